@@ -1,0 +1,24 @@
+// The kernels for AVX2 with FMA. Compiled everywhere on x86-64, run where the processor has it.
+#if defined(__x86_64__)
+#include "kernels.h"  // and with it the standard headers, which must not see the target below
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+
+namespace fastrnn::cpu::avx2 {
+#define VECTOR_BYTES 32
+#define VECTOR_REGISTERS 16
+#include "vector.h"
+#include "recurrence.h"
+}  // namespace fastrnn::cpu::avx2
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

@@ -1,0 +1,94 @@
+// Chooses the instruction set, once, and how the work is cut.
+#include "cpu.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "kernels.h"
+
+namespace fastrnn::cpu {
+namespace {
+
+struct InstructionSet {
+  const char* name;
+  const Kernels* kernels;
+  bool (*supported)();
+};
+
+// Best first; the last runs on every processor.
+const InstructionSet available[] = {
+#if defined(__x86_64__)
+    {"avx512", &avx512::kernels,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("fma");
+     }},
+    {"avx2", &avx2::kernels,
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+#endif
+    {"baseline", &baseline::kernels, [] { return true; }},
+};
+
+std::atomic<const InstructionSet*> chosen{nullptr};
+
+const InstructionSet& selected() {
+  const InstructionSet* set = chosen.load(std::memory_order_acquire);
+  if (set == nullptr) {
+    set = std::find_if(std::begin(available), std::end(available),
+                       [](const InstructionSet& set) { return set.supported(); });
+    chosen.store(set, std::memory_order_release);
+  }
+  return *set;
+}
+
+}  // namespace
+
+Plan make_plan(const Problem& p, int64_t threads) {
+  // Multiply-adds below which waking the threads costs more than they save: in a whole call, and
+  // in one step, where it is paid each time.
+  constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 18;
+  // Rows that share one reading of W_hh in a step, and keep a tile's state small.
+  constexpr int64_t tile_rows = 64;
+
+  const int64_t step = p.B * p.G * p.H * p.H;
+  Plan plan;
+  plan.parallel = threads > 1 && p.T * step >= call_minimum;
+  const int64_t wanted = plan.parallel ? (threads + p.G - 1) / p.G : 1;
+  plan.tiles = std::max<int64_t>({1, wanted, (p.B + tile_rows - 1) / tile_rows});
+  plan.tiles = std::min(plan.tiles, std::max<int64_t>(1, p.B));
+  plan.share_step = plan.parallel && p.G * p.B < 4 * threads && p.B * p.H * p.H >= step_minimum;
+  return plan;
+}
+
+void forward(const Forward& problem, const Threads& threads) {
+  selected().kernels->forward(problem, threads);
+}
+
+void backward(const Backward& problem, const Threads& threads) {
+  selected().kernels->backward(problem, threads);
+}
+
+const char* instruction_set() { return selected().name; }
+
+bool use_instruction_set(const std::string& name) {
+  for (const InstructionSet& set : available) {
+    if (name == set.name && set.supported()) {
+      chosen.store(&set, std::memory_order_release);
+      return true;
+    }
+  }
+  return false;
+}
+
+const char* const* instruction_sets() {
+  static const std::vector<const char*> names = [] {
+    std::vector<const char*> names;
+    for (const InstructionSet& set : available) names.push_back(set.name);
+    names.push_back(nullptr);
+    return names;
+  }();
+  return names.data();
+}
+
+}  // namespace fastrnn::cpu

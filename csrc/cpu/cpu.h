@@ -1,0 +1,28 @@
+// The CPU kernels' face: any shape, any of DType's types, any x86-64 or other processor.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "../problem.h"
+
+namespace fastrnn::cpu {
+
+// How the host runs tasks in parallel. `run(n, task)` calls task(0) ... task(n - 1), each once, in
+// any order, and returns when all are done.
+struct Threads {
+  int64_t count;
+  std::function<void(int64_t n, const std::function<void(int64_t)>& task)> run;
+};
+
+void forward(const Forward& problem, const Threads& threads);
+void backward(const Backward& problem, const Threads& threads);
+
+const char* instruction_set();          // the one in use
+const char* const* instruction_sets();  // all compiled in, null-terminated
+
+// Takes the one named from now on; false if it is not compiled in or the processor lacks it.
+bool use_instruction_set(const std::string& name);
+
+}  // namespace fastrnn::cpu

@@ -1,0 +1,46 @@
+// What the instruction sets share: the entry points each offers, the plan and the buffers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "cpu.h"
+
+namespace fastrnn::cpu {
+
+struct Kernels {
+  void (*forward)(const Forward&, const Threads&);
+  void (*backward)(const Backward&, const Threads&);
+};
+
+// Uninitialised memory for n elements, on a cache line.
+template <class A>
+struct Buffer {
+  static constexpr std::align_val_t alignment{64};
+  A* const data;
+  explicit Buffer(int64_t n) : data(static_cast<A*>(::operator new(n * sizeof(A), alignment))) {}
+  ~Buffer() { ::operator delete(data, alignment); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+};
+
+// How a problem is cut into tasks.
+struct Plan {
+  bool parallel;    // worth waking the threads for
+  bool share_step;  // the threads share each step, rather than the batch
+  int64_t tiles;    // of batch rows, in each group
+};
+
+Plan make_plan(const Problem& problem, int64_t threads);
+
+namespace baseline { extern const Kernels kernels; }
+#if defined(__x86_64__)
+namespace avx2 { extern const Kernels kernels; }
+namespace avx512 { extern const Kernels kernels; }
+#endif
+
+}  // namespace fastrnn::cpu

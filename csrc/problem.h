@@ -1,0 +1,51 @@
+// The grouped recurrence as plain structs: what every kernel is given. Knows nothing of torch.
+//
+// Symbols as in fastrnn/ops/reference.py: T steps, B batch rows, G groups, H hidden units; `pre` is
+// the input's share of the pre-activation, `dz` the gradient of the pre-activation.
+#pragma once
+
+#include <cstdint>
+
+namespace fastrnn {
+
+enum class DType { float64, float32, bfloat16, float16 };
+enum class Activation { tanh, relu };
+
+struct Problem {
+  int64_t T, B, G, H;
+  int64_t reverse_from;    // groups from this one on run from the last step to the first
+  const int64_t* lengths;  // [B]: row b is active while t < lengths[b]; null: always
+  const int64_t* offsets;  // [T]: row (t, b) of packed data is offsets[t] + b; null: t * B + b
+  Activation activation;
+  DType dtype;
+
+  bool active(int64_t t, int64_t b) const { return !lengths || t < lengths[b]; }
+
+  // Index of the first of the H elements of row (t, b) of group g.
+  int64_t at(int64_t t, int64_t b, int64_t g) const {
+    const int64_t row = offsets ? offsets[t] + b : t * B + b;
+    return (row * G + g) * H;
+  }
+
+  // The same in a [B, G, H] tensor.
+  int64_t at(int64_t b, int64_t g) const { return (b * G + g) * H; }
+};
+
+struct Forward : Problem {
+  const void* pre;        // [T, B, G, H] or [N, G, H]
+  const void* weight_hh;  // [G, H, H]
+  const void* h0;         // [B, G, H]
+  void* out;              // as pre; where rows are packed, only active rows are written
+  void* h_n;              // [B, G, H]
+};
+
+struct Backward : Problem {
+  const void* grad_out;   // as out
+  const void* grad_h_n;   // [B, G, H]
+  const void* out;        // [T, B, G, H] or [N, G, H]
+  const void* weight_hh;  // [G, H, H]
+  void* grad_pre;         // as out; where rows are packed, only active rows are written
+  void* grad_h0;          // [B, G, H]
+};
+
+}  // namespace fastrnn

@@ -1,0 +1,206 @@
+"""The recurrence as functions: what the layers are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .ops import reference
+from .ops.recurrence import recurrence as _recurrence
+
+__all__ = ["recurrence", "rnn"]
+
+
+def recurrence(
+    pre: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    offsets: Tensor | None = None,
+    activation: str = "tanh",
+    reverse_from: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""G independent recurrences over one batch: :math:`h_t = act(pre_t + W_{hh} h_{t-1})`.
+
+    The directions of a bidirectional layer, the heads of a block-diagonal W_hh and an ensemble
+    of models are all groups.
+
+    Args:
+        pre: [T, B, G, H], or [N, G, H] with ``offsets``: the input's share of the pre-activation,
+            W_ih x_t + b. float64, float32, bfloat16 or float16 (sums are taken in float32 or
+            wider), on any device; complex dtypes are served by the reference.
+        weight_hh: [G, H, H], of pre's dtype and device, row-major as nn.RNN's weight_hh.
+        h0: [B, G, H], the initial state.
+        lengths: [B] integers on pre's device: row b is active while t < lengths[b]. None: all
+            rows at all steps.
+        offsets: [T] integers on pre's device, for packed data: row b of step t is row
+            offsets[t] + b. It must be the exclusive cumulative sum of the batch sizes, and
+            ``lengths`` be in descending order, as in a PackedSequence.
+        activation: ``"tanh"`` or ``"relu"``.
+        reverse_from: groups from this one on run from the last step to the first. None: no group.
+
+    Returns:
+        out, shaped as pre: h_t, 0 where a row is inactive; and h_n [B, G, H], the state each row
+        is left with.
+
+    Raises:
+        ValueError: shapes, dtypes, devices or values do not fit together.
+    """
+    if reverse_from is None:
+        reverse_from = weight_hh.shape[0]
+    if torch.is_autocast_enabled(pre.device.type):
+        pre, weight_hh, h0 = _autocast(pre, weight_hh, h0)
+    _check(pre, weight_hh, h0, lengths, offsets, activation, reverse_from)
+    return _apply(pre, weight_hh, h0, lengths, offsets, activation, reverse_from)
+
+
+def rnn(
+    input: Tensor,
+    h0: Tensor | None,
+    weights: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    bias: bool = True,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    activation: str = "tanh",
+    lengths: Tensor | None = None,
+    offsets: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""A stack of recurrent layers, as `torch.nn.RNN` computes it from the same weights.
+
+    .. math:: h_t = act(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
+
+    With D = 2 if ``bidirectional`` else 1 and L = ``num_layers``:
+
+    Args:
+        input: [T, B, I], or [N, I] with ``offsets``.
+        h0: [D·L, B, H], or None for zeros.
+        weights: as nn.RNN orders its parameters: per layer, then direction, weight_ih
+            [H, I or D·H], weight_hh [H, H] and, with ``bias``, bias_ih [H] and bias_hh [H].
+        dropout: probability of dropping an output of any layer but the last, in training.
+        activation, lengths, offsets: see `recurrence`.
+
+    Returns:
+        output, [T, B, D·H] or [N, D·H], of the last layer; and h_n [D·L, B, H].
+
+    Under autocast everything is computed and returned in the autocast dtype.
+    """
+    if torch.is_autocast_enabled(input.device.type):
+        input, h0, *weights = _autocast(input, h0, *weights)
+    directions = 2 if bidirectional else 1
+    per_direction = 4 if bias else 2
+    hidden_size = weights[1].shape[0]
+    batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
+    last_states = []
+    for layer in range(num_layers):
+        if layer > 0 and training and dropout > 0:
+            input = F.dropout(input, dropout)
+        first = layer * directions * per_direction
+        weight_ih, weight_hh, total_bias = _merge_directions(
+            weights[first : first + directions * per_direction], per_direction
+        )
+        if h0 is None:
+            h = input.new_zeros(batch, directions, hidden_size)
+        else:  # [D, B, H] -> [B, D, H]
+            h = h0[layer * directions : (layer + 1) * directions].transpose(0, 1)
+        pre = F.linear(input, weight_ih, total_bias)
+        pre = pre.unflatten(-1, (directions, hidden_size))
+        out, h_n = _apply(pre, weight_hh, h, lengths, offsets, activation, 1)
+        input = out.flatten(-2)
+        last_states.append(h_n.transpose(0, 1))
+    return input, last_states[0] if num_layers == 1 else torch.cat(last_states)
+
+
+def _merge_directions(
+    weights: Sequence[Tensor], per_direction: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One layer's parameters as weight_ih [D·H, I], weight_hh [D, H, H] and bias [D·H]."""
+    weight_ih, weight_hh, *biases = weights[:per_direction]
+    bias = biases[0] + biases[1] if biases else None
+    if len(weights) == per_direction:
+        return weight_ih, weight_hh.unsqueeze(0), bias
+    weight_ih_r, weight_hh_r, bias_r = _merge_directions(weights[per_direction:], per_direction)
+    if bias is not None and bias_r is not None:
+        bias = torch.cat((bias, bias_r))
+    return torch.cat((weight_ih, weight_ih_r)), torch.cat((weight_hh[None], weight_hh_r)), bias
+
+
+def _apply(
+    pre: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    activation: str,
+    reverse_from: int,
+) -> tuple[Tensor, Tensor]:
+    # The reference is differentiable as it stands, in complex numbers too; the operator's
+    # backward is for real numbers.
+    apply = reference.forward if pre.is_complex() else _recurrence
+    return apply(pre, weight_hh, h0, lengths, offsets, activation, reverse_from)
+
+
+def _autocast(*tensors: Tensor | None) -> list[Tensor]:
+    """The tensors in their device's autocast dtype; float64 is left alone, as torch leaves it."""
+    device = next(t for t in tensors if t is not None).device.type
+    dtype = torch.get_autocast_dtype(device)
+    eligible = (torch.float32, torch.float16, torch.bfloat16)
+    return [t.to(dtype) if t is not None and t.dtype in eligible else t for t in tensors]  # type: ignore[misc]
+
+
+def _check(
+    pre: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    activation: str,
+    reverse_from: int,
+) -> None:
+    packed = offsets is not None
+    if pre.dim() != (3 if packed else 4):
+        wanted = "[N, G, H] with offsets" if packed else "[T, B, G, H] without offsets"
+        raise ValueError(f"pre must be {wanted}, got shape {list(pre.shape)}")
+    if not (pre.is_floating_point() or pre.is_complex()):
+        raise ValueError(f"pre must be floating point, got {pre.dtype}: use pre.float()")
+    groups, hidden = pre.shape[-2:]
+    if groups == 0 or hidden == 0 or (not packed and pre.shape[0] == 0):
+        raise ValueError(f"T, G and H must be at least 1, got pre of shape {list(pre.shape)}")
+    if list(weight_hh.shape) != [groups, hidden, hidden]:
+        raise ValueError(
+            f"weight_hh must be [G, H, H] = {[groups, hidden, hidden]} to fit pre, "
+            f"got {list(weight_hh.shape)}"
+        )
+    batch = h0.shape[0] if packed and h0.dim() > 0 else pre.shape[1]
+    if list(h0.shape) != [batch, groups, hidden]:
+        wanted = ["B", groups, hidden] if packed else [batch, groups, hidden]
+        raise ValueError(f"h0 must be [B, G, H] = {wanted} to fit pre, got {list(h0.shape)}")
+    for name, tensor in (("weight_hh", weight_hh), ("h0", h0)):
+        if tensor.dtype != pre.dtype:
+            raise ValueError(f"{name} must have pre's dtype {pre.dtype}, got {tensor.dtype}")
+    for name, index in (("lengths", lengths), ("offsets", offsets)):
+        if index is not None and (
+            index.dim() != 1 or index.is_floating_point() or index.dtype == torch.bool
+        ):
+            raise ValueError(
+                f"{name} must be a 1-D integer tensor, got shape {list(index.shape)} "
+                f"of {index.dtype}"
+            )
+    tensors = {"weight_hh": weight_hh, "h0": h0, "lengths": lengths, "offsets": offsets}
+    for name, other in tensors.items():
+        if other is not None and other.device != pre.device:
+            raise ValueError(f"{name} must be on pre's device {pre.device}, got {other.device}")
+    if packed and lengths is None:
+        raise ValueError("offsets describe packed rows and need lengths beside them")
+    if lengths is not None and lengths.shape[0] != batch:
+        raise ValueError(f"lengths must be [B] = [{batch}], got {list(lengths.shape)}")
+    if activation not in reference.ACTIVATIONS:
+        raise ValueError(f"activation must be 'tanh' or 'relu', got {activation!r}")
+    if not 0 <= reverse_from <= groups:
+        raise ValueError(f"reverse_from must be between 0 and G = {groups}, got {reverse_from}")

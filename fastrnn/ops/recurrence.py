@@ -1,0 +1,145 @@
+"""The operator ``fastrnn::recurrence``: fake, autograd and implementation, each once.
+
+The backends know nothing of autograd. The gradient of pre and h0 is an operator of its own,
+``fastrnn::recurrence_backward``; the gradient of weight_hh is one matrix product after it; and
+the derivative of the backward, for double backward, is the derivative of the reference's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import dispatch, reference
+from .schema import LIBRARY, define
+
+define("recurrence")
+LIBRARY.impl("recurrence", dispatch.forward, "CompositeExplicitAutograd")
+LIBRARY.impl("recurrence_backward", dispatch.backward, "CompositeExplicitAutograd")
+
+recurrence = torch.ops.fastrnn.recurrence.default
+recurrence_backward = torch.ops.fastrnn.recurrence_backward.default
+
+
+@torch.library.register_fake("fastrnn::recurrence", lib=LIBRARY)
+def _fake(
+    pre: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    activation: str,
+    reverse_from: int,
+) -> tuple[Tensor, Tensor]:
+    return pre.new_empty(pre.shape), h0.new_empty(h0.shape)
+
+
+@torch.library.register_fake("fastrnn::recurrence_backward", lib=LIBRARY)
+def _fake_backward(
+    grad_out: Tensor, grad_h_n: Tensor, out: Tensor, weight_hh: Tensor, h0: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
+    return out.new_empty(out.shape), h0.new_empty(h0.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, weight_hh, h0, lengths, offsets, ctx.activation, ctx.reverse_from = inputs
+    ctx.save_for_backward(output[0], weight_hh, h0, lengths, offsets)
+
+
+def _backward(ctx: Any, grad_out: Tensor, grad_h_n: Tensor) -> tuple[Tensor | None, ...]:
+    out, weight_hh, h0, lengths, offsets = ctx.saved_tensors
+    grad_pre, grad_h0 = recurrence_backward(
+        grad_out, grad_h_n, out, weight_hh, h0, lengths, offsets, ctx.activation, ctx.reverse_from
+    )
+    grad_weight = None
+    if ctx.needs_input_grad[1]:
+        grad_weight = weight_gradient(grad_pre, out, h0, lengths, offsets, ctx.reverse_from)
+    return grad_pre, grad_weight, grad_h0, None, None, None, None
+
+
+torch.library.register_autograd(
+    "fastrnn::recurrence", _backward, setup_context=_setup_context, lib=LIBRARY
+)
+
+
+def _setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.activation, ctx.reverse_from = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    *differentiable, lengths, offsets = ctx.saved_tensors
+
+    def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.backward(*tensors, lengths, offsets, ctx.activation, ctx.reverse_from)
+
+    _, vjp = torch.func.vjp(run, *differentiable)
+    return *vjp(grads), None, None, None, None
+
+
+torch.library.register_autograd(
+    "fastrnn::recurrence_backward",
+    _double_backward,
+    setup_context=_setup_context_backward,
+    lib=LIBRARY,
+)
+
+
+def weight_gradient(
+    dz: Tensor,  # as out
+    out: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
+    h0: Tensor,  # [B, G, H]
+    lengths: Tensor | None,  # [B]
+    offsets: Tensor | None,  # [T]
+    reverse_from: int,
+) -> Tensor:
+    """dW_hh = sum over t and b of dz_t h_{t-1}^T: [G, H, H]."""
+    if reverse_from == 0 or reverse_from >= h0.shape[1]:
+        return _weight_gradient(dz, out, h0, lengths, offsets, reverse_from == 0)
+    parts = []
+    for reverse, g in enumerate((slice(None, reverse_from), slice(reverse_from, None))):
+        tensors = dz[..., g, :], out[..., g, :], h0[:, g]
+        parts.append(_weight_gradient(*tensors, lengths, offsets, bool(reverse)))
+    return torch.cat(parts)
+
+
+def _weight_gradient(
+    dz: Tensor,
+    out: Tensor,
+    h0: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    reverse: bool,
+) -> Tensor:
+    if offsets is not None and lengths is not None:
+        index = _previous_rows(offsets, lengths, out.shape[0], reverse)
+        return _outer(dz, torch.cat((out, h0)).index_select(0, index))
+    # The state before a row's first step is h0; before every other, a row of out: no copy.
+    if not reverse:
+        first, rest, previous = dz[0], dz[1:], out[:-1]
+    else:
+        first, rest, previous = dz[-1], dz[:-1], out[1:]
+        if lengths is not None:
+            last = (lengths.long() - 1).clamp(0, dz.shape[0] - 1)
+            first = dz[last, torch.arange(dz.shape[1], device=dz.device)]
+    return _outer(rest.flatten(0, 1), previous.flatten(0, 1)) + _outer(first, h0)
+
+
+def _outer(dz: Tensor, h: Tensor) -> Tensor:
+    """Sum of dz h^T over rows: [N, G, H], [N, G, K] -> [G, H, K]."""
+    if dz.shape[1] == 1:  # a plain matrix product is faster than a batch of one
+        return (dz[:, 0].mT @ h[:, 0])[None]
+    return dz.permute(1, 2, 0) @ h.transpose(0, 1)
+
+
+def _previous_rows(offsets: Tensor, lengths: Tensor, size: int, reverse: bool) -> Tensor:
+    """For every packed row, the row that holds its previous state in cat((out, h0)): [N]."""
+    row = torch.arange(size, device=offsets.device)
+    t = torch.searchsorted(offsets, row, right=True) - 1
+    b = row - offsets[t]
+    if not reverse:
+        return torch.where(t > 0, offsets[(t - 1).clamp(min=0)] + b, size + b)
+    later = (t + 1).clamp(max=offsets.shape[0] - 1)
+    return torch.where(t + 1 < lengths[b], offsets[later] + b, size + b)

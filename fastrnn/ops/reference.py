@@ -1,0 +1,165 @@
+"""The specification: the grouped recurrence and its backward in plain PyTorch.
+
+Every kernel computes what `forward` and `backward` compute. Both are made of differentiable
+torch operations, so autograd can follow either one: the second derivative of every backend is
+the derivative of `backward` below.
+
+Symbols, here and in every kernel: T steps, B batch rows, G groups, H hidden units; ``pre`` is the
+input's share of the pre-activation, ``h`` the state, ``dz`` the gradient of the pre-activation.
+The state is stored in pre's dtype at every step; sums are taken in `accumulation_dtype`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+#: h = act(z), and act'(z) written in terms of h, which is all that the backward keeps.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
+DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda h: 1 - h * h,
+    "relu": lambda h: (h > 0).to(h.dtype),
+}
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half precision, the dtype itself otherwise."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def forward(
+    pre: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
+    weight_hh: Tensor,  # [G, H, H]
+    h0: Tensor,  # [B, G, H]
+    lengths: Tensor | None,  # [B]
+    offsets: Tensor | None,  # [T]
+    activation: str,
+    reverse_from: int,
+) -> tuple[Tensor, Tensor]:
+    """h_t = act(pre_t + W_hh h_{t-1}) for every group; see `fastrnn.functional.recurrence`."""
+    act = ACTIVATIONS[activation]
+    acc = accumulation_dtype(pre.dtype)
+    weight = weight_hh.to(acc)
+    layout = _Layout(pre, h0, lengths, offsets)
+    padded = layout.pad(pre)
+
+    def run(groups: slice, steps: Iterable[int]) -> tuple[Tensor, Tensor]:
+        h = h0[:, groups]
+        out: dict[int, Tensor] = {}
+        for t in steps:
+            z = padded[t, :, groups].to(acc) + _matvec(weight[groups], h.to(acc))
+            new = act(z).to(pre.dtype)
+            out[t], h = layout.keep(t, new, h)
+        return torch.stack([out[t] for t in range(layout.steps)]), h
+
+    out, h_n = _each_direction(run, layout.steps, weight_hh.shape[0], reverse_from)
+    return layout.pack(out, like=pre), h_n
+
+
+def backward(
+    grad_out: Tensor,  # as out
+    grad_h_n: Tensor,  # [B, G, H]
+    out: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
+    weight_hh: Tensor,  # [G, H, H]
+    h0: Tensor,  # [B, G, H]
+    lengths: Tensor | None,  # [B]
+    offsets: Tensor | None,  # [T]
+    activation: str,
+    reverse_from: int,
+) -> tuple[Tensor, Tensor]:
+    """dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t), against the order of `forward`.
+
+    Returns grad_pre, which is dz, shaped as ``out``, and grad_h0 [B, G, H].
+    """
+    derivative = DERIVATIVES[activation]
+    acc = accumulation_dtype(out.dtype)
+    weight_t = weight_hh.to(acc).mT
+    layout = _Layout(out, h0, lengths, offsets)
+    padded_out, padded_grad = layout.pad(out), layout.pad(grad_out)
+
+    def run(groups: slice, steps: Iterable[int]) -> tuple[Tensor, Tensor]:
+        dh = grad_h_n[:, groups].to(acc)
+        dz: dict[int, Tensor] = {}
+        for t in reversed(list(steps)):
+            h = padded_out[t, :, groups].to(acc)
+            new = ((padded_grad[t, :, groups].to(acc) + dh) * derivative(h)).to(out.dtype)
+            dz[t], dh = layout.keep(t, new, dh, _matvec(weight_t[groups], new.to(acc)))
+        return torch.stack([dz[t] for t in range(layout.steps)]), dh.to(out.dtype)
+
+    grad_pre, grad_h0 = _each_direction(run, layout.steps, weight_hh.shape[0], reverse_from)
+    return layout.pack(grad_pre, like=out), grad_h0
+
+
+def _matvec(weight: Tensor, h: Tensor) -> Tensor:
+    """W h for every row and group: weight [G, H, K], h [B, G, K] -> [B, G, H]."""
+    return torch.einsum("ghk,bgk->bgh", weight, h)
+
+
+def _each_direction(
+    run: Callable[[slice, Iterable[int]], tuple[Tensor, Tensor]],
+    steps: int,
+    groups: int,
+    reverse_from: int,
+) -> tuple[Tensor, Tensor]:
+    """Run the groups before reverse_from from the first step on, the others from the last."""
+    if reverse_from >= groups:
+        return run(slice(None), range(steps))
+    if reverse_from == 0:
+        return run(slice(None), reversed(range(steps)))
+    first = run(slice(None, reverse_from), range(steps))
+    second = run(slice(reverse_from, None), reversed(range(steps)))
+    return torch.cat((first[0], second[0]), dim=2), torch.cat((first[1], second[1]), dim=1)
+
+
+class _Layout:
+    """Where row b of step t lies, and whether it is active: t < lengths[b]."""
+
+    def __init__(self, data: Tensor, h0: Tensor, lengths: Tensor | None, offsets: Tensor | None):
+        self.steps = data.shape[0] if offsets is None else offsets.shape[0]
+        self.active: Tensor | None = None  # [T, B]
+        self.rows: Tensor | None = None  # [T, B], for packed data
+        if lengths is not None:
+            self.active = torch.arange(self.steps, device=h0.device)[:, None] < lengths
+        if offsets is not None and self.active is not None:
+            rows = offsets[:, None] + torch.arange(h0.shape[0], device=h0.device)
+            # Inactive places share one row more than there are.
+            self.rows = rows.where(self.active, data.shape[0])
+
+    def pad(self, data: Tensor) -> Tensor:
+        """[N, G, H] -> [T, B, G, H]."""
+        if self.rows is None:
+            return data
+        data = torch.cat((data, data.new_zeros(1, *data.shape[1:])))
+        return data.index_select(0, self.rows.flatten()).unflatten(0, self.rows.shape)
+
+    def pack(self, data: Tensor, like: Tensor) -> Tensor:
+        """[T, B, G, H] -> [N, G, H], as many rows as `like` has."""
+        if self.rows is None:
+            return data
+        packed = data.new_zeros(like.shape[0] + 1, *data.shape[2:])
+        return packed.index_copy(0, self.rows.flatten(), data.flatten(0, 1))[:-1]
+
+    def keep(
+        self, t: int, new: Tensor, state: Tensor, carried: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Where row b is active: (new, carried or new); elsewhere: (0, the state as it was)."""
+        carried = new if carried is None else carried
+        if self.active is None:
+            return new, carried
+        active = self.active[t, :, None, None]
+        return new.where(active, 0), carried.where(active, state)
+
+
+def unusable() -> None:
+    """It is plain PyTorch: usable wherever torch is."""
+
+
+def refuses(tensor: Tensor) -> None:
+    """It serves every call."""
+
+
+def detail() -> str:
+    """What the doctor's table says of it."""
+    return "plain PyTorch, every device"

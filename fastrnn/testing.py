@@ -1,0 +1,115 @@
+"""Random problems and how close a kernel must come to the float64 reference.
+
+Shared by the tests and the benchmarks; needs nothing but torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .ops import reference
+
+#: Unit roundoff: the largest relative error of rounding to nearest in a dtype.
+UNIT_ROUNDOFF = {
+    torch.float64: 2.0**-53,
+    torch.float32: 2.0**-24,
+    torch.float16: 2.0**-11,
+    torch.bfloat16: 2.0**-8,
+}
+
+#: Roundings of a step besides its sum: the activation or its derivative, the product with it.
+ACTIVATION_ROUNDINGS = 8
+
+
+class Tensors(NamedTuple):
+    """The arguments of the operator that are tensors."""
+
+    pre: Tensor  #: [T, B, G, H] or [N, G, H]
+    weight_hh: Tensor  #: [G, H, H]
+    h0: Tensor  #: [B, G, H]
+    lengths: Tensor | None  #: [B]
+    offsets: Tensor | None  #: [T]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A random recurrence, made anew and equal from its numbers."""
+
+    steps: int
+    batch: int
+    groups: int
+    hidden: int
+    layout: str = "dense"  #: "dense", "lengths" or "packed"
+    activation: str = "tanh"
+    reverse_from: int = 1
+    dtype: torch.dtype = torch.float64
+    seed: int = 0
+
+    def tensors(self, device: torch.device | str = "cpu") -> Tensors:
+        """Inputs in the problem's dtype, with weights that do not amplify.
+
+        The absolute values of every row and column of a group's weight_hh sum to less than 1, so
+        an error in h (forward) or dz (backward) does not grow from step to step, and the bound of
+        `tolerance` holds without an exponential in T.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=generator, dtype=torch.float64) * 2 - 1
+
+        shape = (self.batch, self.groups, self.hidden)
+        weight = uniform(self.groups, self.hidden, self.hidden)
+        sums = torch.maximum(weight.abs().sum(1).amax(1), weight.abs().sum(2).amax(1))
+        weight *= 0.98 / sums[:, None, None]
+        lengths = offsets = None
+        if self.layout != "dense":
+            lengths = torch.randint(0, self.steps + 1, (self.batch,), generator=generator)
+        if self.layout == "packed":
+            assert lengths is not None
+            lengths = lengths.sort(descending=True).values
+            sizes = (torch.arange(self.steps)[:, None] < lengths).sum(1)
+            offsets = sizes.cumsum(0) - sizes
+            pre = uniform(int(sizes.sum()), *shape[1:])
+        else:
+            pre = uniform(self.steps, *shape)
+        real = [t.to(device, self.dtype) for t in (2 * pre, weight, uniform(*shape))]
+        ragged = [t if t is None else t.to(device) for t in (lengths, offsets)]
+        return Tensors(*real, *ragged)
+
+    @property
+    def options(self) -> tuple[str, int]:
+        """The operator's last arguments."""
+        return self.activation, min(self.reverse_from, self.groups)
+
+
+def tolerance(problem: Problem, scale: float) -> float:
+    """A bound on the absolute error of h or dz in any correct implementation.
+
+    A step sums H products and one term more, none larger than `scale` in total, in the
+    accumulation dtype: (H + 1) roundings at worst (Higham, Accuracy and Stability of Numerical
+    Algorithms, section 3.1), and those of the activation; its result is stored with one rounding
+    more. The weights of `Problem` do not amplify, so T steps give at most T times that.
+    """
+    stored = UNIT_ROUNDOFF[problem.dtype]
+    summed = UNIT_ROUNDOFF[reference.accumulation_dtype(problem.dtype)]
+    step = stored + (problem.hidden + 1 + ACTIVATION_ROUNDINGS) * summed
+    # Below float16's normal range rounding is absolute.
+    smallest = 2.0**-25 if problem.dtype == torch.float16 else 0.0
+    return problem.steps * (step * scale + smallest)
+
+
+def assert_close(actual: Tensor, expected: Tensor, problem: Problem, scale: float) -> None:
+    """Assert that `actual`, of the problem's dtype, is as near the float64 `expected` as it must.
+
+    Args:
+        scale: a bound on the terms of a step's sum; see `tolerance`.
+
+    Raises:
+        AssertionError: it is not, or it has another shape or dtype.
+    """
+    assert actual.dtype == problem.dtype, actual.dtype
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance(problem, scale))

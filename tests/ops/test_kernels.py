@@ -1,0 +1,167 @@
+"""Every backend, on every instruction set, against the float64 reference."""
+
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from torch import Tensor
+
+from fastrnn.ops import cpp, dispatch, reference
+from fastrnn.testing import UNIT_ROUNDOFF, Problem, assert_close
+
+from .strategies import problems
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+INSTRUCTION_SETS = [] if cpp.unusable() else cpp.info()["instruction_sets"]
+
+many = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def _each_module(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """A backend's module; the extension once for each instruction set this processor has."""
+    name, _, instruction_set = request.param.partition("-")
+    if not instruction_set:
+        yield dispatch.BACKENDS[name]
+        return
+    from fastrnn import _C
+
+    best = _C.info()["instruction_set"]
+    if not _C.use_instruction_set(instruction_set):
+        pytest.skip(f"this processor lacks {instruction_set}")
+    yield dispatch.BACKENDS[name]
+    assert _C.use_instruction_set(best)
+
+
+EXTENSION = [f"cpp-{name}" for name in INSTRUCTION_SETS]
+module = pytest.fixture(_each_module, params=["reference", *EXTENSION], name="module")
+#: The extension alone, for what holds of its kernels and of no other backend.
+extension = pytest.fixture(_each_module, params=EXTENSION, name="extension")
+
+
+def double(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.double() for tensor in tensors]
+
+
+def biggest(*tensors: Tensor) -> float:
+    return sum(float(t.abs().max()) for t in tensors if t.numel())
+
+
+def check_forward(module: ModuleType, problem: Problem) -> None:
+    pre, weight_hh, h0, *ragged = problem.tensors()
+    out, h_n = module.forward(pre, weight_hh, h0, *ragged, *problem.options)
+    expected = reference.forward(*double(pre, weight_hh, h0), *ragged, *problem.options)
+    scale = biggest(pre, h0, expected[0])
+    assert_close(out, expected[0], problem, scale)
+    assert_close(h_n, expected[1], problem, scale)
+
+
+def check_backward(module: ModuleType, problem: Problem) -> None:
+    pre, weight_hh, h0, *ragged = problem.tensors()
+    out, h_n = reference.forward(pre, weight_hh, h0, *ragged, *problem.options)
+    grads = [torch.randn_like(out), torch.randn_like(h_n)]
+    inputs = [*grads, out, weight_hh, h0]
+    grad_pre, grad_h0 = module.backward(*inputs, *ragged, *problem.options)
+    expected = reference.backward(*double(*inputs), *ragged, *problem.options)
+    scale = biggest(*grads, expected[0])
+    assert_close(grad_pre, expected[0], problem, scale)
+    assert_close(grad_h0, expected[1], problem, scale)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("check", [check_forward, check_backward])
+def test_random_problems(module: ModuleType, check, dtype: torch.dtype) -> None:
+    @settings(many, max_examples=60)
+    @given(problems(dtype=dtype))
+    def run(problem: Problem) -> None:
+        check(module, problem)
+
+    run()
+
+
+@pytest.mark.parametrize("check", [check_forward, check_backward])
+@pytest.mark.parametrize(
+    ("steps", "batch", "groups", "hidden"),
+    [
+        (300, 1, 1, 1),
+        (3, 150, 1, 5),  # several tiles of the batch
+        (40, 2, 16, 24),  # many groups
+        (6, 3, 1, 300),  # threads share a step
+        (5, 37, 2, 129),
+    ],
+)
+@pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
+def test_larger_shapes(module: ModuleType, check, steps, batch, groups, hidden, layout) -> None:
+    problem = Problem(steps, batch, groups, hidden, layout, dtype=torch.float32)
+    check(module, problem)
+
+
+PROBLEM = Problem(steps=9, batch=13, groups=2, hidden=45, layout="lengths", dtype=torch.float32)
+SHARED = Problem(steps=9, batch=3, groups=1, hidden=320, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("problem", [PROBLEM, SHARED], ids=["tiles", "shared step"])
+def test_results_do_not_depend_on_threads_or_on_the_run(
+    extension: ModuleType, problem: Problem
+) -> None:
+    arguments = (*problem.tensors(), *problem.options)
+    out, h_n = extension.forward(*arguments)
+    grads = torch.randn_like(out), torch.randn_like(h_n)
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (threads, threads, 1, 3):
+            torch.set_num_threads(count)
+            forward = extension.forward(*arguments)
+            results.append((*forward, *extension.backward(*grads, forward[0], *arguments[1:])))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        for first, again in zip(results[0], result, strict=True):
+            assert torch.equal(first, again)
+
+
+def test_a_row_does_not_depend_on_the_batch_around_it(extension: ModuleType) -> None:
+    pre, weight_hh, h0, lengths, _ = PROBLEM.tensors()
+    assert lengths is not None
+    out, h_n = extension.forward(pre, weight_hh, h0, lengths, None, *PROBLEM.options)
+    for b in range(PROBLEM.batch):
+        row = slice(b, b + 1)
+        alone = extension.forward(
+            pre[:, row], weight_hh, h0[row], lengths[row], None, *PROBLEM.options
+        )
+        assert torch.equal(alone[0], out[:, row])
+        assert torch.equal(alone[1], h_n[row])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tanh_over_the_whole_range(extension: ModuleType, dtype: torch.dtype) -> None:
+    """With W = 0 the operator is its activation: a few roundings from the truth everywhere."""
+    exponents = torch.arange(-150.0 if dtype != torch.float16 else -24.0, 16)
+    fractions = torch.linspace(1, 2, 129)[:-1]
+    x = (2.0 ** exponents.double()[:, None] * fractions).flatten().to(dtype)
+    x = torch.cat([x, -x, torch.zeros(1, dtype=dtype)])
+    actual = extension.forward(*_elementwise(x), "tanh", 1)[0].flatten()
+    expected = torch.tanh(x.double())
+    # Five roundings in the kernel's own arithmetic, and the one of storing.
+    computed = UNIT_ROUNDOFF[reference.accumulation_dtype(dtype)]
+    bound = (5 * computed + UNIT_ROUNDOFF[dtype]) * expected.abs()
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    assert ((actual.double() - expected).abs() <= bound + smallest).all()
+    assert torch.equal(actual.signbit()[x != 0], x.signbit()[x != 0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_special_values(extension: ModuleType, dtype: torch.dtype, activation: str) -> None:
+    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0], dtype=dtype)
+    actual = extension.forward(*_elementwise(x), activation, 1)[0].flatten()
+    expected = getattr(torch, activation)(x)
+    torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-2, atol=0)
+
+
+def _elementwise(x: Tensor) -> tuple[Tensor | None, ...]:
+    """Arguments for which out is act(x): one unit a row, and a weight of 0."""
+    pre = x.reshape(1, -1, 1, 1)
+    return pre, pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1), None, None

@@ -1,0 +1,106 @@
+"""The operator as torch sees it: schema, fake, autograd, and the gradients' truth."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from torch import Tensor
+
+from fastrnn.functional import recurrence
+from fastrnn.ops import reference
+from fastrnn.testing import Problem
+
+from .strategies import problems
+
+LAYOUTS = ["dense", "lengths", "packed"]
+
+
+def tensors(problem: Problem) -> tuple[list[Tensor], list[Tensor | None]]:
+    """The differentiable arguments, recording gradients, and the others."""
+    *real, lengths, offsets = problem.tensors()
+    return [tensor.requires_grad_() for tensor in real if tensor is not None], [lengths, offsets]
+
+
+def gradients(function, real: list[Tensor], grads: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(function(*real), real, grads)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(problems())
+def test_gradients_are_those_of_the_reference_under_autograd(problem: Problem) -> None:
+    """Ours come from a formula and a matrix product; these, from differentiating the forward."""
+    real, ragged = tensors(problem)
+    activation, reverse_from = problem.options
+
+    def ours(*arguments: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ops.fastrnn.recurrence(*arguments, *ragged, activation, reverse_from)
+
+    def truth(*arguments: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.forward(*arguments, *ragged, activation, reverse_from)
+
+    with torch.no_grad():
+        out, h_n = ours(*real)
+    grads = torch.randn_like(out), torch.randn_like(h_n)
+    expected = gradients(truth, real, grads)
+    for actual, wanted in zip(gradients(ours, real, grads), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradcheck_and_gradgradcheck(layout: str, activation: str) -> None:
+    problem = Problem(4, 3, 2, 3, layout, activation, reverse_from=1, seed=1)
+    real, (lengths, offsets) = tensors(problem)
+
+    def run(*arguments: Tensor) -> tuple[Tensor, Tensor]:
+        return recurrence(
+            *arguments, lengths=lengths, offsets=offsets, activation=activation, reverse_from=1
+        )
+
+    assert torch.autograd.gradcheck(run, real)
+    assert torch.autograd.gradgradcheck(run, real)
+
+
+def test_third_derivative() -> None:
+    """The double backward is itself differentiable."""
+    real, _ = tensors(Problem(3, 2, 1, 2))
+
+    def first(*arguments: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(recurrence(*arguments)[0].sum(), arguments, create_graph=True)
+
+    assert torch.autograd.gradgradcheck(first, real)
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype"),
+    [
+        ("dense", torch.float64),
+        ("lengths", torch.float32),
+        ("packed", torch.float64),
+        ("packed", torch.bfloat16),
+    ],
+)
+def test_opcheck(layout: str, dtype: torch.dtype) -> None:
+    problem = Problem(4, 3, 2, 5, layout, dtype=dtype)
+    real, ragged = tensors(problem)
+    # Half precision differs between two orders of the same sum; the checks compare bit for bit
+    # but for this.
+    tolerance = {"rtol": 0.05, "atol": 0.05} if dtype == torch.bfloat16 else {}
+    arguments = (*real, *ragged, *problem.options)
+    torch.library.opcheck(torch.ops.fastrnn.recurrence.default, arguments, **tolerance)
+    out, h_n = (tensor.detach() for tensor in torch.ops.fastrnn.recurrence(*arguments))
+    inputs = [torch.randn_like(out), torch.randn_like(h_n), out, *real[1:]]
+    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+    torch.library.opcheck(
+        torch.ops.fastrnn.recurrence_backward.default,
+        (*inputs, *ragged, *problem.options),
+        **tolerance,
+    )
+
+
+def test_only_the_gradients_asked_for() -> None:
+    (pre, weight_hh, h0), _ = tensors(Problem(3, 2, 1, 2))
+    out, _ = recurrence(pre, weight_hh.detach(), h0.detach())
+    out.sum().backward()
+    assert pre.grad is not None
+    assert weight_hh.grad is None
+    assert h0.grad is None

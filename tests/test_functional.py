@@ -1,0 +1,128 @@
+"""The public functions: what they accept, refuse and return."""
+
+import pytest
+import torch
+from torch import nn
+
+import fastrnn
+from fastrnn import functional
+
+T, B, G, H = 5, 4, 2, 3
+
+
+def arguments(**changed: object) -> dict[str, object]:
+    given = {
+        "pre": torch.randn(T, B, G, H),
+        "weight_hh": torch.randn(G, H, H) / 3,
+        "h0": torch.randn(B, G, H),
+    }
+    return {**given, **changed}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"pre": torch.randn(T, B, H)}, "pre must be"),
+        ({"pre": torch.randn(0, B, G, H)}, "at least 1"),
+        ({"pre": torch.ones(T, B, G, H, dtype=torch.int64)}, "floating point"),
+        ({"weight_hh": torch.randn(H, H)}, "weight_hh must be"),
+        ({"weight_hh": torch.randn(G, H, H).double()}, "pre's dtype"),
+        ({"h0": torch.randn(B + 1, G, H)}, "h0 must be"),
+        ({"h0": torch.randn(B, G, H, device="meta")}, "pre's device"),
+        ({"lengths": torch.ones(B)}, "integer"),
+        ({"lengths": torch.ones(B + 1, dtype=torch.int64)}, "lengths must be"),
+        ({"offsets": torch.zeros(T, dtype=torch.int64)}, "pre must be"),
+        (
+            {"offsets": torch.zeros(T, dtype=torch.int64), "pre": torch.randn(9, G, H)},
+            "need lengths",
+        ),
+        ({"activation": "sigmoid"}, "activation"),
+        ({"reverse_from": 3}, "reverse_from"),
+    ],
+)
+def test_bad_arguments(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        functional.recurrence(**arguments(**changed))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "offsets", "message"),
+    [
+        ([2, 2], [0, 3], "rows that the packed data does not have"),
+        ([2, 2], [-1, 1], "rows that the packed data does not have"),
+        ([1, 2], [0, 2], "descending"),
+    ],
+)
+def test_packed_rows_out_of_bounds_are_refused_before_memory_is_touched(
+    lengths: list[int], offsets: list[int], message: str
+) -> None:
+    if fastrnn.ops.cpp.unusable():
+        pytest.skip("the extension is not built")
+    with fastrnn.backend("cpp"), pytest.raises(RuntimeError, match=message):
+        functional.recurrence(
+            torch.randn(4, G, H),
+            torch.randn(G, H, H),
+            torch.randn(2, G, H),
+            lengths=torch.tensor(lengths),
+            offsets=torch.tensor(offsets),
+        )
+
+
+def test_strides_and_integer_types_do_not_matter() -> None:
+    given = arguments()
+    lengths = torch.tensor([5, 0, 2, 9])
+    expected = functional.recurrence(**given, lengths=lengths)  # type: ignore[arg-type]
+    strided = {
+        name: tensor.mT.contiguous().mT  # type: ignore[attr-defined]
+        for name, tensor in given.items()
+    }
+    for dtype in (torch.int32, torch.uint8):
+        actual = functional.recurrence(**strided, lengths=lengths.to(dtype))
+        for a, e in zip(actual, expected, strict=True):
+            assert torch.equal(a, e)
+
+
+def test_inactive_rows_are_zero_and_keep_their_state() -> None:
+    given = arguments()
+    lengths = torch.tensor([5, 0, 2, 3])
+    out, h_n = functional.recurrence(**given, lengths=lengths, reverse_from=1)  # type: ignore[arg-type]
+    for b, length in enumerate(lengths.tolist()):
+        assert not out[length:, b].any()
+        assert torch.equal(h_n[b, 0], out[length - 1, b, 0] if length else given["h0"][b, 0])  # type: ignore[index]
+        assert torch.equal(h_n[b, 1], out[0, b, 1] if length else given["h0"][b, 1])  # type: ignore[index]
+
+
+def test_complex_numbers_take_the_reference() -> None:
+    peer = nn.RNN(3, 4, dtype=torch.complex64)
+    x = torch.randn(5, 2, 3, dtype=torch.complex64)
+    actual, h_n = functional.rnn(x, None, list(peer.parameters()))
+    expected, expected_h_n = peer(x)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(h_n, expected_h_n)
+    gradient = torch.autograd.grad(actual.abs().sum(), peer.weight_hh_l0)
+    torch.testing.assert_close(
+        gradient, torch.autograd.grad(expected.abs().sum(), peer.weight_hh_l0)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype: torch.dtype) -> None:
+    given = {name: tensor.requires_grad_() for name, tensor in arguments().items()}  # type: ignore[attr-defined]
+    with torch.autocast("cpu", dtype=dtype):
+        out, h_n = functional.recurrence(**given)
+    assert out.dtype == h_n.dtype == dtype
+    expected = functional.recurrence(**{name: t.to(dtype) for name, t in given.items()})
+    assert torch.equal(out, expected[0])
+    out.sum().backward()
+    assert all(tensor.grad.dtype == torch.float32 for tensor in given.values())
+
+
+def test_dropout_drops_between_layers_only() -> None:
+    peer = nn.RNN(3, 4, num_layers=2)
+    weights = list(peer.parameters())
+    x = torch.randn(5, 2, 3)
+    out, _ = functional.rnn(x, None, weights, num_layers=2, dropout=1.0, training=True)
+    first_zeroed, _ = functional.rnn(torch.zeros(5, 2, 4), None, weights[4:])
+    torch.testing.assert_close(out, first_zeroed)
+    still, _ = functional.rnn(x, None, weights, num_layers=2, dropout=1.0, training=False)
+    torch.testing.assert_close(still, peer(x)[0])
