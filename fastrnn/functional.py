@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .ops import reference
-from .ops.recurrence import recurrence as _recurrence
+from .ops import dispatch, reference
+from .ops import recurrence as _operators
 
 __all__ = ["recurrence", "rnn"]
 
@@ -140,10 +140,14 @@ def _apply(
     activation: str,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
-    # The reference is differentiable as it stands, in complex numbers too; the operator's
-    # backward is for real numbers.
-    apply = reference.forward if pre.is_complex() else _recurrence
-    return apply(pre, weight_hh, h0, lengths, offsets, activation, reverse_from)
+    arguments = (pre, weight_hh, h0, lengths, offsets, activation, reverse_from)
+    if pre.is_complex():
+        # The operator's backward is for real numbers; the reference's forward is differentiable
+        # as it stands.
+        return dispatch.select(pre).forward(*arguments)
+    if dispatch.requested() == "reference":
+        return _operators.recurrence_reference(*arguments)
+    return _operators.recurrence(*arguments)
 
 
 def _autocast(*tensors: Tensor | None) -> list[Tensor]:

@@ -157,8 +157,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_
 
 }  // namespace
 
-// The schemas are defined in Python, fastrnn/ops/schema.py.
+// The schemas are defined in Python, fastrnn/ops/recurrence.py.
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
-  m.impl("cpp_recurrence", TORCH_BOX(&forward));
-  m.impl("cpp_recurrence_backward", TORCH_BOX(&backward));
+  m.impl("recurrence", TORCH_BOX(&forward));
+  m.impl("recurrence_backward", TORCH_BOX(&backward));
 }

@@ -51,6 +51,9 @@ Plan make_plan(const Problem& p, int64_t threads) {
   // Rows that share one reading of W_hh in a step, and keep a tile's state small.
   constexpr int64_t tile_rows = 64;
 
+  // A function of T alone, so that a row's result depends neither on the batch nor on the threads.
+  constexpr int64_t few_steps = 4;
+
   const int64_t step = p.B * p.G * p.H * p.H;
   Plan plan;
   plan.parallel = threads > 1 && p.T * step >= call_minimum;
@@ -58,6 +61,7 @@ Plan make_plan(const Problem& p, int64_t threads) {
   plan.tiles = std::max<int64_t>({1, wanted, (p.B + tile_rows - 1) / tile_rows});
   plan.tiles = std::min(plan.tiles, std::max<int64_t>(1, p.B));
   plan.share_step = plan.parallel && p.G * p.B < 4 * threads && p.B * p.H * p.H >= step_minimum;
+  plan.few_steps = p.T <= few_steps;
   return plan;
 }
 

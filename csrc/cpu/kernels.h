@@ -32,6 +32,7 @@ struct Buffer {
 struct Plan {
   bool parallel;    // worth waking the threads for
   bool share_step;  // the threads share each step, rather than the batch
+  bool few_steps;   // not worth packing W_hh for
   int64_t tiles;    // of batch rows, in each group
 };
 

@@ -22,7 +22,6 @@ template <class A>
 struct Packed {
   const A* data;
   int64_t H;
-  int64_t blocks() const { return (H + lanes<A> - 1) / lanes<A>; }
   const A* block(int64_t c) const { return data + c * H * lanes<A>; }
 };
 
@@ -97,6 +96,49 @@ inline void each_vector(int64_t H, F f) {
         return S::widen(v);
       },
       [=](Element* p, Stored v) { __builtin_memcpy(p + j, &v, bytes); });
+}
+
+// One tile of z = state W_hh^T, from the rows of W_hh as they lie: z[r][c] = state[r] . w[c].
+template <class S, int rows, int columns>
+inline void tile_unpacked(const typename S::Compute* state, int64_t stride,
+                          const typename S::Element* w, int64_t H, typename S::Compute* z) {
+  using V = Vector<typename S::Compute>;
+  V sum[rows][columns] = {};
+  each_vector<S>(H, [&](int64_t k, auto load_row, auto) {
+    V h[rows];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) h[r] = load<V>(state + r * stride + k);
+#pragma GCC unroll 4
+    for (int c = 0; c < columns; ++c) {
+      const V row = load_row(w + c * H);
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; ++r) sum[r][c] += h[r] * row;
+    }
+  });
+  for (int r = 0; r < rows; ++r)
+    for (int c = 0; c < columns; ++c) {
+      typename S::Compute total = 0;
+      for (int64_t l = 0; l < lanes<typename S::Compute>; ++l) total += sum[r][c][l];
+      z[r * stride + c] = total;
+    }
+}
+
+// z = state W_hh^T for n rows and the columns [begin, end). For calls of so few steps that packing
+// W would cost more than it saves. The state's padding must be finite: it meets zeros.
+template <class S>
+void multiply_unpacked(const typename S::Compute* state, int64_t stride,
+                       const typename S::Element* w, int64_t H, int64_t begin, int64_t end,
+                       int64_t n, typename S::Compute* z) {
+  const auto band = [&](auto rows, int64_t r) {
+    int64_t j = begin;
+    for (; j + 4 <= end; j += 4)
+      tile_unpacked<S, rows, 4>(state + r * stride, stride, w + j * H, H, z + r * stride + j);
+    for (; j < end; ++j)
+      tile_unpacked<S, rows, 1>(state + r * stride, stride, w + j * H, H, z + r * stride + j);
+  };
+  int64_t r = 0;
+  for (; r + 2 <= n; r += 2) band(std::integral_constant<int, 2>{}, r);
+  if (r < n) band(std::integral_constant<int, 1>{}, r);
 }
 
 template <class S, Activation activation>
@@ -202,6 +244,8 @@ void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Product product)
   // the same set of the cache.
   const int64_t stride = ((p.H + lanes<A> - 1) / lanes<A> + 1) * lanes<A>;
   Buffer<A> state(n * stride), z(n * stride);
+  __builtin_memset(state.data, 0, n * stride * sizeof(A));
+  __builtin_memset(z.data, 0, n * stride * sizeof(A));
   std::vector<char> started(n, 0);
   for (int64_t r = 0; r < n; ++r) pass.begin(b0 + r, g, state.data + r * stride);
 
@@ -244,38 +288,56 @@ void pack(const Pass& pass, int64_t g, int64_t c, typename Pass::A* to) {
     }
     return;
   }
-  for (int64_t k = 0; k < H; ++k) store(to + k * L, Vector<A>{});
-  for (int64_t j = 0; j < width; ++j)
-    each_vector<S>(H, [&](int64_t k, auto load_row, auto) {
+  // Transpose L x L squares, each of which the nearest cache holds.
+  each_vector<S>(H, [&](int64_t k, auto load_row, auto) {
+    A square[L][L] = {};
+    for (int64_t j = 0; j < width; ++j) {
       const Vector<A> row = load_row(from + (c * L + j) * H);
-      for (int64_t i = 0; i < L && k + i < H; ++i) to[(k + i) * L + j] = row[i];
-    });
+      for (int64_t i = 0; i < L; ++i) square[i][j] = row[i];
+    }
+    const int64_t height = H - k < L ? H - k : L;
+    __builtin_memcpy(to + k * L, square, height * L * sizeof(A));
+  });
 }
 
 template <class Pass>
 void run(const Pass& pass, const Threads& threads) {
+  using S = typename Pass::Storage;
   using A = typename Pass::A;
+  constexpr int64_t L = lanes<A>;
   const auto& p = pass.p;
   const Plan plan = make_plan(p, threads.count);
-  Packed<A> w{nullptr, p.H};
-  const int64_t blocks = w.blocks(), size = blocks * p.H * lanes<A>;
-  Buffer<A> packed(p.G * size);
-  const auto weights = [&](int64_t g) { return Packed<A>{packed.data + g * size, p.H}; };
   const auto each = [&](int64_t count, const std::function<void(int64_t)>& task) {
     if (plan.parallel) return threads.run(count, task);
     for (int64_t i = 0; i < count; ++i) task(i);
   };
 
-  each(p.G * blocks, [&](int64_t i) {
-    pack(pass, i / blocks, i % blocks, packed.data + i * p.H * lanes<A>);
-  });
+  // The backward reads W_hh's rows as they lie, so packing costs it little.
+  const bool packing = Pass::against_time || !plan.few_steps;
+  const int64_t blocks = (p.H + L - 1) / L, size = blocks * p.H * L;
+  Buffer<A> packed(packing ? p.G * size : 0);
+  if (packing)
+    each(p.G * blocks, [&](int64_t i) {
+      pack(pass, i / blocks, i % blocks, packed.data + i * p.H * L);
+    });
+
+  // z = state W for n rows of group g and the column blocks [begin, end).
+  const auto product = [&](int64_t g, int64_t begin, int64_t end, int64_t n, const A* state,
+                           int64_t stride, A* z) {
+    if (packing)
+      return multiply<A>(state, stride, {packed.data + g * size, p.H}, begin, end, n, z);
+    const auto* w = static_cast<const typename S::Element*>(p.weight_hh) + g * p.H * p.H;
+    const int64_t last = end * L < p.H ? end * L : p.H;
+    multiply_unpacked<S>(state, stride, w, p.H, begin * L, last, n, z);
+  };
+
   if (plan.share_step) {
     // Too few rows to share out: the threads share the columns of each step's product instead.
     for (int64_t g = 0; g < p.G; ++g)
       recur(pass, g, 0, p.B, [&](int64_t n, const A* state, int64_t stride, A* z) {
         threads.run(threads.count, [&](int64_t i) {
-          multiply(state, stride, weights(g), blocks * i / threads.count,
-                   blocks * (i + 1) / threads.count, n, z);
+          product(g, blocks * i / threads.count, blocks * (i + 1) / threads.count, n, state,
+                  stride, z);
         });
       });
     return;
@@ -284,7 +346,7 @@ void run(const Pass& pass, const Threads& threads) {
     const int64_t g = i / plan.tiles, part = i % plan.tiles;
     recur(pass, g, p.B * part / plan.tiles, p.B * (part + 1) / plan.tiles,
           [&](int64_t n, const A* state, int64_t stride, A* z) {
-            multiply(state, stride, weights(g), 0, blocks, n, z);
+            product(g, 0, blocks, n, state, stride, z);
           });
   });
 }

@@ -12,12 +12,8 @@ import torch
 from torch import Tensor
 
 from .._version import __version__
-from .schema import define
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-# The schemas stand here; the extension registers its implementations when it is loaded.
-define("cpp_recurrence")
 
 #: Left by the build when there is no extension: the reason in the first line, then the whole log.
 BUILD_ERROR = Path(__file__).resolve().parents[1] / "_build_error.txt"
@@ -72,11 +68,15 @@ def refuses(tensor: Tensor) -> str | None:
     return None
 
 
+# The extension implements the operators themselves for CPU tensors; below autograd, calling them
+# is calling it.
+
+
 def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     """The operator's forward; see `fastrnn.ops.reference.forward`."""
-    return torch.ops.fastrnn.cpp_recurrence.default(*arguments)
+    return torch.ops.fastrnn.recurrence.default(*arguments)
 
 
 def backward(*arguments: Any) -> tuple[Tensor, Tensor]:
     """The operator's backward; see `fastrnn.ops.reference.backward`."""
-    return torch.ops.fastrnn.cpp_recurrence_backward.default(*arguments)
+    return torch.ops.fastrnn.recurrence_backward.default(*arguments)

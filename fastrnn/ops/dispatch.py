@@ -27,11 +27,11 @@ _warned: set[str] = set()
 
 
 class backend:
-    """Choose the backend of `fastrnn.functional.recurrence` and all that is built on it.
+    """Choose the backend of `fastrnn.functional` and all that is built on it.
 
     ``fastrnn.backend("cpp")`` sets it for the process; used as a context manager, the former
-    choice returns at the end of the block. The backward pass uses the choice in force when it
-    runs.
+    choice returns at the end of the block. The choice holds for forward passes and for the
+    backward passes of these.
 
     Args:
         name: ``"auto"`` (the fastest that serves the call; where it must fall back to the
@@ -63,6 +63,11 @@ class backend:
 
     def __repr__(self) -> str:
         return f"fastrnn.backend({self.name!r})"
+
+
+def requested() -> str:
+    """The name last given to `backend`, or "auto"."""
+    return _requested
 
 
 def select(tensor: Tensor) -> ModuleType:
@@ -97,14 +102,14 @@ def _warn_once(device: str, reason: str) -> None:
 
 
 def forward(pre: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    """The operator's implementation on every device."""
+    """The operator's implementation where no kernel is registered for the device itself."""
     return select(pre).forward(pre, *arguments)
 
 
 def backward(
     grad_out: Tensor, grad_h_n: Tensor, out: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
-    """The backward operator's implementation on every device."""
+    """The backward of the same."""
     return select(out).backward(grad_out, grad_h_n, out, *arguments)
 
 

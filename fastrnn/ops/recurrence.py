@@ -1,42 +1,43 @@
-"""The operator ``fastrnn::recurrence``: fake, autograd and implementation, each once.
+"""The operator ``fastrnn::recurrence``: schema, fake, autograd and implementation, each once.
 
 The backends know nothing of autograd. The gradient of pre and h0 is an operator of its own,
 ``fastrnn::recurrence_backward``; the gradient of weight_hh is one matrix product after it; and
 the derivative of the backward, for double backward, is the derivative of the reference's.
+
+``fastrnn::recurrence`` is served by `dispatch`, and on CPU tensors by the extension directly,
+where it is loaded: the way through Python costs more than a short call's work. A second pair of
+operators, ``fastrnn::recurrence_reference``, is the same served by the reference alone.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import dispatch, reference
-from .schema import LIBRARY, define
+from . import cpp, dispatch, reference
 
-define("recurrence")
-LIBRARY.impl("recurrence", dispatch.forward, "CompositeExplicitAutograd")
-LIBRARY.impl("recurrence_backward", dispatch.backward, "CompositeExplicitAutograd")
+#: The library our operators are defined in; it must outlive them all.
+LIBRARY = torch.library.Library("fastrnn", "DEF")
 
-recurrence = torch.ops.fastrnn.recurrence.default
-recurrence_backward = torch.ops.fastrnn.recurrence_backward.default
+FORWARD = (
+    "(Tensor pre, Tensor weight_hh, Tensor h0, Tensor? lengths, Tensor? offsets, "
+    "str activation, int reverse_from) -> (Tensor out, Tensor h_n)"
+)
+BACKWARD = (
+    "(Tensor grad_out, Tensor grad_h_n, Tensor out, Tensor weight_hh, Tensor h0, "
+    "Tensor? lengths, Tensor? offsets, str activation, int reverse_from) "
+    "-> (Tensor grad_pre, Tensor grad_h0)"
+)
 
 
-@torch.library.register_fake("fastrnn::recurrence", lib=LIBRARY)
-def _fake(
-    pre: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    lengths: Tensor | None,
-    offsets: Tensor | None,
-    activation: str,
-    reverse_from: int,
-) -> tuple[Tensor, Tensor]:
+def _fake(pre: Tensor, weight_hh: Tensor, h0: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return pre.new_empty(pre.shape), h0.new_empty(h0.shape)
 
 
-@torch.library.register_fake("fastrnn::recurrence_backward", lib=LIBRARY)
 def _fake_backward(
     grad_out: Tensor, grad_h_n: Tensor, out: Tensor, weight_hh: Tensor, h0: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
@@ -48,30 +49,26 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(output[0], weight_hh, h0, lengths, offsets)
 
 
-def _backward(ctx: Any, grad_out: Tensor, grad_h_n: Tensor) -> tuple[Tensor | None, ...]:
-    out, weight_hh, h0, lengths, offsets = ctx.saved_tensors
-    grad_pre, grad_h0 = recurrence_backward(
-        grad_out, grad_h_n, out, weight_hh, h0, lengths, offsets, ctx.activation, ctx.reverse_from
-    )
-    grad_weight = None
-    if ctx.needs_input_grad[1]:
-        grad_weight = weight_gradient(grad_pre, out, h0, lengths, offsets, ctx.reverse_from)
-    return grad_pre, grad_weight, grad_h0, None, None, None, None
-
-
-torch.library.register_autograd(
-    "fastrnn::recurrence", _backward, setup_context=_setup_context, lib=LIBRARY
-)
-
-
 def _setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.activation, ctx.reverse_from = inputs
     ctx.save_for_backward(*tensors)
 
 
+def _without_autocast(function: Callable) -> Callable:
+    """Autocast would cast the sums inside, which have their own precision, once more."""
+
+    @functools.wraps(function)
+    def wrapped(first: Tensor, *arguments: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *arguments)
+
+    return wrapped
+
+
 def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     *differentiable, lengths, offsets = ctx.saved_tensors
 
+    @_without_autocast
     def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         return reference.backward(*tensors, lengths, offsets, ctx.activation, ctx.reverse_from)
 
@@ -79,14 +76,40 @@ def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     return *vjp(grads), None, None, None, None
 
 
-torch.library.register_autograd(
-    "fastrnn::recurrence_backward",
-    _double_backward,
-    setup_context=_setup_context_backward,
-    lib=LIBRARY,
-)
+def _register(name: str, forward: Callable, backward: Callable) -> Callable:
+    """Define ``fastrnn::name`` and ``fastrnn::name_backward``; return the first."""
+    for suffix, schema, fake, implementation in (
+        ("", FORWARD, _fake, forward),
+        ("_backward", BACKWARD, _fake_backward, backward),
+    ):
+        LIBRARY.define(name + suffix + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.impl(name + suffix, _without_autocast(implementation), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"fastrnn::{name}{suffix}", fake, lib=LIBRARY)
+    backward_operator = getattr(torch.ops.fastrnn, name + "_backward").default
+
+    def _backward(ctx: Any, grad_out: Tensor, grad_h_n: Tensor) -> tuple[Tensor | None, ...]:
+        *saved, lengths, offsets = ctx.saved_tensors
+        options = lengths, offsets, ctx.activation, ctx.reverse_from
+        grad_pre, grad_h0 = backward_operator(grad_out, grad_h_n, *saved, *options)
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            out, _, h0 = saved
+            grad_weight = weight_gradient(grad_pre, out, h0, lengths, offsets, ctx.reverse_from)
+        return grad_pre, grad_weight, grad_h0, None, None, None, None
+
+    torch.library.register_autograd(
+        f"fastrnn::{name}", _backward, setup_context=_setup_context, lib=LIBRARY
+    )
+    torch.library.register_autograd(
+        f"fastrnn::{name}_backward",
+        _double_backward,
+        setup_context=_setup_context_backward,
+        lib=LIBRARY,
+    )
+    return getattr(torch.ops.fastrnn, name).default
 
 
+@_without_autocast
 def weight_gradient(
     dz: Tensor,  # as out
     out: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
@@ -143,3 +166,10 @@ def _previous_rows(offsets: Tensor, lengths: Tensor, size: int, reverse: bool) -
         return torch.where(t > 0, offsets[(t - 1).clamp(min=0)] + b, size + b)
     later = (t + 1).clamp(max=offsets.shape[0] - 1)
     return torch.where(t + 1 < lengths[b], offsets[later] + b, size + b)
+
+
+recurrence = _register("recurrence", dispatch.forward, dispatch.backward)
+recurrence_reference = _register("recurrence_reference", reference.forward, reference.backward)
+
+# Loading the extension registers its kernels for CPU tensors.
+cpp.unusable()

@@ -1,0 +1,176 @@
+"""The build: that it works, and what it leaves behind where it cannot."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXTENSION = "_C" + sysconfig.get_config_var("EXT_SUFFIX")
+COMPLAINT = "kernel.cpp:7:1: error: the sky is falling"
+IN_PLACE = ("setup.py", "build_ext", "--inplace")
+
+# An editable installation of another checkout would lend this one its extension.
+DOCTOR = """
+import runpy, sys
+sys.meta_path[:] = [
+    finder for finder in sys.meta_path
+    if not getattr(finder, "__module__", "").startswith("__editable__")
+]
+runpy.run_module("fastrnn", run_name="__main__")
+"""
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "setup.py").exists(), reason="runs in a checkout of the source only"
+)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of the source in which nothing has been built."""
+    copy = tmp_path / "tree"
+    unwanted = shutil.ignore_patterns("__pycache__", "_C.*", "_build_error.txt")
+    for folder in ("csrc", "fastrnn"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=unwanted)
+    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, copy)
+    return copy
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A compiler that only complains."""
+    return script(tmp_path / "broken-g++", f"echo '{COMPLAINT}' >&2; exit 1")
+
+
+def script(path, body):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def run(tree, *arguments, **environment):
+    inherited = {k: v for k, v in os.environ.items() if k not in ("CXX", "FASTRNN_BUILD")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tree,
+        env=inherited | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+
+
+def reason(folder):
+    return (folder / "_build_error.txt").read_text().splitlines()[0]
+
+
+def test_failed_build_installs_pure_python_and_keeps_the_error(tree, broken):
+    stale = tree / "fastrnn" / EXTENSION
+    stale.write_text("from an earlier build")
+
+    build = run(tree, *IN_PLACE, CXX=broken)
+
+    assert build.returncode == 0, build.stderr
+    assert "pure Python" in build.stderr
+    assert COMPLAINT in build.stderr
+    assert not stale.exists()
+    assert reason(tree / "fastrnn") == COMPLAINT
+
+    doctor = run(tree, "-c", DOCTOR)
+    assert doctor.returncode == 0, doctor.stderr
+    assert f"unusable: not built: {COMPLAINT}" in doctor.stdout
+    assert "FASTRNN_BUILD=cpp python setup.py build_ext --inplace" in doctor.stdout
+
+
+def test_failed_build_without_ninja_keeps_the_error_too(tree, broken, tmp_path):
+    script(tmp_path / "bin" / "ninja", "exit 1")
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    build = run(tree, *IN_PLACE, CXX=broken, PATH=path)
+    assert build.returncode == 0, build.stderr
+    assert reason(tree / "fastrnn") == COMPLAINT
+
+
+def test_no_compiler(tree):
+    build = run(tree, *IN_PLACE, CXX="/nowhere/g++")
+    assert build.returncode == 0, build.stderr
+    assert "pure Python" in build.stderr
+    assert "/nowhere/g++" in reason(tree / "fastrnn")
+    assert "not found" in reason(tree / "fastrnn")
+
+
+def test_forced_build_fails_with_the_error(tree, broken):
+    build = run(tree, *IN_PLACE, CXX=broken, FASTRNN_BUILD="cpp")
+    assert build.returncode != 0
+    assert f"FASTRNN_BUILD=cpp, but fastrnn._C could not be built: {COMPLAINT}" in build.stderr
+
+
+def test_forced_cuda_build_fails_where_there_are_no_cuda_kernels(tree):
+    build = run(tree, *IN_PLACE, FASTRNN_BUILD="cuda")
+    assert build.returncode != 0
+    assert "use FASTRNN_BUILD=cpp" in build.stderr
+
+
+def test_no_build(tree):
+    build = run(tree, *IN_PLACE, FASTRNN_BUILD="none", CXX="/nowhere/g++")
+    assert build.returncode == 0, build.stderr
+    assert not (tree / "fastrnn" / EXTENSION).exists()
+    assert "FASTRNN_BUILD=none" in reason(tree / "fastrnn")
+
+
+def test_unknown_build(tree):
+    build = run(tree, *IN_PLACE, FASTRNN_BUILD="fast")
+    assert build.returncode != 0
+    assert "FASTRNN_BUILD='fast' is unknown: choose one of auto, cpp, cuda, none" in build.stderr
+
+
+def test_no_torch(tree, tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+    build = run(tree, *IN_PLACE, PYTHONPATH=str(tmp_path))
+    assert build.returncode == 0, build.stderr
+    assert "no torch here" in reason(tree / "fastrnn")
+    assert "--no-build-isolation" in reason(tree / "fastrnn")
+
+
+def test_wheel_of_a_failed_build_carries_the_reason_and_nothing_stale(tree, broken):
+    tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+    stale = tree / "build" / f"lib.{tag}" / "fastrnn" / EXTENSION
+    stale.parent.mkdir(parents=True)
+    stale.write_text("from an earlier build")
+
+    build = run(tree, "setup.py", "bdist_wheel", CXX=broken)
+
+    assert build.returncode == 0, build.stderr
+    (wheel,) = (tree / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "fastrnn/_build_error.txt" in names
+    assert "fastrnn/py.typed" in names
+    assert f"fastrnn/{EXTENSION}" not in names
+
+
+@pytest.mark.slow
+def test_build(tree):
+    (tree / "fastrnn" / "_build_error.txt").write_text("from an earlier build")
+
+    build = run(tree, *IN_PLACE, FASTRNN_BUILD="cpp")
+
+    assert build.returncode == 0, build.stderr
+    assert not (tree / "fastrnn" / "_build_error.txt").exists()
+    code = "from fastrnn.ops import cpp; print(cpp.unusable(), cpp.info()['torch_target'])"
+    assert run(tree, "-c", code).stdout == "None 2.10\n"
+    if shutil.which("nm"):
+        assert unstable_symbols(tree / "fastrnn" / EXTENSION) == []
+
+
+def unstable_symbols(library):
+    """What the library asks of torch outside the stable ABI, which may be gone in the next."""
+    command = ["nm", "--dynamic", "--undefined-only", "--demangle", library]
+    symbols = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [line for line in symbols.splitlines() if re.search(r" (c10|at)::", line)]

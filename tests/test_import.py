@@ -1,0 +1,119 @@
+"""What `import fastrnn` brings in, and that it works with no extension."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fastrnn._version import __version__
+from fastrnn.ops import cpp
+
+NEW_MODULES = """
+import json, sys, time
+start = time.perf_counter()
+import torch
+middle = time.perf_counter()
+before = set(sys.modules)
+import fastrnn
+end = time.perf_counter()
+new = sorted(set(sys.modules) - before)
+print(json.dumps({"new": new, "torch": middle - start, "fastrnn": end - middle}))
+"""
+
+WITHOUT_EXTENSION = """
+import sys, warnings
+sys.modules["fastrnn._C"] = None
+import torch, fastrnn
+from fastrnn.ops import cpp
+
+warnings.simplefilter("always")
+rnn = fastrnn.FusedRNN(3, 4)
+with warnings.catch_warnings(record=True) as caught:
+    for _ in range(3):
+        out, _ = rnn(torch.randn(5, 2, 3))
+out.sum().backward()
+said = [w for w in caught if "python -m fastrnn" in str(w.message)]
+print(tuple(out.shape), len(said), cpp.unusable().startswith("not built"))
+"""
+
+
+def python(code):
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+@pytest.fixture(scope="module")
+def import_report():
+    return json.loads(python(NEW_MODULES))
+
+
+def test_import_needs_nothing_but_torch(import_report):
+    packages = {name.partition(".")[0] for name in import_report["new"]}
+    assert packages - {"fastrnn", "torch"} <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize(
+    "module", ["fastrnn._C", "fastrnn.doctor", "fastrnn.fusion", "torch._dynamo", "torch._inductor"]
+)
+def test_import_leaves_alone_what_is_not_needed_yet(import_report, module):
+    assert module not in import_report["new"]
+
+
+def test_import_costs_little_beside_torch(import_report):
+    # Usually a few hundredths; timed in one process, so that a busy machine slows both.
+    assert import_report["fastrnn"] < 0.25 * import_report["torch"]
+
+
+def test_works_and_says_so_once_without_the_extension():
+    assert python(WITHOUT_EXTENSION) == "(5, 2, 4) 1 True\n"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Let `import_module` do as told when the extension is loaded, with nothing remembered."""
+
+    def replace(import_module):
+        monkeypatch.setattr(cpp, "import_module", import_module)
+
+    cpp.unusable.cache_clear()
+    cpp.info.cache_clear()
+    yield replace
+    cpp.unusable.cache_clear()
+    cpp.info.cache_clear()
+
+
+def raises(error):
+    def import_module(name):
+        raise error
+
+    return import_module
+
+
+def test_extension_not_built(load, monkeypatch, tmp_path):
+    load(raises(ModuleNotFoundError("no", name="fastrnn._C")))
+    monkeypatch.setattr(cpp, "BUILD_ERROR", tmp_path / "error.txt")
+    assert "build_ext --inplace" in cpp.unusable()
+
+
+def test_extension_failed_to_build(load, monkeypatch, tmp_path):
+    load(raises(ModuleNotFoundError("no", name="fastrnn._C")))
+    monkeypatch.setattr(cpp, "BUILD_ERROR", tmp_path / "error.txt")
+    cpp.BUILD_ERROR.write_text("a.cpp:1: error: no\n\nthe whole log\n")
+    assert cpp.unusable() == "not built: a.cpp:1: error: no"
+
+
+def test_extension_does_not_load(load):
+    load(raises(ImportError("undefined symbol: torch_x")))
+    assert cpp.unusable() == "built, but cannot be loaded: undefined symbol: torch_x"
+
+
+def test_extension_of_another_version(load):
+    class Extension:
+        @staticmethod
+        def info():
+            return {"version": "0.0.0"}
+
+    load(lambda name: Extension)
+    assert cpp.unusable() == f"built for fastrnn 0.0.0, but this is {__version__}: build it again"
