@@ -1,4 +1,4 @@
-"""FusedRNN against nn.RNN on the CPU: `python benchmarks/ratios.py` prints the table.
+"""FusedRNN against nn.RNN on the CPU: `python -m benchmarks.ratios` prints the table.
 
 Both run in one process with the same weights and threads, in turns, so that a busy moment of the
 machine falls on both. The table gives each one's best time of many (what the code can do), and
@@ -15,9 +15,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from benchmarks.cases import CPU_SHAPES, STEPS, Shape
 from fastrnn import FusedRNN
 from fastrnn.ops import cpp
+
+from .cases import CPU_SHAPES, STEPS, Shape
 
 
 def seconds(run: Callable[[], object], calls: int) -> float:

@@ -52,7 +52,7 @@ def recurrence(
     """
     if reverse_from is None:
         reverse_from = weight_hh.shape[0]
-    if torch.is_autocast_enabled(pre.device.type):
+    if _autocasting(pre):
         pre, weight_hh, h0 = _autocast(pre, weight_hh, h0)
     _check(pre, weight_hh, h0, lengths, offsets, activation, reverse_from)
     return _apply(pre, weight_hh, h0, lengths, offsets, activation, reverse_from)
@@ -91,7 +91,7 @@ def rnn(
 
     Under autocast everything is computed and returned in the autocast dtype.
     """
-    if torch.is_autocast_enabled(input.device.type):
+    if _autocasting(input):
         input, h0, *weights = _autocast(input, h0, *weights)
     directions = 2 if bidirectional else 1
     per_direction = 4 if bias else 2
@@ -100,7 +100,7 @@ def rnn(
     last_states = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
-            input = F.dropout(input, dropout)
+            input = torch.dropout(input, dropout, True)
         first = layer * directions * per_direction
         weight_ih, weight_hh, total_bias = _merge_directions(
             weights[first : first + directions * per_direction], per_direction
@@ -114,7 +114,7 @@ def rnn(
         out, h_n = _apply(pre, weight_hh, h, lengths, offsets, activation, 1)
         input = out.flatten(-2)
         last_states.append(h_n.transpose(0, 1))
-    return input, last_states[0] if num_layers == 1 else torch.cat(last_states)
+    return input, last_states[0].contiguous() if num_layers == 1 else torch.cat(last_states)
 
 
 def _merge_directions(
@@ -144,10 +144,17 @@ def _apply(
     if pre.is_complex():
         # The operator's backward is for real numbers; the reference's forward is differentiable
         # as it stands.
-        return dispatch.select(pre).forward(*arguments)
+        if dispatch.requested() != "auto":
+            dispatch.select(pre)  # raises, unless the reference is what was asked for
+        return reference.forward(*arguments)
     if dispatch.requested() == "reference":
         return _operators.recurrence_reference(*arguments)
     return _operators.recurrence(*arguments)
+
+
+def _autocasting(tensor: Tensor) -> bool:
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _autocast(*tensors: Tensor | None) -> list[Tensor]:
@@ -183,8 +190,8 @@ def _check(
         )
     batch = h0.shape[0] if packed and h0.dim() > 0 else pre.shape[1]
     if list(h0.shape) != [batch, groups, hidden]:
-        wanted = ["B", groups, hidden] if packed else [batch, groups, hidden]
-        raise ValueError(f"h0 must be [B, G, H] = {wanted} to fit pre, got {list(h0.shape)}")
+        expected = f"[{'B' if packed else batch}, {groups}, {hidden}]"
+        raise ValueError(f"h0 must be [B, G, H] = {expected} to fit pre, got {list(h0.shape)}")
     for name, tensor in (("weight_hh", weight_hh), ("h0", h0)):
         if tensor.dtype != pre.dtype:
             raise ValueError(f"{name} must have pre's dtype {pre.dtype}, got {tensor.dtype}")

@@ -55,7 +55,7 @@ def test_import_needs_nothing_but_torch(import_report):
 
 
 @pytest.mark.parametrize(
-    "module", ["fastrnn._C", "fastrnn.doctor", "fastrnn.fusion", "torch._dynamo", "torch._inductor"]
+    "module", ["fastrnn.doctor", "fastrnn.fusion", "torch._dynamo", "torch._inductor"]
 )
 def test_import_leaves_alone_what_is_not_needed_yet(import_report, module):
     assert module not in import_report["new"]

@@ -65,14 +65,11 @@ def _without_autocast(function: Callable) -> Callable:
     return wrapped
 
 
-def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
     *differentiable, lengths, offsets = ctx.saved_tensors
-
-    @_without_autocast
-    def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.backward(*tensors, lengths, offsets, ctx.activation, ctx.reverse_from)
-
-    _, vjp = torch.func.vjp(run, *differentiable)
+    options = lengths, offsets, ctx.activation, ctx.reverse_from
+    backward = _without_autocast(reference.backward)
+    _, vjp = torch.func.vjp(lambda *tensors: backward(*tensors, *options), *differentiable)
     return *vjp(grads), None, None, None, None
 
 
@@ -147,7 +144,9 @@ def _weight_gradient(
         if lengths is not None:
             last = (lengths.long() - 1).clamp(0, dz.shape[0] - 1)
             first = dz[last, torch.arange(dz.shape[1], device=dz.device)]
-    return _outer(rest.flatten(0, 1), previous.flatten(0, 1)) + _outer(first, h0)
+    # Not flatten: reshape can be batched, as torch.autograd.grad(is_grads_batched=True) needs.
+    rest, previous = (x.reshape(-1, *x.shape[2:]) for x in (rest, previous))
+    return _outer(rest, previous) + _outer(first, h0)
 
 
 def _outer(dz: Tensor, h: Tensor) -> Tensor:

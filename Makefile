@@ -1,0 +1,50 @@
+# Every target first makes what it needs: an environment in .venv, the package installed there in
+# place, and its extension. Each is made again only when what it was made from has changed.
+#
+#   make demo    train a small multimodal model and see that its recurrence carries knowledge
+#   make test    the tests, but for those marked slow; MARK= chooses others
+#   make lint    ruff and mypy
+#   make bench   the benchmarks; FLAGS= goes to pytest
+#   make clean   remove what was built, but not .venv
+
+PYTHON ?= python3
+MARK ?= not slow and not gpu
+FLAGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.DEFAULT_GOAL := test
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/built
+	fastrnn demo cued-recall
+
+test: $(VENV)/built
+	python -m pytest tests -m "$(MARK)" -n auto --maxprocesses 4 --benchmark-disable
+
+lint: $(VENV)/installed
+	ruff check .
+	ruff format --check .
+	mypy
+
+bench: $(VENV)/built
+	python -m pytest benchmarks $(FLAGS)
+
+clean:
+	rm -rf build *.egg-info fastrnn/_C.*.so fastrnn/_build_error.txt $(VENV)/built
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+
+# The extension is left to the next rule, which shows what the compiler says.
+$(VENV)/installed: constraints.txt pyproject.toml
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	python -m pip install -c constraints.txt torch setuptools ninja
+	FASTRNN_BUILD=none python -m pip install -c constraints.txt --no-build-isolation \
+	    -e ".[fusion,onnx,bench,dev]"
+	touch $@
+
+# A build that failed is tried again next time: there may be a compiler by then.
+$(VENV)/built: $(VENV)/installed setup.py fastrnn/_version.py $(shell find csrc)
+	python setup.py build_ext --inplace
+	test -e fastrnn/_build_error.txt || touch $@

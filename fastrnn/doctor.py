@@ -1,0 +1,105 @@
+"""What this machine can run, or the real reason why not, and one timed call on each backend."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from . import backend, functional
+from ._version import __version__
+from .ops import cpp, dispatch
+
+STEPS, BATCH, HIDDEN = 100, 8, 64
+
+
+def main() -> int:
+    """Print the report; 0 unless the reference itself fails."""
+    print(
+        f"fastrnn {__version__}, torch {torch.__version__}, Python {platform.python_version()}\n"
+        f"{_cpu()}, {torch.get_num_threads()} threads\n"
+    )
+    failures = {}
+    print(f"{'backend':<11}{'one call':>10}   ")
+    for status in dispatch.report():
+        if status.reason is not None:
+            print(f"{status.name:<11}{'-':>10}   unusable: {status.reason}")
+            continue
+        try:
+            time_taken = f"{1e3 * _time_backend(status.name):.3f} ms"
+        except Exception as error:
+            failures[status.name] = error
+            print(f"{status.name:<11}{'failed':>10}   {type(error).__name__}: {error}")
+            continue
+        print(f"{status.name:<11}{time_taken:>10}   {status.detail}")
+    print(f"{'nn.RNN':<11}{1e3 * _time_nn_rnn():>7.3f} ms   for comparison")
+    print(
+        f"\nOne call: the median time of a forward pass, T={STEPS} B={BATCH} H={HIDDEN} float32, "
+        "no gradient."
+    )
+    if cpp.unusable() is not None:
+        _explain_the_build()
+    return 1 if "reference" in failures else 0
+
+
+def _time_backend(name: str) -> float:
+    device = "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(0)
+    pre = torch.randn(STEPS, BATCH, 1, HIDDEN, generator=generator).to(device)
+    weight_hh = torch.randn(1, HIDDEN, HIDDEN, generator=generator).to(device) / HIDDEN**0.5
+    h0 = torch.zeros(BATCH, 1, HIDDEN, device=device)
+
+    def call() -> None:
+        functional.recurrence(pre, weight_hh, h0)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    with backend(name):
+        return _median_time(call)
+
+
+def _time_nn_rnn() -> float:
+    # One input feature: its product costs next to nothing, and the recurrence is all that is left.
+    rnn = torch.nn.RNN(1, HIDDEN)
+    x = torch.randn(STEPS, BATCH, 1)
+    return _median_time(lambda: rnn(x))
+
+
+def _median_time(call: Callable[[], object], limit: float = 0.5) -> float:
+    """Seconds: the median of at most 50 calls, fewer if they take longer than the limit."""
+    times: list[float] = []
+    with torch.no_grad():
+        call()
+        while len(times) < 3 or (len(times) < 50 and sum(times) < limit):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def _explain_the_build() -> None:
+    if cpp.BUILD_ERROR.exists():
+        lines = cpp.BUILD_ERROR.read_text(errors="replace").splitlines()
+        print(f"\nHow the build of the C++ extension ended (all of it: {cpp.BUILD_ERROR}):")
+        print(*("  | " + line for line in lines[-20:]), sep="\n")
+    print(
+        "\nTo build it, with torch, a C++20 compiler and Python's headers installed, run in the "
+        "source of fastrnn\n"
+        "  FASTRNN_BUILD=cpp pip install --force-reinstall --no-deps --no-build-isolation .\n"
+        "or, to work on it there,\n"
+        "  FASTRNN_BUILD=cpp python setup.py build_ext --inplace"
+    )
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
