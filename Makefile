@@ -39,7 +39,7 @@ clean:
 # The extension is left to the next rule, which shows what the compiler says.
 $(VENV)/installed: constraints.txt pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	python -m pip install -c constraints.txt torch setuptools ninja
+	python -m pip install -c constraints.txt torch setuptools ninja pybind11
 	FASTRNN_BUILD=none python -m pip install -c constraints.txt --no-build-isolation \
 	    -e ".[fusion,onnx,bench,dev]"
 	touch $@

@@ -41,12 +41,16 @@ FLAGS = [
 ]
 
 BuildExtension, CppExtension = build_ext, Extension
-WITHOUT_TORCH = None
+INCLUDE = [str(ROOT / "csrc")]
+MISSING = None
 if MODE != "none":
     try:
+        import pybind11
         from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+        INCLUDE.append(pybind11.get_include())
     except (ImportError, OSError) as error:
-        WITHOUT_TORCH = error
+        MISSING = error
 
 
 class BuildOrExplain(BuildExtension):
@@ -77,10 +81,10 @@ class BuildOrExplain(BuildExtension):
     def check(self) -> None:
         if MODE == "none":
             raise RuntimeError("FASTRNN_BUILD=none left the extension out")
-        if WITHOUT_TORCH is not None:
+        if MISSING is not None:
             raise RuntimeError(
-                f"torch cannot be imported where fastrnn is built ({WITHOUT_TORCH}): install "
-                "torch first, then fastrnn with `pip install --no-build-isolation`"
+                f"torch and pybind11 are needed where fastrnn is built ({MISSING}): install them "
+                "first, then fastrnn with `pip install --no-build-isolation`"
             )
         if MODE == "cuda":
             raise RuntimeError(
@@ -134,7 +138,7 @@ def copy_of_output(path: Path) -> Iterator[None]:
 extension = CppExtension(
     NAME,
     SOURCES,
-    include_dirs=[str(ROOT / "csrc")],
+    include_dirs=INCLUDE,
     depends=HEADERS,
     extra_compile_args=FLAGS,
 )

@@ -111,7 +111,11 @@ def rnn(
             h = h0[layer * directions : (layer + 1) * directions].transpose(0, 1)
         pre = F.linear(input, weight_ih, total_bias)
         pre = pre.unflatten(-1, (directions, hidden_size))
-        out, h_n = _apply(pre, weight_hh, h, lengths, offsets, activation, 1)
+        if offsets is None and _may_overwrite(pre):
+            out = pre
+            h_n = _operators.recurrence_(pre, weight_hh, h, lengths, activation, 1)
+        else:
+            out, h_n = _apply(pre, weight_hh, h, lengths, offsets, activation, 1)
         input = out.flatten(-2)
         last_states.append(h_n.transpose(0, 1))
     return input, last_states[0].contiguous() if num_layers == 1 else torch.cat(last_states)
@@ -129,6 +133,17 @@ def _merge_directions(
     if bias is not None and bias_r is not None:
         bias = torch.cat((bias, bias_r))
     return torch.cat((weight_ih, weight_ih_r)), torch.cat((weight_hh[None], weight_hh_r)), bias
+
+
+def _may_overwrite(pre: Tensor) -> bool:
+    """Whether a layer's output may take the place of its pre-activation, which it alone holds."""
+    return not (
+        torch.is_grad_enabled()
+        or pre.is_complex()
+        or dispatch.requested() == "reference"
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 def _apply(

@@ -131,11 +131,12 @@ def test_unknown_build(tree):
     assert "FASTRNN_BUILD='fast' is unknown: choose one of auto, cpp, cuda, none" in build.stderr
 
 
-def test_no_torch(tree, tmp_path):
-    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+@pytest.mark.parametrize("module", ["torch", "pybind11"])
+def test_no_torch_or_pybind11(tree, tmp_path, module):
+    (tmp_path / f"{module}.py").write_text(f"raise ImportError('no {module} here')")
     build = run(tree, *IN_PLACE, PYTHONPATH=str(tmp_path))
     assert build.returncode == 0, build.stderr
-    assert "no torch here" in reason(tree / "fastrnn")
+    assert f"no {module} here" in reason(tree / "fastrnn")
     assert "--no-build-isolation" in reason(tree / "fastrnn")
 
 

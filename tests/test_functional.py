@@ -105,6 +105,26 @@ def test_complex_numbers_take_the_reference() -> None:
     )
 
 
+@pytest.mark.parametrize("lengths", [None, torch.tensor([5, 0])])
+@pytest.mark.parametrize("choice", ["auto", "reference"])
+def test_nothing_changes_where_no_gradient_is_recorded(
+    lengths: torch.Tensor | None, choice: str
+) -> None:
+    """Without a gradient an output takes the place of its layer's pre-activation."""
+    peer = nn.RNN(3, 4, num_layers=2, bidirectional=True)
+    weights = list(peer.parameters())
+    before = [weight.clone() for weight in weights]
+    x, h0 = torch.randn(5, 2, 3), torch.randn(4, 2, 4)
+    inputs = x.clone(), h0.clone()
+    options = {"num_layers": 2, "bidirectional": True, "lengths": lengths}
+    with fastrnn.backend(choice):
+        expected = functional.rnn(x, h0, weights, **options)  # type: ignore[arg-type]
+        with torch.no_grad():
+            actual = functional.rnn(x, h0, weights, **options)  # type: ignore[arg-type]
+    for a, e in zip((*actual, x, h0, *weights), (*expected, *inputs, *before), strict=True):
+        assert torch.equal(a, e)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype: torch.dtype) -> None:
     given = {name: tensor.requires_grad_() for name, tensor in arguments().items()}  # type: ignore[attr-defined]

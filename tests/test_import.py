@@ -10,15 +10,11 @@ from fastrnn._version import __version__
 from fastrnn.ops import cpp
 
 NEW_MODULES = """
-import json, sys, time
-start = time.perf_counter()
+import json, sys
 import torch
-middle = time.perf_counter()
 before = set(sys.modules)
 import fastrnn
-end = time.perf_counter()
-new = sorted(set(sys.modules) - before)
-print(json.dumps({"new": new, "torch": middle - start, "fastrnn": end - middle}))
+print(json.dumps(sorted(set(sys.modules) - before)))
 """
 
 WITHOUT_EXTENSION = """
@@ -45,25 +41,20 @@ def python(code):
 
 
 @pytest.fixture(scope="module")
-def import_report():
+def new_modules():
     return json.loads(python(NEW_MODULES))
 
 
-def test_import_needs_nothing_but_torch(import_report):
-    packages = {name.partition(".")[0] for name in import_report["new"]}
+def test_import_needs_nothing_but_torch(new_modules):
+    packages = {name.partition(".")[0] for name in new_modules}
     assert packages - {"fastrnn", "torch"} <= set(sys.stdlib_module_names)
 
 
 @pytest.mark.parametrize(
     "module", ["fastrnn.doctor", "fastrnn.fusion", "torch._dynamo", "torch._inductor"]
 )
-def test_import_leaves_alone_what_is_not_needed_yet(import_report, module):
-    assert module not in import_report["new"]
-
-
-def test_import_costs_little_beside_torch(import_report):
-    # Usually a few hundredths; timed in one process, so that a busy machine slows both.
-    assert import_report["fastrnn"] < 0.25 * import_report["torch"]
+def test_import_leaves_alone_what_is_not_needed_yet(new_modules, module):
+    assert module not in new_modules
 
 
 def test_works_and_says_so_once_without_the_extension():

@@ -106,6 +106,10 @@ fastrnn::cpu::Threads threads() {
           }};
 }
 
+Tensor contiguous_like(const Tensor& tensor) {
+  return torch::stable::new_empty(tensor, tensor.sizes());
+}
+
 // Packed data may have rows that no step names: they are zero, as inactive rows are.
 Tensor output_like(const Tensor& tensor, bool packed) {
   Tensor output = torch::stable::empty_like(tensor);
@@ -113,21 +117,37 @@ Tensor output_like(const Tensor& tensor, bool packed) {
   return output;
 }
 
-std::tuple<Tensor, Tensor> forward(const Tensor& pre_, const Tensor& weight_hh_, const Tensor& h0_,
-                                   const std::optional<Tensor>& lengths,
-                                   const std::optional<Tensor>& offsets,
-                                   const std::string& activation, int64_t reverse_from) {
-  const ScalarType dtype = pre_.scalar_type();
-  const Tensor pre = readable("pre", pre_, dtype);
-  const Tensor weight_hh = readable("weight_hh", weight_hh_, dtype);
-  const Tensor h0 = readable("h0", h0_, dtype);
+// `out` may be `pre` itself: the kernels read a row before they write it.
+void forward_into(Tensor& out, Tensor& h_n, const Tensor& pre, const Tensor& weight_hh_,
+                  const Tensor& h0_, const std::optional<Tensor>& lengths,
+                  const std::optional<Tensor>& offsets, const std::string& activation,
+                  int64_t reverse_from) {
+  const Tensor weight_hh = readable("weight_hh", weight_hh_, pre.scalar_type());
+  const Tensor h0 = readable("h0", h0_, pre.scalar_type());
   const Setup setup(pre, h0, weight_hh, lengths, offsets, activation, reverse_from);
-  Tensor out = output_like(pre, offsets.has_value());
-  Tensor h_n = torch::stable::empty_like(h0);
   fastrnn::cpu::forward({setup.problem, pre.const_data_ptr(), weight_hh.const_data_ptr(),
                          h0.const_data_ptr(), out.mutable_data_ptr(), h_n.mutable_data_ptr()},
                         threads());
+}
+
+std::tuple<Tensor, Tensor> forward(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0,
+                                   const std::optional<Tensor>& lengths,
+                                   const std::optional<Tensor>& offsets,
+                                   const std::string& activation, int64_t reverse_from) {
+  const Tensor pre = readable("pre", pre_, pre_.scalar_type());
+  Tensor out = output_like(pre, offsets.has_value());
+  Tensor h_n = contiguous_like(h0);
+  forward_into(out, h_n, pre, weight_hh, h0, lengths, offsets, activation, reverse_from);
   return {out, h_n};
+}
+
+Tensor forward_(Tensor pre, const Tensor& weight_hh, const Tensor& h0,
+                const std::optional<Tensor>& lengths, const std::string& activation,
+                int64_t reverse_from) {
+  STD_TORCH_CHECK(pre.is_cpu() && pre.is_contiguous(), "fastrnn: pre must be contiguous");
+  Tensor h_n = contiguous_like(h0);
+  forward_into(pre, h_n, pre, weight_hh, h0, lengths, std::nullopt, activation, reverse_from);
+  return h_n;
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_h_n_,
@@ -160,5 +180,6 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_
 // The schemas are defined in Python, fastrnn/ops/recurrence.py.
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
   m.impl("recurrence", TORCH_BOX(&forward));
+  m.impl("recurrence_", TORCH_BOX(&forward_));
   m.impl("recurrence_backward", TORCH_BOX(&backward));
 }

@@ -46,8 +46,8 @@ const InstructionSet& selected() {
 
 Plan make_plan(const Problem& p, int64_t threads) {
   // Multiply-adds below which waking the threads costs more than they save: in a whole call, and
-  // in one step, where it is paid each time.
-  constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 18;
+  // in one step, where it is paid each time. And elements of W_hh, for packing.
+  constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 18, packing_minimum = 1 << 17;
   // Rows that share one reading of W_hh in a step, and keep a tile's state small.
   constexpr int64_t tile_rows = 64;
 
@@ -57,6 +57,7 @@ Plan make_plan(const Problem& p, int64_t threads) {
   const int64_t step = p.B * p.G * p.H * p.H;
   Plan plan;
   plan.parallel = threads > 1 && p.T * step >= call_minimum;
+  plan.parallel_packing = plan.parallel && p.G * p.H * p.H >= packing_minimum;
   const int64_t wanted = plan.parallel ? (threads + p.G - 1) / p.G : 1;
   plan.tiles = std::max<int64_t>({1, wanted, (p.B + tile_rows - 1) / tile_rows});
   plan.tiles = std::min(plan.tiles, std::max<int64_t>(1, p.B));

@@ -30,10 +30,11 @@ struct Buffer {
 
 // How a problem is cut into tasks.
 struct Plan {
-  bool parallel;    // worth waking the threads for
-  bool share_step;  // the threads share each step, rather than the batch
-  bool few_steps;   // not worth packing W_hh for
-  int64_t tiles;    // of batch rows, in each group
+  bool parallel;          // worth waking the threads for
+  bool parallel_packing;  // so is packing W_hh
+  bool share_step;        // the threads share each step, rather than the batch
+  bool few_steps;         // not worth packing W_hh for
+  int64_t tiles;          // of batch rows, in each group
 };
 
 Plan make_plan(const Problem& problem, int64_t threads);

@@ -307,8 +307,8 @@ void run(const Pass& pass, const Threads& threads) {
   constexpr int64_t L = lanes<A>;
   const auto& p = pass.p;
   const Plan plan = make_plan(p, threads.count);
-  const auto each = [&](int64_t count, const std::function<void(int64_t)>& task) {
-    if (plan.parallel) return threads.run(count, task);
+  const auto each = [&](bool parallel, int64_t count, const std::function<void(int64_t)>& task) {
+    if (parallel) return threads.run(count, task);
     for (int64_t i = 0; i < count; ++i) task(i);
   };
 
@@ -317,7 +317,7 @@ void run(const Pass& pass, const Threads& threads) {
   const int64_t blocks = (p.H + L - 1) / L, size = blocks * p.H * L;
   Buffer<A> packed(packing ? p.G * size : 0);
   if (packing)
-    each(p.G * blocks, [&](int64_t i) {
+    each(plan.parallel_packing, p.G * blocks, [&](int64_t i) {
       pack(pass, i / blocks, i % blocks, packed.data + i * p.H * L);
     });
 
@@ -342,7 +342,7 @@ void run(const Pass& pass, const Threads& threads) {
       });
     return;
   }
-  each(p.G * plan.tiles, [&](int64_t i) {
+  each(plan.parallel, p.G * plan.tiles, [&](int64_t i) {
     const int64_t g = i / plan.tiles, part = i % plan.tiles;
     recur(pass, g, p.B * part / plan.tiles, p.B * (part + 1) / plan.tiles,
           [&](int64_t n, const A* state, int64_t stride, A* z) {

@@ -69,7 +69,7 @@ def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
     *differentiable, lengths, offsets = ctx.saved_tensors
     options = lengths, offsets, ctx.activation, ctx.reverse_from
     backward = _without_autocast(reference.backward)
-    _, vjp = torch.func.vjp(lambda *tensors: backward(*tensors, *options), *differentiable)
+    vjp = torch.func.vjp(lambda *tensors: backward(*tensors, *options), *differentiable)[1]
     return *vjp(grads), None, None, None, None
 
 
@@ -169,6 +169,29 @@ def _previous_rows(offsets: Tensor, lengths: Tensor, size: int, reverse: bool) -
 
 recurrence = _register("recurrence", dispatch.forward, dispatch.backward)
 recurrence_reference = _register("recurrence_reference", reference.forward, reference.backward)
+
+
+
+def _in_place(
+    pre: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    lengths: Tensor | None,
+    activation: str,
+    reverse_from: int,
+) -> Tensor:
+    out, h_n = dispatch.forward(pre, weight_hh, h0, lengths, None, activation, reverse_from)
+    pre.copy_(out)
+    return h_n
+
+
+# Dense data, no gradient: out takes pre's place, which saves the fresh memory of a large output.
+LIBRARY.define(
+    "recurrence_(Tensor(a!) pre, Tensor weight_hh, Tensor h0, Tensor? lengths, "
+    "str activation, int reverse_from) -> Tensor h_n"
+)
+LIBRARY.impl("recurrence_", _without_autocast(_in_place), "CompositeExplicitAutograd")
+recurrence_ = torch.ops.fastrnn.recurrence_.default
 
 # Loading the extension registers its kernels for CPU tensors.
 cpp.unusable()
