@@ -93,8 +93,8 @@ def test_inactive_rows_are_zero_and_keep_their_state() -> None:
 
 
 def test_complex_numbers_take_the_reference() -> None:
-    peer = nn.RNN(3, 4, dtype=torch.complex64)
-    x = torch.randn(5, 2, 3, dtype=torch.complex64)
+    peer = nn.RNN(3, 4, dtype=torch.complex128)
+    x = torch.randn(5, 2, 3, dtype=torch.complex128)
     actual, h_n = functional.rnn(x, None, list(peer.parameters()))
     expected, expected_h_n = peer(x)
     torch.testing.assert_close(actual, expected)
