@@ -1,0 +1,23 @@
+"""What goes wrong with a user's files or options, said so that the user can mend it."""
+
+from __future__ import annotations
+
+
+class FusionError(ValueError):
+    """The base of all below; the command line prints these without a traceback."""
+
+
+class ConfigError(FusionError):
+    """Options that do not go together, or a configuration of another version."""
+
+
+class DataError(FusionError):
+    """A manifest, or a file it names, cannot be used; the text names it and says what to do."""
+
+
+class ManifestError(DataError):
+    """The table itself: a column, a row, a label or the split."""
+
+
+class MediaError(DataError):
+    """One image, clip or text."""

@@ -1,0 +1,90 @@
+"""Claim check: is what a sentence says of a digit true of the digit in a picture?
+
+"i am sure that the handwritten figure is less than six", beside a picture. Rows come in fours: two
+pictures and two sentences, each true of one picture only. So each picture and each sentence is as
+often true as false, and neither alone tells anything: chance is exactly one half.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from .digits import write_digits
+
+NAME = "claim-check"
+SHIFTS = 4  # files of each picture, moved and dimmed a little
+ROWS = {"train": 16_000, "val": 1000, "test": 3000}
+CHANCE = 0.5
+
+_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TEMPLATES = (
+    "the digit is {}",
+    "this picture shows a number that is {}",
+    "i am sure that the handwritten figure is {}",
+    "someone wrote a digit which is {}",
+    "the number in the image is {}",
+    "it looks as if the figure is {}",
+    "what we see here is {}",
+)
+
+
+def claims() -> list[tuple[str, frozenset[int]]]:
+    """What can be said, and the digits it is true of; none is true of all or of none."""
+    digits = range(10)
+    said = [(word, frozenset({value})) for value, word in enumerate(_WORDS)]
+    said += [("odd", frozenset(digits[1::2])), ("even", frozenset(digits[::2]))]
+    said += [(f"greater than {_WORDS[n]}", frozenset(digits[n + 1 :])) for n in digits[:9]]
+    said += [(f"less than {_WORDS[n]}", frozenset(digits[:n])) for n in digits[1:]]
+    return said
+
+
+def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Path:
+    """Write images/*.png and manifest.csv; returns the manifest's path."""
+    digits = write_digits(folder, seed, SHIFTS)
+    dice = np.random.default_rng(seed + 1)
+    manifest = folder / "manifest.csv"
+    with manifest.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("image", "text", "label", "split"))
+        for split, count in (rows or ROWS).items():
+            pool = digits[split]
+            for first, second, one, other in _fours(pool.values, count // 4, dice):
+                for picture, text, true in (
+                    (first, one, True),
+                    (second, one, False),
+                    (first, other, False),
+                    (second, other, True),
+                ):
+                    label = "true" if true else "false"
+                    table.writerow((pool.paths[picture], text, label, split))
+    return manifest
+
+
+def _fours(
+    values: np.ndarray, count: int, dice: np.random.Generator
+) -> Iterator[tuple[int, int, str, str]]:
+    """Two pictures and two sentences: the first is true of the first picture only, and so on.
+
+    The kind of the first sentence is drawn evenly: equal, odd or even, greater, less.
+    """
+    said = claims()
+    kinds = [said[:10], said[10:12], said[12:21], said[21:]]
+    while count:
+        kind = kinds[dice.integers(len(kinds))]
+        text, true = kind[dice.integers(len(kind))]
+        first, second = dice.integers(len(values), size=2)
+        a, b = int(values[first]), int(values[second])
+        other, true_of_other = said[dice.integers(len(said))]
+        if a in true and b not in true and b in true_of_other and a not in true_of_other:
+            one_template, other_template = dice.integers(len(_TEMPLATES), size=2)
+            yield (
+                int(first),
+                int(second),
+                _TEMPLATES[one_template].format(text),
+                _TEMPLATES[other_template].format(other),
+            )
+            count -= 1

@@ -1,0 +1,64 @@
+"""Pictures of handwritten digits that come with scikit-learn: 1,797 of 8×8 pixels.
+
+They are split 1100/247/450 before anything is paired, so no picture serves in two splits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+ZOOM = 4  # the files are 32×32, so that they can be looked at
+_COUNTS = {"train": 1100, "val": 247, "test": 450}
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The pictures of one split: their files, relative to the manifest, and what each shows."""
+
+    paths: list[str]
+    values: NDArray[np.int64]  # [N], 0 to 9
+
+
+def write_digits(folder: Path, seed: int, shifts: int = 1) -> dict[str, Digits]:
+    """Write every digit as PNG files under folder/images; split name -> its Digits.
+
+    With `shifts` > 1 each picture is written that often, each time moved by up to one of its pixels
+    both ways, and made brighter or darker.
+    """
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    dice = np.random.default_rng(seed)
+    order = dice.permutation(len(source.target))
+    (folder / "images").mkdir(parents=True)
+    result, start = {}, 0
+    for split, count in _COUNTS.items():
+        paths, values = [], []
+        for index in order[start : start + count]:
+            for copy in range(shifts):
+                pixels = source.images[index] * (255 / 16)
+                if shifts > 1:
+                    pixels = _jitter(pixels, dice)
+                name = f"images/{split}-{index:04d}-{copy}.png"
+                picture = Image.fromarray(np.kron(pixels, np.ones((ZOOM, ZOOM))).astype(np.uint8))
+                picture.save(folder / name, compress_level=1)
+                paths.append(name)
+                values.append(source.target[index])
+        result[split] = Digits(paths, np.array(values))
+        start += count
+    return result
+
+
+def _jitter(pixels: NDArray[np.float64], dice: np.random.Generator) -> NDArray[np.float64]:
+    down, right = dice.integers(-1, 2, 2)
+    moved = np.zeros_like(pixels)
+    height, width = pixels.shape
+    moved[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = pixels[
+        max(0, -down) : height + min(0, -down), max(0, -right) : width + min(0, -right)
+    ]
+    return moved * dice.uniform(0.7, 1.0)

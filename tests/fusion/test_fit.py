@@ -1,0 +1,118 @@
+"""Whole runs: the command line, the run folder, loading back, the same seed twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from fastrnn.fusion import (
+    ConfigError,
+    DataConfig,
+    RunConfig,
+    TrainConfig,
+    cli,
+    fit,
+    load,
+    read_manifest,
+)
+
+DATA = DataConfig(image_size=8, sample_rate=8000, mels=12)
+OPTIONS = {"width": 16, "hidden": 24, "conv": (4, 8), "grid": 2}
+QUIET = Console(quiet=True)
+
+
+def quick(path, folder, **arguments):
+    training = TrainConfig(epochs=2, batch=8)
+    return fit(read_manifest(path), folder, DATA, training, OPTIONS, console=QUIET, **arguments)
+
+
+@pytest.mark.parametrize("kind", ["static", "multiclass", "streams"])
+def test_loading_back_answers_identically(rows, streams, save, tmp_path, kind):
+    if kind == "multiclass":
+        rows = [row | {"label": number % 3} for number, row in enumerate(rows)]
+    path = save(streams if kind == "streams" else rows)
+    run = quick(path, tmp_path / "run", baselines=False)
+    model, preprocessor, config = load(tmp_path / "run")
+    assert config == run.config
+    assert config.model.kind == {"static": "binary", "streams": "steps"}.get(kind, kind)
+    manifest = read_manifest(path, config.columns)
+    batch = preprocessor.load(manifest, range(20)).collate(range(20))
+    with torch.no_grad():
+        assert torch.equal(model(batch), run.trained[0].model.eval()(batch))
+    names = {each.name for each in (tmp_path / "run").iterdir()}
+    text = set() if kind == "streams" else {"tokenizer.json"}
+    assert names == {"config.json", "model.safetensors", "metrics.jsonl"} | text
+
+
+def test_the_same_seed_gives_the_same_run(rows, save, tmp_path):
+    path = save(rows)
+    first, second = (quick(path, tmp_path / name) for name in "ab")
+    for one, other in zip(first.trained, second.trained, strict=True):
+        assert one.epochs == other.epochs
+        for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_command_line(rows, save, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["fit", str(save(rows, "csv")), "--out", str(out), "--epochs", "2"]
+    assert cli.main([*arguments, "--width", "16", "--image-size", "16"]) == 0
+    said = capsys.readouterr().out
+    for text in ("20 rows", "label = label", "16 train, 2 val, 2 test", "epoch 2/2", "accuracy"):
+        assert text in said
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    models = ["fusion", "text only", "image only", "audio only", "late", "concat", "no recurrence"]
+    assert list(dict.fromkeys(line["model"] for line in lines)) == models
+    assert len(lines) == len(models) * (2 * 2 + 1)
+    assert set(lines[0]) == {"model", "epoch", "split", "loss", "accuracy", "seconds"}
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_modality(rows, save, tmp_path):
+    path = save([{"text": row["text"], "label": row["label"]} for row in rows])
+    assert [each.name for each in quick(path, tmp_path / "run").trained] == [
+        "text only",
+        "no recurrence",
+    ]
+
+
+def test_mistakes_are_said_without_a_traceback(rows, save, tmp_path, capsys):
+    rows[2]["image"] = "gone.png"
+    assert cli.main(["fit", str(save(rows)), "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "line 3" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [([], 2), (["--help"], 0), (["fit", "--help"], 0), (["demo", "--help"], 0), (["nonsense"], 2)],
+)
+def test_usage(arguments, code, capsys):
+    assert cli.main(arguments) == code
+    said = capsys.readouterr()
+    assert "Usage" in said.out + said.err
+
+
+def test_new_folders_overwrite_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for expected in ("runs/a", "runs/a-2", "runs/a-3"):
+        folder = cli.new_folder("a")
+        assert folder.as_posix() == expected
+        folder.mkdir(parents=True)
+
+
+def test_loading_what_is_no_run(rows, save, tmp_path):
+    with pytest.raises(ConfigError, match="give a run's folder"):
+        load(tmp_path)
+    config = quick(save(rows), tmp_path / "run", baselines=False).config.to_json()
+    newer = config | {"model": config["model"] | {"flavour": "sweet"}}
+    with pytest.raises(ConfigError, match="flavour"):
+        RunConfig.from_json(newer)
+    del config["labels"]
+    with pytest.raises(ConfigError, match="labels"):
+        RunConfig.from_json(config)

@@ -1,0 +1,121 @@
+"""The demonstrations: the files are what they claim, and the models learn what they should."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from fastrnn.fusion import demo, fit, read_manifest
+from fastrnn.fusion.experiment import variants
+from fastrnn.fusion.log import Log
+from fastrnn.fusion.media import log_mel, read_audio
+from fastrnn.fusion.tasks import claim_check, cued_recall
+from fastrnn.fusion.train import train
+
+QUIET = Console(quiet=True)
+
+
+def test_cued_recall_bounds():
+    pictures, memoryless = cued_recall.bounds()
+    # 20,000 rows of 8 steps, each within 0 and 1: a standard error below 0.002
+    assert pictures == pytest.approx(cued_recall.PICTURE_BOUND, abs=0.004)
+    assert memoryless == pytest.approx(cued_recall.NO_MEMORY_BOUND, abs=0.004)
+
+
+def test_cued_recall_files_hold_the_answers(tmp_path):
+    """The answer follows from the files: the digit of the last step with a high tone."""
+    manifest = read_manifest(cued_recall.write(tmp_path, 0, {"train": 40, "val": 10, "test": 10}))
+    values = {}  # of each picture, from the steps that remember it
+    config = demo.DEMOS[cued_recall.NAME].data
+    for row in manifest.rows:
+        wave = read_audio(row.audio, config)
+        answer = None
+        for step, part in enumerate(wave.chunk(row.steps)):
+            energy = log_mel(part, config).exp().mean(0)
+            if energy[10:].sum() > energy[:10].sum():  # band 10 of 20 begins at 1300 Hz
+                answer = values.setdefault(row.images[step], row.label[step])
+            assert row.label[step] == answer
+
+
+def test_cued_recall_pictures_are_disjoint(tmp_path):
+    manifest = read_manifest(cued_recall.write(tmp_path, 0, {"train": 99, "val": 99, "test": 99}))
+    seen: dict = {}
+    for row in manifest.rows:
+        for path in row.images:
+            assert seen.setdefault(path, row.split) == row.split
+            assert path.name.startswith(row.split)
+
+
+def test_claim_check_tells_nothing_by_halves(tmp_path):
+    manifest = read_manifest(claim_check.write(tmp_path, 0, {"train": 400, "val": 40, "test": 40}))
+    pictures, texts = Counter(), Counter()
+    for row in manifest.rows:
+        sign = 1 if row.label == "true" else -1
+        pictures[row.images[0]] += sign
+        texts[row.split, row.text] += sign
+    assert not any(pictures.values())
+    assert not any(texts.values())
+
+
+def test_learns_cued_recall(tmp_path):
+    """Half the demo's training rows; the figures to reach are those of the whole."""
+    rows = {"train": 2000, "val": 100, "test": 1200}
+    run = demo.run_demo(cued_recall.NAME, tmp_path / "run", 0, rows, console=QUIET)
+    accuracy = {each.name: each.judged.accuracy for each in run.trained}
+    assert accuracy.pop("fusion") >= 0.92
+    assert set(accuracy) == {"image only", "audio only", "late", "no recurrence"}
+    assert max(accuracy.values()) <= 0.42
+    assert {each.name for each in run.folder.iterdir()} == {
+        "config.json",
+        "curves.png",
+        "data",
+        "metrics.jsonl",
+        "model.safetensors",
+    }
+
+
+def claim_check_run(folder, rows, epochs):
+    chosen = demo.DEMOS[claim_check.NAME]
+    (folder / "data").mkdir()
+    manifest = read_manifest(chosen.write(folder / "data", 0, rows))
+    training = replace(chosen.training, epochs=epochs)
+    return fit(
+        manifest, folder / "run", chosen.data, training, chosen.options, False, console=QUIET
+    )
+
+
+def test_learns_claim_check(tmp_path):
+    """Three quarters of the demo's rows and epochs; the figures to reach are those of the whole.
+
+    One epoch is enough to judge the others: a picture, and a sentence, is as often true as false,
+    so no training takes them from one half.
+    """
+    run = claim_check_run(tmp_path, {"train": 12_000, "val": 200, "test": 2000}, 6)
+    assert run.trained[0].judged.accuracy >= 0.93
+    training = replace(run.config.train, epochs=1)
+    with Log(tmp_path / "others.jsonl", QUIET) as log:
+        for name, config in variants(run.config.model).items():
+            if name in ("image only", "text only", "late"):
+                other = train(name, config, training, run.examples, log)
+                assert 0.45 <= other.judged.accuracy <= 0.55
+
+
+@pytest.mark.slow
+def test_learns_claim_check_at_its_own_size(tmp_path):
+    run = demo.run_demo(claim_check.NAME, tmp_path / "run", 0, console=QUIET)
+    accuracy = {each.name: each.judged.accuracy for each in run.trained}
+    assert accuracy["fusion"] >= 0.95
+    for name in ("image only", "text only", "late"):
+        assert 0.45 <= accuracy[name] <= 0.55
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_learns_cued_recall_at_its_own_size(tmp_path, seed):
+    run = demo.run_demo(cued_recall.NAME, tmp_path / "run", seed, console=QUIET)
+    accuracy = {each.name: each.judged.accuracy for each in run.trained}
+    assert accuracy.pop("fusion") >= 0.95
+    assert max(accuracy.values()) <= 0.42
