@@ -1,6 +1,8 @@
 // Chooses the instruction set, once, and how the work is cut.
 #include "cpu.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 
@@ -42,6 +44,17 @@ const InstructionSet& selected() {
   return *set;
 }
 
+int64_t second_cache_bytes() {
+  static const int64_t bytes = [] {
+    int64_t bytes = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return bytes > 0 ? bytes : 1 << 20;  // some machines do not tell
+  }();
+  return bytes;
+}
+
 }  // namespace
 
 Plan make_plan(const Problem& p, int64_t threads) {
@@ -50,19 +63,22 @@ Plan make_plan(const Problem& p, int64_t threads) {
   constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 18, packing_minimum = 1 << 17;
   // Rows that share one reading of W_hh in a step, and keep a tile's state small.
   constexpr int64_t tile_rows = 64;
-
   // A function of T alone, so that a row's result depends neither on the batch nor on the threads.
   constexpr int64_t few_steps = 4;
 
   const int64_t step = p.B * p.G * p.H * p.H;
   Plan plan;
+  plan.few_steps = p.T <= few_steps;
   plan.parallel = threads > 1 && p.T * step >= call_minimum;
   plan.parallel_packing = plan.parallel && p.G * p.H * p.H >= packing_minimum;
   const int64_t wanted = plan.parallel ? (threads + p.G - 1) / p.G : 1;
   plan.tiles = std::max<int64_t>({1, wanted, (p.B + tile_rows - 1) / tile_rows});
   plan.tiles = std::min(plan.tiles, std::max<int64_t>(1, p.B));
-  plan.share_step = plan.parallel && p.G * p.B < 4 * threads && p.B * p.H * p.H >= step_minimum;
-  plan.few_steps = p.T <= few_steps;
+  // Threads that share a step read W_hh once between them, threads with their own rows once each:
+  // where it comes from beyond the second cache, that outweighs more rows.
+  const int64_t weight_bytes = p.H * p.H * (p.dtype == DType::float64 ? 8 : 4);
+  const int64_t few_rows = (weight_bytes > second_cache_bytes() ? 32 : 4) * threads;
+  plan.share_step = plan.parallel && p.G * p.B < few_rows && p.B * p.H * p.H >= step_minimum;
   return plan;
 }
 

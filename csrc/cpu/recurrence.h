@@ -98,6 +98,19 @@ inline void each_vector(int64_t H, F f) {
       [=](Element* p, Stored v) { __builtin_memcpy(p + j, &v, bytes); });
 }
 
+// The sum of a vector's elements, halving it.
+template <class A, class V>
+inline A reduce(V v) {
+  if constexpr (sizeof(V) == sizeof(A)) {
+    return bit_cast<A>(v);
+  } else {
+    typedef A Half __attribute__((vector_size(sizeof(V) / 2)));
+    Half halves[2];
+    __builtin_memcpy(halves, &v, sizeof(v));
+    return reduce<A>(halves[0] + halves[1]);
+  }
+}
+
 // One tile of z = state W_hh^T, from the rows of W_hh as they lie: z[r][c] = state[r] . w[c].
 template <class S, int rows, int columns>
 inline void tile_unpacked(const typename S::Compute* state, int64_t stride,
@@ -116,11 +129,7 @@ inline void tile_unpacked(const typename S::Compute* state, int64_t stride,
     }
   });
   for (int r = 0; r < rows; ++r)
-    for (int c = 0; c < columns; ++c) {
-      typename S::Compute total = 0;
-      for (int64_t l = 0; l < lanes<typename S::Compute>; ++l) total += sum[r][c][l];
-      z[r * stride + c] = total;
-    }
+    for (int c = 0; c < columns; ++c) z[r * stride + c] = reduce<typename S::Compute>(sum[r][c]);
 }
 
 // z = state W_hh^T for n rows and the columns [begin, end). For calls of so few steps that packing
@@ -129,16 +138,21 @@ template <class S>
 void multiply_unpacked(const typename S::Compute* state, int64_t stride,
                        const typename S::Element* w, int64_t H, int64_t begin, int64_t end,
                        int64_t n, typename S::Compute* z) {
-  const auto band = [&](auto rows, int64_t r) {
-    int64_t j = begin;
-    for (; j + 4 <= end; j += 4)
-      tile_unpacked<S, rows, 4>(state + r * stride, stride, w + j * H, H, z + r * stride + j);
-    for (; j < end; ++j)
-      tile_unpacked<S, rows, 1>(state + r * stride, stride, w + j * H, H, z + r * stride + j);
+  // Four rows of W_hh stay near while all rows of the state pass.
+  const auto each_row = [&](int64_t j, auto columns) {
+    const auto tile = [&](int64_t r, auto rows) {
+      tile_unpacked<S, rows, columns>(state + r * stride, stride, w + j * H, H,
+                                      z + r * stride + j);
+    };
+    int64_t r = 0;
+    if constexpr (VECTOR_REGISTERS == 32)
+      for (; r + 4 <= n; r += 4) tile(r, std::integral_constant<int, 4>{});
+    for (; r + 2 <= n; r += 2) tile(r, std::integral_constant<int, 2>{});
+    if (r < n) tile(r, std::integral_constant<int, 1>{});
   };
-  int64_t r = 0;
-  for (; r + 2 <= n; r += 2) band(std::integral_constant<int, 2>{}, r);
-  if (r < n) band(std::integral_constant<int, 1>{}, r);
+  int64_t j = begin;
+  for (; j + 4 <= end; j += 4) each_row(j, std::integral_constant<int, 4>{});
+  for (; j < end; ++j) each_row(j, std::integral_constant<int, 1>{});
 }
 
 template <class S, Activation activation>

@@ -171,7 +171,6 @@ recurrence = _register("recurrence", dispatch.forward, dispatch.backward)
 recurrence_reference = _register("recurrence_reference", reference.forward, reference.backward)
 
 
-
 def _in_place(
     pre: Tensor,
     weight_hh: Tensor,
