@@ -1,0 +1,71 @@
+"""The gradient of weight_hh: one matrix product over all steps, after the backward's loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def weight_gradient(
+    dz: Tensor,  # as out
+    out: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
+    h0: Tensor,  # [B, G, H]
+    lengths: Tensor | None,  # [B]
+    offsets: Tensor | None,  # [T]
+    reverse_from: int,
+) -> Tensor:
+    """dW_hh = sum over t and b of dz_t h_{t-1}^T: [G, H, H]."""
+    if reverse_from == 0 or reverse_from >= h0.shape[1]:
+        return _weight_gradient(dz, out, h0, lengths, offsets, reverse_from == 0)
+    parts = []
+    for reverse, g in enumerate((slice(None, reverse_from), slice(reverse_from, None))):
+        tensors = dz[..., g, :], out[..., g, :], h0[:, g]
+        parts.append(_weight_gradient(*tensors, lengths, offsets, bool(reverse)))
+    return torch.cat(parts)
+
+
+def _weight_gradient(
+    dz: Tensor,
+    out: Tensor,
+    h0: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    reverse: bool,
+) -> Tensor:
+    if offsets is not None and lengths is not None:
+        index = _previous_rows(offsets, lengths, out.shape[0], reverse)
+        return _outer(dz, torch.cat((out, h0)).index_select(0, index))
+    # The state before a row's first step is h0; before every other, a row of out: no copy.
+    if not reverse:
+        first, rest, previous = dz[0], dz[1:], out[:-1]
+    else:
+        first, rest, previous = dz[-1], dz[:-1], out[1:]
+        if lengths is not None:
+            last = (lengths.long() - 1).clamp(0, dz.shape[0] - 1)
+            first = dz[last, torch.arange(dz.shape[1], device=dz.device)]
+    gradient = _outer(first, h0)
+    if rest.shape[0] == 0:
+        return gradient
+    # Not flatten: reshape can be batched, as torch.autograd.grad(is_grads_batched=True) needs.
+    rest, previous = (x.reshape(-1, *x.shape[2:]) for x in (rest, previous))
+    return _outer(rest, previous, plus=gradient)
+
+
+def _outer(dz: Tensor, h: Tensor, plus: Tensor | None = None) -> Tensor:
+    """Sum of dz h^T over rows, and `plus`: [N, G, H], [N, G, K], [G, H, K] -> [G, H, K]."""
+    if dz.shape[1] == 1:  # a plain matrix product is faster than a batch of one
+        dz, h = dz[:, 0].mT, h[:, 0]
+        return (dz @ h if plus is None else torch.addmm(plus[0], dz, h))[None]
+    dz, h = dz.permute(1, 2, 0), h.transpose(0, 1)
+    return dz @ h if plus is None else torch.baddbmm(plus, dz, h)
+
+
+def _previous_rows(offsets: Tensor, lengths: Tensor, size: int, reverse: bool) -> Tensor:
+    """For every packed row, the row that holds its previous state in cat((out, h0)): [N]."""
+    row = torch.arange(size, device=offsets.device)
+    t = torch.searchsorted(offsets, row, right=True) - 1
+    b = row - offsets[t]
+    if not reverse:
+        return torch.where(t > 0, offsets[(t - 1).clamp(min=0)] + b, size + b)
+    later = (t + 1).clamp(max=offsets.shape[0] - 1)
+    return torch.where(t + 1 < lengths[b], offsets[later] + b, size + b)
