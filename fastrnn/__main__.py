@@ -9,7 +9,7 @@ from ._version import __version__
 
 USAGE = """\
 usage: fastrnn                    which backends this machine can use, or why not, and their speed
-       fastrnn COMMAND [OPTIONS]  build, train and explain a multimodal model (fastrnn.fusion)
+       fastrnn COMMAND [OPTIONS]  train a multimodal model (fastrnn.fusion)
        fastrnn --help | --version
 """
 
