@@ -89,14 +89,25 @@ def rnn(
     Returns:
         output, [T, B, D·H] or [N, D·H], of the last layer; and h_n [D·L, B, H].
 
+    Raises:
+        ValueError: the weights are not as many as they should be, or offsets came alone.
+
     Under autocast everything is computed and returned in the autocast dtype.
     """
-    if _autocasting(input):
-        input, h0, *weights = _autocast(input, h0, *weights)
     directions = 2 if bidirectional else 1
     per_direction = 4 if bias else 2
+    if len(weights) != num_layers * directions * per_direction:
+        raise ValueError(
+            f"{num_layers} layers of {directions} directions have {per_direction} weights each: "
+            f"{num_layers * directions * per_direction} were expected, got {len(weights)}"
+        )
+    if offsets is not None and lengths is None:
+        raise ValueError("offsets describe packed rows and need lengths beside them")
+    if _autocasting(input):
+        input, h0, *weights = _autocast(input, h0, *weights)
     hidden_size = weights[1].shape[0]
     batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
+    one_step = not bidirectional and lengths is None and input.shape[0] == 1 and _unfused(input)
     last_states = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
@@ -106,11 +117,17 @@ def rnn(
             weights[first : first + directions * per_direction], per_direction
         )
         if h0 is None:
-            h = input.new_zeros(batch, directions, hidden_size)
-        else:  # [D, B, H] -> [B, D, H]
-            h = h0[layer * directions : (layer + 1) * directions].transpose(0, 1)
+            h = input.new_zeros(directions, batch, hidden_size)
+        else:
+            h = h0[layer * directions : (layer + 1) * directions]
         pre = F.linear(input, weight_ih, total_bias)
+        if one_step:
+            act = reference.ACTIVATIONS[activation]
+            input = act(pre + F.linear(h, weights[first + 1]))
+            last_states.append(input)
+            continue
         pre = pre.unflatten(-1, (directions, hidden_size))
+        h = h.transpose(0, 1)  # [D, B, H] -> [B, D, H]
         if offsets is None and _may_overwrite(pre):
             out = pre
             h_n = _operators.recurrence_(pre, weight_hh, h, lengths, activation, 1)
@@ -118,7 +135,17 @@ def rnn(
             out, h_n = _apply(pre, weight_hh, h, lengths, offsets, activation, 1)
         input = out.flatten(-2)
         last_states.append(h_n.transpose(0, 1))
-    return input, last_states[0].contiguous() if num_layers == 1 else torch.cat(last_states)
+    if num_layers == 1 and not one_step:
+        return input, last_states[0].contiguous()
+    return input, torch.cat(last_states)  # a copy: after one step, h_n is not to be the output
+
+
+def _unfused(input: Tensor) -> bool:
+    """Whether torch's own operations serve a single step best: there is no loop to fuse.
+
+    In half precision they would round more often than the kernels do.
+    """
+    return input.dtype.itemsize > 2 and dispatch.requested() == "auto"
 
 
 def _merge_directions(
