@@ -20,6 +20,9 @@ from fastrnn.ops import cpp
 
 from .cases import CPU_SHAPES, STEPS, Shape
 
+GRID_B = (1, 2, 4, 8, 16, 32, 64, 128)
+GRID_H = (8, 16, 32, 64, 100, 128, 200, 256, 384, 512, 768, 1024)
+
 
 def seconds(run: Callable[[], object], calls: int) -> float:
     """Seconds a call takes, over `calls` in a row."""
@@ -56,10 +59,32 @@ def compare(shape: Shape, step: str, budget: float) -> tuple[float, float, float
     return best[0], best[1], statistics.median(theirs / mine for theirs, mine in turns)
 
 
+def table(budget: float) -> None:
+    """The CPU shapes, a line each."""
+    print(f"{'(T, B, I, H)':24}{'step':12}{'nn.RNN':>10}{'FusedRNN':>10}{'ratio':>8}")
+    for shape in CPU_SHAPES:
+        for step in STEPS:
+            peer, ours, ratio = compare(shape, step, budget)
+            print(f"{shape!s:24}{step:12}{peer:10.3f}{ours:10.3f}{ratio:7.2f}x", flush=True)
+
+
+def grid(steps: int, budget: float) -> None:
+    """The ratios over batch and hidden size, where the losing shapes show."""
+    for step in STEPS:
+        print(f"\nratio, {step}, T = {steps}, I = H\n  B\\H" + "".join(f"{H:7}" for H in GRID_H))
+        for B in GRID_B:
+            print(f"{B:5}", end="")
+            for H in GRID_H:
+                ratio = compare(Shape(steps, B, H, H), step, budget)[2]
+                print(f"{ratio:7.2f}", end="", flush=True)
+            print()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--budget", type=float, default=2.0, help="seconds for each measurement")
+    parser.add_argument("--budget", type=float, help="seconds for each measurement")
     parser.add_argument("--threads", type=int, help="torch's threads (default: as torch chose)")
+    parser.add_argument("--grid", type=int, metavar="T", help="ratios over B and H at T steps")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -68,11 +93,10 @@ def main() -> None:
         f"torch {torch.__version__}, float32, {torch.get_num_threads()} threads, "
         f"{cpp.detail()}; milliseconds, best of many; ratio: median over turns\n"
     )
-    print(f"{'(T, B, I, H)':24}{'step':12}{'nn.RNN':>10}{'FusedRNN':>10}{'ratio':>8}")
-    for shape in CPU_SHAPES:
-        for step in STEPS:
-            peer, ours, ratio = compare(shape, step, arguments.budget)
-            print(f"{shape!s:24}{step:12}{peer:10.3f}{ours:10.3f}{ratio:7.2f}x", flush=True)
+    if arguments.grid:
+        grid(arguments.grid, arguments.budget or 0.3)
+    else:
+        table(arguments.budget or 2.0)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def rnn(
         input, h0, *weights = _autocast(input, h0, *weights)
     hidden_size = weights[1].shape[0]
     batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
-    one_step = not bidirectional and lengths is None and input.shape[0] == 1 and _unfused(input)
+    unfused = not bidirectional and lengths is None and _is_short(input)
     last_states = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
@@ -121,10 +121,13 @@ def rnn(
         else:
             h = h0[layer * directions : (layer + 1) * directions]
         pre = F.linear(input, weight_ih, total_bias)
-        if one_step:
-            act = reference.ACTIVATIONS[activation]
-            input = act(pre + F.linear(h, weights[first + 1]))
-            last_states.append(input)
+        if unfused:
+            act, states = reference.ACTIVATIONS[activation], []
+            for step in pre.split(1) if pre.shape[0] > 1 else (pre,):
+                h = act(step + F.linear(h, weights[first + 1]))
+                states.append(h)
+            input = torch.cat(states) if len(states) > 1 else h
+            last_states.append(h)
             continue
         pre = pre.unflatten(-1, (directions, hidden_size))
         h = h.transpose(0, 1)  # [D, B, H] -> [B, D, H]
@@ -135,17 +138,24 @@ def rnn(
             out, h_n = _apply(pre, weight_hh, h, lengths, offsets, activation, 1)
         input = out.flatten(-2)
         last_states.append(h_n.transpose(0, 1))
-    if num_layers == 1 and not one_step:
+    if num_layers == 1 and last_states[0] is not input:
         return input, last_states[0].contiguous()
-    return input, torch.cat(last_states)  # a copy: after one step, h_n is not to be the output
+    return input, torch.cat(last_states)
 
 
-def _unfused(input: Tensor) -> bool:
-    """Whether torch's own operations serve a single step best: there is no loop to fuse.
+#: Up to so many steps recording the fused loop's gradient costs more than fusing saves.
+_SHORT = 3
+
+
+def _is_short(input: Tensor) -> bool:
+    """Whether torch's own operations serve so few steps as well as a fused loop, or better.
 
     In half precision they would round more often than the kernels do.
     """
-    return input.dtype.itemsize > 2 and dispatch.requested() == "auto"
+    if input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
+        return False
+    recording = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return input.shape[0] <= (_SHORT if recording else 1)
 
 
 def _merge_directions(

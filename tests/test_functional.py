@@ -92,16 +92,17 @@ def test_inactive_rows_are_zero_and_keep_their_state() -> None:
         assert torch.equal(h_n[b, 1], out[0, b, 1] if length else given["h0"][b, 1])  # type: ignore[index]
 
 
-@pytest.mark.parametrize("lengths", [None, torch.tensor([1, 1])])
+@pytest.mark.parametrize("lengths", [None, torch.tensor([4, 4])])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_one_step(lengths: torch.Tensor | None, dtype: torch.dtype) -> None:
-    """A single step may take another way; it comes to the same, and h_n is memory of its own."""
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_few_steps(lengths: torch.Tensor | None, dtype: torch.dtype, steps: int) -> None:
+    """They may take another way; it comes to the same, and h_n is memory of its own."""
     peer = nn.RNN(3, 4, num_layers=2, nonlinearity="relu", dtype=dtype)
     weights = list(peer.parameters())
-    x, h0 = torch.randn(1, 2, 3, dtype=dtype), torch.randn(2, 2, 4, dtype=dtype)
+    x, h0 = torch.randn(steps, 2, 3, dtype=dtype), torch.randn(2, 2, 4, dtype=dtype)
     options = {"num_layers": 2, "activation": "relu", "lengths": lengths}
-    # Two layers, each of which nn.RNN rounds to half precision three times.
-    bounds = {"rtol": 0, "atol": 6 * 2.0**-8 * 4 if dtype == torch.bfloat16 else 1e-12}
+    # Two layers, each of which nn.RNN rounds to half precision three times a step.
+    bounds = {"rtol": 0, "atol": 6 * steps * 2.0**-8 * 4 if dtype == torch.bfloat16 else 1e-12}
     for hx in (h0, None):
         output, h_n = functional.rnn(x, hx, weights, **options)  # type: ignore[arg-type]
         for actual, expected in zip((output, h_n), peer(x, hx), strict=True):
