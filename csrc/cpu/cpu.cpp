@@ -63,12 +63,10 @@ Plan make_plan(const Problem& p, int64_t threads) {
   constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 18, packing_minimum = 1 << 17;
   // Rows that share one reading of W_hh in a step, and keep a tile's state small.
   constexpr int64_t tile_rows = 64;
-  // A function of T alone, so that a row's result depends neither on the batch nor on the threads.
-  constexpr int64_t few_steps = 4;
-
   const int64_t step = p.B * p.G * p.H * p.H;
   Plan plan;
-  plan.few_steps = p.T <= few_steps;
+  // Packing W_hh costs as much as the better layout saves in H / 4 products of a row, measured.
+  plan.packing = 4 * p.T * p.B > p.H;
   plan.parallel = threads > 1 && p.T * step >= call_minimum;
   plan.parallel_packing = plan.parallel && p.G * p.H * p.H >= packing_minimum;
   const int64_t wanted = plan.parallel ? (threads + p.G - 1) / p.G : 1;

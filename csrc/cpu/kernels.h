@@ -33,7 +33,7 @@ struct Plan {
   bool parallel;          // worth waking the threads for
   bool parallel_packing;  // so is packing W_hh
   bool share_step;        // the threads share each step, rather than the batch
-  bool few_steps;         // not worth packing W_hh for
+  bool packing;           // W_hh is worth packing
   int64_t tiles;          // of batch rows, in each group
 };
 

@@ -7,8 +7,8 @@
 //   forward:  state = h_{t-1},   W = W_hh^T,  h_t  = act(pre_t + z)
 //   backward: state = dz_{t+1},  W = W_hh,    dz_t = (dout_t + z) act'(h_t)
 //
-// Every element of z is one sum over k in ascending order, whatever the tiling: a row's result
-// does not depend on the batch around it, nor on the number of threads.
+// Every element of z is one sum over k in ascending order, whatever the tiling: the result does not
+// depend on the number of threads.
 
 // Rows and vectors of z held in registers by one pass over k. With 16 registers, 6 x 2 sums, two
 // vectors of W and one element of the state just fit; with 32, 8 x 2 leaves loads enough to feed
@@ -119,12 +119,12 @@ inline void tile_unpacked(const typename S::Compute* state, int64_t stride,
   V sum[rows][columns] = {};
   each_vector<S>(H, [&](int64_t k, auto load_row, auto) {
     V h[rows];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) h[r] = load<V>(state + r * stride + k);
 #pragma GCC unroll 4
     for (int c = 0; c < columns; ++c) {
       const V row = load_row(w + c * H);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < rows; ++r) sum[r][c] += h[r] * row;
     }
   });
@@ -132,8 +132,8 @@ inline void tile_unpacked(const typename S::Compute* state, int64_t stride,
     for (int c = 0; c < columns; ++c) z[r * stride + c] = reduce<typename S::Compute>(sum[r][c]);
 }
 
-// z = state W_hh^T for n rows and the columns [begin, end). For calls of so few steps that packing
-// W would cost more than it saves. The state's padding must be finite: it meets zeros.
+// z = state W_hh^T for n rows and the columns [begin, end). For calls of so little work that
+// packing W would cost more than it saves. The state's padding must be finite: it meets zeros.
 template <class S>
 void multiply_unpacked(const typename S::Compute* state, int64_t stride,
                        const typename S::Element* w, int64_t H, int64_t begin, int64_t end,
@@ -146,7 +146,7 @@ void multiply_unpacked(const typename S::Compute* state, int64_t stride,
     };
     int64_t r = 0;
     if constexpr (VECTOR_REGISTERS == 32)
-      for (; r + 4 <= n; r += 4) tile(r, std::integral_constant<int, 4>{});
+      for (; r + 6 <= n; r += 6) tile(r, std::integral_constant<int, 6>{});
     for (; r + 2 <= n; r += 2) tile(r, std::integral_constant<int, 2>{});
     if (r < n) tile(r, std::integral_constant<int, 1>{});
   };
@@ -327,7 +327,7 @@ void run(const Pass& pass, const Threads& threads) {
   };
 
   // The backward reads W_hh's rows as they lie, so packing costs it little.
-  const bool packing = Pass::against_time || !plan.few_steps;
+  const bool packing = Pass::against_time || plan.packing;
   const int64_t blocks = (p.H + L - 1) / L, size = blocks * p.H * L;
   Buffer<A> packed(packing ? p.G * size : 0);
   if (packing)
