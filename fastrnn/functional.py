@@ -13,6 +13,9 @@ from .ops import recurrence as _operators
 
 __all__ = ["recurrence", "rnn"]
 
+_OFFSETS_ALONE = "offsets describe packed rows and need lengths beside them"
+_UNKNOWN_ACTIVATION = "activation must be 'tanh' or 'relu', got {!r}"
+
 
 def recurrence(
     pre: Tensor,
@@ -90,7 +93,8 @@ def rnn(
         output, [T, B, D·H] or [N, D·H], of the last layer; and h_n [D·L, B, H].
 
     Raises:
-        ValueError: the weights are not as many as they should be, or offsets came alone.
+        ValueError: the weights are not as many as they should be, offsets came alone, or there is
+            no such activation.
 
     Under autocast everything is computed and returned in the autocast dtype.
     """
@@ -102,7 +106,9 @@ def rnn(
             f"{num_layers * directions * per_direction} were expected, got {len(weights)}"
         )
     if offsets is not None and lengths is None:
-        raise ValueError("offsets describe packed rows and need lengths beside them")
+        raise ValueError(_OFFSETS_ALONE)
+    if activation not in reference.ACTIVATIONS:
+        raise ValueError(_UNKNOWN_ACTIVATION.format(activation))
     if _autocasting(input):
         input, h0, *weights = _autocast(input, h0, *weights)
     hidden_size = weights[1].shape[0]
@@ -122,11 +128,7 @@ def rnn(
             h = h0[layer * directions : (layer + 1) * directions]
         pre = F.linear(input, weight_ih, total_bias)
         if unfused:
-            act, states = reference.ACTIVATIONS[activation], []
-            for step in pre.split(1) if pre.shape[0] > 1 else (pre,):
-                h = act(step + F.linear(h, weights[first + 1]))
-                states.append(h)
-            input = torch.cat(states) if len(states) > 1 else h
+            input, h = _step_by_step(pre, h, weights[first + 1], activation)
             last_states.append(h)
             continue
         pre = pre.unflatten(-1, (directions, hidden_size))
@@ -141,6 +143,21 @@ def rnn(
     if num_layers == 1 and last_states[0] is not input:
         return input, last_states[0].contiguous()
     return input, torch.cat(last_states)
+
+
+def _step_by_step(
+    pre: Tensor, h: Tensor, weight_hh: Tensor, activation: str
+) -> tuple[Tensor, Tensor]:
+    """One direction in torch's own operations: pre [T, B, H], h [1, B, H] -> out, h_n."""
+    act = reference.ACTIVATIONS[activation]
+    if pre.shape[0] == 1:
+        h = act(pre + F.linear(h, weight_hh))
+        return h, h
+    states = []
+    for step in pre.split(1):
+        h = act(step + F.linear(h, weight_hh))
+        states.append(h)
+    return torch.cat(states), h
 
 
 #: Up to so many steps recording the fused loop's gradient costs more than fusing saves.
@@ -260,10 +277,10 @@ def _check(
         if other is not None and other.device != pre.device:
             raise ValueError(f"{name} must be on pre's device {pre.device}, got {other.device}")
     if packed and lengths is None:
-        raise ValueError("offsets describe packed rows and need lengths beside them")
+        raise ValueError(_OFFSETS_ALONE)
     if lengths is not None and lengths.shape[0] != batch:
         raise ValueError(f"lengths must be [B] = [{batch}], got {list(lengths.shape)}")
     if activation not in reference.ACTIVATIONS:
-        raise ValueError(f"activation must be 'tanh' or 'relu', got {activation!r}")
+        raise ValueError(_UNKNOWN_ACTIVATION.format(activation))
     if not 0 <= reverse_from <= groups:
         raise ValueError(f"reverse_from must be between 0 and G = {groups}, got {reverse_from}")

@@ -112,7 +112,11 @@ def test_few_steps(lengths: torch.Tensor | None, dtype: torch.dtype, steps: int)
 
 @pytest.mark.parametrize(
     ("changed", "message"),
-    [({"num_layers": 2}, "8 were expected, got 4"), ({"offsets": torch.zeros(1)}, "need lengths")],
+    [
+        ({"num_layers": 2}, "8 were expected, got 4"),
+        ({"offsets": torch.zeros(1)}, "need lengths"),
+        ({"activation": "sigmoid"}, "'sigmoid'"),
+    ],
 )
 def test_rnn_refuses(changed: dict[str, object], message: str) -> None:
     weights = list(nn.RNN(3, 4).parameters())
