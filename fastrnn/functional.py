@@ -222,8 +222,10 @@ def _apply(
 
 
 def _autocasting(tensor: Tensor) -> bool:
+    # Of the meta device torch raises; and torch.amp.is_autocast_available, which would tell, is
+    # beyond torch.compile in torch 2.10.
     device = tensor.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def _autocast(*tensors: Tensor | None) -> list[Tensor]:

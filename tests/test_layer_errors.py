@@ -44,6 +44,9 @@ def test_construction(case):
     args, kwargs = CONSTRUCTIONS[case]
     kind, words = outcome(lambda: FusedRNN(*args, **kwargs))
     expected_kind, expected_words = outcome(lambda: nn.RNN(*args, **kwargs))
+    if expected_kind is nn.RNN:  # torch 2.10 lets some of these pass
+        assert kind is FusedRNN
+        return
     assert issubclass(kind, Exception)
     assert kind is expected_kind
     if "__init__() missing" in words:  # Python names the class and lists the same arguments
