@@ -1,6 +1,7 @@
 """What `import fastrnn` brings in, and that it works with no extension."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -59,6 +60,35 @@ def test_import_leaves_alone_what_is_not_needed_yet(new_modules, module):
 
 def test_works_and_says_so_once_without_the_extension():
     assert python(WITHOUT_EXTENSION) == "(5, 2, 4) 1 True\n"
+
+
+REFUSED_EXTENSION = """
+import warnings
+import torch, fastrnn
+
+rnn = fastrnn.FusedRNN(3, 4)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for gradient in (True, False):
+        with torch.set_grad_enabled(gradient):
+            out, _ = rnn(torch.randn(5, 2, 3))
+reason = fastrnn.report()[1].reason
+told = str(caught[0].message)
+print(tuple(out.shape), len(caught), "FASTRNN_CPU='mmx'" in reason, reason in told)
+"""
+
+
+@pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
+def test_an_extension_that_is_refused_serves_nothing(monkeypatch):
+    monkeypatch.setenv("FASTRNN_CPU", "mmx")
+    monkeypatch.setenv("PYTHONWARNINGS", "error::UserWarning:torch.library")
+    assert python(REFUSED_EXTENSION) == "(5, 2, 4) 1 True True\n"
+
+
+@pytest.mark.skipif(os.environ.get("FASTRNN_BUILD") != "cpp", reason="no extension was asked for")
+def test_an_extension_that_was_asked_for_is_there():
+    """Where it is not, many tests are skipped: continuous integration must not take that."""
+    assert cpp.unusable() is None
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ def unusable() -> str | None:
     if built != __version__:
         return f"built for fastrnn {built}, but this is {__version__}: build it again"
     return None
+
+
+def is_loaded() -> bool:
+    """Whether the extension is in this process, usable or not."""
+    return sys.modules.get("fastrnn._C") is not None
 
 
 @functools.cache

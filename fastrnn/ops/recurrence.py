@@ -12,6 +12,7 @@ operators, ``fastrnn::recurrence_reference``, is the same served by the referenc
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -162,7 +163,19 @@ LIBRARY.define(
     "str activation, int reverse_from) -> Tensor h_n"
 )
 LIBRARY.impl("recurrence_", _without_autocast(_in_place), "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "fastrnn::recurrence_", lambda pre, weight_hh, h0, *_: h0.new_empty(h0.shape), lib=LIBRARY
+)
 recurrence_ = torch.ops.fastrnn.recurrence_.default
 
-# Loading the extension registers its kernels for CPU tensors.
-cpp.unusable()
+# Loading the extension registers its kernels for CPU tensors, before it can be asked whether it is
+# the right one. The wrong one is overruled.
+if cpp.unusable() is not None and cpp.is_loaded():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel")
+        for _name, _implementation in (
+            ("recurrence", dispatch.forward),
+            ("recurrence_backward", dispatch.backward),
+            ("recurrence_", _in_place),
+        ):
+            LIBRARY.impl(_name, _without_autocast(_implementation), "CPU")

@@ -97,6 +97,13 @@ def test_opcheck(layout: str, dtype: torch.dtype) -> None:
     )
 
 
+def test_opcheck_in_place() -> None:
+    pre, weight_hh, h0, lengths, _ = Problem(4, 3, 2, 5, "lengths").tensors()
+    arguments = (pre, weight_hh, h0, lengths, "tanh", 1)
+    checks = ("test_schema", "test_faketensor")  # it is for calls that record no gradient
+    torch.library.opcheck(torch.ops.fastrnn.recurrence_.default, arguments, test_utils=checks)
+
+
 def test_only_the_gradients_asked_for() -> None:
     (pre, weight_hh, h0), _ = tensors(Problem(3, 2, 1, 2))
     out, _ = recurrence(pre, weight_hh.detach(), h0.detach())
