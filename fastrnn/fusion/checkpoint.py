@@ -19,6 +19,7 @@ from .model import FusionModel, LateModel, build
 from .text import load_tokenizer
 
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+FILES = (_CONFIG, _WEIGHTS, _TOKENIZER)
 
 
 def save(folder: Path, config: RunConfig, model: nn.Module, preprocessor: Preprocessor) -> None:

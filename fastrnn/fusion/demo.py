@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from . import experiment, plot, timing
+from . import checkpoint, experiment, plot, timing
 from .config import DataConfig, TrainConfig
 from .experiment import Run
 from .manifest import read_manifest
@@ -77,6 +77,7 @@ def run_demo(
     console.print(demo.about)
     console.print("[bold]A constructed probe: its figures say nothing about real data.[/bold]")
     start = time.perf_counter()
+    experiment.keep_what_is_there(folder, ("data", experiment.METRICS, *checkpoint.FILES))
     (folder / "data").mkdir(parents=True)
     manifest = demo.write(folder / "data", seed, rows)
     console.print(f"Wrote the files in {time.perf_counter() - start:.1f} s")

@@ -7,7 +7,7 @@ rows also train each modality alone, late fusion, and the fusion without its rec
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ from rich.table import Table
 from . import checkpoint, objective
 from .config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from .data import IGNORE, Examples, Preprocessor
+from .errors import ConfigError
 from .log import Log
 from .manifest import Manifest
 from .model import single
 from .split import split_rows
 from .train import Trained, train
+
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,12 @@ def fit(
         baselines: also train what the model is to be compared with.
 
     Raises:
-        FusionError: the manifest, one of its files or an option cannot be used.
+        FusionError: the manifest, one of its files or an option cannot be used, or the folder
+            holds a run already.
     """
     data, training = data or DataConfig(), training or TrainConfig()
     console = console or Console()
+    keep_what_is_there(folder, (METRICS, *checkpoint.FILES))
     parts = split_rows(manifest, training.seed)
     describe(manifest, parts, training.seed, console)
     start = time.perf_counter()
@@ -71,11 +76,22 @@ def fit(
     config = RunConfig(data, model, training, preprocessor.labels, dict(manifest.columns))
     folder.mkdir(parents=True, exist_ok=True)
     trained = []
-    with Log(folder / "metrics.jsonl", console) as log:
+    with Log(folder / METRICS, console) as log:
         for name, variant in variants(model, baselines).items():
             trained.append(train(name, variant, training, examples, log))
     checkpoint.save(folder, config, trained[0].model, preprocessor)
     return Run(folder, config, preprocessor, examples, trained)
+
+
+def keep_what_is_there(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a folder that has a file of these names: an earlier run is not to be overwritten.
+
+    Raises:
+        ConfigError: it has one.
+    """
+    for name in names:
+        if (folder / name).exists():
+            raise ConfigError(f"{folder} holds {name} already; choose another folder with --out")
 
 
 def describe(
