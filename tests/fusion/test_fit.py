@@ -122,7 +122,7 @@ def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path, capsys):
     path = save(rows)
     quick(path, tmp_path / "run", baselines=False)
     before = {each.name: each.read_bytes() for each in (tmp_path / "run").iterdir()}
-    with pytest.raises(ConfigError, match="holds metrics.jsonl already"):
+    with pytest.raises(ConfigError, match=r"holds metrics\.jsonl already"):
         quick(path, tmp_path / "run", baselines=False)
     assert cli.main(["demo", "claim-check", "--out", str(tmp_path / "run")]) == 2
     assert "choose another folder with --out" in capsys.readouterr().err
