@@ -10,6 +10,7 @@
 PYTHON ?= python3
 MARK ?= not slow and not gpu
 FLAGS ?=
+PYTEST := -n auto --maxprocesses 4 --benchmark-disable
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +23,9 @@ demo: $(VENV)/built
 	fastrnn demo cued-recall
 
 test: $(VENV)/built
-	python -m pytest tests -m "$(MARK)" -n auto --maxprocesses 4 --benchmark-disable
+	python -m pytest tests -m "$(MARK)" $(PYTEST)
+	TRITON_INTERPRET=1 python -m pytest tests/ops/triton/test_interpreter.py -m "$(MARK)" \
+	    $(PYTEST) || test $$? -eq 5  # none is so marked
 
 lint: $(VENV)/installed
 	ruff check .
@@ -41,7 +44,7 @@ $(VENV)/installed: constraints.txt pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	python -m pip install -c constraints.txt torch setuptools ninja pybind11
 	FASTRNN_BUILD=none python -m pip install -c constraints.txt --no-build-isolation \
-	    -e ".[fusion,onnx,bench,dev]"
+	    -e ".[fusion,onnx,triton,bench,dev]"
 	touch $@
 
 # A build that failed is tried again next time: there may be a compiler by then.

@@ -194,7 +194,7 @@ def _may_overwrite(pre: Tensor) -> bool:
     return not (
         torch.is_grad_enabled()
         or pre.is_complex()
-        or dispatch.requested() == "reference"
+        or dispatch.requested() in _operators.NAMED
         or torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
     )
@@ -214,11 +214,10 @@ def _apply(
         # The operator's backward is for real numbers; the reference's forward is differentiable
         # as it stands.
         if dispatch.requested() != "auto":
-            dispatch.select(pre)  # raises, unless the reference is what was asked for
+            dispatch.select(h0)  # raises, unless the reference is what was asked for
         return reference.forward(*arguments)
-    if dispatch.requested() == "reference":
-        return _operators.recurrence_reference(*arguments)
-    return _operators.recurrence(*arguments)
+    operator = _operators.NAMED.get(dispatch.requested(), _operators.recurrence)
+    return operator(*arguments)
 
 
 def _autocasting(tensor: Tensor) -> bool:

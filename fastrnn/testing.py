@@ -21,6 +21,14 @@ UNIT_ROUNDOFF = {
     torch.bfloat16: 2.0**-8,
 }
 
+#: What the matrix unit adds to the relative error of a product, by `fastrnn.ops.triton.table.MODES`.
+#: It cuts a float32 operand to the 10 bits of tf32. Three such products leave out that of what was
+#: cut off of both, and cut what was cut off of each once more.
+MATRIX_UNIT = {"half": 0.0, "tf32": 2 * 2.0**-10, "float32": 2 * 2.0**-20}
+
+#: The relative error of the hardware's tanh, by the same: PTX ISA, tanh.approx.f32.
+HARDWARE_TANH = {"half": 2.0**-11, "tf32": 2.0**-11, "float32": 0.0}
+
 #: Roundings of a step besides its sum: the activation or its derivative, the product with it.
 ACTIVATION_ROUNDINGS = 8
 
@@ -86,30 +94,39 @@ class Problem:
         return self.activation, min(self.reverse_from, self.groups)
 
 
-def tolerance(problem: Problem, scale: float) -> float:
+def tolerance(problem: Problem, scale: float, mode: str | None = None) -> float:
     """A bound on the absolute error of h or dz in any correct implementation.
 
     A step sums H products and one term more, none larger than `scale` in total, in the
     accumulation dtype: (H + 1) roundings at worst (Higham, Accuracy and Stability of Numerical
     Algorithms, section 3.1), and those of the activation; its result is stored with one rounding
     more. The weights of `Problem` do not amplify, so T steps give at most T times that.
+
+    On a GPU, `mode` says how the products are computed. The matrix unit cuts its sums off instead
+    of rounding them, which may double the error of each.
     """
     stored = UNIT_ROUNDOFF[problem.dtype]
     summed = UNIT_ROUNDOFF[reference.accumulation_dtype(problem.dtype)]
+    if mode is not None:
+        summed *= 2
+        stored += MATRIX_UNIT[mode] + HARDWARE_TANH[mode]
     step = stored + (problem.hidden + 1 + ACTIVATION_ROUNDINGS) * summed
     # Below float16's normal range rounding is absolute.
     smallest = 2.0**-25 if problem.dtype == torch.float16 else 0.0
     return problem.steps * (step * scale + smallest)
 
 
-def assert_close(actual: Tensor, expected: Tensor, problem: Problem, scale: float) -> None:
+def assert_close(
+    actual: Tensor, expected: Tensor, problem: Problem, scale: float, mode: str | None = None
+) -> None:
     """Assert that `actual`, of the problem's dtype, is as near the float64 `expected` as it must.
 
     Args:
         scale: a bound on the terms of a step's sum; see `tolerance`.
+        mode: how a GPU computed the products; see `tolerance`.
 
     Raises:
         AssertionError: it is not, or it has another shape or dtype.
     """
     assert actual.dtype == problem.dtype, actual.dtype
-    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance(problem, scale))
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance(problem, scale, mode))

@@ -83,6 +83,11 @@ def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     return torch.ops.fastrnn.recurrence.default(*arguments)
 
 
+def forward_(*arguments: Any) -> Tensor:
+    """The operator in place; see `fastrnn.ops.reference.forward_`."""
+    return torch.ops.fastrnn.recurrence_.default(*arguments)
+
+
 def backward(*arguments: Any) -> tuple[Tensor, Tensor]:
     """The operator's backward; see `fastrnn.ops.reference.backward`."""
     return torch.ops.fastrnn.recurrence_backward.default(*arguments)

@@ -1,26 +1,31 @@
 """Which backend serves a call, and why.
 
-A backend is a module with ``forward`` and ``backward`` (the arguments of the operator's schema),
-``unusable() -> reason | None`` for the machine and ``refuses(tensor) -> reason | None`` for a
-call. `AUTO` names, for each device type, the order in which ``auto`` asks them; a backend asked
-for by name serves the call or raises.
+A backend is a module with ``forward``, ``forward_`` and ``backward`` (the arguments of the
+operators' schemas), ``unusable() -> reason | None`` for the machine and ``refuses(state) -> reason
+| None`` for a call, of which the initial state [B, G, H] tells enough. `AUTO` names, for each
+device type, those that ``auto`` asks, in order; a backend asked for by name serves or raises.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 
-from . import cpp, reference
+from . import cpp, reference, triton
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "cpp": cpp}
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "cpp": cpp, "triton": triton}
 
-#: The order in which ``auto`` asks the backends, fastest first; the reference serves the rest.
-AUTO: dict[str, tuple[str, ...]] = {"cpu": ("cpp",)}
+#: Whom ``auto`` asks on a device, fastest first, and what it asks: why not? The reference serves
+#: the rest. Triton's kernels must have been proven on such a GPU.
+AUTO: dict[str, dict[str, Callable[[Tensor], str | None]]] = {
+    "cpu": {"cpp": cpp.refuses},
+    "cuda": {"triton": triton.untried},
+}
 
 _requested = "auto"
 _warned: set[str] = set()
@@ -35,7 +40,8 @@ class backend:
 
     Args:
         name: ``"auto"`` (the fastest that serves the call; where it must fall back to the
-            reference it says so once), ``"reference"`` or ``"cpp"`` (raises where it cannot serve).
+            reference it says so once), ``"reference"``, ``"cpp"`` or ``"triton"`` (each raises
+            where it cannot serve).
 
     Raises:
         ValueError: no backend has that name.
@@ -70,23 +76,27 @@ def requested() -> str:
     return _requested
 
 
-def select(tensor: Tensor) -> ModuleType:
-    """The backend that serves a call on tensors like this one."""
+def named(name: str, state: Tensor) -> ModuleType:
+    """The backend of that name, for a call with a state like this one; it serves or this raises."""
+    reason = BACKENDS[name].refuses(state)
+    if reason is not None:
+        raise RuntimeError(
+            f'the {name!r} backend cannot serve this call: {reason}; use fastrnn.backend("auto")'
+        )
+    return BACKENDS[name]
+
+
+def select(state: Tensor) -> ModuleType:
+    """The backend that serves a call with a state like this one, [B, G, H]."""
     if _requested != "auto":
-        reason = BACKENDS[_requested].refuses(tensor)
-        if reason is not None:
-            raise RuntimeError(
-                f"the {_requested!r} backend cannot serve this call: {reason}; "
-                'use fastrnn.backend("auto")'
-            )
-        return BACKENDS[_requested]
+        return named(_requested, state)
     why = []
-    for name in AUTO.get(tensor.device.type, ()):
-        reason = BACKENDS[name].unusable() or BACKENDS[name].refuses(tensor)
+    for name, refuses in AUTO.get(state.device.type, {}).items():
+        reason = BACKENDS[name].unusable() or refuses(state)
         if reason is None:
             return BACKENDS[name]
         why.append(f"{name}: {reason}")
-    _warn_once(tensor.device.type, "; ".join(why) or "no kernel serves this device yet")
+    _warn_once(state.device.type, "; ".join(why) or "no kernel serves this device yet")
     return reference
 
 
@@ -101,16 +111,26 @@ def _warn_once(device: str, reason: str) -> None:
         )
 
 
-def forward(pre: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+def forward(pre: Tensor, weight_hh: Tensor, h0: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     """The operator's implementation where no kernel is registered for the device itself."""
-    return select(pre).forward(pre, *arguments)
+    return select(h0).forward(pre, weight_hh, h0, *arguments)
+
+
+def forward_(pre: Tensor, weight_hh: Tensor, h0: Tensor, *arguments: Any) -> Tensor:
+    """The operator in place."""
+    return select(h0).forward_(pre, weight_hh, h0, *arguments)
 
 
 def backward(
-    grad_out: Tensor, grad_h_n: Tensor, out: Tensor, *arguments: Any
+    grad_out: Tensor,
+    grad_h_n: Tensor,
+    out: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    *arguments: Any,
 ) -> tuple[Tensor, Tensor]:
-    """The backward of the same."""
-    return select(out).backward(grad_out, grad_h_n, out, *arguments)
+    """The operator's backward."""
+    return select(h0).backward(grad_out, grad_h_n, out, weight_hh, h0, *arguments)
 
 
 @dataclass(frozen=True)

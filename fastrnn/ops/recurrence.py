@@ -5,8 +5,9 @@ The backends know nothing of autograd. The gradient of pre and h0 is an operator
 the derivative of the backward, for double backward, is the derivative of the reference's.
 
 ``fastrnn::recurrence`` is served by `dispatch`, and on CPU tensors by the extension directly,
-where it is loaded: the way through Python costs more than a short call's work. A second pair of
-operators, ``fastrnn::recurrence_reference``, is the same served by the reference alone.
+where it is loaded: the way through Python costs more than a short call's work. For a backend that
+is asked for by name, and that may serve CPU tensors too, there is another pair of operators, which
+it alone serves: ``fastrnn::recurrence_reference``, ``fastrnn::recurrence_triton``.
 """
 
 from __future__ import annotations
@@ -141,20 +142,25 @@ def _register(name: str, forward: Callable, backward: Callable) -> Callable:
 
 
 recurrence = _register("recurrence", dispatch.forward, dispatch.backward)
-recurrence_reference = _register("recurrence_reference", reference.forward, reference.backward)
 
 
-def _in_place(
-    pre: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    lengths: Tensor | None,
-    activation: str,
-    reverse_from: int,
-) -> Tensor:
-    out, h_n = dispatch.forward(pre, weight_hh, h0, lengths, None, activation, reverse_from)
-    pre.copy_(out)
-    return h_n
+def _register_named(name: str) -> Callable:
+    """``fastrnn::recurrence_name``, served by one backend or refused."""
+
+    def forward(pre: Tensor, weight_hh: Tensor, h0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        return dispatch.named(name, h0).forward(pre, weight_hh, h0, *rest)
+
+    def backward(
+        grad_out: Tensor, grad_h_n: Tensor, out: Tensor, weight_hh: Tensor, h0: Tensor, *rest: Any
+    ) -> tuple[Tensor, Tensor]:
+        module = dispatch.named(name, h0)
+        return module.backward(grad_out, grad_h_n, out, weight_hh, h0, *rest)
+
+    return _register(f"recurrence_{name}", forward, backward)
+
+
+#: The operators of the backends that have their own, by the backend's name.
+NAMED = {name: _register_named(name) for name in ("reference", "triton")}
 
 
 # Dense data, no gradient: out takes pre's place, which saves the fresh memory of a large output.
@@ -162,7 +168,7 @@ LIBRARY.define(
     "recurrence_(Tensor(a!) pre, Tensor weight_hh, Tensor h0, Tensor? lengths, "
     "str activation, int reverse_from) -> Tensor h_n"
 )
-LIBRARY.impl("recurrence_", _without_autocast(_in_place), "CompositeExplicitAutograd")
+LIBRARY.impl("recurrence_", _without_autocast(dispatch.forward_), "CompositeExplicitAutograd")
 torch.library.register_fake(
     "fastrnn::recurrence_", lambda pre, weight_hh, h0, *_: h0.new_empty(h0.shape), lib=LIBRARY
 )
@@ -176,6 +182,6 @@ if cpp.unusable() is not None and cpp.is_loaded():
         for _name, _implementation in (
             ("recurrence", dispatch.forward),
             ("recurrence_backward", dispatch.backward),
-            ("recurrence_", _in_place),
+            ("recurrence_", dispatch.forward_),
         ):
             LIBRARY.impl(_name, _without_autocast(_implementation), "CPU")

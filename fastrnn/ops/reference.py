@@ -58,6 +58,20 @@ def forward(
     return layout.pack(out, like=pre), h_n
 
 
+def forward_(
+    pre: Tensor,  # [T, B, G, H]
+    weight_hh: Tensor,  # [G, H, H]
+    h0: Tensor,  # [B, G, H]
+    lengths: Tensor | None,  # [B]
+    activation: str,
+    reverse_from: int,
+) -> Tensor:
+    """`forward` of dense data with out in pre's place: returns h_n."""
+    out, h_n = forward(pre, weight_hh, h0, lengths, None, activation, reverse_from)
+    pre.copy_(out)
+    return h_n
+
+
 def backward(
     grad_out: Tensor,  # as out
     grad_h_n: Tensor,  # [B, G, H]

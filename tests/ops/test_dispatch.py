@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import fastrnn
-from fastrnn.ops import cpp, dispatch, reference
+from fastrnn.ops import cpp, dispatch, reference, triton
 
 
 @pytest.fixture
 def tensor() -> torch.Tensor:
-    return torch.zeros(2, 1, 1, 3)
+    return torch.zeros(2, 1, 3)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_choice_can_be_set(tensor: torch.Tensor) -> None:
 
 
 def test_an_unknown_backend() -> None:
-    with pytest.raises(ValueError, match="'auto', 'reference', 'cpp'"):
+    with pytest.raises(ValueError, match="'auto', 'reference', 'cpp', 'triton'"):
         fastrnn.backend("cudnn")
 
 
@@ -51,7 +51,7 @@ def test_a_backend_named_raises_where_it_is_not_usable(broken: None) -> None:
 def test_a_backend_named_raises_where_it_cannot_serve() -> None:
     if cpp.unusable():
         pytest.skip("the extension is not built")
-    meta = torch.zeros(2, 1, 1, 3, device="meta")
+    meta = torch.zeros(2, 1, 3, device="meta")
     with fastrnn.backend("cpp"), pytest.raises(RuntimeError, match="no kernels for 'meta'"):
         dispatch.select(meta)
 
@@ -64,8 +64,10 @@ def test_auto_falls_back_and_says_so_once(broken: None, tensor: torch.Tensor) ->
         assert dispatch.select(tensor) is reference
 
 
-def test_report_names_every_backend(broken: None) -> None:
+def test_report_names_every_backend(broken: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "unusable", lambda: "no CUDA GPU here")
     assert [(status.name, status.reason) for status in fastrnn.report()] == [
         ("reference", None),
         ("cpp", "not built: c++: not found"),
+        ("triton", "no CUDA GPU here"),
     ]

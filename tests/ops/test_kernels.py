@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 from fastrnn.ops import cpp, dispatch, reference
-from fastrnn.testing import UNIT_ROUNDOFF, Problem, assert_close
+from fastrnn.testing import UNIT_ROUNDOFF, Problem
 
+from .checks import CHECKS
 from .strategies import problems
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -40,37 +41,8 @@ module = pytest.fixture(_each_module, params=["reference", *EXTENSION], name="mo
 extension = pytest.fixture(_each_module, params=EXTENSION, name="extension")
 
 
-def double(*tensors: Tensor) -> list[Tensor]:
-    return [tensor.double() for tensor in tensors]
-
-
-def biggest(*tensors: Tensor) -> float:
-    return sum(float(t.abs().max()) for t in tensors if t.numel())
-
-
-def check_forward(module: ModuleType, problem: Problem) -> None:
-    pre, weight_hh, h0, *ragged = problem.tensors()
-    out, h_n = module.forward(pre, weight_hh, h0, *ragged, *problem.options)
-    expected = reference.forward(*double(pre, weight_hh, h0), *ragged, *problem.options)
-    scale = biggest(pre, h0, expected[0])
-    assert_close(out, expected[0], problem, scale)
-    assert_close(h_n, expected[1], problem, scale)
-
-
-def check_backward(module: ModuleType, problem: Problem) -> None:
-    pre, weight_hh, h0, *ragged = problem.tensors()
-    out, h_n = reference.forward(pre, weight_hh, h0, *ragged, *problem.options)
-    grads = [torch.randn_like(out), torch.randn_like(h_n)]
-    inputs = [*grads, out, weight_hh, h0]
-    grad_pre, grad_h0 = module.backward(*inputs, *ragged, *problem.options)
-    expected = reference.backward(*double(*inputs), *ragged, *problem.options)
-    scale = biggest(*grads, expected[0])
-    assert_close(grad_pre, expected[0], problem, scale)
-    assert_close(grad_h0, expected[1], problem, scale)
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("check", [check_forward, check_backward])
+@pytest.mark.parametrize("check", CHECKS)
 def test_random_problems(module: ModuleType, check, dtype: torch.dtype) -> None:
     @settings(many, max_examples=60)
     @given(problems(dtype=dtype))
@@ -80,7 +52,7 @@ def test_random_problems(module: ModuleType, check, dtype: torch.dtype) -> None:
     run()
 
 
-@pytest.mark.parametrize("check", [check_forward, check_backward])
+@pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(
     ("steps", "batch", "groups", "hidden"),
     [

@@ -1,0 +1,183 @@
+"""rows: one program a row of the batch, W_hh in registers, float32 multiply-adds.
+
+For few rows, of which a matrix unit's tile would be mostly padding, and for float32 without the
+matrix unit's rounding. Every thread holds some of W_hh's columns' worth of one or more units: the
+products are summed in its registers first, then over the threads.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .table import Call, Sizes, power_of_two
+from .tile import SIZES, activate, active_at, derivative, ends, locate, store_step
+
+
+@triton.jit(do_not_specialize=SIZES)
+def forward(
+    pre,  # [T, B, G, H] or [N, G, H]
+    weight_t,  # [G, H, H]: W_hh of each group, transposed
+    h0,  # [B, G, H]
+    lengths,  # [B] or None
+    offsets,  # [T] or None
+    out,  # as pre; may be pre itself
+    h_n,  # [B, G, H]
+    steps,
+    batch,
+    groups,
+    reverse_from,
+    H: tl.constexpr,
+    PADDED: tl.constexpr,
+    RELU: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """h_t = act(pre_t + W_hh h_{t-1}) of one group and one row of the batch."""
+    group, row_in_batch, inside, place, width = _row(groups, H, PADDED)
+    backwards = group >= reverse_from
+    end = ends(lengths, row_in_batch, batch, steps)
+    weight = _weight(weight_t, group, H, PADDED)
+    h = tl.load(h0 + place, mask=inside, other=0.0).to(tl.float32)
+
+    # A step is shorter than the way from memory, so pre is asked for two steps ahead.
+    t, row = locate(0, steps, batch, backwards, offsets)
+    pre_t = tl.load(pre + (row * width + place), mask=active_at(t, end, inside), other=0.0)
+    t_1, row_1 = locate(1, steps, batch, backwards, offsets)
+    pre_1 = tl.load(pre + (row_1 * width + place), mask=active_at(t_1, end, inside), other=0.0)
+    for i in range(steps):
+        t_2, row_2 = locate(i + 2, steps, batch, backwards, offsets)
+        pre_2 = tl.load(pre + (row_2 * width + place), mask=active_at(t_2, end, inside), other=0.0)
+        z = tl.sum(weight * h[:, None], axis=0) + pre_t.to(tl.float32)
+        new = activate(z, RELU, FAST).to(pre_t.dtype)
+        active = active_at(t, end, inside)
+        store_step(out, row * width + place, new, inside, active, end, offsets)
+        new = new.to(tl.float32)
+        h = new if end is None else tl.where(active, new, h)
+        t, row, pre_t = t_1, row_1, pre_1
+        t_1, row_1, pre_1 = t_2, row_2, pre_2
+    tl.store(h_n + place, h, mask=inside)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def backward(
+    grad_out,  # as out
+    grad_h_n,  # [B, G, H]
+    out,  # [T, B, G, H] or [N, G, H]
+    weight_hh,  # [G, H, H]
+    lengths,  # [B] or None
+    offsets,  # [T] or None
+    grad_pre,  # as out
+    grad_h0,  # [B, G, H]
+    steps,
+    batch,
+    groups,
+    reverse_from,
+    H: tl.constexpr,
+    PADDED: tl.constexpr,
+    RELU: tl.constexpr,
+):
+    """dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t) of one group and one row of the batch."""
+    group, row_in_batch, inside, place, width = _row(groups, H, PADDED)
+    backwards = group < reverse_from  # against the order of forward
+    end = ends(lengths, row_in_batch, batch, steps)
+    weight = _weight(weight_hh, group, H, PADDED)
+    dh = tl.load(grad_h_n + place, mask=inside, other=0.0).to(tl.float32)
+
+    t, row = locate(0, steps, batch, backwards, offsets)
+    active = active_at(t, end, inside)
+    grad_t = tl.load(grad_out + (row * width + place), mask=active, other=0.0)
+    out_t = tl.load(out + (row * width + place), mask=active, other=0.0)
+    t_1, row_1 = locate(1, steps, batch, backwards, offsets)
+    active = active_at(t_1, end, inside)
+    grad_1 = tl.load(grad_out + (row_1 * width + place), mask=active, other=0.0)
+    out_1 = tl.load(out + (row_1 * width + place), mask=active, other=0.0)
+    for i in range(steps):
+        t_2, row_2 = locate(i + 2, steps, batch, backwards, offsets)
+        active = active_at(t_2, end, inside)
+        grad_2 = tl.load(grad_out + (row_2 * width + place), mask=active, other=0.0)
+        out_2 = tl.load(out + (row_2 * width + place), mask=active, other=0.0)
+        dz = (grad_t.to(tl.float32) + dh) * derivative(out_t.to(tl.float32), RELU)
+        dz = dz.to(out_t.dtype)
+        active = active_at(t, end, inside)
+        store_step(grad_pre, row * width + place, dz, inside, active, end, offsets)
+        product = tl.sum(weight * dz.to(tl.float32)[:, None], axis=0)
+        dh = product if end is None else tl.where(active, product, dh)
+        t, row, grad_t, out_t = t_1, row_1, grad_1, out_1
+        t_1, row_1, grad_1, out_1 = t_2, row_2, grad_2, out_2
+    tl.store(grad_h0 + place, dh, mask=inside)
+
+
+@triton.jit
+def _row(groups, H: tl.constexpr, PADDED: tl.constexpr):
+    """This program's group, row, and elements: which exist, and where they lie in [B, G, H]."""
+    group = tl.program_id(0) % groups
+    row = tl.program_id(0) // groups
+    units = tl.arange(0, PADDED)
+    width = groups.to(tl.int64) * H
+    place = row * width + (group.to(tl.int64) * H + units)
+    return group, row, units < H, place, width
+
+
+@triton.jit
+def _weight(weight, group, H: tl.constexpr, PADDED: tl.constexpr):
+    """The group's weight, float32: [summed over, unit]."""
+    k = tl.arange(0, PADDED)[:, None]
+    unit = tl.arange(0, PADDED)[None, :]
+    place = group.to(tl.int64) * H * H + (k * H + unit)
+    return tl.load(weight + place, mask=(k < H) & (unit < H), other=0.0).to(tl.float32)
+
+
+def configuration(sizes: Sizes) -> dict[str, Any]:
+    """The compile-time constants for a call of these sizes, and the compiler's options.
+
+    A warp for every 8 units: at H = 128 a thread then holds 32 of W_hh's elements.
+    """
+    padded = power_of_two(sizes.hidden)
+    return {"H": sizes.hidden, "PADDED": padded, "num_warps": padded // 8, "num_stages": 1}
+
+
+def launch_forward(
+    call: Call,
+    pre: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    out: Tensor,
+    h_n: Tensor,
+) -> None:
+    """Fill out and h_n."""
+    # Threads that lie side by side hold units side by side, and read them so.
+    weight_t = weight_hh.mT.contiguous()
+    forward[(call.sizes.batch * call.sizes.groups,)](
+        *(pre, weight_t, h0, lengths, offsets, out, h_n),
+        *call.arguments,
+        RELU=call.relu,
+        FAST=call.fast,
+        **configuration(call.sizes),
+    )
+
+
+def launch_backward(
+    call: Call,
+    grad_out: Tensor,
+    grad_h_n: Tensor,
+    out: Tensor,
+    weight_hh: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    grad_pre: Tensor,
+    grad_h0: Tensor,
+) -> None:
+    """Fill grad_pre and grad_h0."""
+    backward[(call.sizes.batch * call.sizes.groups,)](
+        *(grad_out, grad_h_n, out, weight_hh, lengths, offsets, grad_pre, grad_h0),
+        *call.arguments,
+        RELU=call.relu,
+        **configuration(call.sizes),
+    )

@@ -1,0 +1,195 @@
+"""single_cta: one program holds all of a group's W_hh and a tile of the batch, for all of time.
+
+W_hh is the right operand of a matrix product a step, in shared memory; the state is the left one.
+Nothing leaves the program but what it writes: a step costs shared memory and a few barriers. H is
+padded to a power of two; what lies beyond is 0 in W_hh and touches nothing.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .table import PRECISION, Call, Sizes, power_of_two
+from .tile import SIZES, activate, active_at, derivative, ends, locate, store_step
+
+
+@triton.jit(do_not_specialize=SIZES)
+def forward(
+    pre,  # [T, B, G, H] or [N, G, H]
+    weight_hh,  # [G, H, H]
+    h0,  # [B, G, H]
+    lengths,  # [B] or None
+    offsets,  # [T] or None
+    out,  # as pre; may be pre itself
+    h_n,  # [B, G, H]
+    steps,
+    batch,
+    groups,
+    reverse_from,
+    H: tl.constexpr,
+    PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
+    RELU: tl.constexpr,
+    FAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """h_t = act(pre_t + W_hh h_{t-1}) of one group, for ROWS rows of the batch."""
+    group, rows, inside, place, width = _tile(batch, groups, H, PADDED, ROWS)
+    backwards = group >= reverse_from
+    end = ends(lengths, rows, batch, steps)
+    k = tl.arange(0, PADDED)[:, None]
+    unit = tl.arange(0, PADDED)[None, :]
+    weight_hh += group.to(tl.int64) * H * H
+    weight = tl.load(weight_hh + unit * H + k, mask=(k < H) & (unit < H), other=0.0)
+    h = tl.load(h0 + place, mask=inside, other=0.0)
+
+    # A step is shorter than the way from memory, so pre is asked for two steps ahead.
+    t, row = locate(0, steps, batch, backwards, offsets)
+    pre_t = tl.load(pre + (row * width + place), mask=active_at(t, end, inside), other=0.0)
+    t_1, row_1 = locate(1, steps, batch, backwards, offsets)
+    pre_1 = tl.load(pre + (row_1 * width + place), mask=active_at(t_1, end, inside), other=0.0)
+    for i in range(steps):
+        t_2, row_2 = locate(i + 2, steps, batch, backwards, offsets)
+        pre_2 = tl.load(pre + (row_2 * width + place), mask=active_at(t_2, end, inside), other=0.0)
+        z = tl.dot(h, weight, acc=pre_t.to(tl.float32), input_precision=PRECISION)
+        new = activate(z, RELU, FAST).to(h.dtype)
+        active = active_at(t, end, inside)
+        store_step(out, row * width + place, new, inside, active, end, offsets)
+        h = new if end is None else tl.where(active, new, h)
+        t, row, pre_t = t_1, row_1, pre_1
+        t_1, row_1, pre_1 = t_2, row_2, pre_2
+    tl.store(h_n + place, h, mask=inside)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def backward(
+    grad_out,  # as out
+    grad_h_n,  # [B, G, H]
+    out,  # [T, B, G, H] or [N, G, H]
+    weight_hh,  # [G, H, H]
+    lengths,  # [B] or None
+    offsets,  # [T] or None
+    grad_pre,  # as out
+    grad_h0,  # [B, G, H]
+    steps,
+    batch,
+    groups,
+    reverse_from,
+    H: tl.constexpr,
+    PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
+    RELU: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t) of one group, for ROWS rows of the batch."""
+    group, rows, inside, place, width = _tile(batch, groups, H, PADDED, ROWS)
+    backwards = group < reverse_from  # against the order of forward
+    end = ends(lengths, rows, batch, steps)
+    k = tl.arange(0, PADDED)[:, None]
+    unit = tl.arange(0, PADDED)[None, :]
+    weight_hh += group.to(tl.int64) * H * H
+    weight = tl.load(weight_hh + k * H + unit, mask=(k < H) & (unit < H), other=0.0)
+    dh = tl.load(grad_h_n + place, mask=inside, other=0.0).to(tl.float32)
+
+    t, row = locate(0, steps, batch, backwards, offsets)
+    active = active_at(t, end, inside)
+    grad_t = tl.load(grad_out + (row * width + place), mask=active, other=0.0)
+    out_t = tl.load(out + (row * width + place), mask=active, other=0.0)
+    t_1, row_1 = locate(1, steps, batch, backwards, offsets)
+    active = active_at(t_1, end, inside)
+    grad_1 = tl.load(grad_out + (row_1 * width + place), mask=active, other=0.0)
+    out_1 = tl.load(out + (row_1 * width + place), mask=active, other=0.0)
+    for i in range(steps):
+        t_2, row_2 = locate(i + 2, steps, batch, backwards, offsets)
+        active = active_at(t_2, end, inside)
+        grad_2 = tl.load(grad_out + (row_2 * width + place), mask=active, other=0.0)
+        out_2 = tl.load(out + (row_2 * width + place), mask=active, other=0.0)
+        dz = (grad_t.to(tl.float32) + dh) * derivative(out_t.to(tl.float32), RELU)
+        dz = dz.to(out_t.dtype)
+        active = active_at(t, end, inside)
+        store_step(grad_pre, row * width + place, dz, inside, active, end, offsets)
+        product = tl.dot(dz, weight, input_precision=PRECISION)
+        dh = product if end is None else tl.where(active, product, dh)
+        t, row, grad_t, out_t = t_1, row_1, grad_1, out_1
+        t_1, row_1, grad_1, out_1 = t_2, row_2, grad_2, out_2
+    tl.store(grad_h0 + place, dh, mask=inside)
+
+
+@triton.jit
+def _tile(batch, groups, H: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr):
+    """This program's group, rows, and elements: which exist, and where they lie in [B, G, H]."""
+    group = tl.program_id(0) % groups
+    rows = (tl.program_id(0) // groups * ROWS + tl.arange(0, ROWS))[:, None]
+    units = tl.arange(0, PADDED)[None, :]
+    inside = (rows < batch) & (units < H)
+    width = groups.to(tl.int64) * H
+    place = rows * width + (group.to(tl.int64) * H + units)
+    return group, rows, inside, place, width
+
+
+def configuration(sizes: Sizes) -> dict[str, Any]:
+    """The compile-time constants for a call of these sizes, and the compiler's options.
+
+    16 rows are the least that the matrix unit takes; 32 where there would be more tiles than
+    multiprocessors, and registers are not short.
+    """
+    padded = power_of_two(sizes.hidden)
+    crowded = triton.cdiv(sizes.batch, 16) * sizes.groups > sizes.processors
+    return {
+        "H": sizes.hidden,
+        "PADDED": padded,
+        "ROWS": 32 if crowded and padded <= 128 and sizes.mode != "float32" else 16,
+        "PRECISION": PRECISION[sizes.mode],
+        "num_warps": max(1, padded // 16),
+        "num_stages": 1,
+    }
+
+
+def launch_forward(
+    call: Call,
+    pre: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    out: Tensor,
+    h_n: Tensor,
+) -> None:
+    """Fill out and h_n."""
+    forward[_grid(call.sizes)](
+        *(pre, weight_hh, h0, lengths, offsets, out, h_n),
+        *call.arguments,
+        RELU=call.relu,
+        FAST=call.fast,
+        **configuration(call.sizes),
+    )
+
+
+def launch_backward(
+    call: Call,
+    grad_out: Tensor,
+    grad_h_n: Tensor,
+    out: Tensor,
+    weight_hh: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    grad_pre: Tensor,
+    grad_h0: Tensor,
+) -> None:
+    """Fill grad_pre and grad_h0."""
+    backward[_grid(call.sizes)](
+        *(grad_out, grad_h_n, out, weight_hh, lengths, offsets, grad_pre, grad_h0),
+        *call.arguments,
+        RELU=call.relu,
+        **configuration(call.sizes),
+    )
+
+
+def _grid(sizes: Sizes) -> tuple[int]:
+    return (triton.cdiv(sizes.batch, configuration(sizes)["ROWS"]) * sizes.groups,)

@@ -1,0 +1,109 @@
+"""Which kernel serves a call: one table, read from the top.
+
+A kernel's limits come from what it keeps where. `single_cta` keeps a group's W_hh in the shared
+memory of one multiprocessor, `rows` in its registers, `grid` in the shared memory of all of them
+or, beyond that, in L2. `python -m benchmarks.kernel_stats` prints what each costs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+#: How products are computed. "half": float16 or bfloat16 operands. "tf32": float32 operands rounded
+#: to 10 bits. "float32": float32 throughout, or three tf32 products that give the same precision.
+MODES = ("half", "tf32", "float32")
+
+#: The oldest compute capability served: the first with tf32, bfloat16 and asynchronous copies.
+CAPABILITY = (8, 0)
+
+
+class Sizes(NamedTuple):
+    """What the choice of a kernel, and of its configuration, may depend on."""
+
+    batch: int
+    groups: int
+    hidden: int
+    mode: str  #: one of MODES
+    capability: tuple[int, int] = CAPABILITY
+    shared: int = 166912  #: bytes of shared memory a program may use
+    processors: int = 108  #: multiprocessors of the device
+
+
+class Call(NamedTuple):
+    """What a launcher needs besides the tensors."""
+
+    sizes: Sizes
+    steps: int
+    reverse_from: int
+    relu: bool
+    fast: bool  #: take the hardware's tanh
+    device: torch.device
+
+    @property
+    def arguments(self) -> tuple[int, int, int, int]:
+        """The kernels' sizes that are known only at run time; `tile.SIZES` names them."""
+        return self.steps, self.sizes.batch, self.sizes.groups, self.reverse_from
+
+
+class Row(NamedTuple):
+    """A kernel serves a call that is within all the limits of its row."""
+
+    kernel: str
+    modes: tuple[str, ...]
+    hidden: int  #: the largest H
+    programs: int | None = None  #: the largest B·G
+    shared: int = 0  #: bytes of shared memory a program must have
+
+
+KB = 1024
+
+TABLE = (
+    # One row each, while there is a multiprocessor for each: less than half the instructions a
+    # step of three tf32 products.
+    Row("rows", ("float32",), hidden=128, programs=128),
+    Row("single_cta", ("half", "tf32"), hidden=128, shared=96 * KB),
+    Row("single_cta", ("float32",), hidden=64),
+    Row("single_cta", ("float32",), hidden=128, shared=144 * KB),
+    Row("single_cta", ("half",), hidden=256, shared=144 * KB),
+    # Whatever H is. Where its programs cannot all run at once, it launches every step anew.
+    Row("grid", MODES, hidden=2**20),
+)
+
+#: The kernels that passed every check on hardware: the file in benchmarks/results/ that says so,
+#: by (kernel, compute capability). `auto` takes no other.
+RECORDS: dict[tuple[str, tuple[int, int]], str] = {}
+
+
+def choose(sizes: Sizes) -> str:
+    """The kernel that serves a call of these sizes: the first row that has room for it."""
+    for row in TABLE:
+        if (
+            sizes.mode in row.modes
+            and sizes.hidden <= row.hidden
+            and (row.programs is None or sizes.batch * sizes.groups <= row.programs)
+            and row.shared <= sizes.shared
+        ):
+            return row.kernel
+    raise ValueError(f"no kernel serves H = {sizes.hidden}")
+
+
+def mode_of(dtype: torch.dtype) -> str:
+    """How to compute with a dtype; float32 as nn.RNN would on a GPU.
+
+    cuDNN's RNN rounds float32 to tf32 unless torch.backends.cudnn says otherwise, and so do we.
+    """
+    if dtype != torch.float32:
+        return "half"
+    precision = torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
+    return "tf32" if precision == "tf32" else "float32"
+
+
+#: tl.dot's input_precision; half precision has but one.
+PRECISION = {"half": "ieee", "tf32": "tf32", "float32": "tf32x3"}
+
+
+def power_of_two(n: int, least: int = 16) -> int:
+    """The smallest power of two that is at least n and `least`."""
+    return max(least, 1 << (n - 1).bit_length())

@@ -1,0 +1,93 @@
+"""What the kernels share: the activation, and where the rows of a step lie.
+
+A kernel walks over its steps in the order of the loop, i = 0, 1, …; `locate` turns i into the step
+t and its first row in the data. `active_at` says which elements of a tile the step concerns.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+#: Triton compiles a kernel anew for arguments that are 1 or divisible by 16: never for these.
+SIZES = ["steps", "batch", "groups", "reverse_from"]
+
+
+@triton.jit
+def activate(z, RELU: tl.constexpr, FAST: tl.constexpr):
+    """act(z), float32. FAST: the hardware's tanh, with a relative error of at most 2^-11."""
+    if RELU:
+        h = tl.where(z < 0, 0.0, z)  # so written, NaN passes through
+    elif FAST:
+        h = tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", [z], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        h = tanh(z)
+    return h
+
+
+@triton.jit
+def tanh(z):
+    """tanh within 5 units of roundoff, for every z.
+
+    Below 0.625: z + z³ P(z²), P fitted for the least relative error, 4e-9 with these five terms.
+    Above: 1 - 2 / (exp(2z) + 1), where nothing cancels that matters.
+    """
+    s = z * z
+    p = -5.704978480935097e-3
+    p = p * s + 2.0639078691601753e-2
+    p = p * s - 5.373971164226532e-2
+    p = p * s + 1.3331441581249237e-1
+    p = p * s - 3.333328068256378e-1
+    small = (p * s) * z + z
+    magnitude = tl.abs(z)
+    large = 1 - 2 / (tl.exp(2 * magnitude) + 1)
+    return tl.where(magnitude < 0.625, small, tl.where(z < 0, -large, large))
+
+
+@triton.jit
+def derivative(h, RELU: tl.constexpr):
+    """act'(z) in terms of h = act(z), float32."""
+    return tl.where(h > 0, 1.0, 0.0) if RELU else 1 - h * h
+
+
+@triton.jit
+def locate(i, steps, batch, backwards, offsets):
+    """Step t, and its first row in [T·B or N, G, H], of the loop's turn i; past the end, the last.
+
+    The row is of 64 bits: T·B·G·H may pass 2^31.
+    """
+    i = tl.minimum(i, steps - 1)
+    t = tl.where(backwards, steps - 1 - i, i)
+    row = t.to(tl.int64) * batch if offsets is None else tl.load(offsets + t).to(tl.int64)
+    return t, row
+
+
+@triton.jit
+def ends(lengths, rows, batch, steps):
+    """The step at which each of the rows ends; None where all go on to the last."""
+    if lengths is None:
+        end = None
+    else:
+        end = tl.minimum(tl.load(lengths + rows, mask=rows < batch, other=0), steps).to(tl.int32)
+    return end
+
+
+@triton.jit
+def active_at(t, end, inside):
+    """Which of the elements inside the tile belong to a row that is active at step t."""
+    return inside if end is None else inside & (t < end)
+
+
+@triton.jit
+def store_step(data, place, value, inside, active, end, offsets):
+    """Write a step's rows: 0 where a row is inactive, nothing where packed data has no such row."""
+    if offsets is not None:
+        tl.store(data + place, value, mask=active)
+    elif end is not None:
+        tl.store(data + place, tl.where(active, value, 0.0), mask=inside)
+    else:
+        tl.store(data + place, value, mask=inside)

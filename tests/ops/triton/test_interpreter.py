@@ -1,0 +1,249 @@
+"""The Triton kernels under Triton's interpreter, which runs them on the CPU.
+
+It computes what the kernels say, one program after the other. What it cannot show: races, the
+rounding of the matrix unit, the hardware's tanh, bfloat16 (of which its products are wrong), and
+programs that wait for one another: `grid` runs a launch a step here.
+"""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fastrnn
+from fastrnn.functional import recurrence
+from fastrnn.ops import reference, triton
+from fastrnn.testing import UNIT_ROUNDOFF, Problem, assert_close
+
+from ...twins import twins
+from ..checks import CHECKS, biggest, double
+from ..strategies import problems
+
+pytest.importorskip("triton")
+if "TRITON_INTERPRET" not in os.environ:
+    pytest.skip("needs TRITON_INTERPRET=1, as `make test` sets it", allow_module_level=True)
+
+DTYPES = [torch.float32, torch.float16]
+few = settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(params=["rows", "single_cta", "grid resident", "grid streamed"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a kernel; of grid's forms, one is left to choose."""
+    name, _, form = request.param.partition(" ")
+    if form:
+        from fastrnn.ops.triton import grid
+
+        every = grid.configurations
+        wanted = form == "resident"
+        monkeypatch.setattr(
+            grid, "configurations", lambda s: [c for c in every(s) if c["RESIDENT"] == wanted]
+        )
+    return name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("check", CHECKS)
+def test_random_problems(kernel: str, check, dtype: torch.dtype) -> None:
+    # A program takes the interpreter about a millisecond a step, and `rows` has one for every row.
+    rows = st.integers(0, 4 if kernel == "rows" else 20)
+
+    @few
+    @given(st.data())
+    def run(data: st.DataObject) -> None:
+        steps = data.draw(st.integers(1, 6))
+        problem = data.draw(problems(dtype=dtype, batch=data.draw(rows), steps=steps))
+        check(triton, problem, kernel=kernel)
+
+    run()
+
+
+@pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
+@pytest.mark.parametrize("check", CHECKS)
+def test_larger_shapes(kernel: str, check, layout: str) -> None:
+    shapes = [(40, 1, 1, 3), (1, 1, 1, 1)]
+    if kernel != "rows":  # beyond that kernel, and the interpreter's patience
+        shapes += [(3, 2, 3, 129), (2, 70, 1, 16)]  # padded to 256; a last tile that is not full
+    for shape in shapes:
+        check(triton, Problem(*shape, layout, dtype=torch.float32), kernel=kernel)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_every_tile_of_the_batch(check, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configurations that only a large batch on a real device would choose."""
+    from fastrnn.ops.triton import grid, single_cta
+    from fastrnn.ops.triton.table import Sizes
+
+    problem = Problem(4, 37, 2, 33, "packed", dtype=torch.float16)
+    sizes = Sizes(problem.batch, problem.groups, problem.hidden, "half")
+    tiled = single_cta.configuration(sizes._replace(processors=1))
+    assert tiled["ROWS"] == 32
+    monkeypatch.setattr(single_cta, "configuration", lambda _: tiled)
+    check(triton, problem, kernel="single_cta")
+    every = list(grid.configurations(sizes))
+    assert {(c["RESIDENT"], c["ROWS"]) for c in every} == {
+        (True, 16),
+        (True, 32),
+        (False, 16),
+        (False, 64),
+    }
+    for configuration in every:
+        monkeypatch.setattr(grid, "configurations", lambda _, only=configuration: [only])
+        check(triton, problem, kernel="grid")
+
+
+PROBLEM = Problem(steps=5, batch=5, groups=2, hidden=20, layout="lengths", dtype=torch.float32)
+
+
+def test_the_same_call_twice(kernel: str) -> None:
+    arguments = (*PROBLEM.tensors(), *PROBLEM.options)
+    first, again = (triton.forward(*arguments, kernel=kernel) for _ in range(2))
+    grads = torch.randn_like(first[0]), torch.randn_like(first[1])
+    back = [triton.backward(*grads, first[0], *arguments[1:], kernel=kernel) for _ in range(2)]
+    for one, other in zip((*first, *back[0]), (*again, *back[1]), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_row_does_not_depend_on_the_others(kernel: str) -> None:
+    pre, weight_hh, h0, lengths, _ = PROBLEM.tensors()
+    assert lengths is not None
+    options = PROBLEM.options
+    out, h_n = triton.forward(pre, weight_hh, h0, lengths, None, *options, kernel=kernel)
+    for b in range(PROBLEM.batch):
+        row = slice(b, b + 1)
+        arguments = pre[:, row], weight_hh, h0[row], lengths[row], None
+        alone = triton.forward(*arguments, *options, kernel=kernel)
+        assert torch.equal(alone[0], out[:, row])
+        assert torch.equal(alone[1], h_n[row])
+
+
+def test_what_lies_beyond_a_row_is_not_looked_at(kernel: str) -> None:
+    """NaN in pre, grad_out and out where a row is inactive leaves no trace."""
+    pre, weight_hh, h0, lengths, _ = PROBLEM.tensors()
+    assert lengths is not None
+    inactive = (torch.arange(PROBLEM.steps)[:, None] >= lengths)[:, :, None, None]
+    rest = (lengths, None, *PROBLEM.options)
+    out, h_n = triton.forward(pre, weight_hh, h0, *rest, kernel=kernel)
+    poisoned = pre.masked_fill(inactive, float("nan"))
+    assert torch.equal(triton.forward(poisoned, weight_hh, h0, *rest, kernel=kernel)[0], out)
+    grads = torch.randn_like(out), torch.randn_like(h_n)
+    clean = triton.backward(*grads, out, weight_hh, h0, *rest, kernel=kernel)
+    grad_out, out = (x.masked_fill(inactive, float("nan")) for x in (grads[0], out))
+    again = triton.backward(grad_out, grads[1], out, weight_hh, h0, *rest, kernel=kernel)
+    assert torch.equal(clean[0], again[0])
+    assert torch.equal(clean[1], again[1])
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_in_place(transpose: bool) -> None:
+    pre, weight_hh, h0, lengths, _ = PROBLEM.tensors()
+    if transpose:  # what is not contiguous must be written back
+        pre = pre.transpose(0, 1).contiguous().transpose(0, 1)
+    expected = triton.forward(pre, weight_hh, h0, lengths, None, *PROBLEM.options)
+    h_n = triton.forward_(pre, weight_hh, h0, lengths, *PROBLEM.options)
+    assert torch.equal(pre, expected[0])
+    assert torch.equal(h_n, expected[1])
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tanh_over_the_whole_range(dtype: torch.dtype) -> None:
+    """With W = 0 the operator is its activation: a few roundings from the truth everywhere."""
+    exponents = torch.arange(-126.0 if dtype != torch.float16 else -14.0, 16)
+    fractions = torch.linspace(1, 2, 33)[:-1]
+    x = (2.0 ** exponents.double()[:, None] * fractions).flatten().to(dtype)
+    x = torch.cat([x, -x, torch.zeros(256, dtype=dtype)])
+    actual = _activated(x, "tanh")
+    expected = torch.tanh(x.double())
+    bound = (5 * UNIT_ROUNDOFF[torch.float32] + UNIT_ROUNDOFF[dtype]) * expected.abs()
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    assert ((actual.double() - expected).abs() <= bound + smallest).all()
+    assert torch.equal(actual.signbit()[x != 0], x.signbit()[x != 0])
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_special_values(dtype: torch.dtype, activation: str) -> None:
+    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0], dtype=dtype)
+    expected = getattr(torch, activation)(x)
+    torch.testing.assert_close(
+        _activated(x, activation), expected, equal_nan=True, rtol=1e-3, atol=0
+    )
+
+
+def _activated(x: torch.Tensor, activation: str) -> torch.Tensor:
+    """act(x), computed by one step of one unit a row."""
+    pre = x.reshape(1, -1, 1, 1)
+    weight_hh, h0 = pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1)
+    arguments = (pre, weight_hh, h0, None, None, activation, 1)
+    return triton.forward(*arguments, kernel="single_cta")[0].flatten()
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_layer(bidirectional: bool, packed: bool) -> None:
+    """Outputs and gradients as nn.RNN's, through the operator and its autograd."""
+    ours, theirs = twins(5, 12, num_layers=2, bidirectional=bidirectional)
+    x = torch.randn(6, 3, 5)
+    results = []
+    for layer in (ours, theirs):
+        leaf = x.clone().requires_grad_()
+        data = leaf
+        if packed:
+            data = torch.nn.utils.rnn.pack_padded_sequence(leaf, torch.tensor([6, 4, 1]))
+        with fastrnn.backend("triton"):
+            output, h_n = layer(data)
+            output = output.data if packed else output
+            (output.sin().sum() + h_n.cos().sum()).backward()
+        results.append([output, h_n, leaf.grad, *(p.grad for p in layer.parameters())])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
+def test_opcheck(layout: str) -> None:
+    problem = Problem(3, 2, 2, 4, layout, dtype=torch.float32)
+    *real, lengths, offsets = problem.tensors()
+    real = [tensor.requires_grad_() for tensor in real]
+    arguments = (*real, lengths, offsets, *problem.options)
+    torch.library.opcheck(torch.ops.fastrnn.recurrence_triton.default, arguments)
+
+
+def test_second_derivative() -> None:
+    """It is the reference's, taken of what the kernels returned."""
+    problem = Problem(3, 2, 1, 4, dtype=torch.float32)
+    pre, weight_hh, h0, *_ = problem.tensors()
+    leaf = weight_hh.requires_grad_()
+    hessian = []
+    for name in ("triton", "reference"):
+        with fastrnn.backend(name):
+            out, _ = recurrence(pre, leaf, h0)
+            (first,) = torch.autograd.grad(out.square().sum(), leaf, create_graph=True)
+            hessian += torch.autograd.grad(first.square().sum(), leaf)
+    torch.testing.assert_close(*hessian, rtol=1e-5, atol=1e-5)
+
+
+def test_the_table_chooses() -> None:
+    """What no `kernel` is named for is served, whatever the choice."""
+    for hidden in (8, 100, 140):
+        problem = Problem(3, 2, 1, hidden, dtype=torch.float16)
+        pre, weight_hh, h0, *_ = problem.tensors()
+        with fastrnn.backend("triton"):
+            out, _ = recurrence(pre, weight_hh, h0)
+        expected = reference.forward(*double(pre, weight_hh, h0), None, None, *problem.options)
+        assert_close(out, expected[0], problem, biggest(pre, h0, expected[0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_what_it_cannot_serve_is_refused(dtype: torch.dtype) -> None:
+    pre, weight_hh, h0, *_ = Problem(2, 1, 1, 3, dtype=dtype).tensors()
+    with (
+        fastrnn.backend("triton"),
+        pytest.raises(RuntimeError, match=r"'triton' backend cannot serve.*(float64|bfloat16)"),
+    ):
+        recurrence(pre, weight_hh, h0)

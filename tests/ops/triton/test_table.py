@@ -1,0 +1,110 @@
+"""Which kernel serves which call, and which of them `auto` may take."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastrnn.ops import triton
+from fastrnn.ops.triton.table import MODES, RECORDS, TABLE, Sizes, choose, mode_of, power_of_two
+
+A100 = {"capability": (8, 0), "shared": 166912, "processors": 108}
+H100 = {"capability": (9, 0), "shared": 232448, "processors": 132}
+RTX_4090 = {"capability": (8, 9), "shared": 101376, "processors": 128}
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize(
+    ("device", "mode", "batch", "hidden", "kernel"),
+    [
+        (H100, "half", 1, 64, "single_cta"),
+        (H100, "half", 64, 256, "single_cta"),
+        (H100, "half", 64, 257, "grid"),
+        (A100, "half", 64, 256, "single_cta"),
+        (RTX_4090, "half", 64, 256, "grid"),  # W_hh does not fit
+        (RTX_4090, "half", 64, 128, "single_cta"),
+        (H100, "tf32", 64, 128, "single_cta"),
+        (H100, "tf32", 64, 129, "grid"),
+        (H100, "float32", 1, 128, "rows"),
+        (H100, "float32", 129, 128, "single_cta"),
+        (RTX_4090, "float32", 129, 128, "grid"),
+        (RTX_4090, "float32", 129, 64, "single_cta"),
+        (H100, "half", 1, 4096, "grid"),
+        (H100, "float32", 1, 100_000, "grid"),
+    ],
+)
+def test_the_table(device: dict, mode: str, batch: int, hidden: int, kernel: str) -> None:
+    assert choose(Sizes(batch, 1, hidden, mode, **device)) == kernel
+
+
+def test_groups_are_programs_too() -> None:
+    assert choose(Sizes(64, 2, 128, "float32", **H100)) == "rows"
+    assert choose(Sizes(64, 3, 128, "float32", **H100)) == "single_cta"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_size_is_served_on_every_device(mode: str) -> None:
+    for device in (A100, H100, RTX_4090):
+        for batch in (0, 1, 16, 1000):
+            for hidden in (1, 16, 17, 128, 129, 256, 257, 1024, 5000):
+                kernel = choose(Sizes(batch, 1, hidden, mode, **device))
+                assert kernel in {row.kernel for row in TABLE}
+
+
+def test_float32_is_computed_as_cudnn_would() -> None:
+    assert mode_of(torch.bfloat16) == mode_of(torch.float16) == "half"
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        assert mode_of(torch.float32) == "tf32"
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        assert mode_of(torch.float32) == "float32"
+
+
+def test_power_of_two() -> None:
+    assert [power_of_two(n) for n in (1, 16, 17, 128, 129)] == [16, 16, 32, 128, 256]
+    assert power_of_two(3, least=128) == 128
+
+
+def test_what_is_said_to_be_proven_has_a_record() -> None:
+    for (kernel, capability), name in RECORDS.items():
+        record = json.loads((RESULTS / name).read_text())
+        assert tuple(record["environment"]["capability"]) == capability
+        assert record["kernels"][kernel]["failed"] == 0
+        assert record["kernels"][kernel]["passed"] > 0
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """A state [B, G, H] that the backend takes for one on an H100."""
+    sizes = Sizes(4, 1, 64, "half", **H100)
+    monkeypatch.setattr(triton, "sizes_of", lambda _: sizes)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: H100["capability"])
+
+    class State:
+        device = torch.device("cuda")
+        dtype = torch.bfloat16
+
+    return State()  # type: ignore[return-value]
+
+
+def test_auto_waits_for_a_proof(on_a_gpu: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "RECORDS", {("rows", (9, 0)): "", ("single_cta", (8, 0)): ""})
+    reason = triton.untried(on_a_gpu)
+    assert reason is not None
+    assert "single_cta kernel has not yet been proven on an sm_90 GPU" in reason
+    assert triton.refuses(on_a_gpu) is None
+    monkeypatch.setattr(triton, "RECORDS", {("single_cta", (9, 0)): ""})
+    assert triton.untried(on_a_gpu) is None
+
+
+def test_an_old_gpu_is_refused(on_a_gpu: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    reason = triton.refuses(on_a_gpu)
+    assert reason is not None
+    assert "compute capability is 7.5" in reason
+
+
+def test_other_dtypes_and_devices_are_refused(on_a_gpu: torch.Tensor) -> None:
+    on_a_gpu.dtype = torch.float64  # type: ignore[misc]
+    assert "not torch.float64" in (triton.refuses(on_a_gpu) or "")
+    assert "not 'meta' ones" in (triton.refuses(torch.zeros(1, 1, 1, device="meta")) or "")
