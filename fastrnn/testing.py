@@ -129,4 +129,6 @@ def assert_close(
         AssertionError: it is not, or it has another shape or dtype.
     """
     assert actual.dtype == problem.dtype, actual.dtype
-    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance(problem, scale, mode))
+    torch.testing.assert_close(
+        actual.double(), expected, rtol=0, atol=tolerance(problem, scale, mode)
+    )

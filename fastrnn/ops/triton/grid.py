@@ -70,7 +70,7 @@ def forward(
     place = base + units[None, :]
     backwards = group >= reverse_from
     last = ends(lengths, rows, batch, steps)
-    weight_hh += group.to(tl.int64) * H * H + units * H  # W_hh transposed: [k, unit]
+    weight_hh += (group.to(tl.int64) * H + units) * H  # W_hh transposed: [k, unit]
     if RESIDENT:
         weight = _columns(weight_hh, units < H, 1, H, PADDED, SPLIT)
     size = batch * width
@@ -163,11 +163,12 @@ def backward(
             _wait(arrived + team, tl.cast(i, tl.int64) * SLICES)
         source = exchange + (i % 2) * size + base
         if RESIDENT:
-            product = _product(source, in_batch & (i > 0), weight, H, PADDED, SPLIT, PRECISION)
+            product = _product(source, in_batch, weight, H, PADDED, SPLIT, PRECISION)
         else:
             product = _streamed(
-                source, in_batch & (i > 0), weight_hh, units < H, H, H, ROWS, COLS, DEPTH, PRECISION
+                source, in_batch, weight_hh, units < H, H, H, ROWS, COLS, DEPTH, PRECISION
             )
+        # Before the first turn there was none, and the product is of whatever lay there.
         gradient = tl.where(active_at(t_before, last, inside) & (i > 0), product, gradient)
         dz = (grad_t.to(tl.float32) + gradient) * derivative(out_t.to(tl.float32), RELU)
         dz = dz.to(out_t.dtype)
@@ -244,7 +245,7 @@ def _streamed(
             source + k[None, :], mask=in_batch & (k < H)[None, :], other=0.0, cache_modifier=".cg"
         )
         columns = tl.load(
-            weight[None, :] + k[:, None] * STRIDE,
+            weight[None, :] + k[:, None].to(tl.int64) * STRIDE,
             mask=(k < H)[:, None] & exists[None, :],
             other=0.0,
         )

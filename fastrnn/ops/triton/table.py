@@ -53,22 +53,21 @@ class Row(NamedTuple):
     kernel: str
     modes: tuple[str, ...]
     hidden: int  #: the largest H
-    programs: int | None = None  #: the largest B·G
+    one_wave: bool = False  #: as many multiprocessors as rows times groups
     shared: int = 0  #: bytes of shared memory a program must have
 
 
 KB = 1024
 
 TABLE = (
-    # One row each, while there is a multiprocessor for each: less than half the instructions a
-    # step of three tf32 products.
-    Row("rows", ("float32",), hidden=128, programs=128),
+    # Less than half the instructions a step of three tf32 products.
+    Row("rows", ("float32",), hidden=128, one_wave=True),
     Row("single_cta", ("half", "tf32"), hidden=128, shared=96 * KB),
     Row("single_cta", ("float32",), hidden=64),
     Row("single_cta", ("float32",), hidden=128, shared=144 * KB),
     Row("single_cta", ("half",), hidden=256, shared=144 * KB),
     # Whatever H is. Where its programs cannot all run at once, it launches every step anew.
-    Row("grid", MODES, hidden=2**20),
+    Row("grid", MODES, hidden=2**31 - 1),
 )
 
 #: The kernels that passed every check on hardware: the file in benchmarks/results/ that says so,
@@ -82,7 +81,7 @@ def choose(sizes: Sizes) -> str:
         if (
             sizes.mode in row.modes
             and sizes.hidden <= row.hidden
-            and (row.programs is None or sizes.batch * sizes.groups <= row.programs)
+            and (not row.one_wave or sizes.batch * sizes.groups <= sizes.processors)
             and row.shared <= sizes.shared
         ):
             return row.kernel
