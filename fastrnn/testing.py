@@ -21,7 +21,7 @@ UNIT_ROUNDOFF = {
     torch.bfloat16: 2.0**-8,
 }
 
-#: What the matrix unit adds to the relative error of a product, by `fastrnn.ops.triton.table.MODES`.
+#: What the matrix unit adds to the relative error of a product, by the modes of `ops.triton.table`.
 #: It cuts a float32 operand to the 10 bits of tf32. Three such products leave out that of what was
 #: cut off of both, and cut what was cut off of each once more.
 MATRIX_UNIT = {"half": 0.0, "tf32": 2 * 2.0**-10, "float32": 2 * 2.0**-20}

@@ -104,11 +104,22 @@ def _limits(device: int) -> dict[str, Any]:
     from triton.runtime import driver
 
     properties = driver.active.utils.get_device_properties(device)
+    capability = torch.cuda.get_device_capability(device)
     return {
-        "capability": torch.cuda.get_device_capability(device),
+        "capability": capability,
+        "wgmma": capability == (9, 0) and _has_gluon(),
         "shared": properties["max_shared_mem"],
         "processors": properties["multiprocessor_count"],
     }
+
+
+def _has_gluon() -> bool:
+    """Whether the installed Triton has Gluon, which it calls experimental, as we know it."""
+    try:
+        _module("single_cta_gluon")
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def forward(

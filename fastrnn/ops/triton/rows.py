@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .table import Call, Sizes, power_of_two
-from .tile import SIZES, activate, active_at, derivative, ends, locate, store_step
+from .tile import SIZES, activate, active_at, confine, derivative, ends, locate, store_step
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -53,7 +53,7 @@ def forward(
         t_2, row_2 = locate(i + 2, steps, batch, backwards, offsets)
         pre_2 = tl.load(pre + (row_2 * width + place), mask=active_at(t_2, end, inside), other=0.0)
         z = tl.sum(weight * h[:, None], axis=0) + pre_t.to(tl.float32)
-        new = activate(z, RELU, FAST).to(pre_t.dtype)
+        new = confine(activate(z, RELU, FAST), inside, H, PADDED).to(pre_t.dtype)
         active = active_at(t, end, inside)
         store_step(out, row * width + place, new, inside, active, end, offsets)
         new = new.to(tl.float32)
@@ -102,7 +102,7 @@ def backward(
         grad_2 = tl.load(grad_out + (row_2 * width + place), mask=active, other=0.0)
         out_2 = tl.load(out + (row_2 * width + place), mask=active, other=0.0)
         dz = (grad_t.to(tl.float32) + dh) * derivative(out_t.to(tl.float32), RELU)
-        dz = dz.to(out_t.dtype)
+        dz = confine(dz, inside, H, PADDED).to(out_t.dtype)
         active = active_at(t, end, inside)
         store_step(grad_pre, row * width + place, dz, inside, active, end, offsets)
         product = tl.sum(weight * dz.to(tl.float32)[:, None], axis=0)
@@ -141,43 +141,18 @@ def configuration(sizes: Sizes) -> dict[str, Any]:
     return {"H": sizes.hidden, "PADDED": padded, "num_warps": padded // 8, "num_stages": 1}
 
 
-def launch_forward(
-    call: Call,
-    pre: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    lengths: Tensor | None,
-    offsets: Tensor | None,
-    out: Tensor,
-    h_n: Tensor,
-) -> None:
-    """Fill out and h_n."""
+def launch_forward(call: Call, pre: Tensor, weight_hh: Tensor, *tensors: Tensor | None) -> None:
+    """Fill out and h_n; the tensors are the kernel's, in its order, but for the transpose."""
     # Threads that lie side by side hold units side by side, and read them so.
     weight_t = weight_hh.mT.contiguous()
-    forward[(call.sizes.batch * call.sizes.groups,)](
-        *(pre, weight_t, h0, lengths, offsets, out, h_n),
-        *call.arguments,
-        RELU=call.relu,
-        FAST=call.fast,
-        **configuration(call.sizes),
-    )
+    programs = (call.sizes.batch * call.sizes.groups,)
+    flags = {"RELU": call.relu, "FAST": call.fast}
+    options = configuration(call.sizes)
+    forward[programs](pre, weight_t, *tensors, *call.arguments, **flags, **options)
 
 
-def launch_backward(
-    call: Call,
-    grad_out: Tensor,
-    grad_h_n: Tensor,
-    out: Tensor,
-    weight_hh: Tensor,
-    lengths: Tensor | None,
-    offsets: Tensor | None,
-    grad_pre: Tensor,
-    grad_h0: Tensor,
-) -> None:
-    """Fill grad_pre and grad_h0."""
-    backward[(call.sizes.batch * call.sizes.groups,)](
-        *(grad_out, grad_h_n, out, weight_hh, lengths, offsets, grad_pre, grad_h0),
-        *call.arguments,
-        RELU=call.relu,
-        **configuration(call.sizes),
-    )
+def launch_backward(call: Call, *tensors: Tensor | None) -> None:
+    """Fill grad_pre and grad_h0; `tensors` are the kernel's, in its order."""
+    programs = (call.sizes.batch * call.sizes.groups,)
+    flags = {"RELU": call.relu}
+    backward[programs](*tensors, *call.arguments, **flags, **configuration(call.sizes))

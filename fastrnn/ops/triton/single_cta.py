@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .table import PRECISION, Call, Sizes, power_of_two
-from .tile import SIZES, activate, active_at, derivative, ends, locate, store_step
+from .tile import SIZES, activate, active_at, confine, derivative, ends, locate, store_step
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -58,7 +58,7 @@ def forward(
         t_2, row_2 = locate(i + 2, steps, batch, backwards, offsets)
         pre_2 = tl.load(pre + (row_2 * width + place), mask=active_at(t_2, end, inside), other=0.0)
         z = tl.dot(h, weight, acc=pre_t.to(tl.float32), input_precision=PRECISION)
-        new = activate(z, RELU, FAST).to(h.dtype)
+        new = confine(activate(z, RELU, FAST), inside, H, PADDED).to(h.dtype)
         active = active_at(t, end, inside)
         store_step(out, row * width + place, new, inside, active, end, offsets)
         h = new if end is None else tl.where(active, new, h)
@@ -111,7 +111,7 @@ def backward(
         grad_2 = tl.load(grad_out + (row_2 * width + place), mask=active, other=0.0)
         out_2 = tl.load(out + (row_2 * width + place), mask=active, other=0.0)
         dz = (grad_t.to(tl.float32) + dh) * derivative(out_t.to(tl.float32), RELU)
-        dz = dz.to(out_t.dtype)
+        dz = confine(dz, inside, H, PADDED).to(out_t.dtype)
         active = active_at(t, end, inside)
         store_step(grad_pre, row * width + place, dz, inside, active, end, offsets)
         product = tl.dot(dz, weight, input_precision=PRECISION)
@@ -151,45 +151,20 @@ def configuration(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def launch_forward(
-    call: Call,
-    pre: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    lengths: Tensor | None,
-    offsets: Tensor | None,
-    out: Tensor,
-    h_n: Tensor,
-) -> None:
-    """Fill out and h_n."""
-    forward[_grid(call.sizes)](
-        *(pre, weight_hh, h0, lengths, offsets, out, h_n),
-        *call.arguments,
-        RELU=call.relu,
-        FAST=call.fast,
-        **configuration(call.sizes),
-    )
+def launch_forward(call: Call, *tensors: Tensor | None) -> None:
+    """Fill out and h_n; `tensors` are the kernel's, in its order."""
+    options = configuration(call.sizes)
+    flags = {"RELU": call.relu, "FAST": call.fast}
+    forward[programs(call.sizes, options)](*tensors, *call.arguments, **flags, **options)
 
 
-def launch_backward(
-    call: Call,
-    grad_out: Tensor,
-    grad_h_n: Tensor,
-    out: Tensor,
-    weight_hh: Tensor,
-    lengths: Tensor | None,
-    offsets: Tensor | None,
-    grad_pre: Tensor,
-    grad_h0: Tensor,
-) -> None:
-    """Fill grad_pre and grad_h0."""
-    backward[_grid(call.sizes)](
-        *(grad_out, grad_h_n, out, weight_hh, lengths, offsets, grad_pre, grad_h0),
-        *call.arguments,
-        RELU=call.relu,
-        **configuration(call.sizes),
-    )
+def launch_backward(call: Call, *tensors: Tensor | None) -> None:
+    """Fill grad_pre and grad_h0; `tensors` are the kernel's, in its order."""
+    options = configuration(call.sizes)
+    flags = {"RELU": call.relu}
+    backward[programs(call.sizes, options)](*tensors, *call.arguments, **flags, **options)
 
 
-def _grid(sizes: Sizes) -> tuple[int]:
-    return (triton.cdiv(sizes.batch, configuration(sizes)["ROWS"]) * sizes.groups,)
+def programs(sizes: Sizes, options: dict[str, Any]) -> tuple[int]:
+    """One for each group and tile of the batch."""
+    return (triton.cdiv(sizes.batch, options["ROWS"]) * sizes.groups,)

@@ -29,6 +29,7 @@ class Sizes(NamedTuple):
     capability: tuple[int, int] = CAPABILITY
     shared: int = 166912  #: bytes of shared memory a program may use
     processors: int = 108  #: multiprocessors of the device
+    wgmma: bool = False  #: whether the device has wgmma, and the installed Triton Gluon, to use it
 
 
 class Call(NamedTuple):
@@ -55,6 +56,7 @@ class Row(NamedTuple):
     hidden: int  #: the largest H
     one_wave: bool = False  #: as many multiprocessors as rows times groups
     shared: int = 0  #: bytes of shared memory a program must have
+    wgmma: bool = False  #: whether that is what it is made of
 
 
 KB = 1024
@@ -62,6 +64,8 @@ KB = 1024
 TABLE = (
     # Less than half the instructions a step of three tf32 products.
     Row("rows", ("float32",), hidden=128, one_wave=True),
+    # W_hh in registers: two thirds of the instructions a step, and no reading of it.
+    Row("single_cta_gluon", ("half",), hidden=256, shared=132 * KB, wgmma=True),
     Row("single_cta", ("half", "tf32"), hidden=128, shared=96 * KB),
     Row("single_cta", ("float32",), hidden=64),
     Row("single_cta", ("float32",), hidden=128, shared=144 * KB),
@@ -83,6 +87,7 @@ def choose(sizes: Sizes) -> str:
             and sizes.hidden <= row.hidden
             and (not row.one_wave or sizes.batch * sizes.groups <= sizes.processors)
             and row.shared <= sizes.shared
+            and row.wgmma <= sizes.wgmma
         ):
             return row.kernel
     raise ValueError(f"no kernel serves H = {sizes.hidden}")

@@ -55,6 +55,12 @@ def derivative(h, RELU: tl.constexpr):
 
 
 @triton.jit
+def confine(value, inside, H: tl.constexpr, PADDED: tl.constexpr):
+    """value where there is such a unit, else 0: an infinite one, times W_hh's 0 there, is NaN."""
+    return value if H == PADDED else tl.where(inside, value, 0.0)
+
+
+@triton.jit
 def locate(i, steps, batch, backwards, offsets):
     """Step t, and its first row in [T·B or N, G, H], of the loop's turn i; past the end, the last.
 

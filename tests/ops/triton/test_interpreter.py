@@ -176,6 +176,25 @@ def test_special_values(dtype: torch.dtype, activation: str) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")
+def test_overflow_stays_infinite(kernel: str) -> None:
+    """W_hh is padded with 0, which an infinite state must not meet: that would be NaN."""
+    weight_hh = torch.full((1, 3, 3), 100.0, dtype=torch.float16)
+    pre, h0 = torch.ones(4, 1, 1, 3, dtype=torch.float16), torch.ones(1, 1, 3, dtype=torch.float16)
+    rest = (weight_hh, h0, None, None, "relu", 1)
+    expected = reference.forward(pre, *rest)
+    assert expected[0].isinf().any()
+    out, h_n = triton.forward(pre, *rest, kernel=kernel)
+    assert torch.equal(out, expected[0])
+    assert torch.equal(h_n, expected[1])
+    rest = (100 * pre, h0, torch.ones_like(pre), *rest)
+    for actual, wanted in zip(
+        triton.backward(*rest, kernel=kernel), reference.backward(*rest), strict=True
+    ):
+        assert wanted.isinf().any()
+        assert torch.equal(actual, wanted)
+
+
 def _activated(x: torch.Tensor, activation: str) -> torch.Tensor:
     """act(x), computed by one step of one unit a row."""
     pre = x.reshape(1, -1, 1, 1)
