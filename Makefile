@@ -5,6 +5,7 @@
 #   make test    the tests, but for those marked slow; MARK= chooses others
 #   make lint    ruff and mypy
 #   make bench   the benchmarks; FLAGS= goes to pytest
+#   make gpu-check  the proof of the GPU kernels, on a machine with a GPU; needs no .venv
 #   make clean   remove what was built, but not .venv
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench gpu-check clean
 
 demo: $(VENV)/built
 	fastrnn demo cued-recall
@@ -34,6 +35,10 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/built
 	python -m pytest benchmarks $(FLAGS)
+
+# As it is, without .venv: a GPU's machine has its own torch, and may reach no network.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check
 
 clean:
 	rm -rf build *.egg-info fastrnn/_C.*.so fastrnn/_build_error.txt $(VENV)/built

@@ -1,0 +1,297 @@
+"""The proof of the GPU kernels: `make gpu-check`, on a machine with an NVIDIA GPU.
+
+In this order: what machine this is, the build, every test of tests/gpu, compute-sanitizer where
+there is one, and times beside nn.RNN on cuDNN. Each part has its share of the time, and what it
+could not reach it names. All that was found goes into one JSON file, in the folder that the
+variable OUT names or else in benchmarks/results/.
+
+It exits with 0 if every test was run and nothing was wrong, 1 otherwise, 2 if there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import gpu_record
+from .journal import read
+from .workers import Worker, run, supervise
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Seconds for all of it, and at most for its parts; timing has what they leave.
+TOTAL = 525
+BUILD, CORRECTNESS, SANITIZER = 60, 220, 45
+
+#: The part of timing's share in which it may compile, in as many processes as there are.
+COMPILING = 0.3
+
+#: Processes at once where the CPU compiles and the GPU has little to do.
+PROCESSES = max(1, min(10, (os.cpu_count() or 1) - 2))
+
+
+def no_gpu() -> str | None:
+    """Why nothing can be checked here, or None."""
+    try:
+        import torch
+    except ImportError as error:
+        return str(error)
+    if torch.version.hip is not None:
+        return "torch is built for AMD GPUs"
+    if not torch.cuda.is_available():
+        return "torch sees none"
+    return None
+
+
+def environment() -> dict[str, Any]:
+    """The machine, and the versions of all that matters to a kernel."""
+    import torch
+    import triton
+
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": properties.name,
+        "capability": [properties.major, properties.minor],
+        "processors": properties.multi_processor_count,
+        "memory": properties.total_memory,
+        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "max_clock": _said("nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader"),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "python": platform.python_version(),
+        **source(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
+    }
+
+
+def source() -> dict[str, Any]:
+    """What code this is: the commit, where git can tell, and the Triton kernels' own digest."""
+    digest = hashlib.sha256()
+    for path in sorted(ROOT.glob("fastrnn/ops/triton/*.py")):
+        digest.update(path.read_bytes())
+    commit = _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
+    changes = _said("git", "-C", str(ROOT), "status", "--porcelain")
+    dirty = None if "unknown" in (commit, changes) else bool(changes)
+    return {"commit": commit, "dirty": dirty, "kernels_sha256": digest.hexdigest()}
+
+
+def _said(*command: str) -> str:
+    """What a command prints, or "unknown"."""
+    if shutil.which(command[0]) is None:
+        return "unknown"
+    status, said = run(command, 20)
+    return said.strip() if status == 0 else "unknown"
+
+
+def build() -> dict[str, Any]:
+    """The extension, as it builds here; it holds the CPU kernels alone."""
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    status, said = run(command, BUILD, {"FASTRNN_BUILD": "auto"})
+    why = ROOT / "fastrnn" / "_build_error.txt"
+    if status is None:
+        return {"outcome": "not finished", "reason": f"it took more than {BUILD} s"}
+    if status != 0 or why.exists():
+        reason = why.read_text().splitlines()[0] if why.exists() else said[-1000:]
+        return {"outcome": "failed", "reason": reason}
+    return {"outcome": "built"}
+
+
+def correctness(deadline: float) -> dict[str, Any]:
+    """Every test of tests/gpu, shared out over processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        pytest = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "--tb=short"]
+        pytest += ["-p", "no:cacheprovider", "-p", "tests.gpu.outcomes"]
+        workers = []
+        for i in range(PROCESSES):
+            journal = Path(folder, f"{i}.jsonl")
+            shard = ["--shard", f"{i}/{PROCESSES}", "--journal", str(journal)]
+            workers.append(Worker((*pytest, *shard), journal))
+        supervise(workers, deadline, {"OMP_NUM_THREADS": "1"})
+        return gpu_record.correctness([read(worker.journal) for worker in workers])
+
+
+def sanitizer(tool: str, deadline: float) -> dict[str, Any]:
+    """compute-sanitizer on a few small cases of every kernel."""
+    program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if not os.access(program, os.X_OK):
+        return {"outcome": "could not run", "reason": "compute-sanitizer is not installed"}
+    command = [program, "--tool", tool, "--error-exitcode", "99"]
+    if tool == "memcheck":
+        # torch asks CUDA what it may, and takes no for an answer.
+        command += ["--report-api-errors", "no"]
+    command += [sys.executable, "-m", "benchmarks.gpu_check", "--small"]
+    # Each tensor its own allocation, so that what lies beside it is seen to be another's.
+    allocation = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    status, said = run(command, max(1.0, min(SANITIZER, deadline - time.time())), allocation)
+    cases = re.findall(r"^small: (.*)$", said, re.MULTILINE)
+    found = {"cases": len(cases), "said": said[-1500:]}
+    if status == 99:
+        return {"outcome": "found", **found}
+    if status is None:
+        return {"outcome": "not finished", **found}
+    return {"outcome": "clean" if status == 0 else "could not run", **found}
+
+
+def small() -> int:
+    """A few calls of every kernel, small enough for a tool that slows each a thousandfold."""
+    import torch
+
+    from fastrnn.ops import reference, triton
+    from fastrnn.testing import Problem, assert_close
+
+    from .modes import precision
+
+    device = os.environ.get("FASTRNN_TEST_DEVICE", "cuda")
+    plan = [("rows", 2, 20), ("single_cta", 18, 20), ("grid", 18, 40)]
+    if triton.sizes_of(torch.empty(1, 1, 1, device=device)).wgmma:
+        plan.append(("single_cta_gluon", 18, 20))
+    for kernel, batch, hidden in plan:
+        for mode_name in ("float32", "float16"):
+            if kernel == "single_cta_gluon" and mode_name == "float32":
+                continue
+            with precision(mode_name) as mode:
+                problem = Problem(4, batch, 2, hidden, "lengths", dtype=mode.dtype)
+                there = (*problem.tensors(device), *problem.options)
+                here = [t.double() if t.is_floating_point() else t for t in there[:4]]
+                out, h_n = reference.forward(*here, None, *problem.options)
+                grads = torch.ones_like(out), torch.ones_like(h_n)
+                given = [t.to(device, mode.dtype) for t in (*grads, out)]
+                cases = {
+                    "forward": (there, (out, h_n)),
+                    "backward": (
+                        (*given, *there[1:]),
+                        reference.backward(*grads, out, *here[1:], None, *problem.options),
+                    ),
+                }
+            for direction, (arguments, expected) in cases.items():
+                with precision(mode_name) as mode:
+                    results = getattr(triton, direction)(*arguments, kernel=kernel)
+                for actual, truth in zip(results, expected, strict=True):
+                    # 8 is more than any sum of these has.
+                    assert_close(actual.cpu(), truth, problem, 8.0, mode.products)
+                print(f"small: {kernel} {mode_name} {direction}", flush=True)
+    return gpu_record.OK
+
+
+def timing(deadline: float) -> dict[str, Any]:
+    """The plan of gpu_timing, as far as time allows."""
+    from . import gpu_floor, gpu_timing
+
+    me = [sys.executable, "-m", "benchmarks.gpu_timing"]
+    with tempfile.TemporaryDirectory() as folder:
+        compiling = time.time() + COMPILING * (deadline - time.time())
+        supervise(
+            [
+                Worker(
+                    (*me, "--compile", f"{i}/{PROCESSES}", "--deadline", str(compiling)),
+                    Path(folder, f"{i}.jsonl"),
+                )
+                for i in range(PROCESSES)
+            ],
+            compiling,
+        )
+        worker = Worker(
+            (*me, "--journal", f"{folder}/timing.jsonl", "--deadline", str(deadline - 10)),
+            Path(folder, "timing.jsonl"),
+        )
+        supervise([worker], deadline)
+        entries = read(worker.journal)
+    rates = {name: gpu._asdict() for name, gpu in gpu_floor.GPUS.items()}
+    return {
+        "fp32_precision": "of torch.backends.cudnn.rnn and cuda.matmul, for both sides: tf32 in "
+        "the mode tf32, else ieee",
+        "bfloat16": "nn.RNN as shipped: weights not flattened by hand",
+        "floor_constants": rates,
+        **gpu_record.timing(entries, list(gpu_timing.plan())),
+    }
+
+
+def attempt(part: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """What a part found, or why it failed, and how long that took."""
+    start = time.time()
+    try:
+        found = part(*arguments)
+    except Exception:
+        found = {"error": traceback.format_exc()[-3000:]}
+    return {**found, "seconds": round(time.time() - start, 1)}
+
+
+def record_name(environment: dict[str, Any]) -> str:
+    """From GPU, date and commit."""
+    parts = (environment.get("gpu"), environment.get("date"), environment.get("commit"))
+    name = "-".join(str(part or "unknown").removesuffix("+00:00") for part in parts)
+    return re.sub(r"[^a-z0-9-]+", "-", name.lower()) + ".json"
+
+
+def check() -> int:
+    """All parts, each entered in the record as soon as it is done."""
+    deadline = time.time() + TOTAL
+    record: dict[str, Any] = {"format": 1, "environment": attempt(environment)}
+    folder = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
+    path = folder / record_name(record["environment"])
+
+    def enter(name: str, found: dict[str, Any]) -> None:
+        record[name] = found
+        record["status"] = gpu_record.status(record)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"{name}: {time.time() - deadline + TOTAL:.0f} s", flush=True)
+
+    enter("environment", record["environment"])
+    enter("build", attempt(build))
+    enter("correctness", attempt(correctness, time.time() + CORRECTNESS))
+    tools = ("memcheck", "racecheck")
+    enter("sanitizer", {tool: attempt(sanitizer, tool, deadline) for tool in tools})
+    enter("timing", attempt(timing, deadline))
+    print_summary(record)
+    print(f"\n{path}")
+    return record["status"]
+
+
+def print_summary(record: dict[str, Any]) -> None:
+    """What a person wants to know first, last."""
+    for part, table in (
+        ("timing", gpu_record.timing_table),
+        ("correctness", gpu_record.correctness_table),
+    ):
+        found = record[part]
+        print("\n" + (f"{part}: {found['error']}" if "error" in found else table(found)))
+    for name, found in (("build", record["build"]), *record["sanitizer"].items()):
+        outcome = found.get("outcome", found.get("error"))
+        print(f"{name}: {outcome} {found.get('reason', '')}")
+    machine = record["environment"]
+    keys = [key for key in ("gpu", "driver", "torch", "commit") if key in machine]
+    print(", ".join(f"{key} {machine[key]}" for key in keys))
+    print("everything passed" if record["status"] == gpu_record.OK else "NOT everything passed")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="only a few calls of every kernel")
+    if parser.parse_args(argv).small:
+        return small()
+    reason = no_gpu()
+    if reason is not None:
+        print(f"gpu-check needs a CUDA GPU: {reason}", file=sys.stderr)
+        return gpu_record.NO_GPU
+    os.chdir(ROOT)
+    return check()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Processes that may hang or die, kept going until they are done or the time is up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from .journal import append, read
+
+
+class Worker(NamedTuple):
+    """A command that keeps a journal, ends it with "finished", and goes on where it left off."""
+
+    command: Sequence[str]
+    journal: Path
+
+    @property
+    def log(self) -> Path:
+        return self.journal.with_suffix(".log")
+
+
+def is_finished(journal: Path) -> bool:
+    return any(entry["event"] == "finished" for entry in read(journal))
+
+
+def supervise(
+    workers: Sequence[Worker],
+    deadline: float,  # of time.time()
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run all at once; start anew what died on the way, and end at the deadline what still runs.
+
+    A death is entered in the worker's journal. One that died without having entered anything since
+    its start would only do so again.
+    """
+    lengths: dict[Worker, int] = {}
+    running: dict[Worker, subprocess.Popen] = {}
+    try:
+        for worker in workers:
+            lengths[worker] = 0
+            running[worker] = _start(worker, environment)
+        while running and time.time() < deadline:
+            time.sleep(0.1)
+            for worker, process in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[worker]
+                if is_finished(worker.journal):
+                    continue
+                length = len(read(worker.journal))
+                append(worker.journal, event="died", status=process.returncode, said=tail(worker))
+                if length > lengths[worker]:
+                    lengths[worker] = length + 1
+                    running[worker] = _start(worker, environment)
+    finally:
+        for process in running.values():
+            kill(process)
+
+
+def tail(worker: Worker, characters: int = 1500) -> str:
+    """The last of what it said."""
+    return worker.log.read_text(errors="replace")[-characters:] if worker.log.exists() else ""
+
+
+def _start(worker: Worker, environment: Mapping[str, str] | None) -> subprocess.Popen:
+    with worker.log.open("a") as log:
+        return subprocess.Popen(
+            worker.command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,  # so that its children can be ended with it
+        )
+
+
+def kill(process: subprocess.Popen) -> None:
+    """End it and all it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    with suppress(subprocess.TimeoutExpired):  # it may wait for the device for ever
+        process.wait(10)
+
+
+def run(
+    command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
+) -> tuple[int | None, str]:
+    """Exit status, None if the time was up, and what it said."""
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **(environment or {})},
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=seconds)
+        return process.returncode, said
+    except subprocess.TimeoutExpired as expired:
+        kill(process)
+        said = expired.output or b""
+        return None, said.decode(errors="replace") if isinstance(said, bytes) else said

@@ -1,0 +1,183 @@
+"""The whole layer on a GPU: beside nn.RNN, under autocast, in graphs, compiled."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fastrnn
+from fastrnn import FusedRNN
+from fastrnn.ops import triton
+from fastrnn.testing import UNIT_ROUNDOFF, Problem
+from tests.twins import assert_near, tensors, twins
+
+from .device import INTERPRETED, KERNELS, precision
+
+T, B, I = 12, 7, 10  # noqa: E741
+
+#: H for which the table chooses, in strict float32, each kernel.
+HIDDEN = [20, 33] if INTERPRETED else [20, 100, 300]
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"nonlinearity": "relu", "bias": False},
+    {"bidirectional": True},
+    {"num_layers": 2, "bidirectional": True, "batch_first": True},
+]
+
+
+@pytest.fixture(autouse=True)
+def strict_and_ours(poison: None):
+    """Float32 throughout, and no reference in our place."""
+    with precision("float32"), fastrnn.backend("triton"):
+        yield
+
+
+def _layers(hidden: int, device: torch.device, **options: Any) -> tuple[nn.Module, ...]:
+    """FusedRNN, nn.RNN, and nn.RNN in float64."""
+    mine, theirs = twins(I, hidden, **options)
+    truth = copy.deepcopy(theirs).double()
+    return mine.to(device), theirs.to(device), truth.to(device)
+
+
+def _bound(expected: Tensor, hidden: int, terms: int = 0) -> float:
+    """What rounding may do to a result, in absolute terms.
+
+    A step sums H + I products with one rounding each at worst, one for each of three tf32 parts,
+    and a gradient of weights `terms` more. W_hh from U(-1/sqrt(H), 1/sqrt(H)) has a spectral radius
+    near 1/sqrt(3), so the errors of all steps sum to 2.4 of one's; another layer does the same to
+    them again, and the backward of both.
+    """
+    scale = max(1.0, float(expected.abs().max()))
+    return 2.4**4 * (3 * (hidden + I) + 8 + terms) * UNIT_ROUNDOFF[torch.float32] * scale
+
+
+def _close(mine: list[Tensor], theirs: list[Tensor], truth: list[Tensor], **bound: int) -> None:
+    for ours, peer, expected in zip(mine, theirs, truth, strict=True):
+        assert ours.shape == peer.shape
+        assert ours.dtype == peer.dtype
+        atol = _bound(expected, **bound)
+        torch.testing.assert_close(ours.double(), expected, rtol=0, atol=atol)
+        torch.testing.assert_close(ours, peer, rtol=0, atol=2 * atol)
+
+
+def _check(layers: tuple[nn.Module, ...], run: Any, x: Tensor, h0: Tensor, hidden: int) -> None:
+    """Outputs and all gradients, those of the input and of the initial state too."""
+    results, gradients = [], []
+    for layer in layers:
+        dtype = next(layer.parameters()).dtype
+        inputs = [tensor.to(dtype).requires_grad_() for tensor in (x, h0)]
+        outputs = tensors(run(layer, *inputs))
+        loss = sum((t * torch.linspace(-1, 1, t.numel()).to(t).view_as(t)).sum() for t in outputs)
+        gradients.append(list(torch.autograd.grad(loss, [*inputs, *layer.parameters()])))
+        results.append([tensor.detach() for tensor in outputs])
+    _close(*results, hidden=hidden)
+    _close(*gradients, hidden=hidden, terms=T * B)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "plain")
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_beside_torch(hidden: int, options: dict[str, Any], device: torch.device) -> None:
+    layers = _layers(hidden, device, **options)
+    states = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
+    shape = (B, T, I) if options.get("batch_first") else (T, B, I)
+    x, h0 = torch.randn(shape, device=device), torch.rand(states, B, hidden, device=device)
+    _check(layers, lambda layer, x, h0: layer(x, h0), x, h0, hidden)
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_packed_beside_torch(hidden: int, device: torch.device) -> None:
+    layers = _layers(hidden, device, bidirectional=True)
+    lengths = torch.randint(1, T + 1, (B,))
+
+    def run(layer: nn.Module, x: Tensor, h0: Tensor) -> Any:
+        return layer(pack_padded_sequence(x, lengths, enforce_sorted=False), h0)
+
+    x, h0 = torch.randn(T, B, I, device=device), torch.rand(2, B, hidden, device=device)
+    _check(layers, run, x, h0, hidden)
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_autocast(hidden: int, device: torch.device) -> None:
+    """nn.RNN would compute in float16 here; we, in the dtype that was asked for."""
+    dtype = torch.float16 if INTERPRETED else torch.bfloat16
+    mine, _, truth = _layers(hidden, device)
+    x = torch.randn(T, B, I, device=device)
+    with torch.autocast(device.type, dtype):
+        output, h_n = mine(x)
+    assert output.dtype == h_n.dtype == dtype
+    assert_near(output, truth(x.double())[0].detach(), eps=8)
+    output.float().sum().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in mine.parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in mine.parameters())
+
+
+@pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
+def test_opcheck(layout: str, device: torch.device) -> None:
+    problem = Problem(4, 3, 2, 5, layout, dtype=torch.float32)
+    *real, lengths, offsets = problem.tensors(device)
+    real = [tensor.requires_grad_() for tensor in real]
+    arguments = (*real, lengths, offsets, *problem.options)
+    torch.library.opcheck(torch.ops.fastrnn.recurrence_triton.default, arguments)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="CUDA graphs are CUDA's")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_kernel_in_a_cuda_graph(kernel: str, device: torch.device) -> None:
+    problem = Problem(9, 40, 2, 100, "lengths", dtype=torch.float16)
+    pre, *rest = *problem.tensors(device), *problem.options
+    other = torch.randn_like(pre)
+    (out, h_n), graph = _captured(lambda: triton.forward(pre, *rest, kernel=kernel))
+    for new in (other, pre.clone(), other):
+        pre.copy_(new)
+        graph.replay()
+        expected = triton.forward(pre, *rest, kernel=kernel)
+        assert torch.equal(out, expected[0])
+        assert torch.equal(h_n, expected[1])
+
+
+@pytest.mark.skipif(INTERPRETED, reason="CUDA graphs are CUDA's")
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_the_layer_in_a_cuda_graph(hidden: int, device: torch.device) -> None:
+    layer = FusedRNN(I, hidden, 2, bidirectional=True).to(device)
+    x = torch.randn(T, B, I, device=device)
+    with torch.inference_mode():
+        (output, h_n), graph = _captured(lambda: layer(x))
+        x.normal_()
+        graph.replay()
+        expected = layer(x)
+    assert torch.equal(output, expected[0])
+    assert torch.equal(h_n, expected[1])
+
+
+def _captured(run: Any) -> tuple[Any, torch.cuda.CUDAGraph]:
+    """What run returned while it was captured: a replay fills it anew."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()  # what is compiled or measured is so before the capture
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+    return results, graph
+
+
+def test_compiled(device: torch.device) -> None:
+    layer = FusedRNN(I, 20).to(device)
+    compiled = torch.compile(layer, fullgraph=True)
+    for lengths in (None, torch.randint(0, T + 1, (B,), device=device)):
+        x = torch.randn(T, B, I, device=device, requires_grad=True)
+        results = []
+        for run in (layer, compiled):
+            output, h_n = run(x, lengths=lengths)
+            loss = output.square().sum() + h_n.sum()
+            grads = torch.autograd.grad(loss, [x, *layer.parameters()])
+            results.append([output.detach(), h_n.detach(), *grads])
+        for eager, other in zip(*results, strict=True):
+            # Fusing may sum the same terms in another order.
+            atol = _bound(eager, hidden=20, terms=T * B)
+            torch.testing.assert_close(other, eager, rtol=0, atol=atol)

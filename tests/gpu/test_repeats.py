@@ -1,0 +1,93 @@
+"""The same call gives the same bits, a thousand times: an answer that moves is a race.
+
+Every call writes to memory of its own, poisoned before. Some find the device to themselves, some
+share it with matrix products on another stream, which delay some of their programs and not
+others; some are launched on a stream of their own.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastrnn.ops import triton
+from fastrnn.testing import Problem
+
+from .device import INTERPRETED, KERNELS, MODES, precision
+
+REPEATS = 3 if INTERPRETED else 1000
+
+#: (T, B, G, H) and layout: ragged rows; several tiles of the batch, and for `grid` several teams.
+SHAPES = {
+    "rows": [(20, 9, 2, 45, "lengths"), (12, 150, 1, 128, "dense")],
+    "single_cta": [(20, 37, 2, 45, "packed"), (12, 70, 1, 128, "dense")],
+    "single_cta_gluon": [(20, 37, 2, 45, "packed"), (12, 5, 1, 256, "dense")],
+    "grid": [(12, 50, 2, 130, "lengths"), (10, 33, 1, 700, "dense"), (6, 200, 1, 2048, "dense")],
+}
+CASES = [(kernel, *shape) for kernel in KERNELS for shape in SHAPES[kernel]]
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("mode", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("kernel", "steps", "batch", "groups", "hidden", "layout"), CASES)
+def test_bits(
+    kernel: str,
+    steps: int,
+    batch: int,
+    groups: int,
+    hidden: int,
+    layout: str,
+    mode: str,
+    direction: str,
+    device: torch.device,
+) -> None:
+    if INTERPRETED and (mode == "bfloat16" or batch * hidden > 5000):
+        pytest.skip("not for Triton's interpreter")
+    problem = Problem(steps, batch, groups, hidden, layout, dtype=MODES[mode].dtype)
+    with precision(mode):
+        run = _call(problem, kernel, direction, device)
+        first = run()
+        changed = torch.zeros((), dtype=torch.int64, device=device)
+        noise = _Noise(device)
+        for i in range(REPEATS):
+            with noise.of(i):
+                for one, other in zip(run(), first, strict=True):
+                    # NaN, which the poison is, differs from itself.
+                    changed += (one != other).any()
+        assert changed.item() == 0, f"{changed.item()} of {REPEATS} calls gave something else"
+
+
+def _call(
+    problem: Problem, kernel: str, direction: str, device: torch.device
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    pre, weight_hh, h0, *ragged = problem.tensors(device)
+    rest = (weight_hh, h0, *ragged, *problem.options)
+    if direction == "forward":
+        return lambda: triton.forward(pre, *rest, kernel=kernel)
+    out, h_n = triton.forward(pre, *rest, kernel=kernel)
+    grads = torch.randn_like(out), torch.randn_like(h_n)
+    return lambda: triton.backward(*grads, out, *rest, kernel=kernel)
+
+
+class _Noise:
+    """What else the device does during call i."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        if self.cuda:
+            self.here, self.beside = torch.cuda.current_stream(), torch.cuda.Stream()
+            self.matrix = torch.randn(1024, 1024, device=device)
+            torch.cuda.synchronize()
+
+    def of(self, i: int) -> torch.cuda.StreamContext:
+        if not self.cuda:
+            return torch.cuda.stream(None)
+        self.here.wait_stream(self.beside)
+        if i % 4 == 1:
+            with torch.cuda.stream(self.beside):
+                self.matrix @ self.matrix
+        if i % 4 == 2:
+            self.beside.wait_stream(self.here)
+            return torch.cuda.stream(self.beside)
+        return torch.cuda.stream(self.here)

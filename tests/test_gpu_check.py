@@ -1,0 +1,251 @@
+"""The GPU check where there is no GPU: what it says, and what it makes of what it is given."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu_check, gpu_floor, gpu_record
+from benchmarks.journal import append, read
+from benchmarks.workers import Worker, supervise
+
+ROOT = Path(__file__).parent.parent
+
+TESTS = {
+    "tests/gpu/test_kernels.py::a": {"kernel": "rows", "mode": "float32"},
+    "tests/gpu/test_kernels.py::b": {"kernel": "rows", "mode": "float16"},
+    "tests/gpu/test_grid.py::c": {"kernel": "grid"},
+    "tests/gpu/test_layer.py::d": {},
+}
+SHAPE = {"shape": [1024, 16, 64, 64], "activation": "tanh", "mode": "float32"}
+RECURRENCE = {
+    **SHAPE,
+    "event": "recurrence",
+    "groups": 1,
+    "kernel": "rows",
+    "chosen": True,
+    "direction": "forward",
+    "agrees": True,
+    "us_a_step": 0.25,
+    "over_floor": 1.85,
+}
+LAYER = {
+    **SHAPE,
+    "event": "layer",
+    "kernel": "rows",
+    "agrees": True,
+    "step": "training",
+    "ms_theirs": 1.0,
+    "ms_ours": 2.0,
+    "ratio": 0.5,
+}
+
+
+def journal(**outcomes: str) -> list[dict[str, Any]]:
+    """What the tests' plugin would have entered; a test without outcome was not reached."""
+    entries: list[dict[str, Any]] = [{"event": "collected", "tests": TESTS}]
+    for test in TESTS:
+        outcome = outcomes.get(test[-1])
+        if outcome is None:
+            continue
+        entries.append({"event": "started", "test": test})
+        if outcome == "died":
+            entries.append({"event": "died", "status": 1, "said": "Timeout"})
+        else:
+            reason = "" if outcome == "passed" else "why"
+            entries.append({"event": "ended", "test": test, "outcome": outcome, "reason": reason})
+    return [*entries, {"event": "finished", "status": 0}]
+
+
+def correctness(**outcomes: str) -> dict[str, Any]:
+    return gpu_record.correctness([journal(**outcomes)])
+
+
+ALL = dict.fromkeys("abcd", "passed")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu_check"],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "OUT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == gpu_record.NO_GPU
+    assert result.stderr.strip() == "gpu-check needs a CUDA GPU: torch sees none"
+    assert result.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_counts_by_kernel_and_mode() -> None:
+    found = correctness(a="passed", b="failed", d="skipped")
+    one = dict.fromkeys(gpu_record.OUTCOMES, 0)
+    assert found["kernels"] == {
+        "rows": {
+            "all": {**one, "passed": 1, "failed": 1},
+            "float32": {**one, "passed": 1},
+            "float16": {**one, "failed": 1},
+        },
+        "grid": {"all": {**one, "not reached": 1}},
+        "layer": {"all": {**one, "skipped": 1}},
+    }
+    assert found["failed"] == [{"test": "tests/gpu/test_kernels.py::b", "reason": "why"}]
+    assert found["not reached"] == ["tests/gpu/test_grid.py::c"]
+    assert "FAILED tests/gpu/test_kernels.py::b" in gpu_record.correctness_table(found)
+
+
+def test_a_test_that_ends_its_process_has_failed() -> None:
+    found = correctness(**{**ALL, "c": "died"})
+    assert found["kernels"]["grid"]["all"]["failed"] == 1
+    assert "Timeout" in found["failed"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("record", "status"),
+    [
+        ({"correctness": correctness(**ALL)}, gpu_record.OK),
+        ({"correctness": correctness(**{**ALL, "d": "skipped"})}, gpu_record.OK),
+        ({"correctness": correctness(**{**ALL, "b": "failed"})}, gpu_record.WRONG),
+        ({"correctness": correctness(**{**ALL, "b": "died"})}, gpu_record.WRONG),
+        ({"correctness": correctness(a="passed")}, gpu_record.WRONG),  # the rest was not reached
+        ({"correctness": correctness(**dict.fromkeys("abcd", "skipped"))}, gpu_record.WRONG),
+        ({"correctness": gpu_record.correctness([[]])}, gpu_record.WRONG),
+        ({"correctness": {"error": "..."}}, gpu_record.WRONG),
+        ({}, gpu_record.WRONG),
+        (
+            {"correctness": correctness(**ALL), "sanitizer": {"racecheck": {"outcome": "found"}}},
+            gpu_record.WRONG,
+        ),
+        (
+            {"correctness": correctness(**ALL), "timing": {"layer": [{"agrees": False}]}},
+            gpu_record.WRONG,
+        ),
+    ],
+)
+def test_exit_status(record: dict[str, Any], status: int) -> None:
+    assert gpu_record.status(record) == status
+
+
+def test_a_pytest_that_could_not_run_is_an_error() -> None:
+    found = gpu_record.correctness([[*journal(**ALL)[:-1], {"event": "finished", "status": 4}]])
+    assert found["errors"] == ["pytest ended with status 4"]
+    assert gpu_record.status({"correctness": found}) == gpu_record.WRONG
+
+
+def test_timing_of_what_was_reached() -> None:
+    wrong = {**RECURRENCE, "kernel": "grid", "chosen": False, "agrees": False, "reason": "far off"}
+    del wrong["us_a_step"], wrong["over_floor"]
+    entries = [{"event": "started", "name": "first"}, RECURRENCE, wrong, LAYER]
+    entries += [{"event": "ended", "name": "first"}, {"event": "started", "name": "second"}]
+    entries += [{"event": "died", "status": 1, "said": "Timeout"}]
+    found = gpu_record.timing(entries, ["first", "second", "third"])
+    assert len(found["recurrence"]) == 2
+    assert found["not reached"] == ["third"]
+    assert found["errors"][0]["name"] == "second"
+    table = gpu_record.timing_table(found)
+    for words in ("0.25/-*", "WRONG/-", "1.9/-", "0.50!", "far off", "not reached: third"):
+        assert words in table
+    assert "slower than nn.RNN: 1 of 1 times" in table
+    assert "training: 0.50x (1.000 ms, ours 2.000)" in table
+
+
+@pytest.fixture
+def faked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All parts stand in for themselves; the build fails to run at all."""
+    machine = {"gpu": "NVIDIA H200", "date": "2030-01-02T03:04+00:00", "commit": "abc1234"}
+    monkeypatch.setattr(gpu_check, "no_gpu", lambda: None)
+    monkeypatch.setattr(gpu_check, "environment", lambda: machine)
+    monkeypatch.setattr(gpu_check, "build", lambda: 1 / 0)
+    monkeypatch.setattr(gpu_check, "correctness", lambda deadline: correctness(**ALL))
+    monkeypatch.setattr(gpu_check, "sanitizer", lambda *_: {"outcome": "could not run"})
+    found = gpu_record.timing([RECURRENCE, LAYER], [])
+    monkeypatch.setattr(gpu_check, "timing", lambda deadline: found)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_one_record_of_all_parts(
+    failing: bool, faked: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    if failing:
+        found = correctness(**{**ALL, "a": "failed"})
+        monkeypatch.setattr(gpu_check, "correctness", lambda deadline: found)
+    assert gpu_check.main([]) == (gpu_record.WRONG if failing else gpu_record.OK)
+    (path,) = tmp_path.iterdir()
+    assert path.name == "nvidia-h200-2030-01-02t03-04-abc1234.json"
+    record = json.loads(path.read_text())
+    parts = ("environment", "build", "correctness", "sanitizer", "timing")
+    assert set(record) == {"format", "status", *parts}
+    assert "ZeroDivisionError" in record["build"]["error"]
+    assert set(record["sanitizer"]) == {"memcheck", "racecheck"}
+    assert ("NOT everything passed" in capsys.readouterr().out) == failing
+
+
+def test_the_floor_of_one_shape_by_hand() -> None:
+    """bfloat16, B = 16, H = 64 on an H200."""
+    gpu = gpu_floor.gpu("NVIDIA H200")
+    assert gpu is not None
+    forward = gpu_floor.floor(16, 1, 64, 2, "half", "forward", gpu)
+    assert forward.arithmetic == pytest.approx(1e6 * 131072 / 989e12)  # 2 · 16 · 64²
+    assert forward.bytes == pytest.approx(1e6 * 4096 / 4.8e12)  # 2 · 16 · 64 · 2
+    # One program, a row for each: 100 cycles, 8192 bytes of W_hh at 310 a cycle, 110 cycles.
+    assert forward.exchange == pytest.approx((100 + 8192 / 310 + 110) / 1755)
+    assert forward.least == forward.exchange
+    backward = gpu_floor.floor(16, 1, 64, 2, "half", "backward", gpu)
+    assert backward.bytes == pytest.approx(1.5 * forward.bytes)
+    assert gpu_floor.gpu("NVIDIA GeForce RTX 4090") is None
+
+
+def test_the_plugin_goes_on_after_a_test_that_died(tmp_path: Path) -> None:
+    """One of three tests ends its process; the next process runs those that are left."""
+    (tmp_path / "test_three.py").write_text(
+        "import os\n"
+        "def test_first(): pass\n"
+        "def test_second(): os._exit(1)\n"
+        "def test_third(): assert False\n"
+    )
+    path = tmp_path / "journal.jsonl"
+    command = [sys.executable, "-m", "pytest", "-p", "tests.gpu.outcomes", "--journal", str(path)]
+    worker = Worker((*command, "-p", "no:cacheprovider", str(tmp_path)), path)
+    supervise([worker], time.time() + 100, {"PYTHONPATH": str(ROOT)})
+    found = gpu_record.correctness([read(path)])
+    assert found["kernels"]["three"]["all"] == {
+        "passed": 1,
+        "failed": 2,
+        "skipped": 0,
+        "not reached": 0,
+    }
+    assert found["errors"] == []
+
+
+def test_a_worker_that_only_fails_is_not_started_for_ever(tmp_path: Path) -> None:
+    worker = Worker((sys.executable, "-c", "raise SystemExit('no such thing')"), tmp_path / "j")
+    supervise([worker], time.time() + 100)
+    (entry,) = read(worker.journal)
+    assert entry["event"] == "died"
+    assert "no such thing" in entry["said"]
+
+
+def test_a_worker_is_ended_at_the_deadline(tmp_path: Path) -> None:
+    start = time.time()
+    worker = Worker((sys.executable, "-c", "import time; time.sleep(1000)"), tmp_path / "j")
+    supervise([worker], start + 0.5)
+    assert time.time() - start < 20
+    assert read(worker.journal) == []
+
+
+def test_a_line_cut_off_costs_itself_alone(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    append(path, event="first")
+    with path.open("a") as file:
+        file.write('\n{"event": "sec')
+    append(path, event="third")
+    assert [entry["event"] for entry in read(path)] == ["first", "third"]
