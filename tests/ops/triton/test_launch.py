@@ -1,0 +1,202 @@
+"""The launchers, down to a driver that stands in for CUDA's: what it would be asked to run.
+
+Kernels are really compiled, and arguments really bound; only nothing runs.
+"""
+
+import os
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from fastrnn.ops import triton
+from fastrnn.ops.triton.table import Sizes
+from fastrnn.testing import Problem
+
+pytest.importorskip("triton")
+if "TRITON_INTERPRET" in os.environ:
+    pytest.skip("the interpreter launches nothing", allow_module_level=True)
+
+from triton.backends.compiler import GPUTarget
+from triton.compiler import compiler
+from triton.runtime.driver import driver as active_driver
+
+from fastrnn.ops.triton import grid, occupancy, rows, single_cta, single_cta_gluon
+
+PROCESSORS, SHARED = 132, 232448
+
+
+class Driver:
+    """An H100's driver, as far as Triton asks."""
+
+    def __init__(self) -> None:
+        self.launches: list[dict[str, Any]] = []
+        self.utils = SimpleNamespace(
+            get_device_properties=lambda device: {"max_shared_mem": SHARED},
+            # module, function, registers, spills, threads
+            load_binary=lambda name, binary, shared, device: (1, 2, 32, 0, 1024),
+        )
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Any:
+        names = source.fn.arg_names
+
+        def launch(x: int, y: int, z: int, *arguments: Any) -> None:
+            assert (y, z) == (1, 1)
+            # stream, function, metadata, and hooks come before the kernel's own.
+            own = dict(zip(names, arguments[-len(names) :], strict=True))
+            self.launches.append(
+                {"programs": x, "cooperative": metadata.launch_cooperative_grid, **own}
+            )
+
+        return launch
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    """CPU tensors are taken for CUDA's, and every kernel starts with nothing compiled."""
+    driver = Driver()
+    monkeypatch.setattr(triton, "refuses", lambda state: None)
+    monkeypatch.setattr(triton, "sizes_of", _sizes)
+    monkeypatch.setattr(occupancy, "_known", {})
+    for module in (grid, rows, single_cta, single_cta_gluon):
+        module.forward.device_caches.clear()
+        module.backward.device_caches.clear()
+    with mock.patch.object(active_driver, "_active", driver):
+        yield driver
+    for module in (grid, rows, single_cta, single_cta_gluon):
+        module.forward.device_caches.clear()
+        module.backward.device_caches.clear()
+
+
+def _sizes(state: torch.Tensor) -> Sizes:
+    mode = triton.mode_of(state.dtype)
+    return Sizes(*state.shape, mode, (9, 0), SHARED, PROCESSORS, wgmma=True)  # type: ignore[misc]
+
+
+def run(problem: Problem, kernel: str) -> None:
+    """Forward and backward; every output is whatever memory held."""
+    arguments = (*problem.tensors(), *problem.options)
+    out, h_n = triton.forward(*arguments, kernel=kernel)
+    triton.backward(out, h_n, out, *arguments[1:], kernel=kernel)
+
+
+def compilations(kernel: Any) -> int:
+    """How many forms of a kernel there are by now."""
+    return len(kernel.device_caches[0][0])
+
+
+@pytest.mark.parametrize("name", ["rows", "single_cta", "single_cta_gluon", "grid"])
+def test_no_other_batch_or_length_is_another_compilation(name: str, driver: Driver) -> None:
+    module = {
+        "rows": rows,
+        "single_cta": single_cta,
+        "single_cta_gluon": single_cta_gluon,
+        "grid": grid,
+    }[name]
+    for steps, batch, groups in [(3, 2, 1), (1, 1, 1), (16, 16, 2), (2, 17, 3), (32, 1, 16)]:
+        run(Problem(steps, batch, groups, 20, "packed", dtype=torch.float16), name)
+    assert compilations(module.forward) == compilations(module.backward) == 1
+    run(Problem(3, 2, 1, 21, "packed", dtype=torch.float16), name)
+    assert compilations(module.forward) == compilations(module.backward) == 2
+
+
+def test_as_many_programs_as_tiles_and_groups(driver: Driver) -> None:
+    for kernel, expected in (("rows", 35 * 3), ("single_cta", 3 * 3), ("single_cta_gluon", 5 * 3)):
+        driver.launches.clear()
+        run(Problem(2, 35, 3, 20, dtype=torch.float16), kernel)
+        assert [launch["programs"] for launch in driver.launches] == [expected] * 2
+
+
+def test_no_batch_is_no_launch(driver: Driver) -> None:
+    for kernel in ("rows", "single_cta", "single_cta_gluon", "grid"):
+        run(Problem(2, 0, 3, 20, dtype=torch.float16), kernel)
+    assert not driver.launches
+
+
+def test_grid_steps_where_nothing_fits(driver: Driver) -> None:
+    """The tensors are the CPU's, for which no program runs beside another."""
+    run(Problem(5, 20, 2, 100, dtype=torch.float16), "grid")
+    forward, backward = driver.launches[:5], driver.launches[5:]
+    assert [(launch["begin"], launch["end"]) for launch in forward] == [
+        (i, i + 1) for i in range(5)
+    ]
+    assert [launch["begin"] for launch in backward] == list(range(6))  # one turn more
+    for launch in driver.launches:
+        assert launch["arrived"] is None
+        assert not launch["cooperative"]
+        assert launch["programs"] == 2 * -(-100 // launch["COLS"])  # one tile of 64 rows
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many blocks a multiprocessor of the stand-in holds, which a test may change."""
+    held = {"blocks": 1}
+    device = torch.device("cuda", 0)
+    properties = SimpleNamespace(multi_processor_count=PROCESSORS)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(occupancy, "_blocks", lambda *_: held["blocks"])
+    monkeypatch.setattr(grid, "room", lambda *arguments: occupancy.room(*arguments[:3], device))
+    return held
+
+
+def test_grid_is_one_cooperative_launch_where_all_fit(
+    driver: Driver, blocks: dict[str, int]
+) -> None:
+    run(Problem(5, 20, 2, 500, dtype=torch.float16), "grid")
+    forward, backward = driver.launches
+    assert (forward["begin"], forward["end"]) == (0, 5)
+    assert (backward["begin"], backward["end"]) == (0, 6)
+    for launch in (forward, backward):
+        assert launch["cooperative"]
+        assert launch["RESIDENT"]
+        # Four teams of 32 programs, of 16 rows and 16 units each: 128 of 132.
+        assert (launch["ROWS"], launch["COLS"], launch["programs"]) == (16, 16, 128)
+        assert launch["arrived"].shape == (4,)
+        assert not launch["arrived"].any()
+
+
+def test_grid_takes_larger_tiles_where_small_ones_do_not_fit(
+    driver: Driver, blocks: dict[str, int]
+) -> None:
+    run(Problem(2, 65, 1, 1000, dtype=torch.float16), "grid")
+    for launch in driver.launches:
+        assert (launch["ROWS"], launch["COLS"], launch["RESIDENT"]) == (64, 32, False)
+        assert launch["programs"] == 2 * 32
+
+
+def test_grid_sends_no_more_teams_than_fit(driver: Driver, blocks: dict[str, int]) -> None:
+    """Five tiles of 64 rows and 63 programs each, of which two teams have room."""
+    run(Problem(2, 300, 1, 2000, dtype=torch.float16), "grid")
+    for launches in (driver.launches[:3], driver.launches[3:]):
+        assert [launch["first_team"] for launch in launches] == [0, 2, 4]
+        assert [launch["programs"] for launch in launches] == [126, 126, 63]
+        assert all(launch["cooperative"] for launch in launches)
+
+
+def test_grid_steps_where_the_driver_cannot_tell(driver: Driver, blocks: dict[str, int]) -> None:
+    blocks["blocks"] = 0
+    run(Problem(3, 4, 1, 300, dtype=torch.float16), "grid")
+    assert len(driver.launches) == 3 + 4
+    assert not any(launch["cooperative"] for launch in driver.launches)
+
+
+def test_what_does_not_fit_into_shared_memory_has_no_room(
+    driver: Driver, blocks: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less is free than the device was said to have: columns that stay do not fit."""
+    monkeypatch.setattr(compiler, "max_shared_mem", lambda device: 60 * 1024)
+    run(Problem(3, 4, 1, 1000, dtype=torch.float16), "grid")
+    assert len(driver.launches) == 2
+    assert not any(launch["RESIDENT"] for launch in driver.launches)
