@@ -288,7 +288,8 @@ def configurations(sizes: Sizes) -> Iterator[dict[str, Any]]:
             resident = {"ROWS": rows, "COLS": 16, "DEPTH": 0, "SPLIT": 8, "RESIDENT": True}
             yield {**common, **resident, "num_warps": 8, "num_stages": 1}
     for rows, warps in ((16, 4), (64, 8)):
-        streamed = {"ROWS": rows, "COLS": 32, "DEPTH": 64, "SPLIT": 1, "RESIDENT": False}
+        depth = 128 // operand
+        streamed = {"ROWS": rows, "COLS": 32, "DEPTH": depth, "SPLIT": 1, "RESIDENT": False}
         yield {**common, **streamed, "num_warps": warps, "num_stages": 1}
 
 

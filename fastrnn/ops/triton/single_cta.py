@@ -40,7 +40,8 @@ def forward(
     PRECISION: tl.constexpr,
 ):
     """h_t = act(pre_t + W_hh h_{t-1}) of one group, for ROWS rows of the batch."""
-    group, rows, inside, place, width = _tile(batch, groups, H, PADDED, ROWS)
+    group, rows, inside, first, place, width = _tile(batch, groups, H, PADDED, ROWS)
+    pre, h0, out, h_n = pre + first, h0 + first, out + first, h_n + first
     backwards = group >= reverse_from
     end = ends(lengths, rows, batch, steps)
     k = tl.arange(0, PADDED)[:, None]
@@ -51,16 +52,16 @@ def forward(
 
     # A step is shorter than the way from memory, so pre is asked for two steps ahead.
     t, row = locate(0, steps, batch, backwards, offsets)
-    pre_t = tl.load(pre + (row * width + place), mask=active_at(t, end, inside), other=0.0)
+    pre_t = tl.load(pre + row * width + place, mask=active_at(t, end, inside), other=0.0)
     t_1, row_1 = locate(1, steps, batch, backwards, offsets)
-    pre_1 = tl.load(pre + (row_1 * width + place), mask=active_at(t_1, end, inside), other=0.0)
+    pre_1 = tl.load(pre + row_1 * width + place, mask=active_at(t_1, end, inside), other=0.0)
     for i in range(steps):
         t_2, row_2 = locate(i + 2, steps, batch, backwards, offsets)
-        pre_2 = tl.load(pre + (row_2 * width + place), mask=active_at(t_2, end, inside), other=0.0)
+        pre_2 = tl.load(pre + row_2 * width + place, mask=active_at(t_2, end, inside), other=0.0)
         z = tl.dot(h, weight, acc=pre_t.to(tl.float32), input_precision=PRECISION)
         new = confine(activate(z, RELU, FAST), inside, H, PADDED).to(h.dtype)
         active = active_at(t, end, inside)
-        store_step(out, row * width + place, new, inside, active, end, offsets)
+        store_step(out + row * width, place, new, inside, active, end, offsets)
         h = new if end is None else tl.where(active, new, h)
         t, row, pre_t = t_1, row_1, pre_1
         t_1, row_1, pre_1 = t_2, row_2, pre_2
@@ -88,7 +89,9 @@ def backward(
     PRECISION: tl.constexpr,
 ):
     """dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t) of one group, for ROWS rows of the batch."""
-    group, rows, inside, place, width = _tile(batch, groups, H, PADDED, ROWS)
+    group, rows, inside, first, place, width = _tile(batch, groups, H, PADDED, ROWS)
+    grad_out, out, grad_pre = grad_out + first, out + first, grad_pre + first
+    grad_h_n, grad_h0 = grad_h_n + first, grad_h0 + first
     backwards = group < reverse_from  # against the order of forward
     end = ends(lengths, rows, batch, steps)
     k = tl.arange(0, PADDED)[:, None]
@@ -99,21 +102,21 @@ def backward(
 
     t, row = locate(0, steps, batch, backwards, offsets)
     active = active_at(t, end, inside)
-    grad_t = tl.load(grad_out + (row * width + place), mask=active, other=0.0)
-    out_t = tl.load(out + (row * width + place), mask=active, other=0.0)
+    grad_t = tl.load(grad_out + row * width + place, mask=active, other=0.0)
+    out_t = tl.load(out + row * width + place, mask=active, other=0.0)
     t_1, row_1 = locate(1, steps, batch, backwards, offsets)
     active = active_at(t_1, end, inside)
-    grad_1 = tl.load(grad_out + (row_1 * width + place), mask=active, other=0.0)
-    out_1 = tl.load(out + (row_1 * width + place), mask=active, other=0.0)
+    grad_1 = tl.load(grad_out + row_1 * width + place, mask=active, other=0.0)
+    out_1 = tl.load(out + row_1 * width + place, mask=active, other=0.0)
     for i in range(steps):
         t_2, row_2 = locate(i + 2, steps, batch, backwards, offsets)
         active = active_at(t_2, end, inside)
-        grad_2 = tl.load(grad_out + (row_2 * width + place), mask=active, other=0.0)
-        out_2 = tl.load(out + (row_2 * width + place), mask=active, other=0.0)
+        grad_2 = tl.load(grad_out + row_2 * width + place, mask=active, other=0.0)
+        out_2 = tl.load(out + row_2 * width + place, mask=active, other=0.0)
         dz = (grad_t.to(tl.float32) + dh) * derivative(out_t.to(tl.float32), RELU)
         dz = confine(dz, inside, H, PADDED).to(out_t.dtype)
         active = active_at(t, end, inside)
-        store_step(grad_pre, row * width + place, dz, inside, active, end, offsets)
+        store_step(grad_pre + row * width, place, dz, inside, active, end, offsets)
         product = tl.dot(dz, weight, input_precision=PRECISION)
         dh = product if end is None else tl.where(active, product, dh)
         t, row, grad_t, out_t = t_1, row_1, grad_1, out_1
@@ -123,31 +126,41 @@ def backward(
 
 @triton.jit
 def _tile(batch, groups, H: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr):
-    """This program's group, rows, and elements: which exist, and where they lie in [B, G, H]."""
+    """This program's group, rows, and elements: which exist, and where they lie in [B, G, H].
+
+    That is `first`, of 64 bits, and within the tile `place`, of 32: where rows begin anywhere,
+    every element has an address of its own, and 64 bits of each would fill the registers.
+    """
     group = tl.program_id(0) % groups
-    rows = (tl.program_id(0) // groups * ROWS + tl.arange(0, ROWS))[:, None]
+    row = tl.program_id(0) // groups * ROWS
+    rows = (row + tl.arange(0, ROWS))[:, None]
     units = tl.arange(0, PADDED)[None, :]
     inside = (rows < batch) & (units < H)
     width = groups.to(tl.int64) * H
-    place = rows * width + (group.to(tl.int64) * H + units)
-    return group, rows, inside, place, width
+    first = row * width + group.to(tl.int64) * H
+    place = tl.arange(0, ROWS)[:, None] * (groups * H) + units
+    return group, rows, inside, first, place, width
 
 
 def configuration(sizes: Sizes) -> dict[str, Any]:
     """The compile-time constants for a call of these sizes, and the compiler's options.
 
     16 rows are the least that the matrix unit takes; 32 where there would be more tiles than
-    multiprocessors, and registers are not short.
+    multiprocessors, and the registers suffice. Without being told, the compiler may save registers
+    that nobody else wants, and spill.
     """
     padded = power_of_two(sizes.hidden)
+    warps = max(1, padded // 16)
     crowded = triton.cdiv(sizes.batch, 16) * sizes.groups > sizes.processors
+    fits = padded <= 128 and sizes.hidden % 2 == 0 and sizes.mode != "float32"
     return {
         "H": sizes.hidden,
         "PADDED": padded,
-        "ROWS": 32 if crowded and padded <= 128 and sizes.mode != "float32" else 16,
+        "ROWS": 32 if crowded and fits else 16,
         "PRECISION": PRECISION[sizes.mode],
-        "num_warps": max(1, padded // 16),
+        "num_warps": warps,
         "num_stages": 1,
+        "maxnreg": min(255, 2048 // warps),
     }
 
 

@@ -57,6 +57,7 @@ class Row(NamedTuple):
     one_wave: bool = False  #: as many multiprocessors as rows times groups
     shared: int = 0  #: bytes of shared memory a program must have
     wgmma: bool = False  #: whether that is what it is made of
+    width: int = 2**25  #: the largest G·H; offsets within a tile are 32 bits
 
 
 KB = 1024
@@ -71,7 +72,7 @@ TABLE = (
     Row("single_cta", ("float32",), hidden=128, shared=144 * KB),
     Row("single_cta", ("half",), hidden=256, shared=144 * KB),
     # Whatever H is. Where its programs cannot all run at once, it launches every step anew.
-    Row("grid", MODES, hidden=2**31 - 1),
+    Row("grid", MODES, hidden=2**31 - 1, width=2**62),
 )
 
 #: The kernels that passed every check on hardware: the file in benchmarks/results/ that says so,
@@ -88,6 +89,7 @@ def choose(sizes: Sizes) -> str:
             and (not row.one_wave or sizes.batch * sizes.groups <= sizes.processors)
             and row.shared <= sizes.shared
             and row.wgmma <= sizes.wgmma
+            and sizes.groups * sizes.hidden <= row.width
         ):
             return row.kernel
     raise ValueError(f"no kernel serves H = {sizes.hidden}")

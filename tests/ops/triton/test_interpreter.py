@@ -78,7 +78,7 @@ def test_every_tile_of_the_batch(check, monkeypatch: pytest.MonkeyPatch) -> None
     from fastrnn.ops.triton import grid, single_cta
     from fastrnn.ops.triton.table import Sizes
 
-    problem = Problem(4, 37, 2, 33, "packed", dtype=torch.float16)
+    problem = Problem(4, 37, 2, 34, "packed", dtype=torch.float16)
     sizes = Sizes(problem.batch, problem.groups, problem.hidden, "half")
     tiled = single_cta.configuration(sizes._replace(processors=1))
     assert tiled["ROWS"] == 32

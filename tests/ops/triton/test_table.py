@@ -49,6 +49,11 @@ def test_groups_are_programs_too() -> None:
     assert choose(Sizes(64, 3, 128, "float32", **H100)) == "single_cta"
 
 
+def test_rows_too_wide_for_the_offsets_of_a_tile() -> None:
+    assert choose(Sizes(64, 2**19, 64, "half", **H100)) == "single_cta"
+    assert choose(Sizes(64, 2**19 + 1, 64, "half", **H100)) == "grid"
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_every_size_is_served_on_every_device(mode: str) -> None:
     for device in (A100, H100, RTX_4090):

@@ -1,0 +1,357 @@
+"""What the Triton kernels cost, compiled without a GPU: `python -m benchmarks.kernel_stats`.
+
+Every configuration that `fastrnn.ops.triton.table` can choose, for each architecture: registers a
+thread, spilled bytes, shared memory against what the device has, and the instructions of one turn
+of the step loop. Nothing is run: no time and no result is to be had from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+from fastrnn.ops.triton.table import MODES, TABLE, Sizes, choose
+
+#: Bytes of shared memory a program may use, and multiprocessors, by compute capability: A100, H100
+#: and H200, B200.
+DEVICES = {(8, 0): (166912, 108), (9, 0): (232448, 132), (10, 0): (232448, 148)}
+
+DIRECTIONS = ("forward", "backward")
+LAYOUTS = ("dense", "lengths", "packed")
+ACTIVATIONS = ("tanh", "relu")
+DTYPES = {
+    "half": (torch.bfloat16, torch.float16),
+    "tf32": (torch.float32,),
+    "float32": (torch.float32,),
+}
+
+#: The table's limits and sizes beyond them, and odd ones, whose rows do not begin at multiples of
+#: 16 bytes: every power of two that single_cta and rows pad to.
+LIMITS = sorted({row.hidden for row in TABLE if row.kernel != "grid"})
+HIDDEN = (5, 23, *(limit - limit // 4 - 1 for limit in LIMITS), *LIMITS)
+HIDDEN += (512, 1000, 1024, 2048, 4096)
+BATCHES = (1, 2**16)  # with multiprocessors to spare, and with none
+
+#: What a kernel is told at run time: it must be the same program whatever they are.
+RUN_TIME = {
+    "steps": 100,
+    "batch": 32,
+    "groups": 2,
+    "reverse_from": 1,
+    "begin": 0,
+    "end": 100,
+    "first_team": 0,
+}
+NOT_AS_PRE = {
+    "lengths": torch.int64,
+    "offsets": torch.int64,
+    "arrived": torch.int64,
+    "dh": torch.float32,
+}
+ABSENT = {"dense": {"lengths", "offsets"}, "lengths": {"offsets"}, "packed": set()}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel as a launcher would have it compiled."""
+
+    kernel: str  #: the module of fastrnn.ops.triton
+    direction: str
+    mode: str
+    dtype: torch.dtype
+    hidden: int
+    layout: str
+    activation: str
+    capability: tuple[int, int]
+    configuration: tuple[tuple[str, Any], ...]  #: constants and the compiler's options
+    at_once: bool = True  #: all steps in one launch
+
+    def __str__(self) -> str:
+        """As pytest names it: nothing in it needs quoting."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        what = f"{self.kernel}.{self.direction}-{self.mode}-{dtype}-H{self.hidden}"
+        return f"{what}-{self.shape}-{self.layout}-{self.activation}-{self.arch}"
+
+    @property
+    def arch(self) -> str:
+        return f"sm_{self.capability[0]}{self.capability[1]}"
+
+    @property
+    def shape(self) -> str:
+        """What tells a size's configurations apart: rows, columns and warps of a program."""
+        get = dict(self.configuration).get
+        named = (("ROWS", "r"), ("COLS", "c"), ("num_warps", "w"))
+        shape = "".join(f"{letter}{get(name)}" for name, letter in named if get(name))
+        if get("RESIDENT") is not None:
+            shape += "s" if get("RESIDENT") else "l2"  # where the columns of W_hh are
+        return shape if self.at_once else shape + "-steps"
+
+    @property
+    def limit(self) -> int:
+        """Bytes of shared memory a program may have."""
+        return DEVICES[self.capability][0]
+
+
+def cases(
+    capabilities: Iterable[tuple[int, int]] = tuple(DEVICES),
+    layouts: Iterable[str] = ("dense",),
+    activations: Iterable[str] = ("tanh",),
+    halves: Iterable[torch.dtype] = (torch.bfloat16,),
+) -> Iterator[Case]:
+    """All configurations the table can choose, of both directions, in these variations."""
+    chosen = {
+        (kernel, mode, hidden, capability, at_once, tuple(configuration.items())): None
+        for capability in capabilities
+        for mode in MODES
+        for hidden in HIDDEN
+        for kernel, configuration, at_once in _configurations(mode, hidden, capability)
+    }
+    for kernel, mode, hidden, capability, at_once, configuration in chosen:
+        for dtype in halves if mode == "half" else (torch.float32,):
+            for direction in DIRECTIONS:
+                for layout in layouts:
+                    for activation in activations:
+                        yield Case(
+                            *(kernel, direction, mode, dtype, hidden, layout, activation),
+                            *(capability, configuration, at_once),
+                        )
+
+
+def _configurations(
+    mode: str, hidden: int, capability: tuple[int, int]
+) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """The kernel the table chooses, its configurations, and whether for all steps at once."""
+    for batch in BATCHES:
+        wgmma = capability == (9, 0)  # and Gluon there to use it
+        sizes = Sizes(batch, 1, hidden, mode, capability, *DEVICES[capability], wgmma)
+        kernel = choose(sizes)
+        module = _module(kernel)
+        if not hasattr(module, "configurations"):
+            yield kernel, module.configuration(sizes), True
+            continue
+        *_, last = configurations = list(module.configurations(sizes))
+        for configuration in configurations:
+            yield kernel, configuration, True
+        # What is left where not even the last has room; the same program whatever H is.
+        if hidden == 1024:
+            yield kernel, last, False
+
+
+def _module(kernel: str) -> Any:
+    return import_module(f"fastrnn.ops.triton.{kernel}")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What Triton asks of a driver before it compiles a call: `arch` is the device's number too."""
+
+    arch: int
+
+    def get_current_device(self) -> int:
+        return self.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.arch, 32)
+
+
+def compile_case(case: Case, **run_time: int) -> Any:
+    """Triton's CompiledKernel of a case, as a call with these sizes has it made or finds it."""
+    kernel = getattr(_module(case.kernel), case.direction)
+    flags = {"RELU": case.activation == "relu", "FAST": case.mode != "float32"}
+    taken = {name: flag for name, flag in flags.items() if name in kernel.arg_names}
+    constants = {**taken, **dict(case.configuration)}
+    absent = ABSENT[case.layout] | (set() if case.at_once else {"arrived"})
+    given = {**NOT_AS_PRE, **dict.fromkeys(absent), **RUN_TIME, **run_time}
+    arguments = [given.get(name, case.dtype) for name in kernel.arg_names if name not in constants]
+    device = Device(10 * case.capability[0] + case.capability[1])
+    with mock.patch.object(driver, "_active", device):
+        # A dtype stands for a tensor of it that begins at a multiple of 16 bytes, as torch's do.
+        return kernel.warmup(*arguments, grid=(1,), **constants)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a compiled kernel takes. Instructions are those of the step loop, as they stand there:
+    what a loop within it repeats is counted once."""
+
+    registers: int  #: a thread
+    spilled: int  #: bytes a thread, in local memory
+    shared: int  #: bytes a program
+    instructions: int
+    matrix: int  #: products on the matrix units
+    barriers: int
+    local: int  #: reads and writes of local memory
+
+
+def measure(case: Case) -> Stats:
+    """Compile a case and read the cubin: no report of the compiler, but what would be loaded."""
+    compiled = compile_case(case)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage, sass = (_cuobjdump(option, file.name) for option in ("-res-usage", "-sass"))
+    used = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    loop = step_loop(sass)
+    return Stats(
+        registers=used["REG"],
+        spilled=used["STACK"] + used["LOCAL"],
+        shared=compiled.metadata.shared,
+        instructions=len(loop),
+        matrix=sum(MATRIX.match(name) is not None for name in loop),
+        barriers=sum(name.startswith("BAR.") for name in loop),
+        local=sum(LOCAL.match(name) is not None for name in loop),
+    )
+
+
+def _cuobjdump(option: str, path: str) -> str:
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    return subprocess.run([tool, option, path], capture_output=True, text=True, check=True).stdout
+
+
+INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@\S+\s+)?([A-Z][A-Z0-9_.]+)([^;]*);", re.M)
+MATRIX = re.compile(r"HMMA|HGMMA|UTC\w*MMA")
+PRODUCT = re.compile(rf"{MATRIX.pattern}|FFMA")
+LOCAL = re.compile(r"LDL|STL")
+
+
+def step_loop(sass: str) -> list[str]:
+    """The names of the instructions of the longest loop that computes products; of one at least."""
+    code = [(int(at, 16), name, rest) for at, name, rest in INSTRUCTION.findall(sass)]
+    longest: list[str] = []
+    for at, name, rest in code:
+        target = re.search(r"0x([0-9a-f]+)", rest) if name.startswith("BRA") else None
+        if target and int(target[1], 16) < at:
+            loop = [name for place, name, _ in code if int(target[1], 16) <= place <= at]
+            if len(loop) > len(longest) and any(PRODUCT.match(name) for name in loop):
+                longest = loop
+    if not longest:
+        raise ValueError("no loop with a product in it: is this the kernel?")
+    return longest
+
+
+COLUMNS = (
+    *("kernel", "mode", "H", "program", "layout", "activation"),
+    *("registers", "spilled", "shared", "of", "loop", "matrix", "barriers", "local"),
+)
+
+
+def row(case: Case, stats: Stats) -> tuple[str, ...]:
+    """A row of the table, of as many cells as COLUMNS."""
+    kernel = f"{case.kernel}.{case.direction}"
+    what = (kernel, case.mode, case.hidden, case.shape, case.layout, case.activation)
+    resources = (stats.registers, stats.spilled, stats.shared, f"{stats.shared / case.limit:.0%}")
+    loop = (stats.instructions, stats.matrix, stats.barriers, stats.local)
+    return tuple(map(str, (*what, *resources, *loop)))
+
+
+def aligned(rows: Sequence[tuple[str, ...]], between: str = "  ") -> list[str]:
+    """The rows as lines, their cells one below the other: words left, numbers right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    words = COLUMNS.index("registers")
+    return [
+        between.join(
+            cell.ljust(width) if number < words else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        for cells in rows
+    ]
+
+
+def markdown(measured: Iterable[tuple[Case, Stats]]) -> list[str]:
+    """The same for the documentation: dense and packed in one row, as `dense / packed`."""
+    pairs: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for case, stats in measured:
+        cells = row(case, stats)
+        pairs.setdefault(cells[:4], []).append(cells[6:])
+    rows = [
+        (*what, *(" / ".join(dict.fromkeys(cell)) for cell in zip(*layouts, strict=True)))
+        for what, layouts in pairs.items()
+    ]
+    header = COLUMNS[:4] + COLUMNS[6:]
+    rule = ("---",) * 4 + ("--:",) * (len(header) - 4)
+    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
+
+
+def documented(case: Case) -> bool:
+    """Few enough to read: the largest sizes of `rows` and `single_cta`, and one of `grid`."""
+    return case.hidden == 1024 or (case.kernel != "grid" and case.hidden in (128, 256))
+
+
+DOCUMENT = Path(__file__).parent.parent / "docs/kernels.md"
+BEGIN, END = "<!-- kernel_stats: begin -->", "<!-- kernel_stats: end -->"
+
+
+def write(measured: Iterable[tuple[Case, Stats]]) -> None:
+    """Put the table between the marks in docs/kernels.md."""
+    text = DOCUMENT.read_text()
+    if BEGIN not in text or END not in text:
+        raise SystemExit(f"{DOCUMENT} lacks the lines {BEGIN} and {END}: the table goes there")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    table = "\n".join(markdown(measured))
+    caption = (
+        f"sm_90, Triton {triton.__version__}, tanh, bfloat16 for half; dense / packed where they "
+        f"differ. Written by `python -m benchmarks.kernel_stats --write`; {LEGEND}"
+    )
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{caption}\n\n{table}\n{END}{after}")
+
+
+LEGEND = (
+    "program: rows (r) and columns (c) of a tile, warps (w); s, l2: where grid has its columns of "
+    "W_hh; steps: a launch for each. registers and spilled bytes: of a thread. shared: bytes of a "
+    "program, and of what the device has. loop: instructions of the step loop, of them products on "
+    "the matrix units, barriers, accesses to local memory; an inner loop's are counted once."
+)
+
+
+def main() -> None:
+    archs = {f"sm_{major}{minor}": (major, minor) for major, minor in DEVICES}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=LEGEND)
+    parser.add_argument("--arch", choices=archs, action="append", help="default: all")
+    parser.add_argument("--layout", choices=LAYOUTS, action="append", help="default: dense")
+    parser.add_argument("--activation", choices=ACTIVATIONS, action="append", help="default: tanh")
+    parser.add_argument("--only", default="", metavar="REGEX", help="kernels whose name has this")
+    parser.add_argument(
+        "--write", action="store_true", help=f"rewrite the table of {DOCUMENT.name}"
+    )
+    arguments = parser.parse_args()
+    if arguments.write:
+        chosen = [case for case in cases([(9, 0)], ("dense", "packed")) if documented(case)]
+    else:
+        asked = [archs[arch] for arch in arguments.arch or archs]
+        layouts, activations = arguments.layout or ["dense"], arguments.activation or ["tanh"]
+        chosen = [
+            c for c in cases(asked, layouts, activations) if re.search(arguments.only, str(c))
+        ]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        measured = list(zip(chosen, pool.map(measure, chosen, chunksize=4), strict=True))
+    if arguments.write:
+        write(measured)
+        return
+    print(f"Triton {triton.__version__}\n{LEGEND}")
+    for arch in dict.fromkeys(case.arch for case in chosen):
+        print(f"\n{arch}")
+        rows = [row(case, stats) for case, stats in measured if case.arch == arch]
+        print("\n".join(aligned([COLUMNS, *rows])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The Triton kernels as the compiler makes them, for GPUs that need not be there.
+
+Every configuration the table can choose fits into shared memory, keeps its values in registers,
+and uses the matrix unit where it should; no run-time size is known to the compiler.
+"""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterable
+
+import pytest
+
+pytest.importorskip("triton")
+if "TRITON_INTERPRET" in os.environ:
+    pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
+
+from benchmarks.kernel_stats import (
+    ACTIVATIONS,
+    DEVICES,
+    DTYPES,
+    LAYOUTS,
+    RUN_TIME,
+    Case,
+    cases,
+    compile_case,
+    measure,
+)
+from fastrnn.ops.triton.table import TABLE
+
+
+def drawn(every: Iterable[Case]) -> list[Case]:
+    """One of all cases that differ only in dtype, layout or activation; always the same."""
+    alike: dict[tuple, list[Case]] = {}
+    for case in every:
+        one = (*(case.kernel, case.direction, case.mode, case.hidden), case.capability)
+        alike.setdefault((*one, case.configuration, case.at_once), []).append(case)
+    draw = random.Random(0)
+    return [draw.choice(variations) for variations in alike.values()]
+
+
+QUICK = [case for case in cases([(9, 0)]) if case.hidden in (95, 128, 256, 1000)]
+
+#: Every configuration in both directions on every architecture, each in one of its variations.
+SWEEP = drawn(cases(DEVICES, LAYOUTS, ACTIVATIONS, DTYPES["half"]))
+
+#: One case of each kernel.
+KERNELS = list({(case.kernel, case.direction): case for case in QUICK}.values())
+
+#: Bytes of shared memory a program has at the least, on compute capability 8.6, 8.9 and 12.0.
+LEAST_SHARED = 101376
+
+#: Bytes a thread may spill. ptxas likes to stop at a round number of registers, 64, 128 or 168, and
+#: lays a few values by; in dense data with H up to 1024, none that the loop needs, and none at all
+#: on 9.0.
+SPILLED = 32
+
+#: And the exception: rows that begin anywhere are read an element at a time, each from an address
+#: of its own. Only for so many rows that their programs do not run at once is W_hh streamed then.
+SPILLED_ODD_STREAMED = 160
+
+
+def most_spilled(case: Case) -> int:
+    streamed = dict(case.configuration).get("RESIDENT") is False
+    return SPILLED_ODD_STREAMED if streamed and case.hidden % 2 else SPILLED
+
+
+def most_shared(case: Case) -> int:
+    """What the table grants; grid's configurations ask the device itself."""
+    if case.kernel == "grid":
+        return case.limit
+    row = next(
+        row
+        for row in TABLE
+        if row.kernel == case.kernel and case.mode in row.modes and case.hidden <= row.hidden
+    )
+    return row.shared or LEAST_SHARED
+
+
+def check(case: Case) -> None:
+    stats = measure(case)
+    assert stats.shared <= most_shared(case) <= case.limit
+    assert stats.spilled <= most_spilled(case)
+    if most_spilled(case) == SPILLED and case.layout == "dense" and case.hidden <= 1024:
+        assert stats.local == 0
+        assert stats.spilled == 0 or case.capability != (9, 0)
+    assert (stats.matrix > 0) == (case.kernel != "rows")
+
+
+@pytest.mark.parametrize("case", QUICK, ids=str)
+def test_resources(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SWEEP, ids=str)
+def test_resources_of_every_configuration(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("value", [1, 16, 17])
+@pytest.mark.parametrize("case", KERNELS, ids=str)
+def test_no_size_is_compiled_in(case: Case, value: int) -> None:
+    assert compile_case(case, **dict.fromkeys(RUN_TIME, value)) is compile_case(case)
+
+
+@pytest.mark.parametrize("module", ["fastrnn", "fastrnn.ops.triton", "fastrnn.ops.triton.table"])
+def test_import_leaves_triton_alone(module: str) -> None:
+    code = f"import sys, torch; torch_has = 'triton' in sys.modules; import {module}\n"
+    code += "sys.exit(not torch_has and 'triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
