@@ -1,0 +1,269 @@
+"""The Triton kernels as the compiler makes them for sm_90, run by the emulator of this folder.
+
+It shows what the interpreter cannot: races, missing fences, programs that wait for one another,
+bfloat16, the hardware's instructions, and the kernel in Gluon. See `emulator` for what it cannot.
+"""
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+if "TRITON_INTERPRET" in os.environ:
+    pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
+
+import triton as compiler
+
+from fastrnn.ops import triton
+from fastrnn.ops.triton import grid, rows, single_cta, single_cta_gluon
+from fastrnn.ops.triton.table import Sizes
+from fastrnn.testing import Problem
+
+from ..checks import CHECKS
+from .emulator import Deadlock, Emulated, Invalid, Race
+
+MODULES = (single_cta, single_cta_gluon, rows, grid)
+KERNELS = {(m, d): getattr(m, d) for m in MODULES for d in ("forward", "backward")}
+EVERY_GRID = grid.configurations
+SIZES_OF = triton.sizes_of
+H100 = {"capability": (9, 0), "shared": 232448, "processors": 132}
+ALL_AT_ONCE = 10**6  # programs: as many as there are
+
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
+
+#: The forms of grid, by whether W_hh stays in shared memory, and the rows of a tile.
+FORMS = [(True, 16), (True, 32), (False, 16), (False, 64)]
+
+#: Before that version, Triton puts no fence between cp.async and a wgmma that reads what it wrote.
+FENCELESS = tuple(map(int, re.findall(r"\d+", compiler.__version__)[:3])) < (3, 7, 1)
+
+
+@pytest.fixture(autouse=True)
+def emulate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Every launch is emulated; call it to have it otherwise than in the first way, unedited."""
+    monkeypatch.setattr(triton, "refuses", lambda _: None)
+    monkeypatch.setattr(triton, "sizes_of", lambda state: SIZES_OF(state)._replace(**H100))
+
+    def again(seed: int = 0, room: int = ALL_AT_ONCE, **options: Any) -> None:
+        for (module, direction), kernel in KERNELS.items():
+            monkeypatch.setattr(module, direction, Emulated(kernel, seed, **options))
+        monkeypatch.setattr(grid, "room", lambda *_: room)
+
+    again()
+    return again
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Choose among configurations that only another size of batch, or device, would choose."""
+
+    def gluon(tile: int) -> None:
+        chosen = single_cta_gluon.configuration
+
+        def configuration(sizes: Sizes) -> dict[str, Any]:
+            return {**chosen(sizes), "ROWS": tile}
+
+        monkeypatch.setattr(single_cta_gluon, "configuration", configuration)
+
+    def of_grid(resident: bool, tile: int) -> None:
+        def configurations(sizes: Sizes) -> list[dict[str, Any]]:
+            form = resident, tile
+            found = [c for c in EVERY_GRID(sizes) if (c["RESIDENT"], c["ROWS"]) == form]
+            return found or pytest.skip("not a configuration of these sizes")
+
+        monkeypatch.setattr(grid, "configurations", configurations)
+
+    return lambda *form: (gluon if len(form) == 1 else of_grid)(*form)
+
+
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
+def name(value: object) -> str:
+    """As pytest shall call a parameter."""
+    parts = dataclasses.astuple(value) if isinstance(value, Problem) else (value,)
+    return "-".join(str(part).removeprefix("torch.") for part in parts)
+
+
+# Steps of 1, 2 and 3 and more: the loop asks for what it needs three steps ahead. Batches whose
+# last tile is not full, sizes with rows that begin at any multiple of 2, 4, 8 and 16 bytes.
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(
+    ("tile", "problem"),
+    [
+        (16, Problem(5, 19, 2, 64, "dense", "tanh", 1, BF16)),
+        (8, Problem(1, 3, 1, 61, "lengths", "relu", 1, F16)),
+        (16, Problem(4, 5, 1, 33, "packed", "relu", 0, BF16)),
+        (8, Problem(3, 9, 3, 128, "packed", "tanh", 2, F16)),
+        (16, Problem(2, 16, 1, 100, "lengths", "tanh", 0, BF16)),
+        (8, Problem(4, 8, 1, 250, "packed", "tanh", 0, BF16)),
+        slow(8, Problem(7, 1, 1, 1, "dense", "tanh", 1, BF16)),
+        slow(8, Problem(3, 11, 2, 60, "dense", "relu", 0, BF16)),
+        slow(16, Problem(4, 18, 1, 127, "dense", "relu", 1, F16)),
+        slow(8, Problem(5, 7, 1, 65, "packed", "tanh", 0, F16)),
+        slow(16, Problem(6, 20, 2, 256, "dense", "tanh", 1, BF16)),
+        slow(16, Problem(3, 17, 1, 252, "lengths", "relu", 0, F16)),
+        slow(8, Problem(5, 9, 2, 255, "packed", "tanh", 1, F16)),
+        slow(8, Problem(4, 10, 1, 129, "lengths", "relu", 1, BF16)),
+    ],
+    ids=name,
+)
+def test_single_cta_gluon(check, tile: int, problem: Problem, configure) -> None:
+    configure(tile)
+    check(triton, problem, kernel="single_cta_gluon", mode="half")
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(
+    ("kernel", "problem"),
+    [
+        ("single_cta", Problem(4, 5, 2, 16, "lengths", "tanh", 1, BF16)),
+        ("single_cta", Problem(3, 18, 1, 61, "packed", "relu", 0, BF16)),
+        ("single_cta", Problem(3, 7, 1, 128, "dense", "tanh", 1, F16)),
+        ("rows", Problem(3, 2, 2, 30, "packed", "tanh", 1, BF16)),
+        ("rows", Problem(3, 2, 1, 100, "lengths", "relu", 0, BF16)),
+        slow("single_cta", Problem(3, 5, 1, 250, "lengths", "tanh", 1, BF16)),
+        slow("single_cta", Problem(6, 33, 2, 64, "dense", "relu", 1, BF16)),
+        slow("rows", Problem(9, 3, 1, 128, "dense", "tanh", 1, BF16)),
+    ],
+    ids=name,
+)
+def test_one_program_a_tile(check, kernel: str, problem: Problem) -> None:
+    check(triton, problem, kernel=kernel, mode="half")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(
+    ("kernel", "mode"),
+    [(k, m) for k in ("single_cta", "grid") for m in ("tf32", "float32")] + [("rows", "float32")],
+)
+def test_float32(check, kernel: str, mode: str) -> None:
+    """tf32 as the matrix unit cuts it, and three such products."""
+    problem = Problem(3, 5, 2, 61, "packed", "tanh", 1, F32)
+    with torch.backends.cudnn.flags(allow_tf32=mode == "tf32"):
+        check(triton, problem, kernel=kernel, mode=mode)
+
+
+def unfenced(form: tuple[bool, int], problem: Problem) -> Any:
+    """Whether wgmma reads what cp.async writes: 4 bytes at least, where there is a loop."""
+    copies = problem.hidden > 64 and problem.hidden % 2 == 0
+    broken = FENCELESS and form == (False, 64) and copies
+    return pytest.raises(Race, match="fence") if broken else nullcontext()
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(
+    ("form", "problem"),
+    [
+        ((True, 16), Problem(4, 5, 1, 70, "packed", "tanh", 0, BF16)),
+        ((True, 16), Problem(3, 20, 1, 130, "dense", "relu", 1, F16)),
+        ((True, 32), Problem(3, 5, 2, 40, "lengths", "tanh", 1, BF16)),
+        ((False, 16), Problem(4, 20, 1, 70, "packed", "tanh", 1, BF16)),
+        ((False, 64), Problem(3, 70, 1, 130, "dense", "tanh", 0, BF16)),
+        slow((True, 16), Problem(8, 33, 2, 65, "lengths", "tanh", 1, BF16)),
+        slow((True, 16), Problem(5, 3, 1, 257, "packed", "tanh", 0, BF16)),
+        slow((True, 32), Problem(4, 40, 2, 100, "dense", "relu", 1, F16)),
+        slow((False, 16), Problem(4, 20, 2, 129, "dense", "tanh", 1, F16)),
+        slow((False, 16), Problem(3, 17, 1, 260, "packed", "tanh", 0, BF16)),
+        slow((False, 64), Problem(4, 70, 2, 72, "packed", "relu", 1, F16)),
+        slow((False, 64), Problem(3, 5, 1, 65, "lengths", "tanh", 1, BF16)),
+    ],
+    ids=name,
+)
+def test_grid(check, form: tuple[bool, int], problem: Problem, configure) -> None:
+    """All programs at the same time, each as far ahead of the others as it may be."""
+    configure(*form)
+    with unfenced(form, problem):
+        check(triton, problem, kernel="grid", mode="half")
+
+
+SMALL = Problem(6, 18, 2, 40, "packed", "tanh", 1, BF16)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("form", [(True, 16), (False, 16)], ids=name)
+def test_grid_in_waves(check, form: tuple[bool, int], configure, emulate) -> None:
+    """Where there is room for one team at a time, and, with none, a launch a step."""
+    configure(*form)
+    for room in (3, 0):
+        emulate(room=room)
+        check(triton, SMALL, kernel="grid", mode="half")
+
+
+@pytest.mark.parametrize(
+    "form", [(True, 16), *(slow(form) for form in FORMS if form != (True, 16))], ids=name
+)
+def test_the_order_of_programs_changes_nothing(form: tuple[bool, int], configure, emulate) -> None:
+    configure(*form)
+    tensors = SMALL.tensors()
+    results = []
+    for seed in range(4):
+        emulate(seed)
+        out, h_n = triton.forward(*tensors, *SMALL.options, kernel="grid")
+        grads = torch.ones_like(out), torch.ones_like(h_n), out
+        back = triton.backward(*grads, *tensors[1:], *SMALL.options, kernel="grid")
+        results.append((out, h_n, *back))
+    for result in results[1:]:
+        for one, other in zip(results[0], result, strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kernel", ["single_cta", "single_cta_gluon", "rows", "grid"])
+def test_in_place(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "choose", lambda _: kernel)
+    problem = Problem(5, 3, 2, 40, "lengths", "tanh", 1, BF16)
+    pre, weight_hh, h0, lengths, _ = problem.tensors()
+    tensors = weight_hh, h0, lengths
+    out, h_n = triton.forward(pre, *tensors, None, *problem.options)
+    assert torch.equal(triton.forward_(pre, *tensors, *problem.options), h_n)
+    assert torch.equal(pre, out)
+
+
+# What a kernel cannot do without, as it stands in the PTX, but for what a group matches; and what
+# the emulator says of the kernel that lacks it.
+NO_BARRIER = r"(?:(?!bar\.sync).)*?"
+LACKS = {
+    "fence": ("single_cta_gluon", r"fence\.proxy\.async[^;]*;", Race),
+    "barrier after the fence": ("single_cta_gluon", r"(shared::cta;[^;]*?)bar\.sync[^;]*;", Race),
+    "fence of registers": ("single_cta_gluon", r"wgmma\.fence[^;]*;", Invalid),
+    "wait for the product": ("single_cta_gluon", r"wgmma\.wait_group[^;]*;", Invalid),
+    "barrier after it": ("single_cta_gluon", rf"(wgmma\.wait{NO_BARRIER})bar\.sync[^;]*;", Race),
+    "masks": ("single_cta_gluon", r"@%p\d+ (ld\.global)", Invalid),
+    "wait for a copy": ("grid", r"cp\.async\.wait_group\s+[1-9];", Race),
+    "wait for the team": ("grid", r"(\.acquire(?:(?! bra ).)*?)@%p\d+ bra [^;]*;", Race),
+    "acquisition": ("grid", r"\.gpu\.acquire", Race),
+    "barrier before the release": ("grid", rf"bar\.sync[^;]*;({NO_BARRIER}atom\.)", Race),
+    "release": ("grid", r"\.release", Race),
+    "release to all": ("grid", r"\.gpu(\.release)", Race),
+    "counting": ("grid", r"@%p\d+ atom\.[^;]*;", Deadlock),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("what", LACKS)
+def test_a_broken_kernel_is_noticed(check, what: str, configure, emulate) -> None:
+    kernel, pattern, error = LACKS[what]
+
+    def break_it(ptx: str) -> str:
+        broken = re.sub(pattern, lambda match: "".join(match.groups()), ptx, flags=re.S)
+        assert broken != ptx
+        return broken
+
+    def run() -> None:
+        for seed in range(5):  # in some order of the programs at least
+            emulate(seed, edit=break_it)
+            check(triton, problem, kernel=kernel, mode="half")
+
+    if kernel == "grid":
+        configure(False, 16)
+    problem = Problem(5, 5, 1, 70 if kernel == "grid" else 61, "lengths", "tanh", 1, BF16)
+    with pytest.raises(error):
+        run()
