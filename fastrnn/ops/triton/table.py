@@ -63,7 +63,7 @@ class Row(NamedTuple):
 KB = 1024
 
 TABLE = (
-    # Less than half the instructions a step of three tf32 products.
+    # Less than half the instructions a step of three tf32 products, all warps counted.
     Row("rows", ("float32",), hidden=128, one_wave=True),
     # W_hh in registers: two thirds of the instructions a step, and no reading of it.
     Row("single_cta_gluon", ("half",), hidden=256, shared=132 * KB, wgmma=True),

@@ -89,7 +89,7 @@ def test_every_tile_of_the_batch(check, monkeypatch: pytest.MonkeyPatch) -> None
         (True, 16),
         (True, 32),
         (False, 16),
-        (False, 64),
+        (False, 32),
     }
     for configuration in every:
         monkeypatch.setattr(grid, "configurations", lambda _, only=configuration: [only])

@@ -136,7 +136,7 @@ def test_grid_steps_where_nothing_fits(driver: Driver) -> None:
     for launch in driver.launches:
         assert launch["arrived"] is None
         assert not launch["cooperative"]
-        assert launch["programs"] == 2 * -(-100 // launch["COLS"])  # one tile of 64 rows
+        assert launch["programs"] == 2 * -(-100 // launch["COLS"])  # one tile of 32 rows
 
 
 @pytest.fixture
@@ -170,15 +170,20 @@ def test_grid_is_one_cooperative_launch_where_all_fit(
 def test_grid_takes_larger_tiles_where_small_ones_do_not_fit(
     driver: Driver, blocks: dict[str, int]
 ) -> None:
+    run(Problem(2, 60, 1, 1000, dtype=torch.float16), "grid")
+    for launch in driver.launches:
+        assert (launch["ROWS"], launch["COLS"], launch["RESIDENT"]) == (32, 16, True)
+        assert launch["programs"] == 2 * 63
+    driver.launches.clear()
     run(Problem(2, 65, 1, 1000, dtype=torch.float16), "grid")
     for launch in driver.launches:
-        assert (launch["ROWS"], launch["COLS"], launch["RESIDENT"]) == (64, 32, False)
-        assert launch["programs"] == 2 * 32
+        assert (launch["ROWS"], launch["COLS"], launch["RESIDENT"]) == (32, 32, False)
+        assert launch["programs"] == 3 * 32
 
 
 def test_grid_sends_no_more_teams_than_fit(driver: Driver, blocks: dict[str, int]) -> None:
-    """Five tiles of 64 rows and 63 programs each, of which two teams have room."""
-    run(Problem(2, 300, 1, 2000, dtype=torch.float16), "grid")
+    """Five tiles of 32 rows and 63 programs each, of which two teams have room."""
+    run(Problem(2, 150, 1, 2000, dtype=torch.float16), "grid")
     for launches in (driver.launches[:3], driver.launches[3:]):
         assert [launch["first_team"] for launch in launches] == [0, 2, 4]
         assert [launch["programs"] for launch in launches] == [126, 126, 63]
