@@ -1,8 +1,8 @@
 """rows: one program a row of the batch, W_hh in registers, float32 multiply-adds.
 
 For few rows, of which a matrix unit's tile would be mostly padding, and for float32 without the
-matrix unit's rounding. Every thread holds some of W_hh's columns' worth of one or more units: the
-products are summed in its registers first, then over the threads.
+matrix unit's rounding. A thread holds a part of one unit's weights and sums its own products; the
+sums of the threads that share a unit are added through shared memory.
 """
 
 # mypy: disable-error-code="no-untyped-def"

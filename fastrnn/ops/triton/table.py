@@ -71,7 +71,7 @@ TABLE = (
     Row("single_cta", ("float32",), hidden=64),
     Row("single_cta", ("float32",), hidden=128, shared=144 * KB),
     Row("single_cta", ("half",), hidden=256, shared=144 * KB),
-    # Whatever H is. Where its programs cannot all run at once, it launches every step anew.
+    # Whatever H is. Where not even a tile's programs all run at once, it launches every step anew.
     Row("grid", MODES, hidden=2**31 - 1, width=2**62),
 )
 

@@ -40,7 +40,13 @@ def drawn(every: Iterable[Case]) -> list[Case]:
     return [draw.choice(variations) for variations in alike.values()]
 
 
-QUICK = [case for case in cases([(9, 0)]) if case.hidden in (95, 128, 256, 1000)]
+#: A few sizes, and of the other architectures only the limits of the kernels that keep all of W_hh.
+QUICK = [
+    case
+    for case in cases()
+    if case.hidden in ((95, 128, 256, 1000) if case.capability == (9, 0) else (128, 256))
+    and (case.capability == (9, 0) or case.kernel != "grid")
+]
 
 #: Every configuration in both directions on every architecture, each in one of its variations.
 SWEEP = drawn(cases(DEVICES, LAYOUTS, ACTIVATIONS, DTYPES["half"]))
