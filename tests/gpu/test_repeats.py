@@ -42,8 +42,10 @@ def test_bits(
     direction: str,
     device: torch.device,
 ) -> None:
-    if INTERPRETED and (mode == "bfloat16" or batch * hidden > 5000):
-        pytest.skip("not for Triton's interpreter")
+    if INTERPRETED and mode == "bfloat16":
+        pytest.skip("Triton's interpreter computes bfloat16 products wrongly")
+    if INTERPRETED and batch * hidden > 5000:
+        pytest.skip("Triton's interpreter would take minutes for so many programs")
     problem = Problem(steps, batch, groups, hidden, layout, dtype=MODES[mode].dtype)
     with precision(mode):
         run = _call(problem, kernel, direction, device)

@@ -208,9 +208,6 @@ def _launcher(
     reverse_from: int,
 ) -> Callable[..., None]:
     """What fills the outputs, once given the tensors."""
-    reason = refuses(state)
-    if reason is not None:
-        raise RuntimeError(reason)
     sizes = sizes_of(state)
     steps = data.shape[0] if offsets is None else offsets.shape[0]
     fast = sizes.mode != "float32" and not interpreting()

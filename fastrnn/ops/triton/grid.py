@@ -5,9 +5,9 @@ the whole state of the tile from L2, multiply it by one's own columns, activate,
 part of the state, meet the others. Two buffers take turns, so that nobody writes what another may
 still be reading.
 
-CO_RESIDENT: one launch for all of time, whose programs meet at a counter. Programs that wait for
-one that is not running would wait for ever, so the launch is cooperative, and the driver refuses
-it when they do not all fit. Otherwise a launch is one step, and its end the meeting.
+With a counter, `arrived`, one launch walks through all of time, and the programs meet there. One
+that waits for another that is not running would wait for ever, so the launch is cooperative: the
+driver refuses it when they do not all fit. Without, a launch is one step, and its end the meeting.
 
 RESIDENT: the columns stay in the program, in shared memory, the product's depth shared out over
 its warps. Otherwise they are read from L2 at every step, DEPTH at a time.
@@ -347,9 +347,9 @@ def _launch(
         constants = {**flags, **configuration}
         teams = triton.cdiv(sizes.batch, configuration["ROWS"]) * sizes.groups
         slices = triton.cdiv(sizes.hidden, configuration["COLS"])
-        arrived = torch.zeros(teams, dtype=torch.int64, device=call.device)
-        arguments = (*tensors, arrived, *call.arguments)
-        at_once = room(kernel, (*arguments, 0, turns, 0), constants, call.device) // slices
+        # A dtype stands for a tensor of it, in a call that is only compiled.
+        arguments = (*tensors, torch.int64, *call.arguments, 0, turns, 0)
+        at_once = room(kernel, arguments, constants, call.device) // slices
         if at_once >= teams:
             break
     if at_once == 0:
@@ -357,6 +357,8 @@ def _launch(
         for turn in range(turns):
             kernel[(teams * slices,)](*arguments, turn, turn + 1, 0, **constants)
         return
+    arrived = torch.zeros(teams, dtype=torch.int64, device=call.device)
+    arguments = (*tensors, arrived, *call.arguments)
     for first in range(0, teams, at_once):
         programs = min(at_once, teams - first) * slices
         kernel[(programs,)](*arguments, 0, turns, first, launch_cooperative_grid=True, **constants)

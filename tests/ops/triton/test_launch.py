@@ -67,7 +67,6 @@ class Driver:
 def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     """CPU tensors are taken for CUDA's, and every kernel starts with nothing compiled."""
     driver = Driver()
-    monkeypatch.setattr(triton, "refuses", lambda state: None)
     monkeypatch.setattr(triton, "sizes_of", _sizes)
     monkeypatch.setattr(occupancy, "_known", {})
     for module in (grid, rows, single_cta, single_cta_gluon):
@@ -155,6 +154,8 @@ def test_grid_is_one_cooperative_launch_where_all_fit(
     driver: Driver, blocks: dict[str, int]
 ) -> None:
     run(Problem(5, 20, 2, 500, dtype=torch.float16), "grid")
+    # What was asked for its room is what is launched.
+    assert compilations(grid.forward) == compilations(grid.backward) == 1
     forward, backward = driver.launches
     assert (forward["begin"], forward["end"]) == (0, 5)
     assert (backward["begin"], backward["end"]) == (0, 6)
