@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +25,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
 from fastrnn.ops.triton.table import MODES, TABLE, Sizes, choose
+
+from .sass import Stats, cuobjdump, stats
 
 #: Bytes of shared memory a program may use, and multiprocessors, by compute capability: A100, H100
 #: and H200, B200.
@@ -187,64 +188,14 @@ def compile_case(case: Case, **run_time: int) -> Any:
         return kernel.warmup(*arguments, grid=(1,), **constants)
 
 
-@dataclass(frozen=True)
-class Stats:
-    """What a compiled kernel takes. Instructions are those of the step loop, as they stand there:
-    what a loop within it repeats is counted once."""
-
-    registers: int  #: a thread
-    spilled: int  #: bytes a thread, in local memory
-    shared: int  #: bytes a program
-    instructions: int
-    matrix: int  #: products on the matrix units
-    barriers: int
-    local: int  #: reads and writes of local memory
-
-
 def measure(case: Case) -> Stats:
-    """Compile a case and read the cubin: no report of the compiler, but what would be loaded."""
+    """Compile a case and read the cubin."""
     compiled = compile_case(case)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        usage, sass = (_cuobjdump(option, file.name) for option in ("-res-usage", "-sass"))
-    used = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    loop = step_loop(sass)
-    return Stats(
-        registers=used["REG"],
-        spilled=used["STACK"] + used["LOCAL"],
-        shared=compiled.metadata.shared,
-        instructions=len(loop),
-        matrix=sum(MATRIX.match(name) is not None for name in loop),
-        barriers=sum(name.startswith("BAR.") for name in loop),
-        local=sum(LOCAL.match(name) is not None for name in loop),
-    )
-
-
-def _cuobjdump(option: str, path: str) -> str:
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    return subprocess.run([tool, option, path], capture_output=True, text=True, check=True).stdout
-
-
-INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@\S+\s+)?([A-Z][A-Z0-9_.]+)([^;]*);", re.M)
-MATRIX = re.compile(r"HMMA|HGMMA|UTC\w*MMA")
-PRODUCT = re.compile(rf"{MATRIX.pattern}|FFMA")
-LOCAL = re.compile(r"LDL|STL")
-
-
-def step_loop(sass: str) -> list[str]:
-    """The names of the instructions of the longest loop that computes products; of one at least."""
-    code = [(int(at, 16), name, rest) for at, name, rest in INSTRUCTION.findall(sass)]
-    longest: list[str] = []
-    for at, name, rest in code:
-        target = re.search(r"0x([0-9a-f]+)", rest) if name.startswith("BRA") else None
-        if target and int(target[1], 16) < at:
-            loop = [name for place, name, _ in code if int(target[1], 16) <= place <= at]
-            if len(loop) > len(longest) and any(PRODUCT.match(name) for name in loop):
-                longest = loop
-    if not longest:
-        raise ValueError("no loop with a product in it: is this the kernel?")
-    return longest
+        usage, sass = (cuobjdump(option, file.name) for option in ("-res-usage", "-sass"))
+    return stats(usage, sass, compiled.metadata.shared)
 
 
 COLUMNS = (
@@ -253,21 +204,25 @@ COLUMNS = (
 )
 
 
-def row(case: Case, stats: Stats) -> tuple[str, ...]:
+def row(case: Case, taken: Stats) -> tuple[str, ...]:
     """A row of the table, of as many cells as COLUMNS."""
     kernel = f"{case.kernel}.{case.direction}"
     what = (kernel, case.mode, case.hidden, case.shape, case.layout, case.activation)
-    resources = (stats.registers, stats.spilled, stats.shared, f"{stats.shared / case.limit:.0%}")
-    loop = (stats.instructions, stats.matrix, stats.barriers, stats.local)
+    resources = (
+        taken.registers,
+        taken.spilled,
+        taken.shared,
+        f"{taken.shared / case.limit:.0%}",
+    )
+    loop = (taken.instructions, taken.matrix, taken.barriers, taken.local)
     return tuple(map(str, (*what, *resources, *loop)))
 
 
-def aligned(rows: Sequence[tuple[str, ...]], between: str = "  ") -> list[str]:
-    """The rows as lines, their cells one below the other: words left, numbers right."""
+def aligned(rows: Sequence[tuple[str, ...]], words: int) -> list[str]:
+    """The rows as lines, their cells one below the other: so many of words left, numbers right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    words = COLUMNS.index("registers")
     return [
-        between.join(
+        "  ".join(
             cell.ljust(width) if number < words else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
@@ -278,8 +233,8 @@ def aligned(rows: Sequence[tuple[str, ...]], between: str = "  ") -> list[str]:
 def markdown(measured: Iterable[tuple[Case, Stats]]) -> list[str]:
     """The same for the documentation: dense and packed in one row, as `dense / packed`."""
     pairs: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
-    for case, stats in measured:
-        cells = row(case, stats)
+    for case, taken in measured:
+        cells = row(case, taken)
         pairs.setdefault(cells[:4], []).append(cells[6:])
     rows = [
         (*what, *(" / ".join(dict.fromkeys(cell)) for cell in zip(*layouts, strict=True)))
@@ -349,8 +304,8 @@ def main() -> None:
     print(f"Triton {triton.__version__}\n{LEGEND}")
     for arch in dict.fromkeys(case.arch for case in chosen):
         print(f"\n{arch}")
-        rows = [row(case, stats) for case, stats in measured if case.arch == arch]
-        print("\n".join(aligned([COLUMNS, *rows])))
+        rows = [row(case, taken) for case, taken in measured if case.arch == arch]
+        print("\n".join(aligned([COLUMNS, *rows], COLUMNS.index("registers"))))
 
 
 if __name__ == "__main__":
