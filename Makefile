@@ -41,7 +41,7 @@ gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check
 
 clean:
-	rm -rf build *.egg-info fastrnn/_C.*.so fastrnn/_build_error.txt $(VENV)/built
+	rm -rf build *.egg-info fastrnn/_C.*.so fastrnn/_cuda.*.so fastrnn/*_build_error.txt $(VENV)/built
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 
 # The extension is left to the next rule, which shows what the compiler says.

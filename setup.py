@@ -1,16 +1,18 @@
-"""Builds `fastrnn._C`, the optional C++ extension. All else about the package is in pyproject.toml.
+"""Builds the optional extensions, `fastrnn._C` of C++ and `fastrnn._cuda`. All else about the
+package is in pyproject.toml.
 
 FASTRNN_BUILD says what to build:
-    auto  what this machine can; if that fails, install pure Python and say so (the default)
+    auto  what this machine can; what fails is left out, and said so (the default)
     cpp   the CPU kernels; failing is fatal
-    cuda  the CUDA kernels too; failing is fatal
+    cuda  the CUDA kernels too, for the architectures in TORCH_CUDA_ARCH_LIST; failing is fatal
     none  nothing
-Whenever the extension is left out, `fastrnn/_build_error.txt` keeps the reason in its first line
-and the compiler's own words after it; `python -m fastrnn` shows both.
+Whenever an extension is left out, `fastrnn/_build_error.txt` or `_cuda_build_error.txt` keeps
+the reason in its first line and the compiler's own words after it; `python -m fastrnn` shows both.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,84 +30,139 @@ if MODE not in MODES:
     sys.exit(f"FASTRNN_BUILD={MODE!r} is unknown: choose one of {', '.join(MODES)}")
 
 ROOT = Path(__file__).resolve().parent
-NAME = "fastrnn._C"
-SOURCES = ["csrc/module.cpp", *sorted(glob("csrc/cpu/*.cpp"))]
-HEADERS = sorted(glob("csrc/**/*.h", recursive=True))
+PATH = os.environ.get("PATH", os.defpath) + ":/usr/local/cuda/bin"
+ARCHS = os.environ.get("TORCH_CUDA_ARCH_LIST") or "8.0;9.0a;10.0+PTX"
 FLAGS = [
     "-std=c++20",
     "-O3",
+    "-DTORCH_TARGET_VERSION=0x020a000000000000",  # the stable ABI of torch 2.10, and later
+]
+CXX_FLAGS = [
+    *FLAGS,
     "-g0",
     "-fvisibility=hidden",
     "-ffp-contract=fast",  # fused multiply-add, but no other liberty with floating point
-    "-DTORCH_TARGET_VERSION=0x020a000000000000",  # the stable ABI of torch 2.10, and later
 ]
 
 BuildExtension, CppExtension = build_ext, Extension
+CUDA_HOME = TORCH_CUDA = MISSING = None
 INCLUDE = [str(ROOT / "csrc")]
-MISSING = None
 if MODE != "none":
     try:
-        import pybind11
+        from torch.utils import cpp_extension
         from torch.utils.cpp_extension import BuildExtension, CppExtension
+        from torch.version import cuda as TORCH_CUDA
 
-        INCLUDE.append(pybind11.get_include())
+        # A torch without CUDA does not look for it.
+        CUDA_HOME = cpp_extension.CUDA_HOME or os.environ.get("CUDA_HOME")
+        if CUDA_HOME is None and (nvcc := shutil.which("nvcc", path=PATH)) is not None:
+            CUDA_HOME = str(Path(nvcc).parents[1])
+        cpp_extension.CUDA_HOME = CUDA_HOME
     except (ImportError, OSError) as error:
         MISSING = error
+    try:
+        import pybind11
+
+        INCLUDE.append(pybind11.get_include())
+    except ImportError:
+        pass  # torch brings a copy along
 
 
 class BuildOrExplain(BuildExtension):
-    """Leaves either the extension or the reason for its absence, never one beside the other."""
+    """Leaves either an extension or the reason for its absence, never one beside the other."""
 
     def run(self) -> None:
-        # Every folder that this command leaves the extension in.
+        # Every folder that this command leaves the extensions in.
         built = Path(self.build_lib, "fastrnn")
         packages = [built, ROOT / "fastrnn"] if self.inplace else [built]
-        with tempfile.TemporaryDirectory() as folder:
-            log = Path(folder, "log")
-            try:
-                with copy_of_output(log):
-                    self.check()
-                    version = self.distribution.get_version()
-                    for extension in self.extensions:
+        every, present, compiler = self.extensions, [], self.compiler
+        for extension in every:
+            with tempfile.TemporaryDirectory() as folder:
+                log = Path(folder, "log")
+                self.extensions, self.compiler = [extension], compiler
+                try:
+                    with copy_of_output(log):
+                        check(extension)
+                        version = self.distribution.get_version()
                         extension.define_macros.append(("FASTRNN_VERSION", f'"{version}"'))
-                    super().run()
-            except Exception as error:
-                said = log.read_text(errors="replace") if log.exists() else ""
-                self.explain(error, said, packages)
-                # What follows in setuptools must not look for what was not built.
-                self.extensions = []
-            else:
-                for package in packages:
-                    (package / "_build_error.txt").unlink(missing_ok=True)
+                        super().run()
+                except Exception as error:
+                    said = log.read_text(errors="replace") if log.exists() else ""
+                    self.explain(extension, error, said, packages)
+                else:
+                    present.append(extension)
+                    for package in packages:
+                        (package / error_file(extension)).unlink(missing_ok=True)
+        self.extensions = present  # what follows must not look for what was not built
 
-    def check(self) -> None:
-        if MODE == "none":
-            raise RuntimeError("FASTRNN_BUILD=none left the extension out")
-        if MISSING is not None:
-            raise RuntimeError(
-                f"torch and pybind11 are needed where fastrnn is built ({MISSING}): install them "
-                "first, then fastrnn with `pip install --no-build-isolation`"
-            )
-        if MODE == "cuda":
-            raise RuntimeError(
-                "FASTRNN_BUILD=cuda asks for CUDA kernels, and this version of fastrnn has none: "
-                "use FASTRNN_BUILD=cpp"
-            )
-
-    def explain(self, error: Exception, said: str, packages: list[Path]) -> None:
+    def explain(
+        self, extension: Extension, error: Exception, said: str, packages: list[Path]
+    ) -> None:
         reason = cause(error, said)
         for package in packages:
             # One from an earlier build would be loaded, and nobody would know.
-            (package / Path(self.get_ext_filename(NAME)).name).unlink(missing_ok=True)
+            (package / Path(self.get_ext_filename(extension.name)).name).unlink(missing_ok=True)
             package.mkdir(parents=True, exist_ok=True)
-            (package / "_build_error.txt").write_text(f"{reason}\n\n{said}\n{error}\n")
+            (package / error_file(extension)).write_text(f"{reason}\n\n{said}\n{error}\n")
+        if isinstance(error, NotAskedFor):
+            return
         if MODE in ("cpp", "cuda"):
-            sys.exit(f"error: FASTRNN_BUILD={MODE}, but {NAME} could not be built: {reason}")
+            sys.exit(
+                f"error: FASTRNN_BUILD={MODE}, but {extension.name} could not be built: {reason}"
+            )
+        kernels, instead = (
+            ("CUDA", "leave NVIDIA GPUs to Triton")
+            if extension is cuda
+            else ("C++", "run in pure Python")
+        )
         print(
-            f"\nfastrnn is installed without its C++ kernels and will run in pure Python: {reason}"
+            f"\nfastrnn is installed without its {kernels} kernels and will {instead}: {reason}"
             "\nSee the whole story with `python -m fastrnn`.\n",
             file=sys.stderr,
         )
+
+
+class NotAskedFor(Exception):
+    """Why an extension is left out that nobody will miss."""
+
+
+def check(extension: Extension) -> None:
+    """Raise what stands against building it, before any compiler has spoken."""
+    if MODE == "none" or (MODE == "cpp" and extension is cuda):
+        raise NotAskedFor(f"FASTRNN_BUILD={MODE} left the extension out")
+    if MISSING is not None:
+        raise RuntimeError(
+            f"torch is needed where fastrnn is built ({MISSING}): install it first, then fastrnn "
+            "with `pip install --no-build-isolation`"
+        )
+    if extension is cuda:
+        if MODE == "auto" and TORCH_CUDA is None:
+            raise NotAskedFor("this torch was built without CUDA")
+        if CUDA_HOME is None or not Path(CUDA_HOME, "bin", "nvcc").exists():
+            raise RuntimeError("nvcc was not found: install the CUDA toolkit, or set CUDA_HOME")
+
+
+def error_file(extension: Extension) -> str:
+    return "_cuda_build_error.txt" if extension is cuda else "_build_error.txt"
+
+
+def nvcc_flags() -> list[str]:
+    flags = []
+    for arch in ARCHS.replace(" ", ";").split(";"):
+        number = arch.removesuffix("+PTX").replace(".", "")
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if arch.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def cuda_libraries() -> list[str]:
+    """Where nvcc finds the CUDA runtime: the folder it lies in may hold but a wrapper of it."""
+    if CUDA_HOME is None or not Path(CUDA_HOME, "bin", "nvcc").exists():
+        return []
+    command = [Path(CUDA_HOME, "bin", "nvcc"), "-dryrun", "-x", "cu", os.devnull]
+    said = subprocess.run(command, capture_output=True, text=True).stderr
+    return re.findall(r'"-L([^"]+)"', said)
 
 
 def cause(error: Exception, said: str) -> str:
@@ -135,11 +192,23 @@ def copy_of_output(path: Path) -> Iterator[None]:
                 os.close(saved)
 
 
-extension = CppExtension(
-    NAME,
-    SOURCES,
+HEADERS = sorted(glob("csrc/**/*.h", recursive=True))
+cpp = CppExtension(
+    "fastrnn._C",
+    ["csrc/module.cpp", *sorted(glob("csrc/cpu/*.cpp")), "csrc/cuda/plan.cpp"],
     include_dirs=INCLUDE,
     depends=HEADERS,
-    extra_compile_args=FLAGS,
+    extra_compile_args=CXX_FLAGS,
 )
-setup(ext_modules=[extension], cmdclass={"build_ext": BuildOrExplain})
+cuda = CppExtension(
+    "fastrnn._cuda",
+    sorted(glob("csrc/cuda/*.cpp") + glob("csrc/cuda/*.cu")),
+    include_dirs=INCLUDE,
+    depends=HEADERS,
+    define_macros=[("FASTRNN_CUDA_ARCHS", f'"{ARCHS}"')],
+    extra_compile_args={"cxx": CXX_FLAGS, "nvcc": FLAGS + nvcc_flags()},
+    # The static runtime: which shared one torch brought along does not matter.
+    library_dirs=cuda_libraries() if MODE in ("auto", "cuda") else [],
+    libraries=["cudart_static", "rt", "dl", "pthread"],
+)
+setup(ext_modules=[cpp, cuda], cmdclass={"build_ext": BuildOrExplain})

@@ -1,51 +1,85 @@
-// fastrnn._C as Python sees it: what this library was built from, with and for. The operators are
-// registered in cpu/binding.cpp, through torch's stable ABI, when the library is loaded.
+// fastrnn._C as Python sees it: what this library was built from, with and for, and the plan of the
+// CUDA kernels, which any machine can ask for. The operators are registered in cpu/binding.cpp,
+// through torch's stable ABI, when the library is loaded.
 #include <pybind11/pybind11.h>
-#include <torch/headeronly/version.h>
+#include <pybind11/stl.h>
 
+#include <map>
+#include <stdexcept>
 #include <string>
 
 #include "cpu/cpu.h"
-
-#ifndef TORCH_TARGET_VERSION
-#error "TORCH_TARGET_VERSION must name the torch whose stable ABI this library keeps to"
-#endif
+#include "cuda/plan.h"
+#include "introspection.h"
 
 namespace py = pybind11;
 
 namespace {
-
-std::string compiler() {
-#if defined(__clang__)
-  return std::string("Clang ") + __clang_version__;
-#elif defined(__GNUC__)
-  return std::string("GCC ") + __VERSION__;
-#else
-  return "unknown";
-#endif
-}
-
-// The two leading bytes are the major and the minor version.
-std::string torch_target() {
-  const unsigned long long target = TORCH_TARGET_VERSION;
-  return std::to_string(target >> 56) + "." + std::to_string(target >> 48 & 0xff);
-}
 
 py::dict info() {
   py::list compiled;
   for (const char* const* name = fastrnn::cpu::instruction_sets(); *name != nullptr; ++name) {
     compiled.append(*name);
   }
-  py::dict info;
-  info["version"] = FASTRNN_VERSION;
-  info["compiler"] = compiler();
-  info["cpp_standard"] = "C++" + std::to_string(__cplusplus / 100 % 100);
-  info["torch"] = TORCH_VERSION;
-  info["torch_target"] = torch_target();
+  py::dict info = fastrnn::build_info();
   info["instruction_sets"] = compiled;
   info["instruction_set"] = fastrnn::cpu::instruction_set();
-  info["cuda_archs"] = py::list();
   return info;
+}
+
+void bind_plan(py::module_& module) {
+  using namespace fastrnn::cuda;
+  py::class_<Device>(module, "Device", "A CUDA device, as the plan sees it.")
+      .def(py::init([](std::pair<int, int> capability, int processors, int shared_bytes,
+                       std::array<int, 5> clusters, bool cooperative) {
+             Device device{capability.first, capability.second, processors, shared_bytes, {},
+                           cooperative};
+             std::copy(clusters.begin(), clusters.end(), device.clusters);
+             return device;
+           }),
+           py::arg("capability"), py::arg("processors"), py::arg("shared_bytes"),
+           py::arg("clusters"), py::arg("cooperative") = true);
+  py::class_<Tiling>(module, "Tiling")
+      .def_readonly("blocks", &Tiling::blocks)
+      .def_readonly("m_tiles", &Tiling::m_tiles)
+      .def_readonly("splits", &Tiling::splits)
+      .def_readonly("resident", &Tiling::resident)
+      .def_readonly("streamed", &Tiling::streamed)
+      .def_readonly("rows", &Tiling::rows)
+      .def_property_readonly("n_tiles", &Tiling::n_tiles);
+  py::class_<Plan>(module, "Plan")
+      .def_property_readonly("strategy", [](const Plan& plan) { return name(plan.strategy); })
+      .def_readonly("tiling", &Plan::tiling)
+      .def_readonly("threads", &Plan::threads)
+      .def_readonly("shared", &Plan::shared)
+      .def_readonly("tiles", &Plan::tiles)
+      .def_readonly("at_once", &Plan::at_once)
+      .def_readonly("cycles", &Plan::cycles)
+      .def("__str__", &describe);
+  module.def(
+      "plans",
+      [](const Device& device, const std::string& mode, bool backward, int64_t T, int64_t B,
+         int64_t G, int64_t H) {
+        const std::map<std::string, Mode> modes{{"half", Mode::half},
+                                                {"tf32", Mode::tf32},
+                                                {"float32", Mode::float32},
+                                                {"float64", Mode::float64}};
+        const Sizes sizes{modes.at(mode), backward ? Direction::backward : Direction::forward,
+                          T, B, G, H};
+        py::dict options;
+        for (const Strategy strategy : STRATEGIES) {
+          const Option option = best(strategy, device, sizes);
+          if (option.refusal.empty()) {
+            options[name(strategy)] = option.plan;
+          } else {
+            options[name(strategy)] = option.refusal;
+          }
+        }
+        return std::pair(std::string(name(make_plan(device, sizes).strategy)), options);
+      },
+      "The name of the strategy that serves a call, and of each its best plan or why it has none.",
+      py::arg("device"), py::arg("mode"), py::arg("backward"), py::arg("T"), py::arg("B"),
+      py::arg("G"), py::arg("H"));
 }
 
 }  // namespace
@@ -54,5 +88,6 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "The C++ kernels of fastrnn; loading it registers them with torch.";
   module.def("use_instruction_set", &fastrnn::cpu::use_instruction_set,
              "Take the one named; false if it is not compiled in or the processor lacks it.");
-  module.def("info", &info, "What was built: versions, compiler, instruction sets, CUDA archs.");
+  module.def("info", &info, "What was built: versions, compiler, instruction sets.");
+  bind_plan(module);
 }

@@ -6,6 +6,12 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define FASTRNN_HOST_DEVICE __host__ __device__
+#else
+#define FASTRNN_HOST_DEVICE
+#endif
+
 namespace fastrnn {
 
 enum class DType { float64, float32, bfloat16, float16 };
@@ -19,16 +25,16 @@ struct Problem {
   Activation activation;
   DType dtype;
 
-  bool active(int64_t t, int64_t b) const { return !lengths || t < lengths[b]; }
+  FASTRNN_HOST_DEVICE bool active(int64_t t, int64_t b) const { return !lengths || t < lengths[b]; }
 
   // Index of the first of the H elements of row (t, b) of group g.
-  int64_t at(int64_t t, int64_t b, int64_t g) const {
+  FASTRNN_HOST_DEVICE int64_t at(int64_t t, int64_t b, int64_t g) const {
     const int64_t row = offsets ? offsets[t] + b : t * B + b;
     return (row * G + g) * H;
   }
 
   // The same in a [B, G, H] tensor.
-  int64_t at(int64_t b, int64_t g) const { return (b * G + g) * H; }
+  FASTRNN_HOST_DEVICE int64_t at(int64_t b, int64_t g) const { return (b * G + g) * H; }
 };
 
 struct Forward : Problem {

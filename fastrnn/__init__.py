@@ -7,6 +7,7 @@ import sys
 
 from . import functional
 from ._version import __version__
+from .explain import explain
 from .layers import FusedRNN, FusedRNNCell, ReadoutRNN
 from .ops.dispatch import backend, report
 
@@ -16,6 +17,7 @@ __all__ = [
     "ReadoutRNN",
     "__version__",
     "backend",
+    "explain",
     "functional",
     "report",
 ]

@@ -47,7 +47,8 @@ def main() -> int:
 
 
 def _time_backend(name: str) -> float:
-    device = "cuda" if name == "triton" and not triton.interpreting() else "cpu"
+    on_gpu = name == "cuda" or (name == "triton" and not triton.interpreting())
+    device = "cuda" if on_gpu else "cpu"
     generator = torch.Generator().manual_seed(0)
     pre = torch.randn(STEPS, BATCH, 1, HIDDEN, generator=generator).to(device)
     weight_hh = torch.randn(1, HIDDEN, HIDDEN, generator=generator).to(device) / HIDDEN**0.5
@@ -82,9 +83,9 @@ def _median_time(call: Callable[[], object], limit: float = 0.5) -> float:
 
 
 def _explain_the_build() -> None:
-    if cpp.BUILD_ERROR.exists():
-        lines = cpp.BUILD_ERROR.read_text(errors="replace").splitlines()
-        print(f"\nHow the build of the C++ extension ended (all of it: {cpp.BUILD_ERROR}):")
+    if cpp.EXTENSION.error.exists():
+        lines = cpp.EXTENSION.error.read_text(errors="replace").splitlines()
+        print(f"\nHow the build of the C++ extension ended (all of it: {cpp.EXTENSION.error}):")
         print(*("  | " + line for line in lines[-20:]), sep="\n")
     print(
         "\nTo build it, with torch, a C++20 compiler and Python's headers installed, run in the "

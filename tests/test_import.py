@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fastrnn._version import __version__
-from fastrnn.ops import cpp
+from fastrnn.ops import cpp, extension
 
 NEW_MODULES = """
 import json, sys
@@ -91,18 +91,26 @@ def test_an_extension_that_was_asked_for_is_there():
     assert cpp.unusable() is None
 
 
+class Built:
+    """An extension, as it looks from Python."""
+
+    @staticmethod
+    def info():
+        return {"version": "0.0.0"}
+
+
 @pytest.fixture
-def load(monkeypatch):
-    """Let `import_module` do as told when the extension is loaded, with nothing remembered."""
+def loading(monkeypatch, tmp_path):
+    """What is said of an extension whose loading does as told."""
 
-    def replace(import_module):
-        monkeypatch.setattr(cpp, "import_module", import_module)
+    def unusable(import_module, log=None):
+        monkeypatch.setattr(extension, "import_module", import_module)
+        if log is not None:
+            (tmp_path / "error.txt").write_text(log)
+        error = tmp_path / "error.txt"
+        return extension.Extension("_C", error=str(error), remedy="build it").unusable
 
-    cpp.unusable.cache_clear()
-    cpp.info.cache_clear()
-    yield replace
-    cpp.unusable.cache_clear()
-    cpp.info.cache_clear()
+    return unusable
 
 
 def raises(error):
@@ -112,29 +120,21 @@ def raises(error):
     return import_module
 
 
-def test_extension_not_built(load, monkeypatch, tmp_path):
-    load(raises(ModuleNotFoundError("no", name="fastrnn._C")))
-    monkeypatch.setattr(cpp, "BUILD_ERROR", tmp_path / "error.txt")
-    assert "build_ext --inplace" in cpp.unusable()
+def test_extension_not_built(loading):
+    assert loading(raises(ModuleNotFoundError("no", name="fastrnn._C"))) == "not built: build it"
 
 
-def test_extension_failed_to_build(load, monkeypatch, tmp_path):
-    load(raises(ModuleNotFoundError("no", name="fastrnn._C")))
-    monkeypatch.setattr(cpp, "BUILD_ERROR", tmp_path / "error.txt")
-    cpp.BUILD_ERROR.write_text("a.cpp:1: error: no\n\nthe whole log\n")
-    assert cpp.unusable() == "not built: a.cpp:1: error: no"
+def test_extension_failed_to_build(loading):
+    missing = raises(ModuleNotFoundError("no", name="fastrnn._C"))
+    said = loading(missing, log="a.cpp:1: error: no\n\nthe whole log\n")
+    assert said == "not built: a.cpp:1: error: no"
 
 
-def test_extension_does_not_load(load):
-    load(raises(ImportError("undefined symbol: torch_x")))
-    assert cpp.unusable() == "built, but cannot be loaded: undefined symbol: torch_x"
+def test_extension_does_not_load(loading):
+    said = loading(raises(ImportError("undefined symbol: torch_x")))
+    assert said == "built, but cannot be loaded: undefined symbol: torch_x"
 
 
-def test_extension_of_another_version(load):
-    class Extension:
-        @staticmethod
-        def info():
-            return {"version": "0.0.0"}
-
-    load(lambda name: Extension)
-    assert cpp.unusable() == f"built for fastrnn 0.0.0, but this is {__version__}: build it again"
+def test_extension_of_another_version(loading):
+    said = loading(lambda name: Built)
+    assert said == f"built for fastrnn 0.0.0, but this is {__version__}: build it again"

@@ -16,15 +16,20 @@ from typing import Any
 
 from torch import Tensor
 
-from . import cpp, reference, triton
+from . import cpp, cuda, reference, triton
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "cpp": cpp, "triton": triton}
+BACKENDS: dict[str, ModuleType] = {
+    "reference": reference,
+    "cpp": cpp,
+    "cuda": cuda,
+    "triton": triton,
+}
 
 #: Whom ``auto`` asks on a device, fastest first, and what it asks: why not? The reference serves
-#: the rest. Triton's kernels must have been proven on such a GPU.
+#: the rest. Kernels for a GPU must have been proven on such a one.
 AUTO: dict[str, dict[str, Callable[[Tensor], str | None]]] = {
     "cpu": {"cpp": cpp.refuses},
-    "cuda": {"triton": triton.untried},
+    "cuda": {"cuda": cuda.untried, "triton": triton.untried},
 }
 
 _requested = "auto"
@@ -40,8 +45,8 @@ class backend:
 
     Args:
         name: ``"auto"`` (the fastest that serves the call; where it must fall back to the
-            reference it says so once), ``"reference"``, ``"cpp"`` or ``"triton"`` (each raises
-            where it cannot serve).
+            reference it says so once), ``"reference"``, ``"cpp"``, ``"cuda"`` or ``"triton"``
+            (each raises where it cannot serve).
 
     Raises:
         ValueError: no backend has that name.

@@ -5,9 +5,9 @@ The backends know nothing of autograd. The gradient of pre and h0 is an operator
 the derivative of the backward, for double backward, is the derivative of the reference's.
 
 ``fastrnn::recurrence`` is served by `dispatch`, and on CPU tensors by the extension directly,
-where it is loaded: the way through Python costs more than a short call's work. For a backend that
-is asked for by name, and that may serve CPU tensors too, there is another pair of operators, which
-it alone serves: ``fastrnn::recurrence_reference``, ``fastrnn::recurrence_triton``.
+where it is loaded: the way through Python costs more than a short call's work. For every other
+backend that is asked for by name there is another pair of operators, which it alone serves or
+refuses: ``fastrnn::recurrence_reference``, ``recurrence_cuda``, ``recurrence_triton``.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _register_named(name: str) -> Callable:
 
 
 #: The operators of the backends that have their own, by the backend's name.
-NAMED = {name: _register_named(name) for name in ("reference", "triton")}
+NAMED = {name: _register_named(name) for name in ("reference", "cuda", "triton")}
 
 
 # Dense data, no gradient: out takes pre's place, which saves the fresh memory of a large output.
@@ -176,7 +176,7 @@ recurrence_ = torch.ops.fastrnn.recurrence_.default
 
 # Loading the extension registers its kernels for CPU tensors, before it can be asked whether it is
 # the right one. The wrong one is overruled.
-if cpp.unusable() is not None and cpp.is_loaded():
+if cpp.unusable() is not None and cpp.EXTENSION.is_loaded():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel")
         for _name, _implementation in (

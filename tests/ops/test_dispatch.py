@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastrnn
-from fastrnn.ops import cpp, dispatch, reference, triton
+from fastrnn.ops import cpp, cuda, dispatch, reference, triton
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_choice_can_be_set(tensor: torch.Tensor) -> None:
 
 
 def test_an_unknown_backend() -> None:
-    with pytest.raises(ValueError, match="'auto', 'reference', 'cpp', 'triton'"):
+    with pytest.raises(ValueError, match="'auto', 'reference', 'cpp', 'cuda', 'triton'"):
         fastrnn.backend("cudnn")
 
 
@@ -52,7 +52,7 @@ def test_a_backend_named_raises_where_it_cannot_serve() -> None:
     if cpp.unusable():
         pytest.skip("the extension is not built")
     meta = torch.zeros(2, 1, 3, device="meta")
-    with fastrnn.backend("cpp"), pytest.raises(RuntimeError, match="no kernels for 'meta'"):
+    with fastrnn.backend("cpp"), pytest.raises(RuntimeError, match="not 'meta' ones"):
         dispatch.select(meta)
 
 
@@ -65,9 +65,11 @@ def test_auto_falls_back_and_says_so_once(broken: None, tensor: torch.Tensor) ->
 
 
 def test_report_names_every_backend(broken: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "unusable", lambda: "no CUDA GPU here")
+    for module in (cuda, triton):
+        monkeypatch.setattr(module, "unusable", lambda: "no CUDA GPU here")
     assert [(status.name, status.reason) for status in fastrnn.report()] == [
         ("reference", None),
         ("cpp", "not built: c++: not found"),
+        ("cuda", "no CUDA GPU here"),
         ("triton", "no CUDA GPU here"),
     ]

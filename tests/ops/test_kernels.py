@@ -15,7 +15,7 @@ from .checks import CHECKS
 from .strategies import problems
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-INSTRUCTION_SETS = [] if cpp.unusable() else cpp.info()["instruction_sets"]
+INSTRUCTION_SETS = [] if cpp.unusable() else cpp.EXTENSION.info["instruction_sets"]
 
 many = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -1,0 +1,398 @@
+// cluster: a cluster of blocks shares the W_hh of a group for a tile of the batch, and keeps it.
+//
+// A block owns some tiles of 16 units. A warp has one of them and a share of the depth of its
+// product: that part of W_hh stays in its registers, and what they cannot hold in shared memory. A
+// step of a warp is: wait for the state and multiply; then, the shares of the depth added up,
+// activate, and send each chunk of the new state into the shared memory of every block.
+//
+// The state has two buffers: step s reads buffer s % 2 and sends to the other one. Each has an
+// mbarrier, whose phase ends when all that is sent to it has come. No barrier of a block or of the
+// cluster is in the loop, and none is needed:
+//   - a block knows that all of a step's state has come: its mbarrier expects the bytes of all real
+//     rows and units, which is what all blocks together send to it;
+//   - nobody overwrites what is still read. Buffer s % 2, read in step s, is written again in step
+//     s + 1. Who writes then has waited for the state sent in step s, to which every tile of units
+//     of every block contributes, after its warps have read buffer s % 2: what a warp sends is made
+//     of what it read, and of what the other warps of its tile handed over at their barrier;
+//   - no byte comes before it is expected: thread 0 of a block, having waited for buffer s % 2,
+//     expects its next bytes before it sends its own chunk of step s, and without that chunk no
+//     other block begins step s + 1. (Thread 0 always has one: every block owns a tile of units.)
+//   - the sums that the warps of a tile hand over are read before that tile's chunks are sent, and
+//     written again after they have come back.
+// A cluster of one block does the same with plain stores, and arrivals in the place of bytes.
+//
+// Rows do not wait for one another's end. An inactive row keeps its state, in the registers of the
+// lanes that own it: forward sends it on, backward sends zeros, whose product is nothing, and adds
+// what it kept.
+#pragma once
+
+#include <climits>
+#include <stdexcept>
+#include <type_traits>
+
+#include "cuda.h"
+#include "product.h"
+
+namespace fastrnn::cuda {
+
+template <class E>
+constexpr Mode mode_of = E::values == 2 ? Mode::half : E::approximate ? Mode::tf32 : Mode::float32;
+
+// RESIDENT k-steps of W_hh are in a warp's registers; N times 8 batch rows are computed.
+template <class E, class D, int RESIDENT, int N>
+__global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
+    cluster_kernel(D p, Tiling tiling, ClusterLayout layout, int alignment) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  using Storage = typename E::Storage;
+  constexpr bool backward = std::is_same_v<D, Backward>;
+  constexpr int STREAMS = backward ? 2 : 1, AHEAD = cluster_ahead(N);
+  constexpr int CHAINS = 4 / N;  // sums that do not wait for one another
+  constexpr int size = sizeof(Storage);
+
+  // Who this is: a block, a warp and a lane of it.
+  DYNAMIC_SHARED(shared);
+  const uint32_t base = ptx::shared_address(shared);
+  const int lane_index = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+  const Lane<E> lane(lane_index);
+  const int blocks = tiling.blocks, rank = ptx::cluster_rank();
+  const int m_tile = warp % tiling.m_tiles, split = warp / tiling.m_tiles;
+  const int first_k = split * (RESIDENT + tiling.streamed);
+
+  // What it does: some units of some rows of a group.
+  const int H = static_cast<int>(p.H), tiles_of_units = (H + 15) / 16;
+  const int first_tile = rank * tiles_of_units / blocks;
+  const int m_tiles = (rank + 1) * tiles_of_units / blocks - first_tile;  // of this block
+  const int first_unit = 16 * (first_tile + m_tile), unit = first_unit + lane.chunk_unit();
+  const uint2 real_units = unit_mask<E>(unit, H);
+  const int tiles_of_group = static_cast<int>((p.B + tiling.rows - 1) / tiling.rows);
+  const int tile = blockIdx.x / blocks, group = tile / tiles_of_group;
+  const int first_row = tile % tiles_of_group * tiling.rows;
+  const int rest = static_cast<int>(p.B) - first_row;
+  const int rows = rest < tiling.rows ? rest : tiling.rows, n_tiles = (rows + 7) / 8;
+
+  // A lane has the length of one row.
+  int length = 0;
+  if (lane_index < rows) length = int(p.lengths ? p.lengths[first_row + lane_index] : p.T);
+  int steps = length;
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) {
+    const int other = __shfl_xor_sync(~0u, steps, i);
+    steps = other > steps ? other : steps;
+  }
+  const bool descending = (group >= p.reverse_from) != backward;
+  const auto time = [&](int s) { return descending ? steps - 1 - s : s; };
+  // Bit b: whether row b is active.
+  const auto active_rows = [&](int t) { return __ballot_sync(~0u, 0 <= t && t < length); };
+  // Of the rows of the lane's chunks.
+  const auto chunk_bit = [&](uint32_t mask, int n, int i) {
+    return (mask >> lane.chunk_row(0) >> (8 * n + i) & 1) != 0;
+  };
+  const uint32_t real_rows = unit < H ? ~0u >> (32 - rows) : 0;
+
+  // Where the lane's chunks are, in a step that begins at `step` bytes.
+  const bool aligned = alignment == 8;
+  const int64_t row_bytes = p.G * p.H * size;
+  const int64_t chunk_place = (first_row + lane.chunk_row(0)) * row_bytes + group * p.H * size;
+  const auto row = [&](const void* tensor, int64_t step, int n, int i) {
+    const int64_t at = step + chunk_place + (8 * n + i) * row_bytes;
+    return reinterpret_cast<Storage*>(const_cast<char*>(static_cast<const char*>(tensor)) + at);
+  };
+  const auto step_place = [&](int t) {
+    if (unsigned(t) >= unsigned(steps)) return int64_t{0};
+    return (p.offsets ? p.offsets[t] : t * p.B) * row_bytes;
+  };
+
+  // The first state, into this block's buffer 0; zeros wherever no state will ever be.
+  const int state_row = static_cast<int>(layout.row), state_bytes = 8 * N * state_row;
+  for (int b = warp; b < 8 * N; b += blockDim.x / 32) {
+    for (int c = lane_index; c < state_row / 8; c += 32) {
+      uint2* const to = reinterpret_cast<uint2*>(shared + layout.state + b * state_row) + c;
+      uint2 chunk{0, 0};
+      if constexpr (!backward) {
+        if (b < rows) {
+          const int64_t at = ((first_row + b) * p.G + group) * p.H;
+          chunk = load_chunk<E>(static_cast<const Storage*>(p.h0) + at, c * E::chunk, H, aligned);
+        }
+      }
+      to[0] = E::operand(chunk);
+      to[state_bytes / 8] = {0, 0};
+    }
+  }
+  const int bytes = rows * ((H + E::chunk - 1) / E::chunk) * 8;  // of a state
+  if (threadIdx.x == 0) {
+    const int owners = tiling.splits < n_tiles ? tiling.splits : n_tiles;
+    for (int i = 0; i < 2; ++i) {
+      ptx::mbarrier_init(base + 8 * i, blocks == 1 ? m_tiles * owners : 1);
+    }
+    ptx::mbarrier_init_fence();
+    for (int i = 0; i < 2 && blocks > 1; ++i) ptx::mbarrier_arrive_expect(base + 8 * i, bytes);
+  }
+  ptx::cluster_barrier();
+
+  if (m_tile < m_tiles) {
+    const Storage* const weight_hh = static_cast<const Storage*>(p.weight_hh) + group * p.H * p.H;
+    constexpr int k_step = 8 * E::values;
+    uint4* const streamed = reinterpret_cast<uint4*>(shared + layout.weights) +
+                            warp * tiling.streamed * 32 + lane_index;
+    uint32_t w[RESIDENT][4];
+#pragma unroll
+    for (int k = 0; k < RESIDENT; ++k) {
+      load_fragment<E, backward>(w[k], weight_hh, H, first_unit, (first_k + k) * k_step, lane,
+                                 alignment);
+    }
+#pragma unroll 1
+    for (int k = 0; k < tiling.streamed; ++k) {
+      uint32_t v[4];
+      load_fragment<E, backward>(v, weight_hh, H, first_unit, (first_k + RESIDENT + k) * k_step,
+                                 lane, alignment);
+      streamed[k * 32] = {v[0], v[1], v[2], v[3]};
+    }
+    const Splits splits{tiling.splits, split, n_tiles, 1 + m_tile,
+                        reinterpret_cast<float4*>(shared + layout.sums) +
+                            m_tile * N * (tiling.splits - 1) * 32 + lane_index};
+
+    const void *inputs[STREAMS], *begun;
+    void *result, *left;
+    if constexpr (backward) {
+      inputs[0] = p.grad_out, inputs[1] = p.out, begun = p.grad_h_n;
+      result = p.grad_pre, left = p.grad_h0;
+    } else {
+      inputs[0] = p.pre, begun = p.h0;
+      result = p.out, left = p.h_n;
+    }
+
+    // What the lane keeps of its rows: forward, their state; backward, dh.
+    uint2 h[N][E::rows] = {};
+    float dh[N][4] = {};
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      if (!splits.owns(n)) continue;
+#pragma unroll
+      for (int i = 0; i < E::rows; ++i) {
+        if (!chunk_bit(real_rows, n, i)) continue;
+        h[n][i] = load_chunk<E>(row(begun, 0, n, i), unit, H, aligned);
+      }
+      if (backward) E::to_quad(h[n], dh[n]);
+    }
+
+    unsigned char* const ahead =
+        shared + layout.ahead + m_tile * N * E::rows * STREAMS * AHEAD * 256 + lane_index * 8;
+    const auto slot = [&](int s, int n, int i, int j) {
+      return ahead + s % AHEAD * 256 + ((n * E::rows + i) * STREAMS + j) * AHEAD * 256;
+    };
+    const auto read_ahead = [&](int s, int64_t place) {
+      const uint32_t active = active_rows(time(s));
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        if (!splits.owns(n)) continue;
+#pragma unroll
+        for (int i = 0; i < E::rows; ++i) {
+          const bool on = chunk_bit(active, n, i);
+#pragma unroll
+          for (int j = 0; j < STREAMS; ++j) {
+            copy_chunk<E>(slot(s, n, i, j), row(inputs[j], place, n, i), unit, H, alignment, on);
+          }
+        }
+      }
+      ptx::copy_commit();
+    };
+#pragma unroll 1
+    for (int s = 0; s < AHEAD; ++s) read_ahead(s, step_place(time(s)));
+
+    // The 16 bytes of the state that the lane names to load_matrices; where it sends its chunks.
+    const uint32_t operand = static_cast<uint32_t>(layout.state) + lane_index % 8 * state_row +
+                             first_k * 32 + lane_index / 8 * 16;
+    const uint32_t destination =
+        static_cast<uint32_t>(layout.state) + lane.chunk_row(0) * state_row + unit * size;
+
+    uint32_t was_active = 0;  // in the step before
+#pragma unroll 1
+    for (int s = 0;; ++s) {
+      if (!backward && s == steps) break;
+      const int64_t place = step_place(time(s)), place_ahead = step_place(time(s + AHEAD));
+      const uint32_t active = active_rows(time(s));
+
+      float sum[CHAINS][N][4] = {}, slope[N][4];
+      ptx::copy_wait<AHEAD - 1>();
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        if (!splits.owns(n)) continue;
+        uint2 chunks[STREAMS][E::rows];
+#pragma unroll
+        for (int j = 0; j < STREAMS; ++j) {
+#pragma unroll
+          for (int i = 0; i < E::rows; ++i) {
+            chunks[j][i] = *reinterpret_cast<const uint2*>(slot(s, n, i, j));
+          }
+        }
+        E::to_quad(chunks[0], sum[0][n]);
+        if constexpr (backward) {
+          E::to_quad(chunks[1], slope[n]);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const bool product = was_active >> lane.quad_row(i) >> 8 * n & 1;
+            sum[0][n][i] += product ? 0 : dh[n][i];
+            slope[n][i] = derivative(slope[n][i], p.activation);
+          }
+        }
+      }
+
+      if (s > 0) {
+        const uint32_t barrier = base + s % 2 * 8;
+        ptx::mbarrier_wait(barrier, unsigned(s - 1) / 2 % 2);
+        if (threadIdx.x == 0 && blocks > 1) ptx::mbarrier_arrive_expect(barrier, bytes);
+      }
+      multiply<E>(sum, w, streamed, tiling.streamed, base + operand + s % 2 * state_bytes,
+                  8 * state_row);
+      splits.add_up(sum[0]);
+
+      uint2 words[N][E::rows];
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        if (!splits.owns(n)) continue;
+        float quad[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if constexpr (backward) {
+            dh[n][i] = sum[0][n][i];
+            quad[i] = sum[0][n][i] * slope[n][i];
+          } else {
+            quad[i] = activate<E>(sum[0][n][i], p.activation);
+          }
+        }
+        E::to_chunks(quad, words[n]);
+#pragma unroll
+        for (int i = 0; i < E::rows; ++i) {
+          const bool on = chunk_bit(active, n, i);
+          const uint2 kept = backward ? uint2{0, 0} : h[n][i];
+          words[n][i].x = on ? words[n][i].x & real_units.x : kept.x;
+          words[n][i].y = on ? words[n][i].y & real_units.y : kept.y;
+          if (!backward) h[n][i] = words[n][i];
+        }
+      }
+      if (backward && s == steps) break;
+      was_active = active;
+
+      const auto send = [&](auto store) {
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+          if (!splits.owns(n)) continue;
+#pragma unroll
+          for (int i = 0; i < E::rows; ++i) {
+            if (!chunk_bit(real_rows, n, i)) continue;
+            store((8 * n + i) * state_row, E::operand(words[n][i]));
+          }
+        }
+      };
+      const uint32_t barrier = base + (s + 1) % 2 * 8;
+      const uint32_t to = destination + (s + 1) % 2 * state_bytes;
+      if (!backward && s + 1 == steps) {
+        // Nobody needs it.
+      } else if (blocks == 1) {
+        send([&](int at, uint2 chunk) { *reinterpret_cast<uint2*>(shared + to + at) = chunk; });
+        __syncwarp();
+        if (lane_index == 0 && splits.owns(split)) ptx::mbarrier_arrive(barrier);
+      } else {
+        send([&](int at, uint2 chunk) {
+#pragma unroll
+          for (int i = 0; i < 16; ++i) {  // each block another one first
+            if (i % 2 == 0 && i >= blocks) break;
+            ptx::store_async(ptx::peer_address(base + to + at, rank ^ i),
+                             ptx::peer_address(barrier, rank ^ i), chunk);
+          }
+        });
+      }
+
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        if (!splits.owns(n)) continue;
+#pragma unroll
+        for (int i = 0; i < E::rows; ++i) {
+          const bool on = chunk_bit(active, n, i);
+          if (!chunk_bit(p.offsets ? active : real_rows, n, i)) continue;
+          store_chunk<E>(row(result, place, n, i), unit, H, aligned,
+                         on ? words[n][i] : uint2{0, 0});
+        }
+      }
+      read_ahead(s + AHEAD, place_ahead);
+    }
+    ptx::copy_wait<0>();
+
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      if (!splits.owns(n)) continue;
+      if (backward) E::to_chunks(dh[n], h[n]);
+#pragma unroll
+      for (int i = 0; i < E::rows; ++i) {
+        if (!chunk_bit(real_rows, n, i)) continue;
+        store_chunk<E>(row(left, 0, n, i), unit, H, aligned, h[n][i]);
+        if (p.offsets) continue;
+#pragma unroll 1
+        for (int t = steps; t < p.T; ++t) {
+          store_chunk<E>(row(result, t * p.B * row_bytes, n, i), unit, H, aligned, {0, 0});
+        }
+      }
+    }
+  }
+  ptx::cluster_barrier();
+#endif
+}
+
+// The largest of 8, 4 and 2 bytes that every row of every tensor begins at a multiple of.
+template <class... Pointers> int alignment_of(int64_t row_bytes, Pointers... pointers) {
+  const uintptr_t bits = (uintptr_t(row_bytes) | ... | reinterpret_cast<uintptr_t>(pointers));
+  return bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 2;
+}
+inline int alignment_of(const Forward& p, int64_t row_bytes) {
+  return alignment_of(row_bytes, p.pre, p.weight_hh, p.h0, p.out, p.h_n);
+}
+inline int alignment_of(const Backward& p, int64_t row_bytes) {
+  return alignment_of(row_bytes, p.grad_out, p.grad_h_n, p.out, p.weight_hh, p.grad_pre, p.grad_h0);
+}
+
+template <class E, class D, int RESIDENT, int N>
+void launch_cluster_kernel(const D& p, const Tiling& tiling, Stream stream) {
+  if constexpr (cluster_compiled(mode_of<E>, RESIDENT, N)) {
+    constexpr int size = sizeof(typename E::Storage);
+    constexpr auto direction =
+        std::is_same_v<D, Backward> ? Direction::backward : Direction::forward;
+    const ClusterLayout layout(tiling, size, direction);
+    const int64_t grid = p.G * ((p.B + tiling.rows - 1) / tiling.rows) * tiling.blocks;
+    if (grid > INT_MAX) throw std::runtime_error("too many batch rows and groups");
+    Launch shape{dim3(static_cast<unsigned>(grid)), tiling.m_tiles * tiling.splits * 32};
+    shape.cluster = tiling.blocks;
+    shape.shared = layout.end;
+    launch(cluster_kernel<E, D, RESIDENT, N>, shape, stream, p, tiling, layout,
+           alignment_of(p, p.H * size));
+  } else {
+    throw std::runtime_error("the cluster kernel has no such instance");
+  }
+}
+
+template <class E, class D>
+void launch_cluster(const D& p, const Plan& plan, Stream stream) {
+  if (p.B == 0 || p.G == 0) return;
+  if (p.T >= INT_MAX) throw std::runtime_error("too many steps");
+  const Tiling& t = plan.tiling;
+  const int64_t units = (p.H + 15) / 16, depth = (p.H * sizeof(typename E::Storage) + 31) / 32;
+  const bool holds = cluster_fits(mode_of<E>, t) && t.blocks <= units &&
+                     int64_t{t.blocks} * t.m_tiles >= units && t.streamed % 2 == 0 &&
+                     int64_t{t.splits} * (t.resident + t.streamed) >= depth;
+  const auto with_rows = [&](auto resident) {
+    constexpr int RESIDENT = decltype(resident)::value;
+    switch (t.n_tiles()) {
+      case 1: return launch_cluster_kernel<E, D, RESIDENT, 1>(p, t, stream);
+      case 2: return launch_cluster_kernel<E, D, RESIDENT, 2>(p, t, stream);
+      default: return launch_cluster_kernel<E, D, RESIDENT, 4>(p, t, stream);
+    }
+  };
+  switch (holds ? t.resident : 0) {
+    case 4: return with_rows(std::integral_constant<int, 4>());
+    case 8: return with_rows(std::integral_constant<int, 8>());
+    case 16: return with_rows(std::integral_constant<int, 16>());
+    case 32: return with_rows(std::integral_constant<int, 32>());
+  }
+  throw std::runtime_error("the cluster kernel cannot be cut this way");
+}
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,213 @@
+// Chooses by a model of the time of a call, in cycles. Its constants are latencies and rates of the
+// H100's units, published or guessed from those; no kernel has been held against it yet. It ranks
+// the ways to cut a problem, and nothing else is concluded from it.
+#include "plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+
+namespace fastrnn::cuda {
+namespace {
+
+// One exchange of the state between those that share W_hh: latency, and bytes a cycle into a block.
+constexpr double block_exchange = 100, cluster_exchange = 240, grid_exchange = 530;
+constexpr double cluster_bandwidth = 14, grid_bandwidth = 38;
+
+constexpr double epilogue = 150;         // from the sum to the state, without what is below
+constexpr double product_cycles = 1.65;  // of a multiprocessor, for one k-step of one n-tile
+constexpr double product_latency = 33;   // from one product to the next that adds to it
+constexpr int chains = 4;                // sums of a warp that do not wait for one another
+constexpr double shared_bandwidth = 128;  // bytes a cycle
+constexpr double reduction = 40;          // a barrier and a turn through shared memory
+constexpr double launch_cycles = 8000;    // from the start of one launch to that of the next
+constexpr double stream_bandwidth = 24;   // bytes a cycle and multiprocessor out of L2
+
+// Batch rows of a tile. Fewer than the matrix unit's 8 cost as many products, but less exchange.
+constexpr int row_choices[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32};
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Products the matrix unit does for one: float32 is the sum of three.
+int products(Mode mode) { return mode == Mode::float32 ? 3 : 1; }
+
+struct Work {
+  int64_t tiles_of_units, k_steps;
+  explicit Work(const Sizes& sizes)
+      : tiles_of_units(ceil_div(sizes.H, 16)),
+        k_steps(ceil_div(sizes.H * element_bytes(sizes.mode), 32)) {}
+};
+
+// Cycles of a block's products in a step, and of adding up what the splits found.
+double product_time(const Sizes& sizes, const Tiling& tiling, int warps, int tiles_of_a_warp,
+                    bool state_is_shared) {
+  const int n = tiling.n_tiles(), depth = tiling.resident + tiling.streamed;
+  const double count = double(warps) * tiles_of_a_warp * depth * n * products(sizes.mode);
+  const double state = state_is_shared ? double(warps) * depth * n * 256 : 0;
+  const double weights = double(warps) * tiles_of_a_warp * tiling.streamed * 512;
+  const int independent = std::max(chains, n * tiles_of_a_warp);
+  const double chain = std::ceil(double(depth) * n * tiles_of_a_warp * products(sizes.mode) /
+                                 independent) * product_latency;
+  double cycles = std::max({count * product_cycles, (state + weights) / shared_bandwidth, chain});
+  if (tiling.splits > 1) {
+    const double sums = double(tiling.splits - 1) * tiling.m_tiles * n * 512;
+    cycles += reduction + 2 * sums / shared_bandwidth;
+  }
+  return cycles;
+}
+
+// Cycles of a call: a launch, W_hh from L2, and the steps of all tiles, some of which run at once.
+double call_time(const Sizes& sizes, const Plan& plan, double step) {
+  const Tiling& tiling = plan.tiling;
+  const int fragments = plan.strategy == Strategy::grid ? tiling.m_tiles : 1;
+  const double weights =
+      double(plan.threads / 32) * fragments * (tiling.resident + tiling.streamed) * 512;
+  const int64_t turns = ceil_div(std::max<int64_t>(plan.tiles, 1), plan.at_once);
+  return launch_cycles + turns * (weights / stream_bandwidth + sizes.T * step);
+}
+
+void keep_best(Plan& best, bool& found, const Plan& plan) {
+  if (found && plan.cycles >= best.cycles) return;
+  best = plan;
+  found = true;
+}
+
+Option best_cluster(const Device& device, const Sizes& sizes) {
+  if (sizes.mode == Mode::float64) return {{}, "the matrix unit has no float64 tile of this shape"};
+  if (device.major < 9) return {{}, "clusters need compute capability 9.0"};
+  const Work work(sizes);
+  const int bytes = element_bytes(sizes.mode);
+  Plan best{};
+  bool found = false;
+  for (int i = 0, blocks = 1; i < 5; ++i, blocks *= 2) {
+    // Empty blocks would only be waited for.
+    if (device.clusters[i] == 0 || (blocks > 1 && blocks > work.tiles_of_units)) continue;
+    const int64_t m_tiles = ceil_div(work.tiles_of_units, blocks);
+    for (const int splits : {1, 2, 4, 8}) {
+      const int64_t warps = m_tiles * splits, depth = 2 * ceil_div(work.k_steps, 2 * splits);
+      if (warps > 16) break;
+      for (const int resident : {32, 16, 8, 4}) {  // among equals, the most in registers
+        if (resident > 4 && resident > depth) continue;
+        for (const int rows : row_choices) {
+          const Tiling tiling{blocks,   int(m_tiles), splits,
+                              resident, int(std::max<int64_t>(depth - resident, 0)), rows};
+          const int64_t shared = cluster_shared_bytes(tiling, bytes, sizes.direction);
+          if (!cluster_fits(sizes.mode, tiling) || shared > device.shared_bytes) continue;
+          const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
+          const double exchange =
+              blocks == 1 ? block_exchange
+                          : cluster_exchange + double(rows) * sizes.H * bytes / cluster_bandwidth;
+          const double step =
+              exchange + product_time(sizes, tiling, int(warps), 1, true) + epilogue;
+          const int64_t at_once = device.clusters[i];
+          Plan plan{Strategy::cluster, sizes.mode, tiling, int(warps) * 32, shared, tiles, at_once};
+          plan.cycles = call_time(sizes, plan, step);
+          keep_best(best, found, plan);
+        }
+      }
+    }
+  }
+  if (found) return {best, ""};
+  return {{}, "W_hh does not fit into the registers and shared memory of the largest cluster"};
+}
+
+Option best_grid(const Device& device, const Sizes& sizes) {
+  if (sizes.mode == Mode::float64) return {{}, "the matrix unit has no float64 tile of this shape"};
+  if (device.major < 8) return {{}, "needs compute capability 8.0"};
+  if (!device.cooperative) return {{}, "the device has no cooperative launch"};
+  const Work work(sizes);
+  const int bytes = element_bytes(sizes.mode);
+  Plan best{};
+  bool found = false;
+  for (const int m_tiles : {1, 2}) {
+    const int64_t blocks = ceil_div(work.tiles_of_units, m_tiles);
+    if (blocks > device.processors) continue;  // all must run at once, a block a multiprocessor
+    for (const int splits : {4, 8, 16}) {
+      const int64_t depth = 2 * ceil_div(work.k_steps, 2 * splits);
+      for (const int resident : {32, 16, 8, 4}) {  // among equals, the most in registers
+        if (resident > 4 && resident > depth) continue;
+        for (const int rows : row_choices) {
+          const Tiling tiling{int(blocks), m_tiles, splits,
+                              resident,    int(std::max<int64_t>(depth - resident, 0)), rows};
+          const int64_t shared = grid_shared_bytes(tiling);
+          if (!grid_fits(sizes.mode, tiling) || shared > device.shared_bytes) continue;
+          const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
+          const int64_t at_once = device.processors / blocks;
+          const double exchange =
+              grid_exchange + double(rows) * sizes.H * bytes / grid_bandwidth;
+          const double step =
+              exchange + product_time(sizes, tiling, splits, m_tiles, false) + epilogue;
+          Plan plan{Strategy::grid, sizes.mode, tiling, splits * 32, shared, tiles, at_once};
+          plan.cycles = launch_cycles + call_time(sizes, plan, step);  // the other fills memory
+          keep_best(best, found, plan);
+        }
+      }
+    }
+  }
+  if (found) return {best, ""};
+  return {{}, "W_hh does not fit into the registers and shared memory of the whole device"};
+}
+
+Option best_step(const Device& device, const Sizes& sizes) {
+  const double bytes = element_bytes(sizes.mode);
+  const double weights = bytes * sizes.G * sizes.H * sizes.H;
+  const double streamed = weights / (stream_bandwidth * device.processors);
+  const double flops = double(ceil_div(sizes.B, 8)) * sizes.G * sizes.H * sizes.H * bytes / 512;
+  const double arithmetic = flops * product_cycles * products(sizes.mode) / device.processors;
+  Plan plan{};
+  plan.strategy = Strategy::step;
+  plan.mode = sizes.mode;
+  plan.tiles = sizes.G * ceil_div(sizes.B, 8);
+  plan.at_once = plan.tiles;
+  const int64_t launches = sizes.T + (sizes.direction == Direction::backward);
+  plan.cycles = launches * std::max({launch_cycles, streamed, arithmetic});
+  return {plan, ""};
+}
+
+std::string kibibytes(int64_t bytes) { return std::to_string(bytes >> 10) + " KiB"; }
+
+}  // namespace
+
+const char* name(Strategy strategy) {
+  switch (strategy) {
+    case Strategy::cluster: return "cluster";
+    case Strategy::grid: return "grid";
+    default: return "step";
+  }
+}
+
+Option best(Strategy strategy, const Device& device, const Sizes& sizes) {
+  switch (strategy) {
+    case Strategy::cluster: return best_cluster(device, sizes);
+    case Strategy::grid: return best_grid(device, sizes);
+    default: return best_step(device, sizes);
+  }
+}
+
+Plan make_plan(const Device& device, const Sizes& sizes) {
+  Plan chosen = best_step(device, sizes).plan;
+  for (const Strategy strategy : {Strategy::grid, Strategy::cluster}) {
+    const Option option = best(strategy, device, sizes);
+    if (option.refusal.empty() && option.plan.cycles <= chosen.cycles) chosen = option.plan;
+  }
+  return chosen;
+}
+
+std::string describe(const Plan& plan) {
+  if (plan.strategy == Strategy::step) return "a launch for every step; W_hh is read from L2";
+  const Tiling& t = plan.tiling;
+  const bool cluster = plan.strategy == Strategy::cluster;
+  const int64_t fragments = cluster ? 1 : t.m_tiles, warps = plan.threads / 32;
+  const int64_t in_registers = warps * fragments * t.resident * 512,
+                in_shared = warps * fragments * t.streamed * 512;
+  std::string text = t.blocks == 1 ? "one block" : std::to_string(t.blocks) + " blocks";
+  text += cluster && t.blocks > 1 ? " in a cluster" : "";
+  text += ", each " + kibibytes(in_registers) + " of W_hh in registers";
+  if (in_shared > 0) text += " and " + kibibytes(in_shared) + " in shared memory";
+  text += "; " + std::to_string(t.rows) + (t.rows == 1 ? " batch row" : " batch rows") +
+          " a tile, " + std::to_string(plan.tiles) +
+          (plan.tiles == 1 ? " tile" : " tiles") + ", " + std::to_string(plan.at_once) + " at once";
+  return text;
+}
+
+}  // namespace fastrnn::cuda

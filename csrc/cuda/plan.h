@@ -1,0 +1,153 @@
+// Which kernel serves a call on a CUDA device, how it is cut, and why. Knows nothing of torch and
+// nothing of CUDA: the device is a plain struct, so every choice can be tried on any machine.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../problem.h"
+
+namespace fastrnn::cuda {
+
+enum class Strategy { cluster, grid, step };
+constexpr Strategy STRATEGIES[] = {Strategy::cluster, Strategy::grid, Strategy::step};
+enum class Direction { forward, backward };
+
+// How the products are computed: `half` for both half precisions; float32 as tf32 or in full.
+enum class Mode { half, tf32, float32, float64 };
+
+constexpr int element_bytes(Mode mode) {
+  return mode == Mode::half ? 2 : mode == Mode::float64 ? 8 : 4;
+}
+
+struct Device {
+  int major, minor;       // compute capability
+  int processors;         // multiprocessors
+  int shared_bytes;       // that one block may ask for
+  int clusters[5];        // of 1, 2, 4, 8, 16 blocks, each filling a multiprocessor: at once
+  bool cooperative;       // whether blocks that wait for one another can be launched
+};
+
+// How W_hh and the batch are cut. A k-step is 32 bytes of the product's depth; a warp's share of
+// W_hh is `resident` k-steps in registers and `streamed` in shared memory for each of its tiles of
+// 16 units.
+struct Tiling {
+  int blocks;    // that share a group's W_hh for a tile of the batch
+  int m_tiles;   // tiles of 16 units of a block
+  int splits;    // of the depth, over warps
+  int resident;  // 4, 8, 16 or 32
+  int streamed;
+  int rows;      // batch rows of a tile, at most 32
+
+  // Tiles of 8 batch rows that the products have: what is beyond `rows` is computed, not exchanged.
+  FASTRNN_HOST_DEVICE constexpr int n_tiles() const { return rows <= 8 ? 1 : rows <= 16 ? 2 : 4; }
+};
+
+// cluster: a warp has one tile of units, a block m_tiles · splits warps.
+// grid: a warp has all m_tiles of its block, a block splits warps.
+
+// The steps by which the cluster kernel's reads run ahead: a step of few rows is shorter than a
+// trip to memory.
+FASTRNN_HOST_DEVICE constexpr int cluster_ahead(int n_tiles) { return n_tiles == 1 ? 4 : 2; }
+
+// The shared memory of a block of the cluster kernel, in bytes from its beginning: two mbarriers,
+// two buffers of the state, W_hh, the sums of the splits, and what was read ahead.
+struct ClusterLayout {
+  int64_t row;    // bytes of a row of the state: 16 more than its depth, so that eight rows' pieces
+  int64_t state;  // of 16 bytes lie in different banks
+  int64_t weights, sums, ahead, end;
+
+  constexpr ClusterLayout(const Tiling& t, int element_bytes, Direction direction)
+      : row(int64_t{t.splits} * (t.resident + t.streamed) * 32 + 16),
+        state(128),
+        weights(state + 16 * t.n_tiles() * row),
+        sums(weights + int64_t{t.m_tiles} * t.splits * t.streamed * 512),
+        ahead(sums + int64_t{t.splits - 1} * t.m_tiles * t.n_tiles() * 512),
+        end(ahead + int64_t{t.m_tiles} * t.n_tiles() * 128 * element_bytes *
+                        cluster_ahead(t.n_tiles()) * (direction == Direction::backward ? 2 : 1)) {}
+};
+
+// Bytes of dynamic shared memory of a block; a forward takes less than a backward.
+constexpr int64_t cluster_shared_bytes(const Tiling& tiling, int element_bytes,
+                                       Direction direction = Direction::backward) {
+  return ClusterLayout(tiling, element_bytes, direction).end;
+}
+
+// The cluster kernel by its registers: which instances there are, and the threads of a block.
+// Beside W_hh a lane has its chunks, and those of float32 are two for one.
+constexpr bool cluster_compiled(Mode mode, int resident, int n_tiles) {
+  return mode != Mode::float64 && (mode != Mode::float32 || resident * n_tiles <= 32);
+}
+constexpr int cluster_threads(Mode mode, int resident, int n_tiles) {
+  const int chunks = n_tiles * (mode == Mode::half ? 1 : 2);
+  if (resident == 32 || chunks == 8 || resident * chunks > 32) return 256;
+  return chunks == 4 || resident * chunks > 16 ? 384 : 512;
+}
+constexpr bool cluster_fits(Mode mode, const Tiling& t) {
+  return t.rows > 0 && t.rows <= 32 && cluster_compiled(mode, t.resident, t.n_tiles()) &&
+         t.m_tiles * t.splits * 32 <= cluster_threads(mode, t.resident, t.n_tiles()) &&
+         t.splits <= 8 && (t.splits == 1 || t.m_tiles <= 15);  // a barrier each
+}
+
+// Of a block of grid: the sums of its warps, twice; W_hh; what lanes keep; the rows' lengths.
+constexpr int64_t grid_shared_bytes(const Tiling& t) {
+  const int64_t fragments = int64_t{t.splits} * t.m_tiles * (2 * t.n_tiles() + t.streamed);
+  return fragments * 512 + t.splits * 32 * 64 + 32 * t.n_tiles();
+}
+
+// The grid kernel by its fragments, the k-steps of W_hh in a warp's registers: four registers each
+// for every lane. How many threads a block may have at most, and how many pairs of k-steps of the
+// state a warp then has registers for: its whole share, since it waits for all of it at once.
+constexpr int grid_threads(Mode mode, int fragments) {
+  return fragments <= (mode == Mode::half ? 16 : 8) ? 512 : 256;
+}
+constexpr int grid_pieces(Mode mode, int fragments) {
+  return grid_threads(mode, fragments) == 512 ? 8 : 16;
+}
+
+constexpr bool grid_fits(Mode mode, const Tiling& t) {
+  const int fragments = t.m_tiles * t.resident;
+  const int most = mode == Mode::float32 ? 16 : 32;  // its three products need registers too
+  return mode != Mode::float64 && t.m_tiles <= 2 && fragments <= most && t.streamed % 2 == 0 &&
+         32 * t.splits <= grid_threads(mode, fragments) &&
+         t.resident + t.streamed <= 2 * grid_pieces(mode, fragments) &&
+         t.rows > 0 && t.rows <= 32 &&
+         t.n_tiles() * t.m_tiles <= t.splits;  // a warp for the end of each tile of a step
+}
+
+struct Plan {
+  Strategy strategy;
+  Mode mode;
+  Tiling tiling;       // not of `step`
+  int threads;         // of a block
+  int64_t shared;      // bytes of dynamic shared memory of a block
+  int64_t tiles;       // G · ceil(B / rows): each the work of `blocks` blocks
+  int64_t at_once;     // tiles that run at once; the others follow
+  double cycles;       // of a call, by the model in plan.cpp
+};
+
+// What a choice depends on, beside the device.
+struct Sizes {
+  Mode mode;
+  Direction direction;
+  int64_t T, B, G, H;
+};
+
+// The best plan of one strategy, or why it cannot serve.
+struct Option {
+  Plan plan;
+  std::string refusal;  // empty: it can
+};
+
+Option best(Strategy strategy, const Device& device, const Sizes& sizes);
+
+// The fastest of all strategies, by the model. `step` serves everything, so there always is one.
+Plan make_plan(const Device& device, const Sizes& sizes);
+
+const char* name(Strategy strategy);
+
+// A plan in words: where W_hh lies, how the batch is cut, how many tiles run at once.
+std::string describe(const Plan& plan);
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,58 @@
+"""`fastrnn.explain`, as its user sees it."""
+
+import pytest
+import torch
+
+import fastrnn
+from fastrnn.ops import cpp
+
+pytestmark = pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
+
+
+def test_names_the_choice_and_the_refusals(capsys):
+    assert fastrnn.explain(1000, 16, 512, dtype=torch.bfloat16, device="H100") is None
+    said = capsys.readouterr().out
+    assert "T=1000 B=16 G=1 H=512, bfloat16, on an H100" in said
+    assert "forward: cluster" in said
+    assert "backward: cluster" in said
+    assert "W_hh in registers" in said
+    assert "not measured" in said
+
+    fastrnn.explain(10, 4, 64, groups=2, device="a100")
+    said = capsys.readouterr().out
+    assert "G=2" in said
+    assert "cluster  clusters need compute capability 9.0" in said
+
+
+@pytest.mark.parametrize(("precision", "words"), [("tf32", "tf32 products"), ("ieee", "float32,")])
+def test_float32_is_computed_as_cudnn_would(capsys, monkeypatch, precision, words):
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
+    fastrnn.explain(10, 4, 64, device="H200")
+    assert words in capsys.readouterr().out
+
+
+def test_float64_is_served_step_by_step(capsys):
+    fastrnn.explain(10, 4, 64, dtype=torch.float64, device="H100")
+    assert "forward: step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ((-1, 1, 1), {}, "at least"),
+        ((1, 0, 1), {}, "at least"),
+        ((1, 1, 1), {"groups": 0}, "at least"),
+        ((1, 1, 1), {"dtype": torch.int32}, "not torch.int32"),
+        ((1, 1, 1), {"device": "V100"}, "A100, H100, H200, B200"),
+        ((1, 1, 1), {"device": "cpu"}, "A100, H100, H200, B200"),
+    ],
+)
+def test_what_cannot_be_explained(arguments, options, words):
+    with pytest.raises(ValueError, match=words):
+        fastrnn.explain(*arguments, **options)
+
+
+def test_without_the_extension(monkeypatch):
+    monkeypatch.setattr(cpp, "unusable", lambda: "not built: no compiler")
+    with pytest.raises(RuntimeError, match="no compiler"):
+        fastrnn.explain(1, 1, 1)
