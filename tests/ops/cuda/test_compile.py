@@ -1,0 +1,97 @@
+"""The CUDA kernels as nvcc makes them, for GPUs that need not be there.
+
+Nothing is spilled, and the step loops hold what they are meant to: products on the matrix unit, no
+fence, no local memory, and no more barriers than the strategy has.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="cuobjdump comes with Triton")
+
+from benchmarks.cuda_stats import ARCHS, Instance, compiled, nvcc, read, sources, spills
+from benchmarks.sass import Stats
+
+ROOT = Path(__file__).parents[3]
+
+pytestmark = [
+    pytest.mark.skipif(nvcc() is None, reason="there is no nvcc"),
+    pytest.mark.skipif(shutil.which("c++filt") is None, reason="there is no c++filt"),
+]
+
+#: In the step loop: of the splits of a tile in `cluster`, of a block in `grid`, of a block before
+#: and after a product by threads in `step`, whose loop over the depth is the longest.
+BARRIERS = {"cluster": 1, "grid": 1, "step": 2}
+
+
+def check(instance: Instance, taken: Stats) -> None:
+    assert taken.spilled == 0, instance
+    assert taken.local == 0, instance
+    assert taken.fences == 0, instance
+    assert taken.barriers <= BARRIERS[instance.strategy], instance
+    if instance.element != "Float64":
+        assert taken.matrix > 0, instance
+
+
+@pytest.mark.parametrize(("name", "arch"), [("grid_bfloat16", "80"), ("step_tf32", "90a")])
+def test_some(name: str, arch: str) -> None:
+    (source,) = (source for source in sources() if source.stem == name)
+    every = compiled(source, arch)
+    assert every
+    for instance, taken in every.items():
+        check(instance, taken)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """fastrnn._cuda, built for every architecture, with a torch that need not have CUDA."""
+    tree = tmp_path_factory.mktemp("tree")
+    for folder in ("csrc", "fastrnn"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.so", "*_build_error.txt")
+        shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
+    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, tree)
+    archs = ";".join(f"{arch[:-1]}.{arch[-1]}" if arch[-1] != "a" else "9.0a" for arch in ARCHS)
+    build = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"],
+        cwd=tree,
+        env=os.environ | {"FASTRNN_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": archs},
+        capture_output=True,
+        text=True,
+    )
+    assert build.returncode == 0, build.stdout + build.stderr
+    (library,) = (tree / "fastrnn").glob("_cuda.*.so")
+    return library
+
+
+@pytest.mark.slow
+def test_all(library: Path) -> None:
+    """One test, for one build: every instance for every architecture, and that it can be loaded."""
+    for arch in ARCHS:
+        spilled = spills(library, arch)
+        strategies = {"grid", "step"} if arch == "80" else {"cluster", "grid", "step"}
+        assert {instance.strategy for instance in spilled} >= strategies
+        assert not {str(instance): bytes for instance, bytes in spilled.items() if bytes > 0}
+    for instance, taken in read(library, "90a").items():
+        check(instance, taken)
+    loaded(library)
+
+
+def loaded(library: Path) -> None:
+    """Where torch has no CUDA, too, it can be loaded and looked at."""
+    code = (
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if not "
+        "getattr(f, '__module__', '').startswith('__editable__')]; "
+        "import torch; from fastrnn.ops import cuda; "
+        "print(cuda.EXTENSION.unusable, cuda.EXTENSION.info['torch_target'], "
+        "torch.ops.fastrnn.cuda_forward.default._schema.name)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=library.parents[1], capture_output=True, text=True
+    )
+    assert said.stdout == "None 2.10 fastrnn::cuda_forward\n", said.stderr

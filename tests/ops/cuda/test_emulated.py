@@ -1,0 +1,137 @@
+"""The CUDA kernels, run by the emulator against the float64 reference.
+
+Every kernel, forward and backward, in every dtype, on random problems, cut in random ways and
+scheduled at random: the same seed is the same run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastrnn.testing import Problem
+from tests.ops.checks import CHECKS, check_forward
+from tests.ops.cuda import emulated
+from tests.ops.cuda.emulated import Tiling, cut
+from tests.ops.strategies import problems
+
+#: How a kernel computes: dtype, and the mode that `fastrnn.testing` knows.
+ELEMENTS = {
+    "bfloat16": (torch.bfloat16, "half"),
+    "float16": (torch.float16, "half"),
+    "tf32": (torch.float32, "tf32"),
+    "float32": (torch.float32, "float32"),
+    "float64": (torch.float64, None),
+}
+KERNELS = [
+    (strategy, element)
+    for strategy in ("cluster", "grid", "step")
+    for element in ELEMENTS
+    if strategy == "step" or element != "float64"
+]
+
+
+@st.composite
+def tilings(draw: st.DrawFn, strategy: str, element: str, hidden: int) -> Tiling:
+    """A way to cut `hidden` units that the kernel has an instance for."""
+    dtype, mode = ELEMENTS[element]
+    units = -(-hidden // 16)
+    rows = draw(st.sampled_from([1, 3, 7, 8, 8, 9, 16, 20, 32]))
+    n_tiles = 1 if rows <= 8 else 2 if rows <= 16 else 4
+    if strategy == "cluster":
+        blocks = draw(st.sampled_from([n for n in (1, 2, 4, 8, 16) if n == 1 or n <= units]))
+        m_tiles = -(-units // blocks)
+        resident = draw(st.sampled_from([4, 8, 16] if mode == "half" else [4, 8]))
+        most = 8 if n_tiles == 4 else 12  # warps; some have room for more
+        room = 384 // (resident * n_tiles)  # in shared memory, for the state
+        splits = draw(
+            st.sampled_from(
+                [n for n in (1, 2, 4, 8) if n == 1 or (n * m_tiles <= most and n <= room)]
+            )
+        )
+        return cut(
+            strategy, hidden, dtype, blocks=blocks, splits=splits, resident=resident, rows=rows
+        )
+    m_tiles = draw(st.sampled_from([1, 2]))
+    resident = draw(st.sampled_from([4, 8]))
+    splits = draw(st.sampled_from([n for n in (1, 2, 4, 8) if n >= n_tiles * m_tiles]))
+    at_once = draw(st.integers(1, 3))
+    return cut(
+        *(strategy, hidden, dtype),
+        m_tiles=m_tiles,
+        splits=splits,
+        resident=resident,
+        rows=rows,
+        at_once=at_once,
+    )
+
+
+@st.composite
+def runs(draw: st.DrawFn, strategy: str, element: str) -> tuple[Problem, dict[str, Any]]:
+    """A problem, and how it is to be run."""
+    dtype, _ = ELEMENTS[element]
+    problem = draw(problems(dtype=dtype, steps=draw(st.integers(0, 7))))
+    if strategy == "cluster" and problem.hidden > 48 and problem.batch > 8:
+        problem = draw(problems(dtype=dtype, hidden=draw(st.integers(1, 48))))  # fewer threads
+    options: dict[str, Any] = {
+        "strategy": strategy,
+        "tf32": element == "tf32",
+        "seed": draw(st.integers(0, 2**31)),
+        "misaligned": draw(st.booleans()),
+    }
+    if strategy != "step":
+        options["tiling"] = draw(tilings(strategy, element, problem.hidden))
+    if strategy == "grid":
+        options["processors"] = 3 * options["tiling"].blocks
+    return problem, options
+
+
+def check(which: Any, run: tuple[Problem, dict[str, Any]], element: str) -> None:
+    problem, options = run
+    dense = problem.layout != "packed" and problem.seed % 2 == 0
+    if which is check_forward and dense and options["strategy"] != "step":
+        options = {**options, "in_place": True}
+    if problem.steps == 0:
+        no_steps(which, problem, options)
+    else:
+        which(emulated, problem, mode=ELEMENTS[element][1], **options)
+
+
+def no_steps(which: Any, problem: Problem, options: dict[str, Any]) -> None:
+    """The reference cannot stack no steps; the state is left as it was."""
+    pre, weight_hh, h0, *ragged = problem.tensors()
+    if which is check_forward:
+        _, left = emulated.forward(pre, weight_hh, h0, *ragged, *problem.options, **options)
+        assert left.equal(h0)
+    else:
+        grad = torch.randn_like(h0)
+        inputs = pre, grad, pre, weight_hh, h0
+        _, left = emulated.backward(*inputs, *ragged, *problem.options, **options)
+        assert left.equal(grad)
+
+
+@pytest.mark.parametrize("which", CHECKS)
+@pytest.mark.parametrize(("strategy", "element"), KERNELS)
+def test_random_problems(which: Any, strategy: str, element: str) -> None:
+    @settings(max_examples=12, deadline=None)
+    @given(runs(strategy, element))
+    def random(run: tuple[Problem, dict[str, Any]]) -> None:
+        check(which, run, element)
+
+    random()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", CHECKS)
+@pytest.mark.parametrize(("strategy", "element"), KERNELS)
+def test_many_random_problems(which: Any, strategy: str, element: str) -> None:
+    @settings(max_examples=100, deadline=None)
+    @given(runs(strategy, element))
+    def random(run: tuple[Problem, dict[str, Any]]) -> None:
+        check(which, run, element)
+
+    random()

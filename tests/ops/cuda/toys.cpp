@@ -1,0 +1,355 @@
+// Small kernels, right ones and broken ones, by which test_emulator.py tries the emulator.
+//
+//   toys NAME SEEDS   runs one under so many schedules; says how many were right, wrong, errors
+//   toys convert      float32 words from stdin; what the conversions make of each to stdout
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cuda/ptx.h"
+#include "cuda/runtime.h"
+
+namespace ptx = fastrnn::cuda::ptx;
+using fastrnn::cuda::Launch;
+using fastrnn::cuda::launch;
+
+namespace {
+
+auto* const stream = &fastrnn::emulator::device;
+
+// Two blocks of a cluster send each other what they got, plus one, through two buffers in turns.
+enum Fault {
+  none, one_buffer, not_armed_again, wrong_phase, not_waited, not_fenced, not_begun, left_early,
+  too_many_arrivals, uninitialised
+};
+__global__ void exchange(Fault fault, int steps, uint32_t* result) {
+  DYNAMIC_SHARED(shared);  // two mbarriers, two buffers of a chunk for each thread
+  const uint32_t base = ptx::shared_address(shared), peer = ptx::cluster_rank() ^ 1;
+  constexpr uint32_t bytes = 64 * 8;
+  if (threadIdx.x == 0 && fault != uninitialised) {
+    for (int i = 0; i < 2; ++i) ptx::mbarrier_init(base + 8 * i, 1);
+    if (fault != not_fenced) ptx::mbarrier_init_fence();
+    for (int i = 0; i < 2; ++i) ptx::mbarrier_arrive_expect(base + 8 * i, bytes);
+    if (fault == too_many_arrivals) ptx::mbarrier_arrive(base);
+  }
+  if (fault == not_begun) __syncthreads();
+  else ptx::cluster_barrier();
+  uint32_t value = threadIdx.x;
+  for (int s = 0; s < steps; ++s) {
+    const int i = s % 2, buffer = fault == one_buffer ? 0 : i;
+    const uint32_t to = base + 16 + buffer * bytes + (63 - threadIdx.x) * 8;
+    ptx::store_async(ptx::peer_address(to, peer), ptx::peer_address(base + 8 * i, peer),
+                     {value + 1, 0});
+    if (fault == left_early && s == steps - 1) return;
+    if (fault != not_waited) ptx::mbarrier_wait(base + 8 * i, (s / 2 + (fault == wrong_phase)) % 2);
+    value = reinterpret_cast<const uint2*>(shared + 16 + buffer * bytes)[threadIdx.x].x;
+    if (threadIdx.x == 0 && fault != not_armed_again) {
+      ptx::mbarrier_arrive_expect(base + 8 * i, bytes);
+    }
+  }
+  ptx::cluster_barrier();
+  result[blockIdx.x * blockDim.x + threadIdx.x] = value;
+}
+template <Fault fault> bool run_exchange() {
+  constexpr int steps = 6;
+  std::vector<uint32_t> result(128);
+  launch(exchange, {dim3(2), 64, 2, 16 + 2 * 64 * 8}, stream, fault, steps, result.data());
+  for (uint32_t i = 0; i < 128; ++i) {
+    if (result[i] != i % 64 + steps) return false;
+  }
+  return true;
+}
+
+// Every thread adds up what all threads wrote, twice through the same memory.
+__global__ void sums(bool first_barrier, bool second_barrier, uint32_t* result) {
+  DYNAMIC_SHARED(shared);
+  uint32_t* const values = reinterpret_cast<uint32_t*>(shared);
+  uint32_t sum = 0;
+  for (int s = 0; s < 2; ++s) {
+    values[threadIdx.x] = threadIdx.x * (s + 1);
+    if (first_barrier) __syncthreads();
+    for (unsigned i = 0; i < blockDim.x; ++i) sum += values[i];
+    if (second_barrier) __syncthreads();
+  }
+  result[threadIdx.x] = sum;
+}
+template <bool first, bool second> bool run_sums() {
+  std::vector<uint32_t> result(128);
+  launch(sums, {dim3(1), 128, 1, 512}, stream, first, second, result.data());
+  for (const uint32_t sum : result) {
+    if (sum != 3 * 128 * 127 / 2) return false;
+  }
+  return true;
+}
+
+// The blocks wait for one another, through memory alone.
+__global__ void meeting(uint32_t* places) {
+  if (threadIdx.x == 0) ptx::store_relaxed(places + 4 * blockIdx.x, {1, 1});
+  for (unsigned i = 0; i < gridDim.x; ++i) {
+    while (ptx::load_relaxed(places + 4 * i).x == 0) {}
+  }
+}
+template <bool cooperative, int blocks> bool run_meeting() {
+  alignas(16) uint32_t places[4 * blocks] = {};
+  Launch shape{dim3(blocks), 64};
+  shape.cooperative = cooperative;
+  launch(meeting, shape, stream, &places[0]);
+  return true;
+}
+
+// Who sees the second word may not have the first.
+__global__ void message(uint32_t* places, uint32_t* result) {
+  if (blockIdx.x == 0) {
+    if (threadIdx.x == 0) {
+      ptx::store_relaxed(places, {1, 1});
+      ptx::store_relaxed(places, {2, 2});  // to one place in order, though
+      ptx::store_relaxed(places + 4, {1, 1});
+    }
+  } else {
+    while (ptx::load_relaxed(places + 4).x == 0) {}
+    result[threadIdx.x] = ptx::load_relaxed(places).x;
+  }
+}
+template <bool at_the_end> bool run_message() {
+  alignas(16) uint32_t places[8] = {};
+  uint32_t result[32];
+  Launch shape{dim3(2), 32};
+  shape.cooperative = true;
+  launch(message, shape, stream, &places[0], &result[0]);
+  if (at_the_end) return places[0] == 2 && places[1] == 2;
+  for (const uint32_t value : result) {
+    if (value != 2) return false;
+  }
+  return true;
+}
+
+__global__ void copies(const uint32_t* from, uint32_t* result, bool waits) {
+  DYNAMIC_SHARED(shared);
+  const uint32_t to = ptx::shared_address(shared) + 8 * threadIdx.x;
+  for (int i = 0; i < 2; ++i) {
+    ptx::copy_async<4>(to + 4 * i, from + i, i == 0 || threadIdx.x % 2);
+    ptx::copy_commit();
+  }
+  if (waits) ptx::copy_wait<1>();
+  result[2 * threadIdx.x] = *reinterpret_cast<const uint32_t*>(shared + 8 * threadIdx.x);
+  ptx::copy_wait<0>();
+  result[2 * threadIdx.x + 1] = *reinterpret_cast<const uint32_t*>(shared + 8 * threadIdx.x + 4);
+}
+template <bool waits> bool run_copies() {
+  const std::vector<uint32_t> from{7, 8};
+  uint32_t result[64];
+  launch(copies, {dim3(1), 32, 1, 256}, stream, from.data(), &result[0], waits);
+  for (int i = 0; i < 32; ++i) {
+    if (result[2 * i] != 7 || result[2 * i + 1] != (i % 2 ? 8 : 0)) return false;
+  }
+  return true;
+}
+
+// Faults that are over in a line.
+enum Line {
+  lanes_part, lanes_leave, warps_leave, counts_differ, one_warp_short, beyond_by_pointer,
+  beyond_by_address, misaligned, written_over
+};
+__global__ void line(Line fault) {
+  DYNAMIC_SHARED(shared);
+  const uint32_t base = ptx::shared_address(shared);
+  const unsigned warp = threadIdx.x / 32;
+  switch (fault) {
+    case lanes_part:
+      if (threadIdx.x % 32 < 7) __ballot_sync(~0u, true);
+      else __syncwarp();
+      break;
+    case lanes_leave:
+      if (threadIdx.x % 32 < 7) return;
+      __syncwarp();
+      break;
+    case warps_leave:
+      if (warp > 0) __syncthreads();
+      break;
+    case counts_differ: ptx::named_barrier(1, warp ? 64 : 32); break;
+    case one_warp_short:
+      if (warp) ptx::named_barrier(1, 64);
+      break;
+    case beyond_by_pointer: shared[256 + threadIdx.x] = 1; break;
+    case beyond_by_address: {
+      uint32_t words[4];
+      ptx::load_matrices(words, base + 256 - 16 * 31 + 16 * (threadIdx.x % 32));
+      break;
+    }
+    case misaligned: *reinterpret_cast<uint2*>(shared + 4) = {1, 1}; break;
+    case written_over:
+      if (threadIdx.x) return;
+      ptx::mbarrier_init(base, 1);
+      *reinterpret_cast<uint32_t*>(shared) = 1;
+      ptx::mbarrier_arrive(base);
+  }
+}
+template <Line fault> bool run_line() {
+  launch(line, {dim3(1), 64, 1, 256}, stream, fault);
+  return true;
+}
+
+bool launch_too_large() {
+  launch(line, {dim3(1), 64, 1, 228 << 10}, stream, lanes_part);
+  return true;
+}
+
+// The product of random matrices: w from registers, as PTX says which lane holds what; h from
+// shared memory, row after row, by load_matrices.
+enum Kind { bfloat16, float16, tf32 };
+template <Kind kind> constexpr int depth = kind == tf32 ? 8 : 16;
+
+// A small random value that the dtype holds, and its bits.
+template <Kind kind> float value(uint32_t* bits) {
+  const float value = float(rand() % 255 - 127) / 64;
+  *bits = kind == tf32 ? ptx::bits(value)
+                       : (kind == bfloat16 ? ptx::pack_bfloat16 : ptx::pack_float16)(value, 0);
+  return value;
+}
+template <Kind kind> uint32_t word(const uint32_t* values) {
+  return kind == tf32 ? values[0] | 0x155 : values[0] | values[1] << 16;  // what tf32 does not read
+}
+
+template <Kind kind>
+__global__ void product(const uint32_t* w, const uint32_t* h, const float* sums, float* result) {
+  DYNAMIC_SHARED(shared);
+  constexpr int values = depth<kind> / 8;
+  const int lane = threadIdx.x, group = lane >> 2, in_group = lane % 4;
+  for (int i = lane; i < 64; i += 32) {
+    reinterpret_cast<uint32_t*>(shared)[i] = word<kind>(h + values * i);
+  }
+  __syncwarp();
+  uint32_t a[4], words[4];
+  for (int i = 0; i < 4; ++i) {  // a register for each combination of row and column halves
+    const int row = i == 0 || i == 2 ? group : group + 8;
+    const int column = in_group * values + (i >= 2 ? depth<kind> / 2 : 0);
+    a[i] = word<kind>(w + row * depth<kind> + column);
+  }
+  ptx::load_matrices(words, ptx::shared_address(shared) + lane % 8 * 32 + lane / 8 % 2 * 16);
+  const uint32_t b[2] = {words[0], words[1]};
+  float c[4];
+  const auto place = [&](int i) {
+    return (i < 2 ? group : group + 8) * 8 + in_group * 2 + (i & 1);
+  };
+  for (int i = 0; i < 4; ++i) c[i] = sums[place(i)];
+  (kind == tf32       ? ptx::multiply_tf32
+   : kind == bfloat16 ? ptx::multiply_bfloat16
+                      : ptx::multiply_float16)(c, a, b);
+  for (int i = 0; i < 4; ++i) result[place(i)] = c[i];
+}
+template <Kind kind> bool run_product() {
+  constexpr int K = depth<kind>;
+  std::vector<uint32_t> w(16 * K), h(8 * K);
+  std::vector<float> exact_w(16 * K), exact_h(8 * K), sums(128), result(128);
+  for (size_t i = 0; i < w.size(); ++i) exact_w[i] = value<kind>(&w[i]);
+  for (size_t i = 0; i < h.size(); ++i) exact_h[i] = value<kind>(&h[i]);
+  for (float& sum : sums) sum = float(rand() % 1000);
+  launch(product<kind>, {dim3(1), 32, 1, 256}, stream, static_cast<const uint32_t*>(w.data()),
+         static_cast<const uint32_t*>(h.data()), static_cast<const float*>(sums.data()),
+         result.data());
+  for (int row = 0; row < 16; ++row) {
+    for (int column = 0; column < 8; ++column) {
+      float sum = sums[row * 8 + column];  // exact: all terms are small multiples of 2^-12
+      for (int k = 0; k < K; ++k) sum += exact_w[row * K + k] * exact_h[column * K + k];
+      if (result[row * 8 + column] != sum) return false;
+    }
+  }
+  return true;
+}
+
+__global__ void transposition(const uint16_t* matrix, uint16_t* result) {
+  const int row = threadIdx.x / 4, column = threadIdx.x % 4 * 2;
+  const uint32_t word =
+      ptx::transpose(matrix[row * 8 + column] | uint32_t{matrix[row * 8 + column + 1]} << 16);
+  result[row * 8 + column] = uint16_t(word);
+  result[row * 8 + column + 1] = uint16_t(word >> 16);
+}
+bool run_transposition() {
+  uint16_t matrix[64], result[64];
+  for (uint16_t& value : matrix) value = uint16_t(rand());
+  launch(transposition, {dim3(1), 32}, stream, static_cast<const uint16_t*>(matrix), &result[0]);
+  for (int i = 0; i < 64; ++i) {
+    if (result[i] != matrix[i % 8 * 8 + i / 8]) return false;
+  }
+  return true;
+}
+
+__global__ void shuffles(uint32_t* result) {
+  const uint32_t lane = threadIdx.x;
+  result[lane] = __shfl_sync(~0u, lane, 5) == 5 && __shfl_xor_sync(~0u, lane, 3) == (lane ^ 3) &&
+                 __shfl_down_sync(~0u, lane, 4) == (lane + 4 < 32 ? lane + 4 : lane) &&
+                 __ballot_sync(~0u, lane % 2) == 0xaaaaaaaa;
+}
+bool run_shuffles() {
+  uint32_t result[32];
+  launch(shuffles, {dim3(1), 32}, stream, &result[0]);
+  for (const uint32_t right : result) {
+    if (!right) return false;
+  }
+  return true;
+}
+
+struct Toy {
+  const char* name;
+  bool (*run)();
+};
+#define EXCHANGE(fault) {"exchange " #fault, run_exchange<fault>}
+#define LINE(fault) {#fault, run_line<fault>}
+const Toy toys[] = {
+    EXCHANGE(none), EXCHANGE(one_buffer), EXCHANGE(not_armed_again), EXCHANGE(wrong_phase),
+    EXCHANGE(not_waited), EXCHANGE(not_fenced), EXCHANGE(not_begun), EXCHANGE(left_early),
+    EXCHANGE(too_many_arrivals), EXCHANGE(uninitialised),
+    {"sums", run_sums<true, true>}, {"sums without first barrier", run_sums<false, true>},
+    {"sums without second barrier", run_sums<true, false>},
+    {"meeting", run_meeting<true, 8>}, {"meeting not cooperative", run_meeting<false, 8>},
+    {"meeting too large", run_meeting<true, 9>},
+    {"message", run_message<false>}, {"message at the end", run_message<true>},
+    {"copies", run_copies<true>}, {"copies not waited", run_copies<false>},
+    LINE(lanes_part), LINE(lanes_leave), LINE(warps_leave), LINE(counts_differ),
+    LINE(one_warp_short), LINE(beyond_by_pointer), LINE(beyond_by_address), LINE(misaligned),
+    LINE(written_over), {"too much shared memory", launch_too_large},
+    {"bfloat16 product", run_product<bfloat16>}, {"float16 product", run_product<float16>},
+    {"tf32 product", run_product<tf32>}, {"transposition", run_transposition},
+    {"shuffles", run_shuffles},
+};
+
+void convert() {
+  for (uint32_t word; fread(&word, 4, 1, stdin) == 1;) {
+    const float value = ptx::from_bits(word);
+    const uint32_t made[5] = {ptx::pack_bfloat16(0, value), ptx::pack_float16(0, value),
+                              ptx::bits(ptx::from_float16(uint16_t(word))),
+                              ptx::bits(ptx::round_tf32(value)),
+                              ptx::bits(ptx::tanh_approximate(value))};
+    fwrite(made, 4, 5, stdout);
+  }
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  if (strcmp(arguments[1], "convert") == 0) {
+    convert();
+    return 0;
+  }
+  for (const Toy& toy : toys) {
+    if (strcmp(toy.name, arguments[1]) != 0) continue;
+    int right = 0, wrong = 0, errors = 0;
+    std::string error;
+    for (int seed = 0; seed < atoi(arguments[2]); ++seed) {
+      stream->seed = seed;
+      try {
+        ++(toy.run() ? right : wrong);
+      } catch (const std::runtime_error& caught) {
+        ++errors;
+        error = caught.what();
+      }
+    }
+    printf("%d %d %d\n%s", right, wrong, errors, error.c_str());
+    return 0;
+  }
+  return 1;
+}
