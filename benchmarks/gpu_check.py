@@ -1,11 +1,13 @@
 """The proof of the GPU kernels: `make gpu-check`, on a machine with an NVIDIA GPU.
 
-In this order: what machine this is, the build, every test of tests/gpu, compute-sanitizer where
-there is one, and times beside nn.RNN on cuDNN. Each part has its share of the time, and what it
-could not reach it names. All that was found goes into one JSON file, in the folder that the
-variable OUT names or else in benchmarks/results/.
+In this order: what machine this is, the build of both extensions, the constants of the plan's
+model, every test of tests/gpu, compute-sanitizer where there is one, and times beside nn.RNN on
+cuDNN. Each part has its share of the time, and what it could not reach it names. Without the CUDA
+kernels Triton's are checked all the same. All that was found goes into one JSON file, in the folder
+that the variable OUT names or else in benchmarks/results/.
 
-It exits with 0 if every test was run and nothing was wrong, 1 otherwise, 2 if there is no GPU.
+It exits with 0 if both were built, every test was run and nothing was wrong; 1 otherwise; 2 if
+there is no GPU.
 """
 
 from __future__ import annotations
@@ -23,24 +25,33 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from . import gpu_record
+from . import gpu_calibration, gpu_record
 from .journal import read
 from .workers import Worker, run, supervise
+
+#: As in gpu_kernels, which needs torch.
+BACKENDS = ("triton", "cuda")
 
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Seconds for all of it, and at most for its parts; timing has what they leave.
 TOTAL = 525
-BUILD, CORRECTNESS, SANITIZER = 60, 220, 45
+BUILD, CALIBRATION, CORRECTNESS, SANITIZER = 110, 25, 190, 60
 
 #: The part of timing's share in which it may compile, in as many processes as there are.
 COMPILING = 0.3
 
 #: Processes at once where the CPU compiles and the GPU has little to do.
-PROCESSES = max(1, min(10, (os.cpu_count() or 1) - 2))
+PROCESSES = max(1, min(12, (os.cpu_count() or 1) - 2))
+
+#: What compute-sanitizer looks for, in the kernels of each backend; all at once. The poison of the
+#: tests sees what initcheck would.
+TOOLS = tuple((tool, backend) for tool in ("memcheck", "racecheck") for backend in BACKENDS)
+TOOLS += (("synccheck", "cuda"),)
 
 
 def no_gpu() -> str | None:
@@ -80,14 +91,22 @@ def environment() -> dict[str, Any]:
 
 
 def source() -> dict[str, Any]:
-    """What code this is: the commit, where git can tell, and the Triton kernels' own digest."""
-    digest = hashlib.sha256()
-    for path in sorted(ROOT.glob("fastrnn/ops/triton/*.py")):
-        digest.update(path.read_bytes())
+    """What code this is: the commit, where git can tell, and the kernels' own digests."""
+    digests = {
+        "kernels_sha256": _digest("fastrnn/ops/triton/*.py"),
+        "cuda_kernels_sha256": _digest("csrc/*.h", "csrc/cuda/*", "fastrnn/ops/cuda.py"),
+    }
     commit = _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
     changes = _said("git", "-C", str(ROOT), "status", "--porcelain")
     dirty = None if "unknown" in (commit, changes) else bool(changes)
-    return {"commit": commit, "dirty": dirty, "kernels_sha256": digest.hexdigest()}
+    return {"commit": commit, "dirty": dirty, **digests}
+
+
+def _digest(*patterns: str) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _said(*command: str) -> str:
@@ -98,17 +117,25 @@ def _said(*command: str) -> str:
     return said.strip() if status == 0 else "unknown"
 
 
-def build() -> dict[str, Any]:
-    """The extension, as it builds here; it holds the CPU kernels alone."""
+def build(arch: str) -> dict[str, Any]:
+    """Both extensions, for this GPU alone; the one of C++ also makes the plan of the other."""
+    found = {"archs": arch}
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    status, said = run(command, BUILD, {"FASTRNN_BUILD": "auto"})
-    why = ROOT / "fastrnn" / "_build_error.txt"
+    environment = {
+        "FASTRNN_BUILD": "cuda",
+        "TORCH_CUDA_ARCH_LIST": arch,
+        "MAX_JOBS": str(os.cpu_count() or 1),
+    }
+    status, said = run(command, BUILD, environment)
     if status is None:
-        return {"outcome": "not finished", "reason": f"it took more than {BUILD} s"}
-    if status != 0 or why.exists():
-        reason = why.read_text().splitlines()[0] if why.exists() else said[-1000:]
-        return {"outcome": "failed", "reason": reason}
-    return {"outcome": "built"}
+        reason = f"it took more than {BUILD} s"
+        return {**found, "outcome": "not finished", "reason": reason, "said": said[-1500:]}
+    explained = sorted((ROOT / "fastrnn").glob("*_build_error.txt"))
+    if status != 0 or explained:
+        reasons = [path.read_text().partition("\n")[0] for path in explained]
+        reason = "; ".join(reasons) or f"status {status}"
+        return {**found, "outcome": "failed", "reason": reason, "said": said[-1500:]}
+    return {**found, "outcome": "built"}
 
 
 def correctness(deadline: float) -> dict[str, Any]:
@@ -125,8 +152,16 @@ def correctness(deadline: float) -> dict[str, Any]:
         return gpu_record.correctness([read(worker.journal) for worker in workers])
 
 
-def sanitizer(tool: str, deadline: float) -> dict[str, Any]:
-    """compute-sanitizer on a few small cases of every kernel."""
+def sanitizer(deadline: float) -> dict[str, Any]:
+    """compute-sanitizer's tools on a few small cases of every kernel, all at once."""
+    deadline = min(deadline, time.time() + SANITIZER)
+    with ThreadPoolExecutor() as pool:
+        found = [pool.submit(attempt, sanitize, *tool, deadline) for tool in TOOLS]
+        names = [f"{tool} {backend}" for tool, backend in TOOLS]
+        return {name: one.result() for name, one in zip(names, found, strict=True)}
+
+
+def sanitize(tool: str, backend: str, deadline: float) -> dict[str, Any]:
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not os.access(program, os.X_OK):
         return {"outcome": "could not run", "reason": "compute-sanitizer is not installed"}
@@ -134,10 +169,10 @@ def sanitizer(tool: str, deadline: float) -> dict[str, Any]:
     if tool == "memcheck":
         # torch asks CUDA what it may, and takes no for an answer.
         command += ["--report-api-errors", "no"]
-    command += [sys.executable, "-m", "benchmarks.gpu_check", "--small"]
+    command += [sys.executable, "-m", "benchmarks.gpu_check", "--small", backend]
     # Each tensor its own allocation, so that what lies beside it is seen to be another's.
     allocation = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    status, said = run(command, max(1.0, min(SANITIZER, deadline - time.time())), allocation)
+    status, said = run(command, max(1.0, deadline - time.time()), allocation)
     cases = re.findall(r"^small: (.*)$", said, re.MULTILINE)
     found = {"cases": len(cases), "said": said[-1500:]}
     if status == 99:
@@ -145,47 +180,6 @@ def sanitizer(tool: str, deadline: float) -> dict[str, Any]:
     if status is None:
         return {"outcome": "not finished", **found}
     return {"outcome": "clean" if status == 0 else "could not run", **found}
-
-
-def small() -> int:
-    """A few calls of every kernel, small enough for a tool that slows each a thousandfold."""
-    import torch
-
-    from fastrnn.ops import reference, triton
-    from fastrnn.testing import Problem, assert_close
-
-    from .modes import precision
-
-    device = os.environ.get("FASTRNN_TEST_DEVICE", "cuda")
-    plan = [("rows", 2, 20), ("single_cta", 18, 20), ("grid", 18, 40)]
-    if triton.sizes_of(torch.empty(1, 1, 1, device=device)).wgmma:
-        plan.append(("single_cta_gluon", 18, 20))
-    for kernel, batch, hidden in plan:
-        for mode_name in ("float32", "float16"):
-            if kernel == "single_cta_gluon" and mode_name == "float32":
-                continue
-            with precision(mode_name) as mode:
-                problem = Problem(4, batch, 2, hidden, "lengths", dtype=mode.dtype)
-                there = (*problem.tensors(device), *problem.options)
-                here = [t.double() if t.is_floating_point() else t for t in there[:4]]
-                out, h_n = reference.forward(*here, None, *problem.options)
-                grads = torch.ones_like(out), torch.ones_like(h_n)
-                given = [t.to(device, mode.dtype) for t in (*grads, out)]
-                cases = {
-                    "forward": (there, (out, h_n)),
-                    "backward": (
-                        (*given, *there[1:]),
-                        reference.backward(*grads, out, *here[1:], None, *problem.options),
-                    ),
-                }
-            for direction, (arguments, expected) in cases.items():
-                with precision(mode_name) as mode:
-                    results = getattr(triton, direction)(*arguments, kernel=kernel)
-                for actual, truth in zip(results, expected, strict=True):
-                    # 8 is more than any sum of these has.
-                    assert_close(actual.cpu(), truth, problem, 8.0, mode.products)
-                print(f"small: {kernel} {mode_name} {direction}", flush=True)
-    return gpu_record.OK
 
 
 def timing(deadline: float) -> dict[str, Any]:
@@ -241,7 +235,7 @@ def record_name(environment: dict[str, Any]) -> str:
 def check() -> int:
     """All parts, each entered in the record as soon as it is done."""
     deadline = time.time() + TOTAL
-    record: dict[str, Any] = {"format": 1, "environment": attempt(environment)}
+    record: dict[str, Any] = {"format": 2, "environment": attempt(environment)}
     folder = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
     path = folder / record_name(record["environment"])
 
@@ -253,10 +247,12 @@ def check() -> int:
         print(f"{name}: {time.time() - deadline + TOTAL:.0f} s", flush=True)
 
     enter("environment", record["environment"])
-    enter("build", attempt(build))
+    arch = gpu_calibration.architecture(record["environment"].get("capability", (9, 0)))
+    enter("build", attempt(build, arch))
+    calibration = gpu_calibration.calibration
+    enter("calibration", attempt(calibration, arch, time.time() + CALIBRATION))
     enter("correctness", attempt(correctness, time.time() + CORRECTNESS))
-    tools = ("memcheck", "racecheck")
-    enter("sanitizer", {tool: attempt(sanitizer, tool, deadline) for tool in tools})
+    enter("sanitizer", sanitizer(deadline))
     enter("timing", attempt(timing, deadline))
     print_summary(record)
     print(f"\n{path}")
@@ -267,13 +263,16 @@ def print_summary(record: dict[str, Any]) -> None:
     """What a person wants to know first, last."""
     for part, table in (
         ("timing", gpu_record.timing_table),
+        ("timing", gpu_record.fastest_table),
+        ("calibration", gpu_calibration.table),
         ("correctness", gpu_record.correctness_table),
     ):
         found = record[part]
         print("\n" + (f"{part}: {found['error']}" if "error" in found else table(found)))
     for name, found in (("build", record["build"]), *record["sanitizer"].items()):
         outcome = found.get("outcome", found.get("error"))
-        print(f"{name}: {outcome} {found.get('reason', '')}")
+        print(f"{name}: {outcome} {found.get('reason', '')} ({found.get('seconds')} s)")
+    print("nothing was wrong with", ", ".join(gpu_record.proven(record)) or "no kernel")
     machine = record["environment"]
     keys = [key for key in ("gpu", "driver", "torch", "commit") if key in machine]
     print(", ".join(f"{key} {machine[key]}" for key in keys))
@@ -282,9 +281,13 @@ def print_summary(record: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="only a few calls of every kernel")
-    if parser.parse_args(argv).small:
-        return small()
+    parser.add_argument("--small", choices=BACKENDS, help="only a few calls of every kernel of one")
+    backend = parser.parse_args(argv).small
+    if backend is not None:
+        from .gpu_small import small
+
+        small(backend)
+        return gpu_record.OK
     reason = no_gpu()
     if reason is not None:
         print(f"gpu-check needs a CUDA GPU: {reason}", file=sys.stderr)

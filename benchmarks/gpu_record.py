@@ -85,13 +85,14 @@ def timing(entries: Entries, planned: Sequence[str]) -> dict[str, Any]:
 
 
 def status(record: dict[str, Any]) -> int:
-    """0 only if every test was run and none failed, and nothing else was found to be wrong."""
+    """0 only if all was built, every test run and none failed, and nothing else found wrong."""
     tests = record.get("correctness", {})
     counts = Counter()
     for rows in tests.get("kernels", {}).values():
         counts.update(rows["all"])
     right = (
-        counts["passed"] > 0
+        record.get("build", {}).get("outcome") == "built"
+        and counts["passed"] > 0
         and not counts["failed"]
         and not counts["not reached"]
         and not tests.get("errors")
@@ -106,6 +107,30 @@ def status(record: dict[str, Any]) -> int:
     return OK if right else WRONG
 
 
+def proven(record: dict[str, Any]) -> list[str]:
+    """The kernels of which tests passed and nothing was wrong with, nor left open.
+
+    What is said of a backend as a whole, by its tests of the layer and by compute-sanitizer, is
+    said of each of its kernels.
+    """
+    tests = record.get("correctness", {})
+    wrong = {
+        name
+        for name, rows in tests.get("kernels", {}).items()
+        if rows["all"]["failed"] or rows["all"]["not reached"] or not rows["all"]["passed"]
+    }
+    for tool, found in record.get("sanitizer", {}).items():
+        if found.get("outcome") == "found":
+            wrong.add(tool.partition(" ")[2])
+    for kind in ("recurrence", "layer"):
+        for entry in record.get("timing", {}).get(kind, ()):
+            if "error" in entry or not entry.get("agrees", True):
+                backend, _, kernels = entry["kernel"].partition(".")
+                wrong |= {f"{backend}.{kernel}" for kernel in kernels.split("/")}
+    names = [name for name in tests.get("kernels", {}) if "." in name]
+    return [name for name in names if not {name, name.partition(".")[0]} & wrong]
+
+
 def correctness_table(found: dict[str, Any]) -> str:
     """A line for every kernel and mode."""
     lines = [f"{'correctness':24}" + "".join(f"{outcome:>12}" for outcome in OUTCOMES)]
@@ -118,33 +143,44 @@ def correctness_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+#: Columns of the table of times: the kernels, by as much of their names as tells them apart.
+COLUMNS = {
+    "triton.rows": "rows",
+    "triton.single_cta": "single_cta",
+    "triton.single_cta_gluon": "gluon",
+    "triton.grid": "triton.grid",
+    "cuda.cluster": "cluster",
+    "cuda.grid": "cuda.grid",
+    "cuda.step": "step",
+}
+
+
 def timing_table(found: dict[str, Any]) -> str:
     """A line for every shape and mode.
 
-    Microseconds a step of the recurrence, forward/backward, by every kernel (* is the table's
-    choice), the choice's times over the floor, and nn.RNN's time over FusedRNN's (! where we lose).
+    Microseconds a step of the recurrence, forward/backward, by every kernel (* is its backend's
+    choice), and nn.RNN's time over FusedRNN's by each backend (! where we lose).
     """
-    kernels = ("single_cta", "single_cta_gluon", "rows", "grid")
     lines = [
         f"{'(T, B, I, H)':30}{'mode':9}"
-        + "".join(f"{kernel:>18}" for kernel in kernels)
-        + f"{'x floor':>12}{'inference':>11}{'forward':>9}{'training':>10}"
+        + "".join(f"{kernel:>14}" for kernel in COLUMNS.values())
+        + f"{'':>3}{'inference':>11}{'forward':>9}{'training':>10}"
     ]
     for key in dict.fromkeys(_key(e) for kind in ("recurrence", "layer") for e in found[kind]):
         alone = [entry for entry in found["recurrence"] if _key(entry) == key]
-        layer = {entry.get("step"): entry for entry in found["layer"] if _key(entry) == key}
-        cells = [_both(alone, "us_a_step", ".2f", kernel=kernel) for kernel in kernels]
-        chosen = {entry["kernel"] for entry in alone if entry["chosen"]}
-        cells = [c + ("*" if k in chosen else " ") for c, k in zip(cells, kernels, strict=True)]
-        ratios = [_ratio(layer.get(step)) for step in ("inference", "forward", "training")]
-        if None in layer:
-            ratios[0] = "WRONG "
-        lines.append(
-            f"{key[0]:30}{key[1]:9}"
-            + "".join(f"{cell:>18}" for cell in cells)
-            + f"{_both(alone, 'over_floor', '.1f', chosen=True):>12}"
-            + f"{ratios[0]:>11}{ratios[1]:>9}{ratios[2]:>10}"
-        )
+        cells = "".join(f"{_cell(alone, kernel):>14}" for kernel in COLUMNS)
+        layers: dict[str, dict[str | None, dict[str, Any]]] = {}
+        for entry in found["layer"]:
+            if _key(entry) == key:
+                layers.setdefault(entry["backend"], {})[entry.get("step")] = entry
+        start = f"{key[0]:30}{key[1]:9}{cells}"
+        for backend, steps in layers.items() or [("", {})]:
+            ratios = [_ratio(steps.get(step)) for step in ("inference", "forward", "training")]
+            if None in steps:
+                ratios[0] = "WRONG "
+            ends = f"{ratios[0]:>7}{ratios[1]:>9}{ratios[2]:>10}"
+            lines.append(f"{start}{backend:>7}{ends}".rstrip())
+            start = " " * len(start)
     for entry in (*found["recurrence"], *found["layer"]):
         if "error" in entry or entry.get("agrees") is False:
             what = f"{entry['kernel']} {entry.get('direction', 'layer')}"
@@ -153,13 +189,50 @@ def timing_table(found: dict[str, Any]) -> str:
     lines += [f"ERROR {e['name']}, {e['part']}: {e['reason'][-300:]}" for e in found["errors"]]
     if found["not reached"]:
         lines.append(f"not reached: {', '.join(found['not reached'])}")
-    losing = [entry for entry in found["layer"] if entry.get("ratio", 1) < 1]
-    shown = f", the {LISTED} worst" if len(losing) > LISTED else ""
-    lines.append(f"slower than nn.RNN: {len(losing)} of {len(found['layer'])} times{shown}")
-    for entry in sorted(losing, key=lambda entry: entry["ratio"])[:LISTED]:
-        ms = f"{entry['ms_theirs']:.3f} ms, ours {entry['ms_ours']:.3f}"
-        lines.append(f"  {' '.join(_key(entry))} {entry['step']}: {entry['ratio']:.2f}x ({ms})")
+    for backend in dict.fromkeys(entry["backend"] for entry in found["layer"]):
+        mine = [entry for entry in found["layer"] if entry["backend"] == backend]
+        losing = [entry for entry in mine if entry.get("ratio", 1) < 1]
+        shown = f", the {LISTED} worst" if len(losing) > LISTED else ""
+        lines.append(f"{backend}: slower than nn.RNN {len(losing)} of {len(mine)} times{shown}")
+        for entry in sorted(losing, key=lambda entry: entry["ratio"])[:LISTED]:
+            ms = f"{entry['ms_theirs']:.3f} ms, ours {entry['ms_ours']:.3f}"
+            lines.append(f"  {' '.join(_key(entry))} {entry['step']}: {entry['ratio']:.2f}x ({ms})")
     return "\n".join(lines)
+
+
+def fastest_table(found: dict[str, Any]) -> str:
+    """Of every shape, mode and direction the fastest kernel, over its floor, and the plan.
+
+    The plan's choice stands beside the fastest of its strategies where it is another, with how
+    much slower it is; and what was measured of it over what the plan's model says.
+    """
+    lines = [
+        f"{'(T, B, I, H)':30}{'mode':9}{'':10}{'fastest':>24}{'x floor':>9}  the plan's choice"
+    ]
+    timed = [entry for entry in found["recurrence"] if "us_a_step" in entry]
+    chosen = wrongly = 0
+    for case in dict.fromkeys((*_key(entry), entry["direction"]) for entry in timed):
+        entries = [entry for entry in timed if (*_key(entry), entry["direction"]) == case]
+        entries.sort(key=lambda entry: entry["us_a_step"])
+        best = entries[0]
+        floor = f"{best['over_floor']:.1f}" if "over_floor" in best else "-"
+        line = f"{case[0]:30}{case[1]:9}{case[2]:10}{_timed(best):>24}{floor:>9}"
+        strategies = [entry for entry in entries if entry["kernel"].startswith("cuda.")]
+        for choice in (entry for entry in strategies if entry["chosen"]):
+            slower = choice["us_a_step"] / strategies[0]["us_a_step"]
+            line += f"  {_timed(choice)}"
+            if "cycles_a_step" in choice:
+                line += f", {choice['cycles_a_step'] / choice['model_cycles_a_step']:.1f} x model"
+            chosen += 1
+            if choice is not strategies[0]:
+                wrongly += 1
+                line += f", {slower:.2f} x {_timed(strategies[0])}"
+        lines.append(line)
+    return "\n".join([*lines, f"the plan did not choose the fastest: {wrongly} of {chosen} times"])
+
+
+def _timed(entry: dict[str, Any]) -> str:
+    return f"{entry['kernel']} {entry['us_a_step']:.2f}"
 
 
 def _key(entry: dict[str, Any]) -> tuple[str, str]:
@@ -168,14 +241,16 @@ def _key(entry: dict[str, Any]) -> tuple[str, str]:
     return f"({', '.join(map(str, entry['shape']))}){heads}{relu}", entry["mode"]
 
 
-def _both(entries: Entries, field: str, form: str, **wanted: Any) -> str:
-    """A field of the forward and of the backward."""
+def _cell(entries: Entries, kernel: str) -> str:
+    """A kernel's times, forward/backward."""
     cells = {}
     for entry in entries:
-        if all(entry[key] == value for key, value in wanted.items()):
-            wrong = "WRONG" if entry.get("agrees") is False else "error"
-            value = format(entry[field], form) if field in entry else wrong
-            cells[entry["direction"]] = "-" if entry.get("agrees") and field not in entry else value
+        if entry["kernel"] != kernel:
+            continue
+        if "us_a_step" in entry:
+            cells[entry["direction"]] = f"{entry['us_a_step']:.2f}" + "*" * entry["chosen"]
+        else:
+            cells[entry["direction"]] = "WRONG" if entry.get("agrees") is False else "error"
     return "/".join(cells.get(direction, "-") for direction in ("forward", "backward"))
 
 

@@ -1,12 +1,13 @@
-"""The kernels, and FusedRNN beside nn.RNN on cuDNN, timed on a GPU.
+"""The kernels of both backends, and FusedRNN beside nn.RNN on cuDNN, timed on a GPU.
 
 `python -m benchmarks.gpu_timing --journal FILE` enters every measurement when it starts and what
 came of it; a second call with the same file goes on after the last. Nothing has a time unless its
 results agree with the float64 truth. `--compile i/n` only compiles what part i of n will need,
 since compiling in n processes takes an n-th of the time.
 
-The recurrence alone is device time, from event to event, launches hidden. A layer's time is what a
-user sees: one call after the other, launches and all, ours and theirs in turns.
+The recurrence alone is device time, from event to event, the first launches hidden: every kernel
+that can serve it, and which of them its backend would choose. A layer's time is what a user sees:
+one call after the other, launches and all, theirs and ours by each backend in turns.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ from torch import Tensor, nn
 
 import fastrnn
 from fastrnn import FusedRNN
-from fastrnn.ops import reference, triton
+from fastrnn.ops import dispatch, reference
 from fastrnn.testing import Problem, assert_close
 
 from .cases import Shape
+from .gpu_clock import Run, device_ms, in_turns, p20_p80
 from .gpu_floor import floor, gpu
+from .gpu_kernels import BACKENDS, KERNELS, TRITON, Kernel, chosen, plans
 from .journal import append, read
 from .modes import MODES, Mode, precision
 
 DEVICE = torch.device("cuda")
 DIRECTIONS = ("forward", "backward")
-KERNELS = ("single_cta", "single_cta_gluon", "rows", "grid")
 STEPS = ("inference", "forward", "training")
 
 #: Seconds after which a measurement hangs: its process is ended, for a kernel cannot be.
@@ -98,23 +100,16 @@ def plan() -> dict[str, tuple[Work, str]]:
     return {f"{work} {mode}": (work, mode) for work, modes in PLAN for mode in modes}
 
 
-def kernels(work: Work, mode: Mode) -> list[str]:
-    """The kernels that can serve it, whichever the table would choose."""
+def usable() -> list[str]:
+    """The backends that this machine has."""
+    return [name for name in BACKENDS if dispatch.BACKENDS[name].unusable() is None]
+
+
+def kernels(work: Work, mode: Mode, direction: str) -> list[Kernel]:
+    """The kernels that can serve it, whichever their backends would choose."""
     shape = work.shape
-    sizes = triton.sizes_of(_empty((shape.B, work.groups, shape.H), mode))
-    able = []
-    for kernel in KERNELS:
-        rows = [row for row in triton.table.TABLE if row.kernel == kernel]
-        # `rows` serves every mode; the table has it for strict float32, where nothing else is fast.
-        if any(
-            row.hidden >= shape.H
-            and row.shared <= sizes.shared
-            and row.wgmma <= sizes.wgmma
-            and (kernel == "rows" or sizes.mode in row.modes)
-            for row in rows
-        ):
-            able.append(kernel)
-    return able
+    state = _empty((shape.B, work.groups, shape.H), mode)
+    return [kernel for kernel in KERNELS if kernel.refuses(state, shape.T, direction) is None]
 
 
 def _empty(shape: tuple[int, ...], mode: Mode) -> Tensor:
@@ -151,9 +146,9 @@ class _Recurrence:
         arguments = (a.double() if isinstance(a, Tensor) else a for a in self.arguments[direction])
         return getattr(reference, direction)(*arguments)
 
-    def call(self, kernel: str, direction: str) -> Callable[[], tuple[Tensor, Tensor]]:
-        function = getattr(triton, direction)
-        return lambda: function(*self.arguments[direction], kernel=kernel)
+    def call(self, kernel: Kernel, direction: str) -> Callable[[], tuple[Tensor, Tensor]]:
+        function = getattr(kernel.module, direction)
+        return lambda: function(*self.arguments[direction], **kernel.options)
 
     def check(self, results: tuple[Tensor, Tensor], direction: str) -> None:
         expected = self.expected[direction]
@@ -167,18 +162,17 @@ def recurrence(work: Work, mode_name: str) -> Iterator[dict[str, Any]]:
     rates = gpu(torch.cuda.get_device_name())
     with precision(mode_name) as mode:
         state = (work.shape.B, work.groups, work.shape.H)
-        chosen = triton.choose(triton.sizes_of(_empty(state, mode)))
         problem = _Recurrence(work, mode, work.shape.T)
-        for kernel in kernels(work, mode):
-            for direction in DIRECTIONS:
+        for direction in DIRECTIONS:
+            for kernel in kernels(work, mode, direction):
                 entry = {
                     "shape": [*work.shape],
                     "groups": work.groups,
                     "activation": work.activation,
                     "mode": mode_name,
-                    "kernel": kernel,
-                    "chosen": kernel == chosen,
+                    "kernel": str(kernel),
                     "direction": direction,
+                    **_choice(kernel, _empty(state, mode), work.shape.T, direction),
                 }
                 run = problem.call(kernel, direction)
                 try:
@@ -194,17 +188,28 @@ def recurrence(work: Work, mode_name: str) -> Iterator[dict[str, Any]]:
                 ms = device_ms(run)
                 step = 1e3 * statistics.median(ms) / work.shape.T
                 entry |= {"agrees": True, "repeats": len(ms), "us_a_step": step}
-                entry["us_a_step_p20_p80"] = [1e3 * q / work.shape.T for q in _p20_p80(ms)]
+                entry["us_a_step_p20_p80"] = [1e3 * q / work.shape.T for q in p20_p80(ms)]
                 if rates is not None:
                     least = floor(*state, mode.dtype.itemsize, mode.products, direction, rates)
                     entry |= {"floor_us": least._asdict(), "over_floor": step / least.least}
+                    if "model_cycles_a_step" in entry:
+                        entry["cycles_a_step"] = 1e-6 * step * rates.clock
                 yield entry
 
 
+def _choice(kernel: Kernel, state: Tensor, steps: int, direction: str) -> dict[str, Any]:
+    """Whether its backend would choose the kernel; and of a CUDA one the plan, and its model."""
+    entry: dict[str, Any] = {"chosen": kernel == chosen(kernel.backend, state, steps, direction)}
+    if kernel.backend == "cuda":
+        plan = plans(state, steps, direction)[1][kernel.name]
+        entry |= {"plan": str(plan), "model_cycles_a_step": plan.cycles / steps}
+    return entry
+
+
 def layer(work: Work, mode_name: str) -> Iterator[dict[str, Any]]:
-    """FusedRNN beside nn.RNN, the input's product and all."""
+    """FusedRNN by each backend beside nn.RNN, the input's product and all."""
     shape = work.shape
-    with precision(mode_name) as mode, fastrnn.backend("triton"):
+    with precision(mode_name) as mode:
         torch.manual_seed(0)
         peer = nn.RNN(shape.I, shape.H, nonlinearity=work.activation).to(DEVICE, mode.dtype)
         ours = FusedRNN(shape.I, shape.H, nonlinearity=work.activation).to(DEVICE, mode.dtype)
@@ -212,25 +217,46 @@ def layer(work: Work, mode_name: str) -> Iterator[dict[str, Any]]:
         x = _random((shape.T, shape.B, shape.I), mode)
         grad = _random((shape.T, shape.B, shape.H), mode)
         state = _empty((shape.B, 1, shape.H), mode)
-        entry = {
-            "shape": [*shape],
-            "activation": work.activation,
-            "mode": mode_name,
-            "kernel": triton.choose(triton.sizes_of(state)),
-        }
-        errors = _errors(ours, peer, x, grad)
-        entry |= {"error_ours": errors[0], "error_theirs": errors[1]}
-        entry["agrees"] = errors[0] <= 4 * errors[1] + 8 * ROUNDING[mode_name]  # NaN is not
-        if not entry["agrees"]:
-            yield {**entry, "reason": "farther from the float64 truth than cuDNN and rounding"}
-            return
-        for step in STEPS:
-            runs = [_step(step, module, x, grad) for module in (peer, ours)]
-            turns = in_turns(runs)
-            theirs, mine = (statistics.median(times) for times in zip(*turns, strict=True))
-            ratio = statistics.median(t / m for t, m in turns)
-            times = {"ms_theirs": theirs, "ms_ours": mine, "ratio": ratio, "turns": len(turns)}
-            yield {**entry, "step": step, **times}
+        truth = _truth(peer, x, grad)
+        theirs = _error(_results(peer, x, grad), truth)
+        agreeing = {}
+        for backend in usable():
+            names = [chosen(backend, state, shape.T, direction).name for direction in DIRECTIONS]
+            entry = {
+                "shape": [*shape],
+                "activation": work.activation,
+                "mode": mode_name,
+                "backend": backend,
+                "kernel": f"{backend}.{'/'.join(dict.fromkeys(names))}",
+                "error_theirs": theirs,
+            }
+            try:
+                with fastrnn.backend(backend):
+                    error = _error(_results(ours, x, grad), truth)
+            except Exception as failure:
+                if _fatal(failure):
+                    raise
+                yield {**entry, "error": f"{type(failure).__name__}: {failure}"[:500]}
+                continue
+            entry |= {"error_ours": error, "agrees": error <= 4 * theirs + 8 * ROUNDING[mode_name]}
+            if entry["agrees"]:  # NaN does not
+                agreeing[backend] = entry
+            else:
+                reason = "farther from the float64 truth than cuDNN and rounding"
+                yield {**entry, "reason": reason}
+        for step in STEPS if agreeing else ():
+            mine = _step(step, ours, x, grad)
+            runs = [Run("auto", _step(step, peer, x, grad))]
+            turns = in_turns(runs + [Run(backend, mine) for backend in agreeing])
+            for i, entry in enumerate(agreeing.values(), 1):
+                yield {
+                    **entry,
+                    "step": step,
+                    "ms_theirs": statistics.median(turn[0] for turn in turns),
+                    "ms_ours": statistics.median(turn[i] for turn in turns),
+                    "ratio": statistics.median(turn[0] / turn[i] for turn in turns),
+                    "turns": len(turns),
+                }
 
 
 #: What one rounding of an operand may change, relatively; of strict float32's three tf32 products
@@ -238,17 +264,14 @@ def layer(work: Work, mode_name: str) -> Iterator[dict[str, Any]]:
 ROUNDING = {"float32": 2.0**-20, "tf32": 2.0**-10, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 
 
-def _errors(ours: nn.Module, peer: nn.Module, x: Tensor, grad: Tensor) -> list[float]:
-    """The largest ‖result - truth‖ / ‖truth‖ over the output and every gradient, of both."""
-    truth = copy.deepcopy(peer).double()
-    expected = _results(truth, x.double(), grad.double())
-    return [
-        max(
-            float((a.double() - e).norm() / e.norm())
-            for a, e in zip(_results(module, x, grad), expected, strict=True)
-        )
-        for module in (ours, peer)
-    ]
+def _truth(peer: nn.Module, x: Tensor, grad: Tensor) -> list[Tensor]:
+    return _results(copy.deepcopy(peer).double(), x.double(), grad.double())
+
+
+def _error(results: list[Tensor], truth: list[Tensor]) -> float:
+    """The largest ‖result - truth‖ / ‖truth‖ over the output and every gradient."""
+    pairs = zip(results, truth, strict=True)
+    return max(float((actual.double() - t).norm() / t.norm()) for actual, t in pairs)
 
 
 def _results(module: nn.Module, x: Tensor, grad: Tensor) -> list[Tensor]:
@@ -270,55 +293,6 @@ def _step(step: str, module: nn.Module, x: Tensor, grad: Tensor) -> Callable[[],
         return lambda: module(x)[0]
     wanted = [x, *module.parameters()]
     return lambda: torch.autograd.grad(module(x)[0], wanted, grad)
-
-
-def device_ms(run: Callable[[], object], budget: float = 0.12) -> list[float]:
-    """Milliseconds of device time, call by call."""
-    run()
-    once = _event_ms(run, 1)[0]
-    return _event_ms(run, max(7, min(50, int(1e3 * budget / once))))
-
-
-def _event_ms(run: Callable[[], object], repeats: int) -> list[float]:
-    pairs = []
-    for _ in range(repeats):
-        # While the device sleeps, the launches that follow are queued.
-        torch.cuda._sleep(400_000)
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        pairs.append((start, end))
-    torch.cuda.synchronize()
-    return [start.elapsed_time(end) for start, end in pairs]
-
-
-def in_turns(runs: list[Callable[[], object]], budget: float = 0.3) -> list[tuple[float, ...]]:
-    """Milliseconds a call of each, turn after turn."""
-    for run in runs:
-        for _ in range(3):
-            run()
-    calls = [max(1, int(4 / _call_ms(run, 1))) for run in runs]
-    end = time.perf_counter() + budget
-    turns: list[tuple[float, ...]] = []
-    while len(turns) < 5 or time.perf_counter() < end:
-        turns.append(tuple(_call_ms(run, n) for run, n in zip(runs, calls, strict=True)))
-    return turns
-
-
-def _call_ms(run: Callable[[], object], calls: int) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(calls):
-        run()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / calls
-
-
-def _p20_p80(values: list[float]) -> list[float]:
-    quantiles = statistics.quantiles(values, n=5)
-    return [quantiles[0], quantiles[3]]
 
 
 def _fatal(error: Exception) -> bool:
@@ -351,13 +325,21 @@ def measure(journal: Path, deadline: float) -> None:
     append(journal, event="finished")
 
 
+def _triton(work: Work, mode_name: str, direction: str) -> list[Kernel]:
+    with precision(mode_name) as mode:
+        return [kernel for kernel in kernels(work, mode, direction) if kernel in TRITON]
+
+
 def compile_part(index: int, count: int, deadline: float) -> None:
-    """Run two steps of what part `index` of `count` of the plan needs: T is no constant."""
+    """Run two steps of the Triton kernels that part `index` of `count` of the plan needs.
+
+    T is no constant of theirs; the CUDA kernels are compiled already.
+    """
     units = [
         (work, mode, kernel, direction)
         for work, mode in plan().values()
-        for kernel in kernels(work, MODES[mode])
         for direction in DIRECTIONS
+        for kernel in _triton(work, mode, direction)
     ]
     for work, mode_name, kernel, direction in units[index::count]:
         if time.time() > deadline:

@@ -13,7 +13,7 @@ class Mode(NamedTuple):
     """One of `MODES`."""
 
     dtype: torch.dtype
-    products: str  #: one of fastrnn.ops.triton.table.MODES
+    products: str | None  #: one of fastrnn.ops.triton.table.MODES; None: by no matrix unit
     fp32_precision: str = "ieee"  #: as in torch.backends.cudnn.rnn
 
 
@@ -24,15 +24,19 @@ MODES = {
     "float16": Mode(torch.float16, "half"),
 }
 
+#: The CUDA backend's alone, and only step's there.
+FLOAT64 = {"float64": Mode(torch.float64, None)}
+
 
 @contextmanager
 def precision(mode: str) -> Iterator[Mode]:
     """Compute float32 as the mode says, in recurrences and in the products around them."""
     before = torch.backends.cudnn.rnn.fp32_precision == "tf32", torch.get_float32_matmul_precision()
-    tf32 = MODES[mode].fp32_precision == "tf32"
+    how = {**MODES, **FLOAT64}[mode]
+    tf32 = how.fp32_precision == "tf32"
     try:
         _set(tf32, "high" if tf32 else "highest")
-        yield MODES[mode]
+        yield how
     finally:
         _set(*before)
 

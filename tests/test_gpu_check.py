@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu_check, gpu_floor, gpu_record
+from benchmarks import gpu_calibration, gpu_check, gpu_floor, gpu_kernels, gpu_record
 from benchmarks.journal import append, read
 from benchmarks.workers import Worker, supervise
 
 ROOT = Path(__file__).parent.parent
 
 TESTS = {
-    "tests/gpu/test_kernels.py::a": {"kernel": "rows", "mode": "float32"},
-    "tests/gpu/test_kernels.py::b": {"kernel": "rows", "mode": "float16"},
-    "tests/gpu/test_grid.py::c": {"kernel": "grid"},
+    "tests/gpu/test_kernels.py::a": {"kernel": "triton.rows", "mode": "float32"},
+    "tests/gpu/test_kernels.py::b": {"kernel": "triton.rows", "mode": "float16"},
+    "tests/gpu/test_kernels.py::c": {"kernel": "cuda.grid"},
     "tests/gpu/test_layer.py::d": {},
 }
 SHAPE = {"shape": [1024, 16, 64, 64], "activation": "tanh", "mode": "float32"}
@@ -27,7 +27,7 @@ RECURRENCE = {
     **SHAPE,
     "event": "recurrence",
     "groups": 1,
-    "kernel": "rows",
+    "kernel": "triton.rows",
     "chosen": True,
     "direction": "forward",
     "agrees": True,
@@ -37,7 +37,8 @@ RECURRENCE = {
 LAYER = {
     **SHAPE,
     "event": "layer",
-    "kernel": "rows",
+    "backend": "cuda",
+    "kernel": "cuda.cluster/grid",
     "agrees": True,
     "step": "training",
     "ms_theirs": 1.0,
@@ -67,6 +68,7 @@ def correctness(**outcomes: str) -> dict[str, Any]:
 
 
 ALL = dict.fromkeys("abcd", "passed")
+BUILT = {"outcome": "built"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -88,22 +90,22 @@ def test_counts_by_kernel_and_mode() -> None:
     found = correctness(a="passed", b="failed", d="skipped")
     one = dict.fromkeys(gpu_record.OUTCOMES, 0)
     assert found["kernels"] == {
-        "rows": {
+        "triton.rows": {
             "all": {**one, "passed": 1, "failed": 1},
             "float32": {**one, "passed": 1},
             "float16": {**one, "failed": 1},
         },
-        "grid": {"all": {**one, "not reached": 1}},
+        "cuda.grid": {"all": {**one, "not reached": 1}},
         "layer": {"all": {**one, "skipped": 1}},
     }
     assert found["failed"] == [{"test": "tests/gpu/test_kernels.py::b", "reason": "why"}]
-    assert found["not reached"] == ["tests/gpu/test_grid.py::c"]
+    assert found["not reached"] == ["tests/gpu/test_kernels.py::c"]
     assert "FAILED tests/gpu/test_kernels.py::b" in gpu_record.correctness_table(found)
 
 
 def test_a_test_that_ends_its_process_has_failed() -> None:
     found = correctness(**{**ALL, "c": "died"})
-    assert found["kernels"]["grid"]["all"]["failed"] == 1
+    assert found["kernels"]["cuda.grid"]["all"]["failed"] == 1
     assert "Timeout" in found["failed"][0]["reason"]
 
 
@@ -127,20 +129,51 @@ def test_a_test_that_ends_its_process_has_failed() -> None:
             {"correctness": correctness(**ALL), "timing": {"layer": [{"agrees": False}]}},
             gpu_record.WRONG,
         ),
+        # Without the CUDA kernels not everything was tried, though nothing failed.
+        (
+            {"correctness": correctness(**ALL), "build": {"outcome": "not finished"}},
+            gpu_record.WRONG,
+        ),
     ],
 )
 def test_exit_status(record: dict[str, Any], status: int) -> None:
-    assert gpu_record.status(record) == status
+    assert gpu_record.status({"build": BUILT, **record}) == status
 
 
 def test_a_pytest_that_could_not_run_is_an_error() -> None:
     found = gpu_record.correctness([[*journal(**ALL)[:-1], {"event": "finished", "status": 4}]])
     assert found["errors"] == ["pytest ended with status 4"]
-    assert gpu_record.status({"correctness": found}) == gpu_record.WRONG
+    assert gpu_record.status({"build": BUILT, "correctness": found}) == gpu_record.WRONG
+
+
+@pytest.mark.parametrize(
+    ("record", "proven"),
+    [
+        ({"correctness": correctness(**ALL)}, ["triton.rows", "cuda.grid"]),
+        ({"correctness": correctness(**{**ALL, "c": "failed"})}, ["triton.rows"]),
+        ({"correctness": correctness(**{**ALL, "c": "skipped"})}, ["triton.rows"]),
+        ({"correctness": correctness(a="passed", c="passed")}, ["cuda.grid"]),
+        (
+            {
+                "correctness": correctness(**ALL),
+                "sanitizer": {"memcheck cuda": {"outcome": "found"}},
+            },
+            ["triton.rows"],
+        ),
+        (
+            {"correctness": correctness(**ALL), "timing": {"layer": [{**LAYER, "agrees": False}]}},
+            ["triton.rows"],
+        ),
+        ({}, []),
+    ],
+)
+def test_what_a_record_proves(record: dict[str, Any], proven: list[str]) -> None:
+    assert gpu_record.proven(record) == proven
 
 
 def test_timing_of_what_was_reached() -> None:
-    wrong = {**RECURRENCE, "kernel": "grid", "chosen": False, "agrees": False, "reason": "far off"}
+    wrong = {**RECURRENCE, "kernel": "cuda.grid", "chosen": False, "agrees": False}
+    wrong["reason"] = "far off"
     del wrong["us_a_step"], wrong["over_floor"]
     entries = [{"event": "started", "name": "first"}, RECURRENCE, wrong, LAYER]
     entries += [{"event": "ended", "name": "first"}, {"event": "started", "name": "second"}]
@@ -150,21 +183,61 @@ def test_timing_of_what_was_reached() -> None:
     assert found["not reached"] == ["third"]
     assert found["errors"][0]["name"] == "second"
     table = gpu_record.timing_table(found)
-    for words in ("0.25/-*", "WRONG/-", "1.9/-", "0.50!", "far off", "not reached: third"):
+    for words in ("0.25*/-", "WRONG/-", "0.50!", "far off", "not reached: third"):
         assert words in table
-    assert "slower than nn.RNN: 1 of 1 times" in table
+    assert "cuda: slower than nn.RNN 1 of 1 times" in table
     assert "training: 0.50x (1.000 ms, ours 2.000)" in table
+
+
+def test_each_backend_has_its_line_of_a_layer() -> None:
+    entries = [
+        {**LAYER, "backend": backend, "step": step, "ratio": ratio}
+        for backend, ratio in (("triton", 1.5), ("cuda", 2.5))
+        for step in ("inference", "forward", "training")
+    ]
+    table = gpu_record.timing_table(gpu_record.timing([RECURRENCE, *entries], []))
+    header, first, second, *_ = table.splitlines()
+    assert first.split()[-4:] == ["triton", "1.50", "1.50", "1.50"]
+    assert second.split() == ["cuda", "2.50", "2.50", "2.50"]
+    assert len(header) - 1 == len(first) == len(second)  # the last column marks where we lose
+
+
+def test_the_fastest_and_where_the_plan_chose_another() -> None:
+    def strategy(name: str, us: float, **rest: Any) -> dict[str, Any]:
+        model = {"model_cycles_a_step": 500.0, "cycles_a_step": 1755 * us}
+        return {**RECURRENCE, "kernel": f"cuda.{name}", "us_a_step": us, **model, **rest}
+
+    entries = [
+        RECURRENCE,
+        strategy("cluster", 0.4),
+        strategy("grid", 0.2, chosen=False),
+        strategy("cluster", 0.3, direction="backward"),
+        {**strategy("step", 4.0, direction="backward"), "chosen": False},
+    ]
+    table = gpu_record.fastest_table(gpu_record.timing(entries, []))
+    _, forward, backward, last = table.splitlines()
+    assert forward.split()[-1] == "0.20"
+    for words in ("cuda.grid 0.20", "cuda.cluster 0.40, 1.4 x model, 2.00 x cuda.grid"):
+        assert words in forward
+    assert backward.endswith("cuda.cluster 0.30, 1.1 x model")
+    assert last == "the plan did not choose the fastest: 1 of 2 times"
 
 
 @pytest.fixture
 def faked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All parts stand in for themselves; the build fails to run at all."""
-    machine = {"gpu": "NVIDIA H200", "date": "2030-01-02T03:04+00:00", "commit": "abc1234"}
+    """All parts stand in for themselves; the calibration fails to run at all."""
+    machine = {
+        "gpu": "NVIDIA H200",
+        "capability": [9, 0],
+        "date": "2030-01-02T03:04+00:00",
+        "commit": "abc1234",
+    }
     monkeypatch.setattr(gpu_check, "no_gpu", lambda: None)
     monkeypatch.setattr(gpu_check, "environment", lambda: machine)
-    monkeypatch.setattr(gpu_check, "build", lambda: 1 / 0)
+    monkeypatch.setattr(gpu_check, "build", lambda arch: {"archs": arch, **BUILT})
+    monkeypatch.setattr(gpu_calibration, "calibration", lambda *_: 1 / 0)
     monkeypatch.setattr(gpu_check, "correctness", lambda deadline: correctness(**ALL))
-    monkeypatch.setattr(gpu_check, "sanitizer", lambda *_: {"outcome": "could not run"})
+    monkeypatch.setattr(gpu_check, "sanitize", lambda *_: {"outcome": "could not run"})
     found = gpu_record.timing([RECURRENCE, LAYER], [])
     monkeypatch.setattr(gpu_check, "timing", lambda deadline: found)
 
@@ -182,11 +255,59 @@ def test_one_record_of_all_parts(
     (path,) = tmp_path.iterdir()
     assert path.name == "nvidia-h200-2030-01-02t03-04-abc1234.json"
     record = json.loads(path.read_text())
-    parts = ("environment", "build", "correctness", "sanitizer", "timing")
+    parts = ("environment", "build", "calibration", "correctness", "sanitizer", "timing")
     assert set(record) == {"format", "status", *parts}
-    assert "ZeroDivisionError" in record["build"]["error"]
-    assert set(record["sanitizer"]) == {"memcheck", "racecheck"}
-    assert ("NOT everything passed" in capsys.readouterr().out) == failing
+    assert record["build"]["archs"] == "9.0a"
+    assert "ZeroDivisionError" in record["calibration"]["error"]
+    assert {"memcheck triton", "racecheck cuda", "synccheck cuda"} < set(record["sanitizer"])
+    assert all("seconds" in found for found in record["sanitizer"].values())
+    said = capsys.readouterr().out
+    assert ("NOT everything passed" in said) == failing
+    assert (
+        "nothing was wrong with " + ("cuda.grid" if failing else "triton.rows, cuda.grid") in said
+    )
+
+
+def test_every_part_has_its_time() -> None:
+    """Even if all before it take what they may, the timing has two minutes."""
+    parts = (gpu_check.BUILD, gpu_check.CALIBRATION, gpu_check.CORRECTNESS, gpu_check.SANITIZER)
+    assert gpu_check.TOTAL <= 525
+    assert gpu_check.TOTAL - sum(parts) >= 120
+    assert gpu_check.BACKENDS == gpu_kernels.BACKENDS
+
+
+@pytest.mark.parametrize("outcome", ["built", "failed", "not finished"])
+def test_the_build_and_what_became_of_it(
+    outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: list[str], seconds: float, environment: dict[str, str]) -> tuple[Any, str]:
+        assert environment["FASTRNN_BUILD"] == "cuda"
+        assert environment["TORCH_CUDA_ARCH_LIST"] == "9.0a"
+        if outcome == "failed":
+            (tmp_path / "fastrnn" / "_cuda_build_error.txt").write_text("no nvcc\n\nall of it\n")
+        return {"built": 0, "failed": 1, "not finished": None}[outcome], "what it said"
+
+    (tmp_path / "fastrnn").mkdir()
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu_check, "run", run)
+    found = gpu_check.build("9.0a")
+    assert found["outcome"] == outcome
+    assert found["archs"] == "9.0a"
+    assert found.get("reason") == {"failed": "no nvcc", "built": None}.get(
+        outcome, f"it took more than {gpu_check.BUILD} s"
+    )
+
+
+def test_the_digest_is_of_the_cuda_kernels_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "csrc" / "cuda").mkdir(parents=True)
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    before = gpu_check.source()
+    (tmp_path / "csrc" / "cuda" / "grid.h").write_text("// another\n")
+    after = gpu_check.source()
+    assert before["cuda_kernels_sha256"] != after["cuda_kernels_sha256"]
+    assert before["kernels_sha256"] == after["kernels_sha256"]
 
 
 def test_the_floor_of_one_shape_by_hand() -> None:

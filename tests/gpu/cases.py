@@ -1,7 +1,7 @@
 """A sample of problems for every kernel and mode: pseudo-random, and the same at every run.
 
-Every H, layout and activation is a compilation, so there are few, each tried at several sizes of
-the rest, which cost nothing more.
+Of Triton's kernels every H, layout and activation is a compilation, so there are few, each tried at
+several sizes of the rest, which cost nothing more. The CUDA kernels are compiled once for all.
 """
 
 from random import Random
@@ -9,21 +9,26 @@ from typing import NamedTuple
 
 from fastrnn.testing import Problem
 
-from .device import KERNELS, MODES
+from .device import CUDA, FLOAT64, MODES, TRITON, Kernel
 
-#: Up to a kernel's limit, at and beside the powers of two to which H is padded.
+#: Up to a kernel's limit, at and beside the powers of two to which H is padded; of the CUDA kernels
+#: the tiles of 16 units, the depths that their warps share and the rows of whole 16 bytes.
 HIDDEN = {
-    "rows": (1, 3, 17, 33, 64, 100, 127, 128),
-    "single_cta": (1, 16, 31, 33, 65, 100, 127, 128),
-    "single_cta_gluon": (1, 31, 64, 65, 100, 128),
-    "grid": (5, 65, 130, 300, 512, 1000, 1024, 2048),
+    "triton.rows": (1, 3, 17, 33, 64, 100, 127, 128),
+    "triton.single_cta": (1, 16, 31, 33, 65, 100, 127, 128),
+    "triton.single_cta_gluon": (1, 31, 64, 65, 100, 128),
+    "triton.grid": (5, 65, 130, 300, 512, 1000, 1024, 2048),
+    "cuda.cluster": (1, 3, 8, 15, 17, 32, 50, 64, 100, 128, 129, 200, 255, 256, 392, 500, 512),
+    "cuda.grid": (1, 5, 16, 65, 72, 130, 300, 512, 771, 1000, 1024, 1100, 2048),
+    "cuda.step": (1, 2, 7, 16, 33, 64, 100, 129, 256, 300, 512, 1000, 1537),
 }
 #: Only half precision goes so far, or is worth the time.
 HIDDEN_IN_HALF = {
-    "rows": (),
-    "single_cta": (200, 256),
-    "single_cta_gluon": (129, 200, 256),
-    "grid": (4096,),
+    "triton.single_cta": (200, 256),
+    "triton.single_cta_gluon": (129, 200, 256),
+    "triton.grid": (4096,),
+    "cuda.cluster": (760, 1024),
+    "cuda.grid": (4096,),
 }
 
 LAYOUTS = ("dense", "lengths", "packed")
@@ -35,7 +40,7 @@ STEPS = (1, 2, 5, 13, 31, 60)
 class Case(NamedTuple):
     """One kernel, one way to compute, one problem."""
 
-    kernel: str
+    kernel: Kernel
     mode: str
     problem: Problem
 
@@ -45,12 +50,13 @@ class Case(NamedTuple):
         return f"{self.kernel}-{self.mode}-{sizes}-{p.layout}-{p.activation}-r{p.reverse_from}"
 
 
-def sample(kernel: str, mode: str) -> list[Case]:
+def sample(kernel: Kernel, mode: str) -> list[Case]:
     """Two forms of every H, each at two sizes of T, B and G."""
     random = Random(f"{kernel} {mode}")
-    half = MODES[mode].products == "half"
-    every_hidden = HIDDEN[kernel] + (HIDDEN_IN_HALF[kernel] if half else ())
-    offset = list(MODES).index(mode)
+    modes = {**MODES, **FLOAT64}
+    half = modes[mode].products == "half"
+    every_hidden = HIDDEN[str(kernel)] + (HIDDEN_IN_HALF.get(str(kernel), ()) if half else ())
+    offset = list(modes).index(mode)
     forms = [
         # So counted, every layout meets every activation, at other H for every mode.
         (hidden, LAYOUTS[(2 * i + j + offset) % 3], ACTIVATIONS[(i + j) % 2])
@@ -72,17 +78,20 @@ def sample(kernel: str, mode: str) -> list[Case]:
                 layout=layout,
                 activation=activation,
                 reverse_from=random.randint(0, groups),
-                dtype=MODES[mode].dtype,
+                dtype=modes[mode].dtype,
                 seed=turn,
             )
             cases.append(Case(kernel, mode, problem))
     return cases
 
 
+def modes_of(kernel: Kernel) -> list[str]:
+    """The modes that a kernel computes in."""
+    if kernel.name == "single_cta_gluon":
+        return [name for name, mode in MODES.items() if mode.products == "half"]
+    return [*MODES, *FLOAT64] if str(kernel) == "cuda.step" else [*MODES]
+
+
 CASES = [
-    case
-    for mode in MODES
-    for kernel in KERNELS
-    if kernel != "single_cta_gluon" or MODES[mode].products == "half"
-    for case in sample(kernel, mode)
+    case for kernel in TRITON + CUDA for mode in modes_of(kernel) for case in sample(kernel, mode)
 ]

@@ -36,14 +36,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.gpu)
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=reason))
-        # For a summary by kernel and mode: what a test is about, not where it stands.
+        # For a summary by kernel, or else by backend, and mode: what a test is about, not where it
+        # stands.
         arguments = getattr(getattr(item, "callspec", None), "params", {})
         case = arguments.get("case")
         for name in ("kernel", "mode"):
             value = getattr(case, name, arguments.get(name))
             value = value or getattr(item.module, name.upper(), None)
+            if value is None and name == "kernel":
+                value = arguments.get("backend") or getattr(item.module, "BACKEND", None)
             if value is not None:
-                item.user_properties.append((name, value))
+                item.user_properties.append((name, str(value)))
         about = dict(item.user_properties)
         if reason is None and "kernel" in about:
             why = unable(about["kernel"], about.get("mode", "float16"))

@@ -1,27 +1,54 @@
-"""The device the tests of this folder run on."""
+"""The device the tests of this folder run on, and the kernels they are about."""
 
 import os
 
+import pytest
 import torch
 
-from benchmarks.modes import MODES, precision
-from fastrnn.ops import triton
+from benchmarks.gpu_kernels import BACKENDS, CUDA, KERNELS, TRITON, Kernel
+from benchmarks.modes import FLOAT64, MODES, precision
+from fastrnn.ops import cuda, triton
+from fastrnn.testing import Problem
 
-__all__ = ["DEVICE", "INTERPRETED", "KERNELS", "MODES", "precision", "unable"]
+__all__ = [
+    "BACKENDS",
+    "CUDA",
+    "DEVICE",
+    "FLOAT64",
+    "INTERPRETED",
+    "KERNELS",
+    "MODES",
+    "TRITON",
+    "Kernel",
+    "precision",
+    "skip_refused",
+    "unable",
+]
 
 #: With FASTRNN_TEST_DEVICE=cpu and TRITON_INTERPRET=1 what can be is tried without a GPU.
 DEVICE = torch.device(os.environ.get("FASTRNN_TEST_DEVICE", "cuda"))
 INTERPRETED = DEVICE.type == "cpu"
 
-KERNELS = ("rows", "single_cta", "single_cta_gluon", "grid")
 
-
-def unable(kernel: str, mode: str) -> str | None:
-    """Why a kernel cannot be tried here at all, or None."""
-    if kernel != "single_cta_gluon":
+def unable(about: str, mode: str) -> str | None:
+    """Why a kernel, or a whole backend, cannot be tried here at all, or None."""
+    if about.startswith("cuda"):
+        return "the CUDA kernels need a CUDA GPU" if INTERPRETED else cuda.unusable()
+    if about != "triton.single_cta_gluon":
         return None
     if MODES[mode].products != "half":
         return "single_cta_gluon computes in half precision"
     if INTERPRETED or not triton.sizes_of(torch.empty(1, 1, 1, device=DEVICE)).wgmma:
         return "single_cta_gluon needs compute capability 9.0 and Triton's Gluon"
     return None
+
+
+def skip_refused(kernel: Kernel, problem: Problem, direction: str) -> None:
+    """Skip the test of what the plan has no room for on this GPU. Triton's table is not asked."""
+    if kernel.backend != "cuda":
+        return
+    shape = problem.batch, problem.groups, problem.hidden
+    state = torch.empty(shape, dtype=problem.dtype, device=DEVICE)
+    reason = kernel.refuses(state, problem.steps, direction)
+    if reason is not None:
+        pytest.skip(reason)

@@ -8,10 +8,10 @@ import torch
 import fastrnn
 from fastrnn import FusedRNN
 from fastrnn.functional import recurrence
-from fastrnn.ops import dispatch, reference, triton
+from fastrnn.ops import cuda, dispatch, reference, triton
 from fastrnn.testing import Problem
 
-from .device import INTERPRETED, KERNELS
+from .device import BACKENDS, INTERPRETED, TRITON
 
 PROBLEM = Problem(5, 3, 2, 20, "lengths", dtype=torch.float32)
 
@@ -25,7 +25,8 @@ def nobody_was_warned(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_takes_no_kernel_without_proof_and_says_so_once(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triton, "RECORDS", {})
+    for module in (cuda, triton):
+        monkeypatch.setattr(module, "RECORDS", {})
     pre, weight_hh, h0, lengths, _ = PROBLEM.tensors(device)
     with pytest.warns(RuntimeWarning, match=r"reference on 'cuda' tensors.*not yet been proven"):
         first = recurrence(pre, weight_hh, h0, lengths=lengths, reverse_from=1)
@@ -38,38 +39,55 @@ def test_auto_takes_no_kernel_without_proof_and_says_so_once(
         assert torch.equal(result[1], expected[1])
 
 
-@pytest.mark.skipif(INTERPRETED, reason="auto takes the extension for CPU tensors")
-def test_auto_takes_a_proven_kernel(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def _prove(backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a record proved this backend's kernels, and no other's."""
     capability = torch.cuda.get_device_capability(device)
-    records = {(kernel, capability): "a test's" for kernel in KERNELS}
-    monkeypatch.setattr(triton, "RECORDS", records)
+    records = {
+        "triton": {(kernel.name, capability): "a test's" for kernel in TRITON},
+        "cuda": {capability: "a test's"},
+    }
+    for module, name in ((triton, "triton"), (cuda, "cuda")):
+        monkeypatch.setattr(module, "RECORDS", records[name] if name == backend else {})
+
+
+@pytest.mark.skipif(INTERPRETED, reason="auto takes the extension for CPU tensors")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_auto_takes_a_proven_kernel(
+    backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _prove(backend, device, monkeypatch)
     layer, x = FusedRNN(6, 20).to(device), torch.randn(9, 4, 6, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        assert dispatch.select(x.new_empty(4, 1, 20)) is triton
+        assert dispatch.select(x.new_empty(4, 1, 20)) is dispatch.BACKENDS[backend]
         with torch.inference_mode():
             in_place = layer(x)
         recorded = layer(x)
-    with fastrnn.backend("triton"):
+    with fastrnn.backend(backend):
         named = layer(x)
     for one, other in zip((*in_place, *recorded), (*named, *named), strict=True):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64], ids=str)
-def test_triton_by_name_refuses_with_a_reason(dtype: torch.dtype, device: torch.device) -> None:
+def _by_name(backend: str, dtype: torch.dtype, device: torch.device, reason: str) -> None:
+    """The backend, asked for by name, refuses such tensors for that reason."""
     arguments = [tensor.to(dtype) for tensor in PROBLEM.tensors(device)[:3]]
-    with (
-        fastrnn.backend("triton"),
-        pytest.raises(RuntimeError, match=rf"float32, bfloat16 and float16, not {dtype}"),
-    ):
+    with fastrnn.backend(backend), pytest.raises(RuntimeError, match=reason):
         recurrence(*arguments)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64], ids=str)
+def test_triton_by_name_refuses_with_a_reason(dtype: torch.dtype, device: torch.device) -> None:
+    _by_name("triton", dtype, device, rf"float32, bfloat16 and float16, not {dtype}")
+
+
+@pytest.mark.parametrize("backend", ["cuda"])
+def test_cuda_by_name_refuses_with_a_reason(backend: str, device: torch.device) -> None:
+    _by_name(backend, torch.complex64, device, r"have none for torch\.complex64")
+
+
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter serves CPU tensors")
-def test_triton_by_name_refuses_cpu_tensors() -> None:
-    with (
-        fastrnn.backend("triton"),
-        pytest.raises(RuntimeError, match="CUDA tensors, not 'cpu' ones"),
-    ):
-        recurrence(*PROBLEM.tensors()[:3])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_by_name_refuses_cpu_tensors(backend: str) -> None:
+    cpu = torch.device("cpu")
+    _by_name(backend, torch.float32, cpu, "CUDA tensors, not 'cpu' ones")

@@ -1,4 +1,5 @@
-"""What is grid's alone: teams that must all run at once, and what it does where they cannot."""
+"""What is Triton's grid's alone: teams that must all run at once, and what it does where they
+cannot."""
 
 from typing import Any
 
@@ -13,7 +14,7 @@ from .device import INTERPRETED, MODES, precision
 
 pytest.importorskip("triton")
 
-KERNEL = "grid"  # whose tests these are, for the summary by kernel
+KERNEL = "triton.grid"  # whose tests these are, for the summary by kernel
 
 
 @pytest.fixture

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch import Tensor
 
-from fastrnn.ops import triton
+from fastrnn.ops import reference
 from fastrnn.testing import Problem
-from tests.ops.checks import CHECKS
+from tests.ops.checks import CHECKS, check_forward
 
 from .cases import CASES, Case
-from .device import INTERPRETED, KERNELS, MODES, precision
+from .device import INTERPRETED, KERNELS, MODES, Kernel, precision, skip_refused
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -17,12 +18,68 @@ def test_sample(case: Case, check, device: torch.device) -> None:
     if INTERPRETED and case.mode == "bfloat16":
         pytest.skip("Triton's interpreter computes bfloat16 products wrongly")
     with precision(case.mode) as mode:
-        check(triton, case.problem, device, mode.products, kernel=case.kernel)
+        skip_refused(case.kernel, case.problem, "forward" if check is check_forward else "backward")
+        check(case.kernel.module, case.problem, device, mode.products, **case.kernel.options)
 
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("layout", ["dense", "lengths"])
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_a_batch_of_none(kernel: str, layout: str, check, device: torch.device) -> None:
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_a_batch_of_none(kernel: Kernel, layout: str, check, device: torch.device) -> None:
     problem = Problem(3, 0, 2, 17, layout, dtype=MODES["float16"].dtype)
-    check(triton, problem, device, "half", kernel=kernel)
+    check(kernel.module, problem, device, "half", **kernel.options)
+
+
+class _Unaligned:
+    """A kernel whose every argument begins one element after a multiple of 16 bytes."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+
+    def forward(self, *arguments):
+        return self.kernel.module.forward(*map(_shifted, arguments), **self.kernel.options)
+
+    def backward(self, *arguments):
+        return self.kernel.module.backward(*map(_shifted, arguments), **self.kernel.options)
+
+
+def _shifted(argument):
+    if not isinstance(argument, Tensor):
+        return argument
+    view = argument.new_empty(argument.numel() + 1)[1:].view(argument.shape)
+    return view.copy_(argument)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("mode", ["float32", "float16"])
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_unaligned(kernel: Kernel, mode: str, check, device: torch.device) -> None:
+    with precision(mode) as how:
+        problem = Problem(7, 19, 2, 128, "lengths", dtype=how.dtype)
+        check(_Unaligned(kernel), problem, device, how.products)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="Triton's interpreter would take minutes")
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_calls_of_other_sizes_in_between(kernel: Kernel, device: torch.device) -> None:
+    """Nothing is left over from the call before, be it larger or smaller."""
+    with precision("float16") as mode:
+        problems = [
+            Problem(steps, batch, groups, hidden, layout, dtype=mode.dtype)
+            for steps, batch, groups, hidden, layout in [
+                (9, 40, 2, 100, "packed"),
+                (3, 5, 1, 100, "packed"),
+                (20, 70, 1, 128, "dense"),
+            ]
+        ]
+        first, second = ([_results(kernel, problem, device) for problem in problems] for _ in "12")
+    for one, other in zip(first, second, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+def _results(kernel: Kernel, problem: Problem, device: torch.device) -> tuple[Tensor, ...]:
+    pre, *rest = *problem.tensors(device), *problem.options
+    out, h_n = reference.forward(pre, *rest)
+    grads = torch.ones_like(out), torch.ones_like(h_n)
+    forward = kernel.module.forward(pre, *rest, **kernel.options)
+    return *forward, *kernel.module.backward(*grads, out, *rest, **kernel.options)

@@ -1,16 +1,19 @@
-"""More than 2^31 elements: an index of 32 bits would reach elsewhere."""
+"""Large in one way or another: more than 2^31 elements, where an index of 32 bits would reach
+elsewhere, and the widest W_hh that a kernel can hold.
+"""
 
+import time
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from fastrnn.ops import reference, triton
+from fastrnn.ops import reference
 from fastrnn.testing import Problem, assert_close
-from tests.ops.checks import biggest, double
+from tests.ops.checks import CHECKS, biggest, check_forward, double
 
-from .device import INTERPRETED, KERNELS
+from .device import CUDA, INTERPRETED, KERNELS, Kernel, precision, skip_refused
 
 STEPS, BATCH, HIDDEN = (4, 6, 64) if INTERPRETED else (8200, 4096, 64)
 DTYPE = torch.float16 if INTERPRETED else torch.bfloat16
@@ -22,15 +25,21 @@ PROBLEM = Problem(steps=2, batch=BATCH, groups=1, hidden=HIDDEN, dtype=DTYPE)
 TENSORS = 4
 
 
-@pytest.fixture(autouse=True)
+#: Seconds to wait for other tests to give their memory back.
+WAITING = 30
+
+
+@pytest.fixture
 def memory(device: torch.device):
     """Enough of it, and given back."""
     if not INTERPRETED:
         assert STEPS * BATCH * HIDDEN > 2**31
         needed = TENSORS * STEPS * BATCH * HIDDEN * DTYPE.itemsize
-        free = torch.cuda.mem_get_info(device)[0]
-        if free < needed:
-            pytest.skip(f"needs {needed / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free")
+        end = time.monotonic() + WAITING
+        while (free := torch.cuda.mem_get_info(device)[0]) < needed:
+            if time.monotonic() > end:
+                pytest.skip(f"needs {needed / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free")
+            time.sleep(0.5)
     yield
     if not INTERPRETED:
         torch.cuda.empty_cache()
@@ -66,14 +75,14 @@ def _or_skip(run: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize("layout", ["dense", "packed"])
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_forward(kernel: str, layout: str, device: torch.device) -> None:
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_forward(kernel: Kernel, layout: str, memory: None, device: torch.device) -> None:
     def run() -> None:
         weight_hh = PROBLEM.tensors(device).weight_hh / 2
         shape = (STEPS, BATCH, 1, HIDDEN) if layout == "dense" else (STEPS * BATCH, 1, HIDDEN)
         pre, h0 = _random(device, *shape), _random(device, BATCH, 1, HIDDEN)
         ragged = _ragged(layout, device)
-        out, h_n = triton.forward(pre, weight_hh, h0, *ragged, "tanh", 1, kernel=kernel)
+        out, h_n = kernel.module.forward(pre, weight_hh, h0, *ragged, "tanh", 1, **kernel.options)
         inputs = double(_rows(pre), weight_hh, _ends(h0))
         expected = reference.forward(*inputs, None, None, "tanh", 1)
         scale = biggest(_rows(pre), h0, expected[0])
@@ -85,15 +94,15 @@ def test_forward(kernel: str, layout: str, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("layout", ["dense", "packed"])
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_backward(kernel: str, layout: str, device: torch.device) -> None:
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_backward(kernel: Kernel, layout: str, memory: None, device: torch.device) -> None:
     def run() -> None:
         weight_hh = PROBLEM.tensors(device).weight_hh / 2
         shape = (STEPS, BATCH, 1, HIDDEN) if layout == "dense" else (STEPS * BATCH, 1, HIDDEN)
         out, grad_out = _random(device, *shape).div_(2), _random(device, *shape)
         h0, grad_h_n = (_random(device, BATCH, 1, HIDDEN) for _ in range(2))
         rest = (weight_hh, h0, *_ragged(layout, device), "tanh", 1)
-        grad_pre, grad_h0 = triton.backward(grad_out, grad_h_n, out, *rest, kernel=kernel)
+        grad_pre, grad_h0 = kernel.module.backward(grad_out, grad_h_n, out, *rest, **kernel.options)
         inputs = double(_rows(grad_out), _ends(grad_h_n), _rows(out), weight_hh, _ends(h0))
         expected = reference.backward(*inputs, None, None, "tanh", 1)
         scale = biggest(_rows(grad_out), grad_h_n, expected[0])
@@ -102,3 +111,57 @@ def test_backward(kernel: str, layout: str, device: torch.device) -> None:
         assert grad_pre.abs().amax() < 100, "something was left unwritten"
 
     _or_skip(run)
+
+
+#: The widest each is promised for; skipped where a GPU has less than an H100's.
+WIDE = [
+    (Kernel("cuda", "grid"), "bfloat16", 4096),
+    (Kernel("cuda", "grid"), "float16", 4095),
+    (Kernel("cuda", "grid"), "float32", 2048),
+    (Kernel("cuda", "grid"), "tf32", 2045),
+    (Kernel("cuda", "step"), "bfloat16", 4096),
+    (Kernel("cuda", "step"), "float32", 3001),
+    (Kernel("cuda", "step"), "float64", 1500),
+]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the CUDA kernels need a GPU")
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("batch", [3, 70])
+@pytest.mark.parametrize(("kernel", "mode", "hidden"), WIDE, ids=str)
+def test_wide(
+    kernel: Kernel, mode: str, hidden: int, batch: int, check, device: torch.device
+) -> None:
+    with precision(mode) as how:
+        problem = Problem(6, batch, 1, hidden, "lengths", dtype=how.dtype, reverse_from=batch % 2)
+        skip_refused(kernel, problem, "forward" if check is check_forward else "backward")
+        check(kernel.module, problem, device, how.products, **kernel.options)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the CUDA kernels need a GPU")
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("mode", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize("kernel", [kernel for kernel in CUDA if kernel.name != "step"], ids=str)
+def test_the_widest_that_fits(kernel: Kernel, mode: str, check, device: torch.device) -> None:
+    """Full registers and shared memory; one unit more is refused, by name and with the reason."""
+    direction = "forward" if check is check_forward else "backward"
+    with precision(mode) as how:
+
+        def refusal(hidden: int) -> str | None:
+            state = torch.empty(9, 1, hidden, dtype=how.dtype, device=device)
+            return kernel.refuses(state, 5, direction)
+
+        fits, too_wide = 16, 2**14
+        if refusal(fits) is not None:
+            pytest.skip(refusal(fits))
+        while too_wide - fits > 1:
+            middle = (fits + too_wide) // 2
+            fits, too_wide = (middle, too_wide) if refusal(middle) is None else (fits, middle)
+        problem = Problem(5, 9, 1, fits, dtype=how.dtype)
+        check(kernel.module, problem, device, how.products, **kernel.options)
+        if direction == "forward":
+            pre = torch.zeros(1, 1, 1, too_wide, dtype=how.dtype, device=device)
+            weight_hh = pre.new_zeros(1, too_wide, too_wide)
+            rest = weight_hh, pre[0], None, None, "tanh", 1
+            with pytest.raises(RuntimeError, match=f"'{kernel.name}' cannot serve this call: "):
+                kernel.module.forward(pre, *rest, **kernel.options)

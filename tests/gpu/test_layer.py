@@ -10,16 +10,15 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
 from fastrnn import FusedRNN
-from fastrnn.ops import triton
 from fastrnn.testing import UNIT_ROUNDOFF, Problem
 from tests.twins import assert_near, tensors, twins
 
-from .device import INTERPRETED, KERNELS, precision
+from .device import BACKENDS, INTERPRETED, KERNELS, Kernel, precision
 
 T, B, I = 12, 7, 10  # noqa: E741
 
-#: H for which the table chooses, in strict float32, each kernel.
-HIDDEN = [20, 33] if INTERPRETED else [20, 100, 300]
+#: H for which the backends choose, in strict float32, each of their kernels.
+HIDDEN = [20, 33] if INTERPRETED else [20, 100, 300, 1300]
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -30,10 +29,17 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(autouse=True)
-def strict_and_ours(poison: None):
-    """Float32 throughout, and no reference in our place."""
-    with precision("float32"), fastrnn.backend("triton"):
+def strict(poison: None):
+    """Float32 throughout."""
+    with precision("float32"):
         yield
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, strict: None):
+    """One of ours, and no reference in its place."""
+    with fastrnn.backend(request.param):
+        yield request.param
 
 
 def _layers(hidden: int, device: torch.device, **options: Any) -> tuple[nn.Module, ...]:
@@ -80,6 +86,7 @@ def _check(layers: tuple[nn.Module, ...], run: Any, x: Tensor, h0: Tensor, hidde
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "plain")
 @pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.usefixtures("backend")
 def test_beside_torch(hidden: int, options: dict[str, Any], device: torch.device) -> None:
     layers = _layers(hidden, device, **options)
     states = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
@@ -89,6 +96,7 @@ def test_beside_torch(hidden: int, options: dict[str, Any], device: torch.device
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.usefixtures("backend")
 def test_packed_beside_torch(hidden: int, device: torch.device) -> None:
     layers = _layers(hidden, device, bidirectional=True)
     lengths = torch.randint(1, T + 1, (B,))
@@ -101,6 +109,7 @@ def test_packed_beside_torch(hidden: int, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.usefixtures("backend")
 def test_autocast(hidden: int, device: torch.device) -> None:
     """nn.RNN would compute in float16 here; we, in the dtype that was asked for."""
     dtype = torch.float16 if INTERPRETED else torch.bfloat16
@@ -116,31 +125,41 @@ def test_autocast(hidden: int, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
-def test_opcheck(layout: str, device: torch.device) -> None:
+def test_opcheck(layout: str, backend: str, device: torch.device) -> None:
     problem = Problem(4, 3, 2, 5, layout, dtype=torch.float32)
     *real, lengths, offsets = problem.tensors(device)
     real = [tensor.requires_grad_() for tensor in real]
     arguments = (*real, lengths, offsets, *problem.options)
-    torch.library.opcheck(torch.ops.fastrnn.recurrence_triton.default, arguments)
+    # Triton has an operator of its own, for it may serve CPU tensors too.
+    operator = "recurrence_triton" if backend == "triton" else "recurrence"
+    torch.library.opcheck(getattr(torch.ops.fastrnn, operator).default, arguments)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="CUDA graphs are CUDA's")
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_a_kernel_in_a_cuda_graph(kernel: str, device: torch.device) -> None:
-    problem = Problem(9, 40, 2, 100, "lengths", dtype=torch.float16)
+@pytest.mark.parametrize("layout", ["lengths", "packed"])
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_a_kernel_in_a_cuda_graph(kernel: Kernel, layout: str, device: torch.device) -> None:
+    problem = Problem(9, 40, 2, 100, layout, dtype=torch.float16)
     pre, *rest = *problem.tensors(device), *problem.options
     other = torch.randn_like(pre)
-    (out, h_n), graph = _captured(lambda: triton.forward(pre, *rest, kernel=kernel))
+    h_n = torch.randn_like(rest[1])
+
+    def run() -> tuple[Tensor, ...]:
+        results = kernel.module.forward(pre, *rest, **kernel.options)
+        gradients = kernel.module.backward(other, h_n, results[0], *rest, **kernel.options)
+        return *results, *gradients
+
+    results, graph = _captured(run)
     for new in (other, pre.clone(), other):
         pre.copy_(new)
         graph.replay()
-        expected = triton.forward(pre, *rest, kernel=kernel)
-        assert torch.equal(out, expected[0])
-        assert torch.equal(h_n, expected[1])
+        for captured, expected in zip(results, run(), strict=True):
+            assert torch.equal(captured, expected)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="CUDA graphs are CUDA's")
 @pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.usefixtures("backend")
 def test_the_layer_in_a_cuda_graph(hidden: int, device: torch.device) -> None:
     layer = FusedRNN(I, hidden, 2, bidirectional=True).to(device)
     x = torch.randn(T, B, I, device=device)
@@ -166,6 +185,7 @@ def _captured(run: Any) -> tuple[Any, torch.cuda.CUDAGraph]:
     return results, graph
 
 
+@pytest.mark.usefixtures("backend")
 def test_compiled(device: torch.device) -> None:
     layer = FusedRNN(I, 20).to(device)
     compiled = torch.compile(layer, fullgraph=True)

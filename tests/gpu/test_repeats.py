@@ -11,34 +11,58 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastrnn.ops import triton
 from fastrnn.testing import Problem
 
-from .device import INTERPRETED, KERNELS, MODES, precision
+from .cases import modes_of
+from .device import INTERPRETED, KERNELS, Kernel, precision, skip_refused
 
 REPEATS = 3 if INTERPRETED else 1000
 
-#: (T, B, G, H) and layout: ragged rows; several tiles of the batch, and for `grid` several teams.
+#: (T, B, G, H) and layout: ragged rows; several tiles of the batch, and for `grid` several teams;
+#: for `cluster` one block and eight or more.
 SHAPES = {
-    "rows": [(20, 9, 2, 45, "lengths"), (12, 150, 1, 128, "dense")],
-    "single_cta": [(20, 37, 2, 45, "packed"), (12, 70, 1, 128, "dense")],
-    "single_cta_gluon": [(20, 37, 2, 45, "packed"), (12, 5, 1, 256, "dense")],
-    "grid": [(12, 50, 2, 130, "lengths"), (10, 33, 1, 700, "dense"), (6, 200, 1, 2048, "dense")],
+    "triton.rows": [(20, 9, 2, 45, "lengths"), (12, 150, 1, 128, "dense")],
+    "triton.single_cta": [(20, 37, 2, 45, "packed"), (12, 70, 1, 128, "dense")],
+    "triton.single_cta_gluon": [(20, 37, 2, 45, "packed"), (12, 5, 1, 256, "dense")],
+    "triton.grid": [
+        (12, 50, 2, 130, "lengths"),
+        (10, 33, 1, 700, "dense"),
+        (6, 200, 1, 2048, "dense"),
+    ],
+    "cuda.cluster": [
+        (20, 37, 2, 45, "packed"),
+        (30, 9, 1, 256, "lengths"),
+        (30, 70, 1, 512, "dense"),
+    ],
+    "cuda.grid": [
+        (20, 37, 2, 45, "packed"),
+        (30, 50, 2, 520, "lengths"),
+        (12, 200, 1, 1024, "dense"),
+        (8, 33, 1, 2048, "dense"),
+    ],
+    "cuda.step": [(12, 37, 2, 45, "packed"), (8, 70, 1, 512, "lengths")],
 }
-CASES = [(kernel, *shape) for kernel in KERNELS for shape in SHAPES[kernel]]
+#: Triton's kernels differ by mode in little more than what a product is.
+CASES = [
+    (kernel, mode, *shape)
+    for kernel in KERNELS
+    for mode in (("float32", "bfloat16") if kernel.backend == "triton" else modes_of(kernel))
+    for shape in SHAPES[str(kernel)]
+]
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-@pytest.mark.parametrize("mode", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("kernel", "steps", "batch", "groups", "hidden", "layout"), CASES)
+@pytest.mark.parametrize(
+    ("kernel", "mode", "steps", "batch", "groups", "hidden", "layout"), CASES, ids=str
+)
 def test_bits(
-    kernel: str,
+    kernel: Kernel,
+    mode: str,
     steps: int,
     batch: int,
     groups: int,
     hidden: int,
     layout: str,
-    mode: str,
     direction: str,
     device: torch.device,
 ) -> None:
@@ -46,8 +70,9 @@ def test_bits(
         pytest.skip("Triton's interpreter computes bfloat16 products wrongly")
     if INTERPRETED and batch * hidden > 5000:
         pytest.skip("Triton's interpreter would take minutes for so many programs")
-    problem = Problem(steps, batch, groups, hidden, layout, dtype=MODES[mode].dtype)
-    with precision(mode):
+    with precision(mode) as how:
+        problem = Problem(steps, batch, groups, hidden, layout, dtype=how.dtype)
+        skip_refused(kernel, problem, direction)
         run = _call(problem, kernel, direction, device)
         first = run()
         changed = torch.zeros((), dtype=torch.int64, device=device)
@@ -61,15 +86,16 @@ def test_bits(
 
 
 def _call(
-    problem: Problem, kernel: str, direction: str, device: torch.device
+    problem: Problem, kernel: Kernel, direction: str, device: torch.device
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     pre, weight_hh, h0, *ragged = problem.tensors(device)
     rest = (weight_hh, h0, *ragged, *problem.options)
+    forward, backward = kernel.module.forward, kernel.module.backward
     if direction == "forward":
-        return lambda: triton.forward(pre, *rest, kernel=kernel)
-    out, h_n = triton.forward(pre, *rest, kernel=kernel)
+        return lambda: forward(pre, *rest, **kernel.options)
+    out, h_n = forward(pre, *rest, **kernel.options)
     grads = torch.randn_like(out), torch.randn_like(h_n)
-    return lambda: triton.backward(*grads, out, *rest, kernel=kernel)
+    return lambda: backward(*grads, out, *rest, **kernel.options)
 
 
 class _Noise:

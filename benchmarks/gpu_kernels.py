@@ -1,0 +1,77 @@
+"""The kernels for GPUs, whichever backend's: how to ask for one, and whether it can serve."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrnn.ops import cpp, cuda, dispatch, triton
+from fastrnn.ops.triton.table import TABLE, mode_of
+
+#: By backend, the argument of its functions that overrides its choice.
+OPTION = {"triton": "kernel", "cuda": "strategy"}
+
+
+class Kernel(NamedTuple):
+    """A kernel of the Triton backend, or a strategy of the CUDA backend."""
+
+    backend: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.backend}.{self.name}"
+
+    @property
+    def module(self) -> ModuleType:
+        return dispatch.BACKENDS[self.backend]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What the module's functions are told besides the operator's arguments."""
+        return {OPTION[self.backend]: self.name}
+
+    def refuses(self, state: Tensor, steps: int, direction: str) -> str | None:
+        """Why it cannot serve a call with a state like this, [B, G, H], or None."""
+        reason = self.module.unusable() or self.module.refuses(state)
+        if reason is not None:
+            return reason
+        if self.backend == "cuda":
+            plan = plans(state, steps, direction)[1][self.name]
+            return plan if isinstance(plan, str) else None
+        sizes = triton.sizes_of(state)
+        # `rows` serves every mode; the table has it for strict float32, where nothing else is fast.
+        served = any(
+            row.kernel == self.name
+            and row.hidden >= sizes.hidden
+            and row.shared <= sizes.shared
+            and row.wgmma <= sizes.wgmma
+            and (self.name == "rows" or sizes.mode in row.modes)
+            for row in TABLE
+        )
+        return None if served else f"no row of the table has it for H = {sizes.hidden}"
+
+
+TRITON = tuple(
+    Kernel("triton", name) for name in ("rows", "single_cta", "single_cta_gluon", "grid")
+)
+CUDA = tuple(Kernel("cuda", name) for name in cuda.STRATEGIES)
+KERNELS = TRITON + CUDA
+BACKENDS = tuple(OPTION)
+
+
+def plans(state: Tensor, steps: int, direction: str) -> tuple[str, dict[str, Any]]:
+    """The strategy that the CUDA backend would choose, and of each its plan or why it has none."""
+    mode = "float64" if state.dtype == torch.float64 else mode_of(state.dtype)
+    index = torch.cuda.current_device() if state.device.index is None else state.device.index
+    backward = direction == "backward"
+    return cpp.EXTENSION.module.plans(cuda.device(index), mode, backward, steps, *state.shape)
+
+
+def chosen(backend: str, state: Tensor, steps: int, direction: str) -> Kernel:
+    """What the backend chooses for a call with a state like this, [B, G, H]."""
+    if backend == "cuda":
+        return Kernel(backend, plans(state, steps, direction)[0])
+    return Kernel(backend, triton.choose(triton.sizes_of(state)))

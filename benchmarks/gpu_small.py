@@ -1,0 +1,64 @@
+"""A few calls of every kernel, small enough for a tool that slows each a thousandfold."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from fastrnn.ops import reference
+from fastrnn.testing import Problem, assert_close
+
+from .gpu_kernels import KERNELS
+from .modes import precision
+
+#: (kernel, B, H): more rows than a tile of the batch has, and more units than one block.
+PLAN = (
+    ("triton.rows", 2, 20),
+    ("triton.single_cta", 18, 20),
+    ("triton.single_cta_gluon", 18, 20),
+    ("triton.grid", 18, 40),
+    ("cuda.cluster", 18, 20),
+    ("cuda.cluster", 9, 300),
+    ("cuda.grid", 18, 40),
+    ("cuda.grid", 9, 72),
+    ("cuda.step", 18, 40),
+)
+
+
+def small(backend: str) -> None:
+    """Run those of one backend against the reference; what it can serve is named as it passes.
+
+    Raises:
+        AssertionError: a result is wrong.
+    """
+    device = os.environ.get("FASTRNN_TEST_DEVICE", "cuda")
+    by_name = {str(kernel): kernel for kernel in KERNELS if kernel.backend == backend}
+    for name, batch, hidden in PLAN:
+        if name not in by_name:
+            continue
+        kernel = by_name[name]
+        for mode_name in ("float32", "float16"):
+            with precision(mode_name) as mode:
+                problem = Problem(4, batch, 2, hidden, "lengths", dtype=mode.dtype)
+                there = (*problem.tensors(device), *problem.options)
+                here = [t.double() if t.is_floating_point() else t for t in there[:4]]
+                out, h_n = reference.forward(*here, None, *problem.options)
+                grads = torch.ones_like(out), torch.ones_like(h_n)
+                given = [t.to(device, mode.dtype) for t in (*grads, out)]
+                cases = {
+                    "forward": (there, (out, h_n)),
+                    "backward": (
+                        (*given, *there[1:]),
+                        reference.backward(*grads, out, *here[1:], None, *problem.options),
+                    ),
+                }
+                for direction, (arguments, expected) in cases.items():
+                    if kernel.refuses(there[2], 4, direction) is not None:
+                        continue
+                    function = getattr(kernel.module, direction)
+                    results = function(*arguments, **kernel.options)
+                    for actual, truth in zip(results, expected, strict=True):
+                        # 8 is more than any sum of these has.
+                        assert_close(actual, truth, problem, 8.0, mode.products)
+                    print(f"small: {name} B={batch} H={hidden} {mode_name} {direction}", flush=True)

@@ -1,0 +1,194 @@
+"""What holds of the CUDA strategies alone: what they are given, and what the plan makes of it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.gpu_kernels import plans
+from fastrnn.ops import cuda, reference
+from fastrnn.testing import Problem, assert_close
+from tests.ops.checks import CHECKS, biggest, check_forward, double
+
+from .cases import modes_of
+from .device import CUDA, Kernel, precision, skip_refused
+
+BACKEND = "cuda"  # whose tests these are, for the summary, where no strategy is named
+
+every_strategy = pytest.mark.parametrize("kernel", CUDA, ids=str)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(
+    ("kernel", "mode", "batch", "hidden"),
+    [
+        (Kernel("cuda", "cluster"), "bfloat16", 5000, 128),
+        (Kernel("cuda", "cluster"), "float32", 1500, 500),
+        (Kernel("cuda", "cluster"), "float16", 2000, 1000),
+        (Kernel("cuda", "grid"), "float32", 1500, 1024),
+        (Kernel("cuda", "grid"), "bfloat16", 1500, 1021),
+        (Kernel("cuda", "grid"), "float16", 200, 4096),
+    ],
+    ids=str,
+)
+def test_more_tiles_than_run_at_once(
+    kernel: Kernel, mode: str, batch: int, hidden: int, check, device: torch.device
+) -> None:
+    direction = "forward" if check is check_forward else "backward"
+    with precision(mode) as how:
+        problem = Problem(6, batch, 1, hidden, "lengths", dtype=how.dtype)
+        skip_refused(kernel, problem, direction)
+        state = torch.empty(batch, 1, hidden, dtype=how.dtype, device=device)
+        plan = plans(state, problem.steps, direction)[1][kernel.name]
+        assert plan.tiles > plan.at_once, "there was room for all: the test needs more rows"
+        check(cuda, problem, device, how.products, **kernel.options)
+
+
+@pytest.mark.parametrize("layout", ["dense", "lengths"])
+@pytest.mark.parametrize("hidden", [40, 129])
+@every_strategy
+def test_in_place(kernel: Kernel, hidden: int, layout: str, device: torch.device) -> None:
+    """What pre gives way to is what a fresh out has; the plan's choice has an operator for it."""
+    problem = Problem(11, 37, 2, hidden, layout, dtype=torch.bfloat16)
+    pre, weight_hh, h0, lengths, _ = problem.tensors(device)
+    rest = weight_hh, h0, lengths, None
+    out, h_n = cuda.forward(pre, *rest, *problem.options, **kernel.options)
+    given, state = pre.clone(), torch.empty_like(h0)
+    operator = torch.ops.fastrnn.cuda_forward
+    operator(given, *rest, given, state, *problem.options, False, kernel.name)
+    assert torch.equal(given, out)
+    assert torch.equal(state, h_n)
+    planned = cuda.forward(pre, *rest, *problem.options)
+    h_n = cuda.forward_(pre, weight_hh, h0, lengths, *problem.options)
+    assert torch.equal(pre, planned[0])
+    assert torch.equal(h_n, planned[1])
+
+
+@pytest.mark.parametrize("mode", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("hidden", [40, 129, 512])
+@every_strategy
+def test_nan_and_the_bits_that_stand_for_nothing(
+    kernel: Kernel, hidden: int, mode: str, device: torch.device
+) -> None:
+    """NaN comes out as NaN and holds nobody up, whatever its bits; other rows do not notice.
+
+    Where a state is polled for, words of all ones mean that it has not yet come. As numbers they
+    are NaN, which h0, pre and grad_out may hold.
+    """
+    with precision(mode) as how:
+        problem = Problem(6, 20, 2, hidden, "lengths", dtype=how.dtype)
+        pre, weight_hh, h0, *ragged = problem.tensors(device)
+        ragged[0].fill_(problem.steps)
+        rest = weight_hh, h0, *ragged, *problem.options
+        clean = cuda.forward(pre, *rest, **kernel.options)
+        ill = [3, 17]
+        _ones(h0[ill[0]])
+        _ones(pre[2, ill[1]])
+        out, h_n = cuda.forward(pre, *rest, **kernel.options)
+        expected = reference.forward(pre, *rest)[0]
+        well = [b for b in range(problem.batch) if b not in ill]
+        assert torch.equal(out.isnan(), expected.isnan())
+        assert out.isnan()[:, ill].any()
+        assert torch.equal(out[:, well], clean[0][:, well])
+        assert torch.equal(h_n[well], clean[1][well])
+
+        grads = torch.ones_like(out), torch.ones_like(h_n)
+        clean = cuda.backward(*grads, clean[0], *rest, **kernel.options)
+        _ones(grads[0][1, ill[0]])
+        _ones(grads[1][ill[1]])
+        grad_pre, grad_h0 = cuda.backward(*grads, out.nan_to_num(), *rest, **kernel.options)
+        expected_pre = reference.backward(*grads, out.nan_to_num(), *rest)[0]
+        assert torch.equal(grad_pre.isnan(), expected_pre.isnan())
+        assert grad_pre.isnan()[:, ill].any()
+        assert torch.equal(grad_pre[:, well], clean[0][:, well])
+        assert torch.equal(grad_h0[well], clean[1][well])
+
+
+def _ones(tensor: Tensor) -> None:
+    """All bits 1."""
+    integer = torch.int32 if tensor.dtype == torch.float32 else torch.int16
+    tensor.view(integer).fill_(-1)
+
+
+@pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
+@every_strategy
+def test_no_steps(kernel: Kernel, layout: str, device: torch.device) -> None:
+    """The state passes through."""
+    problem = Problem(1, 5, 2, 40, dtype=torch.float16)
+    _, weight_hh, h0, *_ = problem.tensors(device)
+    pre = h0.new_empty(*((0,) if layout == "packed" else (0, 5)), 2, 40)
+    lengths = None if layout == "dense" else torch.zeros(5, dtype=torch.int64, device=device)
+    offsets = torch.zeros(0, dtype=torch.int64, device=device) if layout == "packed" else None
+    rest = weight_hh, h0, lengths, offsets, "tanh", 1
+    out, h_n = cuda.forward(pre, *rest, **kernel.options)
+    assert out.shape == pre.shape
+    assert torch.equal(h_n, h0)
+    grad_pre, grad_h0 = cuda.backward(pre, 2 * h0, out, *rest, **kernel.options)
+    assert grad_pre.shape == pre.shape
+    assert torch.equal(grad_h0, 2 * h0)
+
+
+@pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
+@every_strategy
+def test_a_long_sequence(kernel: Kernel, layout: str, device: torch.device) -> None:
+    """Many turns of every buffer."""
+    problem = Problem(3000, 9, 2, 72, layout, dtype=torch.float32)
+    with precision("float32"):
+        arguments = *problem.tensors(device), *problem.options
+        out, _ = cuda.forward(*arguments, **kernel.options)
+        pre, weight_hh, h0, *rest = arguments
+        expected, _ = reference.forward(*double(pre, weight_hh, h0), *rest)
+        # A step makes of an error less than 0.98 of it, so all of them sum to less than 50.
+        bound = Problem(50, 9, 2, 72, dtype=torch.float32)
+        assert_close(out, expected, bound, biggest(pre, h0, expected), "float32")
+
+
+@every_strategy
+def test_another_stream(kernel: Kernel, device: torch.device) -> None:
+    """What is launched on a stream runs there: after what is before it, and it is waited for."""
+    problem = Problem(20, 40, 2, 200, "lengths", dtype=torch.bfloat16)
+    pre, *rest = *problem.tensors(device), *problem.options
+    expected = cuda.forward(pre, *rest, **kernel.options)
+    late = torch.zeros_like(pre)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)
+        late.copy_(pre)
+        results = cuda.forward(late, *rest, **kernel.options)
+    stream.synchronize()
+    assert all(map(torch.equal, results, expected))
+
+
+def test_the_plan_is_one_of_the_strategies(device: torch.device) -> None:
+    """Left to choose, it gives what its choice gives."""
+    problem = Problem(12, 30, 1, 300, dtype=torch.float16)
+    arguments = *problem.tensors(device), *problem.options
+    chosen, _ = plans(arguments[2], problem.steps, "forward")
+    for one, other in zip(
+        cuda.forward(*arguments), cuda.forward(*arguments, strategy=chosen), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kernel", CUDA[:2], ids=str)
+def test_a_strategy_that_cannot_serve_says_why(kernel: Kernel, device: torch.device) -> None:
+    problem = Problem(3, 2, 1, 16, dtype=torch.float64)
+    assert "float64" not in modes_of(kernel)
+    reason = f"'{kernel.name}' cannot serve this call: .*float64"
+    _raises(reason, lambda: _forward(problem, device, kernel.name))
+
+
+def test_an_unknown_strategy(device: torch.device) -> None:
+    problem = Problem(3, 2, 1, 16, dtype=torch.float32)
+    _raises("no strategy is named 'fastest'", lambda: _forward(problem, device, "fastest"))
+
+
+def _forward(problem: Problem, device: torch.device, strategy: str) -> tuple[Tensor, Tensor]:
+    return cuda.forward(*problem.tensors(device), *problem.options, strategy=strategy)
+
+
+def _raises(reason: str, call: Callable[[], object]) -> None:
+    with pytest.raises(RuntimeError, match=reason):
+        call()
