@@ -206,9 +206,14 @@ cuda = CppExtension(
     include_dirs=INCLUDE,
     depends=HEADERS,
     define_macros=[("FASTRNN_CUDA_ARCHS", f'"{ARCHS}"')],
-    extra_compile_args={"cxx": CXX_FLAGS, "nvcc": FLAGS + nvcc_flags()},
+    extra_compile_args={
+        "cxx": CXX_FLAGS,
+        "nvcc": [*FLAGS, *nvcc_flags(), "-Xcompiler", "-fvisibility=hidden"],
+    },
     # The static runtime: which shared one torch brought along does not matter.
     library_dirs=cuda_libraries() if MODE in ("auto", "cuda") else [],
     libraries=["cudart_static", "rt", "dl", "pthread"],
+    # The one function of it that is called is declared weak, for a torch without CUDA.
+    extra_link_args=["-Wl,--no-as-needed", "-ltorch_cuda"] if TORCH_CUDA else [],
 )
 setup(ext_modules=[cpp, cuda], cmdclass={"build_ext": BuildOrExplain})

@@ -12,7 +12,8 @@ import torch
 
 from . import backend, functional
 from ._version import __version__
-from .ops import cpp, dispatch, triton
+from .ops import cpp, cuda, dispatch, triton
+from .ops.extension import Extension
 
 STEPS, BATCH, HIDDEN = 100, 8, 64
 
@@ -41,8 +42,10 @@ def main() -> int:
         f"\nOne call: the median time of a forward pass, T={STEPS} B={BATCH} H={HIDDEN} float32, "
         "no gradient."
     )
-    if cpp.unusable() is not None:
-        _explain_the_build()
+    if cpp.EXTENSION.unusable is not None:
+        _explain_the_build(cpp.EXTENSION, "cpp")
+    elif torch.cuda.is_available() and cuda.EXTENSION.unusable is not None:
+        _explain_the_build(cuda.EXTENSION, "cuda")
     return 1 if "reference" in failures else 0
 
 
@@ -82,17 +85,18 @@ def _median_time(call: Callable[[], object], limit: float = 0.5) -> float:
     return median(times)
 
 
-def _explain_the_build() -> None:
-    if cpp.EXTENSION.error.exists():
-        lines = cpp.EXTENSION.error.read_text(errors="replace").splitlines()
-        print(f"\nHow the build of the C++ extension ended (all of it: {cpp.EXTENSION.error}):")
+def _explain_the_build(extension: Extension, mode: str) -> None:
+    if extension.error.exists():
+        lines = extension.error.read_text(errors="replace").splitlines()
+        print(f"\nHow the build of {extension.name} ended (all of it: {extension.error}):")
         print(*("  | " + line for line in lines[-20:]), sep="\n")
+    needed = "a C++20 compiler" if mode == "cpp" else "nvcc, a C++20 compiler"
     print(
-        "\nTo build it, with torch, a C++20 compiler and Python's headers installed, run in the "
-        "source of fastrnn\n"
-        "  FASTRNN_BUILD=cpp pip install --force-reinstall --no-deps --no-build-isolation .\n"
+        f"\nTo build it, with torch, {needed} and Python's headers installed, run in the source "
+        "of fastrnn\n"
+        f"  FASTRNN_BUILD={mode} pip install --force-reinstall --no-deps --no-build-isolation .\n"
         "or, to work on it there,\n"
-        "  FASTRNN_BUILD=cpp python setup.py build_ext --inplace"
+        f"  FASTRNN_BUILD={mode} python setup.py build_ext --inplace"
     )
 
 

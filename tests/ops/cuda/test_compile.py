@@ -16,6 +16,7 @@ pytest.importorskip("triton", reason="cuobjdump comes with Triton")
 
 from benchmarks.cuda_stats import ARCHS, Instance, compiled, nvcc, read, sources, spills
 from benchmarks.sass import Stats
+from tests.test_build import unstable_symbols
 
 ROOT = Path(__file__).parents[3]
 
@@ -95,3 +96,5 @@ def loaded(library: Path) -> None:
         [sys.executable, "-c", code], cwd=library.parents[1], capture_output=True, text=True
     )
     assert said.stdout == "None 2.10 fastrnn::cuda_forward\n", said.stderr
+    if shutil.which("nm"):
+        assert unstable_symbols(library) == []

@@ -1,0 +1,128 @@
+"""The backend around the CUDA kernels, which another's take the place of: there need be no GPU."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import fastrnn
+from fastrnn.ops import cpp, cuda, dispatch, reference
+from fastrnn.testing import Problem
+from tests.ops.checks import CHECKS, check_forward
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, str]]:
+    """The reference fills what it is given, as the kernels do; tf32 and strategy of each call."""
+    made = []
+
+    def fill(results, function, inputs, ragged, activation, reverse_from, tf32, strategy):
+        for tensor in results:
+            assert tensor.is_contiguous()
+        made.append((tf32, strategy))
+        lengths, offsets = ragged
+        computed = function(*inputs, lengths, offsets, activation, reverse_from)
+        for result, tensor in zip(results, computed, strict=True):
+            if offsets is None or tensor.dim() != results[0].dim() or tensor is computed[1]:
+                result.copy_(tensor)
+                continue
+            named = (torch.arange(len(offsets))[:, None] < lengths).sum(1)
+            for first, count in zip(offsets, named, strict=True):  # no other row is written
+                result[first : first + count] = tensor[first : first + count]
+
+    def forward(pre, weight_hh, h0, lengths, offsets, out, h_n, *options):
+        inputs = pre, weight_hh, h0
+        fill((out, h_n), reference.forward, inputs, (lengths, offsets), *options)
+
+    def backward(
+        grad_out, grad_h_n, out, weight_hh, h0, lengths, offsets, grad_pre, grad_h0, *options
+    ):
+        inputs = grad_out, grad_h_n, out, weight_hh, h0
+        fill((grad_pre, grad_h0), reference.backward, inputs, (lengths, offsets), *options)
+
+    operators = SimpleNamespace(cuda_forward=forward, cuda_backward=backward)
+    monkeypatch.setattr(torch.ops, "fastrnn", operators)
+    return made
+
+
+@pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
+@pytest.mark.parametrize("check", CHECKS)
+def test_outputs_are_made_and_filled(calls, check, layout):
+    check(cuda, Problem(5, 3, 2, 4, layout, dtype=torch.float32), strategy="grid")
+    assert [strategy for _, strategy in calls] == ["grid"]
+
+
+def test_rows_that_no_step_names_are_zero(calls):
+    problem = Problem(5, 3, 1, 4, "packed")
+    pre, weight_hh, h0, lengths, offsets = problem.tensors()
+    more = torch.cat((pre, pre.new_full((2, 1, 4), 3.0)))
+    for results in (
+        cuda.forward(more, weight_hh, h0, lengths, offsets, *problem.options),
+        cuda.backward(more, h0, more, weight_hh, h0, lengths, offsets, *problem.options),
+    ):
+        assert results[0][-2:].eq(0).all()
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_in_place(calls, contiguous):
+    problem = Problem(5, 3, 1, 4)
+    pre, weight_hh, h0, *_ = problem.tensors()
+    expected = reference.forward(pre, weight_hh, h0, None, None, *problem.options)
+    if not contiguous:
+        pre = pre.transpose(0, 1).contiguous().transpose(0, 1)
+    h_n = cuda.forward_(pre, weight_hh, h0, None, *problem.options)
+    torch.testing.assert_close((pre, h_n), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "tf32"),
+    [
+        (torch.float32, "tf32", True),
+        (torch.float32, "ieee", False),
+        (torch.float64, "tf32", False),
+        (torch.bfloat16, "tf32", False),
+    ],
+)
+def test_float32_is_tf32_where_cudnn_may_round_to_it(calls, monkeypatch, dtype, precision, tf32):
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
+    check_forward(cuda, Problem(2, 3, 1, 4, dtype=dtype))
+    assert calls == [(tf32, "")]
+
+
+def test_refuses_what_no_kernel_serves():
+    assert "not 'cpu' ones" in cuda.refuses(torch.zeros(1, 1, 1))
+    assert "not 'cpu' ones" in cuda.untried(torch.zeros(1, 1, 1))
+    complex_state = SimpleNamespace(device=torch.device("cuda"), dtype=torch.complex64)
+    assert "complex64" in cuda.refuses(complex_state)
+
+
+def test_auto_takes_no_kernel_without_a_record(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    state = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
+    assert "not yet been proven on an sm_90 GPU" in cuda.untried(state)
+    monkeypatch.setattr(cuda, "RECORDS", {(9, 0): "a record"})
+    assert cuda.untried(state) is None
+
+
+def test_by_name_it_refuses_cpu_tensors(monkeypatch):
+    monkeypatch.setattr(cuda, "unusable", lambda: None)
+    state = torch.zeros(2, 1, 4)
+    with fastrnn.backend("cuda"), pytest.raises(RuntimeError, match="cannot serve this call"):
+        fastrnn.functional.recurrence(torch.zeros(3, 2, 1, 4), torch.zeros(1, 4, 4), state)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_unusable_without_a_gpu():
+    assert cuda.unusable() == "no CUDA GPU here"
+    with pytest.raises(RuntimeError, match="'cuda' backend is not usable here: no CUDA GPU here"):
+        fastrnn.backend("cuda")
+
+
+def test_unusable_without_the_plan(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cpp, "unusable", lambda: "not built: no compiler")
+    assert cuda.unusable() == "not built: no compiler"
+
+
+def test_the_dispatcher_asks_cuda_before_triton():
+    assert list(dispatch.AUTO["cuda"]) == ["cuda", "triton"]
