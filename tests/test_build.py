@@ -50,6 +50,13 @@ def broken(tmp_path):
     return script(tmp_path / "broken-g++", f"echo '{COMPLAINT}' >&2; exit 1")
 
 
+@pytest.fixture
+def willing(tmp_path):
+    """A compiler that makes whatever it is asked for, of nothing."""
+    make = 'while [ $# -gt 0 ]; do if [ "$1" = -o ]; then : > "$2"; fi; shift; done'
+    return script(tmp_path / "willing-g++", make)
+
+
 def script(path, body):
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/sh\n{body}\n")
@@ -113,15 +120,15 @@ def test_forced_build_fails_with_the_error(tree, broken):
     assert f"FASTRNN_BUILD=cpp, but fastrnn._C could not be built: {COMPLAINT}" in build.stderr
 
 
-def test_forced_cuda_build_fails_without_nvcc(tree, tmp_path):
-    build = run(tree, *IN_PLACE, FASTRNN_BUILD="cuda", CUDA_HOME=str(tmp_path), CXX="true")
+def test_forced_cuda_build_fails_without_nvcc(tree, tmp_path, willing):
+    build = run(tree, *IN_PLACE, FASTRNN_BUILD="cuda", CUDA_HOME=str(tmp_path), CXX=willing)
     assert build.returncode != 0
     assert "fastrnn._cuda could not be built: nvcc was not found" in build.stderr
 
 
-def test_forced_cuda_build_fails_with_nvccs_error(tree, tmp_path):
+def test_forced_cuda_build_fails_with_nvccs_error(tree, tmp_path, willing):
     script(tmp_path / "bin" / "nvcc", f"echo '{COMPLAINT}' >&2; exit 1")
-    build = run(tree, *IN_PLACE, FASTRNN_BUILD="cuda", CUDA_HOME=str(tmp_path), CXX="true")
+    build = run(tree, *IN_PLACE, FASTRNN_BUILD="cuda", CUDA_HOME=str(tmp_path), CXX=willing)
     assert build.returncode != 0
     assert COMPLAINT in build.stderr
     assert not list((tree / "fastrnn").glob("_cuda*.so"))

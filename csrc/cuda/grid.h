@@ -152,7 +152,8 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
       if (ending.unit >= exchange.width) return true;
       auto* const to = static_cast<unsigned char*>(exchange.states) +
                        (t * exchange.step + i * exchange.row + kept->published);
-      ptx::store_relaxed(to, present<E>(chunk));
+      const uint2 real = unit_mask<E>(ending.unit, p.H);  // or 0 times infinity would be among them
+      ptx::store_relaxed(to, present<E>({chunk.x & real.x, chunk.y & real.y}));
       return exchange.is_result;
     };
   };
@@ -342,7 +343,9 @@ void launch_grid(const D& p, const Plan& plan, void* workspace, Stream stream) {
   if (p.B == 0 || p.G == 0) return;
   if (p.T >= INT_MAX) throw std::runtime_error("too many steps");
   const Tiling& tiling = plan.tiling;
-  if (grid_fits(plan.mode, tiling)) {
+  const int64_t units = (p.H + 15) / 16, depth = (p.H * sizeof(typename E::Storage) + 31) / 32;
+  if (grid_fits(plan.mode, tiling) && int64_t{tiling.blocks} * tiling.m_tiles >= units &&
+      int64_t{tiling.splits} * (tiling.resident + tiling.streamed) >= depth) {
     switch (100 * tiling.m_tiles + tiling.resident) {
       case 104: return launch_grid_kernel<E, D, 1, 4>(p, plan, workspace, stream);
       case 108: return launch_grid_kernel<E, D, 1, 8>(p, plan, workspace, stream);
