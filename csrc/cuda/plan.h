@@ -25,7 +25,7 @@ struct Device {
   int major, minor;       // compute capability
   int processors;         // multiprocessors
   int shared_bytes;       // that one block may ask for
-  int clusters[5];        // of 1, 2, 4, 8, 16 blocks, each filling a multiprocessor: at once
+  int clusters[5];        // that run at once, of 1, 2, 4, 8, 16 blocks: one a multiprocessor
   bool cooperative;       // whether blocks that wait for one another can be launched
 };
 
@@ -77,7 +77,8 @@ constexpr int64_t cluster_shared_bytes(const Tiling& tiling, int element_bytes,
 // The cluster kernel by its registers: which instances there are, and the threads of a block.
 // Beside W_hh a lane has its chunks, and those of float32 are two for one.
 constexpr bool cluster_compiled(Mode mode, int resident, int n_tiles) {
-  return mode != Mode::float64 && (mode != Mode::float32 || resident * n_tiles <= 32);
+  const int most = mode == Mode::half ? 128 : mode == Mode::tf32 ? 64 : 32;
+  return mode != Mode::float64 && resident * n_tiles <= most;
 }
 constexpr int cluster_threads(Mode mode, int resident, int n_tiles) {
   const int chunks = n_tiles * (mode == Mode::half ? 1 : 2);
