@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import fastrnn
-from fastrnn.ops import cpp
+from fastrnn.ops import cpp, cuda
 
 pytestmark = pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
 
 
-def test_names_the_choice_and_the_refusals(capsys):
+def test_names_the_choice_and_the_refusals(capsys, monkeypatch):
     assert fastrnn.explain(1000, 16, 512, dtype=torch.bfloat16, device="H100") is None
     said = capsys.readouterr().out
     assert "T=1000 B=16 G=1 H=512, bfloat16, on an H100" in said
@@ -17,6 +17,10 @@ def test_names_the_choice_and_the_refusals(capsys):
     assert "backward: cluster" in said
     assert "W_hh in registers" in said
     assert "not measured" in said
+    assert said.endswith("proven on hardware: nowhere yet.\n")
+    monkeypatch.setattr(cuda, "RECORDS", {(9, 0): "a record"})
+    fastrnn.explain(10, 4, 64, device="H100")
+    assert capsys.readouterr().out.endswith("proven on hardware: sm_90.\n")
 
     fastrnn.explain(10, 4, 64, groups=2, device="a100")
     said = capsys.readouterr().out

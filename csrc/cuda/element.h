@@ -137,7 +137,7 @@ struct Float32 : Single {
                                   const uint32_t (&h)[N][2]) {
     uint32_t w_large[4], w_small[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) split(ptx::opaque(w[i]), w_large[i], w_small[i]);
+    for (int i = 0; i < 4; ++i) split(ptx::forget(w[i]), w_large[i], w_small[i]);
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       uint32_t h_large[2], h_small[2];

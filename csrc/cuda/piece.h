@@ -64,9 +64,7 @@ __device__ void load_weights(uint32_t (&w)[2][4], const typename E::Storage* wei
       const int64_t k = first + j * E::values;
       uint2 chunk = {0, 0};
       if (k < H) chunk = load_chunk<E>(weight_hh + k * H, unit, H, access.chunks);
-      if constexpr (half) chunk = {ptx::transpose(chunk.x), ptx::transpose(chunk.y)};
-      chunk = E::operand(chunk);
-      w[j / 2][2 * (j % 2)] = chunk.x, w[j / 2][2 * (j % 2) + 1] = chunk.y;
+      E::to_rows(chunk, w[j / 2][2 * (j % 2)], w[j / 2][2 * (j % 2) + 1]);
     }
   } else {
     const int64_t k = piece_unit(piece, lane);
@@ -86,15 +84,7 @@ template <class E>
 __device__ void multiply(float (&sum)[4], const uint32_t (&w)[4], uint32_t low, uint32_t high) {
   const uint2 operand = E::operand({low, high});
   const uint32_t h[1][2] = {{operand.x, operand.y}};
-  auto& sums = reinterpret_cast<float(&)[1][4]>(sum);
-  if constexpr (E::approximate) {
-    E::template multiply<1>(sums, w, h);
-  } else {
-    // Or both parts of W_hh would be kept in registers.
-    const uint32_t again[4] = {ptx::forget(w[0]), ptx::forget(w[1]), ptx::forget(w[2]),
-                               ptx::forget(w[3])};
-    E::template multiply<1>(sums, again, h);
-  }
+  E::template multiply<1>(reinterpret_cast<float(&)[1][4]>(sum), w, h);
 }
 
 }  // namespace fastrnn::cuda

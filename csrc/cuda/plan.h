@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "../problem.h"
 
@@ -68,9 +67,9 @@ struct ClusterLayout {
                         cluster_ahead(t.n_tiles()) * (direction == Direction::backward ? 2 : 1)) {}
 };
 
-// Bytes of dynamic shared memory of a block; a forward takes less than a backward.
+// Bytes of dynamic shared memory of a block.
 constexpr int64_t cluster_shared_bytes(const Tiling& tiling, int element_bytes,
-                                       Direction direction = Direction::backward) {
+                                       Direction direction) {
   return ClusterLayout(tiling, element_bytes, direction).end;
 }
 

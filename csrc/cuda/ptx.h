@@ -179,12 +179,6 @@ FASTRNN_PTX float round_tf32(float value) {
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
   return __uint_as_float(rounded);
 }
-// The same word, of which the compiler knows nothing: what is made of it is made here, each time,
-// and not kept in registers from before a loop.
-FASTRNN_PTX uint32_t opaque(uint32_t word) {
-  asm volatile("" : "+r"(word));
-  return word;
-}
 FASTRNN_PTX float tanh_approximate(float value) {
   float result;
   asm("tanh.approx.f32 %0, %1;" : "=f"(result) : "f"(value));

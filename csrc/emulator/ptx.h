@@ -62,7 +62,6 @@ float from_float16(uint16_t value);
 float round_tf32(float value);
 float tanh_approximate(float value);
 
-inline uint32_t opaque(uint32_t word) { return word; }
 inline uint32_t bits(float value) { return __float_as_uint(value); }
 inline float from_bits(uint32_t word) { return __uint_as_float(word); }
 template <class Word> Word forget(Word value) { return value; }

@@ -38,11 +38,13 @@ def unusable() -> str | None:
 
 def detail() -> str:
     """What was built, in a line."""
-    proven = ", ".join(f"sm_{a}{b}" for a, b in RECORDS)
-    return (
-        f"CUDA {EXTENSION.info['cuda']}, for {EXTENSION.info['cuda_archs']}; "
-        f"proven on hardware: {proven or 'nowhere yet'}"
-    )
+    built = EXTENSION.info
+    return f"CUDA {built['cuda']}, for {built['cuda_archs']}; proven on hardware: {proven()}"
+
+
+def proven() -> str:
+    """The GPUs on which a record shows the kernels to be right."""
+    return ", ".join(f"sm_{a}{b}" for a, b in RECORDS) or "nowhere yet"
 
 
 def refuses(state: Tensor) -> str | None:

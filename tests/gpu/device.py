@@ -33,7 +33,12 @@ INTERPRETED = DEVICE.type == "cpu"
 def unable(about: str, mode: str) -> str | None:
     """Why a kernel, or a whole backend, cannot be tried here at all, or None."""
     if about.startswith("cuda"):
-        return "the CUDA kernels need a CUDA GPU" if INTERPRETED else cuda.unusable()
+        reason = "the CUDA kernels need a CUDA GPU" if INTERPRETED else cuda.unusable()
+        if reason is not None or about == "cuda":
+            return reason
+        # What not even the smallest call gets here, as clusters before compute capability 9.0.
+        state = torch.empty(1, 1, 1, dtype={**MODES, **FLOAT64}[mode].dtype, device=DEVICE)
+        return Kernel(*about.split(".")).refuses(state, 1, "forward")
     if about != "triton.single_cta_gluon":
         return None
     if MODES[mode].products != "half":
