@@ -28,6 +28,7 @@ using fastrnn::readable;
 using fastrnn::cuda::Direction;
 using fastrnn::cuda::Mode;
 using fastrnn::cuda::Plan;
+using fastrnn::cuda::Sizes;
 using torch::stable::Tensor;
 
 Mode mode_of(DType dtype, bool tf32) {
@@ -47,11 +48,8 @@ void* current_stream(int32_t device) {
 }
 
 // The plan named, or the fastest.
-Plan plan_for(const fastrnn::Problem& problem, Direction direction, bool tf32,
-              const std::string& strategy, int32_t device) {
+Plan make_plan(const Sizes& sizes, const std::string& strategy, int32_t device) {
   const auto& properties = fastrnn::cuda::device(device);
-  const fastrnn::cuda::Sizes sizes{mode_of(problem.dtype, tf32), direction, problem.T,
-                                   problem.B, problem.G, problem.H};
   if (strategy.empty()) return fastrnn::cuda::make_plan(properties, sizes);
   for (const auto candidate : fastrnn::cuda::STRATEGIES) {
     if (strategy != name(candidate)) continue;
@@ -63,13 +61,32 @@ Plan plan_for(const fastrnn::Problem& problem, Direction direction, bool tf32,
   STD_TORCH_CHECK(false, "fastrnn: no strategy is named '", strategy, "'");
 }
 
+// Every way to cut a problem is tried for a plan: the next call like the last one has it at once.
+const Plan& plan_for(const fastrnn::Problem& problem, Direction direction, bool tf32,
+                     const std::string& strategy, int32_t device) {
+  struct Planned {
+    int32_t device = -1;
+    std::string strategy;
+    Sizes sizes{};
+    Plan plan{};
+  };
+  thread_local Planned last[2];  // forward, backward
+  Planned& planned = last[direction == Direction::backward];
+  const Sizes sizes{mode_of(problem.dtype, tf32), direction, problem.T,
+                    problem.B, problem.G, problem.H};
+  if (planned.device != device || planned.strategy != strategy || planned.sizes != sizes) {
+    planned = {device, strategy, sizes, make_plan(sizes, strategy, device)};
+  }
+  return planned.plan;
+}
+
 template <class Call, class Run>
 void launch(const Call& call, Direction direction, const Tensor& like, bool tf32,
             const std::string& strategy, Run run) {
   if (call.B == 0 || call.G == 0 || call.H == 0) return;
   const int32_t device = like.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  const Plan plan = plan_for(call, direction, tf32, strategy, device);
+  const Plan& plan = plan_for(call, direction, tf32, strategy, device);
   const int64_t bytes = workspace_bytes(call, plan);
   std::optional<Tensor> workspace;
   if (bytes > 0) {

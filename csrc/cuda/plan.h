@@ -132,6 +132,8 @@ struct Sizes {
   Mode mode;
   Direction direction;
   int64_t T, B, G, H;
+
+  bool operator==(const Sizes&) const = default;
 };
 
 // The best plan of one strategy, or why it cannot serve.
