@@ -1,0 +1,119 @@
+"""What a mutant is: a kernel with a mistake in it, and the problems that bring it to light."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastrnn.testing import Problem
+from tests.ops.cuda.emulated import SOURCES, Emulated, EmulationError, cut
+from tests.ops.cuda.test_emulated import ELEMENTS
+from tests.ops.cuda.test_special import check
+
+SEEDS = 20  # schedules of each
+
+#: The only instance of a kernel that is compiled: lines of the launchers that choose one, by
+#: strategy, and what is in those that are kept. It takes a tenth of the time that all take.
+INSTANCES = {
+    "cluster": (r"^ +(case|default).* return (launch_|with_rows).*\n", ("RESIDENT, 1>", "int, 4>")),
+    "grid": (r"^ +case \d.* return launch_.*\n", ("<E, D, 1, 4>",)),
+    "step": (r"^.* return launch_steps<.*\n", ("<E, D, 1>",)),
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    strategy: str
+    direction: str
+    element: str = "bfloat16"
+
+    def __str__(self) -> str:
+        return f"{self.strategy}-{self.direction}-{self.element}"
+
+    def built(self, changed: Mapping[str, Mapping[str, str]]) -> Emulated:
+        """Its one instance, with texts replaced; `changed` by file of csrc/cuda, old text: new."""
+        pattern, instances = INSTANCES[self.strategy]
+        source = f"{self.strategy}_{self.element}.cu"
+        texts = {
+            f"{self.strategy}.h": narrowed(self.text(f"{self.strategy}.h"), pattern, instances),
+            source: narrowed(self.text(source), r"^template .*\n", (f"{self.direction.title()}&",)),
+        }
+        for file, replaced in changed.items():
+            text = texts.get(file) or self.text(file)
+            for old, new in replaced.items():
+                assert text.count(old) == 1, f"{file} has, not once: {old}"
+                text = text.replace(old, new)
+            texts[file] = text
+        return Emulated({f"cuda/{file}": text for file, text in texts.items()})
+
+    @staticmethod
+    def text(file: str) -> str:
+        return (SOURCES / "cuda" / file).read_text()
+
+
+def narrowed(text: str, pattern: str, kept: tuple[str, ...]) -> str:
+    """Without the lines of this pattern, but for those that have one of `kept` in them."""
+    lines = [match[0] for match in re.finditer(pattern, text, re.MULTILINE)]
+    for part in kept:
+        assert any(part in line for line in lines), f"no line of {pattern} has {part}"
+    for line in lines:
+        if not any(part in line for part in kept):
+            text = text.replace(line, "")
+    return text
+
+
+class Runs:
+    """A problem, how it is cut, and what is special about it."""
+
+    def __init__(
+        self,
+        hidden: int,
+        steps: int = 5,
+        batch: int = 3,
+        layout: str = "dense",
+        reverse: bool = False,
+        relu: bool = False,
+        spoilt: Mapping[str, float] | None = None,
+        processors: int = 8,
+        **tiling: int,
+    ) -> None:
+        self._problem: dict[str, Any] = {
+            "steps": steps,
+            "batch": batch,
+            "groups": 1,
+            "hidden": hidden,
+            "layout": layout,
+            "activation": "relu" if relu else "tanh",
+            "reverse_from": 0 if reverse else 1,
+        }
+        self._spoilt = dict(spoilt or {})
+        self._processors = processors
+        self._tiling = tiling
+
+    def first_fault(self, module: Emulated, kernel: Kernel) -> Exception | None:
+        """What is noticed first, under the schedules of the first seeds."""
+        dtype, mode = ELEMENTS[kernel.element]
+        options: dict[str, Any] = {"strategy": kernel.strategy, "processors": self._processors}
+        if kernel.strategy != "step":
+            hidden = self._problem["hidden"]
+            options["tiling"] = cut(kernel.strategy, hidden, dtype, **self._tiling)
+        for seed in range(SEEDS):
+            problem = Problem(**self._problem, dtype=dtype, seed=seed)
+            try:
+                check(kernel.direction, problem, mode, self._spoilt, module, seed=seed, **options)
+            except (AssertionError, EmulationError) as fault:
+                return fault
+        return None
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    kernel: Kernel
+    file: str
+    replaced: Mapping[str, str]
+    runs: Runs
+    noticed: str  # in the text of what is noticed
+    quick: bool = False
