@@ -47,8 +47,8 @@ LOOPS = {
     "cluster_bandwidth": ("STAS", "SYNCS.ARRIVE", "SYNCS.PHASECHK"),
     "grid_exchange": ("STG.E.64.STRONG.GPU", "LDG.E.128.STRONG.GPU"),
     "read_l2": ("LDG.E.128.STRONG.GPU",) * 8,
-    "products.*Half.*Li4E": ("HMMA.16816.F32.BF16",) * 16,
-    "products.*Half.*Li1E": ("HMMA.16816.F32.BF16",) * 16,
+    "products.*Bfloat16.*Li4E": ("HMMA.16816.F32.BF16",) * 16,
+    "products.*Bfloat16.*Li1E": ("HMMA.16816.F32.BF16",) * 16,
     "products.*Tf32.*Li4E": ("HMMA.1688.F32.TF32",) * 16,
     "reduction": ("STS", "BAR.SYNC", "LDS"),
 }
