@@ -24,7 +24,7 @@ from typing import Any
 from fastrnn.explain import DEVICES
 from fastrnn.ops import cpp
 
-from .kernel_stats import aligned
+from . import text
 from .sass import Stats, cuobjdump, spilled, stats
 
 SOURCES = Path(__file__).parents[1] / "csrc"
@@ -175,12 +175,10 @@ def markdown(table: Iterable[tuple[str, ...]]) -> list[str]:
         (*key[:3], *(" / ".join(dict.fromkeys(cell)) for cell in zip(*both, strict=True)))
         for key, both in pairs.items()
     ]
-    rule = ("---",) * WORDS + ("--:",) * (len(COLUMNS) - WORDS)
-    return [f"| {' | '.join(cells)} |" for cells in (COLUMNS, rule, *lines)]
+    return text.markdown(COLUMNS, lines, WORDS)
 
 
 DOCUMENT = Path(__file__).parents[1] / "docs/kernels.md"
-BEGIN, END = "<!-- cuda_stats: begin -->", "<!-- cuda_stats: end -->"
 BATCH = 16
 
 LEGEND = (
@@ -210,7 +208,7 @@ def main() -> None:
         if arguments.instances:
             print("\n".join(f"{instance!s:<34}{used}" for instance, used in taken.items()))
         else:
-            print("\n".join(aligned([COLUMNS, *rows(arch, taken, arguments.batch)], WORDS)))
+            print("\n".join(text.aligned([COLUMNS, *rows(arch, taken, arguments.batch)], WORDS)))
 
 
 def measure(arch: str) -> dict[Instance, Stats]:
@@ -224,14 +222,11 @@ def measure(arch: str) -> dict[Instance, Stats]:
 
 def write(table: list[str]) -> None:
     """Put the table between the marks in docs/kernels.md."""
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
     caption = (
         f"sm_90a, the plans for an H100 and B = {BATCH}, bfloat16 for half; forward / backward "
         f"where they differ. Written by `python -m benchmarks.cuda_stats --write`; {LEGEND}"
     )
-    lines = "\n".join(table)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{caption}\n\n{lines}\n{END}{after}")
+    text.replace(DOCUMENT, "cuda_stats", "\n".join([caption, "", *table]))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The constants of the plan's model, measured: `python -m benchmarks.gpu_calibration`.
+"""What a GPU can do at most, measured, for the plan's model and the floors.
 
-calibrate.cu measures those that csrc/cuda/plan.cpp assumes, under the same names. Beside them
-stands what cuDNN takes for a step where it is hardest to beat: H 128 and 256, whose weights its
-kernel keeps in registers. A layer's time at twice the steps less that at once them is the steps'
-alone.
+calibrate.cu measures what csrc/cuda/plan.cpp assumes, under the same names. `python -m
+benchmarks.gpu_calibration` measures the rest by torch: the memory's bandwidth, the rates of matrix
+products, and what cuDNN takes for a step where it is hardest to beat, at H 128 and 256, whose
+weights its kernel keeps in registers. A layer's time at twice the steps less that at once them is
+the steps' alone.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import statistics
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .journal import constants
 from .workers import run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +28,7 @@ MODEL = ROOT / "csrc" / "cuda" / "plan.cpp"
 #: Seconds of the compiler, and of the program.
 COMPILING, MEASURING = 60, 20
 
-HIDDEN, MODES, BATCH, STEPS = (128, 256), ("tf32", "bfloat16", "float16"), 16, 1000
+HIDDEN, CUDNN_MODES, BATCH, STEPS = (128, 256), ("tf32", "bfloat16", "float16"), 16, 1000
 
 
 def architecture(capability: tuple[int, int]) -> str:
@@ -67,33 +67,22 @@ def calibration(arch: str, deadline: float) -> dict[str, Any]:
             status, said = run(compiling(compiler, arch, program), _within(COMPILING, deadline))
             if status == 0:
                 status, said = run([str(program)], _within(MEASURING, deadline))
-                found |= read(said)
+                found |= constants(said)
         if status != 0:
             what = "it took too long" if status is None else f"status {status}"
             found["errors"].append(f"calibrate.cu: {what}: {said[-500:]}")
     me = [sys.executable, "-m", "benchmarks.gpu_calibration"]
     status, said = run(me, _within(MEASURING, deadline))
-    found["cudnn_us_a_step"] = read(said)["measured"]
+    by_torch = constants(said)["measured"]
+    found["cudnn_us_a_step"] = by_torch.pop("cudnn_us_a_step", {})
+    found["measured"] |= by_torch
     if status != 0:
-        found["errors"].append(f"cuDNN: status {status}: {said[-500:]}")
+        found["errors"].append(f"by torch: status {status}: {said[-500:]}")
     return found
 
 
 def _within(seconds: float, deadline: float) -> float:
     return max(1.0, min(seconds, deadline - time.time()))
-
-
-def read(said: str) -> dict[str, Any]:
-    """What a program said that prints a line of JSON for each constant: what it measured."""
-    measured, errors = {}, []
-    for line in said.splitlines():
-        with suppress(json.JSONDecodeError, KeyError, TypeError):
-            entry = json.loads(line)
-            if "error" in entry:
-                errors.append(f"{entry['name']}: {entry['error']}")
-            else:
-                measured[entry["name"]] = entry["value"]
-    return {"measured": measured, "errors": errors}
 
 
 def assumed(model: str) -> dict[str, float]:
@@ -118,27 +107,67 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Print cuDNN's times, as calibrate.cu prints its own."""
+    """Print what torch measures, as calibrate.cu prints its own."""
+    for name, measure in (
+        ("memory_bandwidth", memory_bandwidth),
+        ("rates", rates),
+        ("cudnn_us_a_step", cudnn),
+    ):
+        print(json.dumps({"name": name, "value": measure()}), flush=True)
+
+
+def memory_bandwidth() -> float:
+    """Bytes a second of a copy, what is read and what is written."""
+    import torch
+
+    from .clock import device_times
+
+    source = torch.empty(2**30, dtype=torch.int8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / (1e-3 * device_times(lambda: target.copy_(source)).best)
+
+
+def rates() -> dict[str, float]:
+    """Multiplications and additions a second of a large matrix product, by how it is computed."""
+    import torch
+
+    from .clock import device_times
+    from .modes import MODES, precision
+
+    size, found = 8192, {}
+    for mode_name in ("bfloat16", "tf32", "float32"):
+        with precision(mode_name) as mode:
+            a = torch.empty(size, size, dtype=mode.dtype, device="cuda").uniform_(-1, 1)
+            seconds = 1e-3 * device_times(lambda a=a: a @ a).best
+            found[MODES[mode_name].products] = 2 * size**3 / seconds
+    # Strict float32 may be three tf32 products.
+    found["float32"] = max(found["float32"], found["tf32"] / 3)
+    return found
+
+
+def cudnn() -> dict[str, float]:
+    """Microseconds a step of nn.RNN."""
     import torch
     from torch import nn
 
-    from .gpu_clock import device_ms
+    from .clock import device_times
     from .modes import precision
 
+    found = {}
     for hidden in HIDDEN:
-        for mode_name in MODES:
+        for mode_name in CUDNN_MODES:
             with precision(mode_name) as mode:
                 layer = nn.RNN(hidden, hidden).to("cuda", mode.dtype)
                 shape = 2 * STEPS, BATCH, hidden
                 x = torch.empty(shape, dtype=mode.dtype, device="cuda").uniform_(-1, 1)
 
                 def ms(steps: int, layer: nn.Module = layer, x: torch.Tensor = x) -> float:
-                    return statistics.median(device_ms(lambda: layer(x[:steps])))
+                    return device_times(lambda: layer(x[:steps])).median
 
                 with torch.inference_mode():
                     value = 1e3 * (ms(2 * STEPS) - ms(STEPS)) / STEPS
-            name = f"nn.RNN B={BATCH} H={hidden} {mode_name} inference"
-            print(json.dumps({"name": name, "value": value}), flush=True)
+            found[f"nn.RNN B={BATCH} H={hidden} {mode_name} inference"] = value
+    return found
 
 
 if __name__ == "__main__":

@@ -13,11 +13,8 @@ there is no GPU.
 from __future__ import annotations
 
 import argparse
-import datetime
-import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import sys
@@ -29,18 +26,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from . import gpu_calibration, gpu_record
+from . import gpu_calibration, gpu_record, machine
+from .gpu_record import BACKENDS
 from .journal import read
+from .machine import ROOT
 from .workers import Worker, run, supervise
-
-#: As in gpu_kernels, which needs torch.
-BACKENDS = ("triton", "cuda")
-
-ROOT = Path(__file__).resolve().parent.parent
 
 #: Seconds for all of it, and at most for its parts; timing has what they leave.
 TOTAL = 525
-BUILD, CALIBRATION, CORRECTNESS, SANITIZER = 110, 25, 190, 60
+BUILD, CALIBRATION, CORRECTNESS, SANITIZER = 110, 35, 190, 60
 
 #: The part of timing's share in which it may compile, in as many processes as there are.
 COMPILING = 0.3
@@ -65,56 +59,6 @@ def no_gpu() -> str | None:
     if not torch.cuda.is_available():
         return "torch sees none"
     return None
-
-
-def environment() -> dict[str, Any]:
-    """The machine, and the versions of all that matters to a kernel."""
-    import torch
-    import triton
-
-    properties = torch.cuda.get_device_properties(0)
-    return {
-        "gpu": properties.name,
-        "capability": [properties.major, properties.minor],
-        "processors": properties.multi_processor_count,
-        "memory": properties.total_memory,
-        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "max_clock": _said("nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader"),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "python": platform.python_version(),
-        **source(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
-    }
-
-
-def source() -> dict[str, Any]:
-    """What code this is: the commit, where git can tell, and the kernels' own digests."""
-    digests = {
-        "kernels_sha256": _digest("fastrnn/ops/triton/*.py"),
-        "cuda_kernels_sha256": _digest("csrc/*.h", "csrc/cuda/*", "fastrnn/ops/cuda.py"),
-    }
-    commit = _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
-    changes = _said("git", "-C", str(ROOT), "status", "--porcelain")
-    dirty = None if "unknown" in (commit, changes) else bool(changes)
-    return {"commit": commit, "dirty": dirty, **digests}
-
-
-def _digest(*patterns: str) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _said(*command: str) -> str:
-    """What a command prints, or "unknown"."""
-    if shutil.which(command[0]) is None:
-        return "unknown"
-    status, said = run(command, 20)
-    return said.strip() if status == 0 else "unknown"
 
 
 def build(arch: str) -> dict[str, Any]:
@@ -184,7 +128,7 @@ def sanitize(tool: str, backend: str, deadline: float) -> dict[str, Any]:
 
 def timing(deadline: float) -> dict[str, Any]:
     """The plan of gpu_timing, as far as time allows."""
-    from . import gpu_floor, gpu_timing
+    from . import gpu_timing
 
     me = [sys.executable, "-m", "benchmarks.gpu_timing"]
     with tempfile.TemporaryDirectory() as folder:
@@ -205,14 +149,7 @@ def timing(deadline: float) -> dict[str, Any]:
         )
         supervise([worker], deadline)
         entries = read(worker.journal)
-    rates = {name: gpu._asdict() for name, gpu in gpu_floor.GPUS.items()}
-    return {
-        "fp32_precision": "of torch.backends.cudnn.rnn and cuda.matmul, for both sides: tf32 in "
-        "the mode tf32, else ieee",
-        "bfloat16": "nn.RNN as shipped: weights not flattened by hand",
-        "floor_constants": rates,
-        **gpu_record.timing(entries, list(gpu_timing.plan())),
-    }
+    return gpu_record.timing(entries, list(gpu_timing.plan()))
 
 
 def attempt(part: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -225,19 +162,12 @@ def attempt(part: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, A
     return {**found, "seconds": round(time.time() - start, 1)}
 
 
-def record_name(environment: dict[str, Any]) -> str:
-    """From GPU, date and commit."""
-    parts = (environment.get("gpu"), environment.get("date"), environment.get("commit"))
-    name = "-".join(str(part or "unknown").removesuffix("+00:00") for part in parts)
-    return re.sub(r"[^a-z0-9-]+", "-", name.lower()) + ".json"
-
-
 def check() -> int:
     """All parts, each entered in the record as soon as it is done."""
     deadline = time.time() + TOTAL
-    record: dict[str, Any] = {"format": 2, "environment": attempt(environment)}
-    folder = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
-    path = folder / record_name(record["environment"])
+    record: dict[str, Any] = {"format": 3, "environment": attempt(machine.describe, "cuda")}
+    results = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
+    path = machine.path(results, record["environment"], "check")
 
     def enter(name: str, found: dict[str, Any]) -> None:
         record[name] = found
@@ -253,17 +183,52 @@ def check() -> int:
     enter("calibration", attempt(calibration, arch, time.time() + CALIBRATION))
     enter("correctness", attempt(correctness, time.time() + CORRECTNESS))
     enter("sanitizer", sanitizer(deadline))
-    enter("timing", attempt(timing, deadline))
-    print_summary(record)
+    timed = attempt(timing, deadline)
+    rows = timed.pop("rows", [])
+    enter("timing", timed)
+    clock = None
+    if rows:
+        clock = add_floors(rows, record)
+        print(write_times(rows, record, results))
+    print_summary(record, rows, clock)
     print(f"\n{path}")
     return record["status"]
 
 
-def print_summary(record: dict[str, Any]) -> None:
+def add_floors(rows: list[dict[str, Any]], record: dict[str, Any]) -> float | None:
+    """Give the rows their floors, of what this GPU was found to be able to; returns its clock."""
+    from . import gpu_floor, records
+
+    rates = gpu_floor.gpu(record["environment"]["gpu"])
+    if rates is None:
+        return None
+    rates = rates.calibrated(record["calibration"].get("measured", {}))
+    for row in rows:
+        row["floor"] = records.least(records.case(row), rates)
+    return rates.clock
+
+
+def write_times(rows: list[dict[str, Any]], record: dict[str, Any], results: Path) -> Path:
+    """File the times as every benchmark's are, beside the record of the check."""
+    from . import gpu_timing, records
+
+    times = {
+        "format": records.FORMAT,
+        "machine": record["environment"],
+        "selection": {"shapes": "gpu", "peers": "few", "budget_s": gpu_timing.BUDGET},
+        "absent": {},
+        "calibration": record["calibration"],
+        "rows": rows,
+    }
+    return records.write(times, results)
+
+
+def print_summary(record: dict[str, Any], rows: list[dict[str, Any]], clock: float | None) -> None:
     """What a person wants to know first, last."""
+    timed = {**record["timing"], "rows": rows}
     for part, table in (
-        ("timing", gpu_record.timing_table),
-        ("timing", gpu_record.fastest_table),
+        ("timing", lambda _: gpu_record.timing_table(timed)),
+        ("timing", lambda _: gpu_record.fastest_table(timed, clock)),
         ("calibration", gpu_calibration.table),
         ("correctness", gpu_record.correctness_table),
     ):
@@ -273,9 +238,9 @@ def print_summary(record: dict[str, Any]) -> None:
         outcome = found.get("outcome", found.get("error"))
         print(f"{name}: {outcome} {found.get('reason', '')} ({found.get('seconds')} s)")
     print("nothing was wrong with", ", ".join(gpu_record.proven(record)) or "no kernel")
-    machine = record["environment"]
-    keys = [key for key in ("gpu", "driver", "torch", "commit") if key in machine]
-    print(", ".join(f"{key} {machine[key]}" for key in keys))
+    environment = record["environment"]
+    keys = [key for key in ("gpu", "driver", "torch", "commit") if key in environment]
+    print(", ".join(f"{key} {environment[key]}" for key in keys))
     print("everything passed" if record["status"] == gpu_record.OK else "NOT everything passed")
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from .shapes import STEPS, Work
+
+#: As in gpu_kernels, which needs torch.
+BACKENDS = ("triton", "cuda")
 
 OUTCOMES = ("passed", "failed", "skipped", "not reached")
 OK, WRONG, NO_GPU = 0, 1, 2
@@ -63,25 +68,30 @@ def correctness(journals: Sequence[Entries]) -> dict[str, Any]:
 
 
 def timing(entries: Entries, planned: Sequence[str]) -> dict[str, Any]:
-    """Measurements of the recurrence and of the layer, from the journal of the timing."""
-    found: dict[str, list[dict[str, Any]]] = {"recurrence": [], "layer": [], "errors": []}
+    """Rows as records.py has them, and what did not come to any, from the timing's journal."""
+    found: dict[str, list[Any]] = {"rows": [], "errors": []}
     begun = []
     running = None
     for entry in entries:
-        if entry["event"] in ("recurrence", "layer"):
-            found[entry["event"]].append({k: v for k, v in entry.items() if k != "event"})
+        if entry["event"] == "row":
+            found["rows"].append(entry["row"])
         elif entry["event"] == "started":
             running = entry["name"]
             begun.append(running)
         elif entry["event"] == "ended":
             running = None
         elif entry["event"] == "error":
-            found["errors"].append({key: entry[key] for key in ("name", "part", "reason")})
+            found["errors"].append({key: entry[key] for key in ("name", "reason")})
         elif entry["event"] == "died":
             reason = f"its process ended: {entry['said']}"
-            name = running or "before the first"
-            found["errors"].append({"name": name, "part": "process", "reason": reason})
-    return {**found, "not reached": [name for name in planned if name not in begun]}
+            found["errors"].append({"name": running or "before the first", "reason": reason})
+    wrong = [
+        {"provider": provider, "case": " ".join((*_key(row), row["step"])), "reason": reason}
+        for row in found["rows"]
+        for provider, reason in row.get("wrong", {}).items()
+    ]
+    left = [name for name in planned if name not in begun]
+    return {**found, "wrong": wrong, "not reached": left}
 
 
 def status(record: dict[str, Any]) -> int:
@@ -98,13 +108,16 @@ def status(record: dict[str, Any]) -> int:
         and not tests.get("errors")
         and "error" not in tests
         and all(found.get("outcome") != "found" for found in record.get("sanitizer", {}).values())
-        and all(
-            entry.get("agrees", True)
-            for kind in ("recurrence", "layer")
-            for entry in record.get("timing", {}).get(kind, ())
-        )
+        and not _suspects(record)
     )
     return OK if right else WRONG
+
+
+def _suspects(record: dict[str, Any]) -> set[str]:
+    """Our kernels, or backends, that the timing found wrong; a peer's error is not ours."""
+    entries = record.get("timing", {}).get("wrong", ())
+    names = {entry["provider"].removeprefix("fastrnn.") for entry in entries}
+    return {name for name in names if name.partition(".")[0] in BACKENDS}
 
 
 def proven(record: dict[str, Any]) -> list[str]:
@@ -122,11 +135,7 @@ def proven(record: dict[str, Any]) -> list[str]:
     for tool, found in record.get("sanitizer", {}).items():
         if found.get("outcome") == "found":
             wrong.add(tool.partition(" ")[2])
-    for kind in ("recurrence", "layer"):
-        for entry in record.get("timing", {}).get(kind, ()):
-            if "error" in entry or not entry.get("agrees", True):
-                backend, _, kernels = entry["kernel"].partition(".")
-                wrong |= {f"{backend}.{kernel}" for kernel in kernels.split("/")}
+    wrong |= _suspects(record)
     names = [name for name in tests.get("kernels", {}) if "." in name]
     return [name for name in names if not {name, name.partition(".")[0]} & wrong]
 
@@ -159,102 +168,123 @@ def timing_table(found: dict[str, Any]) -> str:
     """A line for every shape and mode.
 
     Microseconds a step of the recurrence, forward/backward, by every kernel (* is its backend's
-    choice), and nn.RNN's time over FusedRNN's by each backend (! where we lose).
+    choice), and nn.RNN's time over that of fastrnn by each backend (! where we lose).
     """
     lines = [
         f"{'(T, B, I, H)':30}{'mode':9}"
         + "".join(f"{kernel:>14}" for kernel in COLUMNS.values())
         + f"{'':>3}{'inference':>11}{'forward':>9}{'training':>10}"
     ]
-    for key in dict.fromkeys(_key(e) for kind in ("recurrence", "layer") for e in found[kind]):
-        alone = [entry for entry in found["recurrence"] if _key(entry) == key]
+    rows: Entries = found["rows"]
+    for key in dict.fromkeys(map(_key, rows)):
+        mine = [row for row in rows if _key(row) == key]
+        alone = {row["step"]: row for row in mine if row["scope"] == "kernel"}
         cells = "".join(f"{_cell(alone, kernel):>14}" for kernel in COLUMNS)
-        layers: dict[str, dict[str | None, dict[str, Any]]] = {}
-        for entry in found["layer"]:
-            if _key(entry) == key:
-                layers.setdefault(entry["backend"], {})[entry.get("step")] = entry
+        beside = {row["step"]: row for row in mine if row["scope"] != "kernel"}
         start = f"{key[0]:30}{key[1]:9}{cells}"
-        for backend, steps in layers.items() or [("", {})]:
-            ratios = [_ratio(steps.get(step)) for step in ("inference", "forward", "training")]
-            if None in steps:
-                ratios[0] = "WRONG "
+        for backend in [b for b in BACKENDS if _is_named(f"fastrnn.{b}", beside.values())] or [""]:
+            ratios = [_ratio(beside.get(step), backend) for step in STEPS]
             ends = f"{ratios[0]:>7}{ratios[1]:>9}{ratios[2]:>10}"
             lines.append(f"{start}{backend:>7}{ends}".rstrip())
             start = " " * len(start)
-    for entry in (*found["recurrence"], *found["layer"]):
-        if "error" in entry or entry.get("agrees") is False:
-            what = f"{entry['kernel']} {entry.get('direction', 'layer')}"
-            reason = entry.get("error", entry.get("reason"))[:200].replace("\n", " ")
-            lines.append(f"{' '.join(_key(entry))} {what}: {reason}")
-    lines += [f"ERROR {e['name']}, {e['part']}: {e['reason'][-300:]}" for e in found["errors"]]
+    for entry in found["wrong"]:
+        reason = entry["reason"][:200].replace("\n", " ")
+        lines.append(f"{entry['provider']}, {entry['case']}: {reason}")
+    lines += [f"ERROR {error['name']}: {error['reason'][-300:]}" for error in found["errors"]]
     if found["not reached"]:
         lines.append(f"not reached: {', '.join(found['not reached'])}")
-    for backend in dict.fromkeys(entry["backend"] for entry in found["layer"]):
-        mine = [entry for entry in found["layer"] if entry["backend"] == backend]
-        losing = [entry for entry in mine if entry.get("ratio", 1) < 1]
-        shown = f", the {LISTED} worst" if len(losing) > LISTED else ""
-        lines.append(f"{backend}: slower than nn.RNN {len(losing)} of {len(mine)} times{shown}")
-        for entry in sorted(losing, key=lambda entry: entry["ratio"])[:LISTED]:
-            ms = f"{entry['ms_theirs']:.3f} ms, ours {entry['ms_ours']:.3f}"
-            lines.append(f"  {' '.join(_key(entry))} {entry['step']}: {entry['ratio']:.2f}x ({ms})")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_losing(rows)])
 
 
-def fastest_table(found: dict[str, Any]) -> str:
+def _losing(rows: Entries) -> list[str]:
+    lines = []
+    for backend in BACKENDS:
+        name = f"fastrnn.{backend}"
+        pairs = [
+            (row["times"]["nn.RNN"]["over"][name], row)
+            for row in rows
+            if {name, "nn.RNN"} <= set(row.get("times", ()))
+        ]
+        losing = sorted((pair for pair in pairs if pair[0] < 1), key=lambda pair: pair[0])
+        if pairs:
+            shown = f", the {LISTED} worst" if len(losing) > LISTED else ""
+            lines.append(
+                f"{backend}: slower than nn.RNN {len(losing)} of {len(pairs)} times{shown}"
+            )
+        for ratio, row in losing[:LISTED]:
+            theirs, ours = (row["times"][one]["ms"][2] for one in ("nn.RNN", name))
+            what = " ".join((*_key(row), row["step"]))
+            lines.append(f"  {what}: {ratio:.2f}x ({theirs:.3f} ms, ours {ours:.3f})")
+    return lines
+
+
+def fastest_table(found: dict[str, Any], clock: float | None) -> str:
     """Of every shape, mode and direction the fastest kernel, over its floor, and the plan.
 
     The plan's choice stands beside the fastest of its strategies where it is another, with how
     much slower it is; and what was measured of it over what the plan's model says.
+
+    Args:
+        clock: cycles a second, where they are known: the model counts in them.
     """
     lines = [
         f"{'(T, B, I, H)':30}{'mode':9}{'':10}{'fastest':>24}{'x floor':>9}  the plan's choice"
     ]
-    timed = [entry for entry in found["recurrence"] if "us_a_step" in entry]
     chosen = wrongly = 0
-    for case in dict.fromkeys((*_key(entry), entry["direction"]) for entry in timed):
-        entries = [entry for entry in timed if (*_key(entry), entry["direction"]) == case]
-        entries.sort(key=lambda entry: entry["us_a_step"])
-        best = entries[0]
-        floor = f"{best['over_floor']:.1f}" if "over_floor" in best else "-"
-        line = f"{case[0]:30}{case[1]:9}{case[2]:10}{_timed(best):>24}{floor:>9}"
-        strategies = [entry for entry in entries if entry["kernel"].startswith("cuda.")]
-        for choice in (entry for entry in strategies if entry["chosen"]):
-            slower = choice["us_a_step"] / strategies[0]["us_a_step"]
-            line += f"  {_timed(choice)}"
-            if "cycles_a_step" in choice:
-                line += f", {choice['cycles_a_step'] / choice['model_cycles_a_step']:.1f} x model"
+    for row in found["rows"]:
+        if row["scope"] != "kernel" or "times" not in row:
+            continue
+        us = {name: _us(row, name) for name in row["times"]}
+        best, *_ = fastest = sorted(us, key=us.__getitem__)
+        floor = max(row["floor"].values()) if "floor" in row else None
+        over = f"{us[best] / (1e3 * floor / row['work']['T']):.1f}" if floor else "-"
+        named = f"{best} {us[best]:.2f}"
+        line = f"{_key(row)[0]:30}{row['mode']:9}{row['step']:10}{named:>24}{over:>9}"
+        strategies = [name for name in fastest if name.startswith("cuda.")]
+        for choice in (name for name in strategies if row["choices"][name]["chosen"]):
+            line += f"  {choice} {us[choice]:.2f}"
+            if clock:
+                model = row["choices"][choice]["model_cycles_a_step"]
+                line += f", {1e-6 * us[choice] * clock / model:.1f} x model"
             chosen += 1
-            if choice is not strategies[0]:
+            if choice != strategies[0]:
                 wrongly += 1
-                line += f", {slower:.2f} x {_timed(strategies[0])}"
+                slower = us[choice] / us[strategies[0]]
+                line += f", {slower:.2f} x {strategies[0]} {us[strategies[0]]:.2f}"
         lines.append(line)
     return "\n".join([*lines, f"the plan did not choose the fastest: {wrongly} of {chosen} times"])
 
 
-def _timed(entry: dict[str, Any]) -> str:
-    return f"{entry['kernel']} {entry['us_a_step']:.2f}"
+def _us(row: dict[str, Any], name: str) -> float:
+    """Microseconds a step, by the median."""
+    return 1e3 * row["times"][name]["ms"][2] / row["work"]["T"]
 
 
-def _key(entry: dict[str, Any]) -> tuple[str, str]:
-    heads = f" x{entry['groups']}" if entry.get("groups", 1) > 1 else ""
-    relu = " relu" if entry["activation"] == "relu" else ""
-    return f"({', '.join(map(str, entry['shape']))}){heads}{relu}", entry["mode"]
+def _key(row: dict[str, Any]) -> tuple[str, str]:
+    return str(Work(**row["work"])), row["mode"]
 
 
-def _cell(entries: Entries, kernel: str) -> str:
+def _is_named(provider: str, rows: Iterable[dict[str, Any]]) -> bool:
+    return any(provider in row.get("times", ()) or provider in row.get("wrong", ()) for row in rows)
+
+
+def _cell(directions: dict[str, dict[str, Any]], kernel: str) -> str:
     """A kernel's times, forward/backward."""
-    cells = {}
-    for entry in entries:
-        if entry["kernel"] != kernel:
-            continue
-        if "us_a_step" in entry:
-            cells[entry["direction"]] = f"{entry['us_a_step']:.2f}" + "*" * entry["chosen"]
+    cells = []
+    for direction in ("forward", "backward"):
+        row = directions.get(direction, {})
+        if kernel in row.get("times", ()):
+            cells.append(f"{_us(row, kernel):.2f}" + "*" * row["choices"][kernel]["chosen"])
         else:
-            cells[entry["direction"]] = "WRONG" if entry.get("agrees") is False else "error"
-    return "/".join(cells.get(direction, "-") for direction in ("forward", "backward"))
+            cells.append("WRONG" if kernel in row.get("wrong", ()) else "-")
+    return "/".join(cells)
 
 
-def _ratio(entry: dict[str, Any] | None) -> str:
-    if entry is None:
+def _ratio(row: dict[str, Any] | None, backend: str) -> str:
+    name = f"fastrnn.{backend}"
+    if row is not None and name in row.get("wrong", ()):
+        return "WRONG "
+    if row is None or not {name, "nn.RNN"} <= set(row.get("times", ())):
         return "- "
-    return f"{entry['ratio']:.2f}" + ("!" if entry["ratio"] < 1 else " ")
+    ratio = row["times"]["nn.RNN"]["over"][name]
+    return f"{ratio:.2f}" + ("!" if ratio < 1 else " ")

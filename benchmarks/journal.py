@@ -1,4 +1,7 @@
-"""A journal: one JSON object a line, so that what a process found outlives it."""
+"""A journal: one JSON object a line, so that what a process found outlives it.
+
+Of a file that processes share, or of what a program prints.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +25,16 @@ def read(path: Path) -> list[dict[str, Any]]:
         with suppress(json.JSONDecodeError):
             entries.append(json.loads(line))
     return entries
+
+
+def constants(said: str) -> dict[str, Any]:
+    """What a program said that prints a line of JSON for each constant: what it measured."""
+    measured, errors = {}, []
+    for line in said.splitlines():
+        with suppress(json.JSONDecodeError, KeyError, TypeError):
+            entry = json.loads(line)
+            if "error" in entry:
+                errors.append(f"{entry['name']}: {entry['error']}")
+            else:
+                measured[entry["name"]] = entry["value"]
+    return {"measured": measured, "errors": errors}

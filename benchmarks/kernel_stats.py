@@ -11,7 +11,7 @@ import argparse
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,6 +26,7 @@ from triton.runtime.driver import driver
 
 from fastrnn.ops.triton.table import MODES, TABLE, Sizes, choose
 
+from . import text
 from .sass import Stats, cuobjdump, stats
 
 #: Bytes of shared memory a program may use, and multiprocessors, by compute capability: A100, H100
@@ -218,18 +219,6 @@ def row(case: Case, taken: Stats) -> tuple[str, ...]:
     return tuple(map(str, (*what, *resources, *loop)))
 
 
-def aligned(rows: Sequence[tuple[str, ...]], words: int) -> list[str]:
-    """The rows as lines, their cells one below the other: so many of words left, numbers right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if number < words else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        for cells in rows
-    ]
-
-
 def markdown(measured: Iterable[tuple[Case, Stats]]) -> list[str]:
     """The same for the documentation: dense and packed in one row, as `dense / packed`."""
     pairs: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
@@ -240,9 +229,7 @@ def markdown(measured: Iterable[tuple[Case, Stats]]) -> list[str]:
         (*what, *(" / ".join(dict.fromkeys(cell)) for cell in zip(*layouts, strict=True)))
         for what, layouts in pairs.items()
     ]
-    header = COLUMNS[:4] + COLUMNS[6:]
-    rule = ("---",) * 4 + ("--:",) * (len(header) - 4)
-    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
+    return text.markdown(COLUMNS[:4] + COLUMNS[6:], rows, words=4)
 
 
 def documented(case: Case) -> bool:
@@ -251,22 +238,16 @@ def documented(case: Case) -> bool:
 
 
 DOCUMENT = Path(__file__).parent.parent / "docs/kernels.md"
-BEGIN, END = "<!-- kernel_stats: begin -->", "<!-- kernel_stats: end -->"
 
 
 def write(measured: Iterable[tuple[Case, Stats]]) -> None:
     """Put the table between the marks in docs/kernels.md."""
-    text = DOCUMENT.read_text()
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{DOCUMENT} lacks the lines {BEGIN} and {END}: the table goes there")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
     table = "\n".join(markdown(measured))
     caption = (
         f"sm_90, Triton {triton.__version__}, tanh, bfloat16 for half; dense / packed where they "
         f"differ. Written by `python -m benchmarks.kernel_stats --write`; {LEGEND}"
     )
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{caption}\n\n{table}\n{END}{after}")
+    text.replace(DOCUMENT, "kernel_stats", f"{caption}\n\n{table}")
 
 
 LEGEND = (
@@ -305,7 +286,7 @@ def main() -> None:
     for arch in dict.fromkeys(case.arch for case in chosen):
         print(f"\n{arch}")
         rows = [row(case, taken) for case, taken in measured if case.arch == arch]
-        print("\n".join(aligned([COLUMNS, *rows], COLUMNS.index("registers"))))
+        print("\n".join(text.aligned([COLUMNS, *rows], COLUMNS.index("registers"))))
 
 
 if __name__ == "__main__":

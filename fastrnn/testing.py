@@ -132,3 +132,35 @@ def assert_close(
     torch.testing.assert_close(
         actual.double(), expected, rtol=0, atol=tolerance(problem, scale, mode)
     )
+
+
+def relative_tolerance(
+    dtype: torch.dtype, terms: int, steps: int, activation: str = "tanh", mode: str | None = None
+) -> tuple[float, float]:
+    """Bounds on ‖result − truth‖ / ‖truth‖ of an output and of a gradient, of any correct layer.
+
+    `tolerance` is a worst case and needs weights that do not amplify. This is for weights as nn.RNN
+    draws them, U(±1/√H), and for whole tensors, whose many errors are as good as independent: a sum
+    of n terms then errs by √n roundings, not n (Higham and Mary, A new approach to probabilistic
+    rounding error analysis, 2019). Their spectral radius is 1/√3, so that errors of earlier steps
+    add no more than a factor 1 / (1 - 1/√3) = 2.4; with the roundings of a step it stays below 8.
+
+    A loop over steps that autograd differentiates adds up a weight's T gradients in the storage
+    dtype, one by one: √T roundings. And relu has no derivative at 0: of the elements of z, a part
+    as small as the error lies within the error of it and may take either branch, which changes a
+    gradient by the square root of that part.
+
+    Args:
+        terms: of a sum: H and the number of input features.
+        mode: how a GPU computed the products; see `tolerance`.
+    """
+    stored = UNIT_ROUNDOFF[dtype]
+    summed = UNIT_ROUNDOFF[reference.accumulation_dtype(dtype)]
+    if mode is not None:
+        stored += MATRIX_UNIT[mode] + HARDWARE_TANH[mode]
+        summed *= 2
+    output = 8 * (stored + terms**0.5 * summed)
+    gradient = 8 * (steps**0.5 * stored + terms**0.5 * summed)
+    if activation == "relu":
+        gradient += output**0.5
+    return output, gradient

@@ -1,5 +1,6 @@
 """The GPU check where there is no GPU: what it says, and what it makes of what it is given."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -10,11 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu_calibration, gpu_check, gpu_floor, gpu_kernels, gpu_record
+from benchmarks import (
+    gpu_calibration,
+    gpu_check,
+    gpu_kernels,
+    gpu_record,
+    machine,
+    records,
+)
 from benchmarks.journal import append, read
+from benchmarks.shapes import STEPS
 from benchmarks.workers import Worker, supervise
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 TESTS = {
     "tests/gpu/test_kernels.py::a": {"kernel": "triton.rows", "mode": "float32"},
@@ -22,29 +31,44 @@ TESTS = {
     "tests/gpu/test_kernels.py::c": {"kernel": "cuda.grid"},
     "tests/gpu/test_layer.py::d": {},
 }
-SHAPE = {"shape": [1024, 16, 64, 64], "activation": "tanh", "mode": "float32"}
-RECURRENCE = {
-    **SHAPE,
-    "event": "recurrence",
-    "groups": 1,
-    "kernel": "triton.rows",
-    "chosen": True,
-    "direction": "forward",
-    "agrees": True,
-    "us_a_step": 0.25,
-    "over_floor": 1.85,
-}
-LAYER = {
-    **SHAPE,
-    "event": "layer",
-    "backend": "cuda",
-    "kernel": "cuda.cluster/grid",
-    "agrees": True,
-    "step": "training",
-    "ms_theirs": 1.0,
-    "ms_ours": 2.0,
-    "ratio": 0.5,
-}
+SHAPE = {"group": "cudnn", "work": {"T": 1000, "B": 16, "I": 64, "H": 64}, "mode": "float32"}
+NAME = "(1000, 16, 64, 64) float32"
+
+
+def kernel_row(step: str = "forward", **us: float) -> dict[str, Any]:
+    """Kernels of one direction, by "_" for ".", and the microseconds a step that each took."""
+    times = {
+        name.replace("_", ".", 1): {"ms": [one, one, one, one], "turns": 9, "over": {}}
+        for name, one in us.items()
+    }
+    choices = {name: {"chosen": True, "model_cycles_a_step": 500.0} for name in times}
+    floor = {"arithmetic": 0.1, "bytes": 0.05, "steps": 0.125}
+    return {
+        **SHAPE,
+        "scope": "kernel",
+        "step": step,
+        "times": times,
+        "choices": choices,
+        "floor": floor,
+    }
+
+
+def layer_row(step: str = "training", **ours: float) -> dict[str, Any]:
+    """nn.RNN, which takes 1 ms, and fastrnn by each backend, in ms."""
+    over = {f"fastrnn.{backend}": 1 / ms for backend, ms in ours.items()}
+    times = {"nn.RNN": {"ms": [1.0] * 4, "turns": 9, "over": over}}
+    times |= {
+        f"fastrnn.{name}": {"ms": [ms] * 4, "turns": 9, "over": {}} for name, ms in ours.items()
+    }
+    return {**SHAPE, "scope": "layer", "step": step, "times": times}
+
+
+def timing(*rows: dict[str, Any]) -> dict[str, Any]:
+    return gpu_record.timing([{"event": "row", "row": row} for row in rows], [])
+
+
+ROWS = (kernel_row(triton_rows=0.25), layer_row(cuda=2.0))
+WRONG_LAYER = {**layer_row(), "wrong": {"fastrnn.cuda": "far off"}}
 
 
 def journal(**outcomes: str) -> list[dict[str, Any]]:
@@ -126,7 +150,7 @@ def test_a_test_that_ends_its_process_has_failed() -> None:
             gpu_record.WRONG,
         ),
         (
-            {"correctness": correctness(**ALL), "timing": {"layer": [{"agrees": False}]}},
+            {"correctness": correctness(**ALL), "timing": timing(WRONG_LAYER)},
             gpu_record.WRONG,
         ),
         # Without the CUDA kernels not everything was tried, though nothing failed.
@@ -161,7 +185,7 @@ def test_a_pytest_that_could_not_run_is_an_error() -> None:
             ["triton.rows"],
         ),
         (
-            {"correctness": correctness(**ALL), "timing": {"layer": [{**LAYER, "agrees": False}]}},
+            {"correctness": correctness(**ALL), "timing": timing(WRONG_LAYER)},
             ["triton.rows"],
         ),
         ({}, []),
@@ -172,74 +196,66 @@ def test_what_a_record_proves(record: dict[str, Any], proven: list[str]) -> None
 
 
 def test_timing_of_what_was_reached() -> None:
-    wrong = {**RECURRENCE, "kernel": "cuda.grid", "chosen": False, "agrees": False}
-    wrong["reason"] = "far off"
-    del wrong["us_a_step"], wrong["over_floor"]
-    entries = [{"event": "started", "name": "first"}, RECURRENCE, wrong, LAYER]
+    row = {**kernel_row(triton_rows=0.25), "wrong": {"cuda.grid": "far off"}}
+    entries = [{"event": "started", "name": "first"}]
+    entries += [{"event": "row", "row": row}, {"event": "row", "row": layer_row(cuda=2.0)}]
     entries += [{"event": "ended", "name": "first"}, {"event": "started", "name": "second"}]
     entries += [{"event": "died", "status": 1, "said": "Timeout"}]
     found = gpu_record.timing(entries, ["first", "second", "third"])
-    assert len(found["recurrence"]) == 2
+    assert len(found["rows"]) == 2
     assert found["not reached"] == ["third"]
     assert found["errors"][0]["name"] == "second"
     table = gpu_record.timing_table(found)
     for words in ("0.25*/-", "WRONG/-", "0.50!", "far off", "not reached: third"):
         assert words in table
     assert "cuda: slower than nn.RNN 1 of 1 times" in table
-    assert "training: 0.50x (1.000 ms, ours 2.000)" in table
+    assert f"{NAME} training: 0.50x (1.000 ms, ours 2.000)" in table
 
 
 def test_each_backend_has_its_line_of_a_layer() -> None:
-    entries = [
-        {**LAYER, "backend": backend, "step": step, "ratio": ratio}
-        for backend, ratio in (("triton", 1.5), ("cuda", 2.5))
-        for step in ("inference", "forward", "training")
-    ]
-    table = gpu_record.timing_table(gpu_record.timing([RECURRENCE, *entries], []))
+    rows = [layer_row(step, triton=1 / 1.5, cuda=1 / 2.5) for step in STEPS]
+    table = gpu_record.timing_table(timing(kernel_row(triton_rows=0.25), *rows))
     header, first, second, *_ = table.splitlines()
     assert first.split()[-4:] == ["triton", "1.50", "1.50", "1.50"]
     assert second.split() == ["cuda", "2.50", "2.50", "2.50"]
     assert len(header) - 1 == len(first) == len(second)  # the last column marks where we lose
 
 
-def test_the_fastest_and_where_the_plan_chose_another() -> None:
-    def strategy(name: str, us: float, **rest: Any) -> dict[str, Any]:
-        model = {"model_cycles_a_step": 500.0, "cycles_a_step": 1755 * us}
-        return {**RECURRENCE, "kernel": f"cuda.{name}", "us_a_step": us, **model, **rest}
+def test_a_layer_whose_result_is_wrong_has_no_time() -> None:
+    table = gpu_record.timing_table(timing(WRONG_LAYER))
+    assert table.splitlines()[1].split()[-4:] == ["cuda", "-", "-", "WRONG"]
 
-    entries = [
-        RECURRENCE,
-        strategy("cluster", 0.4),
-        strategy("grid", 0.2, chosen=False),
-        strategy("cluster", 0.3, direction="backward"),
-        {**strategy("step", 4.0, direction="backward"), "chosen": False},
-    ]
-    table = gpu_record.fastest_table(gpu_record.timing(entries, []))
-    _, forward, backward, last = table.splitlines()
-    assert forward.split()[-1] == "0.20"
-    for words in ("cuda.grid 0.20", "cuda.cluster 0.40, 1.4 x model, 2.00 x cuda.grid"):
-        assert words in forward
-    assert backward.endswith("cuda.cluster 0.30, 1.1 x model")
+
+def test_the_fastest_and_where_the_plan_chose_another() -> None:
+    forward = kernel_row(triton_rows=0.25, cuda_cluster=0.4, cuda_grid=0.2)
+    forward["choices"]["cuda.grid"]["chosen"] = False
+    backward = kernel_row("backward", cuda_cluster=0.3, cuda_step=4.0)
+    backward["choices"]["cuda.step"]["chosen"] = False
+    table = gpu_record.fastest_table(timing(forward, backward, layer_row(cuda=2.0)), 1.755e9)
+    _, first, second, last = table.splitlines()
+    assert "cuda.grid 0.20" in first
+    assert first.endswith("1.6  cuda.cluster 0.40, 1.4 x model, 2.00 x cuda.grid 0.20")
+    assert second.endswith("cuda.cluster 0.30, 1.1 x model")
     assert last == "the plan did not choose the fastest: 1 of 2 times"
 
 
 @pytest.fixture
 def faked(monkeypatch: pytest.MonkeyPatch) -> None:
     """All parts stand in for themselves; the calibration fails to run at all."""
-    machine = {
+    described = {
+        "device": "cuda",
         "gpu": "NVIDIA H200",
         "capability": [9, 0],
         "date": "2030-01-02T03:04+00:00",
         "commit": "abc1234",
     }
     monkeypatch.setattr(gpu_check, "no_gpu", lambda: None)
-    monkeypatch.setattr(gpu_check, "environment", lambda: machine)
+    monkeypatch.setattr(machine, "describe", lambda device: described)
     monkeypatch.setattr(gpu_check, "build", lambda arch: {"archs": arch, **BUILT})
     monkeypatch.setattr(gpu_calibration, "calibration", lambda *_: 1 / 0)
     monkeypatch.setattr(gpu_check, "correctness", lambda deadline: correctness(**ALL))
     monkeypatch.setattr(gpu_check, "sanitize", lambda *_: {"outcome": "could not run"})
-    found = gpu_record.timing([RECURRENCE, LAYER], [])
-    monkeypatch.setattr(gpu_check, "timing", lambda deadline: found)
+    monkeypatch.setattr(gpu_check, "timing", lambda deadline: timing(*copy.deepcopy(ROWS)))
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -252,15 +268,19 @@ def test_one_record_of_all_parts(
         found = correctness(**{**ALL, "a": "failed"})
         monkeypatch.setattr(gpu_check, "correctness", lambda deadline: found)
     assert gpu_check.main([]) == (gpu_record.WRONG if failing else gpu_record.OK)
-    (path,) = tmp_path.iterdir()
-    assert path.name == "nvidia-h200-2030-01-02t03-04-abc1234.json"
-    record = json.loads(path.read_text())
+    folder = tmp_path / "nvidia-h200"
+    record = json.loads((folder / "2030-01-02t03-04-abc1234-check.json").read_text())
+    times = records.read(folder / "2030-01-02t03-04-abc1234-gpu.json")
+    assert len(list(folder.iterdir())) == 2
     parts = ("environment", "build", "calibration", "correctness", "sanitizer", "timing")
     assert set(record) == {"format", "status", *parts}
     assert record["build"]["archs"] == "9.0a"
     assert "ZeroDivisionError" in record["calibration"]["error"]
     assert {"memcheck triton", "racecheck cuda", "synccheck cuda"} < set(record["sanitizer"])
     assert all("seconds" in found for found in record["sanitizer"].values())
+    assert "rows" not in record["timing"]
+    assert [row["scope"] for row in times["rows"]] == ["kernel", "layer"]
+    assert all(row["floor"]["steps"] > 0 for row in times["rows"])
     said = capsys.readouterr().out
     assert ("NOT everything passed" in said) == failing
     assert (
@@ -302,27 +322,12 @@ def test_the_digest_is_of_the_cuda_kernels_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "csrc" / "cuda").mkdir(parents=True)
-    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
-    before = gpu_check.source()
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    before = machine.source()
     (tmp_path / "csrc" / "cuda" / "grid.h").write_text("// another\n")
-    after = gpu_check.source()
+    after = machine.source()
     assert before["cuda_kernels_sha256"] != after["cuda_kernels_sha256"]
     assert before["kernels_sha256"] == after["kernels_sha256"]
-
-
-def test_the_floor_of_one_shape_by_hand() -> None:
-    """bfloat16, B = 16, H = 64 on an H200."""
-    gpu = gpu_floor.gpu("NVIDIA H200")
-    assert gpu is not None
-    forward = gpu_floor.floor(16, 1, 64, 2, "half", "forward", gpu)
-    assert forward.arithmetic == pytest.approx(1e6 * 131072 / 989e12)  # 2 · 16 · 64²
-    assert forward.bytes == pytest.approx(1e6 * 4096 / 4.8e12)  # 2 · 16 · 64 · 2
-    # One program, a row for each: 100 cycles, 8192 bytes of W_hh at 310 a cycle, 110 cycles.
-    assert forward.exchange == pytest.approx((100 + 8192 / 310 + 110) / 1755)
-    assert forward.least == forward.exchange
-    backward = gpu_floor.floor(16, 1, 64, 2, "half", "backward", gpu)
-    assert backward.bytes == pytest.approx(1.5 * forward.bytes)
-    assert gpu_floor.gpu("NVIDIA GeForce RTX 4090") is None
 
 
 def test_the_plugin_goes_on_after_a_test_that_died(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_calibration
+from benchmarks.journal import constants
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ def test_a_calibration_is_read_as_far_as_it_got() -> None:
         '{"name": "product_cycles", "value": {"half": 1.0, "tf32": 2.0}}\n'
         '{"name": "grid_exchange", "error": "too many blocks"}\n{"name": "clus'
     )
-    found = gpu_calibration.read(said)
+    found = constants(said)
     assert found["measured"] == {"block_exchange": 81.5, "product_cycles": {"half": 1, "tf32": 2}}
     assert found["errors"] == ["grid_exchange: too many blocks"]
     table = gpu_calibration.table({"assumed": {"block_exchange": 100.0}, **found})

@@ -1,0 +1,219 @@
+"""Who computes a case: every backend of fastrnn, and what torch offers beside it.
+
+A provider is one small class. peers.py holds those that need another package, and the list of all.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fastrnn
+from fastrnn import FusedRNN
+from fastrnn.functional import recurrence
+from fastrnn.ops import dispatch
+from fastrnn.ops.reference import ACTIVATIONS
+
+from .modes import MODES
+from .shapes import Case
+from .task import Call, Task, of_layer, stepped
+
+
+class Provider:
+    """One who computes cases."""
+
+    name: str
+
+    #: The types of devices that it computes on.
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+    #: Whether its first call takes long for another reason than that its calls do.
+    compiles = False
+
+    #: Whether it keeps what a call allocated for the next one, so that its peak cannot be seen.
+    keeps_memory = False
+
+    def absent(self, device: str) -> str | None:
+        """Why it cannot compute anything here, on a device of a type that it knows, or None."""
+        return None
+
+    def refuses(self, case: Case, device: str) -> str | None:
+        """Why it cannot compute this case, or None."""
+        return None
+
+    def task(self, task: Task) -> Task:
+        """The task as this provider can do it, which is also what its result is held to."""
+        return task
+
+    def prepare(self, task: Task) -> Call:
+        """All that is done once; the call is what is timed."""
+        raise NotImplementedError
+
+    def using(self) -> AbstractContextManager[object]:
+        """A context in which its calls are made."""
+        return nullcontext()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Fastrnn(Provider):
+    """FusedRNN, or of a recurrence alone the function it is made of, by one backend."""
+
+    def __init__(self, backend: str = "auto") -> None:
+        self.backend = backend
+        self.name = "fastrnn" if backend == "auto" else f"fastrnn.{backend}"
+        self.devices = {"cpp": ("cpu",), "cuda": ("cuda",), "triton": ("cuda",)}.get(
+            backend, self.devices
+        )
+
+    def absent(self, device: str) -> str | None:
+        if self.backend == "auto":
+            asked = [dispatch.BACKENDS[name] for name in dispatch.AUTO.get(device, ())]
+            reasons = [module.unusable() for module in asked]
+            return None if None in reasons else f"it has no kernel here: {'; '.join(reasons)}"
+        return dispatch.BACKENDS[self.backend].unusable()
+
+    def refuses(self, case: Case, device: str) -> str | None:
+        state = torch.empty((1, case.work.groups, case.work.H), dtype=MODES[case.mode].dtype)
+        state = state.to(device)
+        if self.backend != "auto":
+            return dispatch.BACKENDS[self.backend].refuses(state)
+        reasons = [refuses(state) for refuses in dispatch.AUTO.get(device, {}).values()]
+        return None if None in reasons else f"auto takes the reference: {'; '.join(reasons)}"
+
+    def prepare(self, task: Task) -> Call:
+        work, step = task.work, task.case.step
+        if task.case.scope == "layer":
+            layer = FusedRNN(
+                work.I, work.H, work.layers, work.activation, bidirectional=work.bidirectional
+            ).to(task.device, task.dtype)
+            layer.load_state_dict(task.layer.state_dict())
+            return of_layer(layer, step)
+        weights = [task.weight_hh, task.h0]
+        return stepped(
+            step, lambda pre: recurrence(pre, *weights, activation=work.activation)[0], weights
+        )
+
+    def using(self) -> AbstractContextManager[object]:
+        return fastrnn.backend(self.backend)
+
+
+class NnRnn(Provider):
+    """torch.nn.RNN as shipped; on a GPU that is cuDNN.
+
+    It has no recurrence alone: of a layer with one input feature the rest costs next to nothing.
+    """
+
+    name = "nn.RNN"
+
+    def refuses(self, case: Case, device: str) -> str | None:
+        return "nn.RNN has no heads" if case.work.groups > 1 else None
+
+    def task(self, task: Task) -> Task:
+        if task.case.scope == "layer":
+            return task
+        case = replace(task.case, scope="layer", work=replace(task.work, I=1))
+        return Task(case, task.device, task.steps)
+
+    def prepare(self, task: Task) -> Call:
+        return of_layer(task.layer, task.case.step)
+
+
+class Flattened(NnRnn):
+    """nn.RNN in bfloat16 with its weights in one piece, as cuDNN wants them.
+
+    `flatten_parameters` passes bfloat16 over, so that as shipped they are copied at every call.
+    """
+
+    name = "nn.RNN flattened"
+    devices = ("cuda",)
+
+    def refuses(self, case: Case, device: str) -> str | None:
+        if case.mode != "bfloat16":
+            return "nn.RNN flattens all but bfloat16 by itself"
+        return super().refuses(case, device)
+
+    def prepare(self, task: Task) -> Call:
+        layer, work = task.layer, task.work
+        mode = 0 if work.activation == "relu" else 1  # as torch.backends.cudnn.rnn numbers them
+        with torch.no_grad():
+            torch._cudnn_rnn_flatten_weight(
+                layer._flat_weights,
+                4,  # two weights and two biases
+                work.I,
+                mode,
+                work.H,
+                0,  # no projection
+                work.layers,
+                False,  # time first
+                work.bidirectional,
+            )
+        return super().prepare(task)
+
+
+class EagerLoop(Provider):
+    """The loop that a user would write: a matrix product, an addition and an activation a step."""
+
+    name = "eager loop"
+
+    def refuses(self, case: Case, device: str) -> str | None:
+        return None if case.work.is_plain else "it is written for one layer of rows of one length"
+
+    def prepare(self, task: Task) -> Call:
+        if task.case.scope == "layer":
+            weight_ih, weight_hh, *biases = weights = list(task.layer.parameters())
+            h0 = weight_hh.new_zeros(task.work.B, task.work.H)
+
+            def output(x: Tensor) -> Tensor:
+                return self.loop(F.linear(x, weight_ih, sum(biases)), weight_hh, h0, task)
+
+            return stepped(task.case.step, output, weights)
+        weights = [task.weight_hh, task.h0]
+
+        def alone(pre: Tensor) -> Tensor:
+            return self.loop(pre[:, :, 0], task.weight_hh[0], task.h0[:, 0], task).unsqueeze(2)
+
+        return stepped(task.case.step, alone, weights)
+
+    def loop(self, pre: Tensor, weight_hh: Tensor, h: Tensor, task: Task) -> Tensor:
+        """pre [T, B, H], weight_hh [H, H], h [B, H] -> out [T, B, H]."""
+        return steps(pre, weight_hh, h, task.work.activation)
+
+
+def steps(pre: Tensor, weight_hh: Tensor, h: Tensor, activation: str) -> Tensor:
+    act = ACTIVATIONS[activation]
+    out = []
+    for now in pre.unbind():
+        h = act(torch.addmm(now, h, weight_hh.t()))
+        out.append(h)
+    return torch.stack(out)
+
+
+class CompiledLoop(EagerLoop):
+    """The same, compiled by torch.compile sixteen steps at a time.
+
+    All at once would take it minutes where T is in the hundreds; one by one, its calls would cost
+    more than the steps. `torch._higher_order_ops.scan` is no rival yet: in torch 2.13 inductor
+    compiles it for inference alone, and the loop is faster.
+    """
+
+    name = "torch.compile"
+    compiles = True
+    unrolled = 16
+
+    def prepare(self, task: Task) -> Call:
+        torch._dynamo.reset()
+        self._compiled = torch.compile(steps)
+        return super().prepare(task)
+
+    def loop(self, pre: Tensor, weight_hh: Tensor, h: Tensor, task: Task) -> Tensor:
+        out = []
+        for part in pre.split(self.unrolled):
+            out.append(self._compiled(part, weight_hh, h, task.work.activation))
+            h = out[-1][-1]
+        return torch.cat(out)

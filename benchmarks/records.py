@@ -1,0 +1,197 @@
+"""Records: what was measured on one machine at one time, a small JSON file that is never changed.
+
+They stand in results/, in a folder for each machine, by date and commit. `python -m benchmarks
+compare` holds one against another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import machine
+from .floor import Machine, floor, least_mib
+from .measure import Found
+from .shapes import Case, Work
+
+FORMAT = 1
+RESULTS = Path(__file__).parent / "results"
+
+#: How far a time may grow before it is called a regression.
+ALLOWED = 1.05
+
+#: MiB by which a peak may differ for no reason.
+GRAIN = 0.5
+
+Row = dict[str, Any]
+Record = dict[str, Any]
+
+
+def ours(provider: str) -> bool:
+    """Whether this is one of fastrnn's."""
+    return provider.partition(".")[0] == "fastrnn"
+
+
+def row(found: Found, rates: Machine | None = None) -> Row:
+    """What came of a case, as a record holds it: times in milliseconds, to four digits.
+
+    Of a provider's times `ms` has the best, the 20th percentile, the median and the 80th; `over`,
+    for each of ours, the median over the turns of its time over ours.
+
+    Args:
+        rates: what the machine can do at most, where it is known: the floor is of them.
+    """
+    case = found.case
+    made: Row = {
+        "group": case.group,
+        "scope": case.scope,
+        "work": case.work.to_json(),
+        "mode": case.mode,
+        "step": case.step,
+    }
+    if found.mib:
+        made |= {"mib": _rounded(found.mib), "least_mib": _rounded(least_mib(case))}
+    if found.times:
+        if rates is not None:
+            made["floor"] = least(case, rates)
+        mine = {name: times for name, times in found.times.items() if ours(name)}
+        made["times"] = {
+            name: {
+                "ms": _rounded(times.summary()),
+                "turns": len(times.ms),
+                "over": _rounded({other: times.over(t) for other, t in mine.items()}),
+            }
+            for name, times in found.times.items()
+        }
+    if found.wrong:
+        made["wrong"] = found.wrong
+    if found.too_long:
+        made["too_long_s"] = _rounded(found.too_long)
+    return made
+
+
+def least(case: Case, rates: Machine) -> dict[str, float]:
+    """The floor of a case, as a row holds it."""
+    return _rounded(floor(case, rates)._asdict())
+
+
+def case(row: Row) -> Case:
+    """The case that a row is of."""
+    return Case(row["group"], row["scope"], Work(**row["work"]), row["mode"], row["step"])
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(one) for one in value]
+    return value
+
+
+def key(row: Row) -> tuple[str, ...]:
+    """What a row measures: the same in every record."""
+    what = "mib" if "mib" in row else "times"
+    return (row["scope"], json.dumps(row["work"], sort_keys=True), row["mode"], row["step"], what)
+
+
+def write(record: Record, folder: Path = RESULTS) -> Path:
+    """File a new record; a line for each row. No record is ever overwritten.
+
+    Raises:
+        ValueError: it is no record.
+        FileExistsError: there is one of this machine, minute and commit.
+    """
+    _check(record)
+    path = machine.path(folder, record["machine"], record["selection"]["shapes"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = json.dumps({k: v for k, v in record.items() if k != "rows"}, indent=1)
+    rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in record["rows"])
+    with path.open("x") as file:
+        file.write(f'{head[:-2]},\n "rows": [\n{rows}\n]}}\n')
+    return path
+
+
+def read(path: Path) -> Record:
+    """A record.
+
+    Raises:
+        ValueError: the file holds none, or one of another format.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} holds no record: {error}") from None
+    _check(record, path)
+    return record
+
+
+def _check(record: Any, path: Path | None = None) -> None:
+    where = f"{path}: " if path else ""
+    if not isinstance(record, dict) or not {"machine", "selection", "rows"} <= set(record):
+        raise ValueError(f"{where}this is no record of benchmarks")
+    if record.get("format") != FORMAT:
+        raise ValueError(f"{where}format {record.get('format')} is not the {FORMAT} known here")
+
+
+def paths(folder: Path = RESULTS) -> dict[str, list[Path]]:
+    """The records of each machine, oldest first."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        if not path.stem.endswith("-check"):
+            found.setdefault(path.parent.name, []).append(path)
+    return found
+
+
+class Change(NamedTuple):
+    """Of a row of two records, one of our providers."""
+
+    what: str
+    provider: str
+    factor: float  #: the newer time over the older; of peaks the same
+    spread: float  #: what p80 over p20 was, in the times that the factor is made of
+
+    @property
+    def is_regression(self) -> bool:
+        return self.factor > ALLOWED
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether it is more than the turns differ among themselves."""
+        return self.factor > self.spread
+
+
+def compare(old: Record, new: Record) -> list[Change]:
+    """How our times and peaks changed, the worst first.
+
+    A time is taken relative to nn.RNN's of the same run, where both records have that: a machine's
+    mood falls on both.
+    """
+    before = {key(row): row for row in old["rows"]}
+    pairs = ((before[key(row)], row) for row in new["rows"] if key(row) in before)
+    changes = [change for a, b in pairs for change in _changes(a, b)]
+    return sorted(changes, key=lambda change: -change.factor)
+
+
+def _changes(old: Row, new: Row) -> Iterator[Change]:
+    what = f"{new['scope']} {case(new)}"
+    for name in _shared(old.get("mib", {}), new.get("mib", {})):
+        factor = new["mib"][name] / old["mib"][name]
+        yield Change(f"{what} memory", name, factor, GRAIN / old["mib"][name] + 1)
+    a, b = old.get("times", {}), new.get("times", {})
+    for name in _shared(a, b):
+        if "nn.RNN" in a and "nn.RNN" in b:
+            factor = a["nn.RNN"]["over"][name] / b["nn.RNN"]["over"][name]
+            used = [times[which] for times in (a, b) for which in (name, "nn.RNN")]
+        else:
+            factor = b[name]["ms"][2] / a[name]["ms"][2]
+            used = [a[name], b[name]]
+        spread = max(times["ms"][3] / times["ms"][1] for times in used)
+        yield Change(what, name, factor, spread)
+
+
+def _shared(old: Iterable[str], new: Iterable[str]) -> list[str]:
+    return [name for name in new if name in old and ours(name)]

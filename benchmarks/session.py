@@ -1,0 +1,93 @@
+"""What one run of pytest measures, and on what; and the record that is made of it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from . import cpu_floor, gpu_calibration, gpu_floor, machine, measure, peers, records
+from .floor import Machine
+from .measure import Found
+from .providers import Provider
+from .shapes import GROUPS, Case, select
+
+#: Seconds of a GPU's calibration.
+CALIBRATING = 120
+
+
+class Session:
+    """The cases of a run, who is to compute them, and what was found.
+
+    Args:
+        shapes, level, device, budget, threads: as the options of `pytest benchmarks --help`.
+
+    Raises:
+        ValueError: no shapes have such a name.
+    """
+
+    def __init__(
+        self, shapes: str, level: str, device: str | None, budget: float, threads: int | None
+    ) -> None:
+        self.shapes, self.level, self.budget = shapes, level, budget
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if threads:
+            torch.set_num_threads(threads)
+        self.cases = select(shapes, self.device)
+        self.absent: dict[str, str] = {}
+        #: Who computes a case, by what is measured of it ("time", "memory").
+        self.wanted: dict[tuple[str, Case], list[Provider]] = {}
+        self.found: dict[tuple[str, Case], Found] = {}
+        self.calibration: dict[str, Any] = {}
+        self._rates: Machine | None = None
+
+    def providers(self, case: Case) -> list[Provider]:
+        """Who can compute a case here."""
+        level = min(GROUPS[case.group].peers, self.level, key=peers.LEVELS.index)
+        present, absent = peers.providers(level, self.device)
+        self.absent |= absent
+        return [provider for provider in present if not provider.refuses(case, self.device)]
+
+    def measured(self, what: str, case: Case) -> Found:
+        """What came of a case, measured at the first call."""
+        if (what, case) not in self.found:
+            self._calibrate()
+            wanted = self.wanted[what, case]
+            if what == "time":
+                found = measure.times(case, wanted, self.device, self.budget)
+            else:
+                found = measure.memory(case, wanted, self.device)
+            self.found[what, case] = found
+        return self.found[what, case]
+
+    def _calibrate(self) -> None:
+        """Find out what this machine can do at most, before anything is measured on it."""
+        if self.calibration:
+            return
+        if self.device == "cuda":
+            arch = gpu_calibration.architecture(torch.cuda.get_device_capability())
+            deadline = time.time() + CALIBRATING
+            self.calibration = gpu_calibration.calibration(arch, deadline)
+            known = gpu_floor.gpu(torch.cuda.get_device_name())
+            self._rates = known and known.calibrated(self.calibration["measured"])
+        else:
+            self.calibration = cpu_floor.calibrate(torch.get_num_threads())
+            self._rates = cpu_floor.machine(self.calibration)
+
+    def rows(self) -> list[records.Row]:
+        return [records.row(found, self._rates) for found in self.found.values()]
+
+    def record(self) -> records.Record:
+        return {
+            "format": records.FORMAT,
+            "machine": machine.describe(self.device),
+            "selection": {"shapes": self.shapes, "peers": self.level, "budget_s": self.budget},
+            "absent": self.absent,
+            "calibration": self.calibration,
+            "rows": self.rows(),
+        }
+
+
+SESSION = pytest.StashKey[Session]()

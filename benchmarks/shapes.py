@@ -1,0 +1,288 @@
+"""The table of what is measured: shapes by the name of their group, each with its source.
+
+`select` makes cases of it; `python -m benchmarks shapes` prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from typing import Any
+
+STEPS = ("inference", "forward", "training")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A recurrent network's sizes: what it computes, not how."""
+
+    T: int  #: steps
+    B: int  #: batch rows
+    I: int  # noqa: E741  #: input features
+    H: int  #: hidden units
+    layers: int = 1
+    bidirectional: bool = False
+    packed: bool = False  #: rows of very uneven lengths, as a PackedSequence
+    groups: int = 1  #: recurrences side by side (heads), which no layer of nn.RNN has
+    activation: str = "tanh"
+
+    @property
+    def directions(self) -> int:
+        return 1 + self.bidirectional
+
+    @property
+    def is_plain(self) -> bool:
+        """One layer of one direction over rows of one length."""
+        return self.layers == self.directions == self.groups == 1 and not self.packed
+
+    @property
+    def traits(self) -> tuple[str, ...]:
+        """What it has beyond its four sizes."""
+        return (
+            *([f"{self.layers}-layer"] if self.layers > 1 else []),
+            *(["bidirectional"] if self.bidirectional else []),
+            *(["packed"] if self.packed else []),
+            *([f"{self.groups}-heads"] if self.groups > 1 else []),
+            *([self.activation] if self.activation != "tanh" else []),
+        )
+
+    def __str__(self) -> str:
+        return " ".join((f"({self.T}, {self.B}, {self.I}, {self.H})", *self.traits))
+
+    @property
+    def id(self) -> str:
+        """The same without a blank, as pytest's -k can find it."""
+        return "-".join((f"{self.T}x{self.B}x{self.I}x{self.H}", *self.traits))
+
+    def to_json(self) -> dict[str, Any]:
+        """Its sizes, and of the rest what is not as usual."""
+        usual = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement: so many providers do this, in turns."""
+
+    group: str
+    scope: str  #: "layer", with the input's product; "recurrence", alone; "kernel", one by itself
+    work: Work
+    mode: str  #: one of `modes.MODES`
+    step: str  #: one of STEPS; of a kernel "forward" or "backward"
+
+    def __str__(self) -> str:
+        return f"{self.work} {self.mode} {self.step}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Shapes of one source, and how they are measured."""
+
+    about: str
+    works: tuple[Work, ...]
+    scope: str = "layer"
+    steps: tuple[str, ...] = ("inference", "training")
+    cpu: tuple[str, ...] = ("float32",)  #: modes on a CPU; none: not measured there
+    cuda: tuple[str, ...] = ("float32", "tf32", "bfloat16", "float16")
+    peers: str = "most"  #: "few": nn.RNN; "most": but for what compiles for minutes; "all"
+    memory: bool = False  #: whether peak memory is measured too
+
+    def modes(self, device: str) -> tuple[str, ...]:
+        return self.cpu if device == "cpu" else self.cuda
+
+
+def _heads(steps: int, batch: int, head: int, heads: int) -> Work:
+    return Work(steps, batch, head, head, groups=heads)
+
+
+def _square(steps: int, batch: int, hidden: int, **traits: Any) -> Work:
+    return Work(steps, batch, hidden, hidden, **traits)
+
+
+HALF = ("bfloat16", "float16")
+FLOAT32 = ("float32", "tf32")
+LENGTHS = (128, 512, 2048, 8192, 32768, 65536)
+WIDTHS = (16, 32, 64, 128, 256, 512, 1024)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+GROUPS: dict[str, Group] = {
+    "overview": Group(
+        "small to large layers, the README's table",
+        (
+            _square(1000, 1, 64),
+            _square(100, 8, 64),
+            _square(100, 32, 64),
+            _square(100, 32, 128),
+            _square(512, 1, 256),
+            _square(100, 64, 256),
+            _square(128, 64, 512),
+            _square(128, 32, 1024),
+        ),
+        peers="all",
+        memory=True,
+    ),
+    "neuro": Group(
+        "task-trained networks of computational neuroscience: T 100 to 2000, B 32 to 256, "
+        "H 50 to 500",
+        (
+            Work(100, 32, 8, 50),
+            Work(500, 64, 16, 100),
+            Work(1000, 32, 8, 50, activation="relu"),
+            Work(2000, 64, 4, 128, activation="relu"),
+            Work(200, 256, 32, 256),
+            Work(500, 64, 32, 500),
+        ),
+        steps=STEPS,
+        cuda=FLOAT32,
+        peers="all",
+    ),
+    "fusion": Group(
+        "the layers of fastrnn.fusion: its text encoder, and its fusion of 4 to 64 tokens",
+        (
+            Work(100, 32, 64, 128),
+            Work(4, 32, 128, 64),
+            Work(16, 32, 256, 64),
+            Work(64, 32, 256, 64),
+        ),
+        steps=STEPS,
+        peers="all",
+    ),
+    "structure": Group(
+        "layers, directions and ragged rows",
+        tuple(
+            _square(steps, batch, hidden, **traits)
+            for steps, batch, hidden in ((100, 32, 128), (200, 16, 256))
+            for traits in (
+                {"layers": 2},
+                {"bidirectional": True},
+                {"layers": 2, "bidirectional": True},
+                {"packed": True},
+                {"layers": 2, "bidirectional": True, "packed": True},
+            )
+        ),
+    ),
+    "flaggems": Group(
+        "the benchmarks of FlagGems' rnn_tanh, and those of its GRU",
+        (
+            _square(16, 4, 32),
+            _square(32, 8, 64),
+            _square(64, 16, 128),
+            _square(100, 64, 512),
+            _square(100, 256, 512),
+            _square(128, 16, 256, layers=2),
+        ),
+        cpu=("float32", "bfloat16", "float16"),
+        cuda=("float32", "bfloat16", "float16"),
+    ),
+    "haste": Group(
+        "haste's benchmark of its LSTM: B 1 to 128, H 64 to 512, 50 steps, of 64 features",
+        tuple(Work(50, B, 64, H) for B, H in product((1, 32, 64, 128), (64, 128, 256, 512))),
+        cuda=("float32",),
+    ),
+    "flashrnn": Group(
+        "FlashRNN's head_dim, batch_size and sequence_length figures: 768 units in heads",
+        (
+            *(_heads(1024, 16, 768 // n, n) for n in (48, 24, 12, 6, 3, 1)),
+            *(_heads(1024, B, 768 // n, n) for n, B in product((12, 1), (2, 8, 32, 64, 128, 256))),
+            *(_heads(T, 16, 768 // n, n) for n, T in product((12, 1), (256, 512, 2048))),
+        ),
+        scope="recurrence",
+        cuda=HALF,
+    ),
+    "flashrnn-elman": Group(
+        "the tests of FlashRNN's Elman network, over 256 steps",
+        tuple(_square(256, B, H) for H, B in product((32, 64, 512, 1024), (2, 8, 16, 64))),
+        scope="recurrence",
+        cuda=("float32", "bfloat16"),
+    ),
+    "xma": Group(
+        "XMA's recurrent layer: 64 heads of 16",
+        (_heads(4096, 16, 16, 64),),
+        scope="recurrence",
+        cuda=("float32",),
+    ),
+    "cudnn": Group(
+        "where cuDNN changes its algorithm: H 256, 384, 1024; B 1, 8, 96, 128; packed rows, "
+        "layers, directions; and small H, which it keeps in registers",
+        (
+            *(_square(1024, 16, H) for H in (32, 64, 128, 256, 768)),
+            *(_square(512, 64, H) for H in (256, 264, 384, 392, 512, 768, 896, 1024, 1152, 2048)),
+            *(_square(512, B, 512) for B in (1, 8, 12, 96, 128, 136)),
+            *(_square(512, B, 1024) for B in (8, 96)),
+            _square(512, 64, 512, packed=True),
+            _square(512, 64, 512, layers=2),
+            _square(512, 64, 512, bidirectional=True),
+            _square(512, 64, 256, layers=2, bidirectional=True),
+        ),
+        cpu=(),
+        peers="few",
+    ),
+    "length": Group(
+        "growth with T",
+        tuple(_square(T, 8, 64) for T in LENGTHS),
+        peers="all",
+        memory=True,
+    ),
+    "width": Group(
+        "growth with H, the recurrence alone",
+        tuple(_square(100, B, H) for B, H in product((1, 32), (*WIDTHS, 2048))),
+        scope="recurrence",
+        peers="all",
+    ),
+    "batch": Group(
+        "growth with B, the recurrence alone",
+        tuple(_square(100, B, 128) for B in (1, 4, 16, 64, 256, 1024)),
+        scope="recurrence",
+    ),
+    "grid": Group(
+        "B by H, fifty steps: the map of speed-ups",
+        tuple(_square(50, B, H) for B, H in product(BATCHES, WIDTHS)),
+        cpu=("float32", "bfloat16"),
+        peers="few",
+    ),
+}
+
+#: Names for several groups at once.
+SELECTIONS: dict[str, tuple[str, ...]] = {"quick": ("overview",), "full": tuple(GROUPS)}
+
+#: On a CPU larger ones are left out: a call's forward pass takes seconds, its peers' minutes.
+CPU_OPERATIONS = 100e9
+
+
+def operations(work: Work) -> float:
+    """Multiplications and additions of the recurrences' products in a forward pass."""
+    recurrences = work.layers * work.directions * work.groups
+    return 2.0 * work.T * work.B * recurrences * work.H**2
+
+
+def names(selection: str) -> list[str]:
+    """The groups that a comma-separated list of groups and selections names, each once.
+
+    Raises:
+        ValueError: there is no such name.
+    """
+    chosen: dict[str, None] = {}
+    for name in selection.split(","):
+        if name not in GROUPS and name not in SELECTIONS:
+            known = ", ".join((*SELECTIONS, *GROUPS))
+            raise ValueError(f"no shapes are named {name!r}; choose of {known}")
+        chosen |= dict.fromkeys(SELECTIONS.get(name, (name,)))
+    return list(chosen)
+
+
+def select(
+    selection: str, device: str, scopes: Sequence[str] = ("layer", "recurrence")
+) -> list[Case]:
+    """The cases of the groups named, on a device's type, in the table's order."""
+    cases = []
+    for name in names(selection):
+        group = GROUPS[name]
+        if group.scope not in scopes:
+            continue
+        for work in group.works:
+            if device == "cpu" and operations(work) > CPU_OPERATIONS:
+                continue
+            for mode in group.modes(device):
+                cases += [Case(name, group.scope, work, mode, step) for step in group.steps]
+    return cases

@@ -1,0 +1,133 @@
+"""Records read as a person wants to: ours beside the best of the others, and beside the floor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .records import Row, ours
+from .shapes import Work
+from .text import aligned
+
+
+@dataclass(frozen=True)
+class Line:
+    """One case, as a table shows it."""
+
+    row: Row
+    mine: str  #: which of ours; the one that users get, where it was measured
+    peer: str | None  #: the fastest of the others, if there are any
+
+    @property
+    def work(self) -> Work:
+        return Work(**self.row["work"])
+
+    @property
+    def ms(self) -> float:
+        """Our best time."""
+        return self.row["times"][self.mine]["ms"][0]
+
+    @property
+    def peer_ms(self) -> float | None:
+        return None if self.peer is None else self.row["times"][self.peer]["ms"][0]
+
+    @property
+    def ratio(self) -> float | None:
+        """The median, over the turns, of the peer's time over ours."""
+        return self.over(self.peer)
+
+    def over(self, peer: str | None) -> float | None:
+        """The same of one peer; None where it was not measured."""
+        times = self.row["times"].get(peer)
+        return None if times is None else times["over"][self.mine]
+
+    @property
+    def over_floor(self) -> float | None:
+        """Our best time over the least there can be."""
+        return self.ms / max(self.row["floor"].values()) if "floor" in self.row else None
+
+    @property
+    def is_losing(self) -> bool:
+        return self.ratio is not None and self.ratio < 1
+
+
+def line(row: Row) -> Line | None:
+    """None where none of ours, or nothing at all, has a time."""
+    medians = {name: times["ms"][2] for name, times in row.get("times", {}).items()}
+    mine = {name: ms for name, ms in medians.items() if ours(name)}
+    others = {name: ms for name, ms in medians.items() if name not in mine}
+    if not mine:
+        return None
+    used = "fastrnn" if "fastrnn" in mine else min(mine, key=mine.__getitem__)
+    return Line(row, used, min(others, key=others.__getitem__, default=None))
+
+
+def lines(rows: Iterable[Row]) -> list[Line]:
+    return [made for made in map(line, rows) if made is not None]
+
+
+def cells(one: Line) -> tuple[str, ...]:
+    """ours, the best peer's, its name, ratio, over floor; a dash for what is not known."""
+    ratio = "–" if one.ratio is None else f"{one.ratio:.2f}×"
+    return (
+        number(one.ms),
+        number(one.peer_ms),
+        one.peer or "–",
+        ratio,
+        "–" if one.over_floor is None else f"{one.over_floor:.1f}",
+    )
+
+
+def number(value: float | None) -> str:
+    """Three digits."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+HEADER = ("(T, B, I, H)", "mode", "step", "ours, ms", "best peer, ms", "", "ratio", "× floor")
+
+
+def summary(rows: Iterable[Row]) -> list[str]:
+    """What a terminal shows of a record."""
+    rows = list(rows)
+    found = lines(rows)
+    shown = [HEADER] + [
+        (f"{one.work}", one.row["mode"], one.row["step"], *cells(one)) for one in found
+    ]
+    text = aligned(shown, 3) if found else []
+    memory = [row for row in rows if "mib" in row]
+    if memory:
+        text += ["", *aligned([MEMORY_HEADER, *map(memory_cells, memory)], 3)]
+    losing = [one for one in found if one.is_losing]
+    text += ["", f"slower than a peer: {len(losing)} of {len(found)} cases"]
+    for row in rows:
+        name = f"{Work(**row['work'])} {row['mode']} {row['step']}"
+        text += [f"WRONG {who}, {name}: {why}" for who, why in row.get("wrong", {}).items()]
+        text += [
+            f"too long to repeat: {who}, {name}: {seconds:.0f} s a call"
+            for who, seconds in row.get("too_long_s", {}).items()
+        ]
+    return text
+
+
+MEMORY_HEADER = ("(T, B, I, H)", "mode", "step", "ours, MiB", "least peer, MiB", "", "results, MiB")
+
+
+def memory_cells(row: Row) -> tuple[str, ...]:
+    """Ours, the least of the peers', and what the results alone take."""
+    mib: dict[str, Any] = row["mib"]
+    mine = {name: value for name, value in mib.items() if ours(name)}
+    used = "fastrnn" if "fastrnn" in mine else min(mine, key=mine.__getitem__, default=None)
+    others = {name: value for name, value in mib.items() if name not in mine}
+    peer = min(others, key=others.__getitem__, default=None)
+    return (
+        f"{Work(**row['work'])}",
+        row["mode"],
+        row["step"],
+        number(mib.get(used)),
+        number(others.get(peer)),
+        peer or "–",
+        number(row["least_mib"]),
+    )

@@ -1,0 +1,98 @@
+"""Turns and what is made of them."""
+
+import gc
+import itertools
+import time
+
+import pytest
+
+from benchmarks import clock
+from benchmarks.clock import Run, Times, in_turns
+from benchmarks.memory import peak_mib
+
+
+def test_times_are_summed_up() -> None:
+    times = Times((4.0, 1.0, 2.0, 3.0, 5.0))
+    assert times.best == 1
+    assert times.median == 3
+    assert times.quantile(0.2) == pytest.approx(1.8)
+    assert times.quantile(0.8) == pytest.approx(4.2)
+    assert times.summary() == pytest.approx([1, 1.8, 3, 4.2])
+    assert Times((7.0,)).summary() == [7] * 4
+
+
+def test_a_ratio_is_of_each_turn() -> None:
+    """A machine that was slow in one turn was slow for both."""
+    ours, theirs = Times((1.0, 10.0, 1.0)), Times((2.0, 20.0, 2.2))
+    assert theirs.over(ours) == 2
+    assert theirs.median / ours.median == 2.2
+
+
+def test_everyone_has_a_turn_before_anyone_has_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(clock.TURN_MS, "cpu", 3.0)
+    said: list[str] = []
+
+    def run(name: str, ms: float) -> Run:
+        return Run(lambda: (said.append(name), time.sleep(1e-3 * ms)))
+
+    found = in_turns([run("a", 1), run("b", 4)], "cpu", 0.02)
+    turns = [(name, len(list(calls))) for name, calls in itertools.groupby(said)]
+    assert turns[:2] == [("a", 1), ("b", 1)]  # how long is one?
+    names = [name for name, _ in turns]
+    assert names == ["a", "b"] * (len(names) // 2)
+    # Short calls are repeated until a turn is long enough; both have as many turns.
+    assert {count for name, count in turns[2:] if name == "b"} == {1}
+    assert all(count in (1, 2) for name, count in turns[2:] if name == "a")
+    assert [len(times.ms) for times in found] == [len(names) // 2 - 1] * 2
+    assert found[0].best >= 1
+    assert found[1].best >= 4
+
+
+def test_there_are_turns_enough_even_where_the_budget_is_none() -> None:
+    (found,) = in_turns([Run(lambda: None)], "cpu", 1e-9)
+    assert len(found.ms) == clock.LEAST_TURNS_OF_LONG
+    (found,) = in_turns([Run(lambda: None)], "cpu", 0.05)
+    assert len(found.ms) >= clock.LEAST_TURNS - 2
+
+
+def test_no_garbage_is_collected_within_a_turn() -> None:
+    seen: list[bool] = []
+    in_turns([Run(lambda: seen.append(gc.isenabled()))], "cpu", 1e-9)
+    assert not any(seen)
+    assert gc.isenabled()
+
+
+def test_a_context_is_entered_once_a_turn() -> None:
+    entered: list[str] = []
+
+    class Using:
+        def __enter__(self) -> None:
+            entered.append("in")
+
+        def __exit__(self, *_: object) -> None:
+            entered.append("out")
+
+    assert Run(lambda: entered.append("call"), Using).ms(2, "cpu") > 0
+    assert entered == ["in", "call", "call", "out"]
+
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize("mib", [1, 8, 40])
+def test_a_peak_is_what_was_held_at_once(mib: int) -> None:
+    """Twice of it in a row, given back in between, is once."""
+
+    def call() -> bytes:
+        for _ in range(2):
+            held = b"x" * (mib * MIB)
+            del held
+        return b"x" * (mib // 2 * MIB)
+
+    assert peak_mib(call, "cpu") == pytest.approx(mib, abs=0.5)
+
+
+def test_a_peak_does_not_hide_behind_what_was_given_back() -> None:
+    held = [b"x" * (300 << 10) for _ in range(100)]
+    del held
+    assert peak_mib(lambda: [b"x" * (300 << 10) for _ in range(100)], "cpu") > 28

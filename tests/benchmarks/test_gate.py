@@ -1,0 +1,156 @@
+"""The gate: whoever computes right passes it, whatever the shape, and nobody else."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from benchmarks import gate, measure, peers
+from benchmarks.providers import Fastrnn, NnRnn, Provider
+from benchmarks.shapes import STEPS, Case, Work
+from benchmarks.task import Task
+
+#: But for torch.compile, whose compilation takes seconds: the benchmarks themselves run it.
+PROVIDERS = {
+    provider.name: provider
+    for provider in peers.providers("all", "cpu")[0]
+    if provider.name != "torch.compile"
+}
+
+works = st.builds(
+    Work,
+    T=st.integers(1, 12),
+    B=st.integers(1, 9),
+    I=st.integers(1, 9),
+    H=st.integers(1, 20),
+    layers=st.integers(1, 2),
+    bidirectional=st.booleans(),
+    packed=st.booleans(),
+    activation=st.sampled_from(("tanh", "relu")),
+)
+recurrences = st.builds(
+    Work,
+    T=st.integers(1, 12),
+    B=st.integers(1, 9),
+    I=st.just(1),
+    H=st.integers(1, 20),
+    groups=st.integers(1, 3),
+    activation=st.sampled_from(("tanh", "relu")),
+)
+cases = st.one_of(
+    st.builds(
+        Case,
+        st.just("some"),
+        st.just(scope),
+        work,
+        st.sampled_from(("float32", "bfloat16", "float16")),
+        st.sampled_from(STEPS),
+    )
+    for scope, work in (("layer", works), ("recurrence", recurrences))
+)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@settings(max_examples=60, deadline=None)
+@given(case=cases)
+def test_every_provider_computes_what_it_is_asked(name: str, case: Case) -> None:
+    provider = PROVIDERS[name]
+    if provider.refuses(case, "cpu") is None:
+        measure.once(case, provider, "cpu")
+
+
+LAYER = Work(20, 6, 8, 16)
+
+
+#: What may go wrong with a tensor of the results.
+MISTAKES: dict[str, Callable[[Tensor], Tensor]] = {
+    "a column far off": lambda t: t.detach().index_fill(-1, torch.tensor([0]), 100.0),
+    "a step late": lambda t: t.detach().roll(1, 0),
+    "half of it left out": lambda t: t.detach().index_fill(0, torch.arange(len(t) // 2), 0),
+    "twice": lambda t: 2 * t.detach(),
+    "not a number": lambda t: t.detach().index_fill(0, torch.tensor([0]), float("nan")),
+    "too wide": lambda t: t.detach().double(),
+    "another shape": lambda t: t.detach()[:-1],
+}
+
+
+@pytest.mark.parametrize("which", range(6), ids=["out", "x", "w_ih", "w_hh", "b_ih", "b_hh"])
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("mode", ["float32", "bfloat16", "float16"])
+def test_a_wrong_result_does_not_pass(mode: str, mistake: str, which: int) -> None:
+    task = Task(Case("some", "layer", LAYER, mode, "training"))
+    results = NnRnn().prepare(task)(task.inputs[0])
+    gate.check(results, task)
+    results[which] = MISTAKES[mistake](results[which])
+    with pytest.raises(AssertionError):
+        gate.check(results, task)
+
+
+def test_a_result_that_is_missing_does_not_pass() -> None:
+    task = Task(Case("some", "layer", LAYER, "float32", "training"))
+    results = NnRnn().prepare(task)(task.inputs[0])
+    with pytest.raises(AssertionError, match="5 results instead of 6"):
+        gate.check(results[:-1], task)
+
+
+def test_float32_that_is_computed_in_half_precision_does_not_pass() -> None:
+    task = Task(Case("some", "layer", LAYER, "float32", "inference"))
+    half = task.layer.bfloat16()
+    out = half(task.inputs[0].leaf.bfloat16())[0].float()
+    task.layer.float()
+    with pytest.raises(AssertionError, match="the output is"):
+        gate.check([out], task)
+
+
+class Wrong(Fastrnn):
+    """The right result of other inputs."""
+
+    name = "fastrnn.wrong"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "fastrnn.wrong"
+
+    def prepare(self, task: Task) -> Callable[..., list[Tensor]]:
+        call = super().prepare(task)
+        return lambda inputs: call(task.inputs[1])
+
+
+class Failing(NnRnn):
+    """One that cannot."""
+
+    name = "failing"
+
+    def prepare(self, task: Task) -> Callable[..., list[Tensor]]:
+        raise RuntimeError("out of everything")
+
+
+class Slow(NnRnn):
+    name = "slow"
+
+
+def test_a_wrong_result_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("some", "layer", LAYER, "float32", "inference")
+    providers: list[Provider] = [NnRnn(), Wrong(), Failing(), Fastrnn()]
+    found = measure.times(case, providers, "cpu", 0.01)
+    assert set(found.times) == {"nn.RNN", "fastrnn"}
+    assert "the output is" in found.wrong["fastrnn.wrong"]
+    assert found.wrong["failing"] == "RuntimeError: out of everything"
+    assert len({len(times.ms) for times in found.times.values()}) == 1
+
+
+def test_what_takes_too_long_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "PATIENCE", 0.0)
+    case = Case("some", "layer", LAYER, "float32", "inference")
+    found = measure.times(case, [NnRnn()], "cpu", 0.01)
+    assert found.times == {}
+    assert found.too_long["nn.RNN"] > 0
+
+
+def test_an_error_of_the_device_ends_the_measuring() -> None:
+    with pytest.raises(measure.DeviceLost, match="some kernel: CUDA error: an illegal"):
+        measure.raise_if_lost(RuntimeError("CUDA error: an illegal access"), "some kernel")
+    measure.raise_if_lost(RuntimeError("out of memory"), "some kernel")

@@ -1,0 +1,126 @@
+"""The timing part of the GPU check where there is no GPU: its plan, and rows made on the CPU."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu_timing, records
+from benchmarks.clock import Times
+from benchmarks.gpu_timing import DIRECTIONS, Unit, kernel_row
+from benchmarks.journal import read
+from benchmarks.shapes import GROUPS, Work, select
+from fastrnn.ops import reference
+
+WORK = Work(6, 3, 5, 5)
+
+
+class Fake:
+    """A kernel that runs here: the reference, or what is made of it."""
+
+    backend, name, options = "triton", "rows", {}
+
+    def __init__(self, spoilt: float = 0.0, error: str | None = None) -> None:
+        self.spoilt, self.error = spoilt, error
+
+    def __str__(self) -> str:
+        return "triton.rows"
+
+    @property
+    def module(self) -> Any:
+        def through(function: Any) -> Any:
+            def run(*arguments: Any) -> Any:
+                if self.error:
+                    raise RuntimeError(self.error)
+                first, second = function(*arguments)
+                return first + self.spoilt, second
+
+            return run
+
+        return SimpleNamespace(
+            forward=through(reference.forward), backward=through(reference.backward)
+        )
+
+
+@pytest.fixture(autouse=True)
+def choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_timing, "chosen", lambda *_: "another")
+
+
+def row(kernel: Fake, direction: str, mode: str = "float32", work: Work = WORK) -> records.Row:
+    unit = Unit("cudnn", work, mode)
+    clock = lambda call: (call(), Times((1.0, 2.0, 3.0)))[1]  # noqa: E731
+    return kernel_row(unit, direction, [kernel], "cpu", clock)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("mode", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("work", [WORK, Work(6, 3, 5, 5, groups=2, activation="relu")], ids=str)
+def test_a_right_kernel_has_a_time(work: Work, mode: str, direction: str) -> None:
+    found = row(Fake(), direction, mode, work)
+    assert found["scope"] == "kernel"
+    assert found["times"]["triton.rows"]["ms"][2] == 2
+    assert found["choices"] == {"triton.rows": {"chosen": False}}
+    assert "wrong" not in found
+    assert records.case(json.loads(json.dumps(found))).step == direction
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_wrong_kernel_has_none(direction: str) -> None:
+    found = row(Fake(spoilt=0.01), direction)
+    assert "times" not in found
+    assert "of its norm off" in found["wrong"]["triton.rows"]
+    assert row(Fake(error="no room"), direction)["wrong"] == {
+        "triton.rows": "RuntimeError: no room"
+    }
+
+
+def test_a_lost_device_is_no_wrong_kernel() -> None:
+    with pytest.raises(gpu_timing.DeviceLost):
+        row(Fake(error="CUDA error: unspecified launch failure"), "forward")
+
+
+def test_the_plan_is_of_the_table() -> None:
+    plan = gpu_timing.plan()
+    cases = {(case.group, case.work, case.mode) for case in select("full", "cuda")}
+    assert {tuple(unit) for unit in plan.values()} <= cases
+    assert len(plan) > 80
+    groups = list(dict.fromkeys(unit.group for unit in plan.values()))
+    assert groups[:3] == ["cudnn", "neuro", "flashrnn"]
+    works = {unit.work for unit in plan.values() if unit.group == "cudnn"}
+    assert works == set(GROUPS["cudnn"].works)
+
+
+def test_the_journal_goes_on_and_survives_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = {name: Unit("cudnn", WORK, "float32") for name in ("first", "second", "third")}
+    made: list[str] = []
+
+    def rows(unit: Unit) -> Any:
+        made.append("row")
+        yield {"scope": "kernel"}
+        if len(made) == 1:
+            raise ValueError("no such thing")
+
+    monkeypatch.setattr(gpu_timing, "plan", lambda: units)
+    monkeypatch.setattr(gpu_timing, "rows", rows)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    path = tmp_path / "journal"
+    gpu_timing.append(path, event="started", name="second")  # where a process before it died
+    gpu_timing.measure_plan(path, float("inf"))
+    entries = read(path)
+    assert [entry["name"] for entry in entries if entry["event"] == "started"] == [
+        "second",
+        "first",
+        "third",
+    ]
+    (error,) = (entry for entry in entries if entry["event"] == "error")
+    assert (error["name"], error["reason"]) == ("first", "ValueError: no such thing")
+    assert [entry["event"] for entry in entries].count("row") == 2
+    assert entries[-1]["event"] == "finished"
+    gpu_timing.measure_plan(tmp_path / "late", 0.0)
+    assert [entry["event"] for entry in read(tmp_path / "late")] == ["finished"]

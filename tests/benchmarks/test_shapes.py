@@ -1,0 +1,88 @@
+"""The table of shapes, and what is chosen of it."""
+
+from collections import Counter
+
+import pytest
+
+from benchmarks.modes import MODES
+from benchmarks.peers import LEVELS
+from benchmarks.shapes import (
+    CPU_OPERATIONS,
+    GROUPS,
+    SELECTIONS,
+    STEPS,
+    Work,
+    names,
+    operations,
+    select,
+)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_group_says_what_can_be_measured(name: str) -> None:
+    group = GROUPS[name]
+    assert group.about
+    assert set(group.steps) <= set(STEPS)
+    assert {*group.cpu, *group.cuda} <= set(MODES)
+    assert "tf32" not in group.cpu
+    assert group.peers in LEVELS
+    assert not [work for work, count in Counter(group.works).items() if count > 1]
+    for work in group.works:
+        assert min(work.T, work.B, work.I, work.H) >= 1
+        # A layer of nn.RNN has no heads; and the recurrence alone is of one layer.
+        assert work.groups == 1 or group.scope == "recurrence"
+        assert group.scope == "layer" or work.layers == work.directions == 1
+        assert group.scope == "layer" or not (work.packed or group.memory)
+
+
+def test_the_shapes_of_every_peer_are_there() -> None:
+    """Those that are published, as their sources have them."""
+    heads = {(w.H, w.groups) for w in GROUPS["flashrnn"].works if (w.T, w.B) == (1024, 16)}
+    assert heads == {(16, 48), (32, 24), (64, 12), (128, 6), (256, 3), (768, 1)}
+    batches = {w.B for w in GROUPS["flashrnn"].works if w.groups == 1 and w.T == 1024}
+    assert batches == {2, 8, 16, 32, 64, 128, 256}
+    assert len(GROUPS["flashrnn-elman"].works) == len(GROUPS["haste"].works) == 16
+    assert {(w.T, w.B, w.H) for w in GROUPS["flaggems"].works} >= {(16, 4, 32), (64, 16, 128)}
+    assert [(w.T, w.B, w.H, w.groups) for w in GROUPS["xma"].works] == [(4096, 16, 16, 64)]
+    boundaries = {256, 264, 384, 392, 512, 768, 896, 1024, 1152, 2048}
+    assert {w.H for w in GROUPS["cudnn"].works if w.B == 64} >= boundaries
+    assert [w.T for w in GROUPS["length"].works][:: len(GROUPS["length"].works) - 1] == [128, 65536]
+
+
+def test_what_is_selected() -> None:
+    assert names("quick") == ["overview"]
+    assert names("full") == list(GROUPS)
+    assert names("neuro,quick,neuro") == ["neuro", "overview"]
+    cases = select("neuro", "cpu")
+    assert {case.group for case in cases} == {"neuro"}
+    assert len(cases) == len(GROUPS["neuro"].works) * len(STEPS)
+    assert {case.mode for case in select("neuro", "cuda")} == {"float32", "tf32"}
+    assert select("cudnn", "cpu") == []
+    assert {case.scope for case in select("full", "cpu", ("recurrence",))} == {"recurrence"}
+
+
+def test_a_cpu_is_spared_what_takes_it_seconds() -> None:
+    huge = [w for w in GROUPS["flashrnn"].works if operations(w) > CPU_OPERATIONS]
+    assert huge
+    assert not {case.work for case in select("flashrnn", "cpu")} & set(huge)
+    assert {case.work for case in select("flashrnn", "cuda")} >= set(huge)
+
+
+def test_an_unknown_name_is_refused_and_the_known_ones_told() -> None:
+    with pytest.raises(ValueError, match="no shapes are named 'fast'; choose of quick, full, over"):
+        names("overview,fast")
+
+
+def test_a_work_has_a_name_and_its_json_the_way_back() -> None:
+    work = Work(10, 3, 4, 5, layers=2, bidirectional=True, packed=True, activation="relu")
+    assert str(work) == "(10, 3, 4, 5) 2-layer bidirectional packed relu"
+    assert work.id == "10x3x4x5-2-layer-bidirectional-packed-relu"
+    assert Work(**work.to_json()) == work
+    assert Work(1, 2, 3, 4).to_json() == {"T": 1, "B": 2, "I": 3, "H": 4}
+    every = [w for group in GROUPS.values() for w in group.works]
+    assert all(Work(**w.to_json()) == w for w in every)
+    assert len({w.id for w in every}) == len(set(every))
+
+
+def test_every_selection_names_groups() -> None:
+    assert all(set(groups) <= set(GROUPS) for groups in SELECTIONS.values())
