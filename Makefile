@@ -4,13 +4,15 @@
 #   make demo    train a small multimodal model and see that its recurrence carries knowledge
 #   make test    the tests, but for those marked slow; MARK= chooses others
 #   make lint    ruff and mypy
-#   make bench   the benchmarks; FLAGS= goes to pytest
+#   make bench   the benchmarks, small to large layers, in two minutes; FLAGS= goes to pytest
+#   make bench-full  all of them, in an hour or more; both leave a record in benchmarks/results
 #   make gpu-check  the proof of the GPU kernels, on a machine with a GPU; needs no .venv
 #   make clean   remove what was built, but not .venv
 
 PYTHON ?= python3
 MARK ?= not slow and not gpu
 FLAGS ?=
+COLUMNS := --benchmark-columns=min,median,iqr,rounds
 PYTEST := -n auto --maxprocesses 4 --benchmark-disable
 
 VENV := .venv
@@ -18,7 +20,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint bench gpu-check clean
+.PHONY: demo test lint bench bench-full gpu-check clean
 
 demo: $(VENV)/built
 	fastrnn demo cued-recall
@@ -34,7 +36,10 @@ lint: $(VENV)/installed
 	mypy
 
 bench: $(VENV)/built
-	python -m pytest benchmarks $(FLAGS)
+	python -m pytest benchmarks --shapes quick --peers most $(COLUMNS) $(FLAGS)
+
+bench-full: $(VENV)/built
+	python -m pytest benchmarks --shapes full --budget 0.8 $(COLUMNS) $(FLAGS)
 
 # As it is, without .venv: a GPU's machine has its own torch, and may reach no network.
 gpu-check:

@@ -20,8 +20,8 @@ from .providers import Provider
 from .session import SESSION, Session
 from .shapes import GROUPS, SELECTIONS, Case
 
-#: Steps of a case where only its code is to be tried.
-TRIAL = 8
+#: Steps of a case where only its code is to be tried: more than are done without a kernel.
+TRIAL = 4
 
 
 class Replay:
@@ -60,6 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[SESSION] = Session(*options)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
+    if config.getoption("numprocesses", None) and not config.getoption("benchmark_disable"):
+        raise pytest.UsageError("processes side by side cannot be timed: -n 0, or timing off")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

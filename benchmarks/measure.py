@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from . import gate
 from .clock import Run, Times, in_turns
+from .floor import operations
 from .memory import peak_mib
 from .modes import precision
 from .providers import Provider
 from .shapes import Case
 from .task import Call, Task
 
-#: Seconds beyond which a call is too long to be repeated.
-PATIENCE = 5.0
+#: Seconds beyond which a call is too long to be repeated. Of a case of so many operations it is
+#: foreseen; others are never that long.
+PATIENCE, LARGE = 5.0, 1e9
 
 #: How many times a peak is measured; the median counts.
 PEAKS = 3
@@ -42,7 +44,7 @@ class Found:
     times: dict[str, Times] = field(default_factory=dict)
     mib: dict[str, float] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)  #: why it has no time
-    too_long: dict[str, float] = field(default_factory=dict)  #: seconds of the one call it made
+    too_long: dict[str, float] = field(default_factory=dict)  #: seconds that a call takes
 
 
 def times(case: Case, providers: Sequence[Provider], device: str, budget: float) -> Found:
@@ -75,7 +77,11 @@ def times(case: Case, providers: Sequence[Provider], device: str, budget: float)
 def memory(
     case: Case, providers: Sequence[Provider], device: str, steps: int | None = None
 ) -> Found:
-    """The peak memory of a case. It leaves malloc slower than it was: see `memory.peak_mib`."""
+    """The peak memory of a case. It leaves malloc slower than it was: see `memory.peak_mib`.
+
+    Args:
+        steps: fewer, where only the code is to be tried.
+    """
     found = Found(case)
     with precision(case.mode):
         task = Task(case, device, steps)
@@ -84,11 +90,11 @@ def memory(
             if passed is not None:
                 call, own = passed
                 with provider.using():
-                    once = [
+                    peaks = [
                         peak_mib(lambda: call(own.inputs[0]), device)  # noqa: B023
-                        for _ in range(PEAKS)
+                        for _ in range(PEAKS if steps is None else 1)
                     ]
-                found.mib[provider.name] = sorted(once)[PEAKS // 2]
+                found.mib[provider.name] = statistics.median(peaks)
     return found
 
 
@@ -108,14 +114,14 @@ def once(case: Case, provider: Provider, device: str, steps: int | None = None) 
 def _pass(provider: Provider, task: Task, found: Found) -> tuple[Call, Task] | None:
     """The call of a provider and what it is of, if its result is right and it takes its turn."""
     try:
-        own = provider.task(task)
-        call = provider.prepare(own)
-        with provider.using():
-            results, seconds = _timed(call, own)
-            gate.check(results, own)
-            if provider.compiles or seconds < 3 * PATIENCE:
-                del results
-                _, seconds = _timed(call, own)  # what is done once has been done
+        seconds = _foreseen(provider, task)
+        if seconds <= PATIENCE:
+            own = provider.task(task)
+            call = provider.prepare(own)
+            with provider.using():
+                # The first compiles, and what else is done once.
+                gate.check(call(own.inputs[0]), own)
+                seconds = _timed(call, own)
     except AssertionError as error:
         found.wrong[provider.name] = str(error)[:500]
         return None
@@ -129,10 +135,20 @@ def _pass(provider: Provider, task: Task, found: Found) -> tuple[Call, Task] | N
     return call, own
 
 
-def _timed(call: Call, task: Task) -> tuple[list[Tensor], float]:
-    """The results of a call, and the seconds it took."""
+def _foreseen(provider: Provider, task: Task) -> float:
+    """Seconds that a call will take, judged by a tenth of its steps where it is a large one."""
+    if provider.compiles or task.steps < 10 or operations(task.case) < LARGE:
+        return 0.0
+    part = provider.task(Task(task.case, task.device, task.steps // 10))
+    call = provider.prepare(part)
+    with provider.using():
+        return _timed(call, part) * task.steps / part.steps
+
+
+def _timed(call: Call, task: Task) -> float:
+    """The seconds of a call."""
     start = time.perf_counter()
-    results = call(task.inputs[0])
+    call(task.inputs[0])
     if task.device.type == "cuda":
         torch.cuda.synchronize()
-    return results, time.perf_counter() - start
+    return time.perf_counter() - start

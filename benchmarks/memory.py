@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +26,6 @@ def peak_mib(call: Callable[[], object], device: str) -> float:
     Raises:
         OSError: the system is not Linux, or does not let a process reset its peak.
     """
-    gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

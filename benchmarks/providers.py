@@ -206,9 +206,15 @@ class CompiledLoop(EagerLoop):
     compiles = True
     unrolled = 16
 
+    def __init__(self) -> None:
+        self._any_size = torch.compile(steps, dynamic=True)
+
     def prepare(self, task: Task) -> Call:
-        torch._dynamo.reset()
-        self._compiled = torch.compile(steps)
+        if task.is_trial:  # one compilation for all
+            self._compiled = self._any_size
+        else:
+            torch._dynamo.reset()
+            self._compiled = torch.compile(steps)
         return super().prepare(task)
 
     def loop(self, pre: Tensor, weight_hh: Tensor, h: Tensor, task: Task) -> Tensor:

@@ -162,6 +162,16 @@ GROUPS: dict[str, Group] = {
             )
         ),
     ),
+    "short": Group(
+        "one to eight steps, which leave little to fuse: what a call costs",
+        tuple(
+            _square(T, B, H)
+            for T, (B, H) in product(
+                (1, 2, 4, 8), ((1, 16), (1, 128), (32, 64), (128, 8), (128, 256))
+            )
+        ),
+        cuda=("float32", "bfloat16"),
+    ),
     "flaggems": Group(
         "the benchmarks of FlagGems' rnn_tanh, and those of its GRU",
         (

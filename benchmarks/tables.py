@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from .records import Row, ours
 from .shapes import Work
@@ -55,28 +54,24 @@ class Line:
 def line(row: Row) -> Line | None:
     """None where none of ours, or nothing at all, has a time."""
     medians = {name: times["ms"][2] for name, times in row.get("times", {}).items()}
-    mine = {name: ms for name, ms in medians.items() if ours(name)}
-    others = {name: ms for name, ms in medians.items() if name not in mine}
-    if not mine:
-        return None
-    used = "fastrnn" if "fastrnn" in mine else min(mine, key=mine.__getitem__)
-    return Line(row, used, min(others, key=others.__getitem__, default=None))
+    used = _used(medians)
+    return Line(row, used, _best(medians)) if used else None
+
+
+def _used(values: Mapping[str, float]) -> str | None:
+    """Which of ours a user gets: auto's choice where it was measured, else the best."""
+    mine = [name for name in values if ours(name)]
+    return "fastrnn" if "fastrnn" in mine else min(mine, key=values.__getitem__, default=None)
+
+
+def _best(values: Mapping[str, float]) -> str | None:
+    """The best of the others."""
+    others = [name for name in values if not ours(name)]
+    return min(others, key=values.__getitem__, default=None)
 
 
 def lines(rows: Iterable[Row]) -> list[Line]:
     return [made for made in map(line, rows) if made is not None]
-
-
-def cells(one: Line) -> tuple[str, ...]:
-    """ours, the best peer's, its name, ratio, over floor; a dash for what is not known."""
-    ratio = "–" if one.ratio is None else f"{one.ratio:.2f}×"
-    return (
-        number(one.ms),
-        number(one.peer_ms),
-        one.peer or "–",
-        ratio,
-        "–" if one.over_floor is None else f"{one.over_floor:.1f}",
-    )
 
 
 def number(value: float | None) -> str:
@@ -86,20 +81,50 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
-HEADER = ("(T, B, I, H)", "mode", "step", "ours, ms", "best peer, ms", "", "ratio", "× floor")
+HEADER = (
+    *("(T, B, I, H)", "mode", "step", "best peer"),
+    *("ours, ms", "x floor", "peer, ms", "ratio"),
+)
+MEMORY_HEADER = (
+    *("(T, B, I, H)", "mode", "step", "least peer"),
+    *("ours, MiB", "results", "peer, MiB"),
+)
+
+#: Of both, how many columns are words.
+WORDS = 4
+
+
+def cells(one: Line) -> tuple[str, ...]:
+    """A row of the table of times."""
+    return (
+        *(str(one.work), one.row["mode"], one.row["step"], one.peer or "–"),
+        number(one.ms),
+        "–" if one.over_floor is None else f"{one.over_floor:.1f}",
+        number(one.peer_ms),
+        "–" if one.ratio is None else f"{one.ratio:.2f}",
+    )
+
+
+def memory_cells(row: Row) -> tuple[str, ...]:
+    """A row of the table of peaks: ours, what the results alone take, and the least peer's."""
+    mib: dict[str, float] = row["mib"]
+    used, peer = _used(mib), _best(mib)
+    return (
+        *(str(Work(**row["work"])), row["mode"], row["step"], peer or "–"),
+        number(mib[used] if used else None),
+        number(row["least_mib"]),
+        number(mib[peer] if peer else None),
+    )
 
 
 def summary(rows: Iterable[Row]) -> list[str]:
     """What a terminal shows of a record."""
     rows = list(rows)
     found = lines(rows)
-    shown = [HEADER] + [
-        (f"{one.work}", one.row["mode"], one.row["step"], *cells(one)) for one in found
-    ]
-    text = aligned(shown, 3) if found else []
+    text = aligned([HEADER, *map(cells, found)], WORDS) if found else []
     memory = [row for row in rows if "mib" in row]
     if memory:
-        text += ["", *aligned([MEMORY_HEADER, *map(memory_cells, memory)], 3)]
+        text += ["", *aligned([MEMORY_HEADER, *map(memory_cells, memory)], WORDS)]
     losing = [one for one in found if one.is_losing]
     text += ["", f"slower than a peer: {len(losing)} of {len(found)} cases"]
     for row in rows:
@@ -110,24 +135,3 @@ def summary(rows: Iterable[Row]) -> list[str]:
             for who, seconds in row.get("too_long_s", {}).items()
         ]
     return text
-
-
-MEMORY_HEADER = ("(T, B, I, H)", "mode", "step", "ours, MiB", "least peer, MiB", "", "results, MiB")
-
-
-def memory_cells(row: Row) -> tuple[str, ...]:
-    """Ours, the least of the peers', and what the results alone take."""
-    mib: dict[str, Any] = row["mib"]
-    mine = {name: value for name, value in mib.items() if ours(name)}
-    used = "fastrnn" if "fastrnn" in mine else min(mine, key=mine.__getitem__, default=None)
-    others = {name: value for name, value in mib.items() if name not in mine}
-    peer = min(others, key=others.__getitem__, default=None)
-    return (
-        f"{Work(**row['work'])}",
-        row["mode"],
-        row["step"],
-        number(mib.get(used)),
-        number(others.get(peer)),
-        peer or "–",
-        number(row["least_mib"]),
-    )

@@ -58,7 +58,7 @@ class Task:
         self, case: Case, device: torch.device | str = "cpu", steps: int | None = None
     ) -> None:
         self.case, self.work = case, case.work
-        self.steps = steps or case.work.T
+        self.steps, self.is_trial = steps or case.work.T, steps is not None
         self.device = torch.device(device)
         self.dtype = MODES[case.mode].dtype
         self._generator = torch.Generator(self.device).manual_seed(0)
@@ -82,7 +82,7 @@ class Task:
             self.weight_hh, self.h0 = (t.requires_grad_(needs_grad) for t in (weight_hh, h0))
             row = (work.groups * work.H,) * 2
         size = self.steps * work.B * sum(row) * self.dtype.itemsize
-        count = max(1, min(RING, RING_BYTES // max(1, size)))
+        count = 1 if self.is_trial else max(1, min(RING, RING_BYTES // max(1, size)))
         self.inputs = [self._make_inputs() for _ in range(count)]
 
     def _uniform(self, *shape: int) -> Tensor:

@@ -150,6 +150,23 @@ def test_what_takes_too_long_is_not_repeated(monkeypatch: pytest.MonkeyPatch) ->
     assert found.too_long["nn.RNN"] > 0
 
 
+def test_what_will_take_too_long_is_not_even_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "LARGE", 0.0)
+    steps: list[int] = []
+
+    class Counting(NnRnn):
+        def prepare(self, task: Task) -> Callable[..., list[Tensor]]:
+            steps.append(task.steps)
+            return super().prepare(task)
+
+    case = Case("some", "layer", Work(100, 6, 8, 16), "float32", "inference")
+    assert measure.times(case, [Counting()], "cpu", 0.01).times
+    assert steps == [10, 100]
+    monkeypatch.setattr(measure, "PATIENCE", 0.0)
+    assert measure.times(case, [Counting()], "cpu", 0.01).too_long["nn.RNN"] > 0
+    assert steps == [10, 100, 10]
+
+
 def test_an_error_of_the_device_ends_the_measuring() -> None:
     with pytest.raises(measure.DeviceLost, match="some kernel: CUDA error: an illegal"):
         measure.raise_if_lost(RuntimeError("CUDA error: an illegal access"), "some kernel")

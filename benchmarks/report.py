@@ -1,0 +1,308 @@
+"""Records made into pages: docs/benchmarks.md, its figures, and the README's table.
+
+`python -m benchmarks report` takes of every machine the newest record of the full table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from math import exp, log
+from pathlib import Path
+
+from . import figures, records, text
+from .machine import ROOT
+from .records import Record, Row
+from .shapes import GROUPS
+from .tables import MEMORY_HEADER, WORDS, Line, lines, memory_cells, number
+
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+README = ROOT / "README.md"
+FIGURES = ROOT / "docs" / "figures"
+INTRODUCTION = Path(__file__).parent / "introduction.md"
+QUOTED = Path(__file__).parent / "quoted.json"
+
+#: Below the README's table.
+CAPTION = (
+    "Milliseconds, best of many; ratio: the median over turns of the best peer's time over ours; "
+    "× floor: our time over the least that the machine's arithmetic, memory and latency allow. "
+    "float32, {title}, torch {torch}. Training is forward and backward with all gradients, the "
+    "input's too. The peers are nn.RNN, a loop in PyTorch, that loop compiled, and ONNX Runtime. "
+    "[docs/benchmarks.md](docs/benchmarks.md) has all {count} cases, the method, and growth with "
+    "T, B and H."
+)
+
+#: Losing cases that the README lists; docs/benchmarks.md has them all.
+LISTED = 8
+
+
+def newest(folder: Path = records.RESULTS) -> dict[str, Record]:
+    """Of every machine the newest record of the full table."""
+    found = {}
+    for name, paths in records.paths(folder).items():
+        full = [record for record in map(records.read, paths) if is_full(record)]
+        if full:
+            found[name] = full[-1]
+    return found
+
+
+def is_full(record: Record) -> bool:
+    return "full" in record["selection"]["shapes"].split(",")
+
+
+def write(
+    found: dict[str, Record],
+    document: Path = DOCUMENT,
+    readme: Path = README,
+    pictures: Path = FIGURES,
+) -> None:
+    """Write the pages and the figures.
+
+    Raises:
+        SystemExit: there is no record, or the README has no place for the table.
+    """
+    if not found:
+        raise SystemExit("there is no record of the full table yet: make bench-full")
+    parts = [INTRODUCTION.read_text()]
+    for name, record in found.items():
+        made = figures.write(record, pictures / name)
+        parts += section(record, made, pictures / name, document.parent)
+    parts += quoted()
+    document.write_text("\n".join(parts).rstrip() + "\n")
+    name, record = next(iter(found.items()))
+    text.replace(readme, "benchmarks", "\n".join(summary(record, pictures / name, readme.parent)))
+
+
+def section(record: Record, made: Sequence[str], folder: Path, base: Path) -> list[str]:
+    """One machine."""
+    rows = record["rows"]
+    parts = [f"## {title(record)}", "", described(record), ""]
+    parts += ["### In short", "", *short(rows), ""]
+    parts += ["### Growth", ""]
+    for name in made:
+        parts += [
+            figures.picture(folder, name, ALTERNATIVES[name.rpartition("-")[0] or name], base),
+            "",
+        ]
+    parts += ["### Where we lose", "", *losing(rows), ""]
+    parts += ["### All cases", ""]
+    parts += ["Our best milliseconds, over which floor, and the ratio to each peer.", ""]
+    for name, group in GROUPS.items():
+        mine = [one for one in lines(rows) if one.row["group"] == name]
+        if mine and name != "grid":
+            parts += [f"**{name}**: {group.about}" + SCOPES[group.scope], "", *full_table(mine), ""]
+    memory = [row for row in rows if "mib" in row]
+    if memory:
+        words = "What a call holds at its peak on top of what was there before, results included."
+        table = text.markdown(MEMORY_HEADER, map(memory_cells, memory), WORDS)
+        parts += ["### Peak memory", "", words, "", *table, ""]
+    return parts
+
+
+ALTERNATIVES = {
+    "speed-up": "Map of the speed-up over nn.RNN, B by H, inference and training",
+    "width": "Microseconds a step against hidden units, every provider and the floor, B = 1 and 32",
+    "length": "Milliseconds against steps, every provider and the floor, inference and training",
+    "memory": "Peak MiB against steps, every provider, inference and training",
+}
+SCOPES = {"layer": "", "recurrence": "; the recurrence alone"}
+
+
+def title(record: Record) -> str:
+    what = record["machine"]
+    if what["device"] == "cuda":
+        return what["gpu"]
+    return f"{what['cpu']}, {what['instruction_set']}, {what['threads']} threads"
+
+
+def described(record: Record) -> str:
+    """The machine and the versions, in a sentence or two."""
+    what = record["machine"]
+    known = [
+        f"{name} {what[name]}" for name in ("torch", "triton", "onnxruntime") if what.get(name)
+    ]
+    if what["device"] == "cuda":
+        place = f"driver {what['driver']}, CUDA {what['cuda']}, cuDNN {what['cudnn']}"
+    else:
+        sizes = ", ".join(f"{level} {size}" for level, size in what["caches"].items())
+        place = f"{what['cores']} cores, {sizes}"
+    dirty = " with changes" if what["dirty"] else ""
+    parts = [f"{place}; {', '.join(known)}; commit {what['commit']}{dirty}, {what['date'][:10]}."]
+    measured = record["calibration"].get("measured", {})
+    if what["device"] == "cpu" and "multiply_add_rate_all" in measured:
+        bandwidth = measured["bandwidth_all"][max(measured["bandwidth_all"], key=int)]
+        parts.append(
+            f"At most {measured['multiply_add_rate_all'] / 1e9:.0f} GFLOP/s in float32, of which "
+            f"torch's matrix product reaches {measured['gemm']['float32'] / 1e9:.0f}; "
+            f"{bandwidth / 1e9:.0f} GB/s from memory."
+        )
+    absent = [f"{name} ({why})" for name, why in record["absent"].items()]
+    if absent:
+        parts.append(f"Absent: {'; '.join(absent)}.")
+    return " ".join(parts)
+
+
+def short(rows: Iterable[Row]) -> list[str]:
+    """A line a group and mode: geometric means, and the worst."""
+    header = (
+        "group",
+        "mode",
+        "step",
+        "cases",
+        "over nn.RNN",
+        "over the best peer",
+        "the worst",
+        "× floor",
+    )
+    found: dict[tuple[str, str, str], list[Line]] = {}
+    for one in lines(rows):
+        row = one.row
+        found.setdefault((row["group"], row["mode"], row["step"]), []).append(one)
+    table = []
+    for key, mine in found.items():
+        ratios = [one.ratio for one in mine if one.ratio is not None]
+        table.append(
+            (
+                *key,
+                str(len(mine)),
+                times(mean(one.over("nn.RNN") for one in mine)),
+                times(mean(ratios)),
+                times(min(ratios, default=None)),
+                short_number(mean(one.over_floor for one in mine)),
+            )
+        )
+    return ["Geometric means over the cases of a group.", "", *text.markdown(header, table, 3)]
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The geometric mean of those that are known."""
+    known = [log(value) for value in values if value is not None]
+    return exp(sum(known) / len(known)) if known else None
+
+
+def times(ratio: float | None) -> str:
+    """A ratio to show; bold where we lose."""
+    if ratio is None:
+        return "–"
+    shown = f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
+    return f"**{shown}**" if ratio < 1 else shown
+
+
+def short_number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def losing(rows: Sequence[Row]) -> list[str]:
+    """Every case in which a peer is faster, the worst first."""
+    found = lines(rows)
+    lost = sorted((one for one in found if one.is_losing), key=lambda one: one.ratio or 0)
+    words = f"A peer is faster in {len(lost)} of {len(found)} cases."
+    if not lost:
+        return [words]
+    header = ("(T, B, I, H)", "what", "mode", "step", "best peer", "its ms", "ours", "ratio")
+    table = [
+        (
+            str(one.work),
+            one.row["scope"],
+            one.row["mode"],
+            one.row["step"],
+            one.peer or "",
+            number(one.peer_ms),
+            number(one.ms),
+            times(one.ratio),
+        )
+        for one in lost
+    ]
+    return [words, "", *text.markdown(header, table, 5)]
+
+
+def full_table(mine: Sequence[Line]) -> list[str]:
+    """A line a case, a column a peer."""
+    names = dict.fromkeys(
+        name for one in mine for name in one.row["times"] if not records.ours(name)
+    )
+    modes = dict.fromkeys(one.row["mode"] for one in mine)
+    header = ["(T, B, I, H)", *(["mode"] if len(modes) > 1 else []), "step"]
+    words = len(header)
+    table = []
+    for one in mine:
+        floor = one.row.get("floor", {})
+        table.append(
+            [
+                str(one.work),
+                *([one.row["mode"]] if len(modes) > 1 else []),
+                one.row["step"],
+                number(one.ms),
+                short_number(one.over_floor),
+                max(floor, key=floor.__getitem__, default="–"),
+                *(cell(one, name) for name in names),
+            ]
+        )
+    return text.markdown([*header, "ours, ms", "× floor", "floor", *names], table, words)
+
+
+def cell(one: Line, name: str) -> str:
+    """The ratio to a peer, or why there is none."""
+    if name in one.row.get("too_long_s", {}):
+        return f"{one.row['too_long_s'][name]:.0f} s"
+    return "wrong" if name in one.row.get("wrong", {}) else times(one.over(name))
+
+
+def quoted() -> list[str]:
+    """What others have published, word of its source beside it."""
+    parts = ["## Published by others", ""]
+    parts += ["Not measured here: quoted, each with its source and setup.", ""]
+    for entry in json.loads(QUOTED.read_text()):
+        parts += [f"### {entry['title']}", "", entry["setup"], ""]
+        parts += [
+            *text.markdown(entry["header"], entry["rows"], 1),
+            "",
+            f"Source: <{entry['source']}>",
+            "",
+        ]
+    return parts
+
+
+def summary(record: Record, folder: Path, base: Path) -> list[str]:
+    """The README's part: the overview's table, what we lose, and the map of speed-ups."""
+    rows = record["rows"]
+    pairs: dict[str, dict[str, Line]] = {}
+    for one in lines(row for row in rows if row["group"] == "overview"):
+        pairs.setdefault(str(one.work), {})[one.row["step"]] = one
+    steps = ("inference", "training")
+    header = ["(T, B, I, H)"]
+    for step in steps:
+        header += [f"{step}: ours", "best peer", "ratio", "× floor"]
+    table = [
+        [work, *(cell for step in steps for cell in summary_cells(found.get(step)))]
+        for work, found in pairs.items()
+    ]
+    lost = sorted((one for one in lines(rows) if one.is_losing), key=lambda one: one.ratio or 0)
+    found = lines(rows)
+    parts = [*text.markdown(header, table, 1), ""]
+    parts += [CAPTION.format(title=title(record), count=len(found), **record["machine"]), ""]
+    parts += [lost_in_words(lost, len(found)), ""]
+    name = "speed-up-float32"
+    if (folder / f"{name}.png").exists():
+        parts += [figures.picture(folder, name, ALTERNATIVES["speed-up"], base)]
+    return parts
+
+
+def summary_cells(one: Line | None) -> list[str]:
+    if one is None:
+        return ["–"] * 4
+    peer = f"{number(one.peer_ms)} {one.peer}" if one.peer else "–"
+    ratio = times(one.ratio)
+    bold = ratio if ratio.startswith("*") else f"**{ratio}**"
+    return [number(one.ms), peer, bold, short_number(one.over_floor)]
+
+
+def lost_in_words(lost: Sequence[Line], count: int) -> str:
+    if not lost:
+        return f"No peer is faster in any of the {count} cases."
+    shown = [
+        f"{one.work} {one.row['mode']} {one.row['step']} {one.ratio:.2f}× ({one.peer})"
+        for one in lost[:LISTED]
+    ]
+    rest = f"; the {LISTED} worst" if len(lost) > LISTED else ""
+    return f"A peer is faster in {len(lost)} of the {count} cases{rest}: {', '.join(shown)}."

@@ -1,0 +1,313 @@
+"""Records, what is read out of them, and the pages made of them."""
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from benchmarks import __main__ as commands
+from benchmarks import gpu_floor, records, report, tables
+from benchmarks.clock import Times
+from benchmarks.measure import Found
+from benchmarks.shapes import Case, Work
+
+CASE = Case("overview", "layer", Work(100, 8, 64, 64), "float32", "inference")
+H200 = gpu_floor.GPUS["H200"]
+
+
+def found(ours: float = 1.0, theirs: float = 4.0, case: Case = CASE) -> Found:
+    """Three turns of each, the middle one slow for both."""
+    times = {name: Times((ms, 3 * ms, ms)) for name, ms in (("fastrnn", ours), ("nn.RNN", theirs))}
+    return Found(case, times=times)
+
+
+def record(*rows: records.Row, **machine: Any) -> records.Record:
+    described = {
+        "device": "cpu",
+        "cpu": "Some(R) CPU X-1 Processor @ 2.0GHz",
+        "instruction_set": "avx2",
+        "threads": 2,
+        "cores": "2",
+        "caches": {"L1": "32K"},
+        "torch": "2.13.0",
+        "onnxruntime": None,
+        "commit": "abc1234",
+        "dirty": False,
+        "date": "2030-01-02T03:04+00:00",
+        **machine,
+    }
+    return {
+        "format": 1,
+        "machine": described,
+        "selection": {"shapes": "full", "peers": "all", "budget_s": 1},
+        "absent": {},
+        "calibration": {"measured": {}, "errors": []},
+        "rows": list(rows),
+    }
+
+
+def test_a_row_holds_the_case_the_times_and_the_floor() -> None:
+    row = records.row(found(), H200)
+    assert records.case(row) == CASE
+    theirs = row["times"]["nn.RNN"]
+    assert theirs == {"ms": [4.0, 4.0, 4.0, 8.8], "turns": 3, "over": {"fastrnn": 4.0}}
+    assert row["times"]["fastrnn"]["over"] == {"fastrnn": 1.0}
+    assert set(row["floor"]) == {"arithmetic", "bytes", "steps"}
+    assert "floor" not in records.row(found())
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_numbers_are_kept_to_four_digits() -> None:
+    row = records.row(Found(CASE, times={"fastrnn": Times((1.234567, 1.234567))}))
+    assert row["times"]["fastrnn"]["ms"] == [1.235] * 4
+
+
+def test_what_has_no_time_says_why() -> None:
+    row = records.row(Found(CASE, wrong={"fastrnn": "far off"}, too_long={"nn.RNN": 12.3456}))
+    assert row["wrong"] == {"fastrnn": "far off"}
+    assert row["too_long_s"] == {"nn.RNN": 12.35}
+    assert "times" not in row
+    (_, _, *text) = tables.summary([row])
+    assert text == [
+        "WRONG fastrnn, (100, 8, 64, 64) float32 inference: far off",
+        "too long to repeat: nn.RNN, (100, 8, 64, 64) float32 inference: 12 s a call",
+    ]
+
+
+def test_a_record_is_filed_by_machine_and_time_and_never_overwritten(tmp_path: Path) -> None:
+    made = record(records.row(found()), records.row(found(2.0)))
+    path = records.write(made, tmp_path)
+    assert path == tmp_path / "some-x-1-avx2-2-threads" / "2030-01-02t03-04-abc1234-full.json"
+    assert records.read(path) == made
+    *head, first, second, end = path.read_text().splitlines()
+    assert head[-1] == ' "rows": ['
+    assert [json.loads(line.rstrip(",")) for line in (first, second)] == made["rows"]
+    assert end == "]}"
+    with pytest.raises(FileExistsError):
+        records.write(made, tmp_path)
+    assert records.paths(tmp_path) == {path.parent.name: [path]}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "holds no record"),
+        ("[]", "this is no record of benchmarks"),
+        ('{"format": 3, "environment": {}}', "this is no record of benchmarks"),
+        (
+            '{"format": 9, "machine": {}, "selection": {}, "rows": []}',
+            "format 9 is not the 1 known",
+        ),
+    ],
+)
+def test_what_is_no_record_is_refused(
+    text: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        records.read(path)
+    assert commands.main(["show", str(path)]) == 2
+    assert reason in capsys.readouterr().err
+    assert commands.main(["add", str(tmp_path / "nothing.json")]) == 2
+
+
+def test_changes_are_relative_to_nn_rnn_of_the_same_run() -> None:
+    """The second machine was half as fast as the first, for both; then ours alone is slower."""
+    old = record(records.row(found(1.0, 4.0)))
+    (change,) = records.compare(old, record(records.row(found(2.0, 8.0))))
+    assert change.factor == 1
+    assert not change.is_regression
+    (change,) = records.compare(old, record(records.row(found(1.2, 4.0))))
+    assert change.factor == pytest.approx(1.2, rel=1e-3)
+    assert change.is_regression
+    assert not change.is_certain  # a turn took three times as long
+
+
+def test_a_regression_is_named_and_tells_by_its_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def steady(ours: float, mib: float, minute: int) -> Path:
+        times = {"fastrnn": Times((ours, ours)), "nn.RNN": Times((4.0, 4.0))}
+        rows = records.row(Found(CASE, times=times)), records.row(Found(CASE, mib={"fastrnn": mib}))
+        return records.write(record(*rows, date=f"2030-01-02T03:{minute}+00:00"), tmp_path)
+
+    first, slower, fatter, same = (
+        steady(*values)
+        for values in ((1.0, 10.0, 10), (1.1, 10.0, 11), (0.9, 20.0, 12), (1.02, 10.2, 13))
+    )
+    assert commands.main(["compare", str(first), str(same)]) == 0
+    assert "0 grew by more than 5 %" in capsys.readouterr().out
+    assert commands.main(["compare", str(first), str(slower)]) == 1
+    assert "  1.10  fastrnn  layer (100, 8, 64, 64) float32 inference\n" in capsys.readouterr().out
+    assert commands.main(["compare", str(first), str(fatter)]) == 1
+    said = capsys.readouterr().out
+    assert "  2.00  fastrnn  layer (100, 8, 64, 64) float32 inference memory\n" in said
+    assert "the most gained:\n   0.90" in said
+
+
+def test_nothing_in_common_is_no_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Case("overview", "layer", Work(1, 2, 3, 4), "float32", "inference")
+    paths = [
+        records.write(record(records.row(found(case=case)), commit=commit), tmp_path)
+        for case, commit in ((CASE, "a"), (other, "b"))
+    ]
+    assert commands.main(["compare", *map(str, paths)]) == 2
+    assert "no case in common" in capsys.readouterr().err
+
+
+def test_the_best_peer_is_the_fastest_of_the_others() -> None:
+    times = {"fastrnn": 2.0, "fastrnn.reference": 9.0, "nn.RNN": 3.0, "eager loop": 1.0}
+    row = records.row(Found(CASE, times={name: Times((ms,)) for name, ms in times.items()}), H200)
+    line = tables.line(row)
+    assert line is not None
+    assert (line.mine, line.peer, line.ms, line.peer_ms) == ("fastrnn", "eager loop", 2, 1)
+    assert line.ratio == 0.5
+    assert line.over("nn.RNN") == 1.5
+    assert line.is_losing
+    assert line.over_floor == pytest.approx(2 / max(row["floor"].values()))
+    # On a GPU there may be no provider of that name: the fastest of ours stands for us.
+    del times["fastrnn"]
+    times["fastrnn.cuda"] = 0.5
+    row = records.row(Found(CASE, times={name: Times((ms,)) for name, ms in times.items()}))
+    line = tables.line(row)
+    assert line is not None
+    assert (line.mine, line.ratio, line.over_floor) == ("fastrnn.cuda", 2, None)
+    assert tables.line(records.row(Found(CASE, times={"nn.RNN": Times((1.0,))}))) is None
+
+
+def full(ours: float = 1.0) -> records.Record:
+    """Of every group that a figure is of, two works, so that there is something to draw."""
+    made = []
+    for step, cost in (("inference", 1.0), ("training", 3.0)):
+        for group, works in {
+            "overview": (Work(100, 8, 64, 64), Work(1000, 1, 64, 64)),
+            "grid": tuple(Work(50, B, H, H) for B in (1, 2) for H in (16, 32, 64)),
+            "length": (Work(128, 8, 64, 64), Work(512, 8, 64, 64)),
+            "width": tuple(Work(100, B, H, H) for B in (1, 32) for H in (16, 32)),
+        }.items():
+            for index, work in enumerate(works):
+                scope = "recurrence" if group == "width" else "layer"
+                case = Case(group, scope, work, "float32", step)
+                mine = ours * cost * (1 + index)
+                made.append(records.row(found(mine, 2.0 / (1 + index) * mine, case), H200))
+                if group == "length":
+                    mib = {"fastrnn": 1.0 + index, "nn.RNN": 4.0 + index}
+                    made.append(records.row(Found(case, mib=mib)))
+    return record(*made)
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> tuple[Path, Path, Path]:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- benchmarks: begin -->\nold\n<!-- benchmarks: end -->\nafter\n")
+    return docs / "benchmarks.md", readme, docs / "figures"
+
+
+def test_the_report(pages: tuple[Path, Path, Path]) -> None:
+    document, readme, pictures = pages
+    report.write({"some-machine": full()}, *pages)
+    text, summary = document.read_text(), readme.read_text()
+    for words in (
+        "Some(R) CPU X-1",
+        "In short",
+        "Where we lose",
+        "Peak memory",
+        "Published by oth",
+    ):
+        assert words in text
+    # What loses, loses in bold: the second of two works, and with three works the third more so.
+    assert "| (100, 8, 64, 64) | inference | 1.00 |" in text
+    assert "A peer is faster in 12 of 28 cases" in text
+    assert summary.startswith("before\n<!-- benchmarks: begin -->\n| (T, B, I, H) |")
+    assert summary.endswith("<!-- benchmarks: end -->\nafter\n")
+    assert "old" not in summary
+    assert "| 1.00 | 2.00 nn.RNN | **2.00×** |" in summary
+    assert "A peer is faster in 12 of the 28 cases; the 8 worst: " in summary
+    names = {"speed-up-float32", "width", "length", "memory"}
+    made = {path.name for path in (pictures / "some-machine").iterdir()}
+    assert made == {f"{name}{dark}.png" for name in names for dark in ("", "-dark")}
+    for page, base in ((text, document.parent), (summary, readme.parent)):
+        shown = re.findall(r'(?:srcset|src)="([^"]+)"', page)
+        assert shown
+        assert all((base / path).exists() for path in shown)
+
+
+def test_a_figure_is_wide_enough_for_a_page_and_as_dark_as_it_says(
+    pages: tuple[Path, Path, Path],
+) -> None:
+    report.write({"some-machine": full()}, *pages)
+    for path in (pages[2] / "some-machine").iterdir():
+        image = Image.open(path).convert("L")
+        assert image.width >= 1200
+        corner = image.getpixel((2, 2))
+        assert corner < 40 if path.stem.endswith("-dark") else corner > 240
+        shades = image.resize((100, 50)).histogram()
+        assert sum(count > 0 for count in shades) > 20  # something is drawn
+
+
+def test_every_published_figure_has_its_source_and_its_setup() -> None:
+    entries = json.loads(report.QUOTED.read_text())
+    assert len(entries) >= 2
+    for entry in entries:
+        assert entry["source"].startswith("https://")
+        assert entry["setup"]
+        assert {len(row) for row in entry["rows"]} == {len(entry["header"])}
+    text = "\n".join(report.quoted())
+    assert text.count("Source: <https://") == len(entries)
+    assert "Not measured here" in text
+
+
+def test_the_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
+    old, new = full(), full(2.0)
+    new["machine"] = {**new["machine"], "date": "2031-01-02T03:04+00:00"}
+    quick = copy.deepcopy(full(3.0))
+    quick["machine"]["date"] = "2032-01-02T03:04+00:00"
+    quick["selection"]["shapes"] = "quick"
+    for one in (old, new, quick):
+        records.write(one, tmp_path)
+    (tmp_path / "some-x-1-avx2-2-threads" / "2033-a-check.json").write_text("{}")
+    assert report.newest(tmp_path) == {"some-x-1-avx2-2-threads": new}
+
+
+def test_without_a_record_there_is_no_report(pages: tuple[Path, Path, Path]) -> None:
+    with pytest.raises(SystemExit, match="make bench-full"):
+        report.write({}, *pages)
+
+
+def test_a_readme_without_a_place_for_the_table_is_left_alone(
+    pages: tuple[Path, Path, Path],
+) -> None:
+    document, readme, pictures = pages
+    readme.write_text("all by hand\n")
+    with pytest.raises(SystemExit, match="lacks the lines <!-- benchmarks: begin -->"):
+        report.write({"some-machine": full()}, document, readme, pictures)
+    assert readme.read_text() == "all by hand\n"
+
+
+def test_the_records_of_this_tree_can_be_read() -> None:
+    for paths in records.paths().values():
+        for path in paths:
+            rows = records.read(path)["rows"]
+            assert rows
+            for row in rows:
+                assert records.case(row).work.T >= 1
+
+
+def test_the_commands_have_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        commands.main(["--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    for command in ("shapes", "show", "compare", "add", "report"):
+        assert command in said
+    assert commands.main(["shapes"]) == 0
+    assert "quick: overview" in capsys.readouterr().out
