@@ -74,16 +74,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A module says of its tests what they measure, WHAT, and of what, SCOPE; a name the step."""
     session, module = metafunc.config.stash[SESSION], metafunc.module
     step = metafunc.function.__name__.removeprefix("test_")
-    memory = module.WHAT == "memory"
     metafunc.parametrize(
         ("case", "provider"),
         [
             pytest.param(case, provider, id=f"{case.group}-{case.work.id}-{case.mode}-{provider}")
             for case in session.cases
             if (case.scope, case.step) == (module.SCOPE, step)
-            if GROUPS[case.group].memory or not memory
-            for provider in session.providers(case)
-            if not (memory and provider.keeps_memory)
+            if GROUPS[case.group].memory or module.WHAT == "time"
+            for provider in session.providers(module.WHAT, case)
         ],
     )
 
@@ -114,7 +112,7 @@ def timed(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Callab
         if benchmark.disabled:
             benchmark(measure.once, case, provider, session.device, min(case.work.T, TRIAL))
             return
-        found = session.measured("time", case)
+        found = _measured(session, "time", case)
         _give_up_if_without(found.times, found, provider)
         ms = found.times[provider.name].ms
         REPLAY.load([1e-3 * one for one in ms])
@@ -133,10 +131,17 @@ def weighed(request: pytest.FixtureRequest) -> Callable[..., None]:
             steps = min(case.work.T, TRIAL)
             found = measure.memory(case, [provider], session.device, steps)
         else:
-            found = session.measured("memory", case)
+            found = _measured(session, "memory", case)
         _give_up_if_without(found.mib, found, provider)
 
     return weigh
+
+
+def _measured(session: Session, what: str, case: Case) -> measure.Found:
+    try:
+        return session.measured(what, case)
+    except measure.DeviceLost as error:
+        pytest.exit(str(error), returncode=pytest.ExitCode.INTERRUPTED)
 
 
 def _give_up_if_without(
@@ -156,6 +161,7 @@ def pytest_terminal_summary(
     session = config.stash[SESSION]
     if not session.found:
         return
+    record = records.write(session.record(), config.getoption("results"))
     write = terminalreporter.write_line
     for name, reason in session.absent.items():
         write(f"absent: {name} ({reason})")
@@ -163,4 +169,4 @@ def pytest_terminal_summary(
         write(f"no calibration: {error}")
     for line in tables.summary(session.rows()):
         write(line)
-    write(f"\nrecord: {records.write(session.record(), config.getoption('results'))}")
+    write(f"\nrecord: {record}")

@@ -215,7 +215,12 @@ def write_times(rows: list[dict[str, Any]], record: dict[str, Any], results: Pat
     times = {
         "format": records.FORMAT,
         "machine": record["environment"],
-        "selection": {"shapes": "gpu", "peers": "few", "budget_s": gpu_timing.BUDGET},
+        "selection": {
+            "shapes": "gpu",
+            "peers": "few",
+            "budget_s": gpu_timing.BUDGET,
+            "complete": not record["timing"].get("not reached", True),
+        },
         "absent": {},
         "calibration": record["calibration"],
         "rows": rows,

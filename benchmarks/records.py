@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,11 +104,17 @@ def write(record: Record, folder: Path = RESULTS) -> Path:
 
     Raises:
         ValueError: it is no record.
-        FileExistsError: there is one of this machine, minute and commit.
+        FileExistsError: this very record is there.
     """
     _check(record)
-    path = machine.path(folder, record["machine"], record["selection"]["shapes"])
+    first = path = machine.path(folder, record["machine"], record["selection"]["shapes"])
     path.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(2):
+        if not path.exists():
+            break
+        if read(path) == record:
+            raise FileExistsError(f"{path} is this record")
+        path = first.with_stem(f"{first.stem}-{number}")
     head = json.dumps({k: v for k, v in record.items() if k != "rows"}, indent=1)
     rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in record["rows"])
     with path.open("x") as file:

@@ -47,7 +47,8 @@ def newest(folder: Path = records.RESULTS) -> dict[str, Record]:
 
 
 def is_full(record: Record) -> bool:
-    return "full" in record["selection"]["shapes"].split(",")
+    """Whether it holds all there is, and was not broken off."""
+    return record["selection"]["complete"] and "full" in record["selection"]["shapes"].split(",")
 
 
 def write(

@@ -37,23 +37,34 @@ class Session:
             torch.set_num_threads(threads)
         self.cases = select(shapes, self.device)
         self.absent: dict[str, str] = {}
-        #: Who computes a case, by what is measured of it ("time", "memory").
+        #: Who can compute a case, by what is measured of it ("time", "memory"); of these, who is
+        #: asked to; and what came of it.
+        self.able: dict[tuple[str, Case], list[Provider]] = {}
         self.wanted: dict[tuple[str, Case], list[Provider]] = {}
         self.found: dict[tuple[str, Case], Found] = {}
+        self.machine: dict[str, Any] = {}
         self.calibration: dict[str, Any] = {}
         self._rates: Machine | None = None
 
-    def providers(self, case: Case) -> list[Provider]:
+    def providers(self, what: str, case: Case) -> list[Provider]:
         """Who can compute a case here."""
         level = min(GROUPS[case.group].peers, self.level, key=peers.LEVELS.index)
         present, absent = peers.providers(level, self.device)
         self.absent |= absent
-        return [provider for provider in present if not provider.refuses(case, self.device)]
+        self.able[what, case] = [
+            provider
+            for provider in present
+            if not provider.refuses(case, self.device)
+            and not (what == "memory" and provider.keeps_memory)
+        ]
+        return self.able[what, case]
 
     def measured(self, what: str, case: Case) -> Found:
         """What came of a case, measured at the first call."""
         if (what, case) not in self.found:
-            self._calibrate()
+            if not self.machine:
+                self.machine = machine.describe(self.device)
+                self._calibrate()
             wanted = self.wanted[what, case]
             if what == "time":
                 found = measure.times(case, wanted, self.device, self.budget)
@@ -64,8 +75,6 @@ class Session:
 
     def _calibrate(self) -> None:
         """Find out what this machine can do at most, before anything is measured on it."""
-        if self.calibration:
-            return
         if self.device == "cuda":
             arch = gpu_calibration.architecture(torch.cuda.get_device_capability())
             deadline = time.time() + CALIBRATING
@@ -80,10 +89,17 @@ class Session:
         return [records.row(found, self._rates) for found in self.found.values()]
 
     def record(self) -> records.Record:
+        """What was found, though not all of what was wanted may have been."""
+        able = {key: wanted for key, wanted in self.able.items() if wanted}
         return {
             "format": records.FORMAT,
-            "machine": machine.describe(self.device),
-            "selection": {"shapes": self.shapes, "peers": self.level, "budget_s": self.budget},
+            "machine": self.machine,
+            "selection": {
+                "shapes": self.shapes,
+                "peers": self.level,
+                "budget_s": self.budget,
+                "complete": self.wanted == able and set(self.found) == set(able),
+            },
             "absent": self.absent,
             "calibration": self.calibration,
             "rows": self.rows(),

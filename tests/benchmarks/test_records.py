@@ -43,7 +43,7 @@ def record(*rows: records.Row, **machine: Any) -> records.Record:
     return {
         "format": 1,
         "machine": described,
-        "selection": {"shapes": "full", "peers": "all", "budget_s": 1},
+        "selection": {"shapes": "full", "peers": "all", "budget_s": 1, "complete": True},
         "absent": {},
         "calibration": {"measured": {}, "errors": []},
         "rows": list(rows),
@@ -87,9 +87,12 @@ def test_a_record_is_filed_by_machine_and_time_and_never_overwritten(tmp_path: P
     assert head[-1] == ' "rows": ['
     assert [json.loads(line.rstrip(",")) for line in (first, second)] == made["rows"]
     assert end == "]}"
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match="is this record"):
         records.write(made, tmp_path)
-    assert records.paths(tmp_path) == {path.parent.name: [path]}
+    other = records.write(record(records.row(found())), tmp_path)
+    assert other == path.with_stem(f"{path.stem}-2")
+    assert records.read(path) == made
+    assert records.paths(tmp_path) == {path.parent.name: [other, path]}
 
 
 @pytest.mark.parametrize(
@@ -272,7 +275,10 @@ def test_the_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
     quick = copy.deepcopy(full(3.0))
     quick["machine"]["date"] = "2032-01-02T03:04+00:00"
     quick["selection"]["shapes"] = "quick"
-    for one in (old, new, quick):
+    broken = copy.deepcopy(full(4.0))
+    broken["machine"]["date"] = "2033-01-02T03:04+00:00"
+    broken["selection"]["complete"] = False
+    for one in (old, new, quick, broken):
         records.write(one, tmp_path)
     (tmp_path / "some-x-1-avx2-2-threads" / "2033-a-check.json").write_text("{}")
     assert report.newest(tmp_path) == {"some-x-1-avx2-2-threads": new}

@@ -33,6 +33,7 @@ def test_a_run_measures_shows_and_records(tmp_path: Path) -> None:
     assert f"record: {path}" in result.stdout
     record = records.read(path)
     assert record["machine"]["threads"] == 1
+    assert not record["selection"]["complete"]  # -k left some out
     assert record["calibration"]["measured"]["threads"] == 1
     # A case for each step, all its providers in one row, with the floor.
     assert [row["step"] for row in record["rows"]] == ["inference", "training"]
