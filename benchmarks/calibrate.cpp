@@ -27,7 +27,7 @@ constexpr int WIDTH = 16, REGISTERS = 32;
 constexpr int WIDTH = 16, REGISTERS = 16;
 #endif
 
-constexpr int RUNS = 9;
+constexpr int RUNS = 7;
 constexpr int LANES = WIDTH / sizeof(float);
 typedef float Vector __attribute__((vector_size(WIDTH)));
 
@@ -113,7 +113,7 @@ double bandwidth(int threads, size_t bytes) {
     part = static_cast<Vector*>(std::aligned_alloc(WIDTH, count * WIDTH));
     std::fill_n(part, count, Vector{} + 1.0f);
   }
-  const long turns = std::max<long>(1, (64l << 20) / (count * WIDTH));
+  const long turns = std::max<long>(1, (16l << 20) / (count * WIDTH));
   std::vector<float> sink(threads * 16);
   const double seconds = fastest(threads, [&](int thread) {
     Vector sums[8] = {};

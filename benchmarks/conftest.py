@@ -87,9 +87,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out tests that no case is for. Memory comes last: measuring it makes malloc slower."""
+    """Leave out tests that no case is for."""
     items[:] = [item for item in items if isinstance(item.callspec.params["case"], Case)]
-    items.sort(key=lambda item: item.module.WHAT == "memory")
     for item in items:
         case = item.callspec.params["case"]
         item.add_marker(pytest.mark.benchmark(group=f"{case.scope} {case}", timer=REPLAY))
@@ -129,7 +128,7 @@ def weighed(request: pytest.FixtureRequest) -> Callable[..., None]:
     def weigh(case: Case, provider: Provider) -> None:
         if request.config.getoption("benchmark_disable"):
             steps = min(case.work.T, TRIAL)
-            found = measure.memory(case, [provider], session.device, steps)
+            found = session.weighed(case, [provider.name], steps)
         else:
             found = _measured(session, "memory", case)
         _give_up_if_without(found.mib, found, provider)
@@ -152,6 +151,11 @@ def _give_up_if_without(
         pytest.skip(f"a call takes {found.too_long[name]:.0f} s: not repeated")
     if name not in values:
         pytest.fail(found.wrong[name], pytrace=False)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if SESSION in config.stash:
+        config.stash[SESSION].close()
 
 
 @pytest.hookimpl(trylast=True)  # after pytest-benchmark's tables

@@ -1,9 +1,10 @@
-"""The least time a case can take on a machine, by three counts, of which the largest rules.
+"""The least time a case can take on a machine, by four counts, of which the largest rules.
 
 Arithmetic: the multiplications and additions of its matrix products, at the machine's best rate.
 Bytes: what must be read and written once, at the memory's bandwidth. Steps: a step needs the whole
-state of the one before, so T steps take T times what the shortest possible one takes. None of the
-three can be beaten, whatever the kernel; all three at once may be out of reach.
+state of the one before, so T steps take T times what the shortest possible one takes. The
+call: even an operation that does nothing has to be called, and differentiated. None of the four can
+be beaten, whatever the kernel; all of them at once may be out of reach.
 
 What a machine can do at most is measured: see cpu_floor.py and gpu_floor.py.
 """
@@ -34,6 +35,9 @@ class Machine(Protocol):
     def bandwidth(self, size: float) -> float:
         """Bytes a second, of data of so many bytes in all."""
 
+    def call(self, step: str) -> float:
+        """Seconds of a call of torch that does next to nothing: one of `shapes.STEPS`."""
+
     def step(
         self, batch: int, groups: int, hidden: int, mode: str, activation: str, direction: str
     ) -> float:
@@ -46,6 +50,7 @@ class Floor(NamedTuple):
     arithmetic: float
     bytes: float
     steps: float
+    call: float
 
     @property
     def least(self) -> float:
@@ -62,6 +67,7 @@ def floor(case: Case, machine: Machine) -> Floor:
         1e3 * operations(case) / machine.operations(mode),
         1e3 * moved / machine.bandwidth(moved),
         1e3 * work.T * work.layers * step,
+        1e3 * machine.call(case.step),
     )
 
 

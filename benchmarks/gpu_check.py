@@ -3,8 +3,8 @@
 In this order: what machine this is, the build of both extensions, the constants of the plan's
 model, every test of tests/gpu, compute-sanitizer where there is one, and times beside nn.RNN on
 cuDNN. Each part has its share of the time, and what it could not reach it names. Without the CUDA
-kernels Triton's are checked all the same. All that was found goes into one JSON file, in the folder
-that the variable OUT names or else in benchmarks/results/.
+kernels Triton's are checked all the same. What was found goes into two files, one of the check and
+one of the times, in the folder that the variable OUT names or else in benchmarks/results/.
 
 It exits with 0 if both were built, every test was run and nothing was wrong; 1 otherwise; 2 if
 there is no GPU.

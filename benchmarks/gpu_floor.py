@@ -50,6 +50,10 @@ class Gpu:
         """Whatever the size: L2 is flushed before a kernel is timed."""
         return self.memory_bandwidth
 
+    def call(self, step: str) -> float:
+        """That of one launch after the other."""
+        return self.launch_cycles / self.clock
+
     def step(
         self, batch: int, groups: int, hidden: int, mode: str, activation: str, direction: str
     ) -> float:

@@ -105,7 +105,8 @@ class KernelTask(Task):
 def kernels(work: Work, mode: str, steps: int, direction: str, device: str) -> list[Kernel]:
     """The kernels that can serve it, whichever their backends would choose."""
     state = _state(work, mode, device)
-    return [kernel for kernel in KERNELS if kernel.refuses(state, steps, direction) is None]
+    with precision(mode):
+        return [kernel for kernel in KERNELS if kernel.refuses(state, steps, direction) is None]
 
 
 def _state(work: Work, mode: str, device: str) -> Tensor:
@@ -215,8 +216,7 @@ def compile_part(index: int, count: int, deadline: float) -> None:
 
 
 def _triton(work: Work, mode: str, direction: str) -> list[Kernel]:
-    with precision(mode):
-        able = kernels(work, mode, work.T, direction, "cuda")
+    able = kernels(work, mode, work.T, direction, "cuda")
     return [kernel for kernel in able if kernel in TRITON]
 
 

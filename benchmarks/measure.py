@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from . import gate
+from . import gate, peers
 from .clock import Run, Times, in_turns
 from .floor import operations
 from .memory import peak_mib
@@ -19,11 +18,8 @@ from .shapes import Case
 from .task import Call, Task
 
 #: Seconds beyond which a call is too long to be repeated. Of a case of so many operations it is
-#: foreseen; others are never that long.
-PATIENCE, LARGE = 5.0, 1e9
-
-#: How many times a peak is measured; the median counts.
-PEAKS = 3
+#: foreseen on a CPU; others are never that long.
+PATIENCE, LARGE = 10.0, 1e9
 
 
 class DeviceLost(RuntimeError):
@@ -74,27 +70,23 @@ def times(case: Case, providers: Sequence[Provider], device: str, budget: float)
     return found
 
 
-def memory(
-    case: Case, providers: Sequence[Provider], device: str, steps: int | None = None
-) -> Found:
-    """The peak memory of a case. It leaves malloc slower than it was: see `memory.peak_mib`.
+def memory(case: Case, names: Sequence[str], device: str, steps: int | None = None) -> Found:
+    """The peak memory of a case; of a CPU to be called in a `memory.Process`.
 
     Args:
+        names: of the providers.
         steps: fewer, where only the code is to be tried.
     """
     found = Found(case)
     with precision(case.mode):
         task = Task(case, device, steps)
-        for provider in providers:
+        for provider in peers.named(names):
             passed = _pass(provider, task, found)
             if passed is not None:
                 call, own = passed
                 with provider.using():
-                    peaks = [
-                        peak_mib(lambda: call(own.inputs[0]), device)  # noqa: B023
-                        for _ in range(PEAKS if steps is None else 1)
-                    ]
-                found.mib[provider.name] = statistics.median(peaks)
+                    peak = peak_mib(lambda: call(own.inputs[0]), device)  # noqa: B023
+                found.mib[provider.name] = peak
     return found
 
 
@@ -137,7 +129,8 @@ def _pass(provider: Provider, task: Task, found: Found) -> tuple[Call, Task] | N
 
 def _foreseen(provider: Provider, task: Task) -> float:
     """Seconds that a call will take, judged by a tenth of its steps where it is a large one."""
-    if provider.compiles or task.steps < 10 or operations(task.case) < LARGE:
+    small = task.steps < 10 or operations(task.case) < LARGE
+    if small or provider.compiles or task.device.type != "cpu":
         return 0.0
     part = provider.task(Task(task.case, task.device, task.steps // 10))
     call = provider.prepare(part)

@@ -3,28 +3,81 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
+from .workers import run
+
+SOURCE = Path(__file__).parent / "heap.cpp"
+FLAGS = ("-std=c++20", "-O2", "-shared", "-fPIC")
+
+#: Seconds of the compiler.
+COMPILING = 60
+
 MIB = 2**20
 
-#: mallopt(3): allocations from this size on come from the system one by one, and go back to it when
-#: they are freed. Else what malloc was given back but kept would be reused, and not be seen.
-M_MMAP_THRESHOLD = -3
+
+def unavailable(device: str) -> str | None:
+    """Why peaks cannot be measured on a device of this type here, or None."""
+    if device == "cpu" and shutil.which("c++") is None:
+        return "needs c++, which is not installed"
+    return None
+
+
+class Process:
+    """A process in which a CPU's peaks are counted: its malloc is that of heap.cpp.
+
+    Args:
+        threads: torch's there.
+
+    Raises:
+        RuntimeError: heap.cpp does not compile here, or does not count; it is for glibc.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        library = Path(self._folder.name, "heap.so")
+        status, said = run(["c++", *FLAGS, str(SOURCE), "-o", str(library)], COMPILING)
+        if status != 0:
+            raise RuntimeError(f"{SOURCE.name} does not compile: {said[-1000:]}")
+        self._executor = ProcessPoolExecutor(1, get_context("spawn"))
+        preloaded = os.environ.get("LD_PRELOAD")
+        os.environ["LD_PRELOAD"] = " ".join(filter(None, (str(library), preloaded)))
+        try:  # the process starts with the first work it is given
+            self._executor.submit(_begin, threads).result()
+        finally:
+            del os.environ["LD_PRELOAD"]
+            if preloaded is not None:
+                os.environ["LD_PRELOAD"] = preloaded
+
+    def call(self, function: Callable, *arguments: object) -> object:
+        """What a function of a module returns there."""
+        return self._executor.submit(function, *arguments).result()
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._folder.cleanup()
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    if peak_mib(lambda: torch.empty(MIB), "cpu") < 4:
+        raise RuntimeError(f"{SOURCE.name} does not count what torch allocates")
 
 
 def peak_mib(call: Callable[[], object], device: str) -> float:
     """MiB that a call needs at its peak, its results included.
 
-    On a GPU torch's allocator counts, which is where cuDNN's workspace comes from too. On a CPU it
-    is the process's resident memory, whoever allocated it, in pages: its grain is some hundred KiB.
-    The call should have been made before, so that what a library keeps from then on (buffers,
-    threads) does not count. It leaves malloc slower than it was: time nothing afterwards.
-
-    Raises:
-        OSError: the system is not Linux, or does not let a process reset its peak.
+    On a GPU torch's allocator counts, which is where cuDNN's workspace comes from too. On a CPU,
+    where this must be called in a `Process`, it is what malloc has handed out, whoever asked. The
+    call should have been made before, so that what a library keeps from then on does not count.
     """
     if device == "cuda":
         torch.cuda.synchronize()
@@ -33,19 +86,8 @@ def peak_mib(call: Callable[[], object], device: str) -> float:
         call()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MIB
-    libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_THRESHOLD, 64 << 10)
-    libc.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
-    before = _status("VmRSS")
+    heap = ctypes.CDLL(None)
+    heap.heap_peak.restype = ctypes.c_long
+    heap.heap_mark()
     call()
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(name: str) -> int:
-    """A value of /proc/self/status, in KiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return int(value.split()[0])
-    raise OSError(f"/proc/self/status has no {name}")
+    return heap.heap_peak() / MIB

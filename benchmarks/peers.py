@@ -5,6 +5,7 @@ haste is not among them: it has no vanilla recurrent network (LSTM, GRU, IndRNN 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 import torch
@@ -171,6 +172,12 @@ _PROVIDERS: dict[str, tuple[Provider, ...]] = {
     "most": (EagerLoop(), OnnxRuntime(), FlashRnn("cuda_fused"), FlashRnn("cuda")),
     "all": (Fastrnn("cpp"), Fastrnn("reference"), CompiledLoop()),
 }
+
+
+def named(names: Sequence[str]) -> list[Provider]:
+    """The providers of these names."""
+    every = {provider.name: provider for level in LEVELS for provider in _PROVIDERS[level]}
+    return [every[name] for name in names]
 
 
 def providers(level: str, device: str) -> tuple[list[Provider], dict[str, str]]:

@@ -18,7 +18,7 @@ from fastrnn.functional import recurrence
 from fastrnn.ops import dispatch
 from fastrnn.ops.reference import ACTIVATIONS
 
-from .modes import MODES
+from .modes import MODES, precision
 from .shapes import Case
 from .task import Call, Task, of_layer, stepped
 
@@ -81,9 +81,10 @@ class Fastrnn(Provider):
     def refuses(self, case: Case, device: str) -> str | None:
         state = torch.empty((1, case.work.groups, case.work.H), dtype=MODES[case.mode].dtype)
         state = state.to(device)
-        if self.backend != "auto":
-            return dispatch.BACKENDS[self.backend].refuses(state)
-        reasons = [refuses(state) for refuses in dispatch.AUTO.get(device, {}).values()]
+        with precision(case.mode):
+            if self.backend != "auto":
+                return dispatch.BACKENDS[self.backend].refuses(state)
+            reasons = [refuses(state) for refuses in dispatch.AUTO.get(device, {}).values()]
         return None if None in reasons else f"auto takes the reference: {'; '.join(reasons)}"
 
     def prepare(self, task: Task) -> Call:
@@ -162,34 +163,47 @@ class EagerLoop(Provider):
     name = "eager loop"
 
     def refuses(self, case: Case, device: str) -> str | None:
-        return None if case.work.is_plain else "it is written for one layer of rows of one length"
+        plain = case.work.layers == case.work.directions == 1 and not case.work.packed
+        return None if plain else "it is written for one layer of rows of one length"
 
     def prepare(self, task: Task) -> Call:
+        activation = task.work.activation
         if task.case.scope == "layer":
             weight_ih, weight_hh, *biases = weights = list(task.layer.parameters())
             h0 = weight_hh.new_zeros(task.work.B, task.work.H)
 
             def output(x: Tensor) -> Tensor:
-                return self.loop(F.linear(x, weight_ih, sum(biases)), weight_hh, h0, task)
+                pre = F.linear(x, weight_ih, sum(biases))
+                return self.loop(pre, weight_hh.t(), h0, activation)
 
             return stepped(task.case.step, output, weights)
         weights = [task.weight_hh, task.h0]
 
         def alone(pre: Tensor) -> Tensor:
-            return self.loop(pre[:, :, 0], task.weight_hh[0], task.h0[:, 0], task).unsqueeze(2)
+            if task.work.groups == 1:
+                weight_t = task.weight_hh[0].t()
+                return self.loop(pre[:, :, 0], weight_t, task.h0[:, 0], activation).unsqueeze(2)
+            heads_first = pre.transpose(1, 2), task.weight_hh.mT, task.h0.transpose(0, 1)
+            return self.loop(*heads_first, activation).transpose(1, 2)
 
         return stepped(task.case.step, alone, weights)
 
-    def loop(self, pre: Tensor, weight_hh: Tensor, h: Tensor, task: Task) -> Tensor:
-        """pre [T, B, H], weight_hh [H, H], h [B, H] -> out [T, B, H]."""
-        return steps(pre, weight_hh, h, task.work.activation)
+    def loop(self, pre: Tensor, weight_t: Tensor, h: Tensor, activation: str) -> Tensor:
+        return steps(pre, weight_t, h, activation)
 
 
-def steps(pre: Tensor, weight_hh: Tensor, h: Tensor, activation: str) -> Tensor:
+def steps(
+    pre: Tensor,  # [T, B, H], or of heads [T, G, B, H]
+    weight_t: Tensor,  # [H, H], [G, H, H]: W_hh transposed
+    h: Tensor,  # [B, H], [G, B, H]
+    activation: str,
+) -> Tensor:
+    """The loop: out, shaped as pre."""
     act = ACTIVATIONS[activation]
+    plus_product = torch.addmm if h.dim() == 2 else torch.baddbmm
     out = []
     for now in pre.unbind():
-        h = act(torch.addmm(now, h, weight_hh.t()))
+        h = act(plus_product(now, h, weight_t))
         out.append(h)
     return torch.stack(out)
 
@@ -217,9 +231,9 @@ class CompiledLoop(EagerLoop):
             self._compiled = torch.compile(steps)
         return super().prepare(task)
 
-    def loop(self, pre: Tensor, weight_hh: Tensor, h: Tensor, task: Task) -> Tensor:
+    def loop(self, pre: Tensor, weight_t: Tensor, h: Tensor, activation: str) -> Tensor:
         out = []
         for part in pre.split(self.unrolled):
-            out.append(self._compiled(part, weight_hh, h, task.work.activation))
+            out.append(self._compiled(part, weight_t, h, activation))
             h = out[-1][-1]
         return torch.cat(out)

@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parent / "results"
 ALLOWED = 1.05
 
 #: MiB by which a peak may differ for no reason.
-GRAIN = 0.5
+GRAIN = 0.1
 
 Row = dict[str, Any]
 Record = dict[str, Any]

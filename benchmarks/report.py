@@ -32,6 +32,12 @@ CAPTION = (
     "T, B and H."
 )
 
+#: The steps that the tables for a hurried reader have.
+SHOWN = ("inference", "training")
+
+#: Up to so many steps, a call is about as much work as what it calls.
+FEW_STEPS = 8
+
 #: Losing cases that the README lists; docs/benchmarks.md has them all.
 LISTED = 8
 
@@ -116,6 +122,11 @@ def title(record: Record) -> str:
     return f"{what['cpu']}, {what['instruction_set']}, {what['threads']} threads"
 
 
+def version(record: Record) -> str:
+    """Of torch, whatever it was built with."""
+    return record["machine"]["torch"].partition("+")[0]
+
+
 def described(record: Record) -> str:
     """The machine and the versions, in a sentence or two."""
     what = record["machine"]
@@ -144,35 +155,28 @@ def described(record: Record) -> str:
 
 
 def short(rows: Iterable[Row]) -> list[str]:
-    """A line a group and mode: geometric means, and the worst."""
-    header = (
-        "group",
-        "mode",
-        "step",
-        "cases",
-        "over nn.RNN",
-        "over the best peer",
-        "the worst",
-        "× floor",
-    )
-    found: dict[tuple[str, str, str], list[Line]] = {}
+    """A line a group and mode: geometric means, and the worst; inference / training."""
+    found: dict[tuple[str, str], dict[str, list[Line]]] = {}
     for one in lines(rows):
-        row = one.row
-        found.setdefault((row["group"], row["mode"], row["step"]), []).append(one)
+        steps = found.setdefault((one.row["group"], one.row["mode"]), {})
+        steps.setdefault(one.row["step"], []).append(one)
     table = []
-    for key, mine in found.items():
-        ratios = [one.ratio for one in mine if one.ratio is not None]
-        table.append(
-            (
-                *key,
-                str(len(mine)),
-                times(mean(one.over("nn.RNN") for one in mine)),
-                times(mean(ratios)),
-                times(min(ratios, default=None)),
-                short_number(mean(one.over_floor for one in mine)),
+    for name, mode in sorted(found, key=lambda key: list(GROUPS).index(key[0])):
+        pairs = [found[name, mode].get(step, []) for step in SHOWN]
+        cells = [
+            " / ".join(map(cell, pairs))
+            for cell in (
+                lambda mine: str(len(mine)),
+                lambda mine: times(mean(one.over("nn.RNN") for one in mine)),
+                lambda mine: times(mean(one.ratio for one in mine)),
+                lambda mine: times(min((one.ratio for one in mine if one.ratio), default=None)),
+                lambda mine: short_number(mean(one.over_floor for one in mine)),
             )
-        )
-    return ["Geometric means over the cases of a group.", "", *text.markdown(header, table, 3)]
+        ]
+        table.append((name, mode, *cells))
+    header = ("group", "mode", "cases", "over nn.RNN", "over the best peer", "the worst", "× floor")
+    words = "Geometric means over the cases of a group, inference / training."
+    return [words, "", *text.markdown(header, table, 2)]
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -186,7 +190,7 @@ def times(ratio: float | None) -> str:
     if ratio is None:
         return "–"
     shown = f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
-    return f"**{shown}**" if ratio < 1 else shown
+    return f"**{shown}**" if ratio < 0.995 else shown
 
 
 def short_number(value: float | None) -> str:
@@ -270,18 +274,17 @@ def summary(record: Record, folder: Path, base: Path) -> list[str]:
     pairs: dict[str, dict[str, Line]] = {}
     for one in lines(row for row in rows if row["group"] == "overview"):
         pairs.setdefault(str(one.work), {})[one.row["step"]] = one
-    steps = ("inference", "training")
     header = ["(T, B, I, H)"]
-    for step in steps:
+    for step in SHOWN:
         header += [f"{step}: ours", "best peer", "ratio", "× floor"]
     table = [
-        [work, *(cell for step in steps for cell in summary_cells(found.get(step)))]
+        [work, *(cell for step in SHOWN for cell in summary_cells(found.get(step)))]
         for work, found in pairs.items()
     ]
     lost = sorted((one for one in lines(rows) if one.is_losing), key=lambda one: one.ratio or 0)
     found = lines(rows)
     parts = [*text.markdown(header, table, 1), ""]
-    parts += [CAPTION.format(title=title(record), count=len(found), **record["machine"]), ""]
+    parts += [CAPTION.format(title=title(record), torch=version(record), count=len(found)), ""]
     parts += [lost_in_words(lost, len(found)), ""]
     name = "speed-up-float32"
     if (folder / f"{name}.png").exists():
@@ -299,11 +302,17 @@ def summary_cells(one: Line | None) -> list[str]:
 
 
 def lost_in_words(lost: Sequence[Line], count: int) -> str:
+    """What of all cases is lost, where, and how much at worst."""
     if not lost:
         return f"No peer is faster in any of the {count} cases."
     shown = [
-        f"{one.work} {one.row['mode']} {one.row['step']} {one.ratio:.2f}× ({one.peer})"
+        f"{one.work} {'' if one.row['mode'] == 'float32' else one.row['mode'] + ' '}"
+        f"{one.row['step']} {one.ratio:.2f}× ({one.peer})"
         for one in lost[:LISTED]
     ]
+    few = sum(one.work.T <= FEW_STEPS for one in lost)
     rest = f"; the {LISTED} worst" if len(lost) > LISTED else ""
-    return f"A peer is faster in {len(lost)} of the {count} cases{rest}: {', '.join(shown)}."
+    return (
+        f"A peer is faster in {len(lost)} of the {count} cases, {few} of them of no more than "
+        f"{FEW_STEPS} steps, which leave little to fuse{rest}: {'; '.join(shown)}."
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from . import cpu_floor, gpu_calibration, gpu_floor, machine, measure, peers, records
+from . import cpu_floor, gpu_calibration, gpu_floor, machine, measure, memory, peers, records
 from .floor import Machine
 from .measure import Found
 from .providers import Provider
@@ -45,9 +45,13 @@ class Session:
         self.machine: dict[str, Any] = {}
         self.calibration: dict[str, Any] = {}
         self._rates: Machine | None = None
+        self._process: memory.Process | None = None
 
     def providers(self, what: str, case: Case) -> list[Provider]:
         """Who can compute a case here."""
+        if what == "memory" and memory.unavailable(self.device):
+            self.absent["peak memory"] = memory.unavailable(self.device) or ""
+            return []
         level = min(GROUPS[case.group].peers, self.level, key=peers.LEVELS.index)
         present, absent = peers.providers(level, self.device)
         self.absent |= absent
@@ -62,19 +66,35 @@ class Session:
     def measured(self, what: str, case: Case) -> Found:
         """What came of a case, measured at the first call."""
         if (what, case) not in self.found:
-            if not self.machine:
-                self.machine = machine.describe(self.device)
-                self._calibrate()
+            self.machine = self.machine or machine.describe(self.device)
             wanted = self.wanted[what, case]
             if what == "time":
+                self._calibrate()
                 found = measure.times(case, wanted, self.device, self.budget)
             else:
-                found = measure.memory(case, wanted, self.device)
+                found = self.weighed(case, [provider.name for provider in wanted])
             self.found[what, case] = found
         return self.found[what, case]
 
+    def weighed(self, case: Case, names: list[str], steps: int | None = None) -> Found:
+        """The peak memory of a case, by providers of these names; see `measure.memory`."""
+        if self.device != "cpu":
+            return measure.memory(case, names, self.device, steps)
+        if self._process is None:
+            self._process = memory.Process(torch.get_num_threads())
+        found = self._process.call(measure.memory, case, names, self.device, steps)
+        assert isinstance(found, Found)
+        return found
+
+    def close(self) -> None:
+        """End the process that measured memory."""
+        if self._process is not None:
+            self._process.close()
+
     def _calibrate(self) -> None:
-        """Find out what this machine can do at most, before anything is measured on it."""
+        """Find out what this machine can do at most, before anything is timed on it."""
+        if self.calibration:
+            return
         if self.device == "cuda":
             arch = gpu_calibration.architecture(torch.cuda.get_device_capability())
             deadline = time.time() + CALIBRATING
@@ -90,6 +110,10 @@ class Session:
 
     def record(self) -> records.Record:
         """What was found, though not all of what was wanted may have been."""
+        if self.device == "cpu" and self.calibration.get("measured"):
+            again = cpu_floor.calibrate(torch.get_num_threads())
+            self.calibration = cpu_floor.better(self.calibration, again)
+            self._rates = cpu_floor.machine(self.calibration)
         able = {key: wanted for key, wanted in self.able.items() if wanted}
         return {
             "format": records.FORMAT,

@@ -32,11 +32,6 @@ class Work:
         return 1 + self.bidirectional
 
     @property
-    def is_plain(self) -> bool:
-        """One layer of one direction over rows of one length."""
-        return self.layers == self.directions == self.groups == 1 and not self.packed
-
-    @property
     def traits(self) -> tuple[str, ...]:
         """What it has beyond its four sizes."""
         return (

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import cycle
+from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -18,9 +19,9 @@ from fastrnn.ops.weight_gradient import weight_gradient
 from .modes import MODES
 from .shapes import Case
 
-#: Calls take turns with so many inputs, as in training, where the caches hold another batch; fewer
-#: where they would fill the memory.
-RING, RING_BYTES = 4, 2**30
+#: Calls take turns with so many inputs, as in training, where the caches hold another batch: with
+#: four, and on a GPU with more than its L2 can hold, but no more than fill so much memory.
+RING, MOST, L2, RING_BYTES = 4, 64, 128 * 2**20, 2**30
 
 
 def row_lengths(steps: int, batch: int) -> Tensor:
@@ -81,9 +82,15 @@ class Task:
             needs_grad = case.step != "inference"
             self.weight_hh, self.h0 = (t.requires_grad_(needs_grad) for t in (weight_hh, h0))
             row = (work.groups * work.H,) * 2
-        size = self.steps * work.B * sum(row) * self.dtype.itemsize
-        count = 1 if self.is_trial else max(1, min(RING, RING_BYTES // max(1, size)))
-        self.inputs = [self._make_inputs() for _ in range(count)]
+        size = max(1, self.steps * work.B * sum(row) * self.dtype.itemsize)
+        self.inputs = [self._make_inputs() for _ in range(self._ring(size))]
+
+    def _ring(self, size: int) -> int:
+        """How many inputs of so many bytes there are."""
+        if self.is_trial:
+            return 1
+        wanted = RING if self.device.type == "cpu" else max(RING, min(MOST, ceil(L2 / size)))
+        return max(1, min(wanted, RING_BYTES // size))
 
     def _uniform(self, *shape: int) -> Tensor:
         values = torch.empty(shape, device=self.device)

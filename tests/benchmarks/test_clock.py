@@ -8,7 +8,6 @@ import pytest
 
 from benchmarks import clock
 from benchmarks.clock import Run, Times, in_turns
-from benchmarks.memory import peak_mib
 
 
 def test_times_are_summed_up() -> None:
@@ -74,25 +73,3 @@ def test_a_context_is_entered_once_a_turn() -> None:
 
     assert Run(lambda: entered.append("call"), Using).ms(2, "cpu") > 0
     assert entered == ["in", "call", "call", "out"]
-
-
-MIB = 2**20
-
-
-@pytest.mark.parametrize("mib", [1, 8, 40])
-def test_a_peak_is_what_was_held_at_once(mib: int) -> None:
-    """Twice of it in a row, given back in between, is once."""
-
-    def call() -> bytes:
-        for _ in range(2):
-            held = b"x" * (mib * MIB)
-            del held
-        return b"x" * (mib // 2 * MIB)
-
-    assert peak_mib(call, "cpu") == pytest.approx(mib, abs=0.5)
-
-
-def test_a_peak_does_not_hide_behind_what_was_given_back() -> None:
-    held = [b"x" * (300 << 10) for _ in range(100)]
-    del held
-    assert peak_mib(lambda: [b"x" * (300 << 10) for _ in range(100)], "cpu") > 28

@@ -22,6 +22,7 @@ CPU = Cpu(
     bandwidths={1024: 1e9, 32768: 0.5e9},
     bandwidths_all={1024: 2e9, 32768: 1e9},
     hand_off=1e-6,
+    calls={"inference": 2e-6, "forward": 3e-6, "training": 1e-5},
 )
 
 Make = Callable[..., Case]
@@ -93,6 +94,26 @@ def test_steps_follow_one_another(layer: Make) -> None:
     assert deep.steps == pytest.approx(3e3 * 10 * one)
 
 
+def test_even_nothing_has_to_be_called(layer: Make) -> None:
+    assert floor.floor(layer(1, 1, 1, 1), CPU).least == pytest.approx(2e-3)
+    assert floor.floor(layer(1, 1, 1, 1, step="training"), CPU).least == pytest.approx(1e-2)
+
+
+def test_of_two_calibrations_the_better_counts() -> None:
+    first = {"clock": 1.0, "hand_off": 3.0, "bandwidth": {"1": 5.0, "2": 6.0}}
+    second = {"clock": 2.0, "hand_off": 4.0, "bandwidth": {"1": 7.0, "2": 1.0}, "call": 1.0}
+    both = cpu_floor.better(
+        {"measured": first, "errors": ["of the first"]}, {"measured": second, "errors": []}
+    )
+    assert both["measured"] == {
+        "clock": 2.0,
+        "hand_off": 3.0,
+        "bandwidth": {"1": 7.0, "2": 6.0},
+        "call": 1.0,
+    }
+    assert both["errors"] == ["of the first"]
+
+
 def test_a_rate_is_never_below_that_of_more_data() -> None:
     """Measured too low at one size, by a busy moment, it would raise a floor."""
     rates = {1024: 1e9, 2048: 3e9, 4096: 2e9}
@@ -129,6 +150,7 @@ def test_the_calibration_of_this_machine() -> None:
     assert 0 < cpu.store_load < 1e-7
     assert cpu.bandwidths[2**14] > cpu.bandwidths[2**28] > 1e8
     assert set(cpu.gemm) == set(cpu_floor.CPU_MODES)
+    assert 1e-7 < cpu.call("inference") < cpu.call("training") < 1e-3
 
 
 def test_without_a_compiler_there_is_no_floor(monkeypatch: pytest.MonkeyPatch) -> None:

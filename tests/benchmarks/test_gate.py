@@ -105,6 +105,20 @@ def test_float32_that_is_computed_in_half_precision_does_not_pass() -> None:
         gate.check([out], task)
 
 
+def test_calls_take_turns_with_inputs_that_differ() -> None:
+    task = Task(Case("some", "layer", LAYER, "float32", "training"))
+    turns = task.turns()
+    seen = [next(turns) for _ in range(5)]
+    assert seen[4] is seen[0]
+    assert not any(torch.equal(seen[0].leaf, other.leaf) for other in seen[1:4])
+    assert [task._ring(size) for size in (1, 2**29, 2**31)] == [4, 2, 1]
+    # On a GPU more than L2 holds, of sizes that allow it.
+    task.device = torch.device("cuda")
+    assert [task._ring(size) for size in (1, 2**20, 2**24, 2**27, 2**29, 2**31)] == [
+        *(64, 64, 8, 4, 2, 1)
+    ]
+
+
 class Wrong(Fastrnn):
     """The right result of other inputs."""
 

@@ -83,6 +83,19 @@ def test_a_lost_device_is_no_wrong_kernel() -> None:
         row(Fake(error="CUDA error: unspecified launch failure"), "forward")
 
 
+@pytest.mark.parametrize(("mode", "precision"), [("float32", "ieee"), ("tf32", "tf32")])
+def test_a_kernel_is_asked_in_the_mode_it_will_run_in(
+    mode: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked(Fake):
+        def refuses(self, *_: Any) -> str | None:
+            return None if torch.backends.cudnn.rnn.fp32_precision == precision else "another"
+
+    kernel = Asked()
+    monkeypatch.setattr(gpu_timing, "KERNELS", (kernel,))
+    assert gpu_timing.kernels(WORK, mode, 6, "forward", "cpu") == [kernel]
+
+
 def test_the_plan_is_of_the_table() -> None:
     plan = gpu_timing.plan()
     cases = {(case.group, case.work, case.mode) for case in select("full", "cuda")}

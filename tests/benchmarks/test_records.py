@@ -14,6 +14,7 @@ from benchmarks import gpu_floor, records, report, tables
 from benchmarks.clock import Times
 from benchmarks.measure import Found
 from benchmarks.shapes import Case, Work
+from benchmarks.text import replace
 
 CASE = Case("overview", "layer", Work(100, 8, 64, 64), "float32", "inference")
 H200 = gpu_floor.GPUS["H200"]
@@ -56,7 +57,7 @@ def test_a_row_holds_the_case_the_times_and_the_floor() -> None:
     theirs = row["times"]["nn.RNN"]
     assert theirs == {"ms": [4.0, 4.0, 4.0, 8.8], "turns": 3, "over": {"fastrnn": 4.0}}
     assert row["times"]["fastrnn"]["over"] == {"fastrnn": 1.0}
-    assert set(row["floor"]) == {"arithmetic", "bytes", "steps"}
+    assert set(row["floor"]) == {"arithmetic", "bytes", "steps", "call"}
     assert "floor" not in records.row(found())
     assert json.loads(json.dumps(row)) == row
 
@@ -206,18 +207,26 @@ def full(ours: float = 1.0) -> records.Record:
     return record(*made)
 
 
-@pytest.fixture
-def pages(tmp_path: Path) -> tuple[Path, Path, Path]:
-    docs = tmp_path / "docs"
-    docs.mkdir()
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- benchmarks: begin -->\nold\n<!-- benchmarks: end -->\nafter\n")
-    return docs / "benchmarks.md", readme, docs / "figures"
+README = "before\n<!-- benchmarks: begin -->\nold\n<!-- benchmarks: end -->\nafter\n"
 
 
-def test_the_report(pages: tuple[Path, Path, Path]) -> None:
-    document, readme, pictures = pages
-    report.write({"some-machine": full()}, *pages)
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a README, and in docs the page and the figures, of such a record."""
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "docs").mkdir()
+    (folder / "README.md").write_text(README)
+    report.write({"some-machine": full()}, *places(folder))
+    return folder
+
+
+def places(folder: Path) -> tuple[Path, Path, Path]:
+    docs = folder / "docs"
+    return docs / "benchmarks.md", folder / "README.md", docs / "figures"
+
+
+def test_the_report(pages: Path) -> None:
+    document, readme, pictures = places(pages)
     text, summary = document.read_text(), readme.read_text()
     for words in (
         "Some(R) CPU X-1",
@@ -227,14 +236,15 @@ def test_the_report(pages: tuple[Path, Path, Path]) -> None:
         "Published by oth",
     ):
         assert words in text
-    # What loses, loses in bold: the second of two works, and with three works the third more so.
     assert "| (100, 8, 64, 64) | inference | 1.00 |" in text
     assert "A peer is faster in 12 of 28 cases" in text
+    assert "**0.33×**" in text  # what loses, loses in bold
     assert summary.startswith("before\n<!-- benchmarks: begin -->\n| (T, B, I, H) |")
     assert summary.endswith("<!-- benchmarks: end -->\nafter\n")
     assert "old" not in summary
     assert "| 1.00 | 2.00 nn.RNN | **2.00×** |" in summary
-    assert "A peer is faster in 12 of the 28 cases; the 8 worst: " in summary
+    assert "A peer is faster in 12 of the 28 cases, 0 of them of no more than 8 steps" in summary
+    assert "; the 8 worst: (50, 2, 64, 64) " in summary
     names = {"speed-up-float32", "width", "length", "memory"}
     made = {path.name for path in (pictures / "some-machine").iterdir()}
     assert made == {f"{name}{dark}.png" for name in names for dark in ("", "-dark")}
@@ -244,11 +254,8 @@ def test_the_report(pages: tuple[Path, Path, Path]) -> None:
         assert all((base / path).exists() for path in shown)
 
 
-def test_a_figure_is_wide_enough_for_a_page_and_as_dark_as_it_says(
-    pages: tuple[Path, Path, Path],
-) -> None:
-    report.write({"some-machine": full()}, *pages)
-    for path in (pages[2] / "some-machine").iterdir():
+def test_a_figure_is_wide_enough_for_a_page_and_as_dark_as_it_says(pages: Path) -> None:
+    for path in (places(pages)[2] / "some-machine").iterdir():
         image = Image.open(path).convert("L")
         assert image.width >= 1200
         corner = image.getpixel((2, 2))
@@ -284,19 +291,17 @@ def test_the_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
     assert report.newest(tmp_path) == {"some-x-1-avx2-2-threads": new}
 
 
-def test_without_a_record_there_is_no_report(pages: tuple[Path, Path, Path]) -> None:
+def test_without_a_record_there_is_no_report(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="make bench-full"):
-        report.write({}, *pages)
+        report.write({}, *places(tmp_path))
 
 
-def test_a_readme_without_a_place_for_the_table_is_left_alone(
-    pages: tuple[Path, Path, Path],
-) -> None:
-    document, readme, pictures = pages
-    readme.write_text("all by hand\n")
+def test_a_document_without_a_place_for_the_text_is_left_alone(tmp_path: Path) -> None:
+    document = tmp_path / "README.md"
+    document.write_text("all by hand\n")
     with pytest.raises(SystemExit, match="lacks the lines <!-- benchmarks: begin -->"):
-        report.write({"some-machine": full()}, document, readme, pictures)
-    assert readme.read_text() == "all by hand\n"
+        replace(document, "benchmarks", "table")
+    assert document.read_text() == "all by hand\n"
 
 
 def test_the_records_of_this_tree_can_be_read() -> None:

@@ -1,0 +1,96 @@
+"""Peaks of a CPU, in the process that is made to count them."""
+
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import measure, memory
+from benchmarks.memory import MIB, Process, peak_mib
+from benchmarks.shapes import Case, Work
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Process]:
+    process = Process(threads=2)
+    yield process
+    process.close()
+
+
+def twice(mib: int) -> float:
+    """The peak of a call that holds so much twice, but not at once, and returns half of it."""
+
+    def call() -> bytes:
+        for _ in range(2):
+            held = b"x" * (mib * MIB)
+            del held
+        return b"x" * (mib // 2 * MIB)
+
+    return peak_mib(call, "cpu")
+
+
+def early(mib: int) -> float:
+    """The peak of a call that gives so much back before it takes as much in other pieces."""
+
+    def call() -> list[bytes]:
+        held = [b"x" * 1000 for _ in range(mib * MIB // 1000)]
+        del held
+        return [b"x" * (MIB // 2) for _ in range(2 * mib)]
+
+    return peak_mib(call, "cpu")
+
+
+def every_way(mib: int) -> float:
+    """The peak of a call that has a fifth of it in each way that there is."""
+    libc = ctypes.CDLL(None)
+    for name in ("malloc", "calloc", "realloc", "aligned_alloc", "memalign"):
+        getattr(libc, name).restype = ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    part = ctypes.c_size_t(mib * MIB // 5)
+
+    def call() -> None:
+        small = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(10)))
+        blocks = [
+            libc.malloc(part),
+            libc.calloc(part, ctypes.c_size_t(1)),
+            libc.realloc(small, part),
+            libc.aligned_alloc(ctypes.c_size_t(64), part),
+        ]
+        block = ctypes.c_void_p()
+        assert libc.posix_memalign(ctypes.byref(block), ctypes.c_size_t(64), part) == 0
+        for each in (*blocks, block):
+            libc.free(each)
+
+    call()
+    assert peak_mib(lambda: None, "cpu") == 0
+    return peak_mib(call, "cpu")
+
+
+@pytest.mark.parametrize("call", [twice, early, every_way])
+@pytest.mark.parametrize("mib", [2, 40])
+def test_a_peak_is_what_was_held_at_once(mib: int, call: Any, process: Process) -> None:
+    assert process.call(call, mib) == pytest.approx(mib, rel=0.1)
+
+
+def test_the_process_has_as_many_threads(process: Process) -> None:
+    assert process.call(torch.get_num_threads) == 2
+
+
+def test_a_layer_holds_what_its_results_and_its_backward_need(process: Process) -> None:
+    """Inference: the output, in its pre-activation's place. Training: out, dz and x's gradient."""
+    for step, tensors in (("inference", 1), ("training", 3)):
+        case = Case("some", "layer", Work(2048, 8, 64, 64), "float32", step)
+        found = process.call(measure.memory, case, ["fastrnn", "nn.RNN"], "cpu")
+        assert isinstance(found, measure.Found)
+        assert found.wrong == {}
+        assert found.mib["fastrnn"] == pytest.approx(4 * tensors, abs=0.1)
+        assert found.mib["nn.RNN"] > found.mib["fastrnn"]
+
+
+def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory.unavailable("cpu") is None
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert memory.unavailable("cpu") == "needs c++, which is not installed"
+    assert memory.unavailable("cuda") is None
