@@ -5,8 +5,10 @@ A provider is one small class. peers.py holds those that need another package, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -220,12 +222,13 @@ class CompiledLoop(EagerLoop):
     compiles = True
     unrolled = 16
 
-    def __init__(self) -> None:
-        self._any_size = torch.compile(steps, dynamic=True)
+    @cached_property
+    def _of_any_size(self) -> Callable[..., Tensor]:
+        return torch.compile(steps, dynamic=True)
 
     def prepare(self, task: Task) -> Call:
         if task.is_trial:  # one compilation for all
-            self._compiled = self._any_size
+            self._compiled = self._of_any_size
         else:
             torch._dynamo.reset()
             self._compiled = torch.compile(steps)

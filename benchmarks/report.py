@@ -1,6 +1,7 @@
 """Records made into pages: docs/benchmarks.md, its figures, and the README's table.
 
-`python -m benchmarks report` takes of every machine the newest record of the full table.
+`python -m benchmarks report` takes of every machine the newest record of the full table; of one
+that has none, the newest of a GPU check.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from . import figures, records, text
 from .machine import ROOT
 from .records import Record, Row
-from .shapes import GROUPS
+from .shapes import GROUPS, Work
 from .tables import MEMORY_HEADER, WORDS, Line, lines, memory_cells, number
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -43,12 +44,14 @@ LISTED = 8
 
 
 def newest(folder: Path = records.RESULTS) -> dict[str, Record]:
-    """Of every machine the newest record of the full table."""
+    """Of every machine the newest record of the full table, or else of a GPU check."""
     found = {}
     for name, paths in records.paths(folder).items():
-        full = [record for record in map(records.read, paths) if is_full(record)]
-        if full:
-            found[name] = full[-1]
+        every = [records.read(path) for path in paths]
+        checks = [record for record in every if record["selection"]["shapes"] == "gpu"]
+        best = [record for record in every if is_full(record)] or checks
+        if best:
+            found[name] = best[-1]
     return found
 
 
@@ -76,8 +79,12 @@ def write(
         parts += section(record, made, pictures / name, document.parent)
     parts += quoted()
     document.write_text("\n".join(parts).rstrip() + "\n")
-    name, record = next(iter(found.items()))
-    text.replace(readme, "benchmarks", "\n".join(summary(record, pictures / name, readme.parent)))
+    shown = [
+        "\n".join(summary(record, pictures / name, readme.parent))
+        for name, record in found.items()
+        if any(row["group"] == "overview" for row in record["rows"])
+    ]
+    text.replace(readme, "benchmarks", "\n\n".join(shown))
 
 
 def section(record: Record, made: Sequence[str], folder: Path, base: Path) -> list[str]:
@@ -85,7 +92,7 @@ def section(record: Record, made: Sequence[str], folder: Path, base: Path) -> li
     rows = record["rows"]
     parts = [f"## {title(record)}", "", described(record), ""]
     parts += ["### In short", "", *short(rows), ""]
-    parts += ["### Growth", ""]
+    parts += ["### Growth", ""] if made else []
     for name in made:
         parts += [
             figures.picture(folder, name, ALTERNATIVES[name.rpartition("-")[0] or name], base),
@@ -98,6 +105,9 @@ def section(record: Record, made: Sequence[str], folder: Path, base: Path) -> li
         mine = [one for one in lines(rows) if one.row["group"] == name]
         if mine and name != "grid":
             parts += [f"**{name}**: {group.about}" + SCOPES[group.scope], "", *full_table(mine), ""]
+    alone = [row for row in rows if row["scope"] == "kernel" and "times" in row]
+    if alone:
+        parts += ["### Kernels by themselves", "", *kernels_table(alone), ""]
     memory = [row for row in rows if "mib" in row]
     if memory:
         words = "What a call holds at its peak on top of what was there before, results included."
@@ -251,6 +261,26 @@ def cell(one: Line, name: str) -> str:
     if name in one.row.get("too_long_s", {}):
         return f"{one.row['too_long_s'][name]:.0f} s"
     return "wrong" if name in one.row.get("wrong", {}) else times(one.over(name))
+
+
+def kernels_table(rows: Sequence[Row]) -> list[str]:
+    """Of every shape and direction the kernels of a GPU, the fastest first, and its floor."""
+    table = []
+    for row in rows:
+        us = {name: 1e3 * times["ms"][2] / row["work"]["T"] for name, times in row["times"].items()}
+        fastest, *others = sorted(us, key=us.__getitem__)
+        floor = max(row["floor"].values()) if "floor" in row else None
+        table.append(
+            (
+                *(str(Work(**row["work"])), row["mode"], row["step"], fastest),
+                number(us[fastest]),
+                short_number(floor and row["times"][fastest]["ms"][2] / floor),
+                ", ".join(f"{name} {number(us[name])}" for name in others),
+            )
+        )
+    words = "Median device time, in µs a step, with L2 flushed before each call."
+    header = ("(T, B, I, H)", "mode", "direction", "fastest", "µs", "× floor", "others")
+    return [words, "", *text.markdown(header, table, 4)]
 
 
 def quoted() -> list[str]:

@@ -276,6 +276,31 @@ def test_every_published_figure_has_its_source_and_its_setup() -> None:
     assert "Not measured here" in text
 
 
+def test_a_gpu_whose_full_table_was_not_measured_is_shown_as_far_as_it_was(tmp_path: Path) -> None:
+    kernel = Case("cudnn", "kernel", Work(1000, 8, 64, 64), "bfloat16", "forward")
+    times = {"cuda.cluster": Times((0.5,)), "triton.rows": Times((2.0,))}
+    layer = Case("cudnn", "layer", Work(1000, 8, 64, 64), "bfloat16", "training")
+    both = {"fastrnn.cuda": Times((2.0,)), "nn.RNN": Times((1.0,))}
+    rows = [records.row(Found(case, times=t), H200) for case, t in ((kernel, times), (layer, both))]
+    versions = {"driver": "1", "cuda": "13", "cudnn": 9}
+    made = record(*rows, device="cuda", gpu="NVIDIA H200", **versions)
+    made["selection"] |= {"shapes": "gpu", "complete": False}
+    records.write(made, tmp_path)
+    (name,) = found = report.newest(tmp_path)
+    assert name == "nvidia-h200"
+    (tmp_path / "README.md").write_text(README)
+    (tmp_path / "docs").mkdir()
+    report.write(found, *places(tmp_path))
+    text = places(tmp_path)[0].read_text()
+    assert "## NVIDIA H200\n" in text
+    assert "| (1000, 8, 64, 64) | bfloat16 | forward | cuda.cluster | 0.500 |" in text
+    assert "| triton.rows 2.00 |" in text
+    assert "A peer is faster in 1 of 1 cases" in text
+    assert "Growth" not in text
+    # Nothing of the overview: the README has no table of it.
+    assert "|" not in (tmp_path / "README.md").read_text()
+
+
 def test_the_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
     old, new = full(), full(2.0)
     new["machine"] = {**new["machine"], "date": "2031-01-02T03:04+00:00"}
