@@ -21,7 +21,9 @@ def check(results: Sequence[Tensor], task: Task) -> None:
     work, mode = task.work, MODES[task.case.mode]
     products = mode.products if task.device.type == "cuda" else None
     terms = work.H + (work.I if task.case.scope == "layer" else 0)
-    output, gradient = relative_tolerance(mode.dtype, terms, task.steps, work.activation, products)
+    output, gradient = relative_tolerance(
+        mode.dtype, terms, task.steps, task.steps * work.B * work.H, work.activation, products
+    )
     truth = task.truth
     assert len(results) == len(truth), f"{len(results)} results instead of {len(truth)}"
     for index, (actual, expected) in enumerate(zip(results, truth, strict=True)):

@@ -42,7 +42,11 @@ def precision(mode: str) -> Iterator[Mode]:
 
 
 def _set(tf32: bool, matmul: str) -> None:
-    """By torch's older switches and by the newer one: it raises where only one of them was set."""
+    """By torch's older switches and by the newer one: it raises where only one of them was set.
+
+    By ``set_flags``, since the attribute ``allow_tf32`` is frozen once torch.testing's own tests
+    have been imported, as opcheck does.
+    """
     torch.set_float32_matmul_precision(matmul)
-    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.set_flags(_allow_tf32=tf32, _fp32_precision=None)
     torch.backends.cudnn.rnn.fp32_precision = "tf32" if tf32 else "ieee"

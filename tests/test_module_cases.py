@@ -116,7 +116,8 @@ class TestModuleCases(TestCase):
     def test_grad(self, device, dtype, module_info, training):
         self.check_derivatives(gradcheck, device, dtype, module_info, training)
 
-    # No sample has dropout, so one mode is the other, and each takes its time.
+    # No sample has dropout, so one mode is the other, and each takes its time: half a minute.
+    @pytest.mark.slow
     @on_double(CASES, train_eval_mode=TrainEvalMode.train_only)
     def test_gradgrad(self, device, dtype, module_info, training):
         self.check_derivatives(gradgradcheck, device, dtype, module_info, training)

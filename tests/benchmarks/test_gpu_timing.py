@@ -83,9 +83,10 @@ def test_a_lost_device_is_no_wrong_kernel() -> None:
         row(Fake(error="CUDA error: unspecified launch failure"), "forward")
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(("mode", "precision"), [("float32", "ieee"), ("tf32", "tf32")])
 def test_a_kernel_is_asked_in_the_mode_it_will_run_in(
-    mode: str, precision: str, monkeypatch: pytest.MonkeyPatch
+    mode: str, precision: str, frozen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Asked(Fake):
         def refuses(self, *_: Any) -> str | None:
@@ -93,6 +94,9 @@ def test_a_kernel_is_asked_in_the_mode_it_will_run_in(
 
     kernel = Asked()
     monkeypatch.setattr(gpu_timing, "KERNELS", (kernel,))
+    # As torch.testing leaves them, for opcheck in the same process.
+    flags = torch.backends.flags_frozen.__globals__
+    monkeypatch.setitem(flags, "__allow_nonbracketed_mutation_flag", not frozen)
     assert gpu_timing.kernels(WORK, mode, 6, "forward", "cpu") == [kernel]
 
 

@@ -87,6 +87,7 @@ def claim_check_run(folder, rows, epochs):
     )
 
 
+@pytest.mark.slow
 def test_learns_claim_check(tmp_path):
     """Three quarters of the demo's rows and epochs, and a little less is asked of the fusion: what
     another processor rounds otherwise has moved it from 0.93 to 0.9275.
