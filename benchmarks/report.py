@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from math import exp, log
 from pathlib import Path
 
-from . import figures, records, text
+from . import cpu_floor, figures, records, text
 from .machine import ROOT
 from .records import Record, Row
 from .shapes import GROUPS, Work
@@ -51,8 +52,26 @@ def newest(folder: Path = records.RESULTS) -> dict[str, Record]:
         checks = [record for record in every if record["selection"]["shapes"] == "gpu"]
         best = [record for record in every if is_full(record)] or checks
         if best:
-            found[name] = best[-1]
+            found[name] = calibrated(best[-1], every)
     return found
+
+
+def calibrated(record: Record, every: Iterable[Record]) -> Record:
+    """A CPU's record with floors of the best that any of this machine's records has measured.
+
+    Others may share its caches and its clock for as long as a whole run.
+    """
+    if record["machine"]["device"] != "cpu":
+        return record
+    best = reduce(cpu_floor.better, (each["calibration"] for each in every))
+    rates = cpu_floor.machine(best)
+    if rates is None:
+        return record
+    rows = [
+        row | {"floor": records.least(records.case(row), rates)} if "floor" in row else row
+        for row in record["rows"]
+    ]
+    return record | {"calibration": best, "rows": rows}
 
 
 def is_full(record: Record) -> bool:

@@ -17,6 +17,9 @@ from .shapes import GROUPS, Case, select
 #: Seconds of a GPU's calibration.
 CALIBRATING = 120
 
+#: Seconds after which a CPU is calibrated anew: others may share its caches and its clock.
+VALID = 300
+
 
 class Session:
     """The cases of a run, who is to compute them, and what was found.
@@ -45,6 +48,7 @@ class Session:
         self.machine: dict[str, Any] = {}
         self.calibration: dict[str, Any] = {}
         self._rates: Machine | None = None
+        self._calibrated = float("-inf")
         self._process: memory.Process | None = None
 
     def providers(self, what: str, case: Case) -> list[Provider]:
@@ -93,17 +97,22 @@ class Session:
 
     def _calibrate(self) -> None:
         """Find out what this machine can do at most, before anything is timed on it."""
-        if self.calibration:
-            return
-        if self.device == "cuda":
+        if self.device == "cpu":
+            if time.monotonic() > self._calibrated + VALID:
+                self._calibrate_cpu()
+        elif not self.calibration:
             arch = gpu_calibration.architecture(torch.cuda.get_device_capability())
             deadline = time.time() + CALIBRATING
             self.calibration = gpu_calibration.calibration(arch, deadline)
             known = gpu_floor.gpu(torch.cuda.get_device_name())
             self._rates = known and known.calibrated(self.calibration["measured"])
-        else:
-            self.calibration = cpu_floor.calibrate(torch.get_num_threads())
-            self._rates = cpu_floor.machine(self.calibration)
+
+    def _calibrate_cpu(self) -> None:
+        """Once more, and keep the better of everything."""
+        found = cpu_floor.calibrate(torch.get_num_threads())
+        self.calibration = cpu_floor.better(self.calibration or found, found)
+        self._rates = cpu_floor.machine(self.calibration)
+        self._calibrated = time.monotonic()
 
     def rows(self) -> list[records.Row]:
         return [records.row(found, self._rates) for found in self.found.values()]
@@ -111,9 +120,7 @@ class Session:
     def record(self) -> records.Record:
         """What was found, though not all of what was wanted may have been."""
         if self.device == "cpu" and self.calibration.get("measured"):
-            again = cpu_floor.calibrate(torch.get_num_threads())
-            self.calibration = cpu_floor.better(self.calibration, again)
-            self._rates = cpu_floor.machine(self.calibration)
+            self._calibrate_cpu()
         able = {key: wanted for key, wanted in self.able.items() if wanted}
         return {
             "format": records.FORMAT,

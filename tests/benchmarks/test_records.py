@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import __main__ as commands
-from benchmarks import gpu_floor, records, report, tables
+from benchmarks import floor, gpu_floor, records, report, tables
 from benchmarks.clock import Times
 from benchmarks.measure import Found
 from benchmarks.shapes import Case, Work
@@ -314,6 +314,39 @@ def test_the_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
         records.write(one, tmp_path)
     (tmp_path / "some-x-1-avx2-2-threads" / "2033-a-check.json").write_text("{}")
     assert report.newest(tmp_path) == {"some-x-1-avx2-2-threads": new}
+
+
+def test_floors_are_of_the_best_that_a_machine_was_seen_to_do(tmp_path: Path) -> None:
+    def measured(rate: float) -> records.Row:
+        of_steps = {"inference": 1e-6, "forward": 1e-6, "training": 1e-6}
+        return {
+            "threads": 2,
+            "register_bytes": 512,
+            "gemm": {"float32": rate},
+            "call": of_steps,
+            "multiply_add_rate": rate / 2,
+            "multiply_add_rate_all": rate,
+            "multiply_add_latency": 1e-9,
+            "store_load_latency": 1e-9,
+            "bandwidth": {"1024": 1e12},
+            "bandwidth_all": {"1024": 2e12},
+        }
+
+    whole, quick = full(), full()
+    whole["calibration"] = {"measured": measured(1e9), "errors": []}
+    quick["calibration"] = {"measured": measured(2e9), "errors": []}
+    quick["selection"]["shapes"] = "quick"
+    for one in (whole, quick):
+        records.write(one, tmp_path)
+    (shown,) = report.newest(tmp_path).values()
+    assert shown["calibration"]["measured"]["gemm"]["float32"] == 2e9
+    for row, old in zip(shown["rows"], whole["rows"], strict=True):
+        assert {key: row[key] for key in row if key != "floor"} == {
+            key: old[key] for key in old if key != "floor"
+        }
+        if "floor" in old:
+            least = floor.operations(records.case(row)) / 2e9
+            assert row["floor"]["arithmetic"] == pytest.approx(1e3 * least, rel=1e-3)
 
 
 def test_without_a_record_there_is_no_report(tmp_path: Path) -> None:

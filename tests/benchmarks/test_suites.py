@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import conftest, records
+from benchmarks import conftest, records, session
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +68,26 @@ def test_with_timing_off_nothing_is_measured_or_written(tmp_path: Path) -> None:
     assert "record:" not in result.stdout
     assert not list(tmp_path.iterdir())
     assert "skipped" not in result.stdout
+
+
+def test_a_processor_is_calibrated_again_and_again_and_the_best_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = iter([3.0, 5.0, 4.0])
+
+    def calibrate(threads: int) -> dict[str, Any]:
+        return {"measured": {"multiply_add_rate": next(made)}, "errors": []}
+
+    monkeypatch.setattr(session.cpu_floor, "calibrate", calibrate)
+    one = session.Session("quick", "few", "cpu", 0.01, None)
+    seen = []
+    for valid in (session.VALID, session.VALID, -1.0):
+        monkeypatch.setattr(session, "VALID", valid)
+        one._calibrate()
+        seen.append(one.calibration["measured"]["multiply_add_rate"])
+    assert seen == [3.0, 3.0, 5.0]
+    assert one.record()["calibration"]["measured"]["multiply_add_rate"] == 5.0
+    assert next(made, None) is None
 
 
 def test_what_cannot_be_done_is_a_usage_error() -> None:
