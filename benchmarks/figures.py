@@ -254,7 +254,7 @@ def _curves(axes: Axes, theme: Theme, series: Mapping[str, Mapping[float, float]
     every = sorted({x for points in series.values() for x in points})
     axes.set_xticks(every, _labels(every))
     axes.set_xticks([], minor=True)
-    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}")
     axes.grid(color=theme.faint, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
