@@ -2,7 +2,7 @@
 # place, and its extension. Each is made again only when what it was made from has changed.
 #
 #   make demo    train a small multimodal model and see that its recurrence carries knowledge
-#   make test    the tests, but for those marked slow; MARK= chooses others
+#   make test    the tests, but for those marked slow or exhaustive; MARK= chooses others
 #   make lint    ruff and mypy
 #   make bench   the benchmarks, small to large layers, in two minutes; FLAGS= goes to pytest
 #   make bench-full  all of them, in an hour or more; both leave a record in benchmarks/results
@@ -10,7 +10,7 @@
 #   make clean   remove what was built, but not .venv
 
 PYTHON ?= python3
-MARK ?= not slow and not gpu
+MARK ?= not (slow or exhaustive or gpu)
 FLAGS ?=
 COLUMNS := --benchmark-columns=min,median,iqr,rounds
 PYTEST := -n auto --maxprocesses 4 --benchmark-disable

@@ -230,13 +230,13 @@ GROUPS: dict[str, Group] = {
         memory=True,
     ),
     "width": Group(
-        "growth with H, the recurrence alone",
+        "growth with H",
         tuple(_square(100, B, H) for B, H in product((1, 32), (*WIDTHS, 2048))),
         scope="recurrence",
         peers="all",
     ),
     "batch": Group(
-        "growth with B, the recurrence alone",
+        "growth with B",
         tuple(_square(100, B, 128) for B in (1, 4, 16, 64, 256, 1024)),
         scope="recurrence",
     ),

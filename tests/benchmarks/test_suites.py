@@ -24,7 +24,7 @@ def bench(*words: str) -> subprocess.CompletedProcess[str]:
 def test_a_run_measures_shows_and_records(tmp_path: Path) -> None:
     saved = tmp_path / "times.json"
     times = "4x32x128x64 and float32 and not forward"
-    memory = "test_memory and 2048x8"
+    memory = "test_memory and 512x8"
     result = bench(
         *("--shapes", "fusion,length", "--budget", "0.02", "--threads", "1"),
         *("-k", f"({times} or {memory}) and not torch.compile"),

@@ -73,10 +73,10 @@ def test_third_derivative() -> None:
 @pytest.mark.parametrize(
     ("layout", "dtype"),
     [
-        ("dense", torch.float64),
         ("lengths", torch.float32),
         ("packed", torch.float64),
-        ("packed", torch.bfloat16),
+        pytest.param("dense", torch.float64, marks=pytest.mark.slow),
+        pytest.param("packed", torch.bfloat16, marks=pytest.mark.slow),
     ],
 )
 def test_opcheck(layout: str, dtype: torch.dtype) -> None:

@@ -5,9 +5,11 @@ fence, no local memory, and no more barriers than the strategy has.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,7 +41,10 @@ def check(instance: Instance, taken: Stats) -> None:
         assert taken.matrix > 0, instance
 
 
-@pytest.mark.parametrize(("name", "arch"), [("grid_bfloat16", "80"), ("step_tf32", "90a")])
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [("step_tf32", "90a"), pytest.param("grid_bfloat16", "80", marks=pytest.mark.slow)],
+)
 def test_some(name: str, arch: str) -> None:
     (source,) = (source for source in sources() if source.stem == name)
     every = compiled(source, arch)
@@ -48,20 +53,18 @@ def test_some(name: str, arch: str) -> None:
         check(instance, taken)
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """fastrnn._cuda, built for every architecture, with a torch that need not have CUDA."""
-    tree = tmp_path_factory.mktemp("tree")
+def built(tree: Path, archs: Iterable[str]) -> Path:
+    """fastrnn._cuda, built for these architectures, with a torch that need not have CUDA."""
     for folder in ("csrc", "fastrnn"):
         ignored = shutil.ignore_patterns("__pycache__", "*.so", "*_build_error.txt")
         shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
     for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, tree)
-    archs = ";".join(f"{arch[:-1]}.{arch[-1]}" if arch[-1] != "a" else "9.0a" for arch in ARCHS)
+    capabilities = [re.sub(r"(\da?)$", r".\1", arch) for arch in archs]
     build = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--inplace"],
         cwd=tree,
-        env=os.environ | {"FASTRNN_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": archs},
+        env=os.environ | {"FASTRNN_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": ";".join(capabilities)},
         capture_output=True,
         text=True,
     )
@@ -70,10 +73,18 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.mark.slow
-def test_all(library: Path) -> None:
-    """One test, for one build: every instance for every architecture, and that it can be loaded."""
-    for arch in ARCHS:
+@pytest.mark.parametrize(
+    "archs",
+    [
+        pytest.param(["90a"], marks=pytest.mark.slow),
+        pytest.param(ARCHS, marks=pytest.mark.exhaustive),
+    ],
+    ids="-".join,
+)
+def test_all(tmp_path: Path, archs: Sequence[str]) -> None:
+    """One test, for one build: every instance for its architectures, and that it can be loaded."""
+    library = built(tmp_path, archs)
+    for arch in archs:
         spilled = spills(library, arch)
         strategies = {"grid", "step"} if arch == "80" else {"cluster", "grid", "step"}
         assert {instance.strategy for instance in spilled} >= strategies

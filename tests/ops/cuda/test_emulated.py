@@ -114,8 +114,11 @@ def no_steps(which: Any, problem: Problem, options: dict[str, Any]) -> None:
         assert left.equal(grad)
 
 
+# float16 differs from bfloat16 in its conversions alone, and takes as long to compile.
 @pytest.mark.parametrize("which", CHECKS)
-@pytest.mark.parametrize(("strategy", "element"), KERNELS)
+@pytest.mark.parametrize(
+    ("strategy", "element"), [kernel for kernel in KERNELS if kernel[1] != "float16"]
+)
 def test_random_problems(which: Any, strategy: str, element: str) -> None:
     @settings(max_examples=12, deadline=None)
     @given(runs(strategy, element))

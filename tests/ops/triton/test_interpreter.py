@@ -64,7 +64,9 @@ def test_random_problems(kernel: str, check, dtype: torch.dtype) -> None:
     run()
 
 
-@pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
+@pytest.mark.parametrize(
+    "layout", ["dense", pytest.param("lengths", marks=pytest.mark.slow), "packed"]
+)
 @pytest.mark.parametrize("check", CHECKS)
 def test_larger_shapes(kernel: str, check, layout: str) -> None:
     shapes = [(40, 1, 1, 3), (1, 1, 1, 1)]
