@@ -114,14 +114,8 @@ def test_learns_claim_check_at_its_own_size(tmp_path):
         assert 0.45 <= accuracy[name] <= 0.55
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [
-        pytest.param(0, marks=pytest.mark.slow),
-        pytest.param(1, marks=pytest.mark.exhaustive),
-        pytest.param(2, marks=pytest.mark.exhaustive),
-    ],
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_learns_cued_recall_at_its_own_size(tmp_path, seed):
     run = demo.run_demo(cued_recall.NAME, tmp_path / "run", seed, console=QUIET)
     accuracy = {each.name: each.judged.accuracy for each in run.trained}

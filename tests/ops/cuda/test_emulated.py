@@ -35,6 +35,19 @@ KERNELS = [
 ]
 
 
+def kernels(but: str | None = None) -> list[Any]:
+    """All of KERNELS, `but` those of one dtype, as parameters.
+
+    float16 is slow: it differs from bfloat16 in its conversions alone, and takes as long to
+    compile.
+    """
+    return [
+        pytest.param(strategy, element, marks=pytest.mark.slow if element == "float16" else ())
+        for strategy, element in KERNELS
+        if element != but
+    ]
+
+
 @st.composite
 def tilings(draw: st.DrawFn, strategy: str, element: str, hidden: int) -> Tiling:
     """A way to cut `hidden` units that the kernel has an instance for."""
@@ -114,11 +127,8 @@ def no_steps(which: Any, problem: Problem, options: dict[str, Any]) -> None:
         assert left.equal(grad)
 
 
-# float16 differs from bfloat16 in its conversions alone, and takes as long to compile.
 @pytest.mark.parametrize("which", CHECKS)
-@pytest.mark.parametrize(
-    ("strategy", "element"), [kernel for kernel in KERNELS if kernel[1] != "float16"]
-)
+@pytest.mark.parametrize(("strategy", "element"), kernels())
 def test_random_problems(which: Any, strategy: str, element: str) -> None:
     @settings(max_examples=12, deadline=None)
     @given(runs(strategy, element))

@@ -19,7 +19,7 @@ from fastrnn.ops import cpp, reference
 from fastrnn.testing import Problem, tolerance
 from tests.ops.cuda import emulated
 from tests.ops.cuda.emulated import EmulationError, Tiling, cut
-from tests.ops.cuda.test_emulated import ELEMENTS, KERNELS
+from tests.ops.cuda.test_emulated import ELEMENTS, kernels
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 ONES = -1  # all bits: a NaN that the grid kernel has a use of its own for
@@ -109,7 +109,7 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(INTEGERS[tensor.itemsize])
 
 
-every_kernel = pytest.mark.parametrize(("strategy", "element"), KERNELS)
+every_kernel = pytest.mark.parametrize(("strategy", "element"), kernels())
 directions = pytest.mark.parametrize("direction", ["forward", "backward"])
 
 
@@ -135,9 +135,7 @@ def test_nan(strategy: str, element: str, direction: str, name: str) -> None:
 
 
 # In float32 it is taken apart, and comes out as NaN: the rest of infinity is inf - inf.
-@pytest.mark.parametrize(
-    ("strategy", "element"), [kernel for kernel in KERNELS if kernel[1] != "float32"]
-)
+@pytest.mark.parametrize(("strategy", "element"), kernels(but="float32"))
 def test_infinity(strategy: str, element: str) -> None:
     """Of an infinite state tanh makes a finite one."""
     dtype, mode = ELEMENTS[element]
