@@ -43,7 +43,11 @@ def check(instance: Instance, taken: Stats) -> None:
 
 @pytest.mark.parametrize(
     ("name", "arch"),
-    [("step_tf32", "90a"), pytest.param("grid_bfloat16", "80", marks=pytest.mark.slow)],
+    [
+        ("step_tf32", "90a"),
+        pytest.param("grid_bfloat16", "80", marks=pytest.mark.slow),
+        pytest.param("cluster_tf32", "100", marks=pytest.mark.slow),
+    ],
 )
 def test_some(name: str, arch: str) -> None:
     (source,) = (source for source in sources() if source.stem == name)
