@@ -43,7 +43,9 @@ void* current_stream(int32_t device) {
   void* stream = nullptr;
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
                   "fastrnn: this torch was built without CUDA");
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  // torch's own check of this is named differently from release to release.
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == AOTI_TORCH_SUCCESS,
+                  "fastrnn: torch has no current stream for device ", device);
   return stream;
 }
 
