@@ -1,6 +1,6 @@
-// Chooses by a model of the time of a call, in cycles. Its constants are latencies and rates of the
-// H100's units, published or guessed from those; no kernel has been held against it yet. It ranks
-// the ways to cut a problem, and nothing else is concluded from it.
+// Chooses by a model of the time of a call, in cycles. Its constants are latencies and rates that
+// benchmarks/calibrate.cu measured on an H200, epilogue and shared_bandwidth excepted. It ranks the
+// ways to cut a problem, and nothing else is concluded from it.
 #include "plan.h"
 
 #include <algorithm>
@@ -11,17 +11,18 @@ namespace fastrnn::cuda {
 namespace {
 
 // One exchange of the state between those that share W_hh: latency, and bytes a cycle into a block.
-constexpr double block_exchange = 100, cluster_exchange = 240, grid_exchange = 530;
-constexpr double cluster_bandwidth = 14, grid_bandwidth = 38;
+constexpr double block_exchange = 110, cluster_exchange = 192, grid_exchange = 894;
+constexpr double grid_bandwidth = 72;
+constexpr double cluster_bandwidth(int blocks) { return blocks <= 8 ? 24.7 : 14.1; }
 
 constexpr double epilogue = 150;         // from the sum to the state, without what is below
-constexpr double product_cycles = 1.65;  // of a multiprocessor, for one k-step of one n-tile
-constexpr double product_latency = 33;   // from one product to the next that adds to it
+constexpr double product_cycles = 1.5;   // of a multiprocessor, for one k-step of one n-tile
+constexpr double product_latency = 24;   // from one product to the next that adds to it
 constexpr int chains = 4;                // sums of a warp that do not wait for one another
 constexpr double shared_bandwidth = 128;  // bytes a cycle
-constexpr double reduction = 40;          // a barrier and a turn through shared memory
+constexpr double reduction = 87;          // a barrier and a turn through shared memory
 constexpr double launch_cycles = 8000;    // from the start of one launch to that of the next
-constexpr double stream_bandwidth = 24;   // bytes a cycle and multiprocessor out of L2
+constexpr double stream_bandwidth = 36;   // bytes a cycle and multiprocessor out of L2
 
 // Batch rows of a tile. Fewer than the matrix unit's 8 cost as many products, but less exchange.
 constexpr int row_choices[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32};
@@ -96,7 +97,7 @@ Option best_cluster(const Device& device, const Sizes& sizes) {
           const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
           const double exchange =
               blocks == 1 ? block_exchange
-                          : cluster_exchange + double(rows) * sizes.H * bytes / cluster_bandwidth;
+                          : cluster_exchange + double(rows) * sizes.H * bytes / cluster_bandwidth(blocks);
           const double step =
               exchange + product_time(sizes, tiling, int(warps), 1, true) + epilogue;
           const int64_t at_once = device.clusters[i];
