@@ -44,6 +44,10 @@ CXX_FLAGS = [
     "-ffp-contract=fast",  # fused multiply-add, but no other liberty with floating point
 ]
 
+# A compiler may link its C++ library statically. Were that copy to meet the one torch uses, half of
+# it would be taken from there, and an error would end the process instead of being raised.
+LINK_FLAGS = ["-Wl,--exclude-libs,ALL"]
+
 BuildExtension, CppExtension = build_ext, Extension
 CUDA_HOME = TORCH_CUDA = MISSING = None
 INCLUDE = [str(ROOT / "csrc")]
@@ -199,6 +203,7 @@ cpp = CppExtension(
     include_dirs=INCLUDE,
     depends=HEADERS,
     extra_compile_args=CXX_FLAGS,
+    extra_link_args=LINK_FLAGS,
 )
 cuda = CppExtension(
     "fastrnn._cuda",
@@ -214,6 +219,6 @@ cuda = CppExtension(
     library_dirs=cuda_libraries() if MODE in ("auto", "cuda") else [],
     libraries=["cudart_static", "rt", "dl", "pthread"],
     # The one function of it that is called is declared weak, for a torch without CUDA.
-    extra_link_args=["-Wl,--no-as-needed", "-ltorch_cuda"] if TORCH_CUDA else [],
+    extra_link_args=LINK_FLAGS + (["-Wl,--no-as-needed", "-ltorch_cuda"] if TORCH_CUDA else []),
 )
 setup(ext_modules=[cpp, cuda], cmdclass={"build_ext": BuildOrExplain})

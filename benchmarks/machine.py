@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import platform
 import re
 import shutil
@@ -129,12 +130,14 @@ def path(results: Path, description: dict[str, Any], kind: str) -> Path:
 
 
 def source() -> dict[str, Any]:
-    """What code this is: the commit, where git can tell, and the kernels' own digests."""
+    """What code this is: the commit, of git or of FASTRNN_COMMIT, and the kernels' own digests."""
     digests = {
         "cpu_kernels_sha256": _digest("csrc/*.h", "csrc/cpu/*"),
         "kernels_sha256": _digest("fastrnn/ops/triton/*.py"),
         "cuda_kernels_sha256": _digest("csrc/*.h", "csrc/cuda/*", "fastrnn/ops/cuda.py"),
     }
+    if commit := os.environ.get("FASTRNN_COMMIT"):
+        return {"commit": commit, "dirty": None, **digests}
     commit = said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
     changes = said("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
     dirty = None if "unknown" in (commit, changes) else bool(changes)

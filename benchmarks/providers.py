@@ -75,7 +75,7 @@ class Fastrnn(Provider):
 
     def absent(self, device: str) -> str | None:
         if self.backend == "auto":
-            asked = [dispatch.BACKENDS[name] for name in dispatch.AUTO.get(device, ())]
+            asked = [dispatch.BACKENDS[name] for name, _ in dispatch.AUTO.get(device, ())]
             reasons = [module.unusable() for module in asked]
             return None if None in reasons else f"it has no kernel here: {'; '.join(reasons)}"
         return dispatch.BACKENDS[self.backend].unusable()
@@ -86,7 +86,7 @@ class Fastrnn(Provider):
         with precision(case.mode):
             if self.backend != "auto":
                 return dispatch.BACKENDS[self.backend].refuses(state)
-            reasons = [refuses(state) for refuses in dispatch.AUTO.get(device, {}).values()]
+            reasons = [refuses(state) for _, refuses in dispatch.AUTO.get(device, ())]
         return None if None in reasons else f"auto takes the reference: {'; '.join(reasons)}"
 
     def prepare(self, task: Task) -> Call:

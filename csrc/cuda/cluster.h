@@ -17,8 +17,8 @@
 //   - no byte comes before it is expected: thread 0 of a block, having waited for buffer s % 2,
 //     expects its next bytes before it sends its own chunk of step s, and without that chunk no
 //     other block begins step s + 1. (Thread 0 always has one: every block owns a tile of units.)
-//   - the sums that the warps of a tile hand over are read before that tile's chunks are sent, and
-//     written again after they have come back.
+//   - the sums that the warps of a tile hand over have two buffers too: what was read in step s is
+//     written again in step s + 2, and the barrier of these warps in step s + 1 lies between.
 // A cluster of one block does the same with plain stores, and arrivals in the place of bytes.
 //
 // Rows do not wait for one another's end. An inactive row keeps its state, in the registers of the
@@ -147,9 +147,9 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
                                  lane, alignment);
       streamed[k * 32] = {v[0], v[1], v[2], v[3]};
     }
-    const Splits splits{tiling.splits, split, n_tiles, 1 + m_tile,
-                        reinterpret_cast<float4*>(shared + layout.sums) +
-                            m_tile * N * (tiling.splits - 1) * 32 + lane_index};
+    const int sums = N * (tiling.splits - 1) * 32;  // of a tile
+    Splits splits{tiling.splits, split, n_tiles, 1 + m_tile,
+                  reinterpret_cast<float4*>(shared + layout.sums) + 2 * m_tile * sums + lane_index};
 
     const void *inputs[STREAMS], *begun;
     void *result, *left;
@@ -245,6 +245,7 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
       multiply<E>(sum, w, streamed, tiling.streamed, base + operand + s % 2 * state_bytes,
                   8 * state_row);
       splits.add_up(sum[0]);
+      splits.sums += s % 2 ? -sums : sums;
 
       uint2 words[N][E::rows];
 #pragma unroll

@@ -1,6 +1,7 @@
 // Chooses by a model of the time of a call, in cycles. Its constants are latencies and rates that
-// benchmarks/calibrate.cu measured on an H200, epilogue and shared_bandwidth excepted. It ranks the
-// ways to cut a problem, and nothing else is concluded from it.
+// benchmarks/calibrate.cu measured on an H200; those that it cannot see, marked "fitted", make the
+// model meet the times of whole kernels there. It ranks the ways to cut a problem, and nothing else
+// is concluded from it.
 #include "plan.h"
 
 #include <algorithm>
@@ -12,16 +13,21 @@ namespace {
 
 // One exchange of the state between those that share W_hh: latency, and bytes a cycle into a block.
 constexpr double block_exchange = 110, cluster_exchange = 192, grid_exchange = 894;
-constexpr double grid_bandwidth = 72;
-constexpr double cluster_bandwidth(int blocks) { return blocks <= 8 ? 24.7 : 14.1; }
+constexpr double cluster_bandwidth = 24.7, grid_bandwidth = 72;
+constexpr double cluster_bandwidth_16 = 14.1;  // of a cluster of 16
 
-constexpr double epilogue = 150;         // from the sum to the state, without what is below
+// What a step takes beside the exchange and the products: the instructions of one warp, which
+// follow one another. Fitted, and so is what a product of grid costs more, whose operands come
+// straight from L2.
+constexpr double cluster_step = 1200, grid_step = 1400;
+constexpr double grid_products = 3, grid_float32_products = 1.7;
 constexpr double product_cycles = 1.5;   // of a multiprocessor, for one k-step of one n-tile
 constexpr double product_latency = 24;   // from one product to the next that adds to it
 constexpr int chains = 4;                // sums of a warp that do not wait for one another
 constexpr double shared_bandwidth = 128;  // bytes a cycle
 constexpr double reduction = 87;          // a barrier and a turn through shared memory
-constexpr double launch_cycles = 8000;    // from the start of one launch to that of the next
+constexpr double launch_cycles = 8000;    // from one launch of step to the next: fitted
+constexpr double step_products = 10;      // what a product of step costs more: fitted
 constexpr double stream_bandwidth = 36;   // bytes a cycle and multiprocessor out of L2
 
 // Batch rows of a tile. Fewer than the matrix unit's 8 cost as many products, but less exchange.
@@ -29,8 +35,10 @@ constexpr int row_choices[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32};
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Products the matrix unit does for one: float32 is the sum of three.
-int products(Mode mode) { return mode == Mode::float32 ? 3 : 1; }
+// The time of a product, of one of the matrix unit: float32 is the sum of three, and splits both
+// factors for each. Fitted.
+constexpr double float32_products = 7;
+double products(Mode mode) { return mode == Mode::float32 ? float32_products : 1; }
 
 struct Work {
   int64_t tiles_of_units, k_steps;
@@ -97,9 +105,10 @@ Option best_cluster(const Device& device, const Sizes& sizes) {
           const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
           const double exchange =
               blocks == 1 ? block_exchange
-                          : cluster_exchange + double(rows) * sizes.H * bytes / cluster_bandwidth(blocks);
+                          : cluster_exchange + double(rows) * sizes.H * bytes / (blocks == 16 ? cluster_bandwidth_16
+                                                                           : cluster_bandwidth);
           const double step =
-              exchange + product_time(sizes, tiling, int(warps), 1, true) + epilogue;
+              exchange + product_time(sizes, tiling, int(warps), 1, true) + cluster_step;
           const int64_t at_once = device.clusters[i];
           Plan plan{Strategy::cluster, sizes.mode, tiling, int(warps) * 32, shared, tiles, at_once};
           plan.cycles = call_time(sizes, plan, step);
@@ -118,6 +127,7 @@ Option best_grid(const Device& device, const Sizes& sizes) {
   if (!device.cooperative) return {{}, "the device has no cooperative launch"};
   const Work work(sizes);
   const int bytes = element_bytes(sizes.mode);
+  const double worse = sizes.mode == Mode::float32 ? grid_float32_products : grid_products;
   Plan best{};
   bool found = false;
   for (const int m_tiles : {1, 2}) {
@@ -137,7 +147,8 @@ Option best_grid(const Device& device, const Sizes& sizes) {
           const double exchange =
               grid_exchange + double(rows) * sizes.H * bytes / grid_bandwidth;
           const double step =
-              exchange + product_time(sizes, tiling, splits, m_tiles, false) + epilogue;
+              exchange +
+              worse * product_time(sizes, tiling, splits, m_tiles, false) + grid_step;
           Plan plan{Strategy::grid, sizes.mode, tiling, splits * 32, shared, tiles, at_once};
           plan.cycles = launch_cycles + call_time(sizes, plan, step);  // the other fills memory
           keep_best(best, found, plan);
@@ -161,7 +172,7 @@ Option best_step(const Device& device, const Sizes& sizes) {
   plan.tiles = sizes.G * ceil_div(sizes.B, 8);
   plan.at_once = plan.tiles;
   const int64_t launches = sizes.T + (sizes.direction == Direction::backward);
-  plan.cycles = launches * std::max({launch_cycles, streamed, arithmetic});
+  plan.cycles = launches * (launch_cycles + std::max(streamed, step_products * arithmetic));
   return {plan, ""};
 }
 

@@ -51,7 +51,7 @@ struct Tiling {
 FASTRNN_HOST_DEVICE constexpr int cluster_ahead(int n_tiles) { return n_tiles == 1 ? 4 : 2; }
 
 // The shared memory of a block of the cluster kernel, in bytes from its beginning: two mbarriers,
-// two buffers of the state, W_hh, the sums of the splits, and what was read ahead.
+// two buffers of the state, W_hh, two of the splits' sums, and what was read ahead.
 struct ClusterLayout {
   int64_t row;    // bytes of a row of the state: 16 more than its depth, so that eight rows' pieces
   int64_t state;  // of 16 bytes lie in different banks
@@ -62,7 +62,7 @@ struct ClusterLayout {
         state(128),
         weights(state + 16 * t.n_tiles() * row),
         sums(weights + int64_t{t.m_tiles} * t.splits * t.streamed * 512),
-        ahead(sums + int64_t{t.splits - 1} * t.m_tiles * t.n_tiles() * 512),
+        ahead(sums + int64_t{t.splits - 1} * t.m_tiles * t.n_tiles() * 1024),
         end(ahead + int64_t{t.m_tiles} * t.n_tiles() * 128 * element_bytes *
                         cluster_ahead(t.n_tiles()) * (direction == Direction::backward ? 2 : 1)) {}
 };

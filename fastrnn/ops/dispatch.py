@@ -26,10 +26,11 @@ BACKENDS: dict[str, ModuleType] = {
 }
 
 #: Whom ``auto`` asks on a device, fastest first, and what it asks: why not? The reference serves
-#: the rest. Kernels for a GPU must have been proven on such a one.
-AUTO: dict[str, dict[str, Callable[[Tensor], str | None]]] = {
-    "cpu": {"cpp": cpp.refuses},
-    "cuda": {"cuda": cuda.untried, "triton": triton.untried},
+#: the rest. Kernels for a GPU must have been proven on such a one. Triton is asked twice: where it
+#: is the fastest, and where no other can.
+AUTO: dict[str, tuple[tuple[str, Callable[[Tensor], str | None]], ...]] = {
+    "cpu": (("cpp", cpp.refuses),),
+    "cuda": (("triton", triton.outrun), ("cuda", cuda.untried), ("triton", triton.untried)),
 }
 
 _requested = "auto"
@@ -95,13 +96,14 @@ def select(state: Tensor) -> ModuleType:
     """The backend that serves a call with a state like this one, [B, G, H]."""
     if _requested != "auto":
         return named(_requested, state)
-    why = []
-    for name, refuses in AUTO.get(state.device.type, {}).items():
+    why = {}
+    for name, refuses in AUTO.get(state.device.type, ()):
         reason = BACKENDS[name].unusable() or refuses(state)
         if reason is None:
             return BACKENDS[name]
-        why.append(f"{name}: {reason}")
-    _warn_once(state.device.type, "; ".join(why) or "no kernel serves this device yet")
+        why[name] = f"{name}: {reason}"
+    reasons = "; ".join(why.values()) or "no kernel serves this device yet"
+    _warn_once(state.device.type, reasons)
     return reference
 
 

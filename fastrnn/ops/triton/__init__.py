@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .table import CAPABILITY, RECORDS, Call, Sizes, choose, mode_of
+from .table import CAPABILITY, FASTEST, RECORDS, Call, Sizes, choose, mode_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -88,6 +88,14 @@ def untried(state: Tensor) -> str | None:
                 f"the {kernel} kernel has not yet been proven on an sm_{major}{minor} GPU; "
                 'fastrnn.backend("triton") takes it all the same'
             )
+    return reason
+
+
+def outrun(state: Tensor) -> str | None:
+    """Why `auto` asks the CUDA kernels first: what `untried` says, or that they are faster."""
+    reason = untried(state)
+    if reason is None and (kernel := choose(sizes_of(state))) not in FASTEST:
+        reason = f"the CUDA kernels are faster than the {kernel} kernel"
     return reason
 
 

@@ -1,14 +1,18 @@
 """The backend around the CUDA kernels, which another's take the place of: there need be no GPU."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import fastrnn
-from fastrnn.ops import cpp, cuda, dispatch, reference
+from fastrnn.ops import cpp, cuda, dispatch, reference, triton
 from fastrnn.testing import Problem
 from tests.ops.checks import CHECKS, check_forward
+
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 
 
 @pytest.fixture
@@ -124,5 +128,40 @@ def test_unusable_without_the_plan(monkeypatch):
     assert cuda.unusable() == "not built: no compiler"
 
 
-def test_the_dispatcher_asks_cuda_before_triton():
-    assert list(dispatch.AUTO["cuda"]) == ["cuda", "triton"]
+@pytest.mark.parametrize(
+    ("kernel", "proven", "served_by"),
+    [
+        ("rows", ("triton", "cuda"), "triton"),
+        ("grid", ("triton", "cuda"), "cuda"),
+        ("rows", ("cuda",), "cuda"),
+        ("grid", ("triton",), "triton"),
+        ("grid", (), "reference"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:fastrnn runs the slow PyTorch reference")
+def test_auto_takes_the_fastest_that_is_proven(monkeypatch, kernel, proven, served_by):
+    state = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
+    for module in (cuda, triton):
+        monkeypatch.setattr(module, "unusable", lambda: None)
+        monkeypatch.setattr(module, "refuses", lambda state: None)
+        monkeypatch.setattr(module, "untried", lambda state, m=module: _untried(m, proven))
+    monkeypatch.setattr(triton, "sizes_of", lambda state: None)
+    monkeypatch.setattr(triton, "choose", lambda sizes: kernel)
+    asked = [("triton", triton.outrun), ("cuda", cuda.untried), ("triton", triton.untried)]
+    assert [name for name, _ in dispatch.AUTO["cuda"]] == [name for name, _ in asked]
+    monkeypatch.setitem(dispatch.AUTO, "cuda", asked)
+    assert dispatch.select(state) is dispatch.BACKENDS[served_by]
+
+
+def _untried(module, proven):
+    return None if module.__name__.rpartition(".")[2] in proven else "not yet proven"
+
+
+def test_what_is_said_to_be_proven_has_a_record():
+    for capability, name in cuda.RECORDS.items():
+        record = json.loads((RESULTS / name).read_text())
+        assert tuple(record["environment"]["capability"]) == capability
+        for strategy in cuda.STRATEGIES:
+            counts = record["correctness"]["kernels"][f"cuda.{strategy}"]["all"]
+            assert counts["passed"] > 0
+            assert counts["failed"] == counts["not reached"] == 0

@@ -19,23 +19,27 @@ RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 @pytest.mark.parametrize(
     ("device", "mode", "batch", "hidden", "kernel"),
     [
-        (H100, "half", 1, 64, "single_cta"),
+        (H100, "half", 1, 64, "rows"),
         (H100, "half", 64, 256, "single_cta"),
-        (GLUON, "half", 1, 64, "single_cta_gluon"),
+        (GLUON, "half", 132, 128, "rows"),
+        (GLUON, "half", 133, 128, "single_cta_gluon"),
         (GLUON, "half", 1, 256, "single_cta_gluon"),
         (GLUON, "half", 1, 257, "grid"),
-        (GLUON, "tf32", 1, 64, "single_cta"),
+        (GLUON, "tf32", 264, 64, "rows"),
+        (GLUON, "tf32", 265, 64, "single_cta"),
         (H100, "half", 64, 257, "grid"),
         (A100, "half", 64, 256, "single_cta"),
         (RTX_4090, "half", 64, 256, "grid"),  # W_hh does not fit
-        (RTX_4090, "half", 64, 128, "single_cta"),
-        (H100, "tf32", 64, 128, "single_cta"),
+        (RTX_4090, "half", 129, 128, "single_cta"),
+        (H100, "tf32", 64, 128, "rows"),
+        (H100, "tf32", 133, 128, "single_cta"),
         (H100, "tf32", 64, 129, "grid"),
         (H100, "float32", 1, 128, "rows"),
         (H100, "float32", 132, 128, "rows"),
         (H100, "float32", 133, 128, "single_cta"),
         (RTX_4090, "float32", 129, 128, "grid"),
-        (RTX_4090, "float32", 129, 64, "single_cta"),
+        (RTX_4090, "float32", 129, 64, "rows"),
+        (RTX_4090, "float32", 257, 64, "single_cta"),
         (H100, "half", 1, 4096, "grid"),
         (H100, "float32", 1, 100_000, "grid"),
     ],
@@ -100,12 +104,12 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
 
 
 def test_auto_waits_for_a_proof(on_a_gpu: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "RECORDS", {("rows", (9, 0)): "", ("single_cta", (8, 0)): ""})
+    monkeypatch.setattr(triton, "RECORDS", {("grid", (9, 0)): "", ("rows", (8, 0)): ""})
     reason = triton.untried(on_a_gpu)
     assert reason is not None
-    assert "single_cta kernel has not yet been proven on an sm_90 GPU" in reason
+    assert "rows kernel has not yet been proven on an sm_90 GPU" in reason
     assert triton.refuses(on_a_gpu) is None
-    monkeypatch.setattr(triton, "RECORDS", {("single_cta", (9, 0)): ""})
+    monkeypatch.setattr(triton, "RECORDS", {("rows", (9, 0)): ""})
     assert triton.untried(on_a_gpu) is None
 
 
