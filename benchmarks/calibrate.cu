@@ -195,7 +195,7 @@ void measure_all() {
   report("block_exchange", [&] {
     return number(bench.median_of([&] {
       launch(block_exchange, {dim3(1), 2 * WARP, 1, ALONE}, bench.stream, bench.cycles, TURNS);
-    }) / (2 * TURNS));
+    }) / TURNS);
   });
   report("cluster_exchange", [&] {
     return number(bench.median_of([&] {

@@ -12,30 +12,20 @@ constexpr uint32_t SENTINEL = 0xFFFFFFFF;
 
 __device__ int64_t now() { return clock64(); }
 
-// Two warps of a block hand a state to each other, by a store and an mbarrier.
+// Two warps of a block hand each other a state, by a store and a barrier; it has two buffers.
 KERNEL(2 * WARP) block_exchange(int64_t* cycles, int turns) {
-#if __CUDA_ARCH__ >= 900
   DYNAMIC_SHARED(memory);
-  const uint32_t barriers = ptx::shared_address(memory);
-  auto* state = reinterpret_cast<volatile uint32_t*>(memory + 128);
-  const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-  const uint32_t mine = barriers + 8 * warp, other = barriers + 8 * (1 - warp);
-  if (lane == 0) ptx::mbarrier_init(mine, 1);
-  __syncthreads();
-  const auto send = [&](int turn) {
-    state[threadIdx.x] = turn;
-    __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(other);
-  };
+  auto* state = reinterpret_cast<uint32_t*>(memory);
+  uint32_t value = threadIdx.x;
   const int64_t start = now();
-  if (warp == 0) send(0);
 #pragma unroll 1
   for (int turn = 0; turn < turns; ++turn) {
-    ptx::mbarrier_wait(mine, turn & 1);
-    if (warp == 1 || turn + 1 < turns) send(turn);
+    uint32_t* const buffer = state + turn % 2 * blockDim.x;
+    buffer[threadIdx.x] = value;
+    ptx::named_barrier(0, 2 * WARP);
+    value = buffer[threadIdx.x ^ WARP];
   }
-  if (threadIdx.x == 0) *cycles = now() - start;
-#endif
+  if (threadIdx.x == 0) *cycles = now() - start + (value == SENTINEL);
 }
 
 // Two blocks of a cluster do so by st.async; the mbarrier counts the bytes.

@@ -19,7 +19,8 @@
 //     other block begins step s + 1. (Thread 0 always has one: every block owns a tile of units.)
 //   - the sums that the warps of a tile hand over have two buffers too: what was read in step s is
 //     written again in step s + 2, and the barrier of these warps in step s + 1 lies between.
-// A cluster of one block does the same with plain stores, and arrivals in the place of bytes.
+// A cluster of one block stores its state plainly, and its warps meet at a barrier instead: before
+// it lie the reads of the one buffer and the writes of the other, after it the reverse.
 //
 // Rows do not wait for one another's end. An inactive row keeps its state, in the registers of the
 // lanes that own it: forward sends it on, backward sends zeros, whose product is nothing, and adds
@@ -119,13 +120,10 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
     }
   }
   const int bytes = rows * ((H + E::chunk - 1) / E::chunk) * 8;  // of a state
-  if (threadIdx.x == 0) {
-    const int owners = tiling.splits < n_tiles ? tiling.splits : n_tiles;
-    for (int i = 0; i < 2; ++i) {
-      ptx::mbarrier_init(base + 8 * i, blocks == 1 ? m_tiles * owners : 1);
-    }
+  if (threadIdx.x == 0 && blocks > 1) {
+    for (int i = 0; i < 2; ++i) ptx::mbarrier_init(base + 8 * i, 1);
     ptx::mbarrier_init_fence();
-    for (int i = 0; i < 2 && blocks > 1; ++i) ptx::mbarrier_arrive_expect(base + 8 * i, bytes);
+    for (int i = 0; i < 2; ++i) ptx::mbarrier_arrive_expect(base + 8 * i, bytes);
   }
   ptx::cluster_barrier();
 
@@ -237,10 +235,12 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
         }
       }
 
-      if (s > 0) {
+      if (s > 0 && blocks == 1) {
+        __syncthreads();
+      } else if (s > 0) {
         const uint32_t barrier = base + s % 2 * 8;
         ptx::mbarrier_wait(barrier, unsigned(s - 1) / 2 % 2);
-        if (threadIdx.x == 0 && blocks > 1) ptx::mbarrier_arrive_expect(barrier, bytes);
+        if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(barrier, bytes);
       }
       multiply<E>(sum, w, streamed, tiling.streamed, base + operand + s % 2 * state_bytes,
                   8 * state_row);
@@ -291,8 +291,6 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
         // Nobody needs it.
       } else if (blocks == 1) {
         send([&](int at, uint2 chunk) { *reinterpret_cast<uint2*>(shared + to + at) = chunk; });
-        __syncwarp();
-        if (lane_index == 0 && splits.owns(split)) ptx::mbarrier_arrive(barrier);
       } else {
         send([&](int at, uint2 chunk) {
 #pragma unroll

@@ -23,7 +23,6 @@ inline void named_barrier(int id, int threads) {
   if (id == 0) emulator::machine->fail("named_barrier: 0 is __syncthreads'");
   emulator::block_barrier(id, threads);
 }
-inline void mbarrier_arrive(uint32_t barrier) { emulator::mbarrier_arrive(barrier, 0); }
 inline void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
   emulator::mbarrier_arrive(barrier, bytes);
 }

@@ -43,7 +43,7 @@ def test_what_is_calibrated_is_what_the_plan_assumes() -> None:
 
 #: What the loops of calibrate.cu must consist of, by the kernel's name and what it is made for.
 LOOPS = {
-    "block_exchange": ("STS", "SYNCS.ARRIVE", "SYNCS.PHASECHK"),
+    "block_exchange": ("STS", "BAR.SYNC", "LDS"),
     "cluster_exchange": ("STAS", "SYNCS.ARRIVE", "SYNCS.PHASECHK"),
     "cluster_bandwidth": ("STAS", "SYNCS.ARRIVE", "SYNCS.PHASECHK"),
     "grid_exchange": ("STG.E.64.STRONG.GPU", "LDG.E.128.STRONG.GPU"),

@@ -29,7 +29,7 @@ MUTANTS = [
         "no bytes expected again",
         CLUSTER,
         "cluster.h",
-        {"if (threadIdx.x == 0 && blocks > 1) ptx::mbarrier_arrive_expect(barrier, bytes);": ""},
+        {"if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(barrier, bytes);": ""},
         Runs(32, blocks=2),
         "deadlock",
         quick=True,
@@ -49,6 +49,14 @@ MUTANTS = [
         {"ptx::mbarrier_wait(barrier, unsigned(s - 1) / 2 % 2);": ""},
         Runs(32, blocks=2),
         "not close|one arrival too many",
+    ),
+    Mutant(
+        "one block does not meet",
+        CLUSTER,
+        "cluster.h",
+        {"        __syncthreads();\n      } else if (s > 0) {": "      } else if (s > 0) {"},
+        Runs(48),
+        "not close",
     ),
     Mutant(
         "one thread alone waits for the state",
@@ -91,7 +99,7 @@ MUTANTS = [
         "product.h",
         {"    ptx::named_barrier(barrier, 32 * count);\n": ""},
         Runs(64, blocks=2, splits=2),
-        "not close",
+        "not close|deadlock",
     ),
     Mutant(
         "reads ahead not waited for",
@@ -140,14 +148,6 @@ MUTANTS = [
         {"rows * ((H + E::chunk - 1) / E::chunk) * 8;": "rows * H * size;"},
         Runs(33, blocks=2),
         "deadlock|not close",
-    ),
-    Mutant(
-        "lanes of one block not waited for",
-        CLUSTER_FLOAT32,
-        "cluster.h",
-        {"        __syncwarp();\n": ""},
-        Runs(17, steps=40, batch=8),
-        "not close",
     ),
     Mutant(
         "inactive rows forget their state",

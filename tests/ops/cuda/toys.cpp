@@ -34,7 +34,7 @@ __global__ void exchange(Fault fault, int steps, uint32_t* result) {
     for (int i = 0; i < 2; ++i) ptx::mbarrier_init(base + 8 * i, 1);
     if (fault != not_fenced) ptx::mbarrier_init_fence();
     for (int i = 0; i < 2; ++i) ptx::mbarrier_arrive_expect(base + 8 * i, bytes);
-    if (fault == too_many_arrivals) ptx::mbarrier_arrive(base);
+    if (fault == too_many_arrivals) ptx::mbarrier_arrive_expect(base, 0);
   }
   if (fault == not_begun) __syncthreads();
   else ptx::cluster_barrier();
@@ -185,7 +185,7 @@ __global__ void line(Line fault) {
       if (threadIdx.x) return;
       ptx::mbarrier_init(base, 1);
       *reinterpret_cast<uint32_t*>(shared) = 1;
-      ptx::mbarrier_arrive(base);
+      ptx::mbarrier_arrive_expect(base, 0);
   }
 }
 template <Line fault> bool run_line() {
