@@ -14,7 +14,7 @@ from .data import Examples, Preprocessor
 from .errors import ConfigError, DataError, FusionError, ManifestError, MediaError
 from .experiment import Run, fit
 from .manifest import Manifest, read_manifest
-from .model import FusionModel, LateModel, build
+from .network import FusionNetwork, LateNetwork, build
 
 __all__ = [
     "ConfigError",
@@ -22,8 +22,8 @@ __all__ = [
     "DataError",
     "Examples",
     "FusionError",
-    "FusionModel",
-    "LateModel",
+    "FusionNetwork",
+    "LateNetwork",
     "Manifest",
     "ManifestError",
     "MediaError",

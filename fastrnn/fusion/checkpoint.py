@@ -15,7 +15,7 @@ from torch import nn
 from .config import RunConfig
 from .data import Preprocessor
 from .errors import ConfigError
-from .model import FusionModel, LateModel, build
+from .network import FusionNetwork, LateNetwork, build
 from .text import load_tokenizer
 
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -32,7 +32,7 @@ def save(folder: Path, config: RunConfig, model: nn.Module, preprocessor: Prepro
         preprocessor.tokenizer.save(str(folder / _TOKENIZER))
 
 
-def load(folder: str | Path) -> tuple[FusionModel | LateModel, Preprocessor, RunConfig]:
+def load(folder: str | Path) -> tuple[FusionNetwork | LateNetwork, Preprocessor, RunConfig]:
     """The model of a run, in evaluation mode on the CPU, and what turns rows into its inputs.
 
     Raises:

@@ -21,7 +21,7 @@ from .data import IGNORE, Examples, Preprocessor
 from .errors import ConfigError
 from .log import Log
 from .manifest import Manifest
-from .model import single
+from .network import single
 from .split import split_rows
 from .train import Trained, train
 
@@ -176,7 +176,7 @@ def results(run: Run) -> Table:
     for each in run.trained:
         table.add_row(
             each.name,
-            f"{each.judged.accuracy:.3f}",
+            f"{each.judged.score:.3f}",
             f"{each.judged.loss:.3f}",
             f"{each.parameters:,}",
             f"{each.seconds:.1f}",

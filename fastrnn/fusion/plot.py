@@ -38,7 +38,7 @@ def curves(
         epochs = range(1, len(each.epochs) + 1)
         for axes, values in (
             (left, [scores["train"].loss for scores in each.epochs]),
-            (right, [scores["val"].accuracy for scores in each.epochs]),
+            (right, [scores["val"].score for scores in each.epochs]),
         ):
             axes.plot(
                 epochs,

@@ -19,17 +19,17 @@ from . import objective
 from .config import ModelConfig, TrainConfig
 from .data import Examples
 from .log import Log
-from .model import build
+from .network import build
 
 _EVALUATION_BATCH = 256  # rows; no gradients are kept, so more fit than in training
 
 
 @dataclass(frozen=True)
 class Score:
-    """One pass over a split: the mean loss, the share of right answers."""
+    """One pass over a split: the mean loss, and what is to be high: the share of right answers."""
 
     loss: float
-    accuracy: float
+    score: float
 
 
 @dataclass
@@ -101,7 +101,7 @@ def train(
         result.seconds = time.perf_counter() - start
         for split, score in scores.items():
             _record(log, result, epoch, split, score)
-        note = f"train loss {scores['train'].loss:.3f}, val accuracy {scores['val'].accuracy:.3f}"
+        note = f"train loss {scores['train'].loss:.3f}, val accuracy {scores['val'].score:.3f}"
         log.epoch(name, epoch, training.epochs, note)
     result.final["val"] = result.epochs[-1]["val"]
     if "test" in others:
@@ -145,6 +145,6 @@ def _record(log: Log, result: Trained, epoch: int, split: str, score: Score) -> 
         epoch=epoch,
         split=split,
         loss=round(score.loss, 6),
-        accuracy=round(score.accuracy, 6),
+        accuracy=round(score.score, 6),
         seconds=round(result.seconds, 3),
     )

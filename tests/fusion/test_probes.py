@@ -64,7 +64,7 @@ def test_learns_cued_recall(tmp_path):
     """Half the demo's training rows; the figures to reach are those of the whole."""
     rows = {"train": 2000, "val": 100, "test": 1200}
     run = demo.run_demo(cued_recall.NAME, tmp_path / "run", 0, rows, console=QUIET)
-    accuracy = {each.name: each.judged.accuracy for each in run.trained}
+    accuracy = {each.name: each.judged.score for each in run.trained}
     assert accuracy.pop("fusion") >= 0.92
     assert set(accuracy) == {"image only", "audio only", "late", "no recurrence"}
     assert max(accuracy.values()) <= 0.42
@@ -96,19 +96,19 @@ def test_learns_claim_check(tmp_path):
     so no training takes them from one half.
     """
     run = claim_check_run(tmp_path, {"train": 12_000, "val": 200, "test": 2000}, 6)
-    assert run.trained[0].judged.accuracy >= 0.9
+    assert run.trained[0].judged.score >= 0.9
     training = replace(run.config.train, epochs=1)
     with Log(tmp_path / "others.jsonl", QUIET) as log:
         for name, config in variants(run.config.model).items():
             if name in ("image only", "text only", "late"):
                 other = train(name, config, training, run.examples, log)
-                assert 0.45 <= other.judged.accuracy <= 0.55
+                assert 0.45 <= other.judged.score <= 0.55
 
 
 @pytest.mark.exhaustive
 def test_learns_claim_check_at_its_own_size(tmp_path):
     run = demo.run_demo(claim_check.NAME, tmp_path / "run", 0, console=QUIET)
-    accuracy = {each.name: each.judged.accuracy for each in run.trained}
+    accuracy = {each.name: each.judged.score for each in run.trained}
     assert accuracy["fusion"] >= 0.95
     for name in ("image only", "text only", "late"):
         assert 0.45 <= accuracy[name] <= 0.55
@@ -118,6 +118,6 @@ def test_learns_claim_check_at_its_own_size(tmp_path):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_learns_cued_recall_at_its_own_size(tmp_path, seed):
     run = demo.run_demo(cued_recall.NAME, tmp_path / "run", seed, console=QUIET)
-    accuracy = {each.name: each.judged.accuracy for each in run.trained}
+    accuracy = {each.name: each.judged.score for each in run.trained}
     assert accuracy.pop("fusion") >= 0.95
     assert max(accuracy.values()) <= 0.42

@@ -117,7 +117,7 @@ FUSIONS: dict[str, Callable[[ModelConfig], Fusion]] = {
 }
 
 
-class FusionModel(nn.Module):
+class FusionNetwork(nn.Module):
     """Encoders, a fusion, and a recurrent readout."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -144,18 +144,18 @@ class FusionModel(nn.Module):
         return y
 
 
-class LateModel(nn.Module):
-    """One FusionModel a modality; their logits are added, so nothing of one meets the other."""
+class LateNetwork(nn.Module):
+    """One FusionNetwork a modality; their logits are added, so nothing of one meets the other."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.models = nn.ModuleDict(
-            {name: FusionModel(single(config, name)) for name in config.modalities}
+            {name: FusionNetwork(single(config, name)) for name in config.modalities}
         )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits, as FusionModel's."""
+        """Logits, as FusionNetwork's."""
         return torch.stack([model(batch) for model in self.models.values()]).sum(0)
 
 
@@ -165,6 +165,6 @@ def single(config: ModelConfig, modality: str) -> ModelConfig:
     return replace(config, modalities=(modality,), fusion=fusion)
 
 
-def build(config: ModelConfig) -> FusionModel | LateModel:
+def build(config: ModelConfig) -> FusionNetwork | LateNetwork:
     """The model that a configuration describes, freshly initialised."""
-    return LateModel(config) if config.fusion == "late" else FusionModel(config)
+    return LateNetwork(config) if config.fusion == "late" else FusionNetwork(config)

@@ -171,7 +171,7 @@ def test_nn_rnn_in_its_place_answers_the_same(case, request):
     ("options", "text"),
     [
         ({"fusion": "sum"}, "fusion is one of"),
-        ({"fusion": "aligned"}, "concat, tokens, late"),
+        ({"fusion": "aligned"}, "concat, tokens, parallel, init, late"),
         ({"fusion": "tokens", "stream": True}, "aligned, late"),
         ({"kind": "steps"}, "sequences"),
         ({"modalities": ()}, "at least one"),
