@@ -6,12 +6,14 @@
 #   make lint    ruff and mypy
 #   make bench   the benchmarks, small to large layers, in two minutes; FLAGS= goes to pytest
 #   make bench-full  all of them, in an hour or more; both leave a record in benchmarks/results
-#   make gpu-check  the proof of the GPU kernels, on a machine with a GPU; needs no .venv
+#   make gpu-check  the proof of the GPU kernels, on a machine with a GPU; needs no .venv. SECONDS=
+#                   says how long it may take
 #   make clean   remove what was built, but not .venv
 
 PYTHON ?= python3
 MARK ?= not (slow or exhaustive or gpu)
 FLAGS ?=
+SECONDS ?=
 COLUMNS := --benchmark-columns=min,median,iqr,rounds
 PYTEST := -n auto --maxprocesses 4 --benchmark-disable
 
@@ -43,7 +45,7 @@ bench-full: $(VENV)/built
 
 # As it is, without .venv: a GPU's machine has its own torch, and may reach no network.
 gpu-check:
-	$(PYTHON) -m benchmarks.gpu_check
+	$(PYTHON) -m benchmarks.gpu_check $(if $(SECONDS),--seconds $(SECONDS))
 
 clean:
 	rm -rf build *.egg-info fastrnn/_C.*.so fastrnn/_cuda.*.so fastrnn/*_build_error.txt $(VENV)/built

@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .records import Record, Row
+from .records import Row
 from .shapes import Work
 from .tables import lines
 
@@ -50,16 +50,25 @@ STYLES = {
     "eager loop": ("#d55e00", "X"),
     "FlashRNN cuda_fused": ("#999999", "p"),
     "FlashRNN cuda": ("#999999", "h"),
+    "triton.rows": ("#56b4e9", "P"),
+    "triton.single_cta": ("#009e73", "^"),
+    "triton.single_cta_gluon": ("#2a78b5", "D"),
+    "triton.grid": ("#cc79a7", "v"),
+    "cuda.cluster": ("#d55e00", "o"),
+    "cuda.grid": ("#e69f00", "s"),
+    "cuda.step": ("#999999", "X"),
 }
 
 STEPS = ("inference", "training")
 
+Draw = Callable[[Figure, Theme], None]
 
-def write(record: Record, folder: Path) -> list[str]:
-    """All figures that the record has rows for, in both themes; the names of those made."""
+
+def write(drawings: Mapping[str, Draw], folder: Path) -> list[str]:
+    """The figures in both themes; the names of those made."""
     folder.mkdir(parents=True, exist_ok=True)
     made = []
-    for name, draw in _figures(record["rows"]).items():
+    for name, draw in drawings.items():
         for theme in THEMES:
             figure = Figure(figsize=(10, 4.6), layout="constrained", facecolor=theme.paper)
             FigureCanvasAgg(figure)
@@ -72,10 +81,8 @@ def write(record: Record, folder: Path) -> list[str]:
     return made
 
 
-Draw = Callable[[Figure, Theme], None]
-
-
-def _figures(rows: Sequence[Row]) -> dict[str, Draw]:
+def drawings(rows: Sequence[Row]) -> dict[str, Draw]:
+    """By its name every figure of which there are rows."""
     found: dict[str, Draw] = {}
     grid = [row for row in rows if row["group"] == "grid" and "times" in row]
     for mode in dict.fromkeys(row["mode"] for row in grid):
@@ -95,7 +102,7 @@ def _figures(rows: Sequence[Row]) -> dict[str, Draw]:
 
 def _speed_ups(figure: Figure, theme: Theme, rows: Sequence[Row], mode: str) -> None:
     """B by H: nn.RNN's time over ours."""
-    panels = _panels(figure, theme, len(STEPS))
+    panels = panels_of(figure, theme, len(STEPS))
     ratios = {
         step: {
             (one.work.B, one.work.H): one.over("nn.RNN")
@@ -126,7 +133,7 @@ def _speed_ups(figure: Figure, theme: Theme, rows: Sequence[Row], mode: str) -> 
                     ha="center",
                     va="center",
                     fontsize=10,
-                    color=_readable(colour, theme),
+                    color=readable(colour, theme),
                     fontweight=weight,
                 )
         axes.set(xlim=(0, len(widths)), ylim=(0, len(batches)))
@@ -147,7 +154,7 @@ def _speed_ups(figure: Figure, theme: Theme, rows: Sequence[Row], mode: str) -> 
     )
 
 
-def _readable(colour: Any, theme: Theme) -> str:
+def readable(colour: Any, theme: Theme) -> str:
     """Ink or paper, whichever stands out more from a colour."""
     from matplotlib.colors import to_rgb
 
@@ -162,7 +169,7 @@ def _width(figure: Figure, theme: Theme, rows: Sequence[Row]) -> None:
     """Microseconds a step against H, for each B, of an inference; with the floor."""
     mine = [row for row in rows if row["step"] == "inference"]
     batches = sorted({row["work"]["B"] for row in mine})
-    panels = _panels(figure, theme, len(batches))
+    panels = panels_of(figure, theme, len(batches))
     for axes, batch in zip(panels, batches, strict=True):
         series: dict[str, dict[float, float]] = {}
         for row in (row for row in mine if row["work"]["B"] == batch):
@@ -172,11 +179,11 @@ def _width(figure: Figure, theme: Theme, rows: Sequence[Row]) -> None:
             if "floor" in row:
                 least = scale * max(row["floor"].values())
                 series.setdefault("floor", {})[hidden] = least
-        _curves(axes, theme, series)
+        curves(axes, theme, series)
         axes.set_title(f"B = {batch}", color=theme.ink, fontsize=11)
         axes.set_xlabel("H, hidden units", color=theme.ink)
     panels[0].set_ylabel("µs a step", color=theme.ink)
-    _finish(figure, theme, panels, "A step of the recurrence alone, inference, float32")
+    finish(figure, theme, panels, "A step of the recurrence alone, inference, float32")
 
 
 def _length(figure: Figure, theme: Theme, rows: Sequence[Row]) -> None:
@@ -206,22 +213,22 @@ def _against_steps(
     unit: str,
     title: str,
 ) -> None:
-    panels = _panels(figure, theme, len(STEPS))
+    panels = panels_of(figure, theme, len(STEPS))
     for axes, step in zip(panels, STEPS, strict=True):
         series: dict[str, dict[float, float]] = {}
         for row in (row for row in rows if row["step"] == step):
             for name, value in values(row).items():
                 series.setdefault(name, {})[row["work"]["T"]] = value
-        _curves(axes, theme, series)
+        curves(axes, theme, series)
         axes.set_title(step, color=theme.ink, fontsize=11)
         axes.set_xlabel("T, steps", color=theme.ink)
     panels[0].set_ylabel(unit, color=theme.ink)
     work = Work(**rows[0]["work"])
     what = f"B = {work.B}, I = {work.I}, H = {work.H}, float32"
-    _finish(figure, theme, panels, f"{title}: {what}")
+    finish(figure, theme, panels, f"{title}: {what}")
 
 
-def _panels(figure: Figure, theme: Theme, count: int) -> list[Axes]:
+def panels_of(figure: Figure, theme: Theme, count: int) -> list[Axes]:
     panels = list(figure.subplots(1, count, squeeze=False)[0])
     for axes in panels:
         axes.set_facecolor(theme.paper)
@@ -229,7 +236,7 @@ def _panels(figure: Figure, theme: Theme, count: int) -> list[Axes]:
     return panels
 
 
-def _curves(axes: Axes, theme: Theme, series: Mapping[str, Mapping[float, float]]) -> None:
+def curves(axes: Axes, theme: Theme, series: Mapping[str, Mapping[float, float]]) -> None:
     """Both axes logarithmic; a floor is a broken line without markers."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -262,12 +269,19 @@ def _curves(axes: Axes, theme: Theme, series: Mapping[str, Mapping[float, float]
 
 
 def _labels(every: Sequence[float]) -> list[str]:
-    """A tick's label, but not where it would run into the last one's."""
-    near = [x > every[-1] / 2.5 and x != every[-1] and x >= 10_000 for x in every]
-    return ["" if too_near else f"{x:,}" for x, too_near in zip(every, near, strict=True)]
+    """A tick's label, but not where it would run into another's: ends and powers of two first."""
+    span = log2(every[-1] / every[0]) or 1.0
+    kept: list[float] = []
+    for x in sorted(every, key=lambda x: (x not in (every[0], every[-1]), log2(x) % 1 > 0, -x)):
+        # A digit is some 0.0175 of an axis wide.
+        room = ((len(f"{x:,}") + len(f"{other:,}")) / 2 * 0.0175 + 0.01 for other in kept)
+        away = (abs(log2(x / other)) / span for other in kept)
+        if all(a > r for a, r in zip(away, room, strict=True)):
+            kept.append(x)
+    return [f"{x:,}" if x in kept else "" for x in every]
 
 
-def _finish(figure: Figure, theme: Theme, panels: Sequence[Axes], title: str) -> None:
+def finish(figure: Figure, theme: Theme, panels: Sequence[Axes], title: str) -> None:
     """One legend for all panels, and the title."""
     handles: dict[str, Any] = {}
     for axes in panels:
@@ -277,7 +291,7 @@ def _finish(figure: Figure, theme: Theme, panels: Sequence[Axes], title: str) ->
         handles.values(),
         handles.keys(),
         loc="outside lower center",
-        ncols=len(handles),
+        ncols=len(handles) if len(handles) <= 6 else (len(handles) + 1) // 2,
         frameon=False,
         fontsize=9.5,
     )

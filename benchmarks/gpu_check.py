@@ -2,9 +2,10 @@
 
 In this order: what machine this is, the build of both extensions, the constants of the plan's
 model, every test of tests/gpu, compute-sanitizer where there is one, and times beside nn.RNN on
-cuDNN. Each part has its share of the time, and what it could not reach it names. Without the CUDA
-kernels Triton's are checked all the same. What was found goes into two files, one of the check and
-one of the times, in the folder that the variable OUT names or else in benchmarks/results/.
+cuDNN. Each part has its share of the time, and what it could not reach it names; `--seconds` says
+how much there is. Without the CUDA kernels Triton's are checked all the same. What was found goes
+into two files, one of the check and one of the times, in the folder that the variable OUT names or
+else in benchmarks/results/.
 
 It exits with 0 if both were built, every test was run and nothing was wrong; 1 otherwise; 2 if
 there is no GPU.
@@ -30,9 +31,10 @@ from . import gpu_calibration, gpu_record, machine
 from .gpu_record import BACKENDS
 from .journal import read
 from .machine import ROOT
-from .workers import Worker, run, supervise
+from .workers import Worker, excerpt, run, supervise
 
-#: Seconds for all of it, and at most for its parts; timing has what they leave.
+#: Seconds for all of it, unless others are asked for, and at most for its parts; timing has what
+#: they leave.
 TOTAL = 525
 BUILD, CALIBRATION, CORRECTNESS, SANITIZER = 110, 35, 190, 60
 
@@ -41,6 +43,10 @@ COMPILING = 0.3
 
 #: Processes at once where the CPU compiles and the GPU has little to do.
 PROCESSES = max(1, min(12, (os.cpu_count() or 1) - 2))
+
+#: How the tests are run. A captured stderr would be lost with the process, and with it what C++
+#: says before it aborts.
+PYTEST = ("-q", "--tb=short", "--capture=sys")
 
 #: What compute-sanitizer looks for, in the kernels of each backend; all at once. The poison of the
 #: tests sees what initcheck would.
@@ -61,7 +67,7 @@ def no_gpu() -> str | None:
     return None
 
 
-def build(arch: str) -> dict[str, Any]:
+def build(arch: str, deadline: float) -> dict[str, Any]:
     """Both extensions, for this GPU alone; the one of C++ also makes the plan of the other."""
     found = {"archs": arch}
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
@@ -70,22 +76,24 @@ def build(arch: str) -> dict[str, Any]:
         "TORCH_CUDA_ARCH_LIST": arch,
         "MAX_JOBS": str(os.cpu_count() or 1),
     }
-    status, said = run(command, BUILD, environment)
+    seconds = max(1.0, min(BUILD, deadline - time.time()))
+    status, said = run(command, seconds, environment)
     if status is None:
-        reason = f"it took more than {BUILD} s"
-        return {**found, "outcome": "not finished", "reason": reason, "said": said[-1500:]}
+        reason = f"it took more than {seconds:.0f} s"
+        return {**found, "outcome": "not finished", "reason": reason, "said": excerpt(said)}
     explained = sorted((ROOT / "fastrnn").glob("*_build_error.txt"))
     if status != 0 or explained:
         reasons = [path.read_text().partition("\n")[0] for path in explained]
         reason = "; ".join(reasons) or f"status {status}"
-        return {**found, "outcome": "failed", "reason": reason, "said": said[-1500:]}
+        return {**found, "outcome": "failed", "reason": reason, "said": excerpt(said)}
     return {**found, "outcome": "built"}
 
 
 def correctness(deadline: float) -> dict[str, Any]:
     """Every test of tests/gpu, shared out over processes."""
+    deadline = min(deadline, time.time() + CORRECTNESS)
     with tempfile.TemporaryDirectory() as folder:
-        pytest = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "--tb=short"]
+        pytest = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", *PYTEST]
         pytest += ["-p", "no:cacheprovider", "-p", "tests.gpu.outcomes"]
         workers = []
         for i in range(PROCESSES):
@@ -118,7 +126,7 @@ def sanitize(tool: str, backend: str, deadline: float) -> dict[str, Any]:
     allocation = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     status, said = run(command, max(1.0, deadline - time.time()), allocation)
     cases = re.findall(r"^small: (.*)$", said, re.MULTILINE)
-    found = {"cases": len(cases), "said": said[-1500:]}
+    found = {"cases": len(cases), "said": excerpt(said)}
     if status == 99:
         return {"outcome": "found", **found}
     if status is None:
@@ -162,9 +170,10 @@ def attempt(part: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, A
     return {**found, "seconds": round(time.time() - start, 1)}
 
 
-def check() -> int:
+def check(seconds: float) -> int:
     """All parts, each entered in the record as soon as it is done."""
-    deadline = time.time() + TOTAL
+    start = time.time()
+    deadline = start + seconds
     record: dict[str, Any] = {"format": 3, "environment": attempt(machine.describe, "cuda")}
     results = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
     path = machine.path(results, record["environment"], "check")
@@ -174,14 +183,14 @@ def check() -> int:
         record["status"] = gpu_record.status(record)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"{name}: {time.time() - deadline + TOTAL:.0f} s", flush=True)
+        print(f"{name}: {time.time() - start:.0f} s", flush=True)
 
     enter("environment", record["environment"])
     arch = gpu_calibration.architecture(record["environment"].get("capability", (9, 0)))
-    enter("build", attempt(build, arch))
-    calibration = gpu_calibration.calibration
-    enter("calibration", attempt(calibration, arch, time.time() + CALIBRATION))
-    enter("correctness", attempt(correctness, time.time() + CORRECTNESS))
+    enter("build", attempt(build, arch, deadline))
+    calibrating = min(deadline, time.time() + CALIBRATION)
+    enter("calibration", attempt(gpu_calibration.calibration, arch, calibrating))
+    enter("correctness", attempt(correctness, deadline))
     enter("sanitizer", sanitizer(deadline))
     timed = attempt(timing, deadline)
     rows = timed.pop("rows", [])
@@ -252,18 +261,31 @@ def print_summary(record: dict[str, Any], rows: list[dict[str, Any]], clock: flo
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", choices=BACKENDS, help="only a few calls of every kernel of one")
-    backend = parser.parse_args(argv).small
-    if backend is not None:
+    parser.add_argument(
+        "--seconds",
+        type=_positive,
+        default=TOTAL,
+        help="for all of it (default: %(default)s); with few of them less is timed and tested",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.small is not None:
         from .gpu_small import small
 
-        small(backend)
+        small(arguments.small)
         return gpu_record.OK
     reason = no_gpu()
     if reason is not None:
         print(f"gpu-check needs a CUDA GPU: {reason}", file=sys.stderr)
         return gpu_record.NO_GPU
     os.chdir(ROOT)
-    return check()
+    return check(arguments.seconds)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("the seconds must be a positive number")
+    return value
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ that have to wait for it, and the activation; over how many programs share W_hh,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
@@ -104,6 +104,24 @@ GPUS = {
     "H200": Gpu(4.8e12, _HOPPER, 1.755e9, 132, 232448),
     "H100 80GB HBM3": Gpu(3.35e12, _HOPPER, 1.755e9, 132, 232448),
 }
+
+
+def best(name: str, calibrations: Iterable[Mapping[str, Any]]) -> Gpu | None:
+    """The rates of a device by the best that any of its calibrations has measured."""
+    rates = gpu(name)
+    if rates is None:
+        return None
+    found = [rates.calibrated(one.get("measured", {})) for one in calibrations]
+    measured = dict.fromkeys(which for one in found for which in one.measured)
+    new: dict[str, Any] = {}
+    for which in measured:
+        values = [getattr(one, which) for one in found if which in one.measured]
+        if which == "rates":
+            new[which] = {mode: max(one[mode] for one in values) for mode in rates.rates}
+        else:
+            larger = which == "clock" or which.endswith("bandwidth")
+            new[which] = max(values) if larger else min(values)
+    return replace(rates, **new, measured=tuple(measured))
 
 
 def gpu(name: str) -> Gpu | None:

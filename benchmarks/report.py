@@ -1,7 +1,7 @@
-"""Records made into pages: docs/benchmarks.md, its figures, and the README's table.
+"""Records made into pages: docs/benchmarks.md, its figures, and the README's tables.
 
-`python -m benchmarks report` takes of every machine the newest record of the full table; of one
-that has none, the newest of a GPU check.
+`python -m benchmarks report` takes of every machine the newest record of the full table; of a GPU
+that has none, of every case the newest of its checks.
 """
 
 from __future__ import annotations
@@ -9,14 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from functools import reduce
-from math import exp, log
 from pathlib import Path
 
-from . import cpu_floor, figures, records, text
+from . import cpu_floor, figures, gpu_figures, gpu_report, records, text
 from .machine import ROOT
 from .records import Record, Row
-from .shapes import GROUPS, Work
-from .tables import MEMORY_HEADER, WORDS, Line, lines, memory_cells, number
+from .shapes import GROUPS
+from .tables import (
+    MEMORY_HEADER,
+    WORDS,
+    Line,
+    lines,
+    mean,
+    memory_cells,
+    number,
+    short_number,
+    times,
+)
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 README = ROOT / "README.md"
@@ -45,14 +54,16 @@ LISTED = 8
 
 
 def newest(folder: Path = records.RESULTS) -> dict[str, Record]:
-    """Of every machine the newest record of the full table, or else of a GPU check."""
+    """Of every machine the newest record of the full table; or all of its GPU checks, as one."""
     found = {}
     for name, paths in records.paths(folder).items():
         every = [records.read(path) for path in paths]
         checks = [record for record in every if record["selection"]["shapes"] == "gpu"]
-        best = [record for record in every if is_full(record)] or checks
-        if best:
-            found[name] = calibrated(best[-1], every)
+        full = [record for record in every if is_full(record)]
+        if full:
+            found[name] = calibrated(full[-1], every)
+        elif checks:
+            found[name] = gpu_report.combined(checks)
     return found
 
 
@@ -94,7 +105,8 @@ def write(
         raise SystemExit("there is no record of the full table yet: make bench-full")
     parts = [INTRODUCTION.read_text()]
     for name, record in found.items():
-        made = figures.write(record, pictures / name)
+        drawings = figures.drawings(record["rows"]) | gpu_figures.drawings(record["rows"])
+        made = figures.write(drawings, pictures / name)
         parts += section(record, made, pictures / name, document.parent)
     parts += quoted()
     document.write_text("\n".join(parts).rstrip() + "\n")
@@ -104,29 +116,41 @@ def write(
         if any(row["group"] == "overview" for row in record["rows"])
     ]
     text.replace(readme, "benchmarks", "\n\n".join(shown))
+    beside = [
+        "\n".join(gpu_report.summary(record, title(record), version(record)))
+        for record in found.values()
+        if record.get("commits")
+    ]
+    text.replace(readme, "gpu", "\n\n".join(beside))
 
 
 def section(record: Record, made: Sequence[str], folder: Path, base: Path) -> list[str]:
     """One machine."""
     rows = record["rows"]
+    commits = record.get("commits", [])  # of a GPU's checks
     parts = [f"## {title(record)}", "", described(record), ""]
+    parts += [gpu_report.described(record), ""] if commits else []
     parts += ["### In short", "", *short(rows), ""]
-    parts += ["### Growth", ""] if made else []
+    parts += [*gpu_report.by_algorithm(rows), ""] if commits else []
+    parts += [f"### {'Figures' if commits else 'Growth'}", ""] if made else []
     for name in made:
-        parts += [
-            figures.picture(folder, name, ALTERNATIVES[name.rpartition("-")[0] or name], base),
-            "",
-        ]
+        words = ALTERNATIVES.get(name) or ALTERNATIVES[name.rpartition("-")[0]]
+        parts += [figures.picture(folder, name, words, base), ""]
     parts += ["### Where we lose", "", *losing(rows), ""]
     parts += ["### All cases", ""]
-    parts += ["Our best milliseconds, over which floor, and the ratio to each peer.", ""]
+    words = "Our best milliseconds, over which floor, and the ratio to each peer."
+    if commits:
+        words = "Best milliseconds, and nn.RNN's over ours as a ratio, bold where it is faster."
+    parts += [words, ""]
     for name, group in GROUPS.items():
         mine = [one for one in lines(rows) if one.row["group"] == name]
         if mine and name != "grid":
-            parts += [f"**{name}**: {group.about}" + SCOPES[group.scope], "", *full_table(mine), ""]
+            table = gpu_report.layer_table(mine, commits) if commits else full_table(mine)
+            parts += [f"**{name}**: {group.about}" + SCOPES[group.scope], "", *table, ""]
     alone = [row for row in rows if row["scope"] == "kernel" and "times" in row]
     if alone:
-        parts += ["### Kernels by themselves", "", *kernels_table(alone), ""]
+        table = gpu_report.kernels_table(alone, commits)
+        parts += ["### Kernels by themselves", "", *table, ""]
     memory = [row for row in rows if "mib" in row]
     if memory:
         words = "What a call holds at its peak on top of what was there before, results included."
@@ -140,6 +164,7 @@ ALTERNATIVES = {
     "width": "Microseconds a step against hidden units, every provider and the floor, B = 1 and 32",
     "length": "Milliseconds against steps, every provider and the floor, inference and training",
     "memory": "Peak MiB against steps, every provider, inference and training",
+    **gpu_figures.ALTERNATIVES,
 }
 SCOPES = {"layer": "", "recurrence": "; the recurrence alone"}
 
@@ -163,7 +188,8 @@ def described(record: Record) -> str:
         f"{name} {what[name]}" for name in ("torch", "triton", "onnxruntime") if what.get(name)
     ]
     if what["device"] == "cuda":
-        place = f"driver {what['driver']}, CUDA {what['cuda']}, cuDNN {what['cudnn']}"
+        cudnn = gpu_report.cudnn_version(what["cudnn"])
+        place = f"Driver {what['driver']}, CUDA {what['cuda']}, cuDNN {cudnn}"
     else:
         sizes = ", ".join(f"{level} {size}" for level, size in what["caches"].items())
         place = f"{what['cores']} cores, {sizes}"
@@ -204,26 +230,11 @@ def short(rows: Iterable[Row]) -> list[str]:
         ]
         table.append((name, mode, *cells))
     header = ("group", "mode", "cases", "over nn.RNN", "over the best peer", "the worst", "× floor")
-    words = "Geometric means over the cases of a group, inference / training."
+    words = (
+        "Geometric means over the cases of a group, of a ratio over those that have one, "
+        "inference / training."
+    )
     return [words, "", *text.markdown(header, table, 2)]
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """The geometric mean of those that are known."""
-    known = [log(value) for value in values if value is not None]
-    return exp(sum(known) / len(known)) if known else None
-
-
-def times(ratio: float | None) -> str:
-    """A ratio to show; bold where we lose."""
-    if ratio is None:
-        return "–"
-    shown = f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
-    return f"**{shown}**" if ratio < 0.995 else shown
-
-
-def short_number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
 
 
 def losing(rows: Sequence[Row]) -> list[str]:
@@ -280,26 +291,6 @@ def cell(one: Line, name: str) -> str:
     if name in one.row.get("too_long_s", {}):
         return f"{one.row['too_long_s'][name]:.0f} s"
     return "wrong" if name in one.row.get("wrong", {}) else times(one.over(name))
-
-
-def kernels_table(rows: Sequence[Row]) -> list[str]:
-    """Of every shape and direction the kernels of a GPU, the fastest first, and its floor."""
-    table = []
-    for row in rows:
-        us = {name: 1e3 * times["ms"][2] / row["work"]["T"] for name, times in row["times"].items()}
-        fastest, *others = sorted(us, key=us.__getitem__)
-        floor = max(row["floor"].values()) if "floor" in row else None
-        table.append(
-            (
-                *(str(Work(**row["work"])), row["mode"], row["step"], fastest),
-                number(us[fastest]),
-                short_number(floor and row["times"][fastest]["ms"][2] / floor),
-                ", ".join(f"{name} {number(us[name])}" for name in others),
-            )
-        )
-    words = "Median device time, in µs a step, with L2 flushed before each call."
-    header = ("(T, B, I, H)", "mode", "direction", "fastest", "µs", "× floor", "others")
-    return [words, "", *text.markdown(header, table, 4)]
 
 
 def quoted() -> list[str]:

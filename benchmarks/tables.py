@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import exp, log
 
 from .records import Row, ours
 from .shapes import Work
@@ -52,10 +53,10 @@ class Line:
 
 
 def line(row: Row) -> Line | None:
-    """None where none of ours, or nothing at all, has a time."""
+    """None where none of ours has a time, or not the one that is said to be `auto`'s."""
     medians = {name: times["ms"][2] for name, times in row.get("times", {}).items()}
-    used = _used(medians)
-    return Line(row, used, _best(medians)) if used else None
+    used = row.get("auto") or _used(medians)
+    return Line(row, used, _best(medians)) if used in medians and ours(used) else None
 
 
 def _used(values: Mapping[str, float]) -> str | None:
@@ -79,6 +80,26 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The geometric mean of those that are known."""
+    known = [log(value) for value in values if value is not None]
+    return exp(sum(known) / len(known)) if known else None
+
+
+def times(ratio: float | None) -> str:
+    """A ratio to show; bold where we lose."""
+    if ratio is None:
+        return "–"
+    shown = f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
+    return f"**{shown}**" if ratio < 0.995 else shown
+
+
+def short_number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 HEADER = (

@@ -54,7 +54,7 @@ def supervise(
                 if is_finished(worker.journal):
                     continue
                 length = len(read(worker.journal))
-                append(worker.journal, event="died", status=process.returncode, said=tail(worker))
+                append(worker.journal, event="died", status=process.returncode, said=said(worker))
                 if length > lengths[worker]:
                     lengths[worker] = length + 1
                     running[worker] = _start(worker, environment)
@@ -63,13 +63,21 @@ def supervise(
             kill(process)
 
 
-def tail(worker: Worker, characters: int = 1500) -> str:
-    """The last of what it said."""
-    return worker.log.read_text(errors="replace")[-characters:] if worker.log.exists() else ""
+def said(worker: Worker) -> str:
+    """What it said since its last start."""
+    return excerpt(worker.log.read_text(errors="replace")) if worker.log.exists() else ""
+
+
+def excerpt(text: str, first: int = 1000, last: int = 1500) -> str:
+    """So many characters of its beginning and of its end: both may tell why something died."""
+    left_out = len(text) - first - last
+    if left_out <= 0:
+        return text
+    return f"{text[:first]}\n[{left_out} characters left out]\n{text[-last:]}"
 
 
 def _start(worker: Worker, environment: Mapping[str, str] | None) -> subprocess.Popen:
-    with worker.log.open("a") as log:
+    with worker.log.open("w") as log:
         return subprocess.Popen(
             worker.command,
             stdout=log,

@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
-from .ops import cpp, cuda
-from .ops.triton.table import mode_of
+from .ops import cpp, cuda, triton
+from .ops.triton.table import FASTEST, RECORDS, Sizes, choose, mode_of
 
 #: GPUs that can be named where there is none: compute capability, multiprocessors, bytes of shared
 #: memory a block may ask for, and how many clusters of 1, 2, 4, 8 and 16 blocks run at once. The
-#: last are assumed; of a GPU that is there the driver is asked.
+#: last are assumed, but for the H200's, which a driver said; of a GPU that is there it is asked.
 DEVICES = {
     "A100": ((8, 0), 108, 166912, (0, 0, 0, 0, 0)),
     "H100": ((9, 0), 132, 232448, (132, 66, 32, 15, 7)),
-    "H200": ((9, 0), 132, 232448, (132, 66, 32, 15, 7)),
+    "H200": ((9, 0), 132, 232448, (132, 66, 30, 15, 7)),
     "B200": ((10, 0), 148, 232448, (148, 74, 36, 16, 8)),
 }
 
@@ -30,6 +30,8 @@ def explain(
     device: str | torch.device | None = None,
 ) -> None:
     """Print which CUDA kernel serves a call, how the work is cut, and why not another way.
+
+    And whether ``fastrnn.backend("auto")`` takes a kernel of Triton instead, which is faster there.
 
     Args:
         steps: T, at least 0.
@@ -63,6 +65,9 @@ def explain(
         for strategy, plan in options.items():
             marker = ">" if strategy == chosen else " "
             print(f"{marker} {strategy:<8}", plan if isinstance(plan, str) else _row(plan, steps))
+    faster = _faster(device, name, dtype, (batch, groups, hidden))
+    if faster is not None:
+        print(f'\nfastrnn.backend("auto") takes the Triton kernel {faster}, where there is Triton.')
     print(
         "\nCycles are of a step, by the model that ranks the plans; they are not measured. The "
         f"kernels are\nproven on hardware: {cuda.proven()}."
@@ -86,6 +91,25 @@ def _device(device: str | torch.device | None) -> tuple[str, Any]:
         raise RuntimeError(f"the CUDA kernels are unusable: {cuda.unusable()}")
     index = torch.cuda.current_device() if device.index is None else device.index
     return torch.cuda.get_device_name(index), cuda.device(index)
+
+
+def _faster(
+    device: str | torch.device | None, name: str, dtype: torch.dtype, shape: tuple[int, int, int]
+) -> str | None:
+    """The kernel of Triton that `auto` takes for such a state, [B, G, H]; None where none."""
+    assumed = DEVICES.get(name.removeprefix("an ").removesuffix(", as assumed"))
+    if assumed is None:
+        state = torch.empty(shape, dtype=dtype, device="cuda" if device is None else device)
+        if triton.unusable() is not None or triton.outrun(state) is not None:
+            return None
+        return choose(triton.sizes_of(state))
+    if dtype not in triton.DTYPES:
+        return None
+    capability, processors, shared, _ = assumed
+    kernel = choose(
+        Sizes(*shape, mode_of(dtype), capability, shared, processors, wgmma=capability == (9, 0))
+    )
+    return kernel if kernel in FASTEST and (kernel, capability) in RECORDS else None
 
 
 def _kind(dtype: torch.dtype, mode: str) -> str:

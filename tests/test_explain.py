@@ -17,10 +17,10 @@ def test_names_the_choice_and_the_refusals(capsys, monkeypatch):
     assert "backward: cluster" in said
     assert "W_hh in registers" in said
     assert "not measured" in said
-    assert said.endswith("proven on hardware: nowhere yet.\n")
-    monkeypatch.setattr(cuda, "RECORDS", {(9, 0): "a record"})
+    assert said.endswith("proven on hardware: sm_90.\n")
+    monkeypatch.setattr(cuda, "RECORDS", {})
     fastrnn.explain(10, 4, 64, device="H100")
-    assert capsys.readouterr().out.endswith("proven on hardware: sm_90.\n")
+    assert capsys.readouterr().out.endswith("proven on hardware: nowhere yet.\n")
 
     fastrnn.explain(10, 4, 64, groups=2, device="a100")
     said = capsys.readouterr().out
@@ -33,6 +33,23 @@ def test_float32_is_computed_as_cudnn_would(capsys, monkeypatch, precision, word
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
     fastrnn.explain(10, 4, 64, device="H200")
     assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "kernel"),
+    [
+        ((10, 4, 64), {"dtype": torch.bfloat16}, "rows"),
+        ((10, 64, 256), {"dtype": torch.bfloat16}, "single_cta_gluon"),
+        ((10, 64, 256), {"dtype": torch.float32}, None),
+        ((10, 4, 64), {"dtype": torch.float64}, None),
+        ((10, 4, 64), {"device": "A100"}, None),  # not proven there
+    ],
+)
+def test_says_where_triton_is_faster(capsys, sizes, options, kernel):
+    fastrnn.explain(*sizes, **{"device": "H200", **options})
+    said = capsys.readouterr().out
+    assert (f"takes the Triton kernel {kernel}," in said) == (kernel is not None)
+    assert ("Triton" in said) == (kernel is not None)
 
 
 def test_float64_is_served_step_by_step(capsys):

@@ -197,10 +197,15 @@ def process_group():
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view tensor")
 @pytest.mark.parametrize("shard", [False, True])
 def test_data_parallel_processes(process_group, shard):
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mine, theirs = pair()
-    wrapped = fully_shard(mine) if shard else nn.parallel.DistributedDataParallel(mine)
+    if shard:
+        # Where there is a GPU, fully_shard would by itself move the layer there.
+        wrapped = fully_shard(mine, mesh=init_device_mesh("cpu", (1,)))
+    else:
+        wrapped = nn.parallel.DistributedDataParallel(mine)
     for layer in (wrapped, theirs):
         output, h_n = layer(X)
         (output.square().sum() + h_n.sum()).backward()

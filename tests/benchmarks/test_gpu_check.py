@@ -21,7 +21,7 @@ from benchmarks import (
 )
 from benchmarks.journal import append, read
 from benchmarks.shapes import STEPS
-from benchmarks.workers import Worker, supervise
+from benchmarks.workers import Worker, excerpt, supervise
 
 ROOT = Path(__file__).parents[2]
 
@@ -251,7 +251,7 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     monkeypatch.setattr(gpu_check, "no_gpu", lambda: None)
     monkeypatch.setattr(machine, "describe", lambda device: described)
-    monkeypatch.setattr(gpu_check, "build", lambda arch: {"archs": arch, **BUILT})
+    monkeypatch.setattr(gpu_check, "build", lambda arch, _: {"archs": arch, **BUILT})
     monkeypatch.setattr(gpu_calibration, "calibration", lambda *_: 1 / 0)
     monkeypatch.setattr(gpu_check, "correctness", lambda deadline: correctness(**ALL))
     monkeypatch.setattr(gpu_check, "sanitize", lambda *_: {"outcome": "could not run"})
@@ -288,6 +288,44 @@ def test_one_record_of_all_parts(
     )
 
 
+@pytest.mark.parametrize("seconds", [None, 60])
+def test_the_whole_takes_as_long_as_it_may(
+    seconds: int | None, faked: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = []
+
+    def ending(found: dict[str, Any]) -> Any:
+        def part(*arguments: Any) -> dict[str, Any]:
+            ends.append(arguments[-1] - time.time())
+            return copy.deepcopy(found)
+
+        return part
+
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(gpu_check, "build", ending(BUILT))
+    monkeypatch.setattr(
+        gpu_calibration, "calibration", ending({"measured": {}, "assumed": {}, "errors": []})
+    )
+    monkeypatch.setattr(gpu_check, "correctness", ending(correctness(**ALL)))
+    monkeypatch.setattr(gpu_check, "sanitize", ending({"outcome": "clean"}))
+    monkeypatch.setattr(gpu_check, "timing", ending(timing(*ROWS)))
+    gpu_check.main([] if seconds is None else ["--seconds", str(seconds)])
+    most = seconds or gpu_check.TOTAL
+    assert len(ends) == 4 + len(gpu_check.TOOLS)
+    assert max(ends) <= most
+    assert ends[-1] > most - 5
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "inf", "nan", "long"])
+def test_seconds_that_are_none_are_refused(
+    seconds: str, faked: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--seconds", seconds])
+    assert "--seconds" in capsys.readouterr().err
+
+
 def test_every_part_has_its_time() -> None:
     """Even if all before it take what they may, the timing has two minutes."""
     parts = (gpu_check.BUILD, gpu_check.CALIBRATION, gpu_check.CORRECTNESS, gpu_check.SANITIZER)
@@ -310,7 +348,7 @@ def test_the_build_and_what_became_of_it(
     (tmp_path / "fastrnn").mkdir()
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
     monkeypatch.setattr(gpu_check, "run", run)
-    found = gpu_check.build("9.0a")
+    found = gpu_check.build("9.0a", time.time() + 1000)
     assert found["outcome"] == outcome
     assert found["archs"] == "9.0a"
     assert found.get("reason") == {"failed": "no nvcc", "built": None}.get(
@@ -350,6 +388,39 @@ def test_the_plugin_goes_on_after_a_test_that_died(tmp_path: Path) -> None:
         "not reached": 0,
     }
     assert found["errors"] == []
+
+
+def test_the_beginning_of_what_a_process_said_is_kept_and_the_end(tmp_path: Path) -> None:
+    """A test aborts as C++ does: a line on stderr, then a traceback of every thread."""
+    (tmp_path / "test_two.py").write_text(
+        "import os\n"
+        "def test_first():\n"
+        "    os.write(2, b'terminate called after throwing\\n' + b'  a frame\\n' * 1000)\n"
+        "    os.write(2, b'the last frame\\n')\n"
+        "    os.abort()\n"
+        "def test_second(): pass\n"
+    )
+    path = tmp_path / "journal.jsonl"
+    command = [sys.executable, "-m", "pytest", "-p", "tests.gpu.outcomes", "--journal", str(path)]
+    command += [*gpu_check.PYTEST, "-p", "no:cacheprovider", "-p", "no:faulthandler"]
+    supervise(
+        [Worker((*command, str(tmp_path)), path)], time.time() + 100, {"PYTHONPATH": str(ROOT)}
+    )
+    found = gpu_record.correctness([read(path)])
+    (failed,) = found["failed"]
+    assert "terminate called after throwing\n" in failed["reason"]
+    assert " characters left out]\n" in failed["reason"]
+    assert "the last frame" in failed["reason"]
+    assert len(failed["reason"]) < 3000
+    assert found["kernels"]["two"]["all"]["passed"] == 1
+
+
+def test_an_excerpt_leaves_out_only_what_is_too_long() -> None:
+    assert excerpt("short") == "short"
+    assert excerpt("x" * 2500) == "x" * 2500
+    assert excerpt("a" * 1000 + "b" * 7 + "c" * 1500) == (
+        "a" * 1000 + "\n[7 characters left out]\n" + "c" * 1500
+    )
 
 
 def test_a_worker_that_only_fails_is_not_started_for_ever(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ RECORDS: dict[tuple[str, tuple[int, int]], str] = {
 }
 
 
-#: The kernels that were measured to be faster than those of csrc/cuda wherever the table has them.
+#: The kernels that were measured to be faster than those of csrc/cuda where the table has them, in
+#: the mean over shapes: docs/kernels.md has the figures.
 FASTEST = ("rows", "single_cta_gluon")
 
 
