@@ -1,0 +1,221 @@
+"""Numeric series: files that are read, and files that are refused before they cost anything."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from fastrnn.fusion.config import DataConfig
+from fastrnn.fusion.data import Preprocessor
+from fastrnn.fusion.errors import MediaError
+from fastrnn.fusion.manifest import read_manifest
+from fastrnn.fusion.series import read_series, statistics
+
+from .test_manifest import refused
+
+CONFIG = DataConfig(max_series=100)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1\n2.5\n-3e2\n", [[1], [2.5], [-300]]),
+        ("a,b\n1,2\n3,4\n", [[1, 2], [3, 4]]),
+        ("\ufeffa\n1\n\n2", [[1], [2]]),
+        ("1, 2\r\n3 ,4\r\n", [[1, 2], [3, 4]]),
+    ],
+)
+def test_csv(tmp_path, text, expected):
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    values = read_series(tmp_path / "a.csv", CONFIG)
+    assert values.dtype == np.float32
+    assert values.tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "uint8", ">f4"])
+def test_npy(tmp_path, dtype):
+    values = np.arange(12).reshape(4, 3).astype(dtype)
+    for array in (values, np.asfortranarray(values), values[:, 0]):
+        np.save(tmp_path / "a.npy", array)
+        read = read_series(tmp_path / "a.npy", CONFIG)
+        assert np.array_equal(read, array.reshape(4, -1))
+        assert read.dtype == np.float32
+        assert read.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", r"shape \[0\]"),
+        ("a,b\n", r"shape \[0\]"),
+        ("1,2\n3\n", "differ in length"),
+        ("1\n2\nx\n", "line 3: 'x' is not all numbers; mend it"),
+        ("1\nnan\n", "not finite; fill them"),
+        ("1e999\n", "not finite"),
+        ("1,\n2,3\n4,\n", "line 3: '4,' is not all numbers"),
+        ("\n".join("1" * 101), "a series of more than 100 numbers, with 100 numbers allowed"),
+        ("1" * 20_000, "a series of 20000 bytes"),
+        ('"1\n', "no series that can be read"),
+    ],
+)
+def test_csv_that_is_none(tmp_path, text, said):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(MediaError, match=rf"a\.csv: .*({said})"):
+        read_series(tmp_path / "a.csv", CONFIG)
+
+
+def test_csv_of_bytes(tmp_path):
+    (tmp_path / "a.csv").write_bytes(bytes(range(256)))
+    with pytest.raises(MediaError, match=r"a\.csv: "):
+        read_series(tmp_path / "a.csv", CONFIG)
+
+
+class _Trap:
+    """Unpickling this would make a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("disguise", ["object array", "pickle", "zip"])
+def test_nothing_is_unpickled(tmp_path, disguise):
+    trap = _Trap(str(tmp_path / "sprung"))
+    path = tmp_path / "a.npy"
+    if disguise == "object array":
+        np.save(path, np.array([trap], dtype=object), allow_pickle=True)
+    elif disguise == "pickle":
+        path.write_bytes(pickle.dumps(trap))
+    else:
+        np.save(tmp_path / "b.npy", np.array([trap], dtype=object), allow_pickle=True)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(tmp_path / "b.npy", "arr_0.npy")
+    with pytest.raises(MediaError, match=r"a\.npy: no series that can be read.*replace the file"):
+        read_series(path, CONFIG)
+    assert not (tmp_path / "sprung").exists()
+
+
+def header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ("(1000000000000,)", "allowed|can be read"),
+        ("(99,)", "can be read"),  # more than the file has
+        ("(-5,)", "can be read"),
+        ("(0, 3)", "can be read|shape"),
+        ("(10**9,)", "can be read"),
+        ("(((((5,),),),),)", "can be read"),
+    ],
+)
+def test_npy_headers_that_lie(tmp_path, shape, said):
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n"
+    (tmp_path / "a.npy").write_bytes(header(text) + bytes(16))
+    with pytest.raises(MediaError, match=said):
+        read_series(tmp_path / "a.npy", CONFIG)
+
+
+def test_npy_headers_that_are_none(tmp_path):
+    for text in ("__import__('os').abort()", "(" * 5000, "{}", "x" * 60_000):
+        (tmp_path / "a.npy").write_bytes(header(text))
+        with pytest.raises(MediaError, match="can be read"):
+            read_series(tmp_path / "a.npy", CONFIG)
+
+
+def test_npy_too_large(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((51, 2)))
+    with pytest.raises(MediaError, match="102 numbers, with 100 numbers allowed; shorten it"):
+        read_series(tmp_path / "a.npy", CONFIG)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.array(["a"]), np.zeros(2, "c8"), np.zeros(2, "i4,f4"), np.zeros((2, 2, 2)), np.array(5.0)],
+)
+def test_npy_of_other_things(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(MediaError, match=r"a\.npy: "):
+        read_series(tmp_path / "a.npy", CONFIG)
+
+
+def test_other_files(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"")
+    with pytest.raises(MediaError, match=r"ends in \.csv or \.npy; convert it"):
+        read_series(tmp_path / "a.pkl", CONFIG)
+
+
+def test_a_long_cell(rows, save):
+    rows[3]["series"] = [0.0] * 101
+    manifest = read_manifest(save([{"series": [1, 2], **row} for row in rows]))
+    with pytest.raises(MediaError, match="line 4: a series of 101 numbers"):
+        Preprocessor.fit(manifest, range(20), CONFIG)
+
+
+def test_statistics_keep_their_digits():
+    far = np.array([[1e6 + 1], [1e6 + 3]], np.float32)
+    assert statistics([far, far]) == ((1e6 + 2, 1.0),)
+    assert statistics([np.full((7, 1), 0.1, np.float32)])[0][1] == 1
+    assert statistics([]) == ()
+
+
+def test_series_cells(rows, save):
+    for number, row in enumerate(rows):
+        row["signal"] = [[number, step] for step in range(3)] if number % 2 else None
+    for ending in ("jsonl", "csv"):
+        manifest = read_manifest(
+            save(
+                [
+                    row | {"signal": json.dumps(row["signal"]) if row["signal"] else ""}
+                    for row in rows
+                ]
+                if ending == "csv"
+                else rows,
+                ending,
+            )
+        )
+        assert manifest.modalities == ("audio", "image", "series", "text")
+        assert manifest.missing == ("series",)
+        assert manifest.rows[3].series.tolist() == [[3, 0], [3, 1], [3, 2]]
+        assert manifest.rows[3].series.dtype == np.float32
+
+
+def test_series_files_are_known_by_their_ending(rows, save, tmp_path):
+    for number, row in enumerate(rows):
+        np.save(tmp_path / f"{number}.npy", np.zeros(5))
+        row["pressure"] = f"{number}.npy"
+    manifest = read_manifest(save(rows))
+    assert manifest.columns["series"] == "pressure"
+    assert manifest.rows[7].series == tmp_path.resolve() / "7.npy"
+    rows[7]["pressure"] = "../7.npy"
+    refused(save(rows), "line 8", "'pressure'", "leaves the folder")
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ([], "shape [0]"),
+        ([[]], "shape [1, 0]"),
+        ([[[1.0]]], "shape [1, 1, 1]"),
+        ([[1, 2], [3]], "differ in length"),
+        (["1", "2"], "is no number"),
+        ([1, None], "is no number"),
+        ([1, True, "x"], "is no number"),
+        ([10**400], "is no number"),
+        ([1e300], "not finite"),
+        ([1, float("nan")], "not finite"),
+        ("1 2 3", "is no series; write a list of numbers"),
+        ("a.txt", "is no series"),
+        (5, "is no series"),
+    ],
+)
+def test_series_that_are_none(rows, save, cell, text):
+    rows[2]["series"] = cell
+    refused(save(rows), "line 3, column 'series'", text)
