@@ -19,6 +19,7 @@ import yaml
 
 from .config import CELLS, FUSIONS, PRECISIONS, SCHEDULES, DataConfig, ModelConfig, TrainConfig
 from .errors import ConfigError
+from .presets import Preset
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -60,6 +61,7 @@ MODEL = {
     "image_steps": Option("An image is a sequence of grid² steps, not one vector."),
     "strides": Option("Of each convolution over audio or a numeric series: 2,2."),
     "modality_dropout": Option("How often, in training, a modality is taken for missing.", 0),
+    "normalise": Option("concat: LayerNorm of each modality's features first."),
     "encoders": Option("Encoders that are not the usual: image=NAME,text=NAME."),
 }
 TRAIN = {
@@ -206,6 +208,11 @@ def _plain(name: str, value: Any) -> Any:
     if name == "encoders":
         return dict(as_tuple(name, value))
     return list(as_tuple(name, value)) if name in LISTS else value
+
+
+def of_preset(preset: Preset) -> dict[str, Any]:
+    """A preset's options by name."""
+    return {**preset.data, **preset.model, **preset.train}
 
 
 def with_columns(command: Command) -> Command:
