@@ -119,10 +119,11 @@ class Predictor:
         """
         names: dict[str, None] = {}  # a JSONL file's rows need not all name all columns
         for each in read_blocks(path, block):
-            if each.damaged and on_bad_row == "error":
-                raise next(iter(each.damaged.values()))
             names |= dict.fromkeys(each.frame.columns)
             frame = each.frame.reindex(columns=list(names))
+            damaged = min(each.damaged) if each.damaged and on_bad_row == "error" else None
+            if damaged is not None:
+                frame = frame[frame.index < damaged]  # an earlier row's error comes first
             records = self.frame(
                 frame,
                 columns=columns,
@@ -130,6 +131,8 @@ class Predictor:
                 on_bad_row=on_bad_row,
                 workers=workers,
             )
+            if damaged is not None:
+                raise each.damaged[damaged]
             records += [{"row": row, "error": str(why)} for row, why in each.damaged.items()]
             yield sorted(records, key=lambda record: record["row"])
         if not names:

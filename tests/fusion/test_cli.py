@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from fastrnn.fusion import ConfigError, cli, options
+from fastrnn.fusion.cli import fitting, flags
 
 TINY = ["--width", "16", "--hidden", "16", "--image-size", "8", "--conv", "4,8", "--grid", "2"]
 TINY += ["--batch", "8", "--mels", "12", "--vocabulary", "256"]
@@ -83,15 +84,16 @@ def test_the_echoed_options_fit_the_same_again(rows, save, tmp_path):
 def test_flags_win_over_the_file_and_the_file_over_the_preset(monkeypatch, tmp_path):
     """`fit` itself is not run: what it would be given is looked at."""
     given = {}
-    monkeypatch.setattr(cli.experiment, "fit", lambda *a, **k: given.update(args=a) or _stop())
-    monkeypatch.setattr(cli, "read_manifest", lambda *a, **k: None)
-    monkeypatch.setattr(cli, "confirm", lambda *a: None)
+    monkeypatch.setattr(fitting.experiment, "fit", lambda *a, **k: given.update(args=a) or _stop())
+    monkeypatch.setattr(fitting, "read_manifest", lambda *a, **k: None)
+    monkeypatch.setattr(fitting, "confirm", lambda *a: None)
     file = tmp_path / "options.yaml"
     file.write_text("cell: gru\nepochs: 3\nbatch: 16\npreset: article\n")
     for preset in ([], ["--preset", "article"]):
         for order in (1, -1):
             parts = [["--config", str(file)], preset, ["--epochs", "4"]][::order]
-            assert cli.main(["fit", "t.csv", "--out", str(tmp_path / "r"), *sum(parts, [])]) == 2
+            given_flags = [flag for part in parts for flag in part]
+            assert cli.main(["fit", "t.csv", "--out", str(tmp_path / "r"), *given_flags]) == 2
             _, _, data, training, model, *_ = given["args"]
             assert (training.epochs, training.batch) == (4, 16)
             assert model["cell"] == "gru"  # the article's is another
@@ -197,7 +199,7 @@ def test_several_processes_need_one_name_for_the_folder(rows, save, tmp_path, mo
 def test_new_folders_overwrite_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for expected in ("runs/a", "runs/a-2", "runs/a-3"):
-        folder = cli.new_folder("a")
+        folder = flags.new_folder("a")
         assert folder.as_posix() == expected
         folder.mkdir(parents=True)
 

@@ -9,15 +9,16 @@ import torch
 import typer
 
 from ..demo import DEMOS, run_demo
+from ..tasks import cued_recall
 from . import flags
 
 Probe = Enum("Probe", {name: name for name in DEMOS}, type=str)  # type: ignore[misc]
 
 
 def demo(
-    name: Annotated[Probe, typer.Argument(help="The probe.")] = Probe[demos.cued_recall.NAME],
+    name: Annotated[Probe, typer.Argument(help="The probe.")] = Probe(cued_recall.NAME),
     out: flags.Out = None,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(help="Of the data, the split, the weights, the order.")] = 0,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also tell where a training step's time goes.")
     ] = False,

@@ -33,7 +33,12 @@ def evaluate(
     flags.set_threads(threads)
     table = flags.judged_table(run, manifest, root, values, on_bad_row)
     found = evaluation.evaluate_run(
-        run, table, part.value, on_bad_row=on_bad_row.value, workers=workers
+        run,
+        table,
+        part.value,
+        device=flags.device(),
+        on_bad_row=on_bad_row.value,
+        workers=workers,
     )
     console = Console()
     for each in tell.evaluation(found):
@@ -106,6 +111,9 @@ def explain(
     manifest: flags.Table = None,
     root: flags.Root = None,
     part: flags.OfPart = Part.test,
+    examples: Annotated[
+        int, typer.Option(min=0, help="Rows that are explained one by one.")
+    ] = 6,
     on_bad_row: flags.BadRow = OnBadRow.error,
     workers: flags.Workers = 0,
     threads: flags.Threads = None,
@@ -117,6 +125,19 @@ def explain(
     """
     flags.set_threads(threads)
     table = flags.judged_table(run, manifest, root, values, on_bad_row)
+    found = explanation.explain_run(
+        run,
+        table,
+        part.value,
+        examples=examples,
+        device=flags.device(),
+        on_bad_row=on_bad_row.value,
+        workers=workers,
+    )
+    console = Console()
+    for each in tell.explanation(found):
+        console.print(each)
+    console.out(f"Written: {run / explanation.EXPLANATION}, {write_report(run)}")
 
 
 def export(
