@@ -114,11 +114,31 @@ def test_missing_file(rows, save):
     refused(save(rows), "line 7", "'audio'", "gone.wav", "mend the path, or remove the row")
 
 
-@pytest.mark.parametrize("role", ["image", "audio", "text", "label"])
 @pytest.mark.parametrize("empty", ["", "  ", None])
-def test_empty_cell(rows, save, role, empty):
+def test_empty_label(rows, save, empty):
+    rows[4]["label"] = empty
+    refused(save(rows), "line 5", "'label'", "empty")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize("role", ["image", "audio", "text"])
+@pytest.mark.parametrize("empty", ["", "  ", None])
+def test_an_empty_input_is_a_missing_one(rows, save, role, empty, ending):
     rows[4][role] = empty
-    refused(save(rows), "line 5", repr(role), "empty")
+    manifest = read_manifest(save(rows, ending))
+    assert manifest.missing == (role,)
+    assert [number for number, row in enumerate(manifest.rows) if not row.has(role)] == [4]
+    assert manifest.modalities == ("audio", "image", "text")
+
+
+def test_a_row_has_some_input(rows, save):
+    rows[4] |= {"image": "", "audio": None, "text": " "}
+    refused(save(rows), "line 5", "every input is empty (audio, image, text)", "fill one")
+
+
+def test_an_empty_list_is_no_missing_image(streams, save):
+    streams[4]["image"] = []
+    refused(save(streams), "line 5", "an empty list", "leave the cell empty")
 
 
 @pytest.mark.parametrize("path", ["../x.png", "a/../../x.png", "/etc/passwd", "x\0.png"])
