@@ -9,18 +9,20 @@ from torchmetrics.classification import MulticlassAccuracy
 from .data import IGNORE
 
 
-def loss(kind: str, logits: Tensor, label: Tensor) -> Tensor:
+def loss(kind: str, logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
     """The mean loss over rows, or over steps that have a label.
 
     Args:
         kind: binary (logits [B, 1]: the second label's), multiclass ([B, C]) or steps ([B, T, C]).
         label: int [B], or [B, T] with IGNORE where nothing is asked.
+        weight: of the second label against the first [1], or of each label [C].
     """
     if kind == "binary":
-        return F.binary_cross_entropy_with_logits(logits[:, 0], label.to(logits.dtype))
+        truth = label.to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits[:, 0], truth, pos_weight=weight)
     if kind == "multiclass":
-        return F.cross_entropy(logits, label)
-    return F.cross_entropy(logits.flatten(0, 1), label.flatten(), ignore_index=IGNORE)
+        return F.cross_entropy(logits, label, weight)
+    return F.cross_entropy(logits.flatten(0, 1), label.flatten(), weight, ignore_index=IGNORE)
 
 
 def predict(kind: str, logits: Tensor) -> Tensor:
