@@ -47,4 +47,4 @@ def load(folder: str | Path) -> tuple[FusionNetwork | LateNetwork, Preprocessor,
         tokenizer = load_tokenizer(folder / _TOKENIZER)
     model = build(config.model)
     model.load_state_dict(load_file(folder / _WEIGHTS))
-    return model.eval(), Preprocessor(config.data, config.labels, tokenizer), config
+    return model.eval(), Preprocessor.restore(config, tokenizer), config

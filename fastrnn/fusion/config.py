@@ -60,6 +60,7 @@ class ModelConfig:
     missing: tuple[str, ...] = ()  # modalities that a row may lack: a learned token stands in
     modality_dropout: float = 0.0  # how often, in training, a modality is taken for missing
     encoders: tuple[tuple[str, str], ...] = ()  # modality -> a name of the registry, not its own
+    normalise: bool = False  # concat: LayerNorm of each modality's features first
 
     def __post_init__(self) -> None:
         for name in ("modalities", "missing"):

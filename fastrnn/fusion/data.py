@@ -1,106 +1,35 @@
-"""Rows to batches. Every file is decoded once, when a split is loaded, and kept in memory.
+"""Manifest rows to Examples (examples.py, with the table of what a batch holds).
 
-A batch is a dict of tensors (B rows, T steps, padded):
-
-| key | shape | |
-|---|---|---|
-| frames | uint8 [U, C, S, S] | the distinct images of the batch, each once |
-| image | int64 [B], or [B, T] for streams | the row of `frames` |
-| audio | float32 [B, F, mels] | log-mel frames |
-| audio_lengths | int64 [B] | |
-| text | int64 [B, L] | token numbers |
-| text_lengths | int64 [B] | |
-| steps | bool [B, T] | streams only: the steps that a row has |
-| label | int64 [B], or [B, T] with IGNORE where nothing is asked | |
+A Preprocessor is what a model needs beside its weights: the names of its labels, its tokens, its
+means and deviations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
 
-from . import media, text
-from .config import DataConfig
-from .errors import MediaError
-from .manifest import Label, Manifest, Row
+from . import series, text
+from .bad_rows import BadRows
+from .config import DataConfig, RunConfig
+from .decoding import File, decode
+from .errors import DataError, FusionError, ManifestError, MediaError
+from .examples import ABSENT, IGNORE, Batch, Examples
+from .kinds import Label, names_of, settle
+from .manifest import Manifest
+from .rows import Row
 from .split import label_names
 
-IGNORE = -100  # the label of a step that is not scored: cross_entropy's own default
+__all__ = ["IGNORE", "Batch", "Examples", "Preprocessor"]
 
-Batch = dict[str, Tensor]
-Loaded = TypeVar("Loaded")
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Decoded rows, indexed as lists are; `collate` makes a batch of some."""
-
-    steps: Sequence[int] | None  # of each row, for streams
-    labels: Sequence[Tensor]  # [] or [T]
-    frames: Tensor | None = None  # uint8 [N, C, S, S], each file once
-    images: Sequence[Tensor] | None = None  # indices into frames, [] or [T]
-    audio: Sequence[Tensor] | None = None  # [F, mels]
-    text: Sequence[Tensor] | None = None  # [L]
-    texts_cut: int = 0  # how many were longer than max_tokens
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> int:
-        """The index itself: rows differ in length, so only `collate` touches tensors."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return index
-
-    def collate(self, rows: Sequence[int]) -> Batch:
-        """The batch of some rows; see the module's table."""
-        batch: Batch = {}
-        if self.frames is not None and self.images is not None:
-            chosen = [self.images[row] for row in rows]
-            # Padding is an image that the batch has anyway, so none is encoded for it.
-            index = _pad(chosen, int(chosen[0].flatten()[0]))
-            distinct, batch["image"] = torch.unique(index, return_inverse=True)
-            batch["frames"] = self.frames[distinct]
-        for name, values in (("audio", self.audio), ("text", self.text)):
-            if values is not None:
-                chosen = [values[row] for row in rows]
-                batch[name] = _pad(chosen)
-                batch[f"{name}_lengths"] = torch.tensor([len(each) for each in chosen])
-        if self.steps is not None:
-            counts = torch.tensor([self.steps[row] for row in rows])
-            batch["steps"] = torch.arange(int(counts.max())) < counts[:, None]
-        batch["label"] = _pad([self.labels[row] for row in rows], IGNORE)
-        return batch
-
-    def loader(self, size: int, generator: torch.Generator | None = None) -> DataLoader:
-        """Batches of `size` rows; shuffled where a generator is given."""
-        return DataLoader(
-            self,  # type: ignore[arg-type]
-            batch_size=size,
-            shuffle=generator is not None,
-            generator=generator,
-            collate_fn=self.collate,
-        )
-
-    @property
-    def megabytes(self) -> float:
-        """Memory the inputs take."""
-        parts = [self.audio or (), self.text or (), () if self.frames is None else (self.frames,)]
-        return sum(each.nbytes for part in parts for each in part) / 1e6
-
-
-def _pad(values: Sequence[Tensor], padding: int = 0) -> Tensor:
-    if values[0].dim() == 0:
-        return torch.stack(list(values))
-    return pad_sequence(list(values), batch_first=True, padding_value=padding)
+Scale = tuple[float, float]  # mean and deviation
 
 
 @dataclass(frozen=True)
@@ -108,111 +37,322 @@ class Preprocessor:
     """Turns rows into Examples in one fixed way: what a model needs beside its weights."""
 
     config: DataConfig
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # names; a label's number is its place. None for a regression
     tokenizer: Tokenizer | None = None
+    kind: str = "multiclass"  # one of config.KINDS
+    target: Scale | None = None  # of a regression's labels in training
+    series: tuple[Scale, ...] = ()  # of each variable of the numeric series in training
+    modalities: tuple[str, ...] = ()  # what is read; (): what the manifest has
 
     @classmethod
-    def fit(cls, manifest: Manifest, rows: Iterable[int], config: DataConfig) -> Preprocessor:
-        """Learn the labels, and the tokenizer where there are texts, from the training rows."""
+    def fit(
+        cls,
+        manifest: Manifest,
+        rows: Iterable[int],
+        config: DataConfig,
+        tokenizer: Tokenizer | None = None,
+        *,
+        on_bad_row: str = "error",
+        workers: int = 0,
+    ) -> Preprocessor:
+        """Learn what the training rows teach: labels, tokens, means and deviations.
+
+        Args:
+            rows: numbers of the training rows.
+            tokenizer: one that another model learned, instead of one of these rows' texts.
+            on_bad_row: "skip": learn nothing of rows that cannot be used; `load` lists them.
+            workers: processes that read the files of numeric series.
+
+        Raises:
+            ManifestError: rows have no label, or none has one of the modalities.
+            MediaError: a text or a series cannot be used; names the row and the remedy.
+        """
         rows = list(rows)
-        tokenizer = None
-        if "text" in manifest.modalities:
-            tokenizer = text.train_tokenizer(_texts(manifest, rows, config), config.vocabulary)
-        return cls(config, label_names(manifest, rows), tokenizer)
+        table = [manifest.rows[row] for row in rows]
+        if not manifest.labelled:
+            raise ManifestError(f"{manifest.path}: training needs labels; it was read without")
+        for name in manifest.modalities:
+            if not any(row.has(name) for row in table):
+                raise ManifestError(
+                    f"{manifest.path}: no training row has anything in the column "
+                    f"{manifest.columns[name]!r} ({name}); fill it, or remove the column"
+                )
+        bad = BadRows(on_bad_row)
+        if "text" in manifest.modalities and tokenizer is None:
+            tokenizer = text.train_tokenizer(
+                _texts(manifest, table, config, bad), config.vocabulary
+            )
+        scale: tuple[Scale, ...] = ()
+        if "series" in manifest.modalities:
+            scale = series.statistics(_series(manifest, table, config, bad, workers))
+            if not scale:
+                raise ManifestError(f"{manifest.path}: no series of a training row can be used")
+        return cls(
+            config=config,
+            labels=label_names(manifest, rows),
+            tokenizer=tokenizer if "text" in manifest.modalities else None,
+            kind=manifest.kind,
+            target=_target(table) if manifest.kind == "regression" else None,
+            series=scale,
+            modalities=manifest.modalities,
+        )
+
+    @classmethod
+    def restore(cls, config: RunConfig, tokenizer: Tokenizer | None) -> Preprocessor:
+        """The preprocessor of a run: its configuration holds all but the tokenizer."""
+        return cls(
+            config=config.data,
+            labels=config.labels,
+            tokenizer=tokenizer,
+            kind=config.model.kind,
+            target=config.target,
+            series=config.series,
+            modalities=config.model.modalities,
+        )
 
     @property
     def vocabulary(self) -> int:
         """Tokens known; 0 without text."""
         return 0 if self.tokenizer is None else self.tokenizer.get_vocab_size()
 
-    def load(self, manifest: Manifest, rows: Iterable[int]) -> Examples:
+    @property
+    def variables(self) -> int:
+        """Variables of a numeric series; 0 without."""
+        return len(self.series)
+
+    def load(
+        self,
+        manifest: Manifest,
+        rows: Iterable[int],
+        *,
+        on_bad_row: str = "error",
+        workers: int = 0,
+    ) -> Examples:
         """Decode some rows.
 
+        Args:
+            rows: numbers of rows of the manifest.
+            on_bad_row: "skip": leave out rows that cannot be used. `Examples.rows` has the numbers
+                of those that are there, `Examples.skipped` the place and the error of the others.
+            workers: processes that decode files; the result is the same for any number.
+
         Raises:
-            MediaError: a file cannot be used; names the manifest, the row, the file, the remedy.
+            DataError: a file, a text or a label cannot be used, or no row that has a label can;
+                names the manifest, the row, the file, the remedy.
         """
+        wanted = self.modalities or manifest.modalities
+        for name in wanted:
+            if name not in manifest.columns:
+                raise ManifestError(
+                    f"{manifest.path}: the model reads {name}, and no column is that; name one "
+                    f"with --{name}, or add an empty one if every row lacks it"
+                )
         rows = list(rows)
-        table = [manifest.rows[row] for row in rows]
-        frames, images = self._images(manifest, rows)
-        tokens = self._tokens(manifest, rows)
+        bad = BadRows(on_bad_row)
+        files = _Files(self.config)
+        for file, result in decode(
+            (manifest.rows[row] for row in rows), wanted, self.config, workers
+        ):
+            files.add(file, result)
+            if isinstance(result, MediaError) and not bad.skip:
+                break  # its row, below, says so
+        kept: list[int] = []
+        columns: dict[str, list[Tensor | None]] = {name: [] for name in wanted}
+        texts: list[str | None] = []
+        labels: list[Tensor] = []
+        for index in rows:
+            row = manifest.rows[index]
+            with bad.row(row.where), _named(manifest, row):
+                if not any(row.has(name) for name in wanted):
+                    raise ManifestError(f"nothing of {', '.join(wanted)}; fill one, or remove it")
+                values = {name: self._value(row, name, files) for name in wanted}
+                if "text" in wanted and row.text is not None:
+                    text.check(row.text, self.config)
+                label = self._label(row.label) if manifest.labelled else None
+                kept.append(index)
+                texts.append(row.text)
+                for name, value in values.items():
+                    columns[name].append(value)
+                if label is not None:
+                    labels.append(label)
+        if manifest.labelled and rows and not kept:
+            raise DataError(f"{manifest.path}: no row can be used; the first: {bad.listed[0][1]}")
+        cut = 0
+        if "text" in wanted:
+            columns["text"], cut = self._tokens(texts)
+        table = [manifest.rows[row] for row in kept]
         return Examples(
             steps=[row.steps for row in table] if manifest.stream else None,
-            labels=[self._label(row.label) for row in table],
-            frames=frames,
-            images=images,
-            audio=self._audio(manifest, rows),
-            text=None if tokens is None else [ids[: self.config.max_tokens] for ids in tokens],
-            texts_cut=sum(len(ids) > self.config.max_tokens for ids in tokens or ()),
+            labels=labels,
+            frames=files.frames if "image" in wanted else None,
+            images=self._filled(columns, "image", table),
+            audio=self._filled(columns, "audio", table),
+            text=self._filled(columns, "text", table),
+            texts_cut=cut,
+            series=self._filled(columns, "series", table),
+            present={
+                name: [row.has(name) for row in table]
+                for name in wanted
+                if not all(row.has(name) for row in table)
+            },
+            rows=tuple(kept),
+            skipped=tuple(bad.listed),
         )
 
-    def _images(
-        self, manifest: Manifest, rows: list[int]
-    ) -> tuple[Tensor | None, list[Tensor] | None]:
-        if "image" not in manifest.modalities:
-            return None, None
-        numbers: dict[Path, int] = {}
-        frames: list[Tensor] = []
-
-        def indices(row: Row) -> Tensor:
-            for path in row.images:
-                if path not in numbers:
-                    frames.append(media.read_image(path, self.config))
-                    numbers[path] = len(numbers)
-            found = torch.tensor([numbers[path] for path in row.images])
+    def _value(self, row: Row, name: str, files: _Files) -> Tensor | None:
+        """The row's tensor of a modality; None where it has none, and for text."""
+        if not row.has(name) or name == "text":
+            return None
+        if name == "image":
+            found = torch.tensor([files.number(path) for path in row.images])
             # One image under a list of labels is seen at every step.
             return found.expand(row.steps) if row.stream else found[0]
+        if name == "audio" and row.audio is not None:
+            return files.clip(row.audio)
+        if isinstance(row.series, Path):
+            values = files.array("series", row.series)
+        else:
+            values = np.asarray(row.series)
+            series.check_size(values, self.config)
+        return series.standardise(values, self.series)
 
-        images = _each(manifest, rows, indices)
-        return torch.stack(frames), images
-
-    def _audio(self, manifest: Manifest, rows: list[int]) -> list[Tensor] | None:
-        if "audio" not in manifest.modalities:
+    def _filled(
+        self, columns: dict[str, list[Tensor | None]], name: str, table: list[Row]
+    ) -> list[Tensor] | None:
+        """A modality's column, with placeholders where it is missing; None if it is not read."""
+        if name not in columns:
             return None
-        clips: dict[Path | None, Tensor] = {}
+        shapes = {"audio": (1, self.config.mels), "series": (1, len(self.series))}
+        result = []
+        for row, value in zip(table, columns[name], strict=True):
+            if value is None and name == "image":
+                value = torch.full((row.steps,) if row.stream else (), ABSENT)
+            elif value is None and name == "text":
+                value = torch.zeros(1, dtype=torch.int64)
+            elif value is None:
+                value = torch.zeros(shapes[name])
+            result.append(value)
+        return result
 
-        def clip(row: Row) -> Tensor:
-            if row.audio not in clips:
-                wave = media.read_audio(_present(row.audio), self.config)
-                clips[row.audio] = media.log_mel(wave, self.config)
-            return clips[row.audio]
-
-        return _each(manifest, rows, clip)
-
-    def _tokens(self, manifest: Manifest, rows: list[int]) -> list[Tensor] | None:
+    def _tokens(self, texts: list[str | None]) -> tuple[list[Tensor | None], int]:
+        """Token numbers of each text, and how many were cut."""
         if self.tokenizer is None:
-            return None
-        encoded = self.tokenizer.encode_batch(_texts(manifest, rows, self.config))
-        return [torch.tensor(each.ids) for each in encoded]
+            raise ManifestError("the manifest has texts, but the model knows no tokens")
+        encoded = iter(self.tokenizer.encode_batch([each for each in texts if each is not None]))
+        ids = [None if each is None else torch.tensor(next(encoded).ids) for each in texts]
+        longest = self.config.max_tokens
+        cut = sum(each is not None and len(each) > longest for each in ids)
+        return [None if each is None else each[:longest] for each in ids], cut
 
     def _label(self, value: Label) -> Tensor:
+        label = settle(value, self.kind)
+        if self.kind == "regression":
+            mean, deviation = self.target or (0.0, 1.0)
+            return torch.tensor((float(str(label)) - mean) / deviation, dtype=torch.float32)
         number = {name: index for index, name in enumerate(self.labels)}
-        if isinstance(value, str):
-            return torch.tensor(number[value])
-        return torch.tensor([IGNORE if name is None else number[name] for name in value])
+        for name in names_of(label):
+            if name not in number:
+                raise ManifestError(
+                    f"the label {name!r} was not in training ({', '.join(self.labels[:10])}); "
+                    "mend it, or remove the row"
+                )
+        if isinstance(label, str):
+            return torch.tensor(number[label])
+        if self.kind == "multilabel":
+            holds = torch.zeros(len(self.labels))
+            holds[[number[name] for name in names_of(label)]] = 1
+            return holds
+        return torch.tensor([IGNORE if name is None else number[name] for name in label])
 
 
-def _texts(manifest: Manifest, rows: list[int], config: DataConfig) -> list[str]:
-    def checked(row: Row) -> str:
-        text.check_length(_present(row.text), config)
-        return _present(row.text)
+@dataclass
+class _Files:
+    """What was decoded: images side by side in one tensor, the rest one by one."""
 
-    return _each(manifest, rows, checked)
+    config: DataConfig
+    arrays: dict[File, np.ndarray | MediaError] = field(default_factory=dict)
+    clips: dict[Path, Tensor] = field(default_factory=dict)
+    numbers: dict[Path, int] = field(default_factory=dict)
+    pixels: list[Tensor] = field(default_factory=list)
+
+    def add(self, file: File, result: np.ndarray | MediaError) -> None:
+        modality, path = file
+        if modality == "image" and isinstance(result, np.ndarray):
+            self.numbers[path] = len(self.pixels)
+            self.pixels.append(torch.from_numpy(result))
+        else:
+            self.arrays[file] = result
+
+    @property
+    def frames(self) -> Tensor:
+        """uint8 [N, C, S, S], at least one: missing images need something to point at."""
+        size, channels = self.config.image_size, self.config.image_channels
+        empty = [torch.zeros(channels, size, size, dtype=torch.uint8)]
+        return torch.stack(self.pixels or empty)
+
+    def array(self, modality: str, path: Path) -> np.ndarray:
+        result = self.arrays[modality, path]
+        if isinstance(result, MediaError):
+            raise result
+        return result
+
+    def number(self, path: Path) -> int:
+        if path not in self.numbers:
+            self.array("image", path)  # raises what was wrong with it
+        return self.numbers[path]
+
+    def clip(self, path: Path) -> Tensor:
+        if path not in self.clips:
+            self.clips[path] = torch.from_numpy(self.array("audio", path))
+        return self.clips[path]
 
 
-def _present(value: Loaded | None) -> Loaded:
-    """A cell of a column that the manifest has, where it lets none be empty."""
-    if value is None:
-        raise ValueError("a row lacks a value that its manifest has a column for")
-    return value
+@contextmanager
+def _named(manifest: Manifest, row: Row) -> Iterator[None]:
+    """What fails is named with the manifest and the row."""
+    try:
+        yield
+    except FusionError as error:
+        kind = type(error) if isinstance(error, DataError) else ManifestError
+        raise kind(f"{manifest.path}, {row.where}: {error}") from None
 
 
-def _each(manifest: Manifest, rows: Iterable[int], work: Callable[[Row], Loaded]) -> list[Loaded]:
-    """`work` on every row; what fails is named with the manifest and the row."""
-    results = []
-    for index in rows:
-        row = manifest.rows[index]
-        try:
-            results.append(work(row))
-        except MediaError as error:
-            raise MediaError(f"{manifest.path}, {row.where}: {error}") from None
-    return results
+def _texts(manifest: Manifest, table: list[Row], config: DataConfig, bad: BadRows) -> list[str]:
+    result = []
+    for row in table:
+        if row.text is not None:
+            with bad.row(row.where), _named(manifest, row):
+                text.check(row.text, config)
+                result.append(row.text)
+    return result
+
+
+def _series(
+    manifest: Manifest, table: list[Row], config: DataConfig, bad: BadRows, workers: int
+) -> list[np.ndarray]:
+    """The usable series, each file once a row that names it; all of as many variables."""
+    files = dict(decode(table, ["series"], config, workers))
+    result: list[np.ndarray] = []
+    for row in table:
+        if row.series is None:
+            continue
+        with bad.row(row.where), _named(manifest, row):
+            if isinstance(row.series, Path):
+                values = files["series", row.series]
+                if isinstance(values, MediaError):
+                    raise values
+            else:
+                values = row.series
+                series.check_size(values, config)
+            if result and values.shape[1] != result[0].shape[1]:
+                raise MediaError(
+                    f"a series of {values.shape[1]} variables, where others have "
+                    f"{result[0].shape[1]}; give all rows the same"
+                )
+            result.append(values)
+    return result
+
+
+def _target(table: list[Row]) -> Scale:
+    values = np.array([float(str(row.label)) for row in table])
+    return float(values.mean()), float(values.std()) or 1.0

@@ -123,6 +123,7 @@ def configure(
         kind=kind,
         outputs=objective.outputs(kind, labels),
         stream=manifest.stream,
+        image_size=preprocessor.config.image_size,
         image_channels=preprocessor.config.image_channels,
         mels=preprocessor.config.mels,
         vocabulary=preprocessor.vocabulary,

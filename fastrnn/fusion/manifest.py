@@ -1,83 +1,66 @@
-"""A manifest: the table that says which image, clip and text belong together, and their label.
+"""A manifest: the table that says which inputs belong together, and their label.
 
     image,audio,text,label
     photos/1.jpg,clips/1.wav,a dog barks,yes
-    photos/2.jpg,clips/2.wav,a cat sleeps,no
+    photos/2.jpg,,a cat sleeps,no
 
-CSV (with a header) or JSONL (one object a line), UTF-8. Columns are known by name (`image`,
-`audio`, `text`, `label`, `split` and usual synonyms) or by their files' endings; any can be named.
-Paths are relative to the manifest's folder and stay inside it.
+CSV (with a header), JSONL (one object a line), both UTF-8, Parquet, or a pandas DataFrame. Columns
+are known by name (`image`, `audio`, `text`, `series`, `label`, `split`, `group` and usual synonyms)
+or by their files' endings; any can be named. Paths are relative to the manifest's folder (a
+DataFrame's to the current one) and stay inside it. An empty cell of an input is a missing one.
 
-Streams. A row may hold several images, as a JSON list, in either format; its label may be a list:
+A `series` cell is a JSON list of numbers, or of a list of numbers a step, or names a .csv or .npy
+file of them.
+
+Labels. A name, a number, several names (`a|b`), or one a step: kinds.py.
+
+Streams. A row may hold several images, as a JSON list, in any format; its label may be a list too:
 
     {"image": ["f/1.png", "f/2.png", "f/3.png"], "audio": "1.wav", "label": [null, "7", "7"]}
 
 A row has as many steps as images; its label list has as many entries, null where no answer is
 asked for. Its one audio file spans the row, and is cut into as many equal parts as there are steps.
 
-A `split` column may say train, val or test (see split.py for manifests without one).
+A `split` column may say train, val or test; rows of one `group`, or with a file in common, are not
+dealt apart (split.py).
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .errors import ManifestError
+from .bad_rows import BadRows
+from .config import MODALITIES
+from .errors import ConfigError, FusionError, ManifestError
+from .groups import crossing_files, crossing_group
+from .kinds import Label, check_kind, infer_kind, names_of, settle
+from .rows import Row, RowReader
+from .tables import Record, Source, read_table
 
-MODALITIES = ("audio", "image", "text")
+__all__ = ["MODALITIES", "Label", "Manifest", "Row", "read_manifest"]
 
 _NAMES = {
     "image": ("image", "images", "img", "image_path", "photo", "picture", "frame", "frames"),
     "audio": ("audio", "audio_path", "sound", "clip", "wav", "speech"),
     "text": ("text", "caption", "sentence", "transcript", "claim", "question"),
+    "series": ("series", "time_series", "timeseries", "signal", "sensor", "sensors"),
     "label": ("label", "labels", "target", "class", "answer", "y"),
     "split": ("split", "subset", "fold"),
+    "group": ("group", "group_id"),
 }
 _ENDINGS = {
     "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp"),
     "audio": (".wav", ".flac", ".ogg", ".mp3"),
+    "series": (".npy",),
 }
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-
-Label = str | tuple[str | None, ...]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One example. `where` is its place in the file, for messages."""
-
-    where: str
-    images: tuple[Path, ...] = ()
-    audio: Path | None = None
-    text: str | None = None
-    label: Label = ""
-    split: str | None = None
-    stream: bool = False  # the row is a sequence of steps
-
-    @property
-    def steps(self) -> int:
-        """How many steps the row has; 1 when it is no stream."""
-        if not self.stream:
-            return 1
-        if len(self.images) > 1 or isinstance(self.label, str):
-            return max(1, len(self.images))
-        return len(self.label)
+_LABELLED = ("label", "split", "group")  # roles that prediction has no use for
+_SAMPLE = 100  # rows whose cells show what a column holds
 
 
 @dataclass(frozen=True)
@@ -88,6 +71,11 @@ class Manifest:
     columns: Mapping[str, str]  # role -> column
     ignored: tuple[str, ...]  # columns with no role
     rows: tuple[Row, ...]
+    kind: str = "multiclass"  # one of config.KINDS: as given, or as the labels look
+    skipped: tuple[tuple[str, str], ...] = ()  # (where, error) of rows that were left out
+    missing: tuple[str, ...] = ()  # modalities that some row lacks, sorted
+    warnings: tuple[str, ...] = ()  # a line each, to be shown
+    root: Path = Path()  # the folder that paths are relative to
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -97,96 +85,98 @@ class Manifest:
     @property
     def stream(self) -> bool:
         """Rows are sequences of steps."""
-        return self.rows[0].stream
+        return bool(self.rows) and self.rows[0].stream
 
     @property
     def per_step(self) -> bool:
         """Every step has its own label."""
-        return not isinstance(self.rows[0].label, str)
+        return self.kind == "steps"
+
+    @property
+    def labelled(self) -> bool:
+        """Rows have labels."""
+        return "label" in self.columns
 
 
 def read_manifest(
-    path: str | os.PathLike[str],
+    source: Source,
     columns: Mapping[str, str] | None = None,
     root: str | os.PathLike[str] | None = None,
+    *,
+    kind: str | None = None,
+    labelled: bool = True,
+    on_bad_row: str = "error",
 ) -> Manifest:
-    """Read a CSV or JSONL manifest.
+    """Read a CSV, JSONL or Parquet manifest, or a DataFrame.
 
     Args:
-        path: the file; its ending says what it is.
-        columns: role (image, audio, text, label, split) -> column, where inference is not wanted.
-        root: the folder that paths are relative to and stay inside; the manifest's own by default.
+        source: a file, whose ending says what it is, or a DataFrame.
+        columns: role (image, audio, text, series, label, split, group) -> column, where inference
+            is not wanted.
+        root: the folder that paths are relative to and stay inside; by default the manifest's own,
+            for a DataFrame the current one.
+        kind: one of config.KINDS; by default what the labels look like (kinds.infer_kind).
+        labelled: False for prediction: label, split and group are not read, even if named.
+        on_bad_row: "error", or "skip": leave out rows that cannot be used, and list them.
 
     Raises:
-        ManifestError: naming the file, the row and what to do.
+        ManifestError: naming the table, the row and what to do.
+        ConfigError: an unknown kind, role or on_bad_row.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ManifestError(f"{path}: there is no such file; give the path of a CSV or JSONL file")
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise ManifestError(f"{path}: a manifest ends in .csv or .jsonl; convert it to one of them")
-    try:
-        records = list(reader(path))
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
-    if not records:
-        raise ManifestError(f"{path}: it has no rows; each row is one example")
-    names = list(dict.fromkeys(name for _, record in records for name in record))
-    roles = _roles(path, names, records[0][1], dict(columns or {}))
+    check_kind(kind)
+    bad = BadRows(on_bad_row)
+    named = dict(columns or {})
+    unknown = sorted(set(named) - set(_NAMES))
+    if unknown:
+        raise ConfigError(f"columns play the roles {', '.join(_NAMES)}; not {unknown[0]!r}")
+    if not labelled:
+        named = {role: name for role, name in named.items() if role not in _LABELLED}
+    table = read_table(source, set(named.values()))
+    path = table.path
+    sample = _sample(record for _, record in table.records)
+    roles = _roles(path, table.names, sample, named, labelled)
     base = Path(os.path.realpath(root if root is not None else path.parent))
-    rows = tuple(_Parser(path, base, roles).row(where, record) for where, record in records)
-    ignored = tuple(name for name in names if name not in roles.values())
-    _check_alike(path, rows)
-    return Manifest(path, roles, ignored, rows)
+    modalities = tuple(name for name in MODALITIES if name in roles)
+    reader = RowReader(path, base, roles, modalities)
+    rows: list[Row] = []
+    for where, record in table.records:
+        with bad.row(where):
+            if isinstance(record, ManifestError):
+                raise record
+            rows.append(reader.read(where, record))
+    kind = kind or infer_kind([row.label for row in rows] if labelled else [])
+    rows = _settled(path, roles, rows, kind, bad)
+    if labelled and not rows:
+        raise ManifestError(f"{path}: no row can be used; the first: {bad.listed[0][1]}")
+    if kind == "binary" and labelled:
+        _check_two(path, rows)
+    missing = tuple(name for name in modalities if not all(row.has(name) for row in rows))
+    ignored = tuple(name for name in table.names if name not in roles.values())
+    if "split" in roles and "group" in roles:
+        _check_groups(path, rows)
+    warnings = crossing_files(rows, base)
+    return Manifest(
+        path, roles, ignored, tuple(rows), kind, tuple(bad.listed), missing, warnings, base
+    )
 
 
-def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-            twice = [name for name, count in Counter(header).items() if count > 1]
-            if twice:
-                raise ManifestError(
-                    f"{path}: the column {twice[0]!r} appears twice; rename one of them"
-                )
-            for cells in reader:
-                where = f"line {reader.line_num}"
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise ManifestError(
-                        f"{path}, {where}: {len(cells)} cells under {len(header)} columns; "
-                        "put quotes around a cell that holds a comma"
-                    )
-                yield where, dict(zip(header, cells, strict=True))
-        except csv.Error as error:
-            raise ManifestError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise ManifestError(
-                    f"{path}, line {number}: not JSON ({error}); write one object a line"
-                ) from None
-            if not isinstance(record, dict):
-                raise ManifestError(
-                    f"{path}, line {number}: not a JSON object; write "
-                    '{"image": "1.png", "label": "yes"}'
-                )
-            yield f"line {number}", record
+def _sample(records: Iterable[Record | ManifestError]) -> dict[str, Any]:
+    """The first filled cell of each column."""
+    sample: dict[str, Any] = {}
+    for record in islice(records, _SAMPLE):
+        if isinstance(record, dict):
+            for name, cell in record.items():
+                if isinstance(cell, (str, list)) and cell:
+                    sample.setdefault(name, cell)
+    return sample
 
 
 def _roles(
-    path: Path, names: list[str], first: Mapping[str, Any], named: dict[str, str]
+    path: Path,
+    names: tuple[str, ...],
+    sample: Mapping[str, Any],
+    named: dict[str, str],
+    labelled: bool,
 ) -> dict[str, str]:
     """Which column plays which role: as named by the user, else by name, else by file ending."""
     listed = ", ".join(names)
@@ -199,12 +189,12 @@ def _roles(
             raise ManifestError(f"{path}: the column {column!r} was named for {both}; name two")
     found = dict(named)
     for role, synonyms in _NAMES.items():
-        if role in named:
+        if role in named or (role in _LABELLED and not labelled):
             continue
         free = [name for name in names if name not in named.values()]
         matches = [name for name in free if name.lower() in synonyms]
         if not matches and role in _ENDINGS:
-            matches = [name for name in free if _ends(first.get(name), _ENDINGS[role])]
+            matches = [name for name in free if _ends(sample.get(name), _ENDINGS[role])]
         if len(matches) > 1:
             raise ManifestError(
                 f"{path}: the columns {', '.join(matches)} could each be the {role}; "
@@ -212,14 +202,14 @@ def _roles(
             )
         if matches:
             found[role] = matches[0]
-    if "label" not in found:
+    if labelled and "label" not in found:
         raise ManifestError(
             f"{path}: no column is the label (it has {listed}); say which with --label NAME"
         )
     if not set(found) & set(MODALITIES):
         raise ManifestError(
-            f"{path}: no column is an image, an audio file or a text (it has {listed}); "
-            "say which with --image, --audio or --text NAME"
+            f"{path}: no column is an image, an audio file, a text or a series (it has {listed}); "
+            "say which with --image, --audio, --text or --series NAME"
         )
     return found
 
@@ -229,122 +219,55 @@ def _ends(value: Any, endings: tuple[str, ...]) -> bool:
     return isinstance(text, str) and text.strip().rstrip('"]').lower().endswith(endings)
 
 
-class _Parser:
-    """Turns a record of cells into a Row, or says which cell is wrong."""
-
-    def __init__(self, path: Path, root: Path, roles: Mapping[str, str]) -> None:
-        self.path = path
-        self.root = root
-        self.roles = roles
-        self.seen: dict[str, Path] = {}  # streams name the same frame often
-
-    def row(self, where: str, record: Mapping[str, Any]) -> Row:
-        self.where = where
-        cells = {role: self._cell(role, record) for role in self.roles}
-        images: tuple[Path, ...] = ()
-        stream = False
-        if "image" in cells:
-            value = self._list(cells["image"])
-            stream = isinstance(value, list)
-            if value == []:
-                raise self._error("image", "an empty list; name at least one image")
-            images = tuple(self._file("image", name) for name in self._as_list(value))
-        audio = self._file("audio", cells["audio"]) if "audio" in cells else None
-        label = self._label(cells["label"])
-        stream = stream or not isinstance(label, str)
-        row = Row(
-            where=where,
-            images=images,
-            audio=audio,
-            text=str(cells["text"]) if "text" in cells else None,
-            label=label,
-            split=self._split(cells["split"]) if "split" in cells else None,
-            stream=stream,
-        )
-        if not isinstance(label, str) and len(label) != row.steps:
-            raise self._error(
-                "label", f"{len(label)} labels for {row.steps} images; give one a step, or null"
-            )
-        return row
-
-    def _error(self, role: str, text: str) -> ManifestError:
-        return ManifestError(f"{self.path}, {self.where}, column {self.roles[role]!r}: {text}")
-
-    def _cell(self, role: str, record: Mapping[str, Any]) -> Any:
-        column = self.roles[role]
-        value = record.get(column)
-        if value is None or (isinstance(value, str) and not value.strip()):
-            raise self._error(role, "the cell is empty; fill it or remove the row")
-        return value.strip() if isinstance(value, str) else value
-
-    @staticmethod
-    def _list(value: Any) -> Any:
-        """A JSON list written into a cell, as a list; anything else as it is."""
-        if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-            try:
-                return json.loads(value)
-            except json.JSONDecodeError:
-                return value
-        return value
-
-    @staticmethod
-    def _as_list(value: Any) -> list[Any]:
-        return value if isinstance(value, list) else [value]
-
-    def _label(self, value: Any) -> Label:
-        value = self._list(value)
-        if not isinstance(value, list):
-            return self._name(value)
-        if all(each is None for each in value):
-            raise self._error("label", "no step has a label; remove the row")
-        return tuple(None if each is None else self._name(each) for each in value)
-
-    def _name(self, value: Any) -> str:
-        if isinstance(value, bool):
-            return str(value).lower()
-        if isinstance(value, (str, int, float)):
-            return str(value).strip()
-        raise self._error("label", f"{value!r} is no label; write a word or a number")
-
-    def _split(self, value: Any) -> str:
-        name = _SPLIT_NAMES.get(str(value).lower())
-        if name is None:
-            raise self._error("split", f"{value!r} is not train, val or test")
-        return name
-
-    def _file(self, role: str, value: Any) -> Path:
-        if not isinstance(value, str) or not value.strip():
-            raise self._error(role, f"{value!r} is no path; write one relative to {self.root}")
-        if value in self.seen:
-            return self.seen[value]
-        if ".." in Path(value).parts or "\0" in value:
-            raise self._error(role, f"{value!r} leaves the folder {self.root}; move the file there")
-        file = Path(os.path.realpath(self.root / value))
-        if not file.is_relative_to(self.root):
-            raise self._error(
-                role,
-                f"{value!r} leads outside {self.root}; move the file there, or set --root",
-            )
-        if not file.is_file():
-            raise self._error(
-                role,
-                f"there is no file {value!r} in {self.root}; mend the path, or remove the row",
-            )
-        self.seen[value] = file
-        return file
-
-
-def _check_alike(path: Path, rows: tuple[Row, ...]) -> None:
-    """All rows answer in the same way: the first says how."""
-    first = rows[0]
+def _settled(
+    path: Path, roles: Mapping[str, str], rows: list[Row], kind: str, bad: BadRows
+) -> list[Row]:
+    """The rows with labels in the kind's form, alike in being streams: the first says how."""
+    first = next((row for row in rows if row.images), None)
+    settled = []
     for row in rows:
-        if isinstance(row.label, str) != isinstance(first.label, str):
-            raise ManifestError(
-                f"{path}, {row.where}: one label here and a list of labels on {first.where}, "
-                "or the reverse; write the same in every row"
+        with bad.row(row.where):
+            if first is not None and row.images and row.stream != first.stream:
+                raise ManifestError(
+                    f"{path}, {row.where}: one image here and a list of images on {first.where}, "
+                    "or the reverse; write a list in every row, of one image if need be"
+                )
+            stream = kind == "steps" or (first is not None and first.stream)
+            row = replace(row, stream=stream)
+            if "label" in roles:
+                row = _labelled(path, roles["label"], row, kind)
+            settled.append(row)
+    return settled
+
+
+def _labelled(path: Path, column: str, row: Row, kind: str) -> Row:
+    try:
+        row = replace(row, label=settle(row.label, kind), per_step=kind == "steps")
+        if row.per_step and len(row.label) != row.steps:
+            raise FusionError(
+                f"{len(row.label)} labels for {row.steps} images; give one a step, or null"
             )
-        if row.stream != first.stream:
-            raise ManifestError(
-                f"{path}, {row.where}: one image here and a list of images on {first.where}, "
-                "or the reverse; write a list in every row, of one image if need be"
-            )
+    except FusionError as error:
+        raise ManifestError(
+            f"{path}, {row.where}, column {column!r}: {error} (the labels' kind is {kind})"
+        ) from None
+    return row
+
+
+def _check_two(path: Path, rows: Iterable[Row]) -> None:
+    names = sorted({name for row in rows for name in names_of(row.label)})
+    if len(names) > 2:
+        raise ManifestError(
+            f"{path}: the kind is binary, but there are {len(names)} labels "
+            f"({', '.join(names[:4])}...); choose multiclass"
+        )
+
+
+def _check_groups(path: Path, rows: Iterable[Row]) -> None:
+    parted = crossing_group(rows)
+    if parted is not None:
+        one, other = parted
+        raise ManifestError(
+            f"{path}: the group {one.group!r} is in {one.split} ({one.where}) and in {other.split} "
+            f"({other.where}); mend the split column, or do without it or without the group"
+        )

@@ -1,120 +1,26 @@
-"""The model: an encoder a modality, a fusion, a recurrent layer with a readout.
+"""The network: an encoder a modality, a fusion, a recurrent layer with a readout.
 
-B rows, T steps, D features of an encoder, H of the recurrent layer, C outputs, M modalities.
+B rows, T steps, H features of the recurrent layer, C outputs. `fusions.py` says what the layer
+reads; with fusion "late" there is one such network a modality, and their logits are added.
 
-| fusion | the recurrent layer reads | |
-|---|---|---|
-| concat | [B, 1, M·D] | one step, so W_hh is never used: the baseline it looks like |
-| tokens | [B, M + pairs, D] | each modality, then each pair's product |
-| aligned | [B, T, M·D] | streams: the modalities step together |
-| late | | one such model a modality; their logits are added |
+A batch says with NAME_present which rows have a modality (see data.py); of those that lack it
+nothing is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
-from fastrnn import ReadoutRNN
-
+from .cells import Memoryless, last, mean, readout
 from .config import ModelConfig
 from .data import Batch
-from .encoders import ENCODERS, orthogonal
-
-
-class Fusion(nn.Module):
-    """What the recurrent layer reads, made of the encoders' features.
-
-    `forward(features, steps)` takes [B, D] or [B, T, D] a modality and, for streams, the steps
-    [B, T] that rows have; it returns [B, steps, `features`].
-    """
-
-    features: int
-
-
-class Concat(Fusion):
-    """[B, D] of each modality, side by side, as one step: [B, 1, M·D]."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.features = config.width * len(config.modalities)
-
-    def forward(self, features: Mapping[str, Tensor], steps: Tensor | None) -> Tensor:
-        return torch.cat(list(features.values()), dim=-1)[:, None]
-
-
-class Tokens(Fusion):
-    """A step a modality, then a step a pair: [v, t, v⊙t], each projected and normalised."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.features = config.width
-        self.pairs = list(combinations(config.modalities, 2))
-        names = [*config.modalities, *("_".join(pair) for pair in self.pairs)]
-        self.project = nn.ModuleDict(
-            {
-                name: nn.Sequential(
-                    nn.Linear(config.width, config.width), nn.LayerNorm(config.width)
-                )
-                for name in names
-            }
-        )
-
-    def forward(self, features: Mapping[str, Tensor], steps: Tensor | None) -> Tensor:
-        tokens = {name: self.project[name](value) for name, value in features.items()}
-        products = [self.project[f"{a}_{b}"](tokens[a] * tokens[b]) for a, b in self.pairs]
-        return torch.stack([*tokens.values(), *products], dim=1)
-
-
-class Aligned(Fusion):
-    """Every modality, normalised, at every step: [B, T, M·D]. One without steps is repeated."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.features = config.width * len(config.modalities)
-        self.norm = nn.ModuleDict({name: nn.LayerNorm(config.width) for name in config.modalities})
-
-    def forward(self, features: Mapping[str, Tensor], steps: Tensor | None) -> Tensor:
-        if steps is None:
-            raise ValueError("aligned fusion reads streams: the batch has no 'steps'")
-        parts = []
-        for name, value in features.items():
-            value = self.norm[name](value)
-            if value.dim() == 2:
-                value = value[:, None].expand(-1, steps.shape[1], -1)
-            parts.append(value)
-        return torch.cat(parts, dim=-1)
-
-
-class Stepwise(nn.Module):
-    """ReadoutRNN without W_hh: h_t = tanh(W_xh x_t + b). Answers a row from its steps' mean."""
-
-    def __init__(self, features: int, hidden: int, outputs: int, steps: str) -> None:
-        super().__init__()
-        self.steps = steps
-        self.hidden = nn.Linear(features, hidden)
-        self.readout = nn.Linear(hidden, outputs)
-
-    def forward(self, x: Tensor, *, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """[B, T, features] -> y [B, T, C] or [B, C], and the mean state [B, hidden]."""
-        h = self.hidden(x).tanh()
-        if lengths is None:
-            mean = h.mean(1)
-        else:
-            valid = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-            mean = (h * valid[..., None]).sum(1) / lengths[:, None]
-        return self.readout(h if self.steps == "all" else mean), mean
-
-
-FUSIONS: dict[str, Callable[[ModelConfig], Fusion]] = {
-    "concat": Concat,
-    "tokens": Tokens,
-    "aligned": Aligned,
-}
+from .encoders import features_of, lengths_of, make_encoder
+from .errors import ConfigError
+from .fusions import FUSIONS, Sequence
 
 
 class FusionNetwork(nn.Module):
@@ -122,26 +28,74 @@ class FusionNetwork(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        strangers = sorted({name for name, _ in config.encoders} - set(config.modalities))
+        if strangers:
+            raise ConfigError(f"encoders are given for what is not read: {', '.join(strangers)}")
         self.config = config
-        self.encoders = nn.ModuleDict({name: ENCODERS[name](config) for name in config.modalities})
-        self.fusion = FUSIONS[config.fusion](config)
+        self.encoders = nn.ModuleDict(
+            {name: make_encoder(config, name) for name in config.modalities}
+        )
+        sizes = {name: features_of(encoder) for name, encoder in self.encoders.items()}
+        self.fusion = FUSIONS[config.fusion](config, sizes)
         steps = "all" if config.kind == "steps" else "last"
-        features = self.fusion.features
-        if config.cell == "none":
-            self.head: nn.Module = Stepwise(features, config.hidden, config.outputs, steps)
-        else:
-            self.head = ReadoutRNN(
-                features, config.hidden, config.outputs, batch_first=True, steps=steps
-            )
-            orthogonal(self.head.rnn)
+        self.head = readout(config.cell, self.fusion.features, config.hidden, config.outputs, steps)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits: [B, C], or [B, T, C] where every step is answered."""
-        steps = batch.get("steps")
-        features = {name: encoder(batch) for name, encoder in self.encoders.items()}
-        x = self.fusion(features, steps)
-        y, _ = self.head(x, lengths=None if steps is None else steps.sum(1))
+        """Logits: [B, C], or [B, T, C] where every step is answered.
+
+        In training, modalities of some rows are taken for missing, as `modality_dropout` says.
+        """
+        batch = drop(batch, self.config, self.training)
+        x, lengths, h0 = self.sequence(self.encode(batch), batch)
+        y, _ = self.head(x, h0, lengths=lengths)
         return y
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """Each modality's features: [B, D], or [B, L, D] where it has steps.
+
+        A row that lacks the modality has its learned token instead, or zeros.
+        """
+        return {
+            name: self.fusion.fill(name, encoder(batch), batch.get(f"{name}_present"))
+            for name, encoder in self.encoders.items()
+        }
+
+    def sequence(self, features: Mapping[str, Tensor], batch: Batch) -> Sequence:
+        """What the recurrent layer reads, of features and the batch that they are of.
+
+        Of the batch, only the lengths, the steps and what is present are read.
+        """
+        return self.fusion(features, self._lengths(batch), batch.get("steps"))
+
+    def _lengths(self, batch: Batch) -> dict[str, Tensor | None]:
+        lengths: dict[str, Tensor | None] = {}
+        for name, encoder in self.encoders.items():
+            length, present = lengths_of(encoder, batch), batch.get(f"{name}_present")
+            if length is not None and present is not None:
+                length = torch.where(present, length, 1)  # a modality that is missing is one step
+            lengths[name] = length
+        return lengths
+
+    def states(self, batch: Batch) -> Tensor:
+        """The recurrent layer's state after each step, [B, T, H]; 0 beyond a row's end."""
+        x, lengths, h0 = self.sequence(self.encode(batch), batch)
+        output, _ = self.head.rnn(x, h0, lengths=lengths)
+        return output
+
+    def final(self, states: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The state [B, H] that answers a row, of its states [B, T, H]: the last, or the mean
+        where nothing is carried from step to step (cell none)."""
+        pick = mean if isinstance(self.head.rnn, Memoryless) else last
+        return pick(states, lengths)
+
+    def answer(self, states: Tensor) -> Tensor:
+        """The readout of any states: [..., H] -> logits [..., C]."""
+        return self.head.readout(states)
+
+    @torch.no_grad()
+    def step_names(self, batch: Batch) -> list[str]:
+        """What each of the T steps is called; it encodes the batch to see how many there are."""
+        return self.fusion.names(self.encode(batch), self._lengths(batch))
 
 
 class LateNetwork(nn.Module):
@@ -150,21 +104,54 @@ class LateNetwork(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.models = nn.ModuleDict(
+        if config.modality_dropout:  # it happens here, so each network needs its token
+            config = replace(config, missing=config.modalities)
+        self.networks = nn.ModuleDict(
             {name: FusionNetwork(single(config, name)) for name in config.modalities}
         )
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, as FusionNetwork's."""
-        return torch.stack([model(batch) for model in self.models.values()]).sum(0)
+        batch = drop(batch, self.config, self.training)
+        return torch.stack([network(batch) for network in self.networks.values()]).sum(0)
+
+
+def drop(batch: Batch, config: ModelConfig, training: bool) -> Batch:
+    """The batch, in training with whole modalities of some rows marked as missing.
+
+    Each goes with the probability `modality_dropout`; a row that would keep none loses none.
+    """
+    if not (training and config.modality_dropout):
+        return batch
+    rows = len(batch[config.modalities[0]])
+    like = batch[config.modalities[0]]
+    everywhere = torch.ones(rows, dtype=torch.bool, device=like.device)
+    present = torch.stack(
+        [batch.get(f"{name}_present", everywhere) for name in config.modalities]
+    )  # [M, B]
+    keep = torch.rand(present.shape, device=like.device) >= config.modality_dropout
+    kept = present & keep
+    kept = torch.where(kept.any(0), kept, present)
+    names = [f"{name}_present" for name in config.modalities]
+    return batch | dict(zip(names, kept, strict=True))
 
 
 def single(config: ModelConfig, modality: str) -> ModelConfig:
-    """The same model reading one modality."""
-    fusion = "aligned" if config.stream else "tokens"
-    return replace(config, modalities=(modality,), fusion=fusion)
+    """The same network reading one modality."""
+    return replace(
+        config,
+        modalities=(modality,),
+        fusion="aligned" if config.stream else "tokens",
+        missing=tuple(name for name in config.missing if name == modality),
+        modality_dropout=0.0,
+        encoders=tuple(each for each in config.encoders if each[0] == modality),
+    )
 
 
 def build(config: ModelConfig) -> FusionNetwork | LateNetwork:
-    """The model that a configuration describes, freshly initialised."""
+    """The network that a configuration describes, freshly initialised.
+
+    Raises:
+        ConfigError: an encoder is not known, or the fusion or an encoder cannot be made so.
+    """
     return LateNetwork(config) if config.fusion == "late" else FusionNetwork(config)

@@ -3,25 +3,36 @@
 A `split` column decides (train, val, test). Without one, rows are dealt 80/10/10 by seed, each
 label in proportion and at least once to train. With a split column but no val rows, a tenth of
 the training rows becomes val.
+
+Rows of one group, or with an image, audio or series file in common, are dealt as one (groups.py):
+then labels and sizes are as near to their shares as such sets allow. Where a split column says
+otherwise, a file in two splits is a warning of the manifest, a group in two splits an error.
 """
 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from .errors import ManifestError
+from .groups import linked
+from .kinds import names_of, sort_names
 from .manifest import Manifest
 
 SPLITS = ("train", "val", "test")
+
+_SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+_VAL_OF_TRAIN = {"train": 0.9, "val": 0.1}
+_BINS = 10  # of a regression's values, each dealt in proportion
 
 
 def split_rows(manifest: Manifest, seed: int = 0) -> dict[str, list[int]]:
     """Deal the rows: split name -> row numbers, each sorted. `test` may be absent.
 
     Raises:
-        ManifestError: too few rows, only one label to learn, or a label that only val or test has.
+        ManifestError: too few rows, or too few sets of rows that share nothing; only one label to
+            learn; or a label that only val or test has.
     """
     rows, path = manifest.rows, manifest.path
     parts: dict[str, list[int]] = {name: [] for name in SPLITS}
@@ -29,15 +40,14 @@ def split_rows(manifest: Manifest, seed: int = 0) -> dict[str, list[int]]:
         for index, row in enumerate(rows):
             parts[row.split or "train"].append(index)
         if not parts["val"] and len(parts["train"]) >= 2:
-            parts["train"], parts["val"] = _deal(manifest, parts["train"], 0.1, seed)
+            parts |= _deal(manifest, parts["train"], _VAL_OF_TRAIN, seed)
     else:
         if len(rows) < 10:
             raise ManifestError(
                 f"{path}: {len(rows)} rows are too few to deal into train, val and test; "
                 "give at least 10, or a split column"
             )
-        parts["train"], rest = _deal(manifest, range(len(rows)), 0.2, seed)
-        parts["test"], parts["val"] = _deal(manifest, rest, 0.5, seed + 1, keep_one=False)
+        parts |= _deal(manifest, range(len(rows)), _SHARES, seed)
     for name in ("train", "val"):
         if not parts[name]:
             raise ManifestError(f"{path}: no row is left for {name}; give more rows")
@@ -46,30 +56,84 @@ def split_rows(manifest: Manifest, seed: int = 0) -> dict[str, list[int]]:
 
 
 def label_names(manifest: Manifest, indices: Iterable[int]) -> tuple[str, ...]:
-    """The labels of some rows, sorted: as numbers where all are numbers, else as words."""
-    names: set[str] = set()
-    for index in indices:
-        label = manifest.rows[index].label
-        labels = (label,) if isinstance(label, str) else label
-        names.update(name for name in labels if name is not None)
-    try:
-        return tuple(sorted(names, key=lambda name: (float(name), name)))
-    except ValueError:
-        return tuple(sorted(names))
+    """The labels of some rows, sorted: as numbers where all are numbers, else as words.
+
+    A regression has none.
+    """
+    if manifest.kind == "regression":
+        return ()
+    return sort_names(
+        name for index in indices for name in names_of(manifest.rows[index].label) if name
+    )
 
 
 def _deal(
-    manifest: Manifest, indices: Iterable[int], share: float, seed: int, keep_one: bool = True
+    manifest: Manifest, indices: Iterable[int], shares: Mapping[str, float], seed: int
+) -> dict[str, list[int]]:
+    """Deal rows into train and others by their shares, never parting what is linked."""
+    indices = list(indices)
+    sets = linked(manifest.rows, indices)
+    strata = _strata(manifest, indices)
+    if len(sets) == len(indices):
+        return _deal_rows(strata, shares, seed)
+    if len(sets) < len(shares):
+        shared = "a file" if "group" not in manifest.columns else "a file or a group"
+        raise ManifestError(
+            f"{manifest.path}: rows that have {shared} in common are kept in one split, and here "
+            f"they leave {len(sets)} sets for {', '.join(shares)}; give a split column that says "
+            "train, val or test"
+        )
+    return _deal_sets(sets, strata, shares, seed)
+
+
+def _strata(manifest: Manifest, indices: Iterable[int]) -> dict[int, str]:
+    """What each row is to be dealt in proportion by: row number -> stratum.
+
+    Its label; the rarest of several; a regression's tenth. Rows of steps are all alike.
+    """
+    indices = list(indices)
+    labels = {index: manifest.rows[index].label for index in indices}
+    if manifest.kind == "steps":
+        return dict.fromkeys(indices, "")
+    if manifest.kind == "regression":
+        order = sorted(indices, key=lambda index: (float(str(labels[index])), index))
+        return {index: str(place * _BINS // len(order)) for place, index in enumerate(order)}
+    count = Counter(name for label in labels.values() for name in names_of(label))
+    return {
+        index: min(names_of(label), key=lambda name: (count[name], name), default="")
+        for index, label in labels.items()
+    }
+
+
+def _deal_rows(
+    strata: Mapping[int, str], shares: Mapping[str, float], seed: int
+) -> dict[str, list[int]]:
+    """Rows that share nothing: first train from the rest, then the rest in equal parts."""
+    first, *others = shares
+    parts = {}
+    parts[first], rest = _in_two(strata, list(strata), round(1 - shares[first], 6), seed)
+    if len(others) == 1:
+        return parts | {others[0]: rest}
+    second, third = others
+    parts[third], parts[second] = _in_two(strata, rest, 0.5, seed + 1, keep_one=False)
+    return parts
+
+
+def _in_two(
+    strata: Mapping[int, str],
+    indices: Iterable[int],
+    share: float,
+    seed: int,
+    keep_one: bool = True,
 ) -> tuple[list[int], list[int]]:
     """Deal rows in two, `share` of them (at least one, where there are any) to the second.
 
-    Rows are shuffled within their label and every so-many-th is dealt away, so labels stay in
-    proportion and rare ones add up. `keep_one` keeps one row of each label in the first part.
+    Rows are shuffled within their stratum and every so-many-th is dealt away, so strata stay in
+    proportion and rare ones add up. `keep_one` keeps one row of each in the first part.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for index in indices:
-        label = manifest.rows[index].label
-        groups[label if isinstance(label, str) else ""].append(index)
+        groups[strata[index]].append(index)
     dice = random.Random(seed)
     order: list[int] = []
     kept: list[int] = []
@@ -84,9 +148,72 @@ def _deal(
     return kept + [index for index in order if index not in chosen], second
 
 
+def _deal_sets(
+    sets: list[list[int]], strata: Mapping[int, str], shares: Mapping[str, float], seed: int
+) -> dict[str, list[int]]:
+    """Sets of rows, the largest first, each to where it is most wanted.
+
+    What a part wants is its share of every stratum, and of all rows; the chi-square distance to
+    that says where a set does least harm. Each stratum reaches train first.
+    """
+    sets = list(sets)
+    random.Random(seed).shuffle(sets)
+    sets.sort(key=len, reverse=True)
+    counts = [Counter(strata[index] for index in each) for each in sets]
+    total = Counter(strata.values())
+    have: dict[str, Counter[str]] = {part: Counter() for part in shares}
+    part_of: dict[int, str] = {}
+
+    def place(number: int, part: str) -> None:
+        part_of[number] = part
+        have[part] += counts[number]
+
+    def harm(number: int, part: str) -> float:
+        rows = sum(counts[number].values())
+        held, share = sum(have[part].values()), shares[part]
+        distance = _growth(held, rows, share * sum(total.values()))
+        for name, count in counts[number].items():
+            distance += _growth(have[part][name], count, share * total[name])
+        return distance
+
+    for name in sorted(total, key=lambda name: (total[name], name)):
+        if not have["train"][name]:
+            place(next(each for each, count in enumerate(counts) if count[name]), "train")
+    for number in range(len(sets)):
+        if number not in part_of:
+            place(number, min(shares, key=lambda part: harm(number, part)))
+    for part in shares:  # a part may have come away with nothing
+        spare = [each for each, owner in part_of.items() if owner == "train"]
+        if not have[part] and len(spare) > 1:
+            able = [
+                each
+                for each in spare
+                if all(have["train"][name] > count for name, count in counts[each].items())
+            ]
+            if able:
+                least = min(able, key=lambda each: (len(sets[each]), each))
+                have["train"] -= counts[least]
+                place(least, part)
+    return {
+        part: [index for each, owner in part_of.items() if owner == part for index in sets[each]]
+        for part in shares
+    }
+
+
+def _growth(held: int, more: int, wanted: float) -> float:
+    """By how much (held - wanted)² / wanted grows."""
+    return ((held + more - wanted) ** 2 - (held - wanted) ** 2) / wanted
+
+
 def _check_labels(manifest: Manifest, parts: Mapping[str, list[int]]) -> None:
+    if manifest.kind == "regression":
+        if len({manifest.rows[index].label for index in parts["train"]}) < 2:
+            raise ManifestError(
+                f"{manifest.path}: the training rows have one value; at least two are needed"
+            )
+        return
     seen = set(label_names(manifest, parts["train"]))
-    if len(seen) < 2:
+    if len(seen) < (1 if manifest.kind == "multilabel" else 2):
         only = next(iter(seen), "none")
         raise ManifestError(
             f"{manifest.path}: the training rows have one label ({only}); at least two are needed"

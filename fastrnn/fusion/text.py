@@ -5,6 +5,7 @@ Bytes are the alphabet, so every script works and nothing is unknown.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from .config import DataConfig
 from .errors import MediaError
+
+# What it is by default. Unset, the library complains at every fork of a process that has used it,
+# as loaders do that decode files in processes of their own.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
@@ -28,16 +33,20 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
     return tokenizer
 
 
-def check_length(text: str, config: DataConfig) -> None:
-    """Refuse a text that would take long to tokenize.
+def check(text: str, config: DataConfig) -> None:
+    """Refuse a text that would take long to tokenize, or that is none.
 
     Raises:
-        MediaError: it is longer than `max_characters`.
+        MediaError: it is longer than `max_characters`, or holds half of a surrogate pair.
     """
     if len(text) > config.max_characters:
         raise MediaError(
             f"the text beginning {text[:40]!r} has {len(text)} characters, more than the "
             f"{config.max_characters} allowed; shorten it"
+        )
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise MediaError(
+            f"the text beginning {text[:40]!r} holds a character that is no Unicode; mend it"
         )
 
 

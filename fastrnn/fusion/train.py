@@ -129,7 +129,7 @@ class _Tally:
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
         self.kind = config.kind
         self.loss = MeanMetric(nan_strategy="disable").to(device)
-        self.accuracy = objective.accuracy(max(2, config.outputs)).to(device)
+        self.accuracy = objective.metric(config.kind, max(2, config.outputs)).to(device)
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, label: torch.Tensor) -> None:
         self.loss.update(loss, weight=len(label))

@@ -79,7 +79,8 @@ def streams(tmp_path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         labels: list[str | None] = [str((number + step) % 3) for step in range(steps)]
         if steps > 1:
             labels[0] = None
-        images = [f"{(number + step) % 20}.png" for step in range(steps)]
+        # Four rows share four images: rows with a file in common are dealt into one split.
+        images = [f"{number // 4 * 4 + (number + step) % 4}.png" for step in range(steps)]
         result.append({"image": images, "audio": f"{number}.wav", "label": labels})
     return result
 

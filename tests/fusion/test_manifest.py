@@ -65,7 +65,7 @@ def test_missing_manifest(tmp_path):
 
 def test_other_format(tmp_path):
     (tmp_path / "a.xlsx").write_bytes(b"")
-    refused(tmp_path / "a.xlsx", ".csv or .jsonl")
+    refused(tmp_path / "a.xlsx", ".csv, .jsonl or .parquet")
 
 
 @pytest.mark.parametrize("text", ["", "image,label\n", "\n\n"])

@@ -145,7 +145,7 @@ def test_late_adds_logits(static):
     manifest, preprocessor, examples = static
     batch = examples.collate(range(4))
     model = build(configure(manifest, preprocessor, OPTIONS | {"fusion": "late"}))
-    each = [model.models[name](batch) for name in ("audio", "image", "text")]
+    each = [model.networks[name](batch) for name in ("audio", "image", "text")]
     torch.testing.assert_close(model(batch), each[0] + each[1] + each[2])
 
 

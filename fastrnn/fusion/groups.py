@@ -1,0 +1,77 @@
+"""Rows that must not be parted: those of one group, or with a file in common.
+
+A photo that is in train and in test, or two clips of one speaker, would let a model answer the test
+from memory.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+
+from .rows import Row
+
+
+def linked(rows: Sequence[Row], indices: Iterable[int]) -> list[list[int]]:
+    """Row numbers in sets that share neither a group nor a file (connected components).
+
+    Sets, and numbers within them, are in the order of the rows.
+    """
+    indices = list(indices)
+    leader = {index: index for index in indices}
+
+    def find(index: int) -> int:
+        while leader[index] != index:
+            leader[index] = leader[leader[index]]
+            index = leader[index]
+        return index
+
+    first: dict[Hashable, int] = {}
+    for index in indices:
+        for key in _keys(rows[index]):
+            a, b = find(first.setdefault(key, index)), find(index)
+            leader[max(a, b)] = min(a, b)
+    sets: dict[int, list[int]] = defaultdict(list)
+    for index in indices:
+        sets[find(index)].append(index)
+    return list(sets.values())
+
+
+def _keys(row: Row) -> list[Hashable]:
+    keys: list[Hashable] = [file for _, file in row.files]
+    return keys if row.group is None else [*keys, row.group]
+
+
+def crossing_files(rows: Iterable[Row], root: Path) -> tuple[str, ...]:
+    """A warning, a line, where files serve in more than one split of a split column; else none.
+
+    Not an error: the user dealt these rows, and may know that a shared picture gives nothing away.
+    """
+    seen: dict[Path, Row] = {}
+    crossing: dict[Path, tuple[Row, Row]] = {}
+    for row in rows:
+        for _, file in row.files if row.split else ():
+            first = seen.setdefault(file, row)
+            if first.split != row.split and file not in crossing:
+                crossing[file] = (first, row)
+    if not crossing:
+        return ()
+    file, (one, other) = next(iter(crossing.items()))
+    more = f", and {len(crossing) - 1} more files are like it" if len(crossing) > 1 else ""
+    return (
+        f"{file.relative_to(root)} is in {one.split} ({one.where}) and in {other.split} "
+        f"({other.where}){more}: scores may flatter; leave the split column out to have rows "
+        "dealt with each file in one split",
+    )
+
+
+def crossing_group(rows: Iterable[Row]) -> tuple[Row, Row] | None:
+    """Two rows of one group that a split column puts into different splits, or None."""
+    seen: dict[str, Row] = {}
+    for row in rows:
+        if row.group is not None:
+            first = seen.setdefault(row.group, row)
+            if first.split != row.split:
+                return first, row
+    return None

@@ -1,0 +1,97 @@
+"""What is asked of a row, told from its label.
+
+binary, multiclass   one name; two different ones in all, or more
+multilabel           any number of names: a|b|c, or a JSON list; [] where none holds
+regression           a number
+steps                a list, one name a step, null where nothing is asked
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from .config import KINDS
+from .errors import ConfigError, FusionError
+
+Label = str | tuple[str | None, ...]
+
+SEPARATOR = "|"
+_FEW = 20  # different numbers, up to which they are taken for names of classes
+
+
+def check_kind(kind: str | None) -> None:
+    """Refuse a kind that there is not.
+
+    Raises:
+        ConfigError: listing those there are.
+    """
+    if kind is not None and kind not in KINDS:
+        raise ConfigError(f"kind is one of {', '.join(KINDS)}; got {kind!r}")
+
+
+def infer_kind(labels: Sequence[Label]) -> str:
+    """The kind that labels look like.
+
+    The first says whether they are lists. A name with a | in it makes all of them multilabel.
+    Numbers are a regression where some are not whole and more than 20 are different.
+    """
+    if not labels:
+        return "multiclass"
+    if not isinstance(labels[0], str):
+        return "steps"
+    names = {label for label in labels if isinstance(label, str)}
+    if any(SEPARATOR in name for name in names):
+        return "multilabel"
+    numbers = [number(name) for name in names]
+    if len(names) > _FEW and all(each is not None for each in numbers):
+        if any(each is not None and each != round(each) for each in numbers):
+            return "regression"
+    return "binary" if len(names) <= 2 else "multiclass"
+
+
+def settle(label: Label, kind: str) -> Label:
+    """A label in its kind's form: a tuple of names for multilabel and steps, else a name.
+
+    Raises:
+        FusionError: it has no such form; the text says what to write.
+    """
+    if kind == "multilabel":
+        parts = label.split(SEPARATOR) if isinstance(label, str) else label
+        names = [part.strip() for part in parts if part is not None and part.strip()]
+        if isinstance(label, str) and not names:
+            raise FusionError(f"{label!r} holds no label; write [] where none holds")
+        return tuple(dict.fromkeys(names))
+    if kind == "steps":
+        if isinstance(label, str):
+            raise FusionError("one label; write a list of labels, one a step")
+        if all(each is None for each in label):
+            raise FusionError("no step has a label; remove the row")
+        return label
+    if not isinstance(label, str):
+        raise FusionError("a list of labels; write one label")
+    if kind == "regression" and number(label) is None:
+        raise FusionError(f"{label!r} is no finite number; mend it, or choose another kind")
+    return label
+
+
+def number(name: str) -> float | None:
+    """The finite number that a label is, or None."""
+    try:
+        value = float(name)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def names_of(label: Label) -> tuple[str, ...]:
+    """The names in a label."""
+    return (label,) if isinstance(label, str) else tuple(each for each in label if each is not None)
+
+
+def sort_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Different names, sorted: as numbers where all are numbers, else as words."""
+    names = set(names)
+    if all(number(name) is not None for name in names):
+        return tuple(sorted(names, key=lambda name: (float(name), name)))
+    return tuple(sorted(names))

@@ -1,0 +1,167 @@
+"""Numeric time series: [L] or [L, K] numbers of a cell, a .csv or a .npy file, as float32 [L, K].
+
+Anyone may have made the files: sizes are capped before they are read, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import DataConfig
+from .errors import MediaError
+
+ENDINGS = (".csv", ".npy")
+
+_BYTES = 32  # of a number in a .csv file, at most: a longer file is refused unread
+_HEADER = 10_000  # bytes of a .npy file's, or of a .csv file's beyond its numbers
+
+
+def as_series(values: Any) -> np.ndarray:
+    """A list of numbers [L], or of equally long lists of numbers [L, K], as float32 [L, K].
+
+    Raises:
+        MediaError: empty, uneven, not numbers, or not finite in float32.
+    """
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError, RecursionError):
+        raise MediaError("the lists differ in length; give each step as many numbers") from None
+    if array.size == 0 or array.ndim not in (1, 2):
+        raise MediaError(
+            f"a series of shape {list(array.shape)}; write a list of numbers, or of lists of them"
+        )
+    if array.dtype.kind not in "iuf":
+        raise MediaError("something in the series is no number; mend it, or remove the row")
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise MediaError(
+            "some numbers of the series are missing or not finite; fill them, or remove the row"
+        )
+    return array.reshape(len(array), -1)
+
+
+def check_size(series: np.ndarray, config: DataConfig) -> None:
+    """Refuse a series of more numbers than max_series.
+
+    Raises:
+        MediaError: it has more.
+    """
+    if series.size > config.max_series:
+        raise _too_large(f"{series.size} numbers", config)
+
+
+def read_series(path: Path, config: DataConfig) -> np.ndarray:
+    """A series from a file, float32 [L, K].
+
+    A .csv file has a step a line, one number a variable, and perhaps a header.
+
+    Raises:
+        MediaError: another format, too large, damaged, uneven or not finite; names the file.
+    """
+    readers = {".csv": _read_csv, ".npy": _read_npy}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise MediaError(f"{path}: a series ends in {' or '.join(ENDINGS)}; convert it")
+    try:
+        return as_series(reader(path, config))
+    except MediaError as error:
+        raise MediaError(f"{path}: {error}") from None
+    except (OSError, ValueError, OverflowError, TypeError, SyntaxError, csv.Error) as error:
+        raise MediaError(
+            f"{path}: no series that can be read ({error}); replace the file, or remove the row"
+        ) from None
+
+
+def _read_npy(path: Path, config: DataConfig) -> np.ndarray:
+    # Mapped, not read: the header may claim any size, and objects cannot be mapped at all.
+    array = np.lib.format.open_memmap(path, mode="r", max_header_size=_HEADER)
+    if array.size > config.max_series:
+        raise _too_large(f"{array.size} numbers", config)
+    return np.array(array)
+
+
+def _read_csv(path: Path, config: DataConfig) -> list[list[float]]:
+    size = path.stat().st_size
+    if size > _BYTES * config.max_series + _HEADER:
+        raise _too_large(f"{size} bytes", config)
+    steps: list[list[float]] = []
+    count = 0
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        for cells in reader:
+            if not cells:
+                continue
+            try:
+                steps.append([float(cell) for cell in cells])
+            except ValueError:
+                if reader.line_num == 1:
+                    continue  # the header
+                raise MediaError(
+                    f"line {reader.line_num}: {','.join(cells)[:40]!r} is not all numbers; mend it"
+                ) from None
+            count += len(cells)
+            if count > config.max_series:
+                raise _too_large(f"more than {config.max_series} numbers", config)
+    return steps
+
+
+def _too_large(size: str, config: DataConfig) -> MediaError:
+    return MediaError(
+        f"a series of {size}, with {config.max_series} numbers allowed; "
+        "shorten it, or take every so-many-th step"
+    )
+
+
+def statistics(several: Iterable[np.ndarray]) -> tuple[tuple[float, float], ...]:
+    """Mean and standard deviation of each variable over all steps of all series [L, K].
+
+    A variable that never changes has the deviation 1. Of no series at all: ().
+
+    Raises:
+        MediaError: the series differ in their number of variables.
+    """
+    count, total, square = 0, np.zeros(0), np.zeros(0)
+    several = list(several)
+    for each in several:
+        if not count:
+            total = np.zeros(each.shape[1])
+        elif each.shape[1] != len(total):
+            raise MediaError(
+                f"series of {len(total)} and of {each.shape[1]} variables; give all rows the same"
+            )
+        count += len(each)
+        total = total + each.sum(axis=0, dtype=np.float64)
+    if not count:
+        return ()
+    mean = total / count
+    square = np.zeros(len(mean))
+    for each in several:  # a second pass: the squares' sum less the sum's square loses digits
+        square += np.square(each - mean).sum(axis=0)
+    deviation = np.sqrt(square / count)
+    # Rounding leaves a constant a deviation of about the mean's last digit.
+    deviation[deviation <= 1e-12 * np.abs(mean)] = 1
+    deviation[deviation == 0] = 1
+    return tuple((float(a), float(b)) for a, b in zip(mean, deviation, strict=True))
+
+
+def standardise(series: np.ndarray, scale: tuple[tuple[float, float], ...]) -> Tensor:
+    """float32 [L, K]: each variable less its mean, over its deviation.
+
+    Raises:
+        MediaError: the series has another number of variables.
+    """
+    if series.shape[1] != len(scale):
+        raise MediaError(
+            f"a series of {series.shape[1]} variables, where training had {len(scale)}; "
+            "give all rows the same"
+        )
+    mean, deviation = np.array(scale).T
+    return torch.from_numpy(((series - mean) / deviation).astype(np.float32))

@@ -1,0 +1,218 @@
+"""Tables as records: CSV, JSONL and Parquet files, and pandas DataFrames.
+
+A record is a dict of a row's cells, of plain Python values, beside its place for messages. A row
+that is damaged in itself (a ragged line, no JSON) is an error in the record's stead, so that the
+reader may leave it out; a table that is damaged as a whole raises.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import ManifestError
+
+Record = dict[str, Any]
+Source = str | os.PathLike[str] | pd.DataFrame
+
+_LARGEST_CELL = 1 << 24  # characters of a CSV cell: a numeric series may be written into one
+_LARGEST_TABLE = 4 << 30  # bytes: a small Parquet file may repeat one long cell a million times
+_PARQUET_ROWS = 256  # read at a time, before the limit is looked at again
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was read. `path` is for messages: "DataFrame" where there is no file."""
+
+    path: Path
+    names: tuple[str, ...]  # of the columns
+    records: list[tuple[str, Record | ManifestError]]  # (place, cells)
+
+
+def read_table(source: Source, wanted: Collection[str] = ()) -> Table:
+    """Read a table; a file's ending says what it is.
+
+    Args:
+        wanted: Parquet columns to read whatever their type. Binary, map and struct columns, which
+            can play no role, are otherwise named but not read.
+
+    Raises:
+        ManifestError: no such file, another format, not UTF-8, no rows, or damaged.
+    """
+    if isinstance(source, pd.DataFrame):
+        path = Path("DataFrame")
+        table = Table(path, *_frame(path, source))
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise ManifestError(
+                f"{path}: there is no such file; give the path of a CSV, JSONL or Parquet file"
+            )
+        ending = path.suffix.lower()
+        try:
+            if ending == ".csv":
+                table = Table(path, *_csv(path))
+            elif ending == ".jsonl":
+                table = Table(path, *_jsonl(path))
+            elif ending == ".parquet":
+                table = Table(path, *_parquet(path, wanted))
+            else:
+                raise ManifestError(
+                    f"{path}: a manifest ends in .csv, .jsonl or .parquet; convert it to one of "
+                    "them"
+                )
+        except UnicodeDecodeError as error:
+            raise ManifestError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
+    if not table.records:
+        raise ManifestError(f"{path}: it has no rows; each row is one example")
+    return table
+
+
+def _distinct(path: Path, names: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(names)
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ManifestError(f"{path}: the column {name!r} appears twice; rename one of them")
+    return names
+
+
+Content = tuple[tuple[str, ...], list[tuple[str, Record | ManifestError]]]
+
+
+def _csv(path: Path) -> Content:
+    before = csv.field_size_limit(_LARGEST_CELL)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            try:
+                names = _distinct(path, (name.strip() for name in next(reader, [])))
+                return names, list(_csv_records(path, reader, names))
+            except csv.Error as error:
+                raise ManifestError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+    finally:
+        csv.field_size_limit(before)
+
+
+def _csv_records(
+    path: Path, reader: Any, names: tuple[str, ...]
+) -> Iterator[tuple[str, Record | ManifestError]]:
+    for cells in reader:
+        where = f"line {reader.line_num}"
+        if len(cells) == len(names):
+            yield where, dict(zip(names, cells, strict=True))
+        elif cells:
+            yield (
+                where,
+                ManifestError(
+                    f"{path}, {where}: {len(cells)} cells under {len(names)} columns; "
+                    "put quotes around a cell that holds a comma"
+                ),
+            )
+
+
+def _jsonl(path: Path) -> Content:
+    records: list[tuple[str, Record | ManifestError]] = []
+    names: dict[str, None] = {}
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"line {number}"
+            record: Record | ManifestError
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                record = ManifestError(
+                    f"{path}, {where}: not JSON ({error}); write one object a line"
+                )
+            else:
+                if not isinstance(record, dict):
+                    record = ManifestError(
+                        f"{path}, {where}: not a JSON object; write "
+                        '{"image": "1.png", "label": "yes"}'
+                    )
+            if isinstance(record, dict):
+                names |= dict.fromkeys(record)
+            records.append((where, record))
+    return tuple(names), records
+
+
+def _parquet(path: Path, wanted: Collection[str]) -> Content:
+    records: list[tuple[str, Record | ManifestError]] = []
+    try:
+        file = pq.ParquetFile(path)
+        schema = file.schema_arrow
+        names = _distinct(path, schema.names)
+        columns = [each.name for each in schema if each.name in wanted or _plain(each.type)]
+        size = 0
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
+            size += batch.nbytes
+            if size > _LARGEST_TABLE:
+                raise ManifestError(
+                    f"{path}: its cells take more than {_LARGEST_TABLE >> 30} GiB; divide the "
+                    "table, or keep media in files that it names"
+                )
+            for record in batch.to_pylist():
+                records.append((f"row {len(records) + 1}", _cells(record)))
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(
+            f"{path}: no Parquet file that can be read ({error}); write it again"
+        ) from None
+    return names, records
+
+
+def _plain(kind: pa.DataType) -> bool:
+    """Cells of this type may play a role: scalars that are no bytes, and lists of such."""
+    while (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    ):
+        kind = kind.value_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return not (
+        pa.types.is_nested(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def _frame(path: Path, frame: pd.DataFrame) -> Content:
+    names = _distinct(path, (str(name).strip() for name in frame.columns))
+    columns = [frame.iloc[:, place].tolist() for place in range(len(names))]
+    places = [f"row {label}" for label in frame.index.tolist()]
+    rows = zip(*columns, strict=True) if columns else ()
+    return names, [
+        (where, _cells(dict(zip(names, row, strict=True))))
+        for where, row in zip(places, rows, strict=False)
+    ]
+
+
+def _cells(record: Record) -> Record:
+    return {name: _value(cell) for name, cell in record.items()}
+
+
+def _value(cell: Any) -> Any:
+    """A cell as a plain Python value: None where pandas or numpy mean that there is none."""
+    if isinstance(cell, np.ndarray):
+        # Numbers stay an array: a series may be long. Anything else becomes a list of cells.
+        return cell if cell.dtype.kind in "iuf" else [_value(each) for each in cell.tolist()]
+    if isinstance(cell, (list, tuple)):
+        return [_value(each) for each in cell]
+    if isinstance(cell, np.generic):
+        cell = cell.item()
+    if cell is None or cell is pd.NA or cell is pd.NaT:
+        return None
+    return None if isinstance(cell, float) and math.isnan(cell) else cell

@@ -1,0 +1,110 @@
+"""Losses, answers and scores of each kind of label, against their definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastrnn.fusion import objective
+from fastrnn.fusion.config import KINDS
+from fastrnn.fusion.data import IGNORE
+
+B, T, C = 6, 3, 4
+
+
+def case(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random logits and labels."""
+    width = objective.outputs(kind, 2 if kind == "binary" else C)
+    shape = (B, T, width) if kind == "steps" else (B, width)
+    label = {
+        "binary": torch.tensor([0, 1, 1, 0, 1, 1]),
+        "multiclass": torch.tensor([0, 1, 2, 3, 3, 3]),
+        "multilabel": (torch.rand(B, C) > 0.5).float(),
+        "regression": torch.randn(B),
+        "steps": torch.tensor([[0, 1, IGNORE], [2, IGNORE, IGNORE]] * 3),
+    }[kind]
+    return torch.randn(shape, requires_grad=True), label
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_the_mean_of_its_definition(kind):
+    logits, label = case(kind)
+    if kind == "regression":
+        expected = ((logits[:, 0] - label) ** 2).mean()
+    elif kind in ("binary", "multilabel"):
+        target = label.reshape(logits.shape).float()
+        right = torch.where(target > 0, logits.sigmoid(), 1 - logits.sigmoid())
+        expected = -right.log().mean()
+    else:
+        scored = label != IGNORE
+        log = logits.log_softmax(-1)[scored]
+        expected = -log.gather(1, label[scored][:, None]).mean()
+    torch.testing.assert_close(objective.loss(kind, logits, label), expected)
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "steps"])
+def test_weights_of_labels_weigh_their_rows(kind):
+    logits, label = case(kind)
+    weight = torch.tensor([1.0, 2.0, 3.0, 0.5])
+    scored = label != IGNORE
+    share = weight[label[scored]]
+    each = -logits.log_softmax(-1)[scored].gather(1, label[scored][:, None])[:, 0]
+    expected = (share * each).sum() / share.sum()
+    torch.testing.assert_close(objective.loss(kind, logits, label, weight), expected)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multilabel"])
+def test_weights_of_presence(kind):
+    """A weight of 2 counts each row that has the label as two rows would, in the sum."""
+    logits, label = case(kind)
+    weight = torch.full((logits.shape[1],), 2.0)
+    target = label.reshape(logits.shape).float()
+    each = -torch.where(target > 0, 2 * logits.sigmoid().log(), (-logits).sigmoid().log())
+    torch.testing.assert_close(objective.loss(kind, logits, label, weight), each.mean())
+
+
+@pytest.mark.parametrize("weight", [None, torch.ones(C)])
+def test_a_batch_with_nothing_to_answer_moves_nothing(weight):
+    logits, label = case("steps")
+    loss = objective.loss("steps", logits, torch.full_like(label, IGNORE), weight)
+    loss.backward()
+    assert loss == 0
+    assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_and_probabilities_agree(kind):
+    logits, label = case(kind)
+    answer, likely = objective.predict(kind, logits), objective.probabilities(kind, logits)
+    assert answer.shape == label.shape
+    if kind == "regression":
+        assert answer.equal(likely)
+    elif kind in ("binary", "multilabel"):
+        assert answer.equal((likely > 0.5).long())
+        assert likely.shape == label.shape
+    else:
+        assert likely.argmax(-1).equal(answer)
+        torch.testing.assert_close(likely.sum(-1), torch.ones(likely.shape[:-1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_score_counts_right_answers(kind):
+    logits, label = case(kind)
+    metric = objective.metric(kind, 2 if kind == "binary" else C)
+    answer = objective.predict(kind, logits).detach()
+    for rows in (slice(0, 4), slice(4, 6)):  # over batches
+        metric.update(answer[rows], label[rows])
+    if kind == "regression":
+        expected = 1 - ((answer - label) ** 2).sum() / ((label - label.mean()) ** 2).sum()
+        assert objective.SCORES[kind] == "r2"
+    else:
+        scored = label != IGNORE
+        expected = (answer == label)[scored].float().mean()
+        assert objective.SCORES[kind] == "accuracy"
+    torch.testing.assert_close(metric.compute(), expected)
+
+
+def test_one_row_has_no_r2():
+    metric = objective.metric("regression", 1)
+    metric.update(torch.tensor([1.0]), torch.tensor([1.0]))
+    assert metric.compute().isnan()
