@@ -52,39 +52,36 @@ def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Pa
         table.writerow(("image", "text", "label", "split"))
         for split, count in (rows or ROWS).items():
             pool = digits[split]
-            for first, second, one, other in _fours(pool.values, count // 4, dice):
-                for picture, text, true in (
-                    (first, one, True),
-                    (second, one, False),
-                    (first, other, False),
-                    (second, other, True),
-                ):
-                    label = "true" if true else "false"
-                    table.writerow((pool.paths[picture], text, label, split))
+            for picture, text, label in pairs(pool.values, count // 4, dice):
+                table.writerow((pool.paths[picture], text, label, split))
     return manifest
 
 
-def _fours(
-    values: np.ndarray, count: int, dice: np.random.Generator
-) -> Iterator[tuple[int, int, str, str]]:
-    """Two pictures and two sentences: the first is true of the first picture only, and so on.
+def pairs(
+    values: np.ndarray, fours: int, dice: np.random.Generator
+) -> Iterator[tuple[int, str, str]]:
+    """An index into `values` (digits, [N]), a sentence, and whether it is true of that digit.
 
-    The kind of the first sentence is drawn evenly: equal, odd or even, greater, less.
+    Four such at a time: two digits and two sentences, the first true of the first digit only, the
+    second of the second. The kind of the first sentence is drawn evenly: equal, odd or even,
+    greater, less.
     """
     said = claims()
     kinds = [said[:10], said[10:12], said[12:21], said[21:]]
-    while count:
+    while fours:
         kind = kinds[dice.integers(len(kinds))]
         text, true = kind[dice.integers(len(kind))]
-        first, second = dice.integers(len(values), size=2)
+        first, second = (int(each) for each in dice.integers(len(values), size=2))
         a, b = int(values[first]), int(values[second])
         other, true_of_other = said[dice.integers(len(said))]
         if a in true and b not in true and b in true_of_other and a not in true_of_other:
-            one_template, other_template = dice.integers(len(_TEMPLATES), size=2)
-            yield (
-                int(first),
-                int(second),
-                _TEMPLATES[one_template].format(text),
-                _TEMPLATES[other_template].format(other),
+            templates = dice.integers(len(_TEMPLATES), size=2)
+            one, two = (
+                _TEMPLATES[template].format(claim)
+                for template, claim in zip(templates, (text, other), strict=True)
             )
-            count -= 1
+            yield first, one, "true"
+            yield second, one, "false"
+            yield first, two, "false"
+            yield second, two, "true"
+            fours -= 1
