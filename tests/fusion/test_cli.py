@@ -109,7 +109,7 @@ def _stop():
     ("text", "said"),
     [
         ("epocs: 3\n", "did you mean epochs?"),
-        ("epochs: 2.5\n", "2.5"),
+        ("accumulate: 2.5\n", "2.5"),
         ("fusion: mixed\n", "mixed"),
         ("config: other.yaml\n", "'config' is no option"),
     ],

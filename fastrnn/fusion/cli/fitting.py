@@ -128,7 +128,9 @@ def fit(
     if out is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ConfigError("several processes need one name for the run's folder: give --out FOLDER")
     folder = out or flags.new_folder(manifest.stem)
-    with _echoed(folder, context.params):
+    order = [str(each.name) for each in context.command.params]
+    said = {name: context.params[name] for name in order if name in context.params}
+    with _echoed(folder, said):
         run = experiment.fit(
             table,
             folder,
@@ -169,12 +171,12 @@ def _echoed(folder: Path, values: Mapping[str, Any]) -> Iterator[None]:
     experiment.keep_what_is_there(folder, (ECHO, experiment.METRICS, *checkpoint.FILES))
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    said = {
+    absolute = {
         name: value.resolve() if isinstance(value, Path) else value  # from any other folder, too
         for name, value in values.items()
         if name not in _UNSAID
     }
-    options.write_yaml(folder / ECHO, said)
+    options.write_yaml(folder / ECHO, absolute)
     try:
         yield
     except BaseException:

@@ -35,7 +35,7 @@ def _robustness(rows: list[Mapping[str, Any]], score: str) -> Table:
         table.add_column(column, justify="right")
     for row in rows:
         strength = "" if row["strength"] is None else f"{row['strength']:g}"
-        value, lost = row["score"]["value"], row["loss_of_score"]
+        value, lost = row["score"], row["less"]
         table.add_row(row["modality"], row["change"], strength, _number(value), _number(lost))
     return table
 
