@@ -122,7 +122,8 @@ def last(x: Tensor, lengths: Tensor | None) -> Tensor:
     """[B, T, D] -> [B, D]: a row's last step; lengths are at least 1."""
     if lengths is None:
         return x[:, -1]
-    return x[torch.arange(len(lengths), device=x.device), lengths - 1]
+    # shape[0], not len: an exporter that traces would take len for a constant
+    return x[torch.arange(lengths.shape[0], device=x.device), lengths - 1]
 
 
 def _cut(output: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
