@@ -76,9 +76,12 @@ def noise(
 
 
 def _valid(batch: Batch, key: str) -> Tensor:
-    """A modality's numbers without the padding."""
+    """A modality's numbers without padding and placeholders."""
     values = batch[key]
     if f"{key}_lengths" not in batch:
         return values
     time = torch.arange(values.shape[1], device=values.device)
-    return values[time < batch[f"{key}_lengths"][:, None]]
+    valid = time < batch[f"{key}_lengths"][:, None]
+    if f"{key}_present" in batch:
+        valid = valid & batch[f"{key}_present"][:, None]
+    return values[valid]

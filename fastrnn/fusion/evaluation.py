@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import changes, checkpoint, fallback, metrics, objective  # noqa: F401
+from . import changes, checkpoint, metrics, objective
 from .changes import Change
 from .config import ModelConfig, RunConfig
 from .data import IGNORE, Examples

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import attribution, changes, checkpoint, fallback, metrics, probes, saliency  # noqa: F401
+from . import attribution, changes, checkpoint, metrics, probes, saliency
 from .data import IGNORE, Batch
 from .evaluation import answer
 from .network import FusionNetwork
@@ -54,33 +54,31 @@ def explain_run(
     generator = torch.Generator().manual_seed(seed)
     some = torch.randperm(len(rows.examples), generator=generator)[:_PROBED].tolist()
     batch = _to(rows.examples.collate(some), device)
-    fused = isinstance(network, FusionNetwork)  # late fusion has no state and nothing to project
-    several = len(rows.config.model.modalities) > 1
+    config = rows.config
+    several = len(config.model.modalities) > 1
     result: dict[str, Any] = {
         "model": name,
-        "kind": rows.config.model.kind,
-        "score": metrics.main_score(rows.config.model.kind),
+        "kind": config.model.kind,
+        "score": metrics.main_score(config.model.kind),
         "split": rows.split,
         "rows": len(rows.examples),
         "ablation": ablation(network, rows, device, seed),
-        "emap": (
-            probes.emap(network, rows.config, rows.examples, seed=seed)
-            if fused and several
-            else None
-        ),
-        "swap_modality": (
-            probes.swap_modalities(network, rows.config, batch, seed) if several else []
-        ),
-        "swap_state": probes.swap_state(network, rows.config, batch, seed) if fused else None,
+        "swap_modality": probes.swap_modalities(network, config, batch, seed) if several else [],
+        "emap": None,
+        "swap_state": None,
+        "states": None,
     }
     (folder / PICTURES).mkdir(exist_ok=True)
     result["examples"] = [
         explain_row(network, rows, row, device, folder, number)
         for number, row in enumerate(choose(network, rows, examples, device, seed), 1)
     ]
-    result["states"] = None
-    if fused and examples:
-        result["states"] = _states(network, rows, device, folder, examples, seed)
+    if isinstance(network, FusionNetwork):  # late fusion has no state, and is additive
+        if several:
+            result["emap"] = probes.emap(network, config, rows.examples, seed=seed)
+        result["swap_state"] = probes.swap_state(network, config, batch, seed)
+        if examples:
+            result["states"] = _states(network, rows, device, folder, examples, seed)
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / EXPLANATION).write_text(text + "\n", encoding="utf-8")
     return result
@@ -192,6 +190,7 @@ def _judge(rows: Rows, logits: Tensor, label: Tensor) -> tuple[attribution.Judge
     """
     config, kind = rows.config, rows.config.model.kind
     names = config.labels
+    told: dict[str, Any]
     if kind == "regression":
         mean, deviation = config.target or (0.0, 1.0)
         told = {

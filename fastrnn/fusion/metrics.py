@@ -61,12 +61,15 @@ class Answers:
         return self.output
 
 
-def scores(answers: Answers, weights: Tensor, threshold: float = 0.5) -> Scores:
+def scores(
+    answers: Answers, weights: Tensor, threshold: float = 0.5, *, areas: bool = True
+) -> Scores:
     """Every score of the kind of label, under each weighting.
 
     Args:
         weights: [R, rows].
         threshold: from which probability on the second label is answered (binary only).
+        areas: also AUROC, which takes most of the time.
 
     Returns:
         name -> [R]; NaN where a score is not defined, as AUROC is where one label is missing.
@@ -75,7 +78,7 @@ def scores(answers: Answers, weights: Tensor, threshold: float = 0.5) -> Scores:
     if answers.kind == "regression":
         return _regression(answers, weights)
     if answers.kind == "multilabel":
-        return _multilabel(answers, weights)
+        return _multilabel(answers, weights, areas)
     probabilities, truth = answers.by_class, answers.truth
     predicted = answers.predicted
     if answers.kind == "binary":
@@ -91,9 +94,9 @@ def scores(answers: Answers, weights: Tensor, threshold: float = 0.5) -> Scores:
         "balanced_accuracy": (right / present).nanmean(1),
         "f1": f1[:, 1] if answers.kind == "binary" else f1.nanmean(1),
     }
-    if answers.kind == "binary":
+    if areas and answers.kind == "binary":
         result["auroc"] = auroc(answers.output, truth == 1, weights)
-    else:
+    elif areas:
         each = [auroc(probabilities[:, c], truth == c, weights) for c in range(classes)]
         result["auroc"] = torch.stack(each, dim=1).nanmean(1)
     result["log_loss"] = _mean(-own.clamp_min(_TINY).log(), weights)
@@ -117,19 +120,23 @@ def _regression(answers: Answers, weights: Tensor) -> Scores:
     }
 
 
-def _multilabel(answers: Answers, weights: Tensor) -> Scores:
+def _multilabel(answers: Answers, weights: Tensor, areas: bool) -> Scores:
     truth, predicted = answers.truth.to(weights.dtype), answers.predicted.to(weights.dtype)
     right = weights @ (truth * predicted)  # [R, C]
     either = weights @ truth + weights @ predicted
-    areas = [auroc(answers.output[:, c], truth[:, c] == 1, weights) for c in range(truth.shape[1])]
     same = (truth == predicted).to(weights.dtype)
-    return {
+    result = {
         "accuracy": _mean(same.mean(1), weights),
         "exact_match": _mean(same.amin(1), weights),
         "f1": (2 * right / either).nanmean(1),
         "f1_micro": 2 * right.sum(1) / either.sum(1),
-        "auroc": torch.stack(areas, dim=1).nanmean(1),
     }
+    if areas:
+        each = [
+            auroc(answers.output[:, c], truth[:, c] == 1, weights) for c in range(len(right[0]))
+        ]
+        result["auroc"] = torch.stack(each, dim=1).nanmean(1)
+    return result
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -177,15 +184,16 @@ class Interval:
         return {name: plain(getattr(self, name)) for name in ("value", "low", "high")}
 
 
-def plain(value: float) -> float | None:
+def plain(value: float | Tensor) -> float | None:
     """A number that JSON can hold."""
     value = float(value)
     return round(value, 6) if abs(value) < float("inf") else None
 
 
 def value(answers: Answers, name: str) -> float:
-    """One score of all rows."""
-    return float(scores(answers, torch.ones(1, answers.rows, dtype=torch.float64))[name])
+    """One score of all rows, but for an area."""
+    ones = torch.ones(1, answers.rows, dtype=torch.float64)
+    return float(scores(answers, ones, areas=False)[name])
 
 
 def intervals(answers: Answers, seed: int = 0, threshold: float = 0.5) -> dict[str, Interval]:
@@ -200,7 +208,8 @@ def difference(a: Answers, b: Answers, name: str, seed: int = 0) -> Interval:
     """The score `name` of `a` less that of `b`, on the same rows: a paired bootstrap."""
 
     def minus(weights: Tensor) -> Scores:
-        return {name: scores(a, weights)[name] - scores(b, weights)[name]}
+        first, second = (scores(each, weights, areas=False)[name] for each in (a, b))
+        return {name: first - second}
 
     ones = torch.ones(1, a.rows, dtype=torch.float64)
     return interval(float(minus(ones)[name]), resample(minus, a.rows, seed)[name])

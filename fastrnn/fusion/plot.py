@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .train import Trained
 
@@ -108,7 +109,7 @@ def _lines(
             color="#222222",
         )
     axes.set(xlabel="epoch", title=title)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain(axes)
 
 
@@ -162,10 +163,9 @@ def confusion(path: Path, counts: Sequence[Sequence[int]], labels: Sequence[str]
     if size <= 30:
         names = [short(label) for label in labels]
         long = max(len(each) for each in names) > 3
-        axes.set_xticks(
-            range(size), short, rotation=60 if long else 0, ha="right" if long else None
-        )
-        axes.set_yticks(range(size), short)
+        turned: dict[str, Any] = {"rotation": 60, "ha": "right"} if long else {}
+        axes.set_xticks(range(size), names, **turned)
+        axes.set_yticks(range(size), names)
     axes.set(xlabel="answered", ylabel="true")
     save(figure, path)
 
@@ -275,7 +275,7 @@ def follows(path: Path, after: Sequence[Mapping[str, Any]]) -> None:
             color=colour, marker=marker, linewidth=1.8, label=name, clip_on=False,
         )  # fmt: skip
     axes.set(xlabel="steps after the swap", ylabel="share of rows", ylim=(0, 1))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)

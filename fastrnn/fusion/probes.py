@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import changes, metrics, objective
 from .config import RunConfig
-from .data import Batch, Examples
+from .data import IGNORE, Batch, Examples
 from .evaluation import items
 from .metrics import Answers
 from .network import FusionNetwork
@@ -138,8 +138,8 @@ def swap_state(
     """The recurrent layer's state taken from another row, or erased, half-way through.
 
     Streams with a label a step: `after` tells, for each step after the swap, how often the answer
-    is what the donor answered just before it, of the rows whose own answer is another. Otherwise
-    it is the row's one answer that is compared.
+    is what the donor answered just before it, of the rows whose own answer is another; only
+    where both had a label to answer. Otherwise it is the row's one answer that is compared.
 
     Returns:
         None where no state is carried: one step, or no recurrent layer. An LSTM's cell does not
@@ -171,14 +171,13 @@ def swap_state(
     host, other = said(config, whole), said(config, swapped)
     result: dict[str, Any] = {"step": half, "rows": len(rows)}
     if config.model.kind == "steps":
+        asked = batch["label"][rows] != IGNORE
         memory = said(config, network.answer(state))[giving]
-        result["after"] = [
-            {
-                "steps": number + 1,
-                **follow(config, host[:, number], memory, other[:, number], left > number),
-            }
-            for number in range(host.shape[1])
-        ]
+        result["after"] = []
+        for number in range(host.shape[1]):
+            valid = asked[:, half + number] & asked[giving, half - 1]
+            found = follow(config, host[:, number], memory, other[:, number], valid)
+            result["after"].append({"steps": number + 1, **found})
     else:
         result |= follow(config, host, host[giving], other, torch.ones_like(rows, dtype=torch.bool))
     label = batch["label"][rows]

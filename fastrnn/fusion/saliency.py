@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from .plot import SIZE, figure_of, save, short
@@ -75,8 +74,9 @@ def example(
     if not panels:
         return False
     figure = figure_of((SIZE[0], sum(height for height, _ in panels)))
-    parts = figure.subfigures(len(panels), 1, height_ratios=[height for height, _ in panels])
-    for part, (_, draw) in zip(np.atleast_1d(parts), panels, strict=True):
+    heights = [height for height, _ in panels]
+    parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)
+    for part, (_, draw) in zip(parts[:, 0], panels, strict=True):
         draw(part)
     save(figure, path)
     return True

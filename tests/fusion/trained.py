@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from fastrnn.fusion import DataConfig, TrainConfig, fallback, fit, read_manifest
+from fastrnn.fusion import DataConfig, TrainConfig, fit, read_manifest
 
 from .conftest import write_clip, write_image, write_jsonl
 
@@ -40,7 +40,6 @@ def trained_run(folder: Path, kind: str) -> SimpleNamespace:
     manifest = read_manifest(write_jsonl(folder / "manifest.jsonl", rows))
     training = TrainConfig(epochs=2, batch=8)
     run = fit(manifest, folder / "run", DATA, training, OPTIONS, console=Console(quiet=True))
-    fallback.complete(run, manifest)
     return SimpleNamespace(
         manifest=manifest.path,
         folder=run.folder,

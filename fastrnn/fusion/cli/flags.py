@@ -43,6 +43,9 @@ BadRow = Annotated[
     OnBadRow,
     typer.Option(help="A row that cannot be used ends the command, or is left out and listed."),
 ]
+BadRowAgain = Annotated[
+    OnBadRow | None, typer.Option(help="As of fit; for the run's own table what it did by default.")
+]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that decode files; 0: this one.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's choice by default.")]
 Out = Annotated[
@@ -91,7 +94,11 @@ def named_columns(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def judged_table(
-    run: Path, manifest: Path | None, root: Path | None, values: Mapping[str, Any], bad: OnBadRow
+    run: Path,
+    manifest: Path | None,
+    root: Path | None,
+    values: Mapping[str, Any],
+    bad: OnBadRow | None,
 ) -> Manifest | None:
     """The table to judge a run on, read as the run's own was; None for the run's own.
 
@@ -107,7 +114,11 @@ def judged_table(
     read = (*config.model.modalities, "label")
     columns = {role: name for role, name in config.columns.items() if role in read}
     return read_manifest(
-        manifest, columns | named, root, kind=config.model.kind, on_bad_row=bad.value
+        manifest,
+        columns | named,
+        root,
+        kind=config.model.kind,
+        on_bad_row=bad.value if bad else "error",
     )
 
 

@@ -10,9 +10,13 @@ from rich.console import Console
 
 from .. import checkpoint, evaluation, explanation, options
 from .. import predict as predicting
+from ..export import to_onnx
 from ..report import write_report
+from ..run_data import run_rows
 from . import flags, tell
 from .flags import OnBadRow, Part
+
+_PROOF = 8  # rows on which an export is compared
 
 
 @options.with_columns
@@ -21,7 +25,7 @@ def evaluate(
     manifest: flags.Table = None,
     root: flags.Root = None,
     part: flags.OfPart = Part.test,
-    on_bad_row: flags.BadRow = OnBadRow.error,
+    on_bad_row: flags.BadRowAgain = None,
     workers: flags.Workers = 0,
     threads: flags.Threads = None,
     **values: Any,
@@ -37,7 +41,7 @@ def evaluate(
         table,
         part.value,
         device=flags.device(),
-        on_bad_row=on_bad_row.value,
+        on_bad_row=on_bad_row and on_bad_row.value,
         workers=workers,
     )
     console = Console()
@@ -111,10 +115,8 @@ def explain(
     manifest: flags.Table = None,
     root: flags.Root = None,
     part: flags.OfPart = Part.test,
-    examples: Annotated[
-        int, typer.Option(min=0, help="Rows that are explained one by one.")
-    ] = 6,
-    on_bad_row: flags.BadRow = OnBadRow.error,
+    examples: Annotated[int, typer.Option(min=0, help="Rows that are explained one by one.")] = 6,
+    on_bad_row: flags.BadRowAgain = None,
     workers: flags.Workers = 0,
     threads: flags.Threads = None,
     **values: Any,
@@ -131,7 +133,7 @@ def explain(
         part.value,
         examples=examples,
         device=flags.device(),
-        on_bad_row=on_bad_row.value,
+        on_bad_row=on_bad_row and on_bad_row.value,
         workers=workers,
     )
     console = Console()
@@ -140,13 +142,31 @@ def explain(
     console.out(f"Written: {run / explanation.EXPLANATION}, {write_report(run)}")
 
 
+@options.with_columns
 def export(
     run: flags.RunFolder,
+    manifest: flags.Table = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="model.onnx in the run by default."),
     ] = None,
+    root: flags.Root = None,
+    on_bad_row: flags.BadRowAgain = None,
+    workers: flags.Workers = 0,
     threads: flags.Threads = None,
+    **values: Any,
 ) -> None:
-    """Write the model as ONNX, and compare its answers under ONNX Runtime before it is kept."""
+    """Write the model as ONNX, and compare its answers under ONNX Runtime before it is kept.
+
+    The comparison needs rows: of the table that the run was trained on, or of MANIFEST.
+    """
     flags.set_threads(threads)
+    table = flags.judged_table(run, manifest, root, values, on_bad_row)
+    rows = run_rows(run, table, on_bad_row=on_bad_row and on_bad_row.value, workers=workers)
+    batch = rows.examples.collate(range(min(_PROOF, len(rows.examples))))
+    network, _, config = checkpoint.load(run)
+    path = to_onnx(network, config, batch, output or run / "model.onnx")
+    Console().out(
+        f"Written: {path}, {path.stat().st_size / 1e6:.1f} MB; ONNX Runtime answers as the model "
+        f"does on {len(batch['label'])} rows"
+    )

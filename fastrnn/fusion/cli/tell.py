@@ -46,3 +46,22 @@ def _number(value: float | None) -> str:
 
 def _interval(value: Mapping[str, float | None]) -> str:
     return f"{_number(value['low'])} – {_number(value['high'])}"
+
+
+def explanation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
+    """What each modality is worth, and how much is fused."""
+    table = Table(title=f"{found['score']} of {found['model']}", title_justify="left")
+    table.add_column("modality")
+    columns = ("whole", "shuffled", "removed", "alone")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in found["ablation"]:
+        table.add_row(row["modality"], *(_number(row.get(name)) for name in columns))
+    yield table
+    yield Text("shuffled: taken from other rows; removed: missing; alone: all others missing")
+    emap = found["emap"]
+    if emap:
+        yield Text(
+            f"Without interplay of modalities (EMAP, {emap['rows']} rows): "
+            f"{_number(emap['additive'])} of {_number(emap['score'])}"
+        )
