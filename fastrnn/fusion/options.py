@@ -19,7 +19,7 @@ import yaml
 
 from .config import CELLS, FUSIONS, PRECISIONS, SCHEDULES, DataConfig, ModelConfig, TrainConfig
 from .errors import ConfigError
-from .presets import Preset
+from .presets import PRESETS
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -210,9 +210,16 @@ def _plain(name: str, value: Any) -> Any:
     return list(as_tuple(name, value)) if name in LISTS else value
 
 
-def of_preset(preset: Preset) -> dict[str, Any]:
-    """A preset's options by name."""
-    return {**preset.data, **preset.model, **preset.train}
+def preset(name: str) -> dict[str, Any]:
+    """A preset's options by name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset is one of {', '.join(PRESETS)}; got {name!r}")
+    chosen = PRESETS[name]
+    return {**chosen.data, **chosen.model, **chosen.train}
 
 
 def with_columns(command: Command) -> Command:

@@ -40,7 +40,7 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
 def _preset(context: typer.Context, preset: Enum) -> Enum:
     """The preset's options become defaults too, below those of a file, whichever came first."""
     context.default_map = {
-        **options.as_flags(options.of_preset(PRESETS[preset.value])),
+        **options.as_flags(options.preset(preset.value)),
         **(context.default_map or {}),
     }
     return preset
