@@ -188,8 +188,8 @@ class FusionModel(
                 fit held out (test, else val).
 
         Returns:
-            {"rows": ..., "scores": {"accuracy": {"value": ..., "low": ..., "high": ...}, ...}, ...},
-            a model's part of evaluation.json.
+            A model's part of evaluation.json: {"rows": ..., "scores": {"accuracy": {"value": ...,
+            "low": ..., "high": ...}, ...}, ...}.
 
         Raises:
             FusionError: the table or one of its files cannot be used; says what to do.
@@ -268,7 +268,9 @@ class FusionModel(
             ) from error
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        checkpoint.save(save_directory, self.run, self.network, self.preprocessor)
+        # Where the table lay says nothing to others, and is no one else's to know.
+        run = replace(self.run, manifest="", root="")
+        checkpoint.save(save_directory, run, self.network, self.preprocessor)
 
     @classmethod
     def _from_pretrained(

@@ -82,8 +82,8 @@ class Predictor:
             lacking = [name for name in self._needed if not row.has(name)]
             if lacking:
                 bad[row.where] = (
-                    f"{table.path}, {row.where}: no {lacking[0]}, and the model never learned to do "
-                    "without; train with empty cells, or with --modality-dropout"
+                    f"{table.path}, {row.where}: no {lacking[0]}, and the model never learned to "
+                    "do without; train with empty cells, or with --modality-dropout"
                 )
                 if not skip:
                     raise ManifestError(bad[row.where])

@@ -109,8 +109,8 @@ def _stop():
     ("text", "said"),
     [
         ("epocs: 3\n", "did you mean epochs?"),
-        ("accumulate: 2.5\n", "2.5"),
-        ("fusion: mixed\n", "mixed"),
+        ("accumulate: 2.5\n", "accumulate"),
+        ("fusion: mixed\n", "fusion"),
         ("config: other.yaml\n", "'config' is no option"),
     ],
 )

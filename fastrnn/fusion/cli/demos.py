@@ -13,10 +13,11 @@ from ..tasks import cued_recall
 from . import flags
 
 Probe = Enum("Probe", {name: name for name in DEMOS}, type=str)  # type: ignore[misc]
+_FIRST = Probe(cued_recall.NAME)
 
 
 def demo(
-    name: Annotated[Probe, typer.Argument(help="The probe.")] = Probe(cued_recall.NAME),
+    name: Annotated[Probe, typer.Argument(help="The probe.")] = _FIRST,
     out: flags.Out = None,
     seed: Annotated[int, typer.Option(help="Of the data, the split, the weights, the order.")] = 0,
     profile: Annotated[

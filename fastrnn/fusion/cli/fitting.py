@@ -207,6 +207,7 @@ def _finish(run: experiment.Run, console: Console) -> None:
     if not flags.leads():
         return
     console.print(experiment.results(run))
+    console.out(f"{run.trained[0].name}: {note(run.config.model)}")
     plot.curves(run.trained, run.folder / "curves.png", run.folder.name)
     console.out(f"Saved in {run.folder}: config.json, model.safetensors, metrics.jsonl, curves.png")
     console.out(f"Next: fastrnn evaluate {run.folder}")
