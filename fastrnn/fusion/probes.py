@@ -83,14 +83,20 @@ def additive(
     more than once. Every row meets each row of every other modality exactly once."""
     rows = len(batch["label"])
     device = batch["label"].device
-    order = {name: torch.randperm(rows, generator=generator).to(device) for name in features}
+    # Each modality in an order of its own, and moved on by each number of rows once.
+    order, shifts = (
+        {name: torch.randperm(rows, generator=generator).to(device) for name in features}
+        for _ in range(2)
+    )
     here = torch.arange(rows, device=device)
     held = []
     for name in features:
         total = torch.zeros((), device=device)
-        for shift in range(rows):
+        for number in range(rows):
             picked = {
-                other: here if other == name else order[other][(here + shift) % rows]
+                other: here
+                if other == name
+                else order[other][(here + shifts[other][number]) % rows]
                 for other in features
             }
             mixed = {other: value[picked[other]] for other, value in features.items()}
