@@ -1,4 +1,4 @@
-"""The pieces of an HTML page. Whatever is not made here is escaped; nothing comes from elsewhere."""
+"""The pieces of an HTML page. What is not made here is escaped; nothing comes from elsewhere."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ th, td { text-align: right; padding: .35rem .7rem; border-bottom: 1px solid var(
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td small { display: block; color: var(--soft); font-size: .72rem; white-space: nowrap; }
-tbody tr:first-child td:first-child { font-weight: 600; }
+table.results tbody tr:first-child td:first-child { font-weight: 600; }
 table.facts td { text-align: left; overflow-wrap: anywhere; }
 table.facts td:first-child { color: var(--soft); font-weight: 400; white-space: nowrap; }
 .figures, .cards { display: grid; gap: 18px; align-items: start;
@@ -148,9 +148,10 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def signed(value: float | None, sign: int = 1) -> str:
-    """A difference, with its sign."""
-    return "–" if value is None else f"{sign * value:+.3f}".replace("-", "−")
+def changed(value: float | None, less: float | None) -> Cell:
+    """A score, and in small print what it lost."""
+    loss = "–" if less is None else f"{-less:+.3f}".replace("-", "−")
+    return Cell(f"{number(value)}<small>{loss}</small>")
 
 
 def picture(path: Path, words: str) -> Html:

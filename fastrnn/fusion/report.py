@@ -12,7 +12,7 @@ from .config import RunConfig
 from .errors import ConfigError
 from .evaluation import EVALUATION
 from .explanation import EXPLANATION, PICTURES
-from .page import Html, figures, join, lead, number, section, signed, table
+from .page import Html, figures, join, lead, number, section, table
 
 REPORT = "report.html"
 _METRICS = "metrics.jsonl"
@@ -55,9 +55,10 @@ def write_report(folder: str | Path) -> Path:
         _why(folder, explanation) if explanation else _missing("explain", folder),
         _again(folder, config),
     ]
-    name = Path(config.manifest).stem if config.manifest else folder.name
+    name = folder.resolve().name
+    title = f"{name}: {' and '.join(config.model.modalities)}, {config.model.kind}"
     path = folder / REPORT
-    path.write_text(page.whole(f"{name}: a fusion of modalities", join(sections)), encoding="utf-8")
+    path.write_text(page.whole(title, join(sections)), encoding="utf-8")
     return path
 
 
@@ -144,7 +145,7 @@ def _results(folder: Path, evaluation: dict[str, Any]) -> Html:
     picture = folder / PICTURES / "models.png"
     values = {name: entry["scores"][score] for name, entry in models.items()}
     plot.models(picture, values, _NAMES[score])
-    parts = [lead(about), table(head, body)]
+    parts = [lead(about), table(head, body, kind="results")]
     says = [page.verdict(each["says"], each["gain"]["low"]) for each in evaluation["comparison"]]
     parts += [page.heading("Is the fusion worth it?"), join(says)]
     tuned = _threshold(models[main])
@@ -225,18 +226,27 @@ def _worse(folder: Path, evaluation: dict[str, Any]) -> Html:
         return Html("")
     score = evaluation["score"]
     whole = evaluation["models"][evaluation["main"]]["scores"][score]["value"]
-    rows = []
+    columns = list(dict.fromkeys(each["strength"] for each in found if each["strength"]))
+    kinds = [*columns, *([None] if any(each["strength"] is None for each in found) else [])]
+    by_name: dict[str, dict[float | None, Mapping[str, Any]]] = {}
     for each in found:
-        what = (
-            each["change"] if each["strength"] is None else f"{each['change']} {each['strength']:g}"
-        )
-        rows.append([each["modality"], what, number(each["score"]), signed(each["less"], -1)])
-    head = ["modality", "what was done", _NAMES[score], "change"]
+        by_name.setdefault(each["modality"], {})[each["strength"]] = each
+    rows = []
+    for name, own in by_name.items():
+        cells = [page.changed(own[kind]["score"], own[kind]["less"]) for kind in kinds]
+        rows.append([f"{name}, {own[columns[0]]['change']}", number(whole), *cells])
+    head = [
+        "",
+        "as it is",
+        *(f"{each:g}" for each in columns),
+        *(["removed"] if None in kinds else []),
+    ]
     picture = folder / PICTURES / "robustness.png"
     plot.robustness(picture, found, whole, _NAMES[score])
     about = (
-        "Noise is Gaussian, its strength the noise's deviation over the signal's own; of texts the "
-        "share of tokens that were replaced. Removed: no row has the modality."
+        "In small print the change. Noise is Gaussian, its strength the noise's deviation over the "
+        "signal's own; of texts the share of tokens that were replaced. Removed: no row has the "
+        "modality."
     )
     body = join([lead(about), table(head, rows), figures([(picture, "score with worse inputs")])])
     return section("With worse inputs", body)
@@ -251,7 +261,7 @@ def _why(folder: Path, explanation: dict[str, Any]) -> Html:
         [each["modality"], *(number(each.get(name)) for name in names)]
         for each in explanation["ablation"]
     ]
-    parts += [lead(f"{score} with each modality taken from other rows, removed, or alone."),
+    parts += [lead(f"Its {score} with each modality taken from other rows, removed, or alone."),
               table(head, rows)]  # fmt: skip
     emap = explanation["emap"]
     if emap:

@@ -191,7 +191,7 @@ def test_a_network_that_only_remembers_follows_the_donor(stepped):
 @pytest.mark.parametrize("case", ["static", "stepped"])
 def test_a_run_is_explained(case, request):
     run = request.getfixturevalue(case)
-    result = explanation.explain_run(run.folder, examples=3)
+    result = explanation.explain_run(run.folder, examples=2)
     written = json.loads((run.folder / "explanation.json").read_text())
     assert written == json.loads(json.dumps(result))
     modalities = list(run.config.model.modalities)
@@ -203,7 +203,7 @@ def test_a_run_is_explained(case, request):
     assert 0 <= result["emap"]["additive"] <= 1
     assert [each["modality"] for each in result["swap_modality"]] == modalities
     assert result["swap_state"]["rows"] >= 2
-    assert len(result["examples"]) == min(3, len(run.examples["test"]))
+    assert len(result["examples"]) == min(2, len(run.examples["test"]))
     for each in result["examples"]:
         assert each["truth"] in run.config.labels
         assert each["where"].startswith("line ")
