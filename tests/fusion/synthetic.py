@@ -1,0 +1,116 @@
+"""Batches of random rows that differ in length, without files: for tests of the networks alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from fastrnn.fusion import ModelConfig, objective
+from fastrnn.fusion.data import IGNORE, Batch
+
+SIZE, MELS, VOCABULARY, VARIABLES, LABELS = 8, 6, 11, 2, 3
+ALL = ("audio", "image", "series", "text")
+
+
+def config(**options: Any) -> ModelConfig:
+    """A tiny model of all four modalities."""
+    kind = options.get("kind", "binary")
+    return ModelConfig(
+        **{
+            "modalities": ALL,
+            "outputs": objective.outputs(kind, LABELS),
+            "width": 16,
+            "hidden": 12,
+            "conv": (4, 8),
+            "grid": 2,
+            "image_size": SIZE,
+            "mels": MELS,
+            "vocabulary": VOCABULARY,
+            "variables": VARIABLES,
+            "fusion": "aligned" if options.get("stream") else "tokens",
+        }
+        | options
+    )
+
+
+class Rows:
+    """Random rows; `batch` makes a batch of some, as Examples.collate does.
+
+    Of a modality in `missing`, every third row has a placeholder.
+    """
+
+    def __init__(self, model: ModelConfig, count: int = 6, seed: int = 0) -> None:
+        self.model = model
+        self.missing = model.missing
+        random = torch.Generator().manual_seed(seed)
+
+        def number(low: int, high: int) -> int:
+            return int(torch.randint(low, high, (), generator=random))
+
+        self.rows: list[dict[str, Tensor]] = []
+        for row in range(count):
+            steps = number(1, 5) if model.stream else 1
+            shape = (steps, 3, SIZE, SIZE) if model.stream else (3, SIZE, SIZE)
+            each = {
+                "image": torch.randint(0, 256, shape, generator=random).to(torch.uint8),
+                "audio": torch.randn(number(5, 12), MELS, generator=random),
+                "series": torch.randn(number(3, 9), VARIABLES, generator=random),
+                "text": torch.randint(0, VOCABULARY, (number(1, 7),), generator=random),
+                "steps": torch.ones(steps, dtype=torch.bool),
+                "label": self._label(row, steps, random),
+            }
+            for name in self.missing:
+                if self.lacks(name, row):
+                    each[name] = torch.zeros_like(each[name][: 1 if name != "image" else None])
+            self.rows.append(each)
+
+    def lacks(self, name: str, row: int) -> bool:
+        """Whether a row has no such modality; no row lacks all."""
+        return name in self.missing and (row + self.missing.index(name)) % 3 == 0
+
+    def _label(self, row: int, steps: int, random: torch.Generator) -> Tensor:
+        kind = self.model.kind
+        if kind == "multilabel":
+            return torch.rand(LABELS, generator=random).round()
+        if kind == "regression":
+            return torch.randn((), generator=random)
+        if kind == "steps":
+            label = torch.randint(0, LABELS, (steps,), generator=random)
+            label[: row % 2] = IGNORE
+            return label
+        return torch.tensor(row % (2 if kind == "binary" else LABELS))
+
+    def batch(self, *chosen: int) -> Batch:
+        """The batch of these rows, or of all."""
+        numbers = chosen or range(len(self.rows))
+        rows = [self.rows[number] for number in numbers]
+        batch: Batch = {}
+        for name in self.model.modalities:
+            values = [row[name] for row in rows]
+            if name == "image":
+                batch |= _images(values, self.model.stream)
+            else:
+                batch[name] = pad_sequence(values, batch_first=True)
+                batch[f"{name}_lengths"] = torch.tensor([len(value) for value in values])
+            if name in self.missing:
+                batch[f"{name}_present"] = torch.tensor([not self.lacks(name, n) for n in numbers])
+        if self.model.stream:
+            batch["steps"] = pad_sequence([row["steps"] for row in rows], batch_first=True)
+        labels = [row["label"] for row in rows]
+        batch["label"] = (
+            torch.stack(labels)
+            if self.model.kind != "steps"
+            else pad_sequence(labels, batch_first=True, padding_value=IGNORE)
+        )
+        return batch
+
+
+def _images(values: list[Tensor], stream: bool) -> Batch:
+    if not stream:
+        return {"frames": torch.stack(values), "image": torch.arange(len(values))}
+    counts = [len(value) for value in values]
+    index = torch.arange(sum(counts)).split(counts)
+    return {"frames": torch.cat(values), "image": pad_sequence(list(index), batch_first=True)}
