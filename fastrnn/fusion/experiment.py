@@ -87,7 +87,7 @@ def fit(
     if before is not None:
         interrupted.check(folder, before, call)
     elif not complete:
-        keep_what_is_there(folder, (interrupted.FOLDER, METRICS, *checkpoint.FILES))
+        keep_what_is_there(folder, (interrupted.CALL, METRICS, *checkpoint.FILES))
     parts = _split(folder, manifest, training.seed)
     describe(manifest, parts, training.seed, console)
     source = None if init_from is None else checkpoint.load(init_from)
@@ -231,7 +231,7 @@ def keep_what_is_there(folder: Path, names: Iterable[str]) -> None:
     """
     for name in names:
         if (folder / name).exists():
-            mend = "resume it, or " if name == interrupted.FOLDER else ""
+            mend = "resume it, or " if name == interrupted.CALL else ""
             raise ConfigError(
                 f"{folder} holds {name} already; {mend}choose another folder with --out"
             )
