@@ -8,7 +8,7 @@ often true as false, and neither alone tells anything: chance is exactly one hal
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +57,22 @@ def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Pa
     return manifest
 
 
+def sentences() -> list[str]:
+    """All that is ever said."""
+    return [template.format(claim) for template in _TEMPLATES for claim, _ in claims()]
+
+
 def pairs(
-    values: np.ndarray, fours: int, dice: np.random.Generator
+    values: np.ndarray,
+    fours: int,
+    dice: np.random.Generator,
+    allowed: Container[str] | None = None,
 ) -> Iterator[tuple[int, str, str]]:
     """An index into `values` (digits, [N]), a sentence, and whether it is true of that digit.
 
     Four such at a time: two digits and two sentences, the first true of the first digit only, the
     second of the second. The kind of the first sentence is drawn evenly: equal, odd or even,
-    greater, less.
+    greater, less. Where `allowed` is given, no other sentence is said.
     """
     said = claims()
     kinds = [said[:10], said[10:12], said[12:21], said[21:]]
@@ -80,6 +88,8 @@ def pairs(
                 _TEMPLATES[template].format(claim)
                 for template, claim in zip(templates, (text, other), strict=True)
             )
+            if allowed is not None and not (one in allowed and two in allowed):
+                continue
             yield first, one, "true"
             yield second, one, "false"
             yield first, two, "false"

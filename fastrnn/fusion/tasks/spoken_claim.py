@@ -14,18 +14,21 @@ from pathlib import Path
 import numpy as np
 
 from . import speech
-from .claim_check import pairs
+from .claim_check import pairs, sentences
 from .digits import write_wav
 
 NAME = "spoken-claim"
 SNR = 6.0  # dB
 VOICES = {"train": 32, "val": 6, "test": 12}
 TAKES = 2  # files of each digit by each voice
+SENTENCES = 40  # of the 210, in the training rows; all are in the others
 ROWS = {"train": 1000, "val": 400, "test": 2000}
 CHANCE = 0.5
 
 
-def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Path:
+def write(
+    folder: Path, seed: int = 0, rows: dict[str, int] | None = None, few: int = SENTENCES
+) -> Path:
     """Write audio/*.wav and manifest.csv; returns the manifest's path."""
     dice = np.random.default_rng(seed + 2)
     (folder / "audio").mkdir(parents=True)
@@ -35,7 +38,11 @@ def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Pa
         table.writerow(("audio", "text", "label", "split"))
         for split, count in (rows or ROWS).items():
             paths, values = _write_clips(folder, split, dice)
-            for clip, text, label in pairs(values, count // 4, dice):
+            allowed = None
+            if split == "train" and few:
+                said = sentences()
+                allowed = {said[index] for index in dice.permutation(len(said))[:few]}
+            for clip, text, label in pairs(values, count // 4, dice, allowed):
                 table.writerow((paths[clip], text, label, split))
     return manifest
 
