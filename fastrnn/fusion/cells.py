@@ -23,6 +23,15 @@ class PaddedLSTM(nn.LSTM):
         self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """See the module; the cell's own state stays inside."""
+        if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # oneDNN's LSTM takes bfloat16 on some processors only, and says so by failing.
+            with torch.autocast("cpu", enabled=False):
+                return self._run(input.float(), None if hx is None else hx.float(), lengths)
+        return self._run(input, hx, lengths)
+
+    def _run(
+        self, input: Tensor, hx: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         start = None if hx is None else (hx, torch.zeros_like(hx))
         output, (state, _) = super().forward(input, start)
         return _cut(output, state, lengths)
@@ -122,7 +131,8 @@ def last(x: Tensor, lengths: Tensor | None) -> Tensor:
     """[B, T, D] -> [B, D]: a row's last step; lengths are at least 1."""
     if lengths is None:
         return x[:, -1]
-    return x[torch.arange(len(lengths), device=x.device), lengths - 1]
+    # shape[0], not len: an exporter that traces would take len for a constant
+    return x[torch.arange(lengths.shape[0], device=x.device), lengths - 1]
 
 
 def _cut(output: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ class Fusion(nn.Module):
         """
         if name in self.missing:
             if present is None:  # the token stays in the graph: processes wait for its gradient
-                present = value.new_ones(len(value), dtype=torch.bool)
+                present = value.new_ones(value.shape[0], dtype=torch.bool)
             token = self.missing[name].to(value.dtype)
         elif present is None:
             return value

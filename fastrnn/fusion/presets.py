@@ -81,4 +81,4 @@ def _largest(network: FusionNetwork | LateNetwork) -> str:
     if sizes[name] < sum(sizes.values()) / 2:
         return ""
     shape = " × ".join(f"{size:,}" for size in network.get_parameter(name).shape)
-    return f", {sizes[name] / sum(sizes.values()):.0%} of them in {name} ({shape})"
+    return f", {sizes[name] / sum(sizes.values()):.1%} of them in {name} ({shape})"

@@ -42,7 +42,7 @@ class PaddedRNN(nn.RNN):
         """As FusedRNN, but that output goes on beyond a row's length."""
         output, state = super().forward(input, hx)
         if lengths is not None:
-            rows = torch.arange(len(lengths), device=lengths.device)
+            rows = torch.arange(lengths.shape[0], device=lengths.device)
             state = output[rows, lengths - 1][None]
         return output, state
 

@@ -94,6 +94,19 @@ def test_the_parts_together_are_the_whole(fusion, cell):
     torch.testing.assert_close(answer, network(batch))
 
 
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("fusion", STATIC)
+def test_bfloat16_is_close(fusion, cell):
+    model = config(fusion=fusion, cell=cell, missing=("text",), image_steps=True)
+    network, batch = build(model), Rows(model).batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = network(batch)
+    objective.loss("binary", logits.float(), batch["label"]).backward()
+    assert all(value.grad.isfinite().all() for value in network.parameters())
+    # Logits of about 1 after some ten layers, each rounded to 8 bits
+    torch.testing.assert_close(logits.float(), network(batch), atol=10 * 2**-8, rtol=0)
+
+
 def test_every_step_is_answered_from_its_state():
     model = config(stream=True, kind="steps", cell="gru")
     network, batch = build(model), Rows(model).batch()

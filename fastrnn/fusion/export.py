@@ -1,0 +1,301 @@
+"""A network as an ONNX file, whose recurrent layers are ONNX's own RNN, LSTM and GRU.
+
+Its inputs have a batch's names (see data.py), with any number of rows and steps, but that `image`
+is the pixels themselves: uint8 [B, C, S, S], or [B, T, C, S, S] for streams, values as decoded and
+resized. A modality that rows may lack also has the input NAME_present, bool [B]. Its outputs are
+`logits` and `probabilities`, as objective.py gives them.
+
+The file is only left where onnxruntime has answered with it as the network does, on batches of
+other sizes than the one that it was traced with.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+import fastrnn
+from fastrnn.testing import UNIT_ROUNDOFF
+
+from . import objective
+from .config import RunConfig
+from .data import Batch
+from .errors import ConfigError
+from .network import FusionNetwork, LateNetwork
+from .timing import with_torch_rnn
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+OUTPUTS = ("logits", "probabilities")
+_OPSET = 17
+_LENGTHS = ("audio", "series", "text")  # modalities with NAME_lengths
+#: Errors of n roundings to nearest add up to no more than this times √n units, but for one case
+#: in a million: Higham and Mary, A new approach to probabilistic rounding error analysis, 2019.
+_CONFIDENCE = 6.0
+
+
+def to_onnx(
+    network: FusionNetwork | LateNetwork, config: RunConfig, batch: Batch, path: str | Path
+) -> Path:
+    """Write a network as `path`, and prove it.
+
+    Args:
+        batch: some rows that the network reads, two or more, for tracing and for the proof.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: onnx or onnxruntime is not installed; the network has a part that ONNX cannot
+            express; or what was written answers otherwise, in which case no file is left.
+    """
+    path = Path(path)
+    _require()
+    network = copy.deepcopy(network).cpu().eval()
+    batch = {name: value.cpu() for name, value in batch.items()}
+    names = inputs_of(network, batch)
+    module = _Exported(network, names)
+    inputs = to_inputs(network, batch)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        _trace(module, inputs, _axes(network, inputs), partial)
+        _describe(partial, config)
+        _prove(network, batch, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def inputs_of(network: FusionNetwork | LateNetwork, batch: Batch) -> list[str]:
+    """The names of the file's inputs, in order."""
+    config = network.config
+    replaced = config.modalities if config.modality_dropout else config.missing
+    names = []
+    for name in config.modalities:
+        names.append(name)
+        if name in _LENGTHS:
+            names.append(f"{name}_lengths")
+        if name in replaced or f"{name}_present" in batch:
+            names.append(f"{name}_present")
+    return [*names, "steps"] if config.stream else names
+
+
+def to_inputs(network: FusionNetwork | LateNetwork, batch: Batch) -> dict[str, Tensor]:
+    """A batch as the file's inputs: pixels in place of frames and their numbers."""
+    inputs = {}
+    for name in inputs_of(network, batch):
+        if name == "image":
+            inputs[name] = batch["frames"][batch["image"]]
+        elif name.endswith("_present") and name not in batch:
+            rows = batch[network.config.modalities[0]].shape[0]
+            inputs[name] = torch.ones(rows, dtype=torch.bool)
+        else:
+            inputs[name] = batch[name]
+    return inputs
+
+
+def run(session: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What an exported file answers: logits and probabilities."""
+    known = {each.name for each in session.get_inputs()}
+    given = {name: value.numpy() for name, value in inputs.items() if name in known}
+    return dict(zip(OUTPUTS, map(torch.as_tensor, session.run(OUTPUTS, given)), strict=True))
+
+
+class _Exported(nn.Module):
+    """The network with positional inputs, pixels in place of frames, and plain recurrent layers."""
+
+    def __init__(self, network: FusionNetwork | LateNetwork, names: list[str]) -> None:
+        super().__init__()
+        self.kind = network.config.kind
+        self.names = names
+        self.network = with_torch_rnn(network)
+        for module in list(self.network.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.AdaptiveAvgPool2d) and isinstance(child.output_size, int):
+                    setattr(module, name, _GridPool(child.output_size))
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        batch = dict(zip(self.names, inputs, strict=True))
+        if "image" in batch:
+            pixels = batch["image"]  # [B, C, S, S] or [B, T, C, S, S]
+            batch["frames"] = pixels.flatten(0, -4) if pixels.dim() == 5 else pixels
+            shape = pixels.shape[: pixels.dim() - 3]
+            batch["image"] = torch.arange(batch["frames"].shape[0]).view(shape)
+        logits = self.network(batch)
+        return logits, objective.probabilities(self.kind, logits)
+
+
+class _GridPool(nn.Module):
+    """AdaptiveAvgPool2d as two products with constants: ONNX has none for sizes like 5 to 4."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[U, C, h, w] -> [U, C, size, size]."""
+        return self.shares(int(x.shape[2])) @ x @ self.shares(int(x.shape[3])).t()
+
+    def shares(self, inputs: int) -> Tensor:
+        """[size, inputs]: what each place averages."""
+        eye = torch.eye(inputs)[:, None]
+        return nn.functional.adaptive_avg_pool1d(eye, self.size)[:, 0].t().contiguous()
+
+
+def _require() -> None:
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError(
+            f"an export needs {error.name}: pip install 'fastrnn[fusion,onnx]'"
+        ) from None
+    del onnx, onnxruntime
+
+
+def _axes(network: FusionNetwork | LateNetwork, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    axes: dict[str, dict[int, str]] = {}
+    for name, value in inputs.items():
+        axes[name] = {0: "rows"}
+        if name in _LENGTHS and value.dim() > 1:
+            axes[name][1] = f"{name}_steps"
+        if name == "steps" or (name == "image" and network.config.stream):
+            axes[name][1] = "steps"
+    for name in OUTPUTS:
+        axes[name] = {0: "rows", 1: "steps"} if network.config.kind == "steps" else {0: "rows"}
+    return axes
+
+
+def _trace(
+    module: _Exported, inputs: Mapping[str, Tensor], axes: Mapping[str, Any], path: Path
+) -> None:
+    """The exporter that traces: the newer one makes the number of steps a constant."""
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of tracing; what it may break, the proof finds
+            torch.onnx.export(
+                module,
+                tuple(inputs.values()),
+                str(path),
+                input_names=list(inputs),
+                output_names=list(OUTPUTS),
+                dynamic_axes=axes,
+                opset_version=_OPSET,
+                dynamo=False,
+            )
+    except Exception as error:
+        raise ConfigError(
+            "the network has a part that ONNX cannot express. The encoders and fusions of this "
+            f"package can be exported, so look at an encoder of your own: {_first_line(error)}"
+        ) from error
+
+
+def _describe(path: Path, config: RunConfig) -> None:
+    """Write into the file what its answers mean."""
+    import onnx
+
+    model = onnx.load(str(path))
+    facts = {
+        "kind": config.model.kind,
+        "labels": json.dumps(config.labels, ensure_ascii=False),
+        "target": json.dumps(config.target),
+        "series": json.dumps(config.series),
+        "data": json.dumps(asdict(config.data)),
+        "model": json.dumps(asdict(config.model)),
+        "fastrnn": fastrnn.__version__,
+        "torch": str(torch.__version__),
+    }
+    onnx.helper.set_model_props(model, facts)
+    onnx.save(model, str(path))
+
+
+def _prove(network: FusionNetwork | LateNetwork, batch: Batch, path: Path) -> None:
+    """Compare the file under onnxruntime with the network, on batches of other sizes."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ConfigError(f"onnxruntime refuses the exported file: {_first_line(error)}") from error
+    for what, sized in _sizes(batch, len(batch[network.config.modalities[0]])).items():
+        with torch.no_grad():
+            expected = network(sized)
+        try:
+            answer = run(session, to_inputs(network, sized))["logits"]
+        except Exception as error:
+            raise ConfigError(
+                f"the exported file does not run on {what}: {_first_line(error)}"
+            ) from error
+        if network.config.kind == "steps":
+            expected, answer = expected[sized["steps"]], answer[sized["steps"]]
+        bound = tolerance(network, sized)
+        worst = float((answer - expected).abs().max())
+        if not worst <= bound:
+            raise ConfigError(
+                f"on {what} the exported file answers otherwise than the network: a logit differs "
+                f"by {worst:.2g}, where rounding explains {bound:.2g}. No file was left"
+            )
+
+
+def tolerance(network: FusionNetwork | LateNetwork, batch: Batch) -> float:
+    """How far rounding may take a logit of either side from the truth, both sides together.
+
+    A number that a layer gives has as many roundings as the sum that it is, and some for its
+    activation; a recurrence adds those of each step, for states that neither fade nor grow. Errors
+    reach a logit through the readout, |W_hy| at most times as large.
+    """
+    steps = max(
+        [1, *(value.shape[1] for name, value in batch.items() if value.dim() > 1)],
+    )
+    roundings = 0
+    readout = 1.0
+    for name, weight in network.named_parameters():
+        if weight.dim() < 2:
+            continue
+        terms = weight[0].numel() + 9  # 8 of an activation, 1 of a bias
+        roundings += terms * (steps if "weight_hh" in name else 1)
+        if name.endswith("readout.weight"):
+            readout = max(readout, float(weight.detach().abs().sum(1).max()))
+    return 2 * _CONFIDENCE * roundings**0.5 * UNIT_ROUNDOFF[torch.float32] * readout
+
+
+def _sizes(batch: Batch, rows: int) -> dict[str, Batch]:
+    """The batch itself; one row of it; all rows twice over, in another order and twice as long."""
+    longer = _rows(batch, [*reversed(range(rows)), *range(rows)])
+    for name in _LENGTHS:
+        if name in longer:
+            longer[name] = torch.cat([longer[name], longer[name]], dim=1)
+            longer[f"{name}_lengths"] = 2 * longer[f"{name}_lengths"] - 1
+    if "steps" in longer:
+        counts = 2 * longer["steps"].sum(1) - 1
+        longer["steps"] = torch.arange(2 * longer["steps"].shape[1]) < counts[:, None]
+        if "image" in longer:
+            longer["image"] = torch.cat([longer["image"], longer["image"]], dim=1)
+    return {
+        f"the batch of {rows} rows": batch,
+        "one row": _rows(batch, [rows - 1]),
+        f"{2 * rows} rows, longer": longer,
+    }
+
+
+def _rows(batch: Batch, rows: list[int]) -> Batch:
+    return {name: value if name == "frames" else value[rows] for name, value in batch.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,124 @@
+"""ONNX files answer as the networks do, at sizes they were not traced with."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from fastrnn.fusion import ConfigError, DataConfig, RunConfig, TrainConfig, build
+from fastrnn.fusion import export as exporting
+from fastrnn.fusion.export import run, to_inputs, to_onnx, tolerance
+
+from .synthetic import Rows, config
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def of(model) -> RunConfig:
+    return RunConfig(DataConfig(), model, TrainConfig(), labels=("no", "yes", "七"))
+
+
+MODES = {
+    "tokens": ({}, {"RNN": 4}),
+    "tokens-missing": ({"missing": ("image", "text")}, {"RNN": 4}),
+    "tokens-grid": ({"image_steps": True, "modalities": ("image", "text")}, {"RNN": 2}),
+    "concat-lstm": ({"fusion": "concat", "cell": "lstm", "kind": "multiclass"}, {"LSTM": 4}),
+    "parallel-gru": ({"fusion": "parallel", "cell": "gru", "missing": ("text",)}, {"GRU": 3}),
+    "init-lstm": ({"fusion": "init", "cell": "lstm", "kind": "regression"}, {"LSTM": 3}),
+    "late": ({"fusion": "late", "kind": "multilabel"}, {"RNN": 7}),
+    "none": ({"fusion": "init", "cell": "none"}, {"RNN": 2}),
+    "aligned": ({"stream": True, "kind": "steps"}, {"RNN": 2}),
+    "uneven": ({"image_size": 22, "grid": 2, "modalities": ("image", "text")}, {"RNN": 2}),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_file_answers_as_the_network(mode, tmp_path):
+    options, layers = MODES[mode]
+    model = config(**options)
+    network = build(model).eval()
+    rows = Rows(model, count=7, seed=3)
+    some = rows.batch(0, 1, 2)
+    del some["label"]
+    path = to_onnx(network, of(model), some, tmp_path / "new" / "model.onnx")
+    assert [each.name for each in path.parent.iterdir()] == ["model.onnx"]
+    graph = onnx.load(str(path)).graph
+    kinds = [node.op_type for node in graph.node]
+    assert {kind: kinds.count(kind) for kind in ("RNN", "LSTM", "GRU") if kind in kinds} == layers
+    session = onnxruntime.InferenceSession(str(path))
+    batch = rows.batch()
+    answer = run(session, to_inputs(network, batch))
+    expected = network(batch)
+    if model.kind == "steps":
+        expected, answer = expected[batch["steps"]], {"logits": answer["logits"][batch["steps"]]}
+    bound = tolerance(network, batch)
+    assert bound < 1e-3
+    torch.testing.assert_close(answer["logits"], expected, atol=bound, rtol=0)
+
+
+def test_the_file_says_what_it_answers(tmp_path):
+    model = config(modalities=("image", "text"), missing=("text",))
+    path = to_onnx(build(model), of(model), Rows(model).batch(), tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(path))
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["labels"]) == ["no", "yes", "七"]
+    assert facts["kind"] == "binary"
+    assert facts["fastrnn"]
+    assert json.loads(facts["data"])["sample_rate"] == 16_000
+    shapes = {each.name: each.shape for each in session.get_inputs()}
+    assert shapes == {
+        "image": ["rows", 3, 8, 8],
+        "text": ["rows", "text_steps"],
+        "text_lengths": ["rows"],
+        "text_present": ["rows"],
+    }
+    answer = run(session, to_inputs(build(model), Rows(model).batch()))
+    torch.testing.assert_close(answer["probabilities"], answer["logits"][:, 0].sigmoid())
+
+
+class Stubborn(nn.Module):
+    """An encoder that tracing cannot follow: its answer hangs on a number of the traced batch."""
+
+    features = 16
+
+    def __init__(self, model):
+        super().__init__()
+        self.embed = nn.Embedding(model.vocabulary, 16)
+
+    def forward(self, batch):
+        return self.embed(batch["text"])[:, 0] * len(batch["text"].tolist())
+
+
+class Inexpressible(Stubborn):
+    def forward(self, batch):
+        return torch.special.bessel_j0(self.embed(batch["text"])[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("encoder", "text"),
+    [(Stubborn, "answers otherwise than the network"), (Inexpressible, "encoder of your own")],
+)
+def test_what_cannot_be_exported_leaves_no_file(encoder, text, tmp_path, monkeypatch):
+    from fastrnn.fusion import encoders
+
+    monkeypatch.setitem(encoders.ENCODERS, "mine", encoder)
+    model = config(modalities=("image", "text"), encoders=(("text", "mine"),))
+    with pytest.raises(ConfigError, match=text):
+        to_onnx(build(model), of(model), Rows(model).batch(), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_onnx(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    model = config()
+    with pytest.raises(ConfigError, match=r"pip install 'fastrnn\[fusion,onnx\]'"):
+        to_onnx(build(model), of(model), Rows(model).batch(), tmp_path / "model.onnx")
+
+
+def test_a_grid_is_adaptive_pooling():
+    x = torch.randn(2, 3, 7, 5)
+    torch.testing.assert_close(exporting._GridPool(4)(x), nn.functional.adaptive_avg_pool2d(x, 4))
