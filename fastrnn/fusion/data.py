@@ -150,12 +150,13 @@ class Preprocessor:
         rows = list(rows)
         bad = BadRows(on_bad_row)
         files = _Files(self.config)
-        for file, result in decode(
-            (manifest.rows[row] for row in rows), wanted, self.config, workers
-        ):
+        named = [manifest.rows[row] for row in rows]
+        for file, result in decode(named, wanted, self.config, workers):
             files.add(file, result)
             if isinstance(result, MediaError) and not bad.skip:
                 break  # its row, below, says so
+        # As Row.files has them: so the first that is damaged is the first to be missed.
+        order = [name for name in ("image", "audio", "series", "text") if name in wanted]
         kept: list[int] = []
         columns: dict[str, list[Tensor | None]] = {name: [] for name in wanted}
         texts: list[str | None] = []
@@ -165,7 +166,7 @@ class Preprocessor:
             with bad.row(row.where), _named(manifest, row):
                 if not any(row.has(name) for name in wanted):
                     raise ManifestError(f"nothing of {', '.join(wanted)}; fill one, or remove it")
-                values = {name: self._value(row, name, files) for name in wanted}
+                values = {name: self._value(row, name, files) for name in order}
                 if "text" in wanted and row.text is not None:
                     text.check(row.text, self.config)
                 label = self._label(row.label) if manifest.labelled else None

@@ -49,7 +49,7 @@ def decode(
             batch_size=None,
             num_workers=min(workers, len(files)),
             prefetch_factor=_AHEAD,
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
             generator=torch.Generator(),  # else it draws from torch's own, which seeds the model
         )
     for file, result in zip(files, results, strict=True):

@@ -44,9 +44,9 @@ def infer_kind(labels: Sequence[Label]) -> str:
     if any(SEPARATOR in name for name in names):
         return "multilabel"
     numbers = [number(name) for name in names]
-    if len(names) > _FEW and all(each is not None for each in numbers):
-        if any(each is not None and each != round(each) for each in numbers):
-            return "regression"
+    finite = [each for each in numbers if each is not None]
+    if len(names) > _FEW and len(finite) == len(names) and any(each % 1 for each in finite):
+        return "regression"
     return "binary" if len(names) <= 2 else "multiclass"
 
 

@@ -24,6 +24,7 @@ _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _AUDIO_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
 _MAX_RATE = 384_000  # Hz; a header that claims more could pass a long clip off as a short one
 _MAX_CHANNELS = 16
+_BLOCK = 1 << 16  # frames that are read at a time
 
 
 def read_image(path: Path, config: DataConfig) -> Tensor:
@@ -57,9 +58,9 @@ def read_image(path: Path, config: DataConfig) -> Tensor:
         raise MediaError(f"{path}: far too many pixels; make the image smaller") from None
     except Image.UnidentifiedImageError:
         raise MediaError(f"{path}: not a PNG, JPEG, WEBP or BMP image; convert it") from None
-    except MediaError:
+    except (MediaError, MemoryError):
         raise
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
+    except Exception as error:  # a damaged file can make Pillow raise nearly anything
         raise MediaError(
             f"{path}: the image is damaged ({error}); replace the file, or remove the row"
         ) from None
@@ -90,14 +91,25 @@ def read_audio(path: Path, config: DataConfig) -> Tensor:
                     f"{path}: {seconds:.1f} s are more than the {config.max_seconds:g} s allowed; "
                     "cut the clip, or raise --max-seconds"
                 )
-            samples = file.read(dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a name ending in .raw
+            # A piece at a time: of many channels only the mean is kept, and not for longer than
+            # was allowed, whatever the header said.
+            longest = math.ceil(config.max_seconds * rate)
+            pieces = [np.zeros(0, np.float32)]
+            for piece in file.blocks(_BLOCK, dtype="float32", always_2d=True):
+                pieces.append(piece.mean(axis=1))
+                longest -= len(piece)
+                if longest < 0:
+                    raise MediaError(f"{path}: the clip is longer than its header says; replace it")
+            samples = np.concatenate(pieces)
+    except (MediaError, MemoryError):
+        raise
+    except Exception as error:  # soundfile's own, and TypeError for a name ending in .raw
         raise MediaError(
             f"{path}: no audio that can be read ({error}); replace the file, or remove the row"
         ) from None
     if not len(samples):
         raise MediaError(f"{path}: the clip is empty; replace the file, or remove the row")
-    wave = torch.from_numpy(samples.mean(axis=1))
+    wave = torch.from_numpy(samples)
     if not bool(torch.isfinite(wave).all()):
         raise MediaError(f"{path}: some samples are not finite numbers; replace the file")
     return resample(wave, rate, config.sample_rate)

@@ -74,9 +74,10 @@ def read_series(path: Path, config: DataConfig) -> np.ndarray:
         return as_series(reader(path, config))
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None
-    except (OSError, ValueError, OverflowError, TypeError, SyntaxError, csv.Error) as error:
+    except Exception as error:  # numpy parses a header as Python, so nearly anything
         raise MediaError(
-            f"{path}: no series that can be read ({error}); replace the file, or remove the row"
+            f"{path}: no series that can be read ({str(error)[:200]}); replace the file, or remove "
+            "the row"
         ) from None
 
 
@@ -95,7 +96,7 @@ def _read_csv(path: Path, config: DataConfig) -> list[list[float]]:
     steps: list[list[float]] = []
     count = 0
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
+        reader = csv.reader(file, strict=True)
         for cells in reader:
             if not cells:
                 continue

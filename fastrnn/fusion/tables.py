@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from .errors import ManifestError
 
 Record = dict[str, Any]
-Source = str | os.PathLike[str] | pd.DataFrame
+Source: TypeAlias = "str | os.PathLike[str] | pd.DataFrame"
 
 _LARGEST_CELL = 1 << 24  # characters of a CSV cell: a numeric series may be written into one
 _LARGEST_TABLE = 4 << 30  # bytes: a small Parquet file may repeat one long cell a million times
@@ -110,9 +110,11 @@ def _csv_records(
 ) -> Iterator[tuple[str, Record | ManifestError]]:
     for cells in reader:
         where = f"line {reader.line_num}"
+        if not cells:
+            continue
         if len(cells) == len(names):
             yield where, dict(zip(names, cells, strict=True))
-        elif cells:
+        else:
             yield (
                 where,
                 ManifestError(
@@ -175,17 +177,16 @@ def _parquet(path: Path, wanted: Collection[str]) -> Content:
 
 def _plain(kind: pa.DataType) -> bool:
     """Cells of this type may play a role: scalars that are no bytes, and lists of such."""
-    while (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    ):
+    types = pa.types
+    while types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         kind = kind.value_type
-    if pa.types.is_dictionary(kind):
+    if types.is_dictionary(kind):
         kind = kind.value_type
     return not (
-        pa.types.is_nested(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
+        types.is_nested(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_fixed_size_binary(kind)
     )
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from fastrnn.fusion.errors import ManifestError
+from fastrnn.fusion.errors import ConfigError, ManifestError
 from fastrnn.fusion.manifest import read_manifest
 from fastrnn.fusion.split import label_names, split_rows
 
 
-def refused(path: Path, *texts: str, **named: str) -> None:
+def refused(path: Path, *texts: str, kind: str | None = None, **named: str) -> None:
     """Reading, or dealing, fails with a message that has every one of the texts."""
     with pytest.raises(ManifestError) as caught:
-        split_rows(read_manifest(path, named))
+        split_rows(read_manifest(path, named, kind=kind))
     for text in texts:
         assert text in str(caught.value)
 
@@ -42,8 +47,6 @@ def test_roles_come_from_file_endings_names_and_flags(rows, save):
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_streams(streams, save, ending):
-    import json
-
     if ending == "csv":
         streams = [
             {
@@ -114,11 +117,31 @@ def test_missing_file(rows, save):
     refused(save(rows), "line 7", "'audio'", "gone.wav", "mend the path, or remove the row")
 
 
-@pytest.mark.parametrize("role", ["image", "audio", "text", "label"])
 @pytest.mark.parametrize("empty", ["", "  ", None])
-def test_empty_cell(rows, save, role, empty):
+def test_empty_label(rows, save, empty):
+    rows[4]["label"] = empty
+    refused(save(rows), "line 5", "'label'", "empty")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize("role", ["image", "audio", "text"])
+@pytest.mark.parametrize("empty", ["", "  ", None])
+def test_an_empty_input_is_a_missing_one(rows, save, role, empty, ending):
     rows[4][role] = empty
-    refused(save(rows), "line 5", repr(role), "empty")
+    manifest = read_manifest(save(rows, ending))
+    assert manifest.missing == (role,)
+    assert [number for number, row in enumerate(manifest.rows) if not row.has(role)] == [4]
+    assert manifest.modalities == ("audio", "image", "text")
+
+
+def test_a_row_has_some_input(rows, save):
+    rows[4] |= {"image": "", "audio": None, "text": " "}
+    refused(save(rows), "line 5", "every input is empty (audio, image, text)", "fill one")
+
+
+def test_an_empty_list_is_no_missing_image(streams, save):
+    streams[4]["image"] = []
+    refused(save(streams), "line 5", "an empty list", "leave the cell empty")
 
 
 @pytest.mark.parametrize("path", ["../x.png", "a/../../x.png", "/etc/passwd", "x\0.png"])
@@ -163,54 +186,306 @@ def test_unknown_split(rows, save):
     refused(save([row | {"split": "holdout"} for row in rows]), "'holdout'", "train, val or test")
 
 
-def test_deals_by_seed_in_proportion(rows, save):
-    manifest = read_manifest(save(rows * 10))
-    parts = split_rows(manifest, 0)
-    assert {name: len(part) for name, part in parts.items()} == {
-        "train": 160,
-        "val": 20,
-        "test": 20,
-    }
-    assert sorted(index for part in parts.values() for index in part) == list(range(200))
-    for part in parts.values():
-        yes = sum(manifest.rows[index].label == "yes" for index in part)
-        assert abs(yes - len(part) / 2) <= 1
-    assert split_rows(manifest, 0) == parts
-    assert split_rows(manifest, 1) != parts
+def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, index=[f"r{number}" for number in range(len(rows))])
 
 
-def test_rare_labels_are_trained_on(rows, save):
-    for number, name in enumerate(("a", "b", "c", "d")):
-        rows[number]["label"] = name
-    manifest = read_manifest(save(rows))
-    for seed in range(10):
-        assert {"a", "b", "c", "d"} <= set(
-            label_names(manifest, split_rows(manifest, seed)["train"])
+def test_parquet_and_frame_read_as_csv_does(rows, save, tmp_path):
+    rows[4]["image"], rows[5]["text"] = None, None
+    from_csv = read_manifest(save(rows, "csv"))
+    frame(rows).to_parquet(tmp_path / "a.parquet")
+    from_parquet = read_manifest(tmp_path / "a.parquet")
+    from_frame = read_manifest(frame(rows), root=tmp_path)
+    for other, first in ((from_parquet, "row 1"), (from_frame, "row r0")):
+        assert other.rows[0].where == first
+        alike = [replace(row, where="") for row in other.rows]
+        assert alike == [replace(row, where="") for row in from_csv.rows]
+        assert (other.kind, other.missing) == ("binary", ("image", "text"))
+        assert other.root == tmp_path.resolve()
+
+
+def test_a_frame_reads_from_the_current_folder(rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_manifest(frame(rows)).rows[3].images == (tmp_path.resolve() / "3.png",)
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(ManifestError, match="DataFrame, row r0, column 'image': there is no file"):
+        read_manifest(frame(rows))
+
+
+@pytest.mark.parametrize("ending", ["parquet", "frame"])
+def test_streams_of_other_tables(streams, save, tmp_path, ending):
+    source: Any = tmp_path / "a.parquet"
+    if ending == "parquet":
+        frame(streams).to_parquet(source)
+    else:
+        source = frame(streams)
+    manifest = read_manifest(source, root=tmp_path)
+    expected = read_manifest(save(streams))
+    assert manifest.kind == "steps"
+    assert manifest.stream
+    assert [row.label for row in manifest.rows] == [row.label for row in expected.rows]
+    assert [row.images for row in manifest.rows] == [row.images for row in expected.rows]
+
+
+@pytest.mark.parametrize(
+    "empty", [None, np.nan, pd.NA, pd.NaT, np.float32("nan"), ""], ids=lambda value: repr(value)
+)
+def test_empty_cells_of_a_frame(rows, tmp_path, empty):
+    table = frame(rows).astype(object)
+    table.iloc[4, 0] = empty
+    assert read_manifest(table, root=tmp_path).missing == ("image",)
+    table.iloc[4, 3] = empty
+    with pytest.raises(ManifestError, match="row r4, column 'label': the cell is empty"):
+        read_manifest(table, root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (np.arange(20) % 2, {"0", "1"}),
+        (np.arange(20) % 2 == 0, {"true", "false"}),
+        (pd.Categorical(["no", "yes"] * 10), {"no", "yes"}),
+        (pd.array([0, 1] * 10, dtype="Int64"), {"0", "1"}),
+    ],
+)
+def test_label_types_of_a_frame(rows, tmp_path, values, names):
+    table = frame(rows).assign(label=values)
+    table.to_parquet(tmp_path / "a.parquet")
+    for source in (table, tmp_path / "a.parquet"):
+        manifest = read_manifest(source, root=tmp_path)
+        assert set(label_names(manifest, range(20))) == names
+
+
+@pytest.mark.parametrize("path", ["../x.png", "/etc/passwd", b"0.png", {"bytes": b"x"}, 7])
+def test_cells_of_a_frame_that_are_no_paths(rows, tmp_path, path):
+    table = frame(rows).astype(object)
+    table["image"] = [path if number == 2 else row["image"] for number, row in enumerate(rows)]
+    with pytest.raises(ManifestError, match="row r2, column 'image'"):
+        read_manifest(table, root=tmp_path)
+
+
+def test_columns_of_a_frame(rows, tmp_path):
+    table = frame(rows)
+    with pytest.raises(ManifestError, match="'text' appears twice"):
+        read_manifest(pd.concat([table, table["text"]], axis=1), root=tmp_path)
+    with pytest.raises(ManifestError, match="no rows"):
+        read_manifest(table.iloc[:0], root=tmp_path)
+
+
+def test_damaged_parquet(tmp_path, rows):
+    frame(rows).to_parquet(tmp_path / "a.parquet")
+    data = (tmp_path / "a.parquet").read_bytes()
+    for damaged in (b"", b"PAR1", data[: len(data) // 2], data[:-8] + bytes(8)):
+        (tmp_path / "a.parquet").write_bytes(damaged)
+        refused(tmp_path / "a.parquet", "no Parquet file that can be read", "write it again")
+    dice = np.random.default_rng(0)
+    refusals = 0
+    for _ in range(100):
+        noise = bytearray(data)
+        for place in dice.integers(4, len(data) - 8, 5):
+            noise[place] = dice.integers(256)
+        (tmp_path / "a.parquet").write_bytes(noise)
+        try:
+            read_manifest(tmp_path / "a.parquet")  # what was hit may not matter
+        except ManifestError:
+            refusals += 1
+    assert refusals > 30
+
+
+def test_parquet_bytes_are_not_read(rows, tmp_path):
+    table = frame(rows).assign(pixels=b"x" * 100)
+    table.to_parquet(tmp_path / "a.parquet")
+    assert read_manifest(tmp_path / "a.parquet").ignored == ("pixels", "__index_level_0__")
+    refused(tmp_path / "a.parquet", "row 1, column 'pixels'", "is no path", image="pixels")
+
+
+def test_a_parquet_file_that_swells(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastrnn.fusion.tables._LARGEST_TABLE", 100_000)
+    table = frame(rows * 50).assign(text="a" * 1000, index=range(1000))
+    table.to_parquet(tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    refused(tmp_path / "a.parquet", "its cells take more than")
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        (["yes", "no"], "binary"),
+        (["a", "b", "c"], "multiclass"),
+        (range(20), "multiclass"),
+        (range(100), "multiclass"),
+        ([number / 2 for number in range(20)], "multiclass"),
+        ([number / 2 for number in range(42)], "regression"),
+        ([*(number / 2 for number in range(42)), "high"], "multiclass"),
+        (["red|round", "red", "round"], "multilabel"),
+    ],
+)
+def test_kinds_are_inferred(save, labels, kind):
+    rows = [{"text": "a", "label": label} for label in labels]
+    for ending in ("csv", "jsonl"):
+        assert read_manifest(save(rows, ending)).kind == kind
+    assert read_manifest(frame(rows)).kind == kind
+
+
+def test_several_labels(save):
+    cells = ["a|b", "b | c|b", '["c", "a"]', "[]", "c"]
+    rows = [{"text": "a", "label": label} for label in cells]
+    manifest = read_manifest(save(rows, "csv"), kind="multilabel")
+    expected = [("a", "b"), ("b", "c"), ("c", "a"), (), ("c",)]
+    assert [row.label for row in manifest.rows] == expected
+    assert not manifest.stream
+    rows[1]["label"] = " | "
+    refused(save(rows), "line 2", "holds no label; write []", kind="multilabel")
+
+
+def test_labels_that_are_not_of_the_kind(rows, save, streams):
+    refused(save(rows), "line 1", "'no' is no finite number", kind="regression")
+    refused(save([row | {"label": "inf"} for row in rows]), "'inf'", kind="regression")
+    refused(save(rows), "line 1", "one label; write a list", kind="steps")
+    refused(save(streams), "line 1", "a list of labels; write one", kind="multiclass")
+    three = [row | {"label": number % 3} for number, row in enumerate(rows)]
+    refused(save(three), "3 labels (0, 1, 2...)", "choose multiclass", kind="binary")
+    with pytest.raises(ConfigError, match="kind is one of binary, multiclass"):
+        read_manifest(save(rows), kind="ordinal")
+
+
+def test_prediction_needs_no_labels(rows, save):
+    bare = [{"image": row["image"], "split": "holdout"} for row in rows]
+    manifest = read_manifest(save(bare), {"label": "label", "group": "who"}, labelled=False)
+    assert not manifest.labelled
+    assert manifest.columns == {"image": "image"}
+    assert [row.label for row in manifest.rows] == [""] * 20
+    rows[3]["label"] = None
+    assert len(read_manifest(save(rows), labelled=False).rows) == 20
+
+
+def test_prediction_knows_streams_by_their_lists(streams, save):
+    manifest = read_manifest(save(streams), labelled=False)
+    assert manifest.stream
+    assert [row.steps for row in manifest.rows[:5]] == [1, 2, 3, 4, 1]
+
+
+def test_a_stream_without_images_has_a_step_a_label(streams, save):
+    streams[2]["image"] = None
+    manifest = read_manifest(save(streams))
+    assert manifest.missing == ("image",)
+    assert [row.steps for row in manifest.rows[:4]] == [1, 2, 3, 4]
+    assert manifest.rows[2].stream
+
+
+def test_bad_rows_are_left_out_and_listed(rows, save):
+    rows[2]["image"] = "gone.png"
+    rows[5]["label"] = ""
+    rows[6] |= {"image": "", "audio": "", "text": ""}
+    rows[9]["audio"] = "../up.wav"
+    path = save(rows)
+    path.write_text(path.read_text() + "{oops\n[1]\n")
+    manifest = read_manifest(path, on_bad_row="skip")
+    assert len(manifest.rows) == 16
+    assert [where for where, _ in manifest.skipped] == [
+        f"line {number}" for number in (3, 6, 7, 10, 21, 22)
+    ]
+    assert "there is no file 'gone.png'" in manifest.skipped[0][1]
+    refused(path, "line 3")
+    with pytest.raises(ConfigError, match="error, skip"):
+        read_manifest(path, on_bad_row="ignore")
+
+
+def test_ragged_lines_are_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\none, two,yes\nthree,no\nfour,yes\n")
+    manifest = read_manifest(tmp_path / "a.csv", on_bad_row="skip")
+    assert [row.text for row in manifest.rows] == ["three", "four"]
+    assert "3 cells under 2 columns" in manifest.skipped[0][1]
+
+
+def test_no_row_is_left(rows, save):
+    path = save([row | {"image": "gone.png"} for row in rows])
+    with pytest.raises(ManifestError, match=r"no row can be used; the first: .*gone\.png"):
+        read_manifest(path, on_bad_row="skip")
+
+
+def test_labels_of_another_kind_are_left_out(save):
+    rows = [{"text": "a", "label": label} for label in (1.5, 2.5, "high", 4)]
+    manifest = read_manifest(save(rows), kind="regression", on_bad_row="skip")
+    assert [row.label for row in manifest.rows] == ["1.5", "2.5", "4"]
+    assert manifest.skipped[0][0] == "line 3"
+
+
+HOSTILE = ["a" * 5000 + ".png", "\ud800.png", "[" * 100_000 + "]", "x/" * 3000, "." * 300, "\n.png"]
+
+
+@pytest.mark.parametrize("cell", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("role", ["image", "audio", "series"])
+def test_paths_that_no_file_can_have(rows, save, role, cell):
+    rows[2][role] = cell
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(save(rows))
+    assert f"line 3, column '{role}'" in str(caught.value)
+    assert len(str(caught.value)) < 600  # a message, not the cell
+
+
+def test_a_long_cell(tmp_path):
+    (tmp_path / "a.csv").write_text(f"text,label\n{'a ' * 100_000},yes\nb,no\n")
+    assert len(read_manifest(tmp_path / "a.csv").rows[0].text) == 199_999
+    (tmp_path / "a.csv").write_text(f"text,label\n{'a' * (1 << 24)}a,yes\nb,no\n")
+    refused(tmp_path / "a.csv", "line 2", "not CSV (field larger than field limit")
+
+
+def test_series_cells(rows, save):
+    for number, row in enumerate(rows):
+        row["signal"] = [[number, step] for step in range(3)] if number % 2 else None
+    for ending in ("jsonl", "csv"):
+        manifest = read_manifest(
+            save(
+                [
+                    row | {"signal": json.dumps(row["signal"]) if row["signal"] else ""}
+                    for row in rows
+                ]
+                if ending == "csv"
+                else rows,
+                ending,
+            )
         )
+        assert manifest.modalities == ("audio", "image", "series", "text")
+        assert manifest.missing == ("series",)
+        assert manifest.rows[3].series.tolist() == [[3, 0], [3, 1], [3, 2]]
+        assert manifest.rows[3].series.dtype == np.float32
 
 
-def test_split_column_without_val(rows, save):
-    rows = [row | {"split": "test" if number > 14 else "train"} for number, row in enumerate(rows)]
-    parts = split_rows(read_manifest(save(rows)))
-    assert parts["test"] == [15, 16, 17, 18, 19]
-    assert (len(parts["train"]), len(parts["val"])) == (13, 2)
-
-
-def test_label_never_seen_in_training(rows, save):
-    rows = [row | {"split": "val" if number > 14 else "train"} for number, row in enumerate(rows)]
-    rows[17]["label"] = "perhaps"
-    refused(save(rows), "line 18", "'perhaps'", "never in train")
-
-
-def test_too_few_rows(rows, save):
-    refused(save(rows[:9]), "9 rows are too few")
-
-
-def test_one_label(rows, save):
-    refused(save([row | {"label": "yes"} for row in rows]), "one label (yes)")
-
-
-def test_label_names_sort_as_numbers(rows, save):
-    rows = [row | {"label": number % 12} for number, row in enumerate(rows)]
+def test_series_files_are_known_by_their_ending(rows, save, tmp_path):
+    for number, row in enumerate(rows):
+        np.save(tmp_path / f"{number}.npy", np.zeros(5))
+        row["pressure"] = f"{number}.npy"
     manifest = read_manifest(save(rows))
-    assert label_names(manifest, range(20)) == tuple(map(str, range(12)))
+    assert manifest.columns["series"] == "pressure"
+    assert manifest.rows[7].series == tmp_path.resolve() / "7.npy"
+    rows[7]["pressure"] = "../7.npy"
+    refused(save(rows), "line 8", "'pressure'", "leaves the folder")
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ([], "shape [0]"),
+        ([[]], "shape [1, 0]"),
+        ([[[1.0]]], "shape [1, 1, 1]"),
+        ([[1, 2], [3]], "differ in length"),
+        (["1", "2"], "is no number"),
+        ([1, None], "is no number"),
+        ([1, True, "x"], "is no number"),
+        ([10**400], "is no number"),
+        ([1e300], "not finite"),
+        ([1, float("nan")], "not finite"),
+        ("1 2 3", "is no series; write a list of numbers"),
+        ("a.txt", "is no series"),
+        (5, "is no series"),
+    ],
+)
+def test_series_that_are_none(rows, save, cell, text):
+    rows[2]["series"] = cell
+    refused(save(rows), "line 3, column 'series'", text)
+
+
+def test_unknown_role(rows, save):
+    with pytest.raises(ConfigError, match="not 'video'"):
+        read_manifest(save(rows), {"video": "image"})

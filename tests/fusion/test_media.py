@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from fastrnn.fusion.media import log_mel, mel_bank, read_audio, read_image, resa
 from .conftest import write_clip, write_image
 
 CONFIG = DataConfig(image_size=16, sample_rate=8000)
+
+WEBP_BOMB = "524946461a000000574542505650384c0e0000002fc7f2b10c071011fd0f4444ff03"
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp"])
@@ -148,3 +151,83 @@ def test_long_text(rows, save):
     rows[3]["text"] = "a" * 30_000
     with pytest.raises(MediaError, match=r"line 4: .*30000 characters"):
         Preprocessor.fit(read_manifest(save(rows)), range(20), CONFIG)
+
+
+def mutated(data: bytes, times: int, seed: int = 0) -> Iterator[bytes]:
+    """Some bytes changed, or a piece taken out, or the end cut off."""
+    dice = np.random.default_rng(seed)
+    for number in range(times):
+        noise = bytearray(data)
+        if number % 3 == 0:
+            for place in dice.integers(0, len(data), 1 + number % 8):
+                noise[place] = dice.integers(256)
+        elif number % 3 == 1:
+            begin = dice.integers(0, len(data))
+            del noise[begin : begin + dice.integers(1, 64)]
+        else:
+            del noise[dice.integers(0, len(data)) :]
+        yield bytes(noise)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp"])
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_damaged_images_are_refused_or_read(tmp_path, ending, mode):
+    path = tmp_path / f"a.{ending}"
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    (image if ending in ("png", "bmp") else image.convert("RGB")).save(path)
+    refusals: list[str] = []
+    for noise in mutated(path.read_bytes(), 60):
+        path.write_bytes(noise)
+        try:
+            assert read_image(path, CONFIG).shape == (3, 16, 16)
+        except MediaError as error:
+            refusals.append(str(error))
+    assert len(refusals) >= 20  # those that were cut off, at least
+    assert all(str(path) in each for each in refusals)
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3"])
+def test_damaged_clips_are_refused_or_read(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, (2000, 2))
+    soundfile.write(path, sound, 8000)
+    assert len(read_audio(path, CONFIG)) >= 2000
+    config = DataConfig(sample_rate=8000, max_seconds=2)
+    refusals: list[str] = []
+    for noise in mutated(path.read_bytes(), 60):
+        path.write_bytes(noise)
+        try:
+            wave = read_audio(path, config)
+        except MediaError as error:
+            refusals.append(str(error))
+        else:
+            assert 0 < len(wave) <= 2 * 8000 + 1
+            assert torch.isfinite(wave).all()
+    assert refusals
+    assert all(str(path) in each for each in refusals)
+
+
+def test_a_webp_of_34_bytes(tmp_path):
+    # One colour, 13,000 pixels a side: the header is refused before its canvas is filled.
+    (tmp_path / "a.webp").write_bytes(bytes.fromhex(WEBP_BOMB))
+    with pytest.raises(MediaError, match="13000×13000 pixels are more than the 40000000 allowed"):
+        read_image(tmp_path / "a.webp", DataConfig())
+
+
+def test_many_channels_are_kept_a_piece_at_a_time(tmp_path, monkeypatch):
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, (1000, 8))
+    soundfile.write(tmp_path / "a.flac", sound, 8000)
+    whole = read_audio(tmp_path / "a.flac", CONFIG)
+    monkeypatch.setattr("fastrnn.fusion.media._BLOCK", 77)
+    assert torch.equal(read_audio(tmp_path / "a.flac", CONFIG), whole)
+    soundfile.write(tmp_path / "a.wav", np.zeros((10, 17)), 8000)
+    with pytest.raises(MediaError, match="17 channels; at most"):
+        read_audio(tmp_path / "a.wav", CONFIG)
+
+
+def test_other_audio_formats(tmp_path):
+    soundfile.write(tmp_path / "a.aiff", np.zeros(100), 8000)
+    (tmp_path / "a.aiff").rename(tmp_path / "a.wav")
+    with pytest.raises(MediaError, match="audio of kind AIFF; convert it"):
+        read_audio(tmp_path / "a.wav", CONFIG)
