@@ -13,6 +13,7 @@ from fastrnn.fusion import (
     DataConfig,
     RunConfig,
     TrainConfig,
+    checkpoint,
     cli,
     fit,
     load,
@@ -27,6 +28,10 @@ QUIET = Console(quiet=True)
 def quick(path, folder, **arguments):
     training = TrainConfig(epochs=2, batch=8)
     return fit(read_manifest(path), folder, DATA, training, OPTIONS, console=QUIET, **arguments)
+
+
+def content(folder):
+    return {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
 
 
 @pytest.mark.parametrize("kind", ["static", "multiclass", "streams"])
@@ -44,7 +49,11 @@ def test_loading_back_answers_identically(rows, streams, save, tmp_path, kind):
         assert torch.equal(model(batch), run.trained[0].model.eval()(batch))
     names = {each.name for each in (tmp_path / "run").iterdir()}
     text = set() if kind == "streams" else {"tokenizer.json"}
-    assert names == {"config.json", "model.safetensors", "metrics.jsonl"} | text
+    files = {"config.json", "model.safetensors", "metrics.jsonl", "models", "split.json"}
+    assert names == files | text
+    again = checkpoint.load_network(run.folder, checkpoint.names(run.folder)[0])
+    with torch.no_grad():
+        assert torch.equal(model(batch), again(batch))
 
 
 def test_the_same_seed_gives_the_same_run(rows, save, tmp_path):
@@ -121,9 +130,9 @@ def test_loading_what_is_no_run(rows, save, tmp_path):
 def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path, capsys):
     path = save(rows)
     quick(path, tmp_path / "run", baselines=False)
-    before = {each.name: each.read_bytes() for each in (tmp_path / "run").iterdir()}
+    before = content(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"holds metrics\.jsonl already"):
         quick(path, tmp_path / "run", baselines=False)
     assert cli.main(["demo", "claim-check", "--out", str(tmp_path / "run")]) == 2
     assert "choose another folder with --out" in capsys.readouterr().err
-    assert before == {each.name: each.read_bytes() for each in (tmp_path / "run").iterdir()}
+    assert before == content(tmp_path / "run")
