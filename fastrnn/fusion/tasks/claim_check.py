@@ -21,6 +21,7 @@ ROWS = {"train": 16_000, "val": 1000, "test": 3000}
 CHANCE = 0.5
 
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TRIES = 100_000  # draws in vain; one in ten is of use where every sentence is allowed
 _TEMPLATES = (
     "the digit is {}",
     "this picture shows a number that is {}",
@@ -73,10 +74,17 @@ def pairs(
     Four such at a time: two digits and two sentences, the first true of the first digit only, the
     second of the second. The kind of the first sentence is drawn evenly: equal, odd or even,
     greater, less. Where `allowed` is given, no other sentence is said.
+
+    Raises:
+        ValueError: no two of the allowed sentences seem to make such a four.
     """
     said = claims()
     kinds = [said[:10], said[10:12], said[12:21], said[21:]]
+    tries = 0
     while fours:
+        tries += 1
+        if tries > _TRIES:
+            raise ValueError("the allowed sentences are never true of different digits; allow more")
         kind = kinds[dice.integers(len(kinds))]
         text, true = kind[dice.integers(len(kind))]
         first, second = (int(each) for each in dice.integers(len(values), size=2))
@@ -95,3 +103,4 @@ def pairs(
             yield first, two, "false"
             yield second, two, "true"
             fours -= 1
+            tries = 0
