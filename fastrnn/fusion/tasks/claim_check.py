@@ -8,7 +8,7 @@ often true as false, and neither alone tells anything: chance is exactly one hal
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ ROWS = {"train": 16_000, "val": 1000, "test": 3000}
 CHANCE = 0.5
 
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TRIES = 100_000  # draws in vain; one in ten is of use where every sentence is allowed
 _TEMPLATES = (
     "the digit is {}",
     "this picture shows a number that is {}",
@@ -57,18 +58,33 @@ def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Pa
     return manifest
 
 
+def sentences() -> list[str]:
+    """All that is ever said."""
+    return [template.format(claim) for template in _TEMPLATES for claim, _ in claims()]
+
+
 def pairs(
-    values: np.ndarray, fours: int, dice: np.random.Generator
+    values: np.ndarray,
+    fours: int,
+    dice: np.random.Generator,
+    allowed: Container[str] | None = None,
 ) -> Iterator[tuple[int, str, str]]:
     """An index into `values` (digits, [N]), a sentence, and whether it is true of that digit.
 
     Four such at a time: two digits and two sentences, the first true of the first digit only, the
     second of the second. The kind of the first sentence is drawn evenly: equal, odd or even,
-    greater, less.
+    greater, less. Where `allowed` is given, no other sentence is said.
+
+    Raises:
+        ValueError: no two of the allowed sentences seem to make such a four.
     """
     said = claims()
     kinds = [said[:10], said[10:12], said[12:21], said[21:]]
+    tries = 0
     while fours:
+        tries += 1
+        if tries > _TRIES:
+            raise ValueError("the allowed sentences are never true of different digits; allow more")
         kind = kinds[dice.integers(len(kinds))]
         text, true = kind[dice.integers(len(kind))]
         first, second = (int(each) for each in dice.integers(len(values), size=2))
@@ -80,8 +96,11 @@ def pairs(
                 _TEMPLATES[template].format(claim)
                 for template, claim in zip(templates, (text, other), strict=True)
             )
+            if allowed is not None and not (one in allowed and two in allowed):
+                continue
             yield first, one, "true"
             yield second, one, "false"
             yield first, two, "false"
             yield second, two, "true"
             fours -= 1
+            tries = 0

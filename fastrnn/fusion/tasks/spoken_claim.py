@@ -1,43 +1,66 @@
 """Spoken claim check: is what a sentence says of a digit true of the digit that is said?
 
-Claim check (claim_check.py) with a spoken digit in the picture's place, and few rows: what another
-model learned of sentences, and of comparing, can be carried over, and only hearing is new. The
-sentences are the same ones; a voice and a sentence alone again tell nothing. Voices of one split
-are not in another.
+Claim check (claim_check.py) with a spoken digit in the picture's place, and few rows, in which few
+of its sentences occur; the other splits have them all. What a model learned of sentences and of
+comparing, where data were plenty, can be carried over: then only hearing is new. A voice alone, or
+a sentence alone, again tells nothing. Voices of one split are not in another.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from . import speech
-from .claim_check import pairs
+from .claim_check import pairs, sentences
 from .digits import write_wav
 
 NAME = "spoken-claim"
-SNR = 6.0  # dB
+SNR = 12.0  # dB
 VOICES = {"train": 32, "val": 6, "test": 12}
 TAKES = 2  # files of each digit by each voice
+SENTENCES = 14  # of the 210, in the training rows
 ROWS = {"train": 1000, "val": 400, "test": 2000}
 CHANCE = 0.5
 
 
 def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Path:
     """Write audio/*.wav and manifest.csv; returns the manifest's path."""
-    dice = np.random.default_rng(seed + 2)
+    return write_tables(folder, seed, rows, {"manifest.csv": (None, SENTENCES)})[0]
+
+
+def write_tables(
+    folder: Path,
+    seed: int,
+    rows: dict[str, int] | None,
+    tables: Mapping[str, tuple[int | None, int | None]],
+) -> list[Path]:
+    """Write audio/*.wav, and manifests that have them in common, and the rows of val and test.
+
+    Args:
+        tables: a manifest's name -> how many training rows it has (None: as `rows` says), and how
+            many sentences there are in them (None: all).
+    """
     (folder / "audio").mkdir(parents=True)
-    manifest = folder / "manifest.csv"
-    with manifest.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("audio", "text", "label", "split"))
-        for split, count in (rows or ROWS).items():
-            paths, values = _write_clips(folder, split, dice)
-            for clip, text, label in pairs(values, count // 4, dice):
-                table.writerow((paths[clip], text, label, split))
-    return manifest
+    said = sentences()
+    lines: dict[str, list[tuple[str, str, str, str]]] = {name: [] for name in tables}
+    for number, (split, count) in enumerate((rows or ROWS).items()):
+        dice = np.random.default_rng((seed, number))
+        paths, values = _write_clips(folder, split, dice)
+        order = dice.permutation(len(said))
+        for name, (own, few) in tables.items():
+            training = split == "train"
+            allowed = {said[each] for each in order[:few]} if training and few else None
+            wanted = own if training and own else count
+            drawn = pairs(values, wanted // 4, np.random.default_rng((seed, number, 1)), allowed)
+            lines[name] += [(paths[clip], text, label, split) for clip, text, label in drawn]
+    for name, table in lines.items():
+        with (folder / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("audio", "text", "label", "split"), *table])
+    return [folder / name for name in tables]
 
 
 def _write_clips(
