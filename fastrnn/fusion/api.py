@@ -9,7 +9,6 @@ answers = model.predict("photos/new.csv")
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
@@ -33,10 +32,10 @@ from .data import Preprocessor
 from .errors import ConfigError
 from .manifest import Manifest, read_manifest
 from .predict import BLOCK, Predictor
+from .tables import Source
 from .writers import Record
 
-Data = str | os.PathLike[str] | pd.DataFrame
-Folder = str | os.PathLike[str]
+Folder = str | Path
 
 _UNREACHABLE = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled)
 
@@ -61,7 +60,7 @@ class FusionModel(
     @classmethod
     def fit(
         cls,
-        data: Data,
+        data: Source,
         label: str | None = None,
         *,
         image: str | None = None,
@@ -134,7 +133,7 @@ class FusionModel(
 
     def predict(
         self,
-        data: Data,
+        data: Source,
         *,
         root: Folder | None = None,
         on_bad_row: str = "error",
@@ -175,7 +174,7 @@ class FusionModel(
 
     def evaluate(
         self,
-        data: Data | None = None,
+        data: Source | None = None,
         *,
         root: Folder | None = None,
         on_bad_row: str = "error",
@@ -202,7 +201,7 @@ class FusionModel(
 
     def explain(
         self,
-        data: Data | None = None,
+        data: Source | None = None,
         folder: Folder | None = None,
         *,
         root: Folder | None = None,
@@ -235,7 +234,7 @@ class FusionModel(
                 place, table, examples=examples, on_bad_row=on_bad_row, workers=workers
             )
 
-    def _table(self, data: Data | None, root: Folder | None, on_bad_row: str) -> Manifest:
+    def _table(self, data: Source | None, root: Folder | None, on_bad_row: str) -> Manifest:
         if data is None:
             if self._held_out is None:
                 raise ConfigError("give rows with labels: a model that was loaded holds none")

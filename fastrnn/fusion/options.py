@@ -77,6 +77,9 @@ TRAIN = {
     ),
     "patience": Option("Stop after so many epochs without a better val score; 0: never.", 0),
     "balance": Option("Weigh labels by the inverse of how often they occur."),
+    "save_every": Option(
+        "Seconds between checkpoints within an epoch; there is one after each.", 0
+    ),
     "freeze": Option("Parts that keep their weights: encoders by name, fusion, head."),
 }
 COLUMNS = {
@@ -105,11 +108,12 @@ def sections(options: Mapping[str, Any]) -> tuple[DataConfig, dict[str, Any], Tr
         ConfigError: a name that is no option (the nearest is named), or a value that cannot be.
     """
     check_names(options, NAMES)
-    values = {
+    values: dict[str, Any] = {
         name: as_tuple(name, value) if name in LISTS else value for name, value in options.items()
     }
     if values.get("fusion") == AUTO:
         del values["fusion"]
+    data: dict[str, Any]
     data, model, training = (
         {name: values[name] for name in section if name in values} for _, section, _ in _SECTIONS
     )
@@ -260,9 +264,11 @@ def _append(command: Command, flags: Iterable[inspect.Parameter]) -> Command:
 
 
 def _parameter(section: type, name: str, option: Option, panel: str) -> inspect.Parameter:
-    kind, default = _TYPES[name], default_of(section, name)
+    kind: Any = _TYPES[name]
+    default = default_of(section, name)
     if option.choices:
-        kind = Enum(name, {each.replace("-", "_"): each for each in option.choices}, type=str)
+        make: Any = Enum  # whose members no type checker could know
+        kind = make(name, {each.replace("-", "_"): each for each in option.choices}, type=str)
         default = kind(AUTO if AUTO in option.choices else default)
     elif name in LISTS:
         kind, default = str, ",".join(str(each) for each in default)

@@ -26,6 +26,7 @@ _UNSAID = ("config", "out", "resume", "yes")  # of no meaning in a file that say
 
 Kind = Enum("Kind", {name: name for name in ("auto", *KINDS)}, type=str)  # type: ignore[misc]
 Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
+_AUTO, _DEFAULT = Kind("auto"), Preset("default")
 
 
 def _config(context: typer.Context, path: Path | None) -> Path | None:
@@ -68,11 +69,11 @@ def fit(
     preset: Annotated[
         Preset,
         typer.Option(callback=_preset, is_eager=True, help="Options to begin with; others win."),
-    ] = Preset.default,
+    ] = _DEFAULT,
     root: flags.Root = None,
     kind: Annotated[
         Kind, typer.Option(help="What the labels are; auto: as they look, which is printed.")
-    ] = Kind.auto,
+    ] = _AUTO,
     out: flags.Out = None,
     baselines: Annotated[
         bool, typer.Option(help="Also train each modality alone, late, and no recurrence.")
@@ -120,7 +121,7 @@ def fit(
         manifest,
         named,
         root,
-        kind=None if kind is Kind.auto else kind.value,
+        kind=None if kind is _AUTO else kind.value,
         on_bad_row=on_bad_row.value,
     )
     if not yes:
