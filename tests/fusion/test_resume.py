@@ -8,6 +8,8 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -131,7 +133,8 @@ class Stopped(Exception):
     pass
 
 
-def stop_at(monkeypatch, number: int) -> None:
+@contextmanager
+def stopped_at(monkeypatch, number: int) -> Iterator[None]:
     """Let the `number`th save of a state be the last thing that happens."""
     save, count = resume.save, 0
 
@@ -142,7 +145,10 @@ def stop_at(monkeypatch, number: int) -> None:
         if count == number:
             raise Stopped
 
-    monkeypatch.setattr(resume, "save", stopping)
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "save", stopping)
+        with pytest.raises(Stopped):
+            yield
 
 
 def quick(manifest, folder, training=TRAINING, options=OPTIONS, **others):
@@ -161,8 +167,7 @@ def quick(manifest, folder, training=TRAINING, options=OPTIONS, **others):
 def test_every_way_to_train_goes_on(manifest, tmp_path, monkeypatch, training):
     quick(manifest, tmp_path / "once", training)
     for number in (1, 2):
-        with monkeypatch.context() as patch, pytest.raises(Stopped):
-            stop_at(patch, number)
+        with stopped_at(monkeypatch, number):
             quick(manifest, tmp_path / "often", training, resume=True)
     resumed = experiment.resume(tmp_path / "often", QUIET)
     assert content(tmp_path / "often") == content(tmp_path / "once")
@@ -184,15 +189,14 @@ def test_a_complete_run_is_not_trained_again(manifest, tmp_path):
 
 
 def test_a_run_goes_on_only_with_what_it_began_with(manifest, rows, save, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_at(patch, 1)
+    with stopped_at(monkeypatch, 1):
         quick(manifest, tmp_path / "run")
     with pytest.raises(ConfigError, match="resume it, or"):
         quick(manifest, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"options\.hidden"):
         quick(manifest, tmp_path / "run", options=OPTIONS | {"hidden": 8}, resume=True)
+    changed = TrainConfig(epochs=2, batch=8, accumulate=2, save_every=1e-9, seed=1)
     with pytest.raises(ConfigError, match=r"train\.batch, train\.seed"):
-        changed = TrainConfig(epochs=2, batch=8, accumulate=2, save_every=1e-9, seed=1)
         quick(manifest, tmp_path / "run", changed, resume=True)
     state = resume.load(tmp_path / "run")
     resume.save(tmp_path / "run", resume.State(**(vars(state) | {"processes": 2})))
