@@ -127,6 +127,8 @@ def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
         ConfigError: it is neither, or its parts are not what the option holds.
     """
     parts = value.split(",") if isinstance(value, str) else value
+    if isinstance(value, Mapping):
+        parts = value.items()
     try:
         texts = [each.strip() if isinstance(each, str) else each for each in parts]
         texts = [each for each in texts if each != ""]
