@@ -69,6 +69,8 @@ def fit(
     """
     data, training = data or DataConfig(), training or TrainConfig()
     accelerator = find_devices(training.precision)
+    if tensorboard:
+        log.board_writer()  # before anything is written
     main = accelerator.is_main_process
     console = (console or Console()) if main else Console(quiet=True)
     folder = Path(folder)
