@@ -106,6 +106,7 @@ class TrainConfig:
     patience: int = 0  # epochs without a better val score after which training stops; 0: never
     balance: bool = False  # weigh labels by the inverse of how often they occur
     freeze: tuple[str, ...] = ()  # parts that keep their weights: encoders by name, fusion, head
+    save_every: float = 60.0  # seconds after which an epoch in progress is saved too
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "freeze", tuple(self.freeze))

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
-from . import checkpoint, experiment, plot, timing
+from . import profiling, timing
 from .config import DataConfig, TrainConfig
+from .demo_article import article
+from .demo_noisy import noisy
+from .demo_runs import Call, Demo, compare
+from .demo_transfer import transfer
 from .experiment import Run
-from .manifest import read_manifest
-from .tasks import claim_check, cued_recall
+from .tasks import claim_check, cued_recall, noisy_digit, spoken_claim, speech
 
-
-@dataclass(frozen=True)
-class Demo:
-    """A probe, and a model and training that suit it."""
-
-    about: str
-    write: Callable[[Path, int, dict[str, int] | None], Path]
-    data: DataConfig
-    training: TrainConfig
-    options: Mapping[str, Any]
-    levels: Mapping[str, float] = field(default_factory=dict)  # accuracies known beforehand
-
+_CLAIM_DATA = DataConfig(image_size=8, image_channels=1, vocabulary=400)
+_SPEECH = {"sample_rate": speech.RATE, "hop_ms": 10.0, "mels": 24}
+_CLAIM_OPTIONS = {"width": 64, "hidden": 64, "conv": (16, 32), "grid": 2}
 
 DEMOS = {
     cued_recall.NAME: Demo(
@@ -50,11 +41,44 @@ DEMOS = {
     claim_check.NAME: Demo(
         about="A handwritten digit and a sentence about it; the answer: whether it is true.",
         write=claim_check.write,
-        data=DataConfig(image_size=8, image_channels=1, vocabulary=400),
+        data=_CLAIM_DATA,
         training=TrainConfig(epochs=8, batch=64, rate=4e-3),
-        options={"width": 64, "hidden": 64, "conv": (16, 32), "grid": 2},
+        options=_CLAIM_OPTIONS,
         levels={"best possible from either alone": claim_check.CHANCE},
     ),
+    noisy_digit.NAME: Demo(
+        about="A digit that is seen and heard at once, both through noise; the answer: which.",
+        write=noisy_digit.write,
+        data=DataConfig(image_size=8, image_channels=1, **_SPEECH),
+        training=TrainConfig(epochs=10, batch=64, rate=4e-3),
+        options={"width": 64, "hidden": 64, "conv": (32,), "grid": 4},
+        levels={"chance": noisy_digit.CHANCE},
+    ),
+    spoken_claim.NAME: Demo(
+        about=(
+            "A spoken digit and a sentence about it; the answer: whether it is true. Of sentences, "
+            "a model learns from handwritten digits; of speech there are few rows."
+        ),
+        write=spoken_claim.write,
+        data=DataConfig(image_size=8, image_channels=1, vocabulary=400, **_SPEECH),
+        training=TrainConfig(epochs=8, batch=64, rate=4e-3),
+        options=_CLAIM_OPTIONS,
+        levels={"chance": spoken_claim.CHANCE},
+    ),
+    "article": Demo(
+        about="Claim check by the article's network, and by the other ways to fuse.",
+        write=claim_check.write,
+        data=_CLAIM_DATA,
+        training=TrainConfig(epochs=8, batch=64, rate=4e-3),
+        options=_CLAIM_OPTIONS,
+        levels={"best possible from either alone": claim_check.CHANCE},
+    ),
+}
+
+_SHOWS: dict[str, Callable[[Call], Run]] = {
+    noisy_digit.NAME: noisy,
+    spoken_claim.NAME: transfer,
+    "article": article,
 }
 
 
@@ -65,34 +89,24 @@ def run_demo(
     rows: dict[str, int] | None = None,
     epochs: int | None = None,
     console: Console | None = None,
+    profile: bool = False,
 ) -> Run:
     """Write the probe under folder/data, train the fusion and its baselines, time, and draw.
 
     Args:
         rows: rows of train, val and test, where the probe's own number is not wanted.
+        profile: also show where a training step's time goes.
     """
-    demo = DEMOS[name]
     console = console or Console()
     console.rule(f"fastrnn demo {name}", align="left")
-    console.print(demo.about)
+    console.print(DEMOS[name].about)
     console.print("[bold]A constructed probe: its figures say nothing about real data.[/bold]")
-    start = time.perf_counter()
-    experiment.keep_what_is_there(folder, ("data", experiment.METRICS, *checkpoint.FILES))
-    (folder / "data").mkdir(parents=True)
-    manifest = demo.write(folder / "data", seed, rows)
-    console.print(f"Wrote the files in {time.perf_counter() - start:.1f} s")
-    training = replace(demo.training, seed=seed, epochs=epochs or demo.training.epochs)
-    run = experiment.fit(
-        read_manifest(manifest), folder, demo.data, training, demo.options, console=console
-    )
-    console.print(experiment.results(run))
-    for level, value in demo.levels.items():
-        console.print(f"{level}: {value:.3f}")
+    call = Call(name, DEMOS[name], folder, seed, rows, epochs, console)
+    run = _SHOWS.get(name, compare)(call)
     show_timing(run, console)
-    picture = folder / "curves.png"
-    plot.curves(run.trained, picture, f"{name}: a constructed probe", demo.levels)
-    console.out(f"Saved in {folder}: config.json, model.safetensors, metrics.jsonl, {picture.name}")
-    console.out(f"Train from the same files yourself: fastrnn fit {manifest}")
+    if profile:
+        console.print(profiling.table(profiling.profile(run)))
+    console.out(f"Saved in {folder}: the model, metrics.jsonl, the probe's files in data")
     return run
 
 

@@ -6,37 +6,30 @@ rows also train each modality alone, late fusion, and the fusion without its rec
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from . import checkpoint, objective
+from . import checkpoint, files, log, objective, runs
+from . import resume as interrupted
 from .config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from .data import IGNORE, Examples, Preprocessor
 from .errors import ConfigError
-from .log import Log
-from .manifest import Manifest
+from .log import METRICS
+from .manifest import Manifest, read_manifest
 from .network import single
+from .runs import Run
 from .split import split_rows
-from .train import Trained, train
+from .text import load_tokenizer
+from .train import find_devices, score_name
 
-METRICS = "metrics.jsonl"
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a fit left behind. The first of `trained` is the model that was saved."""
-
-    folder: Path
-    config: RunConfig
-    preprocessor: Preprocessor
-    examples: Mapping[str, Examples]
-    trained: list[Trained]
+SPLIT, SKIPPED = "split.json", "skipped.jsonl"
 
 
 def fit(
@@ -47,40 +40,197 @@ def fit(
     options: Mapping[str, Any] | None = None,
     baselines: bool = True,
     console: Console | None = None,
+    *,
+    resume: bool = False,
+    init_from: str | Path | None = None,
+    workers: int = 0,
+    on_bad_row: str = "error",
+    tensorboard: bool = False,
 ) -> Run:
-    """Train on a manifest and save the model in `folder`, with metrics.jsonl.
+    """Train on a manifest and save every model in `folder`, with metrics.jsonl.
+
+    Started by torchrun, its processes share the work; the first alone writes and prints.
 
     Args:
         options: fields of ModelConfig that are the caller's to choose; the data decide the rest.
         baselines: also train what the model is to be compared with.
+        resume: where the same call was interrupted, even by a kill, go on from there; the rest is
+            then what it would have been, bit for bit but for the seconds. Where it was not, begin.
+        init_from: the folder of another run. The model (not its baselines) starts from that run's
+            weights wherever name and shape agree, and reads text with that run's tokenizer.
+        workers: processes that decode files.
+        on_bad_row: "skip" leaves out rows whose files cannot be read, and lists them in
+            skipped.jsonl.
+        tensorboard: write the metrics for TensorBoard too.
 
     Raises:
-        FusionError: the manifest, one of its files or an option cannot be used, or the folder
-            holds a run already.
+        FusionError: the manifest, one of its files or an option cannot be used, the folder holds a
+            run already, or one to be resumed that began otherwise.
     """
     data, training = data or DataConfig(), training or TrainConfig()
-    console = console or Console()
-    keep_what_is_there(folder, (METRICS, *checkpoint.FILES))
-    parts = split_rows(manifest, training.seed)
+    accelerator = find_devices(training.precision)
+    if tensorboard:
+        log.board_writer()  # before anything is written
+    main = accelerator.is_main_process
+    console = (console or Console()) if main else Console(quiet=True)
+    folder = Path(folder)
+    call = {
+        "columns": dict(manifest.columns),
+        "data": asdict(data),
+        "train": asdict(training),
+        "options": dict(options or {}),
+        "baselines": baselines,
+        "init_from": None if init_from is None else str(Path(init_from).resolve()),
+        "on_bad_row": on_bad_row,
+        "kind": manifest.kind,
+        "rows": interrupted.fingerprint(manifest),
+    }
+    before = interrupted.begun(folder) if resume else None
+    complete = resume and before is None and (folder / METRICS).is_file()
+    if before is not None:
+        interrupted.check(folder, before, call)
+    elif not complete:
+        keep_what_is_there(folder, (interrupted.CALL, METRICS, *checkpoint.FILES))
+    parts = _split(folder, manifest, training.seed)
     describe(manifest, parts, training.seed, console)
+    source = None if init_from is None else checkpoint.load(init_from)
+    preprocessor = _tokenized_alike(
+        Preprocessor.fit(manifest, parts["train"], data, on_bad_row=on_bad_row, workers=workers),
+        folder,
+        source,
+    )
+    examples = _decode(manifest, parts, preprocessor, workers, on_bad_row, console)
+    model = configure(manifest, preprocessor, options or {})
+    config = RunConfig(
+        data,
+        model,
+        training,
+        preprocessor.labels,
+        dict(manifest.columns),
+        target=getattr(preprocessor, "target", None),
+        series=getattr(preprocessor, "series", ()),
+        **_place(manifest),
+    )
+    # Nobody writes before all have looked, and nobody reads before all is written.
+    accelerator.wait_for_everyone()
+    if main and not complete:
+        others = {**_place(manifest), "workers": workers, "tensorboard": tensorboard}
+        interrupted.begin(folder, call | others)
+        checkpoint.save_config(folder, config, preprocessor)
+        files.write_json(folder / SPLIT, parts)
+        _list_skipped(folder, manifest, examples)
+    accelerator.wait_for_everyone()
+    given = None if source is None else source[0].state_dict()
+    run = Run(folder, config, preprocessor, examples, [])
+    if complete:
+        if main:
+            interrupted.clear(folder)  # a kill may have left some of it
+        records = log.read(folder / METRICS)
+        names = variants(model, baselines)
+        run.trained.extend(runs.finished(folder, name, records, accelerator) for name in names)
+        return run
+    board = folder / "tensorboard" if tensorboard else None
+    runs.train_all(run, variants(model, baselines), given, accelerator, console, board)
+    return run
+
+
+def _split(folder: Path, manifest: Manifest, seed: int) -> dict[str, list[int]]:
+    """The split that the run began with, or a new one."""
+    if (folder / SPLIT).is_file():
+        return files.read_json(folder / SPLIT)
+    return split_rows(manifest, seed)
+
+
+def _place(manifest: Manifest) -> dict[str, str]:
+    """Where the rows came from: RunConfig's `manifest`, empty where it was no file, and `root`."""
+    path = Path(manifest.path)
+    root = Path(getattr(manifest, "root", path.parent))
+    return {"manifest": str(path.resolve()) if path.is_file() else "", "root": str(root.resolve())}
+
+
+def _tokenized_alike(
+    preprocessor: Preprocessor, folder: Path, source: tuple[Any, Preprocessor, RunConfig] | None
+) -> Preprocessor:
+    """The same with the tokenizer that the run began with, or that of the run it starts from."""
+    file = folder / checkpoint.TOKENIZER
+    tokenizer = load_tokenizer(file) if file.is_file() else source and source[1].tokenizer
+    if preprocessor.tokenizer is None or not tokenizer:
+        return preprocessor
+    return replace(preprocessor, tokenizer=tokenizer)
+
+
+def _decode(
+    manifest: Manifest,
+    parts: Mapping[str, list[int]],
+    preprocessor: Preprocessor,
+    workers: int,
+    on_bad_row: str,
+    console: Console,
+) -> dict[str, Examples]:
     start = time.perf_counter()
-    preprocessor = Preprocessor.fit(manifest, parts["train"], data)
-    examples = {name: preprocessor.load(manifest, rows) for name, rows in parts.items()}
+    how: dict[str, Any] = {"workers": workers} if workers else {}
+    if on_bad_row != "error":
+        how["on_bad_row"] = on_bad_row
+    examples = {name: preprocessor.load(manifest, rows, **how) for name, rows in parts.items()}
     size = sum(each.megabytes for each in examples.values())
     seconds = time.perf_counter() - start
     console.print(f"Decoded once and kept in memory: {size:.0f} MB, in {seconds:.1f} s")
     cut = sum(each.texts_cut for each in examples.values())
     if cut:
-        console.print(f"{cut} texts were cut after {data.max_tokens} tokens")
-    model = configure(manifest, preprocessor, options or {})
-    config = RunConfig(data, model, training, preprocessor.labels, dict(manifest.columns))
-    folder.mkdir(parents=True, exist_ok=True)
-    trained = []
-    with Log(folder / METRICS, console) as log:
-        for name, variant in variants(model, baselines).items():
-            trained.append(train(name, variant, training, examples, log))
-    checkpoint.save(folder, config, trained[0].model, preprocessor)
-    return Run(folder, config, preprocessor, examples, trained)
+        limit = preprocessor.config.max_tokens
+        console.print(f"{cut} texts were cut after {limit} tokens")
+    return examples
+
+
+def _list_skipped(folder: Path, manifest: Manifest, examples: Mapping[str, Examples]) -> None:
+    """skipped.jsonl, where a row was left out."""
+    left_out = [*getattr(manifest, "skipped", ())]
+    for each in examples.values():
+        left_out += getattr(each, "skipped", ())
+    lines = [json.dumps({"where": where, "error": error}) + "\n" for where, error in left_out]
+    if lines:
+        files.write(folder / SKIPPED, "".join(lines))
+
+
+def resume(folder: str | Path, console: Console | None = None) -> Run:
+    """Go on with a run that was interrupted, by a kill or otherwise, as `fit` had been called.
+
+    Raises:
+        ConfigError: the folder holds no run that was interrupted, or its table is no file.
+        FusionError: as `fit`.
+    """
+    folder = Path(folder)
+    call = interrupted.begun(folder)
+    if call is None:
+        if (folder / METRICS).is_file():
+            raise ConfigError(f"{folder}: the run is complete; there is nothing left to resume")
+        raise ConfigError(f"{folder}: no run was interrupted there; give the folder of one")
+    if not call["manifest"]:
+        raise ConfigError(
+            f"{folder}: the run was trained on a table that is no file; call fit with it, as "
+            "before, and resume=True"
+        )
+    manifest = read_manifest(
+        call["manifest"],
+        call["columns"],
+        call["root"],
+        kind=call["kind"],
+        on_bad_row=call["on_bad_row"],
+    )
+    return fit(
+        manifest,
+        folder,
+        DataConfig(**call["data"]),
+        TrainConfig(**call["train"]),
+        call["options"],
+        call["baselines"],
+        console,
+        resume=True,
+        init_from=call["init_from"],
+        workers=call["workers"],
+        on_bad_row=call["on_bad_row"],
+        tensorboard=call["tensorboard"],
+    )
 
 
 def keep_what_is_there(folder: Path, names: Iterable[str]) -> None:
@@ -91,7 +241,10 @@ def keep_what_is_there(folder: Path, names: Iterable[str]) -> None:
     """
     for name in names:
         if (folder / name).exists():
-            raise ConfigError(f"{folder} holds {name} already; choose another folder with --out")
+            mend = "resume it, or " if name == interrupted.CALL else ""
+            raise ConfigError(
+                f"{folder} holds {name} already; {mend}choose another folder with --out"
+            )
 
 
 def describe(
@@ -117,16 +270,17 @@ def configure(
 ) -> ModelConfig:
     """The model for a manifest: what its rows and labels ask for, and the caller's options."""
     labels = len(preprocessor.labels)
-    kind = "steps" if manifest.per_step else "binary" if labels == 2 else "multiclass"
     return ModelConfig(
         modalities=manifest.modalities,
-        kind=kind,
-        outputs=objective.outputs(kind, labels),
+        kind=manifest.kind,
+        outputs=objective.outputs(manifest.kind, labels),
         stream=manifest.stream,
         image_size=preprocessor.config.image_size,
         image_channels=preprocessor.config.image_channels,
         mels=preprocessor.config.mels,
         vocabulary=preprocessor.vocabulary,
+        variables=preprocessor.variables,
+        missing=manifest.missing,
         **{"fusion": "aligned" if manifest.stream else "tokens", **options},
     )
 
@@ -148,8 +302,11 @@ def variants(model: ModelConfig, baselines: bool = True) -> dict[str, ModelConfi
     return result
 
 
-def commonest(run: Run) -> float:
-    """The accuracy of always answering the training rows' commonest label."""
+def commonest(run: Run) -> float | None:
+    """The accuracy of always answering the training rows' commonest label; None for numbers, and
+    where a row may have several labels."""
+    if run.config.model.kind not in ("binary", "multiclass", "steps"):
+        return None
     labels = run.config.labels
     counts = [0] * len(labels)
     for each in run.examples["train"].labels:
@@ -170,9 +327,11 @@ def results(run: Run) -> Table:
     """Every model side by side."""
     split = "test" if "test" in run.examples else "val"
     rows = len(run.examples[split])
-    table = Table(title=f"Accuracy on {rows} {split} rows", title_justify="left")
+    score = score_name(run.config.model.kind)
+    title = f"{score[0].upper()}{score[1:]} on {rows} {split} rows"
+    table = Table(title=title, title_justify="left")
     table.add_column("model")
-    for column in ("accuracy", "loss", "parameters", "seconds"):
+    for column in (score, "loss", "parameters", "seconds"):
         table.add_column(column, justify="right")
     for each in run.trained:
         table.add_row(
@@ -182,5 +341,7 @@ def results(run: Run) -> Table:
             f"{each.parameters:,}",
             f"{each.seconds:.1f}",
         )
-    table.add_row("commonest label", f"{commonest(run):.3f}", "", "", "")
+    chance = commonest(run)
+    if chance is not None:
+        table.add_row("commonest label", f"{chance:.3f}", "", "", "")
     return table

@@ -3,27 +3,55 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .errors import ConfigError
+
+METRICS = "metrics.jsonl"
+_PATIENCE = 30.0  # seconds without a line, after which one tells how far a long epoch is
 
 
 class Log:
-    """A context in which models are trained. Each record is one line of `file`."""
+    """A context in which models are trained. Each record is one line of `file`.
 
-    def __init__(self, file: Path, console: Console | None = None) -> None:
-        self.console = console or Console()
-        self._file = file.open("a", encoding="utf-8")
+    Args:
+        size: bytes of `file` that stay; what an interrupted run wrote beyond them goes.
+        main: False in the processes that are to say and write nothing.
+        tensorboard: a folder for TensorBoard, which gets the same figures.
+
+    Raises:
+        ConfigError: TensorBoard is asked for and is not installed.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        console: Console | None = None,
+        *,
+        size: int | None = None,
+        main: bool = True,
+        tensorboard: Path | None = None,
+    ) -> None:
+        self.console = (console or Console()) if main else Console(quiet=True)
+        self._board = Board(tensorboard) if tensorboard and main else None
+        self._file = file.open("a", encoding="utf-8") if main else None
+        if self._file and size is not None:
+            self._file.truncate(size)
         self._progress: Progress | None = None
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.quiet:
             self._progress = Progress(
                 TextColumn("{task.description:<16}"),
                 BarColumn(bar_width=24),
-                MofNCompleteColumn(),
+                TextColumn("epoch {task.fields[epoch]}"),
                 TimeElapsedColumn(),
+                TextColumn("{task.fields[pace]}"),
                 TextColumn("{task.fields[note]}"),
                 console=self.console,
             )
@@ -41,21 +69,119 @@ class Log:
     ) -> None:
         if self._progress:
             self._progress.stop()
-        self._file.close()
+        if self._file:
+            self._file.close()
+        if self._board:
+            self._board.close()
 
     def record(self, **values: Any) -> None:
         """Append one JSON object to the metrics."""
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        if self._file:
+            self._file.write(json.dumps(values) + "\n")
+            self._file.flush()
+        if self._board:
+            self._board.record(**values)
 
-    def epoch(self, model: str, epoch: int, epochs: int, note: str) -> None:
-        """Show that a model has finished so many of its epochs; 0 announces it."""
-        if self._progress is None:
-            if epoch:
-                self.console.print(f"{model}: epoch {epoch}/{epochs}, {note}", highlight=False)
-            return
-        for task in self._progress.tasks:
-            if task.description == model:
-                self._progress.update(task.id, completed=epoch, note=note)
-                return
-        self._progress.add_task(model, total=epochs, note=note)
+    def size(self) -> int:
+        """Bytes of the metrics, all of them on the disk."""
+        if self._file is None:
+            return 0
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def begin(self, model: str, epochs: int, rows: int, done: int = 0) -> None:
+        """Announce a model: so many epochs of so many rows, of which some are done."""
+        self._model, self._epochs, self._rows = model, epochs, rows
+        self._first = self._done = done
+        self._start = self._said = time.perf_counter()
+        if self._progress:
+            self._task = self._progress.add_task(
+                model, total=epochs * rows, completed=done, epoch=f"0/{epochs}", pace="", note=""
+            )
+
+    def advance(self, rows: int) -> None:
+        """Count rows that the model has been trained on."""
+        self._done += rows
+        if self._progress:
+            self._progress.update(self._task, completed=self._done, pace=self.pace())
+        elif time.perf_counter() - self._said > _PATIENCE:
+            share = 100 * self._done // (self._epochs * self._rows)
+            self._line(f"{share} % done, {self.pace()}")
+
+    def epoch(self, epoch: int, note: str) -> None:
+        """Show that the model has finished so many of its epochs."""
+        if self._progress:
+            self._progress.update(
+                self._task, epoch=f"{epoch}/{self._epochs}", pace=self.pace(), note=note
+            )
+        else:
+            self._line(f"epoch {epoch}/{self._epochs}, {note}, {self.pace()}")
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self.console.print(text, highlight=False, markup=False)
+
+    def pace(self) -> str:
+        """Rows a second since the model began, validation included, and the time left at it."""
+        rate = (self._done - self._first) / max(time.perf_counter() - self._start, 1e-9)
+        if not rate:
+            return ""
+        left = (self._epochs * self._rows - self._done) / rate
+        return f"{rate:.0f} rows/s" + (f", {duration(left)} left" if left > 0 else "")
+
+    def _line(self, text: str) -> None:
+        self._said = time.perf_counter()
+        self.say(f"{self._model}: {text}")
+
+
+class Board:
+    """The records as TensorBoard's scalars, a run a model."""
+
+    def __init__(self, folder: Path) -> None:
+        self._make, self._folder = board_writer(), folder
+        self._writers: dict[str, Any] = {}
+
+    def record(self, model: str, epoch: int, split: str, seconds: float, **values: float) -> None:
+        """Add each value; a resumed model's own later points are dropped."""
+        if model not in self._writers:
+            place = self._folder / model.replace(" ", "-")
+            self._writers[model] = self._make(str(place), purge_step=epoch)
+        for name, value in values.items():
+            self._writers[model].add_scalar(f"{name}/{split}", value, epoch)
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        for each in self._writers.values():
+            each.close()
+
+
+def board_writer() -> Any:
+    """TensorBoard's class of writers.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            "TensorBoard is not installed; pip install 'fastrnn[tensorboard]', or leave "
+            "the option out: metrics.jsonl has the same figures"
+        ) from None
+    return SummaryWriter
+
+
+def read(file: Path, size: int | None = None) -> list[dict[str, Any]]:
+    """The records in a metrics file, or in its first `size` bytes."""
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_bytes()[:size].splitlines()]
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min, 2 h 5 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -52,7 +52,7 @@ def read_table(source: Source, wanted: Collection[str] = ()) -> Table:
         ManifestError: no such file, another format, not UTF-8, no rows, or damaged.
     """
     if isinstance(source, pd.DataFrame):
-        path = Path("DataFrame")
+        path = Path(source.attrs.get("path", "DataFrame"))  # a file's block knows its file
         table = Table(path, *_frame(path, source))
     else:
         path = Path(source)

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def compare(
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items()}
     fused, plain = copy.deepcopy(model).train(), with_torch_rnn(model).train()
-    steps = [_step(each, batch, kind, training) for each in (fused, plain)]
+    steps = [partial(training_step(each, kind, training), batch) for each in (fused, plain)]
     layers = [_recurrences(fused, batch, FusedRNN), _recurrences(plain, batch, PaddedRNN)]
     return [
         Comparison("whole training step", *_alternate(steps, device, repeats)),
@@ -84,10 +85,11 @@ def compare(
     ]
 
 
-def _step(model: nn.Module, batch: Batch, kind: str, training: TrainConfig) -> Callable[[], object]:
+def training_step(model: nn.Module, kind: str, training: TrainConfig) -> Callable[[Batch], None]:
+    """One step of training `model`, as a function of the batch."""
     optimizer = torch.optim.Adam(model.parameters(), training.rate)
 
-    def step() -> None:
+    def step(batch: Batch) -> None:
         loss = objective.loss(kind, model(batch), batch["label"])
         optimizer.zero_grad()
         loss.backward()

@@ -1,46 +1,57 @@
-"""Training one model: Adam, one cycle of the learning rate, clipped gradients, through accelerate.
+"""Training one network: Adam, a learning rate that rises and falls, clipped gradients.
 
-Accelerate places the model and the batches on the device there is; the loop is our own.
+Accelerate finds the device and, started by torchrun, the processes; the loop is our own. A step's
+rows are dealt to the batches that are accumulated and to the processes, and each part's loss is
+weighed by its share of the whole: the gradient is that of the step's mean loss, however its rows
+are divided.
+
+The order of an epoch's rows follows from the seed and the epoch, and torch's random numbers in a
+step from the seed, the step and the process. So a run that goes on from any step is the run that
+was never stopped.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
-from torch import nn
-from torch.utils.data import DataLoader
-from torchmetrics import MeanMetric
+from accelerate.utils import DistributedDataParallelKwargs, broadcast, send_to_device
+from torch import Tensor, nn
 
-from . import objective
+from . import objective, tally, transfer
+from .checkpoint import Weights, weights
 from .config import ModelConfig, TrainConfig
-from .data import Examples
+from .data import Batch, Examples
+from .dealing import deal, seed_torch, shuffled
+from .errors import ConfigError
 from .log import Log
 from .network import build
+from .resume import State, moments, restore_optimizer
+from .tally import Score, Tally
 
 _EVALUATION_BATCH = 256  # rows; no gradients are kept, so more fit than in training
+_ASK = 16  # steps after which several processes agree whether to save: asking makes them wait
 
-
-@dataclass(frozen=True)
-class Score:
-    """One pass over a split: the mean loss, and what is to be high: the share of right answers."""
-
-    loss: float
-    score: float
+Scores = dict[str, Score]
+Save = Callable[[State], None]
 
 
 @dataclass
 class Trained:
-    """A trained model and how it came about."""
+    """A trained network and how it came about."""
 
     name: str
-    model: nn.Module
-    epochs: list[dict[str, Score]] = field(default_factory=list)  # train and val, each epoch
-    final: dict[str, Score] = field(default_factory=dict)  # val, and test where there is one
+    model: nn.Module  # with the weights of its best epoch
+    epochs: list[Scores] = field(default_factory=list)  # train and val, each epoch
+    final: Scores = field(default_factory=dict)  # the best epoch's val, and test if there is one
     seconds: float = 0.0  # training and validation
+    last: Weights | None = None  # the weights after the last epoch, where another was the best
 
     @property
     def parameters(self) -> int:
@@ -52,6 +63,40 @@ class Trained:
         """On test rows where there are some, else on val's."""
         return self.final.get("test", self.final["val"])
 
+    @property
+    def best(self) -> int:
+        """The epoch with the highest val score; of equals the lowest loss, then the first."""
+        return best_epoch(self.epochs)
+
+
+def best_epoch(epochs: Sequence[Scores]) -> int:
+    """See `Trained.best`; 0 before the first."""
+    best, found = None, 0
+    for number, scores in enumerate(epochs, 1):
+        if scores["val"].better(best):
+            best, found = scores["val"], number
+    return found
+
+
+def find_devices(precision: str = "fp32") -> Accelerator:
+    """The device, and the processes that torchrun started.
+
+    Raises:
+        ConfigError: the device cannot compute in this precision.
+    """
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    # Without this, accelerate takes several processes without GPUs for one each.
+    accelerator = Accelerator(
+        cpu=not alone and not torch.cuda.is_available(),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    kind = accelerator.device.type
+    if precision == "fp16" and kind != "cuda":
+        raise ConfigError(f"fp16 needs a CUDA GPU, and this is {kind}; choose bf16 or fp32")
+    if precision == "bf16" and kind == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigError("this GPU has no bf16; choose fp16 or fp32")
+    return accelerator
+
 
 def train(
     name: str,
@@ -59,92 +104,279 @@ def train(
     training: TrainConfig,
     examples: Mapping[str, Examples],
     log: Log,
+    *,
+    given: Mapping[str, Tensor] | None = None,
+    start: State | None = None,
+    epochs: Sequence[Scores] = (),
+    save: Save | None = None,
 ) -> Trained:
-    """Build and train a model on examples["train"], following examples["val"].
+    """Build and train a network on examples["train"], following examples["val"].
 
-    The same seed gives the same model on the same machine.
+    The same seed gives the same network on the same machine, with as many threads and processes.
+
+    Args:
+        given: weights to start from, where name and shape agree (see transfer.py).
+        start: where an interrupted training of this network stood, `epochs` what it had scored.
+        save: is called with a State at the end of every epoch and every `save_every` seconds; all
+            processes call it, each with its own.
+
+    Raises:
+        ConfigError: the precision, `freeze`, `balance` or `given` do not go with the network, the
+            labels or the device; `start` is of another number of processes.
     """
-    torch.manual_seed(training.seed)
-    accelerator = Accelerator()
-    shuffle = torch.Generator().manual_seed(training.seed)
-    loader = examples["train"].loader(training.batch, shuffle)
-    model = build(config)
-    optimizer = torch.optim.Adam(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, training.rate, total_steps=training.epochs * len(loader)
-    )
-    model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
-    others = {
-        split: accelerator.prepare(examples[split].loader(_EVALUATION_BATCH))
-        for split in ("val", "test")
-        if split in examples
-    }
-    result = Trained(name, accelerator.unwrap_model(model))
-    log.epoch(name, 0, training.epochs, "")
-    start = time.perf_counter()
-    for epoch in range(1, training.epochs + 1):
-        scores = {}
-        tally = _Tally(config, accelerator.device)
-        model.train()
-        for batch in loader:
+    loop = _Loop(name, config, training, examples, log, given, save)
+    loop.result.epochs.extend(epochs)
+    if start is not None:
+        loop.restore(start)
+    return loop.run()
+
+
+class _Loop:
+    """What changes from step to step, and the steps."""
+
+    def __init__(
+        self,
+        name: str,
+        config: ModelConfig,
+        training: TrainConfig,
+        examples: Mapping[str, Examples],
+        log: Log,
+        given: Mapping[str, Tensor] | None,
+        save: Save | None,
+    ) -> None:
+        self.config, self.training, self.examples = config, training, examples
+        self.log, self.save = log, save
+        self.accelerator = find_devices(training.precision)
+        self.device = self.accelerator.device
+        seed_torch(training.seed)
+        network = build(config)
+        taken = None
+        if given is not None:
+            taken = transfer.take(network, given)
+            log.say(f"{name}: {transfer.report(network, taken, given)}")
+        transfer.freeze(network, training.freeze, taken)
+        # Where there are several processes, the model averages gradients; the network is in it.
+        self.model = self.accelerator.prepare_model(network)
+        self.network: nn.Module = self.accelerator.unwrap_model(self.model)
+        self.rows = len(examples["train"])
+        self.steps = math.ceil(self.rows / training.batch)
+        learned = [each for each in self.network.parameters() if each.requires_grad]
+        self.optimizer = torch.optim.Adam(learned, training.rate)
+        self.schedule = _schedule(self.optimizer, training, self.steps)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
+        self.weight = _balance(config, training, examples["train"])
+        self.masses = {
+            split: tally.masses(config.kind, each.labels, self.weight)
+            for split, each in examples.items()
+        }
+        if self.weight is not None:
+            self.weight = self.weight.to(self.device)
+        self.tally = self._tally()
+        self.best: Weights = {}
+        self.result = Trained(name, self.network)
+        self.epoch, self.step = 1, 0  # of the step that comes next
+        self.begun = self.saved = time.perf_counter()
+
+    def run(self) -> Trained:
+        """Train to the end, or until patience is out."""
+        result, training, name = self.result, self.training, self.result.name
+        done = (self.epoch - 1) * self.rows + min(self.step * training.batch, self.rows)
+        self.log.begin(name, training.epochs, self.rows, done)
+        while self.epoch <= training.epochs and not self._out_of_patience():
+            self._train_epoch()
+            scores = {"train": self.tally.score(), "val": self._evaluate("val")}
+            if scores["val"].better(self._best_score()):
+                self.best = weights(self.network)
+            result.epochs.append(scores)
+            result.seconds = time.perf_counter() - self.begun
+            for split, score in scores.items():
+                self._record(self.epoch, split, score)
+            self._tell(scores)
+            self.epoch, self.step, self.tally = self.epoch + 1, 0, self._tally()
+            self._save()
+        if self.epoch <= training.epochs:
+            self.log.say(f"{name}: no better for {training.patience} epochs; stopped")
+        if result.best < len(result.epochs):
+            result.last = weights(self.network)
+            self.network.load_state_dict(self.best)
+        result.final["val"] = result.epochs[result.best - 1]["val"]
+        if "test" in self.examples:
+            result.final["test"] = self._evaluate("test")
+            self._record(result.best, "test", result.final["test"])
+        return result
+
+    def _train_epoch(self) -> None:
+        self.model.train()
+        order = shuffled(self.rows, self.training.seed, self.epoch)
+        for step in range(self.step, self.steps):
+            rows = order[step * self.training.batch : (step + 1) * self.training.batch]
+            self._train_step(rows)
+            self.step = step + 1
+            self.log.advance(len(rows))
+            if self.step < self.steps and self._time_to_save():
+                self._save()
+
+    def _train_step(self, rows: Sequence[int]) -> None:
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        seed_torch(self.training.seed, self.epoch, self.step, process)
+        total = float(self.masses["train"][rows].sum())
+        parts = deal(rows, self.training.accumulate * processes)[process::processes]
+        for number, part in enumerate(parts, 1):
+            # Every process takes part in every backward, a row of no weight where it has none.
+            batch, mass = self._batch("train", part or rows[:1])
+            mass = mass if part else 0.0
+            last = number == len(parts)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                logits = self._logits(self.model, batch)
+                if mass:
+                    mean = self._loss(logits, batch["label"])
+                    # Processes' gradients are averaged, and are to be added.
+                    loss = mean * (mass / total * processes)
+                    self.tally.add(mean.detach(), mass, logits.detach(), batch["label"])
+                else:
+                    loss = logits.sum() * 0
+                self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.schedule is not None:
+            self.schedule.step()
+
+    @torch.no_grad()
+    def _evaluate(self, split: str) -> Score:
+        found = self._tally()
+        self.network.eval()
+        for part in self._own(split):
+            batch, mass = self._batch(split, part)
+            if mass:
+                logits = self._logits(self.network, batch)
+                found.add(self._loss(logits, batch["label"]), mass, logits, batch["label"])
+        return found.score()
+
+    def _own(self, split: str) -> Iterator[Sequence[int]]:
+        """This process's rows of a split, in batches."""
+        shares = deal(range(len(self.examples[split])), self.accelerator.num_processes)
+        share = shares[self.accelerator.process_index]
+        for first in range(0, len(share), _EVALUATION_BATCH):
+            yield share[first : first + _EVALUATION_BATCH]
+
+    def _batch(self, split: str, rows: Sequence[int]) -> tuple[Batch, float]:
+        batch = self.examples[split].collate(rows)
+        return send_to_device(batch, self.device), float(self.masses[split][list(rows)].sum())
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = kinds.get(self.training.precision)
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             logits = model(batch)
-            loss = objective.loss(config.kind, logits, batch["label"])
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), training.clip)
-            optimizer.step()
-            schedule.step()
-            tally.add(loss.detach(), logits.detach(), batch["label"])
-        scores["train"] = tally.score()
-        scores["val"] = evaluate(model, config, others["val"], accelerator.device)
-        result.epochs.append(scores)
-        result.seconds = time.perf_counter() - start
-        for split, score in scores.items():
-            _record(log, result, epoch, split, score)
-        note = f"train loss {scores['train'].loss:.3f}, val accuracy {scores['val'].score:.3f}"
-        log.epoch(name, epoch, training.epochs, note)
-    result.final["val"] = result.epochs[-1]["val"]
-    if "test" in others:
-        result.final["test"] = evaluate(model, config, others["test"], accelerator.device)
-        _record(log, result, training.epochs, "test", result.final["test"])
-    return result
+        return logits if dtype is None else logits.float()
+
+    def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        if self.weight is None:
+            return objective.loss(self.config.kind, logits, label)
+        return objective.loss(self.config.kind, logits, label, self.weight.to(logits.dtype))
+
+    def _tally(self) -> Tally:
+        return Tally(self.config.kind, self.config.outputs, self.device)
+
+    def _best_score(self) -> Score | None:
+        epochs = self.result.epochs
+        return epochs[self.result.best - 1]["val"] if epochs else None
+
+    def _out_of_patience(self) -> bool:
+        patience, epochs = self.training.patience, self.result.epochs
+        return bool(patience) and len(epochs) - self.result.best >= patience
+
+    def _record(self, epoch: int, split: str, score: Score) -> None:
+        self.log.record(
+            model=self.result.name,
+            epoch=epoch,
+            split=split,
+            **{"loss": score.loss, score_name(self.config.kind): score.score},
+            seconds=round(self.result.seconds, 3),
+        )
+
+    def _tell(self, scores: Scores) -> None:
+        called = score_name(self.config.kind)
+        note = f"train loss {scores['train'].loss:.3f}, val {called} {scores['val'].score:.3f}"
+        self.log.epoch(self.epoch, note)
+
+    def _time_to_save(self) -> bool:
+        if self.save is None:
+            return False
+        due = time.perf_counter() - self.saved >= self.training.save_every
+        if self.accelerator.num_processes == 1:
+            return due
+        if self.step % _ASK:
+            return False
+        return bool(broadcast(torch.tensor([due], dtype=torch.int, device=self.device)))
+
+    def _save(self) -> None:
+        if self.save is None:
+            return
+        accelerator = self.accelerator
+        tensors = {f"network.{name}": each for name, each in self.network.state_dict().items()}
+        tensors |= {f"best.{name}": each for name, each in self.best.items()}
+        tensors |= moments(self.optimizer)
+        for name, each in self.tally.state().items():
+            tensors[f"tally.{name}"] = accelerator.gather(each[None])
+        state = State(
+            metrics=self.log.size(),
+            model=self.result.name,
+            epoch=self.epoch,
+            step=self.step,
+            seconds=time.perf_counter() - self.begun,
+            processes=accelerator.num_processes,
+            groups=self.optimizer.state_dict()["param_groups"],
+            schedule={} if self.schedule is None else self.schedule.state_dict(),
+            scaler=self.scaler.state_dict(),
+            tensors=tensors,
+        )
+        self.save(state)
+        self.saved = time.perf_counter()
+
+    def restore(self, state: State) -> None:
+        """Go on from there."""
+        accelerator = self.accelerator
+        if state.processes != accelerator.num_processes:
+            raise ConfigError(
+                f"the run began with {state.processes} processes and there are "
+                f"{accelerator.num_processes}; resume with as many"
+            )
+        self.network.load_state_dict(state.below("network"))
+        self.best = state.below("best")
+        restore_optimizer(self.optimizer, state)
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state.schedule)
+        self.scaler.load_state_dict(state.scaler)
+        if state.step:
+            counted = state.below("tally")
+            self.tally.restore({k: v[accelerator.process_index] for k, v in counted.items()})
+        self.epoch, self.step = state.epoch, state.step
+        self.begun = time.perf_counter() - state.seconds
+        self.result.seconds = state.seconds
 
 
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, config: ModelConfig, loader: DataLoader, device: torch.device
-) -> Score:
-    """The model's score on a loader's rows."""
-    tally = _Tally(config, device)
-    model.eval()
-    for batch in loader:
-        logits = model(batch)
-        tally.add(objective.loss(config.kind, logits, batch["label"]), logits, batch["label"])
-    return tally.score()
+def score_name(kind: str) -> str:
+    """What the score of a kind of label is called in metrics.jsonl and in tables."""
+    return getattr(objective, "SCORES", {}).get(kind, "accuracy")
 
 
-class _Tally:
-    """Adds up the batches of one pass."""
-
-    def __init__(self, config: ModelConfig, device: torch.device) -> None:
-        self.kind = config.kind
-        self.loss = MeanMetric(nan_strategy="disable").to(device)
-        self.accuracy = objective.metric(config.kind, max(2, config.outputs)).to(device)
-
-    def add(self, loss: torch.Tensor, logits: torch.Tensor, label: torch.Tensor) -> None:
-        self.loss.update(loss, weight=len(label))
-        self.accuracy.update(objective.predict(self.kind, logits), label)
-
-    def score(self) -> Score:
-        return Score(float(self.loss.compute()), float(self.accuracy.compute()))
-
-
-def _record(log: Log, result: Trained, epoch: int, split: str, score: Score) -> None:
-    log.record(
-        model=result.name,
-        epoch=epoch,
-        split=split,
-        loss=round(score.loss, 6),
-        accuracy=round(score.score, 6),
-        seconds=round(result.seconds, 3),
+def _schedule(
+    optimizer: torch.optim.Optimizer, training: TrainConfig, steps: int
+) -> torch.optim.lr_scheduler.OneCycleLR | None:
+    if training.schedule == "constant":
+        return None
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, training.rate, total_steps=training.epochs * steps
     )
+
+
+def _balance(config: ModelConfig, training: TrainConfig, examples: Examples) -> Tensor | None:
+    if not training.balance:
+        return None
+    if config.kind == "regression":
+        raise ConfigError("balance weighs labels that are words; leave it out for numbers")
+    return tally.weight(config.kind, examples, config.outputs)

@@ -74,6 +74,8 @@ def test_learns_cued_recall(tmp_path):
         "data",
         "metrics.jsonl",
         "model.safetensors",
+        "models",
+        "split.json",
     }
 
 

@@ -8,7 +8,7 @@ often true as false, and neither alone tells anything: chance is exactly one hal
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ ROWS = {"train": 16_000, "val": 1000, "test": 3000}
 CHANCE = 0.5
 
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TRIES = 100_000  # draws in vain; one in ten is of use where every sentence is allowed
 _TEMPLATES = (
     "the digit is {}",
     "this picture shows a number that is {}",
@@ -52,39 +53,54 @@ def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Pa
         table.writerow(("image", "text", "label", "split"))
         for split, count in (rows or ROWS).items():
             pool = digits[split]
-            for first, second, one, other in _fours(pool.values, count // 4, dice):
-                for picture, text, true in (
-                    (first, one, True),
-                    (second, one, False),
-                    (first, other, False),
-                    (second, other, True),
-                ):
-                    label = "true" if true else "false"
-                    table.writerow((pool.paths[picture], text, label, split))
+            for picture, text, label in pairs(pool.values, count // 4, dice):
+                table.writerow((pool.paths[picture], text, label, split))
     return manifest
 
 
-def _fours(
-    values: np.ndarray, count: int, dice: np.random.Generator
-) -> Iterator[tuple[int, int, str, str]]:
-    """Two pictures and two sentences: the first is true of the first picture only, and so on.
+def sentences() -> list[str]:
+    """All that is ever said."""
+    return [template.format(claim) for template in _TEMPLATES for claim, _ in claims()]
 
-    The kind of the first sentence is drawn evenly: equal, odd or even, greater, less.
+
+def pairs(
+    values: np.ndarray,
+    fours: int,
+    dice: np.random.Generator,
+    allowed: Container[str] | None = None,
+) -> Iterator[tuple[int, str, str]]:
+    """An index into `values` (digits, [N]), a sentence, and whether it is true of that digit.
+
+    Four such at a time: two digits and two sentences, the first true of the first digit only, the
+    second of the second. The kind of the first sentence is drawn evenly: equal, odd or even,
+    greater, less. Where `allowed` is given, no other sentence is said.
+
+    Raises:
+        ValueError: no two of the allowed sentences seem to make such a four.
     """
     said = claims()
     kinds = [said[:10], said[10:12], said[12:21], said[21:]]
-    while count:
+    tries = 0
+    while fours:
+        tries += 1
+        if tries > _TRIES:
+            raise ValueError("the allowed sentences are never true of different digits; allow more")
         kind = kinds[dice.integers(len(kinds))]
         text, true = kind[dice.integers(len(kind))]
-        first, second = dice.integers(len(values), size=2)
+        first, second = (int(each) for each in dice.integers(len(values), size=2))
         a, b = int(values[first]), int(values[second])
         other, true_of_other = said[dice.integers(len(said))]
         if a in true and b not in true and b in true_of_other and a not in true_of_other:
-            one_template, other_template = dice.integers(len(_TEMPLATES), size=2)
-            yield (
-                int(first),
-                int(second),
-                _TEMPLATES[one_template].format(text),
-                _TEMPLATES[other_template].format(other),
+            templates = dice.integers(len(_TEMPLATES), size=2)
+            one, two = (
+                _TEMPLATES[template].format(claim)
+                for template, claim in zip(templates, (text, other), strict=True)
             )
-            count -= 1
+            if allowed is not None and not (one in allowed and two in allowed):
+                continue
+            yield first, one, "true"
+            yield second, one, "false"
+            yield first, two, "false"
+            yield second, two, "true"
+            fours -= 1
+            tries = 0

@@ -12,12 +12,11 @@ and the rest guessed: NO_MEMORY_BOUND.
 from __future__ import annotations
 
 import json
-import wave
 from pathlib import Path
 
 import numpy as np
 
-from .digits import write_digits
+from .digits import write_digits, write_wav
 
 NAME = "cued-recall"
 STEPS = (4, 12)
@@ -56,7 +55,7 @@ def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Pa
                 tone = 0.5 * np.sin(2 * np.pi * pitch[:, None] * time + phase[:, None])
                 sound = tone.ravel() + NOISE * dice.standard_normal(steps * samples)
                 name = f"audio/{split}-{number:05d}.wav"
-                _write_wav(folder / name, sound)
+                write_wav(folder / name, sound, RATE)
                 row = {
                     "image": [pool.paths[each] for each in shown],
                     "audio": name,
@@ -65,13 +64,6 @@ def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Pa
                 }
                 file.write(json.dumps(row) + "\n")
     return manifest
-
-
-def _write_wav(path: Path, sound: np.ndarray) -> None:
-    # Not soundfile, which waits for the disk after every file: 3 ms each.
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, RATE, 0, "NONE", ""))
-        file.writeframes((sound.clip(-1, 1) * 32767).astype("<i2").tobytes())
 
 
 def _answers(values: np.ndarray, remember: np.ndarray) -> list[int | None]:

@@ -5,6 +5,7 @@ They are split 1100/247/450 before anything is paired, so no picture serves in t
 
 from __future__ import annotations
 
+import wave
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,20 @@ class Digits:
 
     paths: list[str]
     values: NDArray[np.int64]  # [N], 0 to 9
+
+
+def load_split(seed: int) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    """split name -> pictures [N, 8, 8] of 0 to 1, and what each shows [N]."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    order = np.random.default_rng(seed).permutation(len(source.target))
+    result, start = {}, 0
+    for split, count in _COUNTS.items():
+        chosen = order[start : start + count]
+        result[split] = source.images[chosen] / 16, source.target[chosen]
+        start += count
+    return result
 
 
 def write_digits(folder: Path, seed: int, shifts: int = 1) -> dict[str, Digits]:
@@ -62,3 +77,11 @@ def _jitter(pixels: NDArray[np.float64], dice: np.random.Generator) -> NDArray[n
         max(0, -down) : height + min(0, -down), max(0, -right) : width + min(0, -right)
     ]
     return moved * dice.uniform(0.7, 1.0)
+
+
+def write_wav(path: Path, sound: NDArray[np.float64], rate: int) -> None:
+    """Save [samples] within ±1 as 16-bit WAV; what is louder is clipped."""
+    # Not soundfile, which waits for the disk after every file: 3 ms each.
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes((sound.clip(-1, 1) * 32767).astype("<i2").tobytes())

@@ -1,0 +1,172 @@
+"""`fastrnn evaluate`, `predict`, `explain` and `export`: what is done with a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .. import checkpoint, evaluation, explanation, options
+from .. import predict as predicting
+from ..export import to_onnx
+from ..report import write_report
+from ..run_data import run_rows
+from . import flags, tell
+from .flags import OnBadRow, Part
+
+_PROOF = 8  # rows on which an export is compared
+
+
+@options.with_columns
+def evaluate(
+    run: flags.RunFolder,
+    manifest: flags.Table = None,
+    root: flags.Root = None,
+    part: flags.OfPart = Part.test,
+    on_bad_row: flags.BadRowAgain = None,
+    workers: flags.Workers = 0,
+    threads: flags.Threads = None,
+    **values: Any,
+) -> None:
+    """Measure a run: the fusion beside each modality alone, calibration, robustness.
+
+    Writes evaluation.json and report.html into the run's folder.
+    """
+    flags.set_threads(threads)
+    table = flags.judged_table(run, manifest, root, values, on_bad_row)
+    found = evaluation.evaluate_run(
+        run,
+        table,
+        part.value,
+        device=flags.device(),
+        on_bad_row=on_bad_row and on_bad_row.value,
+        workers=workers,
+    )
+    console = Console()
+    for each in tell.evaluation(found):
+        console.print(each)
+    console.out(f"Written: {run / evaluation.EVALUATION}, {write_report(run)}")
+
+
+@options.with_columns
+def predict(
+    run: flags.RunFolder,
+    manifest: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MANIFEST", help="A CSV, JSONL or Parquet file.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="A .jsonl or .parquet file; it is replaced."
+        ),
+    ] = Path("predictions.jsonl"),
+    root: flags.Root = None,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Two labels: the probability above which the second is the answer; "
+            "several at once: above which each is.",
+        ),
+    ] = 0.5,
+    block: Annotated[int, typer.Option(min=1, help="Rows in memory at once.")] = predicting.BLOCK,
+    on_bad_row: flags.BadRow = OnBadRow.error,
+    workers: flags.Workers = 0,
+    threads: flags.Threads = None,
+    **values: Any,
+) -> None:
+    """Answer the rows of a table, of any size: labels with their probabilities, or values.
+
+    It needs no labels. Rows are read, answered and written in blocks, and the output appears when
+    it is whole. With --on-bad-row skip a row that cannot be used has its error in its place.
+    """
+    flags.set_threads(threads)
+    network, preprocessor, config = checkpoint.load(run)
+    device = flags.device()
+    predictor = predicting.Predictor(network, preprocessor, config, threshold, device)
+    console = Console(stderr=True)
+    with console.status("0 rows") as status:
+        counts = predicting.predict_file(
+            predictor,
+            manifest,
+            output,
+            columns=flags.named_columns(values),
+            root=root,
+            on_bad_row=on_bad_row.value,
+            workers=workers,
+            block=block,
+            tell=lambda rows: status.update(f"{rows:,} rows"),
+        )
+    Console().out(
+        f"{counts.answered} rows answered in {output}"
+        + (f"; {counts.skipped} could not be used and say why" if counts.skipped else "")
+    )
+
+
+@options.with_columns
+def explain(
+    run: flags.RunFolder,
+    manifest: flags.Table = None,
+    root: flags.Root = None,
+    part: flags.OfPart = Part.test,
+    examples: Annotated[int, typer.Option(min=0, help="Rows that are explained one by one.")] = 6,
+    on_bad_row: flags.BadRowAgain = None,
+    workers: flags.Workers = 0,
+    threads: flags.Threads = None,
+    **values: Any,
+) -> None:
+    """Show what the answers rest on: modalities, their interplay, steps and pixels, the state.
+
+    Writes explanation.json, pictures and report.html into the run's folder.
+    """
+    flags.set_threads(threads)
+    table = flags.judged_table(run, manifest, root, values, on_bad_row)
+    found = explanation.explain_run(
+        run,
+        table,
+        part.value,
+        examples=examples,
+        device=flags.device(),
+        on_bad_row=on_bad_row and on_bad_row.value,
+        workers=workers,
+    )
+    console = Console()
+    for each in tell.explanation(found):
+        console.print(each)
+    console.out(f"Written: {run / explanation.EXPLANATION}, {write_report(run)}")
+
+
+@options.with_columns
+def export(
+    run: flags.RunFolder,
+    manifest: flags.Table = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="model.onnx in the run by default."),
+    ] = None,
+    root: flags.Root = None,
+    on_bad_row: flags.BadRowAgain = None,
+    workers: flags.Workers = 0,
+    threads: flags.Threads = None,
+    **values: Any,
+) -> None:
+    """Write the model as ONNX, and compare its answers under ONNX Runtime before it is kept.
+
+    The comparison needs rows: of the table that the run was trained on, or of MANIFEST.
+    """
+    flags.set_threads(threads)
+    table = flags.judged_table(run, manifest, root, values, on_bad_row)
+    rows = run_rows(run, table, on_bad_row=on_bad_row and on_bad_row.value, workers=workers)
+    batch = rows.examples.collate(range(min(_PROOF, len(rows.examples))))
+    network, _, config = checkpoint.load(run)
+    path = to_onnx(network, config, batch, output or run / "model.onnx")
+    Console().out(
+        f"Written: {path}, {path.stat().st_size / 1e6:.1f} MB; ONNX Runtime answers as the model "
+        f"does on {len(batch['label'])} rows"
+    )

@@ -1,0 +1,67 @@
+"""What the commands print of what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+
+def evaluation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
+    """The models side by side, what follows from it, and how worse inputs tell."""
+    score = found["score"]
+    title = f"{score} on {found['rows']} rows ({found['split']}), 95 % intervals"
+    table = Table(title=title, title_justify="left")
+    table.add_column("model")
+    for column in (score, "interval", "parameters"):
+        table.add_column(column, justify="right")
+    for name, model in found["models"].items():
+        value = model["scores"][score]
+        table.add_row(name, _number(value["value"]), _interval(value), f"{model['parameters']:,}")
+    yield table
+    for line in found["comparison"]:
+        yield Text(line["says"])
+    if found["robustness"]:
+        yield _robustness(found["robustness"], score)
+
+
+def _robustness(rows: list[Mapping[str, Any]], score: str) -> Table:
+    table = Table(title="With worse inputs", title_justify="left")
+    for column in ("modality", "change"):
+        table.add_column(column)
+    for column in ("strength", score, "lost"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        strength = "" if row["strength"] is None else f"{row['strength']:g}"
+        value, lost = row["score"], row["less"]
+        table.add_row(row["modality"], row["change"], strength, _number(value), _number(lost))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _interval(value: Mapping[str, float | None]) -> str:
+    return f"{_number(value['low'])} – {_number(value['high'])}"
+
+
+def explanation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
+    """What each modality is worth, and how much is fused."""
+    table = Table(title=f"{found['score']} of {found['model']}", title_justify="left")
+    table.add_column("modality")
+    columns = ("whole", "shuffled", "removed", "alone")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in found["ablation"]:
+        table.add_row(row["modality"], *(_number(row.get(name)) for name in columns))
+    yield table
+    yield Text("shuffled: taken from other rows; removed: missing; alone: all others missing")
+    emap = found["emap"]
+    if emap:
+        yield Text(
+            f"Without interplay of modalities (EMAP, {emap['rows']} rows): "
+            f"{_number(emap['additive'])} of {_number(emap['score'])}"
+        )

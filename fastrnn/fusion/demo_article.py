@@ -1,0 +1,83 @@
+"""The article's network beside the other ways to fuse, on claim check.
+
+The first rows are the network as the article writes it (presets.py), of its cell in the equations
+and of that in its code, on pictures of PIXELS × PIXELS instead of 224 × 224: the digits have no
+more in them, and 224 would take hours on a CPU. The others share the demo's smaller encoders and
+differ in the fusion alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from . import experiment
+from .config import TrainConfig
+from .data import Preprocessor
+from .demo_runs import Call, grid
+from .experiment import METRICS, Run, configure
+from .log import Log
+from .manifest import Manifest, read_manifest
+from .presets import PRESETS, note
+from .split import split_rows
+from .train import Trained, train
+
+PIXELS = 32
+FUSIONS: Mapping[str, Mapping[str, Any]] = {
+    "tokens": {"fusion": "tokens"},
+    "parallel": {"fusion": "parallel"},
+    "init": {"fusion": "init"},
+    "concat": {"fusion": "concat"},
+    "concat, LayerNorm": {"fusion": "concat", "normalise": True},
+    "late": {"fusion": "late"},
+    "tokens, no recurrence": {"fusion": "tokens", "cell": "none"},
+}
+
+
+def article(call: Call) -> Run:
+    """Train each on the same rows; the run that is saved is that of fusion tokens."""
+    manifest = read_manifest(call.write())
+    saved = experiment.fit(
+        manifest,
+        call.folder,
+        call.demo.data,
+        call.training,
+        call.demo.options,
+        False,
+        call.console,
+    )
+    found = {"tokens": saved.trained[0]}
+    with Log(call.folder / METRICS, call.console) as log:
+        for name, options in FUSIONS.items():
+            if name not in found:
+                config = replace(saved.config.model, **options)
+                found[name] = train(name, config, call.training, saved.examples, log)
+        found |= as_written(call, manifest, log)
+    cells = {
+        name: [f"{each.judged.score:.3f}", f"{each.parameters:,}", f"{each.seconds:.0f}"]
+        for name, each in found.items()
+    }
+    title = f"Accuracy on {len(saved.examples['test'])} test rows; chance is 0.5"
+    call.console.print(grid(title, "model", ["accuracy", "parameters", "seconds"], cells))
+    return saved
+
+
+def as_written(call: Call, manifest: Manifest, log: Log) -> dict[str, Trained]:
+    """The preset's network, of both its cells, at PIXELS × PIXELS and with the preset's training:
+    a constant rate, and its number of epochs unless another was asked for."""
+    preset = PRESETS["article"]
+    data = replace(call.demo.data, **{**preset.data, "image_size": PIXELS})
+    training = TrainConfig(**{**preset.train, "seed": call.seed})
+    training = replace(training, epochs=call.epochs or training.epochs)
+    parts = split_rows(manifest, call.seed)
+    preprocessor = Preprocessor.fit(manifest, parts["train"], data)
+    examples = {name: preprocessor.load(manifest, rows) for name, rows in parts.items()}
+    config = configure(manifest, preprocessor, preset.model)
+    log.say(f"the article's network: {note(config)}")
+    return {
+        f"article, cell {cell}": train(
+            f"article, {cell}", replace(config, cell=cell), training, examples, log
+        )
+        for cell in ("rnn", "lstm")
+    }

@@ -1,0 +1,117 @@
+"""What the demonstrations have in common: a probe, its files, a run, and what is shown of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from . import checkpoint, experiment, objective, plot
+from .config import DataConfig, TrainConfig
+from .data import Examples
+from .experiment import Run
+from .manifest import read_manifest
+
+Rows = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A probe, and a model and training that suit it."""
+
+    about: str
+    write: Callable[[Path, int, Rows | None], Path]
+    data: DataConfig
+    training: TrainConfig
+    options: Mapping[str, Any]
+    levels: Mapping[str, float] = field(default_factory=dict)  # accuracies known beforehand
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a demonstration was asked for."""
+
+    name: str
+    demo: Demo
+    folder: Path
+    seed: int
+    rows: Rows | None
+    epochs: int | None
+    console: Console
+
+    @property
+    def training(self) -> TrainConfig:
+        """The demo's, with what was asked for."""
+        epochs = self.epochs or self.demo.training.epochs
+        return replace(self.demo.training, seed=self.seed, epochs=epochs)
+
+    def write(self) -> Path:
+        """Write the probe under folder/data; returns its manifest."""
+        start = time.perf_counter()
+        make_room(self.folder)
+        manifest = self.demo.write(self.folder / "data", self.seed, self.rows)
+        self.console.print(f"Wrote the files in {time.perf_counter() - start:.1f} s")
+        return manifest
+
+
+def make_room(folder: Path) -> None:
+    """folder/data, empty; refused where a run is there already."""
+    experiment.keep_what_is_there(folder, ("data", experiment.METRICS, *checkpoint.FILES))
+    (folder / "data").mkdir(parents=True)
+
+
+def compare(call: Call) -> Run:
+    """Train the fusion and its baselines on a probe, and show how they did."""
+    manifest = call.write()
+    run = experiment.fit(
+        read_manifest(manifest),
+        call.folder,
+        call.demo.data,
+        call.training,
+        call.demo.options,
+        console=call.console,
+    )
+    call.console.print(experiment.results(run))
+    for level, value in call.demo.levels.items():
+        call.console.print(f"{level}: {value:.3f}")
+    picture = call.folder / "curves.png"
+    plot.curves(run.trained, picture, f"{call.name}: a constructed probe", call.demo.levels)
+    call.console.out(f"Train from the same files yourself: fastrnn fit {manifest}")
+    return run
+
+
+@torch.no_grad()
+def logits(network: nn.Module, examples: Examples, missing: str | None = None) -> torch.Tensor:
+    """What a network answers to all rows, [N, C]; without one modality, if that is `missing`."""
+    device = next(network.parameters()).device
+    network.eval()
+    parts = []
+    for batch in examples.loader(256):
+        if missing is not None:
+            batch[f"{missing}_present"] = torch.zeros(len(batch["label"]), dtype=torch.bool)
+        parts.append(network({name: value.to(device) for name, value in batch.items()}).cpu())
+    return torch.cat(parts)
+
+
+def accuracy(kind: str, answers: torch.Tensor, examples: Examples) -> float:
+    """The share of right answers of logits [N, C]."""
+    label = torch.stack(list(examples.labels))
+    return float((objective.predict(kind, answers) == label).float().mean())
+
+
+def grid(title: str, first: str, columns: list[str], rows: Mapping[str, list[str]]) -> Table:
+    """A table of figures."""
+    table = Table(title=title, title_justify="left")
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    return table

@@ -1,0 +1,270 @@
+"""How good a run is: its fusion beside what it has to beat, and what it does with worse inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import changes, checkpoint, metrics, objective
+from .changes import Change
+from .config import ModelConfig, RunConfig
+from .data import IGNORE, Examples
+from .metrics import Answers, Interval
+from .run_data import Rows, run_rows
+
+EVALUATION = "evaluation.json"
+_BATCH = 256  # rows; no gradients are kept
+_MOST_LABELS = 50  # a larger confusion matrix is no one's to read
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one model is worth on some rows."""
+
+    answers: Answers
+    scores: dict[str, Interval]
+    threshold: float | None = None  # binary: what validation rows say is best
+    at_threshold: dict[str, Interval] = field(default_factory=dict)
+
+    @property
+    def main(self) -> Interval:
+        """The score that models are compared by."""
+        return self.scores[metrics.main_score(self.answers.kind)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the answers, as plain JSON values."""
+        answers = self.answers
+        result: dict[str, Any] = {
+            "rows": answers.rows,
+            "items": len(answers.truth),
+            "scores": _json(self.scores),
+        }
+        if answers.kind == "regression":
+            result["points"] = _points(answers)
+            return result
+        result["calibration"] = metrics.calibration(answers)
+        if len(answers.labels) <= _MOST_LABELS:
+            result["confusion"] = metrics.confusion(answers)
+        if answers.kind == "binary":
+            result["roc"] = metrics.roc(answers)
+        if self.threshold is not None:
+            result["threshold"] = metrics.plain(self.threshold)
+            result["at_threshold"] = _json(self.at_threshold)
+        return result
+
+
+def _json(scores: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: each.to_json() for name, each in scores.items()}
+
+
+def _points(answers: Answers, most: int = 1000) -> list[list[float | None]]:
+    """[true value, answer] of some items, for a picture."""
+    keep = torch.linspace(0, len(answers.truth) - 1, min(most, len(answers.truth))).long()
+    pairs = torch.stack([answers.truth, answers.output], dim=1)[keep]
+    return [[metrics.plain(value) for value in pair] for pair in pairs.tolist()]
+
+
+def answer(
+    network: nn.Module,
+    config: RunConfig,
+    examples: Examples,
+    device: torch.device | str = "cpu",
+    change: Change | None = None,
+) -> Answers:
+    """The network's answers to rows that have labels.
+
+    Args:
+        change: what is done to each batch first.
+    """
+    network = network.to(device).eval()
+    outputs, truths, rows = [], [], []
+    with torch.no_grad():
+        for start in range(0, len(examples), _BATCH):
+            chosen = range(start, min(start + _BATCH, len(examples)))
+            batch = examples.collate(chosen)
+            if change is not None:
+                batch = change(batch)
+            logits = network({name: each.to(device) for name, each in batch.items()})
+            output, truth, row = items(config, logits.cpu(), batch["label"])
+            outputs.append(output)
+            truths.append(truth)
+            rows.append(row + start)
+    return Answers(
+        config.model.kind,
+        config.labels,
+        torch.cat(outputs),
+        torch.cat(truths),
+        torch.cat(rows),
+        len(examples),
+    )
+
+
+def items(config: RunConfig, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits and labels of a batch as Answers' output, truth and row: steps without a label are
+    left out, regression is brought back to the label's units."""
+    kind = config.model.kind
+    output = objective.probabilities(kind, logits.double())
+    row = torch.arange(len(label))
+    if kind == "steps":
+        scored = label != IGNORE
+        return output[scored], label[scored], row[:, None].expand_as(label)[scored]
+    if kind == "regression" and config.target is not None:
+        mean, deviation = config.target
+        return output * deviation + mean, label.double() * deviation + mean, row
+    return output, label.long() if kind == "multilabel" else label, row
+
+
+def evaluate(
+    network: nn.Module,
+    config: RunConfig,
+    examples: Examples,
+    val: Examples | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Evaluation:
+    """Every score of a network on `examples`, with bootstrap intervals over rows.
+
+    Args:
+        val: rows that a binary model's threshold is tuned on; without them it stays 0.5.
+    """
+    answers = answer(network, config, examples, device)
+    result = metrics.intervals(answers, seed)
+    if config.model.kind != "binary" or val is None:
+        return Evaluation(answers, result)
+    threshold = metrics.threshold(answer(network, config, val, device))
+    tuned = metrics.intervals(answers, seed, threshold)
+    at_threshold = {name: tuned[name] for name in ("accuracy", "balanced_accuracy", "f1")}
+    return Evaluation(answers, result, threshold, at_threshold)
+
+
+def evaluate_run(
+    folder: str | Path,
+    manifest: Any = None,
+    split: str = "test",
+    *,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    **reading: Any,
+) -> dict[str, Any]:
+    """Evaluate a run's fusion and all it is compared with; write evaluation.json in its folder.
+
+    Args:
+        folder: the run's.
+        manifest: rows to judge on, a path, a DataFrame or a Manifest; by default the table that
+            the run was trained on, and of it the rows of `split`.
+        split: val where the run has no test rows.
+        reading: what `Preprocessor.load` takes beside rows, such as workers.
+
+    Returns:
+        What was written; see docs/fusion.md.
+
+    Raises:
+        FusionError: no run there, or the manifest cannot be used.
+    """
+    folder = Path(folder)
+    rows = run_rows(folder, manifest, split, **reading)
+    networks = {name: checkpoint.load_network(folder, name) for name in checkpoint.names(folder)}
+    each = {
+        name: evaluate(network, rows.config, rows.examples, rows.val, device, seed)
+        for name, network in networks.items()
+    }
+    main = next(iter(each))
+    result = {
+        "kind": rows.config.model.kind,
+        "labels": list(rows.config.labels),
+        "score": metrics.main_score(rows.config.model.kind),
+        "split": rows.split,
+        "rows": len(rows.examples),
+        "manifest": rows.manifest,
+        "skipped": rows.skipped,
+        "interval": metrics.LEVEL,
+        "main": main,
+        "models": {
+            name: {
+                **value.to_json(),
+                "parameters": sum(p.numel() for p in networks[name].parameters()),
+            }
+            for name, value in each.items()
+        },
+        "comparison": compare(each, main, seed),
+        "robustness": robustness(networks[main], rows, each[main], device, seed),
+    }
+    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / EVALUATION).write_text(text + "\n", encoding="utf-8")
+    return result
+
+
+def compare(each: Mapping[str, Evaluation], main: str, seed: int = 0) -> list[dict[str, Any]]:
+    """The main model less every other, on the same rows, best other first; in plain words too."""
+    score = metrics.main_score(each[main].answers.kind)
+    others = sorted(
+        (name for name in each if name != main), key=lambda name: -each[name].main.value
+    )
+    result = []
+    for name in others:
+        gain = metrics.difference(each[main].answers, each[name].answers, score, seed)
+        values = f"{each[main].main.value:.3f} against {each[name].main.value:.3f}"
+        bounds = f"difference {gain.value:+.3f}, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}"
+        if gain.low > 0:
+            words = f"{main} is better than {name}"
+        elif gain.high < 0:
+            words = f"{name} is BETTER than {main}"
+        else:
+            words = f"{name} does as well as {main}, as far as these rows can tell"
+        result.append(
+            {"model": name, "gain": gain.to_json(), "says": f"{words}: {values} ({bounds})"}
+        )
+    return result
+
+
+def robustness(
+    network: nn.Module,
+    rows: Rows,
+    whole: Evaluation,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """The main score with each modality removed, and made worse step by step; `less` is what that
+    costs.
+
+    `strength` is the noise's deviation over the signal's own; of texts, the share of their tokens
+    that are replaced. A removed modality has the strength null.
+    """
+    config = rows.config
+    score = metrics.main_score(config.model.kind)
+
+    def judged(modality: str, what: str, strength: float | None, change: Change) -> dict[str, Any]:
+        answers = answer(network, config, rows.examples, device, change)
+        value = metrics.value(answers, score)
+        return {
+            "modality": modality,
+            "change": what,
+            "strength": strength,
+            "score": metrics.plain(value),
+            "less": metrics.plain(whole.main.value - value),
+        }
+
+    result = []
+    for modality in config.model.modalities:
+        if len(config.model.modalities) > 1:
+            result.append(judged(modality, "removed", None, _removing(modality)))
+        what = "tokens replaced" if modality == "text" else "noise"
+        for strength in changes.STRENGTHS:
+            change = _noising(modality, strength, seed, config.model)
+            result.append(judged(modality, what, strength, change))
+    return result
+
+
+def _removing(modality: str) -> Change:
+    return lambda batch: changes.remove(batch, modality)
+
+
+def _noising(modality: str, strength: float, seed: int, config: ModelConfig) -> Change:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda batch: changes.noise(batch, modality, strength, generator, config.vocabulary)

@@ -1,0 +1,272 @@
+"""Why a run answers as it does: what each modality is worth, what is fused, what the state holds,
+and what single answers rest on.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import attribution, changes, checkpoint, metrics, probes, saliency
+from .data import IGNORE, Batch
+from .evaluation import answer
+from .network import FusionNetwork
+from .run_data import Rows, run_rows
+
+EXPLANATION = "explanation.json"
+PICTURES = "pictures"
+_PROBED = 512  # rows that states and modalities are swapped among
+
+
+def explain_run(
+    folder: str | Path,
+    manifest: Any = None,
+    split: str = "test",
+    *,
+    examples: int = 6,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    **reading: Any,
+) -> dict[str, Any]:
+    """Explain a run's main network; write explanation.json and pictures/ in its folder.
+
+    Args:
+        manifest, split, reading: as `evaluate_run` takes them.
+        examples: rows that are explained one by one, half of them answered wrongly where there
+            are such.
+
+    Returns:
+        What was written; see docs/fusion.md.
+
+    Raises:
+        FusionError: no run there, or the manifest cannot be used.
+    """
+    folder = Path(folder)
+    rows = run_rows(folder, manifest, split, **reading)
+    name = checkpoint.names(folder)[0]
+    network = checkpoint.load_network(folder, name).to(device).eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(rows.examples), generator=generator)[:_PROBED].tolist()
+    batch = _to(rows.examples.collate(some), device)
+    config = rows.config
+    several = len(config.model.modalities) > 1
+    result: dict[str, Any] = {
+        "model": name,
+        "kind": config.model.kind,
+        "score": metrics.main_score(config.model.kind),
+        "split": rows.split,
+        "rows": len(rows.examples),
+        "ablation": ablation(network, rows, device, seed),
+        "swap_modality": probes.swap_modalities(network, config, batch, seed) if several else [],
+        "emap": None,
+        "swap_state": None,
+        "states": None,
+    }
+    (folder / PICTURES).mkdir(exist_ok=True)
+    result["examples"] = [
+        explain_row(network, rows, row, device, folder, number)
+        for number, row in enumerate(choose(network, rows, examples, device, seed), 1)
+    ]
+    if isinstance(network, FusionNetwork):  # late fusion has no state, and is additive
+        if several:
+            result["emap"] = probes.emap(network, config, rows.examples, seed=seed)
+        result["swap_state"] = probes.swap_state(network, config, batch, seed)
+        if examples:
+            result["states"] = _states(network, rows, device, folder, examples, seed)
+    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / EXPLANATION).write_text(text + "\n", encoding="utf-8")
+    return result
+
+
+def ablation(
+    network: nn.Module, rows: Rows, device: torch.device | str = "cpu", seed: int = 0
+) -> list[dict[str, Any]]:
+    """The main score without each modality, with it alone, and with it taken from other rows.
+
+    `shuffled` says most: such inputs look like real ones, only that they do not belong together.
+    """
+    modalities = rows.config.model.modalities
+    score = metrics.main_score(rows.config.model.kind)
+    generator = torch.Generator().manual_seed(seed)
+
+    def judged(change: changes.Change | None) -> float | None:
+        answers = answer(network, rows.config, rows.examples, device, change)
+        return metrics.plain(metrics.value(answers, score))
+
+    def without(*names: str) -> changes.Change:
+        def change(batch: Batch) -> Batch:
+            for name in names:
+                batch = changes.remove(batch, name)
+            return batch
+
+        return change
+
+    def shuffled(name: str) -> changes.Change:
+        return lambda batch: changes.donate(batch, name, probes.donors(batch, generator))
+
+    result = []
+    whole = judged(None)
+    for name in modalities:
+        entry: dict[str, Any] = {
+            "modality": name,
+            "whole": whole,
+            "shuffled": judged(shuffled(name)),
+        }
+        if len(modalities) > 1:
+            entry["removed"] = judged(without(name))
+            entry["alone"] = judged(without(*(other for other in modalities if other != name)))
+        result.append(entry)
+    return result
+
+
+def choose(
+    network: nn.Module, rows: Rows, count: int, device: torch.device | str, seed: int
+) -> list[int]:
+    """Random rows, half of them answered wrongly where there are such; regression: any."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(rows.examples), generator=generator).tolist()
+    if rows.config.model.kind == "regression":
+        return sorted(order[:count])
+    answers = answer(network, rows.config, rows.examples, device)
+    same = answers.predicted == answers.truth
+    missed = answers.row[~(same if same.dim() == 1 else same.all(1))]
+    wrong = set(missed.tolist())
+    bad = [row for row in order if row in wrong]
+    good = [row for row in order if row not in wrong]
+    share = min(len(bad), max(count // 2, count - len(good)))
+    return sorted(good[: count - share]) + sorted(bad[:share])
+
+
+def explain_row(
+    network: nn.Module,
+    rows: Rows,
+    row: int,
+    device: torch.device | str,
+    folder: Path,
+    number: int,
+) -> dict[str, Any]:
+    """What one answer rests on; its picture is pictures/example-NUMBER.png."""
+    config = rows.config
+    batch = _to(rows.examples.collate([row]), device)
+    with torch.no_grad():
+        logits = network(batch)
+    judge, result = _judge(rows, logits, batch["label"])
+    result = {"where": rows.where[row], **result}
+    if isinstance(network, FusionNetwork):
+        found = attribution.over_steps(network, batch, judge)
+        names = network.step_names(batch)
+        result["steps"] = _shares(names, found)
+    inputs: dict[str, Tensor] = {}
+    for modality in config.model.modalities:
+        if not bool(batch.get(f"{modality}_present", torch.ones(1)).all()):
+            continue
+        if modality == "text" and attribution.embedding(network) is None:
+            continue
+        inputs[modality] = attribution.over_input(network, batch, modality, judge).cpu()
+    if "text" in inputs:
+        result["tokens"] = _shares(_tokens(rows, batch["text"][0]), inputs["text"])
+    result["modalities"] = {
+        name: metrics.plain(float(value.sum())) for name, value in inputs.items()
+    }
+    picture = folder / PICTURES / f"example-{number}.png"
+    drawn = {name: value for name, value in inputs.items() if name != "text"}
+    host = {name: value.cpu() for name, value in batch.items()}
+    if drawn and saliency.example(picture, host, drawn, result.get("steps", [])):
+        result["picture"] = f"{PICTURES}/{picture.name}"
+    return result
+
+
+def _judge(rows: Rows, logits: Tensor, label: Tensor) -> tuple[attribution.Judge, dict[str, Any]]:
+    """What is explained of a row: the logit of its answer. And the answer in words.
+
+    Where every step is answered, that of the last step with a label; of several labels the
+    likeliest.
+    """
+    config, kind = rows.config, rows.config.model.kind
+    names = config.labels
+    told: dict[str, Any]
+    if kind == "regression":
+        mean, deviation = config.target or (0.0, 1.0)
+        told = {
+            "truth": f"{float(label[0]) * deviation + mean:.4g}",
+            "answer": f"{float(logits[0, 0]) * deviation + mean:.4g}",
+        }
+        return (lambda found: found[0, 0]), told
+    if kind == "binary":
+        answered = int(logits[0, 0] > 0)
+        sign = 1 if answered else -1
+        chance = float((sign * logits[0, 0]).sigmoid())
+        told = {"truth": names[int(label[0])], "answer": names[answered]}
+        return (lambda found: sign * found[0, 0]), told | {"probability": metrics.plain(chance)}
+    if kind == "multilabel":
+        chances = logits[0].sigmoid()
+        likeliest = int(chances.argmax())
+        told = {
+            "truth": " | ".join(n for n, on in zip(names, label[0].tolist(), strict=True) if on),
+            "answer": " | ".join(
+                n for n, on in zip(names, (chances > 0.5).tolist(), strict=True) if on
+            ),
+            "explained": names[likeliest],
+            "probability": metrics.plain(float(chances[likeliest])),
+        }
+        return (lambda found: found[0, likeliest]), told
+    if kind == "steps":
+        step = int((label[0] != IGNORE).nonzero()[-1])
+        answered = int(logits[0, step].argmax())
+        told = {
+            "truth": names[int(label[0, step])],
+            "answer": names[answered],
+            "step": step + 1,
+            "probability": metrics.plain(float(logits[0, step].softmax(-1)[answered])),
+        }
+        return (lambda found: found[0, step, answered]), told
+    answered = int(logits[0].argmax())
+    chance = float(logits[0].softmax(-1)[answered])
+    told = {"truth": names[int(label[0])], "answer": names[answered]}
+    return (lambda found: found[0, answered]), told | {"probability": metrics.plain(chance)}
+
+
+def _shares(names: list[str], values: Tensor) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "adds": metrics.plain(value)}
+        for name, value in zip(names, values.tolist(), strict=True)
+    ]
+
+
+def _tokens(rows: Rows, ids: Tensor) -> list[str]:
+    tokenizer = rows.preprocessor.tokenizer
+    if tokenizer is None:
+        return [str(each) for each in ids.tolist()]
+    # A token may be half a letter, which no text can show.
+    return [tokenizer.decode([each]).replace("\ufffd", "·") for each in ids.tolist()]
+
+
+def _states(
+    network: FusionNetwork,
+    rows: Rows,
+    device: torch.device | str,
+    folder: Path,
+    count: int,
+    seed: int,
+) -> dict[str, Any]:
+    """pictures/states.png: the state's units over the steps of some rows."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(rows.examples), generator=generator)[:count].tolist()
+    batch = _to(rows.examples.collate(chosen), device)
+    with torch.no_grad():
+        states = network.states(batch).cpu()
+    names = network.step_names(batch)
+    lengths = batch["steps"].sum(1).tolist() if "steps" in batch else [len(names)] * len(chosen)
+    where = [rows.where[row] for row in chosen]
+    saliency.states(folder / PICTURES / "states.png", states, lengths, names, where)
+    return {"rows": where, "steps": names, "picture": f"{PICTURES}/states.png"}
+
+
+def _to(batch: Batch, device: torch.device | str) -> Batch:
+    return {name: value.to(device) for name, value in batch.items()}

@@ -1,0 +1,277 @@
+"""Answers to rows: of a table in memory, or of a file of any size, in blocks.
+
+A file is read, decoded, answered and written a block of rows at a time, so memory does not grow
+with it. What is written appears under its name only when it is whole. A record a row:
+
+| kind | fields beside `row`, its number in the table from 0 |
+|---|---|
+| binary, multiclass | label: the answer; probabilities: {label: probability} |
+| multilabel | label: a list of those more probable than not; probabilities |
+| steps | label: a list, one a step; probabilities: a list of {label: probability} |
+| regression | value: in the units of the training labels |
+| a row that was left out | error: why |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from . import objective
+from .blocks import read_blocks
+from .config import RunConfig
+from .data import Examples, Preprocessor
+from .errors import ConfigError, ManifestError
+from .manifest import Manifest, read_manifest
+from .writers import Record, atomic, writer
+
+BLOCK = 1024  # rows that are in memory at once
+_BATCH = 256  # rows of one forward pass, at most
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network and how it is fed.
+
+    `threshold` (binary, multilabel) is the probability above which a label (binary: the second) is
+    the answer.
+    """
+
+    network: nn.Module
+    preprocessor: Preprocessor
+    config: RunConfig
+    threshold: float = 0.5
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def frame(
+        self,
+        frame: pd.DataFrame,
+        *,
+        columns: Mapping[str, str] | None = None,
+        root: str | os.PathLike[str] | None = None,
+        on_bad_row: str = "error",
+        workers: int = 0,
+    ) -> list[Record]:
+        """A record a row, in their order.
+
+        Args:
+            frame: its index are the rows' numbers, each once.
+            columns: role -> column, where it is not the one that the model was trained on.
+
+        Raises:
+            FusionError: a column is not there; or, unless on_bad_row is "skip", a row cannot be
+                used.
+        """
+        if frame.empty:
+            return []
+        frame, roles = self._inputs(frame, columns or {})
+        kind, skip = self.config.model.kind, on_bad_row == "skip"
+        table = read_manifest(frame, roles, root, kind=kind, labelled=False, on_bad_row=on_bad_row)
+        self._check(table)
+        numbers = {f"row {number}": number for number in frame.index}
+        bad = dict(table.skipped)
+        usable = []
+        for index, row in enumerate(table.rows):
+            lacking = [name for name in self._needed if not row.has(name)]
+            if lacking:
+                bad[row.where] = (
+                    f"{table.path}, {row.where}: no {lacking[0]}, and the model never learned to "
+                    "do without; train with empty cells, or with --modality-dropout"
+                )
+                if not skip:
+                    raise ManifestError(bad[row.where])
+            else:
+                usable.append(index)
+        examples = self.preprocessor.load(table, usable, on_bad_row=on_bad_row, workers=workers)
+        bad |= dict(examples.skipped)
+        there = [table.rows[index].where for index in examples.rows]
+        records: list[Record] = [
+            {"row": numbers[where]} | answer
+            for where, answer in zip(there, self._answers(examples), strict=True)
+        ]
+        records += [{"row": numbers[where], "error": error} for where, error in bad.items()]
+        return sorted(records, key=lambda record: record["row"])
+
+    def file(
+        self,
+        path: Path,
+        *,
+        columns: Mapping[str, str] | None = None,
+        root: str | os.PathLike[str] | None = None,
+        on_bad_row: str = "error",
+        workers: int = 0,
+        block: int = BLOCK,
+    ) -> Iterator[list[Record]]:
+        """The same for a CSV, JSONL or Parquet file, in blocks of that many rows.
+
+        Args:
+            root: the folder that paths are relative to and stay inside; the table's own by default.
+
+        Raises:
+            FusionError: as `frame`, and where the table cannot be read or has no rows.
+        """
+        names: dict[str, None] = {}  # a JSONL file's rows need not all name all columns
+        for each in read_blocks(path, block):
+            names |= dict.fromkeys(each.frame.columns)
+            frame = each.frame.reindex(columns=list(names))
+            damaged = min(each.damaged) if each.damaged and on_bad_row == "error" else None
+            if damaged is not None:
+                frame = frame[frame.index < damaged]  # an earlier row's error comes first
+            records = self.frame(
+                frame,
+                columns=columns,
+                root=path.parent if root is None else root,
+                on_bad_row=on_bad_row,
+                workers=workers,
+            )
+            if damaged is not None:
+                raise each.damaged[damaged]
+            records += [{"row": row, "error": str(why)} for row, why in each.damaged.items()]
+            yield sorted(records, key=lambda record: record["row"])
+        if not names:
+            raise ManifestError(f"{path}: it has no rows; each row is one example")
+
+    @property
+    def _needed(self) -> list[str]:
+        """Modalities that every row must have."""
+        model = self.config.model
+        learned = model.modalities if model.modality_dropout else model.missing
+        return [name for name in model.modalities if name not in learned]
+
+    def _inputs(
+        self, frame: pd.DataFrame, named: Mapping[str, str]
+    ) -> tuple[pd.DataFrame, dict[str, str]]:
+        """The columns that the network reads, and role -> column; all others are left out."""
+        model = self.config.model
+        unread = sorted(set(named) - set(model.modalities))
+        if unread:
+            raise ConfigError(
+                f"the model reads {', '.join(model.modalities)}; it has no use for {unread[0]}"
+            )
+        roles: dict[str, str] = {}
+        found: dict[str, Any] = {}
+        for role in model.modalities:
+            column = named.get(role, self.config.columns.get(role, role))
+            if column in frame.columns:
+                found[column] = frame[column]
+            elif role not in named and role not in self._needed:
+                found[column] = None  # it was trained to do without
+            else:
+                raise ConfigError(
+                    f"{frame.attrs.get('path', 'DataFrame')}: there is no column {column!r}, which "
+                    f"the model reads as {role}; it has {', '.join(map(str, frame.columns))}; say "
+                    f"which with --{role} NAME"
+                )
+            roles[role] = column
+        inputs = pd.DataFrame(found, index=frame.index, dtype=object)
+        inputs.attrs = frame.attrs
+        return inputs, roles
+
+    def _check(self, table: Manifest) -> None:
+        """Rows are what the network was trained on: sequences, or not."""
+        if table.rows and table.stream != self.config.model.stream:
+            raise ConfigError(
+                f"{table.path}: the model reads rows of "
+                + ("several images, as a JSON list" if self.config.model.stream else "one image")
+                + "; write them so"
+            )
+
+    def _answers(self, examples: Examples) -> Iterator[Record]:
+        """A record an example, in their order, without `row`."""
+        network = self.network.to(self.device).eval()
+        kind = self.config.model.kind
+        for start in range(0, len(examples), _BATCH):
+            rows = range(start, min(start + _BATCH, len(examples)))
+            batch = {name: each.to(self.device) for name, each in examples.collate(rows).items()}
+            with torch.no_grad():
+                found = objective.probabilities(kind, network(batch)).double().cpu()
+            counts = batch["steps"].sum(1).tolist() if "steps" in batch else [1] * len(rows)
+            for values, steps in zip(found, counts, strict=True):
+                yield _record(self.config, values, steps, self.threshold)
+
+
+def _record(config: RunConfig, values: Tensor, steps: int, threshold: float) -> Record:
+    kind, labels = config.model.kind, config.labels
+    if kind == "regression":
+        mean, deviation = config.target or (0.0, 1.0)
+        return {"value": _short(float(values) * deviation + mean)}
+    if kind == "binary":
+        second = float(values)
+        named = _named(labels, (1 - second, second))
+        return {"label": labels[second > threshold], "probabilities": named}
+    if kind == "multilabel":
+        chosen = [
+            name for name, each in zip(labels, values.tolist(), strict=True) if each > threshold
+        ]
+        return {"label": chosen, "probabilities": _named(labels, values.tolist())}
+    if kind == "steps":
+        rows = values[:steps]
+        return {
+            "label": [labels[each] for each in rows.argmax(-1).tolist()],
+            "probabilities": [_named(labels, row) for row in rows.tolist()],
+        }
+    return {"label": labels[int(values.argmax())], "probabilities": _named(labels, values.tolist())}
+
+
+def _named(labels: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    return {name: _short(value) for name, value in zip(labels, values, strict=True)}
+
+
+def _short(value: float) -> float:
+    """The digits that float32 has: what follows is no knowledge."""
+    return float(f"{value:.7g}")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of a table's rows."""
+
+    answered: int
+    skipped: int
+
+
+def predict_file(
+    predictor: Predictor,
+    source: Path,
+    target: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    root: Path | None = None,
+    on_bad_row: str = "error",
+    workers: int = 0,
+    block: int = BLOCK,
+    tell: Callable[[int], None] | None = None,
+) -> Counts:
+    """Answer every row of a CSV, JSONL or Parquet file into `target`, .jsonl or .parquet.
+
+    Args:
+        root: the folder that paths are relative to and stay inside; the table's own by default.
+        on_bad_row: "error" ends it at the first row that cannot be used, and writes nothing;
+            "skip" writes why in the row's place.
+        block: rows in memory at once.
+        tell: is called with the rows done so far, after each block.
+
+    Raises:
+        FusionError: the table, one of its files or the name of `target` cannot be used.
+    """
+    answered = skipped = 0
+    with atomic(target) as part:
+        output = writer(part, target.suffix.lower(), predictor.config)
+        blocks = predictor.file(
+            source, columns=columns, root=root, on_bad_row=on_bad_row, workers=workers, block=block
+        )
+        for records in blocks:
+            output.write(records)
+            bad = sum("error" in record for record in records)
+            answered, skipped = answered + len(records) - bad, skipped + bad
+            if tell:
+                tell(answered + skipped)
+        output.close()
+    return Counts(answered, skipped)

@@ -1,0 +1,235 @@
+"""Experiments on a trained network: is knowledge combined, and does the state carry it?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import changes, metrics, objective
+from .config import RunConfig
+from .data import IGNORE, Batch, Examples
+from .evaluation import items
+from .metrics import Answers
+from .network import FusionNetwork
+
+
+def donors(batch: Batch, generator: torch.Generator) -> Tensor:
+    """For each row another row of the batch with as many steps, int64 [B]; itself if alone.
+
+    Every row gives to exactly one other.
+    """
+    rows = len(batch["label"])
+    steps = batch["steps"].sum(1).cpu() if "steps" in batch else torch.zeros(rows)
+    result = torch.arange(rows)
+    for count in steps.unique():
+        group = (steps == count).nonzero()[:, 0]
+        group = group[torch.randperm(len(group), generator=generator)]
+        result[group] = group.roll(1)
+    return result.to(batch["label"].device)
+
+
+@torch.no_grad()
+def emap(
+    network: FusionNetwork, config: RunConfig, examples: Examples, rows: int = 100, seed: int = 0
+) -> dict[str, Any]:
+    """How much of the score needs modalities to interact: the network against its empirical
+    multimodally-additive projection.
+
+    Hessel and Lee, Does my multimodal model learn cross-modal interactions?, 2020: the projection
+    is the sum of functions of one modality each that is nearest to the network. Its logits are
+    averages over rows put together anew: for two modalities over all pairs, for more over as many
+    mixtures of the others as there are rows. Where it scores as well, nothing was fused.
+
+    Args:
+        rows: how many rows, at most; rows² times the modalities are answered. Of streams only
+            rows of the commonest number of steps, so that any two can be put together.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device = next(network.parameters()).device
+    chosen = _alike(examples, rows, generator)
+    batch = {name: each.to(device) for name, each in examples.collate(chosen).items()}
+    features = network.encode(batch)
+    logits = answered(network, features, batch)
+    projection = additive(network, features, batch, generator)
+    score = metrics.main_score(config.model.kind)
+    whole, additively = (_answers(config, each, batch) for each in (logits, projection))
+    same = (whole.predicted == additively.predicted).double().mean()
+    gain = metrics.difference(whole, additively, score, seed)
+    return {
+        "rows": len(chosen),
+        "score": metrics.plain(metrics.value(whole, score)),
+        "additive": metrics.plain(metrics.value(additively, score)),
+        "gain": gain.to_json(),
+        "same_answers": None if config.model.kind == "regression" else metrics.plain(float(same)),
+    }
+
+
+def answered(network: FusionNetwork, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    """The logits for features of a batch, as the network's own forward gives them."""
+    x, lengths, h0 = network.sequence(features, batch)
+    return network.head(x, h0, lengths=lengths)[0]
+
+
+def additive(
+    network: FusionNetwork,
+    features: Mapping[str, Tensor],
+    batch: Batch,
+    generator: torch.Generator,
+) -> Tensor:
+    """The projection's logits: the mean with each modality held, added up, less what is counted
+    more than once. Every row meets each row of every other modality exactly once."""
+    rows = len(batch["label"])
+    device = batch["label"].device
+    # Each modality in an order of its own, and moved on by each number of rows once.
+    order, shifts = (
+        {name: torch.randperm(rows, generator=generator).to(device) for name in features}
+        for _ in range(2)
+    )
+    here = torch.arange(rows, device=device)
+    held = []
+    for name in features:
+        total = torch.zeros((), device=device)
+        for number in range(rows):
+            picked = {
+                other: here
+                if other == name
+                else order[other][(here + shifts[other][number]) % rows]
+                for other in features
+            }
+            mixed = {other: value[picked[other]] for other, value in features.items()}
+            total = total + answered(network, mixed, changes.pick(batch, picked, {})).double()
+        held.append(total / rows)
+    everything = torch.stack(held).mean(0).mean(0, keepdim=True)
+    return torch.stack(held).sum(0) - (len(held) - 1) * everything
+
+
+def _alike(examples: Examples, most: int, generator: torch.Generator) -> list[int]:
+    """Random rows that can be put together anew."""
+    rows = torch.arange(len(examples))
+    if examples.steps is not None:
+        steps = torch.tensor(examples.steps)
+        rows = (steps == steps.mode().values).nonzero()[:, 0]
+    return rows[torch.randperm(len(rows), generator=generator)[:most]].tolist()
+
+
+def _answers(config: RunConfig, logits: Tensor, batch: Batch) -> Answers:
+    output, truth, row = items(config, logits.cpu(), batch["label"].cpu())
+    return Answers(config.model.kind, config.labels, output, truth, row, len(batch["label"]))
+
+
+@torch.no_grad()
+def swap_modalities(
+    network: nn.Module, config: RunConfig, batch: Batch, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Each modality taken from another row: where the two rows are answered differently, how
+    often the answer becomes the donor's, and how often it stays."""
+    generator = torch.Generator().manual_seed(seed)
+    giving = donors(batch, generator)
+    host = said(config, network(batch))
+    valid = _valid(batch, host)
+    result = []
+    for name in config.model.modalities:
+        swapped = said(config, network(changes.donate(batch, name, giving)))
+        result.append({"modality": name, **follow(config, host, host[giving], swapped, valid)})
+    return result
+
+
+@torch.no_grad()
+def swap_state(
+    network: FusionNetwork, config: RunConfig, batch: Batch, seed: int = 0
+) -> dict[str, Any] | None:
+    """The recurrent layer's state taken from another row, or erased, half-way through.
+
+    Streams with a label a step: `after` tells, for each step after the swap, how often the answer
+    is what the donor answered just before it, of the rows whose own answer is another; only
+    where both had a label to answer by then. Otherwise it is the row's one answer that counts.
+
+    Returns:
+        None where no state is carried: one step, or no recurrent layer. An LSTM's cell does not
+        show in its state, so nothing is swapped there either.
+    """
+    if config.model.cell not in ("rnn", "gru"):
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    x, lengths, h0 = network.sequence(network.encode(batch), batch)
+    if lengths is None:
+        lengths = torch.full((len(x),), x.shape[1], device=x.device)
+    half = int(lengths.median()) // 2
+    rows = (lengths > half).nonzero()[:, 0]
+    if half < 1 or len(rows) < 2:
+        return None
+    x, left = x[rows], lengths[rows] - half
+    first = network.head.rnn(x[:, :half], None if h0 is None else h0[:, rows])[0]
+    giving = torch.randperm(len(rows), generator=generator).to(x.device)
+    giving[giving.clone()] = giving.roll(1)  # a cycle through all rows
+    state, rest = first[:, -1], x[:, half:]
+
+    def resumed(state: Tensor) -> Tensor:
+        """[B, T - half, C], or [B, C] at the end."""
+        return network.head(rest, state[None], lengths=left)[0]
+
+    whole, swapped, erased = (
+        resumed(each) for each in (state, state[giving], torch.zeros_like(state))
+    )
+    host, other = said(config, whole), said(config, swapped)
+    result: dict[str, Any] = {"step": half, "rows": len(rows)}
+    if config.model.kind == "steps":
+        asked = batch["label"][rows] != IGNORE
+        memory = said(config, network.answer(state))[giving]
+        result["after"] = []
+        for number in range(host.shape[1]):
+            valid = asked[:, half + number] & asked[:, half - 1] & asked[giving, half - 1]
+            found = follow(config, host[:, number], memory, other[:, number], valid)
+            result["after"].append({"steps": number + 1, **found})
+    else:
+        result |= follow(config, host, host[giving], other, torch.ones_like(rows, dtype=torch.bool))
+    label = batch["label"][rows]
+    if config.model.kind == "steps":
+        label = label[:, half : half + host.shape[1]]
+    score = metrics.main_score(config.model.kind)
+    for name, logits in (("score", whole), ("score_erased", erased)):
+        value = metrics.value(_answers(config, logits, {"label": label}), score)
+        result[name] = metrics.plain(value)
+    return result
+
+
+def said(config: RunConfig, logits: Tensor) -> Tensor:
+    """What is answered: the label's number, [B] or [B, T]; multilabel [B, C]; else the value."""
+    if config.model.kind == "regression":
+        return logits[..., 0]
+    return objective.predict(config.model.kind, logits)
+
+
+def follow(
+    config: RunConfig, host: Tensor, donor: Tensor, swapped: Tensor, valid: Tensor
+) -> dict[str, Any]:
+    """Where host and donor are answered differently: how often the answer is now the donor's, and
+    how often still the host's (regression: whose value is nearer).
+
+    Args:
+        valid: bool, the answers that count.
+    """
+    if valid.dim() < host.dim():
+        valid = valid[..., None].expand_as(host)
+    differ = (host != donor) & valid
+    if config.model.kind == "regression":
+        to_donor = (swapped - donor).abs() < (swapped - host).abs()
+        to_host = ~to_donor
+    else:
+        to_donor, to_host = swapped == donor, swapped == host
+    count = int(differ.sum())
+    return {
+        "differ": count,
+        "donor": metrics.plain(to_donor[differ].double().mean()) if count else None,
+        "host": metrics.plain(to_host[differ].double().mean()) if count else None,
+    }
+
+
+def _valid(batch: Batch, answers: Tensor) -> Tensor:
+    """bool: answers of rows, or of the steps that rows have."""
+    if "steps" in batch and answers.shape[:2] == batch["steps"].shape:
+        return batch["steps"]
+    return torch.ones(len(answers), dtype=torch.bool, device=answers.device)

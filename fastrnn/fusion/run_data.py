@@ -1,0 +1,139 @@
+"""The rows that a finished run is judged on, decoded as the run decodes them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import checkpoint
+from .config import RunConfig
+from .data import Examples, Preprocessor
+from .errors import ConfigError
+from .manifest import Manifest, read_manifest
+
+SPLIT = "split.json"
+_SKIPPED = "skipped.jsonl"
+_OF_SPLITTING = ("split", "group")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Decoded rows, and how to name them."""
+
+    config: RunConfig
+    preprocessor: Preprocessor
+    split: str  # train, val, test, or "all rows"
+    manifest: str  # where they come from
+    where: list[str]  # of each row, its place in the manifest
+    examples: Examples
+    val: Examples | None  # the run's own validation rows, where they are other rows
+    skipped: list[dict[str, str]]  # rows that could not be used: where, error
+
+
+def run_rows(
+    folder: Path,
+    manifest: Any = None,
+    split: str = "test",
+    *,
+    on_bad_row: str | None = None,
+    workers: int = 0,
+) -> Rows:
+    """Read what a run is to be judged on.
+
+    Args:
+        manifest: a path, a DataFrame or a Manifest; None for the run's own. Of the run's own table
+            only the rows of `split` are taken, so that nothing is judged on what it was trained
+            on; of another table the rows of its split column, or all.
+        split: where there are no such rows, val.
+        on_bad_row: "error" or "skip"; by default as the run did with its own table, else "error".
+        workers: processes that decode files.
+
+    Raises:
+        ConfigError: the run's own table is not known, or has no such rows.
+        DataError: a row cannot be used.
+    """
+    _, preprocessor, config = checkpoint.load(folder)
+    home = _Home(folder, config)
+    given = manifest.path if isinstance(manifest, Manifest) else manifest
+    own = manifest is None or home.has(given)
+    if own:
+        table = manifest if isinstance(manifest, Manifest) else home.table(on_bad_row)
+        parts = home.parts()
+        split = split if parts.get(split) else "val"
+        chosen = parts.get(split, [])
+        if not chosen:
+            raise ConfigError(f"{folder}: {SPLIT} has no rows of {split}; give a manifest")
+    else:
+        table = manifest if isinstance(manifest, Manifest) else _other(manifest, config, on_bad_row)
+        chosen = [number for number, row in enumerate(table.rows) if row.split == split]
+        split = split if chosen else "all rows"
+        chosen = chosen or list(range(len(table.rows)))
+    on_bad_row = home.on_bad_row(on_bad_row) if own else on_bad_row or "error"
+    examples = preprocessor.load(table, chosen, on_bad_row=on_bad_row, workers=workers)
+    skipped = [*table.skipped, *examples.skipped]
+    return Rows(
+        config,
+        preprocessor,
+        split,
+        str(table.path),
+        [table.rows[number].where for number in examples.rows],
+        examples,
+        None if own and split == "val" else home.val(preprocessor, workers),
+        [{"where": where, "error": error} for where, error in skipped],
+    )
+
+
+@dataclass(frozen=True)
+class _Home:
+    """The table that a run was trained on."""
+
+    folder: Path
+    config: RunConfig
+
+    def has(self, path: Any) -> bool:
+        """Whether a path is this table's."""
+        known = isinstance(path, (str, os.PathLike)) and bool(self.config.manifest)
+        return known and os.path.realpath(path) == os.path.realpath(self.config.manifest)
+
+    def on_bad_row(self, wanted: str | None = None) -> str:
+        """What the run did with rows that cannot be used."""
+        return wanted or ("skip" if (self.folder / _SKIPPED).is_file() else "error")
+
+    def table(self, on_bad_row: str | None = None) -> Manifest:
+        if not self.config.manifest or not Path(self.config.manifest).is_file():
+            raise ConfigError(
+                f"{self.folder}: the table that the run was trained on is not known or gone; "
+                "give a manifest"
+            )
+        return read_manifest(
+            self.config.manifest,
+            dict(self.config.columns),
+            self.config.root or None,
+            kind=self.config.model.kind,
+            on_bad_row=self.on_bad_row(on_bad_row),
+        )
+
+    def parts(self) -> dict[str, list[int]]:
+        path = self.folder / SPLIT
+        if not path.is_file():
+            raise ConfigError(f"{self.folder}: there is no {SPLIT}; give a manifest to judge on")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def val(self, preprocessor: Preprocessor, workers: int) -> Examples | None:
+        """The validation rows, where they are still to be had and something is tuned on them."""
+        if self.config.model.kind != "binary":
+            return None
+        try:
+            table, rows = self.table(), self.parts().get("val", [])
+        except ConfigError:
+            return None
+        return preprocessor.load(table, rows, on_bad_row=self.on_bad_row(), workers=workers)
+
+
+def _other(source: Any, config: RunConfig, on_bad_row: str | None) -> Manifest:
+    """Another table: split and group are its own matter, the rest is called as in training."""
+    columns = {role: name for role, name in config.columns.items() if role not in _OF_SPLITTING}
+    return read_manifest(source, columns, kind=config.model.kind, on_bad_row=on_bad_row or "error")

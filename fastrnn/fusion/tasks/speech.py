@@ -1,0 +1,189 @@
+"""Spoken digits made by rule, so that they need no recording: voices that say zero to nine.
+
+A word is a row of sounds. Voiced ones are harmonics of the voice's pitch, each as loud as three
+resonances of the vocal tract make it; hissing ones are noise within a band. From sound to sound the
+resonances glide. Voices differ in pitch, length of tract, pace and breath, and no two takes of a
+word are alike. It is speech as a vocoder of the 1960s made it: enough to tell digits by, and known
+to the last bit on every machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+RATE = 8000  # Hz
+SECONDS = (0.2, 0.55)  # the shortest and the longest a word may take
+_STEP = 32  # samples from one set of resonances to the next
+_WIDTHS = np.array([90.0, 110.0, 170.0])  # Hz, of the three resonances
+_GAINS = np.array([1.0, 0.6, 0.3])
+
+# The noise of a sound: its band in Hz.
+_BANDS = {"s": (2600, 4000), "f": (900, 4000), "k": (1300, 2300), "t": (2200, 3600)}
+
+
+@dataclass(frozen=True)
+class _Sound:
+    resonances: tuple[float, float, float]  # Hz, of a tract of length 1
+    voiced: float  # loudness of the harmonics
+    noise: float  # and of the noise
+    band: str
+    length: float  # seconds at pace 1
+
+
+_SOUNDS = {
+    "AA": _Sound((730, 1090, 2440), 1.0, 0.0, "f", 0.14),
+    "AH": _Sound((640, 1190, 2390), 1.0, 0.0, "f", 0.14),
+    "AO": _Sound((570, 840, 2410), 1.0, 0.0, "f", 0.18),
+    "EH": _Sound((530, 1840, 2480), 1.0, 0.0, "f", 0.13),
+    "EY": _Sound((480, 2000, 2550), 1.0, 0.0, "f", 0.13),
+    "IH": _Sound((390, 1990, 2550), 1.0, 0.0, "f", 0.13),
+    "IY": _Sound((270, 2290, 3010), 0.9, 0.0, "f", 0.16),
+    "OW": _Sound((450, 880, 2400), 1.0, 0.0, "f", 0.18),
+    "UW": _Sound((300, 870, 2240), 0.9, 0.0, "f", 0.21),
+    "F": _Sound((400, 1100, 2300), 0.0, 0.25, "f", 0.12),
+    "K": _Sound((350, 1800, 2500), 0.0, 0.35, "k", 0.08),
+    "N": _Sound((280, 1300, 2500), 0.45, 0.0, "f", 0.12),
+    "R": _Sound((420, 1200, 1600), 0.7, 0.0, "f", 0.09),
+    "S": _Sound((350, 1700, 2600), 0.0, 0.5, "s", 0.13),
+    "T": _Sound((350, 1800, 2700), 0.0, 0.45, "t", 0.07),
+    "TH": _Sound((380, 1400, 2500), 0.0, 0.18, "f", 0.12),
+    "V": _Sound((330, 1100, 2300), 0.35, 0.1, "f", 0.08),
+    "W": _Sound((310, 700, 2200), 0.6, 0.0, "f", 0.09),
+    "Z": _Sound((330, 1700, 2600), 0.35, 0.3, "s", 0.10),
+}
+
+WORDS = (
+    "Z IY R OW",
+    "W AH N",
+    "T UW",
+    "TH R IY",
+    "F AO R",
+    "F AA IH V",
+    "S IH K S",
+    "S EH V AH N",
+    "EY IH T",
+    "N AA IH N",
+)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Someone who speaks."""
+
+    pitch: float  # Hz
+    tract: float  # factor of all resonances: above 1 for a short tract
+    pace: float  # factor of all lengths
+    breath: float  # noise beside the harmonics
+
+
+def voices(count: int, dice: np.random.Generator) -> list[Voice]:
+    """As many voices, men's to children's."""
+    return [
+        Voice(
+            pitch=float(np.exp(dice.uniform(np.log(85), np.log(260)))),
+            tract=float(dice.uniform(0.88, 1.18)),
+            pace=float(dice.uniform(0.8, 1.25)),
+            breath=float(dice.uniform(0.0, 0.08)),
+        )
+        for _ in range(count)
+    ]
+
+
+def say(digit: int, voice: Voice, dice: np.random.Generator) -> NDArray[np.float64]:
+    """One take of a digit: [samples] at RATE, of root mean square 1."""
+    sounds = [_SOUNDS[name] for name in WORDS[digit].split()]
+    lengths = np.array([each.length for each in sounds]) * voice.pace
+    lengths *= np.exp(dice.normal(0, 0.12, len(sounds)))
+    lengths *= np.clip(lengths.sum(), *SECONDS) / lengths.sum()
+    steps = int(lengths.sum() * RATE) // _STEP
+    at = (np.arange(steps) + 0.5) * _STEP / RATE  # [steps], seconds
+    middles = np.cumsum(lengths) - lengths / 2
+
+    # Resonances glide from the middle of a sound to that of the next; loudness changes faster.
+    own = np.exp(dice.normal(0, 0.03, (len(sounds), 3)))
+    targets = np.array([each.resonances for each in sounds]) * voice.tract * own
+    tracks = np.stack([np.interp(at, middles, each) for each in targets.T], axis=1)  # [steps, 3]
+    which = np.searchsorted(np.cumsum(lengths), at).clip(max=len(sounds) - 1)
+    voiced = _smooth(np.array([each.voiced for each in sounds])[which])
+    time = np.arange(steps * _STEP) / RATE
+    wave = _harmonics(tracks, voiced, at, time, voice, dice)
+    for band in {each.band for each in sounds if each.noise} | {"f"}:
+        loud = np.array([each.noise * (each.band == band) for each in sounds])[which]
+        if band == "f":
+            loud = loud + voice.breath * voiced
+        wave += np.interp(time, at, _smooth(loud)) * _noise(len(time), band, dice)
+    return wave / np.sqrt(np.mean(wave**2))
+
+
+class Speakers:
+    """Some voices; each has `takes` of every digit, made when first asked for."""
+
+    def __init__(self, of: list[Voice], takes: int, dice: np.random.Generator) -> None:
+        self.voices = of
+        self.takes = takes
+        self.dice = dice
+        self._said: dict[tuple[int, int, int], NDArray[np.float64]] = {}
+
+    def any_take(self, digit: int) -> tuple[int, NDArray[np.float64]]:
+        """Somebody says the digit: whose voice, and [samples] as `say` gives them."""
+        voice, take = (int(self.dice.integers(n)) for n in (len(self.voices), self.takes))
+        key = voice, digit, take
+        if key not in self._said:
+            self._said[key] = say(digit, self.voices[voice], self.dice)
+        return voice, self._said[key]
+
+
+def under_noise(
+    wave: NDArray[np.float64], decibels: float, dice: np.random.Generator
+) -> NDArray[np.float64]:
+    """A word, and silence before and after it, under white noise; [samples] of about 0.15 in all.
+
+    Args:
+        wave: [samples], of root mean square 1.
+        decibels: how much louder than the noise the word is.
+    """
+    room = int((SECONDS[1] + 0.05) * RATE)
+    before = int(dice.integers(room - len(wave)))
+    word = np.pad(wave, (before, room - len(wave) - before))
+    noise = 10 ** (-decibels / 20)
+    heard = word + noise * dice.standard_normal(room)
+    return heard * 0.15 / np.sqrt(1 + noise**2)
+
+
+def _harmonics(
+    tracks: NDArray[np.float64],
+    voiced: NDArray[np.float64],
+    at: NDArray[np.float64],
+    time: NDArray[np.float64],
+    voice: Voice,
+    dice: np.random.Generator,
+) -> NDArray[np.float64]:
+    """The voiced part: every harmonic below RATE / 2, weighed by the resonances."""
+    fall, lift = dice.uniform(0.75, 0.95), dice.uniform(0.95, 1.1)
+    pitch = voice.pitch * lift * np.linspace(1, fall, len(time))  # a statement ends low
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    middle = np.interp(at, time, pitch)  # [steps]
+    wave = np.zeros_like(time)
+    for number in range(1, int(RATE / 2 / pitch.max())):
+        away = (number * middle[:, None] - tracks) / (_WIDTHS / 2)  # [steps, 3]
+        loud = (_GAINS / np.sqrt(1 + away**2)).sum(1) * voiced / number**0.4
+        wave += np.interp(time, at, loud) * np.sin(number * phase)
+    return wave
+
+
+def _noise(samples: int, band: str, dice: np.random.Generator) -> NDArray[np.float64]:
+    """Noise of a band, of root mean square 1."""
+    spectrum = np.fft.rfft(dice.standard_normal(samples))
+    frequency = np.fft.rfftfreq(samples, 1 / RATE)
+    low, high = _BANDS[band]
+    wave = np.fft.irfft(spectrum * ((frequency >= low) & (frequency <= high)), n=samples)
+    return wave / np.sqrt(np.mean(wave**2))
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over 20 ms: nothing starts at once."""
+    kernel = np.hanning(7)[1:-1]
+    return np.convolve(np.pad(values, 2, mode="edge"), kernel / kernel.sum(), mode="valid")

@@ -1,0 +1,107 @@
+"""Records to a JSONL or a Parquet file, which appears under its name only when it is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .config import RunConfig
+from .errors import ConfigError
+
+Record = dict[str, Any]
+
+
+class Writer(Protocol):
+    """Takes records, a block at a time."""
+
+    def write(self, records: Sequence[Record]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonlWriter:
+    """One JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8")
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Append records."""
+        for record in records:
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
+
+
+class ParquetWriter:
+    """A row group a block. Probabilities are a struct of the labels; `error` is null elsewhere."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self._schema = schema(config)
+        self._writer = pq.ParquetWriter(path, self._schema)
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Append records."""
+        self._writer.write_table(pa.Table.from_pylist(list(records), self._schema))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+
+
+def schema(config: RunConfig) -> pa.Schema:
+    """The columns of a Parquet file of answers."""
+    kind = config.model.kind
+    if kind == "regression":
+        answer = [("value", pa.float64())]
+    else:
+        label: Any = pa.string()
+        named: Any = pa.struct([(name, pa.float64()) for name in config.labels])
+        answer = [
+            ("label", label if kind in ("binary", "multiclass") else pa.list_(label)),
+            ("probabilities", pa.list_(named) if kind == "steps" else named),
+        ]
+    return pa.schema([("row", pa.int64()), *answer, ("error", pa.string())])
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which becomes it when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    part = Path(name)
+    os.close(handle)
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)  # mkstemp's file is its owner's only
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def writer(path: Path, ending: str, config: RunConfig) -> Writer:
+    """What writes answers in the format of an ending.
+
+    Raises:
+        ConfigError: the ending is not .jsonl or .parquet.
+    """
+    if ending == ".jsonl":
+        return JsonlWriter(path)
+    if ending == ".parquet":
+        return ParquetWriter(path, config)
+    raise ConfigError(f"answers are written to a .jsonl or .parquet file, not to {ending!r}")

@@ -1,0 +1,246 @@
+"""The commands, as they are typed: options, the run folder, what is asked, mistakes."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+import typer
+import yaml
+
+from fastrnn.fusion import ConfigError, cli, options
+from fastrnn.fusion.cli import fitting, flags
+
+TINY = ["--width", "16", "--hidden", "16", "--image-size", "8", "--conv", "4,8", "--grid", "2"]
+TINY += ["--batch", "8", "--mels", "12", "--vocabulary", "256"]
+
+
+def fit(path, out, *more):
+    return cli.main(["fit", str(path), "--out", str(out), "--epochs", "1", *TINY, *more])
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def scores(folder):
+    return [
+        {k: v for k, v in line.items() if k != "seconds"}
+        for line in lines(folder / "metrics.jsonl")
+    ]
+
+
+def commands():
+    return typer.main.get_command(cli.app).commands
+
+
+def test_there_are_six_commands():
+    assert sorted(commands()) == ["demo", "evaluate", "explain", "export", "fit", "predict"]
+
+
+@pytest.mark.parametrize("name", ["demo", "evaluate", "explain", "export", "fit", "predict"])
+def test_every_command_and_flag_is_explained(name, capsys):
+    command = commands()[name]
+    assert command.help
+    for each in command.params:
+        assert each.help or each.name == "help", each.name
+    assert cli.main([name, "--help"]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0), (["nonsense"], 2)])
+def test_usage(arguments, code, capsys):
+    assert cli.main(arguments) == code
+    said = capsys.readouterr()
+    assert "Usage" in said.out + said.err
+
+
+def test_fit(rows, save, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert fit(save(rows, "csv"), out, "--epochs", "2") == 0
+    said = capsys.readouterr().out
+    for text in ("20 rows", "label = label", "16 train, 2 val, 2 test", "epoch 2/2", "accuracy"):
+        assert text in said
+    models = ["fusion", "text only", "image only", "audio only", "late", "concat", "no recurrence"]
+    found = lines(out / "metrics.jsonl")
+    assert list(dict.fromkeys(line["model"] for line in found)) == models
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    echoed = yaml.safe_load((out / "config.yaml").read_text())
+    assert echoed["conv"] == [4, 8]
+    assert (echoed["epochs"], echoed["seed"], echoed["cell"]) == (2, 0, "rnn")
+
+
+def test_the_echoed_options_fit_the_same_again(rows, save, tmp_path):
+    assert fit(save(rows), tmp_path / "a", "--seed", "3", "--no-baselines") == 0
+    arguments = ["--config", str(tmp_path / "a" / "config.yaml"), "--out", str(tmp_path / "b")]
+    assert cli.main(["fit", *arguments]) == 0
+    assert scores(tmp_path / "a") == scores(tmp_path / "b")
+    again, first = ((tmp_path / name / "config.yaml").read_text() for name in "ba")
+    assert again == first
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_preset(monkeypatch, tmp_path):
+    """`fit` itself is not run: what it would be given is looked at."""
+    given = {}
+    monkeypatch.setattr(fitting.experiment, "fit", lambda *a, **k: given.update(args=a) or _stop())
+    monkeypatch.setattr(fitting, "read_manifest", lambda *a, **k: None)
+    monkeypatch.setattr(fitting, "confirm", lambda *a: None)
+    file = tmp_path / "options.yaml"
+    file.write_text("cell: gru\nepochs: 3\nbatch: 16\npreset: article\n")
+    for preset in ([], ["--preset", "article"]):
+        for order in (1, -1):
+            parts = [["--config", str(file)], preset, ["--epochs", "4"]][::order]
+            given_flags = [flag for part in parts for flag in part]
+            assert cli.main(["fit", "t.csv", "--out", str(tmp_path / "r"), *given_flags]) == 2
+            _, _, data, training, model, *_ = given["args"]
+            assert (training.epochs, training.batch) == (4, 16)
+            assert model["cell"] == "gru"  # the article's is another
+            assert (data.image_size, model["fusion"], model["grid"]) == (224, "concat", 0)
+    assert not (tmp_path / "r").exists()
+
+
+def _stop():
+    raise ConfigError("enough")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epocs: 3\n", "did you mean epochs?"),
+        ("accumulate: 2.5\n", "accumulate"),
+        ("fusion: mixed\n", "fusion"),
+        ("config: other.yaml\n", "'config' is no option"),
+    ],
+)
+def test_a_file_that_is_wrong(rows, save, tmp_path, capsys, text, said):
+    file = tmp_path / "options.yaml"
+    file.write_text(text)
+    assert fit(save(rows), tmp_path / "run", "--config", str(file)) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+class Terminal(io.StringIO):
+    """A standard input that someone types into."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "more", "code", "asked"),
+    [
+        ("n\n", [], 1, True),
+        ("y\n", [], 0, True),
+        ("", ["--yes"], 0, False),
+        (
+            "",
+            ["--image", "image", "--audio", "audio", "--text", "text", "--label", "label"],
+            0,
+            False,
+        ),
+    ],
+)
+def test_what_was_guessed_is_confirmed(
+    rows, save, tmp_path, monkeypatch, capsys, typed, more, code, asked
+):
+    monkeypatch.setattr(sys, "stdin", Terminal(typed))
+    assert fit(save(rows), tmp_path / "run", "--no-baselines", *more) == code
+    said = capsys.readouterr().out
+    assert ("Train on these?" in said) == asked
+    assert ("image = image, a guess" in said) == asked
+    assert (tmp_path / "run").exists() == (code == 0)
+
+
+def test_nothing_is_asked_where_no_one_can_answer(rows, save, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert fit(save(rows), tmp_path / "run", "--no-baselines") == 0
+    assert "Train on these?" not in capsys.readouterr().out
+
+
+def test_mistakes_are_said_without_a_traceback(rows, save, tmp_path, capsys):
+    rows[2]["image"] = "gone.png"
+    assert fit(save(rows), tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "line 3" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit"], "give a MANIFEST"),
+        (["fit", "gone.csv"], "gone.csv"),
+        (["fit", "--resume", "gone"], "gone"),
+        (["fit", "a.csv", "--resume", "gone"], "--resume"),
+        (["fit", "--resume", "gone", "--epochs", "3"], "--epochs"),
+        (["evaluate", "gone"], "give a run's folder"),
+        (["predict", "gone", "a.csv"], "give a run's folder"),
+        (["explain", "gone"], "give a run's folder"),
+        (["export", "gone"], "give a run's folder"),
+    ],
+)
+def test_what_is_not_there(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_processes_need_one_name_for_the_folder(rows, save, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["fit", str(save(rows)), *TINY]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_new_folders_overwrite_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for expected in ("runs/a", "runs/a-2", "runs/a-3"):
+        folder = flags.new_folder("a")
+        assert folder.as_posix() == expected
+        folder.mkdir(parents=True)
+
+
+def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path, capsys):
+    path = save(rows)
+    out = tmp_path / "run"
+    assert fit(path, out, "--no-baselines") == 0
+    before = {each: each.read_bytes() for each in out.rglob("*") if each.is_file()}
+    assert fit(path, out) == 2
+    assert cli.main(["demo", "claim-check", "--out", str(out)]) == 2
+    assert "choose another folder with --out" in capsys.readouterr().err
+    assert before == {each: each.read_bytes() for each in out.rglob("*") if each.is_file()}
+
+
+def test_from_a_table_to_a_report(rows, save, tmp_path, capsys):
+    """All commands that take a run, one after another."""
+    path, run = save(rows), tmp_path / "run"
+    assert fit(path, run) == 0
+    capsys.readouterr()
+
+    assert cli.main(["evaluate", str(run)]) == 0
+    said = capsys.readouterr().out
+    for text in ("fusion", "image only", "late", "accuracy", "removed"):
+        assert text in said
+    found = json.loads((run / "evaluation.json").read_text())
+    assert set(found["models"]) >= {"fusion", "image only", "late"}
+    assert (run / "report.html").read_text().lstrip().lower().startswith("<!doctype html>")
+
+    assert cli.main(["explain", str(run)]) == 0
+    assert json.loads((run / "explanation.json").read_text())
+    assert list((run / "pictures").glob("*.png"))
+
+    out = tmp_path / "answers.jsonl"
+    assert cli.main(["predict", str(run), str(path), "--output", str(out)]) == 0
+    assert "20 rows answered" in capsys.readouterr().out
+    assert len(lines(out)) == 20
+
+    assert cli.main(["export", str(run)]) == 0
+    assert (run / "model.onnx").stat().st_size > 1000
+
+
+def test_options_of_columns_and_of_fields_are_different():
+    assert not set(options.COLUMNS) & set(options.NAMES)

@@ -1,0 +1,48 @@
+"""A small finished run on real files, for tests of what is done with runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from fastrnn.fusion import DataConfig, TrainConfig, fit, read_manifest
+from fastrnn.fusion.experiment import Run
+
+from .conftest import write_clip, write_image, write_jsonl
+
+DATA = DataConfig(image_size=8, sample_rate=8000, mels=12)
+OPTIONS = {"width": 16, "hidden": 24, "conv": (4, 8), "grid": 2}
+
+
+def trained_run(folder: Path, kind: str, baselines: bool = True, **options: object) -> Run:
+    """Forty rows of images, sounds and, but for streams, texts; trained for an epoch.
+
+    Args:
+        kind: binary, multiclass, multilabel, regression or steps.
+        options: fields of ModelConfig.
+    """
+    rows = []
+    for number in range(40):
+        name = f"{number}"
+        write_image(folder / f"{name}.png", number)
+        write_clip(folder / f"{name}.wav", 0.1 + 0.01 * (number % 7), 300 + 600 * (number % 2))
+        text = "一 word" + " and another" * (number % 4)
+        row = {"image": f"{name}.png", "audio": f"{name}.wav", "text": text}
+        label: object = "yes" if number % 2 else "no"
+        if kind == "multiclass":
+            label = str(number % 3)
+        elif kind == "multilabel":
+            label = "|".join(each for each in ("<red>", "blue") if (number + len(each)) % 3)
+        elif kind == "regression":
+            label = 10 + number / 7
+        elif kind == "steps":
+            steps = 1 + number % 5
+            row["image"] = [f"{name}.png"] * steps
+            label = [str((number + step) % 3) for step in range(steps)]
+            del row["text"]
+        rows.append(row | {"label": label})
+    manifest = read_manifest(write_jsonl(folder / "manifest.jsonl", rows), kind=kind)
+    training = TrainConfig(epochs=1, batch=8)
+    quiet = Console(quiet=True)
+    return fit(manifest, folder / "run", DATA, training, OPTIONS | options, baselines, quiet)
