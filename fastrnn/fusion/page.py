@@ -54,6 +54,7 @@ figcaption { font-size: .85rem; padding-top: .25rem; }
 .tokens span { color: #111; padding: .12em 0; white-space: pre-wrap; }
 pre { background: var(--raised); border-radius: 6px; padding: .7rem; overflow-x: auto;
   font-size: .85rem; }
+@media (max-width: 520px) { table { font-size: .88rem; } th, td { padding: .3rem .35rem; } }
 """
 
 
