@@ -62,7 +62,14 @@ def test_fit(rows, save, tmp_path, capsys):
     rows = [{name: row[name] for name in ("image", "text", "label")} for row in rows]
     assert fit(save(rows, "csv"), out, "--epochs", "2") == 0
     said = capsys.readouterr().out
-    for text in ("20 rows", "label = label", "16 train, 2 val, 2 test", "epoch 2/2", "accuracy"):
+    for text in (
+        "20 rows",
+        "label = label",
+        "labels: binary",
+        "16 train, 2 val, 2 test",
+        "epoch 2/2",
+        "accuracy",
+    ):
         assert text in said
     models = ["fusion", "text only", "image only", "late", "concat", "no recurrence"]
     found = lines(out / "metrics.jsonl")
