@@ -18,6 +18,7 @@ from .tasks import claim_check, spoken_claim
 from .transplant import transplant
 
 FROZEN = ("text", "fusion", "head")
+WRITTEN = 16  # times as many rows of pictures as of speech
 MORE = 4  # times as many rows, to see what they would be worth
 
 
@@ -57,7 +58,7 @@ def transfer(call: Call) -> Run:
 def learn_from_pictures(call: Call, few: int) -> Path:
     """Train claim check in folder/written; returns that run, made ready for audio."""
     folder = call.folder / "written"
-    rows = claim_check.ROWS | {"train": 16 * few}
+    rows = (call.rows or spoken_claim.ROWS) | {"train": WRITTEN * few}
     (folder / "data").mkdir(parents=True)
     manifest = read_manifest(claim_check.write(folder / "data", call.seed, rows))
     data, options = call.demo.data, call.demo.options

@@ -254,6 +254,9 @@ def describe(
     say = console.out  # plain: a path is no markup
     say(f"{manifest.path}: {len(manifest.rows)} rows{' of steps' if manifest.stream else ''}")
     say("  columns: " + ", ".join(f"{role} = {name}" for role, name in manifest.columns.items()))
+    say(f"  labels: {manifest.kind}")
+    for warning in manifest.warnings:
+        say(f"  warning: {warning}")
     if manifest.ignored:
         say("  ignored: " + ", ".join(manifest.ignored))
     sizes = ", ".join(f"{len(rows)} {name}" for name, rows in parts.items())
