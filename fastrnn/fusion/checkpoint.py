@@ -16,7 +16,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
@@ -34,6 +36,7 @@ _MODELS, _LAST = "models", "last.safetensors"
 FILES = (_CONFIG, _WEIGHTS, TOKENIZER)
 
 Weights = dict[str, Tensor]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def weights(model: nn.Module) -> Weights:
@@ -67,9 +70,8 @@ def load(folder: str | Path) -> tuple[FusionNetwork | LateNetwork, Preprocessor,
     tokenizer = None
     if "text" in config.model.modalities:
         tokenizer = load_tokenizer(folder / TOKENIZER)
-    model = build(config.model)
-    model.load_state_dict(load_file(folder / _WEIGHTS))
-    return model.eval(), Preprocessor.restore(config, tokenizer), config
+    model = _load_weights(build(config.model), folder / _WEIGHTS)
+    return model, Preprocessor.restore(config, tokenizer), config
 
 
 def slug(name: str) -> str:
@@ -130,9 +132,17 @@ def load_network(
         raise ConfigError(f"{place / _CONFIG}: written by another version ({error})") from None
     if last and (place / _LAST).is_file():
         file = place / _LAST
-    model = build(config)
-    model.load_state_dict(load_file(file))
-    return model.eval()
+    return _load_weights(build(config), file)
+
+
+def _load_weights(network: Network, file: Path) -> Network:
+    """The network with a file's weights, in evaluation mode."""
+    try:
+        network.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{file}: not this network's weights, or damaged: {reason}") from None
+    return network.eval()
 
 
 def _write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -120,7 +120,7 @@ class Log:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.out(text, highlight=False)  # never wrapped: a line is what others read
 
     def pace(self) -> str:
         """Rows a second since the model began, validation included, and the time left at it."""

@@ -42,7 +42,8 @@ class Tally:
         # Not MeanMetric: where it need not look for nan, it takes all weights for 1.
         self._loss = SumMetric(nan_strategy="disable").to(device)
         self._mass = SumMetric(nan_strategy="disable").to(device)
-        self._metric = objective.metric(kind, max(2, outputs)).to(device)
+        labels = 2 if kind == "binary" else outputs  # one logit tells two labels apart
+        self._metric = objective.metric(kind, labels).to(device)
 
     def add(self, loss: Tensor, mass: float, logits: Tensor, label: Tensor) -> None:
         """Count a batch: its mean loss over `mass` (see `masses`) and its answers."""

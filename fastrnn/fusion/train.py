@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast, send_to_device
+from accelerate.utils import broadcast, send_to_device
 from torch import Tensor, nn
 
 from . import objective, tally, transfer
@@ -86,10 +86,7 @@ def find_devices(precision: str = "fp32") -> Accelerator:
     """
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     # Without this, accelerate takes several processes without GPUs for one each.
-    accelerator = Accelerator(
-        cpu=not alone and not torch.cuda.is_available(),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
+    accelerator = Accelerator(cpu=not alone and not torch.cuda.is_available())
     kind = accelerator.device.type
     if precision == "fp16" and kind != "cuda":
         raise ConfigError(f"fp16 needs a CUDA GPU, and this is {kind}; choose bf16 or fp32")
