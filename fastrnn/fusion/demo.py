@@ -15,7 +15,7 @@ from .demo_noisy import noisy
 from .demo_runs import Call, Demo, compare
 from .demo_transfer import transfer
 from .experiment import Run
-from .tasks import claim_check, cued_recall, noisy_digit, spoken_claim, speech
+from .tasks import claim_check, cued_recall, noisy_digit, speech, spoken_claim
 
 _CLAIM_DATA = DataConfig(image_size=8, image_channels=1, vocabulary=400)
 _SPEECH = {"sample_rate": speech.RATE, "hop_ms": 10.0, "mels": 24}
