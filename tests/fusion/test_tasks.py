@@ -1,4 +1,4 @@
-"""The generated tasks: what their files hold, that splits share nothing, that halves tell nothing."""
+"""The generated tasks: what their files hold; splits share nothing, halves tell nothing."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_spoken_claims_are_true_where_they_say_so(tmp_path):
 def test_tables_of_one_task_differ_in_training_alone(tmp_path):
     tables = {"few.csv": (40, 20), "many.csv": (80, 20), "all.csv": (None, None)}
     paths = spoken_claim.write_tables(tmp_path, 0, SMALL, tables)
-    rows = [[line for line in path.read_text().splitlines()] for path in paths]
+    rows = [path.read_text().splitlines() for path in paths]
     judged = [[each for each in table if not each.endswith(",train")] for table in rows]
     assert judged[0] == judged[1] == judged[2]
     trained = [[each for each in table if each.endswith(",train")] for table in rows]
