@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,10 +16,10 @@ from .demo_noisy import noisy
 from .demo_runs import Call, Demo, compare
 from .demo_transfer import transfer
 from .experiment import Run
-from .tasks import claim_check, cued_recall, noisy_digit, spoken_claim, speech
+from .tasks import claim_check, cued_recall, noisy_digit, speech, spoken_claim
 
 _CLAIM_DATA = DataConfig(image_size=8, image_channels=1, vocabulary=400)
-_SPEECH = {"sample_rate": speech.RATE, "hop_ms": 10.0, "mels": 24}
+_SPEECH_DATA = replace(_CLAIM_DATA, sample_rate=speech.RATE, mels=24)
 _CLAIM_OPTIONS = {"width": 64, "hidden": 64, "conv": (16, 32), "grid": 2}
 
 DEMOS = {
@@ -49,7 +50,7 @@ DEMOS = {
     noisy_digit.NAME: Demo(
         about="A digit that is seen and heard at once, both through noise; the answer: which.",
         write=noisy_digit.write,
-        data=DataConfig(image_size=8, image_channels=1, **_SPEECH),
+        data=_SPEECH_DATA,
         training=TrainConfig(epochs=10, batch=64, rate=4e-3),
         options={"width": 64, "hidden": 64, "conv": (32,), "grid": 4},
         levels={"chance": noisy_digit.CHANCE},
@@ -60,7 +61,7 @@ DEMOS = {
             "a model learns from handwritten digits; of speech there are few rows."
         ),
         write=spoken_claim.write,
-        data=DataConfig(image_size=8, image_channels=1, vocabulary=400, **_SPEECH),
+        data=_SPEECH_DATA,
         training=TrainConfig(epochs=8, batch=64, rate=4e-3),
         options=_CLAIM_OPTIONS,
         levels={"chance": spoken_claim.CHANCE},

@@ -20,8 +20,8 @@ def noisy(call: Call) -> Run:
     run = compare(call)
     product = posterior_product(run)
     call.console.print(
-        f"product of the posteriors of image only and audio only: {product:.3f}; nothing does "
-        "better with these two"
+        f"product of the posteriors of image only and audio only: {product:.3f}, which is the best "
+        "use there is of these two models"
     )
     call.console.print(missing(run, call))
     return run

@@ -60,7 +60,11 @@ def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Pa
 
 def sentences() -> list[str]:
     """All that is ever said."""
-    return [template.format(claim) for template in _TEMPLATES for claim, _ in claims()]
+    return [text for text, _ in _phrased()]
+
+
+def _phrased() -> list[tuple[str, frozenset[int]]]:
+    return [(each.format(claim), true) for each in _TEMPLATES for claim, true in claims()]
 
 
 def pairs(
@@ -73,31 +77,32 @@ def pairs(
 
     Four such at a time: two digits and two sentences, the first true of the first digit only, the
     second of the second. The kind of the first sentence is drawn evenly: equal, odd or even,
-    greater, less. Where `allowed` is given, no other sentence is said.
+    greater, less. Where `allowed` is given, sentences are drawn from those evenly instead.
 
     Raises:
         ValueError: no two of the allowed sentences seem to make such a four.
     """
     said = claims()
     kinds = [said[:10], said[10:12], said[12:21], said[21:]]
+    phrased = [(text, true) for text, true in _phrased() if allowed and text in allowed]
     tries = 0
     while fours:
         tries += 1
         if tries > _TRIES:
             raise ValueError("the allowed sentences are never true of different digits; allow more")
-        kind = kinds[dice.integers(len(kinds))]
-        text, true = kind[dice.integers(len(kind))]
+        kind = phrased or kinds[dice.integers(len(kinds))]
+        one, true = kind[dice.integers(len(kind))]
         first, second = (int(each) for each in dice.integers(len(values), size=2))
         a, b = int(values[first]), int(values[second])
-        other, true_of_other = said[dice.integers(len(said))]
+        others = phrased or said
+        two, true_of_other = others[dice.integers(len(others))]
         if a in true and b not in true and b in true_of_other and a not in true_of_other:
-            templates = dice.integers(len(_TEMPLATES), size=2)
-            one, two = (
-                _TEMPLATES[template].format(claim)
-                for template, claim in zip(templates, (text, other), strict=True)
-            )
-            if allowed is not None and not (one in allowed and two in allowed):
-                continue
+            if allowed is None:
+                templates = dice.integers(len(_TEMPLATES), size=2)
+                one, two = (
+                    _TEMPLATES[template].format(claim)
+                    for template, claim in zip(templates, (one, two), strict=True)
+                )
             yield first, one, "true"
             yield second, one, "false"
             yield first, two, "false"

@@ -19,8 +19,8 @@ from . import speech
 from .digits import load_split, write_wav
 
 NAME = "noisy-digit"
-IMAGE_NOISE = 0.8  # standard deviation; a picture's pixels are between 0 and 1
-SNR = -11.0  # dB
+IMAGE_NOISE = 0.6  # standard deviation; a picture's pixels are between 0 and 1
+SNR = -12.0  # dB
 RANGE = (-2.0, 3.0)  # of pixels under noise: what the file's 0 and 255 stand for
 VOICES = {"train": 32, "val": 6, "test": 12}
 TAKES = 2  # of each digit by each voice

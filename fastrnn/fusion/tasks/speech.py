@@ -3,8 +3,8 @@
 A word is a row of sounds. Voiced ones are harmonics of the voice's pitch, each as loud as three
 resonances of the vocal tract make it; hissing ones are noise within a band. From sound to sound the
 resonances glide. Voices differ in pitch, length of tract, pace and breath, and no two takes of a
-word are alike. It is speech as a vocoder of the 1960s made it: enough to tell digits by, and known
-to the last bit on every machine.
+word are alike. It is speech as a vocoder of the 1960s made it: enough to tell digits by, and the
+same on every machine.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def say(digit: int, voice: Voice, dice: np.random.Generator) -> NDArray[np.float
     voiced = _smooth(np.array([each.voiced for each in sounds])[which])
     time = np.arange(steps * _STEP) / RATE
     wave = _harmonics(tracks, voiced, at, time, voice, dice)
-    for band in {each.band for each in sounds if each.noise} | {"f"}:
+    for band in sorted({each.band for each in sounds if each.noise} | {"f"}):
         loud = np.array([each.noise * (each.band == band) for each in sounds])[which]
         if band == "f":
             loud = loud + voice.breath * voiced
@@ -166,11 +166,18 @@ def _harmonics(
     pitch = voice.pitch * lift * np.linspace(1, fall, len(time))  # a statement ends low
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
     middle = np.interp(at, time, pitch)  # [steps]
+    # np.interp(time, at, ...) of every harmonic, with what they share worked out once.
+    place = np.interp(time, at, np.arange(len(at)))
+    left = place.astype(int)
+    right, share = np.minimum(left + 1, len(at) - 1), place - left
+    # sin(n p) = 2 cos(p) sin((n - 1) p) - sin((n - 2) p)
+    twice, before, sine = 2 * np.cos(phase), np.zeros_like(time), np.sin(phase)
     wave = np.zeros_like(time)
     for number in range(1, int(RATE / 2 / pitch.max())):
         away = (number * middle[:, None] - tracks) / (_WIDTHS / 2)  # [steps, 3]
         loud = (_GAINS / np.sqrt(1 + away**2)).sum(1) * voiced / number**0.4
-        wave += np.interp(time, at, loud) * np.sin(number * phase)
+        wave += (loud[left] * (1 - share) + loud[right] * share) * sine
+        before, sine = sine, twice * sine - before
     return wave
 
 

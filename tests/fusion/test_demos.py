@@ -1,0 +1,118 @@
+"""The demonstrations beyond the standard comparison: each runs whole, on a few rows."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+from fastrnn.fusion import ConfigError, checkpoint, demo, demo_article, demo_transfer, profiling
+from fastrnn.fusion.demo_noisy import posterior_product
+from fastrnn.fusion.demo_runs import accuracy, logits
+from fastrnn.fusion.network import FusionNetwork
+from fastrnn.fusion.tasks import noisy_digit, spoken_claim
+from fastrnn.fusion.transplant import transplant
+
+TINY = {"train": 40, "val": 20, "test": 20}
+VOICES = {"train": 2, "val": 1, "test": 1}
+
+
+@pytest.fixture(autouse=True)
+def few_voices(monkeypatch):
+    for task in (noisy_digit, spoken_claim):
+        monkeypatch.setattr(task, "VOICES", VOICES)
+
+
+def show(name, folder, **options):
+    told = io.StringIO()
+    console = Console(file=told, width=120)
+    return demo.run_demo(name, folder, 0, TINY, 1, console, **options), told.getvalue()
+
+
+def test_noisy_digit(tmp_path):
+    run, told = show(noisy_digit.NAME, tmp_path, profile=True)
+    assert "product of the posteriors" in told
+    assert "audio alone" in told
+    assert "waiting for data" in told
+    assert {"fusion", "image only", "audio only", "late"} <= {each.name for each in run.trained}
+    test = run.examples["test"]
+    single = {each.name: logits(each.model, test).softmax(-1) for each in run.trained}
+    product = single["image only"] * single["audio only"]  # every digit is as frequent
+    label = torch.stack(list(test.labels))
+    assert posterior_product(run) == pytest.approx(
+        float((product.argmax(-1) == label).double().mean())
+    )
+
+
+def test_without_a_modality_nothing_of_it_is_read(tmp_path):
+    run, _ = show(noisy_digit.NAME, tmp_path)
+    network, test = run.trained[0].model, run.examples["test"]
+    batch = test.collate(range(20))
+    batch["audio"] = torch.full_like(batch["audio"], torch.nan)
+    batch["audio_present"] = torch.zeros(20, dtype=torch.bool)
+    with torch.no_grad():
+        # nan to a sum of padded lengths: the answers agree to rounding, and are numbers
+        torch.testing.assert_close(network(batch), logits(network, test, "audio"))
+    assert 0 <= accuracy("multiclass", logits(network, test), test) <= 1
+
+
+def test_spoken_claim_carries_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_transfer, "WRITTEN", 1)
+    monkeypatch.setattr(spoken_claim, "SENTENCES", 40)
+    run, told = show(spoken_claim.NAME, tmp_path)
+    assert "carried over" in told
+    assert "40 rows, 210 of the sentences" in told
+    carried, _, _ = checkpoint.load(tmp_path / "carried")
+    written, _, _ = checkpoint.load(tmp_path / "written")
+    now, source, before = (each.state_dict() for each in (run.trained[0].model, carried, written))
+    assert now.keys() == source.keys()
+    for name, weight in now.items():
+        if not name.startswith("encoders.audio"):
+            assert torch.equal(weight, source[name]), name
+            assert torch.equal(weight, before[name.replace("audio", "image")]), name
+    heard = [name for name in now if name.startswith("encoders.audio")]
+    assert not all(torch.equal(now[name], source[name]) for name in heard)
+
+
+def test_article(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_article, "PIXELS", 8)
+    run, told = show("article", tmp_path)
+    for name in (*demo_article.FUSIONS, "article, cell rnn", "article, cell lstm"):
+        assert name in told
+    assert "W_hh never gets a gradient" in " ".join(told.split())
+    assert [each.name for each in run.trained] == ["fusion"]
+
+
+def test_a_transplant_fuses_as_before(tmp_path):
+    """The same features give the same answers, whatever the modality is called."""
+    run, _ = show("claim-check", tmp_path)
+    folder = transplant(tmp_path, tmp_path / "new", "image", "audio", {"mels": 12})
+    network, _, config = checkpoint.load(folder)
+    assert config.model.modalities == ("audio", "text")
+    features = {name: torch.randn(3, config.model.width) for name in ("audio", "text")}
+    old = {"image": features["audio"], "text": features["text"]}
+    with torch.no_grad():
+        answers = [
+            each.head(each.fusion(values, dict.fromkeys(values), None).x)[0]
+            for each, values in ((network, features), (run.trained[0].model.eval(), old))
+        ]
+    assert isinstance(network, FusionNetwork)
+    assert torch.equal(*answers)
+    for old_name, new_name in (("audio", "series"), ("image", "text"), ("image", "video")):
+        with pytest.raises(ConfigError):
+            transplant(tmp_path, tmp_path / "no", old_name, new_name)
+    with pytest.raises(ConfigError, match="another order"):
+        transplant(folder, tmp_path / "no", "text", "aaa")
+
+
+def test_profile_accounts_for_the_step(tmp_path):
+    run, _ = show(noisy_digit.NAME, tmp_path)
+    before = {name: each.clone() for name, each in run.trained[0].model.state_dict().items()}
+    shares = profiling.profile(run)
+    assert shares.data > 0
+    assert 0 < shares.recurrent < shares.step
+    assert 0 < sum(share for _, share in shares.slowest) <= 1
+    for name, weight in run.trained[0].model.state_dict().items():
+        assert torch.equal(weight, before[name])
