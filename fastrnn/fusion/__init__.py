@@ -1,13 +1,17 @@
 """Multimodal models around a recurrent layer: encoders, fusion, data, training, command line.
 
-    from fastrnn.fusion import fit, load, read_manifest
+    from fastrnn.fusion import FusionModel
 
-    run = fit(read_manifest("data/manifest.csv"), Path("runs/mine"))
-    model, preprocessor, config = load("runs/mine")
+    model = FusionModel.fit("data/manifest.csv")
+    print(model.evaluate()["scores"])
+    answers = model.predict("data/new.csv")
+
+`fit`, `load` and the rest are what it is made of. The guide: docs/fusion.md.
 
 Needs the extra: pip install 'fastrnn[fusion]'.
 """
 
+from .api import FusionModel
 from .checkpoint import load, save
 from .config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from .data import Examples, Preprocessor
@@ -22,6 +26,7 @@ __all__ = [
     "DataError",
     "Examples",
     "FusionError",
+    "FusionModel",
     "FusionNetwork",
     "LateNetwork",
     "Manifest",

@@ -3,31 +3,41 @@
 from fastrnn.fusion import FusionModel
 
 model = FusionModel.fit("photos/manifest.csv")
-print(model.evaluate("photos/test.csv"))
+print(model.evaluate()["scores"])  # on the rows that were held out
 answers = model.predict("photos/new.csv")
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 from rich.console import Console
 from torch import nn
 
-from . import checkpoint, evaluation, experiment, explanation, options, predict
+from . import checkpoint, evaluation, experiment, explanation, options
 from .config import RunConfig
-from .data import Examples, Preprocessor
+from .data import Preprocessor
 from .errors import ConfigError
-from .manifest import read_manifest
+from .manifest import Manifest, read_manifest
+from .predict import BLOCK, Predictor
+from .tables import Source
+from .writers import Record
 
-Data = str | os.PathLike[str] | pd.DataFrame
+Folder = str | Path
+
+_UNREACHABLE = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled)
 
 
 class FusionModel(
@@ -35,22 +45,22 @@ class FusionModel(
     library_name="fastrnn",
     tags=["multimodal", "recurrent-neural-network", "pytorch"],
 ):
-    """A trained network, what makes its inputs from rows, and what it was trained with.
+    """A trained network, what makes its inputs of rows, and what it was trained with.
 
     Saved as config.json, model.safetensors and tokenizer.json: nothing is pickled, so that a
-    stranger's model runs no code of theirs. A run folder of `fastrnn fit` holds such a model.
+    stranger's model runs no code of theirs. The folder of a `fastrnn fit` holds such a model.
     """
 
     def __init__(self, network: nn.Module, preprocessor: Preprocessor, run: RunConfig) -> None:
-        self.network = network.eval()
+        self.network = network.cpu().eval()
         self.preprocessor = preprocessor
         self.run = run
-        self._held_out: Examples | None = None  # the rows that judged it, right after a fit
+        self._held_out: Manifest | None = None  # rows that are to judge it, right after a fit
 
     @classmethod
     def fit(
         cls,
-        data: Data,
+        data: Source,
         label: str | None = None,
         *,
         image: str | None = None,
@@ -59,11 +69,12 @@ class FusionModel(
         series: str | None = None,
         split: str | None = None,
         group: str | None = None,
-        root: str | os.PathLike[str] | None = None,
+        root: Folder | None = None,
         kind: str | None = None,
-        folder: str | os.PathLike[str] | None = None,
+        folder: Folder | None = None,
         baselines: bool = False,
-        init_from: str | os.PathLike[str] | None = None,
+        preset: str = "default",
+        init_from: Folder | None = None,
         on_bad_row: str = "error",
         workers: int = 0,
         console: Console | None = None,
@@ -75,22 +86,22 @@ class FusionModel(
             data: the path of a CSV, JSONL or Parquet file, or a DataFrame.
             label, image, audio, text, series, split, group: columns, where they are not to be
                 inferred from their names and contents.
-            root: the folder that paths are relative to and stay inside: the file's by default,
-                the working directory for a DataFrame.
-            kind: one of binary, multiclass, multilabel, regression, steps; inferred by default.
-            folder: where the run is kept, with metrics and baselines; by default nowhere.
-            baselines: also train what the model is to be compared with (into `folder`).
-            init_from: a run whose weights are where training begins, as far as they fit.
-            on_bad_row: "error", or "skip": rows that cannot be used are left out.
+            root: the folder that paths are relative to and stay inside: by default the file's own,
+                for a DataFrame the current one.
+            kind: one of config.KINDS; by default what the labels look like.
+            folder: where the run is kept, with its metrics and baselines; by default nowhere.
+            baselines: also train what the model is to be compared with; for `folder`.
+            preset: the options to begin with.
+            init_from: a run whose weights training begins with, as far as they fit.
+            on_bad_row: "error", or "skip": leave out rows that cannot be used.
             workers: processes that decode files.
-            console: where progress is told; nowhere by default.
-            values: any field of DataConfig, ModelConfig or TrainConfig that is an option of
-                `fastrnn fit`: epochs=20, fusion="concat", conv=(16, 32), ...
+            console: where progress is told; by default nowhere.
+            values: options of `fastrnn fit`, by name: epochs=20, fusion="concat", conv=(16, 32).
 
         Raises:
-            FusionError: the table, a file or an option cannot be used; says what to do.
+            FusionError: the table, one of its files or an option cannot be used; says what to do.
         """
-        sections = options.sections(values)
+        data_config, model, training = options.sections(options.preset(preset) | values)
         named = {
             "label": label,
             "image": image,
@@ -105,51 +116,56 @@ class FusionModel(
         with tempfile.TemporaryDirectory() as passing:
             run = experiment.fit(
                 manifest,
-                Path(folder if folder is not None else Path(passing) / "run"),
-                sections[0],
-                sections[2],
-                sections[1],
+                Path(passing) / "run" if folder is None else Path(folder),
+                data_config,
+                training,
+                model,
                 baselines,
                 console or Console(quiet=True),
-                init_from=None if init_from is None else Path(init_from),
+                init_from=init_from,
                 workers=workers,
                 on_bad_row=on_bad_row,
             )
-        model = cls(run.trained[0].model, run.preprocessor, run.config)
-        model._held_out = run.examples.get("test", run.examples["val"])
-        return model
+        result = cls(run.trained[0].model, run.preprocessor, run.config)
+        judging = run.examples.get("test", run.examples["val"])
+        result._held_out = replace(manifest, rows=tuple(manifest.rows[n] for n in judging.rows))
+        return result
 
     def predict(
         self,
-        data: Data,
+        data: Source,
         *,
-        root: str | os.PathLike[str] | None = None,
+        root: Folder | None = None,
         on_bad_row: str = "error",
         workers: int = 0,
         threshold: float = 0.5,
     ) -> pd.DataFrame:
-        """Answer the rows of a table; it needs no labels.
+        """Answer the rows of a table, which needs no labels; columns are those of the fit.
+
+        Args:
+            threshold: two labels: the probability above which the second is the answer; several at
+                once: above which each is.
 
         Returns:
-            A row a row, with the index of a DataFrame that was given. `label` and, a column a
-            label, `p(NAME)`, its probability; for labels a step lists of both; for regression
-            `value`. With on_bad_row="skip" also `error`: why a row has no answer.
+            A row a row, with the index of a DataFrame that was given: `label`, and a column
+            `p(NAME)` a label, its probability. Labels a step: lists `label` and `probabilities`.
+            Regression: `value`. With on_bad_row="skip" also `error`: why a row has no answer.
 
         Raises:
             FusionError: the table or one of its files cannot be used; says what to do.
         """
-        predictor = predict.Predictor(self.network, self.preprocessor, self.run, threshold)
-        reading = {"on_bad_row": on_bad_row, "workers": workers}
-        records: list[predict.Record] = []
+        predictor = Predictor(self.network, self.preprocessor, self.run, threshold)
+        reading: dict[str, Any] = {"root": root, "on_bad_row": on_bad_row, "workers": workers}
+        blocks: Iterable[list[Record]]
         if isinstance(data, pd.DataFrame):
             frame = data.reset_index(drop=True)
-            for start in range(0, len(frame), predict.BLOCK):
-                block = frame.iloc[start : start + predict.BLOCK]
-                records += predictor.frame(block, root=root, **reading)
+            starts = range(0, len(frame), BLOCK)
+            blocks = (predictor.frame(frame[at : at + BLOCK], **reading) for at in starts)
         else:
-            for records_of_block in predictor.file(Path(data), root=root, **reading):
-                records += records_of_block
-        answers = pd.DataFrame([_flat(record, self.run.model.kind) for record in records])
+            blocks = predictor.file(Path(data), **reading)
+        answers = pd.DataFrame(
+            [_flat(record, self.run.model.kind) for block in blocks for record in block]
+        )
         if on_bad_row == "skip" and "error" not in answers:
             answers["error"] = None
         if isinstance(data, pd.DataFrame):
@@ -158,40 +174,102 @@ class FusionModel(
 
     def evaluate(
         self,
-        data: Data | None = None,
+        data: Source | None = None,
         *,
-        root: str | os.PathLike[str] | None = None,
+        root: Folder | None = None,
         on_bad_row: str = "error",
         workers: int = 0,
     ) -> dict[str, Any]:
         """Every score on rows that have labels, with its confidence interval.
 
         Args:
-            data: rows that it was not trained on; right after a fit by default those that the fit
-                held out (test, else val).
+            data: rows that it was not trained on; by default, right after a fit, those that the
+                fit held out (test, else val).
 
         Returns:
-            As docs/fusion.md describes a model of evaluation.json: {"rows": ..., "scores":
-            {"accuracy": {"value": ..., "low": ..., "high": ...}, ...}, "calibration": ..., ...}.
+            A model's part of evaluation.json: {"rows": ..., "scores": {"accuracy": {"value": ...,
+            "low": ..., "high": ...}, ...}, ...}.
 
         Raises:
             FusionError: the table or one of its files cannot be used; says what to do.
         """
-        examples = self._examples(data, root, on_bad_row, workers)
+        table = self._table(data, root, on_bad_row)
+        examples = self.preprocessor.load(
+            table, range(len(table.rows)), on_bad_row=on_bad_row, workers=workers
+        )
         return evaluation.evaluate(self.network, self.run, examples).to_json()
 
-    def _examples(self, data: Data | None, root: Any, on_bad_row: str, workers: int) -> Examples:
+    def explain(
+        self,
+        data: Source | None = None,
+        folder: Folder | None = None,
+        *,
+        root: Folder | None = None,
+        on_bad_row: str = "error",
+        workers: int = 0,
+        examples: int = 6,
+    ) -> dict[str, Any]:
+        """What its answers to rows that have labels rest on.
+
+        Args:
+            data: as `evaluate` takes it.
+            folder: where the model, explanation.json and pictures are kept; by default nowhere.
+            examples: rows that are explained one by one.
+
+        Returns:
+            What explanation.json holds.
+
+        Raises:
+            FusionError: the table or one of its files cannot be used; says what to do.
+        """
+        table = self._table(data, root, on_bad_row)
+        with tempfile.TemporaryDirectory() as passing:
+            place = Path(passing if folder is None else folder)
+            place.mkdir(parents=True, exist_ok=True)
+            self._save_pretrained(place)
+            name = next(iter(experiment.variants(self.run.model, baselines=False)))
+            weights = checkpoint.weights(self.network)
+            checkpoint.save_network(place, name, self.run.model, weights)
+            return explanation.explain_run(
+                place, table, examples=examples, on_bad_row=on_bad_row, workers=workers
+            )
+
+    def _table(self, data: Source | None, root: Folder | None, on_bad_row: str) -> Manifest:
         if data is None:
             if self._held_out is None:
-                raise ConfigError("give rows with labels: this model was loaded, and holds none")
+                raise ConfigError("give rows with labels: a model that was loaded holds none")
             return self._held_out
+        read = (*self.run.model.modalities, "label")
+        columns = {role: name for role, name in self.run.columns.items() if role in read}
+        return read_manifest(data, columns, root, kind=self.run.model.kind, on_bad_row=on_bad_row)
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: Folder) -> None:
         """`save_pretrained`: config.json, model.safetensors, tokenizer.json, and a model card."""
         self.save_pretrained(folder)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **how: Any) -> FusionModel:
+        """The model in a folder (of `save`, or of a fit), or on the Hub.
+
+        Args:
+            how: revision, token, cache_dir, force_download, local_files_only: the Hub's.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **how)
+        except _UNREACHABLE as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"{pretrained_model_name_or_path}: there is no such folder, and no such model can "
+                f"be had from the Hub ({reason})"
+            ) from error
+
     def _save_pretrained(self, save_directory: Path) -> None:
-        checkpoint.save(save_directory, self.run, self.network, self.preprocessor)
+        # Where the table lay says nothing to others, and is no one else's to know.
+        run = replace(self.run, manifest="", root="")
+        checkpoint.save(save_directory, run, self.network, self.preprocessor)
 
     @classmethod
     def _from_pretrained(
@@ -205,30 +283,25 @@ class FusionModel(
         token: str | bool | None,
         **model_kwargs: Any,
     ) -> FusionModel:
-        """A folder's model, or the Hub's.
-
-        Raises:
-            ConfigError: there is none.
-        """
         folder = Path(model_id)
         if not folder.is_dir():
-            folder = Path(
-                snapshot_download(
-                    model_id,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                    allow_patterns=list(checkpoint.FILES),  # and nothing else of a stranger's
-                )
+            download = snapshot_download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=list(checkpoint.FILES),  # and nothing else of a stranger's
             )
+            folder = Path(download)
         return cls(*checkpoint.load(folder))
 
 
-def _flat(record: predict.Record, kind: str) -> predict.Record:
-    """A column a label, where a row has one answer."""
+def _flat(record: Record, kind: str) -> Record:
+    """Without the row's number, and with a column a label where a row has one answer."""
     flat = {name: value for name, value in record.items() if name != "row"}
     if kind != "steps":
-        flat |= {f"p({name})": each for name, each in flat.pop("probabilities", {}).items()}
+        named = flat.pop("probabilities", {})
+        flat |= {f"p({name})": each for name, each in named.items()}
     return flat

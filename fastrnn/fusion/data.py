@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ class Preprocessor:
     target: Scale | None = None  # of a regression's labels in training
     series: tuple[Scale, ...] = ()  # of each variable of the numeric series in training
     modalities: tuple[str, ...] = ()  # what is read; (): what the manifest has
+    stream: bool | None = None  # rows are sequences of steps; None: where the manifest's are
 
     @classmethod
     def fit(
@@ -95,6 +97,7 @@ class Preprocessor:
             target=_target(table) if manifest.kind == "regression" else None,
             series=scale,
             modalities=manifest.modalities,
+            stream=manifest.stream,
         )
 
     @classmethod
@@ -108,6 +111,7 @@ class Preprocessor:
             target=config.target,
             series=config.series,
             modalities=config.model.modalities,
+            stream=config.model.stream,
         )
 
     @property
@@ -119,6 +123,10 @@ class Preprocessor:
     def variables(self) -> int:
         """Variables of a numeric series; 0 without."""
         return len(self.series)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.labels)}
 
     def load(
         self,
@@ -147,6 +155,12 @@ class Preprocessor:
                     f"{manifest.path}: the model reads {name}, and no column is that; name one "
                     f"with --{name}, or add an empty one if every row lacks it"
                 )
+        stream = manifest.stream if self.stream is None else self.stream
+        if manifest.stream and not stream:
+            raise ManifestError(
+                f"{manifest.path}: rows are sequences of images, but the model reads one image a "
+                "row; write one instead of a list"
+            )
         rows = list(rows)
         bad = BadRows(on_bad_row)
         files = _Files(self.config)
@@ -158,11 +172,12 @@ class Preprocessor:
         # As Row.files has them: so the first that is damaged is the first to be missed.
         order = [name for name in ("image", "audio", "series", "text") if name in wanted]
         kept: list[int] = []
+        table: list[Row] = []
         columns: dict[str, list[Tensor | None]] = {name: [] for name in wanted}
         texts: list[str | None] = []
         labels: list[Tensor] = []
         for index in rows:
-            row = manifest.rows[index]
+            row = replace(manifest.rows[index], stream=stream)
             with bad.row(row.where), _named(manifest, row):
                 if not any(row.has(name) for name in wanted):
                     raise ManifestError(f"nothing of {', '.join(wanted)}; fill one, or remove it")
@@ -171,6 +186,7 @@ class Preprocessor:
                     text.check(row.text, self.config)
                 label = self._label(row.label) if manifest.labelled else None
                 kept.append(index)
+                table.append(row)
                 texts.append(row.text)
                 for name, value in values.items():
                     columns[name].append(value)
@@ -181,9 +197,8 @@ class Preprocessor:
         cut = 0
         if "text" in wanted:
             columns["text"], cut = self._tokens(texts)
-        table = [manifest.rows[row] for row in kept]
         return Examples(
-            steps=[row.steps for row in table] if manifest.stream else None,
+            steps=[row.steps for row in table] if stream else None,
             labels=labels,
             frames=files.frames if "image" in wanted else None,
             images=self._filled(columns, "image", table),
@@ -250,7 +265,7 @@ class Preprocessor:
         if self.kind == "regression":
             mean, deviation = self.target or (0.0, 1.0)
             return torch.tensor((float(str(label)) - mean) / deviation, dtype=torch.float32)
-        number = {name: index for index, name in enumerate(self.labels)}
+        number = self._numbers
         for name in names_of(label):
             if name not in number:
                 raise ManifestError(

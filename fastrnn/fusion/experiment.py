@@ -69,6 +69,8 @@ def fit(
     """
     data, training = data or DataConfig(), training or TrainConfig()
     accelerator = find_devices(training.precision)
+    if tensorboard:
+        log.board_writer()  # before anything is written
     main = accelerator.is_main_process
     console = (console or Console()) if main else Console(quiet=True)
     folder = Path(folder)
@@ -88,7 +90,7 @@ def fit(
     if before is not None:
         interrupted.check(folder, before, call)
     elif not complete:
-        keep_what_is_there(folder, (interrupted.FOLDER, METRICS, *checkpoint.FILES))
+        keep_what_is_there(folder, (interrupted.CALL, METRICS, *checkpoint.FILES))
     parts = _split(folder, manifest, training.seed)
     describe(manifest, parts, training.seed, console)
     source = None if init_from is None else checkpoint.load(init_from)
@@ -239,7 +241,7 @@ def keep_what_is_there(folder: Path, names: Iterable[str]) -> None:
     """
     for name in names:
         if (folder / name).exists():
-            mend = "resume it, or " if name == interrupted.FOLDER else ""
+            mend = "resume it, or " if name == interrupted.CALL else ""
             raise ConfigError(
                 f"{folder} holds {name} already; {mend}choose another folder with --out"
             )
@@ -252,6 +254,9 @@ def describe(
     say = console.out  # plain: a path is no markup
     say(f"{manifest.path}: {len(manifest.rows)} rows{' of steps' if manifest.stream else ''}")
     say("  columns: " + ", ".join(f"{role} = {name}" for role, name in manifest.columns.items()))
+    say(f"  labels: {manifest.kind}")
+    for warning in manifest.warnings:
+        say(f"  warning: {warning}")
     if manifest.ignored:
         say("  ignored: " + ", ".join(manifest.ignored))
     sizes = ", ".join(f"{len(rows)} {name}" for name, rows in parts.items())

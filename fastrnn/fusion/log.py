@@ -139,14 +139,7 @@ class Board:
     """The records as TensorBoard's scalars, a run a model."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ConfigError(
-                "TensorBoard is not installed; pip install 'fastrnn[tensorboard]', or leave "
-                "the option out: metrics.jsonl has the same figures"
-            ) from None
-        self._make, self._folder = SummaryWriter, folder
+        self._make, self._folder = board_writer(), folder
         self._writers: dict[str, Any] = {}
 
     def record(self, model: str, epoch: int, split: str, seconds: float, **values: float) -> None:
@@ -161,6 +154,22 @@ class Board:
         """Write what is still in memory."""
         for each in self._writers.values():
             each.close()
+
+
+def board_writer() -> Any:
+    """TensorBoard's class of writers.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            "TensorBoard is not installed; pip install 'fastrnn[tensorboard]', or leave "
+            "the option out: metrics.jsonl has the same figures"
+        ) from None
+    return SummaryWriter
 
 
 def read(file: Path, size: int | None = None) -> list[dict[str, Any]]:

@@ -91,12 +91,15 @@ def read_audio(path: Path, config: DataConfig) -> Tensor:
                     f"{path}: {seconds:.1f} s are more than the {config.max_seconds:g} s allowed; "
                     "cut the clip, or raise --max-seconds"
                 )
+            if _cut_off(path):
+                raise MediaError(f"{path}: the end of the clip is missing; replace the file")
             # A piece at a time: of many channels only the mean is kept, and not for longer than
             # was allowed, whatever the header said.
             longest = math.ceil(config.max_seconds * rate)
             pieces = [np.zeros(0, np.float32)]
             for piece in file.blocks(_BLOCK, dtype="float32", always_2d=True):
-                pieces.append(piece.mean(axis=1))
+                with np.errstate(invalid="ignore"):  # infinities are refused below
+                    pieces.append(piece.mean(axis=1))
                 longest -= len(piece)
                 if longest < 0:
                     raise MediaError(f"{path}: the clip is longer than its header says; replace it")
@@ -113,6 +116,18 @@ def read_audio(path: Path, config: DataConfig) -> Tensor:
     if not bool(torch.isfinite(wave).all()):
         raise MediaError(f"{path}: some samples are not finite numbers; replace the file")
     return resample(wave, rate, config.sample_rate)
+
+
+def _cut_off(path: Path) -> bool:
+    """A WAV file is shorter than its header says, which libsndfile takes for a shorter clip.
+
+    Writers that cannot go back to the header leave 0 or the largest size there.
+    """
+    with path.open("rb") as file:
+        header = file.read(8)
+    size = int.from_bytes(header[4:], "little")
+    # One byte of padding at the end may be missing.
+    return header[:4] == b"RIFF" and 0 < size < 0x7FFF_0000 and size + 7 > path.stat().st_size
 
 
 def resample(wave: Tensor, source: int, target: int) -> Tensor:

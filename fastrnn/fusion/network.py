@@ -77,7 +77,10 @@ class FusionNetwork(nn.Module):
         return lengths
 
     def states(self, batch: Batch) -> Tensor:
-        """The recurrent layer's state after each step, [B, T, H]; 0 beyond a row's end."""
+        """The recurrent layer's state after each step, [B, T, H]; 0 beyond a row's end.
+
+        Nothing is dropped, in training either.
+        """
         x, lengths, h0 = self.sequence(self.encode(batch), batch)
         output, _ = self.head.rnn(x, h0, lengths=lengths)
         return output

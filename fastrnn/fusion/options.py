@@ -19,7 +19,7 @@ import yaml
 
 from .config import CELLS, FUSIONS, PRECISIONS, SCHEDULES, DataConfig, ModelConfig, TrainConfig
 from .errors import ConfigError
-from .presets import Preset
+from .presets import PRESETS
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -77,6 +77,9 @@ TRAIN = {
     ),
     "patience": Option("Stop after so many epochs without a better val score; 0: never.", 0),
     "balance": Option("Weigh labels by the inverse of how often they occur."),
+    "save_every": Option(
+        "Seconds between checkpoints within an epoch; there is one after each.", 0
+    ),
     "freeze": Option("Parts that keep their weights: encoders by name, fusion, head."),
 }
 COLUMNS = {
@@ -105,11 +108,12 @@ def sections(options: Mapping[str, Any]) -> tuple[DataConfig, dict[str, Any], Tr
         ConfigError: a name that is no option (the nearest is named), or a value that cannot be.
     """
     check_names(options, NAMES)
-    values = {
+    values: dict[str, Any] = {
         name: as_tuple(name, value) if name in LISTS else value for name, value in options.items()
     }
     if values.get("fusion") == AUTO:
         del values["fusion"]
+    data: dict[str, Any]
     data, model, training = (
         {name: values[name] for name in section if name in values} for _, section, _ in _SECTIONS
     )
@@ -123,6 +127,8 @@ def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
         ConfigError: it is neither, or its parts are not what the option holds.
     """
     parts = value.split(",") if isinstance(value, str) else value
+    if isinstance(value, Mapping):
+        parts = value.items()
     try:
         texts = [each.strip() if isinstance(each, str) else each for each in parts]
         texts = [each for each in texts if each != ""]
@@ -210,9 +216,16 @@ def _plain(name: str, value: Any) -> Any:
     return list(as_tuple(name, value)) if name in LISTS else value
 
 
-def of_preset(preset: Preset) -> dict[str, Any]:
-    """A preset's options by name."""
-    return {**preset.data, **preset.model, **preset.train}
+def preset(name: str) -> dict[str, Any]:
+    """A preset's options by name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset is one of {', '.join(PRESETS)}; got {name!r}")
+    chosen = PRESETS[name]
+    return {**chosen.data, **chosen.model, **chosen.train}
 
 
 def with_columns(command: Command) -> Command:
@@ -253,9 +266,11 @@ def _append(command: Command, flags: Iterable[inspect.Parameter]) -> Command:
 
 
 def _parameter(section: type, name: str, option: Option, panel: str) -> inspect.Parameter:
-    kind, default = _TYPES[name], default_of(section, name)
+    kind: Any = _TYPES[name]
+    default = default_of(section, name)
     if option.choices:
-        kind = Enum(name, {each.replace("-", "_"): each for each in option.choices}, type=str)
+        make: Any = Enum  # whose members no type checker could know
+        kind = make(name, {each.replace("-", "_"): each for each in option.choices}, type=str)
         default = kind(AUTO if AUTO in option.choices else default)
     elif name in LISTS:
         kind, default = str, ",".join(str(each) for each in default)

@@ -162,7 +162,7 @@ def confusion(path: Path, counts: Sequence[Sequence[int]], labels: Sequence[str]
                 )  # fmt: skip
     if size <= 30:
         names = [short(label) for label in labels]
-        long = max(len(each) for each in names) > 3
+        long = max(len(each) for each in names) * size > 40
         turned: dict[str, Any] = {"rotation": 60, "ha": "right"} if long else {}
         axes.set_xticks(range(size), names, **turned)
         axes.set_yticks(range(size), names)
@@ -179,7 +179,7 @@ def short(text: str, most: int = 14) -> str:
 
 def roc(path: Path, curves: Mapping[str, Mapping[str, Any]]) -> None:
     """ROC curves; model -> false_positive, true_positive and auroc."""
-    figure = figure_of((SIZE[0], SIZE[0]))
+    figure = figure_of((SIZE[0], SIZE[0] + 0.6))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#888888", linestyle=(0, (4, 3)), linewidth=1)
     for index, (name, curve) in enumerate(curves.items()):
@@ -193,7 +193,7 @@ def roc(path: Path, curves: Mapping[str, Mapping[str, Any]]) -> None:
         )
     axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
     plain(axes)
-    axes.legend(loc="lower right", fontsize=8.5, title="area below", title_fontsize=8.5)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     save(figure, path)
 
 

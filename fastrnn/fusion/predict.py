@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,8 @@ class Predictor:
             lacking = [name for name in self._needed if not row.has(name)]
             if lacking:
                 bad[row.where] = (
-                    f"{table.path}, {row.where}: no {lacking[0]}, and the model never learned to do "
-                    "without; train with empty cells, or with --modality-dropout"
+                    f"{table.path}, {row.where}: no {lacking[0]}, and the model never learned to "
+                    "do without; train with empty cells, or with --modality-dropout"
                 )
                 if not skip:
                     raise ManifestError(bad[row.where])
@@ -262,8 +263,8 @@ def predict_file(
         FusionError: the table, one of its files or the name of `target` cannot be used.
     """
     answered = skipped = 0
-    with atomic(target) as part:
-        output = writer(part, target.suffix.lower(), predictor.config)
+    ending = target.suffix.lower()
+    with atomic(target) as part, closing(writer(part, ending, predictor.config)) as output:
         blocks = predictor.file(
             source, columns=columns, root=root, on_bad_row=on_bad_row, workers=workers, block=block
         )
@@ -273,5 +274,4 @@ def predict_file(
             answered, skipped = answered + len(records) - bad, skipped + bad
             if tell:
                 tell(answered + skipped)
-        output.close()
     return Counts(answered, skipped)

@@ -83,14 +83,20 @@ def additive(
     more than once. Every row meets each row of every other modality exactly once."""
     rows = len(batch["label"])
     device = batch["label"].device
-    order = {name: torch.randperm(rows, generator=generator).to(device) for name in features}
+    # Each modality in an order of its own, and moved on by each number of rows once.
+    order, shifts = (
+        {name: torch.randperm(rows, generator=generator).to(device) for name in features}
+        for _ in range(2)
+    )
     here = torch.arange(rows, device=device)
     held = []
     for name in features:
         total = torch.zeros((), device=device)
-        for shift in range(rows):
+        for number in range(rows):
             picked = {
-                other: here if other == name else order[other][(here + shift) % rows]
+                other: here
+                if other == name
+                else order[other][(here + shifts[other][number]) % rows]
                 for other in features
             }
             mixed = {other: value[picked[other]] for other, value in features.items()}
@@ -139,7 +145,7 @@ def swap_state(
 
     Streams with a label a step: `after` tells, for each step after the swap, how often the answer
     is what the donor answered just before it, of the rows whose own answer is another; only
-    where both had a label to answer. Otherwise it is the row's one answer that is compared.
+    where both had a label to answer by then. Otherwise it is the row's one answer that counts.
 
     Returns:
         None where no state is carried: one step, or no recurrent layer. An LSTM's cell does not
@@ -175,7 +181,7 @@ def swap_state(
         memory = said(config, network.answer(state))[giving]
         result["after"] = []
         for number in range(host.shape[1]):
-            valid = asked[:, half + number] & asked[giving, half - 1]
+            valid = asked[:, half + number] & asked[:, half - 1] & asked[giving, half - 1]
             found = follow(config, host[:, number], memory, other[:, number], valid)
             result["after"].append({"steps": number + 1, **found})
     else:

@@ -39,6 +39,7 @@ from .manifest import Manifest
 
 FOLDER = "checkpoint"
 _RUN, _STATE = "run.json", "state.safetensors"
+CALL = f"{FOLDER}/{_RUN}"
 
 
 @dataclass(frozen=True)

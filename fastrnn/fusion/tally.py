@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric, SumMetric
 
 from . import objective
 from .data import IGNORE, Examples
@@ -39,17 +39,21 @@ class Tally:
 
     def __init__(self, kind: str, outputs: int, device: torch.device) -> None:
         self.kind = kind
-        self._loss = MeanMetric(nan_strategy="disable").to(device)
+        # Not MeanMetric: where it need not look for nan, it takes all weights for 1.
+        self._loss = SumMetric(nan_strategy="disable").to(device)
+        self._mass = SumMetric(nan_strategy="disable").to(device)
         self._metric = objective.metric(kind, max(2, outputs)).to(device)
 
     def add(self, loss: Tensor, mass: float, logits: Tensor, label: Tensor) -> None:
         """Count a batch: its mean loss over `mass` (see `masses`) and its answers."""
-        self._loss.update(loss, weight=mass)
+        self._loss.update(loss * mass)
+        self._mass.update(mass)
         self._metric.update(objective.predict(self.kind, logits), label)
 
     def score(self) -> Score:
         """The score of what all processes have counted; they call it together."""
-        return Score(float(self._loss.compute()), float(self._metric.compute()))
+        loss, mass = float(self._loss.compute()), float(self._mass.compute())
+        return Score(loss / mass if mass else math.nan, float(self._metric.compute()))
 
     def state(self) -> dict[str, Tensor]:
         """What this process has counted, as tensors."""
@@ -69,7 +73,7 @@ class Tally:
             metric._update_count = 1  # else `compute` warns that nothing was counted
 
     def _metrics(self) -> dict[str, Metric]:
-        return {"loss": self._loss, "metric": self._metric}
+        return {"loss": self._loss, "mass": self._mass, "metric": self._metric}
 
 
 def weight(kind: str, examples: Examples, outputs: int) -> Tensor:

@@ -271,12 +271,12 @@ class _Loop:
         dtype = kinds.get(self.training.precision)
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             logits = model(batch)
-        return logits.float()
+        return logits if dtype is None else logits.float()
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
         if self.weight is None:
             return objective.loss(self.config.kind, logits, label)
-        return objective.loss(self.config.kind, logits, label, self.weight)
+        return objective.loss(self.config.kind, logits, label, self.weight.to(logits.dtype))
 
     def _tally(self) -> Tally:
         return Tally(self.config.kind, self.config.outputs, self.device)

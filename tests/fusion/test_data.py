@@ -142,6 +142,23 @@ def test_missing_in_streams(streams, save):
     assert int(batch["image"].max()) < len(batch["frames"])
 
 
+def test_a_stream_model_reads_rows_that_look_like_none(streams, save):
+    preprocessor, _ = loaded(save(streams))
+    rows = [{"image": None, "audio": row["audio"]} for row in streams]
+    manifest = read_manifest(save(rows), labelled=False)
+    assert not manifest.stream  # nothing in the table tells
+    batch = preprocessor.load(manifest, range(20)).collate([0, 1])
+    assert batch["steps"].tolist() == [[True], [True]]
+    assert batch["image"].shape == (2, 1)
+
+
+def test_a_model_of_single_images_reads_no_lists(rows, streams, save):
+    preprocessor, _ = loaded(save([{"image": r["image"], "label": r["label"]} for r in rows]))
+    manifest = read_manifest(save(streams), labelled=False)
+    with pytest.raises(ManifestError, match="the model reads one image a row; write one"):
+        preprocessor.load(manifest, range(20))
+
+
 def test_a_column_that_the_model_reads(full, save):
     preprocessor, _ = loaded(save(full))
     without = [{key: row[key] for key in ("text", "audio", "image")} for row in full]
@@ -290,9 +307,10 @@ def test_the_first_bad_row_is_named(full, tmp_path):
         (range(6, 20), "DataFrame, row 7: .*shorten it"),
         (range(8, 20), "DataFrame, row 11: .*give all rows the same"),
     ):
-        for workers in (0, 2):
-            with pytest.raises(MediaError, match=text):
-                preprocessor.load(manifest, rows, workers=workers)
+        with pytest.raises(MediaError, match=text):
+            preprocessor.load(manifest, rows)
+    with pytest.raises(MediaError, match="row 5"):
+        preprocessor.load(manifest, range(3, 20), workers=2)
     with pytest.raises(MediaError, match="row 7"):
         Preprocessor.fit(manifest, range(20), CONFIG)
 

@@ -316,7 +316,7 @@ def test_removing_everything_leaves_one_answer(static):
 
 
 def test_other_tables(static, tmp_path):
-    source = read_manifest(static.config.manifest or static.manifest)
+    source = read_manifest(static.config.manifest)
     result = evaluation.evaluate_run(static.folder, source.path, split="val")
     assert result["split"] == "val"  # the run's own table: only its rows of that split
     copy = source.path.with_name("another.jsonl")

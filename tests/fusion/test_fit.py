@@ -1,8 +1,6 @@
-"""Whole runs: the command line, the run folder, loading back, the same seed twice."""
+"""Whole runs: the run folder, loading back, the same seed twice."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ from fastrnn.fusion import (
     RunConfig,
     TrainConfig,
     checkpoint,
-    cli,
     fit,
     load,
     read_manifest,
@@ -65,54 +62,12 @@ def test_the_same_seed_gives_the_same_run(rows, save, tmp_path):
             assert torch.equal(a, b)
 
 
-def test_command_line(rows, save, tmp_path, capsys):
-    out = tmp_path / "run"
-    arguments = ["fit", str(save(rows, "csv")), "--out", str(out), "--epochs", "2"]
-    assert cli.main([*arguments, "--width", "16", "--image-size", "16"]) == 0
-    said = capsys.readouterr().out
-    for text in ("20 rows", "label = label", "16 train, 2 val, 2 test", "epoch 2/2", "accuracy"):
-        assert text in said
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    models = ["fusion", "text only", "image only", "audio only", "late", "concat", "no recurrence"]
-    assert list(dict.fromkeys(line["model"] for line in lines)) == models
-    assert len(lines) == len(models) * (2 * 2 + 1)
-    assert set(lines[0]) == {"model", "epoch", "split", "loss", "accuracy", "seconds"}
-    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_one_modality(rows, save, tmp_path):
     path = save([{"text": row["text"], "label": row["label"]} for row in rows])
     assert [each.name for each in quick(path, tmp_path / "run").trained] == [
         "text only",
         "no recurrence",
     ]
-
-
-def test_mistakes_are_said_without_a_traceback(rows, save, tmp_path, capsys):
-    rows[2]["image"] = "gone.png"
-    assert cli.main(["fit", str(save(rows)), "--out", str(tmp_path / "run")]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert "line 3" in said
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [([], 2), (["--help"], 0), (["fit", "--help"], 0), (["demo", "--help"], 0), (["nonsense"], 2)],
-)
-def test_usage(arguments, code, capsys):
-    assert cli.main(arguments) == code
-    said = capsys.readouterr()
-    assert "Usage" in said.out + said.err
-
-
-def test_new_folders_overwrite_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for expected in ("runs/a", "runs/a-2", "runs/a-3"):
-        folder = cli.new_folder("a")
-        assert folder.as_posix() == expected
-        folder.mkdir(parents=True)
 
 
 def test_loading_what_is_no_run(rows, save, tmp_path):
@@ -127,12 +82,10 @@ def test_loading_what_is_no_run(rows, save, tmp_path):
         RunConfig.from_json(config)
 
 
-def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path, capsys):
+def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path):
     path = save(rows)
     quick(path, tmp_path / "run", baselines=False)
     before = content(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"holds metrics\.jsonl already"):
         quick(path, tmp_path / "run", baselines=False)
-    assert cli.main(["demo", "claim-check", "--out", str(tmp_path / "run")]) == 2
-    assert "choose another folder with --out" in capsys.readouterr().err
     assert before == content(tmp_path / "run")

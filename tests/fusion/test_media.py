@@ -82,6 +82,17 @@ def test_clip(tmp_path):
     assert log_mel(wave, CONFIG).shape == (51, 40)
 
 
+def test_a_clip_that_was_cut_off(tmp_path):
+    write_clip(tmp_path / "a.wav", 0.5)
+    data = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(data[:-1000])
+    with pytest.raises(MediaError, match=r"a\.wav: the end of the clip is missing; replace"):
+        read_audio(tmp_path / "a.wav", CONFIG)
+    for size in (0, 0xFFFF_FFFF):  # as a pipe leaves it
+        (tmp_path / "a.wav").write_bytes(data[:4] + size.to_bytes(4, "little") + data[8:])
+        assert len(read_audio(tmp_path / "a.wav", CONFIG)) == 4000
+
+
 def test_channels_are_averaged(tmp_path):
     sound = np.random.default_rng(0).uniform(-1, 1, (800, 2)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", sound, 8000, subtype="FLOAT")

@@ -94,6 +94,13 @@ def test_a_file_that_is_not_there(tmp_path):
         options.read_yaml(tmp_path / "gone.yaml", options.NAMES)
 
 
+@pytest.mark.parametrize(
+    "value", ["image=a,text=b", {"image": "a", "text": "b"}, [("image", "a"), ("text", "b")]]
+)
+def test_encoders_are_pairs(value):
+    assert options.sections({"encoders": value})[1] == {"encoders": (("image", "a"), ("text", "b"))}
+
+
 def test_what_is_written_is_read_back(tmp_path):
     path = tmp_path / "options.yaml"
     options.write_yaml(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 
@@ -13,6 +14,8 @@ from fastrnn.fusion.data import Preprocessor
 from fastrnn.fusion.errors import MediaError
 from fastrnn.fusion.manifest import read_manifest
 from fastrnn.fusion.series import read_series, statistics
+
+from .test_manifest import refused
 
 CONFIG = DataConfig(max_series=100)
 
@@ -161,3 +164,58 @@ def test_statistics_keep_their_digits():
     assert statistics([far, far]) == ((1e6 + 2, 1.0),)
     assert statistics([np.full((7, 1), 0.1, np.float32)])[0][1] == 1
     assert statistics([]) == ()
+
+
+def test_series_cells(rows, save):
+    for number, row in enumerate(rows):
+        row["signal"] = [[number, step] for step in range(3)] if number % 2 else None
+    for ending in ("jsonl", "csv"):
+        manifest = read_manifest(
+            save(
+                [
+                    row | {"signal": json.dumps(row["signal"]) if row["signal"] else ""}
+                    for row in rows
+                ]
+                if ending == "csv"
+                else rows,
+                ending,
+            )
+        )
+        assert manifest.modalities == ("audio", "image", "series", "text")
+        assert manifest.missing == ("series",)
+        assert manifest.rows[3].series.tolist() == [[3, 0], [3, 1], [3, 2]]
+        assert manifest.rows[3].series.dtype == np.float32
+
+
+def test_series_files_are_known_by_their_ending(rows, save, tmp_path):
+    for number, row in enumerate(rows):
+        np.save(tmp_path / f"{number}.npy", np.zeros(5))
+        row["pressure"] = f"{number}.npy"
+    manifest = read_manifest(save(rows))
+    assert manifest.columns["series"] == "pressure"
+    assert manifest.rows[7].series == tmp_path.resolve() / "7.npy"
+    rows[7]["pressure"] = "../7.npy"
+    refused(save(rows), "line 8", "'pressure'", "leaves the folder")
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ([], "shape [0]"),
+        ([[]], "shape [1, 0]"),
+        ([[[1.0]]], "shape [1, 1, 1]"),
+        ([[1, 2], [3]], "differ in length"),
+        (["1", "2"], "is no number"),
+        ([1, None], "is no number"),
+        ([1, True, "x"], "is no number"),
+        ([10**400], "is no number"),
+        ([1e300], "not finite"),
+        ([1, float("nan")], "not finite"),
+        ("1 2 3", "is no series; write a list of numbers"),
+        ("a.txt", "is no series"),
+        (5, "is no series"),
+    ],
+)
+def test_series_that_are_none(rows, save, cell, text):
+    rows[2]["series"] = cell
+    refused(save(rows), "line 3, column 'series'", text)

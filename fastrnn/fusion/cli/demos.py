@@ -13,10 +13,11 @@ from ..tasks import cued_recall
 from . import flags
 
 Probe = Enum("Probe", {name: name for name in DEMOS}, type=str)  # type: ignore[misc]
+_FIRST = Probe(cued_recall.NAME)
 
 
 def demo(
-    name: Annotated[Probe, typer.Argument(help="The probe.")] = Probe(cued_recall.NAME),
+    name: Annotated[Probe, typer.Argument(help="The probe.")] = _FIRST,
     out: flags.Out = None,
     seed: Annotated[int, typer.Option(help="Of the data, the split, the weights, the order.")] = 0,
     profile: Annotated[
@@ -29,7 +30,9 @@ def demo(
     """Write a probe's PNG and WAV files, train on them, and compare with baselines.
 
     cued-recall: digits and tones step by step; needs both, and memory. claim-check: a digit and a
-    sentence about it; needs both.
+    sentence about it; needs both. noisy-digit: a digit seen and heard, both badly; two are better
+    than one. spoken-claim: claims about spoken digits, learned by transfer from claim-check.
+    article: the network that the package began from, beside the other ways to fuse.
     """
     torch.set_num_threads(threads)
     run_demo(name.value, out or flags.new_folder(name.value), seed, profile=profile)

@@ -26,6 +26,7 @@ _UNSAID = ("config", "out", "resume", "yes")  # of no meaning in a file that say
 
 Kind = Enum("Kind", {name: name for name in ("auto", *KINDS)}, type=str)  # type: ignore[misc]
 Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
+_AUTO, _DEFAULT = Kind("auto"), Preset("default")
 
 
 def _config(context: typer.Context, path: Path | None) -> Path | None:
@@ -40,7 +41,7 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
 def _preset(context: typer.Context, preset: Enum) -> Enum:
     """The preset's options become defaults too, below those of a file, whichever came first."""
     context.default_map = {
-        **options.as_flags(options.of_preset(PRESETS[preset.value])),
+        **options.as_flags(options.preset(preset.value)),
         **(context.default_map or {}),
     }
     return preset
@@ -68,11 +69,11 @@ def fit(
     preset: Annotated[
         Preset,
         typer.Option(callback=_preset, is_eager=True, help="Options to begin with; others win."),
-    ] = Preset.default,
+    ] = _DEFAULT,
     root: flags.Root = None,
     kind: Annotated[
         Kind, typer.Option(help="What the labels are; auto: as they look, which is printed.")
-    ] = Kind.auto,
+    ] = _AUTO,
     out: flags.Out = None,
     baselines: Annotated[
         bool, typer.Option(help="Also train each modality alone, late, and no recurrence.")
@@ -120,7 +121,7 @@ def fit(
         manifest,
         named,
         root,
-        kind=None if kind is Kind.auto else kind.value,
+        kind=None if kind is _AUTO else kind.value,
         on_bad_row=on_bad_row.value,
     )
     if not yes:
@@ -207,6 +208,7 @@ def _finish(run: experiment.Run, console: Console) -> None:
     if not flags.leads():
         return
     console.print(experiment.results(run))
+    console.out(f"{run.trained[0].name}: {note(run.config.model)}")
     plot.curves(run.trained, run.folder / "curves.png", run.folder.name)
     console.out(f"Saved in {run.folder}: config.json, model.safetensors, metrics.jsonl, curves.png")
     console.out(f"Next: fastrnn evaluate {run.folder}")

@@ -1,0 +1,361 @@
+"""One page that tells what a run is and what it is worth: report.html, with nothing outside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import checkpoint, page, plot
+from .config import RunConfig
+from .errors import ConfigError
+from .evaluation import EVALUATION
+from .explanation import EXPLANATION, PICTURES
+from .page import Html, figures, join, lead, number, section, table
+
+REPORT = "report.html"
+_METRICS = "metrics.jsonl"
+_NAMES = {
+    "accuracy": "accuracy",
+    "auroc": "AUROC",
+    "balanced_accuracy": "balanced accuracy",
+    "exact_match": "all labels right",
+    "f1": "F1",
+    "f1_micro": "F1, over all",
+    "log_loss": "log loss",
+    "mae": "mean error",
+    "r2": "R²",
+    "rmse": "root mean square error",
+}
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write report.html of a run's folder, of what is there: configuration, metrics.jsonl,
+    evaluation.json (evaluate_run) and explanation.json (explain_run).
+
+    Returns:
+        Its path. Pictures are in the page, and in pictures/ beside it.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder}: there is no config.json; give a run's folder")
+    config = RunConfig.from_json(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    evaluation, explanation = (_read(folder / name) for name in (EVALUATION, EXPLANATION))
+    (folder / PICTURES).mkdir(exist_ok=True)
+    sections = [
+        _summary(config, evaluation),
+        _run(folder, config, evaluation),
+        _results(folder, evaluation) if evaluation else _missing("evaluate", folder),
+        _learning(folder),
+        _worse(folder, evaluation) if evaluation else Html(""),
+        _why(folder, explanation) if explanation else _missing("explain", folder),
+        _again(folder, config),
+    ]
+    name = folder.resolve().name
+    title = f"{name}: {' and '.join(config.model.modalities)}, {config.model.kind}"
+    path = folder / REPORT
+    path.write_text(page.whole(title, join(sections)), encoding="utf-8")
+    return path
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _missing(command: str, folder: Path) -> Html:
+    words = "Results" if command == "evaluate" else "Why it answers so"
+    return section(words, lead(f"Not known yet: fastrnn {command} {folder} finds out."))
+
+
+def _summary(config: RunConfig, evaluation: dict[str, Any] | None) -> Html:
+    """What a reader in a hurry should know."""
+    if evaluation is None:
+        return Html("")
+    main = evaluation["models"][evaluation["main"]]
+    score = main["scores"][evaluation["score"]]
+    name = _NAMES[evaluation["score"]]
+    words = (
+        f"{name} of {evaluation['main']} on {evaluation['rows']:,} {evaluation['split']} rows; "
+        f"95 % interval {number(score['low'])} to {number(score['high'])}"
+    )
+    parts = [page.headline(number(score["value"]), words)]
+    single = [each for each in evaluation["comparison"] if each["model"].endswith(" only")]
+    for each in single[:1]:
+        parts.append(page.verdict(each["says"], each["gain"]["low"]))
+    others = [each for each in evaluation["comparison"] if each not in single]
+    for each in others[:1]:
+        parts.append(page.verdict(each["says"], each["gain"]["low"]))
+    return page.block(join(parts))
+
+
+def _run(folder: Path, config: RunConfig, evaluation: dict[str, Any] | None) -> Html:
+    model, train = config.model, config.train
+    rows: list[tuple[Any, ...]] = [
+        ("table", config.manifest or "not known"),
+        ("columns", ", ".join(f"{role} = {name}" for role, name in config.columns.items())),
+    ]
+    parts = _read(folder / "split.json")
+    if parts:
+        rows.append(("split", ", ".join(f"{len(each):,} {name}" for name, each in parts.items())))
+    rows.append(("answers", f"{model.kind}: {_labels(config)}"))
+    if evaluation and evaluation["skipped"]:
+        rows.append(("left out", f"{len(evaluation['skipped'])} rows that could not be used"))
+    rows.append(("modalities", ", ".join(model.modalities)))
+    shape = f"{model.fusion}, width {model.width}, then {model.cell} of {model.hidden}"
+    rows.append(("fusion", shape))
+    if evaluation:
+        size = evaluation["models"][evaluation["main"]]["parameters"]
+        rows.append(("parameters", f"{size:,}"))
+    rows.append(
+        (
+            "training",
+            f"{train.epochs} epochs of batches of {train.batch}, {train.schedule} rate "
+            f"{train.rate:g}, seed {train.seed}, {train.precision}",
+        )
+    )
+    return section("The run", table(None, rows, kind="facts"))
+
+
+def _labels(config: RunConfig) -> str:
+    if config.model.kind == "regression":
+        return "a number"
+    names = ", ".join(config.labels[:12])
+    return names if len(config.labels) <= 12 else f"{names}, … ({len(config.labels)} labels)"
+
+
+def _results(folder: Path, evaluation: dict[str, Any]) -> Html:
+    models, main = evaluation["models"], evaluation["main"]
+    names = list(models[main]["scores"])
+    head = ["model", *(_NAMES[name] for name in names), "parameters"]
+    body = []
+    for model, entry in models.items():
+        scores = [entry["scores"][name] for name in names]
+        body.append(
+            [model, *(page.interval(score) for score in scores), f"{entry['parameters']:,}"]
+        )
+    about = (
+        f"{evaluation['rows']:,} {evaluation['split']} rows; in small print the 95 % interval of a "
+        "bootstrap over rows."
+    )
+    score = evaluation["score"]
+    picture = folder / PICTURES / "models.png"
+    values = {name: entry["scores"][score] for name, entry in models.items()}
+    plot.models(picture, values, _NAMES[score])
+    parts = [lead(about), table(head, body, kind="results")]
+    says = [page.verdict(each["says"], each["gain"]["low"]) for each in evaluation["comparison"]]
+    parts += [page.heading("Is the fusion worth it?"), join(says)]
+    tuned = _threshold(models[main])
+    drawn = [(picture, f"{_NAMES[score]} of each model")]
+    drawn += list(_drawn(folder, evaluation))
+    return section("Results", join([*parts, tuned, figures(drawn)]))
+
+
+def _threshold(entry: Mapping[str, Any]) -> Html:
+    if "threshold" not in entry:
+        return Html("")
+    head = ["threshold", *(_NAMES[name] for name in entry["at_threshold"])]
+    rows = [
+        ["0.5", *(page.interval(entry["scores"][name]) for name in entry["at_threshold"])],
+        [
+            f"{number(entry['threshold'])}, tuned on val",
+            *(page.interval(each) for each in entry["at_threshold"].values()),
+        ],
+    ]
+    return join([page.heading("Where to draw the line"), table(head, rows)])
+
+
+def _drawn(folder: Path, evaluation: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    entry = evaluation["models"][evaluation["main"]]
+    place = folder / PICTURES
+    if "points" in entry:
+        plot.scatter(place / "scatter.png", entry["points"])
+        yield place / "scatter.png", "true values and answers"
+    if "confusion" in entry and evaluation["kind"] != "multilabel":
+        plot.confusion(place / "confusion.png", entry["confusion"], evaluation["labels"])
+        yield place / "confusion.png", "what was answered, by the true label"
+    if "roc" in entry:
+        curves = {
+            name: {**each["roc"], "auroc": each["scores"]["auroc"]["value"]}
+            for name, each in evaluation["models"].items()
+            if each["scores"]["auroc"]["value"] is not None
+        }
+        plot.roc(place / "roc.png", curves)
+        yield place / "roc.png", "receiver operating characteristic"
+    if "calibration" in entry:
+        found = entry["calibration"]
+        second = evaluation["kind"] in ("binary", "multilabel")
+        name = "probability given" if second else "confidence of the answer"
+        plot.reliability(place / "reliability.png", found["bins"], name)
+        error = number(found["ece"])
+        yield place / "reliability.png", f"calibration; expected calibration error {error}"
+
+
+def _learning(folder: Path) -> Html:
+    series: dict[tuple[str, str], dict[str, list[float]]] = {}
+    score = "accuracy"
+    if not (folder / _METRICS).is_file():
+        return Html("")
+    for line in (folder / _METRICS).read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        known = {"model", "epoch", "split", "loss", "seconds"}
+        score = next((name for name in record if name not in known), score)
+        for name in ("loss", score):
+            kept = series.setdefault((record["split"], name), {})
+            kept.setdefault(record["model"], []).append(record.get(name))
+    drawn = []
+    for split, name, title in (
+        ("train", "loss", "Training loss"),
+        ("val", score, f"Validation {_NAMES.get(score, score)}"),
+    ):
+        found = series.get((split, name), {})
+        found = {key: values for key, values in found.items() if None not in values}
+        if found:
+            picture = folder / PICTURES / f"{split}-{name}.png"
+            plot.learning(picture, found, title)
+            drawn.append((picture, title.lower() + " over the epochs"))
+    return section("How they learned", figures(drawn)) if drawn else Html("")
+
+
+def _worse(folder: Path, evaluation: dict[str, Any]) -> Html:
+    found = evaluation["robustness"]
+    if not found:
+        return Html("")
+    score = evaluation["score"]
+    whole = evaluation["models"][evaluation["main"]]["scores"][score]["value"]
+    columns = list(dict.fromkeys(each["strength"] for each in found if each["strength"]))
+    kinds = [*columns, *([None] if any(each["strength"] is None for each in found) else [])]
+    by_name: dict[str, dict[float | None, Mapping[str, Any]]] = {}
+    for each in found:
+        by_name.setdefault(each["modality"], {})[each["strength"]] = each
+    rows = []
+    for name, own in by_name.items():
+        cells = [page.changed(own[kind]["score"], own[kind]["less"]) for kind in kinds]
+        rows.append([f"{name}, {own[columns[0]]['change']}", number(whole), *cells])
+    head = [
+        "",
+        "as it is",
+        *(f"{each:g}" for each in columns),
+        *(["removed"] if None in kinds else []),
+    ]
+    picture = folder / PICTURES / "robustness.png"
+    plot.robustness(picture, found, whole, _NAMES[score])
+    about = (
+        "In small print the change. Noise is Gaussian, its strength the noise's deviation over the "
+        "signal's own; of texts the share of tokens that were replaced. Removed: no row has the "
+        "modality."
+    )
+    body = join([lead(about), table(head, rows), figures([(picture, "score with worse inputs")])])
+    return section("With worse inputs", body)
+
+
+def _why(folder: Path, explanation: dict[str, Any]) -> Html:
+    score = _NAMES[explanation["score"]]
+    parts = [page.heading("What each modality is worth")]
+    head = ["modality", "as it is", "from other rows", "removed", "alone"]
+    names = ("whole", "shuffled", "removed", "alone")
+    rows = [
+        [each["modality"], *(number(each.get(name)) for name in names)]
+        for each in explanation["ablation"]
+    ]
+    parts += [lead(f"Its {score} with each modality taken from other rows, removed, or alone."),
+              table(head, rows)]  # fmt: skip
+    emap = explanation["emap"]
+    if emap:
+        parts += [page.heading("What is fused"), lead(_fused(emap, score))]
+    drawn = []
+    if explanation["swap_modality"]:
+        words = (
+            "A modality is taken from another row that is answered differently. How often is the "
+            "answer then that row's?"
+        )
+        head = ["modality swapped", "pairs", "the other's answer", "its own"]
+        rows = [
+            [each["modality"], f"{each['differ']:,}", number(each["donor"]), number(each["host"])]
+            for each in explanation["swap_modality"]
+        ]
+        parts += [page.heading("Whose answer follows whose input"), lead(words), table(head, rows)]
+    state = explanation["swap_state"]
+    if state:
+        parts += [page.heading("What the state carries"), lead(_state(state, score))]
+        if "after" in state and any(each["differ"] for each in state["after"]):
+            picture = folder / PICTURES / "swap.png"
+            plot.follows(picture, state["after"])
+            drawn.append((picture, "whose answer is given after the states are swapped"))
+    if explanation["states"]:
+        about = "states of the recurrent layer over the steps of some rows; red 1, blue −1"
+        drawn.append((folder / explanation["states"]["picture"], about))
+    parts += [figures(drawn), page.heading("Single answers")]
+    about = (
+        "Integrated gradients: what each part adds to the logit of the answer given. Red speaks "
+        "for it, blue against it."
+    )
+    parts += [lead(about), page.cards(_card(folder, each) for each in explanation["examples"])]
+    return section("Why it answers so", join(parts))
+
+
+def _fused(emap: Mapping[str, Any], score: str) -> str:
+    words = (
+        f"On {emap['rows']} rows the model has {score} {number(emap['score'])}; the sum of "
+        f"functions of one modality each that is nearest to it, {number(emap['additive'])}"
+    )
+    low = emap["gain"]["low"]
+    if low is not None and low > 0:
+        return f"{words}. The difference is what only their interaction gives."
+    return f"{words}: as far as these rows can tell, nothing is gained by their interaction."
+
+
+def _state(state: Mapping[str, Any], score: str) -> str:
+    words = f"After step {state['step']} of {state['rows']} rows the state is replaced. "
+    if "after" in state:
+        first = next((each for each in state["after"] if each["differ"]), None)
+        if first:
+            words += (
+                f"By another row's: {number(first['donor'])} of the answers at the next step are "
+                "what the other row remembered, where the two differ. "
+            )
+    elif state["differ"]:
+        words += (
+            f"By another row's: {number(state['donor'])} of the answers become the other row's, "
+            "where the two differ. "
+        )
+    return words + (
+        f"By zeros: {score} from there on is {number(state['score_erased'])} instead of "
+        f"{number(state['score'])}."
+    )
+
+
+def _card(folder: Path, each: Mapping[str, Any]) -> Html:
+    right = each["truth"] == each["answer"]
+    told = f"answer {each['answer']}, truth {each['truth']}"
+    if each.get("probability") is not None:
+        told += f", probability {number(each['probability'])}"
+    if "step" in each:
+        told += f", at step {each['step']}"
+    if "explained" in each:
+        told += f"; explained: {each['explained']}"
+    parts = [page.card_title(each["where"], told, right)]
+    if "tokens" in each:
+        parts.append(page.tokens(each["tokens"]))
+    if "picture" in each:
+        parts.append(page.picture(folder / each["picture"], "what the answer rests on"))
+    return join(parts)
+
+
+def _again(folder: Path, config: RunConfig) -> Html:
+    lines = []
+    if (folder / "config.yaml").is_file() and config.manifest:
+        lines.append(f"fastrnn fit {config.manifest} --config {folder / 'config.yaml'} --out NEW")
+    elif config.manifest:
+        lines.append(f"fastrnn fit {config.manifest} --seed {config.train.seed} --out NEW")
+    lines += [f"fastrnn evaluate {folder}", f"fastrnn explain {folder}"]
+    models = ", ".join(checkpoint.names(folder))
+    files = (
+        "config.json holds every option, model.safetensors the weights, metrics.jsonl each epoch"
+    )
+    if models:
+        files += f"; models/ all that were trained: {models}"
+    return section("Once more", join([page.code("\n".join(lines)), lead(files + ".")]))

@@ -1,0 +1,116 @@
+"""The page holds everything and loads nothing; what users wrote stays text; every kind is told."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from fastrnn.fusion import ConfigError, page
+from fastrnn.fusion.evaluation import evaluate_run
+from fastrnn.fusion.explanation import explain_run
+from fastrnn.fusion.report import write_report
+
+from .trained import trained_run
+
+
+class Page(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "srcset")]
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "regression"])
+def test_report_of_a_whole_run(kind, tmp_path):
+    run = trained_run(tmp_path, kind, baselines=False)
+    evaluation, explanation = evaluate_run(run.folder), explain_run(run.folder, examples=1)
+    assert evaluation["score"] == {"regression": "r2"}.get(kind, "accuracy")
+    path = write_report(run.folder)
+    text = path.read_text(encoding="utf-8")
+    found = Page(text)
+    assert not {"script", "link", "iframe", "object", "form"} & set(found.tags)
+    assert all(link.startswith("data:image/png;base64,") for link in found.links)
+    assert "url(" not in text
+    assert "http" not in text.replace("http-equiv", "")
+    pictures = {each.name for each in (run.folder / "pictures").iterdir()}
+    assert len(found.links) == len(pictures)
+    words = " ".join(found.words)
+    for section in ("The run", "Results", "How they learned", "Why it answers so", "Once more"):
+        assert section in words
+    assert explanation["examples"][0]["where"] in words
+    if kind == "multilabel":  # a label is "<red>"
+        assert "<red>" in words
+        assert "<red>" not in text
+    else:
+        assert write_report(run.folder).read_text(encoding="utf-8") == text
+        assert {"scatter.png", "robustness.png"} <= pictures
+        score = evaluation["models"]["fusion"]["scores"]["mae"]["value"]
+        assert f"{score:.3f}" in words
+
+
+def test_report_of_what_is_there(tmp_path):
+    """A run that was only trained is told too, and what is missing is said."""
+    run = trained_run(tmp_path, "binary", baselines=False)
+    words = " ".join(Page(write_report(run.folder).read_text(encoding="utf-8")).words)
+    assert "fastrnn evaluate" in words
+    assert "fastrnn explain" in words
+    assert "image, text" in words
+
+
+def test_no_run_no_report(tmp_path):
+    with pytest.raises(ConfigError, match="give a run's folder"):
+        write_report(tmp_path)
+
+
+def test_everything_is_escaped():
+    hostile = '<img src=x onerror="alert(1)">'
+    body = page.join(
+        [
+            page.section(hostile, page.lead(hostile)),
+            page.heading(hostile),
+            page.verdict(hostile, None),
+            page.code(hostile),
+            page.headline(hostile, hostile),
+            page.table([hostile], [[hostile]]),
+            page.card_title(hostile, hostile, True),
+            page.tokens([{"name": hostile, "adds": 1.0}, {"name": "", "adds": None}]),
+        ]
+    )
+    found = Page(page.whole(hostile, body))
+    assert "img" not in found.tags
+    assert "".join(found.words).count(hostile) == 14  # twice the title, in all
+
+
+def test_numbers():
+    assert [page.number(each) for each in (None, 0.12345, -3.0, 12345.6)] == [
+        "–",
+        "0.123",
+        "-3.000",
+        "12,346",
+    ]
+    cell = page.changed(0.5, 0.25)
+    assert cell == "0.500<small>−0.250</small>"
+    assert json.dumps(page.interval({"value": 0.5, "low": None, "high": 1.0})) == json.dumps(
+        "0.500<small>– to 1.000</small>"
+    )

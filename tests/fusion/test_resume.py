@@ -1,0 +1,225 @@
+"""Runs that are killed, and what becomes of them when they go on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from fastrnn.fusion import (
+    ConfigError,
+    DataConfig,
+    FusionNetwork,
+    TrainConfig,
+    experiment,
+    files,
+    fit,
+    read_manifest,
+    resume,
+)
+
+DATA = DataConfig(image_size=8, vocabulary=256)
+OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}
+# Saved after every step, so that a kill meets every stage of an epoch and of a save.
+TRAINING = TrainConfig(epochs=2, batch=6, accumulate=2, save_every=1e-9)
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def manifest(rows, save) -> Path:
+    return save([{name: row[name] for name in ("image", "text", "label")} for row in rows])
+
+
+def content(folder: Path) -> dict[str, object]:
+    """Every file's bytes; of the metrics all but the seconds."""
+    found: dict[str, object] = {}
+    for each in sorted(folder.rglob("*")):
+        if each.name == "metrics.jsonl":
+            lines = [json.loads(line) for line in each.read_text().splitlines()]
+            assert all(line.pop("seconds") >= 0 for line in lines)
+            found[each.name] = lines
+        elif each.is_file():
+            found[each.relative_to(folder).as_posix()] = each.read_bytes()
+    return found
+
+
+def die_in_write(number: int, stage: str) -> None:
+    """Have this process killed in the `number`th of its atomic writes."""
+    replace, count = os.replace, 0
+
+    def dying(source: Path, target: Path) -> None:
+        nonlocal count
+        count += 1
+        if count < number:
+            return replace(source, target)
+        if stage == "half written":
+            os.truncate(source, os.path.getsize(source) // 2)
+        elif stage == "renamed":
+            replace(source, target)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    files.os.replace = dying
+
+
+def work(manifest: str, folder: str, number: int = 0, stage: str = "") -> None:
+    """One attempt, in a process of its own."""
+    torch.set_num_threads(1)
+    forward = FusionNetwork.forward
+
+    def noisy(self, batch):  # so that random numbers matter in every step
+        return torch.nn.functional.dropout(forward(self, batch), 0.3, self.training)
+
+    FusionNetwork.forward = noisy
+    variants = experiment.variants
+    experiment.variants = lambda *all: {name: variants(*all)[name] for name in ("fusion", "late")}
+    if number:
+        die_in_write(number, stage)
+    table = read_manifest(manifest)
+    fit(table, Path(folder), DATA, TRAINING, OPTIONS, console=QUIET, resume=True)
+
+
+def test_a_killed_run_ends_as_one_that_was_not(manifest, tmp_path):
+    """Killed at random moments, and within writes; each time the same command again."""
+    dice = random.Random(os.environ.get("FASTRNN_TEST_SEED", 0))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo"])  # once, not in each
+
+    def attempt(folder: str, *last: object) -> multiprocessing.process.BaseProcess:
+        process = context.Process(target=work, args=(str(manifest), str(tmp_path / folder), *last))
+        process.start()
+        return process
+
+    once = attempt("once")
+    while not (tmp_path / "once").exists():  # the first has to import torch
+        time.sleep(0.01)
+    start = time.perf_counter()
+    once.join()
+    seconds = time.perf_counter() - start
+    assert once.exitcode == 0
+
+    # Four writes come before the first state, which is one of sixteen.
+    writes = [(1, "half written"), (dice.randint(5, 8), "half written")]
+    writes += [(dice.randint(2, 8), stage) for stage in ("written", "renamed")]
+    for number, stage in writes:
+        process = attempt("often", number, stage)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "the write was not reached"
+    kills = 0
+    while True:
+        process = attempt("often")
+        if kills < 2:
+            process.join(dice.uniform(0.1, 0.5) * seconds)
+            process.kill()
+            kills += 1
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+    assert content(tmp_path / "often") == content(tmp_path / "once")
+    assert not (tmp_path / "often" / "checkpoint").exists()
+
+
+class Stopped(Exception):
+    pass
+
+
+@contextmanager
+def stopped_at(monkeypatch, number: int) -> Iterator[None]:
+    """Let the `number`th save of a state be the last thing that happens."""
+    save, count = resume.save, 0
+
+    def stopping(folder, state):
+        nonlocal count
+        count += 1
+        save(folder, state)
+        if count == number:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "save", stopping)
+        with pytest.raises(Stopped):
+            yield
+
+
+def quick(manifest, folder, training=TRAINING, options=OPTIONS, **others):
+    table = read_manifest(manifest)
+    return fit(table, folder, DATA, training, options, False, console=QUIET, **others)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        TrainConfig(epochs=4, batch=8, schedule="constant", patience=1, rate=0.3, save_every=1e-9),
+        TrainConfig(epochs=2, batch=8, precision="bf16", balance=True, save_every=1e-9),
+    ],
+    ids=["patience", "bf16"],
+)
+def test_every_way_to_train_goes_on(manifest, tmp_path, monkeypatch, training):
+    quick(manifest, tmp_path / "once", training)
+    for number in (1, 2):
+        with stopped_at(monkeypatch, number):
+            quick(manifest, tmp_path / "often", training, resume=True)
+    resumed = experiment.resume(tmp_path / "often", QUIET)
+    assert content(tmp_path / "often") == content(tmp_path / "once")
+    assert resumed.trained[0].seconds > 0
+
+
+def test_a_complete_run_is_not_trained_again(manifest, tmp_path):
+    first = quick(manifest, tmp_path / "run")
+    before = content(tmp_path / "run")
+    second = quick(manifest, tmp_path / "run", resume=True)
+    assert content(tmp_path / "run") == before
+    assert second.trained[0].epochs == first.trained[0].epochs
+    assert second.trained[0].final == first.trained[0].final
+    weights = second.trained[0].model.state_dict()
+    for name, each in first.trained[0].model.state_dict().items():
+        assert torch.equal(each, weights[name])
+    with pytest.raises(ConfigError, match="complete"):
+        experiment.resume(tmp_path / "run", QUIET)
+
+
+def test_a_run_goes_on_only_with_what_it_began_with(manifest, rows, save, tmp_path, monkeypatch):
+    with stopped_at(monkeypatch, 1):
+        quick(manifest, tmp_path / "run")
+    with pytest.raises(ConfigError, match="resume it, or"):
+        quick(manifest, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"options\.hidden"):
+        quick(manifest, tmp_path / "run", options=OPTIONS | {"hidden": 8}, resume=True)
+    changed = TrainConfig(epochs=2, batch=8, accumulate=2, save_every=1e-9, seed=1)
+    with pytest.raises(ConfigError, match=r"train\.batch, train\.seed"):
+        quick(manifest, tmp_path / "run", changed, resume=True)
+    state = resume.load(tmp_path / "run")
+    resume.save(tmp_path / "run", resume.State(**(vars(state) | {"processes": 2})))
+    with pytest.raises(ConfigError, match="resume with as many"):
+        quick(manifest, tmp_path / "run", resume=True)
+    save([{name: row[name] for name in ("image", "text", "label")} for row in rows[::-1]])
+    with pytest.raises(ConfigError, match="the manifest's rows are not those"):
+        experiment.resume(tmp_path / "run", QUIET)
+    with pytest.raises(ConfigError, match="no run was interrupted there"):
+        experiment.resume(tmp_path, QUIET)
+
+
+def test_moments_are_laid_out_as_their_parameters():
+    layer = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.randn(2, 3, 5, 5)).sum().backward()
+    optimizer.step()
+    tensors = {name: each.contiguous() for name, each in resume.moments(optimizer).items()}
+    groups = json.loads(json.dumps(optimizer.state_dict()["param_groups"]))
+    other = torch.optim.Adam(layer.parameters())
+    resume.restore_optimizer(other, resume.State(groups=groups, tensors=tensors))
+    for each in layer.parameters():
+        for name, value in optimizer.state[each].items():
+            assert torch.equal(other.state[each][name], value)
+            assert other.state[each][name].stride() == value.stride()
+    assert other.param_groups[0]["betas"] == (0.9, 0.999)
