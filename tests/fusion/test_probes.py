@@ -158,10 +158,8 @@ def test_learns_noisy_digit_at_its_own_size(tmp_path):
     with Log(tmp_path / "again.jsonl", QUIET) as log:
         config = replace(run.config.model, modality_dropout=DROPOUT)
         dropped = train(name, config, run.config.train, run.examples, log).model
-    single = {each.name: each.judged.score for each in run.trained}
-    for kept, lost in (("image", "audio"), ("audio", "image")):
-        found = accuracy("multiclass", logits(dropped, both, lost), both)
-        assert found >= single[f"{kept} only"] - 0.05
+    for lost in ("image", "audio"):
+        assert accuracy("multiclass", logits(dropped, both, lost), both) >= 0.58
 
 
 @pytest.mark.exhaustive
