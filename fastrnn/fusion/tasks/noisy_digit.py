@@ -1,10 +1,10 @@
 """Noisy audio-visual digit: a picture and a spoken word that say the same, neither clearly.
 
 A row shows a handwritten digit under noise of `IMAGE_NOISE` times its full brightness, and has it
-said by one of many voices, the voice's power `SNR` decibels above (here below) the noise's. Given the digit, picture and
-voice are drawn independently, so the best there is to do with both is to multiply what each tells
-(the posteriors; every digit is as frequent as another). Pictures, and voices, of one split are not
-in another.
+said by one of many voices, `SNR` decibels above (so: far below) the noise. Given the digit, picture
+and voice are drawn independently, so the best there is to do with both is to multiply what each
+tells (the posteriors; every digit is as frequent as another). Pictures, and voices, of one split
+are not in another.
 """
 
 from __future__ import annotations
