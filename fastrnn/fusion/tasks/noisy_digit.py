@@ -1,10 +1,10 @@
 """Noisy audio-visual digit: a picture and a spoken word that say the same, neither clearly.
 
 A row shows a handwritten digit under noise of `IMAGE_NOISE` times its full brightness, and has it
-said by one of many voices under noise `SNR` louder than the voice. Given the digit, picture and
-voice are drawn independently, so the best there is to do with both is to multiply what each tells
-(the posteriors; every digit is as frequent as another). Pictures, and voices, of one split are not
-in another.
+said by one of many voices, `SNR` decibels above (so: far below) the noise. Given the digit, picture
+and voice are drawn independently, so the best there is to do with both is to multiply what each
+tells (the posteriors; every digit is as frequent as another). Pictures, and voices, of one split
+are not in another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .digits import load_split, write_wav
 
 NAME = "noisy-digit"
 IMAGE_NOISE = 0.6  # standard deviation; a picture's pixels are between 0 and 1
-SNR = -12.0  # dB
+SNR = -11.0  # dB
 RANGE = (-2.0, 3.0)  # of pixels under noise: what the file's 0 and 255 stand for
 VOICES = {"train": 32, "val": 6, "test": 12}
 TAKES = 2  # of each digit by each voice
