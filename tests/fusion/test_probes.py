@@ -157,7 +157,7 @@ def test_noisy_digit_with_one_modality_missing(tmp_path):
     both = run.examples["test"]
     with Log(tmp_path / "again.jsonl", QUIET) as log:
         config = replace(run.config.model, modality_dropout=DROPOUT)
-        dropped = train(name, config, run.config.train, run.examples, log).model
+        dropped = train("dropout", config, run.config.train, run.examples, log).model
     for lost in ("image", "audio"):
         assert accuracy("multiclass", logits(dropped, both, lost), both) >= 0.58
 
