@@ -103,10 +103,10 @@ Option best_cluster(const Device& device, const Sizes& sizes) {
           const int64_t shared = cluster_shared_bytes(tiling, bytes, sizes.direction);
           if (!cluster_fits(sizes.mode, tiling) || shared > device.shared_bytes) continue;
           const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
+          const double bandwidth = blocks == 16 ? cluster_bandwidth_16 : cluster_bandwidth;
           const double exchange =
               blocks == 1 ? block_exchange
-                          : cluster_exchange + double(rows) * sizes.H * bytes / (blocks == 16 ? cluster_bandwidth_16
-                                                                           : cluster_bandwidth);
+                          : cluster_exchange + double(rows) * sizes.H * bytes / bandwidth;
           const double step =
               exchange + product_time(sizes, tiling, int(warps), 1, true) + cluster_step;
           const int64_t at_once = device.clusters[i];

@@ -31,6 +31,7 @@ def show(name, folder, **options):
     return demo.run_demo(name, folder, 0, TINY, 1, console, **options), told.getvalue()
 
 
+@pytest.mark.slow
 def test_noisy_digit(tmp_path):
     run, told = show(noisy_digit.NAME, tmp_path, profile=True)
     assert "product of the posteriors" in told
@@ -58,6 +59,7 @@ def test_without_a_modality_nothing_of_it_is_read(tmp_path):
     assert 0 <= accuracy("multiclass", logits(network, test), test) <= 1
 
 
+@pytest.mark.slow
 def test_spoken_claim_carries_over(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_transfer, "WRITTEN", 1)
     monkeypatch.setattr(spoken_claim, "SENTENCES", 40)
@@ -76,6 +78,7 @@ def test_spoken_claim_carries_over(tmp_path, monkeypatch):
     assert not all(torch.equal(now[name], source[name]) for name in heard)
 
 
+@pytest.mark.slow
 def test_article(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_article, "PIXELS", 8)
     run, told = show("article", tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save as to_bytes
 
 from fastrnn.fusion import (
     ConfigError,
@@ -80,6 +81,12 @@ def test_loading_what_is_no_run(rows, save, tmp_path):
     del config["labels"]
     with pytest.raises(ConfigError, match="labels"):
         RunConfig.from_json(config)
+    weights = tmp_path / "run" / "model.safetensors"
+    whole = weights.read_bytes()
+    for damaged in (whole[: len(whole) // 2], to_bytes({"other": torch.zeros(1)})):
+        weights.write_bytes(damaged)
+        with pytest.raises(ConfigError, match="not this network's weights, or damaged"):
+            load(tmp_path / "run")
 
 
 def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path):

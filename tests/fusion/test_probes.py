@@ -62,6 +62,7 @@ def test_claim_check_tells_nothing_by_halves(tmp_path):
     assert not any(texts.values())
 
 
+@pytest.mark.slow
 def test_learns_cued_recall(tmp_path):
     """Half the demo's training rows; the figures to reach are those of the whole."""
     rows = {"train": 2000, "val": 100, "test": 1200}

@@ -31,7 +31,14 @@ few = settings(
 )
 
 
-@pytest.fixture(params=["rows", "single_cta", "grid resident", "grid streamed"])
+@pytest.fixture(
+    params=[
+        "rows",
+        "single_cta",
+        "grid resident",
+        pytest.param("grid streamed", marks=pytest.mark.slow),
+    ]
+)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a kernel; of grid's forms, one is left to choose."""
     name, _, form = request.param.partition(" ")
