@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +63,7 @@ def profile(run: Run) -> Shares:
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     batches = [batch(number) for number in range(STEPS)]
-    with torch.profiler.profile(activities=activities) as profiler:
+    with _quiet(), torch.profiler.profile(activities=activities) as profiler:
         for values in batches:
             step(values)
     own: dict[str, float] = {}
@@ -96,3 +99,17 @@ def table(shares: Shares) -> Table:
     for name, share in shares.slowest:
         result.add_row(f"  operator {name}", "", f"{share * shares.step / whole:.1%}")
     return result
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps from the terminal that the profiler starts and stops, which its C++ says on stderr and
+    only a variable set before torch is imported would silence."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
