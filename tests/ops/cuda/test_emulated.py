@@ -38,11 +38,12 @@ KERNELS = [
 def kernels(but: str | None = None) -> list[Any]:
     """All of KERNELS, `but` those of one dtype, as parameters.
 
-    float16 is slow: it differs from bfloat16 in its conversions alone, and takes as long to
-    compile.
+    float16 and tf32 are slow: they differ from bfloat16 and float32 in their conversions and their
+    products alone, and take as long to compile.
     """
+    similar = "float16", "tf32"
     return [
-        pytest.param(strategy, element, marks=pytest.mark.slow if element == "float16" else ())
+        pytest.param(strategy, element, marks=pytest.mark.slow if element in similar else ())
         for strategy, element in KERNELS
         if element != but
     ]
