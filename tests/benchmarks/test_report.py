@@ -1,0 +1,349 @@
+"""The pages made of records, and their figures."""
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from benchmarks import figures, floor, gpu_floor, gpu_report, records, report, tables
+from benchmarks.clock import Times
+from benchmarks.measure import Found
+from benchmarks.shapes import Case, Work
+from benchmarks.text import replace
+
+from .made import H200, found, record
+
+
+def full(ours: float = 1.0) -> records.Record:
+    """Of every group that a figure is of, two works, so that there is something to draw."""
+    made = []
+    for step, cost in (("inference", 1.0), ("training", 3.0)):
+        for group, works in {
+            "overview": (Work(100, 8, 64, 64), Work(1000, 1, 64, 64)),
+            "grid": tuple(Work(50, B, H, H) for B in (1, 2) for H in (16, 32, 64)),
+            "length": (Work(128, 8, 64, 64), Work(512, 8, 64, 64)),
+            "width": tuple(Work(100, B, H, H) for B in (1, 32) for H in (16, 32)),
+        }.items():
+            for index, work in enumerate(works):
+                scope = "recurrence" if group == "width" else "layer"
+                case = Case(group, scope, work, "float32", step)
+                mine = ours * cost * (1 + index)
+                made.append(records.row(found(mine, 2.0 / (1 + index) * mine, case), H200))
+                if group == "length":
+                    mib = {"fastrnn": 1.0 + index, "nn.RNN": 4.0 + index}
+                    made.append(records.row(Found(case, mib=mib)))
+    return record(*made)
+
+
+README = (
+    "before\n<!-- benchmarks: begin -->\nold\n<!-- benchmarks: end -->\n"
+    "between\n<!-- gpu: begin -->\nold\n<!-- gpu: end -->\nafter\n"
+)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a README, and in docs the page and the figures, of such a record."""
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "docs").mkdir()
+    (folder / "README.md").write_text(README)
+    report.write({"some-machine": full()}, *places(folder))
+    return folder
+
+
+def places(folder: Path) -> tuple[Path, Path, Path]:
+    docs = folder / "docs"
+    return docs / "benchmarks.md", folder / "README.md", docs / "figures"
+
+
+def test_the_report(pages: Path) -> None:
+    document, readme, pictures = places(pages)
+    text, summary = document.read_text(), readme.read_text()
+    for words in (
+        "Some(R) CPU X-1",
+        "In short",
+        "Where we lose",
+        "Peak memory",
+        "Published by oth",
+    ):
+        assert words in text
+    assert "| (100, 8, 64, 64) | inference | 1.00 |" in text
+    assert "A peer is faster in 12 of 28 cases" in text
+    assert "**0.33×**" in text  # what loses, loses in bold
+    assert summary.startswith("before\n<!-- benchmarks: begin -->\n| (T, B, I, H) |")
+    assert summary.endswith(
+        "<!-- benchmarks: end -->\nbetween\n<!-- gpu: begin -->\n\n<!-- gpu: end -->\nafter\n"
+    )
+    assert "old" not in summary
+    assert "| 1.00 | 2.00 nn.RNN | **2.00×** |" in summary
+    assert "A peer is faster in 12 of the 28 cases, 0 of them of no more than 8 steps" in summary
+    assert "; the 8 worst: (50, 2, 64, 64) " in summary
+    names = {"speed-up-float32", "width", "length", "memory"}
+    made = {path.name for path in (pictures / "some-machine").iterdir()}
+    assert made == {f"{name}{dark}.png" for name in names for dark in ("", "-dark")}
+    for page, base in ((text, document.parent), (summary, readme.parent)):
+        shown = re.findall(r'(?:srcset|src)="([^"]+)"', page)
+        assert shown
+        assert all((base / path).exists() for path in shown)
+
+
+def test_a_figure_is_wide_enough_for_a_page_and_as_dark_as_it_says(pages: Path) -> None:
+    for path in (places(pages)[2] / "some-machine").iterdir():
+        image = Image.open(path).convert("L")
+        assert image.width >= 1200
+        corner = image.getpixel((2, 2))
+        assert corner < 40 if path.stem.endswith("-dark") else corner > 240
+        shades = image.resize((100, 50)).histogram()
+        assert sum(count > 0 for count in shades) > 20  # something is drawn
+
+
+@pytest.mark.parametrize(
+    ("ticks", "labelled"),
+    [
+        ((16, 32, 64, 128), (16, 32, 64, 128)),
+        ((256, 264, 384, 392, 512, 1024, 1152, 2048), (256, 392, 512, 1024, 2048)),
+        ((128, 512, 2048, 8192, 32768, 65536), (128, 512, 2048, 8192, 65536)),
+        ((64,), (64,)),
+    ],
+)
+def test_labels_do_not_run_into_one_another(
+    ticks: tuple[int, ...], labelled: tuple[int, ...]
+) -> None:
+    assert [label for label in figures._labels(ticks) if label] == [f"{x:,}" for x in labelled]
+
+
+def test_every_published_figure_has_its_source_and_its_setup() -> None:
+    entries = json.loads(report.QUOTED.read_text())
+    assert len(entries) >= 2
+    for entry in entries:
+        assert entry["source"].startswith("https://")
+        assert entry["setup"]
+        assert {len(row) for row in entry["rows"]} == {len(entry["header"])}
+    text = "\n".join(report.quoted())
+    assert text.count("Source: <https://") == len(entries)
+    assert "Not measured here" in text
+
+
+def gpu_record(*rows: records.Row, minute: int, **machine: Any) -> records.Record:
+    """Of a part of the plan, on an H200."""
+    described = {"device": "cuda", "gpu": "NVIDIA H200", "capability": [9, 0], "processors": 132}
+    described |= {"driver": "1", "cuda": "13.0", "cudnn": 91900, "triton": "3.6.0"}
+    made = record(*rows, **{**described, "date": f"2030-01-02T03:{minute}+00:00", **machine})
+    made["selection"] |= {"shapes": "gpu", "complete": False}
+    return made
+
+
+def gpu_rows(ours: float, *hidden: int, steps: int = 1000) -> list[records.Row]:
+    """Of each H and two modes a layer by both backends beside nn.RNN, and kernels."""
+    rows = []
+    for size in hidden:
+        for mode in ("float32", "float16"):
+            for step, name in (("inference", "forward"), ("training", "backward")):
+                work = Work(steps, 16, size, size)
+                times = {"fastrnn.cuda": ours, "fastrnn.triton": 2 * ours, "nn.RNN": 3.0}
+                made = {who: Times((ms, ms)) for who, ms in times.items()}
+                case = Case("cudnn", "layer", work, mode, step)
+                rows.append(records.row(Found(case, times=made), H200))
+                names = ("cuda.cluster", "cuda.grid", "triton.rows")
+                made = {who: Times((ours * (1 + i),)) for i, who in enumerate(names)}
+                case = Case("cudnn", "kernel", work, mode, name)
+                row = records.row(Found(case, times=made), H200)
+                chosen = {"cuda.cluster": False, "cuda.grid": True, "triton.rows": True}
+                row["choices"] = {who: {"chosen": is_so} for who, is_so in chosen.items()}
+                rows.append(row)
+    return rows
+
+
+def test_of_a_gpus_checks_the_newest_of_every_case_counts(tmp_path: Path) -> None:
+    old = gpu_record(*gpu_rows(1.0, 64, 512), minute=11, commit="aaaaaaa")
+    new = gpu_record(*gpu_rows(0.5, 64), minute=12, commit="bbbbbbb")
+    other = gpu_record(*gpu_rows(0.1, 512), minute=10, commit="ccccccc", torch="2.9.0")
+    old["calibration"] = {"measured": {"cluster_exchange": 200.0, "clock": 1.5e9}}
+    new["calibration"] = {"measured": {"cluster_exchange": 300.0, "clock": 1.9e9}}
+    for one in (old, new, other):
+        records.write(one, tmp_path)
+    (shown,) = report.newest(tmp_path).values()
+    assert shown["commits"] == ["aaaaaaa", "bbbbbbb"]
+    assert len(shown["rows"]) == len(old["rows"])
+    for row in shown["rows"]:
+        small = row["work"]["H"] == 64
+        assert row["commit"] == ("bbbbbbb" if small else "aaaaaaa")
+        # Triton's rows where the batch fits, CUDA's for all else: by their plan, of the kernels.
+        layer = "fastrnn.triton" if small else "fastrnn.cuda"
+        kernel = "triton.rows" if small else "cuda.grid"
+        assert row["auto"] == (kernel if row["scope"] == "kernel" else layer)
+    rates = gpu_floor.best("NVIDIA H200", [old["calibration"], new["calibration"]])
+    assert rates is not None
+    assert (rates.cluster_exchange, rates.clock) == (200.0, 1.9e9)
+    first = shown["rows"][0]
+    assert first["floor"] == records.least(records.case(first), rates)
+    line = tables.line(first)
+    assert line is not None
+    assert (line.mine, line.ms, line.ratio) == ("fastrnn.triton", 1.0, 3.0)
+
+
+def test_ours_is_what_auto_takes_or_nothing() -> None:
+    """No time of another backend stands in for it; and what was measured as `auto` is itself."""
+    row = gpu_rows(1.0, 64)[0]
+    machine = gpu_record(minute=10)["machine"]
+    assert gpu_report.auto(row, machine) == "fastrnn.triton"
+    assert gpu_report.auto(row, {**machine, "capability": [8, 0]}) is None
+    assert gpu_report.auto(row, {**machine, "gpu": "another"}) is None
+    half = {**row, "mode": "float16", "work": {**row["work"], "H": 256}}
+    assert gpu_report.auto(half, machine) == "fastrnn.triton"
+    assert gpu_report.auto(half, {**machine, "triton": None}) == "fastrnn.cuda"
+    many = {**row, "work": {**row["work"], "B": 1000}}
+    assert gpu_report.auto(many, machine) == "fastrnn.cuda"
+    row["auto"] = "fastrnn.triton"
+    del row["times"]["fastrnn.triton"]
+    assert tables.line(row) is None
+    row["times"]["fastrnn"] = row["times"]["fastrnn.cuda"]
+    assert gpu_report.auto(row, machine) is None
+
+
+@pytest.mark.parametrize(
+    ("work", "mode", "step", "asked"),
+    [
+        (Work(9, 16, 8, 256), "float32", "training", "PERSIST_STATIC_SMALL_H"),
+        (Work(9, 16, 8, 256, packed=True), "float16", "training", "STANDARD"),
+        (Work(9, 16, 8, 384), "tf32", "inference", "PERSIST_STATIC_SMALL_H, H > 256"),
+        (Work(9, 16, 8, 384), "tf32", "training", "PERSIST_STATIC_SMALL_H, then STANDARD"),
+        (Work(9, 16, 128, 512), "float16", "training", "PERSIST_STATIC"),
+        (Work(9, 16, 128, 512), "float32", "training", "STANDARD"),
+        (Work(9, 12, 128, 512), "float16", "training", "STANDARD"),
+        (Work(9, 16, 64, 512), "float16", "training", "STANDARD"),
+        (Work(9, 96, 128, 896), "float16", "training", "STANDARD"),
+        (Work(9, 16, 128, 512, layers=2), "float16", "training", "STANDARD"),
+        (Work(9, 16, 64, 64), "bfloat16", "training", "bfloat16"),
+    ],
+)
+def test_what_torch_asks_cudnn_for(work: Work, mode: str, step: str, asked: str) -> None:
+    row = {"scope": "layer", "work": work.to_json(), "mode": mode, "step": step}
+    assert gpu_report.asked(row) == asked
+    # Of the recurrence alone nn.RNN is given a layer of one feature.
+    if asked == "PERSIST_STATIC":
+        assert gpu_report.asked({**row, "scope": "recurrence"}) == "STANDARD"
+
+
+def test_the_report_of_a_gpu(tmp_path: Path) -> None:
+    works = 64, 128, 256, 512
+    old = gpu_record(*gpu_rows(1.0, *works), minute=10, commit="aaaaaaa")
+    short = gpu_rows(4.0, 64, steps=100)
+    wide = [row for size in (256, 512, 1024) for row in gpu_rows(1.0, size, steps=512)]
+    for row in wide:
+        row["work"]["B"] = 64
+    new = gpu_record(*gpu_rows(0.5, 128), *short, *wide, minute=11, commit="bbbbbbb")
+    for one in (old, new):
+        records.write(one, tmp_path)
+    (tmp_path / "README.md").write_text(README)
+    (tmp_path / "docs").mkdir()
+    report.write(report.newest(tmp_path), *places(tmp_path))
+    document, readme, pictures = places(tmp_path)
+    text, summary = document.read_text(), readme.read_text()
+    assert "cuDNN 9.19.0" in text
+    assert "marked †, of bbbbbbb" in text
+    assert "| (1000, 16, 128, 128) † | inference | triton | 1.00 |" in text
+    assert "| (1000, 16, 64, 64) | inference | triton | 2.00 |" in text
+    assert "| PERSIST_STATIC_SMALL_H | ≤ 100 | float32 | 1 | **0.38×** |" in text
+    assert "| **1.00** | 2.00 \\* | – |" not in text
+    names = {"gpu-ratios", "gpu-width"}
+    made = {path.name for path in (pictures / "nvidia-h200").iterdir()}
+    assert made == {f"{name}{dark}.png" for name in names for dark in ("", "-dark")}
+    # Of the README's works one is there, in float16; and what we lose is said.
+    assert "| (512, 64, 512, 512) | float16 | 1.00 | 3.00 | **3.00×** |" in summary
+    assert "torch 2.13.0, cuDNN 9.19.0" in summary
+    assert "nn.RNN is faster in 4 of " in summary
+    assert ", all of H ≤ 64: 4 of no more than 100 steps" in summary
+    assert summary.endswith("<!-- gpu: end -->\nafter\n")
+
+
+def test_a_gpu_whose_full_table_was_not_measured_is_shown_as_far_as_it_was(tmp_path: Path) -> None:
+    kernel = Case("cudnn", "kernel", Work(1000, 8, 64, 64), "bfloat16", "forward")
+    times = {"cuda.cluster": Times((0.5,)), "triton.rows": Times((2.0,))}
+    layer = Case("cudnn", "layer", Work(1000, 8, 64, 64), "bfloat16", "training")
+    both = {"fastrnn.cuda": Times((2.0,)), "nn.RNN": Times((1.0,))}
+    rows = [records.row(Found(case, times=t), H200) for case, t in ((kernel, times), (layer, both))]
+    rows[0]["choices"] = {name: {"chosen": True} for name in times}
+    del rows[1]["times"]["fastrnn.cuda"]
+    rows[1]["times"]["fastrnn.triton"] = {"ms": [2.0] * 4, "turns": 1, "over": {}}
+    rows[1]["times"]["nn.RNN"]["over"] = {"fastrnn.triton": 0.5}
+    records.write(gpu_record(*rows, minute=10), tmp_path)
+    (name,) = found = report.newest(tmp_path)
+    assert name == "nvidia-h200"
+    (tmp_path / "README.md").write_text(README)
+    (tmp_path / "docs").mkdir()
+    report.write(found, *places(tmp_path))
+    text = places(tmp_path)[0].read_text()
+    assert "## NVIDIA H200\n" in text
+    assert "| (1000, 8, 64, 64) | bfloat16 | forward | " in text
+    assert " | 2.00 \\* | **0.500** |" in text
+    assert "It is the fastest in 0 of 1 rows, and takes 4.00 times as long" in text
+    assert "A peer is faster in 1 of 1 cases" in text
+    assert "Growth" not in text
+    # Nothing of the overview: the README has no table of it.
+    assert "|" not in (tmp_path / "README.md").read_text()
+
+
+def test_the_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
+    old, new = full(), full(2.0)
+    new["machine"] = {**new["machine"], "date": "2031-01-02T03:04+00:00"}
+    quick = copy.deepcopy(full(3.0))
+    quick["machine"]["date"] = "2032-01-02T03:04+00:00"
+    quick["selection"]["shapes"] = "quick"
+    broken = copy.deepcopy(full(4.0))
+    broken["machine"]["date"] = "2033-01-02T03:04+00:00"
+    broken["selection"]["complete"] = False
+    for one in (old, new, quick, broken):
+        records.write(one, tmp_path)
+    (tmp_path / "some-x-1-avx2-2-threads" / "2033-a-check.json").write_text("{}")
+    assert report.newest(tmp_path) == {"some-x-1-avx2-2-threads": new}
+
+
+def test_floors_are_of_the_best_that_a_machine_was_seen_to_do(tmp_path: Path) -> None:
+    def measured(rate: float) -> records.Row:
+        of_steps = {"inference": 1e-6, "forward": 1e-6, "training": 1e-6}
+        return {
+            "threads": 2,
+            "register_bytes": 512,
+            "gemm": {"float32": rate},
+            "call": of_steps,
+            "multiply_add_rate": rate / 2,
+            "multiply_add_rate_all": rate,
+            "multiply_add_latency": 1e-9,
+            "store_load_latency": 1e-9,
+            "bandwidth": {"1024": 1e12},
+            "bandwidth_all": {"1024": 2e12},
+        }
+
+    whole, quick = full(), full()
+    whole["calibration"] = {"measured": measured(1e9), "errors": []}
+    quick["calibration"] = {"measured": measured(2e9), "errors": []}
+    quick["selection"]["shapes"] = "quick"
+    for one in (whole, quick):
+        records.write(one, tmp_path)
+    (shown,) = report.newest(tmp_path).values()
+    assert shown["calibration"]["measured"]["gemm"]["float32"] == 2e9
+    for row, old in zip(shown["rows"], whole["rows"], strict=True):
+        assert {key: row[key] for key in row if key != "floor"} == {
+            key: old[key] for key in old if key != "floor"
+        }
+        if "floor" in old:
+            least = floor.operations(records.case(row)) / 2e9
+            assert row["floor"]["arithmetic"] == pytest.approx(1e3 * least, rel=1e-3)
+
+
+def test_without_a_record_there_is_no_report(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="make bench-full"):
+        report.write({}, *places(tmp_path))
+
+
+def test_a_document_without_a_place_for_the_text_is_left_alone(tmp_path: Path) -> None:
+    document = tmp_path / "README.md"
+    document.write_text("all by hand\n")
+    with pytest.raises(SystemExit, match="lacks the lines <!-- benchmarks: begin -->"):
+        replace(document, "benchmarks", "table")
+    assert document.read_text() == "all by hand\n"
