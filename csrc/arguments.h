@@ -48,15 +48,16 @@ inline Tensor readable(const char* name, const Tensor& tensor, const Tensor& lik
   return torch::stable::contiguous(tensor);
 }
 
-// The problem's sizes, and lengths and offsets as int64, which it keeps alive.
+// The problem's sizes, and what makes it ragged: int64 and bool tensors, which it keeps alive.
 struct Arguments {
   Problem problem;
-  std::optional<Tensor> lengths, offsets;
+  std::optional<Tensor> lengths, offsets, resets;
 
   // `data`: pre or out.
   Arguments(const Tensor& data, const Tensor& h0, const Tensor& weight_hh,
             const std::optional<Tensor>& lengths_, const std::optional<Tensor>& offsets_,
-            const std::string& activation, int64_t reverse_from) {
+            const std::optional<Tensor>& resets_, const std::string& activation,
+            int64_t reverse_from) {
     STD_TORCH_CHECK(h0.dim() == 3, "fastrnn: h0 must be [B, G, H]");
     const int64_t B = h0.size(0), G = h0.size(1), H = h0.size(2);
     STD_TORCH_CHECK(activation == "tanh" || activation == "relu",
@@ -71,6 +72,16 @@ struct Arguments {
     } else {
       check_shape("pre", data, {T, B, G, H});
     }
+    if (resets_) {
+      check_device("resets", *resets_, data);
+      if (offsets) {
+        check_shape("resets", *resets_, {data.size(0)});
+      } else {
+        check_shape("resets", *resets_, {T, B});
+      }
+      STD_TORCH_CHECK(resets_->scalar_type() == ScalarType::Bool, "fastrnn: resets must be bool");
+      resets = torch::stable::contiguous(*resets_);
+    }
     problem = {T,
                B,
                G,
@@ -78,6 +89,7 @@ struct Arguments {
                reverse_from,
                lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
                offsets ? offsets->const_data_ptr<int64_t>() : nullptr,
+               resets ? resets->const_data_ptr<bool>() : nullptr,
                activation == "tanh" ? Activation::tanh : Activation::relu,
                dtype_of(data)};
   }

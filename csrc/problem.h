@@ -22,15 +22,26 @@ struct Problem {
   int64_t reverse_from;    // groups from this one on run from the last step to the first
   const int64_t* lengths;  // [B]: row b is active while t < lengths[b]; null: always
   const int64_t* offsets;  // [T]: row (t, b) of packed data is offsets[t] + b; null: t * B + b
+  const bool* resets;      // by rows, as data: row b begins anew at step t; null: never
   Activation activation;
   DType dtype;
 
   FASTRNN_HOST_DEVICE bool active(int64_t t, int64_t b) const { return !lengths || t < lengths[b]; }
 
+  FASTRNN_HOST_DEVICE int64_t row(int64_t t, int64_t b) const {
+    return offsets ? offsets[t] + b : t * B + b;
+  }
+
   // Index of the first of the H elements of row (t, b) of group g.
   FASTRNN_HOST_DEVICE int64_t at(int64_t t, int64_t b, int64_t g) const {
-    const int64_t row = offsets ? offsets[t] + b : t * B + b;
-    return (row * G + g) * H;
+    return (row(t, b) * G + g) * H;
+  }
+
+  // Whether a row begins anew between step t and the one before it in a loop's order: what comes
+  // from there is nothing. The loop's end is a step of that kind, too: -1 or T.
+  FASTRNN_HOST_DEVICE bool cut(int64_t t, int64_t b, bool descending) const {
+    const int64_t later = descending ? t + 1 : t;
+    return resets && later < T && active(later, b) && resets[row(later, b)];
   }
 
   // The same in a [B, G, H] tensor.

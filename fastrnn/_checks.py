@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,20 @@ def lengths(given: Tensor, batch: int, device: torch.device) -> None:
     raise ValueError(
         f"lengths must be a torch.int64 or torch.int32 tensor of shape [{batch}], one length a "
         f"row, on input's device {device}; got {got}"
+    )
+
+
+def resets(given: Tensor, shape: Sequence[int], device: torch.device) -> None:
+    """A bool for each step of each row, on input's device."""
+    if not isinstance(given, Tensor):
+        got = type(given).__name__
+    elif given.dtype != torch.bool or list(given.shape) != list(shape) or given.device != device:
+        got = f"{given.dtype} of shape {list(given.shape)} on {given.device}"
+    else:
+        return
+    raise ValueError(
+        f"resets must be a torch.bool tensor of shape {list(shape)}, true where a row begins a new "
+        f"sequence, on input's device {device}; got {got}"
     )
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import _checks
 from .ops import dispatch, reference
 from .ops import recurrence as _operators
 
@@ -24,6 +25,7 @@ def recurrence(
     *,
     lengths: Tensor | None = None,
     offsets: Tensor | None = None,
+    resets: Tensor | None = None,
     activation: str = "tanh",
     reverse_from: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -43,6 +45,9 @@ def recurrence(
         offsets: [T] integers on pre's device, for packed data: row b of step t is row
             offsets[t] + b. It must be the exclusive cumulative sum of the batch sizes, and
             ``lengths`` be in descending order, as in a PackedSequence.
+        resets: bool, [T, B], or [N] with ``offsets``, on pre's device: where true, row b begins a
+            new sequence at step t. No state passes between steps t - 1 and t, in either direction:
+            the new sequence starts from 0 and not, at step 0, from h0.
         activation: ``"tanh"`` or ``"relu"``.
         reverse_from: groups from this one on run from the last step to the first. None: no group.
 
@@ -57,8 +62,9 @@ def recurrence(
         reverse_from = weight_hh.shape[0]
     if _autocasting(pre):
         pre, weight_hh, h0 = _autocast(pre, weight_hh, h0)
-    _check(pre, weight_hh, h0, lengths, offsets, activation, reverse_from)
-    return _apply(pre, weight_hh, h0, lengths, offsets, activation, reverse_from)
+    ragged = lengths, offsets, resets
+    _check(pre, weight_hh, h0, *ragged, activation, reverse_from)
+    return _apply(pre, weight_hh, h0, *ragged, activation, reverse_from)
 
 
 def rnn(
@@ -74,6 +80,7 @@ def rnn(
     activation: str = "tanh",
     lengths: Tensor | None = None,
     offsets: Tensor | None = None,
+    resets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""A stack of recurrent layers, as `torch.nn.RNN` computes it from the same weights.
 
@@ -87,7 +94,7 @@ def rnn(
         weights: as nn.RNN orders its parameters: per layer, then direction, weight_ih
             [H, I or D·H], weight_hh [H, H] and, with ``bias``, bias_ih [H] and bias_hh [H].
         dropout: probability of dropping an output of any layer but the last, in training.
-        activation, lengths, offsets: see `recurrence`.
+        activation, lengths, offsets, resets: see `recurrence`; resets hold for every layer.
 
     Returns:
         output, [T, B, D·H] or [N, D·H], of the last layer; and h_n [D·L, B, H].
@@ -113,7 +120,7 @@ def rnn(
         input, h0, *weights = _autocast(input, h0, *weights)
     hidden_size = weights[1].shape[0]
     batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
-    unfused = not bidirectional and lengths is None and _is_short(input)
+    unfused = not bidirectional and lengths is None and resets is None and _is_short(input)
     last_states = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
@@ -135,9 +142,9 @@ def rnn(
         h = h.transpose(0, 1)  # [D, B, H] -> [B, D, H]
         if offsets is None and _may_overwrite(pre):
             out = pre
-            h_n = _operators.recurrence_(pre, weight_hh, h, lengths, activation, 1)
+            h_n = _operators.recurrence_(pre, weight_hh, h, lengths, resets, activation, 1)
         else:
-            out, h_n = _apply(pre, weight_hh, h, lengths, offsets, activation, 1)
+            out, h_n = _apply(pre, weight_hh, h, lengths, offsets, resets, activation, 1)
         input = out.flatten(-2)
         last_states.append(h_n.transpose(0, 1))
     if num_layers == 1 and last_states[0] is not input:
@@ -206,10 +213,11 @@ def _apply(
     h0: Tensor,
     lengths: Tensor | None,
     offsets: Tensor | None,
+    resets: Tensor | None,
     activation: str,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
-    arguments = (pre, weight_hh, h0, lengths, offsets, activation, reverse_from)
+    arguments = (pre, weight_hh, h0, lengths, offsets, resets, activation, reverse_from)
     if pre.is_complex():
         # The operator's backward is for real numbers; the reference's forward is differentiable
         # as it stands.
@@ -241,6 +249,7 @@ def _check(
     h0: Tensor,
     lengths: Tensor | None,
     offsets: Tensor | None,
+    resets: Tensor | None,
     activation: str,
     reverse_from: int,
 ) -> None:
@@ -281,6 +290,8 @@ def _check(
         raise ValueError(_OFFSETS_ALONE)
     if lengths is not None and lengths.shape[0] != batch:
         raise ValueError(f"lengths must be [B] = [{batch}], got {list(lengths.shape)}")
+    if resets is not None:
+        _checks.resets(resets, pre.shape[:1] if packed else pre.shape[:2], pre.device)
     if activation not in reference.ACTIVATIONS:
         raise ValueError(_UNKNOWN_ACTIVATION.format(activation))
     if not 0 <= reverse_from <= groups:

@@ -41,6 +41,7 @@ class Tensors(NamedTuple):
     h0: Tensor  #: [B, G, H]
     lengths: Tensor | None  #: [B]
     offsets: Tensor | None  #: [T]
+    resets: Tensor | None = None  #: [T, B] or [N]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Problem:
     reverse_from: int = 1
     dtype: torch.dtype = torch.float64
     seed: int = 0
+    resets: bool = False  #: whether rows begin anew here and there
 
     def tensors(self, device: torch.device | str = "cpu") -> Tensors:
         """Inputs in the problem's dtype, with weights that do not amplify.
@@ -85,7 +87,11 @@ class Problem:
         else:
             pre = uniform(self.steps, *shape)
         real = [t.to(device, self.dtype) for t in (2 * pre, weight, uniform(*shape))]
-        ragged = [t if t is None else t.to(device) for t in (lengths, offsets)]
+        resets = None
+        if self.resets:
+            rows = pre.shape[: pre.dim() - 2]
+            resets = torch.rand(*rows, generator=generator) < 0.3
+        ragged = [t if t is None else t.to(device) for t in (lengths, offsets, resets)]
         return Tensors(*real, *ragged)
 
     @property

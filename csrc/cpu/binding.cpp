@@ -51,11 +51,12 @@ Tensor output_like(const Tensor& tensor, bool packed) {
 // `out` may be `pre` itself: the kernels read a row before they write it.
 void forward_into(Tensor& out, Tensor& h_n, const Tensor& pre, const Tensor& weight_hh_,
                   const Tensor& h0_, const std::optional<Tensor>& lengths,
-                  const std::optional<Tensor>& offsets, const std::string& activation,
-                  int64_t reverse_from) {
+                  const std::optional<Tensor>& offsets, const std::optional<Tensor>& resets,
+                  const std::string& activation, int64_t reverse_from) {
   const Tensor weight_hh = readable("weight_hh", weight_hh_, pre);
   const Tensor h0 = readable("h0", h0_, pre);
-  const Arguments arguments(pre, h0, weight_hh, lengths, offsets, activation, reverse_from);
+  const Arguments arguments(pre, h0, weight_hh, lengths, offsets, resets, activation,
+                            reverse_from);
   if (offsets) check_rows(arguments.problem, pre.size(0));
   fastrnn::cpu::forward({arguments.problem, pre.const_data_ptr(), weight_hh.const_data_ptr(),
                          h0.const_data_ptr(), out.mutable_data_ptr(), h_n.mutable_data_ptr()},
@@ -65,20 +66,22 @@ void forward_into(Tensor& out, Tensor& h_n, const Tensor& pre, const Tensor& wei
 std::tuple<Tensor, Tensor> forward(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0,
                                    const std::optional<Tensor>& lengths,
                                    const std::optional<Tensor>& offsets,
+                                   const std::optional<Tensor>& resets,
                                    const std::string& activation, int64_t reverse_from) {
   const Tensor pre = readable("pre", pre_, pre_);
   Tensor out = output_like(pre, offsets.has_value());
   Tensor h_n = contiguous_like(h0);
-  forward_into(out, h_n, pre, weight_hh, h0, lengths, offsets, activation, reverse_from);
+  forward_into(out, h_n, pre, weight_hh, h0, lengths, offsets, resets, activation, reverse_from);
   return {out, h_n};
 }
 
 Tensor forward_(Tensor pre, const Tensor& weight_hh, const Tensor& h0,
-                const std::optional<Tensor>& lengths, const std::string& activation,
-                int64_t reverse_from) {
+                const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets,
+                const std::string& activation, int64_t reverse_from) {
   STD_TORCH_CHECK(pre.is_cpu() && pre.is_contiguous(), "fastrnn: pre must be contiguous");
   Tensor h_n = contiguous_like(h0);
-  forward_into(pre, h_n, pre, weight_hh, h0, lengths, std::nullopt, activation, reverse_from);
+  forward_into(pre, h_n, pre, weight_hh, h0, lengths, std::nullopt, resets, activation,
+               reverse_from);
   return h_n;
 }
 
@@ -86,12 +89,14 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_
                                     const Tensor& out_, const Tensor& weight_hh_, const Tensor& h0,
                                     const std::optional<Tensor>& lengths,
                                     const std::optional<Tensor>& offsets,
+                                    const std::optional<Tensor>& resets,
                                     const std::string& activation, int64_t reverse_from) {
   const Tensor grad_out = readable("grad_out", grad_out_, out_);
   const Tensor grad_h_n = readable("grad_h_n", grad_h_n_, out_);
   const Tensor out = readable("out", out_, out_);
   const Tensor weight_hh = readable("weight_hh", weight_hh_, out_);
-  const Arguments arguments(out, h0, weight_hh, lengths, offsets, activation, reverse_from);
+  const Arguments arguments(out, h0, weight_hh, lengths, offsets, resets, activation,
+                            reverse_from);
   if (offsets) check_rows(arguments.problem, out.size(0));
   for (const auto& [name, given, like] : {std::tuple{"grad_out", &grad_out, &out},
                                           std::tuple{"grad_h_n", &grad_h_n, &h0}}) {

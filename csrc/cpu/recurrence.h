@@ -264,11 +264,17 @@ void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Product product)
   for (int64_t r = 0; r < n; ++r) pass.begin(b0 + r, g, state.data + r * stride);
 
   const bool descending = (g >= p.reverse_from) != Pass::against_time;
+  const auto cut = [&](int64_t t, int64_t rows) {
+    for (int64_t r = 0; p.resets && r < rows; ++r)
+      if (p.cut(t, b0 + r, descending))
+        __builtin_memset(z.data + r * stride, 0, p.H * sizeof(A));
+  };
   for (int64_t i = 0; i < p.T; ++i) {
     const int64_t t = descending ? p.T - 1 - i : i;
     int64_t last = n;  // one past the last active row
     while (last > 0 && !p.active(t, b0 + last - 1)) --last;
     if (!(Pass::against_time && i == 0)) product(last, state.data, stride, z.data);
+    cut(t, last);
     for (int64_t r = 0; r < n; ++r) {
       const int64_t b = b0 + r;
       if (p.active(t, b)) {
@@ -280,7 +286,10 @@ void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Product product)
       }
     }
   }
-  if (Pass::against_time) product(n, state.data, stride, z.data);
+  if (Pass::against_time) {
+    product(n, state.data, stride, z.data);
+    cut(descending ? -1 : p.T, n);
+  }
   for (int64_t r = 0; r < n; ++r)
     pass.end(b0 + r, g, !started[r], z.data + r * stride, state.data + r * stride);
 }

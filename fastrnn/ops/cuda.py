@@ -24,6 +24,9 @@ RECORDS: dict[tuple[int, int], str] = {
     (9, 0): "nvidia-h200/2026-11-26t02-34-01e3909-check.json",
 }
 
+#: The same for calls with resets, which are kernels of their own.
+RESETS_RECORDS: dict[tuple[int, int], str] = {}
+
 EXTENSION = Extension(
     "_cuda",
     error="_cuda_build_error.txt",
@@ -58,14 +61,15 @@ def refuses(state: Tensor) -> str | None:
     return None
 
 
-def untried(state: Tensor) -> str | None:
+def untried(state: Tensor, resets: bool = False) -> str | None:
     """Why `auto` does not let a kernel serve such a call: what `refuses` says, or no proof."""
     reason = refuses(state)
     if reason is None:
         major, minor = torch.cuda.get_device_capability(state.device)
-        if (major, minor) not in RECORDS:
+        if (major, minor) not in (RESETS_RECORDS if resets else RECORDS):
+            kernels = "CUDA kernels for resets" if resets else "CUDA kernels"
             reason = (
-                f"the CUDA kernels have not yet been proven on an sm_{major}{minor} GPU; "
+                f"the {kernels} have not yet been proven on an sm_{major}{minor} GPU; "
                 'fastrnn.backend("cuda") takes them all the same'
             )
     return reason
@@ -77,6 +81,7 @@ def forward(
     h0: Tensor,
     lengths: Tensor | None,
     offsets: Tensor | None,
+    resets: Tensor | None,
     activation: str,
     reverse_from: int,
     *,
@@ -90,7 +95,7 @@ def forward(
     out = torch.empty_like(pre) if offsets is None else torch.zeros_like(pre)
     h_n = h0.new_empty(h0.shape)
     options = activation, reverse_from, _tf32(h0), strategy
-    torch.ops.fastrnn.cuda_forward(pre, weight_hh, h0, lengths, offsets, out, h_n, *options)
+    torch.ops.fastrnn.cuda_forward(pre, weight_hh, h0, lengths, offsets, resets, out, h_n, *options)
     return out, h_n
 
 
@@ -99,6 +104,7 @@ def forward_(
     weight_hh: Tensor,
     h0: Tensor,
     lengths: Tensor | None,
+    resets: Tensor | None,
     activation: str,
     reverse_from: int,
 ) -> Tensor:
@@ -106,7 +112,7 @@ def forward_(
     h_n = h0.new_empty(h0.shape)
     out = pre.contiguous()
     options = activation, reverse_from, _tf32(h0), ""
-    torch.ops.fastrnn.cuda_forward(out, weight_hh, h0, lengths, None, out, h_n, *options)
+    torch.ops.fastrnn.cuda_forward(out, weight_hh, h0, lengths, None, resets, out, h_n, *options)
     if out is not pre:
         pre.copy_(out)
     return h_n
@@ -120,6 +126,7 @@ def backward(
     h0: Tensor,
     lengths: Tensor | None,
     offsets: Tensor | None,
+    resets: Tensor | None,
     activation: str,
     reverse_from: int,
     *,
@@ -129,7 +136,7 @@ def backward(
     out = out.contiguous()
     grad_pre = torch.empty_like(out) if offsets is None else torch.zeros_like(out)
     grad_h0 = h0.new_empty(h0.shape)
-    ragged = lengths, offsets
+    ragged = lengths, offsets, resets
     options = activation, reverse_from, _tf32(h0), strategy
     torch.ops.fastrnn.cuda_backward(
         grad_out, grad_h_n, out, weight_hh, h0, *ragged, grad_pre, grad_h0, *options

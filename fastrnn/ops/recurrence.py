@@ -28,11 +28,11 @@ LIBRARY = torch.library.Library("fastrnn", "DEF")
 
 FORWARD = (
     "(Tensor pre, Tensor weight_hh, Tensor h0, Tensor? lengths, Tensor? offsets, "
-    "str activation, int reverse_from) -> (Tensor out, Tensor h_n)"
+    "Tensor? resets, str activation, int reverse_from) -> (Tensor out, Tensor h_n)"
 )
 BACKWARD = (
     "(Tensor grad_out, Tensor grad_h_n, Tensor out, Tensor weight_hh, Tensor h0, "
-    "Tensor? lengths, Tensor? offsets, str activation, int reverse_from) "
+    "Tensor? lengths, Tensor? offsets, Tensor? resets, str activation, int reverse_from) "
     "-> (Tensor grad_pre, Tensor grad_h0)"
 )
 
@@ -48,8 +48,8 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, weight_hh, h0, lengths, offsets, ctx.activation, ctx.reverse_from = inputs
-    ctx.save_for_backward(output[0], weight_hh, h0, lengths, offsets)
+    _, weight_hh, h0, *ragged, ctx.activation, ctx.reverse_from = inputs
+    ctx.save_for_backward(output[0], weight_hh, h0, *ragged)
 
 
 def _setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -71,11 +71,11 @@ def _without_autocast(function: Callable) -> Callable:
 
 
 def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-    *differentiable, lengths, offsets = ctx.saved_tensors
-    options = lengths, offsets, ctx.activation, ctx.reverse_from
+    differentiable, ragged = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+    options = *ragged, ctx.activation, ctx.reverse_from
     backward = _without_autocast(reference.backward)
     vjp = torch.func.vjp(lambda *tensors: backward(*tensors, *options), *differentiable)[1]
-    return *vjp(grads), None, None, None, None
+    return *vjp(grads), None, None, None, None, None
 
 
 def _register(name: str, forward: Callable, backward: Callable) -> Callable:
@@ -93,14 +93,14 @@ def _register(name: str, forward: Callable, backward: Callable) -> Callable:
     def gradients(
         ctx: Any, saved: tuple[Any, ...], grad_out: Tensor, grad_h_n: Tensor
     ) -> tuple[Tensor | None, ...]:
-        out, weight_hh, h0, lengths, offsets = saved
-        options = lengths, offsets, ctx.activation, ctx.reverse_from
+        out, weight_hh, h0, *ragged = saved
+        options = *ragged, ctx.activation, ctx.reverse_from
         grad_pre, grad_h0 = backward_operator(grad_out, grad_h_n, out, weight_hh, h0, *options)
         grad_weight = None
         if ctx.needs_input_grad[1]:
             product = _without_autocast(weight_gradient)
-            grad_weight = product(grad_pre, out, h0, lengths, offsets, ctx.reverse_from)
-        return grad_pre, grad_weight, grad_h0, None, None, None, None
+            grad_weight = product(grad_pre, out, h0, *ragged, ctx.reverse_from)
+        return grad_pre, grad_weight, grad_h0, None, None, None, None, None
 
     torch.library.register_autograd(
         f"fastrnn::{name}",
@@ -166,7 +166,7 @@ NAMED = {name: _register_named(name) for name in ("reference", "cuda", "triton")
 # Dense data, no gradient: out takes pre's place, which saves the fresh memory of a large output.
 LIBRARY.define(
     "recurrence_(Tensor(a!) pre, Tensor weight_hh, Tensor h0, Tensor? lengths, "
-    "str activation, int reverse_from) -> Tensor h_n"
+    "Tensor? resets, str activation, int reverse_from) -> Tensor h_n"
 )
 LIBRARY.impl("recurrence_", _without_autocast(dispatch.forward_), "CompositeExplicitAutograd")
 torch.library.register_fake(

@@ -11,7 +11,7 @@ The state is stored in pre's dtype at every step; sums are taken in `accumulatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ def forward(
     h0: Tensor,  # [B, G, H]
     lengths: Tensor | None,  # [B]
     offsets: Tensor | None,  # [T]
+    resets: Tensor | None,  # [T, B], or [N] with offsets
     activation: str,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
@@ -42,14 +43,15 @@ def forward(
     act = ACTIVATIONS[activation]
     acc = accumulation_dtype(pre.dtype)
     weight = weight_hh.to(acc)
-    layout = _Layout(pre, h0, lengths, offsets)
+    layout = _Layout(pre, h0, lengths, offsets, resets)
     padded = layout.pad(pre)
 
-    def run(groups: slice, steps: Iterable[int]) -> tuple[Tensor, Tensor]:
+    def run(groups: slice, steps: range) -> tuple[Tensor, Tensor]:
         h = h0[:, groups]
         out: dict[int, Tensor] = {}
         for t in steps:
-            z = padded[t, :, groups].to(acc) + _matvec(weight[groups], h.to(acc))
+            before = layout.cut(t, steps, h).to(acc)
+            z = padded[t, :, groups].to(acc) + _matvec(weight[groups], before)
             new = act(z).to(pre.dtype)
             out[t], h = layout.keep(t, new, h)
         return torch.stack([out[t] for t in range(layout.steps)]), h
@@ -63,11 +65,12 @@ def forward_(
     weight_hh: Tensor,  # [G, H, H]
     h0: Tensor,  # [B, G, H]
     lengths: Tensor | None,  # [B]
+    resets: Tensor | None,  # [T, B]
     activation: str,
     reverse_from: int,
 ) -> Tensor:
     """`forward` of dense data with out in pre's place: returns h_n."""
-    out, h_n = forward(pre, weight_hh, h0, lengths, None, activation, reverse_from)
+    out, h_n = forward(pre, weight_hh, h0, lengths, None, resets, activation, reverse_from)
     pre.copy_(out)
     return h_n
 
@@ -80,6 +83,7 @@ def backward(
     h0: Tensor,  # [B, G, H]
     lengths: Tensor | None,  # [B]
     offsets: Tensor | None,  # [T]
+    resets: Tensor | None,  # [T, B], or [N] with offsets
     activation: str,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
@@ -90,16 +94,17 @@ def backward(
     derivative = DERIVATIVES[activation]
     acc = accumulation_dtype(out.dtype)
     weight_t = weight_hh.to(acc).mT
-    layout = _Layout(out, h0, lengths, offsets)
+    layout = _Layout(out, h0, lengths, offsets, resets)
     padded_out, padded_grad = layout.pad(out), layout.pad(grad_out)
 
-    def run(groups: slice, steps: Iterable[int]) -> tuple[Tensor, Tensor]:
+    def run(groups: slice, steps: range) -> tuple[Tensor, Tensor]:
         dh = grad_h_n[:, groups].to(acc)
         dz: dict[int, Tensor] = {}
-        for t in reversed(list(steps)):
+        for t in reversed(steps):
             h = padded_out[t, :, groups].to(acc)
             new = ((padded_grad[t, :, groups].to(acc) + dh) * derivative(h)).to(out.dtype)
-            dz[t], dh = layout.keep(t, new, dh, _matvec(weight_t[groups], new.to(acc)))
+            before = layout.cut(t, steps, _matvec(weight_t[groups], new.to(acc)))
+            dz[t], dh = layout.keep(t, new, dh, before)
         return torch.stack([dz[t] for t in range(layout.steps)]), dh.to(out.dtype)
 
     grad_pre, grad_h0 = _each_direction(run, layout.steps, weight_hh.shape[0], reverse_from)
@@ -112,7 +117,7 @@ def _matvec(weight: Tensor, h: Tensor) -> Tensor:
 
 
 def _each_direction(
-    run: Callable[[slice, Iterable[int]], tuple[Tensor, Tensor]],
+    run: Callable[[slice, range], tuple[Tensor, Tensor]],
     steps: int,
     groups: int,
     reverse_from: int,
@@ -121,16 +126,23 @@ def _each_direction(
     if reverse_from >= groups:
         return run(slice(None), range(steps))
     if reverse_from == 0:
-        return run(slice(None), reversed(range(steps)))
+        return run(slice(None), range(steps)[::-1])
     first = run(slice(None, reverse_from), range(steps))
-    second = run(slice(reverse_from, None), reversed(range(steps)))
+    second = run(slice(reverse_from, None), range(steps)[::-1])
     return torch.cat((first[0], second[0]), dim=2), torch.cat((first[1], second[1]), dim=1)
 
 
 class _Layout:
-    """Where row b of step t lies, and whether it is active: t < lengths[b]."""
+    """Where row b of step t lies, whether it is active, t < lengths[b], and what begins there."""
 
-    def __init__(self, data: Tensor, h0: Tensor, lengths: Tensor | None, offsets: Tensor | None):
+    def __init__(
+        self,
+        data: Tensor,
+        h0: Tensor,
+        lengths: Tensor | None,
+        offsets: Tensor | None,
+        resets: Tensor | None,
+    ):
         self.steps = data.shape[0] if offsets is None else offsets.shape[0]
         self.active: Tensor | None = None  # [T, B]
         self.rows: Tensor | None = None  # [T, B], for packed data
@@ -140,9 +152,12 @@ class _Layout:
             rows = offsets[:, None] + torch.arange(h0.shape[0], device=h0.device)
             # Inactive places share one row more than there are.
             self.rows = rows.where(self.active, data.shape[0])
+        self.begins = resets if resets is None else self.pad(resets)  # [T, B]
+        if self.begins is not None and self.active is not None:
+            self.begins = self.begins & self.active
 
     def pad(self, data: Tensor) -> Tensor:
-        """[N, G, H] -> [T, B, G, H]."""
+        """[N, ...] -> [T, B, ...]."""
         if self.rows is None:
             return data
         data = torch.cat((data, data.new_zeros(1, *data.shape[1:])))
@@ -154,6 +169,13 @@ class _Layout:
             return data
         packed = data.new_zeros(like.shape[0] + 1, *data.shape[2:])
         return packed.index_copy(0, self.rows.flatten(), data.flatten(0, 1))[:-1]
+
+    def cut(self, t: int, steps: range, state: Tensor) -> Tensor:
+        """What crosses the border before step t, in the order of `steps`: 0 where a row begins."""
+        later = t if steps.step > 0 else t + 1
+        if self.begins is None or later == self.steps:
+            return state
+        return state.where(~self.begins[later, :, None, None], 0)
 
     def keep(
         self, t: int, new: Tensor, state: Tensor, carried: Tensor | None = None

@@ -12,15 +12,17 @@ def weight_gradient(
     h0: Tensor,  # [B, G, H]
     lengths: Tensor | None,  # [B]
     offsets: Tensor | None,  # [T]
+    resets: Tensor | None,  # [T, B], or [N] with offsets
     reverse_from: int,
 ) -> Tensor:
-    """dW_hh = sum over t and b of dz_t h_{t-1}^T: [G, H, H]."""
+    """dW_hh = sum over t and b of dz_t h_{t-1}^T, h_{t-1} = 0 where a row begins: [G, H, H]."""
+    ragged = lengths, offsets, resets
     if reverse_from == 0 or reverse_from >= h0.shape[1]:
-        return _weight_gradient(dz, out, h0, lengths, offsets, reverse_from == 0)
+        return _weight_gradient(dz, out, h0, *ragged, reverse_from == 0)
     parts = []
     for reverse, g in enumerate((slice(None, reverse_from), slice(reverse_from, None))):
         tensors = dz[..., g, :], out[..., g, :], h0[:, g]
-        parts.append(_weight_gradient(*tensors, lengths, offsets, bool(reverse)))
+        parts.append(_weight_gradient(*tensors, *ragged, bool(reverse)))
     return torch.cat(parts)
 
 
@@ -30,11 +32,15 @@ def _weight_gradient(
     h0: Tensor,
     lengths: Tensor | None,
     offsets: Tensor | None,
+    resets: Tensor | None,
     reverse: bool,
 ) -> Tensor:
     if offsets is not None and lengths is not None:
-        index = _previous_rows(offsets, lengths, out.shape[0], reverse)
-        return _outer(dz, torch.cat((out, h0)).index_select(0, index))
+        index = _previous_rows(offsets, lengths, resets, out.shape[0], reverse)
+        states = [out, h0] if resets is None else [out, h0, torch.zeros_like(h0[:1])]
+        return _outer(dz, torch.cat(states).index_select(0, index))
+    if resets is not None:
+        dz = dz.where(~_begins(resets, lengths, reverse)[..., None, None], 0)
     # The state before a row's first step is h0; before every other, a row of out: no copy.
     if not reverse:
         first, rest, previous = dz[0], dz[1:], out[:-1]
@@ -60,12 +66,31 @@ def _outer(dz: Tensor, h: Tensor, plus: Tensor | None = None) -> Tensor:
     return dz @ h if plus is None else torch.baddbmm(plus, dz, h)
 
 
-def _previous_rows(offsets: Tensor, lengths: Tensor, size: int, reverse: bool) -> Tensor:
-    """For every packed row, the row that holds its previous state in cat((out, h0)): [N]."""
+def _begins(resets: Tensor, lengths: Tensor | None, reverse: bool) -> Tensor:
+    """Whether a step has no state before it, in a direction's order: [T, B]."""
+    if not reverse:
+        return resets
+    begins = torch.cat((resets[1:], torch.zeros_like(resets[:1])))
+    if lengths is not None:
+        later = torch.arange(1, resets.shape[0] + 1, device=resets.device)
+        begins = begins & (later[:, None] < lengths)
+    return begins
+
+
+def _previous_rows(
+    offsets: Tensor, lengths: Tensor, resets: Tensor | None, size: int, reverse: bool
+) -> Tensor:
+    """For every packed row, the row of its previous state in cat((out, h0, 0)): [N]."""
     row = torch.arange(size, device=offsets.device)
     t = torch.searchsorted(offsets, row, right=True) - 1
     b = row - offsets[t]
     if not reverse:
-        return torch.where(t > 0, offsets[(t - 1).clamp(min=0)] + b, size + b)
-    later = (t + 1).clamp(max=offsets.shape[0] - 1)
-    return torch.where(t + 1 < lengths[b], offsets[later] + b, size + b)
+        exists = t > 0
+        previous = torch.where(exists, offsets[(t - 1).clamp(min=0)] + b, size + b)
+        begins = resets
+    else:
+        exists = t + 1 < lengths[b]
+        later = offsets[(t + 1).clamp(max=offsets.shape[0] - 1)] + b
+        previous = torch.where(exists, later, size + b)
+        begins = resets if resets is None else exists & resets[later.clamp(max=size - 1)]
+    return previous if begins is None else previous.where(~begins, size + lengths.shape[0])

@@ -20,6 +20,7 @@ def problems(draw: st.DrawFn, **fixed: object) -> Problem:
         "layout": draw(st.sampled_from(["dense", "lengths", "packed"])),
         "activation": draw(st.sampled_from(["tanh", "relu"])),
         "reverse_from": draw(st.integers(0, groups)),
+        "resets": draw(st.booleans()),
         "seed": draw(st.integers(0, 2**31)),
     }
     return Problem(**{**drawn, **fixed})  # type: ignore[arg-type]

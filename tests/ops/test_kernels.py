@@ -66,7 +66,7 @@ def test_random_problems(module: ModuleType, check, dtype: torch.dtype) -> None:
 )
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
 def test_larger_shapes(module: ModuleType, check, steps, batch, groups, hidden, layout) -> None:
-    problem = Problem(steps, batch, groups, hidden, layout, dtype=torch.float32)
+    problem = Problem(steps, batch, groups, hidden, layout, dtype=torch.float32, resets=groups > 1)
     check(module, problem)
 
 
@@ -97,13 +97,13 @@ def test_results_do_not_depend_on_threads_or_on_the_run(
 
 def test_a_row_does_not_depend_on_the_tile_around_it(extension: ModuleType) -> None:
     """Enough steps for W_hh to be packed even for one row; see make_plan."""
-    pre, weight_hh, h0, lengths, _ = PROBLEM.tensors()
+    pre, weight_hh, h0, lengths, *_ = PROBLEM.tensors()
     assert lengths is not None
-    out, h_n = extension.forward(pre, weight_hh, h0, lengths, None, *PROBLEM.options)
+    out, h_n = extension.forward(pre, weight_hh, h0, lengths, None, None, *PROBLEM.options)
     for b in range(PROBLEM.batch):
         row = slice(b, b + 1)
         alone = extension.forward(
-            pre[:, row], weight_hh, h0[row], lengths[row], None, *PROBLEM.options
+            pre[:, row], weight_hh, h0[row], lengths[row], None, None, *PROBLEM.options
         )
         assert torch.equal(alone[0], out[:, row])
         assert torch.equal(alone[1], h_n[row])
@@ -138,4 +138,4 @@ def test_special_values(extension: ModuleType, dtype: torch.dtype, activation: s
 def _elementwise(x: Tensor) -> tuple[Tensor | None, ...]:
     """Arguments for which out is act(x): one unit a row, and a weight of 0."""
     pre = x.reshape(1, -1, 1, 1)
-    return pre, pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1), None, None
+    return pre, pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1), None, None, None

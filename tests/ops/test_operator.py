@@ -16,8 +16,8 @@ LAYOUTS = ["dense", "lengths", "packed"]
 
 def tensors(problem: Problem) -> tuple[list[Tensor], list[Tensor | None]]:
     """The differentiable arguments, recording gradients, and the others."""
-    *real, lengths, offsets = problem.tensors()
-    return [tensor.requires_grad_() for tensor in real if tensor is not None], [lengths, offsets]
+    pre, weight_hh, h0, *ragged = problem.tensors()
+    return [tensor.requires_grad_() for tensor in (pre, weight_hh, h0)], ragged
 
 
 def gradients(function, real: list[Tensor], grads: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -45,16 +45,16 @@ def test_gradients_are_those_of_the_reference_under_autograd(problem: Problem) -
         torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradcheck_and_gradgradcheck(layout: str, activation: str) -> None:
-    problem = Problem(4, 3, 2, 3, layout, activation, reverse_from=1, seed=1)
-    real, (lengths, offsets) = tensors(problem)
+def test_gradcheck_and_gradgradcheck(layout: str, activation: str, resets: bool) -> None:
+    problem = Problem(4, 3, 2, 3, layout, activation, reverse_from=1, seed=1, resets=resets)
+    real, ragged = tensors(problem)
+    options = dict(zip(("lengths", "offsets", "resets"), ragged, strict=True))
 
     def run(*arguments: Tensor) -> tuple[Tensor, Tensor]:
-        return recurrence(
-            *arguments, lengths=lengths, offsets=offsets, activation=activation, reverse_from=1
-        )
+        return recurrence(*arguments, **options, activation=activation, reverse_from=1)
 
     assert torch.autograd.gradcheck(run, real)
     assert torch.autograd.gradgradcheck(run, real)
@@ -80,7 +80,7 @@ def test_third_derivative() -> None:
     ],
 )
 def test_opcheck(layout: str, dtype: torch.dtype) -> None:
-    problem = Problem(4, 3, 2, 5, layout, dtype=dtype)
+    problem = Problem(4, 3, 2, 5, layout, dtype=dtype, resets=layout != "dense")
     real, ragged = tensors(problem)
     # Half precision differs between two orders of the same sum; the checks compare bit for bit
     # but for this.
@@ -98,8 +98,8 @@ def test_opcheck(layout: str, dtype: torch.dtype) -> None:
 
 
 def test_opcheck_in_place() -> None:
-    pre, weight_hh, h0, lengths, _ = Problem(4, 3, 2, 5, "lengths").tensors()
-    arguments = (pre, weight_hh, h0, lengths, "tanh", 1)
+    tensors = Problem(4, 3, 2, 5, "lengths", resets=True).tensors()
+    arguments = (*tensors[:4], tensors.resets, "tanh", 1)
     checks = ("test_schema", "test_faketensor")  # it is for calls that record no gradient
     torch.library.opcheck(torch.ops.fastrnn.recurrence_.default, arguments, test_utils=checks)
 

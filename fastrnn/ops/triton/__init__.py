@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .table import CAPABILITY, FASTEST, RECORDS, Call, Sizes, choose, mode_of
+from .table import CAPABILITY, FASTEST, RECORDS, RESETS_RECORDS, Call, Sizes, choose, mode_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -76,24 +76,25 @@ def refuses(state: Tensor) -> str | None:
     return None
 
 
-def untried(state: Tensor) -> str | None:
+def untried(state: Tensor, resets: bool = False) -> str | None:
     """Why `auto` does not let a kernel serve such a call: what `refuses` says, or no proof."""
     reason = refuses(state)
     if reason is None and state.device.type == "cuda":
         sizes = sizes_of(state)
         kernel = choose(sizes)
-        if (kernel, sizes.capability) not in RECORDS:
+        if (kernel, sizes.capability) not in (RESETS_RECORDS if resets else RECORDS):
             major, minor = sizes.capability
+            what = f"{kernel} kernel for resets" if resets else f"{kernel} kernel"
             reason = (
-                f"the {kernel} kernel has not yet been proven on an sm_{major}{minor} GPU; "
+                f"the {what} has not yet been proven on an sm_{major}{minor} GPU; "
                 'fastrnn.backend("triton") takes it all the same'
             )
     return reason
 
 
-def outrun(state: Tensor) -> str | None:
+def outrun(state: Tensor, resets: bool = False) -> str | None:
     """Why `auto` asks the CUDA kernels first: what `untried` says, or that they are faster."""
-    reason = untried(state)
+    reason = untried(state, resets)
     if reason is None and (kernel := choose(sizes_of(state))) not in FASTEST:
         reason = f"the CUDA kernels are faster than the {kernel} kernel"
     return reason
@@ -136,6 +137,7 @@ def forward(
     h0: Tensor,
     lengths: Tensor | None,
     offsets: Tensor | None,
+    resets: Tensor | None,
     activation: str,
     reverse_from: int,
     *,
@@ -144,7 +146,8 @@ def forward(
     """The operator's forward, see `fastrnn.ops.reference.forward`. `kernel` overrides the table."""
     pre = pre.contiguous()
     out = torch.empty_like(pre)
-    return out, _fill(kernel, out, pre, weight_hh, h0, lengths, offsets, activation, reverse_from)
+    ragged = lengths, offsets, resets
+    return out, _fill(kernel, out, pre, weight_hh, h0, *ragged, activation, reverse_from)
 
 
 def forward_(
@@ -152,12 +155,13 @@ def forward_(
     weight_hh: Tensor,
     h0: Tensor,
     lengths: Tensor | None,
+    resets: Tensor | None,
     activation: str,
     reverse_from: int,
 ) -> Tensor:
     """The same for dense data, with out in pre's place; returns h_n."""
     out = pre.contiguous()
-    h_n = _fill(None, out, out, weight_hh, h0, lengths, None, activation, reverse_from)
+    h_n = _fill(None, out, out, weight_hh, h0, lengths, None, resets, activation, reverse_from)
     if out is not pre:
         pre.copy_(out)
     return h_n
@@ -171,13 +175,15 @@ def _fill(
     h0: Tensor,
     lengths: Tensor | None,
     offsets: Tensor | None,
+    resets: Tensor | None,
     activation: str,
     reverse_from: int,
 ) -> Tensor:
     """Fill out, which may be pre; return h_n."""
     h_n = h0.new_empty(h0.shape)
     launch = _launcher("forward", kernel, h0, pre, offsets, activation, reverse_from)
-    launch(pre, weight_hh.contiguous(), h0.contiguous(), *_ragged(lengths, offsets), out, h_n)
+    ragged = _ragged(lengths, offsets, resets)
+    launch(pre, weight_hh.contiguous(), h0.contiguous(), *ragged, out, h_n)
     return h_n
 
 
@@ -189,6 +195,7 @@ def backward(
     h0: Tensor,
     lengths: Tensor | None,
     offsets: Tensor | None,
+    resets: Tensor | None,
     activation: str,
     reverse_from: int,
     *,
@@ -198,7 +205,7 @@ def backward(
     grad_pre, grad_h0 = out.new_empty(out.shape), h0.new_empty(h0.shape)
     launch = _launcher("backward", kernel, h0, out, offsets, activation, reverse_from)
     dense = (tensor.contiguous() for tensor in (grad_out, grad_h_n, out, weight_hh))
-    launch(*dense, *_ragged(lengths, offsets), grad_pre, grad_h0)
+    launch(*dense, *_ragged(lengths, offsets, resets), grad_pre, grad_h0)
     return grad_pre, grad_h0
 
 

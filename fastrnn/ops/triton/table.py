@@ -82,6 +82,8 @@ RECORDS: dict[tuple[str, tuple[int, int]], str] = {
     for kernel in ("rows", "single_cta", "single_cta_gluon", "grid")
 }
 
+#: The same for calls with resets, which compile to kernels of their own.
+RESETS_RECORDS: dict[tuple[str, tuple[int, int]], str] = {}
 
 #: The kernels that were measured to be faster than those of csrc/cuda where the table has them, in
 #: the mean over shapes: docs/kernels.md has the figures.
