@@ -110,8 +110,8 @@ def rnn(
         if lengths is not None and h is not None:
             # Of a row without steps onnxruntime forgets the initial state.
             h_n = h_n.where((lengths > 0)[None, :, None].expand(h_n.shape), h)
-        # [T, D, B, H] -> [T, B, D·H]. A copy first: whether flattening needs one is for torch to ask
-        # of the sizes, which would hold the file to those of the example.
+        # [T, D, B, H] -> [T, B, D·H]. A copy first: to see whether flattening needs one, torch
+        # would look at the sizes, and hold the file to those of the example.
         input = out.transpose(1, 2).clone(memory_format=torch.contiguous_format).flatten(-2)
         states.append(h_n)
     return input, states[0] if num_layers == 1 else torch.cat(states)
