@@ -72,7 +72,7 @@ class Tagger(nn.Module):
         return torch.randint(0, 11, (batch, steps)), torch.randint(1, steps + 1, (batch,))
 
 
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kwargs", [{}, {"num_layers": 2, "bidirectional": True}])
 def test_one_program_serves_every_number_of_steps_and_rows(kwargs, strict):
     layer = FusedRNN(4, 5, batch_first=bool(kwargs), dtype=torch.float64, **kwargs)
@@ -89,12 +89,9 @@ def test_nn_rnn_exports_no_dynamic_length():
         export(nn.RNN(4, 5), (torch.randn(6, 3, 4),), dynamic_shapes=({0: STEPS, 1: BATCH},))
 
 
-@pytest.mark.parametrize("inference", [False, True])
-def test_a_saved_program_answers_as_the_layer(inference):
+def test_a_saved_program_answers_as_the_layer():
     layer = FusedRNN(4, 5, 2, "relu", dtype=torch.float64).eval()
     program = exported(layer)
-    if inference:
-        program = program.run_decompositions()
     file = io.BytesIO()
     torch.export.save(program, file)
     file.seek(0)
@@ -268,6 +265,7 @@ def test_onnx_has_a_node_for_each_layer(kwargs, tmp_path):
     assert_answers(path, layer)
 
 
+@pytest.mark.slow
 def test_onnx_of_a_model_of_many_layers(tmp_path):
     need_onnx()
     model = Tagger()
