@@ -1,6 +1,6 @@
 """FusedRNN outside of Python: torch.export, AOTInductor and ONNX, with sizes known at the call.
 
-nn.RNN's steps become the example's, in torch.export, and its ONNX file has no operator RNN.
+nn.RNN's steps become the example's, in torch.export and so in torch's ONNX exporter.
 """
 
 import inspect
@@ -297,6 +297,20 @@ def test_onnx_of_torchs_own_exporter(tmp_path):
     path = to_onnx(half, torch.randn(6, 4).half(), path)
     for actual, truth in zip(answer(path, x[:, 0].half()), half(x[:, 0].half()), strict=True):
         assert_near(actual, truth.double(), 2 * FORWARD_EPS)
+
+
+@pytest.mark.slow
+def test_onnx_of_nn_rnn_is_unrolled_over_the_steps_of_the_example():
+    """Why the tests above are of use."""
+    need_onnx()
+    theirs, given = nn.RNN(4, 5).eval(), (torch.randn(6, 3, 4),)
+    options = {"dynamo": True, "verbose": False}
+    with pytest.raises(torch.onnx.errors.OnnxExporterError):
+        torch.onnx.export(theirs, given, dynamic_shapes=({0: "steps", 1: "batch"},), **options)
+    graph = torch.onnx.export(theirs, given, **options).model.graph
+    kinds = [node.op_type for node in graph]
+    assert "RNN" not in kinds
+    assert kinds.count("Tanh") == 6
 
 
 def test_onnx_without_the_proof_leaves_no_file(tmp_path, monkeypatch):
