@@ -163,7 +163,7 @@ except RuntimeError as error:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
 def test_aot_inductor_compiles_a_program_for_all_sizes(tmp_path):
-    layer = FusedRNN(4, 5, 2, bidirectional=True, dtype=torch.float64).eval()
+    layer = FusedRNN(4, 5, bidirectional=True, dtype=torch.float64).eval()
     with torch.no_grad():
         path = torch._inductor.aoti_compile_and_package(
             exported(layer), package_path=str(tmp_path / "rnn.pt2")
