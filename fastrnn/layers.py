@@ -177,8 +177,8 @@ class FusedRNN(nn.RNNBase):
             directions = 2 if self.bidirectional else 1
             self.check_hidden_size(hx, (self.num_layers * directions, batch, self.hidden_size))
         _checks.attributes(input, weights[0], hx)
-        if input.size(0) == 0 and not packed:
-            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        if not packed:
+            _checks.steps(input.size(0))
         return functional.rnn(
             input,
             hx,
