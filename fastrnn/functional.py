@@ -167,12 +167,14 @@ _SHORT = 3
 def _is_short(input: Tensor) -> bool:
     """Whether torch's own operations serve so few steps as well as a fused loop, or better.
 
-    In half precision they would round more often than the kernels do.
+    In half precision they would round more often than the kernels do; and a graph that asked would
+    serve only as many steps as it was traced with.
     """
+    if torch.compiler.is_compiling():
+        return False
     if input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
         return False
-    recording = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return input.shape[0] <= (_SHORT if recording else 1)
+    return input.shape[0] <= (_SHORT if torch.is_grad_enabled() else 1)
 
 
 def _merge_directions(
