@@ -68,23 +68,18 @@ def _packed_layout(
 def _fake(
     batch_sizes: Tensor, rows: int, batch: int | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    if batch is None:
-        batch = torch.library.get_ctx().new_dynamic_size(min=0)
-    return (
-        batch_sizes.new_empty(batch, device=device),
-        batch_sizes.new_empty(batch_sizes.shape[0], device=device),
-    )
+    first = torch.library.get_ctx().new_dynamic_size(min=0) if batch is None else batch
+    lengths = batch_sizes.new_empty((first,), device=device)
+    return lengths, batch_sizes.new_empty(batch_sizes.shape, device=device)
 
 
-def _packed_layout_apart(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """As an operator must: its results share no memory."""
+def _apart(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """Results that share no memory, as an operator's must not."""
     lengths, offsets = _packed_layout(*arguments)
     return lengths.clone(), offsets.clone()
 
 
-# Where torch.compile breaks its graph all the same, it is not to trace this either.
 LIBRARY.define("packed_layout" + _SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
-LIBRARY.impl(
-    "packed_layout", torch._disable_dynamo(_packed_layout_apart), "CompositeExplicitAutograd"
-)
+# Where torch.compile breaks its graph all the same, it is not to trace this either.
+LIBRARY.impl("packed_layout", torch._disable_dynamo(_apart), "CompositeExplicitAutograd")
 torch.library.register_fake("fastrnn::packed_layout", _fake, lib=LIBRARY)
