@@ -14,7 +14,7 @@ from fastrnn import FusedRNN, FusedRNNCell
 
 from .twins import assert_same, tensors, twins
 
-T, B, I, H = 4, 2, 2, 2
+T, B, I, H = 4, 2, 2, 2  # noqa: E741
 LENGTHS = torch.tensor([2, 4])
 
 
