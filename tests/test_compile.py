@@ -17,7 +17,11 @@ from fastrnn import FusedRNN, FusedRNNCell, ReadoutRNN
 
 from .twins import assert_same, gradients, tensors
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [
+    pytest.mark.filterwarnings("error"),
+    # Importing inductor itself does so.
+    pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning"),
+]
 X = torch.randn(5, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 UNSORTED = torch.tensor([2, 5, 3])
 SORTED = torch.tensor([5, 3, 2])

@@ -1,7 +1,7 @@
 """What else of torch a layer is used with: processes, optimizers, parametrizations, averages.
 
-All of it without a word, where nn.RNN on a GPU warns of weights that "are not part of single contiguous
-chunk of memory" after most of it.
+All of it without a word, where nn.RNN on a GPU warns of weights that "are not part of single
+contiguous chunk of memory" after most of it.
 """
 
 import copy
