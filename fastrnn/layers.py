@@ -1,7 +1,6 @@
-"""The layers: `FusedRNN` and `FusedRNNCell`, drop-ins for torch.nn.RNN and RNNCell, and a readout.
+"""`FusedRNN`, a drop-in for torch.nn.RNN.
 
-Arguments are checked here, and refused in the words of torch's own layers; `functional.rnn`
-computes.
+Arguments are checked here, and refused in the words of nn.RNN; `functional.rnn` computes.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import _checks, functional
 
-__all__ = ["FusedRNN", "FusedRNNCell", "ReadoutRNN"]
+__all__ = ["FusedRNN"]
 
 _ACTIVATIONS = {"RNN_TANH": "tanh", "RNN_RELU": "relu"}
 
@@ -204,159 +203,6 @@ class FusedRNN(nn.RNNBase):
     @_flat_weights.setter
     def _flat_weights(self, value: list[Any]) -> None:
         """Ignored: what nn.RNNBase would keep is always read anew."""
-
-
-class FusedRNNCell(nn.RNNCellBase):
-    r"""A drop-in for `torch.nn.RNNCell`: one step of a `FusedRNN` layer.
-
-    .. math:: h' = act(W_{ih} x + b_{ih} + W_{hh} h + b_{hh})
-
-    Stepping it over a sequence computes what a FusedRNN with the same weights does. With
-    I ``input_size``, H ``hidden_size`` and B the batch size:
-
-    Args:
-        input_size: I.
-        hidden_size: H.
-        bias: whether there are b_ih and b_hh.
-        nonlinearity: ``"tanh"`` or ``"relu"``; the attribute is read at every call.
-        device, dtype: of the parameters.
-
-    Parameters:
-        weight_ih [H, I], weight_hh [H, H], bias_ih [H], bias_hh [H], drawn from U(-1/√H, 1/√H).
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        nonlinearity: str = "tanh",
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
-        self.nonlinearity = nonlinearity
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """One step.
-
-        Args:
-            input: [B, I] or [I], of the parameters' dtype, save under autocast.
-            hx: [B, H] or [H], as input; None for zeros.
-
-        Returns:
-            The new state, [B, H] or [H].
-
-        Raises:
-            ValueError: input or hx is neither 1-D nor 2-D.
-            RuntimeError: sizes, dtypes or devices do not fit together; no such nonlinearity.
-        """
-        dim = input.dim()
-        if dim not in (1, 2):
-            raise ValueError(f"RNNCell: Expected input to be 1D or 2D, got {dim}D instead")
-        if hx is not None and hx.dim() not in (1, 2):
-            raise ValueError(f"RNNCell: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")
-        if self.nonlinearity not in ("tanh", "relu"):
-            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        if dim == 1:
-            input, hx = input.unsqueeze(0), hx if hx is None else hx.unsqueeze(0)
-        if input.size(1) != self.input_size:
-            raise RuntimeError(
-                f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
-            )
-        if hx is not None:
-            _checks.cell_hidden(hx, input.size(0), self.hidden_size)
-            hx = hx.unsqueeze(0)
-        weights = [self.weight_ih, self.weight_hh]
-        if self.bias:
-            weights += [self.bias_ih, self.bias_hh]
-        _checks.attributes(input, weights[0], hx)
-        output, _ = functional.rnn(
-            input.unsqueeze(0), hx, weights, bias=bool(self.bias), activation=self.nonlinearity
-        )
-        return output[0] if dim == 2 else output[0, 0]
-
-
-class ReadoutRNN(nn.Module):
-    r"""A recurrent network with a linear readout: `FusedRNN`, then `nn.Linear`.
-
-    .. math::
-        h_t = act(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh}), \qquad y_t = W_{hy} h_t + b_y
-
-    W_hy is ``readout.weight`` [C, D·H] and b_y ``readout.bias`` [C], with C ``output_size``.
-
-    Args:
-        output_size: C.
-        steps: ``"all"`` for y at every step, ``"last"`` for one y a row, from its last step.
-            With ``bidirectional``, the last step means h_n: the forward direction after the
-            row's last step beside the reverse direction after its first, so each has read all.
-        input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
-            bidirectional, device, dtype: as for `FusedRNN`; ``bias`` is the recurrence's.
-
-    Raises:
-        ValueError: steps is neither, or an argument `FusedRNN` refuses.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        output_size: int,
-        num_layers: int = 1,
-        nonlinearity: str = "tanh",
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        steps: str = "all",
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        if steps not in ("all", "last"):
-            raise ValueError(f"steps must be 'all' or 'last', got {steps!r}")
-        super().__init__()
-        self.steps = steps
-        self.rnn = FusedRNN(
-            input_size,
-            hidden_size,
-            num_layers,
-            nonlinearity,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            device,
-            dtype,
-        )
-        features = hidden_size * (2 if bidirectional else 1)
-        self.readout = nn.Linear(features, output_size, device=device, dtype=dtype)
-
-    def forward(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
-        *,
-        lengths: Tensor | None = None,
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """Run the network; the arguments and errors are `FusedRNN`'s.
-
-        Returns:
-            y: as FusedRNN's output with C in place of D·H, a PackedSequence for a PackedSequence;
-                where ``lengths`` ends a row, h is 0 and y is b_y. With ``steps="last"`` [B, C],
-                or [C] for one sequence, in the caller's order.
-            h_n: [D·L, B, H], or [D·L, H] for one sequence.
-        """
-        output, h_n = self.rnn(input, hx, lengths=lengths)
-        if self.steps == "last":
-            directions = 2 if self.rnn.bidirectional else 1
-            # [D, B, H] -> [B, D·H], or [D, H] -> [D·H]
-            return self.readout(h_n[-directions:].transpose(0, -2).flatten(-2)), h_n
-        if isinstance(output, PackedSequence):
-            return output._replace(data=self.readout(output.data)), h_n
-        return self.readout(output), h_n
-
-    def extra_repr(self) -> str:
-        return f"steps={self.steps!r}"
 
 
 def _packed_layout(data: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
