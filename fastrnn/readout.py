@@ -25,7 +25,8 @@ class ReadoutRNN(nn.Module):
             With ``bidirectional``, the last step means h_n: the forward direction after the
             row's last step beside the reverse direction after its first, so each has read all.
         input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
-            bidirectional, device, dtype: as for `FusedRNN`; ``bias`` is the recurrence's.
+            bidirectional, device, dtype, num_heads, learned_h0: as for `FusedRNN`; ``bias`` is
+            the recurrence's.
 
     Raises:
         ValueError: steps is neither, or an argument `FusedRNN` refuses.
@@ -45,6 +46,9 @@ class ReadoutRNN(nn.Module):
         steps: str = "all",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        num_heads: int = 1,
+        learned_h0: bool = False,
     ) -> None:
         if steps not in ("all", "last"):
             raise ValueError(f"steps must be 'all' or 'last', got {steps!r}")
@@ -61,6 +65,8 @@ class ReadoutRNN(nn.Module):
             bidirectional,
             device,
             dtype,
+            num_heads=num_heads,
+            learned_h0=learned_h0,
         )
         features = hidden_size * (2 if bidirectional else 1)
         self.readout = nn.Linear(features, output_size, device=device, dtype=dtype)
@@ -71,6 +77,7 @@ class ReadoutRNN(nn.Module):
         hx: Tensor | None = None,
         *,
         lengths: Tensor | None = None,
+        resets: Tensor | PackedSequence | None = None,
     ) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run the network; the arguments and errors are `FusedRNN`'s.
 
@@ -80,13 +87,26 @@ class ReadoutRNN(nn.Module):
                 or [C] for one sequence, in the caller's order.
             h_n: [D·L, B, H], or [D·L, H] for one sequence.
         """
-        output, h_n = self.rnn(input, hx, lengths=lengths)
+        output, h_n = self.rnn(input, hx, lengths=lengths, resets=resets)
         if self.steps == "last":
             directions = 2 if self.rnn.bidirectional else 1
             # [D, B, H] -> [B, D·H], or [D, H] -> [D·H]
             return self.readout(h_n[-directions:].transpose(0, -2).flatten(-2)), h_n
         if isinstance(output, PackedSequence):
-            return output._replace(data=self.readout(output.data)), h_n
+            # Not _replace: compiled, it returns an empty tuple.
+            return PackedSequence(self.readout(output.data), *output[1:]), h_n
+        return self.readout(output), h_n
+
+    def step(
+        self, input: Tensor, hx: Tensor | None = None, *, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run over one step of every row; the arguments and errors are those of `FusedRNN.step`.
+
+        Returns:
+            y: [B, C], or [C] for one sequence: read from the states after the step.
+            h_n: [L, B, H], or [L, H]: the states after the step.
+        """
+        output, h_n = self.rnn.step(input, hx, resets=resets)
         return self.readout(output), h_n
 
     def extra_repr(self) -> str:
