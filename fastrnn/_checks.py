@@ -68,12 +68,8 @@ def packed_resets(given: object, input: PackedSequence) -> Tensor:
             "by torch.nn.utils.rnn.pack_padded_sequence(resets, lengths, ...) from resets [T, B]; "
             f"got {type(given).__name__}"
         )
-    pairs = zip(
-        (given.batch_sizes, given.sorted_indices),
-        (input.batch_sizes, input.sorted_indices),
-        strict=True,
-    )
-    if not all(_same(mine, theirs) for mine, theirs in pairs):
+    alike = _same(given.batch_sizes, input.batch_sizes)
+    if not (alike and _same(given.sorted_indices, input.sorted_indices)):
         raise ValueError(_PACKED_OTHERWISE)
     return resets(given.data, input.data.shape[:1], input.data.device)
 

@@ -178,10 +178,10 @@ class FusedRNN(nn.RNNBase):
         Raises:
             ValueError: input is neither 2-D nor 3-D, or of another dtype than the parameters;
                 lengths of a wrong shape, dtype or device, or with input that is not padded;
-                resets of a wrong shape, dtype or device, or packed otherwise than input (where
-                the order of rows differs on a GPU, a device-side assertion fails instead, as
-                nothing waits for the device); a PackedSequence whose batch_sizes do not describe
-                its data.
+                resets of a wrong shape, dtype or device, or packed otherwise than input (an order
+                of rows that lies on a GPU is compared by an assertion there, as is all in
+                compiled code: nothing waits for it); a PackedSequence whose batch_sizes do not
+                describe its data.
             RuntimeError: T is 0; sizes or devices do not fit together, as in nn.RNN.
         """
         if isinstance(input, PackedSequence):

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fastrnn
-from fastrnn import FusedRNN, ReadoutRNN, functional
+from fastrnn import FusedRNN, ReadoutRNN, _checks, functional
 
 from .pieces import by_pieces, run
 from .twins import BACKWARD_EPS, FORWARD_EPS, assert_near, assert_same, gradients
@@ -239,7 +239,12 @@ def test_packed_input_wants_resets_that_are_packed_alike():
         wrong = pack_padded_sequence(ONES, lengths, enforce_sorted=in_order)
         with pytest.raises(ValueError, match="resets must be packed as input is"):
             rnn(SEQUENCES, resets=wrong)
+    # Compiled code, as a GPU, compares without waiting, and fails afterwards.
+    compiled = torch.compile(_checks.packed_resets, fullgraph=True, backend="eager")
+    with pytest.raises(RuntimeError, match="resets must be packed as input is"):
+        compiled(pack_padded_sequence(ONES, [2, T], enforce_sorted=False), SEQUENCES)
     right = pack_padded_sequence(ONES, [T, 2], enforce_sorted=False)
+    assert torch.equal(compiled(right, SEQUENCES), right.data)
     assert right.data.dtype == torch.bool
     every_step_alone = rnn(SEQUENCES.data.unsqueeze(0))[0].squeeze(0)
     torch.testing.assert_close(rnn(SEQUENCES, resets=right)[0].data, every_step_alone)
