@@ -7,10 +7,12 @@ import sys
 
 from . import functional
 from ._version import __version__
+from .cells import FusedRNNCell
 from .convert import Conversion, convert, revert
 from .explain import explain
-from .layers import FusedRNN, FusedRNNCell, ReadoutRNN
+from .layers import FusedRNN
 from .ops.dispatch import backend, report
+from .readout import ReadoutRNN
 
 __all__ = [
     "Conversion",

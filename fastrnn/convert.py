@@ -14,7 +14,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .layers import FusedRNN, FusedRNNCell, ReadoutRNN
+from .cells import FusedRNNCell
+from .layers import FusedRNN
+from .readout import ReadoutRNN
 
 __all__ = ["Conversion", "convert", "revert"]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import _checks
 from .ops import dispatch, onnx, reference
 from .ops import recurrence as _operators
+from .ops.weight_gradient import begins
 
 __all__ = ["recurrence", "rnn"]
 
@@ -81,27 +82,35 @@ def rnn(
     lengths: Tensor | None = None,
     offsets: Tensor | None = None,
     resets: Tensor | None = None,
+    reset_to: Tensor | None = None,
+    _always_fused: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""A stack of recurrent layers, as `torch.nn.RNN` computes it from the same weights.
 
     .. math:: h_t = act(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
 
+    W_hh may be block-diagonal: a weight_hh [n, H/n, H/n] has its blocks, one for each head.
     With D = 2 if ``bidirectional`` else 1 and L = ``num_layers``:
 
     Args:
         input: [T, B, I], or [N, I] with ``offsets``.
         h0: [D·L, B, H], or None for zeros.
         weights: as nn.RNN orders its parameters: per layer, then direction, weight_ih
-            [H, I or D·H], weight_hh [H, H] and, with ``bias``, bias_ih [H] and bias_hh [H].
+            [H, I or D·H], weight_hh [H, H] or, all alike, [n, H/n, H/n] and, with ``bias``,
+            bias_ih [H] and bias_hh [H].
         dropout: probability of dropping an output of any layer but the last, in training.
         activation, lengths, offsets, resets: see `recurrence`; resets hold for every layer.
+        reset_to: [D·L, H], the states that a sequence begun by a reset starts from, or None for
+            zeros: h_t = act(W_ih x_t + b_ih + W_hh ((1 - r_t) h_{t-1} + r_t reset_to) + b_hh),
+            with r for resets; in the reverse direction r_{t+1} and h_{t+1}.
 
     Returns:
         output, [T, B, D·H] or [N, D·H], of the last layer; and h_n [D·L, B, H].
 
     Raises:
-        ValueError: the weights are not as many as they should be, offsets came alone, or there is
-            no such activation.
+        ValueError: the weights are not as many as they should be, the shapes of weight_hh differ,
+            offsets came alone, resets have a wrong shape, dtype or device, or there is no such
+            activation.
 
     Under autocast everything is computed and returned in the autocast dtype.
     """
@@ -112,12 +121,21 @@ def rnn(
             f"{num_layers} layers of {directions} directions have {per_direction} weights each: "
             f"{num_layers * directions * per_direction} were expected, got {len(weights)}"
         )
+    shape = weights[1].shape
+    for other in weights[1 + per_direction :: per_direction]:
+        if other.shape != shape:
+            raise ValueError(
+                "weight_hh must have the same shape, [H, H] or [n, H/n, H/n], in all layers and "
+                f"directions, got {list(shape)} and {list(other.shape)}"
+            )
     if offsets is not None and lengths is None:
         raise ValueError(_OFFSETS_ALONE)
+    if resets is not None:
+        _checks.resets(resets, input.shape[: 2 if offsets is None else 1], input.device)
     if activation not in reference.ACTIVATIONS:
         raise ValueError(_UNKNOWN_ACTIVATION.format(activation))
     if _autocasting(input):
-        input, h0, *weights = _autocast(input, h0, *weights)
+        input, h0, reset_to, *weights = _autocast(input, h0, reset_to, *weights)
     if onnx.wanted():
         return onnx.rnn(
             input,
@@ -133,9 +151,11 @@ def rnn(
             offsets=offsets,
             resets=resets,
         )
-    hidden_size = weights[1].shape[0]
+    heads = shape[0] if len(shape) == 3 else 1
+    hidden_size = heads * shape[-1]
     batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
-    unfused = not bidirectional and lengths is None and resets is None and _is_short(input)
+    plain = not bidirectional and heads == 1 and lengths is None and resets is None
+    unfused = plain and not _always_fused and _is_short(input)
     last_states = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
@@ -144,27 +164,52 @@ def rnn(
         weight_ih, weight_hh, total_bias = _merge_directions(
             weights[first : first + directions * per_direction], per_direction
         )
-        if h0 is None:
-            h = input.new_zeros(directions, batch, hidden_size)
-        else:
-            h = h0[layer * directions : (layer + 1) * directions]
+        states = slice(layer * directions, (layer + 1) * directions)
+        h = input.new_zeros(directions, batch, hidden_size) if h0 is None else h0[states]
         pre = F.linear(input, weight_ih, total_bias)
         if unfused:
             input, h = _step_by_step(pre, h, weights[first + 1], activation)
             last_states.append(h)
             continue
-        pre = pre.unflatten(-1, (directions, hidden_size))
-        h = h.transpose(0, 1)  # [D, B, H] -> [B, D, H]
+        # A group is a head of a direction, G = D·n: [.., D·H] -> [.., G, H/n].
+        groups = weight_hh.shape[:2]
+        pre = pre.unflatten(-1, groups)
+        h = h.transpose(0, 1).reshape(batch, *groups)  # [D, B, H] -> [B, G, H/n]
+        if resets is not None and reset_to is not None:
+            begun = reset_to[states].reshape(groups)
+            pre = _begin_from(begun, pre, weight_hh, lengths, offsets, resets, heads)
         if offsets is None and _may_overwrite(pre):
             out = pre
-            h_n = _operators.recurrence_(pre, weight_hh, h, lengths, resets, activation, 1)
+            h_n = _operators.recurrence_(pre, weight_hh, h, lengths, resets, activation, heads)
         else:
-            out, h_n = _apply(pre, weight_hh, h, lengths, offsets, resets, activation, 1)
+            out, h_n = _apply(pre, weight_hh, h, lengths, offsets, resets, activation, heads)
         input = out.flatten(-2)
-        last_states.append(h_n.transpose(0, 1))
+        last_states.append(h_n.reshape(batch, directions, hidden_size).transpose(0, 1))
     if num_layers == 1 and last_states[0] is not input:
         return input, last_states[0].contiguous()
     return input, torch.cat(last_states)
+
+
+def _begin_from(
+    state: Tensor,  # [G, H]
+    pre: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
+    weight_hh: Tensor,  # [G, H, H]
+    lengths: Tensor | None,  # [B]
+    offsets: Tensor | None,  # [T]
+    resets: Tensor,  # [T, B], or [N] with offsets
+    reverse_from: int,
+) -> Tensor:
+    """pre with W_hh state added where a sequence begins, which the operator starts from 0."""
+    groups = weight_hh.shape[0]
+    begin = resets.unsqueeze(-1)  # [.., 1]: the groups of both directions begin alike, or [.., G]
+    if reverse_from < groups:
+        later = begins(resets, lengths, offsets, reverse=True).unsqueeze(-1)
+        shape = resets.shape
+        begin = torch.cat(
+            (begin.expand(*shape, reverse_from), later.expand(*shape, groups - reverse_from)), -1
+        )
+    share = (weight_hh @ state.unsqueeze(-1)).squeeze(-1)  # [G, H]
+    return torch.addcmul(pre, begin.unsqueeze(-1).to(pre.dtype), share)
 
 
 def _step_by_step(
@@ -202,15 +247,17 @@ def _is_short(input: Tensor) -> bool:
 def _merge_directions(
     weights: Sequence[Tensor], per_direction: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One layer's parameters as weight_ih [D·H, I], weight_hh [D, H, H] and bias [D·H]."""
+    """One layer's parameters as weight_ih [D·H, I], weight_hh [D·n, H/n, H/n] and bias [D·H]."""
     weight_ih, weight_hh, *biases = weights[:per_direction]
     bias = biases[0] + biases[1] if biases else None
+    if weight_hh.dim() == 2:
+        weight_hh = weight_hh.unsqueeze(0)
     if len(weights) == per_direction:
-        return weight_ih, weight_hh.unsqueeze(0), bias
+        return weight_ih, weight_hh, bias
     weight_ih_r, weight_hh_r, bias_r = _merge_directions(weights[per_direction:], per_direction)
     if bias is not None and bias_r is not None:
         bias = torch.cat((bias, bias_r))
-    return torch.cat((weight_ih, weight_ih_r)), torch.cat((weight_hh[None], weight_hh_r)), bias
+    return torch.cat((weight_ih, weight_ih_r)), torch.cat((weight_hh, weight_hh_r)), bias
 
 
 def _may_overwrite(pre: Tensor) -> bool:

@@ -1,11 +1,11 @@
-"""The layers: `FusedRNN` and `FusedRNNCell`, drop-ins for torch.nn.RNN and RNNCell, and a readout.
+"""`FusedRNN`, a drop-in for torch.nn.RNN, with heads, resets and single steps besides.
 
-Arguments are checked here, and refused in the words of torch's own layers; `functional.rnn`
-computes.
+Arguments are checked here, and refused in the words of nn.RNN; `functional.rnn` computes.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from . import _checks, functional
 from .ops.packed import packed_layout
 
-__all__ = ["FusedRNN", "FusedRNNCell", "ReadoutRNN"]
+__all__ = ["FusedRNN"]
 
 _ACTIVATIONS = {"RNN_TANH": "tanh", "RNN_RELU": "relu"}
 
@@ -28,6 +28,12 @@ class FusedRNN(nn.RNNBase):
     It is an `nn.RNNBase`, not an `nn.RNN`, so that ``torch.compile(fullgraph=True)`` accepts it.
     Its parameters have nn.RNN's names, shapes and initial values: a state_dict of either loads
     into the other, and the same seed gives the same weights. TorchScript is not supported.
+
+    Beyond nn.RNN it takes rows of any ``lengths`` and new sequences at any step (``resets``, see
+    `forward`), gives one step at a time (`step`), and can have several heads or a learned initial
+    state. Head j of n sees its own H/n of the state alone: W_hh is block-diagonal.
+
+    .. math:: h^j_t = act((W_{ih} x_t + b_{ih} + b_{hh})^j + W^j_{hh} h^j_{t-1})
 
     Below, T is the number of steps, B the batch size, I ``input_size``, H ``hidden_size``,
     L ``num_layers`` and D 2 if ``bidirectional``, else 1.
@@ -44,18 +50,31 @@ class FusedRNN(nn.RNNBase):
         bidirectional: also run from the last step to the first.
         device, dtype: of the parameters. float64, float32, bfloat16 or float16; complex dtypes
             run through the slow reference.
+        num_heads: n, a divisor of H. The recurrence's parameters and work are 1/n of one head's.
+        learned_h0: whether the state that a sequence starts from, where no hx is given or a reset
+            begins it, is a parameter.
 
     Parameters, for layer k, with the suffix ``_reverse`` for the second direction:
-        weight_ih_l{k} [H, I], or [H, D·H] for k > 0; weight_hh_l{k} [H, H]; bias_ih_l{k} and
-        bias_hh_l{k} [H]. All are drawn from U(-1/√H, 1/√H).
+        weight_ih_l{k} [H, I], or [H, D·H] for k > 0; weight_hh_l{k} [H, H], or [n, H/n, H/n] for
+        n > 1 heads; bias_ih_l{k} and bias_hh_l{k} [H]. All are drawn from U(-1/√H, 1/√H),
+        weight_hh from U(-1/√(H/n), 1/√(H/n)). With ``learned_h0`` the last one is h0 [D·L, H],
+        ordered as h_n, at first 0.
 
     Raises:
-        ValueError, TypeError: an argument nn.RNN refuses, ``proj_size`` among them.
+        ValueError, TypeError: an argument nn.RNN refuses, ``proj_size`` among them; num_heads is
+            no positive integer or does not divide H; learned_h0 is no bool.
 
     Example:
         >>> rnn = FusedRNN(10, 20, num_layers=2)
         >>> output, h_n = rnn(torch.randn(5, 3, 10))
     """
+
+    # Of a layer that was not made here: one of an earlier version, or an nn.RNN of another class.
+    num_heads: int = 1
+    learned_h0: bool = False
+    h0: nn.Parameter
+
+    _lacks_parameters = False
 
     def __init__(
         self,
@@ -69,6 +88,9 @@ class FusedRNN(nn.RNNBase):
         bidirectional: bool = False,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        num_heads: int = 1,
+        learned_h0: bool = False,
         **unknown: Any,  # nn.RNNBase words the error
     ) -> None:
         if "proj_size" in unknown:
@@ -77,6 +99,7 @@ class FusedRNN(nn.RNNBase):
             raise ValueError(
                 f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
             )
+        self._lacks_parameters = True
         super().__init__(
             "RNN_" + nonlinearity.upper(),
             input_size,
@@ -91,6 +114,30 @@ class FusedRNN(nn.RNNBase):
             **unknown,
         )
         self.nonlinearity = nonlinearity
+        _checks.heads(num_heads, hidden_size, learned_h0)
+        self.num_heads, self.learned_h0 = num_heads, learned_h0
+        if num_heads > 1:
+            size = hidden_size // num_heads
+            for name in self._flat_weights_names:
+                if name.startswith("weight_hh"):
+                    blocks = getattr(self, name).new_empty(num_heads, size, size)
+                    setattr(self, name, nn.Parameter(blocks))
+        if learned_h0:
+            states = num_layers * (2 if bidirectional else 1)
+            self.h0 = nn.Parameter(next(self.parameters()).new_empty(states, hidden_size))
+        del self._lacks_parameters
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew; a learned initial state becomes 0."""
+        if self._lacks_parameters:  # nn.RNNBase asks for it before we have made ours
+            return
+        for name, parameter in self.named_parameters():
+            if "h0" in name.split("."):
+                nn.init.zeros_(parameter)
+                continue
+            inputs = self.hidden_size // (self.num_heads if "weight_hh" in name else 1)
+            nn.init.uniform_(parameter, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
 
     def forward(
         self,
@@ -98,6 +145,7 @@ class FusedRNN(nn.RNNBase):
         hx: Tensor | None = None,
         *,
         lengths: Tensor | None = None,
+        resets: Tensor | PackedSequence | None = None,
     ) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run over a batch of sequences.
 
@@ -105,13 +153,24 @@ class FusedRNN(nn.RNNBase):
             input: [T, B, I]; [B, T, I] with ``batch_first``; [T, I] for one sequence; or a
                 PackedSequence, sorted or not. T is at least 1. Of the parameters' dtype, save
                 under autocast.
-            hx: [D·L, B, H], or [D·L, H] for one sequence; the initial states, or None for zeros.
-                For a PackedSequence in the caller's order, as h_n.
+            hx: [D·L, B, H], or [D·L, H] for one sequence; the initial states, or None for zeros,
+                or for h0 with ``learned_h0``. For a PackedSequence in the caller's order, as h_n.
             lengths: [B], int32 or int64, on input's device; for padded 3-D input. Row b has
                 ``lengths[b]`` steps and the rest is padding: its output is 0 there, and its h_n
                 is the state after its last step. Rows need no order, a length may be 0, and one
                 beyond T means T. Nothing waits for the device, as packing does, and nothing
                 breaks torch.compile's graph, as the batch_sizes of a PackedSequence do.
+            resets: bool, [T, B]; [B, T] with ``batch_first``; [T] for one sequence; on input's
+                device. Where true, row b begins a new sequence at step t, so that one row can
+                hold many: in every layer no state passes between steps t - 1 and t, in either
+                direction, and at step 0 none from hx to the forward direction. With r for resets,
+                h_t = act(W_ih x_t + b_ih + W_hh ((1 - r_t) h_{t-1} + r_t h0) + b_hh): a new
+                sequence starts from zeros, or from h0 with ``learned_h0``. h_n is the state after
+                a row's last sequence, of the reverse direction after its first. Resets of padding
+                do not matter. In reinforcement learning, where the observation after the end of
+                an episode is the first of the next, resets[t] = done[t - 1].
+                For a PackedSequence a PackedSequence of bools that was made from the same
+                lengths: ``pack_padded_sequence(resets, lengths, ...)``, resets [T, B].
 
         Returns:
             output: [T, B, D·H], [B, T, D·H], [T, D·H] or a PackedSequence, as the input.
@@ -120,11 +179,14 @@ class FusedRNN(nn.RNNBase):
         Raises:
             ValueError: input is neither 2-D nor 3-D, or of another dtype than the parameters;
                 lengths of a wrong shape, dtype or device, or with input that is not padded;
-                a PackedSequence whose batch_sizes do not describe its data.
+                resets of a wrong shape, dtype or device, or packed otherwise than input (an order
+                of rows that lies on a GPU is compared by an assertion there, as is all in
+                compiled code: nothing waits for it); a PackedSequence whose batch_sizes do not
+                describe its data.
             RuntimeError: T is 0; sizes or devices do not fit together, as in nn.RNN.
         """
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx, lengths)
+            return self._forward_packed(input, hx, lengths, resets)
         dim = input.dim()
         if dim not in (2, 3):
             raise ValueError(f"RNN: Expected input to be 2D or 3D, got {dim}D tensor instead")
@@ -136,17 +198,78 @@ class FusedRNN(nn.RNNBase):
         if dim == 2:
             _checks.no_lengths(lengths, "2-D input: leave out the padding of a single sequence")
             hx = hx if hx is None else hx.unsqueeze(1)
-            output, h_n = self._run(input.unsqueeze(1), hx, 1)
+            if resets is not None:
+                resets = _checks.resets(resets, input.shape[:1], input.device).unsqueeze(1)
+            output, h_n = self._run(input.unsqueeze(1), hx, 1, resets=resets)
             return output.squeeze(1), h_n.squeeze(1)
+        if resets is not None:
+            resets = _checks.resets(resets, input.shape[:2], input.device)
+            resets = resets.transpose(0, 1) if self.batch_first else resets
         if self.batch_first:
             input = input.transpose(0, 1)
         if lengths is not None:
             _checks.lengths(lengths, input.size(1), input.device)
-        output, h_n = self._run(input, hx, input.size(1), lengths)
+        output, h_n = self._run(input, hx, input.size(1), lengths, resets=resets)
         return output.transpose(0, 1) if self.batch_first else output, h_n
 
+    def step(
+        self, input: Tensor, hx: Tensor | None = None, *, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run over one step of every row: for sequences that are not there as a whole yet.
+
+        Stepping through a sequence, h_n of a step as hx of the next, computes what `forward`
+        computes of the whole. The CPU kernels give the same bits, save where the whole has so few
+        steps (1, or up to 3 where a gradient is recorded) that forward leaves them to torch.
+
+        Args:
+            input: [B, I], or [I] for one sequence; of the parameters' dtype, save under autocast.
+            hx: [L, B, H], or [L, H]; the states before the step, or None for the initial ones.
+            resets: bool, [B], or one for one sequence: where true, row b begins a new sequence
+                with this step, whatever hx. In reinforcement learning: was the last step done?
+
+        Returns:
+            output: [B, H], or [H]: the last layer's state.
+            h_n: [L, B, H], or [L, H]: the states after the step.
+
+        Raises:
+            ValueError: the layer is bidirectional; input is neither 1-D nor 2-D or of another
+                dtype than the parameters; hx does not have one dimension more; resets of a wrong
+                shape, dtype or device.
+            RuntimeError: sizes or devices do not fit together, as in `forward`.
+        """
+        if self.bidirectional:
+            raise ValueError(
+                "a bidirectional layer has no single steps, as its outputs depend on all that "
+                "comes later: call it with the whole sequence"
+            )
+        dim = input.dim()
+        if dim not in (1, 2):
+            raise ValueError(f"step: expected input [B, I] or [I], got {dim}D tensor instead")
+        if hx is not None and hx.dim() != dim + 1:
+            raise ValueError(
+                f"step: for {dim}-D input, hx should be {dim + 1}-D but got {hx.dim()}-D tensor"
+            )
+        if resets is not None:
+            _checks.resets(resets, input.shape[:-1], input.device)
+        if dim == 1:
+            output, h_n = self.step(
+                input.unsqueeze(0),
+                hx if hx is None else hx.unsqueeze(1),
+                resets=resets if resets is None else resets.unsqueeze(0),
+            )
+            return output.squeeze(0), h_n.squeeze(1)
+        resets = resets if resets is None else resets.unsqueeze(0)
+        output, h_n = self._run(
+            input.unsqueeze(0), hx, input.size(0), resets=resets, always_fused=True
+        )
+        return output.squeeze(0), h_n
+
     def _forward_packed(
-        self, input: PackedSequence, hx: Tensor | None, lengths: Tensor | None
+        self,
+        input: PackedSequence,
+        hx: Tensor | None,
+        lengths: Tensor | None,
+        resets: Tensor | PackedSequence | None,
     ) -> tuple[PackedSequence, Tensor]:
         _checks.no_lengths(lengths, "a PackedSequence, which knows its own")
         data, batch_sizes, sorted_indices, unsorted_indices = input
@@ -158,7 +281,9 @@ class FusedRNN(nn.RNNBase):
         elif hx is not None and torch.compiler.is_compiling():
             batch = hx.size(1)
         lengths, offsets = packed_layout(batch_sizes, data.size(0), batch, data.device)
-        output, h_n = self._run(data, hx, lengths.shape[0], lengths, offsets)
+        if resets is not None:
+            resets = _checks.packed_resets(resets, input)
+        output, h_n = self._run(data, hx, lengths.shape[0], lengths, offsets, resets)
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
         return packed, self.permute_hidden(h_n, unsorted_indices)
 
@@ -169,6 +294,8 @@ class FusedRNN(nn.RNNBase):
         batch: int,
         lengths: Tensor | None = None,  # [B]
         offsets: Tensor | None = None,  # [T]
+        resets: Tensor | None = None,  # [T, B], or [N] with offsets
+        always_fused: bool = False,
     ) -> tuple[Tensor, Tensor]:
         # Read at every call: parametrizations, pruning, functional_call and sharding replace them.
         weights = [getattr(self, name) for name in self._flat_weights_names]
@@ -185,6 +312,9 @@ class FusedRNN(nn.RNNBase):
         _checks.attributes(input, weights[0], hx)
         if not packed:
             _checks.steps(input.size(0))
+        h0 = self.h0 if self.learned_h0 else None
+        if hx is None and h0 is not None:
+            hx = h0.unsqueeze(1).expand(-1, batch, -1)
         return functional.rnn(
             input,
             hx,
@@ -197,7 +327,18 @@ class FusedRNN(nn.RNNBase):
             activation=_ACTIVATIONS[self.mode],
             lengths=lengths,
             offsets=offsets,
+            resets=resets,
+            reset_to=h0,
+            _always_fused=always_fused,
         )
+
+    def extra_repr(self) -> str:
+        parts = super().extra_repr()
+        if self.num_heads != 1:
+            parts += f", num_heads={self.num_heads}"
+        if self.learned_h0:
+            parts += f", learned_h0={self.learned_h0}"
+        return parts
 
     def flatten_parameters(self) -> None:
         """Do nothing: the kernels read the parameters wherever they lie in memory."""
@@ -210,157 +351,3 @@ class FusedRNN(nn.RNNBase):
     @_flat_weights.setter
     def _flat_weights(self, value: list[Any]) -> None:
         """Ignored: what nn.RNNBase would keep is always read anew."""
-
-
-class FusedRNNCell(nn.RNNCellBase):
-    r"""A drop-in for `torch.nn.RNNCell`: one step of a `FusedRNN` layer.
-
-    .. math:: h' = act(W_{ih} x + b_{ih} + W_{hh} h + b_{hh})
-
-    Stepping it over a sequence computes what a FusedRNN with the same weights does. With
-    I ``input_size``, H ``hidden_size`` and B the batch size:
-
-    Args:
-        input_size: I.
-        hidden_size: H.
-        bias: whether there are b_ih and b_hh.
-        nonlinearity: ``"tanh"`` or ``"relu"``; the attribute is read at every call.
-        device, dtype: of the parameters.
-
-    Parameters:
-        weight_ih [H, I], weight_hh [H, H], bias_ih [H], bias_hh [H], drawn from U(-1/√H, 1/√H).
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        nonlinearity: str = "tanh",
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
-        self.nonlinearity = nonlinearity
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """One step.
-
-        Args:
-            input: [B, I] or [I], of the parameters' dtype, save under autocast.
-            hx: [B, H] or [H], as input; None for zeros.
-
-        Returns:
-            The new state, [B, H] or [H].
-
-        Raises:
-            ValueError: input or hx is neither 1-D nor 2-D.
-            RuntimeError: sizes, dtypes or devices do not fit together; no such nonlinearity.
-        """
-        dim = input.dim()
-        if dim not in (1, 2):
-            raise ValueError(f"RNNCell: Expected input to be 1D or 2D, got {dim}D instead")
-        if hx is not None and hx.dim() not in (1, 2):
-            raise ValueError(f"RNNCell: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")
-        if self.nonlinearity not in ("tanh", "relu"):
-            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        if dim == 1:
-            input, hx = input.unsqueeze(0), hx if hx is None else hx.unsqueeze(0)
-        if input.size(1) != self.input_size:
-            raise RuntimeError(
-                f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
-            )
-        if hx is not None:
-            _checks.cell_hidden(hx, input.size(0), self.hidden_size)
-            hx = hx.unsqueeze(0)
-        weights = [self.weight_ih, self.weight_hh]
-        if self.bias:
-            weights += [self.bias_ih, self.bias_hh]
-        _checks.attributes(input, weights[0], hx)
-        output, _ = functional.rnn(
-            input.unsqueeze(0), hx, weights, bias=bool(self.bias), activation=self.nonlinearity
-        )
-        return output[0] if dim == 2 else output[0, 0]
-
-
-class ReadoutRNN(nn.Module):
-    r"""A recurrent network with a linear readout: `FusedRNN`, then `nn.Linear`.
-
-    .. math::
-        h_t = act(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh}), \qquad y_t = W_{hy} h_t + b_y
-
-    W_hy is ``readout.weight`` [C, D·H] and b_y ``readout.bias`` [C], with C ``output_size``.
-
-    Args:
-        output_size: C.
-        steps: ``"all"`` for y at every step, ``"last"`` for one y a row, from its last step.
-            With ``bidirectional``, the last step means h_n: the forward direction after the
-            row's last step beside the reverse direction after its first, so each has read all.
-        input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
-            bidirectional, device, dtype: as for `FusedRNN`; ``bias`` is the recurrence's.
-
-    Raises:
-        ValueError: steps is neither, or an argument `FusedRNN` refuses.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        output_size: int,
-        num_layers: int = 1,
-        nonlinearity: str = "tanh",
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        steps: str = "all",
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        if steps not in ("all", "last"):
-            raise ValueError(f"steps must be 'all' or 'last', got {steps!r}")
-        super().__init__()
-        self.steps = steps
-        self.rnn = FusedRNN(
-            input_size,
-            hidden_size,
-            num_layers,
-            nonlinearity,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            device,
-            dtype,
-        )
-        features = hidden_size * (2 if bidirectional else 1)
-        self.readout = nn.Linear(features, output_size, device=device, dtype=dtype)
-
-    def forward(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
-        *,
-        lengths: Tensor | None = None,
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """Run the network; the arguments and errors are `FusedRNN`'s.
-
-        Returns:
-            y: as FusedRNN's output with C in place of D·H, a PackedSequence for a PackedSequence;
-                where ``lengths`` ends a row, h is 0 and y is b_y. With ``steps="last"`` [B, C],
-                or [C] for one sequence, in the caller's order.
-            h_n: [D·L, B, H], or [D·L, H] for one sequence.
-        """
-        output, h_n = self.rnn(input, hx, lengths=lengths)
-        if self.steps == "last":
-            directions = 2 if self.rnn.bidirectional else 1
-            # [D, B, H] -> [B, D·H], or [D, H] -> [D·H]
-            return self.readout(h_n[-directions:].transpose(0, -2).flatten(-2)), h_n
-        if isinstance(output, PackedSequence):
-            # Not _replace: compiled, it returns an empty tuple.
-            return PackedSequence(self.readout(output.data), *output[1:]), h_n
-        return self.readout(output), h_n
-
-    def extra_repr(self) -> str:
-        return f"steps={self.steps!r}"

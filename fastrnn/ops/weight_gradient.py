@@ -40,7 +40,7 @@ def _weight_gradient(
         states = [out, h0] if resets is None else [out, h0, torch.zeros_like(h0[:1])]
         return _outer(dz, torch.cat(states).index_select(0, index))
     if resets is not None:
-        dz = dz.where(~_begins(resets, lengths, reverse)[..., None, None], 0)
+        dz = dz.where(~begins(resets, lengths, offsets, reverse)[..., None, None], 0)
     # The state before a row's first step is h0; before every other, a row of out.
     first = dz[-1 if reverse else 0]
     if reverse and lengths is not None:
@@ -73,31 +73,39 @@ def _outer(dz: Tensor, h: Tensor, plus: Tensor | None = None) -> Tensor:
     return dz @ h if plus is None else torch.baddbmm(plus, dz, h)
 
 
-def _begins(resets: Tensor, lengths: Tensor | None, reverse: bool) -> Tensor:
-    """Whether a step has no state before it, in a direction's order: [T, B]."""
+def begins(resets: Tensor, lengths: Tensor | None, offsets: Tensor | None, reverse: bool) -> Tensor:
+    """Whether a reset lies before a step, in a direction's order: shaped as resets."""
     if not reverse:
         return resets
-    begins = torch.cat((resets, torch.zeros_like(resets[:1])))[1:]
+    if offsets is not None and lengths is not None:
+        _, later, exists = _previous_steps(offsets, lengths, resets.shape[0], reverse)
+        return exists & resets[later.clamp(max=resets.shape[0] - 1)]
+    # Not of resets[1:]: of T - 1 steps, a compiled graph for every T would not serve T = 2.
+    begun = torch.cat((resets, resets.new_zeros(1, resets.shape[1])))[1:]
     if lengths is not None:
         later = torch.arange(1, resets.shape[0] + 1, device=resets.device)
-        begins = begins & (later[:, None] < lengths)
-    return begins
+        begun = begun & (later[:, None] < lengths)
+    return begun
 
 
 def _previous_rows(
     offsets: Tensor, lengths: Tensor, resets: Tensor | None, size: int, reverse: bool
 ) -> Tensor:
     """For every packed row, the row of its previous state in cat((out, h0, 0)): [N]."""
+    b, previous, exists = _previous_steps(offsets, lengths, size, reverse)
+    index = torch.where(exists, previous, size + b)
+    if resets is None:
+        return index
+    return index.where(~begins(resets, lengths, offsets, reverse), size + lengths.shape[0])
+
+
+def _previous_steps(
+    offsets: Tensor, lengths: Tensor, size: int, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For every packed row its b, the row of the step before it, and whether there is one: [N]."""
     row = torch.arange(size, device=offsets.device)
     t = torch.searchsorted(offsets, row, right=True) - 1
     b = row - offsets[t]
     if not reverse:
-        exists = t > 0
-        previous = torch.where(exists, offsets[(t - 1).clamp(min=0)] + b, size + b)
-        begins = resets
-    else:
-        exists = t + 1 < lengths[b]
-        later = offsets[(t + 1).clamp(max=offsets.shape[0] - 1)] + b
-        previous = torch.where(exists, later, size + b)
-        begins = resets if resets is None else exists & resets[later.clamp(max=size - 1)]
-    return previous if begins is None else previous.where(~begins, size + lengths.shape[0])
+        return b, offsets[(t - 1).clamp(min=0)] + b, t > 0
+    return b, offsets[(t + 1).clamp(max=offsets.shape[0] - 1)] + b, t + 1 < lengths[b]

@@ -1,0 +1,113 @@
+"""`ReadoutRNN`: the recurrence with what a model reads from its states."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from .layers import FusedRNN
+
+__all__ = ["ReadoutRNN"]
+
+
+class ReadoutRNN(nn.Module):
+    r"""A recurrent network with a linear readout: `FusedRNN`, then `nn.Linear`.
+
+    .. math::
+        h_t = act(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh}), \qquad y_t = W_{hy} h_t + b_y
+
+    W_hy is ``readout.weight`` [C, D·H] and b_y ``readout.bias`` [C], with C ``output_size``.
+
+    Args:
+        output_size: C.
+        steps: ``"all"`` for y at every step, ``"last"`` for one y a row, from its last step.
+            With ``bidirectional``, the last step means h_n: the forward direction after the
+            row's last step beside the reverse direction after its first, so each has read all.
+        input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
+            bidirectional, device, dtype, num_heads, learned_h0: as for `FusedRNN`; ``bias`` is
+            the recurrence's.
+
+    Raises:
+        ValueError: steps is neither, or an argument `FusedRNN` refuses.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        steps: str = "all",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        num_heads: int = 1,
+        learned_h0: bool = False,
+    ) -> None:
+        if steps not in ("all", "last"):
+            raise ValueError(f"steps must be 'all' or 'last', got {steps!r}")
+        super().__init__()
+        self.steps = steps
+        self.rnn = FusedRNN(
+            input_size,
+            hidden_size,
+            num_layers,
+            nonlinearity,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device,
+            dtype,
+            num_heads=num_heads,
+            learned_h0=learned_h0,
+        )
+        features = hidden_size * (2 if bidirectional else 1)
+        self.readout = nn.Linear(features, output_size, device=device, dtype=dtype)
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | PackedSequence | None = None,
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """Run the network; the arguments and errors are `FusedRNN`'s.
+
+        Returns:
+            y: as FusedRNN's output with C in place of D·H, a PackedSequence for a PackedSequence;
+                where ``lengths`` ends a row, h is 0 and y is b_y. With ``steps="last"`` [B, C],
+                or [C] for one sequence, in the caller's order.
+            h_n: [D·L, B, H], or [D·L, H] for one sequence.
+        """
+        output, h_n = self.rnn(input, hx, lengths=lengths, resets=resets)
+        if self.steps == "last":
+            directions = 2 if self.rnn.bidirectional else 1
+            # [D, B, H] -> [B, D·H], or [D, H] -> [D·H]
+            return self.readout(h_n[-directions:].transpose(0, -2).flatten(-2)), h_n
+        if isinstance(output, PackedSequence):
+            # Not _replace: compiled, it returns an empty tuple.
+            return PackedSequence(self.readout(output.data), *output[1:]), h_n
+        return self.readout(output), h_n
+
+    def step(
+        self, input: Tensor, hx: Tensor | None = None, *, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run over one step of every row; the arguments and errors are those of `FusedRNN.step`.
+
+        Returns:
+            y: [B, C], or [C] for one sequence: read from the states after the step.
+            h_n: [L, B, H], or [L, H]: the states after the step.
+        """
+        output, h_n = self.rnn.step(input, hx, resets=resets)
+        return self.readout(output), h_n
+
+    def extra_repr(self) -> str:
+        return f"steps={self.steps!r}"
