@@ -81,7 +81,8 @@ def _previous_rows(
     offsets: Tensor, lengths: Tensor, resets: Tensor | None, size: int, reverse: bool
 ) -> Tensor:
     """For every packed row, the row of its previous state in cat((out, h0, 0)): [N]."""
-    row = torch.arange(size, device=offsets.device)
+    # Mapped by vmap as offsets is: searchsorted would have to copy an expanded one, and warns.
+    row = torch.arange(size, device=offsets.device) + torch.zeros_like(offsets[:1])
     t = torch.searchsorted(offsets, row, right=True) - 1
     b = row - offsets[t]
     if not reverse:
