@@ -7,19 +7,23 @@ import sys
 
 from . import functional
 from ._version import __version__
+from .convert import Conversion, convert, revert
 from .explain import explain
 from .layers import FusedRNN, FusedRNNCell, ReadoutRNN
 from .ops.dispatch import backend, report
 
 __all__ = [
+    "Conversion",
     "FusedRNN",
     "FusedRNNCell",
     "ReadoutRNN",
     "__version__",
     "backend",
+    "convert",
     "explain",
     "functional",
     "report",
+    "revert",
 ]
 
 # `import fastrnn.FusedRNN` asks for a module of that name: give it the class itself.

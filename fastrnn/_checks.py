@@ -27,6 +27,17 @@ def attributes(input: Tensor, weight: Tensor, hx: Tensor | None) -> None:
         )
 
 
+def steps(count: int) -> None:
+    """At least one. A graph that is traced is not held to it where only its data will tell."""
+    empty = count == 0
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        empty = statically_known_true(empty)
+    if empty:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+
+
 def lengths(given: Tensor, batch: int, device: torch.device) -> None:
     """An integer a row, on input's device. Their values would have to be waited for."""
     if not isinstance(given, Tensor):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _checks
-from .ops import dispatch, reference
+from .ops import dispatch, onnx, reference
 from .ops import recurrence as _operators
 
 __all__ = ["recurrence", "rnn"]
@@ -118,6 +118,21 @@ def rnn(
         raise ValueError(_UNKNOWN_ACTIVATION.format(activation))
     if _autocasting(input):
         input, h0, *weights = _autocast(input, h0, *weights)
+    if onnx.wanted():
+        return onnx.rnn(
+            input,
+            h0,
+            weights,
+            num_layers=num_layers,
+            bias=bias,
+            dropout=dropout,
+            training=training,
+            bidirectional=bidirectional,
+            activation=activation,
+            lengths=lengths,
+            offsets=offsets,
+            resets=resets,
+        )
     hidden_size = weights[1].shape[0]
     batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
     unfused = not bidirectional and lengths is None and resets is None and _is_short(input)
@@ -174,12 +189,14 @@ _SHORT = 3
 def _is_short(input: Tensor) -> bool:
     """Whether torch's own operations serve so few steps as well as a fused loop, or better.
 
-    In half precision they would round more often than the kernels do.
+    In half precision they would round more often than the kernels do; and a graph that asked would
+    serve only as many steps as it was traced with.
     """
+    if torch.compiler.is_compiling():
+        return False
     if input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
         return False
-    recording = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return input.shape[0] <= (_SHORT if recording else 1)
+    return input.shape[0] <= (_SHORT if torch.is_grad_enabled() else 1)
 
 
 def _merge_directions(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import _checks, functional
+from .ops.packed import packed_layout
 
 __all__ = ["FusedRNN", "FusedRNNCell", "ReadoutRNN"]
 
@@ -151,7 +152,12 @@ class FusedRNN(nn.RNNBase):
         data, batch_sizes, sorted_indices, unsorted_indices = input
         if hx is not None:
             hx = self.permute_hidden(hx, sorted_indices)
-        lengths, offsets = _packed_layout(data, batch_sizes)
+        batch = None
+        if sorted_indices is not None:
+            batch = sorted_indices.size(0)
+        elif hx is not None and torch.compiler.is_compiling():
+            batch = hx.size(1)
+        lengths, offsets = packed_layout(batch_sizes, data.size(0), batch, data.device)
         output, h_n = self._run(data, hx, lengths.shape[0], lengths, offsets)
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
         return packed, self.permute_hidden(h_n, unsorted_indices)
@@ -177,8 +183,8 @@ class FusedRNN(nn.RNNBase):
             directions = 2 if self.bidirectional else 1
             self.check_hidden_size(hx, (self.num_layers * directions, batch, self.hidden_size))
         _checks.attributes(input, weights[0], hx)
-        if input.size(0) == 0 and not packed:
-            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        if not packed:
+            _checks.steps(input.size(0))
         return functional.rnn(
             input,
             hx,
@@ -352,30 +358,9 @@ class ReadoutRNN(nn.Module):
             # [D, B, H] -> [B, D·H], or [D, H] -> [D·H]
             return self.readout(h_n[-directions:].transpose(0, -2).flatten(-2)), h_n
         if isinstance(output, PackedSequence):
-            return output._replace(data=self.readout(output.data)), h_n
+            # Not _replace: compiled, it returns an empty tuple.
+            return PackedSequence(self.readout(output.data), *output[1:]), h_n
         return self.readout(output), h_n
 
     def extra_repr(self) -> str:
         return f"steps={self.steps!r}"
-
-
-def _packed_layout(data: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """A PackedSequence's lengths [B] and offsets [T], on data's device.
-
-    ``batch_sizes`` [T] live on the CPU, so nothing here waits for the device. Kernels trust the
-    result with their memory accesses: a PackedSequence made by hand is checked.
-    """
-    ends = batch_sizes.cumsum(0)
-    batch = int(batch_sizes[0])
-    descending = bool((batch_sizes[1:] <= batch_sizes[:-1]).all()) and int(batch_sizes[-1]) >= 0
-    if not descending or int(ends[-1]) != data.size(0):
-        raise ValueError(
-            "a PackedSequence's batch_sizes must be in descending order and sum to its "
-            f"{data.size(0)} rows of data; make one with torch.nn.utils.rnn.pack_padded_sequence"
-        )
-    steps = batch_sizes.shape[0]
-    # Row b is active at the steps whose batch size exceeds b.
-    rows = torch.arange(batch, dtype=batch_sizes.dtype)
-    lengths = steps - torch.searchsorted(batch_sizes.flip(0), rows, right=True)
-    both = torch.cat((lengths, ends - batch_sizes)).to(data.device, non_blocking=True)
-    return both[:batch], both[batch:]

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from fastrnn import FusedRNN
@@ -210,21 +209,3 @@ def test_last_states_are_contiguous_as_nn_rnns():
             output, h_n = layer(x)
             assert output.is_contiguous()
             assert h_n.is_contiguous()
-
-
-@pytest.mark.parametrize("lengths", [None, torch.tensor([3, 1])])
-def test_one_graph_serves_every_length(lengths):
-    counter = CompileCounterWithBackend("aot_eager")
-    mine, theirs = twins(3, 4, 2, bidirectional=True, dtype=torch.float64)
-    compiled = torch.compile(mine, fullgraph=True, dynamic=True, backend=counter)
-    for steps in (4, 7, 11):
-        x = torch.randn(steps, 2, 3, dtype=torch.float64)
-        actual = compiled(x, lengths=lengths)
-        assert_same(actual, mine(x, lengths=lengths) if lengths is not None else theirs(x))
-        assert_same(
-            gradients(actual, mine.parameters()),
-            gradients(mine(x, lengths=lengths), mine.parameters()),
-        )
-        if steps == 4:
-            frames = counter.frame_count  # torch may trace an empty frame of its own besides ours
-    assert counter.frame_count == frames

@@ -41,20 +41,27 @@ def _weight_gradient(
         return _outer(dz, torch.cat(states).index_select(0, index))
     if resets is not None:
         dz = dz.where(~_begins(resets, lengths, reverse)[..., None, None], 0)
-    # The state before a row's first step is h0; before every other, a row of out: no copy.
-    if not reverse:
-        first, rest, previous = dz[0], dz[1:], out[:-1]
-    else:
-        first, rest, previous = dz[-1], dz[:-1], out[1:]
-        if lengths is not None:
-            last = (lengths.long() - 1).clamp(0, dz.shape[0] - 1)
-            first = dz[last, torch.arange(dz.shape[1], device=dz.device)]
+    # The state before a row's first step is h0; before every other, a row of out.
+    first = dz[-1 if reverse else 0]
+    if reverse and lengths is not None:
+        last = (lengths.long() - 1).clamp(0, dz.shape[0] - 1)
+        first = dz[last, torch.arange(dz.shape[1], device=dz.device)]
+    rest, previous = _other_steps(dz, out, reverse)
     gradient = _outer(first, h0)
     if rest.shape[0] == 0:
         return gradient
     # Not flatten: reshape can be batched, as torch.autograd.grad(is_grads_batched=True) needs.
     rest, previous = (x.reshape(-1, *x.shape[2:]) for x in (rest, previous))
     return _outer(rest, previous, plus=gradient)
+
+
+def _other_steps(dz: Tensor, out: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
+    """dz of all steps but the first that is run, and the states before these: no copy."""
+    if isinstance(dz.shape[0], torch.SymInt):
+        # Of slices of T - 1 steps, a compiled graph for every T would not serve T = 2.
+        edge = out.new_zeros(1, *out.shape[1:])
+        return dz, torch.cat((out, edge))[1:] if reverse else torch.cat((edge, out))[:-1]
+    return (dz[:-1], out[1:]) if reverse else (dz[1:], out[:-1])
 
 
 def _outer(dz: Tensor, h: Tensor, plus: Tensor | None = None) -> Tensor:
@@ -70,7 +77,7 @@ def _begins(resets: Tensor, lengths: Tensor | None, reverse: bool) -> Tensor:
     """Whether a step has no state before it, in a direction's order: [T, B]."""
     if not reverse:
         return resets
-    begins = torch.cat((resets[1:], torch.zeros_like(resets[:1])))
+    begins = torch.cat((resets, torch.zeros_like(resets[:1])))[1:]
     if lengths is not None:
         later = torch.arange(1, resets.shape[0] + 1, device=resets.device)
         begins = begins & (later[:, None] < lengths)

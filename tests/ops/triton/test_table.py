@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import gpu_record
 from fastrnn.ops import triton
-from fastrnn.ops.triton.table import MODES, RECORDS, TABLE, Sizes, choose, mode_of, power_of_two
+from fastrnn.ops.triton.table import MODES, RECORDS, TABLE, Sizes, choose, power_of_two
 
 A100 = {"capability": (8, 0), "shared": 166912, "processors": 108}
 H100 = {"capability": (9, 0), "shared": 232448, "processors": 132}
@@ -66,14 +66,6 @@ def test_every_size_is_served_on_every_device(mode: str) -> None:
             for hidden in (1, 16, 17, 128, 129, 256, 257, 1024, 5000):
                 kernel = choose(Sizes(batch, 1, hidden, mode, **device))
                 assert kernel in {row.kernel for row in TABLE}
-
-
-def test_float32_is_computed_as_cudnn_would() -> None:
-    assert mode_of(torch.bfloat16) == mode_of(torch.float16) == "half"
-    with torch.backends.cudnn.flags(allow_tf32=True):
-        assert mode_of(torch.float32) == "tf32"
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        assert mode_of(torch.float32) == "float32"
 
 
 def test_power_of_two() -> None:

@@ -1,0 +1,375 @@
+"""Models with recurrent layers outside of Python: torch.export, AOTInductor and ONNX.
+
+**torch.export** takes a `fastrnn.FusedRNN`, or any module that has one, with numbers of steps and
+rows that are known only at the call, 1 included::
+
+    from torch.export import Dim, export
+
+    program = export(rnn, (x,), dynamic_shapes={"input": {0: Dim("steps"), 1: Dim("batch")}})
+    torch.export.save(program, "rnn.pt2")
+    output, h_n = torch.export.load("rnn.pt2").module()(other_x)
+
+The program calls the operator ``fastrnn::recurrence``: whoever loads it in Python imports fastrnn
+first, whose kernels compute it there. Pass ``lengths=`` for rows of several lengths.
+
+**AOTInductor** compiles such a program into a package, with the sizes as dynamic as there::
+
+    path = torch._inductor.aoti_compile_and_package(program, package_path="rnn.pt2")
+    output, h_n = torch._inductor.aoti_load_package(path)(other_x)
+
+Again `import fastrnn` comes before the loading, which fails else ("Could not find schema"): the
+package calls the operator by its name, and Python defines it. A program without Python needs ONNX.
+
+**ONNX**, for every other runtime, has an operator RNN of its own: `to_onnx` writes each layer as
+one such node, and compares the file under onnxruntime with the module. torch.onnx.export with
+``dynamo=True`` writes the same nodes, without the comparison.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
+
+from .ops import onnx as _onnx
+from .testing import ACTIVATION_ROUNDINGS, UNIT_ROUNDOFF
+
+__all__ = ["to_onnx"]
+
+#: Errors of n roundings to nearest add up to no more than this times √n units, but for one case
+#: in a million: Higham and Mary, A new approach to probabilistic rounding error analysis, 2019.
+_CONFIDENCE = 6.0
+
+
+def to_onnx(
+    module: nn.Module,
+    example_inputs: Tensor | Sequence[Any],
+    path: str | os.PathLike[str],
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    opset_version: int = 18,
+) -> Path:
+    """Write a module as an ONNX file, in inference mode, and prove that it answers alike.
+
+    Every layer of a FusedRNN becomes one node ``RNN``, for any number of steps and rows; ``hx``
+    becomes its initial state and ``lengths`` its sequence_lens. The file is left only where
+    onnxruntime has answered with it as the module does: on the example, and on random inputs of
+    other sizes, of one step and one row too where the module takes them.
+
+    Args:
+        module: with FusedRNN, ReadoutRNN or functional.rnn somewhere within, float32 or float16.
+            It stays as it is: a copy, on the CPU and in eval mode, is exported.
+        example_inputs: its positional arguments, as torch.onnx.export takes them, or the only one.
+            The random inputs have values from between the least and the largest of each floating
+            point input, and those of each integer input themselves.
+        path: of the file, which holds the weights too (up to 2 GiB, the limit of an ONNX file).
+            What was there is replaced once the new file is proven.
+        kwargs: keyword arguments for the module: ``{"lengths": lengths}``.
+        dynamic_shapes: which dimensions are known only at the call, as for torch.export.export and
+            torch.onnx.export: ``{"input": {0: "steps", 1: "batch"}}``. They have their names in
+            the file, and a module that holds one to the example's size is refused. None: the
+            first two dimensions of every input, as far as the module does not hold them.
+        input_names: of the file's inputs; else they have the arguments' names.
+        output_names: of the file's outputs.
+        opset_version: of ONNX, 18 or later.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: onnx, onnxscript or onnxruntime is not installed.
+        ValueError: packed input, ``resets``, or a dtype that ONNX or onnxruntime has no RNN for;
+            opset_version is below 18; there is no tensor among the inputs, or the module takes
+            no other sizes than the example's.
+        RuntimeError: onnxruntime refuses the file, or answers otherwise than the module.
+        What torch.export and torch.onnx raise of a module that they cannot express.
+
+    Example:
+        >>> rnn = FusedRNN(10, 20, bidirectional=True)
+        >>> lengths = torch.tensor([5, 2, 4])
+        >>> to_onnx(rnn, torch.randn(5, 3, 10), "rnn.onnx", kwargs={"lengths": lengths})
+    """
+    runtime = _required()
+    if opset_version < 18:
+        raise ValueError(f"opset_version must be 18 or later, got {opset_version}")
+    one = isinstance(example_inputs, (Tensor, PackedSequence))
+    args = (example_inputs,) if one else tuple(example_inputs)
+    named = _in_order(module, kwargs or {})
+    given = pytree.tree_leaves((args, named), is_leaf=lambda x: isinstance(x, PackedSequence))
+    if any(isinstance(leaf, PackedSequence) for leaf in given):
+        raise ValueError(
+            "ONNX knows no packed sequences: pass padded input, and lengths= to the layer"
+        )
+    if not any(isinstance(leaf, Tensor) for leaf in given):
+        raise ValueError("example_inputs has no tensor: give what the module is called with")
+    module = copy.deepcopy(module).cpu().eval()
+    args, named = pytree.tree_map_only(Tensor, lambda x: x.detach().cpu(), (args, named))
+    program = _trace(module, args, named, dynamic_shapes)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        # Names of dynamic_shapes that are one size in the module, and torch's own deprecations.
+        with warnings.catch_warnings(), torch.no_grad(), _oblivious():
+            warnings.simplefilter("ignore")
+            written: Any = torch.onnx.export(
+                program,
+                input_names=input_names,
+                output_names=output_names,
+                opset_version=opset_version,
+                dynamic_shapes=dynamic_shapes,
+                dynamo=True,
+                verbose=False,
+            )
+        _say_constants(written)
+        written.save(partial, external_data=False)
+        others = _prove(module, program, args, named, partial, runtime)
+        if others == 0 and (dynamic_shapes is None or program.range_constraints):
+            raise ValueError(
+                "the module takes no inputs of other sizes than the example's, so that nothing "
+                "proves the file: say in dynamic_shapes= which dimensions vary, if any, and "
+                "between which bounds"
+            )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _required() -> Any:
+    """onnxruntime."""
+    try:
+        for name in ("onnx", "onnxscript"):
+            import_module(name)
+        return import_module("onnxruntime")
+    except ImportError as error:
+        raise ImportError(
+            f"an export to ONNX needs {error.name}: pip install 'fastrnn[onnx]'"
+        ) from error
+
+
+def _in_order(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments in the order of forward's, which is that of the file's inputs."""
+    order = list(inspect.signature(module.forward).parameters)
+    return dict(sorted(kwargs.items(), key=lambda x: order.index(x[0]) if x[0] in order else 99))
+
+
+def _oblivious() -> Any:
+    """Within, sizes of 1 in the example are no constants; torch.onnx.export does so as well."""
+    config: Any = import_module("torch.fx.experimental._config")
+    return config.patch(backed_size_oblivious=True)
+
+
+def _trace(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
+) -> torch.export.ExportedProgram:
+    """The module as a graph whose recurrent layers are nodes of ONNX."""
+    if shapes is None:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        shapes = pytree.tree_map(_leading, dict(bound.arguments))
+    shapes = _without_names(shapes)
+    with _onnx.exporting(), torch.no_grad(), _oblivious():
+        return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
+def _leading(leaf: Any) -> Any:
+    """An input's first two dimensions, dynamic if they can be."""
+    if not isinstance(leaf, Tensor):
+        return None
+    return dict.fromkeys(range(min(leaf.dim(), 2)), torch.export.Dim.AUTO)
+
+
+def _without_names(shapes: Any) -> Any:
+    """torch.onnx knows names as strings, for dimensions that torch.export knows as dynamic."""
+    if isinstance(shapes, str):
+        return torch.export.Dim.DYNAMIC
+    if isinstance(shapes, Mapping):
+        return {key: _without_names(value) for key, value in shapes.items()}
+    if isinstance(shapes, (tuple, list)):
+        return type(shapes)(map(_without_names, shapes))
+    return shapes
+
+
+def _say_constants(written: Any) -> None:
+    """Make numbers of the dimensions that might have been dynamic, and are called "4"."""
+    for value in written.model.graph.inputs:
+        names = [getattr(dim, "value", dim) for dim in value.shape]
+        value.shape = type(value.shape)(
+            [int(n) if isinstance(n, str) and n.isdigit() else n for n in names]
+        )
+
+
+def _prove(
+    module: nn.Module,
+    program: torch.export.ExportedProgram,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    path: Path,
+    runtime: Any,
+) -> int:
+    """Compare the file under onnxruntime with the module, on the example and at other sizes.
+
+    Returns how many other sizes there were.
+    """
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised, and need not be printed as well
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise RuntimeError(f"onnxruntime refuses the exported file: {error}") from error
+    leaves, structure = pytree.tree_flatten((args, kwargs))
+    others = 0
+    for turn, sizes in enumerate(_sizes(program, leaves)):
+        generator = torch.Generator().manual_seed(turn)
+        inputs = [
+            leaf if size is None else _drawn(leaf, size, generator)
+            for leaf, size in zip(leaves, sizes, strict=True)
+        ]
+        given = [leaf for leaf in inputs if isinstance(leaf, Tensor)]
+        what = "inputs of " + ", ".join(str(list(leaf.shape)) for leaf in given)
+        args, kwargs = pytree.tree_unflatten(inputs, structure)
+        try:
+            expected = _answer(module, args, kwargs)
+        except Exception:
+            if turn == 0:  # the example
+                raise
+            continue  # sizes or values that the module itself does not take
+        bounds = _bounds(module, args, kwargs, expected)
+        feed = {i.name: x.numpy() for i, x in zip(session.get_inputs(), given, strict=True)}
+        try:
+            answer = [torch.as_tensor(each) for each in session.run(None, feed)]
+        except Exception as error:
+            raise RuntimeError(f"the exported file does not run on {what}: {error}") from error
+        for actual, truth, bound in zip(answer, expected, bounds, strict=True):
+            worst = _distance(actual, truth)
+            if not worst <= bound:
+                raise RuntimeError(
+                    f"on {what} the exported file answers otherwise than the module: a value "
+                    f"differs by {worst:.2g}, where rounding explains {bound:.2g}; no file is left"
+                )
+        others += turn > 1
+    return others
+
+
+def _sizes(
+    program: torch.export.ExportedProgram, leaves: list[Any]
+) -> Iterator[list[tuple[int, ...] | None]]:
+    """Shapes for the inputs: the example's (None), and again; then others that the file is for.
+
+    Each is a list with an entry for an input, None for the example's own values.
+    """
+    names = program.graph_signature.user_inputs
+    nodes = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
+    shapes = [
+        nodes[name].shape if isinstance(leaf, Tensor) else None
+        for name, leaf in zip(names, leaves, strict=True)
+    ]
+    yield [None] * len(leaves)
+    yield [tuple(x.shape) if isinstance(x, Tensor) else None for x in leaves]
+    example: dict[Any, int] = {}
+    for leaf, shape in zip(leaves, shapes, strict=True):
+        for size, dim in zip(leaf.shape, shape, strict=True) if shape is not None else ():
+            if isinstance(dim, torch.SymInt):
+                expression = dim.node.expr  # a symbol s, or with torch.export.Dim also 2·s
+                for symbol in expression.free_symbols - set(example):
+                    values = range(size + 1)
+                    example[symbol] = next(n for n in values if expression.subs(symbol, n) == size)
+    for change in (lambda k, n: 1, lambda k, n: 2 * n + 1 + k, lambda k, n: 2 * n):
+        new = {}
+        for k, (symbol, size) in enumerate(example.items()):
+            bounds = program.range_constraints[symbol]
+            # torch says "2 or more" of sizes that may well be 1, and "up to 2" of constants.
+            least = bounds.lower if bounds.lower > 2 else 1
+            new[symbol] = size
+            if bounds.upper > 2:
+                new[symbol] = int(max(least, min(change(k, size), bounds.upper)))
+        if new != example:
+            yield [None if shape is None else _evaluated(shape, new) for shape in shapes]
+
+
+def _evaluated(shape: Sequence[int | torch.SymInt], sizes: Mapping[Any, int]) -> tuple[int, ...]:
+    return tuple(
+        int(d.node.expr.xreplace(sizes)) if isinstance(d, torch.SymInt) else d for d in shape
+    )
+
+
+def _drawn(example: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Random numbers from the example's range; or values of it, which a module must take."""
+    values = example.flatten()
+    if values.is_floating_point() and bool(values.isfinite().all()):
+        low, high = values.aminmax() if len(values) else (values.new_zeros(()),) * 2
+        if low == high:
+            low, high = low - 1, high + 1
+        uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+        return (low + (high - low) * uniform).to(example.dtype)
+    if len(values) == 0:
+        return example.new_zeros(shape)
+    return values[torch.randint(len(values), shape, generator=generator)]
+
+
+def _answer(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    weights: dict[str, Tensor] | None = None,
+) -> list[Tensor]:
+    with torch.no_grad():
+        result = torch.func.functional_call(module, weights or {}, args, kwargs)
+    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
+def _bounds(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], expected: list[Tensor]
+) -> list[float]:
+    """How far rounding may take an output of either side from the truth, both sides together.
+
+    A sum of n products that is rounded is the exact sum with weights that are off by √n roundings
+    or so each (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); an activation
+    adds its own. So the module itself tells how far errors of that size carry: by the distance of
+    its outputs when all weights and inputs are off, at random, by so much.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def off(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype not in UNIT_ROUNDOFF:
+            return value
+        terms = value[0].numel() if value.dim() > 1 and len(value) else 1
+        signs = torch.rand(value.shape, generator=generator).to(value.dtype).sub(0.5).sign()
+        size = (terms**0.5 + ACTIVATION_ROUNDINGS) * UNIT_ROUNDOFF[value.dtype]
+        return (value.double() * (1 + size * signs.double())).to(value.dtype)
+
+    weights = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    weights = {name: off(value.detach()) for name, value in weights.items()}
+    args, kwargs = pytree.tree_map(off, (args, kwargs))
+    bounds = []
+    for truth, moved in zip(expected, _answer(module, args, kwargs, weights), strict=True):
+        if truth.dtype not in UNIT_ROUNDOFF or truth.numel() == 0:
+            bounds.append(0.0)
+            continue
+        finite = truth[truth.isfinite()]
+        scale = float(finite.abs().max()) if len(finite) else 0.0
+        own = ACTIVATION_ROUNDINGS * UNIT_ROUNDOFF[truth.dtype] * scale
+        bounds.append(2 * _CONFIDENCE * (_distance(moved, truth) + own))
+    return bounds
+
+
+def _distance(actual: Tensor, truth: Tensor) -> float:
+    """The largest difference; infinite between tensors that cannot be compared."""
+    if actual.shape != truth.shape or actual.dtype != truth.dtype:
+        return float("inf")
+    same = (actual == truth) | (actual.isnan() & truth.isnan())
+    differences = (actual[~same].double() - truth[~same].double()).abs()
+    return float(differences.max()) if len(differences) else 0.0

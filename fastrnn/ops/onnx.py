@@ -1,0 +1,127 @@
+"""The stack of layers as ONNX's own operator ``RNN``, while a model is exported to ONNX.
+
+A file that any runtime can read has no operator of ours. So `fastrnn.functional.rnn` asks here
+whether it is being exported, and one `RNN` node, of opset 14 or later, stands for each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+_ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu"}
+#: Those that onnxruntime computes; the operator itself has float64 too.
+_DTYPES = (torch.float32, torch.float16)
+
+_exporting = False
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Within, torch.export records nodes of ONNX."""
+    global _exporting
+    former, _exporting = _exporting, True
+    try:
+        yield
+    finally:
+        _exporting = former
+
+
+def wanted() -> bool:
+    """Whether what is traced will be an ONNX file: by `exporting`, or by torch.onnx.export."""
+    return torch.compiler.is_exporting() and (_exporting or torch.onnx.is_in_onnx_export())
+
+
+def rnn(
+    input: Tensor,  # [T, B, I]
+    h0: Tensor | None,  # [D·L, B, H]
+    weights: Sequence[Tensor],
+    *,
+    num_layers: int,
+    bias: bool,
+    dropout: float,
+    training: bool,
+    bidirectional: bool,
+    activation: str,
+    lengths: Tensor | None,  # [B]
+    offsets: Tensor | None,
+    resets: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`fastrnn.functional.rnn`, of `RNN` nodes; arguments and results are as there.
+
+    Raises:
+        ValueError: the operator, or onnxruntime, has no such thing, and what to do instead.
+    """
+    if offsets is not None:
+        raise ValueError(
+            "ONNX knows no packed sequences: pass padded input and lengths= to the layer"
+        )
+    if resets is not None:
+        raise ValueError(
+            "ONNX's RNN has no resets: export the module without them, and pass each sequence "
+            "as a row of its own"
+        )
+    if input.dtype not in _DTYPES:
+        raise ValueError(
+            f"onnxruntime computes no RNN of {input.dtype}: convert the module and its inputs to "
+            "float32 with .float(), and leave out autocast"
+        )
+    steps, batch = input.shape[:2]
+    directions = 2 if bidirectional else 1
+    per_direction = 4 if bias else 2
+    if lengths is not None:
+        # A length beyond T means T; onnxruntime would refuse it.
+        lengths = lengths.clamp(0, steps).to(torch.int32)
+    states = []
+    for layer in range(num_layers):
+        if layer > 0 and training and dropout > 0:
+            input = torch.dropout(input, dropout, True)
+        first = layer * directions * per_direction
+        parts = [
+            weights[first + k : first + directions * per_direction : per_direction]
+            for k in range(per_direction)
+        ]
+        recurrent = [_block_diagonal(weight) for weight in parts[1]]
+        hidden = recurrent[0].shape[0]
+        h = None if h0 is None else h0[layer * directions : (layer + 1) * directions]
+        out, h_n = torch.onnx.ops.symbolic_multi_out(
+            "RNN",
+            (
+                input,
+                torch.stack(list(parts[0])),  # [D, H, I]
+                torch.stack(recurrent),  # [D, H, H]
+                torch.cat((torch.stack(list(parts[2])), torch.stack(list(parts[3]))), 1)
+                if bias
+                else None,  # [D, 2·H]
+                lengths,
+                h,
+            ),
+            {
+                "activations": [_ACTIVATIONS[activation]] * directions,
+                "direction": "bidirectional" if bidirectional else "forward",
+                "hidden_size": hidden,
+            },
+            dtypes=(input.dtype, input.dtype),
+            shapes=((steps, directions, batch, hidden), (directions, batch, hidden)),
+        )
+        if lengths is not None and h is not None:
+            # Of a row without steps onnxruntime forgets the initial state.
+            h_n = h_n.where((lengths > 0)[None, :, None].expand(h_n.shape), h)
+        # [T, D, B, H] -> [T, B, D·H]. A copy first: to see whether flattening needs one, torch
+        # would look at the sizes, and hold the file to those of the example.
+        input = out.transpose(1, 2).clone(memory_format=torch.contiguous_format).flatten(-2)
+        states.append(h_n)
+    return input, states[0] if num_layers == 1 else torch.cat(states)
+
+
+def _block_diagonal(weight_hh: Tensor) -> Tensor:
+    """[n, H/n, H/n], or [H, H] as it is -> [H, H]."""
+    if weight_hh.dim() == 2:
+        return weight_hh
+    heads, size, _ = weight_hh.shape
+    eye = torch.eye(heads, dtype=weight_hh.dtype)
+    # [n, 1, n, 1] · [n, H/n, 1, H/n]
+    return (eye[:, None, :, None] * weight_hh[:, :, None]).reshape(heads * size, heads * size)

@@ -1,0 +1,83 @@
+"""Nothing waits for the device: no value of a tensor is asked for, which on a GPU would.
+
+Packing does: pack_padded_sequence takes its lengths on the CPU, and reads them.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastrnn import FusedRNN, ReadoutRNN
+
+X = torch.randn(5, 3, 3, generator=torch.Generator().manual_seed(0))
+LENGTHS = torch.tensor([2, 5, 0])
+
+
+class NoSync(TorchDispatchMode):
+    """Refuses what needs a value on the host. It runs on CPU tensors, where that would be free."""
+
+    WAITING = (
+        "_local_scalar_dense",
+        "_pack_padded_sequence",
+        "equal",
+        "is_nonzero",
+        "masked_select",
+        "nonzero",
+        "repeat_interleave.Tensor",
+        "unique",
+    )
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = str(operator).removeprefix("aten.")
+        assert not name.startswith(self.WAITING), f"{operator} waits for the device"
+        if name.startswith("index"):  # by a mask: as many values as it has ones
+            masks = [i for i in args[1] if i is not None] if isinstance(args[1], list) else []
+            assert all(i.dtype not in (torch.bool, torch.uint8) for i in masks), operator
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("choice", [FusedRNN, ReadoutRNN])
+def test_forward_and_backward_with_lengths(choice, bidirectional, steps):
+    kinds = {FusedRNN: (3, 4, 2), ReadoutRNN: (3, 4, 2, 2)}
+    layer = choice(*kinds[choice], bidirectional=bidirectional, dropout=0.5)
+    x = X[:steps].clone().requires_grad_()
+    with NoSync():
+        output, h_n = layer(x, lengths=LENGTHS)
+        (output.sum() + h_n.sum()).backward()
+        with torch.no_grad():
+            layer(x, lengths=LENGTHS)
+    assert x.grad is not None
+
+
+def test_double_backward_with_lengths():
+    layer = FusedRNN(3, 4, dtype=torch.float64)
+    x = X.double().requires_grad_()
+    with NoSync():
+        output, _ = layer(x, lengths=LENGTHS)
+        (slope,) = torch.autograd.grad(output.square().sum(), x, create_graph=True)
+        slope.square().sum().backward()
+    assert layer.weight_hh_l0.grad is not None
+
+
+WAITS = {
+    "item": lambda x: LENGTHS.max().item(),
+    "packing": lambda x: pack_padded_sequence(x, LENGTHS.clamp(min=1), enforce_sorted=False),
+    "a mask": lambda x: x[x > 0],
+    "nonzero": lambda x: x.nonzero(),
+    "a condition": lambda x: bool(x.sum() > 0),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_the_check_sees_what_waits(wait: Any) -> None:
+    x: Tensor = X.clone()
+    with NoSync(), pytest.raises(AssertionError):
+        wait(x)
