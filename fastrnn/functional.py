@@ -267,7 +267,7 @@ def _may_overwrite(pre: Tensor) -> bool:
         or pre.is_complex()
         or dispatch.requested() in _operators.NAMED
         or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
+        or _operators.transforming()
     )
 
 

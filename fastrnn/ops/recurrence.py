@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from . import cpp, dispatch, reference
+from . import batching, cpp, differentiation, dispatch, reference, tangent
 from .weight_gradient import weight_gradient
 
 #: The library our operators are defined in; it must outlive them all.
@@ -47,46 +48,66 @@ def _fake_backward(
     return out.new_empty(out.shape), h0.new_empty(h0.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, weight_hh, h0, *ragged, ctx.activation, ctx.reverse_from = inputs
-    ctx.save_for_backward(output[0], weight_hh, h0, *ragged)
+def _save(ctx: Any, inputs: Sequence[Any], outputs: tuple[Tensor, Tensor]) -> list[Tensor | None]:
+    """What the derivatives of the forward need: out, weight_hh, h0, lengths, offsets, resets."""
+    _, *tensors, ctx.activation, ctx.reverse_from = inputs
+    return [outputs[0], *tensors]
 
 
-def _setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _save_backward(
+    ctx: Any, inputs: Sequence[Any], outputs: tuple[Tensor, Tensor]
+) -> list[Tensor | None]:
+    """What the derivatives of the backward need: grad_pre, and all that it was given."""
     *tensors, ctx.activation, ctx.reverse_from = inputs
-    ctx.save_for_backward(*tensors)
+    return [outputs[0], *tensors]
 
 
 def _without_autocast(function: Callable) -> Callable:
     """Autocast would cast the sums inside, which have their own precision, once more."""
 
     @functools.wraps(function)
-    def wrapped(first: Tensor, *arguments: Any) -> Any:
+    def wrapped(*arguments: Any) -> Any:
         if not torch._C._is_any_autocast_enabled():
-            return function(first, *arguments)
-        with torch.autocast(first.device.type, enabled=False):
-            return function(first, *arguments)
+            return function(*arguments)
+        device = next(x.device.type for x in arguments if isinstance(x, Tensor))
+        with torch.autocast(device, enabled=False):
+            return function(*arguments)
 
     return wrapped
 
 
-def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-    differentiable, ragged = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
-    options = *ragged, ctx.activation, ctx.reverse_from
+def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    _, *tensors = ctx.saved_tensors
+    differentiable, options = tensors[:5], (*tensors[5:], ctx.activation, ctx.reverse_from)
     backward = _without_autocast(reference.backward)
-    vjp = torch.func.vjp(lambda *tensors: backward(*tensors, *options), *differentiable)[1]
-    return *vjp(grads), None, None, None, None, None
+    outputs, vjp = torch.func.vjp(lambda *real: backward(*real, *options), *differentiable)[:2]
+    return *vjp(_materialize(grads, outputs)), None, None, None, None, None
+
+
+def _materialize(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The gradients, with zeros for those that are None."""
+    pairs = zip(grads, like, strict=True)
+    first, second = (torch.zeros_like(x) if grad is None else grad for grad, x in pairs)
+    return first, second
+
+
+def transforming() -> bool:
+    """Whether something other than recording for backward is under way, of any tensor."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _register(name: str, forward: Callable, backward: Callable) -> Callable:
     """Define ``fastrnn::name`` and ``fastrnn::name_backward``; return a way to call the first."""
-    for suffix, schema, fake, implementation in (
-        ("", FORWARD, _fake, forward),
-        ("_backward", BACKWARD, _fake_backward, backward),
+    for suffix, schema, fake, implementation, axes in (
+        ("", FORWARD, _fake, forward, batching.FORWARD),
+        ("_backward", BACKWARD, _fake_backward, backward, batching.BACKWARD),
     ):
         LIBRARY.define(name + suffix + schema, tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(name + suffix, _without_autocast(implementation), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"fastrnn::{name}{suffix}", fake, lib=LIBRARY)
+        qualified = f"fastrnn::{name}{suffix}"
+        torch.library.register_fake(qualified, fake, lib=LIBRARY)
+        batched = batching.rule(getattr(torch.ops.fastrnn, name + suffix).default, axes)
+        torch.library.register_vmap(qualified, batched, lib=LIBRARY)
     operator = getattr(torch.ops.fastrnn, name).default
     backward_operator = getattr(torch.ops.fastrnn, name + "_backward").default
 
@@ -102,39 +123,54 @@ def _register(name: str, forward: Callable, backward: Callable) -> Callable:
             grad_weight = product(grad_pre, out, h0, *ragged, ctx.reverse_from)
         return grad_pre, grad_weight, grad_h0, None, None, None, None, None
 
-    torch.library.register_autograd(
-        f"fastrnn::{name}",
-        lambda ctx, *grads: gradients(ctx, ctx.saved_tensors, *grads),
-        setup_context=_setup_context,
-        lib=LIBRARY,
+    def backward_of_forward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        return gradients(ctx, saved, *_materialize(grads, (saved[0], saved[2])))
+
+    def jvp(ctx: Any, saved: list[Any], *tangents: Any) -> tuple[Tensor, Tensor]:
+        options = *saved, ctx.activation, ctx.reverse_from
+        return tangent.forward(backward_operator, *tangents[:3], *options)
+
+    def backward_jvp(ctx: Any, saved: list[Any], *tangents: Any) -> tuple[Tensor, Tensor]:
+        options = *saved, ctx.activation, ctx.reverse_from
+        return tangent.backward(backward_operator, *tangents[:4], *options)
+
+    differentiation.register(
+        LIBRARY,
+        operator,
+        save=_save,
+        backward=backward_of_forward,
+        jvp=_without_autocast(jvp),
     )
-    torch.library.register_autograd(
-        f"fastrnn::{name}_backward",
-        _double_backward,
-        setup_context=_setup_context_backward,
-        lib=LIBRARY,
+    differentiation.register(
+        LIBRARY,
+        backward_operator,
+        save=_save_backward,
+        backward=_double_backward,
+        jvp=_without_autocast(backward_jvp),
     )
 
-    # What register_autograd generates costs a short call 70 µs for forward and backward, on a
+    # The way through the dispatcher's key costs a short call 70 µs for forward and backward, on a
     # machine where all else takes as long again. In eager mode this does the same.
     class Eager(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
             with torch._C._AutoDispatchBelowAutograd():
                 output = operator(*inputs)
-            _setup_context(ctx, inputs, output)
+            _, weight_hh, h0, *ragged, ctx.activation, ctx.reverse_from = inputs
+            ctx.save_for_backward(output[0], weight_hh, h0, *ragged)
             return output
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
             saved = ctx.saved_tensors  # activation checkpointing records it anew, with autograd
-            if torch.is_grad_enabled():  # for double backward
+            if torch.is_grad_enabled() or transforming():  # for double backward, or a tangent
                 return gradients(ctx, saved, *grads)
             with torch._C._AutoDispatchBelowAutograd():
                 return gradients(ctx, saved, *grads)
 
     def apply(*inputs: Any) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling() or transforming():
             return operator(*inputs)
         return Eager.apply(*inputs)
 

@@ -43,7 +43,7 @@ def forward(
     act = ACTIVATIONS[activation]
     acc = accumulation_dtype(pre.dtype)
     weight = weight_hh.to(acc)
-    layout = _Layout(pre, h0, lengths, offsets, resets)
+    layout = Layout(pre, h0, lengths, offsets, resets)
     padded = layout.pad(pre)
 
     def run(groups: slice, steps: range) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,7 @@ def backward(
     derivative = DERIVATIVES[activation]
     acc = accumulation_dtype(out.dtype)
     weight_t = weight_hh.to(acc).mT
-    layout = _Layout(out, h0, lengths, offsets, resets)
+    layout = Layout(out, h0, lengths, offsets, resets)
     padded_out, padded_grad = layout.pad(out), layout.pad(grad_out)
 
     def run(groups: slice, steps: range) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ def _each_direction(
     return torch.cat((first[0], second[0]), dim=2), torch.cat((first[1], second[1]), dim=1)
 
 
-class _Layout:
+class Layout:
     """Where row b of step t lies, whether it is active, t < lengths[b], and what begins there."""
 
     def __init__(
@@ -161,14 +161,17 @@ class _Layout:
         if self.rows is None:
             return data
         data = torch.cat((data, data.new_zeros(1, *data.shape[1:])))
-        return data.index_select(0, self.rows.flatten()).unflatten(0, self.rows.shape)
+        # reshape, not flatten: it can be batched, as weight_gradient's.
+        padded = data.index_select(0, self.rows.reshape(-1))
+        return padded.reshape(*self.rows.shape, *data.shape[1:])
 
     def pack(self, data: Tensor, like: Tensor) -> Tensor:
         """[T, B, G, H] -> [N, G, H], as many rows as `like` has."""
         if self.rows is None:
             return data
         packed = data.new_zeros(like.shape[0] + 1, *data.shape[2:])
-        return packed.index_copy(0, self.rows.flatten(), data.flatten(0, 1))[:-1]
+        rows = data.reshape(-1, *data.shape[2:])
+        return packed.index_copy(0, self.rows.reshape(-1), rows)[:-1]
 
     def cut(self, t: int, steps: range, state: Tensor) -> Tensor:
         """What crosses the border before step t, in the order of `steps`: 0 where a row begins."""

@@ -103,7 +103,8 @@ def _previous_steps(
     offsets: Tensor, lengths: Tensor, size: int, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For every packed row its b, the row of the step before it, and whether there is one: [N]."""
-    row = torch.arange(size, device=offsets.device)
+    # Mapped by vmap as offsets is: searchsorted would have to copy an expanded one, and warns.
+    row = torch.arange(size, device=offsets.device) + torch.zeros_like(offsets[:1])
     t = torch.searchsorted(offsets, row, right=True) - 1
     b = row - offsets[t]
     if not reverse:
