@@ -1,11 +1,12 @@
 """fastrnn: the vanilla recurrent network, as fast as the hardware allows.
 
-`FusedRNN` is a drop-in for `torch.nn.RNN`; `functional` holds the functions it is made of.
+`FusedRNN` is a drop-in for `torch.nn.RNN`, and `convert` puts it into a model that exists;
+`functional` holds the functions it is made of, `export` writes ONNX.
 """
 
 import sys
 
-from . import functional
+from . import export, functional
 from ._version import __version__
 from .cells import FusedRNNCell
 from .convert import Conversion, convert, revert
@@ -23,6 +24,7 @@ __all__ = [
     "backend",
     "convert",
     "explain",
+    "export",
     "functional",
     "report",
     "revert",

@@ -37,7 +37,7 @@ def test_links_lead_to_files(page: Path) -> None:
             assert (ROOT / page.parent / target).exists(), target
 
 
-def tests_in(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     functions = [node for node in ast.walk(ast.parse(path.read_text())) if hasattr(node, "name")]
     return {node.name for node in functions}
 
@@ -54,4 +54,4 @@ def test_every_feature_names_the_tests_that_prove_it() -> None:
         proofs = re.findall(r"`([\w/]+\.py)::(\w+)`", proof)
         assert proofs, f"{feature}: no proof"
         for file, name in proofs:
-            assert name in tests_in(ROOT / "tests" / file), f"{feature}: {file} has no {name}"
+            assert name in names_in(ROOT / "tests" / file), f"{feature}: {file} has no {name}"

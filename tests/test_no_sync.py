@@ -45,15 +45,17 @@ class NoSync(TorchDispatchMode):
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("choice", [FusedRNN, ReadoutRNN])
-def test_forward_and_backward_with_lengths(choice, bidirectional, steps):
+def test_forward_and_backward_with_lengths_and_resets(choice, bidirectional, steps):
     kinds = {FusedRNN: (3, 4, 2), ReadoutRNN: (3, 4, 2, 2)}
-    layer = choice(*kinds[choice], bidirectional=bidirectional, dropout=0.5)
+    options = {"bidirectional": bidirectional, "dropout": 0.5, "learned_h0": True}
+    layer = choice(*kinds[choice], **options)
+    resets = torch.rand(steps, 3) < 0.5
     x = X[:steps].clone().requires_grad_()
     with NoSync():
-        output, h_n = layer(x, lengths=LENGTHS)
+        output, h_n = layer(x, lengths=LENGTHS, resets=resets)
         (output.sum() + h_n.sum()).backward()
         with torch.no_grad():
-            layer(x, lengths=LENGTHS)
+            layer(x, lengths=LENGTHS, resets=resets)
     assert x.grad is not None
 
 
