@@ -11,6 +11,7 @@ from torch import Tensor
 from . import _checks
 from .ops import dispatch, reference
 from .ops import recurrence as _operators
+from .ops.linear import is_plain, is_recording, linear
 
 __all__ = ["recurrence", "rnn"]
 
@@ -120,7 +121,9 @@ def rnn(
         input, h0, *weights = _autocast(input, h0, *weights)
     hidden_size = weights[1].shape[0]
     batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
-    unfused = not bidirectional and lengths is None and resets is None and _is_short(input)
+    unfused = (
+        not bidirectional and lengths is None and resets is None and _is_short(input, h0, *weights)
+    )
     last_states = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
@@ -133,11 +136,12 @@ def rnn(
             h = input.new_zeros(directions, batch, hidden_size)
         else:
             h = h0[layer * directions : (layer + 1) * directions]
-        pre = F.linear(input, weight_ih, total_bias)
         if unfused:
+            pre = F.linear(input, weight_ih, total_bias)
             input, h = _step_by_step(pre, h, weights[first + 1], activation)
             last_states.append(h)
             continue
+        pre = linear(input, weight_ih, total_bias)
         pre = pre.unflatten(-1, (directions, hidden_size))
         h = h.transpose(0, 1)  # [D, B, H] -> [B, D, H]
         if offsets is None and _may_overwrite(pre):
@@ -171,15 +175,18 @@ def _step_by_step(
 _SHORT = 3
 
 
-def _is_short(input: Tensor) -> bool:
+def _is_short(input: Tensor, *others: Tensor | None) -> bool:
     """Whether torch's own operations serve so few steps as well as a fused loop, or better.
 
-    In half precision they would round more often than the kernels do.
+    They do while a gradient is recorded, and for one step where there are no C++ kernels. These
+    serve any number of steps, so that a row's bits do not depend on it. In half precision torch's
+    operations would round more often than the kernels do.
     """
-    if input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
+    if input.shape[0] > _SHORT or input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
         return False
-    recording = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return input.shape[0] <= (_SHORT if recording else 1)
+    if is_recording(input, *others) and not torch.compiler.is_compiling():
+        return True
+    return input.shape[0] == 1 and not is_plain(input, *others)
 
 
 def _merge_directions(
