@@ -121,9 +121,8 @@ def rnn(
         input, h0, *weights = _autocast(input, h0, *weights)
     hidden_size = weights[1].shape[0]
     batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
-    unfused = (
-        not bidirectional and lengths is None and resets is None and _is_short(input, h0, *weights)
-    )
+    unfused = not bidirectional and lengths is None and resets is None
+    unfused = unfused and _is_short(input, h0, weights)
     last_states = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
@@ -142,14 +141,14 @@ def rnn(
             last_states.append(h)
             continue
         pre = linear(input, weight_ih, total_bias)
-        pre = pre.unflatten(-1, (directions, hidden_size))
+        pre = pre.unflatten(-1, (2, hidden_size)) if bidirectional else pre.unsqueeze(-2)
         h = h.transpose(0, 1)  # [D, B, H] -> [B, D, H]
         if offsets is None and _may_overwrite(pre):
             out = pre
             h_n = _operators.recurrence_(pre, weight_hh, h, lengths, resets, activation, 1)
         else:
             out, h_n = _apply(pre, weight_hh, h, lengths, offsets, resets, activation, 1)
-        input = out.flatten(-2)
+        input = out.flatten(-2) if bidirectional else out.squeeze(-2)
         last_states.append(h_n.transpose(0, 1))
     if num_layers == 1 and last_states[0] is not input:
         return input, last_states[0].contiguous()
@@ -175,7 +174,7 @@ def _step_by_step(
 _SHORT = 3
 
 
-def _is_short(input: Tensor, *others: Tensor | None) -> bool:
+def _is_short(input: Tensor, h0: Tensor | None, weights: Sequence[Tensor]) -> bool:
     """Whether torch's own operations serve so few steps as well as a fused loop, or better.
 
     They do while a gradient is recorded, and for one step where there are no C++ kernels. These
@@ -184,9 +183,9 @@ def _is_short(input: Tensor, *others: Tensor | None) -> bool:
     """
     if input.shape[0] > _SHORT or input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
         return False
-    if is_recording(input, *others) and not torch.compiler.is_compiling():
+    if is_recording(input, h0, *weights) and not torch.compiler.is_compiling():
         return True
-    return input.shape[0] == 1 and not is_plain(input, *others)
+    return input.shape[0] == 1 and not is_plain(input)
 
 
 def _merge_directions(

@@ -65,7 +65,7 @@ Plan make_plan(const Problem& p, int64_t threads) {
   constexpr int64_t tile_rows = 64;
   const int64_t step = p.B * p.G * p.H * p.H;
   Plan plan;
-  plan.packing = p.T > 1;
+  plan.packing = p.T > 1;  // for a single step the packed W_hh need not leave the nearest cache
   plan.parallel = threads > 1 && p.T * step >= call_minimum;
   plan.parallel_packing = plan.parallel && p.G * p.H * p.H >= packing_minimum;
   const int64_t wanted = plan.parallel ? (threads + p.G - 1) / p.G : 1;
@@ -80,27 +80,22 @@ Plan make_plan(const Problem& p, int64_t threads) {
 }
 
 LinearPlan make_plan(const Linear& p, int64_t threads, int64_t column_blocks) {
-  constexpr int64_t minimum = 1 << 19;  // multiply-adds below which waking the threads does not pay
-  constexpr int64_t tile_rows = 96;     // that pass over W, panel by panel, while they stay near
+  // Multiply-adds below which waking the threads costs more than they save; rows that a piece of
+  // the weight serves while it stays near; column blocks that are worth a thread.
+  constexpr int64_t minimum = 1 << 19, tile_rows = 96, thread_blocks = 8;
   LinearPlan plan{};
   plan.parallel = threads > 1 && p.M * p.N * p.K >= minimum;
   plan.row_parts = (p.M + tile_rows - 1) / tile_rows;
-  plan.packing = plan.row_parts > 1;
   plan.column_parts = 1;
-  if (plan.parallel) {
-    if (plan.row_parts < 4 * threads) {
-      // blocks of columns, in pairs
-      const int64_t wanted = threads;
-      if (plan.row_parts > 1) {
-        plan.row_parts = (plan.row_parts + threads - 1) / threads * threads;
-      } else {
-        plan.column_parts = std::min(wanted, (column_blocks + 7) / 8);
-        if (plan.column_parts < threads && p.M >= 6 * threads) {
-          plan.row_parts = threads;
-          plan.column_parts = 1;
-        }
-      }
-    }
+  // What several pieces of rows need is packed once for all.
+  plan.packing = plan.row_parts > 1;
+  if (!plan.parallel) return plan;
+  if (plan.packing) {
+    plan.row_parts = (plan.row_parts + threads - 1) / threads * threads;
+  } else if (column_blocks >= thread_blocks * threads) {
+    plan.column_parts = threads;
+  } else {
+    plan.row_parts = std::min(threads, p.M);
   }
   return plan;
 }

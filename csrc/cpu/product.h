@@ -12,6 +12,9 @@ constexpr int max_columns(int64_t rows) {
   return rows == 1 ? 8 : rows <= 2 ? VECTOR_REGISTERS / 4 : rows <= 4 ? VECTOR_REGISTERS / 8 : 2;
 }
 
+// Of the nearest cache.
+constexpr int64_t nearest_bytes = 32768;
+
 // A matrix in memory, its rows `stride` elements apart.
 template <class A>
 struct Rows {
@@ -100,18 +103,20 @@ inline void some_rows(int64_t n, Rows<const A> x, Packed<A> w, Rows<const A> sta
   }
 }
 
-// All rows and `blocks` column blocks: `columns` of them stay near while all rows pass, in bands as
-// even as can be.
+// All rows and `blocks` column blocks: `columns` of them stay near while all rows pass.
 template <class A, int columns>
 void bands(int64_t n, Rows<const A> x, Packed<A> w, int64_t blocks, Rows<const A> start,
            Rows<A> z) {
-  const int64_t count = (n + max_rows - 1) / max_rows;
   int64_t c = 0;
-  for (; c + columns <= blocks; c += columns)
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t r = n * i / count, rows = n * (i + 1) / count - r, j = c * lanes<A>;
+  for (; c + columns <= blocks; c += columns) {
+    const int64_t j = c * lanes<A>;
+    for (int64_t r = 0, rows; r < n; r += rows) {
+      rows = n - r < max_rows ? n - r : max_rows;
+      // Two bands of some rows are faster than a full one and one of very few.
+      if (rows < n - r && n - r - rows < 4) rows = (n - r + 1) / 2;
       some_rows<A, columns>(rows, x.at(r, 0), w.at(c), start.at(r, j), z.at(r, j));
     }
+  }
   if constexpr (columns > 1) {
     const int64_t j = c * lanes<A>;
     if (c < blocks)
@@ -123,7 +128,9 @@ void bands(int64_t n, Rows<const A> x, Packed<A> w, int64_t blocks, Rows<const A
 template <class A>
 void multiply(int64_t n, Rows<const A> x, Packed<A> w, int64_t blocks, Rows<const A> start,
               Rows<A> z) {
-  const int columns = max_columns(n);
+  // What comes from beyond the nearest cache comes no faster for more sums.
+  const bool near = w.K * blocks * VECTOR_BYTES <= nearest_bytes;
+  const int columns = n == 1 && !near ? VECTOR_REGISTERS / 4 : max_columns(n);
   if (columns == 8) return bands<A, 8>(n, x, w, blocks, start, z);
   if (columns == 4) return bands<A, 4>(n, x, w, blocks, start, z);
   bands<A, 2>(n, x, w, blocks, start, z);
@@ -134,9 +141,10 @@ void multiply(int64_t n, Rows<const A> x, Packed<A> w, int64_t blocks, Rows<cons
 template <class S, class A = typename S::Compute>
 void multiply(int64_t n, Rows<const A> x, Transposed<S> w, int64_t blocks, Rows<const A> start,
               Rows<A> z) {
-  constexpr int64_t L = lanes<A>, bytes = 32768;
-  alignas(64) A panel[bytes / sizeof(A)];
-  const int64_t width = n == 1 ? 8 : 4, depth = (n == 1 ? bytes / 2 : bytes) / width / VECTOR_BYTES;
+  constexpr int64_t L = lanes<A>;
+  alignas(64) A panel[nearest_bytes / sizeof(A)];
+  const int64_t width = n == 1 ? 8 : 4;
+  const int64_t depth = (n == 1 ? nearest_bytes / 2 : nearest_bytes) / width / VECTOR_BYTES;
   for (int64_t c = 0; c < blocks; c += width) {
     const int64_t some = blocks - c < width ? blocks - c : width;
     const Rows<A> to = z.at(0, c * L);
