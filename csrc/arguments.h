@@ -45,7 +45,8 @@ inline Tensor readable(const char* name, const Tensor& tensor, const Tensor& lik
   check_device(name, tensor, like);
   STD_TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), "fastrnn: ", name,
                   " has the wrong dtype");
-  return torch::stable::contiguous(tensor);
+  // Asking the dispatcher costs more than a short call's work.
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
 // The problem's sizes, and what makes it ragged: int64 and bool tensors, which it keeps alive.

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import _checks
 from .ops import dispatch, onnx, reference
 from .ops import recurrence as _operators
+from .ops.linear import is_plain, is_recording, linear
 from .ops.weight_gradient import begins
 
 __all__ = ["recurrence", "rnn"]
@@ -155,7 +156,7 @@ def rnn(
     hidden_size = heads * shape[-1]
     batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
     plain = not bidirectional and heads == 1 and lengths is None and resets is None
-    unfused = plain and not _always_fused and _is_short(input)
+    unfused = plain and not _always_fused and _is_short(input, h0, weights)
     last_states = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
@@ -166,14 +167,14 @@ def rnn(
         )
         states = slice(layer * directions, (layer + 1) * directions)
         h = input.new_zeros(directions, batch, hidden_size) if h0 is None else h0[states]
-        pre = F.linear(input, weight_ih, total_bias)
         if unfused:
+            pre = F.linear(input, weight_ih, total_bias)
             input, h = _step_by_step(pre, h, weights[first + 1], activation)
             last_states.append(h)
             continue
         # A group is a head of a direction, G = D·n: [.., D·H] -> [.., G, H/n].
         groups = weight_hh.shape[:2]
-        pre = pre.unflatten(-1, groups)
+        pre = linear(input, weight_ih, total_bias).unflatten(-1, groups)
         h = h.transpose(0, 1).reshape(batch, *groups)  # [D, B, H] -> [B, G, H/n]
         if resets is not None and reset_to is not None:
             begun = reset_to[states].reshape(groups)
@@ -231,17 +232,21 @@ def _step_by_step(
 _SHORT = 3
 
 
-def _is_short(input: Tensor) -> bool:
+def _is_short(input: Tensor, h0: Tensor | None, weights: Sequence[Tensor]) -> bool:
     """Whether torch's own operations serve so few steps as well as a fused loop, or better.
 
-    In half precision they would round more often than the kernels do; and a graph that asked would
-    serve only as many steps as it was traced with.
+    They do while a gradient is recorded, and for one step where there are no C++ kernels. These
+    serve any number of steps, so that a row's bits do not depend on it. In half precision torch's
+    operations would round more often than the kernels do; and a graph that asked would serve only
+    as many steps as it was traced with.
     """
     if torch.compiler.is_compiling():
         return False
-    if input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
+    if input.shape[0] > _SHORT or input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
         return False
-    return input.shape[0] <= (_SHORT if torch.is_grad_enabled() else 1)
+    if is_recording(input, h0, *weights):
+        return True
+    return input.shape[0] == 1 and not is_plain(input)
 
 
 def _merge_directions(

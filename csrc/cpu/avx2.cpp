@@ -13,7 +13,11 @@ namespace fastrnn::cpu::avx2 {
 #define VECTOR_BYTES 32
 #define VECTOR_REGISTERS 16
 #include "vector.h"
+#include "product.h"
 #include "recurrence.h"
+#include "linear.h"
+extern const Kernels kernels = {&run_any<ForwardPass, Forward>, &run_any<BackwardPass, Backward>,
+                                &linear};
 }  // namespace fastrnn::cpu::avx2
 
 #if defined(__clang__)

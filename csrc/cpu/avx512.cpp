@@ -13,7 +13,11 @@ namespace fastrnn::cpu::avx512 {
 #define VECTOR_BYTES 64
 #define VECTOR_REGISTERS 32
 #include "vector.h"
+#include "product.h"
 #include "recurrence.h"
+#include "linear.h"
+extern const Kernels kernels = {&run_any<ForwardPass, Forward>, &run_any<BackwardPass, Backward>,
+                                &linear};
 }  // namespace fastrnn::cpu::avx512
 
 #if defined(__clang__)

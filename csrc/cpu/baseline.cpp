@@ -5,6 +5,10 @@ namespace fastrnn::cpu::baseline {
 #define VECTOR_BYTES 16
 #define VECTOR_REGISTERS 16
 #include "vector.h"
+#include "product.h"
 #include "recurrence.h"
+#include "linear.h"
+extern const Kernels kernels = {&run_any<ForwardPass, Forward>, &run_any<BackwardPass, Backward>,
+                                &linear};
 }  // namespace fastrnn::cpu::baseline
 

@@ -1,9 +1,11 @@
 // Registers the CPU kernels with torch, through its stable ABI. Checks once, allocates, calls.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "../arguments.h"
 #include "cpu.h"
@@ -37,13 +39,32 @@ fastrnn::cpu::Threads threads() {
           }};
 }
 
+// Uninitialised and contiguous, of the dtype of `like`, and without the dispatcher, which costs more
+// than a short call's work.
+Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    strides[i] = stride;
+    stride *= std::max<int64_t>(sizes[i], 1);
+  }
+  int32_t dtype, device;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, device, 0, &made));
+  return Tensor(made);
+}
+
 Tensor contiguous_like(const Tensor& tensor) {
-  return torch::stable::new_empty(tensor, tensor.sizes());
+  const auto sizes = tensor.sizes();
+  return empty({sizes.begin(), sizes.end()}, tensor);
 }
 
 // Packed data may have rows that no step names: they are zero, as inactive rows are.
 Tensor output_like(const Tensor& tensor, bool packed) {
-  Tensor output = torch::stable::empty_like(tensor);
+  Tensor output = contiguous_like(tensor);
   if (packed) torch::stable::zero_(output);
   return output;
 }
@@ -104,7 +125,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_
     check_shape(name, *given, {sizes.begin(), sizes.end()});
   }
   Tensor grad_pre = output_like(out, offsets.has_value());
-  Tensor grad_h0 = torch::stable::empty_like(grad_h_n);
+  Tensor grad_h0 = contiguous_like(grad_h_n);
   fastrnn::cpu::backward({arguments.problem, grad_out.const_data_ptr(), grad_h_n.const_data_ptr(),
                           out.const_data_ptr(), weight_hh.const_data_ptr(),
                           grad_pre.mutable_data_ptr(), grad_h0.mutable_data_ptr()},
@@ -112,11 +133,36 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_
   return {grad_pre, grad_h0};
 }
 
+Tensor linear(const Tensor& input_, const Tensor& weight_, const std::optional<Tensor>& bias_) {
+  const Tensor input = readable("input", input_, input_);
+  const Tensor weight = readable("weight", weight_, input);
+  STD_TORCH_CHECK(input.dim() >= 1 && weight.dim() == 2 &&
+                      input.size(input.dim() - 1) == weight.size(1),
+                  "fastrnn: linear needs input [..., K] and weight [N, K]");
+  std::optional<Tensor> bias;
+  if (bias_) {
+    bias = readable("bias", *bias_, input);
+    check_shape("bias", *bias, {weight.size(0)});
+  }
+  const auto given = input.sizes();
+  std::vector<int64_t> sizes(given.begin(), given.end());
+  int64_t rows = 1;
+  for (size_t i = 0; i + 1 < sizes.size(); ++i) rows *= sizes[i];
+  sizes.back() = weight.size(0);
+  Tensor out = empty(sizes, input);
+  fastrnn::cpu::linear({rows, weight.size(0), weight.size(1), fastrnn::dtype_of(input),
+                        input.const_data_ptr(), weight.const_data_ptr(),
+                        bias ? bias->const_data_ptr() : nullptr, out.mutable_data_ptr()},
+                       threads());
+  return out;
+}
+
 }  // namespace
 
-// The schemas are defined in Python, fastrnn/ops/recurrence.py.
+// The schemas are defined in Python, fastrnn/ops/recurrence.py and linear.py.
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
   m.impl("recurrence", TORCH_BOX(&forward));
   m.impl("recurrence_", TORCH_BOX(&forward_));
   m.impl("recurrence_backward", TORCH_BOX(&backward));
+  m.impl("linear", TORCH_BOX(&linear));
 }

@@ -65,8 +65,7 @@ Plan make_plan(const Problem& p, int64_t threads) {
   constexpr int64_t tile_rows = 64;
   const int64_t step = p.B * p.G * p.H * p.H;
   Plan plan;
-  // Packing W_hh costs as much as the better layout saves in H / 4 products of a row, measured.
-  plan.packing = 4 * p.T * p.B > p.H;
+  plan.packing = p.T > 1;  // for a single step the packed W_hh need not leave the nearest cache
   plan.parallel = threads > 1 && p.T * step >= call_minimum;
   plan.parallel_packing = plan.parallel && p.G * p.H * p.H >= packing_minimum;
   const int64_t wanted = plan.parallel ? (threads + p.G - 1) / p.G : 1;
@@ -80,12 +79,37 @@ Plan make_plan(const Problem& p, int64_t threads) {
   return plan;
 }
 
+LinearPlan make_plan(const Linear& p, int64_t threads, int64_t column_blocks) {
+  // Multiply-adds below which waking the threads costs more than they save; rows that a piece of
+  // the weight serves while it stays near; column blocks that are worth a thread.
+  constexpr int64_t minimum = 1 << 19, tile_rows = 96, thread_blocks = 8;
+  LinearPlan plan{};
+  plan.parallel = threads > 1 && p.M * p.N * p.K >= minimum;
+  plan.row_parts = (p.M + tile_rows - 1) / tile_rows;
+  plan.column_parts = 1;
+  // What several pieces of rows need is packed once for all.
+  plan.packing = plan.row_parts > 1;
+  if (!plan.parallel) return plan;
+  if (plan.packing) {
+    plan.row_parts = (plan.row_parts + threads - 1) / threads * threads;
+  } else if (column_blocks >= thread_blocks * threads) {
+    plan.column_parts = threads;
+  } else {
+    plan.row_parts = std::min(threads, p.M);
+  }
+  return plan;
+}
+
 void forward(const Forward& problem, const Threads& threads) {
   selected().kernels->forward(problem, threads);
 }
 
 void backward(const Backward& problem, const Threads& threads) {
   selected().kernels->backward(problem, threads);
+}
+
+void linear(const Linear& problem, const Threads& threads) {
+  selected().kernels->linear(problem, threads);
 }
 
 const char* instruction_set() { return selected().name; }

@@ -16,8 +16,19 @@ struct Threads {
   std::function<void(int64_t n, const std::function<void(int64_t)>& task)> run;
 };
 
+// The input's share of a layer's pre-activations: out = input weight^T + bias.
+struct Linear {
+  int64_t M, N, K;
+  DType dtype;
+  const void* input;   // [M, K]
+  const void* weight;  // [N, K]
+  const void* bias;    // [N], or null
+  void* out;           // [M, N]
+};
+
 void forward(const Forward& problem, const Threads& threads);
 void backward(const Backward& problem, const Threads& threads);
+void linear(const Linear& problem, const Threads& threads);
 
 const char* instruction_set();          // the one in use
 const char* const* instruction_sets();  // all compiled in, null-terminated

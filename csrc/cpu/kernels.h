@@ -6,6 +6,7 @@
 #include <functional>
 #include <new>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "cpu.h"
@@ -15,6 +16,7 @@ namespace fastrnn::cpu {
 struct Kernels {
   void (*forward)(const Forward&, const Threads&);
   void (*backward)(const Backward&, const Threads&);
+  void (*linear)(const Linear&, const Threads&);
 };
 
 // Uninitialised memory for n elements, on a cache line.
@@ -33,11 +35,20 @@ struct Plan {
   bool parallel;          // worth waking the threads for
   bool parallel_packing;  // so is packing W_hh
   bool share_step;        // the threads share each step, rather than the batch
-  bool packing;           // W_hh is worth packing
+  bool packing;           // W_hh is worth packing as a whole
   int64_t tiles;          // of batch rows, in each group
 };
 
 Plan make_plan(const Problem& problem, int64_t threads);
+
+// How the product with the input's weight is: tasks are pieces of rows and of columns.
+struct LinearPlan {
+  bool parallel;
+  bool packing;  // the weight, as a whole, before the product
+  int64_t row_parts, column_parts;
+};
+
+LinearPlan make_plan(const Linear& problem, int64_t threads, int64_t column_blocks);
 
 namespace baseline { extern const Kernels kernels; }
 #if defined(__x86_64__)

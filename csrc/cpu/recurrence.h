@@ -1,159 +1,11 @@
 // The grouped recurrence, forward and backward, for one instruction set.
 //
-// Included inside the namespace of an instruction set, after vector.h. One task owns a group and a
+// Included inside the namespace of an instruction set, after product.h. One task owns a group and a
 // tile of batch rows and runs all of time without talking to another. Each step is a small matrix
 // product, z = state W, then a pass over z that adds, activates, rounds and stores:
 //
 //   forward:  state = h_{t-1},   W = W_hh^T,  h_t  = act(pre_t + z)
 //   backward: state = dz_{t+1},  W = W_hh,    dz_t = (dout_t + z) act'(h_t)
-//
-// Every element of z is one sum over k in ascending order, whatever the tiling: the result does not
-// depend on the number of threads.
-
-// Rows and vectors of z held in registers by one pass over k. With 16 registers, 6 x 2 sums, two
-// vectors of W and one element of the state just fit; with 32, 8 x 2 leaves loads enough to feed
-// both multipliers. Few rows take more columns, so that there are sums enough to hide the latency.
-constexpr int max_rows = VECTOR_REGISTERS == 32 ? 8 : 6;
-template <int rows>
-constexpr int max_columns = rows > 4 ? 2 : rows == 4 ? VECTOR_REGISTERS / 8 : VECTOR_REGISTERS / 4;
-
-// W of one group: for each block of `lanes` columns, its rows one after the other, zero-padded.
-template <class A>
-struct Packed {
-  const A* data;
-  int64_t H;
-  const A* block(int64_t c) const { return data + c * H * lanes<A>; }
-};
-
-// One tile: z[r][c] = sum over k of state[r][k] W[k][c], rows `stride` elements apart.
-template <class A, int rows, int columns>
-inline void tile(const A* state, int64_t stride, const A* w, int64_t H, A* z) {
-  using V = Vector<A>;
-  V sum[rows][columns] = {};
-  for (int64_t k = 0; k < H; ++k) {
-    V row[columns];
-#pragma GCC unroll 8
-    for (int c = 0; c < columns; ++c) row[c] = load<V>(w + (c * H + k) * lanes<A>);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 8
-      for (int c = 0; c < columns; ++c) sum[r][c] += state[r * stride + k] * row[c];
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 8
-    for (int c = 0; c < columns; ++c) store(z + r * stride + c * lanes<A>, sum[r][c]);
-}
-
-// `bands` times `rows` rows, column blocks [begin, end): a block of W stays near for all bands.
-template <class A, int rows, int columns = max_columns<rows>>
-void bands(const A* state, int64_t stride, Packed<A> w, int64_t begin, int64_t end, int64_t count,
-           A* z) {
-  int64_t c = begin;
-  for (; c + columns <= end; c += columns)
-    for (int64_t i = 0; i < count; ++i)
-      tile<A, rows, columns>(state + i * rows * stride, stride, w.block(c), w.H,
-                             z + i * rows * stride + c * lanes<A>);
-  if constexpr (columns > 1)
-    if (c < end) bands<A, rows, columns / 2>(state, stride, w, c, end, count, z);
-}
-
-// z = state W for n rows and the column blocks [begin, end).
-template <class A>
-void multiply(const A* state, int64_t stride, Packed<A> w, int64_t begin, int64_t end, int64_t n,
-              A* z) {
-  int64_t r = 0;
-  const auto some = [&](auto rows) {
-    const int64_t count = (n - r) / rows;
-    if (count) bands<A, rows>(state + r * stride, stride, w, begin, end, count, z + r * stride);
-    r += count * rows;
-  };
-  some(std::integral_constant<int, max_rows>{});
-  some(std::integral_constant<int, 4>{});
-  some(std::integral_constant<int, 2>{});
-  some(std::integral_constant<int, 1>{});
-}
-
-// Calls f(j, load, store) for each vector of a row of H elements. The last, partial one is loaded
-// and stored through a buffer, so that nothing outside the row is touched.
-template <class S, class F>
-inline void each_vector(int64_t H, F f) {
-  using Stored = typename S::Stored;
-  using Element = typename S::Element;
-  constexpr int64_t L = lanes<typename S::Compute>;
-  int64_t j = 0;
-  for (; j + L <= H; j += L)
-    f(
-        j, [j](const Element* p) { return S::widen(load<Stored>(p + j)); },
-        [j](Element* p, Stored v) { store(p + j, v); });
-  if (j == H) return;
-  const size_t bytes = (H - j) * sizeof(Element);
-  f(
-      j,
-      [=](const Element* p) {
-        Stored v = {};
-        __builtin_memcpy(&v, p + j, bytes);
-        return S::widen(v);
-      },
-      [=](Element* p, Stored v) { __builtin_memcpy(p + j, &v, bytes); });
-}
-
-// The sum of a vector's elements, halving it.
-template <class A, class V>
-inline A reduce(V v) {
-  if constexpr (sizeof(V) == sizeof(A)) {
-    return bit_cast<A>(v);
-  } else {
-    typedef A Half __attribute__((vector_size(sizeof(V) / 2)));
-    Half halves[2];
-    __builtin_memcpy(halves, &v, sizeof(v));
-    return reduce<A>(halves[0] + halves[1]);
-  }
-}
-
-// One tile of z = state W_hh^T, from the rows of W_hh as they lie: z[r][c] = state[r] . w[c].
-template <class S, int rows, int columns>
-inline void tile_unpacked(const typename S::Compute* state, int64_t stride,
-                          const typename S::Element* w, int64_t H, typename S::Compute* z) {
-  using V = Vector<typename S::Compute>;
-  V sum[rows][columns] = {};
-  each_vector<S>(H, [&](int64_t k, auto load_row, auto) {
-    V h[rows];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) h[r] = load<V>(state + r * stride + k);
-#pragma GCC unroll 4
-    for (int c = 0; c < columns; ++c) {
-      const V row = load_row(w + c * H);
-#pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) sum[r][c] += h[r] * row;
-    }
-  });
-  for (int r = 0; r < rows; ++r)
-    for (int c = 0; c < columns; ++c) z[r * stride + c] = reduce<typename S::Compute>(sum[r][c]);
-}
-
-// z = state W_hh^T for n rows and the columns [begin, end). For calls of so little work that
-// packing W would cost more than it saves. The state's padding must be finite: it meets zeros.
-template <class S>
-void multiply_unpacked(const typename S::Compute* state, int64_t stride,
-                       const typename S::Element* w, int64_t H, int64_t begin, int64_t end,
-                       int64_t n, typename S::Compute* z) {
-  // Four rows of W_hh stay near while all rows of the state pass.
-  const auto each_row = [&](int64_t j, auto columns) {
-    const auto tile = [&](int64_t r, auto rows) {
-      tile_unpacked<S, rows, columns>(state + r * stride, stride, w + j * H, H,
-                                      z + r * stride + j);
-    };
-    int64_t r = 0;
-    if constexpr (VECTOR_REGISTERS == 32)
-      for (; r + 6 <= n; r += 6) tile(r, std::integral_constant<int, 6>{});
-    for (; r + 2 <= n; r += 2) tile(r, std::integral_constant<int, 2>{});
-    if (r < n) tile(r, std::integral_constant<int, 1>{});
-  };
-  int64_t j = begin;
-  for (; j + 4 <= end; j += 4) each_row(j, std::integral_constant<int, 4>{});
-  for (; j < end; ++j) each_row(j, std::integral_constant<int, 1>{});
-}
 
 template <class S, Activation activation>
 struct ForwardPass {
@@ -294,33 +146,16 @@ void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Product product)
     pass.end(b0 + r, g, !started[r], z.data + r * stride, state.data + r * stride);
 }
 
-// Column block c of a group's W, packed. The forward multiplies by W_hh^T, the backward by W_hh.
-template <class Pass>
-void pack(const Pass& pass, int64_t g, int64_t c, typename Pass::A* to) {
-  using S = typename Pass::Storage;
-  using A = typename Pass::A;
+// Column block c of a group's W for the backward, which multiplies by W_hh: packed, row by row.
+template <class S, class A = typename S::Compute>
+void pack_rows(const typename S::Element* from, int64_t H, int64_t c, A* to) {
   constexpr int64_t L = lanes<A>;
-  const int64_t H = pass.p.H;
-  const auto* from = static_cast<const typename S::Element*>(pass.p.weight_hh) + g * H * H;
   const int64_t width = H - c * L < L ? H - c * L : L;
-  if (Pass::against_time) {
-    for (int64_t k = 0; k < H; ++k) {
-      typename S::Stored row = {};
-      __builtin_memcpy(&row, from + k * H + c * L, width * sizeof(typename S::Element));
-      store(to + k * L, S::widen(row));
-    }
-    return;
+  for (int64_t k = 0; k < H; ++k) {
+    typename S::Stored row = {};
+    __builtin_memcpy(&row, from + k * H + c * L, width * sizeof(typename S::Element));
+    store(to + k * L, S::widen(row));
   }
-  // Transpose L x L squares, each of which the nearest cache holds.
-  each_vector<S>(H, [&](int64_t k, auto load_row, auto) {
-    A square[L][L] = {};
-    for (int64_t j = 0; j < width; ++j) {
-      const Vector<A> row = load_row(from + (c * L + j) * H);
-      for (int64_t i = 0; i < L; ++i) square[i][j] = row[i];
-    }
-    const int64_t height = H - k < L ? H - k : L;
-    __builtin_memcpy(to + k * L, square, height * L * sizeof(A));
-  });
 }
 
 template <class Pass>
@@ -335,23 +170,35 @@ void run(const Pass& pass, const Threads& threads) {
     for (int64_t i = 0; i < count; ++i) task(i);
   };
 
-  // The backward reads W_hh's rows as they lie, so packing costs it little.
+  const auto weight = [&](int64_t g) {
+    return Transposed<S>{static_cast<const typename S::Element*>(p.weight_hh) + g * p.H * p.H, p.H,
+                         p.H, p.H};
+  };
   const bool packing = Pass::against_time || plan.packing;
   const int64_t blocks = (p.H + L - 1) / L, size = blocks * p.H * L;
-  Buffer<A> packed(packing ? p.G * size : 0);
+  Buffer<A> packed(packing ? p.G * size : 0), zeros(blocks * L);
+  __builtin_memset(zeros.data, 0, blocks * L * sizeof(A));
   if (packing)
     each(plan.parallel_packing, p.G * blocks, [&](int64_t i) {
-      pack(pass, i / blocks, i % blocks, packed.data + i * p.H * L);
+      const int64_t g = i / blocks, c = i % blocks;
+      A* to = packed.data + i * p.H * L;
+      if (Pass::against_time) {
+        pack_rows<S>(weight(g).data, p.H, c, to);
+      } else {
+        weight(g).at(c, 0).pack(p.H, to);
+      }
     });
 
   // z = state W for n rows of group g and the column blocks [begin, end).
   const auto product = [&](int64_t g, int64_t begin, int64_t end, int64_t n, const A* state,
                            int64_t stride, A* z) {
-    if (packing)
-      return multiply<A>(state, stride, {packed.data + g * size, p.H}, begin, end, n, z);
-    const auto* w = static_cast<const typename S::Element*>(p.weight_hh) + g * p.H * p.H;
-    const int64_t last = end * L < p.H ? end * L : p.H;
-    multiply_unpacked<S>(state, stride, w, p.H, begin * L, last, n, z);
+    const Rows<const A> x{state, stride}, start{zeros.data, 0};
+    const Rows<A> to{z + begin * L, stride};
+    if (packing) {
+      multiply(n, x, Packed<A>{packed.data + g * size, p.H}.at(begin), end - begin, start, to);
+    } else {
+      multiply(n, x, weight(g).at(begin, 0), end - begin, start, to);
+    }
   };
 
   if (plan.share_step) {
@@ -392,5 +239,3 @@ void run_any(const P& p, const Threads& threads) {
     case DType::float16: return run_activation<Pass, Float16>(p, threads);
   }
 }
-
-extern const Kernels kernels = {&run_any<ForwardPass, Forward>, &run_any<BackwardPass, Backward>};

@@ -1,4 +1,4 @@
-// Vectors of one instruction set: loads, stores, conversions and tanh.
+// Vectors of one instruction set: loads, stores, conversions, transposes and tanh.
 //
 // Included inside the namespace of an instruction set that defines VECTOR_BYTES. Written with the
 // vector extension of GCC and Clang, so that one text serves every width and every processor.
@@ -105,6 +105,86 @@ struct Float16 {
     return __builtin_convertvector(half | (bits >> 16 & 0x8000), HalfBits);
   }
 };
+
+// Calls f(j, load, store) for each vector of a row of n elements. The last, partial one is loaded
+// and stored through a buffer, so that nothing outside the row is touched.
+template <class S, class F>
+inline void each_vector(int64_t n, F f) {
+  using Stored = typename S::Stored;
+  using Element = typename S::Element;
+  constexpr int64_t L = lanes<typename S::Compute>;
+  int64_t j = 0;
+  for (; j + L <= n; j += L)
+    f(
+        j, [j](const Element* p) { return S::widen(load<Stored>(p + j)); },
+        [j](Element* p, Stored v) { store(p + j, v); });
+  if (j == n) return;
+  const size_t bytes = (n - j) * sizeof(Element);
+  f(
+      j,
+      [=](const Element* p) {
+        Stored v = {};
+        __builtin_memcpy(&v, p + j, bytes);
+        return S::widen(v);
+      },
+      [=](Element* p, Stored v) { __builtin_memcpy(p + j, &v, bytes); });
+}
+
+// The shuffles of a transpose, each one instruction: a pair of vectors, a and b, becomes a low and a
+// high one. `at` says which element, of a's and then of b's, is the i-th of these.
+
+// Within each 16 bytes units of d elements by turns, from the halves of a and b.
+template <class A, int64_t d, bool high>
+struct Interleave {
+  static constexpr int64_t at(int64_t i) {
+    constexpr int64_t n = 16 / sizeof(A);
+    const int64_t first = i - i % n + (high ? n / 2 : 0);
+    return first + i % n / (2 * d) * d + i % d + (i / d % 2 ? lanes<A> : 0);
+  }
+};
+
+// Units of d elements, 16 bytes or more: a's even ones beside b's even ones, and odd beside odd.
+template <class A, int64_t d, bool high>
+struct Exchange {
+  static constexpr int64_t at(int64_t i) {
+    return i & d ? lanes<A> + i - (high ? 0 : d) : i + (high ? d : 0);
+  }
+};
+
+template <class A, class Which, int64_t... i>
+inline Vector<A> shuffle(Vector<A> a, Vector<A> b, std::integer_sequence<int64_t, i...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, Which::at(i)...);
+#else
+  typedef std::conditional_t<sizeof(A) == 4, int32_t, int64_t> Index
+      __attribute__((vector_size(VECTOR_BYTES)));
+  return __builtin_shuffle(a, b, Index{Which::at(i)...});
+#endif
+}
+
+// Transposes a square of lanes x lanes elements, in log2(lanes) stages.
+template <class A, int64_t d = 1>
+inline void transpose(Vector<A>* v) {
+  constexpr int64_t L = lanes<A>;
+  if constexpr (d < L) {
+    constexpr bool within = d * sizeof(A) < 16;
+    using Low = std::conditional_t<within, Interleave<A, d, false>, Exchange<A, d, false>>;
+    using High = std::conditional_t<within, Interleave<A, d, true>, Exchange<A, d, true>>;
+    constexpr auto all = std::make_integer_sequence<int64_t, L>{};
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < L; ++i) {
+      if (i & d) continue;
+      const Vector<A> a = v[i], b = v[i + d];
+      v[i] = shuffle<A, Low>(a, b, all);
+      v[i + d] = shuffle<A, High>(a, b, all);
+    }
+    transpose<A, 2 * d>(v);
+  } else if constexpr (sizeof(A) == 4) {
+    // Interleaving twice has left the second and the third of each four in each other's place.
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < L; i += 4) std::swap(v[i + 1], v[i + 2]);
+  }
+}
 
 // tanh x = e / (e + 2) with e = expm1(2|x|), and x's sign. With 2|x| = k ln 2 + r, |r| <= ln 2 / 2:
 // e = 2^k p + (2^k - 1), where p is expm1(r)'s Taylor polynomial. Nothing cancels, so the relative

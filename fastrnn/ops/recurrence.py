@@ -210,14 +210,24 @@ torch.library.register_fake(
 )
 recurrence_ = torch.ops.fastrnn.recurrence_.default
 
-# Loading the extension registers its kernels for CPU tensors, before it can be asked whether it is
-# the right one. The wrong one is overruled.
-if cpp.unusable() is not None and cpp.EXTENSION.is_loaded():
+
+def overrule_unusable(implementations: dict[str, Callable]) -> None:
+    """Serve operators on CPU tensors by these, where the wrong extension has been loaded.
+
+    Loading it registers its kernels, before it can be asked whether it is the right one.
+    """
+    if cpp.unusable() is None or not cpp.EXTENSION.is_loaded():
+        return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel")
-        for _name, _implementation in (
-            ("recurrence", dispatch.forward),
-            ("recurrence_backward", dispatch.backward),
-            ("recurrence_", dispatch.forward_),
-        ):
-            LIBRARY.impl(_name, _without_autocast(_implementation), "CPU")
+        for name, implementation in implementations.items():
+            LIBRARY.impl(name, _without_autocast(implementation), "CPU")
+
+
+overrule_unusable(
+    {
+        "recurrence": dispatch.forward,
+        "recurrence_backward": dispatch.backward,
+        "recurrence_": dispatch.forward_,
+    }
+)

@@ -57,7 +57,8 @@ def test_random_problems(module: ModuleType, check, dtype: torch.dtype) -> None:
     ("steps", "batch", "groups", "hidden"),
     [
         (300, 1, 1, 1),
-        (2, 7, 1, 67),  # too little work to pack W_hh
+        (1, 7, 1, 67),  # a step, for which W_hh is not packed as a whole
+        (2, 7, 1, 67),
         (3, 150, 1, 5),  # several tiles of the batch
         (40, 2, 16, 24),  # many groups
         (6, 3, 1, 300),  # threads share a step
@@ -96,7 +97,7 @@ def test_results_do_not_depend_on_threads_or_on_the_run(
 
 
 def test_a_row_does_not_depend_on_the_tile_around_it(extension: ModuleType) -> None:
-    """Enough steps for W_hh to be packed even for one row; see make_plan."""
+    """Nor, a step alone, on whether W_hh was packed as a whole; see make_plan."""
     pre, weight_hh, h0, lengths, *_ = PROBLEM.tensors()
     assert lengths is not None
     out, h_n = extension.forward(pre, weight_hh, h0, lengths, None, None, *PROBLEM.options)
@@ -107,6 +108,10 @@ def test_a_row_does_not_depend_on_the_tile_around_it(extension: ModuleType) -> N
         )
         assert torch.equal(alone[0], out[:, row])
         assert torch.equal(alone[1], h_n[row])
+    first = extension.forward(
+        pre[:1, :, :1], weight_hh[:1], h0[:, :1], lengths, None, None, "tanh", 1
+    )
+    assert torch.equal(first[0], out[:1, :, :1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,0 +1,124 @@
+"""The operator ``fastrnn::linear``: torch's linear for CPU tensors, in one order of summation.
+
+A row's result does not depend on how many rows there are: the same bits for a step alone and
+within a sequence, which torch's matrix products do not promise. In half precision the sums are
+float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import cpp, dispatch
+from .recurrence import LIBRARY, overrule_unusable
+
+
+def _fake(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return input.new_empty((*input.shape[:-1], weight.shape[0]))
+
+
+LIBRARY.define(
+    "linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+LIBRARY.impl("linear", F.linear, "CompositeExplicitAutograd")
+torch.library.register_fake("fastrnn::linear", _fake, lib=LIBRARY)
+overrule_unusable({"linear": F.linear})
+_operator = torch.ops.fastrnn.linear.default
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, weight, _ = inputs
+    ctx.save_for_backward(input, weight)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Of input [..., K], weight [N, K] and bias [N], from grad [..., N]."""
+    input, weight = ctx.saved_tensors
+    rows = grad.reshape(-1, weight.shape[0])
+    grad_input = grad_weight = grad_bias = None
+    if ctx.needs_input_grad[0]:
+        grad_input = (rows @ weight).reshape(input.shape)
+    if ctx.needs_input_grad[1]:
+        grad_weight = rows.mT @ input.reshape(-1, weight.shape[1])
+    if ctx.needs_input_grad[2]:
+        grad_bias = rows.sum(0)
+    return grad_input, grad_weight, grad_bias
+
+
+torch.library.register_autograd(
+    "fastrnn::linear", _gradients, setup_context=_setup_context, lib=LIBRARY
+)
+
+
+class _Eager(torch.autograd.Function):
+    """What register_autograd generates, at less cost a call."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = _operator(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # for double backward
+            return _gradients(ctx, grad)
+        with torch._C._AutoDispatchBelowAutograd():
+            return _gradients(ctx, grad)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """input [..., K], weight [N, K] and bias [N] -> input weight^T + bias, [..., N].
+
+    By the operator where `is_plain`; elsewhere, and where shapes do not fit, by torch.
+    """
+    fits = input.dim() > 0 and input.shape[-1] == weight.shape[-1]
+    if not fits or not is_plain(input, weight, bias):
+        return F.linear(input, weight, bias)
+    if is_recording(input, weight, bias):
+        return _Eager.apply(input, weight, bias)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _operator(input, weight, bias)
+
+
+def is_recording(*tensors: Tensor | None) -> bool:
+    """Whether an operation on them records a gradient."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def is_plain(input: Tensor, *others: Tensor | None) -> bool:
+    """Whether the C++ kernels may serve these, and nothing asks for torch's own operations.
+
+    What compiles, transforms, traces or counts them knows those better; so do subclasses of Tensor.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or dispatch.requested() not in ("auto", "cpp")
+        or cpp.unusable() is not None
+        or cpp.refuses(input) is not None
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+        or type(input) not in _TYPES
+    ):
+        return False
+    dtype = input.dtype
+    for tensor in others:
+        if tensor is not None and not (
+            type(tensor) in _TYPES
+            and tensor.dtype is dtype
+            and tensor.is_cpu
+            and tensor.layout is torch.strided
+        ):
+            return False
+    return input.layout is torch.strided
+
+
+_TYPES = (Tensor, torch.nn.Parameter)
