@@ -87,7 +87,10 @@ def test_stepping_gives_the_same_bits(sizes, dtype, kwargs):
 
 
 def test_a_step_is_the_operators(monkeypatch):
-    """A sequence of one step is computed by torch's own operations, which round otherwise."""
+    """A sequence of one step is computed by torch's own operations, while a gradient is recorded.
+
+    These round otherwise.
+    """
 
     def unfused(*args):
         raise AssertionError("unfused")
@@ -98,8 +101,8 @@ def test_a_step_is_the_operators(monkeypatch):
     for recording in (True, False):
         with torch.set_grad_enabled(recording):
             assert rnn.step(x)[0].shape == (2, 4)
-            with pytest.raises(AssertionError, match="unfused"):
-                rnn(x[None])
+    with pytest.raises(AssertionError, match="unfused"):
+        rnn(x[None])
 
 
 def test_a_state_of_its_own():
