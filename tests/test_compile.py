@@ -139,6 +139,7 @@ class Packing(nn.Module):
         return pad_packed_sequence(output)[0], h_n
 
 
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="Dynamo 2.10 fails at pad_packed_sequence")
 @pytest.mark.parametrize("lengths", [SORTED, UNSORTED], ids=["sorted", "unsorted"])
 def test_packing_within_a_model_breaks_the_graph_quietly(lengths, caplog):
     """torch traces no packing; `lengths=` is what a whole graph takes: the same results."""

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import cpp, dispatch
-from .recurrence import LIBRARY, overrule_unusable
+from .recurrence import LIBRARY, overrule_unusable, transforming
 
 
 def _fake(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -68,7 +67,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # for double backward
+        if torch.is_grad_enabled() or transforming():  # for double backward, or a tangent
             return _gradients(ctx, grad)
         with torch._C._AutoDispatchBelowAutograd():
             return _gradients(ctx, grad)
@@ -103,9 +102,8 @@ def is_plain(input: Tensor, *others: Tensor | None) -> bool:
         or dispatch.requested() not in ("auto", "cpp")
         or cpp.unusable() is not None
         or cpp.refuses(input) is not None
-        or torch._C._are_functorch_transforms_active()
+        or transforming()
         or torch._C._len_torch_dispatch_stack() > 0
-        or forward_ad._current_level >= 0
         or type(input) not in _TYPES
     ):
         return False
