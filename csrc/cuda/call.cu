@@ -77,6 +77,13 @@ void run(const Direction& problem, const Plan& plan, void* workspace, void* stre
   });
 }
 
+// Resets have kernels of their own.
+template <class Direction>
+void run_one(const Direction& problem, const Plan& plan, void* workspace, void* stream) {
+  if (problem.resets) return run(problem, plan, workspace, stream);
+  run(without_resets(problem), plan, workspace, stream);
+}
+
 }  // namespace
 
 int runtime_version() { return CUDART_VERSION; }
@@ -97,10 +104,10 @@ int64_t workspace_bytes(const Backward& problem, const Plan& plan) {
 }
 
 void forward(const Forward& problem, const Plan& plan, void* workspace, void* stream) {
-  run(problem, plan, workspace, stream);
+  run_one(problem, plan, workspace, stream);
 }
 void backward(const Backward& problem, const Plan& plan, void* workspace, void* stream) {
-  run(problem, plan, workspace, stream);
+  run_one(problem, plan, workspace, stream);
 }
 
 }  // namespace fastrnn::cuda

@@ -32,6 +32,7 @@
 #include <type_traits>
 
 #include "cuda.h"
+#include "direction.h"
 #include "product.h"
 
 namespace fastrnn::cuda {
@@ -45,7 +46,7 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
     cluster_kernel(D p, Tiling tiling, ClusterLayout layout, int alignment) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   using Storage = typename E::Storage;
-  constexpr bool backward = std::is_same_v<D, Backward>;
+  constexpr bool backward = is_backward<D>;
   constexpr int STREAMS = backward ? 2 : 1, AHEAD = cluster_ahead(N);
   constexpr int CHAINS = 4 / N;  // sums that do not wait for one another
   constexpr int size = sizeof(Storage);
@@ -84,6 +85,13 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
   const auto time = [&](int s) { return descending ? steps - 1 - s : s; };
   // Bit b: whether row b is active.
   const auto active_rows = [&](int t) { return __ballot_sync(~0u, 0 <= t && t < length); };
+  // Whether the lane's row begins anew before step s. What is sent to it then is 0, and so is the
+  // product of it.
+  const auto begins = [&](int s) {
+    return is_cut(p, time(s), first_row + lane_index, descending, length);
+  };
+  // The same of all rows.
+  const auto cut_rows = [&](bool begins) { return has_resets<D> ? __ballot_sync(~0u, begins) : 0; };
   // Of the rows of the lane's chunks.
   const auto chunk_bit = [&](uint32_t mask, int n, int i) {
     return (mask >> lane.chunk_row(0) >> (8 * n + i) & 1) != 0;
@@ -105,12 +113,13 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
 
   // The first state, into this block's buffer 0; zeros wherever no state will ever be.
   const int state_row = static_cast<int>(layout.row), state_bytes = 8 * N * state_row;
+  const uint32_t cut_first = backward ? 0 : cut_rows(begins(0));
   for (int b = warp; b < 8 * N; b += blockDim.x / 32) {
     for (int c = lane_index; c < state_row / 8; c += 32) {
       uint2* const to = reinterpret_cast<uint2*>(shared + layout.state + b * state_row) + c;
       uint2 chunk{0, 0};
       if constexpr (!backward) {
-        if (b < rows) {
+        if (b < rows && !(cut_first >> b & 1)) {
           const int64_t at = ((first_row + b) * p.G + group) * p.H;
           chunk = load_chunk<E>(static_cast<const Storage*>(p.h0) + at, c * E::chunk, H, aligned);
         }
@@ -203,12 +212,14 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
     const uint32_t destination =
         static_cast<uint32_t>(layout.state) + lane.chunk_row(0) * state_row + unit * size;
 
-    uint32_t was_active = 0;  // in the step before
+    uint32_t was_active = 0;   // in the step before
+    bool begins_soon = begins(1);  // loaded a step before it is asked for
 #pragma unroll 1
     for (int s = 0;; ++s) {
       if (!backward && s == steps) break;
       const int64_t place = step_place(time(s)), place_ahead = step_place(time(s + AHEAD));
-      const uint32_t active = active_rows(time(s));
+      const uint32_t active = active_rows(time(s)), cut = cut_rows(begins_soon);
+      begins_soon = begins(s + 2);
 
       float sum[CHAINS][N][4] = {}, slope[N][4];
       ptx::copy_wait<AHEAD - 1>();
@@ -281,7 +292,8 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
 #pragma unroll
           for (int i = 0; i < E::rows; ++i) {
             if (!chunk_bit(real_rows, n, i)) continue;
-            store((8 * n + i) * state_row, E::operand(words[n][i]));
+            store((8 * n + i) * state_row,
+                  chunk_bit(cut, n, i) ? uint2{0, 0} : E::operand(words[n][i]));
           }
         }
       };
@@ -342,10 +354,10 @@ template <class... Pointers> int alignment_of(int64_t row_bytes, Pointers... poi
   const uintptr_t bits = (uintptr_t(row_bytes) | ... | reinterpret_cast<uintptr_t>(pointers));
   return bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 2;
 }
-inline int alignment_of(const Forward& p, int64_t row_bytes) {
+template <class P> int alignment_of(const ForwardOf<P>& p, int64_t row_bytes) {
   return alignment_of(row_bytes, p.pre, p.weight_hh, p.h0, p.out, p.h_n);
 }
-inline int alignment_of(const Backward& p, int64_t row_bytes) {
+template <class P> int alignment_of(const BackwardOf<P>& p, int64_t row_bytes) {
   return alignment_of(row_bytes, p.grad_out, p.grad_h_n, p.out, p.weight_hh, p.grad_pre, p.grad_h0);
 }
 
@@ -353,8 +365,7 @@ template <class E, class D, int RESIDENT, int N>
 void launch_cluster_kernel(const D& p, const Tiling& tiling, Stream stream) {
   if constexpr (cluster_compiled(mode_of<E>, RESIDENT, N)) {
     constexpr int size = sizeof(typename E::Storage);
-    constexpr auto direction =
-        std::is_same_v<D, Backward> ? Direction::backward : Direction::forward;
+    constexpr auto direction = is_backward<D> ? Direction::backward : Direction::forward;
     const ClusterLayout layout(tiling, size, direction);
     const int64_t grid = p.G * ((p.B + tiling.rows - 1) / tiling.rows) * tiling.blocks;
     if (grid > INT_MAX) throw std::runtime_error("too many batch rows and groups");
