@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 from .emulated import Emulated
-from .mutants import BENIGN, CLUSTER, CLUSTER_BACKWARD, MUTANTS
+from . import mutants, mutants_resets
+from .mutants import BENIGN, CLUSTER, CLUSTER_BACKWARD
 from .mutation import Kernel, Mutant, Runs
+
+MUTANTS = [*mutants.MUTANTS, *mutants_resets.MUTANTS]
 
 
 def runs_of(kernel: Kernel) -> list[Runs]:
