@@ -85,13 +85,6 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
   const auto time = [&](int s) { return descending ? steps - 1 - s : s; };
   // Bit b: whether row b is active.
   const auto active_rows = [&](int t) { return __ballot_sync(~0u, 0 <= t && t < length); };
-  // Whether the lane's row begins anew before step s. What is sent to it then is 0, and so is the
-  // product of it.
-  const auto begins = [&](int s) {
-    return is_cut(p, time(s), first_row + lane_index, descending, length);
-  };
-  // The same of all rows.
-  const auto cut_rows = [&](bool begins) { return has_resets<D> ? __ballot_sync(~0u, begins) : 0; };
   // Of the rows of the lane's chunks.
   const auto chunk_bit = [&](uint32_t mask, int n, int i) {
     return (mask >> lane.chunk_row(0) >> (8 * n + i) & 1) != 0;
@@ -111,18 +104,29 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
     return (p.offsets ? p.offsets[t] : t * p.B) * row_bytes;
   };
 
+  // A row that begins anew before step s is sent zeros, whose product is nothing. Bit b: whether row
+  // b does, in the step to come; and whether the lane's row will in the one after that.
+  [[maybe_unused]] uint32_t cut;
+  [[maybe_unused]] bool begins;
+  if constexpr (has_resets<D>) {
+    cut = __ballot_sync(~0u, is_cut(p, time(0), first_row + lane_index, descending, length));
+    begins = is_cut(p, time(1), first_row + lane_index, descending, length);
+  }
+
   // The first state, into this block's buffer 0; zeros wherever no state will ever be.
   const int state_row = static_cast<int>(layout.row), state_bytes = 8 * N * state_row;
-  const uint32_t cut_first = backward ? 0 : cut_rows(begins(0));
   for (int b = warp; b < 8 * N; b += blockDim.x / 32) {
     for (int c = lane_index; c < state_row / 8; c += 32) {
       uint2* const to = reinterpret_cast<uint2*>(shared + layout.state + b * state_row) + c;
       uint2 chunk{0, 0};
       if constexpr (!backward) {
-        if (b < rows && !(cut_first >> b & 1)) {
+        if (b < rows) {
           const int64_t at = ((first_row + b) * p.G + group) * p.H;
           chunk = load_chunk<E>(static_cast<const Storage*>(p.h0) + at, c * E::chunk, H, aligned);
         }
+      }
+      if constexpr (has_resets<D>) {
+        if (cut >> b & 1) chunk = {0, 0};
       }
       to[0] = E::operand(chunk);
       to[state_bytes / 8] = {0, 0};
@@ -212,14 +216,16 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
     const uint32_t destination =
         static_cast<uint32_t>(layout.state) + lane.chunk_row(0) * state_row + unit * size;
 
-    uint32_t was_active = 0;   // in the step before
-    bool begins_soon = begins(1);  // loaded a step before it is asked for
+    uint32_t was_active = 0;  // in the step before
 #pragma unroll 1
     for (int s = 0;; ++s) {
       if (!backward && s == steps) break;
       const int64_t place = step_place(time(s)), place_ahead = step_place(time(s + AHEAD));
-      const uint32_t active = active_rows(time(s)), cut = cut_rows(begins_soon);
-      begins_soon = begins(s + 2);
+      const uint32_t active = active_rows(time(s));
+      if constexpr (has_resets<D>) {
+        cut = __ballot_sync(~0u, begins);
+        begins = is_cut(p, time(s + 2), first_row + lane_index, descending, length);
+      }
 
       float sum[CHAINS][N][4] = {}, slope[N][4];
       ptx::copy_wait<AHEAD - 1>();
@@ -292,8 +298,11 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
 #pragma unroll
           for (int i = 0; i < E::rows; ++i) {
             if (!chunk_bit(real_rows, n, i)) continue;
-            store((8 * n + i) * state_row,
-                  chunk_bit(cut, n, i) ? uint2{0, 0} : E::operand(words[n][i]));
+            uint2 chunk = words[n][i];
+            if constexpr (has_resets<D>) {
+              if (chunk_bit(cut, n, i)) chunk = {0, 0};
+            }
+            store((8 * n + i) * state_row, E::operand(chunk));
           }
         }
       };

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from .emulated import Emulated
 from . import mutants, mutants_resets
+from .emulated import Emulated
 from .mutants import BENIGN, CLUSTER, CLUSTER_BACKWARD
 from .mutation import Kernel, Mutant, Runs
 
