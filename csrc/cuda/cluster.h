@@ -104,10 +104,8 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
     return (p.offsets ? p.offsets[t] : t * p.B) * row_bytes;
   };
 
-  // A row that begins anew before step s is sent zeros, whose product is nothing. Bit b: whether row
-  // b does, in the step to come; and whether the lane's row will in the one after that.
-  [[maybe_unused]] uint32_t cut;
-  [[maybe_unused]] bool begins;
+  [[maybe_unused]] uint32_t cut;  // bit b: row b begins anew in the step to come: it gets zeros
+  [[maybe_unused]] bool begins;   // whether the lane's row does in the one after that
   if constexpr (has_resets<D>) {
     cut = __ballot_sync(~0u, is_cut(p, time(0), first_row + lane_index, descending, length));
     begins = is_cut(p, time(1), first_row + lane_index, descending, length);
@@ -125,9 +123,7 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
           chunk = load_chunk<E>(static_cast<const Storage*>(p.h0) + at, c * E::chunk, H, aligned);
         }
       }
-      if constexpr (has_resets<D>) {
-        if (cut >> b & 1) chunk = {0, 0};
-      }
+      if constexpr (has_resets<D>) chunk = cut >> b & 1 ? uint2{0, 0} : chunk;
       to[0] = E::operand(chunk);
       to[state_bytes / 8] = {0, 0};
     }
@@ -299,9 +295,7 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
           for (int i = 0; i < E::rows; ++i) {
             if (!chunk_bit(real_rows, n, i)) continue;
             uint2 chunk = words[n][i];
-            if constexpr (has_resets<D>) {
-              if (chunk_bit(cut, n, i)) chunk = {0, 0};
-            }
+            if constexpr (has_resets<D>) chunk = chunk_bit(cut, n, i) ? uint2{0, 0} : chunk;
             store((8 * n + i) * state_row, E::operand(chunk));
           }
         }
@@ -356,18 +350,6 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
   }
   ptx::cluster_barrier();
 #endif
-}
-
-// The largest of 8, 4 and 2 bytes that every row of every tensor begins at a multiple of.
-template <class... Pointers> int alignment_of(int64_t row_bytes, Pointers... pointers) {
-  const uintptr_t bits = (uintptr_t(row_bytes) | ... | reinterpret_cast<uintptr_t>(pointers));
-  return bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 2;
-}
-template <class P> int alignment_of(const ForwardOf<P>& p, int64_t row_bytes) {
-  return alignment_of(row_bytes, p.pre, p.weight_hh, p.h0, p.out, p.h_n);
-}
-template <class P> int alignment_of(const BackwardOf<P>& p, int64_t row_bytes) {
-  return alignment_of(row_bytes, p.grad_out, p.grad_h_n, p.out, p.weight_hh, p.grad_pre, p.grad_h0);
 }
 
 template <class E, class D, int RESIDENT, int N>

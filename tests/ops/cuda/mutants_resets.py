@@ -30,7 +30,7 @@ MUTANTS = [
         "h0 not cut",
         CLUSTER_RESETS,
         "cluster.h",
-        {"if (cut >> b & 1) chunk = {0, 0};": ""},
+        {"cut >> b & 1 ? uint2{0, 0} : chunk": "chunk"},
         Runs(32, blocks=2),
         "not close",
     ),
