@@ -56,7 +56,7 @@ Device ask(int index) {
 }
 
 // Calls `function` with an instance of the element type that the plan computes with.
-template <class Function> auto with_element(const Problem& problem, Mode mode, Function function) {
+template <class Function> auto with_element(const Unbroken& problem, Mode mode, Function function) {
   if (problem.dtype == DType::bfloat16) return function(Bfloat16());
   if (problem.dtype == DType::float16) return function(Float16());
   if (mode == Mode::tf32) return function(Tf32());
