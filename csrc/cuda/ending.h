@@ -42,8 +42,8 @@ template <class D, bool = has_resets<D>> struct Cuts {
   __device__ static constexpr bool of(int) { return false; }
 };
 template <class D> struct Cuts<D, true> {
-  bool rows[2];
-  __device__ bool of(int i) const { return rows[i % 2]; }
+  uint8_t rows;  // a bit each
+  __device__ bool of(int i) const { return rows >> i % 2 & 1; }
 };
 
 // The lane's chunks of a tile of 16 units and 8 batch rows.
@@ -71,11 +71,10 @@ template <class E, class D> struct Chunks {
   // `first_row` as in the constructor.
   __device__ void load_cuts(Cuts<D>& cuts, int t, int64_t first_row) const {
     if constexpr (has_resets<D>) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int row = lane.quad_row(i);
-        cuts.rows[i] = is_cut(p, t, first_row + row, order.descending, lengths[row]);
-      }
+      const auto cut = [&](int row) {
+        return is_cut(p, t, first_row + row, order.descending, lengths[row]);
+      };
+      cuts.rows = cut(lane.quad_row(0)) | cut(lane.quad_row(1)) << 1;
     }
   }
 

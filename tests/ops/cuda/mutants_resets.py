@@ -62,7 +62,7 @@ MUTANTS = [
         "grad_h0 not cut",
         GRID_RESETS_BACKWARD,
         "grid.h",
-        {"    ending.load_cuts(kept->": "    if (t != order.end()) ending.load_cuts(kept->"},
+        {"(has_resets<D>) ending.load": "(has_resets<D>) if (t != order.end()) ending.load"},
         Runs(32, splits=2),
         "not close",
     ),
