@@ -37,24 +37,17 @@ template <class E> __device__ uint2 present(uint2 chunk) {
   return {chunk.x == absent ? nan : chunk.x, chunk.y == absent ? nan : chunk.y};
 }
 
-template <class D, bool = has_resets<D>> struct Indices {
-  int inside;  // pieces of the state
-  int unit;
-  [[no_unique_address]] Cuts<D> cuts;
-};
-template <class D> struct Indices<D, true> {  // in no more room
-  int8_t inside;
-  Cuts<D> cuts;
-  int16_t unit;
-  int first_row;  // of the warp's own tile
-};
+struct None {};
 
 // What a lane keeps in shared memory, for registers are for W_hh: where it reads and writes within
-// a step, and what the end of the next step needs.
+// a step, and what the end of the next step needs. With resets it is no larger.
 template <class E, class D> struct Kept {
   int64_t state, published;  // bytes of Exchange::states
   int64_t result;            // elements
-  Indices<D> indices;
+  std::conditional_t<has_resets<D>, int8_t, int> inside;  // pieces of the state
+  [[no_unique_address]] Cuts<D> cuts;
+  std::conditional_t<has_resets<D>, int16_t, int> unit;
+  [[no_unique_address]] std::conditional_t<has_resets<D>, int, None> own_row;
   typename Ending<E, D>::Inputs inputs;
 };
 
@@ -97,7 +90,6 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
   auto* const all_kept = reinterpret_cast<Kept<E, D>*>(
       shared + 16 * (2 * sums_size + splits * streamed * M * 32));
   auto* const kept = all_kept + threadIdx.x;
-  auto& indices = kept->indices;
   static_assert(sizeof(Kept<E, D>) <= 64);  // as grid_shared_bytes has it
   int* const lengths = reinterpret_cast<int*>(all_kept + blockDim.x);  // [rows]
   for (int i = threadIdx.x; i < 8 * n_tiles; i += blockDim.x) {
@@ -134,7 +126,7 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
   const int64_t first_byte = int64_t{warp} * pieces * piece_bytes + 16 * lane.q;
   const int64_t bytes = exchange.width * size - first_byte;
   const int64_t begun = bytes <= 0 ? 0 : (bytes + piece_bytes - 1) / piece_bytes;
-  indices.inside = begun < pieces ? static_cast<int>(begun) : pieces;
+  kept->inside = begun < pieces ? static_cast<int>(begun) : pieces;
   kept->state = (first_row + lane.g) * exchange.row + group * exchange.width * size + first_byte;
   struct Row {
     const unsigned char* from;
@@ -148,7 +140,7 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
     const auto* const from = static_cast<const unsigned char*>(
         begins ? exchange.initial : exchange.states);
     const int64_t at = begins ? 0 : previous * exchange.step;
-    return {from + (at + 8 * n * exchange.row + kept->state), needed ? indices.inside : 0, !begins};
+    return {from + (at + 8 * n * exchange.row + kept->state), needed ? kept->inside : 0, !begins};
   };
 
   // The warp's own tile of units and batch rows at the end of a step.
@@ -157,8 +149,8 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
   Ending<E, D> ending(p, access, order, group, own_row, (rank * M + warp % M) * 16,
                       lengths + (ends ? 8 * (warp / M) : 0), lane);
   kept->result = ending.place;
-  indices.unit = ending.unit;
-  if constexpr (has_resets<D>) indices.first_row = own_row;
+  kept->unit = ending.unit;
+  if constexpr (has_resets<D>) kept->own_row = own_row;
   kept->published = (own_row + lane.chunk_row(0)) * exchange.row +
                     (group * exchange.width + ending.unit) * size;
   const auto publish = [&](int t) {
@@ -173,7 +165,7 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
   };
   // Loading them costs no time: the others' part of the state takes longer.
   const auto fetch_inputs = [&](int t) {
-    if constexpr (has_resets<D>) ending.load_cuts(indices.cuts, t, indices.first_row);
+    if constexpr (has_resets<D>) ending.load_cuts(kept->cuts, t, kept->own_row);
     if (t == order.end()) return;
     ending.load(kept->inputs, t);
     if (order.next(t) != order.end()) ending.prefetch(order.next(t));
@@ -258,8 +250,8 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
         sum[0] += part.x, sum[1] += part.y, sum[2] += part.z, sum[3] += part.w;
       }
       ending.place = kept->result;
-      ending.unit = indices.unit;
-      ending.finish(t, sum, kept->inputs, indices.cuts, publish(t));
+      ending.unit = kept->unit;
+      ending.finish(t, sum, kept->inputs, kept->cuts, publish(t));
       if (t != order.end()) fetch_inputs(order.next(t));
     }
     if (t == order.end()) break;  // after what only backward has

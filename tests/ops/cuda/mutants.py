@@ -239,7 +239,7 @@ MUTANTS = [
         "h0 waited for",
         GRID,
         "grid.h",
-        {"needed ? indices.inside : 0, !begins}": "needed ? indices.inside : 0, true}"},
+        {"needed ? kept->inside : 0, !begins}": "needed ? kept->inside : 0, true}"},
         Runs(32, splits=2, spoilt={"h0": ONES}),
         "deadlock",
     ),
