@@ -37,18 +37,17 @@
 
 namespace fastrnn::cuda {
 
-template <class E>
-constexpr Mode mode_of = E::values == 2 ? Mode::half : E::approximate ? Mode::tf32 : Mode::float32;
-
 // RESIDENT k-steps of W_hh are in a warp's registers; N times 8 batch rows are computed.
 template <class E, class D, int RESIDENT, int N>
-__global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
+__global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
     cluster_kernel(D p, Tiling tiling, ClusterLayout layout, int alignment) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   using Storage = typename E::Storage;
   constexpr bool backward = is_backward<D>;
   constexpr int STREAMS = backward ? 2 : 1, AHEAD = cluster_ahead(N);
-  constexpr int CHAINS = 4 / N;  // sums that do not wait for one another
+  // Sums that do not wait for one another: as many as there are registers for.
+  constexpr bool crowded = backward && has_resets<D> && cluster_most_threads<E, RESIDENT, N> == 512;
+  constexpr int CHAINS = (crowded ? 2 : 4) / N;
   constexpr int size = sizeof(Storage);
 
   // Who this is: a block, a warp and a lane of it.
