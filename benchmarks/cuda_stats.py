@@ -42,15 +42,18 @@ class Instance:
     element: str
     direction: str
     parameters: tuple[int, ...]
+    resets: bool = False
 
     def __str__(self) -> str:
         """As pytest names it: nothing in it needs quoting."""
-        parameters = "-".join(map(str, self.parameters))
-        return f"{self.strategy}-{self.element}-{self.direction}-{parameters}"
+        words = self.strategy, *["resets"] * self.resets, self.element, self.direction
+        return "-".join(map(str, [*words, *self.parameters]))
 
 
 NAME = re.compile(
-    r"(\w+)_kernel<fastrnn::cuda::(\w+), fastrnn::(\w+)((?:, \(?\w*\)?\d+)*)>\(", re.ASCII
+    r"(\w+)_kernel<fastrnn::cuda::(\w+), fastrnn::(\w+)Of<fastrnn::(\w+)>"
+    r"((?:, \(?\w*\)?\d+)*)>\(",
+    re.ASCII,
 )
 
 
@@ -97,9 +100,11 @@ def _instances(binary: Path, arch: str) -> Iterator[tuple[str, Instance, str]]:
     for mangled, name in zip(usage, plain.stdout.splitlines(), strict=True):
         found = NAME.search(name)
         if found is not None:
-            strategy, element, direction, rest = found.groups()
+            strategy, element, direction, problem, rest = found.groups()
             numbers = tuple(int(number) for number in re.findall(r"\d+", rest))
-            yield mangled, Instance(strategy, element, direction.lower(), numbers), usage[mangled]
+            resets = problem != "Unbroken"
+            instance = Instance(strategy, element, direction.lower(), numbers, resets)
+            yield mangled, instance, usage[mangled]
 
 
 def _functions(text: str) -> dict[str, str]:
@@ -140,7 +145,7 @@ def rows(
                 continue
             instance = Instance(strategy, element, direction, parameters(strategy, plan))
             yield _row(instance, H, plan, taken[instance], limit)
-    steps = [instance for instance in taken if instance.strategy == "step"]
+    steps = [i for i in taken if i.strategy == "step" and not i.resets]
     order = [*MODES, "Float64"]
     for instance in sorted(
         steps, key=lambda i: (order.index(i.element), i.parameters, i.direction == "backward")
@@ -199,7 +204,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"rewrite the table of {DOCUMENT}")
     arguments = parser.parse_args()
     for arch in arguments.arch or ["90a"]:
-        taken = measure(arch)
+        taken = measure(arch, resets=arguments.instances)
         if arguments.write:
             shown = [row for row in rows(arch, taken, BATCH, DOCUMENTED) if "fp16" not in row[1]]
             write(markdown(shown))
@@ -211,10 +216,12 @@ def main() -> None:
             print("\n".join(text.aligned([COLUMNS, *rows(arch, taken, arguments.batch)], WORDS)))
 
 
-def measure(arch: str) -> dict[Instance, Stats]:
-    """Compile every instance there is for an architecture."""
-    cluster = arch != "80"  # its kernels are empty there
-    files = [file for file in sources() if cluster or not file.name.startswith("cluster")]
+def measure(arch: str, resets: bool) -> dict[Instance, Stats]:
+    """Compile the instances for an architecture; those for `resets` too or not."""
+    without = [] if resets else ["resets"]
+    if arch == "80":
+        without.append("cluster")  # its kernels are empty there
+    files = [file for file in sources() if not any(word in file.name for word in without)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(compiled, files, repeat(arch)))
     return {instance: used for part in parts for instance, used in part.items()}

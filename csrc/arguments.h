@@ -83,16 +83,11 @@ struct Arguments {
       STD_TORCH_CHECK(resets_->scalar_type() == ScalarType::Bool, "fastrnn: resets must be bool");
       resets = torch::stable::contiguous(*resets_);
     }
-    problem = {T,
-               B,
-               G,
-               H,
-               reverse_from,
-               lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
-               offsets ? offsets->const_data_ptr<int64_t>() : nullptr,
-               resets ? resets->const_data_ptr<bool>() : nullptr,
-               activation == "tanh" ? Activation::tanh : Activation::relu,
-               dtype_of(data)};
+    problem = {{T, B, G, H, reverse_from,
+                lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
+                offsets ? offsets->const_data_ptr<int64_t>() : nullptr,
+                activation == "tanh" ? Activation::tanh : Activation::relu, dtype_of(data)},
+               resets ? resets->const_data_ptr<bool>() : nullptr};
   }
 
  private:

@@ -17,12 +17,12 @@ namespace fastrnn {
 enum class DType { float64, float32, bfloat16, float16 };
 enum class Activation { tanh, relu };
 
-struct Problem {
+// A problem whose rows are one sequence each.
+struct Unbroken {
   int64_t T, B, G, H;
   int64_t reverse_from;    // groups from this one on run from the last step to the first
   const int64_t* lengths;  // [B]: row b is active while t < lengths[b]; null: always
   const int64_t* offsets;  // [T]: row (t, b) of packed data is offsets[t] + b; null: t * B + b
-  const bool* resets;      // by rows, as data: row b begins anew at step t; null: never
   Activation activation;
   DType dtype;
 
@@ -37,18 +37,23 @@ struct Problem {
     return (row(t, b) * G + g) * H;
   }
 
+  // The same in a [B, G, H] tensor.
+  FASTRNN_HOST_DEVICE int64_t at(int64_t b, int64_t g) const { return (b * G + g) * H; }
+};
+
+struct Problem : Unbroken {
+  const bool* resets;  // by rows, as data: row b begins anew at step t; null: never
+
   // Whether a row begins anew between step t and the one before it in a loop's order: what comes
   // from there is nothing. The loop's end is a step of that kind, too: -1 or T.
   FASTRNN_HOST_DEVICE bool cut(int64_t t, int64_t b, bool descending) const {
     const int64_t later = descending ? t + 1 : t;
     return resets && later < T && active(later, b) && resets[row(later, b)];
   }
-
-  // The same in a [B, G, H] tensor.
-  FASTRNN_HOST_DEVICE int64_t at(int64_t b, int64_t g) const { return (b * G + g) * H; }
 };
 
-struct Forward : Problem {
+// The two passes, of a Problem or of one that is Unbroken.
+template <class P> struct ForwardOf : P {
   const void* pre;        // [T, B, G, H] or [N, G, H]
   const void* weight_hh;  // [G, H, H]
   const void* h0;         // [B, G, H]
@@ -56,7 +61,7 @@ struct Forward : Problem {
   void* h_n;              // [B, G, H]
 };
 
-struct Backward : Problem {
+template <class P> struct BackwardOf : P {
   const void* grad_out;   // as out
   const void* grad_h_n;   // [B, G, H]
   const void* out;        // [T, B, G, H] or [N, G, H]
@@ -64,5 +69,8 @@ struct Backward : Problem {
   void* grad_pre;         // as out; where rows are packed, only active rows are written
   void* grad_h0;          // [B, G, H]
 };
+
+using Forward = ForwardOf<Problem>;
+using Backward = BackwardOf<Problem>;
 
 }  // namespace fastrnn

@@ -117,7 +117,8 @@ void* writable(const char* name, Tensor& tensor, const Tensor& like) {
 // `out` may be `pre` where data is dense: the kernels read a row before they write it.
 void forward(const Tensor& pre_, const Tensor& weight_hh_, const Tensor& h0_,
              const std::optional<Tensor>& lengths, const std::optional<Tensor>& offsets,
-             const std::optional<Tensor>& resets, Tensor out, Tensor h_n, const std::string& activation, int64_t reverse_from, bool tf32,
+             const std::optional<Tensor>& resets, Tensor out, Tensor h_n,
+             const std::string& activation, int64_t reverse_from, bool tf32,
              const std::string& strategy) {
   const Tensor pre = readable("pre", pre_, pre_);
   const Tensor weight_hh = readable("weight_hh", weight_hh_, pre);
@@ -134,9 +135,8 @@ void forward(const Tensor& pre_, const Tensor& weight_hh_, const Tensor& h0_,
 void backward(const Tensor& grad_out_, const Tensor& grad_h_n_, const Tensor& out_,
               const Tensor& weight_hh_, const Tensor& h0, const std::optional<Tensor>& lengths,
               const std::optional<Tensor>& offsets, const std::optional<Tensor>& resets,
-              Tensor grad_pre, Tensor grad_h0,
-              const std::string& activation, int64_t reverse_from, bool tf32,
-              const std::string& strategy) {
+              Tensor grad_pre, Tensor grad_h0, const std::string& activation, int64_t reverse_from,
+              bool tf32, const std::string& strategy) {
   const Tensor out = readable("out", out_, out_);
   const Tensor grad_out = readable("grad_out", grad_out_, out);
   const Tensor grad_h_n = readable("grad_h_n", grad_h_n_, out);
@@ -163,8 +163,8 @@ void backward(const Tensor& grad_out_, const Tensor& grad_h_n_, const Tensor& ou
 STABLE_TORCH_LIBRARY_FRAGMENT(fastrnn, m) {
   m.def(
       "cuda_forward(Tensor pre, Tensor weight_hh, Tensor h0, Tensor? lengths, Tensor? offsets, "
-      "Tensor? resets, Tensor(a!) out, Tensor(b!) h_n, str activation, int reverse_from, bool tf32, "
-      "str strategy) -> ()");
+      "Tensor? resets, Tensor(a!) out, Tensor(b!) h_n, str activation, int reverse_from, "
+      "bool tf32, str strategy) -> ()");
   m.def(
       "cuda_backward(Tensor grad_out, Tensor grad_h_n, Tensor out, Tensor weight_hh, Tensor h0, "
       "Tensor? lengths, Tensor? offsets, Tensor? resets, Tensor(a!) grad_pre, Tensor(b!) grad_h0, "

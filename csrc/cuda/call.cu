@@ -56,7 +56,7 @@ Device ask(int index) {
 }
 
 // Calls `function` with an instance of the element type that the plan computes with.
-template <class Function> auto with_element(const Problem& problem, Mode mode, Function function) {
+template <class Function> auto with_element(const Unbroken& problem, Mode mode, Function function) {
   if (problem.dtype == DType::bfloat16) return function(Bfloat16());
   if (problem.dtype == DType::float16) return function(Float16());
   if (mode == Mode::tf32) return function(Tf32());
@@ -75,6 +75,13 @@ void run(const Direction& problem, const Plan& plan, void* workspace, void* stre
       default: return launch_step<E>(problem, stream);
     }
   });
+}
+
+// Resets have kernels of their own.
+template <class Direction>
+void run_one(const Direction& problem, const Plan& plan, void* workspace, void* stream) {
+  if (problem.resets) return run(problem, plan, workspace, stream);
+  run(without_resets(problem), plan, workspace, stream);
 }
 
 }  // namespace
@@ -97,10 +104,10 @@ int64_t workspace_bytes(const Backward& problem, const Plan& plan) {
 }
 
 void forward(const Forward& problem, const Plan& plan, void* workspace, void* stream) {
-  run(problem, plan, workspace, stream);
+  run_one(problem, plan, workspace, stream);
 }
 void backward(const Backward& problem, const Plan& plan, void* workspace, void* stream) {
-  run(problem, plan, workspace, stream);
+  run_one(problem, plan, workspace, stream);
 }
 
 }  // namespace fastrnn::cuda

@@ -32,22 +32,22 @@
 #include <type_traits>
 
 #include "cuda.h"
+#include "direction.h"
 #include "product.h"
 
 namespace fastrnn::cuda {
 
-template <class E>
-constexpr Mode mode_of = E::values == 2 ? Mode::half : E::approximate ? Mode::tf32 : Mode::float32;
-
 // RESIDENT k-steps of W_hh are in a warp's registers; N times 8 batch rows are computed.
 template <class E, class D, int RESIDENT, int N>
-__global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
+__global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
     cluster_kernel(D p, Tiling tiling, ClusterLayout layout, int alignment) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   using Storage = typename E::Storage;
-  constexpr bool backward = std::is_same_v<D, Backward>;
+  constexpr bool backward = is_backward<D>;
   constexpr int STREAMS = backward ? 2 : 1, AHEAD = cluster_ahead(N);
-  constexpr int CHAINS = 4 / N;  // sums that do not wait for one another
+  // Sums that do not wait for one another: as many as there are registers for.
+  constexpr bool crowded = backward && has_resets<D> && cluster_most_threads<E, RESIDENT, N> == 512;
+  constexpr int CHAINS = (crowded ? 2 : 4) / N;
   constexpr int size = sizeof(Storage);
 
   // Who this is: a block, a warp and a lane of it.
@@ -103,6 +103,13 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
     return (p.offsets ? p.offsets[t] : t * p.B) * row_bytes;
   };
 
+  [[maybe_unused]] uint32_t cut;  // bit b: row b begins anew in the step to come: it gets zeros
+  [[maybe_unused]] bool begins;   // whether the lane's row does in the one after that
+  if constexpr (has_resets<D>) {
+    cut = __ballot_sync(~0u, is_cut(p, time(0), first_row + lane_index, descending, length));
+    begins = is_cut(p, time(1), first_row + lane_index, descending, length);
+  }
+
   // The first state, into this block's buffer 0; zeros wherever no state will ever be.
   const int state_row = static_cast<int>(layout.row), state_bytes = 8 * N * state_row;
   for (int b = warp; b < 8 * N; b += blockDim.x / 32) {
@@ -115,6 +122,7 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
           chunk = load_chunk<E>(static_cast<const Storage*>(p.h0) + at, c * E::chunk, H, aligned);
         }
       }
+      if constexpr (has_resets<D>) chunk = cut >> b & 1 ? uint2{0, 0} : chunk;
       to[0] = E::operand(chunk);
       to[state_bytes / 8] = {0, 0};
     }
@@ -209,6 +217,10 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
       if (!backward && s == steps) break;
       const int64_t place = step_place(time(s)), place_ahead = step_place(time(s + AHEAD));
       const uint32_t active = active_rows(time(s));
+      if constexpr (has_resets<D>) {
+        cut = __ballot_sync(~0u, begins);
+        begins = is_cut(p, time(s + 2), first_row + lane_index, descending, length);
+      }
 
       float sum[CHAINS][N][4] = {}, slope[N][4];
       ptx::copy_wait<AHEAD - 1>();
@@ -281,7 +293,9 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
 #pragma unroll
           for (int i = 0; i < E::rows; ++i) {
             if (!chunk_bit(real_rows, n, i)) continue;
-            store((8 * n + i) * state_row, E::operand(words[n][i]));
+            uint2 chunk = words[n][i];
+            if constexpr (has_resets<D>) chunk = chunk_bit(cut, n, i) ? uint2{0, 0} : chunk;
+            store((8 * n + i) * state_row, E::operand(chunk));
           }
         }
       };
@@ -337,24 +351,11 @@ __global__ void __launch_bounds__(cluster_threads(mode_of<E>, RESIDENT, N), 1)
 #endif
 }
 
-// The largest of 8, 4 and 2 bytes that every row of every tensor begins at a multiple of.
-template <class... Pointers> int alignment_of(int64_t row_bytes, Pointers... pointers) {
-  const uintptr_t bits = (uintptr_t(row_bytes) | ... | reinterpret_cast<uintptr_t>(pointers));
-  return bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 2;
-}
-inline int alignment_of(const Forward& p, int64_t row_bytes) {
-  return alignment_of(row_bytes, p.pre, p.weight_hh, p.h0, p.out, p.h_n);
-}
-inline int alignment_of(const Backward& p, int64_t row_bytes) {
-  return alignment_of(row_bytes, p.grad_out, p.grad_h_n, p.out, p.weight_hh, p.grad_pre, p.grad_h0);
-}
-
 template <class E, class D, int RESIDENT, int N>
 void launch_cluster_kernel(const D& p, const Tiling& tiling, Stream stream) {
   if constexpr (cluster_compiled(mode_of<E>, RESIDENT, N)) {
     constexpr int size = sizeof(typename E::Storage);
-    constexpr auto direction =
-        std::is_same_v<D, Backward> ? Direction::backward : Direction::forward;
+    constexpr auto direction = is_backward<D> ? Direction::backward : Direction::forward;
     const ClusterLayout layout(tiling, size, direction);
     const int64_t grid = p.G * ((p.B + tiling.rows - 1) / tiling.rows) * tiling.blocks;
     if (grid > INT_MAX) throw std::runtime_error("too many batch rows and groups");

@@ -2,7 +2,7 @@
 
 namespace fastrnn::cuda {
 
-template void launch_cluster<Float16>(const Forward&, const Plan&, Stream);
-template void launch_cluster<Float16>(const Backward&, const Plan&, Stream);
+template void launch_cluster<Float16>(const UnbrokenForward&, const Plan&, Stream);
+template void launch_cluster<Float16>(const UnbrokenBackward&, const Plan&, Stream);
 
 }  // namespace fastrnn::cuda

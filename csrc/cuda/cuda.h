@@ -9,7 +9,8 @@
 
 namespace fastrnn::cuda {
 
-// One strategy, for one dtype. Direction is Forward or Backward of problem.h.
+// One strategy, for one dtype. Direction is one of the passes of problem.h; what is Unbroken has
+// kernels of its own, which know of no resets.
 template <class E, class Direction>
 void launch_cluster(const Direction& problem, const Plan& plan, Stream stream);
 template <class E, class Direction>
@@ -17,5 +18,15 @@ void launch_grid(const Direction& problem, const Plan& plan, void* workspace, St
 template <class E, class Direction>
 void launch_step(const Direction& problem, Stream stream);
 template <class Direction> int64_t grid_workspace_bytes(const Direction& problem);
+
+using UnbrokenForward = ForwardOf<Unbroken>;
+using UnbrokenBackward = BackwardOf<Unbroken>;
+
+inline UnbrokenForward without_resets(const Forward& p) {
+  return {p, p.pre, p.weight_hh, p.h0, p.out, p.h_n};
+}
+inline UnbrokenBackward without_resets(const Backward& p) {
+  return {p, p.grad_out, p.grad_h_n, p.out, p.weight_hh, p.grad_pre, p.grad_h0};
+}
 
 }  // namespace fastrnn::cuda

@@ -2,13 +2,10 @@
 // from the sums to the result.
 #pragma once
 
-#include <type_traits>
-
+#include "direction.h"
 #include "piece.h"
 
 namespace fastrnn::cuda {
-
-template <class D> constexpr bool is_backward = std::is_same_v<D, Backward>;
 
 // The order of a group's steps: backward runs against the order of forward. A row takes part while
 // it is active; before and after that its state does not change, so that no step needs to hand on
@@ -35,10 +32,19 @@ template <class D> __device__ Order order_of(const D& p, int64_t group, int step
 }
 
 // Of batch row b; negative beyond the batch.
-__device__ inline int row_length(const Problem& p, int64_t b) {
+__device__ inline int row_length(const Unbroken& p, int64_t b) {
   if (b >= p.B) return -1;
   return static_cast<int>(p.lengths ? p.lengths[b] : p.T);
 }
+
+// Of the lane's quad, whose rows' sums are cut in a step: of a problem without resets nothing.
+template <class D, bool = has_resets<D>> struct Cuts {
+  __device__ static constexpr bool of(int) { return false; }
+};
+template <class D> struct Cuts<D, true> {
+  uint8_t rows;  // a bit each
+  __device__ bool of(int i) const { return rows >> i % 2 & 1; }
+};
 
 // The lane's chunks of a tile of 16 units and 8 batch rows.
 template <class E, class D> struct Chunks {
@@ -61,6 +67,16 @@ template <class E, class D> struct Chunks {
         lengths(lengths),
         unit(first_unit + lane.chunk_unit()),
         place(p.at(first_row + lane.chunk_row(0), group) + unit) {}
+
+  // `first_row` as in the constructor.
+  __device__ void load_cuts(Cuts<D>& cuts, int t, int64_t first_row) const {
+    if constexpr (has_resets<D>) {
+      const auto cut = [&](int row) {
+        return is_cut(p, t, first_row + row, order.descending, lengths[row]);
+      };
+      cuts.rows = cut(lane.quad_row(0)) | cut(lane.quad_row(1)) << 1;
+    }
+  }
 
   __device__ int length(int i) const { return lengths[lane.chunk_row(i)]; }
   __device__ int64_t at(int i) const { return place + i * access.row; }
@@ -115,11 +131,13 @@ template <class E, class D> struct Chunks {
 //   begin     before the first step
 //   load      what the end needs beside the sums
 //   prefetch  the same, into the second-level cache
+//   load_cuts which of the sums are cut; of the end of all steps, too
 //   finish    the result, from the quad's sums
 template <class E, class D> struct Ending;
 
-template <class E> struct Ending<E, Forward> : Chunks<E, Forward> {
-  using Chunks<E, Forward>::Chunks;
+template <class E, class P> struct Ending<E, ForwardOf<P>> : Chunks<E, ForwardOf<P>> {
+  using D = ForwardOf<P>;
+  using Chunks<E, D>::Chunks;
   struct Inputs {
     uint2 pre[E::rows];
   };
@@ -130,7 +148,7 @@ template <class E> struct Ending<E, Forward> : Chunks<E, Forward> {
 #pragma unroll
     for (int i = 0; i < E::rows; ++i) {
       if (this->length(i) != 0) continue;
-      this->store(this->p.h_n, this->at(i), Chunks<E, Forward>::load(this->p.h0, this->at(i)));
+      this->store(this->p.h_n, this->at(i), Chunks<E, D>::load(this->p.h0, this->at(i)));
     }
   }
 
@@ -140,12 +158,14 @@ template <class E> struct Ending<E, Forward> : Chunks<E, Forward> {
   __device__ void prefetch(int t) const { this->prefetch_active(this->p.pre, t); }
 
   template <class Publish>
-  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs,
+  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs, const Cuts<D>& cuts,
                          Publish publish) const {
     float h[4];
     E::to_quad(inputs.pre, h);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) h[i] = activate<E>(h[i] + sum[i], this->p.activation);
+    for (int i = 0; i < 4; ++i) {
+      h[i] = activate<E>(h[i] + (cuts.of(i) ? 0 : sum[i]), this->p.activation);
+    }
     uint2 chunks[E::rows];
     E::to_chunks(h, chunks);
     this->store_result(this->p.out, t, chunks, publish);
@@ -159,8 +179,9 @@ template <class E> struct Ending<E, Forward> : Chunks<E, Forward> {
   }
 };
 
-template <class E> struct Ending<E, Backward> : Chunks<E, Backward> {
-  using Chunks<E, Backward>::Chunks;
+template <class E, class P> struct Ending<E, BackwardOf<P>> : Chunks<E, BackwardOf<P>> {
+  using D = BackwardOf<P>;
+  using Chunks<E, D>::Chunks;
   struct Inputs {
     uint2 grad_out[E::rows], h[E::rows];
   };
@@ -178,10 +199,10 @@ template <class E> struct Ending<E, Backward> : Chunks<E, Backward> {
   }
 
   template <class Publish>
-  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs,
+  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs, const Cuts<D>& cuts,
                          Publish publish) const {
     float dh[4];
-    state(t, sum, dh);
+    state(t, sum, cuts, dh);
     uint2 chunks[E::rows];
     if (t == this->order.end()) {
       E::to_chunks(dh, chunks);
@@ -201,8 +222,8 @@ template <class E> struct Ending<E, Backward> : Chunks<E, Backward> {
   }
 
  private:
-  // dh is the product's, but where a row begins.
-  __device__ void state(int t, const float (&sum)[4], float (&dh)[4]) const {
+  // dh is the product's, or nothing where it is cut, but where a row begins.
+  __device__ void state(int t, const float (&sum)[4], const Cuts<D>& cuts, float (&dh)[4]) const {
     bool begins[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -210,20 +231,20 @@ template <class E> struct Ending<E, Backward> : Chunks<E, Backward> {
       begins[i] = this->order.previous(t, length) < 0 && (t < length || t == this->order.end());
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) dh[i] = sum[i];
+    for (int i = 0; i < 4; ++i) dh[i] = cuts.of(i) ? 0 : sum[i];
     if (!__ballot_sync(~0u, begins[0] || begins[1])) return;
     uint2 chunks[E::rows];
 #pragma unroll
     for (int i = 0; i < E::rows; ++i) {
       chunks[i] = {0, 0};
       if (this->length(i) >= 0) {
-        chunks[i] = Chunks<E, Backward>::load(this->p.grad_h_n, this->at(i));
+        chunks[i] = Chunks<E, D>::load(this->p.grad_h_n, this->at(i));
       }
     }
     float first[4];
     E::to_quad(chunks, first);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) dh[i] = begins[i % 2] ? first[i] : sum[i];
+    for (int i = 0; i < 4; ++i) dh[i] = begins[i % 2] ? first[i] : dh[i];
   }
 };
 

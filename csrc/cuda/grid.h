@@ -37,13 +37,17 @@ template <class E> __device__ uint2 present(uint2 chunk) {
   return {chunk.x == absent ? nan : chunk.x, chunk.y == absent ? nan : chunk.y};
 }
 
+struct None {};
+
 // What a lane keeps in shared memory, for registers are for W_hh: where it reads and writes within
-// a step, and what the end of the next step needs.
+// a step, and what the end of the next step needs. With resets it is no larger.
 template <class E, class D> struct Kept {
   int64_t state, published;  // bytes of Exchange::states
   int64_t result;            // elements
-  int inside;                // pieces of the state
-  int unit;
+  std::conditional_t<has_resets<D>, int8_t, int> inside;  // pieces of the state
+  [[no_unique_address]] Cuts<D> cuts;
+  std::conditional_t<has_resets<D>, int16_t, int> unit;
+  [[no_unique_address]] std::conditional_t<has_resets<D>, int, None> own_row;
   typename Ending<E, D>::Inputs inputs;
 };
 
@@ -86,6 +90,7 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
   auto* const all_kept = reinterpret_cast<Kept<E, D>*>(
       shared + 16 * (2 * sums_size + splits * streamed * M * 32));
   auto* const kept = all_kept + threadIdx.x;
+  static_assert(sizeof(Kept<E, D>) <= 64);  // as grid_shared_bytes has it
   int* const lengths = reinterpret_cast<int*>(all_kept + blockDim.x);  // [rows]
   for (int i = threadIdx.x; i < 8 * n_tiles; i += blockDim.x) {
     lengths[i] = i < rows ? row_length(p, first_row + i) : -1;
@@ -145,6 +150,7 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
                       lengths + (ends ? 8 * (warp / M) : 0), lane);
   kept->result = ending.place;
   kept->unit = ending.unit;
+  if constexpr (has_resets<D>) kept->own_row = own_row;
   kept->published = (own_row + lane.chunk_row(0)) * exchange.row +
                     (group * exchange.width + ending.unit) * size;
   const auto publish = [&](int t) {
@@ -159,6 +165,7 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
   };
   // Loading them costs no time: the others' part of the state takes longer.
   const auto fetch_inputs = [&](int t) {
+    if constexpr (has_resets<D>) ending.load_cuts(kept->cuts, t, kept->own_row);
     if (t == order.end()) return;
     ending.load(kept->inputs, t);
     if (order.next(t) != order.end()) ending.prefetch(order.next(t));
@@ -244,7 +251,7 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
       }
       ending.place = kept->result;
       ending.unit = kept->unit;
-      ending.finish(t, sum, kept->inputs, publish(t));
+      ending.finish(t, sum, kept->inputs, kept->cuts, publish(t));
       if (t != order.end()) fetch_inputs(order.next(t));
     }
     if (t == order.end()) break;  // after what only backward has
@@ -266,19 +273,19 @@ __global__ void pad_kernel(const Storage* from, Storage* to, int64_t rows, int64
 
 // The host's side. Where rows of the result are what the loads want, and it is not also an input,
 // the blocks meet there; else in a workspace, h0 beside it.
-inline bool meets_in_result(const Problem& p, int element_bytes) {
+inline bool meets_in_result(const Unbroken& p, int element_bytes) {
   return !p.offsets && p.H * element_bytes % 16 == 0;
 }
-inline bool meets_in_result(const Forward& p, int element_bytes) {
-  return meets_in_result(static_cast<const Problem&>(p), element_bytes) && p.out != p.pre &&
+template <class P> bool meets_in_result(const ForwardOf<P>& p, int element_bytes) {
+  return meets_in_result(static_cast<const Unbroken&>(p), element_bytes) && p.out != p.pre &&
          at_multiples_of(16, p.out, p.h0);
 }
-inline bool meets_in_result(const Backward& p, int element_bytes) {
-  return meets_in_result(static_cast<const Problem&>(p), element_bytes) &&
+template <class P> bool meets_in_result(const BackwardOf<P>& p, int element_bytes) {
+  return meets_in_result(static_cast<const Unbroken&>(p), element_bytes) &&
          at_multiples_of(16, p.grad_pre);
 }
 
-inline int64_t padded_bytes(const Problem& p, int element_bytes) {  // of a row
+inline int64_t padded_bytes(const Unbroken& p, int element_bytes) {  // of a row
   return (p.H * element_bytes + 15) / 16 * 16;
 }
 
@@ -288,12 +295,13 @@ template <class D> int64_t grid_workspace_bytes(const D& p) {
   return (p.T + !is_backward<D>) * p.B * p.G * padded_bytes(p, element_bytes);
 }
 
-inline Exchange exchange_at(const Problem& p, void* states, const void* initial, int element_bytes,
+inline Exchange exchange_at(const Unbroken& p, void* states, const void* initial, int element_bytes,
                             bool is_result) {
   const int64_t bytes = padded_bytes(p, element_bytes), row = p.G * bytes;
   return {states, initial, bytes / element_bytes, row, p.B * row, is_result};
 }
-template <class E> Exchange make_exchange(const Forward& p, void* workspace, Stream stream) {
+template <class E, class P>
+Exchange make_exchange(const ForwardOf<P>& p, void* workspace, Stream stream) {
   using Storage = typename E::Storage;
   constexpr int size = sizeof(Storage);
   if (meets_in_result(p, size)) return exchange_at(p, p.out, p.h0, size, true);
@@ -306,7 +314,8 @@ template <class E> Exchange make_exchange(const Forward& p, void* workspace, Str
          exchange.width);
   return exchange;
 }
-template <class E> Exchange make_exchange(const Backward& p, void* workspace, Stream) {
+template <class E, class P>
+Exchange make_exchange(const BackwardOf<P>& p, void* workspace, Stream) {
   constexpr int size = sizeof(typename E::Storage);
   const bool in_result = meets_in_result(p, size);
   return exchange_at(p, in_result ? p.grad_pre : workspace, nullptr, size, in_result);

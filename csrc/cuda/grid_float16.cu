@@ -2,9 +2,9 @@
 
 namespace fastrnn::cuda {
 
-template void launch_grid<Float16>(const Forward&, const Plan&, void*, Stream);
-template void launch_grid<Float16>(const Backward&, const Plan&, void*, Stream);
-template int64_t grid_workspace_bytes(const Forward&);
-template int64_t grid_workspace_bytes(const Backward&);
+template void launch_grid<Float16>(const UnbrokenForward&, const Plan&, void*, Stream);
+template void launch_grid<Float16>(const UnbrokenBackward&, const Plan&, void*, Stream);
+template int64_t grid_workspace_bytes(const UnbrokenForward&);
+template int64_t grid_workspace_bytes(const UnbrokenBackward&);
 
 }  // namespace fastrnn::cuda

@@ -25,10 +25,10 @@ template <class... Pointers> bool at_multiples_of(int bytes, const Pointers*... 
   return ((reinterpret_cast<uintptr_t>(pointers) % bytes == 0) && ...);
 }
 
-inline bool chunks_are_aligned(const Forward& p) {
+template <class P> bool chunks_are_aligned(const ForwardOf<P>& p) {
   return at_multiples_of(8, p.pre, p.weight_hh, p.h0, p.out, p.h_n);
 }
-inline bool chunks_are_aligned(const Backward& p) {
+template <class P> bool chunks_are_aligned(const BackwardOf<P>& p) {
   return at_multiples_of(8, p.grad_out, p.grad_h_n, p.out, p.weight_hh, p.grad_pre, p.grad_h0);
 }
 

@@ -3,8 +3,15 @@
 #pragma once
 
 #include "element.h"
+#include "plan.h"
 
 namespace fastrnn::cuda {
+
+template <class E>
+constexpr Mode mode_of = E::values == 2 ? Mode::half : E::approximate ? Mode::tf32 : Mode::float32;
+
+template <class E, int RESIDENT, int N>
+constexpr int cluster_most_threads = cluster_threads(mode_of<E>, RESIDENT, N);
 
 // A lane's words of a k-step of a tile of W_hh, or of its transpose: the tile begins at `unit`, the
 // k-step at k of the depth. `alignment`: bytes that rows begin at multiples of.

@@ -35,15 +35,16 @@ template <class D> __device__ StepTile step_tile(const D& p, int i, int rows) {
 }
 
 // Where the state is that row b multiplies at t, if it multiplies one, null if not.
-template <class Storage>
-__device__ const Storage* state_row(const Forward& p, const StepTile& tile, int64_t b, int length) {
+template <class Storage, class P>
+__device__ const Storage* state_row(const ForwardOf<P>& p, const StepTile& tile, int64_t b,
+                                    int length) {
   if (tile.t >= length) return nullptr;
   const int previous = tile.order.previous(tile.t, length);
   if (previous < 0) return static_cast<const Storage*>(p.h0) + p.at(b, tile.group);
   return static_cast<const Storage*>(p.out) + p.at(previous, b, tile.group);
 }
-template <class Storage>
-__device__ const Storage* state_row(const Backward& p, const StepTile& tile, int64_t b,
+template <class Storage, class P>
+__device__ const Storage* state_row(const BackwardOf<P>& p, const StepTile& tile, int64_t b,
                                     int length) {
   const int previous = tile.order.previous(tile.t, length);
   if (previous < 0 || (tile.t >= length && tile.t != tile.order.end())) return nullptr;
@@ -121,13 +122,15 @@ __device__ void step_on_matrix_unit(const D& p, const Access& access, int i) {
   if (!is_backward<D> && p.T == 0) return;
   typename Ending<E, D>::Inputs inputs;
   if (tile.t != tile.order.end()) ending.load(inputs, tile.t);
+  Cuts<D> cuts;
+  ending.load_cuts(cuts, tile.t, tile.first_row + 8 * warp);
   float total[4] = {};
 #pragma unroll
   for (int j = 0; j < step_warps; ++j) {
     const float4 part = sums[(warp * step_warps + j) * 32 + thread];
     total[0] += part.x, total[1] += part.y, total[2] += part.z, total[3] += part.w;
   }
-  ending.finish(tile.t, total, inputs, [](int, uint2) { return false; });
+  ending.finish(tile.t, total, inputs, cuts, [](int, uint2) { return false; });
 }
 
 // Without the matrix unit: the same for one value.
@@ -157,8 +160,8 @@ template <> struct Value<Float64> {
   }
 };
 
-template <class V>
-__device__ void end_value(const Forward& p, const StepTile& tile, int64_t b, int64_t unit,
+template <class V, class P>
+__device__ void end_value(const ForwardOf<P>& p, const StepTile& tile, int64_t b, int64_t unit,
                           int length, typename V::Sum sum) {
   using Storage = typename V::Storage;
   const int64_t state = p.at(b, tile.group) + unit;
@@ -178,8 +181,8 @@ __device__ void end_value(const Forward& p, const StepTile& tile, int64_t b, int
   }
 }
 
-template <class V>
-__device__ void end_value(const Backward& p, const StepTile& tile, int64_t b, int64_t unit,
+template <class V, class P>
+__device__ void end_value(const BackwardOf<P>& p, const StepTile& tile, int64_t b, int64_t unit,
                           int length, typename V::Sum sum) {
   using Storage = typename V::Storage;
   const int64_t state = p.at(b, tile.group) + unit;
@@ -246,6 +249,9 @@ template <class E, class D, int N> __device__ void step_by_threads(const D& p, i
   for (int j = 0; j < each; ++j) {
     const int64_t b = tile.first_row + first + 16 * j;
     const bool inside = first + 16 * j < rows && b < p.B && tile.first_unit + unit < p.H;
+    if (has_resets<D> && inside && is_cut(p, tile.t, b, tile.order.descending, row_length(p, b))) {
+      sum[j] = 0;
+    }
     if (inside) end_value<V>(p, tile, b, tile.first_unit + unit, row_length(p, b), sum[j]);
   }
 }
@@ -263,8 +269,12 @@ __global__ void __launch_bounds__(step_threads, 1) step_kernel(D p, Access acces
 #endif
 }
 
-inline bool states_are_aligned(const Forward& p) { return at_multiples_of(16, p.h0, p.out); }
-inline bool states_are_aligned(const Backward& p) { return at_multiples_of(16, p.grad_pre); }
+template <class P> bool states_are_aligned(const ForwardOf<P>& p) {
+  return at_multiples_of(16, p.h0, p.out);
+}
+template <class P> bool states_are_aligned(const BackwardOf<P>& p) {
+  return at_multiples_of(16, p.grad_pre);
+}
 
 template <class E, class D, int N> void launch_steps(const D& p, Stream stream) {
   using Storage = typename E::Storage;

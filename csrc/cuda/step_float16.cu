@@ -2,7 +2,7 @@
 
 namespace fastrnn::cuda {
 
-template void launch_step<Float16>(const Forward&, Stream);
-template void launch_step<Float16>(const Backward&, Stream);
+template void launch_step<Float16>(const UnbrokenForward&, Stream);
+template void launch_step<Float16>(const UnbrokenBackward&, Stream);
 
 }  // namespace fastrnn::cuda

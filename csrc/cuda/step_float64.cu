@@ -2,7 +2,7 @@
 
 namespace fastrnn::cuda {
 
-template void launch_step<Float64>(const Forward&, Stream);
-template void launch_step<Float64>(const Backward&, Stream);
+template void launch_step<Float64>(const UnbrokenForward&, Stream);
+template void launch_step<Float64>(const UnbrokenBackward&, Stream);
 
 }  // namespace fastrnn::cuda

@@ -34,11 +34,15 @@ struct Float64;
 #define DECLARE_cluster(E, D) WEAK void launch_cluster<E>(const D&, const Plan&, Stream);
 #define DECLARE_grid(E, D) WEAK void launch_grid<E>(const D&, const Plan&, void*, Stream);
 #define DECLARE_step(E, D) WEAK void launch_step<E>(const D&, Stream);
-#define KERNEL(strategy, E) DECLARE_##strategy(E, Forward) DECLARE_##strategy(E, Backward)
+#define KERNEL(strategy, E)                                       \
+  DECLARE_##strategy(E, Forward) DECLARE_##strategy(E, Backward) \
+  DECLARE_##strategy(E, UnbrokenForward) DECLARE_##strategy(E, UnbrokenBackward)
 KERNELS
 #undef KERNEL
 WEAK int64_t grid_workspace_bytes(const Forward&);
 WEAK int64_t grid_workspace_bytes(const Backward&);
+WEAK int64_t grid_workspace_bytes(const UnbrokenForward&);
+WEAK int64_t grid_workspace_bytes(const UnbrokenBackward&);
 
 namespace {
 
@@ -133,7 +137,7 @@ template <class D> struct Call {
   }
 };
 
-template <class D> void run(const std::string& kernel, const D& problem, const Plan& plan) {
+template <class D> void launch(const std::string& kernel, const D& problem, const Plan& plan) {
   const Call<D> call{problem, plan};
 #define KERNEL(strategy, E)                            \
   if (kernel == #strategy "." #E) {                    \
@@ -143,6 +147,11 @@ template <class D> void run(const std::string& kernel, const D& problem, const P
   KERNELS
 #undef KERNEL
   throw std::runtime_error("not compiled in: " + kernel);
+}
+
+template <class D> void run(const std::string& kernel, const D& problem, const Plan& plan) {
+  if (problem.resets) return launch(kernel, problem, plan);
+  launch(kernel, without_resets(problem), plan);
 }
 
 struct Kind {  // of a kernel, by what follows the dot in its name
@@ -248,6 +257,10 @@ void serve(const Request& request) {
   };
   problem.lengths = integers("lengths", problem.B);
   problem.offsets = integers("offsets", problem.T);
+  if (request.number("resets")) {
+    Tensor& resets = tensors.input(request.number("N"), false);
+    problem.resets = reinterpret_cast<const bool*>(resets.data());
+  }
   tensors.keep();
   Tensor& result = in_place ? *inputs[0] : tensors.output(data);
   Tensor& last = tensors.output(state);

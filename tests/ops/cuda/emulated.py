@@ -278,12 +278,13 @@ class Emulated:
         h0: Tensor,
         lengths: Tensor | None,
         offsets: Tensor | None,
+        resets: Tensor | None,
         activation: str,
         reverse_from: int,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
         """The operator's forward, see `fastrnn.ops.reference.forward`; `options` as in `_run`."""
-        arguments = lengths, offsets, activation, reverse_from
+        arguments = lengths, offsets, resets, activation, reverse_from
         return self._run("forward", [pre, weight_hh, h0], h0, *arguments, **options)
 
     def backward(
@@ -295,12 +296,13 @@ class Emulated:
         h0: Tensor,
         lengths: Tensor | None,
         offsets: Tensor | None,
+        resets: Tensor | None,
         activation: str,
         reverse_from: int,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
         """The operator's backward, see `fastrnn.ops.reference.backward`."""
-        arguments = lengths, offsets, activation, reverse_from
+        arguments = lengths, offsets, resets, activation, reverse_from
         inputs = [grad_out, grad_h_n, out, weight_hh]
         return self._run("backward", inputs, h0, *arguments, **options)
 
@@ -316,6 +318,7 @@ class Emulated:
         h0: Tensor,
         lengths: Tensor | None,
         offsets: Tensor | None,
+        resets: Tensor | None,
         activation: str,
         reverse_from: int,
         *,
@@ -331,7 +334,7 @@ class Emulated:
     ) -> tuple[Tensor, Tensor]:
         data = inputs[0]
         batch, groups, hidden = h0.shape
-        ragged = [t for t in (lengths, offsets) if t is not None]
+        ragged = [t for t in (lengths, offsets, resets) if t is not None]
         element = "Tf32" if tf32 else DTYPES[data.dtype]
         tiling = tiling or Tiling()
         header = {
@@ -346,6 +349,7 @@ class Emulated:
             "activation": activation,
             "lengths": int(lengths is not None),
             "offsets": int(offsets is not None),
+            "resets": int(resets is not None),
             "in_place": int(in_place),
             "misaligned": int(misaligned),
             "seed": seed,
@@ -355,7 +359,8 @@ class Emulated:
             **{field.name: getattr(tiling, field.name) for field in fields(tiling)},
         }
         results = data, h0
-        answer = self._server(f"{strategy}_{element.lower()}").call(
+        source = f"{strategy}_{'' if resets is None else 'resets_'}{element.lower()}"
+        answer = self._server(source).call(
             header, [_bytes(t) for t in [*inputs, *ragged]], [t.nbytes for t in results]
         )
         first, second = (
@@ -366,11 +371,12 @@ class Emulated:
         )
         return first, second
 
-    def _server(self, kernel: str) -> Server:
-        if kernel not in self._servers:
-            sources = [*EMULATOR, SOURCES / "cuda" / f"{kernel}.cu"]
-            self._servers[kernel] = Server(build(kernel, sources, self._changed))
-        return self._servers[kernel]
+    def _server(self, source: str) -> Server:
+        """Of the kernels of a file in csrc/cuda; those for resets are in files of their own."""
+        if source not in self._servers:
+            sources = [*EMULATOR, SOURCES / "cuda" / f"{source}.cu"]
+            self._servers[source] = Server(build(source, sources, self._changed))
+        return self._servers[source]
 
 
 def _bytes(tensor: Tensor) -> bytes:

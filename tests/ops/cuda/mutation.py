@@ -28,14 +28,19 @@ class Kernel:
     strategy: str
     direction: str
     element: str = "bfloat16"
+    resets: bool = False
 
     def __str__(self) -> str:
-        return f"{self.strategy}-{self.direction}-{self.element}"
+        return f"{self.source}-{self.direction}"
+
+    @property
+    def source(self) -> str:
+        return f"{self.strategy}_{'resets_' * self.resets}{self.element}"
 
     def built(self, changed: Mapping[str, Mapping[str, str]]) -> Emulated:
         """Its one instance, with texts replaced; `changed` by file of csrc/cuda, old text: new."""
         pattern, instances = INSTANCES[self.strategy]
-        source = f"{self.strategy}_{self.element}.cu"
+        source = f"{self.source}.cu"
         texts = {
             f"{self.strategy}.h": narrowed(self.text(f"{self.strategy}.h"), pattern, instances),
             source: narrowed(self.text(source), r"^template .*\n", (f"{self.direction.title()}&",)),
@@ -100,7 +105,7 @@ class Runs:
             hidden = self._problem["hidden"]
             options["tiling"] = cut(kernel.strategy, hidden, dtype, **self._tiling)
         for seed in range(SEEDS):
-            problem = Problem(**self._problem, dtype=dtype, seed=seed)
+            problem = Problem(**self._problem, dtype=dtype, seed=seed, resets=kernel.resets)
             try:
                 check(kernel.direction, problem, mode, self._spoilt, module, seed=seed, **options)
             except (AssertionError, EmulationError) as fault:

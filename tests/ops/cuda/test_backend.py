@@ -25,8 +25,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, str]]:
         for tensor in results:
             assert tensor.is_contiguous()
         made.append((tf32, strategy))
-        lengths, offsets = ragged
-        computed = function(*inputs, lengths, offsets, activation, reverse_from)
+        lengths, offsets, _ = ragged
+        computed = function(*inputs, *ragged, activation, reverse_from)
         for result, tensor in zip(results, computed, strict=True):
             if offsets is None or tensor.dim() != results[0].dim() or tensor is computed[1]:
                 result.copy_(tensor)
@@ -35,15 +35,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, str]]:
             for first, count in zip(offsets, named, strict=True):  # no other row is written
                 result[first : first + count] = tensor[first : first + count]
 
-    def forward(pre, weight_hh, h0, lengths, offsets, out, h_n, *options):
+    def forward(pre, weight_hh, h0, lengths, offsets, resets, out, h_n, *options):
         inputs = pre, weight_hh, h0
-        fill((out, h_n), reference.forward, inputs, (lengths, offsets), *options)
+        fill((out, h_n), reference.forward, inputs, (lengths, offsets, resets), *options)
 
-    def backward(
-        grad_out, grad_h_n, out, weight_hh, h0, lengths, offsets, grad_pre, grad_h0, *options
-    ):
-        inputs = grad_out, grad_h_n, out, weight_hh, h0
-        fill((grad_pre, grad_h0), reference.backward, inputs, (lengths, offsets), *options)
+    def backward(*arguments):
+        inputs, ragged, results, options = (
+            arguments[i:j] for i, j in [(0, 5), (5, 8), (8, 10), (10, None)]
+        )
+        fill(results, reference.backward, inputs, ragged, *options)
 
     operators = SimpleNamespace(cuda_forward=forward, cuda_backward=backward)
     monkeypatch.setattr(torch.ops, "fastrnn", operators)
@@ -51,31 +51,33 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, str]]:
 
 
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
+@pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("check", CHECKS)
-def test_outputs_are_made_and_filled(calls, check, layout):
-    check(cuda, Problem(5, 3, 2, 4, layout, dtype=torch.float32), strategy="grid")
+def test_outputs_are_made_and_filled(calls, check, resets, layout):
+    problem = Problem(5, 3, 2, 4, layout, dtype=torch.float32, resets=resets)
+    check(cuda, problem, strategy="grid")
     assert [strategy for _, strategy in calls] == ["grid"]
 
 
 def test_rows_that_no_step_names_are_zero(calls):
     problem = Problem(5, 3, 1, 4, "packed")
-    pre, weight_hh, h0, lengths, offsets = problem.tensors()
+    pre, weight_hh, h0, *ragged = problem.tensors()
     more = torch.cat((pre, pre.new_full((2, 1, 4), 3.0)))
     for results in (
-        cuda.forward(more, weight_hh, h0, lengths, offsets, *problem.options),
-        cuda.backward(more, h0, more, weight_hh, h0, lengths, offsets, *problem.options),
+        cuda.forward(more, weight_hh, h0, *ragged, *problem.options),
+        cuda.backward(more, h0, more, weight_hh, h0, *ragged, *problem.options),
     ):
         assert results[0][-2:].eq(0).all()
 
 
 @pytest.mark.parametrize("contiguous", [True, False])
 def test_in_place(calls, contiguous):
-    problem = Problem(5, 3, 1, 4)
-    pre, weight_hh, h0, *_ = problem.tensors()
-    expected = reference.forward(pre, weight_hh, h0, None, None, *problem.options)
+    problem = Problem(5, 3, 1, 4, resets=True)
+    pre, weight_hh, h0, _, _, resets = problem.tensors()
+    expected = reference.forward(pre, weight_hh, h0, None, None, resets, *problem.options)
     if not contiguous:
         pre = pre.transpose(0, 1).contiguous().transpose(0, 1)
-    h_n = cuda.forward_(pre, weight_hh, h0, None, *problem.options)
+    h_n = cuda.forward_(pre, weight_hh, h0, None, resets, *problem.options)
     torch.testing.assert_close((pre, h_n), expected)
 
 
@@ -108,6 +110,8 @@ def test_auto_takes_no_kernel_without_a_record(monkeypatch):
     assert "not yet been proven on an sm_90 GPU" in cuda.untried(state)
     monkeypatch.setattr(cuda, "RECORDS", {(9, 0): "a record"})
     assert cuda.untried(state) is None
+    monkeypatch.setattr(cuda, "RESETS_RECORDS", {})
+    assert "for resets have not yet been proven" in cuda.untried(state, resets=True)
 
 
 def test_by_name_it_refuses_cpu_tensors(monkeypatch):
@@ -146,7 +150,9 @@ def test_auto_takes_the_fastest_that_is_proven(monkeypatch, kernel, proven, serv
     for module in (cuda, triton):
         monkeypatch.setattr(module, "unusable", lambda: None)
         monkeypatch.setattr(module, "refuses", lambda state: None)
-        monkeypatch.setattr(module, "untried", lambda state, m=module: _untried(m, proven))
+        monkeypatch.setattr(
+            module, "untried", lambda state, resets=False, m=module: _untried(m, proven)
+        )
     monkeypatch.setattr(triton, "sizes_of", lambda state: None)
     monkeypatch.setattr(triton, "choose", lambda sizes: kernel)
     asked = [("triton", triton.outrun), ("cuda", cuda.untried), ("triton", triton.untried)]

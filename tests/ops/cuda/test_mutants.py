@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
+from . import mutants, mutants_resets
 from .emulated import Emulated
-from .mutants import BENIGN, CLUSTER, CLUSTER_BACKWARD, MUTANTS
+from .mutants import BENIGN, CLUSTER, CLUSTER_BACKWARD
 from .mutation import Kernel, Mutant, Runs
+
+MUTANTS = [*mutants.MUTANTS, *mutants_resets.MUTANTS]
 
 
 def runs_of(kernel: Kernel) -> list[Runs]:

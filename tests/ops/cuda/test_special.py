@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastrnn.explain import DEVICES
 from fastrnn.ops import cpp, reference
-from fastrnn.testing import Problem, tolerance
+from fastrnn.testing import Problem, Tensors, tolerance
 from tests.ops.cuda import emulated
 from tests.ops.cuda.emulated import EmulationError, Tiling, cut
 from tests.ops.cuda.test_emulated import ELEMENTS, kernels
@@ -48,7 +48,7 @@ def spoil(tensor: Tensor, problem: Problem, value: float) -> None:
 
     To its first unit; ONES to all, for they are bits.
     """
-    *_, offsets = problem.tensors()
+    offsets = problem.tensors().offsets
     middle = problem.steps // 2
     if tensor.dim() == 4:
         tensor = tensor[middle]
@@ -59,6 +59,21 @@ def spoil(tensor: Tensor, problem: Problem, value: float) -> None:
         row.view(INTEGERS[tensor.itemsize]).fill_(ONES)
     else:
         row[0] = value
+
+
+@dataclasses.dataclass(frozen=True)
+class Resets(Problem):
+    """A problem whose rows, active or not, all begin anew at the same steps."""
+
+    at: tuple[int, ...] = ()
+
+    def tensors(self, device: torch.device | str = "cpu") -> Tensors:
+        tensors = super().tensors(device)
+        resets = torch.zeros(self.steps, self.batch, dtype=torch.bool)
+        resets[list(self.at)] = True
+        if tensors.offsets is not None:
+            resets = resets[torch.arange(self.steps)[:, None] < tensors.lengths]
+        return tensors._replace(resets=resets)
 
 
 def check(
@@ -144,6 +159,44 @@ def test_infinity(strategy: str, element: str) -> None:
     check("forward", problem, mode, {"h0": INFINITY}, **run)
     problem = Problem(1, 3, 1, 18, dtype=dtype)
     check("backward", problem, mode, {"grad_h_n": INFINITY}, **run)
+
+
+@every_kernel
+@directions
+@pytest.mark.parametrize("reverse_from", [0, 1])
+def test_resets(strategy: str, element: str, direction: str, reverse_from: int) -> None:
+    """At the first step, at the last, at all of them, and where rows have ended."""
+    dtype, mode = ELEMENTS[element]
+    run = how(strategy, element, 24)
+    for seed, (layout, at) in enumerate(
+        [("dense", (0,)), ("dense", (4,)), ("lengths", (0, 1, 2, 3, 4)), ("packed", (0, 2, 3))]
+    ):
+        problem = Resets(5, 9, 1, 24, layout, "tanh", reverse_from, dtype, seed, at=at)
+        check(direction, problem, mode, seed=seed, **run)
+
+
+@every_kernel
+@pytest.mark.parametrize(
+    ("direction", "steps", "name", "reverse_from"),
+    [
+        ("forward", 3, "pre", 0),
+        ("forward", 3, "pre", 1),
+        ("forward", 1, "h0", 1),
+        ("backward", 3, "grad_out", 0),
+        ("backward", 3, "grad_out", 1),
+        ("backward", 1, "grad_h_n", 1),
+    ],
+)
+def test_nothing_crosses_a_reset(
+    strategy: str, element: str, direction: str, steps: int, name: str, reverse_from: int
+) -> None:
+    """Not even what 0 cannot be multiplied with. `name` is spoilt in the middle step."""
+    dtype, mode = ELEMENTS[element]
+    activation = "relu" if direction == "forward" else "tanh"
+    for value in (NAN, INFINITY):
+        options = "dense", activation, reverse_from, dtype
+        problem = Resets(steps, 3, 1, 18, *options, at=tuple(range(steps)))
+        check(direction, problem, mode, {name: value}, **how(strategy, element, 18))
 
 
 @every_kernel

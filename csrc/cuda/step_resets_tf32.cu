@@ -1,0 +1,8 @@
+#include "step.h"
+
+namespace fastrnn::cuda {
+
+template void launch_step<Tf32>(const Forward&, Stream);
+template void launch_step<Tf32>(const Backward&, Stream);
+
+}  // namespace fastrnn::cuda

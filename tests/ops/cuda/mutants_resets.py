@@ -1,0 +1,86 @@
+"""The same as mutants.py, of the kernels for resets."""
+
+from .mutation import Kernel, Mutant, Runs
+from .test_special import INFINITY
+
+CLUSTER_RESETS = Kernel("cluster", "forward", resets=True)
+GRID_RESETS = Kernel("grid", "forward", resets=True)
+GRID_RESETS_BACKWARD = Kernel("grid", "backward", resets=True)
+STEP_RESETS_BACKWARD = Kernel("step", "backward", resets=True)
+STEP_RESETS_FLOAT64 = Kernel("step", "forward", "float64", resets=True)
+
+MUTANTS = [
+    Mutant(
+        "the border of the step before, in reverse groups",
+        CLUSTER_RESETS,
+        "direction.h",
+        {"descending ? t + 1 : t;": "t;"},
+        Runs(32, blocks=2, reverse=True),
+        "not close",
+    ),
+    Mutant(
+        "resets of rows that have ended",
+        CLUSTER_RESETS,
+        "direction.h",
+        {"later < length &&": "later < p.T &&"},
+        Runs(32, blocks=2, layout="lengths", reverse=True),
+        "not close|heap-buffer-overflow",
+    ),
+    Mutant(
+        "h0 not cut",
+        CLUSTER_RESETS,
+        "cluster.h",
+        {"cut >> b & 1 ? uint2{0, 0} : chunk": "chunk"},
+        Runs(32, blocks=2),
+        "not close",
+    ),
+    Mutant(
+        "cut a step late",
+        CLUSTER_RESETS,
+        "cluster.h",
+        {"time(s + 2), first_row": "time(s + 1), first_row"},
+        Runs(32, blocks=2),
+        "not close",
+    ),
+    Mutant(
+        "multiplied by 0",
+        GRID_RESETS,
+        "ending.h",
+        {"(cuts.of(i) ? 0 : sum[i])": "(cuts.of(i) ? 0 : 1) * sum[i]"},
+        Runs(32, splits=2, relu=True, spoilt={"pre": INFINITY}),
+        "not close",
+    ),
+    Mutant(
+        "grad_h_n cut",
+        GRID_RESETS_BACKWARD,
+        "ending.h",
+        {"begins[i % 2] ? first[i] : dh[i];": "begins[i % 2] && !cuts.of(i) ? first[i] : dh[i];"},
+        Runs(32, splits=2, reverse=True),
+        "not close",
+    ),
+    Mutant(
+        "grad_h0 not cut",
+        GRID_RESETS_BACKWARD,
+        "grid.h",
+        {"(has_resets<D>) ending.load": "(has_resets<D>) if (t != order.end()) ending.load"},
+        Runs(32, splits=2),
+        "not close",
+    ),
+    Mutant(
+        "one row's resets for all",
+        STEP_RESETS_BACKWARD,
+        "ending.h",
+        {"is_cut(p, t, first_row + row, ": "is_cut(p, t, first_row, "},
+        Runs(32),
+        "not close",
+        quick=True,
+    ),
+    Mutant(
+        "not cut by threads",
+        STEP_RESETS_FLOAT64,
+        "step.h",
+        {"if (has_resets<D> && inside &&": "if (has_resets<D> && !inside &&"},
+        Runs(32),
+        "not close",
+    ),
+]
