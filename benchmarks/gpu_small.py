@@ -38,19 +38,20 @@ def small(backend: str) -> None:
         if name not in by_name:
             continue
         kernel = by_name[name]
-        for mode_name in ("float32", "float16"):
+        for mode_name, resets in (("float32", False), ("float16", False), ("float16", True)):
             with precision(mode_name) as mode:
-                problem = Problem(4, batch, 2, hidden, "lengths", dtype=mode.dtype)
-                there = (*problem.tensors(device), *problem.options)
-                here = [t.double() if t.is_floating_point() else t for t in there[:4]]
-                out, h_n = reference.forward(*here, None, *problem.options)
+                problem = Problem(4, batch, 2, hidden, "lengths", dtype=mode.dtype, resets=resets)
+                tensors = problem.tensors(device)
+                there = (*tensors, *problem.options)
+                here = (*(t.double() for t in tensors[:3]), *tensors[3:], *problem.options)
+                out, h_n = reference.forward(*here)
                 grads = torch.ones_like(out), torch.ones_like(h_n)
                 given = [t.to(device, mode.dtype) for t in (*grads, out)]
                 cases = {
                     "forward": (there, (out, h_n)),
                     "backward": (
                         (*given, *there[1:]),
-                        reference.backward(*grads, out, *here[1:], None, *problem.options),
+                        reference.backward(*grads, out, *here[1:]),
                     ),
                 }
                 for direction, (arguments, expected) in cases.items():
@@ -61,4 +62,5 @@ def small(backend: str) -> None:
                     for actual, truth in zip(results, expected, strict=True):
                         # 8 is more than any sum of these has.
                         assert_close(actual, truth, problem, 8.0, mode.products)
-                    print(f"small: {name} B={batch} H={hidden} {mode_name} {direction}", flush=True)
+                    what = f"{mode_name} {direction}{' with resets' if resets else ''}"
+                    print(f"small: {name} B={batch} H={hidden} {what}", flush=True)

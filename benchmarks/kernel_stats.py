@@ -62,6 +62,7 @@ RUN_TIME = {
 NOT_AS_PRE = {
     "lengths": torch.int64,
     "offsets": torch.int64,
+    "resets": torch.uint8,
     "arrived": torch.int64,
     "dh": torch.float32,
 }
@@ -82,12 +83,14 @@ class Case:
     capability: tuple[int, int]
     configuration: tuple[tuple[str, Any], ...]  #: constants and the compiler's options
     at_once: bool = True  #: all steps in one launch
+    resets: bool = False
 
     def __str__(self) -> str:
         """As pytest names it: nothing in it needs quoting."""
         dtype = str(self.dtype).removeprefix("torch.")
         what = f"{self.kernel}.{self.direction}-{self.mode}-{dtype}-H{self.hidden}"
-        return f"{what}-{self.shape}-{self.layout}-{self.activation}-{self.arch}"
+        layout = f"{self.layout}-resets" if self.resets else self.layout
+        return f"{what}-{self.shape}-{layout}-{self.activation}-{self.arch}"
 
     @property
     def arch(self) -> str:
@@ -114,6 +117,7 @@ def cases(
     layouts: Iterable[str] = ("dense",),
     activations: Iterable[str] = ("tanh",),
     halves: Iterable[torch.dtype] = (torch.bfloat16,),
+    resets: bool = False,
 ) -> Iterator[Case]:
     """All configurations the table can choose, of both directions, in these variations."""
     chosen = {
@@ -130,7 +134,7 @@ def cases(
                     for activation in activations:
                         yield Case(
                             *(kernel, direction, mode, dtype, hidden, layout, activation),
-                            *(capability, configuration, at_once),
+                            *(capability, configuration, at_once, resets),
                         )
 
 
@@ -181,6 +185,7 @@ def compile_case(case: Case, **run_time: int) -> Any:
     taken = {name: flag for name, flag in flags.items() if name in kernel.arg_names}
     constants = {**taken, **dict(case.configuration)}
     absent = ABSENT[case.layout] | (set() if case.at_once else {"arrived"})
+    absent |= set() if case.resets else {"resets"}
     given = {**NOT_AS_PRE, **dict.fromkeys(absent), **RUN_TIME, **run_time}
     arguments = [given.get(name, case.dtype) for name in kernel.arg_names if name not in constants]
     device = Device(10 * case.capability[0] + case.capability[1])
@@ -244,8 +249,8 @@ def write(measured: Iterable[tuple[Case, Stats]]) -> None:
     """Put the table between the marks in docs/kernels.md."""
     table = "\n".join(markdown(measured))
     caption = (
-        f"sm_90, Triton {triton.__version__}, tanh, bfloat16 for half; dense / packed where they "
-        f"differ. Written by `python -m benchmarks.kernel_stats --write`; {LEGEND}"
+        f"sm_90, Triton {triton.__version__}, tanh, bfloat16 for half; no resets, dense / packed "
+        f"where they differ. Written by `python -m benchmarks.kernel_stats --write`; {LEGEND}"
     )
     text.replace(DOCUMENT, "kernel_stats", f"{caption}\n\n{table}")
 
@@ -264,6 +269,7 @@ def main() -> None:
     parser.add_argument("--arch", choices=archs, action="append", help="default: all")
     parser.add_argument("--layout", choices=LAYOUTS, action="append", help="default: dense")
     parser.add_argument("--activation", choices=ACTIVATIONS, action="append", help="default: tanh")
+    parser.add_argument("--resets", action="store_true", help="as they are for calls with resets")
     parser.add_argument("--only", default="", metavar="REGEX", help="kernels whose name has this")
     parser.add_argument(
         "--write", action="store_true", help=f"rewrite the table of {DOCUMENT.name}"
@@ -274,9 +280,8 @@ def main() -> None:
     else:
         asked = [archs[arch] for arch in arguments.arch or archs]
         layouts, activations = arguments.layout or ["dense"], arguments.activation or ["tanh"]
-        chosen = [
-            c for c in cases(asked, layouts, activations) if re.search(arguments.only, str(c))
-        ]
+        every = cases(asked, layouts, activations, resets=arguments.resets)
+        chosen = [case for case in every if re.search(arguments.only, str(case))]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         measured = list(zip(chosen, pool.map(measure, chosen, chunksize=4), strict=True))
     if arguments.write:

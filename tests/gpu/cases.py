@@ -4,8 +4,9 @@ Of Triton's kernels every H, layout and activation is a compilation, so there ar
 several sizes of the rest, which cost nothing more. The CUDA kernels are compiled once for all.
 """
 
+from collections.abc import Sequence
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastrnn.testing import Problem
 
@@ -35,6 +36,7 @@ LAYOUTS = ("dense", "lengths", "packed")
 ACTIVATIONS = ("tanh", "relu")
 BATCHES = (1, 2, 7, 16, 17, 33, 64, 130)
 STEPS = (1, 2, 5, 13, 31, 60)
+EVERY_MODE = {**MODES, **FLOAT64}
 
 
 class Case(NamedTuple):
@@ -47,20 +49,18 @@ class Case(NamedTuple):
     def __str__(self) -> str:
         p = self.problem
         sizes = f"T{p.steps}-B{p.batch}-G{p.groups}-H{p.hidden}"
-        return f"{self.kernel}-{self.mode}-{sizes}-{p.layout}-{p.activation}-r{p.reverse_from}"
+        layout = f"{p.layout}-resets" if p.resets else p.layout
+        return f"{self.kernel}-{self.mode}-{sizes}-{layout}-{p.activation}-r{p.reverse_from}"
 
 
 def sample(kernel: Kernel, mode: str) -> list[Case]:
     """Two forms of every H, each at two sizes of T, B and G."""
     random = Random(f"{kernel} {mode}")
-    modes = {**MODES, **FLOAT64}
-    half = modes[mode].products == "half"
-    every_hidden = HIDDEN[str(kernel)] + (HIDDEN_IN_HALF.get(str(kernel), ()) if half else ())
-    offset = list(modes).index(mode)
+    offset = list(EVERY_MODE).index(mode)
     forms = [
         # So counted, every layout meets every activation, at other H for every mode.
         (hidden, LAYOUTS[(2 * i + j + offset) % 3], ACTIVATIONS[(i + j) % 2])
-        for i, hidden in enumerate(every_hidden)
+        for i, hidden in enumerate(_every_hidden(kernel, mode))
         for j in range(2)
     ]
     batches: list[int] = []
@@ -69,20 +69,46 @@ def sample(kernel: Kernel, mode: str) -> list[Case]:
         for hidden, layout, activation in forms:
             if not batches:
                 batches = random.sample(BATCHES, len(BATCHES))
-            groups = 1 if hidden > 1000 else random.randint(1, 3)
-            problem = Problem(
-                steps=random.choice(STEPS[:4] if hidden > 1000 else STEPS),
-                batch=batches.pop(),
-                groups=groups,
-                hidden=hidden,
-                layout=layout,
-                activation=activation,
-                reverse_from=random.randint(0, groups),
-                dtype=modes[mode].dtype,
-                seed=turn,
-            )
-            cases.append(Case(kernel, mode, problem))
+            sizes = {"batch": batches.pop(), "hidden": hidden}
+            options = {"layout": layout, "activation": activation, "seed": turn}
+            cases.append(_case(kernel, mode, random, STEPS, **sizes, **options))
     return cases
+
+
+def with_resets(kernel: Kernel, mode: str) -> list[Case]:
+    """Every layout where rows begin anew, at one H and two sizes of the rest.
+
+    The modes share out the H, from the widest down: calls with resets are compilations more.
+    """
+    random = Random(f"{kernel} {mode} resets")
+    every_hidden = _every_hidden(kernel, mode)
+    cases = []
+    for i, layout in enumerate(LAYOUTS):
+        number = i + len(LAYOUTS) * list(EVERY_MODE).index(mode)
+        sizes = {"hidden": every_hidden[-1 - number % len(every_hidden)]}
+        options = {"layout": layout, "activation": ACTIVATIONS[number % 2], "resets": True}
+        for batch in random.sample(BATCHES, 2):
+            cases.append(_case(kernel, mode, random, STEPS[2:], batch=batch, **sizes, **options))
+    return cases
+
+
+def _case(
+    kernel: Kernel, mode: str, random: Random, steps: Sequence[int], hidden: int, **rest: Any
+) -> Case:
+    """What is not given is drawn; few steps and one group where H is large."""
+    groups = 1 if hidden > 1000 else random.randint(1, 3)
+    drawn = {
+        "steps": random.choice([few for few in steps if few <= STEPS[3] or hidden <= 1000]),
+        "groups": groups,
+        "reverse_from": random.randint(0, groups),
+    }
+    problem = Problem(hidden=hidden, dtype=EVERY_MODE[mode].dtype, **drawn, **rest)
+    return Case(kernel, mode, problem)
+
+
+def _every_hidden(kernel: Kernel, mode: str) -> tuple[int, ...]:
+    half = EVERY_MODE[mode].products == "half"
+    return HIDDEN[str(kernel)] + (HIDDEN_IN_HALF.get(str(kernel), ()) if half else ())
 
 
 def modes_of(kernel: Kernel) -> list[str]:
@@ -93,5 +119,8 @@ def modes_of(kernel: Kernel) -> list[str]:
 
 
 CASES = [
-    case for kernel in TRITON + CUDA for mode in modes_of(kernel) for case in sample(kernel, mode)
+    case
+    for kernel in TRITON + CUDA
+    for mode in modes_of(kernel)
+    for case in sample(kernel, mode) + with_resets(kernel, mode)
 ]

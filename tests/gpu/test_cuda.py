@@ -51,8 +51,8 @@ def test_more_tiles_than_run_at_once(
 def test_in_place(kernel: Kernel, hidden: int, layout: str, device: torch.device) -> None:
     """What pre gives way to is what a fresh out has; the plan's choice has an operator for it."""
     problem = Problem(11, 37, 2, hidden, layout, dtype=torch.bfloat16)
-    pre, weight_hh, h0, lengths, _ = problem.tensors(device)
-    rest = weight_hh, h0, lengths, None
+    pre, weight_hh, h0, lengths, *_ = problem.tensors(device)
+    rest = weight_hh, h0, lengths, None, None
     out, h_n = cuda.forward(pre, *rest, *problem.options, **kernel.options)
     given, state = pre.clone(), torch.empty_like(h0)
     operator = torch.ops.fastrnn.cuda_forward
@@ -60,7 +60,7 @@ def test_in_place(kernel: Kernel, hidden: int, layout: str, device: torch.device
     assert torch.equal(given, out)
     assert torch.equal(state, h_n)
     planned = cuda.forward(pre, *rest, *problem.options)
-    h_n = cuda.forward_(pre, weight_hh, h0, lengths, *problem.options)
+    h_n = cuda.forward_(pre, weight_hh, h0, lengths, None, *problem.options)
     assert torch.equal(pre, planned[0])
     assert torch.equal(h_n, planned[1])
 
@@ -120,7 +120,7 @@ def test_no_steps(kernel: Kernel, layout: str, device: torch.device) -> None:
     pre = h0.new_empty(*((0,) if layout == "packed" else (0, 5)), 2, 40)
     lengths = None if layout == "dense" else torch.zeros(5, dtype=torch.int64, device=device)
     offsets = torch.zeros(0, dtype=torch.int64, device=device) if layout == "packed" else None
-    rest = weight_hh, h0, lengths, offsets, "tanh", 1
+    rest = weight_hh, h0, lengths, offsets, None, "tanh", 1
     out, h_n = cuda.forward(pre, *rest, **kernel.options)
     assert out.shape == pre.shape
     assert torch.equal(h_n, h0)

@@ -27,13 +27,13 @@ def test_auto_takes_no_kernel_without_proof_and_says_so_once(
 ) -> None:
     for module in (cuda, triton):
         monkeypatch.setattr(module, "RECORDS", {})
-    pre, weight_hh, h0, lengths, _ = PROBLEM.tensors(device)
+    pre, weight_hh, h0, lengths, *_ = PROBLEM.tensors(device)
     with pytest.warns(RuntimeWarning, match=r"reference on 'cuda' tensors.*not yet been proven"):
         first = recurrence(pre, weight_hh, h0, lengths=lengths, reverse_from=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         second = recurrence(pre, weight_hh, h0, lengths=lengths, reverse_from=1)
-    expected = reference.forward(pre, weight_hh, h0, lengths, None, *PROBLEM.options)
+    expected = reference.forward(pre, weight_hh, h0, lengths, None, None, *PROBLEM.options)
     for result in (first, second):
         assert torch.equal(result[0], expected[0])
         assert torch.equal(result[1], expected[1])

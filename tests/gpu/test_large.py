@@ -49,12 +49,12 @@ def _random(device: torch.device, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=DTYPE, device=device).uniform_(-2, 2)
 
 
-def _ragged(layout: str, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    """All rows to the last step; what matters is how they are addressed."""
+def _ragged(layout: str, device: torch.device) -> tuple[Tensor | None, ...]:
+    """Lengths, offsets and resets: all rows to the last step; it matters how they are addressed."""
     if layout == "dense":
-        return None, None
+        return None, None, None
     lengths = torch.full((BATCH,), STEPS, device=device)
-    return lengths, torch.arange(STEPS, device=device) * BATCH
+    return lengths, torch.arange(STEPS, device=device) * BATCH, None
 
 
 def _rows(data: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def test_forward(kernel: Kernel, layout: str, memory: None, device: torch.device
         ragged = _ragged(layout, device)
         out, h_n = kernel.module.forward(pre, weight_hh, h0, *ragged, "tanh", 1, **kernel.options)
         inputs = double(_rows(pre), weight_hh, _ends(h0))
-        expected = reference.forward(*inputs, None, None, "tanh", 1)
+        expected = reference.forward(*inputs, None, None, None, "tanh", 1)
         scale = biggest(_rows(pre), h0, expected[0])
         assert_close(_rows(out), expected[0], PROBLEM, scale, "half")
         assert_close(_ends(h_n), expected[1], PROBLEM, scale, "half")
@@ -104,7 +104,7 @@ def test_backward(kernel: Kernel, layout: str, memory: None, device: torch.devic
         rest = (weight_hh, h0, *_ragged(layout, device), "tanh", 1)
         grad_pre, grad_h0 = kernel.module.backward(grad_out, grad_h_n, out, *rest, **kernel.options)
         inputs = double(_rows(grad_out), _ends(grad_h_n), _rows(out), weight_hh, _ends(h0))
-        expected = reference.backward(*inputs, None, None, "tanh", 1)
+        expected = reference.backward(*inputs, None, None, None, "tanh", 1)
         scale = biggest(_rows(grad_out), grad_h_n, expected[0])
         assert_close(_rows(grad_pre), expected[0], PROBLEM, scale, "half")
         assert_close(_ends(grad_h0), expected[1], PROBLEM, scale, "half")
@@ -162,6 +162,6 @@ def test_the_widest_that_fits(kernel: Kernel, mode: str, check, device: torch.de
         if direction == "forward":
             pre = torch.zeros(1, 1, 1, too_wide, dtype=how.dtype, device=device)
             weight_hh = pre.new_zeros(1, too_wide, too_wide)
-            rest = weight_hh, pre[0], None, None, "tanh", 1
+            rest = weight_hh, pre[0], None, None, None, "tanh", 1
             with pytest.raises(RuntimeError, match=f"'{kernel.name}' cannot serve this call: "):
                 kernel.module.forward(pre, *rest, **kernel.options)

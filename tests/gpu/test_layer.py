@@ -126,10 +126,10 @@ def test_autocast(hidden: int, device: torch.device) -> None:
 
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
 def test_opcheck(layout: str, backend: str, device: torch.device) -> None:
-    problem = Problem(4, 3, 2, 5, layout, dtype=torch.float32)
-    *real, lengths, offsets = problem.tensors(device)
+    problem = Problem(4, 3, 2, 5, layout, dtype=torch.float32, resets=layout != "dense")
+    *real, lengths, offsets, resets = problem.tensors(device)
     real = [tensor.requires_grad_() for tensor in real]
-    arguments = (*real, lengths, offsets, *problem.options)
+    arguments = (*real, lengths, offsets, resets, *problem.options)
     # Triton has an operator of its own, for it may serve CPU tensors too.
     operator = "recurrence_triton" if backend == "triton" else "recurrence"
     torch.library.opcheck(getattr(torch.ops.fastrnn, operator).default, arguments)

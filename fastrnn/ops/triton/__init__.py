@@ -209,8 +209,13 @@ def backward(
     return grad_pre, grad_h0
 
 
-def _ragged(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [tensor if tensor is None else tensor.contiguous() for tensor in tensors]
+def _ragged(
+    lengths: Tensor | None, offsets: Tensor | None, resets: Tensor | None
+) -> list[Tensor | None]:
+    """As the kernels read them; resets as bytes, since Triton would wait for a bool it loads."""
+    flags = resets if resets is None else resets.view(torch.uint8)
+    every = (lengths, offsets, flags)
+    return [tensor if tensor is None else tensor.contiguous() for tensor in every]
 
 
 def _launcher(

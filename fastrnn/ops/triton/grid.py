@@ -27,7 +27,17 @@ from torch import Tensor
 
 from .occupancy import room
 from .table import PRECISION, Call, Sizes, power_of_two
-from .tile import SIZES, activate, active_at, derivative, ends, locate, store_step
+from .tile import (
+    SIZES,
+    activate,
+    active_at,
+    cross,
+    cut_before,
+    derivative,
+    ends,
+    locate,
+    store_step,
+)
 
 RUNTIME = [*SIZES, "begin", "end", "first_team"]
 
@@ -38,6 +48,7 @@ def forward(
     weight_hh,  # [G, H, H]
     lengths,  # [B] or None
     offsets,  # [T] or None
+    resets,  # [T, B] or [N] bytes, or None
     out,  # as pre; may be pre itself
     h_n,  # [B, G, H]
     states,  # [2, B, G, H]: of step i in states[i % 2]; at first h0 in states[0]
@@ -78,9 +89,11 @@ def forward(
 
     t, row = locate(begin, steps, batch, backwards, offsets)
     pre_t = tl.load(pre + (row * width + place), mask=active_at(t, last, inside), other=0.0)
+    cut = cut_before(begin, steps, batch, backwards, offsets, resets, last, rows)
     for i in range(begin, end):
         t_1, row_1 = locate(i + 1, steps, batch, backwards, offsets)
         pre_1 = tl.load(pre + (row_1 * width + place), mask=active_at(t_1, last, inside), other=0.0)
+        cut_1 = cut_before(i + 1, steps, batch, backwards, offsets, resets, last, rows)
         if arrived is not None:
             _wait(arrived + team, tl.cast(i, tl.int64) * SLICES)
         source = states + (i % 2) * size + base
@@ -90,7 +103,7 @@ def forward(
             z = _streamed(
                 source, in_batch, weight_hh, units < H, 1, H, ROWS, COLS, DEPTH, PRECISION
             )
-        new = activate(z + pre_t.to(tl.float32), RELU, FAST).to(h.dtype)
+        new = activate(cross(z, cut) + pre_t.to(tl.float32), RELU, FAST).to(h.dtype)
         active = active_at(t, last, inside)
         store_step(out, row * width + place, new, inside, active, last, offsets)
         h = new if last is None else tl.where(active, new, h)
@@ -98,6 +111,8 @@ def forward(
         if arrived is not None:
             _arrive(arrived + team)
         t, row, pre_t = t_1, row_1, pre_1
+        if resets is not None:
+            cut = cut_1
     tl.store(h_n + place, h, mask=inside)
 
 
@@ -108,6 +123,7 @@ def backward(
     weight_hh,  # [G, H, H]
     lengths,  # [B] or None
     offsets,  # [T] or None
+    resets,  # [T, B] or [N] bytes, or None
     grad_pre,  # as out
     dh,  # [B, G, H] float32: at first grad_h_n, at last grad_h0
     exchange,  # [2, B, G, H]: dz of turn i in exchange[(i + 1) % 2]
@@ -154,11 +170,13 @@ def backward(
     active = active_at(t, last, inside)
     grad_t = tl.load(grad_out + (row * width + place), mask=active, other=0.0)
     out_t = tl.load(out + (row * width + place), mask=active, other=0.0)
+    cut = cut_before(begin, steps, batch, backwards, offsets, resets, last, rows)
     for i in range(begin, end):
         t_1, row_1 = locate(i + 1, steps, batch, backwards, offsets)
         active = active_at(t_1, last, inside)
         grad_1 = tl.load(grad_out + (row_1 * width + place), mask=active, other=0.0)
         out_1 = tl.load(out + (row_1 * width + place), mask=active, other=0.0)
+        cut_1 = cut_before(i + 1, steps, batch, backwards, offsets, resets, last, rows)
         if arrived is not None:
             _wait(arrived + team, tl.cast(i, tl.int64) * SLICES)
         source = exchange + (i % 2) * size + base
@@ -169,6 +187,7 @@ def backward(
                 source, in_batch, weight_hh, units < H, H, H, ROWS, COLS, DEPTH, PRECISION
             )
         # Before the first turn there was none, and the product is of whatever lay there.
+        product = cross(product, cut)
         gradient = tl.where(active_at(t_before, last, inside) & (i > 0), product, gradient)
         dz = (grad_t.to(tl.float32) + gradient) * derivative(out_t.to(tl.float32), RELU)
         dz = dz.to(out_t.dtype)
@@ -180,6 +199,8 @@ def backward(
                 _arrive(arrived + team)
         t_before = t
         t, row, grad_t, out_t = t_1, row_1, grad_1, out_1
+        if resets is not None:
+            cut = cut_1
     tl.store(dh + place, gradient, mask=inside)
 
 
@@ -302,13 +323,14 @@ def launch_forward(
     h0: Tensor,
     lengths: Tensor | None,
     offsets: Tensor | None,
+    resets: Tensor | None,
     out: Tensor,
     h_n: Tensor,
 ) -> None:
     """Fill out and h_n."""
     states = h0.new_empty(2, *h0.shape)
     states[0] = h0
-    tensors = (pre, weight_hh, lengths, offsets, out, h_n, states)
+    tensors = (pre, weight_hh, lengths, offsets, resets, out, h_n, states)
     _launch(forward, call, tensors, call.steps, {"RELU": call.relu, "FAST": call.fast})
 
 
@@ -320,13 +342,14 @@ def launch_backward(
     weight_hh: Tensor,
     lengths: Tensor | None,
     offsets: Tensor | None,
+    resets: Tensor | None,
     grad_pre: Tensor,
     grad_h0: Tensor,
 ) -> None:
     """Fill grad_pre and grad_h0."""
     dh = grad_h_n.to(torch.float32, copy=True)
     exchange = grad_h_n.new_empty(2, *grad_h_n.shape)
-    tensors = (grad_out, out, weight_hh, lengths, offsets, grad_pre, dh, exchange)
+    tensors = (grad_out, out, weight_hh, lengths, offsets, resets, grad_pre, dh, exchange)
     _launch(backward, call, tensors, call.steps + 1, {"RELU": call.relu})
     grad_h0.copy_(dh)
 

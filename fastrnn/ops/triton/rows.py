@@ -16,7 +16,18 @@ import triton.language as tl
 from torch import Tensor
 
 from .table import Call, Sizes, power_of_two
-from .tile import SIZES, activate, active_at, confine, derivative, ends, locate, store_step
+from .tile import (
+    SIZES,
+    activate,
+    active_at,
+    confine,
+    cross,
+    cut_before,
+    derivative,
+    ends,
+    locate,
+    store_step,
+)
 
 #: Were the compiler told that rows begin at multiples of 16 bytes, it would give a thread four
 #: units side by side, and every four warps the same ones: twice the instructions a step.
@@ -31,6 +42,7 @@ def forward(
     h0,  # [B, G, H]
     lengths,  # [B] or None
     offsets,  # [T] or None
+    resets,  # [T, B] or [N] bytes, or None
     out,  # as pre; may be pre itself
     h_n,  # [B, G, H]
     steps,
@@ -54,10 +66,13 @@ def forward(
     pre_t = tl.load(pre + (row * width + place), mask=active_at(t, end, inside), other=0.0)
     t_1, row_1 = locate(1, steps, batch, backwards, offsets)
     pre_1 = tl.load(pre + (row_1 * width + place), mask=active_at(t_1, end, inside), other=0.0)
+    cut = cut_before(0, steps, batch, backwards, offsets, resets, end, row_in_batch)
+    cut_1 = cut_before(1, steps, batch, backwards, offsets, resets, end, row_in_batch)
     for i in range(steps):
         t_2, row_2 = locate(i + 2, steps, batch, backwards, offsets)
         pre_2 = tl.load(pre + (row_2 * width + place), mask=active_at(t_2, end, inside), other=0.0)
-        z = tl.sum(weight * h[:, None], axis=0) + pre_t.to(tl.float32)
+        cut_2 = cut_before(i + 2, steps, batch, backwards, offsets, resets, end, row_in_batch)
+        z = cross(tl.sum(weight * h[:, None], axis=0), cut) + pre_t.to(tl.float32)
         new = confine(activate(z, RELU, FAST), inside, H, PADDED).to(pre_t.dtype)
         active = active_at(t, end, inside)
         store_step(out, row * width + place, new, inside, active, end, offsets)
@@ -65,6 +80,8 @@ def forward(
         h = new if end is None else tl.where(active, new, h)
         t, row, pre_t = t_1, row_1, pre_1
         t_1, row_1, pre_1 = t_2, row_2, pre_2
+        if resets is not None:
+            cut, cut_1 = cut_1, cut_2
     tl.store(h_n + place, h, mask=inside)
 
 
@@ -76,6 +93,7 @@ def backward(
     weight_hh,  # [G, H, H]
     lengths,  # [B] or None
     offsets,  # [T] or None
+    resets,  # [T, B] or [N] bytes, or None
     grad_pre,  # as out
     grad_h0,  # [B, G, H]
     steps,
@@ -101,19 +119,25 @@ def backward(
     active = active_at(t_1, end, inside)
     grad_1 = tl.load(grad_out + (row_1 * width + place), mask=active, other=0.0)
     out_1 = tl.load(out + (row_1 * width + place), mask=active, other=0.0)
+    # What a turn leaves meets the border before the next.
+    cut = cut_before(1, steps, batch, backwards, offsets, resets, end, row_in_batch)
+    cut_1 = cut_before(2, steps, batch, backwards, offsets, resets, end, row_in_batch)
     for i in range(steps):
         t_2, row_2 = locate(i + 2, steps, batch, backwards, offsets)
         active = active_at(t_2, end, inside)
         grad_2 = tl.load(grad_out + (row_2 * width + place), mask=active, other=0.0)
         out_2 = tl.load(out + (row_2 * width + place), mask=active, other=0.0)
+        cut_2 = cut_before(i + 3, steps, batch, backwards, offsets, resets, end, row_in_batch)
         dz = (grad_t.to(tl.float32) + dh) * derivative(out_t.to(tl.float32), RELU)
         dz = confine(dz, inside, H, PADDED).to(out_t.dtype)
         active = active_at(t, end, inside)
         store_step(grad_pre, row * width + place, dz, inside, active, end, offsets)
-        product = tl.sum(weight * dz.to(tl.float32)[:, None], axis=0)
+        product = cross(tl.sum(weight * dz.to(tl.float32)[:, None], axis=0), cut)
         dh = product if end is None else tl.where(active, product, dh)
         t, row, grad_t, out_t = t_1, row_1, grad_1, out_1
         t_1, row_1, grad_1, out_1 = t_2, row_2, grad_2, out_2
+        if resets is not None:
+            cut, cut_1 = cut_1, cut_2
     tl.store(grad_h0 + place, dh, mask=inside)
 
 

@@ -33,7 +33,18 @@ from triton.experimental.gluon.language.nvidia import hopper
 
 from .single_cta import programs
 from .table import PRECISION, Call, Sizes, power_of_two
-from .tile import SIZES, activate, active_at, confine, derivative, ends, locate, store_step
+from .tile import (
+    SIZES,
+    activate,
+    active_at,
+    confine,
+    cross,
+    cut_before,
+    derivative,
+    ends,
+    locate,
+    store_step,
+)
 
 barrier = getattr(gl, "barrier", None) or gl.thread_barrier  # the latter in Triton 3.6
 
@@ -45,6 +56,7 @@ def forward(
     h0,  # [B, G, H]
     lengths,  # [B] or None
     offsets,  # [T] or None
+    resets,  # [T, B] or [N] bytes, or None
     out,  # as pre; may be pre itself
     h_n,  # [B, G, H]
     steps,
@@ -77,6 +89,8 @@ def forward(
     pre_1 = gl.load(pre + (row_1 * width + place), mask=active_at(t_1, end, inside), other=0.0)
     t_2, row_2 = locate(2, steps, batch, backwards, offsets)
     pre_2 = gl.load(pre + (row_2 * width + place), mask=active_at(t_2, end, inside), other=0.0)
+    cut = cut_before(0, steps, batch, backwards, offsets, resets, column_end, column)
+    cut_1 = cut_before(1, steps, batch, backwards, offsets, resets, column_end, column)
     for i in range(steps):
         _publish()
         product = _product(weight, states, held)
@@ -86,16 +100,19 @@ def forward(
         store_step(out, row * width + place, states.load(moved), before, active, end, offsets)
         t_3, row_3 = locate(i + 3, steps, batch, backwards, offsets)
         pre_3 = gl.load(pre + (row_3 * width + place), mask=active_at(t_3, end, inside), other=0.0)
+        cut_2 = cut_before(i + 2, steps, batch, backwards, offsets, resets, column_end, column)
         t, row = locate(i, steps, batch, backwards, offsets)
         h = _turned(states, held)
         pre_t = _turned(inputs, held)
-        z = _wait(product) + pre_t.to(gl.float32)
+        z = cross(_wait(product), cut) + pre_t.to(gl.float32)
         new = confine(activate(z, RELU, FAST), unit < H, H, PADDED).to(h.dtype)
         h = new if end is None else gl.where(active_at(t, column_end, column < batch), new, h)
         barrier()
         states.permute((1, 0)).store(h)
         inputs.store(pre_1)
         pre_1, pre_2 = pre_2, pre_3
+        if resets is not None:
+            cut, cut_1 = cut_1, cut_2
     barrier()
     h = states.load(moved)
     store_step(out, row * width + place, h, inside, active_at(t, end, inside), end, offsets)
@@ -110,6 +127,7 @@ def backward(
     weight_hh,  # [G, H, H]
     lengths,  # [B] or None
     offsets,  # [T] or None
+    resets,  # [T, B] or [N] bytes, or None
     grad_pre,  # as out
     grad_h0,  # [B, G, H]
     steps,
@@ -152,6 +170,9 @@ def backward(
     grad_t = _turned(grads, held)
     out_t = _turned(outs, held)
     barrier()
+    # What a turn leaves meets the border before the next.
+    cut = cut_before(1, steps, batch, backwards, offsets, resets, column_end, column)
+    cut_1 = cut_before(2, steps, batch, backwards, offsets, resets, column_end, column)
     for i in range(steps):
         dz = (grad_t.to(gl.float32) + dh) * derivative(out_t.to(gl.float32), RELU)
         dz = confine(dz, unit < H, H, PADDED)
@@ -170,10 +191,13 @@ def backward(
         active = active_at(t, end, inside)
         grad_2 = gl.load(grad_out + (row * width + place), mask=active, other=0.0)
         out_2 = gl.load(out + (row * width + place), mask=active, other=0.0)
+        cut_2 = cut_before(i + 3, steps, batch, backwards, offsets, resets, column_end, column)
         grad_t = _turned(grads, held)
         out_t = _turned(outs, held)
-        product = _wait(product)
+        product = cross(_wait(product), cut)
         dh = product if end is None else gl.where(remains, product, dh)
+        if resets is not None:
+            cut, cut_1 = cut_1, cut_2
         barrier()
     deltas.permute((1, 0)).store(dh.to(out_t.dtype))
     barrier()

@@ -1,7 +1,8 @@
 """What the kernels share: the activation, and where the rows of a step lie.
 
 A kernel walks over its steps in the order of the loop, i = 0, 1, …; `locate` turns i into the step
-t and its first row in the data. `active_at` says which elements of a tile the step concerns.
+t and its first row in the data. `active_at` says which elements of a tile the step concerns,
+and `cut_before` which rows begin anew there.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -86,6 +87,33 @@ def ends(lengths, rows, batch, steps):
 def active_at(t, end, inside):
     """Which of the elements inside the tile belong to a row that is active at step t."""
     return inside if end is None else inside & (t < end)
+
+
+@triton.jit
+def cut_before(i, steps, batch, backwards, offsets, resets, end, rows):
+    """Of each row the byte that says whether it begins anew before the loop's turn i; or None.
+
+    Turn `steps` is what comes after the last. Asked for ahead of its turn, as pre is: nothing is
+    to be made of it before `cross`, which would wait for it.
+    """
+    if resets is None:
+        cut = None
+    else:
+        later = tl.where(backwards, steps - i, i)  # of the two steps at the border
+        exists = (later >= 0) & (later < steps)
+        if offsets is None:
+            row = later.to(tl.int64) * batch
+        else:
+            row = tl.load(offsets + later, mask=exists, other=0).to(tl.int64)
+        active = active_at(later, end, (rows < batch) & exists)
+        cut = tl.load(resets + (row + rows), mask=active, other=0)
+    return cut
+
+
+@triton.jit
+def cross(value, cut):
+    """What of a state, or of its product, passes a border; `cut` is of `cut_before`."""
+    return value if cut is None else tl.where(cut == 0, value, 0.0)
 
 
 @triton.jit

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -54,8 +55,12 @@ ALL = list(cases(DEVICES, LAYOUTS, ACTIVATIONS, DTYPES["half"]))
 SWEEP = drawn(ALL)
 FULL_SWEEP = drawn(ALL, lambda case: case.capability)
 
-#: One case of each kernel.
+#: One case of each kernel, and of each as it is for calls with resets.
 KERNELS = list({(case.kernel, case.direction): case for case in QUICK}.values())
+WITH_RESETS = [replace(case, layout="packed", resets=True) for case in KERNELS]
+
+#: Every configuration with resets, each in one of its variations.
+RESETS_SWEEP = drawn(replace(case, resets=True) for case in ALL)
 
 #: Bytes of shared memory a program has at the least, on compute capability 8.6, 8.9 and 12.0.
 LEAST_SHARED = 101376
@@ -89,7 +94,7 @@ def check(case: Case) -> None:
     assert (stats.matrix > 0) == (case.kernel != "rows")
 
 
-@pytest.mark.parametrize("case", QUICK, ids=str)
+@pytest.mark.parametrize("case", QUICK + WITH_RESETS, ids=str)
 def test_resources(case: Case) -> None:
     check(case)
 
@@ -101,13 +106,13 @@ def test_resources_of_every_configuration(case: Case) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("case", FULL_SWEEP, ids=str)
+@pytest.mark.parametrize("case", FULL_SWEEP + RESETS_SWEEP, ids=str)
 def test_resources_on_every_architecture(case: Case) -> None:
     check(case)
 
 
 @pytest.mark.parametrize("value", [1, 16, 17])
-@pytest.mark.parametrize("case", KERNELS, ids=str)
+@pytest.mark.parametrize("case", KERNELS + WITH_RESETS, ids=str)
 def test_no_size_is_compiled_in(case: Case, value: int) -> None:
     assert compile_case(case, **dict.fromkeys(RUN_TIME, value)) is compile_case(case)
 

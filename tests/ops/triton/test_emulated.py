@@ -82,7 +82,10 @@ slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 def name(value: object) -> str:
     """As pytest shall call a parameter."""
-    parts = dataclasses.astuple(value) if isinstance(value, Problem) else (value,)
+    parts = [value]
+    if isinstance(value, Problem):
+        *parts, resets = dataclasses.astuple(value)
+        parts += ["resets"] if resets else []
     return "-".join(str(part).removeprefix("torch.") for part in parts)
 
 
@@ -171,17 +174,47 @@ def test_grid(check, form: tuple[bool, int], problem: Problem, configure) -> Non
     check(triton, problem, kernel="grid", mode="half")
 
 
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(
+    ("form", "problem"),
+    [
+        ("rows", Problem(6, 3, 2, 30, "packed", "tanh", 1, BF16, resets=True)),
+        ("single_cta", Problem(6, 5, 2, 40, "lengths", "relu", 1, BF16, resets=True)),
+        (8, Problem(6, 9, 2, 61, "packed", "tanh", 1, BF16, resets=True)),
+        ((True, 16), Problem(5, 18, 2, 40, "packed", "tanh", 1, BF16, resets=True)),
+        slow("rows", Problem(6, 3, 2, 100, "dense", "relu", 1, F16, resets=True)),
+        slow("single_cta", Problem(6, 18, 2, 128, "dense", "tanh", 1, F16, resets=True)),
+        slow("single_cta", Problem(5, 17, 2, 61, "packed", "tanh", 1, BF16, resets=True)),
+        slow(8, Problem(5, 9, 2, 256, "dense", "tanh", 1, F16, resets=True)),
+        slow(16, Problem(5, 17, 2, 250, "packed", "tanh", 1, BF16, resets=True)),
+        slow(16, Problem(4, 20, 2, 128, "lengths", "relu", 1, F16, resets=True)),
+        slow((True, 16), Problem(5, 20, 2, 130, "dense", "relu", 1, F16, resets=True)),
+        slow((True, 32), Problem(5, 40, 2, 40, "lengths", "tanh", 1, BF16, resets=True)),
+        slow((False, 16), Problem(4, 20, 2, 70, "packed", "tanh", 1, BF16, resets=True)),
+        slow((False, 32), Problem(4, 70, 2, 72, "dense", "tanh", 1, BF16, resets=True)),
+    ],
+    ids=name,
+)
+def test_resets(check, form: Any, problem: Problem, configure) -> None:
+    """Rows that begin anew, in groups of either direction."""
+    kernel = {int: "single_cta_gluon", tuple: "grid"}.get(type(form), form)
+    if kernel != form:
+        configure(*(form if kernel == "grid" else (form,)))
+    check(triton, problem, kernel=kernel, mode="half")
+
+
 SMALL = Problem(6, 18, 2, 40, "packed", "tanh", 1, BF16)
 
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("form", [(True, 16), (False, 16)], ids=name)
-def test_grid_in_waves(check, form: tuple[bool, int], configure, emulate) -> None:
+@pytest.mark.parametrize("resets", [False, slow(True)])
+def test_grid_in_waves(check, resets: bool, form: tuple[bool, int], configure, emulate) -> None:
     """Where there is room for one team at a time, and, with none, a launch a step."""
     configure(*form)
     for room in (3, 0):
         emulate(room=room)
-        check(triton, SMALL, kernel="grid", mode="half")
+        check(triton, dataclasses.replace(SMALL, resets=resets), kernel="grid", mode="half")
 
 
 @pytest.mark.parametrize(
@@ -205,11 +238,11 @@ def test_the_order_of_programs_changes_nothing(form: tuple[bool, int], configure
 @pytest.mark.parametrize("kernel", ["single_cta", "single_cta_gluon", "rows", "grid"])
 def test_in_place(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "choose", lambda _: kernel)
-    problem = Problem(5, 3, 2, 40, "lengths", "tanh", 1, BF16)
-    pre, weight_hh, h0, lengths, _ = problem.tensors()
+    problem = Problem(5, 3, 2, 40, "lengths", "tanh", 1, BF16, resets=True)
+    pre, weight_hh, h0, lengths, _, resets = problem.tensors()
     tensors = weight_hh, h0, lengths
-    out, h_n = triton.forward(pre, *tensors, None, *problem.options)
-    assert torch.equal(triton.forward_(pre, *tensors, *problem.options), h_n)
+    out, h_n = triton.forward(pre, *tensors, None, resets, *problem.options)
+    assert torch.equal(triton.forward_(pre, *tensors, resets, *problem.options), h_n)
     assert torch.equal(pre, out)
 
 

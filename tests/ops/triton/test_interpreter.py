@@ -5,6 +5,7 @@ rounding of the matrix unit, the hardware's tanh, bfloat16 (of which its product
 programs that wait for one another: `grid` runs a launch a step here.
 """
 
+import dataclasses
 import os
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 import fastrnn
 from fastrnn.functional import recurrence
 from fastrnn.ops import reference, triton
-from fastrnn.testing import UNIT_ROUNDOFF, Problem, assert_close
+from fastrnn.testing import UNIT_ROUNDOFF, Problem, Tensors, assert_close
 
 from ...twins import twins
 from ..checks import CHECKS, biggest, double
@@ -120,13 +121,13 @@ def test_the_same_call_twice(kernel: str) -> None:
 
 
 def test_a_row_does_not_depend_on_the_others(kernel: str) -> None:
-    pre, weight_hh, h0, lengths, _ = PROBLEM.tensors()
+    pre, weight_hh, h0, lengths, *_ = PROBLEM.tensors()
     assert lengths is not None
     options = PROBLEM.options
-    out, h_n = triton.forward(pre, weight_hh, h0, lengths, None, *options, kernel=kernel)
+    out, h_n = triton.forward(pre, weight_hh, h0, lengths, None, None, *options, kernel=kernel)
     for b in range(PROBLEM.batch):
         row = slice(b, b + 1)
-        arguments = pre[:, row], weight_hh, h0[row], lengths[row], None
+        arguments = pre[:, row], weight_hh, h0[row], lengths[row], None, None
         alone = triton.forward(*arguments, *options, kernel=kernel)
         assert torch.equal(alone[0], out[:, row])
         assert torch.equal(alone[1], h_n[row])
@@ -134,10 +135,10 @@ def test_a_row_does_not_depend_on_the_others(kernel: str) -> None:
 
 def test_what_lies_beyond_a_row_is_not_looked_at(kernel: str) -> None:
     """NaN in pre, grad_out and out where a row is inactive leaves no trace."""
-    pre, weight_hh, h0, lengths, _ = PROBLEM.tensors()
+    pre, weight_hh, h0, lengths, *_ = PROBLEM.tensors()
     assert lengths is not None
     inactive = (torch.arange(PROBLEM.steps)[:, None] >= lengths)[:, :, None, None]
-    rest = (lengths, None, *PROBLEM.options)
+    rest = (lengths, None, None, *PROBLEM.options)
     out, h_n = triton.forward(pre, weight_hh, h0, *rest, kernel=kernel)
     poisoned = pre.masked_fill(inactive, float("nan"))
     assert torch.equal(triton.forward(poisoned, weight_hh, h0, *rest, kernel=kernel)[0], out)
@@ -149,13 +150,56 @@ def test_what_lies_beyond_a_row_is_not_looked_at(kernel: str) -> None:
     assert torch.equal(clean[1], again[1])
 
 
+@pytest.mark.parametrize(
+    "layout", [pytest.param("dense", marks=pytest.mark.slow), "lengths", "packed"]
+)
+@pytest.mark.parametrize("check", CHECKS)
+def test_resets(kernel: str, check, layout: str) -> None:
+    """Here and there, and at every step; where a row has ended they are nobody's."""
+    for kind, shape in ((Problem, (5, 3, 2, 20)), (Everywhere, (3, 2, 2, 3))):
+        check(triton, kind(*shape, layout, dtype=torch.float32, resets=True), kernel=kernel)
+
+
+class Everywhere(Problem):
+    """A problem whose rows begin anew at every step."""
+
+    def tensors(self, device: torch.device | str = "cpu") -> Tensors:
+        tensors = super().tensors(device)
+        assert tensors.resets is not None
+        return tensors._replace(resets=torch.ones_like(tensors.resets))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize("ill", [slice(0, 2), slice(2, 4)], ids=["before", "after"])
+def test_nothing_crosses_a_border(kernel: str, ill: slice) -> None:
+    """NaN on one side of it leaves no trace on the other, in either direction of the loop."""
+    problem = Problem(steps=4, batch=2, groups=2, hidden=20, dtype=torch.float32, reverse_from=1)
+    pre, weight_hh, h0, *_ = problem.tensors()
+    resets = torch.zeros(4, 2, dtype=torch.bool)
+    resets[2] = True
+    well = slice(2, 4) if ill.start == 0 else slice(0, 2)
+    rest = (weight_hh, h0, None, None, resets, *problem.options)
+    out, h_n = triton.forward(pre, *rest, kernel=kernel)
+    poisoned = pre.clone()
+    poisoned[ill] = torch.nan
+    results = triton.forward(poisoned, *rest, kernel=kernel)[0]
+    assert results[ill].isnan().all()
+    assert torch.equal(results[well], out[well])
+    grads = torch.randn_like(out), torch.randn_like(h_n)
+    clean = triton.backward(*grads, out, *rest, kernel=kernel)[0]
+    grads[0][ill] = torch.nan
+    results = triton.backward(*grads, out, *rest, kernel=kernel)[0]
+    assert results[ill].isnan().all()
+    assert torch.equal(results[well], clean[well])
+
+
 @pytest.mark.parametrize("transpose", [False, True])
 def test_in_place(transpose: bool) -> None:
-    pre, weight_hh, h0, lengths, _ = PROBLEM.tensors()
+    pre, weight_hh, h0, lengths, _, resets = dataclasses.replace(PROBLEM, resets=True).tensors()
     if transpose:  # what is not contiguous must be written back
         pre = pre.transpose(0, 1).contiguous().transpose(0, 1)
-    expected = triton.forward(pre, weight_hh, h0, lengths, None, *PROBLEM.options)
-    h_n = triton.forward_(pre, weight_hh, h0, lengths, *PROBLEM.options)
+    expected = triton.forward(pre, weight_hh, h0, lengths, None, resets, *PROBLEM.options)
+    h_n = triton.forward_(pre, weight_hh, h0, lengths, resets, *PROBLEM.options)
     assert torch.equal(pre, expected[0])
     assert torch.equal(h_n, expected[1])
 
@@ -192,7 +236,7 @@ def test_overflow_stays_infinite(kernel: str) -> None:
     """W_hh is padded with 0, which an infinite state must not meet: that would be NaN."""
     weight_hh = torch.full((1, 3, 3), 100.0, dtype=torch.float16)
     pre, h0 = torch.ones(4, 1, 1, 3, dtype=torch.float16), torch.ones(1, 1, 3, dtype=torch.float16)
-    rest = (weight_hh, h0, None, None, "relu", 1)
+    rest = (weight_hh, h0, None, None, None, "relu", 1)
     expected = reference.forward(pre, *rest)
     assert expected[0].isinf().any()
     out, h_n = triton.forward(pre, *rest, kernel=kernel)
@@ -210,7 +254,7 @@ def _activated(x: torch.Tensor, activation: str) -> torch.Tensor:
     """act(x), computed by one step of one unit a row."""
     pre = x.reshape(1, -1, 1, 1)
     weight_hh, h0 = pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1)
-    arguments = (pre, weight_hh, h0, None, None, activation, 1)
+    arguments = (pre, weight_hh, h0, None, None, None, activation, 1)
     return triton.forward(*arguments, kernel="single_cta")[0].flatten()
 
 
@@ -237,10 +281,10 @@ def test_a_layer(bidirectional: bool, packed: bool) -> None:
 
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
 def test_opcheck(layout: str) -> None:
-    problem = Problem(3, 2, 2, 4, layout, dtype=torch.float32)
-    *real, lengths, offsets = problem.tensors()
+    problem = Problem(3, 2, 2, 4, layout, dtype=torch.float32, resets=layout != "dense")
+    *real, lengths, offsets, resets = problem.tensors()
     real = [tensor.requires_grad_() for tensor in real]
-    arguments = (*real, lengths, offsets, *problem.options)
+    arguments = (*real, lengths, offsets, resets, *problem.options)
     torch.library.opcheck(torch.ops.fastrnn.recurrence_triton.default, arguments)
 
 
@@ -265,7 +309,7 @@ def test_the_table_chooses() -> None:
         pre, weight_hh, h0, *_ = problem.tensors()
         with fastrnn.backend("triton"):
             out, _ = recurrence(pre, weight_hh, h0)
-        expected = reference.forward(*double(pre, weight_hh, h0), None, None, *problem.options)
+        expected = reference.forward(*double(pre, weight_hh, h0), *[None] * 3, *problem.options)
         assert_close(out, expected[0], problem, biggest(pre, h0, expected[0]))
 
 

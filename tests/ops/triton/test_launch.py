@@ -109,6 +109,11 @@ def test_no_other_batch_or_length_is_another_compilation(name: str, driver: Driv
     assert compilations(module.forward) == compilations(module.backward) == 1
     run(Problem(3, 2, 1, 21, "packed", dtype=torch.float16), name)
     assert compilations(module.forward) == compilations(module.backward) == 2
+    driver.launches.clear()
+    for steps, batch, groups in [(3, 2, 1), (16, 32, 2)]:
+        run(Problem(steps, batch, groups, 20, "packed", dtype=torch.float16, resets=True), name)
+    assert compilations(module.forward) == compilations(module.backward) == 3
+    assert {launch["resets"].dtype for launch in driver.launches} == {torch.uint8}
 
 
 def test_as_many_programs_as_tiles_and_groups(driver: Driver) -> None:

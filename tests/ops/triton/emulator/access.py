@@ -40,6 +40,10 @@ def _load(machine: Machine, ins: Instruction, active: Array | None) -> None:
     size = dtype.itemsize * len(registers)
     memory, places, threads = machine.where(ins, address, size, active)
     values = memory.get(places, dtype)
+    if size < GRANULE:
+        chosen = slice(None) if active is None else active
+        half = machine.addresses(address)[chosen] % GRANULE
+        values = np.take_along_axis(values, half[:, None], axis=1)
     if "acquire" in ins.modifiers:
         _acquire(machine, ins, int(places[0, 0]), values)
     else:
@@ -72,6 +76,8 @@ def _store(machine: Machine, ins: Instruction, active: Array | None) -> None:
     if "acquire" in ins.modifiers:
         raise ins.unknown()
     dtype = DTYPES[ins.type]
+    if dtype.itemsize < GRANULE:
+        raise ins.unknown()
     memory, places, threads = machine.where(ins, address, dtype.itemsize * len(registers), active)
     machine.touch(memory, True, places, threads, ins.text)
     values = np.stack([machine.read(register, dtype) for register in registers], axis=1)

@@ -19,7 +19,7 @@ class Operation(NamedTuple):
 
 def _dtypes() -> dict[str, np.dtype]:
     kinds = {"s": "i", "u": "u", "b": "u"}
-    known = {f"{k}{b}": np.dtype(f"{kinds[k]}{b // 8}") for k in kinds for b in (16, 32, 64)}
+    known = {f"{k}{b}": np.dtype(f"{kinds[k]}{b // 8}") for k in kinds for b in (8, 16, 32, 64)}
     floats = {"f32": np.dtype("f4"), "f64": np.dtype("f8"), "f16": np.dtype("f2")}
     # NumPy has no bfloat16: a register's bits stand for it, and for pairs of halves.
     bits = {"bf16": known["u16"], "bf16x2": known["u32"], "f16x2": known["u32"]}
@@ -134,6 +134,21 @@ def _extract(ins: Instruction) -> Operation:
     return Operation(compute, (dtype, UINT32, UINT32))
 
 
+def _permute(ins: Instruction) -> Operation:
+    """prmt: each byte one of the eight of two words, or eight times its sign."""
+    if ins.modifiers != ("b32",):
+        raise ins.unknown()
+
+    def compute(a: Array, b: Array, selector: Array) -> Array:
+        bytes_of = np.stack((a, b), axis=1).view(np.uint8)
+        chosen = selector[:, None] >> np.arange(0, 16, 4, np.uint32)
+        values = np.take_along_axis(bytes_of, (chosen & 7).astype(np.int64), axis=1)
+        values = np.where(chosen & 8, (values >> 7) * np.uint8(255), values)
+        return np.ascontiguousarray(values).view(np.uint32)[:, 0]
+
+    return Operation(compute, (UINT32,) * 3)
+
+
 COMPARISONS: dict[str, Callable[[Array, Array], Array]] = {
     "eq": np.equal,
     "ne": np.not_equal,
@@ -242,6 +257,7 @@ RULES: dict[str, Callable[[Instruction], Operation]] = {
     "shl": _shift,
     "shr": _shift,
     "bfe": _extract,
+    "prmt": _permute,
     "setp": _compare,
     "selp": _select,
     "cvt": _convert,

@@ -1,4 +1,4 @@
-"""Memory, and who touched what of it last, 2 bytes at a time.
+"""Memory, and who touched what of it last, 2 bytes at a time. A byte by itself is only read.
 
 An access is ordered after another of the same program if one thread made both, or a barrier came
 between; after one of another program, if that program released it and this one acquired it, each
@@ -108,19 +108,20 @@ class Memory:
     def __init__(self, size: int, base: int, programs: int = 1) -> None:
         self.base = base
         self.bytes = np.zeros(-(-size // 16) * 16, np.uint8)
-        self.exists = np.zeros(len(self.bytes) // GRANULE, bool)
-        self.history = History(len(self.exists), programs)
+        self.exists = np.zeros(len(self.bytes), bool)
+        self.granules = len(self.bytes) // GRANULE
+        self.history = History(self.granules, programs)
 
     def places(self, addresses: Array, size: int, what: str) -> Array:
-        """The granules [address, size / 2] of accesses of `size` bytes each."""
+        """The granules [address, size / 2] of accesses of `size` bytes each; a byte's is one."""
         first = addresses.astype(np.int64) - self.base
         if (first % size).any():
             raise Invalid(f"misaligned: {what}")
-        places = first[:, None] // GRANULE + np.arange(size // GRANULE)
-        inside = (places >= 0) & (places < len(self.exists))
-        if not (inside.all() and self.exists[places].all()):
+        last = first + size - 1  # what begins and ends within a tensor lies within it
+        inside = (first >= 0) & (last < len(self.exists))
+        if not (inside.all() and self.exists[first].all() and self.exists[last].all()):
             raise Invalid(f"out of bounds: {what}")
-        return places
+        return first[:, None] // GRANULE + np.arange(-(-size // GRANULE))
 
     def get(self, places: Array, dtype: np.dtype) -> Array:
         """[address, elements]"""
@@ -144,12 +145,12 @@ class Shared(Memory):
     def __init__(self, size: int, garbage: np.random.Generator) -> None:
         super().__init__(size, self.BASE)
         self.order = Order()
-        self.exists[: size // GRANULE] = True
+        self.exists[:size] = True
         self.bytes[:] = garbage.integers(0, 256, len(self.bytes))
         self.bytes |= np.tile(np.uint8([0xC0, 0x7F]), len(self.bytes) // 2)  # NaN, if a float
-        self.fenced = np.ones(len(self.exists), bool)  #: for the async proxy, wgmma
-        self.arriving = np.zeros(len(self.exists), bool)  #: a cp.async writes it
-        self.multiplied = np.zeros(len(self.exists), np.int32)  #: how many wgmmas read it
+        self.fenced = np.ones(self.granules, bool)  #: for the async proxy, wgmma
+        self.arriving = np.zeros(self.granules, bool)  #: a cp.async writes it
+        self.multiplied = np.zeros(self.granules, np.int32)  #: how many wgmmas read it
 
     def read(self, places: Array, threads: Array, order: Order, what: str) -> None:
         if self.arriving[places].any():
@@ -201,7 +202,7 @@ class Global(Memory):
             content = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
             first = self.begins[pointer] - self.BASE
             self.bytes[first : first + len(content)] = content
-            self.exists[first // GRANULE : (first + len(content)) // GRANULE] = True
+            self.exists[first : first + len(content)] = True
             self.buffers.append((first, content))
         self.version = 0  #: grows whenever a value changes
         self.counters: set[int] = set()  #: the first granules of what atomics act on

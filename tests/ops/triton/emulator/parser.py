@@ -134,8 +134,8 @@ def _operand(text: str) -> Operand:
         return Address(match[1], int(match[2] or 0))
     if re.fullmatch(r"0[fd][0-9a-fA-F]+", text):
         return Immediate(int(text[2:], 16))
-    if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)", text):
-        return Immediate(int(text, 0))
+    if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)U?", text):
+        return Immediate(int(text.rstrip("U"), 0))
     if "|" in text:
         return tuple(_split(text, "|"))
     return text

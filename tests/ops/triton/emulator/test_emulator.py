@@ -13,6 +13,7 @@ if "TRITON_INTERPRET" in os.environ:
 from . import Deadlock, EmulationError, Invalid, Race, Unknown
 from .arithmetic import narrow, widen
 from .launch import run
+from .memory import Global
 
 THREADS = 64
 INT32 = 2**32
@@ -61,6 +62,8 @@ RESULT = "st.global.b32 [%rd1], %r2;"
         ),
         ("bfe.u32 %r2, %r0, 1, 3;", lambda t: t >> 1 & 7),
         ("bfe.s32 %r2, %r0, 1, 1;", lambda t: -(t >> 1 & 1)),
+        ("prmt.b32 %r2, %r0, 0x44332211, 0x0765U;", lambda t: (t << 24) + 0x443322),
+        ("prmt.b32 %r2, 0x7F80FF01, %r0, 0xBA98;", lambda t: 0x00FFFF00),
         ("mul.hi.u32 %r2, %r0, 0x80000001;", lambda t: t * 0x80000001 >> 32),
         ("mul.wide.s32 %rd3, %r0, -5;\ncvt.u32.u64 %r2, %rd3;", lambda t: -5 * t),
         ("shfl.sync.bfly.b32 %r2, %r0, 5, 31, -1;", lambda t: t ^ 5),
@@ -89,6 +92,25 @@ def test_halves(kind: str, dtype: torch.dtype) -> None:
     with np.errstate(over="ignore"):
         rounded = torch.from_numpy(widen(narrow(values.numpy(), kind), kind))
     torch.testing.assert_close(rounded, values.to(dtype).float(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_byte(at: int) -> None:
+    """Of a word that the thread itself wrote."""
+    write = "mul.lo.s32 %r3, %r0, 0x01020304;\nst.global.b32 [%rd1], %r3;"
+    read = f"ld.global.b8 {{ %rs1 }}, [%rd1+{at}];\ncvt.u32.u16 %r2, %rs1;"
+    bytes_of = [(t * 0x01020304 % INT32).to_bytes(4, "little") for t in range(THREADS)]
+    assert execute(f"{write}\n{read}\n{RESULT}") == [word[at] for word in bytes_of]
+
+
+def test_a_tensor_ends_where_its_last_byte_does() -> None:
+    tensor = torch.zeros(5, dtype=torch.uint8)
+    memory = Global([tensor], 1)
+    byte = memory.address(tensor) + np.arange(6)
+    assert memory.places(byte[:5], 1, "").shape == (5, 1)
+    for beyond in (byte[:1] - 1, byte[5:]):
+        with pytest.raises(Invalid, match="out of bounds"):
+            memory.places(beyond, 1, "")
 
 
 NEIGHBOUR = "xor.b32 %r3, %r1, {};\nld.shared.b32 %r2, [%r3];"
@@ -124,6 +146,8 @@ def test_what_nobody_wrote_is_no_number() -> None:
         ("st.global.b32 [%rd1+4], %r0;", Invalid, "out of bounds"),
         ("ld.global.b32 %r2, [%rd1+-4];", Invalid, "out of bounds"),
         ("st.shared.b32 [%r1+4], %r0;", Invalid, "out of bounds"),
+        ("ld.global.b8 %rs1, [%rd1+4];", Invalid, "out of bounds"),
+        ("st.global.b8 [%rd1], %rs0;", Unknown, "st.global.b8"),
         ("ld.global.b32 %r2, [%rd1+2];", Invalid, "misaligned"),
         ("st.global.b32 [%rd0], %r0;", Race, "different values"),
         ("add.s32 %r2, %r3, 1;\nmov.b32 %r3, 1;", Invalid, "%r3 is read before"),
