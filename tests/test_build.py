@@ -98,6 +98,7 @@ def test_failed_build_installs_pure_python_and_keeps_the_error(tree, broken):
     assert "FASTRNN_BUILD=cpp python setup.py build_ext --inplace" in doctor.stdout
 
 
+@pytest.mark.slow
 def test_failed_build_without_ninja_keeps_the_error_too(tree, broken, tmp_path):
     script(tmp_path / "bin" / "ninja", "exit 1")
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
@@ -164,6 +165,7 @@ def test_no_torch(tree, tmp_path):
     assert "--no-build-isolation" in reason(tree / "fastrnn")
 
 
+@pytest.mark.slow
 def test_wheel_of_a_failed_build_carries_the_reason_and_nothing_stale(tree, broken):
     tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
     stale = tree / "build" / f"lib.{tag}" / "fastrnn" / EXTENSION

@@ -38,7 +38,12 @@ class PaddedRNN(nn.RNN):
         self.load_state_dict(source.state_dict())
 
     def forward(  # type: ignore[override]
-        self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
+        self,
+        input: Tensor,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: None = None,  # the models here have none
     ) -> tuple[Tensor, Tensor]:
         """As FusedRNN, but that output goes on beyond a row's length."""
         output, state = super().forward(input, hx)

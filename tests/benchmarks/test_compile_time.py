@@ -16,6 +16,7 @@ def costs(layer: str, kind: str) -> list[Cost]:
     return [measure(Case(layer, kind, steps, 2, 3), "aot_eager") for steps in (2, 4)]
 
 
+@pytest.mark.slow
 def test_ours_does_not_grow_with_its_steps() -> None:
     short, long = costs("fastrnn", "training")
     assert short.seconds > 0
@@ -51,7 +52,7 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_case_in_a_process_of_its_own() -> None:
     cost = compile_time.measure_apart(Case("fastrnn", "inference", 3, 2, 3))
     assert cost.seconds > 0.1

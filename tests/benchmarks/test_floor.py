@@ -138,6 +138,7 @@ def test_every_case_has_a_floor(case: Case) -> None:
             assert floor.floor(replace(case, work=twice), machine).least >= counts.least
 
 
+@pytest.mark.slow
 def test_the_calibration_of_this_machine() -> None:
     """What is measured here makes a machine, and is not absurd."""
     found = cpu_floor.calibrate(threads=2)

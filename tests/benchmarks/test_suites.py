@@ -21,6 +21,7 @@ def bench(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=alone)
 
 
+@pytest.mark.slow
 def test_a_run_measures_shows_and_records(tmp_path: Path) -> None:
     saved = tmp_path / "times.json"
     times = "4x32x128x64 and float32 and not forward"

@@ -110,6 +110,7 @@ def test_a_transplant_fuses_as_before(tmp_path):
         transplant(folder, tmp_path / "no", "text", "aaa")
 
 
+@pytest.mark.slow
 def test_profile_accounts_for_the_step(tmp_path):
     run, _ = show(noisy_digit.NAME, tmp_path)
     before = {name: each.clone() for name, each in run.trained[0].model.state_dict().items()}

@@ -45,8 +45,15 @@ def test_gradients_are_those_of_the_reference_under_autograd(problem: Problem) -
         torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize(
+    ("activation", "resets"),
+    [
+        ("tanh", True),
+        ("relu", False),
+        pytest.param("tanh", False, marks=pytest.mark.slow),
+        pytest.param("relu", True, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradcheck_and_gradgradcheck(layout: str, activation: str, resets: bool) -> None:
     problem = Problem(4, 3, 2, 3, layout, activation, reverse_from=1, seed=1, resets=resets)
@@ -74,7 +81,7 @@ def test_third_derivative() -> None:
     ("layout", "dtype"),
     [
         ("lengths", torch.float32),
-        ("packed", torch.float64),
+        pytest.param("packed", torch.float64, marks=pytest.mark.slow),
         pytest.param("dense", torch.float64, marks=pytest.mark.slow),
         pytest.param("packed", torch.bfloat16, marks=pytest.mark.slow),
     ],

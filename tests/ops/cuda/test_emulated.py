@@ -35,13 +35,15 @@ KERNELS = [
 ]
 
 
-def kernels(but: str | None = None) -> list[Any]:
+def kernels(but: str | None = None, resets: bool = False) -> list[Any]:
     """All of KERNELS, `but` those of one dtype, as parameters.
 
     float16 and tf32 are slow: they differ from bfloat16 and float32 in their conversions and their
-    products alone, and take as long to compile.
+    products alone, and take as long to compile. So are, `resets` being the same for all dtypes, the
+    kernels for resets of any but bfloat16.
     """
-    similar = "float16", "tf32"
+    similar = [element for element in ELEMENTS if element != "bfloat16"]
+    similar = similar if resets else ["float16", "tf32"]
     return [
         pytest.param(strategy, element, marks=pytest.mark.slow if element in similar else ())
         for strategy, element in KERNELS
@@ -85,12 +87,16 @@ def tilings(draw: st.DrawFn, strategy: str, element: str, hidden: int) -> Tiling
 
 
 @st.composite
-def runs(draw: st.DrawFn, strategy: str, element: str) -> tuple[Problem, dict[str, Any]]:
-    """A problem, and how it is to be run."""
+def runs(
+    draw: st.DrawFn, strategy: str, element: str, **fixed: Any
+) -> tuple[Problem, dict[str, Any]]:
+    """A problem, and how it is to be run; of the problem, `fixed` is not drawn."""
     dtype, _ = ELEMENTS[element]
-    problem = draw(problems(dtype=dtype, steps=draw(st.integers(0, 7))))
+    problem = draw(problems(dtype=dtype, steps=draw(st.integers(0, 7)), **fixed))
     if strategy == "cluster" and problem.hidden > 48 and problem.batch > 8:
-        problem = draw(problems(dtype=dtype, hidden=draw(st.integers(1, 48))))  # fewer threads
+        problem = draw(
+            problems(dtype=dtype, hidden=draw(st.integers(1, 48)), **fixed)
+        )  # fewer threads
     options: dict[str, Any] = {
         "strategy": strategy,
         "tf32": element == "tf32",
@@ -131,8 +137,10 @@ def no_steps(which: Any, problem: Problem, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("which", CHECKS)
 @pytest.mark.parametrize(("strategy", "element"), kernels())
 def test_random_problems(which: Any, strategy: str, element: str) -> None:
+    fixed = {} if element == "bfloat16" else {"resets": False}
+
     @settings(max_examples=12, deadline=None)
-    @given(runs(strategy, element))
+    @given(runs(strategy, element, **fixed))
     def random(run: tuple[Problem, dict[str, Any]]) -> None:
         check(which, run, element)
 

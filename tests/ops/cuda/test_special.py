@@ -125,6 +125,7 @@ def bits(tensor: Tensor) -> Tensor:
 
 
 every_kernel = pytest.mark.parametrize(("strategy", "element"), kernels())
+every_kernel_for_resets = pytest.mark.parametrize(("strategy", "element"), kernels(resets=True))
 directions = pytest.mark.parametrize("direction", ["forward", "backward"])
 
 
@@ -161,7 +162,7 @@ def test_infinity(strategy: str, element: str) -> None:
     check("backward", problem, mode, {"grad_h_n": INFINITY}, **run)
 
 
-@every_kernel
+@every_kernel_for_resets
 @directions
 @pytest.mark.parametrize("reverse_from", [0, 1])
 def test_resets(strategy: str, element: str, direction: str, reverse_from: int) -> None:
@@ -175,7 +176,7 @@ def test_resets(strategy: str, element: str, direction: str, reverse_from: int) 
         check(direction, problem, mode, seed=seed, **run)
 
 
-@every_kernel
+@every_kernel_for_resets
 @pytest.mark.parametrize(
     ("direction", "steps", "name", "reverse_from"),
     [

@@ -4,6 +4,7 @@ Every configuration the table can choose fits into shared memory, keeps its valu
 and uses the matrix unit where it should; no run-time size is known to the compiler.
 """
 
+import functools
 import os
 import random
 import subprocess
@@ -55,6 +56,8 @@ ALL = list(cases(DEVICES, LAYOUTS, ACTIVATIONS, DTYPES["half"]))
 SWEEP = drawn(ALL)
 FULL_SWEEP = drawn(ALL, lambda case: case.capability)
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
 #: One case of each kernel, and of each as it is for calls with resets.
 KERNELS = list({(case.kernel, case.direction): case for case in QUICK}.values())
 WITH_RESETS = [replace(case, layout="packed", resets=True) for case in KERNELS]
@@ -94,7 +97,7 @@ def check(case: Case) -> None:
     assert (stats.matrix > 0) == (case.kernel != "rows")
 
 
-@pytest.mark.parametrize("case", QUICK + WITH_RESETS, ids=str)
+@pytest.mark.parametrize("case", [*QUICK, *map(slow, WITH_RESETS)], ids=str)
 def test_resources(case: Case) -> None:
     check(case)
 
@@ -112,7 +115,7 @@ def test_resources_on_every_architecture(case: Case) -> None:
 
 
 @pytest.mark.parametrize("value", [1, 16, 17])
-@pytest.mark.parametrize("case", KERNELS + WITH_RESETS, ids=str)
+@pytest.mark.parametrize("case", [*KERNELS, *map(slow, WITH_RESETS)], ids=str)
 def test_no_size_is_compiled_in(case: Case, value: int) -> None:
     assert compile_case(case, **dict.fromkeys(RUN_TIME, value)) is compile_case(case)
 

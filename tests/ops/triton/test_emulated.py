@@ -207,7 +207,7 @@ SMALL = Problem(6, 18, 2, 40, "packed", "tanh", 1, BF16)
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("form", [(True, 16), (False, 16)], ids=name)
+@pytest.mark.parametrize("form", [(True, 16), slow((False, 16))], ids=name)
 @pytest.mark.parametrize("resets", [False, slow(True)])
 def test_grid_in_waves(check, resets: bool, form: tuple[bool, int], configure, emulate) -> None:
     """Where there is room for one team at a time, and, with none, a launch a step."""
@@ -217,9 +217,8 @@ def test_grid_in_waves(check, resets: bool, form: tuple[bool, int], configure, e
         check(triton, dataclasses.replace(SMALL, resets=resets), kernel="grid", mode="half")
 
 
-@pytest.mark.parametrize(
-    "form", [(True, 16), *(slow(form) for form in FORMS if form != (True, 16))], ids=name
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS, ids=name)
 def test_the_order_of_programs_changes_nothing(form: tuple[bool, int], configure, emulate) -> None:
     configure(*form)
     tensors = SMALL.tensors()

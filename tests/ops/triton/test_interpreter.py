@@ -151,7 +151,7 @@ def test_what_lies_beyond_a_row_is_not_looked_at(kernel: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "layout", [pytest.param("dense", marks=pytest.mark.slow), "lengths", "packed"]
+    "layout", [*(pytest.param(x, marks=pytest.mark.slow) for x in ("dense", "lengths")), "packed"]
 )
 @pytest.mark.parametrize("check", CHECKS)
 def test_resets(kernel: str, check, layout: str) -> None:
