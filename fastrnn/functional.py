@@ -11,7 +11,7 @@ from torch import Tensor
 from . import _checks
 from .ops import dispatch, onnx, reference
 from .ops import recurrence as _operators
-from .ops.linear import is_plain, is_recording, linear
+from .ops.linear import is_recording, linear
 from .ops.weight_gradient import begins
 
 __all__ = ["recurrence", "rnn"]
@@ -235,18 +235,14 @@ _SHORT = 3
 def _is_short(input: Tensor, h0: Tensor | None, weights: Sequence[Tensor]) -> bool:
     """Whether torch's own operations serve so few steps as well as a fused loop, or better.
 
-    They do while a gradient is recorded, and for one step where there are no C++ kernels. These
-    serve any number of steps, so that a row's bits do not depend on it. In half precision torch's
-    operations would round more often than the kernels do; and a graph that asked would serve only
-    as many steps as it was traced with.
+    In half precision they would round more often than the kernels do; and a graph that asked would
+    serve only as many steps as it was traced with.
     """
     if torch.compiler.is_compiling():
         return False
-    if input.shape[0] > _SHORT or input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
+    if input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
         return False
-    if is_recording(input, h0, *weights):
-        return True
-    return input.shape[0] == 1 and not is_plain(input)
+    return input.shape[0] <= (_SHORT if is_recording(input, h0, *weights) else 1)
 
 
 def _merge_directions(
