@@ -24,7 +24,7 @@ def test_ours_does_not_grow_with_its_steps() -> None:
     assert short.graphs == long.graphs == 2  # the first as it came, the second for all
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(
     not hasattr(torch._dynamo.config, "allow_rnn"), reason="this torch compiles no nn.RNN"
 )
