@@ -150,9 +150,8 @@ def test_what_lies_beyond_a_row_is_not_looked_at(kernel: str) -> None:
     assert torch.equal(clean[1], again[1])
 
 
-@pytest.mark.parametrize(
-    "layout", [*(pytest.param(x, marks=pytest.mark.slow) for x in ("dense", "lengths")), "packed"]
-)
+@pytest.mark.slow  # quick ones: test_emulated's
+@pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
 @pytest.mark.parametrize("check", CHECKS)
 def test_resets(kernel: str, check, layout: str) -> None:
     """Here and there, and at every step; where a row has ended they are nobody's."""
