@@ -192,9 +192,9 @@ def _stays_ours(module: nn.Module) -> str | None:
     """Why one of our layers stays as it is; None for one to revert, and for any other module."""
     if not isinstance(module, (FusedRNN, FusedRNNCell)):
         return None
-    if getattr(module, "num_heads", 1) != 1:
+    if isinstance(module, FusedRNN) and module.num_heads != 1:
         return f"it has {module.num_heads} heads, and nn.RNN has no W_hh of blocks"
-    if getattr(module, "learned_h0", False):
+    if isinstance(module, FusedRNN) and module.learned_h0:
         return "its initial state is learned, and nn.RNN has none"
     return _of_a_class(module, _TO_TORCH, "revert")
 

@@ -42,13 +42,9 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from .ops import onnx as _onnx
-from .testing import ACTIVATION_ROUNDINGS, UNIT_ROUNDOFF
+from .testing import ACTIVATION_ROUNDINGS, CONFIDENCE, UNIT_ROUNDOFF
 
 __all__ = ["to_onnx"]
-
-#: Errors of n roundings to nearest add up to no more than this times √n units, but for one case
-#: in a million: Higham and Mary, A new approach to probabilistic rounding error analysis, 2019.
-_CONFIDENCE = 6.0
 
 
 def to_onnx(
@@ -362,7 +358,7 @@ def _bounds(
         finite = truth[truth.isfinite()]
         scale = float(finite.abs().max()) if len(finite) else 0.0
         own = ACTIVATION_ROUNDINGS * UNIT_ROUNDOFF[truth.dtype] * scale
-        bounds.append(2 * _CONFIDENCE * (_distance(moved, truth) + own))
+        bounds.append(2 * CONFIDENCE * (_distance(moved, truth) + own))
     return bounds
 
 

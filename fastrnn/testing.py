@@ -32,6 +32,10 @@ HARDWARE_TANH = {"half": 2.0**-11, "tf32": 2.0**-11, "float32": 0.0}
 #: Roundings of a step besides its sum: the activation or its derivative, the product with it.
 ACTIVATION_ROUNDINGS = 8
 
+#: Errors of n roundings to nearest add up to no more than this times √n units, but for one case
+#: in a million: Higham and Mary, A new approach to probabilistic rounding error analysis, 2019.
+CONFIDENCE = 6.0
+
 
 class Tensors(NamedTuple):
     """The arguments of the operator that are tensors."""

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn.testing import UNIT_ROUNDOFF
+from fastrnn.testing import CONFIDENCE, UNIT_ROUNDOFF
 
 from . import objective
 from .config import RunConfig
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 OUTPUTS = ("logits", "probabilities")
 _OPSET = 17
 _LENGTHS = ("audio", "series", "text")  # modalities with NAME_lengths
-#: Errors of n roundings to nearest add up to no more than this times √n units, but for one case
-#: in a million: Higham and Mary, A new approach to probabilistic rounding error analysis, 2019.
-_CONFIDENCE = 6.0
 
 
 def to_onnx(
@@ -271,7 +268,7 @@ def tolerance(network: FusionNetwork | LateNetwork, batch: Batch) -> float:
         roundings += terms * (steps if "weight_hh" in name else 1)
         if name.endswith("readout.weight"):
             readout = max(readout, float(weight.detach().abs().sum(1).max()))
-    return 2 * _CONFIDENCE * roundings**0.5 * UNIT_ROUNDOFF[torch.float32] * readout
+    return 2 * CONFIDENCE * roundings**0.5 * UNIT_ROUNDOFF[torch.float32] * readout
 
 
 def _sizes(batch: Batch, rows: int) -> dict[str, Batch]:

@@ -157,8 +157,7 @@ def _register(name: str, forward: Callable, backward: Callable) -> Callable:
         def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
             with torch._C._AutoDispatchBelowAutograd():
                 output = operator(*inputs)
-            _, weight_hh, h0, *ragged, ctx.activation, ctx.reverse_from = inputs
-            ctx.save_for_backward(output[0], weight_hh, h0, *ragged)
+            ctx.save_for_backward(*_save(ctx, inputs, output))
             return output
 
         @staticmethod
