@@ -21,11 +21,8 @@ STRATEGIES = ("cluster", "grid", "step")
 #: Compute capability -> the record in benchmarks/results that proves every strategy there. `auto`
 #: takes no kernel on a GPU that is not here.
 RECORDS: dict[tuple[int, int], str] = {
-    (9, 0): "nvidia-h200/2026-11-26t02-34-01e3909-check.json",
+    (9, 0): "nvidia-h200/2026-11-26t08-42-5c919e0-check.json",
 }
-
-#: The same for calls with resets, which are kernels of their own.
-RESETS_RECORDS: dict[tuple[int, int], str] = {}
 
 EXTENSION = Extension(
     "_cuda",
@@ -61,15 +58,14 @@ def refuses(state: Tensor) -> str | None:
     return None
 
 
-def untried(state: Tensor, resets: bool = False) -> str | None:
+def untried(state: Tensor) -> str | None:
     """Why `auto` does not let a kernel serve such a call: what `refuses` says, or no proof."""
     reason = refuses(state)
     if reason is None:
         major, minor = torch.cuda.get_device_capability(state.device)
-        if (major, minor) not in (RESETS_RECORDS if resets else RECORDS):
-            kernels = "CUDA kernels for resets" if resets else "CUDA kernels"
+        if (major, minor) not in RECORDS:
             reason = (
-                f"the {kernels} have not yet been proven on an sm_{major}{minor} GPU; "
+                f"the CUDA kernels have not yet been proven on an sm_{major}{minor} GPU; "
                 'fastrnn.backend("cuda") takes them all the same'
             )
     return reason

@@ -28,8 +28,8 @@ BACKENDS: dict[str, ModuleType] = {
 #: Whom ``auto`` asks on a device, fastest first, and what it asks: why not? The reference serves
 #: the rest. Kernels for a GPU must have been proven on such a one. Triton is asked twice: where it
 #: is the fastest, and where no other can.
-AUTO: dict[str, tuple[tuple[str, Callable[[Tensor, bool], str | None]], ...]] = {
-    "cpu": (("cpp", lambda state, resets: cpp.refuses(state)),),
+AUTO: dict[str, tuple[tuple[str, Callable[[Tensor], str | None]], ...]] = {
+    "cpu": (("cpp", cpp.refuses),),
     "cuda": (("triton", triton.outrun), ("cuda", cuda.untried), ("triton", triton.untried)),
 }
 
@@ -92,13 +92,13 @@ def named(name: str, state: Tensor) -> ModuleType:
     return BACKENDS[name]
 
 
-def select(state: Tensor, resets: Tensor | None = None) -> ModuleType:
+def select(state: Tensor) -> ModuleType:
     """The backend that serves a call with a state like this one, [B, G, H]."""
     if _requested != "auto":
         return named(_requested, state)
     why = {}
     for name, refuses in AUTO.get(state.device.type, ()):
-        reason = BACKENDS[name].unusable() or refuses(state, resets is not None)
+        reason = BACKENDS[name].unusable() or refuses(state)
         if reason is None:
             return BACKENDS[name]
         why[name] = f"{name}: {reason}"
@@ -120,12 +120,12 @@ def _warn_once(device: str, reason: str) -> None:
 
 def forward(pre: Tensor, weight_hh: Tensor, h0: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     """The operator's implementation where no kernel is registered for the device itself."""
-    return select(h0, arguments[2]).forward(pre, weight_hh, h0, *arguments)
+    return select(h0).forward(pre, weight_hh, h0, *arguments)
 
 
 def forward_(pre: Tensor, weight_hh: Tensor, h0: Tensor, *arguments: Any) -> Tensor:
     """The operator in place."""
-    return select(h0, arguments[1]).forward_(pre, weight_hh, h0, *arguments)
+    return select(h0).forward_(pre, weight_hh, h0, *arguments)
 
 
 def backward(
@@ -137,8 +137,7 @@ def backward(
     *arguments: Any,
 ) -> tuple[Tensor, Tensor]:
     """The operator's backward."""
-    module = select(h0, arguments[2])
-    return module.backward(grad_out, grad_h_n, out, weight_hh, h0, *arguments)
+    return select(h0).backward(grad_out, grad_h_n, out, weight_hh, h0, *arguments)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .table import CAPABILITY, FASTEST, RECORDS, RESETS_RECORDS, Call, Sizes, choose, mode_of
+from .table import CAPABILITY, FASTEST, RECORDS, Call, Sizes, choose, mode_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -76,25 +76,24 @@ def refuses(state: Tensor) -> str | None:
     return None
 
 
-def untried(state: Tensor, resets: bool = False) -> str | None:
+def untried(state: Tensor) -> str | None:
     """Why `auto` does not let a kernel serve such a call: what `refuses` says, or no proof."""
     reason = refuses(state)
     if reason is None and state.device.type == "cuda":
         sizes = sizes_of(state)
         kernel = choose(sizes)
-        if (kernel, sizes.capability) not in (RESETS_RECORDS if resets else RECORDS):
+        if (kernel, sizes.capability) not in RECORDS:
             major, minor = sizes.capability
-            what = f"{kernel} kernel for resets" if resets else f"{kernel} kernel"
             reason = (
-                f"the {what} has not yet been proven on an sm_{major}{minor} GPU; "
+                f"the {kernel} kernel has not yet been proven on an sm_{major}{minor} GPU; "
                 'fastrnn.backend("triton") takes it all the same'
             )
     return reason
 
 
-def outrun(state: Tensor, resets: bool = False) -> str | None:
+def outrun(state: Tensor) -> str | None:
     """Why `auto` asks the CUDA kernels first: what `untried` says, or that they are faster."""
-    reason = untried(state, resets)
+    reason = untried(state)
     if reason is None and (kernel := choose(sizes_of(state))) not in FASTEST:
         reason = f"the CUDA kernels are faster than the {kernel} kernel"
     return reason

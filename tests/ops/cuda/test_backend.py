@@ -110,8 +110,6 @@ def test_auto_takes_no_kernel_without_a_record(monkeypatch):
     assert "not yet been proven on an sm_90 GPU" in cuda.untried(state)
     monkeypatch.setattr(cuda, "RECORDS", {(9, 0): "a record"})
     assert cuda.untried(state) is None
-    monkeypatch.setattr(cuda, "RESETS_RECORDS", {})
-    assert "for resets have not yet been proven" in cuda.untried(state, resets=True)
 
 
 def test_by_name_it_refuses_cpu_tensors(monkeypatch):
@@ -150,9 +148,7 @@ def test_auto_takes_the_fastest_that_is_proven(monkeypatch, kernel, proven, serv
     for module in (cuda, triton):
         monkeypatch.setattr(module, "unusable", lambda: None)
         monkeypatch.setattr(module, "refuses", lambda state: None)
-        monkeypatch.setattr(
-            module, "untried", lambda state, resets=False, m=module: _untried(m, proven)
-        )
+        monkeypatch.setattr(module, "untried", lambda state, m=module: _untried(m, proven))
     monkeypatch.setattr(triton, "sizes_of", lambda state: None)
     monkeypatch.setattr(triton, "choose", lambda sizes: kernel)
     asked = [("triton", triton.outrun), ("cuda", cuda.untried), ("triton", triton.untried)]

@@ -104,19 +104,6 @@ def test_auto_waits_for_a_proof(on_a_gpu: torch.Tensor, monkeypatch: pytest.Monk
     assert triton.untried(on_a_gpu) is None
 
 
-def test_resets_wait_for_a_proof_of_their_own(
-    on_a_gpu: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(triton, "RECORDS", {("rows", (9, 0)): ""})
-    monkeypatch.setattr(triton, "RESETS_RECORDS", {})
-    for refusal in (triton.untried, triton.outrun):
-        reason = refusal(on_a_gpu, resets=True)
-        assert reason is not None
-        assert "rows kernel for resets has not yet been proven on an sm_90 GPU" in reason
-    monkeypatch.setattr(triton, "RESETS_RECORDS", {("rows", (9, 0)): ""})
-    assert triton.untried(on_a_gpu, resets=True) is None
-
-
 def test_an_old_gpu_is_refused(on_a_gpu: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     reason = triton.refuses(on_a_gpu)
