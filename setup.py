@@ -41,7 +41,7 @@ CXX_FLAGS = [
     *FLAGS,
     "-g0",
     "-fvisibility=hidden",
-    "-ffp-contract=fast",  # fused multiply-add, but no other liberty with floating point
+    "-ffp-contract=off",  # multiply-adds are fused where the source says so
 ]
 
 # A compiler may link its C++ library statically. Were that copy to meet the one torch uses, half of

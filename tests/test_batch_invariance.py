@@ -1,5 +1,6 @@
 """On the CPU a row's bits do not depend on the steps, rows or threads that come with it."""
 
+import platform
 from collections.abc import Iterator
 
 import pytest
@@ -245,3 +246,14 @@ def test_one_step_in_functional_rnn_under_forward_mode() -> None:
         expected = functional.rnn(x, None, weights, bias=False)[0]
     actual = torch.func.vmap(lambda x: functional.rnn(x[None], None, weights, bias=False)[0])(x)
     torch.testing.assert_close(actual[0], expected)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 100])
+@pytest.mark.parametrize("columns", [3, 16, 70])
+def test_every_multiply_add_rounds_once(instruction_set: str, rows: int, columns: int) -> None:
+    """Left to itself a compiler may round twice, and in one tile but not in another."""
+    if instruction_set == "baseline" and platform.machine() in ("x86_64", "AMD64"):
+        pytest.skip("SSE2 has no fused multiply-add")
+    x, w, b = torch.randn(rows, 1), torch.randn(columns, 1), torch.randn(columns)
+    exact = x.double() * w.double().T + b.double()
+    assert torch.equal(linear(x, w, b), exact.float())

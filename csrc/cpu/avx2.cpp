@@ -12,6 +12,8 @@
 namespace fastrnn::cpu::avx2 {
 #define VECTOR_BYTES 32
 #define VECTOR_REGISTERS 16
+#define FUSED_FLOAT _mm256_fmadd_ps
+#define FUSED_DOUBLE _mm256_fmadd_pd
 #include "vector.h"
 #include "product.h"
 #include "recurrence.h"

@@ -12,6 +12,8 @@
 namespace fastrnn::cpu::avx512 {
 #define VECTOR_BYTES 64
 #define VECTOR_REGISTERS 32
+#define FUSED_FLOAT _mm512_fmadd_ps
+#define FUSED_DOUBLE _mm512_fmadd_pd
 #include "vector.h"
 #include "product.h"
 #include "recurrence.h"

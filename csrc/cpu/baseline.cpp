@@ -4,6 +4,10 @@
 namespace fastrnn::cpu::baseline {
 #define VECTOR_BYTES 16
 #define VECTOR_REGISTERS 16
+#if defined(__aarch64__)
+#define FUSED_FLOAT(a, b, c) vfmaq_f32(c, a, b)
+#define FUSED_DOUBLE(a, b, c) vfmaq_f64(c, a, b)
+#endif
 #include "vector.h"
 #include "product.h"
 #include "recurrence.h"

@@ -85,7 +85,8 @@ inline void tile(Rows<const A> x, Packed<A> w, Rows<const A> start, Rows<A> z) {
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 8
-      for (int c = 0; c < columns; ++c) sum[r][c] += x.data[r * x.stride + k] * row[c];
+      for (int c = 0; c < columns; ++c)
+        sum[r][c] = multiply_add(broadcast<A>(x.data[r * x.stride + k]), row[c], sum[r][c]);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r)

@@ -77,7 +77,7 @@ struct BackwardPass {
       const V dh = load_row(grad_out) + load<V>(z + j);
       V dz;
       if constexpr (activation == Activation::tanh) {
-        dz = dh * (1 - h * h);
+        dz = dh * multiply_add(-h, h, broadcast<A>(1));
       } else {
         dz = h > 0 ? dh : V{};
       }

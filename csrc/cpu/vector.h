@@ -1,6 +1,7 @@
 // Vectors of one instruction set: loads, stores, conversions, transposes and tanh.
 //
-// Included inside the namespace of an instruction set that defines VECTOR_BYTES. Written with the
+// Included inside the namespace of an instruction set that defines VECTOR_BYTES, and where it has a
+// fused multiply-add FUSED_FLOAT and FUSED_DOUBLE. Written with the
 // vector extension of GCC and Clang, so that one text serves every width and every processor.
 
 template <class A>
@@ -41,6 +42,30 @@ inline V load(const void* from) {
 template <class V>
 inline void store(void* to, V v) {
   __builtin_memcpy(to, &v, sizeof(v));
+}
+
+// a b + c, rounded once where the processor can. Said outright, since compilers fuse a * b + c or not
+// by what stands around it, and the same sum would have other bits in another tile.
+inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
+#ifdef FUSED_FLOAT
+  return FUSED_FLOAT(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
+#ifdef FUSED_DOUBLE
+  return FUSED_DOUBLE(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// x in every lane. Subtracting 0, unlike adding it, changes nothing.
+template <class A>
+inline Vector<A> broadcast(A x) {
+  return x - Vector<A>{};
 }
 
 // Storage: how elements lie in memory, and the type they are computed in. `widen` and `narrow`
@@ -224,20 +249,21 @@ inline Vector<typename C::A> tanh_with(Vector<typename C::A> x) {
   using U = typename C::Unsigned;
   const U sign = bit_cast<U>(x) & C::sign;
   V a = bit_cast<V>(bit_cast<U>(x) ^ sign);
-  a = a > C::limit ? V{} + C::limit : a;
+  a = a > C::limit ? broadcast<A>(C::limit) : a;
   const V y = a + a;
-  const V shifted = y * C::log2e + C::magic;
+  const V shifted = multiply_add(y, broadcast<A>(C::log2e), broadcast<A>(C::magic));
   const V k = shifted - C::magic;
-  V r = y - k * C::ln2_high;
-  r = r - k * C::ln2_low;
-  V q = V{} + (A)inverse_factorial(C::degree);
+  V r = multiply_add(k, broadcast<A>(-C::ln2_high), y);
+  r = multiply_add(k, broadcast<A>(-C::ln2_low), r);
+  V q = broadcast<A>(inverse_factorial(C::degree));
 #pragma GCC unroll 16
-  for (int n = C::degree - 1; n >= 2; --n) q = q * r + (A)inverse_factorial(n);
-  const V p = r * r * q + r;
+  for (int n = C::degree - 1; n >= 2; --n)
+    q = multiply_add(q, r, broadcast<A>(inverse_factorial(n)));
+  const V p = multiply_add(r * r, q, r);
   // The shift leaves only k's bits of `shifted`.
   const V scale = bit_cast<V>((bit_cast<U>(shifted) << C::mantissa) +
                               ((decltype(C::sign))C::bias << C::mantissa));
-  const V e = scale * p + (scale - 1);
+  const V e = multiply_add(scale, p, scale - 1);
   const V magnitude = e / (e + 2);
   return bit_cast<V>(bit_cast<U>(magnitude) | sign);
 }
