@@ -57,10 +57,10 @@ int64_t second_cache_bytes() {
 
 }  // namespace
 
-Plan make_plan(const Problem& p, int64_t threads) {
-  // Multiply-adds below which waking the threads costs more than they save: in a whole call, and
-  // in one step, where it is paid each time. And elements of W_hh, for packing.
-  constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 18, packing_minimum = 1 << 17;
+Plan make_plan(const Problem& p, int64_t threads, int64_t column_blocks) {
+  // Multiply-adds below which waking the threads costs more than they save; those of one step that
+  // are worth a team's meeting after it; and elements of W_hh, for packing.
+  constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 15, packing_minimum = 1 << 17;
   // Rows that share one reading of W_hh in a step, and keep a tile's state small.
   constexpr int64_t tile_rows = 64;
   const int64_t step = p.B * p.G * p.H * p.H;
@@ -74,8 +74,13 @@ Plan make_plan(const Problem& p, int64_t threads) {
   // Threads that share a step read W_hh once between them, threads with their own rows once each:
   // where it comes from beyond the second cache, that outweighs more rows.
   const int64_t weight_bytes = p.H * p.H * (p.dtype == DType::float64 ? 8 : 4);
-  const int64_t few_rows = (weight_bytes > second_cache_bytes() ? 32 : 4) * threads;
-  plan.share_step = plan.parallel && p.G * p.B < few_rows && p.B * p.H * p.H >= step_minimum;
+  const int64_t few_rows = weight_bytes > second_cache_bytes() ? 32 : 2;
+  plan.team = 1;
+  if (plan.parallel && p.G < threads && p.G * p.B < few_rows * threads) {
+    plan.team = std::min({threads / p.G, p.B * p.H * p.H / step_minimum, column_blocks / 2});
+    plan.team = std::max<int64_t>(1, plan.team);
+    if (plan.team > 1) plan.tiles = 1;
+  }
   return plan;
 }
 

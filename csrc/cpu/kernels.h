@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <new>
 #include <type_traits>
@@ -16,6 +17,7 @@
 #endif
 
 #include "cpu.h"
+#include "team.h"
 
 namespace fastrnn::cpu {
 
@@ -40,12 +42,12 @@ struct Buffer {
 struct Plan {
   bool parallel;          // worth waking the threads for
   bool parallel_packing;  // so is packing W_hh
-  bool share_step;        // the threads share each step, rather than the batch
   bool packing;           // W_hh is worth packing as a whole
   int64_t tiles;          // of batch rows, in each group
+  int64_t team;           // threads that share each step of a group, rather than the batch
 };
 
-Plan make_plan(const Problem& problem, int64_t threads);
+Plan make_plan(const Problem& problem, int64_t threads, int64_t column_blocks);
 
 // How the product with the input's weight is: tasks are pieces of rows and of columns.
 struct LinearPlan {

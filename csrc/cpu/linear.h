@@ -12,13 +12,13 @@ struct LinearTask {
   static constexpr bool is_plain = std::is_same_v<Element, A>;
   const Linear& p;
   const A* bias;    // [N], padded to whole vectors
-  const A* packed;  // the weight, or null
+  const Packed<A>* packed;  // the weight, or null
 
   // z = bias + x weight^T for n rows and the column blocks [begin, end).
   void product(int64_t n, Rows<const A> x, int64_t begin, int64_t end, Rows<A> z) const {
     const Rows<const A> start{bias + begin * L, 0};
     if (packed != nullptr)
-      return multiply(n, x, Packed<A>{packed, p.K}.at(begin), end - begin, start, z);
+      return multiply(n, x, packed->at(begin), end - begin, start, z);
     const Transposed<S> w{static_cast<const Element*>(p.weight), p.K, p.N, p.K};
     multiply(n, x, w.at(begin, 0), end - begin, start, z);
   }
@@ -28,8 +28,9 @@ struct LinearTask {
     const auto* input = static_cast<const Element*>(p.input) + first * p.K;
     auto* out = static_cast<Element*>(p.out) + first * p.N;
     if constexpr (is_plain) {
-      // Whole vectors of the result are stored where they belong.
-      const int64_t whole = p.N / L < end ? p.N / L : end;
+      // Whole bands of the result are stored where they belong.
+      constexpr int64_t band = Packed<A>::narrow;
+      const int64_t whole = end * L <= p.N ? end : p.N / L / band * band;
       product(n, {input, p.K}, begin, whole, {out + begin * L, p.N});
       if (whole < end) narrowed(n, {input, p.K}, whole, end, out);
     } else {
@@ -68,7 +69,8 @@ void linear_with(const Linear& p, const Threads& threads) {
     if (plan.parallel) return threads.run(count, task);
     for (int64_t i = 0; i < count; ++i) task(i);
   };
-  Buffer<A> bias(blocks * L), packed(plan.packing ? blocks * p.K * L : 0);
+  Buffer<A> bias(blocks * L), memory(plan.packing ? blocks * p.K * L : 0);
+  const Packed<A> packed{memory.data, p.K, blocks, Packed<A>::narrow};
   __builtin_memset(bias.data, 0, blocks * L * sizeof(A));
   if (p.bias != nullptr)
     each_vector<S>(p.N, [&](int64_t j, auto load_row, auto) {
@@ -76,9 +78,9 @@ void linear_with(const Linear& p, const Threads& threads) {
     });
   if (plan.packing) {
     const Transposed<S> w{static_cast<const Element*>(p.weight), p.K, p.N, p.K};
-    each(blocks, [&](int64_t c) { w.at(c, 0).pack(p.K, packed.data + c * p.K * L); });
+    each(blocks, [&](int64_t c) { w.at(c, 0).pack(p.K, packed.place(c)); });
   }
-  const LinearTask<S> task{p, bias.data, plan.packing ? packed.data : nullptr};
+  const LinearTask<S> task{p, bias.data, plan.packing ? &packed : nullptr};
   each(plan.row_parts * plan.column_parts, [&](int64_t i) {
     const int64_t r = i / plan.column_parts, c = i % plan.column_parts;
     const int64_t first = p.M * r / plan.row_parts, last = p.M * (r + 1) / plan.row_parts;

@@ -1,11 +1,17 @@
 // The grouped recurrence, forward and backward, for one instruction set.
 //
 // Included inside the namespace of an instruction set, after product.h. One task owns a group and a
-// tile of batch rows and runs all of time without talking to another. Each step is a small matrix
-// product, z = state W, then a pass over z that adds, activates, rounds and stores:
+// tile of batch rows and runs all of time without talking to another; or a team of threads does, each
+// of which owns some columns of every step. A step is a small matrix product, z = state W, then a pass
+// over z that adds, activates, rounds and stores:
 //
 //   forward:  state = h_{t-1},   W = W_hh^T,  h_t  = act(pre_t + z)
 //   backward: state = dz_{t+1},  W = W_hh,    dz_t = (dout_t + z) act'(h_t)
+
+// Columns of every row: all, or a team member's.
+struct Columns {
+  int64_t first, count;
+};
 
 template <class S, Activation activation>
 struct ForwardPass {
@@ -15,15 +21,17 @@ struct ForwardPass {
   static constexpr bool against_time = false;
   const Forward& p;
 
-  void begin(int64_t b, int64_t g, A* state) const {
-    const auto* h0 = static_cast<const Element*>(p.h0) + p.at(b, g);
-    each_vector<S>(p.H, [&](int64_t j, auto load_row, auto) { store(state + j, load_row(h0)); });
+  void begin(int64_t b, int64_t g, Columns c, A* state) const {
+    const auto* h0 = static_cast<const Element*>(p.h0) + p.at(b, g) + c.first;
+    each_vector<S>(c.count, [&](int64_t j, auto load_row, auto) {
+      store(state + j, load_row(h0));
+    });
   }
 
-  void row(int64_t t, int64_t b, int64_t g, bool, A* z, A* state) const {
-    const auto* pre = static_cast<const Element*>(p.pre) + p.at(t, b, g);
-    auto* out = static_cast<Element*>(p.out) + p.at(t, b, g);
-    each_vector<S>(p.H, [&](int64_t j, auto load_row, auto store_row) {
+  void row(int64_t t, int64_t b, int64_t g, Columns c, bool, A* z, A* state) const {
+    const auto* pre = static_cast<const Element*>(p.pre) + p.at(t, b, g) + c.first;
+    auto* out = static_cast<Element*>(p.out) + p.at(t, b, g) + c.first;
+    each_vector<S>(c.count, [&](int64_t j, auto load_row, auto store_row) {
       using V = Vector<A>;
       const V sum = load<V>(z + j) + load_row(pre);
       V h;
@@ -40,9 +48,9 @@ struct ForwardPass {
 
   void* output() const { return p.out; }
 
-  void end(int64_t b, int64_t g, bool, A*, const A* state) const {
-    auto* h_n = static_cast<Element*>(p.h_n) + p.at(b, g);
-    each_vector<S>(p.H, [&](int64_t j, auto, auto store_row) {
+  void end(int64_t b, int64_t g, Columns c, bool, A*, const A* state) const {
+    auto* h_n = static_cast<Element*>(p.h_n) + p.at(b, g) + c.first;
+    each_vector<S>(c.count, [&](int64_t j, auto, auto store_row) {
       store_row(h_n, S::narrow(load<Vector<A>>(state + j)));
     });
   }
@@ -56,22 +64,24 @@ struct BackwardPass {
   static constexpr bool against_time = true;
   const Backward& p;
 
-  void begin(int64_t, int64_t, A* state) const {
-    each_vector<S>(p.H, [&](int64_t j, auto, auto) { store(state + j, Vector<A>{}); });
+  void begin(int64_t, int64_t, Columns c, A* state) const {
+    each_vector<S>(c.count, [&](int64_t j, auto, auto) { store(state + j, Vector<A>{}); });
   }
 
   // Before its first step a row has no dz: what reaches its state is grad_h_n.
-  void first(int64_t b, int64_t g, A* z) const {
-    const auto* grad_h_n = static_cast<const Element*>(p.grad_h_n) + p.at(b, g);
-    each_vector<S>(p.H, [&](int64_t j, auto load_row, auto) { store(z + j, load_row(grad_h_n)); });
+  void first(int64_t b, int64_t g, Columns c, A* z) const {
+    const auto* grad_h_n = static_cast<const Element*>(p.grad_h_n) + p.at(b, g) + c.first;
+    each_vector<S>(c.count, [&](int64_t j, auto load_row, auto) {
+      store(z + j, load_row(grad_h_n));
+    });
   }
 
-  void row(int64_t t, int64_t b, int64_t g, bool is_first, A* z, A* state) const {
-    if (is_first) first(b, g, z);
-    const auto* grad_out = static_cast<const Element*>(p.grad_out) + p.at(t, b, g);
-    const auto* out = static_cast<const Element*>(p.out) + p.at(t, b, g);
-    auto* grad_pre = static_cast<Element*>(p.grad_pre) + p.at(t, b, g);
-    each_vector<S>(p.H, [&](int64_t j, auto load_row, auto store_row) {
+  void row(int64_t t, int64_t b, int64_t g, Columns c, bool is_first, A* z, A* state) const {
+    if (is_first) first(b, g, c, z);
+    const auto* grad_out = static_cast<const Element*>(p.grad_out) + p.at(t, b, g) + c.first;
+    const auto* out = static_cast<const Element*>(p.out) + p.at(t, b, g) + c.first;
+    auto* grad_pre = static_cast<Element*>(p.grad_pre) + p.at(t, b, g) + c.first;
+    each_vector<S>(c.count, [&](int64_t j, auto load_row, auto store_row) {
       using V = Vector<A>;
       const V h = load_row(out);
       const V dh = load_row(grad_out) + load<V>(z + j);
@@ -89,72 +99,104 @@ struct BackwardPass {
 
   void* output() const { return p.grad_pre; }
 
-  void end(int64_t b, int64_t g, bool never_active, A* z, const A*) const {
-    if (never_active) first(b, g, z);
-    auto* grad_h0 = static_cast<Element*>(p.grad_h0) + p.at(b, g);
-    each_vector<S>(p.H, [&](int64_t j, auto, auto store_row) {
+  void end(int64_t b, int64_t g, Columns c, bool never_active, A* z, const A*) const {
+    if (never_active) first(b, g, c, z);
+    auto* grad_h0 = static_cast<Element*>(p.grad_h0) + p.at(b, g) + c.first;
+    each_vector<S>(c.count, [&](int64_t j, auto, auto store_row) {
       store_row(grad_h0, S::narrow(load<Vector<A>>(z + j)));
     });
   }
 };
 
-// All of time for one group and the batch rows [b0, b1). `product(n, state, stride, z)` computes
-// z = state W for the first n rows.
+// The state of some rows, zero-padded to whole vectors, and by one more, so that rows of a power of
+// two do not all fall into the same set of the cache. A team has two, and writes the next step's while
+// this one's is read.
+template <class A>
+struct State {
+  const int64_t stride, size;
+  Buffer<A> buffers[2];
+
+  State(int64_t rows, int64_t H, bool two)
+      : stride(((H + lanes<A> - 1) / lanes<A> + 1) * lanes<A>),
+        size(rows * stride),
+        buffers{Buffer<A>(size), Buffer<A>(two ? size : 0)} {
+    for (int i = 0; i <= two; ++i) __builtin_memset(buffers[i].data, 0, size * sizeof(A));
+  }
+};
+
+// A member of a team, or the one who does without.
+struct Member {
+  Team* team;
+  int64_t me;
+  void meet() const {
+    if (team != nullptr) team->meet(me);
+  }
+};
+
+// All of time for one group, the batch rows [b0, b1) and some columns. `product(n, state, z, odd)`
+// computes these columns of z = state W for the first n rows.
 template <class Pass, class Product>
-void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Product product) {
+void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Columns columns,
+           State<typename Pass::A>& states, Member member, Product product) {
   using A = typename Pass::A;
   using Element = typename Pass::Storage::Element;
   const auto& p = pass.p;
-  const int64_t n = b1 - b0;
-  // Padded to whole vectors, and by one more, so that rows of a power of two do not all fall into
-  // the same set of the cache.
-  const int64_t stride = ((p.H + lanes<A> - 1) / lanes<A> + 1) * lanes<A>;
-  Buffer<A> state(n * stride), z(n * stride);
-  __builtin_memset(state.data, 0, n * stride * sizeof(A));
-  __builtin_memset(z.data, 0, n * stride * sizeof(A));
+  const int64_t n = b1 - b0, stride = states.stride, first = columns.first;
+  const size_t bytes = columns.count * sizeof(A);
+  A* state = states.buffers[0].data;
+  A* next = states.buffers[member.team != nullptr].data;
+  Buffer<A> z(states.size);
+  __builtin_memset(z.data, 0, states.size * sizeof(A));
   std::vector<char> started(n, 0);
-  for (int64_t r = 0; r < n; ++r) pass.begin(b0 + r, g, state.data + r * stride);
+  for (int64_t r = 0; r < n; ++r) pass.begin(b0 + r, g, columns, state + r * stride + first);
+  member.meet();
 
   const bool descending = (g >= p.reverse_from) != Pass::against_time;
   const auto cut = [&](int64_t t, int64_t rows) {
     for (int64_t r = 0; p.resets && r < rows; ++r)
-      if (p.cut(t, b0 + r, descending))
-        __builtin_memset(z.data + r * stride, 0, p.H * sizeof(A));
+      if (p.cut(t, b0 + r, descending)) __builtin_memset(z.data + r * stride + first, 0, bytes);
   };
   for (int64_t i = 0; i < p.T; ++i) {
     const int64_t t = descending ? p.T - 1 - i : i;
     int64_t last = n;  // one past the last active row
     while (last > 0 && !p.active(t, b0 + last - 1)) --last;
-    if (!(Pass::against_time && i == 0)) product(last, state.data, stride, z.data);
+    if (!(Pass::against_time && i == 0)) product(last, state, z.data, i % 2 != 0);
     cut(t, last);
     for (int64_t r = 0; r < n; ++r) {
-      const int64_t b = b0 + r;
+      const int64_t b = b0 + r, place = r * stride + first;
       if (p.active(t, b)) {
-        pass.row(t, b, g, !started[r], z.data + r * stride, state.data + r * stride);
+        pass.row(t, b, g, columns, !started[r], z.data + place, next + place);
         started[r] = 1;
-      } else if (!p.offsets) {
-        auto* row = static_cast<Element*>(pass.output()) + p.at(t, b, g);
-        __builtin_memset(row, 0, p.H * sizeof(Element));
+        continue;
+      }
+      if (next != state) __builtin_memcpy(next + place, state + place, bytes);
+      if (!p.offsets) {
+        auto* row = static_cast<Element*>(pass.output()) + p.at(t, b, g) + first;
+        __builtin_memset(row, 0, columns.count * sizeof(Element));
       }
     }
+    std::swap(state, next);
+    member.meet();
   }
   if (Pass::against_time) {
-    product(n, state.data, stride, z.data);
+    product(n, state, z.data, false);
     cut(descending ? -1 : p.T, n);
   }
-  for (int64_t r = 0; r < n; ++r)
-    pass.end(b0 + r, g, !started[r], z.data + r * stride, state.data + r * stride);
+  for (int64_t r = 0; r < n; ++r) {
+    const int64_t place = r * stride + first;
+    pass.end(b0 + r, g, columns, !started[r], z.data + place, state + place);
+  }
 }
 
 // Column block c of a group's W for the backward, which multiplies by W_hh: packed, row by row.
 template <class S, class A = typename S::Compute>
-void pack_rows(const typename S::Element* from, int64_t H, int64_t c, A* to) {
+void pack_rows(const typename S::Element* from, int64_t H, int64_t c, Rows<A> to) {
   constexpr int64_t L = lanes<A>;
   const int64_t width = H - c * L < L ? H - c * L : L;
   for (int64_t k = 0; k < H; ++k) {
     typename S::Stored row = {};
     __builtin_memcpy(&row, from + k * H + c * L, width * sizeof(typename S::Element));
-    store(to + k * L, S::widen(row));
+    store(to.at(k, 0).data, S::widen(row));
   }
 }
 
@@ -164,7 +206,8 @@ void run(const Pass& pass, const Threads& threads) {
   using A = typename Pass::A;
   constexpr int64_t L = lanes<A>;
   const auto& p = pass.p;
-  const Plan plan = make_plan(p, threads.count);
+  const int64_t blocks = (p.H + L - 1) / L, size = blocks * p.H * L;
+  const Plan plan = make_plan(p, threads.count, blocks);
   const auto each = [&](bool parallel, int64_t count, const std::function<void(int64_t)>& task) {
     if (parallel) return threads.run(count, task);
     for (int64_t i = 0; i < count; ++i) task(i);
@@ -175,13 +218,17 @@ void run(const Pass& pass, const Threads& threads) {
                          p.H, p.H};
   };
   const bool packing = Pass::against_time || plan.packing;
-  const int64_t blocks = (p.H + L - 1) / L, size = blocks * p.H * L;
-  Buffer<A> packed(packing ? p.G * size : 0), zeros(blocks * L);
+  const int64_t rows = (p.B + plan.tiles - 1) / plan.tiles;  // of a tile, at most
+  const int64_t width = Packed<A>::width_for(rows, p.H, blocks, plan.team);
+  Buffer<A> memory(packing ? p.G * size : 0), zeros(blocks * L);
   __builtin_memset(zeros.data, 0, blocks * L * sizeof(A));
+  const auto packed = [&](int64_t g) {
+    return Packed<A>{memory.data + g * size, p.H, blocks, width};
+  };
   if (packing)
     each(plan.parallel_packing, p.G * blocks, [&](int64_t i) {
       const int64_t g = i / blocks, c = i % blocks;
-      A* to = packed.data + i * p.H * L;
+      const Rows<A> to = packed(g).place(c);
       if (Pass::against_time) {
         pack_rows<S>(weight(g).data, p.H, c, to);
       } else {
@@ -189,35 +236,46 @@ void run(const Pass& pass, const Threads& threads) {
       }
     });
 
-  // z = state W for n rows of group g and the column blocks [begin, end).
-  const auto product = [&](int64_t g, int64_t begin, int64_t end, int64_t n, const A* state,
-                           int64_t stride, A* z) {
-    const Rows<const A> x{state, stride}, start{zeros.data, 0};
-    const Rows<A> to{z + begin * L, stride};
-    if (packing) {
-      multiply(n, x, Packed<A>{packed.data + g * size, p.H}.at(begin), end - begin, start, to);
-    } else {
-      multiply(n, x, weight(g).at(begin, 0), end - begin, start, to);
-    }
+  // All of time for group g, the rows [b0, b1) and the bands [begin, end).
+  const auto some = [&](int64_t g, int64_t b0, int64_t b1, int64_t begin, int64_t end,
+                        State<A>& states, Member member) {
+    const int64_t from = begin * width, to = end * width < blocks ? end * width : blocks;
+    const Columns columns{from * L, (to * L < p.H ? to * L : p.H) - from * L};
+    recur(pass, g, b0, b1, columns, states, member,
+          [&](int64_t n, const A* state, A* z, bool backwards) {
+            const Rows<const A> x{state, states.stride}, start{zeros.data, 0};
+            const Rows<A> sums{z + from * L, states.stride};
+            if (packing) {
+              multiply(n, x, packed(g).at(from), to - from, start, sums, backwards);
+            } else {
+              multiply(n, x, weight(g).at(from, 0), to - from, start, sums);
+            }
+          });
   };
+  const int64_t bands = (blocks + width - 1) / width;
 
-  if (plan.share_step) {
-    // Too few rows to share out: the threads share the columns of each step's product instead.
-    for (int64_t g = 0; g < p.G; ++g)
-      recur(pass, g, 0, p.B, [&](int64_t n, const A* state, int64_t stride, A* z) {
-        threads.run(threads.count, [&](int64_t i) {
-          product(g, blocks * i / threads.count, blocks * (i + 1) / threads.count, n, state,
-                  stride, z);
-        });
-      });
+  if (plan.team > 1) {
+    // Too few rows to share out: teams of threads share each step's columns instead.
+    std::deque<Team> teams;
+    std::deque<State<A>> states;
+    for (int64_t g = 0; g < p.G; ++g) {
+      teams.emplace_back(plan.team);
+      states.emplace_back(p.B, p.H, true);
+    }
+    threads.run(p.G * plan.team, [&](int64_t i) {
+      const int64_t g = i % p.G;
+      const int64_t me = teams[g].join();
+      if (me < 0) return;
+      const int64_t n = teams[g].size();
+      some(g, 0, p.B, bands * me / n, bands * (me + 1) / n, states[g], Member{&teams[g], me});
+    });
     return;
   }
   each(plan.parallel, p.G * plan.tiles, [&](int64_t i) {
     const int64_t g = i / plan.tiles, part = i % plan.tiles;
-    recur(pass, g, p.B * part / plan.tiles, p.B * (part + 1) / plan.tiles,
-          [&](int64_t n, const A* state, int64_t stride, A* z) {
-            product(g, 0, blocks, n, state, stride, z);
-          });
+    const int64_t b0 = p.B * part / plan.tiles, b1 = p.B * (part + 1) / plan.tiles;
+    State<A> state(b1 - b0, p.H, false);
+    some(g, b0, b1, 0, bands, state, Member{});
   });
 }
 
