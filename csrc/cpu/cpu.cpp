@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <thread>
 
 #include "kernels.h"
 
@@ -55,6 +56,12 @@ int64_t second_cache_bytes() {
   return bytes;
 }
 
+// That this process may use: more threads than these cannot run at once, and would wait for long.
+int64_t processors() {
+  static const int64_t count = std::thread::hardware_concurrency();
+  return std::max<int64_t>(1, count);
+}
+
 }  // namespace
 
 Plan make_plan(const Problem& p, int64_t threads, int64_t column_blocks) {
@@ -77,7 +84,8 @@ Plan make_plan(const Problem& p, int64_t threads, int64_t column_blocks) {
   const int64_t few_rows = weight_bytes > second_cache_bytes() ? 32 : 2;
   plan.team = 1;
   if (plan.parallel && p.G < threads && p.G * p.B < few_rows * threads) {
-    plan.team = std::min({threads / p.G, p.B * p.H * p.H / step_minimum, column_blocks / 2});
+    const int64_t able = std::min(threads, processors()) / p.G;
+    plan.team = std::min({able, p.B * p.H * p.H / step_minimum, column_blocks / 2});
     plan.team = std::max<int64_t>(1, plan.team);
     if (plan.team > 1) plan.tiles = 1;
   }
