@@ -4,7 +4,8 @@
 #   make demo    train a small multimodal model and see that its recurrence carries knowledge
 #   make test    the tests, but for those marked slow or exhaustive; MARK= chooses others
 #   make lint    ruff and mypy
-#   make bench   the benchmarks, small to large layers, in two minutes; FLAGS= goes to pytest
+#   make bench   the benchmarks, small to large layers, in two minutes; SHAPES= names others,
+#                FLAGS= goes to pytest
 #   make bench-full  all of them, in an hour or more; both leave a record in benchmarks/results
 #   make gpu-check  the proof of the GPU kernels, on a machine with a GPU; needs no .venv. SECONDS=
 #                   says how long it may take
@@ -13,6 +14,7 @@
 PYTHON ?= python3
 MARK ?= not (slow or exhaustive or gpu)
 FLAGS ?=
+SHAPES ?= quick
 SECONDS ?=
 COLUMNS := --benchmark-columns=min,median,iqr,rounds
 PYTEST := -n auto --maxprocesses 4 --benchmark-disable
@@ -38,7 +40,7 @@ lint: $(VENV)/installed
 	mypy
 
 bench: $(VENV)/built
-	python -m pytest benchmarks --shapes quick --peers most $(COLUMNS) $(FLAGS)
+	python -m pytest benchmarks --shapes $(SHAPES) --peers most $(COLUMNS) $(FLAGS)
 
 bench-full: $(VENV)/built
 	python -m pytest benchmarks --shapes full --budget 0.8 $(COLUMNS) $(FLAGS)

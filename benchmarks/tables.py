@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import exp, log
 
-from .records import Row, ours
+from .floor import operations
+from .records import Row, case, ours
 from .shapes import Work
 from .text import aligned
 
@@ -104,7 +105,7 @@ def short_number(value: float | None) -> str:
 
 HEADER = (
     *("(T, B, I, H)", "mode", "step", "best peer"),
-    *("ours, ms", "x floor", "peer, ms", "ratio"),
+    *("ours, ms", "GFLOP/s", "x floor", "peer, ms", "ratio"),
 )
 MEMORY_HEADER = (
     *("(T, B, I, H)", "mode", "step", "least peer"),
@@ -120,6 +121,7 @@ def cells(one: Line) -> tuple[str, ...]:
     return (
         *(str(one.work), one.row["mode"], one.row["step"], one.peer or "–"),
         number(one.ms),
+        number(operations(case(one.row)) / one.ms * 1e-6),
         "–" if one.over_floor is None else f"{one.over_floor:.1f}",
         number(one.peer_ms),
         "–" if one.ratio is None else f"{one.ratio:.2f}",
@@ -146,8 +148,17 @@ def summary(rows: Iterable[Row]) -> list[str]:
     memory = [row for row in rows if "mib" in row]
     if memory:
         text += ["", *aligned([MEMORY_HEADER, *map(memory_cells, memory)], WORDS)]
+    text.append("")
+    for step in dict.fromkeys(one.row["step"] for one in found):
+        over = [one.over("nn.RNN") for one in found if one.row["step"] == step]
+        known = [ratio for ratio in over if ratio is not None]
+        if known:
+            text.append(
+                f"{step}: {number(mean(known))} times as fast as nn.RNN in the geometric mean of "
+                f"{len(known)} cases, {number(min(known))} at worst"
+            )
     losing = [one for one in found if one.is_losing]
-    text += ["", f"slower than a peer: {len(losing)} of {len(found)} cases"]
+    text += [f"slower than a peer: {len(losing)} of {len(found)} cases"]
     for row in rows:
         name = f"{Work(**row['work'])} {row['mode']} {row['step']}"
         text += [f"WRONG {who}, {name}: {why}" for who, why in row.get("wrong", {}).items()]
