@@ -11,7 +11,9 @@ from torch import Tensor
 from . import _checks
 from .ops import dispatch, onnx, reference
 from .ops import recurrence as _operators
-from .ops.linear import is_recording, linear
+from .ops.layer import layer as run_layer
+from .ops.layer import merge_directions
+from .ops.linear import is_plain, is_recording, linear
 from .ops.weight_gradient import begins
 
 __all__ = ["recurrence", "rnn"]
@@ -157,15 +159,27 @@ def rnn(
     batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
     plain = not bidirectional and heads == 1 and lengths is None and resets is None
     unfused = plain and not _always_fused and _is_short(input, h0, weights)
+    at_once = (
+        not unfused
+        and (resets is None or reset_to is None)
+        and is_plain(input, h0, *weights)
+        and input.shape[-1] == weights[0].shape[-1]
+    )
     last_states = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
             input = torch.dropout(input, dropout, True)
         first = layer * directions * per_direction
-        weight_ih, weight_hh, total_bias = _merge_directions(
-            weights[first : first + directions * per_direction], per_direction
-        )
+        of_layer = weights[first : first + directions * per_direction]
         states = slice(layer * directions, (layer + 1) * directions)
+        if at_once:
+            h = None if h0 is None else h0 if num_layers == 1 else h0[states]
+            input, h = run_layer(
+                input, h, of_layer, lengths, offsets, resets, activation, directions
+            )
+            last_states.append(h)
+            continue
+        weight_ih, weight_hh, total_bias = merge_directions(of_layer, directions)
         h = input.new_zeros(directions, batch, hidden_size) if h0 is None else h0[states]
         if unfused:
             pre = F.linear(input, weight_ih, total_bias)
@@ -243,22 +257,6 @@ def _is_short(input: Tensor, h0: Tensor | None, weights: Sequence[Tensor]) -> bo
     if input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
         return False
     return input.shape[0] <= (_SHORT if is_recording(input, h0, *weights) else 1)
-
-
-def _merge_directions(
-    weights: Sequence[Tensor], per_direction: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One layer's parameters as weight_ih [D·H, I], weight_hh [D·n, H/n, H/n] and bias [D·H]."""
-    weight_ih, weight_hh, *biases = weights[:per_direction]
-    bias = biases[0] + biases[1] if biases else None
-    if weight_hh.dim() == 2:
-        weight_hh = weight_hh.unsqueeze(0)
-    if len(weights) == per_direction:
-        return weight_ih, weight_hh, bias
-    weight_ih_r, weight_hh_r, bias_r = _merge_directions(weights[per_direction:], per_direction)
-    if bias is not None and bias_r is not None:
-        bias = torch.cat((bias, bias_r))
-    return torch.cat((weight_ih, weight_ih_r)), torch.cat((weight_hh, weight_hh_r)), bias
 
 
 def _may_overwrite(pre: Tensor) -> bool:
