@@ -154,55 +154,63 @@ def rnn(
             offsets=offsets,
             resets=resets,
         )
-    heads = shape[0] if len(shape) == 3 else 1
-    hidden_size = heads * shape[-1]
-    batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
-    plain = not bidirectional and heads == 1 and lengths is None and resets is None
-    unfused = plain and not _always_fused and _is_short(input, h0, weights)
-    at_once = (
-        not unfused
-        and (resets is None or reset_to is None)
-        and is_plain(input, h0, *weights)
-        and input.shape[-1] == weights[0].shape[-1]
-    )
+    short = at_once = False
+    if (
+        not torch.compiler.is_compiling()
+    ):  # a graph that asked would serve only what it was traced with
+        dense = lengths is None and resets is None
+        if dense and not (bidirectional or _always_fused) and len(shape) == 2:
+            short = _is_short(input, h0, weights)
+        if not short and (resets is None or reset_to is None):
+            at_once = is_plain(input, h0, *weights) and input.shape[-1] == weights[0].shape[1]
     last_states = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
             input = torch.dropout(input, dropout, True)
-        first = layer * directions * per_direction
-        of_layer = weights[first : first + directions * per_direction]
-        states = slice(layer * directions, (layer + 1) * directions)
-        if at_once:
-            h = None if h0 is None else h0 if num_layers == 1 else h0[states]
-            input, h = run_layer(
-                input, h, of_layer, lengths, offsets, resets, activation, directions
-            )
-            last_states.append(h)
-            continue
-        weight_ih, weight_hh, total_bias = merge_directions(of_layer, directions)
-        h = input.new_zeros(directions, batch, hidden_size) if h0 is None else h0[states]
-        if unfused:
-            pre = F.linear(input, weight_ih, total_bias)
-            input, h = _step_by_step(pre, h, weights[first + 1], activation)
-            last_states.append(h)
-            continue
-        # A group is a head of a direction, G = D·n: [.., D·H] -> [.., G, H/n].
-        groups = weight_hh.shape[:2]
-        pre = linear(input, weight_ih, total_bias).unflatten(-1, groups)
-        h = h.transpose(0, 1).reshape(batch, *groups)  # [D, B, H] -> [B, G, H/n]
-        if resets is not None and reset_to is not None:
-            begun = reset_to[states].reshape(groups)
-            pre = _begin_from(begun, pre, weight_hh, lengths, offsets, resets, heads)
-        if offsets is None and _may_overwrite(pre):
-            out = pre
-            h_n = _operators.recurrence_(pre, weight_hh, h, lengths, resets, activation, heads)
+        first, states = layer * directions, slice(layer * directions, (layer + 1) * directions)
+        of_layer = weights[first * per_direction : states.stop * per_direction]
+        h = h0 if h0 is None or num_layers == 1 else h0[states]
+        if short:
+            input, h = _step_by_step(input, h, of_layer, activation)
+        elif at_once:
+            ragged = lengths, offsets, resets
+            input, h = run_layer(input, h, of_layer, *ragged, activation, directions)
         else:
-            out, h_n = _apply(pre, weight_hh, h, lengths, offsets, resets, activation, heads)
-        input = out.flatten(-2)
-        last_states.append(h_n.reshape(batch, directions, hidden_size).transpose(0, 1))
-    if num_layers == 1 and last_states[0] is not input:
-        return input, last_states[0].contiguous()
+            begun = None if reset_to is None else reset_to[states]
+            ragged = lengths, offsets, resets
+            input, h = _piece_by_piece(input, h, of_layer, *ragged, begun, activation, directions)
+        last_states.append(h)
+    if num_layers == 1 and not short:
+        return input, last_states[0]
     return input, torch.cat(last_states)
+
+
+def _piece_by_piece(
+    input: Tensor,  # [T, B, I], or [N, I] with offsets
+    h0: Tensor | None,  # [D, B, H]
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,  # [B]
+    offsets: Tensor | None,  # [T]
+    resets: Tensor | None,  # [T, B], or [N] with offsets
+    reset_to: Tensor | None,  # [D, H]
+    activation: str,
+    directions: int,
+) -> tuple[Tensor, Tensor]:
+    """One layer's output and h_n, as `ops.layer`, in operations that can be traced and mapped."""
+    weight_ih, weight_hh, bias = merge_directions(weights, directions)
+    # A group is a head of a direction, G = D·n: [.., D·H] -> [.., G, H/n].
+    groups, size, _ = weight_hh.shape
+    heads = groups // directions
+    pre = linear(input, weight_ih, bias).unflatten(-1, (groups, size))
+    batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
+    h = input.new_zeros(directions, batch, heads * size) if h0 is None else h0
+    h = h.transpose(0, 1).reshape(batch, groups, size)  # [D, B, H] -> [B, G, H/n]
+    if resets is not None and reset_to is not None:
+        begun = reset_to.reshape(groups, size)
+        pre = _begin_from(begun, pre, weight_hh, lengths, offsets, resets, heads)
+    out, h_n = _apply(pre, weight_hh, h, lengths, offsets, resets, activation, heads)
+    h_n = h_n.reshape(batch, directions, heads * size).transpose(0, 1)
+    return out.flatten(-2), h_n.contiguous()
 
 
 def _begin_from(
@@ -228,18 +236,24 @@ def _begin_from(
 
 
 def _step_by_step(
-    pre: Tensor, h: Tensor, weight_hh: Tensor, activation: str
+    input: Tensor,  # [T, B, I]
+    h0: Tensor | None,  # [1, B, H]
+    weights: Sequence[Tensor],
+    activation: str,
 ) -> tuple[Tensor, Tensor]:
-    """One direction in torch's own operations: pre [T, B, H], h [1, B, H] -> out, h_n."""
+    """One layer of one direction in torch's own operations: output [T, B, H] and h_n [1, B, H]."""
+    weight_ih, weight_hh, *biases = weights
+    bias_ih, bias_hh = biases or (None, None)
     act = reference.ACTIVATIONS[activation]
-    if pre.shape[0] == 1:
-        h = act(pre + F.linear(h, weight_hh))
+    h = input.new_zeros(input.shape[1], weight_hh.shape[0]) if h0 is None else h0[0]
+    if input.shape[0] == 1:
+        h = act(F.linear(input[0], weight_ih, bias_ih) + F.linear(h, weight_hh, bias_hh))[None]
         return h, h
     states = []
-    for step in pre.split(1):
-        h = act(step + F.linear(h, weight_hh))
+    for pre in F.linear(input, weight_ih, bias_ih).unbind():
+        h = act(pre + F.linear(h, weight_hh, bias_hh))
         states.append(h)
-    return torch.cat(states), h
+    return torch.stack(states), h[None]
 
 
 #: Up to so many steps recording the fused loop's gradient costs more than fusing saves.
@@ -249,25 +263,12 @@ _SHORT = 3
 def _is_short(input: Tensor, h0: Tensor | None, weights: Sequence[Tensor]) -> bool:
     """Whether torch's own operations serve so few steps as well as a fused loop, or better.
 
-    In half precision they would round more often than the kernels do; and a graph that asked would
-    serve only as many steps as it was traced with.
+    In half precision they would round more often than the kernels do.
     """
-    if torch.compiler.is_compiling():
+    steps = input.shape[0]
+    if steps > _SHORT or input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
         return False
-    if input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
-        return False
-    return input.shape[0] <= (_SHORT if is_recording(input, h0, *weights) else 1)
-
-
-def _may_overwrite(pre: Tensor) -> bool:
-    """Whether a layer's output may take the place of its pre-activation, which it alone holds."""
-    return not (
-        torch.is_grad_enabled()
-        or pre.is_complex()
-        or dispatch.requested() in _operators.NAMED
-        or torch.compiler.is_compiling()
-        or _operators.transforming()
-    )
+    return steps == 1 or is_recording(*weights, input, h0)
 
 
 def _apply(
@@ -292,6 +293,8 @@ def _apply(
 
 
 def _autocasting(tensor: Tensor) -> bool:
+    if not torch._C._is_any_autocast_enabled():
+        return False
     # Of the meta device torch raises; and torch.amp.is_autocast_available, which would tell, is
     # beyond torch.compile in torch 2.10.
     device = tensor.device.type

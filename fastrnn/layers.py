@@ -298,7 +298,11 @@ class FusedRNN(nn.RNNBase):
         always_fused: bool = False,
     ) -> tuple[Tensor, Tensor]:
         # Read at every call: parametrizations, pruning, functional_call and sharding replace them.
-        weights = [getattr(self, name) for name in self._flat_weights_names]
+        parameters = self._parameters
+        weights: list[Any] = [
+            parameters[name] if name in parameters else getattr(self, name)
+            for name in self._flat_weights_names
+        ]
         packed = offsets is not None
         if (
             input.dtype != weights[0].dtype

@@ -23,7 +23,10 @@ _linear = torch.ops.fastrnn.linear.default
 _recurrence = torch.ops.fastrnn.recurrence.default
 _recurrence_ = torch.ops.fastrnn.recurrence_.default
 _recurrence_backward = torch.ops.fastrnn.recurrence_backward.default
-_as_own = torch.ops.aten._unsafe_view.default
+
+#: Within, nothing is recorded, nor that a result is a view of what nobody else holds: users may
+#: write to it as to any other.
+_unrecorded = torch._C._AutoDispatchBelowADInplaceOrView
 
 
 def layer(
@@ -36,12 +39,36 @@ def layer(
     activation: str,
     directions: int,
 ) -> tuple[Tensor, Tensor]:
-    """One layer's output [T, B, D·H], or [N, D·H], and h_n [D, B, H]; tensors that are plain."""
+    """A layer's output, [T, B, D·H] or [N, D·H], and h_n [D, B, H]. All tensors are plain."""
     arguments = (lengths, offsets, resets, activation, directions, input, h0, *weights)
-    if is_recording(input, h0, *weights):
+    if is_recording(*weights, input, h0):
         return _Layer.apply(*arguments)
-    with torch._C._AutoDispatchBelowAutograd():
-        return _forward(*arguments)[:2]
+    with _unrecorded():
+        output, h_n, _ = _forward(*arguments)
+    return output, h_n
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        with _unrecorded():
+            output, h_n, state = _forward(*arguments)
+        lengths, offsets, resets, ctx.activation, ctx.directions, input, h0, *weights = arguments
+        # Of the biases the gradients do not depend.
+        first = len(weights) // ctx.directions
+        kept = weights[:2] if ctx.directions == 1 else weights[:2] + weights[first : first + 2]
+        ctx.starts_from_zero = h0 is None
+        start = state if h0 is None else h0
+        ctx.save_for_backward(output, start, lengths, offsets, resets, input, *kept)
+        return output, h_n
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # activation checkpointing records it anew, with autograd
+        if torch.is_grad_enabled() or transforming():  # for double backward, or a tangent
+            return _gradients(ctx, saved, *grads)
+        with _unrecorded():
+            return _gradients(ctx, saved, *grads)
 
 
 @without_autocast
@@ -55,94 +82,72 @@ def _forward(
     h0: Tensor | None,
     *weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """output, h_n, and h0 or what stands for it. No result is a view, for users may write to it."""
+    """output, h_n, and the initial state [B, G, H/n]."""
     weight_ih, weight_hh, bias = merge_directions(weights, directions)
-    groups, size = weight_hh.shape[:2]
-    if input.is_cpu:
-        pre = _linear(input, weight_ih, bias)
+    groups, size, _ = weight_hh.shape
+    pre = (_linear if input.is_cpu else F.linear)(input, weight_ih, bias)
+    if offsets is None or lengths is None:
+        steps, batch, _ = pre.shape
+        in_groups = pre.view(steps, batch, groups, size)
     else:
-        pre = F.linear(input, weight_ih, bias)
-    if h0 is None:
-        batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
-        h0 = input.new_zeros(directions, batch, groups * size // directions)
-    state = _to_state(h0, weight_hh)
+        batch = lengths.shape[0]
+        in_groups = pre.view(-1, groups, size)
+    state = input.new_zeros(batch, groups, size) if h0 is None else _as_state(h0, groups, size)
     options = activation, groups // directions
-    in_groups = pre.view(*pre.shape[:-1], groups, size)
     if offsets is None:
-        # In the place of pre: out's memory need not be fresh.
+        # In the place of pre, which nobody else holds: out's memory need not be fresh.
         h_n = _recurrence_(in_groups, weight_hh, state, lengths, resets, *options)
-        output = pre if input.is_cpu else _as_own(pre, pre.shape)
+        output = pre
     else:
         out, h_n = _recurrence(in_groups, weight_hh, state, lengths, offsets, resets, *options)
-        output = _as_own(out, pre.shape)
-    if directions == 1:
-        return output, _as_own(h_n, h0.shape), h0
-    return output, _from_state(h_n, h0).contiguous(), h0
+        output = out.view(pre.shape)
+    return output, _as_h0(h_n, directions).contiguous(), state
 
 
 @without_autocast
 def _gradients(
     ctx: Any, saved: tuple[Any, ...], grad_output: Tensor, grad_h_n: Tensor
 ) -> tuple[Tensor | None, ...]:
-    output, input, h0, lengths, offsets, resets, *weights = saved
-    directions, ragged = ctx.directions, (lengths, offsets, resets)
-    wanted, *wanted_weights = ctx.needs_input_grad[_TENSORS], *ctx.needs_input_grad[_TENSORS + 2 :]
+    output, start, lengths, offsets, resets, input, *weights = saved
+    directions = ctx.directions
     weight_ih, weight_hh, _ = merge_directions(weights, directions)
-    groups, size = weight_hh.shape[:2]
-    reverse_from = groups // directions
-    state = _to_state(h0, weight_hh)
+    groups, size, _ = weight_hh.shape
+    state = start if ctx.starts_from_zero else _as_state(start, groups, size)
     out = output.reshape(*output.shape[:-1], groups, size)
     grad_pre, grad_state = _recurrence_backward(
         grad_output.reshape(out.shape),
-        _to_state(grad_h_n, weight_hh),
+        _as_state(grad_h_n, groups, size),
         out,
         weight_hh,
         state,
-        *ragged,
+        lengths,
+        offsets,
+        resets,
         ctx.activation,
-        reverse_from,
+        groups // directions,
     )
+    *_, of_input, of_h0 = ctx.needs_input_grad[:_WEIGHTS]
+    wanted = ctx.needs_input_grad[_WEIGHTS:]
+    count = len(wanted) // directions
     rows = grad_pre.reshape(-1, groups * size)
-    grad_input = (rows @ weight_ih).reshape(input.shape) if wanted else None
-    grad_h0 = _from_state(grad_state, h0) if ctx.needs_input_grad[_TENSORS + 1] else None
-    per_direction = len(wanted_weights) // directions
-    gradients: list[Any] = [[None] * directions] * per_direction
-    if any(wanted_weights[::per_direction]):
-        gradient = rows.mT @ input.reshape(-1, input.shape[-1])
-        gradients[0] = _apart(gradient, weights[0].shape, directions)
-    if any(wanted_weights[1::per_direction]):
-        gradient = weight_gradient(grad_pre, out, state, *ragged, reverse_from)
-        gradients[1] = _apart(gradient, weights[1].shape, directions)
-    if any(wanted_weights[2::per_direction]) or any(wanted_weights[3::per_direction]):
-        if per_direction == 4:
-            sums = _apart(rows.sum(0), weights[0].shape[:1], directions)
-            gradients[2:] = [sums, sums]
-    grad_weights = [gradients[i][d] for d in range(directions) for i in range(per_direction)]
+    grad_input = torch.mm(rows, weight_ih).reshape(input.shape) if of_input else None
+    grad_h0 = _as_h0(grad_state, directions) if of_h0 else None
+    of_weights: list[Sequence[Tensor | None]] = [[None] * directions] * count
+    if any(wanted[::count]):
+        gradient = torch.mm(rows.t(), input.reshape(-1, input.shape[-1]))
+        of_weights[0] = _apart(gradient, weights[0].shape, directions)
+    if any(wanted[1::count]):
+        ragged = lengths, offsets, resets, groups // directions
+        gradient = weight_gradient(grad_pre, out, state, *ragged, ctx.starts_from_zero)
+        of_weights[1] = _apart(gradient, weights[1].shape, directions)
+    if count > 2 and (any(wanted[2::count]) or any(wanted[3::count])):
+        of_weights[2:] = [_apart(rows.sum(0), weights[0].shape[:1], directions)] * 2
+    grad_weights = [kind[d] for d in range(directions) for kind in of_weights]
     return None, None, None, None, None, grad_input, grad_h0, *grad_weights
 
 
-#: Where the tensors that have gradients begin, among the arguments.
-_TENSORS = 5
-
-
-class _Layer(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        lengths, offsets, resets, ctx.activation, ctx.directions, input, _, *weights = arguments
-        with torch._C._AutoDispatchBelowAutograd():
-            output, h_n, h0 = _forward(*arguments)
-        per_direction = len(weights) // ctx.directions
-        kept = [w for first in range(0, len(weights), per_direction) for w in weights[first:first+2]]
-        ctx.save_for_backward(output, input, h0, lengths, offsets, resets, *kept)
-        return output, h_n
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # activation checkpointing records it anew, with autograd
-        if torch.is_grad_enabled() or transforming():  # for double backward, or a tangent
-            return _gradients(ctx, saved, *grads)
-        with torch._C._AutoDispatchBelowAutograd():
-            return _gradients(ctx, saved, *grads)
+#: Where the weights begin, among the arguments.
+_WEIGHTS = 7
 
 
 def merge_directions(
@@ -150,34 +155,36 @@ def merge_directions(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One layer's parameters as weight_ih [D·H, I], weight_hh [D·n, H/n, H/n] and bias [D·H]."""
     if directions == 1:
-        weight_ih, weight_hh, *biases = weights
+        weight_hh = weights[1]
         if weight_hh.dim() == 2:
             weight_hh = weight_hh.unsqueeze(0)
-        return weight_ih, weight_hh, biases[0] + biases[1] if biases else None
+        return weights[0], weight_hh, weights[2] + weights[3] if len(weights) > 2 else None
     half = len(weights) // 2
-    pairs = zip(merge_directions(weights[:half], 1), merge_directions(weights[half:], 1))
-    weight_ih, weight_hh, bias = (None if a is None else torch.cat((a, b)) for a, b in pairs)
-    return weight_ih, weight_hh, bias
+    weight_ih, weight_hh, bias = merge_directions(weights[:half], 1)
+    weight_ih_r, weight_hh_r, bias_r = merge_directions(weights[half:], 1)
+    if bias is not None and bias_r is not None:
+        bias = torch.cat((bias, bias_r))
+    return torch.cat((weight_ih, weight_ih_r)), torch.cat((weight_hh, weight_hh_r)), bias
 
 
 def _apart(x: Tensor, shape: Sequence[int], directions: int) -> Sequence[Tensor]:
-    """What `merge_directions` has merged: a tensor of that shape for each direction."""
+    """A tensor of this shape for each direction: what `merge_directions` has merged."""
     if directions == 1:
         return (x.reshape(shape),)
     return x.reshape(directions, *shape).unbind()
 
 
-def _to_state(x: Tensor, weight_hh: Tensor) -> Tensor:
+def _as_state(x: Tensor, groups: int, size: int) -> Tensor:
     """[D, B, H] -> [B, G, H/n]."""
-    if x.shape[0] > 1:
+    directions, batch, _ = x.shape
+    if directions > 1:
         x = x.transpose(0, 1)
-        return x.reshape(x.shape[0], *weight_hh.shape[:2])
-    return x.reshape(x.shape[1], *weight_hh.shape[:2])
+    return x.reshape(batch, groups, size)
 
 
-def _from_state(x: Tensor, like: Tensor) -> Tensor:
-    """[B, G, H/n] -> `like`'s shape, [D, B, H]."""
-    directions, batch, hidden_size = like.shape
+def _as_h0(x: Tensor, directions: int) -> Tensor:
+    """[B, G, H/n] -> [D, B, H]."""
+    batch, groups, size = x.shape
     if directions == 1:
-        return x.reshape(1, batch, hidden_size)
-    return x.reshape(batch, directions, hidden_size).transpose(0, 1)
+        return x.reshape(1, batch, groups * size)
+    return x.reshape(batch, directions, groups * size // directions).transpose(0, 1)

@@ -76,7 +76,7 @@ class _Eager(torch.autograd.Function):
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """input [..., K], weight [N, K] and bias [N] -> input weight^T + bias, [..., N].
 
-    By the operator where it `is_plain` on the CPU; elsewhere, and where shapes do not fit, by torch.
+    By the operator on the CPU where all `is_plain`; elsewhere, or if shapes do not fit, by torch.
     """
     fits = input.is_cpu and input.dim() > 0 and input.shape[-1] == weight.shape[-1]
     if not fits or not is_plain(input, weight, bias):
@@ -96,7 +96,7 @@ def is_plain(input: Tensor, *others: Tensor | None) -> bool:
     """Whether operators may be called below autograd: no kernel is missing, and nothing looks on.
 
     What compiles, transforms, traces or counts torch's own operations knows those better; so do
-    subclasses of Tensor. All are of one dtype and device, on the CPU one that the C++ kernels serve.
+    subclasses of Tensor. All must be of one device and of one dtype, which kernels serve there.
     """
     if (
         torch.compiler.is_compiling()
@@ -105,12 +105,12 @@ def is_plain(input: Tensor, *others: Tensor | None) -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
     ):
         return False
-    dtype, device = input.dtype, input.device
+    dtype, device = input.dtype, input.get_device()
     for tensor in (input, *others):
         if tensor is not None and not (
             type(tensor) in _TYPES
             and tensor.dtype is dtype
-            and tensor.device == device
+            and tensor.get_device() == device
             and tensor.layout is torch.strided
         ):
             return False
