@@ -11,7 +11,9 @@ from torch import Tensor
 from . import _checks
 from .ops import dispatch, onnx, reference
 from .ops import recurrence as _operators
-from .ops.linear import is_recording, linear
+from .ops.layer import layer as run_layer
+from .ops.layer import merge_directions
+from .ops.linear import is_plain, linear
 from .ops.weight_gradient import begins
 
 __all__ = ["recurrence", "rnn"]
@@ -152,43 +154,67 @@ def rnn(
             offsets=offsets,
             resets=resets,
         )
-    heads = shape[0] if len(shape) == 3 else 1
-    hidden_size = heads * shape[-1]
-    batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
-    plain = not bidirectional and heads == 1 and lengths is None and resets is None
-    unfused = plain and not _always_fused and _is_short(input, h0, weights)
+    one_step = at_once = False
+    # A graph that asked for the number of steps would serve only as many as it was traced with.
+    if not torch.compiler.is_compiling():
+        if lengths is None and resets is None and not (bidirectional or _always_fused):
+            # In half precision torch's own operations would round more often than the kernels do.
+            one_step = (
+                input.shape[0] == 1
+                and len(shape) == 2
+                and input.dtype.itemsize > 2
+                and dispatch.requested() == "auto"
+            )
+        if not one_step and (resets is None or reset_to is None):
+            at_once = is_plain(input, h0, *weights) and input.shape[-1] == weights[0].shape[1]
     last_states = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
             input = torch.dropout(input, dropout, True)
-        first = layer * directions * per_direction
-        weight_ih, weight_hh, total_bias = _merge_directions(
-            weights[first : first + directions * per_direction], per_direction
-        )
-        states = slice(layer * directions, (layer + 1) * directions)
-        h = input.new_zeros(directions, batch, hidden_size) if h0 is None else h0[states]
-        if unfused:
-            pre = F.linear(input, weight_ih, total_bias)
-            input, h = _step_by_step(pre, h, weights[first + 1], activation)
-            last_states.append(h)
-            continue
-        # A group is a head of a direction, G = D·n: [.., D·H] -> [.., G, H/n].
-        groups = weight_hh.shape[:2]
-        pre = linear(input, weight_ih, total_bias).unflatten(-1, groups)
-        h = h.transpose(0, 1).reshape(batch, *groups)  # [D, B, H] -> [B, G, H/n]
-        if resets is not None and reset_to is not None:
-            begun = reset_to[states].reshape(groups)
-            pre = _begin_from(begun, pre, weight_hh, lengths, offsets, resets, heads)
-        if offsets is None and _may_overwrite(pre):
-            out = pre
-            h_n = _operators.recurrence_(pre, weight_hh, h, lengths, resets, activation, heads)
+        first, states = layer * directions, slice(layer * directions, (layer + 1) * directions)
+        of_layer = weights[first * per_direction : states.stop * per_direction]
+        h = h0 if h0 is None or num_layers == 1 else h0[states]
+        if one_step:
+            input, h = _one_step(input, h, of_layer, activation)
+        elif at_once:
+            ragged = lengths, offsets, resets
+            input, h = run_layer(input, h, of_layer, *ragged, activation, directions)
         else:
-            out, h_n = _apply(pre, weight_hh, h, lengths, offsets, resets, activation, heads)
-        input = out.flatten(-2)
-        last_states.append(h_n.reshape(batch, directions, hidden_size).transpose(0, 1))
-    if num_layers == 1 and last_states[0] is not input:
-        return input, last_states[0].contiguous()
+            begun = None if reset_to is None else reset_to[states]
+            ragged = lengths, offsets, resets
+            input, h = _piece_by_piece(input, h, of_layer, *ragged, begun, activation, directions)
+        last_states.append(h)
+    if num_layers == 1 and not one_step:
+        return input, last_states[0]
     return input, torch.cat(last_states)
+
+
+def _piece_by_piece(
+    input: Tensor,  # [T, B, I], or [N, I] with offsets
+    h0: Tensor | None,  # [D, B, H]
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,  # [B]
+    offsets: Tensor | None,  # [T]
+    resets: Tensor | None,  # [T, B], or [N] with offsets
+    reset_to: Tensor | None,  # [D, H]
+    activation: str,
+    directions: int,
+) -> tuple[Tensor, Tensor]:
+    """One layer's output and h_n, as `ops.layer`, in operations that can be traced and mapped."""
+    weight_ih, weight_hh, bias = merge_directions(weights, directions)
+    # A group is a head of a direction, G = D·n: [.., D·H] -> [.., G, H/n].
+    groups, size, _ = weight_hh.shape
+    heads = groups // directions
+    pre = linear(input, weight_ih, bias).unflatten(-1, (groups, size))
+    batch = input.shape[1] if lengths is None or offsets is None else lengths.shape[0]
+    h = input.new_zeros(directions, batch, heads * size) if h0 is None else h0
+    h = h.transpose(0, 1).reshape(batch, groups, size)  # [D, B, H] -> [B, G, H/n]
+    if resets is not None and reset_to is not None:
+        begun = reset_to.reshape(groups, size)
+        pre = _begin_from(begun, pre, weight_hh, lengths, offsets, resets, heads)
+    out, h_n = _apply(pre, weight_hh, h, lengths, offsets, resets, activation, heads)
+    h_n = h_n.reshape(batch, directions, heads * size).transpose(0, 1)
+    return out.flatten(-2), h_n.contiguous()
 
 
 def _begin_from(
@@ -213,63 +239,22 @@ def _begin_from(
     return torch.addcmul(pre, begin.unsqueeze(-1).to(pre.dtype), share)
 
 
-def _step_by_step(
-    pre: Tensor, h: Tensor, weight_hh: Tensor, activation: str
+def _one_step(
+    input: Tensor,  # [1, B, I]
+    h0: Tensor | None,  # [1, B, H]
+    weights: Sequence[Tensor],
+    activation: str,
 ) -> tuple[Tensor, Tensor]:
-    """One direction in torch's own operations: pre [T, B, H], h [1, B, H] -> out, h_n."""
-    act = reference.ACTIVATIONS[activation]
-    if pre.shape[0] == 1:
-        h = act(pre + F.linear(h, weight_hh))
-        return h, h
-    states = []
-    for step in pre.split(1):
-        h = act(step + F.linear(h, weight_hh))
-        states.append(h)
-    return torch.cat(states), h
+    """One layer of one direction in torch's own operations: output and h_n, both [1, B, H].
 
-
-#: Up to so many steps recording the fused loop's gradient costs more than fusing saves.
-_SHORT = 3
-
-
-def _is_short(input: Tensor, h0: Tensor | None, weights: Sequence[Tensor]) -> bool:
-    """Whether torch's own operations serve so few steps as well as a fused loop, or better.
-
-    In half precision they would round more often than the kernels do; and a graph that asked would
-    serve only as many steps as it was traced with.
+    With nothing to loop over, training in these takes two thirds of the time it takes in ours.
     """
-    if torch.compiler.is_compiling():
-        return False
-    if input.dtype.itemsize <= 2 or dispatch.requested() != "auto":
-        return False
-    return input.shape[0] <= (_SHORT if is_recording(input, h0, *weights) else 1)
-
-
-def _merge_directions(
-    weights: Sequence[Tensor], per_direction: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One layer's parameters as weight_ih [D·H, I], weight_hh [D·n, H/n, H/n] and bias [D·H]."""
-    weight_ih, weight_hh, *biases = weights[:per_direction]
-    bias = biases[0] + biases[1] if biases else None
-    if weight_hh.dim() == 2:
-        weight_hh = weight_hh.unsqueeze(0)
-    if len(weights) == per_direction:
-        return weight_ih, weight_hh, bias
-    weight_ih_r, weight_hh_r, bias_r = _merge_directions(weights[per_direction:], per_direction)
-    if bias is not None and bias_r is not None:
-        bias = torch.cat((bias, bias_r))
-    return torch.cat((weight_ih, weight_ih_r)), torch.cat((weight_hh, weight_hh_r)), bias
-
-
-def _may_overwrite(pre: Tensor) -> bool:
-    """Whether a layer's output may take the place of its pre-activation, which it alone holds."""
-    return not (
-        torch.is_grad_enabled()
-        or pre.is_complex()
-        or dispatch.requested() in _operators.NAMED
-        or torch.compiler.is_compiling()
-        or _operators.transforming()
-    )
+    weight_ih, weight_hh, *biases = weights
+    bias_ih, bias_hh = biases or (None, None)
+    h = input.new_zeros(input.shape[1], weight_hh.shape[0]) if h0 is None else h0[0]
+    pre = F.linear(input[0], weight_ih, bias_ih) + F.linear(h, weight_hh, bias_hh)
+    h = reference.ACTIVATIONS[activation](pre)[None]
+    return h, h
 
 
 def _apply(
@@ -294,6 +279,8 @@ def _apply(
 
 
 def _autocasting(tensor: Tensor) -> bool:
+    if not torch._C._is_any_autocast_enabled():
+        return False
     # Of the meta device torch raises; and torch.amp.is_autocast_available, which would tell, is
     # beyond torch.compile in torch 2.10.
     device = tensor.device.type

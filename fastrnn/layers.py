@@ -218,8 +218,8 @@ class FusedRNN(nn.RNNBase):
         """Run over one step of every row: for sequences that are not there as a whole yet.
 
         Stepping through a sequence, h_n of a step as hx of the next, computes what `forward`
-        computes of the whole. The CPU kernels give the same bits, save where the whole has so few
-        steps (1, or up to 3 where a gradient is recorded) that forward leaves them to torch.
+        computes of the whole. The CPU kernels give the same bits, save where the whole is a single
+        step, which forward leaves to torch.
 
         Args:
             input: [B, I], or [I] for one sequence; of the parameters' dtype, save under autocast.
@@ -298,7 +298,11 @@ class FusedRNN(nn.RNNBase):
         always_fused: bool = False,
     ) -> tuple[Tensor, Tensor]:
         # Read at every call: parametrizations, pruning, functional_call and sharding replace them.
-        weights = [getattr(self, name) for name in self._flat_weights_names]
+        parameters = self._parameters
+        weights: list[Any] = [
+            parameters[name] if name in parameters else getattr(self, name)
+            for name in self._flat_weights_names
+        ]
         packed = offsets is not None
         if (
             input.dtype != weights[0].dtype

@@ -87,15 +87,12 @@ def test_stepping_gives_the_same_bits(sizes, dtype, kwargs):
 
 
 def test_a_step_is_the_operators(monkeypatch):
-    """A sequence of one step is computed by torch's own operations, while a gradient is recorded.
-
-    These round otherwise.
-    """
+    """A sequence of one step is computed by torch's own operations, which round otherwise."""
 
     def unfused(*args):
         raise AssertionError("unfused")
 
-    monkeypatch.setattr(functional, "_step_by_step", unfused)
+    monkeypatch.setattr(functional, "_one_step", unfused)
     rnn = FusedRNN(3, 4)
     x = torch.randn(2, 3)
     for recording in (True, False):

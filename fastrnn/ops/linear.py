@@ -76,9 +76,9 @@ class _Eager(torch.autograd.Function):
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """input [..., K], weight [N, K] and bias [N] -> input weight^T + bias, [..., N].
 
-    By the operator where `is_plain`; elsewhere, and where shapes do not fit, by torch.
+    By the operator on the CPU where all `is_plain`; elsewhere, or if shapes do not fit, by torch.
     """
-    fits = input.dim() > 0 and input.shape[-1] == weight.shape[-1]
+    fits = input.is_cpu and input.dim() > 0 and input.shape[-1] == weight.shape[-1]
     if not fits or not is_plain(input, weight, bias):
         return F.linear(input, weight, bias)
     if is_recording(input, weight, bias):
@@ -93,30 +93,30 @@ def is_recording(*tensors: Tensor | None) -> bool:
 
 
 def is_plain(input: Tensor, *others: Tensor | None) -> bool:
-    """Whether the C++ kernels may serve these, and nothing asks for torch's own operations.
+    """Whether operators may be called below autograd: no kernel is missing, and nothing looks on.
 
-    What compiles, transforms, traces or counts them knows those better; so do subclasses of Tensor.
+    What compiles, transforms, traces or counts torch's own operations knows those better; so do
+    subclasses of Tensor. All must be of one device and of one dtype, which kernels serve there.
     """
     if (
         torch.compiler.is_compiling()
         or dispatch.requested() not in ("auto", "cpp")
-        or cpp.unusable() is not None
-        or cpp.refuses(input) is not None
         or transforming()
         or torch._C._len_torch_dispatch_stack() > 0
-        or type(input) not in _TYPES
     ):
         return False
-    dtype = input.dtype
-    for tensor in others:
+    dtype, device = input.dtype, input.get_device()
+    for tensor in (input, *others):
         if tensor is not None and not (
             type(tensor) in _TYPES
             and tensor.dtype is dtype
-            and tensor.is_cpu
+            and tensor.get_device() == device
             and tensor.layout is torch.strided
         ):
             return False
-    return input.layout is torch.strided
+    if input.is_cpu:
+        return dtype in cpp.DTYPES and cpp.unusable() is None
+    return input.is_cuda and dtype.is_floating_point
 
 
 _TYPES = (Tensor, torch.nn.Parameter)

@@ -62,7 +62,7 @@ def _save_backward(
     return [outputs[0], *tensors]
 
 
-def _without_autocast(function: Callable) -> Callable:
+def without_autocast(function: Callable) -> Callable:
     """Autocast would cast the sums inside, which have their own precision, once more."""
 
     @functools.wraps(function)
@@ -79,7 +79,7 @@ def _without_autocast(function: Callable) -> Callable:
 def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     _, *tensors = ctx.saved_tensors
     differentiable, options = tensors[:5], (*tensors[5:], ctx.activation, ctx.reverse_from)
-    backward = _without_autocast(reference.backward)
+    backward = without_autocast(reference.backward)
     outputs, vjp = torch.func.vjp(lambda *real: backward(*real, *options), *differentiable)[:2]
     return *vjp(_materialize(grads, outputs)), None, None, None, None, None
 
@@ -103,7 +103,7 @@ def _register(name: str, forward: Callable, backward: Callable) -> Callable:
         ("_backward", BACKWARD, _fake_backward, backward, batching.BACKWARD),
     ):
         LIBRARY.define(name + suffix + schema, tags=(torch.Tag.pt2_compliant_tag,))
-        LIBRARY.impl(name + suffix, _without_autocast(implementation), "CompositeExplicitAutograd")
+        LIBRARY.impl(name + suffix, without_autocast(implementation), "CompositeExplicitAutograd")
         qualified = f"fastrnn::{name}{suffix}"
         torch.library.register_fake(qualified, fake, lib=LIBRARY)
         batched = batching.rule(getattr(torch.ops.fastrnn, name + suffix).default, axes)
@@ -119,7 +119,7 @@ def _register(name: str, forward: Callable, backward: Callable) -> Callable:
         grad_pre, grad_h0 = backward_operator(grad_out, grad_h_n, out, weight_hh, h0, *options)
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            product = _without_autocast(weight_gradient)
+            product = without_autocast(weight_gradient)
             grad_weight = product(grad_pre, out, h0, *ragged, ctx.reverse_from)
         return grad_pre, grad_weight, grad_h0, None, None, None, None, None
 
@@ -140,14 +140,14 @@ def _register(name: str, forward: Callable, backward: Callable) -> Callable:
         operator,
         save=_save,
         backward=backward_of_forward,
-        jvp=_without_autocast(jvp),
+        jvp=without_autocast(jvp),
     )
     differentiation.register(
         LIBRARY,
         backward_operator,
         save=_save_backward,
         backward=_double_backward,
-        jvp=_without_autocast(backward_jvp),
+        jvp=without_autocast(backward_jvp),
     )
 
     # The way through the dispatcher's key costs a short call 70 µs for forward and backward, on a
@@ -203,7 +203,7 @@ LIBRARY.define(
     "recurrence_(Tensor(a!) pre, Tensor weight_hh, Tensor h0, Tensor? lengths, "
     "Tensor? resets, str activation, int reverse_from) -> Tensor h_n"
 )
-LIBRARY.impl("recurrence_", _without_autocast(dispatch.forward_), "CompositeExplicitAutograd")
+LIBRARY.impl("recurrence_", without_autocast(dispatch.forward_), "CompositeExplicitAutograd")
 torch.library.register_fake(
     "fastrnn::recurrence_", lambda pre, weight_hh, h0, *_: h0.new_empty(h0.shape), lib=LIBRARY
 )
@@ -220,7 +220,7 @@ def overrule_unusable(implementations: dict[str, Callable]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel")
         for name, implementation in implementations.items():
-            LIBRARY.impl(name, _without_autocast(implementation), "CPU")
+            LIBRARY.impl(name, without_autocast(implementation), "CPU")
 
 
 overrule_unusable(

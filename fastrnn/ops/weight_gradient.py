@@ -14,15 +14,16 @@ def weight_gradient(
     offsets: Tensor | None,  # [T]
     resets: Tensor | None,  # [T, B], or [N] with offsets
     reverse_from: int,
+    from_zero: bool = False,  # whether h0 is zero, and its product need not be taken
 ) -> Tensor:
     """dW_hh = sum over t and b of dz_t h_{t-1}^T, h_{t-1} = 0 where a row begins: [G, H, H]."""
     ragged = lengths, offsets, resets
     if reverse_from == 0 or reverse_from >= h0.shape[1]:
-        return _weight_gradient(dz, out, h0, *ragged, reverse_from == 0)
+        return _weight_gradient(dz, out, h0, *ragged, reverse_from == 0, from_zero)
     parts = []
     for reverse, g in enumerate((slice(None, reverse_from), slice(reverse_from, None))):
         tensors = dz[..., g, :], out[..., g, :], h0[:, g]
-        parts.append(_weight_gradient(*tensors, *ragged, bool(reverse)))
+        parts.append(_weight_gradient(*tensors, *ragged, bool(reverse), from_zero))
     return torch.cat(parts)
 
 
@@ -34,6 +35,7 @@ def _weight_gradient(
     offsets: Tensor | None,
     resets: Tensor | None,
     reverse: bool,
+    from_zero: bool,
 ) -> Tensor:
     if offsets is not None and lengths is not None:
         index = _previous_rows(offsets, lengths, resets, out.shape[0], reverse)
@@ -42,17 +44,15 @@ def _weight_gradient(
     if resets is not None:
         dz = dz.where(~begins(resets, lengths, offsets, reverse)[..., None, None], 0)
     # The state before a row's first step is h0; before every other, a row of out.
+    rest, previous = _other_steps(dz, out, reverse)
+    if from_zero:
+        return _outer(rest, previous)
     first = dz[-1 if reverse else 0]
     if reverse and lengths is not None:
         last = (lengths.long() - 1).clamp(0, dz.shape[0] - 1)
         first = dz[last, torch.arange(dz.shape[1], device=dz.device)]
-    rest, previous = _other_steps(dz, out, reverse)
     gradient = _outer(first, h0)
-    if rest.shape[0] == 0:
-        return gradient
-    # Not flatten: reshape can be batched, as torch.autograd.grad(is_grads_batched=True) needs.
-    rest, previous = (x.reshape(-1, *x.shape[2:]) for x in (rest, previous))
-    return _outer(rest, previous, plus=gradient)
+    return gradient if rest.shape[0] == 0 else _outer(rest, previous, plus=gradient)
 
 
 def _other_steps(dz: Tensor, out: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
@@ -65,10 +65,13 @@ def _other_steps(dz: Tensor, out: Tensor, reverse: bool) -> tuple[Tensor, Tensor
 
 
 def _outer(dz: Tensor, h: Tensor, plus: Tensor | None = None) -> Tensor:
-    """Sum of dz h^T over rows, and `plus`: [N, G, H], [N, G, K], [G, H, K] -> [G, H, K]."""
-    if dz.shape[1] == 1:  # a plain matrix product is faster than a batch of one
-        dz, h = dz[:, 0].mT, h[:, 0]
-        return (dz @ h if plus is None else torch.addmm(plus[0], dz, h))[None]
+    """Sum of dz h^T over rows, and `plus`: [..., G, H], [..., G, K], [G, H, K] -> [G, H, K]."""
+    # Not flatten: reshape can be batched, as torch.autograd.grad(is_grads_batched=True) needs.
+    groups = dz.shape[-2]
+    if groups == 1:  # a plain matrix product is faster than a batch of one
+        dz, h = dz.reshape(-1, dz.shape[-1]).t(), h.reshape(-1, h.shape[-1])
+        return (torch.mm(dz, h) if plus is None else torch.addmm(plus[0], dz, h))[None]
+    dz, h = (x.reshape(-1, groups, x.shape[-1]) for x in (dz, h))
     dz, h = dz.permute(1, 2, 0), h.transpose(0, 1)
     return dz @ h if plus is None else torch.baddbmm(plus, dz, h)
 
