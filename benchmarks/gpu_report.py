@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fastrnn.ops import cuda
-from fastrnn.ops.triton.table import FASTEST, RECORDS, Sizes, choose
+from fastrnn.ops.triton.table import FASTEST_FROM, RECORDS, Sizes, choose, is_fastest
 
 from . import gpu_floor, records
 from .modes import MODES
@@ -97,7 +97,7 @@ def auto(row: Row, machine: dict[str, Any]) -> str | None:
         wgmma=capability == (9, 0) and machine.get("triton") is not None,
     )
     kernel = choose(sizes)
-    if kernel in FASTEST and (kernel, capability) in RECORDS:
+    if is_fastest(kernel, work.T) and (kernel, capability) in RECORDS:
         return f"triton.{kernel}" if row["scope"] == "kernel" else "fastrnn.triton"
     if capability not in cuda.RECORDS:
         return None
@@ -205,8 +205,9 @@ def described(record: Record) -> str:
         parts.append(
             "Each of our backends was measured by its name. *Ours* is the time measured of the one "
             'that `fastrnn.backend("auto")` takes, by the rules of `fastrnn/ops`: '
-            "Triton's `rows` (H ≤ 128, while all rows of the batch run at once) and its "
-            "Gluon kernel (half precision, H ≤ 256), for all else the CUDA kernels."
+            f"from {FASTEST_FROM} steps on Triton's `rows` (H ≤ 128, while all rows of the batch "
+            "run at once) and its Gluon kernel (half precision, H ≤ 256), for all else the CUDA "
+            "kernels."
         )
     parts.append(
         "*float32* is strict for both sides, *tf32* rounds the factors of all products for both, "

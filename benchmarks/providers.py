@@ -86,7 +86,7 @@ class Fastrnn(Provider):
         with precision(case.mode):
             if self.backend != "auto":
                 return dispatch.BACKENDS[self.backend].refuses(state)
-            reasons = [refuses(state) for _, refuses in dispatch.AUTO.get(device, ())]
+            reasons = [refuses(state, case.work.T) for _, refuses in dispatch.AUTO.get(device, ())]
         return None if None in reasons else f"auto takes the reference: {'; '.join(reasons)}"
 
     def prepare(self, task: Task) -> Call:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .ops import cpp, cuda, triton
-from .ops.triton.table import FASTEST, RECORDS, Sizes, choose, mode_of
+from .ops.triton.table import RECORDS, Sizes, choose, is_fastest, mode_of
 
 #: GPUs that can be named where there is none: compute capability, multiprocessors, bytes of shared
 #: memory a block may ask for, and how many clusters of 1, 2, 4, 8 and 16 blocks run at once. The
@@ -65,7 +65,7 @@ def explain(
         for strategy, plan in options.items():
             marker = ">" if strategy == chosen else " "
             print(f"{marker} {strategy:<8}", plan if isinstance(plan, str) else _row(plan, steps))
-    faster = _faster(device, name, dtype, (batch, groups, hidden))
+    faster = _faster(device, name, dtype, steps, (batch, groups, hidden))
     if faster is not None:
         print(f'\nfastrnn.backend("auto") takes the Triton kernel {faster}, where there is Triton.')
     print(
@@ -94,13 +94,17 @@ def _device(device: str | torch.device | None) -> tuple[str, Any]:
 
 
 def _faster(
-    device: str | torch.device | None, name: str, dtype: torch.dtype, shape: tuple[int, int, int]
+    device: str | torch.device | None,
+    name: str,
+    dtype: torch.dtype,
+    steps: int,
+    shape: tuple[int, int, int],
 ) -> str | None:
     """The kernel of Triton that `auto` takes for such a state, [B, G, H]; None where none."""
     assumed = DEVICES.get(name.removeprefix("an ").removesuffix(", as assumed"))
     if assumed is None:
         state = torch.empty(shape, dtype=dtype, device="cuda" if device is None else device)
-        if triton.unusable() is not None or triton.outrun(state) is not None:
+        if triton.unusable() is not None or triton.outrun(state, steps) is not None:
             return None
         return choose(triton.sizes_of(state))
     if dtype not in triton.DTYPES:
@@ -109,7 +113,7 @@ def _faster(
     kernel = choose(
         Sizes(*shape, mode_of(dtype), capability, shared, processors, wgmma=capability == (9, 0))
     )
-    return kernel if kernel in FASTEST and (kernel, capability) in RECORDS else None
+    return kernel if is_fastest(kernel, steps) and (kernel, capability) in RECORDS else None
 
 
 def _kind(dtype: torch.dtype, mode: str) -> str:

@@ -272,7 +272,7 @@ def _apply(
         # The operator's backward is for real numbers; the reference's forward is differentiable
         # as it stands.
         if dispatch.requested() != "auto":
-            dispatch.select(h0)  # raises, unless the reference is what was asked for
+            dispatch.select(h0, 0)  # raises, unless the reference is what was asked for
         return reference.forward(*arguments)
     operator = _operators.NAMED.get(dispatch.requested(), _operators.recurrence)
     return operator(*arguments)

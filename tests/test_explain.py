@@ -38,11 +38,12 @@ def test_float32_is_computed_as_cudnn_would(capsys, monkeypatch, precision, word
 @pytest.mark.parametrize(
     ("sizes", "options", "kernel"),
     [
-        ((10, 4, 64), {"dtype": torch.bfloat16}, "rows"),
-        ((10, 64, 256), {"dtype": torch.bfloat16}, "single_cta_gluon"),
-        ((10, 64, 256), {"dtype": torch.float32}, None),
-        ((10, 4, 64), {"dtype": torch.float64}, None),
-        ((10, 4, 64), {"device": "A100"}, None),  # not proven there
+        ((1000, 4, 64), {"dtype": torch.bfloat16}, "rows"),
+        ((10, 4, 64), {"dtype": torch.bfloat16}, None),  # a call counts more than a step
+        ((1000, 64, 256), {"dtype": torch.bfloat16}, "single_cta_gluon"),
+        ((1000, 64, 256), {"dtype": torch.float32}, None),
+        ((1000, 4, 64), {"dtype": torch.float64}, None),
+        ((1000, 4, 64), {"device": "A100"}, None),  # not proven there
     ],
 )
 def test_says_where_triton_is_faster(capsys, sizes, options, kernel):

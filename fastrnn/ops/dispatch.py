@@ -28,9 +28,13 @@ BACKENDS: dict[str, ModuleType] = {
 #: Whom ``auto`` asks on a device, fastest first, and what it asks: why not? The reference serves
 #: the rest. Kernels for a GPU must have been proven on such a one. Triton is asked twice: where it
 #: is the fastest, and where no other can.
-AUTO: dict[str, tuple[tuple[str, Callable[[Tensor], str | None]], ...]] = {
-    "cpu": (("cpp", cpp.refuses),),
-    "cuda": (("triton", triton.outrun), ("cuda", cuda.untried), ("triton", triton.untried)),
+AUTO: dict[str, tuple[tuple[str, Callable[[Tensor, int], str | None]], ...]] = {
+    "cpu": (("cpp", lambda state, steps: cpp.refuses(state)),),
+    "cuda": (
+        ("triton", lambda state, steps: triton.outrun(state, steps)),
+        ("cuda", lambda state, steps: cuda.untried(state)),
+        ("triton", lambda state, steps: triton.untried(state)),
+    ),
 }
 
 _requested = "auto"
@@ -92,13 +96,13 @@ def named(name: str, state: Tensor) -> ModuleType:
     return BACKENDS[name]
 
 
-def select(state: Tensor) -> ModuleType:
-    """The backend that serves a call with a state like this one, [B, G, H]."""
+def select(state: Tensor, steps: int) -> ModuleType:
+    """The backend that serves a call of so many steps with a state like this one, [B, G, H]."""
     if _requested != "auto":
         return named(_requested, state)
     why = {}
     for name, refuses in AUTO.get(state.device.type, ()):
-        reason = BACKENDS[name].unusable() or refuses(state)
+        reason = BACKENDS[name].unusable() or refuses(state, steps)
         if reason is None:
             return BACKENDS[name]
         why[name] = f"{name}: {reason}"
@@ -118,14 +122,18 @@ def _warn_once(device: str, reason: str) -> None:
         )
 
 
+def _steps(data: Tensor, offsets: Tensor | None) -> int:
+    return data.shape[0] if offsets is None else offsets.shape[0]
+
+
 def forward(pre: Tensor, weight_hh: Tensor, h0: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     """The operator's implementation where no kernel is registered for the device itself."""
-    return select(h0).forward(pre, weight_hh, h0, *arguments)
+    return select(h0, _steps(pre, arguments[1])).forward(pre, weight_hh, h0, *arguments)
 
 
 def forward_(pre: Tensor, weight_hh: Tensor, h0: Tensor, *arguments: Any) -> Tensor:
     """The operator in place."""
-    return select(h0).forward_(pre, weight_hh, h0, *arguments)
+    return select(h0, pre.shape[0]).forward_(pre, weight_hh, h0, *arguments)
 
 
 def backward(
@@ -137,7 +145,8 @@ def backward(
     *arguments: Any,
 ) -> tuple[Tensor, Tensor]:
     """The operator's backward."""
-    return select(h0).backward(grad_out, grad_h_n, out, weight_hh, h0, *arguments)
+    module = select(h0, _steps(out, arguments[1]))
+    return module.backward(grad_out, grad_h_n, out, weight_hh, h0, *arguments)
 
 
 @dataclass(frozen=True)

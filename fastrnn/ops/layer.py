@@ -15,14 +15,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import dispatch
 from .linear import is_recording
-from .recurrence import transforming, without_autocast
+from .recurrence import NAMED, transforming, without_autocast
 from .weight_gradient import weight_gradient
 
 _linear = torch.ops.fastrnn.linear.default
-_recurrence = torch.ops.fastrnn.recurrence.default
 _recurrence_ = torch.ops.fastrnn.recurrence_.default
-_recurrence_backward = torch.ops.fastrnn.recurrence_backward.default
+
+#: Forward and backward, by the name of the backend that was asked for: who served the one serves
+#: the other, whatever is asked for by then.
+_RECURRENCES = {
+    name: (
+        getattr(torch.ops.fastrnn, op).default,
+        getattr(torch.ops.fastrnn, f"{op}_backward").default,
+    )
+    for name, op in (
+        *((name, "recurrence") for name in ("auto", "cpp")),
+        *((name, f"recurrence_{name}") for name in NAMED),
+    )
+}
 
 #: Within, nothing is recorded, nor that a result is a view of what nobody else holds: users may
 #: write to it as to any other.
@@ -58,6 +70,7 @@ class _Layer(torch.autograd.Function):
         first = len(weights) // ctx.directions
         kept = weights[:2] if ctx.directions == 1 else weights[:2] + weights[first : first + 2]
         ctx.starts_from_zero = h0 is None
+        ctx.backend = dispatch.requested()
         start = state if h0 is None else h0
         ctx.save_for_backward(output, start, lengths, offsets, resets, input, *kept)
         return output, h_n
@@ -94,12 +107,13 @@ def _forward(
         in_groups = pre.view(-1, groups, size)
     state = input.new_zeros(batch, groups, size) if h0 is None else _as_state(h0, groups, size)
     options = activation, groups // directions
-    if offsets is None:
+    if offsets is None and dispatch.requested() not in NAMED:
         # In the place of pre, which nobody else holds: out's memory need not be fresh.
         h_n = _recurrence_(in_groups, weight_hh, state, lengths, resets, *options)
         output = pre
     else:
-        out, h_n = _recurrence(in_groups, weight_hh, state, lengths, offsets, resets, *options)
+        recurrence, _ = _RECURRENCES[dispatch.requested()]
+        out, h_n = recurrence(in_groups, weight_hh, state, lengths, offsets, resets, *options)
         output = out.view(pre.shape)
     return output, _as_h0(h_n, directions).contiguous(), state
 
@@ -114,7 +128,8 @@ def _gradients(
     groups, size, _ = weight_hh.shape
     state = start if ctx.starts_from_zero else _as_state(start, groups, size)
     out = output.reshape(*output.shape[:-1], groups, size)
-    grad_pre, grad_state = _recurrence_backward(
+    _, recurrence_backward = _RECURRENCES[ctx.backend]
+    grad_pre, grad_state = recurrence_backward(
         grad_output.reshape(out.shape),
         _as_state(grad_h_n, groups, size),
         out,

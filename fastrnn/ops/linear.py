@@ -100,7 +100,7 @@ def is_plain(input: Tensor, *others: Tensor | None) -> bool:
     """
     if (
         torch.compiler.is_compiling()
-        or dispatch.requested() not in ("auto", "cpp")
+        or (input.is_cpu and dispatch.requested() not in ("auto", "cpp"))
         or transforming()
         or torch._C._len_torch_dispatch_stack() > 0
     ):

@@ -248,7 +248,7 @@ def test_the_report_of_a_gpu(tmp_path: Path) -> None:
     assert "marked †, of bbbbbbb" in text
     assert "| (1000, 16, 128, 128) † | inference | triton | 1.00 |" in text
     assert "| (1000, 16, 64, 64) | inference | triton | 2.00 |" in text
-    assert "| PERSIST_STATIC_SMALL_H | ≤ 100 | float32 | 1 | **0.38×** |" in text
+    assert "| PERSIST_STATIC_SMALL_H | ≤ 100 | float32 | 1 | **0.75×** |" in text
     assert "| **1.00** | 2.00 \\* | – |" not in text
     names = {"gpu-ratios", "gpu-width"}
     made = {path.name for path in (pictures / "nvidia-h200").iterdir()}

@@ -22,20 +22,20 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_choice_holds_for_its_block(tensor: torch.Tensor) -> None:
-    before = dispatch.select(tensor)
+    before = dispatch.select(tensor, 10)
     with fastrnn.backend("reference"):
-        assert dispatch.select(tensor) is reference
+        assert dispatch.select(tensor, 10) is reference
         with fastrnn.backend("auto"):
-            assert dispatch.select(tensor) is before
-        assert dispatch.select(tensor) is reference
-    assert dispatch.select(tensor) is before
+            assert dispatch.select(tensor, 10) is before
+        assert dispatch.select(tensor, 10) is reference
+    assert dispatch.select(tensor, 10) is before
 
 
 def test_a_choice_can_be_set(tensor: torch.Tensor) -> None:
     setter = fastrnn.backend("reference")
-    assert dispatch.select(tensor) is reference
+    assert dispatch.select(tensor, 10) is reference
     setter.__exit__()
-    assert dispatch.select(tensor) is not reference or cpp.unusable()
+    assert dispatch.select(tensor, 10) is not reference or cpp.unusable()
 
 
 def test_an_unknown_backend() -> None:
@@ -53,15 +53,15 @@ def test_a_backend_named_raises_where_it_cannot_serve() -> None:
         pytest.skip("the extension is not built")
     meta = torch.zeros(2, 1, 3, device="meta")
     with fastrnn.backend("cpp"), pytest.raises(RuntimeError, match="not 'meta' ones"):
-        dispatch.select(meta)
+        dispatch.select(meta, 10)
 
 
 def test_auto_falls_back_and_says_so_once(broken: None, tensor: torch.Tensor) -> None:
     with pytest.warns(RuntimeWarning, match=r"reference on 'cpu' tensors.*c\+\+: not found"):
-        assert dispatch.select(tensor) is reference
+        assert dispatch.select(tensor, 10) is reference
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert dispatch.select(tensor) is reference
+        assert dispatch.select(tensor, 10) is reference
 
 
 def test_report_names_every_backend(broken: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,17 +133,19 @@ def test_unusable_without_the_plan(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "proven", "served_by"),
+    ("kernel", "steps", "proven", "served_by"),
     [
-        ("rows", ("triton", "cuda"), "triton"),
-        ("grid", ("triton", "cuda"), "cuda"),
-        ("rows", ("cuda",), "cuda"),
-        ("grid", ("triton",), "triton"),
-        ("grid", (), "reference"),
+        ("rows", 1000, ("triton", "cuda"), "triton"),
+        ("rows", 100, ("triton", "cuda"), "cuda"),
+        ("grid", 1000, ("triton", "cuda"), "cuda"),
+        ("rows", 1000, ("cuda",), "cuda"),
+        ("rows", 100, ("triton",), "triton"),
+        ("grid", 1000, ("triton",), "triton"),
+        ("grid", 1000, (), "reference"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:fastrnn runs the slow PyTorch reference")
-def test_auto_takes_the_fastest_that_is_proven(monkeypatch, kernel, proven, served_by):
+def test_auto_takes_the_fastest_that_is_proven(monkeypatch, kernel, steps, proven, served_by):
     state = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
     for module in (cuda, triton):
         monkeypatch.setattr(module, "unusable", lambda: None)
@@ -151,10 +153,7 @@ def test_auto_takes_the_fastest_that_is_proven(monkeypatch, kernel, proven, serv
         monkeypatch.setattr(module, "untried", lambda state, m=module: _untried(m, proven))
     monkeypatch.setattr(triton, "sizes_of", lambda state: None)
     monkeypatch.setattr(triton, "choose", lambda sizes: kernel)
-    asked = [("triton", triton.outrun), ("cuda", cuda.untried), ("triton", triton.untried)]
-    assert [name for name, _ in dispatch.AUTO["cuda"]] == [name for name, _ in asked]
-    monkeypatch.setitem(dispatch.AUTO, "cuda", asked)
-    assert dispatch.select(state) is dispatch.BACKENDS[served_by]
+    assert dispatch.select(state, steps) is dispatch.BACKENDS[served_by]
 
 
 def _untried(module, proven):
