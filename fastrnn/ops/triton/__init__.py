@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .table import CAPABILITY, FASTEST_FROM, RECORDS, Call, Sizes, choose, is_fastest, mode_of
+from .table import CAPABILITY, FASTEST, FASTEST_FROM, RECORDS, Call, Sizes, choose, mode_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -93,10 +93,11 @@ def untried(state: Tensor) -> str | None:
 
 def outrun(state: Tensor, steps: int) -> str | None:
     """Why `auto` asks the CUDA kernels first: what `untried` says, or that they are faster."""
+    if steps < FASTEST_FROM:  # first: of a call so short the rest of the question would be a tenth
+        return f"of fewer than {FASTEST_FROM} steps the CUDA kernels make less"
     reason = untried(state)
-    if reason is None and not is_fastest(kernel := choose(sizes_of(state)), steps):
-        few = f" over fewer than {FASTEST_FROM} steps" if steps < FASTEST_FROM else ""
-        reason = f"the CUDA kernels are faster than the {kernel} kernel{few}"
+    if reason is None and (kernel := choose(sizes_of(state))) not in FASTEST:
+        reason = f"the CUDA kernels are faster than the {kernel} kernel"
     return reason
 
 
