@@ -28,7 +28,7 @@ if "TRITON_INTERPRET" not in os.environ:
 
 DTYPES = [torch.float32, torch.float16]
 few = settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
