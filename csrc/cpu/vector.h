@@ -133,6 +133,20 @@ struct Float16 {
   }
 };
 
+// memcpy of a multiple of `unit` bytes, less than 2 * part, in pieces of sizes known to the compiler:
+// a call of memcpy takes longer.
+template <size_t unit, size_t part>
+inline void copy_part(char* to, const char* from, size_t bytes) {
+  if constexpr (part >= unit) {
+    if (bytes & part) {
+      __builtin_memcpy(to, from, part);
+      to += part;
+      from += part;
+    }
+    copy_part<unit, part / 2>(to, from, bytes);
+  }
+}
+
 // Calls f(j, load, store) for each vector of a row of n elements. The last, partial one is loaded
 // and stored through a buffer, so that nothing outside the row is touched.
 template <class S, class F>
@@ -147,14 +161,17 @@ inline void each_vector(int64_t n, F f) {
         [j](Element* p, Stored v) { store(p + j, v); });
   if (j == n) return;
   const size_t bytes = (n - j) * sizeof(Element);
+  constexpr auto copy = copy_part<sizeof(Element), sizeof(Stored) / 2>;
   f(
       j,
       [=](const Element* p) {
         Stored v = {};
-        __builtin_memcpy(&v, p + j, bytes);
+        copy(reinterpret_cast<char*>(&v), reinterpret_cast<const char*>(p + j), bytes);
         return S::widen(v);
       },
-      [=](Element* p, Stored v) { __builtin_memcpy(p + j, &v, bytes); });
+      [=](Element* p, Stored v) {
+        copy(reinterpret_cast<char*>(p + j), reinterpret_cast<const char*>(&v), bytes);
+      });
 }
 
 // The shuffles of a transpose, each one instruction: a pair of vectors, a and b, becomes a low and a
