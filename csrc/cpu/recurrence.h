@@ -133,8 +133,8 @@ struct Member {
   }
 };
 
-// All of time for one group, the batch rows [b0, b1) and some columns. `product(n, state, z, odd)`
-// computes these columns of z = state W for the first n rows.
+// All of time for one group, the batch rows [b0, b1) and some columns. `product(n, state, z, backwards)`
+// computes these columns of z = state W for the first n rows, see `multiply`.
 template <class Pass, class Product>
 void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Columns columns,
            State<typename Pass::A>& states, Member member, Product product) {

@@ -1,8 +1,8 @@
 // Vectors of one instruction set: loads, stores, conversions, transposes and tanh.
 //
 // Included inside the namespace of an instruction set that defines VECTOR_BYTES, and where it has a
-// fused multiply-add FUSED_FLOAT and FUSED_DOUBLE. Written with the
-// vector extension of GCC and Clang, so that one text serves every width and every processor.
+// fused multiply-add FUSED_FLOAT and FUSED_DOUBLE. Written with the vector extension of GCC and Clang,
+// so that one text serves every width and every processor.
 
 template <class A>
 struct VectorOf;
@@ -22,9 +22,9 @@ constexpr int64_t lanes = VECTOR_BYTES / sizeof(A);
 
 typedef uint32_t Bits __attribute__((vector_size(VECTOR_BYTES)));       // of a Vector<float>
 typedef int32_t SignedBits __attribute__((vector_size(VECTOR_BYTES)));
+typedef uint64_t LongBits __attribute__((vector_size(VECTOR_BYTES)));   // of a Vector<double>
 typedef int64_t SignedLongBits __attribute__((vector_size(VECTOR_BYTES)));
 typedef uint16_t HalfBits __attribute__((vector_size(VECTOR_BYTES / 2)));
-typedef uint64_t LongBits __attribute__((vector_size(VECTOR_BYTES)));   // of a Vector<double>
 
 template <class To, class From>
 inline To bit_cast(From from) {

@@ -31,7 +31,7 @@ BACKENDS: dict[str, ModuleType] = {
 AUTO: dict[str, tuple[tuple[str, Callable[[Tensor, int], str | None]], ...]] = {
     "cpu": (("cpp", lambda state, steps: cpp.refuses(state)),),
     "cuda": (
-        ("triton", lambda state, steps: triton.outrun(state, steps)),
+        ("triton", triton.outrun),
         ("cuda", lambda state, steps: cuda.untried(state)),
         ("triton", lambda state, steps: triton.untried(state)),
     ),

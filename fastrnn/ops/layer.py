@@ -17,11 +17,10 @@ from torch import Tensor
 
 from . import dispatch
 from .linear import is_recording
-from .recurrence import NAMED, transforming, without_autocast
+from .recurrence import NAMED, recurrence_, transforming, without_autocast
 from .weight_gradient import weight_gradient
 
 _linear = torch.ops.fastrnn.linear.default
-_recurrence_ = torch.ops.fastrnn.recurrence_.default
 
 #: Forward and backward, by the name of the backend that was asked for: who served the one serves
 #: the other, whatever is asked for by then.
@@ -109,7 +108,7 @@ def _forward(
     options = activation, groups // directions
     if offsets is None and dispatch.requested() not in NAMED:
         # In the place of pre, which nobody else holds: out's memory need not be fresh.
-        h_n = _recurrence_(in_groups, weight_hh, state, lengths, resets, *options)
+        h_n = recurrence_(in_groups, weight_hh, state, lengths, resets, *options)
         output = pre
     else:
         recurrence, _ = _RECURRENCES[dispatch.requested()]
