@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import dispatch
-from .linear import is_recording
+from .linear import is_recording, multiply
+from .products import outer
 from .recurrence import NAMED, recurrence_, transforming, without_autocast
 from .weight_gradient import weight_gradient
 
@@ -144,11 +145,11 @@ def _gradients(
     wanted = ctx.needs_input_grad[_WEIGHTS:]
     count = len(wanted) // directions
     rows = grad_pre.reshape(-1, groups * size)
-    grad_input = torch.mm(rows, weight_ih).reshape(input.shape) if of_input else None
+    grad_input = multiply(rows, weight_ih).reshape(input.shape) if of_input else None
     grad_h0 = _as_h0(grad_state, directions) if of_h0 else None
     of_weights: list[Sequence[Tensor | None]] = [[None] * directions] * count
     if any(wanted[::count]):
-        gradient = torch.mm(rows.t(), input.reshape(-1, input.shape[-1]))
+        gradient = outer((rows[:, None], input.reshape(-1, 1, input.shape[-1])))
         of_weights[0] = _apart(gradient, weights[0].shape, directions)
     if any(wanted[1::count]):
         ragged = lengths, offsets, resets, groups // directions

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import cpp, dispatch
+from .products import is_slow, outer
 from .recurrence import LIBRARY, overrule_unusable, transforming
 
 
@@ -31,6 +32,15 @@ overrule_unusable({"linear": F.linear})
 _operator = torch.ops.fastrnn.linear.default
 
 
+def multiply(rows: Tensor, weight: Tensor) -> Tensor:
+    """rows [M, N] weight [N, K] -> [M, K], for gradients: by torch where that is not slow."""
+    if not is_slow(rows):
+        return rows @ weight
+    if transforming():  # for which the operator has no rules
+        return (rows.float() @ weight.float()).to(rows.dtype)
+    return _operator(rows, weight.mT, None)
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, weight, _ = inputs
     ctx.save_for_backward(input, weight)
@@ -42,9 +52,9 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     rows = grad.reshape(-1, weight.shape[0])
     grad_input = grad_weight = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_input = (rows @ weight).reshape(input.shape)
+        grad_input = multiply(rows, weight).reshape(input.shape)
     if ctx.needs_input_grad[1]:
-        grad_weight = rows.mT @ input.reshape(-1, weight.shape[1])
+        grad_weight = outer((rows[:, None], input.reshape(-1, 1, weight.shape[1])))[0]
     if ctx.needs_input_grad[2]:
         grad_bias = rows.sum(0)
     return grad_input, grad_weight, grad_bias
@@ -76,15 +86,29 @@ class _Eager(torch.autograd.Function):
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """input [..., K], weight [N, K] and bias [N] -> input weight^T + bias, [..., N].
 
-    By the operator on the CPU where all `is_plain`; elsewhere, or if shapes do not fit, by torch.
+    By the operator on the CPU where all `is_plain`, and in graphs whose product would be slow;
+    elsewhere, or if shapes do not fit, by torch.
     """
     fits = input.is_cpu and input.dim() > 0 and input.shape[-1] == weight.shape[-1]
+    if fits and _compiling_slowly(input, weight, bias):
+        return _operator(input, weight, bias)
     if not fits or not is_plain(input, weight, bias):
         return F.linear(input, weight, bias)
     if is_recording(input, weight, bias):
         return _Eager.apply(input, weight, bias)
     with torch._C._AutoDispatchBelowAutograd():
         return _operator(input, weight, bias)
+
+
+def _compiling_slowly(input: Tensor, *others: Tensor | None) -> bool:
+    """Whether in a graph for this machine, and not one for another, torch's product is slow."""
+    return (
+        torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and dispatch.requested() in ("auto", "cpp")
+        and is_slow(input)
+        and all(other is None or other.dtype == input.dtype for other in others)
+    )
 
 
 def is_recording(*tensors: Tensor | None) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .products import outer
+
 
 def weight_gradient(
     dz: Tensor,  # as out
@@ -40,19 +42,20 @@ def _weight_gradient(
     if offsets is not None and lengths is not None:
         index = _previous_rows(offsets, lengths, resets, out.shape[0], reverse)
         states = [out, h0] if resets is None else [out, h0, torch.zeros_like(h0[:1])]
-        return _outer(dz, torch.cat(states).index_select(0, index))
+        return outer((dz, torch.cat(states).index_select(0, index)))
     if resets is not None:
         dz = dz.where(~begins(resets, lengths, offsets, reverse)[..., None, None], 0)
     # The state before a row's first step is h0; before every other, a row of out.
     rest, previous = _other_steps(dz, out, reverse)
     if from_zero:
-        return _outer(rest, previous)
+        return outer((rest, previous))
     first = dz[-1 if reverse else 0]
     if reverse and lengths is not None:
         last = (lengths.long() - 1).clamp(0, dz.shape[0] - 1)
         first = dz[last, torch.arange(dz.shape[1], device=dz.device)]
-    gradient = _outer(first, h0)
-    return gradient if rest.shape[0] == 0 else _outer(rest, previous, plus=gradient)
+    if rest.shape[0] == 0:
+        return outer((first, h0))
+    return outer((first, h0), (rest, previous))
 
 
 def _other_steps(dz: Tensor, out: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
@@ -62,18 +65,6 @@ def _other_steps(dz: Tensor, out: Tensor, reverse: bool) -> tuple[Tensor, Tensor
         edge = out.new_zeros(1, *out.shape[1:])
         return dz, torch.cat((out, edge))[1:] if reverse else torch.cat((edge, out))[:-1]
     return (dz[:-1], out[1:]) if reverse else (dz[1:], out[:-1])
-
-
-def _outer(dz: Tensor, h: Tensor, plus: Tensor | None = None) -> Tensor:
-    """Sum of dz h^T over rows, and `plus`: [..., G, H], [..., G, K], [G, H, K] -> [G, H, K]."""
-    # Not flatten: reshape can be batched, as torch.autograd.grad(is_grads_batched=True) needs.
-    groups = dz.shape[-2]
-    if groups == 1:  # a plain matrix product is faster than a batch of one
-        dz, h = dz.reshape(-1, dz.shape[-1]).t(), h.reshape(-1, h.shape[-1])
-        return (torch.mm(dz, h) if plus is None else torch.addmm(plus[0], dz, h))[None]
-    dz, h = (x.reshape(-1, groups, x.shape[-1]) for x in (dz, h))
-    dz, h = dz.permute(1, 2, 0), h.transpose(0, 1)
-    return dz @ h if plus is None else torch.baddbmm(plus, dz, h)
 
 
 def begins(resets: Tensor, lengths: Tensor | None, offsets: Tensor | None, reverse: bool) -> Tensor:

@@ -1,0 +1,65 @@
+"""The products of the weights' gradients: torch's, but for half precision on many CPUs.
+
+Where oneDNN has no products in half precision for a processor, torch multiplies element by element
+and takes up to a hundred times as long as in float32. There the factors are widened first, a part
+at a time. The sums are float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+#: Rows widened at once: enough for a product to be worth its call, few enough for the cache.
+PART = 4096
+
+
+def outer(*pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """Sum of a b^T over all rows of all pairs: a [..., G, H] and b [..., G, K] -> [G, H, K]."""
+    total: Tensor | None = None
+    dtype = pairs[0][0].dtype
+    for pair in pairs:
+        for a, b in _parts(*(_by_group(x) for x in pair)):
+            if total is None:
+                total = a.mT @ b
+            else:
+                total = (torch.addmm if a.dim() == 2 else torch.baddbmm)(total, a.mT, b)
+    assert total is not None  # there is a pair
+    return (total if total.dim() == 3 else total[None]).to(dtype)
+
+
+def _by_group(x: Tensor) -> Tensor:
+    """[..., G, H] -> [G, rows, H]; of one group [rows, H], since batches of one are slower."""
+    # Not flatten: reshape can be batched, as torch.autograd.grad(is_grads_batched=True) needs.
+    if x.shape[-2] == 1:
+        return x.reshape(-1, x.shape[-1])
+    return x.reshape(-1, *x.shape[-2:]).transpose(0, 1)
+
+
+def _parts(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The factors as they are multiplied: [..., rows, H] and [..., rows, K]."""
+    if not is_slow(a):
+        yield a, b
+    elif isinstance(a.shape[-2], torch.SymInt):  # in parts, a graph would not serve every length
+        yield a.float(), b.float()
+    else:
+        for one, other in zip(a.split(PART, -2), b.split(PART, -2), strict=True):
+            yield one.float(), other.float()
+
+
+def is_slow(x: Tensor) -> bool:
+    """Whether torch would take far longer for a product of its dtype than in float32."""
+    return x.is_cpu and x.dtype in _SLOW
+
+
+def _slow() -> Iterator[torch.dtype]:
+    for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16")):
+        supported = f"_is_mkldnn_{name}_supported"
+        if not torch.backends.mkldnn.is_available() or not getattr(torch.ops.mkldnn, supported)():
+            yield dtype
+
+
+#: What oneDNN does not multiply on this processor. Known before a graph is traced.
+_SLOW = frozenset(_slow())
