@@ -1,7 +1,8 @@
 """Records made into pages: docs/benchmarks.md, its figures, and the README's tables.
 
-`python -m benchmarks report` takes of every machine the newest record of the full table; of a GPU
-that has none, of every case the newest of its checks.
+`python -m benchmarks report` takes of every machine the newest record of the full table, and of
+groups that were measured as thoroughly since, the newer rows; of a GPU that has none, of every case
+the newest of its checks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from . import cpu_floor, figures, gpu_figures, gpu_report, records, text
 from .machine import ROOT
 from .records import Record, Row
-from .shapes import GROUPS
+from .shapes import GROUPS, names
 from .tables import (
     MEMORY_HEADER,
     WORDS,
@@ -46,6 +47,9 @@ CAPTION = (
 #: The steps that the tables for a hurried reader have.
 SHOWN = ("inference", "training")
 
+#: What records of one machine must share for their rows to stand side by side.
+SAME = ("device", "torch", "triton", "onnxruntime")
+
 #: Up to so many steps, a call is about as much work as what it calls.
 FEW_STEPS = 8
 
@@ -61,10 +65,31 @@ def newest(folder: Path = records.RESULTS) -> dict[str, Record]:
         checks = [record for record in every if record["selection"]["shapes"] == "gpu"]
         full = [record for record in every if is_full(record)]
         if full:
-            found[name] = calibrated(full[-1], every)
+            found[name] = calibrated(renewed(full[-1], every), every)
         elif checks:
             found[name] = gpu_report.combined(checks)
     return found
+
+
+def renewed(record: Record, every: Iterable[Record]) -> Record:
+    """The same with the newer rows of groups measured since, with all peers and as patiently.
+
+    `renewed` in it says of each such group at which commit.
+    """
+    for other in every:
+        chosen, former = other["selection"], record["selection"]
+        if (
+            other["machine"]["date"] > record["machine"]["date"]
+            and all(other["machine"].get(key) == record["machine"].get(key) for key in SAME)
+            and chosen["complete"]
+            and chosen["peers"] == former["peers"]
+            and chosen["budget_s"] >= former["budget_s"]
+        ):
+            groups = names(chosen["shapes"])
+            left = [row for row in record["rows"] if row["group"] not in groups]
+            since = record.get("renewed", {}) | dict.fromkeys(groups, other["machine"]["commit"])
+            record = record | {"rows": left + other["rows"], "renewed": since}
+    return record
 
 
 def calibrated(record: Record, every: Iterable[Record]) -> Record:
@@ -195,6 +220,10 @@ def described(record: Record) -> str:
         place = f"{what['cores']} cores, {sizes}"
     dirty = " with changes" if what["dirty"] else ""
     parts = [f"{place}; {', '.join(known)}; commit {what['commit']}{dirty}, {what['date'][:10]}."]
+    later = record.get("renewed", {})
+    for commit in dict.fromkeys(later.values()):
+        groups = ", ".join(name for name, of in later.items() if of == commit)
+        parts.append(f"Measured later, at {commit}: {groups}.")
     measured = record["calibration"].get("measured", {})
     if what["device"] == "cpu" and "multiply_add_rate_all" in measured:
         bandwidth = measured["bandwidth_all"][max(measured["bandwidth_all"], key=int)]

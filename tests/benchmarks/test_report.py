@@ -293,7 +293,7 @@ def test_the_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
     new["machine"] = {**new["machine"], "date": "2031-01-02T03:04+00:00"}
     quick = copy.deepcopy(full(3.0))
     quick["machine"]["date"] = "2032-01-02T03:04+00:00"
-    quick["selection"]["shapes"] = "quick"
+    quick["selection"] |= {"shapes": "quick", "peers": "most"}
     broken = copy.deepcopy(full(4.0))
     broken["machine"]["date"] = "2033-01-02T03:04+00:00"
     broken["selection"]["complete"] = False
@@ -301,6 +301,28 @@ def test_the_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
         records.write(one, tmp_path)
     (tmp_path / "some-x-1-avx2-2-threads" / "2033-a-check.json").write_text("{}")
     assert report.newest(tmp_path) == {"some-x-1-avx2-2-threads": new}
+
+
+def test_groups_measured_as_thoroughly_since_replace_those_of_the_full_table(
+    tmp_path: Path,
+) -> None:
+    old, late = full(), copy.deepcopy(full(2.0))
+    group = late["rows"][0]["group"]
+    late["machine"] |= {"date": "2031-01-02T03:04+00:00", "commit": "def5678"}
+    late["selection"]["shapes"] = group
+    late["rows"] = [row for row in late["rows"] if row["group"] == group]
+    hasty, other = copy.deepcopy(late), copy.deepcopy(late)
+    hasty["machine"]["date"] = "2032-01-02T03:04+00:00"
+    hasty["selection"]["budget_s"] /= 2
+    other["machine"] |= {"date": "2033-01-02T03:04+00:00", "torch": "2.14.0"}
+    for one in (old, late, hasty, other):
+        records.write(one, tmp_path)
+    (shown,) = report.newest(tmp_path).values()
+    assert [row for row in shown["rows"] if row["group"] == group] == late["rows"]
+    assert [row for row in shown["rows"] if row["group"] != group] == [
+        row for row in old["rows"] if row["group"] != group
+    ]
+    assert f"Measured later, at def5678: {group}." in report.described(shown)
 
 
 def test_floors_are_of_the_best_that_a_machine_was_seen_to_do(tmp_path: Path) -> None:
