@@ -149,7 +149,7 @@ def _gradients(
     grad_h0 = _as_h0(grad_state, directions) if of_h0 else None
     of_weights: list[Sequence[Tensor | None]] = [[None] * directions] * count
     if any(wanted[::count]):
-        gradient = outer((rows[:, None], input.reshape(-1, 1, input.shape[-1])))
+        gradient = outer((rows, input.reshape(-1, input.shape[-1])))
         of_weights[0] = _apart(gradient, weights[0].shape, directions)
     if any(wanted[1::count]):
         ragged = lengths, offsets, resets, groups // directions

@@ -35,7 +35,7 @@ _operator = torch.ops.fastrnn.linear.default
 def multiply(rows: Tensor, weight: Tensor) -> Tensor:
     """rows [M, N] weight [N, K] -> [M, K], for gradients: by torch where that is not slow."""
     if not is_slow(rows):
-        return rows @ weight
+        return torch.mm(rows, weight)
     if transforming():  # for which the operator has no rules
         return (rows.float() @ weight.float()).to(rows.dtype)
     return _operator(rows, weight.mT, None)
@@ -54,7 +54,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.needs_input_grad[0]:
         grad_input = multiply(rows, weight).reshape(input.shape)
     if ctx.needs_input_grad[1]:
-        grad_weight = outer((rows[:, None], input.reshape(-1, 1, weight.shape[1])))[0]
+        grad_weight = outer((rows, input.reshape(-1, weight.shape[1])))[0]
     if ctx.needs_input_grad[2]:
         grad_bias = rows.sum(0)
     return grad_input, grad_weight, grad_bias

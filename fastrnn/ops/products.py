@@ -7,7 +7,7 @@ at a time. The sums are float32 and rounded once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,36 +17,45 @@ PART = 4096
 
 
 def outer(*pairs: tuple[Tensor, Tensor]) -> Tensor:
-    """Sum of a b^T over all rows of all pairs: a [..., G, H] and b [..., G, K] -> [G, H, K]."""
+    """Sum of a b^T over all rows of all pairs: a [..., G, H] and b [..., G, K] -> [G, H, K].
+
+    Of one group they may be [rows, H] and [rows, K].
+    """
     total: Tensor | None = None
     dtype = pairs[0][0].dtype
+    slow = is_slow(pairs[0][0])
     for pair in pairs:
-        for a, b in _parts(*(_by_group(x) for x in pair)):
-            if total is None:
-                total = a.mT @ b
+        factors = _by_group(pair[0]), _by_group(pair[1])
+        for a, b in _parts(*factors) if slow else (factors,):
+            if a.dim() == 2:
+                total = torch.mm(a.t(), b) if total is None else torch.addmm(total, a.t(), b)
+            elif total is None:
+                total = torch.bmm(a.mT, b)
             else:
-                total = (torch.addmm if a.dim() == 2 else torch.baddbmm)(total, a.mT, b)
+                total = torch.baddbmm(total, a.mT, b)
     assert total is not None  # there is a pair
-    return (total if total.dim() == 3 else total[None]).to(dtype)
+    if total.dim() == 2:
+        total = total[None]
+    return total.to(dtype) if slow else total
 
 
 def _by_group(x: Tensor) -> Tensor:
     """[..., G, H] -> [G, rows, H]; of one group [rows, H], since batches of one are slower."""
     # Not flatten: reshape can be batched, as torch.autograd.grad(is_grads_batched=True) needs.
-    if x.shape[-2] == 1:
-        return x.reshape(-1, x.shape[-1])
-    return x.reshape(-1, *x.shape[-2:]).transpose(0, 1)
+    if x.dim() == 2:
+        return x
+    *_, groups, size = x.shape
+    if groups == 1:
+        return x.reshape(-1, size)
+    return x.reshape(-1, groups, size).transpose(0, 1)
 
 
-def _parts(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The factors as they are multiplied: [..., rows, H] and [..., rows, K]."""
-    if not is_slow(a):
-        yield a, b
-    elif isinstance(a.shape[-2], torch.SymInt):  # in parts, a graph would not serve every length
-        yield a.float(), b.float()
-    else:
-        for one, other in zip(a.split(PART, -2), b.split(PART, -2), strict=True):
-            yield one.float(), other.float()
+def _parts(a: Tensor, b: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    """The factors, [..., rows, H] and [..., rows, K], as they are multiplied."""
+    if isinstance(a.shape[-2], torch.SymInt):  # in parts, a graph would not serve every length
+        return ((a.float(), b.float()),)
+    parts = zip(a.split(PART, -2), b.split(PART, -2), strict=True)
+    return ((one.float(), other.float()) for one, other in parts)
 
 
 def is_slow(x: Tensor) -> bool:

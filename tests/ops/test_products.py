@@ -63,6 +63,16 @@ def test_multiply_rounds_once(dtype: torch.dtype):
     assert_rounded_once(batched.reshape(20, 5), exact, 6, scale)
 
 
+def mistakes_compiling_for_exporting() -> bool:
+    """As torch 2.10 does."""
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def add(x: Tensor) -> Tensor:
+        return x + 1 if torch.compiler.is_exporting() else x
+
+    return add(torch.zeros(())).item() == 1
+
+
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("lengths", [None, torch.tensor([4, 9, 1])], ids=["dense", "lengths"])
 @pytest.mark.parametrize("heads", [1, 2])
@@ -72,6 +82,8 @@ def test_a_training_step_takes_no_product_of_torch_in_half_precision(
     if fastrnn.ops.cpp.unusable() is not None:
         pytest.skip("without the extension the reference serves, and torch multiplies")
     torch._dynamo.reset()
+    if compiled and mistakes_compiling_for_exporting():
+        pytest.skip("this torch takes every graph for an export, which must serve any machine")
     rnn = FusedRNN(6, 8, 2, bidirectional=True, num_heads=heads, dtype=dtype)
     run = torch.compile(rnn, fullgraph=True, backend="aot_eager") if compiled else rnn
     x = draw(9, 3, 6, dtype=dtype).requires_grad_()
