@@ -48,7 +48,7 @@ CAPTION = (
 SHOWN = ("inference", "training")
 
 #: What records of one machine must share for their rows to stand side by side.
-SAME = ("device", "torch", "triton", "onnxruntime")
+SAME = (*gpu_report.SAME, "onnxruntime")
 
 #: Up to so many steps, a call is about as much work as what it calls.
 FEW_STEPS = 8

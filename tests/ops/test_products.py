@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import fastrnn
 from fastrnn import FusedRNN
@@ -106,7 +107,8 @@ def test_compiled_it_is_one_graph_and_as_exact(dtype: torch.dtype):
     rnn = FusedRNN(6, 8, dtype=dtype)
     exact = FusedRNN(6, 8, dtype=torch.float64)
     exact.load_state_dict({name: x.double() for name, x in rnn.state_dict().items()})
-    run = torch.compile(rnn, fullgraph=True, dynamic=True, backend="aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
+    run = torch.compile(rnn, fullgraph=True, dynamic=True, backend=counter)
     for steps in (2, 9, 30):
         x = draw(steps, 3, 6, dtype=dtype)
         for module, given in ((run, x), (exact, x.double())):
@@ -115,3 +117,4 @@ def test_compiled_it_is_one_graph_and_as_exact(dtype: torch.dtype):
         for actual, expected in zip(rnn.parameters(), exact.parameters(), strict=True):
             error = (actual.grad.double() - expected.grad).norm() / expected.grad.norm()
             assert error <= relative_tolerance(dtype, 6 + 8, steps, steps * 3 * 8)[1]
+    assert counter.frame_count == 1
