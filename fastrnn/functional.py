@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _checks
-from .ops import dispatch, onnx, reference
+from .ops import dispatch, flops, onnx, reference  # noqa: F401 (flops registers itself)
 from .ops import recurrence as _operators
 from .ops.layer import layer as run_layer
 from .ops.layer import merge_directions
-from .ops.linear import is_plain, linear
+from .ops.linear import is_plain, is_recording, linear
+from .ops.own_gradient import own_gradient
+from .ops.steps import is_active, zero_padding
 from .ops.weight_gradient import begins
 
 __all__ = ["recurrence", "rnn"]
@@ -154,6 +156,10 @@ def rnn(
             offsets=offsets,
             resets=resets,
         )
+    recording = torch.compiler.is_compiling() or _operators.transforming()
+    recording = recording or is_recording(input, *weights)
+    if lengths is not None and offsets is None and recording:
+        input = zero_padding(input, is_active(input.shape[0], lengths))
     one_step = at_once = False
     # A graph that asked for the number of steps would serve only as many as it was traced with.
     if not torch.compiler.is_compiling():
@@ -201,6 +207,7 @@ def _piece_by_piece(
     directions: int,
 ) -> tuple[Tensor, Tensor]:
     """One layer's output and h_n, as `ops.layer`, in operations that can be traced and mapped."""
+    weights = [own_gradient(weight) for weight in weights]
     weight_ih, weight_hh, bias = merge_directions(weights, directions)
     # A group is a head of a direction, G = D·n: [.., D·H] -> [.., G, H/n].
     groups, size, _ = weight_hh.shape
@@ -275,7 +282,10 @@ def _apply(
             dispatch.select(h0, 0)  # raises, unless the reference is what was asked for
         return reference.forward(*arguments)
     operator = _operators.NAMED.get(dispatch.requested(), _operators.recurrence)
-    return operator(*arguments)
+    out, h_n = operator(*arguments)
+    if torch.compiler.is_compiling() and is_recording(pre, weight_hh, h0):
+        out = out.clone()  # users may write to it, and the backward reads what the operator gave
+    return out, h_n
 
 
 def _autocasting(tensor: Tensor) -> bool:

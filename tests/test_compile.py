@@ -224,3 +224,36 @@ def test_module_compile_in_place():
     rnn.compile(fullgraph=True, backend="aot_eager")
     assert_same(rnn(X), expected)
     assert list(rnn.state_dict()) == names
+
+
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_every_gradient_owns_its_memory(bidirectional, backend):
+    rnn = FusedRNN(3, 4, bidirectional=bidirectional, dtype=torch.float64)
+    run, _ = compiled(rnn, backend=backend)
+    gradients = torch.autograd.grad(run(X)[0].square().sum(), list(rnn.parameters()))
+    storages = [gradient.untyped_storage() for gradient in gradients]
+    assert len({storage._cdata for storage in storages}) == len(storages)
+    for gradient, storage in zip(gradients, storages, strict=True):
+        assert storage.nbytes() == gradient.numel() * gradient.element_size()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_users_may_write_to_the_output(backend):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = FusedRNN(3, 4, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.rnn(x)[0].mul_(2).add_(1)
+
+    model = Model()
+    run, _ = compiled(model, backend=backend)
+    assert_equal_to_eager(run, model, X)
+    # Outside of the graph, too.
+    expected = gradients((model(X) * 3).square(), model.parameters())
+    assert_same(gradients(run(X).mul_(3).square(), model.parameters()), expected)

@@ -18,7 +18,14 @@ from torch import Tensor
 from . import dispatch
 from .linear import is_recording, multiply
 from .products import outer
-from .recurrence import NAMED, recurrence_, transforming, without_autocast
+from .recurrence import (
+    NAMED,
+    add_gradients,
+    copy_on_write,
+    recurrence_,
+    transforming,
+    without_autocast,
+)
 from .weight_gradient import weight_gradient
 
 _linear = torch.ops.fastrnn.linear.default
@@ -54,7 +61,8 @@ def layer(
     """A layer's output, [T, B, D·H] or [N, D·H], and h_n [D, B, H]. All tensors are plain."""
     arguments = (lengths, offsets, resets, activation, directions, input, h0, *weights)
     if is_recording(*weights, input, h0):
-        return _Layer.apply(*arguments)
+        output, h_n, *_ = _Layer.apply(*arguments)
+        return output, h_n
     with _unrecorded():
         output, h_n, _ = _forward(*arguments)
     return output, h_n
@@ -62,21 +70,23 @@ def layer(
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
         with _unrecorded():
             output, h_n, state = _forward(*arguments)
+            kept = copy_on_write(output)
         lengths, offsets, resets, ctx.activation, ctx.directions, input, h0, *weights = arguments
         # Of the biases the gradients do not depend.
         first = len(weights) // ctx.directions
-        kept = weights[:2] if ctx.directions == 1 else weights[:2] + weights[first : first + 2]
+        weights = weights[:2] if ctx.directions == 1 else weights[:2] + weights[first : first + 2]
         ctx.starts_from_zero = h0 is None
         ctx.backend = dispatch.requested()
         start = state if h0 is None else h0
-        ctx.save_for_backward(output, start, lengths, offsets, resets, input, *kept)
-        return output, h_n
+        ctx.save_for_backward(kept, start, lengths, offsets, resets, input, *weights)
+        ctx.set_materialize_grads(False)
+        return output, h_n, *(() if kept is output else (kept,))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # activation checkpointing records it anew, with autograd
         if torch.is_grad_enabled() or transforming():  # for double backward, or a tangent
             return _gradients(ctx, saved, *grads)
@@ -120,9 +130,15 @@ def _forward(
 
 @without_autocast
 def _gradients(
-    ctx: Any, saved: tuple[Any, ...], grad_output: Tensor, grad_h_n: Tensor
+    ctx: Any,
+    saved: tuple[Any, ...],
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_kept: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     output, start, lengths, offsets, resets, input, *weights = saved
+    if grad_output is None or grad_kept is not None:
+        grad_output = add_gradients(grad_output, grad_kept, like=output)
     directions = ctx.directions
     weight_ih, weight_hh, _ = merge_directions(weights, directions)
     groups, size, _ = weight_hh.shape
@@ -131,7 +147,7 @@ def _gradients(
     _, recurrence_backward = _RECURRENCES[ctx.backend]
     grad_pre, grad_state = recurrence_backward(
         grad_output.reshape(out.shape),
-        _as_state(grad_h_n, groups, size),
+        torch.zeros_like(state) if grad_h_n is None else _as_state(grad_h_n, groups, size),
         out,
         weight_hh,
         state,
@@ -156,7 +172,11 @@ def _gradients(
         gradient = weight_gradient(grad_pre, out, state, *ragged, ctx.starts_from_zero)
         of_weights[1] = _apart(gradient, weights[1].shape, directions)
     if count > 2 and (any(wanted[2::count]) or any(wanted[3::count])):
-        of_weights[2:] = [_apart(rows.sum(0), weights[0].shape[:1], directions)] * 2
+        gradient = rows.sum(0)
+        # Users may clip one gradient in place, or free it: no two share memory.
+        of_weights[2:] = [
+            _apart(x, weights[0].shape[:1], directions) for x in (gradient, gradient.clone())
+        ]
     grad_weights = [kind[d] for d in range(directions) for kind in of_weights]
     return None, None, None, None, None, grad_input, grad_h0, *grad_weights
 
@@ -183,10 +203,10 @@ def merge_directions(
 
 
 def _apart(x: Tensor, shape: Sequence[int], directions: int) -> Sequence[Tensor]:
-    """A tensor of this shape for each direction: what `merge_directions` has merged."""
+    """A tensor of this shape for each direction, with memory of its own."""
     if directions == 1:
         return (x.reshape(shape),)
-    return x.reshape(directions, *shape).unbind()
+    return [part.clone() for part in x.reshape(directions, *shape).unbind()]
 
 
 def _as_state(x: Tensor, groups: int, size: int) -> Tensor:

@@ -117,16 +117,18 @@ def is_recording(*tensors: Tensor | None) -> bool:
 
 
 def is_plain(input: Tensor, *others: Tensor | None) -> bool:
-    """Whether operators may be called below autograd: no kernel is missing, and nothing looks on.
+    """Whether operators may be called below autograd: no kernel is missing for these tensors.
 
-    What compiles, transforms, traces or counts torch's own operations knows those better; so do
-    subclasses of Tensor. All must be of one device and of one dtype, which kernels serve there.
+    What compiles, transforms or traces knows torch's own operations better; so do subclasses of
+    Tensor. A dispatch mode sees the operators of either path. It must not choose the path: a
+    checkpoint saves under a mode what it recomputes without. All tensors must be of one device
+    and of one dtype, which kernels serve there.
     """
     if (
         torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
         or (input.is_cpu and dispatch.requested() not in ("auto", "cpp"))
         or transforming()
-        or torch._C._len_torch_dispatch_stack() > 0
     ):
         return False
     dtype, device = input.dtype, input.get_device()

@@ -81,14 +81,25 @@ def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     differentiable, options = tensors[:5], (*tensors[5:], ctx.activation, ctx.reverse_from)
     backward = without_autocast(reference.backward)
     outputs, vjp = torch.func.vjp(lambda *real: backward(*real, *options), *differentiable)[:2]
-    return *vjp(_materialize(grads, outputs)), None, None, None, None, None
+    cotangents = [add_gradients(grad, like=x) for grad, x in zip(grads, outputs, strict=True)]
+    return *vjp(tuple(cotangents)), None, None, None, None, None
 
 
-def _materialize(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The gradients, with zeros for those that are None."""
-    pairs = zip(grads, like, strict=True)
-    first, second = (torch.zeros_like(x) if grad is None else grad for grad, x in pairs)
-    return first, second
+def copy_on_write(output: Tensor) -> Tensor:
+    """A copy for the backward, which is made only if a user writes to the output.
+
+    nn.RNN allows that on the CPU. On a GPU, where cuDNN does not, it is the output itself: a
+    Triton kernel that reads a copy would have it made.
+    """
+    if type(output) is Tensor and output.is_cpu:
+        return torch._lazy_clone(output)
+    return output
+
+
+def add_gradients(*grads: Tensor | None, like: Tensor) -> Tensor:
+    """The sum of the gradients that are not None: of none, zeros."""
+    given = [grad for grad in grads if grad is not None]
+    return sum(given[1:], given[0]) if given else torch.zeros_like(like)
 
 
 def transforming() -> bool:
@@ -125,7 +136,13 @@ def _register(name: str, forward: Callable, backward: Callable) -> Callable:
 
     def backward_of_forward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        return gradients(ctx, saved, *_materialize(grads, (saved[0], saved[2])))
+        grad_out, grad_h_n = grads
+        return gradients(
+            ctx,
+            saved,
+            add_gradients(grad_out, like=saved[0]),
+            add_gradients(grad_h_n, like=saved[2]),
+        )
 
     def jvp(ctx: Any, saved: list[Any], *tangents: Any) -> tuple[Tensor, Tensor]:
         options = *saved, ctx.activation, ctx.reverse_from
@@ -154,24 +171,36 @@ def _register(name: str, forward: Callable, backward: Callable) -> Callable:
     # machine where all else takes as long again. In eager mode this does the same.
     class Eager(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
             with torch._C._AutoDispatchBelowAutograd():
-                output = operator(*inputs)
-            ctx.save_for_backward(*_save(ctx, inputs, output))
-            return output
+                out, h_n = operator(*inputs)
+                kept = copy_on_write(out)
+            ctx.save_for_backward(*_save(ctx, inputs, (kept, h_n)))
+            ctx.set_materialize_grads(False)
+            return out, h_n, *(() if kept is out else (kept,))
 
         @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        def backward(
+            ctx: Any,
+            grad_out: Tensor | None,
+            grad_h_n: Tensor | None,
+            grad_kept: Tensor | None = None,
+        ) -> tuple[Tensor | None, ...]:
             saved = ctx.saved_tensors  # activation checkpointing records it anew, with autograd
+            grads = (
+                add_gradients(grad_out, grad_kept, like=saved[0]),
+                add_gradients(grad_h_n, like=saved[2]),
+            )
             if torch.is_grad_enabled() or transforming():  # for double backward, or a tangent
                 return gradients(ctx, saved, *grads)
             with torch._C._AutoDispatchBelowAutograd():
                 return gradients(ctx, saved, *grads)
 
     def apply(*inputs: Any) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling() or transforming():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or transforming():
             return operator(*inputs)
-        return Eager.apply(*inputs)
+        out, h_n, *_ = Eager.apply(*inputs)
+        return out, h_n
 
     return apply
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .steps import is_active, zero_padding
+
 #: h = act(z), and act'(z) written in terms of h, which is all that the backward keeps.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -144,22 +146,20 @@ class Layout:
         resets: Tensor | None,
     ):
         self.steps = data.shape[0] if offsets is None else offsets.shape[0]
-        self.active: Tensor | None = None  # [T, B]
+        self.active = None if lengths is None else is_active(self.steps, lengths)  # [T, B]
         self.rows: Tensor | None = None  # [T, B], for packed data
-        if lengths is not None:
-            self.active = torch.arange(self.steps, device=h0.device)[:, None] < lengths
         if offsets is not None and self.active is not None:
             rows = offsets[:, None] + torch.arange(h0.shape[0], device=h0.device)
             # Inactive places share one row more than there are.
             self.rows = rows.where(self.active, data.shape[0])
         self.begins = resets if resets is None else self.pad(resets)  # [T, B]
-        if self.begins is not None and self.active is not None:
-            self.begins = self.begins & self.active
 
     def pad(self, data: Tensor) -> Tensor:
-        """[N, ...] -> [T, B, ...]."""
-        if self.rows is None:
+        """[T, B, ...], or [N, ...] with offsets -> [T, B, ...], 0 where a row is inactive."""
+        if self.active is None:
             return data
+        if self.rows is None:
+            return zero_padding(data, self.active)
         data = torch.cat((data, data.new_zeros(1, *data.shape[1:])))
         # reshape, not flatten: it can be batched, as weight_gradient's.
         padded = data.index_select(0, self.rows.reshape(-1))

@@ -21,6 +21,22 @@ def each_direction(function: Callable[..., Tensor], reverse_from: int, *tensors:
     return torch.cat((first, second), -2)
 
 
+def is_active(steps: int, lengths: Tensor) -> Tensor:
+    """Whether row b is active at step t, t < lengths[b]: [T, B]."""
+    return torch.arange(steps, device=lengths.device)[:, None] < lengths
+
+
+def zero_padding(
+    x: Tensor,  # [T, B, ...]
+    active: Tensor,  # [T, B]
+) -> Tensor:
+    """x, and 0 where a row is inactive.
+
+    A gradient sums products with all of x. Padding has the factor 0 there, and 0 · NaN is NaN.
+    """
+    return x.masked_fill(~active.reshape(*active.shape, *[1] * (x.dim() - 2)), 0)
+
+
 def neighbours(
     x: Tensor,  # [T, B, G, H]
     edge: Tensor,  # [B, G, H]

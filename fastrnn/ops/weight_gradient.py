@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .products import outer
+from .steps import uncut, zero_padding
 
 
 def weight_gradient(
@@ -43,28 +44,37 @@ def _weight_gradient(
         index = _previous_rows(offsets, lengths, resets, out.shape[0], reverse)
         states = [out, h0] if resets is None else [out, h0, torch.zeros_like(h0[:1])]
         return outer((dz, torch.cat(states).index_select(0, index)))
-    if resets is not None:
-        dz = dz.where(~begins(resets, lengths, offsets, reverse)[..., None, None], 0)
     # The state before a row's first step is h0; before every other, a row of out.
-    rest, previous = _other_steps(dz, out, reverse)
+    rest, previous, begun = _other_steps(dz, out, resets, lengths, reverse)
+    if begun is not None:
+        # The states, not dz: a sequence that has diverged must not reach the next one's gradient.
+        previous = zero_padding(previous, ~begun)
     if from_zero:
         return outer((rest, previous))
     first = dz[-1 if reverse else 0]
     if reverse and lengths is not None:
         last = (lengths.long() - 1).clamp(0, dz.shape[0] - 1)
         first = dz[last, torch.arange(dz.shape[1], device=dz.device)]
+    if not reverse:
+        h0 = uncut(h0, resets, h0.shape[1])
+    if lengths is not None:  # a row without steps does not use its state
+        h0 = h0.where((lengths > 0)[:, None, None], 0)
     if rest.shape[0] == 0:
         return outer((first, h0))
     return outer((first, h0), (rest, previous))
 
 
-def _other_steps(dz: Tensor, out: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
-    """dz of all steps but the first that is run, and the states before these: no copy."""
+def _other_steps(
+    dz: Tensor, out: Tensor, resets: Tensor | None, lengths: Tensor | None, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """All steps but the first that is run: dz, the states before, whether a row begins: no copy."""
+    begun = None if resets is None else begins(resets, lengths, None, reverse)
     if isinstance(dz.shape[0], torch.SymInt):
         # Of slices of T - 1 steps, a compiled graph for every T would not serve T = 2.
         edge = out.new_zeros(1, *out.shape[1:])
-        return dz, torch.cat((out, edge))[1:] if reverse else torch.cat((edge, out))[:-1]
-    return (dz[:-1], out[1:]) if reverse else (dz[1:], out[:-1])
+        return dz, torch.cat((out, edge))[1:] if reverse else torch.cat((edge, out))[:-1], begun
+    of_dz, of_out = (slice(-1), slice(1, None)) if reverse else (slice(1, None), slice(-1))
+    return dz[of_dz], out[of_out], None if begun is None else begun[of_dz]
 
 
 def begins(resets: Tensor, lengths: Tensor | None, offsets: Tensor | None, reverse: bool) -> Tensor:

@@ -5,24 +5,17 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.func import functional_call, grad
 
-from fastrnn import FusedRNN
+from fastrnn import FusedRNN, functional
 from fastrnn.ops import cpp
 
-from ..twins import assert_same
+from ..twins import assert_same, twins
 
 pytestmark = pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
 
 T, B, I, H = 5, 3, 2, 4  # noqa: E741
 KINDS = [{}, {"bidirectional": True}, {"num_heads": 2}, {"bias": False, "nonlinearity": "relu"}]
-
-
-class Looking(TorchDispatchMode):
-    """Changes nothing; but to what looks on, a layer shows its pieces."""
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        return operator(*args, **(kwargs or {}))
 
 
 def make(**kwargs) -> tuple[FusedRNN, Tensor, Tensor]:
@@ -35,7 +28,7 @@ def make(**kwargs) -> tuple[FusedRNN, Tensor, Tensor]:
 @pytest.mark.parametrize("given", [{}, {"lengths": torch.tensor([2, 5, 0])}, {"resets": True}])
 @pytest.mark.parametrize("with_hx", [False, True])
 @pytest.mark.parametrize("kwargs", KINDS)
-def test_one_node_computes_what_the_pieces_do(kwargs, with_hx, given):
+def test_one_node_computes_what_the_pieces_do(kwargs, with_hx, given, monkeypatch):
     rnn, x, hx = make(**kwargs)
     if "resets" in given:
         given = {"resets": torch.rand(T, B) < 0.3}
@@ -47,17 +40,14 @@ def test_one_node_computes_what_the_pieces_do(kwargs, with_hx, given):
         return output, h_n, loss
 
     results = []
-    for looked_at in (False, True):
+    for in_pieces in (False, True):
+        if in_pieces:
+            monkeypatch.setattr(functional, "is_plain", lambda *tensors: False)
         for leaf in leaves:
             leaf.grad = None
-        if looked_at:
-            with Looking():
-                output, h_n, backward = run()
-                backward()
-        else:
-            output, h_n, backward = run()
-            assert output.grad_fn is h_n.grad_fn
-            backward()
+        output, h_n, backward = run()
+        assert (output.grad_fn is h_n.grad_fn) != in_pieces
+        backward()
         results.append([output, h_n, *(leaf.grad for leaf in leaves)])
     assert_same(*results)
 
@@ -88,17 +78,19 @@ def test_nothing_is_saved_but_the_output_and_what_was_given(kwargs, with_hx):
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         output, _ = rnn(x, hx if with_hx else None)
-    known = {t.data_ptr() for t in (output, x, hx, *rnn.parameters())}
-    fresh = [t.numel() for t in saved if t.data_ptr() not in known]
+    # data_ptr() would copy the output, which is saved for the case that a user writes to it.
+    address = torch._C._data_address
+    known = {address(t) for t in (output, x, hx, *rnn.parameters())}
+    fresh = [t.numel() for t in saved if address(t) not in known]
     assert len(saved) == 3 + 2 * hx.shape[0]
     assert fresh == ([] if with_hx else [hx.numel()])  # zeros
 
 
-@pytest.mark.parametrize("name", ["x", "hx", "weight_ih_l0", "weight_hh_l0", "output"])
+@pytest.mark.parametrize("name", ["x", "hx", "weight_ih_l0", "weight_hh_l0"])
 def test_a_saved_tensor_that_is_written_to_is_noticed(name):
     rnn, x, hx = make()
     output, h_n = rnn(x, hx)
-    tensors = {"x": x, "hx": hx, "output": output, **dict(rnn.named_parameters())}
+    tensors = {"x": x, "hx": hx, **dict(rnn.named_parameters())}
     with torch.no_grad():
         tensors[name].mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -121,3 +113,96 @@ def test_users_may_write_to_the_state(kwargs, recording):
     if recording:
         gradient = torch.autograd.grad(h_n.sum(), hx, retain_graph=True)
         assert_same(gradient, torch.autograd.grad(expected, hx))
+
+
+@pytest.mark.parametrize("steps", [1, 2, T])
+@pytest.mark.parametrize("kwargs", [*KINDS, {"num_layers": 2, "batch_first": True}])
+def test_users_may_write_to_the_output(kwargs, steps):
+    """As nn.RNN lets them: dropout(inplace=True), say. The gradients are those without."""
+    mine = FusedRNN(I, H, dtype=torch.float64, **kwargs)
+    x = torch.randn(steps, steps, I, dtype=torch.float64, requires_grad=True)
+    output, _ = mine(x)
+    expected = torch.autograd.grad((output * 3 + 1).square().sum(), [x, *mine.parameters()])
+    output, _ = mine(x)
+    output.mul_(3).add_(1)
+    actual = torch.autograd.grad(output.square().sum(), [x, *mine.parameters()])
+    assert_same(actual, expected)
+
+
+def test_users_may_write_to_the_operators_output():
+    pre = torch.randn(T, B, 1, H, dtype=torch.float64, requires_grad=True)
+    weight, h0 = torch.randn(1, H, H, dtype=torch.float64), torch.zeros(B, 1, H).double()
+    out, _ = functional.recurrence(pre, weight, h0)
+    expected = torch.autograd.grad(out.square().sum() * 4, pre)
+    out, _ = functional.recurrence(pre, weight, h0)
+    assert_same(torch.autograd.grad(out.mul_(2).square().sum(), pre), expected)
+
+
+def test_an_output_that_is_only_read_is_not_copied():
+    """What the backward keeps shares the output's memory until somebody writes to it."""
+    rnn, x, _ = make()
+    output, _ = rnn(x)
+    (output @ output.mT).tanh().sum().backward()
+    assert torch._C._is_cow_tensor(output)
+    kept = output.detach().clone()
+    assert (output.detach().numpy() == kept.numpy()).all()
+
+
+@pytest.mark.parametrize("given", [{}, {"lengths": torch.tensor([2, 5, 0])}])
+@pytest.mark.parametrize("steps", [1, 2, T])
+@pytest.mark.parametrize(
+    "kwargs", [*KINDS, {"num_layers": 2, "bidirectional": True, "learned_h0": True}]
+)
+@pytest.mark.parametrize("how", ["one node", "pieces", "torch.func"])
+def test_every_gradient_owns_its_memory(how, kwargs, steps, given, monkeypatch):
+    """Clipped or freed in place, one gradient must not change another; as nn.RNN's do not."""
+    rnn = FusedRNN(I, H, **kwargs)
+    x = torch.randn(steps, B, I, requires_grad=True)
+    hx = torch.randn(rnn.num_layers * (2 if rnn.bidirectional else 1), B, H, requires_grad=True)
+    if how == "pieces":
+        monkeypatch.setattr(functional, "is_plain", lambda *tensors: False)
+    named = {"x": x, "hx": hx, **dict(rnn.named_parameters())}
+
+    def loss(named):
+        output, h_n = functional_call(
+            rnn,
+            {k: v for k, v in named.items() if k not in ("x", "hx")},
+            (named["x"], named["hx"]),
+            given,
+        )
+        return output.square().sum() + h_n.sum()
+
+    if how == "torch.func":
+        gradients = grad(loss)(named)
+    else:
+        found = torch.autograd.grad(loss(named), list(named.values()), allow_unused=True)
+        gradients = {k: g for k, g in zip(named, found, strict=True) if g is not None}
+    assert len(gradients) >= len(named) - 1  # hx stands in for a learned h0
+    storages = {name: g.untyped_storage() for name, g in gradients.items()}
+    assert len({s._cdata for s in storages.values()}) == len(storages)
+    for name, g in gradients.items():
+        assert storages[name].nbytes() == g.numel() * g.element_size(), name
+
+
+def test_clipping_treats_gradients_as_it_does_nn_rnns():
+    mine, theirs = twins(I, H, bidirectional=True, dtype=torch.float64)
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    clipped = []
+    for layer in (mine, theirs):
+        parameters = list(layer.parameters())
+        gradients = torch.autograd.grad(layer(x)[0].square().sum(), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        clipped.append([parameter.grad for parameter in parameters])
+    assert_same(*clipped)
+
+
+def test_hooks_that_write_to_gradients_see_only_theirs():
+    mine, theirs = twins(I, H, dtype=torch.float64)
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    for layer in (mine, theirs):
+        for parameter in layer.parameters():
+            parameter.register_hook(lambda gradient: gradient.mul_(2))
+        layer(x)[0].square().sum().backward()
+    assert_same([p.grad for p in mine.parameters()], [p.grad for p in theirs.parameters()])
