@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from . import _checks, functional
+from ._expanded_weights import are_expanded, refuse_beyond_torch
+from ._fx import record_call
 from .ops.packed import packed_layout
 
 __all__ = ["FusedRNN"]
@@ -185,8 +188,26 @@ class FusedRNN(nn.RNNBase):
                 describe its data.
             RuntimeError: T is 0; sizes or devices do not fit together, as in nn.RNN.
         """
+        if (
+            isinstance(input, Proxy)
+            or (hx is not None and isinstance(hx, Proxy))
+            or (lengths is not None and isinstance(lengths, Proxy))
+            or (resets is not None and isinstance(resets, Proxy))
+        ):
+            result = record_call(self, input, hx, lengths=lengths, resets=resets)
+            if result is not None:
+                return result
+        weights = self._weights()
+        if are_expanded(weights):
+            refuse_beyond_torch(
+                lengths=lengths is not None,
+                resets=resets is not None,
+                num_heads=self.num_heads != 1,
+                learned_h0=self.learned_h0,
+            )
+            return nn.RNN.forward(self, input, hx)  # type: ignore[call-overload]
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx, lengths, resets)
+            return self._forward_packed(weights, input, hx, lengths, resets)
         dim = input.dim()
         if dim not in (2, 3):
             raise ValueError(f"RNN: Expected input to be 2D or 3D, got {dim}D tensor instead")
@@ -200,7 +221,7 @@ class FusedRNN(nn.RNNBase):
             hx = hx if hx is None else hx.unsqueeze(1)
             if resets is not None:
                 resets = _checks.resets(resets, input.shape[:1], input.device).unsqueeze(1)
-            output, h_n = self._run(input.unsqueeze(1), hx, 1, resets=resets)
+            output, h_n = self._run(weights, input.unsqueeze(1), hx, 1, resets=resets)
             return output.squeeze(1), h_n.squeeze(1)
         if resets is not None:
             resets = _checks.resets(resets, input.shape[:2], input.device)
@@ -209,7 +230,7 @@ class FusedRNN(nn.RNNBase):
             input = input.transpose(0, 1)
         if lengths is not None:
             _checks.lengths(lengths, input.size(1), input.device)
-        output, h_n = self._run(input, hx, input.size(1), lengths, resets=resets)
+        output, h_n = self._run(weights, input, hx, input.size(1), lengths, resets=resets)
         return output.transpose(0, 1) if self.batch_first else output, h_n
 
     def step(
@@ -218,8 +239,8 @@ class FusedRNN(nn.RNNBase):
         """Run over one step of every row: for sequences that are not there as a whole yet.
 
         Stepping through a sequence, h_n of a step as hx of the next, computes what `forward`
-        computes of the whole. The CPU kernels give the same bits, save where the whole is a single
-        step, which forward leaves to torch.
+        computes of the whole. The CPU kernels give the same bits. Only forward leaves a single step
+        to torch, and in training up to three, which round otherwise.
 
         Args:
             input: [B, I], or [I] for one sequence; of the parameters' dtype, save under autocast.
@@ -260,12 +281,13 @@ class FusedRNN(nn.RNNBase):
             return output.squeeze(0), h_n.squeeze(1)
         resets = resets if resets is None else resets.unsqueeze(0)
         output, h_n = self._run(
-            input.unsqueeze(0), hx, input.size(0), resets=resets, always_fused=True
+            self._weights(), input.unsqueeze(0), hx, input.size(0), resets=resets, always_fused=True
         )
         return output.squeeze(0), h_n
 
     def _forward_packed(
         self,
+        weights: list[Any],
         input: PackedSequence,
         hx: Tensor | None,
         lengths: Tensor | None,
@@ -283,12 +305,24 @@ class FusedRNN(nn.RNNBase):
         lengths, offsets = packed_layout(batch_sizes, data.size(0), batch, data.device)
         if resets is not None:
             resets = _checks.packed_resets(resets, input)
-        output, h_n = self._run(data, hx, lengths.shape[0], lengths, offsets, resets)
+        output, h_n = self._run(weights, data, hx, lengths.shape[0], lengths, offsets, resets)
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
         return packed, self.permute_hidden(h_n, unsorted_indices)
 
+    def _weights(self) -> list[Any]:
+        """The weights in nn.RNN's order.
+
+        Read at every call: parametrizations, pruning, functional_call and sharding replace them.
+        """
+        parameters = self._parameters
+        return [
+            parameters[name] if name in parameters else getattr(self, name)
+            for name in self._flat_weights_names
+        ]
+
     def _run(
         self,
+        weights: list[Any],
         input: Tensor,  # [T, B, I], or [N, I] with offsets
         hx: Tensor | None,  # [D·L, B, H]
         batch: int,
@@ -297,12 +331,6 @@ class FusedRNN(nn.RNNBase):
         resets: Tensor | None = None,  # [T, B], or [N] with offsets
         always_fused: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        # Read at every call: parametrizations, pruning, functional_call and sharding replace them.
-        parameters = self._parameters
-        weights: list[Any] = [
-            parameters[name] if name in parameters else getattr(self, name)
-            for name in self._flat_weights_names
-        ]
         packed = offsets is not None
         if (
             input.dtype != weights[0].dtype
