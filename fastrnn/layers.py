@@ -16,7 +16,11 @@ from torch.nn.utils.rnn import PackedSequence
 from . import _checks, functional
 from ._expanded_weights import are_expanded, refuse_beyond_torch
 from ._fx import record_call
+from .ops import dispatch
+from .ops.linear import is_plain, is_recording
 from .ops.packed import packed_layout
+from .ops.recurrence import NAMED
+from .ops.single_step import single_step
 
 __all__ = ["FusedRNN"]
 
@@ -280,10 +284,28 @@ class FusedRNN(nn.RNNBase):
             )
             return output.squeeze(0), h_n.squeeze(1)
         resets = resets if resets is None else resets.unsqueeze(0)
+        weights = self._weights()
+        if hx is not None and self._is_simple_step(weights, input, hx, resets):
+            return single_step(input, hx, weights, resets, _ACTIVATIONS[self.mode])
         output, h_n = self._run(
-            self._weights(), input.unsqueeze(0), hx, input.size(0), resets=resets, always_fused=True
+            weights, input.unsqueeze(0), hx, input.size(0), resets=resets, always_fused=True
         )
         return output.squeeze(0), h_n
+
+    def _is_simple_step(
+        self, weights: list[Any], input: Tensor, hx: Tensor, resets: Tensor | None
+    ) -> bool:
+        """Whether `single_step` serves a step; errors and all else are `_run`'s."""
+        return (
+            is_plain(input, hx, *weights)
+            and not is_recording(*weights, input, hx)
+            and not torch._C._is_any_autocast_enabled()
+            and dispatch.requested() not in NAMED
+            and input.size(1) == self.input_size
+            and hx.shape == (self.num_layers, input.size(0), self.hidden_size)
+            and not (self.training and self.dropout > 0)
+            and (resets is None or not self.learned_h0)
+        )
 
     def _forward_packed(
         self,
