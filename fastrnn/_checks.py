@@ -122,15 +122,3 @@ def heads(num_heads: int, hidden_size: int, learned_h0: bool) -> None:
 def no_lengths(given: Tensor | None, given_with: str) -> None:
     if given is not None:
         raise ValueError(f"lengths is for padded 3-D input, but came with {given_with}")
-
-
-def cell_hidden(hx: Tensor, batch: int, hidden_size: int) -> None:
-    """hx is [batch, hidden_size]."""
-    if hx.size(0) != batch:
-        raise RuntimeError(
-            f"Input batch size {batch} doesn't match hidden0 batch size {hx.size(0)}"
-        )
-    if hx.size(1) != hidden_size:
-        raise RuntimeError(
-            f"hidden0 has inconsistent hidden_size: got {hx.size(1)}, expected {hidden_size}"
-        )

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn.functional import linear
 
-from . import _checks, functional
+from ._expanded_weights import are_expanded
+from ._fx import record_call
 
 __all__ = ["FusedRNNCell"]
 
+_OPERATIONS = {"tanh": torch.rnn_tanh_cell, "relu": torch.rnn_relu_cell}
+_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
-class FusedRNNCell(nn.RNNCellBase):
+
+class FusedRNNCell(nn.RNNCell):
     r"""A drop-in for `torch.nn.RNNCell`: one step of a `FusedRNN` layer.
 
     .. math:: h' = act(W_{ih} x + b_{ih} + W_{hh} h + b_{hh})
 
-    Stepping it over a sequence computes what a FusedRNN with the same weights does. With
-    I ``input_size``, H ``hidden_size`` and B the batch size:
+    Stepping it over a sequence computes what a FusedRNN with the same weights does, up to rounding;
+    `FusedRNN.step` has the sequence's bits. A single step leaves nothing to fuse: on every device,
+    and whatever `fastrnn.backend` says, it is torch's own operation, called with less Python.
+
+    With I ``input_size``, H ``hidden_size`` and B the batch size:
 
     Args:
         input_size: I.
@@ -28,18 +40,6 @@ class FusedRNNCell(nn.RNNCellBase):
     Parameters:
         weight_ih [H, I], weight_hh [H, H], bias_ih [H], bias_hh [H], drawn from U(-1/√H, 1/√H).
     """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        nonlinearity: str = "tanh",
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
-        self.nonlinearity = nonlinearity
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step.
@@ -55,27 +55,27 @@ class FusedRNNCell(nn.RNNCellBase):
             ValueError: input or hx is neither 1-D nor 2-D.
             RuntimeError: sizes, dtypes or devices do not fit together; no such nonlinearity.
         """
+        if isinstance(input, Proxy) or (hx is not None and isinstance(hx, Proxy)):
+            result = record_call(self, input, hx)
+            if result is not None:
+                return result
         dim = input.dim()
         if dim not in (1, 2):
             raise ValueError(f"RNNCell: Expected input to be 1D or 2D, got {dim}D instead")
         if hx is not None and hx.dim() not in (1, 2):
             raise ValueError(f"RNNCell: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")
-        if self.nonlinearity not in ("tanh", "relu"):
+        if self.nonlinearity not in _OPERATIONS:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         if dim == 1:
             input, hx = input.unsqueeze(0), hx if hx is None else hx.unsqueeze(0)
-        if input.size(1) != self.input_size:
-            raise RuntimeError(
-                f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
-            )
-        if hx is not None:
-            _checks.cell_hidden(hx, input.size(0), self.hidden_size)
-            hx = hx.unsqueeze(0)
-        weights = [self.weight_ih, self.weight_hh]
-        if self.bias:
-            weights += [self.bias_ih, self.bias_hh]
-        _checks.attributes(input, weights[0], hx)
-        output, _ = functional.rnn(
-            input.unsqueeze(0), hx, weights, bias=bool(self.bias), activation=self.nonlinearity
-        )
-        return output[0] if dim == 2 else output[0, 0]
+        if hx is None:
+            hx = input.new_zeros(input.size(0), self.hidden_size)
+        own = self._parameters  # a Module is slow to find them as attributes
+        weights: list[Any] = [own[name] if name in own else getattr(self, name) for name in _NAMES]
+        if are_expanded(weights):  # which nn.RNNCell does not take
+            weight_ih, weight_hh, bias_ih, bias_hh = weights
+            pre = linear(input, weight_ih, bias_ih) + linear(hx, weight_hh, bias_hh)
+            output = _ACTIVATIONS[self.nonlinearity](pre)
+        else:
+            output = _OPERATIONS[self.nonlinearity](input, hx, *weights)
+        return output if dim == 2 else output.squeeze(0)

@@ -179,10 +179,10 @@ def _stays_torchs(module: nn.Module) -> str | None:
         return _of_a_copy(module.original_name, compiled)
     if type(module).__module__.startswith("torch.ao."):
         return _of_a_copy(type(module).__name__, "it is quantized, and fastrnn computes in floats")
-    if isinstance(module, (nn.RNN, nn.RNNCell)):
-        return _of_a_class(module, _TO_OURS, "convert")
     if isinstance(module, (FusedRNN, FusedRNNCell)):
         return None
+    if isinstance(module, (nn.RNN, nn.RNNCell)):
+        return _of_a_class(module, _TO_OURS, "convert")
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return _another(type(module).__name__)
     return None

@@ -10,10 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from . import _checks, functional
+from ._expanded_weights import are_expanded, refuse_beyond_torch
+from ._fx import record_call
+from .ops import dispatch
+from .ops.linear import is_plain, is_recording
 from .ops.packed import packed_layout
+from .ops.recurrence import NAMED
+from .ops.single_step import single_step
 
 __all__ = ["FusedRNN"]
 
@@ -143,7 +150,7 @@ class FusedRNN(nn.RNNBase):
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | None = None,
-        *,
+        # Not by keyword alone: torch.onnx.export(dynamo=False) passes all by position.
         lengths: Tensor | None = None,
         resets: Tensor | PackedSequence | None = None,
     ) -> tuple[Tensor | PackedSequence, Tensor]:
@@ -185,8 +192,26 @@ class FusedRNN(nn.RNNBase):
                 describe its data.
             RuntimeError: T is 0; sizes or devices do not fit together, as in nn.RNN.
         """
+        if (
+            isinstance(input, Proxy)
+            or (hx is not None and isinstance(hx, Proxy))
+            or (lengths is not None and isinstance(lengths, Proxy))
+            or (resets is not None and isinstance(resets, Proxy))
+        ):
+            result = record_call(self, input, hx, lengths=lengths, resets=resets)
+            if result is not None:
+                return result
+        weights = self._weights()
+        if are_expanded(weights):
+            refuse_beyond_torch(
+                lengths=lengths is not None,
+                resets=resets is not None,
+                num_heads=self.num_heads != 1,
+                learned_h0=self.learned_h0,
+            )
+            return nn.RNN.forward(self, input, hx)  # type: ignore[call-overload]
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx, lengths, resets)
+            return self._forward_packed(weights, input, hx, lengths, resets)
         dim = input.dim()
         if dim not in (2, 3):
             raise ValueError(f"RNN: Expected input to be 2D or 3D, got {dim}D tensor instead")
@@ -200,7 +225,7 @@ class FusedRNN(nn.RNNBase):
             hx = hx if hx is None else hx.unsqueeze(1)
             if resets is not None:
                 resets = _checks.resets(resets, input.shape[:1], input.device).unsqueeze(1)
-            output, h_n = self._run(input.unsqueeze(1), hx, 1, resets=resets)
+            output, h_n = self._run(weights, input.unsqueeze(1), hx, 1, resets=resets)
             return output.squeeze(1), h_n.squeeze(1)
         if resets is not None:
             resets = _checks.resets(resets, input.shape[:2], input.device)
@@ -209,7 +234,7 @@ class FusedRNN(nn.RNNBase):
             input = input.transpose(0, 1)
         if lengths is not None:
             _checks.lengths(lengths, input.size(1), input.device)
-        output, h_n = self._run(input, hx, input.size(1), lengths, resets=resets)
+        output, h_n = self._run(weights, input, hx, input.size(1), lengths, resets=resets)
         return output.transpose(0, 1) if self.batch_first else output, h_n
 
     def step(
@@ -218,8 +243,8 @@ class FusedRNN(nn.RNNBase):
         """Run over one step of every row: for sequences that are not there as a whole yet.
 
         Stepping through a sequence, h_n of a step as hx of the next, computes what `forward`
-        computes of the whole. The CPU kernels give the same bits, save where the whole is a single
-        step, which forward leaves to torch.
+        computes of the whole. The CPU kernels give the same bits. Only forward leaves a single step
+        to torch, and in training up to three, which round otherwise.
 
         Args:
             input: [B, I], or [I] for one sequence; of the parameters' dtype, save under autocast.
@@ -259,19 +284,40 @@ class FusedRNN(nn.RNNBase):
             )
             return output.squeeze(0), h_n.squeeze(1)
         resets = resets if resets is None else resets.unsqueeze(0)
+        weights = self._weights()
+        if hx is not None and self._is_simple_step(weights, input, hx, resets):
+            return single_step(input, hx, weights, resets, _ACTIVATIONS[self.mode])
         output, h_n = self._run(
-            input.unsqueeze(0), hx, input.size(0), resets=resets, always_fused=True
+            weights, input.unsqueeze(0), hx, input.size(0), resets=resets, always_fused=True
         )
         return output.squeeze(0), h_n
 
+    def _is_simple_step(
+        self, weights: list[Any], input: Tensor, hx: Tensor, resets: Tensor | None
+    ) -> bool:
+        """Whether `single_step` serves a step; errors and all else are `_run`'s."""
+        return (
+            is_plain(input, hx, *weights)
+            and not is_recording(*weights, input, hx)
+            and not torch._C._is_any_autocast_enabled()
+            and dispatch.requested() not in NAMED
+            and input.size(1) == self.input_size
+            and hx.shape == (self.num_layers, input.size(0), self.hidden_size)
+            and not (self.training and self.dropout > 0)
+            and (resets is None or not self.learned_h0)
+        )
+
     def _forward_packed(
         self,
+        weights: list[Any],
         input: PackedSequence,
         hx: Tensor | None,
         lengths: Tensor | None,
         resets: Tensor | PackedSequence | None,
     ) -> tuple[PackedSequence, Tensor]:
         _checks.no_lengths(lengths, "a PackedSequence, which knows its own")
+        if torch.jit.is_tracing() and resets is None and self._is_in_torch(hx):
+            return nn.RNN.forward(self, input, hx)  # type: ignore[call-overload]
         data, batch_sizes, sorted_indices, unsorted_indices = input
         if hx is not None:
             hx = self.permute_hidden(hx, sorted_indices)
@@ -280,15 +326,32 @@ class FusedRNN(nn.RNNBase):
             batch = sorted_indices.size(0)
         elif hx is not None and torch.compiler.is_compiling():
             batch = hx.size(1)
-        lengths, offsets = packed_layout(batch_sizes, data.size(0), batch, data.device)
+        lengths, offsets = packed_layout(batch_sizes, data, batch)
         if resets is not None:
             resets = _checks.packed_resets(resets, input)
-        output, h_n = self._run(data, hx, lengths.shape[0], lengths, offsets, resets)
+        output, h_n = self._run(weights, data, hx, lengths.shape[0], lengths, offsets, resets)
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
         return packed, self.permute_hidden(h_n, unsorted_indices)
 
+    def _is_in_torch(self, hx: Tensor | None) -> bool:
+        """Whether nn.RNN computes the same from the same weights."""
+        starts_alike = hx is not None or not self.learned_h0
+        return self.num_heads == 1 and starts_alike and dispatch.requested() == "auto"
+
+    def _weights(self) -> list[Any]:
+        """The weights in nn.RNN's order.
+
+        Read at every call: parametrizations, pruning, functional_call and sharding replace them.
+        """
+        parameters = self._parameters
+        return [
+            parameters[name] if name in parameters else getattr(self, name)
+            for name in self._flat_weights_names
+        ]
+
     def _run(
         self,
+        weights: list[Any],
         input: Tensor,  # [T, B, I], or [N, I] with offsets
         hx: Tensor | None,  # [D·L, B, H]
         batch: int,
@@ -297,12 +360,6 @@ class FusedRNN(nn.RNNBase):
         resets: Tensor | None = None,  # [T, B], or [N] with offsets
         always_fused: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        # Read at every call: parametrizations, pruning, functional_call and sharding replace them.
-        parameters = self._parameters
-        weights: list[Any] = [
-            parameters[name] if name in parameters else getattr(self, name)
-            for name in self._flat_weights_names
-        ]
         packed = offsets is not None
         if (
             input.dtype != weights[0].dtype

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
+from ._fx import record_call
 from .layers import FusedRNN
 
 __all__ = ["ReadoutRNN"]
@@ -75,7 +77,6 @@ class ReadoutRNN(nn.Module):
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | None = None,
-        *,
         lengths: Tensor | None = None,
         resets: Tensor | PackedSequence | None = None,
     ) -> tuple[Tensor | PackedSequence, Tensor]:
@@ -87,6 +88,10 @@ class ReadoutRNN(nn.Module):
                 or [C] for one sequence, in the caller's order.
             h_n: [D·L, B, H], or [D·L, H] for one sequence.
         """
+        if any(isinstance(x, Proxy) for x in (input, hx, lengths, resets)):
+            result = record_call(self, input, hx, lengths=lengths, resets=resets)
+            if result is not None:
+                return result
         output, h_n = self.rnn(input, hx, lengths=lengths, resets=resets)
         if self.steps == "last":
             directions = 2 if self.rnn.bidirectional else 1

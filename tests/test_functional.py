@@ -1,5 +1,8 @@
 """The public functions: what they accept, refuse and return."""
 
+from typing import Any
+from unittest import mock
+
 import pytest
 import torch
 from torch import nn
@@ -108,6 +111,48 @@ def test_few_steps(lengths: torch.Tensor | None, dtype: torch.dtype, steps: int)
         for actual, expected in zip((output, h_n), peer(x, hx), strict=True):
             torch.testing.assert_close(actual, expected, **bounds)
         assert output.untyped_storage().data_ptr() != h_n.untyped_storage().data_ptr()
+
+
+def torchs_loop_runs(steps: int, recording: bool = True, dtype: Any = None, **given: Any) -> bool:
+    """Whether a call of so many steps is left to torch's own loop."""
+    weights = list(nn.RNN(3, 4, dtype=dtype).parameters())
+    x = torch.randn(steps, 2, 3, dtype=dtype)
+    spied = mock.patch.object(torch, "rnn_tanh", wraps=torch.rnn_tanh)
+    with spied as loop, torch.set_grad_enabled(recording):
+        functional.rnn(x, None, weights, **given)
+    return loop.called
+
+
+def test_torchs_own_loop_runs_few_steps() -> None:
+    few = functional.FEW_STEPS
+    assert [torchs_loop_runs(t) for t in range(1, few + 2)] == [True] * few + [False]
+    assert [torchs_loop_runs(t, recording=False) for t in (1, 2)] == [True, False]
+    assert not torchs_loop_runs(1, lengths=torch.tensor([1, 1]))
+    assert not torchs_loop_runs(1, resets=torch.zeros(1, 2, dtype=torch.bool))
+    assert not torchs_loop_runs(1, dtype=torch.bfloat16)
+    with fastrnn.backend("reference"):
+        assert not torchs_loop_runs(1)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_few_steps_train_as_nn_rnns(steps: int, activation: str, bidirectional: bool) -> None:
+    """Dropout between the layers included."""
+    options: Any = {"num_layers": 2, "dropout": 0.5, "bidirectional": bidirectional}
+    peer = nn.RNN(3, 4, nonlinearity=activation, **options, dtype=torch.float64)
+    weights = list(peer.parameters())
+    x = torch.randn(steps, 2, 3, dtype=torch.float64, requires_grad=True)
+    results = []
+    for call in (
+        lambda: functional.rnn(x, None, weights, training=True, activation=activation, **options),
+        lambda: peer(x),
+    ):
+        torch.manual_seed(0)
+        output, h_n = call()
+        loss = output.square().sum() + h_n.sin().sum()
+        results.append([output, h_n, *torch.autograd.grad(loss, [x, *weights])])
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize(

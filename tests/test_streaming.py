@@ -3,11 +3,13 @@
 Of nn.RNN a sequence of one step is asked for, whose rounding is another than the whole's.
 """
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
 
-from fastrnn import FusedRNN, ReadoutRNN, functional
+from fastrnn import FusedRNN, ReadoutRNN
 from fastrnn.ops import cpp
 
 from .twins import assert_same, gradients
@@ -92,12 +94,12 @@ def test_a_step_is_the_operators(monkeypatch):
     def unfused(*args):
         raise AssertionError("unfused")
 
-    monkeypatch.setattr(functional, "_one_step", unfused)
+    monkeypatch.setattr(torch, "rnn_tanh", unfused)
     rnn = FusedRNN(3, 4)
     x = torch.randn(2, 3)
-    for recording in (True, False):
+    for recording, hx in itertools.product((True, False), (None, torch.randn(1, 2, 4))):
         with torch.set_grad_enabled(recording):
-            assert rnn.step(x)[0].shape == (2, 4)
+            assert rnn.step(x, hx)[0].shape == (2, 4)
     with pytest.raises(AssertionError, match="unfused"):
         rnn(x[None])
 

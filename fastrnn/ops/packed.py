@@ -13,15 +13,10 @@ from torch import Tensor
 
 from .recurrence import LIBRARY
 
-_SCHEMA = (
-    "(Tensor batch_sizes, SymInt rows, SymInt? batch, Device device) "
-    "-> (Tensor lengths, Tensor offsets)"
-)
+_SCHEMA = "(Tensor batch_sizes, Tensor data, SymInt? batch) -> (Tensor lengths, Tensor offsets)"
 
 
-def packed_layout(
-    batch_sizes: Tensor, rows: int, batch: int | None, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def packed_layout(batch_sizes: Tensor, data: Tensor, batch: int | None) -> tuple[Tensor, Tensor]:
     """A PackedSequence's lengths [B] and offsets [T], on data's device.
 
     Nothing here waits for that device. Kernels trust the result with their memory accesses: a
@@ -29,21 +24,22 @@ def packed_layout(
 
     Args:
         batch_sizes: [T] integers on the CPU.
-        rows: N, of its data.
+        data: [N, ...], of which the size and the device count.
         batch: B where another tensor tells, or None: compiled code goes by it.
-        device: of its data.
 
     Raises:
         ValueError: the batch sizes do not begin with B, or do not descend, or do not sum to N.
     """
+    operator = torch.ops.fastrnn.packed_layout.default
     if torch.compiler.is_compiling():
-        return torch.ops.fastrnn.packed_layout.default(batch_sizes, rows, batch, device)
-    return _packed_layout(batch_sizes, rows, batch, device)
+        return operator(batch_sizes, data.detach(), batch)
+    if torch.jit.is_tracing():  # which would record the number as it is in the example
+        return operator(batch_sizes, data.detach(), None)
+    return _packed_layout(batch_sizes, data, batch)
 
 
-def _packed_layout(
-    batch_sizes: Tensor, rows: int, batch: int | None, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _packed_layout(batch_sizes: Tensor, data: Tensor, batch: int | None) -> tuple[Tensor, Tensor]:
+    rows = data.shape[0]
     ends = batch_sizes.cumsum(0)
     first = int(batch_sizes[0])
     descending = bool((batch_sizes[1:] <= batch_sizes[:-1]).all()) and int(batch_sizes[-1]) >= 0
@@ -61,16 +57,14 @@ def _packed_layout(
     # Row b is active at the steps whose batch size exceeds b.
     number = torch.arange(first, dtype=batch_sizes.dtype)
     lengths = steps - torch.searchsorted(batch_sizes.flip(0), number, right=True)
-    both = torch.cat((lengths, ends - batch_sizes)).to(device, non_blocking=True)
+    both = torch.cat((lengths, ends - batch_sizes)).to(data.device, non_blocking=True)
     return both[:first], both[first:]
 
 
-def _fake(
-    batch_sizes: Tensor, rows: int, batch: int | None, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _fake(batch_sizes: Tensor, data: Tensor, batch: int | None) -> tuple[Tensor, Tensor]:
     first = torch.library.get_ctx().new_dynamic_size(min=0) if batch is None else batch
-    lengths = batch_sizes.new_empty((first,), device=device)
-    return lengths, batch_sizes.new_empty(batch_sizes.shape, device=device)
+    lengths = batch_sizes.new_empty((first,), device=data.device)
+    return lengths, batch_sizes.new_empty(batch_sizes.shape, device=data.device)
 
 
 def _apart(*arguments: Any) -> tuple[Tensor, Tensor]:

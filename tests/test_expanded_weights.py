@@ -1,0 +1,114 @@
+"""Per-sample gradients by torch's expanded weights, Opacus's "ew" mode, are nn.RNN's."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
+from torch.nn.utils.rnn import pack_sequence
+
+from fastrnn import FusedRNN, FusedRNNCell, ReadoutRNN
+
+from .twins import assert_same, twins
+
+B, T, INPUTS, H = 3, 5, 4, 6
+
+
+def per_sample(module: nn.Module, *args: Any, **options: Any) -> dict[str, Tensor]:
+    """Of a loss in which no two elements of the output weigh the same."""
+    output = call_for_per_sample_grads(module, **options)(*args)
+    output = output[0] if isinstance(output, tuple) else output
+    data = getattr(output, "data", output) if not isinstance(output, Tensor) else output
+    (data * torch.linspace(-1, 1, data.numel(), dtype=data.dtype).view(data.shape)).sum().backward()
+    return {
+        name: p.grad_sample  # type: ignore[attr-defined]
+        for name, p in module.named_parameters()
+        if p.requires_grad
+    }
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 2, "bidirectional": True},
+        {"bias": False, "nonlinearity": "relu"},
+        {"num_layers": 2, "dropout": 0.5},
+    ],
+)
+def test_layers(options, batch_first):
+    results = []
+    for layer in twins(INPUTS, H, **options, batch_first=batch_first, dtype=torch.float64):
+        torch.manual_seed(0)
+        x = torch.randn(*(B, T) if batch_first else (T, B), INPUTS, dtype=torch.float64)
+        results.append(per_sample(layer, x, batch_first=batch_first))
+    assert all(g.shape[0] == B for g in results[0].values())
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_few_steps_and_a_state(steps):
+    x, hx = (torch.randn(n, B, m, dtype=torch.float64) for n, m in ((steps, INPUTS), (1, H)))
+    pair = twins(INPUTS, H, dtype=torch.float64)
+    assert_same(*(per_sample(layer, x, hx, batch_first=False) for layer in pair))
+
+
+def test_some_weights_are_frozen():
+    results = []
+    for layer in twins(INPUTS, H, dtype=torch.float64):
+        layer.weight_ih_l0.requires_grad_(False)
+        x = torch.linspace(-1, 1, B * T * INPUTS, dtype=torch.float64).view(B, T, INPUTS)
+        layer.batch_first = True
+        results.append(per_sample(layer, x))
+    assert "weight_ih_l0" not in results[0]
+    assert_same(*results)
+
+
+def test_a_packed_sequence():
+    data = torch.linspace(-1, 1, B * T * INPUTS, dtype=torch.float64).view(B, T, INPUTS)
+    packed = pack_sequence([data[0], data[1, :3], data[2, :1]])
+    pair = twins(INPUTS, H, dtype=torch.float64)
+    assert_same(*(per_sample(layer, packed, batch_size=B) for layer in pair))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_the_cell(bias, nonlinearity):
+    """nn.RNNCell raises "cannot handle function rnn_tanh_cell": one sample at a time tells."""
+    cell = FusedRNNCell(INPUTS, H, bias, nonlinearity, dtype=torch.float64)
+    x, hx = torch.randn(B, INPUTS, dtype=torch.float64), torch.randn(B, H, dtype=torch.float64)
+    actual = per_sample(cell, x, hx)
+    weight = torch.linspace(-1, 1, B * H, dtype=torch.float64).view(B, H)
+    for b in range(B):
+        loss = (cell(x[b], hx[b]) * weight[b]).sum()
+        expected = torch.autograd.grad(loss, list(cell.parameters()))
+        assert_same([g[b] for g in actual.values()], list(expected))
+
+
+def test_a_readout():
+    net = ReadoutRNN(INPUTS, H, 2, batch_first=True, dtype=torch.float64)
+    x = torch.randn(B, T, INPUTS, dtype=torch.float64)
+    actual = per_sample(net, x)
+    weight = torch.linspace(-1, 1, B * T * 2, dtype=torch.float64).view(B, T, 2)
+    for b in range(B):
+        loss = (net(x[b : b + 1])[0] * weight[b]).sum()
+        expected = torch.autograd.grad(loss, list(net.parameters()))
+        assert_same([g[b] for g in actual.values()], list(expected))
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "what"),
+    [
+        ({"num_heads": 2}, {}, "num_heads"),
+        ({"learned_h0": True}, {}, "learned_h0"),
+        ({}, {"lengths": torch.tensor([5, 4, 1])}, "lengths"),
+        ({}, {"resets": torch.zeros(B, T, dtype=torch.bool)}, "resets"),
+    ],
+)
+def test_what_nn_rnn_lacks_is_refused(options, given, what):
+    rnn = FusedRNN(INPUTS, H, batch_first=True, **options)
+    call = call_for_per_sample_grads(rnn, batch_size=B)
+    with pytest.raises(RuntimeError, match=f"expanded weights know no {what}: take .*torch.func"):
+        call(torch.randn(B, T, INPUTS), **given)

@@ -1,0 +1,132 @@
+"""A model that holds our layers is traced by torch.fx as one that holds torch's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.ao.quantization import get_default_qconfig_mapping
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
+
+import fastrnn
+from fastrnn import FusedRNN, FusedRNNCell, ReadoutRNN
+
+from .twins import TORCH, assert_same
+
+X = torch.randn(5, 2, 4)
+
+
+class Around(nn.Module):
+    """A model around a layer, called as ``call`` does."""
+
+    def __init__(self, layer: nn.Module, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self.before, self.inner, self.call = nn.Linear(4, 4), nn.ModuleDict({"rnn": layer}), call
+
+    def forward(self, x: Tensor, given: Any = None) -> Any:
+        return self.call(self.inner["rnn"], self.before(x), given)
+
+
+def nodes(graph: fx.Graph) -> list[tuple[str, Any]]:
+    return [(node.op, node.target) for node in graph.nodes]
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [(FusedRNN(4, 6, 2, bidirectional=True), X), (FusedRNNCell(4, 6), X[0])],
+)
+def test_the_graph_is_the_one_of_torchs_layer(layer, x):
+    torchs = TORCH[type(layer)](*(4, 6, 2) if isinstance(layer, FusedRNN) else (4, 6))
+    for call in (lambda rnn, x, _: rnn(x), lambda rnn, x, h: rnn(x, h)):
+        mine, theirs = (fx.symbolic_trace(Around(m, call)) for m in (layer, torchs))
+        assert nodes(mine.graph) == nodes(theirs.graph)
+        assert ("call_module", "inner.rnn") in nodes(mine.graph)
+    traced = fx.symbolic_trace(Around(layer, lambda rnn, x, _: rnn(x)))
+    assert traced.inner.rnn is layer
+    assert_same(traced(x), layer(traced.before(x)))
+
+
+@pytest.mark.parametrize("kind", [FusedRNN, lambda *sizes: ReadoutRNN(*sizes, 3)])
+@pytest.mark.parametrize("name", ["hx", "lengths", "resets"])
+def test_keyword_arguments(kind, name):
+    layer = kind(4, 6)
+    given = {
+        "hx": torch.randn(1, 2, 6),
+        "lengths": torch.tensor([5, 3]),
+        "resets": torch.rand(5, 2) < 0.3,
+    }[name]
+    model = Around(layer, lambda rnn, x, given: rnn(x, **{name: given}))
+    traced = fx.symbolic_trace(model)
+    assert_same(traced(X, given), model(X, given))
+    assert_same(fx.symbolic_trace(traced)(X, given), model(X, given))
+
+
+def test_an_argument_that_is_not_the_input():
+    """A learned query, say: only the state is computed."""
+    for layer, x, h in (
+        (FusedRNN(4, 6), X, torch.randn(1, 2, 6)),
+        (FusedRNNCell(4, 6), X[0], torch.randn(2, 6)),
+        (ReadoutRNN(4, 6, 3), X, torch.randn(1, 2, 6)),
+    ):
+        model = Around(layer, lambda rnn, _, h, x=x: rnn(x, h))
+        assert_same(fx.symbolic_trace(model)(x, h), model(x, h))
+
+
+def test_a_packed_sequence():
+    packed = pack_sequence([X[:, 0], X[:3, 1]])
+    for layer in (FusedRNN(4, 6), ReadoutRNN(4, 6, 3)):
+        output, h_n = fx.symbolic_trace(nn.Sequential(layer))(packed)
+        expected, expected_h_n = layer(packed)
+        assert isinstance(output, PackedSequence)
+        assert_same((output.data, h_n), (expected.data, expected_h_n))
+
+
+def test_a_traced_model_is_converted_and_reverted():
+    model = nn.Sequential(FusedRNN(4, 6))
+    traced = fx.symbolic_trace(model)
+    expected = model(X)
+    fastrnn.revert(traced)
+    assert type(traced.get_submodule("0")) is nn.RNN
+    torch.testing.assert_close(traced(X), expected)
+
+
+def test_a_readout_by_itself_is_traced_through():
+    net = ReadoutRNN(4, 6, 3)
+    traced = fx.symbolic_trace(net)
+    assert ("call_module", "rnn") in nodes(traced.graph)
+    assert_same(traced(X), net(X))
+
+
+@pytest.mark.parametrize("layer", [FusedRNN(4, 6), FusedRNNCell(4, 6)])
+def test_a_layer_by_itself_has_no_graph(layer):
+    for module in (layer, TORCH[type(layer)](4, 6)):
+        with pytest.raises(fx.proxy.TraceError, match="inputs to control flow"):
+            fx.symbolic_trace(module)
+
+
+def test_a_layer_from_outside_the_model_is_refused_as_torchs():
+    class Outside(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return layers[0](x)
+
+    for layer in (nn.RNN(4, 6), FusedRNN(4, 6)):
+        layers = [layer]
+        with pytest.raises(NameError, match="module is not installed as a submodule"):
+            fx.symbolic_trace(Outside())
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated.*")
+def test_quantization_takes_the_layer_as_torchs():
+    """The linear layers become integers, the recurrence stays in floating point."""
+    outputs = []
+    for kind in (nn.RNN, FusedRNN):
+        torch.manual_seed(0)
+        model = Around(kind(4, 6), lambda rnn, x, _: rnn(x)[0]).eval()
+        prepared = prepare_fx(model, get_default_qconfig_mapping(), (X,))
+        prepared(X)
+        quantized = convert_fx(prepared)
+        assert "quantized" in type(quantized.before).__module__
+        outputs.append(quantized(X))
+    torch.testing.assert_close(*outputs)
