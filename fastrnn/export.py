@@ -12,6 +12,17 @@ rows that are known only at the call, 1 included::
 The program calls the operator ``fastrnn::recurrence``: whoever loads it in Python imports fastrnn
 first, whose kernels compute it there. Pass ``lengths=`` for rows of several lengths.
 
+Tools that read such a program and do not know the operator get it in torch's own operators, by
+`decompositions`::
+
+    program = export(rnn, (x,)).run_decompositions(fastrnn.export.decompositions())
+
+**torch.jit.trace** records nn.RNN's own loop where that computes the same; such a trace serves
+every number of steps and rows, runs without fastrnn, and is what OpenVINO's
+``convert_model(module, example_input=x)``, TensorBoard's ``add_graph`` and torch.onnx.export with
+``dynamo=False`` read. With lengths, resets or heads it calls our operators: `import fastrnn` comes
+before torch.jit.load.
+
 **AOTInductor** compiles such a program into a package, with the sizes as dynamic as there::
 
     path = torch._inductor.aoti_compile_and_package(program, package_path="rnn.pt2")
@@ -42,9 +53,10 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from .ops import onnx as _onnx
+from .ops.decompositions import decompositions
 from .testing import ACTIVATION_ROUNDINGS, CONFIDENCE, UNIT_ROUNDOFF
 
-__all__ = ["to_onnx"]
+__all__ = ["decompositions", "to_onnx"]
 
 
 def to_onnx(

@@ -17,10 +17,10 @@ from torch.export import Dim, export
 from torch.nn.utils.rnn import pack_sequence
 
 from fastrnn import FusedRNN, ReadoutRNN
-from fastrnn.export import to_onnx
+from fastrnn.export import decompositions, to_onnx
 from fastrnn.ops import onnx as nodes
 
-from .twins import FORWARD_EPS, assert_near, assert_same, gradients, twins
+from .twins import FORWARD_EPS, assert_near, assert_same, gradients, tensors, twins
 
 SIZES = [(1, 1), (1, 4), (2, 3), (3, 1), (9, 5)]
 STEPS, BATCH = Dim("steps"), Dim("batch")
@@ -376,3 +376,62 @@ def test_onnx_says_what_to_install(missing, monkeypatch, tmp_path):
 def test_onnx_of_heads_is_block_diagonal():
     heads = torch.randn(3, 2, 2)
     assert torch.equal(nodes._block_diagonal(heads), torch.block_diag(*heads))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "given"),
+    [
+        ({"num_layers": 2, "bidirectional": True}, {}),
+        ({"num_heads": 2, "nonlinearity": "relu"}, {}),
+        ({"bidirectional": True}, {"lengths": torch.tensor([2, 6, 0])}),
+        ({"learned_h0": True}, {"resets": torch.arange(18).reshape(6, 3) % 4 == 0}),
+    ],
+)
+def test_decompositions_leave_only_torchs_operators(kwargs, given):
+    layer = FusedRNN(4, 6, dtype=torch.float64, **kwargs)
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    program = export(layer, (x,), given).run_decompositions(decompositions())
+    targets = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
+    assert not any("fastrnn" in target for target in targets)
+    if not given:
+        assert sum("rnn_" in target for target in targets) == (2 if layer.num_heads == 2 else 4)
+    assert_same(program.module()(x, **given), layer(x, **given))
+
+
+def test_decompositions_are_for_a_fixed_number_of_steps():
+    layer = FusedRNN(4, 6, dtype=torch.float64)
+    with pytest.raises(ValueError, match="fixed number of steps"):
+        exported(layer).run_decompositions(decompositions())
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    program = export(layer, (x,), dynamic_shapes={"input": {1: BATCH}})
+    run = program.run_decompositions(decompositions()).module()
+    for batch in (1, 2, 7):
+        x = torch.randn(6, batch, 4, dtype=torch.float64)
+        assert_same(run(x), layer(x))
+
+
+def assert_openvino_answers(model, layer, x, **given):
+    openvino = pytest.importorskip("openvino")
+    run = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    results = run([x.numpy(), *(value.numpy() for value in given.values())])
+    expected = tensors(layer.double()(x.double(), **given))
+    for actual, truth in zip(results.values(), expected, strict=True):
+        assert_near(torch.from_numpy(actual), truth.detach(), FORWARD_EPS)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "given"), [({"bidirectional": True}, {}), ({}, {"lengths": torch.tensor([2, 6, 0])})]
+)
+def test_openvino_converts_a_program(kwargs, given):
+    openvino = pytest.importorskip("openvino")
+    layer, x = FusedRNN(4, 6, num_layers=2, **kwargs), torch.randn(6, 3, 4)
+    program = export(layer, (x,), given).run_decompositions(decompositions())
+    assert_openvino_answers(openvino.convert_model(program), layer, x, **given)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_openvino_converts_a_module_for_every_size():
+    openvino = pytest.importorskip("openvino")
+    layer = FusedRNN(4, 6, num_layers=2, bidirectional=True)
+    model = openvino.convert_model(layer, example_input=torch.randn(6, 3, 4))
+    assert_openvino_answers(model, layer, torch.randn(9, 2, 4))

@@ -1,0 +1,74 @@
+"""The operators in torch's own, for programs that are read where fastrnn is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import reference
+from .recurrence import NAMED
+
+_FIXED = (
+    "the decomposition of fastrnn::recurrence is for a fixed number of steps: export the module "
+    "without a dynamic one, or let the other tool trace the module (torch.jit.trace), which serves "
+    "every number"
+)
+
+
+def recurrence(
+    pre: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
+    weight_hh: Tensor,  # [G, H, H]
+    h0: Tensor,  # [B, G, H]
+    lengths: Tensor | None,  # [B]
+    offsets: Tensor | None,  # [T]
+    resets: Tensor | None,  # [T, B], or [N] with offsets
+    activation: str,
+    reverse_from: int,
+) -> tuple[Tensor, Tensor]:
+    """One rnn_tanh or rnn_relu a group, and step by step what those do not have.
+
+    Raises:
+        ValueError: the number of steps is not known.
+    """
+    if isinstance(pre.shape[0] if offsets is None else offsets.shape[0], torch.SymInt):
+        raise ValueError(_FIXED)
+    if lengths is not None or resets is not None:
+        ragged = lengths, offsets, resets
+        return reference.forward(pre, weight_hh, h0, *ragged, activation, reverse_from)
+    loop: Any = torch.rnn_tanh if activation == "tanh" else torch.rnn_relu
+    groups, size, _ = weight_hh.shape
+    identity = torch.eye(size, dtype=pre.dtype, device=pre.device)  # for pre, which is summed up
+    out, h_n = [], []
+    for g in range(groups):
+        reverse = g >= reverse_from
+        x = pre[:, :, g].flip(0) if reverse else pre[:, :, g]
+        states, last = loop(
+            x, h0[None, :, g], [identity, weight_hh[g]], False, 1, 0.0, False, False, False
+        )
+        out.append(states.flip(0) if reverse else states)
+        h_n.append(last[0])
+    return torch.stack(out, 2), torch.stack(h_n, 1)
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Our operators in torch's own, for inference: what `run_decompositions` of a program takes.
+
+    A program of torch.export calls ``fastrnn::recurrence``, for which a tool such as OpenVINO has
+    no rule. After this there are only torch's operators in it::
+
+        program = torch.export.export(rnn, (x,)).run_decompositions(decompositions())
+
+    A recurrence becomes one ``aten.rnn_tanh`` or ``aten.rnn_relu`` a direction and head; with
+    lengths or resets it becomes its steps.
+
+    Raises:
+        ValueError: run_decompositions does, of a program whose number of steps is dynamic.
+    """
+    names = "recurrence", *(f"recurrence_{name}" for name in NAMED)
+    table: dict[Any, Any] = {getattr(torch.ops.fastrnn, name).default: recurrence for name in names}
+    table[torch.ops.fastrnn.linear.default] = F.linear
+    return table
