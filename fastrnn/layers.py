@@ -188,9 +188,10 @@ class FusedRNN(nn.RNNBase):
                 lengths of a wrong shape, dtype or device, or with input that is not padded;
                 resets of a wrong shape, dtype or device, or packed otherwise than input (an order
                 of rows that lies on a GPU is compared by an assertion there, as is all in
-                compiled code: nothing waits for it); a PackedSequence whose batch_sizes do not
-                describe its data.
-            RuntimeError: T is 0; sizes or devices do not fit together, as in nn.RNN.
+                compiled code: nothing waits for it).
+            RuntimeError: T is 0; sizes or devices do not fit together, as in nn.RNN; the
+                batch_sizes of a PackedSequence do not describe its data; expanded weights with
+                what nn.RNN lacks.
         """
         if (
             isinstance(input, Proxy)
