@@ -121,6 +121,7 @@ class FusedRNN(nn.RNNBase):
             **unknown,
         )
         self.nonlinearity = nonlinearity
+        _checks.options(bias, batch_first, bidirectional, num_layers)
         _checks.heads(num_heads, hidden_size, learned_h0)
         self.num_heads, self.learned_h0 = num_heads, learned_h0
         if num_heads > 1:
