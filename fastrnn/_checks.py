@@ -106,6 +106,16 @@ def _same(given: Tensor | None, wanted: Tensor | None) -> bool:
     return True
 
 
+def options(bias: object, batch_first: object, bidirectional: object, num_layers: object) -> None:
+    """The types that nn.RNN is made with; some it asks for only when it is called."""
+    given = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
+    if isinstance(num_layers, bool):
+        raise TypeError("num_layers should be of type int, got: bool")
+
+
 def heads(num_heads: int, hidden_size: int, learned_h0: bool) -> None:
     """What FusedRNN is made with beyond nn.RNN's arguments."""
     if not isinstance(num_heads, int) or isinstance(num_heads, bool) or num_heads < 1:

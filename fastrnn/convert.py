@@ -64,8 +64,8 @@ def convert(model: nn.Module) -> Conversion:
       forward was replaced, that fully_shard has wrapped (convert before it), that TorchScript
       compiled, or that is quantized; LSTM and GRU, which fastrnn does not have.
     - Only submodules are found: a layer in a plain list is none, for torch neither.
-    - A FusedRNN is an nn.RNNBase, but no nn.RNN: code that asks ``isinstance(m, nn.RNN)`` says no.
-      torch.fx does not know it as a layer of torch: trace a model first, then convert the graph.
+    - A FusedRNN is an nn.RNNBase, but no nn.RNN: code that asks ``isinstance(m, nn.RNN)`` says no,
+      and a tool that looks for the exact class finds none. docs/neighbours.md has recipes.
 
     Args:
         model: any module. Modules converted before are passed over.

@@ -121,6 +121,7 @@ class FusedRNN(nn.RNNBase):
             **unknown,
         )
         self.nonlinearity = nonlinearity
+        _checks.options(bias, batch_first, bidirectional, num_layers)
         _checks.heads(num_heads, hidden_size, learned_h0)
         self.num_heads, self.learned_h0 = num_heads, learned_h0
         if num_heads > 1:
@@ -188,9 +189,10 @@ class FusedRNN(nn.RNNBase):
                 lengths of a wrong shape, dtype or device, or with input that is not padded;
                 resets of a wrong shape, dtype or device, or packed otherwise than input (an order
                 of rows that lies on a GPU is compared by an assertion there, as is all in
-                compiled code: nothing waits for it); a PackedSequence whose batch_sizes do not
-                describe its data.
-            RuntimeError: T is 0; sizes or devices do not fit together, as in nn.RNN.
+                compiled code: nothing waits for it).
+            RuntimeError: T is 0; sizes or devices do not fit together, as in nn.RNN; the
+                batch_sizes of a PackedSequence do not describe its data; expanded weights with
+                what nn.RNN lacks.
         """
         if (
             isinstance(input, Proxy)

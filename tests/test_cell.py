@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
+import fastrnn
 from fastrnn import FusedRNN, FusedRNNCell
 
 from .twins import BACKWARD_EPS, FORWARD_EPS, assert_near, assert_same, gradients, twins
@@ -104,6 +106,31 @@ def test_same_seed_same_weights_and_state_dict_both_ways():
     assert theirs.load_state_dict(FusedRNNCell(3, 4).state_dict()) == mine.load_state_dict(
         nn.RNNCell(3, 4).state_dict()
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize("hx", [True, False])
+def test_it_is_torchs_operation(nonlinearity, dtype, hx):
+    """A single step leaves nothing to fuse: the same bits, whatever backend is asked for."""
+    mine, theirs = twins(5, 33, nonlinearity=nonlinearity, dtype=dtype, ours=FusedRNNCell)
+    assert isinstance(mine, nn.RNNCell)
+    given = torch.randn(3, 5, dtype=dtype), torch.randn(3, 33, dtype=dtype)
+    given = given if hx else given[:1]
+    for name in ("auto", "reference"):
+        with fastrnn.backend(name):
+            assert torch.equal(mine(*given), theirs(*given))
+
+
+def test_weights_that_are_not_parameters():
+    mine, theirs = twins(3, 4, ours=FusedRNNCell)
+    x = torch.randn(2, 3)
+    for cell in (mine, theirs):
+        parametrize.register_parametrization(cell, "weight_hh", nn.Tanh())
+        prune.l1_unstructured(cell, "weight_ih", 0.5)
+        del cell.bias_hh
+        cell.bias_hh = torch.ones(4)
+    assert torch.equal(mine(x), theirs(x))
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"bias": False, "nonlinearity": "relu"}])

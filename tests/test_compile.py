@@ -122,7 +122,7 @@ def test_a_packed_sequence_is_input_and_output_of_one_graph(lengths, with_state)
 
 def test_a_packed_sequence_made_by_hand_is_checked_in_compiled_code_too():
     run, _ = compiled(FusedRNN(3, 4, dtype=torch.float64))
-    with pytest.raises(ValueError, match="descending order and sum to its 5 rows"):
+    with pytest.raises(RuntimeError, match="descending order, and sum to its 5 rows"):
         run(PackedSequence(X[:, 0], torch.tensor([2, 2])))
 
 

@@ -30,6 +30,28 @@ def test_code_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(source, str(ROOT / page), "exec"), {})
 
 
+def recipes() -> dict[str, str]:
+    """The code of each section of docs/neighbours.md that has some: each stands by itself."""
+    sections = (ROOT / "docs/neighbours.md").read_text().split("\n## ")[1:]
+    return {
+        section.partition("\n")[0]: section.partition("```python\n")[2].partition("```")[0]
+        for section in sections
+    }
+
+
+@pytest.mark.filterwarnings("ignore")  # the other packages' own
+@pytest.mark.parametrize("section", recipes())
+def test_recipes_run_where_their_package_is_installed(
+    section: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = recipes()[section]
+    assert source
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            pytest.importorskip(str(node.module))
+    exec(compile(source, "docs/neighbours.md", "exec"), {})
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):

@@ -1,5 +1,6 @@
 """What nn.RNN and nn.RNNCell refuse, ours refuse with the same type and words."""
 
+import itertools
 import warnings
 
 import pytest
@@ -52,6 +53,21 @@ def test_construction(case):
     if "__init__() missing" in words:  # Python names the class and lists the same arguments
         words, expected_words = words.partition(" ")[2], expected_words.partition(" ")[2]
     assert words == expected_words
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *itertools.product(("bias", "batch_first", "bidirectional"), (1, 0, "yes", None)),
+        ("num_layers", True),
+    ],
+)
+def test_construction_with_another_type(name, value):
+    """nn.RNN refuses some of these only when it is called."""
+    with pytest.raises(TypeError):
+        nn.RNN(4, 5, **{name: value})(X)
+    with pytest.raises(TypeError, match=f"{name} should be of type (bool|int), got: "):
+        FusedRNN(4, 5, **{name: value})
 
 
 def test_dropout_with_one_layer_warns():
@@ -111,8 +127,10 @@ CALLS = {
     "packed, unsorted, hidden state of a smaller batch": lambda r: r(
         packed(2, 3, enforce_sorted=False), torch.zeros(2, 1, 5)
     ),
+    "sparse": lambda r: r(X.to_sparse()),
+    "sparse, one step": lambda r: r((X[:, :1] if r.batch_first else X[:1]).to_sparse()),
+    "sparse, one step unbatched": lambda r: r(X[:1, 0].to_sparse()),
     "packed, 3-D data": lambda r: r(PackedSequence(X, torch.tensor([1, 1, 1]))),
-    "packed, no steps": lambda r: r(PackedSequence(X[:0, 0], torch.tensor([]).long())),
 }
 
 
@@ -163,11 +181,25 @@ def test_packed_tensors_elsewhere(case):
         case(mine)
 
 
-@pytest.mark.parametrize("sizes", [[1, 2, 2], [2, 2, 2], [2, 1, 1], [4, 2, -1]])
+@pytest.mark.parametrize(
+    "sizes", [[1, 2, 2], [2, 2, 2], [2, 1, 1], [4, 2, -1], [], [[3, 2]], [3.0, 2.0]]
+)
 def test_packed_by_hand_and_wrong(sizes):
+    """nn.RNN's RuntimeErrors, where it raises them, are those of the operation that fails first."""
     mine, _ = twins(4, 5, 2)
     wrong = PackedSequence(torch.randn(5, 4), torch.tensor(sizes))
-    with pytest.raises(ValueError, match="batch_sizes must be in descending order and sum to"):
+    said = "batch_sizes must be a 1-D tensor of integers, .*descending order, and sum to its 5 rows"
+    with pytest.raises(RuntimeError, match=said):
+        mine(wrong)
+    with pytest.raises(RuntimeError, match=said):
+        torch.ops.fastrnn.packed_layout(torch.tensor(sizes), wrong.data, None)
+
+
+def test_packed_with_the_order_of_another_batch():
+    mine, _ = twins(4, 5, 2)
+    order = torch.tensor([1, 0])
+    wrong = PackedSequence(torch.randn(5, 4), torch.tensor([3, 2]), order, order)
+    with pytest.raises(RuntimeError, match="of 3 sequences came with indices or an hx of 2"):
         mine(wrong)
 
 

@@ -28,7 +28,8 @@ def packed_layout(batch_sizes: Tensor, data: Tensor, batch: int | None) -> tuple
         batch: B where another tensor tells, or None: compiled code goes by it.
 
     Raises:
-        ValueError: the batch sizes do not begin with B, or do not descend, or do not sum to N.
+        RuntimeError: the batch sizes are not a number for each step, or do not begin with B, or do
+            not descend, or do not sum to N.
     """
     operator = torch.ops.fastrnn.packed_layout.default
     if torch.compiler.is_compiling():
@@ -40,16 +41,15 @@ def packed_layout(batch_sizes: Tensor, data: Tensor, batch: int | None) -> tuple
 
 def _packed_layout(batch_sizes: Tensor, data: Tensor, batch: int | None) -> tuple[Tensor, Tensor]:
     rows = data.shape[0]
-    ends = batch_sizes.cumsum(0)
-    first = int(batch_sizes[0])
-    descending = bool((batch_sizes[1:] <= batch_sizes[:-1]).all()) and int(batch_sizes[-1]) >= 0
-    if not descending or int(ends[-1]) != rows:
-        raise ValueError(
-            "a PackedSequence's batch_sizes must be in descending order and sum to its "
-            f"{rows} rows of data; make one with torch.nn.utils.rnn.pack_padded_sequence"
+    if not _describe(batch_sizes, rows):
+        raise RuntimeError(
+            "a PackedSequence's batch_sizes must be a 1-D tensor of integers, one for each step, "
+            f"in descending order, and sum to its {rows} rows of data; "
+            "make one with torch.nn.utils.rnn.pack_padded_sequence"
         )
+    first = int(batch_sizes[0])
     if batch is not None and batch != first:
-        raise ValueError(
+        raise RuntimeError(
             f"a PackedSequence of {first} sequences came with indices or an hx of {batch}; "
             "make one with torch.nn.utils.rnn.pack_padded_sequence"
         )
@@ -57,8 +57,21 @@ def _packed_layout(batch_sizes: Tensor, data: Tensor, batch: int | None) -> tupl
     # Row b is active at the steps whose batch size exceeds b.
     number = torch.arange(first, dtype=batch_sizes.dtype)
     lengths = steps - torch.searchsorted(batch_sizes.flip(0), number, right=True)
-    both = torch.cat((lengths, ends - batch_sizes)).to(data.device, non_blocking=True)
+    offsets = batch_sizes.cumsum(0) - batch_sizes
+    both = torch.cat((lengths, offsets)).to(data.device, non_blocking=True)
     return both[:first], both[first:]
+
+
+def _describe(batch_sizes: Tensor, rows: int) -> bool:
+    """Whether they are the batch sizes of so many rows."""
+    return (
+        batch_sizes.dim() == 1
+        and batch_sizes.shape[0] > 0
+        and not batch_sizes.is_floating_point()
+        and bool((batch_sizes[1:] <= batch_sizes[:-1]).all())
+        and int(batch_sizes[-1]) >= 0
+        and int(batch_sizes.sum()) == rows
+    )
 
 
 def _fake(batch_sizes: Tensor, data: Tensor, batch: int | None) -> tuple[Tensor, Tensor]:
