@@ -2,7 +2,10 @@
 # place, and its extension. Each is made again only when what it was made from has changed.
 #
 #   make demo    train a small multimodal model and see that its recurrence carries knowledge
-#   make test    the tests, but for those marked slow or exhaustive; MARK= chooses others
+#   make test    the tests, but for those marked slow or exhaustive; MARK= chooses others, TESTS=
+#                some files or folders
+#   make try     the same with other versions of dependencies, WITH="triton==3.9.0", in an environment
+#                of its own
 #   make lint    ruff and mypy
 #   make bench   the benchmarks, small to large layers, in two minutes; SHAPES= names others,
 #                FLAGS= goes to pytest
@@ -13,26 +16,35 @@
 
 PYTHON ?= python3
 MARK ?= not (slow or exhaustive or gpu)
+TESTS ?= tests
+WITH ?=
 FLAGS ?=
 SHAPES ?= quick
 SECONDS ?=
 COLUMNS := --benchmark-columns=min,median,iqr,rounds
 PYTEST := -n auto --maxprocesses 4 --benchmark-disable
 
+# What runs in a process of its own, which the interpreter of Triton takes over.
+INTERPRETED := tests/ops/triton/test_interpreter.py
+WITHIN := tests tests/ops tests/ops/triton $(INTERPRETED)
+
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint bench bench-full gpu-check clean
+.PHONY: demo test try lint bench bench-full gpu-check clean
 
 demo: $(VENV)/built
 	fastrnn demo cued-recall
 
 test: $(VENV)/built
-	python -m pytest tests -m "$(MARK)" $(PYTEST)
-	TRITON_INTERPRET=1 python -m pytest tests/ops/triton/test_interpreter.py -m "$(MARK)" \
-	    $(PYTEST) || test $$? -eq 5  # none is so marked
+	$(if $(filter-out $(INTERPRETED),$(TESTS)),python -m pytest $(TESTS) -m "$(MARK)" $(PYTEST))
+	$(if $(filter $(WITHIN),$(TESTS:%/=%)),TRITON_INTERPRET=1 python -m pytest $(INTERPRETED) \
+	    -m "$(MARK)" $(PYTEST) || test $$? -eq 5)  # none is so marked
+
+try:
+	WITH='$(WITH)' .ci/try
 
 lint: $(VENV)/installed
 	ruff check .

@@ -42,10 +42,24 @@ def unusable() -> str | None:
         import triton
     except ImportError as error:
         return f"{error}: pip install 'triton>={'.'.join(map(str, VERSION))}'"
-    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < VERSION:
+    version = _numbers(triton.__version__)
+    if version < VERSION:
         needed = ".".join(map(str, VERSION))
         return f"Triton {triton.__version__} is too old: {needed} or later is needed"
+    if interpreting() and version < (3, 7):
+        import numpy
+
+        if _numbers(numpy.__version__) >= (2, 4):
+            return (
+                f"the interpreter of Triton {triton.__version__} fails with NumPy 2.4 and later: "
+                "pip install 'triton>=3.7' or 'numpy<2.4'"
+            )
     return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The first two of a version."""
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def detail() -> str:

@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .occupancy import room
-from .table import PRECISION, Call, Sizes, power_of_two
+from .table import OPTIONS, PRECISION, Call, Sizes, power_of_two
 from .tile import (
     SIZES,
     activate,
@@ -302,7 +302,8 @@ def configurations(sizes: Sizes) -> Iterator[dict[str, Any]]:
     padded = power_of_two(sizes.hidden, least=128)
     operand = 2 if sizes.mode == "half" else 4
     parts = 2 if sizes.mode == "float32" else 1  # a tf32 value, and what it leaves
-    common = {"H": sizes.hidden, "PADDED": padded, "PRECISION": PRECISION[sizes.mode]}
+    precision = PRECISION[sizes.mode]
+    common = {**OPTIONS, "H": sizes.hidden, "PADDED": padded, "PRECISION": precision}
     for rows in (16, 32):
         state, columns = rows * padded * operand * parts, 16 * padded * operand
         if state <= STATE_BYTES and state + columns <= sizes.shared:

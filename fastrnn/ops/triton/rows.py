@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .table import Call, Sizes, power_of_two
+from .table import OPTIONS, Call, Sizes, power_of_two
 from .tile import (
     SIZES,
     activate,
@@ -169,6 +169,7 @@ def configuration(sizes: Sizes) -> dict[str, Any]:
     padded = power_of_two(sizes.hidden)
     warps = padded // 8
     return {
+        **OPTIONS,
         "H": sizes.hidden,
         "PADDED": padded,
         "num_warps": warps,

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .table import PRECISION, Call, Sizes, power_of_two
+from .table import OPTIONS, PRECISION, Call, Sizes, power_of_two
 from .tile import (
     SIZES,
     activate,
@@ -179,6 +179,7 @@ def configuration(sizes: Sizes) -> dict[str, Any]:
     crowded = triton.cdiv(sizes.batch, 16) * sizes.groups > sizes.processors
     fits = padded <= 128 and sizes.hidden % 2 == 0 and sizes.mode != "float32"
     return {
+        **OPTIONS,
         "H": sizes.hidden,
         "PADDED": padded,
         "ROWS": 32 if crowded and fits else 16,

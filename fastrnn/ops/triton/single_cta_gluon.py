@@ -32,7 +32,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia import hopper
 
 from .single_cta import programs
-from .table import PRECISION, Call, Sizes, power_of_two
+from .table import OPTIONS, PRECISION, Call, Sizes, power_of_two
 from .tile import (
     SIZES,
     activate,
@@ -292,6 +292,7 @@ def configuration(sizes: Sizes) -> dict[str, Any]:
     crowded = -(-sizes.batch // 8) * sizes.groups > sizes.processors
     fits = padded <= 128 or sizes.hidden % 2 == 0
     return {
+        **OPTIONS,
         "H": sizes.hidden,
         "PADDED": padded,
         "ROWS": 16 if crowded and fits else 8,

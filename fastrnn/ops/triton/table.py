@@ -133,6 +133,10 @@ def mode_of(dtype: torch.dtype) -> str:
 #: tl.dot's input_precision; half precision has but one.
 PRECISION = {"half": "ieee", "tf32": "tf32", "float32": "tf32x3"}
 
+#: Options of the compiler for every kernel. Triton 3.9 announces that 3.10 will fuse a product and
+#: a sum into one instruction only where it is asked to.
+OPTIONS = {"enable_fp_fusion": True}
+
 
 def power_of_two(n: int, least: int = 16) -> int:
     """The smallest power of two that is at least n and `least`."""

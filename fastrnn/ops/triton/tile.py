@@ -86,7 +86,17 @@ def ends(lengths, rows, batch, steps):
 @triton.jit
 def active_at(t, end, inside):
     """Which of the elements inside the tile belong to a row that is active at step t."""
-    return inside if end is None else inside & (t < end)
+    return inside if end is None else inside & as_mask(t < end)
+
+
+@triton.jit
+def as_mask(condition):
+    """A condition that may be a scalar, as a mask to combine with others.
+
+    Triton's interpreter makes int32 of a scalar comparison that it broadcasts, and from 3.9 on it
+    takes no such mask. The compiler folds this to the condition itself.
+    """
+    return tl.where(condition, True, False)
 
 
 @triton.jit
@@ -105,7 +115,7 @@ def cut_before(i, steps, batch, backwards, offsets, resets, end, rows):
             row = later.to(tl.int64) * batch
         else:
             row = tl.load(offsets + later, mask=exists, other=0).to(tl.int64)
-        active = active_at(later, end, (rows < batch) & exists)
+        active = active_at(later, end, (rows < batch) & as_mask(exists))
         cut = tl.load(resets + (row + rows), mask=active, other=0)
     return cut
 

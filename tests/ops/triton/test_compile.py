@@ -120,6 +120,13 @@ def test_no_size_is_compiled_in(case: Case, value: int) -> None:
     assert compile_case(case, **dict.fromkeys(RUN_TIME, value)) is compile_case(case)
 
 
+@pytest.mark.parametrize("case", KERNELS, ids=str)
+def test_multiply_adds_are_fused(case: Case) -> None:
+    """Because it is asked for: what Triton does by default is to change."""
+    assert dict(case.configuration)["enable_fp_fusion"]
+    assert compile_case(case).metadata.enable_fp_fusion
+
+
 @pytest.mark.parametrize("module", ["fastrnn", "fastrnn.ops.triton", "fastrnn.ops.triton.table"])
 def test_import_leaves_triton_alone(module: str) -> None:
     code = f"import sys, torch; torch_has = 'triton' in sys.modules; import {module}\n"

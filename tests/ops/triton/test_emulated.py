@@ -258,10 +258,10 @@ LACKS = {
     "wait for a copy": ("grid", r"cp\.async\.wait_group\s+[1-9];", Race),
     "wait for the team": ("grid", r"(\.acquire(?:(?! bra ).)*?)@%p\d+ bra [^;]*;", Race),
     "acquisition": ("grid", r"\.gpu\.acquire", Race),
-    "barrier before the release": ("grid", rf"bar\.sync[^;]*;({NO_BARRIER}atom\.)", Race),
+    "barrier before the release": ("grid", rf"bar\.sync[^;]*;({NO_BARRIER}(?:atom|red)\.)", Race),
     "release": ("grid", r"\.release", Race),
     "release to all": ("grid", r"\.gpu(\.release)", Race),
-    "counting": ("grid", r"@%p\d+ atom\.[^;]*;", Deadlock),
+    "counting": ("grid", r"@%p\d+ (?:atom|red)\.[^;]*;", Deadlock),
 }
 
 

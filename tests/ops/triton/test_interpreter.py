@@ -7,6 +7,8 @@ programs that wait for one another: `grid` runs a launch a step here.
 
 import dataclasses
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,11 +27,32 @@ from ..strategies import problems
 pytest.importorskip("triton")
 if "TRITON_INTERPRET" not in os.environ:
     pytest.skip("needs TRITON_INTERPRET=1, as `make test` sets it", allow_module_level=True)
+if (reason := triton.unusable()) is not None:
+    pytest.skip(reason, allow_module_level=True)
+
+from triton.runtime.interpreter import InterpreterBuilder
 
 DTYPES = [torch.float32, torch.float16]
 few = settings(
     deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+@pytest.fixture(autouse=True)
+def only_boolean_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No access has a mask of integers, which the interpreter refuses from Triton 3.9 on."""
+    for name, position in (("create_masked_load", 1), ("create_masked_store", 2)):
+        monkeypatch.setattr(InterpreterBuilder, name, _with_boolean_mask(name, position))
+
+
+def _with_boolean_mask(name: str, position: int) -> Callable[..., Any]:
+    method = getattr(InterpreterBuilder, name)
+
+    def access(builder: Any, *arguments: Any, **options: Any) -> Any:
+        assert arguments[position].data.dtype == bool
+        return method(builder, *arguments, **options)
+
+    return access
 
 
 @pytest.fixture(

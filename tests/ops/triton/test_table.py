@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
@@ -115,3 +116,20 @@ def test_other_dtypes_and_devices_are_refused(on_a_gpu: torch.Tensor) -> None:
     on_a_gpu.dtype = torch.float64  # type: ignore[misc]
     assert "not torch.float64" in (triton.refuses(on_a_gpu) or "")
     assert "not 'meta' ones" in (triton.refuses(torch.zeros(1, 1, 1, device="meta")) or "")
+
+
+@pytest.mark.parametrize(
+    ("version", "numpy_version", "refused"),
+    [("3.6.0", "2.4.6", True), ("3.6.0", "2.3.5", False), ("3.7.0", "2.4.6", False)],
+)
+def test_an_old_interpreter_with_a_new_numpy_is_refused(
+    version: str, numpy_version: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would fail at the first loop, with an error that says nothing of either."""
+    installed = pytest.importorskip("triton")
+    monkeypatch.setattr(triton, "interpreting", lambda: True)
+    monkeypatch.setattr(installed, "__version__", version)
+    monkeypatch.setattr(numpy, "__version__", numpy_version)
+    reason = triton.unusable.__wrapped__()
+    assert ("pip install 'triton>=3.7' or 'numpy<2.4'" in (reason or "")) == refused
+    assert refused or reason is None

@@ -86,10 +86,12 @@ def _store(machine: Machine, ins: Instruction, active: Array | None) -> None:
         memory.version += 1
 
 
-@handles("atom")
+@handles("atom", "red")
 def _atomic(machine: Machine, ins: Instruction, active: Array | None) -> None:
-    """An addition to a counter by one thread, which may release."""
-    target, address, source = ins.operands
+    """An addition to a counter by one thread, which may release. `red` returns nothing."""
+    *target, address, source = ins.operands
+    if len(target) != (ins.name == "atom"):
+        raise ins.unknown()
     space, *how, kind = ins.modifiers
     known = {"add"} <= {*how} <= {"add", "release", "gpu", "cta"}
     if space != "global" or kind != "u64" or not known:
@@ -103,7 +105,8 @@ def _atomic(machine: Machine, ins: Instruction, active: Array | None) -> None:
     old = memory.get(places, dtype)
     memory.put(places, old + machine.read(source, dtype)[thread], ins.text)
     memory.version += 1
-    machine.write(target, np.full(len(machine.threads), old[0, 0]), active)
+    for register in target:
+        machine.write(register, np.full(len(machine.threads), old[0, 0]), active)
     if {"release", "gpu"} <= {*how}:
         before = memory.messages.get(place, 0)
         memory.messages[place] = np.maximum(before, machine.order.released())

@@ -30,7 +30,7 @@ def handles(*names: str) -> Callable[[Handler], Handler]:
 
 
 #: Before these another program may have its turn.
-MEETINGS = {"ld", "st", "atom", "cp", "bar"}
+MEETINGS = {"ld", "st", "atom", "red", "cp", "bar"}
 
 #: How many times a counter is read in vain before that is called waiting.
 PATIENCE = 3

@@ -173,8 +173,12 @@ SEND = """
     @%p2 st.global.b32 [%rd1], %r0;
     bar.sync 0;
     mov.b64 %rd4, 1;
-    @%p3 atom.global.gpu.release.add.u64 %rd3, [%rd2], %rd4;
+    @%p3 {};
 """
+COUNTS = {
+    "atom": SEND.format("atom.global.gpu.release.add.u64 %rd3, [%rd2], %rd4"),
+    "red": SEND.format("red.global.gpu.release.add.u64 [%rd2], %rd4"),
+}
 RECEIVE = """
     $wait:
     mov.b64 %rd5, 0;
@@ -195,11 +199,13 @@ REVERSED = """
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_messages(seed: int) -> None:
-    values = execute(SEND + RECEIVE + REVERSED, 2, 2 * THREADS, seed)
+@pytest.mark.parametrize("count", COUNTS)
+def test_messages(count: str, seed: int) -> None:
+    values = execute(COUNTS[count] + RECEIVE + REVERSED, 2, 2 * THREADS, seed)
     assert values == [*range(THREADS), *reversed(range(THREADS))]
 
 
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize(
     ("what", "instead", "error"),
     [
@@ -211,9 +217,9 @@ def test_messages(seed: int) -> None:
         ("mov.b64 %rd4, 1", "mov.b64 %rd4, 0", Deadlock),
     ],
 )
-def test_broken_messages(what: str, instead: str, error: type[EmulationError]) -> None:
+def test_broken_messages(what: str, instead: str, error: type[EmulationError], count: str) -> None:
     """In some order of the programs at least, and never taken for something else."""
-    body = SEND + RECEIVE + REVERSED
+    body = COUNTS[count] + RECEIVE + REVERSED
     assert what in body
     found = []
     for seed in range(10):
