@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from .config import KINDS
 from .errors import ConfigError, FusionError
+from .scale import LARGEST
 
 Label = str | tuple[str | None, ...]
 
@@ -70,8 +71,12 @@ def settle(label: Label, kind: str) -> Label:
         return label
     if not isinstance(label, str):
         raise FusionError("a list of labels; write one label")
-    if kind == "regression" and number(label) is None:
-        raise FusionError(f"{label!r} is no finite number; mend it, or choose another kind")
+    if kind == "regression":
+        value = number(label)
+        if value is None:
+            raise FusionError(f"{label!r} is no finite number; mend it, or choose another kind")
+        if abs(value) > LARGEST:
+            raise FusionError(f"{label} is beyond ±{LARGEST:g}; give the label in larger units")
     return label
 
 

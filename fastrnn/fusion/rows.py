@@ -40,7 +40,7 @@ class Row:
     label: Label = ""  # "" where labels were not read
     split: str | None = None
     stream: bool = False  # the row is a sequence of steps
-    series: Path | np.ndarray | None = field(default=None, compare=False)  # float32 [L, K]
+    series: Path | np.ndarray | None = field(default=None, compare=False)  # float64 [L, K]
     group: str | None = None  # rows of one group stay in one split
     per_step: bool = False  # the label is a list of one a step
 

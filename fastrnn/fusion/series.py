@@ -1,4 +1,4 @@
-"""Numeric time series: [L] or [L, K] numbers of a cell, a .csv or a .npy file, as float32 [L, K].
+"""Numeric time series: [L] or [L, K] numbers of a cell, a .csv or a .npy file, as float64 [L, K].
 
 Anyone may have made the files: sizes are capped before they are read, and nothing is unpickled.
 """
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from .config import DataConfig
 from .errors import MediaError
+from .scale import FARTHEST, LARGEST, Scale, scales
+from .words import count
 
 ENDINGS = (".csv", ".npy")
 
@@ -24,10 +26,10 @@ _HEADER = 10_000  # bytes of a .npy file's, or of a .csv file's beyond its numbe
 
 
 def as_series(values: Any) -> np.ndarray:
-    """A list of numbers [L], or of equally long lists of numbers [L, K], as float32 [L, K].
+    """A list of numbers [L], or of equally long lists of numbers [L, K], as float64 [L, K].
 
     Raises:
-        MediaError: empty, uneven, not numbers, or not finite in float32.
+        MediaError: empty, uneven, not numbers, not finite, or too large to be squared.
     """
     try:
         array = np.asarray(values)
@@ -39,11 +41,15 @@ def as_series(values: Any) -> np.ndarray:
         )
     if array.dtype.kind not in "iuf":
         raise MediaError("something in the series is no number; mend it, or remove the row")
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, dtype=np.float32)
+    # Not float32, which would lose small differences of large numbers.
+    array = np.ascontiguousarray(array, dtype=np.float64)
     if not np.isfinite(array).all():
         raise MediaError(
             "some numbers of the series are missing or not finite; fill them, or remove the row"
+        )
+    if np.abs(array).max() > LARGEST:
+        raise MediaError(
+            f"some numbers of the series are beyond ±{LARGEST:g}; give it in larger units"
         )
     return array.reshape(len(array), -1)
 
@@ -59,7 +65,7 @@ def check_size(series: np.ndarray, config: DataConfig) -> None:
 
 
 def read_series(path: Path, config: DataConfig) -> np.ndarray:
-    """A series from a file, float32 [L, K].
+    """A series from a file, float64 [L, K].
 
     A .csv file has a step a line, one number a variable, and perhaps a header.
 
@@ -121,48 +127,38 @@ def _too_large(size: str, config: DataConfig) -> MediaError:
     )
 
 
-def statistics(several: Iterable[np.ndarray]) -> tuple[tuple[float, float], ...]:
+def statistics(several: Iterable[np.ndarray]) -> tuple[Scale, ...]:
     """Mean and standard deviation of each variable over all steps of all series [L, K].
-
-    A variable that never changes has the deviation 1. Of no series at all: ().
 
     Raises:
         MediaError: the series differ in their number of variables.
     """
-    count, total, square = 0, np.zeros(0), np.zeros(0)
     several = list(several)
     for each in several:
-        if not count:
-            total = np.zeros(each.shape[1])
-        elif each.shape[1] != len(total):
+        if each.shape[1] != several[0].shape[1]:
             raise MediaError(
-                f"series of {len(total)} and of {each.shape[1]} variables; give all rows the same"
+                f"series of {count(several[0].shape[1], 'variable')} and of {each.shape[1]}; "
+                "give all rows the same"
             )
-        count += len(each)
-        total = total + each.sum(axis=0, dtype=np.float64)
-    if not count:
-        return ()
-    mean = total / count
-    square = np.zeros(len(mean))
-    for each in several:  # a second pass: the squares' sum less the sum's square loses digits
-        square += np.square(each - mean).sum(axis=0)
-    deviation = np.sqrt(square / count)
-    # Rounding leaves a constant a deviation of about the mean's last digit.
-    deviation[deviation <= 1e-12 * np.abs(mean)] = 1
-    deviation[deviation == 0] = 1
-    return tuple((float(a), float(b)) for a, b in zip(mean, deviation, strict=True))
+    return scales(several)
 
 
-def standardise(series: np.ndarray, scale: tuple[tuple[float, float], ...]) -> Tensor:
+def standardise(series: np.ndarray, scale: tuple[Scale, ...]) -> Tensor:
     """float32 [L, K]: each variable less its mean, over its deviation.
 
     Raises:
-        MediaError: the series has another number of variables.
+        MediaError: the series has another number of variables, or numbers of quite another size.
     """
     if series.shape[1] != len(scale):
         raise MediaError(
-            f"a series of {series.shape[1]} variables, where training had {len(scale)}; "
+            f"a series of {count(series.shape[1], 'variable')}, where training had {len(scale)}; "
             "give all rows the same"
         )
     mean, deviation = np.array(scale).T
-    return torch.from_numpy(((series - mean) / deviation).astype(np.float32))
+    result = (series - mean) / deviation
+    if np.abs(result).max() > FARTHEST:
+        raise MediaError(
+            f"a number of the series is over {FARTHEST:g} deviations from the mean of those in "
+            "training; mend it, or remove the row"
+        )
+    return torch.from_numpy(result.astype(np.float32))

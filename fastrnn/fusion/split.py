@@ -207,7 +207,7 @@ def _growth(held: int, more: int, wanted: float) -> float:
 
 def _check_labels(manifest: Manifest, parts: Mapping[str, list[int]]) -> None:
     if manifest.kind == "regression":
-        if len({manifest.rows[index].label for index in parts["train"]}) < 2:
+        if len({float(str(manifest.rows[index].label)) for index in parts["train"]}) < 2:
             raise ManifestError(
                 f"{manifest.path}: the training rows have one value; at least two are needed"
             )

@@ -217,6 +217,8 @@ def test_several_labels(save):
 def test_labels_that_are_not_of_the_kind(rows, save, streams):
     refused(save(rows), "line 1", "'no' is no finite number", kind="regression")
     refused(save([row | {"label": "inf"} for row in rows]), "'inf'", kind="regression")
+    huge = [row | {"label": 1e300} for row in rows]
+    refused(save(huge), "line 1", "1e+300 is beyond ±1e+150", "larger units", kind="regression")
     refused(save(rows), "line 1", "one label; write a list", kind="steps")
     refused(save(streams), "line 1", "a list of labels; write one", kind="multiclass")
     three = [row | {"label": number % 3} for number, row in enumerate(rows)]

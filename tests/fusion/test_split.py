@@ -192,6 +192,10 @@ def test_one_value(save):
     refused(save(texts([1.5] * 20)), "one value", kind="regression")
 
 
+def test_values_that_are_one_number_are_one_value(save):
+    refused(save(texts(["1", "1.0"] * 10)), "one value", kind="regression")
+
+
 def test_the_rarest_label_decides_where_a_row_goes(save):
     labels = [["all", "rare"] if number % 20 == 0 else ["all", "often"] for number in range(200)]
     manifest = read_manifest(save(texts(labels)), kind="multilabel")
