@@ -23,7 +23,7 @@ from .config import DataConfig, RunConfig
 from .decoding import File, decode
 from .errors import DataError, FusionError, ManifestError, MediaError
 from .examples import ABSENT, IGNORE, Batch, Examples
-from .kinds import Label, names_of, settle
+from .kinds import Label, canonical, names_of, settle
 from .manifest import Manifest
 from .rows import Row
 from .scale import FARTHEST, Scale, scales
@@ -125,7 +125,9 @@ class Preprocessor:
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.labels)}
+        exact = {name: number for number, name in enumerate(self.labels)}
+        # A model may have been trained before labels were read in their canonical form.
+        return {canonical(name): number for name, number in exact.items()} | exact
 
     def load(
         self,

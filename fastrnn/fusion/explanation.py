@@ -63,6 +63,7 @@ def explain_run(
         "score": metrics.main_score(config.model.kind),
         "split": rows.split,
         "rows": len(rows.examples),
+        "skipped": rows.skipped,
         "ablation": ablation(network, rows, device, seed),
         "swap_modality": probes.swap_modalities(network, config, batch, seed) if several else [],
         "emap": None,

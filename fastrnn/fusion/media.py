@@ -19,7 +19,7 @@ from torch import Tensor
 from .config import DataConfig
 from .errors import MediaError
 from .truncation import ogg_is_cut, read_mp3, wav_is_cut
-from .words import count
+from .words import plural
 
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -122,7 +122,7 @@ def _check_kind(path: Path, file: soundfile.SoundFile) -> None:
         raise MediaError(f"{path}: audio of kind {file.format}; convert it to WAV or FLAC")
     if file.samplerate > _MAX_RATE or file.channels > _MAX_CHANNELS:
         raise MediaError(
-            f"{path}: {file.samplerate} Hz and {count(file.channels, 'channel')}; at most "
+            f"{path}: {file.samplerate} Hz and {plural(file.channels, 'channel')}; at most "
             f"{_MAX_RATE} Hz and {_MAX_CHANNELS} channels are read"
         )
 

@@ -32,6 +32,7 @@ from .config import RunConfig
 from .data import Examples, Preprocessor
 from .errors import ConfigError, DataError, ManifestError
 from .manifest import Manifest, read_manifest
+from .words import composed
 from .writers import Record, atomic, writer
 
 BLOCK = 1024  # rows that are in memory at once
@@ -73,6 +74,7 @@ class Predictor:
         """
         if frame.empty:
             return []
+        frame = frame.rename(columns=lambda name: composed(str(name).strip()))
         frame, roles = self._inputs(frame, columns or {})
         kind = self.config.model.kind
         table = read_manifest(frame, roles, root, kind=kind, labelled=False, on_bad_row=on_bad_row)
@@ -164,7 +166,7 @@ class Predictor:
         roles: dict[str, str] = {}
         found: dict[str, Any] = {}
         for role in model.modalities:
-            column = named.get(role, self.config.columns.get(role, role))
+            column = composed(named.get(role, self.config.columns.get(role, role)))
             if column in frame.columns:
                 found[column] = frame[column]
             elif role not in named and role not in self._needed:

@@ -17,7 +17,7 @@ from torch import Tensor
 from .config import DataConfig
 from .errors import MediaError
 from .scale import FARTHEST, LARGEST, Scale, scales
-from .words import count
+from .words import plural, separator
 
 ENDINGS = (".csv", ".npy")
 
@@ -61,7 +61,7 @@ def check_size(series: np.ndarray, config: DataConfig) -> None:
         MediaError: it has more.
     """
     if series.size > config.max_series:
-        raise _too_large(f"{series.size} numbers", config)
+        raise _too_large(plural(series.size, "number"), config)
 
 
 def read_series(path: Path, config: DataConfig) -> np.ndarray:
@@ -100,7 +100,7 @@ def _read_csv(path: Path, config: DataConfig) -> list[list[float]]:
     if size > _BYTES * config.max_series + _HEADER:
         raise _too_large(f"{size} bytes", config)
     steps: list[list[float]] = []
-    count = 0
+    total = 0
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, strict=True)
         for cells in reader:
@@ -111,18 +111,21 @@ def _read_csv(path: Path, config: DataConfig) -> list[list[float]]:
             except ValueError:
                 if reader.line_num == 1:
                     continue  # the header
+                line = ",".join(cells)
+                other = separator(line)
                 raise MediaError(
-                    f"line {reader.line_num}: {','.join(cells)[:40]!r} is not all numbers; mend it"
+                    f"line {reader.line_num}: {line[:40]!r} is not all numbers; "
+                    + (f"separate them by commas, not by {other}" if other else "mend it")
                 ) from None
-            count += len(cells)
-            if count > config.max_series:
+            total += len(cells)
+            if total > config.max_series:
                 raise _too_large(f"more than {config.max_series} numbers", config)
     return steps
 
 
 def _too_large(size: str, config: DataConfig) -> MediaError:
     return MediaError(
-        f"a series of {size}, with {config.max_series} numbers allowed; "
+        f"a series of {size}, with {plural(config.max_series, 'number')} allowed; "
         "shorten it, or take every so-many-th step"
     )
 
@@ -137,7 +140,7 @@ def statistics(several: Iterable[np.ndarray]) -> tuple[Scale, ...]:
     for each in several:
         if each.shape[1] != several[0].shape[1]:
             raise MediaError(
-                f"series of {count(several[0].shape[1], 'variable')} and of {each.shape[1]}; "
+                f"series of {plural(several[0].shape[1], 'variable')} and of {each.shape[1]}; "
                 "give all rows the same"
             )
     return scales(several)
@@ -151,7 +154,7 @@ def standardise(series: np.ndarray, scale: tuple[Scale, ...]) -> Tensor:
     """
     if series.shape[1] != len(scale):
         raise MediaError(
-            f"a series of {count(series.shape[1], 'variable')}, where training had {len(scale)}; "
+            f"a series of {plural(series.shape[1], 'variable')}, where training had {len(scale)}; "
             "give all rows the same"
         )
     mean, deviation = np.array(scale).T

@@ -339,7 +339,7 @@ class _Loop:
         accelerator = self.accelerator
         if state.processes != accelerator.num_processes:
             raise ConfigError(
-                f"the run began with {state.processes} processes and there are "
+                f"processes: the run began with {state.processes}, and here there are "
                 f"{accelerator.num_processes}; resume with as many"
             )
         self.network.load_state_dict(state.below("network"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,15 @@ def test_a_target_far_from_those_in_training(rows, save):
     far = read_manifest(save(rows), kind="regression")
     with pytest.raises(ManifestError, match=r"line 4: 1e\+30 is over 1e\+15 deviations"):
         preprocessor.load(far, range(20))
+
+
+def test_a_model_may_know_a_label_by_another_spelling(rows, save):
+    preprocessor, _ = loaded(save([row | {"label": n % 2} for n, row in enumerate(rows)]))
+    before = replace(preprocessor, labels=("0.0", "1.0"))
+    manifest = read_manifest(save([row | {"label": float(n % 2)} for n, row in enumerate(rows)]))
+    for each in (preprocessor, before):
+        label = each.load(manifest, range(20)).collate(range(20))["label"]
+        assert label.tolist() == [number % 2 for number in range(20)]
 
 
 def test_an_unknown_label(rows, save):

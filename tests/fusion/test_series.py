@@ -56,6 +56,8 @@ def test_npy(tmp_path, dtype):
         ("1,2\n3\n", "differ in length"),
         ("1\n2\nx\n", "line 3: 'x' is not all numbers; mend it"),
         ("1\nnan\n", "not finite; fill them"),
+        ("a;b\n1;2\n", "line 2: '1;2' is not .*by commas, not by semicolons"),
+        ("1\t2\n3\t4\n", "line 2: .* is not .*by commas, not by tabs"),
         ("1e999\n", "not finite"),
         ("1,\n2,3\n4,\n", "line 3: '4,' is not all numbers"),
         ("\n".join("1" * 101), "a series of more than 100 numbers, with 100 numbers allowed"),
