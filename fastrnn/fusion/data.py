@@ -28,6 +28,7 @@ from .manifest import Manifest
 from .rows import Row
 from .scale import FARTHEST, Scale, scales
 from .split import label_names
+from .words import plural
 
 __all__ = ["IGNORE", "Batch", "Examples", "Preprocessor"]
 
@@ -369,7 +370,7 @@ def _series(
                 series.check_size(values, config)
             if result and values.shape[1] != result[0].shape[1]:
                 raise MediaError(
-                    f"a series of {values.shape[1]} variables, where others have "
+                    f"a series of {plural(values.shape[1], 'variable')}, where others have "
                     f"{result[0].shape[1]}; give all rows the same"
                 )
             result.append(values)

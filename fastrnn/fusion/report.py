@@ -81,7 +81,8 @@ def _summary(config: RunConfig, evaluation: dict[str, Any] | None) -> Html:
     score = main["scores"][evaluation["score"]]
     name = _NAMES[evaluation["score"]]
     words = (
-        f"{name} of {evaluation['main']} on {evaluation['rows']:,} {evaluation['split']} rows; "
+        f"{name} of {evaluation['main']} on {plural(evaluation['rows'], 'row')} "
+        f"({evaluation['split']}); "
         f"95 % interval {number(score['low'])} to {number(score['high'])}"
     )
     parts = [page.headline(number(score["value"]), words)]

@@ -91,14 +91,14 @@ def _read_npy(path: Path, config: DataConfig) -> np.ndarray:
     # Mapped, not read: the header may claim any size, and objects cannot be mapped at all.
     array = np.lib.format.open_memmap(path, mode="r", max_header_size=_HEADER)
     if array.size > config.max_series:
-        raise _too_large(f"{array.size} numbers", config)
+        raise _too_large(plural(array.size, "number"), config)
     return np.array(array)
 
 
 def _read_csv(path: Path, config: DataConfig) -> list[list[float]]:
     size = path.stat().st_size
     if size > _BYTES * config.max_series + _HEADER:
-        raise _too_large(f"{size} bytes", config)
+        raise _too_large(plural(size, "byte"), config)
     steps: list[list[float]] = []
     total = 0
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -119,7 +119,7 @@ def _read_csv(path: Path, config: DataConfig) -> list[list[float]]:
                 ) from None
             total += len(cells)
             if total > config.max_series:
-                raise _too_large(f"more than {config.max_series} numbers", config)
+                raise _too_large(f"more than {plural(config.max_series, 'number')}", config)
     return steps
 
 

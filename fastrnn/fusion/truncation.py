@@ -4,7 +4,7 @@ libsndfile takes a file whose end is missing for a shorter clip. Only the contai
 
 | container | what it promises |
 |---|---|
-| WAV | the sizes of its chunks, in front of them |
+| WAV | the size of its samples, in front of them |
 | Ogg | a last page that is marked as the last |
 | MP3 | whole frames; often also their number, in a Xing or Info header |
 
@@ -18,7 +18,8 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Literal
 
-_UNKNOWN = 0x7FFF_0000  # a writer that cannot go back leaves 0, or a size above this
+_UNKNOWN = 0x7FFF_0000  # a writer that cannot go back leaves a larger size
+_HEADER = 1 << 24  # bytes of a WAV file before its samples that are looked through
 _OGG_PAGE = 27 + 255 + 255 * 255  # bytes, at most
 _OGG_LAST = 4  # the flag of a stream's last page
 
@@ -31,25 +32,17 @@ _HERTZ = (44_100, 48_000, 32_000)  # of MPEG-1; MPEG-2 has half, 2.5 a quarter
 
 
 def wav_is_cut(path: Path) -> bool:
-    """Whether the file ends before its RIFF chunk, or the samples in it, should."""
+    """Whether the file ends before its data chunk should."""
     length = path.stat().st_size
     with path.open("rb") as file:
-        header = file.read(12)
-        order: Literal["little", "big"] = "big" if header[:4] == b"RIFX" else "little"
-
-        def ends_before(size: bytes, needed: int) -> bool:
-            claimed = int.from_bytes(size, order)
-            return 0 < claimed < _UNKNOWN and needed + claimed > length
-
-        if ends_before(header[4:8], 7):  # not 8: one byte of padding at the end may be missing
-            return True
+        order: Literal["little", "big"] = "big" if file.read(4) == b"RIFX" else "little"
         place = 12
-        while place < length:
+        while place < min(length, _HEADER):
             file.seek(place)
-            name, size = file.read(4), file.read(4)
+            name, size = file.read(4), int.from_bytes(file.read(4), order)
             if name == b"data":
-                return ends_before(size, place + 8)
-            place += 8 + int.from_bytes(size, order) + 1 & ~1  # chunks begin at even places
+                return size < _UNKNOWN and place + 8 + size > length
+            place += 8 + size + 1 & ~1  # chunks begin at even places
     return False
 
 

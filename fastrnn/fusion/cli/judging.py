@@ -102,7 +102,7 @@ def predict(
             on_bad_row=on_bad_row.value,
             workers=workers,
             block=block,
-            tell=lambda rows: status.update(f"{rows:,} rows done"),
+            tell=lambda rows: status.update(plural(rows, "row")),
         )
     Console().out(
         f"{plural(counts.answered, 'row')} answered in {output}"
