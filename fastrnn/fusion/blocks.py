@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import ManifestError
+from .tables import csv_header
+from .words import composed, plural
 
 _LARGEST_CELL = 1 << 24  # characters of a CSV cell: a numeric series may be written into one
 _LARGEST_LINE = 1 << 26  # characters of a JSONL line
@@ -77,19 +79,14 @@ def _csv(path: Path) -> Iterator[Cells]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             try:
-                names = [name.strip() for name in next(reader, [])]
-                twice = [name for name in names if names.count(name) > 1]
-                if twice:
-                    raise ManifestError(
-                        f"{path}: the column {twice[0]!r} appears twice; rename one of them"
-                    )
+                names = csv_header(path, next(reader, []))
                 for cells in reader:
                     if len(cells) == len(names):
                         yield dict(zip(names, cells, strict=True))
                     elif cells:
                         yield ManifestError(
-                            f"{len(cells)} cells under {len(names)} columns; put quotes around a "
-                            "cell that holds a comma"
+                            f"{plural(len(cells), 'cell')} under {plural(len(names), 'column')}; "
+                            "put quotes around a cell that holds a comma"
                         )
             except csv.Error as error:
                 raise ManifestError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
@@ -110,7 +107,7 @@ def _jsonl(path: Path) -> Iterator[Cells]:
                 yield ManifestError(f"not JSON ({error}); write one object a line")
                 continue
             if isinstance(record, dict):
-                yield record
+                yield {composed(name): cell for name, cell in record.items()}
             else:
                 yield ManifestError('not a JSON object; write {"image": "1.png", "text": "a dog"}')
 
@@ -118,7 +115,8 @@ def _jsonl(path: Path) -> Iterator[Cells]:
 def _parquet(path: Path) -> Iterator[Cells]:
     try:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
-            yield from batch.to_pylist()
+            for record in batch.to_pylist():
+                yield {composed(name.strip()): cell for name, cell in record.items()}
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(
             f"{path}: no Parquet file that can be read ({error}); write it again"

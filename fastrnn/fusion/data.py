@@ -23,14 +23,14 @@ from .config import DataConfig, RunConfig
 from .decoding import File, decode
 from .errors import DataError, FusionError, ManifestError, MediaError
 from .examples import ABSENT, IGNORE, Batch, Examples
-from .kinds import Label, names_of, settle
+from .kinds import Label, canonical, names_of, settle
 from .manifest import Manifest
 from .rows import Row
+from .scale import FARTHEST, Scale, scales
 from .split import label_names
+from .words import plural
 
 __all__ = ["IGNORE", "Batch", "Examples", "Preprocessor"]
-
-Scale = tuple[float, float]  # mean and deviation
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Preprocessor:
             labels=label_names(manifest, rows),
             tokenizer=tokenizer if "text" in manifest.modalities else None,
             kind=manifest.kind,
-            target=_target(table) if manifest.kind == "regression" else None,
+            target=_target(manifest.path, table) if manifest.kind == "regression" else None,
             series=scale,
             modalities=manifest.modalities,
             stream=manifest.stream,
@@ -126,7 +126,9 @@ class Preprocessor:
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.labels)}
+        exact = {name: number for number, name in enumerate(self.labels)}
+        # A model may have been trained before labels were read in their canonical form.
+        return {canonical(name): number for name, number in exact.items()} | exact
 
     def load(
         self,
@@ -264,21 +266,27 @@ class Preprocessor:
         label = settle(value, self.kind)
         if self.kind == "regression":
             mean, deviation = self.target or (0.0, 1.0)
-            return torch.tensor((float(str(label)) - mean) / deviation, dtype=torch.float32)
-        number = self._numbers
+            number = (float(str(label)) - mean) / deviation
+            if abs(number) > FARTHEST:
+                raise ManifestError(
+                    f"{label} is over {FARTHEST:g} deviations from the mean of the labels in "
+                    "training; mend it, or remove the row"
+                )
+            return torch.tensor(number, dtype=torch.float32)
+        numbers = self._numbers
         for name in names_of(label):
-            if name not in number:
+            if name not in numbers:
                 raise ManifestError(
                     f"the label {name!r} was not in training ({', '.join(self.labels[:10])}); "
                     "mend it, or remove the row"
                 )
         if isinstance(label, str):
-            return torch.tensor(number[label])
+            return torch.tensor(numbers[label])
         if self.kind == "multilabel":
             holds = torch.zeros(len(self.labels))
-            holds[[number[name] for name in names_of(label)]] = 1
+            holds[[numbers[name] for name in names_of(label)]] = 1
             return holds
-        return torch.tensor([IGNORE if name is None else number[name] for name in label])
+        return torch.tensor([IGNORE if name is None else numbers[name] for name in label])
 
 
 @dataclass
@@ -362,13 +370,19 @@ def _series(
                 series.check_size(values, config)
             if result and values.shape[1] != result[0].shape[1]:
                 raise MediaError(
-                    f"a series of {values.shape[1]} variables, where others have "
+                    f"a series of {plural(values.shape[1], 'variable')}, where others have "
                     f"{result[0].shape[1]}; give all rows the same"
                 )
             result.append(values)
     return result
 
 
-def _target(table: list[Row]) -> Scale:
+def _target(path: Path, table: list[Row]) -> Scale:
     values = np.array([float(str(row.label)) for row in table])
-    return float(values.mean()), float(values.std()) or 1.0
+    ((mean, deviation),) = scales([values[:, None]])
+    if np.ptp(values) > 0 and (mean, deviation) == (values[0], 1):  # taken for a constant
+        raise ManifestError(
+            f"{path}: the training rows' labels differ from their mean, {mean:g}, by no more than "
+            "rounding does; subtract it from them"
+        )
+    return mean, deviation

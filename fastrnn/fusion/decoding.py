@@ -30,7 +30,7 @@ def decode(
 ) -> Iterator[tuple[File, np.ndarray | MediaError]]:
     """Every distinct file of the rows, and what it holds or what is wrong with it.
 
-    Images are uint8 [C, S, S], clips float32 [F, mels] log-mel frames, series float32 [L, K].
+    Images are uint8 [C, S, S], clips float32 [F, mels] log-mel frames, series float64 [L, K].
 
     Args:
         modalities: whose files to decode.

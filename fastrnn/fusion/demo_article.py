@@ -22,6 +22,7 @@ from .manifest import Manifest, read_manifest
 from .presets import PRESETS, note
 from .split import split_rows
 from .train import Trained, train
+from .words import plural
 
 PIXELS = 32
 FUSIONS: Mapping[str, Mapping[str, Any]] = {
@@ -58,7 +59,7 @@ def article(call: Call) -> Run:
         name: [f"{each.judged.score:.3f}", f"{each.parameters:,}", f"{each.seconds:.0f}"]
         for name, each in found.items()
     }
-    title = f"Accuracy on {len(saved.examples['test'])} test rows; chance is 0.5"
+    title = f"Accuracy on {plural(len(saved.examples['test']), 'test row')}; chance is 0.5"
     call.console.print(grid(title, "model", ["accuracy", "parameters", "seconds"], cells))
     return saved
 

@@ -21,6 +21,7 @@ from .cells import recurrent
 from .config import ModelConfig
 from .data import Batch
 from .errors import ConfigError
+from .words import plural
 
 Factory = Callable[[ModelConfig], nn.Module]
 
@@ -47,8 +48,9 @@ class ImageEncoder(nn.Module):
             channels, side = features, (side - 2 + 2 * padding) // 2
         if side < 1:
             raise ConfigError(
-                f"images of {config.image_size} pixels are too small for {len(config.conv)} stages "
-                "that each halve them: make image_size larger or conv shorter"
+                f"images of {plural(config.image_size, 'pixel')} are too small for "
+                f"{plural(len(config.conv), 'stage')} that each halve them: make "
+                "image_size larger or conv shorter"
             )
         if config.grid:
             stages.append(nn.AdaptiveAvgPool2d(config.grid))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from .config import ModelConfig, RunConfig
 from .data import IGNORE, Examples
 from .metrics import Answers, Interval
 from .run_data import Rows, run_rows
+from .scale import restore
 
 EVALUATION = "evaluation.json"
 _BATCH = 256  # rows; no gradients are kept
@@ -67,7 +69,7 @@ def _points(answers: Answers, most: int = 1000) -> list[list[float | None]]:
     """[true value, answer] of some items, for a picture."""
     keep = torch.linspace(0, len(answers.truth) - 1, min(most, len(answers.truth))).long()
     pairs = torch.stack([answers.truth, answers.output], dim=1)[keep]
-    return [[metrics.plain(value) for value in pair] for pair in pairs.tolist()]
+    return [[each if math.isfinite(each) else None for each in pair] for pair in pairs.tolist()]
 
 
 def answer(
@@ -91,7 +93,7 @@ def answer(
             if change is not None:
                 batch = change(batch)
             logits = network({name: each.to(device) for name, each in batch.items()})
-            output, truth, row = items(config, logits.cpu(), batch["label"])
+            output, truth, row = items(config, logits, batch["label"])
             outputs.append(output)
             truths.append(truth)
             rows.append(row + start)
@@ -109,14 +111,13 @@ def items(config: RunConfig, logits: Tensor, label: Tensor) -> tuple[Tensor, Ten
     """Logits and labels of a batch as Answers' output, truth and row: steps without a label are
     left out, regression is brought back to the label's units."""
     kind = config.model.kind
-    output = objective.probabilities(kind, logits.double())
+    output = objective.answers(kind, logits, config.target)
     row = torch.arange(len(label))
     if kind == "steps":
         scored = label != IGNORE
         return output[scored], label[scored], row[:, None].expand_as(label)[scored]
-    if kind == "regression" and config.target is not None:
-        mean, deviation = config.target
-        return output * deviation + mean, label.double() * deviation + mean, row
+    if kind == "regression":
+        return output, restore(label, config.target), row
     return output, label.long() if kind == "multilabel" else label, row
 
 

@@ -21,6 +21,8 @@ from . import resume as interrupted
 from .config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from .data import IGNORE, Examples, Preprocessor
 from .errors import ConfigError
+from .groups import crossing_contents
+from .kinds import summary
 from .log import METRICS
 from .manifest import Manifest, read_manifest
 from .network import single
@@ -28,6 +30,7 @@ from .runs import Run
 from .split import split_rows
 from .text import load_tokenizer
 from .train import find_devices, score_name
+from .words import plural
 
 SPLIT, SKIPPED = "split.json", "skipped.jsonl"
 
@@ -92,7 +95,7 @@ def fit(
     elif not complete:
         keep_what_is_there(folder, (interrupted.CALL, METRICS, *checkpoint.FILES))
     parts = _split(folder, manifest, training.seed)
-    describe(manifest, parts, training.seed, console)
+    describe(manifest, console)
     source = None if init_from is None else checkpoint.load(init_from)
     preprocessor = _tokenized_alike(
         Preprocessor.fit(manifest, parts["train"], data, on_bad_row=on_bad_row, workers=workers),
@@ -100,6 +103,7 @@ def fit(
         source,
     )
     examples = _decode(manifest, parts, preprocessor, workers, on_bad_row, console)
+    describe_split(manifest, examples, training.seed, console)
     model = configure(manifest, preprocessor, options or {})
     config = RunConfig(
         data,
@@ -178,16 +182,21 @@ def _decode(
     cut = sum(each.texts_cut for each in examples.values())
     if cut:
         limit = preprocessor.config.max_tokens
-        console.print(f"{cut} texts were cut after {limit} tokens")
+        console.print(f"{plural(cut, 'text')} cut after {plural(limit, 'token')}")
     return examples
+
+
+def _left_out(manifest: Manifest, examples: Mapping[str, Examples]) -> list[dict[str, str]]:
+    """Where and why, and the split, of all rows that could not be used; the split once dealt."""
+    left_out = [{"where": where, "error": error} for where, error in manifest.skipped]
+    for name, each in examples.items():
+        left_out += [{"where": a, "error": b, "split": name} for a, b in each.skipped]
+    return left_out
 
 
 def _list_skipped(folder: Path, manifest: Manifest, examples: Mapping[str, Examples]) -> None:
     """skipped.jsonl, where a row was left out."""
-    left_out = [*getattr(manifest, "skipped", ())]
-    for each in examples.values():
-        left_out += getattr(each, "skipped", ())
-    lines = [json.dumps({"where": where, "error": error}) + "\n" for where, error in left_out]
+    lines = [json.dumps(each) + "\n" for each in _left_out(manifest, examples)]
     if lines:
         files.write(folder / SKIPPED, "".join(lines))
 
@@ -247,25 +256,43 @@ def keep_what_is_there(folder: Path, names: Iterable[str]) -> None:
             )
 
 
-def describe(
-    manifest: Manifest, parts: Mapping[str, list[int]], seed: int, console: Console
-) -> None:
+def describe(manifest: Manifest, console: Console) -> None:
     """Say what was inferred, so that a wrong guess is seen before it costs an hour."""
     say = console.out  # plain: a path is no markup
-    say(f"{manifest.path}: {len(manifest.rows)} rows{' of steps' if manifest.stream else ''}")
+    rows = plural(len(manifest.rows) + len(manifest.skipped), "row")
+    say(f"{manifest.path}: {rows}{' of steps' if manifest.stream else ''}")
     say("  columns: " + ", ".join(f"{role} = {name}" for role, name in manifest.columns.items()))
     say(f"  labels: {manifest.kind}")
     for warning in manifest.warnings:
         say(f"  warning: {warning}")
     if manifest.ignored:
         say("  ignored: " + ", ".join(manifest.ignored))
-    sizes = ", ".join(f"{len(rows)} {name}" for name, rows in parts.items())
+
+
+def describe_split(
+    manifest: Manifest, examples: Mapping[str, Examples], seed: int, console: Console
+) -> None:
+    """Say which rows there are to learn from and to judge on, without those that were left out."""
+    say = console.out
+    rows = [
+        replace(manifest.rows[number], split=name)
+        for name, each in examples.items()
+        for number in each.rows
+    ]
+    say(f"  {manifest.kind} labels: " + summary(manifest.kind, [row.label for row in rows]))
+    sizes = ", ".join(f"{len(each)} {name}" for name, each in examples.items())
     how = (
         f"as {manifest.columns['split']} says"
         if "split" in manifest.columns
         else (f"dealt by seed {seed}, labels in proportion")
     )
     say(f"  split: {sizes} ({how})")
+    if "split" not in manifest.columns:  # else the manifest has this warning
+        for warning in crossing_contents(rows):
+            say(f"  warning: {warning}")
+    left_out = _left_out(manifest, examples)
+    if left_out:
+        say(f"  {plural(len(left_out), 'row')} left out, see {SKIPPED}")
 
 
 def configure(
@@ -331,7 +358,7 @@ def results(run: Run) -> Table:
     split = "test" if "test" in run.examples else "val"
     rows = len(run.examples[split])
     score = score_name(run.config.model.kind)
-    title = f"{score[0].upper()}{score[1:]} on {rows} {split} rows"
+    title = f"{score[0].upper()}{score[1:]} on {plural(rows, f'{split} row')}"
     table = Table(title=title, title_justify="left")
     table.add_column("model")
     for column in (score, "loss", "parameters", "seconds"):

@@ -16,6 +16,7 @@ from .data import IGNORE, Batch
 from .evaluation import answer
 from .network import FusionNetwork
 from .run_data import Rows, run_rows
+from .scale import restore, written
 
 EXPLANATION = "explanation.json"
 PICTURES = "pictures"
@@ -62,6 +63,7 @@ def explain_run(
         "score": metrics.main_score(config.model.kind),
         "split": rows.split,
         "rows": len(rows.examples),
+        "skipped": rows.skipped,
         "ablation": ablation(network, rows, device, seed),
         "swap_modality": probes.swap_modalities(network, config, batch, seed) if several else [],
         "emap": None,
@@ -192,10 +194,10 @@ def _judge(rows: Rows, logits: Tensor, label: Tensor) -> tuple[attribution.Judge
     names = config.labels
     told: dict[str, Any]
     if kind == "regression":
-        mean, deviation = config.target or (0.0, 1.0)
+        scale = config.target
         told = {
-            "truth": f"{float(label[0]) * deviation + mean:.4g}",
-            "answer": f"{float(logits[0, 0]) * deviation + mean:.4g}",
+            "truth": written(float(restore(label[0], scale)), scale),
+            "answer": written(float(restore(logits[0, 0], scale)), scale),
         }
         return (lambda found: found[0, 0]), told
     if kind == "binary":

@@ -33,6 +33,7 @@ from .data import Batch
 from .errors import ConfigError
 from .network import FusionNetwork, LateNetwork
 from .timing import with_torch_rnn
+from .words import plural
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -284,7 +285,7 @@ def _sizes(batch: Batch, rows: int) -> dict[str, Batch]:
         if "image" in longer:
             longer["image"] = torch.cat([longer["image"], longer["image"]], dim=1)
     return {
-        f"the batch of {rows} rows": batch,
+        f"the batch of {plural(rows, 'row')}": batch,
         "one row": _rows(batch, [rows - 1]),
         f"{2 * rows} rows, longer": longer,
     }

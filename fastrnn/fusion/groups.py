@@ -6,11 +6,16 @@ from memory.
 
 from __future__ import annotations
 
+import hashlib
+import reprlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from .rows import Row
+from .words import composed
 
 
 def linked(rows: Sequence[Row], indices: Iterable[int]) -> list[list[int]]:
@@ -58,12 +63,50 @@ def crossing_files(rows: Iterable[Row], root: Path) -> tuple[str, ...]:
     if not crossing:
         return ()
     file, (one, other) = next(iter(crossing.items()))
-    more = f", and {len(crossing) - 1} more files are like it" if len(crossing) > 1 else ""
+    more = _more(len(crossing) - 1, "file")
     return (
         f"{file.relative_to(root)} is in {one.split} ({one.where}) and in {other.split} "
         f"({other.where}){more}: scores may flatter; leave the split column out to have rows "
         "dealt with each file in one split",
     )
+
+
+def crossing_contents(rows: Iterable[Row]) -> tuple[str, ...]:
+    """The same where rows that name no file have the same text and series in different splits.
+
+    A text beside different images gives nothing away: questions are repeated.
+    """
+    seen: dict[Hashable, Row] = {}
+    crossing: dict[Hashable, tuple[Row, Row]] = {}
+    for row in rows:
+        if row.split and not row.files:
+            content = _content(row)
+            first = seen.setdefault(content, row)
+            if first.split != row.split and content not in crossing:
+                crossing[content] = (first, row)
+    if not crossing:
+        return ()
+    one, other = next(iter(crossing.values()))
+    text, series = one.text is not None, one.series is not None
+    what = " and ".join(["text"] * text + ["series"] * series)
+    shown = f" {reprlib.repr(one.text)}" if text and not series else ""
+    more = _more(len(crossing) - 1, "row" if series else "text")
+    return (
+        f"the {what}{shown} {'are' if text and series else 'is'} in {one.split} ({one.where}) and "
+        f"in {other.split} ({other.where}){more}: scores may flatter; remove such rows, or give "
+        "those that are alike one group",
+    )
+
+
+def _content(row: Row) -> Hashable:
+    text = None if row.text is None else composed(row.text)
+    if not isinstance(row.series, np.ndarray):
+        return text
+    return text, row.series.shape, hashlib.sha256(row.series.tobytes()).digest()
+
+
+def _more(number: int, noun: str) -> str:
+    return f", and {number} more {noun}{'s are' if number > 1 else ' is'} like it" if number else ""
 
 
 def crossing_group(rows: Iterable[Row]) -> tuple[Row, Row] | None:

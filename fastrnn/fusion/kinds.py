@@ -9,14 +9,18 @@ steps                a list, one name a step, null where nothing is asked
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from .config import KINDS
 from .errors import ConfigError, FusionError
+from .scale import LARGEST
 
 Label = str | tuple[str | None, ...]
 
 SEPARATOR = "|"
+_SHOWN = 20  # labels that a summary names
 _FEW = 20  # different numbers, up to which they are taken for names of classes
 
 
@@ -58,7 +62,7 @@ def settle(label: Label, kind: str) -> Label:
     """
     if kind == "multilabel":
         parts = label.split(SEPARATOR) if isinstance(label, str) else label
-        names = [part.strip() for part in parts if part is not None and part.strip()]
+        names = [canonical(part.strip()) for part in parts if part is not None and part.strip()]
         if isinstance(label, str) and not names:
             raise FusionError(f"{label!r} holds no label; write [] where none holds")
         return tuple(dict.fromkeys(names))
@@ -70,8 +74,12 @@ def settle(label: Label, kind: str) -> Label:
         return label
     if not isinstance(label, str):
         raise FusionError("a list of labels; write one label")
-    if kind == "regression" and number(label) is None:
-        raise FusionError(f"{label!r} is no finite number; mend it, or choose another kind")
+    if kind == "regression":
+        value = number(label)
+        if value is None:
+            raise FusionError(f"{label!r} is no finite number; mend it, or choose another kind")
+        if abs(value) > LARGEST:
+            raise FusionError(f"{label} is beyond ±{LARGEST:g}; give the label in larger units")
     return label
 
 
@@ -82,6 +90,39 @@ def number(name: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def canonical(name: str) -> str:
+    """A label as it is compared: 1.0 is 1, as a column of numbers with an empty cell reads; True is
+    true."""
+    whole = re.fullmatch(r"([+-]?\d+)\.0*", name)
+    if whole:
+        return whole[1]
+    return name.lower() if name in ("True", "False") else name
+
+
+def regression_hint(kind: str, labels: Sequence[Label]) -> str:
+    """What to add where labels look more like amounts than like names of classes; else ""."""
+    names = {label for label in labels if isinstance(label, str)}
+    if kind != "multiclass" or 2 * len(names) <= len(labels):
+        return ""
+    if any(number(name) is None for name in names):
+        return ""
+    return (
+        f"{len(names)} of {len(labels)} labels are different numbers: if they are amounts, choose "
+        "--kind regression"
+    )
+
+
+def summary(kind: str, labels: Iterable[Label]) -> str:
+    """The labels that there are, and how often each."""
+    names = Counter(name for label in labels for name in names_of(label))
+    if kind == "regression":
+        values = [float(name) for name in names]
+        return f"{min(values):g} to {max(values):g}, {len(values)} different" if values else "none"
+    shown = [f"{name} {names[name]}" for name in sort_names(names)[:_SHOWN]]
+    more = f", … ({len(names)} different)" if len(names) > _SHOWN else ""
+    return ", ".join(shown) + more
 
 
 def names_of(label: Label) -> tuple[str, ...]:

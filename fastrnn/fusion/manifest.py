@@ -38,10 +38,11 @@ from typing import Any
 from .bad_rows import BadRows
 from .config import MODALITIES
 from .errors import ConfigError, FusionError, ManifestError
-from .groups import crossing_files, crossing_group
-from .kinds import Label, check_kind, infer_kind, names_of, settle
+from .groups import crossing_contents, crossing_files, crossing_group
+from .kinds import Label, check_kind, infer_kind, regression_hint, settle
 from .rows import Row, RowReader
 from .tables import Record, Source, read_table
+from .words import composed, plural
 
 __all__ = ["MODALITIES", "Label", "Manifest", "Row", "read_manifest"]
 
@@ -60,6 +61,7 @@ _ENDINGS = {
     "series": (".npy",),
 }
 _LABELLED = ("label", "split", "group")  # roles that prediction has no use for
+_SUSPECT = 20  # rows from which on mostly different numbers look like amounts
 _SAMPLE = 100  # rows whose cells show what a column holds
 
 
@@ -125,7 +127,7 @@ def read_manifest(
     """
     check_kind(kind)
     bad = BadRows(on_bad_row)
-    named = dict(columns or {})
+    named = {role: composed(name.strip()) for role, name in (columns or {}).items()}
     unknown = sorted(set(named) - set(_NAMES))
     if unknown:
         raise ConfigError(f"columns play the roles {', '.join(_NAMES)}; not {unknown[0]!r}")
@@ -148,13 +150,14 @@ def read_manifest(
     rows = _settled(path, roles, rows, kind, bad)
     if labelled and not rows:
         raise ManifestError(f"{path}: no row can be used; the first: {bad.listed[0][1]}")
-    if kind == "binary" and labelled:
-        _check_two(path, rows)
     missing = tuple(name for name in modalities if not all(row.has(name) for row in rows))
     ignored = tuple(name for name in table.names if name not in roles.values())
     if "split" in roles and "group" in roles:
         _check_groups(path, rows)
-    warnings = crossing_files(rows, base)
+    warnings = (*crossing_files(rows, base), *crossing_contents(rows))
+    hint = regression_hint(kind, [row.label for row in rows]) if labelled else ""
+    if hint and len(rows) > _SUSPECT:
+        warnings = (*warnings, hint)
     return Manifest(
         path, roles, ignored, tuple(rows), kind, tuple(bad.listed), missing, warnings, base
     )
@@ -245,22 +248,14 @@ def _labelled(path: Path, column: str, row: Row, kind: str) -> Row:
         row = replace(row, label=settle(row.label, kind), per_step=kind == "steps")
         if row.per_step and len(row.label) != row.steps:
             raise FusionError(
-                f"{len(row.label)} labels for {row.steps} images; give one a step, or null"
+                f"{plural(len(row.label), 'label')} for {plural(row.steps, 'image')}; give one a "
+                "step, or null"
             )
     except FusionError as error:
         raise ManifestError(
             f"{path}, {row.where}, column {column!r}: {error} (the labels' kind is {kind})"
         ) from None
     return row
-
-
-def _check_two(path: Path, rows: Iterable[Row]) -> None:
-    names = sorted({name for row in rows for name in names_of(row.label)})
-    if len(names) > 2:
-        raise ManifestError(
-            f"{path}: the kind is binary, but there are {len(names)} labels "
-            f"({', '.join(names[:4])}...); choose multiclass"
-        )
 
 
 def _check_groups(path: Path, rows: Iterable[Row]) -> None:

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from .config import DataConfig
 from .errors import MediaError
+from .truncation import ogg_is_cut, read_mp3, wav_is_cut
+from .words import plural
 
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -25,10 +27,14 @@ _AUDIO_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
 _MAX_RATE = 384_000  # Hz; a header that claims more could pass a long clip off as a short one
 _MAX_CHANNELS = 16
 _BLOCK = 1 << 16  # frames that are read at a time
+_LOUDEST = 1e12  # the square of a spectrum of larger samples may overflow float32
+_NO_LENGTH = 1 << 40  # libsndfile's number of frames where a header gives none is above this
+_GUESS = 0.98  # of an MP3's true length: what a good guess from its first frame reaches
 
 
 def read_image(path: Path, config: DataConfig) -> Tensor:
-    """One image, resized to a square whatever its proportions.
+    """One image, resized to a square whatever its proportions. White shows through where it is
+    transparent.
 
     Returns:
         uint8 [C, S, S], C = image_channels, S = image_size.
@@ -38,22 +44,21 @@ def read_image(path: Path, config: DataConfig) -> Tensor:
     """
     try:
         with warnings.catch_warnings():
-            # Pillow only warns of a bomb; the cap below refuses it.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=_IMAGE_FORMATS)
-        with image:
-            width, height = image.size
-            if width * height > config.max_pixels:
-                raise MediaError(
-                    f"{path}: {width}×{height} pixels are more than the {config.max_pixels} "
-                    "allowed; make the image smaller"
-                )
-            if image.mode not in _EIGHT_BIT:
-                raise MediaError(f"{path}: an image of mode {image.mode}; save it with 8 bits")
-            size = (config.image_size, config.image_size)
-            upright = ImageOps.exif_transpose(image)
-            wanted = upright.convert("L" if config.image_channels == 1 else "RGB")
-            pixels = np.array(wanted.resize(size, Image.Resampling.BILINEAR))
+            # Pillow warns of a bomb, which the cap below refuses, and of damaged metadata.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_IMAGE_FORMATS) as image:
+                width, height = image.size
+                if width * height > config.max_pixels:
+                    raise MediaError(
+                        f"{path}: {width}×{height} pixels are more than the {config.max_pixels} "
+                        "allowed; make the image smaller"
+                    )
+                if image.mode not in _EIGHT_BIT:
+                    raise MediaError(f"{path}: an image of mode {image.mode}; save it with 8 bits")
+                size = (config.image_size, config.image_size)
+                upright = _on_white(ImageOps.exif_transpose(image))
+                wanted = upright.convert("L" if config.image_channels == 1 else "RGB")
+                pixels = np.array(wanted.resize(size, Image.Resampling.BILINEAR))
     except Image.DecompressionBombError:
         raise MediaError(f"{path}: far too many pixels; make the image smaller") from None
     except Image.UnidentifiedImageError:
@@ -67,6 +72,15 @@ def read_image(path: Path, config: DataConfig) -> Tensor:
     return torch.from_numpy(pixels.reshape(*size, -1)).permute(2, 0, 1).contiguous()
 
 
+def _on_white(image: Image.Image) -> Image.Image:
+    """The image over a white ground; itself where nothing is transparent."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image)
+
+
 def read_audio(path: Path, config: DataConfig) -> Tensor:
     """One clip, its channels averaged, at the configured rate.
 
@@ -74,60 +88,102 @@ def read_audio(path: Path, config: DataConfig) -> Tensor:
         float32 [samples], nominally within ±1.
 
     Raises:
-        MediaError: no audio, empty, too long, damaged, or with samples that are no numbers.
+        MediaError: no audio, empty, too long, cut off, damaged, or with samples that are no
+            numbers.
     """
     try:
         with soundfile.SoundFile(path) as file:
-            rate, seconds = file.samplerate, file.frames / file.samplerate
-            if file.format not in _AUDIO_FORMATS:
-                raise MediaError(f"{path}: audio of kind {file.format}; convert it to WAV or FLAC")
-            if rate > _MAX_RATE or file.channels > _MAX_CHANNELS:
-                raise MediaError(
-                    f"{path}: {rate} Hz and {file.channels} channels; at most {_MAX_RATE} Hz and "
-                    f"{_MAX_CHANNELS} channels are read"
-                )
-            if seconds > config.max_seconds:
-                raise MediaError(
-                    f"{path}: {seconds:.1f} s are more than the {config.max_seconds:g} s allowed; "
-                    "cut the clip, or raise --max-seconds"
-                )
-            if _cut_off(path):
-                raise MediaError(f"{path}: the end of the clip is missing; replace the file")
-            # A piece at a time: of many channels only the mean is kept, and not for longer than
-            # was allowed, whatever the header said.
-            longest = math.ceil(config.max_seconds * rate)
-            pieces = [np.zeros(0, np.float32)]
-            for piece in file.blocks(_BLOCK, dtype="float32", always_2d=True):
-                with np.errstate(invalid="ignore"):  # infinities are refused below
-                    pieces.append(piece.mean(axis=1))
-                longest -= len(piece)
-                if longest < 0:
-                    raise MediaError(f"{path}: the clip is longer than its header says; replace it")
-            samples = np.concatenate(pieces)
+            rate = file.samplerate
+            _check_kind(path, file)
+            promised = _promised(path, file, config)
+            samples = _read_samples(file, math.ceil(config.max_seconds * rate))
     except (MediaError, MemoryError):
         raise
     except Exception as error:  # soundfile's own, and TypeError for a name ending in .raw
         raise MediaError(
             f"{path}: no audio that can be read ({error}); replace the file, or remove the row"
         ) from None
+    if len(samples) < promised:
+        raise _cut(path)
     if not len(samples):
         raise MediaError(f"{path}: the clip is empty; replace the file, or remove the row")
-    wave = torch.from_numpy(samples)
-    if not bool(torch.isfinite(wave).all()):
-        raise MediaError(f"{path}: some samples are not finite numbers; replace the file")
-    return resample(wave, rate, config.sample_rate)
+    if len(samples) > config.max_seconds * rate + 1:
+        raise MediaError(f"{path}: the clip is longer than its header says; replace it")
+    if not np.abs(samples).max() <= _LOUDEST:  # "not" also refuses NaN
+        raise MediaError(
+            f"{path}: some samples are not finite numbers, or are beyond ±{_LOUDEST:g}; "
+            "replace the file"
+        )
+    return resample(torch.from_numpy(samples), rate, config.sample_rate)
 
 
-def _cut_off(path: Path) -> bool:
-    """A WAV file is shorter than its header says, which libsndfile takes for a shorter clip.
+def _check_kind(path: Path, file: soundfile.SoundFile) -> None:
+    if file.format not in _AUDIO_FORMATS:
+        raise MediaError(f"{path}: audio of kind {file.format}; convert it to WAV or FLAC")
+    if file.samplerate > _MAX_RATE or file.channels > _MAX_CHANNELS:
+        raise MediaError(
+            f"{path}: {file.samplerate} Hz and {plural(file.channels, 'channel')}; at most "
+            f"{_MAX_RATE} Hz and {_MAX_CHANNELS} channels are read"
+        )
 
-    Writers that cannot go back to the header leave 0 or the largest size there.
+
+def _promised(path: Path, file: soundfile.SoundFile, config: DataConfig) -> int:
+    """How many samples a whole clip has, at least.
+
+    Raises:
+        MediaError: it is too long, the end is missing, or the file does not say how long it is.
     """
-    with path.open("rb") as file:
-        header = file.read(8)
-    size = int.from_bytes(header[4:], "little")
-    # One byte of padding at the end may be missing.
-    return header[:4] == b"RIFF" and 0 < size < 0x7FFF_0000 and size + 7 > path.stat().st_size
+    frames, cut, guessed = file.frames, False, False
+    if file.format in ("WAV", "WAVEX"):
+        cut = wav_is_cut(path)
+    elif file.format == "OGG":
+        cut = ogg_is_cut(path)
+    elif file.format == "MP3":
+        mp3 = read_mp3(path, most=math.ceil(10 * config.max_seconds * file.samplerate))
+        cut, guessed = mp3.cut, not mp3.counted
+        if guessed:
+            # libsndfile takes all frames to be as large as the first, and reads no further.
+            if frames < _GUESS * mp3.samples or not mp3.samples:
+                raise _unknown_length(path)
+            frames = min(frames, mp3.samples)
+    if frames >= _NO_LENGTH:
+        raise _unknown_length(path)
+    seconds = frames / file.samplerate
+    if seconds > config.max_seconds:
+        raise MediaError(
+            f"{path}: {seconds:.1f} s are more than the {config.max_seconds:g} s allowed; "
+            "cut the clip, or raise --max-seconds"
+        )
+    if cut:
+        raise _cut(path)
+    return math.floor(_GUESS * frames) if guessed else frames
+
+
+def _read_samples(file: soundfile.SoundFile, longest: int) -> np.ndarray:
+    """float32 [samples], the mean of all channels; no more than a block over `longest`.
+
+    A block at a time: of many channels only the mean is kept, and not for longer than was allowed,
+    whatever the header said. A block holds what was read, which may be less than was asked for.
+    """
+    blocks = [np.zeros(0, np.float32)]
+    while longest >= 0:
+        block = file.read(_BLOCK, dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        with np.errstate(invalid="ignore"):  # infinities are refused later
+            blocks.append(block.mean(axis=1))
+        longest -= len(block)
+    return np.concatenate(blocks)
+
+
+def _cut(path: Path) -> MediaError:
+    return MediaError(f"{path}: the end of the clip is missing; replace the file")
+
+
+def _unknown_length(path: Path) -> MediaError:
+    return MediaError(
+        f"{path}: the file does not say how long the clip is; convert it to WAV or FLAC"
+    )
 
 
 def resample(wave: Tensor, source: int, target: int) -> Tensor:

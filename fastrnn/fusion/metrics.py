@@ -111,8 +111,9 @@ def _regression(answers: Answers, weights: Tensor) -> Scores:
     error = answers.output.to(weights.dtype) - truth
     total = weights.sum(1)
     squared = weights @ error.square()
-    mean = weights @ truth / total
-    spread = weights @ truth.square() - total * mean.square()
+    centred = truth - truth.mean()  # else the squares of a large mean drown the difference
+    mean = weights @ centred / total
+    spread = weights @ centred.square() - total * mean.square()
     return {
         "r2": 1 - squared / spread,
         "mae": _mean(error.abs(), weights),
@@ -185,9 +186,11 @@ class Interval:
 
 
 def plain(value: float | Tensor) -> float | None:
-    """A number that JSON can hold."""
+    """A number that JSON can hold, to six places after the point, or six digits if it is small."""
     value = float(value)
-    return round(value, 6) if abs(value) < float("inf") else None
+    if not abs(value) < float("inf"):
+        return None
+    return float(f"{value:.6g}") if abs(value) < 1 else round(value, 6)
 
 
 def value(answers: Answers, name: str) -> float:

@@ -23,6 +23,7 @@ from torchmetrics.classification import MulticlassAccuracy, MultilabelAccuracy
 from torchmetrics.regression import R2Score
 
 from .data import IGNORE
+from .scale import Scale, restore
 
 #: The name of each kind's score, which is better the higher it is.
 SCORES = {
@@ -81,6 +82,16 @@ def probabilities(kind: str, logits: Tensor) -> Tensor:
     if kind == "binary":
         return logits[:, 0].sigmoid()
     return logits.sigmoid() if kind == "multilabel" else logits.softmax(-1)
+
+
+def answers(kind: str, logits: Tensor, scale: Scale | None = None) -> Tensor:
+    """`probabilities` in float64; a regression's numbers in the label's units.
+
+    Args:
+        scale: of a regression's labels in training.
+    """
+    found = probabilities(kind, logits.cpu().double())  # on the CPU: not every device has float64
+    return restore(found, scale) if kind == "regression" else found
 
 
 class _R2(R2Score):

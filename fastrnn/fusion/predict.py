@@ -26,11 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from . import objective
+from .bad_rows import BadRows
 from .blocks import read_blocks
 from .config import RunConfig
 from .data import Examples, Preprocessor
-from .errors import ConfigError, ManifestError
+from .errors import ConfigError, DataError, ManifestError
 from .manifest import Manifest, read_manifest
+from .words import composed
 from .writers import Record, atomic, writer
 
 BLOCK = 1024  # rows that are in memory at once
@@ -72,32 +74,37 @@ class Predictor:
         """
         if frame.empty:
             return []
+        frame = frame.rename(columns=lambda name: composed(str(name).strip()))
         frame, roles = self._inputs(frame, columns or {})
-        kind, skip = self.config.model.kind, on_bad_row == "skip"
+        kind = self.config.model.kind
         table = read_manifest(frame, roles, root, kind=kind, labelled=False, on_bad_row=on_bad_row)
         self._check(table)
         numbers = {f"row {number}": number for number in frame.index}
-        bad = dict(table.skipped)
+        bad = BadRows(on_bad_row)
         usable = []
         for index, row in enumerate(table.rows):
-            lacking = [name for name in self._needed if not row.has(name)]
-            if lacking:
-                bad[row.where] = (
-                    f"{table.path}, {row.where}: no {lacking[0]}, and the model never learned to "
-                    "do without; train with empty cells, or with --modality-dropout"
-                )
-                if not skip:
-                    raise ManifestError(bad[row.where])
-            else:
+            with bad.row(row.where):
+                lacking = [name for name in self._needed if not row.has(name)]
+                if lacking:
+                    raise ManifestError(
+                        f"{table.path}, {row.where}: no {lacking[0]}, and the model never learned "
+                        "to do without; train with empty cells, or with --modality-dropout"
+                    )
                 usable.append(index)
         examples = self.preprocessor.load(table, usable, on_bad_row=on_bad_row, workers=workers)
-        bad |= dict(examples.skipped)
         there = [table.rows[index].where for index in examples.rows]
-        records: list[Record] = [
-            {"row": numbers[where]} | answer
-            for where, answer in zip(there, self._answers(examples), strict=True)
-        ]
-        records += [{"row": numbers[where], "error": error} for where, error in bad.items()]
+        records: list[Record] = []
+        for where, values in zip(there, self._answers(examples), strict=True):
+            with bad.row(where):
+                if not bool(values.isfinite().all()):
+                    raise DataError(
+                        f"{table.path}, {where}: the model's answer is no finite number; look for "
+                        "extreme inputs, or for a loss of nan in the run's metrics.jsonl"
+                    )
+                answer = _record(self.config, values, self.threshold)
+                records.append({"row": numbers[where]} | answer)
+        skipped = (*table.skipped, *examples.skipped, *bad.listed)
+        records += [{"row": numbers[where], "error": error} for where, error in skipped]
         return sorted(records, key=lambda record: record["row"])
 
     def file(
@@ -159,7 +166,7 @@ class Predictor:
         roles: dict[str, str] = {}
         found: dict[str, Any] = {}
         for role in model.modalities:
-            column = named.get(role, self.config.columns.get(role, role))
+            column = composed(named.get(role, self.config.columns.get(role, role)))
             if column in frame.columns:
                 found[column] = frame[column]
             elif role not in named and role not in self._needed:
@@ -184,25 +191,26 @@ class Predictor:
                 + "; write them so"
             )
 
-    def _answers(self, examples: Examples) -> Iterator[Record]:
-        """A record an example, in their order, without `row`."""
+    def _answers(self, examples: Examples) -> Iterator[Tensor]:
+        """What objective.answers gives for each example, in their order, of its own steps only."""
         network = self.network.to(self.device).eval()
-        kind = self.config.model.kind
+        kind, target = self.config.model.kind, self.config.target
         for start in range(0, len(examples), _BATCH):
             rows = range(start, min(start + _BATCH, len(examples)))
             batch = {name: each.to(self.device) for name, each in examples.collate(rows).items()}
             with torch.no_grad():
-                found = objective.probabilities(kind, network(batch)).double().cpu()
-            counts = batch["steps"].sum(1).tolist() if "steps" in batch else [1] * len(rows)
-            for values, steps in zip(found, counts, strict=True):
-                yield _record(self.config, values, steps, self.threshold)
+                found = objective.answers(kind, network(batch), target)
+            if kind != "steps":
+                yield from found
+                continue
+            for values, steps in zip(found, batch["steps"].sum(1).tolist(), strict=True):
+                yield values[:steps]
 
 
-def _record(config: RunConfig, values: Tensor, steps: int, threshold: float) -> Record:
+def _record(config: RunConfig, values: Tensor, threshold: float) -> Record:
     kind, labels = config.model.kind, config.labels
     if kind == "regression":
-        mean, deviation = config.target or (0.0, 1.0)
-        return {"value": _short(float(values) * deviation + mean)}
+        return {"value": float(values)}
     if kind == "binary":
         second = float(values)
         named = _named(labels, (1 - second, second))
@@ -213,10 +221,9 @@ def _record(config: RunConfig, values: Tensor, steps: int, threshold: float) -> 
         ]
         return {"label": chosen, "probabilities": _named(labels, values.tolist())}
     if kind == "steps":
-        rows = values[:steps]
         return {
-            "label": [labels[each] for each in rows.argmax(-1).tolist()],
-            "probabilities": [_named(labels, row) for row in rows.tolist()],
+            "label": [labels[each] for each in values.argmax(-1).tolist()],
+            "probabilities": [_named(labels, row) for row in values.tolist()],
         }
     return {"label": labels[int(values.argmax())], "probabilities": _named(labels, values.tolist())}
 

@@ -116,7 +116,7 @@ def _alike(examples: Examples, most: int, generator: torch.Generator) -> list[in
 
 
 def _answers(config: RunConfig, logits: Tensor, batch: Batch) -> Answers:
-    output, truth, row = items(config, logits.cpu(), batch["label"].cpu())
+    output, truth, row = items(config, logits, batch["label"].cpu())
     return Answers(config.model.kind, config.labels, output, truth, row, len(batch["label"]))
 
 

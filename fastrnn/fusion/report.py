@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, page, plot
+from . import checkpoint, log, page, plot
 from .config import RunConfig
 from .errors import ConfigError
 from .evaluation import EVALUATION
 from .explanation import EXPLANATION, PICTURES
 from .page import Html, figures, join, lead, number, section, table
+from .words import plural
 
 REPORT = "report.html"
 _METRICS = "metrics.jsonl"
@@ -79,7 +81,8 @@ def _summary(config: RunConfig, evaluation: dict[str, Any] | None) -> Html:
     score = main["scores"][evaluation["score"]]
     name = _NAMES[evaluation["score"]]
     words = (
-        f"{name} of {evaluation['main']} on {evaluation['rows']:,} {evaluation['split']} rows; "
+        f"{name} of {evaluation['main']} on {plural(evaluation['rows'], 'row')} "
+        f"({evaluation['split']}); "
         f"95 % interval {number(score['low'])} to {number(score['high'])}"
     )
     parts = [page.headline(number(score["value"]), words)]
@@ -100,10 +103,14 @@ def _run(folder: Path, config: RunConfig, evaluation: dict[str, Any] | None) -> 
     ]
     parts = _read(folder / "split.json")
     if parts:
-        rows.append(("split", ", ".join(f"{len(each):,} {name}" for name, each in parts.items())))
+        out = Counter(each.get("split") for each in log.read(folder / "skipped.jsonl"))
+        sizes = {name: len(each) - out[name] for name, each in parts.items()}
+        rows.append(("split", ", ".join(f"{size:,} {name}" for name, size in sizes.items())))
     rows.append(("answers", f"{model.kind}: {_labels(config)}"))
     if evaluation and evaluation["skipped"]:
-        rows.append(("left out", f"{len(evaluation['skipped'])} rows that could not be used"))
+        rows.append(
+            ("left out", f"{plural(len(evaluation['skipped']), 'row')} that could not be used")
+        )
     rows.append(("modalities", ", ".join(model.modalities)))
     shape = f"{model.fusion}, width {model.width}, then {model.cell} of {model.hidden}"
     rows.append(("fusion", shape))
@@ -113,7 +120,7 @@ def _run(folder: Path, config: RunConfig, evaluation: dict[str, Any] | None) -> 
     rows.append(
         (
             "training",
-            f"{train.epochs} epochs of batches of {train.batch}, {train.schedule} rate "
+            f"{plural(train.epochs, 'epoch')} of batches of {train.batch}, {train.schedule} rate "
             f"{train.rate:g}, seed {train.seed}, {train.precision}",
         )
     )
@@ -138,8 +145,8 @@ def _results(folder: Path, evaluation: dict[str, Any]) -> Html:
             [model, *(page.interval(score) for score in scores), f"{entry['parameters']:,}"]
         )
     about = (
-        f"{evaluation['rows']:,} {evaluation['split']} rows; in small print the 95 % interval of a "
-        "bootstrap over rows."
+        f"{plural(evaluation['rows'], 'row')} ({evaluation['split']}); in small print the 95 % "
+        "interval of a bootstrap over rows."
     )
     score = evaluation["score"]
     picture = folder / PICTURES / "models.png"
@@ -299,8 +306,8 @@ def _why(folder: Path, explanation: dict[str, Any]) -> Html:
 
 def _fused(emap: Mapping[str, Any], score: str) -> str:
     words = (
-        f"On {emap['rows']} rows the model has {score} {number(emap['score'])}; the sum of "
-        f"functions of one modality each that is nearest to it, {number(emap['additive'])}"
+        f"On {plural(emap['rows'], 'row')} the model has {score} {number(emap['score'])}; the sum "
+        f"of functions of one modality each that is nearest to it, {number(emap['additive'])}"
     )
     low = emap["gain"]["low"]
     if low is not None and low > 0:
@@ -309,7 +316,7 @@ def _fused(emap: Mapping[str, Any], score: str) -> str:
 
 
 def _state(state: Mapping[str, Any], score: str) -> str:
-    words = f"After step {state['step']} of {state['rows']} rows the state is replaced. "
+    words = f"After step {state['step']} of {plural(state['rows'], 'row')} the state is replaced. "
     if "after" in state:
         first = next((each for each in state["after"] if each["differ"]), None)
         if first:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import reprlib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from .errors import ManifestError, MediaError
-from .kinds import Label
+from .kinds import Label, canonical
 from .series import ENDINGS, as_series
+from .words import composed
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -40,7 +42,7 @@ class Row:
     label: Label = ""  # "" where labels were not read
     split: str | None = None
     stream: bool = False  # the row is a sequence of steps
-    series: Path | np.ndarray | None = field(default=None, compare=False)  # float32 [L, K]
+    series: Path | np.ndarray | None = field(default=None, compare=False)  # float64 [L, K]
     group: str | None = None  # rows of one group stay in one split
     per_step: bool = False  # the label is a list of one a step
 
@@ -118,7 +120,7 @@ class RowReader:
             split=self._split(split) if "split" in self.roles else None,
             stream=isinstance(images, list),
             series=self._series(cells.get("series")),
-            group=None if cells.get("group") is None else str(cells["group"]),
+            group=None if cells.get("group") is None else composed(str(cells["group"])),
         )
 
     def error(self, role: str, text: str) -> ManifestError:
@@ -159,10 +161,8 @@ class RowReader:
         return tuple(None if each is None else self._name(each) for each in cells)
 
     def _name(self, value: Any) -> str:
-        if isinstance(value, bool):
-            return str(value).lower()
         if isinstance(value, (str, int, float)):
-            return str(value).strip()
+            return composed(canonical(str(value).strip()))
         raise self.error("label", f"{reprlib.repr(value)} is no label; write a word or a number")
 
     def _split(self, value: Any) -> str:
@@ -198,10 +198,12 @@ class RowReader:
         if value in self.seen:
             return self.seen[value]
         named = reprlib.repr(value) if len(value) > 200 else repr(value)
-        if ".." in Path(value).parts or "\0" in value:
+        if "\0" in value:
+            raise self.error(role, f"{named} holds a NUL, which no path can; mend it")
+        if ".." in Path(value).parts:
             raise self.error(role, f"{named} leaves the folder {self.root}; move the file there")
         try:
-            file = Path(os.path.realpath(self.root / value))
+            file = Path(os.path.realpath(_spelt(self.root, value)))
             inside, there = file.is_relative_to(self.root), file.is_file()
         except (OSError, ValueError):  # a name too long for a file's, or that no file can have
             inside, there = True, False
@@ -217,3 +219,17 @@ class RowReader:
             )
         self.seen[value] = file
         return file
+
+
+def _spelt(root: Path, value: str) -> Path:
+    """The path as the disk spells it: its accented letters may be composed there, or not."""
+    if (root / value).exists():
+        return root / value
+    place = root
+    for part in Path(value).parts:
+        spellings = [
+            place / part,
+            *(place / unicodedata.normalize(f, part) for f in ("NFC", "NFD")),
+        ]
+        place = next((each for each in spellings if each.exists()), place / part)
+    return place

@@ -1,4 +1,4 @@
-"""Numeric time series: [L] or [L, K] numbers of a cell, a .csv or a .npy file, as float32 [L, K].
+"""Numeric time series: [L] or [L, K] numbers of a cell, a .csv or a .npy file, as float64 [L, K].
 
 Anyone may have made the files: sizes are capped before they are read, and nothing is unpickled.
 """
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from .config import DataConfig
 from .errors import MediaError
+from .scale import FARTHEST, LARGEST, Scale, scales
+from .words import plural, separator
 
 ENDINGS = (".csv", ".npy")
 
@@ -24,10 +26,10 @@ _HEADER = 10_000  # bytes of a .npy file's, or of a .csv file's beyond its numbe
 
 
 def as_series(values: Any) -> np.ndarray:
-    """A list of numbers [L], or of equally long lists of numbers [L, K], as float32 [L, K].
+    """A list of numbers [L], or of equally long lists of numbers [L, K], as float64 [L, K].
 
     Raises:
-        MediaError: empty, uneven, not numbers, or not finite in float32.
+        MediaError: empty, uneven, not numbers, not finite, or too large to be squared.
     """
     try:
         array = np.asarray(values)
@@ -39,11 +41,15 @@ def as_series(values: Any) -> np.ndarray:
         )
     if array.dtype.kind not in "iuf":
         raise MediaError("something in the series is no number; mend it, or remove the row")
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, dtype=np.float32)
+    # Not float32, which would lose small differences of large numbers.
+    array = np.ascontiguousarray(array, dtype=np.float64)
     if not np.isfinite(array).all():
         raise MediaError(
             "some numbers of the series are missing or not finite; fill them, or remove the row"
+        )
+    if np.abs(array).max() > LARGEST:
+        raise MediaError(
+            f"some numbers of the series are beyond ±{LARGEST:g}; give it in larger units"
         )
     return array.reshape(len(array), -1)
 
@@ -55,11 +61,11 @@ def check_size(series: np.ndarray, config: DataConfig) -> None:
         MediaError: it has more.
     """
     if series.size > config.max_series:
-        raise _too_large(f"{series.size} numbers", config)
+        raise _too_large(plural(series.size, "number"), config)
 
 
 def read_series(path: Path, config: DataConfig) -> np.ndarray:
-    """A series from a file, float32 [L, K].
+    """A series from a file, float64 [L, K].
 
     A .csv file has a step a line, one number a variable, and perhaps a header.
 
@@ -85,16 +91,16 @@ def _read_npy(path: Path, config: DataConfig) -> np.ndarray:
     # Mapped, not read: the header may claim any size, and objects cannot be mapped at all.
     array = np.lib.format.open_memmap(path, mode="r", max_header_size=_HEADER)
     if array.size > config.max_series:
-        raise _too_large(f"{array.size} numbers", config)
+        raise _too_large(plural(array.size, "number"), config)
     return np.array(array)
 
 
 def _read_csv(path: Path, config: DataConfig) -> list[list[float]]:
     size = path.stat().st_size
     if size > _BYTES * config.max_series + _HEADER:
-        raise _too_large(f"{size} bytes", config)
+        raise _too_large(plural(size, "byte"), config)
     steps: list[list[float]] = []
-    count = 0
+    total = 0
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, strict=True)
         for cells in reader:
@@ -105,64 +111,57 @@ def _read_csv(path: Path, config: DataConfig) -> list[list[float]]:
             except ValueError:
                 if reader.line_num == 1:
                     continue  # the header
+                line = ",".join(cells)
+                other = separator(line)
                 raise MediaError(
-                    f"line {reader.line_num}: {','.join(cells)[:40]!r} is not all numbers; mend it"
+                    f"line {reader.line_num}: {line[:40]!r} is not all numbers; "
+                    + (f"separate them by commas, not by {other}" if other else "mend it")
                 ) from None
-            count += len(cells)
-            if count > config.max_series:
-                raise _too_large(f"more than {config.max_series} numbers", config)
+            total += len(cells)
+            if total > config.max_series:
+                raise _too_large(f"more than {plural(config.max_series, 'number')}", config)
     return steps
 
 
 def _too_large(size: str, config: DataConfig) -> MediaError:
     return MediaError(
-        f"a series of {size}, with {config.max_series} numbers allowed; "
+        f"a series of {size}, with {plural(config.max_series, 'number')} allowed; "
         "shorten it, or take every so-many-th step"
     )
 
 
-def statistics(several: Iterable[np.ndarray]) -> tuple[tuple[float, float], ...]:
+def statistics(several: Iterable[np.ndarray]) -> tuple[Scale, ...]:
     """Mean and standard deviation of each variable over all steps of all series [L, K].
-
-    A variable that never changes has the deviation 1. Of no series at all: ().
 
     Raises:
         MediaError: the series differ in their number of variables.
     """
-    count, total, square = 0, np.zeros(0), np.zeros(0)
     several = list(several)
     for each in several:
-        if not count:
-            total = np.zeros(each.shape[1])
-        elif each.shape[1] != len(total):
+        if each.shape[1] != several[0].shape[1]:
             raise MediaError(
-                f"series of {len(total)} and of {each.shape[1]} variables; give all rows the same"
+                f"series of {plural(several[0].shape[1], 'variable')} and of {each.shape[1]}; "
+                "give all rows the same"
             )
-        count += len(each)
-        total = total + each.sum(axis=0, dtype=np.float64)
-    if not count:
-        return ()
-    mean = total / count
-    square = np.zeros(len(mean))
-    for each in several:  # a second pass: the squares' sum less the sum's square loses digits
-        square += np.square(each - mean).sum(axis=0)
-    deviation = np.sqrt(square / count)
-    # Rounding leaves a constant a deviation of about the mean's last digit.
-    deviation[deviation <= 1e-12 * np.abs(mean)] = 1
-    deviation[deviation == 0] = 1
-    return tuple((float(a), float(b)) for a, b in zip(mean, deviation, strict=True))
+    return scales(several)
 
 
-def standardise(series: np.ndarray, scale: tuple[tuple[float, float], ...]) -> Tensor:
+def standardise(series: np.ndarray, scale: tuple[Scale, ...]) -> Tensor:
     """float32 [L, K]: each variable less its mean, over its deviation.
 
     Raises:
-        MediaError: the series has another number of variables.
+        MediaError: the series has another number of variables, or numbers of quite another size.
     """
     if series.shape[1] != len(scale):
         raise MediaError(
-            f"a series of {series.shape[1]} variables, where training had {len(scale)}; "
+            f"a series of {plural(series.shape[1], 'variable')}, where training had {len(scale)}; "
             "give all rows the same"
         )
     mean, deviation = np.array(scale).T
-    return torch.from_numpy(((series - mean) / deviation).astype(np.float32))
+    result = (series - mean) / deviation
+    if np.abs(result).max() > FARTHEST:
+        raise MediaError(
+            f"a number of the series is over {FARTHEST:g} deviations from the mean of those in "
+            "training; mend it, or remove the row"
+        )
+    return torch.from_numpy(result.astype(np.float32))

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 
 from .errors import ManifestError
 from .groups import linked
-from .kinds import names_of, sort_names
+from .kinds import names_of, regression_hint, sort_names
 from .manifest import Manifest
+from .words import plural
 
 SPLITS = ("train", "val", "test")
 
@@ -43,14 +44,18 @@ def split_rows(manifest: Manifest, seed: int = 0) -> dict[str, list[int]]:
             parts |= _deal(manifest, parts["train"], _VAL_OF_TRAIN, seed)
     else:
         if len(rows) < 10:
+            are = "is" if len(rows) == 1 else "are"
             raise ManifestError(
-                f"{path}: {len(rows)} rows are too few to deal into train, val and test; "
-                "give at least 10, or a split column"
+                f"{path}: {plural(len(rows), 'row')} {are} too few to deal into train, val and "
+                "test; give at least 10, or a split column"
             )
         parts |= _deal(manifest, range(len(rows)), _SHARES, seed)
     for name in ("train", "val"):
         if not parts[name]:
-            raise ManifestError(f"{path}: no row is left for {name}; give more rows")
+            hint = regression_hint(manifest.kind, [row.label for row in rows])
+            raise ManifestError(
+                f"{path}: no row is left for {name}; give more rows{hint and f', or: {hint}'}"
+            )
     _check_labels(manifest, parts)
     return {name: sorted(part) for name, part in parts.items() if part}
 
@@ -80,8 +85,8 @@ def _deal(
         shared = "a file" if "group" not in manifest.columns else "a file or a group"
         raise ManifestError(
             f"{manifest.path}: rows that have {shared} in common are kept in one split, and here "
-            f"they leave {len(sets)} sets for {', '.join(shares)}; give a split column that says "
-            "train, val or test"
+            f"they leave {plural(len(sets), 'set')} for {', '.join(shares)}; give a split column "
+            "that says train, val or test"
         )
     return _deal_sets(sets, strata, shares, seed)
 
@@ -207,11 +212,13 @@ def _growth(held: int, more: int, wanted: float) -> float:
 
 def _check_labels(manifest: Manifest, parts: Mapping[str, list[int]]) -> None:
     if manifest.kind == "regression":
-        if len({manifest.rows[index].label for index in parts["train"]}) < 2:
+        if len({float(str(manifest.rows[index].label)) for index in parts["train"]}) < 2:
             raise ManifestError(
                 f"{manifest.path}: the training rows have one value; at least two are needed"
             )
         return
+    if manifest.kind == "binary":
+        _check_two(manifest)
     seen = set(label_names(manifest, parts["train"]))
     if len(seen) < (1 if manifest.kind == "multilabel" else 2):
         only = next(iter(seen), "none")
@@ -222,7 +229,18 @@ def _check_labels(manifest: Manifest, parts: Mapping[str, list[int]]) -> None:
         for index in parts[name]:
             unseen = [label for label in label_names(manifest, [index]) if label not in seen]
             if unseen:
+                hint = regression_hint(manifest.kind, [row.label for row in manifest.rows])
                 raise ManifestError(
                     f"{manifest.path}, {manifest.rows[index].where}: the label {unseen[0]!r} is in "
                     f"{name} but never in train; add training rows that have it, or remove this row"
+                    f"{hint and f'; {hint}'}"
                 )
+
+
+def _check_two(manifest: Manifest) -> None:
+    names = label_names(manifest, range(len(manifest.rows)))
+    if len(names) > 2:
+        raise ManifestError(
+            f"{manifest.path}: the kind is binary, but there are {len(names)} labels "
+            f"({', '.join(names[:4])}...); choose multiclass"
+        )

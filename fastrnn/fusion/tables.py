@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import ManifestError
+from .words import composed, plural, separator
 
 Record = dict[str, Any]
 Source: TypeAlias = "str | os.PathLike[str] | pd.DataFrame"
@@ -80,12 +81,29 @@ def read_table(source: Source, wanted: Collection[str] = ()) -> Table:
     return table
 
 
-def _distinct(path: Path, names: Iterable[str]) -> tuple[str, ...]:
-    names = tuple(names)
-    for name, count in Counter(names).items():
-        if count > 1:
+def column_names(path: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """The names of a table's columns, as they are compared.
+
+    Raises:
+        ManifestError: two are the same.
+    """
+    names = tuple(composed(name.strip()) for name in names)
+    for name, times in Counter(names).items():
+        if times > 1:
             raise ManifestError(f"{path}: the column {name!r} appears twice; rename one of them")
     return names
+
+
+def csv_header(path: Path, cells: Sequence[str]) -> tuple[str, ...]:
+    """The names of a CSV file's columns, from the cells of its first line.
+
+    Raises:
+        ManifestError: two are the same, or they are not separated by commas.
+    """
+    other = separator(",".join(cells))
+    if other:
+        raise ManifestError(f"{path}: separated by {other}; save it with commas")
+    return column_names(path, cells)
 
 
 Content = tuple[tuple[str, ...], list[tuple[str, Record | ManifestError]]]
@@ -97,7 +115,7 @@ def _csv(path: Path) -> Content:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             try:
-                names = _distinct(path, (name.strip() for name in next(reader, [])))
+                names = csv_header(path, next(reader, []))
                 return names, list(_csv_records(path, reader, names))
             except csv.Error as error:
                 raise ManifestError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
@@ -118,8 +136,8 @@ def _csv_records(
             yield (
                 where,
                 ManifestError(
-                    f"{path}, {where}: {len(cells)} cells under {len(names)} columns; "
-                    "put quotes around a cell that holds a comma"
+                    f"{path}, {where}: {plural(len(cells), 'cell')} under "
+                    f"{plural(len(names), 'column')}; put quotes around a cell that holds a comma"
                 ),
             )
 
@@ -146,6 +164,7 @@ def _jsonl(path: Path) -> Content:
                         '{"image": "1.png", "label": "yes"}'
                     )
             if isinstance(record, dict):
+                record = {composed(name): cell for name, cell in record.items()}
                 names |= dict.fromkeys(record)
             records.append((where, record))
     return tuple(names), records
@@ -156,8 +175,12 @@ def _parquet(path: Path, wanted: Collection[str]) -> Content:
     try:
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
-        names = _distinct(path, schema.names)
-        columns = [each.name for each in schema if each.name in wanted or _plain(each.type)]
+        names = column_names(path, schema.names)
+        columns = [
+            each.name
+            for each, name in zip(schema, names, strict=True)
+            if name in wanted or _plain(each.type)
+        ]
         size = 0
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
             size += batch.nbytes
@@ -191,7 +214,7 @@ def _plain(kind: pa.DataType) -> bool:
 
 
 def _frame(path: Path, frame: pd.DataFrame) -> Content:
-    names = _distinct(path, (str(name).strip() for name in frame.columns))
+    names = column_names(path, (str(name) for name in frame.columns))
     columns = [frame.iloc[:, place].tolist() for place in range(len(names))]
     places = [f"row {label}" for label in frame.index.tolist()]
     rows = zip(*columns, strict=True) if columns else ()
@@ -202,7 +225,7 @@ def _frame(path: Path, frame: pd.DataFrame) -> Content:
 
 
 def _cells(record: Record) -> Record:
-    return {name: _value(cell) for name, cell in record.items()}
+    return {composed(name.strip()): _value(cell) for name, cell in record.items()}
 
 
 def _value(cell: Any) -> Any:
@@ -214,6 +237,8 @@ def _value(cell: Any) -> Any:
         return [_value(each) for each in cell]
     if isinstance(cell, np.generic):
         cell = cell.item()
+    if isinstance(cell, os.PathLike):
+        return os.fspath(cell)
     if cell is None or cell is pd.NA or cell is pd.NaT:
         return None
     return None if isinstance(cell, float) and math.isnan(cell) else cell

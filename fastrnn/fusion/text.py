@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from .config import DataConfig
 from .errors import MediaError
+from .words import plural
 
 # What it is by default. Unset, the library complains at every fork of a process that has used it,
 # as loaders do that decode files in processes of their own.
@@ -41,7 +42,7 @@ def check(text: str, config: DataConfig) -> None:
     """
     if len(text) > config.max_characters:
         raise MediaError(
-            f"the text beginning {text[:40]!r} has {len(text)} characters, more than the "
+            f"the text beginning {text[:40]!r} has {plural(len(text), 'character')}, more than the "
             f"{config.max_characters} allowed; shorten it"
         )
     if any("\ud800" <= character <= "\udfff" for character in text):

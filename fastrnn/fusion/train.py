@@ -34,6 +34,7 @@ from .log import Log
 from .network import build
 from .resume import State, moments, restore_optimizer
 from .tally import Score, Tally
+from .words import plural
 
 _EVALUATION_BATCH = 256  # rows; no gradients are kept, so more fit than in training
 _ASK = 16  # steps after which several processes agree whether to save: asking makes them wait
@@ -192,7 +193,7 @@ class _Loop:
             self.epoch, self.step, self.tally = self.epoch + 1, 0, self._tally()
             self._save()
         if self.epoch <= training.epochs:
-            self.log.say(f"{name}: no better for {training.patience} epochs; stopped")
+            self.log.say(f"{name}: no better for {plural(training.patience, 'epoch')}; stopped")
         if result.best < len(result.epochs):
             result.last = weights(self.network)
             self.network.load_state_dict(self.best)
@@ -339,7 +340,7 @@ class _Loop:
         accelerator = self.accelerator
         if state.processes != accelerator.num_processes:
             raise ConfigError(
-                f"the run began with {state.processes} processes and there are "
+                f"processes: the run began with {state.processes}, and here there are "
                 f"{accelerator.num_processes}; resume with as many"
             )
         self.network.load_state_dict(state.below("network"))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ConfigError
+from .words import plural
 
 
 def part(parameter: str) -> str:
@@ -89,7 +90,7 @@ def report(network: nn.Module, taken: Collection[str], given: Collection[str]) -
     fresh = [name for name in own if name not in taken]
     left = [name for name in given if name not in taken]
     return (
-        f"taken {len(taken)} tensors of {numbers:,} numbers ({parts(taken)}); "
+        f"taken {plural(len(taken), 'tensor')} of {numbers:,} numbers ({parts(taken)}); "
         f"{len(fresh)} start afresh ({parts(fresh)}); "
         f"{len(left)} of the other run's are left ({parts(left)})"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,35 @@ def test_regression(rows, save):
     )
 
 
+def test_targets_without_a_usable_scale(rows, save):
+    values = [1e17 + 1000 * number for number in range(20)]
+    manifest = read_manifest(
+        save([row | {"label": value} for row, value in zip(rows, values, strict=True)]),
+        kind="regression",
+    )
+    with pytest.raises(ManifestError, match=r"mean, 1e\+17, .*rounding does; subtract it"):
+        Preprocessor.fit(manifest, range(20), CONFIG)
+
+
+def test_a_target_far_from_those_in_training(rows, save):
+    rows = [row | {"label": number} for number, row in enumerate(rows)]
+    manifest = read_manifest(save(rows), kind="regression")
+    preprocessor = Preprocessor.fit(manifest, range(20), CONFIG)
+    rows[3]["label"] = 1e30
+    far = read_manifest(save(rows), kind="regression")
+    with pytest.raises(ManifestError, match=r"line 4: 1e\+30 is over 1e\+15 deviations"):
+        preprocessor.load(far, range(20))
+
+
+def test_a_model_may_know_a_label_by_another_spelling(rows, save):
+    preprocessor, _ = loaded(save([row | {"label": n % 2} for n, row in enumerate(rows)]))
+    before = replace(preprocessor, labels=("0.0", "1.0"))
+    manifest = read_manifest(save([row | {"label": float(n % 2)} for n, row in enumerate(rows)]))
+    for each in (preprocessor, before):
+        label = each.load(manifest, range(20)).collate(range(20))["label"]
+        assert label.tolist() == [number % 2 for number in range(20)]
+
+
 def test_an_unknown_label(rows, save):
     preprocessor, _ = loaded(save(rows))
     rows[3]["label"] = "perhaps"
@@ -288,7 +318,7 @@ def test_bad_rows_are_left_out_and_listed(full, tmp_path, workers):
     assert [where for where, _ in examples.skipped] == ["row 2", "row 5", "row 7", "row 11"]
     for (_, error), text in zip(
         examples.skipped,
-        ("2.png: the image is damaged", "5.wav: no audio", "30000 characters", "1 variables"),
+        ("2.png: the image is damaged", "5.wav: no audio", "30000 characters", "1 variable,"),
         strict=True,
     ):
         assert error.startswith("DataFrame, row ")

@@ -218,6 +218,28 @@ def test_regression_is_in_the_labels_units():
     assert row.tolist() == [0, 1]
 
 
+def test_r2_of_values_that_differ_by_little():
+    truth = 1.7e9 + 50 * (torch.arange(200).double() % 2) + torch.arange(200) % 5
+    output = truth + 25 * torch.sin(torch.arange(200).double())
+    near, far = (
+        Answers("regression", (), output - offset, truth - offset, torch.arange(200), 200)
+        for offset in (1.7e9, 0)
+    )
+    expected = tm.r2_score(near.output, near.truth)
+    assert metrics.value(far, "r2") == pytest.approx(float(expected), abs=1e-9)
+    # The resamples' too, to the digits that a float64 of 1.7e9 has of a deviation of 25.
+    both = [metrics.intervals(each)["r2"] for each in (near, far)]
+    assert both[0].low == pytest.approx(both[1].low, abs=1e-6)
+    assert both[0].high == pytest.approx(both[1].high, abs=1e-6)
+
+
+def test_small_scores_keep_their_digits():
+    assert metrics.plain(1.23456789e-9) == 1.23457e-09
+    assert metrics.plain(0.123456789) == 0.123457
+    assert metrics.plain(1234.123456789) == 1234.123457
+    assert metrics.plain(float("nan")) is None
+
+
 def test_only_steps_with_a_label_count():
     config = configuration("steps")
     label = torch.tensor([[IGNORE, 1, 0], [2, IGNORE, IGNORE]])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+
 import pytest
 import torch
 from rich.console import Console
@@ -10,6 +13,7 @@ from safetensors.torch import save as to_bytes
 from fastrnn.fusion import (
     ConfigError,
     DataConfig,
+    ManifestError,
     RunConfig,
     TrainConfig,
     checkpoint,
@@ -17,6 +21,12 @@ from fastrnn.fusion import (
     load,
     read_manifest,
 )
+from fastrnn.fusion.cli import tell
+from fastrnn.fusion.evaluation import evaluate_run
+from fastrnn.fusion.experiment import results
+from fastrnn.fusion.report import write_report
+
+from .conftest import write_jsonl
 
 DATA = DataConfig(image_size=8, sample_rate=8000, mels=12)
 OPTIONS = {"width": 16, "hidden": 24, "conv": (4, 8), "grid": 2}
@@ -89,6 +99,19 @@ def test_loading_what_is_no_run(rows, save, tmp_path):
             load(tmp_path / "run")
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_evaluating_a_label_that_was_not_in_training(rows, save, tmp_path, count):
+    rows = [row | {"label": "abc"[number % count]} for number, row in enumerate(rows)]
+    folder = quick(save(rows), tmp_path / "run", baselines=False).folder
+    rows[3]["label"] = "perhaps"
+    other = write_jsonl(tmp_path / "other.jsonl", rows)
+    with pytest.raises(ManifestError, match=r"other.jsonl, line 4: the label 'perhaps' was not in"):
+        evaluate_run(folder, other)
+    found = evaluate_run(folder, other, on_bad_row="skip")
+    assert found["rows"] == 19
+    assert [each["where"] for each in found["skipped"]] == ["line 4"]
+
+
 def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path):
     path = save(rows)
     quick(path, tmp_path / "run", baselines=False)
@@ -96,3 +119,44 @@ def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path):
     with pytest.raises(ConfigError, match=r"holds metrics\.jsonl already"):
         quick(path, tmp_path / "run", baselines=False)
     assert before == content(tmp_path / "run")
+
+
+def told(path, folder, **arguments):
+    """What a fit prints, plainly."""
+    console = Console(file=io.StringIO(), width=200)
+    manifest = read_manifest(path, on_bad_row=arguments.get("on_bad_row", "error"))
+    training = TrainConfig(epochs=1, batch=8)
+    run = fit(manifest, folder, DATA, training, OPTIONS, False, console, **arguments)
+    return run, console.file.getvalue()
+
+
+def test_rows_that_are_left_out_are_counted_and_said(rows, save, tmp_path):
+    for number, row in enumerate(rows):
+        row["split"] = "test" if number > 16 else "val" if number > 13 else "train"
+    for number in (1, 3, 17):  # damaged, which only decoding finds
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
+    rows[4]["audio"] = "gone.wav"  # which reading the table finds
+    run, said = told(save(rows), tmp_path / "run", on_bad_row="skip")
+    assert "manifest.jsonl: 20 rows\n" in said
+    assert "binary labels: no 9, yes 7\n" in said
+    assert "split: 11 train, 3 val, 2 test (as split says)\n" in said
+    assert "4 rows left out, see skipped.jsonl\n" in said
+    assert str(results(run).title).endswith("on 2 test rows")
+    lines = [json.loads(line) for line in (run.folder / "skipped.jsonl").read_text().splitlines()]
+    assert [each.get("split") for each in lines] == [None, "train", "train", "test"]
+    assert "11 train, 3 val, 2 test" in write_report(run.folder).read_text()
+    found = evaluate_run(run.folder)
+    assert any("2 rows left out, see" in str(each) for each in tell.evaluation(found))
+
+
+def test_labels_are_told_with_their_counts(save, tmp_path):
+    labels = ["yes"] * 9 + ["no"] * 9 + ["YES", "nan"]
+    path = save([{"text": f"{n}", "label": label} for n, label in enumerate(labels)])
+    _, said = told(path, tmp_path / "run")
+    assert "multiclass labels: YES 1, nan 1, no 9, yes 9\n" in said
+
+
+def test_equal_texts_that_are_dealt_apart_are_warned_of(save, tmp_path):
+    path = save([{"text": "ab"[n % 2], "label": n % 2} for n in range(20)])
+    _, said = told(path, tmp_path / "run")
+    assert "warning: the text 'a' is in train (line" in said

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from fastrnn.fusion.blocks import read_blocks
 from fastrnn.fusion.errors import ConfigError, ManifestError
+from fastrnn.fusion.kinds import summary
 from fastrnn.fusion.manifest import read_manifest
 from fastrnn.fusion.split import split_rows
 
@@ -83,6 +86,26 @@ def test_not_json(tmp_path, rows, save):
     path = save(rows)
     path.write_text(path.read_text() + "{oops\n")
     refused(path, "line 21", "not JSON")
+
+
+@pytest.mark.parametrize(
+    ("text", "called"),
+    [
+        ("text;label\na;yes\n", "semicolons"),
+        ("text\tlabel\na\tyes\n", "tabs"),
+        ("image;a text, or none;label\n", "semicolons"),
+    ],
+)
+def test_cells_that_are_not_separated_by_commas(tmp_path, text, called):
+    (tmp_path / "a.csv").write_text(text)
+    refused(tmp_path / "a.csv", f"separated by {called}; save it with commas")
+    with pytest.raises(ManifestError, match=f"separated by {called}; save it with commas"):
+        next(read_blocks(tmp_path / "a.csv", 10))
+
+
+def test_one_cell_is_no_cells(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\nalone\n")
+    refused(tmp_path / "a.csv", "1 cell under 2 columns")
 
 
 def test_ragged_csv(tmp_path):
@@ -217,6 +240,8 @@ def test_several_labels(save):
 def test_labels_that_are_not_of_the_kind(rows, save, streams):
     refused(save(rows), "line 1", "'no' is no finite number", kind="regression")
     refused(save([row | {"label": "inf"} for row in rows]), "'inf'", kind="regression")
+    huge = [row | {"label": 1e300} for row in rows]
+    refused(save(huge), "line 1", "1e+300 is beyond ±1e+150", "larger units", kind="regression")
     refused(save(rows), "line 1", "one label; write a list", kind="steps")
     refused(save(streams), "line 1", "a list of labels; write one", kind="multiclass")
     three = [row | {"label": number % 3} for number, row in enumerate(rows)]
@@ -272,6 +297,78 @@ def test_ragged_lines_are_left_out(tmp_path):
     manifest = read_manifest(tmp_path / "a.csv", on_bad_row="skip")
     assert [row.text for row in manifest.rows] == ["three", "four"]
     assert "3 cells under 2 columns" in manifest.skipped[0][1]
+
+
+def test_a_nul_in_a_path(rows, save):
+    rows[2]["image"] = "2\0.png"
+    refused(save(rows), "line 3", "'image'", r"'2\x00.png' holds a NUL", "mend it")
+
+
+@pytest.mark.parametrize(("disk", "cell"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accented_names_are_found_in_either_spelling(rows, save, tmp_path, disk, cell):
+    folder, name = (unicodedata.normalize(disk, each) for each in ("été", "é.png"))
+    (tmp_path / folder).mkdir()
+    (tmp_path / "2.png").rename(tmp_path / folder / name)
+    rows[2]["image"] = unicodedata.normalize(cell, "été/é.png")
+    column = unicodedata.normalize(disk, "légende")
+    rows = [{column if k == "text" else k: v for k, v in row.items()} for row in rows]
+    manifest = read_manifest(save(rows), {"text": unicodedata.normalize(cell, "légende")})
+    assert manifest.rows[2].images == (tmp_path.resolve() / folder / name,)
+    assert manifest.rows[3].text == "一 word and another and another and another"
+
+
+def test_labels_and_groups_in_either_spelling_are_one(save):
+    spelt = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
+    rows = [{"text": "a", "label": each, "group": each} for each in (*spelt, "e")]
+    manifest = read_manifest(save(rows))
+    assert [row.label for row in manifest.rows] == ["é", "é", "e"]
+    assert manifest.rows[0].group == manifest.rows[1].group
+    assert manifest.kind == "binary"
+
+
+def test_paths_of_pathlib(rows, tmp_path):
+    frame = pd.DataFrame([row | {"image": tmp_path / row["image"]} for row in rows])
+    frame["audio"] = [Path(name) for name in frame["audio"]]
+    manifest = read_manifest(frame, root=tmp_path)
+    assert manifest.rows[3].images == (tmp_path.resolve() / "3.png",)
+    assert manifest.rows[3].audio == tmp_path.resolve() / "3.wav"
+    listed = frame[["label"]].assign(clip=[[path] for path in frame["image"]])
+    assert read_manifest(listed, {"image": "clip"}, tmp_path).stream
+
+
+def test_whole_numbers_and_truth_values_are_one_label_however_written(save):
+    labels = [0, 1, 0.0, 1.0, "0", "1", "0.0", "1.", "-1.00"]
+    rows = [{"text": "a", "label": label} for label in labels]
+    read = [row.label for row in read_manifest(save(rows)).rows]
+    assert read == ["0", "1", "0", "1", "0", "1", "0", "1", "-1"]
+    rows = [{"text": "a", "label": label} for label in (True, "True", "true", False, "False")]
+    manifest = read_manifest(save(rows))
+    assert [row.label for row in manifest.rows] == ["true"] * 3 + ["false"] * 2
+    assert manifest.kind == "binary"
+    rows = [{"text": "a", "label": label} for label in ("1.0|2", "1|2.0", "1.5")]
+    several = read_manifest(save(rows))
+    assert [row.label for row in several.rows] == [("1", "2"), ("1", "2"), ("1.5",)]
+
+
+def test_mostly_different_numbers_suggest_a_regression(save):
+    rows = [{"text": "a", "label": 3 * number} for number in range(30)]
+    hint = "30 of 30 labels are different numbers: if they are amounts, choose --kind regression"
+    assert read_manifest(save(rows)).warnings == (hint,)
+    refused(save(rows), "no row is left for val", hint)
+    for number, row in enumerate(rows):
+        row |= {"split": ("train", "val")[number % 2], "text": f"text {number}"}
+    refused(save(rows), "line 2: the label '3' is in val but never in train", hint)
+    assert read_manifest(save(rows), kind="regression").warnings == ()
+    assert read_manifest(save([row | {"label": 1} for row in rows])).warnings == ()
+
+
+def test_a_summary_of_labels():
+    assert summary("multiclass", ["yes", "YES", "nan", "yes"]) == "YES 1, nan 1, yes 2"
+    assert summary("multilabel", [("a", "b"), (), ("b",)]) == "a 1, b 2"
+    assert summary("steps", [(None, "2"), ("10", "2")]) == "2 2, 10 1"
+    assert summary("regression", ["1.5", "-2", "-2"]) == "-2 to 1.5, 2 different"
+    many = summary("multiclass", [str(number) for number in range(30)])
+    assert many.endswith("18 1, 19 1, … (30 different)")
 
 
 def test_no_row_is_left(rows, save):

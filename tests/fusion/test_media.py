@@ -14,6 +14,7 @@ from PIL import Image
 
 from fastrnn.fusion import DataConfig, MediaError, Preprocessor, read_manifest
 from fastrnn.fusion.media import log_mel, mel_bank, read_audio, read_image, resample
+from fastrnn.fusion.truncation import _frame
 
 from .conftest import write_clip, write_image
 
@@ -62,6 +63,51 @@ def test_too_many_pixels_are_refused_by_the_header(tmp_path):
             read_image(tmp_path / "a.png", CONFIG)
 
 
+def ink(mode: str) -> Image.Image:
+    """Black ink in the left half, over a transparent ground that hides red or white."""
+    image = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 8, 16))
+    if mode == "RGBA":
+        return image
+    if mode == "LA":
+        return image.convert("LA")
+    keyed = Image.new("L", (16, 16), 77)  # 77 is the transparent colour, or palette entry
+    keyed.paste(0, (0, 0, 8, 16))
+    if mode == "P":
+        keyed = Image.frombytes("P", (16, 16), keyed.tobytes())
+        keyed.putpalette([0, 0, 0] * 77 + [255, 0, 0] * 179)
+    keyed = keyed.convert(mode)
+    keyed.info["transparency"] = (77, 77, 77) if mode == "RGB" else 77
+    return keyed
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "P with bytes", "L", "RGB", "webp"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_white_shows_through_a_transparent_image(tmp_path, mode, channels, recwarn):
+    path = tmp_path / ("a.webp" if mode == "webp" else "a.png")
+    image = ink("RGBA" if mode == "webp" else mode[:4].strip() if mode != "P with bytes" else "P")
+    options = {"lossless": True, "exact": True} if mode == "webp" else {}
+    if mode == "P with bytes":
+        options["transparency"] = bytes([255] * 77 + [0] * 179)
+    image.save(path, **options)
+    found = read_image(path, DataConfig(image_size=16, image_channels=channels))
+    assert found[..., :7].eq(0).all()
+    assert found[..., 9:].eq(255).all()
+    assert not recwarn.list
+
+
+def test_half_transparent_ink_is_half_grey(tmp_path):
+    Image.new("RGBA", (16, 16), (0, 0, 0, 128)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", CONFIG).eq(127).all()
+
+
+def test_damaged_metadata_is_no_warning(tmp_path, recwarn):
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x0f\0\x02\0\0\xff\xff\0\0\xff\0"
+    Image.new("RGB", (16, 16), "blue").save(tmp_path / "a.jpg", exif=exif)
+    read_image(tmp_path / "a.jpg", CONFIG)
+    assert not recwarn.list
+
+
 def test_other_image_formats(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.gif")
     (tmp_path / "a.gif").rename(tmp_path / "a.png")
@@ -93,6 +139,84 @@ def test_a_clip_that_was_cut_off(tmp_path):
         assert len(read_audio(tmp_path / "a.wav", CONFIG)) == 4000
 
 
+CONTAINERS = {
+    "mp3": {},
+    "mp3 of one rate": {"bitrate_mode": "CONSTANT", "compression_level": 0.5},
+    "ogg": {},
+    "ogg with opus": {"subtype": "OPUS"},
+    "flac": {},
+    "wav": {},
+    "wav with adpcm": {"subtype": "MS_ADPCM"},
+    "wav with extensible header": {"format": "WAVEX"},
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_a_clip_without_its_end_is_refused_wherever_it_was_cut(tmp_path, kind):
+    path = tmp_path / f"a.{kind.split()[0]}"
+    # Longer than a block, so that the last block read is a short one.
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, 70_000)
+    soundfile.write(path, sound, 8000, **CONTAINERS[kind])
+    assert abs(len(read_audio(path, CONFIG)) - 70_000) <= 1000
+    data = path.read_bytes()
+    for share in (0.3, 0.6, 0.9, 0.99):
+        path.write_bytes(data[: int(share * len(data))])
+        with pytest.raises(MediaError, match=r"end of the clip is missing|no audio that can"):
+            read_audio(path, CONFIG)
+
+
+def test_every_place_to_cut_an_mp3(tmp_path):
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 1500), 8000)
+    data = path.read_bytes()
+    for length in range(400, len(data), 29):
+        path.write_bytes(data[:length])
+        with pytest.raises(MediaError):
+            read_audio(path, CONFIG)
+
+
+def without_xing(data: bytes) -> bytes:
+    """The MP3 file less its first frame, which tells the number of the others."""
+    length = _frame(data[:4])
+    assert length is not None
+    return data[length[0] :]
+
+
+def test_an_mp3_that_does_not_tell_its_length(tmp_path):
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, 40_000) * np.linspace(0, 1, 40_000)
+    options = CONTAINERS["mp3 of one rate"]
+    soundfile.write(tmp_path / "a.mp3", sound, 8000, **options)
+    data = without_xing((tmp_path / "a.mp3").read_bytes())
+    (tmp_path / "a.mp3").write_bytes(data)
+    assert 40_000 <= len(read_audio(tmp_path / "a.mp3", CONFIG)) <= 42_500
+    (tmp_path / "a.mp3").write_bytes(data[:-10])
+    with pytest.raises(MediaError, match="the end of the clip is missing"):
+        read_audio(tmp_path / "a.mp3", CONFIG)
+    # libsndfile guesses the length from the first frame, which is a small one here.
+    soundfile.write(tmp_path / "b.mp3", sound, 8000)
+    (tmp_path / "b.mp3").write_bytes(without_xing((tmp_path / "b.mp3").read_bytes()))
+    with pytest.raises(MediaError, match=r"does not say how long the clip is; convert it to WAV"):
+        read_audio(tmp_path / "b.mp3", CONFIG)
+
+
+def test_a_flac_that_does_not_tell_its_length(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.zeros(800), 8000)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21:26] = bytes([data[21] & 0xF0, 0, 0, 0, 0])  # the number of samples
+    (tmp_path / "a.flac").write_bytes(data)
+    with pytest.raises(MediaError, match="does not say how long"):
+        read_audio(tmp_path / "a.flac", CONFIG)
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "G721_32", "ULAW", "ALAW", "IMA_ADPCM"])
+def test_wav_codecs(tmp_path, subtype):
+    sound = 0.5 * np.sin(np.arange(70_000) / 5)
+    soundfile.write(tmp_path / "a.wav", sound, 8000, subtype=subtype)
+    wave = read_audio(tmp_path / "a.wav", CONFIG)
+    assert 70_000 <= len(wave) <= 70_400  # blocks of a codec's own size
+    assert np.corrcoef(wave[:70_000], sound)[0, 1] > 0.95
+
+
 def test_channels_are_averaged(tmp_path):
     sound = np.random.default_rng(0).uniform(-1, 1, (800, 2)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", sound, 8000, subtype="FLOAT")
@@ -119,10 +243,11 @@ def test_no_clip(tmp_path, name):
         read_audio(tmp_path / name, CONFIG)
 
 
-def test_samples_that_are_no_numbers(tmp_path):
-    sound = np.zeros(800, np.float32)
-    sound[400] = np.nan
-    soundfile.write(tmp_path / "a.wav", sound, 8000, subtype="FLOAT")
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30, 1e300])
+def test_samples_that_are_no_numbers(tmp_path, value):
+    sound = np.zeros(800)
+    sound[400] = value
+    soundfile.write(tmp_path / "a.wav", sound, 8000, subtype="DOUBLE")
     with pytest.raises(MediaError, match="not finite"):
         read_audio(tmp_path / "a.wav", CONFIG)
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from fastrnn.fusion import (
     ConfigError,
     DataConfig,
+    DataError,
     FusionError,
     ManifestError,
     TrainConfig,
@@ -22,6 +23,7 @@ from fastrnn.fusion import (
     read_manifest,
 )
 from fastrnn.fusion.blocks import read_blocks
+from fastrnn.fusion.evaluation import evaluate_run
 from fastrnn.fusion.predict import Counts, Predictor, predict_file
 from fastrnn.fusion.writers import atomic
 
@@ -184,6 +186,49 @@ def test_every_kind_of_label(rows, streams, save, tmp_path, kind, target):
             named = record["probabilities"]
             assert set(named) == labels
             assert max(named, key=named.get) == record["label"]
+
+
+def test_a_regression_with_a_large_offset(save, tmp_path):
+    values = [1.7e9 + 50 * (number % 2) + number % 5 for number in range(60)]
+    rows = [
+        {"text": f"{number % 2} {number % 5}", "label": value, "split": split}
+        for number, value in enumerate(values)
+        for split in [("train", "train", "val", "test")[number // 15]]
+    ]
+    path = save(rows)
+    fit(
+        read_manifest(path, kind="regression"),
+        tmp_path / "run",
+        DATA,
+        TrainConfig(epochs=15, batch=10, rate=1e-2),
+        OPTIONS,
+        baselines=False,
+        console=Console(quiet=True),
+    )
+    out = tmp_path / "answers.jsonl"
+    predict_file(Predictor(*load(tmp_path / "run")), path, out)
+    found = torch.tensor([record["value"] for record in read(out)[45:]], dtype=torch.float64)
+    truth = torch.tensor(values[45:], dtype=torch.float64)
+    assert found[::2].min() > 1.7e9 + 25 > found[1::2].max()
+    told = evaluate_run(tmp_path / "run")["models"]["text only"]
+    r2 = 1 - (found - truth).square().sum() / (truth - truth.mean()).square().sum()
+    assert told["scores"]["r2"]["value"] == pytest.approx(float(r2), abs=1e-6)
+    assert r2 > 0.9
+    assert [point[1] for point in told["points"]] == pytest.approx(found.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("bad", ["error", "skip"])
+def test_an_answer_is_never_nan(predictor, rows, save, tmp_path, bad):
+    with torch.no_grad():
+        next(iter(predictor.network.parameters())).fill_(float("nan"))
+    out = tmp_path / "answers.jsonl"
+    if bad == "error":
+        with pytest.raises(DataError, match="row 0: the model's answer is no finite number"):
+            predict_file(predictor, save(unlabelled(rows)), out)
+        assert not out.exists()
+    else:
+        counts = predict_file(predictor, save(unlabelled(rows)), out, on_bad_row="skip")
+        assert counts == Counts(0, 20)
 
 
 def test_rows_are_sequences_where_those_in_training_were(rows, streams, save, tmp_path):

@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 from fastrnn.fusion.config import DataConfig
 from fastrnn.fusion.data import Preprocessor
@@ -32,7 +33,7 @@ CONFIG = DataConfig(max_series=100)
 def test_csv(tmp_path, text, expected):
     (tmp_path / "a.csv").write_text(text, encoding="utf-8")
     values = read_series(tmp_path / "a.csv", CONFIG)
-    assert values.dtype == np.float32
+    assert values.dtype == np.float64
     assert values.tolist() == expected
 
 
@@ -43,7 +44,7 @@ def test_npy(tmp_path, dtype):
         np.save(tmp_path / "a.npy", array)
         read = read_series(tmp_path / "a.npy", CONFIG)
         assert np.array_equal(read, array.reshape(4, -1))
-        assert read.dtype == np.float32
+        assert read.dtype == np.float64
         assert read.flags.c_contiguous
 
 
@@ -55,6 +56,8 @@ def test_npy(tmp_path, dtype):
         ("1,2\n3\n", "differ in length"),
         ("1\n2\nx\n", "line 3: 'x' is not all numbers; mend it"),
         ("1\nnan\n", "not finite; fill them"),
+        ("a;b\n1;2\n", "line 2: '1;2' is not .*by commas, not by semicolons"),
+        ("1\t2\n3\t4\n", "line 2: .* is not .*by commas, not by tabs"),
         ("1e999\n", "not finite"),
         ("1,\n2,3\n4,\n", "line 3: '4,' is not all numbers"),
         ("\n".join("1" * 101), "a series of more than 100 numbers, with 100 numbers allowed"),
@@ -166,6 +169,32 @@ def test_statistics_keep_their_digits():
     assert statistics([]) == ()
 
 
+def test_small_differences_of_large_numbers_are_kept(rows, save):
+    for number, row in enumerate(rows):
+        row["series"] = [1.7e9 + number % 2, 1.7e9 + number % 5]
+    manifest = read_manifest(save(rows))
+    examples = Preprocessor.fit(manifest, range(20), CONFIG).load(manifest, range(20))
+    first = torch.stack(list(examples.series))[:, 0, 0]
+    # float32 knows 1.7e9 to 128; here neighbours differ by 1, over a deviation of 1.5.
+    assert (first[1::2] - first[::2] > 0.6).all()
+
+
+def test_numbers_far_from_those_in_training(rows, save):
+    rows = [row | {"series": [number / 100, 1.0]} for number, row in enumerate(rows)]
+    manifest = read_manifest(save(rows))
+    preprocessor = Preprocessor.fit(manifest, range(20), CONFIG)
+    rows[3]["series"] = [1e30, 1.0]
+    far = read_manifest(save(rows))
+    with pytest.raises(MediaError, match=r"line 4: a number of the series is over 1e\+15"):
+        preprocessor.load(far, range(20))
+
+
+def test_numbers_whose_squares_vanish_are_standardised():
+    ((mean, deviation),) = statistics([np.array([[1e-200], [3e-200]])])
+    assert mean == pytest.approx(2e-200)
+    assert deviation == pytest.approx(1e-200)
+
+
 def test_series_cells(rows, save):
     for number, row in enumerate(rows):
         row["signal"] = [[number, step] for step in range(3)] if number % 2 else None
@@ -184,7 +213,7 @@ def test_series_cells(rows, save):
         assert manifest.modalities == ("audio", "image", "series", "text")
         assert manifest.missing == ("series",)
         assert manifest.rows[3].series.tolist() == [[3, 0], [3, 1], [3, 2]]
-        assert manifest.rows[3].series.dtype == np.float32
+        assert manifest.rows[3].series.dtype == np.float64
 
 
 def test_series_files_are_known_by_their_ending(rows, save, tmp_path):
@@ -209,7 +238,8 @@ def test_series_files_are_known_by_their_ending(rows, save, tmp_path):
         ([1, None], "is no number"),
         ([1, True, "x"], "is no number"),
         ([10**400], "is no number"),
-        ([1e300], "not finite"),
+        ([1e300], "beyond ±1e+150; give it in larger units"),
+        ([float("inf")], "not finite"),
         ([1, float("nan")], "not finite"),
         ("1 2 3", "is no series; write a list of numbers"),
         ("a.txt", "is no series"),

@@ -147,7 +147,7 @@ def test_links_reach_on(rows, save):
 
 def test_all_rows_linked(rows, save):
     path = save([row | {"image": "0.png"} for row in rows])
-    refused(path, "a file in common", "1 sets for train, val, test", "give a split column")
+    refused(path, "a file in common", "1 set for train, val, test", "give a split column")
 
 
 def test_val_is_dealt_from_train_in_sets(save):
@@ -170,6 +170,25 @@ def test_a_split_column_that_parts_a_file_is_warned_of(rows, save):
     assert split_rows(manifest)["test"] == [15, 16, 17, 18, 19]
 
 
+def test_a_split_column_that_parts_equal_texts_is_warned_of(save):
+    rows = [{"text": f"text {n}", "label": n % 2, "split": "train"} for n in range(10)]
+    rows += [row | {"split": "test"} for row in rows[2:5]]
+    (warning,) = read_manifest(save(rows)).warnings
+    said = "the text 'text 2' is in train (line 3) and in test (line 11), and 2 more texts are like"
+    assert warning.startswith(said)
+    rows[3]["text"] = rows[4]["text"] = "others"
+    assert "line 11): scores may flatter" in read_manifest(save(rows)).warnings[0]
+
+
+def test_a_split_column_that_parts_equal_series_is_warned_of(save):
+    rows = [
+        {"series": [n % 7, 1], "label": n % 2, "split": "test" if n > 7 else "train"}
+        for n in range(9)
+    ]
+    (warning,) = read_manifest(save(rows)).warnings
+    assert warning.startswith("the series is in train (line 2) and in test (line 9): scores may")
+
+
 def test_a_split_column_that_parts_a_group_is_refused(rows, save):
     rows = [
         row | {"split": "test" if n > 14 else "train", "group": n % 15}
@@ -190,6 +209,10 @@ def test_regression_values_are_dealt_in_proportion(save):
 
 def test_one_value(save):
     refused(save(texts([1.5] * 20)), "one value", kind="regression")
+
+
+def test_values_that_are_one_number_are_one_value(save):
+    refused(save(texts(["1", "1.0"] * 10)), "one value", kind="regression")
 
 
 def test_the_rarest_label_decides_where_a_row_goes(save):

@@ -17,8 +17,10 @@ from rich.console import Console
 from .. import checkpoint, experiment, options, plot
 from ..config import KINDS
 from ..errors import ConfigError
+from ..kinds import summary
 from ..manifest import Manifest, read_manifest
 from ..presets import PRESETS, note
+from ..words import plural
 from . import flags
 
 ECHO = "config.yaml"
@@ -157,7 +159,11 @@ def confirm(table: Manifest, named: Mapping[str, str]) -> None:
     guessed = {role: name for role, name in table.columns.items() if role not in named}
     if not guessed or not sys.stdin.isatty() or not flags.leads():
         return
-    print(f"{table.path}: {len(table.rows)} rows; labels: {table.kind}")
+    left_out = f", {len(table.skipped)} more left out" if table.skipped else ""
+    labels = summary(table.kind, [row.label for row in table.rows])
+    print(
+        f"{table.path}: {plural(len(table.rows), 'row')}{left_out}; {table.kind} labels: {labels}"
+    )
     for role, name in guessed.items():
         print(f"  {role} = {name}, a guess; else give --{role} NAME")
     typer.confirm("Train on these?", default=True, abort=True)

@@ -13,6 +13,7 @@ from .. import predict as predicting
 from ..export import to_onnx
 from ..report import write_report
 from ..run_data import run_rows
+from ..words import plural
 from . import flags, tell
 from .flags import OnBadRow, Part
 
@@ -101,10 +102,10 @@ def predict(
             on_bad_row=on_bad_row.value,
             workers=workers,
             block=block,
-            tell=lambda rows: status.update(f"{rows:,} rows"),
+            tell=lambda rows: status.update(plural(rows, "row")),
         )
     Console().out(
-        f"{counts.answered} rows answered in {output}"
+        f"{plural(counts.answered, 'row')} answered in {output}"
         + (f"; {counts.skipped} could not be used and say why" if counts.skipped else "")
     )
 
@@ -168,5 +169,7 @@ def export(
     path = to_onnx(network, config, batch, output or run / "model.onnx")
     Console().out(
         f"Written: {path}, {path.stat().st_size / 1e6:.1f} MB; ONNX Runtime answers as the model "
-        f"does on {len(batch['label'])} rows"
+        f"does on {plural(len(batch['label']), 'row')}"
     )
+    if rows.skipped:
+        Console().out(f"{plural(len(rows.skipped), 'row')} left out")

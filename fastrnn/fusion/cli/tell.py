@@ -8,11 +8,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from ..words import plural
+
 
 def evaluation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
     """The models side by side, what follows from it, and how worse inputs tell."""
     score = found["score"]
-    title = f"{score} on {found['rows']} rows ({found['split']}), 95 % intervals"
+    title = f"{score} on {plural(found['rows'], 'row')} ({found['split']}), 95 % intervals"
     table = Table(title=title, title_justify="left")
     table.add_column("model")
     for column in (score, "interval", "parameters"):
@@ -21,6 +23,8 @@ def evaluation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
         value = model["scores"][score]
         table.add_row(name, _number(value["value"]), _interval(value), f"{model['parameters']:,}")
     yield table
+    if found["skipped"]:
+        yield Text(f"{plural(len(found['skipped']), 'row')} left out, see evaluation.json")
     for line in found["comparison"]:
         yield Text(line["says"])
     if found["robustness"]:
@@ -58,10 +62,12 @@ def explanation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
     for row in found["ablation"]:
         table.add_row(row["modality"], *(_number(row.get(name)) for name in columns))
     yield table
+    if found["skipped"]:
+        yield Text(f"{plural(len(found['skipped']), 'row')} left out, see explanation.json")
     yield Text("shuffled: taken from other rows; removed: missing; alone: all others missing")
     emap = found["emap"]
     if emap:
         yield Text(
-            f"Without interplay of modalities (EMAP, {emap['rows']} rows): "
+            f"Without interplay of modalities (EMAP, {plural(emap['rows'], 'row')}): "
             f"{_number(emap['additive'])} of {_number(emap['score'])}"
         )
