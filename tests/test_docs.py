@@ -49,6 +49,9 @@ def test_recipes_run_where_their_package_is_installed(
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             pytest.importorskip(str(node.module))
+        elif isinstance(node, ast.Import):
+            for name in node.names:
+                pytest.importorskip(name.name)
     exec(compile(source, "docs/neighbours.md", "exec"), {})
 
 
