@@ -8,7 +8,6 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "problem.h"
@@ -57,12 +56,12 @@ struct Arguments {
   // `data`: pre or out.
   Arguments(const Tensor& data, const Tensor& h0, const Tensor& weight_hh,
             const std::optional<Tensor>& lengths_, const std::optional<Tensor>& offsets_,
-            const std::optional<Tensor>& resets_, const std::string& activation,
+            const std::optional<Tensor>& resets_, int64_t activation,
             int64_t reverse_from) {
     STD_TORCH_CHECK(h0.dim() == 3, "fastrnn: h0 must be [B, G, H]");
     const int64_t B = h0.size(0), G = h0.size(1), H = h0.size(2);
-    STD_TORCH_CHECK(activation == "tanh" || activation == "relu",
-                    "fastrnn: activation must be 'tanh' or 'relu', got '", activation, "'");
+    STD_TORCH_CHECK(activation == int64_t(Activation::tanh) || activation == int64_t(Activation::relu),
+                    "fastrnn: activation must be 0 for tanh or 1 for relu, got ", activation);
     STD_TORCH_CHECK(!offsets_ || lengths_, "fastrnn: offsets need lengths beside them");
     if (lengths_) lengths = indices("lengths", *lengths_, B, data);
     if (offsets_) offsets = indices("offsets", *offsets_, offsets_->numel(), data);
@@ -86,7 +85,7 @@ struct Arguments {
     problem = {{T, B, G, H, reverse_from,
                 lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
                 offsets ? offsets->const_data_ptr<int64_t>() : nullptr,
-                activation == "tanh" ? Activation::tanh : Activation::relu, dtype_of(data)},
+                Activation(activation), dtype_of(data)},
                resets ? resets->const_data_ptr<bool>() : nullptr};
   }
 

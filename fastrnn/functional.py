@@ -68,7 +68,8 @@ def recurrence(
         pre, weight_hh, h0 = _autocast(pre, weight_hh, h0)
     ragged = lengths, offsets, resets
     _check(pre, weight_hh, h0, *ragged, activation, reverse_from)
-    return _apply(pre, weight_hh, h0, *ragged, activation, reverse_from)
+    code = reference.ACTIVATION_CODES[activation]
+    return _apply(pre, weight_hh, h0, *ragged, code, reverse_from)
 
 
 def rnn(
@@ -135,7 +136,7 @@ def rnn(
         raise ValueError(_OFFSETS_ALONE)
     if resets is not None:
         _checks.resets(resets, input.shape[: 2 if offsets is None else 1], input.device)
-    if activation not in reference.ACTIVATIONS:
+    if activation not in reference.ACTIVATION_CODES:
         raise ValueError(_UNKNOWN_ACTIVATION.format(activation))
     if _autocasting(input):
         input, h0, reset_to, *weights = _autocast(input, h0, reset_to, *weights)
@@ -167,6 +168,7 @@ def rnn(
             )
         if not one_step and (resets is None or reset_to is None):
             at_once = is_plain(input, h0, *weights) and input.shape[-1] == weights[0].shape[1]
+    code = reference.ACTIVATION_CODES[activation]
     last_states = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
@@ -175,14 +177,14 @@ def rnn(
         of_layer = weights[first * per_direction : states.stop * per_direction]
         h = h0 if h0 is None or num_layers == 1 else h0[states]
         if one_step:
-            input, h = _one_step(input, h, of_layer, activation)
+            input, h = _one_step(input, h, of_layer, code)
         elif at_once:
             ragged = lengths, offsets, resets
-            input, h = run_layer(input, h, of_layer, *ragged, activation, directions)
+            input, h = run_layer(input, h, of_layer, *ragged, code, directions)
         else:
             begun = None if reset_to is None else reset_to[states]
             ragged = lengths, offsets, resets
-            input, h = _piece_by_piece(input, h, of_layer, *ragged, begun, activation, directions)
+            input, h = _piece_by_piece(input, h, of_layer, *ragged, begun, code, directions)
         last_states.append(h)
     if num_layers == 1 and not one_step:
         return input, last_states[0]
@@ -197,7 +199,7 @@ def _piece_by_piece(
     offsets: Tensor | None,  # [T]
     resets: Tensor | None,  # [T, B], or [N] with offsets
     reset_to: Tensor | None,  # [D, H]
-    activation: str,
+    activation: int,
     directions: int,
 ) -> tuple[Tensor, Tensor]:
     """One layer's output and h_n, as `ops.layer`, in operations that can be traced and mapped."""
@@ -243,7 +245,7 @@ def _one_step(
     input: Tensor,  # [1, B, I]
     h0: Tensor | None,  # [1, B, H]
     weights: Sequence[Tensor],
-    activation: str,
+    activation: int,
 ) -> tuple[Tensor, Tensor]:
     """One layer of one direction in torch's own operations: output and h_n, both [1, B, H].
 
@@ -264,7 +266,7 @@ def _apply(
     lengths: Tensor | None,
     offsets: Tensor | None,
     resets: Tensor | None,
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     arguments = (pre, weight_hh, h0, lengths, offsets, resets, activation, reverse_from)
@@ -344,7 +346,7 @@ def _check(
         raise ValueError(f"lengths must be [B] = [{batch}], got {list(lengths.shape)}")
     if resets is not None:
         _checks.resets(resets, pre.shape[:1] if packed else pre.shape[:2], pre.device)
-    if activation not in reference.ACTIVATIONS:
+    if activation not in reference.ACTIVATION_CODES:
         raise ValueError(_UNKNOWN_ACTIVATION.format(activation))
     if not 0 <= reverse_from <= groups:
         raise ValueError(f"reverse_from must be between 0 and G = {groups}, got {reverse_from}")

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <string>
 #include <tuple>
 #include <vector>
 
@@ -73,7 +72,7 @@ Tensor output_like(const Tensor& tensor, bool packed) {
 void forward_into(Tensor& out, Tensor& h_n, const Tensor& pre, const Tensor& weight_hh_,
                   const Tensor& h0_, const std::optional<Tensor>& lengths,
                   const std::optional<Tensor>& offsets, const std::optional<Tensor>& resets,
-                  const std::string& activation, int64_t reverse_from) {
+                  int64_t activation, int64_t reverse_from) {
   const Tensor weight_hh = readable("weight_hh", weight_hh_, pre);
   const Tensor h0 = readable("h0", h0_, pre);
   const Arguments arguments(pre, h0, weight_hh, lengths, offsets, resets, activation,
@@ -88,7 +87,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& pre_, const Tensor& weight_hh, 
                                    const std::optional<Tensor>& lengths,
                                    const std::optional<Tensor>& offsets,
                                    const std::optional<Tensor>& resets,
-                                   const std::string& activation, int64_t reverse_from) {
+                                   int64_t activation, int64_t reverse_from) {
   const Tensor pre = readable("pre", pre_, pre_);
   Tensor out = output_like(pre, offsets.has_value());
   Tensor h_n = contiguous_like(h0);
@@ -98,7 +97,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& pre_, const Tensor& weight_hh, 
 
 Tensor forward_(Tensor pre, const Tensor& weight_hh, const Tensor& h0,
                 const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets,
-                const std::string& activation, int64_t reverse_from) {
+                int64_t activation, int64_t reverse_from) {
   STD_TORCH_CHECK(pre.is_cpu() && pre.is_contiguous(), "fastrnn: pre must be contiguous");
   Tensor h_n = contiguous_like(h0);
   forward_into(pre, h_n, pre, weight_hh, h0, lengths, std::nullopt, resets, activation,
@@ -111,7 +110,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_
                                     const std::optional<Tensor>& lengths,
                                     const std::optional<Tensor>& offsets,
                                     const std::optional<Tensor>& resets,
-                                    const std::string& activation, int64_t reverse_from) {
+                                    int64_t activation, int64_t reverse_from) {
   const Tensor grad_out = readable("grad_out", grad_out_, out_);
   const Tensor grad_h_n = readable("grad_h_n", grad_h_n_, out_);
   const Tensor out = readable("out", out_, out_);

@@ -16,11 +16,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+#: The activations' numbers in the operators' schemas, as csrc/problem.h has them. They are not
+#: strings because torch's stable ABI never frees a string argument.
+ACTIVATION_CODES = {"tanh": 0, "relu": 1}
+TANH, RELU = ACTIVATION_CODES.values()
+
 #: h = act(z), and act'(z) written in terms of h, which is all that the backward keeps.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
-DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": lambda h: 1 - h * h,
-    "relu": lambda h: (h > 0).to(h.dtype),
+ACTIVATIONS: dict[int, Callable[[Tensor], Tensor]] = {TANH: torch.tanh, RELU: torch.relu}
+DERIVATIVES: dict[int, Callable[[Tensor], Tensor]] = {
+    TANH: lambda h: 1 - h * h,
+    RELU: lambda h: (h > 0).to(h.dtype),
 }
 
 
@@ -36,7 +41,7 @@ def forward(
     lengths: Tensor | None,  # [B]
     offsets: Tensor | None,  # [T]
     resets: Tensor | None,  # [T, B], or [N] with offsets
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     """h_t = act(pre_t + W_hh h_{t-1}) for every group; see `fastrnn.functional.recurrence`."""
@@ -66,7 +71,7 @@ def forward_(
     h0: Tensor,  # [B, G, H]
     lengths: Tensor | None,  # [B]
     resets: Tensor | None,  # [T, B]
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> Tensor:
     """`forward` of dense data with out in pre's place: returns h_n."""
@@ -84,7 +89,7 @@ def backward(
     lengths: Tensor | None,  # [B]
     offsets: Tensor | None,  # [T]
     resets: Tensor | None,  # [T, B], or [N] with offsets
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     """dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t), against the order of `forward`.
