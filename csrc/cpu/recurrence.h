@@ -89,7 +89,7 @@ struct BackwardPass {
       if constexpr (activation == Activation::tanh) {
         dz = dh * multiply_add(-h, h, broadcast<A>(1));
       } else {
-        dz = h > 0 ? dh : V{};
+        dz = h <= 0 ? V{} : dh;  // NaN stays
       }
       const auto stored = S::narrow(dz);
       store(state + j, S::widen(stored));

@@ -21,11 +21,14 @@ from torch import Tensor
 ACTIVATION_CODES = {"tanh": 0, "relu": 1}
 TANH, RELU = ACTIVATION_CODES.values()
 
-#: h = act(z), and act'(z) written in terms of h, which is all that the backward keeps.
+#: h = act(z).
 ACTIVATIONS: dict[int, Callable[[Tensor], Tensor]] = {TANH: torch.tanh, RELU: torch.relu}
-DERIVATIVES: dict[int, Callable[[Tensor], Tensor]] = {
-    TANH: lambda h: 1 - h * h,
-    RELU: lambda h: (h > 0).to(h.dtype),
+
+#: dz = dh act'(z), written in terms of h, which is all that the backward keeps. As in torch, relu
+#: passes dh on where h is NaN, and where h is 0 nothing: neither NaN nor infinity.
+GRADIENTS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
+    TANH: lambda dh, h: dh * (1 - h * h),
+    RELU: lambda dh, h: dh.masked_fill(h <= 0, 0),
 }
 
 
@@ -96,7 +99,7 @@ def backward(
 
     Returns grad_pre, which is dz, shaped as ``out``, and grad_h0 [B, G, H].
     """
-    derivative = DERIVATIVES[activation]
+    gradient = GRADIENTS[activation]
     acc = accumulation_dtype(out.dtype)
     weight_t = weight_hh.to(acc).mT
     layout = Layout(out, h0, lengths, offsets, resets)
@@ -107,7 +110,7 @@ def backward(
         dz: dict[int, Tensor] = {}
         for t in reversed(steps):
             h = padded_out[t, :, groups].to(acc)
-            new = ((padded_grad[t, :, groups].to(acc) + dh) * derivative(h)).to(out.dtype)
+            new = gradient(padded_grad[t, :, groups].to(acc) + dh, h).to(out.dtype)
             before = layout.cut(t, steps, _matvec(weight_t[groups], new.to(acc)))
             dz[t], dh = layout.keep(t, new, dh, before)
         return torch.stack([dz[t] for t in range(layout.steps)]), dh.to(out.dtype)

@@ -26,7 +26,7 @@ from torch import Tensor
 from .reference import RELU, TANH, Layout, accumulation_dtype
 from .steps import each_direction, neighbours, outermost, uncut
 
-#: The derivative of act' = 1 - h² or [h > 0] by h; None: 0 everywhere.
+#: The derivative of act' by h, of 1 - h² or of a step; None: 0 everywhere.
 SECOND_DERIVATIVES: dict[int, Callable[[Tensor], Tensor] | None] = {
     TANH: lambda h: -2 * h,
     RELU: None,

@@ -142,6 +142,45 @@ def test_special_values(extension: ModuleType, dtype: torch.dtype, activation: s
     torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("spoilt", ["pre", "h0", "grad_out", "grad_h_n"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_nan_and_infinity_go_where_autograd_takes_them(
+    module: ModuleType, activation: str, spoilt: str, value: float
+) -> None:
+    """At every number of steps and in both directions; relu passes neither on where h is 0."""
+    for steps, reverse_from, hidden in [(1, 1, 19), (3, 1, 19), (3, 0, 19), (3, 1, 300)]:
+        problem = Problem(steps, 2, 1, hidden, activation=activation, reverse_from=reverse_from)
+        pre, weight_hh, h0, *ragged = problem.tensors()
+        given = {"pre": pre, "h0": h0, "grad_out": torch.randn_like(pre)}
+        given["grad_h_n"] = torch.randn_like(h0)
+        given[spoilt][..., 0, :, :4] = value  # of row 0: some of these units are 0 under relu
+        grads = given["grad_out"], given["grad_h_n"]
+        expected = _autograd(pre, weight_hh, h0, grads, activation, reverse_from == 0)
+        rest = weight_hh, h0, *ragged, *problem.options
+        actual = *module.forward(pre, *rest), *module.backward(*grads, expected[0], *rest)
+        for got, wanted in zip(actual, expected, strict=True):
+            torch.testing.assert_close(got, wanted, equal_nan=True)
+
+
+def _autograd(
+    pre: Tensor,  # [T, B, 1, H]
+    weight_hh: Tensor,  # [1, H, H]
+    h0: Tensor,  # [B, 1, H]
+    grads: tuple[Tensor, Tensor],
+    activation: str,
+    reverse: bool,
+) -> tuple[Tensor, ...]:
+    """out, h_n, and the gradients of pre and h0, of a loop in torch's own operations."""
+    pre, h0 = pre.clone().requires_grad_(), h0.clone().requires_grad_()
+    steps = range(len(pre))
+    h, out = h0, {}
+    for t in reversed(steps) if reverse else steps:
+        h = out[t] = getattr(torch, activation)(pre[t] + h @ weight_hh[0].mT)
+    results = torch.stack([out[t] for t in steps]), h
+    return (*(x.detach() for x in results), *torch.autograd.grad(results, (pre, h0), grads))
+
+
 def _ulp(x: np.ndarray, dtype: torch.dtype) -> np.ndarray:
     """The distance of the numbers of a dtype around x."""
     eps, smallest = torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal

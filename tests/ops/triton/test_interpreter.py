@@ -19,7 +19,7 @@ from fastrnn.ops import reference, triton
 from fastrnn.testing import UNIT_ROUNDOFF, Problem, Tensors, assert_close
 
 from ...twins import twins
-from ..checks import CHECKS, biggest, double
+from ..checks import CHECKS, biggest, check_special_gradients, double
 from ..strategies import problems
 
 pytest.importorskip("triton")
@@ -247,6 +247,10 @@ def test_overflow_stays_infinite(kernel: str) -> None:
     ):
         assert wanted.isinf().any()
         assert torch.equal(actual, wanted)
+
+
+def test_relu_passes_all_or_nothing(kernel: str) -> None:
+    check_special_gradients(triton, torch.float32, kernel=kernel)
 
 
 def _activated(x: torch.Tensor, activation: str) -> torch.Tensor:
