@@ -8,9 +8,14 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "problem.h"
+
+// Weak: torch has it from 2.13 on.
+extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
 
 namespace fastrnn {
 
@@ -39,13 +44,34 @@ inline void check_device(const char* name, const Tensor& tensor, const Tensor& l
                   like.is_cpu() ? "the CPU" : "the device of the others");
 }
 
+// What torch said when it last failed in this thread, where it can tell.
+inline std::string torchs_reason() {
+  if (torch_exception_get_what_without_backtrace == nullptr) return "";
+  const char* reason = torch_exception_get_what_without_backtrace();
+  return reason == nullptr ? "" : std::string(": ") + reason;
+}
+
+// Of torch's errors the stable ABI names the line of the call, and not what happened.
+template <class Make> Tensor with_reason(const char* what, Make make) {
+  try {
+    return make();
+  } catch (const std::runtime_error& error) {
+    STD_TORCH_CHECK(false, "fastrnn: ", what, ": ", error.what(), torchs_reason());
+  }
+}
+
+inline Tensor contiguous(const char* name, const Tensor& tensor) {
+  // Asking the dispatcher costs more than a short call's work.
+  if (tensor.is_contiguous()) return tensor;
+  return with_reason(name, [&] { return torch::stable::contiguous(tensor); });
+}
+
 // A tensor that kernels can read beside `like`: contiguous, of its device and dtype.
 inline Tensor readable(const char* name, const Tensor& tensor, const Tensor& like) {
   check_device(name, tensor, like);
   STD_TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), "fastrnn: ", name,
                   " has the wrong dtype");
-  // Asking the dispatcher costs more than a short call's work.
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+  return contiguous(name, tensor);
 }
 
 // The problem's sizes, and what makes it ragged: int64 and bool tensors, which it keeps alive.
@@ -80,7 +106,7 @@ struct Arguments {
         check_shape("resets", *resets_, {T, B});
       }
       STD_TORCH_CHECK(resets_->scalar_type() == ScalarType::Bool, "fastrnn: resets must be bool");
-      resets = torch::stable::contiguous(*resets_);
+      resets = contiguous("resets", *resets_);
     }
     problem = {{T, B, G, H, reverse_from,
                 lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
@@ -93,7 +119,8 @@ struct Arguments {
   static Tensor indices(const char* name, const Tensor& tensor, int64_t size, const Tensor& like) {
     check_device(name, tensor, like);
     check_shape(name, tensor, {size});
-    return torch::stable::contiguous(torch::stable::to(tensor, ScalarType::Long));
+    return contiguous(
+        name, with_reason(name, [&] { return torch::stable::to(tensor, ScalarType::Long); }));
   }
 };
 

@@ -2,6 +2,9 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <exception>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -32,9 +35,17 @@ void check_rows(const fastrnn::Problem& problem, int64_t rows) {
 fastrnn::cpu::Threads threads() {
   const int64_t count = torch::stable::get_num_threads();
   return {count, [](int64_t n, const std::function<void(int64_t)>& task) {
+            // torch's own way passes on that something was thrown, but not what.
+            std::exception_ptr thrown;
+            std::atomic_flag first;
             torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-              for (int64_t i = begin; i < end; ++i) task(i);
+              try {
+                for (int64_t i = begin; i < end; ++i) task(i);
+              } catch (...) {
+                if (!first.test_and_set()) thrown = std::current_exception();
+              }
             });
+            if (thrown) std::rethrow_exception(thrown);
           }};
 }
 
@@ -51,8 +62,10 @@ Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   AtenTensorHandle made;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, device, 0, &made));
+  const auto error = aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, device, 0, &made);
+  STD_TORCH_CHECK(error == TORCH_SUCCESS, "fastrnn: no memory for a result of ", stride,
+                  " elements", fastrnn::torchs_reason());
   return Tensor(made);
 }
 
@@ -64,7 +77,7 @@ Tensor contiguous_like(const Tensor& tensor) {
 // Packed data may have rows that no step names: they are zero, as inactive rows are.
 Tensor output_like(const Tensor& tensor, bool packed) {
   Tensor output = contiguous_like(tensor);
-  if (packed) torch::stable::zero_(output);
+  if (packed) std::memset(output.mutable_data_ptr(), 0, output.numel() * output.element_size());
   return output;
 }
 
