@@ -84,7 +84,8 @@ class KernelTask(Task):
     @cached_property
     def arguments(self) -> tuple[Any, ...]:
         pre, weight_hh, h0 = (t.detach() for t in (self.inputs[0].leaf, self.weight_hh, self.h0))
-        options = None, None, None, self.work.activation, self.work.groups
+        code = reference.ACTIVATION_CODES[self.work.activation]
+        options = None, None, None, code, self.work.groups
         if self.case.step == "forward":
             return pre, weight_hh, h0, *options
         doubles = (t.double() for t in (pre, weight_hh, h0))

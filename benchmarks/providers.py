@@ -18,7 +18,7 @@ import fastrnn
 from fastrnn import FusedRNN
 from fastrnn.functional import recurrence
 from fastrnn.ops import dispatch
-from fastrnn.ops.reference import ACTIVATIONS
+from fastrnn.ops.reference import ACTIVATION_CODES, ACTIVATIONS
 
 from .modes import MODES, precision
 from .shapes import Case
@@ -201,7 +201,7 @@ def steps(
     activation: str,
 ) -> Tensor:
     """The loop: out, shaped as pre."""
-    act = ACTIVATIONS[activation]
+    act = ACTIVATIONS[ACTIVATION_CODES[activation]]
     plus_product = torch.addmm if h.dim() == 2 else torch.baddbmm
     out = []
     for now in pre.unbind():

@@ -124,7 +124,8 @@ class Task:
             return self._recurrence(inputs, self.weight_hh.double(), self.h0.double())
 
     def _recurrence(self, inputs: Inputs, weight_hh: Tensor, h0: Tensor) -> list[Tensor]:
-        dense, options = (None, None, None), (self.work.activation, self.work.groups)
+        dense = None, None, None
+        options = reference.ACTIVATION_CODES[self.work.activation], self.work.groups
         out, _ = reference.forward(inputs.leaf, weight_hh, h0, *dense, *options)
         if self.case.step != "training":
             return [out]

@@ -8,10 +8,14 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "problem.h"
+
+// Weak: torch has it from 2.13 on.
+extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
 
 namespace fastrnn {
 
@@ -40,13 +44,34 @@ inline void check_device(const char* name, const Tensor& tensor, const Tensor& l
                   like.is_cpu() ? "the CPU" : "the device of the others");
 }
 
+// What torch said when it last failed in this thread, where it can tell.
+inline std::string torchs_reason() {
+  if (torch_exception_get_what_without_backtrace == nullptr) return "";
+  const char* reason = torch_exception_get_what_without_backtrace();
+  return reason == nullptr ? "" : std::string(": ") + reason;
+}
+
+// Of torch's errors the stable ABI names the line of the call, and not what happened.
+template <class Make> Tensor with_reason(const char* what, Make make) {
+  try {
+    return make();
+  } catch (const std::runtime_error& error) {
+    STD_TORCH_CHECK(false, "fastrnn: ", what, ": ", error.what(), torchs_reason());
+  }
+}
+
+inline Tensor contiguous(const char* name, const Tensor& tensor) {
+  // Asking the dispatcher costs more than a short call's work.
+  if (tensor.is_contiguous()) return tensor;
+  return with_reason(name, [&] { return torch::stable::contiguous(tensor); });
+}
+
 // A tensor that kernels can read beside `like`: contiguous, of its device and dtype.
 inline Tensor readable(const char* name, const Tensor& tensor, const Tensor& like) {
   check_device(name, tensor, like);
   STD_TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), "fastrnn: ", name,
                   " has the wrong dtype");
-  // Asking the dispatcher costs more than a short call's work.
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+  return contiguous(name, tensor);
 }
 
 // The problem's sizes, and what makes it ragged: int64 and bool tensors, which it keeps alive.
@@ -57,12 +82,12 @@ struct Arguments {
   // `data`: pre or out.
   Arguments(const Tensor& data, const Tensor& h0, const Tensor& weight_hh,
             const std::optional<Tensor>& lengths_, const std::optional<Tensor>& offsets_,
-            const std::optional<Tensor>& resets_, const std::string& activation,
+            const std::optional<Tensor>& resets_, int64_t activation,
             int64_t reverse_from) {
     STD_TORCH_CHECK(h0.dim() == 3, "fastrnn: h0 must be [B, G, H]");
     const int64_t B = h0.size(0), G = h0.size(1), H = h0.size(2);
-    STD_TORCH_CHECK(activation == "tanh" || activation == "relu",
-                    "fastrnn: activation must be 'tanh' or 'relu', got '", activation, "'");
+    STD_TORCH_CHECK(activation == int64_t(Activation::tanh) || activation == int64_t(Activation::relu),
+                    "fastrnn: activation must be 0 for tanh or 1 for relu, got ", activation);
     STD_TORCH_CHECK(!offsets_ || lengths_, "fastrnn: offsets need lengths beside them");
     if (lengths_) lengths = indices("lengths", *lengths_, B, data);
     if (offsets_) offsets = indices("offsets", *offsets_, offsets_->numel(), data);
@@ -81,12 +106,12 @@ struct Arguments {
         check_shape("resets", *resets_, {T, B});
       }
       STD_TORCH_CHECK(resets_->scalar_type() == ScalarType::Bool, "fastrnn: resets must be bool");
-      resets = torch::stable::contiguous(*resets_);
+      resets = contiguous("resets", *resets_);
     }
     problem = {{T, B, G, H, reverse_from,
                 lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
                 offsets ? offsets->const_data_ptr<int64_t>() : nullptr,
-                activation == "tanh" ? Activation::tanh : Activation::relu, dtype_of(data)},
+                Activation(activation), dtype_of(data)},
                resets ? resets->const_data_ptr<bool>() : nullptr};
   }
 
@@ -94,7 +119,8 @@ struct Arguments {
   static Tensor indices(const char* name, const Tensor& tensor, int64_t size, const Tensor& like) {
     check_device(name, tensor, like);
     check_shape(name, tensor, {size});
-    return torch::stable::contiguous(torch::stable::to(tensor, ScalarType::Long));
+    return contiguous(
+        name, with_reason(name, [&] { return torch::stable::to(tensor, ScalarType::Long); }));
   }
 };
 

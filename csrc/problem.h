@@ -15,7 +15,7 @@
 namespace fastrnn {
 
 enum class DType { float64, float32, bfloat16, float16 };
-enum class Activation { tanh, relu };
+enum class Activation { tanh, relu };  // numbered so in fastrnn/ops/reference.py
 
 // A problem whose rows are one sequence each.
 struct Unbroken {

@@ -81,7 +81,8 @@ def recurrence(
         pre, weight_hh, h0 = _autocast(pre, weight_hh, h0)
     ragged = lengths, offsets, resets
     _check(pre, weight_hh, h0, *ragged, activation, reverse_from)
-    return _apply(pre, weight_hh, h0, *ragged, activation, reverse_from)
+    code = reference.ACTIVATION_CODES[activation]
+    return _apply(pre, weight_hh, h0, *ragged, code, reverse_from)
 
 
 def rnn(
@@ -148,7 +149,7 @@ def rnn(
         raise ValueError(_OFFSETS_ALONE)
     if resets is not None:
         _checks.resets(resets, input.shape[: 2 if offsets is None else 1], input.device)
-    if activation not in reference.ACTIVATIONS:
+    if activation not in reference.ACTIVATION_CODES:
         raise ValueError(_UNKNOWN_ACTIVATION.format(activation))
     if _autocasting(input):
         input, h0, reset_to, *weights = _autocast(input, h0, reset_to, *weights)
@@ -168,37 +169,27 @@ def rnn(
             resets=resets,
         )
     compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()
+    options = bias, num_layers, dropout, training, bidirectional
     plain = lengths is None and resets is None and len(shape) == 2
     if tracing and plain and dispatch.requested() == "auto":
-        return _in_torch(
-            input, h0, weights, bias, num_layers, dropout, training, bidirectional, activation
-        )
+        return _in_torch(input, h0, weights, activation, *options)
     if tracing and torch.onnx.is_in_onnx_export():
         raise ValueError(_ONNX_BY_TRACING)
-    recording = compiling or tracing or transforming() or is_recording(input, *weights)
+    recording = compiling or tracing or transforming() or is_recording(input, h0, *weights)
     if lengths is not None and offsets is None and recording:
         input = zero_padding(input, is_active(input.shape[0], lengths))
     one_step = at_once = False
     # A graph that asked for the number of steps would serve only as many as it was traced with.
     if not (compiling or tracing):
-        if plain and not _always_fused and _is_short(input, h0, weights):
+        if plain and (recording or not _always_fused) and _is_short(input, h0, weights):
             if input.is_cpu:
-                return _in_torch(
-                    input,
-                    h0,
-                    weights,
-                    bias,
-                    num_layers,
-                    dropout,
-                    training,
-                    bidirectional,
-                    activation,
-                )
+                return _in_torch(input, h0, weights, activation, *options)
             # Elsewhere that may be cuDNN's loop, which wants its weights in one piece of memory and
             # has no double backward.
             one_step = input.shape[0] == 1 and not bidirectional
         if not one_step and (resets is None or reset_to is None):
             at_once = is_plain(input, h0, *weights) and input.shape[-1] == weights[0].shape[1]
+    code = reference.ACTIVATION_CODES[activation]
     last_states = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
@@ -207,14 +198,14 @@ def rnn(
         of_layer = weights[first * per_direction : states.stop * per_direction]
         h = h0 if h0 is None or num_layers == 1 else h0[states]
         if one_step:
-            input, h = _one_step(input, h, of_layer, activation)
+            input, h = _one_step(input, h, of_layer, code)
         elif at_once:
             ragged = lengths, offsets, resets
-            input, h = run_layer(input, h, of_layer, *ragged, activation, directions)
+            input, h = run_layer(input, h, of_layer, *ragged, code, directions)
         else:
             begun = None if reset_to is None else reset_to[states]
             ragged = lengths, offsets, resets
-            input, h = _piece_by_piece(input, h, of_layer, *ragged, begun, activation, directions)
+            input, h = _piece_by_piece(input, h, of_layer, *ragged, begun, code, directions)
         last_states.append(h)
     if num_layers == 1 and not one_step:
         return input, last_states[0]
@@ -237,12 +228,12 @@ def _in_torch(
     input: Tensor,  # [T, B, I]
     h0: Tensor | None,  # [D·L, B, H]
     weights: Sequence[Tensor],
+    activation: str,
     bias: bool,
     num_layers: int,
     dropout: float,
     training: bool,
     bidirectional: bool,
-    activation: str,
 ) -> tuple[Tensor, Tensor]:
     """The whole stack by torch's own loop, nn.RNN's: output and h_n.
 
@@ -264,7 +255,7 @@ def _piece_by_piece(
     offsets: Tensor | None,  # [T]
     resets: Tensor | None,  # [T, B], or [N] with offsets
     reset_to: Tensor | None,  # [D, H]
-    activation: str,
+    activation: int,
     directions: int,
 ) -> tuple[Tensor, Tensor]:
     """One layer's output and h_n, as `ops.layer`, in operations that can be traced and mapped."""
@@ -311,11 +302,11 @@ def _one_step(
     input: Tensor,  # [1, B, I]
     h0: Tensor | None,  # [1, B, H]
     weights: Sequence[Tensor],
-    activation: str,
+    activation: int,
 ) -> tuple[Tensor, Tensor]:
     """One layer of one direction as torch's own cell: output and h_n, both [1, B, H]."""
     h = input.new_zeros(input.shape[1], weights[1].shape[0]) if h0 is None else h0[0]
-    cell = torch.rnn_tanh_cell if activation == "tanh" else torch.rnn_relu_cell
+    cell = torch.rnn_tanh_cell if activation == reference.TANH else torch.rnn_relu_cell
     h = cell(input[0], h, *weights)[None]
     return h, h
 
@@ -327,7 +318,7 @@ def _apply(
     lengths: Tensor | None,
     offsets: Tensor | None,
     resets: Tensor | None,
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     arguments = (pre, weight_hh, h0, lengths, offsets, resets, activation, reverse_from)
@@ -410,7 +401,7 @@ def _check(
         raise ValueError(f"lengths must be [B] = [{batch}], got {list(lengths.shape)}")
     if resets is not None:
         _checks.resets(resets, pre.shape[:1] if packed else pre.shape[:2], pre.device)
-    if activation not in reference.ACTIVATIONS:
+    if activation not in reference.ACTIVATION_CODES:
         raise ValueError(_UNKNOWN_ACTIVATION.format(activation))
     if not 0 <= reverse_from <= groups:
         raise ValueError(f"reverse_from must be between 0 and G = {groups}, got {reverse_from}")

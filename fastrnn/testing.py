@@ -99,9 +99,9 @@ class Problem:
         return Tensors(*real, *ragged)
 
     @property
-    def options(self) -> tuple[str, int]:
+    def options(self) -> tuple[int, int]:
         """The operator's last arguments."""
-        return self.activation, min(self.reverse_from, self.groups)
+        return reference.ACTIVATION_CODES[self.activation], min(self.reverse_from, self.groups)
 
 
 def tolerance(problem: Problem, scale: float, mode: str | None = None) -> float:

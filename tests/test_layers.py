@@ -1,5 +1,7 @@
 """FusedRNN computes what nn.RNN computes: outputs, last states and every gradient."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -199,6 +201,25 @@ def test_dropout_is_read_at_each_call_and_only_in_training():
 def test_backward_in_eval_mode():
     mine, theirs = twins(3, 4, 2, dtype=torch.float64)
     assert_twins(mine.eval(), theirs.eval(), torch.randn(5, 2, 3, dtype=torch.float64), None)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_nan_reaches_the_gradients_that_it_reaches_in_nn_rnn(dtype, nonlinearity, value):
+    for steps, bidirectional, spoilt in itertools.product((1, 3), (False, True), ("x", "hx")):
+        mine, theirs = twins(
+            4, 3, nonlinearity=nonlinearity, bidirectional=bidirectional, dtype=dtype
+        )
+        x, hx = torch.randn(steps, 2, 4, dtype=dtype), torch.randn(1 + bidirectional, 2, 3)
+        hx = hx.to(dtype)
+        (x if spoilt == "x" else hx)[0, 0, 0] = value
+        found = []
+        for layer in (mine, theirs):
+            inputs = x.clone().requires_grad_(), hx.clone().requires_grad_()
+            found.append(gradients(layer(*inputs), [*inputs, *layer.parameters()]))
+        for a, e in zip(*found, strict=True):
+            assert torch.equal(a.isnan(), e.isnan())
 
 
 def test_last_states_are_contiguous_as_nn_rnns():

@@ -2,8 +2,10 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <exception>
 #include <optional>
-#include <string>
 #include <tuple>
 #include <vector>
 
@@ -33,9 +35,17 @@ void check_rows(const fastrnn::Problem& problem, int64_t rows) {
 fastrnn::cpu::Threads threads() {
   const int64_t count = torch::stable::get_num_threads();
   return {count, [](int64_t n, const std::function<void(int64_t)>& task) {
+            // torch's own way passes on that something was thrown, but not what.
+            std::exception_ptr thrown;
+            std::atomic_flag first;
             torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-              for (int64_t i = begin; i < end; ++i) task(i);
+              try {
+                for (int64_t i = begin; i < end; ++i) task(i);
+              } catch (...) {
+                if (!first.test_and_set()) thrown = std::current_exception();
+              }
             });
+            if (thrown) std::rethrow_exception(thrown);
           }};
 }
 
@@ -52,8 +62,10 @@ Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   AtenTensorHandle made;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, device, 0, &made));
+  const auto error = aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, device, 0, &made);
+  STD_TORCH_CHECK(error == TORCH_SUCCESS, "fastrnn: no memory for a result of ", stride,
+                  " elements", fastrnn::torchs_reason());
   return Tensor(made);
 }
 
@@ -65,7 +77,7 @@ Tensor contiguous_like(const Tensor& tensor) {
 // Packed data may have rows that no step names: they are zero, as inactive rows are.
 Tensor output_like(const Tensor& tensor, bool packed) {
   Tensor output = contiguous_like(tensor);
-  if (packed) torch::stable::zero_(output);
+  if (packed) std::memset(output.mutable_data_ptr(), 0, output.numel() * output.element_size());
   return output;
 }
 
@@ -73,7 +85,7 @@ Tensor output_like(const Tensor& tensor, bool packed) {
 void forward_into(Tensor& out, Tensor& h_n, const Tensor& pre, const Tensor& weight_hh_,
                   const Tensor& h0_, const std::optional<Tensor>& lengths,
                   const std::optional<Tensor>& offsets, const std::optional<Tensor>& resets,
-                  const std::string& activation, int64_t reverse_from) {
+                  int64_t activation, int64_t reverse_from) {
   const Tensor weight_hh = readable("weight_hh", weight_hh_, pre);
   const Tensor h0 = readable("h0", h0_, pre);
   const Arguments arguments(pre, h0, weight_hh, lengths, offsets, resets, activation,
@@ -88,7 +100,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& pre_, const Tensor& weight_hh, 
                                    const std::optional<Tensor>& lengths,
                                    const std::optional<Tensor>& offsets,
                                    const std::optional<Tensor>& resets,
-                                   const std::string& activation, int64_t reverse_from) {
+                                   int64_t activation, int64_t reverse_from) {
   const Tensor pre = readable("pre", pre_, pre_);
   Tensor out = output_like(pre, offsets.has_value());
   Tensor h_n = contiguous_like(h0);
@@ -98,7 +110,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& pre_, const Tensor& weight_hh, 
 
 Tensor forward_(Tensor pre, const Tensor& weight_hh, const Tensor& h0,
                 const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets,
-                const std::string& activation, int64_t reverse_from) {
+                int64_t activation, int64_t reverse_from) {
   STD_TORCH_CHECK(pre.is_cpu() && pre.is_contiguous(), "fastrnn: pre must be contiguous");
   Tensor h_n = contiguous_like(h0);
   forward_into(pre, h_n, pre, weight_hh, h0, lengths, std::nullopt, resets, activation,
@@ -111,7 +123,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_
                                     const std::optional<Tensor>& lengths,
                                     const std::optional<Tensor>& offsets,
                                     const std::optional<Tensor>& resets,
-                                    const std::string& activation, int64_t reverse_from) {
+                                    int64_t activation, int64_t reverse_from) {
   const Tensor grad_out = readable("grad_out", grad_out_, out_);
   const Tensor grad_h_n = readable("grad_h_n", grad_h_n_, out_);
   const Tensor out = readable("out", out_, out_);

@@ -10,7 +10,7 @@
 namespace fastrnn::cpu {
 
 // How the host runs tasks in parallel. `run(n, task)` calls task(0) ... task(n - 1), each once, in
-// any order, and returns when all are done.
+// any order, and returns when all are done; then it throws what one of them has thrown.
 struct Threads {
   int64_t count;
   std::function<void(int64_t n, const std::function<void(int64_t)>& task)> run;

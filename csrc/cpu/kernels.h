@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <deque>
 #include <functional>
 #include <new>
@@ -27,12 +28,27 @@ struct Kernels {
   void (*linear)(const Linear&, const Threads&);
 };
 
+// Becomes Python's MemoryError.
+class OutOfMemory : public std::bad_alloc {
+ public:
+  explicit OutOfMemory(size_t bytes) {
+    std::snprintf(message_, sizeof message_, "fastrnn: cannot allocate %zu bytes", bytes);
+  }
+  const char* what() const noexcept override { return message_; }
+
+ private:
+  char message_[64];
+};
+
 // Uninitialised memory for n elements, on a cache line.
 template <class A>
 struct Buffer {
   static constexpr std::align_val_t alignment{64};
   A* const data;
-  explicit Buffer(int64_t n) : data(static_cast<A*>(::operator new(n * sizeof(A), alignment))) {}
+  explicit Buffer(int64_t n)
+      : data(static_cast<A*>(::operator new(n * sizeof(A), alignment, std::nothrow))) {
+    if (data == nullptr) throw OutOfMemory(n * sizeof(A));
+  }
   ~Buffer() { ::operator delete(data, alignment); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -48,6 +64,10 @@ struct Plan {
 };
 
 Plan make_plan(const Problem& problem, int64_t threads, int64_t column_blocks);
+
+// Says that a member of a team had to wait for a processor: for a while threads share the batch
+// instead, or do not share at all.
+void note_crowding();
 
 // How the product with the input's weight is: tasks are pieces of rows and of columns.
 struct LinearPlan {

@@ -89,7 +89,7 @@ struct BackwardPass {
       if constexpr (activation == Activation::tanh) {
         dz = dh * multiply_add(-h, h, broadcast<A>(1));
       } else {
-        dz = h > 0 ? dh : V{};
+        dz = h <= 0 ? V{} : dh;  // NaN stays
       }
       const auto stored = S::narrow(dz);
       store(state + j, S::widen(stored));
@@ -124,6 +124,16 @@ struct State {
   }
 };
 
+// What whoever runs the steps needs besides: z, and which rows have begun. It is taken before a team
+// forms, in which nobody may fail: the others would wait for ever.
+template <class A>
+struct Scratch {
+  Buffer<A> z;
+  Buffer<char> started;
+
+  Scratch(const State<A>& states, int64_t rows) : z(states.size), started(rows) {}
+};
+
 // A member of a team, or the one who does without.
 struct Member {
   Team* team;
@@ -137,7 +147,8 @@ struct Member {
 // computes these columns of z = state W for the first n rows, see `multiply`.
 template <class Pass, class Product>
 void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Columns columns,
-           State<typename Pass::A>& states, Member member, Product product) {
+           State<typename Pass::A>& states, const Scratch<typename Pass::A>& scratch, Member member,
+           Product product) {
   using A = typename Pass::A;
   using Element = typename Pass::Storage::Element;
   const auto& p = pass.p;
@@ -145,27 +156,28 @@ void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Columns columns,
   const size_t bytes = columns.count * sizeof(A);
   A* state = states.buffers[0].data;
   A* next = states.buffers[member.team != nullptr].data;
-  Buffer<A> z(states.size);
-  __builtin_memset(z.data, 0, states.size * sizeof(A));
-  std::vector<char> started(n, 0);
+  A* const z = scratch.z.data;
+  char* const started = scratch.started.data;
+  __builtin_memset(z, 0, states.size * sizeof(A));
+  __builtin_memset(started, 0, n);
   for (int64_t r = 0; r < n; ++r) pass.begin(b0 + r, g, columns, state + r * stride + first);
   member.meet();
 
   const bool descending = (g >= p.reverse_from) != Pass::against_time;
   const auto cut = [&](int64_t t, int64_t rows) {
     for (int64_t r = 0; p.resets && r < rows; ++r)
-      if (p.cut(t, b0 + r, descending)) __builtin_memset(z.data + r * stride + first, 0, bytes);
+      if (p.cut(t, b0 + r, descending)) __builtin_memset(z + r * stride + first, 0, bytes);
   };
   for (int64_t i = 0; i < p.T; ++i) {
     const int64_t t = descending ? p.T - 1 - i : i;
     int64_t last = n;  // one past the last active row
     while (last > 0 && !p.active(t, b0 + last - 1)) --last;
-    if (!(Pass::against_time && i == 0)) product(last, state, z.data, i % 2 != 0);
+    if (!(Pass::against_time && i == 0)) product(last, state, z, i % 2 != 0);
     cut(t, last);
     for (int64_t r = 0; r < n; ++r) {
       const int64_t b = b0 + r, place = r * stride + first;
       if (p.active(t, b)) {
-        pass.row(t, b, g, columns, !started[r], z.data + place, next + place);
+        pass.row(t, b, g, columns, !started[r], z + place, next + place);
         started[r] = 1;
         continue;
       }
@@ -179,12 +191,12 @@ void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Columns columns,
     member.meet();
   }
   if (Pass::against_time) {
-    product(n, state, z.data, false);
+    product(n, state, z, false);
     cut(descending ? -1 : p.T, n);
   }
   for (int64_t r = 0; r < n; ++r) {
     const int64_t place = r * stride + first;
-    pass.end(b0 + r, g, columns, !started[r], z.data + place, state + place);
+    pass.end(b0 + r, g, columns, !started[r], z + place, state + place);
   }
 }
 
@@ -238,10 +250,10 @@ void run(const Pass& pass, const Threads& threads) {
 
   // All of time for group g, the rows [b0, b1) and the bands [begin, end).
   const auto some = [&](int64_t g, int64_t b0, int64_t b1, int64_t begin, int64_t end,
-                        State<A>& states, Member member) {
+                        State<A>& states, const Scratch<A>& scratch, Member member) {
     const int64_t from = begin * width, to = end * width < blocks ? end * width : blocks;
     const Columns columns{from * L, (to * L < p.H ? to * L : p.H) - from * L};
-    recur(pass, g, b0, b1, columns, states, member,
+    recur(pass, g, b0, b1, columns, states, scratch, member,
           [&](int64_t n, const A* state, A* z, bool backwards) {
             const Rows<const A> x{state, states.stride}, start{zeros.data, 0};
             const Rows<A> sums{z + from * L, states.stride};
@@ -258,24 +270,29 @@ void run(const Pass& pass, const Threads& threads) {
     // Too few rows to share out: teams of threads share each step's columns instead.
     std::deque<Team> teams;
     std::deque<State<A>> states;
+    std::deque<Scratch<A>> scratch;
     for (int64_t g = 0; g < p.G; ++g) {
       teams.emplace_back(plan.team);
       states.emplace_back(p.B, p.H, true);
+      for (int64_t me = 0; me < plan.team; ++me) scratch.emplace_back(states[g], p.B);
     }
     threads.run(p.G * plan.team, [&](int64_t i) {
       const int64_t g = i % p.G;
       const int64_t me = teams[g].join();
       if (me < 0) return;
       const int64_t n = teams[g].size();
-      some(g, 0, p.B, bands * me / n, bands * (me + 1) / n, states[g], Member{&teams[g], me});
+      some(g, 0, p.B, bands * me / n, bands * (me + 1) / n, states[g],
+           scratch[g * plan.team + me], Member{&teams[g], me});
     });
+    for (const Team& team : teams)
+      if (team.crowded()) note_crowding();
     return;
   }
   each(plan.parallel, p.G * plan.tiles, [&](int64_t i) {
     const int64_t g = i / plan.tiles, part = i % plan.tiles;
     const int64_t b0 = p.B * part / plan.tiles, b1 = p.B * (part + 1) / plan.tiles;
     State<A> state(b1 - b0, p.H, false);
-    some(g, b0, b1, 0, bands, state, Member{});
+    some(g, b0, b1, 0, bands, state, Scratch<A>(state, b1 - b0), Member{});
   });
 }
 

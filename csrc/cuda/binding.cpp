@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
+#include <iterator>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -49,26 +50,25 @@ void* current_stream(int32_t device) {
   return stream;
 }
 
-// The plan named, or the fastest.
-Plan make_plan(const Sizes& sizes, const std::string& strategy, int32_t device) {
+// The plan of a strategy, by its place in STRATEGIES; -1: the fastest.
+Plan make_plan(const Sizes& sizes, int64_t strategy, int32_t device) {
   const auto& properties = fastrnn::cuda::device(device);
-  if (strategy.empty()) return fastrnn::cuda::make_plan(properties, sizes);
-  for (const auto candidate : fastrnn::cuda::STRATEGIES) {
-    if (strategy != name(candidate)) continue;
-    const auto option = fastrnn::cuda::best(candidate, properties, sizes);
-    STD_TORCH_CHECK(option.refusal.empty(), "fastrnn: '", strategy,
-                    "' cannot serve this call: ", option.refusal);
-    return option.plan;
-  }
-  STD_TORCH_CHECK(false, "fastrnn: no strategy is named '", strategy, "'");
+  if (strategy == -1) return fastrnn::cuda::make_plan(properties, sizes);
+  STD_TORCH_CHECK(strategy >= 0 && strategy < std::ssize(fastrnn::cuda::STRATEGIES),
+                  "fastrnn: there is no strategy ", strategy);
+  const auto wanted = fastrnn::cuda::STRATEGIES[strategy];
+  const auto option = fastrnn::cuda::best(wanted, properties, sizes);
+  STD_TORCH_CHECK(option.refusal.empty(), "fastrnn: '", name(wanted),
+                  "' cannot serve this call: ", option.refusal);
+  return option.plan;
 }
 
 // Every way to cut a problem is tried for a plan: the next call like the last one has it at once.
 const Plan& plan_for(const fastrnn::Problem& problem, Direction direction, bool tf32,
-                     const std::string& strategy, int32_t device) {
+                     int64_t strategy, int32_t device) {
   struct Planned {
     int32_t device = -1;
-    std::string strategy;
+    int64_t strategy = 0;
     Sizes sizes{};
     Plan plan{};
   };
@@ -84,7 +84,7 @@ const Plan& plan_for(const fastrnn::Problem& problem, Direction direction, bool 
 
 template <class Call, class Run>
 void launch(const Call& call, Direction direction, const Tensor& like, bool tf32,
-            const std::string& strategy, Run run) {
+            int64_t strategy, Run run) {
   if (call.B == 0 || call.G == 0 || call.H == 0) return;
   const int32_t device = like.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
@@ -118,8 +118,8 @@ void* writable(const char* name, Tensor& tensor, const Tensor& like) {
 void forward(const Tensor& pre_, const Tensor& weight_hh_, const Tensor& h0_,
              const std::optional<Tensor>& lengths, const std::optional<Tensor>& offsets,
              const std::optional<Tensor>& resets, Tensor out, Tensor h_n,
-             const std::string& activation, int64_t reverse_from, bool tf32,
-             const std::string& strategy) {
+             int64_t activation, int64_t reverse_from, bool tf32,
+             int64_t strategy) {
   const Tensor pre = readable("pre", pre_, pre_);
   const Tensor weight_hh = readable("weight_hh", weight_hh_, pre);
   const Tensor h0 = readable("h0", h0_, pre);
@@ -135,8 +135,8 @@ void forward(const Tensor& pre_, const Tensor& weight_hh_, const Tensor& h0_,
 void backward(const Tensor& grad_out_, const Tensor& grad_h_n_, const Tensor& out_,
               const Tensor& weight_hh_, const Tensor& h0, const std::optional<Tensor>& lengths,
               const std::optional<Tensor>& offsets, const std::optional<Tensor>& resets,
-              Tensor grad_pre, Tensor grad_h0, const std::string& activation, int64_t reverse_from,
-              bool tf32, const std::string& strategy) {
+              Tensor grad_pre, Tensor grad_h0, int64_t activation, int64_t reverse_from,
+              bool tf32, int64_t strategy) {
   const Tensor out = readable("out", out_, out_);
   const Tensor grad_out = readable("grad_out", grad_out_, out);
   const Tensor grad_h_n = readable("grad_h_n", grad_h_n_, out);
@@ -163,12 +163,12 @@ void backward(const Tensor& grad_out_, const Tensor& grad_h_n_, const Tensor& ou
 STABLE_TORCH_LIBRARY_FRAGMENT(fastrnn, m) {
   m.def(
       "cuda_forward(Tensor pre, Tensor weight_hh, Tensor h0, Tensor? lengths, Tensor? offsets, "
-      "Tensor? resets, Tensor(a!) out, Tensor(b!) h_n, str activation, int reverse_from, "
-      "bool tf32, str strategy) -> ()");
+      "Tensor? resets, Tensor(a!) out, Tensor(b!) h_n, int activation, int reverse_from, "
+      "bool tf32, int strategy) -> ()");
   m.def(
       "cuda_backward(Tensor grad_out, Tensor grad_h_n, Tensor out, Tensor weight_hh, Tensor h0, "
       "Tensor? lengths, Tensor? offsets, Tensor? resets, Tensor(a!) grad_pre, Tensor(b!) grad_h0, "
-      "str activation, int reverse_from, bool tf32, str strategy) -> ()");
+      "int activation, int reverse_from, bool tf32, int strategy) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CUDA, m) {

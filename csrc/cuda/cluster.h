@@ -222,7 +222,7 @@ __global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
         begins = is_cut(p, time(s + 2), first_row + lane_index, descending, length);
       }
 
-      float sum[CHAINS][N][4] = {}, slope[N][4];
+      float sum[CHAINS][N][4] = {}, slopes[N][4];
       ptx::copy_wait<AHEAD - 1>();
 #pragma unroll
       for (int n = 0; n < N; ++n) {
@@ -237,12 +237,12 @@ __global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
         }
         E::to_quad(chunks[0], sum[0][n]);
         if constexpr (backward) {
-          E::to_quad(chunks[1], slope[n]);
+          E::to_quad(chunks[1], slopes[n]);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const bool product = was_active >> lane.quad_row(i) >> 8 * n & 1;
             sum[0][n][i] += product ? 0 : dh[n][i];
-            slope[n][i] = derivative(slope[n][i], p.activation);
+            slopes[n][i] = slope(slopes[n][i], p.activation);
           }
         }
       }
@@ -268,7 +268,7 @@ __global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
         for (int i = 0; i < 4; ++i) {
           if constexpr (backward) {
             dh[n][i] = sum[0][n][i];
-            quad[i] = sum[0][n][i] * slope[n][i];
+            quad[i] = gradient(sum[0][n][i], slopes[n][i], p.activation);
           } else {
             quad[i] = activate<E>(sum[0][n][i], p.activation);
           }

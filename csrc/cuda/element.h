@@ -237,10 +237,14 @@ template <class E> __device__ float activate(float z, Activation activation) {
   return E::approximate ? ptx::tanh_approximate(z) : tanhf(z);
 }
 
-// act'(z), of h = act(z).
-__device__ inline float derivative(float h, Activation activation) {
-  if (activation == Activation::relu) return h > 0 ? 1 : 0;
-  return 1 - h * h;
+// dz = dh act'(z) in two parts, of which the first does not wait for dh: what it takes of h = act(z),
+// and the rest. Where h <= 0, relu lets nothing pass, not even NaN.
+template <class T> __device__ T slope(T h, Activation activation) {
+  return activation == Activation::relu ? h : 1 - h * h;
+}
+template <class T> __device__ T gradient(T dh, T slope, Activation activation) {
+  if (activation == Activation::relu) return slope <= 0 ? 0 : dh;  // NaN stays
+  return dh * slope;
 }
 
 }  // namespace fastrnn::cuda

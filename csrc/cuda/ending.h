@@ -216,7 +216,10 @@ template <class E, class P> struct Ending<E, BackwardOf<P>> : Chunks<E, Backward
     E::to_quad(inputs.grad_out, dz);
     E::to_quad(inputs.h, h);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) dz[i] = (dz[i] + dh[i]) * derivative(h[i], this->p.activation);
+    for (int i = 0; i < 4; ++i) {
+      const Activation activation = this->p.activation;
+      dz[i] = gradient(dz[i] + dh[i], slope(h[i], activation), activation);
+    }
     E::to_chunks(dz, chunks);
     this->store_result(this->p.grad_pre, t, chunks, publish);
   }

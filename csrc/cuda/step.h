@@ -199,9 +199,7 @@ __device__ void end_value(const BackwardOf<P>& p, const StepTile& tile, int64_t 
   if (tile.t < length) {
     const auto h = V::widen(static_cast<const Storage*>(p.out)[at]);
     const auto grad = V::widen(static_cast<const Storage*>(p.grad_out)[at]);
-    const typename V::Sum slope =
-        p.activation == Activation::relu ? typename V::Sum(h > 0) : 1 - h * h;
-    dz = V::narrow((grad + dh) * slope);
+    dz = V::narrow(gradient(grad + dh, slope(h, p.activation), p.activation));
   }
   static_cast<Storage*>(p.grad_pre)[at] = dz;
 }

@@ -235,7 +235,7 @@ void serve(const Request& request) {
   problem.T = request.number("T"), problem.B = request.number("B");
   problem.G = request.number("G"), problem.H = request.number("H");
   problem.reverse_from = request.number("reverse_from");
-  problem.activation = request.text("activation") == "relu" ? Activation::relu : Activation::tanh;
+  problem.activation = Activation(request.number("activation"));
   problem.dtype = kind->dtype;
 
   const size_t element = element_bytes(kind->mode);

@@ -68,7 +68,7 @@ def _as_rows(
     operator: Callable,
     axes: tuple[_Axes, ...],
     tensors: list[Any],  # [V, ...] each
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     size = next(x.shape[0] for x in tensors if x is not None)
@@ -87,7 +87,7 @@ def _as_groups(
     operator: Callable,
     axes: tuple[_Axes, ...],
     tensors: list[Any],  # [V, ...] each
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     """Groups that run in reverse stand last: those of all V problems follow all the others."""
@@ -116,7 +116,7 @@ def _as_groups(
 def _one_by_one(
     operator: Callable,
     tensors: list[Any],  # [V, ...] each
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     """Where rows end, lie or begin anew elsewhere for each, and more rows would not do.

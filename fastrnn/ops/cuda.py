@@ -16,7 +16,7 @@ from .extension import Extension
 from .triton.table import mode_of
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-STRATEGIES = ("cluster", "grid", "step")
+STRATEGIES = ("cluster", "grid", "step")  # in the order of csrc/cuda/plan.h
 
 #: Compute capability -> the record in benchmarks/results that proves every strategy there. `auto`
 #: takes no kernel on a GPU that is not here.
@@ -78,7 +78,7 @@ def forward(
     lengths: Tensor | None,
     offsets: Tensor | None,
     resets: Tensor | None,
-    activation: str,
+    activation: int,
     reverse_from: int,
     *,
     strategy: str = "",
@@ -90,7 +90,7 @@ def forward(
     pre = pre.contiguous()
     out = torch.empty_like(pre) if offsets is None else torch.zeros_like(pre)
     h_n = h0.new_empty(h0.shape)
-    options = activation, reverse_from, _tf32(h0), strategy
+    options = activation, reverse_from, _tf32(h0), _code(strategy)
     torch.ops.fastrnn.cuda_forward(pre, weight_hh, h0, lengths, offsets, resets, out, h_n, *options)
     return out, h_n
 
@@ -101,13 +101,13 @@ def forward_(
     h0: Tensor,
     lengths: Tensor | None,
     resets: Tensor | None,
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> Tensor:
     """The same for dense data, with out in pre's place; returns h_n."""
     h_n = h0.new_empty(h0.shape)
     out = pre.contiguous()
-    options = activation, reverse_from, _tf32(h0), ""
+    options = activation, reverse_from, _tf32(h0), _code("")
     torch.ops.fastrnn.cuda_forward(out, weight_hh, h0, lengths, None, resets, out, h_n, *options)
     if out is not pre:
         pre.copy_(out)
@@ -123,7 +123,7 @@ def backward(
     lengths: Tensor | None,
     offsets: Tensor | None,
     resets: Tensor | None,
-    activation: str,
+    activation: int,
     reverse_from: int,
     *,
     strategy: str = "",
@@ -133,11 +133,20 @@ def backward(
     grad_pre = torch.empty_like(out) if offsets is None else torch.zeros_like(out)
     grad_h0 = h0.new_empty(h0.shape)
     ragged = lengths, offsets, resets
-    options = activation, reverse_from, _tf32(h0), strategy
+    options = activation, reverse_from, _tf32(h0), _code(strategy)
     torch.ops.fastrnn.cuda_backward(
         grad_out, grad_h_n, out, weight_hh, h0, *ragged, grad_pre, grad_h0, *options
     )
     return grad_pre, grad_h0
+
+
+def _code(strategy: str) -> int:
+    """The strategy's number in the operators' schemas; -1 leaves the choice to the plan."""
+    if strategy == "":
+        return -1
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {STRATEGIES} or '', got {strategy!r}")
+    return STRATEGIES.index(strategy)
 
 
 def _tf32(state: Tensor) -> bool:

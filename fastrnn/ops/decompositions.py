@@ -26,7 +26,7 @@ def recurrence(
     lengths: Tensor | None,  # [B]
     offsets: Tensor | None,  # [T]
     resets: Tensor | None,  # [T, B], or [N] with offsets
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     """One rnn_tanh or rnn_relu a group, and step by step what those do not have.
@@ -39,7 +39,7 @@ def recurrence(
     if lengths is not None or resets is not None:
         ragged = lengths, offsets, resets
         return reference.forward(pre, weight_hh, h0, *ragged, activation, reverse_from)
-    loop: Any = torch.rnn_tanh if activation == "tanh" else torch.rnn_relu
+    loop: Any = torch.rnn_tanh if activation == reference.TANH else torch.rnn_relu
     groups, size, _ = weight_hh.shape
     identity = torch.eye(size, dtype=pre.dtype, device=pre.device)  # for pre, which is summed up
     out, h_n = [], []

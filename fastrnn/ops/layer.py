@@ -55,7 +55,7 @@ def layer(
     lengths: Tensor | None,  # [B]
     offsets: Tensor | None,  # [T]
     resets: Tensor | None,  # [T, B], or [N] with offsets
-    activation: str,
+    activation: int,
     directions: int,
 ) -> tuple[Tensor, Tensor]:
     """A layer's output, [T, B, D·H] or [N, D·H], and h_n [D, B, H]. All tensors are plain."""
@@ -99,7 +99,7 @@ def _forward(
     lengths: Tensor | None,
     offsets: Tensor | None,
     resets: Tensor | None,
-    activation: str,
+    activation: int,
     directions: int,
     input: Tensor,
     h0: Tensor | None,

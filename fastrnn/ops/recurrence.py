@@ -29,11 +29,11 @@ LIBRARY = torch.library.Library("fastrnn", "DEF")
 
 FORWARD = (
     "(Tensor pre, Tensor weight_hh, Tensor h0, Tensor? lengths, Tensor? offsets, "
-    "Tensor? resets, str activation, int reverse_from) -> (Tensor out, Tensor h_n)"
+    "Tensor? resets, int activation, int reverse_from) -> (Tensor out, Tensor h_n)"
 )
 BACKWARD = (
     "(Tensor grad_out, Tensor grad_h_n, Tensor out, Tensor weight_hh, Tensor h0, "
-    "Tensor? lengths, Tensor? offsets, Tensor? resets, str activation, int reverse_from) "
+    "Tensor? lengths, Tensor? offsets, Tensor? resets, int activation, int reverse_from) "
     "-> (Tensor grad_pre, Tensor grad_h0)"
 )
 
@@ -230,7 +230,7 @@ NAMED = {name: _register_named(name) for name in ("reference", "cuda", "triton")
 # Dense data, no gradient: out takes pre's place, which saves the fresh memory of a large output.
 LIBRARY.define(
     "recurrence_(Tensor(a!) pre, Tensor weight_hh, Tensor h0, Tensor? lengths, "
-    "Tensor? resets, str activation, int reverse_from) -> Tensor h_n"
+    "Tensor? resets, int activation, int reverse_from) -> Tensor h_n"
 )
 LIBRARY.impl("recurrence_", without_autocast(dispatch.forward_), "CompositeExplicitAutograd")
 torch.library.register_fake(

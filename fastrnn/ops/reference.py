@@ -18,11 +18,19 @@ from torch import Tensor
 
 from .steps import is_active, zero_padding
 
-#: h = act(z), and act'(z) written in terms of h, which is all that the backward keeps.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
-DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": lambda h: 1 - h * h,
-    "relu": lambda h: (h > 0).to(h.dtype),
+#: The activations' numbers in the operators' schemas, as csrc/problem.h has them. They are not
+#: strings because torch's stable ABI never frees a string argument.
+ACTIVATION_CODES = {"tanh": 0, "relu": 1}
+TANH, RELU = ACTIVATION_CODES.values()
+
+#: h = act(z).
+ACTIVATIONS: dict[int, Callable[[Tensor], Tensor]] = {TANH: torch.tanh, RELU: torch.relu}
+
+#: dz = dh act'(z), written in terms of h, which is all that the backward keeps. As in torch, relu
+#: passes dh on where h is NaN, and where h is 0 nothing: neither NaN nor infinity.
+GRADIENTS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
+    TANH: lambda dh, h: dh * (1 - h * h),
+    RELU: lambda dh, h: dh.masked_fill(h <= 0, 0),
 }
 
 
@@ -38,7 +46,7 @@ def forward(
     lengths: Tensor | None,  # [B]
     offsets: Tensor | None,  # [T]
     resets: Tensor | None,  # [T, B], or [N] with offsets
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     """h_t = act(pre_t + W_hh h_{t-1}) for every group; see `fastrnn.functional.recurrence`."""
@@ -68,7 +76,7 @@ def forward_(
     h0: Tensor,  # [B, G, H]
     lengths: Tensor | None,  # [B]
     resets: Tensor | None,  # [T, B]
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> Tensor:
     """`forward` of dense data with out in pre's place: returns h_n."""
@@ -86,14 +94,14 @@ def backward(
     lengths: Tensor | None,  # [B]
     offsets: Tensor | None,  # [T]
     resets: Tensor | None,  # [T, B], or [N] with offsets
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     """dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t), against the order of `forward`.
 
     Returns grad_pre, which is dz, shaped as ``out``, and grad_h0 [B, G, H].
     """
-    derivative = DERIVATIVES[activation]
+    gradient = GRADIENTS[activation]
     acc = accumulation_dtype(out.dtype)
     weight_t = weight_hh.to(acc).mT
     layout = Layout(out, h0, lengths, offsets, resets)
@@ -104,7 +112,7 @@ def backward(
         dz: dict[int, Tensor] = {}
         for t in reversed(steps):
             h = padded_out[t, :, groups].to(acc)
-            new = ((padded_grad[t, :, groups].to(acc) + dh) * derivative(h)).to(out.dtype)
+            new = gradient(padded_grad[t, :, groups].to(acc) + dh, h).to(out.dtype)
             before = layout.cut(t, steps, _matvec(weight_t[groups], new.to(acc)))
             dz[t], dh = layout.keep(t, new, dh, before)
         return torch.stack([dz[t] for t in range(layout.steps)]), dh.to(out.dtype)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .layer import merge_directions
 from .recurrence import recurrence_
+from .reference import ACTIVATION_CODES
 
 
 def single_step(
@@ -29,6 +30,7 @@ def single_step(
     count = len(weights) // layers
     linear = torch.ops.fastrnn.linear.default if input.is_cpu else F.linear
     in_heads = batch, heads, hidden // heads
+    options = ACTIVATION_CODES[activation], heads
     last_states = []
     with torch._C._AutoDispatchBelowADInplaceOrView():
         for layer, state in enumerate(hx.reshape(layers, *in_heads).unbind()):
@@ -36,7 +38,7 @@ def single_step(
             weight_ih, weight_hh, bias = merge_directions(of_layer, 1)
             input = linear(input, weight_ih, bias)  # and then, in its place, the state
             in_place = input.view(1, *in_heads)
-            h_n = recurrence_(in_place, weight_hh, state, None, resets, activation, heads)
+            h_n = recurrence_(in_place, weight_hh, state, None, resets, *options)
             last_states.append(h_n)
         h_n = last_states[0] if layers == 1 else torch.stack(last_states)
         return input, h_n.view(layers, batch, hidden)

@@ -23,13 +23,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .reference import Layout, accumulation_dtype
+from .reference import RELU, TANH, Layout, accumulation_dtype
 from .steps import each_direction, neighbours, outermost, uncut
 
-#: The derivative of act' = 1 - h² or [h > 0] by h; None: 0 everywhere.
-SECOND_DERIVATIVES: dict[str, Callable[[Tensor], Tensor] | None] = {
-    "tanh": lambda h: -2 * h,
-    "relu": None,
+#: The derivative of act' by h, of 1 - h² or of a step; None: 0 everywhere.
+SECOND_DERIVATIVES: dict[int, Callable[[Tensor], Tensor] | None] = {
+    TANH: lambda h: -2 * h,
+    RELU: None,
 }
 
 
@@ -44,7 +44,7 @@ def forward(
     lengths: Tensor | None,  # [B]
     offsets: Tensor | None,  # [T]
     resets: Tensor | None,  # [T, B], or [N] with offsets
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     """The tangents of out and h_n, from those of pre, weight_hh and h0, of which None is 0."""
@@ -103,7 +103,7 @@ def backward(
     lengths: Tensor | None,  # [B]
     offsets: Tensor | None,  # [T]
     resets: Tensor | None,  # [T, B], or [N] with offsets
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     """The tangents of grad_pre and grad_h0, from those of the backward's arguments; None is 0."""

@@ -56,7 +56,8 @@ def test_in_place(kernel: Kernel, hidden: int, layout: str, device: torch.device
     out, h_n = cuda.forward(pre, *rest, *problem.options, **kernel.options)
     given, state = pre.clone(), torch.empty_like(h0)
     operator = torch.ops.fastrnn.cuda_forward
-    operator(given, *rest, given, state, *problem.options, False, kernel.name)
+    strategy = cuda.STRATEGIES.index(kernel.name)
+    operator(given, *rest, given, state, *problem.options, False, strategy)
     assert torch.equal(given, out)
     assert torch.equal(state, h_n)
     planned = cuda.forward(pre, *rest, *problem.options)
@@ -120,7 +121,7 @@ def test_no_steps(kernel: Kernel, layout: str, device: torch.device) -> None:
     pre = h0.new_empty(*((0,) if layout == "packed" else (0, 5)), 2, 40)
     lengths = None if layout == "dense" else torch.zeros(5, dtype=torch.int64, device=device)
     offsets = torch.zeros(0, dtype=torch.int64, device=device) if layout == "packed" else None
-    rest = weight_hh, h0, lengths, offsets, None, "tanh", 1
+    rest = weight_hh, h0, lengths, offsets, None, reference.TANH, 1
     out, h_n = cuda.forward(pre, *rest, **kernel.options)
     assert out.shape == pre.shape
     assert torch.equal(h_n, h0)

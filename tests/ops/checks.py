@@ -45,5 +45,20 @@ def check_backward(
     assert_close(grad_h0, expected[1], problem, scale, mode)
 
 
+def check_special_gradients(module: Any, dtype: torch.dtype, **options: Any) -> None:
+    """relu hands on what reaches a state of NaN, and where the state is 0 nothing at all."""
+    problem = Problem(1, 2, 1, 16, dtype=dtype, activation="relu")
+    tensors = problem.tensors()
+    out = torch.ones_like(tensors.pre)
+    out[0, 0, 0, :4] = torch.tensor([float("nan"), 0, 0, 0])
+    grads = torch.ones_like(out), torch.ones_like(tensors.h0)
+    grads[0][0, 0, 0, :3] = torch.tensor([3, float("nan"), float("inf")])
+    grad_pre, grad_h0 = module.backward(*grads, out, *tensors[1:], *problem.options, **options)
+    expected = torch.full_like(out, 2)
+    expected[0, 0, 0, :4] = torch.tensor([4.0, 0, 0, 0])
+    assert torch.equal(grad_pre, expected)
+    assert grad_h0.isfinite().all()
+
+
 #: Forward and backward, to be parametrized over.
 CHECKS: list[Callable[..., None]] = [check_forward, check_backward]

@@ -40,6 +40,25 @@ int side_by_side(int threads, int steps) {
   return wrong == 0 ? 0 : std::puts("a member was ahead");
 }
 
+// A member that is away for long, as one without a processor, is noticed.
+int crowded() {
+  for (int attempt = 0; attempt < 1000; ++attempt) {
+    Team team(2);
+    const auto run = [&](std::chrono::milliseconds away) {
+      const auto me = team.join();
+      if (me < 0) return;
+      std::this_thread::sleep_for(away);
+      team.meet(me);
+    };
+    std::thread other(run, std::chrono::milliseconds(50));
+    run(std::chrono::milliseconds(0));
+    other.join();
+    if (team.size() == 2) return team.crowded() ? 0 : std::puts("nobody missed the member");
+    if (team.crowded()) return std::puts("a team of one missed somebody");
+  }
+  return std::puts("no team formed");
+}
+
 int main(int, char** arguments) {
-  return one_after_the_other() || side_by_side(std::atoi(arguments[1]), std::atoi(arguments[2]));
+  return crowded() || one_after_the_other() || side_by_side(std::atoi(arguments[1]), std::atoi(arguments[2]));
 }

@@ -110,7 +110,7 @@ def test_a_row_does_not_depend_on_the_tile_around_it(extension: ModuleType) -> N
         assert torch.equal(alone[0], out[:, row])
         assert torch.equal(alone[1], h_n[row])
     first = extension.forward(
-        pre[:1, :, :1], weight_hh[:1], h0[:, :1], lengths, None, None, "tanh", 1
+        pre[:1, :, :1], weight_hh[:1], h0[:, :1], lengths, None, None, reference.TANH, 1
     )
     assert torch.equal(first[0], out[:1, :, :1])
 
@@ -122,7 +122,7 @@ def test_tanh_over_the_whole_range(extension: ModuleType, dtype: torch.dtype) ->
     fractions = torch.linspace(1, 2, 129)[:-1]
     x = (2.0 ** exponents.double()[:, None] * fractions).flatten().to(dtype)
     x = torch.cat([x, -x, torch.zeros(1, dtype=dtype)])
-    actual = extension.forward(*_elementwise(x), "tanh", 1)[0].flatten()
+    actual = extension.forward(*_elementwise(x), reference.TANH, 1)[0].flatten()
     expected = np.tanh(x.double().numpy().astype(np.longdouble))
     computed = reference.accumulation_dtype(dtype)
     bound = 2 * _ulp(expected, computed)
@@ -136,9 +136,49 @@ def test_tanh_over_the_whole_range(extension: ModuleType, dtype: torch.dtype) ->
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_special_values(extension: ModuleType, dtype: torch.dtype, activation: str) -> None:
     x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0], dtype=dtype)
-    actual = extension.forward(*_elementwise(x), activation, 1)[0].flatten()
+    code = reference.ACTIVATION_CODES[activation]
+    actual = extension.forward(*_elementwise(x), code, 1)[0].flatten()
     expected = getattr(torch, activation)(x)
     torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("spoilt", ["pre", "h0", "grad_out", "grad_h_n"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_nan_and_infinity_go_where_autograd_takes_them(
+    module: ModuleType, activation: str, spoilt: str, value: float
+) -> None:
+    """At every number of steps and in both directions; relu passes neither on where h is 0."""
+    for steps, reverse_from, hidden in [(1, 1, 19), (3, 1, 19), (3, 0, 19), (3, 1, 300)]:
+        problem = Problem(steps, 2, 1, hidden, activation=activation, reverse_from=reverse_from)
+        pre, weight_hh, h0, *ragged = problem.tensors()
+        given = {"pre": pre, "h0": h0, "grad_out": torch.randn_like(pre)}
+        given["grad_h_n"] = torch.randn_like(h0)
+        given[spoilt][..., 0, :, :4] = value  # of row 0: some of these units are 0 under relu
+        grads = given["grad_out"], given["grad_h_n"]
+        expected = _autograd(pre, weight_hh, h0, grads, activation, reverse_from == 0)
+        rest = weight_hh, h0, *ragged, *problem.options
+        actual = *module.forward(pre, *rest), *module.backward(*grads, expected[0], *rest)
+        for got, wanted in zip(actual, expected, strict=True):
+            torch.testing.assert_close(got, wanted, equal_nan=True)
+
+
+def _autograd(
+    pre: Tensor,  # [T, B, 1, H]
+    weight_hh: Tensor,  # [1, H, H]
+    h0: Tensor,  # [B, 1, H]
+    grads: tuple[Tensor, Tensor],
+    activation: str,
+    reverse: bool,
+) -> tuple[Tensor, ...]:
+    """out, h_n, and the gradients of pre and h0, of a loop in torch's own operations."""
+    pre, h0 = pre.clone().requires_grad_(), h0.clone().requires_grad_()
+    steps = range(len(pre))
+    h, out = h0, {}
+    for t in reversed(steps) if reverse else steps:
+        h = out[t] = getattr(torch, activation)(pre[t] + h @ weight_hh[0].mT)
+    results = torch.stack([out[t] for t in steps]), h
+    return (*(x.detach() for x in results), *torch.autograd.grad(results, (pre, h0), grads))
 
 
 def _ulp(x: np.ndarray, dtype: torch.dtype) -> np.ndarray:

@@ -1,12 +1,15 @@
 """The operator as torch sees it: schema, fake, autograd, and the gradients' truth."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 from fastrnn.functional import recurrence
-from fastrnn.ops import reference
+from fastrnn.ops import cpp, reference
 from fastrnn.testing import Problem
 
 from .strategies import problems
@@ -106,9 +109,25 @@ def test_opcheck(layout: str, dtype: torch.dtype) -> None:
 
 def test_opcheck_in_place() -> None:
     tensors = Problem(4, 3, 2, 5, "lengths", resets=True).tensors()
-    arguments = (*tensors[:4], tensors.resets, "tanh", 1)
+    arguments = (*tensors[:4], tensors.resets, reference.TANH, 1)
     checks = ("test_schema", "test_faketensor")  # it is for calls that record no gradient
     torch.library.opcheck(torch.ops.fastrnn.recurrence_.default, arguments, test_utils=checks)
+
+
+def test_activations_are_numbered_as_in_cpp() -> None:
+    header = Path(__file__).parents[2] / "csrc" / "problem.h"
+    declared = re.search(r"enum class Activation \{ (.*) \};", header.read_text())
+    assert declared is not None
+    assert list(reference.ACTIVATION_CODES) == declared[1].split(", ")
+    assert list(reference.ACTIVATION_CODES.values()) == [0, 1]
+
+
+@pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
+def test_no_other_number_is_an_activation() -> None:
+    pre, weight_hh, h0, *ragged = Problem(4, 3, 2, 5).tensors()
+    for number in (-1, 2, 2**32):
+        with pytest.raises(RuntimeError, match=f"0 for tanh or 1 for relu, got {number}"):
+            cpp.forward(pre, weight_hh, h0, *ragged, number, 1)
 
 
 def test_only_the_gradients_asked_for() -> None:

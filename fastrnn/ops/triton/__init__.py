@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reference import RELU
 from .table import CAPABILITY, FASTEST, FASTEST_FROM, RECORDS, Call, Sizes, choose, mode_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -153,7 +154,7 @@ def forward(
     lengths: Tensor | None,
     offsets: Tensor | None,
     resets: Tensor | None,
-    activation: str,
+    activation: int,
     reverse_from: int,
     *,
     kernel: str | None = None,
@@ -171,7 +172,7 @@ def forward_(
     h0: Tensor,
     lengths: Tensor | None,
     resets: Tensor | None,
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> Tensor:
     """The same for dense data, with out in pre's place; returns h_n."""
@@ -191,7 +192,7 @@ def _fill(
     lengths: Tensor | None,
     offsets: Tensor | None,
     resets: Tensor | None,
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> Tensor:
     """Fill out, which may be pre; return h_n."""
@@ -211,7 +212,7 @@ def backward(
     lengths: Tensor | None,
     offsets: Tensor | None,
     resets: Tensor | None,
-    activation: str,
+    activation: int,
     reverse_from: int,
     *,
     kernel: str | None = None,
@@ -239,14 +240,14 @@ def _launcher(
     state: Tensor,  # [B, G, H]
     data: Tensor,  # [T, B, G, H] or [N, G, H]
     offsets: Tensor | None,
-    activation: str,
+    activation: int,
     reverse_from: int,
 ) -> Callable[..., None]:
     """What fills the outputs, once given the tensors."""
     sizes = sizes_of(state)
     steps = data.shape[0] if offsets is None else offsets.shape[0]
     fast = sizes.mode != "float32" and not interpreting()
-    call = Call(sizes, steps, reverse_from, activation == "relu", fast, state.device)
+    call = Call(sizes, steps, reverse_from, activation == RELU, fast, state.device)
     module = _module(kernel or choose(sizes))
 
     def launch(*tensors: Tensor | None) -> None:

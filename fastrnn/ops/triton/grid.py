@@ -33,8 +33,8 @@ from .tile import (
     active_at,
     cross,
     cut_before,
-    derivative,
     ends,
+    gradient_of,
     locate,
     store_step,
 )
@@ -189,7 +189,7 @@ def backward(
         # Before the first turn there was none, and the product is of whatever lay there.
         product = cross(product, cut)
         gradient = tl.where(active_at(t_before, last, inside) & (i > 0), product, gradient)
-        dz = (grad_t.to(tl.float32) + gradient) * derivative(out_t.to(tl.float32), RELU)
+        dz = gradient_of(grad_t.to(tl.float32) + gradient, out_t.to(tl.float32), RELU)
         dz = dz.to(out_t.dtype)
         if i < steps:
             active = active_at(t, last, inside)

@@ -23,8 +23,8 @@ from .tile import (
     confine,
     cross,
     cut_before,
-    derivative,
     ends,
+    gradient_of,
     locate,
     store_step,
 )
@@ -128,7 +128,7 @@ def backward(
         grad_2 = tl.load(grad_out + (row_2 * width + place), mask=active, other=0.0)
         out_2 = tl.load(out + (row_2 * width + place), mask=active, other=0.0)
         cut_2 = cut_before(i + 3, steps, batch, backwards, offsets, resets, end, row_in_batch)
-        dz = (grad_t.to(tl.float32) + dh) * derivative(out_t.to(tl.float32), RELU)
+        dz = gradient_of(grad_t.to(tl.float32) + dh, out_t.to(tl.float32), RELU)
         dz = confine(dz, inside, H, PADDED).to(out_t.dtype)
         active = active_at(t, end, inside)
         store_step(grad_pre, row * width + place, dz, inside, active, end, offsets)

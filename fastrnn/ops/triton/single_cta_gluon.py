@@ -40,8 +40,8 @@ from .tile import (
     confine,
     cross,
     cut_before,
-    derivative,
     ends,
+    gradient_of,
     locate,
     store_step,
 )
@@ -174,7 +174,7 @@ def backward(
     cut = cut_before(1, steps, batch, backwards, offsets, resets, column_end, column)
     cut_1 = cut_before(2, steps, batch, backwards, offsets, resets, column_end, column)
     for i in range(steps):
-        dz = (grad_t.to(gl.float32) + dh) * derivative(out_t.to(gl.float32), RELU)
+        dz = gradient_of(grad_t.to(gl.float32) + dh, out_t.to(gl.float32), RELU)
         dz = confine(dz, unit < H, H, PADDED)
         deltas.permute((1, 0)).store(dz.to(out_t.dtype))
         grads.store(grad_1)

@@ -50,9 +50,9 @@ def tanh(z):
 
 
 @triton.jit
-def derivative(h, RELU: tl.constexpr):
-    """act'(z) in terms of h = act(z), float32."""
-    return tl.where(h > 0, 1.0, 0.0) if RELU else 1 - h * h
+def gradient_of(dh, h, RELU: tl.constexpr):
+    """dz = dh act'(z) in terms of h = act(z), float32: where h <= 0, relu passes not even NaN."""
+    return tl.where(h <= 0, 0.0, dh) if RELU else dh * (1 - h * h)
 
 
 @triton.jit

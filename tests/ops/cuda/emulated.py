@@ -279,7 +279,7 @@ class Emulated:
         lengths: Tensor | None,
         offsets: Tensor | None,
         resets: Tensor | None,
-        activation: str,
+        activation: int,
         reverse_from: int,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
@@ -297,7 +297,7 @@ class Emulated:
         lengths: Tensor | None,
         offsets: Tensor | None,
         resets: Tensor | None,
-        activation: str,
+        activation: int,
         reverse_from: int,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
@@ -319,7 +319,7 @@ class Emulated:
         lengths: Tensor | None,
         offsets: Tensor | None,
         resets: Tensor | None,
-        activation: str,
+        activation: int,
         reverse_from: int,
         *,
         strategy: str,  # "cluster", "grid" or "step"

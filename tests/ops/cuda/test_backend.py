@@ -1,6 +1,7 @@
 """The backend around the CUDA kernels, which another's take the place of: there need be no GPU."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +14,13 @@ from fastrnn.ops import cpp, cuda, dispatch, reference, triton
 from fastrnn.testing import Problem
 from tests.ops.checks import CHECKS, check_forward
 
-RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
+ROOT = Path(__file__).parents[3]
+RESULTS = ROOT / "benchmarks" / "results"
+CSRC = ROOT / "csrc"
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, str]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
     """The reference fills what it is given, as the kernels do; tf32 and strategy of each call."""
     made = []
 
@@ -56,7 +59,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, str]]:
 def test_outputs_are_made_and_filled(calls, check, resets, layout):
     problem = Problem(5, 3, 2, 4, layout, dtype=torch.float32, resets=resets)
     check(cuda, problem, strategy="grid")
-    assert [strategy for _, strategy in calls] == ["grid"]
+    assert [strategy for _, strategy in calls] == [cuda.STRATEGIES.index("grid")]
 
 
 def test_rows_that_no_step_names_are_zero(calls):
@@ -93,7 +96,25 @@ def test_in_place(calls, contiguous):
 def test_float32_is_tf32_where_cudnn_may_round_to_it(calls, monkeypatch, dtype, precision, tf32):
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
     check_forward(cuda, Problem(2, 3, 1, 4, dtype=dtype))
-    assert calls == [(tf32, "")]
+    assert calls == [(tf32, -1)]
+
+
+def test_strategies_are_numbered_as_in_cpp():
+    declared = re.search(r"enum class Strategy \{ (.*) \};", (CSRC / "cuda" / "plan.h").read_text())
+    assert tuple(declared[1].split(", ")) == cuda.STRATEGIES
+    with pytest.raises(ValueError, match="'fastest'"):
+        check_forward(cuda, Problem(2, 3, 1, 4), strategy="fastest")
+
+
+def test_schemas_take_no_strings():
+    """torch's stable ABI leaks a string argument; the library cannot be loaded without a GPU."""
+    source = (CSRC / "cuda" / "binding.cpp").read_text()
+    kinds = set()
+    for name in ("cuda_forward", "cuda_backward"):
+        (definition,) = re.findall(rf'm\.def\(\s*("{name}\([^;]*)\);', source)
+        schema = torch._C.parse_schema("".join(re.findall(r'"(.*)"', definition)))
+        kinds |= {str(argument.type) for argument in schema.arguments}
+    assert kinds == {"Tensor", "Optional[Tensor]", "int", "bool"}
 
 
 def test_refuses_what_no_kernel_serves():

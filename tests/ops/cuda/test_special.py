@@ -137,6 +137,7 @@ directions = pytest.mark.parametrize("direction", ["forward", "backward"])
         ("forward", "pre"),
         ("backward", "grad_out"),
         ("backward", "grad_h_n"),
+        ("backward", "out"),  # where relu hands on what it is given
     ],
 )
 def test_nan(strategy: str, element: str, direction: str, name: str) -> None:
@@ -160,6 +161,16 @@ def test_infinity(strategy: str, element: str) -> None:
     check("forward", problem, mode, {"h0": INFINITY}, **run)
     problem = Problem(1, 3, 1, 18, dtype=dtype)
     check("backward", problem, mode, {"grad_h_n": INFINITY}, **run)
+
+
+@every_kernel
+def test_nothing_passes_a_dead_relu(strategy: str, element: str) -> None:
+    """Not even what 0 cannot be multiplied with."""
+    dtype, mode = ELEMENTS[element]
+    problem = Problem(1, 3, 1, 18, activation="relu", dtype=dtype, seed=2)
+    assert inputs("backward", problem)["out"][0, 0, 0, 0] == 0, "spoil() spoils a live unit"
+    for value in (NAN, INFINITY):
+        check("backward", problem, mode, {"grad_out": value}, **how(strategy, element, 18))
 
 
 @every_kernel_for_resets

@@ -23,7 +23,7 @@ from fastrnn.ops.triton import grid, rows, single_cta, single_cta_gluon
 from fastrnn.ops.triton.table import Sizes
 from fastrnn.testing import Problem
 
-from ..checks import CHECKS
+from ..checks import CHECKS, check_special_gradients
 from .emulator import Deadlock, Emulated, Invalid, Race
 
 MODULES = (single_cta, single_cta_gluon, rows, grid)
@@ -243,6 +243,11 @@ def test_in_place(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     out, h_n = triton.forward(pre, *tensors, None, resets, *problem.options)
     assert torch.equal(triton.forward_(pre, *tensors, resets, *problem.options), h_n)
     assert torch.equal(pre, out)
+
+
+@pytest.mark.parametrize("kernel", ["single_cta", "single_cta_gluon", "rows", "grid"])
+def test_relu_passes_all_or_nothing(kernel: str) -> None:
+    check_special_gradients(triton, BF16, kernel=kernel)
 
 
 # What a kernel cannot do without, as it stands in the PTX, but for what a group matches; and what

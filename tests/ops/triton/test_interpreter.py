@@ -21,7 +21,7 @@ from fastrnn.ops import reference, triton
 from fastrnn.testing import UNIT_ROUNDOFF, Problem, Tensors, assert_close
 
 from ...twins import twins
-from ..checks import CHECKS, biggest, double
+from ..checks import CHECKS, biggest, check_special_gradients, double
 from ..strategies import problems
 
 pytest.importorskip("triton")
@@ -258,7 +258,7 @@ def test_overflow_stays_infinite(kernel: str) -> None:
     """W_hh is padded with 0, which an infinite state must not meet: that would be NaN."""
     weight_hh = torch.full((1, 3, 3), 100.0, dtype=torch.float16)
     pre, h0 = torch.ones(4, 1, 1, 3, dtype=torch.float16), torch.ones(1, 1, 3, dtype=torch.float16)
-    rest = (weight_hh, h0, None, None, None, "relu", 1)
+    rest = (weight_hh, h0, None, None, None, reference.RELU, 1)
     expected = reference.forward(pre, *rest)
     assert expected[0].isinf().any()
     out, h_n = triton.forward(pre, *rest, kernel=kernel)
@@ -272,11 +272,15 @@ def test_overflow_stays_infinite(kernel: str) -> None:
         assert torch.equal(actual, wanted)
 
 
+def test_relu_passes_all_or_nothing(kernel: str) -> None:
+    check_special_gradients(triton, torch.float32, kernel=kernel)
+
+
 def _activated(x: torch.Tensor, activation: str) -> torch.Tensor:
     """act(x), computed by one step of one unit a row."""
     pre = x.reshape(1, -1, 1, 1)
     weight_hh, h0 = pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1)
-    arguments = (pre, weight_hh, h0, None, None, None, activation, 1)
+    arguments = (pre, weight_hh, h0, None, None, None, reference.ACTIVATION_CODES[activation], 1)
     return triton.forward(*arguments, kernel="single_cta")[0].flatten()
 
 

@@ -1,0 +1,94 @@
+"""The operators give back what they take: a call leaves malloc as it was."""
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from fastrnn import FusedRNN
+from fastrnn.ops import cpp
+from fastrnn.testing import Problem
+
+pytestmark = [
+    pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built"),
+    pytest.mark.skipif(sys.platform != "linux", reason="asks glibc"),
+]
+
+OPERATORS = torch.ops.fastrnn
+PROBLEM = Problem(10, 4, 2, 16, resets=True, dtype=torch.float32)
+PACKED = Problem(10, 4, 2, 16, "packed", dtype=torch.float32)
+
+
+def in_use() -> int:
+    """Bytes that malloc has handed out and not got back."""
+
+    class Info(ctypes.Structure):
+        _fields_ = [
+            (name, ctypes.c_size_t)
+            for name in (
+                *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+                *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+            )
+        ]
+
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        pytest.skip("this C library has no mallinfo2")
+    libc.mallinfo2.restype = Info
+    info = libc.mallinfo2()
+    return info.uordblks + info.hblkhd
+
+
+def calls() -> dict[str, Callable[[], object]]:
+    """A call of every operator that the extension serves."""
+    found: dict[str, Callable[[], object]] = {}
+    for problem in (PROBLEM, PACKED):
+        pre, weight_hh, h0, *rest = *problem.tensors(), *problem.options
+        name, inputs = problem.layout, (pre, weight_hh, h0)
+        found[f"recurrence {name}"] = lambda i=inputs, r=rest: OPERATORS.recurrence(*i, *r)
+        given = pre, h0, pre, weight_hh, h0
+        found[f"backward {name}"] = lambda g=given, r=rest: OPERATORS.recurrence_backward(*g, *r)
+    pre, weight_hh, h0, lengths, _, resets = PROBLEM.tensors()
+    rest = lengths, resets, *PROBLEM.options
+    found["recurrence_"] = lambda: OPERATORS.recurrence_(pre, weight_hh, h0, *rest)
+    x, weight, bias = torch.randn(10, 8), torch.randn(16, 8), torch.randn(16)
+    found["linear"] = lambda: OPERATORS.linear(x, weight, bias)
+    layer, data = FusedRNN(8, 16, 2), torch.randn(5, 2, 8)
+
+    def train() -> None:
+        layer(data)[0].sum().backward()
+        layer.zero_grad()
+
+    found["a layer's training step"] = train
+    return found
+
+
+CALLS = calls()
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("count", [500, pytest.param(100000, marks=pytest.mark.exhaustive)])
+def test_a_call_leaves_nothing_behind(name: str, count: int) -> None:
+    """Of three rounds the best counts: caches grow in one of them, a leak shows in all."""
+    call = CALLS[name]
+    growth = []
+    for _ in range(3):
+        gc.collect()
+        before = in_use()
+        for _ in range(count):
+            call()
+        gc.collect()
+        growth.append(in_use() - before)
+    assert min(growth) < count / 2  # bytes; no block of malloc's is below 32
+
+
+def test_schemas_take_no_strings() -> None:
+    """torch's stable ABI never frees a string argument."""
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastrnn::")]
+    assert {"fastrnn::recurrence", "fastrnn::recurrence_cuda", "fastrnn::linear"} <= set(names)
+    for name in names:
+        schema = getattr(OPERATORS, name.removeprefix("fastrnn::")).default._schema
+        assert not [a.name for a in schema.arguments if "str" in str(a.type)], name

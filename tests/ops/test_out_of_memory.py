@@ -1,0 +1,100 @@
+"""A call for which there is no memory raises, and neither hangs nor ends the process."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastrnn.ops import cpp
+
+pytestmark = [
+    pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built"),
+    pytest.mark.skipif(sys.platform != "linux", reason="replaces glibc's malloc"),
+]
+
+#: Fails every allocation of every call in turn, in a process of its own.
+SCRIPT = """
+import ctypes, faulthandler, sys
+import torch
+from fastrnn.ops import cpp
+from fastrnn.testing import Problem
+
+assert cpp.unusable() is None
+faulthandler.dump_traceback_later(100, exit=True)
+memory = ctypes.CDLL(sys.argv[1])
+memory.watch.argtypes = ctypes.c_size_t, ctypes.c_size_t
+with open("/proc/self/maps") as maps:
+    lines = [line.split()[0].split("-") for line in maps if "/_C." in line and "fastrnn" in line]
+memory.watch(int(lines[0][0], 16), int(lines[-1][1], 16))
+torch.set_num_threads(2)
+torch.manual_seed(0)
+calls = {}
+for name, problem in {
+    "team": Problem(9, 1, 1, 320, dtype=torch.float32),
+    "teams": Problem(9, 1, 1, 320, "lengths", resets=True, dtype=torch.bfloat16),
+    "tiles": Problem(20, 70, 2, 45, "packed", dtype=torch.float32),
+    "one thread": Problem(2, 2, 1, 5, dtype=torch.float64),
+}.items():
+    arguments = *problem.tensors(), *problem.options
+    out, h_n = cpp.forward(*arguments)
+    given = torch.randn_like(out), torch.randn_like(h_n), out, *arguments[1:]
+    calls[f"{name}: forward"] = lambda a=arguments: cpp.forward(*a)
+    calls[f"{name}: backward"] = lambda g=given: cpp.backward(*g)
+    not_contiguous = arguments[1].mT.contiguous().mT
+    calls[f"{name}: copy"] = lambda a=arguments, w=not_contiguous: cpp.forward(a[0], w, *a[2:])
+for dtype in (torch.float32, torch.bfloat16):
+    for rows in (3, 500):
+        x, weight = torch.randn(rows, 90, dtype=dtype), torch.randn(77, 90, dtype=dtype)
+        calls[f"linear {rows} {dtype}"] = lambda x=x, w=weight: (
+            torch.ops.fastrnn.linear(x, w, None),
+        )
+for name, call in calls.items():
+    expected = call()
+    memory.fail_after(-1)
+    call()
+    count = memory.seen_since()
+    assert count > 2, (name, count)
+    raised = 0
+    for k in range(count):
+        memory.fail_after(k)
+        try:
+            result = call()
+        except (MemoryError, RuntimeError) as error:
+            memory.fail_after(-1)
+            said = str(error)
+            assert isinstance(error, MemoryError) or "memory" in said or "allocate" in said, said
+            raised += 1
+            continue
+        memory.fail_after(-1)
+        assert all(map(torch.equal, expected, result)), (name, k)
+    assert raised >= count - 1, (name, count, raised)  # torch may do without one of its own
+    assert all(map(torch.equal, expected, call())), name
+    print(name, count)
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("there is no c++")
+    path = tmp_path_factory.mktemp("memory") / "failing_memory.so"
+    source = Path(__file__).with_name("failing_memory.cpp")
+    flags = ("-std=c++20", "-O2", "-shared", "-fPIC")
+    subprocess.run([compiler, *flags, str(source), "-o", str(path)], check=True)
+    return path
+
+
+def test_every_allocation_may_fail(library: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(library)],
+        env={**os.environ, "LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert len(run.stdout.splitlines()) == 16

@@ -1,0 +1,95 @@
+"""How the CPU kernels share work out, and over how many processors: csrc/cpu/plan.cpp."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("there is no c++")
+    path = tmp_path_factory.mktemp("plan") / "plan"
+    cpu = ROOT / "csrc" / "cpu"
+    sources = Path(__file__).with_name("plan.cpp"), cpu / "plan.cpp", cpu / "processors.cpp"
+    flags = "-std=c++20", "-Wall", "-Werror", f"-I{ROOT / 'csrc'}"
+    subprocess.run([compiler, *flags, *map(str, sources), "-o", str(path)], check=True)
+    return path
+
+
+def answer(program: Path, *arguments: object, **environment: str) -> list[str]:
+    bound = {"GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND"}
+    env = {name: value for name, value in os.environ.items() if name not in bound} | environment
+    command = [str(program), *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    return run.stdout.splitlines()
+
+
+ALONE = ["0 1 1", "0 1 1", "0 1 1", "0"]  # parallel, tiles, team; and whether linear is parallel
+SHARED = ["1 2 1", "1 2 1", "1"]
+
+
+def test_threads_share_nothing_on_one_processor(program: Path) -> None:
+    assert answer(program, "plan", 1) == 2 * ALONE
+
+
+needs_two = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two processors",
+)
+
+
+@needs_two
+def test_a_team_forms_where_its_members_had_processors(program: Path) -> None:
+    answers = answer(program, "plan", 2)
+    assert answers[:4] == ["1 1 2", "1 1 2", *SHARED[1:]]
+    assert answers[4:] == ["1 1 1", *SHARED]
+
+
+@needs_two
+def test_of_bound_threads_the_callers_affinity_tells_nothing(program: Path) -> None:
+    assert answer(program, "plan", 1, OMP_PROC_BIND="close")[0] == "1 1 2"
+    assert answer(program, "plan", 1, OMP_PROC_BIND="FALSE") == 2 * ALONE
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "processors"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "150000 100000"}, 2),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "50000 100000"}, 1),
+        ("0::/a\n", {"a/cpu.max": "800000 100000", "cpu.max": "300000 100000"}, 3),
+        ("0::/\n", {"cpu.max": "400000 100000"}, 4),
+        ("0::/not/mounted/here\n", {"cpu.max": "200000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "max 100000"}, 0),
+        ("0::/\n", {}, 0),
+        ("", {}, 0),
+        (
+            "2:memory:/a\n4:cpu,cpuacct:/a\n0::/\n",
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "250000", "cpu,cpuacct/a/cpu.cfs_period_us": "1e5"},
+            3,
+        ),
+        ("3:cpu:/a\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 0),
+        ("3:cpu:/a\n", {"cpu/cpu.cfs_quota_us": "5000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ("3:cpuset:/\n", {"cpuset/cpu.cfs_quota_us": "1", "cpuset/cpu.cfs_period_us": "1"}, 0),
+    ],
+)
+def test_control_groups(
+    program: Path, tmp_path: Path, groups: str, files: dict[str, str], processors: int
+) -> None:
+    """Both versions, the groups around one, and a container that sees its own as the root."""
+    (tmp_path / "groups").write_text(groups)
+    for name, text in files.items():
+        path = tmp_path / "mount" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    found = answer(program, "processors", tmp_path / "groups", tmp_path / "mount")
+    assert found == [str(processors)]
