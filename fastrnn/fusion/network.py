@@ -151,6 +151,16 @@ def single(config: ModelConfig, modality: str) -> ModelConfig:
     )
 
 
+def blueprint(config: ModelConfig) -> FusionNetwork | LateNetwork:
+    """`build` without memory for the weights, whose names and shapes are there.
+
+    Raises:
+        ConfigError: as `build`.
+    """
+    with torch.device("meta"):
+        return build(config)
+
+
 def build(config: ModelConfig) -> FusionNetwork | LateNetwork:
     """The network that a configuration describes, freshly initialised.
 

@@ -19,8 +19,10 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from . import files
 from .errors import ConfigError
 
 Kind = TypeVar("Kind")
@@ -114,9 +116,26 @@ def parse(hint: Any, value: Any, name: str) -> Any:
             parse(key, each, f"a key of {name}"): parse(item, value[each], f"{name}.{each}")
             for each in value
         }
+    if origin is list:
+        return list(_tuple((*arguments, ...), value, name))
+    if hint is Any:
+        return value
     if isinstance(hint, type) and is_dataclass(hint):
         return value if isinstance(value, hint) else from_json(hint, value, name)
     return _plain(hint, value, name)
+
+
+def read(kind: type[Kind], path: Path) -> Kind:
+    """A dataclass from a JSON file.
+
+    Raises:
+        ConfigError: as `files.read_json` and `from_json`; it names the file.
+    """
+    value = files.read_json(path)
+    try:
+        return from_json(kind, value)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def from_json(kind: type[Kind], value: Any, name: str = "") -> Kind:
