@@ -9,11 +9,13 @@ nothing is read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .cells import Memoryless, last, mean, readout
 from .config import ModelConfig
@@ -157,8 +159,22 @@ def blueprint(config: ModelConfig) -> FusionNetwork | LateNetwork:
     Raises:
         ConfigError: as `build`.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         return build(config)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out `nn.init.normal_`, for which torch would import its compiler: seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **kwargs)
 
 
 def build(config: ModelConfig) -> FusionNetwork | LateNetwork:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,17 @@ def test_nothing_is_built_that_the_weights_do_not_fill(run, monkeypatch, options
         load(run)
     with pytest.raises(ConfigError, match=r"fusion/model\.safetensors: .* has the shape"):
         checkpoint.load_network(run, "fusion")
+
+
+def test_loading_does_not_import_the_compiler(run):
+    """Comparing shapes is to cost no seconds."""
+    program = (
+        "import sys; from fastrnn.fusion.config import ModelConfig; "
+        "from fastrnn.fusion.network import blueprint; before = 'torch._dynamo.utils' in sys.modules; "
+        "blueprint(ModelConfig(('audio', 'image', 'text'), vocabulary=9)); "
+        "assert before or 'torch._dynamo.utils' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_tensor_of_another_shape_is_named(run):

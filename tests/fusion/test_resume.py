@@ -319,6 +319,15 @@ def test_a_damaged_checkpoint_is_named(manifest, tmp_path, monkeypatch, name, da
     assert str(file) in str(caught.value)
 
 
+def test_a_checkpoint_of_another_network_is_refused(manifest, tmp_path, monkeypatch):
+    with stopped_at(monkeypatch, 1):
+        quick(manifest, tmp_path / "run")
+    state = resume.load(tmp_path / "run")
+    resume.save(tmp_path / "run", resume.State(**(vars(state) | {"tensors": {}})))
+    with pytest.raises(ConfigError, match="the checkpoint is not one of this network"):
+        experiment.resume(tmp_path / "run", QUIET)
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path):
     """The system refuses more than so many bytes, as a full disk does."""
     file = tmp_path / "file"
