@@ -102,7 +102,9 @@ def _run(folder: Path, config: RunConfig, evaluation: dict[str, Any] | None) -> 
     ]
     parts = _read(folder / "split.json")
     if parts:
-        out = Counter(each.get("split") for each in files.read_jsonl(folder / "skipped.jsonl"))
+        skipped = folder / "skipped.jsonl"
+        listed = files.read_jsonl(skipped) if skipped.is_file() else []
+        out = Counter(each.get("split") for each in listed)
         sizes = {name: len(each) - out[name] for name, each in parts.items()}
         rows.append(("split", ", ".join(f"{size:,} {name}" for name, size in sizes.items())))
     rows.append(("answers", f"{model.kind}: {_labels(config)}"))

@@ -151,7 +151,8 @@ def test_loading_does_not_import_the_compiler(run):
     """Comparing shapes is to cost no seconds."""
     program = (
         "import sys; from fastrnn.fusion.config import ModelConfig; "
-        "from fastrnn.fusion.network import blueprint; before = 'torch._dynamo.utils' in sys.modules; "
+        "from fastrnn.fusion.network import blueprint; "
+        "before = 'torch._dynamo.utils' in sys.modules; "
         "blueprint(ModelConfig(('audio', 'image', 'text'), vocabulary=9)); "
         "assert before or 'torch._dynamo.utils' not in sys.modules"
     )
