@@ -12,23 +12,23 @@ Nothing is pickled: loading a stranger's folder runs no code of theirs.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from . import files
+from . import files, log, objective, resume, schema
 from .config import ModelConfig, RunConfig
 from .data import Preprocessor
+from .encoders import BUILT_IN
 from .errors import ConfigError
 from .log import METRICS
-from .network import FusionNetwork, LateNetwork, build
+from .network import FusionNetwork, LateNetwork, blueprint, build
 from .text import load_tokenizer
 
 _CONFIG, _WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -36,7 +36,6 @@ _MODELS, _LAST = "models", "last.safetensors"
 FILES = (_CONFIG, _WEIGHTS, TOKENIZER)
 
 Weights = dict[str, Tensor]
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def weights(model: nn.Module) -> Weights:
@@ -61,17 +60,59 @@ def load(folder: str | Path) -> tuple[FusionNetwork | LateNetwork, Preprocessor,
     """The model of a run, in evaluation mode on the CPU, and what turns rows into its inputs.
 
     Raises:
-        ConfigError: the folder holds no run, or one of another version.
+        ConfigError: the folder holds no run, one that was stopped before there was a model, one of
+            another version, or files that are damaged or do not go together; names the file.
     """
     folder = Path(folder)
     if not (folder / _CONFIG).is_file() or not (folder / _WEIGHTS).is_file():
+        unfinished = resume.unfinished(folder)
+        if unfinished:
+            raise ConfigError(unfinished)
         raise ConfigError(f"{folder}: no {_CONFIG} and {_WEIGHTS} there; give a run's folder")
-    config = RunConfig.from_json(files.read_json(folder / _CONFIG))
+    config = read_config(folder)
     tokenizer = None
     if "text" in config.model.modalities:
         tokenizer = load_tokenizer(folder / TOKENIZER)
-    model = _load_weights(build(config.model), folder / _WEIGHTS)
+        _check_tokens(tokenizer, config.model, folder / TOKENIZER)
+    model = _load_weights(config.model, folder / _WEIGHTS)
     return model, Preprocessor.restore(config, tokenizer), config
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration in a run's folder.
+
+    Raises:
+        ConfigError: it is not there, damaged, or its parts do not go together; names the file.
+    """
+    path = folder / _CONFIG
+    config = schema.read(RunConfig, path)
+    for problem in _contradictions(config):
+        raise ConfigError(f"{path}: damaged: {problem}; restore it")
+    return config
+
+
+def _contradictions(config: RunConfig) -> Iterator[str]:
+    """Fields that do not go together."""
+    data, model, labels = config.data, config.model, len(config.labels)
+    for modality, name in (("image", "image_size"), ("image", "image_channels"), ("audio", "mels")):
+        there, wanted = getattr(data, name), getattr(model, name)
+        if modality in model.modalities and there != wanted:
+            yield f"data.{name} is {there}, and model.{name} {wanted}"
+    if "series" in model.modalities and len(config.series) != model.variables:
+        yield f"{len(config.series)} items of series for {model.variables} variables"
+    count = {"binary": 2, "regression": 0}.get(model.kind, labels)
+    if labels != count or model.outputs != objective.outputs(model.kind, labels):
+        yield f"{labels} labels and {model.outputs} outputs do not go with kind {model.kind}"
+
+
+def _check_tokens(tokenizer: Tokenizer, model: ModelConfig, path: Path) -> None:
+    """Refuse a tokenizer whose numbers are not those that the model embeds."""
+    numbers = set(tokenizer.get_vocab().values())
+    if numbers != set(range(model.vocabulary)) or not numbers.issuperset(tokenizer.encode("a").ids):
+        raise ConfigError(
+            f"{path}: not this model's tokenizer: its {len(numbers):,} tokens are not numbered as "
+            f"the {model.vocabulary:,} of the model; restore it"
+        )
 
 
 def slug(name: str) -> str:
@@ -103,8 +144,7 @@ def names(folder: str | Path) -> list[str]:
     there = {each.parent.name for each in (folder / _MODELS).glob(f"*/{_WEIGHTS}")}
     order: dict[str, None] = {}
     if (folder / METRICS).is_file():
-        with (folder / METRICS).open(encoding="utf-8") as lines:
-            order = dict.fromkeys(json.loads(line)["model"] for line in lines)
+        order = dict.fromkeys(each["model"] for each in log.read(folder / METRICS))
     known = [name for name in order if slug(name) in there]
     return known + sorted(each.replace("-", " ") for each in there - {slug(name) for name in known})
 
@@ -118,31 +158,54 @@ def load_network(
         last: as it was after its last epoch, instead of at its best.
 
     Raises:
-        ConfigError: there is none of that name; the text lists those there are.
+        ConfigError: there is none of that name, and the text lists those there are; or a file is
+            damaged, or of another version.
     """
     place = Path(folder) / _MODELS / slug(name)
     file = place / _WEIGHTS
     if not file.is_file() or not (place / _CONFIG).is_file():
         known = ", ".join(names(folder)) or "none"
         raise ConfigError(f"{folder}: no network {name!r} in {_MODELS}; there are: {known}")
-    values = files.read_json(place / _CONFIG)
-    try:
-        config = ModelConfig(**values)
-    except TypeError as error:
-        raise ConfigError(f"{place / _CONFIG}: written by another version ({error})") from None
+    config = schema.read(ModelConfig, place / _CONFIG)
     if last and (place / _LAST).is_file():
         file = place / _LAST
-    return _load_weights(build(config), file)
+    return _load_weights(config, file)
 
 
-def _load_weights(network: Network, file: Path) -> Network:
-    """The network with a file's weights, in evaluation mode."""
+def _load_weights(config: ModelConfig, file: Path) -> FusionNetwork | LateNetwork:
+    """The network with a file's weights, in evaluation mode.
+
+    Shapes are compared first: a configuration may describe a network of any size, and building it
+    takes the memory.
+    """
     try:
+        # What a user's own encoder does without memory for its weights is not known.
+        if BUILT_IN.issuperset(name for _, name in config.encoders):
+            _compare_shapes(blueprint(config), file)
+        network = build(config)
         network.load_state_dict(load_file(file))
-    except (SafetensorError, RuntimeError) as error:
+    except ConfigError as error:
+        raise ConfigError(f"{file.parent}: {error}") from None
+    except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{file}: not this network's weights, or damaged: {reason}") from None
     return network.eval()
+
+
+def _compare_shapes(network: nn.Module, file: Path) -> None:
+    """Refuse a file whose tensors have other names or shapes than the network's."""
+    wanted = {name: list(each.shape) for name, each in network.state_dict().items()}
+    with safe_open(str(file), framework="pt") as reader:
+        there = {name: reader.get_slice(name).get_shape() for name in reader.keys()}  # noqa: SIM118
+    different = [
+        f"{name} has the shape {there.get(name, 'of nothing')}, where {_CONFIG} describes "
+        f"{wanted.get(name, 'nothing')}"
+        for name in sorted(wanted.keys() | there.keys())
+        if wanted.get(name) != there.get(name)
+    ]
+    if different:
+        more = f"; and {len(different) - 1} others" if len(different) > 1 else ""
+        raise RuntimeError(different[0] + more)
 
 
 def _write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:

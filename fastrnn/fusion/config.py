@@ -1,12 +1,18 @@
-"""Everything a run was made with, as three frozen dataclasses that JSON can hold."""
+"""Everything a run was made with, as three frozen dataclasses that JSON can hold.
+
+Each field's type and range are checked, whoever gave the value: a caller, or a stranger's file.
+Upper bounds only keep a mistake, or malice, from taking all memory.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
 from .errors import ConfigError
+from .schema import AtMost, Checked, OneOf, Range, from_json
 
 FUSIONS = ("concat", "tokens", "parallel", "init", "aligned", "late")
 CELLS = ("rnn", "lstm", "gru", "none")
@@ -15,68 +21,83 @@ SCHEDULES = ("one-cycle", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
 MODALITIES = ("audio", "image", "series", "text")
 
-Config = TypeVar("Config", "DataConfig", "ModelConfig", "TrainConfig")
+Count = Annotated[int, Range(1)]
+Positive = Annotated[float, Range(above=0, most=1e9)]
+Moment = Annotated[float, Range(-1e38, 1e38)]  # a mean or a deviation; finite in float32
+Tokens = Annotated[int, Range(0, 10_000_000)]
+Features = Annotated[int, Range(1, 65_536)]  # features or channels of one layer
+Mels = Annotated[int, Range(1, 1024)]
+Side = Annotated[int, Range(1, 4096)]  # pixels
+Channels = Annotated[int, OneOf((1, 3))]
+_STAGES = AtMost(16)  # convolutions that follow each other
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """How files become tensors. The caps are checked before anything large is decoded."""
 
-    image_size: int = 64  # pixels; every image is resized to a square
-    image_channels: int = 3  # 3: RGB, 1: grey
-    max_pixels: int = 40_000_000  # an image file of more is refused
-    sample_rate: int = 16_000  # Hz; clips at other rates are resampled
-    window_ms: float = 32.0  # one Fourier window
-    hop_ms: float = 10.0  # from one log-mel frame to the next
-    mels: int = 40  # mel bands
-    max_seconds: float = 60.0  # a clip of more is refused
-    vocabulary: int = 1000  # byte-level BPE tokens, at most
-    max_tokens: int = 100  # a text of more is cut
-    max_characters: int = 20_000  # a text of more is refused
-    max_series: int = 1_000_000  # a numeric series of more numbers is refused
+    image_size: Side = 64  # every image is resized to a square
+    image_channels: Channels = 3  # 3: RGB, 1: grey
+    max_pixels: Count = 40_000_000  # an image file of more is refused
+    sample_rate: Annotated[int, Range(1, 384_000)] = 16_000  # Hz; other clips are resampled
+    window_ms: Annotated[float, Range(above=0, most=1000)] = 32.0  # one Fourier window
+    hop_ms: Annotated[float, Range(above=0, most=1000)] = 10.0  # from one log-mel frame to the next
+    mels: Mels = 40  # mel bands
+    max_seconds: Positive = 60.0  # a clip of more is refused
+    vocabulary: Tokens = 1000  # byte-level BPE tokens, at most
+    max_tokens: Count = 100  # a text of more is cut
+    max_characters: Count = 20_000  # a text of more is refused
+    max_series: Count = 1_000_000  # a numeric series of more numbers is refused
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, most in (("window_ms", 65_536), ("hop_ms", math.inf)):
+            samples = round(self.sample_rate * getattr(self, name) / 1000)
+            if not 1 <= samples <= most:
+                raise ConfigError(
+                    f"{name} is {samples:,} samples at {self.sample_rate:,} Hz, and must be at "
+                    f"least 1{f' and at most {most:,}' if most < math.inf else ''}"
+                )
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """The network's shape. `modalities` is sorted, so the same names give the same weights."""
 
-    modalities: tuple[str, ...]
-    fusion: str = "tokens"  # one of FUSIONS
-    kind: str = "binary"  # one of KINDS: what is answered, and with which loss
-    outputs: int = 1  # logits a row, or a step
+    modalities: tuple[Annotated[str, OneOf(MODALITIES)], ...]
+    fusion: Annotated[str, OneOf(FUSIONS)] = "tokens"
+    kind: Annotated[str, OneOf(KINDS)] = "binary"  # what is answered, and with which loss
+    outputs: Annotated[int, Range(1, 10_000_000)] = 1  # logits a row, or a step
     stream: bool = False  # rows are sequences of steps
-    cell: str = "rnn"  # one of CELLS; "none": the same readout, with no recurrent layer before it
-    width: int = 64  # D: features of each encoder
-    hidden: int = 64  # H: the fusing recurrent layer
-    conv: tuple[int, ...] = (32, 64)  # output channels of each image stage, which halves its size
-    grid: int = 4  # the image's features before flattening: (conv[-1], grid, grid); 0: all of them
+    cell: Annotated[str, OneOf(CELLS)] = "rnn"  # "none": the same readout, no recurrent layer
+    width: Features = 64  # D: features of each encoder
+    hidden: Features = 64  # H: the fusing recurrent layer
+    # Output channels of each image stage, which halves its size.
+    conv: Annotated[tuple[Features, ...], _STAGES] = (32, 64)
+    # The image's features before flattening: (conv[-1], grid, grid); 0: all of them.
+    grid: Annotated[int, Range(0, 256)] = 4
     image_steps: bool = False  # the image is a sequence of grid² tokens instead of one vector
-    strides: tuple[int, ...] = (2, 2)  # of each convolution over audio or a numeric series
-    image_size: int = 64
-    image_channels: int = 3
-    mels: int = 40
-    vocabulary: int = 0
-    variables: int = 0  # of a numeric series
+    # Of each convolution over audio or a numeric series.
+    strides: Annotated[tuple[Annotated[int, Range(1, 1024)], ...], _STAGES] = (2, 2)
+    image_size: Side = 64
+    image_channels: Channels = 3
+    mels: Mels = 40
+    vocabulary: Tokens = 0
+    variables: Annotated[int, Range(0, 1_000_000)] = 0  # of a numeric series
     missing: tuple[str, ...] = ()  # modalities that a row may lack: a learned token stands in
-    modality_dropout: float = 0.0  # how often, in training, a modality is taken for missing
+    # How often, in training, a modality is taken for missing.
+    modality_dropout: Annotated[float, Range(0, 1)] = 0.0
     encoders: tuple[tuple[str, str], ...] = ()  # modality -> a name of the registry, not its own
     normalise: bool = False  # concat: LayerNorm of each modality's features first
 
     def __post_init__(self) -> None:
-        for name in ("modalities", "missing"):
+        if isinstance(self.encoders, Mapping):
+            object.__setattr__(self, "encoders", tuple(self.encoders.items()))
+        super().__post_init__()
+        for name in ("modalities", "missing", "encoders"):
             object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
-        for name in ("conv", "strides"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "encoders", tuple(sorted((a, b) for a, b in self.encoders)))
         if not self.modalities:
             raise ConfigError(f"a model needs at least one of {', '.join(MODALITIES)}")
-        for name, value, choices in (
-            ("fusion", self.fusion, FUSIONS),
-            ("cell", self.cell, CELLS),
-            ("kind", self.kind, KINDS),
-        ):
-            if value not in choices:
-                raise ConfigError(f"{name} is one of {', '.join(choices)}; got {value!r}")
         allowed = (
             ("aligned", "late") if self.stream else tuple(f for f in FUSIONS if f != "aligned")
         )
@@ -85,49 +106,38 @@ class ModelConfig:
             raise ConfigError(f"where rows {rows}, fusion is one of {', '.join(allowed)}")
         if self.kind == "steps" and not self.stream:
             raise ConfigError("labels a step need rows that are sequences")
-        if not 0 <= self.modality_dropout < 1:
-            raise ConfigError("modality_dropout is at least 0 and less than 1")
+        if self.modality_dropout == 1:
+            raise ConfigError("modality_dropout is less than 1: rows keep something")
         if self.modality_dropout and len(self.modalities) < 2:
             raise ConfigError("modality_dropout needs at least two modalities")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """Adam, gradients clipped to the norm `clip`."""
 
-    epochs: int = 10
-    batch: int = 32  # rows of an optimizer's step, over all processes and accumulated batches
-    rate: float = 2e-3  # the learning rate: the cycle's highest
-    schedule: str = "one-cycle"  # one of SCHEDULES
-    clip: float = 1.0
+    epochs: Count = 10
+    batch: Count = 32  # rows of an optimizer's step, over all processes and accumulated batches
+    rate: Positive = 2e-3  # the learning rate: the cycle's highest
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "one-cycle"
+    clip: Annotated[float, Range(above=0)] = 1.0  # infinity clips nothing
     seed: int = 0
-    precision: str = "fp32"  # one of PRECISIONS: what the network computes in
-    accumulate: int = 1  # batches whose gradients make one step
-    patience: int = 0  # epochs without a better val score after which training stops; 0: never
+    precision: Annotated[str, OneOf(PRECISIONS)] = "fp32"  # what the network computes in
+    accumulate: Count = 1  # batches whose gradients make one step
+    # Epochs without a better val score after which training stops; 0: never.
+    patience: Annotated[int, Range(0)] = 0
     balance: bool = False  # weigh labels by the inverse of how often they occur
     freeze: tuple[str, ...] = ()  # parts that keep their weights: encoders by name, fusion, head
-    save_every: float = 60.0  # seconds after which an epoch in progress is saved too
+    save_every: Annotated[float, Range(0)] = 60.0  # seconds; an epoch in progress is saved too
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "freeze", tuple(self.freeze))
-        if self.epochs < 1 or self.batch < 1 or self.accumulate < 1:
-            raise ConfigError("epochs, batch and accumulate are at least 1")
+        super().__post_init__()
         if self.batch % self.accumulate:
             raise ConfigError(f"batch {self.batch} is no multiple of accumulate {self.accumulate}")
-        if self.patience < 0:
-            raise ConfigError("patience is at least 0")
-        if not (self.rate > 0 and self.clip > 0):
-            raise ConfigError("rate and clip are greater than 0")
-        for name, value, choices in (
-            ("schedule", self.schedule, SCHEDULES),
-            ("precision", self.precision, PRECISIONS),
-        ):
-            if value not in choices:
-                raise ConfigError(f"{name} is one of {', '.join(choices)}; got {value!r}")
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Checked):
     """What config.json in a run folder holds."""
 
     data: DataConfig
@@ -137,40 +147,19 @@ class RunConfig:
     columns: Mapping[str, str] = field(default_factory=dict)  # role -> the manifest's column
     manifest: str = ""  # the path of the table that it was trained on
     root: str = ""  # the folder that paths in it are relative to
-    target: tuple[float, float] | None = None  # regression: mean and deviation in training
-    series: tuple[tuple[float, float], ...] = ()  # the same of each variable of a numeric series
+    target: tuple[Moment, Moment] | None = None  # regression: mean and deviation in training
+    series: tuple[tuple[Moment, Moment], ...] = ()  # the same of each variable of a numeric series
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> RunConfig:
+    def from_json(cls, value: Any) -> RunConfig:
         """The inverse of `to_json`.
 
         Raises:
-            ConfigError: a section or a field is missing or unknown, as from another version.
+            ConfigError: a field is missing, unknown (as from another version), of another type or
+                out of its range.
         """
-        try:
-            return cls(
-                data=_section(DataConfig, value["data"]),
-                model=_section(ModelConfig, value["model"]),
-                train=_section(TrainConfig, value["train"]),
-                labels=tuple(value["labels"]),
-                columns=dict(value["columns"]),
-                manifest=value.get("manifest", ""),
-                root=value.get("root", ""),
-                target=None if value.get("target") is None else tuple(value["target"]),
-                series=tuple((mean, deviation) for mean, deviation in value.get("series", ())),
-            )
-        except KeyError as missing:
-            raise ConfigError(f"the configuration lacks the section {missing}") from None
-
-
-def _section(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    unknown = sorted(set(values) - {each.name for each in fields(kind)})
-    if unknown:
-        raise ConfigError(
-            f"the configuration has fields this version does not know: {', '.join(unknown)}"
-        )
-    return kind(**values)
+        return from_json(cls, value)

@@ -232,7 +232,7 @@ ENCODERS: dict[str, Factory] = {
     "series": SeriesEncoder,
     "text": TextEncoder,
 }
-_BUILT_IN = frozenset(ENCODERS)
+BUILT_IN = frozenset(ENCODERS)
 
 
 def register_encoder(name: str, factory: Factory) -> None:
@@ -246,7 +246,7 @@ def register_encoder(name: str, factory: Factory) -> None:
     Raises:
         ConfigError: the name is one of the built-in encoders'.
     """
-    if name in _BUILT_IN:
+    if name in BUILT_IN:
         raise ConfigError(f"{name!r} is a built-in encoder; give yours another name")
     ENCODERS[name] = factory
 
@@ -255,7 +255,7 @@ def make_encoder(config: ModelConfig, modality: str) -> nn.Module:
     """A modality's encoder, with `width` features wherever the fusion needs that.
 
     Raises:
-        ConfigError: it is not known.
+        ConfigError: it is not known, or is the built-in one of another modality.
     """
     name = dict(config.encoders).get(modality, modality)
     if name not in ENCODERS:
@@ -263,6 +263,8 @@ def make_encoder(config: ModelConfig, modality: str) -> nn.Module:
             f"no encoder {name!r} for {modality}; known are {', '.join(sorted(ENCODERS))}. "
             "register_encoder makes one of yours known"
         )
+    if name in BUILT_IN and name != modality:
+        raise ConfigError(f"the encoder {name!r} reads {name}; {modality} needs another")
     encoder = ENCODERS[name](config)
     if config.fusion != "concat" and features_of(encoder) != config.width:
         return Adapted(encoder, config.width)

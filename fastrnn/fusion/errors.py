@@ -21,3 +21,10 @@ class ManifestError(DataError):
 
 class MediaError(DataError):
     """One image, clip or text."""
+
+
+def reason(error: OSError) -> str:
+    """One line for what the system refused: the file, and why."""
+    if error.strerror is None:  # raised by a library, with a text of its own
+        return " ".join(str(error).split()) or type(error).__name__
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

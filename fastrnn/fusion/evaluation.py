@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import changes, checkpoint, metrics, objective
+from . import changes, checkpoint, files, metrics, objective
 from .changes import Change
 from .config import ModelConfig, RunConfig
 from .data import IGNORE, Examples
@@ -169,6 +169,7 @@ def evaluate_run(
         FusionError: no run there, or the manifest cannot be used.
     """
     folder = Path(folder)
+    files.check_writable(folder)
     rows = run_rows(folder, manifest, split, **reading)
     networks = {name: checkpoint.load_network(folder, name) for name in checkpoint.names(folder)}
     each = {
@@ -197,7 +198,7 @@ def evaluate_run(
         "robustness": robustness(networks[main], rows, each[main], device, seed),
     }
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / EVALUATION).write_text(text + "\n", encoding="utf-8")
+    files.write(folder / EVALUATION, text + "\n")
     return result
 
 

@@ -26,13 +26,14 @@ from .kinds import summary
 from .log import METRICS
 from .manifest import Manifest, read_manifest
 from .network import single
+from .run_data import SPLIT, read_split
 from .runs import Run
 from .split import split_rows
 from .text import load_tokenizer
 from .train import find_devices, score_name
 from .words import plural
 
-SPLIT, SKIPPED = "split.json", "skipped.jsonl"
+SKIPPED = "skipped.jsonl"
 
 
 def fit(
@@ -68,7 +69,9 @@ def fit(
 
     Raises:
         FusionError: the manifest, one of its files or an option cannot be used, the folder holds a
-            run already, or one to be resumed that began otherwise.
+            run already, or one to be resumed that began otherwise or is in training elsewhere.
+        OSError: the folder cannot be written, or the disk is full; a run that has begun can be
+            resumed.
     """
     data, training = data or DataConfig(), training or TrainConfig()
     accelerator = find_devices(training.precision)
@@ -88,60 +91,72 @@ def fit(
         "kind": manifest.kind,
         "rows": interrupted.fingerprint(manifest),
     }
-    before = interrupted.begun(folder) if resume else None
-    complete = resume and before is None and (folder / METRICS).is_file()
-    if before is not None:
-        interrupted.check(folder, before, call)
-    elif not complete:
-        keep_what_is_there(folder, (interrupted.CALL, METRICS, *checkpoint.FILES))
-    parts = _split(folder, manifest, training.seed)
-    describe(manifest, console)
-    source = None if init_from is None else checkpoint.load(init_from)
-    preprocessor = _tokenized_alike(
-        Preprocessor.fit(manifest, parts["train"], data, on_bad_row=on_bad_row, workers=workers),
-        folder,
-        source,
-    )
-    examples = _decode(manifest, parts, preprocessor, workers, on_bad_row, console)
-    describe_split(manifest, examples, training.seed, console)
-    model = configure(manifest, preprocessor, options or {})
-    config = RunConfig(
-        data,
-        model,
-        training,
-        preprocessor.labels,
-        dict(manifest.columns),
-        target=getattr(preprocessor, "target", None),
-        series=getattr(preprocessor, "series", ()),
-        **_place(manifest),
-    )
-    # Nobody writes before all have looked, and nobody reads before all is written.
-    accelerator.wait_for_everyone()
-    if main and not complete:
-        others = {**_place(manifest), "workers": workers, "tensorboard": tensorboard}
-        interrupted.begin(folder, call | others)
-        checkpoint.save_config(folder, config, preprocessor)
-        files.write_json(folder / SPLIT, parts)
-        _list_skipped(folder, manifest, examples)
-    accelerator.wait_for_everyone()
-    given = None if source is None else source[0].state_dict()
-    run = Run(folder, config, preprocessor, examples, [])
-    if complete:
-        if main:
-            interrupted.clear(folder)  # a kill may have left some of it
-        records = log.read(folder / METRICS)
-        names = variants(model, baselines)
-        run.trained.extend(runs.finished(folder, name, records, accelerator) for name in names)
+    with interrupted.Lock(folder) as lock:
+        if resume and main:
+            lock.take()
+        before = interrupted.begun(folder) if resume else None
+        complete = resume and before is None and (folder / METRICS).is_file()
+        if before is not None:
+            interrupted.check(folder, before, call)
+        elif not complete:
+            _keep_earlier_run(folder)
+        parts = _split(folder, manifest, training.seed)
+        describe(manifest, console)
+        source = None if init_from is None else checkpoint.load(init_from)
+        preprocessor = _tokenized_alike(
+            Preprocessor.fit(
+                manifest, parts["train"], data, on_bad_row=on_bad_row, workers=workers
+            ),
+            folder,
+            source,
+        )
+        examples = _decode(manifest, parts, preprocessor, workers, on_bad_row, console)
+        describe_split(manifest, examples, training.seed, console)
+        model = configure(manifest, preprocessor, options or {})
+        config = RunConfig(
+            data,
+            model,
+            training,
+            preprocessor.labels,
+            dict(manifest.columns),
+            target=getattr(preprocessor, "target", None),
+            series=getattr(preprocessor, "series", ()),
+            **_place(manifest),
+        )
+        # Nobody writes before all have looked, and nobody reads before all is written.
+        accelerator.wait_for_everyone()
+        if main and not complete:
+            lock.take(make=True)
+            if before is None:
+                _keep_earlier_run(folder)  # another process may have begun one meanwhile
+            others = {**_place(manifest), "workers": workers, "tensorboard": tensorboard}
+            interrupted.begin(folder, call | others)
+            checkpoint.save_config(folder, config, preprocessor)
+            files.write_json(folder / SPLIT, parts)
+            _list_skipped(folder, manifest, examples)
+        accelerator.wait_for_everyone()
+        given = None if source is None else source[0].state_dict()
+        run = Run(folder, config, preprocessor, examples, [])
+        if complete:
+            if main:
+                interrupted.clear(folder)  # a kill may have left some of it
+            records = log.read(folder / METRICS)
+            names = variants(model, baselines)
+            run.trained.extend(runs.finished(folder, name, records, accelerator) for name in names)
+            return run
+        board = folder / "tensorboard" if tensorboard else None
+        runs.train_all(run, variants(model, baselines), given, accelerator, console, board)
         return run
-    board = folder / "tensorboard" if tensorboard else None
-    runs.train_all(run, variants(model, baselines), given, accelerator, console, board)
-    return run
+
+
+def _keep_earlier_run(folder: Path) -> None:
+    keep_what_is_there(folder, (interrupted.CALL, METRICS, *checkpoint.FILES))
 
 
 def _split(folder: Path, manifest: Manifest, seed: int) -> dict[str, list[int]]:
     """The split that the run began with, or a new one."""
     if (folder / SPLIT).is_file():
-        return files.read_json(folder / SPLIT)
+        return read_split(folder / SPLIT)
     return split_rows(manifest, seed)
 
 
@@ -214,31 +229,27 @@ def resume(folder: str | Path, console: Console | None = None) -> Run:
         if (folder / METRICS).is_file():
             raise ConfigError(f"{folder}: the run is complete; there is nothing left to resume")
         raise ConfigError(f"{folder}: no run was interrupted there; give the folder of one")
-    if not call["manifest"]:
+    if not call.manifest:
         raise ConfigError(
             f"{folder}: the run was trained on a table that is no file; call fit with it, as "
             "before, and resume=True"
         )
     manifest = read_manifest(
-        call["manifest"],
-        call["columns"],
-        call["root"],
-        kind=call["kind"],
-        on_bad_row=call["on_bad_row"],
+        call.manifest, call.columns, call.root, kind=call.kind, on_bad_row=call.on_bad_row
     )
     return fit(
         manifest,
         folder,
-        DataConfig(**call["data"]),
-        TrainConfig(**call["train"]),
-        call["options"],
-        call["baselines"],
+        call.data,
+        call.train,
+        call.options,
+        call.baselines,
         console,
         resume=True,
-        init_from=call["init_from"],
-        workers=call["workers"],
-        on_bad_row=call["on_bad_row"],
-        tensorboard=call["tensorboard"],
+        init_from=call.init_from,
+        workers=call.workers,
+        on_bad_row=call.on_bad_row,
+        tensorboard=call.tensorboard,
     )
 
 
@@ -246,8 +257,10 @@ def keep_what_is_there(folder: Path, names: Iterable[str]) -> None:
     """Refuse a folder that has a file of these names: an earlier run is not to be overwritten.
 
     Raises:
-        ConfigError: it has one.
+        ConfigError: it has one, or is no folder.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; choose a folder with --out")
     for name in names:
         if (folder / name).exists():
             mend = "resume it, or " if name == interrupted.CALL else ""

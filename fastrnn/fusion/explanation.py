@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import attribution, changes, checkpoint, metrics, probes, saliency
+from . import attribution, changes, checkpoint, files, metrics, probes, saliency
 from .data import IGNORE, Batch
 from .evaluation import answer
 from .network import FusionNetwork
@@ -47,6 +47,7 @@ def explain_run(
         FusionError: no run there, or the manifest cannot be used.
     """
     folder = Path(folder)
+    files.check_writable(folder)
     rows = run_rows(folder, manifest, split, **reading)
     name = checkpoint.names(folder)[0]
     network = checkpoint.load_network(folder, name).to(device).eval()
@@ -82,7 +83,7 @@ def explain_run(
         if examples:
             result["states"] = _states(network, rows, device, folder, examples, seed)
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / EXPLANATION).write_text(text + "\n", encoding="utf-8")
+    files.write(folder / EXPLANATION, text + "\n")
     return result
 
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -34,6 +32,7 @@ from .errors import ConfigError
 from .network import FusionNetwork, LateNetwork
 from .timing import with_torch_rnn
 from .words import plural
+from .writers import atomic
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -57,6 +56,7 @@ def to_onnx(
     Raises:
         ConfigError: onnx or onnxruntime is not installed; the network has a part that ONNX cannot
             express; or what was written answers otherwise, in which case no file is left.
+        OSError: the file cannot be written.
     """
     path = Path(path)
     _require()
@@ -65,17 +65,10 @@ def to_onnx(
     names = inputs_of(network, batch)
     module = _Exported(network, names)
     inputs = to_inputs(network, batch)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
+    with atomic(path) as partial:
         _trace(module, inputs, _axes(network, inputs), partial)
         _describe(partial, config)
         _prove(network, batch, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
@@ -196,6 +189,8 @@ def _trace(
                 opset_version=_OPSET,
                 dynamo=False,
             )
+    except OSError:
+        raise
     except Exception as error:
         raise ConfigError(
             "the network has a part that ONNX cannot express. The encoders and fusions of this "

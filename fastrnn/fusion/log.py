@@ -12,9 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from . import files
 from .errors import ConfigError
 
 METRICS = "metrics.jsonl"
+_KEYS = {"model", "epoch", "split", "loss", "seconds"}
 _PATIENCE = 30.0  # seconds without a line, after which one tells how far a long epoch is
 
 
@@ -41,6 +43,7 @@ class Log:
     ) -> None:
         self.console = (console or Console()) if main else Console(quiet=True)
         self._board = Board(tensorboard) if tensorboard and main else None
+        self._path = file
         self._file = file.open("a", encoding="utf-8") if main else None
         if self._file and size is not None:
             self._file.truncate(size)
@@ -69,16 +72,18 @@ class Log:
     ) -> None:
         if self._progress:
             self._progress.stop()
-        if self._file:
-            self._file.close()
         if self._board:
             self._board.close()
+        if self._file:
+            with files.named(self._path):
+                self._file.close()
 
     def record(self, **values: Any) -> None:
         """Append one JSON object to the metrics."""
         if self._file:
-            self._file.write(json.dumps(values) + "\n")
-            self._file.flush()
+            with files.named(self._path):
+                self._file.write(json.dumps(values) + "\n")
+                self._file.flush()
         if self._board:
             self._board.record(**values)
 
@@ -86,8 +91,9 @@ class Log:
         """Bytes of the metrics, all of them on the disk."""
         if self._file is None:
             return 0
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with files.named(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
 
     def begin(self, model: str, epochs: int, rows: int, done: int = 0) -> None:
@@ -173,10 +179,16 @@ def board_writer() -> Any:
 
 
 def read(file: Path, size: int | None = None) -> list[dict[str, Any]]:
-    """The records in a metrics file, or in its first `size` bytes."""
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_bytes()[:size].splitlines()]
+    """The records in a metrics file, or in its first `size` bytes.
+
+    Raises:
+        ConfigError: a line is damaged; names the file and the line.
+    """
+    records = files.read_jsonl(file, size) if file.is_file() else []
+    for number, record in enumerate(records, 1):
+        if not record.keys() >= _KEYS:
+            raise ConfigError(f"{file}, line {number}: damaged: no record; restore it")
+    return records
 
 
 def duration(seconds: float) -> str:

@@ -9,11 +9,13 @@ nothing is read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .cells import Memoryless, last, mean, readout
 from .config import ModelConfig
@@ -149,6 +151,30 @@ def single(config: ModelConfig, modality: str) -> ModelConfig:
         modality_dropout=0.0,
         encoders=tuple(each for each in config.encoders if each[0] == modality),
     )
+
+
+def blueprint(config: ModelConfig) -> FusionNetwork | LateNetwork:
+    """`build` without memory for the weights, whose names and shapes are there.
+
+    Raises:
+        ConfigError: as `build`.
+    """
+    with torch.device("meta"), _Undrawn():
+        return build(config)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out `nn.init.normal_`, for which torch would import its compiler: seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **kwargs)
 
 
 def build(config: ModelConfig) -> FusionNetwork | LateNetwork:

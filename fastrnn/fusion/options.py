@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 import yaml
 
+from . import files
 from .config import CELLS, FUSIONS, PRECISIONS, SCHEDULES, DataConfig, ModelConfig, TrainConfig
 from .errors import ConfigError
 from .presets import PRESETS
@@ -203,7 +204,7 @@ def write_yaml(path: Path, options: Mapping[str, Any]) -> None:
     """Write options so that `read_yaml` reads them; what was not set is left out."""
     values = {name: _plain(name, value) for name, value in options.items() if value is not None}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    path.write_text("# The options of this run; again: fastrnn fit --config FILE\n" + text, "utf-8")
+    files.write(path, "# The options of this run; again: fastrnn fit --config FILE\n" + text)
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from . import files
 from .train import Trained
 
 # Okabe and Ito's colours, told apart by colour-blind readers; markers tell them apart in grey.
@@ -49,7 +50,8 @@ def curves(
     handles, names = left.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     figure.suptitle(title, fontsize=13)
-    figure.savefig(path, dpi=150)
+    with files.named(path):
+        figure.savefig(path, dpi=150)
 
 
 def learning(path: Path, series: Mapping[str, Sequence[float]], title: str) -> None:
@@ -74,7 +76,8 @@ def figure_of(size: tuple[float, float]) -> Figure:
 def save(figure: Figure, path: Path) -> None:
     """Write it, as its ending says."""
     # No date and no version: the same run gives the same bytes.
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    with files.named(path):
+        figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def _lines(

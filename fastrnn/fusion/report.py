@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, log, page, plot
+from . import checkpoint, files, log, page, plot
 from .config import RunConfig
 from .errors import ConfigError
 from .evaluation import EVALUATION
@@ -45,7 +44,7 @@ def write_report(folder: str | Path) -> Path:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder}: there is no config.json; give a run's folder")
-    config = RunConfig.from_json(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    config = checkpoint.read_config(folder)
     evaluation, explanation = (_read(folder / name) for name in (EVALUATION, EXPLANATION))
     (folder / PICTURES).mkdir(exist_ok=True)
     sections = [
@@ -60,12 +59,12 @@ def write_report(folder: str | Path) -> Path:
     name = folder.resolve().name
     title = f"{name}: {' and '.join(config.model.modalities)}, {config.model.kind}"
     path = folder / REPORT
-    path.write_text(page.whole(title, join(sections)), encoding="utf-8")
+    files.write(path, page.whole(title, join(sections)))
     return path
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return files.read_json(path) if path.is_file() else None
 
 
 def _missing(command: str, folder: Path) -> Html:
@@ -103,7 +102,9 @@ def _run(folder: Path, config: RunConfig, evaluation: dict[str, Any] | None) -> 
     ]
     parts = _read(folder / "split.json")
     if parts:
-        out = Counter(each.get("split") for each in log.read(folder / "skipped.jsonl"))
+        skipped = folder / "skipped.jsonl"
+        listed = files.read_jsonl(skipped) if skipped.is_file() else []
+        out = Counter(each.get("split") for each in listed)
         sizes = {name: len(each) - out[name] for name, each in parts.items()}
         rows.append(("split", ", ".join(f"{size:,} {name}" for name, size in sizes.items())))
     rows.append(("answers", f"{model.kind}: {_labels(config)}"))
@@ -202,12 +203,11 @@ def _drawn(folder: Path, evaluation: dict[str, Any]) -> Iterator[tuple[Path, str
 
 
 def _learning(folder: Path) -> Html:
-    series: dict[tuple[str, str], dict[str, list[float]]] = {}
+    series: dict[tuple[str, str], dict[str, list[Any]]] = {}
     score = "accuracy"
     if not (folder / _METRICS).is_file():
         return Html("")
-    for line in (folder / _METRICS).read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in log.read(folder / _METRICS):
         known = {"model", "epoch", "split", "loss", "seconds"}
         score = next((name for name in record if name not in known), score)
         for name in ("loss", score):

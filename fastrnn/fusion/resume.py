@@ -4,6 +4,7 @@
 |---|---|
 | run.json | the call that began the run: the manifest, the options, a fingerprint of the rows |
 | state.safetensors | where it stands; JSON in the header's metadata, and the tensors below |
+| lock | locked by the process that trains |
 
 | tensors | there while a network is in training |
 |---|---|
@@ -21,25 +22,49 @@ process is killed there is a whole one; the folder goes when the run is complete
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
+import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from . import files
+from . import files, schema
+from .config import DataConfig, TrainConfig
 from .errors import ConfigError
 from .manifest import Manifest
+from .schema import Checked, from_json
 
 FOLDER = "checkpoint"
-_RUN, _STATE = "run.json", "state.safetensors"
+_RUN, _STATE, _LOCK = "run.json", "state.safetensors", "lock"
 CALL = f"{FOLDER}/{_RUN}"
+
+
+@dataclass(frozen=True)
+class Call(Checked):
+    """What a run was begun with; see `experiment.fit`."""
+
+    columns: dict[str, str]
+    data: DataConfig
+    train: TrainConfig
+    options: dict[str, Any]
+    baselines: bool
+    init_from: str | None
+    on_bad_row: str
+    kind: str
+    rows: str  # their fingerprint
+    manifest: str  # "": it was no file
+    root: str
+    workers: int
+    tensorboard: bool
 
 
 @dataclass(frozen=True)
@@ -80,11 +105,13 @@ def load(folder: Path) -> State | None:
     file = folder / FOLDER / _STATE
     if not file.is_file():
         return None
-    with safe_open(str(file), framework="pt") as reader:
-        values = json.loads(reader.metadata()["state"])
-        tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
-    values["finished"] = tuple(values["finished"])
-    return State(**values, tensors=tensors)
+    try:
+        with safe_open(str(file), framework="pt") as reader:
+            values = files.parse_json((reader.metadata() or {}).get("state", ""), file)
+            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+        return replace(from_json(State, values), tensors=tensors)
+    except (SafetensorError, OSError, ConfigError) as error:
+        raise ConfigError(f"{file}: damaged ({error}); restore it, or begin another run") from None
 
 
 def clear(folder: Path) -> None:
@@ -93,30 +120,110 @@ def clear(folder: Path) -> None:
     A run with the call but no state would begin anew: the call goes first.
     """
     place = folder / FOLDER
-    for name in (_RUN, _STATE):
+    for name in (_RUN, _STATE, _LOCK):
         files.remove(place / name)
     if place.is_dir():
         place.rmdir()
 
 
 def begin(folder: Path, run: Mapping[str, Any]) -> None:
-    """Write down the call that begins a run; the folder is made."""
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    """Write down the call that begins a run; the lock's folder is there."""
     files.write_json(folder / FOLDER / _RUN, run)
 
 
-def begun(folder: Path) -> dict[str, Any] | None:
-    """What `begin` wrote; None where no run was interrupted."""
+def begun(folder: Path) -> Call | None:
+    """What `begin` wrote; None where no run was interrupted.
+
+    Raises:
+        ConfigError: the file is damaged, or of another version.
+    """
     file = folder / FOLDER / _RUN
-    return files.read_json(file) if file.is_file() else None
+    return schema.read(Call, file) if file.is_file() else None
 
 
-def check(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def unfinished(folder: Path) -> str | None:
+    """What to tell of a run that is not complete; None where it is, or where there is none."""
+    if not (folder / CALL).is_file():
+        return None
+    try:
+        with (folder / FOLDER / _LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return f"{folder}: the run is still in training; wait until it is complete"
+    except OSError:
+        pass  # no lock was ever taken, or the file system has none
+    return f"{folder}: the run was stopped; go on with: {command(folder)}"
+
+
+def command(folder: Path) -> str:
+    """How to go on with a run on the command line."""
+    return f"fastrnn fit --resume {shlex.quote(str(folder))}"
+
+
+class Lock:
+    """A context in which no other process trains the run of a folder. It ends with the process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            _held.discard(self._file)
+            self._file.close()
+
+    def take(self, make: bool = False) -> None:
+        """Lock the run, if it is not yet; without `make` only where one has begun.
+
+        Raises:
+            ConfigError: another process trains it.
+        """
+        place = self._folder / FOLDER
+        if make:
+            place.mkdir(parents=True, exist_ok=True)
+        if self._file is not None or not place.is_dir():
+            return
+        try:
+            file = (place / _LOCK).open("ab")
+        except FileNotFoundError:  # the run has just been completed
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ConfigError(
+                f"{self._folder}: another process is training this run; wait until it ends, or "
+                "stop it first"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: nothing but this protection is lost
+        self._file = file
+        _held.add(file)
+
+
+_held: set[IO[bytes]] = set()
+
+
+def _let_go() -> None:
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+# A forked process, such as one that decodes files, would keep the lock when its parent is killed.
+os.register_at_fork(after_in_child=_let_go)
+
+
+def check(folder: Path, begun: Call, now: Mapping[str, Any]) -> None:
     """Refuse to go on with another call than the one that began.
 
     Raises:
         ConfigError: it names what differs.
     """
+    before = json.loads(json.dumps(asdict(begun)))
     now = json.loads(json.dumps(now))
     different = []
     for name, value in now.items():

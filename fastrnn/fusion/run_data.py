@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from . import checkpoint
+from . import checkpoint, files
 from .config import RunConfig
 from .data import Examples, Preprocessor
 from .errors import ConfigError
 from .manifest import Manifest, read_manifest
+from .schema import Range, parse
 
 SPLIT = "split.json"
 _SKIPPED = "skipped.jsonl"
@@ -66,6 +66,11 @@ def run_rows(
         chosen = parts.get(split, [])
         if not chosen:
             raise ConfigError(f"{folder}: {SPLIT} has no rows of {split}; give a manifest")
+        if max(chosen) >= len(table.rows):
+            raise ConfigError(
+                f"{folder}: {SPLIT} has a row {max(chosen)}, and {table.path} only "
+                f"{len(table.rows)}; restore the table, or give a manifest"
+            )
     else:
         table = manifest if isinstance(manifest, Manifest) else _other(manifest, config, on_bad_row)
         chosen = [number for number, row in enumerate(table.rows) if row.split == split]
@@ -84,6 +89,19 @@ def run_rows(
         None if own and split == "val" else home.val(preprocessor, workers),
         [{"where": where, "error": error} for where, error in skipped],
     )
+
+
+def read_split(path: Path) -> dict[str, list[int]]:
+    """The row numbers of each part of a run's table.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    value = files.read_json(path)
+    try:
+        return parse(dict[str, list[Annotated[int, Range(0)]]], value, "the split")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: damaged: {error}; restore it") from None
 
 
 @dataclass(frozen=True)
@@ -120,7 +138,7 @@ class _Home:
         path = self.folder / SPLIT
         if not path.is_file():
             raise ConfigError(f"{self.folder}: there is no {SPLIT}; give a manifest to judge on")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_split(path)
 
     def val(self, preprocessor: Preprocessor, workers: int) -> Examples | None:
         """The validation rows, where they are still to be had and something is tuned on them."""

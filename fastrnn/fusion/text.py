@@ -11,8 +11,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from . import files
 from .config import DataConfig
-from .errors import MediaError
+from .errors import ConfigError, MediaError
 from .words import plural
 
 # What it is by default. Unset, the library complains at every fork of a process that has used it,
@@ -52,5 +53,14 @@ def check(text: str, config: DataConfig) -> None:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer saved as JSON."""
-    return Tokenizer.from_file(str(path))
+    """A tokenizer saved as JSON.
+
+    Raises:
+        ConfigError: the file is not there, or holds no tokenizer.
+    """
+    content = files.read(path)
+    files.parse_json(content, path)  # the library's parser says less of what is wrong
+    try:
+        return Tokenizer.from_str(content)
+    except Exception as error:  # the library raises no class of its own
+        raise ConfigError(f"{path}: holds no tokenizer ({error}); restore it") from None

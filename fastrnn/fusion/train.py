@@ -125,7 +125,12 @@ def train(
     loop = _Loop(name, config, training, examples, log, given, save)
     loop.result.epochs.extend(epochs)
     if start is not None:
-        loop.restore(start)
+        try:
+            loop.restore(start)
+        except (LookupError, RuntimeError, TypeError) as error:
+            raise ConfigError(
+                f"the checkpoint is not one of this network ({error}); begin another run"
+            ) from error
     return loop.run()
 
 

@@ -62,6 +62,13 @@ def transplant(
     result.load_state_dict(weights)
     target.mkdir(parents=True, exist_ok=True)
     columns = {new if role == old else role: name for role, name in config.columns.items()}
-    carried = replace(config, model=shape, columns=columns)
+    data = replace(
+        config.data,
+        image_size=shape.image_size,
+        image_channels=shape.image_channels,
+        mels=shape.mels,
+    )
+    scales = config.series or ((0.0, 1.0),) * shape.variables
+    carried = replace(config, data=data, model=shape, columns=columns, series=scales)
     checkpoint.save(target, carried, result, preprocessor)
     return target

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from .config import RunConfig
 from .errors import ConfigError
+from .files import named
 
 Record = dict[str, Any]
 
@@ -76,22 +77,30 @@ def schema(config: RunConfig) -> pa.Schema:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which becomes it when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    part = Path(name)
-    os.close(handle)
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)  # mkstemp's file is its owner's only
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    """A temporary path in the same folder, renamed to `path` when the block ends without an error.
+
+    Raises:
+        ConfigError: `path` is a folder.
+        OSError: the folder cannot be written, or the disk is full; names `path`.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give the name of a file")
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        part = Path(name)
+        os.close(handle)
+        try:
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            part.chmod(0o666 & ~mask)  # mkstemp's file is its owner's only
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def writer(path: Path, ending: str, config: RunConfig) -> Writer:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
 import wave
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +96,14 @@ def save(tmp_path: Path) -> Callable[..., Path]:
         return writer(tmp_path / f"manifest.{ending}", rows)
 
     return write
+
+
+@contextmanager
+def no_space(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes: writing fails as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sys
@@ -10,8 +11,10 @@ import pytest
 import typer
 import yaml
 
-from fastrnn.fusion import ConfigError, cli, options
+from fastrnn.fusion import ConfigError, cli, experiment, options, resume
 from fastrnn.fusion.cli import fitting, flags
+
+from .conftest import no_space
 
 TINY = ["--width", "16", "--hidden", "16", "--image-size", "8", "--conv", "4,8", "--grid", "2"]
 TINY += ["--batch", "8", "--mels", "12", "--vocabulary", "256"]
@@ -225,6 +228,116 @@ def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path, capsys):
     assert cli.main(["demo", "claim-check", "--out", str(out)]) == 2
     assert "choose another folder with --out" in capsys.readouterr().err
     assert before == {each: each.read_bytes() for each in out.rglob("*") if each.is_file()}
+
+
+def one_line(said):
+    assert said.count("\n") == 1, said
+    return said
+
+
+def interrupted(monkeypatch, number):
+    """Ctrl-C right after the `number`th save of a state."""
+    save, count = resume.save, 0
+
+    def saving(folder, state):
+        nonlocal count
+        count += 1
+        save(folder, state)
+        if count == number:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(resume, "save", saving)
+
+
+def test_ctrl_c_says_how_to_go_on(rows, save, tmp_path, monkeypatch, capsys):
+    path, run = save(rows), tmp_path / "a run"
+    with monkeypatch.context() as patch:
+        interrupted(patch, 1)
+        assert fit(path, run, "--no-baselines") == 130
+    said = one_line(capsys.readouterr().err)
+    assert said == f"{run}: the run was stopped; go on with: fastrnn fit --resume '{run}'\n"
+    for command in (["evaluate"], ["predict", path], ["explain"], ["export"]):
+        name, *more = map(str, command)
+        assert (
+            cli.main([name, str(run), *more, *(["-o", str(tmp_path / "a")] if more else [])]) == 2
+        )
+        assert one_line(capsys.readouterr().err) == f"error: {said}"
+    assert cli.main(["fit", "--resume", str(run)]) == 0
+    assert len(lines(run / "metrics.jsonl")) == 3
+
+
+def test_a_run_that_was_stopped_between_models_answers_and_says_so(
+    rows, save, tmp_path, monkeypatch, capsys
+):
+    path, run, out = save(rows), tmp_path / "run", tmp_path / "answers.jsonl"
+    with monkeypatch.context() as patch:
+        interrupted(patch, 2)
+        assert fit(path, run) == 130
+    capsys.readouterr()
+    assert cli.main(["predict", str(run), str(path), "-o", str(out)]) == 0
+    assert "note: " in capsys.readouterr().err
+    assert len(lines(out)) == 20
+
+
+def test_ctrl_c_before_training_leaves_nothing(rows, save, tmp_path, monkeypatch, capsys):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "_decode", stop)
+    assert fit(save(rows), tmp_path / "run") == 130
+    assert one_line(capsys.readouterr().err).endswith("stopped before training began\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_ends_a_fit_with_one_line(rows, save, tmp_path, capsys):
+    path, run = save(rows), tmp_path / "run"
+    with no_space(20_000):
+        assert fit(path, run, "--no-baselines") == 2
+    said = one_line(capsys.readouterr().err)
+    assert said.startswith(f"error: {run}/")
+    assert f"File too large; mend that, and go on with: fastrnn fit --resume {run}" in said
+    assert cli.main(["fit", "--resume", str(run)]) == 0
+    with no_space(100):
+        assert fit(path, tmp_path / "other") == 2
+    assert (
+        one_line(capsys.readouterr().err)
+        == f"error: {tmp_path}/other/config.yaml: File too large\n"
+    )
+    assert not (tmp_path / "other").exists()
+
+    before = {each: each.read_bytes() for each in run.rglob("*") if each.is_file()}
+    for ending in ("jsonl", "parquet", "onnx"):
+        out = run / f"answers.{ending}"
+        command = ["export", str(run)] if ending == "onnx" else ["predict", str(run), str(path)]
+        with no_space(500):
+            assert cli.main([*command, "-o", str(out)]) == 2
+        assert one_line(capsys.readouterr().err).startswith(f"error: {out}: ")
+    assert before == {each: each.read_bytes() for each in run.rglob("*") if each.is_file()}
+
+
+def test_what_cannot_be_written(rows, save, tmp_path, monkeypatch, capsys):
+    path, run = save(rows), tmp_path / "run"
+    assert fit(path, run, "--no-baselines") == 0
+    capsys.readouterr()
+    for arguments, said in (
+        (["fit", path, "--out", path], "is a file; choose a folder with --out"),
+        (["fit", path, "--out", path / "run"], f"{path}/run: Not a directory"),
+        (["demo", "claim-check", "--out", path], "is a file; choose a folder with --out"),
+        (["predict", run, path, "-o", run], f"{run} is a folder; give the name of a file"),
+        (["predict", run, path, "-o", path / "a.jsonl"], f"{path}: File exists"),
+        (["export", run, "-o", run], f"{run} is a folder; give the name of a file"),
+    ):
+        assert cli.main([*map(str, arguments)]) == 2
+        assert said in one_line(capsys.readouterr().err)
+
+    def refuse(self, *arguments, **more):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.touch", refuse)
+    monkeypatch.setattr("fastrnn.fusion.checkpoint.load_network", None)  # not reached
+    for command in ("evaluate", "explain"):
+        assert cli.main([command, str(run)]) == 2
+        assert one_line(capsys.readouterr().err) == f"error: {run}: Permission denied\n"
 
 
 def test_from_a_table_to_a_report(rows, save, tmp_path, capsys):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save as to_bytes
 
 from fastrnn.fusion import (
     ConfigError,
@@ -27,6 +28,8 @@ from fastrnn.fusion import (
     read_manifest,
     resume,
 )
+
+from .conftest import no_space
 
 DATA = DataConfig(image_size=8, vocabulary=256)
 OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}
@@ -223,3 +226,122 @@ def test_moments_are_laid_out_as_their_parameters():
             assert torch.equal(other.state[each][name], value)
             assert other.state[each][name].stride() == value.stride()
     assert other.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_one_process_trains_a_run(manifest, tmp_path, monkeypatch):
+    quick(manifest, tmp_path / "once")
+    folder = tmp_path / "run"
+    with stopped_at(monkeypatch, 3):
+        quick(manifest, folder)
+    before = content(folder)
+    with resume.Lock(folder) as lock:
+        lock.take()
+        lock.take()  # it has it already
+        for again in (
+            lambda: experiment.resume(folder, QUIET),
+            lambda: quick(manifest, folder, resume=True),
+        ):
+            with pytest.raises(ConfigError, match="another process is training this run; wait"):
+                again()
+        assert "still in training" in resume.unfinished(folder)
+        assert content(folder) == before
+    assert resume.unfinished(folder).endswith(
+        f"the run was stopped; go on with: fastrnn fit --resume {folder}"
+    )
+    experiment.resume(folder, QUIET)
+    assert content(folder) == content(tmp_path / "once")
+    assert resume.unfinished(folder) is None
+
+
+def test_two_that_begin_at_once(manifest, tmp_path, monkeypatch):
+    """The second sees the first's run before it writes anything itself."""
+    folder, decode = tmp_path / "run", experiment._decode
+    expected = None
+
+    def first_begins(*arguments):
+        nonlocal expected
+        monkeypatch.setattr(experiment, "_decode", decode)
+        with stopped_at(monkeypatch, 1):
+            quick(manifest, folder)
+        expected = content(folder)
+        return decode(*arguments)
+
+    monkeypatch.setattr(experiment, "_decode", first_begins)
+    with pytest.raises(ConfigError, match=r"holds checkpoint/run\.json already; resume it"):
+        quick(manifest, folder)
+    assert content(folder) == expected
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_the_lock_ends_with_the_process(tmp_path):
+    """Even where that process left a forked one behind."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        with resume.Lock(tmp_path) as lock:
+            lock.take(make=True)
+            left = os.fork()
+            if left:
+                os.write(writer, left.to_bytes(8, "big"))
+            signal.pause()
+    left = int.from_bytes(os.read(reader, 8), "big")
+    try:
+        with resume.Lock(tmp_path) as lock, pytest.raises(ConfigError, match="another process"):
+            lock.take()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.kill(left, 0)  # it is still there
+        with resume.Lock(tmp_path) as lock:
+            lock.take()
+    finally:
+        os.kill(left, signal.SIGKILL)
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("run.json", lambda content: b"{", r"run\.json: damaged: not JSON"),
+        ("run.json", lambda content: b"{}", r"run\.json: the configuration lacks columns"),
+        ("state.safetensors", lambda content: content[: len(content) // 2], "begin another run"),
+        ("state.safetensors", lambda content: to_bytes({}, {"state": "[]"}), "begin another run"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(manifest, tmp_path, monkeypatch, name, damage, said):
+    folder = tmp_path / "run"
+    with stopped_at(monkeypatch, 1):
+        quick(manifest, folder)
+    file = folder / "checkpoint" / name
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ConfigError, match=said) as caught:
+        experiment.resume(folder, QUIET)
+    assert str(file) in str(caught.value)
+
+
+def test_a_checkpoint_of_another_network_is_refused(manifest, tmp_path, monkeypatch):
+    with stopped_at(monkeypatch, 1):
+        quick(manifest, tmp_path / "run")
+    state = resume.load(tmp_path / "run")
+    resume.save(tmp_path / "run", resume.State(**(vars(state) | {"tensors": {}})))
+    with pytest.raises(ConfigError, match="the checkpoint is not one of this network"):
+        experiment.resume(tmp_path / "run", QUIET)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    """The system refuses more than so many bytes, as a full disk does."""
+    file = tmp_path / "file"
+    files.write(file, "before")
+    with no_space(3), pytest.raises(OSError, match="too large") as caught:
+        files.write(file, b"more than fits")
+    assert caught.value.filename == str(file)
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["before"]
+
+
+def test_a_run_goes_on_after_a_full_disk(manifest, tmp_path):
+    quick(manifest, tmp_path / "once")
+    with no_space(20_000), pytest.raises(OSError, match="too large") as caught:
+        quick(manifest, tmp_path / "run")
+    assert caught.value.filename.startswith(str(tmp_path / "run"))
+    experiment.resume(tmp_path / "run", QUIET)
+    assert content(tmp_path / "run") == content(tmp_path / "once")

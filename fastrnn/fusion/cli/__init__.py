@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from ..errors import FusionError
+from ..errors import FusionError, reason
 from .demos import demo
 from .fitting import fit
 from .judging import evaluate, explain, export, predict
@@ -31,5 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return leave.code if isinstance(leave.code, int) else 0
     except FusionError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {reason(error)}", file=sys.stderr)
         return 2
     return 0

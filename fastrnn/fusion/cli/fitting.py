@@ -15,8 +15,9 @@ import typer
 from rich.console import Console
 
 from .. import checkpoint, experiment, options, plot
+from .. import resume as interrupted
 from ..config import KINDS
-from ..errors import ConfigError
+from ..errors import ConfigError, FusionError, reason
 from ..kinds import summary
 from ..manifest import Manifest, read_manifest
 from ..presets import PRESETS, note
@@ -113,7 +114,9 @@ def fit(
     console = Console(quiet=not flags.leads())
     if resume is not None:
         _nothing_else(context, "resume", "threads", "workers")
-        _finish(experiment.resume(resume, console), console)
+        with _resumable(resume):
+            run = experiment.resume(resume, console)
+        _finish(run, console)
         return
     if manifest is None:
         raise ConfigError("give a MANIFEST: a CSV, JSONL or Parquet file (fastrnn fit --help)")
@@ -133,7 +136,7 @@ def fit(
     folder = out or flags.new_folder(manifest.stem)
     order = [str(each.name) for each in context.command.params]
     said = {name: context.params[name] for name in order if name in context.params}
-    with _echoed(folder, said):
+    with _resumable(folder), _echoed(folder, said):
         run = experiment.fit(
             table,
             folder,
@@ -183,15 +186,34 @@ def _echoed(folder: Path, values: Mapping[str, Any]) -> Iterator[None]:
         for name, value in values.items()
         if name not in _UNSAID
     }
-    options.write_yaml(folder / ECHO, absolute)
+    (folder / ECHO).touch(exist_ok=False)  # two that begin at once do not share a folder
     try:
+        options.write_yaml(folder / ECHO, absolute)
         yield
     except BaseException:
-        if not (folder / experiment.METRICS).exists():
+        if not any((folder / name).exists() for name in (interrupted.CALL, experiment.METRICS)):
             (folder / ECHO).unlink()
-            if made:
+            interrupted.clear(folder)
+            if made and not any(folder.iterdir()):
                 folder.rmdir()
         raise
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Say in one line how to go on after Ctrl-C, or after a full disk."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        said = interrupted.unfinished(folder) or f"{folder}: stopped before training began"
+        if flags.leads():
+            print(said, file=sys.stderr)
+        raise typer.Exit(130) from None
+    except OSError as error:
+        said = reason(error)
+        if interrupted.unfinished(folder):
+            said += f"; mend that, and go on with: {interrupted.command(folder)}"
+        raise FusionError(said) from error
 
 
 def _nothing_else(context: typer.Context, *allowed: str) -> None:

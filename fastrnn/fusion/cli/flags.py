@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from .. import checkpoint, options
+from .. import checkpoint, options, resume
 from ..errors import ConfigError
 from ..manifest import Manifest, read_manifest
 
@@ -106,6 +107,7 @@ def judged_table(
         FusionError: no run, a table that cannot be read, or its options without a table.
     """
     _, _, config = checkpoint.load(run)
+    note_unfinished(run)
     named = named_columns(values)
     if manifest is None:
         if named or root:
@@ -120,6 +122,13 @@ def judged_table(
         kind=config.model.kind,
         on_bad_row=bad.value if bad else "error",
     )
+
+
+def note_unfinished(run: Path) -> None:
+    """Say of a run that has its model, and not yet all that it is compared with, how to go on."""
+    unfinished = resume.unfinished(run)
+    if unfinished:
+        print(f"note: {unfinished}", file=sys.stderr)
 
 
 def new_folder(name: str) -> Path:

@@ -89,6 +89,7 @@ def predict(
     """
     flags.set_threads(threads)
     network, preprocessor, config = checkpoint.load(run)
+    flags.note_unfinished(run)
     device = flags.device()
     predictor = predicting.Predictor(network, preprocessor, config, threshold, device)
     console = Console(stderr=True)

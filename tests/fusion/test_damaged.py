@@ -1,0 +1,204 @@
+"""Folders of models and runs that are damaged, or that a stranger made to do harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fastrnn.fusion import ConfigError, checkpoint, cli, evaluation, load
+from fastrnn.fusion.report import write_report
+from fastrnn.fusion.run_data import read_split
+from fastrnn.fusion.text import load_tokenizer, train_tokenizer
+
+from .trained import trained_run
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return trained_run(tmp_path_factory.mktemp("whole"), "binary", baselines=False).folder
+
+
+@pytest.fixture
+def run(whole, tmp_path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def change(file: str, *path: str, value: object):
+    """Set one value in a JSON file."""
+
+    def damage(folder: Path) -> None:
+        content = json.loads((folder / file).read_text())
+        inner = content
+        for name in path[:-1]:
+            inner = inner[name]
+        inner[path[-1]] = value
+        (folder / file).write_text(json.dumps(content))
+
+    return damage
+
+
+def contain(file: str, content: bytes):
+    """Replace a file's content."""
+    return lambda folder: (folder / file).write_bytes(content)
+
+
+def pipe(file: str):
+    """Put a named pipe in a file's place, which nobody writes to."""
+
+    def damage(folder: Path) -> None:
+        (folder / file).unlink()
+        os.mkfifo(folder / file)
+
+    return damage
+
+
+def cut(file: str):
+    """Keep the first half of a file."""
+
+    def damage(folder: Path) -> None:
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[: len(content) // 2])
+
+    return damage
+
+
+def foreign_tokens(folder: Path) -> None:
+    tokenizer = train_tokenizer(["other words"] * 9, 300)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str())
+
+
+def added_tokens(folder: Path) -> None:
+    """As many tokens as the model knows, and numbers beyond them for each text."""
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["post_processor"] = {
+        "type": "BertProcessing",
+        "sep": ["[SEP]", 70_000],
+        "cls": ["[CLS]", 70_001],
+    }
+    file.write_text(json.dumps(content))
+
+
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+DEEP = b"[" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / TOKENIZER).unlink(), f"{TOKENIZER}: cannot be read"),
+        (cut(TOKENIZER), f"{TOKENIZER}: damaged: not JSON"),
+        (contain(TOKENIZER, b"{}"), f"{TOKENIZER}: holds no tokenizer"),
+        (contain(TOKENIZER, DEEP), f"{TOKENIZER}: damaged: nested too deeply"),
+        (pipe(TOKENIZER), f"{TOKENIZER}: no regular file"),
+        (foreign_tokens, f"{TOKENIZER}: not this model's tokenizer"),
+        (added_tokens, f"{TOKENIZER}: not this model's tokenizer"),
+        (contain(CONFIG, b"{"), f"{CONFIG}: damaged: not JSON"),
+        (contain(CONFIG, b"\xff"), f"{CONFIG}: damaged: not UTF-8"),
+        (contain(CONFIG, b"[]"), f"{CONFIG}: the configuration is a mapping"),
+        (contain(CONFIG, DEEP), f"{CONFIG}: damaged: nested too deeply"),
+        (contain(CONFIG, b"9" * 9999), f"{CONFIG}: "),
+        (pipe(CONFIG), f"no {CONFIG}"),
+        (change(CONFIG, "labels", value=3), f"{CONFIG}: labels is a list"),
+        (change(CONFIG, "labels", value=["a", "b", "c"]), f"{CONFIG}: damaged: 3 labels"),
+        (change(CONFIG, "model", "outputs", value=2), f"{CONFIG}: damaged: 2 labels and 2"),
+        (change(CONFIG, "model", "width", value=-1), f"{CONFIG}: model.width is at least 1"),
+        (change(CONFIG, "model", "width", value=10**9), f"{CONFIG}: model.width is .* at most"),
+        (change(CONFIG, "data", "image_size", value="64"), f"{CONFIG}: data.image_size is a whole"),
+        (change(CONFIG, "data", "image_size", value=10**6), f"{CONFIG}: data.image_size .* most"),
+        (change(CONFIG, "data", "image_size", value=16), "data.image_size is 16, and model"),
+        (change(CONFIG, "data", "mels", value=13), "data.mels is 13, and model.mels 12"),
+        (change(CONFIG, "model", "encoders", value=[["image", "text"]]), "'text' reads text"),
+        (cut("model.safetensors"), "model.safetensors: not this network's weights, or damaged"),
+    ],
+)
+def test_damage_is_named(run, damage, said):
+    damage(run)
+    with pytest.raises(ConfigError, match=said) as caught:
+        load(run)
+    assert str(run) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"width": 65_536},
+        {"hidden": 65_536, "cell": "lstm"},
+        {"conv": [65_536] * 2},
+        {"fusion": "late"},
+    ],
+)
+def test_nothing_is_built_that_the_weights_do_not_fill(run, monkeypatch, options):
+    for name, value in options.items():
+        change(CONFIG, "model", name, value=value)(run)
+    change("models/fusion/config.json", "hidden", value=65_536)(run)
+    monkeypatch.setattr(checkpoint, "build", lambda config: pytest.fail("it was built"))
+    with pytest.raises(ConfigError, match=r"model\.safetensors: .* has the shape .* describes"):
+        load(run)
+    with pytest.raises(ConfigError, match=r"fusion/model\.safetensors: .* has the shape"):
+        checkpoint.load_network(run, "fusion")
+
+
+def test_loading_does_not_import_the_compiler(run):
+    """Comparing shapes is to cost no seconds."""
+    program = (
+        "import sys; from fastrnn.fusion.config import ModelConfig; "
+        "from fastrnn.fusion.network import blueprint; "
+        "before = 'torch._dynamo.utils' in sys.modules; "
+        "blueprint(ModelConfig(('audio', 'image', 'text'), vocabulary=9)); "
+        "assert before or 'torch._dynamo.utils' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_tensor_of_another_shape_is_named(run):
+    file = run / "model.safetensors"
+    weights = load_file(file)
+    name = "head.readout.weight"
+    assert list(weights[name].shape) == [1, 24]
+    save_file(weights | {name: torch.zeros(1, 23)}, file)
+    with pytest.raises(
+        ConfigError,
+        match=rf"{name} has the shape \[1, 23\], where config\.json describes \[1, 24\]",
+    ):
+        load(run)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (contain("split.json", b"[]"), r"split\.json: damaged: the split is a mapping"),
+        (change("split.json", "test", value=["1"]), r"split\.test\[0\] is a whole number"),
+        (change("split.json", "test", value=[-1]), r"split\.test\[0\] is at least 0"),
+        (change("split.json", "test", value=[99]), "has a row 99"),
+        (contain("metrics.jsonl", b"{}\n"), r"metrics\.jsonl, line 1: damaged: no record"),
+        (contain("metrics.jsonl", b"{\n"), r"metrics\.jsonl, line 1: damaged: not JSON"),
+        (contain("models/fusion/config.json", b"[]"), r"fusion/config\.json: the configuration"),
+    ],
+)
+def test_a_damaged_run_is_not_evaluated(run, damage, said, capsys):
+    damage(run)
+    with pytest.raises(ConfigError, match=said):
+        evaluation.evaluate_run(run)
+    assert cli.main(["evaluate", str(run)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_damaged_evaluation_is_not_reported(run):
+    (run / "evaluation.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"evaluation\.json: damaged: not JSON"):
+        write_report(run)
+
+
+def test_what_is_whole_is_read(run):
+    parts = read_split(run / "split.json")
+    assert sorted(row for rows in parts.values() for row in rows) == list(range(40))
+    assert load_tokenizer(run / TOKENIZER).get_vocab_size() == load(run)[1].vocabulary
