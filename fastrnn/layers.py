@@ -245,8 +245,8 @@ class FusedRNN(nn.RNNBase):
         """Run over one step of every row: for sequences that are not there as a whole yet.
 
         Stepping through a sequence, h_n of a step as hx of the next, computes what `forward`
-        computes of the whole. The CPU kernels give the same bits. Only forward leaves a single step
-        to torch, and in training up to three, which round otherwise.
+        computes of the whole. The CPU kernels give the same bits, as long as no gradient is
+        recorded: a step that records one is torch's own, as forward's single steps are.
 
         Args:
             input: [B, I], or [I] for one sequence; of the parameters' dtype, save under autocast.
