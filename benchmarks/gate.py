@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastrnn.testing import relative_tolerance
+from fastrnn.testing import error_scale, relative_tolerance
 
 from .modes import MODES
 from .task import Task
@@ -25,6 +25,8 @@ def check(results: Sequence[Tensor], task: Task) -> None:
         mode.dtype, terms, task.steps, task.steps * work.B * work.H, work.activation, products
     )
     truth = task.truth
+    grad = task.inputs[0].grad
+    arriving = float(grad.double().square().mean().sqrt())
     assert len(results) == len(truth), f"{len(results)} results instead of {len(truth)}"
     for index, (actual, expected) in enumerate(zip(results, truth, strict=True)):
         is_gradient = index > 0 or task.case.step == "backward"
@@ -33,7 +35,9 @@ def check(results: Sequence[Tensor], task: Task) -> None:
         assert actual.dtype == mode.dtype, f"{what} is {actual.dtype}, not {mode.dtype}"
         bound = work.layers * (gradient if is_gradient else output)
         expected = expected.detach()
-        # Terms are of the order of one, also where their sum is next to nothing.
-        scale = float(expected.norm()) + expected.numel() ** 0.5
+        # Weights' gradients sum over all rows of all steps what arrived there, times h or x.
+        of_a_weight = index == 2 or (index > 2 and task.case.scope == "layer")
+        summed = task.steps * work.B if of_a_weight else 1
+        scale = error_scale(expected, summed, arriving)
         error = float((actual.detach().double() - expected).norm()) / scale
         assert error <= bound, f"{what} is {error:.2g} of its norm off, more than {bound:.2g}"

@@ -9,7 +9,6 @@
 
 #include <optional>
 #include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "problem.h"
@@ -45,10 +44,10 @@ inline void check_device(const char* name, const Tensor& tensor, const Tensor& l
 }
 
 // What torch said when it last failed in this thread, where it can tell.
-inline std::string torchs_reason() {
-  if (torch_exception_get_what_without_backtrace == nullptr) return "";
+inline const char* torchs_reason(const char* otherwise) {
+  if (torch_exception_get_what_without_backtrace == nullptr) return otherwise;
   const char* reason = torch_exception_get_what_without_backtrace();
-  return reason == nullptr ? "" : std::string(": ") + reason;
+  return reason == nullptr || *reason == '\0' ? otherwise : reason;
 }
 
 // Of torch's errors the stable ABI names the line of the call, and not what happened.
@@ -56,7 +55,7 @@ template <class Make> Tensor with_reason(const char* what, Make make) {
   try {
     return make();
   } catch (const std::runtime_error& error) {
-    STD_TORCH_CHECK(false, "fastrnn: ", what, ": ", error.what(), torchs_reason());
+    STD_TORCH_CHECK(false, "fastrnn: ", what, ": ", torchs_reason(error.what()));
   }
 }
 

@@ -152,7 +152,7 @@ def relative_tolerance(
     activation: str = "tanh",
     mode: str | None = None,
 ) -> tuple[float, float]:
-    """Bounds on ‖result − truth‖ / ‖truth‖ of an output and of a gradient, of any correct layer.
+    """Bounds on ‖result − truth‖ / `error_scale` of an output and a gradient, of any correct layer.
 
     `tolerance` is a worst case and needs weights that do not amplify. This is for weights as nn.RNN
     draws them, U(±1/√H), and for whole tensors, whose many errors are as good as independent: a sum
@@ -181,3 +181,22 @@ def relative_tolerance(
     if activation == "relu":
         gradient += (output + 16 / elements) ** 0.5
     return output, gradient
+
+
+def error_scale(truth: Tensor, summed: int = 1, term: float = 1.0) -> float:
+    """What the bounds of `relative_tolerance` are relative to: ‖truth‖, and what may cancel in it.
+
+    A rounding is relative to the number that is rounded: a term, or a partial sum, and not to what
+    is left of them at the end. Of a few elements all may be next to nothing, as is a weight's
+    gradient at H = 1 whose terms cancel. Terms that are as good as independent have partial sums
+    that grow as a random walk does, up to the root of the sum of the terms' squares, and the
+    errors of n terms add up in the same way. So the magnitude of each element's terms is added
+    that way. It is the size of ‖truth‖ where nothing cancels: a bound stays as tight as it was, but
+    for a small factor.
+
+    Args:
+        summed: the terms of an element that differ from row to row or step to step: T·B of a
+            weight's gradient.
+        term: their root mean square, of the order of one.
+    """
+    return float(truth.norm()) + truth.numel() ** 0.5 * max(1.0, term * summed**0.5)

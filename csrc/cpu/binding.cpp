@@ -64,8 +64,9 @@ Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like) {
   AtenTensorHandle made;
   const auto error = aoti_torch_empty_strided(
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, device, 0, &made);
-  STD_TORCH_CHECK(error == TORCH_SUCCESS, "fastrnn: no memory for a result of ", stride,
-                  " elements", fastrnn::torchs_reason());
+  STD_TORCH_CHECK(error == TORCH_SUCCESS, "fastrnn: no memory for a result of ",
+                  stride * static_cast<int64_t>(like.element_size()), " bytes: ",
+                  fastrnn::torchs_reason("torch gives no reason"));
   return Tensor(made);
 }
 

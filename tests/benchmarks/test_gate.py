@@ -12,6 +12,7 @@ from benchmarks import gate, measure, peers
 from benchmarks.providers import Fastrnn, NnRnn, Provider
 from benchmarks.shapes import STEPS, Case, Work
 from benchmarks.task import Task
+from fastrnn.testing import UNIT_ROUNDOFF, error_scale, relative_tolerance
 
 #: But for torch.compile, whose compilation takes seconds: the benchmarks themselves run it.
 PROVIDERS = {
@@ -86,6 +87,38 @@ def test_a_wrong_result_does_not_pass(mode: str, mistake: str, which: int) -> No
     gate.check(results, task)
     results[which] = MISTAKES[mistake](results[which])
     with pytest.raises(AssertionError):
+        gate.check(results, task)
+
+
+def test_a_sum_that_cancels_is_held_to_the_size_of_its_terms() -> None:
+    """The gradient of a weight at H = 1, added up in bfloat16 step by step, as autograd does."""
+    steps, rows = 64, 4
+    generator = torch.Generator().manual_seed(0)
+    terms = torch.randn(steps, rows, generator=generator, dtype=torch.float64)
+    terms -= terms.mean()  # nothing is left
+    total = torch.zeros((), dtype=torch.bfloat16)
+    for row in terms:
+        total = total + row.sum().bfloat16()
+    exact = terms.sum().reshape(1, 1)
+    error = float((total.double() - exact).norm())
+    _, bound = relative_tolerance(torch.bfloat16, 1, steps, steps * rows)
+    assert error > UNIT_ROUNDOFF[torch.bfloat16] * exact.norm()
+    assert error <= bound * error_scale(exact, steps * rows, 1.0)
+    # Where nothing cancels the scale is that of the sum.
+    straight = terms.abs().sum().reshape(1, 1)
+    assert error_scale(straight, steps * rows, 1.0) < 1.2 * straight.norm()
+
+
+def test_a_gradient_that_cancels_passes_the_gate() -> None:
+    """A weight's, of 2000 rows: its errors are those of its terms, however little is left."""
+    task = Task(Case("some", "recurrence", Work(20, 100, 1, 1), "bfloat16", "training"))
+    results = [t.to(torch.bfloat16) for t in task.truth]
+    error = UNIT_ROUNDOFF[torch.bfloat16] * (20 * 2000) ** 0.5  # √20 roundings of each term
+    task.truth[2].zero_()
+    results[2].fill_(error)
+    gate.check(results, task)
+    results[2].fill_(10 * error)
+    with pytest.raises(AssertionError, match="gradient 2"):
         gate.check(results, task)
 
 
