@@ -74,7 +74,7 @@ def crossing_files(rows: Iterable[Row], root: Path) -> tuple[str, ...]:
 def crossing_contents(rows: Iterable[Row]) -> tuple[str, ...]:
     """The same where rows that name no file have the same text and series in different splits.
 
-    A text beside different images gives nothing away: questions are repeated.
+    A text that different images share gives nothing away: questions are repeated.
     """
     seen: dict[Hashable, Row] = {}
     crossing: dict[Hashable, tuple[Row, Row]] = {}

@@ -13,6 +13,7 @@ from .data import Examples, Preprocessor
 from .errors import ConfigError
 from .manifest import Manifest, read_manifest
 from .schema import Range, parse
+from .words import plural
 
 SPLIT = "split.json"
 _SKIPPED = "skipped.jsonl"
@@ -52,7 +53,7 @@ def run_rows(
         workers: processes that decode files.
 
     Raises:
-        ConfigError: the run's own table is not known, or has no such rows.
+        ConfigError: the run's own table is not known, has changed, or has no such rows.
         DataError: a row cannot be used.
     """
     _, preprocessor, config = checkpoint.load(folder)
@@ -61,7 +62,7 @@ def run_rows(
     own = manifest is None or home.has(given)
     if own:
         table = manifest if isinstance(manifest, Manifest) else home.table(on_bad_row)
-        parts = home.parts()
+        parts = home.parts(table)
         split = split if parts.get(split) else "val"
         chosen = parts.get(split, [])
         if not chosen:
@@ -134,18 +135,32 @@ class _Home:
             on_bad_row=self.on_bad_row(on_bad_row),
         )
 
-    def parts(self) -> dict[str, list[int]]:
+    def parts(self, table: Manifest) -> dict[str, list[int]]:
+        """Row numbers of each split.
+
+        Raises:
+            ConfigError: they are not known, or the table has other rows by now.
+        """
         path = self.folder / SPLIT
         if not path.is_file():
             raise ConfigError(f"{self.folder}: there is no {SPLIT}; give a manifest to judge on")
-        return read_split(path)
+        parts = read_split(path)
+        dealt = sum(map(len, parts.values()))
+        if len(table.rows) != dealt:
+            raise ConfigError(
+                f"{table.path}: {plural(len(table.rows), 'row')} can be read now, and {dealt} when "
+                "the run was trained, so its splits are not known; restore the table and its "
+                "files, or give another manifest"
+            )
+        return parts
 
     def val(self, preprocessor: Preprocessor, workers: int) -> Examples | None:
         """The validation rows, where they are still to be had and something is tuned on them."""
         if self.config.model.kind != "binary":
             return None
         try:
-            table, rows = self.table(), self.parts().get("val", [])
+            table = self.table()
+            rows = self.parts(table).get("val", [])
         except ConfigError:
             return None
         return preprocessor.load(table, rows, on_bad_row=self.on_bad_row(), workers=workers)

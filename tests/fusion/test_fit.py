@@ -149,6 +149,17 @@ def test_rows_that_are_left_out_are_counted_and_said(rows, save, tmp_path):
     assert any("2 rows left out, see" in str(each) for each in tell.evaluation(found))
 
 
+def test_a_row_that_was_left_out_and_is_back_is_no_other_row(rows, save, tmp_path):
+    picture = (tmp_path / "4.png").read_bytes()
+    (tmp_path / "4.png").unlink()
+    run, _ = told(save(rows), tmp_path / "run", on_bad_row="skip")
+    before = evaluate_run(run.folder)["rows"]
+    (tmp_path / "4.png").write_bytes(picture)
+    with pytest.raises(ConfigError, match="20 rows can be read now, and 19 when the run was"):
+        evaluate_run(run.folder)
+    assert before == 2
+
+
 def test_labels_are_told_with_their_counts(save, tmp_path):
     labels = ["yes"] * 9 + ["no"] * 9 + ["YES", "nan"]
     path = save([{"text": f"{n}", "label": label} for n, label in enumerate(labels)])
