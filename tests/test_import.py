@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -56,6 +57,85 @@ def test_import_needs_nothing_but_torch(new_modules):
 )
 def test_import_leaves_alone_what_is_not_needed_yet(new_modules, module):
     assert module not in new_modules
+
+
+HEAVY = ("torch", "pandas", "pyarrow", "numpy", "matplotlib", "sklearn", "torchmetrics")
+HEAVY += ("accelerate", "tokenizers", "safetensors", "huggingface_hub", "PIL", "soundfile")
+SCRIPT_OF_PIP = "import sys\nfrom fastrnn.__main__ import main\nsys.exit(main())\n"
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Writes a script as pip does, with the command's name."""
+
+    def write(code):
+        (tmp_path / "fastrnn").write_text(code)
+        return str(tmp_path / "fastrnn")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("installed", "arguments"),
+    [
+        (True, "--help"),
+        (True, "fit --help"),
+        (False, "--help"),
+        (False, "--version"),
+        (False, "predict --help"),
+        (False, "demo --help"),
+        (False, "fit --epochs 0 t.csv"),
+    ],
+)
+def test_the_command_imports_nothing_heavy_to_print_its_help(script, installed, arguments):
+    started = [script(SCRIPT_OF_PIP)] if installed else ["-m", "fastrnn"]
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", *started, *arguments.split()],
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in process.stderr.splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "fastrnn._version" in imported
+    assert not imported & {*HEAVY, "fastrnn.ops"}
+
+
+OF_THE_SAME_NAME = """
+import sys
+import fastrnn, fastrnn.fusion
+assert "torch" not in sys.modules
+from fastrnn.convert import Conversion
+for package in (fastrnn, fastrnn.fusion):
+    for name in package.__all__:
+        print(package.__name__, name, getattr(package, name))
+try:
+    fastrnn.nonsense
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_what_the_command_imports_later_is_the_same(script):
+    """A script of that name is taken for the command; all names are there, the same."""
+    process = subprocess.run(
+        [sys.executable, script(OF_THE_SAME_NAME)], capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    library = python(OF_THE_SAME_NAME.replace('assert "torch" not in sys.modules', ""))
+    address = " at 0x[0-9a-f]+"
+    assert re.sub(address, "", process.stdout) == re.sub(address, "", library)
+    assert "module 'fastrnn' has no attribute 'nonsense'" in library
+
+
+OPERATORS = """
+import fastrnn, torch
+print(hasattr(torch.ops.fastrnn, "recurrence"), hasattr(torch.ops.fastrnn, "linear"))
+"""
+
+
+def test_import_registers_the_operators():
+    """A saved program loads after `import fastrnn`, whichever module is imported first."""
+    assert python(OPERATORS) == "True True\n"
 
 
 def test_works_and_says_so_once_without_the_extension():

@@ -27,11 +27,11 @@ from rich.console import Console
 from torch import nn
 
 from . import checkpoint, evaluation, experiment, explanation, options
-from .config import RunConfig
+from .config import BLOCK, RunConfig
 from .data import Preprocessor
 from .errors import ConfigError
 from .manifest import Manifest, read_manifest
-from .predict import BLOCK, Predictor
+from .predict import Predictor
 from .tables import Source
 from .writers import Record
 

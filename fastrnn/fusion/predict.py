@@ -28,14 +28,13 @@ from torch import Tensor, nn
 from . import objective
 from .bad_rows import BadRows
 from .blocks import read_blocks
-from .config import RunConfig
+from .config import BLOCK, RunConfig
 from .data import Examples, Preprocessor
 from .errors import ConfigError, DataError, ManifestError
 from .manifest import Manifest, read_manifest
 from .words import composed
 from .writers import Record, atomic, writer
 
-BLOCK = 1024  # rows that are in memory at once
 _BATCH = 256  # rows of one forward pass, at most
 
 

@@ -11,8 +11,9 @@ import pytest
 import typer
 import yaml
 
-from fastrnn.fusion import ConfigError, cli, experiment, options, resume
-from fastrnn.fusion.cli import fitting, flags
+from fastrnn.fusion import ConfigError, cli, experiment, manifest, options, resume
+from fastrnn.fusion.cli import demos, fitting, flags
+from fastrnn.fusion.demo import DEMOS
 
 from .conftest import no_space
 
@@ -95,8 +96,8 @@ def test_the_echoed_options_fit_the_same_again(rows, save, tmp_path):
 def test_flags_win_over_the_file_and_the_file_over_the_preset(monkeypatch, tmp_path):
     """`fit` itself is not run: what it would be given is looked at."""
     given = {}
-    monkeypatch.setattr(fitting.experiment, "fit", lambda *a, **k: given.update(args=a) or _stop())
-    monkeypatch.setattr(fitting, "read_manifest", lambda *a, **k: None)
+    monkeypatch.setattr(experiment, "fit", lambda *a, **k: given.update(args=a) or _stop())
+    monkeypatch.setattr(manifest, "read_manifest", lambda *a, **k: None)
     monkeypatch.setattr(fitting, "confirm", lambda *a: None)
     file = tmp_path / "options.yaml"
     file.write_text("cell: gru\nepochs: 3\nbatch: 16\npreset: article\n")
@@ -158,7 +159,7 @@ def test_what_was_guessed_is_confirmed(
     rows, save, tmp_path, monkeypatch, capsys, typed, more, code, asked
 ):
     monkeypatch.setattr(sys, "stdin", Terminal(typed))
-    monkeypatch.setattr(fitting.experiment, "fit", lambda *a, **k: _stop())
+    monkeypatch.setattr(experiment, "fit", lambda *a, **k: _stop())
     assert fit(save(rows), tmp_path / "run", *more) == code
     said = capsys.readouterr()
     assert ("Train on these?" in said.out) == asked
@@ -168,7 +169,7 @@ def test_what_was_guessed_is_confirmed(
 
 def test_nothing_is_asked_where_no_one_can_answer(rows, save, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    monkeypatch.setattr(fitting.experiment, "fit", lambda *a, **k: _stop())
+    monkeypatch.setattr(experiment, "fit", lambda *a, **k: _stop())
     assert fit(save(rows), tmp_path / "run") == 2
     said = capsys.readouterr()
     assert "Train on these?" not in said.out
@@ -366,6 +367,10 @@ def test_from_a_table_to_a_report(rows, save, tmp_path, capsys):
 
     assert cli.main(["export", str(run)]) == 0
     assert (run / "model.onnx").stat().st_size > 1000
+
+
+def test_the_probes_that_can_be_named_are_all_there_are():
+    assert {each.value for each in demos.Probe} == set(DEMOS)
 
 
 def test_options_of_columns_and_of_fields_are_different():

@@ -5,19 +5,23 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated
 
-import torch
 import typer
 
-from ..demo import DEMOS, run_demo
-from ..tasks import cued_recall
 from . import flags
 
-Probe = Enum("Probe", {name: name for name in DEMOS}, type=str)  # type: ignore[misc]
-_FIRST = Probe(cued_recall.NAME)
+
+class Probe(str, Enum):
+    """The names of demo.DEMOS."""
+
+    cued_recall = "cued-recall"
+    claim_check = "claim-check"
+    noisy_digit = "noisy-digit"
+    spoken_claim = "spoken-claim"
+    article = "article"
 
 
 def demo(
-    name: Annotated[Probe, typer.Argument(help="The probe.")] = _FIRST,
+    name: Annotated[Probe, typer.Argument(help="The probe.")] = Probe.cued_recall,
     out: flags.Out = None,
     seed: Annotated[int, typer.Option(help="Of the data, the split, the weights, the order.")] = 0,
     profile: Annotated[
@@ -34,5 +38,7 @@ def demo(
     than one. spoken-claim: claims about spoken digits, learned by transfer from claim-check.
     article: the network that the package began from, beside the other ways to fuse.
     """
-    torch.set_num_threads(threads)
+    from ..demo import run_demo
+
+    flags.set_threads(threads)
     run_demo(name.value, out or flags.new_folder(name.value), seed, profile=profile)

@@ -7,14 +7,17 @@ import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
-from .. import checkpoint, options, resume
+from .. import options
 from ..errors import ConfigError
-from ..manifest import Manifest, read_manifest
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..manifest import Manifest
 
 
 class OnBadRow(str, Enum):
@@ -80,12 +83,16 @@ def leads() -> bool:
 
 def set_threads(threads: int | None) -> None:
     """Use so many threads, or as many as torch chooses."""
+    import torch
+
     if threads:
         torch.set_num_threads(threads)
 
 
 def device() -> torch.device:
     """The GPU where there is one."""
+    import torch
+
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -106,6 +113,9 @@ def judged_table(
     Raises:
         FusionError: no run, a table that cannot be read, or its options without a table.
     """
+    from .. import checkpoint
+    from ..manifest import read_manifest
+
     _, _, config = checkpoint.load(run)
     note_unfinished(run)
     named = named_columns(values)
@@ -126,6 +136,8 @@ def judged_table(
 
 def note_unfinished(run: Path) -> None:
     """Say of a run that has its model, and not yet all that it is compared with, how to go on."""
+    from .. import resume
+
     unfinished = resume.unfinished(run)
     if unfinished:
         print(f"note: {unfinished}", file=sys.stderr)
