@@ -23,12 +23,17 @@ class Probe(str, Enum):
 def demo(
     name: Annotated[Probe, typer.Argument(help="The probe.")] = Probe.cued_recall,
     out: flags.Out = None,
-    seed: Annotated[int, typer.Option(help="Of the data, the split, the weights, the order.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the data, the split, the weights, the order.")
+    ] = 0,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also tell where a training step's time goes.")
     ] = False,
     threads: Annotated[
-        int, typer.Option(min=1, help="CPU threads; tensors this small gain nothing from more.")
+        int,
+        typer.Option(
+            min=1, max=1024, help="CPU threads; tensors this small gain nothing from more."
+        ),
     ] = 1,
 ) -> None:
     """Write a probe's PNG and WAV files, train on them, and compare with baselines.

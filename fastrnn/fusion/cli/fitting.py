@@ -58,12 +58,16 @@ def fit(
     manifest: Annotated[
         Path | None,
         typer.Argument(
-            metavar="MANIFEST", help="A CSV, JSONL or Parquet file.", show_default=False
+            parser=flags.path,
+            metavar="MANIFEST",
+            help="A CSV, JSONL or Parquet file.",
+            show_default=False,
         ),
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
+            parser=flags.path,
             metavar="FILE",
             callback=_config,
             is_eager=True,
@@ -84,11 +88,19 @@ def fit(
     ] = True,
     init_from: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Begin with the weights of this run, where they fit."),
+        typer.Option(
+            parser=flags.path,
+            metavar="RUN",
+            help="Begin with the weights of this run, where they fit.",
+        ),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with a run that was stopped; no other option."),
+        typer.Option(
+            parser=flags.path,
+            metavar="RUN",
+            help="Go on with a run that was stopped; no other option.",
+        ),
     ] = None,
     on_bad_row: flags.BadRow = flags.OnBadRow.error,
     workers: flags.Workers = 0,

@@ -57,13 +57,20 @@ def predict(
     manifest: Annotated[
         Path,
         typer.Argument(
-            metavar="MANIFEST", help="A CSV, JSONL or Parquet file.", show_default=False
+            parser=flags.path,
+            metavar="MANIFEST",
+            help="A CSV, JSONL or Parquet file.",
+            show_default=False,
         ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="A .jsonl or .parquet file; it is replaced."
+            "--output",
+            "-o",
+            parser=flags.path,
+            metavar="FILE",
+            help="A .jsonl or .parquet file; it is replaced.",
         ),
     ] = Path("predictions.jsonl"),
     root: flags.Root = None,
@@ -76,7 +83,9 @@ def predict(
             "several at once: above which each is.",
         ),
     ] = 0.5,
-    block: Annotated[int, typer.Option(min=1, help="Rows in memory at once.")] = BLOCK,
+    block: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="Rows in memory at once.")
+    ] = BLOCK,
     on_bad_row: flags.BadRow = OnBadRow.error,
     workers: flags.Workers = 0,
     threads: flags.Threads = None,
@@ -120,7 +129,9 @@ def explain(
     manifest: flags.Table = None,
     root: flags.Root = None,
     part: flags.OfPart = Part.test,
-    examples: Annotated[int, typer.Option(min=0, help="Rows that are explained one by one.")] = 6,
+    examples: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Rows that are explained one by one.")
+    ] = 6,
     on_bad_row: flags.BadRowAgain = None,
     workers: flags.Workers = 0,
     threads: flags.Threads = None,
@@ -156,7 +167,13 @@ def export(
     manifest: flags.Table = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="model.onnx in the run by default."),
+        typer.Option(
+            "--output",
+            "-o",
+            parser=flags.path,
+            metavar="FILE",
+            help="model.onnx in the run by default.",
+        ),
     ] = None,
     root: flags.Root = None,
     on_bad_row: flags.BadRowAgain = None,
