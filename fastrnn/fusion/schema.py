@@ -192,15 +192,3 @@ def _plain(hint: type, value: Any, name: str) -> Any:
 
 def _short(value: Any) -> str:
     return reprlib.repr(value)  # a stranger's value may be long or deep
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a file can hold the text: half of a surrogate pair, as JSON may write it, it cannot.
-
-    A name on the command line that is not UTF-8 has such halves too.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -13,7 +13,7 @@ import typer
 
 from .. import options
 from ..errors import ConfigError
-from ..schema import is_unicode
+from ..words import is_unicode
 
 if TYPE_CHECKING:
     import torch
