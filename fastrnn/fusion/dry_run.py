@@ -26,16 +26,15 @@ def check(
     models: Mapping[str, ModelConfig],
     training: TrainConfig,
     source: tuple[nn.Module, ModelConfig] | None,
-    vocabulary: int,
     device: torch.device,
 ) -> None:
     """Refuse options that training would refuse after the files were decoded.
 
     Args:
         models: name -> configuration; the first is the one that `source` and `freeze` are for.
-            Vocabulary and variables, which only files tell, are taken to be those of `source`.
+            Vocabulary and variables, which only files tell, are taken to be those of `source`, or
+            the least that they can be.
         source: the network that training starts from, and its configuration.
-        vocabulary: the most tokens that there may be.
         device: where it will be trained.
 
     Raises:
@@ -43,7 +42,7 @@ def check(
             memory does not suffice.
     """
     known = source[1] if source else None
-    vocabulary = (known.vocabulary if known else 0) or vocabulary
+    vocabulary = (known.vocabulary if known else 0) or 256  # the bytes
     variables = (known.variables if known else 0) or 1
     given = source[0].state_dict() if source else None
     for number, config in enumerate(models.values()):

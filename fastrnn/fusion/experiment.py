@@ -107,7 +107,7 @@ def fit(
         known = Preprocessor(data, label_names(manifest, parts["train"]), kind=manifest.kind)
         expected = variants(configure(manifest, known, options or {}), baselines)
         start = source and (source[0], source[2].model)
-        dry_run.check(expected, training, start, data.vocabulary, accelerator.device)
+        dry_run.check(expected, training, start, accelerator.device)
         preprocessor = _tokenized_alike(
             Preprocessor.fit(
                 manifest, parts["train"], data, on_bad_row=on_bad_row, workers=workers

@@ -24,7 +24,7 @@ from . import files
 from .config import CELLS, FUSIONS, PRECISIONS, SCHEDULES, DataConfig, ModelConfig, TrainConfig
 from .errors import ConfigError
 from .presets import PRESETS
-from .schema import Range
+from .schema import Range, parse
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -123,6 +123,8 @@ def sections(options: Mapping[str, Any]) -> tuple[DataConfig, dict[str, Any], Tr
     data, model, training = (
         {name: values[name] for name in section if name in values} for _, section, _ in _SECTIONS
     )
+    # The rest of a ModelConfig is not known yet.
+    model = {name: parse(_HINTS[name], value, name) for name, value in model.items()}
     return DataConfig(**data), model, TrainConfig(**training)
 
 
@@ -145,7 +147,8 @@ def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
             return tuple(str(each) for each in texts)
         return tuple(int(each) if isinstance(each, str) else operator.index(each) for each in texts)
     except (TypeError, ValueError):
-        example = {"encoders": "image=NAME", "freeze": "text,fusion"}.get(name, "32,64")
+        examples = {"encoders": "image=NAME", "freeze": "text,fusion", "strides": "2,2"}
+        example = examples.get(name, "32,64")
         raise ConfigError(f"{name} is written {example}; got {reprlib.repr(value)}") from None
 
 
