@@ -6,14 +6,37 @@
 
 import sys
 
-from . import export, functional
+from . import _lazy
 from ._version import __version__
-from .cells import FusedRNNCell
-from .convert import Conversion, convert, revert
-from .explain import explain
-from .layers import FusedRNN
-from .ops.dispatch import backend, report
-from .readout import ReadoutRNN
+
+if _lazy.COMMAND:
+    _lazy.provide(
+        __name__,
+        {
+            "Conversion": "convert",
+            "FusedRNN": "layers",
+            "FusedRNNCell": "cells",
+            "ReadoutRNN": "readout",
+            "backend": "ops.dispatch",
+            "convert": "convert",
+            "explain": "explain",
+            "export": "",
+            "functional": "",
+            "report": "ops.dispatch",
+            "revert": "convert",
+        },
+    )
+else:
+    from . import export, functional
+    from .cells import FusedRNNCell
+    from .convert import Conversion, convert, revert
+    from .explain import explain
+    from .layers import FusedRNN
+    from .ops.dispatch import backend, report
+    from .readout import ReadoutRNN
+
+    # `import fastrnn.FusedRNN` asks for a module of that name: give it the class itself.
+    sys.modules[__name__ + ".FusedRNN"] = FusedRNN  # type: ignore[assignment]
 
 __all__ = [
     "Conversion",
@@ -29,6 +52,3 @@ __all__ = [
     "report",
     "revert",
 ]
-
-# `import fastrnn.FusedRNN` asks for a module of that name: give it the class itself.
-sys.modules[__name__ + ".FusedRNN"] = FusedRNN  # type: ignore[assignment]

@@ -58,6 +58,85 @@ def test_import_leaves_alone_what_is_not_needed_yet(new_modules, module):
     assert module not in new_modules
 
 
+HEAVY = ("torch", "pandas", "pyarrow", "numpy", "matplotlib", "sklearn", "torchmetrics")
+HEAVY += ("accelerate", "tokenizers", "safetensors", "huggingface_hub", "PIL", "soundfile")
+SCRIPT_OF_PIP = "import sys\nfrom fastrnn.__main__ import main\nsys.exit(main())\n"
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Writes a script as pip does, with the command's name."""
+
+    def write(code):
+        (tmp_path / "fastrnn").write_text(code)
+        return str(tmp_path / "fastrnn")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("installed", "arguments"),
+    [
+        (True, "--help"),
+        (True, "fit --help"),
+        (False, "--help"),
+        (False, "--version"),
+        (False, "predict --help"),
+        (False, "demo --help"),
+        (False, "fit --epochs 0 t.csv"),
+    ],
+)
+def test_the_command_imports_nothing_heavy_to_print_its_help(script, installed, arguments):
+    started = [script(SCRIPT_OF_PIP)] if installed else ["-m", "fastrnn"]
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", *started, *arguments.split()],
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in process.stderr.splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "fastrnn._version" in imported
+    assert not imported & {*HEAVY, "fastrnn.ops"}
+
+
+OF_THE_SAME_NAME = """
+import sys
+import fastrnn, fastrnn.fusion
+assert "torch" not in sys.modules
+from fastrnn.convert import Conversion
+for package in (fastrnn, fastrnn.fusion):
+    for name in set(package.__all__) - {"__version__"}:
+        found = getattr(package, name)
+        assert found.__name__.rpartition(".")[2] == name, name
+        assert callable(found) or name in ("export", "functional"), name
+assert fastrnn.FusedRNN is sys.modules["fastrnn.layers"].FusedRNN
+try:
+    fastrnn.nonsense
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_a_script_of_the_same_name_can_import_everything(script):
+    """It is taken for the command, whose packages import their names at the first use."""
+    process = subprocess.run(
+        [sys.executable, script(OF_THE_SAME_NAME)], capture_output=True, text=True
+    )
+    assert process.stderr == ""
+    assert process.stdout == "module 'fastrnn' has no attribute 'nonsense'\n"
+
+
+OPERATORS = """
+import fastrnn, torch
+print(hasattr(torch.ops.fastrnn, "recurrence"), hasattr(torch.ops.fastrnn, "linear"))
+"""
+
+
+def test_import_registers_the_operators():
+    """A saved program loads after `import fastrnn`, whichever module is imported first."""
+    assert python(OPERATORS) == "True True\n"
+
+
 def test_works_and_says_so_once_without_the_extension():
     assert python(WITHOUT_EXTENSION) == "(5, 2, 4) 1 True\n"
 

@@ -9,6 +9,7 @@ answers = model.predict("photos/new.csv")
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import HfApi, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -27,16 +28,18 @@ from rich.console import Console
 from torch import nn
 
 from . import checkpoint, evaluation, experiment, explanation, options
-from .config import RunConfig
+from .config import BLOCK, RunConfig
 from .data import Preprocessor
 from .errors import ConfigError
 from .manifest import Manifest, read_manifest
-from .predict import BLOCK, Predictor
+from .predict import Predictor
 from .tables import Source
 from .writers import Record
 
 Folder = str | Path
 
+_OF_THE_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)  # OWNER/NAME
+_SECONDS = 10.0  # to wait for the Hub's first answer
 _UNREACHABLE = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled)
 
 
@@ -252,50 +255,53 @@ class FusionModel(
         """The model in a folder (of `save`, or of a fit), or on the Hub.
 
         Args:
+            pretrained_model_name_or_path: a folder; OWNER/NAME where there is no such folder is
+                asked of the Hub, once.
             how: revision, token, cache_dir, force_download, local_files_only: the Hub's.
 
         Raises:
             ConfigError: there is none.
         """
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, **how)
-        except _UNREACHABLE as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"{pretrained_model_name_or_path}: there is no such folder, and no such model can "
-                f"be had from the Hub ({reason})"
-            ) from error
+        name = pretrained_model_name_or_path
+        folder = Path(name)
+        if not folder.is_dir():
+            if isinstance(name, Path) or not _OF_THE_HUB.fullmatch(name):
+                raise ConfigError(
+                    f"{name}: there is no such folder; give the folder of a model or of a run, or "
+                    "OWNER/NAME for a model on the Hub"
+                )
+            folder = _downloaded(name, **how)
+        return cls(*checkpoint.load(folder))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         # Where the table lay says nothing to others, and is no one else's to know.
         run = replace(self.run, manifest="", root="")
         checkpoint.save(save_directory, run, self.network, self.preprocessor)
 
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **model_kwargs: Any,
-    ) -> FusionModel:
-        folder = Path(model_id)
-        if not folder.is_dir():
-            download = snapshot_download(
-                model_id,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-                allow_patterns=list(checkpoint.FILES),  # and nothing else of a stranger's
-            )
-            folder = Path(download)
-        return cls(*checkpoint.load(folder))
+
+def _downloaded(name: str, **how: Any) -> Path:
+    """The folder of a model of the Hub.
+
+    Raises:
+        ConfigError: it is not there, or cannot be had; says what to do.
+    """
+    why = None
+    if not how.get("local_files_only"):
+        asked = {each: how[each] for each in ("revision", "token") if each in how}
+        try:
+            HfApi().model_info(name, timeout=_SECONDS, **asked)
+        except Exception as error:  # of whichever HTTP library the Hub's client uses
+            # Downloading would try again and again; what was downloaded before may do.
+            why, how = error, {**how, "local_files_only": True}
+    try:
+        # These files, and nothing else of a stranger's.
+        return Path(snapshot_download(name, allow_patterns=list(checkpoint.FILES), **how))
+    except _UNREACHABLE as error:
+        reason = str(why or error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"{name}: there is no such folder, and the Hub gives no such model ({reason}); check "
+            "the name and the network, or give the folder of a model or of a run"
+        ) from error
 
 
 def _flat(record: Record, kind: str) -> Record:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from .errors import ManifestError
 from .tables import csv_header
-from .words import composed, plural
+from .words import composed, is_unicode, plural
 
 _LARGEST_CELL = 1 << 24  # characters of a CSV cell: a numeric series may be written into one
 _LARGEST_LINE = 1 << 26  # characters of a JSONL line
@@ -106,10 +106,12 @@ def _jsonl(path: Path) -> Iterator[Cells]:
             except (ValueError, RecursionError) as error:
                 yield ManifestError(f"not JSON ({error}); write one object a line")
                 continue
-            if isinstance(record, dict):
-                yield {composed(name): cell for name, cell in record.items()}
-            else:
+            if not isinstance(record, dict):
                 yield ManifestError('not a JSON object; write {"image": "1.png", "text": "a dog"}')
+            elif not all(map(is_unicode, record)):
+                yield ManifestError("the name of a column is not Unicode; rename it")
+            else:
+                yield {composed(name): cell for name, cell in record.items()}
 
 
 def _parquet(path: Path) -> Iterator[Cells]:

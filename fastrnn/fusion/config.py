@@ -20,6 +20,7 @@ KINDS = ("binary", "multiclass", "multilabel", "regression", "steps")
 SCHEDULES = ("one-cycle", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
 MODALITIES = ("audio", "image", "series", "text")
+BLOCK = 1024  # rows that a prediction has in memory at once
 
 Count = Annotated[int, Range(1)]
 Positive = Annotated[float, Range(above=0, most=1e9)]

@@ -19,8 +19,9 @@ from .demo_runs import Call, grid
 from .experiment import METRICS, Run, configure
 from .log import Log
 from .manifest import Manifest, read_manifest
-from .presets import PRESETS, note
+from .presets import PRESETS
 from .split import split_rows
+from .summary import note
 from .train import Trained, train
 from .words import plural
 

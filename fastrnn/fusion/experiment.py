@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import checkpoint, files, log, objective, runs
+from . import checkpoint, dry_run, files, log, objective, runs
 from . import resume as interrupted
 from .config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from .data import IGNORE, Examples, Preprocessor
@@ -28,7 +28,7 @@ from .manifest import Manifest, read_manifest
 from .network import single
 from .run_data import SPLIT, read_split
 from .runs import Run
-from .split import split_rows
+from .split import label_names, split_rows
 from .text import load_tokenizer
 from .train import find_devices, score_name
 from .words import plural
@@ -103,6 +103,11 @@ def fit(
         parts = _split(folder, manifest, training.seed)
         describe(manifest, console)
         source = None if init_from is None else checkpoint.load(init_from)
+        # Of what the model is configured with, only tokens and series are not known yet.
+        known = Preprocessor(data, label_names(manifest, parts["train"]), kind=manifest.kind)
+        expected = variants(configure(manifest, known, options or {}), baselines)
+        start = source and (source[0], source[2].model)
+        dry_run.check(expected, training, start, accelerator.device)
         preprocessor = _tokenized_alike(
             Preprocessor.fit(
                 manifest, parts["train"], data, on_bad_row=on_bad_row, workers=workers

@@ -42,7 +42,7 @@ from .groups import crossing_contents, crossing_files, crossing_group
 from .kinds import Label, check_kind, infer_kind, regression_hint, settle
 from .rows import Row, RowReader
 from .tables import Record, Source, read_table
-from .words import composed, plural
+from .words import composed, is_unicode, plural
 
 __all__ = ["MODALITIES", "Label", "Manifest", "Row", "read_manifest"]
 
@@ -138,6 +138,8 @@ def read_manifest(
     sample = _sample(record for _, record in table.records)
     roles = _roles(path, table.names, sample, named, labelled)
     base = Path(os.path.realpath(root if root is not None else path.parent))
+    if not is_unicode(str(base)):
+        raise ManifestError(f"{str(base)!r}: the folder's name is not Unicode; rename it")
     modalities = tuple(name for name in MODALITIES if name in roles)
     reader = RowReader(path, base, roles, modalities)
     rows: list[Row] = []

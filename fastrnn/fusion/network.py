@@ -30,9 +30,7 @@ class FusionNetwork(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        strangers = sorted({name for name, _ in config.encoders} - set(config.modalities))
-        if strangers:
-            raise ConfigError(f"encoders are given for what is not read: {', '.join(strangers)}")
+        _check_encoders(config)
         self.config = config
         self.encoders = nn.ModuleDict(
             {name: make_encoder(config, name) for name in config.modalities}
@@ -108,6 +106,7 @@ class LateNetwork(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        _check_encoders(config)  # each network below sees its own alone
         self.config = config
         if config.modality_dropout:  # it happens here, so each network needs its token
             config = replace(config, missing=config.modalities)
@@ -119,6 +118,16 @@ class LateNetwork(nn.Module):
         """Logits, as FusionNetwork's."""
         batch = drop(batch, self.config, self.training)
         return torch.stack([network(batch) for network in self.networks.values()]).sum(0)
+
+
+def _check_encoders(config: ModelConfig) -> None:
+    named = [modality for modality, _ in config.encoders]
+    strangers = sorted(set(named) - set(config.modalities))
+    if strangers:
+        raise ConfigError(f"encoders are given for what is not read: {', '.join(strangers)}")
+    for each in named:
+        if named.count(each) > 1:
+            raise ConfigError(f"encoders name {each} more than once; give a modality one encoder")
 
 
 def drop(batch: Batch, config: ModelConfig, training: bool) -> Batch:

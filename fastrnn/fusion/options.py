@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
+import operator
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
@@ -21,6 +24,7 @@ from . import files
 from .config import CELLS, FUSIONS, PRECISIONS, SCHEDULES, DataConfig, ModelConfig, TrainConfig
 from .errors import ConfigError
 from .presets import PRESETS
+from .schema import Range, parse
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -32,55 +36,51 @@ class Option:
     """How a field is shown on the command line."""
 
     help: str
-    least: float | None = None
+    least: float | None = None  # where the field's own range allows less
     choices: tuple[str, ...] = ()
 
 
 DATA = {
     "image_size": Option("Pixels of a side; images become squares.", 8),
-    "image_channels": Option("3: RGB, 1: grey.", 1),
-    "max_pixels": Option("An image file of more pixels is refused, before it is decoded.", 1),
-    "sample_rate": Option("Hz; clips at other rates are resampled.", 1),
-    "window_ms": Option("Milliseconds of one Fourier window.", 0),
-    "hop_ms": Option("Milliseconds from one log-mel frame to the next.", 0),
-    "mels": Option("Mel bands.", 1),
+    "image_channels": Option("3: RGB, 1: grey."),
+    "max_pixels": Option("An image file of more pixels is refused, before it is decoded."),
+    "sample_rate": Option("Hz; clips at other rates are resampled."),
+    "window_ms": Option("Milliseconds of one Fourier window."),
+    "hop_ms": Option("Milliseconds from one log-mel frame to the next."),
+    "mels": Option("Mel bands."),
     "vocabulary": Option("Tokens that are learned from the training texts, at most.", 256),
-    "max_tokens": Option("A longer text is cut.", 1),
-    "max_seconds": Option("A longer clip is refused, before it is decoded.", 0),
-    "max_characters": Option("A longer text is refused.", 1),
-    "max_series": Option("A numeric series of more numbers is refused.", 1),
+    "max_tokens": Option("A longer text is cut."),
+    "max_seconds": Option("A longer clip is refused, before it is decoded."),
+    "max_characters": Option("A longer text is refused."),
+    "max_series": Option("A numeric series of more numbers is refused."),
 }
 MODEL = {
     "fusion": Option(
         "How modalities meet; auto is aligned for streams, else tokens.", choices=(AUTO, *FUSIONS)
     ),
     "cell": Option("The fusing recurrent layer; none leaves it out.", choices=CELLS),
-    "width": Option("Features of each encoder.", 1),
-    "hidden": Option("Size of the fusing recurrent layer.", 1),
+    "width": Option("Features of each encoder."),
+    "hidden": Option("Size of the fusing recurrent layer."),
     "conv": Option("Channels of each image stage, which halves its size: 32,64."),
-    "grid": Option("An image becomes grid × grid features of the last stage; 0: all of them.", 0),
+    "grid": Option("An image becomes grid × grid features of the last stage; 0: all of them."),
     "image_steps": Option("An image is a sequence of grid² steps, not one vector."),
     "strides": Option("Of each convolution over audio or a numeric series: 2,2."),
-    "modality_dropout": Option("How often, in training, a modality is taken for missing.", 0),
+    "modality_dropout": Option("How often, in training, a modality is taken for missing."),
     "normalise": Option("concat: LayerNorm of each modality's features first."),
     "encoders": Option("Encoders that are not the usual: image=NAME,text=NAME."),
 }
 TRAIN = {
-    "epochs": Option("Passes over the training rows.", 1),
-    "batch": Option("Rows of a training step, over all processes.", 1),
-    "rate": Option("The learning rate: the highest of the cycle.", 0),
+    "epochs": Option("Passes over the training rows."),
+    "batch": Option("Rows of a training step, over all processes."),
+    "rate": Option("The learning rate: the highest of the cycle."),
     "schedule": Option("What becomes of the learning rate.", choices=SCHEDULES),
-    "clip": Option("The norm that gradients are clipped to.", 0),
+    "clip": Option("The norm that gradients are clipped to."),
     "seed": Option("Of the split, the weights and the order."),
     "precision": Option("What the network computes in.", choices=PRECISIONS),
-    "accumulate": Option(
-        "A step's rows are computed in so many parts, which takes less memory.", 1
-    ),
-    "patience": Option("Stop after so many epochs without a better val score; 0: never.", 0),
+    "accumulate": Option("A step's rows are computed in so many parts, which takes less memory."),
+    "patience": Option("Stop after so many epochs without a better val score; 0: never."),
     "balance": Option("Weigh labels by the inverse of how often they occur."),
-    "save_every": Option(
-        "Seconds between checkpoints within an epoch; there is one after each.", 0
-    ),
+    "save_every": Option("Seconds between checkpoints within an epoch; there is one after each."),
     "freeze": Option("Parts that keep their weights: encoders by name, fusion, head."),
 }
 COLUMNS = {
@@ -97,6 +97,11 @@ _SECTIONS = (
     (ModelConfig, MODEL, "Model"),
     (TrainConfig, TRAIN, "Training"),
 )
+_HINTS = {
+    name: get_type_hints(kind, include_extras=True)[name]
+    for kind, options, _ in _SECTIONS
+    for name in options
+}
 _TYPES = {name: get_type_hints(kind)[name] for kind, options, _ in _SECTIONS for name in options}
 LISTS = {name for name, kind in _TYPES.items() if kind not in (int, float, str, bool)}
 NAMES = tuple(_TYPES)
@@ -118,6 +123,8 @@ def sections(options: Mapping[str, Any]) -> tuple[DataConfig, dict[str, Any], Tr
     data, model, training = (
         {name: values[name] for name in section if name in values} for _, section, _ in _SECTIONS
     )
+    # The rest of a ModelConfig is not known yet.
+    model = {name: parse(_HINTS[name], value, name) for name, value in model.items()}
     return DataConfig(**data), model, TrainConfig(**training)
 
 
@@ -138,10 +145,11 @@ def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
             return tuple((str(modality), str(encoder)) for modality, encoder in pairs)
         if name == "freeze":
             return tuple(str(each) for each in texts)
-        return tuple(int(each) for each in texts)
+        return tuple(int(each) if isinstance(each, str) else operator.index(each) for each in texts)
     except (TypeError, ValueError):
-        example = {"encoders": "image=NAME", "freeze": "text,fusion"}.get(name, "32,64")
-        raise ConfigError(f"{name} is written {example}; got {value!r}") from None
+        examples = {"encoders": "image=NAME", "freeze": "text,fusion", "strides": "2,2"}
+        example = examples.get(name, "32,64")
+        raise ConfigError(f"{name} is written {example}; got {reprlib.repr(value)}") from None
 
 
 def check_names(given: Iterable[str], known: Iterable[str]) -> None:
@@ -275,8 +283,19 @@ def _parameter(section: type, name: str, option: Option, panel: str) -> inspect.
         default = kind(AUTO if AUTO in option.choices else default)
     elif name in LISTS:
         kind, default = str, ",".join(str(each) for each in default)
-    flag = typer.Option(min=option.least, help=option.help, rich_help_panel=panel)
+    least, most = _range(name)
+    least = least if option.least is None else option.least
+    flag = typer.Option(min=least, max=most, help=option.help, rich_help_panel=panel)
     return _flag(name, kind, default, flag)
+
+
+def _range(name: str) -> tuple[float | None, float | None]:
+    """The bounds of a number, for its help; the field's own check knows them exactly."""
+    for each in getattr(_HINTS[name], "__metadata__", ()):
+        if isinstance(each, Range):
+            least, most = max(each.least, each.above), each.most
+            return None if math.isinf(least) else least, None if math.isinf(most) else most
+    return None, None
 
 
 def _flag(name: str, kind: Any, default: Any, flag: Any) -> inspect.Parameter:

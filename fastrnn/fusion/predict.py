@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
@@ -28,14 +28,14 @@ from torch import Tensor, nn
 from . import objective
 from .bad_rows import BadRows
 from .blocks import read_blocks
-from .config import RunConfig
+from .config import BLOCK, RunConfig
 from .data import Examples, Preprocessor
 from .errors import ConfigError, DataError, ManifestError
 from .manifest import Manifest, read_manifest
+from .schema import Range, parse
 from .words import composed
 from .writers import Record, atomic, writer
 
-BLOCK = 1024  # rows that are in memory at once
 _BATCH = 256  # rows of one forward pass, at most
 
 
@@ -52,6 +52,9 @@ class Predictor:
     config: RunConfig
     threshold: float = 0.5
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        parse(Annotated[float, Range(0, 1)], self.threshold, "threshold")
 
     def frame(
         self,
@@ -269,6 +272,8 @@ def predict_file(
     Raises:
         FusionError: the table, one of its files or the name of `target` cannot be used.
     """
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ConfigError(f"{target}: the answers would replace the table; give another --output")
     answered = skipped = 0
     ending = target.suffix.lower()
     with atomic(target) as part, closing(writer(part, ending, predictor.config)) as output:

@@ -17,7 +17,7 @@ import numpy as np
 from .errors import ManifestError, MediaError
 from .kinds import Label, canonical
 from .series import ENDINGS, as_series
-from .words import composed
+from .words import composed, is_unicode
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -161,6 +161,8 @@ class RowReader:
         return tuple(None if each is None else self._name(each) for each in cells)
 
     def _name(self, value: Any) -> str:
+        if isinstance(value, str) and not is_unicode(value):
+            raise self.error("label", f"{reprlib.repr(value)} is not Unicode; mend it")
         if isinstance(value, (str, int, float)):
             return composed(canonical(str(value).strip()))
         raise self.error("label", f"{reprlib.repr(value)} is no label; write a word or a number")

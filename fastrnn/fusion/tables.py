@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import ManifestError
-from .words import composed, plural, separator
+from .words import composed, is_unicode, plural, separator
 
 Record = dict[str, Any]
 Source: TypeAlias = "str | os.PathLike[str] | pd.DataFrame"
@@ -76,6 +76,9 @@ def read_table(source: Source, wanted: Collection[str] = ()) -> Table:
                 )
         except UnicodeDecodeError as error:
             raise ManifestError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
+    for name in (*table.names, str(path)):
+        if not is_unicode(name):
+            raise ManifestError(f"{str(path)!r}: the name {name!r} is not Unicode; rename it")
     if not table.records:
         raise ManifestError(f"{path}: it has no rows; each row is one example")
     return table

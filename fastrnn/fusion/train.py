@@ -134,6 +134,22 @@ def train(
     return loop.run()
 
 
+def prepare(
+    config: ModelConfig, training: TrainConfig, given: Mapping[str, Tensor] | None = None
+) -> tuple[nn.Module, frozenset[str] | None]:
+    """A network as its training begins, and the names of the weights that it took, if any.
+
+    Raises:
+        ConfigError: the options do not go together, or with `given`.
+    """
+    if training.balance and config.kind == "regression":
+        raise ConfigError("balance weighs labels that are words; leave it out for numbers")
+    network = build(config)
+    taken = None if given is None else transfer.take(network, given)
+    transfer.freeze(network, training.freeze, taken)
+    return network, taken
+
+
 class _Loop:
     """What changes from step to step, and the steps."""
 
@@ -152,12 +168,9 @@ class _Loop:
         self.accelerator = find_devices(training.precision)
         self.device = self.accelerator.device
         seed_torch(training.seed)
-        network = build(config)
-        taken = None
-        if given is not None:
-            taken = transfer.take(network, given)
+        network, taken = prepare(config, training, given)
+        if given is not None and taken is not None:
             log.say(f"{name}: {transfer.report(network, taken, given)}")
-        transfer.freeze(network, training.freeze, taken)
         # Where there are several processes, the model averages gradients; the network is in it.
         self.model = self.accelerator.prepare_model(network)
         self.network: nn.Module = self.accelerator.unwrap_model(self.model)
@@ -380,6 +393,4 @@ def _schedule(
 def _balance(config: ModelConfig, training: TrainConfig, examples: Examples) -> Tensor | None:
     if not training.balance:
         return None
-    if config.kind == "regression":
-        raise ConfigError("balance weighs labels that are words; leave it out for numbers")
     return tally.weight(config.kind, examples, config.outputs)

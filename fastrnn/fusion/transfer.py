@@ -60,7 +60,7 @@ def freeze(
     parameters = dict(network.named_parameters())
     known = sorted({part(name) for name in parameters})
     frozen: list[str] = []
-    for each in parts:
+    for each in dict.fromkeys(parts):
         if each not in known:
             raise ConfigError(f"freeze: no part {each!r}; the parts are {', '.join(known)}")
         chosen = [

@@ -17,6 +17,19 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a file can hold the text.
+
+    It cannot hold half of a surrogate pair, as JSON may write it. A name on the command line that
+    is not UTF-8 has such halves too.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def separator(line: str) -> str | None:
     """What separates the cells of a line instead of commas, in words; None where commas do."""
     for character, called in _SEPARATORS.items():

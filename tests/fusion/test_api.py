@@ -6,11 +6,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import huggingface_hub.hub_mixin
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from fastrnn.fusion import ConfigError, FusionError, FusionModel
 
@@ -119,6 +121,9 @@ class Hub:
     def create_repo(self, repo_id, **_):
         return type("Repository", (), {"repo_id": repo_id})
 
+    def model_info(self, repo_id, **_):
+        assert (self.folder / repo_id).is_dir()
+
     def upload_folder(self, folder_path, repo_id, **_):
         shutil.copytree(folder_path, self.folder / repo_id)
         return f"https://hub/{repo_id}"
@@ -137,11 +142,8 @@ def test_shared_by_the_hub(model, rows, save, tmp_path, monkeypatch):
         asked.update(how, repo_id=repo_id)
         return str(shared)
 
-    def config(repo_id, filename, **_):
-        return str(shared / filename)
-
-    monkeypatch.setattr(huggingface_hub.hub_mixin, "hf_hub_download", config)
     monkeypatch.setattr("fastrnn.fusion.api.snapshot_download", download)
+    monkeypatch.setattr("fastrnn.fusion.api.HfApi", Hub)
     loaded = FusionModel.from_pretrained("someone/dogs", revision="main")
     assert asked["repo_id"] == "someone/dogs"
     assert asked["revision"] == "main"
@@ -161,6 +163,54 @@ def test_what_cannot_be_loaded(name, tmp_path, monkeypatch):
         FusionModel.from_pretrained("other")
 
 
+class NoHub:
+    """A network without the Hub: counts how often it is asked."""
+
+    asked: ClassVar[list[str]] = []
+
+    def model_info(self, repo_id, *, timeout, **_):
+        assert timeout <= 10
+        self.asked.append(repo_id)
+        raise ConnectionError("no network")
+
+
+def offline(repo_id, *, local_files_only=False, **_):
+    assert local_files_only
+    raise LocalEntryNotFoundError("not downloaded before")
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        ("models/mine/last", 0),
+        ("./mine", 0),
+        ("~/mine", 0),
+        ("../mine", 0),
+        ("/no/such", 0),
+        ("mine", 0),
+        ("runs/pets ", 0),
+        (Path("someone/pets"), 0),
+        ("someone/pets", 1),
+    ],
+)
+def test_the_hub_is_asked_once_at_most(name, times, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastrnn.fusion.api.HfApi", NoHub)
+    monkeypatch.setattr("fastrnn.fusion.api.snapshot_download", offline)
+    monkeypatch.setattr(NoHub, "asked", [])
+    remedy = r"\(no network\); check the name and the network" if times else "give the folder of a"
+    with pytest.raises(ConfigError, match=remedy):
+        FusionModel.from_pretrained(name)
+    assert NoHub.asked == ["someone/pets"] * times
+
+
+def test_an_earlier_download_is_taken_without_the_network(model, tmp_path, monkeypatch):
+    model.save(tmp_path / "cached")
+    monkeypatch.setattr("fastrnn.fusion.api.HfApi", NoHub)
+    monkeypatch.setattr("fastrnn.fusion.api.snapshot_download", lambda *a, **k: tmp_path / "cached")
+    assert FusionModel.from_pretrained("someone/pets").run.labels == model.run.labels
+
+
 def test_explained(model, tmp_path):
     found = model.explain(folder=tmp_path / "why", examples=1)
     assert {each["modality"] for each in found["ablation"]} == {"audio", "image", "text"}
@@ -175,6 +225,12 @@ def test_explained(model, tmp_path):
         ({"preset": "articles"}, "preset is one of default, article"),
         ({"kind": "numbers"}, "kind is one of"),
         ({"image": "photo"}, "photo"),
+        ({"epochs": "3"}, "epochs is a whole number; got '3'"),
+        ({"epochs": True}, "epochs is a whole number"),
+        ({"hop_ms": 0}, "hop_ms is greater than 0"),
+        ({"window_ms": float("nan")}, "window_ms is greater than 0"),
+        ({"sample_rate": 1}, "window_ms is 0 samples at 1 Hz"),
+        ({"conv": (2.5,)}, "conv is written 32,64; got (2.5,)"),
     ],
 )
 def test_what_is_no_option_is_said(rows, save, values, said):

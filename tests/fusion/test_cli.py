@@ -11,8 +11,9 @@ import pytest
 import typer
 import yaml
 
-from fastrnn.fusion import ConfigError, cli, experiment, options, resume
-from fastrnn.fusion.cli import fitting, flags
+from fastrnn.fusion import ConfigError, cli, experiment, manifest, options, resume
+from fastrnn.fusion.cli import demos, fitting, flags
+from fastrnn.fusion.demo import DEMOS
 
 from .conftest import no_space
 
@@ -53,11 +54,132 @@ def test_every_command_and_flag_is_explained(name, capsys):
     assert "Usage" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0), (["nonsense"], 2)])
-def test_usage(arguments, code, capsys):
-    assert cli.main(arguments) == code
-    said = capsys.readouterr()
-    assert "Usage" in said.out + said.err
+def test_usage(capsys):
+    assert cli.main(["--help"]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "help_of"),
+    [
+        ([], ""),
+        (["nonsense"], ""),
+        (["--nonsense"], ""),
+        (["fit", "--nonsense"], " fit"),
+        (["fit", "t.csv", "another.csv"], " fit"),
+        (["fit", "t.csv", "--epochs"], ""),
+        (["predict", "run"], " predict"),
+        (["demo", "nonsense"], " demo"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(arguments, help_of, capsys):
+    assert refusal(arguments, capsys).endswith(f"; see fastrnn{help_of} --help")
+
+
+def refusal(arguments, capsys):
+    """What a command says that ends with one line and status 2."""
+    capsys.readouterr()
+    assert cli.main(arguments) == 2, arguments
+    said = capsys.readouterr().err
+    assert said.startswith("error: "), arguments
+    assert said.count("\n") == 1, arguments
+    return said.rstrip("\n")
+
+
+HOSTILE = ["-1", "nan", "9" * 30, "", "\udcff"]
+
+
+@pytest.mark.parametrize("name", ["demo", "evaluate", "explain", "export", "fit", "predict"])
+def test_no_value_of_an_option_is_a_traceback(name, tmp_path, monkeypatch, capsys):
+    """Nothing can be read here, so what an option accepts ends with one line as well."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    given = {"demo": ["--out", "run"], "fit": ["gone.csv"], "predict": ["run", "gone.csv"]}
+    for each in commands()[name].params:
+        if each.name == "help" or getattr(each, "is_flag", False):
+            continue
+        for value in HOSTILE:
+            if each.param_type_name == "option":
+                if name == "demo" and each.name == "out":
+                    continue  # a folder of any of these names may be begun
+                refusal([name, *given.get(name, ["run"]), f"{each.opts[0]}={value}"], capsys)
+            elif name != "demo" or value != "":
+                refusal([name, "--", value, "gone.csv"][: 4 if name == "predict" else 3], capsys)
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--hop-ms=0"], "hop_ms is greater than 0"),
+        (["--window-ms=0"], "window_ms is greater than 0"),
+        (["--sample-rate=1"], "window_ms is 0 samples at 1 Hz"),
+        (["--image-channels=2"], "image_channels is one of 1, 3"),
+        (["--conv=4,0"], "conv[1] is at least 1"),
+        (["--strides=2.5"], "strides is written 2,2; got '2.5'"),
+        (["--rate=0"], "rate is greater than 0"),
+        (["--batch=4", "--accumulate=3"], "no multiple of accumulate 3"),
+        (["--out="], "it is empty; give a path"),
+        (["--root=\udcff"], "is not UTF-8"),
+        (["--workers=9999"], "1024"),
+        (["--epochs=2.5"], "--epochs"),
+    ],
+)
+def test_what_no_option_can_be(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert said in refusal(["fit", "gone.csv", *arguments], capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--modality-dropout=1"], "modality_dropout is less than 1"),
+        (["--freeze=nothing"], "freeze: no part 'nothing'; the parts are audio, fusion, head"),
+        (["--freeze=audio,fusion,head,image,text"], "nothing is left to be trained"),
+        (["--encoders=image=nope"], "no encoder 'nope' for image"),
+        (["--encoders=image=text"], "reads text; image needs another"),
+        (["--fusion=late", "--encoders=series=series"], "for what is not read: series"),
+        (["--fusion=aligned"], "where rows are no sequences"),
+        (["--conv=4,4,4,4,4"], "too small for 5 stages"),
+        (["--strides="], "audio needs a convolution"),
+        (["--width=65536", "--hidden=65536"], "make width, hidden, conv or grid smaller"),
+        (["--precision=fp16"], "fp16 needs a CUDA GPU"),
+        (["--init-from=gone"], "give a run's folder"),
+    ],
+)
+def test_options_are_checked_before_files_are_decoded(
+    rows, save, tmp_path, monkeypatch, capsys, arguments, said
+):
+    monkeypatch.chdir(tmp_path)
+    path = save(rows)
+    for each in rows:  # any of these files would be an error, were it read
+        (tmp_path / each["image"]).write_bytes(b"")
+        (tmp_path / each["audio"]).write_bytes(b"")
+    assert said in refusal(["fit", str(path), "--out", "run", *TINY, *arguments], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_frozen_part_must_have_been_taken(rows, save, tmp_path, capsys):
+    """As the other run's configuration tells, before a file is decoded."""
+    both = [{name: row[name] for name in ("text", "audio", "label")} for row in rows]
+    alone = [{name: row[name] for name in ("text", "label")} for row in rows]
+    assert fit(save(alone, "csv"), tmp_path / "first", "--no-baselines") == 0
+    for each in rows:
+        (tmp_path / each["audio"]).write_bytes(b"")
+    more = ["--init-from", str(tmp_path / "first"), "--freeze", "audio"]
+    said = refusal(["fit", str(save(both)), "--out", str(tmp_path / "b"), *TINY, *more], capsys)
+    assert "nothing of 'audio' was taken from the other run" in said
+
+
+def test_answers_never_replace_the_table(rows, save, tmp_path, capsys):
+    table = [{name: row[name] for name in ("text", "label")} for row in rows]
+    path, run = save(table), tmp_path / "run"
+    assert fit(path, run, "--no-baselines") == 0
+    before = path.read_bytes()
+    said = refusal(["predict", str(run), str(path), "--output", str(path)], capsys)
+    assert "the answers would replace the table" in said
+    assert path.read_bytes() == before
 
 
 def test_fit(rows, save, tmp_path, capsys):
@@ -95,8 +217,8 @@ def test_the_echoed_options_fit_the_same_again(rows, save, tmp_path):
 def test_flags_win_over_the_file_and_the_file_over_the_preset(monkeypatch, tmp_path):
     """`fit` itself is not run: what it would be given is looked at."""
     given = {}
-    monkeypatch.setattr(fitting.experiment, "fit", lambda *a, **k: given.update(args=a) or _stop())
-    monkeypatch.setattr(fitting, "read_manifest", lambda *a, **k: None)
+    monkeypatch.setattr(experiment, "fit", lambda *a, **k: given.update(args=a) or _stop())
+    monkeypatch.setattr(manifest, "read_manifest", lambda *a, **k: None)
     monkeypatch.setattr(fitting, "confirm", lambda *a: None)
     file = tmp_path / "options.yaml"
     file.write_text("cell: gru\nepochs: 3\nbatch: 16\npreset: article\n")
@@ -158,7 +280,7 @@ def test_what_was_guessed_is_confirmed(
     rows, save, tmp_path, monkeypatch, capsys, typed, more, code, asked
 ):
     monkeypatch.setattr(sys, "stdin", Terminal(typed))
-    monkeypatch.setattr(fitting.experiment, "fit", lambda *a, **k: _stop())
+    monkeypatch.setattr(experiment, "fit", lambda *a, **k: _stop())
     assert fit(save(rows), tmp_path / "run", *more) == code
     said = capsys.readouterr()
     assert ("Train on these?" in said.out) == asked
@@ -168,7 +290,7 @@ def test_what_was_guessed_is_confirmed(
 
 def test_nothing_is_asked_where_no_one_can_answer(rows, save, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    monkeypatch.setattr(fitting.experiment, "fit", lambda *a, **k: _stop())
+    monkeypatch.setattr(experiment, "fit", lambda *a, **k: _stop())
     assert fit(save(rows), tmp_path / "run") == 2
     said = capsys.readouterr()
     assert "Train on these?" not in said.out
@@ -366,6 +488,10 @@ def test_from_a_table_to_a_report(rows, save, tmp_path, capsys):
 
     assert cli.main(["export", str(run)]) == 0
     assert (run / "model.onnx").stat().st_size > 1000
+
+
+def test_the_probes_that_can_be_named_are_all_there_are():
+    assert {each.value for each in demos.Probe} == set(DEMOS)
 
 
 def test_options_of_columns_and_of_fields_are_different():

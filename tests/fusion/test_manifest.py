@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from pathlib import Path
 
@@ -80,6 +81,30 @@ def test_empty(tmp_path, text):
 def test_not_utf8(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"image,label\n\xff.png,1\n")
     refused(tmp_path / "a.csv", "UTF-8")
+
+
+HALF = "\ud800"  # of a surrogate pair: JSON can write it, and no file can hold it
+
+
+@pytest.mark.parametrize("change", [{"label": HALF}, {HALF: "a column"}])
+def test_names_that_no_file_can_hold(rows, save, change):
+    refused(save([rows[0] | change, *rows[1:]]), r"'\ud800'", "not Unicode")
+
+
+def test_a_label_that_no_file_can_hold_can_be_left_out(rows, save):
+    manifest = read_manifest(save([rows[0] | {"label": HALF}, *rows[1:]]), on_bad_row="skip")
+    assert len(manifest.rows) == len(rows) - 1
+    assert [where for where, _ in manifest.skipped] == ["line 1"]
+
+
+@pytest.mark.parametrize("name", [b"\xff/t.jsonl", b"\xff.jsonl"])
+def test_paths_that_no_file_can_hold(rows, save, tmp_path, name):
+    path = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(
+        save([{"text": row["text"], "label": row["label"]} for row in rows]).read_bytes()
+    )
+    refused(path, "not Unicode")
 
 
 def test_not_json(tmp_path, rows, save):

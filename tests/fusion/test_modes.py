@@ -257,6 +257,12 @@ def test_an_encoder_that_cannot_be(registered):
         build(config(encoders=(("image", "vit"),)))
     with pytest.raises(ConfigError, match="not read: image"):
         build(config(modalities=("text",), encoders=(("image", "squares"),)))
+    with pytest.raises(ConfigError, match="not read: image"):
+        build(config(modalities=("audio", "text"), fusion="late", encoders=(("image", "squares"),)))
+    with pytest.raises(ConfigError, match="reads text; image needs another"):
+        build(config(encoders=(("image", "text"),)))
+    with pytest.raises(ConfigError, match="image more than once"):
+        build(config(encoders=(("image", "image"), ("image", "squares"))))
     with pytest.raises(ConfigError, match="built-in"):
         registered.register_encoder("image", Squares)
     registered.register_encoder("mute", lambda model: nn.Identity())

@@ -96,6 +96,18 @@ def test_the_threshold_moves_the_answer(predictor, rows, save, tmp_path):
         assert {each["label"] for each in read(out)} == {label}
 
 
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), "0.5"])
+def test_a_threshold_is_a_probability(predictor, threshold):
+    with pytest.raises(ConfigError, match="threshold is a"):
+        Predictor(predictor.network, predictor.preprocessor, predictor.config, threshold)
+
+
+def test_columns_that_no_file_can_hold(predictor, rows, save, tmp_path):
+    path = save([rows[0], rows[1] | {"\ud800": "1"}])
+    with pytest.raises(ManifestError, match="row 1: the name of a column is not Unicode"):
+        predict_file(predictor, path, tmp_path / "answers.jsonl")
+
+
 def test_bad_rows_end_it_or_are_listed_in_their_place(predictor, rows, save, tmp_path):
     rows = unlabelled(rows)
     rows[2]["image"] = "gone.png"

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fastrnn.fusion import DataConfig, ModelConfig, TrainConfig, build, objective
-from fastrnn.fusion.presets import PRESETS, note, parameters
+from fastrnn.fusion.presets import PRESETS
+from fastrnn.fusion.summary import note, parameters
 
 BOTH = ("image", "text")
 

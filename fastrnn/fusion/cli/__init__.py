@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -14,7 +15,6 @@ from .judging import evaluate, explain, export, predict
 
 app = typer.Typer(
     help="Train a model that fuses images, audio, text and numeric series with a recurrent layer.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -23,16 +23,33 @@ for _command in (fit, evaluate, predict, explain, export, demo):
     app.command()(_command)
 
 
+# What typer raises for a command line that is wrong. Its own name depends on typer's version.
+_UsageError: Any = typer.BadParameter.__base__
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code. What the user can mend is said without a traceback."""
+    """Run a command; returns the exit code. What the user can mend is said in one line."""
+    arguments = None if argv is None else list(argv)
     try:
-        app(args=None if argv is None else list(argv), prog_name="fastrnn")
+        return app(args=arguments, prog_name="fastrnn", standalone_mode=False) or 0
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else 0
+    except typer.Abort:
+        return _stop("stopped", 1)
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "fastrnn"
+        said = error.format_message().rstrip(".").replace("Value error, ", "")
+        return _stop(f"error: {said}; see {command} --help")
     except FusionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _stop(f"error: {error}")
     except OSError as error:
-        print(f"error: {reason(error)}", file=sys.stderr)
-        return 2
-    return 0
+        return _stop(f"error: {reason(error)}")
+    except MemoryError:
+        return _stop(
+            "error: the memory does not suffice; make the network, the batch or files less"
+        )
+
+
+def _stop(text: str, code: int = 2) -> int:
+    print(" ".join(text.splitlines()), file=sys.stderr)
+    return code

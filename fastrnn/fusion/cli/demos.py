@@ -5,26 +5,35 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated
 
-import torch
 import typer
 
-from ..demo import DEMOS, run_demo
-from ..tasks import cued_recall
 from . import flags
 
-Probe = Enum("Probe", {name: name for name in DEMOS}, type=str)  # type: ignore[misc]
-_FIRST = Probe(cued_recall.NAME)
+
+class Probe(str, Enum):
+    """The names of demo.DEMOS."""
+
+    cued_recall = "cued-recall"
+    claim_check = "claim-check"
+    noisy_digit = "noisy-digit"
+    spoken_claim = "spoken-claim"
+    article = "article"
 
 
 def demo(
-    name: Annotated[Probe, typer.Argument(help="The probe.")] = _FIRST,
+    name: Annotated[Probe, typer.Argument(help="The probe.")] = Probe.cued_recall,
     out: flags.Out = None,
-    seed: Annotated[int, typer.Option(help="Of the data, the split, the weights, the order.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the data, the split, the weights, the order.")
+    ] = 0,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also tell where a training step's time goes.")
     ] = False,
     threads: Annotated[
-        int, typer.Option(min=1, help="CPU threads; tensors this small gain nothing from more.")
+        int,
+        typer.Option(
+            min=1, max=1024, help="CPU threads; tensors this small gain nothing from more."
+        ),
     ] = 1,
 ) -> None:
     """Write a probe's PNG and WAV files, train on them, and compare with baselines.
@@ -34,5 +43,7 @@ def demo(
     than one. spoken-claim: claims about spoken digits, learned by transfer from claim-check.
     article: the network that the package began from, beside the other ways to fuse.
     """
-    torch.set_num_threads(threads)
+    from ..demo import run_demo
+
+    flags.set_threads(threads)
     run_demo(name.value, out or flags.new_folder(name.value), seed, profile=profile)

@@ -9,20 +9,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from .. import checkpoint, experiment, options, plot
-from .. import resume as interrupted
+from .. import options
 from ..config import KINDS
 from ..errors import ConfigError, FusionError, reason
-from ..kinds import summary
-from ..manifest import Manifest, read_manifest
-from ..presets import PRESETS, note
+from ..presets import PRESETS
 from ..words import plural
 from . import flags
+
+if TYPE_CHECKING:
+    from ..experiment import Run
+    from ..manifest import Manifest
 
 ECHO = "config.yaml"
 _UNSAID = ("config", "out", "resume", "yes")  # of no meaning in a file that says how to fit again
@@ -57,12 +58,16 @@ def fit(
     manifest: Annotated[
         Path | None,
         typer.Argument(
-            metavar="MANIFEST", help="A CSV, JSONL or Parquet file.", show_default=False
+            parser=flags.path,
+            metavar="MANIFEST",
+            help="A CSV, JSONL or Parquet file.",
+            show_default=False,
         ),
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
+            parser=flags.path,
             metavar="FILE",
             callback=_config,
             is_eager=True,
@@ -83,11 +88,19 @@ def fit(
     ] = True,
     init_from: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Begin with the weights of this run, where they fit."),
+        typer.Option(
+            parser=flags.path,
+            metavar="RUN",
+            help="Begin with the weights of this run, where they fit.",
+        ),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with a run that was stopped; no other option."),
+        typer.Option(
+            parser=flags.path,
+            metavar="RUN",
+            help="Go on with a run that was stopped; no other option.",
+        ),
     ] = None,
     on_bad_row: flags.BadRow = flags.OnBadRow.error,
     workers: flags.Workers = 0,
@@ -110,6 +123,9 @@ def fit(
 
     Files are decoded once and kept in memory.
     """
+    from .. import experiment
+    from ..manifest import read_manifest
+
     flags.set_threads(threads)
     console = Console(quiet=not flags.leads())
     if resume is not None:
@@ -159,6 +175,8 @@ def confirm(table: Manifest, named: Mapping[str, str]) -> None:
     Raises:
         typer.Abort: the answer is no.
     """
+    from ..kinds import summary
+
     guessed = {role: name for role, name in table.columns.items() if role not in named}
     if not guessed or not sys.stdin.isatty() or not flags.leads():
         return
@@ -175,6 +193,9 @@ def confirm(table: Manifest, named: Mapping[str, str]) -> None:
 @contextmanager
 def _echoed(folder: Path, values: Mapping[str, Any]) -> Iterator[None]:
     """Keep the options in the run's folder; take them away where the run does not begin."""
+    from .. import checkpoint, experiment
+    from .. import resume as interrupted
+
     if not flags.leads():
         yield
         return
@@ -202,6 +223,8 @@ def _echoed(folder: Path, values: Mapping[str, Any]) -> Iterator[None]:
 @contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
     """Say in one line how to go on after Ctrl-C, or after a full disk."""
+    from .. import resume as interrupted
+
     try:
         yield
     except KeyboardInterrupt:
@@ -231,8 +254,11 @@ def _nothing_else(context: typer.Context, *allowed: str) -> None:
             )
 
 
-def _finish(run: experiment.Run, console: Console) -> None:
+def _finish(run: Run, console: Console) -> None:
     """Show and draw what a run came to."""
+    from .. import experiment, plot
+    from ..summary import note
+
     if not flags.leads():
         return
     console.print(experiment.results(run))

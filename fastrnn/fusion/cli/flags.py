@@ -7,14 +7,18 @@ import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
-from .. import checkpoint, options, resume
+from .. import options
 from ..errors import ConfigError
-from ..manifest import Manifest, read_manifest
+from ..words import is_unicode
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..manifest import Manifest
 
 
 class OnBadRow(str, Enum):
@@ -32,9 +36,25 @@ class Part(str, Enum):
     test = "test"
 
 
+def path(text: str | Path) -> Path:
+    """A path that a command was given.
+
+    Raises:
+        typer.BadParameter: it is empty, which would be the current folder, or names no file that
+            the run's own files, all UTF-8, could tell of.
+    """
+    text = str(text)
+    if not text:
+        raise typer.BadParameter("it is empty; give a path")
+    if not is_unicode(text) or "\0" in text:
+        raise typer.BadParameter(f"{text!r} is not UTF-8; rename it")
+    return Path(text)
+
+
 Root = Annotated[
     Path | None,
     typer.Option(
+        parser=path,
         metavar="FOLDER",
         help="Paths are relative to it and stay inside; the manifest's by default.",
         rich_help_panel="Columns",
@@ -47,11 +67,17 @@ BadRow = Annotated[
 BadRowAgain = Annotated[
     OnBadRow | None, typer.Option(help="As of fit; for the run's own table what it did by default.")
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode files; 0: this one.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's choice by default.")]
+Workers = Annotated[
+    int, typer.Option(min=0, max=1024, help="Processes that decode files; 0: this one.")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="CPU threads; torch's choice by default.")
+]
 Out = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="Where to save; a new folder under runs/ by default."),
+    typer.Option(
+        parser=path, metavar="FOLDER", help="Where to save; a new folder under runs/ by default."
+    ),
 ]
 OfPart = Annotated[
     Part,
@@ -61,11 +87,13 @@ OfPart = Annotated[
     ),
 ]
 RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="The folder of a fit.", show_default=False)
+    Path,
+    typer.Argument(parser=path, metavar="RUN", help="The folder of a fit.", show_default=False),
 ]
 Table = Annotated[
     Path | None,
     typer.Argument(
+        parser=path,
         metavar="[MANIFEST]",
         help="A CSV, JSONL or Parquet file; the one trained on by default.",
         show_default=False,
@@ -80,12 +108,16 @@ def leads() -> bool:
 
 def set_threads(threads: int | None) -> None:
     """Use so many threads, or as many as torch chooses."""
+    import torch
+
     if threads:
         torch.set_num_threads(threads)
 
 
 def device() -> torch.device:
     """The GPU where there is one."""
+    import torch
+
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -106,6 +138,9 @@ def judged_table(
     Raises:
         FusionError: no run, a table that cannot be read, or its options without a table.
     """
+    from .. import checkpoint
+    from ..manifest import read_manifest
+
     _, _, config = checkpoint.load(run)
     note_unfinished(run)
     named = named_columns(values)
@@ -126,6 +161,8 @@ def judged_table(
 
 def note_unfinished(run: Path) -> None:
     """Say of a run that has its model, and not yet all that it is compared with, how to go on."""
+    from .. import resume
+
     unfinished = resume.unfinished(run)
     if unfinished:
         print(f"note: {unfinished}", file=sys.stderr)

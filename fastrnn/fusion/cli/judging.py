@@ -8,11 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .. import checkpoint, evaluation, explanation, options
-from .. import predict as predicting
-from ..export import to_onnx
-from ..report import write_report
-from ..run_data import run_rows
+from .. import options
+from ..config import BLOCK
 from ..words import plural
 from . import flags, tell
 from .flags import OnBadRow, Part
@@ -35,6 +32,9 @@ def evaluate(
 
     Writes evaluation.json and report.html into the run's folder.
     """
+    from .. import evaluation
+    from ..report import write_report
+
     flags.set_threads(threads)
     table = flags.judged_table(run, manifest, root, values, on_bad_row)
     found = evaluation.evaluate_run(
@@ -57,13 +57,20 @@ def predict(
     manifest: Annotated[
         Path,
         typer.Argument(
-            metavar="MANIFEST", help="A CSV, JSONL or Parquet file.", show_default=False
+            parser=flags.path,
+            metavar="MANIFEST",
+            help="A CSV, JSONL or Parquet file.",
+            show_default=False,
         ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="A .jsonl or .parquet file; it is replaced."
+            "--output",
+            "-o",
+            parser=flags.path,
+            metavar="FILE",
+            help="A .jsonl or .parquet file; it is replaced.",
         ),
     ] = Path("predictions.jsonl"),
     root: flags.Root = None,
@@ -76,7 +83,9 @@ def predict(
             "several at once: above which each is.",
         ),
     ] = 0.5,
-    block: Annotated[int, typer.Option(min=1, help="Rows in memory at once.")] = predicting.BLOCK,
+    block: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="Rows in memory at once.")
+    ] = BLOCK,
     on_bad_row: flags.BadRow = OnBadRow.error,
     workers: flags.Workers = 0,
     threads: flags.Threads = None,
@@ -87,14 +96,17 @@ def predict(
     It needs no labels. Rows are read, answered and written in blocks, and the output appears when
     it is whole. With --on-bad-row skip a row that cannot be used has its error in its place.
     """
+    from .. import checkpoint
+    from ..predict import Predictor, predict_file
+
     flags.set_threads(threads)
     network, preprocessor, config = checkpoint.load(run)
     flags.note_unfinished(run)
     device = flags.device()
-    predictor = predicting.Predictor(network, preprocessor, config, threshold, device)
+    predictor = Predictor(network, preprocessor, config, threshold, device)
     console = Console(stderr=True)
     with console.status("0 rows") as status:
-        counts = predicting.predict_file(
+        counts = predict_file(
             predictor,
             manifest,
             output,
@@ -117,7 +129,9 @@ def explain(
     manifest: flags.Table = None,
     root: flags.Root = None,
     part: flags.OfPart = Part.test,
-    examples: Annotated[int, typer.Option(min=0, help="Rows that are explained one by one.")] = 6,
+    examples: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Rows that are explained one by one.")
+    ] = 6,
     on_bad_row: flags.BadRowAgain = None,
     workers: flags.Workers = 0,
     threads: flags.Threads = None,
@@ -127,6 +141,9 @@ def explain(
 
     Writes explanation.json, pictures and report.html into the run's folder.
     """
+    from .. import explanation
+    from ..report import write_report
+
     flags.set_threads(threads)
     table = flags.judged_table(run, manifest, root, values, on_bad_row)
     found = explanation.explain_run(
@@ -150,7 +167,13 @@ def export(
     manifest: flags.Table = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="model.onnx in the run by default."),
+        typer.Option(
+            "--output",
+            "-o",
+            parser=flags.path,
+            metavar="FILE",
+            help="model.onnx in the run by default.",
+        ),
     ] = None,
     root: flags.Root = None,
     on_bad_row: flags.BadRowAgain = None,
@@ -162,6 +185,10 @@ def export(
 
     The comparison needs rows: of the table that the run was trained on, or of MANIFEST.
     """
+    from .. import checkpoint
+    from ..export import to_onnx
+    from ..run_data import run_rows
+
     flags.set_threads(threads)
     table = flags.judged_table(run, manifest, root, values, on_bad_row)
     rows = run_rows(run, table, on_bad_row=on_bad_row and on_bad_row.value, workers=workers)

@@ -1,0 +1,38 @@
+"""Packages whose names wait for their first use where the command `fastrnn` runs.
+
+As a library a package imports all of its names at once: after `import fastrnn`, torch knows the
+operators of a saved program. The command needs none of that to print its help.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+# What Python was started with, after its own options: a script's path, or a module's name.
+_PROGRAM = sys.orig_argv[-len(sys.argv) :][:1]
+COMMAND = [os.path.basename(each) for each in _PROGRAM] == ["fastrnn"]
+
+
+def provide(package: str, homes: Mapping[str, str]) -> None:
+    """Give a package a `__getattr__` that imports a name at its first use.
+
+    Args:
+        homes: name -> the module of the package that defines it; "" where it is itself a module.
+    """
+    namespace = vars(sys.modules[package])
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        home = homes[name]
+        module = import_module(f"{package}.{home or name}")
+        if home:
+            # All of its names: the function `convert` replaces the module that was just imported.
+            namespace.update({each: getattr(module, each) for each in homes if homes[each] == home})
+        return namespace[name]
+
+    namespace["__getattr__"] = get
