@@ -178,7 +178,7 @@ def test_a_tensor_of_another_shape_is_named(run):
         (contain("split.json", b"[]"), r"split\.json: damaged: the split is a mapping"),
         (change("split.json", "test", value=["1"]), r"split\.test\[0\] is a whole number"),
         (change("split.json", "test", value=[-1]), r"split\.test\[0\] is at least 0"),
-        (change("split.json", "test", value=[99]), "has a row 99"),
+        (change("split.json", "test", value=[99] * 4), "has a row 99"),
         (contain("metrics.jsonl", b"{}\n"), r"metrics\.jsonl, line 1: damaged: no record"),
         (contain("metrics.jsonl", b"{\n"), r"metrics\.jsonl, line 1: damaged: not JSON"),
         (contain("models/fusion/config.json", b"[]"), r"fusion/config\.json: the configuration"),
