@@ -24,7 +24,8 @@ SECONDS ?=
 COLUMNS := --benchmark-columns=min,median,iqr,rounds
 PYTEST := -n auto --maxprocesses 4 --benchmark-disable
 
-# What runs in a process of its own, which the interpreter of Triton takes over.
+# What runs in a process of its own, which the interpreter of Triton takes over; it may have no test
+# of this mark.
 INTERPRETED := tests/ops/triton/test_interpreter.py
 WITHIN := tests tests/ops tests/ops/triton $(INTERPRETED)
 
@@ -41,7 +42,7 @@ demo: $(VENV)/built
 test: $(VENV)/built
 	$(if $(filter-out $(INTERPRETED),$(TESTS)),python -m pytest $(TESTS) -m "$(MARK)" $(PYTEST))
 	$(if $(filter $(WITHIN),$(TESTS:%/=%)),TRITON_INTERPRET=1 python -m pytest $(INTERPRETED) \
-	    -m "$(MARK)" $(PYTEST) || test $$? -eq 5)  # none is so marked
+	    -m "$(MARK)" $(PYTEST) || test $$? -eq 5)
 
 try:
 	WITH='$(WITH)' .ci/try
