@@ -21,7 +21,7 @@ from itertools import product, repeat
 from pathlib import Path
 from typing import Any
 
-from fastrnn.explain import DEVICES
+from fastrnn._explain import DEVICES
 from fastrnn.ops import cpp
 
 from . import text

@@ -13,24 +13,24 @@ if _lazy.COMMAND:
     _lazy.provide(
         __name__,
         {
-            "Conversion": "convert",
+            "Conversion": "_convert",
             "FusedRNN": "layers",
             "FusedRNNCell": "cells",
             "ReadoutRNN": "readout",
             "backend": "ops.dispatch",
-            "convert": "convert",
-            "explain": "explain",
+            "convert": "_convert",
+            "explain": "_explain",
             "export": "",
             "functional": "",
             "report": "ops.dispatch",
-            "revert": "convert",
+            "revert": "_convert",
         },
     )
 else:
     from . import export, functional
+    from ._convert import Conversion, convert, revert
+    from ._explain import explain
     from .cells import FusedRNNCell
-    from .convert import Conversion, convert, revert
-    from .explain import explain
     from .layers import FusedRNN
     from .ops.dispatch import backend, report
     from .readout import ReadoutRNN

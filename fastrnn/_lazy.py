@@ -21,7 +21,8 @@ def provide(package: str, homes: Mapping[str, str]) -> None:
     """Give a package a `__getattr__` that imports a name at its first use.
 
     Args:
-        homes: name -> the module of the package that defines it; "" where it is itself a module.
+        homes: name -> the module of the package that defines it, which has another name; "" where
+            it is itself a module.
     """
     namespace = vars(sys.modules[package])
 
@@ -30,9 +31,7 @@ def provide(package: str, homes: Mapping[str, str]) -> None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         home = homes[name]
         module = import_module(f"{package}.{home or name}")
-        if home:
-            # All of its names: the function `convert` replaces the module that was just imported.
-            namespace.update({each: getattr(module, each) for each in homes if homes[each] == home})
+        namespace[name] = getattr(module, name) if home else module
         return namespace[name]
 
     namespace["__getattr__"] = get

@@ -1,3 +1,3 @@
 """The version, where setup.py, the extension and `fastrnn.__version__` read it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -10,7 +10,8 @@ rows that are known only at the call, 1 included::
     output, h_n = torch.export.load("rnn.pt2").module()(other_x)
 
 The program calls the operator ``fastrnn::recurrence``: whoever loads it in Python imports fastrnn
-first, whose kernels compute it there. Pass ``lengths=`` for rows of several lengths.
+first, whose kernels compute it there. Programs of fastrnn 0.1 must be exported again. Pass
+``lengths=`` for rows of several lengths.
 
 Tools that read such a program and do not know the operator get it in torch's own operators, by
 `decompositions`::

@@ -18,7 +18,7 @@ from .twins import FORWARD_EPS, assert_near, assert_same, tensors
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),  # nn.RNN, too, checks sizes
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*legacy.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:::torch.onnx"),
 ]
 I, H = 3, 4  # noqa: E741
 SIZES = [(1, 3), (9, 2), (4, 1)]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import torch
-
 from .config import ModelConfig
-from .network import FusionNetwork, LateNetwork, build
+from .network import FusionNetwork, LateNetwork, blueprint
 
 
 def parameters(config: ModelConfig) -> int:
     """How many numbers the network learns, counted without taking memory for them."""
-    with torch.device("meta"):
-        return sum(each.numel() for each in build(config).parameters())
+    return sum(each.numel() for each in blueprint(config).parameters())
 
 
 def note(config: ModelConfig) -> str:
     """What to know of a network before it is trained: its size, and a weakness it has by design."""
-    with torch.device("meta"):
-        network = build(config)
+    network = blueprint(config)
     text = f"{sum(each.numel() for each in network.parameters()):,} parameters"
     text += _largest(network) + "."
     if config.fusion == "concat" and config.cell != "none":

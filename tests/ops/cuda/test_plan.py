@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastrnn.explain import DEVICES
+from fastrnn._explain import DEVICES
 from fastrnn.ops import cpp
 
 pytestmark = pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastrnn.explain import DEVICES
+from fastrnn._explain import DEVICES
 from fastrnn.ops import cpp, reference
 from fastrnn.testing import Problem, Tensors, tolerance
 from tests.ops.cuda import emulated
