@@ -22,10 +22,10 @@ from .ops.weight_gradient import begins
 __all__ = ["recurrence", "rnn"]
 
 #: Up to so many steps training on the CPU takes torch's own loop: a kernel saves less than its node
-#: of autograd costs. From 4 steps on the kernel is as fast, from 5 faster, at all sizes measured
-#: (B 1 to 32, H 16 to 256). In inference only a single step takes it, so that the bits of longer
-#: sequences do not depend on their length.
-FEW_STEPS = 3
+#: of autograd costs. At 4 steps the kernel is slower for few rows, at 5 as fast, from 6 on faster
+#: (`python -m benchmarks.short_calls`). In inference only a single step takes it, so that the bits
+#: of longer sequences do not depend on their length.
+FEW_STEPS = 4
 
 _OFFSETS_ALONE = "offsets describe packed rows and need lengths beside them"
 _ONNX_BY_TRACING = (

@@ -1,0 +1,84 @@
+"""Calls of a few steps, which cost more than their work: `python -m benchmarks.short_calls`.
+
+The cell, `step` and forward against nn.RNNCell and nn.RNN, in turns on one thread, float32. A ratio
+is the median over the turns of torch's time over ours: above 1 ours is faster. `step` is held to
+nn.RNN given and giving the same shapes. Two nn.RNNs, timed as the others, show what the machine
+adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastrnn import FusedRNN, FusedRNNCell
+
+from .clock import Run, in_turns
+from .text import aligned
+
+#: (B, H), the input being as wide.
+SIZES = ((1, 16), (1, 64), (1, 128), (4, 64), (16, 128), (64, 64), (64, 256))
+#: T of the calls of forward.
+STEPS = (1, 2, 3, 4, 5, 6, 8)
+
+HEADER = ("call", "(B, H)", "inference", "training")
+
+
+def calls(batch: int, hidden: int) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+    """Ours and torch's, each returning a tensor, by name."""
+    rnn, theirs, other = (cls(hidden, hidden) for cls in (FusedRNN, nn.RNN, nn.RNN))
+    cell, their_cell = FusedRNNCell(hidden, hidden), nn.RNNCell(hidden, hidden)
+    x, hx = torch.randn(max(STEPS), batch, hidden), torch.randn(1, batch, hidden)
+    found: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        "two nn.RNNs, T = 1": (lambda: other(x[:1], hx)[0], lambda: theirs(x[:1], hx)[0]),
+        "cell": (lambda: cell(x[0], hx[0]), lambda: their_cell(x[0], hx[0])),
+        "step": (
+            lambda: rnn.step(x[0], hx)[0],
+            lambda: theirs(x[0].unsqueeze(0), hx)[0].squeeze(0),
+        ),
+    }
+    for steps in STEPS:
+        part = x[:steps]
+        found[f"forward, T = {steps}"] = (
+            lambda part=part: rnn(part, hx)[0],  # type: ignore[misc]
+            lambda part=part: theirs(part, hx)[0],  # type: ignore[misc]
+        )
+    return found
+
+
+def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], train: bool, budget: float) -> float:
+    """torch's time over ours."""
+
+    def run(call: Callable[[], Any]) -> Run:
+        if train:
+            return Run(lambda: call().sum().backward())
+        return Run(call, torch.no_grad)
+
+    mine, other = in_turns([run(ours), run(theirs)], "cpu", budget)
+    return other.over(mine)
+
+
+def table(budget: float, sizes: Sequence[tuple[int, int]] = SIZES) -> list[str]:
+    """All calls at all sizes."""
+    rows: list[tuple[str, ...]] = [HEADER]
+    for batch, hidden in sizes:
+        for name, (ours, theirs) in calls(batch, hidden).items():
+            ratios = [f"{ratio(ours, theirs, train, budget):.2f}" for train in (False, True)]
+            rows.append((name, f"({batch}, {hidden})", *ratios))
+    return aligned(rows, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--budget", type=float, default=0.4, help="seconds for each time")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print("\n".join(table(arguments.budget)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""What `python -m benchmarks.short_calls` prints."""
+
+import torch
+
+from benchmarks import short_calls
+
+
+def test_a_row_for_every_call_whose_sides_agree():
+    threads = torch.get_num_threads()
+    lines = short_calls.table(0.001, [(2, 3)])
+    names = short_calls.calls(2, 3)
+    assert len(lines) == 1 + len(names)
+    assert torch.get_num_threads() == threads
+    for line, (name, (ours, theirs)) in zip(lines[1:], names.items(), strict=True):
+        assert line.startswith(name)
+        assert all(float(ratio) > 0 for ratio in line.split()[-2:])
+        assert ours().shape == theirs().shape, name
