@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _checks
-from .ops import dispatch, flops, onnx, reference  # noqa: F401 (flops registers itself)
+from .ops import dispatch, flops, in_torch, onnx, reference  # noqa: F401 (flops registers itself)
 from .ops import recurrence as _operators
 from .ops.layer import layer as run_layer
 from .ops.layer import merge_directions
@@ -20,12 +19,6 @@ from .ops.steps import is_active, zero_padding
 from .ops.weight_gradient import begins
 
 __all__ = ["recurrence", "rnn"]
-
-#: Up to so many steps training on the CPU takes torch's own loop: a kernel saves less than its node
-#: of autograd costs. At 4 steps the kernel is slower for few rows, at 5 as fast, from 6 on faster
-#: (`python -m benchmarks.short_calls`). In inference only a single step takes it, so that the bits
-#: of longer sequences do not depend on their length.
-FEW_STEPS = 4
 
 _OFFSETS_ALONE = "offsets describe packed rows and need lengths beside them"
 _ONNX_BY_TRACING = (
@@ -172,7 +165,7 @@ def rnn(
     options = bias, num_layers, dropout, training, bidirectional
     plain = lengths is None and resets is None and len(shape) == 2
     if tracing and plain and dispatch.requested() == "auto":
-        return _in_torch(input, h0, weights, activation, *options)
+        return in_torch.stack(input, h0, weights, activation, *options)
     if tracing and torch.onnx.is_in_onnx_export():
         raise ValueError(_ONNX_BY_TRACING)
     recording = compiling or tracing or transforming() or is_recording(input, h0, *weights)
@@ -181,9 +174,9 @@ def rnn(
     one_step = at_once = False
     # A graph that asked for the number of steps would serve only as many as it was traced with.
     if not (compiling or tracing):
-        if plain and (recording or not _always_fused) and _is_short(input, h0, weights):
+        if plain and (recording or not _always_fused) and in_torch.is_short(input, h0, weights):
             if input.is_cpu:
-                return _in_torch(input, h0, weights, activation, *options)
+                return in_torch.stack(input, h0, weights, activation, *options)
             # Elsewhere that may be cuDNN's loop, which wants its weights in one piece of memory and
             # has no double backward.
             one_step = input.shape[0] == 1 and not bidirectional
@@ -198,7 +191,7 @@ def rnn(
         of_layer = weights[first * per_direction : states.stop * per_direction]
         h = h0 if h0 is None or num_layers == 1 else h0[states]
         if one_step:
-            input, h = _one_step(input, h, of_layer, code)
+            input, h = in_torch.one_step(input, h, of_layer, activation)
         elif at_once:
             ragged = lengths, offsets, resets
             input, h = run_layer(input, h, of_layer, *ragged, code, directions)
@@ -210,41 +203,6 @@ def rnn(
     if num_layers == 1 and not one_step:
         return input, last_states[0]
     return input, torch.cat(last_states)
-
-
-def _is_short(input: Tensor, h0: Tensor | None, weights: Sequence[Tensor]) -> bool:
-    """Whether there are too few steps for a kernel to make up for what its call costs."""
-    return (
-        input.shape[0] <= FEW_STEPS
-        # In half precision torch's own operations would round more often than the kernels do.
-        and input.dtype.itemsize > 2
-        and dispatch.requested() == "auto"
-        and (input.shape[0] == 1 or is_recording(*weights, input, h0))
-        and not transforming()  # for which torch's loop has no rules
-    )
-
-
-def _in_torch(
-    input: Tensor,  # [T, B, I]
-    h0: Tensor | None,  # [D·L, B, H]
-    weights: Sequence[Tensor],
-    activation: str,
-    bias: bool,
-    num_layers: int,
-    dropout: float,
-    training: bool,
-    bidirectional: bool,
-) -> tuple[Tensor, Tensor]:
-    """The whole stack by torch's own loop, nn.RNN's: output and h_n.
-
-    It serves calls that are too short for ours, and torch.jit.trace: what is traced can be saved
-    and run without fastrnn, and other tools know its nodes.
-    """
-    if h0 is None:
-        states = num_layers * (2 if bidirectional else 1)
-        h0 = input.new_zeros(states, input.shape[1], weights[1].shape[0])
-    loop: Any = torch.rnn_tanh if activation == "tanh" else torch.rnn_relu
-    return loop(input, h0, weights, bias, num_layers, dropout, training, bidirectional, False)
 
 
 def _piece_by_piece(
@@ -296,19 +254,6 @@ def _begin_from(
         )
     share = (weight_hh @ state.unsqueeze(-1)).squeeze(-1)  # [G, H]
     return torch.addcmul(pre, begin.unsqueeze(-1).to(pre.dtype), share)
-
-
-def _one_step(
-    input: Tensor,  # [1, B, I]
-    h0: Tensor | None,  # [1, B, H]
-    weights: Sequence[Tensor],
-    activation: int,
-) -> tuple[Tensor, Tensor]:
-    """One layer of one direction as torch's own cell: output and h_n, both [1, B, H]."""
-    h = input.new_zeros(input.shape[1], weights[1].shape[0]) if h0 is None else h0[0]
-    cell = torch.rnn_tanh_cell if activation == reference.TANH else torch.rnn_relu_cell
-    h = cell(input[0], h, *weights)[None]
-    return h, h
 
 
 def _apply(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fastrnn
 from fastrnn import FusedRNN, functional
-from fastrnn.ops import cpp, reference
+from fastrnn.ops import cpp, in_torch, reference
 from fastrnn.ops.linear import linear
 from fastrnn.testing import UNIT_ROUNDOFF
 
@@ -112,7 +112,7 @@ def test_threads_do_not_change_a_bit_of_larger_layers(dtype: torch.dtype) -> Non
             assert torch.equal(first, again)
 
 
-@pytest.mark.parametrize("steps", [1, functional.FEW_STEPS + 1, 9])
+@pytest.mark.parametrize("steps", [1, in_torch.FEW_STEPS + 1, 9])
 def test_recording_a_gradient_changes_no_bit(steps: int) -> None:
     """Between these, training takes torch's own loop, and inference the kernels."""
     rnn, x = FusedRNN(6, 19), torch.randn(steps, 3, 6)

@@ -9,7 +9,7 @@ from torch import nn
 
 import fastrnn
 from fastrnn import functional
-from fastrnn.ops import reference
+from fastrnn.ops import in_torch
 
 T, B, G, H = 5, 4, 2, 3
 
@@ -125,7 +125,7 @@ def torchs_loop_runs(steps: int, recording: bool = True, dtype: Any = None, **gi
 
 
 def test_torchs_own_loop_runs_few_steps() -> None:
-    few = functional.FEW_STEPS
+    few = in_torch.FEW_STEPS
     assert [torchs_loop_runs(t) for t in range(1, few + 2)] == [True] * few + [False]
     assert [torchs_loop_runs(t, recording=False) for t in (1, 2)] == [True, False]
     assert not torchs_loop_runs(1, lengths=torch.tensor([1, 1]))
@@ -141,14 +141,13 @@ def test_one_step_on_another_device_is_torchs_cell(activation: str, bias: bool) 
     peer = nn.RNN(3, 4, nonlinearity=activation, bias=bias, dtype=torch.float64)
     weights = list(peer.parameters())
     x, h0 = torch.randn(1, 2, 3, dtype=torch.float64), torch.randn(1, 2, 4, dtype=torch.float64)
-    code = reference.ACTIVATION_CODES[activation]
     for hx in (h0, None):
         for actual, expected in zip(
-            functional._one_step(x, hx, weights, code), peer(x, hx), strict=True
+            in_torch.one_step(x, hx, weights, activation), peer(x, hx), strict=True
         ):
             torch.testing.assert_close(actual, expected)
     on_meta = [t.to("meta") for t in (x, *weights)]
-    with mock.patch.object(functional, "_one_step", wraps=functional._one_step) as one_step:
+    with mock.patch.object(in_torch, "one_step", wraps=in_torch.one_step) as one_step:
         output, h_n = functional.rnn(
             on_meta[0], None, on_meta[1:], activation=activation, bias=bias
         )
