@@ -126,22 +126,7 @@ def rnn(
     """
     directions = 2 if bidirectional else 1
     per_direction = 4 if bias else 2
-    if len(weights) != num_layers * directions * per_direction:
-        raise ValueError(
-            f"{num_layers} layers of {directions} directions have {per_direction} weights each: "
-            f"{num_layers * directions * per_direction} were expected, got {len(weights)}"
-        )
-    shape = weights[1].shape
-    for other in weights[1 + per_direction :: per_direction]:
-        if other.shape != shape:
-            raise ValueError(
-                "weight_hh must have the same shape, [H, H] or [n, H/n, H/n], in all layers and "
-                f"directions, got {list(shape)} and {list(other.shape)}"
-            )
-    if offsets is not None and lengths is None:
-        raise ValueError(_OFFSETS_ALONE)
-    if resets is not None:
-        _checks.resets(resets, input.shape[: 2 if offsets is None else 1], input.device)
+    _check_rnn(input, weights, num_layers * directions, per_direction, lengths, offsets, resets)
     if activation not in reference.ACTIVATION_CODES:
         raise ValueError(_UNKNOWN_ACTIVATION.format(activation))
     if _autocasting(input):
@@ -163,12 +148,12 @@ def rnn(
         )
     compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()
     options = bias, num_layers, dropout, training, bidirectional
-    plain = lengths is None and resets is None and len(shape) == 2
+    plain = lengths is None and resets is None and weights[1].dim() == 2  # nn.RNN has no more
     if tracing and plain and dispatch.requested() == "auto":
         return in_torch.stack(input, h0, weights, activation, *options)
     if tracing and torch.onnx.is_in_onnx_export():
         raise ValueError(_ONNX_BY_TRACING)
-    recording = compiling or tracing or transforming() or is_recording(input, h0, *weights)
+    recording = tracing or is_recording(input, h0, *weights) or (not compiling and transforming())
     if lengths is not None and offsets is None and recording:
         input = zero_padding(input, is_active(input.shape[0], lengths))
     one_step = at_once = False
@@ -295,6 +280,33 @@ def _autocast(*tensors: Tensor | None) -> list[Tensor]:
     dtype = torch.get_autocast_dtype(device)
     eligible = (torch.float32, torch.float16, torch.bfloat16)
     return [t.to(dtype) if t is not None and t.dtype in eligible else t for t in tensors]  # type: ignore[misc]
+
+
+def _check_rnn(
+    input: Tensor,
+    weights: Sequence[Tensor],
+    runs: int,  # layers times directions
+    per_direction: int,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    resets: Tensor | None,
+) -> None:
+    if len(weights) != runs * per_direction:
+        raise ValueError(
+            f"{runs} layers times directions have {per_direction} weights each: "
+            f"{runs * per_direction} were expected, got {len(weights)}"
+        )
+    shape = weights[1].shape
+    for other in weights[1 + per_direction :: per_direction]:
+        if other.shape != shape:
+            raise ValueError(
+                "weight_hh must have the same shape, [H, H] or [n, H/n, H/n], in all layers and "
+                f"directions, got {list(shape)} and {list(other.shape)}"
+            )
+    if offsets is not None and lengths is None:
+        raise ValueError(_OFFSETS_ALONE)
+    if resets is not None:
+        _checks.resets(resets, input.shape[: 2 if offsets is None else 1], input.device)
 
 
 def _check(
