@@ -1,7 +1,12 @@
 """What every test shares."""
 
+import sys
+
 import pytest
 import torch
+
+# OpenVINO reports its use over the network, from processes that it forks off the tests'.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True)
