@@ -23,7 +23,7 @@ def note(config: ModelConfig) -> str:
             'come out of a single sum. Fusion "tokens" reads a step a modality and their products.'
         )
     if config.fusion == "late":
-        text += " It adds logits: nothing of one modality meets another."
+        text += " It adds logits: no modality sees another."
     return text
 
 
