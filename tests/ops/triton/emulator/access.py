@@ -7,7 +7,6 @@ import numpy as np
 from .arithmetic import DTYPES, UINT32, Array
 from .errors import Invalid
 from .machine import Machine, handles
-from .memory import GRANULE
 from .parser import Address, Immediate, Instruction
 
 #: How, and in which caches, an access may be said to be made; the rest are spaces and types.
@@ -40,10 +39,6 @@ def _load(machine: Machine, ins: Instruction, active: Array | None) -> None:
     size = dtype.itemsize * len(registers)
     memory, places, threads = machine.where(ins, address, size, active)
     values = memory.get(places, dtype)
-    if size < GRANULE:
-        chosen = slice(None) if active is None else active
-        half = machine.addresses(address)[chosen] % GRANULE
-        values = np.take_along_axis(values, half[:, None], axis=1)
     if "acquire" in ins.modifiers:
         _acquire(machine, ins, int(places[0, 0]), values)
     else:
@@ -76,8 +71,6 @@ def _store(machine: Machine, ins: Instruction, active: Array | None) -> None:
     if "acquire" in ins.modifiers:
         raise ins.unknown()
     dtype = DTYPES[ins.type]
-    if dtype.itemsize < GRANULE:
-        raise ins.unknown()
     memory, places, threads = machine.where(ins, address, dtype.itemsize * len(registers), active)
     machine.touch(memory, True, places, threads, ins.text)
     values = np.stack([machine.read(register, dtype) for register in registers], axis=1)
@@ -145,7 +138,7 @@ def _begin_copy(machine: Machine, ins: Instruction, active: Array | None) -> Non
     reads = concerned & (count > 0)  # the others' places become 0
     sources = machine.memory.places(machine.addresses(source)[reads], size.bits, ins.text)
     readers = np.broadcast_to(machine.threads[reads, None], sources.shape)
-    values = np.zeros((len(concerned), size.bits // GRANULE), np.uint16)
+    values = np.zeros((len(concerned), size.bits), np.uint8)
 
     def fetch(now: bool) -> None:
         machine.touch(machine.memory, False, sources, readers, ins.text)

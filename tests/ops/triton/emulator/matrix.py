@@ -10,7 +10,7 @@ import numpy as np
 from .arithmetic import DTYPES, PRED, UINT32, Array
 from .errors import Invalid
 from .machine import Machine, handles
-from .memory import GRANULE, Shared
+from .memory import Shared
 from .parser import Immediate, Instruction
 from .tensor_core import (
     accumulator,
@@ -44,8 +44,9 @@ def _matrices(machine: Machine, ins: Instruction, active: Array | None) -> None:
     rows = warp_matrices(machine.addresses(address), len(registers))
     shared = machine.shared
     for j, register in enumerate(registers):
-        places = shared.places(rows[:, j].ravel(), 16, ins.text).reshape(-1, 8, 8)
-        mine = to_lanes(places, transposed)
+        places = shared.places(rows[:, j].ravel(), 16, ins.text).reshape(-1, 8, 16)
+        first = to_lanes(places[..., ::2], transposed)  # of the two bytes of each element
+        mine = np.stack([first, first + 1], axis=2).reshape(len(first), -1)
         threads = np.broadcast_to(machine.threads[:, None], mine.shape)
         machine.touch(shared, writes, mine, threads, ins.text)
         if writes:
@@ -179,7 +180,7 @@ def _from_shared(
         if (descriptor != descriptor[0]).any():
             raise Invalid(f"a warpgroup's threads disagree: {ins.text}")
         addresses = described(int(descriptor[0]), rows, turned)
-        places = shared.places(addresses.ravel(), GRANULE, ins.text)
+        places = shared.places(addresses.ravel(), 2, ins.text)
         unique = np.unique(places)
         shared.multiply(unique, ins.text)
         used.append(unique)

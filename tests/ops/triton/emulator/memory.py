@@ -1,4 +1,4 @@
-"""Memory, and who touched what of it last, 2 bytes at a time. A byte by itself is only read.
+"""Memory, and who touched each byte of it last.
 
 An access is ordered after another of the same program if one thread made both, or a barrier came
 between; after one of another program, if that program released it and this one acquired it, each
@@ -18,7 +18,6 @@ from .errors import Invalid, Race
 
 Array = np.ndarray
 
-GRANULE = 2  # bytes
 MANY = -2  # in the place of a thread: several
 WARP = 32
 
@@ -58,14 +57,14 @@ class Order:
 
 
 class History:
-    """The last write, and the last read by each program, of every granule."""
+    """The last write, and the last read by each program, of every byte."""
 
-    def __init__(self, granules: int, programs: int = 1) -> None:
-        self.writer = np.zeros(granules, np.int32)  #: program
-        self.write_thread = np.full(granules, -1, np.int32)
-        self.write_time = np.full(granules, -1, np.int64)
-        self.read_thread = np.full((programs, granules), -1, np.int32)
-        self.read_time = np.full((programs, granules), -1, np.int64)
+    def __init__(self, size: int, programs: int = 1) -> None:
+        self.writer = np.zeros(size, np.int32)  #: program
+        self.write_thread = np.full(size, -1, np.int32)
+        self.write_time = np.full(size, -1, np.int64)
+        self.read_thread = np.full((programs, size), -1, np.int32)
+        self.read_time = np.full((programs, size), -1, np.int64)
 
     def read(self, places: Array, threads: Array, order: Order, what: str) -> None:
         self._after_write(places, threads, order, what)
@@ -109,11 +108,10 @@ class Memory:
         self.base = base
         self.bytes = np.zeros(-(-size // 16) * 16, np.uint8)
         self.exists = np.zeros(len(self.bytes), bool)
-        self.granules = len(self.bytes) // GRANULE
-        self.history = History(self.granules, programs)
+        self.history = History(len(self.bytes), programs)
 
     def places(self, addresses: Array, size: int, what: str) -> Array:
-        """The granules [address, size / 2] of accesses of `size` bytes each; a byte's is one."""
+        """The bytes [address, size] of accesses of `size` bytes each."""
         first = addresses.astype(np.int64) - self.base
         if (first % size).any():
             raise Invalid(f"misaligned: {what}")
@@ -121,18 +119,17 @@ class Memory:
         inside = (first >= 0) & (last < len(self.exists))
         if not (inside.all() and self.exists[first].all() and self.exists[last].all()):
             raise Invalid(f"out of bounds: {what}")
-        return first[:, None] // GRANULE + np.arange(-(-size // GRANULE))
+        return first[:, None] + np.arange(size)
 
     def get(self, places: Array, dtype: np.dtype) -> Array:
         """[address, elements]"""
-        return np.ascontiguousarray(self.bytes.view(np.uint16)[places]).view(dtype)
+        return self.bytes[places].view(dtype)
 
     def put(self, places: Array, values: Array, what: str) -> None:
         """`values` [address, elements], of the size of the places"""
-        halves = np.ascontiguousarray(values).view(np.uint16)
-        memory = self.bytes.view(np.uint16)
-        memory[places] = halves
-        if not np.array_equal(memory[places], halves):
+        written = np.ascontiguousarray(values).view(np.uint8)
+        self.bytes[places] = written
+        if not np.array_equal(self.bytes[places], written):
             raise Race(f"threads write different values to one place: {what}")
 
 
@@ -148,9 +145,9 @@ class Shared(Memory):
         self.exists[:size] = True
         self.bytes[:] = garbage.integers(0, 256, len(self.bytes))
         self.bytes |= np.tile(np.uint8([0xC0, 0x7F]), len(self.bytes) // 2)  # NaN, if a float
-        self.fenced = np.ones(self.granules, bool)  #: for the async proxy, wgmma
-        self.arriving = np.zeros(self.granules, bool)  #: a cp.async writes it
-        self.multiplied = np.zeros(self.granules, np.int32)  #: how many wgmmas read it
+        self.fenced = np.ones(len(self.bytes), bool)  #: for the async proxy, wgmma
+        self.arriving = np.zeros(len(self.bytes), bool)  #: a cp.async writes it
+        self.multiplied = np.zeros(len(self.bytes), np.int32)  #: how many wgmmas read it
 
     def read(self, places: Array, threads: Array, order: Order, what: str) -> None:
         if self.arriving[places].any():
@@ -205,7 +202,7 @@ class Global(Memory):
             self.exists[first : first + len(content)] = True
             self.buffers.append((first, content))
         self.version = 0  #: grows whenever a value changes
-        self.counters: set[int] = set()  #: the first granules of what atomics act on
+        self.counters: set[int] = set()  #: the first bytes of what atomics act on
         self.messages: dict[int, Array] = {}  #: what was released at a counter
 
     def read(self, places: Array, threads: Array, order: Order, what: str) -> None:

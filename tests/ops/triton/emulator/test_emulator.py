@@ -103,6 +103,17 @@ def test_a_byte(at: int) -> None:
     assert execute(f"{write}\n{read}\n{RESULT}") == [word[at] for word in bytes_of]
 
 
+def test_threads_may_write_the_bytes_of_one_word() -> None:
+    """A mask's, say, which is a byte an element; but two threads not one byte."""
+    own = "cvt.u16.u32 %rs1, %r0;\nst.shared.b8 [{}], %rs1;\nbar.sync 0;"
+    read = "ld.shared.b8 %rs2, [%r3];\ncvt.u32.u16 %r2, %rs2;"
+    apart = "add.s32 %r3, %r8, %r0;"
+    assert execute(f"{apart}\n{own.format('%r3')}\n{read}\n{RESULT}") == list(range(THREADS))
+    shared = "shr.u32 %r4, %r0, 1;\nadd.s32 %r3, %r8, %r4;"
+    with pytest.raises(Race, match="different values"):
+        execute(f"{shared}\n{own.format('%r3')}\n{read}\n{RESULT}")
+
+
 def test_a_tensor_ends_where_its_last_byte_does() -> None:
     tensor = torch.zeros(5, dtype=torch.uint8)
     memory = Global([tensor], 1)
@@ -147,7 +158,6 @@ def test_what_nobody_wrote_is_no_number() -> None:
         ("ld.global.b32 %r2, [%rd1+-4];", Invalid, "out of bounds"),
         ("st.shared.b32 [%r1+4], %r0;", Invalid, "out of bounds"),
         ("ld.global.b8 %rs1, [%rd1+4];", Invalid, "out of bounds"),
-        ("st.global.b8 [%rd1], %rs0;", Unknown, "st.global.b8"),
         ("ld.global.b32 %r2, [%rd1+2];", Invalid, "misaligned"),
         ("st.global.b32 [%rd0], %r0;", Race, "different values"),
         ("add.s32 %r2, %r3, 1;\nmov.b32 %r3, 1;", Invalid, "%r3 is read before"),
