@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrnn._explain import DEVICES
-from fastrnn.ops import cpp
+from fastrnn.ops.backends import cpp
 
 from . import text
 from .sass import Stats, cuobjdump, spilled, stats

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastrnn.ops import cpp, cuda, dispatch, triton
-from fastrnn.ops.triton.table import TABLE, mode_of
+from fastrnn.ops.backends import cpp, cuda, dispatch, triton
+from fastrnn.ops.backends.triton.table import TABLE, mode_of
 
 #: By backend, the argument of its functions that overrides its choice.
 OPTION = {"triton": "kernel", "cuda": "strategy"}

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fastrnn.ops import cuda
-from fastrnn.ops.triton.table import FASTEST_FROM, RECORDS, Sizes, choose, is_fastest
+from fastrnn.ops.backends import cuda
+from fastrnn.ops.backends.triton.table import FASTEST_FROM, RECORDS, Sizes, choose, is_fastest
 
 from . import gpu_floor, records
 from .modes import MODES

@@ -1,6 +1,6 @@
 """What the Triton kernels cost, compiled without a GPU: `python -m benchmarks.kernel_stats`.
 
-Every configuration that `fastrnn.ops.triton.table` can choose, for each architecture: registers a
+Every configuration that `ops.backends.triton.table` can choose, for each architecture: registers a
 thread, spilled bytes, shared memory against what the device has, and the instructions of one turn
 of the step loop. Nothing is run: no time and no result is to be had from it.
 """
@@ -24,7 +24,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from fastrnn.ops.triton.table import MODES, TABLE, Sizes, choose
+from fastrnn.ops.backends.triton.table import MODES, TABLE, Sizes, choose
 
 from . import text
 from .sass import Stats, cuobjdump, stats
@@ -73,7 +73,7 @@ ABSENT = {"dense": {"lengths", "offsets"}, "lengths": {"offsets"}, "packed": set
 class Case:
     """One kernel as a launcher would have it compiled."""
 
-    kernel: str  #: the module of fastrnn.ops.triton
+    kernel: str  #: the module of fastrnn.ops.backends.triton
     direction: str
     mode: str
     dtype: torch.dtype
@@ -159,7 +159,7 @@ def _configurations(
 
 
 def _module(kernel: str) -> Any:
-    return import_module(f"fastrnn.ops.triton.{kernel}")
+    return import_module(f"fastrnn.ops.backends.triton.{kernel}")
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,8 @@ def source() -> dict[str, Any]:
     """What code this is: the commit, of git or of FASTRNN_COMMIT, and the kernels' own digests."""
     digests = {
         "cpu_kernels_sha256": _digest("csrc/*.h", "csrc/cpu/*"),
-        "kernels_sha256": _digest("fastrnn/ops/triton/*.py"),
-        "cuda_kernels_sha256": _digest("csrc/*.h", "csrc/cuda/*", "fastrnn/ops/cuda.py"),
+        "kernels_sha256": _digest("fastrnn/ops/backends/triton/*.py"),
+        "cuda_kernels_sha256": _digest("csrc/*.h", "csrc/cuda/*", "fastrnn/ops/backends/cuda.py"),
     }
     if commit := os.environ.get("FASTRNN_COMMIT"):
         return {"commit": commit, "dirty": None, **digests}

@@ -13,7 +13,7 @@ class Mode(NamedTuple):
     """One of `MODES`."""
 
     dtype: torch.dtype
-    products: str | None  #: one of fastrnn.ops.triton.table.MODES; None: by no matrix unit
+    products: str | None  #: one of fastrnn.ops.backends.triton.table.MODES; None: by no matrix unit
     fp32_precision: str = "ieee"  #: as in torch.backends.cudnn.rnn
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 import fastrnn
 from fastrnn import FusedRNN
 from fastrnn.functional import recurrence
-from fastrnn.ops import dispatch
+from fastrnn.ops.backends import dispatch
 from fastrnn.ops.reference import ACTIVATION_CODES, ACTIVATIONS
 
 from .modes import MODES, precision

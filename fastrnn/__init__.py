@@ -17,13 +17,14 @@ if _lazy.COMMAND:
             "FusedRNN": "layers",
             "FusedRNNCell": "cells",
             "ReadoutRNN": "readout",
-            "backend": "ops.dispatch",
+            "backends": "ops.backends.dispatch",
             "convert": "_convert",
             "explain": "_explain",
             "export": "",
             "functional": "",
-            "report": "ops.dispatch",
             "revert": "_convert",
+            "set_backend": "ops.backends.dispatch",
+            "use_backend": "ops.backends.dispatch",
         },
     )
 else:
@@ -32,8 +33,13 @@ else:
     from ._explain import explain
     from .cells import FusedRNNCell
     from .layers import FusedRNN
-    from .ops.dispatch import backend, report
+    from .ops.backends.dispatch import backends, set_backend, use_backend
     from .readout import ReadoutRNN
+
+    def __getattr__(name: str) -> object:
+        from . import _deprecated
+
+        return _deprecated.find(name)
 
     # `import fastrnn.FusedRNN` asks for a module of that name: give it the class itself.
     sys.modules[__name__ + ".FusedRNN"] = FusedRNN  # type: ignore[assignment]
@@ -44,11 +50,12 @@ __all__ = [
     "FusedRNNCell",
     "ReadoutRNN",
     "__version__",
-    "backend",
+    "backends",
     "convert",
     "explain",
     "export",
     "functional",
-    "report",
     "revert",
+    "set_backend",
+    "use_backend",
 ]

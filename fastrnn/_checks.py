@@ -1,4 +1,4 @@
-"""What the layers refuse, in the words of torch's own layers where those have words for it."""
+"""What layers and functions refuse, in the words of torch's own layers where there are any."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+
+from .ops._torch_private import assert_async, is_any_autocast, statically_known_true
+from .ops.ragged import Ragged
+from .ops.reference import ACTIVATION_CODES
+from .ops.stack import Options
+
+_OFFSETS_ALONE = "offsets describe packed rows and need lengths beside them"
+_UNKNOWN_ACTIVATION = "activation must be 'tanh' or 'relu', got {!r}"
 
 
 def attributes(input: Tensor, weight: Tensor, hx: Tensor | None) -> None:
@@ -21,7 +29,7 @@ def attributes(input: Tensor, weight: Tensor, hx: Tensor | None) -> None:
             "Input and parameter tensors are not at the same device, "
             f"found input tensor at {input.device} and parameter tensor at {weight.device}"
         )
-    if hx is not None and hx.dtype != input.dtype and not torch._C._is_any_autocast_enabled():
+    if hx is not None and hx.dtype != input.dtype and not is_any_autocast():
         raise RuntimeError(
             "Input and hidden tensors are not the same dtype, "
             f"found input tensor with {input.dtype} and hidden tensor with {hx.dtype}"
@@ -32,8 +40,6 @@ def steps(count: int) -> None:
     """At least one. A graph that is traced is not held to it where only its data will tell."""
     empty = count == 0
     if torch.compiler.is_compiling():
-        from torch.fx.experimental.symbolic_shapes import statically_known_true
-
         empty = statically_known_true(empty)
     if empty:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
@@ -102,7 +108,7 @@ def _same(given: Tensor | None, wanted: Tensor | None) -> bool:
         return False
     if given.device.type == "cpu" and not torch.compiler.is_compiling():
         return torch.equal(given, wanted)
-    torch._assert_async((given == wanted).all(), _PACKED_OTHERWISE)
+    assert_async((given == wanted).all(), _PACKED_OTHERWISE)
     return True
 
 
@@ -132,3 +138,85 @@ def heads(num_heads: int, hidden_size: int, learned_h0: bool) -> None:
 def no_lengths(given: Tensor | None, given_with: str) -> None:
     if given is not None:
         raise ValueError(f"lengths is for padded 3-D input, but came with {given_with}")
+
+
+def rnn(input: Tensor, weights: Sequence[Tensor], ragged: Ragged, options: Options) -> None:
+    """The arguments of `functional.rnn`."""
+    runs, per_direction = options.num_layers * options.directions, 4 if options.bias else 2
+    if len(weights) != runs * per_direction:
+        raise ValueError(
+            f"{runs} layers times directions have {per_direction} weights each: "
+            f"{runs * per_direction} were expected, got {len(weights)}"
+        )
+    shape = weights[1].shape
+    for other in weights[1 + per_direction :: per_direction]:
+        if other.shape != shape:
+            raise ValueError(
+                "weight_hh must have the same shape, [H, H] or [n, H/n, H/n], in all layers and "
+                f"directions, got {list(shape)} and {list(other.shape)}"
+            )
+    if ragged.is_packed and ragged.lengths is None:
+        raise ValueError(_OFFSETS_ALONE)
+    if ragged.resets is not None:
+        resets(ragged.resets, input.shape[: 1 if ragged.is_packed else 2], input.device)
+    if options.activation not in ACTIVATION_CODES:
+        raise ValueError(_UNKNOWN_ACTIVATION.format(options.activation))
+
+
+def recurrence(
+    pre: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    ragged: Ragged,
+    activation: str,
+    reverse_from: int,
+) -> None:
+    """The arguments of `functional.recurrence`."""
+    lengths, offsets, begins = ragged
+    packed = ragged.is_packed
+    if pre.dim() != (3 if packed else 4):
+        wanted = "[N, G, H] with offsets" if packed else "[T, B, G, H] without offsets"
+        raise ValueError(f"pre must be {wanted}, got shape {list(pre.shape)}")
+    if not (pre.is_floating_point() or pre.is_complex()):
+        raise ValueError(f"pre must be floating point, got {pre.dtype}: use pre.float()")
+    groups, hidden = pre.shape[-2:]
+    if groups == 0 or hidden == 0 or (not packed and pre.shape[0] == 0):
+        raise ValueError(f"T, G and H must be at least 1, got pre of shape {list(pre.shape)}")
+    if list(weight_hh.shape) != [groups, hidden, hidden]:
+        raise ValueError(
+            f"weight_hh must be [G, H, H] = {[groups, hidden, hidden]} to fit pre, "
+            f"got {list(weight_hh.shape)}"
+        )
+    batch = h0.shape[0] if packed and h0.dim() > 0 else pre.shape[1]
+    if list(h0.shape) != [batch, groups, hidden]:
+        expected = f"[{'B' if packed else batch}, {groups}, {hidden}]"
+        raise ValueError(f"h0 must be [B, G, H] = {expected} to fit pre, got {list(h0.shape)}")
+    for name, tensor in (("weight_hh", weight_hh), ("h0", h0)):
+        if tensor.dtype != pre.dtype:
+            raise ValueError(f"{name} must have pre's dtype {pre.dtype}, got {tensor.dtype}")
+    _indices(lengths=lengths, offsets=offsets)
+    tensors = {"weight_hh": weight_hh, "h0": h0, "lengths": lengths, "offsets": offsets}
+    for name, other in tensors.items():
+        if other is not None and other.device != pre.device:
+            raise ValueError(f"{name} must be on pre's device {pre.device}, got {other.device}")
+    if packed and lengths is None:
+        raise ValueError(_OFFSETS_ALONE)
+    if lengths is not None and lengths.shape[0] != batch:
+        raise ValueError(f"lengths must be [B] = [{batch}], got {list(lengths.shape)}")
+    if begins is not None:
+        resets(begins, pre.shape[:1] if packed else pre.shape[:2], pre.device)
+    if activation not in ACTIVATION_CODES:
+        raise ValueError(_UNKNOWN_ACTIVATION.format(activation))
+    if not 0 <= reverse_from <= groups:
+        raise ValueError(f"reverse_from must be between 0 and G = {groups}, got {reverse_from}")
+
+
+def _indices(**given: Tensor | None) -> None:
+    for name, index in given.items():
+        if index is not None and (
+            index.dim() != 1 or index.is_floating_point() or index.dtype == torch.bool
+        ):
+            raise ValueError(
+                f"{name} must be a 1-D integer tensor, got shape {list(index.shape)} "
+                f"of {index.dtype}"
+            )

@@ -11,14 +11,14 @@ from typing import Any
 
 from torch.overrides import has_torch_function
 
+from .ops._torch_private import is_expanded_weight
+
 
 def are_expanded(weights: Sequence[Any]) -> bool:
     """Whether any of the weights is an expanded one; an ordinary call asks in one short step."""
     if not has_torch_function(weights):
         return False
-    from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
-
-    return any(isinstance(weight, ExpandedWeight) for weight in weights)
+    return any(is_expanded_weight(weight) for weight in weights)
 
 
 def refuse_beyond_torch(**given: bool) -> None:

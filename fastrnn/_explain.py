@@ -1,23 +1,51 @@
-"""What the CUDA kernels would do with a call, and why: on this GPU, or on one that is not here."""
+"""Which backend runs a call, and why not the others: on this machine or another."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from .ops import cpp, cuda, triton
-from .ops.triton.table import RECORDS, Sizes, choose, is_fastest, mode_of
+from .ops.backends import cpp, cuda, dispatch, triton
+from .ops.backends.base import Call, Gpu, precision_of
+from .ops.backends.triton.table import choose
 
-#: GPUs that can be named where there is none: compute capability, multiprocessors, bytes of shared
-#: memory a block may ask for, and how many clusters of 1, 2, 4, 8 and 16 blocks run at once. The
-#: last are assumed, but for the H200's, which a driver said; of a GPU that is there it is asked.
-DEVICES = {
-    "A100": ((8, 0), 108, 166912, (0, 0, 0, 0, 0)),
-    "H100": ((9, 0), 132, 232448, (132, 66, 32, 15, 7)),
-    "H200": ((9, 0), 132, 232448, (132, 66, 30, 15, 7)),
-    "B200": ((10, 0), 148, 232448, (148, 74, 36, 16, 8)),
+#: GPUs that can be named where there is none. How many clusters run at once is assumed, except for
+#: the H200's, which a driver said; a GPU that is there is asked.
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("A100", (8, 0), 108, 166912, (0, 0, 0, 0, 0)),
+        Gpu("H100", (9, 0), 132, 232448, (132, 66, 32, 15, 7)),
+        Gpu("H200", (9, 0), 132, 232448, (132, 66, 30, 15, 7)),
+        Gpu("B200", (10, 0), 148, 232448, (148, 74, 36, 16, 8)),
+    )
 }
+
+#: Devices that can be named without a GPU.
+OTHERS = ("cpu", "mps", "xpu")
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """What `explain` found; printed, it is a report."""
+
+    call: Call
+    backend: str  #: the name of the backend that serves the call
+    reasons: dict[str, str]  #: by name, why every other backend does not
+    plans: str  #: what the backend does with the call: the kernels, and how the work is cut
+
+    def __repr__(self) -> str:
+        call = self.call
+        where = call.gpu.name if call.gpu is not None else str(call.device)
+        kind = "training" if call.training else "inference"
+        shape = f"T={call.steps} B={call.batch} G={call.groups} H={call.hidden}"
+        width = max(len(name) for name in dispatch.BACKENDS)
+        lines = [f"{shape}, {_precision(call)}, {kind}, on {where}", ""]
+        lines.append(f"> {self.backend:<{width}}  serves the call")
+        lines += [f"  {name:<{width}}  {reason}" for name, reason in self.reasons.items()]
+        return "\n".join([*lines, *(["", self.plans] if self.plans else [])])
 
 
 def explain(
@@ -28,98 +56,115 @@ def explain(
     groups: int = 1,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
-) -> None:
-    """Print which CUDA kernel serves a call, how the work is cut, and why not another way.
+    training: bool = False,
+) -> Explanation:
+    """Which backend `auto` takes for a layer and why, and how a GPU's kernel cuts the work.
 
-    And whether ``fastrnn.backend("auto")`` takes a kernel of Triton instead, which is faster there.
+    The answer is for a call that nn.RNN can express: without lengths, resets and heads. Those run
+    on the same kernels, or on the reference where a report names "torch".
 
     Args:
-        steps: T, at least 0.
+        steps: T, at least 1.
         batch: B, at least 1.
         hidden: H, at least 1.
         groups: G, 2 for a layer of two directions.
-        dtype: of the tensors. float32 is computed as
+        dtype: of the tensors. float32 is computed on a GPU as
             ``torch.backends.cudnn.rnn.fp32_precision`` says.
-        device: a CUDA device, or the name of a GPU: A100, H100, H200 or B200. None: the current
-            device, or an H100 where there is none.
+        device: a torch device, which need not be in this machine ("cpu", "mps", "xpu"), or the
+            name of a GPU: A100, H100, H200 or B200, as if everything was installed there. None:
+            the current CUDA device, or the CPU where there is none.
+        training: whether a gradient is recorded.
+
+    Returns:
+        An `Explanation`, which prints as a report.
 
     Raises:
-        ValueError: a size is too small, no kernel takes the dtype, or no GPU has that name.
-        RuntimeError: the extension, which makes the plan, is not built.
+        ValueError: a size is too small, or there is no such device.
+        RuntimeError: the device is a CUDA device, but torch sees none.
     """
-    if steps < 0 or min(batch, hidden, groups) < 1:
-        raise ValueError("steps must be at least 0, and batch, hidden and groups at least 1")
-    if dtype not in cuda.DTYPES:
-        raise ValueError(f"the CUDA kernels serve float32, float64 and half precision, not {dtype}")
-    reason = cpp.unusable()
-    if reason is not None:
-        raise RuntimeError(f"the plan is made by the C++ extension, which is unusable: {reason}")
-    name, properties = _device(device)
-    mode = "float64" if dtype == torch.float64 else mode_of(dtype)
-    print(f"T={steps} B={batch} G={groups} H={hidden}, {_kind(dtype, mode)}, on {name}")
-    for direction in ("forward", "backward"):
-        backward = direction == "backward"
-        sizes = steps, batch, groups, hidden
-        chosen, options = cpp.EXTENSION.module.plans(properties, mode, backward, *sizes)
-        print(f"\n{direction}: {chosen}")
-        for strategy, plan in options.items():
-            marker = ">" if strategy == chosen else " "
-            print(f"{marker} {strategy:<8}", plan if isinstance(plan, str) else _row(plan, steps))
-    faster = _faster(device, name, dtype, steps, (batch, groups, hidden))
-    if faster is not None:
-        print(f'\nfastrnn.backend("auto") takes the Triton kernel {faster}, where there is Triton.')
-    print(
-        "\nCycles are of a step, by the model that ranks the plans; they are not measured. The "
-        f"kernels are\nproven on hardware: {cuda.proven()}."
-    )
+    if min(steps, batch, hidden, groups) < 1:
+        raise ValueError("steps, batch, hidden and groups must be at least 1")
+    device, gpu = _device(device)
+    call = Call("RNN_TANH", steps, batch, groups, hidden, dtype, device, training, gpu)
+    backend = dispatch.for_layer(call)
+    return Explanation(call, backend.name, _reasons(call, backend.name), _plans(call, backend.name))
 
 
-def _device(device: str | torch.device | None) -> tuple[str, Any]:
-    """A name, and the device as the plan sees it."""
-    if device is None and cuda.unusable() is not None:
-        device = "H100"
-    if isinstance(device, str) and device.upper() in DEVICES:
-        name = device.upper()
-        return f"an {name}, as assumed", cpp.EXTENSION.module.Device(*DEVICES[name])
+def _device(device: str | torch.device | None) -> tuple[torch.device, Gpu | None]:
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(device, str) and device.upper() in GPUS:
+        return torch.device("cuda"), GPUS[device.upper()]
     try:
-        device = torch.device("cuda" if device is None else device)
+        device = torch.device(device)
     except RuntimeError:
-        device = torch.device("cpu")
-    if device.type != "cuda":
-        raise ValueError(f"device must be a CUDA device or one of {', '.join(DEVICES)}")
-    if cuda.unusable() is not None:
-        raise RuntimeError(f"the CUDA kernels are unusable: {cuda.unusable()}")
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return torch.cuda.get_device_name(index), cuda.device(index)
+        raise ValueError(_UNKNOWN.format(device)) from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise RuntimeError(f"torch sees no CUDA GPU here: name one of {', '.join(GPUS)}")
+        if device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+    elif device.type not in OTHERS:
+        raise ValueError(_UNKNOWN.format(device))
+    return device, None
 
 
-def _faster(
-    device: str | torch.device | None,
-    name: str,
-    dtype: torch.dtype,
-    steps: int,
-    shape: tuple[int, int, int],
-) -> str | None:
-    """The kernel of Triton that `auto` takes for such a state, [B, G, H]; None where none."""
-    assumed = DEVICES.get(name.removeprefix("an ").removesuffix(", as assumed"))
-    if assumed is None:
-        state = torch.empty(shape, dtype=dtype, device="cuda" if device is None else device)
-        if triton.unusable() is not None or triton.outrun(state, steps) is not None:
-            return None
-        return choose(triton.sizes_of(state))
-    if dtype not in triton.DTYPES:
-        return None
-    capability, processors, shared, _ = assumed
-    kernel = choose(
-        Sizes(*shape, mode_of(dtype), capability, shared, processors, wgmma=capability == (9, 0))
-    )
-    return kernel if is_fastest(kernel, steps) and (kernel, capability) in RECORDS else None
+_UNKNOWN = f"device must be one of {', '.join(('cuda', *OTHERS, *GPUS))}, got {{}}"
 
 
-def _kind(dtype: torch.dtype, mode: str) -> str:
-    name = str(dtype).removeprefix("torch.")
-    return name if mode in ("half", name) else f"{name} ({mode} products)"
+def _reasons(call: Call, chosen: str) -> dict[str, str]:
+    reasons = dispatch.best_kernels(call)[1]
+    for name, backend in dispatch.BACKENDS.items():
+        if name == chosen or name in reasons:
+            continue
+        if name == "reference":
+            reasons[name] = "it is slower than any other"
+        else:
+            reasons[name] = (
+                dispatch.reason_against(backend, call)
+                or backend.slower_reason(call)
+                or f"{chosen} is faster: {_faster(call)}"
+            )
+    reasons.pop(chosen, None)
+    return {name: reasons[name] for name in dispatch.BACKENDS if name in reasons}
+
+
+def _faster(call: Call) -> str:
+    if call.device.type == "cpu":
+        return "so few steps leave too little to fuse"
+    return "by the H200's record"
+
+
+def _plans(call: Call, chosen: str) -> str:
+    """The kernels of a GPU that serve the call, forward and backward."""
+    if call.device.type != "cuda" or chosen == "torch":
+        return ""
+    if chosen == "triton":
+        return f"The {choose(triton.sizes_of(call))} kernel, forward and backward."
+    if cpp.EXTENSION.unusable is not None:
+        return f"The C++ extension makes the plan, and it is not usable: {cpp.EXTENSION.unusable}"
+    module = cpp.EXTENSION.module
+    gpu, index = call.gpu, call.device.index
+    device = cuda.device(index) if gpu is None else module.Device(*gpu[1:])
+    lines = []
+    for direction in ("forward", "backward"):
+        sizes = call.steps, call.batch, call.groups, call.hidden
+        mode = precision_of(call.dtype)
+        best, options = module.plans(device, mode, direction == "backward", *sizes)
+        lines.append(f"{direction}: {best}")
+        for strategy, plan in options.items():
+            marker = ">" if strategy == best else " "
+            lines.append(f"{marker} {strategy:<8} {_row(plan, call.steps)}")
+    lines.append("Cycles of one step, by the model that ranks the plans: they are not measured.")
+    return "\n".join(lines)
 
 
 def _row(plan: Any, steps: int) -> str:
-    return f"{plan.cycles / max(steps, 1):>7.0f} cycles  {plan}"
+    return plan if isinstance(plan, str) else f"{plan.cycles / steps:>7.0f} cycles  {plan}"
+
+
+def _precision(call: Call) -> str:
+    name, precision = str(call.dtype).removeprefix("torch."), precision_of(call.dtype)
+    if call.device.type != "cuda" or precision in ("half", name):
+        return name
+    return f"{name} ({precision} products)"

@@ -10,10 +10,10 @@ from statistics import median
 
 import torch
 
-from . import backend, functional
+from . import functional, use_backend
 from ._version import __version__
-from .ops import cpp, cuda, dispatch, triton
-from .ops.extension import Extension
+from .ops.backends import cpp, cuda, dispatch, triton
+from .ops.backends._loader import Extension
 
 STEPS, BATCH, HIDDEN = 100, 8, 64
 
@@ -26,7 +26,7 @@ def main() -> int:
     )
     failures = {}
     print(f"{'backend':<11}{'one call':>10}   ")
-    for status in dispatch.report():
+    for status in dispatch.backends().values():
         if status.reason is not None:
             print(f"{status.name:<11}{'-':>10}   unusable: {status.reason}")
             continue
@@ -62,7 +62,7 @@ def _time_backend(name: str) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    with backend(name):
+    with use_backend(name):
         return _median_time(call)
 
 

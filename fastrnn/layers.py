@@ -16,11 +16,14 @@ from torch.nn.utils.rnn import PackedSequence
 from . import _checks, functional
 from ._expanded_weights import are_expanded, refuse_beyond_torch
 from ._fx import record_call
-from .ops import dispatch
-from .ops.linear import is_plain, is_recording
+from .ops._torch_private import is_any_autocast
+from .ops.backends.dispatch import requested
+from .ops.eager import is_plain, is_recording
+from .ops.layer import BY_NAME
 from .ops.packed import packed_layout
-from .ops.recurrence import NAMED
+from .ops.ragged import DENSE, Ragged
 from .ops.single_step import single_step
+from .ops.stack import Options, runs_in_torch
 
 __all__ = ["FusedRNN"]
 
@@ -227,7 +230,7 @@ class FusedRNN(nn.RNNBase):
             hx = hx if hx is None else hx.unsqueeze(1)
             if resets is not None:
                 resets = _checks.resets(resets, input.shape[:1], input.device).unsqueeze(1)
-            output, h_n = self._run(weights, input.unsqueeze(1), hx, 1, resets=resets)
+            output, h_n = self._run(weights, input.unsqueeze(1), hx, 1, Ragged(resets=resets))
             return output.squeeze(1), h_n.squeeze(1)
         if resets is not None:
             resets = _checks.resets(resets, input.shape[:2], input.device)
@@ -236,7 +239,7 @@ class FusedRNN(nn.RNNBase):
             input = input.transpose(0, 1)
         if lengths is not None:
             _checks.lengths(lengths, input.size(1), input.device)
-        output, h_n = self._run(weights, input, hx, input.size(1), lengths, resets=resets)
+        output, h_n = self._run(weights, input, hx, input.size(1), Ragged(lengths, None, resets))
         return output.transpose(0, 1) if self.batch_first else output, h_n
 
     def step(
@@ -290,7 +293,12 @@ class FusedRNN(nn.RNNBase):
         if hx is not None and self._is_simple_step(weights, input, hx, resets):
             return single_step(input, hx, weights, resets, _ACTIVATIONS[self.mode])
         output, h_n = self._run(
-            weights, input.unsqueeze(0), hx, input.size(0), resets=resets, always_fused=True
+            weights,
+            input.unsqueeze(0),
+            hx,
+            input.size(0),
+            Ragged(resets=resets),
+            always_fused=True,
         )
         return output.squeeze(0), h_n
 
@@ -301,8 +309,8 @@ class FusedRNN(nn.RNNBase):
         return (
             is_plain(input, hx, *weights)
             and not is_recording(*weights, input, hx)
-            and not torch._C._is_any_autocast_enabled()
-            and dispatch.requested() not in NAMED
+            and not is_any_autocast()
+            and requested() not in (*BY_NAME, "torch")
             and input.size(1) == self.input_size
             and hx.shape == (self.num_layers, input.size(0), self.hidden_size)
             and not (self.training and self.dropout > 0)
@@ -318,27 +326,45 @@ class FusedRNN(nn.RNNBase):
         resets: Tensor | PackedSequence | None,
     ) -> tuple[PackedSequence, Tensor]:
         _checks.no_lengths(lengths, "a PackedSequence, which knows its own")
-        if torch.jit.is_tracing() and resets is None and self._is_in_torch(hx):
-            return nn.RNN.forward(self, input, hx)  # type: ignore[call-overload]
         data, batch_sizes, sorted_indices, unsorted_indices = input
+        in_torch = runs_in_torch(
+            data,
+            hx,
+            weights,
+            self._options(),
+            expressible=resets is None and self.num_heads == 1,
+            batch_sizes=batch_sizes,
+            prefer_kernels=True,
+        )
+        if in_torch and torch.jit.is_tracing() and (hx is not None or not self.learned_h0):
+            return nn.RNN.forward(self, input, hx)  # type: ignore[call-overload]
         if hx is not None:
             hx = self.permute_hidden(hx, sorted_indices)
-        batch = None
-        if sorted_indices is not None:
-            batch = sorted_indices.size(0)
-        elif hx is not None and torch.compiler.is_compiling():
-            batch = hx.size(1)
-        lengths, offsets = packed_layout(batch_sizes, data, batch)
-        if resets is not None:
-            resets = _checks.packed_resets(resets, input)
-        output, h_n = self._run(weights, data, hx, lengths.shape[0], lengths, offsets, resets)
+        if in_torch:
+            output, h_n = self._run(weights, data, hx, int(batch_sizes[0]), DENSE, batch_sizes)
+        else:
+            batch = None
+            if sorted_indices is not None:
+                batch = sorted_indices.size(0)
+            elif hx is not None and torch.compiler.is_compiling():
+                batch = hx.size(1)
+            lengths, offsets = packed_layout(batch_sizes, data, batch)
+            if resets is not None:
+                resets = _checks.packed_resets(resets, input)
+            ragged = Ragged(lengths, offsets, resets)
+            output, h_n = self._run(weights, data, hx, lengths.shape[0], ragged)
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
         return packed, self.permute_hidden(h_n, unsorted_indices)
 
-    def _is_in_torch(self, hx: Tensor | None) -> bool:
-        """Whether nn.RNN computes the same from the same weights."""
-        starts_alike = hx is not None or not self.learned_h0
-        return self.num_heads == 1 and starts_alike and dispatch.requested() == "auto"
+    def _options(self) -> Options:
+        return Options(
+            _ACTIVATIONS[self.mode],
+            self.bias,
+            self.num_layers,
+            self.dropout,
+            self.training,
+            self.bidirectional,
+        )
 
     def _weights(self) -> list[Any]:
         """The weights in nn.RNN's order.
@@ -357,18 +383,19 @@ class FusedRNN(nn.RNNBase):
         input: Tensor,  # [T, B, I], or [N, I] with offsets
         hx: Tensor | None,  # [D·L, B, H]
         batch: int,
-        lengths: Tensor | None = None,  # [B]
-        offsets: Tensor | None = None,  # [T]
-        resets: Tensor | None = None,  # [T, B], or [N] with offsets
+        ragged: Ragged = DENSE,
+        batch_sizes: Tensor | None = None,  # [T], of packed data that torch's own loop runs over
         always_fused: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        packed = offsets is not None
+        packed = ragged.is_packed or batch_sizes is not None
         if (
             input.dtype != weights[0].dtype
             or input.size(-1) != self.input_size
             or (packed and input.dim() != 2)
         ):
-            self.check_input(input, offsets)  # raises, save for a dtype that autocast will cast
+            self.check_input(
+                input, ragged.offsets if packed else None
+            )  # raises, save for a dtype that autocast will cast
         if hx is not None:
             directions = 2 if self.bidirectional else 1
             self.check_hidden_size(hx, (self.num_layers * directions, batch, self.hidden_size))
@@ -382,17 +409,11 @@ class FusedRNN(nn.RNNBase):
             input,
             hx,
             weights,
-            num_layers=self.num_layers,
-            bias=self.bias,
-            dropout=self.dropout,
-            training=self.training,
-            bidirectional=self.bidirectional,
-            activation=_ACTIVATIONS[self.mode],
-            lengths=lengths,
-            offsets=offsets,
-            resets=resets,
+            **self._options()._asdict(),
+            **ragged._asdict(),
             reset_to=h0,
             _always_fused=always_fused,
+            _batch_sizes=batch_sizes,
         )
 
     def extra_repr(self) -> str:
@@ -404,7 +425,13 @@ class FusedRNN(nn.RNNBase):
         return parts
 
     def flatten_parameters(self) -> None:
-        """Do nothing: the kernels read the parameters wherever they lie in memory."""
+        """Put the parameters on a GPU into one piece of memory, where nn.RNN does, for cuDNN.
+
+        Our own kernels read them wherever they are in memory, and a layer of several heads has no
+        use for it.
+        """
+        if self.num_heads == 1:
+            super().flatten_parameters()
 
     @property
     def _flat_weights(self) -> list[Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .ops import reference
+from .ops.ragged import Ragged
 
 #: Unit roundoff: the largest relative error of rounding to nearest in a dtype.
 UNIT_ROUNDOFF = {
@@ -38,14 +39,12 @@ CONFIDENCE = 6.0
 
 
 class Tensors(NamedTuple):
-    """The arguments of the operator that are tensors."""
+    """The tensors of a recurrence."""
 
     pre: Tensor  #: [T, B, G, H] or [N, G, H]
     weight_hh: Tensor  #: [G, H, H]
     h0: Tensor  #: [B, G, H]
-    lengths: Tensor | None  #: [B]
-    offsets: Tensor | None  #: [T]
-    resets: Tensor | None = None  #: [T, B] or [N]
+    ragged: Ragged
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Problem:
             rows = pre.shape[: pre.dim() - 2]
             resets = torch.rand(*rows, generator=generator) < 0.3
         ragged = [t if t is None else t.to(device) for t in (lengths, offsets, resets)]
-        return Tensors(*real, *ragged)
+        return Tensors(real[0], real[1], real[2], Ragged(*ragged))
 
     @property
     def options(self) -> tuple[int, int]:

@@ -11,14 +11,17 @@ from torch import Tensor
 
 import fastrnn
 from fastrnn import FusedRNN, functional
-from fastrnn.ops import cpp, in_torch, reference
+from fastrnn.ops import reference
+from fastrnn.ops.backends import cpp, torch_rnn
 from fastrnn.ops.linear import linear
 from fastrnn.testing import UNIT_ROUNDOFF
 
-pytestmark = pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
+pytestmark = pytest.mark.skipif(
+    cpp.EXTENSION.unusable is not None, reason="the extension is not built"
+)
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-INSTRUCTION_SETS = [] if cpp.unusable() else cpp.EXTENSION.info["instruction_sets"]
+INSTRUCTION_SETS = [] if cpp.EXTENSION.unusable else cpp.EXTENSION.info["instruction_sets"]
 
 quick = settings(
     deadline=None,
@@ -112,7 +115,7 @@ def test_threads_do_not_change_a_bit_of_larger_layers(dtype: torch.dtype) -> Non
             assert torch.equal(first, again)
 
 
-@pytest.mark.parametrize("steps", [1, in_torch.FEW_STEPS + 1, 9])
+@pytest.mark.parametrize("steps", [1, torch_rnn.FEW_STEPS + 1, 9])
 def test_recording_a_gradient_changes_no_bit(steps: int) -> None:
     """Between these, training takes torch's own loop, and inference the kernels."""
     rnn, x = FusedRNN(6, 19), torch.randn(steps, 3, 6)
@@ -231,7 +234,7 @@ def test_what_transforms_or_names_another_backend_gets_the_product_of_torch() ->
     """There the operator would be in the way, of functorch or of forward-mode gradients."""
     x, weight, bias = torch.randn(4, 3), torch.randn(5, 3), torch.randn(5)
     expected = torch.nn.functional.linear(x, weight, bias)
-    with fastrnn.backend("reference"):
+    with fastrnn.use_backend("reference"):
         assert torch.equal(linear(x, weight, bias), expected)
     tangent = torch.func.jvp(lambda x: linear(x, weight, bias), (x,), (x,))[1]
     torch.testing.assert_close(tangent, x @ weight.mT)
@@ -244,7 +247,7 @@ def test_one_step_in_functional_rnn_under_forward_mode() -> None:
     """Where no kernel may serve, one step is torch's own operations."""
     weights = [torch.randn(3, 2), torch.randn(3, 3)]
     x = torch.randn(1, 2, 2)
-    with fastrnn.backend("auto"):
+    with fastrnn.use_backend("auto"):
         expected = functional.rnn(x, None, weights, bias=False)[0]
     actual = torch.func.vmap(lambda x: functional.rnn(x[None], None, weights, bias=False)[0])(x)
     torch.testing.assert_close(actual[0], expected)

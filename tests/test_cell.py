@@ -118,7 +118,7 @@ def test_it_is_torchs_operation(nonlinearity, dtype, hx):
     given = torch.randn(3, 5, dtype=dtype), torch.randn(3, 33, dtype=dtype)
     given = given if hx else given[:1]
     for name in ("auto", "reference"):
-        with fastrnn.backend(name):
+        with fastrnn.use_backend(name):
             assert torch.equal(mine(*given), theirs(*given))
 
 

@@ -209,7 +209,7 @@ def test_a_backend_that_is_named_is_the_one_that_is_compiled():
     rnn = FusedRNN(3, 4, dtype=torch.float64)
     run, counter = compiled(rnn)
     assert_equal_to_eager(run, rnn, X)
-    with fastrnn.backend("reference"):
+    with fastrnn.use_backend("reference"):
         assert_equal_to_eager(run, rnn, X)
     assert_equal_to_eager(run, rnn, X)
     auto, reference = (graph.code for graph in counter.graphs)

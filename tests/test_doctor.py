@@ -8,8 +8,8 @@ import pytest
 import fastrnn
 from fastrnn import doctor
 from fastrnn.__main__ import main
-from fastrnn.ops import dispatch
-from fastrnn.ops.dispatch import BackendStatus
+from fastrnn.ops.backends import dispatch
+from fastrnn.ops.backends.dispatch import BackendStatus
 
 WITHOUT_TYPER = "import sys; sys.modules['typer'] = None"
 MAIN = "import sys; from fastrnn.__main__ import main; sys.exit(main(sys.argv[1:]))"
@@ -29,7 +29,7 @@ def test_report_times_every_usable_backend(capsys):
     assert main([]) == 0
     text = capsys.readouterr().out
     assert f"fastrnn {fastrnn.__version__}" in text
-    for status in dispatch.report():
+    for status in dispatch.backends().values():
         assert (" ms " if status.reason is None else status.reason) in line(text, status.name)
     assert " ms " in line(text, "nn.RNN")
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 import fastrnn
-from fastrnn.ops import cpp, cuda
+from fastrnn.ops.backends import cpp, cuda
 
-pytestmark = pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
+pytestmark = pytest.mark.skipif(
+    cpp.EXTENSION.unusable is not None, reason="the extension is not built"
+)
 
 
 def test_names_the_choice_and_the_refusals(capsys, monkeypatch):

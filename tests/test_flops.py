@@ -11,13 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fastrnn
 from fastrnn import FusedRNN
-from fastrnn.ops import cpp
+from fastrnn.ops.backends import cpp
 
 from .twins import assert_same, twins
 
 T, B, I, H = 6, 3, 4, 8  # noqa: E741
 
-pytestmark = pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
+pytestmark = pytest.mark.skipif(
+    cpp.EXTENSION.unusable is not None, reason="the extension is not built"
+)
 
 
 def flops(call) -> int:
@@ -43,7 +45,7 @@ def test_as_many_as_nn_rnn(kwargs, steps):
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
 def test_every_backend_counts(backend):
     rnn, x = FusedRNN(I, H), torch.randn(T, B, I)
-    with fastrnn.backend(backend):
+    with fastrnn.use_backend(backend):
         assert flops(lambda: rnn(x)) == 2 * T * B * H * (I + H)
 
 

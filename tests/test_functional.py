@@ -9,7 +9,6 @@ from torch import nn
 
 import fastrnn
 from fastrnn import functional
-from fastrnn.ops import in_torch
 
 T, B, G, H = 5, 4, 2, 3
 
@@ -60,9 +59,9 @@ def test_bad_arguments(changed: dict[str, object], message: str) -> None:
 def test_packed_rows_out_of_bounds_are_refused_before_memory_is_touched(
     lengths: list[int], offsets: list[int], message: str
 ) -> None:
-    if fastrnn.ops.cpp.unusable():
+    if fastrnn.ops.backends.cpp.EXTENSION.unusable:
         pytest.skip("the extension is not built")
-    with fastrnn.backend("cpp"), pytest.raises(RuntimeError, match=message):
+    with fastrnn.use_backend("cpp"), pytest.raises(RuntimeError, match=message):
         functional.recurrence(
             torch.randn(4, G, H),
             torch.randn(G, H, H),
@@ -125,13 +124,13 @@ def torchs_loop_runs(steps: int, recording: bool = True, dtype: Any = None, **gi
 
 
 def test_torchs_own_loop_runs_few_steps() -> None:
-    few = in_torch.FEW_STEPS
+    few = torch_rnn.FEW_STEPS
     assert [torchs_loop_runs(t) for t in range(1, few + 2)] == [True] * few + [False]
     assert [torchs_loop_runs(t, recording=False) for t in (1, 2)] == [True, False]
     assert not torchs_loop_runs(1, lengths=torch.tensor([1, 1]))
     assert not torchs_loop_runs(1, resets=torch.zeros(1, 2, dtype=torch.bool))
     assert not torchs_loop_runs(1, dtype=torch.bfloat16)
-    with fastrnn.backend("reference"):
+    with fastrnn.use_backend("reference"):
         assert not torchs_loop_runs(1)
 
 
@@ -215,7 +214,7 @@ def test_nothing_changes_where_no_gradient_is_recorded(
     x, h0 = torch.randn(5, 2, 3), torch.randn(4, 2, 4)
     inputs = x.clone(), h0.clone()
     options = {"num_layers": 2, "bidirectional": True, "lengths": lengths}
-    with fastrnn.backend(choice):
+    with fastrnn.use_backend(choice):
         expected = functional.rnn(x, h0, weights, **options)  # type: ignore[arg-type]
         with torch.no_grad():
             actual = functional.rnn(x, h0, weights, **options)  # type: ignore[arg-type]

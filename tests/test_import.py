@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fastrnn._version import __version__
-from fastrnn.ops import cpp, extension
+from fastrnn.ops.backends import _loader, cpp
 
 NEW_MODULES = """
 import json, sys
@@ -22,7 +22,7 @@ WITHOUT_EXTENSION = """
 import sys, warnings
 sys.modules["fastrnn._C"] = None
 import torch, fastrnn
-from fastrnn.ops import cpp
+from fastrnn.ops.backends import cpp
 
 warnings.simplefilter("always")
 rnn = fastrnn.FusedRNN(3, 4)
@@ -31,7 +31,7 @@ with warnings.catch_warnings(record=True) as caught:
         out, _ = rnn(torch.randn(5, 2, 3))
 out.sum().backward()
 said = [w for w in caught if "python -m fastrnn" in str(w.message)]
-print(tuple(out.shape), len(said), cpp.unusable().startswith("not built"))
+print(tuple(out.shape), len(said), cpp.EXTENSION.unusable.startswith("not built"))
 """
 
 
@@ -151,13 +151,13 @@ with warnings.catch_warnings(record=True) as caught:
     for gradient in (True, False):
         with torch.set_grad_enabled(gradient):
             out, _ = rnn(torch.randn(5, 2, 3))
-reason = fastrnn.report()[1].reason
+reason = fastrnn.backends()[1].reason
 told = str(caught[0].message)
 print(tuple(out.shape), len(caught), "FASTRNN_CPU='mmx'" in reason, reason in told)
 """
 
 
-@pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
+@pytest.mark.skipif(cpp.EXTENSION.unusable is not None, reason="the extension is not built")
 def test_an_extension_that_is_refused_serves_nothing(monkeypatch):
     monkeypatch.setenv("FASTRNN_CPU", "mmx")
     monkeypatch.setenv("PYTHONWARNINGS", "error::UserWarning:torch.library")
@@ -167,7 +167,7 @@ def test_an_extension_that_is_refused_serves_nothing(monkeypatch):
 @pytest.mark.skipif(os.environ.get("FASTRNN_BUILD") != "cpp", reason="no extension was asked for")
 def test_an_extension_that_was_asked_for_is_there():
     """Where it is not, many tests are skipped: continuous integration must not take that."""
-    assert cpp.unusable() is None
+    assert cpp.EXTENSION.unusable is None
 
 
 class Built:
@@ -183,11 +183,11 @@ def loading(monkeypatch, tmp_path):
     """What is said of an extension whose loading does as told."""
 
     def unusable(import_module, log=None):
-        monkeypatch.setattr(extension, "import_module", import_module)
+        monkeypatch.setattr(_loader, "import_module", import_module)
         if log is not None:
             (tmp_path / "error.txt").write_text(log)
         error = tmp_path / "error.txt"
-        return extension.Extension("_C", error=str(error), remedy="build it").unusable
+        return _loader.Extension("_C", error=str(error), remedy="build it").unusable
 
     return unusable
 

@@ -7,14 +7,14 @@ from torch.func import functional_call, jvp, vjp
 
 import fastrnn
 from fastrnn import FusedRNN, ReadoutRNN, functional
-from fastrnn.ops import cpp
+from fastrnn.ops.backends import cpp
 
 from .twins import assert_same
 
 T, B, I, H = 5, 4, 3, 4  # noqa: E741
 LENGTHS = torch.tensor([3, 5, 0, 1])
 ACTIVE = torch.arange(T)[:, None] < LENGTHS
-BACKENDS = ["reference"] + (["cpp"] if cpp.unusable() is None else [])
+BACKENDS = ["reference"] + (["cpp"] if cpp.EXTENSION.unusable is None else [])
 KINDS = [
     {},
     {"bidirectional": True, "num_layers": 2},
@@ -68,7 +68,7 @@ def test_padding_reaches_no_result(backend, kwargs, with_resets, value):
     features = H * (2 if layer.bidirectional else 1)
     target = torch.randn(T, B, features, dtype=torch.float64)
     resets = torch.rand(T, B) < 0.3 if with_resets else None
-    with fastrnn.backend(backend):
+    with fastrnn.use_backend(backend):
         expected = results(layer, filled(x, 0), hx, resets, filled(target, 0))
         actual = results(layer, filled(x, value), hx, resets, filled(target, value))
     assert_same(actual, expected)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from fastrnn import FusedRNN
-from fastrnn.ops.triton.table import mode_of
+from fastrnn.ops.backends.triton.table import mode_of
 
 from .twins import tensors
 
@@ -129,7 +129,7 @@ if torch.__version__ >= "2.13":  # torch 2.10 leaves an RNN at tf32 under these;
 READ = """
 import json, os, sys
 import torch
-from fastrnn.ops.triton.table import mode_of
+from fastrnn.ops.backends.triton.table import mode_of
 
 found = {}
 for setting in json.loads(sys.argv[1]):

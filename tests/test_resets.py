@@ -91,7 +91,7 @@ def test_one_sequence_and_the_reference(learned_h0):
     for b in range(B):
         row = x[:, b], hx[:, b]
         assert_same(rnn(*row, resets=resets[:, b]), (expected[0][:, b], expected[1][:, b]))
-    with fastrnn.backend("reference"):
+    with fastrnn.use_backend("reference"):
         assert_same(rnn(x, hx, resets=resets), expected)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import FusedRNN, ReadoutRNN
-from fastrnn.ops import cpp
+from fastrnn.ops.backends import cpp
 
 from .twins import assert_same, gradients
 
@@ -70,7 +70,7 @@ def test_stepping_is_running(kwargs, with_resets, batch, given_hx):
     assert_same(*(gradients(result, leaves) for result in results))
 
 
-@pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
+@pytest.mark.skipif(cpp.EXTENSION.unusable is not None, reason="the extension is not built")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("sizes", [(7, 1, 1, 1), (9, 3, 5, 17), (20, 1, 40, 64), (6, 33, 64, 130)])
 @pytest.mark.parametrize("kwargs", KINDS)

@@ -313,7 +313,7 @@ def test_a_backend_asked_for_by_name() -> None:
         return loss(rnn, parameters(rnn), x)
 
     expected = vmap(grad(of))(x), jvp(of, (x[0],), (x[1],))
-    with fastrnn.backend("reference"):
+    with fastrnn.use_backend("reference"):
         assert_same((vmap(grad(of))(x), jvp(of, (x[0],), (x[1],))), expected)
 
 

@@ -109,13 +109,18 @@ std::tuple<Tensor, Tensor> forward(const Tensor& pre_, const Tensor& weight_hh, 
   return {out, h_n};
 }
 
-Tensor forward_(Tensor pre, const Tensor& weight_hh, const Tensor& h0,
-                const std::optional<Tensor>& lengths, const std::optional<Tensor>& resets,
-                int64_t activation, int64_t reverse_from) {
-  STD_TORCH_CHECK(pre.is_cpu() && pre.is_contiguous(), "fastrnn: pre must be contiguous");
+// `out` may be `pre`. Rows of packed data that no step names are left as they are.
+Tensor forward_out(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0,
+                   const std::optional<Tensor>& lengths, const std::optional<Tensor>& offsets,
+                   const std::optional<Tensor>& resets, int64_t activation, int64_t reverse_from,
+                   Tensor out) {
+  const Tensor pre = readable("pre", pre_, pre_);
+  const auto sizes = pre.sizes();
+  check_shape("out", out, {sizes.begin(), sizes.end()});
+  STD_TORCH_CHECK(out.is_cpu() && out.is_contiguous() && out.scalar_type() == pre.scalar_type(),
+                  "fastrnn: out must be contiguous and of pre's dtype and device");
   Tensor h_n = contiguous_like(h0);
-  forward_into(pre, h_n, pre, weight_hh, h0, lengths, std::nullopt, resets, activation,
-               reverse_from);
+  forward_into(out, h_n, pre, weight_hh, h0, lengths, offsets, resets, activation, reverse_from);
   return h_n;
 }
 
@@ -175,7 +180,7 @@ Tensor linear(const Tensor& input_, const Tensor& weight_, const std::optional<T
 // The schemas are defined in Python, fastrnn/ops/recurrence.py and linear.py.
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
   m.impl("recurrence", TORCH_BOX(&forward));
-  m.impl("recurrence_", TORCH_BOX(&forward_));
+  m.impl("recurrence.out", TORCH_BOX(&forward_out));
   m.impl("recurrence_backward", TORCH_BOX(&backward));
   m.impl("linear", TORCH_BOX(&linear));
 }

@@ -40,7 +40,7 @@ def rule(operator: Callable[..., tuple[Tensor, Tensor]], axes: tuple[_Axes, ...]
     def batched(
         info: Any, in_dims: tuple[int | None, ...], *arguments: Any
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        *tensors, activation, reverse_from = arguments
+        tensors, options = list(arguments[: len(axes)]), arguments[len(axes) :]
         mapped = [dim is not None for dim in in_dims[: len(axes)]]
         # The mapped dimension first in all of them.
         tensors = [
@@ -54,11 +54,11 @@ def rule(operator: Callable[..., tuple[Tensor, Tensor]], axes: tuple[_Axes, ...]
         packed = tensors[-2] is not None
         own_weights = any(m for m, where in zip(mapped, axes, strict=True) if where is _WEIGHT)
         if not own_weights and not packed:
-            results = _as_rows(operator, axes, tensors, activation, reverse_from)
+            results = _as_rows(operator, axes, tensors, options)
         elif not any(mapped[-3:]):
-            results = _as_groups(operator, axes, tensors, activation, reverse_from)
+            results = _as_groups(operator, axes, tensors, options)
         else:
-            results = _one_by_one(operator, tensors, activation, reverse_from)
+            results = _one_by_one(operator, tensors, options)
         return results, (0, 0)
 
     return batched
@@ -68,8 +68,7 @@ def _as_rows(
     operator: Callable,
     axes: tuple[_Axes, ...],
     tensors: list[Any],  # [V, ...] each
-    activation: int,
-    reverse_from: int,
+    options: tuple[int, ...],  # activation, reverse_from and the operator's own
 ) -> tuple[Tensor, Tensor]:
     size = next(x.shape[0] for x in tensors if x is not None)
     folded = []
@@ -79,7 +78,7 @@ def _as_rows(
         elif x is not None:
             x = x[0]  # weight_hh, expanded
         folded.append(x)
-    out, h_n = operator(*folded, activation, reverse_from)
+    out, h_n = operator(*folded, *options)
     return out.unflatten(1, (size, -1)).movedim(1, 0), h_n.unflatten(0, (size, -1))
 
 
@@ -87,12 +86,12 @@ def _as_groups(
     operator: Callable,
     axes: tuple[_Axes, ...],
     tensors: list[Any],  # [V, ...] each
-    activation: int,
-    reverse_from: int,
+    options: tuple[int, ...],  # activation, reverse_from and the operator's own
 ) -> tuple[Tensor, Tensor]:
     """Groups that run in reverse stand last: those of all V problems follow all the others."""
     weight = next(x for x, where in zip(tensors, axes, strict=True) if where is _WEIGHT)
     size, groups = weight.shape[:2]
+    activation, reverse_from, *own = options
     turn = min(reverse_from, groups)
     sizes = [n for n in (turn, groups - turn) if n > 0]
     folded: list[Any] = []
@@ -106,7 +105,7 @@ def _as_groups(
             parts = [part.flatten(where.groups - 1, where.groups) for part in parts]
             folded.append(parts[0] if len(parts) == 1 else torch.cat(parts, where.groups))
     results = []
-    for x in operator(*folded, activation, size * turn):
+    for x in operator(*folded, activation, size * turn, *own):
         parts = x.split([size * n for n in sizes], -2)
         parts = [part.unflatten(-2, (size, -1)) for part in parts]
         results.append((parts[0] if len(parts) == 1 else torch.cat(parts, -2)).movedim(-3, 0))
@@ -116,8 +115,7 @@ def _as_groups(
 def _one_by_one(
     operator: Callable,
     tensors: list[Any],  # [V, ...] each
-    activation: int,
-    reverse_from: int,
+    options: tuple[int, ...],  # activation, reverse_from and the operator's own
 ) -> tuple[Tensor, Tensor]:
     """Where rows end, lie or begin anew elsewhere for each, and more rows would not do.
 
@@ -126,8 +124,7 @@ def _one_by_one(
     """
     size = next(x.shape[0] for x in tensors if x is not None)
     results = [
-        operator(*(x if x is None else x[v] for x in tensors), activation, reverse_from)
-        for v in range(size)
+        operator(*(x if x is None else x[v] for x in tensors), *options) for v in range(size)
     ]
     out, h_n = zip(*results, strict=True)
     return torch.stack(out), torch.stack(h_n)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
-from .recurrence import NAMED
+from .ragged import Ragged
 
 _FIXED = (
     "the decomposition of fastrnn::recurrence is for a fixed number of steps: export the module "
@@ -28,6 +28,7 @@ def recurrence(
     resets: Tensor | None,  # [T, B], or [N] with offsets
     activation: int,
     reverse_from: int,
+    backend: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """One rnn_tanh or rnn_relu a group, and step by step what those do not have.
 
@@ -37,8 +38,8 @@ def recurrence(
     if isinstance(pre.shape[0] if offsets is None else offsets.shape[0], torch.SymInt):
         raise ValueError(_FIXED)
     if lengths is not None or resets is not None:
-        ragged = lengths, offsets, resets
-        return reference.forward(pre, weight_hh, h0, *ragged, activation, reverse_from)
+        ragged = Ragged(lengths, offsets, resets)
+        return reference.forward(pre, weight_hh, h0, ragged, activation, reverse_from)
     loop: Any = torch.rnn_tanh if activation == reference.TANH else torch.rnn_relu
     groups, size, _ = weight_hh.shape
     identity = torch.eye(size, dtype=pre.dtype, device=pre.device)  # for pre, which is summed up
@@ -68,7 +69,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     Raises:
         ValueError: run_decompositions does, of a program whose number of steps is dynamic.
     """
-    names = "recurrence", *(f"recurrence_{name}" for name in NAMED)
-    table: dict[Any, Any] = {getattr(torch.ops.fastrnn, name).default: recurrence for name in names}
-    table[torch.ops.fastrnn.linear.default] = F.linear
-    return table
+    return {
+        torch.ops.fastrnn.recurrence.default: recurrence,
+        torch.ops.fastrnn.recurrence_by.default: recurrence,
+        torch.ops.fastrnn.linear.default: F.linear,
+    }

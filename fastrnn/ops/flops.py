@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from . import linear  # noqa: F401 (defines its operator)
-from .recurrence import NAMED
 from .when_imported import when_imported
 
 
@@ -36,9 +35,8 @@ def _linear(input: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> 
 
 def _register(module: ModuleType) -> None:
     operators = torch.ops.fastrnn
-    names = ["recurrence", *(f"recurrence_{name}" for name in NAMED)]
-    forward = [getattr(operators, name) for name in (*names, "recurrence_")]
-    backward = [getattr(operators, f"{name}_backward") for name in names]
+    forward = [operators.recurrence, operators.recurrence_by]
+    backward = [operators.recurrence_backward, operators.recurrence_by_backward]
     module.register_flop_formula(forward)(_recurrence)
     module.register_flop_formula(backward)(_recurrence_backward)
     module.register_flop_formula([operators.linear])(_linear)

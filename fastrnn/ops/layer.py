@@ -1,161 +1,244 @@
-"""A layer as one step of autograd: the input's share, the loop over it, and the gradients of both.
+"""One layer: the input's share, the loop over it, and in eager mode one node of autograd for both.
 
 Recorded piece by piece, a layer of few steps would spend most of its time on the records: of the
-sum of the biases, the product, the views between it and the loop. So where nothing looks inside,
-in eager mode on plain tensors, this records one node. Nothing is saved that the pieces would not
-save, and the gradients are made of operations that have their own.
+sum of the biases, the product, the views between it and the loop. So in eager mode, on plain
+tensors, `layer` records one node. `traceable_layer` is the same in operations that torch.compile,
+torch.func and torch.export see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import dispatch
-from .linear import is_recording, multiply
+from . import reference
+from ._torch_private import below_views
+from .autocast import without_autocast
+from .backends import dispatch
+from .backends.base import Call
+from .eager import add_gradients, below_autograd_once, copy_on_write, is_recording
+from .linear import linear, multiply
+from .own_gradient import own_gradient
 from .products import outer
-from .recurrence import (
-    NAMED,
-    add_gradients,
-    copy_on_write,
-    recurrence_,
-    transforming,
-    without_autocast,
-)
-from .weight_gradient import weight_gradient
+from .ragged import Ragged
+from .recurrence import recurrence, recurrence_by, recurrence_out
+from .weight_gradient import begins, weight_gradient
 
-_linear = torch.ops.fastrnn.linear.default
-
-#: Forward and backward, by the name of the backend that was asked for: who served the one serves
-#: the other, whatever is asked for by then.
-_RECURRENCES = {
-    name: (
-        getattr(torch.ops.fastrnn, op).default,
-        getattr(torch.ops.fastrnn, f"{op}_backward").default,
-    )
-    for name, op in (
-        *((name, "recurrence") for name in ("auto", "cpp")),
-        *((name, f"recurrence_{name}") for name in NAMED),
-    )
-}
-
-#: Within, nothing is recorded, nor that a result is a view of what nobody else holds: users may
-#: write to it as to any other.
-_unrecorded = torch._C._AutoDispatchBelowADInplaceOrView
+#: The backends that the operator of CPU tensors has no part in, when they are asked for by name.
+BY_NAME = ("reference", "cuda", "triton")
 
 
-def layer(
-    input: Tensor,  # [T, B, I], or [N, I] with offsets
+def traceable_layer(
+    input: Tensor,  # [T, B, I], or [N, I] if packed
     h0: Tensor | None,  # [D, B, H]
     weights: Sequence[Tensor],  # per direction weight_ih, weight_hh and, or not, two biases
-    lengths: Tensor | None,  # [B]
-    offsets: Tensor | None,  # [T]
-    resets: Tensor | None,  # [T, B], or [N] with offsets
+    ragged: Ragged,
+    reset_to: Tensor | None,  # [D, H]
     activation: int,
     directions: int,
 ) -> tuple[Tensor, Tensor]:
-    """A layer's output, [T, B, D·H] or [N, D·H], and h_n [D, B, H]. All tensors are plain."""
-    arguments = (lengths, offsets, resets, activation, directions, input, h0, *weights)
-    if is_recording(*weights, input, h0):
-        output, h_n, *_ = _Layer.apply(*arguments)
-        return output, h_n
-    with _unrecorded():
-        output, h_n, _ = _forward(*arguments)
+    """A layer's output, [T, B, D·H] or [N, D·H], and h_n [D, B, H]."""
+    weights = [own_gradient(weight) for weight in weights]
+    output, h_n, _ = _forward(
+        linear, traceable_recurrence, input, h0, weights, ragged, reset_to, activation, directions
+    )
     return output, h_n
 
 
+def layer(
+    input: Tensor,  # [T, B, I], or [N, I] if packed
+    h0: Tensor | None,  # [D, B, H]
+    weights: Sequence[Tensor],  # per direction weight_ih, weight_hh and, or not, two biases
+    ragged: Ragged,
+    activation: int,
+    directions: int,
+) -> tuple[Tensor, Tensor]:
+    """As `traceable_layer`, where all tensors are plain (`eager.is_plain`)."""
+    if is_recording(*weights, input, h0):
+        arguments = ragged, activation, directions, *ragged, input, h0, *weights
+        output, h_n, *_ = _Layer.apply(*arguments)
+        return output, h_n
+    with below_views():
+        output, h_n, _ = _eager_forward(input, h0, weights, ragged, activation, directions)
+    return output, h_n
+
+
+def _forward(
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    recur: Callable[[Tensor, Tensor, Tensor, Ragged, int, int], tuple[Tensor, Tensor]],
+    input: Tensor,
+    h0: Tensor | None,
+    weights: Sequence[Tensor],
+    ragged: Ragged,
+    reset_to: Tensor | None,
+    activation: int,
+    directions: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """output, h_n, and the initial state [B, G, H/n]; what is recorded depends on the functions."""
+    weight_ih, weight_hh, bias = merge_directions(weights, directions)
+    # A group is a head of a direction, G = D·n: [.., D·H] -> [.., G, H/n].
+    groups, size, _ = weight_hh.shape
+    heads = groups // directions
+    pre = linear(input, weight_ih, bias)
+    pre = pre.reshape(*pre.shape[:-1], groups, size)
+    if h0 is None:
+        state = input.new_zeros(ragged.batch(input), groups, size)
+    else:
+        state = _as_state(h0, groups, size)
+    if ragged.resets is not None and reset_to is not None:
+        pre = _begin_from(reset_to.reshape(groups, size), pre, weight_hh, ragged, heads)
+    out, h_n = _by_request(pre, weight_hh, state, ragged, activation, heads)
+    return out.flatten(-2), _as_h0(h_n, directions).contiguous(), state
+
+
+def _begin_from(
+    state: Tensor,  # [G, H]
+    pre: Tensor,  # [T, B, G, H], or [N, G, H] if packed
+    weight_hh: Tensor,  # [G, H, H]
+    ragged: Ragged,  # with resets
+    reverse_from: int,
+) -> Tensor:
+    """pre with W_hh state added where a sequence begins, which the operator starts from 0."""
+    groups = weight_hh.shape[0]
+    # [.., 1]: the groups of both directions begin alike, or [.., G].
+    begin = begins(ragged, reverse=False).unsqueeze(-1)
+    if reverse_from < groups:
+        later = begins(ragged, reverse=True).unsqueeze(-1)
+        shape = begin.shape[:-1]
+        begin = torch.cat(
+            (begin.expand(*shape, reverse_from), later.expand(*shape, groups - reverse_from)), -1
+        )
+    share = (weight_hh @ state.unsqueeze(-1)).squeeze(-1)  # [G, H]
+    return torch.addcmul(pre, begin.unsqueeze(-1).to(pre.dtype), share)
+
+
+def traceable_recurrence(
+    pre: Tensor, weight_hh: Tensor, h0: Tensor, ragged: Ragged, activation: int, reverse_from: int
+) -> tuple[Tensor, Tensor]:
+    """`fastrnn.functional.recurrence` of valid arguments."""
+    out, h_n = _by_request(pre, weight_hh, h0, ragged, activation, reverse_from)
+    if torch.compiler.is_compiling() and is_recording(pre, weight_hh, h0):
+        out = out.clone()  # users may write to it, and the backward reads what the operator gave
+    return out, h_n
+
+
+def _by_request(
+    pre: Tensor, weight_hh: Tensor, h0: Tensor, ragged: Ragged, activation: int, reverse_from: int
+) -> tuple[Tensor, Tensor]:
+    """The recurrence by the backend that was asked for."""
+    name = dispatch.requested()
+    if pre.is_complex():
+        # The operator's backward is for real numbers; the reference's forward is differentiable
+        # as it stands.
+        if name not in ("auto", "reference"):
+            dispatch.for_recurrence(Call.of(pre, h0, ragged, activation), name)
+        return reference.forward(pre, weight_hh, h0, ragged, activation, reverse_from)
+    if name in BY_NAME:
+        number = dispatch.NAMES.index(name)
+        return recurrence_by(pre, weight_hh, h0, ragged, activation, reverse_from, number)
+    return recurrence(pre, weight_hh, h0, ragged, activation, reverse_from)
+
+
+def _in_place(
+    pre: Tensor, weight_hh: Tensor, h0: Tensor, ragged: Ragged, activation: int, reverse_from: int
+) -> tuple[Tensor, Tensor]:
+    """The recurrence in the place of pre, which nobody else holds: out needs no fresh memory."""
+    h_n = recurrence_out(pre, weight_hh, h0, *ragged, activation, reverse_from, out=pre)
+    return pre, h_n
+
+
+_linear = torch.ops.fastrnn.linear.default
+
+
+@without_autocast
+def _eager_forward(
+    input: Tensor,
+    h0: Tensor | None,
+    weights: Sequence[Tensor],
+    ragged: Ragged,
+    activation: int,
+    directions: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    # Packed data may have rows that no step names, which are 0.
+    in_place = not ragged.is_packed and dispatch.requested() not in BY_NAME
+    return _forward(
+        _linear if input.is_cpu else F.linear,
+        _in_place if in_place else _by_request,
+        input,
+        h0,
+        weights,
+        ragged,
+        None,
+        activation,
+        directions,
+    )
+
+
 class _Layer(torch.autograd.Function):
+    """A layer as one node. Nothing is saved that the pieces would not save."""
+
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        with _unrecorded():
-            output, h_n, state = _forward(*arguments)
+    def forward(
+        ctx: Any, ragged: Ragged, activation: int, directions: int, *tensors: Any
+    ) -> tuple[Tensor, ...]:
+        *_, input, h0 = tensors[:5]
+        weights = tensors[5:]
+        with below_views():
+            output, h_n, state = _eager_forward(input, h0, weights, ragged, activation, directions)
             kept = copy_on_write(output)
-        lengths, offsets, resets, ctx.activation, ctx.directions, input, h0, *weights = arguments
-        # Of the biases the gradients do not depend.
-        first = len(weights) // ctx.directions
-        weights = weights[:2] if ctx.directions == 1 else weights[:2] + weights[first : first + 2]
-        ctx.starts_from_zero = h0 is None
+        ctx.activation, ctx.directions, ctx.starts_from_zero = activation, directions, h0 is None
+        # Gradients do not depend on the biases.
+        first = len(weights) // directions
+        weights = weights[:2] if directions == 1 else weights[:2] + weights[first : first + 2]
+        # Whatever is asked for by the time of the backward.
         ctx.backend = dispatch.requested()
         start = state if h0 is None else h0
-        ctx.save_for_backward(kept, start, lengths, offsets, resets, input, *weights)
+        ctx.save_for_backward(kept, start, *ragged, input, *weights)
         ctx.set_materialize_grads(False)
         return output, h_n, *(() if kept is output else (kept,))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # activation checkpointing records it anew, with autograd
-        if torch.is_grad_enabled() or transforming():  # for double backward, or a tangent
-            return _gradients(ctx, saved, *grads)
-        with _unrecorded():
-            return _gradients(ctx, saved, *grads)
+        return _gradients(ctx, *grads)
 
 
-@without_autocast
-def _forward(
-    lengths: Tensor | None,
-    offsets: Tensor | None,
-    resets: Tensor | None,
-    activation: int,
-    directions: int,
-    input: Tensor,
-    h0: Tensor | None,
-    *weights: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """output, h_n, and the initial state [B, G, H/n]."""
-    weight_ih, weight_hh, bias = merge_directions(weights, directions)
-    groups, size, _ = weight_hh.shape
-    pre = (_linear if input.is_cpu else F.linear)(input, weight_ih, bias)
-    if offsets is None or lengths is None:
-        steps, batch, _ = pre.shape
-        in_groups = pre.view(steps, batch, groups, size)
-    else:
-        batch = lengths.shape[0]
-        in_groups = pre.view(-1, groups, size)
-    state = input.new_zeros(batch, groups, size) if h0 is None else _as_state(h0, groups, size)
-    options = activation, groups // directions
-    if offsets is None and dispatch.requested() not in NAMED:
-        # In the place of pre, which nobody else holds: out's memory need not be fresh.
-        h_n = recurrence_(in_groups, weight_hh, state, lengths, resets, *options)
-        output = pre
-    else:
-        recurrence, _ = _RECURRENCES[dispatch.requested()]
-        out, h_n = recurrence(in_groups, weight_hh, state, lengths, offsets, resets, *options)
-        output = out.view(pre.shape)
-    return output, _as_h0(h_n, directions).contiguous(), state
+#: Where the weights begin, among the arguments of _Layer.
+_WEIGHTS = 8
 
 
+@below_autograd_once
 @without_autocast
 def _gradients(
     ctx: Any,
-    saved: tuple[Any, ...],
     grad_output: Tensor | None,
     grad_h_n: Tensor | None,
     grad_kept: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
-    output, start, lengths, offsets, resets, input, *weights = saved
+    # Activation checkpointing records it again, with autograd.
+    output, start, lengths, offsets, resets, input, *weights = ctx.saved_tensors
+    ragged = Ragged(lengths, offsets, resets)
     if grad_output is None or grad_kept is not None:
         grad_output = add_gradients(grad_output, grad_kept, like=output)
     directions = ctx.directions
     weight_ih, weight_hh, _ = merge_directions(weights, directions)
     groups, size, _ = weight_hh.shape
+    heads = groups // directions
     state = start if ctx.starts_from_zero else _as_state(start, groups, size)
     out = output.reshape(*output.shape[:-1], groups, size)
-    _, recurrence_backward = _RECURRENCES[ctx.backend]
-    grad_pre, grad_state = recurrence_backward(
+    grad_state = torch.zeros_like(state) if grad_h_n is None else _as_state(grad_h_n, groups, size)
+    grad_pre, grad_state = _recurrence_backward(ctx.backend)(
         grad_output.reshape(out.shape),
-        torch.zeros_like(state) if grad_h_n is None else _as_state(grad_h_n, groups, size),
+        grad_state,
         out,
         weight_hh,
         state,
-        lengths,
-        offsets,
-        resets,
+        *ragged,
         ctx.activation,
-        groups // directions,
+        heads,
     )
     *_, of_input, of_h0 = ctx.needs_input_grad[:_WEIGHTS]
     wanted = ctx.needs_input_grad[_WEIGHTS:]
@@ -168,8 +251,7 @@ def _gradients(
         gradient = outer((rows, input.reshape(-1, input.shape[-1])))
         of_weights[0] = _apart(gradient, weights[0].shape, directions)
     if any(wanted[1::count]):
-        ragged = lengths, offsets, resets, groups // directions
-        gradient = weight_gradient(grad_pre, out, state, *ragged, ctx.starts_from_zero)
+        gradient = weight_gradient(grad_pre, out, state, ragged, heads, ctx.starts_from_zero)
         of_weights[1] = _apart(gradient, weights[1].shape, directions)
     if count > 2 and (any(wanted[2::count]) or any(wanted[3::count])):
         gradient = rows.sum(0)
@@ -178,11 +260,14 @@ def _gradients(
             _apart(x, weights[0].shape[:1], directions) for x in (gradient, gradient.clone())
         ]
     grad_weights = [kind[d] for d in range(directions) for kind in of_weights]
-    return None, None, None, None, None, grad_input, grad_h0, *grad_weights
+    return *[None] * 6, grad_input, grad_h0, *grad_weights
 
 
-#: Where the weights begin, among the arguments.
-_WEIGHTS = 7
+def _recurrence_backward(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    if name not in BY_NAME:
+        return recurrence.backward_operator
+    number = dispatch.NAMES.index(name)
+    return lambda *arguments: recurrence_by.backward_operator(*arguments, number)
 
 
 def merge_directions(

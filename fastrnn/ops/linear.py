@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import cpp, dispatch
+from ._torch_private import below_autograd, is_transforming
+from .backends.dispatch import requested
+from .eager import below_autograd_once, is_plain, is_recording
 from .products import is_slow, outer
-from .recurrence import LIBRARY, overrule_unusable, transforming
+from .recurrence import LIBRARY, overrule_unusable
 
 
 def _fake(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -36,7 +38,7 @@ def multiply(rows: Tensor, weight: Tensor) -> Tensor:
     """rows [M, N] weight [N, K] -> [M, K], for gradients: by torch where that is not slow."""
     if not is_slow(rows):
         return torch.mm(rows, weight)
-    if transforming():  # for which the operator has no rules
+    if is_transforming():  # for which the operator has no rules
         return (rows.float() @ weight.float()).to(rows.dtype)
     return _operator(rows, weight.mT, None)
 
@@ -70,17 +72,12 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             output = _operator(*inputs)
         _setup_context(ctx, inputs, output)
         return output
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() or transforming():  # for double backward, or a tangent
-            return _gradients(ctx, grad)
-        with torch._C._AutoDispatchBelowAutograd():
-            return _gradients(ctx, grad)
+    backward = staticmethod(below_autograd_once(_gradients))
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -96,7 +93,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(input, weight, bias)
     if is_recording(input, weight, bias):
         return _Eager.apply(input, weight, bias)
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         return _operator(input, weight, bias)
 
 
@@ -105,44 +102,7 @@ def _compiling_slowly(input: Tensor, *others: Tensor | None) -> bool:
     return (
         torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
-        and dispatch.requested() in ("auto", "cpp")
+        and requested() in ("auto", "cpp")
         and is_slow(input)
         and all(other is None or other.dtype == input.dtype for other in others)
     )
-
-
-def is_recording(*tensors: Tensor | None) -> bool:
-    """Whether an operation on them records a gradient."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def is_plain(input: Tensor, *others: Tensor | None) -> bool:
-    """Whether operators may be called below autograd: no kernel is missing for these tensors.
-
-    What compiles, transforms or traces knows torch's own operations better; so do subclasses of
-    Tensor. A dispatch mode sees the operators of either path. It must not choose the path: a
-    checkpoint saves under a mode what it recomputes without. All tensors must be of one device
-    and of one dtype, which kernels serve there.
-    """
-    if (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or (input.is_cpu and dispatch.requested() not in ("auto", "cpp"))
-        or transforming()
-    ):
-        return False
-    dtype, device = input.dtype, input.get_device()
-    for tensor in (input, *others):
-        if tensor is not None and not (
-            type(tensor) in _TYPES
-            and tensor.dtype is dtype
-            and tensor.get_device() == device
-            and tensor.layout is torch.strided
-        ):
-            return False
-    if input.is_cpu:
-        return dtype in cpp.DTYPES and cpp.unusable() is None
-    return input.is_cuda and dtype.is_floating_point
-
-
-_TYPES = (Tensor, torch.nn.Parameter)

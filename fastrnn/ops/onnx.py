@@ -12,6 +12,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .ragged import Ragged
+from .stack import Options
+
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu"}
 #: Those that onnxruntime computes; the operator itself has float64 too.
 _DTYPES = (torch.float32, torch.float16)
@@ -39,22 +42,15 @@ def rnn(
     input: Tensor,  # [T, B, I]
     h0: Tensor | None,  # [D·L, B, H]
     weights: Sequence[Tensor],
-    *,
-    num_layers: int,
-    bias: bool,
-    dropout: float,
-    training: bool,
-    bidirectional: bool,
-    activation: str,
-    lengths: Tensor | None,  # [B]
-    offsets: Tensor | None,
-    resets: Tensor | None = None,
+    ragged: Ragged,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """`fastrnn.functional.rnn`, of `RNN` nodes; arguments and results are as there.
 
     Raises:
         ValueError: the operator, or onnxruntime, has no such thing, and what to do instead.
     """
+    lengths, offsets, resets = ragged
     if offsets is not None:
         raise ValueError(
             "ONNX knows no packed sequences: pass padded input and lengths= to the layer"
@@ -70,15 +66,15 @@ def rnn(
             "float32 with .float(), and leave out autocast"
         )
     steps, batch = input.shape[:2]
-    directions = 2 if bidirectional else 1
-    per_direction = 4 if bias else 2
+    directions, num_layers = options.directions, options.num_layers
+    per_direction = 4 if options.bias else 2
     if lengths is not None:
         # A length beyond T means T; onnxruntime would refuse it.
         lengths = lengths.clamp(0, steps).to(torch.int32)
     states = []
     for layer in range(num_layers):
-        if layer > 0 and training and dropout > 0:
-            input = torch.dropout(input, dropout, True)
+        if layer > 0 and options.training and options.dropout > 0:
+            input = torch.dropout(input, options.dropout, True)
         first = layer * directions * per_direction
         parts = [
             weights[first + k : first + directions * per_direction : per_direction]
@@ -94,14 +90,14 @@ def rnn(
                 torch.stack(list(parts[0])),  # [D, H, I]
                 torch.stack(recurrent),  # [D, H, H]
                 torch.cat((torch.stack(list(parts[2])), torch.stack(list(parts[3]))), 1)
-                if bias
+                if options.bias
                 else None,  # [D, 2·H]
                 lengths,
                 h,
             ),
             {
-                "activations": [_ACTIVATIONS[activation]] * directions,
-                "direction": "bidirectional" if bidirectional else "forward",
+                "activations": [_ACTIVATIONS[options.activation]] * directions,
+                "direction": "bidirectional" if options.bidirectional else "forward",
                 "hidden_size": hidden,
             },
             dtypes=(input.dtype, input.dtype),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .linear import is_recording
+from .eager import is_recording
 from .recurrence import LIBRARY
 from .when_imported import when_imported
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._torch_private import disable_dynamo
 from .recurrence import LIBRARY
 
 _SCHEMA = "(Tensor batch_sizes, Tensor data, SymInt? batch) -> (Tensor lengths, Tensor offsets)"
@@ -88,5 +89,5 @@ def _apart(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 LIBRARY.define("packed_layout" + _SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
 # Where torch.compile breaks its graph all the same, it is not to trace this either.
-LIBRARY.impl("packed_layout", torch._disable_dynamo(_apart), "CompositeExplicitAutograd")
+LIBRARY.impl("packed_layout", disable_dynamo(_apart), "CompositeExplicitAutograd")
 torch.library.register_fake("fastrnn::packed_layout", _fake, lib=LIBRARY)

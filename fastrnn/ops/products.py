@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from ._torch_private import has_mkldnn_products
+
 #: Rows widened at once: enough for a product to be worth its call, few enough for the cache.
 PART = 4096
 
@@ -65,8 +67,7 @@ def is_slow(x: Tensor) -> bool:
 
 def _slow() -> Iterator[torch.dtype]:
     for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16")):
-        supported = f"_is_mkldnn_{name}_supported"
-        if not torch.backends.mkldnn.is_available() or not getattr(torch.ops.mkldnn, supported)():
+        if not has_mkldnn_products(name):
             yield dtype
 
 

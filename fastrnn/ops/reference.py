@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .ragged import Ragged
 from .steps import is_active, zero_padding
 
 #: The activations' numbers in the operators' schemas, as csrc/problem.h has them. They are not
@@ -40,12 +41,10 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def forward(
-    pre: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
+    pre: Tensor,  # [T, B, G, H], or [N, G, H] if packed
     weight_hh: Tensor,  # [G, H, H]
     h0: Tensor,  # [B, G, H]
-    lengths: Tensor | None,  # [B]
-    offsets: Tensor | None,  # [T]
-    resets: Tensor | None,  # [T, B], or [N] with offsets
+    ragged: Ragged,
     activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
@@ -53,7 +52,7 @@ def forward(
     act = ACTIVATIONS[activation]
     acc = accumulation_dtype(pre.dtype)
     weight = weight_hh.to(acc)
-    layout = Layout(pre, h0, lengths, offsets, resets)
+    layout = Layout(pre, h0, ragged)
     padded = layout.pad(pre)
 
     def run(groups: slice, steps: range) -> tuple[Tensor, Tensor]:
@@ -70,30 +69,13 @@ def forward(
     return layout.pack(out, like=pre), h_n
 
 
-def forward_(
-    pre: Tensor,  # [T, B, G, H]
-    weight_hh: Tensor,  # [G, H, H]
-    h0: Tensor,  # [B, G, H]
-    lengths: Tensor | None,  # [B]
-    resets: Tensor | None,  # [T, B]
-    activation: int,
-    reverse_from: int,
-) -> Tensor:
-    """`forward` of dense data with out in pre's place: returns h_n."""
-    out, h_n = forward(pre, weight_hh, h0, lengths, None, resets, activation, reverse_from)
-    pre.copy_(out)
-    return h_n
-
-
 def backward(
     grad_out: Tensor,  # as out
     grad_h_n: Tensor,  # [B, G, H]
-    out: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
+    out: Tensor,  # [T, B, G, H], or [N, G, H] if packed
     weight_hh: Tensor,  # [G, H, H]
     h0: Tensor,  # [B, G, H]
-    lengths: Tensor | None,  # [B]
-    offsets: Tensor | None,  # [T]
-    resets: Tensor | None,  # [T, B], or [N] with offsets
+    ragged: Ragged,
     activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
@@ -104,7 +86,7 @@ def backward(
     gradient = GRADIENTS[activation]
     acc = accumulation_dtype(out.dtype)
     weight_t = weight_hh.to(acc).mT
-    layout = Layout(out, h0, lengths, offsets, resets)
+    layout = Layout(out, h0, ragged)
     padded_out, padded_grad = layout.pad(out), layout.pad(grad_out)
 
     def run(groups: slice, steps: range) -> tuple[Tensor, Tensor]:
@@ -145,15 +127,9 @@ def _each_direction(
 class Layout:
     """Where row b of step t lies, whether it is active, t < lengths[b], and what begins there."""
 
-    def __init__(
-        self,
-        data: Tensor,
-        h0: Tensor,
-        lengths: Tensor | None,
-        offsets: Tensor | None,
-        resets: Tensor | None,
-    ):
-        self.steps = data.shape[0] if offsets is None else offsets.shape[0]
+    def __init__(self, data: Tensor, h0: Tensor, ragged: Ragged) -> None:
+        lengths, offsets, resets = ragged
+        self.steps = ragged.steps(data)
         self.active = None if lengths is None else is_active(self.steps, lengths)  # [T, B]
         self.rows: Tensor | None = None  # [T, B], for packed data
         if offsets is not None and self.active is not None:
@@ -163,7 +139,7 @@ class Layout:
         self.begins = resets if resets is None else self.pad(resets)  # [T, B]
 
     def pad(self, data: Tensor) -> Tensor:
-        """[T, B, ...], or [N, ...] with offsets -> [T, B, ...], 0 where a row is inactive."""
+        """[T, B, ...], or [N, ...] if packed -> [T, B, ...], 0 where a row is inactive."""
         if self.active is None:
             return data
         if self.rows is None:
@@ -197,16 +173,3 @@ class Layout:
             return new, carried
         active = self.active[t, :, None, None]
         return new.where(active, 0), carried.where(active, state)
-
-
-def unusable() -> None:
-    """It is plain PyTorch: usable wherever torch is."""
-
-
-def refuses(tensor: Tensor) -> None:
-    """It serves every call."""
-
-
-def detail() -> str:
-    """What the doctor's table says of it."""
-    return "plain PyTorch, every device"

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._torch_private import below_views
 from .layer import merge_directions
-from .recurrence import recurrence_
+from .recurrence import recurrence_out
 from .reference import ACTIVATION_CODES
 
 
@@ -32,13 +33,13 @@ def single_step(
     in_heads = batch, heads, hidden // heads
     options = ACTIVATION_CODES[activation], heads
     last_states = []
-    with torch._C._AutoDispatchBelowADInplaceOrView():
+    with below_views():
         for layer, state in enumerate(hx.reshape(layers, *in_heads).unbind()):
             of_layer = weights[layer * count : (layer + 1) * count]
             weight_ih, weight_hh, bias = merge_directions(of_layer, 1)
             input = linear(input, weight_ih, bias)  # and then, in its place, the state
-            in_place = input.view(1, *in_heads)
-            h_n = recurrence_(in_place, weight_hh, state, None, resets, *options)
+            pre = input.view(1, *in_heads)
+            h_n = recurrence_out(pre, weight_hh, state, None, None, resets, *options, out=pre)
             last_states.append(h_n)
         h_n = last_states[0] if layers == 1 else torch.stack(last_states)
         return input, h_n.view(layers, batch, hidden)

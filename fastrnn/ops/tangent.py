@@ -23,6 +23,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .ragged import Ragged
 from .reference import RELU, TANH, Layout, accumulation_dtype
 from .steps import each_direction, neighbours, outermost, uncut
 
@@ -38,17 +39,15 @@ def forward(
     dpre: Tensor | None,  # as out
     dweight: Tensor | None,  # [G, H, H]
     dh0: Tensor | None,  # [B, G, H]
-    out: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
+    out: Tensor,  # [T, B, G, H], or [N, G, H] if packed
     weight_hh: Tensor,  # [G, H, H]
     h0: Tensor,  # [B, G, H]
-    lengths: Tensor | None,  # [B]
-    offsets: Tensor | None,  # [T]
-    resets: Tensor | None,  # [T, B], or [N] with offsets
+    ragged: Ragged,
     activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     """The tangents of out and h_n, from those of pre, weight_hh and h0, of which None is 0."""
-    layout = Layout(out, h0, lengths, offsets, resets)
+    layout, lengths = Layout(out, h0, ragged), ragged.lengths
     padded, resets = layout.pad(out), layout.begins
     source = torch.zeros_like(padded) if dpre is None else layout.pad(dpre)
     if dweight is not None:
@@ -73,9 +72,9 @@ def forward(
             (weight_hh.mT, 0),
         )
     )
-    ragged = lengths, None, resets
+    ragged = Ragged(lengths, None, resets)
     dout, _ = backward_operator(
-        source, first, padded, weight, dh0_turned, *ragged, activation, groups - turn
+        source, first, padded, weight, dh0_turned, ragged, activation, groups - turn
     )
     if turn not in (0, groups):
         dout = torch.roll(dout, turn, 2)
@@ -97,17 +96,15 @@ def backward(
     dz: Tensor,  # as out: what the backward returned as grad_pre
     grad_out: Tensor,  # as out
     grad_h_n: Tensor,  # [B, G, H]
-    out: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
+    out: Tensor,  # [T, B, G, H], or [N, G, H] if packed
     weight_hh: Tensor,  # [G, H, H]
     h0: Tensor,  # [B, G, H]
-    lengths: Tensor | None,  # [B]
-    offsets: Tensor | None,  # [T]
-    resets: Tensor | None,  # [T, B], or [N] with offsets
+    ragged: Ragged,
     activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
     """The tangents of grad_pre and grad_h0, from those of the backward's arguments; None is 0."""
-    layout = Layout(out, h0, lengths, offsets, resets)
+    layout, lengths = Layout(out, h0, ragged), ragged.lengths
     padded, dz, resets = layout.pad(out), layout.pad(dz), layout.begins
 
     def arriving(x: Tensor, edge: Tensor) -> Tensor:
@@ -132,9 +129,9 @@ def backward(
     source = arriving(sent, zero)
     if dgrad_out is not None:
         source = source + layout.pad(dgrad_out)
-    ragged = lengths, None, resets
+    ragged = Ragged(lengths, None, resets)
     e, dgrad_h0 = backward_operator(
-        source, dgrad_h_n, padded, weight_hh, h0, *ragged, activation, reverse_from
+        source, dgrad_h_n, padded, weight_hh, h0, ragged, activation, reverse_from
     )
     sent_last = each_direction(
         lambda reverse, x, none: outermost(x, none, lengths, last=reverse),

@@ -6,46 +6,38 @@ import torch
 from torch import Tensor
 
 from .products import outer
+from .ragged import Ragged
 from .steps import uncut, zero_padding
 
 
 def weight_gradient(
     dz: Tensor,  # as out
-    out: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
+    out: Tensor,  # [T, B, G, H], or [N, G, H] if packed
     h0: Tensor,  # [B, G, H]
-    lengths: Tensor | None,  # [B]
-    offsets: Tensor | None,  # [T]
-    resets: Tensor | None,  # [T, B], or [N] with offsets
+    ragged: Ragged,
     reverse_from: int,
     from_zero: bool = False,  # whether h0 is zero, and its product need not be taken
 ) -> Tensor:
     """dW_hh = sum over t and b of dz_t h_{t-1}^T, h_{t-1} = 0 where a row begins: [G, H, H]."""
-    ragged = lengths, offsets, resets
     if reverse_from == 0 or reverse_from >= h0.shape[1]:
-        return _weight_gradient(dz, out, h0, *ragged, reverse_from == 0, from_zero)
+        return _weight_gradient(dz, out, h0, ragged, reverse_from == 0, from_zero)
     parts = []
     for reverse, g in enumerate((slice(None, reverse_from), slice(reverse_from, None))):
         tensors = dz[..., g, :], out[..., g, :], h0[:, g]
-        parts.append(_weight_gradient(*tensors, *ragged, bool(reverse), from_zero))
+        parts.append(_weight_gradient(*tensors, ragged, bool(reverse), from_zero))
     return torch.cat(parts)
 
 
 def _weight_gradient(
-    dz: Tensor,
-    out: Tensor,
-    h0: Tensor,
-    lengths: Tensor | None,
-    offsets: Tensor | None,
-    resets: Tensor | None,
-    reverse: bool,
-    from_zero: bool,
+    dz: Tensor, out: Tensor, h0: Tensor, ragged: Ragged, reverse: bool, from_zero: bool
 ) -> Tensor:
+    lengths, offsets, resets = ragged
     if offsets is not None and lengths is not None:
-        index = _previous_rows(offsets, lengths, resets, out.shape[0], reverse)
+        index = _previous_rows(ragged, out.shape[0], reverse)
         states = [out, h0] if resets is None else [out, h0, torch.zeros_like(h0[:1])]
         return outer((dz, torch.cat(states).index_select(0, index)))
     # The state before a row's first step is h0; before every other, a row of out.
-    rest, previous, begun = _other_steps(dz, out, resets, lengths, reverse)
+    rest, previous, begun = _other_steps(dz, out, ragged, reverse)
     if begun is not None:
         # The states, not dz: a sequence that has diverged must not reach the next one's gradient.
         previous = zero_padding(previous, ~begun)
@@ -65,10 +57,10 @@ def _weight_gradient(
 
 
 def _other_steps(
-    dz: Tensor, out: Tensor, resets: Tensor | None, lengths: Tensor | None, reverse: bool
+    dz: Tensor, out: Tensor, ragged: Ragged, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """All steps but the first that is run: dz, the states before, whether a row begins: no copy."""
-    begun = None if resets is None else begins(resets, lengths, None, reverse)
+    begun = None if ragged.resets is None else begins(ragged, reverse)
     if isinstance(dz.shape[0], torch.SymInt):
         # Of slices of T - 1 steps, a compiled graph for every T would not serve T = 2.
         edge = out.new_zeros(1, *out.shape[1:])
@@ -77,8 +69,10 @@ def _other_steps(
     return dz[of_dz], out[of_out], None if begun is None else begun[of_dz]
 
 
-def begins(resets: Tensor, lengths: Tensor | None, offsets: Tensor | None, reverse: bool) -> Tensor:
-    """Whether a reset lies before a step, in a direction's order: shaped as resets."""
+def begins(ragged: Ragged, reverse: bool) -> Tensor:
+    """Whether a reset precedes a step, in a direction's order: shaped as resets, which is given."""
+    lengths, offsets, resets = ragged
+    assert resets is not None
     if not reverse:
         return resets
     if offsets is not None and lengths is not None:
@@ -92,15 +86,16 @@ def begins(resets: Tensor, lengths: Tensor | None, offsets: Tensor | None, rever
     return begun
 
 
-def _previous_rows(
-    offsets: Tensor, lengths: Tensor, resets: Tensor | None, size: int, reverse: bool
-) -> Tensor:
+def _previous_rows(ragged: Ragged, size: int, reverse: bool) -> Tensor:
     """For every packed row, the row of its previous state in cat((out, h0, 0)): [N]."""
+    lengths, offsets, resets = ragged
+    assert lengths is not None  # data is packed
+    assert offsets is not None
     b, previous, exists = _previous_steps(offsets, lengths, size, reverse)
     index = torch.where(exists, previous, size + b)
     if resets is None:
         return index
-    return index.where(~begins(resets, lengths, offsets, reverse), size + lengths.shape[0])
+    return index.where(~begins(ragged, reverse), size + lengths.shape[0])
 
 
 def _previous_steps(

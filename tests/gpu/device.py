@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.gpu_kernels import BACKENDS, CUDA, KERNELS, TRITON, Kernel
 from benchmarks.modes import FLOAT64, MODES, precision
-from fastrnn.ops import cuda, triton
+from fastrnn.ops.backends import cuda, triton
 from fastrnn.testing import Problem
 
 __all__ = [
@@ -33,7 +33,9 @@ INTERPRETED = DEVICE.type == "cpu"
 def unable(about: str, mode: str) -> str | None:
     """Why a kernel, or a whole backend, cannot be tried here at all, or None."""
     if about.startswith("cuda"):
-        reason = "the CUDA kernels need a CUDA GPU" if INTERPRETED else cuda.unusable()
+        reason = (
+            "the CUDA kernels need a CUDA GPU" if INTERPRETED else cuda.BACKEND.unavailable_reason()
+        )
         if reason is not None or about == "cuda":
             return reason
         # What not even the smallest call gets here, as clusters before compute capability 9.0.

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_kernels import plans
-from fastrnn.ops import cuda, reference
+from fastrnn.ops import reference
+from fastrnn.ops.backends import cuda
 from fastrnn.testing import Problem, assert_close
 from tests.ops.checks import CHECKS, biggest, check_forward, double
 
@@ -53,14 +54,14 @@ def test_in_place(kernel: Kernel, hidden: int, layout: str, device: torch.device
     problem = Problem(11, 37, 2, hidden, layout, dtype=torch.bfloat16)
     pre, weight_hh, h0, lengths, *_ = problem.tensors(device)
     rest = weight_hh, h0, lengths, None, None
-    out, h_n = cuda.forward(pre, *rest, *problem.options, **kernel.options)
+    out, h_n = cuda.BACKEND.forward(pre, *rest, *problem.options, **kernel.options)
     given, state = pre.clone(), torch.empty_like(h0)
     operator = torch.ops.fastrnn.cuda_forward
     strategy = cuda.STRATEGIES.index(kernel.name)
     operator(given, *rest, given, state, *problem.options, False, strategy)
     assert torch.equal(given, out)
     assert torch.equal(state, h_n)
-    planned = cuda.forward(pre, *rest, *problem.options)
+    planned = cuda.BACKEND.forward(pre, *rest, *problem.options)
     h_n = cuda.forward_(pre, weight_hh, h0, lengths, None, *problem.options)
     assert torch.equal(pre, planned[0])
     assert torch.equal(h_n, planned[1])
@@ -82,11 +83,11 @@ def test_nan_and_the_bits_that_stand_for_nothing(
         pre, weight_hh, h0, *ragged = problem.tensors(device)
         ragged[0].fill_(problem.steps)
         rest = weight_hh, h0, *ragged, *problem.options
-        clean = cuda.forward(pre, *rest, **kernel.options)
+        clean = cuda.BACKEND.forward(pre, *rest, **kernel.options)
         ill = [3, 17]
         _ones(h0[ill[0]])
         _ones(pre[2, ill[1]])
-        out, h_n = cuda.forward(pre, *rest, **kernel.options)
+        out, h_n = cuda.BACKEND.forward(pre, *rest, **kernel.options)
         expected = reference.forward(pre, *rest)[0]
         well = [b for b in range(problem.batch) if b not in ill]
         assert torch.equal(out.isnan(), expected.isnan())
@@ -95,10 +96,10 @@ def test_nan_and_the_bits_that_stand_for_nothing(
         assert torch.equal(h_n[well], clean[1][well])
 
         grads = torch.ones_like(out), torch.ones_like(h_n)
-        clean = cuda.backward(*grads, clean[0], *rest, **kernel.options)
+        clean = cuda.BACKEND.backward(*grads, clean[0], *rest, **kernel.options)
         _ones(grads[0][1, ill[0]])
         _ones(grads[1][ill[1]])
-        grad_pre, grad_h0 = cuda.backward(*grads, out.nan_to_num(), *rest, **kernel.options)
+        grad_pre, grad_h0 = cuda.BACKEND.backward(*grads, out.nan_to_num(), *rest, **kernel.options)
         expected_pre = reference.backward(*grads, out.nan_to_num(), *rest)[0]
         assert torch.equal(grad_pre.isnan(), expected_pre.isnan())
         assert grad_pre.isnan()[:, ill].any()
@@ -122,10 +123,10 @@ def test_no_steps(kernel: Kernel, layout: str, device: torch.device) -> None:
     lengths = None if layout == "dense" else torch.zeros(5, dtype=torch.int64, device=device)
     offsets = torch.zeros(0, dtype=torch.int64, device=device) if layout == "packed" else None
     rest = weight_hh, h0, lengths, offsets, None, reference.TANH, 1
-    out, h_n = cuda.forward(pre, *rest, **kernel.options)
+    out, h_n = cuda.BACKEND.forward(pre, *rest, **kernel.options)
     assert out.shape == pre.shape
     assert torch.equal(h_n, h0)
-    grad_pre, grad_h0 = cuda.backward(pre, 2 * h0, out, *rest, **kernel.options)
+    grad_pre, grad_h0 = cuda.BACKEND.backward(pre, 2 * h0, out, *rest, **kernel.options)
     assert grad_pre.shape == pre.shape
     assert torch.equal(grad_h0, 2 * h0)
 
@@ -137,7 +138,7 @@ def test_a_long_sequence(kernel: Kernel, layout: str, device: torch.device) -> N
     problem = Problem(3000, 9, 2, 72, layout, dtype=torch.float32)
     with precision("float32"):
         arguments = *problem.tensors(device), *problem.options
-        out, _ = cuda.forward(*arguments, **kernel.options)
+        out, _ = cuda.BACKEND.forward(*arguments, **kernel.options)
         pre, weight_hh, h0, *rest = arguments
         expected, _ = reference.forward(*double(pre, weight_hh, h0), *rest)
         # A step makes of an error less than 0.98 of it, so all of them sum to less than 50.
@@ -150,14 +151,14 @@ def test_another_stream(kernel: Kernel, device: torch.device) -> None:
     """What is launched on a stream runs there: after what is before it, and it is waited for."""
     problem = Problem(20, 40, 2, 200, "lengths", dtype=torch.bfloat16)
     pre, *rest = *problem.tensors(device), *problem.options
-    expected = cuda.forward(pre, *rest, **kernel.options)
+    expected = cuda.BACKEND.forward(pre, *rest, **kernel.options)
     late = torch.zeros_like(pre)
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(20_000_000)
         late.copy_(pre)
-        results = cuda.forward(late, *rest, **kernel.options)
+        results = cuda.BACKEND.forward(late, *rest, **kernel.options)
     stream.synchronize()
     assert all(map(torch.equal, results, expected))
 
@@ -168,7 +169,9 @@ def test_the_plan_is_one_of_the_strategies(device: torch.device) -> None:
     arguments = *problem.tensors(device), *problem.options
     chosen, _ = plans(arguments[2], problem.steps, "forward")
     for one, other in zip(
-        cuda.forward(*arguments), cuda.forward(*arguments, strategy=chosen), strict=True
+        cuda.BACKEND.forward(*arguments),
+        cuda.BACKEND.forward(*arguments, strategy=chosen),
+        strict=True,
     ):
         assert torch.equal(one, other)
 
@@ -187,7 +190,7 @@ def test_an_unknown_strategy(device: torch.device) -> None:
 
 
 def _forward(problem: Problem, device: torch.device, strategy: str) -> tuple[Tensor, Tensor]:
-    return cuda.forward(*problem.tensors(device), *problem.options, strategy=strategy)
+    return cuda.BACKEND.forward(*problem.tensors(device), *problem.options, strategy=strategy)
 
 
 def _raises(reason: str, call: Callable[[], object]) -> None:

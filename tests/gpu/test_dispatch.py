@@ -8,7 +8,8 @@ import torch
 import fastrnn
 from fastrnn import FusedRNN
 from fastrnn.functional import recurrence
-from fastrnn.ops import cuda, dispatch, reference, triton
+from fastrnn.ops import reference
+from fastrnn.ops.backends import cuda, dispatch, triton
 from fastrnn.testing import Problem
 
 from .device import BACKENDS, INTERPRETED, TRITON
@@ -63,7 +64,7 @@ def test_auto_takes_a_proven_kernel(
         with torch.inference_mode():
             in_place = layer(x)
         recorded = layer(x)
-    with fastrnn.backend(backend):
+    with fastrnn.use_backend(backend):
         named = layer(x)
     for one, other in zip((*in_place, *recorded), (*named, *named), strict=True):
         assert torch.equal(one, other)
@@ -72,7 +73,7 @@ def test_auto_takes_a_proven_kernel(
 def _by_name(backend: str, dtype: torch.dtype, device: torch.device, reason: str) -> None:
     """The backend, asked for by name, refuses such tensors for that reason."""
     arguments = [tensor.to(dtype) for tensor in PROBLEM.tensors(device)[:3]]
-    with fastrnn.backend(backend), pytest.raises(RuntimeError, match=reason):
+    with fastrnn.use_backend(backend), pytest.raises(RuntimeError, match=reason):
         recurrence(*arguments)
 
 

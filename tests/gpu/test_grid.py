@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastrnn.ops import triton
+from fastrnn.ops.backends import triton
 from fastrnn.testing import Problem
 from tests.ops.checks import CHECKS, biggest
 
@@ -20,7 +20,7 @@ KERNEL = "triton.grid"  # whose tests these are, for the summary by kernel
 @pytest.fixture
 def rooms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What grid is told of the room there is, call after call."""
-    from fastrnn.ops.triton import grid
+    from fastrnn.ops.backends.triton import grid
 
     told = []
 
@@ -37,7 +37,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("mode", ["float32", "bfloat16"])
 def test_more_teams_than_fit(mode: str, check, rooms: list[int], device: torch.device) -> None:
-    from fastrnn.ops.triton import grid
+    from fastrnn.ops.backends.triton import grid
 
     problem = Problem(8, 4500, 1, 1024, "lengths", dtype=MODES[mode].dtype)
     with precision(mode) as how:
@@ -67,7 +67,7 @@ def test_every_form(
     mode: str, resident: bool, check, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of grid's configurations, whichever would have been chosen."""
-    from fastrnn.ops.triton import grid
+    from fastrnn.ops.backends.triton import grid
 
     if INTERPRETED and mode == "bfloat16":
         pytest.skip("Triton's interpreter computes bfloat16 products wrongly")
@@ -88,7 +88,7 @@ def test_no_room_at_all(
     mode: str, check, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As under MIG or MPS, where the driver may not tell: it goes step by step."""
-    from fastrnn.ops.triton import grid
+    from fastrnn.ops.backends.triton import grid
 
     monkeypatch.setattr(grid, "room", lambda *_: 0)
     with precision(mode) as how:
@@ -101,7 +101,7 @@ def test_step_by_step_and_at_once_agree_bitwise(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same configuration sums in the same order, whoever keeps the steps apart."""
-    from fastrnn.ops.triton import grid
+    from fastrnn.ops.backends.triton import grid
 
     problem = Problem(40, 35, 2, 300, "lengths", dtype=torch.float32)
     arguments = (*problem.tensors(device), *problem.options)
@@ -109,9 +109,9 @@ def test_step_by_step_and_at_once_agree_bitwise(
         sizes = triton.sizes_of(arguments[2])
         best = next(iter(grid.configurations(sizes)))
         monkeypatch.setattr(grid, "configurations", lambda _: [best])
-        at_once = triton.forward(*arguments, kernel="grid")
+        at_once = triton.BACKEND.forward(*arguments, kernel="grid")
         assert biggest(at_once[0]) > 0
         monkeypatch.setattr(grid, "room", lambda *_: 0)
-        stepwise = triton.forward(*arguments, kernel="grid")
+        stepwise = triton.BACKEND.forward(*arguments, kernel="grid")
     for one, other in zip(at_once, stepwise, strict=True):
         assert torch.equal(one, other)

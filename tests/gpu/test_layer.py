@@ -38,7 +38,7 @@ def strict(poison: None):
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, strict: None):
     """One of ours, and no reference in its place."""
-    with fastrnn.backend(request.param):
+    with fastrnn.use_backend(request.param):
         yield request.param
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(INTERPRETED, reason="streams and their graphs ar
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, poison: None):
     """One of ours, and no reference in its place."""
-    with fastrnn.backend(request.param):
+    with fastrnn.use_backend(request.param):
         yield request.param
 
 

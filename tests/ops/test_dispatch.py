@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import fastrnn
-from fastrnn.ops import cpp, cuda, dispatch, reference, triton
+from fastrnn.ops import reference
+from fastrnn.ops.backends import cpp, cuda, dispatch, triton
 
 
 @pytest.fixture
@@ -23,9 +24,9 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_choice_holds_for_its_block(tensor: torch.Tensor) -> None:
     before = dispatch.select(tensor, 10)
-    with fastrnn.backend("reference"):
+    with fastrnn.use_backend("reference"):
         assert dispatch.select(tensor, 10) is reference
-        with fastrnn.backend("auto"):
+        with fastrnn.use_backend("auto"):
             assert dispatch.select(tensor, 10) is before
         assert dispatch.select(tensor, 10) is reference
     assert dispatch.select(tensor, 10) is before
@@ -35,7 +36,7 @@ def test_a_choice_can_be_set(tensor: torch.Tensor) -> None:
     setter = fastrnn.backend("reference")
     assert dispatch.select(tensor, 10) is reference
     setter.__exit__()
-    assert dispatch.select(tensor, 10) is not reference or cpp.unusable()
+    assert dispatch.select(tensor, 10) is not reference or cpp.EXTENSION.unusable
 
 
 def test_an_unknown_backend() -> None:
@@ -49,10 +50,10 @@ def test_a_backend_named_raises_where_it_is_not_usable(broken: None) -> None:
 
 
 def test_a_backend_named_raises_where_it_cannot_serve() -> None:
-    if cpp.unusable():
+    if cpp.EXTENSION.unusable:
         pytest.skip("the extension is not built")
     meta = torch.zeros(2, 1, 3, device="meta")
-    with fastrnn.backend("cpp"), pytest.raises(RuntimeError, match="not 'meta' ones"):
+    with fastrnn.use_backend("cpp"), pytest.raises(RuntimeError, match="not 'meta' ones"):
         dispatch.select(meta, 10)
 
 
@@ -67,7 +68,7 @@ def test_auto_falls_back_and_says_so_once(broken: None, tensor: torch.Tensor) ->
 def test_report_names_every_backend(broken: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (cuda, triton):
         monkeypatch.setattr(module, "unusable", lambda: "no CUDA GPU here")
-    assert [(status.name, status.reason) for status in fastrnn.report()] == [
+    assert [(status.name, status.reason) for status in fastrnn.backends()] == [
         ("reference", None),
         ("cpp", "not built: c++: not found"),
         ("cuda", "no CUDA GPU here"),

@@ -9,14 +9,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
-from fastrnn.ops import cpp, dispatch, reference
+from fastrnn.ops import reference
+from fastrnn.ops.backends import cpp, dispatch
 from fastrnn.testing import Problem
 
 from .checks import CHECKS
 from .strategies import problems
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-INSTRUCTION_SETS = [] if cpp.unusable() else cpp.EXTENSION.info["instruction_sets"]
+INSTRUCTION_SETS = [] if cpp.EXTENSION.unusable else cpp.EXTENSION.info["instruction_sets"]
 
 many = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -8,11 +8,13 @@ from torch import Tensor
 from torch.func import functional_call, grad
 
 from fastrnn import FusedRNN, functional
-from fastrnn.ops import cpp
+from fastrnn.ops.backends import cpp
 
 from ..twins import assert_same, twins
 
-pytestmark = pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
+pytestmark = pytest.mark.skipif(
+    cpp.EXTENSION.unusable is not None, reason="the extension is not built"
+)
 
 T, B, I, H = 5, 3, 2, 4  # noqa: E741
 KINDS = [{}, {"bidirectional": True}, {"num_heads": 2}, {"bias": False, "nonlinearity": "relu"}]

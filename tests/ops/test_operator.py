@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 from fastrnn.functional import recurrence
-from fastrnn.ops import cpp, reference
+from fastrnn.ops import reference
+from fastrnn.ops.backends import cpp
 from fastrnn.testing import Problem
 
 from .strategies import problems
@@ -122,12 +123,12 @@ def test_activations_are_numbered_as_in_cpp() -> None:
     assert list(reference.ACTIVATION_CODES.values()) == [0, 1]
 
 
-@pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
+@pytest.mark.skipif(cpp.EXTENSION.unusable is not None, reason="the extension is not built")
 def test_no_other_number_is_an_activation() -> None:
     pre, weight_hh, h0, *ragged = Problem(4, 3, 2, 5).tensors()
     for number in (-1, 2, 2**32):
         with pytest.raises(RuntimeError, match=f"0 for tanh or 1 for relu, got {number}"):
-            cpp.forward(pre, weight_hh, h0, *ragged, number, 1)
+            cpp.BACKEND.forward(pre, weight_hh, h0, *ragged, number, 1)
 
 
 def test_only_the_gradients_asked_for() -> None:

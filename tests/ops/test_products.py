@@ -80,7 +80,7 @@ def mistakes_compiling_for_exporting() -> bool:
 def test_a_training_step_takes_no_product_of_torch_in_half_precision(
     heads: int, lengths: Tensor | None, compiled: bool, tmp_path: Path, dtype: torch.dtype
 ):
-    if fastrnn.ops.cpp.unusable() is not None:
+    if fastrnn.ops.backends.cpp.EXTENSION.unusable is not None:
         pytest.skip("without the extension the reference serves, and torch multiplies")
     torch._dynamo.reset()
     if compiled and mistakes_compiling_for_exporting():

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastrnn.ops import cpp
+from fastrnn.ops.backends import cpp
 from fastrnn.testing import Problem
 
-pytestmark = pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
+pytestmark = pytest.mark.skipif(
+    cpp.EXTENSION.unusable is not None, reason="the extension is not built"
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,8 +67,8 @@ def test_a_team_computes_what_one_thread_does(problem: Problem, dtype: torch.dty
     results = []
     for threads in (1, 2, 3, 8):
         torch.set_num_threads(threads)
-        out, h_n = cpp.forward(*arguments)
+        out, h_n = cpp.BACKEND.forward(*arguments)
         grads = torch.full_like(out, 0.5), torch.full_like(h_n, -0.5)
-        results.append((out, h_n, *cpp.backward(*grads, out, *arguments[1:])))
+        results.append((out, h_n, *cpp.BACKEND.backward(*grads, out, *arguments[1:])))
     for result in results[1:]:
         assert all(map(torch.equal, results[0], result))

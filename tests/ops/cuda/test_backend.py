@@ -10,7 +10,8 @@ import torch
 
 import fastrnn
 from benchmarks import gpu_record
-from fastrnn.ops import cpp, cuda, dispatch, reference, triton
+from fastrnn.ops import reference
+from fastrnn.ops.backends import cpp, cuda, dispatch, triton
 from fastrnn.testing import Problem
 from tests.ops.checks import CHECKS, check_forward
 
@@ -67,8 +68,8 @@ def test_rows_that_no_step_names_are_zero(calls):
     pre, weight_hh, h0, *ragged = problem.tensors()
     more = torch.cat((pre, pre.new_full((2, 1, 4), 3.0)))
     for results in (
-        cuda.forward(more, weight_hh, h0, *ragged, *problem.options),
-        cuda.backward(more, h0, more, weight_hh, h0, *ragged, *problem.options),
+        cuda.BACKEND.forward(more, weight_hh, h0, *ragged, *problem.options),
+        cuda.BACKEND.backward(more, h0, more, weight_hh, h0, *ragged, *problem.options),
     ):
         assert results[0][-2:].eq(0).all()
 
@@ -136,13 +137,13 @@ def test_auto_takes_no_kernel_without_a_record(monkeypatch):
 def test_by_name_it_refuses_cpu_tensors(monkeypatch):
     monkeypatch.setattr(cuda, "unusable", lambda: None)
     state = torch.zeros(2, 1, 4)
-    with fastrnn.backend("cuda"), pytest.raises(RuntimeError, match="cannot serve this call"):
+    with fastrnn.use_backend("cuda"), pytest.raises(RuntimeError, match="cannot serve this call"):
         fastrnn.functional.recurrence(torch.zeros(3, 2, 1, 4), torch.zeros(1, 4, 4), state)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_unusable_without_a_gpu():
-    assert cuda.unusable() == "no CUDA GPU here"
+    assert cuda.BACKEND.unavailable_reason() == "no CUDA GPU here"
     with pytest.raises(RuntimeError, match="'cuda' backend is not usable here: no CUDA GPU here"):
         fastrnn.backend("cuda")
 
@@ -150,7 +151,7 @@ def test_unusable_without_a_gpu():
 def test_unusable_without_the_plan(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(cpp, "unusable", lambda: "not built: no compiler")
-    assert cuda.unusable() == "not built: no compiler"
+    assert cuda.BACKEND.unavailable_reason() == "not built: no compiler"
 
 
 @pytest.mark.parametrize(

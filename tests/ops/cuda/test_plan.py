@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastrnn._explain import DEVICES
-from fastrnn.ops import cpp
+from fastrnn.ops.backends import cpp
 
-pytestmark = pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
+pytestmark = pytest.mark.skipif(
+    cpp.EXTENSION.unusable is not None, reason="the extension is not built"
+)
 
 BYTES = {"half": 2, "tf32": 4, "float32": 4, "float64": 8}
 NAMES = {

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fastrnn._explain import DEVICES
-from fastrnn.ops import cpp, reference
+from fastrnn.ops import reference
+from fastrnn.ops.backends import cpp
 from fastrnn.testing import Problem, Tensors, tolerance
 from tests.ops.cuda import emulated
 from tests.ops.cuda.emulated import EmulationError, Tiling, cut
@@ -308,7 +309,7 @@ def test_a_cluster_of_16_blocks(direction: str) -> None:
     check(direction, problem, "half", running=16, **run)
 
 
-@pytest.mark.skipif(cpp.unusable() is not None, reason="the extension is not built")
+@pytest.mark.skipif(cpp.EXTENSION.unusable is not None, reason="the extension is not built")
 @pytest.mark.parametrize("device", ["H100", "A100"])
 @pytest.mark.parametrize("element", ["bfloat16", "tf32", "float32"])
 @directions

@@ -29,7 +29,7 @@ from benchmarks.kernel_stats import (
     compile_case,
     measure,
 )
-from fastrnn.ops.triton.table import TABLE
+from fastrnn.ops.backends.triton.table import TABLE
 
 
 def drawn(every: Iterable[Case], of_each: Callable[[Case], object] = lambda _: ()) -> list[Case]:
@@ -127,7 +127,9 @@ def test_multiply_adds_are_fused(case: Case) -> None:
     assert compile_case(case).metadata.enable_fp_fusion
 
 
-@pytest.mark.parametrize("module", ["fastrnn", "fastrnn.ops.triton", "fastrnn.ops.triton.table"])
+@pytest.mark.parametrize(
+    "module", ["fastrnn", "fastrnn.ops.backends.triton", "fastrnn.ops.backends.triton.table"]
+)
 def test_import_leaves_triton_alone(module: str) -> None:
     code = f"import sys, torch; torch_has = 'triton' in sys.modules; import {module}\n"
     code += "sys.exit(not torch_has and 'triton' in sys.modules)"

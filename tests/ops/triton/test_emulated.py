@@ -18,9 +18,9 @@ pytest.importorskip("triton")
 if "TRITON_INTERPRET" in os.environ:
     pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
 
-from fastrnn.ops import triton
-from fastrnn.ops.triton import grid, rows, single_cta, single_cta_gluon
-from fastrnn.ops.triton.table import Sizes
+from fastrnn.ops.backends import triton
+from fastrnn.ops.backends.triton import grid, rows, single_cta, single_cta_gluon
+from fastrnn.ops.backends.triton.table import Sizes
 from fastrnn.testing import Problem
 
 from ..checks import CHECKS, check_special_gradients
@@ -225,9 +225,9 @@ def test_the_order_of_programs_changes_nothing(form: tuple[bool, int], configure
     results = []
     for seed in range(4):
         emulate(seed)
-        out, h_n = triton.forward(*tensors, *SMALL.options, kernel="grid")
+        out, h_n = triton.BACKEND.forward(*tensors, *SMALL.options, kernel="grid")
         grads = torch.ones_like(out), torch.ones_like(h_n), out
-        back = triton.backward(*grads, *tensors[1:], *SMALL.options, kernel="grid")
+        back = triton.BACKEND.backward(*grads, *tensors[1:], *SMALL.options, kernel="grid")
         results.append((out, h_n, *back))
     for result in results[1:]:
         for one, other in zip(results[0], result, strict=True):
@@ -240,7 +240,7 @@ def test_in_place(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem(5, 3, 2, 40, "lengths", "tanh", 1, BF16, resets=True)
     pre, weight_hh, h0, lengths, _, resets = problem.tensors()
     tensors = weight_hh, h0, lengths
-    out, h_n = triton.forward(pre, *tensors, None, resets, *problem.options)
+    out, h_n = triton.BACKEND.forward(pre, *tensors, None, resets, *problem.options)
     assert torch.equal(triton.forward_(pre, *tensors, resets, *problem.options), h_n)
     assert torch.equal(pre, out)
 

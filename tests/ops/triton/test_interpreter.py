@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import fastrnn
 from fastrnn.functional import recurrence
-from fastrnn.ops import reference, triton
+from fastrnn.ops import reference
+from fastrnn.ops.backends import triton
 from fastrnn.testing import UNIT_ROUNDOFF, Problem, Tensors, assert_close
 
 from ...twins import twins
@@ -27,7 +28,7 @@ from ..strategies import problems
 pytest.importorskip("triton")
 if "TRITON_INTERPRET" not in os.environ:
     pytest.skip("needs TRITON_INTERPRET=1, as `make test` sets it", allow_module_level=True)
-if (reason := triton.unusable()) is not None:
+if (reason := triton.BACKEND.unavailable_reason()) is not None:
     pytest.skip(reason, allow_module_level=True)
 
 from triton.runtime.interpreter import InterpreterBuilder
@@ -67,7 +68,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """The name of a kernel; of grid's forms, one is left to choose."""
     name, _, form = request.param.partition(" ")
     if form:
-        from fastrnn.ops.triton import grid
+        from fastrnn.ops.backends.triton import grid
 
         every = grid.configurations
         wanted = form == "resident"
@@ -110,8 +111,8 @@ def test_larger_shapes(kernel: str, check, layout: str) -> None:
 @pytest.mark.parametrize("check", CHECKS)
 def test_every_tile_of_the_batch(check, monkeypatch: pytest.MonkeyPatch) -> None:
     """The configurations that only a large batch on a real device would choose."""
-    from fastrnn.ops.triton import grid, single_cta
-    from fastrnn.ops.triton.table import Sizes
+    from fastrnn.ops.backends.triton import grid, single_cta
+    from fastrnn.ops.backends.triton.table import Sizes
 
     problem = Problem(4, 37, 2, 34, "packed", dtype=torch.float16)
     sizes = Sizes(problem.batch, problem.groups, problem.hidden, "half")
@@ -136,9 +137,11 @@ PROBLEM = Problem(steps=5, batch=5, groups=2, hidden=20, layout="lengths", dtype
 
 def test_the_same_call_twice(kernel: str) -> None:
     arguments = (*PROBLEM.tensors(), *PROBLEM.options)
-    first, again = (triton.forward(*arguments, kernel=kernel) for _ in range(2))
+    first, again = (triton.BACKEND.forward(*arguments, kernel=kernel) for _ in range(2))
     grads = torch.randn_like(first[0]), torch.randn_like(first[1])
-    back = [triton.backward(*grads, first[0], *arguments[1:], kernel=kernel) for _ in range(2)]
+    back = [
+        triton.BACKEND.backward(*grads, first[0], *arguments[1:], kernel=kernel) for _ in range(2)
+    ]
     for one, other in zip((*first, *back[0]), (*again, *back[1]), strict=True):
         assert torch.equal(one, other)
 
@@ -147,11 +150,13 @@ def test_a_row_does_not_depend_on_the_others(kernel: str) -> None:
     pre, weight_hh, h0, lengths, *_ = PROBLEM.tensors()
     assert lengths is not None
     options = PROBLEM.options
-    out, h_n = triton.forward(pre, weight_hh, h0, lengths, None, None, *options, kernel=kernel)
+    out, h_n = triton.BACKEND.forward(
+        pre, weight_hh, h0, lengths, None, None, *options, kernel=kernel
+    )
     for b in range(PROBLEM.batch):
         row = slice(b, b + 1)
         arguments = pre[:, row], weight_hh, h0[row], lengths[row], None, None
-        alone = triton.forward(*arguments, *options, kernel=kernel)
+        alone = triton.BACKEND.forward(*arguments, *options, kernel=kernel)
         assert torch.equal(alone[0], out[:, row])
         assert torch.equal(alone[1], h_n[row])
 
@@ -162,13 +167,15 @@ def test_what_lies_beyond_a_row_is_not_looked_at(kernel: str) -> None:
     assert lengths is not None
     inactive = (torch.arange(PROBLEM.steps)[:, None] >= lengths)[:, :, None, None]
     rest = (lengths, None, None, *PROBLEM.options)
-    out, h_n = triton.forward(pre, weight_hh, h0, *rest, kernel=kernel)
+    out, h_n = triton.BACKEND.forward(pre, weight_hh, h0, *rest, kernel=kernel)
     poisoned = pre.masked_fill(inactive, float("nan"))
-    assert torch.equal(triton.forward(poisoned, weight_hh, h0, *rest, kernel=kernel)[0], out)
+    assert torch.equal(
+        triton.BACKEND.forward(poisoned, weight_hh, h0, *rest, kernel=kernel)[0], out
+    )
     grads = torch.randn_like(out), torch.randn_like(h_n)
-    clean = triton.backward(*grads, out, weight_hh, h0, *rest, kernel=kernel)
+    clean = triton.BACKEND.backward(*grads, out, weight_hh, h0, *rest, kernel=kernel)
     grad_out, out = (x.masked_fill(inactive, float("nan")) for x in (grads[0], out))
-    again = triton.backward(grad_out, grads[1], out, weight_hh, h0, *rest, kernel=kernel)
+    again = triton.BACKEND.backward(grad_out, grads[1], out, weight_hh, h0, *rest, kernel=kernel)
     assert torch.equal(clean[0], again[0])
     assert torch.equal(clean[1], again[1])
 
@@ -201,16 +208,16 @@ def test_nothing_crosses_a_border(kernel: str, ill: slice) -> None:
     resets[2] = True
     well = slice(2, 4) if ill.start == 0 else slice(0, 2)
     rest = (weight_hh, h0, None, None, resets, *problem.options)
-    out, h_n = triton.forward(pre, *rest, kernel=kernel)
+    out, h_n = triton.BACKEND.forward(pre, *rest, kernel=kernel)
     poisoned = pre.clone()
     poisoned[ill] = torch.nan
-    results = triton.forward(poisoned, *rest, kernel=kernel)[0]
+    results = triton.BACKEND.forward(poisoned, *rest, kernel=kernel)[0]
     assert results[ill].isnan().all()
     assert torch.equal(results[well], out[well])
     grads = torch.randn_like(out), torch.randn_like(h_n)
-    clean = triton.backward(*grads, out, *rest, kernel=kernel)[0]
+    clean = triton.BACKEND.backward(*grads, out, *rest, kernel=kernel)[0]
     grads[0][ill] = torch.nan
-    results = triton.backward(*grads, out, *rest, kernel=kernel)[0]
+    results = triton.BACKEND.backward(*grads, out, *rest, kernel=kernel)[0]
     assert results[ill].isnan().all()
     assert torch.equal(results[well], clean[well])
 
@@ -220,7 +227,7 @@ def test_in_place(transpose: bool) -> None:
     pre, weight_hh, h0, lengths, _, resets = dataclasses.replace(PROBLEM, resets=True).tensors()
     if transpose:  # what is not contiguous must be written back
         pre = pre.transpose(0, 1).contiguous().transpose(0, 1)
-    expected = triton.forward(pre, weight_hh, h0, lengths, None, resets, *PROBLEM.options)
+    expected = triton.BACKEND.forward(pre, weight_hh, h0, lengths, None, resets, *PROBLEM.options)
     h_n = triton.forward_(pre, weight_hh, h0, lengths, resets, *PROBLEM.options)
     assert torch.equal(pre, expected[0])
     assert torch.equal(h_n, expected[1])
@@ -261,12 +268,12 @@ def test_overflow_stays_infinite(kernel: str) -> None:
     rest = (weight_hh, h0, None, None, None, reference.RELU, 1)
     expected = reference.forward(pre, *rest)
     assert expected[0].isinf().any()
-    out, h_n = triton.forward(pre, *rest, kernel=kernel)
+    out, h_n = triton.BACKEND.forward(pre, *rest, kernel=kernel)
     assert torch.equal(out, expected[0])
     assert torch.equal(h_n, expected[1])
     rest = (100 * pre, h0, torch.ones_like(pre), *rest)
     for actual, wanted in zip(
-        triton.backward(*rest, kernel=kernel), reference.backward(*rest), strict=True
+        triton.BACKEND.backward(*rest, kernel=kernel), reference.backward(*rest), strict=True
     ):
         assert wanted.isinf().any()
         assert torch.equal(actual, wanted)
@@ -281,7 +288,7 @@ def _activated(x: torch.Tensor, activation: str) -> torch.Tensor:
     pre = x.reshape(1, -1, 1, 1)
     weight_hh, h0 = pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1)
     arguments = (pre, weight_hh, h0, None, None, None, reference.ACTIVATION_CODES[activation], 1)
-    return triton.forward(*arguments, kernel="single_cta")[0].flatten()
+    return triton.BACKEND.forward(*arguments, kernel="single_cta")[0].flatten()
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -296,7 +303,7 @@ def test_a_layer(bidirectional: bool, packed: bool) -> None:
         data = leaf
         if packed:
             data = torch.nn.utils.rnn.pack_padded_sequence(leaf, torch.tensor([6, 4, 1]))
-        with fastrnn.backend("triton"):
+        with fastrnn.use_backend("triton"):
             output, h_n = layer(data)
             output = output.data if packed else output
             (output.sin().sum() + h_n.cos().sum()).backward()
@@ -321,7 +328,7 @@ def test_second_derivative() -> None:
     leaf = weight_hh.requires_grad_()
     hessian = []
     for name in ("triton", "reference"):
-        with fastrnn.backend(name):
+        with fastrnn.use_backend(name):
             out, _ = recurrence(pre, leaf, h0)
             (first,) = torch.autograd.grad(out.square().sum(), leaf, create_graph=True)
             hessian += torch.autograd.grad(first.square().sum(), leaf)
@@ -333,7 +340,7 @@ def test_the_table_chooses() -> None:
     for hidden in (8, 100, 140):
         problem = Problem(3, 2, 1, hidden, dtype=torch.float16)
         pre, weight_hh, h0, *_ = problem.tensors()
-        with fastrnn.backend("triton"):
+        with fastrnn.use_backend("triton"):
             out, _ = recurrence(pre, weight_hh, h0)
         expected = reference.forward(*double(pre, weight_hh, h0), *[None] * 3, *problem.options)
         assert_close(out, expected[0], problem, biggest(pre, h0, expected[0]))

@@ -13,8 +13,8 @@ from unittest import mock
 import pytest
 import torch
 
-from fastrnn.ops import triton
-from fastrnn.ops.triton.table import Sizes
+from fastrnn.ops.backends import triton
+from fastrnn.ops.backends.triton.table import Sizes
 from fastrnn.testing import Problem
 
 pytest.importorskip("triton")
@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import compiler
 from triton.runtime.driver import driver as active_driver
 
-from fastrnn.ops.triton import grid, occupancy, rows, single_cta, single_cta_gluon
+from fastrnn.ops.backends.triton import grid, occupancy, rows, single_cta, single_cta_gluon
 
 PROCESSORS, SHARED = 132, 232448
 
@@ -93,8 +93,8 @@ def _sizes(state: torch.Tensor) -> Sizes:
 def run(problem: Problem, kernel: str) -> None:
     """Forward and backward; every output is whatever memory held."""
     arguments = (*problem.tensors(), *problem.options)
-    out, h_n = triton.forward(*arguments, kernel=kernel)
-    triton.backward(out, h_n, out, *arguments[1:], kernel=kernel)
+    out, h_n = triton.BACKEND.forward(*arguments, kernel=kernel)
+    triton.BACKEND.backward(out, h_n, out, *arguments[1:], kernel=kernel)
 
 
 def compilations(kernel: Any) -> int:

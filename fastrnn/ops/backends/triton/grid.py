@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .occupancy import room
-from .table import OPTIONS, PRECISION, Call, Sizes, power_of_two
+from .table import OPTIONS, PRECISION, Launch, Sizes, power_of_two
 from .tile import (
     SIZES,
     activate,
@@ -318,7 +318,7 @@ def configurations(sizes: Sizes) -> Iterator[dict[str, Any]]:
 
 
 def launch_forward(
-    call: Call,
+    call: Launch,
     pre: Tensor,
     weight_hh: Tensor,
     h0: Tensor,
@@ -336,7 +336,7 @@ def launch_forward(
 
 
 def launch_backward(
-    call: Call,
+    call: Launch,
     grad_out: Tensor,
     grad_h_n: Tensor,
     out: Tensor,
@@ -357,7 +357,7 @@ def launch_backward(
 
 def _launch(
     kernel: Any,
-    call: Call,
+    call: Launch,
     tensors: tuple[Tensor | None, ...],
     turns: int,
     flags: dict[str, bool],

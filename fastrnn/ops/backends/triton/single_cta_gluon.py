@@ -32,7 +32,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia import hopper
 
 from .single_cta import programs
-from .table import OPTIONS, PRECISION, Call, Sizes, power_of_two
+from .table import OPTIONS, PRECISION, Launch, Sizes, power_of_two
 from .tile import (
     SIZES,
     activate,
@@ -301,14 +301,14 @@ def configuration(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def launch_forward(call: Call, *tensors: Tensor | None) -> None:
+def launch_forward(call: Launch, *tensors: Tensor | None) -> None:
     """Fill out and h_n; `tensors` are the kernel's, in its order."""
     options = configuration(call.sizes)
     flags = {"RELU": call.relu, "FAST": call.fast}
     forward[programs(call.sizes, options)](*tensors, *call.arguments, **flags, **options)
 
 
-def launch_backward(call: Call, *tensors: Tensor | None) -> None:
+def launch_backward(call: Launch, *tensors: Tensor | None) -> None:
     """Fill grad_pre and grad_h0; `tensors` are the kernel's, in its order."""
     options = configuration(call.sizes)
     flags = {"RELU": call.relu}

@@ -7,33 +7,47 @@ torch's own operators have one: every level of torch.func, and torch.compile, co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
-from torch.autograd.function import _SingleLevelFunction
+
+from ._torch_private import (
+    SingleLevelFunction,
+    below_autograd,
+    below_autograd_keys,
+    is_forward_mode,
+    set_forward_mode,
+    single_level,
+)
 
 
 def register(
     library: torch.library.Library,
     operator: Any,
-    save: Callable[[Any, Sequence[Any], tuple[Tensor, Tensor]], list[Tensor | None]],
+    count: int,
+    without_first: bool,
     backward: Callable[..., tuple[Tensor | None, ...]],
     jvp: Callable[..., tuple[Tensor, Tensor]],
 ) -> None:
     """Register the derivatives of an operator with two outputs.
 
+    The derivatives are given, as saved tensors, the first output and the arguments that are
+    tensors; the other arguments are ``ctx.options``.
+
     Args:
-        save: of (ctx, inputs, outputs), the tensors that the derivatives need.
+        count: how many of the arguments, from the first on, are tensors.
+        without_first: whether the first of these is not needed, nor saved.
         backward: of (ctx, *grads), the gradients of the inputs; no grad is None.
         jvp: of (ctx, saved, *tangents), the tangents of the outputs; `saved` are the tensors
             saved, and a tangent is None for an input that has none.
     """
 
-    class Derivatives(_SingleLevelFunction):
+    first = 1 if without_first else 0
+
+    class Derivatives(SingleLevelFunction):
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
             *inputs, keyset, recording, dual = arguments
@@ -41,12 +55,13 @@ def register(
             # one, which the call goes on to, record as the caller has it.
             with (
                 torch.set_grad_enabled(recording),
-                forward_ad._set_fwd_grad_enabled(dual),
-                torch._C._AutoDispatchBelowAutograd(),
+                set_forward_mode(dual),
+                below_autograd(),
             ):
-                outputs = operator.redispatch(keyset & torch._C._after_autograd_keyset, *inputs)
+                outputs = operator.redispatch(keyset & below_autograd_keys, *inputs)
             ctx.dual = dual
-            tensors = save(ctx, inputs, outputs)
+            ctx.options = inputs[count:]
+            tensors = [outputs[0], *inputs[first:count]]
             ctx.save_for_backward(*tensors)
             ctx.save_for_forward(*tensors)
             ctx.set_materialize_grads(False)
@@ -64,13 +79,13 @@ def register(
                 x if x is None else forward_ad.unpack_dual(x, level=0).primal
                 for x in ctx.saved_tensors
             ]
-            with forward_ad._set_fwd_grad_enabled(ctx.dual):
+            with set_forward_mode(ctx.dual):
                 return jvp(ctx, saved, *tangents[:-3])
 
     def derivatives(keyset: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        modes = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+        modes = torch.is_grad_enabled(), is_forward_mode()
         # Every level of torch.func comes here by itself, outermost first: one at a time.
-        with enable_single_level_autograd_function():
+        with single_level():
             return Derivatives.apply(*inputs, keyset, *modes)  # type: ignore[attr-defined]
 
     library.impl(operator, derivatives, "Autograd", with_keyset=True)

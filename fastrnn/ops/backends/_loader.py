@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .._version import __version__
+from ..._version import __version__
 
 
 class Extension:
@@ -28,7 +28,7 @@ class Extension:
         self, name: str, error: str, remedy: str, prepare: Callable[[Any], None] | None = None
     ) -> None:
         self.name = f"fastrnn.{name}"
-        self.error = Path(__file__).resolve().parents[1] / error
+        self.error = Path(__file__).resolve().parents[2] / error
         self._remedy = remedy
         self._prepare = prepare
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .table import OPTIONS, PRECISION, Call, Sizes, power_of_two
+from .table import OPTIONS, PRECISION, Launch, Sizes, power_of_two
 from .tile import (
     SIZES,
     activate,
@@ -190,14 +190,14 @@ def configuration(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def launch_forward(call: Call, *tensors: Tensor | None) -> None:
+def launch_forward(call: Launch, *tensors: Tensor | None) -> None:
     """Fill out and h_n; `tensors` are the kernel's, in its order."""
     options = configuration(call.sizes)
     flags = {"RELU": call.relu, "FAST": call.fast}
     forward[programs(call.sizes, options)](*tensors, *call.arguments, **flags, **options)
 
 
-def launch_backward(call: Call, *tensors: Tensor | None) -> None:
+def launch_backward(call: Launch, *tensors: Tensor | None) -> None:
     """Fill grad_pre and grad_h0; `tensors` are the kernel's, in its order."""
     options = configuration(call.sizes)
     flags = {"RELU": call.relu}

@@ -33,7 +33,7 @@ class Sizes(NamedTuple):
     wgmma: bool = False  #: whether the device has wgmma, and the installed Triton Gluon, to use it
 
 
-class Call(NamedTuple):
+class Launch(NamedTuple):
     """What a launcher needs besides the tensors."""
 
     sizes: Sizes
@@ -76,12 +76,9 @@ TABLE = (
     Row("grid", MODES, hidden=2**31 - 1, width=2**62),
 )
 
-#: The kernels that passed every check on hardware: the file in benchmarks/results/ that says so,
-#: by (kernel, compute capability). `auto` takes no other.
-RECORDS: dict[tuple[str, tuple[int, int]], str] = {
-    (kernel, (9, 0)): "nvidia-h200/2026-11-26t10-14-2345bff-check.json"
-    for kernel in ("rows", "single_cta", "single_cta_gluon", "grid")
-}
+#: The kernels that passed every check on hardware, with the compute capability; `auto` takes no
+#: other. The record: benchmarks/results/nvidia-h200/2026-11-26t10-14-2345bff-check.json.
+VERIFIED = {(kernel, (9, 0)) for kernel in ("rows", "single_cta", "single_cta_gluon", "grid")}
 
 #: The kernels that were measured to be faster than those of csrc/cuda where the table has them, in
 #: the mean over shapes: docs/kernels.md has the figures.
@@ -90,11 +87,6 @@ FASTEST = ("rows", "single_cta_gluon")
 #: From so many steps on they are. The loop is faster, but a call by Triton takes some 65 µs longer,
 #: and a step 0.3 to 0.8 µs less, on an H200.
 FASTEST_FROM = 256
-
-
-def is_fastest(kernel: str, steps: int) -> bool:
-    """Whether `auto` asks this kernel before those of csrc/cuda."""
-    return kernel in FASTEST and steps >= FASTEST_FROM
 
 
 def fit_at_once(sizes: Sizes) -> bool:
@@ -117,17 +109,6 @@ def choose(sizes: Sizes) -> str:
         ):
             return row.kernel
     raise ValueError(f"no kernel serves H = {sizes.hidden}")
-
-
-def mode_of(dtype: torch.dtype) -> str:
-    """How to compute with a dtype; float32 as nn.RNN would on a GPU.
-
-    cuDNN's RNN rounds float32 to tf32 unless torch.backends.cudnn says otherwise, and so do we.
-    """
-    if dtype != torch.float32:
-        return "half"
-    precision = torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
-    return "tf32" if precision == "tf32" else "float32"
 
 
 #: tl.dot's input_precision; half precision has but one.

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .table import OPTIONS, Call, Sizes, power_of_two
+from .table import OPTIONS, Launch, Sizes, power_of_two
 from .tile import (
     SIZES,
     activate,
@@ -178,7 +178,7 @@ def configuration(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def launch_forward(call: Call, pre: Tensor, weight_hh: Tensor, *tensors: Tensor | None) -> None:
+def launch_forward(call: Launch, pre: Tensor, weight_hh: Tensor, *tensors: Tensor | None) -> None:
     """Fill out and h_n; the tensors are the kernel's, in its order, but for the transpose."""
     # Threads that lie side by side hold units side by side, and read them so.
     weight_t = weight_hh.mT.contiguous()
@@ -188,7 +188,7 @@ def launch_forward(call: Call, pre: Tensor, weight_hh: Tensor, *tensors: Tensor 
     forward[programs](pre, weight_t, *tensors, *call.arguments, **flags, **options)
 
 
-def launch_backward(call: Call, *tensors: Tensor | None) -> None:
+def launch_backward(call: Launch, *tensors: Tensor | None) -> None:
     """Fill grad_pre and grad_h0; `tensors` are the kernel's, in its order."""
     programs = (call.sizes.batch * call.sizes.groups,)
     flags = {"RELU": call.relu}

@@ -1,0 +1,45 @@
+"""Names of earlier releases, which warn for one release more."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from .ops.backends.dispatch import BackendStatus, backends, requested, set_backend
+
+
+class _Backend:
+    """``fastrnn.backend(name)``: for the process, or as a context manager for a block."""
+
+    def __init__(self, name: str) -> None:
+        self._former = requested()
+        set_backend(name)
+
+    def __enter__(self) -> _Backend:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        set_backend(self._former)
+
+
+def _report() -> list[BackendStatus]:
+    return list(backends().values())
+
+
+_NAMES: dict[str, tuple[Any, str]] = {
+    "backend": (_Backend, "fastrnn.set_backend(name), or with fastrnn.use_backend(name):"),
+    "report": (_report, "fastrnn.backends()"),
+}
+
+
+def find(name: str) -> Any:
+    """What was called so, with a warning that names its successor; AttributeError if nothing."""
+    if name not in _NAMES:
+        raise AttributeError(f"module 'fastrnn' has no attribute {name!r}")
+    found, successor = _NAMES[name]
+    warnings.warn(
+        f"fastrnn.{name} will be removed in the next release: use {successor}",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return found

@@ -1,0 +1,83 @@
+"""What we use of torch that is not public, in one place.
+
+A canary test, tests/ops/test_torch_private.py, calls every name: where a release of torch has
+changed one, it says which.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.autograd_function import (
+    enable_single_level_autograd_function as single_level,
+)
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
+
+__all__ = ["SingleLevelFunction", "single_level"]
+
+#: Below autograd: operators run without being recorded.
+below_autograd = torch._C._AutoDispatchBelowAutograd
+
+#: Nor is it recorded that a result is a view of memory that nobody else has: users may write to it
+#: as to any other.
+below_views = torch._C._AutoDispatchBelowADInplaceOrView
+
+#: Switch forward-mode differentiation on or off within a block.
+set_forward_mode = forward_ad._set_fwd_grad_enabled
+
+#: Keep Dynamo from tracing a function.
+disable_dynamo = torch._disable_dynamo
+
+#: An assertion on a device, which nothing waits for.
+assert_async = torch._assert_async
+
+#: The class of an operator's keyset, and the keys below autograd.
+below_autograd_keys = torch._C._after_autograd_keyset
+
+
+def is_transforming() -> bool:
+    """Whether torch.func or forward-mode differentiation is active, for any tensor."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_forward_mode() -> bool:
+    """Whether forward-mode differentiation is enabled."""
+    return torch._C._is_fwd_grad_enabled()
+
+
+def is_any_autocast() -> bool:
+    """Whether autocast is enabled for any device."""
+    return torch._C._is_any_autocast_enabled()
+
+
+def lazy_clone(x: Tensor) -> Tensor:
+    """A copy-on-write copy."""
+    return torch._lazy_clone(x)
+
+
+def keeps_graph() -> bool:
+    """Whether the backward pass that runs may be run again (``retain_graph=True``)."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+def has_mkldnn_products(dtype: str) -> bool:
+    """Whether oneDNN multiplies "bf16" or "fp16" on this processor."""
+    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{dtype}_supported")
+    return torch.backends.mkldnn.is_available() and supported()
+
+
+def is_expanded_weight(x: object) -> bool:
+    """Whether it stands in for a parameter whose gradient is taken for each sample."""
+    from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
+
+    return isinstance(x, ExpandedWeight)
+
+
+def statically_known_true(condition: Any) -> bool:
+    """Whether a condition on sizes is true in every run of the graph that is being traced."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true as known
+
+    return known(condition)

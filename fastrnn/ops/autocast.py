@@ -1,0 +1,44 @@
+"""Autocast: what runs in its dtype, and what is kept from it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._torch_private import is_any_autocast
+
+
+def is_autocasting(tensor: Tensor) -> bool:
+    """Whether autocast is enabled for the tensor's device."""
+    if not is_any_autocast():
+        return False
+    # Of the meta device torch raises; and torch.amp.is_autocast_available, which would tell, is
+    # beyond torch.compile in torch 2.10.
+    device = tensor.device.type
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
+def cast(*tensors: Tensor | None) -> list[Tensor]:
+    """The tensors in their device's autocast dtype; float64 is left alone, as torch leaves it."""
+    device = next(t for t in tensors if t is not None).device.type
+    dtype = torch.get_autocast_dtype(device)
+    eligible = (torch.float32, torch.float16, torch.bfloat16)
+    return [t.to(dtype) if t is not None and t.dtype in eligible else t for t in tensors]  # type: ignore[misc]
+
+
+def without_autocast(function: Callable) -> Callable:
+    """The function with autocast disabled, which would cast its sums once more."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **keywords: Any) -> Any:
+        if not is_any_autocast():
+            return function(*arguments, **keywords)
+        device = next(x.device.type for x in arguments if isinstance(x, Tensor))
+        with torch.autocast(device, enabled=False):
+            return function(*arguments, **keywords)
+
+    return wrapped

@@ -1,0 +1,1 @@
+"""The backends: what computes a recurrence, and how `auto` chooses among them."""

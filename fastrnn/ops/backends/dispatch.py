@@ -1,0 +1,268 @@
+"""Which backend serves a call, and why.
+
+A backend asked for by name serves the call or raises. `auto` takes the first that is available,
+supports the call, is verified and is not known to be slower; then one that is only slower; then,
+for a layer that nn.RNN can express, torch's own; then the reference.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from ..ragged import Ragged
+from . import cpp, cuda, plain, torch_rnn, triton
+from .base import Backend, Call, Kernels
+
+#: All of them by name. A name's place is its number in the operators' schemas.
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (plain.BACKEND, cpp.BACKEND, cuda.BACKEND, triton.BACKEND, torch_rnn.BACKEND)
+}
+
+NAMES = tuple(BACKENDS)
+
+#: The kernels that `auto` considers on a device, fastest first.
+AUTO: dict[str, tuple[Kernels, ...]] = {
+    "cpu": (cpp.BACKEND,),
+    "cuda": (triton.BACKEND, cuda.BACKEND),
+}
+
+_default = "auto"
+_warned: set[str] = set()
+
+
+class _Local(threading.local):
+    name: str | None = None  #: what `use_backend` chose in this thread
+
+
+_local = _Local()
+
+
+def set_backend(name: str) -> None:
+    """Choose the backend of all recurrent layers, for the process.
+
+    The choice is read at every forward pass and holds for the backward pass of that call.
+
+    Args:
+        name: ``"auto"`` (the default: the fastest that serves the call, torch's own
+            implementation included), ``"reference"``, ``"cpp"``, ``"cuda"``, ``"triton"`` or
+            ``"torch"``; by name a backend serves the call or raises.
+
+    Raises:
+        ValueError: no backend has that name.
+        RuntimeError: the backend is not available on this machine; the message says why.
+    """
+    global _default
+    _validate(name)
+    _default = name
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Choose the backend within a block; see `set_backend` for the names and the errors.
+
+    Blocks nest, and each thread has its own: one thread's choice does not reach another's.
+
+    Example:
+        >>> with fastrnn.use_backend("reference"):
+        ...     output, h_n = rnn(input)
+    """
+    _validate(name)
+    former, _local.name = _local.name, name
+    try:
+        yield
+    finally:
+        _local.name = former
+
+
+def requested() -> str:
+    """The name that `use_backend`, or else `set_backend`, chose last: "auto" at first."""
+    return _local.name or _default
+
+
+def _validate(name: str) -> None:
+    if name == "auto":
+        return
+    if name not in BACKENDS:
+        known = ", ".join(repr(known) for known in ("auto", *BACKENDS))
+        raise ValueError(f"unknown backend {name!r}: choose one of {known}")
+    reason = BACKENDS[name].unavailable_reason()
+    if reason is not None:
+        raise RuntimeError(f"the {name!r} backend is not usable here: {reason}")
+
+
+def refuse(name: str, reason: str) -> NoReturn:
+    """Raise for a backend that was asked for by name and cannot serve the call."""
+    raise RuntimeError(
+        f'the {name!r} backend cannot serve this call: {reason}; use fastrnn.set_backend("auto")'
+    )
+
+
+def for_recurrence(call: Call, name: str = "auto") -> Kernels:
+    """The backend that serves a call of the recurrence: the one named, or the best.
+
+    Raises:
+        RuntimeError: the backend named cannot serve the call.
+    """
+    if name == "auto":
+        kernels, reasons = best_kernels(call)
+        if kernels is None:
+            _warn_once(call.device.type, reasons)
+            return plain.BACKEND
+        return kernels
+    backend = BACKENDS[name]
+    reason = backend.unsupported_reason(call)
+    if reason is not None:
+        refuse(name, reason)
+    if not isinstance(backend, Kernels):
+        refuse(name, "it serves whole layers that nn.RNN can express, not a recurrence alone")
+    return backend
+
+
+def for_layer(call: Call, prefer_kernels: bool = False) -> Backend:
+    """The backend `auto` takes for a layer that nn.RNN can express: torch's own, or kernels.
+
+    Args:
+        prefer_kernels: whether torch's own is taken only if there are no kernels.
+    """
+    if not prefer_kernels and torch_rnn.BACKEND.slower_reason(call) is None:
+        return torch_rnn.BACKEND
+    return best_kernels(call)[0] or torch_rnn.BACKEND
+
+
+def best_kernels(call: Call) -> tuple[Kernels | None, dict[str, str]]:
+    """The kernels `auto` takes, and the reasons against every other; None where it trusts none."""
+    reasons: dict[str, str] = {}
+    slower = None
+    for backend in AUTO.get(call.device.type, ()):
+        reason = reason_against(backend, call)
+        if reason is None:
+            reason = backend.slower_reason(call)
+            if reason is None:
+                return backend, reasons
+            slower = slower or backend
+        reasons[backend.name] = reason
+    return slower, reasons
+
+
+def reason_against(backend: Backend, call: Call) -> str | None:
+    """Why `auto` cannot take a backend, whatever its speed."""
+    # A GPU that is only assumed has everything installed.
+    return (
+        (backend.unavailable_reason() if call.gpu is None else None)
+        or backend.unsupported_reason(call)
+        or backend.unverified_reason(call)
+    )
+
+
+def _warn_once(device: str, reasons: dict[str, str]) -> None:
+    if device in _warned:
+        return
+    _warned.add(device)
+    why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    warnings.warn(
+        f"fastrnn runs the slow PyTorch reference on {device!r} tensors "
+        f"({why or 'no kernel serves this device yet'}). `python -m fastrnn` tells more.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+# The implementations of the operators, `fastrnn.ops.recurrence`, with their arguments.
+
+
+def forward(
+    pre: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    resets: Tensor | None,
+    activation: int,
+    reverse_from: int,
+    name: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The operator, where no kernel is registered for the device itself."""
+    ragged = Ragged(lengths, offsets, resets)
+    kernels = for_recurrence(Call.of(pre, h0, ragged, activation), name)
+    return kernels.forward(pre, weight_hh, h0, ragged, activation, reverse_from)
+
+
+def forward_out(
+    pre: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    resets: Tensor | None,
+    activation: int,
+    reverse_from: int,
+    *,
+    out: Tensor,
+) -> Tensor:
+    """The operator's out form; out may be pre."""
+    if out.shape != pre.shape or out.dtype != pre.dtype or not out.is_contiguous():
+        raise ValueError(
+            f"out must be contiguous and have pre's shape {list(pre.shape)} and dtype {pre.dtype}, "
+            f"got {out.dtype} of shape {list(out.shape)} and strides {out.stride()}"
+        )
+    ragged = Ragged(lengths, offsets, resets)
+    kernels = for_recurrence(Call.of(pre, h0, ragged, activation))
+    return kernels.forward_out(out, pre, weight_hh, h0, ragged, activation, reverse_from)
+
+
+def backward(
+    grad_out: Tensor,
+    grad_h_n: Tensor,
+    out: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    resets: Tensor | None,
+    activation: int,
+    reverse_from: int,
+    name: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The operator's backward."""
+    ragged = Ragged(lengths, offsets, resets)
+    kernels = for_recurrence(Call.of(out, h0, ragged, activation), name)
+    given = grad_out, grad_h_n, out, weight_hh, h0
+    return kernels.backward(*given, ragged, activation, reverse_from)
+
+
+def forward_by(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """`forward` by the backend whose number is the last argument."""
+    *given, number = arguments
+    return forward(*given, NAMES[number])
+
+
+def backward_by(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """`backward` by the backend whose number is the last argument."""
+    *given, number = arguments
+    return backward(*given, NAMES[number])
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """Whether a backend can be used on this machine."""
+
+    name: str
+    reason: str | None  #: why it cannot be used; None when it can
+    detail: str  #: what it is: versions, instruction sets, what is proven
+
+
+def backends() -> dict[str, BackendStatus]:
+    """Every backend by name, whether it can be used on this machine, and if not, why."""
+    status = {}
+    for name, backend in BACKENDS.items():
+        reason = backend.unavailable_reason()
+        status[name] = BackendStatus(name, reason, "" if reason else backend.detail())
+    return status
