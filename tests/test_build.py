@@ -190,7 +190,10 @@ def test_build(tree):
 
     assert build.returncode == 0, build.stderr
     assert not (tree / "fastrnn" / "_build_error.txt").exists()
-    code = "from fastrnn.ops.backends import cpp; print(cpp.EXTENSION.unusable, cpp.EXTENSION.info['torch_target'])"
+    code = (
+        "from fastrnn.ops.backends.cpp import EXTENSION; "
+        "print(EXTENSION.unusable, EXTENSION.info['torch_target'])"
+    )
     assert run(tree, "-c", code).stdout == "None 2.10\n"
     if shutil.which("nm"):
         assert unstable_symbols(tree / "fastrnn" / EXTENSION) == []

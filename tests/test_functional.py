@@ -134,26 +134,6 @@ def test_torchs_own_loop_runs_few_steps() -> None:
         assert not torchs_loop_runs(1)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_one_step_on_another_device_is_torchs_cell(activation: str, bias: bool) -> None:
-    peer = nn.RNN(3, 4, nonlinearity=activation, bias=bias, dtype=torch.float64)
-    weights = list(peer.parameters())
-    x, h0 = torch.randn(1, 2, 3, dtype=torch.float64), torch.randn(1, 2, 4, dtype=torch.float64)
-    for hx in (h0, None):
-        for actual, expected in zip(
-            in_torch.one_step(x, hx, weights, activation), peer(x, hx), strict=True
-        ):
-            torch.testing.assert_close(actual, expected)
-    on_meta = [t.to("meta") for t in (x, *weights)]
-    with mock.patch.object(in_torch, "one_step", wraps=in_torch.one_step) as one_step:
-        output, h_n = functional.rnn(
-            on_meta[0], None, on_meta[1:], activation=activation, bias=bias
-        )
-    assert one_step.called
-    assert output.shape == h_n.shape == (1, 2, 4)
-
-
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("steps", [1, 2, 3])

@@ -28,6 +28,7 @@ import fastrnn
 from fastrnn import FusedRNN, FusedRNNCell
 from fastrnn.functional import recurrence
 from fastrnn.ops import reference
+from fastrnn.ops.ragged import Ragged
 from fastrnn.testing import Problem
 
 from .twins import assert_same
@@ -59,8 +60,7 @@ def stack(results: list[Any]) -> Any:
 
 
 def run(pre: Tensor, weight_hh: Tensor, h0: Tensor, *ragged: Tensor | None) -> Any:
-    options = dict(zip(("lengths", "offsets", "resets"), ragged, strict=True))
-    return recurrence(pre, weight_hh, h0, **options, reverse_from=1)  # type: ignore[arg-type]
+    return recurrence(pre, weight_hh, h0, **Ragged(*ragged)._asdict(), reverse_from=1)
 
 
 def weighted(*arguments: Any) -> Tensor:
@@ -74,20 +74,21 @@ def weighted(*arguments: Any) -> Tensor:
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_vmap_of_the_operator_is_a_loop_whatever_is_mapped(layout: str, resets: bool) -> None:
-    given = [Problem(4, 3, 3, 2, layout, seed=v, resets=resets).tensors() for v in range(V)]
-    base = given[0]
+    problems = [Problem(4, 3, 3, 2, layout, seed=v, resets=resets).tensors() for v in range(V)]
+    first = problems[0]
     if layout == "packed":  # of one layout, so that all have as many rows
         generator = torch.Generator().manual_seed(0)
-        shuffled = [torch.randperm(base.pre.shape[0], generator=generator) for _ in range(V)]
-        given = [
-            base._replace(
-                pre=base.pre[order],
-                weight_hh=other.weight_hh,
-                h0=other.h0,
-                resets=None if base.resets is None else base.resets[order],
+        shuffled = [torch.randperm(first.pre.shape[0], generator=generator) for _ in range(V)]
+        flags = first.ragged.resets
+        problems = [
+            other._replace(
+                pre=first.pre[order],
+                ragged=first.ragged._replace(resets=flags if flags is None else flags[order]),
             )
-            for order, other in zip(shuffled, given, strict=True)
+            for order, other in zip(shuffled, problems, strict=True)
         ]
+    given = [(pre, weight_hh, h0, *ragged) for pre, weight_hh, h0, ragged in problems]
+    base = given[0]
     present = [i for i, x in enumerate(base) if x is not None]
     choices = [c for n in range(1, len(present) + 1) for c in itertools.combinations(present, n)]
     for mapped in choices:
@@ -130,9 +131,8 @@ def test_tangents_are_those_of_the_reference(layout: str, resets: bool) -> None:
     """Ours are a run of the backward's kernels; these come of differentiating plain PyTorch."""
     for activation, reverse_from in itertools.product(("tanh", "relu"), DIRECTIONS):
         problem = Problem(5, 3, 2, 3, layout, activation, reverse_from, seed=2, resets=resets)
-        pre, weight_hh, h0, *ragged = problem.tensors()
+        pre, weight_hh, h0, ragged = problem.tensors()
         options = *ragged, *problem.options
-        operator = torch.ops.fastrnn.recurrence
         primals = pre, weight_hh, h0
         for operator, truth in (
             (torch.ops.fastrnn.recurrence, reference.forward),
@@ -140,7 +140,7 @@ def test_tangents_are_those_of_the_reference(layout: str, resets: bool) -> None:
         ):
             tangents = tuple(map(torch.randn_like, primals))
             actual = jvp(lambda *x: operator(*x, *options), primals, tangents)  # noqa: B023
-            expected = jvp(lambda *x: truth(*x, *options), primals, tangents)  # noqa: B023
+            expected = jvp(lambda *x: truth(*x, ragged, *problem.options), primals, tangents)  # noqa: B023
             assert_same(actual, expected)
             out, h_n = expected[0]
             primals = torch.randn_like(out), torch.randn_like(h_n), out, weight_hh, h0
@@ -149,7 +149,7 @@ def test_tangents_are_those_of_the_reference(layout: str, resets: bool) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradcheck_of_both_modes_batched_and_one_over_the_other(layout: str) -> None:
     problem = Problem(3, 2, 2, 2, layout, seed=3, resets=True)
-    pre, weight_hh, h0, *ragged = problem.tensors()
+    pre, weight_hh, h0, ragged = problem.tensors()
     real = [x.requires_grad_() for x in (pre, weight_hh, h0)]
 
     def of(*real: Tensor) -> Any:

@@ -1,7 +1,6 @@
 """Every backend, on every instruction set, against the float64 reference."""
 
 from collections.abc import Iterator
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,6 +10,8 @@ from torch import Tensor
 
 from fastrnn.ops import reference
 from fastrnn.ops.backends import cpp, dispatch
+from fastrnn.ops.backends.base import Kernels
+from fastrnn.ops.ragged import DENSE, Ragged
 from fastrnn.testing import Problem
 
 from .checks import CHECKS
@@ -22,8 +23,8 @@ INSTRUCTION_SETS = [] if cpp.EXTENSION.unusable else cpp.EXTENSION.info["instruc
 many = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def _each_module(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
-    """A backend's module; the extension once for each instruction set this processor has."""
+def _each_module(request: pytest.FixtureRequest) -> Iterator[Kernels]:
+    """A backend; the extension once for each instruction set this processor has."""
     name, _, instruction_set = request.param.partition("-")
     if not instruction_set:
         yield dispatch.BACKENDS[name]
@@ -45,7 +46,7 @@ extension = pytest.fixture(_each_module, params=EXTENSION, name="extension")
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("check", CHECKS)
-def test_random_problems(module: ModuleType, check, dtype: torch.dtype) -> None:
+def test_random_problems(module: Kernels, check, dtype: torch.dtype) -> None:
     @settings(many, max_examples=60)
     @given(problems(dtype=dtype))
     def run(problem: Problem) -> None:
@@ -68,7 +69,7 @@ def test_random_problems(module: ModuleType, check, dtype: torch.dtype) -> None:
     ],
 )
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
-def test_larger_shapes(module: ModuleType, check, steps, batch, groups, hidden, layout) -> None:
+def test_larger_shapes(module: Kernels, check, steps, batch, groups, hidden, layout) -> None:
     problem = Problem(steps, batch, groups, hidden, layout, dtype=torch.float32, resets=groups > 1)
     check(module, problem)
 
@@ -79,7 +80,7 @@ SHARED = Problem(steps=9, batch=3, groups=1, hidden=320, dtype=torch.float32)
 
 @pytest.mark.parametrize("problem", [PROBLEM, SHARED], ids=["tiles", "shared step"])
 def test_results_do_not_depend_on_threads_or_on_the_run(
-    extension: ModuleType, problem: Problem
+    extension: Kernels, problem: Problem
 ) -> None:
     arguments = (*problem.tensors(), *problem.options)
     out, h_n = extension.forward(*arguments)
@@ -98,26 +99,23 @@ def test_results_do_not_depend_on_threads_or_on_the_run(
             assert torch.equal(first, again)
 
 
-def test_a_row_does_not_depend_on_the_tile_around_it(extension: ModuleType) -> None:
+def test_a_row_does_not_depend_on_the_tile_around_it(extension: Kernels) -> None:
     """Nor, a step alone, on whether W_hh was packed as a whole; see make_plan."""
-    pre, weight_hh, h0, lengths, *_ = PROBLEM.tensors()
-    assert lengths is not None
-    out, h_n = extension.forward(pre, weight_hh, h0, lengths, None, None, *PROBLEM.options)
+    pre, weight_hh, h0, ragged = PROBLEM.tensors()
+    assert ragged.lengths is not None
+    out, h_n = extension.forward(pre, weight_hh, h0, ragged, *PROBLEM.options)
     for b in range(PROBLEM.batch):
         row = slice(b, b + 1)
-        alone = extension.forward(
-            pre[:, row], weight_hh, h0[row], lengths[row], None, None, *PROBLEM.options
-        )
+        its_own = Ragged(ragged.lengths[row])
+        alone = extension.forward(pre[:, row], weight_hh, h0[row], its_own, *PROBLEM.options)
         assert torch.equal(alone[0], out[:, row])
         assert torch.equal(alone[1], h_n[row])
-    first = extension.forward(
-        pre[:1, :, :1], weight_hh[:1], h0[:, :1], lengths, None, None, reference.TANH, 1
-    )
+    first = extension.forward(pre[:1, :, :1], weight_hh[:1], h0[:, :1], ragged, reference.TANH, 1)
     assert torch.equal(first[0], out[:1, :, :1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_tanh_over_the_whole_range(extension: ModuleType, dtype: torch.dtype) -> None:
+def test_tanh_over_the_whole_range(extension: Kernels, dtype: torch.dtype) -> None:
     """With W = 0 the operator is its activation: within 2 ulp, and half a one as stored."""
     exponents = torch.arange(-150.0 if dtype != torch.float16 else -24.0, 16)
     fractions = torch.linspace(1, 2, 129)[:-1]
@@ -135,7 +133,7 @@ def test_tanh_over_the_whole_range(extension: ModuleType, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_special_values(extension: ModuleType, dtype: torch.dtype, activation: str) -> None:
+def test_special_values(extension: Kernels, dtype: torch.dtype, activation: str) -> None:
     x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0], dtype=dtype)
     code = reference.ACTIVATION_CODES[activation]
     actual = extension.forward(*_elementwise(x), code, 1)[0].flatten()
@@ -147,7 +145,7 @@ def test_special_values(extension: ModuleType, dtype: torch.dtype, activation: s
 @pytest.mark.parametrize("spoilt", ["pre", "h0", "grad_out", "grad_h_n"])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_nan_and_infinity_go_where_autograd_takes_them(
-    module: ModuleType, activation: str, spoilt: str, value: float
+    module: Kernels, activation: str, spoilt: str, value: float
 ) -> None:
     """At every number of steps and in both directions; relu passes neither on where h is 0."""
     for steps, reverse_from, hidden in [(1, 1, 19), (3, 1, 19), (3, 0, 19), (3, 1, 300)]:
@@ -189,7 +187,7 @@ def _ulp(x: np.ndarray, dtype: torch.dtype) -> np.ndarray:
     return np.ldexp(np.longdouble(eps), exponent)
 
 
-def _elementwise(x: Tensor) -> tuple[Tensor | None, ...]:
+def _elementwise(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Ragged]:
     """Arguments for which out is act(x): one unit a row, and a weight of 0."""
     pre = x.reshape(1, -1, 1, 1)
-    return pre, pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1), None, None, None
+    return pre, pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1), DENSE

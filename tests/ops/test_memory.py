@@ -46,14 +46,15 @@ def calls() -> dict[str, Callable[[], object]]:
     """A call of every operator that the extension serves."""
     found: dict[str, Callable[[], object]] = {}
     for problem in (PROBLEM, PACKED):
-        pre, weight_hh, h0, *rest = *problem.tensors(), *problem.options
+        pre, weight_hh, h0, ragged = problem.tensors()
+        rest = *ragged, *problem.options
         name, inputs = problem.layout, (pre, weight_hh, h0)
         found[f"recurrence {name}"] = lambda i=inputs, r=rest: OPERATORS.recurrence(*i, *r)
         given = pre, h0, pre, weight_hh, h0
         found[f"backward {name}"] = lambda g=given, r=rest: OPERATORS.recurrence_backward(*g, *r)
-    pre, weight_hh, h0, lengths, _, resets = PROBLEM.tensors()
-    rest = lengths, resets, *PROBLEM.options
-    found["recurrence_"] = lambda: OPERATORS.recurrence_(pre, weight_hh, h0, *rest)
+    pre, weight_hh, h0, ragged = PROBLEM.tensors()
+    of_out = pre, weight_hh, h0, *ragged, *PROBLEM.options
+    found["recurrence.out"] = lambda: OPERATORS.recurrence.out(*of_out, out=pre)
     x, weight, bias = torch.randn(10, 8), torch.randn(16, 8), torch.randn(16)
     found["linear"] = lambda: OPERATORS.linear(x, weight, bias)
     layer, data = FusedRNN(8, 16, 2), torch.randn(5, 2, 8)
@@ -88,7 +89,8 @@ def test_a_call_leaves_nothing_behind(name: str, count: int) -> None:
 def test_schemas_take_no_strings() -> None:
     """torch's stable ABI never frees a string argument."""
     names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastrnn::")]
-    assert {"fastrnn::recurrence", "fastrnn::recurrence_cuda", "fastrnn::linear"} <= set(names)
+    assert {"fastrnn::recurrence", "fastrnn::recurrence_by", "fastrnn::linear"} <= set(names)
     for name in names:
-        schema = getattr(OPERATORS, name.removeprefix("fastrnn::")).default._schema
+        name, _, overload = name.removeprefix("fastrnn::").partition(".")
+        schema = getattr(getattr(OPERATORS, name), overload or "default")._schema
         assert not [a.name for a in schema.arguments if "str" in str(a.type)], name

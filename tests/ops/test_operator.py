@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastrnn.functional import recurrence
 from fastrnn.ops import reference
-from fastrnn.ops.backends import cpp
+from fastrnn.ops.backends import cpp, dispatch
+from fastrnn.ops.ragged import Ragged
 from fastrnn.testing import Problem
 
 from .strategies import problems
@@ -18,9 +19,9 @@ from .strategies import problems
 LAYOUTS = ["dense", "lengths", "packed"]
 
 
-def tensors(problem: Problem) -> tuple[list[Tensor], list[Tensor | None]]:
+def tensors(problem: Problem) -> tuple[list[Tensor], Ragged]:
     """The differentiable arguments, recording gradients, and the others."""
-    pre, weight_hh, h0, *ragged = problem.tensors()
+    pre, weight_hh, h0, ragged = problem.tensors()
     return [tensor.requires_grad_() for tensor in (pre, weight_hh, h0)], ragged
 
 
@@ -39,7 +40,7 @@ def test_gradients_are_those_of_the_reference_under_autograd(problem: Problem) -
         return torch.ops.fastrnn.recurrence(*arguments, *ragged, activation, reverse_from)
 
     def truth(*arguments: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.forward(*arguments, *ragged, activation, reverse_from)
+        return reference.forward(*arguments, ragged, activation, reverse_from)
 
     with torch.no_grad():
         out, h_n = ours(*real)
@@ -62,10 +63,9 @@ def test_gradients_are_those_of_the_reference_under_autograd(problem: Problem) -
 def test_gradcheck_and_gradgradcheck(layout: str, activation: str, resets: bool) -> None:
     problem = Problem(4, 3, 2, 3, layout, activation, reverse_from=1, seed=1, resets=resets)
     real, ragged = tensors(problem)
-    options = dict(zip(("lengths", "offsets", "resets"), ragged, strict=True))
 
     def run(*arguments: Tensor) -> tuple[Tensor, Tensor]:
-        return recurrence(*arguments, **options, activation=activation, reverse_from=1)
+        return recurrence(*arguments, **ragged._asdict(), activation=activation, reverse_from=1)
 
     assert torch.autograd.gradcheck(run, real)
     assert torch.autograd.gradgradcheck(run, real)
@@ -108,11 +108,40 @@ def test_opcheck(layout: str, dtype: torch.dtype) -> None:
     )
 
 
-def test_opcheck_in_place() -> None:
-    tensors = Problem(4, 3, 2, 5, "lengths", resets=True).tensors()
-    arguments = (*tensors[:4], tensors.resets, reference.TANH, 1)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_out_form(layout: str) -> None:
+    """It fills a tensor of the caller's, which may be pre."""
+    pre, weight_hh, h0, ragged = Problem(4, 3, 2, 5, layout, resets=True).tensors()
+    rest = weight_hh, h0, *ragged, reference.TANH, 1
+    operator = torch.ops.fastrnn.recurrence
+    expected, expected_h_n = operator(pre, *rest)
+    out = torch.full_like(pre, float("nan"))
+    assert torch.equal(operator.out(pre, *rest, out=out), expected_h_n)
+    assert torch.equal(out, expected)
     checks = ("test_schema", "test_faketensor")  # it is for calls that record no gradient
-    torch.library.opcheck(torch.ops.fastrnn.recurrence_.default, arguments, test_utils=checks)
+    torch.library.opcheck(operator.out, (pre, *rest), {"out": out}, test_utils=checks)
+    assert torch.equal(operator.out(pre, *rest, out=pre), expected_h_n)
+    assert torch.equal(pre, expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_out_must_fit(device: str) -> None:
+    pre, weight_hh, h0, ragged = Problem(4, 3, 2, 5).tensors(device)
+    rest = weight_hh, h0, *ragged, reference.TANH, 1
+    for out in (pre[:3].clone(), pre.float(), torch.empty_like(pre.mT).mT):
+        with pytest.raises((RuntimeError, ValueError), match="out"):
+            torch.ops.fastrnn.recurrence.out(pre, *rest, out=out)
+
+
+def test_a_backend_is_named_by_its_number() -> None:
+    pre, weight_hh, h0, ragged = Problem(4, 3, 2, 5).tensors()
+    rest = weight_hh, h0, *ragged, reference.TANH, 1
+    expected = reference.forward(pre, weight_hh, h0, ragged, reference.TANH, 1)
+    number = dispatch.NAMES.index("reference")
+    actual = torch.ops.fastrnn.recurrence_by(pre, *rest, number)
+    assert all(map(torch.equal, actual, expected))
+    with pytest.raises(RuntimeError, match="'torch' backend cannot serve"):
+        torch.ops.fastrnn.recurrence_by(pre, *rest, dispatch.NAMES.index("torch"))
 
 
 def test_activations_are_numbered_as_in_cpp() -> None:

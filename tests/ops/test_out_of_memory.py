@@ -44,7 +44,9 @@ for name, problem in {
     calls[f"{name}: forward"] = lambda a=arguments: cpp.BACKEND.forward(*a)
     calls[f"{name}: backward"] = lambda g=given: cpp.BACKEND.backward(*g)
     not_contiguous = arguments[1].mT.contiguous().mT
-    calls[f"{name}: copy"] = lambda a=arguments, w=not_contiguous: cpp.BACKEND.forward(a[0], w, *a[2:])
+    calls[f"{name}: copy"] = lambda a=arguments, w=not_contiguous: (
+        cpp.BACKEND.forward(a[0], w, *a[2:])
+    )
 for dtype in (torch.float32, torch.bfloat16):
     for rows in (3, 500):
         x, weight = torch.randn(rows, 90, dtype=dtype), torch.randn(77, 90, dtype=dtype)
