@@ -1,7 +1,7 @@
 """fastrnn: the vanilla recurrent network, as fast as the hardware allows.
 
-`FusedRNN` is a drop-in for `torch.nn.RNN`, and `convert` puts it into a model that exists;
-`functional` holds the functions it is made of, `export` writes ONNX.
+`FusedRNN` is a drop-in for `torch.nn.RNN`, and `convert` puts it into an existing model.
+`functional` has the functions behind the layers; `export` writes ONNX.
 """
 
 import sys
@@ -13,11 +13,12 @@ if _lazy.COMMAND:
     _lazy.provide(
         __name__,
         {
-            "Conversion": "_convert",
+            "ConversionReport": "_convert",
             "FusedRNN": "layers",
             "FusedRNNCell": "cells",
             "ReadoutRNN": "readout",
             "backend": "ops.dispatch",
+            "conversion_report": "_convert",
             "convert": "_convert",
             "explain": "_explain",
             "export": "",
@@ -28,7 +29,7 @@ if _lazy.COMMAND:
     )
 else:
     from . import export, functional
-    from ._convert import Conversion, convert, revert
+    from ._convert import ConversionReport, conversion_report, convert, revert
     from ._explain import explain
     from .cells import FusedRNNCell
     from .layers import FusedRNN
@@ -37,14 +38,16 @@ else:
 
     # `import fastrnn.FusedRNN` asks for a module of that name: give it the class itself.
     sys.modules[__name__ + ".FusedRNN"] = FusedRNN  # type: ignore[assignment]
+    _lazy.deprecate(__name__, {"Conversion": "ConversionReport"})
 
 __all__ = [
-    "Conversion",
+    "ConversionReport",
     "FusedRNN",
     "FusedRNNCell",
     "ReadoutRNN",
     "__version__",
     "backend",
+    "conversion_report",
     "convert",
     "explain",
     "export",

@@ -1,4 +1,4 @@
-"""Packages whose names wait for their first use where the command `fastrnn` runs.
+"""Names that a package provides at their first use: all of them in the command `fastrnn`.
 
 As a library a package imports all of its names at once: after `import fastrnn`, torch knows the
 operators of a saved program. The command needs none of that to print its help.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -33,5 +34,23 @@ def provide(package: str, homes: Mapping[str, str]) -> None:
         module = import_module(f"{package}.{home or name}")
         namespace[name] = getattr(module, name) if home else module
         return namespace[name]
+
+    namespace["__getattr__"] = get
+
+
+def deprecate(package: str, renamed: Mapping[str, str]) -> None:
+    """Give a package a `__getattr__` that serves old names, with a DeprecationWarning.
+
+    Args:
+        renamed: old name -> the name of today.
+    """
+    namespace = vars(sys.modules[package])
+
+    def get(name: str) -> Any:
+        if name not in renamed:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        message = f"{package}.{name} is deprecated: use {package}.{renamed[name]}"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return namespace[renamed[name]]
 
     namespace["__getattr__"] = get

@@ -103,7 +103,7 @@ OF_THE_SAME_NAME = """
 import sys
 import fastrnn, fastrnn.fusion
 assert "torch" not in sys.modules
-from fastrnn._convert import Conversion
+from fastrnn._convert import ConversionReport
 for package in (fastrnn, fastrnn.fusion):
     for name in set(package.__all__) - {"__version__"}:
         found = getattr(package, name)
