@@ -53,9 +53,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
+from ._rounding import ACTIVATION_ROUNDINGS, CONFIDENCE, UNIT_ROUNDOFF
 from .ops import onnx as _onnx
 from .ops.decompositions import decompositions
-from .testing import ACTIVATION_ROUNDINGS, CONFIDENCE, UNIT_ROUNDOFF
 
 __all__ = ["decompositions", "to_onnx"]
 

@@ -55,7 +55,8 @@ def test_import_needs_nothing_but_torch(new_modules):
 
 
 @pytest.mark.parametrize(
-    "module", ["fastrnn._doctor", "fastrnn.fusion", "torch._dynamo", "torch._inductor"]
+    "module",
+    ["fastrnn._doctor", "fastrnn.fusion", "fastrnn.testing", "torch._dynamo", "torch._inductor"],
 )
 def test_import_leaves_alone_what_is_not_needed_yet(new_modules, module):
     assert module not in new_modules
