@@ -73,8 +73,8 @@ def train(model, optimizer, steps):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_training_goes_on_as_if_nothing_had_happened(dropout):
-    """Adam's state and its parameters are the same objects, so nothing has to be made anew."""
+def test_training_continues_unchanged(dropout):
+    """Adam keeps its state, because the parameters remain the same objects."""
     model = Model(num_layers=2, dropout=dropout)
     theirs = copy.deepcopy(model)
     results = []
@@ -92,7 +92,7 @@ def test_training_goes_on_as_if_nothing_had_happened(dropout):
     assert_same(*results)
 
 
-def test_every_layer_of_a_model_is_found_and_shared_ones_are_named_twice():
+def test_every_layer_is_found_and_a_shared_one_is_named_twice():
     model = Model(num_layers=2, bidirectional=False)
     modules, keys = list(model.modules()), list(model.state_dict())
     fastrnn.convert(model)
@@ -111,7 +111,7 @@ def test_every_layer_of_a_model_is_found_and_shared_ones_are_named_twice():
 
 @pytest.mark.parametrize("kwargs", KINDS)
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_itself_and_back_again(kwargs, training):
+def test_a_layer_is_converted_and_reverted(kwargs, training):
     """The same module object becomes a FusedRNN; reverted, it is nn.RNN in every respect."""
     rnn, theirs = (layer.train(training) for layer in pair(**kwargs))
     rnn.register_buffer("extra", torch.ones(2))
@@ -155,7 +155,7 @@ def test_cells(nonlinearity):
 
 @pytest.mark.parametrize("made", ["converted and reverted", "made as a FusedRNN"])
 @pytest.mark.parametrize("called", [False, True])
-def test_a_reverted_layer_takes_all_that_happens_to_an_nn_rnn(made, called):
+def test_a_reverted_layer_behaves_like_nn_rnn(made, called):
     rnn, theirs = pair(bidirectional=True)
     if made == "made as a FusedRNN":
         rnn = FusedRNN(3, 4, 2, bidirectional=True, dtype=torch.float64)
@@ -178,8 +178,8 @@ def test_a_reverted_layer_takes_all_that_happens_to_an_nn_rnn(made, called):
     assert_same(rnn(X), theirs(X))
 
 
-def test_a_converted_layer_takes_swapped_parameters(swap):
-    """nn.RNN refuses them, for the weak references it keeps to its own."""
+def test_a_converted_layer_accepts_swapped_parameters(swap):
+    """nn.RNN refuses them, because it keeps weak references to its parameters."""
     rnn, theirs = pair()
     with pytest.raises(RuntimeError, match="weakref"):
         rnn.load_state_dict(theirs.state_dict())
@@ -239,7 +239,7 @@ def test_tied_weights_stay_tied():
     "parametrization",
     [parametrizations.weight_norm, parametrizations.orthogonal, parametrizations.spectral_norm],
 )
-def test_parametrized_layers_and_the_removal_of_it(parametrization):
+def test_parametrized_layers_and_removing_the_parametrization(parametrization):
     """torch gives such a module a class of its own, derived from nn.RNN."""
     layers = pair()
     results = []
@@ -263,7 +263,7 @@ def test_parametrized_layers_and_the_removal_of_it(parametrization):
     assert_same(rnn(X), expected)
 
 
-def test_parametrized_layers_are_reverted_without_being_computed():
+def test_reverting_a_parametrized_layer_does_not_compute_its_weights():
     """In training, spectral_norm changes at each computation."""
     rnn, _ = pair()
     parametrizations.spectral_norm(rnn, "weight_hh_l0")
@@ -322,8 +322,8 @@ def test_weights_computed_by_hooks(do, undo, way_back):
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_compiled_model_is_compiled_anew_and_whole(in_place):
-    """nn.RNN breaks the graph; once converted, the very same compiled model is one graph."""
+def test_a_compiled_model_is_recompiled_as_one_graph(in_place):
+    """nn.RNN breaks the graph; once converted, the same compiled model is one graph."""
     counter = CompileCounterWithBackend("eager")
     model = Model()
     expected = model(X)
@@ -339,11 +339,13 @@ def test_a_compiled_model_is_compiled_anew_and_whole(in_place):
     assert "fastrnn.recurrence" in str(counter.graphs[0].code)
 
 
-def test_a_graph_of_torch_fx_that_calls_the_layer():
-    graph = torch.fx.symbolic_trace(nn.Sequential(nn.RNN(3, 4, dtype=torch.float64)))
+@pytest.mark.parametrize("kind", [nn.RNN, FusedRNN])
+def test_a_graph_of_torch_fx(kind):
+    graph = torch.fx.symbolic_trace(nn.Sequential(kind(3, 4, dtype=torch.float64)))
     expected = graph(X)
-    assert type(fastrnn.convert(graph).get_submodule("0")) is FusedRNN
-    assert_same(graph(X), expected)
+    for change, new in ((fastrnn.convert, FusedRNN), (fastrnn.revert, nn.RNN)):
+        assert type(change(graph).get_submodule("0")) is new
+        assert_same(graph(X), expected)
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_a_quantized_layer_is_left():
     }
 
 
-def test_what_is_not_reverted_and_why():
+def test_layers_that_revert_leaves_and_why():
     model = nn.ModuleDict(
         {
             "heads": FusedRNN(3, 4, num_heads=2),
@@ -167,7 +167,7 @@ def test_the_log_names_what_was_converted_and_warns_of_what_was_left(caplog):
     ("given", "what"), [({}, "dict"), (nn.RNN, "the class RNN"), (None, "NoneType")]
 )
 @pytest.mark.parametrize("function", [fastrnn.convert, fastrnn.revert, conversion_report])
-def test_what_is_no_module_is_refused_with_what_to_do(function, given, what):
+def test_anything_but_a_module_raises_and_says_what_to_pass(function, given, what):
     with pytest.raises(ValueError, match=f"{function.__name__} takes .* got {what}: pass the mod"):
         function(given)
 
