@@ -1,7 +1,7 @@
 """fastrnn: the vanilla recurrent network, as fast as the hardware allows.
 
-`FusedRNN` is a drop-in for `torch.nn.RNN`, and `convert` puts it into a model that exists;
-`functional` holds the functions it is made of, `export` writes ONNX.
+`FusedRNN` is a drop-in for `torch.nn.RNN`, and `convert` puts it into an existing model.
+`functional` has the functions behind the layers; `export` writes ONNX.
 """
 
 import sys
@@ -13,11 +13,12 @@ if _lazy.COMMAND:
     _lazy.provide(
         __name__,
         {
-            "Conversion": "_convert",
+            "ConversionReport": "_convert",
             "FusedRNN": "layers",
             "FusedRNNCell": "cells",
             "ReadoutRNN": "readout",
             "backends": "ops.backends.dispatch",
+            "conversion_report": "_convert",
             "convert": "_convert",
             "explain": "_explain",
             "export": "",
@@ -29,7 +30,7 @@ if _lazy.COMMAND:
     )
 else:
     from . import export, functional
-    from ._convert import Conversion, convert, revert
+    from ._convert import ConversionReport, conversion_report, convert, revert
     from ._explain import explain
     from .cells import FusedRNNCell
     from .layers import FusedRNN
@@ -45,12 +46,13 @@ else:
     sys.modules[__name__ + ".FusedRNN"] = FusedRNN  # type: ignore[assignment]
 
 __all__ = [
-    "Conversion",
+    "ConversionReport",
     "FusedRNN",
     "FusedRNNCell",
     "ReadoutRNN",
     "__version__",
     "backends",
+    "conversion_report",
     "convert",
     "explain",
     "export",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ._version import __version__
 
 USAGE = """\
-usage: fastrnn                    which backends this machine can use, or why not, and their speed
+usage: fastrnn                    list the backends: usable or why not, and their speed
        fastrnn COMMAND [OPTIONS]  train a multimodal model (fastrnn.fusion)
        fastrnn --help | --version
 """
@@ -18,9 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
-        from . import doctor
+        from . import _doctor
 
-        return doctor.main()
+        return _doctor.main()
     if arguments == ["--version"]:
         print(f"fastrnn {__version__}")
         return 0
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.main(["--help"] if asks_for_help else arguments) or 0
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing in ("", "fastrnn"):  # ours, and no extra would bring it
+        if missing in ("", "fastrnn"):  # a module of ours, which no extra installs
             raise
         message = (
             f"The commands need {missing}, which is not installed: pip install 'fastrnn[fusion]'"

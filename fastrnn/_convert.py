@@ -1,14 +1,16 @@
-"""nn.RNN to FusedRNN and back, in a model that exists, which may be in the middle of its training.
+"""nn.RNN to FusedRNN and back, in an existing model, even in the middle of training.
 
-A module's class is changed in place. The two classes have the same parameters and attributes, so
-all that knows the module, its parameters or its hooks goes on as before.
+Conversion changes a module's class in place. The two classes have the same parameters and
+attributes, so whatever refers to the module, its parameters or its hooks keeps working.
 """
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,139 +20,198 @@ from .cells import FusedRNNCell
 from .layers import FusedRNN
 from .readout import ReadoutRNN
 
-__all__ = ["Conversion", "convert", "revert"]
+__all__ = ["ConversionReport", "conversion_report", "convert", "revert"]
 
-_TO_OURS: dict[type, type[nn.Module]] = {nn.RNN: FusedRNN, nn.RNNCell: FusedRNNCell}
-_TO_TORCH: dict[type, type[nn.Module]] = {FusedRNN: nn.RNN, FusedRNNCell: nn.RNNCell}
+Model = TypeVar("Model", bound=nn.Module)
+#: A model's modules by qualified name, "" for the model itself. A shared module has several names.
+Modules = dict[str, nn.Module]
+Classes = dict[type[nn.Module], type[nn.Module]]
 
-#: How a report names the model itself.
-_ROOT = "(the model)"
+_TO_FUSED: Classes = {nn.RNN: FusedRNN, nn.RNNCell: FusedRNNCell}
+_TO_TORCH: Classes = {FusedRNN: nn.RNN, FusedRNNCell: nn.RNNCell}
+
+_log = logging.getLogger("fastrnn")
 
 
 @dataclass(frozen=True, repr=False)
-class Conversion:
-    """What `convert` or `revert` did; printed, it is a report of a line a module."""
+class ConversionReport:
+    """The recurrent layers of a model, and what `convert` and `revert` can do with them.
 
-    model: nn.Module  #: the model given, the same object
-    converted: dict[str, str]  #: by qualified name ("" is the model itself), what it is now
-    left: dict[str, str]  #: by qualified name, why it was left as it is
-    sought: str  #: the kinds of module that were sought, in words
+    Every dict has the qualified names of modules as keys; "" is the model itself. Printed, the
+    report has a line for each layer.
+    """
+
+    model: str  #: the name of the model's class
+    fused: dict[str, str]  #: layers of fastrnn, as their repr
+    convertible: dict[str, str]  #: layers that `convert` changes, as their repr
+    left: dict[str, str]  #: layers that `convert` leaves as they are, and why
+    irreversible: dict[str, str]  #: those of `fused` that `revert` leaves as they are, and why
 
     def __repr__(self) -> str:
-        if not self.converted and not self.left:
-            model = type(self.model).__name__
-            return f"Nothing to do: there is no {self.sought} in this {model}."
-        said = {name: f"is now {became}" for name, became in self.converted.items()}
-        said |= {name: f"left: {why}" for name, why in self.left.items()}
-        width = max(len(name or _ROOT) for name in said)
-        head = f"{len(self.converted) or 'Nothing'} converted, {len(self.left) or 'nothing'} left"
-        lines = (f"  {name or _ROOT:<{width}}  {what}" for name, what in said.items())
-        return "\n".join((head, *lines))
+        lines = {name: f"fused: {layer}" for name, layer in self.fused.items()}
+        for name, reason in self.irreversible.items():
+            lines[name] += f"; revert leaves it: {reason}"
+        lines |= {name: f"convertible: {layer}" for name, layer in self.convertible.items()}
+        lines |= {name: f"left: {reason}" for name, reason in self.left.items()}
+        if not lines:
+            return f"No recurrent layers in this {self.model}."
+        width = max(len(_in_words(name)) for name in lines)
+        return "\n".join(
+            (
+                f"{self.model}: {len(self.fused)} fused, {len(self.convertible)} convertible, "
+                f"{len(self.left)} left",
+                *(f"  {_in_words(name):<{width}}  {line}" for name, line in lines.items()),
+            )
+        )
 
 
-def convert(model: nn.Module) -> Conversion:
-    """Make every `torch.nn.RNN` in a model a `FusedRNN`, every nn.RNNCell a `FusedRNNCell`.
+def convert(model: Model) -> Model:
+    """Turn every `torch.nn.RNN` in a model into a `FusedRNN`, every nn.RNNCell into FusedRNNCell.
 
-    In place, at any depth, the model itself too. Every module remains the object it was, with its
-    Parameter objects, buffers, hooks, mode and other attributes: an optimizer made before, its
-    state, DistributedDataParallel around the model and tied weights are untouched, so this can be
-    done in the middle of a training. Of the results only rounding changes: sums are taken in
-    another order. Dropout draws the masks that nn.RNN draws on the CPU, where cuDNN has its own.
-    A state_dict loads into either, before and after.
+    In place, at any depth, including the model itself. Every module remains the same object and
+    keeps its parameters, buffers, hooks and attributes. An optimizer and its state,
+    DistributedDataParallel around the model and tied weights therefore keep working, so you can
+    convert in the middle of training. Results change by rounding only, because sums are taken in
+    another order. Dropout draws the masks that nn.RNN draws on the CPU; cuDNN draws others.
+    A state_dict loads into either class.
 
     - Parametrized and pruned layers are converted; ``remove_parametrizations`` gives a FusedRNN.
-    - What torch.compile has compiled, it compiles anew at the next call, without being told.
-    - Left, with the reason: a subclass of nn.RNN, since its forward may be its own; a layer whose
-      forward was replaced, that fully_shard has wrapped (convert before it), that TorchScript
-      compiled, or that is quantized; LSTM and GRU, which fastrnn does not have.
-    - Only submodules are found: a layer in a plain list is none, for torch neither.
-    - A FusedRNN is an nn.RNNBase, but no nn.RNN: code that asks ``isinstance(m, nn.RNN)`` says no,
-      and a tool that looks for the exact class finds none. docs/neighbours.md has recipes.
+    - torch.compile recompiles a compiled model at its next call.
+    - These layers are left: LSTM and GRU, which fastrnn does not have; a subclass of nn.RNN, which
+      may override forward; a layer whose forward was replaced, or that is wrapped by fully_shard,
+      compiled by TorchScript, or quantized.
+    - Layers in a plain list are not submodules, so neither torch nor this function finds them.
+    - A FusedRNN is an nn.RNNBase but not an nn.RNN: ``isinstance(m, nn.RNN)`` is False, and tools
+      with a table of exact classes do not find it. docs/neighbours.md has recipes.
+
+    The logger "fastrnn" gets one INFO record with the converted layers, and a WARNING with the
+    reason for each layer that was left. `conversion_report` returns both at any time.
 
     Args:
-        model: any module. Modules converted before are passed over.
+        model: any module. Layers of fastrnn stay as they are.
 
     Returns:
-        Which modules were converted, into what, and which were left, and why.
+        The model, the same object.
 
     Raises:
         ValueError: model is not a module.
 
     Example:
-        >>> model = nn.Sequential(nn.RNN(64, 128, num_layers=2))
-        >>> optimizer = torch.optim.Adam(model.parameters())
-        >>> print(fastrnn.convert(model))
-        1 converted, nothing left
-          0  is now FusedRNN(64, 128, num_layers=2)
+        >>> model = fastrnn.convert(nn.Sequential(nn.RNN(64, 128, num_layers=2)))
+        >>> fastrnn.conversion_report(model)
+        Sequential: 1 fused, 0 convertible, 0 left
+          0  fused: FusedRNN(64, 128, num_layers=2)
     """
-    modules = _named_modules(model, "convert")
-    return _swap(modules, _TO_OURS, _stays_torchs, "nn.RNN or nn.RNNCell")
+    found, left = _find_convertible(_named_modules(model, "convert"))
+    _change(found, left, _TO_FUSED, "convert")
+    return model
 
 
-def revert(model: nn.Module) -> Conversion:
-    """Make every `FusedRNN` in a model a `torch.nn.RNN`, every FusedRNNCell an nn.RNNCell.
+def revert(model: Model) -> Model:
+    """Turn every `FusedRNN` in a model into a `torch.nn.RNN`, every FusedRNNCell into nn.RNNCell.
 
-    The way back from `convert`, on the same terms, for layers made as FusedRNN too: to save a
-    whole module for a place without fastrnn, or to hand it to a tool that knows nn.RNN. Code that
-    calls a layer with what nn.RNN does not take, such as ``lengths``, has to change.
+    The inverse of `convert`, with the same guarantees; it also takes layers created as FusedRNN.
+    Use it to save a whole module for a place without fastrnn, or to pass it to a tool that knows
+    nn.RNN only. Code that calls a layer with arguments that nn.RNN lacks, such as ``lengths``, has
+    to change.
 
-    Left, with the reason: a layer of several heads or with a learned initial state, which nn.RNN
-    cannot have; the layer of a `ReadoutRNN`; a subclass; a layer whose forward was replaced.
+    These layers are left: a layer with several heads or a learned initial state, which nn.RNN
+    lacks; the layer of a `ReadoutRNN`; a subclass; a layer whose forward was replaced. The logger
+    "fastrnn" gets the same records as from `convert`.
 
     Args:
         model: any module.
 
     Returns:
-        Which modules were converted, into what, and which were left, and why.
+        The model, the same object.
 
     Raises:
         ValueError: model is not a module.
     """
-    modules = _named_modules(model, "revert")
-    readouts = [module.rnn for _, module in modules if isinstance(module, ReadoutRNN)]
-    theirs = {module for rnn in readouts for module in rnn.modules()}
-
-    def stays(module: nn.Module) -> str | None:
-        if module in theirs and isinstance(module, FusedRNN):
-            return "ReadoutRNN calls it with lengths, which nn.RNN does not take"
-        return _stays_ours(module)
-
-    return _swap(modules, _TO_TORCH, stays, "FusedRNN or FusedRNNCell")
+    found, left = _find_revertible(_named_modules(model, "revert"))
+    _change(found, left, _TO_TORCH, "revert")
+    return model
 
 
-def _named_modules(model: nn.Module, verb: str) -> list[tuple[str, nn.Module]]:
-    """All names of all modules, the model's first: a shared module is reported under each."""
+def conversion_report(model: nn.Module) -> ConversionReport:
+    """Say which layers of a model are fused, which `convert` would change, and which not, and why.
+
+    Changes nothing, and may be called before or after `convert`.
+
+    Args:
+        model: any module.
+
+    Raises:
+        ValueError: model is not a module.
+
+    Example:
+        >>> fastrnn.conversion_report(nn.ModuleDict({"rnn": nn.RNN(3, 4), "lstm": nn.LSTM(3, 4)}))
+        ModuleDict: 0 fused, 1 convertible, 1 left
+          rnn   convertible: RNN(3, 4)
+          lstm  left: fastrnn has no LSTM, only the recurrence of nn.RNN
+    """
+    modules = _named_modules(model, "conversion_report")
+    fused: Modules = {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, (FusedRNN, FusedRNNCell))
+    }
+    convertible, left = _find_convertible(modules)
+    _, irreversible = _find_revertible(modules)
+    return ConversionReport(
+        type(model).__name__, _reprs(fused), _reprs(convertible), left, irreversible
+    )
+
+
+def _named_modules(model: nn.Module, function: str) -> Modules:
     if not isinstance(model, nn.Module):
         what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise ValueError(
-            f"{verb} changes a torch.nn.Module in place, but got {what}: give it the model itself. "
+            f"{function} takes a torch.nn.Module, but got {what}: pass the model itself. "
             "A state_dict needs no conversion, it loads into nn.RNN and FusedRNN alike"
         )
-    return list(model.named_modules(remove_duplicate=False))
+    return dict(model.named_modules(remove_duplicate=False))
 
 
-def _swap(
-    modules: list[tuple[str, nn.Module]],
-    table: dict[type, type[nn.Module]],
-    stays: Callable[[nn.Module], str | None],
-    sought: str,
-) -> Conversion:
-    converted: dict[str, str] = {}
+def _find_convertible(modules: Modules) -> tuple[Modules, dict[str, str]]:
+    """The layers that `convert` changes, and why it leaves the others."""
+    return _sort(modules, _TO_FUSED, _unconvertible_reason)
+
+
+def _find_revertible(modules: Modules) -> tuple[Modules, dict[str, str]]:
+    """The layers that `revert` changes, and why it leaves the others."""
+    readouts = [module for module in modules.values() if isinstance(module, ReadoutRNN)]
+    of_readouts = {module for readout in readouts for module in readout.rnn.modules()}
+
+    def reason(module: nn.Module) -> str | None:
+        if module in of_readouts and isinstance(module, FusedRNN):
+            return "ReadoutRNN calls it with lengths, which nn.RNN does not take"
+        return _irreversible_reason(module)
+
+    return _sort(modules, _TO_TORCH, reason)
+
+
+def _sort(
+    modules: Modules, classes: Classes, reason_against: Callable[[nn.Module], str | None]
+) -> tuple[Modules, dict[str, str]]:
+    found: Modules = {}
     left: dict[str, str] = {}
-    first: dict[nn.Module, str] = {}
-    for name, module in modules:
-        if module in first:
-            converted[name] = f"{converted[first[module]]}, shared with {first[module]}"
-            continue
-        reason = stays(module)
-        kind = parametrize.type_before_parametrizations(module)
+    for name, module in modules.items():
+        reason = reason_against(module)
         if reason is not None:
             left[name] = reason
-        elif kind in table:
-            _become(module, table[kind])
-            first[module] = name
-            converted[name] = f"{module._get_name()}({module.extra_repr()})"
-    return Conversion(modules[0][1], converted, left, sought)
+        elif parametrize.type_before_parametrizations(module) in classes:
+            found[name] = module
+    return found, left
+
+
+def _change(found: Modules, left: dict[str, str], classes: Classes, function: str) -> None:
+    for module in set(found.values()):
+        _become(module, classes[parametrize.type_before_parametrizations(module)])
+    changes = [f"{_in_words(name)} is now {layer._get_name()}" for name, layer in found.items()]
+    _log.info("fastrnn.%s: %s", function, ", ".join(changes) or "nothing to change")
+    for name, reason in left.items():
+        _log.warning("fastrnn.%s: %s was left: %s", function, _in_words(name), reason)
 
 
 def _become(module: nn.Module, kind: type[nn.Module]) -> None:
@@ -162,9 +223,9 @@ def _become(module: nn.Module, kind: type[nn.Module]) -> None:
     else:
         module.__class__ = kind
     if isinstance(module, nn.RNNBase):
-        # nn.RNN's list of its weights is a property of FusedRNN. References to nothing tell nn.RNN
-        # at its next call that the weights have changed, and it gathers them: here they may be
-        # sharded, or be changed by being computed.
+        # FusedRNN computes this list of nn.RNN's as a property. Dead references tell nn.RNN at its
+        # next call that the weights have changed. It then collects them itself: reading them here
+        # would fail for sharded weights and change those that a parametrization computes.
         names = module._flat_weights_names
         module._flat_weight_refs = [weakref.ref(nn.Parameter()) for _ in names]
         module.__dict__.pop("_flat_weights", None)
@@ -172,55 +233,71 @@ def _become(module: nn.Module, kind: type[nn.Module]) -> None:
             module._flat_weights = [module._parameters.get(name) for name in names]
 
 
-def _stays_torchs(module: nn.Module) -> str | None:
-    """Why a recurrent layer stays as it is; None for one to convert, and for any other module."""
+def _unconvertible_reason(module: nn.Module) -> str | None:
+    """Why `convert` leaves a recurrent layer; None for one it takes, and for any other module."""
     if isinstance(module, torch.jit.ScriptModule):
-        compiled = "TorchScript compiled it: convert the model it was compiled from"
-        return _of_a_copy(module.original_name, compiled)
+        compiled = "it was compiled by TorchScript: convert the model it was compiled from"
+        return _copy_reason(module.original_name, compiled)
     if type(module).__module__.startswith("torch.ao."):
-        return _of_a_copy(type(module).__name__, "it is quantized, and fastrnn computes in floats")
+        quantized = "it is quantized, and fastrnn computes in floating point"
+        return _copy_reason(type(module).__name__, quantized)
     if isinstance(module, (FusedRNN, FusedRNNCell)):
         return None
     if isinstance(module, (nn.RNN, nn.RNNCell)):
-        return _of_a_class(module, _TO_OURS, "convert")
+        return _class_reason(module, _TO_FUSED, "convert")
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return _another(type(module).__name__)
+        return _other_recurrence(type(module).__name__)
     return None
 
 
-def _stays_ours(module: nn.Module) -> str | None:
-    """Why one of our layers stays as it is; None for one to revert, and for any other module."""
+def _irreversible_reason(module: nn.Module) -> str | None:
+    """Why `revert` leaves a layer of fastrnn; None for one it takes, and for any other module."""
     if not isinstance(module, (FusedRNN, FusedRNNCell)):
         return None
     if isinstance(module, FusedRNN) and module.num_heads != 1:
-        return f"it has {module.num_heads} heads, and nn.RNN has no W_hh of blocks"
+        return f"it has {module.num_heads} heads, and nn.RNN has no block-diagonal W_hh"
     if isinstance(module, FusedRNN) and module.learned_h0:
-        return "its initial state is learned, and nn.RNN has none"
-    return _of_a_class(module, _TO_TORCH, "revert")
+        return "its initial state is learned, and that of nn.RNN is not"
+    return _class_reason(module, _TO_TORCH, "revert")
 
 
-def _of_a_class(module: nn.Module, table: dict[type, type[nn.Module]], verb: str) -> str | None:
-    """Why a module that is an instance of one of the table's classes may not be of another."""
+def _class_reason(module: nn.Module, classes: Classes, function: str) -> str | None:
+    """Why an instance of one of the classes, or of a subclass, cannot change its class."""
     kind = parametrize.type_before_parametrizations(module)
     if "forward" in vars(module):
-        return f"its forward was replaced: {verb} the model before that is done"
-    if kind in table:
+        return f"its forward was replaced: call {function} first"
+    if kind in classes:
         return None
     if type(module).__module__.startswith("torch.distributed."):
-        return f"it was wrapped, as {type(module).__name__}: {verb} the model before that is done"
-    base = next(base for base in table if isinstance(module, base))
+        return f"it is wrapped, as {type(module).__name__}: call {function} before wrapping"
+    base = next(base for base in classes if isinstance(module, base))
     return (
-        f"{kind.__name__} is a subclass, with perhaps a forward of its own: derive it from "
-        f"{table[base].__name__} instead of {base.__name__}"
+        f"{kind.__name__} is a subclass of {base.__name__} and may override forward: "
+        f"derive it from {classes[base].__name__} instead"
     )
 
 
-def _of_a_copy(name: str, reason: str) -> str | None:
-    """Why a module stays that is not the layer of that name, but was made from one."""
+def _copy_reason(name: str, reason: str) -> str | None:
+    """The reason for a module that was made from a layer of that class, if it is recurrent."""
     if name in ("RNN", "RNNCell"):
         return reason
-    return _another(name) if name in ("LSTM", "LSTMCell", "GRU", "GRUCell") else None
+    return _other_recurrence(name) if name in ("LSTM", "LSTMCell", "GRU", "GRUCell") else None
 
 
-def _another(name: str) -> str:
-    return f"{name} is another recurrence than nn.RNN's, the only one that fastrnn has"
+def _other_recurrence(name: str) -> str:
+    return f"fastrnn has no {name}, only the recurrence of nn.RNN"
+
+
+def _reprs(layers: Modules) -> dict[str, str]:
+    """Each layer as its repr; a shared one also says where it came up first."""
+    first: dict[nn.Module, str] = {}
+    described: dict[str, str] = {}
+    for name, layer in layers.items():
+        shared = f", shared with {first[layer]}" if layer in first else ""
+        first.setdefault(layer, name)
+        described[name] = f"{layer._get_name()}({layer.extra_repr()}){shared}"
+    return described
+
+
+def _in_words(name: str) -> str:
+    return name or "(the model)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from ._convert import ConversionReport
 from .ops.backends.dispatch import BackendStatus, backends, requested, set_backend
 
 
@@ -27,6 +28,7 @@ def _report() -> list[BackendStatus]:
 
 
 _NAMES: dict[str, tuple[Any, str]] = {
+    "Conversion": (ConversionReport, "fastrnn.ConversionReport"),
     "backend": (_Backend, "fastrnn.set_backend(name), or with fastrnn.use_backend(name):"),
     "report": (_report, "fastrnn.backends()"),
 }

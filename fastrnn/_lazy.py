@@ -1,4 +1,4 @@
-"""Packages whose names wait for their first use where the command `fastrnn` runs.
+"""Names that a package provides at their first use: all of them in the command `fastrnn`.
 
 As a library a package imports all of its names at once: after `import fastrnn`, torch knows the
 operators of a saved program. The command needs none of that to print its help.

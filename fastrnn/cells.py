@@ -25,8 +25,9 @@ class FusedRNNCell(nn.RNNCell):
     .. math:: h' = act(W_{ih} x + b_{ih} + W_{hh} h + b_{hh})
 
     Stepping it over a sequence computes what a FusedRNN with the same weights does, up to rounding;
-    `FusedRNN.step` has the sequence's bits. A single step leaves nothing to fuse: on every device,
-    and whatever `fastrnn.backend` says, it is torch's own operation, called with less Python.
+    `FusedRNN.step` gives the same bits as the sequence. A single step leaves nothing to fuse, so
+    the cell calls torch's own operation on every device, with less Python around it. The choice of
+    a backend does not matter.
 
     With I ``input_size``, H ``hidden_size`` and B the batch size:
 
@@ -45,7 +46,7 @@ class FusedRNNCell(nn.RNNCell):
         """One step.
 
         Args:
-            input: [B, I] or [I], of the parameters' dtype, save under autocast.
+            input: [B, I] or [I], of the parameters' dtype, except under autocast.
             hx: [B, H] or [H], as input; None for zeros.
 
         Returns:
@@ -53,7 +54,7 @@ class FusedRNNCell(nn.RNNCell):
 
         Raises:
             ValueError: input or hx is neither 1-D nor 2-D.
-            RuntimeError: sizes, dtypes or devices do not fit together; no such nonlinearity.
+            RuntimeError: sizes, dtypes or devices do not match; the nonlinearity is unknown.
         """
         if isinstance(input, Proxy) or (hx is not None and isinstance(hx, Proxy)):
             result = record_call(self, input, hx)
@@ -70,9 +71,9 @@ class FusedRNNCell(nn.RNNCell):
             input, hx = input.unsqueeze(0), hx if hx is None else hx.unsqueeze(0)
         if hx is None:
             hx = input.new_zeros(input.size(0), self.hidden_size)
-        own = self._parameters  # a Module is slow to find them as attributes
+        own = self._parameters  # attributes of a Module are slow to find
         weights: list[Any] = [own[name] if name in own else getattr(self, name) for name in _NAMES]
-        if are_expanded(weights):  # which nn.RNNCell does not take
+        if are_expanded(weights):  # torch's own operation does not take them
             weight_ih, weight_hh, bias_ih, bias_hh = weights
             pre = linear(input, weight_ih, bias_ih) + linear(hx, weight_hh, bias_hh)
             output = _ACTIVATIONS[self.nonlinearity](pre)

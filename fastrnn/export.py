@@ -1,7 +1,7 @@
-"""Models with recurrent layers outside of Python: torch.export, AOTInductor and ONNX.
+"""Export of models with recurrent layers: torch.export, AOTInductor and ONNX.
 
-**torch.export** takes a `fastrnn.FusedRNN`, or any module that has one, with numbers of steps and
-rows that are known only at the call, 1 included::
+**torch.export** takes a `fastrnn.FusedRNN`, or any module that contains one. The numbers of steps
+and rows can be dynamic, including 1::
 
     from torch.export import Dim, export
 
@@ -9,32 +9,31 @@ rows that are known only at the call, 1 included::
     torch.export.save(program, "rnn.pt2")
     output, h_n = torch.export.load("rnn.pt2").module()(other_x)
 
-The program calls the operator ``fastrnn::recurrence``: whoever loads it in Python imports fastrnn
-first, whose kernels compute it there. Programs of fastrnn 0.1 must be exported again. Pass
-``lengths=`` for rows of several lengths.
+The program calls the operator ``fastrnn::recurrence``, which our kernels compute: import fastrnn
+before you load it in Python. Programs of fastrnn 0.1 must be exported again. Pass ``lengths=`` for
+rows of several lengths.
 
-Tools that read such a program and do not know the operator get it in torch's own operators, by
-`decompositions`::
+For tools that do not know the operator, `decompositions` rewrites the program in torch's own::
 
     program = export(rnn, (x,)).run_decompositions(fastrnn.export.decompositions())
 
-**torch.jit.trace** records nn.RNN's own loop where that computes the same; such a trace serves
-every number of steps and rows, runs without fastrnn, and is what OpenVINO's
+**torch.jit.trace** records nn.RNN's own loop where that computes the same. Such a trace works for
+any number of steps and rows, and without fastrnn. OpenVINO's
 ``convert_model(module, example_input=x)``, TensorBoard's ``add_graph`` and torch.onnx.export with
-``dynamo=False`` read. With lengths, resets or heads it calls our operators: `import fastrnn` comes
-before torch.jit.load.
+``dynamo=False`` read it. With lengths, resets or heads the trace calls our operators: import
+fastrnn before torch.jit.load.
 
-**AOTInductor** compiles such a program into a package, with the sizes as dynamic as there::
+**AOTInductor** compiles such a program into a package, with the same dynamic sizes::
 
     path = torch._inductor.aoti_compile_and_package(program, package_path="rnn.pt2")
     output, h_n = torch._inductor.aoti_load_package(path)(other_x)
 
-Again `import fastrnn` comes before the loading, which fails else ("Could not find schema"): the
-package calls the operator by its name, and Python defines it. A program without Python needs ONNX.
+Import fastrnn before you load it, or loading fails ("Could not find schema"): the package calls
+the operator by name, and Python defines it. To run a model without Python, use ONNX.
 
-**ONNX**, for every other runtime, has an operator RNN of its own: `to_onnx` writes each layer as
-one such node, and compares the file under onnxruntime with the module. torch.onnx.export with
-``dynamo=True`` writes the same nodes, without the comparison.
+**ONNX** has an operator RNN, for every other runtime. `to_onnx` writes each layer as one such node,
+and verifies the file: onnxruntime must compute what the module does. torch.onnx.export with
+``dynamo=True`` writes the same nodes, without the verification.
 """
 
 from __future__ import annotations
@@ -53,9 +52,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
+from ._rounding import ACTIVATION_ROUNDINGS, CONFIDENCE, UNIT_ROUNDOFF
 from .ops import onnx as _onnx
 from .ops.decompositions import decompositions
-from .testing import ACTIVATION_ROUNDINGS, CONFIDENCE, UNIT_ROUNDOFF
 
 __all__ = ["decompositions", "to_onnx"]
 
@@ -71,27 +70,27 @@ def to_onnx(
     output_names: Sequence[str] | None = None,
     opset_version: int = 18,
 ) -> Path:
-    """Write a module as an ONNX file, in inference mode, and prove that it answers alike.
+    """Write a module as an ONNX file, in inference mode, and verify its results.
 
     Every layer of a FusedRNN becomes one node ``RNN``, for any number of steps and rows; ``hx``
-    becomes its initial state and ``lengths`` its sequence_lens. The file is left only where
-    onnxruntime has answered with it as the module does: on the example, and on random inputs of
-    other sizes, of one step and one row too where the module takes them.
+    becomes its initial state and ``lengths`` its sequence_lens. The file is kept only if
+    onnxruntime computes with it what the module does: on the example, and on random inputs of
+    other sizes, including one step and one row if the module takes them.
 
     Args:
-        module: with FusedRNN, ReadoutRNN or functional.rnn somewhere within, float32 or float16.
-            It stays as it is: a copy, on the CPU and in eval mode, is exported.
-        example_inputs: its positional arguments, as torch.onnx.export takes them, or the only one.
-            The random inputs have values from between the least and the largest of each floating
-            point input, and those of each integer input themselves.
+        module: float32 or float16, with FusedRNN, ReadoutRNN or functional.rnn somewhere within.
+            It is not changed: a copy, on the CPU and in eval mode, is exported.
+        example_inputs: its positional arguments, as for torch.onnx.export, or the only one. Random
+            floating point inputs are drawn between the example's least and largest value, random
+            integer inputs from the example's values.
         path: of the file, which holds the weights too (up to 2 GiB, the limit of an ONNX file).
-            What was there is replaced once the new file is proven.
+            An existing file is replaced once the new one is verified.
         kwargs: keyword arguments for the module: ``{"lengths": lengths}``.
         dynamic_shapes: which dimensions are known only at the call, as for torch.export.export and
-            torch.onnx.export: ``{"input": {0: "steps", 1: "batch"}}``. They have their names in
-            the file, and a module that holds one to the example's size is refused. None: the
-            first two dimensions of every input, as far as the module does not hold them.
-        input_names: of the file's inputs; else they have the arguments' names.
+            torch.onnx.export: ``{"input": {0: "steps", 1: "batch"}}``. The file keeps their names.
+            A module that fixes one of them to the example's size raises an error. None: the first
+            two dimensions of every input, except those that the module fixes.
+        input_names: of the file's inputs; by default the arguments' names.
         output_names: of the file's outputs.
         opset_version: of ONNX, 18 or later.
 
@@ -103,8 +102,8 @@ def to_onnx(
         ValueError: packed input, ``resets``, or a dtype that ONNX or onnxruntime has no RNN for;
             opset_version is below 18; there is no tensor among the inputs, or the module takes
             no other sizes than the example's.
-        RuntimeError: onnxruntime refuses the file, or answers otherwise than the module.
-        What torch.export and torch.onnx raise of a module that they cannot express.
+        RuntimeError: onnxruntime refuses the file, or computes something else than the module.
+        Any error of torch.export and torch.onnx, for a module that they cannot express.
 
     Example:
         >>> rnn = FusedRNN(10, 20, bidirectional=True)
@@ -171,13 +170,13 @@ def _required() -> Any:
 
 
 def _in_order(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments in the order of forward's, which is that of the file's inputs."""
+    """Keyword arguments in the order of forward's parameters, which the file's inputs have too."""
     order = list(inspect.signature(module.forward).parameters)
     return dict(sorted(kwargs.items(), key=lambda x: order.index(x[0]) if x[0] in order else 99))
 
 
 def _oblivious() -> Any:
-    """Within, sizes of 1 in the example are no constants; torch.onnx.export does so as well."""
+    """A context in which sizes of 1 in the example stay dynamic, as in torch.onnx.export."""
     config: Any = import_module("torch.fx.experimental._config")
     return config.patch(backed_size_oblivious=True)
 
@@ -185,7 +184,7 @@ def _oblivious() -> Any:
 def _trace(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
 ) -> torch.export.ExportedProgram:
-    """The module as a graph whose recurrent layers are nodes of ONNX."""
+    """The module as a graph in which recurrent layers are ONNX nodes."""
     if shapes is None:
         bound = inspect.signature(module.forward).bind(*args, **kwargs)
         shapes = pytree.tree_map(_leading, dict(bound.arguments))
@@ -202,7 +201,7 @@ def _leading(leaf: Any) -> Any:
 
 
 def _without_names(shapes: Any) -> Any:
-    """torch.onnx knows names as strings, for dimensions that torch.export knows as dynamic."""
+    """The same with Dim.DYNAMIC for strings, which only torch.onnx takes as names."""
     if isinstance(shapes, str):
         return torch.export.Dim.DYNAMIC
     if isinstance(shapes, Mapping):
@@ -213,7 +212,7 @@ def _without_names(shapes: Any) -> Any:
 
 
 def _say_constants(written: Any) -> None:
-    """Make numbers of the dimensions that might have been dynamic, and are called "4"."""
+    """Turn dimensions named "4", which could have been dynamic but are constant, into numbers."""
     for value in written.model.graph.inputs:
         names = [getattr(dim, "value", dim) for dim in value.shape]
         value.shape = type(value.shape)(
@@ -234,7 +233,7 @@ def _prove(
     Returns how many other sizes there were.
     """
     options = runtime.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised, and need not be printed as well
+    options.log_severity_level = 4  # failures are raised: do not print them as well
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -276,9 +275,10 @@ def _prove(
 def _sizes(
     program: torch.export.ExportedProgram, leaves: list[Any]
 ) -> Iterator[list[tuple[int, ...] | None]]:
-    """Shapes for the inputs: the example's (None), and again; then others that the file is for.
+    """Shapes for the inputs: the example's, twice, then others that the file must support.
 
-    Each is a list with an entry for an input, None for the example's own values.
+    Each is a list with an entry for each input: a shape to draw random values of, or None for the
+    example's own values. The first has the example's values.
     """
     names = program.graph_signature.user_inputs
     nodes = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
@@ -300,7 +300,7 @@ def _sizes(
         new = {}
         for k, (symbol, size) in enumerate(example.items()):
             bounds = program.range_constraints[symbol]
-            # torch says "2 or more" of sizes that may well be 1, and "up to 2" of constants.
+            # torch's range begins at 2 for sizes that may be 1, and ends at 2 for constants.
             least = bounds.lower if bounds.lower > 2 else 1
             new[symbol] = size
             if bounds.upper > 2:
@@ -316,7 +316,7 @@ def _evaluated(shape: Sequence[int | torch.SymInt], sizes: Mapping[Any, int]) ->
 
 
 def _drawn(example: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Random numbers from the example's range; or values of it, which a module must take."""
+    """Random numbers from the example's range; of integers, values that occur in the example."""
     values = example.flatten()
     if values.is_floating_point() and bool(values.isfinite().all()):
         low, high = values.aminmax() if len(values) else (values.new_zeros(()),) * 2
@@ -343,12 +343,12 @@ def _answer(
 def _bounds(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], expected: list[Tensor]
 ) -> list[float]:
-    """How far rounding may take an output of either side from the truth, both sides together.
+    """Bounds on the difference that rounding on both sides explains, one for each output.
 
-    A sum of n products that is rounded is the exact sum with weights that are off by √n roundings
-    or so each (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); an activation
-    adds its own. So the module itself tells how far errors of that size carry: by the distance of
-    its outputs when all weights and inputs are off, at random, by so much.
+    A rounded sum of n products is the exact sum with each weight off by about √n roundings (Higham,
+    Accuracy and Stability of Numerical Algorithms, section 3.1). An activation adds its own. The
+    bound is how far the module's outputs move when all weights and inputs are off by that much, at
+    random.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -376,7 +376,7 @@ def _bounds(
 
 
 def _distance(actual: Tensor, truth: Tensor) -> float:
-    """The largest difference; infinite between tensors that cannot be compared."""
+    """The largest difference; infinite for different shapes or dtypes."""
     if actual.shape != truth.shape or actual.dtype != truth.dtype:
         return float("inf")
     same = (actual == truth) | (actual.isnan() & truth.isnan())

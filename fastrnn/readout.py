@@ -1,6 +1,8 @@
-"""`ReadoutRNN`: the recurrence with what a model reads from its states."""
+"""`ReadoutRNN`: a recurrent network with a linear readout of its states."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +24,23 @@ class ReadoutRNN(nn.Module):
     W_hy is ``readout.weight`` [C, D·H] and b_y ``readout.bias`` [C], with C ``output_size``.
 
     Args:
+        input_size, hidden_size: as for `FusedRNN`.
         output_size: C.
-        steps: ``"all"`` for y at every step, ``"last"`` for one y a row, from its last step.
-            With ``bidirectional``, the last step means h_n: the forward direction after the
-            row's last step beside the reverse direction after its first, so each has read all.
-        input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
-            bidirectional, device, dtype, num_heads, learned_h0: as for `FusedRNN`; ``bias`` is
-            the recurrence's.
+        *args, **kwargs: the other arguments of `FusedRNN`, in its order: num_layers, nonlinearity,
+            bias, batch_first, dropout, bidirectional; by keyword also num_heads and learned_h0.
+            The readout has a bias even with ``bias=False``.
+        steps: ``"all"`` for y at every step, ``"last"`` for one y per row, from its last step.
+            With ``bidirectional`` that means h_n: the forward direction after the row's last step
+            and the reverse direction after its first, so that both have read the whole row.
+        device, dtype: of all parameters.
 
     Raises:
-        ValueError: steps is neither, or an argument `FusedRNN` refuses.
+        ValueError, TypeError: steps is neither; steps, device or dtype is passed by position; or
+            an argument that `FusedRNN` refuses.
+
+    Example:
+        >>> net = ReadoutRNN(10, 20, 3, num_layers=2, steps="last")
+        >>> y, h_n = net(torch.randn(5, 4, 10))  # y [4, 3]
     """
 
     def __init__(
@@ -39,38 +48,21 @@ class ReadoutRNN(nn.Module):
         input_size: int,
         hidden_size: int,
         output_size: int,
-        num_layers: int = 1,
-        nonlinearity: str = "tanh",
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
+        *args: Any,
         steps: str = "all",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
-        *,
-        num_heads: int = 1,
-        learned_h0: bool = False,
+        **kwargs: Any,
     ) -> None:
         if steps not in ("all", "last"):
             raise ValueError(f"steps must be 'all' or 'last', got {steps!r}")
+        if len(args) > 6:  # after bidirectional
+            raise TypeError("ReadoutRNN takes steps, device and dtype by keyword: steps='last'")
         super().__init__()
         self.steps = steps
-        self.rnn = FusedRNN(
-            input_size,
-            hidden_size,
-            num_layers,
-            nonlinearity,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            device,
-            dtype,
-            num_heads=num_heads,
-            learned_h0=learned_h0,
-        )
-        features = hidden_size * (2 if bidirectional else 1)
+        kwargs |= {"device": device, "dtype": dtype}
+        self.rnn = FusedRNN(input_size, hidden_size, *args, **kwargs)
+        features = hidden_size * (2 if self.rnn.bidirectional else 1)
         self.readout = nn.Linear(features, output_size, device=device, dtype=dtype)
 
     def forward(
@@ -83,9 +75,9 @@ class ReadoutRNN(nn.Module):
         """Run the network; the arguments and errors are `FusedRNN`'s.
 
         Returns:
-            y: as FusedRNN's output with C in place of D·H, a PackedSequence for a PackedSequence;
-                where ``lengths`` ends a row, h is 0 and y is b_y. With ``steps="last"`` [B, C],
-                or [C] for one sequence, in the caller's order.
+            y: [T, B, C], [B, T, C] with ``batch_first``, [T, C] for one sequence, or a
+                PackedSequence, as the input. Past the end of a row (``lengths``), h is 0 and y is
+                b_y. With ``steps="last"`` [B, C], or [C], in the caller's order of rows.
             h_n: [D·L, B, H], or [D·L, H] for one sequence.
         """
         if any(isinstance(x, Proxy) for x in (input, hx, lengths, resets)):

@@ -11,16 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._rounding import ACTIVATION_ROUNDINGS, UNIT_ROUNDOFF
 from .ops import reference
 from .ops.ragged import Ragged
-
-#: Unit roundoff: the largest relative error of rounding to nearest in a dtype.
-UNIT_ROUNDOFF = {
-    torch.float64: 2.0**-53,
-    torch.float32: 2.0**-24,
-    torch.float16: 2.0**-11,
-    torch.bfloat16: 2.0**-8,
-}
 
 #: What the matrix unit adds to the relative error of a product, by the modes of `ops.triton.table`.
 #: It cuts a float32 operand to the 10 bits of tf32. Three such products leave out that of what was
@@ -29,13 +22,6 @@ MATRIX_UNIT = {"half": 0.0, "tf32": 2 * 2.0**-10, "float32": 2 * 2.0**-20}
 
 #: The relative error of the hardware's tanh, by the same: PTX ISA, tanh.approx.f32.
 HARDWARE_TANH = {"half": 2.0**-11, "tf32": 2.0**-11, "float32": 0.0}
-
-#: Roundings of a step besides its sum: the activation or its derivative, the product with it.
-ACTIVATION_ROUNDINGS = 8
-
-#: Errors of n roundings to nearest add up to no more than this times √n units, but for one case
-#: in a million: Higham and Mary, A new approach to probabilistic rounding error analysis, 2019.
-CONFIDENCE = 6.0
 
 
 class Tensors(NamedTuple):

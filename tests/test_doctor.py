@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import fastrnn
-from fastrnn import doctor
+from fastrnn import _doctor
 from fastrnn.__main__ import main
 from fastrnn.ops.backends import dispatch
 from fastrnn.ops.backends.dispatch import BackendStatus
@@ -37,7 +37,7 @@ def test_report_times_every_usable_backend(capsys):
 def test_report_gives_the_reason(capsys, monkeypatch):
     status = [BackendStatus("reference", None, "plain"), BackendStatus("cpp", "no such luck", "")]
     monkeypatch.setattr(dispatch, "report", lambda: status)
-    assert doctor.main() == 0
+    assert _doctor.main() == 0
     text = capsys.readouterr().out
     assert "unusable: no such luck" in line(text, "cpp")
 
@@ -51,8 +51,8 @@ def test_report_survives_a_failing_call(capsys, monkeypatch, backend, code):
 
     status = [BackendStatus("reference", None, "plain"), BackendStatus("cpp", None, "fast")]
     monkeypatch.setattr(dispatch, "report", lambda: status)
-    monkeypatch.setattr(doctor, "_time_backend", fail)
-    assert doctor.main() == code
+    monkeypatch.setattr(_doctor, "_time_backend", fail)
+    assert _doctor.main() == code
     assert "RuntimeError: the kernel is unwell" in line(capsys.readouterr().out, backend)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 import fastrnn
 from fastrnn import functional
+from fastrnn.ops.backends import torch_rnn
 
 T, B, G, H = 5, 4, 2, 3
 

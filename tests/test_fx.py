@@ -10,7 +10,6 @@ from torch.ao.quantization import get_default_qconfig_mapping
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-import fastrnn
 from fastrnn import FusedRNN, FusedRNNCell, ReadoutRNN
 
 from .twins import TORCH, assert_same
@@ -81,15 +80,6 @@ def test_a_packed_sequence():
         expected, expected_h_n = layer(packed)
         assert isinstance(output, PackedSequence)
         assert_same((output.data, h_n), (expected.data, expected_h_n))
-
-
-def test_a_traced_model_is_converted_and_reverted():
-    model = nn.Sequential(FusedRNN(4, 6))
-    traced = fx.symbolic_trace(model)
-    expected = model(X)
-    fastrnn.revert(traced)
-    assert type(traced.get_submodule("0")) is nn.RNN
-    torch.testing.assert_close(traced(X), expected)
 
 
 def test_a_readout_by_itself_is_traced_through():

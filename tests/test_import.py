@@ -2,8 +2,11 @@
 
 import json
 import os
+import pkgutil
 import subprocess
 import sys
+from importlib import import_module
+from types import ModuleType
 
 import pytest
 
@@ -52,10 +55,29 @@ def test_import_needs_nothing_but_torch(new_modules):
 
 
 @pytest.mark.parametrize(
-    "module", ["fastrnn.doctor", "fastrnn.fusion", "torch._dynamo", "torch._inductor"]
+    "module",
+    ["fastrnn._doctor", "fastrnn.fusion", "fastrnn.testing", "torch._dynamo", "torch._inductor"],
 )
 def test_import_leaves_alone_what_is_not_needed_yet(new_modules, module):
     assert module not in new_modules
+
+
+@pytest.mark.parametrize("package", ["fastrnn", "fastrnn.ops", "fastrnn.fusion"])
+def test_no_function_or_class_shadows_a_module(package):
+    """`import fastrnn.name` would run the module, and `fastrnn.name` be something else."""
+    if package == "fastrnn.fusion":
+        pytest.importorskip("typer")
+    found = import_module(package)
+    shadowed = [
+        module.name
+        for module in pkgutil.iter_modules(found.__path__)
+        if not isinstance(getattr(found, module.name, found), ModuleType)
+    ]
+    assert shadowed == []
+
+
+def test_import_of_the_class_as_if_it_were_a_module():
+    assert import_module("fastrnn.FusedRNN") is import_module("fastrnn").FusedRNN
 
 
 HEAVY = ("torch", "pandas", "pyarrow", "numpy", "matplotlib", "sklearn", "torchmetrics")
@@ -103,7 +125,7 @@ OF_THE_SAME_NAME = """
 import sys
 import fastrnn, fastrnn.fusion
 assert "torch" not in sys.modules
-from fastrnn._convert import Conversion
+from fastrnn._convert import ConversionReport
 for package in (fastrnn, fastrnn.fusion):
     for name in set(package.__all__) - {"__version__"}:
         found = getattr(package, name)

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch.nn.utils import skip_init
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from fastrnn import FusedRNN, ReadoutRNN
@@ -13,9 +14,9 @@ from .twins import assert_same, gradients
 STEPS, BATCH, LENGTHS = 5, 3, [2, 5, 3]
 
 
-def network(**kwargs) -> ReadoutRNN:
+def network(output_size=2, **kwargs) -> ReadoutRNN:
     torch.manual_seed(0)
-    return ReadoutRNN(4, 6, 2, dtype=torch.float64, **kwargs)
+    return ReadoutRNN(4, 6, output_size, dtype=torch.float64, **kwargs)
 
 
 def by_hand(net: ReadoutRNN, h: torch.Tensor) -> torch.Tensor:
@@ -59,7 +60,7 @@ def test_packed_input_gives_packed_output(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_last_step_of_every_row(kind):
-    """Row by row, unpadded: the forward direction's last output beside the reverse one's first."""
+    """Row by row, unpadded: the forward direction's last output and the reverse one's first."""
     net = network(**kind, steps="last")
     x = padded(net)
     packed = pack_padded_sequence(x, LENGTHS, kind["batch_first"], enforce_sorted=False)
@@ -86,13 +87,23 @@ def test_gradients_and_initial_state(steps):
 
 
 def test_arguments_reach_the_layer():
-    args = (4, 6, 2, "relu", False, True, 0.5, True, "meta", torch.float16)
-    layer, net = FusedRNN(*args), ReadoutRNN(4, 6, 3, *args[2:8], "last", *args[8:])
+    args = (2, "relu", False, True, 0.5, True)
+    options = {"num_heads": 2, "learned_h0": True, "device": "meta", "dtype": torch.float16}
+    layer = FusedRNN(4, 6, *args, **options)
+    net = ReadoutRNN(4, 6, 3, *args, steps="last", **options)
     assert repr(net.rnn) == repr(layer)
     assert (net.rnn.nonlinearity, net.steps) == ("relu", "last")
     shapes = {name: (p.shape, p.dtype, p.device) for name, p in layer.named_parameters()}
     assert shapes == {name: (p.shape, p.dtype, p.device) for name, p in net.rnn.named_parameters()}
-    assert (net.readout.in_features, net.readout.out_features) == (12, 3)
+    assert net.readout.weight.shape == (3, 12)
+    assert {(p.dtype, p.device.type) for p in net.parameters()} == {(torch.float16, "meta")}
+
+
+def test_skip_init():
+    net = skip_init(ReadoutRNN, 4, 6, 3, bidirectional=True, dtype=torch.float64)
+    net.load_state_dict(network(bidirectional=True, output_size=3).state_dict())
+    x = padded(net)
+    assert_same(net(x)[0], by_hand(net, net.rnn(x)[0]))
 
 
 def test_padding_has_the_bias_alone():
@@ -110,6 +121,29 @@ def test_packed_output_unpacks():
     assert_same(unpacked[:2, 0], net(x[:2, 0])[0])
 
 
-def test_unknown_steps():
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((0,), {}),
+        (("two",), {}),
+        ((1, "gelu"), {}),
+        ((), {"bias": 1}),
+        ((), {"num_heads": 4}),
+        ((), {"proj_size": 2}),
+        ((), {"layers": 2}),
+        ((1,), {"num_layers": 1}),
+    ],
+)
+def test_errors_are_those_of_the_layer(args, kwargs):
+    with pytest.raises((TypeError, ValueError)) as of_the_layer:
+        FusedRNN(4, 6, *args, **kwargs)
+    with pytest.raises(type(of_the_layer.value)) as ours:
+        ReadoutRNN(4, 6, 3, *args, **kwargs)
+    assert str(ours.value) == str(of_the_layer.value)
+
+
+def test_steps():
     with pytest.raises(ValueError, match="steps must be 'all' or 'last', got 'first'"):
         network(steps="first")
+    with pytest.raises(TypeError, match="takes steps, device and dtype by keyword: steps='last'"):
+        ReadoutRNN(4, 6, 2, 1, "tanh", True, False, 0.0, False, "last")

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn.testing import CONFIDENCE, UNIT_ROUNDOFF
+from fastrnn._rounding import CONFIDENCE, UNIT_ROUNDOFF
 
 from . import objective
 from .config import RunConfig

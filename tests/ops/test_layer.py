@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import functional_call, grad
 
 from fastrnn import FusedRNN, functional
+from fastrnn.ops import stack
 from fastrnn.ops.backends import cpp
 
 from ..twins import assert_same, twins
@@ -44,7 +45,7 @@ def test_one_node_computes_what_the_pieces_do(kwargs, with_hx, given, monkeypatc
     results = []
     for in_pieces in (False, True):
         if in_pieces:
-            monkeypatch.setattr(functional, "is_plain", lambda *tensors: False)
+            monkeypatch.setattr(stack, "is_plain", lambda *tensors: False)
         for leaf in leaves:
             leaf.grad = None
         output, h_n, backward = run()
@@ -162,7 +163,7 @@ def test_every_gradient_owns_its_memory(how, kwargs, steps, given, monkeypatch):
     x = torch.randn(steps, B, I, requires_grad=True)
     hx = torch.randn(rnn.num_layers * (2 if rnn.bidirectional else 1), B, H, requires_grad=True)
     if how == "pieces":
-        monkeypatch.setattr(functional, "is_plain", lambda *tensors: False)
+        monkeypatch.setattr(stack, "is_plain", lambda *tensors: False)
     named = {"x": x, "hx": hx, **dict(rnn.named_parameters())}
 
     def loss(named):

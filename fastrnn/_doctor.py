@@ -1,4 +1,4 @@
-"""What this machine can run, or the real reason why not, and one timed call on each backend."""
+"""Which backends this machine can use, or the actual error, and one timed call on each."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _time_backend(name: str) -> float:
 
 
 def _time_nn_rnn() -> float:
-    # One input feature: its product costs next to nothing, and the recurrence is all that is left.
+    # With one input feature the input product costs almost nothing: this times the recurrence.
     rnn = torch.nn.RNN(1, HIDDEN)
     x = torch.randn(STEPS, BATCH, 1)
     return _median_time(lambda: rnn(x))
