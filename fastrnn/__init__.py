@@ -38,9 +38,9 @@ else:
     from .readout import ReadoutRNN
 
     def __getattr__(name: str) -> object:
-        from . import _deprecated
+        from ._deprecated import find  # not `from . import`, which would ask here again
 
-        return _deprecated.find(name)
+        return find(name)
 
     # `import fastrnn.FusedRNN` asks for a module of that name: give it the class itself.
     sys.modules[__name__ + ".FusedRNN"] = FusedRNN  # type: ignore[assignment]

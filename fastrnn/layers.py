@@ -327,16 +327,18 @@ class FusedRNN(nn.RNNBase):
     ) -> tuple[PackedSequence, Tensor]:
         _checks.no_lengths(lengths, "a PackedSequence, which knows its own")
         data, batch_sizes, sorted_indices, unsorted_indices = input
+        # A trace of a learned initial state would hold the number of rows.
+        starts_elsewhere = torch.jit.is_tracing() and hx is None and self.learned_h0
         in_torch = runs_in_torch(
             data,
             hx,
             weights,
             self._options(),
-            expressible=resets is None and self.num_heads == 1,
+            expressible=resets is None and self.num_heads == 1 and not starts_elsewhere,
             batch_sizes=batch_sizes,
             prefer_kernels=True,
         )
-        if in_torch and torch.jit.is_tracing() and (hx is not None or not self.learned_h0):
+        if in_torch and torch.jit.is_tracing():
             return nn.RNN.forward(self, input, hx)  # type: ignore[call-overload]
         if hx is not None:
             hx = self.permute_hidden(hx, sorted_indices)

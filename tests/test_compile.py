@@ -213,8 +213,8 @@ def test_a_backend_that_is_named_is_the_one_that_is_compiled():
         assert_equal_to_eager(run, rnn, X)
     assert_equal_to_eager(run, rnn, X)
     auto, reference = (graph.code for graph in counter.graphs)
-    assert "recurrence_reference" not in auto
-    assert "recurrence_reference" in reference
+    assert "recurrence_by" not in auto
+    assert "recurrence_by" in reference
 
 
 def test_module_compile_in_place():

@@ -3,7 +3,6 @@
 nn.RNN's steps become the example's, in torch.export and so in torch's ONNX exporter.
 """
 
-import inspect
 import io
 import os
 import shutil
@@ -21,6 +20,8 @@ from torch.nn.utils.rnn import pack_sequence
 from fastrnn import FusedRNN, ReadoutRNN
 from fastrnn.export import decompositions, to_onnx
 from fastrnn.ops import onnx as nodes
+from fastrnn.ops.ragged import Ragged
+from fastrnn.ops.stack import Options
 
 from .twins import FORWARD_EPS, assert_near, assert_same, gradients, twins
 
@@ -358,12 +359,12 @@ def test_onnx_names_what_it_cannot_write(tmp_path):
         to_onnx(layer, x, path, opset_version=16)
     with pytest.raises(ValueError, match="no tensor"):
         to_onnx(layer, (), path)
-    options = inspect.signature(nodes.rnn).parameters
-    given = {name: None for name, p in options.items() if p.kind is p.KEYWORD_ONLY}
+    options = Options("tanh", True, 1, 0.0, False, False)
+    resets = Ragged(resets=torch.zeros(6, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="no resets"):
-        nodes.rnn(x, None, [], **{**given, "resets": torch.zeros(6, 3, dtype=torch.bool)})
+        nodes.rnn(x, None, [], resets, options)
     with pytest.raises(ValueError, match="lengths="):
-        nodes.rnn(x, None, [], **{**given, "offsets": torch.zeros(6, dtype=torch.int64)})
+        nodes.rnn(x, None, [], Ragged(offsets=torch.zeros(6, dtype=torch.int64)), options)
     assert os.listdir(tmp_path) == []
 
 

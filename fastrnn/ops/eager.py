@@ -57,14 +57,18 @@ _TYPES = (Tensor, torch.nn.Parameter)
 
 
 def below_autograd_once(gradients: Callable) -> Callable:
-    """An autograd.Function's backward: below autograd, unless it is itself differentiated."""
+    """An autograd.Function's backward: below autograd, unless it is itself differentiated.
+
+    `gradients` is a function of (ctx, saved, *grads).
+    """
 
     @functools.wraps(gradients)
     def backward(ctx: Any, *grads: Any) -> Any:
+        saved = ctx.saved_tensors  # activation checkpointing records it again, with autograd
         if torch.is_grad_enabled() or is_transforming():  # for double backward, or a tangent
-            return gradients(ctx, *grads)
+            return gradients(ctx, saved, *grads)
         with below_views():
-            return gradients(ctx, *grads)
+            return gradients(ctx, saved, *grads)
 
     return backward
 

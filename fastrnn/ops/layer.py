@@ -91,7 +91,7 @@ def _forward(
         state = _as_state(h0, groups, size)
     if ragged.resets is not None and reset_to is not None:
         pre = _begin_from(reset_to.reshape(groups, size), pre, weight_hh, ragged, heads)
-    out, h_n = _by_request(pre, weight_hh, state, ragged, activation, heads)
+    out, h_n = recur(pre, weight_hh, state, ragged, activation, heads)
     return out.flatten(-2), _as_h0(h_n, directions).contiguous(), state
 
 
@@ -214,12 +214,12 @@ _WEIGHTS = 8
 @without_autocast
 def _gradients(
     ctx: Any,
+    saved: tuple[Any, ...],
     grad_output: Tensor | None,
     grad_h_n: Tensor | None,
     grad_kept: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
-    # Activation checkpointing records it again, with autograd.
-    output, start, lengths, offsets, resets, input, *weights = ctx.saved_tensors
+    output, start, lengths, offsets, resets, input, *weights = saved
     ragged = Ragged(lengths, offsets, resets)
     if grad_output is None or grad_kept is not None:
         grad_output = add_gradients(grad_output, grad_kept, like=output)

@@ -48,9 +48,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(input, weight)
 
 
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
     """Of input [..., K], weight [N, K] and bias [N], from grad [..., N]."""
-    input, weight = ctx.saved_tensors
+    input, weight = saved
     rows = grad.reshape(-1, weight.shape[0])
     grad_input = grad_weight = grad_bias = None
     if ctx.needs_input_grad[0]:
@@ -63,7 +63,10 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd(
-    "fastrnn::linear", _gradients, setup_context=_setup_context, lib=LIBRARY
+    "fastrnn::linear",
+    lambda ctx, grad: _gradients(ctx, ctx.saved_tensors, grad),
+    setup_context=_setup_context,
+    lib=LIBRARY,
 )
 
 

@@ -116,9 +116,11 @@ class Operator:
         out, h_n, *_ = _Eager.apply(self, *arguments)
         return out, h_n
 
-    def gradients(self, ctx: Any, grad_out: Tensor, grad_h_n: Tensor) -> tuple[Tensor | None, ...]:
+    def gradients(
+        self, ctx: Any, saved: tuple[Any, ...], grad_out: Tensor, grad_h_n: Tensor
+    ) -> tuple[Tensor | None, ...]:
         """Of the forward's tensors, given what it saved: out and all of its tensors but pre."""
-        out, weight_hh, h0, *given = ctx.saved_tensors
+        out, weight_hh, h0, *given = saved
         grad_pre, grad_h0 = self.backward_operator(
             grad_out, grad_h_n, out, weight_hh, h0, *given, *ctx.options
         )
@@ -131,10 +133,11 @@ class Operator:
     def _backward(
         self, ctx: Any, grad_out: Tensor | None, grad_h_n: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        out, _, h0, *_ = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        out, _, h0, *_ = saved
         ctx.first = 0
         return self.gradients(
-            ctx, add_gradients(grad_out, like=out), add_gradients(grad_h_n, like=h0)
+            ctx, saved, add_gradients(grad_out, like=out), add_gradients(grad_h_n, like=h0)
         )
 
     def _linear_backward(self, *own: Any) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -191,13 +194,14 @@ class _Eager(torch.autograd.Function):
     @below_autograd_once
     def backward(
         ctx: Any,
+        saved: tuple[Any, ...],
         grad_out: Tensor | None,
         grad_h_n: Tensor | None,
         grad_kept: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
-        out, _, h0, *_ = ctx.saved_tensors  # checkpointing records it again, with autograd
+        out, _, h0, *_ = saved
         grads = add_gradients(grad_out, grad_kept, like=out), add_gradients(grad_h_n, like=h0)
-        return None, *ctx.operator.gradients(ctx, *grads)
+        return None, *ctx.operator.gradients(ctx, saved, *grads)
 
 
 #: By the best backend, and by the one whose number is the last argument.

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from ..ragged import Ragged
@@ -35,6 +36,8 @@ AUTO: dict[str, tuple[Kernels, ...]] = {
 }
 
 _default = "auto"
+#: The last choice of any thread: Dynamo guards a graph on a global, and not on a thread's own.
+_last = "auto"
 _warned: set[str] = set()
 
 
@@ -59,32 +62,36 @@ def set_backend(name: str) -> None:
         ValueError: no backend has that name.
         RuntimeError: the backend is not available on this machine; the message says why.
     """
-    global _default
+    global _default, _last
     _validate(name)
-    _default = name
+    _default = _last = name
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Choose the backend within a block; see `set_backend` for the names and the errors.
 
-    Blocks nest, and each thread has its own: one thread's choice does not reach another's.
+    Blocks nest, and each thread has its own: one thread's choice does not reach another's, except
+    in what torch.compile has compiled, which goes by the last choice of any.
 
     Example:
         >>> with fastrnn.use_backend("reference"):
         ...     output, h_n = rnn(input)
     """
+    global _last
     _validate(name)
     former, _local.name = _local.name, name
+    _last = name
     try:
         yield
     finally:
         _local.name = former
+        _last = former or _default
 
 
 def requested() -> str:
     """The name that `use_backend`, or else `set_backend`, chose last: "auto" at first."""
-    return _local.name or _default
+    return _last if torch.compiler.is_compiling() else _local.name or _default
 
 
 def _validate(name: str) -> None:
