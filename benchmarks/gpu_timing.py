@@ -99,7 +99,7 @@ class KernelTask(Task):
         return list(getattr(reference, self.case.step)(*doubles))
 
     def call(self, kernel: Kernel) -> Callable[[], tuple[Tensor, Tensor]]:
-        function = getattr(kernel.module, self.case.step)
+        function = getattr(kernel.implementation, self.case.step)
         return lambda: function(*self.arguments, **kernel.options)
 
 

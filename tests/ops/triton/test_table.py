@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import gpu_record
 from fastrnn.ops.backends import triton
-from fastrnn.ops.backends.triton.table import MODES, RECORDS, TABLE, Sizes, choose, power_of_two
+from fastrnn.ops.backends.triton.table import MODES, TABLE, Sizes, choose, power_of_two
 
 A100 = {"capability": (8, 0), "shared": 166912, "processors": 108}
 H100 = {"capability": (9, 0), "shared": 232448, "processors": 132}
