@@ -29,6 +29,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastrnn.ops.ragged import Ragged
+
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ROOT / "csrc"
 CACHE = ROOT / "build" / "emulator"

@@ -72,9 +72,10 @@ class Resets(Problem):
         tensors = super().tensors(device)
         resets = torch.zeros(self.steps, self.batch, dtype=torch.bool)
         resets[list(self.at)] = True
-        if tensors.offsets is not None:
-            resets = resets[torch.arange(self.steps)[:, None] < tensors.lengths]
-        return tensors._replace(resets=resets)
+        lengths = tensors.ragged.lengths
+        if tensors.ragged.is_packed:
+            resets = resets[torch.arange(self.steps)[:, None] < lengths]
+        return tensors._replace(ragged=tensors.ragged._replace(resets=resets))
 
 
 def check(

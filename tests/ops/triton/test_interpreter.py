@@ -148,15 +148,14 @@ def test_the_same_call_twice(kernel: str) -> None:
 
 
 def test_a_row_does_not_depend_on_the_others(kernel: str) -> None:
-    pre, weight_hh, h0, lengths, *_ = PROBLEM.tensors()
+    pre, weight_hh, h0, ragged = PROBLEM.tensors()
+    lengths = ragged.lengths
     assert lengths is not None
     options = PROBLEM.options
-    out, h_n = triton.BACKEND.forward(
-        pre, weight_hh, h0, lengths, None, None, *options, kernel=kernel
-    )
+    out, h_n = triton.BACKEND.forward(pre, weight_hh, h0, ragged, *options, kernel=kernel)
     for b in range(PROBLEM.batch):
         row = slice(b, b + 1)
-        arguments = pre[:, row], weight_hh, h0[row], lengths[row], None, None
+        arguments = pre[:, row], weight_hh, h0[row], Ragged(lengths[row])
         alone = triton.BACKEND.forward(*arguments, *options, kernel=kernel)
         assert torch.equal(alone[0], out[:, row])
         assert torch.equal(alone[1], h_n[row])
@@ -164,10 +163,11 @@ def test_a_row_does_not_depend_on_the_others(kernel: str) -> None:
 
 def test_what_lies_beyond_a_row_is_not_looked_at(kernel: str) -> None:
     """NaN in pre, grad_out and out where a row is inactive leaves no trace."""
-    pre, weight_hh, h0, lengths, *_ = PROBLEM.tensors()
+    pre, weight_hh, h0, ragged = PROBLEM.tensors()
+    lengths = ragged.lengths
     assert lengths is not None
     inactive = (torch.arange(PROBLEM.steps)[:, None] >= lengths)[:, :, None, None]
-    rest = (lengths, None, None, *PROBLEM.options)
+    rest = (ragged, *PROBLEM.options)
     out, h_n = triton.BACKEND.forward(pre, weight_hh, h0, *rest, kernel=kernel)
     poisoned = pre.masked_fill(inactive, float("nan"))
     assert torch.equal(
@@ -226,13 +226,14 @@ def test_nothing_crosses_a_border(kernel: str, ill: slice) -> None:
 
 
 @pytest.mark.parametrize("transpose", [False, True])
-def test_in_place(transpose: bool) -> None:
+def test_into_a_tensor_that_may_be_pre(transpose: bool) -> None:
     pre, *rest = *dataclasses.replace(PROBLEM, resets=True).tensors(), *PROBLEM.options
-    if transpose:  # what is not contiguous must be written back
-        pre = pre.transpose(0, 1).contiguous().transpose(0, 1)
-    expected = triton.BACKEND.forward(pre.clone(), *rest)
+    expected = triton.BACKEND.forward(pre, *rest)
+    out = pre
+    if transpose:  # what is not contiguous is given another
+        out, pre = torch.empty_like(pre), pre.transpose(0, 1).contiguous().transpose(0, 1)
     h_n = triton.BACKEND.forward_out(out, pre, *rest)
-    assert torch.equal(pre, expected[0])
+    assert torch.equal(out, expected[0])
     assert torch.equal(h_n, expected[1])
 
 
