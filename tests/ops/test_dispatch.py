@@ -2,7 +2,6 @@
 
 import threading
 import warnings
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -18,11 +17,10 @@ CALL = Call("RNN_TANH", 10, 2, 1, 3, torch.float32, CPU)
 
 
 @pytest.fixture(autouse=True)
-def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody was warned, and the process's backend is restored."""
     monkeypatch.setattr(dispatch, "_warned", set())
     monkeypatch.setattr(dispatch, "_default", "auto")
-    yield
 
 
 @pytest.fixture
@@ -121,7 +119,7 @@ def test_a_backend_named_raises_where_it_is_not_available() -> None:
 
 def test_a_backend_named_raises_where_it_cannot_serve() -> None:
     meta = CALL._replace(device=torch.device("meta"))
-    with pytest.raises(RuntimeError, match="not 'meta' ones; use fastrnn.set_backend"):
+    with pytest.raises(RuntimeError, match=r"not 'meta' ones; use fastrnn\.set_backend"):
         dispatch.for_recurrence(meta, "cpp")
     with pytest.raises(RuntimeError, match="serves whole layers"):
         dispatch.for_recurrence(CALL, "torch")
