@@ -21,7 +21,7 @@ from itertools import product, repeat
 from pathlib import Path
 from typing import Any
 
-from fastrnn._explain import DEVICES
+from fastrnn._explain import GPUS
 from fastrnn.ops.backends import cpp
 
 from . import text
@@ -133,9 +133,9 @@ def rows(
 ) -> Iterator[tuple[str, ...]]:
     """A row for each strategy, dtype, H and direction, of the instance that the plan names."""
     gpu = "A100" if arch == "80" else "H100"
-    limit = DEVICES[gpu][2]
+    limit = GPUS[gpu].shared
     module = cpp.EXTENSION.module
-    device = module.Device(*DEVICES[gpu])
+    device = module.Device(*GPUS[gpu][1:])
     for strategy, element, H in product(("cluster", "grid"), MODES, hidden):
         for direction in ("forward", "backward"):
             sizes = 100, batch, 1, H

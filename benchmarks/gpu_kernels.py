@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastrnn.ops.backends import cpp, cuda, dispatch, triton
-from fastrnn.ops.backends.triton.table import TABLE, mode_of
+from fastrnn.ops.backends.base import MODES, Call, Kernels, precision_of
+from fastrnn.ops.backends.triton.table import TABLE
 
 #: By backend, the argument of its functions that overrides its choice.
 OPTION = {"triton": "kernel", "cuda": "strategy"}
@@ -25,23 +25,28 @@ class Kernel(NamedTuple):
         return f"{self.backend}.{self.name}"
 
     @property
-    def module(self) -> ModuleType:
-        return dispatch.BACKENDS[self.backend]
+    def implementation(self) -> Kernels:
+        """The backend that it is a part of."""
+        kernels = dispatch.BACKENDS[self.backend]
+        assert isinstance(kernels, Kernels)
+        return kernels
 
     @property
     def options(self) -> dict[str, str]:
-        """What the module's functions are told besides the operator's arguments."""
+        """What the backend's methods are told besides the operator's arguments."""
         return {OPTION[self.backend]: self.name}
 
     def refuses(self, state: Tensor, steps: int, direction: str) -> str | None:
         """Why it cannot serve a call with a state like this, [B, G, H], or None."""
-        reason = self.module.unusable() or self.module.refuses(state)
+        call = call_of(state, steps)
+        backend = self.implementation
+        reason = backend.unavailable_reason() or backend.unsupported_reason(call)
         if reason is not None:
             return reason
         if self.backend == "cuda":
             plan = plans(state, steps, direction)[1][self.name]
             return plan if isinstance(plan, str) else None
-        sizes = triton.sizes_of(state)
+        sizes = triton.sizes_of(call)
         # `rows` serves every mode; the table has it for strict float32, where nothing else is fast.
         served = any(
             row.kernel == self.name
@@ -62,9 +67,14 @@ KERNELS = TRITON + CUDA
 BACKENDS = tuple(OPTION)
 
 
+def call_of(state: Tensor, steps: int) -> Call:
+    """A call of so many steps with a state like this, [B, G, H]."""
+    return Call(MODES[0], steps, *state.shape, state.dtype, state.device)
+
+
 def plans(state: Tensor, steps: int, direction: str) -> tuple[str, dict[str, Any]]:
     """The strategy that the CUDA backend would choose, and of each its plan or why it has none."""
-    mode = "float64" if state.dtype == torch.float64 else mode_of(state.dtype)
+    mode = precision_of(state.dtype)
     index = torch.cuda.current_device() if state.device.index is None else state.device.index
     backward = direction == "backward"
     return cpp.EXTENSION.module.plans(cuda.device(index), mode, backward, steps, *state.shape)
@@ -74,4 +84,4 @@ def chosen(backend: str, state: Tensor, steps: int, direction: str) -> Kernel:
     """What the backend chooses for a call with a state like this, [B, G, H]."""
     if backend == "cuda":
         return Kernel(backend, plans(state, steps, direction)[0])
-    return Kernel(backend, triton.choose(triton.sizes_of(state)))
+    return Kernel(backend, triton.choose(triton.sizes_of(call_of(state, steps))))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fastrnn.ops.backends import cuda
-from fastrnn.ops.backends.triton.table import FASTEST_FROM, RECORDS, Sizes, choose, is_fastest
+from fastrnn.ops.backends.triton.table import FASTEST, FASTEST_FROM, VERIFIED, Sizes, choose
 
 from . import gpu_floor, records
 from .modes import MODES
@@ -53,7 +53,7 @@ def combined(every: Sequence[Record]) -> Record:
     """Of records of one GPU, oldest first, one: of every case the newest row, with its `commit`.
 
     The floors are of the best that any of them has measured. `auto` in a row of a layer names the
-    provider, in that of kernels the kernel, that `fastrnn.backend("auto")` takes.
+    provider, in that of kernels the kernel, that `fastrnn.set_backend("auto")` takes.
     """
     last = every[-1]
     alike = [one for one in every if all(_of(one, name) == _of(last, name) for name in SAME)]
@@ -97,9 +97,10 @@ def auto(row: Row, machine: dict[str, Any]) -> str | None:
         wgmma=capability == (9, 0) and machine.get("triton") is not None,
     )
     kernel = choose(sizes)
-    if is_fastest(kernel, work.T) and (kernel, capability) in RECORDS:
+    fastest = kernel in FASTEST and work.T >= FASTEST_FROM
+    if fastest and (kernel, capability) in VERIFIED:
         return f"triton.{kernel}" if row["scope"] == "kernel" else "fastrnn.triton"
-    if capability not in cuda.RECORDS:
+    if capability not in cuda.VERIFIED:
         return None
     if row["scope"] != "kernel":
         return "fastrnn.cuda"
@@ -204,7 +205,7 @@ def described(record: Record) -> str:
     if any("auto" in row for row in record["rows"]):
         parts.append(
             "Each of our backends was measured by its name. *Ours* is the time measured of the one "
-            'that `fastrnn.backend("auto")` takes, by the rules of `fastrnn/ops`: '
+            'that `fastrnn.set_backend("auto")` takes, by the rules of `fastrnn/ops`: '
             f"from {FASTEST_FROM} steps on Triton's `rows` (H ≤ 128, while all rows of the batch "
             "run at once) and its Gluon kernel (half precision, H ≤ 256), for all else the CUDA "
             "kernels."

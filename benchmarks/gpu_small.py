@@ -43,7 +43,7 @@ def small(backend: str) -> None:
                 problem = Problem(4, batch, 2, hidden, "lengths", dtype=mode.dtype, resets=resets)
                 tensors = problem.tensors(device)
                 there = (*tensors, *problem.options)
-                here = (*(t.double() for t in tensors[:3]), *tensors[3:], *problem.options)
+                here = (*(t.double() for t in tensors[:3]), tensors.ragged, *problem.options)
                 out, h_n = reference.forward(*here)
                 grads = torch.ones_like(out), torch.ones_like(h_n)
                 given = [t.to(device, mode.dtype) for t in (*grads, out)]
@@ -57,7 +57,7 @@ def small(backend: str) -> None:
                 for direction, (arguments, expected) in cases.items():
                     if kernel.refuses(there[2], 4, direction) is not None:
                         continue
-                    function = getattr(kernel.module, direction)
+                    function = getattr(kernel.implementation, direction)
                     results = function(*arguments, **kernel.options)
                     for actual, truth in zip(results, expected, strict=True):
                         # 8 is more than any sum of these has.

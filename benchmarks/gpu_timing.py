@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.ops import reference
+from fastrnn.ops.ragged import DENSE
 
 from . import gate, measure, peers, records
 from .clock import Times, device_times
@@ -85,7 +86,7 @@ class KernelTask(Task):
     def arguments(self) -> tuple[Any, ...]:
         pre, weight_hh, h0 = (t.detach() for t in (self.inputs[0].leaf, self.weight_hh, self.h0))
         code = reference.ACTIVATION_CODES[self.work.activation]
-        options = None, None, None, code, self.work.groups
+        options = DENSE, code, self.work.groups
         if self.case.step == "forward":
             return pre, weight_hh, h0, *options
         doubles = (t.double() for t in (pre, weight_hh, h0))
@@ -99,7 +100,7 @@ class KernelTask(Task):
         return list(getattr(reference, self.case.step)(*doubles))
 
     def call(self, kernel: Kernel) -> Callable[[], tuple[Tensor, Tensor]]:
-        function = getattr(kernel.module, self.case.step)
+        function = getattr(kernel.implementation, self.case.step)
         return lambda: function(*self.arguments, **kernel.options)
 
 

@@ -73,7 +73,7 @@ def _nvidia(query: str) -> str:
 
 def cpu() -> dict[str, Any]:
     """The processor, its caches and clock, and which of our kernels it runs."""
-    from fastrnn.ops import cpp
+    from fastrnn.ops.backends import cpp
 
     extension = cpp.EXTENSION.unusable or cpp.EXTENSION.info["instruction_set"]
     fields = _cpuinfo()

@@ -17,6 +17,7 @@ from torch import Tensor
 import fastrnn
 from fastrnn import FusedRNN
 from fastrnn.functional import recurrence
+from fastrnn.ops.backends import base as backends
 from fastrnn.ops.backends import dispatch
 from fastrnn.ops.reference import ACTIVATION_CODES, ACTIVATIONS
 
@@ -75,19 +76,22 @@ class Fastrnn(Provider):
 
     def absent(self, device: str) -> str | None:
         if self.backend == "auto":
-            asked = [dispatch.BACKENDS[name] for name, _ in dispatch.AUTO.get(device, ())]
-            reasons = [module.unusable() for module in asked]
+            reasons = [kernels.unavailable_reason() for kernels in dispatch.AUTO.get(device, ())]
             return None if None in reasons else f"it has no kernel here: {'; '.join(reasons)}"
-        return dispatch.BACKENDS[self.backend].unusable()
+        return dispatch.BACKENDS[self.backend].unavailable_reason()
 
     def refuses(self, case: Case, device: str) -> str | None:
-        state = torch.empty((1, case.work.groups, case.work.H), dtype=MODES[case.mode].dtype)
-        state = state.to(device)
+        work = case.work
+        sizes = work.T, work.B, work.groups * work.directions, work.H
+        where = MODES[case.mode].dtype, torch.device(device)
+        call = backends.Call(f"RNN_{work.activation.upper()}", *sizes, *where)
         with precision(case.mode):
             if self.backend != "auto":
-                return dispatch.BACKENDS[self.backend].refuses(state)
-            reasons = [refuses(state, case.work.T) for _, refuses in dispatch.AUTO.get(device, ())]
-        return None if None in reasons else f"auto takes the reference: {'; '.join(reasons)}"
+                return dispatch.BACKENDS[self.backend].unsupported_reason(call)
+            kernels, reasons = dispatch.best_kernels(call)
+        if kernels is not None:
+            return None
+        return f"auto takes no kernel of ours: {'; '.join(reasons.values())}"
 
     def prepare(self, task: Task) -> Call:
         work, step = task.work, task.case.step
@@ -103,7 +107,7 @@ class Fastrnn(Provider):
         )
 
     def using(self) -> AbstractContextManager[object]:
-        return fastrnn.backend(self.backend)
+        return fastrnn.use_backend(self.backend)
 
 
 class NnRnn(Provider):

@@ -1,74 +1,166 @@
 """`fastrnn.explain`, as its user sees it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import fastrnn
-from fastrnn.ops.backends import cpp, cuda
+from fastrnn._explain import GPUS
+from fastrnn.ops.backends import cpp
 
 pytestmark = pytest.mark.skipif(
     cpp.EXTENSION.unusable is not None, reason="the extension is not built"
 )
 
 
-def test_names_the_choice_and_the_refusals(capsys, monkeypatch):
-    assert fastrnn.explain(1000, 16, 512, dtype=torch.bfloat16, device="H100") is None
-    said = capsys.readouterr().out
-    assert "T=1000 B=16 G=1 H=512, bfloat16, on an H100" in said
-    assert "forward: cluster" in said
-    assert "backward: cluster" in said
-    assert "W_hh in registers" in said
-    assert "not measured" in said
-    assert said.endswith("proven on hardware: sm_90.\n")
-    monkeypatch.setattr(cuda, "RECORDS", {})
-    fastrnn.explain(10, 4, 64, device="H100")
-    assert capsys.readouterr().out.endswith("proven on hardware: nowhere yet.\n")
-
-    fastrnn.explain(10, 4, 64, groups=2, device="a100")
-    said = capsys.readouterr().out
-    assert "G=2" in said
-    assert "cluster  clusters need compute capability 9.0" in said
-
-
-@pytest.mark.parametrize(("precision", "words"), [("tf32", "tf32 products"), ("ieee", "float32,")])
-def test_float32_is_computed_as_cudnn_would(capsys, monkeypatch, precision, words):
-    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
-    fastrnn.explain(10, 4, 64, device="H200")
-    assert words in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("sizes", "options", "backend"),
+    [
+        # No record proves our kernels there: nn.RNN's own implementation serves the call.
+        ((1000, 64, 256), {"device": "A100"}, "torch"),
+        ((1000, 64, 256), {"device": "a100", "training": True}, "torch"),
+        ((1000, 64, 256), {"device": "B200", "dtype": torch.bfloat16}, "torch"),
+        # Where cuDNN was faster on an H200, and where it was not.
+        ((100, 8, 64), {"device": "H200"}, "torch"),
+        ((100, 8, 128), {"device": "H200", "dtype": torch.float16}, "torch"),
+        ((100, 8, 128), {"device": "H200", "dtype": torch.bfloat16}, "cuda"),
+        ((100, 8, 129), {"device": "H200"}, "cuda"),
+        ((256, 8, 64), {"device": "H200"}, "triton"),
+        ((256, 8, 64), {"device": "H200", "training": True}, "torch"),
+        ((1024, 8, 100), {"device": "H200", "training": True}, "torch"),
+        ((1025, 8, 100), {"device": "H200", "training": True}, "triton"),
+        ((1000, 8, 101), {"device": "H200", "training": True}, "triton"),
+        # Among our own kernels: Triton's for long calls of few units.
+        ((1000, 64, 256), {"device": "H200", "dtype": torch.bfloat16}, "triton"),
+        ((1000, 64, 512), {"device": "H200", "dtype": torch.bfloat16}, "cuda"),
+        ((1000, 4, 64), {"device": "H200", "dtype": torch.float64}, "cuda"),
+        ((1000, 8, 64), {"device": "mps"}, "torch"),
+        ((1000, 8, 64), {"device": "xpu", "training": True}, "torch"),
+        ((1, 8, 64), {"device": "cpu"}, "torch"),
+        ((2, 8, 64), {"device": "cpu"}, "cpp"),
+        ((4, 8, 64), {"device": "cpu", "training": True}, "torch"),
+        ((5, 8, 64), {"device": "cpu", "training": True}, "cpp"),
+        ((1, 8, 64), {"device": "cpu", "dtype": torch.bfloat16}, "cpp"),
+        ((9, 8, 64), {"device": torch.device("cpu"), "dtype": torch.complex64}, "torch"),
+    ],
+)
+def test_the_backend(sizes, options, backend):
+    explanation = fastrnn.explain(*sizes, **options)
+    assert explanation.backend == backend
+    others = {"reference", "cpp", "cuda", "triton", "torch"} - {backend}
+    assert explanation.reasons.keys() == others
+    assert all(explanation.reasons.values())
 
 
 @pytest.mark.parametrize(
-    ("sizes", "options", "kernel"),
+    ("sizes", "options", "reasons"),
     [
-        ((1000, 4, 64), {"dtype": torch.bfloat16}, "rows"),
-        ((10, 4, 64), {"dtype": torch.bfloat16}, None),  # a call counts more than a step
-        ((1000, 64, 256), {"dtype": torch.bfloat16}, "single_cta_gluon"),
-        ((1000, 64, 256), {"dtype": torch.float32}, None),
-        ((1000, 4, 64), {"dtype": torch.float64}, None),
-        ((1000, 4, 64), {"device": "A100"}, None),  # not proven there
+        (
+            (1000, 64, 128),
+            {"device": "A100"},
+            {
+                "cuda": "not yet been proven on an sm_80 GPU",
+                "triton": "kernel has not yet been proven on an sm_80 GPU",
+                "cpp": "not 'cuda' ones",
+                "reference": "slower than any other",
+            },
+        ),
+        (
+            (100, 64, 300),
+            {"device": "H200"},
+            {"triton": "below 256 steps the CUDA kernels are faster", "torch": "cuDNN was not"},
+        ),
+        (
+            (1000, 64, 300),
+            {"device": "H200"},
+            {"triton": "faster than the grid kernel", "torch": "cuDNN was not faster"},
+        ),
+        ((100, 8, 64), {"device": "H200"}, {"cuda": "torch is faster: by the H200's record"}),
+        (
+            (1000, 8, 64),
+            {"device": "mps"},
+            {"cpp": "not 'mps' ones", "reference": "slower than any other"},
+        ),
+        ((1, 8, 64), {"device": "cpu"}, {"cpp": "torch is faster: so few steps"}),
+        ((9, 8, 64), {"device": "cpu"}, {"torch": "from 2 steps on"}),
+        (
+            (9, 8, 64),
+            {"device": "cpu", "training": True},
+            {"torch": "from 5 steps on, and in half precision, the C++ kernels are faster"},
+        ),
     ],
 )
-def test_says_where_triton_is_faster(capsys, sizes, options, kernel):
-    fastrnn.explain(*sizes, **{"device": "H200", **options})
-    said = capsys.readouterr().out
-    assert (f"takes the Triton kernel {kernel}," in said) == (kernel is not None)
-    assert ("Triton" in said) == (kernel is not None)
+def test_the_reasons(sizes, options, reasons):
+    found = fastrnn.explain(*sizes, **options).reasons
+    for name, words in reasons.items():
+        assert words in found[name]
 
 
-def test_float64_is_served_step_by_step(capsys):
-    fastrnn.explain(10, 4, 64, dtype=torch.float64, device="H100")
-    assert "forward: step" in capsys.readouterr().out
+def test_it_prints_as_a_report(capsys):
+    explanation = fastrnn.explain(1000, 16, 512, dtype=torch.bfloat16, device="H100")
+    assert capsys.readouterr().out == ""
+    lines = str(explanation).splitlines()
+    assert lines[0] == "T=1000 B=16 G=1 H=512, bfloat16, inference, on H100"
+    assert lines[2] == "> cuda       serves the call"
+    names = [line.split()[0] for line in lines[3:7]]
+    assert names == ["reference", "cpp", "triton", "torch"]
+    assert "forward: cluster" in lines
+    assert "backward: cluster" in lines
+    assert "W_hh in registers" in explanation.plans
+    assert lines[-1].endswith("they are not measured.")
+
+
+def test_the_call_is_kept():
+    call = fastrnn.explain(10, 4, 64, groups=2, device="a100", training=True).call
+    assert call == (
+        *("RNN_TANH", 10, 4, 2, 64, torch.float32, torch.device("cuda"), True, GPUS["A100"]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"), [("tf32", "(tf32 products)"), ("ieee", "float32,")]
+)
+def test_float32_is_computed_as_cudnn_would(monkeypatch, precision, words):
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
+    assert words in str(fastrnn.explain(10, 4, 64, device="H200"))
+    assert "float32, inference, on cpu" in str(fastrnn.explain(10, 4, 64, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("batch", "hidden", "kernel"), [(4, 64, "rows"), (64, 256, "single_cta_gluon")]
+)
+def test_triton_names_its_kernel(batch, hidden, kernel):
+    plans = fastrnn.explain(1000, batch, hidden, dtype=torch.bfloat16, device="H200").plans
+    assert plans == f"The {kernel} kernel, forward and backward."
+
+
+def test_float64_is_served_step_by_step():
+    assert "forward: step" in fastrnn.explain(10, 4, 64, dtype=torch.float64, device="H100").plans
+
+
+def test_only_a_gpus_kernels_have_a_plan():
+    assert fastrnn.explain(1000, 4, 64, device="A100").plans == ""
+    assert fastrnn.explain(1000, 4, 64, device="cpu").plans == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_device_it_is_of_this_machine():
+    assert fastrnn.explain(10, 4, 64).call.device == torch.device("cpu")
+    with pytest.raises(RuntimeError, match="torch sees no CUDA GPU here: name one of A100"):
+        fastrnn.explain(10, 4, 64, device="cuda")
 
 
 @pytest.mark.parametrize(
     ("arguments", "options", "words"),
     [
         ((-1, 1, 1), {}, "at least"),
+        ((0, 1, 1), {}, "at least"),
         ((1, 0, 1), {}, "at least"),
+        ((1, 1, 0), {}, "at least"),
         ((1, 1, 1), {"groups": 0}, "at least"),
-        ((1, 1, 1), {"dtype": torch.int32}, "not torch.int32"),
-        ((1, 1, 1), {"device": "V100"}, "A100, H100, H200, B200"),
-        ((1, 1, 1), {"device": "cpu"}, "A100, H100, H200, B200"),
+        ((1, 1, 1), {"device": "V100"}, "A100, H100, H200, B200, got V100"),
+        ((1, 1, 1), {"device": "meta"}, "cuda, cpu, mps, xpu, A100, H100, H200, B200"),
     ],
 )
 def test_what_cannot_be_explained(arguments, options, words):
@@ -77,6 +169,9 @@ def test_what_cannot_be_explained(arguments, options, words):
 
 
 def test_without_the_extension(monkeypatch):
-    monkeypatch.setattr(cpp, "unusable", lambda: "not built: no compiler")
-    with pytest.raises(RuntimeError, match="no compiler"):
-        fastrnn.explain(1, 1, 1)
+    broken = SimpleNamespace(unusable="not built: no compiler")
+    monkeypatch.setattr(cpp, "EXTENSION", broken)
+    explanation = fastrnn.explain(9, 1, 1, device="cpu")
+    assert explanation.backend == "torch"
+    assert explanation.reasons["cpp"] == "not built: no compiler"
+    assert "not usable: not built" in fastrnn.explain(1000, 4, 512, device="H200").plans

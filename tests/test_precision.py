@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from fastrnn import FusedRNN
-from fastrnn.ops.backends.triton.table import mode_of
+from fastrnn.ops.backends.base import precision_of
 
 from .twins import tensors
 
@@ -129,7 +129,7 @@ if torch.__version__ >= "2.13":  # torch 2.10 leaves an RNN at tf32 under these;
 READ = """
 import json, os, sys
 import torch
-from fastrnn.ops.backends.triton.table import mode_of
+from fastrnn.ops.backends.base import precision_of
 
 found = {}
 for setting in json.loads(sys.argv[1]):
@@ -137,7 +137,7 @@ for setting in json.loads(sys.argv[1]):
     if os.fork() == 0:
         for assignment in filter(None, setting.split("; ")):
             exec("torch.backends." + assignment)
-        os.write(writer, mode_of(torch.float32).encode())
+        os.write(writer, precision_of(torch.float32).encode())
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as said:
@@ -154,4 +154,4 @@ def test_float32_is_what_torch_is_set_to_for_an_rnn():
 
 
 def test_half_precision_has_one_way_to_be_computed():
-    assert mode_of(torch.bfloat16) == mode_of(torch.float16) == "half"
+    assert precision_of(torch.bfloat16) == precision_of(torch.float16) == "half"

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from benchmarks.gpu_kernels import BACKENDS, CUDA, KERNELS, TRITON, Kernel
+from benchmarks.gpu_kernels import BACKENDS, CUDA, KERNELS, TRITON, Kernel, call_of
 from benchmarks.modes import FLOAT64, MODES, precision
 from fastrnn.ops.backends import cuda, triton
 from fastrnn.testing import Problem
@@ -45,7 +45,7 @@ def unable(about: str, mode: str) -> str | None:
         return None
     if MODES[mode].products != "half":
         return "single_cta_gluon computes in half precision"
-    if INTERPRETED or not triton.sizes_of(torch.empty(1, 1, 1, device=DEVICE)).wgmma:
+    if INTERPRETED or not triton.sizes_of(call_of(torch.empty(1, 1, 1, device=DEVICE), 1)).wgmma:
         return "single_cta_gluon needs compute capability 9.0 and Triton's Gluon"
     return None
 

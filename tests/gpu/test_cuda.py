@@ -9,6 +9,7 @@ from torch import Tensor
 from benchmarks.gpu_kernels import plans
 from fastrnn.ops import reference
 from fastrnn.ops.backends import cuda
+from fastrnn.ops.ragged import Ragged
 from fastrnn.testing import Problem, assert_close
 from tests.ops.checks import CHECKS, biggest, check_forward, double
 
@@ -43,7 +44,7 @@ def test_more_tiles_than_run_at_once(
         state = torch.empty(batch, 1, hidden, dtype=how.dtype, device=device)
         plan = plans(state, problem.steps, direction)[1][kernel.name]
         assert plan.tiles > plan.at_once, "there was room for all: the test needs more rows"
-        check(cuda, problem, device, how.products, **kernel.options)
+        check(cuda.BACKEND, problem, device, how.products, **kernel.options)
 
 
 @pytest.mark.parametrize("layout", ["dense", "lengths"])
@@ -52,17 +53,17 @@ def test_more_tiles_than_run_at_once(
 def test_in_place(kernel: Kernel, hidden: int, layout: str, device: torch.device) -> None:
     """What pre gives way to is what a fresh out has; the plan's choice has an operator for it."""
     problem = Problem(11, 37, 2, hidden, layout, dtype=torch.bfloat16)
-    pre, weight_hh, h0, lengths, *_ = problem.tensors(device)
-    rest = weight_hh, h0, lengths, None, None
-    out, h_n = cuda.BACKEND.forward(pre, *rest, *problem.options, **kernel.options)
+    pre, weight_hh, h0, ragged = problem.tensors(device)
+    rest = weight_hh, h0, ragged, *problem.options
+    out, h_n = cuda.BACKEND.forward(pre, *rest, **kernel.options)
     given, state = pre.clone(), torch.empty_like(h0)
     operator = torch.ops.fastrnn.cuda_forward
     strategy = cuda.STRATEGIES.index(kernel.name)
-    operator(given, *rest, given, state, *problem.options, False, strategy)
+    operator(given, weight_hh, h0, *ragged, given, state, *problem.options, False, strategy)
     assert torch.equal(given, out)
     assert torch.equal(state, h_n)
-    planned = cuda.BACKEND.forward(pre, *rest, *problem.options)
-    h_n = cuda.forward_(pre, weight_hh, h0, lengths, None, *problem.options)
+    planned = cuda.BACKEND.forward(pre, *rest)
+    h_n = cuda.BACKEND.forward_out(pre, pre, *rest)
     assert torch.equal(pre, planned[0])
     assert torch.equal(h_n, planned[1])
 
@@ -80,9 +81,9 @@ def test_nan_and_the_bits_that_stand_for_nothing(
     """
     with precision(mode) as how:
         problem = Problem(6, 20, 2, hidden, "lengths", dtype=how.dtype)
-        pre, weight_hh, h0, *ragged = problem.tensors(device)
-        ragged[0].fill_(problem.steps)
-        rest = weight_hh, h0, *ragged, *problem.options
+        pre, weight_hh, h0, ragged = problem.tensors(device)
+        ragged.lengths.fill_(problem.steps)
+        rest = weight_hh, h0, ragged, *problem.options
         clean = cuda.BACKEND.forward(pre, *rest, **kernel.options)
         ill = [3, 17]
         _ones(h0[ill[0]])
@@ -122,7 +123,7 @@ def test_no_steps(kernel: Kernel, layout: str, device: torch.device) -> None:
     pre = h0.new_empty(*((0,) if layout == "packed" else (0, 5)), 2, 40)
     lengths = None if layout == "dense" else torch.zeros(5, dtype=torch.int64, device=device)
     offsets = torch.zeros(0, dtype=torch.int64, device=device) if layout == "packed" else None
-    rest = weight_hh, h0, lengths, offsets, None, reference.TANH, 1
+    rest = weight_hh, h0, Ragged(lengths, offsets), reference.TANH, 1
     out, h_n = cuda.BACKEND.forward(pre, *rest, **kernel.options)
     assert out.shape == pre.shape
     assert torch.equal(h_n, h0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fastrnn
+from benchmarks.gpu_kernels import call_of
 from fastrnn import FusedRNN
 from fastrnn.functional import recurrence
 from fastrnn.ops import reference
@@ -27,14 +28,14 @@ def test_auto_takes_no_kernel_without_proof_and_says_so_once(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (cuda, triton):
-        monkeypatch.setattr(module, "RECORDS", {})
-    pre, weight_hh, h0, lengths, *_ = PROBLEM.tensors(device)
+        monkeypatch.setattr(module, "VERIFIED", set())
+    pre, weight_hh, h0, ragged = PROBLEM.tensors(device)
     with pytest.warns(RuntimeWarning, match=r"reference on 'cuda' tensors.*not yet been proven"):
-        first = recurrence(pre, weight_hh, h0, lengths=lengths, reverse_from=1)
+        first = recurrence(pre, weight_hh, h0, lengths=ragged.lengths, reverse_from=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        second = recurrence(pre, weight_hh, h0, lengths=lengths, reverse_from=1)
-    expected = reference.forward(pre, weight_hh, h0, lengths, None, None, *PROBLEM.options)
+        second = recurrence(pre, weight_hh, h0, lengths=ragged.lengths, reverse_from=1)
+    expected = reference.forward(pre, weight_hh, h0, ragged, *PROBLEM.options)
     for result in (first, second):
         assert torch.equal(result[0], expected[0])
         assert torch.equal(result[1], expected[1])
@@ -43,12 +44,12 @@ def test_auto_takes_no_kernel_without_proof_and_says_so_once(
 def _prove(backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a record proved this backend's kernels, and no other's."""
     capability = torch.cuda.get_device_capability(device)
-    records = {
-        "triton": {(kernel.name, capability): "a test's" for kernel in TRITON},
-        "cuda": {capability: "a test's"},
+    verified: dict[str, set] = {
+        "triton": {(kernel.name, capability) for kernel in TRITON},
+        "cuda": {capability},
     }
     for module, name in ((triton, "triton"), (cuda, "cuda")):
-        monkeypatch.setattr(module, "RECORDS", records[name] if name == backend else {})
+        monkeypatch.setattr(module, "VERIFIED", verified[name] if name == backend else set())
 
 
 @pytest.mark.skipif(INTERPRETED, reason="auto takes the extension for CPU tensors")
@@ -57,10 +58,11 @@ def test_auto_takes_a_proven_kernel(
     backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _prove(backend, device, monkeypatch)
-    layer, x = FusedRNN(6, 20).to(device), torch.randn(9, 4, 6, device=device)
+    layer, x = FusedRNN(6, 200).to(device), torch.randn(300, 4, 6, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        assert dispatch.select(x.new_empty(4, 1, 20), 9) is dispatch.BACKENDS[backend]
+        call = call_of(x.new_empty(4, 1, 200), 300)
+        assert dispatch.for_recurrence(call) is dispatch.BACKENDS[backend]
         with torch.inference_mode():
             in_place = layer(x)
         recorded = layer(x)

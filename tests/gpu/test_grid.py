@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.gpu_kernels import call_of
 from fastrnn.ops.backends import triton
+from fastrnn.ops.backends.base import Call
 from fastrnn.testing import Problem
 from tests.ops.checks import CHECKS, biggest
 
@@ -15,6 +17,12 @@ from .device import INTERPRETED, MODES, precision
 pytest.importorskip("triton")
 
 KERNEL = "triton.grid"  # whose tests these are, for the summary by kernel
+
+
+def _call(problem: Problem, device: torch.device) -> Call:
+    shape = problem.batch, problem.groups, problem.hidden
+    state = torch.empty(shape, dtype=problem.dtype, device=device)
+    return call_of(state, problem.steps)
 
 
 @pytest.fixture
@@ -41,8 +49,8 @@ def test_more_teams_than_fit(mode: str, check, rooms: list[int], device: torch.d
 
     problem = Problem(8, 4500, 1, 1024, "lengths", dtype=MODES[mode].dtype)
     with precision(mode) as how:
-        check(triton, problem, device, how.products, kernel="grid")
-        sizes = triton.sizes_of(torch.empty(4500, 1, 1024, dtype=how.dtype, device=device))
+        check(triton.BACKEND, problem, device, how.products, kernel="grid")
+        sizes = triton.sizes_of(_call(problem, device))
     *_, form = grid.configurations(sizes)
     programs = -(-problem.hidden // form["COLS"]) * -(-problem.batch // form["ROWS"])
     assert 0 < rooms[-1] < programs, "there was room for all: the test needs more teams"
@@ -57,7 +65,7 @@ def test_a_state_too_large_to_stay_streams(
         hidden //= 10
     with precision(mode) as how:
         problem = Problem(5, 3, 1, hidden, "packed", dtype=how.dtype)
-        check(triton, problem, device, how.products, kernel="grid")
+        check(triton.BACKEND, problem, device, how.products, kernel="grid")
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -74,12 +82,12 @@ def test_every_form(
     problem = Problem(9, 70, 2, 200, "lengths", dtype=MODES[mode].dtype, reverse_from=1)
     every = grid.configurations
     with precision(mode) as how:
-        sizes = triton.sizes_of(torch.empty(70, 2, 200, dtype=how.dtype, device=device))
+        sizes = triton.sizes_of(_call(problem, device))
         forms = [form for form in every(sizes) if form["RESIDENT"] == resident]
         assert forms
         for form in forms:
             monkeypatch.setattr(grid, "configurations", lambda _, only=form: [only])
-            check(triton, problem, device, how.products, kernel="grid")
+            check(triton.BACKEND, problem, device, how.products, kernel="grid")
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -93,7 +101,7 @@ def test_no_room_at_all(
     monkeypatch.setattr(grid, "room", lambda *_: 0)
     with precision(mode) as how:
         problem = Problem(11, 35, 2, 150, "packed", dtype=how.dtype)
-        check(triton, problem, device, how.products, kernel="grid")
+        check(triton.BACKEND, problem, device, how.products, kernel="grid")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter always goes step by step")
@@ -106,7 +114,7 @@ def test_step_by_step_and_at_once_agree_bitwise(
     problem = Problem(40, 35, 2, 300, "lengths", dtype=torch.float32)
     arguments = (*problem.tensors(device), *problem.options)
     with precision("float32"):
-        sizes = triton.sizes_of(arguments[2])
+        sizes = triton.sizes_of(_call(problem, device))
         best = next(iter(grid.configurations(sizes)))
         monkeypatch.setattr(grid, "configurations", lambda _: [best])
         at_once = triton.BACKEND.forward(*arguments, kernel="grid")

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.ops import reference
+from fastrnn.ops.ragged import Ragged
 from fastrnn.testing import Problem
 from tests.ops.checks import CHECKS, check_forward
 
@@ -19,7 +20,9 @@ def test_sample(case: Case, check, device: torch.device) -> None:
         pytest.skip("Triton's interpreter computes bfloat16 products wrongly")
     with precision(case.mode) as mode:
         skip_refused(case.kernel, case.problem, "forward" if check is check_forward else "backward")
-        check(case.kernel.module, case.problem, device, mode.products, **case.kernel.options)
+        check(
+            case.kernel.implementation, case.problem, device, mode.products, **case.kernel.options
+        )
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -27,7 +30,7 @@ def test_sample(case: Case, check, device: torch.device) -> None:
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_a_batch_of_none(kernel: Kernel, layout: str, check, device: torch.device) -> None:
     problem = Problem(3, 0, 2, 17, layout, dtype=MODES["float16"].dtype)
-    check(kernel.module, problem, device, "half", **kernel.options)
+    check(kernel.implementation, problem, device, "half", **kernel.options)
 
 
 class _Unaligned:
@@ -37,13 +40,15 @@ class _Unaligned:
         self.kernel = kernel
 
     def forward(self, *arguments):
-        return self.kernel.module.forward(*map(_shifted, arguments), **self.kernel.options)
+        return self.kernel.implementation.forward(*map(_shifted, arguments), **self.kernel.options)
 
     def backward(self, *arguments):
-        return self.kernel.module.backward(*map(_shifted, arguments), **self.kernel.options)
+        return self.kernel.implementation.backward(*map(_shifted, arguments), **self.kernel.options)
 
 
 def _shifted(argument):
+    if isinstance(argument, Ragged):
+        return Ragged(*map(_shifted, argument))
     if not isinstance(argument, Tensor):
         return argument
     view = argument.new_empty(argument.numel() + 1)[1:].view(argument.shape)
@@ -81,5 +86,5 @@ def _results(kernel: Kernel, problem: Problem, device: torch.device) -> tuple[Te
     pre, *rest = *problem.tensors(device), *problem.options
     out, h_n = reference.forward(pre, *rest)
     grads = torch.ones_like(out), torch.ones_like(h_n)
-    forward = kernel.module.forward(pre, *rest, **kernel.options)
-    return *forward, *kernel.module.backward(*grads, out, *rest, **kernel.options)
+    forward = kernel.implementation.forward(pre, *rest, **kernel.options)
+    return *forward, *kernel.implementation.backward(*grads, out, *rest, **kernel.options)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.ops import reference
+from fastrnn.ops.ragged import DENSE, Ragged
 from fastrnn.testing import Problem, assert_close
 from tests.ops.checks import CHECKS, biggest, check_forward, double
 
@@ -49,12 +50,12 @@ def _random(device: torch.device, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=DTYPE, device=device).uniform_(-2, 2)
 
 
-def _ragged(layout: str, device: torch.device) -> tuple[Tensor | None, ...]:
+def _ragged(layout: str, device: torch.device) -> Ragged:
     """Lengths, offsets and resets: all rows to the last step; it matters how they are addressed."""
     if layout == "dense":
-        return None, None, None
+        return DENSE
     lengths = torch.full((BATCH,), STEPS, device=device)
-    return lengths, torch.arange(STEPS, device=device) * BATCH, None
+    return Ragged(lengths, torch.arange(STEPS, device=device) * BATCH)
 
 
 def _rows(data: Tensor) -> Tensor:
@@ -82,10 +83,10 @@ def test_forward(kernel: Kernel, layout: str, memory: None, device: torch.device
         shape = (STEPS, BATCH, 1, HIDDEN) if layout == "dense" else (STEPS * BATCH, 1, HIDDEN)
         pre, h0 = _random(device, *shape), _random(device, BATCH, 1, HIDDEN)
         ragged = _ragged(layout, device)
-        rest = weight_hh, h0, *ragged, reference.TANH, 1
-        out, h_n = kernel.module.forward(pre, *rest, **kernel.options)
+        rest = weight_hh, h0, ragged, reference.TANH, 1
+        out, h_n = kernel.implementation.forward(pre, *rest, **kernel.options)
         inputs = double(_rows(pre), weight_hh, _ends(h0))
-        expected = reference.forward(*inputs, None, None, None, reference.TANH, 1)
+        expected = reference.forward(*inputs, DENSE, reference.TANH, 1)
         scale = biggest(_rows(pre), h0, expected[0])
         assert_close(_rows(out), expected[0], PROBLEM, scale, "half")
         assert_close(_ends(h_n), expected[1], PROBLEM, scale, "half")
@@ -102,10 +103,12 @@ def test_backward(kernel: Kernel, layout: str, memory: None, device: torch.devic
         shape = (STEPS, BATCH, 1, HIDDEN) if layout == "dense" else (STEPS * BATCH, 1, HIDDEN)
         out, grad_out = _random(device, *shape).div_(2), _random(device, *shape)
         h0, grad_h_n = (_random(device, BATCH, 1, HIDDEN) for _ in range(2))
-        rest = (weight_hh, h0, *_ragged(layout, device), reference.TANH, 1)
-        grad_pre, grad_h0 = kernel.module.backward(grad_out, grad_h_n, out, *rest, **kernel.options)
+        rest = (weight_hh, h0, _ragged(layout, device), reference.TANH, 1)
+        grad_pre, grad_h0 = kernel.implementation.backward(
+            grad_out, grad_h_n, out, *rest, **kernel.options
+        )
         inputs = double(_rows(grad_out), _ends(grad_h_n), _rows(out), weight_hh, _ends(h0))
-        expected = reference.backward(*inputs, None, None, None, reference.TANH, 1)
+        expected = reference.backward(*inputs, DENSE, reference.TANH, 1)
         scale = biggest(_rows(grad_out), grad_h_n, expected[0])
         assert_close(_rows(grad_pre), expected[0], PROBLEM, scale, "half")
         assert_close(_ends(grad_h0), expected[1], PROBLEM, scale, "half")
@@ -136,7 +139,7 @@ def test_wide(
     with precision(mode) as how:
         problem = Problem(6, batch, 1, hidden, "lengths", dtype=how.dtype, reverse_from=batch % 2)
         skip_refused(kernel, problem, "forward" if check is check_forward else "backward")
-        check(kernel.module, problem, device, how.products, **kernel.options)
+        check(kernel.implementation, problem, device, how.products, **kernel.options)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the CUDA kernels need a GPU")
@@ -159,10 +162,10 @@ def test_the_widest_that_fits(kernel: Kernel, mode: str, check, device: torch.de
             middle = (fits + too_wide) // 2
             fits, too_wide = (middle, too_wide) if refusal(middle) is None else (fits, middle)
         problem = Problem(5, 9, 1, fits, dtype=how.dtype)
-        check(kernel.module, problem, device, how.products, **kernel.options)
+        check(kernel.implementation, problem, device, how.products, **kernel.options)
         if direction == "forward":
             pre = torch.zeros(1, 1, 1, too_wide, dtype=how.dtype, device=device)
             weight_hh = pre.new_zeros(1, too_wide, too_wide)
-            rest = weight_hh, pre[0], None, None, None, reference.TANH, 1
+            rest = weight_hh, pre[0], DENSE, reference.TANH, 1
             with pytest.raises(RuntimeError, match=f"'{kernel.name}' cannot serve this call: "):
-                kernel.module.forward(pre, *rest, **kernel.options)
+                kernel.implementation.forward(pre, *rest, **kernel.options)

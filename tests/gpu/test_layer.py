@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
 from fastrnn import FusedRNN
+from fastrnn.ops.backends import dispatch
 from fastrnn.testing import UNIT_ROUNDOFF, Problem
 from tests.twins import assert_near, tensors, twins
 
@@ -127,12 +128,10 @@ def test_autocast(hidden: int, device: torch.device) -> None:
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
 def test_opcheck(layout: str, backend: str, device: torch.device) -> None:
     problem = Problem(4, 3, 2, 5, layout, dtype=torch.float32, resets=layout != "dense")
-    *real, lengths, offsets, resets = problem.tensors(device)
+    *real, ragged = problem.tensors(device)
     real = [tensor.requires_grad_() for tensor in real]
-    arguments = (*real, lengths, offsets, resets, *problem.options)
-    # Triton has an operator of its own, for it may serve CPU tensors too.
-    operator = "recurrence_triton" if backend == "triton" else "recurrence"
-    torch.library.opcheck(getattr(torch.ops.fastrnn, operator).default, arguments)
+    arguments = (*real, *ragged, *problem.options, dispatch.NAMES.index(backend))
+    torch.library.opcheck(torch.ops.fastrnn.recurrence_by.default, arguments)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="CUDA graphs are CUDA's")
@@ -145,8 +144,8 @@ def test_a_kernel_in_a_cuda_graph(kernel: Kernel, layout: str, device: torch.dev
     h_n = torch.randn_like(rest[1])
 
     def run() -> tuple[Tensor, ...]:
-        results = kernel.module.forward(pre, *rest, **kernel.options)
-        gradients = kernel.module.backward(other, h_n, results[0], *rest, **kernel.options)
+        results = kernel.implementation.forward(pre, *rest, **kernel.options)
+        gradients = kernel.implementation.backward(other, h_n, results[0], *rest, **kernel.options)
         return *results, *gradients
 
     results, graph = _captured(run)

@@ -90,7 +90,7 @@ def _call(
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     pre, weight_hh, h0, *ragged = problem.tensors(device)
     rest = (weight_hh, h0, *ragged, *problem.options)
-    forward, backward = kernel.module.forward, kernel.module.backward
+    forward, backward = kernel.implementation.forward, kernel.implementation.backward
     if direction == "forward":
         return lambda: forward(pre, *rest, **kernel.options)
     out, h_n = forward(pre, *rest, **kernel.options)

@@ -1,76 +1,232 @@
-"""Which backend serves a call: the choice, the refusal and the fall-back."""
+"""Which backend serves a call: the choice, the reasons and the fall-back."""
 
+import threading
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import fastrnn
-from fastrnn.ops import reference
-from fastrnn.ops.backends import cpp, cuda, dispatch, triton
+from fastrnn._explain import GPUS
+from fastrnn.ops.backends import cpp, cuda, dispatch, plain, torch_rnn, triton
+from fastrnn.ops.backends.base import Call, Kernels
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CALL = Call("RNN_TANH", 10, 2, 1, 3, torch.float32, CPU)
 
 
-@pytest.fixture
-def tensor() -> torch.Tensor:
-    return torch.zeros(2, 1, 3)
+@pytest.fixture(autouse=True)
+def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody was warned, and the process's backend is restored."""
+    monkeypatch.setattr(dispatch, "_warned", set())
+    monkeypatch.setattr(dispatch, "_default", "auto")
 
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which the extension could not be built."""
-    monkeypatch.setattr(cpp, "unusable", lambda: "not built: c++: not found")
-    monkeypatch.setattr(dispatch, "_warned", set())
+    extension = SimpleNamespace(unusable="not built: c++: not found")
+    monkeypatch.setattr(cpp, "EXTENSION", extension)
 
 
-def test_a_choice_holds_for_its_block(tensor: torch.Tensor) -> None:
-    before = dispatch.select(tensor, 10)
+def test_blocks_nest() -> None:
+    assert dispatch.requested() == "auto"
     with fastrnn.use_backend("reference"):
-        assert dispatch.select(tensor, 10) is reference
+        assert dispatch.requested() == "reference"
+        with fastrnn.use_backend("torch"):
+            assert dispatch.requested() == "torch"
         with fastrnn.use_backend("auto"):
-            assert dispatch.select(tensor, 10) is before
-        assert dispatch.select(tensor, 10) is reference
-    assert dispatch.select(tensor, 10) is before
+            assert dispatch.requested() == "auto"
+        assert dispatch.requested() == "reference"
+    assert dispatch.requested() == "auto"
 
 
-def test_a_choice_can_be_set(tensor: torch.Tensor) -> None:
-    setter = fastrnn.backend("reference")
-    assert dispatch.select(tensor, 10) is reference
-    setter.__exit__()
-    assert dispatch.select(tensor, 10) is not reference or cpp.EXTENSION.unusable
+def test_an_exception_ends_the_block() -> None:
+    with pytest.raises(KeyError), fastrnn.use_backend("reference"):
+        raise KeyError
+    assert dispatch.requested() == "auto"
 
 
-def test_an_unknown_backend() -> None:
-    with pytest.raises(ValueError, match="'auto', 'reference', 'cpp', 'cuda', 'triton'"):
-        fastrnn.backend("cudnn")
+def test_a_name_that_fails_changes_nothing() -> None:
+    with (
+        fastrnn.use_backend("reference"),
+        pytest.raises(ValueError, match="unknown backend 'cudnn'"),
+        fastrnn.use_backend("cudnn"),
+    ):
+        pass
+    assert dispatch.requested() == "auto"
+    with pytest.raises(ValueError, match="unknown backend 'cudnn'"):
+        fastrnn.set_backend("cudnn")
+    assert dispatch.requested() == "auto"
 
 
-def test_a_backend_named_raises_where_it_is_not_usable(broken: None) -> None:
+def test_the_process_has_a_default_and_a_block_overrides_it() -> None:
+    fastrnn.set_backend("reference")
+    assert dispatch.requested() == "reference"
+    with fastrnn.use_backend("auto"):
+        assert dispatch.requested() == "auto"
+        fastrnn.set_backend("torch")
+        assert dispatch.requested() == "auto"
+    assert dispatch.requested() == "torch"
+
+
+def _in_a_thread(found: list[str], entered: threading.Event, leave: threading.Event) -> None:
+    with fastrnn.use_backend("torch"):
+        entered.set()
+        leave.wait(10)
+        found.append(dispatch.requested())
+
+
+def test_threads_do_not_see_one_anothers_choice() -> None:
+    found: list[str] = []
+    entered, leave = threading.Event(), threading.Event()
+    thread = threading.Thread(target=_in_a_thread, args=(found, entered, leave))
+    with fastrnn.use_backend("reference"):
+        thread.start()
+        assert entered.wait(10)
+        assert dispatch.requested() == "reference"
+        leave.set()
+        thread.join()
+    assert found == ["torch"]
+
+
+def test_the_default_reaches_every_thread() -> None:
+    fastrnn.set_backend("reference")
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(dispatch.requested()))
+    with fastrnn.use_backend("torch"):
+        thread.start()
+        thread.join()
+    assert found == ["reference"]
+
+
+def test_an_unknown_backend_is_told_the_names() -> None:
+    with pytest.raises(ValueError, match="'auto', 'reference', 'cpp', 'cuda', 'triton', 'torch'"):
+        fastrnn.set_backend("cudnn")
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_backend_named_raises_where_it_is_not_available() -> None:
     with pytest.raises(RuntimeError, match=r"not built: c\+\+: not found"):
-        fastrnn.backend("cpp")
+        fastrnn.set_backend("cpp")
+    with (
+        pytest.raises(RuntimeError, match=r"not built: c\+\+: not found"),
+        fastrnn.use_backend("cpp"),
+    ):
+        pass
 
 
 def test_a_backend_named_raises_where_it_cannot_serve() -> None:
-    if cpp.EXTENSION.unusable:
-        pytest.skip("the extension is not built")
-    meta = torch.zeros(2, 1, 3, device="meta")
-    with fastrnn.use_backend("cpp"), pytest.raises(RuntimeError, match="not 'meta' ones"):
-        dispatch.select(meta, 10)
+    meta = CALL._replace(device=torch.device("meta"))
+    with pytest.raises(RuntimeError, match=r"not 'meta' ones; use fastrnn\.set_backend"):
+        dispatch.for_recurrence(meta, "cpp")
+    with pytest.raises(RuntimeError, match="serves whole layers"):
+        dispatch.for_recurrence(CALL, "torch")
 
 
-def test_auto_falls_back_and_says_so_once(broken: None, tensor: torch.Tensor) -> None:
+@pytest.mark.usefixtures("broken")
+def test_auto_falls_back_and_says_so_once() -> None:
     with pytest.warns(RuntimeWarning, match=r"reference on 'cpu' tensors.*c\+\+: not found"):
-        assert dispatch.select(tensor, 10) is reference
+        assert dispatch.for_recurrence(CALL) is plain.BACKEND
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert dispatch.select(tensor, 10) is reference
+        assert dispatch.for_recurrence(CALL) is plain.BACKEND
+        assert dispatch.for_layer(CALL) is torch_rnn.BACKEND
 
 
-def test_report_names_every_backend(broken: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (cuda, triton):
-        monkeypatch.setattr(module, "unusable", lambda: "no CUDA GPU here")
-    assert [(status.name, status.reason) for status in fastrnn.backends()] == [
-        ("reference", None),
-        ("cpp", "not built: c++: not found"),
-        ("cuda", "no CUDA GPU here"),
-        ("triton", "no CUDA GPU here"),
-    ]
+#: A fake backend's reasons: unavailable, unsupported, unverified, slower.
+FINE = (None, None, None, None)
+QUESTIONS = ("unavailable_reason", "unsupported_reason", "unverified_reason", "slower_reason")
+
+
+def _answer(kernels: Kernels, reasons: tuple[str | None, ...], patch: pytest.MonkeyPatch) -> None:
+    for question, reason in zip(QUESTIONS, reasons, strict=True):
+        patch.setattr(kernels, question, lambda *_, reason=reason: reason)
+
+
+@pytest.mark.parametrize(
+    ("of_triton", "of_cuda", "chosen", "reasons"),
+    [
+        (FINE, FINE, "triton", {}),
+        ((None, None, None, "slow"), FINE, "cuda", {"triton": "slow"}),
+        ((None, None, "new", "slow"), FINE, "cuda", {"triton": "new"}),
+        ((None, "odd", "new", "slow"), FINE, "cuda", {"triton": "odd"}),
+        (("absent", "odd", "new", "slow"), FINE, "cuda", {"triton": "absent"}),
+        # One that is only slower is better than none, and the first of them is taken.
+        (
+            (None, None, None, "slow"),
+            ("absent", None, None, None),
+            "triton",
+            {"triton": "slow", "cuda": "absent"},
+        ),
+        (
+            (None, None, None, "slow"),
+            (None, None, None, "slow too"),
+            "triton",
+            {"triton": "slow", "cuda": "slow too"},
+        ),
+        (
+            (None, None, "new", None),
+            (None, "odd", None, None),
+            None,
+            {"triton": "new", "cuda": "odd"},
+        ),
+    ],
+)
+def test_the_order_of_choice(of_triton, of_cuda, chosen, reasons, monkeypatch) -> None:
+    _answer(triton.BACKEND, of_triton, monkeypatch)
+    _answer(cuda.BACKEND, of_cuda, monkeypatch)
+    call = CALL._replace(device=CUDA)
+    kernels, found = dispatch.best_kernels(call)
+    assert (kernels.name if kernels else None) == chosen
+    assert found == reasons
+    monkeypatch.setattr(torch_rnn.BACKEND, "slower_reason", lambda call: "slow")
+    assert dispatch.for_layer(call).name == (chosen or "torch")
+    monkeypatch.setattr(torch_rnn.BACKEND, "slower_reason", lambda call: None)
+    assert dispatch.for_layer(call).name == "torch"
+    assert dispatch.for_layer(call, prefer_kernels=True).name == (chosen or "torch")
+
+
+def test_an_assumed_gpu_has_everything_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    _answer(triton.BACKEND, ("absent", None, None, None), monkeypatch)
+    call = CALL._replace(device=CUDA, gpu=GPUS["H200"])
+    assert dispatch.reason_against(triton.BACKEND, call) is None
+    assert dispatch.reason_against(triton.BACKEND, call._replace(gpu=None)) == "absent"
+
+
+def test_backends_that_are_slower_serve_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    _answer(cuda.BACKEND, (None, None, "new", "slow"), monkeypatch)
+    assert dispatch.for_recurrence(CALL._replace(device=CUDA), "cuda") is cuda.BACKEND
+
+
+@pytest.mark.usefixtures("broken")
+def test_backends_names_every_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kernels in (cuda.BACKEND, triton.BACKEND):
+        monkeypatch.setattr(kernels, "unavailable_reason", lambda: "no CUDA GPU here")
+    found = fastrnn.backends()
+    assert {name: status.reason for name, status in found.items()} == {
+        "reference": None,
+        "cpp": "not built: c++: not found",
+        "cuda": "no CUDA GPU here",
+        "triton": "no CUDA GPU here",
+        "torch": None,
+    }
+    assert [status.name for status in found.values()] == list(found) == list(dispatch.NAMES)
+    assert found["torch"].detail.endswith(torch.__version__)
+    assert found["cpp"].detail == ""
+
+
+def test_earlier_names_warn_and_work() -> None:
+    with pytest.warns(DeprecationWarning, match=r"use fastrnn\.set_backend\(name\)"):
+        choose = fastrnn.backend
+    with choose("reference"):
+        assert dispatch.requested() == "reference"
+    assert dispatch.requested() == "auto"
+    choose("torch")
+    assert dispatch.requested() == "torch"
+    with pytest.warns(DeprecationWarning, match=r"use fastrnn\.backends\(\)"):
+        report = fastrnn.report
+    assert report() == list(fastrnn.backends().values())
+    with pytest.raises(AttributeError, match="'fastrnn' has no attribute 'cudnn'"):
+        _ = fastrnn.cudnn

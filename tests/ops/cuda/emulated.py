@@ -29,6 +29,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastrnn.ops.ragged import Ragged
+
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ROOT / "csrc"
 CACHE = ROOT / "build" / "emulator"
@@ -276,15 +278,13 @@ class Emulated:
         pre: Tensor,
         weight_hh: Tensor,
         h0: Tensor,
-        lengths: Tensor | None,
-        offsets: Tensor | None,
-        resets: Tensor | None,
+        ragged: Ragged,
         activation: int,
         reverse_from: int,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
         """The operator's forward, see `fastrnn.ops.reference.forward`; `options` as in `_run`."""
-        arguments = lengths, offsets, resets, activation, reverse_from
+        arguments = ragged, activation, reverse_from
         return self._run("forward", [pre, weight_hh, h0], h0, *arguments, **options)
 
     def backward(
@@ -294,15 +294,13 @@ class Emulated:
         out: Tensor,
         weight_hh: Tensor,
         h0: Tensor,
-        lengths: Tensor | None,
-        offsets: Tensor | None,
-        resets: Tensor | None,
+        ragged: Ragged,
         activation: int,
         reverse_from: int,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
         """The operator's backward, see `fastrnn.ops.reference.backward`."""
-        arguments = lengths, offsets, resets, activation, reverse_from
+        arguments = ragged, activation, reverse_from
         inputs = [grad_out, grad_h_n, out, weight_hh]
         return self._run("backward", inputs, h0, *arguments, **options)
 
@@ -316,9 +314,7 @@ class Emulated:
         direction: str,
         inputs: list[Tensor],
         h0: Tensor,
-        lengths: Tensor | None,
-        offsets: Tensor | None,
-        resets: Tensor | None,
+        ragged: Ragged,
         activation: int,
         reverse_from: int,
         *,
@@ -334,22 +330,22 @@ class Emulated:
     ) -> tuple[Tensor, Tensor]:
         data = inputs[0]
         batch, groups, hidden = h0.shape
-        ragged = [t for t in (lengths, offsets, resets) if t is not None]
+        given = [t for t in ragged if t is not None]
         element = "Tf32" if tf32 else DTYPES[data.dtype]
         tiling = tiling or Tiling()
         header = {
             "direction": direction,
             "kernel": f"{strategy}.{element}",
-            "T": data.shape[0] if offsets is None else offsets.shape[0],
+            "T": ragged.steps(data),
             "B": batch,
             "G": groups,
             "H": hidden,
             "N": data.shape[:-2].numel(),
             "reverse_from": reverse_from,
             "activation": activation,
-            "lengths": int(lengths is not None),
-            "offsets": int(offsets is not None),
-            "resets": int(resets is not None),
+            "lengths": int(ragged.lengths is not None),
+            "offsets": int(ragged.offsets is not None),
+            "resets": int(ragged.resets is not None),
             "in_place": int(in_place),
             "misaligned": int(misaligned),
             "seed": seed,
@@ -359,9 +355,9 @@ class Emulated:
             **{field.name: getattr(tiling, field.name) for field in fields(tiling)},
         }
         results = data, h0
-        source = f"{strategy}_{'' if resets is None else 'resets_'}{element.lower()}"
+        source = f"{strategy}_{'' if ragged.resets is None else 'resets_'}{element.lower()}"
         answer = self._server(source).call(
-            header, [_bytes(t) for t in [*inputs, *ragged]], [t.nbytes for t in results]
+            header, [_bytes(t) for t in [*inputs, *given]], [t.nbytes for t in results]
         )
         first, second = (
             torch.frombuffer(got, dtype=like.dtype).reshape(like.shape)

@@ -10,13 +10,15 @@ import torch
 
 import fastrnn
 from benchmarks import gpu_record
+from fastrnn._explain import GPUS
 from fastrnn.ops import reference
 from fastrnn.ops.backends import cpp, cuda, dispatch, triton
+from fastrnn.ops.backends.base import Call
+from fastrnn.ops.ragged import Ragged
 from fastrnn.testing import Problem
 from tests.ops.checks import CHECKS, check_forward
 
 ROOT = Path(__file__).parents[3]
-RESULTS = ROOT / "benchmarks" / "results"
 CSRC = ROOT / "csrc"
 
 
@@ -30,7 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
             assert tensor.is_contiguous()
         made.append((tf32, strategy))
         lengths, offsets, _ = ragged
-        computed = function(*inputs, *ragged, activation, reverse_from)
+        computed = function(*inputs, Ragged(*ragged), activation, reverse_from)
         for result, tensor in zip(results, computed, strict=True):
             if offsets is None or tensor.dim() != results[0].dim() or tensor is computed[1]:
                 result.copy_(tensor)
@@ -59,30 +61,31 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
 @pytest.mark.parametrize("check", CHECKS)
 def test_outputs_are_made_and_filled(calls, check, resets, layout):
     problem = Problem(5, 3, 2, 4, layout, dtype=torch.float32, resets=resets)
-    check(cuda, problem, strategy="grid")
+    check(cuda.BACKEND, problem, strategy="grid")
     assert [strategy for _, strategy in calls] == [cuda.STRATEGIES.index("grid")]
 
 
 def test_rows_that_no_step_names_are_zero(calls):
     problem = Problem(5, 3, 1, 4, "packed")
-    pre, weight_hh, h0, *ragged = problem.tensors()
+    pre, weight_hh, h0, ragged = problem.tensors()
     more = torch.cat((pre, pre.new_full((2, 1, 4), 3.0)))
     for results in (
-        cuda.BACKEND.forward(more, weight_hh, h0, *ragged, *problem.options),
-        cuda.BACKEND.backward(more, h0, more, weight_hh, h0, *ragged, *problem.options),
+        cuda.BACKEND.forward(more, weight_hh, h0, ragged, *problem.options),
+        cuda.BACKEND.backward(more, h0, more, weight_hh, h0, ragged, *problem.options),
     ):
         assert results[0][-2:].eq(0).all()
 
 
 @pytest.mark.parametrize("contiguous", [True, False])
-def test_in_place(calls, contiguous):
+def test_into_a_tensor_that_may_be_pre(calls, contiguous):
     problem = Problem(5, 3, 1, 4, resets=True)
-    pre, weight_hh, h0, _, _, resets = problem.tensors()
-    expected = reference.forward(pre, weight_hh, h0, None, None, resets, *problem.options)
+    pre, *rest = *problem.tensors(), *problem.options
+    expected = reference.forward(pre, *rest)
+    out = pre
     if not contiguous:
-        pre = pre.transpose(0, 1).contiguous().transpose(0, 1)
-    h_n = cuda.forward_(pre, weight_hh, h0, None, resets, *problem.options)
-    torch.testing.assert_close((pre, h_n), expected)
+        out, pre = torch.empty_like(pre), pre.transpose(0, 1).contiguous().transpose(0, 1)
+    h_n = cuda.BACKEND.forward_out(out, pre, *rest)
+    torch.testing.assert_close((out, h_n), expected)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,7 @@ def test_in_place(calls, contiguous):
 )
 def test_float32_is_tf32_where_cudnn_may_round_to_it(calls, monkeypatch, dtype, precision, tf32):
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
-    check_forward(cuda, Problem(2, 3, 1, 4, dtype=dtype))
+    check_forward(cuda.BACKEND, Problem(2, 3, 1, 4, dtype=dtype))
     assert calls == [(tf32, -1)]
 
 
@@ -104,7 +107,7 @@ def test_strategies_are_numbered_as_in_cpp():
     declared = re.search(r"enum class Strategy \{ (.*) \};", (CSRC / "cuda" / "plan.h").read_text())
     assert tuple(declared[1].split(", ")) == cuda.STRATEGIES
     with pytest.raises(ValueError, match="'fastest'"):
-        check_forward(cuda, Problem(2, 3, 1, 4), strategy="fastest")
+        check_forward(cuda.BACKEND, Problem(2, 3, 1, 4), strategy="fastest")
 
 
 def test_schemas_take_no_strings():
@@ -118,24 +121,34 @@ def test_schemas_take_no_strings():
     assert kinds == {"Tensor", "Optional[Tensor]", "int", "bool"}
 
 
-def test_refuses_what_no_kernel_serves():
-    assert "not 'cpu' ones" in cuda.refuses(torch.zeros(1, 1, 1))
-    assert "not 'cpu' ones" in cuda.untried(torch.zeros(1, 1, 1))
-    complex_state = SimpleNamespace(device=torch.device("cuda"), dtype=torch.complex64)
-    assert "complex64" in cuda.refuses(complex_state)
+CALL = Call("RNN_TANH", 10, 2, 1, 4, torch.float32, torch.device("cuda"))
+H200, A100 = GPUS["H200"], GPUS["A100"]
 
 
-def test_auto_takes_no_kernel_without_a_record(monkeypatch):
+def test_unsupported_devices_and_dtypes():
+    on_cpu = CALL._replace(device=torch.device("cpu"))
+    assert "not 'cpu' ones" in cuda.BACKEND.unsupported_reason(on_cpu)
+    assert "complex64" in cuda.BACKEND.unsupported_reason(CALL._replace(dtype=torch.complex64))
+    assert cuda.BACKEND.unsupported_reason(CALL) is None
+
+
+def test_unverified_without_a_record(monkeypatch):
+    assert cuda.BACKEND.unverified_reason(CALL._replace(gpu=H200)) is None
+    reason = cuda.BACKEND.unverified_reason(CALL._replace(gpu=A100))
+    assert "not yet been proven on an sm_80 GPU" in reason
+    monkeypatch.setattr(cuda, "VERIFIED", {(8, 0)})
+    assert cuda.BACKEND.unverified_reason(CALL._replace(gpu=A100)) is None
+    reason = cuda.BACKEND.unverified_reason(CALL._replace(gpu=H200))
+    assert "not yet been proven on an sm_90 GPU" in reason
+
+
+def test_verified_is_asked_of_the_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    state = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
-    monkeypatch.setattr(cuda, "RECORDS", {(8, 0): "a record"})
-    assert "not yet been proven on an sm_90 GPU" in cuda.untried(state)
-    monkeypatch.setattr(cuda, "RECORDS", {(9, 0): "a record"})
-    assert cuda.untried(state) is None
+    assert cuda.BACKEND.unverified_reason(CALL) is None
 
 
 def test_by_name_it_refuses_cpu_tensors(monkeypatch):
-    monkeypatch.setattr(cuda, "unusable", lambda: None)
+    monkeypatch.setattr(cuda.BACKEND, "unavailable_reason", lambda: None)
     state = torch.zeros(2, 1, 4)
     with fastrnn.use_backend("cuda"), pytest.raises(RuntimeError, match="cannot serve this call"):
         fastrnn.functional.recurrence(torch.zeros(3, 2, 1, 4), torch.zeros(1, 4, 4), state)
@@ -145,46 +158,45 @@ def test_by_name_it_refuses_cpu_tensors(monkeypatch):
 def test_unusable_without_a_gpu():
     assert cuda.BACKEND.unavailable_reason() == "no CUDA GPU here"
     with pytest.raises(RuntimeError, match="'cuda' backend is not usable here: no CUDA GPU here"):
-        fastrnn.backend("cuda")
+        fastrnn.set_backend("cuda")
 
 
 def test_unusable_without_the_plan(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(cpp, "unusable", lambda: "not built: no compiler")
+    broken = SimpleNamespace(unusable="not built: no compiler")
+    monkeypatch.setattr(cpp, "EXTENSION", broken)
     assert cuda.BACKEND.unavailable_reason() == "not built: no compiler"
 
 
 @pytest.mark.parametrize(
-    ("kernel", "steps", "proven", "served_by"),
+    ("batch", "hidden", "steps", "proven", "served_by"),
     [
-        ("rows", 1000, ("triton", "cuda"), "triton"),
-        ("rows", 100, ("triton", "cuda"), "cuda"),
-        ("grid", 1000, ("triton", "cuda"), "cuda"),
-        ("rows", 1000, ("cuda",), "cuda"),
-        ("rows", 100, ("triton",), "triton"),
-        ("grid", 1000, ("triton",), "triton"),
-        ("grid", 1000, (), "reference"),
+        (4, 64, 1000, ("triton", "cuda"), "triton"),  # rows
+        (4, 64, 100, ("triton", "cuda"), "cuda"),
+        (4, 1000, 1000, ("triton", "cuda"), "cuda"),  # grid
+        (4, 64, 1000, ("cuda",), "cuda"),
+        (4, 64, 100, ("triton",), "triton"),
+        (4, 1000, 1000, ("triton",), "triton"),
+        (4, 1000, 1000, (), "reference"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:fastrnn runs the slow PyTorch reference")
-def test_auto_takes_the_fastest_that_is_proven(monkeypatch, kernel, steps, proven, served_by):
-    state = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
-    for module in (cuda, triton):
-        monkeypatch.setattr(module, "unusable", lambda: None)
-        monkeypatch.setattr(module, "refuses", lambda state: None)
-        monkeypatch.setattr(module, "untried", lambda state, m=module: _untried(m, proven))
-    monkeypatch.setattr(triton, "sizes_of", lambda state: None)
-    monkeypatch.setattr(triton, "choose", lambda sizes: kernel)
-    assert dispatch.select(state, steps) is dispatch.BACKENDS[served_by]
-
-
-def _untried(module, proven):
-    return None if module.__name__.rpartition(".")[2] in proven else "not yet proven"
+def test_auto_takes_the_fastest_that_is_proven(
+    monkeypatch, batch, hidden, steps, proven, served_by
+):
+    if "triton" not in proven:
+        monkeypatch.setattr(triton, "VERIFIED", set())
+    if "cuda" not in proven:
+        monkeypatch.setattr(cuda, "VERIFIED", set())
+    call = CALL._replace(steps=steps, batch=batch, hidden=hidden, gpu=H200)
+    assert dispatch.for_recurrence(call) is dispatch.BACKENDS[served_by]
 
 
 def test_what_is_said_to_be_proven_has_a_record():
-    for capability, name in cuda.RECORDS.items():
-        record = json.loads((RESULTS / name).read_text())
-        assert tuple(record["environment"]["capability"]) == capability
-        for strategy in cuda.STRATEGIES:
-            assert f"cuda.{strategy}" in gpu_record.proven(record)
+    """The comment above `VERIFIED` names it."""
+    source = Path(cuda.__file__).read_text()
+    (name,) = re.findall(r"record: (benchmarks/results/\S+\.json)\.\nVERIFIED = ", source)
+    record = json.loads((ROOT / name).read_text())
+    assert {tuple(record["environment"]["capability"])} == cuda.VERIFIED
+    for strategy in cuda.STRATEGIES:
+        assert f"cuda.{strategy}" in gpu_record.proven(record)

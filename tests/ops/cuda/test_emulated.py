@@ -123,14 +123,14 @@ def check(which: Any, run: tuple[Problem, dict[str, Any]], element: str) -> None
 
 def no_steps(which: Any, problem: Problem, options: dict[str, Any]) -> None:
     """The reference cannot stack no steps; the state is left as it was."""
-    pre, weight_hh, h0, *ragged = problem.tensors()
+    pre, weight_hh, h0, ragged = problem.tensors()
     if which is check_forward:
-        _, left = emulated.forward(pre, weight_hh, h0, *ragged, *problem.options, **options)
+        _, left = emulated.forward(pre, weight_hh, h0, ragged, *problem.options, **options)
         assert left.equal(h0)
     else:
         grad = torch.randn_like(h0)
         inputs = pre, grad, pre, weight_hh, h0
-        _, left = emulated.backward(*inputs, *ragged, *problem.options, **options)
+        _, left = emulated.backward(*inputs, ragged, *problem.options, **options)
         assert left.equal(grad)
 
 

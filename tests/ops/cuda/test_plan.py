@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastrnn._explain import DEVICES
+from fastrnn._explain import GPUS
 from fastrnn.ops.backends import cpp
 
 pytestmark = pytest.mark.skipif(
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 
 BYTES = {"half": 2, "tf32": 4, "float32": 4, "float64": 8}
 NAMES = {
-    **DEVICES,
+    **{name: gpu[1:] for name, gpu in GPUS.items()},
     "T4": ((7, 5), 40, 65536, (0, 0, 0, 0, 0)),
     "RTX 4090": ((8, 9), 128, 101376, (0, 0, 0, 0, 0)),
     "a seventh of an H100": ((9, 0), 16, 232448, (16, 8, 4, 0, 0)),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastrnn._explain import DEVICES
+from fastrnn._explain import GPUS
 from fastrnn.ops import reference
 from fastrnn.ops.backends import cpp
 from fastrnn.testing import Problem, Tensors, tolerance
@@ -29,10 +29,10 @@ NAN, INFINITY = float("nan"), float("inf")
 
 def inputs(direction: str, problem: Problem) -> dict[str, Tensor]:
     """The tensors that a kernel takes, by their names, in its order."""
-    pre, weight_hh, h0, *ragged = problem.tensors()
+    pre, weight_hh, h0, ragged = problem.tensors()
     if direction == "forward":
         return {"pre": pre, "weight_hh": weight_hh, "h0": h0}
-    out, h_n = reference.forward(pre, weight_hh, h0, *ragged, *problem.options)
+    out, h_n = reference.forward(pre, weight_hh, h0, ragged, *problem.options)
     generator = torch.Generator().manual_seed(problem.seed)
     grads = [torch.randn(t.shape, generator=generator).to(t.dtype) for t in (out, h_n)]
     return {
@@ -49,7 +49,7 @@ def spoil(tensor: Tensor, problem: Problem, value: float) -> None:
 
     To its first unit; ONES to all, for they are bits.
     """
-    offsets = problem.tensors().offsets
+    offsets = problem.tensors().ragged.offsets
     middle = problem.steps // 2
     if tensor.dim() == 4:
         tensor = tensor[middle]
@@ -72,9 +72,10 @@ class Resets(Problem):
         tensors = super().tensors(device)
         resets = torch.zeros(self.steps, self.batch, dtype=torch.bool)
         resets[list(self.at)] = True
-        if tensors.offsets is not None:
-            resets = resets[torch.arange(self.steps)[:, None] < tensors.lengths]
-        return tensors._replace(resets=resets)
+        lengths = tensors.ragged.lengths
+        if tensors.ragged.is_packed:
+            resets = resets[torch.arange(self.steps)[:, None] < lengths]
+        return tensors._replace(ragged=tensors.ragged._replace(resets=resets))
 
 
 def check(
@@ -87,10 +88,10 @@ def check(
 ) -> None:
     """As `checks.py`, with inputs named in `spoilt` spoilt: NaN must come where it must, only."""
     tensors = inputs(direction, problem)
-    _, _, _, *ragged = problem.tensors()
+    ragged = problem.tensors().ragged
     for name, value in (spoilt or {}).items():
         spoil(tensors[name], problem, value)
-    arguments = *ragged, *problem.options
+    arguments = ragged, *problem.options
     actual = getattr(module, direction)(*tensors.values(), *arguments, **options)
     exact = [tensor.double() for tensor in tensors.values()]
     expected = getattr(reference, direction)(*exact, *arguments)
@@ -217,7 +218,7 @@ def test_nothing_crosses_a_reset(
 def test_the_same_bits(strategy: str, element: str, direction: str) -> None:
     """Whatever the schedule, and whatever the other rows of the batch."""
     problem = Problem(3, 9, 1, 40, "lengths", dtype=ELEMENTS[element][0], seed=5)
-    _, _, _, *ragged = problem.tensors()
+    ragged = problem.tensors().ragged
     run = how(strategy, element, 40, splits=2)
     results = []
     for seed, value in enumerate([None, None, ONES]):
@@ -225,7 +226,7 @@ def test_the_same_bits(strategy: str, element: str, direction: str) -> None:
         for name in tensors:
             if value is not None and name not in ("weight_hh", "out"):
                 spoil(tensors[name], problem, value)
-        arguments = *tensors.values(), *ragged, *problem.options
+        arguments = *tensors.values(), ragged, *problem.options
         results.append(getattr(emulated, direction)(*arguments, seed=seed, **run))
     for first, second, spoilt in zip(*results, strict=True):
         assert torch.equal(bits(first), bits(second))
@@ -239,13 +240,13 @@ def test_the_same_bits(strategy: str, element: str, direction: str) -> None:
 def test_rows_that_no_step_names(strategy: str, element: str, direction: str) -> None:
     """Of packed data, whose places the backend fills: here they stay poisoned. See main.cpp."""
     problem = Problem(2, 5, 1, 20, "packed", dtype=ELEMENTS[element][0], seed=2)
-    _, _, _, *ragged = problem.tensors()
+    ragged = problem.tensors().ragged
     tensors = inputs(direction, problem)
     named = next(iter(tensors.values())).shape[0]
     for name in {"pre", "grad_out", "out"} & tensors.keys():
         beyond = torch.full((3, *tensors[name].shape[1:]), NAN, dtype=problem.dtype)
         tensors[name] = torch.cat([tensors[name], beyond])
-    arguments = *tensors.values(), *ragged, *problem.options
+    arguments = *tensors.values(), ragged, *problem.options
     run = how(strategy, element, 20)
     result, _ = getattr(emulated, direction)(*arguments, **run)
     assert result[:named].isfinite().all()
@@ -316,7 +317,7 @@ def test_a_cluster_of_16_blocks(direction: str) -> None:
 def test_the_cuts_of_the_plan(device: str, element: str, direction: str) -> None:
     dtype, mode = ELEMENTS[element]
     module, choose = cpp.EXTENSION.module, random.Random(f"{device} {element} {direction}")
-    device_of_plan = module.Device(*DEVICES[device])
+    device_of_plan = module.Device(*GPUS[device][1:])
     for _ in range(2):
         batch, hidden = choose.choice([1, 3, 9, 20]), choose.choice([1, 17, 40, 64, 96])
         problem = Problem(2, batch, choose.choice([1, 2]), hidden, "lengths", dtype=dtype)
@@ -332,6 +333,6 @@ def test_the_cuts_of_the_plan(device: str, element: str, direction: str) -> None
             tiling = Tiling(at_once=plan.at_once, **chosen)
             run = how(strategy, element, hidden) | {
                 "tiling": tiling,
-                "processors": DEVICES[device][1],
+                "processors": GPUS[device].processors,
             }
             check(direction, problem, mode, running=16, **run)

@@ -42,7 +42,7 @@ FORMS = [(True, 16), (True, 32), (False, 16), (False, 32)]
 @pytest.fixture(autouse=True)
 def emulate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Every launch is emulated; call it to have it otherwise than in the first way, unedited."""
-    monkeypatch.setattr(triton, "sizes_of", lambda state: SIZES_OF(state)._replace(**H100))
+    monkeypatch.setattr(triton, "sizes_of", lambda call: SIZES_OF(call)._replace(**H100))
 
     def again(seed: int = 0, room: int = ALL_AT_ONCE, **options: Any) -> None:
         for (module, direction), kernel in KERNELS.items():
@@ -114,7 +114,7 @@ def name(value: object) -> str:
 )
 def test_single_cta_gluon(check, tile: int, problem: Problem, configure) -> None:
     configure(tile)
-    check(triton, problem, kernel="single_cta_gluon", mode="half")
+    check(triton.BACKEND, problem, kernel="single_cta_gluon", mode="half")
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -133,7 +133,7 @@ def test_single_cta_gluon(check, tile: int, problem: Problem, configure) -> None
     ids=name,
 )
 def test_one_program_a_tile(check, kernel: str, problem: Problem) -> None:
-    check(triton, problem, kernel=kernel, mode="half")
+    check(triton.BACKEND, problem, kernel=kernel, mode="half")
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_float32(check, kernel: str, mode: str) -> None:
     """tf32 as the matrix unit cuts it, and three such products."""
     problem = Problem(3, 5, 2, 61, "packed", "tanh", 1, F32)
     with torch.backends.cudnn.flags(allow_tf32=mode == "tf32"):
-        check(triton, problem, kernel=kernel, mode=mode)
+        check(triton.BACKEND, problem, kernel=kernel, mode=mode)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -171,7 +171,7 @@ def test_float32(check, kernel: str, mode: str) -> None:
 def test_grid(check, form: tuple[bool, int], problem: Problem, configure) -> None:
     """All programs at the same time, each as far ahead of the others as it may be."""
     configure(*form)
-    check(triton, problem, kernel="grid", mode="half")
+    check(triton.BACKEND, problem, kernel="grid", mode="half")
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -200,7 +200,7 @@ def test_resets(check, form: Any, problem: Problem, configure) -> None:
     kernel = {int: "single_cta_gluon", tuple: "grid"}.get(type(form), form)
     if kernel != form:
         configure(*(form if kernel == "grid" else (form,)))
-    check(triton, problem, kernel=kernel, mode="half")
+    check(triton.BACKEND, problem, kernel=kernel, mode="half")
 
 
 SMALL = Problem(6, 18, 2, 40, "packed", "tanh", 1, BF16)
@@ -214,7 +214,7 @@ def test_grid_in_waves(check, resets: bool, form: tuple[bool, int], configure, e
     configure(*form)
     for room in (3, 0):
         emulate(room=room)
-        check(triton, dataclasses.replace(SMALL, resets=resets), kernel="grid", mode="half")
+        check(triton.BACKEND, dataclasses.replace(SMALL, resets=resets), kernel="grid", mode="half")
 
 
 @pytest.mark.slow
@@ -238,16 +238,15 @@ def test_the_order_of_programs_changes_nothing(form: tuple[bool, int], configure
 def test_in_place(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "choose", lambda _: kernel)
     problem = Problem(5, 3, 2, 40, "lengths", "tanh", 1, BF16, resets=True)
-    pre, weight_hh, h0, lengths, _, resets = problem.tensors()
-    tensors = weight_hh, h0, lengths
-    out, h_n = triton.BACKEND.forward(pre, *tensors, None, resets, *problem.options)
-    assert torch.equal(triton.forward_(pre, *tensors, resets, *problem.options), h_n)
+    pre, *rest = *problem.tensors(), *problem.options
+    out, h_n = triton.BACKEND.forward(pre, *rest)
+    assert torch.equal(triton.BACKEND.forward_out(pre, pre, *rest), h_n)
     assert torch.equal(pre, out)
 
 
 @pytest.mark.parametrize("kernel", ["single_cta", "single_cta_gluon", "rows", "grid"])
 def test_relu_passes_all_or_nothing(kernel: str) -> None:
-    check_special_gradients(triton, BF16, kernel=kernel)
+    check_special_gradients(triton.BACKEND, BF16, kernel=kernel)
 
 
 # What a kernel cannot do without, as it stands in the PTX, but for what a group matches; and what
@@ -283,7 +282,7 @@ def test_a_broken_kernel_is_noticed(check, what: str, configure, emulate) -> Non
     def run() -> None:
         for seed in range(5):  # in some order of the programs at least
             emulate(seed, edit=break_it)
-            check(triton, problem, kernel=kernel, mode="half")
+            check(triton.BACKEND, problem, kernel=kernel, mode="half")
 
     if kernel == "grid":
         configure(False, 16)

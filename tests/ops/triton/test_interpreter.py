@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 import fastrnn
 from fastrnn.functional import recurrence
 from fastrnn.ops import reference
-from fastrnn.ops.backends import triton
+from fastrnn.ops.backends import dispatch, triton
+from fastrnn.ops.ragged import DENSE, Ragged
 from fastrnn.testing import UNIT_ROUNDOFF, Problem, Tensors, assert_close
 
 from ...twins import twins
@@ -91,7 +92,7 @@ def test_random_problems(kernel: str, check, dtype: torch.dtype) -> None:
     def run(data: st.DataObject) -> None:
         steps = data.draw(st.integers(1, 6))
         problem = data.draw(problems(dtype=dtype, batch=data.draw(rows), steps=steps))
-        check(triton, problem, kernel=kernel)
+        check(triton.BACKEND, problem, kernel=kernel)
 
     run()
 
@@ -105,7 +106,7 @@ def test_larger_shapes(kernel: str, check, layout: str) -> None:
     if kernel != "rows":  # beyond that kernel, and the interpreter's patience
         shapes += [(3, 2, 3, 129), (2, 70, 1, 16)]  # padded to 256; a last tile that is not full
     for shape in shapes:
-        check(triton, Problem(*shape, layout, dtype=torch.float32), kernel=kernel)
+        check(triton.BACKEND, Problem(*shape, layout, dtype=torch.float32), kernel=kernel)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -119,7 +120,7 @@ def test_every_tile_of_the_batch(check, monkeypatch: pytest.MonkeyPatch) -> None
     tiled = single_cta.configuration(sizes._replace(processors=1))
     assert tiled["ROWS"] == 32
     monkeypatch.setattr(single_cta, "configuration", lambda _: tiled)
-    check(triton, problem, kernel="single_cta")
+    check(triton.BACKEND, problem, kernel="single_cta")
     every = list(grid.configurations(sizes))
     assert {(c["RESIDENT"], c["ROWS"]) for c in every} == {
         (True, 16),
@@ -129,7 +130,7 @@ def test_every_tile_of_the_batch(check, monkeypatch: pytest.MonkeyPatch) -> None
     }
     for configuration in every:
         monkeypatch.setattr(grid, "configurations", lambda _, only=configuration: [only])
-        check(triton, problem, kernel="grid")
+        check(triton.BACKEND, problem, kernel="grid")
 
 
 PROBLEM = Problem(steps=5, batch=5, groups=2, hidden=20, layout="lengths", dtype=torch.float32)
@@ -147,15 +148,14 @@ def test_the_same_call_twice(kernel: str) -> None:
 
 
 def test_a_row_does_not_depend_on_the_others(kernel: str) -> None:
-    pre, weight_hh, h0, lengths, *_ = PROBLEM.tensors()
+    pre, weight_hh, h0, ragged = PROBLEM.tensors()
+    lengths = ragged.lengths
     assert lengths is not None
     options = PROBLEM.options
-    out, h_n = triton.BACKEND.forward(
-        pre, weight_hh, h0, lengths, None, None, *options, kernel=kernel
-    )
+    out, h_n = triton.BACKEND.forward(pre, weight_hh, h0, ragged, *options, kernel=kernel)
     for b in range(PROBLEM.batch):
         row = slice(b, b + 1)
-        arguments = pre[:, row], weight_hh, h0[row], lengths[row], None, None
+        arguments = pre[:, row], weight_hh, h0[row], Ragged(lengths[row])
         alone = triton.BACKEND.forward(*arguments, *options, kernel=kernel)
         assert torch.equal(alone[0], out[:, row])
         assert torch.equal(alone[1], h_n[row])
@@ -163,10 +163,11 @@ def test_a_row_does_not_depend_on_the_others(kernel: str) -> None:
 
 def test_what_lies_beyond_a_row_is_not_looked_at(kernel: str) -> None:
     """NaN in pre, grad_out and out where a row is inactive leaves no trace."""
-    pre, weight_hh, h0, lengths, *_ = PROBLEM.tensors()
+    pre, weight_hh, h0, ragged = PROBLEM.tensors()
+    lengths = ragged.lengths
     assert lengths is not None
     inactive = (torch.arange(PROBLEM.steps)[:, None] >= lengths)[:, :, None, None]
-    rest = (lengths, None, None, *PROBLEM.options)
+    rest = (ragged, *PROBLEM.options)
     out, h_n = triton.BACKEND.forward(pre, weight_hh, h0, *rest, kernel=kernel)
     poisoned = pre.masked_fill(inactive, float("nan"))
     assert torch.equal(
@@ -186,7 +187,7 @@ def test_what_lies_beyond_a_row_is_not_looked_at(kernel: str) -> None:
 def test_resets(kernel: str, check, layout: str) -> None:
     """Here and there, and at every step; where a row has ended they are nobody's."""
     for kind, shape in ((Problem, (5, 3, 2, 20)), (Everywhere, (3, 2, 2, 3))):
-        check(triton, kind(*shape, layout, dtype=torch.float32, resets=True), kernel=kernel)
+        check(triton.BACKEND, kind(*shape, layout, dtype=torch.float32, resets=True), kernel=kernel)
 
 
 class Everywhere(Problem):
@@ -194,8 +195,10 @@ class Everywhere(Problem):
 
     def tensors(self, device: torch.device | str = "cpu") -> Tensors:
         tensors = super().tensors(device)
-        assert tensors.resets is not None
-        return tensors._replace(resets=torch.ones_like(tensors.resets))
+        resets = tensors.ragged.resets
+        assert resets is not None
+        ragged = tensors.ragged._replace(resets=torch.ones_like(resets))
+        return tensors._replace(ragged=ragged)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
@@ -207,7 +210,7 @@ def test_nothing_crosses_a_border(kernel: str, ill: slice) -> None:
     resets = torch.zeros(4, 2, dtype=torch.bool)
     resets[2] = True
     well = slice(2, 4) if ill.start == 0 else slice(0, 2)
-    rest = (weight_hh, h0, None, None, resets, *problem.options)
+    rest = (weight_hh, h0, Ragged(resets=resets), *problem.options)
     out, h_n = triton.BACKEND.forward(pre, *rest, kernel=kernel)
     poisoned = pre.clone()
     poisoned[ill] = torch.nan
@@ -223,13 +226,14 @@ def test_nothing_crosses_a_border(kernel: str, ill: slice) -> None:
 
 
 @pytest.mark.parametrize("transpose", [False, True])
-def test_in_place(transpose: bool) -> None:
-    pre, weight_hh, h0, lengths, _, resets = dataclasses.replace(PROBLEM, resets=True).tensors()
-    if transpose:  # what is not contiguous must be written back
-        pre = pre.transpose(0, 1).contiguous().transpose(0, 1)
-    expected = triton.BACKEND.forward(pre, weight_hh, h0, lengths, None, resets, *PROBLEM.options)
-    h_n = triton.forward_(pre, weight_hh, h0, lengths, resets, *PROBLEM.options)
-    assert torch.equal(pre, expected[0])
+def test_into_a_tensor_that_may_be_pre(transpose: bool) -> None:
+    pre, *rest = *dataclasses.replace(PROBLEM, resets=True).tensors(), *PROBLEM.options
+    expected = triton.BACKEND.forward(pre, *rest)
+    out = pre
+    if transpose:  # what is not contiguous is given another
+        out, pre = torch.empty_like(pre), pre.transpose(0, 1).contiguous().transpose(0, 1)
+    h_n = triton.BACKEND.forward_out(out, pre, *rest)
+    assert torch.equal(out, expected[0])
     assert torch.equal(h_n, expected[1])
 
 
@@ -265,7 +269,7 @@ def test_overflow_stays_infinite(kernel: str) -> None:
     """W_hh is padded with 0, which an infinite state must not meet: that would be NaN."""
     weight_hh = torch.full((1, 3, 3), 100.0, dtype=torch.float16)
     pre, h0 = torch.ones(4, 1, 1, 3, dtype=torch.float16), torch.ones(1, 1, 3, dtype=torch.float16)
-    rest = (weight_hh, h0, None, None, None, reference.RELU, 1)
+    rest = (weight_hh, h0, DENSE, reference.RELU, 1)
     expected = reference.forward(pre, *rest)
     assert expected[0].isinf().any()
     out, h_n = triton.BACKEND.forward(pre, *rest, kernel=kernel)
@@ -280,14 +284,14 @@ def test_overflow_stays_infinite(kernel: str) -> None:
 
 
 def test_relu_passes_all_or_nothing(kernel: str) -> None:
-    check_special_gradients(triton, torch.float32, kernel=kernel)
+    check_special_gradients(triton.BACKEND, torch.float32, kernel=kernel)
 
 
 def _activated(x: torch.Tensor, activation: str) -> torch.Tensor:
     """act(x), computed by one step of one unit a row."""
     pre = x.reshape(1, -1, 1, 1)
     weight_hh, h0 = pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1)
-    arguments = (pre, weight_hh, h0, None, None, None, reference.ACTIVATION_CODES[activation], 1)
+    arguments = (pre, weight_hh, h0, DENSE, reference.ACTIVATION_CODES[activation], 1)
     return triton.BACKEND.forward(*arguments, kernel="single_cta")[0].flatten()
 
 
@@ -315,10 +319,10 @@ def test_a_layer(bidirectional: bool, packed: bool) -> None:
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
 def test_opcheck(layout: str) -> None:
     problem = Problem(3, 2, 2, 4, layout, dtype=torch.float32, resets=layout != "dense")
-    *real, lengths, offsets, resets = problem.tensors()
+    *real, ragged = problem.tensors()
     real = [tensor.requires_grad_() for tensor in real]
-    arguments = (*real, lengths, offsets, resets, *problem.options)
-    torch.library.opcheck(torch.ops.fastrnn.recurrence_triton.default, arguments)
+    arguments = (*real, *ragged, *problem.options, dispatch.NAMES.index("triton"))
+    torch.library.opcheck(torch.ops.fastrnn.recurrence_by.default, arguments)
 
 
 def test_second_derivative() -> None:
@@ -342,7 +346,7 @@ def test_the_table_chooses() -> None:
         pre, weight_hh, h0, *_ = problem.tensors()
         with fastrnn.use_backend("triton"):
             out, _ = recurrence(pre, weight_hh, h0)
-        expected = reference.forward(*double(pre, weight_hh, h0), *[None] * 3, *problem.options)
+        expected = reference.forward(*double(pre, weight_hh, h0), DENSE, *problem.options)
         assert_close(out, expected[0], problem, biggest(pre, h0, expected[0]))
 
 
@@ -350,7 +354,7 @@ def test_the_table_chooses() -> None:
 def test_what_it_cannot_serve_is_refused(dtype: torch.dtype) -> None:
     pre, weight_hh, h0, *_ = Problem(2, 1, 1, 3, dtype=dtype).tensors()
     with (
-        fastrnn.backend("triton"),
+        fastrnn.use_backend("triton"),
         pytest.raises(RuntimeError, match=r"'triton' backend cannot serve.*(float64|bfloat16)"),
     ):
         recurrence(pre, weight_hh, h0)

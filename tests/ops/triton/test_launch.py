@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from fastrnn.ops.backends import triton
+from fastrnn.ops.backends.base import Call, precision_of
 from fastrnn.ops.backends.triton.table import Sizes
 from fastrnn.testing import Problem
 
@@ -85,9 +86,10 @@ def _forget() -> None:
         module.backward.device_caches.clear()
 
 
-def _sizes(state: torch.Tensor) -> Sizes:
-    mode = triton.mode_of(state.dtype)
-    return Sizes(*state.shape, mode, (9, 0), SHARED, PROCESSORS, wgmma=True)  # type: ignore[misc]
+def _sizes(call: Call) -> Sizes:
+    mode = precision_of(call.dtype)
+    sizes = call.batch, call.groups, call.hidden
+    return Sizes(*sizes, mode, (9, 0), SHARED, PROCESSORS, wgmma=True)
 
 
 def run(problem: Problem, kernel: str) -> None:

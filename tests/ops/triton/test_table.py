@@ -1,6 +1,7 @@
 """Which kernel serves which call, and which of them `auto` may take."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy
@@ -8,14 +9,24 @@ import pytest
 import torch
 
 from benchmarks import gpu_record
+from fastrnn._explain import GPUS
 from fastrnn.ops.backends import triton
-from fastrnn.ops.backends.triton.table import MODES, RECORDS, TABLE, Sizes, choose, power_of_two
+from fastrnn.ops.backends.base import Call
+from fastrnn.ops.backends.triton import table
+from fastrnn.ops.backends.triton.table import (
+    FASTEST_FROM,
+    MODES,
+    TABLE,
+    Sizes,
+    choose,
+    power_of_two,
+)
 
 A100 = {"capability": (8, 0), "shared": 166912, "processors": 108}
 H100 = {"capability": (9, 0), "shared": 232448, "processors": 132}
 GLUON = {**H100, "wgmma": True}
 RTX_4090 = {"capability": (8, 9), "shared": 101376, "processors": 128}
-RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -75,47 +86,56 @@ def test_power_of_two() -> None:
 
 
 def test_what_is_said_to_be_proven_has_a_record() -> None:
-    for (kernel, capability), name in RECORDS.items():
-        record = json.loads((RESULTS / name).read_text())
-        assert tuple(record["environment"]["capability"]) == capability
-        assert f"triton.{kernel}" in gpu_record.proven(record)
+    """The comment above `VERIFIED` names it."""
+    source = Path(table.__file__).read_text()
+    (name,) = re.findall(r"record: (benchmarks/results/\S+\.json)\.\nVERIFIED = ", source)
+    record = json.loads((ROOT / name).read_text())
+    proven, capability = gpu_record.proven(record), tuple(record["environment"]["capability"])
+    assert table.VERIFIED
+    for kernel, verified_on in table.VERIFIED:
+        assert verified_on == capability
+        assert f"triton.{kernel}" in proven
 
 
-@pytest.fixture
-def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    """A state [B, G, H] that the backend takes for one on an H100."""
-    sizes = Sizes(4, 1, 64, "half", **H100)
-    monkeypatch.setattr(triton, "sizes_of", lambda _: sizes)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: H100["capability"])
-
-    class State:
-        device = torch.device("cuda")
-        dtype = torch.bfloat16
-
-    return State()  # type: ignore[return-value]
+#: On an H100, which need not be in this machine.
+CALL = Call("RNN_TANH", 10, 4, 1, 64, torch.bfloat16, torch.device("cuda"), gpu=GPUS["H100"])
 
 
-def test_auto_waits_for_a_proof(on_a_gpu: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "RECORDS", {("grid", (9, 0)): "", ("rows", (8, 0)): ""})
-    reason = triton.untried(on_a_gpu)
+def test_unverified_without_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "VERIFIED", {("grid", (9, 0)), ("rows", (8, 0))})
+    reason = triton.BACKEND.unverified_reason(CALL)
     assert reason is not None
     assert "rows kernel has not yet been proven on an sm_90 GPU" in reason
-    assert triton.refuses(on_a_gpu) is None
-    monkeypatch.setattr(triton, "RECORDS", {("rows", (9, 0)): ""})
-    assert triton.untried(on_a_gpu) is None
+    assert triton.BACKEND.unsupported_reason(CALL) is None
+    monkeypatch.setattr(triton, "VERIFIED", {("rows", (9, 0))})
+    assert triton.BACKEND.unverified_reason(CALL) is None
 
 
-def test_an_old_gpu_is_refused(on_a_gpu: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    reason = triton.refuses(on_a_gpu)
+    reason = triton.BACKEND.unsupported_reason(CALL._replace(gpu=None))
     assert reason is not None
     assert "compute capability is 7.5" in reason
 
 
-def test_other_dtypes_and_devices_are_refused(on_a_gpu: torch.Tensor) -> None:
-    on_a_gpu.dtype = torch.float64  # type: ignore[misc]
-    assert "not torch.float64" in (triton.refuses(on_a_gpu) or "")
-    assert "not 'meta' ones" in (triton.refuses(torch.zeros(1, 1, 1, device="meta")) or "")
+def test_other_dtypes_and_devices_are_refused() -> None:
+    double = CALL._replace(dtype=torch.float64)
+    assert "not torch.float64" in (triton.BACKEND.unsupported_reason(double) or "")
+    meta = CALL._replace(device=torch.device("meta"), gpu=None)
+    assert "not 'meta' ones" in (triton.BACKEND.unsupported_reason(meta) or "")
+
+
+@pytest.mark.parametrize(
+    ("steps", "hidden", "words"),
+    [
+        (FASTEST_FROM, 64, None),
+        (FASTEST_FROM - 1, 64, f"below {FASTEST_FROM} steps"),
+        (FASTEST_FROM, 1000, "faster than the grid kernel"),
+    ],
+)
+def test_where_the_cuda_kernels_are_faster(steps: int, hidden: int, words: str | None) -> None:
+    reason = triton.BACKEND.slower_reason(CALL._replace(steps=steps, hidden=hidden))
+    assert reason is None if words is None else words in (reason or "")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +150,6 @@ def test_an_old_interpreter_with_a_new_numpy_is_refused(
     monkeypatch.setattr(triton, "interpreting", lambda: True)
     monkeypatch.setattr(installed, "__version__", version)
     monkeypatch.setattr(numpy, "__version__", numpy_version)
-    reason = triton.unusable.__wrapped__()
+    reason = triton._unavailable_reason.__wrapped__()
     assert ("pip install 'triton>=3.7' or 'numpy<2.4'" in (reason or "")) == refused
     assert refused or reason is None
