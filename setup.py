@@ -207,7 +207,7 @@ cpp = CppExtension(
 )
 cuda = CppExtension(
     "fastrnn._cuda",
-    sorted(glob("csrc/cuda/*.cpp") + glob("csrc/cuda/*.cu")),
+    sorted(glob("csrc/cuda/*.cpp") + glob("csrc/cuda/**/*.cu", recursive=True)),
     include_dirs=INCLUDE,
     depends=HEADERS,
     define_macros=[("FASTRNN_CUDA_ARCHS", f'"{ARCHS}"')],
