@@ -196,7 +196,7 @@ def copy_of_output(path: Path) -> Iterator[None]:
                 os.close(saved)
 
 
-HEADERS = sorted(glob("csrc/**/*.h", recursive=True))
+HEADERS = sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.inc", recursive=True))
 cpp = CppExtension(
     "fastrnn._C",
     ["csrc/module.cpp", *sorted(glob("csrc/cpu/*.cpp")), "csrc/cuda/plan.cpp"],
