@@ -31,6 +31,7 @@
 #include <stdexcept>
 #include <type_traits>
 
+#include "alignment.h"
 #include "cuda.h"
 #include "direction.h"
 #include "product.h"
