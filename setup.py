@@ -196,7 +196,7 @@ def copy_of_output(path: Path) -> Iterator[None]:
                 os.close(saved)
 
 
-HEADERS = sorted(glob("csrc/**/*.h", recursive=True))
+HEADERS = sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.inc", recursive=True))
 cpp = CppExtension(
     "fastrnn._C",
     ["csrc/module.cpp", *sorted(glob("csrc/cpu/*.cpp")), "csrc/cuda/plan.cpp"],
@@ -207,7 +207,7 @@ cpp = CppExtension(
 )
 cuda = CppExtension(
     "fastrnn._cuda",
-    sorted(glob("csrc/cuda/*.cpp") + glob("csrc/cuda/*.cu")),
+    sorted(glob("csrc/cuda/*.cpp") + glob("csrc/cuda/**/*.cu", recursive=True)),
     include_dirs=INCLUDE,
     depends=HEADERS,
     define_macros=[("FASTRNN_CUDA_ARCHS", f'"{ARCHS}"')],

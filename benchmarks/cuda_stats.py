@@ -59,7 +59,7 @@ NAME = re.compile(
 
 def sources(strategy: str = "*") -> list[Path]:
     """The files that hold instances, each of one strategy and dtype."""
-    return sorted(SOURCES.glob(f"cuda/{strategy}_*.cu"))
+    return sorted(SOURCES.glob(f"cuda/instances/{strategy}_*.cu"))
 
 
 def nvcc() -> str | None:

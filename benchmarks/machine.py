@@ -134,7 +134,9 @@ def source() -> dict[str, Any]:
     digests = {
         "cpu_kernels_sha256": _digest("csrc/*.h", "csrc/cpu/*"),
         "kernels_sha256": _digest("fastrnn/ops/backends/triton/*.py"),
-        "cuda_kernels_sha256": _digest("csrc/*.h", "csrc/cuda/*", "fastrnn/ops/backends/cuda.py"),
+        "cuda_kernels_sha256": _digest(
+            "csrc/*.h", "csrc/cuda/**/*", "fastrnn/ops/backends/cuda.py"
+        ),
     }
     if commit := os.environ.get("FASTRNN_COMMIT"):
         return {"commit": commit, "dirty": None, **digests}
@@ -146,7 +148,8 @@ def source() -> dict[str, Any]:
 
 def _digest(*patterns: str) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
+    found = (path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file())
+    for path in sorted(found):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -31,9 +31,9 @@
 #include <stdexcept>
 #include <type_traits>
 
+#include "alignment.h"
+#include "cluster_warp.h"
 #include "cuda.h"
-#include "direction.h"
-#include "product.h"
 
 namespace fastrnn::cuda {
 
@@ -52,109 +52,49 @@ __global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
 
   // Who this is: a block, a warp and a lane of it.
   DYNAMIC_SHARED(shared);
-  const uint32_t base = ptx::shared_address(shared);
-  const int lane_index = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
-  const Lane<E> lane(lane_index);
-  const int blocks = tiling.blocks, rank = ptx::cluster_rank();
-  const int m_tile = warp % tiling.m_tiles, split = warp / tiling.m_tiles;
-  const int first_k = split * (RESIDENT + tiling.streamed);
-
-  // What it does: some units of some rows of a group.
-  const int H = static_cast<int>(p.H), tiles_of_units = (H + 15) / 16;
-  const int first_tile = rank * tiles_of_units / blocks;
-  const int m_tiles = (rank + 1) * tiles_of_units / blocks - first_tile;  // of this block
-  const int first_unit = 16 * (first_tile + m_tile), unit = first_unit + lane.chunk_unit();
-  const uint2 real_units = unit_mask<E>(unit, H);
-  const int tiles_of_group = static_cast<int>((p.B + tiling.rows - 1) / tiling.rows);
-  const int tile = blockIdx.x / blocks, group = tile / tiles_of_group;
-  const int first_row = tile % tiles_of_group * tiling.rows;
-  const int rest = static_cast<int>(p.B) - first_row;
-  const int rows = rest < tiling.rows ? rest : tiling.rows, n_tiles = (rows + 7) / 8;
-
-  // A lane has the length of one row.
-  int length = 0;
-  if (lane_index < rows) length = int(p.lengths ? p.lengths[first_row + lane_index] : p.T);
-  int steps = length;
-#pragma unroll
-  for (int i = 16; i > 0; i /= 2) {
-    const int other = __shfl_xor_sync(~0u, steps, i);
-    steps = other > steps ? other : steps;
-  }
-  const bool descending = (group >= p.reverse_from) != backward;
-  const auto time = [&](int s) { return descending ? steps - 1 - s : s; };
-  // Bit b: whether row b is active.
-  const auto active_rows = [&](int t) { return __ballot_sync(~0u, 0 <= t && t < length); };
-  // Of the rows of the lane's chunks.
-  const auto chunk_bit = [&](uint32_t mask, int n, int i) {
-    return (mask >> lane.chunk_row(0) >> (8 * n + i) & 1) != 0;
-  };
-  const uint32_t real_rows = unit < H ? ~0u >> (32 - rows) : 0;
-
-  // Where the lane's chunks are, in a step that begins at `step` bytes.
-  const bool aligned = alignment == 8;
-  const int64_t row_bytes = p.G * p.H * size;
-  const int64_t chunk_place = (first_row + lane.chunk_row(0)) * row_bytes + group * p.H * size;
+  const ClusterWarp<E, D, RESIDENT, N> warp{p, tiling, layout, alignment, shared};
+  const auto lane = warp.lane;
+  const uint32_t base = warp.base;
+  const int lane_index = warp.lane_index, blocks = warp.blocks, rank = warp.rank;
+  const int m_tile = warp.m_tile, split = warp.split, H = warp.H, unit = warp.unit;
+  const int first_k = warp.first_k;
+  const int group = warp.group, first_row = warp.first_row, rows = warp.rows;
+  const int length = warp.length, steps = warp.steps;
+  const uint2 real_units = warp.real_units;
+  const bool descending = warp.descending;
+  const auto time = [&](int s) { return warp.time(s); };
+  const bool aligned = warp.aligned;
+  const int64_t row_bytes = warp.row_bytes;
+  const uint32_t real_rows = warp.real_rows;
+  const auto active_rows = [&](int t) { return warp.active_rows(t); };
+  const auto chunk_bit = [&](uint32_t mask, int n, int i) { return warp.chunk_bit(mask, n, i); };
   const auto row = [&](const void* tensor, int64_t step, int n, int i) {
-    const int64_t at = step + chunk_place + (8 * n + i) * row_bytes;
-    return reinterpret_cast<Storage*>(const_cast<char*>(static_cast<const char*>(tensor)) + at);
+    return warp.row(tensor, step, n, i);
   };
-  const auto step_place = [&](int t) {
-    if (unsigned(t) >= unsigned(steps)) return int64_t{0};
-    return (p.offsets ? p.offsets[t] : t * p.B) * row_bytes;
-  };
+  const auto step_place = [&](int t) { return warp.step_place(t); };
 
-  [[maybe_unused]] uint32_t cut;  // bit b: row b begins anew in the step to come: it gets zeros
+  [[maybe_unused]] uint32_t cut = 0;  // bit b: row b begins anew in the step to come: it gets zeros
   [[maybe_unused]] bool begins;   // whether the lane's row does in the one after that
   if constexpr (has_resets<D>) {
     cut = __ballot_sync(~0u, is_cut(p, time(0), first_row + lane_index, descending, length));
     begins = is_cut(p, time(1), first_row + lane_index, descending, length);
   }
 
-  // The first state, into this block's buffer 0; zeros wherever no state will ever be.
   const int state_row = static_cast<int>(layout.row), state_bytes = 8 * N * state_row;
-  for (int b = warp; b < 8 * N; b += blockDim.x / 32) {
-    for (int c = lane_index; c < state_row / 8; c += 32) {
-      uint2* const to = reinterpret_cast<uint2*>(shared + layout.state + b * state_row) + c;
-      uint2 chunk{0, 0};
-      if constexpr (!backward) {
-        if (b < rows) {
-          const int64_t at = ((first_row + b) * p.G + group) * p.H;
-          chunk = load_chunk<E>(static_cast<const Storage*>(p.h0) + at, c * E::chunk, H, aligned);
-        }
-      }
-      if constexpr (has_resets<D>) chunk = cut >> b & 1 ? uint2{0, 0} : chunk;
-      to[0] = E::operand(chunk);
-      to[state_bytes / 8] = {0, 0};
-    }
-  }
+  warp.load_initial_state(cut);
   const int bytes = rows * ((H + E::chunk - 1) / E::chunk) * 8;  // of a state
-  if (threadIdx.x == 0 && blocks > 1) {
-    for (int i = 0; i < 2; ++i) ptx::mbarrier_init(base + 8 * i, 1);
-    ptx::mbarrier_init_fence();
-    for (int i = 0; i < 2; ++i) ptx::mbarrier_arrive_expect(base + 8 * i, bytes);
-  }
+  warp.init_mbarriers(bytes);
   ptx::cluster_barrier();
 
-  if (m_tile < m_tiles) {
+  if (warp.has_units()) {
     const Storage* const weight_hh = static_cast<const Storage*>(p.weight_hh) + group * p.H * p.H;
-    constexpr int k_step = 8 * E::values;
     uint4* const streamed = reinterpret_cast<uint4*>(shared + layout.weights) +
-                            warp * tiling.streamed * 32 + lane_index;
+                            warp.warp * tiling.streamed * 32 + lane_index;
     uint32_t w[RESIDENT][4];
-#pragma unroll
-    for (int k = 0; k < RESIDENT; ++k) {
-      load_fragment<E, backward>(w[k], weight_hh, H, first_unit, (first_k + k) * k_step, lane,
-                                 alignment);
-    }
-#pragma unroll 1
-    for (int k = 0; k < tiling.streamed; ++k) {
-      uint32_t v[4];
-      load_fragment<E, backward>(v, weight_hh, H, first_unit, (first_k + RESIDENT + k) * k_step,
-                                 lane, alignment);
-      streamed[k * 32] = {v[0], v[1], v[2], v[3]};
-    }
+    load_weights<E, backward>(w, streamed, tiling.streamed, weight_hh, H, warp.first_unit, first_k,
+                              lane, alignment);
     const int sums = N * (tiling.splits - 1) * 32;  // of a tile
-    Splits splits{tiling.splits, split, n_tiles, 1 + m_tile,
+    Splits splits{tiling.splits, split, warp.n_tiles, 1 + m_tile,
                   reinterpret_cast<float4*>(shared + layout.sums) + 2 * m_tile * sums + lane_index};
 
     const void *inputs[STREAMS], *begun;
@@ -247,13 +187,7 @@ __global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
         }
       }
 
-      if (s > 0 && blocks == 1) {
-        __syncthreads();
-      } else if (s > 0) {
-        const uint32_t barrier = base + s % 2 * 8;
-        ptx::mbarrier_wait(barrier, unsigned(s - 1) / 2 % 2);
-        if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(barrier, bytes);
-      }
+      warp.await_state(s, bytes);
       multiply<E>(sum, w, streamed, tiling.streamed, base + operand + s % 2 * state_bytes,
                   8 * state_row);
       splits.add_up(sum[0]);
@@ -316,17 +250,7 @@ __global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
         });
       }
 
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        if (!splits.owns(n)) continue;
-#pragma unroll
-        for (int i = 0; i < E::rows; ++i) {
-          const bool on = chunk_bit(active, n, i);
-          if (!chunk_bit(p.offsets ? active : real_rows, n, i)) continue;
-          store_chunk<E>(row(result, place, n, i), unit, H, aligned,
-                         on ? words[n][i] : uint2{0, 0});
-        }
-      }
+      warp.store_rows(splits, result, place, active, words);
       read_ahead(s + AHEAD, place_ahead);
     }
     ptx::copy_wait<0>();

@@ -25,17 +25,4 @@ __device__ bool is_cut(const D& p, int t, int64_t b, bool descending, int length
   }
 }
 
-// The host's side.
-// The largest of 8, 4 and 2 bytes that every row of every tensor begins at a multiple of.
-template <class... Pointers> int alignment_of(int64_t row_bytes, Pointers... pointers) {
-  const uintptr_t bits = (uintptr_t(row_bytes) | ... | reinterpret_cast<uintptr_t>(pointers));
-  return bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 2;
-}
-template <class P> int alignment_of(const ForwardOf<P>& p, int64_t row_bytes) {
-  return alignment_of(row_bytes, p.pre, p.weight_hh, p.h0, p.out, p.h_n);
-}
-template <class P> int alignment_of(const BackwardOf<P>& p, int64_t row_bytes) {
-  return alignment_of(row_bytes, p.grad_out, p.grad_h_n, p.out, p.weight_hh, p.grad_pre, p.grad_h0);
-}
-
 }  // namespace fastrnn::cuda

@@ -20,6 +20,7 @@
 #include <climits>
 #include <stdexcept>
 
+#include "alignment.h"
 #include "cuda.h"
 #include "ending.h"
 #include "piece.h"

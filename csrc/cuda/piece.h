@@ -21,17 +21,6 @@ struct Access {
   bool pieces;   // W_hh, and what the state is read from, 16 bytes
 };
 
-template <class... Pointers> bool at_multiples_of(int bytes, const Pointers*... pointers) {
-  return ((reinterpret_cast<uintptr_t>(pointers) % bytes == 0) && ...);
-}
-
-template <class P> bool chunks_are_aligned(const ForwardOf<P>& p) {
-  return at_multiples_of(8, p.pre, p.weight_hh, p.h0, p.out, p.h_n);
-}
-template <class P> bool chunks_are_aligned(const BackwardOf<P>& p) {
-  return at_multiples_of(8, p.grad_out, p.grad_h_n, p.out, p.weight_hh, p.grad_pre, p.grad_h0);
-}
-
 // 16 bytes of a row of H units: from `unit` on, 0 beyond H.
 template <class E>
 __device__ uint4 load_words(const typename E::Storage* row, int64_t unit, int64_t H, bool aligned) {

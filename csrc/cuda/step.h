@@ -10,6 +10,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "alignment.h"
 #include "cuda.h"
 #include "ending.h"
 #include "piece.h"

@@ -1,7 +1,6 @@
 """A call for which there is no memory raises, and neither hangs nor ends the process."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from fastrnn.ops.backends import cpp
+
+from .compiling import compiled
 
 pytestmark = [
     pytest.mark.skipif(cpp.EXTENSION.unusable is not None, reason="the extension is not built"),
@@ -80,14 +81,7 @@ for name, call in calls.items():
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("there is no c++")
-    path = tmp_path_factory.mktemp("memory") / "failing_memory.so"
-    source = Path(__file__).with_name("failing_memory.cpp")
-    flags = ("-std=c++20", "-O2", "-shared", "-fPIC")
-    subprocess.run([compiler, *flags, str(source), "-o", str(path)], check=True)
-    return path
+    return compiled(tmp_path_factory, "failing_memory.cpp", "-O2", "-shared", "-fPIC")
 
 
 def test_every_allocation_may_fail(library: Path) -> None:

@@ -1,29 +1,22 @@
 """How the CPU kernels share work out, and over how many processors: csrc/cpu/plan.cpp."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+from .compiling import CSRC, compiled
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("there is no c++")
-    path = tmp_path_factory.mktemp("plan") / "plan"
-    cpu = ROOT / "csrc" / "cpu"
-    sources = Path(__file__).with_name("plan.cpp"), cpu / "plan.cpp", cpu / "processors.cpp"
-    flags = "-std=c++20", "-Wall", "-Werror", f"-I{ROOT / 'csrc'}"
-    subprocess.run([compiler, *flags, *map(str, sources), "-o", str(path)], check=True)
-    return path
+    cpu = CSRC / "cpu"
+    sources = cpu / "plan.cpp", cpu / "processors.cpp"
+    return compiled(tmp_path_factory, "plan.cpp", sources=sources)
 
 
 def answer(program: Path, *arguments: object, **environment: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Threads that share the columns of every step: csrc/cpu/team.h."""
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,23 +11,16 @@ import torch
 from fastrnn.ops.backends import cpp
 from fastrnn.testing import Problem
 
+from .compiling import compiled
+
 pytestmark = pytest.mark.skipif(
     cpp.EXTENSION.unusable is not None, reason="the extension is not built"
 )
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("there is no c++")
-    path = tmp_path_factory.mktemp("team") / "team"
-    source = Path(__file__).with_name("team.cpp")
-    flags = ("-std=c++20", "-O2", "-Wall", "-Werror", "-pthread", f"-I{ROOT / 'csrc'}")
-    subprocess.run([compiler, *flags, str(source), "-o", str(path)], check=True)
-    return path
+    return compiled(tmp_path_factory, "team.cpp", "-O2", "-pthread")
 
 
 @pytest.mark.parametrize(("threads", "steps"), [(1, 10), (2, 20000), (3, 2000), (16, 200)])

@@ -368,9 +368,9 @@ class Emulated:
         return first, second
 
     def _server(self, source: str) -> Server:
-        """Of the kernels of a file in csrc/cuda; those for resets are in files of their own."""
+        """Of the kernels of a file in csrc/cuda/instances."""
         if source not in self._servers:
-            sources = [*EMULATOR, SOURCES / "cuda" / f"{source}.cu"]
+            sources = [*EMULATOR, SOURCES / "cuda" / "instances" / f"{source}.cu"]
             self._servers[source] = Server(build(source, sources, self._changed))
         return self._servers[source]
 

@@ -28,7 +28,7 @@ MUTANTS = [
     Mutant(
         "no bytes expected again",
         CLUSTER,
-        "cluster.h",
+        "cluster_warp.h",
         {"if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(barrier, bytes);": ""},
         Runs(32, blocks=2),
         "deadlock",
@@ -37,7 +37,7 @@ MUTANTS = [
     Mutant(
         "the wrong phase",
         CLUSTER,
-        "cluster.h",
+        "cluster_warp.h",
         {"unsigned(s - 1) / 2 % 2": "unsigned(s) / 2 % 2"},
         Runs(32, blocks=2),
         "not close|one arrival too many",
@@ -45,7 +45,7 @@ MUTANTS = [
     Mutant(
         "the state not waited for",
         CLUSTER,
-        "cluster.h",
+        "cluster_warp.h",
         {"ptx::mbarrier_wait(barrier, unsigned(s - 1) / 2 % 2);": ""},
         Runs(32, blocks=2),
         "not close|one arrival too many",
@@ -53,15 +53,15 @@ MUTANTS = [
     Mutant(
         "one block does not meet",
         CLUSTER,
-        "cluster.h",
-        {"        __syncthreads();\n      } else if (s > 0) {": "      } else if (s > 0) {"},
+        "cluster_warp.h",
+        {"      __syncthreads();\n    } else if (s > 0) {": "    } else if (s > 0) {"},
         Runs(48),
         "not close",
     ),
     Mutant(
         "one thread alone waits for the state",
         CLUSTER,
-        "cluster.h",
+        "cluster_warp.h",
         {"ptx::mbarrier_wait(barrier,": "if (threadIdx.x == 0) ptx::mbarrier_wait(barrier,"},
         Runs(64, blocks=2),
         "not close|deadlock",
@@ -77,8 +77,8 @@ MUTANTS = [
     Mutant(
         "mbarriers not made known",
         CLUSTER,
-        "cluster.h",
-        {"    ptx::mbarrier_init_fence();\n": ""},
+        "cluster_warp.h",
+        {"      ptx::mbarrier_init_fence();\n": ""},
         Runs(32, blocks=2),
         "before mbarrier_init_fence",
     ),
@@ -120,7 +120,7 @@ MUTANTS = [
     Mutant(
         "rows beyond the batch",
         CLUSTER,
-        "cluster.h",
+        "cluster_warp.h",
         {"~0u >> (32 - rows) : 0;": "~0u : 0;"},
         Runs(32, blocks=2),
         "heap-buffer-overflow|deadlock|not close",
@@ -128,7 +128,7 @@ MUTANTS = [
     Mutant(
         "units beyond H sent",
         CLUSTER,
-        "cluster.h",
+        "cluster_warp.h",
         {"= unit < H ? ~0u >> (32 - rows) : 0;": "= ~0u >> (32 - rows);"},
         Runs(20, blocks=2),
         "deadlock|not close|has left",
@@ -136,7 +136,7 @@ MUTANTS = [
     Mutant(
         "values beyond H kept",
         CLUSTER,
-        "cluster.h",
+        "cluster_warp.h",
         {"real_units = unit_mask<E>(unit, H);": "real_units{~0u, ~0u};"},
         Runs(18, blocks=2, spoilt={"h0": INFINITY}),
         "not close",
@@ -168,7 +168,7 @@ MUTANTS = [
     Mutant(
         "reverse groups not reversed",
         CLUSTER_BACKWARD,
-        "cluster.h",
+        "cluster_warp.h",
         {"(group >= p.reverse_from) != backward;": "backward;"},
         Runs(32, blocks=2, reverse=True),
         "not close",
@@ -196,7 +196,7 @@ MUTANTS = [
     Mutant(
         "lengths ignored",
         CLUSTER,
-        "cluster.h",
+        "cluster_warp.h",
         {"int(p.lengths ? p.lengths[first_row + lane_index] : p.T);": "int(p.T);"},
         Runs(32, blocks=2, layout="lengths"),
         "not close",

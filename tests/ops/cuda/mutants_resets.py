@@ -29,7 +29,7 @@ MUTANTS = [
     Mutant(
         "h0 not cut",
         CLUSTER_RESETS,
-        "cluster.h",
+        "cluster_warp.h",
         {"cut >> b & 1 ? uint2{0, 0} : chunk": "chunk"},
         Runs(32, blocks=2),
         "not close",

@@ -40,7 +40,7 @@ class Kernel:
     def built(self, changed: Mapping[str, Mapping[str, str]]) -> Emulated:
         """Its one instance, with texts replaced; `changed` by file of csrc/cuda, old text: new."""
         pattern, instances = INSTANCES[self.strategy]
-        source = f"{self.source}.cu"
+        source = f"instances/{self.source}.cu"
         texts = {
             f"{self.strategy}.h": narrowed(self.text(f"{self.strategy}.h"), pattern, instances),
             source: narrowed(self.text(source), r"^template .*\n", (f"{self.direction.title()}&",)),

@@ -1,4 +1,5 @@
-#include "grid.h"
+// Written by ../generate_instances.py.
+#include "../grid.h"
 
 namespace fastrnn::cuda {
 

@@ -1,4 +1,5 @@
-#include "cluster.h"
+// Written by ../generate_instances.py.
+#include "../cluster.h"
 
 namespace fastrnn::cuda {
 

@@ -1,4 +1,5 @@
-#include "step.h"
+// Written by ../generate_instances.py.
+#include "../step.h"
 
 namespace fastrnn::cuda {
 
