@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from fastrnn.ops import reference
+from fastrnn.ops.ragged import DENSE
 from fastrnn.ops.weight_gradient import weight_gradient
 
 from .modes import MODES
@@ -124,14 +125,13 @@ class Task:
             return self._recurrence(inputs, self.weight_hh.double(), self.h0.double())
 
     def _recurrence(self, inputs: Inputs, weight_hh: Tensor, h0: Tensor) -> list[Tensor]:
-        dense = None, None, None
         options = reference.ACTIVATION_CODES[self.work.activation], self.work.groups
-        out, _ = reference.forward(inputs.leaf, weight_hh, h0, *dense, *options)
+        out, _ = reference.forward(inputs.leaf, weight_hh, h0, DENSE, *options)
         if self.case.step != "training":
             return [out]
         state = torch.zeros_like(h0), out, weight_hh, h0
-        grad_pre, grad_h0 = reference.backward(inputs.grad, *state, *dense, *options)
-        grad_weight = weight_gradient(grad_pre, out, h0, *dense, self.work.groups)
+        grad_pre, grad_h0 = reference.backward(inputs.grad, *state, DENSE, *options)
+        grad_weight = weight_gradient(grad_pre, out, h0, DENSE, self.work.groups)
         return [out, grad_pre, grad_weight, grad_h0]
 
 

@@ -30,7 +30,7 @@ class Fake:
         return "triton.rows"
 
     @property
-    def module(self) -> Any:
+    def implementation(self) -> Any:
         def through(function: Any) -> Any:
             def run(*arguments: Any) -> Any:
                 if self.error:
