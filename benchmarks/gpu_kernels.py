@@ -36,7 +36,7 @@ class Kernel(NamedTuple):
         """What the backend's methods are told besides the operator's arguments."""
         return {OPTION[self.backend]: self.name}
 
-    def refuses(self, state: Tensor, steps: int, direction: str) -> str | None:
+    def unsupported_reason(self, state: Tensor, steps: int, direction: str) -> str | None:
         """Why it cannot serve a call with a state like this, [B, G, H], or None."""
         call = call_of(state, steps)
         backend = self.implementation

@@ -108,7 +108,7 @@ def kernels(work: Work, mode: str, steps: int, direction: str, device: str) -> l
     """The kernels that can serve it, whichever their backends would choose."""
     state = _state(work, mode, device)
     with precision(mode):
-        return [kernel for kernel in KERNELS if kernel.refuses(state, steps, direction) is None]
+        return [k for k in KERNELS if k.unsupported_reason(state, steps, direction) is None]
 
 
 def _state(work: Work, mode: str, device: str) -> Tensor:

@@ -89,7 +89,7 @@ def test_a_kernel_is_asked_in_the_mode_it_will_run_in(
     mode: str, precision: str, frozen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Asked(Fake):
-        def refuses(self, *_: Any) -> str | None:
+        def unsupported_reason(self, *_: Any) -> str | None:
             return None if torch.backends.cudnn.rnn.fp32_precision == precision else "another"
 
     kernel = Asked()

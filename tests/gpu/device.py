@@ -40,7 +40,7 @@ def unable(about: str, mode: str) -> str | None:
             return reason
         # What not even the smallest call gets here, as clusters before compute capability 9.0.
         state = torch.empty(1, 1, 1, dtype={**MODES, **FLOAT64}[mode].dtype, device=DEVICE)
-        return Kernel(*about.split(".")).refuses(state, 1, "forward")
+        return Kernel(*about.split(".")).unsupported_reason(state, 1, "forward")
     if about != "triton.single_cta_gluon":
         return None
     if MODES[mode].products != "half":
@@ -56,6 +56,6 @@ def skip_refused(kernel: Kernel, problem: Problem, direction: str) -> None:
         return
     shape = problem.batch, problem.groups, problem.hidden
     state = torch.empty(shape, dtype=problem.dtype, device=DEVICE)
-    reason = kernel.refuses(state, problem.steps, direction)
+    reason = kernel.unsupported_reason(state, problem.steps, direction)
     if reason is not None:
         pytest.skip(reason)

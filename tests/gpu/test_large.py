@@ -153,7 +153,7 @@ def test_the_widest_that_fits(kernel: Kernel, mode: str, check, device: torch.de
 
         def refusal(hidden: int) -> str | None:
             state = torch.empty(9, 1, hidden, dtype=how.dtype, device=device)
-            return kernel.refuses(state, 5, direction)
+            return kernel.unsupported_reason(state, 5, direction)
 
         fits, too_wide = 16, 2**14
         if refusal(fits) is not None:
