@@ -36,7 +36,7 @@ def test_report_times_every_usable_backend(capsys):
 
 def test_report_gives_the_reason(capsys, monkeypatch):
     status = [BackendStatus("reference", None, "plain"), BackendStatus("cpp", "no such luck", "")]
-    monkeypatch.setattr(dispatch, "report", lambda: status)
+    monkeypatch.setattr(dispatch, "backends", lambda: {one.name: one for one in status})
     assert _doctor.main() == 0
     text = capsys.readouterr().out
     assert "unusable: no such luck" in line(text, "cpp")
@@ -50,7 +50,7 @@ def test_report_survives_a_failing_call(capsys, monkeypatch, backend, code):
         return 1e-3
 
     status = [BackendStatus("reference", None, "plain"), BackendStatus("cpp", None, "fast")]
-    monkeypatch.setattr(dispatch, "report", lambda: status)
+    monkeypatch.setattr(dispatch, "backends", lambda: {one.name: one for one in status})
     monkeypatch.setattr(_doctor, "_time_backend", fail)
     assert _doctor.main() == code
     assert "RuntimeError: the kernel is unwell" in line(capsys.readouterr().out, backend)
