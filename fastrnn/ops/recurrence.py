@@ -154,14 +154,14 @@ class Operator:
         tensors, ragged = saved[:-3], Ragged(*saved[-3:])
         backward = self._linear_backward(*own)
         options = ragged, activation, reverse_from
-        return tangent.forward(backward, *tangents[:3], *tensors, *options)
+        return tangent.forward(backward, *tangents[:3], *tensors, *options)  # type: ignore[call-arg]
 
     def _backward_jvp(self, ctx: Any, saved: list[Any], *tangents: Any) -> tuple[Tensor, Tensor]:
         activation, reverse_from, *own = ctx.options
         tensors, ragged = saved[:-3], Ragged(*saved[-3:])
         backward = self._linear_backward(*own)
         options = ragged, activation, reverse_from
-        return tangent.backward(backward, *tangents[:4], *tensors, *options)
+        return tangent.backward(backward, *tangents[:4], *tensors, *options)  # type: ignore[call-arg]
 
 
 def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
