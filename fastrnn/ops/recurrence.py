@@ -153,15 +153,15 @@ class Operator:
         activation, reverse_from, *own = ctx.options
         tensors, ragged = saved[:-3], Ragged(*saved[-3:])
         backward = self._linear_backward(*own)
-        options = ragged, activation, reverse_from
-        return tangent.forward(backward, *tangents[:3], *tensors, *options)
+        given = [*tangents[:3], *tensors, ragged, activation, reverse_from]
+        return tangent.forward(backward, *given)
 
     def _backward_jvp(self, ctx: Any, saved: list[Any], *tangents: Any) -> tuple[Tensor, Tensor]:
         activation, reverse_from, *own = ctx.options
         tensors, ragged = saved[:-3], Ragged(*saved[-3:])
         backward = self._linear_backward(*own)
-        options = ragged, activation, reverse_from
-        return tangent.backward(backward, *tangents[:4], *tensors, *options)
+        given = [*tangents[:4], *tensors, ragged, activation, reverse_from]
+        return tangent.backward(backward, *given)
 
 
 def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:

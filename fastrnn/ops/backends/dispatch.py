@@ -248,13 +248,13 @@ def backward(
 def forward_by(*arguments: Any) -> tuple[Tensor, Tensor]:
     """`forward` by the backend whose number is the last argument."""
     *given, number = arguments
-    return forward(*given, name=NAMES[number])
+    return forward(*[*given, NAMES[number]])
 
 
 def backward_by(*arguments: Any) -> tuple[Tensor, Tensor]:
     """`backward` by the backend whose number is the last argument."""
     *given, number = arguments
-    return backward(*given, name=NAMES[number])
+    return backward(*[*given, NAMES[number]])
 
 
 @dataclass(frozen=True)
