@@ -21,6 +21,7 @@ def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody was warned, and the process's backend is restored."""
     monkeypatch.setattr(dispatch, "_warned", set())
     monkeypatch.setattr(dispatch, "_default", "auto")
+    monkeypatch.setattr(dispatch, "_last", "auto")
 
 
 @pytest.fixture
