@@ -206,9 +206,10 @@ def described(record: Record) -> str:
         parts.append(
             "Each of our backends was measured by its name. *Ours* is the time measured of the one "
             'that `fastrnn.set_backend("auto")` takes of our kernels, by the rules of '
-            f"`fastrnn/ops`: from {FASTEST_FROM} steps on Triton's `rows` (H ≤ 128, while all rows of the batch "
-            "run at once) and its Gluon kernel (half precision, H ≤ 256), for all else the CUDA "
-            "kernels. Calls that cuDNN was faster at `auto` leaves to cuDNN, whatever stands here."
+            f"`fastrnn/ops`: from {FASTEST_FROM} steps on Triton's `rows` (H ≤ 128, while all rows "
+            "of the batch run at once) and its Gluon kernel (half precision, H ≤ 256), for all "
+            "else the CUDA kernels. Calls that cuDNN was faster at `auto` leaves to cuDNN, "
+            "whatever stands here."
         )
     parts.append(
         "*float32* is strict for both sides, *tf32* rounds the factors of all products for both, "
