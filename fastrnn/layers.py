@@ -359,11 +359,13 @@ class FusedRNN(nn.RNNBase):
         return packed, self.permute_hidden(h_n, unsorted_indices)
 
     def _options(self) -> Options:
+        # Read only where it matters: torch.compile traces a graph twice that reads a float.
+        dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         return Options(
             _ACTIVATIONS[self.mode],
             self.bias,
             self.num_layers,
-            self.dropout,
+            dropout,
             self.training,
             self.bidirectional,
         )
