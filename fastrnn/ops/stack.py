@@ -86,7 +86,8 @@ def in_torch(
     batch_sizes: Tensor | None = None,  # [T], on the CPU
 ) -> tuple[Tensor, Tensor]:
     """A stack by torch's own implementation: output and h_n."""
-    if not (input.is_cuda and is_recording(input, h0, *weights)) or torch.jit.is_tracing():
+    once = torch_rnn.is_differentiable_only_once(input) and is_recording(input, h0, *weights)
+    if not once or torch.jit.is_tracing():
         return torch_rnn.stack(input, h0, weights, *options, batch_sizes)
     # cuDNN has no backward in eval mode and no double backward, and draws dropout by a generator
     # of its own. So it runs in training mode without dropout, and a second derivative is that of

@@ -101,6 +101,11 @@ def stack(
     return output, h_n
 
 
+def is_differentiable_only_once(input: Tensor) -> bool:
+    """Whether torch serves the tensor's layers by cuDNN, whose backward has no derivative."""
+    return input.is_cuda
+
+
 class _DifferentiableOnce(torch.autograd.Function):
     """A function that torch differentiates once, as cuDNN's: the second time by another.
 

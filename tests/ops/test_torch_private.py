@@ -1,0 +1,137 @@
+"""A canary: every private name of torch that we use still means what we take it for."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
+
+from fastrnn.ops import _torch_private as private
+
+
+def test_below_autograd_nothing_is_recorded() -> None:
+    x = torch.ones(3, requires_grad=True)
+    with private.below_autograd():
+        assert not (x * 2).requires_grad
+    assert (x * 2).requires_grad
+
+
+def test_below_views_a_view_is_not_known_as_one() -> None:
+    x = torch.ones(4)
+    with private.below_views(), torch.no_grad():
+        view = x.view(2, 2)
+    assert not view._is_view()
+    assert view.data_ptr() == x.data_ptr()
+    assert x.view(2, 2)._is_view()
+
+
+def test_the_keys_below_autograd_are_the_devices() -> None:
+    keys, key = private.below_autograd_keys, torch._C.DispatchKey
+    assert all(keys.has(device) for device in (key.CPU, key.CUDA, key.Meta))
+    assert not any(keys.has(autograd) for autograd in (key.AutogradCPU, key.AutogradCUDA))
+
+
+def test_forward_mode_is_known_and_can_be_switched_off() -> None:
+    assert private.is_forward_mode()
+    with private.set_forward_mode(False):
+        assert not private.is_forward_mode()
+    with forward_ad.dual_level():
+        assert private.is_transforming()
+    assert not private.is_transforming()
+
+
+def test_transforms_are_known() -> None:
+    found = []
+
+    def look(x: Tensor) -> Tensor:
+        found.append(private.is_transforming())
+        return x.sum()
+
+    for transform in (torch.vmap, torch.func.grad):
+        transform(look)(torch.ones(3))
+    assert found == [True, True]
+
+
+def test_a_function_of_a_single_level() -> None:
+    class Double(private.SingleLevelFunction):
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return 2 * x
+
+        @staticmethod
+        def setup_context(ctx: object, inputs: object, output: object) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: object, grad: Tensor) -> Tensor:
+            return 3 * grad
+
+    x = torch.ones((), requires_grad=True)
+    with private.single_level():
+        result = Double.apply(x)
+    assert result.item() == 2
+    assert torch.autograd.grad(result, x)[0].item() == 3
+
+
+def test_autocast_of_any_device_is_known() -> None:
+    assert not private.is_any_autocast()
+    for device in ("cpu", "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cpu"):
+            assert private.is_any_autocast() is (device == "cpu")
+
+
+def test_a_lazy_clone_copies_at_the_first_write() -> None:
+    x = torch.ones(3)
+    copy = private.lazy_clone(x)
+    copy[0] = 2
+    assert x.tolist() == [1, 1, 1]
+    assert copy.tolist() == [2, 1, 1]
+
+
+def test_a_backward_pass_knows_whether_its_graph_is_kept() -> None:
+    found = []
+    x = torch.ones((), requires_grad=True)
+    y = x * 2
+    y.register_hook(lambda grad: found.append(private.keeps_graph()))
+    y.backward(retain_graph=True)
+    y.backward()
+    assert found == [True, False]
+
+
+def test_an_assertion_on_a_device() -> None:
+    private.assert_async(torch.tensor(True), "no")
+
+
+def test_dynamo_leaves_a_function_alone() -> None:
+    @private.disable_dynamo
+    def number(x: Tensor) -> float:
+        assert not torch.compiler.is_compiling()
+        return x.sum().item()
+
+    compiled = torch.compile(lambda x: x + number(x), backend="eager")
+    assert compiled(torch.ones(2)).tolist() == [3, 3]
+
+
+def test_onednn_says_which_products_it_has() -> None:
+    for dtype in ("bf16", "fp16"):
+        assert private.has_mkldnn_products(dtype) in (True, False)
+
+
+def test_an_expanded_weight_is_known() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    assert not private.is_expanded_weight(weight)
+    assert private.is_expanded_weight(ExpandedWeight(weight, 3, "sum"))
+
+
+def test_a_condition_on_sizes_that_is_always_true() -> None:
+    assert private.statically_known_true(True)
+    assert not private.statically_known_true(False)
+
+
+def test_every_name_is_here() -> None:
+    """A new one needs a test above, which names it."""
+    public = {"Any", "Tensor", "annotations", "forward_ad", "torch"}
+    names = {name for name in vars(private) if not name.startswith("__")} - public
+    tests = Path(__file__).read_text()
+    assert [name for name in sorted(names) if f"private.{name}" not in tests] == []
