@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .ops._torch_private import assert_async, is_any_autocast, statically_known_true
+from .ops.options import Options
 from .ops.ragged import Ragged
 from .ops.reference import ACTIVATION_CODES
-from .ops.stack import Options
 
 _OFFSETS_ALONE = "offsets describe packed rows and need lengths beside them"
 _UNKNOWN_ACTIVATION = "activation must be 'tanh' or 'relu', got {!r}"

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from . import _checks
-from .ops import autocast, flops, onnx  # noqa: F401 (flops registers itself)
-from .ops.eager import is_recording
+from .ops import autocast, flops, stack  # noqa: F401 (flops registers itself)
 from .ops.layer import traceable_recurrence
+from .ops.options import Options
 from .ops.ragged import Ragged
 from .ops.reference import ACTIVATION_CODES
-from .ops.stack import Options, in_layers, in_torch, runs_in_torch
 
 __all__ = ["recurrence", "rnn"]
-
-_ONNX_BY_TRACING = (
-    "torch.onnx.export(dynamo=False) cannot express lengths, resets, heads or another backend than "
-    '"auto": use fastrnn.export.to_onnx, or dynamo=True'
-)
 
 
 def recurrence(
@@ -88,8 +81,6 @@ def rnn(
     offsets: Tensor | None = None,
     resets: Tensor | None = None,
     reset_to: Tensor | None = None,
-    _always_fused: bool = False,
-    _batch_sizes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""A stack of recurrent layers, as `torch.nn.RNN` computes it from the same weights.
 
@@ -123,17 +114,4 @@ def rnn(
     ragged = Ragged(lengths, offsets, resets)
     options = Options(activation, bias, num_layers, dropout, training, bidirectional)
     _checks.rnn(input, weights, ragged, options)
-    if autocast.is_autocasting(input):
-        input, h0, reset_to, *weights = autocast.cast(input, h0, reset_to, *weights)
-    if onnx.wanted():
-        return onnx.rnn(input, h0, weights, ragged, options)
-    packed_for_torch = _batch_sizes is not None
-    expressible = resets is None and weights[1].dim() == 2 and (lengths is None or packed_for_torch)
-    prefer_kernels = _always_fused and not is_recording(input, h0, *weights)
-    if packed_for_torch or runs_in_torch(
-        input, h0, weights, options, expressible=expressible, prefer_kernels=prefer_kernels
-    ):
-        return in_torch(input, h0, weights, options, _batch_sizes)
-    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
-        raise ValueError(_ONNX_BY_TRACING)
-    return in_layers(input, h0, weights, ragged, reset_to, options)
+    return stack.rnn(input, h0, weights, ragged, reset_to, options)

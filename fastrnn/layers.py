@@ -1,6 +1,6 @@
 """`FusedRNN`, a drop-in for torch.nn.RNN, with heads, resets and single steps besides.
 
-Arguments are checked here, and refused in the words of nn.RNN; `functional.rnn` computes.
+Arguments are checked here, and refused in the words of nn.RNN; `ops.stack.rnn` computes.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _checks, functional
+from . import _checks
 from ._expanded_weights import are_expanded, refuse_beyond_torch
 from ._fx import record_call
+from .ops import stack
 from .ops._torch_private import is_any_autocast
 from .ops.backends.dispatch import requested
 from .ops.eager import is_plain, is_recording
 from .ops.layer import BY_NAME
+from .ops.options import Options
 from .ops.packed import packed_layout
 from .ops.ragged import DENSE, Ragged
 from .ops.single_step import single_step
-from .ops.stack import Options, runs_in_torch
 
 __all__ = ["FusedRNN"]
 
@@ -298,7 +299,7 @@ class FusedRNN(nn.RNNBase):
             hx,
             input.size(0),
             Ragged(resets=resets),
-            always_fused=True,
+            prefer_kernels=True,
         )
         return output.squeeze(0), h_n
 
@@ -329,7 +330,7 @@ class FusedRNN(nn.RNNBase):
         data, batch_sizes, sorted_indices, unsorted_indices = input
         # A trace of a learned initial state would hold the number of rows.
         starts_elsewhere = torch.jit.is_tracing() and hx is None and self.learned_h0
-        in_torch = runs_in_torch(
+        in_torch = stack.runs_in_torch(
             data,
             hx,
             weights,
@@ -389,7 +390,7 @@ class FusedRNN(nn.RNNBase):
         batch: int,
         ragged: Ragged = DENSE,
         batch_sizes: Tensor | None = None,  # [T], of packed data that torch's own loop runs over
-        always_fused: bool = False,
+        prefer_kernels: bool = False,
     ) -> tuple[Tensor, Tensor]:
         packed = ragged.is_packed or batch_sizes is not None
         if (
@@ -409,16 +410,9 @@ class FusedRNN(nn.RNNBase):
         h0 = self.h0 if self.learned_h0 else None
         if hx is None and h0 is not None:
             hx = h0.unsqueeze(1).expand(-1, batch, -1)
-        return functional.rnn(
-            input,
-            hx,
-            weights,
-            **self._options()._asdict(),
-            **ragged._asdict(),
-            reset_to=h0,
-            _always_fused=always_fused,
-            _batch_sizes=batch_sizes,
-        )
+        options = self._options()
+        _checks.rnn(input, weights, ragged, options)
+        return stack.rnn(input, hx, weights, ragged, h0, options, batch_sizes, prefer_kernels)
 
     def extra_repr(self) -> str:
         parts = super().extra_repr()

@@ -20,8 +20,8 @@ from torch.nn.utils.rnn import pack_sequence
 from fastrnn import FusedRNN, ReadoutRNN
 from fastrnn.export import decompositions, to_onnx
 from fastrnn.ops import onnx as nodes
+from fastrnn.ops.options import Options
 from fastrnn.ops.ragged import Ragged
-from fastrnn.ops.stack import Options
 
 from .twins import FORWARD_EPS, assert_near, assert_same, gradients, twins
 

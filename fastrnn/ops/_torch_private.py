@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._functorch.autograd_function import (
     enable_single_level_autograd_function as single_level,
 )
@@ -34,6 +33,18 @@ disable_dynamo = torch._disable_dynamo
 #: An assertion on a device, which nothing waits for.
 assert_async = torch._assert_async
 
+#: Whether forward-mode differentiation is enabled.
+is_forward_mode = torch._C._is_fwd_grad_enabled
+
+#: Whether autocast is enabled for any device.
+is_any_autocast = torch._C._is_any_autocast_enabled
+
+#: A copy-on-write copy.
+lazy_clone = torch._lazy_clone
+
+#: Whether the backward pass that runs may be run again (``retain_graph=True``).
+keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
+
 #: The class of an operator's keyset, and the keys below autograd.
 below_autograd_keys = torch._C._after_autograd_keyset
 
@@ -41,26 +52,6 @@ below_autograd_keys = torch._C._after_autograd_keyset
 def is_transforming() -> bool:
     """Whether torch.func or forward-mode differentiation is active, for any tensor."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
-def is_forward_mode() -> bool:
-    """Whether forward-mode differentiation is enabled."""
-    return torch._C._is_fwd_grad_enabled()
-
-
-def is_any_autocast() -> bool:
-    """Whether autocast is enabled for any device."""
-    return torch._C._is_any_autocast_enabled()
-
-
-def lazy_clone(x: Tensor) -> Tensor:
-    """A copy-on-write copy."""
-    return torch._lazy_clone(x)
-
-
-def keeps_graph() -> bool:
-    """Whether the backward pass that runs may be run again (``retain_graph=True``)."""
-    return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 def has_mkldnn_products(dtype: str) -> bool:

@@ -21,7 +21,11 @@ from .backends.dispatch import requested
 
 def is_recording(*tensors: Tensor | None) -> bool:
     """Whether an operation on them records a gradient."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:  # not any(): a generator would cost a short call 1 µs
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
 
 
 def is_plain(input: Tensor, *others: Tensor | None) -> bool:

@@ -84,11 +84,13 @@ def _forward(
     groups, size, _ = weight_hh.shape
     heads = groups // directions
     pre = linear(input, weight_ih, bias)
-    pre = pre.reshape(*pre.shape[:-1], groups, size)
-    if h0 is None:
-        state = input.new_zeros(ragged.batch(input), groups, size)
+    if ragged.offsets is None:
+        steps, batch, _ = pre.shape
+        pre = pre.reshape(steps, batch, groups, size)
     else:
-        state = _as_state(h0, groups, size)
+        batch = ragged.batch(pre)
+        pre = pre.reshape(-1, groups, size)
+    state = input.new_zeros(batch, groups, size) if h0 is None else _as_state(h0, groups, size)
     if ragged.resets is not None and reset_to is not None:
         pre = _begin_from(reset_to.reshape(groups, size), pre, weight_hh, ragged, heads)
     out, h_n = recur(pre, weight_hh, state, ragged, activation, heads)

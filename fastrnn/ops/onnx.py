@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .options import Options
 from .ragged import Ragged
-from .stack import Options
 
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu"}
 #: Those that onnxruntime computes; the operator itself has float64 too.

@@ -3,39 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import autocast, onnx
 from ._torch_private import is_transforming
-from .backends import dispatch, torch_rnn
+from .backends import cpp, dispatch, torch_rnn
 from .backends.base import MODES, Call
 from .eager import is_plain, is_recording
 from .layer import layer, traceable_layer
+from .options import Options
 from .packed import packed_layout
 from .ragged import DENSE, Ragged
 from .reference import ACTIVATION_CODES
 from .steps import is_active, zero_padding
 
-
-class Options(NamedTuple):
-    """What a stack is besides its tensors, as nn.RNN's arguments."""
-
-    activation: str
-    bias: bool
-    num_layers: int
-    dropout: float
-    training: bool
-    bidirectional: bool
-
-    @property
-    def directions(self) -> int:
-        """D."""
-        return 2 if self.bidirectional else 1
-
-
 _BEYOND_TORCH = "nn.RNN has no lengths, resets, heads, or packed rows without their batch_sizes"
+
+
+_ONNX_BY_TRACING = (
+    "torch.onnx.export(dynamo=False) cannot express lengths, resets, heads or another backend than "
+    '"auto": use fastrnn.export.to_onnx, or dynamo=True'
+)
+
+
+def rnn(
+    input: Tensor,  # [T, B, I], or [N, I] if packed
+    h0: Tensor | None,  # [D·L, B, H]
+    weights: Sequence[Tensor],
+    ragged: Ragged,
+    reset_to: Tensor | None,  # [D·L, H]
+    options: Options,
+    batch_sizes: Tensor | None = None,  # [T], on the CPU: packed data that torch's loop runs over
+    prefer_kernels: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`fastrnn.functional.rnn` of valid arguments, by whatever serves the call.
+
+    Args:
+        prefer_kernels: see `runs_in_torch`; not where a gradient is recorded.
+    """
+    if autocast.is_autocasting(input):
+        input, h0, reset_to, *weights = autocast.cast(input, h0, reset_to, *weights)
+    if onnx.wanted():
+        return onnx.rnn(input, h0, weights, ragged, options)
+    if batch_sizes is not None:
+        return in_torch(input, h0, weights, options, batch_sizes)
+    expressible = weights[1].dim() == 2 and ragged.lengths is None and ragged.resets is None
+    if prefer_kernels:
+        prefer_kernels = not is_recording(*weights, input, h0)
+    if runs_in_torch(input, h0, weights, options, expressible, prefer_kernels=prefer_kernels):
+        return in_torch(input, h0, weights, options)
+    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+        raise ValueError(_ONNX_BY_TRACING)
+    return in_layers(input, h0, weights, ragged, reset_to, options)
 
 
 def runs_in_torch(
@@ -43,7 +64,6 @@ def runs_in_torch(
     h0: Tensor | None,
     weights: Sequence[Tensor],
     options: Options,
-    *,
     expressible: bool,
     batch_sizes: Tensor | None = None,  # [T], on the CPU
     prefer_kernels: bool = False,
@@ -69,8 +89,12 @@ def runs_in_torch(
     if torch.compiler.is_compiling() or is_transforming():
         return False
     steps, batch = input.shape[:2] if batch_sizes is None else (batch_sizes.shape[0], 0)
-    if steps > torch_rnn.FEW_STEPS and input.is_cpu and is_plain(input):
-        return False  # as `dispatch` would say, in no time
+    if cpp.BACKEND.serves(input):  # as `dispatch` would say, in no time
+        return (
+            steps <= torch_rnn.FEW_STEPS
+            and not prefer_kernels
+            and torch_rnn.is_short(steps, input.dtype, is_recording(*weights, input, h0))
+        )
     hidden, directions = weights[1].shape[0], options.directions
     mode, training = MODES[ACTIVATION_CODES[options.activation]], is_recording(*weights, input, h0)
     shape = steps, batch, directions, hidden
@@ -140,9 +164,15 @@ def in_layers(
     Args:
         traceable: whether it must be made of operations that can be differentiated twice.
     """
-    recording = torch.jit.is_tracing() or is_recording(input, h0, *weights)
-    recording = recording or (not torch.compiler.is_compiling() and is_transforming())
-    if ragged.lengths is not None and not ragged.is_packed and recording:
+    if (
+        ragged.lengths is not None
+        and not ragged.is_packed
+        and (
+            torch.jit.is_tracing()
+            or is_recording(*weights, input, h0)
+            or (not torch.compiler.is_compiling() and is_transforming())
+        )
+    ):
         input = zero_padding(input, is_active(input.shape[0], ragged.lengths))
     at_once = (
         not traceable

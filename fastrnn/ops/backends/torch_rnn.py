@@ -44,10 +44,9 @@ class Torch(Backend):
         """Whether our kernels, where there are any, are faster."""
         kind = call.device.type
         if kind == "cpu":
-            # In half precision torch's own operations round more often than the kernels do.
-            few = FEW_STEPS if call.training else 1
-            if call.steps <= few and call.dtype.itemsize > 2:
+            if is_short(call.steps, call.dtype, call.training):
                 return None
+            few = FEW_STEPS if call.training else 1
             return f"from {few + 1} steps on, and in half precision, the C++ kernels are faster"
         if kind == "cuda" and not _cudnn_is_faster(call):
             return "cuDNN was not faster than our kernels in any such case of the H200's record"
@@ -59,6 +58,12 @@ class Torch(Backend):
 
 
 BACKEND = Torch()
+
+
+def is_short(steps: int, dtype: torch.dtype, training: bool) -> bool:
+    """Whether a call on the CPU has too few steps for the C++ kernels."""
+    # In half precision torch's own operations round more often than the kernels do.
+    return steps <= (FEW_STEPS if training else 1) and dtype.itemsize > 2
 
 
 def _cudnn_is_faster(call: Call) -> bool:
