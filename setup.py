@@ -117,7 +117,7 @@ class BuildOrExplain(BuildExtension):
         kernels, instead = (
             ("CUDA", "leave NVIDIA GPUs to Triton")
             if extension is cuda
-            else ("C++", "run in pure Python")
+            else ("C++", "run nn.RNN's own implementation")
         )
         print(
             f"\nfastrnn is installed without its {kernels} kernels and will {instead}: {reason}"

@@ -267,9 +267,9 @@ def kernels_table(rows: Sequence[Row], every: Sequence[str]) -> list[str]:
         return [words + ".", "", *markdown(header, table, 3)]
     best = sum(factor == 1 for factor in slower)
     words += (
-        "; \\* what `auto` takes, whose time over the floor is × floor. It is the fastest in "
-        f"{best} of {len(slower)} rows, and takes {mean(slower):.2f} times as long as the fastest "
-        f"in the geometric mean, {max(slower):.2f} times at worst."
+        "; \\* which of them `auto` takes, whose time over the floor is × floor. It is the fastest "
+        f"in {best} of {len(slower)} rows, and takes {mean(slower):.2f} times as long as the "
+        f"fastest in the geometric mean, {max(slower):.2f} times at worst."
     )
     return [words, "", *markdown(header, table, 3)]
 
@@ -301,8 +301,9 @@ def summary(record: Record, title: str, torch: str) -> list[str]:
     cudnn = record["machine"]["cudnn"]
     caption = (
         f"Milliseconds, ratio and floor as above; {title}, torch {torch}, cuDNN "
-        f"{cudnn_version(cudnn)}. tf32 and float16 hold for both sides. Ours is what was measured "
-        "of the backend that `auto` takes. [docs/benchmarks.md](docs/benchmarks.md) has all "
+        f"{cudnn_version(cudnn)}. tf32 and float16 hold for both sides. Ours are the kernels that "
+        "`auto` takes where it does not run nn.RNN itself. [docs/benchmarks.md]"
+        "(docs/benchmarks.md) has all "
         f"{len(_beside_nn_rnn(record['rows']))} cases beside nn.RNN, strict float32 and bfloat16 "
         "too, and every kernel by itself."
     )

@@ -60,8 +60,9 @@ def explain(
 ) -> Explanation:
     """Which backend `auto` takes for a layer and why, and how a GPU's kernel cuts the work.
 
-    The answer is for a call that nn.RNN can express: without lengths, resets and heads. Those run
-    on the same kernels, or on the reference where a report names "torch".
+    The answer is for an eager call that nn.RNN can express: without lengths, resets and heads.
+    Those run on the same kernels. Where torch's own implementation serves the call, the report says
+    what serves them.
 
     Args:
         steps: T, at least 1.
@@ -136,8 +137,15 @@ def _faster(call: Call) -> str:
 
 
 def _plans(call: Call, chosen: str) -> str:
-    """The kernels of a GPU that serve the call, forward and backward."""
-    if call.device.type != "cuda" or chosen == "torch":
+    """The kernels of a GPU that serve the call, forward and backward; or what torch cannot do."""
+    if chosen == "torch":
+        kernels = dispatch.best_kernels(call)[0]
+        other = "reference" if kernels is None else kernels.name
+        return (
+            "What nn.RNN cannot do (lengths, resets, heads, torch.compile, torch.export, torch.func) "
+            f"runs on: {other}."
+        )
+    if call.device.type != "cuda":
         return ""
     if chosen == "triton":
         return f"The {choose(triton.sizes_of(call))} kernel, forward and backward."

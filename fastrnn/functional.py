@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import _checks
 from .ops import autocast, flops, stack  # noqa: F401 (flops registers itself)
+from .ops.backends import dispatch
 from .ops.layer import traceable_recurrence
 from .ops.options import Options
 from .ops.ragged import Ragged
@@ -55,7 +56,10 @@ def recurrence(
 
     Raises:
         ValueError: shapes, dtypes, devices or values do not fit together.
+        RuntimeError: the backend that was asked for by name cannot serve the call.
     """
+    if dispatch.requested() == "torch":
+        dispatch.refuse("torch", dispatch.NO_RECURRENCE)
     if reverse_from is None:
         reverse_from = weight_hh.shape[0]
     if autocast.is_autocasting(pre):

@@ -20,7 +20,6 @@ from .ops import stack
 from .ops._torch_private import is_any_autocast
 from .ops.backends.dispatch import requested
 from .ops.eager import is_plain, is_recording
-from .ops.layer import BY_NAME
 from .ops.options import Options
 from .ops.packed import packed_layout
 from .ops.ragged import DENSE, Ragged
@@ -60,7 +59,7 @@ class FusedRNN(nn.RNNBase):
             attribute is read at every call.
         bidirectional: also run from the last step to the first.
         device, dtype: of the parameters. float64, float32, bfloat16 or float16; complex dtypes
-            run through the slow reference.
+            run by nn.RNN's own implementation, or by the slow reference.
         num_heads: n, a divisor of H. The recurrence's parameters and work are 1/n of one head's.
         learned_h0: whether the state that a sequence starts from, where no hx is given or a reset
             begins it, is a parameter.
@@ -311,7 +310,7 @@ class FusedRNN(nn.RNNBase):
             is_plain(input, hx, *weights)
             and not is_recording(*weights, input, hx)
             and not is_any_autocast()
-            and requested() not in (*BY_NAME, "torch")
+            and (requested() == "auto" or (requested() == "cpp" and input.is_cpu))
             and input.size(1) == self.input_size
             and hx.shape == (self.num_layers, input.size(0), self.hidden_size)
             and not (self.training and self.dropout > 0)

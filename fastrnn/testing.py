@@ -15,7 +15,8 @@ from ._rounding import ACTIVATION_ROUNDINGS, UNIT_ROUNDOFF
 from .ops import reference
 from .ops.ragged import Ragged
 
-#: What the matrix unit adds to the relative error of a product, by the modes of `ops.triton.table`.
+#: What the matrix unit adds to the relative error of a product, by the modes of
+#: `ops.backends.triton.table`.
 #: It cuts a float32 operand to the 10 bits of tf32. Three such products leave out that of what was
 #: cut off of both, and cut what was cut off of each once more.
 MATRIX_UNIT = {"half": 0.0, "tf32": 2 * 2.0**-10, "float32": 2 * 2.0**-20}

@@ -26,7 +26,11 @@ pytestmark = pytest.mark.skipif(
         ((100, 8, 128), {"device": "H200", "dtype": torch.float16}, "torch"),
         ((100, 8, 128), {"device": "H200", "dtype": torch.bfloat16}, "cuda"),
         ((100, 8, 129), {"device": "H200"}, "cuda"),
-        ((256, 8, 64), {"device": "H200"}, "triton"),
+        ((1024, 8, 128), {"device": "H200"}, "torch"),
+        ((1025, 8, 128), {"device": "H200"}, "triton"),
+        ((256, 8, 64), {"device": "H200", "dtype": torch.float16}, "triton"),
+        ((4, 8, 64), {"device": "H200", "dtype": torch.bfloat16}, "torch"),
+        ((5, 8, 64), {"device": "H200", "dtype": torch.bfloat16}, "cuda"),
         ((256, 8, 64), {"device": "H200", "training": True}, "torch"),
         ((1024, 8, 100), {"device": "H200", "training": True}, "torch"),
         ((1025, 8, 100), {"device": "H200", "training": True}, "triton"),
@@ -69,12 +73,15 @@ def test_the_backend(sizes, options, backend):
         (
             (100, 64, 300),
             {"device": "H200"},
-            {"triton": "below 256 steps the CUDA kernels are faster", "torch": "cuDNN was not"},
+            {
+                "triton": "below 256 steps the CUDA kernels are faster",
+                "torch": "does not show cuDNN",
+            },
         ),
         (
             (1000, 64, 300),
             {"device": "H200"},
-            {"triton": "faster than the grid kernel", "torch": "cuDNN was not faster"},
+            {"triton": "faster than the grid kernel", "torch": "does not show cuDNN"},
         ),
         ((100, 8, 64), {"device": "H200"}, {"cuda": "torch is faster: by the H200's record"}),
         (
@@ -139,8 +146,16 @@ def test_float64_is_served_step_by_step():
     assert "forward: step" in fastrnn.explain(10, 4, 64, dtype=torch.float64, device="H100").plans
 
 
+@pytest.mark.parametrize(
+    ("device", "other"), [("A100", "reference"), ("H200", "triton"), ("mps", "reference")]
+)
+def test_where_torch_serves_it_names_what_does_the_rest(device, other):
+    explanation = fastrnn.explain(1000, 4, 64, device=device)
+    assert explanation.backend == "torch"
+    assert explanation.plans.endswith(f"torch.func) runs on: {other}.")
+
+
 def test_only_a_gpus_kernels_have_a_plan():
-    assert fastrnn.explain(1000, 4, 64, device="A100").plans == ""
     assert fastrnn.explain(1000, 4, 64, device="cpu").plans == ""
 
 

@@ -249,7 +249,7 @@ def test_an_ensemble_is_one_call_a_layer() -> None:
         return functional_call(members[0], weights, (x,))
 
     with (
-        fastrnn.backend("reference"),
+        fastrnn.use_backend("reference"),
         mock.patch.object(reference, "forward", wraps=reference.forward) as forward,
         mock.patch.object(reference, "backward", wraps=reference.backward) as backward,
     ):

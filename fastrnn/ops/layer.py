@@ -28,9 +28,6 @@ from .ragged import Ragged
 from .recurrence import recurrence, recurrence_by, recurrence_out
 from .weight_gradient import begins, weight_gradient
 
-#: The backends that the operator of CPU tensors has no part in, when they are asked for by name.
-BY_NAME = ("reference", "cuda", "triton")
-
 
 def traceable_layer(
     input: Tensor,  # [T, B, I], or [N, I] if packed
@@ -132,15 +129,15 @@ def _by_request(
     pre: Tensor, weight_hh: Tensor, h0: Tensor, ragged: Ragged, activation: int, reverse_from: int
 ) -> tuple[Tensor, Tensor]:
     """The recurrence by the backend that was asked for."""
-    name = dispatch.requested()
+    number = dispatch.number_by_name(pre)
     if pre.is_complex():
         # The operator's backward is for real numbers; the reference's forward is differentiable
         # as it stands.
-        if name not in ("auto", "reference"):
+        name = dispatch.requested()
+        if name not in ("auto", "torch"):
             dispatch.for_recurrence(Call.of(pre, h0, ragged, activation), name)
         return reference.forward(pre, weight_hh, h0, ragged, activation, reverse_from)
-    if name in BY_NAME:
-        number = dispatch.NAMES.index(name)
+    if number is not None:
         return recurrence_by(pre, weight_hh, h0, ragged, activation, reverse_from, number)
     return recurrence(pre, weight_hh, h0, ragged, activation, reverse_from)
 
@@ -166,7 +163,7 @@ def _eager_forward(
     directions: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     # Packed data may have rows that no step names, which are 0.
-    in_place = not ragged.is_packed and dispatch.requested() not in BY_NAME
+    in_place = not ragged.is_packed and dispatch.number_by_name(input) is None
     return _forward(
         _linear if input.is_cpu else F.linear,
         _in_place if in_place else _by_request,
@@ -197,7 +194,7 @@ class _Layer(torch.autograd.Function):
         first = len(weights) // directions
         weights = weights[:2] if directions == 1 else weights[:2] + weights[first : first + 2]
         # Whatever is asked for by the time of the backward.
-        ctx.backend = dispatch.requested()
+        ctx.backend = dispatch.number_by_name(input)
         start = state if h0 is None else h0
         ctx.save_for_backward(kept, start, *ragged, input, *weights)
         ctx.set_materialize_grads(False)
@@ -265,10 +262,9 @@ def _gradients(
     return *[None] * 6, grad_input, grad_h0, *grad_weights
 
 
-def _recurrence_backward(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    if name not in BY_NAME:
+def _recurrence_backward(number: int | None) -> Callable[..., tuple[Tensor, Tensor]]:
+    if number is None:
         return recurrence.backward_operator
-    number = dispatch.NAMES.index(name)
     return lambda *arguments: recurrence_by.backward_operator(*arguments, number)
 
 

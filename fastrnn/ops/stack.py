@@ -121,7 +121,6 @@ def in_torch(
     without_dropout = options._replace(dropout=0.0, training=True)
 
     def run(input: Tensor, h0: Tensor | None, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        h0 = h0 if h0 is None else h0.contiguous()
         return torch_rnn.stack(input, h0, weights, *without_dropout, batch_sizes)
 
     def differentiable(input: Tensor, h0: Tensor | None, *weights: Tensor) -> tuple[Tensor, Tensor]:

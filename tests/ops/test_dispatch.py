@@ -126,6 +126,27 @@ def test_a_backend_named_raises_where_it_cannot_serve() -> None:
         dispatch.for_recurrence(CALL, "torch")
 
 
+def test_a_name_reaches_the_operators() -> None:
+    here, elsewhere = torch.zeros(1), torch.zeros(1, device="meta")
+    numbers = {}
+    for name in ("reference", "cpp", "torch", "auto"):
+        with fastrnn.use_backend(name):
+            numbers[name] = dispatch.number_by_name(here), dispatch.number_by_name(elsewhere)
+    reference, kernels = dispatch.NAMES.index("reference"), dispatch.NAMES.index("cpp")
+    assert numbers == {
+        "reference": (reference, reference),
+        "cpp": (None, kernels),  # the operator itself, and a refusal
+        "torch": (None, None),
+        "auto": (None, None),
+    }
+
+
+def test_torch_has_no_recurrence_alone() -> None:
+    pre, weight_hh, h0 = torch.zeros(5, 2, 1, 3), torch.zeros(1, 3, 3), torch.zeros(2, 1, 3)
+    with fastrnn.use_backend("torch"), pytest.raises(RuntimeError, match="serves whole layers"):
+        fastrnn.functional.recurrence(pre, weight_hh, h0)
+
+
 @pytest.mark.usefixtures("broken")
 def test_auto_falls_back_and_says_so_once() -> None:
     with pytest.warns(RuntimeWarning, match=r"reference on 'cpu' tensors.*c\+\+: not found"):

@@ -94,6 +94,19 @@ def requested() -> str:
     return _last if torch.compiler.is_compiling() else _local.name or _default
 
 
+def number_by_name(data: Tensor) -> int | None:
+    """The number of the backend asked for, in the operators' schemas; None for the best.
+
+    The kernels of CPU tensors are registered as the operators themselves, and need no number. And
+    where "torch" is asked for, but what a layer needs is the recurrence alone, as for a second
+    derivative, the best serves it.
+    """
+    name = requested()
+    if name in ("auto", "torch") or (name == "cpp" and data.is_cpu):
+        return None
+    return NAMES.index(name)
+
+
 def _validate(name: str) -> None:
     if name == "auto":
         return
@@ -103,6 +116,9 @@ def _validate(name: str) -> None:
     reason = BACKENDS[name].unavailable_reason()
     if reason is not None:
         raise RuntimeError(f"the {name!r} backend is not usable here: {reason}")
+
+
+NO_RECURRENCE = "it serves whole layers that nn.RNN can express, not a recurrence alone"
 
 
 def refuse(name: str, reason: str) -> NoReturn:
@@ -129,7 +145,7 @@ def for_recurrence(call: Call, name: str = "auto") -> Kernels:
     if reason is not None:
         refuse(name, reason)
     if not isinstance(backend, Kernels):
-        refuse(name, "it serves whole layers that nn.RNN can express, not a recurrence alone")
+        refuse(name, NO_RECURRENCE)
     return backend
 
 
