@@ -142,8 +142,8 @@ def _plans(call: Call, chosen: str) -> str:
         kernels = dispatch.best_kernels(call)[0]
         other = "reference" if kernels is None else kernels.name
         return (
-            "What nn.RNN cannot do (lengths, resets, heads, torch.compile, torch.export, torch.func) "
-            f"runs on: {other}."
+            "What nn.RNN cannot do (lengths, resets, heads, torch.compile, torch.export, "
+            f"torch.func) runs on: {other}."
         )
     if call.device.type != "cuda":
         return ""
