@@ -397,9 +397,8 @@ class FusedRNN(nn.RNNBase):
             or input.size(-1) != self.input_size
             or (packed and input.dim() != 2)
         ):
-            self.check_input(
-                input, ragged.offsets if packed else None
-            )  # raises, save for a dtype that autocast will cast
+            # Raises, except for a dtype that autocast will cast.
+            self.check_input(input, ragged.offsets if packed else None)
         if hx is not None:
             directions = 2 if self.bidirectional else 1
             self.check_hidden_size(hx, (self.num_layers * directions, batch, self.hidden_size))

@@ -162,8 +162,9 @@ def _eager_forward(
     activation: int,
     directions: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # Packed data may have rows that no step names, which are 0.
-    in_place = not ragged.is_packed and dispatch.number_by_name(input) is None
+    # Packed data may have rows that no step names, which are 0. On the CPU all is plain only to the
+    # kernels that are registered as the operators.
+    in_place = ragged.offsets is None and (input.is_cpu or dispatch.number_by_name(input) is None)
     return _forward(
         _linear if input.is_cpu else F.linear,
         _in_place if in_place else _by_request,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import autocast, onnx
 from ._torch_private import is_transforming
-from .backends import cpp, dispatch, torch_rnn
+from .backends import dispatch, torch_rnn
 from .backends.base import MODES, Call
 from .eager import is_plain, is_recording
 from .layer import layer, traceable_layer
@@ -49,14 +49,27 @@ def rnn(
         return onnx.rnn(input, h0, weights, ragged, options)
     if batch_sizes is not None:
         return in_torch(input, h0, weights, options, batch_sizes)
+    plain = is_plain(input, h0, *weights)
     expressible = weights[1].dim() == 2 and ragged.lengths is None and ragged.resets is None
-    if prefer_kernels:
-        prefer_kernels = not is_recording(*weights, input, h0)
-    if runs_in_torch(input, h0, weights, options, expressible, prefer_kernels=prefer_kernels):
+    prefer_kernels = prefer_kernels and not is_recording(*weights, input, h0)
+    if plain and input.is_cpu:  # the kernels serve it: as `runs_in_torch` would say, in no time
+        steps = input.shape[0]
+        torchs_own = (
+            steps <= torch_rnn.FEW_STEPS
+            and torch_rnn.is_short(steps, input.dtype, is_recording(*weights, input, h0))
+            and expressible
+            and not prefer_kernels
+            and dispatch.requested() == "auto"
+        )
+    else:
+        torchs_own = runs_in_torch(
+            input, h0, weights, options, expressible, prefer_kernels=prefer_kernels
+        )
+    if torchs_own:
         return in_torch(input, h0, weights, options)
     if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
         raise ValueError(_ONNX_BY_TRACING)
-    return in_layers(input, h0, weights, ragged, reset_to, options)
+    return in_layers(input, h0, weights, ragged, reset_to, options, plain)
 
 
 def runs_in_torch(
@@ -89,12 +102,6 @@ def runs_in_torch(
     if torch.compiler.is_compiling() or is_transforming():
         return False
     steps, batch = input.shape[:2] if batch_sizes is None else (batch_sizes.shape[0], 0)
-    if cpp.BACKEND.serves(input):  # as `dispatch` would say, in no time
-        return (
-            steps <= torch_rnn.FEW_STEPS
-            and not prefer_kernels
-            and torch_rnn.is_short(steps, input.dtype, is_recording(*weights, input, h0))
-        )
     hidden, directions = weights[1].shape[0], options.directions
     mode, training = MODES[ACTIVATION_CODES[options.activation]], is_recording(*weights, input, h0)
     shape = steps, batch, directions, hidden
@@ -127,7 +134,7 @@ def in_torch(
         ragged = DENSE
         if batch_sizes is not None:
             ragged = Ragged(*packed_layout(batch_sizes, input, None))
-        return in_layers(input, h0, weights, ragged, None, without_dropout, traceable=True)
+        return in_layers(input, h0, weights, ragged, None, without_dropout, plain=False)
 
     return torch_rnn.differentiable_once(run, differentiable, input, h0, *weights)
 
@@ -156,12 +163,12 @@ def in_layers(
     ragged: Ragged,
     reset_to: Tensor | None,  # [D·L, H]
     options: Options,
-    traceable: bool = False,
+    plain: bool,
 ) -> tuple[Tensor, Tensor]:
     """A stack by our operators, layer by layer: output and h_n.
 
     Args:
-        traceable: whether it must be made of operations that can be differentiated twice.
+        plain: whether a layer may be one node of autograd, and run below it; see `is_plain`.
     """
     if (
         ragged.lengths is not None
@@ -174,9 +181,8 @@ def in_layers(
     ):
         input = zero_padding(input, is_active(input.shape[0], ragged.lengths))
     at_once = (
-        not traceable
+        plain
         and (ragged.resets is None or reset_to is None)
-        and is_plain(input, h0, *weights)
         and input.shape[-1] == weights[0].shape[1]
     )
     code, directions = ACTIVATION_CODES[options.activation], options.directions

@@ -39,10 +39,6 @@ class Cpp(Kernels):
         """Why the extension cannot be used, or None."""
         return EXTENSION.unusable
 
-    def serves(self, data: Tensor) -> bool:
-        """Whether there is no reason against it: what `dispatch` would find, in no time."""
-        return data.is_cpu and data.dtype in DTYPES and EXTENSION.unusable is None
-
     def unsupported_reason(self, call: Call) -> str | None:
         """Why no kernel serves the call, or None."""
         if call.device.type != "cpu":
