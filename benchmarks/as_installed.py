@@ -1,0 +1,70 @@
+"""FusedRNN as it is installed against nn.RNN: `python -m benchmarks.as_installed`.
+
+Where nothing was compiled, or no kernel is verified on a GPU, `auto` runs nn.RNN's own
+implementation, and what FusedRNN does around it is all that it can lose. A ratio is the median over
+the turns of nn.RNN's time over ours, one thread, float32; training is forward and backward.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastrnn
+
+from .short_calls import ratio
+from .text import aligned
+
+#: (T, B, I, H) and the options of a layer.
+SHAPES: tuple[tuple[tuple[int, int, int, int], dict[str, Any]], ...] = (
+    ((100, 1, 64, 64), {}),
+    ((100, 32, 128, 128), {}),
+    ((100, 1, 64, 64), {"num_layers": 2, "bidirectional": True}),
+    ((100, 32, 128, 128), {"num_layers": 2, "bidirectional": True}),
+    ((1, 1, 64, 64), {}),
+    ((1, 32, 128, 128), {}),
+    ((4, 1, 64, 64), {}),
+)
+
+HEADER = ("(T, B, I, H)", "layers", "backend", "inference", "training")
+
+
+def table(budget: float, shapes: Any = SHAPES) -> list[str]:
+    """A row for every shape."""
+    rows: list[tuple[str, ...]] = [HEADER]
+    for (steps, batch, inputs, hidden), options in shapes:
+        ours = fastrnn.FusedRNN(inputs, hidden, **options)
+        theirs = nn.RNN(inputs, hidden, **options)
+        theirs.load_state_dict(ours.state_dict())
+        x = torch.randn(steps, batch, inputs)
+        groups = 2 if ours.bidirectional else 1
+        names = dict.fromkeys(
+            fastrnn.explain(
+                steps, batch, hidden, groups=groups, device="cpu", training=training
+            ).backend
+            for training in (False, True)
+        )
+        ratios = [
+            f"{ratio(lambda: ours(x)[0], lambda: theirs(x)[0], train, budget):.2f}"  # noqa: B023
+            for train in (False, True)
+        ]
+        layers = f"{ours.num_layers}{', bidirectional' if ours.bidirectional else ''}"
+        shape = f"({steps}, {batch}, {inputs}, {hidden})"
+        rows.append((shape, layers, ", ".join(names), *ratios))
+    return aligned(rows, 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--budget", type=float, default=1.0, help="seconds for each time")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"cpp: {fastrnn.backends()['cpp'].reason or 'usable'}")
+    print("\n".join(table(arguments.budget)))
+
+
+if __name__ == "__main__":
+    main()
