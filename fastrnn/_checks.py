@@ -140,6 +140,17 @@ def no_lengths(given: Tensor | None, given_with: str) -> None:
         raise ValueError(f"lengths is for padded 3-D input, but came with {given_with}")
 
 
+def alike(weights_hh: Sequence[Tensor]) -> None:
+    """Every layer and direction has as many heads, of the same size."""
+    shape = weights_hh[0].shape
+    for other in weights_hh[1:]:
+        if other.shape != shape:
+            raise ValueError(
+                "weight_hh must have the same shape, [H, H] or [n, H/n, H/n], in all layers and "
+                f"directions, got {list(shape)} and {list(other.shape)}"
+            )
+
+
 def rnn(input: Tensor, weights: Sequence[Tensor], ragged: Ragged, options: Options) -> None:
     """The arguments of `functional.rnn`."""
     runs, per_direction = options.num_layers * options.directions, 4 if options.bias else 2
@@ -148,13 +159,7 @@ def rnn(input: Tensor, weights: Sequence[Tensor], ragged: Ragged, options: Optio
             f"{runs} layers times directions have {per_direction} weights each: "
             f"{runs * per_direction} were expected, got {len(weights)}"
         )
-    shape = weights[1].shape
-    for other in weights[1 + per_direction :: per_direction]:
-        if other.shape != shape:
-            raise ValueError(
-                "weight_hh must have the same shape, [H, H] or [n, H/n, H/n], in all layers and "
-                f"directions, got {list(shape)} and {list(other.shape)}"
-            )
+    alike(weights[1::per_direction])
     if ragged.is_packed and ragged.lengths is None:
         raise ValueError(_OFFSETS_ALONE)
     if ragged.resets is not None:

@@ -239,7 +239,10 @@ class FusedRNN(nn.RNNBase):
             input = input.transpose(0, 1)
         if lengths is not None:
             _checks.lengths(lengths, input.size(1), input.device)
-        output, h_n = self._run(weights, input, hx, input.size(1), Ragged(lengths, None, resets))
+        ragged = DENSE
+        if lengths is not None or resets is not None:
+            ragged = Ragged(lengths, None, resets)
+        output, h_n = self._run(weights, input, hx, input.size(1), ragged)
         return output.transpose(0, 1) if self.batch_first else output, h_n
 
     def step(
@@ -408,8 +411,10 @@ class FusedRNN(nn.RNNBase):
         h0 = self.h0 if self.learned_h0 else None
         if hx is None and h0 is not None:
             hx = h0.unsqueeze(1).expand(-1, batch, -1)
+        per_direction = 4 if self.bias else 2
+        if len(weights) > per_direction:
+            _checks.alike(weights[1::per_direction])
         options = self._options()
-        _checks.rnn(input, weights, ragged, options)
         return stack.rnn(input, hx, weights, ragged, h0, options, batch_sizes, prefer_kernels)
 
     def extra_repr(self) -> str:

@@ -28,6 +28,11 @@ def is_recording(*tensors: Tensor | None) -> bool:
     return False
 
 
+def is_eager() -> bool:
+    """Whether nothing compiles, traces or transforms."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transforming())
+
+
 def is_plain(input: Tensor, *others: Tensor | None) -> bool:
     """Whether operators may be called below autograd: no kernel is missing for these tensors.
 
@@ -36,12 +41,7 @@ def is_plain(input: Tensor, *others: Tensor | None) -> bool:
     checkpoint saves under a mode what it recomputes without. All tensors must be of one device
     and of one dtype, which kernels serve there.
     """
-    if (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or (input.is_cpu and requested() not in ("auto", "cpp"))
-        or is_transforming()
-    ):
+    if not is_eager() or (input.is_cpu and requested() not in ("auto", "cpp")):
         return False
     dtype, device = input.dtype, input.get_device()
     for tensor in (input, *others):
@@ -53,7 +53,7 @@ def is_plain(input: Tensor, *others: Tensor | None) -> bool:
         ):
             return False
     if input.is_cpu:
-        return dtype in cpp.DTYPES and cpp.EXTENSION.unusable is None
+        return cpp.BACKEND.serves(dtype)
     return input.is_cuda and dtype.is_floating_point
 
 

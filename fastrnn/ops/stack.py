@@ -9,9 +9,9 @@ from torch import Tensor
 
 from . import autocast, onnx
 from ._torch_private import is_transforming
-from .backends import dispatch, torch_rnn
+from .backends import cpp, dispatch, torch_rnn
 from .backends.base import MODES, Call
-from .eager import is_plain, is_recording
+from .eager import is_eager, is_plain, is_recording
 from .layer import layer, traceable_layer
 from .options import Options
 from .packed import packed_layout
@@ -49,27 +49,14 @@ def rnn(
         return onnx.rnn(input, h0, weights, ragged, options)
     if batch_sizes is not None:
         return in_torch(input, h0, weights, options, batch_sizes)
-    plain = is_plain(input, h0, *weights)
-    expressible = weights[1].dim() == 2 and ragged.lengths is None and ragged.resets is None
-    prefer_kernels = prefer_kernels and not is_recording(*weights, input, h0)
-    if plain and input.is_cpu:  # the kernels serve it: as `runs_in_torch` would say, in no time
-        steps = input.shape[0]
-        torchs_own = (
-            steps <= torch_rnn.FEW_STEPS
-            and torch_rnn.is_short(steps, input.dtype, is_recording(*weights, input, h0))
-            and expressible
-            and not prefer_kernels
-            and dispatch.requested() == "auto"
-        )
-    else:
-        torchs_own = runs_in_torch(
-            input, h0, weights, options, expressible, prefer_kernels=prefer_kernels
-        )
-    if torchs_own:
+    expressible = ragged.lengths is None and ragged.resets is None and weights[1].dim() == 2
+    if prefer_kernels:
+        prefer_kernels = not is_recording(*weights, input, h0)
+    if runs_in_torch(input, h0, weights, options, expressible, prefer_kernels=prefer_kernels):
         return in_torch(input, h0, weights, options)
     if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
         raise ValueError(_ONNX_BY_TRACING)
-    return in_layers(input, h0, weights, ragged, reset_to, options, plain)
+    return in_layers(input, h0, weights, ragged, reset_to, options)
 
 
 def runs_in_torch(
@@ -95,12 +82,18 @@ def runs_in_torch(
         dispatch.refuse("torch", _BEYOND_TORCH)
     if name != "auto" or not expressible:
         return name == "torch"
-    if torch.jit.is_tracing():  # others know the nodes of torch's loop, and need no fastrnn
-        return True
-    # A graph that asked for the number of steps would serve only as many as it was traced with,
-    # and torch's loop has no rules for transforms.
-    if torch.compiler.is_compiling() or is_transforming():
-        return False
+    if not is_eager():
+        # Others know the nodes of torch's loop, and need no fastrnn to run a trace of it. But a
+        # graph that asked for the number of steps would serve only as many as it was compiled
+        # for, and torch's loop has no rules for transforms.
+        return torch.jit.is_tracing()
+    if input.is_cpu:  # as `dispatch` would say, in no time
+        if not cpp.BACKEND.serves(input.dtype):
+            return True
+        steps = input.shape[0] if batch_sizes is None else batch_sizes.shape[0]
+        if prefer_kernels or steps > torch_rnn.FEW_STEPS:
+            return False
+        return torch_rnn.is_short(steps, input.dtype, is_recording(*weights, input, h0))
     steps, batch = input.shape[:2] if batch_sizes is None else (batch_sizes.shape[0], 0)
     hidden, directions = weights[1].shape[0], options.directions
     mode, training = MODES[ACTIVATION_CODES[options.activation]], is_recording(*weights, input, h0)
@@ -134,7 +127,7 @@ def in_torch(
         ragged = DENSE
         if batch_sizes is not None:
             ragged = Ragged(*packed_layout(batch_sizes, input, None))
-        return in_layers(input, h0, weights, ragged, None, without_dropout, plain=False)
+        return in_layers(input, h0, weights, ragged, None, without_dropout, traceable=True)
 
     return torch_rnn.differentiable_once(run, differentiable, input, h0, *weights)
 
@@ -163,12 +156,12 @@ def in_layers(
     ragged: Ragged,
     reset_to: Tensor | None,  # [D·L, H]
     options: Options,
-    plain: bool,
+    traceable: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """A stack by our operators, layer by layer: output and h_n.
 
     Args:
-        plain: whether a layer may be one node of autograd, and run below it; see `is_plain`.
+        traceable: whether it must be made of operations that can be differentiated twice.
     """
     if (
         ragged.lengths is not None
@@ -181,7 +174,8 @@ def in_layers(
     ):
         input = zero_padding(input, is_active(input.shape[0], ragged.lengths))
     at_once = (
-        plain
+        not traceable
+        and is_plain(input, h0, *weights)
         and (ragged.resets is None or reset_to is None)
         and input.shape[-1] == weights[0].shape[1]
     )

@@ -39,6 +39,10 @@ class Cpp(Kernels):
         """Why the extension cannot be used, or None."""
         return EXTENSION.unusable
 
+    def serves(self, dtype: torch.dtype) -> bool:
+        """Whether nothing is against it for CPU tensors: the reasons' answer, in no time."""
+        return dtype in DTYPES and EXTENSION.unusable is None
+
     def unsupported_reason(self, call: Call) -> str | None:
         """Why no kernel serves the call, or None."""
         if call.device.type != "cpu":

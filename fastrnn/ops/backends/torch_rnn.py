@@ -82,7 +82,6 @@ def _cudnn_is_faster(call: Call) -> bool:
     return call.hidden <= CUDNN_TRAINING_HIDDEN if call.training else call.mode == "RNN_TANH"
 
 
-@without_autocast
 def stack(
     input: Tensor,  # [T, B, I], or [N, I] with batch_sizes
     h0: Tensor | None,  # [D·L, B, H]
@@ -95,17 +94,16 @@ def stack(
     bidirectional: bool,
     batch_sizes: Tensor | None = None,  # [T], on the CPU
 ) -> tuple[Tensor, Tensor]:
-    """A stack of layers by nn.RNN's own implementation: output and h_n.
-
-    Without autocast, which casts cuDNN's layers to float16 even where bfloat16 was asked for: all
-    tensors have been cast before.
-    """
+    """A stack of layers by nn.RNN's own implementation: output and h_n."""
     if h0 is None:
         states = num_layers * (2 if bidirectional else 1)
         batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
         h0 = input.new_zeros(states, batch, weights[1].shape[0])
     h0 = h0.contiguous()  # cuDNN refuses others, such as a learned state expanded over the batch
     loop: Any = torch.rnn_tanh if activation == "tanh" else torch.rnn_relu
+    if input.is_cuda:
+        # It would cast to float16, even where bfloat16 was asked for; all has been cast before.
+        loop = without_autocast(loop)
     options = bias, num_layers, dropout, training, bidirectional
     if batch_sizes is not None:
         result = loop(input, batch_sizes, h0, weights, *options)
