@@ -99,9 +99,10 @@ def stack(
         states = num_layers * (2 if bidirectional else 1)
         batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
         h0 = input.new_zeros(states, batch, weights[1].shape[0])
-    h0 = h0.contiguous()  # cuDNN refuses others, such as a learned state expanded over the batch
     loop: Any = torch.rnn_tanh if activation == "tanh" else torch.rnn_relu
     if input.is_cuda:
+        # cuDNN refuses other states, such as a learned one, which is expanded over the batch.
+        h0 = h0.contiguous()
         # It would cast to float16, even where bfloat16 was asked for; all has been cast before.
         loop = without_autocast(loop)
     options = bias, num_layers, dropout, training, bidirectional
