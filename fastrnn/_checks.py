@@ -153,17 +153,17 @@ def alike(weights_hh: Sequence[Tensor]) -> None:
 
 def rnn(input: Tensor, weights: Sequence[Tensor], ragged: Ragged, options: Options) -> None:
     """The arguments of `functional.rnn`."""
-    runs, per_direction = options.num_layers * options.directions, 4 if options.bias else 2
+    runs, per_direction = options.num_layers * options.directions(), 4 if options.bias else 2
     if len(weights) != runs * per_direction:
         raise ValueError(
             f"{runs} layers times directions have {per_direction} weights each: "
             f"{runs * per_direction} were expected, got {len(weights)}"
         )
     alike(weights[1::per_direction])
-    if ragged.is_packed and ragged.lengths is None:
+    if ragged.is_packed() and ragged.lengths is None:
         raise ValueError(_OFFSETS_ALONE)
     if ragged.resets is not None:
-        resets(ragged.resets, input.shape[: 1 if ragged.is_packed else 2], input.device)
+        resets(ragged.resets, input.shape[: 1 if ragged.is_packed() else 2], input.device)
     if options.activation not in ACTIVATION_CODES:
         raise ValueError(_UNKNOWN_ACTIVATION.format(options.activation))
 
@@ -178,7 +178,7 @@ def recurrence(
 ) -> None:
     """The arguments of `functional.recurrence`."""
     lengths, offsets, begins = ragged
-    packed = ragged.is_packed
+    packed = ragged.is_packed()
     if pre.dim() != (3 if packed else 4):
         wanted = "[N, G, H] with offsets" if packed else "[T, B, G, H] without offsets"
         raise ValueError(f"pre must be {wanted}, got shape {list(pre.shape)}")

@@ -394,7 +394,7 @@ class FusedRNN(nn.RNNBase):
         batch_sizes: Tensor | None = None,  # [T], of packed data that torch's own loop runs over
         prefer_kernels: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        packed = ragged.is_packed or batch_sizes is not None
+        packed = ragged.is_packed() or batch_sizes is not None
         if (
             input.dtype != weights[0].dtype
             or input.size(-1) != self.input_size

@@ -66,7 +66,7 @@ def rnn(
             "float32 with .float(), and leave out autocast"
         )
     steps, batch = input.shape[:2]
-    directions, num_layers = options.directions, options.num_layers
+    directions, num_layers = options.directions(), options.num_layers
     per_direction = 4 if options.bias else 2
     if lengths is not None:
         # A length beyond T means T; onnxruntime would refuse it.

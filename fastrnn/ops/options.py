@@ -15,7 +15,6 @@ class Options(NamedTuple):
     training: bool
     bidirectional: bool
 
-    @property
     def directions(self) -> int:
         """D."""
         return 2 if self.bidirectional else 1

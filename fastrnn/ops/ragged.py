@@ -10,14 +10,14 @@ from torch import Tensor
 class Ragged(NamedTuple):
     """The optional tensors of a recurrence, as `fastrnn.functional.recurrence` documents them.
 
-    A tuple, so that ``*ragged`` are the three arguments that the operators' schemas have.
+    A tuple, so that ``*ragged`` are the three arguments that the operators' schemas have; without
+    properties, which torch.compile does not know of a tuple before torch 2.11.
     """
 
     lengths: Tensor | None = None  #: [B]
     offsets: Tensor | None = None  #: [T], for packed data
     resets: Tensor | None = None  #: [T, B], or [N] with offsets
 
-    @property
     def is_packed(self) -> bool:
         """Whether data is [N, ...], the rows of a PackedSequence, and not [T, B, ...]."""
         return self.offsets is not None

@@ -95,7 +95,7 @@ def runs_in_torch(
             return False
         return torch_rnn.is_short(steps, input.dtype, is_recording(*weights, input, h0))
     steps, batch = input.shape[:2] if batch_sizes is None else (batch_sizes.shape[0], 0)
-    hidden, directions = weights[1].shape[0], options.directions
+    hidden, directions = weights[1].shape[0], options.directions()
     mode, training = MODES[ACTIVATION_CODES[options.activation]], is_recording(*weights, input, h0)
     shape = steps, batch, directions, hidden
     call = Call(mode, *shape, input.dtype, input.device, training)
@@ -165,7 +165,7 @@ def in_layers(
     """
     if (
         ragged.lengths is not None
-        and not ragged.is_packed
+        and not ragged.is_packed()
         and (
             torch.jit.is_tracing()
             or is_recording(*weights, input, h0)
@@ -179,7 +179,7 @@ def in_layers(
         and (ragged.resets is None or reset_to is None)
         and input.shape[-1] == weights[0].shape[1]
     )
-    code, directions = ACTIVATION_CODES[options.activation], options.directions
+    code, directions = ACTIVATION_CODES[options.activation], options.directions()
     last_states = []
     for number, (of_layer, h) in enumerate(_layers(h0, weights, options)):
         if number > 0 and options.training and options.dropout > 0:
@@ -200,7 +200,7 @@ def _layers(
     """Each layer's weights and its initial states, [D, B, H]."""
     if options.num_layers == 1:
         return [(weights, h0)]
-    count, directions = len(weights) // options.num_layers, options.directions
+    count, directions = len(weights) // options.num_layers, options.directions()
     return [
         (
             weights[number * count : (number + 1) * count],

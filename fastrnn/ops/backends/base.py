@@ -131,7 +131,7 @@ class Kernels(Backend):
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
         """`forward_out` into a new tensor: out and h_n. Rows that no step names are 0."""
-        out = pre.new_zeros(pre.shape) if ragged.is_packed else pre.new_empty(pre.shape)
+        out = pre.new_zeros(pre.shape) if ragged.is_packed() else pre.new_empty(pre.shape)
         h_n = self.forward_out(out, pre, weight_hh, h0, ragged, activation, reverse_from, **options)
         return out, h_n
 

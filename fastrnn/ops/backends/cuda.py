@@ -102,7 +102,7 @@ class Cuda(Kernels):
     ) -> tuple[Tensor, Tensor]:
         """See `Kernels`; `strategy` as in forward."""
         out = out.contiguous()
-        grad_pre = torch.zeros_like(out) if ragged.is_packed else torch.empty_like(out)
+        grad_pre = torch.zeros_like(out) if ragged.is_packed() else torch.empty_like(out)
         grad_h0 = h0.new_empty(h0.shape)
         options = activation, reverse_from, _tf32(h0), _code(strategy)
         given = grad_out, grad_h_n, out, weight_hh, h0, *ragged

@@ -73,7 +73,7 @@ class Resets(Problem):
         resets = torch.zeros(self.steps, self.batch, dtype=torch.bool)
         resets[list(self.at)] = True
         lengths = tensors.ragged.lengths
-        if tensors.ragged.is_packed:
+        if tensors.ragged.is_packed():
             resets = resets[torch.arange(self.steps)[:, None] < lengths]
         return tensors._replace(ragged=tensors.ragged._replace(resets=resets))
 
