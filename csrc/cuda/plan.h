@@ -9,7 +9,7 @@
 
 namespace fastrnn::cuda {
 
-enum class Strategy { cluster, grid, step };  // numbered so in fastrnn/ops/cuda.py
+enum class Strategy { cluster, grid, step };  // numbered so in fastrnn/ops/backends/cuda.py
 constexpr Strategy STRATEGIES[] = {Strategy::cluster, Strategy::grid, Strategy::step};
 enum class Direction { forward, backward };
 
