@@ -63,7 +63,8 @@ struct Plan {
   int64_t team;           // threads that share each step of a group, rather than the batch
 };
 
-Plan make_plan(const Problem& problem, int64_t threads, int64_t column_blocks);
+// W_hh is [G, gates * H, H].
+Plan make_plan(const Problem& problem, int64_t threads, int64_t column_blocks, int64_t gates = 1);
 
 // Says that a member of a team had to wait for a processor: for a while threads share the batch
 // instead, or do not share at all.

@@ -43,28 +43,29 @@ void note_crowding() {
                       std::memory_order_relaxed);
 }
 
-Plan make_plan(const Problem& p, int64_t threads, int64_t column_blocks) {
+Plan make_plan(const Problem& p, int64_t threads, int64_t column_blocks, int64_t gates) {
   // Multiply-adds below which waking the threads costs more than they save; those of one step that
   // are worth a team's meeting after it; and elements of W_hh, for packing.
   constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 15, packing_minimum = 1 << 17;
   // Rows that share one reading of W_hh in a step, and keep a tile's state small.
   constexpr int64_t tile_rows = 64;
-  const int64_t step = p.B * p.G * p.H * p.H;
+  const int64_t weights = gates * p.H * p.H;  // of a group
+  const int64_t step = p.B * p.G * weights;
   Plan plan;
   plan.packing = p.T > 1;  // for a single step the packed W_hh need not leave the nearest cache
   if (p.T * step >= call_minimum) threads = usable(threads);
   plan.parallel = threads > 1 && p.T * step >= call_minimum;
-  plan.parallel_packing = plan.parallel && p.G * p.H * p.H >= packing_minimum;
+  plan.parallel_packing = plan.parallel && p.G * weights >= packing_minimum;
   const int64_t wanted = plan.parallel ? (threads + p.G - 1) / p.G : 1;
   plan.tiles = std::max<int64_t>({1, wanted, (p.B + tile_rows - 1) / tile_rows});
   plan.tiles = std::min(plan.tiles, std::max<int64_t>(1, p.B));
   // Threads that share a step read W_hh once between them, threads with their own rows once each:
   // where it comes from beyond the second cache, that outweighs more rows.
-  const int64_t weight_bytes = p.H * p.H * (p.dtype == DType::float64 ? 8 : 4);
+  const int64_t weight_bytes = weights * (p.dtype == DType::float64 ? 8 : 4);
   const int64_t few_rows = weight_bytes > second_cache_bytes() ? 32 : 2;
   plan.team = 1;
   if (plan.parallel && p.G < threads && p.G * p.B < few_rows * threads && !crowded()) {
-    plan.team = std::min({threads / p.G, p.B * p.H * p.H / step_minimum, column_blocks / 2});
+    plan.team = std::min({threads / p.G, p.B * weights / step_minimum, column_blocks / 2});
     plan.team = std::max<int64_t>(1, plan.team);
     if (plan.team > 1) plan.tiles = 1;
   }

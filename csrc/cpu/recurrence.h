@@ -7,6 +7,9 @@
 //
 //   forward:  state = h_{t-1},   W = W_hh^T,  h_t  = act(pre_t + z)
 //   backward: state = dz_{t+1},  W = W_hh,    dz_t = (dout_t + z) act'(h_t)
+//
+// The state and z need not be of one width: a pass says how many numbers of each a hidden unit has. A
+// cell of several gates has them in z forward, and in the state backward.
 
 // Columns of every row: all, or a team member's.
 struct Columns {
@@ -19,6 +22,7 @@ struct ForwardPass {
   using A = typename S::Compute;
   using Element = typename S::Element;
   static constexpr bool against_time = false;
+  static constexpr int64_t state_width = 1, product_width = 1;  // of a unit
   const Forward& p;
 
   void begin(int64_t b, int64_t g, Columns c, A* state) const {
@@ -62,6 +66,7 @@ struct BackwardPass {
   using A = typename S::Compute;
   using Element = typename S::Element;
   static constexpr bool against_time = true;
+  static constexpr int64_t state_width = 1, product_width = 1;
   const Backward& p;
 
   void begin(int64_t, int64_t, Columns c, A* state) const {
@@ -108,17 +113,17 @@ struct BackwardPass {
   }
 };
 
-// The state of some rows, zero-padded to whole vectors, and by one more, so that rows of a power of
-// two do not all fall into the same set of the cache. A team has two, and writes the next step's while
-// this one's is read.
+// The state of some rows. Their units are zero-padded to whole vectors, and by one more, so that rows
+// of a power of two do not all fall into the same set of the cache. A team has two, and writes the next
+// step's while this one's is read.
 template <class A>
 struct State {
-  const int64_t stride, size;
+  const int64_t stride, size;  // units from a row to the next; numbers, `width` of a unit
   Buffer<A> buffers[2];
 
-  State(int64_t rows, int64_t H, bool two)
+  State(int64_t rows, int64_t H, int64_t width, bool two)
       : stride(((H + lanes<A> - 1) / lanes<A> + 1) * lanes<A>),
-        size(rows * stride),
+        size(rows * stride * width),
         buffers{Buffer<A>(size), Buffer<A>(two ? size : 0)} {
     for (int i = 0; i <= two; ++i) __builtin_memset(buffers[i].data, 0, size * sizeof(A));
   }
@@ -128,10 +133,12 @@ struct State {
 // forms, in which nobody may fail: the others would wait for ever.
 template <class A>
 struct Scratch {
+  const int64_t size;  // of z, `width` numbers of a unit
   Buffer<A> z;
   Buffer<char> started;
 
-  Scratch(const State<A>& states, int64_t rows) : z(states.size), started(rows) {}
+  Scratch(const State<A>& states, int64_t rows, int64_t width)
+      : size(rows * states.stride * width), z(size), started(rows) {}
 };
 
 // A member of a team, or the one who does without.
@@ -152,21 +159,24 @@ void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Columns columns,
   using A = typename Pass::A;
   using Element = typename Pass::Storage::Element;
   const auto& p = pass.p;
+  constexpr int64_t state_width = Pass::state_width, product_width = Pass::product_width;
   const int64_t n = b1 - b0, stride = states.stride, first = columns.first;
   const size_t bytes = columns.count * sizeof(A);
   A* state = states.buffers[0].data;
   A* next = states.buffers[member.team != nullptr].data;
   A* const z = scratch.z.data;
   char* const started = scratch.started.data;
-  __builtin_memset(z, 0, states.size * sizeof(A));
+  __builtin_memset(z, 0, scratch.size * sizeof(A));
   __builtin_memset(started, 0, n);
-  for (int64_t r = 0; r < n; ++r) pass.begin(b0 + r, g, columns, state + r * stride + first);
+  for (int64_t r = 0; r < n; ++r)
+    pass.begin(b0 + r, g, columns, state + (r * stride + first) * state_width);
   member.meet();
 
   const bool descending = (g >= p.reverse_from) != Pass::against_time;
   const auto cut = [&](int64_t t, int64_t rows) {
     for (int64_t r = 0; p.resets && r < rows; ++r)
-      if (p.cut(t, b0 + r, descending)) __builtin_memset(z + r * stride + first, 0, bytes);
+      if (p.cut(t, b0 + r, descending))
+        __builtin_memset(z + (r * stride + first) * product_width, 0, bytes * product_width);
   };
   for (int64_t i = 0; i < p.T; ++i) {
     const int64_t t = descending ? p.T - 1 - i : i;
@@ -175,13 +185,15 @@ void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Columns columns,
     if (!(Pass::against_time && i == 0)) product(last, state, z, i % 2 != 0);
     cut(t, last);
     for (int64_t r = 0; r < n; ++r) {
-      const int64_t b = b0 + r, place = r * stride + first;
+      const int64_t b = b0 + r, unit = r * stride + first;
+      const int64_t of_state = unit * state_width, of_product = unit * product_width;
       if (p.active(t, b)) {
-        pass.row(t, b, g, columns, !started[r], z + place, next + place);
+        pass.row(t, b, g, columns, !started[r], z + of_product, next + of_state);
         started[r] = 1;
         continue;
       }
-      if (next != state) __builtin_memcpy(next + place, state + place, bytes);
+      if (next != state)
+        __builtin_memcpy(next + of_state, state + of_state, bytes * state_width);
       if (!p.offsets) {
         auto* row = static_cast<Element*>(pass.output()) + p.at(t, b, g) + first;
         __builtin_memset(row, 0, columns.count * sizeof(Element));
@@ -195,8 +207,8 @@ void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Columns columns,
     cut(descending ? -1 : p.T, n);
   }
   for (int64_t r = 0; r < n; ++r) {
-    const int64_t place = r * stride + first;
-    pass.end(b0 + r, g, columns, !started[r], z + place, state + place);
+    const int64_t unit = r * stride + first;
+    pass.end(b0 + r, g, columns, !started[r], z + unit * product_width, state + unit * state_width);
   }
 }
 
@@ -219,7 +231,8 @@ void run(const Pass& pass, const Threads& threads) {
   constexpr int64_t L = lanes<A>;
   const auto& p = pass.p;
   const int64_t blocks = (p.H + L - 1) / L, size = blocks * p.H * L;
-  const Plan plan = make_plan(p, threads.count, blocks);
+  constexpr int64_t gates = Pass::state_width * Pass::product_width;
+  const Plan plan = make_plan(p, threads.count, blocks, gates);
   const auto each = [&](bool parallel, int64_t count, const std::function<void(int64_t)>& task) {
     if (parallel) return threads.run(count, task);
     for (int64_t i = 0; i < count; ++i) task(i);
@@ -255,8 +268,9 @@ void run(const Pass& pass, const Threads& threads) {
     const Columns columns{from * L, (to * L < p.H ? to * L : p.H) - from * L};
     recur(pass, g, b0, b1, columns, states, scratch, member,
           [&](int64_t n, const A* state, A* z, bool backwards) {
-            const Rows<const A> x{state, states.stride}, start{zeros.data, 0};
-            const Rows<A> sums{z + from * L, states.stride};
+            const Rows<const A> x{state, states.stride * Pass::state_width}, start{zeros.data, 0};
+            const Rows<A> sums{z + from * L * Pass::product_width,
+                               states.stride * Pass::product_width};
             if (packing) {
               multiply(n, x, packed(g).at(from), to - from, start, sums, backwards);
             } else {
@@ -273,8 +287,9 @@ void run(const Pass& pass, const Threads& threads) {
     std::deque<Scratch<A>> scratch;
     for (int64_t g = 0; g < p.G; ++g) {
       teams.emplace_back(plan.team);
-      states.emplace_back(p.B, p.H, true);
-      for (int64_t me = 0; me < plan.team; ++me) scratch.emplace_back(states[g], p.B);
+      states.emplace_back(p.B, p.H, Pass::state_width, true);
+      for (int64_t me = 0; me < plan.team; ++me)
+        scratch.emplace_back(states[g], p.B, Pass::product_width);
     }
     threads.run(p.G * plan.team, [&](int64_t i) {
       const int64_t g = i % p.G;
@@ -291,8 +306,8 @@ void run(const Pass& pass, const Threads& threads) {
   each(plan.parallel, p.G * plan.tiles, [&](int64_t i) {
     const int64_t g = i / plan.tiles, part = i % plan.tiles;
     const int64_t b0 = p.B * part / plan.tiles, b1 = p.B * (part + 1) / plan.tiles;
-    State<A> state(b1 - b0, p.H, false);
-    some(g, b0, b1, 0, bands, state, Scratch<A>(state, b1 - b0), Member{});
+    State<A> state(b1 - b0, p.H, Pass::state_width, false);
+    some(g, b0, b1, 0, bands, state, Scratch<A>(state, b1 - b0, Pass::product_width), Member{});
   });
 }
 

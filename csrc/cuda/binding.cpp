@@ -159,7 +159,7 @@ void backward(const Tensor& grad_out_, const Tensor& grad_h_n_, const Tensor& ou
 
 }  // namespace
 
-// Below the public operators, which know nothing of these: fastrnn/ops/cuda.py.
+// Below the public operators, which know nothing of these: fastrnn/ops/backends/cuda.py.
 STABLE_TORCH_LIBRARY_FRAGMENT(fastrnn, m) {
   m.def(
       "cuda_forward(Tensor pre, Tensor weight_hh, Tensor h0, Tensor? lengths, Tensor? offsets, "

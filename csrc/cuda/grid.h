@@ -22,47 +22,9 @@
 
 #include "alignment.h"
 #include "cuda.h"
-#include "ending.h"
-#include "piece.h"
+#include "grid_warp.h"
 
 namespace fastrnn::cuda {
-
-// What no state holds: in place of it, one of the other bit patterns of NaN.
-constexpr uint32_t absent = 0xffffffff;
-
-__device__ inline bool any_absent(uint4 words) {
-  return words.x == absent || words.y == absent || words.z == absent || words.w == absent;
-}
-template <class E> __device__ uint2 present(uint2 chunk) {
-  constexpr uint32_t nan = E::values == 2 ? 0x7fff7fff : 0x7fffffff;
-  return {chunk.x == absent ? nan : chunk.x, chunk.y == absent ? nan : chunk.y};
-}
-
-struct None {};
-
-// What a lane keeps in shared memory, for registers are for W_hh: where it reads and writes within
-// a step, and what the end of the next step needs. With resets it is no larger.
-template <class E, class D> struct Kept {
-  int64_t state, published;  // bytes of Exchange::states
-  int64_t result;            // elements
-  std::conditional_t<has_resets<D>, int8_t, int> inside;  // pieces of the state
-  [[no_unique_address]] Cuts<D> cuts;
-  std::conditional_t<has_resets<D>, int16_t, int> unit;
-  [[no_unique_address]] std::conditional_t<has_resets<D>, int, None> own_row;
-  typename Ending<E, D>::Inputs inputs;
-};
-
-// Where the blocks meet.
-struct Exchange {
-  void* states;         // [T, B, G, width]
-  const void* initial;  // [B, G, width], of Forward: h0
-  int64_t width;        // a multiple of 16 bytes, H at least
-  int64_t row, step;    // bytes from a batch row to the next, from a step to the next
-  bool is_result;       // states is the result itself
-};
-
-template <class E, int fragments>
-constexpr int most_threads = grid_threads(E::values == 2 ? Mode::half : Mode::float32, fragments);
 
 template <class E, class D, int M, int RESIDENT>
 __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
@@ -70,18 +32,14 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
                 Access access) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   using Storage = typename E::Storage;
-  constexpr int size = sizeof(Storage);
-  constexpr bool crowded = most_threads<E, M * RESIDENT> > 256;
-  constexpr int PIECES = crowded ? 8 : 16;         // as grid_pieces
-  constexpr int CHAINS = crowded ? 2 / M : 4 / M;  // sums that do not wait for one another
+  using Warp = GridWarp<E, D, M, RESIDENT>;
+  constexpr int PIECES = Warp::PIECES, CHAINS = Warp::CHAINS;
 
-  const int warp = threadIdx.x / 32, splits = blockDim.x / 32;
-  const Lane<E> lane(threadIdx.x % 32);
-  const int n_tiles = (rows + 7) / 8, pieces = (RESIDENT + streamed) / 2;
-  const int64_t tile = first_tile + blockIdx.x / blocks;
-  const int rank = blockIdx.x % blocks;
-  const int64_t tiles_of_group = (p.B + rows - 1) / rows, group = tile / tiles_of_group;
-  const int64_t first_row = tile % tiles_of_group * rows;
+  const Warp self{p, exchange, blocks, streamed, rows, first_tile};
+  const int warp = self.warp, splits = self.splits, n_tiles = self.n_tiles, rank = self.rank;
+  const int pieces = self.pieces;
+  const int64_t group = self.group, first_row = self.first_row;
+  const Lane<E> lane = self.lane;
 
   DYNAMIC_SHARED(shared);
   float4* const sums = reinterpret_cast<float4*>(shared);  // [2][n_tiles][M][splits][32]
@@ -93,12 +51,7 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
   auto* const kept = all_kept + threadIdx.x;
   static_assert(sizeof(Kept<E, D>) <= 64);  // as grid_shared_bytes has it
   int* const lengths = reinterpret_cast<int*>(all_kept + blockDim.x);  // [rows]
-  for (int i = threadIdx.x; i < 8 * n_tiles; i += blockDim.x) {
-    lengths[i] = i < rows ? row_length(p, first_row + i) : -1;
-  }
-  __syncthreads();
-  int steps = 0;
-  for (int i = 0; i < rows; ++i) steps = lengths[i] > steps ? lengths[i] : steps;
+  const int steps = self.load_lengths(lengths);
   const Order order = order_of(p, group, steps);
 
   uint32_t w[M][RESIDENT][4];
@@ -117,92 +70,35 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
       uint32_t piece[2][4];
       load_piece(piece, m, RESIDENT / 2 + c);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        weights[((2 * c + i) * M + m) * 32] = {piece[i][0], piece[i][1], piece[i][2], piece[i][3]};
-      }
+      for (int i = 0; i < 2; ++i) store_words(weights + ((2 * c + i) * M + m) * 32, piece[i]);
     }
   }
 
-  // The lane's part of the state: 16 bytes of each piece that has them, of row lane.g of a tile.
-  const int64_t first_byte = int64_t{warp} * pieces * piece_bytes + 16 * lane.q;
-  const int64_t bytes = exchange.width * size - first_byte;
-  const int64_t begun = bytes <= 0 ? 0 : (bytes + piece_bytes - 1) / piece_bytes;
-  kept->inside = begun < pieces ? static_cast<int>(begun) : pieces;
-  kept->state = (first_row + lane.g) * exchange.row + group * exchange.width * size + first_byte;
-  struct Row {
-    const unsigned char* from;
-    int count;    // of pieces
-    bool awaited;
-  };
-  const auto locate = [&](int n, int t) -> Row {
-    const int length = lengths[8 * n + lane.g], previous = order.previous(t, length);
-    const bool begins = previous < 0;
-    const bool needed = begins ? !is_backward<D> && t < length : t < length || t == order.end();
-    const auto* const from = static_cast<const unsigned char*>(
-        begins ? exchange.initial : exchange.states);
-    const int64_t at = begins ? 0 : previous * exchange.step;
-    return {from + (at + 8 * n * exchange.row + kept->state), needed ? kept->inside : 0, !begins};
-  };
-
   // The warp's own tile of units and batch rows at the end of a step.
+  self.keep_state_place(kept);
   const bool ends = warp < n_tiles * M;
   const int64_t own_row = first_row + 8 * (warp / M);
   Ending<E, D> ending(p, access, order, group, own_row, (rank * M + warp % M) * 16,
                       lengths + (ends ? 8 * (warp / M) : 0), lane);
-  kept->result = ending.place;
-  kept->unit = ending.unit;
-  if constexpr (has_resets<D>) kept->own_row = own_row;
-  kept->published = (own_row + lane.chunk_row(0)) * exchange.row +
-                    (group * exchange.width + ending.unit) * size;
-  const auto publish = [&](int t) {
-    return [&, t](int i, uint2 chunk) {
-      if (ending.unit >= exchange.width) return true;
-      auto* const to = static_cast<unsigned char*>(exchange.states) +
-                       (t * exchange.step + i * exchange.row + kept->published);
-      const uint2 real = unit_mask<E>(ending.unit, p.H);  // or 0 times infinity would be among them
-      ptx::store_relaxed(to, present<E>({chunk.x & real.x, chunk.y & real.y}));
-      return exchange.is_result;
-    };
-  };
-  // Loading them costs no time: the others' part of the state takes longer.
-  const auto fetch_inputs = [&](int t) {
-    if constexpr (has_resets<D>) ending.load_cuts(kept->cuts, t, kept->own_row);
-    if (t == order.end()) return;
-    ending.load(kept->inputs, t);
-    if (order.next(t) != order.end()) ending.prefetch(order.next(t));
-  };
+  self.keep_own_place(kept, own_row, ending);
   if (ends) {
     ending.begin();
-    fetch_inputs(order.time(0));
+    fetch_inputs(kept, ending, order, order.time(0));
   }
 
   for (int t = order.time(0); is_backward<D> || t != order.end(); t = order.next(t)) {
     float4* const step_sums = sums + (t & 1) * sums_size;
     uint4 h[PIECES];
-    Row row = locate(0, t);
+    auto row = self.locate(lengths, kept, order, 0, t);
     row.from = ptx::forget(row.from);
-    const auto load = [&](int c) {
-      h[c] = {0, 0, 0, 0};
-      if (c < row.count) h[c] = ptx::load_relaxed(row.from + c * piece_bytes);
-    };
 #pragma unroll
-    for (int c = 0; c < PIECES; ++c) load(c);
+    for (int c = 0; c < PIECES; ++c) self.load(h, row, c);
     for (int n = 0; n < n_tiles; ++n) {
-      for (int again = row.awaited; again;) {
-        again = 0;
-        row.from = ptx::forget(row.from);
-#pragma unroll
-        for (int c = 0; c < PIECES; ++c) {
-          if (!any_absent(h[c])) continue;
-          h[c] = ptx::load_relaxed(row.from + c * piece_bytes);
-          again = 1;
-        }
-      }
-      __syncwarp();
+      self.await(h, row);
 
       const bool more = n + 1 < n_tiles;
       if (more) {
-        row = locate(n + 1, t);
+        row = self.locate(lengths, kept, order, n + 1, t);
         row.from = ptx::forget(row.from);
       }
       float sum[M][CHAINS][4] = {};
@@ -211,49 +107,23 @@ __global__ void __launch_bounds__(most_threads<E, M * RESIDENT>, 1)
         if (c >= RESIDENT / 2 && c >= pieces) break;
 #pragma unroll
         for (int m = 0; m < M; ++m) {
-          uint32_t streamed_w[2][4];
-          if (c >= RESIDENT / 2) {
-#pragma unroll
-            for (int j = 0; j < 2; ++j) {
-              const uint4 words = weights[((2 * c - RESIDENT + j) * M + m) * 32];
-              streamed_w[j][0] = words.x, streamed_w[j][1] = words.y;
-              streamed_w[j][2] = words.z, streamed_w[j][3] = words.w;
-            }
-          }
-          const auto& low = c < RESIDENT / 2 ? w[m][2 * c % RESIDENT] : streamed_w[0];
-          const auto& high = c < RESIDENT / 2 ? w[m][(2 * c + 1) % RESIDENT] : streamed_w[1];
-          multiply<E>(sum[m][2 * c % CHAINS], low, h[c].x, h[c].y);
-          multiply<E>(sum[m][(2 * c + 1) % CHAINS], high, h[c].z, h[c].w);
+          multiply_piece<E>(sum[m], w[m], weights + m * 32, M * 32, h[c], c);
         }
-        if (more) load(c);
+        if (more) self.load(h, row, c);
       }
-#pragma unroll
-      for (int m = 0; m < M; ++m) {
-        float total[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          total[j] = sum[m][0][j];
-#pragma unroll
-          for (int chain = 1; chain < CHAINS; ++chain) total[j] += sum[m][chain][j];
-        }
-        step_sums[((n * M + m) * splits + warp) * 32 + threadIdx.x % 32] = {total[0], total[1],
-                                                                            total[2], total[3]};
-      }
+      self.store_sums(step_sums, sum, n);
     }
     // The sums' other half is next: who writes there has passed this barrier, and so has everyone
     // who read there.
     __syncthreads();
     if (ends) {
       float sum[4] = {};
-#pragma unroll 4
-      for (int j = 0; j < splits; ++j) {
-        const float4 part = step_sums[(warp * splits + j) * 32 + threadIdx.x % 32];
-        sum[0] += part.x, sum[1] += part.y, sum[2] += part.z, sum[3] += part.w;
-      }
+      self.add_up(sum, step_sums);
       ending.place = kept->result;
       ending.unit = kept->unit;
-      ending.finish(t, sum, kept->inputs, kept->cuts, publish(t));
-      if (t != order.end()) fetch_inputs(order.next(t));
+      ending.finish(t, sum, kept->inputs, kept->cuts,
+                    Publish<E, D>{exchange, kept, ending, t});
+      if (t != order.end()) fetch_inputs(kept, ending, order, order.next(t));
     }
     if (t == order.end()) break;  // after what only backward has
   }

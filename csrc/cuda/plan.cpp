@@ -42,11 +42,15 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr double float32_products = 7;
 double products(Mode mode) { return mode == Mode::float32 ? float32_products : 1; }
 
+// The state that the blocks exchange is as wide as the product is deep: backward, it is dz.
 struct Work {
-  int64_t tiles_of_units, k_steps;
+  int64_t tiles_of_units, width, k_steps;
+  int gate_tiles;  // of W_hh, for each tile of units
   explicit Work(const Sizes& sizes)
       : tiles_of_units(ceil_div(sizes.H, 16)),
-        k_steps(ceil_div(sizes.H * element_bytes(sizes.mode), 32)) {}
+        width(sizes.H * (sizes.direction == Direction::backward ? sizes.gates : 1)),
+        k_steps(ceil_div(width * element_bytes(sizes.mode), 32)),
+        gate_tiles(cuda::gate_tiles(sizes.direction, sizes.gates)) {}
 };
 
 // Cycles of a block's products in a step, and of adding up what the splits found.
@@ -61,7 +65,8 @@ double product_time(const Sizes& sizes, const Tiling& tiling, int warps, int til
                                  independent) * product_latency;
   double cycles = std::max({count * product_cycles, (state + weights) / shared_bandwidth, chain});
   if (tiling.splits > 1) {
-    const double sums = double(tiling.splits - 1) * tiling.m_tiles * n * 512;
+    const int tiles = tiling.m_tiles * gate_tiles(sizes.direction, sizes.gates);
+    const double sums = double(tiling.splits - 1) * tiles * n * 512;
     cycles += reduction + 2 * sums / shared_bandwidth;
   }
   return cycles;
@@ -70,7 +75,8 @@ double product_time(const Sizes& sizes, const Tiling& tiling, int warps, int til
 // Cycles of a call: a launch, W_hh from L2, and the steps of all tiles, some of which run at once.
 double call_time(const Sizes& sizes, const Plan& plan, double step) {
   const Tiling& tiling = plan.tiling;
-  const int fragments = plan.strategy == Strategy::grid ? tiling.m_tiles : 1;
+  const int fragments =
+      Work(sizes).gate_tiles * (plan.strategy == Strategy::grid ? tiling.m_tiles : 1);
   const double weights =
       double(plan.threads / 32) * fragments * (tiling.resident + tiling.streamed) * 512;
   const int64_t turns = ceil_div(std::max<int64_t>(plan.tiles, 1), plan.at_once);
@@ -102,15 +108,18 @@ Option best_cluster(const Device& device, const Sizes& sizes) {
         for (const int rows : row_choices) {
           const Tiling tiling{blocks,   int(m_tiles), splits,
                               resident, int(std::max<int64_t>(depth - resident, 0)), rows};
-          const int64_t shared = cluster_shared_bytes(tiling, bytes, sizes.direction);
-          if (!cluster_fits(sizes.mode, tiling) || shared > device.shared_bytes) continue;
+          const int64_t shared =
+              cluster_shared_bytes(tiling, bytes, sizes.direction, sizes.gates);
+          if (!cluster_fits(sizes.mode, tiling, work.gate_tiles)) continue;
+          if (shared > device.shared_bytes) continue;
           const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
           const double bandwidth = blocks == 16 ? cluster_bandwidth_16 : cluster_bandwidth;
           const double exchange =
               blocks == 1 ? block_exchange
-                          : cluster_exchange + double(rows) * sizes.H * bytes / bandwidth;
-          const double step =
-              exchange + product_time(sizes, tiling, int(warps), 1, true) + cluster_step;
+                          : cluster_exchange + double(rows) * work.width * bytes / bandwidth;
+          const double step = exchange +
+                              product_time(sizes, tiling, int(warps), work.gate_tiles, true) +
+                              cluster_step;
           const int64_t at_once = device.clusters[i];
           Plan plan{Strategy::cluster, sizes.mode, tiling, int(warps) * 32, shared, tiles, at_once};
           plan.cycles = call_time(sizes, plan, step);
@@ -142,15 +151,16 @@ Option best_grid(const Device& device, const Sizes& sizes) {
         for (const int rows : row_choices) {
           const Tiling tiling{int(blocks), m_tiles, splits,
                               resident,    int(std::max<int64_t>(depth - resident, 0)), rows};
-          const int64_t shared = grid_shared_bytes(tiling);
-          if (!grid_fits(sizes.mode, tiling) || shared > device.shared_bytes) continue;
+          const int64_t shared = grid_shared_bytes(tiling, work.gate_tiles);
+          if (!grid_fits(sizes.mode, tiling, work.gate_tiles)) continue;
+          if (shared > device.shared_bytes) continue;
           const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
           const int64_t at_once = device.processors / blocks;
           const double exchange =
-              grid_exchange + double(rows) * sizes.H * bytes / grid_bandwidth;
-          const double step =
-              exchange +
-              worse * product_time(sizes, tiling, splits, m_tiles, false) + grid_step;
+              grid_exchange + double(rows) * work.width * bytes / grid_bandwidth;
+          const double products =
+              product_time(sizes, tiling, splits, m_tiles * work.gate_tiles, false);
+          const double step = exchange + worse * products + grid_step;
           Plan plan{Strategy::grid, sizes.mode, tiling, splits * 32, shared, tiles, at_once};
           plan.cycles = launch_cycles + call_time(sizes, plan, step);  // the other fills memory
           keep_best(best, found, plan);
@@ -164,9 +174,9 @@ Option best_grid(const Device& device, const Sizes& sizes) {
 
 Option best_step(const Device& device, const Sizes& sizes) {
   const double bytes = element_bytes(sizes.mode);
-  const double weights = bytes * sizes.G * sizes.H * sizes.H;
+  const double weights = bytes * sizes.G * sizes.gates * sizes.H * sizes.H;
   const double streamed = weights / (stream_bandwidth * device.processors);
-  const double flops = double(ceil_div(sizes.B, 8)) * sizes.G * sizes.H * sizes.H * bytes / 512;
+  const double flops = double(ceil_div(sizes.B, 8)) * weights / 512;
   const double arithmetic = flops * product_cycles * products(sizes.mode) / device.processors;
   Plan plan{};
   plan.strategy = Strategy::step;

@@ -9,7 +9,7 @@
 
 namespace fastrnn::cuda {
 
-enum class Strategy { cluster, grid, step };  // numbered so in fastrnn/ops/cuda.py
+enum class Strategy { cluster, grid, step };  // numbered so in fastrnn/ops/backends/cuda.py
 constexpr Strategy STRATEGIES[] = {Strategy::cluster, Strategy::grid, Strategy::step};
 enum class Direction { forward, backward };
 
@@ -45,6 +45,19 @@ struct Tiling {
 
 // cluster: a warp has one tile of units, a block m_tiles · splits warps.
 // grid: a warp has all m_tiles of its block, a block splits warps.
+//
+// A cell of `gates` gates has a W_hh of gates · H rows. Forward, a warp has the rows of all gates
+// of its units: so many tiles for each tile of units. Backward, the gates are part of the depth.
+// There is no kernel of several gates yet, and for them the limits below are estimates.
+FASTRNN_HOST_DEVICE constexpr int gate_tiles(Direction direction, int gates) {
+  return direction == Direction::forward ? gates : 1;
+}
+
+// The tensors that a step of a cell reads: forward, its input's share of each gate; backward, the
+// gradient of the result, and what forward saved: its result, or the gates and two more.
+FASTRNN_HOST_DEVICE constexpr int streams(Direction direction, int gates) {
+  return direction == Direction::forward ? gates : gates == 1 ? 2 : gates + 2;
+}
 
 // The steps by which the cluster kernel's reads run ahead: a step of few rows is shorter than a
 // trip to memory.
@@ -57,42 +70,47 @@ struct ClusterLayout {
   int64_t state;  // of 16 bytes lie in different banks
   int64_t weights, sums, ahead, end;
 
-  constexpr ClusterLayout(const Tiling& t, int element_bytes, Direction direction)
+  constexpr ClusterLayout(const Tiling& t, int element_bytes, Direction direction, int gates = 1)
       : row(int64_t{t.splits} * (t.resident + t.streamed) * 32 + 16),
         state(128),
         weights(state + 16 * t.n_tiles() * row),
-        sums(weights + int64_t{t.m_tiles} * t.splits * t.streamed * 512),
-        ahead(sums + int64_t{t.splits - 1} * t.m_tiles * t.n_tiles() * 1024),
+        sums(weights + int64_t{t.m_tiles} * t.splits * t.streamed * 512 *
+                           gate_tiles(direction, gates)),
+        ahead(sums + int64_t{t.splits - 1} * t.m_tiles * t.n_tiles() * 1024 *
+                         gate_tiles(direction, gates)),
         end(ahead + int64_t{t.m_tiles} * t.n_tiles() * 128 * element_bytes *
-                        cluster_ahead(t.n_tiles()) * (direction == Direction::backward ? 2 : 1)) {}
+                        cluster_ahead(t.n_tiles()) * streams(direction, gates)) {}
 };
 
 // Bytes of dynamic shared memory of a block.
 constexpr int64_t cluster_shared_bytes(const Tiling& tiling, int element_bytes,
-                                       Direction direction) {
-  return ClusterLayout(tiling, element_bytes, direction).end;
+                                       Direction direction, int gates = 1) {
+  return ClusterLayout(tiling, element_bytes, direction, gates).end;
 }
 
 // The cluster kernel by its registers: which instances there are, and the threads of a block.
-// Beside W_hh a lane has its chunks, and those of float32 are two for one.
+// Beside W_hh a lane has its chunks, and those of float32 are two for one. `gate_tiles` as above.
 constexpr bool cluster_compiled(Mode mode, int resident, int n_tiles) {
   const int most = mode == Mode::half ? 128 : mode == Mode::tf32 ? 64 : 32;
   return mode != Mode::float64 && resident * n_tiles <= most;
 }
-constexpr int cluster_threads(Mode mode, int resident, int n_tiles) {
-  const int chunks = n_tiles * (mode == Mode::half ? 1 : 2);
-  if (resident == 32 || chunks == 8 || resident * chunks > 32) return 256;
-  return chunks == 4 || resident * chunks > 16 ? 384 : 512;
+constexpr int cluster_threads(Mode mode, int fragments, int n_tiles, int gate_tiles = 1) {
+  const int chunks = n_tiles * gate_tiles * (mode == Mode::half ? 1 : 2);
+  if (fragments >= 32 || chunks >= 8 || fragments * chunks > 32) return 256;
+  return chunks >= 4 || fragments * chunks > 16 ? 384 : 512;
 }
-constexpr bool cluster_fits(Mode mode, const Tiling& t) {
-  return t.rows > 0 && t.rows <= 32 && cluster_compiled(mode, t.resident, t.n_tiles()) &&
-         t.m_tiles * t.splits * 32 <= cluster_threads(mode, t.resident, t.n_tiles()) &&
+constexpr bool cluster_fits(Mode mode, const Tiling& t, int gate_tiles = 1) {
+  const int fragments = t.resident * gate_tiles;
+  return t.rows > 0 && t.rows <= 32 && fragments <= 32 &&
+         cluster_compiled(mode, fragments, t.n_tiles()) &&
+         t.m_tiles * t.splits * 32 <= cluster_threads(mode, fragments, t.n_tiles(), gate_tiles) &&
          t.splits <= 8 && (t.splits == 1 || t.m_tiles <= 15);  // a barrier each
 }
 
 // Of a block of grid: the sums of its warps, twice; W_hh; what lanes keep; the rows' lengths.
-constexpr int64_t grid_shared_bytes(const Tiling& t) {
-  const int64_t fragments = int64_t{t.splits} * t.m_tiles * (2 * t.n_tiles() + t.streamed);
+constexpr int64_t grid_shared_bytes(const Tiling& t, int gate_tiles = 1) {
+  const int64_t tiles = int64_t{t.m_tiles} * gate_tiles;
+  const int64_t fragments = t.splits * tiles * (2 * t.n_tiles() + t.streamed);
   return fragments * 512 + t.splits * 32 * 64 + 32 * t.n_tiles();
 }
 
@@ -106,8 +124,8 @@ constexpr int grid_pieces(Mode mode, int fragments) {
   return grid_threads(mode, fragments) == 512 ? 8 : 16;
 }
 
-constexpr bool grid_fits(Mode mode, const Tiling& t) {
-  const int fragments = t.m_tiles * t.resident;
+constexpr bool grid_fits(Mode mode, const Tiling& t, int gate_tiles = 1) {
+  const int fragments = t.m_tiles * gate_tiles * t.resident;
   const int most = mode == Mode::float32 ? 16 : 32;  // its three products need registers too
   return mode != Mode::float64 && t.m_tiles <= 2 && fragments <= most && t.streamed % 2 == 0 &&
          32 * t.splits <= grid_threads(mode, fragments) &&
@@ -132,6 +150,7 @@ struct Sizes {
   Mode mode;
   Direction direction;
   int64_t T, B, G, H;
+  int gates = 1;  // of W_hh, [G, gates · H, H]
 
   bool operator==(const Sizes&) const = default;
 };

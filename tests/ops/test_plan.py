@@ -49,6 +49,12 @@ def test_a_team_forms_where_its_members_had_processors(program: Path) -> None:
 
 
 @needs_two
+def test_four_gates_are_four_times_the_work(program: Path) -> None:
+    """256² elements of W_hh are too few to share out, two steps with them, and packing them."""
+    assert answer(program, "gates") == ["0 0 1", "1 1 2"]
+
+
+@needs_two
 def test_of_bound_threads_the_callers_affinity_tells_nothing(program: Path) -> None:
     assert answer(program, "plan", 1, OMP_PROC_BIND="close")[0] == "1 1 2"
     assert answer(program, "plan", 1, OMP_PROC_BIND="FALSE") == 2 * ALONE

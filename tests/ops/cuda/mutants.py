@@ -214,7 +214,7 @@ MUTANTS = [
     Mutant(
         "a state may be what stands for none",
         GRID_FLOAT32,
-        "grid.h",
+        "grid_warp.h",
         {"{chunk.x == absent ? nan : chunk.x, chunk.y == absent ? nan : chunk.y}": "chunk"},
         Runs(32, splits=2, relu=True, spoilt={"pre": ONES}),
         "deadlock",
@@ -222,7 +222,7 @@ MUTANTS = [
     Mutant(
         "the state not waited for",
         GRID,
-        "grid.h",
+        "grid_warp.h",
         {"int again = row.awaited; again;": "int again = 0; again;"},
         Runs(32, splits=2),
         "not close",
@@ -230,7 +230,7 @@ MUTANTS = [
     Mutant(
         "one word in four waited for",
         GRID_BACKWARD,
-        "grid.h",
+        "grid_warp.h",
         {" || words.y == absent || words.z == absent || words.w == absent": ""},
         Runs(48, splits=2),
         "not close",
@@ -238,7 +238,7 @@ MUTANTS = [
     Mutant(
         "h0 waited for",
         GRID,
-        "grid.h",
+        "grid_warp.h",
         {"needed ? kept->inside : 0, !begins}": "needed ? kept->inside : 0, true}"},
         Runs(32, splits=2, spoilt={"h0": ONES}),
         "deadlock",
@@ -278,7 +278,7 @@ MUTANTS = [
     Mutant(
         "units beyond the row handed over",
         GRID,
-        "grid.h",
+        "grid_warp.h",
         {"if (ending.unit >= exchange.width) return true;": ""},
         Runs(18, splits=2),
         "not close|heap-buffer-overflow",
@@ -286,7 +286,7 @@ MUTANTS = [
     Mutant(
         "values beyond H handed over",
         GRID,
-        "grid.h",
+        "grid_warp.h",
         {"present<E>({chunk.x & real.x, chunk.y & real.y})": "present<E>(chunk)"},
         Runs(18, splits=2, spoilt={"h0": INFINITY}),
         "not close",
@@ -318,7 +318,7 @@ MUTANTS = [
     Mutant(
         "grad_h0 without the last product",
         GRID_BACKWARD,
-        "grid.h",
+        "grid_warp.h",
         {": t < length || t == order.end();": ": t < length;"},
         Runs(32, splits=2, reverse=True),
         "not close",

@@ -61,7 +61,7 @@ MUTANTS = [
     Mutant(
         "grad_h0 not cut",
         GRID_RESETS_BACKWARD,
-        "grid.h",
+        "grid_warp.h",
         {"(has_resets<D>) ending.load": "(has_resets<D>) if (t != order.end()) ending.load"},
         Runs(32, splits=2),
         "not close",

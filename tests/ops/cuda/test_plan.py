@@ -26,15 +26,16 @@ NAMES = {
 OTHERS = 40
 
 
-def plans(name, mode, backward, T, B, G, H):
+def plans(name, mode, backward, T, B, G, H, gates=1):
     module = cpp.EXTENSION.module
-    return module.plans(module.Device(*NAMES[name]), mode, backward, T, B, G, H)
+    return module.plans(module.Device(*NAMES[name]), mode, backward, T, B, G, H, gates)
 
 
-def check(name, mode, backward, T, B, G, H):
+def check(name, mode, backward, T, B, G, H, gates=1):
     """The choice is the fastest of the options, and each keeps within the device."""
     capability, processors, shared, clusters = NAMES[name]
-    chosen, options = plans(name, mode, backward, T, B, G, H)
+    chosen, options = plans(name, mode, backward, T, B, G, H, gates)
+    gate_tiles, depth = (1, gates * H) if backward else (gates, H)
     offered = {strategy: plan for strategy, plan in options.items() if not isinstance(plan, str)}
     assert "step" in offered
     assert offered[chosen].cycles == min(plan.cycles for plan in offered.values())
@@ -48,10 +49,10 @@ def check(name, mode, backward, T, B, G, H):
         assert mode != "float64"
         # Every unit and all of the product's depth, and every row of every group.
         assert t.blocks * t.m_tiles * 16 >= H
-        assert t.splits * (t.resident + t.streamed) * 32 >= H * BYTES[mode]
+        assert t.splits * (t.resident + t.streamed) * 32 >= depth * BYTES[mode]
         assert plan.tiles == G * math.ceil(B / t.rows)
         # Registers, shared memory and room for all that wait for one another.
-        of_a_warp = 1 if strategy == "cluster" else t.m_tiles
+        of_a_warp = gate_tiles * (1 if strategy == "cluster" else t.m_tiles)
         assert warps == t.splits * (t.m_tiles if strategy == "cluster" else 1) <= 32
         assert 4 * t.resident * of_a_warp + OTHERS <= min(255, 65536 // plan.threads)
         assert warps * of_a_warp * t.streamed * 512 <= plan.shared <= shared
@@ -85,9 +86,10 @@ def test_a_sweep(name, mode):
     st.integers(1, 5000),
     st.integers(1, 64),
     st.integers(1, 8192),
+    st.sampled_from((1, 3, 4)),
 )
-def test_any_sizes(name, mode, backward, T, B, G, H):
-    check(name, mode, backward, T, B, G, H)
+def test_any_sizes(name, mode, backward, T, B, G, H, gates):
+    check(name, mode, backward, T, B, G, H, gates)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,73 @@ def test_a_batch_is_split_over_clusters_first():
     plan = plans("H100", "half", False, 1000, 16, 1, 512)[1]["cluster"]
     assert 1 < plan.tiles <= plan.at_once
     assert plan.tiling.rows < 8
+
+
+@pytest.mark.parametrize("gates", [3, 4])
+@pytest.mark.parametrize("mode", ["half", "tf32", "float32"])
+def test_gates_within_the_device(mode, gates):
+    for H, B in itertools.product(SIZES, (1, 8, 32, 100)):
+        for backward in (False, True):
+            check("H100", mode, backward, 100, B, 1, H, gates)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "strategy", "cycles", "threads", "shared"),
+    [
+        (("H100", "half", False, 100, 1, 1, 512), "cluster", 174572.63356973993, 64, 18816),
+        (("H100", "half", False, 100, 1, 1, 512), "grid", 294977.3333333333, 128, 12320),
+        (("H100", "half", False, 100, 1, 1, 512), "step", 811636.3636363636, 0, 0),
+        (("H100", "half", True, 100, 32, 1, 512), "cluster", 187057.6914080072, 128, 24960),
+        (("H100", "float32", True, 100, 8, 2, 256), "grid", 324689.55555555556, 128, 12320),
+        (("H100", "tf32", False, 100, 8, 2, 1000), "cluster", 456288.16075650114, 256, 209280),
+        (("A100", "half", True, 100, 32, 1, 1024), "grid", 451453.77777777775, 128, 24640),
+        (("A100", "half", True, 100, 32, 1, 1024), "step", 1037831.111111111, 0, 0),
+    ],
+)
+def test_the_plan_of_one_gate(sizes, strategy, cycles, threads, shared):
+    """As it was before there were gates."""
+    plan = plans(*sizes)[1][strategy]
+    assert plan.cycles == pytest.approx(cycles, rel=1e-12)
+    assert (plan.threads, plan.shared) == (threads, shared)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_four_gates_have_four_times_the_weights(backward):
+    """`step` reads them from L2 in every step; grid and cluster have room for all of them."""
+    launch_cycles = 8000
+
+    def step(gates):
+        sizes = "H100", "half", backward, 100, 1, 1, 4096, gates
+        return plans(*sizes)[1]["step"].cycles / (100 + backward) - launch_cycles
+
+    assert step(4) == pytest.approx(4 * step(1))
+    for H in (64, 128, 256):
+        for strategy in ("cluster", "grid"):
+            plan = plans("H100", "half", backward, 100, 1, 1, H, 4)[1][strategy]
+            t, warps = plan.tiling, plan.threads // 32
+            tiles = (1 if backward else 4) * (1 if strategy == "cluster" else t.m_tiles)
+            held = t.blocks * warps * tiles * (t.resident + t.streamed) * 512
+            assert held >= 4 * H * H * 2
+
+
+def test_gates_outgrow_the_cluster():
+    assert not isinstance(plans("H100", "half", True, 10, 8, 1, 1024)[1]["cluster"], str)
+    assert "does not fit" in plans("H100", "half", True, 10, 8, 1, 1024, 4)[1]["cluster"]
+
+
+def test_only_backward_exchanges_all_gates():
+    """A step of more rows exchanges more, and multiplies no more: all are in one tile."""
+
+    def growth(backward, gates):
+        few, many = (
+            plans("a seventh of an H100", "half", backward, 1000, B, 1, 256, gates)[1]["grid"]
+            for B in (1, 8)
+        )
+        assert few.tiles == many.tiles == 1
+        return many.cycles - few.cycles
+
+    assert growth(False, 4) == pytest.approx(growth(False, 1))
+    assert growth(True, 4) == pytest.approx(4 * growth(True, 1))
 
 
 def test_a_refusal_says_why():
