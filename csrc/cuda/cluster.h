@@ -37,6 +37,23 @@
 
 namespace fastrnn::cuda {
 
+// The end of a step, of the product's sums: forward, the new state; backward, dh and dz.
+template <class E, class D>
+__device__ void activate_quad(const float (&sum)[4], const float (&slopes)[4], float (&dh)[4],
+                              uint2 (&words)[E::rows], const D& p) {
+  float quad[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (is_backward<D>) {
+      dh[i] = sum[i];
+      quad[i] = gradient(sum[i], slopes[i], p.activation);
+    } else {
+      quad[i] = activate<E>(sum[i], p.activation);
+    }
+  }
+  E::to_chunks(quad, words);
+}
+
 // RESIDENT k-steps of W_hh are in a warp's registers; N times 8 batch rows are computed.
 template <class E, class D, int RESIDENT, int N>
 __global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
@@ -197,17 +214,7 @@ __global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
 #pragma unroll
       for (int n = 0; n < N; ++n) {
         if (!splits.owns(n)) continue;
-        float quad[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if constexpr (backward) {
-            dh[n][i] = sum[0][n][i];
-            quad[i] = gradient(sum[0][n][i], slopes[n][i], p.activation);
-          } else {
-            quad[i] = activate<E>(sum[0][n][i], p.activation);
-          }
-        }
-        E::to_chunks(quad, words[n]);
+        activate_quad<E>(sum[0][n], slopes[n], dh[n], words[n], p);
 #pragma unroll
         for (int i = 0; i < E::rows; ++i) {
           const bool on = chunk_bit(active, n, i);

@@ -2,7 +2,7 @@
 // the work, and the parts of a step.
 //
 // Some functions take references to the kernel's pointers, as a lambda there would: given copies,
-// the compiler allocates registers differently. So it does where W_hh is not loaded in the kernel.
+// they compile to other SASS. So does the kernel if W_hh is loaded in a function.
 #pragma once
 
 #include "ending.h"
