@@ -19,7 +19,7 @@ from ._fx import record_call
 from .ops import stack
 from .ops._torch_private import is_any_autocast
 from .ops.backends.dispatch import requested
-from .ops.eager import is_plain, is_recording
+from .ops.eager import is_eager, is_plain, is_recording
 from .ops.options import Options
 from .ops.packed import packed_layout
 from .ops.ragged import DENSE, Ragged
@@ -337,6 +337,7 @@ class FusedRNN(nn.RNNBase):
             hx,
             weights,
             self._options(),
+            is_eager(),
             expressible=resets is None and self.num_heads == 1 and not starts_elsewhere,
             batch_sizes=batch_sizes,
             prefer_kernels=True,

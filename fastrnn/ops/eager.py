@@ -36,12 +36,19 @@ def is_eager() -> bool:
 def is_plain(input: Tensor, *others: Tensor | None) -> bool:
     """Whether operators may be called below autograd: no kernel is missing for these tensors.
 
-    What compiles, transforms or traces knows torch's own operations better; so do subclasses of
-    Tensor. A dispatch mode sees the operators of either path. It must not choose the path: a
-    checkpoint saves under a mode what it recomputes without. All tensors must be of one device
-    and of one dtype, which kernels serve there.
+    What compiles, transforms or traces knows torch's own operations better.
     """
-    if not is_eager() or (input.is_cpu and requested() not in ("auto", "cpp")):
+    return is_eager() and are_plain(input, *others)
+
+
+def are_plain(input: Tensor, *others: Tensor | None) -> bool:
+    """What `is_plain` asks of the tensors.
+
+    Subclasses of Tensor know torch's own operations better. A dispatch mode sees the operators of
+    either path. It must not choose the path: a checkpoint saves under a mode what it recomputes
+    without. All tensors must be of one device and of one dtype, which kernels serve there.
+    """
+    if input.is_cpu and requested() not in ("auto", "cpp"):
         return False
     dtype, device = input.dtype, input.get_device()
     for tensor in (input, *others):
@@ -49,7 +56,7 @@ def is_plain(input: Tensor, *others: Tensor | None) -> bool:
             type(tensor) in _TYPES
             and tensor.dtype is dtype
             and tensor.get_device() == device
-            and tensor.layout is torch.strided
+            and tensor.layout is _STRIDED
         ):
             return False
     if input.is_cpu:
@@ -57,7 +64,7 @@ def is_plain(input: Tensor, *others: Tensor | None) -> bool:
     return input.is_cuda and dtype.is_floating_point
 
 
-_TYPES = (Tensor, torch.nn.Parameter)
+_TYPES, _STRIDED = (Tensor, torch.nn.Parameter), torch.strided
 
 
 def below_autograd_once(gradients: Callable) -> Callable:

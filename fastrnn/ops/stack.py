@@ -11,7 +11,7 @@ from . import autocast, onnx
 from ._torch_private import is_transforming
 from .backends import cpp, dispatch, torch_rnn
 from .backends.base import MODES, Call
-from .eager import is_eager, is_plain, is_recording
+from .eager import are_plain, is_eager, is_recording
 from .layer import layer, traceable_layer
 from .options import Options
 from .packed import packed_layout
@@ -52,11 +52,12 @@ def rnn(
     expressible = ragged.lengths is None and ragged.resets is None and weights[1].dim() == 2
     if prefer_kernels:
         prefer_kernels = not is_recording(*weights, input, h0)
-    if runs_in_torch(input, h0, weights, options, expressible, prefer_kernels=prefer_kernels):
+    eager = is_eager()
+    if runs_in_torch(input, h0, weights, options, eager, expressible, None, prefer_kernels):
         return in_torch(input, h0, weights, options)
     if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
         raise ValueError(_ONNX_BY_TRACING)
-    return in_layers(input, h0, weights, ragged, reset_to, options)
+    return in_layers(input, h0, weights, ragged, reset_to, options, eager)
 
 
 def runs_in_torch(
@@ -64,6 +65,7 @@ def runs_in_torch(
     h0: Tensor | None,
     weights: Sequence[Tensor],
     options: Options,
+    eager: bool,
     expressible: bool,
     batch_sizes: Tensor | None = None,  # [T], on the CPU
     prefer_kernels: bool = False,
@@ -71,6 +73,7 @@ def runs_in_torch(
     """Whether torch's own implementation serves a stack, by its name or because it is best.
 
     Args:
+        eager: `is_eager`.
         expressible: whether nn.RNN has all that the call asks for.
         prefer_kernels: whether `auto` takes it only if there are no kernels.
 
@@ -82,7 +85,7 @@ def runs_in_torch(
         dispatch.refuse("torch", _BEYOND_TORCH)
     if name != "auto" or not expressible:
         return name == "torch"
-    if not is_eager():
+    if not eager:
         # Others know the nodes of torch's loop, and need no fastrnn to run a trace of it. But a
         # graph that asked for the number of steps would serve only as many as it was compiled
         # for, and torch's loop has no rules for transforms.
@@ -127,7 +130,7 @@ def in_torch(
         ragged = DENSE
         if batch_sizes is not None:
             ragged = Ragged(*packed_layout(batch_sizes, input, None))
-        return in_layers(input, h0, weights, ragged, None, without_dropout, traceable=True)
+        return in_layers(input, h0, weights, ragged, None, without_dropout, eager=False)
 
     return torch_rnn.differentiable_once(run, differentiable, input, h0, *weights)
 
@@ -156,12 +159,12 @@ def in_layers(
     ragged: Ragged,
     reset_to: Tensor | None,  # [D·L, H]
     options: Options,
-    traceable: bool = False,
+    eager: bool,
 ) -> tuple[Tensor, Tensor]:
     """A stack by our operators, layer by layer: output and h_n.
 
     Args:
-        traceable: whether it must be made of operations that can be differentiated twice.
+        eager: whether a layer may be one node of autograd, and run below it.
     """
     if (
         ragged.lengths is not None
@@ -174,8 +177,8 @@ def in_layers(
     ):
         input = zero_padding(input, is_active(input.shape[0], ragged.lengths))
     at_once = (
-        not traceable
-        and is_plain(input, h0, *weights)
+        eager
+        and are_plain(input, h0, *weights)
         and (ragged.resets is None or reset_to is None)
         and input.shape[-1] == weights[0].shape[1]
     )

@@ -45,7 +45,7 @@ def test_one_node_computes_what_the_pieces_do(kwargs, with_hx, given, monkeypatc
     results = []
     for in_pieces in (False, True):
         if in_pieces:
-            monkeypatch.setattr(stack, "is_plain", lambda *tensors: False)
+            monkeypatch.setattr(stack, "are_plain", lambda *tensors: False)
         for leaf in leaves:
             leaf.grad = None
         output, h_n, backward = run()
@@ -163,7 +163,7 @@ def test_every_gradient_owns_its_memory(how, kwargs, steps, given, monkeypatch):
     x = torch.randn(steps, B, I, requires_grad=True)
     hx = torch.randn(rnn.num_layers * (2 if rnn.bidirectional else 1), B, H, requires_grad=True)
     if how == "pieces":
-        monkeypatch.setattr(stack, "is_plain", lambda *tensors: False)
+        monkeypatch.setattr(stack, "are_plain", lambda *tensors: False)
     named = {"x": x, "hx": hx, **dict(rnn.named_parameters())}
 
     def loss(named):
