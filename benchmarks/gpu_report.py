@@ -301,8 +301,8 @@ def summary(record: Record, title: str, torch: str) -> list[str]:
     cudnn = record["machine"]["cudnn"]
     caption = (
         f"Milliseconds, ratio and floor as above; {title}, torch {torch}, cuDNN "
-        f"{cudnn_version(cudnn)}. tf32 and float16 hold for both sides. Ours are the kernels that "
-        "`auto` takes where it does not run nn.RNN itself. [docs/benchmarks.md]"
+        f'{cudnn_version(cudnn)}. Both sides use the mode in the table. "Ours" is the kernel '
+        "that `auto` takes when it does not run nn.RNN itself. [docs/benchmarks.md]"
         "(docs/benchmarks.md) has all "
         f"{len(_beside_nn_rnn(record['rows']))} cases beside nn.RNN, strict float32 and bfloat16 "
         "too, and every kernel by itself."

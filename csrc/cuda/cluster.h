@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
   };
   const auto step_place = [&](int t) { return warp.step_place(t); };
 
-  [[maybe_unused]] uint32_t cut = 0;  // bit b: row b begins anew in the step to come: it gets zeros
+  [[maybe_unused]] uint32_t cut = 0;  // bit b: row b starts a sequence at the next step, from zeros
   [[maybe_unused]] bool begins;   // whether the lane's row does in the one after that
   if constexpr (has_resets<D>) {
     cut = __ballot_sync(~0u, is_cut(p, time(0), first_row + lane_index, descending, length));

@@ -89,7 +89,7 @@ constexpr int64_t cluster_shared_bytes(const Tiling& tiling, int element_bytes,
 }
 
 // The cluster kernel by its registers: which instances there are, and the threads of a block.
-// Beside W_hh a lane has its chunks, and those of float32 are two for one. `gate_tiles` as above.
+// A lane also holds its chunks of the state, twice as many in float32. `gate_tiles` as above.
 constexpr bool cluster_compiled(Mode mode, int resident, int n_tiles) {
   const int most = mode == Mode::half ? 128 : mode == Mode::tf32 ? 64 : 32;
   return mode != Mode::float64 && resident * n_tiles <= most;

@@ -38,6 +38,23 @@ def wanted() -> bool:
     return torch.compiler.is_exporting() and (_exporting or torch.onnx.is_in_onnx_export())
 
 
+def _check(input: Tensor, ragged: Ragged) -> None:
+    if ragged.is_packed():
+        raise ValueError(
+            "ONNX knows no packed sequences: pass padded input and lengths= to the layer"
+        )
+    if ragged.resets is not None:
+        raise ValueError(
+            "ONNX's RNN has no resets: export the module without them, and pass each sequence "
+            "as a row of its own"
+        )
+    if input.dtype not in _DTYPES:
+        raise ValueError(
+            f"onnxruntime computes no RNN of {input.dtype}: convert the module and its inputs to "
+            "float32 with .float(), and leave out autocast"
+        )
+
+
 def rnn(
     input: Tensor,  # [T, B, I]
     h0: Tensor | None,  # [D·L, B, H]
@@ -50,21 +67,8 @@ def rnn(
     Raises:
         ValueError: the operator, or onnxruntime, has no such thing, and what to do instead.
     """
-    lengths, offsets, resets = ragged
-    if offsets is not None:
-        raise ValueError(
-            "ONNX knows no packed sequences: pass padded input and lengths= to the layer"
-        )
-    if resets is not None:
-        raise ValueError(
-            "ONNX's RNN has no resets: export the module without them, and pass each sequence "
-            "as a row of its own"
-        )
-    if input.dtype not in _DTYPES:
-        raise ValueError(
-            f"onnxruntime computes no RNN of {input.dtype}: convert the module and its inputs to "
-            "float32 with .float(), and leave out autocast"
-        )
+    _check(input, ragged)
+    lengths = ragged.lengths
     steps, batch = input.shape[:2]
     directions, num_layers = options.directions(), options.num_layers
     per_direction = 4 if options.bias else 2

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from . import autograd_registration, batching, reference, tangent
-from ._torch_private import below_autograd, is_transforming
+from ._torch_private import below_autograd
 from .autocast import without_autocast
 from .backends import cpp, dispatch
-from .eager import add_gradients, below_autograd_once, copy_on_write
+from .eager import add_gradients, below_autograd_once, copy_on_write, is_eager
 from .ragged import Ragged
 from .weight_gradient import weight_gradient
 
@@ -56,7 +56,6 @@ class Operator:
     """
 
     def __init__(self, name: str, options: str, forward: Callable, backward: Callable) -> None:
-        self.name = name
         self.operator = self._define(
             name, _FORWARD + options, forward, _fake, batching.FORWARD, "Tensor out, Tensor h_n"
         )
@@ -111,7 +110,7 @@ class Operator:
         *options: Any,  # activation, reverse_from, and those of the operator itself
     ) -> tuple[Tensor, Tensor]:
         arguments = pre, weight_hh, h0, *ragged, *options
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transforming():
+        if not is_eager():
             return self.operator(*arguments)
         out, h_n, *_ = _Eager.apply(self, *arguments)
         return out, h_n

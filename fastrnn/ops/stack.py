@@ -21,7 +21,6 @@ from .steps import is_active, zero_padding
 
 _BEYOND_TORCH = "nn.RNN has no lengths, resets, heads, or packed rows without their batch_sizes"
 
-
 _ONNX_BY_TRACING = (
     "torch.onnx.export(dynamo=False) cannot express lengths, resets, heads or another backend than "
     '"auto": use fastrnn.export.to_onnx, or dynamo=True'
@@ -97,7 +96,10 @@ def runs_in_torch(
         if prefer_kernels or steps > torch_rnn.FEW_STEPS:
             return False
         return torch_rnn.is_short(steps, input.dtype, is_recording(*weights, input, h0))
-    steps, batch = input.shape[:2] if batch_sizes is None else (batch_sizes.shape[0], 0)
+    if batch_sizes is None:
+        steps, batch = input.shape[:2]
+    else:
+        steps, batch = batch_sizes.shape[0], int(batch_sizes[0])
     hidden, directions = weights[1].shape[0], options.directions()
     mode, training = MODES[ACTIVATION_CODES[options.activation]], is_recording(*weights, input, h0)
     shape = steps, batch, directions, hidden

@@ -1,6 +1,8 @@
 """The torch backend: nn.RNN's own implementation within FusedRNN, in all that users do with it."""
 
+import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fastrnn
 from fastrnn import FusedRNN
-from fastrnn.ops.backends import torch_rnn
+from fastrnn.ops import stack
+from fastrnn.ops.backends import cpp, dispatch, torch_rnn
+from fastrnn.ops.backends.base import Call
+from fastrnn.ops.options import Options
 
 from ..twins import assert_same, gradients, tensors, twins
 
@@ -171,3 +176,21 @@ def test_autocast_and_a_checkpoint() -> None:
 def test_what_nn_rnn_cannot_express_raises(options: dict[str, Any], given: dict[str, Any]) -> None:
     with pytest.raises(RuntimeError, match="'torch' backend cannot serve this call: nn"):
         FusedRNN(I, H, **options)(torch.randn(T, B, I), **given)
+
+
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "no kernels"])
+@pytest.mark.parametrize("recording", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_on_the_cpu_the_quick_answer_is_that_of_the_reasons(
+    dtype: torch.dtype, recording: bool, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = None if kernels else "not built"
+    monkeypatch.setattr(cpp, "EXTENSION", SimpleNamespace(unusable=reason))
+    weights = [x.requires_grad_(recording) for x in nn.RNN(I, H, dtype=dtype).parameters()]
+    options = Options("tanh", True, 1, 0.0, True, False)
+    for steps, prefer in itertools.product(range(1, 8), (False, True)):
+        x = torch.randn(steps, B, I, dtype=dtype)
+        call = Call("RNN_TANH", steps, B, 1, H, dtype, x.device, recording)
+        with fastrnn.use_backend("auto"):
+            quick = stack.runs_in_torch(x, None, weights, options, True, True, None, prefer)
+        assert quick is (dispatch.for_layer(call, prefer) is torch_rnn.BACKEND), (steps, prefer)

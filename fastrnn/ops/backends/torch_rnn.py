@@ -8,6 +8,7 @@ kernels have not seen, or with very short sequences.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,9 +103,7 @@ def stack(
     loop: Any = torch.rnn_tanh if activation == "tanh" else torch.rnn_relu
     if input.is_cuda:
         # cuDNN refuses other states, such as a learned one, which is expanded over the batch.
-        h0 = h0.contiguous()
-        # It would cast to float16, even where bfloat16 was asked for; all has been cast before.
-        loop = without_autocast(loop)
+        h0, loop = h0.contiguous(), partial(_without_autocast, loop)
     options = bias, num_layers, dropout, training, bidirectional
     if batch_sizes is not None:
         result = loop(input, batch_sizes, h0, weights, *options)
@@ -112,6 +111,12 @@ def stack(
         result = loop(input, h0, weights, *options, False)
     output, h_n = result
     return output, h_n
+
+
+@without_autocast
+def _without_autocast(loop: Callable[..., Any], *arguments: Any) -> Any:
+    """cuDNN's loop: autocast would cast all to float16, even where bfloat16 was asked for."""
+    return loop(*arguments)
 
 
 def is_differentiable_only_once(input: Tensor) -> bool:
