@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=1.0, help="seconds for each time")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"cpp: {fastrnn.backends()['cpp'].reason or 'usable'}")
+    print(f"cpu: {fastrnn.backends()['cpu'].reason or 'usable'}")
     print("\n".join(table(arguments.budget)))
 
 

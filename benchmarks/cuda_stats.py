@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrnn._explain import GPUS
-from fastrnn.ops.backends import cpp
+from fastrnn.ops.backends import cpu
 
 from . import text
 from .sass import Stats, cuobjdump, spilled, stats
@@ -134,7 +134,7 @@ def rows(
     """A row for each strategy, dtype, H and direction, of the instance that the plan names."""
     gpu = "A100" if arch == "80" else "H100"
     limit = GPUS[gpu].shared
-    module = cpp.EXTENSION.module
+    module = cpu.EXTENSION.module
     device = module.Device(*GPUS[gpu][1:])
     for strategy, element, H in product(("cluster", "grid"), MODES, hidden):
         for direction in ("forward", "backward"):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastrnn.ops.backends import cpp, cuda, dispatch, triton
+from fastrnn.ops.backends import cpu, cuda, dispatch, triton
 from fastrnn.ops.backends.base import MODES, Call, Kernels, precision_of
 from fastrnn.ops.backends.triton.table import TABLE
 
@@ -77,7 +77,7 @@ def plans(state: Tensor, steps: int, direction: str) -> tuple[str, dict[str, Any
     mode = precision_of(state.dtype)
     index = torch.cuda.current_device() if state.device.index is None else state.device.index
     backward = direction == "backward"
-    return cpp.EXTENSION.module.plans(cuda.device(index), mode, backward, steps, *state.shape)
+    return cpu.EXTENSION.module.plans(cuda.device(index), mode, backward, steps, *state.shape)
 
 
 def chosen(backend: str, state: Tensor, steps: int, direction: str) -> Kernel:

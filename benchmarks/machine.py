@@ -73,9 +73,9 @@ def _nvidia(query: str) -> str:
 
 def cpu() -> dict[str, Any]:
     """The processor, its caches and clock, and which of our kernels it runs."""
-    from fastrnn.ops.backends import cpp
+    from fastrnn.ops.backends import cpu
 
-    extension = cpp.EXTENSION.unusable or cpp.EXTENSION.info["instruction_set"]
+    extension = cpu.EXTENSION.unavailable_reason or cpu.EXTENSION.info["instruction_set"]
     fields = _cpuinfo()
     return {
         "device": "cpu",

@@ -170,7 +170,7 @@ LEVELS = ("few", "most", "all")
 _PROVIDERS: dict[str, tuple[Provider, ...]] = {
     "few": (Fastrnn(), Fastrnn("cuda"), Fastrnn("triton"), NnRnn(), Flattened()),
     "most": (EagerLoop(), OnnxRuntime(), FlashRnn("cuda_fused"), FlashRnn("cuda")),
-    "all": (Fastrnn("cpp"), Fastrnn("reference"), CompiledLoop()),
+    "all": (Fastrnn("cpu"), Fastrnn("reference"), CompiledLoop()),
 }
 
 

@@ -70,7 +70,7 @@ class Fastrnn(Provider):
     def __init__(self, backend: str = "auto") -> None:
         self.backend = backend
         self.name = "fastrnn" if backend == "auto" else f"fastrnn.{backend}"
-        self.devices = {"cpp": ("cpu",), "cuda": ("cuda",), "triton": ("cuda",)}.get(
+        self.devices = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda",)}.get(
             backend, self.devices
         )
 

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from fastrnn.ops import reference
 from fastrnn.ops.ragged import DENSE
-from fastrnn.ops.weight_gradient import weight_gradient
+from fastrnn.ops.weight_grad import weight_hh_grad
 
 from .modes import MODES
 from .shapes import Case
@@ -131,7 +131,7 @@ class Task:
             return [out]
         state = torch.zeros_like(h0), out, weight_hh, h0
         grad_pre, grad_h0 = reference.backward(inputs.grad, *state, DENSE, *options)
-        grad_weight = weight_gradient(grad_pre, out, h0, DENSE, self.work.groups)
+        grad_weight = weight_hh_grad(grad_pre, out, h0, DENSE, self.work.groups)
         return [out, grad_pre, grad_weight, grad_h0]
 
 

@@ -15,8 +15,8 @@ if _lazy.COMMAND:
         {
             "ConversionReport": "_convert",
             "FusedRNN": "layers",
-            "FusedRNNCell": "cells",
-            "ReadoutRNN": "readout",
+            "FusedRNNCell": "layers",
+            "ReadoutRNN": "layers",
             "backends": "ops.backends.dispatch",
             "conversion_report": "_convert",
             "convert": "_convert",
@@ -32,10 +32,8 @@ else:
     from . import export, functional
     from ._convert import ConversionReport, conversion_report, convert, revert
     from ._explain import explain
-    from .cells import FusedRNNCell
-    from .layers import FusedRNN
+    from .layers import FusedRNN, FusedRNNCell, ReadoutRNN
     from .ops.backends.dispatch import backends, set_backend, use_backend
-    from .readout import ReadoutRNN
 
     def __getattr__(name: str) -> object:
         from ._deprecated import find  # not `from . import`, which would ask here again

@@ -18,9 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
-        from . import _doctor
+        from . import info
 
-        return _doctor.main()
+        return info.main()
     if arguments == ["--version"]:
         print(f"fastrnn {__version__}")
         return 0

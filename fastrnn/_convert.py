@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .cells import FusedRNNCell
-from .layers import FusedRNN
-from .readout import ReadoutRNN
+from .layers.cells import FusedRNNCell
+from .layers.readout import ReadoutRNN
+from .layers.rnn import FusedRNN
 
 __all__ = ["ConversionReport", "conversion_report", "convert", "revert"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .ops.backends import cpp, cuda, dispatch, triton
+from .ops.backends import cpu, cuda, dispatch, triton
 from .ops.backends.base import Call, Gpu, precision_of
 from .ops.backends.triton.table import choose
 
@@ -149,9 +149,10 @@ def _plans(call: Call, chosen: str) -> str:
         return ""
     if chosen == "triton":
         return f"The {choose(triton.sizes_of(call))} kernel, forward and backward."
-    if cpp.EXTENSION.unusable is not None:
-        return f"The C++ extension makes the plan, and it is not usable: {cpp.EXTENSION.unusable}"
-    module = cpp.EXTENSION.module
+    reason = cpu.EXTENSION.unavailable_reason
+    if reason is not None:
+        return f"The C++ extension makes the plan, and it is not usable: {reason}"
+    module = cpu.EXTENSION.module
     gpu, index = call.gpu, call.device.index
     device = cuda.device(index) if gpu is None else module.Device(*gpu[1:])
     lines = []

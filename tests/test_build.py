@@ -191,8 +191,8 @@ def test_build(tree):
     assert build.returncode == 0, build.stderr
     assert not (tree / "fastrnn" / "_build_error.txt").exists()
     code = (
-        "from fastrnn.ops.backends.cpp import EXTENSION; "
-        "print(EXTENSION.unusable, EXTENSION.info['torch_target'])"
+        "from fastrnn.ops.backends.cpu import EXTENSION; "
+        "print(EXTENSION.unavailable_reason, EXTENSION.info['torch_target'])"
     )
     assert run(tree, "-c", code).stdout == "None 2.10\n"
     if shutil.which("nm"):

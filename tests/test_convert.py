@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_sequence
 import fastrnn
 from fastrnn import FusedRNN, FusedRNNCell
 
-from .twins import assert_same
+from .utils.nn_rnn_parity import assert_same
 
 X = torch.randn(5, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 KINDS = [

@@ -7,11 +7,11 @@ import torch
 
 import fastrnn
 from fastrnn._explain import GPUS
-from fastrnn.ops.backends import cpp
+from fastrnn.ops.backends import cpu
 
-pytestmark = pytest.mark.skipif(
-    cpp.EXTENSION.unusable is not None, reason="the extension is not built"
-)
+from .utils.marks import requires_extension
+
+pytestmark = requires_extension
 
 
 @pytest.mark.parametrize(
@@ -42,17 +42,17 @@ pytestmark = pytest.mark.skipif(
         ((1000, 8, 64), {"device": "mps"}, "torch"),
         ((1000, 8, 64), {"device": "xpu", "training": True}, "torch"),
         ((1, 8, 64), {"device": "cpu"}, "torch"),
-        ((2, 8, 64), {"device": "cpu"}, "cpp"),
+        ((2, 8, 64), {"device": "cpu"}, "cpu"),
         ((4, 8, 64), {"device": "cpu", "training": True}, "torch"),
-        ((5, 8, 64), {"device": "cpu", "training": True}, "cpp"),
-        ((1, 8, 64), {"device": "cpu", "dtype": torch.bfloat16}, "cpp"),
+        ((5, 8, 64), {"device": "cpu", "training": True}, "cpu"),
+        ((1, 8, 64), {"device": "cpu", "dtype": torch.bfloat16}, "cpu"),
         ((9, 8, 64), {"device": torch.device("cpu"), "dtype": torch.complex64}, "torch"),
     ],
 )
 def test_the_backend(sizes, options, backend):
     explanation = fastrnn.explain(*sizes, **options)
     assert explanation.backend == backend
-    others = {"reference", "cpp", "cuda", "triton", "torch"} - {backend}
+    others = {"reference", "cpu", "cuda", "triton", "torch"} - {backend}
     assert explanation.reasons.keys() == others
     assert all(explanation.reasons.values())
 
@@ -66,7 +66,7 @@ def test_the_backend(sizes, options, backend):
             {
                 "cuda": "not yet been proven on an sm_80 GPU",
                 "triton": "kernel has not yet been proven on an sm_80 GPU",
-                "cpp": "not 'cuda' ones",
+                "cpu": "not 'cuda' ones",
                 "reference": "slower than any other",
             },
         ),
@@ -87,14 +87,14 @@ def test_the_backend(sizes, options, backend):
         (
             (1000, 8, 64),
             {"device": "mps"},
-            {"cpp": "not 'mps' ones", "reference": "slower than any other"},
+            {"cpu": "not 'mps' ones", "reference": "slower than any other"},
         ),
-        ((1, 8, 64), {"device": "cpu"}, {"cpp": "torch is faster: so few steps"}),
+        ((1, 8, 64), {"device": "cpu"}, {"cpu": "torch is faster: so few steps"}),
         ((9, 8, 64), {"device": "cpu"}, {"torch": "from 2 steps on"}),
         (
             (9, 8, 64),
             {"device": "cpu", "training": True},
-            {"torch": "from 5 steps on, and in half precision, the C++ kernels are faster"},
+            {"torch": "from 5 steps on, and in half precision, the CPU kernels are faster"},
         ),
     ],
 )
@@ -111,7 +111,7 @@ def test_it_prints_as_a_report(capsys):
     assert lines[0] == "T=1000 B=16 G=1 H=512, bfloat16, inference, on H100"
     assert lines[2] == "> cuda       serves the call"
     names = [line.split()[0] for line in lines[3:7]]
-    assert names == ["reference", "cpp", "triton", "torch"]
+    assert names == ["reference", "cpu", "triton", "torch"]
     assert "forward: cluster" in lines
     assert "backward: cluster" in lines
     assert "W_hh in registers" in explanation.plans
@@ -184,9 +184,9 @@ def test_what_cannot_be_explained(arguments, options, words):
 
 
 def test_without_the_extension(monkeypatch):
-    broken = SimpleNamespace(unusable="not built: no compiler")
-    monkeypatch.setattr(cpp, "EXTENSION", broken)
+    broken = SimpleNamespace(unavailable_reason="not built: no compiler")
+    monkeypatch.setattr(cpu, "EXTENSION", broken)
     explanation = fastrnn.explain(9, 1, 1, device="cpu")
     assert explanation.backend == "torch"
-    assert explanation.reasons["cpp"] == "not built: no compiler"
+    assert explanation.reasons["cpu"] == "not built: no compiler"
     assert "not usable: not built" in fastrnn.explain(1000, 4, 512, device="H200").plans

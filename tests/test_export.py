@@ -23,7 +23,7 @@ from fastrnn.ops import onnx as nodes
 from fastrnn.ops.options import Options
 from fastrnn.ops.ragged import Ragged
 
-from .twins import FORWARD_EPS, assert_near, assert_same, gradients, twins
+from .utils.nn_rnn_parity import FORWARD_EPS, assert_near, assert_same, gradients, twins
 
 SIZES = [(1, 1), (1, 4), (2, 3), (3, 1), (9, 5)]
 STEPS, BATCH = Dim("steps"), Dim("batch")
@@ -416,7 +416,7 @@ def test_decompositions_are_for_a_fixed_number_of_steps():
 @pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 def test_openvino_converts_programs_and_modules():
     """In a process of its own, whose threads and network reports are not for other tests."""
-    cases = Path(__file__).with_name("openvino_cases.py")
+    cases = Path(__file__).parent / "utils" / "openvino_cases.py"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

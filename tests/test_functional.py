@@ -60,9 +60,9 @@ def test_bad_arguments(changed: dict[str, object], message: str) -> None:
 def test_packed_rows_out_of_bounds_are_refused_before_memory_is_touched(
     lengths: list[int], offsets: list[int], message: str
 ) -> None:
-    if fastrnn.ops.backends.cpp.EXTENSION.unusable:
+    if fastrnn.ops.backends.cpu.EXTENSION.unavailable_reason:
         pytest.skip("the extension is not built")
-    with fastrnn.use_backend("cpp"), pytest.raises(RuntimeError, match=message):
+    with fastrnn.use_backend("cpu"), pytest.raises(RuntimeError, match=message):
         functional.recurrence(
             torch.randn(4, G, H),
             torch.randn(G, H, H),

@@ -11,7 +11,9 @@ from types import ModuleType
 import pytest
 
 from fastrnn._version import __version__
-from fastrnn.ops.backends import _loader, cpp
+from fastrnn.ops.backends import _loader, cpu
+
+from .utils.marks import requires_extension
 
 NEW_MODULES = """
 import json, sys
@@ -37,7 +39,7 @@ with warnings.catch_warnings(record=True) as caught:
         out, _ = rnn(torch.randn(5, 2, 3), lengths=torch.tensor([5, 2]))
 out.sum().backward()
 said = [w for w in caught if "python -m fastrnn" in str(w.message)]
-print(tuple(out.shape), len(said), cpp.EXTENSION.unusable.startswith("not built"))
+print(tuple(out.shape), len(said), cpu.EXTENSION.unavailable_reason.startswith("not built"))
 """
 
 
@@ -59,7 +61,7 @@ def test_import_needs_nothing_but_torch(new_modules):
 
 @pytest.mark.parametrize(
     "module",
-    ["fastrnn._doctor", "fastrnn.fusion", "fastrnn.testing", "torch._dynamo", "torch._inductor"],
+    ["fastrnn.info", "fastrnn.fusion", "fastrnn.testing", "torch._dynamo", "torch._inductor"],
 )
 def test_import_leaves_alone_what_is_not_needed_yet(new_modules, module):
     assert module not in new_modules
@@ -176,13 +178,13 @@ with warnings.catch_warnings(record=True) as caught:
     for gradient in (True, False):
         with torch.set_grad_enabled(gradient):
             out, _ = rnn(torch.randn(5, 2, 3), lengths=torch.tensor([5, 2]))
-reason = fastrnn.backends()["cpp"].reason
+reason = fastrnn.backends()["cpu"].reason
 told = str(caught[0].message)
 print(tuple(out.shape), len(caught), "FASTRNN_CPU='mmx'" in reason, reason in told)
 """
 
 
-@pytest.mark.skipif(cpp.EXTENSION.unusable is not None, reason="the extension is not built")
+@requires_extension
 def test_an_extension_that_is_refused_serves_nothing(monkeypatch):
     monkeypatch.setenv("FASTRNN_CPU", "mmx")
     monkeypatch.setenv("PYTHONWARNINGS", "error::UserWarning:torch.library")
@@ -192,7 +194,7 @@ def test_an_extension_that_is_refused_serves_nothing(monkeypatch):
 @pytest.mark.skipif(os.environ.get("FASTRNN_BUILD") != "cpp", reason="no extension was asked for")
 def test_an_extension_that_was_asked_for_is_there():
     """Where it is not, many tests are skipped: continuous integration must not take that."""
-    assert cpp.EXTENSION.unusable is None
+    assert cpu.EXTENSION.unavailable_reason is None
 
 
 class Built:

@@ -16,17 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
+from ._eager import add_gradients, below_autograd_once, copy_on_write, is_recording
 from ._torch_private import below_views
 from .autocast import without_autocast
 from .backends import dispatch
 from .backends.base import Call
-from .eager import add_gradients, below_autograd_once, copy_on_write, is_recording
+from .grad_matmul import outer
 from .linear import linear, multiply
-from .own_gradient import own_gradient
-from .products import outer
 from .ragged import Ragged
 from .recurrence import recurrence, recurrence_by, recurrence_out
-from .weight_gradient import begins, weight_gradient
+from .unaliased_grad import unaliased_grad
+from .weight_grad import begins, weight_hh_grad
 
 
 def traceable_layer(
@@ -39,7 +39,7 @@ def traceable_layer(
     directions: int,
 ) -> tuple[Tensor, Tensor]:
     """A layer's output, [T, B, D·H] or [N, D·H], and h_n [D, B, H]."""
-    weights = [own_gradient(weight) for weight in weights]
+    weights = [unaliased_grad(weight) for weight in weights]
     output, h_n, _ = _forward(
         linear, traceable_recurrence, input, h0, weights, ragged, reset_to, activation, directions
     )
@@ -251,7 +251,7 @@ def _gradients(
         gradient = outer((rows, input.reshape(-1, input.shape[-1])))
         of_weights[0] = _apart(gradient, weights[0].shape, directions)
     if any(wanted[1::count]):
-        gradient = weight_gradient(grad_pre, out, state, ragged, heads, ctx.starts_from_zero)
+        gradient = weight_hh_grad(grad_pre, out, state, ragged, heads, ctx.starts_from_zero)
         of_weights[1] = _apart(gradient, weights[1].shape, directions)
     if count > 2 and (any(wanted[2::count]) or any(wanted[3::count])):
         gradient = rows.sum(0)

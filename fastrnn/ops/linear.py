@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._eager import below_autograd_once, is_plain, is_recording
 from ._torch_private import below_autograd, is_transforming
 from .backends.dispatch import requested
-from .eager import below_autograd_once, is_plain, is_recording
-from .products import is_slow, outer
-from .recurrence import LIBRARY, overrule_unusable
+from .grad_matmul import is_slow, outer
+from .recurrence import LIBRARY, overrule_wrong_extension
 
 
 def _fake(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -30,7 +30,7 @@ LIBRARY.define(
 )
 LIBRARY.impl("linear", F.linear, "CompositeExplicitAutograd")
 torch.library.register_fake("fastrnn::linear", _fake, lib=LIBRARY)
-overrule_unusable({"linear": F.linear})
+overrule_wrong_extension({"linear": F.linear})
 _operator = torch.ops.fastrnn.linear.default
 
 
@@ -105,7 +105,7 @@ def _compiling_slowly(input: Tensor, *others: Tensor | None) -> bool:
     return (
         torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
-        and requested() in ("auto", "cpp")
+        and requested() in ("auto", "cpu")
         and is_slow(input)
         and all(other is None or other.dtype == input.dtype for other in others)
     )

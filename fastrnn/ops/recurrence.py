@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import autograd_registration, batching, reference, tangent
+from . import autograd_registration, jvp, reference, vmap
+from ._eager import add_gradients, below_autograd_once, copy_on_write, is_eager
 from ._torch_private import below_autograd
 from .autocast import without_autocast
-from .backends import cpp, dispatch
-from .eager import add_gradients, below_autograd_once, copy_on_write, is_eager
+from .backends import cpu, dispatch
 from .ragged import Ragged
-from .weight_gradient import weight_gradient
+from .weight_grad import weight_hh_grad
 
 #: The library our operators are defined in; it must outlive them all.
 LIBRARY = torch.library.Library("fastrnn", "DEF")
@@ -57,20 +57,20 @@ class Operator:
 
     def __init__(self, name: str, options: str, forward: Callable, backward: Callable) -> None:
         self.operator = self._define(
-            name, _FORWARD + options, forward, _fake, batching.FORWARD, "Tensor out, Tensor h_n"
+            name, _FORWARD + options, forward, _fake, vmap.FORWARD, "Tensor out, Tensor h_n"
         )
         self.backward_operator = self._define(
             f"{name}_backward",
             _BACKWARD + options,
             backward,
             _fake_backward,
-            batching.BACKWARD,
+            vmap.BACKWARD,
             "Tensor grad_pre, Tensor grad_h0",
         )
         autograd_registration.register(
             LIBRARY,
             self.operator,
-            count=len(batching.FORWARD),
+            count=len(vmap.FORWARD),
             without_first=True,
             backward=self._backward,
             jvp=without_autocast(self._jvp),
@@ -78,7 +78,7 @@ class Operator:
         autograd_registration.register(
             LIBRARY,
             self.backward_operator,
-            count=len(batching.BACKWARD),
+            count=len(vmap.BACKWARD),
             without_first=False,
             backward=_double_backward,
             jvp=without_autocast(self._backward_jvp),
@@ -97,7 +97,7 @@ class Operator:
         LIBRARY.impl(name, without_autocast(implementation), "CompositeExplicitAutograd")
         operator = getattr(torch.ops.fastrnn, name).default
         torch.library.register_fake(f"fastrnn::{name}", fake, lib=LIBRARY)
-        rule = batching.rule(operator, axes)
+        rule = vmap.rule(operator, axes)
         torch.library.register_vmap(f"fastrnn::{name}", rule, lib=LIBRARY)
         return operator
 
@@ -125,7 +125,7 @@ class Operator:
         )
         grad_weight = None
         if ctx.needs_input_grad[ctx.first + 1]:
-            product = without_autocast(weight_gradient)
+            product = without_autocast(weight_hh_grad)
             grad_weight = product(grad_pre, out, h0, Ragged(*given), ctx.options[1])
         return grad_pre, grad_weight, grad_h0, None, None, None, *(None for _ in ctx.options)
 
@@ -140,7 +140,7 @@ class Operator:
         )
 
     def _linear_backward(self, *own: Any) -> Callable[..., tuple[Tensor, Tensor]]:
-        """The backward as `tangent` calls it: with Ragged, and without our own options."""
+        """The backward as `jvp` calls it: with Ragged, and without our own options."""
 
         def call(*arguments: Any) -> tuple[Tensor, Tensor]:
             *tensors, ragged, activation, reverse_from = arguments
@@ -153,14 +153,14 @@ class Operator:
         tensors, ragged = saved[:-3], Ragged(*saved[-3:])
         backward = self._linear_backward(*own)
         options = ragged, activation, reverse_from
-        return tangent.forward(backward, *tangents[:3], *tensors, *options)  # type: ignore[call-arg]
+        return jvp.forward(backward, *tangents[:3], *tensors, *options)  # type: ignore[call-arg]
 
     def _backward_jvp(self, ctx: Any, saved: list[Any], *tangents: Any) -> tuple[Tensor, Tensor]:
         activation, reverse_from, *own = ctx.options
         tensors, ragged = saved[:-3], Ragged(*saved[-3:])
         backward = self._linear_backward(*own)
         options = ragged, activation, reverse_from
-        return tangent.backward(backward, *tangents[:4], *tensors, *options)  # type: ignore[call-arg]
+        return jvp.backward(backward, *tangents[:4], *tensors, *options)  # type: ignore[call-arg]
 
 
 def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
@@ -183,8 +183,8 @@ class _Eager(torch.autograd.Function):
             out, h_n = operator.operator(*inputs)
             kept = copy_on_write(out)
         ctx.operator, ctx.first = operator, 1
-        _, *tensors = inputs[: len(batching.FORWARD)]
-        ctx.options = inputs[len(batching.FORWARD) :]
+        _, *tensors = inputs[: len(vmap.FORWARD)]
+        ctx.options = inputs[len(vmap.FORWARD) :]
         ctx.save_for_backward(kept, *tensors)
         ctx.set_materialize_grads(False)
         return out, h_n, *(() if kept is out else (kept,))
@@ -221,12 +221,12 @@ torch.library.register_fake(
 recurrence_out = torch.ops.fastrnn.recurrence.out
 
 
-def overrule_unusable(implementations: dict[str, Callable]) -> None:
+def overrule_wrong_extension(implementations: dict[str, Callable]) -> None:
     """Serve operators on CPU tensors by these, where the wrong extension has been loaded.
 
     Loading it registers its kernels, before it can be asked whether it is the right one.
     """
-    if cpp.EXTENSION.unusable is None or not cpp.EXTENSION.is_loaded():
+    if cpu.EXTENSION.unavailable_reason is None or not cpu.EXTENSION.is_loaded():
         return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel")
@@ -234,7 +234,7 @@ def overrule_unusable(implementations: dict[str, Callable]) -> None:
             LIBRARY.impl(name, without_autocast(implementation), "CPU")
 
 
-overrule_unusable(
+overrule_wrong_extension(
     {
         "recurrence": dispatch.forward,
         "recurrence_backward": dispatch.backward,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .ragged import Ragged
-from .steps import is_active, zero_padding
+from .time_shift import is_active, zero_padding
 
 #: The activations' numbers in the operators' schemas, as csrc/problem.h has them. They are not
 #: strings because torch's stable ABI never frees a string argument.
@@ -145,7 +145,7 @@ class Layout:
         if self.rows is None:
             return zero_padding(data, self.active)
         data = torch.cat((data, data.new_zeros(1, *data.shape[1:])))
-        # reshape, not flatten: it can be batched, as weight_gradient's.
+        # reshape, not flatten: it can be batched, as weight_hh_grad's.
         padded = data.index_select(0, self.rows.reshape(-1))
         return padded.reshape(*self.rows.shape, *data.shape[1:])
 

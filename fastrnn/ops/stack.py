@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from . import autocast, onnx
+from ._eager import are_plain, is_eager, is_recording
 from ._torch_private import is_transforming
-from .backends import cpp, dispatch, torch_rnn
+from .backends import cpu, dispatch, torch_rnn
 from .backends.base import MODES, Call
-from .eager import are_plain, is_eager, is_recording
 from .layer import layer, traceable_layer
 from .options import Options
 from .packed import packed_layout
 from .ragged import DENSE, Ragged
 from .reference import ACTIVATION_CODES
-from .steps import is_active, zero_padding
+from .time_shift import is_active, zero_padding
 
 _BEYOND_TORCH = "nn.RNN has no lengths, resets, heads, or packed rows without their batch_sizes"
 
@@ -90,7 +90,7 @@ def runs_in_torch(
         # for, and torch's loop has no rules for transforms.
         return torch.jit.is_tracing()
     if input.is_cpu:  # as `dispatch` would say, in no time
-        if not cpp.BACKEND.serves(input.dtype):
+        if not cpu.BACKEND.serves(input.dtype):
             return True
         steps = input.shape[0] if batch_sizes is None else batch_sizes.shape[0]
         if prefer_kernels or steps > torch_rnn.FEW_STEPS:

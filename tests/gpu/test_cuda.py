@@ -11,7 +11,7 @@ from fastrnn.ops import reference
 from fastrnn.ops.backends import cuda
 from fastrnn.ops.ragged import Ragged
 from fastrnn.testing import Problem, assert_close
-from tests.ops.checks import CHECKS, biggest, check_forward, double
+from tests.utils.checks import CHECKS, biggest, check_forward, double
 
 from .cases import modes_of
 from .device import CUDA, Kernel, precision, skip_refused

@@ -10,7 +10,7 @@ from benchmarks.gpu_kernels import call_of
 from fastrnn.ops.backends import triton
 from fastrnn.ops.backends.base import Call
 from fastrnn.testing import Problem
-from tests.ops.checks import CHECKS, biggest
+from tests.utils.checks import CHECKS, biggest
 
 from .device import INTERPRETED, MODES, precision
 

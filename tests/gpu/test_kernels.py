@@ -7,7 +7,7 @@ from torch import Tensor
 from fastrnn.ops import reference
 from fastrnn.ops.ragged import Ragged
 from fastrnn.testing import Problem
-from tests.ops.checks import CHECKS, check_forward
+from tests.utils.checks import CHECKS, check_forward
 
 from .cases import CASES, Case
 from .device import INTERPRETED, KERNELS, MODES, Kernel, precision, skip_refused

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastrnn.ops import reference
 from fastrnn.ops.ragged import DENSE, Ragged
 from fastrnn.testing import Problem, assert_close
-from tests.ops.checks import CHECKS, biggest, check_forward, double
+from tests.utils.checks import CHECKS, biggest, check_forward, double
 
 from .device import CUDA, INTERPRETED, KERNELS, Kernel, precision, skip_refused
 

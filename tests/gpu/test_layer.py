@@ -12,7 +12,7 @@ import fastrnn
 from fastrnn import FusedRNN
 from fastrnn.ops.backends import dispatch
 from fastrnn.testing import UNIT_ROUNDOFF, Problem
-from tests.twins import assert_near, tensors, twins
+from tests.utils.nn_rnn_parity import assert_near, tensors, twins
 
 from .device import BACKENDS, INTERPRETED, KERNELS, Kernel, precision
 

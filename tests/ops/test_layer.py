@@ -9,13 +9,11 @@ from torch.func import functional_call, grad
 
 from fastrnn import FusedRNN, functional
 from fastrnn.ops import stack
-from fastrnn.ops.backends import cpp
 
-from ..twins import assert_same, twins
+from ..utils.marks import requires_extension
+from ..utils.nn_rnn_parity import assert_same, twins
 
-pytestmark = pytest.mark.skipif(
-    cpp.EXTENSION.unusable is not None, reason="the extension is not built"
-)
+pytestmark = requires_extension
 
 T, B, I, H = 5, 3, 2, 4  # noqa: E741
 KINDS = [{}, {"bidirectional": True}, {"num_heads": 2}, {"bias": False, "nonlinearity": "relu"}]

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from fastrnn import FusedRNN
-from fastrnn.ops.backends import cpp
+from fastrnn.ops.backends import cpu
 from fastrnn.testing import Problem
 
 pytestmark = [
-    pytest.mark.skipif(cpp.EXTENSION.unusable is not None, reason="the extension is not built"),
+    pytest.mark.skipif(
+        cpu.EXTENSION.unavailable_reason is not None, reason="the extension is not built"
+    ),
     pytest.mark.skipif(sys.platform != "linux", reason="asks glibc"),
 ]
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from fastrnn.ops.backends import cpp
+from fastrnn.ops.backends import cpu
 
-from .compiling import compiled
+from ..utils.compile_cpp import compiled
 
 pytestmark = [
-    pytest.mark.skipif(cpp.EXTENSION.unusable is not None, reason="the extension is not built"),
+    pytest.mark.skipif(
+        cpu.EXTENSION.unavailable_reason is not None, reason="the extension is not built"
+    ),
     pytest.mark.skipif(sys.platform != "linux", reason="replaces glibc's malloc"),
 ]
 
@@ -20,10 +22,10 @@ pytestmark = [
 SCRIPT = """
 import ctypes, faulthandler, sys
 import torch
-from fastrnn.ops.backends import cpp
+from fastrnn.ops.backends import cpu
 from fastrnn.testing import Problem
 
-assert cpp.EXTENSION.unusable is None
+assert cpu.EXTENSION.unavailable_reason is None
 faulthandler.dump_traceback_later(100, exit=True)
 memory = ctypes.CDLL(sys.argv[1])
 memory.watch.argtypes = ctypes.c_size_t, ctypes.c_size_t
@@ -40,13 +42,13 @@ for name, problem in {
     "one thread": Problem(2, 2, 1, 5, dtype=torch.float64),
 }.items():
     arguments = *problem.tensors(), *problem.options
-    out, h_n = cpp.BACKEND.forward(*arguments)
+    out, h_n = cpu.BACKEND.forward(*arguments)
     given = torch.randn_like(out), torch.randn_like(h_n), out, *arguments[1:]
-    calls[f"{name}: forward"] = lambda a=arguments: cpp.BACKEND.forward(*a)
-    calls[f"{name}: backward"] = lambda g=given: cpp.BACKEND.backward(*g)
+    calls[f"{name}: forward"] = lambda a=arguments: cpu.BACKEND.forward(*a)
+    calls[f"{name}: backward"] = lambda g=given: cpu.BACKEND.backward(*g)
     not_contiguous = arguments[1].mT.contiguous().mT
     calls[f"{name}: copy"] = lambda a=arguments, w=not_contiguous: (
-        cpp.BACKEND.forward(a[0], w, *a[2:])
+        cpu.BACKEND.forward(a[0], w, *a[2:])
     )
 for dtype in (torch.float32, torch.bfloat16):
     for rows in (3, 500):

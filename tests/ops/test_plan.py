@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .compiling import CSRC, compiled
+from ..utils.compile_cpp import CSRC, compiled
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastrnn.ops.backends import cpp
+from fastrnn.ops.backends import cpu
 from fastrnn.testing import Problem
 
-from .compiling import compiled
+from ..utils.compile_cpp import compiled
 
 pytestmark = pytest.mark.skipif(
-    cpp.EXTENSION.unusable is not None, reason="the extension is not built"
+    cpu.EXTENSION.unavailable_reason is not None, reason="the extension is not built"
 )
 
 
@@ -59,8 +59,8 @@ def test_a_team_computes_what_one_thread_does(problem: Problem, dtype: torch.dty
     results = []
     for threads in (1, 2, 3, 8):
         torch.set_num_threads(threads)
-        out, h_n = cpp.BACKEND.forward(*arguments)
+        out, h_n = cpu.BACKEND.forward(*arguments)
         grads = torch.full_like(out, 0.5), torch.full_like(h_n, -0.5)
-        results.append((out, h_n, *cpp.BACKEND.backward(*grads, out, *arguments[1:])))
+        results.append((out, h_n, *cpu.BACKEND.backward(*grads, out, *arguments[1:])))
     for result in results[1:]:
         assert all(map(torch.equal, results[0], result))

@@ -46,7 +46,7 @@ class Extension:
         return dict(self.module.info())
 
     @functools.cached_property
-    def unusable(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Why it cannot be used, or None."""
         try:
             built = self.info["version"]

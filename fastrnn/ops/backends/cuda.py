@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..ragged import Ragged
-from . import cpp
+from . import cpu
 from ._loader import Extension
 from .base import Call, Kernels, precision_of
 
@@ -44,7 +44,9 @@ class Cuda(Kernels):
         """Why no kernel can be run on this machine, or None."""
         if not torch.cuda.is_available():
             return "no CUDA GPU here"
-        return cpp.EXTENSION.unusable or EXTENSION.unusable  # the plan is a part of the first
+        return (
+            cpu.EXTENSION.unavailable_reason or EXTENSION.unavailable_reason
+        )  # the plan is a part of the first
 
     def unsupported_reason(self, call: Call) -> str | None:
         """Why no kernel serves the call, or None."""

@@ -18,20 +18,20 @@ import torch
 from torch import Tensor
 
 from ..ragged import Ragged
-from . import cpp, cuda, plain, torch_rnn, triton
+from . import cpu, cuda, reference, torch_rnn, triton
 from .base import Backend, Call, Kernels
 
 #: All of them by name. A name's place is its number in the operators' schemas.
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
-    for backend in (plain.BACKEND, cpp.BACKEND, cuda.BACKEND, triton.BACKEND, torch_rnn.BACKEND)
+    for backend in (reference.BACKEND, cpu.BACKEND, cuda.BACKEND, triton.BACKEND, torch_rnn.BACKEND)
 }
 
 NAMES = tuple(BACKENDS)
 
 #: The kernels that `auto` considers on a device, fastest first.
 AUTO: dict[str, tuple[Kernels, ...]] = {
-    "cpu": (cpp.BACKEND,),
+    "cpu": (cpu.BACKEND,),
     "cuda": (triton.BACKEND, cuda.BACKEND),
 }
 
@@ -55,7 +55,7 @@ def set_backend(name: str) -> None:
 
     Args:
         name: ``"auto"`` (the default: the fastest that serves the call, torch's own
-            implementation included), ``"reference"``, ``"cpp"``, ``"cuda"``, ``"triton"`` or
+            implementation included), ``"reference"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or
             ``"torch"``; by name a backend serves the call or raises.
 
     Raises:
@@ -63,7 +63,7 @@ def set_backend(name: str) -> None:
         RuntimeError: the backend is not available on this machine; the message says why.
     """
     global _default, _last
-    _validate(name)
+    name = _validate(name, stacklevel=3)
     _default = _last = name
 
 
@@ -79,7 +79,7 @@ def use_backend(name: str) -> Iterator[None]:
         ...     output, h_n = rnn(input)
     """
     global _last
-    _validate(name)
+    name = _validate(name, stacklevel=4)  # contextlib adds a frame
     former, _local.name = _local.name, name
     _last = name
     try:
@@ -102,20 +102,28 @@ def number_by_name(data: Tensor) -> int | None:
     derivative, the best serves it.
     """
     name = requested()
-    if name in ("auto", "torch") or (name == "cpp" and data.is_cpu):
+    if name in ("auto", "torch") or (name == "cpu" and data.is_cpu):
         return None
     return NAMES.index(name)
 
 
-def _validate(name: str) -> None:
+def _validate(name: str, stacklevel: int) -> str:
     if name == "auto":
-        return
+        return name
+    if name == "cpp":
+        warnings.warn(
+            "the backend 'cpp' is now called 'cpu', and the next release will drop the old name",
+            DeprecationWarning,
+            stacklevel=stacklevel,
+        )
+        name = "cpu"
     if name not in BACKENDS:
         known = ", ".join(repr(known) for known in ("auto", *BACKENDS))
         raise ValueError(f"unknown backend {name!r}: choose one of {known}")
     reason = BACKENDS[name].unavailable_reason()
     if reason is not None:
         raise RuntimeError(f"the {name!r} backend is not usable here: {reason}")
+    return name
 
 
 NO_RECURRENCE = "it serves whole layers that nn.RNN can express, not a recurrence alone"
@@ -138,7 +146,7 @@ def for_recurrence(call: Call, name: str = "auto") -> Kernels:
         kernels, reasons = best_kernels(call)
         if kernels is None:
             _warn_once(call.device.type, reasons)
-            return plain.BACKEND
+            return reference.BACKEND
         return kernels
     backend = BACKENDS[name]
     reason = backend.unsupported_reason(call)

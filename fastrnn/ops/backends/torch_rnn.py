@@ -50,7 +50,7 @@ class Torch(Backend):
             if is_short(call.steps, call.dtype, call.training):
                 return None
             few = FEW_STEPS if call.training else 1
-            return f"from {few + 1} steps on, and in half precision, the C++ kernels are faster"
+            return f"from {few + 1} steps on, and in half precision, the CPU kernels are faster"
         if kind == "cuda" and not _cudnn_is_faster(call):
             return "the H200's record does not show cuDNN to be more than 6% faster for such a call"
         return None
@@ -64,7 +64,7 @@ BACKEND = Torch()
 
 
 def is_short(steps: int, dtype: torch.dtype, training: bool) -> bool:
-    """Whether a call on the CPU has too few steps for the C++ kernels."""
+    """Whether a call on the CPU has too few steps for the CPU kernels."""
     # In half precision torch's own operations round more often than the kernels do.
     return steps <= (FEW_STEPS if training else 1) and dtype.itemsize > 2
 

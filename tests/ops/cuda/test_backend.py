@@ -12,11 +12,11 @@ import fastrnn
 from benchmarks import gpu_record
 from fastrnn._explain import GPUS
 from fastrnn.ops import reference
-from fastrnn.ops.backends import cpp, cuda, dispatch, triton
+from fastrnn.ops.backends import cpu, cuda, dispatch, triton
 from fastrnn.ops.backends.base import Call
 from fastrnn.ops.ragged import Ragged
 from fastrnn.testing import Problem
-from tests.ops.checks import CHECKS, check_forward
+from tests.utils.checks import CHECKS, check_forward
 
 ROOT = Path(__file__).parents[3]
 CSRC = ROOT / "csrc"
@@ -163,8 +163,8 @@ def test_unusable_without_a_gpu():
 
 def test_unusable_without_the_plan(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    broken = SimpleNamespace(unusable="not built: no compiler")
-    monkeypatch.setattr(cpp, "EXTENSION", broken)
+    broken = SimpleNamespace(unavailable_reason="not built: no compiler")
+    monkeypatch.setattr(cpu, "EXTENSION", broken)
     assert cuda.BACKEND.unavailable_reason() == "not built: no compiler"
 
 

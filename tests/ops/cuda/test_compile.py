@@ -102,7 +102,7 @@ def loaded(library: Path) -> None:
         "import sys; sys.meta_path[:] = [f for f in sys.meta_path if not "
         "getattr(f, '__module__', '').startswith('__editable__')]; "
         "import torch; from fastrnn.ops.backends import cuda; "
-        "print(cuda.EXTENSION.unusable, cuda.EXTENSION.info['torch_target'], "
+        "print(cuda.EXTENSION.unavailable_reason, cuda.EXTENSION.info['torch_target'], "
         "torch.ops.fastrnn.cuda_forward.default._schema.name)"
     )
     said = subprocess.run(

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastrnn._explain import GPUS
-from fastrnn.ops.backends import cpp
+from fastrnn.ops.backends import cpu
 
 pytestmark = pytest.mark.skipif(
-    cpp.EXTENSION.unusable is not None, reason="the extension is not built"
+    cpu.EXTENSION.unavailable_reason is not None, reason="the extension is not built"
 )
 
 BYTES = {"half": 2, "tf32": 4, "float32": 4, "float64": 8}
@@ -27,7 +27,7 @@ OTHERS = 40
 
 
 def plans(name, mode, backward, T, B, G, H, gates=1):
-    module = cpp.EXTENSION.module
+    module = cpu.EXTENSION.module
     return module.plans(module.Device(*NAMES[name]), mode, backward, T, B, G, H, gates)
 
 

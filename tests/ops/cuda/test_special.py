@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastrnn._explain import GPUS
 from fastrnn.ops import reference
-from fastrnn.ops.backends import cpp
+from fastrnn.ops.backends import cpu
 from fastrnn.testing import Problem, Tensors, tolerance
 from tests.ops.cuda import emulated
 from tests.ops.cuda.emulated import EmulationError, Tiling, cut
@@ -310,13 +310,15 @@ def test_a_cluster_of_16_blocks(direction: str) -> None:
     check(direction, problem, "half", running=16, **run)
 
 
-@pytest.mark.skipif(cpp.EXTENSION.unusable is not None, reason="the extension is not built")
+@pytest.mark.skipif(
+    cpu.EXTENSION.unavailable_reason is not None, reason="the extension is not built"
+)
 @pytest.mark.parametrize("device", ["H100", "A100"])
 @pytest.mark.parametrize("element", ["bfloat16", "tf32", "float32"])
 @directions
 def test_the_cuts_of_the_plan(device: str, element: str, direction: str) -> None:
     dtype, mode = ELEMENTS[element]
-    module, choose = cpp.EXTENSION.module, random.Random(f"{device} {element} {direction}")
+    module, choose = cpu.EXTENSION.module, random.Random(f"{device} {element} {direction}")
     device_of_plan = module.Device(*GPUS[device][1:])
     for _ in range(2):
         batch, hidden = choose.choice([1, 3, 9, 20]), choose.choice([1, 17, 40, 64, 96])

@@ -23,7 +23,7 @@ from fastrnn.ops.backends.triton import grid, rows, single_cta, single_cta_gluon
 from fastrnn.ops.backends.triton.table import Sizes
 from fastrnn.testing import Problem
 
-from ..checks import CHECKS, check_special_gradients
+from ...utils.checks import CHECKS, check_special_gradients
 from .emulator import Deadlock, Emulated, Invalid, Race
 
 MODULES = (single_cta, single_cta_gluon, rows, grid)

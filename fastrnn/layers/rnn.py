@@ -1,0 +1,377 @@
+"""`FusedRNN`, a drop-in for torch.nn.RNN that adds heads, resets and single steps.
+
+This file checks arguments and raises nn.RNN's errors; `ops.stack.rnn` computes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn.utils.rnn import PackedSequence
+
+from .. import _checks
+from .._expanded_weights import are_expanded, refuse_beyond_torch
+from .._fx import record_call
+from ..ops import stack
+from ..ops._eager import is_eager, is_plain, is_recording
+from ..ops._torch_private import is_any_autocast
+from ..ops.backends.dispatch import requested
+from ..ops.options import Options
+from ..ops.packed import packed_layout
+from ..ops.ragged import DENSE, Ragged
+from ..ops.single_step import single_step
+from .base import FusedRNNBase
+
+__all__ = ["FusedRNN"]
+
+_ACTIVATIONS = {"RNN_TANH": "tanh", "RNN_RELU": "relu"}
+
+
+class FusedRNN(FusedRNNBase):
+    r"""A drop-in for `torch.nn.RNN`: same arguments, parameters, results and errors.
+
+    .. math:: h_t = act(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
+
+    It is an `nn.RNNBase`, not an `nn.RNN`, so that ``torch.compile(fullgraph=True)`` accepts it.
+    Its parameters have nn.RNN's names, shapes and initial values: a state_dict of either loads
+    into the other, and the same seed gives the same weights. TorchScript is not supported.
+
+    Beyond nn.RNN it takes rows of any ``lengths`` and new sequences at any step (``resets``, see
+    `forward`), gives one step at a time (`step`), and can have several heads or a learned initial
+    state. Head j of n sees its own H/n of the state alone: W_hh is block-diagonal.
+
+    .. math:: h^j_t = act((W_{ih} x_t + b_{ih} + b_{hh})^j + W^j_{hh} h^j_{t-1})
+
+    Below, T is the number of steps, B the batch size, I ``input_size``, H ``hidden_size``,
+    L ``num_layers`` and D 2 if ``bidirectional``, else 1.
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        num_layers: L; every layer reads the outputs of the one before.
+        nonlinearity: ``"tanh"`` or ``"relu"``.
+        bias: whether there are b_ih and b_hh.
+        batch_first: batched input and output are [B, T, ...] instead of [T, B, ...].
+        dropout: probability of dropping an output of any layer but the last, in training. The
+            attribute is read at every call.
+        bidirectional: also run from the last step to the first.
+        device, dtype: of the parameters. float64, float32, bfloat16 or float16; complex dtypes
+            run by nn.RNN's own implementation, or by the slow reference.
+        num_heads: n, a divisor of H. The recurrence's parameters and work are 1/n of one head's.
+        learned_h0: whether the state that a sequence starts from, where no hx is given or a reset
+            begins it, is a parameter.
+
+    Parameters, for layer k, with the suffix ``_reverse`` for the second direction:
+        weight_ih_l{k} [H, I], or [H, D·H] for k > 0; weight_hh_l{k} [H, H], or [n, H/n, H/n] for
+        n > 1 heads; bias_ih_l{k} and bias_hh_l{k} [H]. All are drawn from U(-1/√H, 1/√H),
+        weight_hh from U(-1/√(H/n), 1/√(H/n)). With ``learned_h0`` the last one is h0 [D·L, H],
+        ordered as h_n, at first 0.
+
+    Raises:
+        ValueError, TypeError: an argument nn.RNN refuses, ``proj_size`` among them; num_heads is
+            no positive integer or does not divide H; learned_h0 is no bool.
+
+    Example:
+        >>> rnn = FusedRNN(10, 20, num_layers=2)
+        >>> output, h_n = rnn(torch.randn(5, 3, 10))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        num_heads: int = 1,
+        learned_h0: bool = False,
+        **unknown: Any,  # nn.RNNBase words the error
+    ) -> None:
+        if "proj_size" in unknown:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(
+                f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
+            )
+        super().__init__(
+            "RNN_" + nonlinearity.upper(),
+            input_size,
+            hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            device=device,
+            dtype=dtype,
+            num_heads=num_heads,
+            learned_h0=learned_h0,
+            **unknown,
+        )
+        self.nonlinearity = nonlinearity
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        # Not by keyword alone: torch.onnx.export(dynamo=False) passes all by position.
+        lengths: Tensor | None = None,
+        resets: Tensor | PackedSequence | None = None,
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """Run over a batch of sequences.
+
+        Args:
+            input: [T, B, I]; [B, T, I] with ``batch_first``; [T, I] for one sequence; or a
+                PackedSequence, sorted or not. T is at least 1. Of the parameters' dtype, save
+                under autocast.
+            hx: [D·L, B, H], or [D·L, H] for one sequence; the initial states, or None for zeros,
+                or for h0 with ``learned_h0``. For a PackedSequence in the caller's order, as h_n.
+            lengths: [B], int32 or int64, on input's device; for padded 3-D input. Row b has
+                ``lengths[b]`` steps and the rest is padding: its output is 0 there, and its h_n
+                is the state after its last step. Rows need no order, a length may be 0, and one
+                beyond T means T. Nothing waits for the device, as packing does, and nothing
+                breaks torch.compile's graph, as the batch_sizes of a PackedSequence do.
+            resets: bool, [T, B]; [B, T] with ``batch_first``; [T] for one sequence; on input's
+                device. Where true, row b begins a new sequence at step t, so that one row can
+                hold many: in every layer no state passes between steps t - 1 and t, in either
+                direction, and at step 0 none from hx to the forward direction. With r for resets,
+                h_t = act(W_ih x_t + b_ih + W_hh ((1 - r_t) h_{t-1} + r_t h0) + b_hh): a new
+                sequence starts from zeros, or from h0 with ``learned_h0``. h_n is the state after
+                a row's last sequence, of the reverse direction after its first. Resets of padding
+                do not matter. In reinforcement learning, where the observation after the end of
+                an episode is the first of the next, resets[t] = done[t - 1].
+                For a PackedSequence a PackedSequence of bools that was made from the same
+                lengths: ``pack_padded_sequence(resets, lengths, ...)``, resets [T, B].
+
+        Returns:
+            output: [T, B, D·H], [B, T, D·H], [T, D·H] or a PackedSequence, as the input.
+            h_n: [D·L, B, H], or [D·L, H] for one sequence: the state each row is left with.
+
+        Raises:
+            ValueError: input is neither 2-D nor 3-D, or of another dtype than the parameters;
+                lengths of a wrong shape, dtype or device, or with input that is not padded;
+                resets of a wrong shape, dtype or device, or packed otherwise than input (an order
+                of rows that lies on a GPU is compared by an assertion there, as is all in
+                compiled code: nothing waits for it).
+            RuntimeError: T is 0; sizes or devices do not fit together, as in nn.RNN; the
+                batch_sizes of a PackedSequence do not describe its data; expanded weights with
+                what nn.RNN lacks.
+        """
+        if (
+            isinstance(input, Proxy)
+            or (hx is not None and isinstance(hx, Proxy))
+            or (lengths is not None and isinstance(lengths, Proxy))
+            or (resets is not None and isinstance(resets, Proxy))
+        ):
+            result = record_call(self, input, hx, lengths=lengths, resets=resets)
+            if result is not None:
+                return result
+        weights = self._weights()
+        if are_expanded(weights):
+            refuse_beyond_torch(
+                lengths=lengths is not None,
+                resets=resets is not None,
+                num_heads=self.num_heads != 1,
+                learned_h0=self.learned_h0,
+            )
+            return nn.RNN.forward(self, input, hx)  # type: ignore[call-overload]
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(weights, input, hx, lengths, resets)
+        dim = input.dim()
+        if dim not in (2, 3):
+            raise ValueError(f"RNN: Expected input to be 2D or 3D, got {dim}D tensor instead")
+        if hx is not None and hx.dim() != dim:
+            kind = "batched 3-D" if dim == 3 else "unbatched 2-D"
+            raise RuntimeError(
+                f"For {kind} input, hx should also be {dim}-D but got {hx.dim()}-D tensor"
+            )
+        if dim == 2:
+            _checks.no_lengths(lengths, "2-D input: leave out the padding of a single sequence")
+            hx = hx if hx is None else hx.unsqueeze(1)
+            if resets is not None:
+                resets = _checks.resets(resets, input.shape[:1], input.device).unsqueeze(1)
+            output, h_n = self._run(weights, input.unsqueeze(1), hx, 1, Ragged(resets=resets))
+            return output.squeeze(1), h_n.squeeze(1)
+        if resets is not None:
+            resets = _checks.resets(resets, input.shape[:2], input.device)
+            resets = resets.transpose(0, 1) if self.batch_first else resets
+        if self.batch_first:
+            input = input.transpose(0, 1)
+        if lengths is not None:
+            _checks.lengths(lengths, input.size(1), input.device)
+        ragged = DENSE
+        if lengths is not None or resets is not None:
+            ragged = Ragged(lengths, None, resets)
+        output, h_n = self._run(weights, input, hx, input.size(1), ragged)
+        return output.transpose(0, 1) if self.batch_first else output, h_n
+
+    def step(
+        self, input: Tensor, hx: Tensor | None = None, *, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run over one step of every row: for sequences that are not there as a whole yet.
+
+        Stepping through a sequence, h_n of a step as hx of the next, computes what `forward`
+        computes of the whole. The CPU kernels give the same bits, as long as no gradient is
+        recorded: a step that records one is torch's own, as forward's single steps are.
+
+        Args:
+            input: [B, I], or [I] for one sequence; of the parameters' dtype, save under autocast.
+            hx: [L, B, H], or [L, H]; the states before the step, or None for the initial ones.
+            resets: bool, [B], or one for one sequence: where true, row b begins a new sequence
+                with this step, whatever hx. In reinforcement learning: was the last step done?
+
+        Returns:
+            output: [B, H], or [H]: the last layer's state.
+            h_n: [L, B, H], or [L, H]: the states after the step.
+
+        Raises:
+            ValueError: the layer is bidirectional; input is neither 1-D nor 2-D or of another
+                dtype than the parameters; hx does not have one dimension more; resets of a wrong
+                shape, dtype or device.
+            RuntimeError: sizes or devices do not fit together, as in `forward`.
+        """
+        if self.bidirectional:
+            raise ValueError(
+                "a bidirectional layer has no single steps, as its outputs depend on all that "
+                "comes later: call it with the whole sequence"
+            )
+        dim = input.dim()
+        if dim not in (1, 2):
+            raise ValueError(f"step: expected input [B, I] or [I], got {dim}D tensor instead")
+        if hx is not None and hx.dim() != dim + 1:
+            raise ValueError(
+                f"step: for {dim}-D input, hx should be {dim + 1}-D but got {hx.dim()}-D tensor"
+            )
+        if resets is not None:
+            _checks.resets(resets, input.shape[:-1], input.device)
+        if dim == 1:
+            output, h_n = self.step(
+                input.unsqueeze(0),
+                hx if hx is None else hx.unsqueeze(1),
+                resets=resets if resets is None else resets.unsqueeze(0),
+            )
+            return output.squeeze(0), h_n.squeeze(1)
+        resets = resets if resets is None else resets.unsqueeze(0)
+        weights = self._weights()
+        if hx is not None and self._is_simple_step(weights, input, hx, resets):
+            return single_step(input, hx, weights, resets, _ACTIVATIONS[self.mode])
+        output, h_n = self._run(
+            weights,
+            input.unsqueeze(0),
+            hx,
+            input.size(0),
+            Ragged(resets=resets),
+            prefer_kernels=True,
+        )
+        return output.squeeze(0), h_n
+
+    def _is_simple_step(
+        self, weights: list[Any], input: Tensor, hx: Tensor, resets: Tensor | None
+    ) -> bool:
+        """Whether `single_step` serves a step; errors and all else are `_run`'s."""
+        return (
+            is_plain(input, hx, *weights)
+            and not is_recording(*weights, input, hx)
+            and not is_any_autocast()
+            and (requested() == "auto" or (requested() == "cpu" and input.is_cpu))
+            and input.size(1) == self.input_size
+            and hx.shape == (self.num_layers, input.size(0), self.hidden_size)
+            and not (self.training and self.dropout > 0)
+            and (resets is None or not self.learned_h0)
+        )
+
+    def _forward_packed(
+        self,
+        weights: list[Any],
+        input: PackedSequence,
+        hx: Tensor | None,
+        lengths: Tensor | None,
+        resets: Tensor | PackedSequence | None,
+    ) -> tuple[PackedSequence, Tensor]:
+        _checks.no_lengths(lengths, "a PackedSequence, which knows its own")
+        data, batch_sizes, sorted_indices, unsorted_indices = input
+        # A trace of a learned initial state would hold the number of rows.
+        starts_elsewhere = torch.jit.is_tracing() and hx is None and self.learned_h0
+        in_torch = stack.runs_in_torch(
+            data,
+            hx,
+            weights,
+            self._options(),
+            is_eager(),
+            expressible=resets is None and self.num_heads == 1 and not starts_elsewhere,
+            batch_sizes=batch_sizes,
+            prefer_kernels=True,
+        )
+        if in_torch and torch.jit.is_tracing():
+            return nn.RNN.forward(self, input, hx)  # type: ignore[call-overload]
+        if hx is not None:
+            hx = self.permute_hidden(hx, sorted_indices)
+        if in_torch:
+            output, h_n = self._run(weights, data, hx, int(batch_sizes[0]), DENSE, batch_sizes)
+        else:
+            batch = None
+            if sorted_indices is not None:
+                batch = sorted_indices.size(0)
+            elif hx is not None and torch.compiler.is_compiling():
+                batch = hx.size(1)
+            lengths, offsets = packed_layout(batch_sizes, data, batch)
+            if resets is not None:
+                resets = _checks.packed_resets(resets, input)
+            ragged = Ragged(lengths, offsets, resets)
+            output, h_n = self._run(weights, data, hx, lengths.shape[0], ragged)
+        packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
+        return packed, self.permute_hidden(h_n, unsorted_indices)
+
+    def _options(self) -> Options:
+        # Read only where it matters: torch.compile traces a graph twice that reads a float.
+        dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
+        return Options(
+            _ACTIVATIONS[self.mode],
+            self.bias,
+            self.num_layers,
+            dropout,
+            self.training,
+            self.bidirectional,
+        )
+
+    def _run(
+        self,
+        weights: list[Any],
+        input: Tensor,  # [T, B, I], or [N, I] with offsets
+        hx: Tensor | None,  # [D·L, B, H]
+        batch: int,
+        ragged: Ragged = DENSE,
+        batch_sizes: Tensor | None = None,  # [T], of packed data that torch's own loop runs over
+        prefer_kernels: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        packed = ragged.is_packed() or batch_sizes is not None
+        if (
+            input.dtype != weights[0].dtype
+            or input.size(-1) != self.input_size
+            or (packed and input.dim() != 2)
+        ):
+            # Raises, except for a dtype that autocast will cast.
+            self.check_input(input, ragged.offsets if packed else None)
+        if hx is not None:
+            directions = 2 if self.bidirectional else 1
+            self.check_hidden_size(hx, (self.num_layers * directions, batch, self.hidden_size))
+        _checks.attributes(input, weights[0], hx)
+        if not packed:
+            _checks.steps(input.size(0))
+        h0 = self.h0 if self.learned_h0 else None
+        if hx is None and h0 is not None:
+            hx = h0.unsqueeze(1).expand(-1, batch, -1)
+        per_direction = 4 if self.bias else 2
+        if len(weights) > per_direction:
+            _checks.alike(weights[1::per_direction])
+        options = self._options()
+        return stack.rnn(input, hx, weights, ragged, h0, options, batch_sizes, prefer_kernels)

@@ -1,0 +1,92 @@
+"""The CPU backend: the extension's kernels for CPU tensors."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ragged import Ragged
+from ._loader import Extension
+from .base import Call, Kernels
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _use_instruction_set(module: Any) -> None:
+    wanted = os.environ.get("FASTRNN_CPU")
+    if wanted and not module.use_instruction_set(wanted):
+        choices = ", ".join(module.info()["instruction_sets"])
+        raise ImportError(f"FASTRNN_CPU={wanted!r}: this processor offers only some of {choices}")
+
+
+EXTENSION = Extension(
+    "_C",
+    error="_build_error.txt",
+    remedy="run `python setup.py build_ext --inplace`, or install fastrnn again",
+    prepare=_use_instruction_set,
+)
+
+
+class Cpu(Kernels):
+    """The kernels of csrc/cpu. The extension registers them as the operators of CPU tensors."""
+
+    name = "cpu"
+
+    def unavailable_reason(self) -> str | None:
+        """Why the extension cannot be used, or None."""
+        return EXTENSION.unavailable_reason
+
+    def serves(self, dtype: torch.dtype) -> bool:
+        """Whether nothing is against it for CPU tensors: the reasons' answer, in no time."""
+        return dtype in DTYPES and EXTENSION.unavailable_reason is None
+
+    def unsupported_reason(self, call: Call) -> str | None:
+        """Why no kernel serves the call, or None."""
+        if call.device.type != "cpu":
+            return f"the CPU kernels serve CPU tensors, not {call.device.type!r} ones"
+        if call.dtype not in DTYPES:
+            return f"the CPU kernels have none for {call.dtype}"
+        return None
+
+    def detail(self) -> str:
+        """One line for the doctor's table."""
+        built = EXTENSION.info
+        return f"{built['instruction_set']}, of {' '.join(built['instruction_sets'])} compiled in"
+
+    def forward_out(
+        self,
+        out: Tensor,
+        pre: Tensor,
+        weight_hh: Tensor,
+        h0: Tensor,
+        ragged: Ragged,
+        activation: int,
+        reverse_from: int,
+    ) -> Tensor:
+        """See `Kernels`."""
+        operator: Any = torch.ops.fastrnn.recurrence.out
+        h_n: Tensor = operator(pre, weight_hh, h0, *ragged, activation, reverse_from, out=out)
+        return h_n
+
+    def backward(
+        self,
+        grad_out: Tensor,
+        grad_h_n: Tensor,
+        out: Tensor,
+        weight_hh: Tensor,
+        h0: Tensor,
+        ragged: Ragged,
+        activation: int,
+        reverse_from: int,
+    ) -> tuple[Tensor, Tensor]:
+        """See `Kernels`."""
+        given = grad_out, grad_h_n, out, weight_hh, h0, *ragged
+        operator: Any = torch.ops.fastrnn.recurrence_backward.default
+        grads: tuple[Tensor, Tensor] = operator(*given, activation, reverse_from)
+        return grads
+
+
+BACKEND = Cpu()

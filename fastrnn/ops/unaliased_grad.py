@@ -1,0 +1,60 @@
+"""Gradients that share no memory, where autograd differentiates a layer piece by piece.
+
+Autograd gives both terms of a sum the same gradient, and the parts of a concatenation views of
+one. Users clip a gradient in place, free it or save it: each must own its memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._when_imported import when_imported
+from ._eager import is_recording
+from .recurrence import LIBRARY
+
+# Inductor removes a clone where it takes its result for an alias, which two of them make true.
+LIBRARY.define("copy(Tensor x) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+LIBRARY.impl("copy", lambda x: x.clone(), "CompositeExplicitAutograd")
+torch.library.register_fake("fastrnn::copy", lambda x: x.clone(), lib=LIBRARY)
+torch.library.register_vmap(
+    "fastrnn::copy", lambda info, dims, x: (torch.ops.fastrnn.copy(x), dims[0]), lib=LIBRARY
+)
+
+
+class _UnaliasedGrad(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return torch.ops.fastrnn.copy(grad) if torch.compiler.is_compiling() else grad.clone()
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent.view_as(tangent)
+
+
+def unaliased_grad(x: Tensor) -> Tensor:
+    """x, whose gradient will share no memory with others'."""
+    exporting = torch.compiler.is_compiling() and torch.compiler.is_exporting()
+    if exporting or torch.jit.is_tracing() or not is_recording(x):
+        return x  # what is exported or traced is for inference
+    return _apply(x)
+
+
+def _apply(x: Tensor) -> Tensor:
+    return _UnaliasedGrad.apply(x)
+
+
+# Dynamo takes no Function with a jvp, and warns of any other; autograd's own tracing takes both.
+when_imported("torch._dynamo", lambda dynamo: dynamo.allow_in_graph(_apply))

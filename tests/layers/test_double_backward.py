@@ -1,0 +1,96 @@
+"""Gradients of gradients of whole layers: cuDNN's RNN has none ("derivative for
+_cudnn_rnn_backward is not implemented"), in training or in eval mode.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+from fastrnn import FusedRNN, FusedRNNCell
+
+from ..utils.nn_rnn_parity import assert_same, tensors, twins
+
+T, B, I, H = 4, 2, 2, 2  # noqa: E741
+LENGTHS = torch.tensor([2, 4])
+
+
+def leaves(*shapes: tuple[int, ...]) -> list[Tensor]:
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def check(layer: nn.Module, run: Any, *inputs: Tensor) -> None:
+    """gradgradcheck in the inputs and every parameter, along random directions."""
+    names = list(dict(layer.named_parameters()))
+
+    def function(*given: Tensor) -> list[Tensor]:
+        weights = dict(zip(names, given[len(inputs) :], strict=True))
+
+        class Bound:
+            def __call__(self, *args: Any, **kwargs: Any) -> Any:
+                return functional_call(layer, weights, args, kwargs)
+
+        return tensors(run(Bound(), *given[: len(inputs)]))
+
+    given = (*inputs, *(p.detach().clone().requires_grad_() for p in layer.parameters()))
+    assert torch.autograd.gradgradcheck(function, given, fast_mode=True)
+
+
+RUNS = {
+    "dense": lambda rnn, x, hx: rnn(x, hx),
+    "lengths": lambda rnn, x, hx: rnn(x, hx, lengths=LENGTHS),
+    "packed": lambda rnn, x, hx: rnn(pack_padded_sequence(x, LENGTHS, enforce_sorted=False), hx),
+}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_two_layers_of_two_directions_in_eval(run):
+    rnn = FusedRNN(I, H, 2, bidirectional=True, dtype=torch.float64).eval()
+    check(rnn, run, *leaves((T, B, I), (4, B, H)))
+
+
+def test_relu_away_from_its_kink():
+    """Positive weights and inputs: no pre-activation is near 0, where it has no derivative."""
+    rnn = FusedRNN(I, H, nonlinearity="relu", dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in rnn.parameters():
+            parameter.uniform_(0.2, 0.5)
+    x, hx = (torch.rand(shape, dtype=torch.float64) + 0.2 for shape in ((T, B, I), (1, B, H)))
+    check(rnn, RUNS["dense"], x.requires_grad_(), hx.requires_grad_())
+
+
+def test_the_cell():
+    cell = FusedRNNCell(I, H, dtype=torch.float64)
+    check(cell, lambda cell, x, hx: cell(x, hx), *leaves((B, I), (B, H)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("steps", [2, 5], ids=["short", "fused"])
+def test_a_gradient_penalty_trains_as_nn_rnns(steps, training):
+    """As a WGAN's: the loss has the gradient of the input in it."""
+    results = []
+    for layer in twins(3, 4, 2, bidirectional=True, dtype=torch.float64):
+        layer.train(training)
+        x = torch.linspace(-1, 1, steps * 6, dtype=torch.float64).view(steps, 2, 3)
+        x.requires_grad_()
+        output, h_n = layer(x)
+        (slope,) = torch.autograd.grad(output.square().sum() + h_n.sum(), x, create_graph=True)
+        penalty = (slope.norm(dim=-1) - 1).square().mean()
+        penalty.backward()
+        results.append([penalty, x.grad, *(p.grad for p in layer.parameters())])
+    assert_same(*results)
+
+
+def test_second_derivatives_of_packed_input_are_nn_rnns():
+    results = []
+    for layer in twins(3, 4, dtype=torch.float64):
+        data = torch.linspace(-1, 1, 21, dtype=torch.float64).view(7, 3).requires_grad_()
+        packed = PackedSequence(data, torch.tensor([3, 2, 2]))
+        output, _ = layer(packed)
+        (slope,) = torch.autograd.grad(output.data.square().sum(), data, create_graph=True)
+        slope.square().sum().backward()
+        results.append([data.grad, *(p.grad for p in layer.parameters())])
+    assert_same(*results)

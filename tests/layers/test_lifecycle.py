@@ -1,0 +1,221 @@
+"""Everything that happens to a module besides being called: FusedRNN takes it as nn.RNN does."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune, skip_init
+from torch.utils.checkpoint import checkpoint
+
+from fastrnn import FusedRNN
+
+from ..utils.nn_rnn_parity import assert_same, gradients, twins
+
+X = torch.randn(5, 2, 3, dtype=torch.float64)
+KINDS = [
+    {},
+    {"num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.25},
+    {"nonlinearity": "relu", "bias": False},
+]
+
+
+def pair(**kwargs):
+    return twins(3, 4, **{"num_layers": 2, "dtype": torch.float64, **kwargs})
+
+
+@pytest.mark.parametrize("kwargs", KINDS)
+def test_same_seed_same_weights_and_state_dict_both_ways(kwargs):
+    layers = []
+    for kind in (FusedRNN, nn.RNN):
+        torch.manual_seed(3)
+        layers.append(kind(3, 4, **kwargs))
+    mine, theirs = layers
+    assert list(mine.state_dict()) == list(theirs.state_dict())
+    assert all(map(torch.equal, mine.parameters(), theirs.parameters()))
+    theirs.load_state_dict(FusedRNN(3, 4, **kwargs).state_dict())
+    mine.load_state_dict(nn.RNN(3, 4, **kwargs).state_dict())
+    assert not torch.equal(mine.weight_hh_l0, theirs.weight_hh_l0)
+    torch.manual_seed(3)
+    mine.reset_parameters()
+    torch.manual_seed(3)
+    theirs.reset_parameters()
+    assert all(map(torch.equal, mine.parameters(), theirs.parameters()))
+
+
+@pytest.mark.parametrize("kwargs", KINDS)
+def test_repr_and_attributes(kwargs):
+    mine, theirs = twins(3, 4, **kwargs)
+    assert repr(mine) == "Fused" + repr(theirs)
+    assert isinstance(mine, nn.RNNBase)
+    for name in ("mode", "proj_size", "nonlinearity", "num_layers", "bias", "dropout"):
+        assert getattr(mine, name) == getattr(theirs, name)
+    assert mine._flat_weights_names == theirs._flat_weights_names
+    for ours in (mine._flat_weights, [w for layer in mine.all_weights for w in layer]):
+        assert all(a is b for a, b in zip(ours, mine.parameters(), strict=True))
+    assert mine.flatten_parameters() is None
+
+
+def test_copies_pickles_and_saved_files(tmp_path):
+    mine, _ = pair(bidirectional=True)
+    torch.save(mine, tmp_path / "module.pt")
+    torch.save(mine.state_dict(), tmp_path / "state.pt")
+    loaded = FusedRNN(3, 4, 2, bidirectional=True, dtype=torch.float64)
+    loaded.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for other in (
+        copy.deepcopy(mine),
+        copy.copy(mine),
+        pickle.loads(pickle.dumps(mine)),
+        torch.load(tmp_path / "module.pt", weights_only=False),
+        loaded,
+    ):
+        assert_same(other(X), mine(X))
+    other = copy.deepcopy(mine)
+    with torch.no_grad():
+        other.weight_ih_l0.zero_()
+    assert mine.weight_ih_l0.any()
+    assert all(a is b for a, b in zip(other._flat_weights, other.parameters(), strict=True))
+
+
+def test_conversions():
+    mine, theirs = pair()
+    for convert in (nn.Module.float, nn.Module.double, nn.Module.bfloat16, nn.Module.half):
+        convert(mine), convert(theirs)
+        dtype = theirs.weight_ih_l0.dtype
+        assert mine(X.to(dtype))[0].dtype == dtype
+        assert all(w.dtype == dtype for w in mine._flat_weights)
+
+
+def test_meta_device():
+    mine, theirs = pair()
+    empty = FusedRNN(3, 4, 2, device="meta", dtype=torch.float64)
+    output, h_n = empty(X.to("meta"))
+    assert (output.shape, h_n.shape) == ((5, 2, 4), (2, 2, 4))
+    assert output.device.type == "meta"
+    empty.to_empty(device="cpu").load_state_dict(theirs.state_dict())
+    skipped = skip_init(FusedRNN, 3, 4, 2, dtype=torch.float64)
+    skipped.load_state_dict(theirs.state_dict())
+    assigned = FusedRNN(3, 4, 2, device="meta", dtype=torch.float64)
+    assigned.load_state_dict(theirs.state_dict(), assign=True)
+    for layer in (empty, skipped, assigned):
+        assert_same(layer(X), mine(X))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_activation_checkpoint(use_reentrant):
+    mine, _ = pair(dropout=0.5)
+    x = X.clone().requires_grad_()
+    results = []
+    for run in (mine, lambda x: checkpoint(mine, x, use_reentrant=use_reentrant)):
+        torch.manual_seed(0)
+        result = run(x)
+        loss = result[0].square().sum() + result[1].sum()
+        mine.zero_grad()
+        loss.backward()
+        results.append((*result, *(p.grad for p in mine.parameters())))
+    assert_same(*results)
+
+
+@pytest.mark.parametrize(
+    "parametrization",
+    [
+        parametrizations.weight_norm,
+        parametrizations.orthogonal,
+        parametrizations.spectral_norm,
+        nn.utils.weight_norm,
+        lambda layer, name: prune.l1_unstructured(layer, name, amount=0.5),
+        lambda layer, name: setattr(layer, name, nn.Parameter(torch.eye(4, dtype=torch.float64))),
+        lambda layer, name: setattr(layer, "weight_hh_l1", layer.weight_hh_l0),
+    ],
+    ids=["weight_norm", "orthogonal", "spectral_norm", "old", "pruned", "replaced", "tied"],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+def test_weights_that_are_not_plain_parameters(parametrization):
+    layers = pair()
+    optimizers, results = [], []
+    for layer in layers:
+        torch.manual_seed(0)
+        parametrization(layer, "weight_hh_l0")
+        layer.eval()  # spectral_norm iterates at each access in training
+        optimizers.append(torch.optim.SGD(layer.parameters(), lr=0.1))
+    for _ in range(2):
+        for layer, optimizer in zip(layers, optimizers, strict=True):
+            output, h_n = layer(X)
+            optimizer.zero_grad()
+            (output.square().sum() + h_n.sum()).backward()
+            results.append((output, h_n, [p.grad.clone() for p in layer.parameters()]))
+            optimizer.step()
+        assert_same(*results[-2:])
+    assert not torch.equal(results[0][0], results[2][0])
+
+
+def test_deepcopy_of_a_parametrized_layer_after_a_call_and_a_conversion():
+    """nn.RNN, which keeps the computed weights, cannot be copied then."""
+    mine, _ = pair()
+    parametrizations.weight_norm(mine, "weight_hh_l0")
+    mine(X)
+    mine.float().double()
+    assert_same(copy.deepcopy(mine)(X), mine(X))
+    parametrize.remove_parametrizations(mine, "weight_hh_l0")
+    assert mine._flat_weights[1] is mine.weight_hh_l0
+
+
+def test_functional_call():
+    mine, theirs = pair()
+    other = {name: 0.5 * p.detach() for name, p in theirs.named_parameters()}
+    expected = torch.func.functional_call(theirs, other, (X,))
+    before = mine(X)
+    assert_same(torch.func.functional_call(mine, other, (X,)), expected)
+    assert_same(mine(X), before)
+
+
+def test_replicas_of_data_parallel():
+    mine, _ = pair(bidirectional=True)
+    replica = mine._replicate_for_data_parallel()
+    for name, p in mine.named_parameters():
+        setattr(replica, name, 2 * p)  # as torch.nn.parallel.replicate does: no parameters
+    expected = copy.deepcopy(mine)
+    with torch.no_grad():
+        for p in expected.parameters():
+            p.mul_(2)
+    assert_same(replica(X), expected(X))
+    mine(X)[0].sum().backward()
+    assert_same(gradients(replica(X), [mine.weight_ih_l0])[0].shape, mine.weight_ih_l0.shape)
+
+
+@pytest.fixture
+def process_group():
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view tensor")
+@pytest.mark.parametrize("shard", [False, True])
+def test_data_parallel_processes(process_group, shard):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mine, theirs = pair()
+    if shard:
+        # Where there is a GPU, fully_shard would by itself move the layer there.
+        wrapped = fully_shard(mine, mesh=init_device_mesh("cpu", (1,)))
+    else:
+        wrapped = nn.parallel.DistributedDataParallel(mine)
+    for layer in (wrapped, theirs):
+        output, h_n = layer(X)
+        (output.square().sum() + h_n.sum()).backward()
+    for a, e in zip(mine.parameters(), theirs.parameters(), strict=True):
+        assert_same(a.grad.full_tensor() if shard else a.grad, e.grad)
+
+
+def test_hooks_see_the_call():
+    mine, _ = pair()
+    seen = []
+    mine.register_forward_hook(lambda module, args, result: seen.append((module, args)))
+    mine(X)
+    assert seen == [(mine, (X,))]

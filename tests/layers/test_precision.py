@@ -1,0 +1,157 @@
+"""In what precision a layer computes, and that the same call gives the same bits."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from fastrnn import FusedRNN
+from fastrnn.ops.backends.base import precision_of
+
+from ..utils.nn_rnn_parity import tensors
+
+X = torch.randn(5, 3, 3, generator=torch.Generator().manual_seed(0))
+LENGTHS = torch.tensor([2, 5, 0])
+
+
+def dense(rnn: FusedRNN, x: Tensor, hx: Tensor | None) -> list[Tensor]:
+    return tensors(rnn(x, hx))
+
+
+def lengths(rnn: FusedRNN, x: Tensor, hx: Tensor | None) -> list[Tensor]:
+    return tensors(rnn(x, hx, lengths=LENGTHS))
+
+
+def packed(rnn: FusedRNN, x: Tensor, hx: Tensor | None) -> list[Tensor]:
+    return tensors(rnn(pack_padded_sequence(x, [5, 2, 1]), hx))
+
+
+layouts = pytest.mark.parametrize("run", [dense, lengths, packed])
+
+
+@layouts
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_the_layer_in_that_dtype(dtype, run):
+    """cuDNN's RNN computes in float16 whatever was asked for."""
+    rnn = FusedRNN(3, 4, 2, bidirectional=True)
+    hx = torch.randn(4, 3, 4, dtype=torch.float64).float()
+    with torch.autocast("cpu", dtype=dtype):
+        actual = run(rnn, X, hx)
+    expected = run(copy.deepcopy(rnn).to(dtype), X.to(dtype), hx.to(dtype))
+    for a, e in zip(actual, expected, strict=True):
+        assert a.dtype == dtype
+        assert torch.equal(a, e)
+    sum(tensor.float().sum() for tensor in actual).backward()
+    for parameter in rnn.parameters():
+        assert parameter.grad.dtype == torch.float32
+        assert parameter.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("steps", [2, 5], ids=["short", "fused"])
+def test_autocast_leaves_float64_alone_and_is_off_where_it_is_disabled(steps):
+    wide, rnn = FusedRNN(3, 4, dtype=torch.float64), FusedRNN(3, 4)
+    x = X[:steps]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(wide(x.double())[0], wide(x.double())[0])
+        inside = wide(x.double())[0]
+        with torch.autocast("cpu", enabled=False):
+            disabled = rnn(x)[0]
+        with torch.autocast("cpu", dtype=torch.float16):
+            assert rnn(x)[0].dtype == torch.float16
+        assert rnn(x)[0].dtype == torch.bfloat16
+    assert torch.equal(inside, wide(x.double())[0])
+    assert inside.dtype == torch.float64
+    assert torch.equal(disabled, rnn(x)[0])
+
+
+def test_weights_that_change_within_autocast_are_cast_anew():
+    """Autocast keeps the casts of a block; an optimizer's step there must not be overlooked."""
+    rnn = FusedRNN(3, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before = rnn(X)[0]
+        with torch.no_grad():
+            rnn.weight_hh_l0.mul_(2)
+        assert not torch.equal(rnn(X)[0], before)
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@layouts
+@pytest.mark.usefixtures("deterministic")
+def test_deterministic_algorithms_give_the_same_bits_twice_without_a_warning(run):
+    rnn = FusedRNN(3, 17, 2, bidirectional=True, dropout=0.5)
+    hx = torch.randn(4, 3, 17, requires_grad=True)
+    results = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            torch.manual_seed(3)
+            found = run(rnn, X, hx)
+            loss = sum(tensor.square().sum() for tensor in found)
+            results.append([*found, *torch.autograd.grad(loss, [hx, *rnn.parameters()])])
+    assert all(map(torch.equal, *results))
+
+
+#: Settings of torch's, and how float32 is computed on a GPU under them: as cuDNN's RNN computes it.
+SETTINGS = {
+    "": "tf32",
+    "cudnn.allow_tf32 = False": "float32",
+    "cudnn.allow_tf32 = True": "tf32",
+    "cuda.matmul.allow_tf32 = True; cudnn.allow_tf32 = False": "float32",
+    "fp32_precision = 'tf32'": "tf32",
+    "cudnn.rnn.fp32_precision = 'ieee'": "float32",
+    "cudnn.conv.fp32_precision = 'ieee'": "tf32",
+    "fp32_precision = 'ieee'; cudnn.rnn.fp32_precision = 'tf32'": "tf32",
+    # "none" is what stands above: cudnn's, and above that the setting of all.
+    "cudnn.rnn.fp32_precision = 'none'": "float32",
+    "cudnn.fp32_precision = 'tf32'; cudnn.rnn.fp32_precision = 'none'": "tf32",
+    "fp32_precision = 'tf32'; cudnn.rnn.fp32_precision = 'none'": "tf32",
+}
+
+
+if torch.__version__ >= "2.13":  # torch 2.10 leaves an RNN at tf32 under these; so do we there
+    SETTINGS |= {"fp32_precision = 'ieee'": "float32", "cudnn.fp32_precision = 'ieee'": "float32"}
+
+#: Settings cannot be undone: each is made in a fork of a process that has made none.
+READ = """
+import json, os, sys
+import torch
+from fastrnn.ops.backends.base import precision_of
+
+found = {}
+for setting in json.loads(sys.argv[1]):
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        for assignment in filter(None, setting.split("; ")):
+            exec("torch.backends." + assignment)
+        os.write(writer, precision_of(torch.float32).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as said:
+        found[setting] = said.read()
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="settings cannot be undone, so needs fork")
+def test_float32_is_what_torch_is_set_to_for_an_rnn():
+    command = [sys.executable, "-c", READ, json.dumps(list(SETTINGS))]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == SETTINGS
+
+
+def test_half_precision_has_one_way_to_be_computed():
+    assert precision_of(torch.bfloat16) == precision_of(torch.float16) == "half"

@@ -1,0 +1,260 @@
+"""Resets: a row holds several sequences, and each is run as if it were alone.
+
+nn.RNN has none, so that whoever trains on episodes steps a cell in Python, or cuts rows and pads.
+"""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+import fastrnn
+from fastrnn import FusedRNN, ReadoutRNN, _checks, functional
+
+from ..utils.expected_resets import by_pieces, run
+from ..utils.nn_rnn_parity import BACKWARD_EPS, FORWARD_EPS, assert_near, assert_same, gradients
+
+T, B, H = 6, 3, 4
+LAYERS = st.fixed_dictionaries(
+    {
+        "num_layers": st.integers(1, 2),
+        "nonlinearity": st.sampled_from(["tanh", "relu"]),
+        "bias": st.booleans(),
+        "batch_first": st.booleans(),
+        "bidirectional": st.booleans(),
+        "num_heads": st.sampled_from([1, 2]),
+        "learned_h0": st.booleans(),
+    }
+)
+
+
+def layer(**kwargs) -> FusedRNN:
+    """Of float64, its learned initial state not 0."""
+    torch.manual_seed(0)
+    rnn = FusedRNN(3, H, **kwargs, dtype=torch.float64)
+    if rnn.learned_h0:
+        torch.nn.init.normal_(rnn.h0)
+    return rnn
+
+
+def inputs(rnn: FusedRNN) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [T, B, I] and hx [D·L, B, H], to be differentiated."""
+    states = rnn.num_layers * (2 if rnn.bidirectional else 1)
+    x = torch.randn(T, B, 3, dtype=torch.float64, requires_grad=True)
+    return x, torch.randn(states, B, H, dtype=torch.float64, requires_grad=True)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@given(
+    LAYERS,
+    st.sampled_from(["dense", "padded", "sorted", "unsorted"]),
+    st.lists(st.integers(0, T), min_size=B, max_size=B),
+    st.sampled_from([0.2, 0.5, 1.0]),
+    st.booleans(),
+)
+def test_every_sequence_of_a_row_is_run_as_if_alone(config, kind, lengths, often, given_hx):
+    """Outputs, last states and all gradients are nn.RNN's on the pieces, in any layout."""
+    if kind == "dense":
+        lengths = [T] * B
+    elif kind != "padded":
+        lengths = [max(length, 1) for length in lengths]  # torch packs no row of length 0
+    if kind == "sorted":
+        lengths.sort(reverse=True)
+    rnn = layer(**config)
+    x, hx = inputs(rnn)
+    resets = torch.rand(T, B) < often
+    start = rnn.h0 if rnn.learned_h0 else torch.zeros(len(hx), H, dtype=torch.float64)
+    initial = hx if given_hx else start[:, None].expand_as(hx)
+    expected = by_pieces(rnn, x, initial, start, resets, lengths)
+    actual = run(rnn, kind, x, hx if given_hx else None, resets, lengths)
+    assert_same(actual, expected)
+    leaves = [x, *([hx] if given_hx else []), *rnn.parameters()]
+    with torch.no_grad():  # outputs take the place of pre-activations
+        assert_same(run(rnn, kind, x, hx if given_hx else None, resets, lengths), actual)
+    # Zeros lest a leaf have no part in a result: a learned state that hx stands in for.
+    both = (
+        gradients((result, [0 * leaf for leaf in leaves]), leaves) for result in (actual, expected)
+    )
+    assert_same(*both)
+
+
+@pytest.mark.parametrize("learned_h0", [False, True])
+def test_one_sequence_and_the_reference(learned_h0):
+    rnn = layer(bidirectional=True, learned_h0=learned_h0)
+    x, hx = inputs(rnn)
+    resets = torch.rand(T, B) < 0.5
+    expected = rnn(x, hx, resets=resets)
+    for b in range(B):
+        row = x[:, b], hx[:, b]
+        assert_same(rnn(*row, resets=resets[:, b]), (expected[0][:, b], expected[1][:, b]))
+    with fastrnn.use_backend("reference"):
+        assert_same(rnn(x, hx, resets=resets), expected)
+
+
+def test_nothing_crosses_a_border():
+    """Not a bit of gradient passes it, in either direction, through either layer, nor from hx."""
+    rnn = layer(num_layers=2, bidirectional=True)
+    x, hx = (t.detach() for t in inputs(rnn))
+    resets = torch.zeros(T, B, dtype=torch.bool)
+    resets[3, 0] = resets[0, 1] = True
+
+    def by_step(x, hx):  # [T, B]
+        return (rnn(x, hx, resets=resets)[0] * torch.arange(1, 9)).sum(-1)
+
+    by_x, by_hx = torch.autograd.functional.jacobian(by_step, (x, hx))
+    for t, s, row in itertools.product(range(T), range(T), range(B)):
+        cut = row == 0 and (t < 3) != (s < 3)
+        assert by_x[t, row, s, row].any() != cut
+    # From the second layer's initial states: they reach a row's first sequence in their direction.
+    reached = by_hx[:, :, 2:].any(-1).diagonal(dim1=1, dim2=3)  # [T, 2, B]
+    assert reached[:, 0].T.tolist() == [[True] * 3 + [False] * 3, [False] * T, [True] * T]
+    assert reached[:, 1].T.tolist() == [[False] * 3 + [True] * 3, [True] * T, [True] * T]
+
+
+def test_resets_of_padding_do_not_matter():
+    rnn = layer(num_layers=2, bidirectional=True, learned_h0=True)
+    x, hx = inputs(rnn)
+    lengths = torch.tensor([4, 0, 2])
+    resets = torch.rand(T, B) < 0.5
+    padding = torch.arange(T)[:, None] >= lengths
+    results = [rnn(x, hx, lengths=lengths, resets=r) for r in (resets | padding, resets & ~padding)]
+    assert all(map(torch.equal, *results))
+
+
+def test_no_reset_is_no_change():
+    rnn = layer(num_layers=2, bidirectional=True, learned_h0=True)
+    x, hx = inputs(rnn)
+    assert all(map(torch.equal, rnn(x, hx, resets=torch.zeros(T, B).bool()), rnn(x, hx)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("learned_h0", [False, True])
+def test_dtypes(dtype, learned_h0):
+    """Against float64, from the same numbers. The start of a sequence costs one rounding more."""
+    rnn = FusedRNN(3, 32, 2, bidirectional=True, num_heads=2, learned_h0=learned_h0, dtype=dtype)
+    if learned_h0:
+        torch.nn.init.uniform_(rnn.h0, -1, 1)
+    exact = FusedRNN(
+        3, 32, 2, bidirectional=True, num_heads=2, learned_h0=learned_h0, dtype=torch.float64
+    )
+    exact.load_state_dict(rnn.state_dict())
+    x, resets = torch.randn(T, B, 3, dtype=dtype), torch.rand(T, B) < 0.3
+    actual, expected = rnn(x, resets=resets), exact(x.double(), resets=resets)
+    for a, e in zip(actual, expected, strict=True):
+        assert a.dtype == dtype
+        assert_near(a, e, FORWARD_EPS + 2)
+    pairs = gradients(actual, rnn.parameters()), gradients(expected, exact.parameters())
+    for a, e in zip(*pairs, strict=True):
+        assert_near(a, e, BACKWARD_EPS + 2)
+
+
+def test_autocast():
+    rnn = FusedRNN(3, H, 2, num_heads=2, learned_h0=True)
+    x, resets = torch.randn(T, B, 3), torch.rand(T, B) < 0.5
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, _ = rnn(x, resets=resets)
+    assert output.dtype == torch.bfloat16
+    assert_near(output, rnn(x, resets=resets)[0].double(), 2 * FORWARD_EPS)
+
+
+def test_complex_numbers():
+    rnn = FusedRNN(3, H, 2, num_heads=2, learned_h0=True, dtype=torch.complex128)
+    torch.nn.init.normal_(rnn.h0)
+    x = torch.randn(T, B, 3, dtype=torch.complex128)
+    every_step_alone = rnn(x, resets=torch.ones(T, B).bool())[0]
+    assert_same(every_step_alone[3], rnn(x[3:4])[0][0])
+
+
+@pytest.mark.parametrize("steps", ["all", "last"])
+def test_readout(steps):
+    torch.manual_seed(0)
+    net = ReadoutRNN(
+        3, H, 2, steps=steps, num_heads=2, learned_h0=True, bidirectional=True, dtype=torch.float64
+    )
+    assert (net.rnn.num_heads, net.rnn.learned_h0) == (2, True)
+    x, resets = torch.randn(T, B, 3, dtype=torch.float64), torch.rand(T, B) < 0.5
+    output, h_n = net.rnn(x, resets=resets)
+    features = output if steps == "all" else torch.cat((h_n[0], h_n[1]), -1)
+    assert_same(net(x, resets=resets), (net.readout(features), h_n))
+
+
+def test_compiled_and_exported():
+    """One graph for every number of steps, no break in it, and the same gradients."""
+    rnn = layer(bidirectional=True, num_heads=2, learned_h0=True)
+    lengths = torch.tensor([4, 2, 3])
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(rnn, fullgraph=True, dynamic=True, backend=counter)
+    for steps in (4, 7):
+        x, resets = torch.randn(steps, B, 3, dtype=torch.float64), torch.rand(steps, B) < 0.5
+        actual, expected = (f(x, lengths=lengths, resets=resets) for f in (compiled, rnn))
+        assert_same(actual, expected)
+        assert_same(*(gradients(result, rnn.parameters()) for result in (actual, expected)))
+        if steps == 4:
+            frames = counter.frame_count
+    assert counter.frame_count == frames
+    exported = torch.export.export(rnn, (x,), {"lengths": lengths, "resets": resets})
+    assert_same(exported.module()(x, lengths=lengths, resets=resets), expected)
+
+
+X = torch.randn(T, 2, 3)
+SEQUENCES = pack_padded_sequence(X, [T, 2], enforce_sorted=False)
+ONES = torch.ones(T, 2, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("x", "wrong", "shape"),
+    [
+        (X, ONES.mT, r"\[6, 2\]"),
+        (X, ONES[:, 0], r"\[6, 2\]"),
+        (X, ONES.int(), r"\[6, 2\]"),
+        (X, ONES.to("meta"), r"\[6, 2\]"),
+        (X, [[True, False]] * T, r"\[6, 2\]"),
+        (X, pack_padded_sequence(ONES, [T, 2]), r"\[6, 2\]"),
+        (X[:, 0], ONES, r"\[6\]"),
+        (SEQUENCES, SEQUENCES._replace(data=torch.ones(8)), r"\[8\]"),
+        (SEQUENCES, SEQUENCES._replace(data=torch.ones(9).bool()), r"\[8\]"),
+    ],
+)
+def test_refused(x, wrong, shape):
+    with pytest.raises(ValueError, match=rf"resets must be a torch.bool tensor of shape {shape}"):
+        FusedRNN(3, H)(x, resets=wrong)
+    if isinstance(wrong, torch.Tensor) and wrong.dim() == 2 and x.dim() == 3:
+        with pytest.raises(ValueError, match=r"must be a .* tensor of shape"):
+            FusedRNN(3, H, batch_first=True)(x.transpose(0, 1), resets=wrong.T)
+        weights = list(FusedRNN(3, H).parameters())
+        with pytest.raises(ValueError, match=r"must be a .* tensor of shape"):
+            functional.rnn(x, None, weights, resets=wrong)
+
+
+def test_packed_input_wants_resets_that_are_packed_alike():
+    """The order of rows is compared too: resets of other rows would be taken without a word."""
+    rnn = FusedRNN(3, H)
+    with pytest.raises(ValueError, match=r"must be a PackedSequence of bools.* got Tensor"):
+        rnn(SEQUENCES, resets=ONES)
+    for lengths, in_order in (([T, 3], False), ([2, T], False), ([T, 2], True), ([5, 2], False)):
+        wrong = pack_padded_sequence(ONES, lengths, enforce_sorted=in_order)
+        with pytest.raises(ValueError, match="resets must be packed as input is"):
+            rnn(SEQUENCES, resets=wrong)
+    # Compiled code, as a GPU, compares without waiting, and fails afterwards.
+    compiled = torch.compile(_checks.packed_resets, fullgraph=True, backend="eager")
+    with pytest.raises(RuntimeError, match="resets must be packed as input is"):
+        compiled(pack_padded_sequence(ONES, [2, T], enforce_sorted=False), SEQUENCES)
+    right = pack_padded_sequence(ONES, [T, 2], enforce_sorted=False)
+    assert torch.equal(compiled(right, SEQUENCES), right.data)
+    assert right.data.dtype == torch.bool
+    every_step_alone = rnn(SEQUENCES.data.unsqueeze(0))[0].squeeze(0)
+    torch.testing.assert_close(rnn(SEQUENCES, resets=right)[0].data, every_step_alone)
+
+
+def test_packed_on_another_device_is_not_waited_for():
+    """Meta tensors have no values to wait for."""
+    rnn = FusedRNN(3, H, device="meta")
+    x, resets = (
+        PackedSequence(s.data.to("meta"), s.batch_sizes, *(t.to("meta") for t in s[2:]))
+        for s in (SEQUENCES, pack_padded_sequence(ONES, [T, 2], enforce_sorted=False))
+    )
+    assert rnn(x, resets=resets)[0].data.shape == (8, H)

@@ -1,0 +1,183 @@
+"""One step at a time: what `FusedRNN.step` gives is what the whole sequence gives.
+
+Of nn.RNN a sequence of one step is asked for, whose rounding is another than the whole's.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastrnn import FusedRNN, ReadoutRNN
+
+from ..utils.marks import requires_extension
+from ..utils.nn_rnn_parity import assert_same, gradients
+
+KINDS = [
+    {},
+    {"num_layers": 3, "nonlinearity": "relu", "bias": False},
+    {"num_layers": 2, "num_heads": 2, "learned_h0": True, "batch_first": True},
+]
+
+
+def layer(*sizes: int, **kwargs) -> FusedRNN:
+    """Its learned initial state is not 0."""
+    torch.manual_seed(0)
+    rnn = FusedRNN(*sizes, **kwargs)
+    if rnn.learned_h0:
+        torch.nn.init.uniform_(rnn.h0, -1, 1)
+    return rnn
+
+
+def stepped(
+    rnn: FusedRNN | ReadoutRNN, x: Tensor, hx: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Output [T, ...] and h_n of stepping through x [T, ...]."""
+    outputs = []
+    for t, x_t in enumerate(x):
+        output, hx = rnn.step(x_t, hx, resets=None if resets is None else resets[t])
+        outputs.append(output)
+    assert hx is not None
+    return torch.stack(outputs), hx
+
+
+def whole(
+    rnn: FusedRNN | ReadoutRNN, x: Tensor, hx: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same of calling it with x [T, ...]."""
+    core = rnn.rnn if isinstance(rnn, ReadoutRNN) else rnn
+    if not core.batch_first or x.dim() == 2:
+        return rnn(x, hx, resets=resets)
+    resets = resets if resets is None else resets.transpose(0, 1)
+    output, h_n = rnn(x.transpose(0, 1), hx, resets=resets)
+    return output.transpose(0, 1), h_n
+
+
+@pytest.mark.parametrize("kwargs", KINDS)
+@pytest.mark.parametrize("with_resets", [False, True])
+@pytest.mark.parametrize("batch", [(2,), ()])
+@pytest.mark.parametrize("given_hx", [False, True])
+def test_stepping_is_running(kwargs, with_resets, batch, given_hx):
+    """Outputs, states and all gradients through the steps."""
+    rnn = layer(3, 4, **kwargs, dtype=torch.float64)
+    x = torch.randn(6, *batch, 3, dtype=torch.float64, requires_grad=True)
+    hx = torch.randn(rnn.num_layers, *batch, 4, dtype=torch.float64, requires_grad=True)
+    resets = torch.rand(6, *batch) < 0.4 if with_resets else None
+    results = [f(rnn, x, hx if given_hx else None, resets) for f in (stepped, whole)]
+    assert_same(*results)
+    leaves = [x, *([hx] if given_hx else []), *(p for n, p in rnn.named_parameters() if n != "h0")]
+    if rnn.learned_h0 and (with_resets or not given_hx):
+        leaves.append(rnn.h0)
+    assert_same(*(gradients(result, leaves) for result in results))
+
+
+@requires_extension
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("sizes", [(7, 1, 1, 1), (9, 3, 5, 17), (20, 1, 40, 64), (6, 33, 64, 130)])
+@pytest.mark.parametrize("kwargs", KINDS)
+def test_stepping_gives_the_same_bits(sizes, dtype, kwargs):
+    """What was seen in training, or replayed from a log, is seen again in production."""
+    steps, batch, inputs, hidden = sizes
+    if hidden % kwargs.get("num_heads", 1):
+        kwargs = {**kwargs, "num_heads": 1}
+    rnn = layer(inputs, hidden, **kwargs, dtype=dtype)
+    x, resets = torch.randn(steps, batch, inputs, dtype=dtype), torch.rand(steps, batch) < 0.2
+    with torch.no_grad():
+        for r in (None, resets):
+            assert all(map(torch.equal, stepped(rnn, x, None, r), whole(rnn, x, None, r)))
+
+
+@pytest.mark.parametrize("hx", [None, torch.randn(1, 2, 4)], ids=["no hx", "hx"])
+def test_a_step_is_the_operators_unless_it_records(monkeypatch, hx):
+    """torch's own loop rounds otherwise. It is faster where a gradient is recorded."""
+
+    def unfused(*args):
+        raise AssertionError("unfused")
+
+    monkeypatch.setattr(torch, "rnn_tanh", unfused)
+    rnn = FusedRNN(3, 4)
+    x = torch.randn(2, 3)
+    with torch.no_grad():
+        assert rnn.step(x, hx)[0].shape == (2, 4)
+    with pytest.raises(AssertionError, match="unfused"):
+        rnn.step(x, hx)
+    with pytest.raises(AssertionError, match="unfused"):
+        rnn(x[None])
+
+
+def test_a_state_of_its_own():
+    """A state that is kept stays as it was: no step writes where another's result lies."""
+    rnn = FusedRNN(3, 4, 2)
+    with torch.no_grad():
+        output, h_n = rnn.step(torch.randn(2, 3))
+        kept = output.clone(), h_n.clone()
+        rnn.step(torch.randn(2, 3), h_n)
+        assert all(map(torch.equal, (output, h_n), kept))
+        assert torch.equal(output, h_n[-1])
+        output.zero_()
+        assert torch.equal(h_n, kept[1])
+
+
+def test_dropout_in_training():
+    rnn = layer(3, 8, num_layers=2, dropout=0.5, dtype=torch.float64)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    results = []
+    for run in (rnn.step, lambda x: rnn(x[None])):
+        torch.manual_seed(1)
+        results.append(run(x))
+    assert_same(results[0], (results[1][0][0], results[1][1]))
+    assert not torch.equal(rnn.step(x)[0], rnn.step(x)[0])
+    rnn.eval()
+    assert torch.equal(rnn.step(x)[0], rnn.step(x)[0])
+
+
+@pytest.mark.parametrize("steps", ["all", "last"])
+def test_readout(steps):
+    torch.manual_seed(0)
+    net = ReadoutRNN(3, 4, 2, num_layers=2, steps=steps, dtype=torch.float64)
+    x, resets = torch.randn(6, 2, 3, dtype=torch.float64), torch.rand(6, 2) < 0.3
+    y, h_n = stepped(net, x, None, resets)
+    expected, expected_h_n = whole(net, x, None, resets)
+    assert_same((y if steps == "all" else y[-1], h_n), (expected, expected_h_n))
+
+
+def test_compiled():
+    rnn = layer(3, 4, num_heads=2, learned_h0=True, dtype=torch.float64)
+    step = torch.compile(rnn.step, fullgraph=True, backend="eager")
+    x, hx = torch.randn(2, 3, dtype=torch.float64), torch.randn(1, 2, 4, dtype=torch.float64)
+    resets = torch.tensor([True, False])
+    assert_same(step(x, hx, resets=resets), rnn.step(x, hx, resets=resets))
+
+
+X, HX = torch.randn(2, 3), torch.randn(1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda r: r.step(X[0, 0]), ValueError, r"expected input \[B, I\] or \[I\], got 0D"),
+        (lambda r: r.step(X[None]), ValueError, r"expected input \[B, I\] or \[I\], got 3D"),
+        (lambda r: r.step(X, HX[0]), ValueError, "for 2-D input, hx should be 3-D but got 2-D"),
+        (lambda r: r.step(X[0], HX), ValueError, "for 1-D input, hx should be 2-D but got 3-D"),
+        (
+            lambda r: r.step(X.double()),
+            ValueError,
+            "does not match weight dtype|must have the type",
+        ),
+        (lambda r: r.step(X, resets=X[:, :1] > 0), ValueError, r"bool tensor of shape \[2\]"),
+        (lambda r: r.step(X, resets=X[:, 0]), ValueError, r"bool tensor of shape \[2\]"),
+        (lambda r: r.step(X, resets=True), ValueError, r"bool tensor of shape \[2\].* got bool"),
+        (lambda r: r.step(X[0], resets=X[:1, 0] > 0), ValueError, r"bool tensor of shape \[\]"),
+        (lambda r: r.step(X[:, :2]), RuntimeError, "must be equal to input_size. Expected 3"),
+        (lambda r: r.step(X, HX[:, :1]), RuntimeError, r"Expected hidden size \(1, 2, 4\)"),
+        (lambda r: r.step(X, HX.to("meta")), RuntimeError, "not at the same device"),
+        (lambda r: r.step(X, HX.double()), RuntimeError, "not the same dtype"),
+    ],
+)
+def test_refused(call, kind, words):
+    with pytest.raises(kind, match=words):
+        call(FusedRNN(3, 4))
+
+
+def test_a_bidirectional_layer_has_no_single_steps():
+    with pytest.raises(ValueError, match="all that comes later: call it with the whole sequence"):
+        FusedRNN(3, 4, bidirectional=True).step(X)

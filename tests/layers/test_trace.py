@@ -1,0 +1,182 @@
+"""torch.jit.trace, and what is built on it: ONNX by tracing, TensorBoard's graphs.
+
+A trace records one path for every size: nn.RNN's own loop where that computes the same, so that
+the trace runs without fastrnn; elsewhere the operators.
+"""
+
+import io
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from fastrnn import FusedRNN, FusedRNNCell, ReadoutRNN
+
+from ..utils.nn_rnn_parity import FORWARD_EPS, assert_near, assert_same, tensors
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),  # nn.RNN, too, checks sizes
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:::torch.onnx"),
+]
+I, H = 3, 4  # noqa: E741
+SIZES = [(1, 3), (9, 2), (4, 1)]
+
+
+class Call(nn.Module):
+    """One of ours with arguments that a trace passes by position."""
+
+    def __init__(self, layer: nn.Module, *names: str) -> None:
+        super().__init__()
+        self.layer, self.names = layer, names
+
+    def forward(self, x: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x, **dict(zip(self.names, given, strict=True)))
+
+
+class Packed(nn.Module):
+    def __init__(self, layer: nn.Module, enforce_sorted: bool) -> None:
+        super().__init__()
+        self.layer, self.enforce_sorted = layer, enforce_sorted
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=self.enforce_sorted)
+        output, h_n = self.layer(packed)
+        return pad_packed_sequence(output)[0], h_n
+
+
+def arguments(steps: int, batch: int, *names: str) -> list[Tensor]:
+    drawn = {
+        "hx": lambda: torch.randn(2, batch, H, dtype=torch.float64),
+        "lengths": lambda: torch.randint(0, steps + 1, (batch,)),
+        "resets": lambda: torch.rand(steps, batch) < 0.3,
+    }
+    x = torch.randn(steps, batch, I, dtype=torch.float64)
+    return [x, *(drawn[name]() for name in names)]
+
+
+def traced(module: nn.Module, example: list[Tensor]) -> torch.jit.ScriptModule:
+    """Traced with torch's own check, saved and loaded."""
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(module, tuple(example)), file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+@pytest.mark.parametrize("recording", [True, False])
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize(
+    ("kwargs", "names"),
+    [
+        ({}, []),
+        ({"num_layers": 2, "nonlinearity": "relu"}, ["hx"]),
+        ({"bidirectional": True}, ["lengths"]),
+        ({"num_layers": 2, "num_heads": 2}, ["hx", "resets"]),
+        ({"learned_h0": True}, ["lengths", "resets"]),
+    ],
+)
+def test_a_trace_serves_every_number_of_steps_and_rows(kwargs, names, steps, recording):
+    with torch.set_grad_enabled(recording):
+        module = Call(FusedRNN(I, H, dtype=torch.float64, **kwargs), *names)
+        trace = traced(module, arguments(steps, 3, *names))
+        for size in SIZES:
+            given = arguments(*size, *names)
+            assert_same(trace(*given), module(*given))
+    # Whichever way it was traced, it can be trained on.
+    given = arguments(4, 2, *names)
+    expected = torch.autograd.grad(module(*given)[0].sum(), list(module.parameters()))
+    actual = torch.autograd.grad(trace(*given)[0].sum(), list(trace.parameters()))
+    assert_same(actual, expected)
+
+
+@pytest.mark.parametrize("enforce_sorted", [True, False])
+@pytest.mark.parametrize("kwargs", [{}, {"num_heads": 2}, {"learned_h0": True}])
+def test_a_packed_trace_serves_every_number_of_steps_and_rows(kwargs, enforce_sorted):
+    module = Packed(FusedRNN(I, H, dtype=torch.float64, **kwargs), enforce_sorted)
+    trace = traced(module, [*arguments(5, 3), torch.tensor([5, 3, 2])])
+    lengths = torch.tensor([8, 7, 3, 2])
+    if not enforce_sorted:
+        lengths = lengths[[2, 0, 3, 1]]
+    given = (*arguments(8, 4), lengths)
+    assert_same(trace(*given), module(*given))
+
+
+@pytest.mark.parametrize("with_resets", [False, True])
+def test_a_traced_step_serves_every_number_of_rows(with_resets):
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = FusedRNN(I, H, 2, dtype=torch.float64)
+
+        def forward(self, x: Tensor, hx: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+            return self.layer.step(x, hx, resets=resets if with_resets else None)
+
+    def example(batch: int) -> list[Tensor]:
+        x, hx, resets = arguments(1, batch, "hx", "resets")
+        return [x[0], hx, resets[0]]
+
+    module = Step()
+    trace = traced(module, example(3))
+    given = example(5)
+    assert_same(trace(*given), module(*given))
+
+
+def test_a_trace_of_what_nn_rnn_computes_needs_no_operator_of_ours():
+    trace = torch.jit.trace(FusedRNN(I, H, 2), torch.randn(5, 2, I))
+    graph = str(trace.inlined_graph)
+    assert "aten::rnn_tanh" in graph
+    assert "fastrnn::" not in graph
+
+
+MODELS = [
+    FusedRNN(I, H, 2, bidirectional=True),
+    FusedRNN(I, H, batch_first=True, nonlinearity="relu"),
+    FusedRNN(I, H, learned_h0=True),
+    ReadoutRNN(I, H, 2),
+    nn.Sequential(nn.Linear(I, I), FusedRNN(I, H)),
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_onnx_by_tracing_writes_the_node_rnn(model):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    file = io.BytesIO()
+    axes = {"x": {0: "steps", 1: "batch"}}
+    example = (torch.randn(5, 3, I),)
+    torch.onnx.export(
+        model.eval(), example, file, dynamo=False, input_names=["x"], dynamic_axes=axes
+    )
+    nodes = [node.op_type for node in onnx.load_from_string(file.getvalue()).graph.node]
+    assert "RNN" in nodes
+    session = onnxruntime.InferenceSession(file.getvalue())
+    for steps, batch in SIZES:
+        x = torch.randn(steps, batch, I)
+        expected = tensors(model.double()(x.double()))
+        for actual, truth in zip(session.run(None, {"x": x.numpy()}), expected, strict=True):
+            assert_near(torch.from_numpy(actual), truth.detach(), FORWARD_EPS)
+    model.float()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "names"), [({}, ["lengths"]), ({}, ["resets"]), ({"num_heads": 2}, [])]
+)
+def test_onnx_by_tracing_says_what_to_do_where_it_cannot(kwargs, names):
+    module = Call(FusedRNN(I, H, dtype=torch.float64, **kwargs), *names)
+    with pytest.raises(ValueError, match="to_onnx"):
+        torch.onnx.export(module, tuple(arguments(5, 3, *names)), io.BytesIO(), dynamo=False)
+
+
+@pytest.mark.parametrize("model", [*MODELS, FusedRNN(I, H, num_heads=2)])
+def test_tensorboard_draws_the_graph(model, tmp_path):
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    with tensorboard.SummaryWriter(tmp_path) as writer:
+        writer.add_graph(model, torch.randn(5, 3, I))
+    assert any(file.stat().st_size > 0 for file in tmp_path.iterdir())
+
+
+def test_a_traced_cell_serves_every_number_of_rows():
+    cell = FusedRNNCell(I, H, dtype=torch.float64)
+    trace = traced(cell, [torch.randn(3, I, dtype=torch.float64)])
+    x = torch.randn(5, I, dtype=torch.float64)
+    assert_same(trace(x), cell(x))

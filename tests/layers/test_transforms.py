@@ -1,0 +1,359 @@
+"""FusedRNN under torch.func, torch.vmap and forward-mode AD, where nn.RNN raises or gives up."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import (
+    functional_call,
+    grad,
+    hessian,
+    jacfwd,
+    jacrev,
+    jvp,
+    stack_module_state,
+    vjp,
+    vmap,
+)
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fastrnn
+from fastrnn import FusedRNN, FusedRNNCell
+from fastrnn.functional import recurrence
+from fastrnn.ops import reference
+from fastrnn.ops.ragged import Ragged
+from fastrnn.testing import Problem
+
+from ..utils.nn_rnn_parity import assert_same
+
+LAYOUTS = ["dense", "lengths", "packed"]
+V = 3
+
+
+def layer(**options: Any) -> FusedRNN:
+    return FusedRNN(3, 4, 2, bidirectional=True, dtype=torch.float64, **options)
+
+
+def inputs(*shape: int) -> Tensor:
+    return torch.randn(*shape, 3, dtype=torch.float64)
+
+
+def parameters(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in module.named_parameters()}
+
+
+def loss(rnn: nn.Module, weights: dict[str, Tensor], x: Tensor, **options: Any) -> Tensor:
+    output, h_n = functional_call(rnn, weights, (x,), options)
+    return output.square().sum() + h_n.sin().sum()
+
+
+def stack(results: list[Any]) -> Any:
+    """[(a, b), (a, b)] -> (stacked a, stacked b), and so for dicts and tensors."""
+    return torch.utils._pytree.tree_map(lambda *parts: torch.stack(parts), *results)
+
+
+def run(pre: Tensor, weight_hh: Tensor, h0: Tensor, *ragged: Tensor | None) -> Any:
+    return recurrence(pre, weight_hh, h0, **Ragged(*ragged)._asdict(), reverse_from=1)
+
+
+def weighted(*arguments: Any) -> Tensor:
+    out, h_n = run(*arguments)
+    return out.square().sum() + h_n.sin().sum()
+
+
+# The operator, with every combination of arguments mapped: as rows, as groups, one by one.
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_vmap_of_the_operator_is_a_loop_whatever_is_mapped(layout: str, resets: bool) -> None:
+    problems = [Problem(4, 3, 3, 2, layout, seed=v, resets=resets).tensors() for v in range(V)]
+    first = problems[0]
+    if layout == "packed":  # of one layout, so that all have as many rows
+        generator = torch.Generator().manual_seed(0)
+        shuffled = [torch.randperm(first.pre.shape[0], generator=generator) for _ in range(V)]
+        flags = first.ragged.resets
+        problems = [
+            other._replace(
+                pre=first.pre[order],
+                ragged=first.ragged._replace(resets=flags if flags is None else flags[order]),
+            )
+            for order, other in zip(shuffled, problems, strict=True)
+        ]
+    given = [(pre, weight_hh, h0, *ragged) for pre, weight_hh, h0, ragged in problems]
+    base = given[0]
+    present = [i for i, x in enumerate(base) if x is not None]
+    choices = [c for n in range(1, len(present) + 1) for c in itertools.combinations(present, n)]
+    for mapped in choices:
+        dims = tuple(0 if i in mapped else None for i in range(len(base)))
+        arguments = [
+            torch.stack([other[i] for other in given]) if i in mapped else x  # type: ignore[misc]
+            for i, x in enumerate(base)
+        ]
+        alone = [[x[v] if i in mapped else x for i, x in enumerate(arguments)] for v in range(V)]  # type: ignore[index]
+        functions: list[Callable] = [run]
+        if len(mapped) <= 2:
+            functions.append(grad(weighted, argnums=(0, 1, 2)))
+        for function in functions:
+            expected = stack([function(*arguments) for arguments in alone])
+            assert_same(vmap(function, in_dims=dims)(*arguments), expected)
+
+
+def test_vmap_of_packed_rows_that_lie_elsewhere_for_each() -> None:
+    lengths = torch.tensor([[3, 2, 1], [3, 3, 0], [2, 2, 2]])
+    sizes = (torch.arange(3)[:, None] < lengths[:, None]).sum(2)  # [V, T]
+    offsets = sizes.cumsum(1) - sizes
+    pre, weight_hh, h0 = Problem(2, 3, 2, 2).tensors()[:3]
+    packed = pre.flatten(0, 1)
+
+    def of(weight_hh: Tensor, lengths: Tensor, offsets: Tensor) -> Tensor:
+        return weighted(packed, weight_hh, h0, lengths, offsets, None)
+
+    expected = [grad(of)(weight_hh, *each) for each in zip(lengths, offsets, strict=True)]
+    assert_same(vmap(grad(of), (None, 0, 0))(weight_hh, lengths, offsets), stack(expected))
+
+
+# Forward mode.
+
+DIRECTIONS = [0, 1, 2]
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tangents_are_those_of_the_reference(layout: str, resets: bool) -> None:
+    """Ours are a run of the backward's kernels; these come of differentiating plain PyTorch."""
+    for activation, reverse_from in itertools.product(("tanh", "relu"), DIRECTIONS):
+        problem = Problem(5, 3, 2, 3, layout, activation, reverse_from, seed=2, resets=resets)
+        pre, weight_hh, h0, ragged = problem.tensors()
+        options = *ragged, *problem.options
+        primals = pre, weight_hh, h0
+        for operator, truth in (
+            (torch.ops.fastrnn.recurrence, reference.forward),
+            (torch.ops.fastrnn.recurrence_backward, reference.backward),
+        ):
+            tangents = tuple(map(torch.randn_like, primals))
+            actual = jvp(lambda *x: operator(*x, *options), primals, tangents)  # noqa: B023
+            expected = jvp(lambda *x: truth(*x, ragged, *problem.options), primals, tangents)  # noqa: B023
+            assert_same(actual, expected)
+            out, h_n = expected[0]
+            primals = torch.randn_like(out), torch.randn_like(h_n), out, weight_hh, h0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradcheck_of_both_modes_batched_and_one_over_the_other(layout: str) -> None:
+    problem = Problem(3, 2, 2, 2, layout, seed=3, resets=True)
+    pre, weight_hh, h0, ragged = problem.tensors()
+    real = [x.requires_grad_() for x in (pre, weight_hh, h0)]
+
+    def of(*real: Tensor) -> Any:
+        return run(*real, *ragged)
+
+    assert torch.autograd.gradcheck(
+        of, real, check_forward_ad=True, check_batched_forward_grad=True, check_batched_grad=True
+    )
+    assert torch.autograd.gradgradcheck(
+        of, real, check_fwd_over_rev=True, check_rev_over_rev=False, check_undefined_grad=False
+    )
+
+
+@pytest.mark.parametrize("recording", [False, True])
+def test_dual_tensors_through_the_layer_and_the_cell(recording: bool) -> None:
+    rnn, cell = layer(), FusedRNNCell(3, 4, dtype=torch.float64)
+    x, dx = inputs(5, 2), inputs(5, 2)
+    with forward_ad.dual_level(), torch.set_grad_enabled(recording):
+        output, h_n = map(forward_ad.unpack_dual, rnn(forward_ad.make_dual(x, dx)))
+        step = forward_ad.unpack_dual(cell(forward_ad.make_dual(x[0], dx[0])))
+    for function, primal, tangent, duals in (
+        (lambda x: rnn(x)[0], x, dx, output),
+        (lambda x: rnn(x)[1], x, dx, h_n),
+        (cell, x[0], dx[0], step),
+    ):
+        # By reverse mode: the derivative of J^T u by u, along dx, is J dx.
+        y, pull = vjp(function, primal)
+        assert_same(duals.primal, y)
+        assert_same(duals.tangent, vjp(lambda u: pull(u)[0], y)[1](tangent)[0])  # noqa: B023
+
+
+def test_a_tangent_of_the_gradient_of_what_ran_before_the_dual_level() -> None:
+    """The short way that eager calls take must not lose it."""
+    rnn = layer()
+    x = inputs(5, 2).requires_grad_()
+    output, _ = rnn(x)
+    u, du = torch.randn_like(output), torch.randn_like(output)
+    with forward_ad.dual_level():
+        gradient = torch.autograd.grad(output, x, forward_ad.make_dual(u, du), retain_graph=True)
+        tangent = forward_ad.unpack_dual(gradient[0]).tangent
+    assert_same(tangent, torch.autograd.grad(output, x, du)[0])  # linear in u
+
+
+def test_tangents_in_half_precision_are_summed_in_float32() -> None:
+    rnn = FusedRNN(3, 33, dtype=torch.bfloat16)
+    exact = FusedRNN(3, 33, dtype=torch.float64)
+    exact.load_state_dict(rnn.state_dict())
+    x, dx = inputs(9, 2).bfloat16(), inputs(9, 2).bfloat16()
+    _, actual = jvp(lambda x: rnn(x)[0], (x,), (dx,))
+    _, expected = jvp(lambda x: exact(x)[0], (x.double(),), (dx.double(),))
+    assert actual.dtype == torch.bfloat16
+    # |dh| < 4 here; a step rounds h, pre and dh, each by 2^-8, and 1 / (1 - 1/sqrt(3)) sums them.
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=3 * 2.4 * 4 * 2.0**-8)
+
+
+# The layers. Of nn.RNN torch says "Batching rule not implemented for aten::rnn_tanh.input".
+
+
+def test_vmap_over_inputs_in_any_dimension_nested_and_in_chunks() -> None:
+    rnn = layer()
+    x = inputs(V, 5, 2, 2)  # [V, T, W, B, I]
+    one = stack([rnn(x[v, :, 0]) for v in range(V)])
+    assert_same(vmap(rnn)(x[:, :, 0]), one)
+    assert_same(vmap(rnn, chunk_size=2)(x[:, :, 0]), one)
+    assert_same(vmap(rnn, in_dims=-2)(x[:, :, 0].movedim(0, -2)), one)
+    with torch.no_grad():  # where an output would take its pre-activation's place
+        assert_same(vmap(rnn)(x[:, :, 0]), one)
+    both = stack([stack([rnn(x[v, :, w]) for w in range(2)]) for v in range(V)])
+    assert_same(vmap(vmap(rnn, in_dims=1))(x), both)
+
+
+@pytest.mark.parametrize("given", ["nothing", "lengths", "hx"])
+def test_per_sample_gradients(given: str) -> None:
+    rnn = layer()
+    weights = parameters(rnn)
+    x = inputs(V, 5, 1)  # every sample a batch of one
+    options = {
+        "nothing": {},
+        "lengths": {"lengths": torch.tensor([[5], [0], [3]])},
+        "hx": {"hx": torch.randn(V, 4, 1, 4, dtype=torch.float64)},
+    }[given]
+
+    def of(weights: dict[str, Tensor], x: Tensor, options: dict[str, Tensor]) -> Tensor:
+        return loss(rnn, weights, x, **options)
+
+    actual = vmap(grad(of), in_dims=(None, 0, 0))(weights, x, options)
+    samples = [{name: value[v] for name, value in options.items()} for v in range(V)]
+    assert_same(actual, stack([grad(of)(weights, x[v], samples[v]) for v in range(V)]))
+
+
+def test_an_ensemble_is_one_call_a_layer() -> None:
+    members = [layer() for _ in range(V)]
+    weights, _ = stack_module_state(members)  # type: ignore[arg-type]
+    x = inputs(5, 2)
+
+    def member(weights: dict[str, Tensor], x: Tensor) -> Any:
+        return functional_call(members[0], weights, (x,))
+
+    with (
+        fastrnn.use_backend("reference"),
+        mock.patch.object(reference, "forward", wraps=reference.forward) as forward,
+        mock.patch.object(reference, "backward", wraps=reference.backward) as backward,
+    ):
+        output, h_n = vmap(member, in_dims=(0, None))(weights, x)
+        gradients = torch.autograd.grad((output * output).sum(), list(weights.values()))
+    assert (forward.call_count, backward.call_count) == (2, 2)
+    assert_same((output, h_n), stack([rnn(x) for rnn in members]))
+    for rnn in members:
+        rnn(x)[0].square().sum().backward()
+    for name, gradient in zip(weights, gradients, strict=True):
+        assert_same(gradient, torch.stack([rnn.get_parameter(name).grad for rnn in members]))  # type: ignore[misc]
+
+
+def test_an_ensemble_of_packed_sequences() -> None:
+    members = [layer() for _ in range(V)]
+    weights, _ = stack_module_state(members)  # type: ignore[arg-type]
+    packed = pack_padded_sequence(inputs(5, 3), [5, 3, 1])
+    actual = vmap(lambda weights: functional_call(members[0], weights, (packed,))[0].data)(weights)
+    assert_same(actual, torch.stack([rnn(packed)[0].data for rnn in members]))
+
+
+def test_jacobians_and_hessians_of_every_order_of_modes_agree() -> None:
+    rnn = layer()
+    weights = parameters(rnn)
+    lengths = torch.tensor([3, 2])
+    x = inputs(3, 2)
+
+    def of(x: Tensor) -> Tensor:
+        return loss(rnn, weights, x, lengths=lengths)
+
+    assert_same(jacfwd(of)(x), jacrev(of)(x))
+    expected = jacrev(jacrev(of))(x)
+    assert expected.abs().max() > 0
+    for actual in (hessian(of), jacrev(jacfwd(of)), jacfwd(jacfwd(of))):
+        assert_same(actual(x), expected)
+
+
+def test_hessian_by_the_weights() -> None:
+    rnn = FusedRNN(3, 2, dtype=torch.float64)
+    weights, x = parameters(rnn), inputs(4, 2)
+
+    def of(weight_hh: Tensor) -> Tensor:
+        return loss(rnn, {**weights, "weight_hh_l0": weight_hh}, x)
+
+    weight_hh = weights["weight_hh_l0"]
+    assert_same(hessian(of)(weight_hh), jacrev(jacrev(of))(weight_hh))
+
+
+@pytest.mark.parametrize("randomness", ["same", "different"])
+def test_dropout_draws_one_mask_or_one_for_each(randomness: str) -> None:
+    rnn = layer(dropout=0.5)
+    x = inputs(5, 2)
+    first, second = vmap(lambda x: rnn(x)[0], randomness=randomness)(x.expand(2, *x.shape))
+    assert torch.equal(first, second) == (randomness == "same")
+
+
+def test_a_backend_asked_for_by_name() -> None:
+    rnn, x = layer(), inputs(V, 5, 2)
+
+    def of(x: Tensor) -> Tensor:
+        return loss(rnn, parameters(rnn), x)
+
+    expected = vmap(grad(of))(x), jvp(of, (x[0],), (x[1],))
+    with fastrnn.use_backend("reference"):
+        assert_same((vmap(grad(of))(x), jvp(of, (x[0],), (x[1],))), expected)
+
+
+def test_complex_numbers() -> None:
+    rnn = FusedRNN(3, 4, dtype=torch.complex128)
+    x, lengths = torch.randn(2, 5, 2, 3, dtype=torch.complex128), torch.tensor([[5, 2], [1, 3]])
+    expected = stack([rnn(x[v], lengths=lengths[v]) for v in range(2)])
+    assert_same(vmap(lambda x, lengths: rnn(x, lengths=lengths))(x, lengths), expected)
+
+
+def test_autocast() -> None:
+    rnn, x = FusedRNN(3, 4), inputs(V, 5, 2).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mapped, _ = vmap(rnn)(x)
+        _, (tangent, _) = jvp(rnn, (x[0],), (x[1],))
+        expected, _ = rnn(x[0])
+    assert mapped.dtype == tangent.dtype == torch.bfloat16
+    # A product of another shape may sum in another order: a rounding of numbers below 1 a step.
+    torch.testing.assert_close(mapped[0], expected, rtol=0, atol=5 * 2.0**-8)
+
+
+def test_compiled_per_sample_gradients_are_one_graph() -> None:
+    rnn, x = FusedRNN(3, 4, dtype=torch.float64), inputs(V, 5, 2)
+    weights = parameters(rnn)
+
+    def of(weights: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+        return vmap(grad(lambda *pair: loss(rnn, *pair)), in_dims=(None, 0))(weights, x)
+
+    compiled = torch.compile(of, fullgraph=True, backend="aot_eager")
+    assert_same(compiled(weights, x), of(weights, x))
+
+
+@pytest.mark.slow
+def test_compiled_tangents_and_hessians() -> None:
+    weight_hh, h0, pre = (torch.randn(n, 1, 1, 1, dtype=torch.float64) for n in (1, 1, 3))
+
+    def of(pre: Tensor) -> Tensor:
+        return weighted(pre, weight_hh[0], h0[0], None, None, None)
+
+    for function in (lambda pre: jvp(of, (pre,), (pre,)), hessian(of), jacrev(jacfwd(of))):
+        torch.compiler.reset()
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        assert_same(compiled(pre), function(pre))

@@ -1,0 +1,271 @@
+"""Which backend serves a call: the choice, the reasons and the fall-back."""
+
+import threading
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import fastrnn
+from fastrnn._explain import GPUS
+from fastrnn.ops.backends import cpu, cuda, dispatch, reference, torch_rnn, triton
+from fastrnn.ops.backends.base import Call, Kernels
+
+from ...utils.marks import requires_extension
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CALL = Call("RNN_TANH", 10, 2, 1, 3, torch.float32, CPU)
+
+
+@pytest.fixture(autouse=True)
+def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody was warned, and the process's backend is restored."""
+    monkeypatch.setattr(dispatch, "_warned", set())
+    monkeypatch.setattr(dispatch, "_default", "auto")
+    monkeypatch.setattr(dispatch, "_last", "auto")
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which the extension could not be built."""
+    extension = SimpleNamespace(unavailable_reason="not built: c++: not found")
+    monkeypatch.setattr(cpu, "EXTENSION", extension)
+
+
+def test_blocks_nest() -> None:
+    assert dispatch.requested() == "auto"
+    with fastrnn.use_backend("reference"):
+        assert dispatch.requested() == "reference"
+        with fastrnn.use_backend("torch"):
+            assert dispatch.requested() == "torch"
+        with fastrnn.use_backend("auto"):
+            assert dispatch.requested() == "auto"
+        assert dispatch.requested() == "reference"
+    assert dispatch.requested() == "auto"
+
+
+def test_an_exception_ends_the_block() -> None:
+    with pytest.raises(KeyError), fastrnn.use_backend("reference"):
+        raise KeyError
+    assert dispatch.requested() == "auto"
+
+
+def test_a_name_that_fails_changes_nothing() -> None:
+    with (
+        fastrnn.use_backend("reference"),
+        pytest.raises(ValueError, match="unknown backend 'cudnn'"),
+        fastrnn.use_backend("cudnn"),
+    ):
+        pass
+    assert dispatch.requested() == "auto"
+    with pytest.raises(ValueError, match="unknown backend 'cudnn'"):
+        fastrnn.set_backend("cudnn")
+    assert dispatch.requested() == "auto"
+
+
+def test_the_process_has_a_default_and_a_block_overrides_it() -> None:
+    fastrnn.set_backend("reference")
+    assert dispatch.requested() == "reference"
+    with fastrnn.use_backend("auto"):
+        assert dispatch.requested() == "auto"
+        fastrnn.set_backend("torch")
+        assert dispatch.requested() == "auto"
+    assert dispatch.requested() == "torch"
+
+
+def _in_a_thread(found: list[str], entered: threading.Event, leave: threading.Event) -> None:
+    with fastrnn.use_backend("torch"):
+        entered.set()
+        leave.wait(10)
+        found.append(dispatch.requested())
+
+
+def test_threads_do_not_see_one_anothers_choice() -> None:
+    found: list[str] = []
+    entered, leave = threading.Event(), threading.Event()
+    thread = threading.Thread(target=_in_a_thread, args=(found, entered, leave))
+    with fastrnn.use_backend("reference"):
+        thread.start()
+        assert entered.wait(10)
+        assert dispatch.requested() == "reference"
+        leave.set()
+        thread.join()
+    assert found == ["torch"]
+
+
+def test_the_default_reaches_every_thread() -> None:
+    fastrnn.set_backend("reference")
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(dispatch.requested()))
+    with fastrnn.use_backend("torch"):
+        thread.start()
+        thread.join()
+    assert found == ["reference"]
+
+
+def test_an_unknown_backend_is_told_the_names() -> None:
+    with pytest.raises(ValueError, match="'auto', 'reference', 'cpu', 'cuda', 'triton', 'torch'"):
+        fastrnn.set_backend("cudnn")
+
+
+@requires_extension
+def test_the_former_name_of_a_backend_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="now called 'cpu'") as found:
+        fastrnn.set_backend("cpp")
+    assert dispatch.requested() == "cpu"
+    assert found[0].filename == __file__
+    fastrnn.set_backend("auto")
+    with (
+        pytest.warns(DeprecationWarning, match="now called 'cpu'") as found,
+        fastrnn.use_backend("cpp"),
+    ):
+        assert dispatch.requested() == "cpu"
+    assert found[0].filename == __file__
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_backend_named_raises_where_it_is_not_available() -> None:
+    with pytest.raises(RuntimeError, match=r"not built: c\+\+: not found"):
+        fastrnn.set_backend("cpu")
+    with (
+        pytest.raises(RuntimeError, match=r"not built: c\+\+: not found"),
+        fastrnn.use_backend("cpu"),
+    ):
+        pass
+
+
+def test_a_backend_named_raises_where_it_cannot_serve() -> None:
+    meta = CALL._replace(device=torch.device("meta"))
+    with pytest.raises(RuntimeError, match=r"not 'meta' ones; use fastrnn\.set_backend"):
+        dispatch.for_recurrence(meta, "cpu")
+    with pytest.raises(RuntimeError, match="serves whole layers"):
+        dispatch.for_recurrence(CALL, "torch")
+
+
+def test_a_name_reaches_the_operators() -> None:
+    here, elsewhere = torch.zeros(1), torch.zeros(1, device="meta")
+    numbers = {}
+    for name in ("reference", "cpu", "torch", "auto"):
+        with fastrnn.use_backend(name):
+            numbers[name] = dispatch.number_by_name(here), dispatch.number_by_name(elsewhere)
+    reference, kernels = dispatch.NAMES.index("reference"), dispatch.NAMES.index("cpu")
+    assert numbers == {
+        "reference": (reference, reference),
+        "cpu": (None, kernels),  # the operator itself, and a refusal
+        "torch": (None, None),
+        "auto": (None, None),
+    }
+
+
+def test_torch_has_no_recurrence_alone() -> None:
+    pre, weight_hh, h0 = torch.zeros(5, 2, 1, 3), torch.zeros(1, 3, 3), torch.zeros(2, 1, 3)
+    with fastrnn.use_backend("torch"), pytest.raises(RuntimeError, match="serves whole layers"):
+        fastrnn.functional.recurrence(pre, weight_hh, h0)
+
+
+@pytest.mark.usefixtures("broken")
+def test_auto_falls_back_and_says_so_once() -> None:
+    with pytest.warns(RuntimeWarning, match=r"reference on 'cpu' tensors.*c\+\+: not found"):
+        assert dispatch.for_recurrence(CALL) is reference.BACKEND
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert dispatch.for_recurrence(CALL) is reference.BACKEND
+        assert dispatch.for_layer(CALL) is torch_rnn.BACKEND
+
+
+#: A fake backend's reasons: unavailable, unsupported, unverified, slower.
+FINE = (None, None, None, None)
+QUESTIONS = ("unavailable_reason", "unsupported_reason", "unverified_reason", "slower_reason")
+
+
+def _answer(kernels: Kernels, reasons: tuple[str | None, ...], patch: pytest.MonkeyPatch) -> None:
+    for question, reason in zip(QUESTIONS, reasons, strict=True):
+        patch.setattr(kernels, question, lambda *_, reason=reason: reason)
+
+
+@pytest.mark.parametrize(
+    ("of_triton", "of_cuda", "chosen", "reasons"),
+    [
+        (FINE, FINE, "triton", {}),
+        ((None, None, None, "slow"), FINE, "cuda", {"triton": "slow"}),
+        ((None, None, "new", "slow"), FINE, "cuda", {"triton": "new"}),
+        ((None, "odd", "new", "slow"), FINE, "cuda", {"triton": "odd"}),
+        (("absent", "odd", "new", "slow"), FINE, "cuda", {"triton": "absent"}),
+        # One that is only slower is better than none, and the first of them is taken.
+        (
+            (None, None, None, "slow"),
+            ("absent", None, None, None),
+            "triton",
+            {"triton": "slow", "cuda": "absent"},
+        ),
+        (
+            (None, None, None, "slow"),
+            (None, None, None, "slow too"),
+            "triton",
+            {"triton": "slow", "cuda": "slow too"},
+        ),
+        (
+            (None, None, "new", None),
+            (None, "odd", None, None),
+            None,
+            {"triton": "new", "cuda": "odd"},
+        ),
+    ],
+)
+def test_the_order_of_choice(of_triton, of_cuda, chosen, reasons, monkeypatch) -> None:
+    _answer(triton.BACKEND, of_triton, monkeypatch)
+    _answer(cuda.BACKEND, of_cuda, monkeypatch)
+    call = CALL._replace(device=CUDA)
+    kernels, found = dispatch.best_kernels(call)
+    assert (kernels.name if kernels else None) == chosen
+    assert found == reasons
+    monkeypatch.setattr(torch_rnn.BACKEND, "slower_reason", lambda call: "slow")
+    assert dispatch.for_layer(call).name == (chosen or "torch")
+    monkeypatch.setattr(torch_rnn.BACKEND, "slower_reason", lambda call: None)
+    assert dispatch.for_layer(call).name == "torch"
+    assert dispatch.for_layer(call, prefer_kernels=True).name == (chosen or "torch")
+
+
+def test_an_assumed_gpu_has_everything_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    _answer(triton.BACKEND, ("absent", None, None, None), monkeypatch)
+    call = CALL._replace(device=CUDA, gpu=GPUS["H200"])
+    assert dispatch.reason_against(triton.BACKEND, call) is None
+    assert dispatch.reason_against(triton.BACKEND, call._replace(gpu=None)) == "absent"
+
+
+def test_backends_that_are_slower_serve_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    _answer(cuda.BACKEND, (None, None, "new", "slow"), monkeypatch)
+    assert dispatch.for_recurrence(CALL._replace(device=CUDA), "cuda") is cuda.BACKEND
+
+
+@pytest.mark.usefixtures("broken")
+def test_backends_names_every_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kernels in (cuda.BACKEND, triton.BACKEND):
+        monkeypatch.setattr(kernels, "unavailable_reason", lambda: "no CUDA GPU here")
+    found = fastrnn.backends()
+    assert {name: status.reason for name, status in found.items()} == {
+        "reference": None,
+        "cpu": "not built: c++: not found",
+        "cuda": "no CUDA GPU here",
+        "triton": "no CUDA GPU here",
+        "torch": None,
+    }
+    assert [status.name for status in found.values()] == list(found) == list(dispatch.NAMES)
+    assert found["torch"].detail.endswith(torch.__version__)
+    assert found["cpu"].detail == ""
+
+
+def test_earlier_names_warn_and_work() -> None:
+    with pytest.warns(DeprecationWarning, match=r"use fastrnn\.set_backend\(name\)"):
+        choose = fastrnn.backend
+    with choose("reference"):
+        assert dispatch.requested() == "reference"
+    assert dispatch.requested() == "auto"
+    choose("torch")
+    assert dispatch.requested() == "torch"
+    with pytest.warns(DeprecationWarning, match=r"use fastrnn\.backends\(\)"):
+        report = fastrnn.report
+    assert report() == list(fastrnn.backends().values())
+    with pytest.raises(AttributeError, match="'fastrnn' has no attribute 'cudnn'"):
+        _ = fastrnn.cudnn

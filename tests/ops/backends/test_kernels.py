@@ -1,0 +1,195 @@
+"""Every backend, on every instruction set, against the float64 reference."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from torch import Tensor
+
+from fastrnn.ops import reference
+from fastrnn.ops.backends import cpu, dispatch
+from fastrnn.ops.backends.base import Kernels
+from fastrnn.ops.ragged import DENSE, Ragged
+from fastrnn.testing import Problem
+
+from ...utils.checks import CHECKS
+from ...utils.strategies import problems
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+INSTRUCTION_SETS = (
+    [] if cpu.EXTENSION.unavailable_reason else cpu.EXTENSION.info["instruction_sets"]
+)
+
+many = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def _each_module(request: pytest.FixtureRequest) -> Iterator[Kernels]:
+    """A backend; the extension once for each instruction set this processor has."""
+    name, _, instruction_set = request.param.partition("-")
+    if not instruction_set:
+        yield dispatch.BACKENDS[name]
+        return
+    from fastrnn import _C
+
+    best = _C.info()["instruction_set"]
+    if not _C.use_instruction_set(instruction_set):
+        pytest.skip(f"this processor lacks {instruction_set}")
+    yield dispatch.BACKENDS[name]
+    assert _C.use_instruction_set(best)
+
+
+EXTENSION = [f"cpu-{name}" for name in INSTRUCTION_SETS]
+module = pytest.fixture(_each_module, params=["reference", *EXTENSION], name="module")
+#: The extension alone, for what holds of its kernels and of no other backend.
+extension = pytest.fixture(_each_module, params=EXTENSION, name="extension")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("check", CHECKS)
+def test_random_problems(module: Kernels, check, dtype: torch.dtype) -> None:
+    @settings(many, max_examples=60)
+    @given(problems(dtype=dtype))
+    def run(problem: Problem) -> None:
+        check(module, problem)
+
+    run()
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(
+    ("steps", "batch", "groups", "hidden"),
+    [
+        (300, 1, 1, 1),
+        (1, 7, 1, 67),  # a step, for which W_hh is not packed as a whole
+        (2, 7, 1, 67),
+        (3, 150, 1, 5),  # several tiles of the batch
+        (40, 2, 16, 24),  # many groups
+        (6, 3, 1, 300),  # threads share a step
+        (5, 37, 2, 129),
+    ],
+)
+@pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
+def test_larger_shapes(module: Kernels, check, steps, batch, groups, hidden, layout) -> None:
+    problem = Problem(steps, batch, groups, hidden, layout, dtype=torch.float32, resets=groups > 1)
+    check(module, problem)
+
+
+PROBLEM = Problem(steps=12, batch=13, groups=2, hidden=45, layout="lengths", dtype=torch.float32)
+SHARED = Problem(steps=9, batch=3, groups=1, hidden=320, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("problem", [PROBLEM, SHARED], ids=["tiles", "shared step"])
+def test_results_do_not_depend_on_threads_or_on_the_run(
+    extension: Kernels, problem: Problem
+) -> None:
+    arguments = (*problem.tensors(), *problem.options)
+    out, h_n = extension.forward(*arguments)
+    grads = torch.randn_like(out), torch.randn_like(h_n)
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (threads, threads, 1, 3):
+            torch.set_num_threads(count)
+            forward = extension.forward(*arguments)
+            results.append((*forward, *extension.backward(*grads, forward[0], *arguments[1:])))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        for first, again in zip(results[0], result, strict=True):
+            assert torch.equal(first, again)
+
+
+def test_a_row_does_not_depend_on_the_tile_around_it(extension: Kernels) -> None:
+    """Nor, a step alone, on whether W_hh was packed as a whole; see make_plan."""
+    pre, weight_hh, h0, ragged = PROBLEM.tensors()
+    assert ragged.lengths is not None
+    out, h_n = extension.forward(pre, weight_hh, h0, ragged, *PROBLEM.options)
+    for b in range(PROBLEM.batch):
+        row = slice(b, b + 1)
+        its_own = Ragged(ragged.lengths[row])
+        alone = extension.forward(pre[:, row], weight_hh, h0[row], its_own, *PROBLEM.options)
+        assert torch.equal(alone[0], out[:, row])
+        assert torch.equal(alone[1], h_n[row])
+    first = extension.forward(pre[:1, :, :1], weight_hh[:1], h0[:, :1], ragged, reference.TANH, 1)
+    assert torch.equal(first[0], out[:1, :, :1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tanh_over_the_whole_range(extension: Kernels, dtype: torch.dtype) -> None:
+    """With W = 0 the operator is its activation: within 2 ulp, and half a one as stored."""
+    exponents = torch.arange(-150.0 if dtype != torch.float16 else -24.0, 16)
+    fractions = torch.linspace(1, 2, 129)[:-1]
+    x = (2.0 ** exponents.double()[:, None] * fractions).flatten().to(dtype)
+    x = torch.cat([x, -x, torch.zeros(1, dtype=dtype)])
+    actual = extension.forward(*_elementwise(x), reference.TANH, 1)[0].flatten()
+    expected = np.tanh(x.double().numpy().astype(np.longdouble))
+    computed = reference.accumulation_dtype(dtype)
+    bound = 2 * _ulp(expected, computed)
+    if dtype != computed:
+        bound += _ulp(expected, dtype) / 2
+    assert (abs(actual.double().numpy() - expected) <= bound).all()
+    assert torch.equal(actual.signbit()[x != 0], x.signbit()[x != 0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_special_values(extension: Kernels, dtype: torch.dtype, activation: str) -> None:
+    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0], dtype=dtype)
+    code = reference.ACTIVATION_CODES[activation]
+    actual = extension.forward(*_elementwise(x), code, 1)[0].flatten()
+    expected = getattr(torch, activation)(x)
+    torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("spoilt", ["pre", "h0", "grad_out", "grad_h_n"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_nan_and_infinity_go_where_autograd_takes_them(
+    module: Kernels, activation: str, spoilt: str, value: float
+) -> None:
+    """At every number of steps and in both directions; relu passes neither on where h is 0."""
+    for steps, reverse_from, hidden in [(1, 1, 19), (3, 1, 19), (3, 0, 19), (3, 1, 300)]:
+        problem = Problem(steps, 2, 1, hidden, activation=activation, reverse_from=reverse_from)
+        pre, weight_hh, h0, *ragged = problem.tensors()
+        given = {"pre": pre, "h0": h0, "grad_out": torch.randn_like(pre)}
+        given["grad_h_n"] = torch.randn_like(h0)
+        given[spoilt][..., 0, :, :4] = value  # of row 0: some of these units are 0 under relu
+        grads = given["grad_out"], given["grad_h_n"]
+        expected = _autograd(pre, weight_hh, h0, grads, activation, reverse_from == 0)
+        rest = weight_hh, h0, *ragged, *problem.options
+        actual = *module.forward(pre, *rest), *module.backward(*grads, expected[0], *rest)
+        for got, wanted in zip(actual, expected, strict=True):
+            torch.testing.assert_close(got, wanted, equal_nan=True)
+
+
+def _autograd(
+    pre: Tensor,  # [T, B, 1, H]
+    weight_hh: Tensor,  # [1, H, H]
+    h0: Tensor,  # [B, 1, H]
+    grads: tuple[Tensor, Tensor],
+    activation: str,
+    reverse: bool,
+) -> tuple[Tensor, ...]:
+    """out, h_n, and the gradients of pre and h0, of a loop in torch's own operations."""
+    pre, h0 = pre.clone().requires_grad_(), h0.clone().requires_grad_()
+    steps = range(len(pre))
+    h, out = h0, {}
+    for t in reversed(steps) if reverse else steps:
+        h = out[t] = getattr(torch, activation)(pre[t] + h @ weight_hh[0].mT)
+    results = torch.stack([out[t] for t in steps]), h
+    return (*(x.detach() for x in results), *torch.autograd.grad(results, (pre, h0), grads))
+
+
+def _ulp(x: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+    """The distance of the numbers of a dtype around x."""
+    eps, smallest = torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal
+    exponent = np.frexp(np.maximum(abs(x), smallest))[1] - 1
+    return np.ldexp(np.longdouble(eps), exponent)
+
+
+def _elementwise(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Ragged]:
+    """Arguments for which out is act(x): one unit a row, and a weight of 0."""
+    pre = x.reshape(1, -1, 1, 1)
+    return pre, pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1), DENSE

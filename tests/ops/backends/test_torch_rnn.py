@@ -1,0 +1,196 @@
+"""The torch backend: nn.RNN's own implementation within FusedRNN, in all that users do with it."""
+
+import itertools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+import fastrnn
+from fastrnn import FusedRNN
+from fastrnn.ops import stack
+from fastrnn.ops.backends import cpu, dispatch, torch_rnn
+from fastrnn.ops.backends.base import Call
+from fastrnn.ops.options import Options
+
+from ...utils.nn_rnn_parity import assert_same, gradients, tensors, twins
+
+T, B, I, H = 5, 3, 4, 6  # noqa: E741
+LENGTHS = torch.tensor([2, 5, 3])
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "relu": {"nonlinearity": "relu"},
+    "no bias": {"bias": False},
+    "batch first": {"batch_first": True},
+    "stacked": {"num_layers": 3, "bidirectional": True},
+    "dropout": {"num_layers": 3, "dropout": 0.5},
+}
+
+
+@pytest.fixture(params=[False, True], ids=["as ATen", "as cuDNN"], autouse=True)
+def once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both ways to differentiate, on the CPU: cuDNN's is taken where there is no derivative."""
+    monkeypatch.setattr(torch_rnn, "is_differentiable_only_once", lambda input: request.param)
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def by_name() -> Any:
+    with fastrnn.use_backend("torch"):
+        yield
+
+
+def x_and_hx(layer: nn.RNN) -> tuple[Tensor, Tensor]:
+    shape = (B, T, I) if layer.batch_first else (T, B, I)
+    states = layer.num_layers * (2 if layer.bidirectional else 1)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    return x, torch.randn(states, B, H, dtype=torch.float64, requires_grad=True)
+
+
+def same(ours: Callable[[], Any], theirs: Callable[[], Any], *wanted: list[Tensor]) -> None:
+    """The same bits from the same random numbers, forward and backward."""
+    results = []
+    for run, leaves in zip((ours, theirs), wanted, strict=True):
+        torch.manual_seed(1)
+        result = run()
+        results.append([*tensors(result), *gradients(result, leaves)])
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("start", [True, False], ids=["hx", "zeros"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_it_is_nn_rnn(options: dict[str, Any], start: bool, training: bool) -> None:
+    ours, theirs = (m.train(training) for m in twins(I, H, **options, dtype=torch.float64))
+    x, hx = x_and_hx(ours)
+    given, leaves = ((x, hx), [x, hx]) if start else ((x,), [x])
+    same(
+        lambda: ours(*given),
+        lambda: theirs(*given),
+        [*leaves, *ours.parameters()],
+        [*leaves, *theirs.parameters()],
+    )
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_packed_sequences(options: dict[str, Any]) -> None:
+    ours, theirs = twins(I, H, **options, dtype=torch.float64)
+    x, hx = x_and_hx(ours)
+
+    def run(layer: nn.RNN) -> tuple[PackedSequence, Tensor]:
+        packed = pack_padded_sequence(x, LENGTHS, layer.batch_first, enforce_sorted=False)
+        return layer(packed, hx)
+
+    leaves = [[x, hx, *layer.parameters()] for layer in (ours, theirs)]
+    same(lambda: run(ours), lambda: run(theirs), *leaves)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_second_derivatives(packed: bool, training: bool) -> None:
+    ours, theirs = twins(I, H, 2, bidirectional=True, dtype=torch.float64)
+    x, hx = x_and_hx(ours)
+    found = []
+    for layer in (ours.train(training), theirs.train(training)):
+        given = pack_padded_sequence(x, LENGTHS, enforce_sorted=False) if packed else x
+        leaves = [x, hx, *layer.parameters()]
+        loss = sum(t.square().sum() for t in tensors(layer(given, hx)))
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        penalty = sum(g.square().sum() for g in first)
+        found.append([*first, *torch.autograd.grad(penalty, leaves)])
+    for actual, expected in zip(*found, strict=True):
+        assert_same(actual, expected)
+
+
+def test_only_what_needs_a_gradient_has_one() -> None:
+    ours, theirs = twins(I, H, 2)
+    x = torch.randn(T, B, I)
+    for layer in (ours, theirs):
+        layer.weight_hh_l0.requires_grad_(False)
+        layer(x)[0].sum().backward()
+    assert ours.weight_hh_l0.grad is None
+    assert x.grad is None
+    torch.testing.assert_close(ours.weight_ih_l0.grad, theirs.weight_ih_l0.grad, rtol=0, atol=0)
+    assert not ours.requires_grad_(False)(x)[0].requires_grad
+
+
+def test_a_graph_is_freed_unless_it_is_kept() -> None:
+    rnn = FusedRNN(I, H)
+    loss = rnn(torch.randn(T, B, I))[0].sum()
+    loss.backward(retain_graph=True)
+    kept = rnn.weight_hh_l0.grad.clone()
+    loss.backward()
+    torch.testing.assert_close(rnn.weight_hh_l0.grad, 2 * kept)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_a_weight_changed_before_the_backward_pass_is_noticed() -> None:
+    rnn = FusedRNN(I, H)
+    loss = rnn(torch.randn(T, B, I))[0].sum()
+    with torch.no_grad():
+        rnn.weight_hh_l0.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_hooks_and_accumulation() -> None:
+    rnn, seen = FusedRNN(I, H), []
+    rnn.weight_hh_l0.register_hook(lambda grad: seen.append(grad.clone()))
+    x = torch.randn(T, B, I)
+    for _ in range(2):
+        rnn(x)[0].sum().backward()
+    torch.testing.assert_close(rnn.weight_hh_l0.grad, seen[0] + seen[1])
+    assert len(seen) == 2
+
+
+def test_autocast_and_a_checkpoint() -> None:
+    ours, theirs = twins(I, H, 2)
+    x = torch.randn(T, B, I, requires_grad=True)
+
+    def checkpointed() -> Any:
+        return torch.utils.checkpoint.checkpoint(ours, x, use_reentrant=False)
+
+    leaves = [[x, *layer.parameters()] for layer in (ours, theirs)]
+    same(checkpointed, lambda: theirs(x), *leaves)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, h_n = ours(x)
+    assert output.dtype == h_n.dtype == torch.bfloat16
+    output.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ({"num_heads": 2}, {}),
+        ({}, {"lengths": LENGTHS}),
+        ({}, {"resets": torch.zeros(T, B, dtype=torch.bool)}),
+    ],
+    ids=["heads", "lengths", "resets"],
+)
+def test_what_nn_rnn_cannot_express_raises(options: dict[str, Any], given: dict[str, Any]) -> None:
+    with pytest.raises(RuntimeError, match="'torch' backend cannot serve this call: nn"):
+        FusedRNN(I, H, **options)(torch.randn(T, B, I), **given)
+
+
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "no kernels"])
+@pytest.mark.parametrize("recording", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_on_the_cpu_the_quick_answer_is_that_of_the_reasons(
+    dtype: torch.dtype, recording: bool, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = None if kernels else "not built"
+    monkeypatch.setattr(cpu, "EXTENSION", SimpleNamespace(unavailable_reason=reason))
+    weights = [x.requires_grad_(recording) for x in nn.RNN(I, H, dtype=dtype).parameters()]
+    options = Options("tanh", True, 1, 0.0, True, False)
+    for steps, prefer in itertools.product(range(1, 8), (False, True)):
+        x = torch.randn(steps, B, I, dtype=dtype)
+        call = Call("RNN_TANH", steps, B, 1, H, dtype, x.device, recording)
+        with fastrnn.use_backend("auto"):
+            quick = stack.runs_in_torch(x, None, weights, options, True, True, None, prefer)
+        assert quick is (dispatch.for_layer(call, prefer) is torch_rnn.BACKEND), (steps, prefer)

@@ -1,0 +1,91 @@
+"""torch.utils.flop_counter counts a layer as it counts nn.RNN, and a checkpoint takes its mode."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+import fastrnn
+from fastrnn import FusedRNN
+
+from ..utils.marks import requires_extension
+from ..utils.nn_rnn_parity import assert_same, twins
+
+T, B, I, H = 6, 3, 4, 8  # noqa: E741
+
+pytestmark = requires_extension
+
+
+def flops(call) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("steps", [1, 2, T])
+@pytest.mark.parametrize("kwargs", [{}, {"bidirectional": True, "num_layers": 2}, {"bias": False}])
+def test_as_many_as_nn_rnn(kwargs, steps):
+    counts = []
+    for layer in twins(I, H, **kwargs):
+        x = torch.randn(steps, B, I, requires_grad=True)
+        output = []
+        forward = flops(lambda x=x, layer=layer, output=output: output.extend(layer(x)))
+        counts.append((forward, flops(output[0].sum().backward)))
+    assert counts[0] == counts[1]
+    if not kwargs:
+        assert counts[0][0] == 2 * steps * B * H * (I + H)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_every_backend_counts(backend):
+    rnn, x = FusedRNN(I, H), torch.randn(T, B, I)
+    with fastrnn.use_backend(backend):
+        assert flops(lambda: rnn(x)) == 2 * T * B * H * (I + H)
+
+
+def test_packed_rows_count_once():
+    mine, theirs = twins(I, H)
+    packed = pack_padded_sequence(torch.randn(T, B, I), torch.tensor([6, 3, 1]))
+    assert flops(lambda: mine(packed)) == flops(lambda: theirs(packed)) == 2 * 10 * H * (I + H)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_a_checkpoint_saves_and_recomputes_alike_whichever_runs_under_a_mode(where):
+    rnn = FusedRNN(I, H, dtype=torch.float64)
+    x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
+    expected = torch.autograd.grad(rnn(x)[0].square().sum(), [x, *rnn.parameters()])
+
+    def forward():
+        return checkpoint(lambda x: rnn(x)[0], x, use_reentrant=False).square().sum()
+
+    def backward(loss):
+        loss.backward()
+        return [x.grad, *(parameter.grad for parameter in rnn.parameters())]
+
+    if where == "forward":
+        with FlopCounterMode(display=False):
+            loss = forward()
+        gradients = backward(loss)
+    else:
+        loss = forward()
+        with FlopCounterMode(display=False):
+            gradients = backward(loss)
+    assert_same(gradients, expected)
+
+
+@pytest.mark.parametrize("first", ["fastrnn", "torch.utils.flop_counter"])
+def test_whichever_is_imported_first(first):
+    """And `import fastrnn` does not import Triton, as torch's counter does."""
+    code = f"""
+import sys, torch, {first}
+assert "triton" not in sys.modules or "{first}" != "fastrnn"
+import fastrnn
+from torch.utils.flop_counter import flop_registry
+assert torch.ops.fastrnn.recurrence in flop_registry
+assert torch.ops.fastrnn.recurrence_backward in flop_registry
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

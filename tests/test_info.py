@@ -1,0 +1,84 @@
+"""`python -m fastrnn`: the doctor's report, and the way to the commands."""
+
+import subprocess
+import sys
+
+import pytest
+
+import fastrnn
+from fastrnn import info
+from fastrnn.__main__ import main
+from fastrnn.ops.backends import dispatch
+from fastrnn.ops.backends.dispatch import BackendStatus
+
+WITHOUT_TYPER = "import sys; sys.modules['typer'] = None"
+MAIN = "import sys; from fastrnn.__main__ import main; sys.exit(main(sys.argv[1:]))"
+
+
+def line(text, start):
+    return next(line for line in text.splitlines() if line.startswith(start))
+
+
+def fastrnn_command(*arguments, prepare="pass"):
+    return subprocess.run(
+        [sys.executable, "-c", f"{prepare}; {MAIN}", *arguments], capture_output=True, text=True
+    )
+
+
+def test_report_times_every_usable_backend(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert f"fastrnn {fastrnn.__version__}" in text
+    for status in dispatch.backends().values():
+        assert (" ms " if status.reason is None else status.reason) in line(text, status.name)
+    assert " ms " in line(text, "nn.RNN")
+
+
+def test_report_gives_the_reason(capsys, monkeypatch):
+    status = [BackendStatus("reference", None, "plain"), BackendStatus("cpu", "no such luck", "")]
+    monkeypatch.setattr(dispatch, "backends", lambda: {one.name: one for one in status})
+    assert info.main() == 0
+    text = capsys.readouterr().out
+    assert "unusable: no such luck" in line(text, "cpu")
+
+
+@pytest.mark.parametrize(("backend", "code"), [("reference", 1), ("cpu", 0)])
+def test_report_survives_a_failing_call(capsys, monkeypatch, backend, code):
+    def fail(name):
+        if name == backend:
+            raise RuntimeError("the kernel is unwell")
+        return 1e-3
+
+    status = [BackendStatus("reference", None, "plain"), BackendStatus("cpu", None, "fast")]
+    monkeypatch.setattr(dispatch, "backends", lambda: {one.name: one for one in status})
+    monkeypatch.setattr(info, "_time_backend", fail)
+    assert info.main() == code
+    assert "RuntimeError: the kernel is unwell" in line(capsys.readouterr().out, backend)
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fastrnn {fastrnn.__version__}\n"
+
+
+def test_help_without_the_extra():
+    process = fastrnn_command("--help", prepare=WITHOUT_TYPER)
+    assert process.returncode == 0, process.stderr
+    assert "usage: fastrnn" in process.stdout
+    assert "pip install 'fastrnn[fusion]'" in process.stdout
+
+
+def test_command_without_the_extra():
+    process = fastrnn_command("demo", "cued-recall", prepare=WITHOUT_TYPER)
+    assert process.returncode == 2
+    assert process.stderr == (
+        "The commands need typer, which is not installed: pip install 'fastrnn[fusion]'\n"
+    )
+
+
+def test_help_lists_the_commands():
+    pytest.importorskip("typer")
+    process = fastrnn_command("--help")
+    assert process.returncode == 0, process.stderr
+    assert "usage: fastrnn" in process.stdout
+    assert "demo" in process.stdout
