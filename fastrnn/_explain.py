@@ -151,7 +151,7 @@ def _plans(call: Call, chosen: str) -> str:
         return f"The {choose(triton.sizes_of(call))} kernel, forward and backward."
     reason = cpu.EXTENSION.unavailable_reason
     if reason is not None:
-        return f"The C++ extension makes the plan, and it is not usable: {reason}"
+        return f"The C++ extension makes the plan, and it is not available: {reason}"
     module = cpu.EXTENSION.module
     gpu, index = call.gpu, call.device.index
     device = cuda.device(index) if gpu is None else module.Device(*gpu[1:])

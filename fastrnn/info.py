@@ -29,7 +29,7 @@ def main() -> int:
     print(f"{'backend':<11}{'one call':>10}   ")
     for status in dispatch.backends().values():
         if status.reason is not None:
-            print(f"{status.name:<11}{'-':>10}   unusable: {status.reason}")
+            print(f"{status.name:<11}{'-':>10}   unavailable: {status.reason}")
             continue
         try:
             time_taken = f"{1e3 * _time_backend(status.name):.3f} ms"

@@ -94,7 +94,7 @@ def test_a_failed_build_installs_without_kernels_and_keeps_the_error(tree, broke
 
     doctor = run(tree, "-c", DOCTOR)
     assert doctor.returncode == 0, doctor.stderr
-    assert f"unusable: not built: {COMPLAINT}" in doctor.stdout
+    assert f"unavailable: not built: {COMPLAINT}" in doctor.stdout
     assert "FASTRNN_BUILD=cpp python setup.py build_ext --inplace" in doctor.stdout
 
 

@@ -189,4 +189,4 @@ def test_without_the_extension(monkeypatch):
     explanation = fastrnn.explain(9, 1, 1, device="cpu")
     assert explanation.backend == "torch"
     assert explanation.reasons["cpu"] == "not built: no compiler"
-    assert "not usable: not built" in fastrnn.explain(1000, 4, 512, device="H200").plans
+    assert "not available: not built" in fastrnn.explain(1000, 4, 512, device="H200").plans

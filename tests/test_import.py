@@ -27,7 +27,7 @@ WITHOUT_EXTENSION = """
 import sys, warnings
 sys.modules["fastrnn._C"] = None
 import torch, fastrnn
-from fastrnn.ops.backends import cpp
+from fastrnn.ops.backends import cpu
 
 warnings.simplefilter("always")
 rnn = fastrnn.FusedRNN(3, 4)
@@ -209,14 +209,14 @@ class Built:
 def loading(monkeypatch, tmp_path):
     """What is said of an extension whose loading does as told."""
 
-    def unusable(import_module, log=None):
+    def unavailable(import_module, log=None):
         monkeypatch.setattr(_loader, "import_module", import_module)
         if log is not None:
             (tmp_path / "error.txt").write_text(log)
         error = tmp_path / "error.txt"
-        return _loader.Extension("_C", error=str(error), remedy="build it").unusable
+        return _loader.Extension("_C", error=str(error), remedy="build it").unavailable_reason
 
-    return unusable
+    return unavailable
 
 
 def raises(error):

@@ -39,7 +39,7 @@ def test_report_gives_the_reason(capsys, monkeypatch):
     monkeypatch.setattr(dispatch, "backends", lambda: {one.name: one for one in status})
     assert info.main() == 0
     text = capsys.readouterr().out
-    assert "unusable: no such luck" in line(text, "cpu")
+    assert "unavailable: no such luck" in line(text, "cpu")
 
 
 @pytest.mark.parametrize(("backend", "code"), [("reference", 1), ("cpu", 0)])

@@ -122,7 +122,7 @@ def _validate(name: str, stacklevel: int) -> str:
         raise ValueError(f"unknown backend {name!r}: choose one of {known}")
     reason = BACKENDS[name].unavailable_reason()
     if reason is not None:
-        raise RuntimeError(f"the {name!r} backend is not usable here: {reason}")
+        raise RuntimeError(f"the {name!r} backend is not available here: {reason}")
     return name
 
 

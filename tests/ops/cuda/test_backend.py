@@ -157,7 +157,7 @@ def test_by_name_it_refuses_cpu_tensors(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_unusable_without_a_gpu():
     assert cuda.BACKEND.unavailable_reason() == "no CUDA GPU here"
-    with pytest.raises(RuntimeError, match="'cuda' backend is not usable here: no CUDA GPU here"):
+    with pytest.raises(RuntimeError, match="'cuda' backend is not available here: no CUDA GPU here"):
         fastrnn.set_backend("cuda")
 
 
