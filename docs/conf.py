@@ -49,6 +49,7 @@ python_maximum_signature_line_length = 88
 
 html_theme = "furo"
 html_title = f"fastrnn {release}"
+html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["fastrnn.css"]
 html_theme_options = {
@@ -98,12 +99,12 @@ def prepare_docstring(
 ) -> None:
     """Prepare the forms that napoleon and reStructuredText misread, before they read them.
 
-    "I." is a size and not an enumerator. An attribute's comment begins with a colon, so that a
+    "I." is a size and not an enumerator. The comment of an attribute begins with a colon, so that a
     colon within it does not end a type. Several results, a line ``name: text`` for each, become a
     list.
     """
     lines[:] = [_SIZE.sub(r"\\", line) for line in lines]
-    if what == "attribute" and lines:
+    if what in ("attribute", "data") and lines:
         lines[0] = f": {lines[0]}"
     if "Returns:" not in lines:
         return
