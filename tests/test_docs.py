@@ -95,6 +95,21 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             assert anchor in anchors(path), link
 
 
+#: Folders that hold source; files that a program makes are not there.
+NAMED = re.compile(r"(?<![\w/.])((?:csrc|fastrnn|tests|benchmarks|tools)/[\w./-]*\w)")
+MADE = {"benchmarks/results/MACHINE", "fastrnn/_build_error.txt", "fastrnn/_cuda_build_error.txt"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_named_files_and_modules_exist(page: Path) -> None:
+    text = (ROOT / page).read_text()
+    names = set(NAMED.findall(text)) - MADE
+    modules = re.findall(r"python -m ((?:benchmarks|tools)\.\w+)", text)
+    names |= {name.replace(".", "/") for name in modules}
+    missing = [name for name in sorted(names) if not list(ROOT.glob(f"{name}*"))]
+    assert not missing
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
