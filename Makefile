@@ -7,6 +7,7 @@
 #   make try     the same with other versions of dependencies, WITH="triton==3.9.0", in an environment
 #                of its own
 #   make lint    ruff and mypy
+#   make docs    the documentation, as pages in build/docs; a warning is an error
 #   make bench   the benchmarks, small to large layers, in two minutes; SHAPES= names others,
 #                FLAGS= goes to pytest
 #   make bench-full  all of them, in an hour or more; both leave a record in benchmarks/results
@@ -34,7 +35,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := test
-.PHONY: demo test try lint bench bench-full gpu-check clean
+.PHONY: demo test try lint docs bench bench-full gpu-check clean
 
 demo: $(VENV)/built
 	fastrnn demo cued-recall
@@ -51,6 +52,9 @@ lint: $(VENV)/installed
 	ruff check .
 	ruff format --check .
 	mypy
+
+docs: $(VENV)/installed
+	python -m sphinx -E -W --keep-going -q -b html docs build/docs
 
 bench: $(VENV)/built
 	python -m pytest benchmarks --shapes $(SHAPES) --peers most $(COLUMNS) $(FLAGS)
@@ -71,7 +75,7 @@ $(VENV)/installed: constraints.txt pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	python -m pip install -c constraints.txt torch setuptools ninja pybind11
 	FASTRNN_BUILD=none python -m pip install -c constraints.txt --no-build-isolation \
-	    -e ".[fusion,onnx,triton,bench,dev]"
+	    -e ".[fusion,onnx,triton,bench,dev,docs]"
 	touch $@
 
 # A build that failed is tried again next time: there may be a compiler by then.

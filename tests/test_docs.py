@@ -1,22 +1,30 @@
-"""What the documentation says: its code runs, its links lead somewhere, its proofs exist."""
+"""Check the documentation: its code runs, its links and files exist, its claims name tests."""
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-#: Pages whose code stands for itself; that of others needs the reader's files.
-RUNNABLE = ["docs/custom-cells.md", "docs/migration.md"]
+PAGES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+#: Pages whose code is complete; that of others needs the reader's files.
+RUNNABLE = [
+    "docs/custom-cells.md",
+    "docs/index.md",
+    "docs/migration.md",
+    "docs/quickstart.md",
+    "docs/troubleshooting.md",
+]
 
 
 def code(page: str) -> str:
-    """The page's Python, each block at the lines where it stands."""
+    """The page's Python, with each block at its own line numbers."""
     lines, inside = [], False
     for line in (ROOT / page).read_text().splitlines():
         if line.startswith("```"):
@@ -30,11 +38,17 @@ def code(page: str) -> str:
 def test_code_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     source = code(page)
     assert source.strip()
-    exec(compile(source, str(ROOT / page), "exec"), {})
+    exec(compile(source, str(ROOT / page), "exec"), {"__name__": page})
+
+
+def test_the_first_block_of_the_readme_runs() -> None:
+    block = (ROOT / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    assert "FusedRNN" in block
+    exec(compile(block, "README.md", "exec"), {})
 
 
 def recipes() -> dict[str, str]:
-    """The code of each section of docs/neighbours.md that has some: each stands by itself."""
+    """The code of each section of docs/neighbours.md that has some: each is complete."""
     sections = (ROOT / "docs/neighbours.md").read_text().split("\n## ")[1:]
     return {
         section.partition("\n")[0]: section.partition("```python\n")[2].partition("```")[0]
@@ -60,11 +74,44 @@ def test_recipes_run_where_their_package_is_installed(section: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub and MyST give the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    words = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in words}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_links_lead_to_files(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
-        if not target.startswith("http"):
-            assert (ROOT / page.parent / target).exists(), target
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    text = (ROOT / page).read_text()
+    for link in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src(?:set)?="([^"]+)"', text):
+        if link.startswith("http"):
+            continue
+        target, _, anchor = link.partition("#")
+        path = ROOT / page.parent / target if target else ROOT / page
+        assert path.exists(), link
+        if anchor:
+            assert anchor in anchors(path), link
+
+
+#: Folders that hold source; files that a program makes are not there.
+NAMED = re.compile(r"(?<![\w/.])((?:csrc|fastrnn|tests|benchmarks|tools)/[\w./-]*\w)")
+MADE = {"benchmarks/results/MACHINE", "fastrnn/_build_error.txt", "fastrnn/_cuda_build_error.txt"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_named_files_and_modules_exist(page: Path) -> None:
+    text = (ROOT / page).read_text()
+    names = set(NAMED.findall(text)) - MADE
+    modules = re.findall(r"python -m ((?:benchmarks|tools)\.\w+)", text)
+    names |= {name.replace(".", "/") for name in modules}
+    missing = [name for name in sorted(names) if not list(ROOT.glob(f"{name}*"))]
+    assert not missing
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
 def names_in(path: Path) -> set[str]:
@@ -85,3 +132,45 @@ def test_every_feature_names_the_tests_that_prove_it() -> None:
         assert proofs, f"{feature}: no proof"
         for file, name in proofs:
             assert name in names_in(ROOT / "tests" / file), f"{feature}: {file} has no {name}"
+
+
+@pytest.fixture(scope="module")
+def conf() -> SimpleNamespace:
+    """The configuration of Sphinx."""
+    pytest.importorskip("sphinx")
+    return SimpleNamespace(**runpy.run_path(str(ROOT / "docs/conf.py")))
+
+
+@pytest.mark.parametrize(
+    ("target", "url"),
+    [
+        ("../fastrnn/ops/reference.py", "/blob/main/fastrnn/ops/reference.py"),
+        ("../benchmarks/results", "/tree/main/benchmarks/results"),
+        ("kernels.md", None),
+        ("https://pytorch.org", None),
+    ],
+)
+def test_sphinx_links_to_the_repository(
+    conf: SimpleNamespace, target: str, url: str | None
+) -> None:
+    expected = target if url is None else conf.REPOSITORY + url
+    assert conf.repository_url(target, ROOT / "docs/design.md") == expected
+
+
+def test_sphinx_shows_the_picture_of_the_readers_theme(conf: SimpleNamespace) -> None:
+    picture = '<picture><source media="x" srcset="a-dark.png"><img src="a.png" alt="A"></picture>'
+    shown = conf._PICTURE.sub(conf.themed_images, picture)
+    assert "```{image} a.png\n:alt: A\n:class: only-light" in shown
+    assert "```{image} a-dark.png\n:alt: A\n:class: only-dark" in shown
+
+
+def test_sphinx_lists_several_results(conf: SimpleNamespace) -> None:
+    lines = ["Run.", "", "Returns:", "    y: [T, B],", "        padded.", "    h: [B].", ""]
+    conf.prepare_docstring(None, "function", "f", None, None, lines)
+    assert lines[2:] == [
+        ":returns:",
+        "   * **y** -- [T, B],",
+        "     padded.",
+        "   * **h** -- [B].",
+        "",
+    ]

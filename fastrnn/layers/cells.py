@@ -38,8 +38,8 @@ class FusedRNNCell(nn.RNNCell):
         nonlinearity: ``"tanh"`` or ``"relu"``; the attribute is read at every call.
         device, dtype: of the parameters.
 
-    Parameters:
-        weight_ih [H, I], weight_hh [H, H], bias_ih [H], bias_hh [H], drawn from U(-1/√H, 1/√H).
+    Parameters, drawn from U(-1/√H, 1/√H):
+        weight_ih [H, I], weight_hh [H, H], bias_ih [H], bias_hh [H].
     """
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:

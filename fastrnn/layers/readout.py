@@ -26,9 +26,9 @@ class ReadoutRNN(nn.Module):
     Args:
         input_size, hidden_size: as for `FusedRNN`.
         output_size: C.
-        *args, **kwargs: the other arguments of `FusedRNN`, in its order: num_layers, nonlinearity,
-            bias, batch_first, dropout, bidirectional; by keyword also num_heads and learned_h0.
-            The readout has a bias even with ``bias=False``.
+        *args: the other arguments of `FusedRNN`, in its order: num_layers, nonlinearity, bias,
+            batch_first, dropout, bidirectional. The readout has a bias even with ``bias=False``.
+        **kwargs: the same by keyword, and num_heads and learned_h0.
         steps: ``"all"`` for y at every step, ``"last"`` for one y per row, from its last step.
             With ``bidirectional`` that means h_n: the forward direction after the row's last step
             and the reverse direction after its first, so that both have read the whole row.
