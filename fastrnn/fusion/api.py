@@ -1,9 +1,9 @@
-"""A model as one object: fit, predict, evaluate, explain, save, load, share.
+"""The high-level API: train, apply, evaluate, explain, save and share a model.
 
 from fastrnn.fusion import FusionModel
 
 model = FusionModel.fit("photos/manifest.csv")
-print(model.evaluate()["scores"])  # on the rows that were held out
+print(model.evaluate()["scores"])  # on the held-out rows
 answers = model.predict("photos/new.csv")
 """
 
@@ -39,7 +39,7 @@ from .writers import Record
 Folder = str | Path
 
 _OF_THE_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)  # OWNER/NAME
-_SECONDS = 10.0  # to wait for the Hub's first answer
+_SECONDS = 10.0  # timeout of the first request to the Hub
 _UNREACHABLE = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled)
 
 
@@ -48,17 +48,18 @@ class FusionModel(
     library_name="fastrnn",
     tags=["multimodal", "recurrent-neural-network", "pytorch"],
 ):
-    """A trained network, what makes its inputs of rows, and what it was trained with.
+    """A trained network, its preprocessor, and the configuration of its run.
 
-    Saved as config.json, model.safetensors and tokenizer.json: nothing is pickled, so that a
-    stranger's model runs no code of theirs. The folder of a `fastrnn fit` holds such a model.
+    The model is saved as config.json, model.safetensors and tokenizer.json. Nothing is pickled,
+    so loading an untrusted model executes none of its code. The output folder of `fastrnn fit`
+    contains such a model.
     """
 
     def __init__(self, network: nn.Module, preprocessor: Preprocessor, run: RunConfig) -> None:
         self.network = network.cpu().eval()
         self.preprocessor = preprocessor
         self.run = run
-        self._held_out: Manifest | None = None  # rows that are to judge it, right after a fit
+        self._held_out: Manifest | None = None  # rows held out by `fit`
 
     @classmethod
     def fit(
@@ -87,22 +88,23 @@ class FusionModel(
 
         Args:
             data: the path of a CSV, JSONL or Parquet file, or a DataFrame.
-            label, image, audio, text, series, split, group: columns, where they are not to be
-                inferred from their names and contents.
-            root: the folder that paths are relative to and stay inside: by default the file's own,
-                for a DataFrame the current one.
-            kind: one of config.KINDS; by default what the labels look like.
-            folder: where the run is kept, with its metrics and baselines; by default nowhere.
-            baselines: also train what the model is to be compared with; for `folder`.
-            preset: the options to begin with.
-            init_from: a run whose weights training begins with, as far as they fit.
-            on_bad_row: "error", or "skip": leave out rows that cannot be used.
-            workers: processes that decode files.
-            console: where progress is told; by default nowhere.
-            values: options of `fastrnn fit`, by name: epochs=20, fusion="concat", conv=(16, 32).
+            label, image, audio, text, series, split, group: column names. A column that is not
+                named is inferred from the column names and contents.
+            root: the folder that paths are relative to and must stay inside. Defaults to the
+                file's own folder, for a DataFrame to the current one.
+            kind: one of config.KINDS; inferred from the labels by default.
+            folder: where to save the run, with its metrics and baselines; not saved by default.
+            baselines: also train the baselines, which are saved in `folder`.
+            preset: the options to start from.
+            init_from: a run whose weights initialise the model where names and shapes agree.
+            on_bad_row: "error" to raise on a row that cannot be used, "skip" to leave it out.
+            workers: number of processes that decode files.
+            console: where to print progress; silent by default.
+            values: options of `fastrnn fit` by name: epochs=20, fusion="concat", conv=(16, 32).
 
         Raises:
-            FusionError: the table, one of its files or an option cannot be used; says what to do.
+            FusionError: the table, one of its files or an option cannot be used. The message says
+                how to fix it.
         """
         data_config, model, training = options.sections(options.preset(preset) | values)
         named = {
@@ -143,19 +145,21 @@ class FusionModel(
         workers: int = 0,
         threshold: float = 0.5,
     ) -> pd.DataFrame:
-        """Answer the rows of a table, which needs no labels; columns are those of the fit.
+        """Predict the rows of a table. It needs no labels; its columns are named as in the fit.
 
         Args:
-            threshold: two labels: the probability above which the second is the answer; several at
-                once: above which each is.
+            threshold: binary: the probability above which the second label is predicted;
+                multilabel: the probability above which a label is predicted.
 
         Returns:
-            A row a row, with the index of a DataFrame that was given: `label`, and a column
-            `p(NAME)` a label, its probability. Labels a step: lists `label` and `probabilities`.
-            Regression: `value`. With on_bad_row="skip" also `error`: why a row has no answer.
+            One row for each row of `data`, with the index of a DataFrame. The columns are `label`,
+            and `p(NAME)` with the probability of each label. Kind "steps": `label` and
+            `probabilities` are lists. Regression: `value`. With on_bad_row="skip" there is also
+            `error`: why a row has no prediction.
 
         Raises:
-            FusionError: the table or one of its files cannot be used; says what to do.
+            FusionError: the table or one of its files cannot be used. The message says how to fix
+                it.
         """
         predictor = Predictor(self.network, self.preprocessor, self.run, threshold)
         reading: dict[str, Any] = {"root": root, "on_bad_row": on_bad_row, "workers": workers}
@@ -183,18 +187,19 @@ class FusionModel(
         on_bad_row: str = "error",
         workers: int = 0,
     ) -> dict[str, Any]:
-        """Every score on rows that have labels, with its confidence interval.
+        """Compute every score on labelled rows, with its confidence interval.
 
         Args:
-            data: rows that it was not trained on; by default, right after a fit, those that the
-                fit held out (test, else val).
+            data: rows that the model was not trained on. Right after a fit it defaults to the
+                rows that the fit held out (test, else val).
 
         Returns:
-            A model's part of evaluation.json: {"rows": ..., "scores": {"accuracy": {"value": ...,
-            "low": ..., "high": ...}, ...}, ...}.
+            The entry of one model in evaluation.json: {"rows": ..., "scores": {"accuracy":
+            {"value": ..., "low": ..., "high": ...}, ...}, ...}.
 
         Raises:
-            FusionError: the table or one of its files cannot be used; says what to do.
+            FusionError: the table or one of its files cannot be used. The message says how to fix
+                it.
         """
         table = self._table(data, root, on_bad_row)
         examples = self.preprocessor.load(
@@ -212,18 +217,19 @@ class FusionModel(
         workers: int = 0,
         examples: int = 6,
     ) -> dict[str, Any]:
-        """What its answers to rows that have labels rest on.
+        """Explain the model's predictions on labelled rows.
 
         Args:
-            data: as `evaluate` takes it.
-            folder: where the model, explanation.json and pictures are kept; by default nowhere.
-            examples: rows that are explained one by one.
+            data: as for `evaluate`.
+            folder: where to save the model, explanation.json and pictures; not saved by default.
+            examples: number of rows to explain individually.
 
         Returns:
-            What explanation.json holds.
+            The content of explanation.json.
 
         Raises:
-            FusionError: the table or one of its files cannot be used; says what to do.
+            FusionError: the table or one of its files cannot be used. The message says how to fix
+                it.
         """
         table = self._table(data, root, on_bad_row)
         with tempfile.TemporaryDirectory() as passing:
@@ -240,72 +246,75 @@ class FusionModel(
     def _table(self, data: Source | None, root: Folder | None, on_bad_row: str) -> Manifest:
         if data is None:
             if self._held_out is None:
-                raise ConfigError("give rows with labels: a model that was loaded holds none")
+                raise ConfigError("give rows with labels: a loaded model has no held-out rows")
             return self._held_out
         read = (*self.run.model.modalities, "label")
         columns = {role: name for role, name in self.run.columns.items() if role in read}
         return read_manifest(data, columns, root, kind=self.run.model.kind, on_bad_row=on_bad_row)
 
     def save(self, folder: Folder) -> None:
-        """`save_pretrained`: config.json, model.safetensors, tokenizer.json, and a model card."""
+        """Write config.json, model.safetensors, tokenizer.json and a model card to a folder.
+
+        The same as `save_pretrained`.
+        """
         self.save_pretrained(folder)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **how: Any) -> FusionModel:
-        """The model in a folder (of `save`, or of a fit), or on the Hub.
+        """Load a model from a folder (written by `save` or by a fit) or from the Hub.
 
         Args:
-            pretrained_model_name_or_path: a folder; OWNER/NAME where there is no such folder is
-                asked of the Hub, once.
-            how: revision, token, cache_dir, force_download, local_files_only: the Hub's.
+            pretrained_model_name_or_path: a folder, or OWNER/NAME. If no such folder exists,
+                OWNER/NAME is requested from the Hub once.
+            how: the Hub's options: revision, token, cache_dir, force_download, local_files_only.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is no such model.
         """
         name = pretrained_model_name_or_path
         folder = Path(name)
         if not folder.is_dir():
             if isinstance(name, Path) or not _OF_THE_HUB.fullmatch(name):
                 raise ConfigError(
-                    f"{name}: there is no such folder; give the folder of a model or of a run, or "
+                    f"{name}: no such folder; give the folder of a model or of a run, or "
                     "OWNER/NAME for a model on the Hub"
                 )
             folder = _downloaded(name, **how)
         return cls(*checkpoint.load(folder))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        # Where the table lay says nothing to others, and is no one else's to know.
+        # The table's location is private, and useless on another machine.
         run = replace(self.run, manifest="", root="")
         checkpoint.save(save_directory, run, self.network, self.preprocessor)
 
 
 def _downloaded(name: str, **how: Any) -> Path:
-    """The folder of a model of the Hub.
+    """Download a model from the Hub and return its folder.
 
     Raises:
-        ConfigError: it is not there, or cannot be had; says what to do.
+        ConfigError: the model does not exist or cannot be downloaded. The message says what to do.
     """
     why = None
     if not how.get("local_files_only"):
         asked = {each: how[each] for each in ("revision", "token") if each in how}
         try:
             HfApi().model_info(name, timeout=_SECONDS, **asked)
-        except Exception as error:  # of whichever HTTP library the Hub's client uses
-            # Downloading would try again and again; what was downloaded before may do.
+        except Exception as error:  # the type depends on the HTTP library of the Hub's client
+            # A download would retry many times, so fall back to the local cache.
             why, how = error, {**how, "local_files_only": True}
     try:
-        # These files, and nothing else of a stranger's.
+        # Download only these files from an untrusted repository.
         return Path(snapshot_download(name, allow_patterns=list(checkpoint.FILES), **how))
     except _UNREACHABLE as error:
         reason = str(why or error).strip().partition("\n")[0]
         raise ConfigError(
-            f"{name}: there is no such folder, and the Hub gives no such model ({reason}); check "
-            "the name and the network, or give the folder of a model or of a run"
+            f"{name}: no such folder, and the model cannot be loaded from the Hub ({reason}); "
+            "check the name and the network, or give the folder of a model or of a run"
         ) from error
 
 
 def _flat(record: Record, kind: str) -> Record:
-    """Without the row's number, and with a column a label where a row has one answer."""
+    """Drop the row number; except for kind "steps", give each label's probability a column."""
     flat = {name: value for name, value in record.items() if name != "row"}
     if kind != "steps":
         named = flat.pop("probabilities", {})

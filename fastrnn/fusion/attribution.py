@@ -1,7 +1,7 @@
-"""What an answer rests on: integrated gradients over steps, pixels, sound, tokens or a series.
+"""Integrated gradients over steps, pixels, audio frames, tokens or a numeric series.
 
 Sundararajan, Taly and Yan, Axiomatic Attribution for Deep Networks, 2017. The attributions of an
-input add up to how much it moves the logit, from that of a baseline that says nothing.
+input sum to the difference between its logit and that of an uninformative baseline.
 """
 
 from __future__ import annotations
@@ -15,34 +15,37 @@ from torch import Tensor, nn
 from .data import Batch
 from .network import FusionNetwork
 
-Judge = Callable[[Tensor], Tensor]  # a network's logits -> the number that is explained, []
+Judge = Callable[[Tensor], Tensor]  # a network's logits -> the scalar to explain, []
 
-STEPS = 32  # points of the path from the baseline to the input
+STEPS = 32  # points on the path from the baseline to the input
 
 
 def integrated_gradients(
     function: Callable[[Tensor], Tensor], x: Tensor, baseline: Tensor, steps: int = STEPS
 ) -> Tensor:
-    """(x - baseline) times the mean gradient on the way between, by the midpoint rule.
+    """Compute (x - baseline) times the mean gradient on the path from baseline to x.
+
+    The mean is approximated by the midpoint rule.
 
     Args:
-        function: takes a tensor of x's shape, returns a number, [].
-        x: any shape, floating.
-        baseline: of x's shape, or one that expands to it.
+        function: maps a tensor of x's shape to a scalar, [].
+        x: floating-point tensor of any shape.
+        baseline: tensor of x's shape, or of one that expands to it.
+        steps: points on the path.
     """
-    way = x - baseline
+    delta = x - baseline
     total = torch.zeros_like(x)
-    # cuDNN's recurrent layers refuse gradients in evaluation mode
+    # cuDNN's recurrent layers have no backward pass in evaluation mode.
     with torch.backends.cudnn.flags(enabled=False):
         for number in range(steps):
-            point = (baseline + (number + 0.5) / steps * way).detach().requires_grad_()
+            point = (baseline + (number + 0.5) / steps * delta).detach().requires_grad_()
             (gradient,) = torch.autograd.grad(function(point), point)
             total += gradient
-    return way * total / steps
+    return delta * total / steps
 
 
 def over_steps(network: FusionNetwork, batch: Batch, judge: Judge) -> Tensor:
-    """Of one row: what each step that the recurrent layer reads adds, [T]; baseline: zeros."""
+    """Attribute one row's logit to the steps that the recurrent layer reads, [T]; baseline 0."""
     with torch.no_grad():
         x, lengths, h0 = network.sequence(network.encode(batch), batch)
 
@@ -53,14 +56,14 @@ def over_steps(network: FusionNetwork, batch: Batch, judge: Judge) -> Tensor:
 
 
 def over_input(network: nn.Module, batch: Batch, modality: str, judge: Judge) -> Tensor:
-    """Of one row: what each number of a modality adds.
+    """Attribute one row's logit to the values of a modality.
 
     | modality | returns | baseline |
     |---|---|---|
-    | image | [U, S, S], each distinct image, channels added up | grey, 127.5 |
+    | image | [U, S, S], one for each distinct image, summed over channels | grey, 127.5 |
     | audio | [F, mels] | the clip's mean in each band |
-    | series | [L, K] | the training rows' mean |
-    | text | [L], each token | embeddings of zeros |
+    | series | [L, K] | the mean of the training rows |
+    | text | [L], one for each token | zero embeddings |
     """
     if modality == "text":
         return _over_tokens(network, batch, judge)
@@ -79,7 +82,7 @@ def over_input(network: nn.Module, batch: Batch, modality: str, judge: Judge) ->
 def _over_tokens(network: nn.Module, batch: Batch, judge: Judge) -> Tensor:
     embed = embedding(network)
     if embed is None:
-        raise ValueError("the network embeds no tokens")
+        raise ValueError("the network has no token embedding")
     with torch.no_grad():
         x = embed(batch["text"])
 
@@ -91,7 +94,7 @@ def _over_tokens(network: nn.Module, batch: Batch, judge: Judge) -> Tensor:
 
 
 def embedding(network: nn.Module) -> nn.Embedding | None:
-    """What embeds the tokens of a text; None where a user's encoder does it in another way."""
+    """Return the token embedding; None if a custom encoder has no nn.Embedding."""
     return next((each for each in network.modules() if isinstance(each, nn.Embedding)), None)
 
 

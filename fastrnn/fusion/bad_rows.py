@@ -1,4 +1,4 @@
-"""Rows that cannot be used: an error, or left out and listed."""
+"""What happens to rows that cannot be used: raise an error, or skip and list them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ ON_BAD_ROW = ("error", "skip")
 
 
 class BadRows:
-    """`with bad.row(where):` around the work on a row; what it raises ends it, or is listed.
+    """Raises or collects the errors of rows: process each row inside `with bad.row(where):`.
 
     Args:
-        on_bad_row: "error" or "skip".
+        on_bad_row: "error" to raise a row's error, "skip" to list it.
 
     Raises:
-        ConfigError: on_bad_row is another.
+        ConfigError: on_bad_row is neither.
     """
 
     def __init__(self, on_bad_row: str) -> None:
         if on_bad_row not in ON_BAD_ROW:
-            raise ConfigError(f"on_bad_row is one of {', '.join(ON_BAD_ROW)}; got {on_bad_row!r}")
+            raise ConfigError(
+                f"on_bad_row must be one of {', '.join(ON_BAD_ROW)}; got {on_bad_row!r}"
+            )
         self.skip = on_bad_row == "skip"
         self.listed: list[tuple[str, str]] = []  # (where, error)
 
     @contextmanager
     def row(self, where: str) -> Iterator[None]:
-        """The work on one row; a DataError within it is raised, or listed."""
+        """Process one row; a DataError raised inside propagates, or is listed."""
         try:
             yield
         except DataError as error:

@@ -1,7 +1,7 @@
-"""A table of any size, read a block of rows at a time: CSV, JSONL or Parquet.
+"""Read a CSV, JSONL or Parquet table of any size in blocks of rows.
 
-A block is a DataFrame whose index is the row's number in the table, from 0. What a whole table
-may not have (a ragged line, no JSON) is an error in the row's stead.
+A block is a DataFrame indexed by the row's number in the table, from 0. A row that cannot be
+parsed (a ragged line, invalid JSON) becomes an error of that row.
 """
 
 from __future__ import annotations
@@ -22,35 +22,34 @@ from .errors import ManifestError
 from .tables import csv_header
 from .words import composed, is_unicode, plural
 
-_LARGEST_CELL = 1 << 24  # characters of a CSV cell: a numeric series may be written into one
+_LARGEST_CELL = 1 << 24  # characters of a CSV cell, which may hold a whole numeric series
 _LARGEST_LINE = 1 << 26  # characters of a JSONL line
 
-Cells = dict[str, Any] | ManifestError  # of one row, or why it has none
+Cells = dict[str, Any] | ManifestError  # the cells of a row, or why it cannot be read
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows that follow each other."""
+    """Consecutive rows."""
 
-    frame: pd.DataFrame  # its index: row numbers
-    damaged: dict[int, ManifestError]  # rows that could not be read; they are not in `frame`
+    frame: pd.DataFrame  # indexed by row number
+    damaged: dict[int, ManifestError]  # rows that cannot be read; not in `frame`
 
 
 def read_blocks(path: Path, size: int) -> Iterator[Block]:
-    """The rows of a table in blocks of at most `size`; none where it has none.
+    """Yield the rows of a table in blocks of at most `size`; an empty table yields none.
 
     Raises:
-        ManifestError: no such file, another format, not UTF-8, or damaged as a whole.
+        ManifestError: the file does not exist, has an unknown format, is not UTF-8, or is damaged
+            as a whole.
     """
     readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
     if not path.is_file():
-        raise ManifestError(
-            f"{path}: there is no such file; give the path of a CSV, JSONL or Parquet file"
-        )
+        raise ManifestError(f"{path}: no such file; give the path of a CSV, JSONL or Parquet file")
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ManifestError(
-            f"{path}: a manifest ends in .csv, .jsonl or .parquet; convert it to one of them"
+            f"{path}: the name of a manifest ends in .csv, .jsonl or .parquet; convert the file"
         )
     try:
         rows = enumerate(reader(path))
@@ -67,9 +66,9 @@ def _block(path: Path, rows: Iterable[tuple[int, Cells]]) -> Block:
             damaged[number] = ManifestError(f"{path}, row {number}: {cells}")
         else:
             sound[number] = cells
-    # dtype=object: a column with empty cells keeps its whole numbers whole.
+    # dtype=object keeps integers as integers in a column with empty cells.
     frame = pd.DataFrame(list(sound.values()), index=list(sound), dtype=object)
-    frame.attrs["path"] = str(path)  # what messages call it
+    frame.attrs["path"] = str(path)  # used in error messages
     return Block(frame, damaged)
 
 
@@ -98,13 +97,15 @@ def _jsonl(path: Path) -> Iterator[Cells]:
     with path.open(encoding="utf-8-sig") as file:
         while line := file.readline(_LARGEST_LINE):
             if len(line) == _LARGEST_LINE:
-                raise ManifestError(f"{path}: a line of over {_LARGEST_LINE} characters; divide it")
+                raise ManifestError(
+                    f"{path}: a line has over {_LARGEST_LINE:,} characters; split it"
+                )
             if not line.strip():
                 continue
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
-                yield ManifestError(f"not JSON ({error}); write one object a line")
+                yield ManifestError(f"not JSON ({error}); write one JSON object per line")
                 continue
             if not isinstance(record, dict):
                 yield ManifestError('not a JSON object; write {"image": "1.png", "text": "a dog"}')
@@ -121,5 +122,5 @@ def _parquet(path: Path) -> Iterator[Cells]:
                 yield {composed(name.strip()): cell for name, cell in record.items()}
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(
-            f"{path}: no Parquet file that can be read ({error}); write it again"
+            f"{path}: cannot be read as a Parquet file ({error}); write it again"
         ) from None

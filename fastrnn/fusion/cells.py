@@ -1,7 +1,7 @@
-"""Recurrent layers by name, all called as FusedRNN is, and the readout of their states.
+"""Recurrent layers by name, all with FusedRNN's call signature, and their readout.
 
-`layer(x, h0, lengths=lengths)` takes x [B, T, I], h0 [1, B, H] or None, lengths int [B] or None,
-and returns the states [B, T, H], 0 beyond a row's length, and the state [1, B, H] that is left.
+`layer(x, h0, lengths=lengths)` takes x [B, T, I], h0 [1, B, H] or None, lengths int [B] or None.
+It returns the states [B, T, H], which are 0 beyond a row's length, and the final state [1, B, H].
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class PaddedLSTM(nn.LSTM):
-    """torch's LSTM over padded rows. It starts from h0 with an empty cell."""
+    """nn.LSTM over padded rows. It starts from h0 and a zero cell state."""
 
     def forward(  # type: ignore[override]
         self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See the module; the cell's own state stays inside."""
+        """See the module's docstring; the cell state is not returned."""
         if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            # oneDNN's LSTM takes bfloat16 on some processors only, and says so by failing.
+            # oneDNN's LSTM supports bfloat16 on some processors only, and fails on the others.
             with torch.autocast("cpu", enabled=False):
                 return self._run(input.float(), None if hx is None else hx.float(), lengths)
         return self._run(input, hx, lengths)
@@ -38,19 +38,19 @@ class PaddedLSTM(nn.LSTM):
 
 
 class PaddedGRU(nn.GRU):
-    """torch's GRU over padded rows."""
+    """nn.GRU over padded rows."""
 
     def forward(  # type: ignore[override]
         self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See the module."""
+        """See the module's docstring."""
         return _cut(*super().forward(input, hx), lengths)
 
 
 class Memoryless(nn.Module):
-    """A recurrent layer without W_hh: h_t = tanh(W_xh x_t + b + h0). What is left is their mean.
+    """A recurrent layer without W_hh: h_t = tanh(W_xh x_t + b + h0). The final state is their mean.
 
-    With nothing carried from step to step, a start h0 can only be seen by all of them alike.
+    No state is carried from step to step, so h0 is added at every step.
     """
 
     def __init__(self, features: int, hidden: int) -> None:
@@ -60,7 +60,7 @@ class Memoryless(nn.Module):
     def forward(
         self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See the module."""
+        """See the module's docstring."""
         pre = self.hidden(input)
         if hx is not None:
             pre = pre + hx.transpose(0, 1)
@@ -71,9 +71,9 @@ class Memoryless(nn.Module):
 
 
 class Readout(nn.Module):
-    """ReadoutRNN around any of these layers: y_t = W_hy h_t + b_y.
+    """ReadoutRNN for any of these layers: y_t = W_hy h_t + b_y.
 
-    `steps` is "all" for y [B, T, C], or "last" for y [B, C] of the state that is left.
+    `steps` is "all" for y [B, T, C], or "last" for y [B, C] of the final state.
     """
 
     def __init__(self, rnn: nn.Module, hidden: int, outputs: int, steps: str) -> None:
@@ -85,19 +85,19 @@ class Readout(nn.Module):
     def forward(
         self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """[B, T, I] -> y, and the state [1, B, H] that is left."""
+        """Map input [B, T, I] to y and the final state [1, B, H]."""
         output, state = self.rnn(input, hx, lengths=lengths)
         return self.readout(output if self.steps == "all" else state[-1]), state
 
 
 def recurrent(cell: str, inputs: int, hidden: int) -> nn.Module:
-    """The layer of a cell's name, "rnn", "lstm" or "gru", its W_hh orthogonal."""
+    """Create the layer of a cell, "rnn", "lstm" or "gru", with orthogonal W_hh."""
     kinds = {"rnn": FusedRNN, "lstm": PaddedLSTM, "gru": PaddedGRU}
     return orthogonal(kinds[cell](inputs, hidden, batch_first=True))
 
 
 def readout(cell: str, inputs: int, hidden: int, outputs: int, steps: str) -> ReadoutRNN | Readout:
-    """The fusing layer with its readout; the cell may also be "none"."""
+    """Create the fusing layer with its readout; the cell may also be "none"."""
     if cell == "rnn":
         head = ReadoutRNN(inputs, hidden, outputs, batch_first=True, steps=steps)
         orthogonal(head.rnn)
@@ -107,7 +107,10 @@ def readout(cell: str, inputs: int, hidden: int, outputs: int, steps: str) -> Re
 
 
 def orthogonal(rnn: Layer) -> Layer:
-    """The same layer, W_hh orthogonal (each gate's): states neither fade nor grow at the start."""
+    """Initialise W_hh (of each gate) orthogonally in place, and return the layer.
+
+    States then neither vanish nor explode at the start of training.
+    """
     for name, weight in rnn.named_parameters():
         if name.startswith("weight_hh"):
             for gate in weight.detach().split(weight.shape[1]):
@@ -116,27 +119,27 @@ def orthogonal(rnn: Layer) -> Layer:
 
 
 def valid(x: Tensor, lengths: Tensor) -> Tensor:
-    """bool [B, T]: the steps of x [B, T, ...] that rows of these lengths have."""
+    """Mask of the valid steps of x [B, T, ...], bool [B, T]."""
     return torch.arange(x.shape[1], device=x.device) < lengths[:, None]
 
 
 def mean(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """[B, T, D] -> [B, D]: the mean over a row's steps."""
+    """Average over each row's valid steps, [B, T, D] -> [B, D]."""
     if lengths is None:
         return x.mean(1)
     return (x * valid(x, lengths)[..., None]).sum(1) / lengths[:, None].to(x.dtype)
 
 
 def last(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """[B, T, D] -> [B, D]: a row's last step; lengths are at least 1."""
+    """Select each row's last valid step, [B, T, D] -> [B, D]; lengths are at least 1."""
     if lengths is None:
         return x[:, -1]
-    # shape[0], not len: an exporter that traces would take len for a constant
+    # shape[0], not len(): a tracing exporter would make len() a constant
     return x[torch.arange(lengths.shape[0], device=x.device), lengths - 1]
 
 
 def _cut(output: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What a layer that ran over the padding would have given without it."""
+    """Correct the results of a layer that also ran over the padding."""
     if lengths is None:
         return output, state
     return output * valid(output, lengths)[..., None], last(output, lengths)[None]

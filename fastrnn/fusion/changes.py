@@ -1,6 +1,6 @@
-"""Batches changed on purpose, to see what a model makes of it: see data.py for their keys.
+"""Perturb batches to measure how a model reacts; examples.py describes the keys of a batch.
 
-Each function returns a new batch and leaves the old one as it is.
+Each function returns a new batch and leaves its argument unchanged.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ STRENGTHS = (0.25, 0.5, 1.0)
 
 
 def remove(batch: Batch, modality: str) -> Batch:
-    """No row has this modality any more."""
+    """Mark a modality as missing in every row."""
     rows = len(batch[modality])
     present = torch.zeros(rows, dtype=torch.bool, device=batch[modality].device)
     return {**batch, f"{modality}_present": present}
 
 
 def donate(batch: Batch, modality: str, donors: Tensor) -> Batch:
-    """Each row gets this modality from another row of the batch.
+    """Replace a modality of each row by that of another row of the batch.
 
     Args:
-        donors: int64 [B], the row to take from. Streams: it should have as many steps.
+        donors: int64 [B], the row to copy from. For streams it should have as many steps.
     """
     return pick(batch, {modality: donors}, {})
 
 
 def pick(batch: Batch, chosen: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> Batch:
-    """Rows put together anew: of each modality those that `chosen` names.
+    """Recombine rows: select each modality from its own rows of the batch.
 
     Args:
-        chosen: modality -> int64 [N], rows of the batch.
-        rest: other keys (steps, label) -> int64 [N]; without one, a key stays as it is.
+        chosen: modality -> int64 [N], the rows to copy from.
+        rest: other keys (steps, label) -> int64 [N]; a key that is not listed is unchanged.
     """
     result = dict(batch)
     for modality, rows in chosen.items():
@@ -54,11 +54,11 @@ def pick(batch: Batch, chosen: Mapping[str, Tensor], rest: Mapping[str, Tensor])
 def noise(
     batch: Batch, modality: str, strength: float, generator: torch.Generator, vocabulary: int = 0
 ) -> Batch:
-    """The modality made worse.
+    """Add noise to a modality.
 
-    Images, log-mel frames and numeric series get Gaussian noise, `strength` times the deviation
-    that they have within the batch; of a text the share `strength` of its tokens is replaced by
-    any of the vocabulary's. An image that appears in several rows is changed once.
+    Images, log-mel frames and numeric series get Gaussian noise with `strength` times their
+    standard deviation within the batch. In a text, a fraction `strength` of the tokens is replaced
+    by random tokens of the vocabulary. An image that appears in several rows is changed once.
     """
     if modality == "text":
         tokens = batch["text"]
@@ -76,7 +76,7 @@ def noise(
 
 
 def _valid(batch: Batch, key: str) -> Tensor:
-    """A modality's numbers without padding and placeholders."""
+    """Return a modality's values without padding and placeholders."""
     values = batch[key]
     if f"{key}_lengths" not in batch:
         return values

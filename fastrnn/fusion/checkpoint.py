@@ -1,13 +1,13 @@
-"""A run folder's models: the main one, and every one that it was compared with.
+"""Save and load the models in a run's folder: the main one and its baselines.
 
 | file | |
 |---|---|
 | config.json, model.safetensors, tokenizer.json | the run, and its main network at its best epoch |
-| models/SLUG/config.json | a network's ModelConfig; the slug is its name, spaces as "-" |
+| models/SLUG/config.json | a network's ModelConfig; the slug is its name with "-" for spaces |
 | models/SLUG/model.safetensors | its weights at its best epoch |
-| models/SLUG/last.safetensors | its weights after its last epoch, where that was not the best |
+| models/SLUG/last.safetensors | its weights after its last epoch, if that was not the best |
 
-Nothing is pickled: loading a stranger's folder runs no code of theirs.
+Nothing is pickled, so loading an untrusted folder executes none of its code.
 """
 
 from __future__ import annotations
@@ -39,36 +39,37 @@ Weights = dict[str, Tensor]
 
 
 def weights(model: nn.Module) -> Weights:
-    """A copy of all that the model has learned, on the CPU."""
+    """Copy the model's state dict to the CPU."""
     return {name: each.detach().cpu().clone() for name, each in model.state_dict().items()}
 
 
 def save_config(folder: Path, config: RunConfig, preprocessor: Preprocessor) -> None:
-    """Write all that `load` needs but the weights."""
+    """Write everything that `load` needs, except the weights."""
     files.write_json(folder / _CONFIG, config.to_json())
     if preprocessor.tokenizer is not None:
         files.write(folder / TOKENIZER, preprocessor.tokenizer.to_str(pretty=True))
 
 
 def save(folder: Path, config: RunConfig, model: nn.Module, preprocessor: Preprocessor) -> None:
-    """Write what `load` needs; `folder` exists."""
+    """Write everything that `load` needs; `folder` must exist."""
     save_config(folder, config, preprocessor)
     _write_weights(folder / _WEIGHTS, weights(model))
 
 
 def load(folder: str | Path) -> tuple[FusionNetwork | LateNetwork, Preprocessor, RunConfig]:
-    """The model of a run, in evaluation mode on the CPU, and what turns rows into its inputs.
+    """Load the model of a run, in evaluation mode on the CPU, with preprocessor and configuration.
 
     Raises:
-        ConfigError: the folder holds no run, one that was stopped before there was a model, one of
-            another version, or files that are damaged or do not go together; names the file.
+        ConfigError: the folder contains no run, or a run that was stopped before it saved a model
+            or is of another version, or its files are damaged or inconsistent. The message names
+            the file.
     """
     folder = Path(folder)
     if not (folder / _CONFIG).is_file() or not (folder / _WEIGHTS).is_file():
         unfinished = resume.unfinished(folder)
         if unfinished:
             raise ConfigError(unfinished)
-        raise ConfigError(f"{folder}: no {_CONFIG} and {_WEIGHTS} there; give a run's folder")
+        raise ConfigError(f"{folder}: contains no {_CONFIG} and {_WEIGHTS}; give a run's folder")
     config = read_config(folder)
     tokenizer = None
     if "text" in config.model.modalities:
@@ -79,10 +80,10 @@ def load(folder: str | Path) -> tuple[FusionNetwork | LateNetwork, Preprocessor,
 
 
 def read_config(folder: Path) -> RunConfig:
-    """The configuration in a run's folder.
+    """Read the configuration in a run's folder.
 
     Raises:
-        ConfigError: it is not there, damaged, or its parts do not go together; names the file.
+        ConfigError: the file is missing, damaged or inconsistent. The message names it.
     """
     path = folder / _CONFIG
     config = schema.read(RunConfig, path)
@@ -92,41 +93,42 @@ def read_config(folder: Path) -> RunConfig:
 
 
 def _contradictions(config: RunConfig) -> Iterator[str]:
-    """Fields that do not go together."""
+    """Yield a message for each pair of fields that contradict each other."""
     data, model, labels = config.data, config.model, len(config.labels)
     for modality, name in (("image", "image_size"), ("image", "image_channels"), ("audio", "mels")):
         there, wanted = getattr(data, name), getattr(model, name)
         if modality in model.modalities and there != wanted:
-            yield f"data.{name} is {there}, and model.{name} {wanted}"
+            yield f"data.{name} is {there}, but model.{name} is {wanted}"
     if "series" in model.modalities and len(config.series) != model.variables:
-        yield f"{len(config.series)} items of series for {model.variables} variables"
+        yield f"series has {len(config.series)} items, but model.variables is {model.variables}"
     count = {"binary": 2, "regression": 0}.get(model.kind, labels)
     if labels != count or model.outputs != objective.outputs(model.kind, labels):
-        yield f"{labels} labels and {model.outputs} outputs do not go with kind {model.kind}"
+        yield f"{labels} labels and {model.outputs} outputs do not match kind {model.kind}"
 
 
 def _check_tokens(tokenizer: Tokenizer, model: ModelConfig, path: Path) -> None:
-    """Refuse a tokenizer whose numbers are not those that the model embeds."""
+    """Reject a tokenizer whose token ids are not those that the model embeds."""
     numbers = set(tokenizer.get_vocab().values())
     if numbers != set(range(model.vocabulary)) or not numbers.issuperset(tokenizer.encode("a").ids):
         raise ConfigError(
-            f"{path}: not this model's tokenizer: its {len(numbers):,} tokens are not numbered as "
-            f"the {model.vocabulary:,} of the model; restore it"
+            f"{path}: not this model's tokenizer: its {len(numbers):,} token ids are not the "
+            f"{model.vocabulary:,} of the model; restore it"
         )
 
 
 def slug(name: str) -> str:
-    """A network's name as a folder's."""
+    """Return the folder name of a network."""
     return name.replace(" ", "-")
 
 
 def save_network(
     folder: Path, name: str, config: ModelConfig, best: Weights, last: Weights | None = None
 ) -> None:
-    """Write what `load_network` needs.
+    """Write everything that `load_network` needs.
 
     Args:
-        last: the weights after the last epoch, where `best` are those of an earlier one.
+        best: the weights after the best epoch.
+        last: the weights after the last epoch, if `best` is an earlier one.
     """
     place = folder / _MODELS / slug(name)
     place.mkdir(parents=True, exist_ok=True)
@@ -139,7 +141,7 @@ def save_network(
 
 
 def names(folder: str | Path) -> list[str]:
-    """The networks that `load_network` finds in a run's folder, in the order of their training."""
+    """List the networks that `load_network` finds in a run's folder, in the order of training."""
     folder = Path(folder)
     there = {each.parent.name for each in (folder / _MODELS).glob(f"*/{_WEIGHTS}")}
     order: dict[str, None] = {}
@@ -152,14 +154,17 @@ def names(folder: str | Path) -> list[str]:
 def load_network(
     folder: str | Path, name: str, *, last: bool = False
 ) -> FusionNetwork | LateNetwork:
-    """A network of a run, in evaluation mode on the CPU: "fusion", "image only", "late", ...
+    """Load a network of a run by name ("fusion", "image only", "late", ...).
 
     Args:
-        last: as it was after its last epoch, instead of at its best.
+        last: load the weights after the last epoch instead of those after the best one.
+
+    Returns:
+        The network in evaluation mode on the CPU.
 
     Raises:
-        ConfigError: there is none of that name, and the text lists those there are; or a file is
-            damaged, or of another version.
+        ConfigError: there is no network of that name (the message lists those that exist), or a
+            file is damaged or of another version.
     """
     place = Path(folder) / _MODELS / slug(name)
     file = place / _WEIGHTS
@@ -173,13 +178,13 @@ def load_network(
 
 
 def _load_weights(config: ModelConfig, file: Path) -> FusionNetwork | LateNetwork:
-    """The network with a file's weights, in evaluation mode.
+    """Build a network with the weights of a file, in evaluation mode.
 
-    Shapes are compared first: a configuration may describe a network of any size, and building it
-    takes the memory.
+    Shapes are compared first, since an untrusted configuration may describe a network of any size
+    and building it allocates the memory.
     """
     try:
-        # What a user's own encoder does without memory for its weights is not known.
+        # A custom encoder may not support construction on the meta device.
         if BUILT_IN.issuperset(name for _, name in config.encoders):
             _compare_shapes(blueprint(config), file)
         network = build(config)
@@ -193,13 +198,13 @@ def _load_weights(config: ModelConfig, file: Path) -> FusionNetwork | LateNetwor
 
 
 def _compare_shapes(network: nn.Module, file: Path) -> None:
-    """Refuse a file whose tensors have other names or shapes than the network's."""
+    """Reject a file whose tensor names or shapes differ from the network's."""
     wanted = {name: list(each.shape) for name, each in network.state_dict().items()}
     with safe_open(str(file), framework="pt") as reader:
         there = {name: reader.get_slice(name).get_shape() for name in reader.keys()}  # noqa: SIM118
     different = [
-        f"{name} has the shape {there.get(name, 'of nothing')}, where {_CONFIG} describes "
-        f"{wanted.get(name, 'nothing')}"
+        f"{name} has the shape {there.get(name, 'none')}, but {_CONFIG} describes "
+        f"{wanted.get(name, 'no such tensor')}"
         for name in sorted(wanted.keys() | there.keys())
         if wanted.get(name) != there.get(name)
     ]

@@ -1,7 +1,7 @@
-"""Manifest rows to Examples (examples.py, with the table of what a batch holds).
+"""Convert manifest rows to Examples; examples.py describes the keys of a batch.
 
-A Preprocessor is what a model needs beside its weights: the names of its labels, its tokens, its
-means and deviations.
+A Preprocessor holds what a model needs in addition to its weights: the names of its labels, its
+tokenizer, its means and standard deviations.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ __all__ = ["IGNORE", "Batch", "Examples", "Preprocessor"]
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Turns rows into Examples in one fixed way: what a model needs beside its weights."""
+    """Turns rows into Examples as a model was trained on them."""
 
     config: DataConfig
-    labels: tuple[str, ...]  # names; a label's number is its place. None for a regression
+    labels: tuple[str, ...]  # names in the order of their indices; empty for a regression
     tokenizer: Tokenizer | None = None
     kind: str = "multiclass"  # one of config.KINDS
-    target: Scale | None = None  # of a regression's labels in training
-    series: tuple[Scale, ...] = ()  # of each variable of the numeric series in training
-    modalities: tuple[str, ...] = ()  # what is read; (): what the manifest has
-    stream: bool | None = None  # rows are sequences of steps; None: where the manifest's are
+    target: Scale | None = None  # scale of a regression's training labels
+    series: tuple[Scale, ...] = ()  # scale of each variable of the training series
+    modalities: tuple[str, ...] = ()  # modalities to read; (): those of the manifest
+    stream: bool | None = None  # rows are sequences of steps; None: as in the manifest
 
     @classmethod
     def fit(
@@ -57,26 +57,30 @@ class Preprocessor:
         on_bad_row: str = "error",
         workers: int = 0,
     ) -> Preprocessor:
-        """Learn what the training rows teach: labels, tokens, means and deviations.
+        """Learn labels, tokenizer, means and standard deviations from the training rows.
 
         Args:
             rows: numbers of the training rows.
-            tokenizer: one that another model learned, instead of one of these rows' texts.
-            on_bad_row: "skip": learn nothing of rows that cannot be used; `load` lists them.
-            workers: processes that read the files of numeric series.
+            config: how files become tensors.
+            tokenizer: a tokenizer to use instead of training one on the texts of these rows.
+            on_bad_row: "skip" to ignore rows that cannot be used; `load` lists them.
+            workers: number of processes that read the files of numeric series.
 
         Raises:
-            ManifestError: rows have no label, or none has one of the modalities.
-            MediaError: a text or a series cannot be used; names the row and the remedy.
+            ManifestError: the rows have no labels, or no row has one of the modalities.
+            MediaError: a text or a series cannot be used. The message names the row and the
+                remedy.
         """
         rows = list(rows)
         table = [manifest.rows[row] for row in rows]
         if not manifest.labelled:
-            raise ManifestError(f"{manifest.path}: training needs labels; it was read without")
+            raise ManifestError(
+                f"{manifest.path}: training needs labels; the manifest was read without"
+            )
         for name in manifest.modalities:
             if not any(row.has(name) for row in table):
                 raise ManifestError(
-                    f"{manifest.path}: no training row has anything in the column "
+                    f"{manifest.path}: all training rows are empty in the column "
                     f"{manifest.columns[name]!r} ({name}); fill it, or remove the column"
                 )
         bad = BadRows(on_bad_row)
@@ -88,7 +92,7 @@ class Preprocessor:
         if "series" in manifest.modalities:
             scale = series.statistics(_series(manifest, table, config, bad, workers))
             if not scale:
-                raise ManifestError(f"{manifest.path}: no series of a training row can be used")
+                raise ManifestError(f"{manifest.path}: no training row has a usable series")
         return cls(
             config=config,
             labels=label_names(manifest, rows),
@@ -102,7 +106,7 @@ class Preprocessor:
 
     @classmethod
     def restore(cls, config: RunConfig, tokenizer: Tokenizer | None) -> Preprocessor:
-        """The preprocessor of a run: its configuration holds all but the tokenizer."""
+        """Create the preprocessor of a run from its configuration and tokenizer."""
         return cls(
             config=config.data,
             labels=config.labels,
@@ -116,18 +120,18 @@ class Preprocessor:
 
     @property
     def vocabulary(self) -> int:
-        """Tokens known; 0 without text."""
+        """Number of tokens; 0 without text."""
         return 0 if self.tokenizer is None else self.tokenizer.get_vocab_size()
 
     @property
     def variables(self) -> int:
-        """Variables of a numeric series; 0 without."""
+        """Number of variables of a numeric series; 0 without a series."""
         return len(self.series)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
         exact = {name: number for number, name in enumerate(self.labels)}
-        # A model may have been trained before labels were read in their canonical form.
+        # An older model may have labels that are not in their canonical form.
         return {canonical(name): number for name, number in exact.items()} | exact
 
     def load(
@@ -138,29 +142,30 @@ class Preprocessor:
         on_bad_row: str = "error",
         workers: int = 0,
     ) -> Examples:
-        """Decode some rows.
+        """Decode rows of a manifest.
 
         Args:
             rows: numbers of rows of the manifest.
-            on_bad_row: "skip": leave out rows that cannot be used. `Examples.rows` has the numbers
-                of those that are there, `Examples.skipped` the place and the error of the others.
-            workers: processes that decode files; the result is the same for any number.
+            on_bad_row: "skip" to leave out rows that cannot be used. `Examples.rows` has the
+                numbers of the remaining rows, `Examples.skipped` the place and the error of the
+                others.
+            workers: number of processes that decode files; the result does not depend on it.
 
         Raises:
-            DataError: a file, a text or a label cannot be used, or no row that has a label can;
-                names the manifest, the row, the file, the remedy.
+            DataError: a file, a text or a label cannot be used, or no labelled row can be. The
+                message names the manifest, the row, the file and the remedy.
         """
         wanted = self.modalities or manifest.modalities
         for name in wanted:
             if name not in manifest.columns:
                 raise ManifestError(
-                    f"{manifest.path}: the model reads {name}, and no column is that; name one "
-                    f"with --{name}, or add an empty one if every row lacks it"
+                    f"{manifest.path}: the model reads {name}, but there is no such column; name "
+                    f"one with --{name}, or add an empty one if every row lacks it"
                 )
         stream = manifest.stream if self.stream is None else self.stream
         if manifest.stream and not stream:
             raise ManifestError(
-                f"{manifest.path}: rows are sequences of images, but the model reads one image a "
+                f"{manifest.path}: rows are sequences of images, but the model reads one image per "
                 "row; write one instead of a list"
             )
         rows = list(rows)
@@ -170,8 +175,8 @@ class Preprocessor:
         for file, result in decode(named, wanted, self.config, workers):
             files.add(file, result)
             if isinstance(result, MediaError) and not bad.skip:
-                break  # its row, below, says so
-        # As Row.files has them: so the first that is damaged is the first to be missed.
+                break  # raised below, with its row
+        # In the order of Row.files, so that the first damaged file is the one reported.
         order = [name for name in ("image", "audio", "series", "text") if name in wanted]
         kept: list[int] = []
         table: list[Row] = []
@@ -182,7 +187,9 @@ class Preprocessor:
             row = replace(manifest.rows[index], stream=stream)
             with bad.row(row.where), _named(manifest, row):
                 if not any(row.has(name) for name in wanted):
-                    raise ManifestError(f"nothing of {', '.join(wanted)}; fill one, or remove it")
+                    raise ManifestError(
+                        f"no value for {', '.join(wanted)}; fill one, or remove the row"
+                    )
                 values = {name: self._value(row, name, files) for name in order}
                 if "text" in wanted and row.text is not None:
                     text.check(row.text, self.config)
@@ -195,7 +202,9 @@ class Preprocessor:
                 if label is not None:
                     labels.append(label)
         if manifest.labelled and rows and not kept:
-            raise DataError(f"{manifest.path}: no row can be used; the first: {bad.listed[0][1]}")
+            raise DataError(
+                f"{manifest.path}: no row can be used; the first error: {bad.listed[0][1]}"
+            )
         cut = 0
         if "text" in wanted:
             columns["text"], cut = self._tokens(texts)
@@ -218,12 +227,12 @@ class Preprocessor:
         )
 
     def _value(self, row: Row, name: str, files: _Files) -> Tensor | None:
-        """The row's tensor of a modality; None where it has none, and for text."""
+        """Return the row's tensor of a modality; None if it is missing, and for text."""
         if not row.has(name) or name == "text":
             return None
         if name == "image":
             found = torch.tensor([files.number(path) for path in row.images])
-            # One image under a list of labels is seen at every step.
+            # A single image with a list of labels is repeated at every step.
             return found.expand(row.steps) if row.stream else found[0]
         if name == "audio" and row.audio is not None:
             return files.clip(row.audio)
@@ -237,7 +246,7 @@ class Preprocessor:
     def _filled(
         self, columns: dict[str, list[Tensor | None]], name: str, table: list[Row]
     ) -> list[Tensor] | None:
-        """A modality's column, with placeholders where it is missing; None if it is not read."""
+        """Return a modality's column with placeholders if missing; None if it is not read."""
         if name not in columns:
             return None
         shapes = {"audio": (1, self.config.mels), "series": (1, len(self.series))}
@@ -253,9 +262,9 @@ class Preprocessor:
         return result
 
     def _tokens(self, texts: list[str | None]) -> tuple[list[Tensor | None], int]:
-        """Token numbers of each text, and how many were cut."""
+        """Tokenize the texts; return the token ids of each, and how many were truncated."""
         if self.tokenizer is None:
-            raise ManifestError("the manifest has texts, but the model knows no tokens")
+            raise ManifestError("the manifest has texts, but the model has no tokenizer")
         encoded = iter(self.tokenizer.encode_batch([each for each in texts if each is not None]))
         ids = [None if each is None else torch.tensor(next(encoded).ids) for each in texts]
         longest = self.config.max_tokens
@@ -269,8 +278,8 @@ class Preprocessor:
             number = (float(str(label)) - mean) / deviation
             if abs(number) > FARTHEST:
                 raise ManifestError(
-                    f"{label} is over {FARTHEST:g} deviations from the mean of the labels in "
-                    "training; mend it, or remove the row"
+                    f"{label} is more than {FARTHEST:g} standard deviations from the mean of the "
+                    "training labels; correct it, or remove the row"
                 )
             return torch.tensor(number, dtype=torch.float32)
         numbers = self._numbers
@@ -278,7 +287,7 @@ class Preprocessor:
             if name not in numbers:
                 raise ManifestError(
                     f"the label {name!r} was not in training ({', '.join(self.labels[:10])}); "
-                    "mend it, or remove the row"
+                    "correct it, or remove the row"
                 )
         if isinstance(label, str):
             return torch.tensor(numbers[label])
@@ -291,7 +300,7 @@ class Preprocessor:
 
 @dataclass
 class _Files:
-    """What was decoded: images side by side in one tensor, the rest one by one."""
+    """Decoded files: images stacked in one tensor, the others separate."""
 
     config: DataConfig
     arrays: dict[File, np.ndarray | MediaError] = field(default_factory=dict)
@@ -309,7 +318,7 @@ class _Files:
 
     @property
     def frames(self) -> Tensor:
-        """uint8 [N, C, S, S], at least one: missing images need something to point at."""
+        """Images, uint8 [N, C, S, S]; at least one, which rows without an image refer to."""
         size, channels = self.config.image_size, self.config.image_channels
         empty = [torch.zeros(channels, size, size, dtype=torch.uint8)]
         return torch.stack(self.pixels or empty)
@@ -322,7 +331,7 @@ class _Files:
 
     def number(self, path: Path) -> int:
         if path not in self.numbers:
-            self.array("image", path)  # raises what was wrong with it
+            self.array("image", path)  # raises the error of the file
         return self.numbers[path]
 
     def clip(self, path: Path) -> Tensor:
@@ -333,7 +342,7 @@ class _Files:
 
 @contextmanager
 def _named(manifest: Manifest, row: Row) -> Iterator[None]:
-    """What fails is named with the manifest and the row."""
+    """Prefix an error with the manifest and the row."""
     try:
         yield
     except FusionError as error:
@@ -354,7 +363,10 @@ def _texts(manifest: Manifest, table: list[Row], config: DataConfig, bad: BadRow
 def _series(
     manifest: Manifest, table: list[Row], config: DataConfig, bad: BadRows, workers: int
 ) -> list[np.ndarray]:
-    """The usable series, each file once a row that names it; all of as many variables."""
+    """Return the usable series of the rows, which must all have as many variables.
+
+    A file that several rows name appears once for each.
+    """
     files = dict(decode(table, ["series"], config, workers))
     result: list[np.ndarray] = []
     for row in table:
@@ -370,8 +382,8 @@ def _series(
                 series.check_size(values, config)
             if result and values.shape[1] != result[0].shape[1]:
                 raise MediaError(
-                    f"a series of {plural(values.shape[1], 'variable')}, where others have "
-                    f"{result[0].shape[1]}; give all rows the same"
+                    f"a series of {plural(values.shape[1], 'variable')}, but others have "
+                    f"{result[0].shape[1]}; give all rows the same number"
                 )
             result.append(values)
     return result
@@ -380,9 +392,9 @@ def _series(
 def _target(path: Path, table: list[Row]) -> Scale:
     values = np.array([float(str(row.label)) for row in table])
     ((mean, deviation),) = scales([values[:, None]])
-    if np.ptp(values) > 0 and (mean, deviation) == (values[0], 1):  # taken for a constant
+    if np.ptp(values) > 0 and (mean, deviation) == (values[0], 1):  # treated as a constant
         raise ManifestError(
-            f"{path}: the training rows' labels differ from their mean, {mean:g}, by no more than "
-            "rounding does; subtract it from them"
+            f"{path}: the training labels differ from their mean, {mean:g}, by no more than "
+            "rounding error; subtract the mean from them"
         )
     return mean, deviation

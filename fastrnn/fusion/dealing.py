@@ -1,6 +1,6 @@
-"""Which rows a step is made of, who takes which, and its random numbers.
+"""The order of rows in an epoch, their distribution to processes, and random seeds.
 
-All of it follows from the seed and the position, so that a run can go on from anywhere.
+Everything is derived from the seed and the position, so a run can resume at any step.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ import torch
 
 
 def shuffled(rows: int, seed: int, epoch: int) -> list[int]:
-    """The order of the rows in an epoch."""
+    """Return the order of the rows in an epoch."""
     generator = torch.Generator().manual_seed(_number(seed, epoch))
     return torch.randperm(rows, generator=generator).tolist()
 
 
 def deal(rows: Sequence[int], parts: int) -> list[Sequence[int]]:
-    """Consecutive parts of sizes that differ by one at most, the longer ones first."""
+    """Split rows into consecutive parts whose sizes differ by at most one, longer parts first."""
     size, longer = divmod(len(rows), parts)
     bounds = [number * size + min(number, longer) for number in range(parts + 1)]
     return [rows[first:end] for first, end in pairwise(bounds)]
 
 
 def seed_torch(*numbers: int) -> None:
-    """Seed torch's generators of the CPU and the GPU, with a mix of these numbers."""
+    """Seed torch's CPU and CUDA generators with a hash of these numbers."""
     seed = _number(*numbers)
-    # torch.manual_seed would also note down, each time, what to do should a GPU be used later.
+    # torch.manual_seed would also queue a lazy CUDA call each time, if CUDA is not initialised.
     torch.random.default_generator.manual_seed(seed)
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(seed)
 
 
 def _number(*numbers: int) -> int:
-    """63 bits that differ, and look random, for different numbers."""
+    """Hash the numbers to 63 bits."""
     text = " ".join(str(each) for each in numbers).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1

@@ -1,7 +1,7 @@
-"""Files to arrays, each once, in the order of the rows that name them; in processes if wanted.
+"""Decode files to arrays, each once, in the order of their rows, optionally in worker processes.
 
-A file is decoded on one thread wherever that happens, so the numbers are the same with any number
-of worker processes, and on a machine with any number of cores.
+Every file is decoded on a single thread, so the values depend neither on the number of worker
+processes nor on the number of cores.
 """
 
 from __future__ import annotations
@@ -22,22 +22,28 @@ from .series import read_series
 
 File = tuple[str, Path]  # modality, file
 
-_AHEAD = 4  # files that each worker decodes ahead of what is asked for
+_AHEAD = 4  # files that each worker prefetches
 
 
 def decode(
     rows: Iterable[Row], modalities: Iterable[str], config: DataConfig, workers: int = 0
 ) -> Iterator[tuple[File, np.ndarray | MediaError]]:
-    """Every distinct file of the rows, and what it holds or what is wrong with it.
+    """Yield every distinct file of the rows with its array, or the error that it raised.
 
-    Images are uint8 [C, S, S], clips float32 [F, mels] log-mel frames, series float64 [L, K].
+    Images are uint8 [C, S, S], clips are float32 [F, mels] log-mel frames, series are float64
+    [L, K].
 
     Args:
-        modalities: whose files to decode.
-        workers: processes that decode; 0: this one.
+        rows: the rows that name the files.
+        modalities: modalities whose files to decode.
+        config: how files become arrays.
+        workers: number of worker processes; 0 decodes in this process.
+
+    Raises:
+        ConfigError: workers is negative.
     """
     if workers < 0:
-        raise ConfigError(f"workers is at least 0; got {workers}")
+        raise ConfigError(f"workers must be at least 0; got {workers}")
     wanted = set(modalities)
     files = list(dict.fromkeys(file for row in rows for file in row.files if file[0] in wanted))
     results: Iterable[np.ndarray | str]
@@ -50,14 +56,14 @@ def decode(
             num_workers=min(workers, len(files)),
             prefetch_factor=_AHEAD,
             collate_fn=_as_it_is,  # type: ignore[arg-type]
-            generator=torch.Generator(),  # else it draws from torch's own, which seeds the model
+            generator=torch.Generator(),  # the default generator also seeds the model
         )
     for file, result in zip(files, results, strict=True):
         yield file, MediaError(result) if isinstance(result, str) else result
 
 
 def decode_file(file: File, config: DataConfig) -> np.ndarray | str:
-    """One file's array, or what is wrong with it; as text, which any process can send."""
+    """Return a file's array, or its error as text, which can be sent between processes."""
     modality, path = file
     try:
         if modality == "image":
@@ -70,7 +76,7 @@ def decode_file(file: File, config: DataConfig) -> np.ndarray | str:
 
 
 class _Files:
-    """A data set of files, for torch's loader."""
+    """A dataset of files for DataLoader."""
 
     def __init__(self, files: list[File], config: DataConfig) -> None:
         self.files = files
@@ -84,7 +90,10 @@ class _Files:
 
 
 def _as_it_is(value: np.ndarray | str) -> np.ndarray | str:
-    """Arrays travel by pipe: a tensor in shared memory would hold a file descriptor for good."""
+    """Return the value unchanged.
+
+    Arrays are sent through a pipe: a tensor in shared memory would keep a file descriptor open.
+    """
     return value
 
 

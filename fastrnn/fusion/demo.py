@@ -1,4 +1,4 @@
-"""The demonstrations: write a probe's files, train on them as on anyone's, show what came out."""
+"""The demos: generate a synthetic task, train on its files as on any others, show the results."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _CLAIM_OPTIONS = {"width": 64, "hidden": 64, "conv": (16, 32), "grid": 2}
 
 
 def _fewer_claims(folder: Path, seed: int, rows: dict[str, int] | None) -> Path:
-    """Half of the claims, as the article's networks are slow and many networks are trained."""
+    """Write half of the claims, since this demo trains many networks and the article's are slow."""
     return claim_check.write(folder, seed, rows or {"train": 8000, "val": 400, "test": 2000})
 
 
 DEMOS = {
     cued_recall.NAME: Demo(
         about=(
-            "At each step a handwritten digit is shown and a noisy tone sounds; a high tone says "
-            "'remember this one'. The answer at every step: the digit last remembered."
+            "Each step shows a handwritten digit and plays a noisy tone; a high tone means "
+            "'remember this one'. The label of every step is the digit last remembered."
         ),
         write=cued_recall.write,
         data=DataConfig(
@@ -41,12 +41,12 @@ DEMOS = {
         training=TrainConfig(epochs=8, batch=64, rate=6e-3),
         options={"width": 64, "hidden": 96, "conv": (16, 32), "grid": 2, "strides": (2,)},
         levels={
-            "best possible from pictures alone": cued_recall.PICTURE_BOUND,
+            "best possible from images alone": cued_recall.PICTURE_BOUND,
             "chance": cued_recall.CHANCE,
         },
     ),
     claim_check.NAME: Demo(
-        about="A handwritten digit and a sentence about it; the answer: whether it is true.",
+        about="A handwritten digit and a sentence about it; the label says if it is true.",
         write=claim_check.write,
         data=_CLAIM_DATA,
         training=TrainConfig(epochs=8, batch=64, rate=4e-3),
@@ -54,7 +54,7 @@ DEMOS = {
         levels={"best possible from either alone": claim_check.CHANCE},
     ),
     noisy_digit.NAME: Demo(
-        about="A digit that is seen and heard at once, both through noise; the answer: which.",
+        about="A noisy image and a noisy recording of the same digit; the label is the digit.",
         write=noisy_digit.write,
         data=_SPEECH_DATA,
         training=TrainConfig(epochs=10, batch=64, rate=4e-3),
@@ -63,8 +63,8 @@ DEMOS = {
     ),
     spoken_claim.NAME: Demo(
         about=(
-            "A spoken digit and a sentence about it; the answer: whether it is true. Of sentences, "
-            "a model learns from handwritten digits; of speech there are few rows."
+            "A spoken digit and a sentence about it; the label says if it is true. There are few "
+            "rows of speech; the sentences are learned from many rows of handwritten digits."
         ),
         write=spoken_claim.write,
         data=_SPEECH_DATA,
@@ -73,7 +73,7 @@ DEMOS = {
         levels={"chance": spoken_claim.CHANCE},
     ),
     "article": Demo(
-        about="Claim check by the article's network, and by the other ways to fuse.",
+        about="Claim check with the article's network, and with the other fusion modes.",
         write=_fewer_claims,
         data=_CLAIM_DATA,
         training=TrainConfig(epochs=8, batch=64, rate=4e-3),
@@ -98,27 +98,35 @@ def run_demo(
     console: Console | None = None,
     profile: bool = False,
 ) -> Run:
-    """Write the probe under folder/data, train the fusion and its baselines, time, and draw.
+    """Run a demo: write its files, train the fusion and its baselines, print and plot the results.
 
     Args:
-        rows: rows of train, val and test, where the probe's own number is not wanted.
-        profile: also show where a training step's time goes.
+        name: a key of DEMOS.
+        folder: where to save the run; the files are written to folder/data.
+        seed: seed of the data, the split, the weights and the order of rows.
+        rows: number of train, val and test rows; the demo's own by default.
+        epochs: passes over the training rows; the demo's own by default.
+        console: where to print.
+        profile: also profile a training step.
+
+    Returns:
+        The run whose model is saved in `folder`.
     """
     console = console or Console()
     console.rule(f"fastrnn demo {name}", align="left")
     console.print(DEMOS[name].about)
-    console.print("[bold]A constructed probe: its figures say nothing about real data.[/bold]")
+    console.print("[bold]A synthetic task: its results do not carry over to real data.[/bold]")
     call = Call(name, DEMOS[name], folder, seed, rows, epochs, console)
     run = _SHOWS.get(name, compare)(call)
     show_timing(run, console)
     if profile:
         console.print(profiling.table(profiling.profile(run)))
-    console.out(f"Saved in {folder}: the model, metrics.jsonl, the probe's files in data")
+    console.out(f"Saved in {folder}: the model, metrics.jsonl, the demo's files in data")
     return run
 
 
 def show_timing(run: Run, console: Console) -> None:
-    """Time the saved model's training step with both kinds of layer, and print it."""
+    """Time a training step of the saved model with FusedRNN and with nn.RNN; print both."""
     training = run.config.train
     batch = run.examples["train"].collate(range(min(training.batch, len(run.examples["train"]))))
     comparisons = timing.compare(run.trained[0].model, batch, run.config.model.kind, training)

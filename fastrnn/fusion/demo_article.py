@@ -1,9 +1,9 @@
-"""The article's network beside the other ways to fuse, on claim check.
+"""The article's network compared with the other fusion modes, on claim check.
 
-The first rows are the network as the article writes it (presets.py), of its cell in the equations
-and of that in its code, on pictures of PIXELS × PIXELS instead of 224 × 224: the digits have no
-more in them, and 224 would take hours on a CPU. The others share the demo's smaller encoders and
-differ in the fusion alone.
+Two rows of the table are the network as the article describes it (presets.py), with the cell of
+its equations and with the cell of its code. Images are PIXELS × PIXELS instead of 224 × 224: the
+digits contain no more detail, and 224 would take hours on a CPU. The other rows share the demo's
+smaller encoders and differ only in the fusion.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FUSIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 def article(call: Call) -> Run:
-    """Train each on the same rows; the run that is saved is that of fusion tokens."""
+    """Train each network on the same rows; the saved run is that of fusion "tokens"."""
     manifest = read_manifest(call.write())
     saved = experiment.fit(
         manifest,
@@ -66,8 +66,11 @@ def article(call: Call) -> Run:
 
 
 def as_written(call: Call, manifest: Manifest, log: Log) -> dict[str, Trained]:
-    """The preset's network, of both its cells, at PIXELS × PIXELS and with the preset's training:
-    a constant rate, and its number of epochs unless another was asked for."""
+    """Train the preset's network with each of its two cells, at PIXELS × PIXELS.
+
+    Training is the preset's: a constant learning rate, and its number of epochs unless the call
+    sets another.
+    """
     preset = PRESETS["article"]
     data = replace(call.demo.data, **{**preset.data, "image_size": PIXELS})
     training = TrainConfig(**{**preset.train, "seed": call.seed})

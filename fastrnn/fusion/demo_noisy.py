@@ -1,4 +1,4 @@
-"""Noisy digits: beside the usual table, the product of the posteriors, and rows that lack one."""
+"""Noisy digits: also evaluate the product of the posteriors, and rows with a missing modality."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ DROPOUT = 0.2
 
 
 def noisy(call: Call) -> Run:
-    """The comparison, and what is particular to this probe."""
+    """Run the standard comparison and the evaluations specific to this demo."""
     run = compare(call)
     product = posterior_product(run)
     call.console.print(
-        f"product of the posteriors of image only and audio only: {product:.3f}, which is the best "
-        "use there is of these two models"
+        f"product of the posteriors of image only and audio only: {product:.3f}, the best possible "
+        "combination of these two models"
     )
     call.console.print(missing(run, call))
     return run
 
 
 def posterior_product(run: Run) -> float:
-    """The test accuracy of p(digit | image) · p(digit | audio), of the two single models.
+    """Return the test accuracy of p(digit | image) · p(digit | audio), from the unimodal models.
 
-    Digits are equally frequent, and image and audio independent given the digit: so this is the
-    posterior given both.
+    Digits are equally frequent, and image and audio are independent given the digit, so the
+    product is the posterior given both.
     """
     test = run.examples["test"]
     both = sum(
@@ -40,13 +40,15 @@ def posterior_product(run: Run) -> float:
         if each.name in ("image only", "audio only")
     )
     if not isinstance(both, torch.Tensor):
-        raise ValueError("the run has no models of one modality")
+        raise ValueError("the run has no unimodal models")
     return accuracy("multiclass", both, test)
 
 
 def missing(run: Run, call: Call) -> Table:
-    """Train the fusion once more, with whole modalities left out of training rows at random, and
-    judge both without one modality; a model of one modality is what could be hoped for."""
+    """Train the fusion again with modality dropout, and test both models with a modality missing.
+
+    The unimodal models are the reference.
+    """
     name = f"fusion, dropout {DROPOUT}"
     config = replace(run.config.model, modality_dropout=DROPOUT)
     with Log(run.folder / METRICS, call.console) as log:
@@ -56,15 +58,15 @@ def missing(run: Run, call: Call) -> Table:
         each: [without(run, models[each], other) for other in (None, "audio", "image")]
         for each in ("fusion", name)
     }
-    rows["one modality's own"] = [
+    rows["unimodal model"] = [
         "",
         *(without(run, models[f"{each} only"], None) for each in ("image", "audio")),
     ]
-    columns = ["both given", "image alone", "audio alone"]
+    columns = ["both", "image alone", "audio alone"]
     return grid("Accuracy on test rows that lack a modality", "model", columns, rows)
 
 
 def without(run: Run, model: torch.nn.Module, other: str | None) -> str:
-    """The test accuracy without a modality, as a cell."""
+    """Format the test accuracy without a modality as a cell of the table."""
     test = run.examples["test"]
     return f"{accuracy('multiclass', logits(model, test, other), test):.3f}"

@@ -1,4 +1,4 @@
-"""What the demonstrations have in common: a probe, its files, a run, and what is shown of it."""
+"""Shared parts of the demos: the task and its files, the run, and the tables of results."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Rows = dict[str, int]
 
 @dataclass(frozen=True)
 class Demo:
-    """A probe, and a model and training that suit it."""
+    """A synthetic task, with a model and training that suit it."""
 
     about: str
     write: Callable[[Path, int, Rows | None], Path]
     data: DataConfig
     training: TrainConfig
     options: Mapping[str, Any]
-    levels: Mapping[str, float] = field(default_factory=dict)  # accuracies known beforehand
+    levels: Mapping[str, float] = field(default_factory=dict)  # accuracies known in advance
 
 
 @dataclass(frozen=True)
 class Call:
-    """How a demonstration was asked for."""
+    """The arguments of a demo."""
 
     name: str
     demo: Demo
@@ -48,12 +48,12 @@ class Call:
 
     @property
     def training(self) -> TrainConfig:
-        """The demo's, with what was asked for."""
+        """The demo's training configuration, with the seed and the epochs of the call."""
         epochs = self.epochs or self.demo.training.epochs
         return replace(self.demo.training, seed=self.seed, epochs=epochs)
 
     def write(self) -> Path:
-        """Write the probe under folder/data; returns its manifest."""
+        """Write the demo's files to folder/data; return the path of the manifest."""
         start = time.perf_counter()
         make_room(self.folder)
         manifest = self.demo.write(self.folder / "data", self.seed, self.rows)
@@ -62,13 +62,13 @@ class Call:
 
 
 def make_room(folder: Path) -> None:
-    """folder/data, empty; refused where a run is there already."""
+    """Create an empty folder/data; raise ConfigError if the folder already contains a run."""
     experiment.keep_what_is_there(folder, ("data", experiment.METRICS, *checkpoint.FILES))
     (folder / "data").mkdir(parents=True)
 
 
 def compare(call: Call) -> Run:
-    """Train the fusion and its baselines on a probe, and show how they did."""
+    """Train the fusion and its baselines on a demo, and show the results."""
     manifest = call.write()
     run = experiment.fit(
         read_manifest(manifest),
@@ -82,14 +82,14 @@ def compare(call: Call) -> Run:
     for level, value in call.demo.levels.items():
         call.console.print(f"{level}: {value:.3f}")
     picture = call.folder / "curves.png"
-    plot.curves(run.trained, picture, f"{call.name}: a constructed probe", call.demo.levels)
-    call.console.out(f"Train from the same files yourself: fastrnn fit {manifest}")
+    plot.curves(run.trained, picture, f"{call.name}: a synthetic task", call.demo.levels)
+    call.console.out(f"To train on the same files: fastrnn fit {manifest}")
     return run
 
 
 @torch.no_grad()
 def logits(network: nn.Module, examples: Examples, missing: str | None = None) -> torch.Tensor:
-    """What a network answers to all rows, [N, C]; without one modality, if that is `missing`."""
+    """Compute the logits of all rows, [N, C], optionally without the modality `missing`."""
     device = next(network.parameters()).device
     network.eval()
     parts = []
@@ -101,13 +101,13 @@ def logits(network: nn.Module, examples: Examples, missing: str | None = None) -
 
 
 def accuracy(kind: str, answers: torch.Tensor, examples: Examples) -> float:
-    """The share of right answers of logits [N, C]."""
+    """Return the accuracy of logits [N, C]."""
     label = torch.stack(list(examples.labels))
     return float((objective.predict(kind, answers) == label).float().mean())
 
 
 def grid(title: str, first: str, columns: list[str], rows: Mapping[str, list[str]]) -> Table:
-    """A table of figures."""
+    """Create a table of results."""
     table = Table(title=title, title_justify="left")
     table.add_column(first)
     for column in columns:

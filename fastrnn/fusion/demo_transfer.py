@@ -1,8 +1,9 @@
-"""Transfer: what a model of pictures and sentences knows, for one of speech and sentences.
+"""Transfer from a model of images and sentences to a model of speech and sentences.
 
-Claim check is learned from pictures, where rows are plenty. Then its sentence encoder, fusion and
-readout are kept as they are, a new encoder hears spoken digits in the picture's place, and it alone
-is trained, on few rows. The same network from scratch, on the same rows, is the comparison.
+Claim check is first learned from images, where there are many rows. Then its sentence encoder,
+fusion and readout are frozen, and an audio encoder for spoken digits replaces the image encoder.
+Only the audio encoder is trained, on few rows. The baseline is the same network trained from
+scratch on the same rows.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from .tasks import claim_check, spoken_claim
 from .transplant import transplant
 
 FROZEN = ("text", "fusion", "head")
-WRITTEN = 16  # times as many rows of pictures as of speech
-MORE = 4  # times as many rows, to see what they would be worth
+WRITTEN = 16  # times as many rows of images as of speech
+MORE = 4  # times as many rows of speech, to measure their benefit
 
 
 def transfer(call: Call) -> Run:
-    """Learn from pictures; then from speech, carrying over or not; show a table.
+    """Train on images, then on speech with and without transfer; show a table.
 
-    The run that is left in the folder is the one that carried over, on the fewest rows.
+    The returned run, saved in the folder itself, is the transfer on the fewest rows.
     """
     make_room(call.folder)
     rows = call.rows or spoken_claim.ROWS
@@ -44,19 +45,19 @@ def transfer(call: Call) -> Run:
         kept = run_on(call, manifest, call.folder if first is None else call.folder / stem, carried)
         scratch = run_on(call, manifest, call.folder / f"{stem}-from-scratch", None)
         first = first or kept
-        said = sentences or len(claim_check.sentences())
+        number = sentences or len(claim_check.sentences())
         both = [each.trained[0].judged.score for each in (kept, scratch)]
-        cells[f"{count:,} rows, {said} of the sentences"] = [f"{each:.3f}" for each in both]
+        cells[f"{count:,} rows, {number} sentences"] = [f"{each:.3f}" for each in both]
     if first is None:
-        raise ValueError("there is no table to learn from")
-    columns = ["carried over", "from scratch"]
-    title = f"Accuracy on {len(first.examples['test'])} test rows, which have all the sentences"
+        raise ValueError("there is no table to train on")
+    columns = ["transferred", "from scratch"]
+    title = f"Accuracy on {len(first.examples['test'])} test rows, which use all sentences"
     call.console.print(grid(title, "trained on", columns, cells))
     return first
 
 
 def learn_from_pictures(call: Call, few: int) -> Path:
-    """Train claim check in folder/written; returns that run, made ready for audio."""
+    """Train claim check in folder/written; return the folder of that run, converted to audio."""
     folder = call.folder / "written"
     rows = (call.rows or spoken_claim.ROWS) | {"train": WRITTEN * few}
     (folder / "data").mkdir(parents=True)
@@ -64,14 +65,14 @@ def learn_from_pictures(call: Call, few: int) -> Path:
     data, options = call.demo.data, call.demo.options
     training = replace(call.demo.training, seed=call.seed)
     run = experiment.fit(manifest, folder, data, training, options, False, call.console)
-    call.console.print(f"learned from pictures: {run.trained[0].judged.score:.3f}")
+    call.console.print(f"Accuracy on images: {run.trained[0].judged.score:.3f}")
     return transplant(
         folder, call.folder / "carried", "image", "audio", {"mels": call.demo.data.mels}
     )
 
 
 def run_on(call: Call, manifest: Path, folder: Path, carried: Path | None) -> Run:
-    """Train on spoken claims, from a run or from scratch."""
+    """Train on spoken claims, from the run `carried` or from scratch."""
     training = replace(call.training, freeze=FROZEN if carried else ())
     return experiment.fit(
         read_manifest(manifest),

@@ -1,7 +1,7 @@
-"""What is to be trained, built before any file is decoded: wrong options must not cost that time.
+"""Build the networks before any file is decoded, so that wrong options fail early.
 
-The networks are built without memory for their weights, except where an encoder of the user's own
-may need it.
+The networks are built on the meta device, without memory for their weights. Only networks with a
+custom encoder, which may not support it, are built on the CPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .errors import ConfigError
 from .train import prepare
 
 _NUMBER = 4  # bytes
-_WHILE_TRAINING = 4  # numbers a weight: itself, its gradient and Adam's two moments
+_WHILE_TRAINING = 4  # values per weight: itself, its gradient and Adam's two moments
 
 
 def check(
@@ -28,27 +28,28 @@ def check(
     source: tuple[nn.Module, ModelConfig] | None,
     device: torch.device,
 ) -> None:
-    """Refuse options that training would refuse after the files were decoded.
+    """Reject options that training would reject only after decoding the files.
 
     Args:
-        models: name -> configuration; the first is the one that `source` and `freeze` are for.
-            Vocabulary and variables, which only files tell, are taken to be those of `source`, or
-            the least that they can be.
+        models: name -> configuration. `source` and `freeze` apply to the first one. Vocabulary and
+            variables are not known before the files are read, so those of `source` are assumed,
+            or else their minimum.
+        training: the training options.
         source: the network that training starts from, and its configuration.
-        device: where it will be trained.
+        device: the device to train on.
 
     Raises:
-        ConfigError: an encoder is not known, options do not go together, or with `source`; or the
-            memory does not suffice.
+        ConfigError: an encoder is unknown, options contradict each other or `source`, or there is
+            not enough memory.
     """
     known = source[1] if source else None
-    vocabulary = (known.vocabulary if known else 0) or 256  # the bytes
+    vocabulary = (known.vocabulary if known else 0) or 256  # one token per byte
     variables = (known.variables if known else 0) or 1
     given = source[0].state_dict() if source else None
     for number, config in enumerate(models.values()):
         own = any(name not in BUILT_IN for _, name in config.encoders)
         if number and own:
-            continue  # it may be slow to build, and others differ in nothing that could fail
+            continue  # may be slow to build, and cannot fail if the first did not
         with torch.device("cpu" if own else "meta"):
             network, _ = prepare(
                 replace(config, vocabulary=vocabulary, variables=variables),
@@ -64,6 +65,6 @@ def _check_memory(network: nn.Module, copies: int) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         raise ConfigError(
-            f"the network has {count:,} parameters, which need {needed / 1e9:,.0f} GB, and this "
+            f"the network has {count:,} parameters, which need {needed / 1e9:,.0f} GB, but this "
             f"machine has {memory / 1e9:,.0f} GB; make width, hidden, conv or grid smaller"
         )

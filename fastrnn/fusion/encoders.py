@@ -1,13 +1,14 @@
-"""Encoders: from a batch (see data.py) to a modality's features.
+"""Encoders map a batch (see examples.py) to the features of one modality.
 
-B rows, T steps, D features. An encoder is any module with
+With B rows, T steps and D features, an encoder is any module with
 
     features: int                       # D
-    forward(batch) -> Tensor            # [B, D]; or [B, L, D], steps; for streams also [B, T, D]
-    lengths(batch) -> Tensor | None     # of its steps: int [B], at least 1; None, or no such
-                                        # method: every row has them all
+    forward(batch) -> Tensor            # [B, D]; or steps [B, L, D]; for streams also [B, T, D]
+    lengths(batch) -> Tensor | None     # lengths of its steps: int [B], at least 1; None, or no
+                                        # such method: all steps are valid in every row
 
-`register_encoder` gives one a name, and `ModelConfig.encoders` puts it in a built-in one's place.
+`register_encoder` registers one by name, and `ModelConfig.encoders` selects it instead of the
+built-in encoder.
 """
 
 from __future__ import annotations
@@ -27,22 +28,23 @@ Factory = Callable[[ModelConfig], nn.Module]
 
 
 class ImageEncoder(nn.Module):
-    """Stages of convolution, max pooling and relu; a grid of their features; a linear map.
+    """Stages of convolution, max pooling and ReLU, pooled to a grid and projected.
 
-    Each distinct image of a batch is encoded once, and its features go wherever it appears.
-    With `image_steps` each place of the grid is a step, row by row. With `grid` 0 nothing is
-    averaged: a vector is then all features as they are, from convolutions without padding.
+    Each distinct image of a batch is encoded once, and its features are copied wherever it
+    appears. With `image_steps` each cell of the grid is a step, in row-major order. With `grid` 0
+    there is no pooling to a grid: convolutions have no padding, and a vector consists of all
+    features, flattened without a projection.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         if config.stream and config.image_steps:
-            raise ConfigError("image_steps are of one image a row; these rows are sequences")
+            raise ConfigError("image_steps needs one image per row, but the rows are sequences")
         stages: list[nn.Module] = []
         channels, side = config.image_channels, config.image_size
         padding = 1 if config.grid else 0
         for features in config.conv:
-            # relu after the pool: the same values as before it, from a quarter of the work
+            # ReLU commutes with max pooling, and costs a quarter after it
             stages += [nn.Conv2d(channels, features, 3, padding=padding), nn.MaxPool2d(2)]
             stages.append(nn.ReLU())
             channels, side = features, (side - 2 + 2 * padding) // 2
@@ -56,7 +58,7 @@ class ImageEncoder(nn.Module):
             stages.append(nn.AdaptiveAvgPool2d(config.grid))
         self.steps = config.image_steps
         self.stages = nn.Sequential(*stages)
-        # Measured on a CPU, convolution and pooling run about twice as fast in this layout.
+        # On a CPU, convolution and pooling are about twice as fast in this layout (measured).
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         inputs = channels if self.steps else channels * (config.grid or side) ** 2
         flat = not (config.grid or self.steps)
@@ -65,7 +67,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         weight = next(self.parameters())
-        pixels = batch["frames"].to(weight.dtype) / 127.5 - 1  # [U, C, S, S], ±1
+        pixels = batch["frames"].to(weight.dtype) / 127.5 - 1  # [U, C, S, S], in [-1, 1]
         maps = self.stages(pixels.contiguous(memory_format=torch.channels_last))
         # [U, g², C] for steps, else [U, C·g²]
         features = self.project(maps.flatten(2).transpose(1, 2) if self.steps else maps.flatten(1))
@@ -73,7 +75,7 @@ class ImageEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Embedding, recurrent layer, its state after the last token; or the embeddings as steps."""
+    """Embedding and a recurrent layer's final state, or the embeddings as steps."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -82,7 +84,7 @@ class TextEncoder(nn.Module):
         self.rnn = _summary(config, "text")
 
     def lengths(self, batch: Batch) -> Tensor | None:
-        """Of the steps, where it gives them."""
+        """Return the lengths of the steps; None if the output is a vector."""
         return batch["text_lengths"] if self.rnn is None else None
 
     def forward(self, batch: Batch) -> Tensor:
@@ -94,7 +96,7 @@ class TextEncoder(nn.Module):
 
 
 class FrameEncoder(nn.Module):
-    """Strided convolutions over a modality's frames; then a recurrent layer's state, or steps."""
+    """Strided convolutions over frames, then a recurrent layer's final state, or the steps."""
 
     def __init__(self, config: ModelConfig, modality: str, channels: int) -> None:
         super().__init__()
@@ -107,11 +109,11 @@ class FrameEncoder(nn.Module):
             self.convolutions.append(nn.Conv1d(channels, config.width, 3, stride, padding=1))
             channels = config.width
         if not config.strides:
-            raise ConfigError(f"{modality} needs a convolution: give strides, (1,) for no stride")
+            raise ConfigError(f"{modality} needs a convolution: give strides, for example (1,)")
         self.rnn = None if config.stream else _summary(config, modality)
 
     def lengths(self, batch: Batch) -> Tensor | None:
-        """Of the steps, where it gives them."""
+        """Return the lengths of the steps; None if the output is a vector or a stream."""
         if self.stream or self.rnn is not None:
             return None
         lengths = batch[f"{self.modality}_lengths"]
@@ -124,11 +126,11 @@ class FrameEncoder(nn.Module):
         return self.encode(x, batch)
 
     def encode(self, x: Tensor, batch: Batch) -> Tensor:
-        """[B, channels, F] to features."""
+        """Encode x [B, channels, F]."""
         lengths = batch[f"{self.modality}_lengths"]
         for stride, convolution in zip(self.strides, self.convolutions, strict=True):
             valid = torch.arange(x.shape[2], device=x.device) < lengths[:, None]
-            x = convolution(x * valid[:, None]).relu()  # padding stays zero, as beyond the end
+            x = convolution(x * valid[:, None]).relu()  # as if zero-padded at its own end
             lengths = (lengths + stride - 1) // stride
         x = x.transpose(1, 2)  # [B, F', D]
         if self.stream:
@@ -140,7 +142,7 @@ class FrameEncoder(nn.Module):
 
 
 class AudioEncoder(FrameEncoder):
-    """FrameEncoder over log-mel frames, each normalised."""
+    """FrameEncoder over log-mel frames, with a LayerNorm over each frame."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, "audio", config.mels)
@@ -151,7 +153,7 @@ class AudioEncoder(FrameEncoder):
 
 
 class SeriesEncoder(FrameEncoder):
-    """FrameEncoder over a numeric series, whose variables the data have standardised."""
+    """FrameEncoder over a numeric series, whose variables Preprocessor has standardised."""
 
     def __init__(self, config: ModelConfig) -> None:
         if config.variables < 1:
@@ -160,7 +162,7 @@ class SeriesEncoder(FrameEncoder):
 
 
 class Adapted(nn.Module):
-    """An encoder and a linear map to the width that the fusion reads."""
+    """An encoder with a linear projection to the width that the fusion reads."""
 
     def __init__(self, encoder: nn.Module, width: int) -> None:
         super().__init__()
@@ -169,7 +171,7 @@ class Adapted(nn.Module):
         self.project = nn.Linear(features_of(encoder), width)
 
     def lengths(self, batch: Batch) -> Tensor | None:
-        """The encoder's."""
+        """Return the encoder's lengths."""
         return lengths_of(self.encoder, batch)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -177,12 +179,13 @@ class Adapted(nn.Module):
 
 
 def stepping(config: ModelConfig) -> str:
-    """The modality whose steps a fusion follows: text before audio, series, an image's grid.
+    """Return the modality whose steps the fusion follows, or "" if it follows none.
 
-    "" where the fusion follows none. An encoder asks it whether to give steps.
+    The first that exists of text, audio, series and an image's grid. The encoder of this modality
+    returns steps.
 
     Raises:
-        ConfigError: the fusion needs one, and no modality has steps.
+        ConfigError: the fusion needs such a modality, but none has steps.
     """
     if config.fusion not in ("parallel", "init"):
         return ""
@@ -192,21 +195,21 @@ def stepping(config: ModelConfig) -> str:
     if config.image_steps:
         return "image"
     raise ConfigError(
-        f"{config.fusion} follows the steps of text, audio or a series, and there is none: "
-        "set image_steps, or choose fusion tokens"
+        f"fusion {config.fusion} follows the steps of text, audio or a series, but the model has "
+        "none: set image_steps, or choose fusion tokens"
     )
 
 
 def pool_to_steps(x: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
-    """Cut each row's frames into as many equal parts as it has steps, and average each part.
+    """Average each row's frames over as many equal parts as the row has steps.
 
     Args:
-        x: [B, F, D] frames.
-        lengths: int [B], how many of them each row has, at least 1.
-        steps: bool [B, T], the steps each row has.
+        x: [B, F, D], frames.
+        lengths: int [B], valid frames of each row, at least 1.
+        steps: bool [B, T], valid steps of each row.
 
     Returns:
-        [B, T, D]; 0 where a row has no step. Parts are adaptive_avg_pool1d's.
+        [B, T, D], 0 at invalid steps. The parts are those of adaptive_avg_pool1d.
     """
     count = steps.sum(1)[:, None]  # [B, 1]
     step = torch.arange(steps.shape[1], device=x.device)
@@ -219,10 +222,10 @@ def pool_to_steps(x: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
 
 
 def _summary(config: ModelConfig, modality: str) -> nn.Module | None:
-    """The layer that reads a modality's steps to their end; None where the fusion reads them."""
+    """Create the layer that summarises a modality's steps; None if the fusion reads the steps."""
     if stepping(config) == modality:
         return None
-    cell = "rnn" if config.cell == "none" else config.cell  # "none" is of the fusing layer alone
+    cell = "rnn" if config.cell == "none" else config.cell  # "none" concerns only the fusing layer
     return recurrent(cell, config.width, config.width)
 
 
@@ -236,15 +239,17 @@ BUILT_IN = frozenset(ENCODERS)
 
 
 def register_encoder(name: str, factory: Factory) -> None:
-    """Make an encoder known, so that `ModelConfig(encoders=(("image", name),))` uses it.
+    """Register an encoder, so that `ModelConfig(encoders=(("image", name),))` uses it.
 
-    Register it before a run that uses it is trained or loaded. The same name again replaces it.
+    Register it before training or loading a run that uses it. Registering a name again replaces
+    its encoder.
 
     Args:
-        factory: takes the ModelConfig, returns the module; see above for what it has to be.
+        name: any name that no built-in encoder has.
+        factory: maps the ModelConfig to the module; see the module's docstring for its interface.
 
     Raises:
-        ConfigError: the name is one of the built-in encoders'.
+        ConfigError: the name belongs to a built-in encoder.
     """
     if name in BUILT_IN:
         raise ConfigError(f"{name!r} is a built-in encoder; give yours another name")
@@ -252,16 +257,16 @@ def register_encoder(name: str, factory: Factory) -> None:
 
 
 def make_encoder(config: ModelConfig, modality: str) -> nn.Module:
-    """A modality's encoder, with `width` features wherever the fusion needs that.
+    """Create a modality's encoder, with `width` features unless the fusion is "concat".
 
     Raises:
-        ConfigError: it is not known, or is the built-in one of another modality.
+        ConfigError: the encoder is unknown, or is the built-in one of another modality.
     """
     name = dict(config.encoders).get(modality, modality)
     if name not in ENCODERS:
         raise ConfigError(
-            f"no encoder {name!r} for {modality}; known are {', '.join(sorted(ENCODERS))}. "
-            "register_encoder makes one of yours known"
+            f"no encoder {name!r} for {modality}; there are {', '.join(sorted(ENCODERS))}. "
+            "Register your own with register_encoder"
         )
     if name in BUILT_IN and name != modality:
         raise ConfigError(f"the encoder {name!r} reads {name}; {modality} needs another")
@@ -272,21 +277,21 @@ def make_encoder(config: ModelConfig, modality: str) -> nn.Module:
 
 
 def features_of(encoder: nn.Module) -> int:
-    """How many features an encoder gives.
+    """Return the number of features of an encoder's output.
 
     Raises:
-        ConfigError: it does not say.
+        ConfigError: the encoder has no integer attribute `features`.
     """
     features = getattr(encoder, "features", None)
     if not isinstance(features, int):
         raise ConfigError(
-            f"the encoder {type(encoder).__name__} does not say how many features it gives: "
-            "set its attribute `features`, an int"
+            f"the encoder {type(encoder).__name__} does not say how many features it returns: "
+            "set its attribute `features` to an int"
         )
     return features
 
 
 def lengths_of(encoder: nn.Module, batch: Batch) -> Tensor | None:
-    """The lengths int [B] of an encoder's steps; None where every row has them all."""
+    """Return the lengths of an encoder's steps, int [B]; None if all are valid in every row."""
     lengths = getattr(encoder, "lengths", None)
     return None if lengths is None else lengths(batch)

@@ -1,4 +1,4 @@
-"""How good a run is: its fusion beside what it has to beat, and what it does with worse inputs."""
+"""Evaluate a run: scores of the fusion and its baselines, and robustness to degraded inputs."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from .scale import restore
 
 EVALUATION = "evaluation.json"
 _BATCH = 256  # rows; no gradients are kept
-_MOST_LABELS = 50  # a larger confusion matrix is no one's to read
+_MOST_LABELS = 50  # no one can read a larger confusion matrix
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one model is worth on some rows."""
+    """The predictions and scores of one model on some rows."""
 
     answers: Answers
     scores: dict[str, Interval]
-    threshold: float | None = None  # binary: what validation rows say is best
+    threshold: float | None = None  # binary: the best threshold on the validation rows
     at_threshold: dict[str, Interval] = field(default_factory=dict)
 
     @property
     def main(self) -> Interval:
-        """The score that models are compared by."""
+        """The score by which models are compared."""
         return self.scores[metrics.main_score(self.answers.kind)]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the answers, as plain JSON values."""
+        """Return everything except the predictions, as plain JSON values."""
         answers = self.answers
         result: dict[str, Any] = {
             "rows": answers.rows,
@@ -66,7 +66,7 @@ def _json(scores: Mapping[str, Interval]) -> dict[str, Any]:
 
 
 def _points(answers: Answers, most: int = 1000) -> list[list[float | None]]:
-    """[true value, answer] of some items, for a picture."""
+    """Return [true value, prediction] of at most `most` items, for a plot."""
     keep = torch.linspace(0, len(answers.truth) - 1, min(most, len(answers.truth))).long()
     pairs = torch.stack([answers.truth, answers.output], dim=1)[keep]
     return [[each if math.isfinite(each) else None for each in pair] for pair in pairs.tolist()]
@@ -79,10 +79,14 @@ def answer(
     device: torch.device | str = "cpu",
     change: Change | None = None,
 ) -> Answers:
-    """The network's answers to rows that have labels.
+    """Compute a network's predictions on labelled rows.
 
     Args:
-        change: what is done to each batch first.
+        network: the network, which is moved to `device` and put in evaluation mode.
+        config: the configuration of its run.
+        examples: the rows.
+        device: the device to run on.
+        change: a perturbation of each batch.
     """
     network = network.to(device).eval()
     outputs, truths, rows = [], [], []
@@ -108,8 +112,10 @@ def answer(
 
 
 def items(config: RunConfig, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits and labels of a batch as Answers' output, truth and row: steps without a label are
-    left out, regression is brought back to the label's units."""
+    """Convert logits and labels of a batch to the output, truth and row of Answers.
+
+    Steps without a label are dropped. A regression is converted back to the units of its labels.
+    """
     kind = config.model.kind
     output = objective.answers(kind, logits, config.target)
     row = torch.arange(len(label))
@@ -129,10 +135,15 @@ def evaluate(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> Evaluation:
-    """Every score of a network on `examples`, with bootstrap intervals over rows.
+    """Compute every score of a network on `examples`, with bootstrap intervals over rows.
 
     Args:
-        val: rows that a binary model's threshold is tuned on; without them it stays 0.5.
+        network: the network.
+        config: the configuration of its run.
+        examples: the labelled rows to evaluate on.
+        val: rows to tune a binary model's threshold on; without them it is 0.5.
+        device: the device to run on.
+        seed: seed of the bootstrap.
     """
     answers = answer(network, config, examples, device)
     result = metrics.intervals(answers, seed)
@@ -153,20 +164,23 @@ def evaluate_run(
     seed: int = 0,
     **reading: Any,
 ) -> dict[str, Any]:
-    """Evaluate a run's fusion and all it is compared with; write evaluation.json in its folder.
+    """Evaluate the fusion of a run and its baselines; write evaluation.json to its folder.
 
     Args:
-        folder: the run's.
-        manifest: rows to judge on, a path, a DataFrame or a Manifest; by default the table that
-            the run was trained on, and of it the rows of `split`.
-        split: val where the run has no test rows.
-        reading: what `Preprocessor.load` takes beside rows, such as workers.
+        folder: the run's folder.
+        manifest: rows to evaluate on: a path, a DataFrame or a Manifest. Defaults to the training
+            table, restricted to the rows of `split`.
+        split: the split to evaluate; val if the training table has no rows of it. Another table
+            is evaluated on all rows if it has none of this split.
+        device: the device to run on.
+        seed: seed of the bootstrap and of the noise.
+        reading: keyword arguments of `run_rows`: on_bad_row, workers.
 
     Returns:
-        What was written; see docs/fusion.md.
+        The content of evaluation.json; see docs/fusion.md.
 
     Raises:
-        FusionError: no run there, or the manifest cannot be used.
+        FusionError: the folder contains no run, or the manifest cannot be used.
     """
     folder = Path(folder)
     files.check_writable(folder)
@@ -203,7 +217,7 @@ def evaluate_run(
 
 
 def compare(each: Mapping[str, Evaluation], main: str, seed: int = 0) -> list[dict[str, Any]]:
-    """The main model less every other, on the same rows, best other first; in plain words too."""
+    """Compare the main model with every other on the same rows, best first, also in words."""
     score = metrics.main_score(each[main].answers.kind)
     others = sorted(
         (name for name in each if name != main), key=lambda name: -each[name].main.value
@@ -211,14 +225,14 @@ def compare(each: Mapping[str, Evaluation], main: str, seed: int = 0) -> list[di
     result = []
     for name in others:
         gain = metrics.difference(each[main].answers, each[name].answers, score, seed)
-        values = f"{each[main].main.value:.3f} against {each[name].main.value:.3f}"
-        bounds = f"difference {gain.value:+.3f}, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}"
+        values = f"{each[main].main.value:.3f} vs {each[name].main.value:.3f}"
+        bounds = f"difference {gain.value:+.3f}, 95% interval {gain.low:+.3f} to {gain.high:+.3f}"
         if gain.low > 0:
             words = f"{main} is better than {name}"
         elif gain.high < 0:
             words = f"{name} is BETTER than {main}"
         else:
-            words = f"{name} does as well as {main}, as far as these rows can tell"
+            words = f"no significant difference between {main} and {name}"
         result.append(
             {"model": name, "gain": gain.to_json(), "says": f"{words}: {values} ({bounds})"}
         )
@@ -232,11 +246,11 @@ def robustness(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """The main score with each modality removed, and made worse step by step; `less` is what that
-    costs.
+    """Compute the main score with each modality removed, and with increasing noise.
 
-    `strength` is the noise's deviation over the signal's own; of texts, the share of their tokens
-    that are replaced. A removed modality has the strength null.
+    `less` is the drop of the score. `strength` is the ratio of the standard deviations of noise
+    and signal; for text it is the fraction of tokens replaced. It is null if the modality is
+    removed.
     """
     config = rows.config
     score = metrics.main_score(config.model.kind)

@@ -1,26 +1,27 @@
-"""Rows to batches. Every file is decoded once, when a split is loaded, and kept in memory.
+"""Decoded rows, and batches of them. Files are decoded once per split and kept in memory.
 
-A batch is a dict of tensors (B rows, T steps, L tokens or steps of a series, padded):
+A batch is a dict of tensors (B rows; T steps and L tokens or steps of a series, padded):
 
 | key | shape | |
 |---|---|---|
-| frames | uint8 [U, C, S, S] | the distinct images of the batch, each once |
-| image | int64 [B], or [B, T] for streams | the row of `frames` |
+| frames | uint8 [U, C, S, S] | the distinct images of the batch |
+| image | int64 [B], or [B, T] for streams | index into `frames` |
 | audio | float32 [B, F, mels] | log-mel frames |
 | audio_lengths | int64 [B] | |
-| text | int64 [B, L] | token numbers |
+| text | int64 [B, L] | token ids |
 | text_lengths | int64 [B] | |
-| series | float32 [B, L, K] | standardised by the training rows' mean and deviation |
+| series | float32 [B, L, K] | standardised by the training rows' mean and std |
 | series_lengths | int64 [B] | |
-| NAME_present | bool [B] | NAME is image, audio, text or series: the rows that have it |
-| steps | bool [B, T] | streams only: the steps that a row has |
-| label | int64 [B] | binary, multiclass: the label's number |
-| | int64 [B, T] | steps: with IGNORE where nothing is asked |
-| | float32 [B, C] | multilabel: 1 for each label that holds, else 0 |
+| NAME_present | bool [B] | rows that have NAME: image, audio, text or series |
+| steps | bool [B, T] | streams only: valid steps |
+| label | int64 [B] | binary, multiclass: index of the label |
+| | int64 [B, T] | steps: IGNORE at steps without a label |
+| | float32 [B, C] | multilabel: 1 for each label that applies, else 0 |
 | | float32 [B] | regression: standardised by data.Preprocessor.target |
 
-NAME_present is there only if some row of the Examples lacks the modality. Such a row holds what no
-network may read: a valid index, or zeros of length 1. There is no label where rows have none.
+NAME_present exists only if a row of the Examples lacks the modality. Such a row has a placeholder
+that no network may read: a valid index, or zeros of length 1. `label` exists only if rows have
+labels.
 """
 
 from __future__ import annotations
@@ -33,45 +34,45 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-IGNORE = -100  # the label of a step that is not scored: cross_entropy's own default
-ABSENT = -1  # in `images`: the row has none
+IGNORE = -100  # the label of a step that is not scored; cross_entropy's default
+ABSENT = -1  # in `images`: the row has no image
 
 Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Decoded rows, indexed as lists are; `collate` makes a batch of some."""
+    """Decoded rows as a dataset; `collate` makes a batch of some."""
 
-    steps: Sequence[int] | None  # of each row, for streams
-    labels: Sequence[Tensor]  # of each row: [], [T] or [C]; empty where rows have no label
-    frames: Tensor | None = None  # uint8 [N, C, S, S], each file once
+    steps: Sequence[int] | None  # number of steps of each row, for streams
+    labels: Sequence[Tensor]  # label of each row: [], [T] or [C]; empty without labels
+    frames: Tensor | None = None  # uint8 [N, C, S, S], the distinct images
     images: Sequence[Tensor] | None = None  # indices into frames or ABSENT, [] or [T]
     audio: Sequence[Tensor] | None = None  # [F, mels]
     text: Sequence[Tensor] | None = None  # [L]
-    texts_cut: int = 0  # how many were longer than max_tokens
+    texts_cut: int = 0  # number of texts longer than max_tokens
     series: Sequence[Tensor] | None = None  # [L, K]
-    # which rows have a modality; of those only that some row lacks
+    # whether each row has the modality, for modalities that some row lacks
     present: Mapping[str, Sequence[bool]] = field(default_factory=dict)
-    rows: tuple[int, ...] = ()  # each row's number in the manifest
-    skipped: tuple[tuple[str, str], ...] = ()  # (where, error) of rows that were left out
+    rows: tuple[int, ...] = ()  # number of each row in the manifest
+    skipped: tuple[tuple[str, str], ...] = ()  # (where, error) of rows left out
 
     def __len__(self) -> int:
         columns = (self.labels, self.images, self.audio, self.text, self.series)
         return max(len(each) for each in columns if each is not None)
 
     def __getitem__(self, index: int) -> int:
-        """The index itself: rows differ in length, so only `collate` touches tensors."""
+        """Return the index itself: rows differ in length, so only `collate` touches tensors."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         return index
 
     def collate(self, rows: Sequence[int]) -> Batch:
-        """The batch of some rows; see the module's table."""
+        """Return the batch of some rows; see the table in the module's docstring."""
         batch: Batch = {}
         if self.frames is not None and self.images is not None:
             index = _pad([self.images[row] for row in rows], ABSENT)
-            # Where there is none, one that the batch has anyway: so none is encoded for it.
+            # Reuse an image of the batch as placeholder, so that no extra image is encoded.
             index[index == ABSENT] = int(next((each for each in index[index != ABSENT]), 0))
             distinct, batch["image"] = torch.unique(index, return_inverse=True)
             batch["frames"] = self.frames[distinct]
@@ -93,9 +94,9 @@ class Examples:
     def loader(
         self, size: int, generator: torch.Generator | None = None, workers: int = 0
     ) -> DataLoader:
-        """Batches of `size` rows; shuffled where a generator is given.
+        """Create a DataLoader of batches of `size` rows, shuffled if a generator is given.
 
-        `workers` processes collate them. Batches and their order are the same for any number.
+        `workers` is the number of processes that collate; the batches do not depend on it.
         """
         return DataLoader(
             self,  # type: ignore[arg-type]
@@ -108,7 +109,7 @@ class Examples:
 
     @property
     def megabytes(self) -> float:
-        """Memory the inputs take."""
+        """Memory of the inputs in MB."""
         columns = (self.audio, self.text, self.series)
         parts = [each for part in columns for each in part or ()]
         frames = [] if self.frames is None else [self.frames]

@@ -1,7 +1,8 @@
-"""A run: read a manifest, train the fusion and what it must beat, save the fusion.
+"""A run: train the fusion and its baselines on a manifest, and save them.
 
-A fused model alone says little: perhaps one modality suffices, or no memory is needed. So the same
-rows also train each modality alone, late fusion, and the fusion without its recurrent layer.
+The score of a fused model alone says little: one modality may suffice, or no recurrence may be
+needed. The baselines, trained on the same rows, are each modality alone, late fusion, and the
+fusion without its recurrent layer.
 """
 
 from __future__ import annotations
@@ -53,30 +54,36 @@ def fit(
 ) -> Run:
     """Train on a manifest and save every model in `folder`, with metrics.jsonl.
 
-    Started by torchrun, its processes share the work; the first alone writes and prints.
+    Under torchrun the processes share the work; only the first writes and prints.
 
     Args:
-        options: fields of ModelConfig that are the caller's to choose; the data decide the rest.
-        baselines: also train what the model is to be compared with.
-        resume: where the same call was interrupted, even by a kill, go on from there; the rest is
-            then what it would have been, bit for bit but for the seconds. Where it was not, begin.
+        manifest: the training table.
+        folder: the run's folder, which must not contain an earlier run.
+        data: how files become tensors.
+        training: the training options.
+        options: fields of ModelConfig set by the caller; the others follow from the data.
+        baselines: also train the baselines.
+        console: where to print.
+        resume: continue the same call if it was interrupted, even by SIGKILL; otherwise begin. A
+            resumed run is bit-identical to an uninterrupted one, except for its timings.
         init_from: the folder of another run. The model (not its baselines) starts from that run's
-            weights wherever name and shape agree, and reads text with that run's tokenizer.
-        workers: processes that decode files.
-        on_bad_row: "skip" leaves out rows whose files cannot be read, and lists them in
+            weights where names and shapes agree, and uses that run's tokenizer.
+        workers: number of processes that decode files.
+        on_bad_row: "skip" to leave out rows whose files cannot be read, and list them in
             skipped.jsonl.
-        tensorboard: write the metrics for TensorBoard too.
+        tensorboard: also write the metrics for TensorBoard.
 
     Raises:
-        FusionError: the manifest, one of its files or an option cannot be used, the folder holds a
-            run already, or one to be resumed that began otherwise or is in training elsewhere.
+        FusionError: the manifest, one of its files or an option cannot be used; the folder already
+            contains a run; or the run to resume began with other arguments or is in training in
+            another process.
         OSError: the folder cannot be written, or the disk is full; a run that has begun can be
             resumed.
     """
     data, training = data or DataConfig(), training or TrainConfig()
     accelerator = find_devices(training.precision)
     if tensorboard:
-        log.board_writer()  # before anything is written
+        log.board_writer()  # fails before anything is written if TensorBoard is missing
     main = accelerator.is_main_process
     console = (console or Console()) if main else Console(quiet=True)
     folder = Path(folder)
@@ -103,7 +110,7 @@ def fit(
         parts = _split(folder, manifest, training.seed)
         describe(manifest, console)
         source = None if init_from is None else checkpoint.load(init_from)
-        # Of what the model is configured with, only tokens and series are not known yet.
+        # Everything in the configuration is known, except vocabulary and variables.
         known = Preprocessor(data, label_names(manifest, parts["train"]), kind=manifest.kind)
         expected = variants(configure(manifest, known, options or {}), baselines)
         start = source and (source[0], source[2].model)
@@ -128,12 +135,13 @@ def fit(
             series=getattr(preprocessor, "series", ()),
             **_place(manifest),
         )
-        # Nobody writes before all have looked, and nobody reads before all is written.
+        # First barrier: every process has read the folder before the first one writes to it.
+        # Second barrier: the files are complete before any process reads them.
         accelerator.wait_for_everyone()
         if main and not complete:
             lock.take(make=True)
             if before is None:
-                _keep_earlier_run(folder)  # another process may have begun one meanwhile
+                _keep_earlier_run(folder)  # another call may have begun one in the meantime
             others = {**_place(manifest), "workers": workers, "tensorboard": tensorboard}
             interrupted.begin(folder, call | others)
             checkpoint.save_config(folder, config, preprocessor)
@@ -144,7 +152,7 @@ def fit(
         run = Run(folder, config, preprocessor, examples, [])
         if complete:
             if main:
-                interrupted.clear(folder)  # a kill may have left some of it
+                interrupted.clear(folder)  # a kill may have left a part of the checkpoint
             records = log.read(folder / METRICS)
             names = variants(model, baselines)
             run.trained.extend(runs.finished(folder, name, records, accelerator) for name in names)
@@ -159,14 +167,14 @@ def _keep_earlier_run(folder: Path) -> None:
 
 
 def _split(folder: Path, manifest: Manifest, seed: int) -> dict[str, list[int]]:
-    """The split that the run began with, or a new one."""
+    """Return the split that the run began with, or a new one."""
     if (folder / SPLIT).is_file():
         return read_split(folder / SPLIT)
     return split_rows(manifest, seed)
 
 
 def _place(manifest: Manifest) -> dict[str, str]:
-    """Where the rows came from: RunConfig's `manifest`, empty where it was no file, and `root`."""
+    """Return the fields `manifest` (empty if it is no file) and `root` of RunConfig."""
     path = Path(manifest.path)
     root = Path(getattr(manifest, "root", path.parent))
     return {"manifest": str(path.resolve()) if path.is_file() else "", "root": str(root.resolve())}
@@ -175,7 +183,7 @@ def _place(manifest: Manifest) -> dict[str, str]:
 def _tokenized_alike(
     preprocessor: Preprocessor, folder: Path, source: tuple[Any, Preprocessor, RunConfig] | None
 ) -> Preprocessor:
-    """The same with the tokenizer that the run began with, or that of the run it starts from."""
+    """Use the tokenizer that the run began with, else that of the run it starts from."""
     file = folder / checkpoint.TOKENIZER
     tokenizer = load_tokenizer(file) if file.is_file() else source and source[1].tokenizer
     if preprocessor.tokenizer is None or not tokenizer:
@@ -198,16 +206,16 @@ def _decode(
     examples = {name: preprocessor.load(manifest, rows, **how) for name, rows in parts.items()}
     size = sum(each.megabytes for each in examples.values())
     seconds = time.perf_counter() - start
-    console.print(f"Decoded once and kept in memory: {size:.0f} MB, in {seconds:.1f} s")
+    console.print(f"Decoded all files into memory: {size:.0f} MB, in {seconds:.1f} s")
     cut = sum(each.texts_cut for each in examples.values())
     if cut:
         limit = preprocessor.config.max_tokens
-        console.print(f"{plural(cut, 'text')} cut after {plural(limit, 'token')}")
+        console.print(f"{plural(cut, 'text')} truncated to {plural(limit, 'token')}")
     return examples
 
 
 def _left_out(manifest: Manifest, examples: Mapping[str, Examples]) -> list[dict[str, str]]:
-    """Where and why, and the split, of all rows that could not be used; the split once dealt."""
+    """List the rows that cannot be used: where, the error, and the split if it is known."""
     left_out = [{"where": where, "error": error} for where, error in manifest.skipped]
     for name, each in examples.items():
         left_out += [{"where": a, "error": b, "split": name} for a, b in each.skipped]
@@ -215,29 +223,29 @@ def _left_out(manifest: Manifest, examples: Mapping[str, Examples]) -> list[dict
 
 
 def _list_skipped(folder: Path, manifest: Manifest, examples: Mapping[str, Examples]) -> None:
-    """skipped.jsonl, where a row was left out."""
+    """Write skipped.jsonl if rows were left out."""
     lines = [json.dumps(each) + "\n" for each in _left_out(manifest, examples)]
     if lines:
         files.write(folder / SKIPPED, "".join(lines))
 
 
 def resume(folder: str | Path, console: Console | None = None) -> Run:
-    """Go on with a run that was interrupted, by a kill or otherwise, as `fit` had been called.
+    """Resume an interrupted run with the arguments of its `fit`.
 
     Raises:
-        ConfigError: the folder holds no run that was interrupted, or its table is no file.
-        FusionError: as `fit`.
+        ConfigError: the folder contains no interrupted run, or its table is not a file.
+        FusionError: as for `fit`.
     """
     folder = Path(folder)
     call = interrupted.begun(folder)
     if call is None:
         if (folder / METRICS).is_file():
-            raise ConfigError(f"{folder}: the run is complete; there is nothing left to resume")
-        raise ConfigError(f"{folder}: no run was interrupted there; give the folder of one")
+            raise ConfigError(f"{folder}: the run is complete; there is nothing to resume")
+        raise ConfigError(f"{folder}: contains no interrupted run; give the folder of one")
     if not call.manifest:
         raise ConfigError(
-            f"{folder}: the run was trained on a table that is no file; call fit with it, as "
-            "before, and resume=True"
+            f"{folder}: the run was trained on a table that is not a file; call fit with the same "
+            "arguments and resume=True"
         )
     manifest = read_manifest(
         call.manifest, call.columns, call.root, kind=call.kind, on_bad_row=call.on_bad_row
@@ -259,26 +267,26 @@ def resume(folder: str | Path, console: Console | None = None) -> Run:
 
 
 def keep_what_is_there(folder: Path, names: Iterable[str]) -> None:
-    """Refuse a folder that has a file of these names: an earlier run is not to be overwritten.
+    """Reject a folder that contains one of these files, so that no earlier run is overwritten.
 
     Raises:
-        ConfigError: it has one, or is no folder.
+        ConfigError: the folder contains one, or is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; choose a folder with --out")
     for name in names:
         if (folder / name).exists():
-            mend = "resume it, or " if name == interrupted.CALL else ""
+            remedy = "resume it, or " if name == interrupted.CALL else ""
             raise ConfigError(
-                f"{folder} holds {name} already; {mend}choose another folder with --out"
+                f"{folder} already contains {name}; {remedy}choose another folder with --out"
             )
 
 
 def describe(manifest: Manifest, console: Console) -> None:
-    """Say what was inferred, so that a wrong guess is seen before it costs an hour."""
-    say = console.out  # plain: a path is no markup
+    """Print what was inferred, so that a wrong guess is noticed before training."""
+    say = console.out  # without markup, which a path could contain
     rows = plural(len(manifest.rows) + len(manifest.skipped), "row")
-    say(f"{manifest.path}: {rows}{' of steps' if manifest.stream else ''}")
+    say(f"{manifest.path}: {rows}{' (sequences of steps)' if manifest.stream else ''}")
     say("  columns: " + ", ".join(f"{role} = {name}" for role, name in manifest.columns.items()))
     say(f"  labels: {manifest.kind}")
     for warning in manifest.warnings:
@@ -290,7 +298,7 @@ def describe(manifest: Manifest, console: Console) -> None:
 def describe_split(
     manifest: Manifest, examples: Mapping[str, Examples], seed: int, console: Console
 ) -> None:
-    """Say which rows there are to learn from and to judge on, without those that were left out."""
+    """Print the labels and the sizes of the splits, without the rows that were left out."""
     say = console.out
     rows = [
         replace(manifest.rows[number], split=name)
@@ -300,12 +308,12 @@ def describe_split(
     say(f"  {manifest.kind} labels: " + summary(manifest.kind, [row.label for row in rows]))
     sizes = ", ".join(f"{len(each)} {name}" for name, each in examples.items())
     how = (
-        f"as {manifest.columns['split']} says"
+        f"from column {manifest.columns['split']}"
         if "split" in manifest.columns
-        else (f"dealt by seed {seed}, labels in proportion")
+        else (f"random with seed {seed}, stratified by label")
     )
     say(f"  split: {sizes} ({how})")
-    if "split" not in manifest.columns:  # else the manifest has this warning
+    if "split" not in manifest.columns:  # otherwise the manifest already has this warning
         for warning in crossing_contents(rows):
             say(f"  warning: {warning}")
     left_out = _left_out(manifest, examples)
@@ -316,7 +324,7 @@ def describe_split(
 def configure(
     manifest: Manifest, preprocessor: Preprocessor, options: Mapping[str, Any]
 ) -> ModelConfig:
-    """The model for a manifest: what its rows and labels ask for, and the caller's options."""
+    """Create the model's configuration from the manifest, the preprocessor and the options."""
     labels = len(preprocessor.labels)
     return ModelConfig(
         modalities=manifest.modalities,
@@ -334,7 +342,7 @@ def configure(
 
 
 def variants(model: ModelConfig, baselines: bool = True) -> dict[str, ModelConfig]:
-    """The model, and those it is compared with; name -> configuration."""
+    """Return the model and its baselines, name -> configuration."""
     several = len(model.modalities) > 1
     result = {"fusion" if several else f"{model.modalities[0]} only": model}
     if not baselines:
@@ -351,8 +359,10 @@ def variants(model: ModelConfig, baselines: bool = True) -> dict[str, ModelConfi
 
 
 def commonest(run: Run) -> float | None:
-    """The accuracy of always answering the training rows' commonest label; None for numbers, and
-    where a row may have several labels."""
+    """Return the accuracy of always predicting the most frequent training label.
+
+    None for kinds "regression" and "multilabel".
+    """
     if run.config.model.kind not in ("binary", "multiclass", "steps"):
         return None
     labels = run.config.labels
@@ -372,7 +382,7 @@ def commonest(run: Run) -> float | None:
 
 
 def results(run: Run) -> Table:
-    """Every model side by side."""
+    """Create the table of results, one row for each model."""
     split = "test" if "test" in run.examples else "val"
     rows = len(run.examples[split])
     score = score_name(run.config.model.kind)
@@ -391,5 +401,5 @@ def results(run: Run) -> Table:
         )
     chance = commonest(run)
     if chance is not None:
-        table.add_row("commonest label", f"{chance:.3f}", "", "", "")
+        table.add_row("most frequent label", f"{chance:.3f}", "", "", "")
     return table

@@ -1,5 +1,5 @@
-"""Why a run answers as it does: what each modality is worth, what is fused, what the state holds,
-and what single answers rest on.
+"""Explain a run: the contribution of each modality, their interactions, the content of the state,
+and attributions of single predictions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .scale import restore, written
 
 EXPLANATION = "explanation.json"
 PICTURES = "pictures"
-_PROBED = 512  # rows that states and modalities are swapped among
+_PROBED = 512  # rows among which states and modalities are swapped
 
 
 def explain_run(
@@ -33,18 +33,21 @@ def explain_run(
     seed: int = 0,
     **reading: Any,
 ) -> dict[str, Any]:
-    """Explain a run's main network; write explanation.json and pictures/ in its folder.
+    """Explain a run's main network; write explanation.json and pictures/ to its folder.
 
     Args:
-        manifest, split, reading: as `evaluate_run` takes them.
-        examples: rows that are explained one by one, half of them answered wrongly where there
-            are such.
+        folder: the run's folder.
+        manifest, split, reading: as for `evaluate_run`.
+        examples: number of rows to explain individually; half of them are predicted wrongly, if
+            there are enough.
+        device: the device to run on.
+        seed: seed of every random choice.
 
     Returns:
-        What was written; see docs/fusion.md.
+        The content of explanation.json; see docs/fusion.md.
 
     Raises:
-        FusionError: no run there, or the manifest cannot be used.
+        FusionError: the folder contains no run, or the manifest cannot be used.
     """
     folder = Path(folder)
     files.check_writable(folder)
@@ -90,9 +93,10 @@ def explain_run(
 def ablation(
     network: nn.Module, rows: Rows, device: torch.device | str = "cpu", seed: int = 0
 ) -> list[dict[str, Any]]:
-    """The main score without each modality, with it alone, and with it taken from other rows.
+    """Compute the main score without each modality, with it alone, and with it shuffled.
 
-    `shuffled` says most: such inputs look like real ones, only that they do not belong together.
+    `shuffled` takes the modality from other rows. It is the most informative, since each input
+    remains realistic and only the combination is wrong.
     """
     modalities = rows.config.model.modalities
     score = metrics.main_score(rows.config.model.kind)
@@ -131,7 +135,7 @@ def ablation(
 def choose(
     network: nn.Module, rows: Rows, count: int, device: torch.device | str, seed: int
 ) -> list[int]:
-    """Random rows, half of them answered wrongly where there are such; regression: any."""
+    """Choose random rows, half of them predicted wrongly if there are enough; regression: any."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(rows.examples), generator=generator).tolist()
     if rows.config.model.kind == "regression":
@@ -154,7 +158,7 @@ def explain_row(
     folder: Path,
     number: int,
 ) -> dict[str, Any]:
-    """What one answer rests on; its picture is pictures/example-NUMBER.png."""
+    """Explain one prediction; its picture is pictures/example-NUMBER.png."""
     config = rows.config
     batch = _to(rows.examples.collate([row]), device)
     with torch.no_grad():
@@ -186,31 +190,33 @@ def explain_row(
 
 
 def _judge(rows: Rows, logits: Tensor, label: Tensor) -> tuple[attribution.Judge, dict[str, Any]]:
-    """What is explained of a row: the logit of its answer. And the answer in words.
+    """Return the function that selects the logit to explain, and a description of the prediction.
 
-    Where every step is answered, that of the last step with a label; of several labels the
-    likeliest.
+    It is the logit of the predicted label. Kind "steps": of the last step with a label.
+    Multilabel: of the most probable label.
     """
     config, kind = rows.config, rows.config.model.kind
     names = config.labels
-    told: dict[str, Any]
+    description: dict[str, Any]
     if kind == "regression":
         scale = config.target
-        told = {
+        description = {
             "truth": written(float(restore(label[0], scale)), scale),
             "answer": written(float(restore(logits[0, 0], scale)), scale),
         }
-        return (lambda found: found[0, 0]), told
+        return (lambda found: found[0, 0]), description
     if kind == "binary":
         answered = int(logits[0, 0] > 0)
         sign = 1 if answered else -1
         chance = float((sign * logits[0, 0]).sigmoid())
-        told = {"truth": names[int(label[0])], "answer": names[answered]}
-        return (lambda found: sign * found[0, 0]), told | {"probability": metrics.plain(chance)}
+        description = {"truth": names[int(label[0])], "answer": names[answered]}
+        return (lambda found: sign * found[0, 0]), description | {
+            "probability": metrics.plain(chance)
+        }
     if kind == "multilabel":
         chances = logits[0].sigmoid()
         likeliest = int(chances.argmax())
-        told = {
+        description = {
             "truth": " | ".join(n for n, on in zip(names, label[0].tolist(), strict=True) if on),
             "answer": " | ".join(
                 n for n, on in zip(names, (chances > 0.5).tolist(), strict=True) if on
@@ -218,21 +224,21 @@ def _judge(rows: Rows, logits: Tensor, label: Tensor) -> tuple[attribution.Judge
             "explained": names[likeliest],
             "probability": metrics.plain(float(chances[likeliest])),
         }
-        return (lambda found: found[0, likeliest]), told
+        return (lambda found: found[0, likeliest]), description
     if kind == "steps":
         step = int((label[0] != IGNORE).nonzero()[-1])
         answered = int(logits[0, step].argmax())
-        told = {
+        description = {
             "truth": names[int(label[0, step])],
             "answer": names[answered],
             "step": step + 1,
             "probability": metrics.plain(float(logits[0, step].softmax(-1)[answered])),
         }
-        return (lambda found: found[0, step, answered]), told
+        return (lambda found: found[0, step, answered]), description
     answered = int(logits[0].argmax())
     chance = float(logits[0].softmax(-1)[answered])
-    told = {"truth": names[int(label[0])], "answer": names[answered]}
-    return (lambda found: found[0, answered]), told | {"probability": metrics.plain(chance)}
+    description = {"truth": names[int(label[0])], "answer": names[answered]}
+    return (lambda found: found[0, answered]), description | {"probability": metrics.plain(chance)}
 
 
 def _shares(names: list[str], values: Tensor) -> list[dict[str, Any]]:
@@ -246,7 +252,7 @@ def _tokens(rows: Rows, ids: Tensor) -> list[str]:
     tokenizer = rows.preprocessor.tokenizer
     if tokenizer is None:
         return [str(each) for each in ids.tolist()]
-    # A token may be half a letter, which no text can show.
+    # A byte-level token may be an incomplete UTF-8 character.
     return [tokenizer.decode([each]).replace("\ufffd", "·") for each in ids.tolist()]
 
 
@@ -258,7 +264,7 @@ def _states(
     count: int,
     seed: int,
 ) -> dict[str, Any]:
-    """pictures/states.png: the state's units over the steps of some rows."""
+    """Write pictures/states.png: the units of the state over the steps of random rows."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(rows.examples), generator=generator)[:count].tolist()
     batch = _to(rows.examples.collate(chosen), device)

@@ -1,12 +1,12 @@
-"""A network as an ONNX file, whose recurrent layers are ONNX's own RNN, LSTM and GRU.
+"""Export a network to ONNX; recurrent layers become ONNX's RNN, LSTM and GRU operators.
 
-Its inputs have a batch's names (see data.py), with any number of rows and steps, but that `image`
-is the pixels themselves: uint8 [B, C, S, S], or [B, T, C, S, S] for streams, values as decoded and
-resized. A modality that rows may lack also has the input NAME_present, bool [B]. Its outputs are
-`logits` and `probabilities`, as objective.py gives them.
+The inputs have the names of a batch (see examples.py), with any number of rows and steps. Only
+`image` differs, which holds the decoded and resized pixels: uint8 [B, C, S, S], or
+[B, T, C, S, S] for streams. A modality that rows may lack also has the input NAME_present,
+bool [B]. The outputs are `logits` and `probabilities`, as in objective.py.
 
-The file is only left where onnxruntime has answered with it as the network does, on batches of
-other sizes than the one that it was traced with.
+The file is kept only if its outputs in onnxruntime match the network's, also on batches of other
+sizes than the traced one.
 """
 
 from __future__ import annotations
@@ -45,17 +45,20 @@ _LENGTHS = ("audio", "series", "text")  # modalities with NAME_lengths
 def to_onnx(
     network: FusionNetwork | LateNetwork, config: RunConfig, batch: Batch, path: str | Path
 ) -> Path:
-    """Write a network as `path`, and prove it.
+    """Export a network to `path` and verify the file.
 
     Args:
-        batch: some rows that the network reads, two or more, for tracing and for the proof.
+        network: the network to export.
+        config: the configuration of its run, which is stored in the file's metadata.
+        batch: a batch of two or more rows for tracing and verification.
+        path: the file to write.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: onnx or onnxruntime is not installed; the network has a part that ONNX cannot
-            express; or what was written answers otherwise, in which case no file is left.
+        ConfigError: onnx or onnxruntime is not installed; a part of the network cannot be
+            expressed in ONNX; or the outputs of the file differ. In the last case no file is left.
         OSError: the file cannot be written.
     """
     path = Path(path)
@@ -73,7 +76,7 @@ def to_onnx(
 
 
 def inputs_of(network: FusionNetwork | LateNetwork, batch: Batch) -> list[str]:
-    """The names of the file's inputs, in order."""
+    """Return the names of the file's inputs, in order."""
     config = network.config
     replaced = config.modalities if config.modality_dropout else config.missing
     names = []
@@ -87,7 +90,7 @@ def inputs_of(network: FusionNetwork | LateNetwork, batch: Batch) -> list[str]:
 
 
 def to_inputs(network: FusionNetwork | LateNetwork, batch: Batch) -> dict[str, Tensor]:
-    """A batch as the file's inputs: pixels in place of frames and their numbers."""
+    """Convert a batch to the file's inputs: pixels replace frames and their indices."""
     inputs = {}
     for name in inputs_of(network, batch):
         if name == "image":
@@ -101,14 +104,14 @@ def to_inputs(network: FusionNetwork | LateNetwork, batch: Batch) -> dict[str, T
 
 
 def run(session: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What an exported file answers: logits and probabilities."""
+    """Run an exported file; return its logits and probabilities."""
     known = {each.name for each in session.get_inputs()}
     given = {name: value.numpy() for name, value in inputs.items() if name in known}
     return dict(zip(OUTPUTS, map(torch.as_tensor, session.run(OUTPUTS, given)), strict=True))
 
 
 class _Exported(nn.Module):
-    """The network with positional inputs, pixels in place of frames, and plain recurrent layers."""
+    """The network with positional inputs, pixels instead of frames, and torch's RNN layers."""
 
     def __init__(self, network: FusionNetwork | LateNetwork, names: list[str]) -> None:
         super().__init__()
@@ -132,18 +135,18 @@ class _Exported(nn.Module):
 
 
 class _GridPool(nn.Module):
-    """AdaptiveAvgPool2d as two products with constants: ONNX has none for sizes like 5 to 4."""
+    """AdaptiveAvgPool2d as two constant matrix products; ONNX has no operator for uneven sizes."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """[U, C, h, w] -> [U, C, size, size]."""
+        """Pool x [U, C, h, w] to [U, C, size, size]."""
         return self.shares(int(x.shape[2])) @ x @ self.shares(int(x.shape[3])).t()
 
     def shares(self, inputs: int) -> Tensor:
-        """[size, inputs]: what each place averages."""
+        """Return the averaging weights, [size, inputs]."""
         eye = torch.eye(inputs)[:, None]
         return nn.functional.adaptive_avg_pool1d(eye, self.size)[:, 0].t().contiguous()
 
@@ -154,7 +157,7 @@ def _require() -> None:
         import onnxruntime
     except ImportError as error:
         raise ConfigError(
-            f"an export needs {error.name}: pip install 'fastrnn[fusion,onnx]'"
+            f"exporting needs {error.name}: pip install 'fastrnn[fusion,onnx]'"
         ) from None
     del onnx, onnxruntime
 
@@ -175,10 +178,10 @@ def _axes(network: FusionNetwork | LateNetwork, inputs: Mapping[str, Tensor]) ->
 def _trace(
     module: _Exported, inputs: Mapping[str, Tensor], axes: Mapping[str, Any], path: Path
 ) -> None:
-    """The exporter that traces: the newer one makes the number of steps a constant."""
+    """Export by tracing: the newer, dynamo-based exporter makes the number of steps a constant."""
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of tracing; what it may break, the proof finds
+            warnings.simplefilter("ignore")  # tracer warnings; `_prove` finds real errors
             torch.onnx.export(
                 module,
                 tuple(inputs.values()),
@@ -193,13 +196,13 @@ def _trace(
         raise
     except Exception as error:
         raise ConfigError(
-            "the network has a part that ONNX cannot express. The encoders and fusions of this "
-            f"package can be exported, so look at an encoder of your own: {_first_line(error)}"
+            "a part of the network cannot be expressed in ONNX. The built-in encoders and fusions "
+            f"can be exported, so check your own encoders: {_first_line(error)}"
         ) from error
 
 
 def _describe(path: Path, config: RunConfig) -> None:
-    """Write into the file what its answers mean."""
+    """Store the labels and the configuration in the file's metadata."""
     import onnx
 
     model = onnx.load(str(path))
@@ -218,39 +221,39 @@ def _describe(path: Path, config: RunConfig) -> None:
 
 
 def _prove(network: FusionNetwork | LateNetwork, batch: Batch, path: Path) -> None:
-    """Compare the file under onnxruntime with the network, on batches of other sizes."""
+    """Compare the file in onnxruntime with the network, on batches of several sizes."""
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ConfigError(f"onnxruntime refuses the exported file: {_first_line(error)}") from error
+        raise ConfigError(
+            f"onnxruntime cannot load the exported file: {_first_line(error)}"
+        ) from error
     for what, sized in _sizes(batch, len(batch[network.config.modalities[0]])).items():
         with torch.no_grad():
             expected = network(sized)
         try:
             answer = run(session, to_inputs(network, sized))["logits"]
         except Exception as error:
-            raise ConfigError(
-                f"the exported file does not run on {what}: {_first_line(error)}"
-            ) from error
+            raise ConfigError(f"the exported file fails on {what}: {_first_line(error)}") from error
         if network.config.kind == "steps":
             expected, answer = expected[sized["steps"]], answer[sized["steps"]]
         bound = tolerance(network, sized)
         worst = float((answer - expected).abs().max())
         if not worst <= bound:
             raise ConfigError(
-                f"on {what} the exported file answers otherwise than the network: a logit differs "
-                f"by {worst:.2g}, where rounding explains {bound:.2g}. No file was left"
+                f"the exported file differs from the network on {what}: a logit is off by "
+                f"{worst:.2g}, but rounding explains at most {bound:.2g}. The file was removed"
             )
 
 
 def tolerance(network: FusionNetwork | LateNetwork, batch: Batch) -> float:
-    """How far rounding may take a logit of either side from the truth, both sides together.
+    """Bound the difference of two float32 evaluations of a logit due to rounding.
 
-    A number that a layer gives has as many roundings as the sum that it is, and some for its
-    activation; a recurrence adds those of each step, for states that neither fade nor grow. Errors
-    reach a logit through the readout, |W_hy| at most times as large.
+    Each output of a layer has one rounding per term of its sum, and some for its activation. A
+    recurrence accumulates those of all steps, assuming that states neither vanish nor explode.
+    Errors reach a logit through the readout, amplified by at most |W_hy|.
     """
     steps = max(
         [1, *(value.shape[1] for name, value in batch.items() if value.dim() > 1)],
@@ -260,7 +263,7 @@ def tolerance(network: FusionNetwork | LateNetwork, batch: Batch) -> float:
     for name, weight in network.named_parameters():
         if weight.dim() < 2:
             continue
-        terms = weight[0].numel() + 9  # 8 of an activation, 1 of a bias
+        terms = weight[0].numel() + 9  # 8 for an activation, 1 for a bias
         roundings += terms * (steps if "weight_hh" in name else 1)
         if name.endswith("readout.weight"):
             readout = max(readout, float(weight.detach().abs().sum(1).max()))
@@ -268,7 +271,7 @@ def tolerance(network: FusionNetwork | LateNetwork, batch: Batch) -> float:
 
 
 def _sizes(batch: Batch, rows: int) -> dict[str, Batch]:
-    """The batch itself; one row of it; all rows twice over, in another order and twice as long."""
+    """Return the batch, one row of it, and all rows twice, in another order and twice as long."""
     longer = _rows(batch, [*reversed(range(rows)), *range(rows)])
     for name in _LENGTHS:
         if name in longer:

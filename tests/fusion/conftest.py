@@ -1,4 +1,4 @@
-"""A small manifest of real files, and one CPU thread: the tensors are too small to share."""
+"""Fixtures: a small manifest of real files, and one CPU thread, as the tensors are small."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> list[dict[str, Any]]:
-    """Twenty rows of image, audio and text, alternately yes and no; their files are written."""
+    """Twenty rows of image, audio and text, labelled alternately no and yes, with their files."""
     result = []
     for number in range(20):
         write_image(tmp_path / f"{number}.png", number)
-        # Lengths differ, so that batches are padded.
+        # Different lengths, so that batches are padded.
         write_clip(tmp_path / f"{number}.wav", 0.1 + 0.02 * number, 300 + 600 * (number % 2))
         result.append(
             {
@@ -74,14 +74,14 @@ def rows(tmp_path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def streams(tmp_path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Twenty rows of 1 to 4 images, a clip, and a label a step; the first has none to give."""
+    """Twenty rows of 1 to 4 images and a clip; a label per step, null at the first of several."""
     result = []
     for number in range(20):
         steps = 1 + number % 4
         labels: list[str | None] = [str((number + step) % 3) for step in range(steps)]
         if steps > 1:
             labels[0] = None
-        # Four rows share four images: rows with a file in common are dealt into one split.
+        # Four rows share four images: rows with a common file go to the same split.
         images = [f"{number // 4 * 4 + (number + step) % 4}.png" for step in range(steps)]
         result.append({"image": images, "audio": f"{number}.wav", "label": labels})
     return result
@@ -89,7 +89,7 @@ def streams(tmp_path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def save(tmp_path: Path) -> Callable[..., Path]:
-    """Write rows as manifest.csv or manifest.jsonl beside the files."""
+    """Write rows as manifest.csv or manifest.jsonl, next to the files."""
 
     def write(rows: list[dict[str, Any]], ending: str = "jsonl") -> Path:
         writer = write_csv if ending == "csv" else write_jsonl
@@ -100,7 +100,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 @contextmanager
 def no_space(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes: writing fails as it does on a full disk."""
+    """Limit files to `size` bytes, so that writing fails as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""Batches of random rows that differ in length, without files: for tests of the networks alone."""
+"""Batches of random rows of different lengths, without files, for tests of networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALL = ("audio", "image", "series", "text")
 
 
 def config(**options: Any) -> ModelConfig:
-    """A tiny model of all four modalities."""
+    """Create the configuration of a tiny model, by default with all four modalities."""
     kind = options.get("kind", "binary")
     return ModelConfig(
         **{
@@ -37,9 +37,9 @@ def config(**options: Any) -> ModelConfig:
 
 
 class Rows:
-    """Random rows; `batch` makes a batch of some, as Examples.collate does.
+    """Random rows; `batch` makes a batch of some, like Examples.collate.
 
-    Of a modality in `missing`, every third row has a placeholder.
+    Every third row lacks a modality in `missing` and has a placeholder.
     """
 
     def __init__(self, model: ModelConfig, count: int = 6, seed: int = 0) -> None:
@@ -68,7 +68,7 @@ class Rows:
             self.rows.append(each)
 
     def lacks(self, name: str, row: int) -> bool:
-        """Whether a row has no such modality; no row lacks all."""
+        """Whether a row lacks a modality; no row lacks all."""
         return name in self.missing and (row + self.missing.index(name)) % 3 == 0
 
     def _label(self, row: int, steps: int, random: torch.Generator) -> Tensor:
@@ -84,7 +84,7 @@ class Rows:
         return torch.tensor(row % (2 if kind == "binary" else LABELS))
 
     def batch(self, *chosen: int) -> Batch:
-        """The batch of these rows, or of all."""
+        """Return the batch of these rows, or of all."""
         numbers = chosen or range(len(self.rows))
         rows = [self.rows[number] for number in numbers]
         batch: Batch = {}

@@ -1,4 +1,4 @@
-"""FusionModel: three lines from a table to answers, saved and shared without a pickle."""
+"""FusionModel: fit, predict, evaluate, save, and share without pickle."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model(rows, save):
     return fit(save(rows))
 
 
-def test_from_a_table_to_answers_in_three_lines(rows, save):
+def test_fit_evaluate_predict(rows, save):
     model = fit(save(rows, "csv"))
     scores = model.evaluate()["scores"]
     answers = model.predict(save([{k: v for k, v in row.items() if k != "label"} for row in rows]))
@@ -50,7 +50,7 @@ def test_from_a_table_to_answers_in_three_lines(rows, save):
     assert ((answers["p(yes)"] > 0.5) == (answers["label"] == "yes")).all()
 
 
-def test_a_frame_with_an_index_of_its_own(rows, tmp_path):
+def test_dataframe_index_is_kept(rows, tmp_path):
     frame = pd.DataFrame(rows, index=[f"case {n // 2}" for n in range(20)]).rename(
         columns={"label": "found", "image": "slide"}
     )
@@ -66,7 +66,7 @@ def test_a_frame_with_an_index_of_its_own(rows, tmp_path):
     assert evaluated["scores"]["accuracy"]["value"] == pytest.approx(right)
 
 
-def test_bad_rows_say_why(model, rows, tmp_path):
+def test_bad_rows_have_an_error(model, rows, tmp_path):
     frame = pd.DataFrame(rows)
     frame.loc[4, "image"] = "gone.png"
     with pytest.raises(FusionError, match=r"row 4.*gone\.png"):
@@ -80,7 +80,7 @@ def test_bad_rows_say_why(model, rows, tmp_path):
     assert sound["label"].tolist() == answers["label"].drop(index=4).tolist()
 
 
-def test_numbers_come_back_in_their_units(rows, save, tmp_path):
+def test_regression_predicts_in_label_units(rows, save, tmp_path):
     frame = pd.DataFrame([row | {"label": 1000 + n / 2} for n, row in enumerate(rows)])
     model = fit(frame, kind="regression", root=tmp_path)
     answers = model.predict(frame, root=tmp_path)
@@ -88,7 +88,7 @@ def test_numbers_come_back_in_their_units(rows, save, tmp_path):
     assert answers["value"].between(950, 1060).all()
 
 
-def test_saved_loaded_and_a_run_s_own_folder(model, rows, save, tmp_path):
+def test_save_and_load(model, rows, save, tmp_path):
     path = save(rows)
     expected = model.predict(path)
     model.save(tmp_path / "saved")
@@ -111,7 +111,7 @@ def test_saved_loaded_and_a_run_s_own_folder(model, rows, save, tmp_path):
 
 
 class Hub:
-    """The Hub, as a folder: what is uploaded is kept."""
+    """A stub of the Hub that stores uploads in a folder."""
 
     folder: Path
 
@@ -129,7 +129,7 @@ class Hub:
         return f"https://hub/{repo_id}"
 
 
-def test_shared_by_the_hub(model, rows, save, tmp_path, monkeypatch):
+def test_push_to_hub_and_load(model, rows, save, tmp_path, monkeypatch):
     monkeypatch.setattr(Hub, "folder", tmp_path / "hub", raising=False)
     monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Hub)
     assert model.push_to_hub("someone/dogs") == "https://hub/someone/dogs"
@@ -153,7 +153,7 @@ def test_shared_by_the_hub(model, rows, save, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "someone/nothing"])
-def test_what_cannot_be_loaded(name, tmp_path, monkeypatch):
+def test_loading_a_missing_model_fails(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no such folder"):
         FusionModel.from_pretrained(name, local_files_only=True)
@@ -164,7 +164,7 @@ def test_what_cannot_be_loaded(name, tmp_path, monkeypatch):
 
 
 class NoHub:
-    """A network without the Hub: counts how often it is asked."""
+    """A stub of an unreachable Hub that records the requests."""
 
     asked: ClassVar[list[str]] = []
 
@@ -193,7 +193,7 @@ def offline(repo_id, *, local_files_only=False, **_):
         ("someone/pets", 1),
     ],
 )
-def test_the_hub_is_asked_once_at_most(name, times, tmp_path, monkeypatch):
+def test_hub_is_requested_at_most_once(name, times, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fastrnn.fusion.api.HfApi", NoHub)
     monkeypatch.setattr("fastrnn.fusion.api.snapshot_download", offline)
@@ -204,14 +204,14 @@ def test_the_hub_is_asked_once_at_most(name, times, tmp_path, monkeypatch):
     assert NoHub.asked == ["someone/pets"] * times
 
 
-def test_an_earlier_download_is_taken_without_the_network(model, tmp_path, monkeypatch):
+def test_cached_download_is_used_offline(model, tmp_path, monkeypatch):
     model.save(tmp_path / "cached")
     monkeypatch.setattr("fastrnn.fusion.api.HfApi", NoHub)
     monkeypatch.setattr("fastrnn.fusion.api.snapshot_download", lambda *a, **k: tmp_path / "cached")
     assert FusionModel.from_pretrained("someone/pets").run.labels == model.run.labels
 
 
-def test_explained(model, tmp_path):
+def test_explain(model, tmp_path):
     found = model.explain(folder=tmp_path / "why", examples=1)
     assert {each["modality"] for each in found["ablation"]} == {"audio", "image", "text"}
     assert json.loads((tmp_path / "why" / "explanation.json").read_text()) == found
@@ -233,7 +233,7 @@ def test_explained(model, tmp_path):
         ({"conv": (2.5,)}, "conv is written 32,64; got (2.5,)"),
     ],
 )
-def test_what_is_no_option_is_said(rows, save, values, said):
+def test_invalid_options(rows, save, values, said):
     with pytest.raises(FusionError) as caught:
         fit(save(rows), **values)
     assert said in str(caught.value)

@@ -1,4 +1,4 @@
-"""The commands, as they are typed: options, the run folder, what is asked, mistakes."""
+"""The commands: options, the run's folder, prompts, errors."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def test_usage(capsys):
         (["demo", "nonsense"], " demo"),
     ],
 )
-def test_a_wrong_command_line_is_one_line(arguments, help_of, capsys):
+def test_usage_error_is_one_line(arguments, help_of, capsys):
     assert refusal(arguments, capsys).endswith(f"; see fastrnn{help_of} --help")
 
 
 def refusal(arguments, capsys):
-    """What a command says that ends with one line and status 2."""
+    """Run a command that must fail with status 2 and one line; return the line."""
     capsys.readouterr()
     assert cli.main(arguments) == 2, arguments
     said = capsys.readouterr().err
@@ -90,8 +90,8 @@ HOSTILE = ["-1", "nan", "9" * 30, "", "\udcff"]
 
 
 @pytest.mark.parametrize("name", ["demo", "evaluate", "explain", "export", "fit", "predict"])
-def test_no_value_of_an_option_is_a_traceback(name, tmp_path, monkeypatch, capsys):
-    """Nothing can be read here, so what an option accepts ends with one line as well."""
+def test_hostile_option_values_raise_no_traceback(name, tmp_path, monkeypatch, capsys):
+    """No input exists here, so a command also fails in one line if the option accepts the value."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").touch()
@@ -102,7 +102,7 @@ def test_no_value_of_an_option_is_a_traceback(name, tmp_path, monkeypatch, capsy
         for value in HOSTILE:
             if each.param_type_name == "option":
                 if name == "demo" and each.name == "out":
-                    continue  # a folder of any of these names may be begun
+                    continue  # a folder of any of these names can be created
                 refusal([name, *given.get(name, ["run"]), f"{each.opts[0]}={value}"], capsys)
             elif name != "demo" or value != "":
                 refusal([name, "--", value, "gone.csv"][: 4 if name == "predict" else 3], capsys)
@@ -119,14 +119,14 @@ def test_no_value_of_an_option_is_a_traceback(name, tmp_path, monkeypatch, capsy
         (["--conv=4,0"], "conv[1] is at least 1"),
         (["--strides=2.5"], "strides is written 2,2; got '2.5'"),
         (["--rate=0"], "rate is greater than 0"),
-        (["--batch=4", "--accumulate=3"], "no multiple of accumulate 3"),
-        (["--out="], "it is empty; give a path"),
-        (["--root=\udcff"], "is not UTF-8"),
+        (["--batch=4", "--accumulate=3"], "must be a multiple of accumulate 3"),
+        (["--out="], "the path is empty; give a path"),
+        (["--root=\udcff"], "is not a UTF-8 path"),
         (["--workers=9999"], "1024"),
         (["--epochs=2.5"], "--epochs"),
     ],
 )
-def test_what_no_option_can_be(arguments, said, tmp_path, monkeypatch, capsys):
+def test_invalid_option_values(arguments, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert said in refusal(["fit", "gone.csv", *arguments], capsys)
 
@@ -134,13 +134,13 @@ def test_what_no_option_can_be(arguments, said, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--modality-dropout=1"], "modality_dropout is less than 1"),
+        (["--modality-dropout=1"], "modality_dropout must be less than 1"),
         (["--freeze=nothing"], "freeze: no part 'nothing'; the parts are audio, fusion, head"),
         (["--freeze=audio,fusion,head,image,text"], "nothing is left to be trained"),
         (["--encoders=image=nope"], "no encoder 'nope' for image"),
         (["--encoders=image=text"], "reads text; image needs another"),
         (["--fusion=late", "--encoders=series=series"], "for what is not read: series"),
-        (["--fusion=aligned"], "where rows are no sequences"),
+        (["--fusion=aligned"], "rows are not sequences"),
         (["--conv=4,4,4,4,4"], "too small for 5 stages"),
         (["--strides="], "audio needs a convolution"),
         (["--width=65536", "--hidden=65536"], "make width, hidden, conv or grid smaller"),
@@ -153,15 +153,15 @@ def test_options_are_checked_before_files_are_decoded(
 ):
     monkeypatch.chdir(tmp_path)
     path = save(rows)
-    for each in rows:  # any of these files would be an error, were it read
+    for each in rows:  # reading any of these files would be an error
         (tmp_path / each["image"]).write_bytes(b"")
         (tmp_path / each["audio"]).write_bytes(b"")
     assert said in refusal(["fit", str(path), "--out", "run", *TINY, *arguments], capsys)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_frozen_part_must_have_been_taken(rows, save, tmp_path, capsys):
-    """As the other run's configuration tells, before a file is decoded."""
+def test_frozen_part_must_come_from_the_other_run(rows, save, tmp_path, capsys):
+    """The other run's configuration is checked before a file is decoded."""
     both = [{name: row[name] for name in ("text", "audio", "label")} for row in rows]
     alone = [{name: row[name] for name in ("text", "label")} for row in rows]
     assert fit(save(alone, "csv"), tmp_path / "first", "--no-baselines") == 0
@@ -172,7 +172,7 @@ def test_a_frozen_part_must_have_been_taken(rows, save, tmp_path, capsys):
     assert "nothing of 'audio' was taken from the other run" in said
 
 
-def test_answers_never_replace_the_table(rows, save, tmp_path, capsys):
+def test_predictions_do_not_overwrite_the_table(rows, save, tmp_path, capsys):
     table = [{name: row[name] for name in ("text", "label")} for row in rows]
     path, run = save(table), tmp_path / "run"
     assert fit(path, run, "--no-baselines") == 0
@@ -205,7 +205,7 @@ def test_fit(rows, save, tmp_path, capsys):
     assert (echoed["epochs"], echoed["seed"], echoed["cell"]) == (2, 0, "rnn")
 
 
-def test_the_echoed_options_fit_the_same_again(rows, save, tmp_path):
+def test_saved_options_reproduce_the_fit(rows, save, tmp_path):
     assert fit(save(rows), tmp_path / "a", "--seed", "3", "--no-baselines") == 0
     arguments = ["--config", str(tmp_path / "a" / "config.yaml"), "--out", str(tmp_path / "b")]
     assert cli.main(["fit", *arguments]) == 0
@@ -214,8 +214,8 @@ def test_the_echoed_options_fit_the_same_again(rows, save, tmp_path):
     assert again == first
 
 
-def test_flags_win_over_the_file_and_the_file_over_the_preset(monkeypatch, tmp_path):
-    """`fit` itself is not run: what it would be given is looked at."""
+def test_flags_override_the_file_and_the_file_overrides_the_preset(monkeypatch, tmp_path):
+    """`fit` is replaced by a stub that records its arguments."""
     given = {}
     monkeypatch.setattr(experiment, "fit", lambda *a, **k: given.update(args=a) or _stop())
     monkeypatch.setattr(manifest, "read_manifest", lambda *a, **k: None)
@@ -229,7 +229,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(monkeypatch, tmp_p
             assert cli.main(["fit", "t.csv", "--out", str(tmp_path / "r"), *given_flags]) == 2
             _, _, data, training, model, *_ = given["args"]
             assert (training.epochs, training.batch) == (4, 16)
-            assert model["cell"] == "gru"  # the article's is another
+            assert model["cell"] == "gru"  # the article preset has another cell
             assert (data.image_size, model["fusion"], model["grid"]) == (224, "concat", 0)
     assert not (tmp_path / "r").exists()
 
@@ -247,7 +247,7 @@ def _stop():
         ("config: other.yaml\n", "'config' is no option"),
     ],
 )
-def test_a_file_that_is_wrong(rows, save, tmp_path, capsys, text, said):
+def test_invalid_options_file(rows, save, tmp_path, capsys, text, said):
     file = tmp_path / "options.yaml"
     file.write_text(text)
     assert fit(save(rows), tmp_path / "run", "--config", str(file)) == 2
@@ -256,7 +256,7 @@ def test_a_file_that_is_wrong(rows, save, tmp_path, capsys, text, said):
 
 
 class Terminal(io.StringIO):
-    """A standard input that someone types into."""
+    """A standard input that is a terminal."""
 
     def isatty(self):
         return True
@@ -276,28 +276,28 @@ class Terminal(io.StringIO):
         ),
     ],
 )
-def test_what_was_guessed_is_confirmed(
+def test_inferred_columns_are_confirmed(
     rows, save, tmp_path, monkeypatch, capsys, typed, more, code, asked
 ):
     monkeypatch.setattr(sys, "stdin", Terminal(typed))
     monkeypatch.setattr(experiment, "fit", lambda *a, **k: _stop())
     assert fit(save(rows), tmp_path / "run", *more) == code
     said = capsys.readouterr()
-    assert ("Train on these?" in said.out) == asked
-    assert ("image = image, a guess" in said.out) == asked
+    assert ("Train on these columns?" in said.out) == asked
+    assert ("image = image (inferred" in said.out) == asked
     assert ("enough" in said.err) == (code == 2)  # training would have begun
 
 
-def test_nothing_is_asked_where_no_one_can_answer(rows, save, tmp_path, monkeypatch, capsys):
+def test_no_prompt_without_a_terminal(rows, save, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     monkeypatch.setattr(experiment, "fit", lambda *a, **k: _stop())
     assert fit(save(rows), tmp_path / "run") == 2
     said = capsys.readouterr()
-    assert "Train on these?" not in said.out
+    assert "Train on these columns?" not in said.out
     assert "enough" in said.err
 
 
-def test_mistakes_are_said_without_a_traceback(rows, save, tmp_path, capsys):
+def test_bad_row_is_reported_without_a_traceback(rows, save, tmp_path, capsys):
     rows[2]["image"] = "gone.png"
     assert fit(save(rows), tmp_path / "run") == 2
     said = capsys.readouterr().err
@@ -320,20 +320,20 @@ def test_mistakes_are_said_without_a_traceback(rows, save, tmp_path, capsys):
         (["export", "gone"], "give a run's folder"),
     ],
 )
-def test_what_is_not_there(arguments, said, tmp_path, monkeypatch, capsys):
+def test_missing_arguments_and_files(arguments, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_several_processes_need_one_name_for_the_folder(rows, save, tmp_path, monkeypatch, capsys):
+def test_several_processes_need_a_common_folder(rows, save, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["fit", str(save(rows)), *TINY]) == 2
     assert "--out" in capsys.readouterr().err
 
 
-def test_new_folders_overwrite_nothing(tmp_path, monkeypatch):
+def test_new_folder_is_unused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for expected in ("runs/a", "runs/a-2", "runs/a-3"):
         folder = flags.new_folder("a")
@@ -341,7 +341,7 @@ def test_new_folders_overwrite_nothing(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
 
 
-def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path, capsys):
+def test_existing_run_is_not_overwritten(rows, save, tmp_path, capsys):
     path = save(rows)
     out = tmp_path / "run"
     assert fit(path, out, "--no-baselines") == 0
@@ -358,7 +358,7 @@ def one_line(said):
 
 
 def interrupted(monkeypatch, number):
-    """Ctrl-C right after the `number`th save of a state."""
+    """Raise KeyboardInterrupt right after the `number`th save of a state."""
     save, count = resume.save, 0
 
     def saving(folder, state):
@@ -371,7 +371,7 @@ def interrupted(monkeypatch, number):
     monkeypatch.setattr(resume, "save", saving)
 
 
-def test_ctrl_c_says_how_to_go_on(rows, save, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_prints_how_to_resume(rows, save, tmp_path, monkeypatch, capsys):
     path, run = save(rows), tmp_path / "a run"
     with monkeypatch.context() as patch:
         interrupted(patch, 1)
@@ -388,9 +388,7 @@ def test_ctrl_c_says_how_to_go_on(rows, save, tmp_path, monkeypatch, capsys):
     assert len(lines(run / "metrics.jsonl")) == 3
 
 
-def test_a_run_that_was_stopped_between_models_answers_and_says_so(
-    rows, save, tmp_path, monkeypatch, capsys
-):
+def test_run_stopped_between_models_predicts_with_a_note(rows, save, tmp_path, monkeypatch, capsys):
     path, run, out = save(rows), tmp_path / "run", tmp_path / "answers.jsonl"
     with monkeypatch.context() as patch:
         interrupted(patch, 2)
@@ -401,7 +399,7 @@ def test_a_run_that_was_stopped_between_models_answers_and_says_so(
     assert len(lines(out)) == 20
 
 
-def test_ctrl_c_before_training_leaves_nothing(rows, save, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_before_training_leaves_no_files(rows, save, tmp_path, monkeypatch, capsys):
     def stop(*arguments):
         raise KeyboardInterrupt
 
@@ -411,13 +409,13 @@ def test_ctrl_c_before_training_leaves_nothing(rows, save, tmp_path, monkeypatch
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_ends_a_fit_with_one_line(rows, save, tmp_path, capsys):
+def test_full_disk_is_reported_in_one_line(rows, save, tmp_path, capsys):
     path, run = save(rows), tmp_path / "run"
     with no_space(20_000):
         assert fit(path, run, "--no-baselines") == 2
     said = one_line(capsys.readouterr().err)
     assert said.startswith(f"error: {run}/")
-    assert f"File too large; mend that, and go on with: fastrnn fit --resume {run}" in said
+    assert f"File too large; fix that, then resume with: fastrnn fit --resume {run}" in said
     assert cli.main(["fit", "--resume", str(run)]) == 0
     with no_space(100):
         assert fit(path, tmp_path / "other") == 2
@@ -437,7 +435,7 @@ def test_a_full_disk_ends_a_fit_with_one_line(rows, save, tmp_path, capsys):
     assert before == {each: each.read_bytes() for each in run.rglob("*") if each.is_file()}
 
 
-def test_what_cannot_be_written(rows, save, tmp_path, monkeypatch, capsys):
+def test_unwritable_outputs(rows, save, tmp_path, monkeypatch, capsys):
     path, run = save(rows), tmp_path / "run"
     assert fit(path, run, "--no-baselines") == 0
     capsys.readouterr()
@@ -463,7 +461,7 @@ def test_what_cannot_be_written(rows, save, tmp_path, monkeypatch, capsys):
 
 
 def test_from_a_table_to_a_report(rows, save, tmp_path, capsys):
-    """All commands that take a run, one after another."""
+    """Run all commands on one run, one after another."""
     rows = [{name: row[name] for name in ("image", "text", "label")} for row in rows]
     path, run = save(rows), tmp_path / "run"
     assert fit(path, run, "--no-baselines") == 0
@@ -483,16 +481,16 @@ def test_from_a_table_to_a_report(rows, save, tmp_path, capsys):
 
     out = tmp_path / "answers.jsonl"
     assert cli.main(["predict", str(run), str(path), "--output", str(out)]) == 0
-    assert "20 rows answered" in capsys.readouterr().out
+    assert "20 rows predicted" in capsys.readouterr().out
     assert len(lines(out)) == 20
 
     assert cli.main(["export", str(run)]) == 0
     assert (run / "model.onnx").stat().st_size > 1000
 
 
-def test_the_probes_that_can_be_named_are_all_there_are():
+def test_demo_names_are_complete():
     assert {each.value for each in demos.Probe} == set(DEMOS)
 
 
-def test_options_of_columns_and_of_fields_are_different():
+def test_column_and_field_options_are_disjoint():
     assert not set(options.COLUMNS) & set(options.NAMES)

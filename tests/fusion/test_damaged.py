@@ -1,4 +1,4 @@
-"""Folders of models and runs that are damaged, or that a stranger made to do harm."""
+"""Damaged or malicious folders of models and runs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def contain(file: str, content: bytes):
 
 
 def pipe(file: str):
-    """Put a named pipe in a file's place, which nobody writes to."""
+    """Replace a file by a named pipe without a writer."""
 
     def damage(folder: Path) -> None:
         (folder / file).unlink()
@@ -76,7 +76,7 @@ def foreign_tokens(folder: Path) -> None:
 
 
 def added_tokens(folder: Path) -> None:
-    """As many tokens as the model knows, and numbers beyond them for each text."""
+    """Keep the vocabulary, but add token ids beyond it to each text."""
     file = folder / "tokenizer.json"
     content = json.loads(file.read_text())
     content["post_processor"] = {
@@ -114,13 +114,13 @@ DEEP = b"[" * 200_000
         (change(CONFIG, "model", "width", value=10**9), f"{CONFIG}: model.width is .* at most"),
         (change(CONFIG, "data", "image_size", value="64"), f"{CONFIG}: data.image_size is a whole"),
         (change(CONFIG, "data", "image_size", value=10**6), f"{CONFIG}: data.image_size .* most"),
-        (change(CONFIG, "data", "image_size", value=16), "data.image_size is 16, and model"),
-        (change(CONFIG, "data", "mels", value=13), "data.mels is 13, and model.mels 12"),
+        (change(CONFIG, "data", "image_size", value=16), "data.image_size is 16, but model"),
+        (change(CONFIG, "data", "mels", value=13), "data.mels is 13, but model.mels is 12"),
         (change(CONFIG, "model", "encoders", value=[["image", "text"]]), "'text' reads text"),
         (cut("model.safetensors"), "model.safetensors: not this network's weights, or damaged"),
     ],
 )
-def test_damage_is_named(run, damage, said):
+def test_damaged_file_is_named(run, damage, said):
     damage(run)
     with pytest.raises(ConfigError, match=said) as caught:
         load(run)
@@ -136,7 +136,7 @@ def test_damage_is_named(run, damage, said):
         {"fusion": "late"},
     ],
 )
-def test_nothing_is_built_that_the_weights_do_not_fill(run, monkeypatch, options):
+def test_shapes_are_compared_before_building(run, monkeypatch, options):
     for name, value in options.items():
         change(CONFIG, "model", name, value=value)(run)
     change("models/fusion/config.json", "hidden", value=65_536)(run)
@@ -148,7 +148,7 @@ def test_nothing_is_built_that_the_weights_do_not_fill(run, monkeypatch, options
 
 
 def test_loading_does_not_import_the_compiler(run):
-    """Comparing shapes is to cost no seconds."""
+    """Comparing shapes must not take seconds."""
     program = (
         "import sys; from fastrnn.fusion.config import ModelConfig; "
         "from fastrnn.fusion.network import blueprint; "
@@ -159,7 +159,7 @@ def test_loading_does_not_import_the_compiler(run):
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_a_tensor_of_another_shape_is_named(run):
+def test_tensor_with_wrong_shape_is_named(run):
     file = run / "model.safetensors"
     weights = load_file(file)
     name = "head.readout.weight"
@@ -167,7 +167,7 @@ def test_a_tensor_of_another_shape_is_named(run):
     save_file(weights | {name: torch.zeros(1, 23)}, file)
     with pytest.raises(
         ConfigError,
-        match=rf"{name} has the shape \[1, 23\], where config\.json describes \[1, 24\]",
+        match=rf"{name} has the shape \[1, 23\], but config\.json describes \[1, 24\]",
     ):
         load(run)
 
@@ -184,7 +184,7 @@ def test_a_tensor_of_another_shape_is_named(run):
         (contain("models/fusion/config.json", b"[]"), r"fusion/config\.json: the configuration"),
     ],
 )
-def test_a_damaged_run_is_not_evaluated(run, damage, said, capsys):
+def test_damaged_run_is_not_evaluated(run, damage, said, capsys):
     damage(run)
     with pytest.raises(ConfigError, match=said):
         evaluation.evaluate_run(run)
@@ -192,13 +192,13 @@ def test_a_damaged_run_is_not_evaluated(run, damage, said, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_damaged_evaluation_is_not_reported(run):
+def test_damaged_evaluation_is_not_reported(run):
     (run / "evaluation.json").write_text("{")
     with pytest.raises(ConfigError, match=r"evaluation\.json: damaged: not JSON"):
         write_report(run)
 
 
-def test_what_is_whole_is_read(run):
+def test_intact_files_are_read(run):
     parts = read_split(run / "split.json")
     assert sorted(row for rows in parts.values() for row in rows) == list(range(40))
     assert load_tokenizer(run / TOKENIZER).get_vocab_size() == load(run)[1].vocabulary

@@ -1,4 +1,4 @@
-"""Rows to batches: missing inputs, every kind of label, bad rows, workers."""
+"""Preprocessor and Examples: missing inputs, every kind of label, bad rows, workers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVERYTHING = ("audio", "image", "series", "text")
 
 
 def loaded(source: Any, **named: Any) -> tuple[Preprocessor, Examples]:
-    """Fitted on every row, and every row."""
+    """Return a preprocessor fitted on every row, and every row decoded."""
     manifest = read_manifest(source, **named)
     everything = range(len(manifest.rows))
     preprocessor = Preprocessor.fit(manifest, everything, CONFIG)
@@ -30,7 +30,7 @@ def loaded(source: Any, **named: Any) -> tuple[Preprocessor, Examples]:
 
 
 def same(one: Examples, other: Examples) -> None:
-    """Both hold the same rows, to the bit."""
+    """Assert that both hold the same rows, bit for bit."""
     a, b = (each.collate(range(len(each))) for each in (one, other))
     assert set(a) == set(b)
     for name, value in a.items():
@@ -39,7 +39,7 @@ def same(one: Examples, other: Examples) -> None:
 
 @pytest.fixture
 def full(rows, tmp_path) -> list[dict[str, Any]]:
-    """The rows, with a series of two variables: written out, a .csv or a .npy file."""
+    """The rows with a series of two variables: a list, a .csv file or a .npy file."""
     dice = np.random.default_rng(0)
     for number, row in enumerate(rows):
         values = dice.normal((3, -20), (2, 0.5), (3 + number % 5, 2)).round(3)
@@ -54,7 +54,7 @@ def full(rows, tmp_path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_batch_of_all_modalities(full, save):
+def test_batch_of_all_modalities(full, save):
     preprocessor, examples = loaded(save(full))
     batch = examples.collate([0, 4, 4])
     assert preprocessor.variables == 2
@@ -69,7 +69,7 @@ def test_series_are_standardised_by_the_training_rows(full, save):
     manifest = read_manifest(save(full))
     preprocessor = Preprocessor.fit(manifest, range(10), CONFIG)
     train = torch.cat(list(preprocessor.load(manifest, range(10)).series))
-    # Of n float32 numbers of size 1 the mean is off by no more than their rounding, 2^-24.
+    # The mean of float32 numbers of size 1 is off by at most their rounding error, 2^-24.
     torch.testing.assert_close(train.double().mean(0), torch.zeros(2).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(
         train.double().std(0, unbiased=False), torch.ones(2).double(), atol=1e-6, rtol=0
@@ -80,7 +80,7 @@ def test_series_are_standardised_by_the_training_rows(full, save):
     torch.testing.assert_close(other, (values - mean) / deviation)
 
 
-def test_a_variable_that_never_changes(rows, save):
+def test_constant_variable(rows, save):
     _, examples = loaded(save([row | {"series": [[0.1, n]] * 3} for n, row in enumerate(rows)]))
     assert all((each[:, 0] == 0).all() for each in examples.series)
 
@@ -91,7 +91,7 @@ def test_one_variable_needs_no_inner_lists(rows, save):
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
-def test_a_missing_modality(full, save, name):
+def test_missing_modality(full, save, name):
     for number in (1, 4):
         full[number][name] = None
     _, examples = loaded(save(full))
@@ -101,17 +101,17 @@ def test_a_missing_modality(full, save, name):
     assert [key for key in batch if key.endswith("_present")] == [f"{name}_present"]
     if name == "image":
         assert batch["image"].tolist() == [0, 0, 0]
-        assert len(batch["frames"]) == 1  # no image is encoded for those that lack one
+        assert len(batch["frames"]) == 1  # no image is encoded for rows that lack one
     else:
         assert batch[f"{name}_lengths"][[0, 2]].tolist() == [1, 1]
         assert not batch[name][[0, 2]].any()
         assert batch[name][1].any()
-    # A batch in which all have it says so: the network that was built for it expects the key.
+    # A batch without missing rows has the key too, since the network expects it.
     assert examples.collate([2, 3])[f"{name}_present"].all()
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
-def test_a_batch_of_none(full, save, name):
+def test_batch_without_a_modality(full, save, name):
     full[1][name] = None
     _, examples = loaded(save(full))
     batch = examples.collate([1, 1])
@@ -120,7 +120,7 @@ def test_a_batch_of_none(full, save, name):
     assert len(batch["frames"]) == 1
 
 
-def test_a_split_in_which_all_lack_it(full, save):
+def test_split_without_a_modality(full, save):
     manifest = read_manifest(
         save([row | {"image": None} if n > 9 else row for n, row in enumerate(full)])
     )
@@ -128,7 +128,7 @@ def test_a_split_in_which_all_lack_it(full, save):
     batch = preprocessor.load(manifest, range(10, 20)).collate([0, 5])
     assert batch["frames"].shape == (1, 3, 8, 8)
     assert not batch["image_present"].any()
-    with pytest.raises(ManifestError, match="no training row has anything in the column 'image'"):
+    with pytest.raises(ManifestError, match="all training rows are empty in the column 'image'"):
         Preprocessor.fit(manifest, range(10, 20), CONFIG)
 
 
@@ -143,24 +143,24 @@ def test_missing_in_streams(streams, save):
     assert int(batch["image"].max()) < len(batch["frames"])
 
 
-def test_a_stream_model_reads_rows_that_look_like_none(streams, save):
+def test_stream_model_reads_rows_without_lists(streams, save):
     preprocessor, _ = loaded(save(streams))
     rows = [{"image": None, "audio": row["audio"]} for row in streams]
     manifest = read_manifest(save(rows), labelled=False)
-    assert not manifest.stream  # nothing in the table tells
+    assert not manifest.stream  # cannot be inferred from this table
     batch = preprocessor.load(manifest, range(20)).collate([0, 1])
     assert batch["steps"].tolist() == [[True], [True]]
     assert batch["image"].shape == (2, 1)
 
 
-def test_a_model_of_single_images_reads_no_lists(rows, streams, save):
+def test_single_image_model_rejects_lists(rows, streams, save):
     preprocessor, _ = loaded(save([{"image": r["image"], "label": r["label"]} for r in rows]))
     manifest = read_manifest(save(streams), labelled=False)
-    with pytest.raises(ManifestError, match="the model reads one image a row; write one"):
+    with pytest.raises(ManifestError, match="the model reads one image per row; write one"):
         preprocessor.load(manifest, range(20))
 
 
-def test_a_column_that_the_model_reads(full, save):
+def test_column_of_the_model_is_required(full, save):
     preprocessor, _ = loaded(save(full))
     without = [{key: row[key] for key in ("text", "audio", "image")} for row in full]
     manifest = read_manifest(save(without), labelled=False)
@@ -174,7 +174,7 @@ def test_a_column_that_the_model_reads(full, save):
     assert not batch["series_present"].any()
 
 
-def test_a_column_that_the_model_does_not_read(rows, save):
+def test_other_columns_are_ignored(rows, save):
     texts = [{"text": row["text"], "label": row["label"]} for row in rows]
     preprocessor, _ = loaded(save(texts))
     rows[3] |= {"text": None}
@@ -182,19 +182,19 @@ def test_a_column_that_the_model_does_not_read(rows, save):
     assert set(preprocessor.load(manifest, [1, 2]).collate([0, 1])) == {
         "text", "text_lengths", "label"
     }  # fmt: skip
-    with pytest.raises(ManifestError, match="line 4: nothing of text; fill one"):
+    with pytest.raises(ManifestError, match="line 4: no value for text; fill one"):
         preprocessor.load(manifest, [3])
 
 
 @pytest.mark.parametrize("named", [{}, {"kind": "multiclass"}])
-def test_labels_by_number(rows, save, named):
+def test_labels_become_indices(rows, save, named):
     preprocessor, examples = loaded(save(rows), **named)
     assert preprocessor.labels == ("no", "yes")
     assert preprocessor.kind == named.get("kind", "binary")
     assert examples.collate([0, 1, 3])["label"].tolist() == [0, 1, 1]
 
 
-def test_several_labels(rows, save):
+def test_multilabel(rows, save):
     cells = ["b|a", "c", "[]", "a"] * 5
     rows = [row | {"label": cell} for row, cell in zip(rows, cells, strict=True)]
     preprocessor, examples = loaded(save(rows))
@@ -215,33 +215,35 @@ def test_regression(rows, save):
     assert deviation == pytest.approx(np.std(values[:10]))
     label = preprocessor.load(manifest, range(20)).collate(range(20))["label"]
     assert label.dtype == torch.float32
-    # A label is as large as 13, known to 13 * 2^-24, and the deviation is less than 10.
+    # Standardised labels are at most 13, so off by 13 * 2^-24; the deviation is below 10.
     torch.testing.assert_close(
         label.double() * deviation + mean, torch.tensor(values).double(), atol=1e-5, rtol=0
     )
 
 
-def test_targets_without_a_usable_scale(rows, save):
+def test_targets_without_a_usable_scale_are_rejected(rows, save):
     values = [1e17 + 1000 * number for number in range(20)]
     manifest = read_manifest(
         save([row | {"label": value} for row, value in zip(rows, values, strict=True)]),
         kind="regression",
     )
-    with pytest.raises(ManifestError, match=r"mean, 1e\+17, .*rounding does; subtract it"):
+    with pytest.raises(ManifestError, match=r"mean, 1e\+17, .*rounding error; subtract the mean"):
         Preprocessor.fit(manifest, range(20), CONFIG)
 
 
-def test_a_target_far_from_those_in_training(rows, save):
+def test_target_far_from_training_is_rejected(rows, save):
     rows = [row | {"label": number} for number, row in enumerate(rows)]
     manifest = read_manifest(save(rows), kind="regression")
     preprocessor = Preprocessor.fit(manifest, range(20), CONFIG)
     rows[3]["label"] = 1e30
     far = read_manifest(save(rows), kind="regression")
-    with pytest.raises(ManifestError, match=r"line 4: 1e\+30 is over 1e\+15 deviations"):
+    with pytest.raises(
+        ManifestError, match=r"line 4: 1e\+30 is more than 1e\+15 standard deviations"
+    ):
         preprocessor.load(far, range(20))
 
 
-def test_a_model_may_know_a_label_by_another_spelling(rows, save):
+def test_older_model_may_spell_labels_differently(rows, save):
     preprocessor, _ = loaded(save([row | {"label": n % 2} for n, row in enumerate(rows)]))
     before = replace(preprocessor, labels=("0.0", "1.0"))
     manifest = read_manifest(save([row | {"label": float(n % 2)} for n, row in enumerate(rows)]))
@@ -250,7 +252,7 @@ def test_a_model_may_know_a_label_by_another_spelling(rows, save):
         assert label.tolist() == [number % 2 for number in range(20)]
 
 
-def test_an_unknown_label(rows, save):
+def test_unknown_label(rows, save):
     preprocessor, _ = loaded(save(rows))
     rows[3]["label"] = "perhaps"
     manifest = read_manifest(save(rows))
@@ -261,7 +263,7 @@ def test_an_unknown_label(rows, save):
     assert examples.skipped[0][0] == "line 4"
 
 
-def test_prediction(rows, save):
+def test_rows_without_labels(rows, save):
     preprocessor, _ = loaded(save(rows))
     manifest = read_manifest(
         save([{k: v for k, v in row.items() if k != "label"} for row in rows]), labelled=False
@@ -273,7 +275,7 @@ def test_prediction(rows, save):
         Preprocessor.fit(manifest, range(20), CONFIG)
 
 
-def test_a_run_restores_it(full, save):
+def test_restore_from_a_run(full, save):
     rows = [row | {"label": number / 3} for number, row in enumerate(full)]
     manifest = read_manifest(save(rows), kind="regression")
     preprocessor = Preprocessor.fit(manifest, range(20), CONFIG)
@@ -294,7 +296,7 @@ def test_a_run_restores_it(full, save):
     same(restored.load(manifest, range(20)), preprocessor.load(manifest, range(20)))
 
 
-def test_another_models_tokens(rows, save):
+def test_tokenizer_of_another_model(rows, save):
     manifest = read_manifest(save(rows))
     first = Preprocessor.fit(manifest, range(20), CONFIG)
     other = Preprocessor.fit(manifest, range(5), CONFIG, first.tokenizer)
@@ -302,7 +304,7 @@ def test_another_models_tokens(rows, save):
 
 
 def damage(rows: list[dict[str, Any]], folder: Path) -> Manifest:
-    """Rows 2, 5, 7 and 11 cannot be used, for a reason each."""
+    """Make rows 2, 5, 7 and 11 unusable, each for a different reason."""
     (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:60])
     (folder / "5.wav").write_bytes(b"RIFF")
     rows[7]["text"] = "a" * 30_000
@@ -328,7 +330,7 @@ def test_bad_rows_are_left_out_and_listed(full, tmp_path, workers):
     same(examples, preprocessor.load(manifest, good))
 
 
-def test_the_first_bad_row_is_named(full, tmp_path):
+def test_first_bad_row_is_named(full, tmp_path):
     manifest = damage(full, tmp_path)
     preprocessor = Preprocessor.fit(manifest, range(20), CONFIG, on_bad_row="skip")
     for rows, text in (
@@ -345,21 +347,21 @@ def test_the_first_bad_row_is_named(full, tmp_path):
         Preprocessor.fit(manifest, range(20), CONFIG)
 
 
-def test_no_row_can_be_used(rows, save, tmp_path):
+def test_no_usable_row(rows, save, tmp_path):
     preprocessor, _ = loaded(save(rows))
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(b"")
     manifest = read_manifest(save(rows))
-    with pytest.raises(DataError, match=r"no row can be used; the first: .*line 1: .*0\.png"):
+    with pytest.raises(DataError, match=r"no row can be used; the first error: .*line 1: .*0\.png"):
         preprocessor.load(manifest, range(3), on_bad_row="skip")
     manifest = read_manifest(save(rows), labelled=False)
     examples = preprocessor.load(manifest, range(3), on_bad_row="skip")
     assert (len(examples), len(examples.skipped)) == (0, 3)
 
 
-def test_workers_change_nothing(full, save):
+def test_results_do_not_depend_on_workers(full, save):
     manifest = read_manifest(save(full))
-    torch.set_num_threads(2)  # which is not to reach the numbers either
+    torch.set_num_threads(2)  # must not change the values either
     preprocessor = Preprocessor.fit(manifest, range(20), CONFIG, workers=2)
     assert preprocessor.series == Preprocessor.fit(manifest, range(20), CONFIG).series
     before = torch.get_rng_state()
@@ -393,7 +395,7 @@ def test_odd_texts_are_read(rows, save, text):
     assert 1 <= len(examples.text[3]) <= CONFIG.max_tokens
 
 
-def test_half_a_surrogate_pair(rows, save):
+def test_lone_surrogate_is_rejected(rows, save):
     rows[3]["text"] = "a\ud800b"
     with pytest.raises(MediaError, match=r"line 4: .*no Unicode; mend it"):
         loaded(save(rows))

@@ -1,4 +1,4 @@
-"""The demonstrations beyond the standard comparison: each runs whole, on a few rows."""
+"""The demos that go beyond the standard comparison, on a few rows."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ def test_noisy_digit(tmp_path):
     assert {"fusion", "image only", "audio only", "late"} <= {each.name for each in run.trained}
     test = run.examples["test"]
     single = {each.name: logits(each.model, test).softmax(-1) for each in run.trained}
-    product = single["image only"] * single["audio only"]  # every digit is as frequent
+    product = single["image only"] * single["audio only"]  # digits are equally frequent
     label = torch.stack(list(test.labels))
     assert posterior_product(run) == pytest.approx(
         float((product.argmax(-1) == label).double().mean())
     )
 
 
-def test_without_a_modality_nothing_of_it_is_read(tmp_path):
+def test_missing_modality_is_not_read(tmp_path):
     run, _ = show(noisy_digit.NAME, tmp_path)
     network, test = run.trained[0].model, run.examples["test"]
     batch = test.collate(range(20))
     batch["audio"] = torch.full_like(batch["audio"], torch.nan)
     batch["audio_present"] = torch.zeros(20, dtype=torch.bool)
     with torch.no_grad():
-        # nan to a sum of padded lengths: the answers agree to rounding, and are numbers
+        # Equal up to rounding, and finite: none of the NaN inputs is read.
         torch.testing.assert_close(network(batch), logits(network, test, "audio"))
     assert 0 <= accuracy("multiclass", logits(network, test), test) <= 1
 
 
 @pytest.mark.slow
-def test_spoken_claim_carries_over(tmp_path, monkeypatch):
+def test_spoken_claim_transfers_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_transfer, "WRITTEN", 1)
     monkeypatch.setattr(spoken_claim, "SENTENCES", 40)
     run, told = show(spoken_claim.NAME, tmp_path)
-    assert "carried over" in told
-    assert "40 rows, 210 of the sentences" in told
+    assert "transferred" in told
+    assert "40 rows, 210 sentences" in told
     carried, _, _ = checkpoint.load(tmp_path / "carried")
     written, _, _ = checkpoint.load(tmp_path / "written")
     now, source, before = (each.state_dict() for each in (run.trained[0].model, carried, written))
@@ -88,8 +88,8 @@ def test_article(tmp_path, monkeypatch):
     assert [each.name for each in run.trained] == ["fusion"]
 
 
-def test_a_transplant_fuses_as_before(tmp_path):
-    """The same features give the same answers, whatever the modality is called."""
+def test_transplant_keeps_the_fusion(tmp_path):
+    """Equal features give equal logits before and after the modality is replaced."""
     run, _ = show("claim-check", tmp_path)
     folder = transplant(tmp_path, tmp_path / "new", "image", "audio", {"mels": 12})
     network, _, config = checkpoint.load(folder)

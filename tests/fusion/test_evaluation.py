@@ -1,4 +1,4 @@
-"""Scores against torchmetrics, intervals, changed batches, and a whole run's evaluation."""
+"""Scores against torchmetrics, intervals, perturbed batches, and the evaluation of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROWS = 300
 
 
 def answers(kind: str, seed: int = 0, classes: int = 4, skill: float = 1.0) -> Answers:
-    """Random rows, and answers that know something of them; many probabilities are equal."""
+    """Random labels, and predictions better than chance; many probabilities are tied."""
     generator = torch.Generator().manual_seed(seed)
     row = torch.arange(ROWS)
     if kind == "steps":
@@ -98,7 +98,7 @@ def expected(given: Answers) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "steps", "multilabel", "regression"])
-def test_scores_are_torchmetrics(kind):
+def test_scores_match_torchmetrics(kind):
     given = answers(kind)
     ours, theirs = metrics.scores(given, ones(given)), expected(given)
     assert ours.keys() == theirs.keys()
@@ -108,7 +108,7 @@ def test_scores_are_torchmetrics(kind):
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "steps", "multilabel", "regression"])
-def test_a_weight_is_as_good_as_repeating_a_row(kind):
+def test_weights_equal_repeated_rows(kind):
     given = answers(kind)
     counts = torch.randint(0, 4, (ROWS,))
     drawn = torch.repeat_interleave(torch.arange(len(given.row)), counts[given.row])
@@ -127,8 +127,8 @@ def test_undefined_scores_are_nan_and_null():
     assert found["auroc"].to_json() == {"value": None, "low": None, "high": None}
 
 
-def test_intervals_are_those_of_theory():
-    """The accuracy of N independent rows is within 1.96 sqrt(p (1 - p) / N) 95 % of the time."""
+def test_intervals_match_theory():
+    """The accuracy of N independent rows is within 1.96 sqrt(p (1 - p) / N) 95% of the time."""
     given = answers("binary")
     found = metrics.intervals(given)["accuracy"]
     half = 1.96 * (found.value * (1 - found.value) / ROWS) ** 0.5
@@ -139,8 +139,8 @@ def test_intervals_are_those_of_theory():
     assert found != metrics.intervals(given, seed=1)["accuracy"]
 
 
-def test_steps_of_a_row_are_drawn_together():
-    """Repeating every row's item ten times makes nothing surer."""
+def test_steps_of_a_row_are_resampled_together():
+    """Repeating every row's item ten times does not narrow the interval."""
     once = answers("multiclass")
     many = Answers(
         "steps",
@@ -154,7 +154,7 @@ def test_steps_of_a_row_are_drawn_together():
     assert (one.low, one.high) == pytest.approx((other.low, other.high))
 
 
-def test_a_paired_difference_is_surer_than_two_intervals():
+def test_paired_difference_is_narrower_than_an_interval():
     one = answers("binary", skill=1.0)
     other = replace(one, output=one.output.clone())
     certain = (one.output - 0.5).abs() > 0.01
@@ -168,7 +168,7 @@ def test_a_paired_difference_is_surer_than_two_intervals():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_threshold_is_the_best_of_all(seed):
+def test_threshold_is_optimal(seed):
     given = answers("binary", seed)
     chosen = metrics.threshold(given)
     tried = [*torch.linspace(-0.01, 1.01, 409).tolist(), chosen]
@@ -178,7 +178,7 @@ def test_the_threshold_is_the_best_of_all(seed):
     assert found[chosen] == max(found.values())
 
 
-def test_threshold_in_doubt():
+def test_threshold_defaults_to_half():
     given = answers("binary")
     one_label = replace(given, truth=torch.ones_like(given.truth))
     assert metrics.threshold(one_label) == 0.5
@@ -187,7 +187,7 @@ def test_threshold_in_doubt():
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass"])
-def test_calibration_is_torchmetrics(kind):
+def test_calibration_matches_torchmetrics(kind):
     given = answers(kind)
     found = metrics.calibration(given)
     if kind == "multiclass":
@@ -208,7 +208,7 @@ def test_confusion():
     assert torch.tensor(metrics.confusion(many)).view(4, 2, 2).tolist() == theirs.tolist()
 
 
-def test_regression_is_in_the_labels_units():
+def test_regression_is_in_label_units():
     config = configuration("regression", target=(10.0, 4.0))
     output, truth, row = evaluation.items(
         config, torch.tensor([[1.0], [0.0]]), torch.tensor([0.5, -1])
@@ -218,7 +218,7 @@ def test_regression_is_in_the_labels_units():
     assert row.tolist() == [0, 1]
 
 
-def test_r2_of_values_that_differ_by_little():
+def test_r2_of_nearly_equal_values():
     truth = 1.7e9 + 50 * (torch.arange(200).double() % 2) + torch.arange(200) % 5
     output = truth + 25 * torch.sin(torch.arange(200).double())
     near, far = (
@@ -227,13 +227,13 @@ def test_r2_of_values_that_differ_by_little():
     )
     expected = tm.r2_score(near.output, near.truth)
     assert metrics.value(far, "r2") == pytest.approx(float(expected), abs=1e-9)
-    # The resamples' too, to the digits that a float64 of 1.7e9 has of a deviation of 25.
+    # The resamples too, to the precision of float64 at 1.7e9 with a standard deviation of 25.
     both = [metrics.intervals(each)["r2"] for each in (near, far)]
     assert both[0].low == pytest.approx(both[1].low, abs=1e-6)
     assert both[0].high == pytest.approx(both[1].high, abs=1e-6)
 
 
-def test_small_scores_keep_their_digits():
+def test_small_scores_keep_significant_digits():
     assert metrics.plain(1.23456789e-9) == 1.23457e-09
     assert metrics.plain(0.123456789) == 0.123457
     assert metrics.plain(1234.123456789) == 1234.123457
@@ -269,14 +269,14 @@ def stepped(tmp_path_factory):
     return trained_run(tmp_path_factory.mktemp("steps"), "steps")
 
 
-def test_noise_is_as_strong_as_asked(static):
+def test_noise_has_the_given_strength(static):
     batch = static.examples["train"].collate(range(len(static.examples["train"])))
     dice = torch.Generator().manual_seed(0)
     worse = changes.noise(batch, "audio", 0.5, dice)
     inside = torch.arange(batch["audio"].shape[1]) < batch["audio_lengths"][:, None]
     added = (worse["audio"] - batch["audio"])[inside]
     ratio = float(added.std() / batch["audio"][inside].std())
-    assert ratio == pytest.approx(0.5, rel=0.1)  # thousands of draws
+    assert ratio == pytest.approx(0.5, rel=0.1)  # thousands of samples
     worse = changes.noise(batch, "image", 0.25, dice)
     assert worse["frames"].dtype == torch.uint8
     assert not torch.equal(worse["frames"], batch["frames"])
@@ -296,7 +296,7 @@ def test_donate_swaps_one_modality(static):
 
 
 @pytest.mark.parametrize("case", ["static", "stepped"])
-def test_a_run_is_evaluated(case, request):
+def test_evaluate_run(case, request):
     run = request.getfixturevalue(case)
     result = evaluation.evaluate_run(run.folder)
     written = json.loads((run.folder / "evaluation.json").read_text())
@@ -310,7 +310,7 @@ def test_a_run_is_evaluated(case, request):
         assert found["low"] <= found["value"] <= found["high"]
     said = [each["says"] for each in result["comparison"]]
     assert len(said) == len(run.trained) - 1
-    assert all("fusion" in each and "95 % interval" in each for each in said)
+    assert all("fusion" in each and "95% interval" in each for each in said)
     modalities = run.config.model.modalities
     assert [(each["modality"], each["strength"]) for each in result["robustness"]] == [
         (name, strength) for name in modalities for strength in (None, *changes.STRENGTHS)
@@ -324,7 +324,7 @@ def test_a_run_is_evaluated(case, request):
         }
 
 
-def test_removing_everything_leaves_one_answer(static):
+def test_removing_all_modalities_gives_one_output(static):
     examples, network = static.examples["train"], static.trained[0].model
 
     def nothing(batch):
@@ -333,14 +333,14 @@ def test_removing_everything_leaves_one_answer(static):
         return batch
 
     found = evaluation.answer(network, static.config, examples, change=nothing)
-    # every row reads the same: float32 sums of a few terms
+    # equal inputs in every row, up to float32 rounding
     assert float(found.output.max() - found.output.min()) < 1e-6
 
 
-def test_other_tables(static, tmp_path):
+def test_evaluate_on_other_tables(static, tmp_path):
     source = read_manifest(static.config.manifest)
     result = evaluation.evaluate_run(static.folder, source.path, split="val")
-    assert result["split"] == "val"  # the run's own table: only its rows of that split
+    assert result["split"] == "val"  # the run's own table: only the rows of that split
     copy = source.path.with_name("another.jsonl")
     copy.write_text("".join(source.path.read_text().splitlines(True)[:7]))
     result = evaluation.evaluate_run(static.folder, copy)
@@ -355,7 +355,7 @@ def test_other_tables(static, tmp_path):
         evaluation.evaluate_run(lost)
 
 
-def test_comparison_speaks_plainly():
+def test_comparison_in_words():
     good, bad = answers("binary", skill=3.0), answers("binary", skill=0.0)
     each = {
         "fusion": evaluation.Evaluation(bad, metrics.intervals(bad)),
@@ -364,6 +364,6 @@ def test_comparison_speaks_plainly():
     }
     first, second = evaluation.compare(each, "fusion")
     assert first["says"].startswith("image only is BETTER than fusion")
-    assert second["says"].startswith("late does as well as fusion")
+    assert second["says"].startswith("no significant difference between fusion and late")
     swapped = {"fusion": each["image only"], "image only": each["fusion"]}
     assert evaluation.compare(swapped, "fusion")[0]["says"].startswith("fusion is better")

@@ -1,4 +1,4 @@
-"""Attributions add up, additive networks are their own projection, swaps count what they say."""
+"""Attributions, additive projections, swaps of states, and the explanation of a run."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_integrated_gradients_add_up():
         return x.prod().tanh() + (x**2).sum()
 
     found = attribution.integrated_gradients(function, x, baseline, steps=400)
-    # the midpoint rule's error falls with the square of the steps
+    # The error of the midpoint rule is quadratic in the step size.
     assert float(found.sum()) == pytest.approx(float(function(x) - function(baseline)), abs=1e-3)
 
 
 @pytest.mark.parametrize("modality", ["image", "audio", "text"])
-def test_attributions_of_a_network_add_up(static, modality, monkeypatch):
-    """Over a modality they are what it adds to the logit, from the baseline on."""
+def test_attributions_of_a_modality_add_up(static, modality, monkeypatch):
+    """Attributions of a modality sum to the logit's difference from the baseline."""
     network = static.trained[0].model.eval()
     monkeypatch.setattr(attribution, "STEPS", 64)
     batch = static.examples["train"].collate([3])
@@ -63,7 +63,7 @@ def test_attributions_of_a_network_add_up(static, modality, monkeypatch):
         without = network(none)[0, 1]
         if modality == "text":
             embed.weight.copy_(kept)
-    # LayerNorm turns sharply near a baseline that it maps to zero
+    # LayerNorm is steep near a baseline that it maps to zero.
     assert float(found.sum()) == pytest.approx(float(whole - without), abs=0.1)
     assert float((whole - without).abs()) > 0
     shapes = {"image": batch["frames"].shape[::2], "audio": batch["audio"].shape[1:]}
@@ -113,7 +113,7 @@ def projected(function, batch, *names):
     return probes.additive(network, network.encode(batch), batch, dice)
 
 
-def test_an_additive_network_is_its_own_projection():
+def test_projection_of_an_additive_network_is_itself():
     batch = features()
 
     def function(x):
@@ -122,8 +122,8 @@ def test_an_additive_network_is_its_own_projection():
     torch.testing.assert_close(projected(function, batch), function(batch))
 
 
-def test_the_projection_drops_what_is_fused():
-    """Centred over rows, a product of two modalities has nothing that is one's alone."""
+def test_projection_drops_interactions():
+    """A product of two modalities, centred over rows, has no additive part."""
     batch = features()
     for name in ("audio", "image"):
         batch[name] = batch[name] - batch[name].mean(0)
@@ -135,17 +135,17 @@ def test_the_projection_drops_what_is_fused():
     torch.testing.assert_close(found, 3 * batch["image"])
 
 
-def test_donors_have_as_many_steps():
+def test_donors_have_the_same_number_of_steps():
     steps = torch.arange(5) < torch.tensor([1, 3, 3, 5, 3, 1])[:, None]
     batch = {"steps": steps, "label": torch.zeros(6, 5)}
     found = probes.donors(batch, torch.Generator().manual_seed(0))
     assert sorted(found.tolist()) == list(range(6))
     assert torch.equal(steps[found], steps)
-    assert found[3] == 3  # alone of its length
+    assert found[3] == 3  # the only row of its length
     assert all(found[row] != row for row in (0, 1, 2, 4, 5))
 
 
-def test_follow_counts():
+def test_follow_counts_donor_and_host():
     config = SimpleNamespace(model=SimpleNamespace(kind="multiclass"))
     host, donor = torch.tensor([0, 0, 0, 1, 2]), torch.tensor([1, 1, 1, 1, 0])
     swapped, valid = torch.tensor([1, 0, 2, 0, 0]), torch.tensor([True] * 4 + [False])
@@ -157,8 +157,8 @@ def test_follow_counts():
     assert found == {"differ": 2, "donor": 0.5, "host": 0.5}
 
 
-def test_a_network_that_only_remembers_follows_the_donor(stepped):
-    """One whose inputs are switched off after the swap answers from the state alone."""
+def test_network_that_uses_only_its_state_follows_the_donor(stepped):
+    """A network whose inputs are zero after the swap depends only on the state."""
     config = stepped.config
     network = build(config.model).eval()
     examples = stepped.examples["train"]
@@ -176,7 +176,7 @@ def test_a_network_that_only_remembers_follows_the_donor(stepped):
     network.sequence = sequence
     with torch.no_grad():
         hh, ih = network.head.rnn.weight_hh_l0, network.head.rnn.bias_ih_l0
-        hh.copy_(2 * torch.eye(len(hh)))  # what is positive stays so: the state is kept
+        hh.copy_(2 * torch.eye(len(hh)))  # keeps positive states positive
         ih.zero_()
         network.head.rnn.bias_hh_l0.zero_()
         network.head.readout.weight.normal_()
@@ -189,7 +189,7 @@ def test_a_network_that_only_remembers_follows_the_donor(stepped):
 
 
 @pytest.mark.parametrize("case", ["static", "stepped"])
-def test_a_run_is_explained(case, request):
+def test_explain_run(case, request):
     run = request.getfixturevalue(case)
     result = explanation.explain_run(run.folder, examples=2)
     written = json.loads((run.folder / "explanation.json").read_text())
@@ -214,7 +214,7 @@ def test_a_run_is_explained(case, request):
     assert (run.folder / result["states"]["picture"]).is_file()
 
 
-def test_a_late_network_is_explained_as_far_as_it_goes(tmp_path):
+def test_explain_late_network(tmp_path):
     run = trained_run(tmp_path, "binary", baselines=False, fusion="late")
     result = explanation.explain_run(run.folder, examples=1)
     assert result["emap"] is None

@@ -1,4 +1,4 @@
-"""ONNX files answer as the networks do, at sizes they were not traced with."""
+"""ONNX files match their networks, at sizes they were not traced with."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_file_answers_as_the_network(mode, tmp_path):
+def test_file_matches_the_network(mode, tmp_path):
     options, layers = MODES[mode]
     model = config(**options)
     network = build(model).eval()
@@ -60,7 +60,7 @@ def test_the_file_answers_as_the_network(mode, tmp_path):
     torch.testing.assert_close(answer["logits"], expected, atol=bound, rtol=0)
 
 
-def test_the_file_says_what_it_answers(tmp_path):
+def test_metadata_and_input_shapes(tmp_path):
     model = config(modalities=("image", "text"), missing=("text",))
     path = to_onnx(build(model), of(model), Rows(model).batch(), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(path))
@@ -81,7 +81,7 @@ def test_the_file_says_what_it_answers(tmp_path):
 
 
 class Stubborn(nn.Module):
-    """An encoder that tracing cannot follow: its answer hangs on a number of the traced batch."""
+    """An encoder that cannot be traced: its output depends on the size of the traced batch."""
 
     features = 16
 
@@ -100,9 +100,9 @@ class Inexpressible(Stubborn):
 
 @pytest.mark.parametrize(
     ("encoder", "text"),
-    [(Stubborn, "answers otherwise than the network"), (Inexpressible, "encoder of your own")],
+    [(Stubborn, "differs from the network"), (Inexpressible, "check your own encoders")],
 )
-def test_what_cannot_be_exported_leaves_no_file(encoder, text, tmp_path, monkeypatch):
+def test_failed_export_leaves_no_file(encoder, text, tmp_path, monkeypatch):
     from fastrnn.fusion import encoders
 
     monkeypatch.setitem(encoders.ENCODERS, "mine", encoder)
@@ -119,6 +119,6 @@ def test_without_onnx(monkeypatch, tmp_path):
         to_onnx(build(model), of(model), Rows(model).batch(), tmp_path / "model.onnx")
 
 
-def test_a_grid_is_adaptive_pooling():
+def test_grid_pool_is_adaptive_pooling():
     x = torch.randn(2, 3, 7, 5)
     torch.testing.assert_close(exporting._GridPool(4)(x), nn.functional.adaptive_avg_pool2d(x, 4))

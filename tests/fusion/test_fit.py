@@ -116,7 +116,7 @@ def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path):
     path = save(rows)
     quick(path, tmp_path / "run", baselines=False)
     before = content(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"holds metrics\.jsonl already"):
+    with pytest.raises(ConfigError, match=r"already contains metrics\.jsonl"):
         quick(path, tmp_path / "run", baselines=False)
     assert before == content(tmp_path / "run")
 
@@ -139,7 +139,7 @@ def test_rows_that_are_left_out_are_counted_and_said(rows, save, tmp_path):
     run, said = told(save(rows), tmp_path / "run", on_bad_row="skip")
     assert "manifest.jsonl: 20 rows\n" in said
     assert "binary labels: no 9, yes 7\n" in said
-    assert "split: 11 train, 3 val, 2 test (as split says)\n" in said
+    assert "split: 11 train, 3 val, 2 test (from column split)\n" in said
     assert "4 rows left out, see skipped.jsonl\n" in said
     assert str(results(run).title).endswith("on 2 test rows")
     lines = [json.loads(line) for line in (run.folder / "skipped.jsonl").read_text().splitlines()]

@@ -264,7 +264,7 @@ def test_rows_are_sequences_where_those_in_training_were(rows, streams, save, tm
         ("rows.csv", "image,image\n1,2\n", "'image' appears twice"),
         ("rows.csv", "image,audio,text\n1.png,1.wav,a,b\n", "row 0: 4 cells under 3 columns"),
         ("rows.jsonl", "[1]\n", "row 0: not a JSON object"),
-        ("rows.parquet", "text", "no Parquet file"),
+        ("rows.parquet", "text", "Parquet file"),
         ("rows.txt", "text", "ends in .csv, .jsonl or .parquet"),
     ],
 )

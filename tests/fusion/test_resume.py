@@ -208,7 +208,7 @@ def test_a_run_goes_on_only_with_what_it_began_with(manifest, rows, save, tmp_pa
     save([{name: row[name] for name in ("image", "text", "label")} for row in rows[::-1]])
     with pytest.raises(ConfigError, match="the manifest's rows are not those"):
         experiment.resume(tmp_path / "run", QUIET)
-    with pytest.raises(ConfigError, match="no run was interrupted there"):
+    with pytest.raises(ConfigError, match="contains no interrupted run"):
         experiment.resume(tmp_path, QUIET)
 
 
@@ -267,7 +267,7 @@ def test_two_that_begin_at_once(manifest, tmp_path, monkeypatch):
         return decode(*arguments)
 
     monkeypatch.setattr(experiment, "_decode", first_begins)
-    with pytest.raises(ConfigError, match=r"holds checkpoint/run\.json already; resume it"):
+    with pytest.raises(ConfigError, match=r"already contains checkpoint/run\.json; resume it"):
         quick(manifest, folder)
     assert content(folder) == expected
 

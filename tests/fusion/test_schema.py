@@ -36,12 +36,12 @@ def model(**options):
         (lambda: model(conv=(4,) * 17), "conv is a list of at most 16 items"),
         (lambda: model(conv="4,4"), "conv is a list; got '4,4'"),
         (lambda: model(encoders=(("image",),)), r"encoders\[0\] has 2 items"),
-        (lambda: model(modality_dropout=1), "modality_dropout is less than 1"),
+        (lambda: model(modality_dropout=1), "modality_dropout must be less than 1"),
         (lambda: ModelConfig("image"), "modalities is a list; got 'image'"),
         (lambda: ModelConfig(("video",)), r"modalities\[0\] is one of audio, image"),
         (lambda: TrainConfig(rate=10**400), "rate is a number; got one that is too large"),
         (lambda: TrainConfig(freeze="text"), "freeze is a list"),
-        (lambda: TrainConfig(batch=3, accumulate=2), "no multiple"),
+        (lambda: TrainConfig(batch=3, accumulate=2), "must be a multiple"),
     ],
 )
 def test_what_a_field_does_not_hold(make, said):

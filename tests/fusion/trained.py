@@ -1,4 +1,4 @@
-"""A small finished run on real files, for tests of what is done with runs."""
+"""A small finished run on real files, for tests that use runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIONS = {"width": 16, "hidden": 24, "conv": (4, 8), "grid": 2}
 
 
 def trained_run(folder: Path, kind: str, baselines: bool = True, **options: object) -> Run:
-    """Forty rows of images, sounds and, but for streams, texts; trained for an epoch.
+    """Train for an epoch on forty rows of images, audio and (except for streams) text.
 
     Args:
         kind: binary, multiclass, multilabel, regression or steps.

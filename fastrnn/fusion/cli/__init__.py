@@ -1,4 +1,4 @@
-"""The commands: fit, evaluate, predict, explain, export, demo."""
+"""The commands of `fastrnn`: fit, evaluate, predict, explain, export, demo."""
 
 from __future__ import annotations
 
@@ -23,31 +23,29 @@ for _command in (fit, evaluate, predict, explain, export, demo):
     app.command()(_command)
 
 
-# What typer raises for a command line that is wrong. Its own name depends on typer's version.
+# The base of typer's usage errors; its import path depends on typer's version.
 _UsageError: Any = typer.BadParameter.__base__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code. What the user can mend is said in one line."""
+    """Run a command and return its exit code. An error of the user is printed in one line."""
     arguments = None if argv is None else list(argv)
     try:
         return app(args=arguments, prog_name="fastrnn", standalone_mode=False) or 0
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else 0
     except typer.Abort:
-        return _stop("stopped", 1)
+        return _stop("aborted", 1)
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "fastrnn"
-        said = error.format_message().rstrip(".").replace("Value error, ", "")
-        return _stop(f"error: {said}; see {command} --help")
+        message = error.format_message().rstrip(".").replace("Value error, ", "")
+        return _stop(f"error: {message}; see {command} --help")
     except FusionError as error:
         return _stop(f"error: {error}")
     except OSError as error:
         return _stop(f"error: {reason(error)}")
     except MemoryError:
-        return _stop(
-            "error: the memory does not suffice; make the network, the batch or files less"
-        )
+        return _stop("error: out of memory; make the network, the batch or the files smaller")
 
 
 def _stop(text: str, code: int = 2) -> int:

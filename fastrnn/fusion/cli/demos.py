@@ -1,4 +1,4 @@
-"""`fastrnn demo`: the constructed probes."""
+"""`fastrnn demo`: synthetic tasks."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ class Probe(str, Enum):
 
 
 def demo(
-    name: Annotated[Probe, typer.Argument(help="The probe.")] = Probe.cued_recall,
+    name: Annotated[Probe, typer.Argument(help="The demo to run.")] = Probe.cued_recall,
     out: flags.Out = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the data, the split, the weights, the order.")
+        int,
+        typer.Option(min=0, help="Seed of the data, the split, the weights and the order of rows."),
     ] = 0,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Also tell where a training step's time goes.")
+        bool, typer.Option("--profile", help="Also profile a training step.")
     ] = False,
     threads: Annotated[
         int,
         typer.Option(
-            min=1, max=1024, help="CPU threads; tensors this small gain nothing from more."
+            min=1, max=1024, help="CPU threads; more do not help with tensors this small."
         ),
     ] = 1,
 ) -> None:
-    """Write a probe's PNG and WAV files, train on them, and compare with baselines.
+    """Generate a synthetic task as PNG and WAV files, train on it, and compare with baselines.
 
-    cued-recall: digits and tones step by step; needs both, and memory. claim-check: a digit and a
-    sentence about it; needs both. noisy-digit: a digit seen and heard, both badly; two are better
-    than one. spoken-claim: claims about spoken digits, learned by transfer from claim-check.
-    article: the network that the package began from, beside the other ways to fuse.
+    cued-recall: sequences of digits and tones; needs both modalities, and memory. claim-check: a
+    digit and a sentence about it; needs both. noisy-digit: a noisy image and a noisy recording of
+    a digit; both together are better than one. spoken-claim: claims about spoken digits, learned
+    by transfer from claim-check. article: the network of the article that this package started
+    from, compared with the other fusion modes.
     """
     from ..demo import run_demo
 

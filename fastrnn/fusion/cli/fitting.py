@@ -1,5 +1,8 @@
-"""`fastrnn fit`: an option comes from its flag, else from the file of --config, else from --preset,
-else from its default."""
+"""`fastrnn fit`: train on a table.
+
+An option is taken from its flag, else from the --config file, else from --preset, else it has its
+default.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from ..manifest import Manifest
 
 ECHO = "config.yaml"
-_UNSAID = ("config", "out", "resume", "yes")  # of no meaning in a file that says how to fit again
+_UNSAID = ("config", "out", "resume", "yes")  # meaningless in a file that repeats a fit
 
 Kind = Enum("Kind", {name: name for name in ("auto", *KINDS)}, type=str)  # type: ignore[misc]
 Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
@@ -34,7 +37,7 @@ _AUTO, _DEFAULT = Kind("auto"), Preset("default")
 
 
 def _config(context: typer.Context, path: Path | None) -> Path | None:
-    """The file's options become the flags' defaults."""
+    """Make the options of the file the defaults of the flags."""
     if path is not None:
         known = [str(each.name) for each in context.command.params if each.name not in _UNSAID]
         read = options.read_yaml(path, set(known) - {"help"})
@@ -43,7 +46,7 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _preset(context: typer.Context, preset: Enum) -> Enum:
-    """The preset's options become defaults too, below those of a file, whichever came first."""
+    """Make the preset's options defaults too; those of a file take precedence in either order."""
     context.default_map = {
         **options.as_flags(options.preset(preset.value)),
         **(context.default_map or {}),
@@ -71,27 +74,31 @@ def fit(
             metavar="FILE",
             callback=_config,
             is_eager=True,
-            help="A YAML file of any of these options; flags win.",
+            help="A YAML file of these options; flags override it.",
         ),
     ] = None,
     preset: Annotated[
         Preset,
-        typer.Option(callback=_preset, is_eager=True, help="Options to begin with; others win."),
+        typer.Option(
+            callback=_preset,
+            is_eager=True,
+            help="Default options; the file and flags override them.",
+        ),
     ] = _DEFAULT,
     root: flags.Root = None,
     kind: Annotated[
-        Kind, typer.Option(help="What the labels are; auto: as they look, which is printed.")
+        Kind, typer.Option(help="Type of the labels; auto infers and prints it.")
     ] = _AUTO,
     out: flags.Out = None,
     baselines: Annotated[
-        bool, typer.Option(help="Also train each modality alone, late, and no recurrence.")
+        bool, typer.Option(help="Also train each modality alone, late fusion, and no recurrence.")
     ] = True,
     init_from: Annotated[
         Path | None,
         typer.Option(
             parser=flags.path,
             metavar="RUN",
-            help="Begin with the weights of this run, where they fit.",
+            help="Initialise with the weights of this run where names and shapes agree.",
         ),
     ] = None,
     resume: Annotated[
@@ -99,27 +106,28 @@ def fit(
         typer.Option(
             parser=flags.path,
             metavar="RUN",
-            help="Go on with a run that was stopped; no other option.",
+            help="Resume an interrupted run with its own options.",
         ),
     ] = None,
     on_bad_row: flags.BadRow = flags.OnBadRow.error,
     workers: flags.Workers = 0,
     threads: flags.Threads = None,
     tensorboard: Annotated[
-        bool, typer.Option(help="Write the metrics for TensorBoard too.")
+        bool, typer.Option(help="Also write the metrics for TensorBoard.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     **values: Any,
 ) -> None:
-    """Train on a table of images, audio, texts and series with labels; compare with baselines.
+    """Train on a labelled table of images, audio, text and series; compare with baselines.
 
-    Columns are known by name (image, audio, text, series, label, split, group), by their files'
-    endings, or by the options. Paths are relative to the manifest. Without a split column, rows
-    are dealt 80/10/10 by seed, each label in proportion. An empty cell is a missing modality.
+    Columns are recognised by name (image, audio, text, series, label, split, group) or by file
+    extension, or are named by the options. Paths are relative to the manifest. Without a split
+    column, rows are split 80/10/10 at random by --seed, stratified by label. An empty cell is a
+    missing modality.
 
-    A stream is a row with several images, as a JSON list in its cell: ["1.png", "2.png"]. Its
-    label may be a list too, one a step, null where none is asked for. Its audio file is cut into
-    as many equal parts as there are steps.
+    A stream is a row with several images, given as a JSON list: ["1.png", "2.png"]. Its label may
+    be a list too, with one label per step and null for steps without a label. Its audio file is
+    divided into as many equal parts as there are steps.
 
     Files are decoded once and kept in memory.
     """
@@ -148,11 +156,11 @@ def fit(
     if not yes:
         confirm(table, named)
     if out is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ConfigError("several processes need one name for the run's folder: give --out FOLDER")
+        raise ConfigError("several processes need a common folder for the run: give --out FOLDER")
     folder = out or flags.new_folder(manifest.stem)
     order = [str(each.name) for each in context.command.params]
-    said = {name: context.params[name] for name in order if name in context.params}
-    with _resumable(folder), _echoed(folder, said):
+    chosen = {name: context.params[name] for name in order if name in context.params}
+    with _resumable(folder), _echoed(folder, chosen):
         run = experiment.fit(
             table,
             folder,
@@ -170,7 +178,7 @@ def fit(
 
 
 def confirm(table: Manifest, named: Mapping[str, str]) -> None:
-    """On a terminal, show the roles that were guessed and ask whether to go on.
+    """On a terminal, print the inferred columns and ask for confirmation.
 
     Raises:
         typer.Abort: the answer is no.
@@ -186,13 +194,13 @@ def confirm(table: Manifest, named: Mapping[str, str]) -> None:
         f"{table.path}: {plural(len(table.rows), 'row')}{left_out}; {table.kind} labels: {labels}"
     )
     for role, name in guessed.items():
-        print(f"  {role} = {name}, a guess; else give --{role} NAME")
-    typer.confirm("Train on these?", default=True, abort=True)
+        print(f"  {role} = {name} (inferred; override with --{role} NAME)")
+    typer.confirm("Train on these columns?", default=True, abort=True)
 
 
 @contextmanager
 def _echoed(folder: Path, values: Mapping[str, Any]) -> Iterator[None]:
-    """Keep the options in the run's folder; take them away where the run does not begin."""
+    """Save the options in the run's folder, and remove them if the run does not begin."""
     from .. import checkpoint, experiment
     from .. import resume as interrupted
 
@@ -203,11 +211,11 @@ def _echoed(folder: Path, values: Mapping[str, Any]) -> Iterator[None]:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     absolute = {
-        name: value.resolve() if isinstance(value, Path) else value  # from any other folder, too
+        name: value.resolve() if isinstance(value, Path) else value  # for any working directory
         for name, value in values.items()
         if name not in _UNSAID
     }
-    (folder / ECHO).touch(exist_ok=False)  # two that begin at once do not share a folder
+    (folder / ECHO).touch(exist_ok=False)  # two concurrent runs cannot share a folder
     try:
         options.write_yaml(folder / ECHO, absolute)
         yield
@@ -222,40 +230,38 @@ def _echoed(folder: Path, values: Mapping[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
-    """Say in one line how to go on after Ctrl-C, or after a full disk."""
+    """After Ctrl-C or a full disk, print in one line how to resume."""
     from .. import resume as interrupted
 
     try:
         yield
     except KeyboardInterrupt:
-        said = interrupted.unfinished(folder) or f"{folder}: stopped before training began"
+        message = interrupted.unfinished(folder) or f"{folder}: stopped before training began"
         if flags.leads():
-            print(said, file=sys.stderr)
+            print(message, file=sys.stderr)
         raise typer.Exit(130) from None
     except OSError as error:
-        said = reason(error)
+        message = reason(error)
         if interrupted.unfinished(folder):
-            said += f"; mend that, and go on with: {interrupted.command(folder)}"
-        raise FusionError(said) from error
+            message += f"; fix that, then resume with: {interrupted.command(folder)}"
+        raise FusionError(message) from error
 
 
 def _nothing_else(context: typer.Context, *allowed: str) -> None:
-    """Refuse options beside those that go together.
+    """Reject options other than `allowed`, whose first one excludes all others.
 
     Raises:
-        ConfigError: names one that was given.
+        ConfigError: another option was given; the message names it.
     """
     for each in context.command.params:
         source = context.get_parameter_source(str(each.name))
         if source is not None and source.name == "COMMANDLINE" and each.name not in allowed:
             name = each.opts[0] if each.opts else each.name
-            raise ConfigError(
-                f"--{allowed[0]} goes on with the run's own options; leave {name} out"
-            )
+            raise ConfigError(f"--{allowed[0]} uses the options of the run; remove {name}")
 
 
 def _finish(run: Run, console: Console) -> None:
-    """Show and draw what a run came to."""
+    """Print and plot the results of a run."""
     from .. import experiment, plot
     from ..summary import note
 

@@ -1,4 +1,4 @@
-"""What the commands have in common: flags, and what is done with them."""
+"""Flags that several commands share, and helpers for them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class OnBadRow(str, Enum):
-    """What becomes of a row whose file or cell cannot be used."""
+    """What to do with a row whose file or cell cannot be used."""
 
     error = "error"
     skip = "skip"
 
 
 class Part(str, Enum):
-    """Which rows of a run."""
+    """A split of a run's rows."""
 
     train = "train"
     val = "val"
@@ -37,17 +37,17 @@ class Part(str, Enum):
 
 
 def path(text: str | Path) -> Path:
-    """A path that a command was given.
+    """Parse a path on the command line.
 
     Raises:
-        typer.BadParameter: it is empty, which would be the current folder, or names no file that
-            the run's own files, all UTF-8, could tell of.
+        typer.BadParameter: the path is empty, which would be the current folder, or is not UTF-8,
+            so that the run's files could not record it.
     """
     text = str(text)
     if not text:
-        raise typer.BadParameter("it is empty; give a path")
+        raise typer.BadParameter("the path is empty; give a path")
     if not is_unicode(text) or "\0" in text:
-        raise typer.BadParameter(f"{text!r} is not UTF-8; rename it")
+        raise typer.BadParameter(f"{text!r} is not a UTF-8 path; rename the file")
     return Path(text)
 
 
@@ -56,58 +56,64 @@ Root = Annotated[
     typer.Option(
         parser=path,
         metavar="FOLDER",
-        help="Paths are relative to it and stay inside; the manifest's by default.",
+        help="Paths are relative to this folder and must stay inside; default: the manifest's.",
         rich_help_panel="Columns",
     ),
 ]
 BadRow = Annotated[
     OnBadRow,
-    typer.Option(help="A row that cannot be used ends the command, or is left out and listed."),
+    typer.Option(help="error: stop at a row that cannot be used; skip: leave it out and list it."),
 ]
 BadRowAgain = Annotated[
-    OnBadRow | None, typer.Option(help="As of fit; for the run's own table what it did by default.")
+    OnBadRow | None,
+    typer.Option(help="As for fit; default: as in the run, or error for another table."),
 ]
 Workers = Annotated[
-    int, typer.Option(min=0, max=1024, help="Processes that decode files; 0: this one.")
+    int,
+    typer.Option(
+        min=0, max=1024, help="Processes that decode files; 0: decode in the main process."
+    ),
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, max=1024, help="CPU threads; torch's choice by default.")
+    int | None, typer.Option(min=1, max=1024, help="CPU threads; PyTorch's default if not given.")
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
-        parser=path, metavar="FOLDER", help="Where to save; a new folder under runs/ by default."
+        parser=path,
+        metavar="FOLDER",
+        help="Where to save the run; a new folder under runs/ by default.",
     ),
 ]
 OfPart = Annotated[
     Part,
     typer.Option(
         "--part",
-        help="Which of the run's own rows; of another table its rows of that split, or all.",
+        help="Split to evaluate; a MANIFEST without rows of it is used whole.",
     ),
 ]
 RunFolder = Annotated[
     Path,
-    typer.Argument(parser=path, metavar="RUN", help="The folder of a fit.", show_default=False),
+    typer.Argument(parser=path, metavar="RUN", help="The folder of a run.", show_default=False),
 ]
 Table = Annotated[
     Path | None,
     typer.Argument(
         parser=path,
         metavar="[MANIFEST]",
-        help="A CSV, JSONL or Parquet file; the one trained on by default.",
+        help="A CSV, JSONL or Parquet file; the training table by default.",
         show_default=False,
     ),
 ]
 
 
 def leads() -> bool:
-    """This process is the one that writes and speaks: the only one, or torchrun's first."""
+    """Whether this process writes and prints: the only one, or the first of torchrun."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def set_threads(threads: int | None) -> None:
-    """Use so many threads, or as many as torch chooses."""
+    """Set the number of CPU threads; None keeps PyTorch's default."""
     import torch
 
     if threads:
@@ -115,14 +121,14 @@ def set_threads(threads: int | None) -> None:
 
 
 def device() -> torch.device:
-    """The GPU where there is one."""
+    """Return the CUDA device if there is one, else the CPU."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def named_columns(values: Mapping[str, Any]) -> dict[str, str]:
-    """Role -> column, of those that were named."""
+    """Return the columns named on the command line, role -> column."""
     return {role: values[role] for role in options.COLUMNS if values.get(role) is not None}
 
 
@@ -133,10 +139,11 @@ def judged_table(
     values: Mapping[str, Any],
     bad: OnBadRow | None,
 ) -> Manifest | None:
-    """The table to judge a run on, read as the run's own was; None for the run's own.
+    """Read the table to evaluate a run on, with the run's columns; None for the run's own table.
 
     Raises:
-        FusionError: no run, a table that cannot be read, or its options without a table.
+        FusionError: the folder contains no run, the table cannot be read, or its options are given
+            without a table.
     """
     from .. import checkpoint
     from ..manifest import read_manifest
@@ -146,7 +153,7 @@ def judged_table(
     named = named_columns(values)
     if manifest is None:
         if named or root:
-            raise ConfigError("columns and --root are a MANIFEST's; name it after the run")
+            raise ConfigError("columns and --root need a MANIFEST; give it after RUN")
         return None
     read = (*config.model.modalities, "label")
     columns = {role: name for role, name in config.columns.items() if role in read}
@@ -160,7 +167,7 @@ def judged_table(
 
 
 def note_unfinished(run: Path) -> None:
-    """Say of a run that has its model, and not yet all that it is compared with, how to go on."""
+    """Print how to resume a run that has its main model but not yet all baselines."""
     from .. import resume
 
     unfinished = resume.unfinished(run)
@@ -169,7 +176,7 @@ def note_unfinished(run: Path) -> None:
 
 
 def new_folder(name: str) -> Path:
-    """runs/NAME, or the first of runs/NAME-2, runs/NAME-3, ... that is not there."""
+    """Return the first of runs/NAME, runs/NAME-2, runs/NAME-3, ... that does not exist."""
     folder, number = Path("runs") / name, 1
     while folder.exists():
         number += 1

@@ -1,4 +1,4 @@
-"""`fastrnn evaluate`, `predict`, `explain` and `export`: what is done with a run."""
+"""`fastrnn evaluate`, `predict`, `explain` and `export`: the commands that use a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..words import plural
 from . import flags, tell
 from .flags import OnBadRow, Part
 
-_PROOF = 8  # rows on which an export is compared
+_PROOF = 8  # rows on which an export is verified
 
 
 @options.with_columns
@@ -28,9 +28,9 @@ def evaluate(
     threads: flags.Threads = None,
     **values: Any,
 ) -> None:
-    """Measure a run: the fusion beside each modality alone, calibration, robustness.
+    """Evaluate a run: scores of the fusion and its baselines, calibration, robustness.
 
-    Writes evaluation.json and report.html into the run's folder.
+    Writes evaluation.json and report.html to the run's folder.
     """
     from .. import evaluation
     from ..report import write_report
@@ -70,7 +70,7 @@ def predict(
             "-o",
             parser=flags.path,
             metavar="FILE",
-            help="A .jsonl or .parquet file; it is replaced.",
+            help="A .jsonl or .parquet file; an existing one is replaced.",
         ),
     ] = Path("predictions.jsonl"),
     root: flags.Root = None,
@@ -79,8 +79,8 @@ def predict(
         typer.Option(
             min=0,
             max=1,
-            help="Two labels: the probability above which the second is the answer; "
-            "several at once: above which each is.",
+            help="Probability above which a label is predicted; binary: above which the second "
+            "label is.",
         ),
     ] = 0.5,
     block: Annotated[
@@ -91,10 +91,11 @@ def predict(
     threads: flags.Threads = None,
     **values: Any,
 ) -> None:
-    """Answer the rows of a table, of any size: labels with their probabilities, or values.
+    """Predict the rows of a table of any size: labels with their probabilities, or values.
 
-    It needs no labels. Rows are read, answered and written in blocks, and the output appears when
-    it is whole. With --on-bad-row skip a row that cannot be used has its error in its place.
+    The table needs no labels. Rows are read, predicted and written in blocks, and the output file
+    appears when it is complete. With --on-bad-row skip, a row that cannot be used has an error
+    instead of a prediction.
     """
     from .. import checkpoint
     from ..predict import Predictor, predict_file
@@ -118,8 +119,8 @@ def predict(
             tell=lambda rows: status.update(plural(rows, "row")),
         )
     Console().out(
-        f"{plural(counts.answered, 'row')} answered in {output}"
-        + (f"; {counts.skipped} could not be used and say why" if counts.skipped else "")
+        f"{plural(counts.answered, 'row')} predicted, written to {output}"
+        + (f"; {plural(counts.skipped, 'row')} with an error instead" if counts.skipped else "")
     )
 
 
@@ -130,16 +131,16 @@ def explain(
     root: flags.Root = None,
     part: flags.OfPart = Part.test,
     examples: Annotated[
-        int, typer.Option(min=0, max=10_000, help="Rows that are explained one by one.")
+        int, typer.Option(min=0, max=10_000, help="Rows to explain individually.")
     ] = 6,
     on_bad_row: flags.BadRowAgain = None,
     workers: flags.Workers = 0,
     threads: flags.Threads = None,
     **values: Any,
 ) -> None:
-    """Show what the answers rest on: modalities, their interplay, steps and pixels, the state.
+    """Explain a run: modalities, their interactions, attributions to inputs, the state.
 
-    Writes explanation.json, pictures and report.html into the run's folder.
+    Writes explanation.json, pictures and report.html to the run's folder.
     """
     from .. import explanation
     from ..report import write_report
@@ -172,7 +173,7 @@ def export(
             "-o",
             parser=flags.path,
             metavar="FILE",
-            help="model.onnx in the run by default.",
+            help="The file to write; model.onnx in the run's folder by default.",
         ),
     ] = None,
     root: flags.Root = None,
@@ -181,9 +182,9 @@ def export(
     threads: flags.Threads = None,
     **values: Any,
 ) -> None:
-    """Write the model as ONNX, and compare its answers under ONNX Runtime before it is kept.
+    """Export the model to ONNX, and verify its outputs in ONNX Runtime.
 
-    The comparison needs rows: of the table that the run was trained on, or of MANIFEST.
+    The verification needs rows, of the training table or of MANIFEST.
     """
     from .. import checkpoint
     from ..export import to_onnx
@@ -196,8 +197,8 @@ def export(
     network, _, config = checkpoint.load(run)
     path = to_onnx(network, config, batch, output or run / "model.onnx")
     Console().out(
-        f"Written: {path}, {path.stat().st_size / 1e6:.1f} MB; ONNX Runtime answers as the model "
-        f"does on {plural(len(batch['label']), 'row')}"
+        f"Written: {path}, {path.stat().st_size / 1e6:.1f} MB; outputs in ONNX Runtime match the "
+        f"model on {plural(len(batch['label']), 'row')}"
     )
     if rows.skipped:
         Console().out(f"{plural(len(rows.skipped), 'row')} left out")

@@ -1,4 +1,4 @@
-"""What the commands print of what they found."""
+"""The tables and texts that `fastrnn evaluate` and `fastrnn explain` print."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..words import plural
 
 
 def evaluation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
-    """The models side by side, what follows from it, and how worse inputs tell."""
+    """Yield the scores of all models, their comparison, and the robustness of the main model."""
     score = found["score"]
-    title = f"{score} on {plural(found['rows'], 'row')} ({found['split']}), 95 % intervals"
+    title = f"{score} on {plural(found['rows'], 'row')} ({found['split']}), 95% intervals"
     table = Table(title=title, title_justify="left")
     table.add_column("model")
     for column in (score, "interval", "parameters"):
@@ -32,10 +32,10 @@ def evaluation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
 
 
 def _robustness(rows: list[Mapping[str, Any]], score: str) -> Table:
-    table = Table(title="With worse inputs", title_justify="left")
+    table = Table(title="Robustness to degraded inputs", title_justify="left")
     for column in ("modality", "change"):
         table.add_column(column)
-    for column in ("strength", score, "lost"):
+    for column in ("strength", score, "drop"):
         table.add_column(column, justify="right")
     for row in rows:
         strength = "" if row["strength"] is None else f"{row['strength']:g}"
@@ -53,7 +53,7 @@ def _interval(value: Mapping[str, float | None]) -> str:
 
 
 def explanation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
-    """What each modality is worth, and how much is fused."""
+    """Yield the ablation of modalities, and the score without interactions between them."""
     table = Table(title=f"{found['score']} of {found['model']}", title_justify="left")
     table.add_column("modality")
     columns = ("whole", "shuffled", "removed", "alone")
@@ -68,6 +68,6 @@ def explanation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
     emap = found["emap"]
     if emap:
         yield Text(
-            f"Without interplay of modalities (EMAP, {plural(emap['rows'], 'row')}): "
-            f"{_number(emap['additive'])} of {_number(emap['score'])}"
+            f"Without interactions between modalities (EMAP, {plural(emap['rows'], 'row')}): "
+            f"{_number(emap['additive'])}, with them {_number(emap['score'])}"
         )
