@@ -60,7 +60,7 @@ bench-full: $(VENV)/built
 
 # As it is, without .venv: a GPU's machine has its own torch, and may reach no network.
 gpu-check:
-	$(PYTHON) -m benchmarks.gpu_check $(if $(SECONDS),--seconds $(SECONDS))
+	$(PYTHON) -m tools.gpu_validation $(if $(SECONDS),--seconds $(SECONDS))
 
 clean:
 	rm -rf build *.egg-info fastrnn/_C.*.so fastrnn/_cuda.*.so fastrnn/*_build_error.txt $(VENV)/built

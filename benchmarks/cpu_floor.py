@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from .journal import constants
+from .jsonl import constants
 from .modes import MODES
+from .process import run
 from .shapes import STEPS
 from .task import Inputs, stepped
-from .workers import run
 
 SOURCE = Path(__file__).parent / "calibrate.cpp"
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-pthread")

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .journal import constants
-from .workers import run
+from .jsonl import constants
+from .process import run
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "benchmarks" / "calibrate.cu"

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .workers import run
+from .process import run
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from .workers import run
+from .process import run
 
 SOURCE = Path(__file__).parent / "heap.cpp"
 FLAGS = ("-std=c++20", "-O2", "-shared", "-fPIC")

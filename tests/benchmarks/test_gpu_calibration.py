@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_calibration
-from benchmarks.journal import constants
+from benchmarks.jsonl import constants
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_the_compiler_leaves_of_calibrate_what_is_measured(tmp_path: Path) -> No
     if compiler is None:
         pytest.skip("needs nvcc")
     pytest.importorskip("triton")
-    from benchmarks.sass import cuobjdump
+    from tools.sass import cuobjdump
 
     cubin = tmp_path / "calibrate.cubin"
     command = [*gpu_calibration.compiling(compiler, "9.0a", cubin), "-cubin"]

@@ -1,4 +1,4 @@
-"""What torch.compile costs: `python -m benchmarks.compile_time` prints a table.
+"""What torch.compile costs: `python -m tools.compile_time` prints a table.
 
 nn.RNN, where torch._dynamo.config.allow_rnn lets it be compiled at all, becomes a graph with every
 step in it, and one for every length; a FusedRNN is one node of a graph for all lengths.
@@ -20,9 +20,8 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from benchmarks.text import aligned
 from fastrnn import FusedRNN
-
-from .text import aligned
 
 LAYERS: dict[str, type[nn.RNNBase]] = {"fastrnn": FusedRNN, "nn.RNN": nn.RNN}
 PASSES = ("inference", "training")
@@ -119,7 +118,7 @@ def measure_apart(case: Case, backend: str = "inductor") -> Cost:
             "TORCHINDUCTOR_CACHE_DIR": cache,
         }
         given = json.dumps({"case": asdict(case), "backend": backend})
-        command = [sys.executable, "-m", "benchmarks.compile_time", "--case", given]
+        command = [sys.executable, "-m", "tools.compile_time", "--case", given]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{case} failed: {done.stderr[-2000:]}")
@@ -140,7 +139,7 @@ def words(case: Case) -> tuple[str, str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_time", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.compile_time", description=__doc__)
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 100], help="T (20 and 100)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=64, help="inputs and hidden units")

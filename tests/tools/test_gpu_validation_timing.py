@@ -1,4 +1,4 @@
-"""The timing part of the GPU check where there is no GPU: its plan, and rows made on the CPU."""
+"""The timing of the GPU kernels, without a GPU: its plan, and rows that are made on the CPU."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu_timing, records
+from benchmarks import records
 from benchmarks.clock import Times
-from benchmarks.gpu_timing import DIRECTIONS, Unit, kernel_row
-from benchmarks.journal import read
+from benchmarks.jsonl import read
 from benchmarks.shapes import GROUPS, Work, select
 from fastrnn.ops import reference
+from tools.gpu_validation import timing
+from tools.gpu_validation.timing import DIRECTIONS, Unit, kernel_row
 
 WORK = Work(6, 3, 5, 5)
 
@@ -47,7 +48,7 @@ class Fake:
 
 @pytest.fixture(autouse=True)
 def choices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_timing, "chosen", lambda *_: "another")
+    monkeypatch.setattr(timing, "chosen", lambda *_: "another")
 
 
 def row(kernel: Fake, direction: str, mode: str = "float32", work: Work = WORK) -> records.Row:
@@ -79,7 +80,7 @@ def test_a_wrong_kernel_has_none(direction: str) -> None:
 
 
 def test_a_lost_device_is_no_wrong_kernel() -> None:
-    with pytest.raises(gpu_timing.DeviceLost):
+    with pytest.raises(timing.DeviceLost):
         row(Fake(error="CUDA error: unspecified launch failure"), "forward")
 
 
@@ -93,15 +94,15 @@ def test_a_kernel_is_asked_in_the_mode_it_will_run_in(
             return None if torch.backends.cudnn.rnn.fp32_precision == precision else "another"
 
     kernel = Asked()
-    monkeypatch.setattr(gpu_timing, "KERNELS", (kernel,))
+    monkeypatch.setattr(timing, "KERNELS", (kernel,))
     # As torch.testing leaves them, for opcheck in the same process.
     flags = torch.backends.flags_frozen.__globals__
     monkeypatch.setitem(flags, "__allow_nonbracketed_mutation_flag", not frozen)
-    assert gpu_timing.kernels(WORK, mode, 6, "forward", "cpu") == [kernel]
+    assert timing.kernels(WORK, mode, 6, "forward", "cpu") == [kernel]
 
 
 def test_the_plan_is_of_the_table() -> None:
-    plan = gpu_timing.plan()
+    plan = timing.plan()
     cases = {(case.group, case.work, case.mode) for case in select("full", "cuda")}
     assert {tuple(unit) for unit in plan.values()} <= cases
     assert len(plan) > 80
@@ -123,12 +124,12 @@ def test_the_journal_goes_on_and_survives_errors(
         if len(made) == 1:
             raise ValueError("no such thing")
 
-    monkeypatch.setattr(gpu_timing, "plan", lambda: units)
-    monkeypatch.setattr(gpu_timing, "rows", rows)
+    monkeypatch.setattr(timing, "plan", lambda: units)
+    monkeypatch.setattr(timing, "rows", rows)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     path = tmp_path / "journal"
-    gpu_timing.append(path, event="started", name="second")  # where a process before it died
-    gpu_timing.measure_plan(path, float("inf"))
+    timing.append(path, event="started", name="second")  # where a process before it died
+    timing.measure_plan(path, float("inf"))
     entries = read(path)
     assert [entry["name"] for entry in entries if entry["event"] == "started"] == [
         "second",
@@ -139,5 +140,5 @@ def test_the_journal_goes_on_and_survives_errors(
     assert (error["name"], error["reason"]) == ("first", "ValueError: no such thing")
     assert [entry["event"] for entry in entries].count("row") == 2
     assert entries[-1]["event"] == "finished"
-    gpu_timing.measure_plan(tmp_path / "late", 0.0)
+    timing.measure_plan(tmp_path / "late", 0.0)
     assert [entry["event"] for entry in read(tmp_path / "late")] == ["finished"]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from .journal import append, read
+from benchmarks.jsonl import append, read
+from benchmarks.process import kill
 
 
 class Worker(NamedTuple):
@@ -85,35 +84,3 @@ def _start(worker: Worker, environment: Mapping[str, str] | None) -> subprocess.
             env={**os.environ, **(environment or {})},
             start_new_session=True,  # so that its children can be ended with it
         )
-
-
-def kill(process: subprocess.Popen) -> None:
-    """End it and all it started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    with suppress(subprocess.TimeoutExpired):  # it may wait for the device for ever
-        process.wait(10)
-
-
-def run(
-    command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
-) -> tuple[int | None, str]:
-    """Exit status, None if the time was up, and what it said."""
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **(environment or {})},
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        said, _ = process.communicate(timeout=seconds)
-        return process.returncode, said
-    except subprocess.TimeoutExpired as expired:
-        kill(process)
-        said = expired.output or b""
-        return None, said.decode(errors="replace") if isinstance(said, bytes) else said

@@ -1,4 +1,4 @@
-"""What the Triton kernels cost, compiled without a GPU: `python -m benchmarks.kernel_stats`.
+"""What the Triton kernels cost, compiled without a GPU: `python -m tools.kernel_stats`.
 
 Every configuration that `ops.backends.triton.table` can choose, for each architecture: registers a
 thread, spilled bytes, shared memory against what the device has, and the instructions of one turn
@@ -24,9 +24,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
+from benchmarks import text
 from fastrnn.ops.backends.triton.table import MODES, TABLE, Sizes, choose
 
-from . import text
 from .sass import Stats, cuobjdump, stats
 
 #: Bytes of shared memory a program may use, and multiprocessors, by compute capability: A100, H100
@@ -250,7 +250,7 @@ def write(measured: Iterable[tuple[Case, Stats]]) -> None:
     table = "\n".join(markdown(measured))
     caption = (
         f"sm_90, Triton {triton.__version__}, tanh, bfloat16 for half; no resets, dense / packed "
-        f"where they differ. Written by `python -m benchmarks.kernel_stats --write`; {LEGEND}"
+        f"where they differ. Written by `python -m tools.kernel_stats --write`; {LEGEND}"
     )
     text.replace(DOCUMENT, "kernel_stats", f"{caption}\n\n{table}")
 

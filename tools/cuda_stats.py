@@ -1,4 +1,4 @@
-"""What the CUDA kernels cost, compiled without a GPU: `python -m benchmarks.cuda_stats`.
+"""What the CUDA kernels cost, compiled without a GPU: `python -m tools.cuda_stats`.
 
 Needs nvcc, the cuobjdump that Triton brings along, and the extension, which makes the plans. For
 each strategy, dtype and H it prints the plan for an H100 and what the kernel takes that it names:
@@ -21,10 +21,10 @@ from itertools import product, repeat
 from pathlib import Path
 from typing import Any
 
+from benchmarks import text
 from fastrnn._explain import GPUS
 from fastrnn.ops.backends import cpp
 
-from . import text
 from .sass import Stats, cuobjdump, spilled, stats
 
 SOURCES = Path(__file__).parents[1] / "csrc"
@@ -231,7 +231,7 @@ def write(table: list[str]) -> None:
     """Put the table between the marks in docs/kernels.md."""
     caption = (
         f"sm_90a, the plans for an H100 and B = {BATCH}, bfloat16 for half; forward / backward "
-        f"where they differ. Written by `python -m benchmarks.cuda_stats --write`; {LEGEND}"
+        f"where they differ. Written by `python -m tools.cuda_stats --write`; {LEGEND}"
     )
     text.replace(DOCUMENT, "cuda_stats", "\n".join([caption, "", *table]))
 

@@ -1,4 +1,4 @@
-"""The GPU check where there is no GPU: what it says, and what it makes of what it is given."""
+"""The GPU validation where there is no GPU: what it says, and what it makes of what it is given."""
 
 import copy
 import json
@@ -11,15 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import (
-    gpu_calibration,
-    gpu_check,
-    gpu_kernels,
-    gpu_record,
-    machine,
-    records,
-)
+from benchmarks import gpu_calibration, machine, records
 from benchmarks.shapes import STEPS
+from tools.gpu_validation import kernels, results, tables, validate
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +56,7 @@ def layer_row(step: str = "training", **ours: float) -> dict[str, Any]:
 
 
 def timing(*rows: dict[str, Any]) -> dict[str, Any]:
-    return gpu_record.timing([{"event": "row", "row": row} for row in rows], [])
+    return results.timing([{"event": "row", "row": row} for row in rows], [])
 
 
 ROWS = (kernel_row(triton_rows=0.25), layer_row(cuda=2.0))
@@ -86,7 +80,7 @@ def journal(**outcomes: str) -> list[dict[str, Any]]:
 
 
 def correctness(**outcomes: str) -> dict[str, Any]:
-    return gpu_record.correctness([journal(**outcomes)])
+    return results.correctness([journal(**outcomes)])
 
 
 ALL = dict.fromkeys("abcd", "passed")
@@ -96,13 +90,13 @@ BUILT = {"outcome": "built"}
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu_check"],
+        [sys.executable, "-m", "tools.gpu_validation"],
         cwd=ROOT,
         env={"PATH": "/usr/bin:/bin", "OUT": str(tmp_path)},
         capture_output=True,
         text=True,
     )
-    assert result.returncode == gpu_record.NO_GPU
+    assert result.returncode == results.NO_GPU
     assert result.stderr.strip() == "gpu-check needs a CUDA GPU: torch sees none"
     assert result.stdout == ""
     assert not list(tmp_path.iterdir())
@@ -110,7 +104,7 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
 
 def test_counts_by_kernel_and_mode() -> None:
     found = correctness(a="passed", b="failed", d="skipped")
-    one = dict.fromkeys(gpu_record.OUTCOMES, 0)
+    one = dict.fromkeys(results.OUTCOMES, 0)
     assert found["kernels"] == {
         "triton.rows": {
             "all": {**one, "passed": 1, "failed": 1},
@@ -122,7 +116,7 @@ def test_counts_by_kernel_and_mode() -> None:
     }
     assert found["failed"] == [{"test": "tests/gpu/test_kernels.py::b", "reason": "why"}]
     assert found["not reached"] == ["tests/gpu/test_kernels.py::c"]
-    assert "FAILED tests/gpu/test_kernels.py::b" in gpu_record.correctness_table(found)
+    assert "FAILED tests/gpu/test_kernels.py::b" in tables.correctness_table(found)
 
 
 def test_a_test_that_ends_its_process_has_failed() -> None:
@@ -134,38 +128,38 @@ def test_a_test_that_ends_its_process_has_failed() -> None:
 @pytest.mark.parametrize(
     ("record", "status"),
     [
-        ({"correctness": correctness(**ALL)}, gpu_record.OK),
-        ({"correctness": correctness(**{**ALL, "d": "skipped"})}, gpu_record.OK),
-        ({"correctness": correctness(**{**ALL, "b": "failed"})}, gpu_record.WRONG),
-        ({"correctness": correctness(**{**ALL, "b": "died"})}, gpu_record.WRONG),
-        ({"correctness": correctness(a="passed")}, gpu_record.WRONG),  # the rest was not reached
-        ({"correctness": correctness(**dict.fromkeys("abcd", "skipped"))}, gpu_record.WRONG),
-        ({"correctness": gpu_record.correctness([[]])}, gpu_record.WRONG),
-        ({"correctness": {"error": "..."}}, gpu_record.WRONG),
-        ({}, gpu_record.WRONG),
+        ({"correctness": correctness(**ALL)}, results.OK),
+        ({"correctness": correctness(**{**ALL, "d": "skipped"})}, results.OK),
+        ({"correctness": correctness(**{**ALL, "b": "failed"})}, results.WRONG),
+        ({"correctness": correctness(**{**ALL, "b": "died"})}, results.WRONG),
+        ({"correctness": correctness(a="passed")}, results.WRONG),  # the rest was not reached
+        ({"correctness": correctness(**dict.fromkeys("abcd", "skipped"))}, results.WRONG),
+        ({"correctness": results.correctness([[]])}, results.WRONG),
+        ({"correctness": {"error": "..."}}, results.WRONG),
+        ({}, results.WRONG),
         (
             {"correctness": correctness(**ALL), "sanitizer": {"racecheck": {"outcome": "found"}}},
-            gpu_record.WRONG,
+            results.WRONG,
         ),
         (
             {"correctness": correctness(**ALL), "timing": timing(WRONG_LAYER)},
-            gpu_record.WRONG,
+            results.WRONG,
         ),
         # Without the CUDA kernels not everything was tried, though nothing failed.
         (
             {"correctness": correctness(**ALL), "build": {"outcome": "not finished"}},
-            gpu_record.WRONG,
+            results.WRONG,
         ),
     ],
 )
 def test_exit_status(record: dict[str, Any], status: int) -> None:
-    assert gpu_record.status({"build": BUILT, **record}) == status
+    assert results.status({"build": BUILT, **record}) == status
 
 
 def test_a_pytest_that_could_not_run_is_an_error() -> None:
-    found = gpu_record.correctness([[*journal(**ALL)[:-1], {"event": "finished", "status": 4}]])
+    found = results.correctness([[*journal(**ALL)[:-1], {"event": "finished", "status": 4}]])
     assert found["errors"] == ["pytest ended with status 4"]
-    assert gpu_record.status({"build": BUILT, "correctness": found}) == gpu_record.WRONG
+    assert results.status({"build": BUILT, "correctness": found}) == results.WRONG
 
 
 @pytest.mark.parametrize(
@@ -190,7 +184,7 @@ def test_a_pytest_that_could_not_run_is_an_error() -> None:
     ],
 )
 def test_what_a_record_proves(record: dict[str, Any], proven: list[str]) -> None:
-    assert gpu_record.proven(record) == proven
+    assert results.verified_kernels(record) == proven
 
 
 def test_timing_of_what_was_reached() -> None:
@@ -199,11 +193,11 @@ def test_timing_of_what_was_reached() -> None:
     entries += [{"event": "row", "row": row}, {"event": "row", "row": layer_row(cuda=2.0)}]
     entries += [{"event": "ended", "name": "first"}, {"event": "started", "name": "second"}]
     entries += [{"event": "died", "status": 1, "said": "Timeout"}]
-    found = gpu_record.timing(entries, ["first", "second", "third"])
+    found = results.timing(entries, ["first", "second", "third"])
     assert len(found["rows"]) == 2
     assert found["not reached"] == ["third"]
     assert found["errors"][0]["name"] == "second"
-    table = gpu_record.timing_table(found)
+    table = tables.timing_table(found)
     for words in ("0.25*/-", "WRONG/-", "0.50!", "far off", "not reached: third"):
         assert words in table
     assert "cuda: slower than nn.RNN 1 of 1 times" in table
@@ -212,7 +206,7 @@ def test_timing_of_what_was_reached() -> None:
 
 def test_each_backend_has_its_line_of_a_layer() -> None:
     rows = [layer_row(step, triton=1 / 1.5, cuda=1 / 2.5) for step in STEPS]
-    table = gpu_record.timing_table(timing(kernel_row(triton_rows=0.25), *rows))
+    table = tables.timing_table(timing(kernel_row(triton_rows=0.25), *rows))
     header, first, second, *_ = table.splitlines()
     assert first.split()[-4:] == ["triton", "1.50", "1.50", "1.50"]
     assert second.split() == ["cuda", "2.50", "2.50", "2.50"]
@@ -220,7 +214,7 @@ def test_each_backend_has_its_line_of_a_layer() -> None:
 
 
 def test_a_layer_whose_result_is_wrong_has_no_time() -> None:
-    table = gpu_record.timing_table(timing(WRONG_LAYER))
+    table = tables.timing_table(timing(WRONG_LAYER))
     assert table.splitlines()[1].split()[-4:] == ["cuda", "-", "-", "WRONG"]
 
 
@@ -229,7 +223,7 @@ def test_the_fastest_and_where_the_plan_chose_another() -> None:
     forward["choices"]["cuda.grid"]["chosen"] = False
     backward = kernel_row("backward", cuda_cluster=0.3, cuda_step=4.0)
     backward["choices"]["cuda.step"]["chosen"] = False
-    table = gpu_record.fastest_table(timing(forward, backward, layer_row(cuda=2.0)), 1.755e9)
+    table = tables.fastest_table(timing(forward, backward, layer_row(cuda=2.0)), 1.755e9)
     _, first, second, last = table.splitlines()
     assert "cuda.grid 0.20" in first
     assert first.endswith("1.6  cuda.cluster 0.40, 1.4 x model, 2.00 x cuda.grid 0.20")
@@ -247,13 +241,13 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> None:
         "date": "2030-01-02T03:04+00:00",
         "commit": "abc1234",
     }
-    monkeypatch.setattr(gpu_check, "no_gpu", lambda: None)
+    monkeypatch.setattr(validate, "no_gpu", lambda: None)
     monkeypatch.setattr(machine, "describe", lambda device: described)
-    monkeypatch.setattr(gpu_check, "build", lambda arch, _: {"archs": arch, **BUILT})
+    monkeypatch.setattr(validate, "build", lambda arch, _: {"archs": arch, **BUILT})
     monkeypatch.setattr(gpu_calibration, "calibration", lambda *_: 1 / 0)
-    monkeypatch.setattr(gpu_check, "correctness", lambda deadline: correctness(**ALL))
-    monkeypatch.setattr(gpu_check, "sanitize", lambda *_: {"outcome": "could not run"})
-    monkeypatch.setattr(gpu_check, "timing", lambda deadline: timing(*copy.deepcopy(ROWS)))
+    monkeypatch.setattr(validate, "correctness", lambda deadline: correctness(**ALL))
+    monkeypatch.setattr(validate, "sanitize", lambda *_: {"outcome": "could not run"})
+    monkeypatch.setattr(validate, "timing", lambda deadline: timing(*copy.deepcopy(ROWS)))
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -264,8 +258,8 @@ def test_one_record_of_all_parts(
     monkeypatch.chdir(ROOT)
     if failing:
         found = correctness(**{**ALL, "a": "failed"})
-        monkeypatch.setattr(gpu_check, "correctness", lambda deadline: found)
-    assert gpu_check.main([]) == (gpu_record.WRONG if failing else gpu_record.OK)
+        monkeypatch.setattr(validate, "correctness", lambda deadline: found)
+    assert validate.main([]) == (results.WRONG if failing else results.OK)
     folder = tmp_path / "nvidia-h200"
     record = json.loads((folder / "2030-01-02t03-04-abc1234-check.json").read_text())
     times = records.read(folder / "2030-01-02t03-04-abc1234-gpu.json")
@@ -301,16 +295,16 @@ def test_the_whole_takes_as_long_as_it_may(
 
     monkeypatch.setenv("OUT", str(tmp_path))
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(gpu_check, "build", ending(BUILT))
+    monkeypatch.setattr(validate, "build", ending(BUILT))
     monkeypatch.setattr(
         gpu_calibration, "calibration", ending({"measured": {}, "assumed": {}, "errors": []})
     )
-    monkeypatch.setattr(gpu_check, "correctness", ending(correctness(**ALL)))
-    monkeypatch.setattr(gpu_check, "sanitize", ending({"outcome": "clean"}))
-    monkeypatch.setattr(gpu_check, "timing", ending(timing(*ROWS)))
-    gpu_check.main([] if seconds is None else ["--seconds", str(seconds)])
-    most = seconds or gpu_check.TOTAL
-    assert len(ends) == 4 + len(gpu_check.TOOLS)
+    monkeypatch.setattr(validate, "correctness", ending(correctness(**ALL)))
+    monkeypatch.setattr(validate, "sanitize", ending({"outcome": "clean"}))
+    monkeypatch.setattr(validate, "timing", ending(timing(*ROWS)))
+    validate.main([] if seconds is None else ["--seconds", str(seconds)])
+    most = seconds or validate.TOTAL
+    assert len(ends) == 4 + len(validate.TOOLS)
     assert max(ends) <= most
     assert ends[-1] > most - 5
 
@@ -320,16 +314,16 @@ def test_seconds_that_are_none_are_refused(
     seconds: str, faked: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        gpu_check.main(["--seconds", seconds])
+        validate.main(["--seconds", seconds])
     assert "--seconds" in capsys.readouterr().err
 
 
 def test_every_part_has_its_time() -> None:
     """Even if all before it take what they may, the timing has two minutes."""
-    parts = (gpu_check.BUILD, gpu_check.CALIBRATION, gpu_check.CORRECTNESS, gpu_check.SANITIZER)
-    assert gpu_check.TOTAL <= 525
-    assert gpu_check.TOTAL - sum(parts) >= 120
-    assert gpu_check.BACKENDS == gpu_kernels.BACKENDS
+    parts = (validate.BUILD, validate.CALIBRATION, validate.CORRECTNESS, validate.SANITIZER)
+    assert validate.TOTAL <= 525
+    assert validate.TOTAL - sum(parts) >= 120
+    assert validate.BACKENDS == kernels.BACKENDS
 
 
 @pytest.mark.parametrize("outcome", ["built", "failed", "not finished"])
@@ -344,13 +338,13 @@ def test_the_build_and_what_became_of_it(
         return {"built": 0, "failed": 1, "not finished": None}[outcome], "what it said"
 
     (tmp_path / "fastrnn").mkdir()
-    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
-    monkeypatch.setattr(gpu_check, "run", run)
-    found = gpu_check.build("9.0a", time.time() + 1000)
+    monkeypatch.setattr(validate, "ROOT", tmp_path)
+    monkeypatch.setattr(validate, "run", run)
+    found = validate.build("9.0a", time.time() + 1000)
     assert found["outcome"] == outcome
     assert found["archs"] == "9.0a"
     assert found.get("reason") == {"failed": "no nvcc", "built": None}.get(
-        outcome, f"it took more than {gpu_check.BUILD} s"
+        outcome, f"it took more than {validate.BUILD} s"
     )
 
 

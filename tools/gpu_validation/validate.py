@@ -27,11 +27,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from . import gpu_calibration, gpu_record, machine
-from .gpu_record import BACKENDS
-from .journal import read
-from .machine import ROOT
-from .workers import Worker, excerpt, run, supervise
+from benchmarks import gpu_calibration, machine
+from benchmarks.jsonl import read
+from benchmarks.machine import ROOT
+from benchmarks.process import run
+
+from . import results, tables
+from .results import BACKENDS
+from .workers import Worker, excerpt, supervise
 
 #: Seconds for all of it, unless others are asked for, and at most for its parts; timing has what
 #: they leave.
@@ -101,7 +104,7 @@ def correctness(deadline: float) -> dict[str, Any]:
             shard = ["--shard", f"{i}/{PROCESSES}", "--journal", str(journal)]
             workers.append(Worker((*pytest, *shard), journal))
         supervise(workers, deadline, {"OMP_NUM_THREADS": "1"})
-        return gpu_record.correctness([read(worker.journal) for worker in workers])
+        return results.correctness([read(worker.journal) for worker in workers])
 
 
 def sanitizer(deadline: float) -> dict[str, Any]:
@@ -121,7 +124,7 @@ def sanitize(tool: str, backend: str, deadline: float) -> dict[str, Any]:
     if tool == "memcheck":
         # torch asks CUDA what it may, and takes no for an answer.
         command += ["--report-api-errors", "no"]
-    command += [sys.executable, "-m", "benchmarks.gpu_check", "--small", backend]
+    command += [sys.executable, "-m", "tools.gpu_validation", "--small", backend]
     # Each tensor its own allocation, so that what lies beside it is seen to be another's.
     allocation = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     status, said = run(command, max(1.0, deadline - time.time()), allocation)
@@ -135,10 +138,10 @@ def sanitize(tool: str, backend: str, deadline: float) -> dict[str, Any]:
 
 
 def timing(deadline: float) -> dict[str, Any]:
-    """The plan of gpu_timing, as far as time allows."""
-    from . import gpu_timing
+    """The plan of timing.py, as far as time allows."""
+    from .timing import plan
 
-    me = [sys.executable, "-m", "benchmarks.gpu_timing"]
+    me = [sys.executable, "-m", "tools.gpu_validation.timing"]
     with tempfile.TemporaryDirectory() as folder:
         compiling = time.time() + COMPILING * (deadline - time.time())
         supervise(
@@ -157,7 +160,7 @@ def timing(deadline: float) -> dict[str, Any]:
         )
         supervise([worker], deadline)
         entries = read(worker.journal)
-    return gpu_record.timing(entries, list(gpu_timing.plan()))
+    return results.timing(entries, list(plan()))
 
 
 def attempt(part: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -175,12 +178,12 @@ def check(seconds: float) -> int:
     start = time.time()
     deadline = start + seconds
     record: dict[str, Any] = {"format": 3, "environment": attempt(machine.describe, "cuda")}
-    results = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
-    path = machine.path(results, record["environment"], "check")
+    folder = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
+    path = machine.path(folder, record["environment"], "check")
 
     def enter(name: str, found: dict[str, Any]) -> None:
         record[name] = found
-        record["status"] = gpu_record.status(record)
+        record["status"] = results.status(record)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")
         print(f"{name}: {time.time() - start:.0f} s", flush=True)
@@ -198,7 +201,7 @@ def check(seconds: float) -> int:
     clock = None
     if rows:
         clock = add_floors(rows, record)
-        print(write_times(rows, record, results))
+        print(write_times(rows, record, folder))
     print_summary(record, rows, clock)
     print(f"\n{path}")
     return record["status"]
@@ -206,7 +209,7 @@ def check(seconds: float) -> int:
 
 def add_floors(rows: list[dict[str, Any]], record: dict[str, Any]) -> float | None:
     """Give the rows their floors, of what this GPU was found to be able to; returns its clock."""
-    from . import gpu_floor, records
+    from benchmarks import gpu_floor, records
 
     rates = gpu_floor.gpu(record["environment"]["gpu"])
     if rates is None:
@@ -217,9 +220,11 @@ def add_floors(rows: list[dict[str, Any]], record: dict[str, Any]) -> float | No
     return rates.clock
 
 
-def write_times(rows: list[dict[str, Any]], record: dict[str, Any], results: Path) -> Path:
+def write_times(rows: list[dict[str, Any]], record: dict[str, Any], folder: Path) -> Path:
     """File the times as every benchmark's are, beside the record of the check."""
-    from . import gpu_timing, records
+    from benchmarks import records
+
+    from .timing import BUDGET
 
     times = {
         "format": records.FORMAT,
@@ -227,39 +232,41 @@ def write_times(rows: list[dict[str, Any]], record: dict[str, Any], results: Pat
         "selection": {
             "shapes": "gpu",
             "peers": "few",
-            "budget_s": gpu_timing.BUDGET,
+            "budget_s": BUDGET,
             "complete": not record["timing"].get("not reached", True),
         },
         "absent": {},
         "calibration": record["calibration"],
         "rows": rows,
     }
-    return records.write(times, results)
+    return records.write(times, folder)
 
 
 def print_summary(record: dict[str, Any], rows: list[dict[str, Any]], clock: float | None) -> None:
     """What a person wants to know first, last."""
     timed = {**record["timing"], "rows": rows}
     for part, table in (
-        ("timing", lambda _: gpu_record.timing_table(timed)),
-        ("timing", lambda _: gpu_record.fastest_table(timed, clock)),
+        ("timing", lambda _: tables.timing_table(timed)),
+        ("timing", lambda _: tables.fastest_table(timed, clock)),
         ("calibration", gpu_calibration.table),
-        ("correctness", gpu_record.correctness_table),
+        ("correctness", tables.correctness_table),
     ):
         found = record[part]
         print("\n" + (f"{part}: {found['error']}" if "error" in found else table(found)))
     for name, found in (("build", record["build"]), *record["sanitizer"].items()):
         outcome = found.get("outcome", found.get("error"))
         print(f"{name}: {outcome} {found.get('reason', '')} ({found.get('seconds')} s)")
-    print("nothing was wrong with", ", ".join(gpu_record.proven(record)) or "no kernel")
+    print("nothing was wrong with", ", ".join(results.verified_kernels(record)) or "no kernel")
     environment = record["environment"]
     keys = [key for key in ("gpu", "driver", "torch", "commit") if key in environment]
     print(", ".join(f"{key} {environment[key]}" for key in keys))
-    print("everything passed" if record["status"] == gpu_record.OK else "NOT everything passed")
+    print("everything passed" if record["status"] == results.OK else "NOT everything passed")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.gpu_validation", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--small", choices=BACKENDS, help="only a few calls of every kernel of one")
     parser.add_argument(
         "--seconds",
@@ -269,14 +276,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     if arguments.small is not None:
-        from .gpu_small import small
+        from .small_calls import small
 
         small(arguments.small)
-        return gpu_record.OK
+        return results.OK
     reason = no_gpu()
     if reason is not None:
         print(f"gpu-check needs a CUDA GPU: {reason}", file=sys.stderr)
-        return gpu_record.NO_GPU
+        return results.NO_GPU
     os.chdir(ROOT)
     return check(arguments.seconds)
 
@@ -286,7 +293,3 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError("the seconds must be a positive number")
     return value
-
-
-if __name__ == "__main__":
-    sys.exit(main())

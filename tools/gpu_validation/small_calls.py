@@ -6,11 +6,11 @@ import os
 
 import torch
 
+from benchmarks.modes import precision
 from fastrnn.ops import reference
 from fastrnn.testing import Problem, assert_close
 
-from .gpu_kernels import KERNELS
-from .modes import precision
+from .kernels import KERNELS
 
 #: (kernel, B, H): more rows than a tile of the batch has, and more units than one block.
 PLAN = (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cpu_counts
+from tools import cpu_counts
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
-"""The timing part of the GPU check: every kernel by itself, and layers beside nn.RNN on cuDNN.
+"""Times of the GPU kernels alone, and of layers against nn.RNN on cuDNN.
 
-`python -m benchmarks.gpu_timing --journal FILE` enters every unit of the plan when it starts and
-what came of it; a second call with the same file goes on after the last. `--compile i/n` only
-compiles what part i of n will need, since compiling in n processes takes an n-th of the time.
+`python -m tools.gpu_validation.timing --journal FILE` appends an entry to FILE when a unit of the
+plan starts and for every row that it measures. A second call with the same file resumes after the
+last unit. `--compile I/N` only compiles the kernels of part I of N: N processes share the work.
 
-A kernel's time is the device's, from event to event, the launches hidden and L2 flushed. A layer's
-is what a user sees, launches and all, theirs and ours by each backend in turns.
+A kernel's time is device time between two events, with the launches hidden and L2 flushed. A
+layer's time includes its launches; nn.RNN and each of our backends are timed in alternation.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks import gate, measure, peers, records
+from benchmarks.clock import Times, device_times
+from benchmarks.jsonl import append, read
+from benchmarks.measure import DeviceLost, Found
+from benchmarks.modes import MODES, precision
+from benchmarks.shapes import GROUPS, Case, Work
+from benchmarks.task import Task
 from fastrnn.ops import reference
 from fastrnn.ops.ragged import DENSE
 
-from . import gate, measure, peers, records
-from .clock import Times, device_times
-from .gpu_kernels import KERNELS, TRITON, Kernel, chosen, plans
-from .journal import append, read
-from .measure import DeviceLost, Found
-from .modes import MODES, precision
-from .shapes import GROUPS, Case, Work
-from .task import Task
+from .kernels import KERNELS, TRITON, Kernel, chosen, plans
 
 DIRECTIONS = ("forward", "backward")
 

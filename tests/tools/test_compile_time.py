@@ -1,10 +1,10 @@
-"""The costs of torch.compile, as benchmarks/compile_time.py has them."""
+"""The costs of torch.compile, as tools/compile_time.py measures them."""
 
 import pytest
 import torch
 
-from benchmarks import compile_time
-from benchmarks.compile_time import Case, Cost, measure
+from tools import compile_time
+from tools.compile_time import Case, Cost, measure
 
 
 @pytest.fixture(autouse=True)

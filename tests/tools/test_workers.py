@@ -4,12 +4,9 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import (
-    gpu_check,
-    gpu_record,
-)
-from benchmarks.journal import append, read
-from benchmarks.workers import Worker, excerpt, supervise
+from benchmarks.jsonl import read
+from tools.gpu_validation import results, validate
+from tools.gpu_validation.workers import Worker, excerpt, supervise
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +23,7 @@ def test_the_plugin_goes_on_after_a_test_that_died(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "tests.gpu.outcomes", "--journal", str(path)]
     worker = Worker((*command, "-p", "no:cacheprovider", str(tmp_path)), path)
     supervise([worker], time.time() + 100, {"PYTHONPATH": str(ROOT)})
-    found = gpu_record.correctness([read(path)])
+    found = results.correctness([read(path)])
     assert found["kernels"]["three"]["all"] == {
         "passed": 1,
         "failed": 2,
@@ -48,11 +45,11 @@ def test_the_beginning_of_what_a_process_said_is_kept_and_the_end(tmp_path: Path
     )
     path = tmp_path / "journal.jsonl"
     command = [sys.executable, "-m", "pytest", "-p", "tests.gpu.outcomes", "--journal", str(path)]
-    command += [*gpu_check.PYTEST, "-p", "no:cacheprovider", "-p", "no:faulthandler"]
+    command += [*validate.PYTEST, "-p", "no:cacheprovider", "-p", "no:faulthandler"]
     supervise(
         [Worker((*command, str(tmp_path)), path)], time.time() + 100, {"PYTHONPATH": str(ROOT)}
     )
-    found = gpu_record.correctness([read(path)])
+    found = results.correctness([read(path)])
     (failed,) = found["failed"]
     assert "terminate called after throwing\n" in failed["reason"]
     assert " characters left out]\n" in failed["reason"]
@@ -83,12 +80,3 @@ def test_a_worker_is_ended_at_the_deadline(tmp_path: Path) -> None:
     supervise([worker], start + 0.5)
     assert time.time() - start < 20
     assert read(worker.journal) == []
-
-
-def test_a_line_cut_off_costs_itself_alone(tmp_path: Path) -> None:
-    path = tmp_path / "j"
-    append(path, event="first")
-    with path.open("a") as file:
-        file.write('\n{"event": "sec')
-    append(path, event="third")
-    assert [entry["event"] for entry in read(path)] == ["first", "third"]

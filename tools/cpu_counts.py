@@ -1,4 +1,4 @@
-"""Instructions of a step of the CPU kernels, by valgrind: `python -m benchmarks.cpu_counts`.
+"""Instructions of a step of the CPU kernels, by valgrind: `python -m tools.cpu_counts`.
 
 Of two calls that differ in their steps alone the difference is the steps'. What time alone cannot
 tell apart it shows: a step that waits executes no more instructions than one that does not. One
@@ -14,9 +14,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from .machine import ROOT
-from .text import aligned
-from .workers import run
+from benchmarks.machine import ROOT
+from benchmarks.process import run
+from benchmarks.text import aligned
 
 SOURCES = (Path(__file__).parent / "cpu_counts.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp")))
 FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", f"-I{ROOT / 'csrc'}")
