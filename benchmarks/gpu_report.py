@@ -13,9 +13,10 @@ from typing import Any
 from fastrnn.ops.backends import cuda
 from fastrnn.ops.backends.triton.table import FASTEST, FASTEST_FROM, VERIFIED, Sizes, choose
 
-from . import gpu_floor, records
+from . import records
 from .modes import MODES
 from .records import Record, Row
+from .roofline import gpu
 from .shapes import Work
 from .tables import Line, lines, mean, number, short_number, times
 from .text import markdown
@@ -57,13 +58,13 @@ def combined(every: Sequence[Record]) -> Record:
     """
     last = every[-1]
     alike = [one for one in every if all(_of(one, name) == _of(last, name) for name in SAME)]
-    rates = gpu_floor.best(last["machine"]["gpu"], [one["calibration"] for one in alike])
+    rates = gpu.best_of(last["machine"]["gpu"], [one["calibration"] for one in alike])
     rows: dict[tuple[str, ...], Row] = {}
     for record in alike:
         for row in record["rows"]:
             new = {**row, "commit": record["machine"]["commit"]}
             if rates is not None and "floor" in row:
-                new["floor"] = records.least(records.case(row), rates)
+                new["floor"] = records.bounds(records.case(row), rates)
             choice = auto(new, record["machine"])
             if choice is not None and "times" in new:
                 new["auto"] = choice
@@ -82,7 +83,7 @@ def auto(row: Row, machine: dict[str, Any]) -> str | None:
     """What `auto` takes for a row's layer, or for its kernel; None where that is not known."""
     if "fastrnn" in row.get("times", ()):
         return None  # it was itself measured
-    rates = gpu_floor.gpu(machine["gpu"])
+    rates = gpu.machine(machine["gpu"])
     if rates is None:
         return None
     work, capability = Work(**row["work"]), tuple(machine["capability"])
@@ -230,7 +231,7 @@ def layer_table(mine: Sequence[Line], every: Sequence[str]) -> list[str]:
         for one in these:
             other = [name for name in one.row["times"] if records.ours(name) and name != one.mine]
             row = [f"{one.work}{mark(one.row, every)}", one.row["step"], _short(one.mine)]
-            row += [number(one.ms), short_number(one.over_floor)]
+            row += [number(one.ms), short_number(one.over_bound)]
             for name in peers:
                 theirs = one.row["times"].get(name)
                 row += [number(theirs["ms"][0]) if theirs else "–", times(one.over(name))]
@@ -366,4 +367,4 @@ def _beside(one: Line | None) -> list[str]:
         return ["–"] * 4
     ratio = times(one.over("nn.RNN"))
     bold = ratio if ratio.startswith("*") else f"**{ratio}**"
-    return [number(one.ms), number(theirs["ms"][0]), bold, short_number(one.over_floor)]
+    return [number(one.ms), number(theirs["ms"][0]), bold, short_number(one.over_bound)]

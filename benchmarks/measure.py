@@ -10,16 +10,16 @@ import torch
 
 from . import gate, peers
 from .clock import Run, Times, in_turns
-from .floor import operations
 from .memory import peak_mib
 from .modes import precision
 from .providers import Provider
+from .roofline.model import flops
 from .shapes import Case
 from .task import Call, Task
 
-#: Seconds beyond which a call is too long to be repeated. Of a case of so many operations it is
-#: foreseen on a CPU; others are never that long.
-PATIENCE, LARGE = 10.0, 1e9
+#: Seconds beyond which a call is not repeated. The time of a case of more FLOPs than MANY_FLOPS is
+#: estimated first on a CPU; smaller cases never take that long.
+PATIENCE, MANY_FLOPS = 10.0, 1e9
 
 
 class DeviceLost(RuntimeError):
@@ -129,7 +129,7 @@ def _pass(provider: Provider, task: Task, found: Found) -> tuple[Call, Task] | N
 
 def _foreseen(provider: Provider, task: Task) -> float:
     """Seconds that a call will take, judged by a tenth of its steps where it is a large one."""
-    small = task.steps < 10 or operations(task.case) < LARGE
+    small = task.steps < 10 or flops(task.case) < MANY_FLOPS
     if small or provider.compiles or task.device.type != "cpu":
         return 0.0
     part = provider.task(Task(task.case, task.device, task.steps // 10))

@@ -12,9 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import machine
-from .floor import Machine, floor, least_mib
+from . import machine as environment
 from .measure import Found
+from .roofline import model
 from .shapes import Case, Work
 
 FORMAT = 1
@@ -35,14 +35,14 @@ def ours(provider: str) -> bool:
     return provider.partition(".")[0] == "fastrnn"
 
 
-def row(found: Found, rates: Machine | None = None) -> Row:
+def row(found: Found, machine: model.Machine | None = None) -> Row:
     """What came of a case, as a record holds it: times in milliseconds, to four digits.
 
     Of a provider's times `ms` has the best, the 20th percentile, the median and the 80th; `over`,
     for each of ours, the median over the turns of its time over ours.
 
     Args:
-        rates: what the machine can do at most, where it is known: the floor is of them.
+        machine: the peak rates of the machine, where they are known, for the bounds of the case.
     """
     case = found.case
     made: Row = {
@@ -53,10 +53,10 @@ def row(found: Found, rates: Machine | None = None) -> Row:
         "step": case.step,
     }
     if found.mib:
-        made |= {"mib": _rounded(found.mib), "least_mib": _rounded(least_mib(case))}
+        made |= {"mib": _rounded(found.mib), "least_mib": _rounded(model.results_mib(case))}
     if found.times:
-        if rates is not None:
-            made["floor"] = least(case, rates)
+        if machine is not None:
+            made["floor"] = bounds(case, machine)
         mine = {name: times for name, times in found.times.items() if ours(name)}
         made["times"] = {
             name: {
@@ -73,9 +73,9 @@ def row(found: Found, rates: Machine | None = None) -> Row:
     return made
 
 
-def least(case: Case, rates: Machine) -> dict[str, float]:
-    """The floor of a case, as a row holds it."""
-    return _rounded(floor(case, rates)._asdict())
+def bounds(case: Case, machine: model.Machine) -> dict[str, float]:
+    """The lower bounds on the time of a case, as the entry `floor` of a row."""
+    return _rounded(model.bounds(case, machine)._asdict())
 
 
 def case(row: Row) -> Case:
@@ -107,7 +107,7 @@ def write(record: Record, folder: Path = RESULTS) -> Path:
         FileExistsError: this very record is there.
     """
     _check(record)
-    first = path = machine.path(folder, record["machine"], record["selection"]["shapes"])
+    first = path = environment.path(folder, record["machine"], record["selection"]["shapes"])
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in count(2):
         if not path.exists():

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 from pathlib import Path
 
-from . import cpu_floor, figures, gpu_figures, gpu_report, records, text
+from . import figures, gpu_figures, gpu_report, records, text
 from .machine import ROOT
 from .records import Record, Row
+from .roofline import cpu
 from .shapes import GROUPS, names
 from .tables import (
     MEMORY_HEADER,
@@ -99,12 +100,12 @@ def calibrated(record: Record, every: Iterable[Record]) -> Record:
     """
     if record["machine"]["device"] != "cpu":
         return record
-    best = reduce(cpu_floor.better, (each["calibration"] for each in every))
-    rates = cpu_floor.machine(best)
+    best = reduce(cpu.best_of, (each["calibration"] for each in every))
+    rates = cpu.machine(best)
     if rates is None:
         return record
     rows = [
-        row | {"floor": records.least(records.case(row), rates)} if "floor" in row else row
+        row | {"floor": records.bounds(records.case(row), rates)} if "floor" in row else row
         for row in record["rows"]
     ]
     return record | {"calibration": best, "rows": rows}
@@ -254,7 +255,7 @@ def short(rows: Iterable[Row]) -> list[str]:
                 lambda mine: times(mean(one.over("nn.RNN") for one in mine)),
                 lambda mine: times(mean(one.ratio for one in mine)),
                 lambda mine: times(min((one.ratio for one in mine if one.ratio), default=None)),
-                lambda mine: short_number(mean(one.over_floor for one in mine)),
+                lambda mine: short_number(mean(one.over_bound for one in mine)),
             )
         ]
         table.append((name, mode, *cells))
@@ -307,7 +308,7 @@ def full_table(mine: Sequence[Line]) -> list[str]:
                 *([one.row["mode"]] if len(modes) > 1 else []),
                 one.row["step"],
                 number(one.ms),
-                short_number(one.over_floor),
+                short_number(one.over_bound),
                 max(floor, key=floor.__getitem__, default="–"),
                 *(cell(one, name) for name in names),
             ]
@@ -367,7 +368,7 @@ def summary_cells(one: Line | None) -> list[str]:
     peer = f"{number(one.peer_ms)} {one.peer}" if one.peer else "–"
     ratio = times(one.ratio)
     bold = ratio if ratio.startswith("*") else f"**{ratio}**"
-    return [number(one.ms), peer, bold, short_number(one.over_floor)]
+    return [number(one.ms), peer, bold, short_number(one.over_bound)]
 
 
 def lost_in_words(lost: Sequence[Line], count: int) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from . import cpu_floor, gpu_calibration, gpu_floor, machine, measure, memory, peers, records
-from .floor import Machine
+from . import machine, measure, memory, peers, records
 from .measure import Found
 from .providers import Provider
+from .roofline import cpu, gpu, gpu_calibration
+from .roofline.model import Machine
 from .shapes import GROUPS, Case, select
 
 #: Seconds of a GPU's calibration.
@@ -104,14 +105,14 @@ class Session:
             arch = gpu_calibration.architecture(torch.cuda.get_device_capability())
             deadline = time.time() + CALIBRATING
             self.calibration = gpu_calibration.calibration(arch, deadline)
-            known = gpu_floor.gpu(torch.cuda.get_device_name())
+            known = gpu.machine(torch.cuda.get_device_name())
             self._rates = known and known.calibrated(self.calibration["measured"])
 
     def _calibrate_cpu(self) -> None:
         """Once more, and keep the better of everything."""
-        found = cpu_floor.calibrate(torch.get_num_threads())
-        self.calibration = cpu_floor.better(self.calibration or found, found)
-        self._rates = cpu_floor.machine(self.calibration)
+        found = cpu.calibrate(torch.get_num_threads())
+        self.calibration = cpu.best_of(self.calibration or found, found)
+        self._rates = cpu.machine(self.calibration)
         self._calibrated = time.monotonic()
 
     def rows(self) -> list[records.Row]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import exp, log
 
-from .floor import operations
 from .records import Row, case, ours
+from .roofline.model import flops
 from .shapes import Work
 from .text import aligned
 
@@ -44,7 +44,7 @@ class Line:
         return None if times is None else times["over"][self.mine]
 
     @property
-    def over_floor(self) -> float | None:
+    def over_bound(self) -> float | None:
         """Our best time over the least there can be."""
         return self.ms / max(self.row["floor"].values()) if "floor" in self.row else None
 
@@ -121,8 +121,8 @@ def cells(one: Line) -> tuple[str, ...]:
     return (
         *(str(one.work), one.row["mode"], one.row["step"], one.peer or "–"),
         number(one.ms),
-        number(operations(case(one.row)) / one.ms * 1e-6),
-        "–" if one.over_floor is None else f"{one.over_floor:.1f}",
+        number(flops(case(one.row)) / one.ms * 1e-6),
+        "–" if one.over_bound is None else f"{one.over_bound:.1f}",
         number(one.peer_ms),
         "–" if one.ratio is None else f"{one.ratio:.2f}",
     )

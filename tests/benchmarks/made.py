@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from benchmarks import gpu_floor, records
+from benchmarks import records
 from benchmarks.clock import Times
 from benchmarks.measure import Found
+from benchmarks.roofline import gpu
 from benchmarks.shapes import Case, Work
 
 CASE = Case("overview", "layer", Work(100, 8, 64, 64), "float32", "inference")
-H200 = gpu_floor.GPUS["H200"]
+H200 = gpu.GPUS["H200"]
 
 
 def found(ours: float = 1.0, theirs: float = 4.0, case: Case = CASE) -> Found:

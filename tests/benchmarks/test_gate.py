@@ -198,7 +198,7 @@ def test_what_takes_too_long_is_not_repeated(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_will_take_too_long_is_not_even_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "LARGE", 0.0)
+    monkeypatch.setattr(measure, "MANY_FLOPS", 0.0)
     steps: list[int] = []
 
     class Counting(NnRnn):

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_calibration
-from benchmarks.jsonl import constants
+from benchmarks.roofline import calibration, gpu_calibration
 
 
 @pytest.mark.parametrize(
@@ -23,7 +22,7 @@ def test_a_calibration_is_read_as_far_as_it_got() -> None:
         '{"name": "product_cycles", "value": {"half": 1.0, "tf32": 2.0}}\n'
         '{"name": "grid_exchange", "error": "too many blocks"}\n{"name": "clus'
     )
-    found = constants(said)
+    found = calibration.parse(said)
     assert found["measured"] == {"block_exchange": 81.5, "product_cycles": {"half": 1, "tf32": 2}}
     assert found["errors"] == ["grid_exchange: too many blocks"]
     table = gpu_calibration.table({"assumed": {"block_exchange": 100.0}, **found})
@@ -63,7 +62,7 @@ def test_the_compiler_leaves_of_calibrate_what_is_measured(tmp_path: Path) -> No
     from tools.sass import cuobjdump
 
     cubin = tmp_path / "calibrate.cubin"
-    command = [*gpu_calibration.compiling(compiler, "9.0a", cubin), "-cubin"]
+    command = [*gpu_calibration.compile_command(compiler, "9.0a", cubin), "-cubin"]
     subprocess.run(command, check=True, capture_output=True)
     kernels = cuobjdump("-sass", cubin).split("Function : ")[1:]
     for name, expected in LOOPS.items():

@@ -138,14 +138,14 @@ def test_the_best_peer_is_the_fastest_of_the_others() -> None:
     assert line.ratio == 0.5
     assert line.over("nn.RNN") == 1.5
     assert line.is_losing
-    assert line.over_floor == pytest.approx(2 / max(row["floor"].values()))
+    assert line.over_bound == pytest.approx(2 / max(row["floor"].values()))
     # On a GPU there may be no provider of that name: the fastest of ours stands for us.
     del times["fastrnn"]
     times["fastrnn.cuda"] = 0.5
     row = records.row(Found(CASE, times={name: Times((ms,)) for name, ms in times.items()}))
     line = tables.line(row)
     assert line is not None
-    assert (line.mine, line.ratio, line.over_floor) == ("fastrnn.cuda", 2, None)
+    assert (line.mine, line.ratio, line.over_bound) == ("fastrnn.cuda", 2, None)
     assert tables.line(records.row(Found(CASE, times={"nn.RNN": Times((1.0,))}))) is None
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import figures, floor, gpu_floor, gpu_report, records, report, tables
+from benchmarks import figures, gpu_report, records, report, tables
 from benchmarks.clock import Times
 from benchmarks.measure import Found
+from benchmarks.roofline import gpu, model
 from benchmarks.shapes import Case, Work
 from benchmarks.text import replace
 
@@ -176,11 +177,11 @@ def test_of_a_gpus_checks_the_newest_of_every_case_counts(tmp_path: Path) -> Non
         layer = "fastrnn.triton" if small else "fastrnn.cuda"
         kernel = "triton.rows" if small else "cuda.grid"
         assert row["auto"] == (kernel if row["scope"] == "kernel" else layer)
-    rates = gpu_floor.best("NVIDIA H200", [old["calibration"], new["calibration"]])
+    rates = gpu.best_of("NVIDIA H200", [old["calibration"], new["calibration"]])
     assert rates is not None
     assert (rates.cluster_exchange, rates.clock) == (200.0, 1.9e9)
     first = shown["rows"][0]
-    assert first["floor"] == records.least(records.case(first), rates)
+    assert first["floor"] == records.bounds(records.case(first), rates)
     line = tables.line(first)
     assert line is not None
     assert (line.mine, line.ms, line.ratio) == ("fastrnn.triton", 1.0, 3.0)
@@ -354,7 +355,7 @@ def test_floors_are_of_the_best_that_a_machine_was_seen_to_do(tmp_path: Path) ->
             key: old[key] for key in old if key != "floor"
         }
         if "floor" in old:
-            least = floor.operations(records.case(row)) / 2e9
+            least = model.flops(records.case(row)) / 2e9
             assert row["floor"]["arithmetic"] == pytest.approx(1e3 * least, rel=1e-3)
 
 

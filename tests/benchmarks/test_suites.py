@@ -79,7 +79,7 @@ def test_a_processor_is_calibrated_again_and_again_and_the_best_counts(
     def calibrate(threads: int) -> dict[str, Any]:
         return {"measured": {"multiply_add_rate": next(made)}, "errors": []}
 
-    monkeypatch.setattr(session.cpu_floor, "calibrate", calibrate)
+    monkeypatch.setattr(session.cpu, "calibrate", calibrate)
     one = session.Session("quick", "few", "cpu", 0.01, None)
     seen = []
     for valid in (session.VALID, session.VALID, -1.0):

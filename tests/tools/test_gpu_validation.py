@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu_calibration, machine, records
+from benchmarks import machine, records
+from benchmarks.roofline import gpu_calibration
 from benchmarks.shapes import STEPS
 from tools.gpu_validation import kernels, results, tables, validate
 

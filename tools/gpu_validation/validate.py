@@ -27,10 +27,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_calibration, machine
+from benchmarks import machine
 from benchmarks.jsonl import read
 from benchmarks.machine import ROOT
 from benchmarks.process import run
+from benchmarks.roofline import gpu_calibration
 
 from . import results, tables
 from .results import BACKENDS
@@ -200,23 +201,24 @@ def check(seconds: float) -> int:
     enter("timing", timed)
     clock = None
     if rows:
-        clock = add_floors(rows, record)
+        clock = add_bounds(rows, record)
         print(write_times(rows, record, folder))
     print_summary(record, rows, clock)
     print(f"\n{path}")
     return record["status"]
 
 
-def add_floors(rows: list[dict[str, Any]], record: dict[str, Any]) -> float | None:
-    """Give the rows their floors, of what this GPU was found to be able to; returns its clock."""
-    from benchmarks import gpu_floor, records
+def add_bounds(rows: list[dict[str, Any]], record: dict[str, Any]) -> float | None:
+    """Add the roofline bounds of this GPU to the rows; return its clock rate."""
+    from benchmarks import records
+    from benchmarks.roofline import gpu
 
-    rates = gpu_floor.gpu(record["environment"]["gpu"])
+    rates = gpu.machine(record["environment"]["gpu"])
     if rates is None:
         return None
     rates = rates.calibrated(record["calibration"].get("measured", {}))
     for row in rows:
-        row["floor"] = records.least(records.case(row), rates)
+        row["floor"] = records.bounds(records.case(row), rates)
     return rates.clock
 
 

@@ -1,5 +1,6 @@
 // Measures, on the GPU it runs on, the constants of the model in csrc/cuda/plan.cpp. A program of
-// its own: `nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a benchmarks/calibrate.cu`.
+// its own: `nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a -Icsrc
+// benchmarks/roofline/calibrate.cu`.
 //
 // It prints a line of JSON for each as soon as it is known, under the name it has there: cycles, or
 // bytes a cycle and multiprocessor. Times are read from a multiprocessor's own clock, around
@@ -10,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "../csrc/cuda/runtime.h"
+#include "cuda/runtime.h"
 #include "calibrate.h"
 
 namespace {

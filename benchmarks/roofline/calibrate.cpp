@@ -1,9 +1,9 @@
-// Measures what the processor it runs on can do at most, for the floors of cpu_floor.py. A program
+// Measures what the processor it runs on can do at most, for the bounds of cpu.py. A program
 // of its own: `c++ -std=c++20 -O3 -march=native -ffp-contract=fast -pthread calibrate.cpp`, then
 // `calibrate THREADS BYTES...` with the sizes at which to measure bandwidth.
 //
 // It prints a line of JSON for each constant, in operations, bytes and seconds; the best of several
-// runs counts, for a floor is what is possible.
+// runs counts, for a bound is a limit.
 #include <algorithm>
 #include <atomic>
 #include <chrono>

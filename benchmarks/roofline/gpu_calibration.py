@@ -1,10 +1,9 @@
-"""What a GPU can do at most, measured, for the plan's model and the floors.
+"""The rates of a GPU, measured for the plan's cost model and for the roofline bounds.
 
-calibrate.cu measures what csrc/cuda/plan.cpp assumes, under the same names. `python -m
-benchmarks.gpu_calibration` measures the rest by torch: the memory's bandwidth, the rates of matrix
-products, and what cuDNN takes for a step where it is hardest to beat, at H 128 and 256, whose
-weights its kernel keeps in registers. A layer's time at twice the steps less that at once them is
-the steps' alone.
+calibrate.cu measures the constants of csrc/cuda/plan.cpp, under the same names. `python -m
+benchmarks.roofline.gpu_calibration` measures the rest with torch: memory bandwidth, the rates of
+matrix products, and cuDNN's time a step at H = 128 and 256, where it keeps the weights in registers
+and is hardest to beat. The time of 2T steps less the time of T steps is that of T steps alone.
 """
 
 from __future__ import annotations
@@ -18,39 +17,40 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .jsonl import constants
-from .process import run
+from ..machine import ROOT
+from ..process import run
+from .calibration import parse
 
-ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "benchmarks" / "calibrate.cu"
+SOURCE = Path(__file__).parent / "calibrate.cu"
 MODEL = ROOT / "csrc" / "cuda" / "plan.cpp"
 
-#: Seconds of the compiler, and of the program.
-COMPILING, MEASURING = 60, 20
+#: Time limits of the compiler and of the program, in seconds.
+COMPILE_SECONDS, MEASURE_SECONDS = 60, 20
 
 HIDDEN, CUDNN_MODES, BATCH, STEPS = (128, 256), ("tf32", "bfloat16", "float16"), 16, 1000
 
 
 def architecture(capability: tuple[int, int]) -> str:
-    """As TORCH_CUDA_ARCH_LIST wants it: with what that GPU alone has."""
+    """An entry of TORCH_CUDA_ARCH_LIST, with the features of that architecture alone."""
     major, minor = capability
     return f"{major}.{minor}" + ("a" if major >= 9 else "")
 
 
 def nvcc() -> str | None:
-    """The compiler, on the path or where CUDA's installer puts it."""
+    """The path of nvcc: on PATH, or where CUDA's installer puts it."""
     return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
 
-def compiling(compiler: str, arch: str, program: Path) -> list[str]:
-    """The command that compiles calibrate.cu, for an `architecture`."""
+def compile_command(compiler: str, arch: str, program: Path) -> list[str]:
+    """The command that compiles calibrate.cu for an `architecture`."""
     number = arch.replace(".", "")
     flags = ["-std=c++20", "-O3", f"-gencode=arch=compute_{number},code=sm_{number}"]
+    flags.append(f"-I{ROOT / 'csrc'}")
     return [compiler, *flags, str(SOURCE), "-o", str(program)]
 
 
 def calibration(arch: str, deadline: float) -> dict[str, Any]:
-    """Everything, as far as time allows."""
+    """All measurements that the time allows."""
     found: dict[str, Any] = {
         "meaning": "cycles, bytes a cycle and multiprocessor, and clock in cycles a second; "
         "`measured` is to replace what plan.cpp has under these names, `assumed`",
@@ -64,20 +64,22 @@ def calibration(arch: str, deadline: float) -> dict[str, Any]:
     else:
         with tempfile.TemporaryDirectory() as folder:
             program = Path(folder, "calibrate")
-            status, said = run(compiling(compiler, arch, program), _within(COMPILING, deadline))
+            status, output = run(
+                compile_command(compiler, arch, program), _within(COMPILE_SECONDS, deadline)
+            )
             if status == 0:
-                status, said = run([str(program)], _within(MEASURING, deadline))
-                found |= constants(said)
+                status, output = run([str(program)], _within(MEASURE_SECONDS, deadline))
+                found |= parse(output)
         if status != 0:
             what = "it took too long" if status is None else f"status {status}"
-            found["errors"].append(f"calibrate.cu: {what}: {said[-500:]}")
-    me = [sys.executable, "-m", "benchmarks.gpu_calibration"]
-    status, said = run(me, _within(MEASURING, deadline))
-    by_torch = constants(said)["measured"]
+            found["errors"].append(f"calibrate.cu: {what}: {output[-500:]}")
+    me = [sys.executable, "-m", "benchmarks.roofline.gpu_calibration"]
+    status, output = run(me, _within(MEASURE_SECONDS, deadline))
+    by_torch = parse(output)["measured"]
     found["cudnn_us_a_step"] = by_torch.pop("cudnn_us_a_step", {})
     found["measured"] |= by_torch
     if status != 0:
-        found["errors"].append(f"by torch: status {status}: {said[-500:]}")
+        found["errors"].append(f"by torch: status {status}: {output[-500:]}")
     return found
 
 
@@ -86,14 +88,14 @@ def _within(seconds: float, deadline: float) -> float:
 
 
 def assumed(model: str) -> dict[str, float]:
-    """The model's constants, from the text of plan.cpp."""
+    """The constants of the cost model, from the source of plan.cpp."""
     declarations = re.findall(r"^constexpr double ([^;]+);", model, re.M)
     pairs = re.findall(r"(\w+) = ([0-9.]+)", ", ".join(declarations))
     return {name: float(value) for name, value in pairs}
 
 
 def table(found: dict[str, Any]) -> str:
-    """A line for every constant: what was measured, and what plan.cpp has."""
+    """A line for every constant: the measured value, and the one in plan.cpp."""
     lines = [f"{'calibration':24}{'measured':>12}{'assumed':>12}"]
     for name, value in found["measured"].items():
         values = value if isinstance(value, dict) else {"": value}
@@ -107,7 +109,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Print what torch measures, as calibrate.cu prints its own."""
+    """Print the measurements by torch, in the format of calibrate.cu."""
     for name, measure in (
         ("memory_bandwidth", memory_bandwidth),
         ("rates", rates),
@@ -117,10 +119,10 @@ def main() -> None:
 
 
 def memory_bandwidth() -> float:
-    """Bytes a second of a copy, what is read and what is written."""
+    """Bytes a second of a copy, read and written."""
     import torch
 
-    from .clock import device_times
+    from ..clock import device_times
 
     source = torch.empty(2**30, dtype=torch.int8, device="cuda")
     target = torch.empty_like(source)
@@ -128,11 +130,11 @@ def memory_bandwidth() -> float:
 
 
 def rates() -> dict[str, float]:
-    """Multiplications and additions a second of a large matrix product, by how it is computed."""
+    """FLOPs a second of a large matrix product, by its precision."""
     import torch
 
-    from .clock import device_times
-    from .modes import MODES, precision
+    from ..clock import device_times
+    from ..modes import MODES, precision
 
     size, found = 8192, {}
     for mode_name in ("bfloat16", "tf32", "float32"):
@@ -146,12 +148,12 @@ def rates() -> dict[str, float]:
 
 
 def cudnn() -> dict[str, float]:
-    """Microseconds a step of nn.RNN."""
+    """Microseconds a step of nn.RNN on cuDNN."""
     import torch
     from torch import nn
 
-    from .clock import device_times
-    from .modes import precision
+    from ..clock import device_times
+    from ..modes import precision
 
     found = {}
     for hidden in HIDDEN:
