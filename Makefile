@@ -53,7 +53,7 @@ lint: $(VENV)/installed
 	mypy
 
 bench: $(VENV)/built
-	python -m pytest benchmarks --shapes $(SHAPES) --peers most $(COLUMNS) $(FLAGS)
+	python -m pytest benchmarks --shapes $(SHAPES) --baselines most $(COLUMNS) $(FLAGS)
 
 bench-full: $(VENV)/built
 	python -m pytest benchmarks --shapes full --budget 0.8 $(COLUMNS) $(FLAGS)

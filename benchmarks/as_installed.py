@@ -15,8 +15,8 @@ from torch import nn
 
 import fastrnn
 
+from .report.markdown import aligned
 from .short_calls import ratio
-from .text import aligned
 
 #: (T, B, I, H) and the options of a layer.
 SHAPES: tuple[tuple[tuple[int, int, int, int], dict[str, Any]], ...] = (

@@ -17,8 +17,8 @@ from torch import nn
 
 from fastrnn import FusedRNN, FusedRNNCell
 
-from .clock import Run, in_turns
-from .text import aligned
+from .report.markdown import aligned
+from .timing import Run, time_interleaved
 
 #: (B, H), the input being as wide.
 SIZES = ((1, 16), (1, 64), (1, 128), (4, 64), (16, 128), (64, 64), (64, 256))
@@ -58,7 +58,7 @@ def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], train: bool, budge
             return Run(lambda: call().sum().backward())
         return Run(call, torch.no_grad)
 
-    mine, other = in_turns([run(ours), run(theirs)], "cpu", budget)
+    mine, other = time_interleaved([run(ours), run(theirs)], "cpu", budget)
     return other.over(mine)
 
 

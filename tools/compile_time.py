@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from benchmarks.text import aligned
+from benchmarks.report.markdown import aligned
 from fastrnn import FusedRNN
 
 LAYERS: dict[str, type[nn.RNNBase]] = {"fastrnn": FusedRNN, "nn.RNN": nn.RNN}

@@ -14,9 +14,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.machine import ROOT
+from benchmarks.environment import ROOT
 from benchmarks.process import run
-from benchmarks.text import aligned
+from benchmarks.report.markdown import aligned
 
 SOURCES = (Path(__file__).parent / "cpu_counts.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp")))
 FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", f"-I{ROOT / 'csrc'}")

@@ -21,7 +21,8 @@ from itertools import product, repeat
 from pathlib import Path
 from typing import Any
 
-from benchmarks import text
+from benchmarks.report.markdown import aligned, replace
+from benchmarks.report.markdown import table as markdown_table
 from fastrnn._explain import GPUS
 from fastrnn.ops.backends import cpp
 
@@ -180,7 +181,7 @@ def markdown(table: Iterable[tuple[str, ...]]) -> list[str]:
         (*key[:3], *(" / ".join(dict.fromkeys(cell)) for cell in zip(*both, strict=True)))
         for key, both in pairs.items()
     ]
-    return text.markdown(COLUMNS, lines, WORDS)
+    return markdown_table(COLUMNS, lines, WORDS)
 
 
 DOCUMENT = Path(__file__).parents[1] / "docs/kernels.md"
@@ -213,7 +214,7 @@ def main() -> None:
         if arguments.instances:
             print("\n".join(f"{instance!s:<34}{used}" for instance, used in taken.items()))
         else:
-            print("\n".join(text.aligned([COLUMNS, *rows(arch, taken, arguments.batch)], WORDS)))
+            print("\n".join(aligned([COLUMNS, *rows(arch, taken, arguments.batch)], WORDS)))
 
 
 def measure(arch: str, resets: bool) -> dict[Instance, Stats]:
@@ -233,7 +234,7 @@ def write(table: list[str]) -> None:
         f"sm_90a, the plans for an H100 and B = {BATCH}, bfloat16 for half; forward / backward "
         f"where they differ. Written by `python -m tools.cuda_stats --write`; {LEGEND}"
     )
-    text.replace(DOCUMENT, "cuda_stats", "\n".join([caption, "", *table]))
+    replace(DOCUMENT, "cuda_stats", "\n".join([caption, "", *table]))
 
 
 if __name__ == "__main__":

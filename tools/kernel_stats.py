@@ -24,7 +24,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from benchmarks import text
+from benchmarks.report.markdown import aligned, replace
+from benchmarks.report.markdown import table as markdown_table
 from fastrnn.ops.backends.triton.table import MODES, TABLE, Sizes, choose
 
 from .sass import Stats, cuobjdump, stats
@@ -234,7 +235,7 @@ def markdown(measured: Iterable[tuple[Case, Stats]]) -> list[str]:
         (*what, *(" / ".join(dict.fromkeys(cell)) for cell in zip(*layouts, strict=True)))
         for what, layouts in pairs.items()
     ]
-    return text.markdown(COLUMNS[:4] + COLUMNS[6:], rows, words=4)
+    return markdown_table(COLUMNS[:4] + COLUMNS[6:], rows, words=4)
 
 
 def documented(case: Case) -> bool:
@@ -252,7 +253,7 @@ def write(measured: Iterable[tuple[Case, Stats]]) -> None:
         f"sm_90, Triton {triton.__version__}, tanh, bfloat16 for half; no resets, dense / packed "
         f"where they differ. Written by `python -m tools.kernel_stats --write`; {LEGEND}"
     )
-    text.replace(DOCUMENT, "kernel_stats", f"{caption}\n\n{table}")
+    replace(DOCUMENT, "kernel_stats", f"{caption}\n\n{table}")
 
 
 LEGEND = (
@@ -291,7 +292,7 @@ def main() -> None:
     for arch in dict.fromkeys(case.arch for case in chosen):
         print(f"\n{arch}")
         rows = [row(case, taken) for case, taken in measured if case.arch == arch]
-        print("\n".join(text.aligned([COLUMNS, *rows], COLUMNS.index("registers"))))
+        print("\n".join(aligned([COLUMNS, *rows], COLUMNS.index("registers"))))
 
 
 if __name__ == "__main__":

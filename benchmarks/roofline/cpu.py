@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from ..modes import MODES
+from ..precision import MODES
 from ..process import run
 from ..shapes import STEPS
-from ..task import Inputs, stepped
+from ..workload import Inputs, make_call
 from .calibration import parse
 
 SOURCE = Path(__file__).parent / "calibrate.cpp"
@@ -172,7 +172,7 @@ def best_of(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 def _call_overhead(step: str) -> float:
     """Seconds of an operation on one number, called as a step of a layer is."""
-    call = stepped(step, torch.neg, [])
+    call = make_call(step, torch.neg, [])
     inputs = Inputs(torch.zeros(1, requires_grad=step != "inference"), torch.ones(1))
     best = float("inf")
     for _ in range(50):

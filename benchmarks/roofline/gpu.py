@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
-from ..modes import MODES
+from ..precision import MODES
 
 #: Numbers of programs that may share a group's W_hh, in a cluster and across the device.
 CLUSTER_SIZES, GRID_SIZES = (2, 4, 8, 16), (32, 64, 128)

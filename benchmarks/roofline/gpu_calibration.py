@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..machine import ROOT
+from ..environment import ROOT
 from ..process import run
 from .calibration import parse
 
@@ -49,7 +49,7 @@ def compile_command(compiler: str, arch: str, program: Path) -> list[str]:
     return [compiler, *flags, str(SOURCE), "-o", str(program)]
 
 
-def calibration(arch: str, deadline: float) -> dict[str, Any]:
+def calibrate(arch: str, deadline: float) -> dict[str, Any]:
     """All measurements that the time allows."""
     found: dict[str, Any] = {
         "meaning": "cycles, bytes a cycle and multiprocessor, and clock in cycles a second; "
@@ -122,7 +122,7 @@ def memory_bandwidth() -> float:
     """Bytes a second of a copy, read and written."""
     import torch
 
-    from ..clock import device_times
+    from ..timing import device_times
 
     source = torch.empty(2**30, dtype=torch.int8, device="cuda")
     target = torch.empty_like(source)
@@ -133,8 +133,8 @@ def rates() -> dict[str, float]:
     """FLOPs a second of a large matrix product, by its precision."""
     import torch
 
-    from ..clock import device_times
-    from ..modes import MODES, precision
+    from ..precision import MODES, precision
+    from ..timing import device_times
 
     size, found = 8192, {}
     for mode_name in ("bfloat16", "tf32", "float32"):
@@ -152,8 +152,8 @@ def cudnn() -> dict[str, float]:
     import torch
     from torch import nn
 
-    from ..clock import device_times
-    from ..modes import precision
+    from ..precision import precision
+    from ..timing import device_times
 
     found = {}
     for hidden in HIDDEN:

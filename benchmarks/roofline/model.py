@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from ..modes import MODES
-from ..shapes import Case, Work
-from ..task import row_lengths
+from ..precision import MODES
+from ..shapes import Case, Shape
+from ..workload import row_lengths
 
 #: The passes over time that a step of a case consists of.
 PASSES = {
@@ -32,7 +32,7 @@ class Machine(Protocol):
     """The peak rates of a machine."""
 
     def peak_flops(self, mode: str) -> float:
-        """FLOPs a second in one of `modes.MODES`."""
+        """FLOPs a second in one of `precision.MODES`."""
 
     def bandwidth(self, size: float) -> float:
         """Bytes a second, for a working set of so many bytes."""
@@ -62,33 +62,33 @@ class Bounds(NamedTuple):
 
 def bounds(case: Case, machine: Machine) -> Bounds:
     """The lower bounds on the time of a case."""
-    work, mode = case.work, case.mode
+    shape, mode = case.shape, case.mode
     moved = bytes_moved(case)
-    sizes = work.B, work.directions * work.groups, work.H, mode, work.activation
+    sizes = shape.B, shape.directions * shape.groups, shape.H, mode, shape.activation
     step = sum(machine.step_time(*sizes, direction) for direction in PASSES[case.step])
     return Bounds(
         1e3 * flops(case) / machine.peak_flops(mode),
         1e3 * moved / machine.bandwidth(moved),
-        1e3 * work.T * work.layers * step,
+        1e3 * shape.T * shape.layers * step,
         1e3 * machine.call_overhead(case.step),
     )
 
 
-def num_rows(work: Work) -> int:
+def num_rows(shape: Shape) -> int:
     """The number of pairs of a step and a batch row; padding does not count."""
-    return int(row_lengths(work.T, work.B).sum()) if work.packed else work.T * work.B
+    return int(row_lengths(shape.T, shape.B).sum()) if shape.packed else shape.T * shape.B
 
 
 def flops(case: Case) -> float:
     """The FLOPs of all matrix products."""
-    work = case.work
-    width = work.directions * work.groups * work.H  # of the output
-    weights = work.layers * width * work.H
+    shape = case.shape
+    width = shape.directions * shape.groups * shape.H  # of the output
+    weights = shape.layers * width * shape.H
     if case.scope == "layer":
-        weights += width * (work.I + (work.layers - 1) * width)
+        weights += width * (shape.I + (shape.layers - 1) * width)
     # Forward, every weight is multiplied once with every row. Training has two more such products:
     # the gradient of the weight, and the gradient of the other factor.
-    return 2.0 * num_rows(work) * weights * (3 if case.step == "training" else 1)
+    return 2.0 * num_rows(shape) * weights * (3 if case.step == "training" else 1)
 
 
 def bytes_moved(case: Case) -> float:
@@ -97,24 +97,24 @@ def bytes_moved(case: Case) -> float:
     Between two layers of an inference, and between the input's product and the recurrence, data may
     stay in the caches. Data that is saved for the backward pass may not.
     """
-    work, itemsize = case.work, MODES[case.mode].dtype.itemsize
-    output = work.directions * work.groups * work.H
+    shape, itemsize = case.shape, MODES[case.mode].dtype.itemsize
+    output = shape.directions * shape.groups * shape.H
     if case.scope == "kernel" and case.step == "backward":
         columns = 3 * output  # grad_out, out -> grad_pre
     elif case.step == "training":
         # x -> out of every layer; grad, out of every layer, and of a layer x -> grad_x
-        inputs = 3 * work.I if case.scope == "layer" else 2 * output
-        columns = inputs + (2 * work.layers + 1) * output
+        inputs = 3 * shape.I if case.scope == "layer" else 2 * output
+        columns = inputs + (2 * shape.layers + 1) * output
     else:
-        columns = output + (work.I if case.scope == "layer" else output)
-    return float(itemsize * num_rows(work) * columns)
+        columns = output + (shape.I if case.scope == "layer" else output)
+    return float(itemsize * num_rows(shape) * columns)
 
 
 def results_mib(case: Case) -> float:
     """MiB of the results of a call: the output, and in training the gradient of the input."""
-    work, itemsize = case.work, MODES[case.mode].dtype.itemsize
-    output = work.directions * work.groups * work.H
+    shape, itemsize = case.shape, MODES[case.mode].dtype.itemsize
+    output = shape.directions * shape.groups * shape.H
     columns = output
     if case.step == "training":
-        columns += work.I if case.scope == "layer" else output
-    return num_rows(work) * columns * itemsize / 2**20
+        columns += shape.I if case.scope == "layer" else output
+    return num_rows(shape) * columns * itemsize / 2**20

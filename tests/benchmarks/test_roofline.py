@@ -10,7 +10,7 @@ from benchmarks.roofline import cpu as cpu_roofline
 from benchmarks.roofline import gpu as gpu_roofline
 from benchmarks.roofline import model
 from benchmarks.roofline.cpu import Cpu
-from benchmarks.shapes import Case, Work, select
+from benchmarks.shapes import Case, Shape, select
 
 #: Round numbers: a GFLOP/s a thread, a GB/s out of 32 KiB, half of it beyond.
 CPU = Cpu(
@@ -33,7 +33,7 @@ Make = Callable[..., Case]
 @pytest.fixture
 def layer() -> Make:
     def make(*sizes: int, step: str = "inference", mode: str = "float32", **traits: int) -> Case:
-        return Case("some", "layer", Work(*sizes, **traits), mode, step)
+        return Case("some", "layer", Shape(*sizes, **traits), mode, step)
 
     return make
 
@@ -46,7 +46,7 @@ def test_arithmetic_is_every_product_at_the_peak_rate(layer: Make) -> None:
     second = 2 * 10 * 8 * (12 * 12 + 12 * 6)  # its input is the output of both directions
     both = layer(10, 8, 5, 6, layers=2, bidirectional=True)
     assert model.flops(both) == 2 * once + second
-    alone = Case("some", "recurrence", Work(10, 8, 6, 6, groups=3), "float32", "inference")
+    alone = Case("some", "recurrence", Shape(10, 8, 6, 6, groups=3), "float32", "inference")
     assert model.flops(alone) == 3 * 2 * 10 * 8 * 36
     assert model.bounds(layer(10, 8, 5, 6), CPU).arithmetic == pytest.approx(1e3 * once / 2e9)
     # Units of half precision, if torch's products show that there are any.
@@ -56,15 +56,15 @@ def test_arithmetic_is_every_product_at_the_peak_rate(layer: Make) -> None:
 
 
 def test_packed_rows_count_as_long_as_they_last(layer: Make) -> None:
-    assert model.num_rows(Work(9, 3, 1, 1)) == 27
-    assert model.num_rows(Work(9, 3, 1, 1, packed=True)) == 9 + 5 + 1
+    assert model.num_rows(Shape(9, 3, 1, 1)) == 27
+    assert model.num_rows(Shape(9, 3, 1, 1, packed=True)) == 9 + 5 + 1
 
 
 def test_bytes_are_what_must_be_moved(layer: Make) -> None:
     assert model.bytes_moved(layer(10, 8, 5, 6)) == 4 * 80 * (5 + 6)
     # x is read twice, grad_x written; out written and read, its gradient read.
     assert model.bytes_moved(layer(10, 8, 5, 6, step="training")) == 4 * 80 * (3 * 5 + 3 * 6)
-    kernel = Case("some", "kernel", Work(10, 8, 6, 6), "bfloat16", "backward")
+    kernel = Case("some", "kernel", Shape(10, 8, 6, 6), "bfloat16", "backward")
     assert model.bytes_moved(kernel) == 2 * 80 * 3 * 6
     moved = 4 * 80 * 11  # 3520: out of 32 KiB for two threads, as fast as out of 1 KiB
     assert model.bounds(layer(10, 8, 5, 6), CPU).bytes == pytest.approx(1e3 * moved / 2e9)
@@ -137,9 +137,12 @@ def test_every_case_has_bounds(case: Case) -> None:
     for machine in (CPU, *gpu_roofline.GPUS.values()):
         counts = model.bounds(case, machine)
         assert all(0 < count < inf for count in counts)
-        # Twice the work takes no less.
-        for twice in (replace(case.work, B=2 * case.work.B), replace(case.work, T=2 * case.work.T)):
-            assert model.bounds(replace(case, work=twice), machine).largest >= counts.largest
+        # Twice the shape takes no less.
+        for twice in (
+            replace(case.shape, B=2 * case.shape.B),
+            replace(case.shape, T=2 * case.shape.T),
+        ):
+            assert model.bounds(replace(case, shape=twice), machine).largest >= counts.largest
 
 
 @pytest.mark.slow
@@ -172,7 +175,7 @@ def test_a_step_on_a_gpu() -> None:
     # One program, a row for each: 100 cycles, 8192 bytes of W_hh at 310 a cycle, 110 cycles.
     step = gpu.step_time(16, 1, 64, "bfloat16", "tanh", "forward")
     assert step == pytest.approx((100 + 8192 / 512 * 1.65 + 110) / 1.755e9)
-    kernel = Case("some", "kernel", Work(100, 16, 64, 64), "bfloat16", "forward")
+    kernel = Case("some", "kernel", Shape(100, 16, 64, 64), "bfloat16", "forward")
     forward = model.bounds(kernel, gpu)
     assert forward.arithmetic == pytest.approx(1e3 * 100 * 131072 / 989e12)  # 2 · 16 · 64²
     assert forward.bytes == pytest.approx(1e3 * 100 * 4096 / 4.8e12)  # 2 · 16 · 64 · 2

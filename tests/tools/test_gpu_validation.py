@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import machine, records
+from benchmarks import environment
+from benchmarks.report import records
 from benchmarks.roofline import gpu_calibration
 from benchmarks.shapes import STEPS
 from tools.gpu_validation import kernels, results, tables, validate
@@ -243,9 +244,9 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> None:
         "commit": "abc1234",
     }
     monkeypatch.setattr(validate, "no_gpu", lambda: None)
-    monkeypatch.setattr(machine, "describe", lambda device: described)
+    monkeypatch.setattr(environment, "describe", lambda device: described)
     monkeypatch.setattr(validate, "build", lambda arch, _: {"archs": arch, **BUILT})
-    monkeypatch.setattr(gpu_calibration, "calibration", lambda *_: 1 / 0)
+    monkeypatch.setattr(gpu_calibration, "calibrate", lambda *_: 1 / 0)
     monkeypatch.setattr(validate, "correctness", lambda deadline: correctness(**ALL))
     monkeypatch.setattr(validate, "sanitize", lambda *_: {"outcome": "could not run"})
     monkeypatch.setattr(validate, "timing", lambda deadline: timing(*copy.deepcopy(ROWS)))
@@ -298,7 +299,7 @@ def test_the_whole_takes_as_long_as_it_may(
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(validate, "build", ending(BUILT))
     monkeypatch.setattr(
-        gpu_calibration, "calibration", ending({"measured": {}, "assumed": {}, "errors": []})
+        gpu_calibration, "calibrate", ending({"measured": {}, "assumed": {}, "errors": []})
     )
     monkeypatch.setattr(validate, "correctness", ending(correctness(**ALL)))
     monkeypatch.setattr(validate, "sanitize", ending({"outcome": "clean"}))
@@ -353,9 +354,9 @@ def test_the_digest_is_of_the_cuda_kernels_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "csrc" / "cuda").mkdir(parents=True)
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
-    before = machine.source()
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    before = environment.source()
     (tmp_path / "csrc" / "cuda" / "grid.h").write_text("// another\n")
-    after = machine.source()
+    after = environment.source()
     assert before["cuda_kernels_sha256"] != after["cuda_kernels_sha256"]
     assert before["kernels_sha256"] == after["kernels_sha256"]

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import records
-from benchmarks.clock import Times
 from benchmarks.jsonl import read
-from benchmarks.shapes import GROUPS, Work, select
+from benchmarks.report import records
+from benchmarks.shapes import GROUPS, Shape, select
+from benchmarks.timing import Times
 from fastrnn.ops import reference
 from tools.gpu_validation import timing
 from tools.gpu_validation.timing import DIRECTIONS, Unit, kernel_row
 
-WORK = Work(6, 3, 5, 5)
+WORK = Shape(6, 3, 5, 5)
 
 
 class Fake:
@@ -51,17 +51,17 @@ def choices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "chosen", lambda *_: "another")
 
 
-def row(kernel: Fake, direction: str, mode: str = "float32", work: Work = WORK) -> records.Row:
-    unit = Unit("cudnn", work, mode)
+def row(kernel: Fake, direction: str, mode: str = "float32", shape: Shape = WORK) -> records.Row:
+    unit = Unit("cudnn", shape, mode)
     clock = lambda call: (call(), Times((1.0, 2.0, 3.0)))[1]  # noqa: E731
     return kernel_row(unit, direction, [kernel], "cpu", clock)  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("mode", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("work", [WORK, Work(6, 3, 5, 5, groups=2, activation="relu")], ids=str)
-def test_a_right_kernel_has_a_time(work: Work, mode: str, direction: str) -> None:
-    found = row(Fake(), direction, mode, work)
+@pytest.mark.parametrize("shape", [WORK, Shape(6, 3, 5, 5, groups=2, activation="relu")], ids=str)
+def test_a_right_kernel_has_a_time(shape: Shape, mode: str, direction: str) -> None:
+    found = row(Fake(), direction, mode, shape)
     assert found["scope"] == "kernel"
     assert found["times"]["triton.rows"]["ms"][2] == 2
     assert found["choices"] == {"triton.rows": {"chosen": False}}
@@ -103,13 +103,13 @@ def test_a_kernel_is_asked_in_the_mode_it_will_run_in(
 
 def test_the_plan_is_of_the_table() -> None:
     plan = timing.plan()
-    cases = {(case.group, case.work, case.mode) for case in select("full", "cuda")}
+    cases = {(case.group, case.shape, case.mode) for case in select("full", "cuda")}
     assert {tuple(unit) for unit in plan.values()} <= cases
     assert len(plan) > 80
     groups = list(dict.fromkeys(unit.group for unit in plan.values()))
     assert groups[:3] == ["cudnn", "neuro", "flashrnn"]
-    works = {unit.work for unit in plan.values() if unit.group == "cudnn"}
-    assert works == set(GROUPS["cudnn"].works)
+    shapes = {unit.shape for unit in plan.values() if unit.group == "cudnn"}
+    assert shapes == set(GROUPS["cudnn"].shapes)
 
 
 def test_the_journal_goes_on_and_survives_errors(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.shapes import Work
+from benchmarks.shapes import Shape
 
 #: As in kernels.py, which imports torch.
 BACKENDS = ("triton", "cuda")
@@ -93,7 +93,7 @@ def timing(entries: Entries, planned: Sequence[str]) -> dict[str, Any]:
 
 def case_name(row: dict[str, Any]) -> tuple[str, str]:
     """The sizes and the mode of a row, as the tables name them."""
-    return str(Work(**row["work"])), row["mode"]
+    return str(Shape(**row["work"])), row["mode"]
 
 
 def status(record: dict[str, Any]) -> int:

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from benchmarks.modes import precision
+from benchmarks.precision import precision
 from fastrnn.ops import reference
 from fastrnn.testing import Problem, assert_close
 

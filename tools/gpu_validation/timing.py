@@ -21,13 +21,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks import gate, measure, peers, records
-from benchmarks.clock import Times, device_times
+from benchmarks import baselines, runner, verify
 from benchmarks.jsonl import append, read
-from benchmarks.measure import DeviceLost, Found
-from benchmarks.modes import MODES, precision
-from benchmarks.shapes import GROUPS, Case, Work
-from benchmarks.task import Task
+from benchmarks.precision import MODES, precision
+from benchmarks.report import records
+from benchmarks.runner import CaseResult, DeviceLost
+from benchmarks.shapes import GROUPS, Case, Shape
+from benchmarks.timing import Times, device_times
+from benchmarks.workload import Workload
 from fastrnn.ops import reference
 from fastrnn.ops.ragged import DENSE
 
@@ -43,22 +44,22 @@ BUDGET = 0.15
 
 
 class Unit(NamedTuple):
-    """One work in one mode: its kernels, and the steps of its group."""
+    """One shape in one mode: its kernels, and the steps of its group."""
 
     group: str
-    work: Work
+    shape: Shape
     mode: str
 
     def __str__(self) -> str:
-        return f"{self.group} {self.work} {self.mode}"
+        return f"{self.group} {self.shape} {self.mode}"
 
 
 def _units(group: str, modes: Sequence[str] | None = None, **sizes: Sequence[int]) -> list[Unit]:
     """Those of a group whose sizes are among the given."""
     return [
-        Unit(group, work, mode)
-        for work in GROUPS[group].works
-        if all(getattr(work, name) in values for name, values in sizes.items())
+        Unit(group, shape, mode)
+        for shape in GROUPS[group].shapes
+        if all(getattr(shape, name) in values for name, values in sizes.items())
         for mode in modes or GROUPS[group].cuda
     ]
 
@@ -79,14 +80,14 @@ def plan() -> dict[str, Unit]:
     return {str(unit): unit for unit in units}
 
 
-class KernelTask(Task):
+class KernelWorkload(Workload):
     """The recurrence alone, as the functions of a backend take it: forward or backward."""
 
     @cached_property
     def arguments(self) -> tuple[Any, ...]:
         pre, weight_hh, h0 = (t.detach() for t in (self.inputs[0].leaf, self.weight_hh, self.h0))
-        code = reference.ACTIVATION_CODES[self.work.activation]
-        options = DENSE, code, self.work.groups
+        code = reference.ACTIVATION_CODES[self.shape.activation]
+        options = DENSE, code, self.shape.groups
         if self.case.step == "forward":
             return pre, weight_hh, h0, *options
         doubles = (t.double() for t in (pre, weight_hh, h0))
@@ -94,8 +95,8 @@ class KernelTask(Task):
         return self.inputs[0].grad, self.h0.detach(), out, weight_hh, h0, *options
 
     @cached_property
-    def truth(self) -> list[Tensor]:
-        """Out and h_n, or grad_pre and grad_h0, in float64, of what the kernels are given."""
+    def expected(self) -> list[Tensor]:
+        """out and h_n, or grad_pre and grad_h0, computed in float64 from the kernels' arguments."""
         doubles = (a.double() if isinstance(a, Tensor) else a for a in self.arguments)
         return list(getattr(reference, self.case.step)(*doubles))
 
@@ -104,15 +105,15 @@ class KernelTask(Task):
         return lambda: function(*self.arguments, **kernel.options)
 
 
-def kernels(work: Work, mode: str, steps: int, direction: str, device: str) -> list[Kernel]:
+def kernels(shape: Shape, mode: str, steps: int, direction: str, device: str) -> list[Kernel]:
     """The kernels that can serve it, whichever their backends would choose."""
-    state = _state(work, mode, device)
+    state = _state(shape, mode, device)
     with precision(mode):
         return [k for k in KERNELS if k.unsupported_reason(state, steps, direction) is None]
 
 
-def _state(work: Work, mode: str, device: str) -> Tensor:
-    return torch.empty((work.B, work.groups, work.H), dtype=MODES[mode].dtype, device=device)
+def _state(shape: Shape, mode: str, device: str) -> Tensor:
+    return torch.empty((shape.B, shape.groups, shape.H), dtype=MODES[mode].dtype, device=device)
 
 
 def kernel_row(
@@ -123,49 +124,49 @@ def kernel_row(
     clock: Callable[[Callable[[], object]], Times] = device_times,
 ) -> records.Row:
     """A work's recurrence alone, by each of the kernels."""
-    case = Case(unit.group, "kernel", unit.work, unit.mode, direction)
-    found, choices = Found(case), {}
+    case = Case(unit.group, "kernel", unit.shape, unit.mode, direction)
+    result, choices = CaseResult(case), {}
     with precision(unit.mode):
-        task = KernelTask(case, device)
+        workload = KernelWorkload(case, device)
         for kernel in able:
             name = str(kernel)
-            choices[name] = _choice(kernel, _state(unit.work, unit.mode, device), case)
+            choices[name] = _choice(kernel, _state(unit.shape, unit.mode, device), case)
             try:
-                call = task.call(kernel)
-                gate.check(call(), task)
+                call = workload.call(kernel)
+                verify.check(call(), workload)
             except AssertionError as error:
-                found.wrong[name] = str(error)[:500]
+                result.wrong[name] = str(error)[:500]
                 continue
             except Exception as error:
-                measure.raise_if_lost(error, f"{name}, {case}")
-                found.wrong[name] = f"{type(error).__name__}: {error}"[:500]
+                runner.raise_if_lost(error, f"{name}, {case}")
+                result.wrong[name] = f"{type(error).__name__}: {error}"[:500]
                 continue
-            found.times[name] = clock(call)
-    return {**records.row(found), "choices": choices}
+            result.times[name] = clock(call)
+    return {**records.row(result), "choices": choices}
 
 
 def _choice(kernel: Kernel, state: Tensor, case: Case) -> dict[str, Any]:
     """Whether its backend would choose the kernel; and of a CUDA one the plan, and its model."""
-    work, direction = case.work, case.step
-    entry: dict[str, Any] = {"chosen": kernel == chosen(kernel.backend, state, work.T, direction)}
+    shape, direction = case.shape, case.step
+    entry: dict[str, Any] = {"chosen": kernel == chosen(kernel.backend, state, shape.T, direction)}
     if kernel.backend == "cuda":
-        plan = plans(state, work.T, direction)[1][kernel.name]
-        entry |= {"plan": str(plan), "model_cycles_a_step": plan.cycles / work.T}
+        plan = plans(state, shape.T, direction)[1][kernel.name]
+        entry |= {"plan": str(plan), "model_cycles_a_step": plan.cycles / shape.T}
     return entry
 
 
 def rows(unit: Unit, device: str = "cuda") -> Iterator[records.Row]:
     """All that is measured of a unit, without floors."""
-    group, work = GROUPS[unit.group], unit.work
-    if work.layers == work.directions == 1 and not work.packed:
+    group, shape = GROUPS[unit.group], unit.shape
+    if shape.layers == shape.directions == 1 and not shape.packed:
         for direction in DIRECTIONS:
-            able = kernels(work, unit.mode, work.T, direction, device)
+            able = kernels(shape, unit.mode, shape.T, direction, device)
             yield kernel_row(unit, direction, able, device)
-    present, _ = peers.providers("few", device)
+    available, _ = baselines.select("few", device)
     for step in group.steps:
-        case = Case(unit.group, group.scope, work, unit.mode, step)
-        able = [provider for provider in present if not provider.refuses(case, device)]
-        yield records.row(measure.times(case, able, device, BUDGET))
+        case = Case(unit.group, group.scope, shape, unit.mode, step)
+        able = [provider for provider in available if not provider.unsupported_reason(case, device)]
+        yield records.row(runner.measure_times(case, able, device, BUDGET))
 
 
 def measure_plan(journal: Path, deadline: float) -> None:
@@ -197,12 +198,12 @@ def compile_part(index: int, count: int, deadline: float) -> None:
 
     T is no constant of theirs; the CUDA kernels are compiled already.
     """
-    works = dict.fromkeys((unit.work, unit.mode, unit.group) for unit in plan().values())
+    shapes = dict.fromkeys((unit.shape, unit.mode, unit.group) for unit in plan().values())
     todo = [
-        (Case(group, "kernel", work, mode, direction), kernel)
-        for work, mode, group in works
+        (Case(group, "kernel", shape, mode, direction), kernel)
+        for shape, mode, group in shapes
         for direction in DIRECTIONS
-        for kernel in _triton(work, mode, direction)
+        for kernel in _triton(shape, mode, direction)
     ]
     for case, kernel in todo[index::count]:
         if time.time() > deadline:
@@ -210,15 +211,15 @@ def compile_part(index: int, count: int, deadline: float) -> None:
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
         try:
             with precision(case.mode):
-                KernelTask(case, "cuda", steps=2).call(kernel)()
+                KernelWorkload(case, "cuda", steps=2).call(kernel)()
                 torch.cuda.synchronize()
         except Exception as error:
-            measure.raise_if_lost(error, f"{kernel}, {case}")
+            runner.raise_if_lost(error, f"{kernel}, {case}")
         faulthandler.cancel_dump_traceback_later()
 
 
-def _triton(work: Work, mode: str, direction: str) -> list[Kernel]:
-    able = kernels(work, mode, work.T, direction, "cuda")
+def _triton(shape: Shape, mode: str, direction: str) -> list[Kernel]:
+    able = kernels(shape, mode, shape.T, direction, "cuda")
     return [kernel for kernel in able if kernel in TRITON]
 
 

@@ -27,9 +27,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
+from benchmarks import environment
+from benchmarks.environment import ROOT
 from benchmarks.jsonl import read
-from benchmarks.machine import ROOT
 from benchmarks.process import run
 from benchmarks.roofline import gpu_calibration
 
@@ -178,9 +178,9 @@ def check(seconds: float) -> int:
     """All parts, each entered in the record as soon as it is done."""
     start = time.time()
     deadline = start + seconds
-    record: dict[str, Any] = {"format": 3, "environment": attempt(machine.describe, "cuda")}
+    record: dict[str, Any] = {"format": 3, "environment": attempt(environment.describe, "cuda")}
     folder = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
-    path = machine.path(folder, record["environment"], "check")
+    path = environment.path(folder, record["environment"], "check")
 
     def enter(name: str, found: dict[str, Any]) -> None:
         record[name] = found
@@ -193,7 +193,7 @@ def check(seconds: float) -> int:
     arch = gpu_calibration.architecture(record["environment"].get("capability", (9, 0)))
     enter("build", attempt(build, arch, deadline))
     calibrating = min(deadline, time.time() + CALIBRATION)
-    enter("calibration", attempt(gpu_calibration.calibration, arch, calibrating))
+    enter("calibration", attempt(gpu_calibration.calibrate, arch, calibrating))
     enter("correctness", attempt(correctness, deadline))
     enter("sanitizer", sanitizer(deadline))
     timed = attempt(timing, deadline)
@@ -210,7 +210,7 @@ def check(seconds: float) -> int:
 
 def add_bounds(rows: list[dict[str, Any]], record: dict[str, Any]) -> float | None:
     """Add the roofline bounds of this GPU to the rows; return its clock rate."""
-    from benchmarks import records
+    from benchmarks.report import records
     from benchmarks.roofline import gpu
 
     rates = gpu.machine(record["environment"]["gpu"])
@@ -224,7 +224,7 @@ def add_bounds(rows: list[dict[str, Any]], record: dict[str, Any]) -> float | No
 
 def write_times(rows: list[dict[str, Any]], record: dict[str, Any], folder: Path) -> Path:
     """File the times as every benchmark's are, beside the record of the check."""
-    from benchmarks import records
+    from benchmarks.report import records
 
     from .timing import BUDGET
 

@@ -1,4 +1,4 @@
-"""How a GPU is to compute: a dtype, and what may be done to its products."""
+"""The precision of a measurement: a dtype, and how float32 products are computed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 
 class Mode(NamedTuple):
-    """One of `MODES`."""
+    """An entry of `MODES`."""
 
     dtype: torch.dtype
-    products: str | None  #: one of fastrnn.ops.backends.triton.table.MODES; None: by no matrix unit
+    products: str | None  #: one of fastrnn.ops.backends.triton.table.MODES; None: no tensor cores
     fp32_precision: str = "ieee"  #: as in torch.backends.cudnn.rnn
 
 
@@ -24,28 +24,28 @@ MODES = {
     "float16": Mode(torch.float16, "half"),
 }
 
-#: The CUDA backend's alone, and only step's there.
+#: Only the CUDA backend has it, and only in `step`.
 FLOAT64 = {"float64": Mode(torch.float64, None)}
 
 
 @contextmanager
 def precision(mode: str) -> Iterator[Mode]:
-    """Compute float32 as the mode says, in recurrences and in the products around them."""
+    """Compute float32 as the mode says, in recurrences and in the matrix products around them."""
     before = torch.backends.cudnn.rnn.fp32_precision == "tf32", torch.get_float32_matmul_precision()
-    how = {**MODES, **FLOAT64}[mode]
-    tf32 = how.fp32_precision == "tf32"
+    entry = {**MODES, **FLOAT64}[mode]
+    tf32 = entry.fp32_precision == "tf32"
     try:
         _set(tf32, "high" if tf32 else "highest")
-        yield how
+        yield entry
     finally:
         _set(*before)
 
 
 def _set(tf32: bool, matmul: str) -> None:
-    """By torch's older switches and by the newer one: it raises where only one of them was set.
+    """Set torch's older flags and the newer one: torch raises if only one of them is set.
 
-    By ``set_flags``, since the attribute ``allow_tf32`` is frozen once torch.testing's own tests
-    have been imported, as opcheck does.
+    `set_flags` is used because torch.testing's own tests freeze the attribute `allow_tf32` when
+    they are imported, which opcheck does.
     """
     torch.set_float32_matmul_precision(matmul)
     torch.backends.cudnn.set_flags(_allow_tf32=tf32, _fp32_precision=None)

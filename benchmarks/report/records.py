@@ -1,7 +1,7 @@
-"""Records: what was measured on one machine at one time, a small JSON file that is never changed.
+"""Records: the measurements of one run on one machine, in a JSON file that is never changed.
 
-They stand in results/, in a folder for each machine, by date and commit. `python -m benchmarks
-compare` holds one against another.
+They are stored in benchmarks/results/, in a folder for each machine, by date and commit. `python -m
+benchmarks compare` compares two of them.
 """
 
 from __future__ import annotations
@@ -12,64 +12,64 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import machine as environment
-from .measure import Found
-from .roofline import model
-from .shapes import Case, Work
+from .. import environment
+from ..roofline import model
+from ..runner import CaseResult
+from ..shapes import Case, Shape
 
 FORMAT = 1
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
-#: How far a time may grow before it is called a regression.
+#: A time that grows by more than this factor is a regression.
 ALLOWED = 1.05
 
-#: MiB by which a peak may differ for no reason.
-GRAIN = 0.1
+#: MiB by which a peak may differ between two runs of the same code.
+MEMORY_NOISE = 0.1
 
 Row = dict[str, Any]
 Record = dict[str, Any]
 
 
-def ours(provider: str) -> bool:
-    """Whether this is one of fastrnn's."""
+def is_fastrnn(provider: str) -> bool:
+    """Whether a provider is fastrnn, by one of its backends."""
     return provider.partition(".")[0] == "fastrnn"
 
 
-def row(found: Found, machine: model.Machine | None = None) -> Row:
-    """What came of a case, as a record holds it: times in milliseconds, to four digits.
+def row(result: CaseResult, machine: model.Machine | None = None) -> Row:
+    """The results of a case, as a record stores them: times in milliseconds, to four digits.
 
-    Of a provider's times `ms` has the best, the 20th percentile, the median and the 80th; `over`,
-    for each of ours, the median over the turns of its time over ours.
+    For each provider, `ms` is the minimum, the 20th percentile, the median and the 80th percentile
+    of its times. `over` is the median over the turns of its time over ours, for each of ours.
 
     Args:
         machine: the peak rates of the machine, where they are known, for the bounds of the case.
     """
-    case = found.case
+    case = result.case
     made: Row = {
         "group": case.group,
         "scope": case.scope,
-        "work": case.work.to_json(),
+        "work": case.shape.to_json(),
         "mode": case.mode,
         "step": case.step,
     }
-    if found.mib:
-        made |= {"mib": _rounded(found.mib), "least_mib": _rounded(model.results_mib(case))}
-    if found.times:
+    if result.mib:
+        made |= {"mib": _rounded(result.mib), "least_mib": _rounded(model.results_mib(case))}
+    if result.times:
         if machine is not None:
             made["floor"] = bounds(case, machine)
-        mine = {name: times for name, times in found.times.items() if ours(name)}
+        mine = {name: times for name, times in result.times.items() if is_fastrnn(name)}
         made["times"] = {
             name: {
                 "ms": _rounded(times.summary()),
                 "turns": len(times.ms),
                 "over": _rounded({other: times.over(t) for other, t in mine.items()}),
             }
-            for name, times in found.times.items()
+            for name, times in result.times.items()
         }
-    if found.wrong:
-        made["wrong"] = found.wrong
-    if found.too_long:
-        made["too_long_s"] = _rounded(found.too_long)
+    if result.wrong:
+        made["wrong"] = result.wrong
+    if result.too_long:
+        made["too_long_s"] = _rounded(result.too_long)
     return made
 
 
@@ -79,8 +79,8 @@ def bounds(case: Case, machine: model.Machine) -> dict[str, float]:
 
 
 def case(row: Row) -> Case:
-    """The case that a row is of."""
-    return Case(row["group"], row["scope"], Work(**row["work"]), row["mode"], row["step"])
+    """The case of a row."""
+    return Case(row["group"], row["scope"], Shape(**row["work"]), row["mode"], row["step"])
 
 
 def _rounded(value: Any) -> Any:
@@ -94,17 +94,17 @@ def _rounded(value: Any) -> Any:
 
 
 def key(row: Row) -> tuple[str, ...]:
-    """What a row measures: the same in every record."""
+    """An identifier of a row's measurement, the same in every record."""
     what = "mib" if "mib" in row else "times"
     return (row["scope"], json.dumps(row["work"], sort_keys=True), row["mode"], row["step"], what)
 
 
 def write(record: Record, folder: Path = RESULTS) -> Path:
-    """File a new record; a line for each row. No record is ever overwritten.
+    """Write a new record, a line for each row. No record is ever overwritten.
 
     Raises:
         ValueError: it is no record.
-        FileExistsError: this very record is there.
+        FileExistsError: the same record exists.
     """
     _check(record)
     first = path = environment.path(folder, record["machine"], record["selection"]["shapes"])
@@ -123,10 +123,10 @@ def write(record: Record, folder: Path = RESULTS) -> Path:
 
 
 def read(path: Path) -> Record:
-    """A record.
+    """Read a record.
 
     Raises:
-        ValueError: the file holds none, or one of another format.
+        ValueError: the file is no record, or has another format.
     """
     try:
         record = json.loads(path.read_text())
@@ -154,12 +154,12 @@ def paths(folder: Path = RESULTS) -> dict[str, list[Path]]:
 
 
 class Change(NamedTuple):
-    """Of a row of two records, one of our providers."""
+    """The change of one of our times or peaks between two records."""
 
     what: str
     provider: str
-    factor: float  #: the newer time over the older; of peaks the same
-    spread: float  #: what p80 over p20 was, in the times that the factor is made of
+    factor: float  #: the newer value over the older
+    spread: float  #: the largest ratio of p80 to p20 in the times behind the factor
 
     @property
     def is_regression(self) -> bool:
@@ -167,15 +167,15 @@ class Change(NamedTuple):
 
     @property
     def is_certain(self) -> bool:
-        """Whether it is more than the turns differ among themselves."""
+        """Whether it is larger than the variation between turns."""
         return self.factor > self.spread
 
 
 def compare(old: Record, new: Record) -> list[Change]:
-    """How our times and peaks changed, the worst first.
+    """The changes of our times and peaks, the worst first.
 
-    A time is taken relative to nn.RNN's of the same run, where both records have that: a machine's
-    mood falls on both.
+    Times are relative to nn.RNN's of the same run, where both records have it: machine noise
+    affects both equally.
     """
     before = {key(row): row for row in old["rows"]}
     pairs = ((before[key(row)], row) for row in new["rows"] if key(row) in before)
@@ -187,7 +187,7 @@ def _changes(old: Row, new: Row) -> Iterator[Change]:
     what = f"{new['scope']} {case(new)}"
     for name in _shared(old.get("mib", {}), new.get("mib", {})):
         factor = new["mib"][name] / old["mib"][name]
-        yield Change(f"{what} memory", name, factor, GRAIN / old["mib"][name] + 1)
+        yield Change(f"{what} memory", name, factor, MEMORY_NOISE / old["mib"][name] + 1)
     a, b = old.get("times", {}), new.get("times", {})
     for name in _shared(a, b):
         if "nn.RNN" in a and "nn.RNN" in b:
@@ -201,4 +201,4 @@ def _changes(old: Row, new: Row) -> Iterator[Change]:
 
 
 def _shared(old: Iterable[str], new: Iterable[str]) -> list[str]:
-    return [name for name in new if name in old and ours(name)]
+    return [name for name in new if name in old and is_fastrnn(name)]

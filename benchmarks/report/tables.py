@@ -1,4 +1,4 @@
-"""Records read as a person wants to: ours beside the best of the others, and beside the floor."""
+"""The tables of a record: our times against the best baseline and the roofline bound."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import exp, log
 
-from .records import Row, case, ours
-from .roofline.model import flops
-from .shapes import Work
-from .text import aligned
+from ..roofline.model import flops
+from ..shapes import Shape
+from .markdown import aligned
+from .records import Row, case, is_fastrnn
 
 
 @dataclass(frozen=True)
 class Line:
-    """One case, as a table shows it."""
+    """One case of a table."""
 
     row: Row
-    mine: str  #: which of ours; the one that users get, where it was measured
-    peer: str | None  #: the fastest of the others, if there are any
+    ours: str  #: our provider that users get, where it was measured, or else our fastest
+    baseline: str | None  #: the fastest baseline, if there is one
 
     @property
-    def work(self) -> Work:
-        return Work(**self.row["work"])
+    def shape(self) -> Shape:
+        return Shape(**self.row["work"])
 
     @property
     def ms(self) -> float:
         """Our best time."""
-        return self.row["times"][self.mine]["ms"][0]
+        return self.row["times"][self.ours]["ms"][0]
 
     @property
-    def peer_ms(self) -> float | None:
-        return None if self.peer is None else self.row["times"][self.peer]["ms"][0]
+    def baseline_ms(self) -> float | None:
+        return None if self.baseline is None else self.row["times"][self.baseline]["ms"][0]
 
     @property
     def ratio(self) -> float | None:
-        """The median, over the turns, of the peer's time over ours."""
-        return self.over(self.peer)
+        """The median over the turns of the baseline's time over ours."""
+        return self.over(self.baseline)
 
-    def over(self, peer: str | None) -> float | None:
-        """The same of one peer; None where it was not measured."""
-        times = self.row["times"].get(peer)
-        return None if times is None else times["over"][self.mine]
+    def over(self, baseline: str | None) -> float | None:
+        """The same for any baseline; None where it was not measured."""
+        times = self.row["times"].get(baseline)
+        return None if times is None else times["over"][self.ours]
 
     @property
     def over_bound(self) -> float | None:
-        """Our best time over the least there can be."""
+        """Our best time over the roofline bound."""
         return self.ms / max(self.row["floor"].values()) if "floor" in self.row else None
 
     @property
@@ -54,21 +54,23 @@ class Line:
 
 
 def line(row: Row) -> Line | None:
-    """None where none of ours has a time, or not the one that is said to be `auto`'s."""
+    """The line of a row; None if we have no time, or none of the provider that `auto` takes."""
     medians = {name: times["ms"][2] for name, times in row.get("times", {}).items()}
     used = row.get("auto") or _used(medians)
-    return Line(row, used, _best(medians)) if used in medians and ours(used) else None
+    return (
+        Line(row, used, _best_baseline(medians)) if used in medians and is_fastrnn(used) else None
+    )
 
 
 def _used(values: Mapping[str, float]) -> str | None:
-    """Which of ours a user gets: auto's choice where it was measured, else the best."""
-    mine = [name for name in values if ours(name)]
-    return "fastrnn" if "fastrnn" in mine else min(mine, key=values.__getitem__, default=None)
+    """Our provider that users get: `auto` where it was measured, else our best."""
+    ours = [name for name in values if is_fastrnn(name)]
+    return "fastrnn" if "fastrnn" in ours else min(ours, key=values.__getitem__, default=None)
 
 
-def _best(values: Mapping[str, float]) -> str | None:
-    """The best of the others."""
-    others = [name for name in values if not ours(name)]
+def _best_baseline(values: Mapping[str, float]) -> str | None:
+    """The best baseline."""
+    others = [name for name in values if not is_fastrnn(name)]
     return min(others, key=values.__getitem__, default=None)
 
 
@@ -77,20 +79,20 @@ def lines(rows: Iterable[Row]) -> list[Line]:
 
 
 def number(value: float | None) -> str:
-    """Three digits."""
+    """A number with three significant digits."""
     if value is None:
         return "–"
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The geometric mean of those that are known."""
+    """The geometric mean of the values that are known."""
     known = [log(value) for value in values if value is not None]
     return exp(sum(known) / len(known)) if known else None
 
 
 def times(ratio: float | None) -> str:
-    """A ratio to show; bold where we lose."""
+    """A ratio as text, bold where we are slower."""
     if ratio is None:
         return "–"
     shown = f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
@@ -112,36 +114,36 @@ MEMORY_HEADER = (
     *("ours, MiB", "results", "peer, MiB"),
 )
 
-#: Of both, how many columns are words.
+#: The number of text columns in both.
 WORDS = 4
 
 
 def cells(one: Line) -> tuple[str, ...]:
     """A row of the table of times."""
     return (
-        *(str(one.work), one.row["mode"], one.row["step"], one.peer or "–"),
+        *(str(one.shape), one.row["mode"], one.row["step"], one.baseline or "–"),
         number(one.ms),
         number(flops(case(one.row)) / one.ms * 1e-6),
         "–" if one.over_bound is None else f"{one.over_bound:.1f}",
-        number(one.peer_ms),
+        number(one.baseline_ms),
         "–" if one.ratio is None else f"{one.ratio:.2f}",
     )
 
 
 def memory_cells(row: Row) -> tuple[str, ...]:
-    """A row of the table of peaks: ours, what the results alone take, and the least peer's."""
+    """A row of the table of peaks: ours, that of the results alone, and the lowest baseline's."""
     mib: dict[str, float] = row["mib"]
-    used, peer = _used(mib), _best(mib)
+    used, baseline = _used(mib), _best_baseline(mib)
     return (
-        *(str(Work(**row["work"])), row["mode"], row["step"], peer or "–"),
+        *(str(Shape(**row["work"])), row["mode"], row["step"], baseline or "–"),
         number(mib[used] if used else None),
         number(row["least_mib"]),
-        number(mib[peer] if peer else None),
+        number(mib[baseline] if baseline else None),
     )
 
 
 def summary(rows: Iterable[Row]) -> list[str]:
-    """What a terminal shows of a record."""
+    """The tables of a record for the terminal."""
     rows = list(rows)
     found = lines(rows)
     text = aligned([HEADER, *map(cells, found)], WORDS) if found else []
@@ -160,7 +162,7 @@ def summary(rows: Iterable[Row]) -> list[str]:
     losing = [one for one in found if one.is_losing]
     text += [f"slower than a peer: {len(losing)} of {len(found)} cases"]
     for row in rows:
-        name = f"{Work(**row['work'])} {row['mode']} {row['step']}"
+        name = f"{Shape(**row['work'])} {row['mode']} {row['step']}"
         text += [f"WRONG {who}, {name}: {why}" for who, why in row.get("wrong", {}).items()]
         text += [
             f"too long to repeat: {who}, {name}: {seconds:.0f} s a call"

@@ -1,4 +1,4 @@
-"""What machine this is, and what code: all that a measurement depends on."""
+"""The machine, the versions and the code that a measurement depends on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = ("torch", "triton", "onnxruntime", "flashrnn", "numpy")
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The machine, the versions of all that matters to a kernel, the settings, and the code."""
+    """The machine, the versions of packages that affect a kernel, the settings, and the code."""
     import torch
 
     return {
@@ -35,7 +35,7 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, Any]:
-    """Of a package that is not installed None, so that records have the same keys."""
+    """None for a package that is not installed, so that all records have the same keys."""
     found: dict[str, Any] = {}
     for package in PACKAGES:
         try:
@@ -46,7 +46,7 @@ def _versions() -> dict[str, Any]:
 
 
 def gpu() -> dict[str, Any]:
-    """The GPU, its clocks, and the settings of its products."""
+    """The GPU, its clocks, and the precision of its matrix products."""
     import torch
 
     properties = torch.cuda.get_device_properties(0)
@@ -68,11 +68,11 @@ def gpu() -> dict[str, Any]:
 
 
 def _nvidia(query: str) -> str:
-    return said("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
+    return output_of("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
 
 
 def cpu() -> dict[str, Any]:
-    """The processor, its caches and clock, and which of our kernels it runs."""
+    """The processor, its caches and clock, and the instruction set of our kernels on it."""
     from fastrnn.ops.backends import cpp
 
     extension = cpp.EXTENSION.unusable or cpp.EXTENSION.info["instruction_set"]
@@ -89,7 +89,7 @@ def cpu() -> dict[str, Any]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor's lines of /proc/cpuinfo."""
+    """The fields of the first processor in /proc/cpuinfo."""
     path = Path("/proc/cpuinfo")
     text = path.read_text().partition("\n\n")[0] if path.exists() else ""
     pairs = (line.partition(":") for line in text.splitlines())
@@ -97,7 +97,7 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _caches() -> list[tuple[str, str]]:
-    """Of the first processor, by level: ("L1", "32K")."""
+    """The caches of the first processor, by level: ("L1", "32K")."""
     found = []
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         kind, level, size = (
@@ -109,7 +109,7 @@ def _caches() -> list[tuple[str, str]]:
 
 
 def name(description: dict[str, Any]) -> str:
-    """What its folder of records is called: a CPU by its threads and kernels too."""
+    """The name of the machine's folder of records; a CPU's includes kernels and threads."""
     if description.get("device") != "cpu":
         parts = [description.get("gpu", "unknown")]
     else:
@@ -122,7 +122,7 @@ def name(description: dict[str, Any]) -> str:
 
 
 def path(results: Path, description: dict[str, Any], kind: str) -> Path:
-    """Where a record belongs: in its machine's folder, by date, commit and kind."""
+    """The path of a record: in its machine's folder, by date, commit and kind."""
     date = str(description.get("date", "unknown")).removesuffix("+00:00")
     stamp = f"{date}-{description.get('commit', 'unknown')}-{kind}"
     stamp = re.sub(r"[^a-z0-9]+", "-", stamp.lower())
@@ -130,7 +130,7 @@ def path(results: Path, description: dict[str, Any], kind: str) -> Path:
 
 
 def source() -> dict[str, Any]:
-    """What code this is: the commit, of git or of FASTRNN_COMMIT, and the kernels' own digests."""
+    """The commit, by git or the variable FASTRNN_COMMIT, and digests of the kernels' sources."""
     digests = {
         "cpu_kernels_sha256": _digest("csrc/*.h", "csrc/cpu/*"),
         "kernels_sha256": _digest("fastrnn/ops/backends/triton/*.py"),
@@ -140,8 +140,8 @@ def source() -> dict[str, Any]:
     }
     if commit := os.environ.get("FASTRNN_COMMIT"):
         return {"commit": commit, "dirty": None, **digests}
-    commit = said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
-    changes = said("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
+    commit = output_of("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
+    changes = output_of("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
     dirty = None if "unknown" in (commit, changes) else bool(changes)
     return {"commit": commit, "dirty": dirty, **digests}
 
@@ -154,8 +154,8 @@ def _digest(*patterns: str) -> str:
     return digest.hexdigest()
 
 
-def said(*command: str) -> str:
-    """What a command prints, or "unknown"."""
+def output_of(*command: str) -> str:
+    """The output of a command, or "unknown"."""
     if shutil.which(command[0]) is None:
         return "unknown"
     status, text = run(command, 20)

@@ -13,13 +13,12 @@ from typing import Any
 from fastrnn.ops.backends import cuda
 from fastrnn.ops.backends.triton.table import FASTEST, FASTEST_FROM, VERIFIED, Sizes, choose
 
-from . import records
-from .modes import MODES
+from ..precision import MODES
+from ..roofline import gpu as roofline
+from ..shapes import Shape
+from . import markdown, records
 from .records import Record, Row
-from .roofline import gpu
-from .shapes import Work
 from .tables import Line, lines, mean, number, short_number, times
-from .text import markdown
 
 #: What must be the same of two records for their rows to stand in one table.
 SAME = ("gpu", "driver", "cuda", "cudnn", "torch", "triton")
@@ -36,17 +35,17 @@ KERNELS = (
 #: Up to so many steps, a layer takes as long as the call of it.
 SHORT_STEPS = 100
 
-#: What the README shows: works and modes.
+#: What the README shows: shapes and modes.
 SHOWN = (
-    (Work(100, 32, 8, 50), "tf32"),
-    (Work(1000, 32, 8, 50, activation="relu"), "tf32"),
-    (Work(1024, 16, 64, 64), "tf32"),
-    (Work(1024, 16, 128, 128), "tf32"),
-    (Work(512, 64, 512, 512), "tf32"),
-    (Work(512, 64, 1024, 1024), "tf32"),
-    (Work(1024, 16, 128, 128), "float16"),
-    (Work(512, 64, 512, 512), "float16"),
-    (Work(512, 64, 1024, 1024), "float16"),
+    (Shape(100, 32, 8, 50), "tf32"),
+    (Shape(1000, 32, 8, 50, activation="relu"), "tf32"),
+    (Shape(1024, 16, 64, 64), "tf32"),
+    (Shape(1024, 16, 128, 128), "tf32"),
+    (Shape(512, 64, 512, 512), "tf32"),
+    (Shape(512, 64, 1024, 1024), "tf32"),
+    (Shape(1024, 16, 128, 128), "float16"),
+    (Shape(512, 64, 512, 512), "float16"),
+    (Shape(512, 64, 1024, 1024), "float16"),
 )
 
 
@@ -58,7 +57,7 @@ def combined(every: Sequence[Record]) -> Record:
     """
     last = every[-1]
     alike = [one for one in every if all(_of(one, name) == _of(last, name) for name in SAME)]
-    rates = gpu.best_of(last["machine"]["gpu"], [one["calibration"] for one in alike])
+    rates = roofline.best_of(last["machine"]["gpu"], [one["calibration"] for one in alike])
     rows: dict[tuple[str, ...], Row] = {}
     for record in alike:
         for row in record["rows"]:
@@ -83,14 +82,14 @@ def auto(row: Row, machine: dict[str, Any]) -> str | None:
     """What `auto` takes for a row's layer, or for its kernel; None where that is not known."""
     if "fastrnn" in row.get("times", ()):
         return None  # it was itself measured
-    rates = gpu.machine(machine["gpu"])
+    rates = roofline.machine(machine["gpu"])
     if rates is None:
         return None
-    work, capability = Work(**row["work"]), tuple(machine["capability"])
+    shape, capability = Shape(**row["work"]), tuple(machine["capability"])
     sizes = Sizes(
-        work.B,
-        work.directions * work.groups,
-        work.H,
+        shape.B,
+        shape.directions * shape.groups,
+        shape.H,
         MODES[row["mode"]].products or "",
         capability,
         rates.shared,
@@ -98,7 +97,7 @@ def auto(row: Row, machine: dict[str, Any]) -> str | None:
         wgmma=capability == (9, 0) and machine.get("triton") is not None,
     )
     kernel = choose(sizes)
-    fastest = kernel in FASTEST and work.T >= FASTEST_FROM
+    fastest = kernel in FASTEST and shape.T >= FASTEST_FROM
     if fastest and (kernel, capability) in VERIFIED:
         return f"triton.{kernel}" if row["scope"] == "kernel" else "fastrnn.triton"
     if capability not in cuda.VERIFIED:
@@ -109,23 +108,23 @@ def auto(row: Row, machine: dict[str, Any]) -> str | None:
     return next((name for name in chosen if name.startswith("cuda.")), None)
 
 
-def algorithm(work: Work, mode: str, forward: bool) -> str:
+def algorithm(shape: Shape, mode: str, forward: bool) -> str:
     """Which algorithm torch asks cuDNN for, by the rules of its RNN.cpp (get_algo) for Hopper.
 
     bfloat16 has a name of its own: torch asks as for float32, and the times are others.
     """
     if mode == "bfloat16":
         return "bfloat16"
-    if not work.packed:
-        if (384 if forward else 256) >= work.H:
+    if not shape.packed:
+        if (384 if forward else 256) >= shape.H:
             return "PERSIST_STATIC_SMALL_H"
         if (
             mode == "float16"
-            and work.layers == work.directions == 1
-            and work.H <= 1024
-            and work.H % 128 == work.I % 128 == work.B % 8 == 0
-            and work.B <= 128
-            and (work.B < 96 or work.H < 896)
+            and shape.layers == shape.directions == 1
+            and shape.H <= 1024
+            and shape.H % 128 == shape.I % 128 == shape.B % 8 == 0
+            and shape.B <= 128
+            and (shape.B < 96 or shape.H < 896)
         ):
             return "PERSIST_STATIC"
     return "STANDARD"
@@ -133,10 +132,10 @@ def algorithm(work: Work, mode: str, forward: bool) -> str:
 
 def asked(row: Row) -> str:
     """The same of a row: of training both, where the backward's is another: H of 257 to 384."""
-    work = Work(**row["work"])
+    shape = Shape(**row["work"])
     if row["scope"] == "recurrence":
-        work = Work(**{**row["work"], "I": 1})  # nn.RNN has it as a layer of one feature
-    forward, backward = (algorithm(work, row["mode"], which) for which in (True, False))
+        shape = Shape(**{**row["work"], "I": 1})  # nn.RNN has it as a layer of one feature
+    forward, backward = (algorithm(shape, row["mode"], which) for which in (True, False))
     if forward == backward:
         return forward
     return f"{forward}, H > 256" if row["step"] != "training" else f"{forward}, then {backward}"
@@ -148,7 +147,7 @@ def cells(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, list[Line]]]:
     for one in lines(rows):
         if one.over("nn.RNN") is None or one.row["step"] == "forward":
             continue
-        few = f"≤ {SHORT_STEPS}" if one.work.T <= SHORT_STEPS else f"> {SHORT_STEPS}"
+        few = f"≤ {SHORT_STEPS}" if one.shape.T <= SHORT_STEPS else f"> {SHORT_STEPS}"
         mine = found.setdefault((asked(one.row), few), {})
         mine.setdefault(f"{one.row['mode']} {one.row['step']}", []).append(one)
     return dict(sorted(found.items()))
@@ -174,7 +173,7 @@ def by_algorithm(rows: Iterable[Row]) -> list[str]:
         "and 384 are not of the kind of the smaller ones, so these stand apart. So does bfloat16: "
         "torch asks as for float32, but nn.RNN takes many times as long as in float16."
     )
-    return [words, "", *markdown(header, table, 3)]
+    return [words, "", *markdown.table(header, table, 3)]
 
 
 def _means(mine: Sequence[Line]) -> tuple[str, str, str]:
@@ -224,22 +223,24 @@ def layer_table(mine: Sequence[Line], every: Sequence[str]) -> list[str]:
     parts = []
     for mode in dict.fromkeys(one.row["mode"] for one in mine):
         these = [one for one in mine if one.row["mode"] == mode]
-        peers = dict.fromkeys(
-            name for one in these for name in one.row["times"] if not records.ours(name)
+        baselines = dict.fromkeys(
+            name for one in these for name in one.row["times"] if not records.is_fastrnn(name)
         )
         table = []
         for one in these:
-            other = [name for name in one.row["times"] if records.ours(name) and name != one.mine]
-            row = [f"{one.work}{mark(one.row, every)}", one.row["step"], _short(one.mine)]
+            other = [
+                name for name in one.row["times"] if records.is_fastrnn(name) and name != one.ours
+            ]
+            row = [f"{one.shape}{mark(one.row, every)}", one.row["step"], _short(one.ours)]
             row += [number(one.ms), short_number(one.over_bound)]
-            for name in peers:
+            for name in baselines:
                 theirs = one.row["times"].get(name)
                 row += [number(theirs["ms"][0]) if theirs else "–", times(one.over(name))]
             others = [f"{_short(name)} {number(one.row['times'][name]['ms'][0])}" for name in other]
             table.append([*row, ", ".join(others) or "–"])
         header = ["(T, B, I, H)", "step", "by", "ours, ms", "× floor"]
-        header += [cell for name in peers for cell in (f"{name}, ms", "ratio")]
-        parts += [f"*{mode}*", "", *markdown([*header, "our other, ms"], table, 3), ""]
+        header += [cell for name in baselines for cell in (f"{name}, ms", "ratio")]
+        parts += [f"*{mode}*", "", *markdown.table([*header, "our other, ms"], table, 3), ""]
     return parts[:-1]
 
 
@@ -259,20 +260,20 @@ def kernels_table(rows: Sequence[Row], every: Sequence[str]) -> list[str]:
         if choice in us:
             slower.append(us[choice] / us[fastest])
         cells = [_kernel(us.get(name), name == fastest, name == choice) for name in names]
-        case = f"{Work(**row['work'])}{mark(row, every)}"
+        case = f"{Shape(**row['work'])}{mark(row, every)}"
         least = number(floor)
         table.append([case, row["mode"], row["step"], least, short_number(over), *cells])
     header = ["(T, B, I, H)", "mode", "direction", "floor", "× floor", *names]
     words = "Median device time, in µs a step, with L2 flushed before each call: **the fastest**"
     if not slower:
-        return [words + ".", "", *markdown(header, table, 3)]
+        return [words + ".", "", *markdown.table(header, table, 3)]
     best = sum(factor == 1 for factor in slower)
     words += (
         "; \\* which of them `auto` takes, whose time over the floor is × floor. It is the fastest "
         f"in {best} of {len(slower)} rows, and takes {mean(slower):.2f} times as long as the "
         f"fastest in the geometric mean, {max(slower):.2f} times at worst."
     )
-    return [words, "", *markdown(header, table, 3)]
+    return [words, "", *markdown.table(header, table, 3)]
 
 
 def _kernel(us: float | None, is_fastest: bool, is_chosen: bool) -> str:
@@ -285,15 +286,15 @@ def _kernel(us: float | None, is_fastest: bool, is_chosen: bool) -> str:
 def summary(record: Record, title: str, torch: str) -> list[str]:
     """The README's table: a few layers beside nn.RNN; and the means of all, and what we lose."""
     found = {
-        (one.work, one.row["mode"], one.row["step"]): one
+        (one.shape, one.row["mode"], one.row["step"]): one
         for one in lines(record["rows"])
         if one.row["scope"] == "layer"
     }
     table = []
-    for work, mode in SHOWN:
-        pair = [found.get((work, mode, step)) for step in ("inference", "training")]
+    for shape, mode in SHOWN:
+        pair = [found.get((shape, mode, step)) for step in ("inference", "training")]
         if any(pair):
-            table.append([str(work), mode, *(cell for one in pair for cell in _beside(one))])
+            table.append([str(shape), mode, *(cell for one in pair for cell in _beside(one))])
     if not table:
         return []
     header = ["(T, B, I, H)", "mode"]
@@ -308,7 +309,7 @@ def summary(record: Record, title: str, torch: str) -> list[str]:
         f"{len(_beside_nn_rnn(record['rows']))} cases beside nn.RNN, strict float32 and bfloat16 "
         "too, and every kernel by itself."
     )
-    return [*markdown(header, table, 2), "", caption, "", in_words(record["rows"])]
+    return [*markdown.table(header, table, 2), "", caption, "", in_words(record["rows"])]
 
 
 def in_words(rows: Sequence[Row]) -> str:
@@ -330,8 +331,8 @@ def in_words(rows: Sequence[Row]) -> str:
     ]
     beside = _beside_nn_rnn(rows)
     lost = [one for one in beside if (one.over("nn.RNN") or 1) < 1]
-    few = sum(one.work.T <= SHORT_STEPS for one in lost)
-    widest = max((one.work.H for one in lost), default=0)
+    few = sum(one.shape.T <= SHORT_STEPS for one in lost)
+    widest = max((one.shape.H for one in lost), default=0)
     worst = min((one.over("nn.RNN") or 1 for one in lost), default=1.0)
     return (
         "nn.RNN's time over ours, geometric means, inference / training. "

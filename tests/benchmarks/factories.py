@@ -1,21 +1,21 @@
-"""Records that were never measured, for the tests of what is made of records."""
+"""Records with made-up measurements."""
 
 from typing import Any
 
-from benchmarks import records
-from benchmarks.clock import Times
-from benchmarks.measure import Found
+from benchmarks.report import records
 from benchmarks.roofline import gpu
-from benchmarks.shapes import Case, Work
+from benchmarks.runner import CaseResult
+from benchmarks.shapes import Case, Shape
+from benchmarks.timing import Times
 
-CASE = Case("overview", "layer", Work(100, 8, 64, 64), "float32", "inference")
+CASE = Case("overview", "layer", Shape(100, 8, 64, 64), "float32", "inference")
 H200 = gpu.GPUS["H200"]
 
 
-def found(ours: float = 1.0, theirs: float = 4.0, case: Case = CASE) -> Found:
+def found(ours: float = 1.0, theirs: float = 4.0, case: Case = CASE) -> CaseResult:
     """Three turns of each, the middle one slow for both."""
     times = {name: Times((ms, 3 * ms, ms)) for name, ms in (("fastrnn", ours), ("nn.RNN", theirs))}
-    return Found(case, times=times)
+    return CaseResult(case, times=times)
 
 
 def record(*rows: records.Row, **machine: Any) -> records.Record:

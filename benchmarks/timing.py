@@ -1,9 +1,9 @@
-"""Time: of providers in turns, as whoever waits for them sees it; and of a GPU, launches hidden.
+"""Times of several providers in interleaved turns, and device times of a GPU.
 
-Turns are what makes a ratio worth something on a machine with moods: a busy moment falls on all.
-A turn is several calls in a row, each with other inputs, long beside the clock's grain and short
-beside the moods. One provider's time is a series of turns, of which the best tells what its code
-can do, the median what a user sees, and the quantiles how the machine was.
+Turns make a ratio meaningful on a busy machine: machine noise affects all providers equally. A turn
+is several calls in a row, each with other inputs; it is long compared with the clock's resolution
+and short compared with the noise. The best turn shows what the code can do, the median what a user
+sees, and the quantiles how noisy the machine was.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from dataclasses import dataclass, field
 
 import torch
 
-#: Milliseconds that a turn is to last, by the device's type, and how many turns there are at least:
-#: in all, or where one of all providers takes longer than the budget.
+#: Milliseconds of a turn, by the type of the device.
 TURN_MS = {"cpu": 20.0, "cuda": 4.0}
-LEAST_TURNS, LEAST_TURNS_OF_LONG = 5, 3
 
-#: Bytes that are written before a kernel is timed, so that L2 holds nothing of its operands: more
-#: than the L2 of any GPU there is.
+#: The fewest turns; and the fewest where they take more than twice the budget.
+MIN_TURNS, MIN_TURNS_OVER_BUDGET = 5, 3
+
+#: Bytes written before a kernel is timed, to flush its operands from L2: more than any GPU's L2.
 FLUSH_BYTES = 256 << 20
 
 
 @dataclass
 class Run:
-    """What is timed: one call, and the context its calls are made in."""
+    """A call to be timed, and the context to make it in."""
 
     call: Callable[[], object]
-    using: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
+    context: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
 
     def ms(self, calls: int, device: str) -> float:
-        """Milliseconds a call takes, over so many in a row."""
-        with self.using():
+        """Milliseconds a call, over so many calls in a row."""
+        with self.context():
             if device == "cuda":
                 start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 start.record()
@@ -53,7 +53,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds a call, turn after turn."""
+    """Milliseconds a call, for every turn."""
 
     ms: tuple[float, ...]
 
@@ -65,45 +65,41 @@ class Times:
     def median(self) -> float:
         return statistics.median(self.ms)
 
-    def quantile(self, part: float) -> float:
-        """Linearly between the turns, as numpy's."""
-        place = part * (len(self.ms) - 1)
-        below = sorted(self.ms)[int(place) :][:2]
-        return below[0] + (place % 1) * (below[-1] - below[0])
-
     def summary(self) -> list[float]:
-        """Best, p20, median, p80."""
-        return [self.best, self.quantile(0.2), self.median, self.quantile(0.8)]
+        """Minimum, 20th percentile, median and 80th percentile."""
+        quantiles = torch.tensor([0.2, 0.8], dtype=torch.float64)
+        p20, p80 = torch.tensor(self.ms, dtype=torch.float64).quantile(quantiles).tolist()
+        return [self.best, p20, self.median, p80]
 
     def over(self, other: Times) -> float:
-        """The median over the turns of this time over the other's."""
+        """The median over the turns of the ratio of this time to the other."""
         return statistics.median(a / b for a, b in zip(self.ms, other.ms, strict=True))
 
 
-def in_turns(runs: Sequence[Run], device: str, budget: float) -> list[Times]:
-    """The times of several runs, which have all been called before.
+def time_interleaved(runs: Sequence[Run], device: str, budget: float) -> list[Times]:
+    """The times of several runs, whose calls have all been made before.
 
     Args:
         budget: seconds for each run.
     """
-    with _no_garbage_collected():
-        once = [run.ms(1, device) for run in runs]  # and all are warm
+    with _garbage_collection_disabled():
+        once = [run.ms(1, device) for run in runs]  # warms up too
         calls = [max(1, int(TURN_MS[device] / ms)) for ms in once]
         end = time.perf_counter() + budget * len(runs)
         turns: list[list[float]] = []
-        while not _enough(len(turns), time.perf_counter() - end, budget * len(runs)):
+        while not _are_enough(len(turns), time.perf_counter() - end, budget * len(runs)):
             turns.append([run.ms(n, device) for run, n in zip(runs, calls, strict=True)])
     return [Times(ms) for ms in zip(*turns, strict=True)]
 
 
-def _enough(turns: int, late: float, budget: float) -> bool:
-    if turns < LEAST_TURNS_OF_LONG:
+def _are_enough(turns: int, late: float, budget: float) -> bool:
+    if turns < MIN_TURNS_OVER_BUDGET:
         return False
-    return late > 0 and (turns >= LEAST_TURNS or late > budget)
+    return late > 0 and (turns >= MIN_TURNS or late > budget)
 
 
 @contextmanager
-def _no_garbage_collected() -> Iterator[None]:
+def _garbage_collection_disabled() -> Iterator[None]:
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -115,10 +111,13 @@ def _no_garbage_collected() -> Iterator[None]:
 
 
 def device_times(call: Callable[[], object], budget: float = 0.12) -> Times:
-    """Of a CUDA device alone, call by call, with L2 flushed before each.
+    """Times of each call on a CUDA device, with L2 flushed before it.
+
+    triton.testing.do_bench does the same, but does not hide the launches: its times of a call of
+    many short kernels are those of the host.
 
     Args:
-        budget: seconds for all.
+        budget: seconds for all calls.
     """
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
     call()
@@ -129,7 +128,7 @@ def device_times(call: Callable[[], object], budget: float = 0.12) -> Times:
 def _event_ms(call: Callable[[], object], repeats: int, flush: torch.Tensor) -> list[float]:
     pairs = []
     for _ in range(repeats):
-        # While the device sleeps and writes, the launches that follow are queued.
+        # The launches are queued while the device sleeps and writes.
         torch.cuda._sleep(400_000)
         flush.zero_()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -15,8 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..shapes import Shape
 from .records import Row
-from .shapes import Work
 from .tables import lines
 
 
@@ -105,7 +105,7 @@ def _speed_ups(figure: Figure, theme: Theme, rows: Sequence[Row], mode: str) -> 
     panels = panels_of(figure, theme, len(STEPS))
     ratios = {
         step: {
-            (one.work.B, one.work.H): one.over("nn.RNN")
+            (one.shape.B, one.shape.H): one.over("nn.RNN")
             for one in lines(row for row in rows if row["step"] == step)
         }
         for step in STEPS
@@ -223,8 +223,8 @@ def _against_steps(
         axes.set_title(step, color=theme.ink, fontsize=11)
         axes.set_xlabel("T, steps", color=theme.ink)
     panels[0].set_ylabel(unit, color=theme.ink)
-    work = Work(**rows[0]["work"])
-    what = f"B = {work.B}, I = {work.I}, H = {work.H}, float32"
+    shape = Shape(**rows[0]["work"])
+    what = f"B = {shape.B}, I = {shape.I}, H = {shape.H}, float32"
     finish(figure, theme, panels, f"{title}: {what}")
 
 

@@ -8,11 +8,11 @@ from math import log2
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
+from ..precision import MODES
+from ..shapes import Shape
 from .figures import STEPS, Draw, Theme, curves, finish, panels_of, readable
-from .gpu_report import KERNELS as NAMES
-from .modes import MODES
+from .gpu import KERNELS as NAMES
 from .records import Row
-from .shapes import Work
 from .tables import Line, lines
 
 ALTERNATIVES = {
@@ -40,40 +40,42 @@ def drawings(rows: Sequence[Row]) -> dict[str, Draw]:
     layers = [one for one in beside if one.row["scope"] == "layer" and one.row["step"] in STEPS]
     if len(layers) >= POINTS:
         found["gpu-ratios"] = lambda f, t: _ratios(f, t, layers)
-    width = [one for one in layers if one.row["step"] == "inference" and _is_plain(one.work, WIDTH)]
-    if len({one.work.H for one in width}) >= POINTS:
+    width = [
+        one for one in layers if one.row["step"] == "inference" and _is_plain(one.shape, WIDTH)
+    ]
+    if len({one.shape.H for one in width}) >= POINTS:
         found["gpu-width"] = lambda f, t: _width(f, t, width)
     alone = [
         row
         for row in timed
         if row["scope"] == "kernel"
         and row["step"] == "forward"
-        and _is_plain(Work(**row["work"]), KERNELS)
+        and _is_plain(Shape(**row["work"]), KERNELS)
     ]
     if len({row["work"]["H"] for row in alone}) >= POINTS:
         found["gpu-kernels"] = lambda f, t: _kernels(f, t, alone)
     return found
 
 
-def _is_plain(work: Work, sizes: tuple[int, int]) -> bool:
-    return sizes == (work.T, work.B) and work.I == work.H and not work.traits
+def _is_plain(shape: Shape, sizes: tuple[int, int]) -> bool:
+    return sizes == (shape.T, shape.B) and shape.I == shape.H and not shape.traits
 
 
 def _ratios(figure: Figure, theme: Theme, every: Sequence[Line]) -> None:
     """A row a layer, a column a mode, a panel a step: nn.RNN's time over ours."""
-    found = {(one.row["step"], one.work, one.row["mode"]): one.over("nn.RNN") for one in every}
-    works = sorted(
-        {work for _, work, _ in found}, key=lambda w: (w.H, w.T, w.B, w.I, w.traits), reverse=True
+    found = {(one.row["step"], one.shape, one.row["mode"]): one.over("nn.RNN") for one in every}
+    shapes = sorted(
+        {shape for _, shape, _ in found}, key=lambda w: (w.H, w.T, w.B, w.I, w.traits), reverse=True
     )
     modes = [mode for mode in MODES if any(key[2] == mode for key in found)]
-    figure.set_size_inches(10, 1.6 + 0.27 * len(works))
+    figure.set_size_inches(10, 1.6 + 0.27 * len(shapes))
     panels = panels_of(figure, theme, len(STEPS))
     colours = LinearSegmentedColormap.from_list("", (theme.losing, theme.paper, theme.winning))
     norm = Normalize(-3, 3)  # from an eighth to eight times
     for axes, step in zip(panels, STEPS, strict=True):
-        for y, work in enumerate(works):
+        for y, shape in enumerate(shapes):
             for x, mode in enumerate(modes):
-                ratio = found.get((step, work, mode))
+                ratio = found.get((step, shape, mode))
                 if ratio is None:
                     continue
                 colour = colours(norm(log2(ratio)))
@@ -88,10 +90,10 @@ def _ratios(figure: Figure, theme: Theme, every: Sequence[Line]) -> None:
                     color=readable(colour, theme),
                     fontweight="bold" if ratio < 1 else "normal",
                 )
-        axes.set(xlim=(0, len(modes)), ylim=(0, len(works)))
+        axes.set(xlim=(0, len(modes)), ylim=(0, len(shapes)))
         axes.set_xticks([x + 0.5 for x in range(len(modes))], modes)
         axes.xaxis.tick_top()
-        axes.set_yticks([y + 0.5 for y in range(len(works))], map(str, works))
+        axes.set_yticks([y + 0.5 for y in range(len(shapes))], map(str, shapes))
         axes.tick_params(length=0, labelsize=8.5)
         axes.spines[:].set_visible(False)
         axes.set_title(step, color=theme.ink, fontsize=11)
@@ -110,13 +112,13 @@ def _width(figure: Figure, theme: Theme, every: Sequence[Line]) -> None:
     for axes, mode in zip(panels, TWO, strict=True):
         series: dict[str, dict[float, float]] = {}
         for one in (one for one in every if one.row["mode"] == mode):
-            scale = 1e3 / one.work.T
-            for name, shown in ((one.mine, "fastrnn"), ("nn.RNN", "nn.RNN")):
+            scale = 1e3 / one.shape.T
+            for name, shown in ((one.ours, "fastrnn"), ("nn.RNN", "nn.RNN")):
                 us = scale * one.row["times"][name]["ms"][2]
-                series.setdefault(shown, {})[one.work.H] = us
+                series.setdefault(shown, {})[one.shape.H] = us
             if "floor" in one.row:
                 least = scale * max(one.row["floor"].values())
-                series.setdefault("floor", {})[one.work.H] = least
+                series.setdefault("floor", {})[one.shape.H] = least
         curves(axes, theme, series)
         axes.set_title(mode, color=theme.ink, fontsize=11)
         axes.set_xlabel("H = I, hidden units", color=theme.ink)

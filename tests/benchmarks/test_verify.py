@@ -1,4 +1,4 @@
-"""The gate: whoever computes right passes it, whatever the shape, and nobody else."""
+"""The verification: a right result passes, whatever the shape, and no other."""
 
 from collections.abc import Callable
 
@@ -8,21 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmarks import gate, measure, peers
-from benchmarks.providers import Fastrnn, NnRnn, Provider
-from benchmarks.shapes import STEPS, Case, Work
-from benchmarks.task import Task
+from benchmarks import baselines, runner, verify
+from benchmarks.baselines import Provider
+from benchmarks.baselines.nn_rnn import NnRnn
+from benchmarks.baselines.ours import Fastrnn
+from benchmarks.shapes import STEPS, Case, Shape
+from benchmarks.workload import Workload
 from fastrnn.testing import UNIT_ROUNDOFF, error_scale, relative_tolerance
 
 #: But for torch.compile, whose compilation takes seconds: the benchmarks themselves run it.
 PROVIDERS = {
     provider.name: provider
-    for provider in peers.providers("all", "cpu")[0]
+    for provider in baselines.select("all", "cpu")[0]
     if provider.name != "torch.compile"
 }
 
-works = st.builds(
-    Work,
+shapes = st.builds(
+    Shape,
     T=st.integers(1, 12),
     B=st.integers(1, 9),
     I=st.integers(1, 9),
@@ -33,7 +35,7 @@ works = st.builds(
     activation=st.sampled_from(("tanh", "relu")),
 )
 recurrences = st.builds(
-    Work,
+    Shape,
     T=st.integers(1, 12),
     B=st.integers(1, 9),
     I=st.just(1),
@@ -46,11 +48,11 @@ cases = st.one_of(
         Case,
         st.just("some"),
         st.just(scope),
-        work,
+        shape,
         st.sampled_from(("float32", "bfloat16", "float16")),
         st.sampled_from(STEPS),
     )
-    for scope, work in (("layer", works), ("recurrence", recurrences))
+    for scope, shape in (("layer", shapes), ("recurrence", recurrences))
 )
 
 
@@ -59,11 +61,11 @@ cases = st.one_of(
 @given(case=cases)
 def test_every_provider_computes_what_it_is_asked(name: str, case: Case) -> None:
     provider = PROVIDERS[name]
-    if provider.refuses(case, "cpu") is None:
-        measure.once(case, provider, "cpu")
+    if provider.unsupported_reason(case, "cpu") is None:
+        runner.run_once(case, provider, "cpu")
 
 
-LAYER = Work(20, 6, 8, 16)
+LAYER = Shape(20, 6, 8, 16)
 
 
 #: What may go wrong with a tensor of the results.
@@ -82,12 +84,12 @@ MISTAKES: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("mode", ["float32", "bfloat16", "float16"])
 def test_a_wrong_result_does_not_pass(mode: str, mistake: str, which: int) -> None:
-    task = Task(Case("some", "layer", LAYER, mode, "training"))
-    results = NnRnn().prepare(task)(task.inputs[0])
-    gate.check(results, task)
+    workload = Workload(Case("some", "layer", LAYER, mode, "training"))
+    results = NnRnn().prepare(workload)(workload.inputs[0])
+    verify.check(results, workload)
     results[which] = MISTAKES[mistake](results[which])
     with pytest.raises(AssertionError):
-        gate.check(results, task)
+        verify.check(results, workload)
 
 
 def test_a_sum_that_cancels_is_held_to_the_size_of_its_terms() -> None:
@@ -109,45 +111,45 @@ def test_a_sum_that_cancels_is_held_to_the_size_of_its_terms() -> None:
     assert error_scale(straight, steps * rows, 1.0) < 1.2 * straight.norm()
 
 
-def test_a_gradient_that_cancels_passes_the_gate() -> None:
+def test_a_gradient_that_cancels_passes() -> None:
     """A weight's, of 2000 rows: its errors are those of its terms, however little is left."""
-    task = Task(Case("some", "recurrence", Work(20, 100, 1, 1), "bfloat16", "training"))
-    results = [t.to(torch.bfloat16) for t in task.truth]
+    workload = Workload(Case("some", "recurrence", Shape(20, 100, 1, 1), "bfloat16", "training"))
+    results = [t.to(torch.bfloat16) for t in workload.expected]
     error = UNIT_ROUNDOFF[torch.bfloat16] * (20 * 2000) ** 0.5  # √20 roundings of each term
-    task.truth[2].zero_()
+    workload.expected[2].zero_()
     results[2].fill_(error)
-    gate.check(results, task)
+    verify.check(results, workload)
     results[2].fill_(10 * error)
     with pytest.raises(AssertionError, match="gradient 2"):
-        gate.check(results, task)
+        verify.check(results, workload)
 
 
 def test_a_result_that_is_missing_does_not_pass() -> None:
-    task = Task(Case("some", "layer", LAYER, "float32", "training"))
-    results = NnRnn().prepare(task)(task.inputs[0])
+    workload = Workload(Case("some", "layer", LAYER, "float32", "training"))
+    results = NnRnn().prepare(workload)(workload.inputs[0])
     with pytest.raises(AssertionError, match="5 results instead of 6"):
-        gate.check(results[:-1], task)
+        verify.check(results[:-1], workload)
 
 
 def test_float32_that_is_computed_in_half_precision_does_not_pass() -> None:
-    task = Task(Case("some", "layer", LAYER, "float32", "inference"))
-    half = task.layer.bfloat16()
-    out = half(task.inputs[0].leaf.bfloat16())[0].float()
-    task.layer.float()
+    workload = Workload(Case("some", "layer", LAYER, "float32", "inference"))
+    half = workload.layer.bfloat16()
+    out = half(workload.inputs[0].leaf.bfloat16())[0].float()
+    workload.layer.float()
     with pytest.raises(AssertionError, match="the output is"):
-        gate.check([out], task)
+        verify.check([out], workload)
 
 
 def test_calls_take_turns_with_inputs_that_differ() -> None:
-    task = Task(Case("some", "layer", LAYER, "float32", "training"))
-    turns = task.turns()
+    workload = Workload(Case("some", "layer", LAYER, "float32", "training"))
+    turns = workload.cycle_inputs()
     seen = [next(turns) for _ in range(5)]
     assert seen[4] is seen[0]
     assert not any(torch.equal(seen[0].leaf, other.leaf) for other in seen[1:4])
-    assert [task._ring(size) for size in (1, 2**29, 2**31)] == [4, 2, 1]
+    assert [workload._num_inputs(size) for size in (1, 2**29, 2**31)] == [4, 2, 1]
     # On a GPU more than L2 holds, of sizes that allow it.
-    task.device = torch.device("cuda")
-    assert [task._ring(size) for size in (1, 2**20, 2**24, 2**27, 2**29, 2**31)] == [
+    workload.device = torch.device("cuda")
+    assert [workload._num_inputs(size) for size in (1, 2**20, 2**24, 2**27, 2**29, 2**31)] == [
         *(64, 64, 8, 4, 2, 1)
     ]
 
@@ -161,9 +163,9 @@ class Wrong(Fastrnn):
         super().__init__()
         self.name = "fastrnn.wrong"
 
-    def prepare(self, task: Task) -> Callable[..., list[Tensor]]:
-        call = super().prepare(task)
-        return lambda inputs: call(task.inputs[1])
+    def prepare(self, workload: Workload) -> Callable[..., list[Tensor]]:
+        call = super().prepare(workload)
+        return lambda inputs: call(workload.inputs[1])
 
 
 class Failing(NnRnn):
@@ -171,7 +173,7 @@ class Failing(NnRnn):
 
     name = "failing"
 
-    def prepare(self, task: Task) -> Callable[..., list[Tensor]]:
+    def prepare(self, workload: Workload) -> Callable[..., list[Tensor]]:
         raise RuntimeError("out of everything")
 
 
@@ -182,7 +184,7 @@ class Slow(NnRnn):
 def test_a_wrong_result_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("some", "layer", LAYER, "float32", "inference")
     providers: list[Provider] = [NnRnn(), Wrong(), Failing(), Fastrnn()]
-    found = measure.times(case, providers, "cpu", 0.01)
+    found = runner.measure_times(case, providers, "cpu", 0.01)
     assert set(found.times) == {"nn.RNN", "fastrnn"}
     assert "the output is" in found.wrong["fastrnn.wrong"]
     assert found.wrong["failing"] == "RuntimeError: out of everything"
@@ -190,31 +192,31 @@ def test_a_wrong_result_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_takes_too_long_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "PATIENCE", 0.0)
+    monkeypatch.setattr(runner, "PATIENCE", 0.0)
     case = Case("some", "layer", LAYER, "float32", "inference")
-    found = measure.times(case, [NnRnn()], "cpu", 0.01)
+    found = runner.measure_times(case, [NnRnn()], "cpu", 0.01)
     assert found.times == {}
     assert found.too_long["nn.RNN"] > 0
 
 
 def test_what_will_take_too_long_is_not_even_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "MANY_FLOPS", 0.0)
+    monkeypatch.setattr(runner, "MANY_FLOPS", 0.0)
     steps: list[int] = []
 
     class Counting(NnRnn):
-        def prepare(self, task: Task) -> Callable[..., list[Tensor]]:
-            steps.append(task.steps)
-            return super().prepare(task)
+        def prepare(self, workload: Workload) -> Callable[..., list[Tensor]]:
+            steps.append(workload.steps)
+            return super().prepare(workload)
 
-    case = Case("some", "layer", Work(100, 6, 8, 16), "float32", "inference")
-    assert measure.times(case, [Counting()], "cpu", 0.01).times
+    case = Case("some", "layer", Shape(100, 6, 8, 16), "float32", "inference")
+    assert runner.measure_times(case, [Counting()], "cpu", 0.01).times
     assert steps == [10, 100]
-    monkeypatch.setattr(measure, "PATIENCE", 0.0)
-    assert measure.times(case, [Counting()], "cpu", 0.01).too_long["nn.RNN"] > 0
+    monkeypatch.setattr(runner, "PATIENCE", 0.0)
+    assert runner.measure_times(case, [Counting()], "cpu", 0.01).too_long["nn.RNN"] > 0
     assert steps == [10, 100, 10]
 
 
 def test_an_error_of_the_device_ends_the_measuring() -> None:
-    with pytest.raises(measure.DeviceLost, match="some kernel: CUDA error: an illegal"):
-        measure.raise_if_lost(RuntimeError("CUDA error: an illegal access"), "some kernel")
-    measure.raise_if_lost(RuntimeError("out of memory"), "some kernel")
+    with pytest.raises(runner.DeviceLost, match="some kernel: CUDA error: an illegal"):
+        runner.raise_if_lost(RuntimeError("CUDA error: an illegal access"), "some kernel")
+    runner.raise_if_lost(RuntimeError("out of memory"), "some kernel")

@@ -18,7 +18,7 @@ def aligned(rows: Sequence[Sequence[str]], words: int) -> list[str]:
     ]
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> list[str]:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> list[str]:
     """The same in Markdown."""
     rule = ["---"] * words + ["--:"] * (len(header) - words)
     return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 from pathlib import Path
 
-from . import figures, gpu_figures, gpu_report, records, text
-from .machine import ROOT
+from ..environment import ROOT
+from ..roofline import cpu
+from ..shapes import GROUPS, names
+from . import figures, gpu, gpu_figures, markdown, records
 from .records import Record, Row
-from .roofline import cpu
-from .shapes import GROUPS, names
 from .tables import (
     MEMORY_HEADER,
     WORDS,
@@ -33,7 +33,7 @@ DOCUMENT = ROOT / "docs" / "benchmarks.md"
 README = ROOT / "README.md"
 FIGURES = ROOT / "docs" / "figures"
 INTRODUCTION = Path(__file__).parent / "introduction.md"
-QUOTED = Path(__file__).parent / "quoted.json"
+PUBLISHED = Path(__file__).parent / "published.json"
 
 #: Below the README's table.
 CAPTION = (
@@ -49,9 +49,9 @@ CAPTION = (
 SHOWN = ("inference", "training")
 
 #: What records of one machine must share for their rows to stand side by side.
-SAME = (*gpu_report.SAME, "onnxruntime")
+SAME = (*gpu.SAME, "onnxruntime")
 
-#: Up to so many steps, a call is about as much work as what it calls.
+#: In a case of no more than so many steps, the call takes about as long as its computation.
 FEW_STEPS = 8
 
 #: Losing cases that the README lists; docs/benchmarks.md has them all.
@@ -68,7 +68,7 @@ def newest(folder: Path = records.RESULTS) -> dict[str, Record]:
         if full:
             found[name] = calibrated(renewed(full[-1], every), every)
         elif checks:
-            found[name] = gpu_report.combined(checks)
+            found[name] = gpu.combined(checks)
     return found
 
 
@@ -134,20 +134,20 @@ def write(
         drawings = figures.drawings(record["rows"]) | gpu_figures.drawings(record["rows"])
         made = figures.write(drawings, pictures / name)
         parts += section(record, made, pictures / name, document.parent)
-    parts += quoted()
+    parts += published()
     document.write_text("\n".join(parts).rstrip() + "\n")
     shown = [
         "\n".join(summary(record, pictures / name, readme.parent))
         for name, record in found.items()
         if any(row["group"] == "overview" for row in record["rows"])
     ]
-    text.replace(readme, "benchmarks", "\n\n".join(shown))
+    markdown.replace(readme, "benchmarks", "\n\n".join(shown))
     beside = [
-        "\n".join(gpu_report.summary(record, title(record), version(record)))
+        "\n".join(gpu.summary(record, title(record), version(record)))
         for record in found.values()
         if record.get("commits")
     ]
-    text.replace(readme, "gpu", "\n\n".join(beside))
+    markdown.replace(readme, "gpu", "\n\n".join(beside))
 
 
 def section(record: Record, made: Sequence[str], folder: Path, base: Path) -> list[str]:
@@ -155,9 +155,9 @@ def section(record: Record, made: Sequence[str], folder: Path, base: Path) -> li
     rows = record["rows"]
     commits = record.get("commits", [])  # of a GPU's checks
     parts = [f"## {title(record)}", "", described(record), ""]
-    parts += [gpu_report.described(record), ""] if commits else []
+    parts += [gpu.described(record), ""] if commits else []
     parts += ["### In short", "", *short(rows), ""]
-    parts += [*gpu_report.by_algorithm(rows), ""] if commits else []
+    parts += [*gpu.by_algorithm(rows), ""] if commits else []
     parts += [f"### {'Figures' if commits else 'Growth'}", ""] if made else []
     for name in made:
         words = ALTERNATIVES.get(name) or ALTERNATIVES[name.rpartition("-")[0]]
@@ -171,16 +171,16 @@ def section(record: Record, made: Sequence[str], folder: Path, base: Path) -> li
     for name, group in GROUPS.items():
         mine = [one for one in lines(rows) if one.row["group"] == name]
         if mine and name != "grid":
-            table = gpu_report.layer_table(mine, commits) if commits else full_table(mine)
+            table = gpu.layer_table(mine, commits) if commits else full_table(mine)
             parts += [f"**{name}**: {group.about}" + SCOPES[group.scope], "", *table, ""]
     alone = [row for row in rows if row["scope"] == "kernel" and "times" in row]
     if alone:
-        table = gpu_report.kernels_table(alone, commits)
+        table = gpu.kernels_table(alone, commits)
         parts += ["### Kernels by themselves", "", *table, ""]
     memory = [row for row in rows if "mib" in row]
     if memory:
         words = "What a call holds at its peak on top of what was there before, results included."
-        table = text.markdown(MEMORY_HEADER, map(memory_cells, memory), WORDS)
+        table = markdown.table(MEMORY_HEADER, map(memory_cells, memory), WORDS)
         parts += ["### Peak memory", "", words, "", *table, ""]
     return parts
 
@@ -214,7 +214,7 @@ def described(record: Record) -> str:
         f"{name} {what[name]}" for name in ("torch", "triton", "onnxruntime") if what.get(name)
     ]
     if what["device"] == "cuda":
-        cudnn = gpu_report.cudnn_version(what["cudnn"])
+        cudnn = gpu.cudnn_version(what["cudnn"])
         place = f"Driver {what['driver']}, CUDA {what['cuda']}, cuDNN {cudnn}"
     else:
         sizes = ", ".join(f"{level} {size}" for level, size in what["caches"].items())
@@ -264,7 +264,7 @@ def short(rows: Iterable[Row]) -> list[str]:
         "Geometric means over the cases of a group, of a ratio over those that have one, "
         "inference / training."
     )
-    return [words, "", *text.markdown(header, table, 2)]
+    return [words, "", *markdown.table(header, table, 2)]
 
 
 def losing(rows: Sequence[Row]) -> list[str]:
@@ -277,24 +277,24 @@ def losing(rows: Sequence[Row]) -> list[str]:
     header = ("(T, B, I, H)", "what", "mode", "step", "best peer", "its ms", "ours", "ratio")
     table = [
         (
-            str(one.work),
+            str(one.shape),
             one.row["scope"],
             one.row["mode"],
             one.row["step"],
-            one.peer or "",
-            number(one.peer_ms),
+            one.baseline or "",
+            number(one.baseline_ms),
             number(one.ms),
             times(one.ratio),
         )
         for one in lost
     ]
-    return [words, "", *text.markdown(header, table, 5)]
+    return [words, "", *markdown.table(header, table, 5)]
 
 
 def full_table(mine: Sequence[Line]) -> list[str]:
     """A line a case, a column a peer."""
     names = dict.fromkeys(
-        name for one in mine for name in one.row["times"] if not records.ours(name)
+        name for one in mine for name in one.row["times"] if not records.is_fastrnn(name)
     )
     modes = dict.fromkeys(one.row["mode"] for one in mine)
     header = ["(T, B, I, H)", *(["mode"] if len(modes) > 1 else []), "step"]
@@ -304,7 +304,7 @@ def full_table(mine: Sequence[Line]) -> list[str]:
         floor = one.row.get("floor", {})
         table.append(
             [
-                str(one.work),
+                str(one.shape),
                 *([one.row["mode"]] if len(modes) > 1 else []),
                 one.row["step"],
                 number(one.ms),
@@ -313,7 +313,7 @@ def full_table(mine: Sequence[Line]) -> list[str]:
                 *(cell(one, name) for name in names),
             ]
         )
-    return text.markdown([*header, "ours, ms", "× floor", "floor", *names], table, words)
+    return markdown.table([*header, "ours, ms", "× floor", "floor", *names], table, words)
 
 
 def cell(one: Line, name: str) -> str:
@@ -323,14 +323,14 @@ def cell(one: Line, name: str) -> str:
     return "wrong" if name in one.row.get("wrong", {}) else times(one.over(name))
 
 
-def quoted() -> list[str]:
+def published() -> list[str]:
     """What others have published, word of its source beside it."""
     parts = ["## Published by others", ""]
     parts += ["Not measured here: quoted, each with its source and setup.", ""]
-    for entry in json.loads(QUOTED.read_text()):
+    for entry in json.loads(PUBLISHED.read_text()):
         parts += [f"### {entry['title']}", "", entry["setup"], ""]
         parts += [
-            *text.markdown(entry["header"], entry["rows"], 1),
+            *markdown.table(entry["header"], entry["rows"], 1),
             "",
             f"Source: <{entry['source']}>",
             "",
@@ -343,17 +343,17 @@ def summary(record: Record, folder: Path, base: Path) -> list[str]:
     rows = record["rows"]
     pairs: dict[str, dict[str, Line]] = {}
     for one in lines(row for row in rows if row["group"] == "overview"):
-        pairs.setdefault(str(one.work), {})[one.row["step"]] = one
+        pairs.setdefault(str(one.shape), {})[one.row["step"]] = one
     header = ["(T, B, I, H)"]
     for step in SHOWN:
         header += [f"{step}: ours", "best peer", "ratio", "× floor"]
     table = [
-        [work, *(cell for step in SHOWN for cell in summary_cells(found.get(step)))]
-        for work, found in pairs.items()
+        [shape, *(cell for step in SHOWN for cell in summary_cells(found.get(step)))]
+        for shape, found in pairs.items()
     ]
     lost = sorted((one for one in lines(rows) if one.is_losing), key=lambda one: one.ratio or 0)
     found = lines(rows)
-    parts = [*text.markdown(header, table, 1), ""]
+    parts = [*markdown.table(header, table, 1), ""]
     parts += [CAPTION.format(title=title(record), torch=version(record), count=len(found)), ""]
     parts += [lost_in_words(lost, len(found)), ""]
     name = "speed-up-float32"
@@ -365,7 +365,7 @@ def summary(record: Record, folder: Path, base: Path) -> list[str]:
 def summary_cells(one: Line | None) -> list[str]:
     if one is None:
         return ["–"] * 4
-    peer = f"{number(one.peer_ms)} {one.peer}" if one.peer else "–"
+    peer = f"{number(one.baseline_ms)} {one.baseline}" if one.baseline else "–"
     ratio = times(one.ratio)
     bold = ratio if ratio.startswith("*") else f"**{ratio}**"
     return [number(one.ms), peer, bold, short_number(one.over_bound)]
@@ -376,11 +376,11 @@ def lost_in_words(lost: Sequence[Line], count: int) -> str:
     if not lost:
         return f"No peer is faster in any of the {count} cases."
     shown = [
-        f"{one.work} {'' if one.row['mode'] == 'float32' else one.row['mode'] + ' '}"
-        f"{one.row['step']} {one.ratio:.2f}× ({one.peer})"
+        f"{one.shape} {'' if one.row['mode'] == 'float32' else one.row['mode'] + ' '}"
+        f"{one.row['step']} {one.ratio:.2f}× ({one.baseline})"
         for one in lost[:LISTED]
     ]
-    few = sum(one.work.T <= FEW_STEPS for one in lost)
+    few = sum(one.shape.T <= FEW_STEPS for one in lost)
     rest = f"; the {LISTED} worst" if len(lost) > LISTED else ""
     return (
         f"A peer is faster in {len(lost)} of the {count} cases, {few} of them of no more than "
