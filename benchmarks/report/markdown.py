@@ -1,34 +1,43 @@
-"""Tables as text, and their place in a document."""
+"""Tables for the terminal and in Markdown, and generated blocks of a document."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tabulate import tabulate
+
 
 def aligned(rows: Sequence[Sequence[str]], words: int) -> list[str]:
-    """The rows as lines, their cells one below the other: so many of words left, numbers right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if number < words else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ).rstrip()
-        for cells in rows
-    ]
+    """The lines of a table for the terminal.
+
+    Args:
+        words: the number of text columns, which come first and are aligned left; numbers are
+            aligned right.
+    """
+    sides = ["left"] * words + ["right"] * (len(rows[0]) - words)
+    text = tabulate(rows, tablefmt="plain", colalign=sides, disable_numparse=True)
+    return text.splitlines()
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> list[str]:
-    """The same in Markdown."""
+    """The lines of a Markdown table.
+
+    Its cells are not padded, as tabulate's are: then a new number changes one line of a document,
+    not the whole column.
+
+    Args:
+        words: as for `aligned`.
+    """
     rule = ["---"] * words + ["--:"] * (len(header) - words)
     return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
 
 
 def replace(document: Path, name: str, text: str) -> None:
-    """Put a text between the marks of that name in a document.
+    """Replace the generated block of a name in a document.
 
     Raises:
-        SystemExit: they are not there.
+        SystemExit: the document has no such block.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, found, rest = document.read_text().partition(begin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import exp, log
+from statistics import geometric_mean
 
 from ..roofline.model import flops
 from ..shapes import Shape
@@ -87,8 +87,8 @@ def number(value: float | None) -> str:
 
 def mean(values: Iterable[float | None]) -> float | None:
     """The geometric mean of the values that are known."""
-    known = [log(value) for value in values if value is not None]
-    return exp(sum(known) / len(known)) if known else None
+    known = [value for value in values if value is not None]
+    return geometric_mean(known) if known else None
 
 
 def times(ratio: float | None) -> str:

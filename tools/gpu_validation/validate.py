@@ -75,13 +75,13 @@ def build(arch: str, deadline: float) -> dict[str, Any]:
     """Both extensions, for this GPU alone; the one of C++ also makes the plan of the other."""
     found = {"archs": arch}
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    environment = {
+    variables = {
         "FASTRNN_BUILD": "cuda",
         "TORCH_CUDA_ARCH_LIST": arch,
         "MAX_JOBS": str(os.cpu_count() or 1),
     }
     seconds = max(1.0, min(BUILD, deadline - time.time()))
-    status, said = run(command, seconds, environment)
+    status, said = run(command, seconds, variables)
     if status is None:
         reason = f"it took more than {seconds:.0f} s"
         return {**found, "outcome": "not finished", "reason": reason, "said": excerpt(said)}
