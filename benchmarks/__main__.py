@@ -1,4 +1,4 @@
-"""Records of benchmarks: `python -m benchmarks --help`. `make bench` makes them."""
+"""Commands for records of benchmarks: `python -m benchmarks --help`. `make bench` makes records."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What torch.compile costs: `python -m tools.compile_time` prints a table.
+"""The cost of torch.compile: `python -m tools.compile_time` prints a table.
 
-nn.RNN, where torch._dynamo.config.allow_rnn lets it be compiled at all, becomes a graph with every
-step in it, and one for every length; a FusedRNN is one node of a graph for all lengths.
+With torch._dynamo.config.allow_rnn nn.RNN is compiled into a graph that contains every step, one
+graph for every length. A FusedRNN is one node of a graph that serves all lengths.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LAYERS: dict[str, type[nn.RNNBase]] = {"fastrnn": FusedRNN, "nn.RNN": nn.RNN}
 PASSES = ("inference", "training")
 HEADER = ("layer", "pass", "T", "first call, s", "graph nodes", "graphs for ten lengths")
 
-#: How many lengths, from T on, are compiled for, and how many graphs torch may make of them.
+#: The number of lengths, from T on, that a layer is called with.
 LENGTHS = 10
 
 
@@ -44,17 +44,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """What compiling it cost."""
+    """The cost of compiling a case."""
 
-    seconds: float  #: the first call's, its backward's too in training
-    nodes: int  #: of the graphs that are compiled for it, forward and backward
-    graphs: int  #: made for LENGTHS lengths
+    seconds: float  #: of the first call, in training with its backward
+    nodes: int  #: of its graphs, forward and backward
+    graphs: int  #: compiled for LENGTHS lengths
 
 
 def measure(case: Case, backend: str) -> Cost:
-    """Compile in this process, by the backend of torch.compile named."""
+    """Compile a case in this process, by a backend of torch.compile."""
     with torch._dynamo.config.patch(_allowances()):
-        _compiled(nn.Linear(2, 2), backend)(torch.randn(2, 2))  # loads what all compiling needs
+        _compiled(nn.Linear(2, 2), backend)(torch.randn(2, 2))  # imports the compiler
         began = time.perf_counter()
         _run(case, _compiled(_layer(case), backend), case.steps)
         seconds = time.perf_counter() - began
@@ -62,7 +62,7 @@ def measure(case: Case, backend: str) -> Cost:
 
 
 def _allowances() -> dict[str, object]:
-    """Let nn.RNN be compiled, for as many lengths as are asked for."""
+    """Options of dynamo that let nn.RNN be compiled, for all lengths."""
     wanted = {"allow_rnn": True, "recompile_limit": 4 * LENGTHS}
     return {name: value for name, value in wanted.items() if hasattr(torch._dynamo.config, name)}
 
@@ -86,7 +86,7 @@ def _run(case: Case, layer: Callable, steps: int) -> None:
 
 
 def _nodes(case: Case) -> int:
-    """How many there are when all is traced: where torch unrolls a loop, all of its steps."""
+    """The number of nodes of the traced graphs, with every step of a loop that torch unrolls."""
     from functorch.compile import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
 
@@ -110,7 +110,7 @@ def _graphs(case: Case) -> int:
 
 
 def measure_apart(case: Case, backend: str = "inductor") -> Cost:
-    """`measure` in a process of its own, which finds nothing that another has compiled."""
+    """`measure` in a new process, with empty caches."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {
             **os.environ,
@@ -126,7 +126,7 @@ def measure_apart(case: Case, backend: str = "inductor") -> Cost:
 
 
 def table(costs: Iterable[tuple[Case, Cost]]) -> list[str]:
-    """Its lines."""
+    """The lines of the table."""
     rows = [
         (*words(case), f"{cost.seconds:.2f}", str(cost.nodes), str(cost.graphs))
         for case, cost in costs

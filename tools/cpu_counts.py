@@ -1,8 +1,8 @@
 """Instructions of a step of the CPU kernels, by valgrind: `python -m tools.cpu_counts`.
 
-Of two calls that differ in their steps alone the difference is the steps'. What time alone cannot
-tell apart it shows: a step that waits executes no more instructions than one that does not. One
-thread, float32, tanh; the widest instruction set that valgrind knows, which is AVX2.
+A step's instructions are the difference between two calls that differ only in their steps. They
+show what times cannot: a step that stalls executes no more instructions than one that does not. One
+thread, float32, tanh, with AVX2, the widest instruction set that valgrind supports.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from benchmarks.report.markdown import aligned
 SOURCES = (Path(__file__).parent / "cpu_counts.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp")))
 FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", f"-I{ROOT / 'csrc'}")
 
-#: (B, H): one row, of which W_hh fits into the nearest cache or not, and a tile of rows.
+#: (B, H): one row, with W_hh smaller or larger than L1, and a tile of rows.
 SIZES = ((1, 16), (1, 64), (1, 128), (8, 64), (32, 128))
 
-#: Steps, besides the first: what they cost is the difference.
+#: The number of steps whose instructions are counted, in addition to the first.
 STEPS = 100
 
-#: A vector of AVX2 has so many numbers.
+#: The float32 lanes of an AVX2 vector.
 LANES = 8
 
-#: Seconds of the compiler, and of a program under valgrind.
-COMPILING, COUNTING = 240, 120
+#: Time limits of the compiler, and of a program under valgrind, in seconds.
+COMPILE_SECONDS, COUNT_SECONDS = 240, 120
 
 HEADER = ("direction", "(B, H)", "instructions", "multiply-adds", "of all")
 
@@ -42,17 +42,17 @@ def counts(program: Path, direction: str, batch: int, hidden: int) -> int:
     def of(steps: int) -> int:
         arguments = (direction, str(steps), str(batch), str(hidden))
         command = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(program))
-        status, said = run((*command, *arguments), COUNTING)
-        found = re.search(r"Collected : (\d+)", said)
+        status, output = run((*command, *arguments), COUNT_SECONDS)
+        found = re.search(r"Collected : (\d+)", output)
         if status != 0 or found is None:
-            raise RuntimeError(f"valgrind counted nothing: {said[-500:]}")
+            raise RuntimeError(f"valgrind counted nothing: {output[-500:]}")
         return int(found[1])
 
     return round((of(1 + STEPS) - of(1)) / STEPS)
 
 
 def table(program: Path, sizes: Sequence[tuple[int, int]] = SIZES) -> list[str]:
-    """All sizes, both directions: beside all instructions those without which it cannot be done."""
+    """A row for every size and direction: its instructions, and the fewest multiply-adds."""
     rows = [HEADER]
     for direction in ("forward", "backward"):
         for batch, hidden in sizes:
@@ -64,19 +64,19 @@ def table(program: Path, sizes: Sequence[tuple[int, int]] = SIZES) -> list[str]:
 
 
 def build(folder: Path) -> Path:
-    """The program, compiled.
+    """Compile the program.
 
     Raises:
-        RuntimeError: there is no compiler or no valgrind, or it could not be compiled.
+        RuntimeError: the compiler or valgrind is missing, or the compilation failed.
     """
     for tool in ("c++", "valgrind"):
         if shutil.which(tool) is None:
             raise RuntimeError(f"{tool} is not installed")
     program = folder / "cpu_counts"
-    sources = [str(path) for path in SOURCES if path.name != "binding.cpp"]  # which is torch's
-    status, said = run(("c++", *FLAGS, *sources, "-o", str(program)), COMPILING)
+    sources = [str(path) for path in SOURCES if path.name != "binding.cpp"]  # it needs torch
+    status, output = run(("c++", *FLAGS, *sources, "-o", str(program)), COMPILE_SECONDS)
     if status != 0:
-        raise RuntimeError(f"it could not be compiled: {said[-500:]}")
+        raise RuntimeError(f"it could not be compiled: {output[-500:]}")
     return program
 
 

@@ -1,9 +1,9 @@
-"""What the CUDA kernels cost, compiled without a GPU: `python -m tools.cuda_stats`.
+"""Statistics of the compiled CUDA kernels, without a GPU: `python -m tools.cuda_stats`.
 
-Needs nvcc, the cuobjdump that Triton brings along, and the extension, which makes the plans. For
-each strategy, dtype and H it prints the plan for an H100 and what the kernel takes that it names:
-registers a thread, spilled bytes, shared memory, and the instructions of one turn of the step loop.
-Nothing is run: no time and no result is to be had from it.
+Needs nvcc, the cuobjdump of the Triton package, and the C++ extension, which makes the plans. For
+each strategy, dtype and H it prints the plan for an H100 and the resources of its kernel: registers
+a thread, spilled bytes, shared memory, and the instructions of one iteration of the step loop. No
+kernel runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DOCUMENTED = (128, 512, 1024, 2048, 4096)
 
 @dataclass(frozen=True)
 class Instance:
-    """One kernel that is compiled: a template with its arguments."""
+    """A compiled kernel: a template and its arguments."""
 
     strategy: str
     element: str
@@ -46,7 +46,7 @@ class Instance:
     resets: bool = False
 
     def __str__(self) -> str:
-        """As pytest names it: nothing in it needs quoting."""
+        """A name for pytest, without characters that need quoting."""
         words = self.strategy, *["resets"] * self.resets, self.element, self.direction
         return "-".join(map(str, [*words, *self.parameters]))
 
@@ -59,17 +59,17 @@ NAME = re.compile(
 
 
 def sources(strategy: str = "*") -> list[Path]:
-    """The files that hold instances, each of one strategy and dtype."""
+    """The files of the instances, one for each strategy and dtype."""
     return sorted(SOURCES.glob(f"cuda/instances/{strategy}_*.cu"))
 
 
 def nvcc() -> str | None:
-    """The compiler, where there is one."""
+    """The path of nvcc, or None."""
     return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 
 def compiled(source: Path, arch: str) -> dict[Instance, Stats]:
-    """What a file's instances take on an architecture, but for dynamic shared memory."""
+    """Statistics of a file's instances on an architecture, without dynamic shared memory."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernels.cubin")
         target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
@@ -79,7 +79,7 @@ def compiled(source: Path, arch: str) -> dict[Instance, Stats]:
 
 
 def read(binary: Path, arch: str) -> dict[Instance, Stats]:
-    """The same of a cubin or a library."""
+    """The same for a cubin or a library."""
     code = _functions(cuobjdump("-sass", f"-arch=sm_{arch}", binary))
     return {
         instance: stats(usage, code[mangled], 0)
@@ -88,12 +88,12 @@ def read(binary: Path, arch: str) -> dict[Instance, Stats]:
 
 
 def spills(library: Path, arch: str) -> dict[Instance, int]:
-    """Bytes a thread that a library's instances spill, which is soon read."""
+    """Bytes that a library's instances spill, per thread; quicker than `read`."""
     return {instance: spilled(usage) for _, instance, usage in _instances(library, arch)}
 
 
 def _instances(binary: Path, arch: str) -> Iterator[tuple[str, Instance, str]]:
-    """Mangled name, instance and resources of all kernels but those that only copy."""
+    """Mangled name, instance and resource usage of all kernels except those that only copy."""
     usage = _functions(cuobjdump("-res-usage", f"-arch=sm_{arch}", binary))
     plain = subprocess.run(
         ["c++filt"], input="\n".join(usage), capture_output=True, text=True, check=True
@@ -109,13 +109,13 @@ def _instances(binary: Path, arch: str) -> Iterator[tuple[str, Instance, str]]:
 
 
 def _functions(text: str) -> dict[str, str]:
-    """What cuobjdump says of each function, by its mangled name."""
+    """The part of cuobjdump's output for each function, by its mangled name."""
     parts = re.split(r"Function\s*:?\s*(\S+?):?\s*\n", text)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def parameters(strategy: str, plan: Any) -> tuple[int, ...]:
-    """Of the instance that a plan names."""
+    """The template arguments of the instance that a plan names."""
     tiling = plan.tiling
     if strategy == "cluster":
         return tiling.resident, tiling.n_tiles
@@ -132,7 +132,7 @@ WORDS = COLUMNS.index("registers")
 def rows(
     arch: str, taken: dict[Instance, Stats], batch: int, hidden: Iterable[int] = HIDDEN
 ) -> Iterator[tuple[str, ...]]:
-    """A row for each strategy, dtype, H and direction, of the instance that the plan names."""
+    """A row for each strategy, dtype, H and direction: the instance that the plan names."""
     gpu = "A100" if arch == "80" else "H100"
     limit = GPUS[gpu].shared
     module = cpp.EXTENSION.module
@@ -170,11 +170,11 @@ def _row(instance: Instance, H: object, plan: Any, used: Stats, limit: int) -> t
 
 
 def markdown(table: Iterable[tuple[str, ...]]) -> list[str]:
-    """The same for the documentation, forward and backward in one row: `forward / backward`."""
+    """The Markdown table, with `forward / backward` in one row."""
     pairs: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for kernel, mode, H, *cells in table:
         strategy = kernel.partition(".")[0]
-        # Several instances of `step` have one name.
+        # Several instances of `step` share a name.
         key = strategy, mode, H, cells[1] if strategy == "step" else ""
         pairs.setdefault(key, []).append(tuple(cells))
     lines = [
@@ -218,7 +218,7 @@ def main() -> None:
 
 
 def measure(arch: str, resets: bool) -> dict[Instance, Stats]:
-    """Compile the instances for an architecture; those for `resets` too or not."""
+    """Compile the instances for an architecture, with or without those for resets."""
     without = [] if resets else ["resets"]
     if arch == "80":
         without.append("cluster")  # its kernels are empty there
@@ -229,7 +229,7 @@ def measure(arch: str, resets: bool) -> dict[Instance, Stats]:
 
 
 def write(table: list[str]) -> None:
-    """Put the table between the marks in docs/kernels.md."""
+    """Replace the table in docs/kernels.md."""
     caption = (
         f"sm_90a, the plans for an H100 and B = {BATCH}, bfloat16 for half; forward / backward "
         f"where they differ. Written by `python -m tools.cuda_stats --write`; {LEGEND}"

@@ -1,8 +1,8 @@
-"""What the Triton kernels cost, compiled without a GPU: `python -m tools.kernel_stats`.
+"""Statistics of the compiled Triton kernels, without a GPU: `python -m tools.kernel_stats`.
 
-Every configuration that `ops.backends.triton.table` can choose, for each architecture: registers a
-thread, spilled bytes, shared memory against what the device has, and the instructions of one turn
-of the step loop. Nothing is run: no time and no result is to be had from it.
+For every configuration that `ops.backends.triton.table` can choose, on each architecture, it prints
+registers a thread, spilled bytes, shared memory and its fraction of the device's, and the
+instructions of one iteration of the step loop. No kernel runs.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ DTYPES = {
     "float32": (torch.float32,),
 }
 
-#: The table's limits and sizes beyond them, and odd ones, whose rows do not begin at multiples of
-#: 16 bytes: every power of two that single_cta and rows pad to.
+#: The limits of the table and larger sizes, and odd sizes, whose rows are not aligned to 16 bytes:
+#: one for every power of two that single_cta and rows pad to.
 LIMITS = sorted({row.hidden for row in TABLE if row.kernel != "grid"})
 HIDDEN = (5, 23, *(limit - limit // 4 - 1 for limit in LIMITS), *LIMITS)
 HIDDEN += (512, 1000, 1024, 2048, 4096)
-BATCHES = (1, 2**16)  # with multiprocessors to spare, and with none
+BATCHES = (1, 2**16)  # fewer programs than multiprocessors, and more
 
-#: What a kernel is told at run time: it must be the same program whatever they are.
+#: Arguments at run time; the compiled program does not depend on them.
 RUN_TIME = {
     "steps": 100,
     "batch": 32,
@@ -72,7 +72,7 @@ ABSENT = {"dense": {"lengths", "offsets"}, "lengths": {"offsets"}, "packed": set
 
 @dataclass(frozen=True)
 class Case:
-    """One kernel as a launcher would have it compiled."""
+    """One kernel as a launcher compiles it."""
 
     kernel: str  #: the module of fastrnn.ops.backends.triton
     direction: str
@@ -82,12 +82,12 @@ class Case:
     layout: str
     activation: str
     capability: tuple[int, int]
-    configuration: tuple[tuple[str, Any], ...]  #: constants and the compiler's options
+    configuration: tuple[tuple[str, Any], ...]  #: constants and compiler options
     at_once: bool = True  #: all steps in one launch
     resets: bool = False
 
     def __str__(self) -> str:
-        """As pytest names it: nothing in it needs quoting."""
+        """A name for pytest, without characters that need quoting."""
         dtype = str(self.dtype).removeprefix("torch.")
         what = f"{self.kernel}.{self.direction}-{self.mode}-{dtype}-H{self.hidden}"
         layout = f"{self.layout}-resets" if self.resets else self.layout
@@ -99,7 +99,7 @@ class Case:
 
     @property
     def shape(self) -> str:
-        """What tells a size's configurations apart: rows, columns and warps of a program."""
+        """What distinguishes the configurations of a size: rows, columns and warps of a program."""
         get = dict(self.configuration).get
         named = (("ROWS", "r"), ("COLS", "c"), ("num_warps", "w"))
         shape = "".join(f"{letter}{get(name)}" for name, letter in named if get(name))
@@ -109,7 +109,7 @@ class Case:
 
     @property
     def limit(self) -> int:
-        """Bytes of shared memory a program may have."""
+        """Bytes of shared memory that a program may use."""
         return DEVICES[self.capability][0]
 
 
@@ -120,7 +120,7 @@ def cases(
     halves: Iterable[torch.dtype] = (torch.bfloat16,),
     resets: bool = False,
 ) -> Iterator[Case]:
-    """All configurations the table can choose, of both directions, in these variations."""
+    """All configurations that the table can choose, for both directions, in these variations."""
     chosen = {
         (kernel, mode, hidden, capability, at_once, tuple(configuration.items())): None
         for capability in capabilities
@@ -142,9 +142,9 @@ def cases(
 def _configurations(
     mode: str, hidden: int, capability: tuple[int, int]
 ) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """The kernel the table chooses, its configurations, and whether for all steps at once."""
+    """The kernel of the table, its configurations, and whether one launch does all steps."""
     for batch in BATCHES:
-        wgmma = capability == (9, 0)  # and Gluon there to use it
+        wgmma = capability == (9, 0)  # where Gluon can use it
         sizes = Sizes(batch, 1, hidden, mode, capability, *DEVICES[capability], wgmma)
         kernel = choose(sizes)
         module = _module(kernel)
@@ -154,7 +154,7 @@ def _configurations(
         *_, last = configurations = list(module.configurations(sizes))
         for configuration in configurations:
             yield kernel, configuration, True
-        # What is left where not even the last has room; the same program whatever H is.
+        # The fallback where not even the last configuration fits; it does not depend on H.
         if hidden == 1024:
             yield kernel, last, False
 
@@ -165,7 +165,7 @@ def _module(kernel: str) -> Any:
 
 @dataclass(frozen=True)
 class Device:
-    """What Triton asks of a driver before it compiles a call: `arch` is the device's number too."""
+    """The part of a Triton driver that compiling needs; `arch` also numbers the device."""
 
     arch: int
 
@@ -180,7 +180,7 @@ class Device:
 
 
 def compile_case(case: Case, **run_time: int) -> Any:
-    """Triton's CompiledKernel of a case, as a call with these sizes has it made or finds it."""
+    """Triton's CompiledKernel of a case, as a call with these sizes compiles it or finds it."""
     kernel = getattr(_module(case.kernel), case.direction)
     flags = {"RELU": case.activation == "relu", "FAST": case.mode != "float32"}
     taken = {name: flag for name, flag in flags.items() if name in kernel.arg_names}
@@ -191,7 +191,7 @@ def compile_case(case: Case, **run_time: int) -> Any:
     arguments = [given.get(name, case.dtype) for name in kernel.arg_names if name not in constants]
     device = Device(10 * case.capability[0] + case.capability[1])
     with mock.patch.object(driver, "_active", device):
-        # A dtype stands for a tensor of it that begins at a multiple of 16 bytes, as torch's do.
+        # A dtype stands for a tensor that is aligned to 16 bytes, as torch's are.
         return kernel.warmup(*arguments, grid=(1,), **constants)
 
 
@@ -212,7 +212,7 @@ COLUMNS = (
 
 
 def row(case: Case, taken: Stats) -> tuple[str, ...]:
-    """A row of the table, of as many cells as COLUMNS."""
+    """A row of the table, with a cell for each of COLUMNS."""
     kernel = f"{case.kernel}.{case.direction}"
     what = (kernel, case.mode, case.hidden, case.shape, case.layout, case.activation)
     resources = (
@@ -226,7 +226,7 @@ def row(case: Case, taken: Stats) -> tuple[str, ...]:
 
 
 def markdown(measured: Iterable[tuple[Case, Stats]]) -> list[str]:
-    """The same for the documentation: dense and packed in one row, as `dense / packed`."""
+    """The Markdown table, with `dense / packed` in one row."""
     pairs: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for case, taken in measured:
         cells = row(case, taken)
@@ -239,7 +239,7 @@ def markdown(measured: Iterable[tuple[Case, Stats]]) -> list[str]:
 
 
 def documented(case: Case) -> bool:
-    """Few enough to read: the largest sizes of `rows` and `single_cta`, and one of `grid`."""
+    """Whether the docs show a case: the largest sizes of `rows` and `single_cta`, one of `grid`."""
     return case.hidden == 1024 or (case.kernel != "grid" and case.hidden in (128, 256))
 
 
@@ -247,7 +247,7 @@ DOCUMENT = Path(__file__).parent.parent / "docs/kernels.md"
 
 
 def write(measured: Iterable[tuple[Case, Stats]]) -> None:
-    """Put the table between the marks in docs/kernels.md."""
+    """Replace the table in docs/kernels.md."""
     table = "\n".join(markdown(measured))
     caption = (
         f"sm_90, Triton {triton.__version__}, tanh, bfloat16 for half; no resets, dense / packed "

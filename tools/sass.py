@@ -1,6 +1,4 @@
-"""What a compiled kernel takes, read from its cubin: no report of the compiler, but what would be
-loaded. Needs the cuobjdump that Triton brings along.
-"""
+"""The resources of a compiled kernel, from its cubin by the Triton package's cuobjdump."""
 
 from __future__ import annotations
 
@@ -14,17 +12,19 @@ import triton
 
 @dataclass(frozen=True)
 class Stats:
-    """What a kernel takes. Instructions are those of the step loop, as they stand there: what a
-    loop within it repeats is counted once."""
+    """The resources of a kernel.
+
+    Instructions are those of the step loop; those of an inner loop are counted once.
+    """
 
     registers: int  #: a thread
     spilled: int  #: bytes a thread, in local memory
     shared: int  #: bytes a block
     instructions: int
-    matrix: int  #: products on the matrix units
+    matrix: int  #: products on tensor cores
     barriers: int
     local: int  #: reads and writes of local memory
-    fences: int = 0  #: of the device or more
+    fences: int = 0  #: of device or system scope
 
 
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(@\S+\s+)?([A-Z][A-Z0-9_.]+)([^;]*);", re.M)
@@ -35,18 +35,18 @@ FENCE = re.compile(r"MEMBAR\.\w+\.(GPU|SYS)|MEMBAR\.(GPU|SYS)|FENCE\.VIEW")
 
 
 def cuobjdump(*arguments: str | Path) -> str:
-    """What Triton's cuobjdump says of a cubin: ``-res-usage``, ``-sass``."""
+    """The output of cuobjdump with ``-res-usage`` or ``-sass``."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def spilled(usage: str) -> int:
-    """Bytes a thread that a kernel has in local memory, by ``cuobjdump -res-usage``."""
+    """Bytes of local memory a thread, from the output of ``cuobjdump -res-usage``."""
     return sum(int(bytes) for bytes in re.findall(r"(?:STACK|LOCAL):(\d+)", usage))
 
 
 def stats(usage: str, sass: str, shared: int) -> Stats:
-    """Of one kernel, from cuobjdump's words on it."""
+    """The statistics of one kernel, from the output of cuobjdump."""
     loop = step_loop(sass)
     return Stats(
         registers=int(re.findall(r"REG:(\d+)", usage)[0]),
@@ -61,7 +61,7 @@ def stats(usage: str, sass: str, shared: int) -> Stats:
 
 
 def step_loop(sass: str) -> list[str]:
-    """The names of the instructions of the longest loop that computes products; of one at least."""
+    """The names of the instructions of the longest loop with a product."""
     code = [(int(at, 16), guard, name, rest) for at, guard, name, rest in INSTRUCTION.findall(sass)]
     before = _predecessors(code)
     longest: list[str] = []
@@ -70,7 +70,7 @@ def step_loop(sass: str) -> list[str]:
         if target is None or target >= at:
             continue
         loop = _natural_loop(before, head=target, tail=at)
-        if code[0][0] in loop:  # a branch back from out of line, into no loop's head
+        if code[0][0] in loop:  # a backward branch from out-of-line code, not to a loop's head
             continue
         names = [name for place, _, name, _ in code if place in loop]
         if len(names) > len(longest) and any(PRODUCT.match(name) for name in names):
@@ -86,16 +86,16 @@ def _target(rest: str) -> int | None:
 
 
 def _predecessors(code: list[tuple[int, str, str, str]]) -> dict[int, set[int]]:
-    """For the address of each instruction those of all that may come before it."""
+    """For the address of each instruction, those of all its predecessors."""
     before: dict[int, set[int]] = {at: set() for at, *_ in code}
-    meeting: dict[str, int] = {}  # where a convergence barrier's threads meet
+    converging: dict[str, int] = {}  # the target of each convergence barrier
     for (at, guard, name, rest), after in zip(code, [*code[1:], None], strict=True):
         goes_on = bool(guard) or name not in ("BRA", "EXIT", "RET", "BSYNC")
         targets = []
         if name == "BSSY":
-            meeting[rest.split(",")[0].strip()] = _target(rest) or at
+            converging[rest.split(",")[0].strip()] = _target(rest) or at
         elif name == "BSYNC":
-            targets.append(meeting.get(rest.strip(), at))
+            targets.append(converging.get(rest.strip(), at))
         elif name.startswith(("BRA", "WARPSYNC.COLLECTIVE", "CALL")):
             targets.append(_target(rest))
         if goes_on and after is not None:
@@ -107,7 +107,7 @@ def _predecessors(code: list[tuple[int, str, str, str]]) -> dict[int, set[int]]:
 
 
 def _natural_loop(before: dict[int, set[int]], head: int, tail: int) -> set[int]:
-    """What lies between a loop's head and the branch back to it, however far out of line."""
+    """The addresses of a loop, from its head to the branch back, with its out-of-line code."""
     loop, found = {head}, [tail]
     while found:
         at = found.pop()

@@ -1,4 +1,4 @@
-"""The calibration of the plan's model where there is no GPU: what is compiled, and what is read."""
+"""The calibration of a GPU, tested without one: the compiled code, and the parsing."""
 
 import re
 import subprocess
@@ -17,12 +17,12 @@ def test_the_architecture_of_one_gpu(capability: tuple[int, int], arch: str) -> 
 
 
 def test_a_calibration_is_read_as_far_as_it_got() -> None:
-    said = (
+    output = (
         'cudart says something\n{"name": "block_exchange", "value": 81.5}\n'
         '{"name": "product_cycles", "value": {"half": 1.0, "tf32": 2.0}}\n'
         '{"name": "grid_exchange", "error": "too many blocks"}\n{"name": "clus'
     )
-    found = calibration.parse(said)
+    found = calibration.parse(output)
     assert found["measured"] == {"block_exchange": 81.5, "product_cycles": {"half": 1, "tf32": 2}}
     assert found["errors"] == ["grid_exchange: too many blocks"]
     table = gpu_calibration.table({"assumed": {"block_exchange": 100.0}, **found})

@@ -74,11 +74,11 @@ def test_a_step_waits_for_the_weights_the_products_and_the_activation() -> None:
     # 64 units: 16 KiB of W_hh out of a cache, or half of it each and a hand-off.
     alone = CPU.step_time(1, 1, 64, "float32", "tanh", "forward")
     assert alone == pytest.approx(16384 / 2 / 1e9 + 1e-6)
-    # Eight rows: their products take longer than the weights, whoever has them.
+    # Eight rows: their products take longer than loading the weights.
     assert CPU.step_time(8, 1, 64, "float32", "tanh", "forward") == pytest.approx(
         2 * 4 * 64**2 / 1e9
     )
-    # Two groups, one for each thread: nobody waits for a hand-off.
+    # Two groups, one for each thread: there is no hand-off.
     assert CPU.step_time(1, 2, 64, "float32", "tanh", "forward") == pytest.approx(16384 / 1e9)
     # Weights that fit in registers need no loading, which leaves the dependency chain of a step.
     quick = replace(CPU, flops_total=inf)
@@ -147,7 +147,7 @@ def test_every_case_has_bounds(case: Case) -> None:
 
 @pytest.mark.slow
 def test_the_calibration_of_this_machine() -> None:
-    """What is measured here makes a machine, and is not absurd."""
+    """The measured constants are complete and plausible."""
     found = cpu_roofline.calibrate(threads=2)
     assert found["errors"] == []
     cpu = cpu_roofline.machine(found)

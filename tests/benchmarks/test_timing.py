@@ -27,13 +27,13 @@ def test_a_ratio_is_of_each_turn() -> None:
 
 def test_everyone_has_a_turn_before_anyone_has_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(timing.TURN_MS, "cpu", 3.0)
-    said: list[str] = []
+    called: list[str] = []
 
     def run(name: str, ms: float) -> Run:
-        return Run(lambda: (said.append(name), time.sleep(1e-3 * ms)))
+        return Run(lambda: (called.append(name), time.sleep(1e-3 * ms)))
 
     found = time_interleaved([run("a", 1), run("b", 4)], "cpu", 0.02)
-    turns = [(name, len(list(calls))) for name, calls in itertools.groupby(said)]
+    turns = [(name, len(list(calls))) for name, calls in itertools.groupby(called)]
     assert turns[:2] == [("a", 1), ("b", 1)]  # how long is one?
     names = [name for name, _ in turns]
     assert names == ["a", "b"] * (len(names) // 2)

@@ -1,4 +1,4 @@
-"""The GPU validation where there is no GPU: what it says, and what it makes of what it is given."""
+"""The GPU validation, tested without a GPU: its messages, and its results from made-up parts."""
 
 import copy
 import json
@@ -66,7 +66,7 @@ WRONG_LAYER = {**layer_row(), "wrong": {"fastrnn.cuda": "far off"}}
 
 
 def journal(**outcomes: str) -> list[dict[str, Any]]:
-    """What the tests' plugin would have entered; a test without outcome was not reached."""
+    """The journal of the tests' plugin; a test without an outcome was not reached."""
     entries: list[dict[str, Any]] = [{"event": "collected", "tests": TESTS}]
     for test in TESTS:
         outcome = outcomes.get(test[-1])

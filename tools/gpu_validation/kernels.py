@@ -1,4 +1,4 @@
-"""The kernels for GPUs, whichever backend's: how to ask for one, and whether it can serve."""
+"""The GPU kernels of all backends: how to select one, and whether it supports a call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastrnn.ops.backends import cpp, cuda, dispatch, triton
 from fastrnn.ops.backends.base import MODES, Call, Kernels, precision_of
 from fastrnn.ops.backends.triton.table import TABLE
 
-#: By backend, the argument of its functions that overrides its choice.
+#: The argument of a backend's functions that selects a kernel.
 OPTION = {"triton": "kernel", "cuda": "strategy"}
 
 
@@ -26,18 +26,18 @@ class Kernel(NamedTuple):
 
     @property
     def implementation(self) -> Kernels:
-        """The backend that it is a part of."""
+        """The backend of the kernel."""
         kernels = dispatch.BACKENDS[self.backend]
         assert isinstance(kernels, Kernels)
         return kernels
 
     @property
     def options(self) -> dict[str, str]:
-        """What the backend's methods are told besides the operator's arguments."""
+        """The arguments of the backend's methods beyond those of the operator."""
         return {OPTION[self.backend]: self.name}
 
     def unsupported_reason(self, state: Tensor, steps: int, direction: str) -> str | None:
-        """Why it cannot serve a call with a state like this, [B, G, H], or None."""
+        """Why it cannot serve a call with this state, [B, G, H], or None."""
         call = call_of(state, steps)
         backend = self.implementation
         reason = backend.unavailable_reason() or backend.unsupported_reason(call)
@@ -68,12 +68,12 @@ BACKENDS = tuple(OPTION)
 
 
 def call_of(state: Tensor, steps: int) -> Call:
-    """A call of so many steps with a state like this, [B, G, H]."""
+    """A call with this state, [B, G, H]."""
     return Call(MODES[0], steps, *state.shape, state.dtype, state.device)
 
 
 def plans(state: Tensor, steps: int, direction: str) -> tuple[str, dict[str, Any]]:
-    """The strategy that the CUDA backend would choose, and of each its plan or why it has none."""
+    """The CUDA backend's choice, and each strategy's plan or the reason why it has none."""
     mode = precision_of(state.dtype)
     index = torch.cuda.current_device() if state.device.index is None else state.device.index
     backward = direction == "backward"
@@ -81,7 +81,7 @@ def plans(state: Tensor, steps: int, direction: str) -> tuple[str, dict[str, Any
 
 
 def chosen(backend: str, state: Tensor, steps: int, direction: str) -> Kernel:
-    """What the backend chooses for a call with a state like this, [B, G, H]."""
+    """The kernel that the backend chooses for a call with this state, [B, G, H]."""
     if backend == "cuda":
         return Kernel(backend, plans(state, steps, direction)[0])
     return Kernel(backend, triton.choose(triton.sizes_of(call_of(state, steps))))

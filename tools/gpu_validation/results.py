@@ -18,7 +18,7 @@ Entries = Sequence[dict[str, Any]]
 
 
 def correctness(journals: Sequence[Entries]) -> dict[str, Any]:
-    """Counts by kernel and mode, and whatever did not pass, from the journals of the tests."""
+    """Counts by kernel and mode, and the tests that did not pass, from their journals."""
     about: dict[str, dict[str, str]] = {}
     outcomes: dict[str, tuple[str, str]] = {}
     errors = []
@@ -65,7 +65,7 @@ def correctness(journals: Sequence[Entries]) -> dict[str, Any]:
 
 
 def timing(entries: Entries, planned: Sequence[str]) -> dict[str, Any]:
-    """Rows as records.py has them, and what did not come to any, from the timing's journal."""
+    """Rows in the format of records.py, errors, and units not reached, from a journal."""
     found: dict[str, list[Any]] = {"rows": [], "errors": []}
     begun = []
     running = None
@@ -97,7 +97,7 @@ def case_name(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def status(record: dict[str, Any]) -> int:
-    """0 only if all was built, every test run and none failed, and nothing else found wrong."""
+    """OK if both extensions were built, every test ran and passed, and nothing else was wrong."""
     tests = record.get("correctness", {})
     counts = Counter()
     for rows in tests.get("kernels", {}).values():
@@ -116,17 +116,17 @@ def status(record: dict[str, Any]) -> int:
 
 
 def _suspects(record: dict[str, Any]) -> set[str]:
-    """Our kernels, or backends, that the timing found wrong; a peer's error is not ours."""
+    """Our kernels and backends with wrong results in the timing; baselines do not count."""
     entries = record.get("timing", {}).get("wrong", ())
     names = {entry["provider"].removeprefix("fastrnn.") for entry in entries}
     return {name for name in names if name.partition(".")[0] in BACKENDS}
 
 
 def verified_kernels(record: dict[str, Any]) -> list[str]:
-    """The kernels of which tests passed and nothing was wrong with, nor left open.
+    """The kernels whose tests all ran and passed, and for which no other part found an error.
 
-    What is said of a backend as a whole, by its tests of the layer and by compute-sanitizer, is
-    said of each of its kernels.
+    A failure of a whole backend, in the tests of the layer or in compute-sanitizer, counts against
+    each of its kernels.
     """
     tests = record.get("correctness", {})
     wrong = {

@@ -1,4 +1,4 @@
-"""A few calls of every kernel, small enough for a tool that slows each a thousandfold."""
+"""A few calls of every kernel, small enough for tools that slow it down a thousandfold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastrnn.testing import Problem, assert_close
 
 from .kernels import KERNELS
 
-#: (kernel, B, H): more rows than a tile of the batch has, and more units than one block.
+#: (kernel, B, H): more rows than a tile of the batch, and more units than one block.
 PLAN = (
     ("triton.rows", 2, 20),
     ("triton.single_cta", 18, 20),
@@ -27,7 +27,7 @@ PLAN = (
 
 
 def small(backend: str) -> None:
-    """Run those of one backend against the reference; what it can serve is named as it passes.
+    """Compare the kernels of one backend to the reference, and print every call that passes.
 
     Raises:
         AssertionError: a result is wrong.
@@ -59,8 +59,8 @@ def small(backend: str) -> None:
                         continue
                     function = getattr(kernel.implementation, direction)
                     results = function(*arguments, **kernel.options)
-                    for actual, truth in zip(results, expected, strict=True):
-                        # 8 is more than any sum of these has.
-                        assert_close(actual, truth, problem, 8.0, mode.products)
+                    for actual, wanted in zip(results, expected, strict=True):
+                        # No sum in these calls exceeds 8.
+                        assert_close(actual, wanted, problem, 8.0, mode.products)
                     what = f"{mode_name} {direction}{' with resets' if resets else ''}"
                     print(f"small: {name} B={batch} H={hidden} {what}", flush=True)

@@ -42,8 +42,8 @@ COLUMNS = {
 def timing_table(found: dict[str, Any]) -> str:
     """A line for every shape and mode.
 
-    Microseconds a step of the recurrence, forward/backward, by every kernel (* is its backend's
-    choice), and nn.RNN's time over that of fastrnn by each backend (! where we lose).
+    Microseconds a step of the recurrence, forward/backward, by every kernel (* marks its backend's
+    choice), and nn.RNN's time over that of each of our backends (! marks where we are slower).
     """
     lines = [
         f"{'(T, B, I, H)':30}{'mode':9}"
@@ -55,10 +55,10 @@ def timing_table(found: dict[str, Any]) -> str:
         mine = [row for row in rows if case_name(row) == key]
         alone = {row["step"]: row for row in mine if row["scope"] == "kernel"}
         cells = "".join(f"{_cell(alone, kernel):>14}" for kernel in COLUMNS)
-        beside = {row["step"]: row for row in mine if row["scope"] != "kernel"}
+        layers = {row["step"]: row for row in mine if row["scope"] != "kernel"}
         start = f"{key[0]:30}{key[1]:9}{cells}"
-        for backend in [b for b in BACKENDS if _is_named(f"fastrnn.{b}", beside.values())] or [""]:
-            ratios = [_ratio(beside.get(step), backend) for step in STEPS]
+        for backend in [b for b in BACKENDS if _is_named(f"fastrnn.{b}", layers.values())] or [""]:
+            ratios = [_ratio(layers.get(step), backend) for step in STEPS]
             ends = f"{ratios[0]:>7}{ratios[1]:>9}{ratios[2]:>10}"
             lines.append(f"{start}{backend:>7}{ends}".rstrip())
             start = " " * len(start)
@@ -94,13 +94,13 @@ def _losing(rows: Rows) -> list[str]:
 
 
 def fastest_table(found: dict[str, Any], clock: float | None) -> str:
-    """Of every shape, mode and direction the fastest kernel, over its floor, and the plan.
+    """The fastest kernel for every shape, mode and direction, and the plan's choice.
 
-    The plan's choice stands beside the fastest of its strategies where it is another, with how
-    much slower it is; and what was measured of it over what the plan's model says.
+    The fastest kernel's time is shown with its ratio to the roofline bound; the plan's choice with
+    the ratio of its time to the cost model's. If another CUDA strategy is faster, it is shown too.
 
     Args:
-        clock: cycles a second, where they are known: the model counts in them.
+        clock: cycles a second, if known; the cost model counts in cycles.
     """
     lines = [
         f"{'(T, B, I, H)':30}{'mode':9}{'':10}{'fastest':>24}{'x floor':>9}  the plan's choice"
@@ -131,7 +131,7 @@ def fastest_table(found: dict[str, Any], clock: float | None) -> str:
 
 
 def _us(row: dict[str, Any], name: str) -> float:
-    """Microseconds a step, by the median."""
+    """The median, in microseconds a step."""
     return 1e3 * row["times"][name]["ms"][2] / row["work"]["T"]
 
 

@@ -36,7 +36,7 @@ from .kernels import KERNELS, TRITON, Kernel, chosen, plans
 
 DIRECTIONS = ("forward", "backward")
 
-#: Seconds after which a measurement hangs: its process is ended, for a kernel cannot be.
+#: Seconds after which a measurement hangs. Its process is ended, because a kernel cannot be.
 PATIENCE = 60
 
 #: Seconds for each time of a layer.
@@ -55,7 +55,7 @@ class Unit(NamedTuple):
 
 
 def _units(group: str, modes: Sequence[str] | None = None, **sizes: Sequence[int]) -> list[Unit]:
-    """Those of a group whose sizes are among the given."""
+    """The units of a group with the given sizes."""
     return [
         Unit(group, shape, mode)
         for shape in GROUPS[group].shapes
@@ -65,7 +65,7 @@ def _units(group: str, modes: Sequence[str] | None = None, **sizes: Sequence[int
 
 
 def plan() -> dict[str, Unit]:
-    """What is measured by its name, the most telling first: there may not be time for all."""
+    """All units by name, the most informative first: there may not be time for all."""
     units = [
         *_units("cudnn", T=(1024,)),
         *_units("neuro"),
@@ -81,7 +81,7 @@ def plan() -> dict[str, Unit]:
 
 
 class KernelWorkload(Workload):
-    """The recurrence alone, as the functions of a backend take it: forward or backward."""
+    """The recurrence alone, with the arguments of a backend's forward or backward function."""
 
     @cached_property
     def arguments(self) -> tuple[Any, ...]:
@@ -106,7 +106,7 @@ class KernelWorkload(Workload):
 
 
 def kernels(shape: Shape, mode: str, steps: int, direction: str, device: str) -> list[Kernel]:
-    """The kernels that can serve it, whichever their backends would choose."""
+    """The kernels that support it, chosen by their backends or not."""
     state = _state(shape, mode, device)
     with precision(mode):
         return [k for k in KERNELS if k.unsupported_reason(state, steps, direction) is None]
@@ -123,7 +123,7 @@ def kernel_row(
     device: str = "cuda",
     clock: Callable[[Callable[[], object]], Times] = device_times,
 ) -> records.Row:
-    """A work's recurrence alone, by each of the kernels."""
+    """The recurrence alone of a unit, by each of the kernels."""
     case = Case(unit.group, "kernel", unit.shape, unit.mode, direction)
     result, choices = CaseResult(case), {}
     with precision(unit.mode):
@@ -146,7 +146,7 @@ def kernel_row(
 
 
 def _choice(kernel: Kernel, state: Tensor, case: Case) -> dict[str, Any]:
-    """Whether its backend would choose the kernel; and of a CUDA one the plan, and its model."""
+    """Whether its backend would choose the kernel; for a CUDA kernel, also its plan and model."""
     shape, direction = case.shape, case.step
     entry: dict[str, Any] = {"chosen": kernel == chosen(kernel.backend, state, shape.T, direction)}
     if kernel.backend == "cuda":
@@ -156,7 +156,7 @@ def _choice(kernel: Kernel, state: Tensor, case: Case) -> dict[str, Any]:
 
 
 def rows(unit: Unit, device: str = "cuda") -> Iterator[records.Row]:
-    """All that is measured of a unit, without floors."""
+    """All rows of a unit, without roofline bounds."""
     group, shape = GROUPS[unit.group], unit.shape
     if shape.layers == shape.directions == 1 and not shape.packed:
         for direction in DIRECTIONS:
@@ -170,7 +170,7 @@ def rows(unit: Unit, device: str = "cuda") -> Iterator[records.Row]:
 
 
 def measure_plan(journal: Path, deadline: float) -> None:
-    """All of the plan that is not yet in the journal, until the deadline."""
+    """Measure the units of the plan that are not in the journal yet, until the deadline."""
     begun = {entry["name"] for entry in read(journal) if entry["event"] == "started"}
     for name, unit in plan().items():
         if name in begun:
@@ -194,9 +194,9 @@ def measure_plan(journal: Path, deadline: float) -> None:
 
 
 def compile_part(index: int, count: int, deadline: float) -> None:
-    """Run two steps of the Triton kernels that part `index` of `count` of the plan needs.
+    """Compile the Triton kernels of part `index` of `count` of the plan by running two steps.
 
-    T is no constant of theirs; the CUDA kernels are compiled already.
+    T is not a constant of these kernels. The CUDA kernels are compiled already.
     """
     shapes = dict.fromkeys((unit.shape, unit.mode, unit.group) for unit in plan().values())
     todo = [

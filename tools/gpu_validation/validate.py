@@ -1,14 +1,14 @@
-"""The proof of the GPU kernels: `make gpu-check`, on a machine with an NVIDIA GPU.
+"""Validate the GPU kernels on a machine with an NVIDIA GPU: `make gpu-check`.
 
-In this order: what machine this is, the build of both extensions, the constants of the plan's
-model, every test of tests/gpu, compute-sanitizer where there is one, and times beside nn.RNN on
-cuDNN. Each part has its share of the time, and what it could not reach it names; `--seconds` says
-how much there is. Without the CUDA kernels Triton's are checked all the same. What was found goes
-into two files, one of the check and one of the times, in the folder that the variable OUT names or
+The parts run in this order: describe the machine, build both extensions, measure the constants of
+the plan's cost model, run every test of tests/gpu, run compute-sanitizer if it is installed, and
+time the kernels against nn.RNN on cuDNN. Each part has a time limit and names what it could not
+reach; `--seconds` limits the whole. Without the CUDA kernels the Triton kernels are still
+validated. The results and the times go into two files, in the folder that the variable OUT names or
 else in benchmarks/results/.
 
-It exits with 0 if both were built, every test was run and nothing was wrong; 1 otherwise; 2 if
-there is no GPU.
+The exit status is 0 if both extensions were built, every test ran and nothing was wrong; 2 if there
+is no GPU; 1 otherwise.
 """
 
 from __future__ import annotations
@@ -37,29 +37,28 @@ from . import results, tables
 from .results import BACKENDS
 from .workers import Worker, excerpt, supervise
 
-#: Seconds for all of it, unless others are asked for, and at most for its parts; timing has what
-#: they leave.
+#: Seconds for the whole, by default, and the limits of its parts; the timing has the rest.
 TOTAL = 525
 BUILD, CALIBRATION, CORRECTNESS, SANITIZER = 110, 35, 190, 60
 
-#: The part of timing's share in which it may compile, in as many processes as there are.
+#: The fraction of the timing's share for compiling, which several processes do.
 COMPILING = 0.3
 
-#: Processes at once where the CPU compiles and the GPU has little to do.
+#: Parallel processes where the CPU compiles and the GPU is mostly idle.
 PROCESSES = max(1, min(12, (os.cpu_count() or 1) - 2))
 
-#: How the tests are run. A captured stderr would be lost with the process, and with it what C++
-#: says before it aborts.
+#: Options of the tests. The file descriptor of stderr is not captured: the message of an aborting
+#: process would be lost.
 PYTEST = ("-q", "--tb=short", "--capture=sys")
 
-#: What compute-sanitizer looks for, in the kernels of each backend; all at once. The poison of the
-#: tests sees what initcheck would.
+#: compute-sanitizer's tools and the backends they run on, all in parallel. initcheck is not needed:
+#: the tests fill uninitialised memory with NaN.
 TOOLS = tuple((tool, backend) for tool in ("memcheck", "racecheck") for backend in BACKENDS)
 TOOLS += (("synccheck", "cuda"),)
 
 
 def no_gpu() -> str | None:
-    """Why nothing can be checked here, or None."""
+    """Why the kernels cannot be validated here, or None."""
     try:
         import torch
     except ImportError as error:
@@ -72,7 +71,7 @@ def no_gpu() -> str | None:
 
 
 def build(arch: str, deadline: float) -> dict[str, Any]:
-    """Both extensions, for this GPU alone; the one of C++ also makes the plan of the other."""
+    """Build both extensions, for this GPU only; the C++ extension also plans the CUDA kernels."""
     found = {"archs": arch}
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     variables = {
@@ -94,7 +93,7 @@ def build(arch: str, deadline: float) -> dict[str, Any]:
 
 
 def correctness(deadline: float) -> dict[str, Any]:
-    """Every test of tests/gpu, shared out over processes."""
+    """Run every test of tests/gpu, split between processes."""
     deadline = min(deadline, time.time() + CORRECTNESS)
     with tempfile.TemporaryDirectory() as folder:
         pytest = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", *PYTEST]
@@ -109,7 +108,7 @@ def correctness(deadline: float) -> dict[str, Any]:
 
 
 def sanitizer(deadline: float) -> dict[str, Any]:
-    """compute-sanitizer's tools on a few small cases of every kernel, all at once."""
+    """Run compute-sanitizer's tools in parallel, on a few small cases of every kernel."""
     deadline = min(deadline, time.time() + SANITIZER)
     with ThreadPoolExecutor() as pool:
         found = [pool.submit(attempt, sanitize, *tool, deadline) for tool in TOOLS]
@@ -123,10 +122,10 @@ def sanitize(tool: str, backend: str, deadline: float) -> dict[str, Any]:
         return {"outcome": "could not run", "reason": "compute-sanitizer is not installed"}
     command = [program, "--tool", tool, "--error-exitcode", "99"]
     if tool == "memcheck":
-        # torch asks CUDA what it may, and takes no for an answer.
+        # torch probes CUDA with calls that may fail.
         command += ["--report-api-errors", "no"]
     command += [sys.executable, "-m", "tools.gpu_validation", "--small", backend]
-    # Each tensor its own allocation, so that what lies beside it is seen to be another's.
+    # Each tensor gets its own allocation, so that an access out of its bounds is detected.
     allocation = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     status, said = run(command, max(1.0, deadline - time.time()), allocation)
     cases = re.findall(r"^small: (.*)$", said, re.MULTILINE)
@@ -139,7 +138,7 @@ def sanitize(tool: str, backend: str, deadline: float) -> dict[str, Any]:
 
 
 def timing(deadline: float) -> dict[str, Any]:
-    """The plan of timing.py, as far as time allows."""
+    """Measure as much of the plan of timing.py as the time allows."""
     from .timing import plan
 
     me = [sys.executable, "-m", "tools.gpu_validation.timing"]
@@ -165,7 +164,7 @@ def timing(deadline: float) -> dict[str, Any]:
 
 
 def attempt(part: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """What a part found, or why it failed, and how long that took."""
+    """The results of a part, or its traceback, and the seconds it took."""
     start = time.time()
     try:
         found = part(*arguments)
@@ -174,8 +173,8 @@ def attempt(part: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, A
     return {**found, "seconds": round(time.time() - start, 1)}
 
 
-def check(seconds: float) -> int:
-    """All parts, each entered in the record as soon as it is done."""
+def validate(seconds: float) -> int:
+    """Run all parts, and write the record after each of them."""
     start = time.time()
     deadline = start + seconds
     record: dict[str, Any] = {"format": 3, "environment": attempt(environment.describe, "cuda")}
@@ -223,7 +222,7 @@ def add_bounds(rows: list[dict[str, Any]], record: dict[str, Any]) -> float | No
 
 
 def write_times(rows: list[dict[str, Any]], record: dict[str, Any], folder: Path) -> Path:
-    """File the times as every benchmark's are, beside the record of the check."""
+    """Write the times as a record of benchmarks, next to the record of the validation."""
     from benchmarks.report import records
 
     from .timing import BUDGET
@@ -245,7 +244,7 @@ def write_times(rows: list[dict[str, Any]], record: dict[str, Any], folder: Path
 
 
 def print_summary(record: dict[str, Any], rows: list[dict[str, Any]], clock: float | None) -> None:
-    """What a person wants to know first, last."""
+    """Print the tables, and the most important lines last."""
     timed = {**record["timing"], "rows": rows}
     for part, table in (
         ("timing", lambda _: tables.timing_table(timed)),
@@ -259,9 +258,9 @@ def print_summary(record: dict[str, Any], rows: list[dict[str, Any]], clock: flo
         outcome = found.get("outcome", found.get("error"))
         print(f"{name}: {outcome} {found.get('reason', '')} ({found.get('seconds')} s)")
     print("nothing was wrong with", ", ".join(results.verified_kernels(record)) or "no kernel")
-    environment = record["environment"]
-    keys = [key for key in ("gpu", "driver", "torch", "commit") if key in environment]
-    print(", ".join(f"{key} {environment[key]}" for key in keys))
+    machine = record["environment"]
+    keys = [key for key in ("gpu", "driver", "torch", "commit") if key in machine]
+    print(", ".join(f"{key} {machine[key]}" for key in keys))
     print("everything passed" if record["status"] == results.OK else "NOT everything passed")
 
 
@@ -287,7 +286,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"gpu-check needs a CUDA GPU: {reason}", file=sys.stderr)
         return results.NO_GPU
     os.chdir(ROOT)
-    return check(arguments.seconds)
+    return validate(arguments.seconds)
 
 
 def _positive(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Processes that may hang or die, kept going until they are done or the time is up."""
+"""Processes that may hang or die, restarted until they are done or the time is up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.process import kill
 
 
 class Worker(NamedTuple):
-    """A command that keeps a journal, ends it with "finished", and goes on where it left off."""
+    """A command with a journal: it appends "finished" at the end, and resumes an incomplete one."""
 
     command: Sequence[str]
     journal: Path
@@ -33,10 +33,10 @@ def supervise(
     deadline: float,  # of time.time()
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Run all at once; start anew what died on the way, and end at the deadline what still runs.
+    """Run all workers in parallel, restart those that die, and kill the rest at the deadline.
 
-    A death is entered in the worker's journal. One that died without having entered anything since
-    its start would only do so again.
+    The death of a process is appended to the worker's journal. A process that died before it
+    appended anything is not restarted, because it would die again.
     """
     lengths: dict[Worker, int] = {}
     running: dict[Worker, subprocess.Popen] = {}
@@ -53,7 +53,9 @@ def supervise(
                 if is_finished(worker.journal):
                     continue
                 length = len(read(worker.journal))
-                append(worker.journal, event="died", status=process.returncode, said=said(worker))
+                append(
+                    worker.journal, event="died", status=process.returncode, said=output_of(worker)
+                )
                 if length > lengths[worker]:
                     lengths[worker] = length + 1
                     running[worker] = _start(worker, environment)
@@ -62,13 +64,13 @@ def supervise(
             kill(process)
 
 
-def said(worker: Worker) -> str:
-    """What it said since its last start."""
+def output_of(worker: Worker) -> str:
+    """The output of a worker since its last start."""
     return excerpt(worker.log.read_text(errors="replace")) if worker.log.exists() else ""
 
 
 def excerpt(text: str, first: int = 1000, last: int = 1500) -> str:
-    """So many characters of its beginning and of its end: both may tell why something died."""
+    """The beginning and the end of an output: either may tell why a process died."""
     left_out = len(text) - first - last
     if left_out <= 0:
         return text
