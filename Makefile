@@ -57,14 +57,14 @@ docs: $(VENV)/installed
 	python -m sphinx -E -W --keep-going -q -b html docs build/docs
 
 bench: $(VENV)/built
-	python -m pytest benchmarks --shapes $(SHAPES) --peers most $(COLUMNS) $(FLAGS)
+	python -m pytest benchmarks --shapes $(SHAPES) --baselines most $(COLUMNS) $(FLAGS)
 
 bench-full: $(VENV)/built
 	python -m pytest benchmarks --shapes full --budget 0.8 $(COLUMNS) $(FLAGS)
 
 # As it is, without .venv: a GPU's machine has its own torch, and may reach no network.
 gpu-check:
-	$(PYTHON) -m benchmarks.gpu_check $(if $(SECONDS),--seconds $(SECONDS))
+	$(PYTHON) -m tools.gpu_validation $(if $(SECONDS),--seconds $(SECONDS))
 
 clean:
 	rm -rf build *.egg-info fastrnn/_C.*.so fastrnn/_cuda.*.so fastrnn/*_build_error.txt $(VENV)/built

@@ -1,1 +1,1 @@
-"""Measurements: `python -m benchmarks.ratios`, and suites for pytest-benchmark."""
+"""Benchmarks against nn.RNN and other baselines: suites for pytest-benchmark, and their records."""

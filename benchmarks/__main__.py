@@ -1,4 +1,4 @@
-"""Records of benchmarks: `python -m benchmarks --help`. `make bench` makes them."""
+"""Commands for records of benchmarks: `python -m benchmarks --help`. `make bench` makes records."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import records, tables
-from .shapes import GROUPS, SELECTIONS, operations
+from .report import records, tables
+from .shapes import GROUPS, SELECTIONS, recurrence_flops
 
 EPILOG = "pytest benchmarks --help tells how to measure; make bench and make bench-full do."
 
@@ -21,8 +21,8 @@ def shapes() -> int:
         print(f"\n{name}: {group.about}\n  {group.scope}, {', '.join(group.steps)}")
         for device in ("cpu", "cuda"):
             print(f"  {device}: {', '.join(group.modes(device)) or 'not measured'}")
-        for work in group.works:
-            print(f"    {work!s:40}{operations(work) / 1e9:10.3f} GFLOP")
+        for shape in group.shapes:
+            print(f"    {shape!s:40}{recurrence_flops(shape) / 1e9:10.3f} GFLOP")
     return 0
 
 
@@ -73,13 +73,11 @@ def add(path: Path) -> int:
 
 def report() -> int:
     """Write docs/benchmarks.md, its figures and the README's table."""
-    from . import report
+    from .report import pages
 
-    found = report.newest()
-    report.write(found)
-    print(
-        f"{report.DOCUMENT}\n{report.README}\n" + "\n".join(str(report.FIGURES / n) for n in found)
-    )
+    newest = pages.newest()
+    pages.write(newest)
+    print(f"{pages.DOCUMENT}\n{pages.README}\n" + "\n".join(str(pages.FIGURES / n) for n in newest))
     return 0
 
 

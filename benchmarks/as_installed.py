@@ -1,8 +1,8 @@
 """FusedRNN as it is installed against nn.RNN: `python -m benchmarks.as_installed`.
 
-Where nothing was compiled, or no kernel is verified on a GPU, `auto` runs nn.RNN's own
-implementation, and what FusedRNN does around it is all that it can lose. A ratio is the median over
-the turns of nn.RNN's time over ours, one thread, float32; training is forward and backward.
+Without a compiled extension, or on a GPU without a verified kernel, `auto` runs nn.RNN's own
+implementation: FusedRNN then loses only its own overhead. A ratio is the median over the turns of
+nn.RNN's time over ours, with one thread in float32; training is forward and backward.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import nn
 
 import fastrnn
 
+from .report.markdown import aligned
 from .short_calls import ratio
-from .text import aligned
 
 #: (T, B, I, H) and the options of a layer.
 SHAPES: tuple[tuple[tuple[int, int, int, int], dict[str, Any]], ...] = (

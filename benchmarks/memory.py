@@ -1,4 +1,4 @@
-"""Peak memory: the most that a call holds on top of what was there before it."""
+"""Peak memory: the most that a call allocates beyond what was allocated before it."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from pathlib import Path
 
 import torch
 
-from .workers import run
+from .process import run
 
-SOURCE = Path(__file__).parent / "heap.cpp"
+SOURCE = Path(__file__).parent / "malloc_hook.cpp"
 FLAGS = ("-std=c++20", "-O2", "-shared", "-fPIC")
 
-#: Seconds of the compiler.
-COMPILING = 60
+#: Time limit of the compiler, in seconds.
+COMPILE_SECONDS = 60
 
 MIB = 2**20
 
 
-def unavailable(device: str) -> str | None:
-    """Why peaks cannot be measured on a device of this type here, or None."""
+def unavailable_reason(device: str) -> str | None:
+    """Why peaks cannot be measured here on a device of this type, or None."""
     if device == "cpu" and shutil.which("c++") is None:
         return "needs c++, which is not installed"
     return None
 
 
 class Process:
-    """A process in which a CPU's peaks are counted: its malloc is that of heap.cpp.
+    """A process with malloc_hook.cpp preloaded, which counts the allocations on a CPU.
 
     Args:
-        threads: torch's there.
+        threads: the number of torch's threads in the process.
 
     Raises:
-        RuntimeError: heap.cpp does not compile here, or does not count; it is for glibc.
+        RuntimeError: malloc_hook.cpp does not compile or does not count here; it needs glibc.
     """
 
     def __init__(self, threads: int) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        library = Path(self._folder.name, "heap.so")
-        status, said = run(["c++", *FLAGS, str(SOURCE), "-o", str(library)], COMPILING)
+        library = Path(self._folder.name, "malloc_hook.so")
+        status, output = run(["c++", *FLAGS, str(SOURCE), "-o", str(library)], COMPILE_SECONDS)
         if status != 0:
-            raise RuntimeError(f"{SOURCE.name} does not compile: {said[-1000:]}")
+            raise RuntimeError(f"{SOURCE.name} does not compile: {output[-1000:]}")
         self._executor = ProcessPoolExecutor(1, get_context("spawn"))
         preloaded = os.environ.get("LD_PRELOAD")
         os.environ["LD_PRELOAD"] = " ".join(filter(None, (str(library), preloaded)))
-        try:  # the process starts with the first work it is given
-            self._executor.submit(_begin, threads).result()
+        try:  # the first submission starts the process
+            self._executor.submit(_start, threads).result()
         finally:
             del os.environ["LD_PRELOAD"]
             if preloaded is not None:
                 os.environ["LD_PRELOAD"] = preloaded
 
     def call(self, function: Callable, *arguments: object) -> object:
-        """What a function of a module returns there."""
+        """Call a function of a module in the process, and return its result."""
         return self._executor.submit(function, *arguments).result()
 
     def close(self) -> None:
@@ -66,18 +66,18 @@ class Process:
         self._folder.cleanup()
 
 
-def _begin(threads: int) -> None:
+def _start(threads: int) -> None:
     torch.set_num_threads(threads)
     if peak_mib(lambda: torch.empty(MIB), "cpu") < 4:
         raise RuntimeError(f"{SOURCE.name} does not count what torch allocates")
 
 
 def peak_mib(call: Callable[[], object], device: str) -> float:
-    """MiB that a call needs at its peak, its results included.
+    """The peak of a call in MiB, its results included.
 
-    On a GPU torch's allocator counts, which is where cuDNN's workspace comes from too. On a CPU,
-    where this must be called in a `Process`, it is what malloc has handed out, whoever asked. The
-    call should have been made before, so that what a library keeps from then on does not count.
+    On a GPU it is that of torch's allocator, which also serves cuDNN's workspace. On a CPU, where
+    this must be called in a `Process`, it is that of malloc, whichever library calls it. Make the
+    call once before, so that memory that a library keeps from then on does not count.
     """
     if device == "cuda":
         torch.cuda.synchronize()
@@ -86,8 +86,8 @@ def peak_mib(call: Callable[[], object], device: str) -> float:
         call()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MIB
-    heap = ctypes.CDLL(None)
-    heap.heap_peak.restype = ctypes.c_long
-    heap.heap_mark()
+    hook = ctypes.CDLL(None)
+    hook.malloc_hook_peak.restype = ctypes.c_long
+    hook.malloc_hook_reset_peak()
     call()
-    return heap.heap_peak() / MIB
+    return hook.malloc_hook_peak() / MIB

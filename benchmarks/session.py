@@ -1,4 +1,4 @@
-"""What one run of pytest measures, and on what; and the record that is made of it."""
+"""The state of one run of pytest: its cases and providers, their results, and the record of it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from typing import Any
 import pytest
 import torch
 
-from . import cpu_floor, gpu_calibration, gpu_floor, machine, measure, memory, peers, records
-from .floor import Machine
-from .measure import Found
-from .providers import Provider
+from . import baselines, environment, memory, runner
+from .baselines import Provider
+from .report import records
+from .roofline import cpu, gpu, gpu_calibration
+from .roofline.model import Machine
+from .runner import CaseResult
 from .shapes import GROUPS, Case, select
 
-#: Seconds of a GPU's calibration.
-CALIBRATING = 120
+#: Seconds for the calibration of a GPU.
+CALIBRATION_SECONDS = 120
 
-#: Seconds after which a CPU is calibrated anew: others may share its caches and its clock.
-VALID = 300
+#: Seconds after which a CPU is calibrated again: other processes may share its caches and clock.
+CALIBRATION_VALID = 300
 
 
 class Session:
-    """The cases of a run, who is to compute them, and what was found.
+    """The cases of a run, the providers that compute them, and the results.
 
     Args:
         shapes, level, device, budget, threads: as the options of `pytest benchmarks --help`.
 
     Raises:
-        ValueError: no shapes have such a name.
+        ValueError: there are no shapes of such a name.
     """
 
     def __init__(
@@ -39,56 +41,56 @@ class Session:
         if threads:
             torch.set_num_threads(threads)
         self.cases = select(shapes, self.device)
-        self.absent: dict[str, str] = {}
-        #: Who can compute a case, by what is measured of it ("time", "memory"); of these, who is
-        #: asked to; and what came of it.
-        self.able: dict[tuple[str, Case], list[Provider]] = {}
-        self.wanted: dict[tuple[str, Case], list[Provider]] = {}
-        self.found: dict[tuple[str, Case], Found] = {}
-        self.machine: dict[str, Any] = {}
+        self.unavailable: dict[str, str] = {}
+        #: By the quantity ("time", "memory") and the case: the providers that support it, those of
+        #: them that were selected, and the results.
+        self.supported: dict[tuple[str, Case], list[Provider]] = {}
+        self.selected: dict[tuple[str, Case], list[Provider]] = {}
+        self.results: dict[tuple[str, Case], CaseResult] = {}
+        self.environment: dict[str, Any] = {}
         self.calibration: dict[str, Any] = {}
-        self._rates: Machine | None = None
-        self._calibrated = float("-inf")
+        self._machine: Machine | None = None
+        self._calibrated_at = float("-inf")
         self._process: memory.Process | None = None
 
-    def providers(self, what: str, case: Case) -> list[Provider]:
-        """Who can compute a case here."""
-        if what == "memory" and memory.unavailable(self.device):
-            self.absent["peak memory"] = memory.unavailable(self.device) or ""
+    def providers(self, quantity: str, case: Case) -> list[Provider]:
+        """The providers that support a case here."""
+        if quantity == "memory" and memory.unavailable_reason(self.device):
+            self.unavailable["peak memory"] = memory.unavailable_reason(self.device) or ""
             return []
-        level = min(GROUPS[case.group].peers, self.level, key=peers.LEVELS.index)
-        present, absent = peers.providers(level, self.device)
-        self.absent |= absent
-        self.able[what, case] = [
+        level = min(GROUPS[case.group].baselines, self.level, key=baselines.LEVELS.index)
+        available, unavailable = baselines.select(level, self.device)
+        self.unavailable |= unavailable
+        self.supported[quantity, case] = [
             provider
-            for provider in present
-            if not provider.refuses(case, self.device)
-            and not (what == "memory" and provider.keeps_memory)
+            for provider in available
+            if not provider.unsupported_reason(case, self.device)
+            and not (quantity == "memory" and provider.keeps_memory)
         ]
-        return self.able[what, case]
+        return self.supported[quantity, case]
 
-    def measured(self, what: str, case: Case) -> Found:
-        """What came of a case, measured at the first call."""
-        if (what, case) not in self.found:
-            self.machine = self.machine or machine.describe(self.device)
-            wanted = self.wanted[what, case]
-            if what == "time":
+    def measure(self, quantity: str, case: Case) -> CaseResult:
+        """The results of a case, which the first call measures."""
+        if (quantity, case) not in self.results:
+            self.environment = self.environment or environment.describe(self.device)
+            providers = self.selected[quantity, case]
+            if quantity == "time":
                 self._calibrate()
-                found = measure.times(case, wanted, self.device, self.budget)
+                result = runner.measure_times(case, providers, self.device, self.budget)
             else:
-                found = self.weighed(case, [provider.name for provider in wanted])
-            self.found[what, case] = found
-        return self.found[what, case]
+                result = self.measure_memory(case, [provider.name for provider in providers])
+            self.results[quantity, case] = result
+        return self.results[quantity, case]
 
-    def weighed(self, case: Case, names: list[str], steps: int | None = None) -> Found:
-        """The peak memory of a case, by providers of these names; see `measure.memory`."""
+    def measure_memory(self, case: Case, names: list[str], steps: int | None = None) -> CaseResult:
+        """The peak memory of a case, as `runner.measure_memory`."""
         if self.device != "cpu":
-            return measure.memory(case, names, self.device, steps)
+            return runner.measure_memory(case, names, self.device, steps)
         if self._process is None:
             self._process = memory.Process(torch.get_num_threads())
-        found = self._process.call(measure.memory, case, names, self.device, steps)
-        assert isinstance(found, Found)
-        return found
+        result = self._process.call(runner.measure_memory, case, names, self.device, steps)
+        assert isinstance(result, CaseResult)
+        return result
 
     def close(self) -> None:
         """End the process that measured memory."""
@@ -96,42 +98,42 @@ class Session:
             self._process.close()
 
     def _calibrate(self) -> None:
-        """Find out what this machine can do at most, before anything is timed on it."""
+        """Measure the peak rates of this machine before anything is timed on it."""
         if self.device == "cpu":
-            if time.monotonic() > self._calibrated + VALID:
+            if time.monotonic() > self._calibrated_at + CALIBRATION_VALID:
                 self._calibrate_cpu()
         elif not self.calibration:
             arch = gpu_calibration.architecture(torch.cuda.get_device_capability())
-            deadline = time.time() + CALIBRATING
-            self.calibration = gpu_calibration.calibration(arch, deadline)
-            known = gpu_floor.gpu(torch.cuda.get_device_name())
-            self._rates = known and known.calibrated(self.calibration["measured"])
+            deadline = time.time() + CALIBRATION_SECONDS
+            self.calibration = gpu_calibration.calibrate(arch, deadline)
+            known = gpu.machine(torch.cuda.get_device_name())
+            self._machine = known and known.calibrated(self.calibration["measured"])
 
     def _calibrate_cpu(self) -> None:
-        """Once more, and keep the better of everything."""
-        found = cpu_floor.calibrate(torch.get_num_threads())
-        self.calibration = cpu_floor.better(self.calibration or found, found)
-        self._rates = cpu_floor.machine(self.calibration)
-        self._calibrated = time.monotonic()
+        """Calibrate again, and keep the better value of every constant."""
+        calibration = cpu.calibrate(torch.get_num_threads())
+        self.calibration = cpu.best_of(self.calibration or calibration, calibration)
+        self._machine = cpu.machine(self.calibration)
+        self._calibrated_at = time.monotonic()
 
     def rows(self) -> list[records.Row]:
-        return [records.row(found, self._rates) for found in self.found.values()]
+        return [records.row(result, self._machine) for result in self.results.values()]
 
     def record(self) -> records.Record:
-        """What was found, though not all of what was wanted may have been."""
+        """The record of all results, of an interrupted run too."""
         if self.device == "cpu" and self.calibration.get("measured"):
             self._calibrate_cpu()
-        able = {key: wanted for key, wanted in self.able.items() if wanted}
+        supported = {key: providers for key, providers in self.supported.items() if providers}
         return {
             "format": records.FORMAT,
-            "machine": self.machine,
+            "machine": self.environment,
             "selection": {
                 "shapes": self.shapes,
                 "peers": self.level,
                 "budget_s": self.budget,
-                "complete": self.wanted == able and set(self.found) == set(able),
+                "complete": self.selected == supported and set(self.results) == set(supported),
             },
-            "absent": self.absent,
+            "absent": self.unavailable,
             "calibration": self.calibration,
             "rows": self.rows(),
         }

@@ -1,6 +1,6 @@
-"""The table of what is measured: shapes by the name of their group, each with its source.
+"""The shapes that are measured, by group, each group with its source.
 
-`select` makes cases of it; `python -m benchmarks shapes` prints it.
+`select` turns them into cases; `python -m benchmarks shapes` prints them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ STEPS = ("inference", "forward", "training")
 
 
 @dataclass(frozen=True)
-class Work:
-    """A recurrent network's sizes: what it computes, not how."""
+class Shape:
+    """The sizes and options of a recurrent network."""
 
     T: int  #: steps
     B: int  #: batch rows
@@ -23,8 +23,8 @@ class Work:
     H: int  #: hidden units
     layers: int = 1
     bidirectional: bool = False
-    packed: bool = False  #: rows of very uneven lengths, as a PackedSequence
-    groups: int = 1  #: recurrences side by side (heads), which no layer of nn.RNN has
+    packed: bool = False  #: a PackedSequence of rows of very uneven lengths
+    groups: int = 1  #: independent recurrences (heads), which nn.RNN does not have
     activation: str = "tanh"
 
     @property
@@ -33,7 +33,7 @@ class Work:
 
     @property
     def traits(self) -> tuple[str, ...]:
-        """What it has beyond its four sizes."""
+        """The options that differ from the defaults."""
         return (
             *([f"{self.layers}-layer"] if self.layers > 1 else []),
             *(["bidirectional"] if self.bidirectional else []),
@@ -47,52 +47,52 @@ class Work:
 
     @property
     def id(self) -> str:
-        """The same without a blank, as pytest's -k can find it."""
+        """The same without blanks, for pytest's -k."""
         return "-".join((f"{self.T}x{self.B}x{self.I}x{self.H}", *self.traits))
 
     def to_json(self) -> dict[str, Any]:
-        """Its sizes, and of the rest what is not as usual."""
-        usual = {field.name: field.default for field in fields(self)}
-        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+        """The sizes, and the options that differ from the defaults."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in asdict(self).items() if value != defaults[name]}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: so many providers do this, in turns."""
+    """One measurement, of several providers in turns."""
 
     group: str
-    scope: str  #: "layer", with the input's product; "recurrence", alone; "kernel", one by itself
-    work: Work
-    mode: str  #: one of `modes.MODES`
-    step: str  #: one of STEPS; of a kernel "forward" or "backward"
+    scope: str  #: "layer"; "recurrence", without the input's product; "kernel", a single kernel
+    shape: Shape
+    mode: str  #: one of `precision.MODES`
+    step: str  #: one of STEPS; for a kernel "forward" or "backward"
 
     def __str__(self) -> str:
-        return f"{self.work} {self.mode} {self.step}"
+        return f"{self.shape} {self.mode} {self.step}"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Shapes of one source, and how they are measured."""
+    """Shapes from one source, and how they are measured."""
 
     about: str
-    works: tuple[Work, ...]
+    shapes: tuple[Shape, ...]
     scope: str = "layer"
     steps: tuple[str, ...] = ("inference", "training")
-    cpu: tuple[str, ...] = ("float32",)  #: modes on a CPU; none: not measured there
+    cpu: tuple[str, ...] = ("float32",)  #: modes on a CPU; empty: not measured on it
     cuda: tuple[str, ...] = ("float32", "tf32", "bfloat16", "float16")
-    peers: str = "most"  #: "few": nn.RNN; "most": but for what compiles for minutes; "all"
-    memory: bool = False  #: whether peak memory is measured too
+    baselines: str = "most"  #: "few": nn.RNN; "most": all but those that compile for minutes; "all"
+    memory: bool = False  #: whether peak memory is also measured
 
     def modes(self, device: str) -> tuple[str, ...]:
         return self.cpu if device == "cpu" else self.cuda
 
 
-def _heads(steps: int, batch: int, head: int, heads: int) -> Work:
-    return Work(steps, batch, head, head, groups=heads)
+def _heads(steps: int, batch: int, head: int, heads: int) -> Shape:
+    return Shape(steps, batch, head, head, groups=heads)
 
 
-def _square(steps: int, batch: int, hidden: int, **traits: Any) -> Work:
-    return Work(steps, batch, hidden, hidden, **traits)
+def _square(steps: int, batch: int, hidden: int, **traits: Any) -> Shape:
+    return Shape(steps, batch, hidden, hidden, **traits)
 
 
 HALF = ("bfloat16", "float16")
@@ -114,34 +114,34 @@ GROUPS: dict[str, Group] = {
             _square(128, 64, 512),
             _square(128, 32, 1024),
         ),
-        peers="all",
+        baselines="all",
         memory=True,
     ),
     "neuro": Group(
         "task-trained networks of computational neuroscience: T 100 to 2000, B 32 to 256, "
         "H 50 to 500",
         (
-            Work(100, 32, 8, 50),
-            Work(500, 64, 16, 100),
-            Work(1000, 32, 8, 50, activation="relu"),
-            Work(2000, 64, 4, 128, activation="relu"),
-            Work(200, 256, 32, 256),
-            Work(500, 64, 32, 500),
+            Shape(100, 32, 8, 50),
+            Shape(500, 64, 16, 100),
+            Shape(1000, 32, 8, 50, activation="relu"),
+            Shape(2000, 64, 4, 128, activation="relu"),
+            Shape(200, 256, 32, 256),
+            Shape(500, 64, 32, 500),
         ),
         steps=STEPS,
         cuda=FLOAT32,
-        peers="all",
+        baselines="all",
     ),
     "fusion": Group(
         "the layers of fastrnn.fusion: its text encoder, and its fusion of 4 to 64 tokens",
         (
-            Work(100, 32, 64, 128),
-            Work(4, 32, 128, 64),
-            Work(16, 32, 256, 64),
-            Work(64, 32, 256, 64),
+            Shape(100, 32, 64, 128),
+            Shape(4, 32, 128, 64),
+            Shape(16, 32, 256, 64),
+            Shape(64, 32, 256, 64),
         ),
         steps=STEPS,
-        peers="all",
+        baselines="all",
     ),
     "mixed": Group(
         "from one row to wide layers, odd sizes and a call of a single step among them",
@@ -149,13 +149,13 @@ GROUPS: dict[str, Group] = {
             _square(1, 1, 16),
             _square(1000, 1, 16),
             _square(1000, 1, 64),
-            Work(200, 1, 33, 100),
+            Shape(200, 1, 33, 100),
             _square(500, 1, 128),
             _square(512, 1, 256),
             _square(100, 8, 64),
             _square(128, 32, 50, activation="relu"),
-            Work(500, 16, 16, 100),
-            Work(100, 4, 32, 128),
+            Shape(500, 16, 16, 100),
+            Shape(100, 4, 32, 128),
             _square(100, 32, 128),
             _square(100, 32, 128, layers=2, bidirectional=True),
             _square(100, 32, 128, packed=True),
@@ -167,7 +167,7 @@ GROUPS: dict[str, Group] = {
             _square(64, 32, 1024),
         ),
         cuda=(),
-        peers="few",
+        baselines="few",
     ),
     "structure": Group(
         "layers, directions and ragged rows",
@@ -208,7 +208,7 @@ GROUPS: dict[str, Group] = {
     ),
     "haste": Group(
         "haste's benchmark of its LSTM: B 1 to 128, H 64 to 512, 50 steps, of 64 features",
-        tuple(Work(50, B, 64, H) for B, H in product((1, 32, 64, 128), (64, 128, 256, 512))),
+        tuple(Shape(50, B, 64, H) for B, H in product((1, 32, 64, 128), (64, 128, 256, 512))),
         cuda=("float32",),
     ),
     "flashrnn": Group(
@@ -247,19 +247,19 @@ GROUPS: dict[str, Group] = {
             _square(512, 64, 256, layers=2, bidirectional=True),
         ),
         cpu=(),
-        peers="few",
+        baselines="few",
     ),
     "length": Group(
         "growth with T",
         tuple(_square(T, 8, 64) for T in LENGTHS),
-        peers="all",
+        baselines="all",
         memory=True,
     ),
     "width": Group(
         "growth with H",
         tuple(_square(100, B, H) for B, H in product((1, 32), (*WIDTHS, 2048))),
         scope="recurrence",
-        peers="all",
+        baselines="all",
     ),
     "batch": Group(
         "growth with B",
@@ -270,25 +270,25 @@ GROUPS: dict[str, Group] = {
         "B by H, fifty steps: the map of speed-ups",
         tuple(_square(50, B, H) for B, H in product(BATCHES, WIDTHS)),
         cpu=("float32", "bfloat16"),
-        peers="few",
+        baselines="few",
     ),
 }
 
 #: Names for several groups at once.
 SELECTIONS: dict[str, tuple[str, ...]] = {"quick": ("overview",), "full": tuple(GROUPS)}
 
-#: On a CPU larger ones are left out: a call's forward pass takes seconds, its peers' minutes.
-CPU_OPERATIONS = 100e9
+#: Larger shapes are not measured on a CPU: a forward pass takes seconds, by some baselines minutes.
+MAX_CPU_FLOPS = 100e9
 
 
-def operations(work: Work) -> float:
-    """Multiplications and additions of the recurrences' products in a forward pass."""
-    recurrences = work.layers * work.directions * work.groups
-    return 2.0 * work.T * work.B * recurrences * work.H**2
+def recurrence_flops(shape: Shape) -> float:
+    """FLOPs of the recurrences' products in a forward pass."""
+    recurrences = shape.layers * shape.directions * shape.groups
+    return 2.0 * shape.T * shape.B * recurrences * shape.H**2
 
 
 def names(selection: str) -> list[str]:
-    """The groups that a comma-separated list of groups and selections names, each once.
+    """The groups in a comma-separated list of groups and selections, each once.
 
     Raises:
         ValueError: there is no such name.
@@ -305,15 +305,15 @@ def names(selection: str) -> list[str]:
 def select(
     selection: str, device: str, scopes: Sequence[str] = ("layer", "recurrence")
 ) -> list[Case]:
-    """The cases of the groups named, on a device's type, in the table's order."""
+    """The cases of a selection on a type of device, in the order of the table."""
     cases = []
     for name in names(selection):
         group = GROUPS[name]
         if group.scope not in scopes:
             continue
-        for work in group.works:
-            if device == "cpu" and operations(work) > CPU_OPERATIONS:
+        for shape in group.shapes:
+            if device == "cpu" and recurrence_flops(shape) > MAX_CPU_FLOPS:
                 continue
             for mode in group.modes(device):
-                cases += [Case(name, group.scope, work, mode, step) for step in group.steps]
+                cases += [Case(name, group.scope, shape, mode, step) for step in group.steps]
     return cases

@@ -1,9 +1,9 @@
-"""Calls of a few steps, which cost more than their work: `python -m benchmarks.short_calls`.
+"""Calls of a few steps, dominated by overhead: `python -m benchmarks.short_calls`.
 
-The cell, `step` and forward against nn.RNNCell and nn.RNN, in turns on one thread, float32. A ratio
-is the median over the turns of torch's time over ours: above 1 ours is faster. `step` is held to
-nn.RNN given and giving the same shapes. Two nn.RNNs, timed as the others, show what the machine
-adds.
+The cell, `step` and forward against nn.RNNCell and nn.RNN, in interleaved turns on one thread, in
+float32. A ratio is the median over the turns of torch's time over ours; above 1 ours is faster.
+`step` is compared to nn.RNN with the same shapes of input and output. The ratio of two nn.RNNs
+shows the noise of the machine.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import nn
 
 from fastrnn import FusedRNN, FusedRNNCell
 
-from .clock import Run, in_turns
-from .text import aligned
+from .report.markdown import aligned
+from .timing import Run, time_interleaved
 
 #: (B, H), the input being as wide.
 SIZES = ((1, 16), (1, 64), (1, 128), (4, 64), (16, 128), (64, 64), (64, 256))
@@ -29,7 +29,7 @@ HEADER = ("call", "(B, H)", "inference", "training")
 
 
 def calls(batch: int, hidden: int) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """Ours and torch's, each returning a tensor, by name."""
+    """Our calls and torch's, by name; each returns a tensor."""
     rnn, theirs, other = (cls(hidden, hidden) for cls in (FusedRNN, nn.RNN, nn.RNN))
     cell, their_cell = FusedRNNCell(hidden, hidden), nn.RNNCell(hidden, hidden)
     x, hx = torch.randn(max(STEPS), batch, hidden), torch.randn(1, batch, hidden)
@@ -58,12 +58,12 @@ def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], train: bool, budge
             return Run(lambda: call().sum().backward())
         return Run(call, torch.no_grad)
 
-    mine, other = in_turns([run(ours), run(theirs)], "cpu", budget)
+    mine, other = time_interleaved([run(ours), run(theirs)], "cpu", budget)
     return other.over(mine)
 
 
 def table(budget: float, sizes: Sequence[tuple[int, int]] = SIZES) -> list[str]:
-    """All calls at all sizes."""
+    """A row for every call at every size."""
     rows: list[tuple[str, ...]] = [HEADER]
     for batch, hidden in sizes:
         for name, (ours, theirs) in calls(batch, hidden).items():

@@ -1,22 +1,22 @@
-"""What a user sees: layers, the input's product and all."""
+"""A layer as a user calls it, with the product of the input."""
 
 from collections.abc import Callable
 
-from .providers import Provider
+from .baselines import Provider
 from .shapes import Case
 
-WHAT, SCOPE = "time", "layer"
+QUANTITY, SCOPE = "time", "layer"
 
-Timed = Callable[[Case, Provider], None]
-
-
-def test_inference(case: Case, provider: Provider, timed: Timed) -> None:
-    timed(case, provider)
+Measure = Callable[[Case, Provider], None]
 
 
-def test_forward(case: Case, provider: Provider, timed: Timed) -> None:
-    timed(case, provider)
+def test_inference(case: Case, provider: Provider, measure_time: Measure) -> None:
+    measure_time(case, provider)
 
 
-def test_training(case: Case, provider: Provider, timed: Timed) -> None:
-    timed(case, provider)
+def test_forward(case: Case, provider: Provider, measure_time: Measure) -> None:
+    measure_time(case, provider)
+
+
+def test_training(case: Case, provider: Provider, measure_time: Measure) -> None:
+    measure_time(case, provider)

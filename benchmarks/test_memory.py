@@ -1,18 +1,18 @@
-"""The most memory that a layer's call holds, on top of what was there before it."""
+"""The peak memory of a layer's call, beyond what was allocated before it."""
 
 from collections.abc import Callable
 
-from .providers import Provider
+from .baselines import Provider
 from .shapes import Case
 
-WHAT, SCOPE = "memory", "layer"
+QUANTITY, SCOPE = "memory", "layer"
 
-Weighed = Callable[[Case, Provider], None]
-
-
-def test_inference(case: Case, provider: Provider, weighed: Weighed) -> None:
-    weighed(case, provider)
+Measure = Callable[[Case, Provider], None]
 
 
-def test_training(case: Case, provider: Provider, weighed: Weighed) -> None:
-    weighed(case, provider)
+def test_inference(case: Case, provider: Provider, measure_memory: Measure) -> None:
+    measure_memory(case, provider)
+
+
+def test_training(case: Case, provider: Provider, measure_memory: Measure) -> None:
+    measure_memory(case, provider)

@@ -1,22 +1,22 @@
-"""The recurrence alone: what the kernels are for."""
+"""The recurrence alone, which the kernels compute."""
 
 from collections.abc import Callable
 
-from .providers import Provider
+from .baselines import Provider
 from .shapes import Case
 
-WHAT, SCOPE = "time", "recurrence"
+QUANTITY, SCOPE = "time", "recurrence"
 
-Timed = Callable[[Case, Provider], None]
-
-
-def test_inference(case: Case, provider: Provider, timed: Timed) -> None:
-    timed(case, provider)
+Measure = Callable[[Case, Provider], None]
 
 
-def test_forward(case: Case, provider: Provider, timed: Timed) -> None:
-    timed(case, provider)
+def test_inference(case: Case, provider: Provider, measure_time: Measure) -> None:
+    measure_time(case, provider)
 
 
-def test_training(case: Case, provider: Provider, timed: Timed) -> None:
-    timed(case, provider)
+def test_forward(case: Case, provider: Provider, measure_time: Measure) -> None:
+    measure_time(case, provider)
+
+
+def test_training(case: Case, provider: Provider, measure_time: Measure) -> None:
+    measure_time(case, provider)

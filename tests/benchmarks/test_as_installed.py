@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.as_installed` prints."""
+"""The table of `python -m benchmarks.as_installed`."""
 
 import fastrnn
 from benchmarks import as_installed

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import gpu_report, records
+from benchmarks.report import gpu, records
 from fastrnn._explain import GPUS
 from fastrnn.ops.backends import torch_rnn
 from fastrnn.ops.backends.base import Call
@@ -15,15 +15,15 @@ LEFT = {(512, 64, 256, "float16", "training")}
 
 
 @pytest.fixture(scope="module")
-def beside() -> list[gpu_report.Line]:
+def beside() -> list[gpu.Line]:
     every = [records.read(p) for p in records.paths()["nvidia-h200"] if p.stem.endswith("gpu")]
-    return gpu_report._beside_nn_rnn(gpu_report.combined(every)["rows"])
+    return gpu._beside_nn_rnn(gpu.combined(every)["rows"])
 
 
-def takes_cudnn(one: gpu_report.Line) -> bool:
-    work, row = one.work, one.row
-    mode = "RNN_RELU" if work.activation == "relu" else "RNN_TANH"
-    sizes = work.T, work.B, work.directions, work.H
+def takes_cudnn(one: gpu.Line) -> bool:
+    shape, row = one.shape, one.row
+    mode = "RNN_RELU" if shape.activation == "relu" else "RNN_TANH"
+    sizes = shape.T, shape.B, shape.directions, shape.H
     dtype, training = DTYPES.get(row["mode"], torch.float32), row["step"] == "training"
     call = Call(mode, *sizes, dtype, torch.device("cuda"), training, GPUS["H200"])
     return torch_rnn.BACKEND.slower_reason(call) is None
@@ -36,7 +36,7 @@ def test_nothing_is_left_to_it_that_our_kernels_win(beside) -> None:
 
 def test_our_kernels_keep_what_they_do_not_lose_by_more_than_6_percent(beside) -> None:
     lost = {
-        (one.work.T, one.work.B, one.work.H, one.row["mode"], one.row["step"])
+        (one.shape.T, one.shape.B, one.shape.H, one.row["mode"], one.row["step"])
         for one in beside
         if not takes_cudnn(one) and one.over("nn.RNN") < 0.94
     }

@@ -1,4 +1,4 @@
-"""The calibration of the plan's model where there is no GPU: what is compiled, and what is read."""
+"""The calibration of a GPU, tested without one: the compiled code, and the parsing."""
 
 import re
 import subprocess
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_calibration
-from benchmarks.journal import constants
+from benchmarks.roofline import calibration, gpu_calibration
 
 
 @pytest.mark.parametrize(
@@ -18,12 +17,12 @@ def test_the_architecture_of_one_gpu(capability: tuple[int, int], arch: str) -> 
 
 
 def test_a_calibration_is_read_as_far_as_it_got() -> None:
-    said = (
+    output = (
         'cudart says something\n{"name": "block_exchange", "value": 81.5}\n'
         '{"name": "product_cycles", "value": {"half": 1.0, "tf32": 2.0}}\n'
         '{"name": "grid_exchange", "error": "too many blocks"}\n{"name": "clus'
     )
-    found = constants(said)
+    found = calibration.parse(output)
     assert found["measured"] == {"block_exchange": 81.5, "product_cycles": {"half": 1, "tf32": 2}}
     assert found["errors"] == ["grid_exchange: too many blocks"]
     table = gpu_calibration.table({"assumed": {"block_exchange": 100.0}, **found})
@@ -60,10 +59,10 @@ def test_the_compiler_leaves_of_calibrate_what_is_measured(tmp_path: Path) -> No
     if compiler is None:
         pytest.skip("needs nvcc")
     pytest.importorskip("triton")
-    from benchmarks.sass import cuobjdump
+    from tools.sass import cuobjdump
 
     cubin = tmp_path / "calibrate.cubin"
-    command = [*gpu_calibration.compiling(compiler, "9.0a", cubin), "-cubin"]
+    command = [*gpu_calibration.compile_command(compiler, "9.0a", cubin), "-cubin"]
     subprocess.run(command, check=True, capture_output=True)
     kernels = cuobjdump("-sass", cubin).split("Function : ")[1:]
     for name, expected in LOOPS.items():

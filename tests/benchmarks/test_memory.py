@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import measure, memory
+from benchmarks import memory, runner
 from benchmarks.memory import MIB, Process, peak_mib
-from benchmarks.shapes import Case, Work
+from benchmarks.shapes import Case, Shape
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +81,16 @@ def test_the_process_has_as_many_threads(process: Process) -> None:
 def test_a_layer_holds_what_its_results_and_its_backward_need(process: Process) -> None:
     """Inference: the output, in its pre-activation's place. Training: out, dz and x's gradient."""
     for step, tensors in (("inference", 1), ("training", 3)):
-        case = Case("some", "layer", Work(256, 8, 64, 64), "float32", step)
-        found = process.call(measure.memory, case, ["fastrnn", "nn.RNN"], "cpu")
-        assert isinstance(found, measure.Found)
+        case = Case("some", "layer", Shape(256, 8, 64, 64), "float32", step)
+        found = process.call(runner.measure_memory, case, ["fastrnn", "nn.RNN"], "cpu")
+        assert isinstance(found, runner.CaseResult)
         assert found.wrong == {}
         assert found.mib["fastrnn"] == pytest.approx(tensors / 2, abs=0.05)
         assert found.mib["nn.RNN"] > found.mib["fastrnn"]
 
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert memory.unavailable("cpu") is None
+    assert memory.unavailable_reason("cpu") is None
     monkeypatch.setenv("PATH", "/nowhere")
-    assert memory.unavailable("cpu") == "needs c++, which is not installed"
-    assert memory.unavailable("cuda") is None
+    assert memory.unavailable_reason("cpu") == "needs c++, which is not installed"
+    assert memory.unavailable_reason("cuda") is None

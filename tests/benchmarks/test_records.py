@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as commands
-from benchmarks import records, tables
-from benchmarks.clock import Times
-from benchmarks.measure import Found
-from benchmarks.shapes import Case, Work
+from benchmarks.report import records, tables
+from benchmarks.runner import CaseResult
+from benchmarks.shapes import Case, Shape
+from benchmarks.timing import Times
 
-from .made import CASE, H200, found, record
+from .factories import CASE, H200, found, record
 
 
 def test_a_row_holds_the_case_the_times_and_the_floor() -> None:
@@ -26,12 +26,12 @@ def test_a_row_holds_the_case_the_times_and_the_floor() -> None:
 
 
 def test_numbers_are_kept_to_four_digits() -> None:
-    row = records.row(Found(CASE, times={"fastrnn": Times((1.234567, 1.234567))}))
+    row = records.row(CaseResult(CASE, times={"fastrnn": Times((1.234567, 1.234567))}))
     assert row["times"]["fastrnn"]["ms"] == [1.235] * 4
 
 
 def test_what_has_no_time_says_why() -> None:
-    row = records.row(Found(CASE, wrong={"fastrnn": "far off"}, too_long={"nn.RNN": 12.3456}))
+    row = records.row(CaseResult(CASE, wrong={"fastrnn": "far off"}, too_long={"nn.RNN": 12.3456}))
     assert row["wrong"] == {"fastrnn": "far off"}
     assert row["too_long_s"] == {"nn.RNN": 12.35}
     assert "times" not in row
@@ -100,7 +100,10 @@ def test_a_regression_is_named_and_tells_by_its_status(
 ) -> None:
     def steady(ours: float, mib: float, minute: int) -> Path:
         times = {"fastrnn": Times((ours, ours)), "nn.RNN": Times((4.0, 4.0))}
-        rows = records.row(Found(CASE, times=times)), records.row(Found(CASE, mib={"fastrnn": mib}))
+        rows = (
+            records.row(CaseResult(CASE, times=times)),
+            records.row(CaseResult(CASE, mib={"fastrnn": mib})),
+        )
         return records.write(record(*rows, date=f"2030-01-02T03:{minute}+00:00"), tmp_path)
 
     first, slower, fatter, same = (
@@ -120,7 +123,7 @@ def test_a_regression_is_named_and_tells_by_its_status(
 def test_nothing_in_common_is_no_comparison(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = Case("overview", "layer", Work(1, 2, 3, 4), "float32", "inference")
+    other = Case("overview", "layer", Shape(1, 2, 3, 4), "float32", "inference")
     paths = [
         records.write(record(records.row(found(case=case)), commit=commit), tmp_path)
         for case, commit in ((CASE, "a"), (other, "b"))
@@ -129,24 +132,26 @@ def test_nothing_in_common_is_no_comparison(
     assert "no case in common" in capsys.readouterr().err
 
 
-def test_the_best_peer_is_the_fastest_of_the_others() -> None:
+def test_the_best_baseline_is_the_fastest() -> None:
     times = {"fastrnn": 2.0, "fastrnn.reference": 9.0, "nn.RNN": 3.0, "eager loop": 1.0}
-    row = records.row(Found(CASE, times={name: Times((ms,)) for name, ms in times.items()}), H200)
+    row = records.row(
+        CaseResult(CASE, times={name: Times((ms,)) for name, ms in times.items()}), H200
+    )
     line = tables.line(row)
     assert line is not None
-    assert (line.mine, line.peer, line.ms, line.peer_ms) == ("fastrnn", "eager loop", 2, 1)
+    assert (line.ours, line.baseline, line.ms, line.baseline_ms) == ("fastrnn", "eager loop", 2, 1)
     assert line.ratio == 0.5
     assert line.over("nn.RNN") == 1.5
     assert line.is_losing
-    assert line.over_floor == pytest.approx(2 / max(row["floor"].values()))
+    assert line.over_bound == pytest.approx(2 / max(row["floor"].values()))
     # On a GPU there may be no provider of that name: the fastest of ours stands for us.
     del times["fastrnn"]
     times["fastrnn.cuda"] = 0.5
-    row = records.row(Found(CASE, times={name: Times((ms,)) for name, ms in times.items()}))
+    row = records.row(CaseResult(CASE, times={name: Times((ms,)) for name, ms in times.items()}))
     line = tables.line(row)
     assert line is not None
-    assert (line.mine, line.ratio, line.over_floor) == ("fastrnn.cuda", 2, None)
-    assert tables.line(records.row(Found(CASE, times={"nn.RNN": Times((1.0,))}))) is None
+    assert (line.ours, line.ratio, line.over_bound) == ("fastrnn.cuda", 2, None)
+    assert tables.line(records.row(CaseResult(CASE, times={"nn.RNN": Times((1.0,))}))) is None
 
 
 def test_the_records_of_this_tree_can_be_read() -> None:
@@ -155,7 +160,7 @@ def test_the_records_of_this_tree_can_be_read() -> None:
             rows = records.read(path)["rows"]
             assert rows
             for row in rows:
-                assert records.case(row).work.T >= 1
+                assert records.case(row).shape.T >= 1
 
 
 def test_the_commands_have_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,33 +9,35 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import figures, floor, gpu_floor, gpu_report, records, report, tables
-from benchmarks.clock import Times
-from benchmarks.measure import Found
-from benchmarks.shapes import Case, Work
-from benchmarks.text import replace
+from benchmarks.report import figures, gpu, pages, records, tables
+from benchmarks.report.markdown import replace
+from benchmarks.roofline import gpu as gpu_roofline
+from benchmarks.roofline import model
+from benchmarks.runner import CaseResult
+from benchmarks.shapes import Case, Shape
+from benchmarks.timing import Times
 
-from .made import H200, found, record
+from .factories import H200, found, record
 
 
 def full(ours: float = 1.0) -> records.Record:
-    """Of every group that a figure is of, two works, so that there is something to draw."""
+    """Of every group that a figure is of, two shapes, so that there is something to draw."""
     made = []
     for step, cost in (("inference", 1.0), ("training", 3.0)):
-        for group, works in {
-            "overview": (Work(100, 8, 64, 64), Work(1000, 1, 64, 64)),
-            "grid": tuple(Work(50, B, H, H) for B in (1, 2) for H in (16, 32, 64)),
-            "length": (Work(128, 8, 64, 64), Work(512, 8, 64, 64)),
-            "width": tuple(Work(100, B, H, H) for B in (1, 32) for H in (16, 32)),
+        for group, shapes in {
+            "overview": (Shape(100, 8, 64, 64), Shape(1000, 1, 64, 64)),
+            "grid": tuple(Shape(50, B, H, H) for B in (1, 2) for H in (16, 32, 64)),
+            "length": (Shape(128, 8, 64, 64), Shape(512, 8, 64, 64)),
+            "width": tuple(Shape(100, B, H, H) for B in (1, 32) for H in (16, 32)),
         }.items():
-            for index, work in enumerate(works):
+            for index, shape in enumerate(shapes):
                 scope = "recurrence" if group == "width" else "layer"
-                case = Case(group, scope, work, "float32", step)
+                case = Case(group, scope, shape, "float32", step)
                 mine = ours * cost * (1 + index)
                 made.append(records.row(found(mine, 2.0 / (1 + index) * mine, case), H200))
                 if group == "length":
                     mib = {"fastrnn": 1.0 + index, "nn.RNN": 4.0 + index}
-                    made.append(records.row(Found(case, mib=mib)))
+                    made.append(records.row(CaseResult(case, mib=mib)))
     return record(*made)
 
 
@@ -46,12 +48,12 @@ README = (
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder_of_pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a README, and in docs the page and the figures, of such a record."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "docs").mkdir()
     (folder / "README.md").write_text(README)
-    report.write({"some-machine": full()}, *places(folder))
+    pages.write({"some-machine": full()}, *places(folder))
     return folder
 
 
@@ -60,8 +62,8 @@ def places(folder: Path) -> tuple[Path, Path, Path]:
     return docs / "benchmarks.md", folder / "README.md", docs / "figures"
 
 
-def test_the_report(pages: Path) -> None:
-    document, readme, pictures = places(pages)
+def test_the_report(folder_of_pages: Path) -> None:
+    document, readme, pictures = places(folder_of_pages)
     text, summary = document.read_text(), readme.read_text()
     for words in (
         "Some(R) CPU X-1",
@@ -91,8 +93,8 @@ def test_the_report(pages: Path) -> None:
         assert all((base / path).exists() for path in shown)
 
 
-def test_a_figure_is_wide_enough_for_a_page_and_as_dark_as_it_says(pages: Path) -> None:
-    for path in (places(pages)[2] / "some-machine").iterdir():
+def test_a_figure_is_wide_enough_for_a_page_and_as_dark_as_it_says(folder_of_pages: Path) -> None:
+    for path in (places(folder_of_pages)[2] / "some-machine").iterdir():
         image = Image.open(path).convert("L")
         assert image.width >= 1200
         corner = image.getpixel((2, 2))
@@ -117,13 +119,13 @@ def test_labels_do_not_run_into_one_another(
 
 
 def test_every_published_figure_has_its_source_and_its_setup() -> None:
-    entries = json.loads(report.QUOTED.read_text())
+    entries = json.loads(pages.PUBLISHED.read_text())
     assert len(entries) >= 2
     for entry in entries:
         assert entry["source"].startswith("https://")
         assert entry["setup"]
         assert {len(row) for row in entry["rows"]} == {len(entry["header"])}
-    text = "\n".join(report.quoted())
+    text = "\n".join(pages.published())
     assert text.count("Source: <https://") == len(entries)
     assert "Not measured here" in text
 
@@ -143,15 +145,15 @@ def gpu_rows(ours: float, *hidden: int, steps: int = 1000) -> list[records.Row]:
     for size in hidden:
         for mode in ("float32", "float16"):
             for step, name in (("inference", "forward"), ("training", "backward")):
-                work = Work(steps, 16, size, size)
+                shape = Shape(steps, 16, size, size)
                 times = {"fastrnn.cuda": ours, "fastrnn.triton": 2 * ours, "nn.RNN": 3.0}
                 made = {who: Times((ms, ms)) for who, ms in times.items()}
-                case = Case("cudnn", "layer", work, mode, step)
-                rows.append(records.row(Found(case, times=made), H200))
+                case = Case("cudnn", "layer", shape, mode, step)
+                rows.append(records.row(CaseResult(case, times=made), H200))
                 names = ("cuda.cluster", "cuda.grid", "triton.rows")
                 made = {who: Times((ours * (1 + i),)) for i, who in enumerate(names)}
-                case = Case("cudnn", "kernel", work, mode, name)
-                row = records.row(Found(case, times=made), H200)
+                case = Case("cudnn", "kernel", shape, mode, name)
+                row = records.row(CaseResult(case, times=made), H200)
                 chosen = {"cuda.cluster": False, "cuda.grid": True, "triton.rows": True}
                 row["choices"] = {who: {"chosen": is_so} for who, is_so in chosen.items()}
                 rows.append(row)
@@ -166,7 +168,7 @@ def test_of_a_gpus_checks_the_newest_of_every_case_counts(tmp_path: Path) -> Non
     new["calibration"] = {"measured": {"cluster_exchange": 300.0, "clock": 1.9e9}}
     for one in (old, new, other):
         records.write(one, tmp_path)
-    (shown,) = report.newest(tmp_path).values()
+    (shown,) = pages.newest(tmp_path).values()
     assert shown["commits"] == ["aaaaaaa", "bbbbbbb"]
     assert len(shown["rows"]) == len(old["rows"])
     for row in shown["rows"]:
@@ -176,62 +178,62 @@ def test_of_a_gpus_checks_the_newest_of_every_case_counts(tmp_path: Path) -> Non
         layer = "fastrnn.triton" if small else "fastrnn.cuda"
         kernel = "triton.rows" if small else "cuda.grid"
         assert row["auto"] == (kernel if row["scope"] == "kernel" else layer)
-    rates = gpu_floor.best("NVIDIA H200", [old["calibration"], new["calibration"]])
+    rates = gpu_roofline.best_of("NVIDIA H200", [old["calibration"], new["calibration"]])
     assert rates is not None
     assert (rates.cluster_exchange, rates.clock) == (200.0, 1.9e9)
     first = shown["rows"][0]
-    assert first["floor"] == records.least(records.case(first), rates)
+    assert first["floor"] == records.bounds(records.case(first), rates)
     line = tables.line(first)
     assert line is not None
-    assert (line.mine, line.ms, line.ratio) == ("fastrnn.triton", 1.0, 3.0)
+    assert (line.ours, line.ms, line.ratio) == ("fastrnn.triton", 1.0, 3.0)
 
 
 def test_ours_is_what_auto_takes_or_nothing() -> None:
     """No time of another backend stands in for it; and what was measured as `auto` is itself."""
     row = gpu_rows(1.0, 64)[0]
     machine = gpu_record(minute=10)["machine"]
-    assert gpu_report.auto(row, machine) == "fastrnn.triton"
-    assert gpu_report.auto(row, {**machine, "capability": [8, 0]}) is None
-    assert gpu_report.auto(row, {**machine, "gpu": "another"}) is None
+    assert gpu.auto(row, machine) == "fastrnn.triton"
+    assert gpu.auto(row, {**machine, "capability": [8, 0]}) is None
+    assert gpu.auto(row, {**machine, "gpu": "another"}) is None
     half = {**row, "mode": "float16", "work": {**row["work"], "H": 256}}
-    assert gpu_report.auto(half, machine) == "fastrnn.triton"
-    assert gpu_report.auto(half, {**machine, "triton": None}) == "fastrnn.cuda"
+    assert gpu.auto(half, machine) == "fastrnn.triton"
+    assert gpu.auto(half, {**machine, "triton": None}) == "fastrnn.cuda"
     many = {**row, "work": {**row["work"], "B": 1000}}
-    assert gpu_report.auto(many, machine) == "fastrnn.cuda"
+    assert gpu.auto(many, machine) == "fastrnn.cuda"
     row["auto"] = "fastrnn.triton"
     del row["times"]["fastrnn.triton"]
     assert tables.line(row) is None
     row["times"]["fastrnn"] = row["times"]["fastrnn.cuda"]
-    assert gpu_report.auto(row, machine) is None
+    assert gpu.auto(row, machine) is None
 
 
 @pytest.mark.parametrize(
-    ("work", "mode", "step", "asked"),
+    ("shape", "mode", "step", "asked"),
     [
-        (Work(9, 16, 8, 256), "float32", "training", "PERSIST_STATIC_SMALL_H"),
-        (Work(9, 16, 8, 256, packed=True), "float16", "training", "STANDARD"),
-        (Work(9, 16, 8, 384), "tf32", "inference", "PERSIST_STATIC_SMALL_H, H > 256"),
-        (Work(9, 16, 8, 384), "tf32", "training", "PERSIST_STATIC_SMALL_H, then STANDARD"),
-        (Work(9, 16, 128, 512), "float16", "training", "PERSIST_STATIC"),
-        (Work(9, 16, 128, 512), "float32", "training", "STANDARD"),
-        (Work(9, 12, 128, 512), "float16", "training", "STANDARD"),
-        (Work(9, 16, 64, 512), "float16", "training", "STANDARD"),
-        (Work(9, 96, 128, 896), "float16", "training", "STANDARD"),
-        (Work(9, 16, 128, 512, layers=2), "float16", "training", "STANDARD"),
-        (Work(9, 16, 64, 64), "bfloat16", "training", "bfloat16"),
+        (Shape(9, 16, 8, 256), "float32", "training", "PERSIST_STATIC_SMALL_H"),
+        (Shape(9, 16, 8, 256, packed=True), "float16", "training", "STANDARD"),
+        (Shape(9, 16, 8, 384), "tf32", "inference", "PERSIST_STATIC_SMALL_H, H > 256"),
+        (Shape(9, 16, 8, 384), "tf32", "training", "PERSIST_STATIC_SMALL_H, then STANDARD"),
+        (Shape(9, 16, 128, 512), "float16", "training", "PERSIST_STATIC"),
+        (Shape(9, 16, 128, 512), "float32", "training", "STANDARD"),
+        (Shape(9, 12, 128, 512), "float16", "training", "STANDARD"),
+        (Shape(9, 16, 64, 512), "float16", "training", "STANDARD"),
+        (Shape(9, 96, 128, 896), "float16", "training", "STANDARD"),
+        (Shape(9, 16, 128, 512, layers=2), "float16", "training", "STANDARD"),
+        (Shape(9, 16, 64, 64), "bfloat16", "training", "bfloat16"),
     ],
 )
-def test_what_torch_asks_cudnn_for(work: Work, mode: str, step: str, asked: str) -> None:
-    row = {"scope": "layer", "work": work.to_json(), "mode": mode, "step": step}
-    assert gpu_report.asked(row) == asked
+def test_what_torch_asks_cudnn_for(shape: Shape, mode: str, step: str, asked: str) -> None:
+    row = {"scope": "layer", "work": shape.to_json(), "mode": mode, "step": step}
+    assert gpu.asked(row) == asked
     # Of the recurrence alone nn.RNN is given a layer of one feature.
     if asked == "PERSIST_STATIC":
-        assert gpu_report.asked({**row, "scope": "recurrence"}) == "STANDARD"
+        assert gpu.asked({**row, "scope": "recurrence"}) == "STANDARD"
 
 
 def test_the_report_of_a_gpu(tmp_path: Path) -> None:
-    works = 64, 128, 256, 512
-    old = gpu_record(*gpu_rows(1.0, *works), minute=10, commit="aaaaaaa")
+    shapes = 64, 128, 256, 512
+    old = gpu_record(*gpu_rows(1.0, *shapes), minute=10, commit="aaaaaaa")
     short = gpu_rows(4.0, 64, steps=100)
     wide = [row for size in (256, 512, 1024) for row in gpu_rows(1.0, size, steps=512)]
     for row in wide:
@@ -241,7 +243,7 @@ def test_the_report_of_a_gpu(tmp_path: Path) -> None:
         records.write(one, tmp_path)
     (tmp_path / "README.md").write_text(README)
     (tmp_path / "docs").mkdir()
-    report.write(report.newest(tmp_path), *places(tmp_path))
+    pages.write(pages.newest(tmp_path), *places(tmp_path))
     document, readme, pictures = places(tmp_path)
     text, summary = document.read_text(), readme.read_text()
     assert "cuDNN 9.19.0" in text
@@ -253,7 +255,7 @@ def test_the_report_of_a_gpu(tmp_path: Path) -> None:
     names = {"gpu-ratios", "gpu-width"}
     made = {path.name for path in (pictures / "nvidia-h200").iterdir()}
     assert made == {f"{name}{dark}.png" for name in names for dark in ("", "-dark")}
-    # Of the README's works one is there, in float16; and what we lose is said.
+    # Of the README's shapes one is there, in float16; and what we lose is said.
     assert "| (512, 64, 512, 512) | float16 | 1.00 | 3.00 | **3.00×** |" in summary
     assert "torch 2.13.0, cuDNN 9.19.0" in summary
     assert "nn.RNN is faster in 4 of " in summary
@@ -262,21 +264,23 @@ def test_the_report_of_a_gpu(tmp_path: Path) -> None:
 
 
 def test_a_gpu_whose_full_table_was_not_measured_is_shown_as_far_as_it_was(tmp_path: Path) -> None:
-    kernel = Case("cudnn", "kernel", Work(1000, 8, 64, 64), "bfloat16", "forward")
+    kernel = Case("cudnn", "kernel", Shape(1000, 8, 64, 64), "bfloat16", "forward")
     times = {"cuda.cluster": Times((0.5,)), "triton.rows": Times((2.0,))}
-    layer = Case("cudnn", "layer", Work(1000, 8, 64, 64), "bfloat16", "training")
+    layer = Case("cudnn", "layer", Shape(1000, 8, 64, 64), "bfloat16", "training")
     both = {"fastrnn.cuda": Times((2.0,)), "nn.RNN": Times((1.0,))}
-    rows = [records.row(Found(case, times=t), H200) for case, t in ((kernel, times), (layer, both))]
+    rows = [
+        records.row(CaseResult(case, times=t), H200) for case, t in ((kernel, times), (layer, both))
+    ]
     rows[0]["choices"] = {name: {"chosen": True} for name in times}
     del rows[1]["times"]["fastrnn.cuda"]
     rows[1]["times"]["fastrnn.triton"] = {"ms": [2.0] * 4, "turns": 1, "over": {}}
     rows[1]["times"]["nn.RNN"]["over"] = {"fastrnn.triton": 0.5}
     records.write(gpu_record(*rows, minute=10), tmp_path)
-    (name,) = found = report.newest(tmp_path)
+    (name,) = found = pages.newest(tmp_path)
     assert name == "nvidia-h200"
     (tmp_path / "README.md").write_text(README)
     (tmp_path / "docs").mkdir()
-    report.write(found, *places(tmp_path))
+    pages.write(found, *places(tmp_path))
     text = places(tmp_path)[0].read_text()
     assert "## NVIDIA H200\n" in text
     assert "| (1000, 8, 64, 64) | bfloat16 | forward | " in text
@@ -300,7 +304,7 @@ def test_the_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
     for one in (old, new, quick, broken):
         records.write(one, tmp_path)
     (tmp_path / "some-x-1-avx2-2-threads" / "2033-a-check.json").write_text("{}")
-    assert report.newest(tmp_path) == {"some-x-1-avx2-2-threads": new}
+    assert pages.newest(tmp_path) == {"some-x-1-avx2-2-threads": new}
 
 
 def test_groups_measured_as_thoroughly_since_replace_those_of_the_full_table(
@@ -317,12 +321,12 @@ def test_groups_measured_as_thoroughly_since_replace_those_of_the_full_table(
     other["machine"] |= {"date": "2033-01-02T03:04+00:00", "torch": "2.14.0"}
     for one in (old, late, hasty, other):
         records.write(one, tmp_path)
-    (shown,) = report.newest(tmp_path).values()
+    (shown,) = pages.newest(tmp_path).values()
     assert [row for row in shown["rows"] if row["group"] == group] == late["rows"]
     assert [row for row in shown["rows"] if row["group"] != group] == [
         row for row in old["rows"] if row["group"] != group
     ]
-    assert f"Measured later, at def5678: {group}." in report.described(shown)
+    assert f"Measured later, at def5678: {group}." in pages.described(shown)
 
 
 def test_floors_are_of_the_best_that_a_machine_was_seen_to_do(tmp_path: Path) -> None:
@@ -347,20 +351,20 @@ def test_floors_are_of_the_best_that_a_machine_was_seen_to_do(tmp_path: Path) ->
     quick["selection"]["shapes"] = "quick"
     for one in (whole, quick):
         records.write(one, tmp_path)
-    (shown,) = report.newest(tmp_path).values()
+    (shown,) = pages.newest(tmp_path).values()
     assert shown["calibration"]["measured"]["gemm"]["float32"] == 2e9
     for row, old in zip(shown["rows"], whole["rows"], strict=True):
         assert {key: row[key] for key in row if key != "floor"} == {
             key: old[key] for key in old if key != "floor"
         }
         if "floor" in old:
-            least = floor.operations(records.case(row)) / 2e9
+            least = model.flops(records.case(row)) / 2e9
             assert row["floor"]["arithmetic"] == pytest.approx(1e3 * least, rel=1e-3)
 
 
 def test_without_a_record_there_is_no_report(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="make bench-full"):
-        report.write({}, *places(tmp_path))
+        pages.write({}, *places(tmp_path))
 
 
 def test_a_document_without_a_place_for_the_text_is_left_alone(tmp_path: Path) -> None:

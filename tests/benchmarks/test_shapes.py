@@ -4,16 +4,16 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.modes import MODES
-from benchmarks.peers import LEVELS
+from benchmarks.baselines import LEVELS
+from benchmarks.precision import MODES
 from benchmarks.shapes import (
-    CPU_OPERATIONS,
     GROUPS,
+    MAX_CPU_FLOPS,
     SELECTIONS,
     STEPS,
-    Work,
+    Shape,
     names,
-    operations,
+    recurrence_flops,
     select,
 )
 
@@ -25,28 +25,31 @@ def test_a_group_says_what_can_be_measured(name: str) -> None:
     assert set(group.steps) <= set(STEPS)
     assert {*group.cpu, *group.cuda} <= set(MODES)
     assert "tf32" not in group.cpu
-    assert group.peers in LEVELS
-    assert not [work for work, count in Counter(group.works).items() if count > 1]
-    for work in group.works:
-        assert min(work.T, work.B, work.I, work.H) >= 1
+    assert group.baselines in LEVELS
+    assert not [shape for shape, count in Counter(group.shapes).items() if count > 1]
+    for shape in group.shapes:
+        assert min(shape.T, shape.B, shape.I, shape.H) >= 1
         # A layer of nn.RNN has no heads; and the recurrence alone is of one layer.
-        assert work.groups == 1 or group.scope == "recurrence"
-        assert group.scope == "layer" or work.layers == work.directions == 1
-        assert group.scope == "layer" or not (work.packed or group.memory)
+        assert shape.groups == 1 or group.scope == "recurrence"
+        assert group.scope == "layer" or shape.layers == shape.directions == 1
+        assert group.scope == "layer" or not (shape.packed or group.memory)
 
 
 def test_the_shapes_of_every_peer_are_there() -> None:
     """Those that are published, as their sources have them."""
-    heads = {(w.H, w.groups) for w in GROUPS["flashrnn"].works if (w.T, w.B) == (1024, 16)}
+    heads = {(w.H, w.groups) for w in GROUPS["flashrnn"].shapes if (w.T, w.B) == (1024, 16)}
     assert heads == {(16, 48), (32, 24), (64, 12), (128, 6), (256, 3), (768, 1)}
-    batches = {w.B for w in GROUPS["flashrnn"].works if w.groups == 1 and w.T == 1024}
+    batches = {w.B for w in GROUPS["flashrnn"].shapes if w.groups == 1 and w.T == 1024}
     assert batches == {2, 8, 16, 32, 64, 128, 256}
-    assert len(GROUPS["flashrnn-elman"].works) == len(GROUPS["haste"].works) == 16
-    assert {(w.T, w.B, w.H) for w in GROUPS["flaggems"].works} >= {(16, 4, 32), (64, 16, 128)}
-    assert [(w.T, w.B, w.H, w.groups) for w in GROUPS["xma"].works] == [(4096, 16, 16, 64)]
+    assert len(GROUPS["flashrnn-elman"].shapes) == len(GROUPS["haste"].shapes) == 16
+    assert {(w.T, w.B, w.H) for w in GROUPS["flaggems"].shapes} >= {(16, 4, 32), (64, 16, 128)}
+    assert [(w.T, w.B, w.H, w.groups) for w in GROUPS["xma"].shapes] == [(4096, 16, 16, 64)]
     boundaries = {256, 264, 384, 392, 512, 768, 896, 1024, 1152, 2048}
-    assert {w.H for w in GROUPS["cudnn"].works if w.B == 64} >= boundaries
-    assert [w.T for w in GROUPS["length"].works][:: len(GROUPS["length"].works) - 1] == [128, 65536]
+    assert {w.H for w in GROUPS["cudnn"].shapes if w.B == 64} >= boundaries
+    assert [w.T for w in GROUPS["length"].shapes][:: len(GROUPS["length"].shapes) - 1] == [
+        128,
+        65536,
+    ]
 
 
 def test_what_is_selected() -> None:
@@ -55,17 +58,17 @@ def test_what_is_selected() -> None:
     assert names("neuro,quick,neuro") == ["neuro", "overview"]
     cases = select("neuro", "cpu")
     assert {case.group for case in cases} == {"neuro"}
-    assert len(cases) == len(GROUPS["neuro"].works) * len(STEPS)
+    assert len(cases) == len(GROUPS["neuro"].shapes) * len(STEPS)
     assert {case.mode for case in select("neuro", "cuda")} == {"float32", "tf32"}
     assert select("cudnn", "cpu") == []
     assert {case.scope for case in select("full", "cpu", ("recurrence",))} == {"recurrence"}
 
 
 def test_a_cpu_is_spared_what_takes_it_seconds() -> None:
-    huge = [w for w in GROUPS["flashrnn"].works if operations(w) > CPU_OPERATIONS]
+    huge = [w for w in GROUPS["flashrnn"].shapes if recurrence_flops(w) > MAX_CPU_FLOPS]
     assert huge
-    assert not {case.work for case in select("flashrnn", "cpu")} & set(huge)
-    assert {case.work for case in select("flashrnn", "cuda")} >= set(huge)
+    assert not {case.shape for case in select("flashrnn", "cpu")} & set(huge)
+    assert {case.shape for case in select("flashrnn", "cuda")} >= set(huge)
 
 
 def test_an_unknown_name_is_refused_and_the_known_ones_told() -> None:
@@ -74,13 +77,13 @@ def test_an_unknown_name_is_refused_and_the_known_ones_told() -> None:
 
 
 def test_a_work_has_a_name_and_its_json_the_way_back() -> None:
-    work = Work(10, 3, 4, 5, layers=2, bidirectional=True, packed=True, activation="relu")
-    assert str(work) == "(10, 3, 4, 5) 2-layer bidirectional packed relu"
-    assert work.id == "10x3x4x5-2-layer-bidirectional-packed-relu"
-    assert Work(**work.to_json()) == work
-    assert Work(1, 2, 3, 4).to_json() == {"T": 1, "B": 2, "I": 3, "H": 4}
-    every = [w for group in GROUPS.values() for w in group.works]
-    assert all(Work(**w.to_json()) == w for w in every)
+    shape = Shape(10, 3, 4, 5, layers=2, bidirectional=True, packed=True, activation="relu")
+    assert str(shape) == "(10, 3, 4, 5) 2-layer bidirectional packed relu"
+    assert shape.id == "10x3x4x5-2-layer-bidirectional-packed-relu"
+    assert Shape(**shape.to_json()) == shape
+    assert Shape(1, 2, 3, 4).to_json() == {"T": 1, "B": 2, "I": 3, "H": 4}
+    every = [w for group in GROUPS.values() for w in group.shapes]
+    assert all(Shape(**w.to_json()) == w for w in every)
     assert len({w.id for w in every}) == len(set(every))
 
 

@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.short_calls` prints."""
+"""The table of `python -m benchmarks.short_calls`."""
 
 import torch
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import conftest, records, session
+from benchmarks import conftest, session
+from benchmarks.report import records
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,11 +80,11 @@ def test_a_processor_is_calibrated_again_and_again_and_the_best_counts(
     def calibrate(threads: int) -> dict[str, Any]:
         return {"measured": {"multiply_add_rate": next(made)}, "errors": []}
 
-    monkeypatch.setattr(session.cpu_floor, "calibrate", calibrate)
+    monkeypatch.setattr(session.cpu, "calibrate", calibrate)
     one = session.Session("quick", "few", "cpu", 0.01, None)
     seen = []
-    for valid in (session.VALID, session.VALID, -1.0):
-        monkeypatch.setattr(session, "VALID", valid)
+    for valid in (session.CALIBRATION_VALID, session.CALIBRATION_VALID, -1.0):
+        monkeypatch.setattr(session, "CALIBRATION_VALID", valid)
         one._calibrate()
         seen.append(one.calibration["measured"]["multiply_add_rate"])
     assert seen == [3.0, 3.0, 5.0]
@@ -94,7 +95,7 @@ def test_a_processor_is_calibrated_again_and_again_and_the_best_counts(
 def test_what_cannot_be_done_is_a_usage_error() -> None:
     class Config:
         def __init__(self, **options: object) -> None:
-            usual = {"shapes": "quick", "peers": "all", "device": "cpu", "budget": 1.0}
+            usual = {"shapes": "quick", "baselines": "all", "device": "cpu", "budget": 1.0}
             self.options = {"threads": None, "benchmark_disable": False, **usual, **options}
             self.stash = pytest.Stash()
 

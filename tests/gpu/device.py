@@ -5,10 +5,10 @@ import os
 import pytest
 import torch
 
-from benchmarks.gpu_kernels import BACKENDS, CUDA, KERNELS, TRITON, Kernel, call_of
-from benchmarks.modes import FLOAT64, MODES, precision
+from benchmarks.precision import FLOAT64, MODES, precision
 from fastrnn.ops.backends import cuda, triton
 from fastrnn.testing import Problem
+from tools.gpu_validation.kernels import BACKENDS, CUDA, KERNELS, TRITON, Kernel, call_of
 
 __all__ = [
     "BACKENDS",

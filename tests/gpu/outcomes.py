@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.journal import append, read
+from benchmarks.jsonl import append, read
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_kernels import plans
 from fastrnn.ops import reference
 from fastrnn.ops.backends import cuda
 from fastrnn.ops.ragged import Ragged
 from fastrnn.testing import Problem, assert_close
 from tests.utils.checks import CHECKS, biggest, check_forward, double
+from tools.gpu_validation.kernels import plans
 
 from .cases import modes_of
 from .device import CUDA, Kernel, precision, skip_refused

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import fastrnn
-from benchmarks.gpu_kernels import call_of
 from fastrnn import FusedRNN
 from fastrnn.functional import recurrence
 from fastrnn.ops import reference
 from fastrnn.ops.backends import cuda, dispatch, triton
 from fastrnn.testing import Problem
+from tools.gpu_validation.kernels import call_of
 
 from .device import BACKENDS, INTERPRETED, TRITON
 

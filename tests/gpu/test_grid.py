@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu_kernels import call_of
 from fastrnn.ops.backends import triton
 from fastrnn.ops.backends.base import Call
 from fastrnn.testing import Problem
 from tests.utils.checks import CHECKS, biggest
+from tools.gpu_validation.kernels import call_of
 
 from .device import INTERPRETED, MODES, precision
 

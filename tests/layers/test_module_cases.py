@@ -34,7 +34,7 @@ from torch.testing._internal.common_modules import (
 from torch.testing._internal.common_utils import TestCase, gradcheck, gradgradcheck
 from torch.testing._internal.common_utils import noncontiguous_like as noncontiguous
 
-from benchmarks.modes import precision
+from benchmarks.precision import precision
 from fastrnn import FusedRNN, FusedRNNCell
 
 from ..utils.nn_rnn_parity import TORCH, tensors

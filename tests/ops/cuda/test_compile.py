@@ -16,9 +16,9 @@ import pytest
 
 pytest.importorskip("triton", reason="cuobjdump comes with Triton")
 
-from benchmarks.cuda_stats import ARCHS, Instance, compiled, nvcc, read, sources, spills
-from benchmarks.sass import Stats
 from tests.test_build import unstable_symbols
+from tools.cuda_stats import ARCHS, Instance, compiled, nvcc, read, sources, spills
+from tools.sass import Stats
 
 ROOT = Path(__file__).parents[3]
 

@@ -18,7 +18,8 @@ pytest.importorskip("triton")
 if "TRITON_INTERPRET" in os.environ:
     pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
 
-from benchmarks.kernel_stats import (
+from fastrnn.ops.backends.triton.table import TABLE
+from tools.kernel_stats import (
     ACTIVATIONS,
     DEVICES,
     DTYPES,
@@ -29,7 +30,6 @@ from benchmarks.kernel_stats import (
     compile_case,
     measure,
 )
-from fastrnn.ops.backends.triton.table import TABLE
 
 
 def drawn(every: Iterable[Case], of_each: Callable[[Case], object] = lambda _: ()) -> list[Case]:

@@ -8,7 +8,6 @@ import numpy
 import pytest
 import torch
 
-from benchmarks import gpu_record
 from fastrnn._explain import GPUS
 from fastrnn.ops.backends import triton
 from fastrnn.ops.backends.base import Call
@@ -21,6 +20,7 @@ from fastrnn.ops.backends.triton.table import (
     choose,
     power_of_two,
 )
+from tools.gpu_validation.results import verified_kernels
 
 A100 = {"capability": (8, 0), "shared": 166912, "processors": 108}
 H100 = {"capability": (9, 0), "shared": 232448, "processors": 132}
@@ -90,7 +90,7 @@ def test_what_is_said_to_be_proven_has_a_record() -> None:
     source = Path(table.__file__).read_text()
     (name,) = re.findall(r"record: (benchmarks/results/\S+\.json)\.\nVERIFIED = ", source)
     record = json.loads((ROOT / name).read_text())
-    proven, capability = gpu_record.proven(record), tuple(record["environment"]["capability"])
+    proven, capability = verified_kernels(record), tuple(record["environment"]["capability"])
     assert table.VERIFIED
     for kernel, verified_on in table.VERIFIED:
         assert verified_on == capability

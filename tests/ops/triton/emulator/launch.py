@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from triton.runtime.driver import driver
 
-from benchmarks.kernel_stats import Device
+from tools.kernel_stats import Device
 
 from . import access, matrix  # noqa: F401  # they register what they handle
 from .errors import Deadlock

@@ -1,0 +1,42 @@
+"""The providers: fastrnn by each backend, and the baselines that it is compared to.
+
+A baseline that needs a package is available where the package can be imported. haste is not among
+them: it has LSTM, GRU, IndRNN and a layer norm, but no vanilla RNN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .base import Provider
+from .flash_rnn import FlashRnn
+from .loops import CompiledLoop, EagerLoop
+from .nn_rnn import Flattened, NnRnn
+from .onnx_runtime import OnnxRuntime
+from .ours import Fastrnn
+
+__all__ = ["LEVELS", "Provider", "by_name", "select"]
+
+#: How many baselines a shape is compared to; each level includes those before it.
+LEVELS = ("few", "most", "all")
+
+_PROVIDERS: dict[str, tuple[Provider, ...]] = {
+    "few": (Fastrnn(), Fastrnn("cuda"), Fastrnn("triton"), NnRnn(), Flattened()),
+    "most": (EagerLoop(), OnnxRuntime(), FlashRnn("cuda_fused"), FlashRnn("cuda")),
+    "all": (Fastrnn("cpu"), Fastrnn("reference"), CompiledLoop()),
+}
+
+
+def by_name(names: Sequence[str]) -> list[Provider]:
+    """The providers of these names."""
+    every = {provider.name: provider for level in LEVELS for provider in _PROVIDERS[level]}
+    return [every[name] for name in names]
+
+
+def select(level: str, device: str) -> tuple[list[Provider], dict[str, str]]:
+    """The available providers of a level on a type of device, and why others are unavailable."""
+    known = [p for name in LEVELS[: LEVELS.index(level) + 1] for p in _PROVIDERS[name]]
+    wanted = [provider for provider in known if device in provider.devices]
+    reasons = {provider.name: provider.unavailable_reason(device) for provider in wanted}
+    unavailable = {name: reason for name, reason in reasons.items() if reason is not None}
+    return [provider for provider in wanted if provider.name not in unavailable], unavailable

@@ -1,0 +1,64 @@
+"""fastrnn, by each of its backends."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+import fastrnn
+from fastrnn import FusedRNN
+from fastrnn.functional import recurrence
+from fastrnn.ops.backends import base as backends
+from fastrnn.ops.backends import dispatch
+
+from ..precision import MODES, precision
+from ..shapes import Case
+from ..workload import Call, Workload, layer_call, make_call
+from .base import Provider
+
+
+class Fastrnn(Provider):
+    """FusedRNN, or `fastrnn.functional.recurrence` for the recurrence alone, by one backend."""
+
+    def __init__(self, backend: str = "auto") -> None:
+        self.backend = backend
+        self.name = "fastrnn" if backend == "auto" else f"fastrnn.{backend}"
+        self.devices = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda",)}.get(
+            backend, self.devices
+        )
+
+    def unavailable_reason(self, device: str) -> str | None:
+        if self.backend == "auto":
+            reasons = [kernels.unavailable_reason() for kernels in dispatch.AUTO.get(device, ())]
+            return None if None in reasons else f"it has no kernel here: {'; '.join(reasons)}"
+        return dispatch.BACKENDS[self.backend].unavailable_reason()
+
+    def unsupported_reason(self, case: Case, device: str) -> str | None:
+        shape = case.shape
+        sizes = shape.T, shape.B, shape.groups * shape.directions, shape.H
+        where = MODES[case.mode].dtype, torch.device(device)
+        call = backends.Call(f"RNN_{shape.activation.upper()}", *sizes, *where)
+        with precision(case.mode):
+            if self.backend != "auto":
+                return dispatch.BACKENDS[self.backend].unsupported_reason(call)
+            kernels, reasons = dispatch.best_kernels(call)
+        if kernels is not None:
+            return None
+        return f"auto takes no kernel of ours: {'; '.join(reasons.values())}"
+
+    def prepare(self, workload: Workload) -> Call:
+        shape, step = workload.shape, workload.case.step
+        if workload.case.scope == "layer":
+            layer = FusedRNN(
+                shape.I, shape.H, shape.layers, shape.activation, bidirectional=shape.bidirectional
+            ).to(workload.device, workload.dtype)
+            layer.load_state_dict(workload.layer.state_dict())
+            return layer_call(layer, step)
+        weights = [workload.weight_hh, workload.h0]
+        return make_call(
+            step, lambda pre: recurrence(pre, *weights, activation=shape.activation)[0], weights
+        )
+
+    def context(self) -> AbstractContextManager[object]:
+        return fastrnn.use_backend(self.backend)

@@ -1,0 +1,47 @@
+"""Tables for the terminal and in Markdown, and generated blocks of a document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+
+def aligned(rows: Sequence[Sequence[str]], words: int) -> list[str]:
+    """The lines of a table for the terminal.
+
+    Args:
+        words: the number of text columns, which come first and are aligned left; numbers are
+            aligned right.
+    """
+    sides = ["left"] * words + ["right"] * (len(rows[0]) - words)
+    text = tabulate(rows, tablefmt="plain", colalign=sides, disable_numparse=True)
+    return text.splitlines()
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> list[str]:
+    """The lines of a Markdown table.
+
+    Its cells are not padded, as tabulate's are: then a new number changes one line of a document,
+    not the whole column.
+
+    Args:
+        words: as for `aligned`.
+    """
+    rule = ["---"] * words + ["--:"] * (len(header) - words)
+    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
+
+
+def replace(document: Path, name: str, text: str) -> None:
+    """Replace the generated block of a name in a document.
+
+    Raises:
+        SystemExit: the document has no such block.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = document.read_text().partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise SystemExit(f"{document} lacks the lines {begin} and {end}: the text goes there")
+    document.write_text(f"{before}{begin}\n{text}\n{end}{after}")

@@ -1,0 +1,196 @@
+// The kernels of calibrate.cu: each does one thing `turns` times, and says how many cycles it took.
+#pragma once
+
+#include "cuda/element.h"
+
+namespace fastrnn::cuda {
+
+constexpr int WARP = 32;
+constexpr uint32_t SENTINEL = 0xFFFFFFFF;
+
+#define KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
+
+__device__ int64_t now() { return clock64(); }
+
+// Two warps of a block hand each other a state, by a store and a barrier; it has two buffers.
+KERNEL(2 * WARP) block_exchange(int64_t* cycles, int turns) {
+  DYNAMIC_SHARED(memory);
+  auto* state = reinterpret_cast<uint32_t*>(memory);
+  uint32_t value = threadIdx.x;
+  const int64_t start = now();
+#pragma unroll 1
+  for (int turn = 0; turn < turns; ++turn) {
+    uint32_t* const buffer = state + turn % 2 * blockDim.x;
+    buffer[threadIdx.x] = value;
+    ptx::named_barrier(0, 2 * WARP);
+    value = buffer[threadIdx.x ^ WARP];
+  }
+  if (threadIdx.x == 0) *cycles = now() - start + (value == SENTINEL);
+}
+
+// Two blocks of a cluster do so by st.async; the mbarrier counts the bytes.
+KERNEL(WARP) cluster_exchange(int64_t* cycles, int turns) {
+#if __CUDA_ARCH__ >= 900
+  DYNAMIC_SHARED(memory);
+  const uint32_t rank = ptx::cluster_rank(), mine = ptx::shared_address(memory);
+  const uint32_t other = ptx::peer_address(mine, 1 - rank);
+  constexpr uint32_t bytes = WARP * sizeof(uint2);
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_init(mine, 1);
+    ptx::mbarrier_init_fence();
+    ptx::mbarrier_arrive_expect(mine, bytes);
+  }
+  ptx::cluster_barrier();
+  const auto send = [&](uint32_t turn) {
+    ptx::store_async(other + 128 + threadIdx.x * sizeof(uint2), other, make_uint2(turn, turn));
+  };
+  const int64_t start = now();
+  if (rank == 0) send(0);
+#pragma unroll 1
+  for (int turn = 0; turn < turns; ++turn) {
+    ptx::mbarrier_wait(mine, turn & 1);
+    if (rank == 1 || turn + 1 < turns) send(turn);
+    // After the answer, which needs not wait for it: without this arrival no phase ends.
+    if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(mine, bytes);
+  }
+  if (threadIdx.x == 0 && rank == 0) *cycles = now() - start;
+  ptx::cluster_barrier();  // nobody leaves while something may be on its way to it
+#endif
+}
+
+// Every block of a cluster, of a power of two, sends `bytes` to each of them, and has as much from
+// each before it goes on.
+KERNEL(256) cluster_bandwidth(int64_t* cycles, int turns, int blocks, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  DYNAMIC_SHARED(memory);
+  constexpr uint32_t room = 32 << 10;
+  const uint32_t rank = ptx::cluster_rank(), mine = ptx::shared_address(memory);
+  if (threadIdx.x == 0) {
+    for (const uint32_t barrier : {mine, mine + 8}) {
+      ptx::mbarrier_init(barrier, 1);
+      ptx::mbarrier_init_fence();
+      ptx::mbarrier_arrive_expect(barrier, blocks * bytes);
+    }
+  }
+  __syncthreads();
+  ptx::cluster_barrier();
+  const int64_t start = now();
+#pragma unroll 1
+  for (int turn = 0; turn < turns; ++turn) {
+    const uint32_t barrier = 8 * (turn & 1);
+    for (int i = 1; i <= blocks; ++i) {
+      const uint32_t to = ptx::peer_address(mine, (rank + i) & (blocks - 1));
+      for (int at = 8 * threadIdx.x; at < bytes; at += 8 * blockDim.x) {
+        const uint32_t place = 128 + (rank * bytes + at) % room;
+        ptx::store_async(to + place, to + barrier, make_uint2(turn, at));
+      }
+    }
+    ptx::mbarrier_wait(mine + barrier, (turn >> 1) & 1);
+    if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(mine + barrier, blocks * bytes);
+  }
+  if (threadIdx.x == 0 && rank == 0) *cycles = now() - start;
+  ptx::cluster_barrier();
+#endif
+}
+
+// Two multiprocessors hand a state to each other through L2: who waits for it polls the very words
+// that it will be, which hold a sentinel until then. Each message has a place of its own.
+KERNEL(WARP) grid_exchange(int64_t* cycles, unsigned char* places, int turns, int partner) {
+  if (blockIdx.x != 0 && blockIdx.x != partner) return;
+  const int64_t start = now();
+#pragma unroll 1
+  for (int turn = 0; turn < turns; ++turn) {
+#pragma unroll
+    for (int sender = 0; sender < 2; ++sender) {
+      unsigned char* place = places + ((2 * turn + sender) * WARP + threadIdx.x) * sizeof(uint4);
+      if ((blockIdx.x != 0) == sender) {
+        ptx::store_relaxed(place, make_uint2(turn, turn));
+        ptx::store_relaxed(place + 8, make_uint2(turn, turn));
+      } else {
+        uint4 state;
+        do {
+          state = ptx::load_relaxed(place);
+        } while (state.x == SENTINEL || state.y == SENTINEL || state.z == SENTINEL ||
+                 state.w == SENTINEL);
+      }
+    }
+  }
+  if (blockIdx.x == 0 && threadIdx.x == 0) *cycles = now() - start;
+}
+
+// Every block reads `bytes` again and again past the first-level cache: its own, or all the same.
+KERNEL(512) read_l2(int64_t* cycles, const unsigned char* from, int64_t stride, int bytes,
+                    int turns, uint32_t* sink) {
+  from += blockIdx.x * stride;
+  uint32_t all = 0;
+  const int64_t start = now();
+#pragma unroll 1
+  for (int turn = 0; turn < turns; ++turn) {
+#pragma unroll 8
+    for (int at = 16 * threadIdx.x; at < bytes; at += 16 * 512) {
+      const uint4 words = ptx::load_relaxed(from + at);
+      all ^= words.x ^ words.y ^ words.z ^ words.w;
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) cycles[blockIdx.x] = now() - start;
+  sink[blockIdx.x * blockDim.x + threadIdx.x] = all;
+}
+
+// Products of W_hh in registers with a tile of 8 rows, into sums that need not wait for each other.
+constexpr int FRAGMENTS = 16;
+template <class E, int CHAINS>
+KERNEL(16 * WARP) products(int64_t* cycles, int turns, const unsigned char* memory, float* sink) {
+  // Read, so that each has registers of its own, as W_hh has.
+  uint32_t w[FRAGMENTS][4];
+  for (int k = 0; k < FRAGMENTS; ++k) {
+    const uint4 words = ptx::load_relaxed(memory + (k * blockDim.x + threadIdx.x) * sizeof(uint4));
+    w[k][0] = words.x, w[k][1] = words.y, w[k][2] = words.z, w[k][3] = words.w;
+  }
+  const uint32_t h[1][2] = {{w[0][0], w[0][1]}};
+  float sum[CHAINS][1][4]{};
+  __syncthreads();
+  const int64_t start = now();
+#pragma unroll 1
+  for (int turn = 0; turn < turns; ++turn) {
+#pragma unroll
+    for (int k = 0; k < FRAGMENTS; ++k) E::multiply(sum[k % CHAINS], w[k], h);
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) *cycles = now() - start;
+  float all = 0;
+  for (const auto& [chain] : sum) all += chain[0] + chain[1] + chain[2] + chain[3];
+  sink[threadIdx.x] = all;
+}
+
+// A barrier of 8 warps and a turn through shared memory, as where the parts of a sum are added.
+KERNEL(8 * WARP) reduction(int64_t* cycles, int turns, float* sink) {
+  DYNAMIC_SHARED(memory);
+  float part = threadIdx.x;
+  __syncthreads();
+  const int64_t start = now();
+#pragma unroll 1
+  for (int turn = 0; turn < turns; ++turn) {
+    auto* parts = reinterpret_cast<float*>(memory) + (turn & 1) * 8 * WARP;
+    parts[threadIdx.x] = part;
+    __syncthreads();
+    part += parts[threadIdx.x ^ WARP];
+  }
+  if (threadIdx.x == 0) *cycles = now() - start;
+  sink[threadIdx.x] = part;
+}
+
+KERNEL(256) nothing() {}
+
+// Runs for so many cycles, and says how many nanoseconds they took.
+KERNEL(1) spin(int64_t* nanoseconds, int64_t cycles) {
+  int64_t before, after;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(before));
+  const int64_t start = now();
+  while (now() - start < cycles) {
+  }
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(after));
+  *nanoseconds = after - before;
+}
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,20 @@
+"""The output of a calibration program: one line of JSON for each constant."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+
+def parse(output: str) -> dict[str, Any]:
+    """The constants that were measured, by name, and the errors; other lines are ignored."""
+    measured, errors = {}, []
+    for line in output.splitlines():
+        with suppress(json.JSONDecodeError, KeyError, TypeError):
+            entry = json.loads(line)
+            if "error" in entry:
+                errors.append(f"{entry['name']}: {entry['error']}")
+            else:
+                measured[entry["name"]] = entry["value"]
+    return {"measured": measured, "errors": errors}

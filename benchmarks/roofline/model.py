@@ -1,0 +1,120 @@
+"""Four lower bounds on the time of a case; the largest of them is its roofline bound.
+
+- arithmetic: the FLOPs of the matrix products, at the machine's peak rate;
+- bytes: the data that must be read and written at least once, at the memory bandwidth;
+- steps: every step needs the whole state of the step before it, so T steps take at least T times
+  the shortest possible step;
+- call: the overhead of a call of torch, and of its backward, that computes next to nothing.
+
+No kernel can beat any of the four bounds. To reach all of them at once may be impossible.
+
+The rates of a machine are measured: see cpu.py and gpu.py.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from ..precision import MODES
+from ..shapes import Case, Shape
+from ..workload import row_lengths
+
+#: The passes over time that a step of a case consists of.
+PASSES = {
+    "inference": ("forward",),
+    "forward": ("forward",),
+    "backward": ("backward",),
+    "training": ("forward", "backward"),
+}
+
+
+class Machine(Protocol):
+    """The peak rates of a machine."""
+
+    def peak_flops(self, mode: str) -> float:
+        """FLOPs a second in one of `precision.MODES`."""
+
+    def bandwidth(self, size: float) -> float:
+        """Bytes a second, for a working set of so many bytes."""
+
+    def call_overhead(self, step: str) -> float:
+        """Seconds of a call of torch that computes next to nothing: one of `shapes.STEPS`."""
+
+    def step_time(
+        self, batch: int, groups: int, hidden: int, mode: str, activation: str, direction: str
+    ) -> float:
+        """Seconds of the shortest possible step of the recurrence, forward or backward."""
+
+
+class Bounds(NamedTuple):
+    """Lower bounds on the time of a call, in milliseconds; records store them by these names."""
+
+    arithmetic: float
+    bytes: float
+    steps: float
+    call: float
+
+    @property
+    def largest(self) -> float:
+        """The roofline bound."""
+        return max(self)
+
+
+def bounds(case: Case, machine: Machine) -> Bounds:
+    """The lower bounds on the time of a case."""
+    shape, mode = case.shape, case.mode
+    moved = bytes_moved(case)
+    sizes = shape.B, shape.directions * shape.groups, shape.H, mode, shape.activation
+    step = sum(machine.step_time(*sizes, direction) for direction in PASSES[case.step])
+    return Bounds(
+        1e3 * flops(case) / machine.peak_flops(mode),
+        1e3 * moved / machine.bandwidth(moved),
+        1e3 * shape.T * shape.layers * step,
+        1e3 * machine.call_overhead(case.step),
+    )
+
+
+def num_rows(shape: Shape) -> int:
+    """The number of pairs of a step and a batch row; padding does not count."""
+    return int(row_lengths(shape.T, shape.B).sum()) if shape.packed else shape.T * shape.B
+
+
+def flops(case: Case) -> float:
+    """The FLOPs of all matrix products."""
+    shape = case.shape
+    width = shape.directions * shape.groups * shape.H  # of the output
+    weights = shape.layers * width * shape.H
+    if case.scope == "layer":
+        weights += width * (shape.I + (shape.layers - 1) * width)
+    # Forward, every weight is multiplied once with every row. Training has two more such products:
+    # the gradient of the weight, and the gradient of the other factor.
+    return 2.0 * num_rows(shape) * weights * (3 if case.step == "training" else 1)
+
+
+def bytes_moved(case: Case) -> float:
+    """The bytes that a call must read and write, once for each use that is far from the last one.
+
+    Between two layers of an inference, and between the input's product and the recurrence, data may
+    stay in the caches. Data that is saved for the backward pass may not.
+    """
+    shape, itemsize = case.shape, MODES[case.mode].dtype.itemsize
+    output = shape.directions * shape.groups * shape.H
+    if case.scope == "kernel" and case.step == "backward":
+        columns = 3 * output  # grad_out, out -> grad_pre
+    elif case.step == "training":
+        # x -> out of every layer; grad, out of every layer, and of a layer x -> grad_x
+        inputs = 3 * shape.I if case.scope == "layer" else 2 * output
+        columns = inputs + (2 * shape.layers + 1) * output
+    else:
+        columns = output + (shape.I if case.scope == "layer" else output)
+    return float(itemsize * num_rows(shape) * columns)
+
+
+def results_mib(case: Case) -> float:
+    """MiB of the results of a call: the output, and in training the gradient of the input."""
+    shape, itemsize = case.shape, MODES[case.mode].dtype.itemsize
+    output = shape.directions * shape.groups * shape.H
+    columns = output
+    if case.step == "training":
+        columns += shape.I if case.scope == "layer" else output
+    return num_rows(shape) * columns * itemsize / 2**20

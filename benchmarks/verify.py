@@ -1,0 +1,49 @@
+"""Results are verified before they are timed: a provider with a wrong result has no time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastrnn.testing import error_scale, relative_tolerance
+
+from .precision import MODES
+from .workload import Workload
+
+
+def check(results: Sequence[Tensor], workload: Workload) -> None:
+    """Compare the results of a call with the first inputs to the expected ones, by their norms.
+
+    Raises:
+        AssertionError: an error is larger than that of any correct layer; says which, and its size.
+    """
+    shape, mode = workload.shape, MODES[workload.case.mode]
+    is_layer = workload.case.scope == "layer"
+    products = mode.products if workload.device.type == "cuda" else None
+    terms = shape.H + (shape.I if is_layer else 0)
+    numbers = workload.steps * shape.B * shape.H
+    output, gradient = relative_tolerance(
+        mode.dtype, terms, workload.steps, numbers, shape.activation, products
+    )
+    expected_results = workload.expected
+    grad = workload.inputs[0].grad
+    grad_rms = float(grad.double().square().mean().sqrt())
+    assert len(results) == len(expected_results), (
+        f"{len(results)} results instead of {len(expected_results)}"
+    )
+    for index, (actual, expected) in enumerate(zip(results, expected_results, strict=True)):
+        is_gradient = index > 0 or workload.case.step == "backward"
+        what = f"gradient {index}" if is_gradient else "the output"
+        assert actual.shape == expected.shape, f"{what} is {actual.shape}, not {expected.shape}"
+        assert actual.dtype == mode.dtype, f"{what} is {actual.dtype}, not {mode.dtype}"
+        tolerance = shape.layers * (gradient if is_gradient else output)
+        expected = expected.detach()
+        # A weight's gradient is a sum over the rows of all steps of a gradient times h or x.
+        is_of_weight = index == 2 or (index > 2 and is_layer)
+        summed = workload.steps * shape.B if is_of_weight else 1
+        scale = error_scale(expected, summed, grad_rms)
+        error = float((actual.detach().double() - expected).norm()) / scale
+        assert error <= tolerance, (
+            f"{what} is {error:.2g} of its norm off, more than {tolerance:.2g}"
+        )

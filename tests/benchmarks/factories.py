@@ -1,0 +1,43 @@
+"""Records with made-up measurements."""
+
+from typing import Any
+
+from benchmarks.report import records
+from benchmarks.roofline import gpu
+from benchmarks.runner import CaseResult
+from benchmarks.shapes import Case, Shape
+from benchmarks.timing import Times
+
+CASE = Case("overview", "layer", Shape(100, 8, 64, 64), "float32", "inference")
+H200 = gpu.GPUS["H200"]
+
+
+def found(ours: float = 1.0, theirs: float = 4.0, case: Case = CASE) -> CaseResult:
+    """Three turns of each, the middle one slow for both."""
+    times = {name: Times((ms, 3 * ms, ms)) for name, ms in (("fastrnn", ours), ("nn.RNN", theirs))}
+    return CaseResult(case, times=times)
+
+
+def record(*rows: records.Row, **machine: Any) -> records.Record:
+    described = {
+        "device": "cpu",
+        "cpu": "Some(R) CPU X-1 Processor @ 2.0GHz",
+        "instruction_set": "avx2",
+        "threads": 2,
+        "cores": "2",
+        "caches": {"L1": "32K"},
+        "torch": "2.13.0",
+        "onnxruntime": None,
+        "commit": "abc1234",
+        "dirty": False,
+        "date": "2030-01-02T03:04+00:00",
+        **machine,
+    }
+    return {
+        "format": 1,
+        "machine": described,
+        "selection": {"shapes": "full", "peers": "all", "budget_s": 1, "complete": True},
+        "absent": {},
+        "calibration": {"measured": {}, "errors": []},
+        "rows": list(rows),
+    }

@@ -1,0 +1,222 @@
+"""The verification: a right result passes, whatever the shape, and no other."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from benchmarks import baselines, runner, verify
+from benchmarks.baselines import Provider
+from benchmarks.baselines.nn_rnn import NnRnn
+from benchmarks.baselines.ours import Fastrnn
+from benchmarks.shapes import STEPS, Case, Shape
+from benchmarks.workload import Workload
+from fastrnn.testing import UNIT_ROUNDOFF, error_scale, relative_tolerance
+
+#: But for torch.compile, whose compilation takes seconds: the benchmarks themselves run it.
+PROVIDERS = {
+    provider.name: provider
+    for provider in baselines.select("all", "cpu")[0]
+    if provider.name != "torch.compile"
+}
+
+shapes = st.builds(
+    Shape,
+    T=st.integers(1, 12),
+    B=st.integers(1, 9),
+    I=st.integers(1, 9),
+    H=st.integers(1, 20),
+    layers=st.integers(1, 2),
+    bidirectional=st.booleans(),
+    packed=st.booleans(),
+    activation=st.sampled_from(("tanh", "relu")),
+)
+recurrences = st.builds(
+    Shape,
+    T=st.integers(1, 12),
+    B=st.integers(1, 9),
+    I=st.just(1),
+    H=st.integers(1, 20),
+    groups=st.integers(1, 3),
+    activation=st.sampled_from(("tanh", "relu")),
+)
+cases = st.one_of(
+    st.builds(
+        Case,
+        st.just("some"),
+        st.just(scope),
+        shape,
+        st.sampled_from(("float32", "bfloat16", "float16")),
+        st.sampled_from(STEPS),
+    )
+    for scope, shape in (("layer", shapes), ("recurrence", recurrences))
+)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@settings(max_examples=60, deadline=None)
+@given(case=cases)
+def test_every_provider_computes_what_it_is_asked(name: str, case: Case) -> None:
+    provider = PROVIDERS[name]
+    if provider.unsupported_reason(case, "cpu") is None:
+        runner.run_once(case, provider, "cpu")
+
+
+LAYER = Shape(20, 6, 8, 16)
+
+
+#: What may go wrong with a tensor of the results.
+MISTAKES: dict[str, Callable[[Tensor], Tensor]] = {
+    "a column far off": lambda t: t.detach().index_fill(-1, torch.tensor([0]), 100.0),
+    "a step late": lambda t: t.detach().roll(1, 0),
+    "half of it left out": lambda t: t.detach().index_fill(0, torch.arange(len(t) // 2), 0),
+    "twice": lambda t: 2 * t.detach(),
+    "not a number": lambda t: t.detach().index_fill(0, torch.tensor([0]), float("nan")),
+    "too wide": lambda t: t.detach().double(),
+    "another shape": lambda t: t.detach()[:-1],
+}
+
+
+@pytest.mark.parametrize("which", range(6), ids=["out", "x", "w_ih", "w_hh", "b_ih", "b_hh"])
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("mode", ["float32", "bfloat16", "float16"])
+def test_a_wrong_result_does_not_pass(mode: str, mistake: str, which: int) -> None:
+    workload = Workload(Case("some", "layer", LAYER, mode, "training"))
+    results = NnRnn().prepare(workload)(workload.inputs[0])
+    verify.check(results, workload)
+    results[which] = MISTAKES[mistake](results[which])
+    with pytest.raises(AssertionError):
+        verify.check(results, workload)
+
+
+def test_a_sum_that_cancels_is_held_to_the_size_of_its_terms() -> None:
+    """The gradient of a weight at H = 1, added up in bfloat16 step by step, as autograd does."""
+    steps, rows = 64, 4
+    generator = torch.Generator().manual_seed(0)
+    terms = torch.randn(steps, rows, generator=generator, dtype=torch.float64)
+    terms -= terms.mean()  # nothing is left
+    total = torch.zeros((), dtype=torch.bfloat16)
+    for row in terms:
+        total = total + row.sum().bfloat16()
+    exact = terms.sum().reshape(1, 1)
+    error = float((total.double() - exact).norm())
+    _, bound = relative_tolerance(torch.bfloat16, 1, steps, steps * rows)
+    assert error > UNIT_ROUNDOFF[torch.bfloat16] * exact.norm()
+    assert error <= bound * error_scale(exact, steps * rows, 1.0)
+    # Where nothing cancels the scale is that of the sum.
+    straight = terms.abs().sum().reshape(1, 1)
+    assert error_scale(straight, steps * rows, 1.0) < 1.2 * straight.norm()
+
+
+def test_a_gradient_that_cancels_passes() -> None:
+    """A weight's, of 2000 rows: its errors are those of its terms, however little is left."""
+    workload = Workload(Case("some", "recurrence", Shape(20, 100, 1, 1), "bfloat16", "training"))
+    results = [t.to(torch.bfloat16) for t in workload.expected]
+    error = UNIT_ROUNDOFF[torch.bfloat16] * (20 * 2000) ** 0.5  # √20 roundings of each term
+    workload.expected[2].zero_()
+    results[2].fill_(error)
+    verify.check(results, workload)
+    results[2].fill_(10 * error)
+    with pytest.raises(AssertionError, match="gradient 2"):
+        verify.check(results, workload)
+
+
+def test_a_result_that_is_missing_does_not_pass() -> None:
+    workload = Workload(Case("some", "layer", LAYER, "float32", "training"))
+    results = NnRnn().prepare(workload)(workload.inputs[0])
+    with pytest.raises(AssertionError, match="5 results instead of 6"):
+        verify.check(results[:-1], workload)
+
+
+def test_float32_that_is_computed_in_half_precision_does_not_pass() -> None:
+    workload = Workload(Case("some", "layer", LAYER, "float32", "inference"))
+    half = workload.layer.bfloat16()
+    out = half(workload.inputs[0].leaf.bfloat16())[0].float()
+    workload.layer.float()
+    with pytest.raises(AssertionError, match="the output is"):
+        verify.check([out], workload)
+
+
+def test_calls_take_turns_with_inputs_that_differ() -> None:
+    workload = Workload(Case("some", "layer", LAYER, "float32", "training"))
+    turns = workload.cycle_inputs()
+    seen = [next(turns) for _ in range(5)]
+    assert seen[4] is seen[0]
+    assert not any(torch.equal(seen[0].leaf, other.leaf) for other in seen[1:4])
+    assert [workload._num_inputs(size) for size in (1, 2**29, 2**31)] == [4, 2, 1]
+    # On a GPU more than L2 holds, of sizes that allow it.
+    workload.device = torch.device("cuda")
+    assert [workload._num_inputs(size) for size in (1, 2**20, 2**24, 2**27, 2**29, 2**31)] == [
+        *(64, 64, 8, 4, 2, 1)
+    ]
+
+
+class Wrong(Fastrnn):
+    """The right result of other inputs."""
+
+    name = "fastrnn.wrong"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "fastrnn.wrong"
+
+    def prepare(self, workload: Workload) -> Callable[..., list[Tensor]]:
+        call = super().prepare(workload)
+        return lambda inputs: call(workload.inputs[1])
+
+
+class Failing(NnRnn):
+    """One that cannot."""
+
+    name = "failing"
+
+    def prepare(self, workload: Workload) -> Callable[..., list[Tensor]]:
+        raise RuntimeError("out of everything")
+
+
+class Slow(NnRnn):
+    name = "slow"
+
+
+def test_a_wrong_result_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("some", "layer", LAYER, "float32", "inference")
+    providers: list[Provider] = [NnRnn(), Wrong(), Failing(), Fastrnn()]
+    found = runner.measure_times(case, providers, "cpu", 0.01)
+    assert set(found.times) == {"nn.RNN", "fastrnn"}
+    assert "the output is" in found.wrong["fastrnn.wrong"]
+    assert found.wrong["failing"] == "RuntimeError: out of everything"
+    assert len({len(times.ms) for times in found.times.values()}) == 1
+
+
+def test_what_takes_too_long_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "PATIENCE", 0.0)
+    case = Case("some", "layer", LAYER, "float32", "inference")
+    found = runner.measure_times(case, [NnRnn()], "cpu", 0.01)
+    assert found.times == {}
+    assert found.too_long["nn.RNN"] > 0
+
+
+def test_what_will_take_too_long_is_not_even_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "MANY_FLOPS", 0.0)
+    steps: list[int] = []
+
+    class Counting(NnRnn):
+        def prepare(self, workload: Workload) -> Callable[..., list[Tensor]]:
+            steps.append(workload.steps)
+            return super().prepare(workload)
+
+    case = Case("some", "layer", Shape(100, 6, 8, 16), "float32", "inference")
+    assert runner.measure_times(case, [Counting()], "cpu", 0.01).times
+    assert steps == [10, 100]
+    monkeypatch.setattr(runner, "PATIENCE", 0.0)
+    assert runner.measure_times(case, [Counting()], "cpu", 0.01).too_long["nn.RNN"] > 0
+    assert steps == [10, 100, 10]
+
+
+def test_an_error_of_the_device_ends_the_measuring() -> None:
+    with pytest.raises(runner.DeviceLost, match="some kernel: CUDA error: an illegal"):
+        runner.raise_if_lost(RuntimeError("CUDA error: an illegal access"), "some kernel")
+    runner.raise_if_lost(RuntimeError("out of memory"), "some kernel")

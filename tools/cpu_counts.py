@@ -1,0 +1,94 @@
+"""Instructions of a step of the CPU kernels, by valgrind: `python -m tools.cpu_counts`.
+
+A step's instructions are the difference between two calls that differ only in their steps. They
+show what times cannot: a step that stalls executes no more instructions than one that does not. One
+thread, float32, tanh, with AVX2, the widest instruction set that valgrind supports.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.environment import ROOT
+from benchmarks.process import run
+from benchmarks.report.markdown import aligned
+
+SOURCES = (Path(__file__).parent / "cpu_counts.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp")))
+FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", f"-I{ROOT / 'csrc'}")
+
+#: (B, H): one row, with W_hh smaller or larger than L1, and a tile of rows.
+SIZES = ((1, 16), (1, 64), (1, 128), (8, 64), (32, 128))
+
+#: The number of steps whose instructions are counted, in addition to the first.
+STEPS = 100
+
+#: The float32 lanes of an AVX2 vector.
+LANES = 8
+
+#: Time limits of the compiler, and of a program under valgrind, in seconds.
+COMPILE_SECONDS, COUNT_SECONDS = 240, 120
+
+HEADER = ("direction", "(B, H)", "instructions", "multiply-adds", "of all")
+
+
+def counts(program: Path, direction: str, batch: int, hidden: int) -> int:
+    """Instructions of one step."""
+
+    def of(steps: int) -> int:
+        arguments = (direction, str(steps), str(batch), str(hidden))
+        command = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(program))
+        status, output = run((*command, *arguments), COUNT_SECONDS)
+        found = re.search(r"Collected : (\d+)", output)
+        if status != 0 or found is None:
+            raise RuntimeError(f"valgrind counted nothing: {output[-500:]}")
+        return int(found[1])
+
+    return round((of(1 + STEPS) - of(1)) / STEPS)
+
+
+def table(program: Path, sizes: Sequence[tuple[int, int]] = SIZES) -> list[str]:
+    """A row for every size and direction: its instructions, and the fewest multiply-adds."""
+    rows = [HEADER]
+    for direction in ("forward", "backward"):
+        for batch, hidden in sizes:
+            every = counts(program, direction, batch, hidden)
+            least = batch * hidden * -(-hidden // LANES)
+            share = f"{least / every:.0%}"
+            rows.append((direction, f"({batch}, {hidden})", str(every), str(least), share))
+    return aligned(rows, 2)
+
+
+def build(folder: Path) -> Path:
+    """Compile the program.
+
+    Raises:
+        RuntimeError: the compiler or valgrind is missing, or the compilation failed.
+    """
+    for tool in ("c++", "valgrind"):
+        if shutil.which(tool) is None:
+            raise RuntimeError(f"{tool} is not installed")
+    program = folder / "cpu_counts"
+    sources = [str(path) for path in SOURCES if path.name != "binding.cpp"]  # it needs torch
+    status, output = run(("c++", *FLAGS, *sources, "-o", str(program)), COMPILE_SECONDS)
+    if status != 0:
+        raise RuntimeError(f"it could not be compiled: {output[-500:]}")
+    return program
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            print("\n".join(table(build(Path(folder)))))
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+import sys
+
+from .validate import main
+
+sys.exit(main())

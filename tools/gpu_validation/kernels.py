@@ -1,0 +1,87 @@
+"""The GPU kernels of all backends: how to select one, and whether it supports a call."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrnn.ops.backends import cpu, cuda, dispatch, triton
+from fastrnn.ops.backends.base import MODES, Call, Kernels, precision_of
+from fastrnn.ops.backends.triton.table import TABLE
+
+#: The argument of a backend's functions that selects a kernel.
+OPTION = {"triton": "kernel", "cuda": "strategy"}
+
+
+class Kernel(NamedTuple):
+    """A kernel of the Triton backend, or a strategy of the CUDA backend."""
+
+    backend: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.backend}.{self.name}"
+
+    @property
+    def implementation(self) -> Kernels:
+        """The backend of the kernel."""
+        kernels = dispatch.BACKENDS[self.backend]
+        assert isinstance(kernels, Kernels)
+        return kernels
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The arguments of the backend's methods beyond those of the operator."""
+        return {OPTION[self.backend]: self.name}
+
+    def unsupported_reason(self, state: Tensor, steps: int, direction: str) -> str | None:
+        """Why it cannot serve a call with this state, [B, G, H], or None."""
+        call = call_of(state, steps)
+        backend = self.implementation
+        reason = backend.unavailable_reason() or backend.unsupported_reason(call)
+        if reason is not None:
+            return reason
+        if self.backend == "cuda":
+            plan = plans(state, steps, direction)[1][self.name]
+            return plan if isinstance(plan, str) else None
+        sizes = triton.sizes_of(call)
+        # `rows` serves every mode; the table has it for strict float32, where nothing else is fast.
+        served = any(
+            row.kernel == self.name
+            and row.hidden >= sizes.hidden
+            and row.shared <= sizes.shared
+            and row.wgmma <= sizes.wgmma
+            and (self.name == "rows" or sizes.mode in row.modes)
+            for row in TABLE
+        )
+        return None if served else f"no row of the table has it for H = {sizes.hidden}"
+
+
+TRITON = tuple(
+    Kernel("triton", name) for name in ("rows", "single_cta", "single_cta_gluon", "grid")
+)
+CUDA = tuple(Kernel("cuda", name) for name in cuda.STRATEGIES)
+KERNELS = TRITON + CUDA
+BACKENDS = tuple(OPTION)
+
+
+def call_of(state: Tensor, steps: int) -> Call:
+    """A call with this state, [B, G, H]."""
+    return Call(MODES[0], steps, *state.shape, state.dtype, state.device)
+
+
+def plans(state: Tensor, steps: int, direction: str) -> tuple[str, dict[str, Any]]:
+    """The CUDA backend's choice, and each strategy's plan or the reason why it has none."""
+    mode = precision_of(state.dtype)
+    index = torch.cuda.current_device() if state.device.index is None else state.device.index
+    backward = direction == "backward"
+    return cpu.EXTENSION.module.plans(cuda.device(index), mode, backward, steps, *state.shape)
+
+
+def chosen(backend: str, state: Tensor, steps: int, direction: str) -> Kernel:
+    """The kernel that the backend chooses for a call with this state, [B, G, H]."""
+    if backend == "cuda":
+        return Kernel(backend, plans(state, steps, direction)[0])
+    return Kernel(backend, triton.choose(triton.sizes_of(call_of(state, steps))))

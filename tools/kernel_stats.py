@@ -1,0 +1,299 @@
+"""Statistics of the compiled Triton kernels, without a GPU: `python -m tools.kernel_stats`.
+
+For every configuration that `ops.backends.triton.table` can choose, on each architecture, it prints
+registers a thread, spilled bytes, shared memory and its fraction of the device's, and the
+instructions of one iteration of the step loop. No kernel runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+from benchmarks.report.markdown import aligned, replace
+from benchmarks.report.markdown import table as markdown_table
+from fastrnn.ops.backends.triton.table import MODES, TABLE, Sizes, choose
+
+from .sass import Stats, cuobjdump, stats
+
+#: Bytes of shared memory a program may use, and multiprocessors, by compute capability: A100, H100
+#: and H200, B200.
+DEVICES = {(8, 0): (166912, 108), (9, 0): (232448, 132), (10, 0): (232448, 148)}
+
+DIRECTIONS = ("forward", "backward")
+LAYOUTS = ("dense", "lengths", "packed")
+ACTIVATIONS = ("tanh", "relu")
+DTYPES = {
+    "half": (torch.bfloat16, torch.float16),
+    "tf32": (torch.float32,),
+    "float32": (torch.float32,),
+}
+
+#: The limits of the table and larger sizes, and odd sizes, whose rows are not aligned to 16 bytes:
+#: one for every power of two that single_cta and rows pad to.
+LIMITS = sorted({row.hidden for row in TABLE if row.kernel != "grid"})
+HIDDEN = (5, 23, *(limit - limit // 4 - 1 for limit in LIMITS), *LIMITS)
+HIDDEN += (512, 1000, 1024, 2048, 4096)
+BATCHES = (1, 2**16)  # fewer programs than multiprocessors, and more
+
+#: Arguments at run time; the compiled program does not depend on them.
+RUN_TIME = {
+    "steps": 100,
+    "batch": 32,
+    "groups": 2,
+    "reverse_from": 1,
+    "begin": 0,
+    "end": 100,
+    "first_team": 0,
+}
+NOT_AS_PRE = {
+    "lengths": torch.int64,
+    "offsets": torch.int64,
+    "resets": torch.uint8,
+    "arrived": torch.int64,
+    "dh": torch.float32,
+}
+ABSENT = {"dense": {"lengths", "offsets"}, "lengths": {"offsets"}, "packed": set()}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel as a launcher compiles it."""
+
+    kernel: str  #: the module of fastrnn.ops.backends.triton
+    direction: str
+    mode: str
+    dtype: torch.dtype
+    hidden: int
+    layout: str
+    activation: str
+    capability: tuple[int, int]
+    configuration: tuple[tuple[str, Any], ...]  #: constants and compiler options
+    at_once: bool = True  #: all steps in one launch
+    resets: bool = False
+
+    def __str__(self) -> str:
+        """A name for pytest, without characters that need quoting."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        what = f"{self.kernel}.{self.direction}-{self.mode}-{dtype}-H{self.hidden}"
+        layout = f"{self.layout}-resets" if self.resets else self.layout
+        return f"{what}-{self.shape}-{layout}-{self.activation}-{self.arch}"
+
+    @property
+    def arch(self) -> str:
+        return f"sm_{self.capability[0]}{self.capability[1]}"
+
+    @property
+    def shape(self) -> str:
+        """What distinguishes the configurations of a size: rows, columns and warps of a program."""
+        get = dict(self.configuration).get
+        named = (("ROWS", "r"), ("COLS", "c"), ("num_warps", "w"))
+        shape = "".join(f"{letter}{get(name)}" for name, letter in named if get(name))
+        if get("RESIDENT") is not None:
+            shape += "s" if get("RESIDENT") else "l2"  # where the columns of W_hh are
+        return shape if self.at_once else shape + "-steps"
+
+    @property
+    def limit(self) -> int:
+        """Bytes of shared memory that a program may use."""
+        return DEVICES[self.capability][0]
+
+
+def cases(
+    capabilities: Iterable[tuple[int, int]] = tuple(DEVICES),
+    layouts: Iterable[str] = ("dense",),
+    activations: Iterable[str] = ("tanh",),
+    halves: Iterable[torch.dtype] = (torch.bfloat16,),
+    resets: bool = False,
+) -> Iterator[Case]:
+    """All configurations that the table can choose, for both directions, in these variations."""
+    chosen = {
+        (kernel, mode, hidden, capability, at_once, tuple(configuration.items())): None
+        for capability in capabilities
+        for mode in MODES
+        for hidden in HIDDEN
+        for kernel, configuration, at_once in _configurations(mode, hidden, capability)
+    }
+    for kernel, mode, hidden, capability, at_once, configuration in chosen:
+        for dtype in halves if mode == "half" else (torch.float32,):
+            for direction in DIRECTIONS:
+                for layout in layouts:
+                    for activation in activations:
+                        yield Case(
+                            *(kernel, direction, mode, dtype, hidden, layout, activation),
+                            *(capability, configuration, at_once, resets),
+                        )
+
+
+def _configurations(
+    mode: str, hidden: int, capability: tuple[int, int]
+) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """The kernel of the table, its configurations, and whether one launch does all steps."""
+    for batch in BATCHES:
+        wgmma = capability == (9, 0)  # where Gluon can use it
+        sizes = Sizes(batch, 1, hidden, mode, capability, *DEVICES[capability], wgmma)
+        kernel = choose(sizes)
+        module = _module(kernel)
+        if not hasattr(module, "configurations"):
+            yield kernel, module.configuration(sizes), True
+            continue
+        *_, last = configurations = list(module.configurations(sizes))
+        for configuration in configurations:
+            yield kernel, configuration, True
+        # The fallback where not even the last configuration fits; it does not depend on H.
+        if hidden == 1024:
+            yield kernel, last, False
+
+
+def _module(kernel: str) -> Any:
+    return import_module(f"fastrnn.ops.backends.triton.{kernel}")
+
+
+@dataclass(frozen=True)
+class Device:
+    """The part of a Triton driver that compiling needs; `arch` also numbers the device."""
+
+    arch: int
+
+    def get_current_device(self) -> int:
+        return self.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.arch, 32)
+
+
+def compile_case(case: Case, **run_time: int) -> Any:
+    """Triton's CompiledKernel of a case, as a call with these sizes compiles it or finds it."""
+    kernel = getattr(_module(case.kernel), case.direction)
+    flags = {"RELU": case.activation == "relu", "FAST": case.mode != "float32"}
+    taken = {name: flag for name, flag in flags.items() if name in kernel.arg_names}
+    constants = {**taken, **dict(case.configuration)}
+    absent = ABSENT[case.layout] | (set() if case.at_once else {"arrived"})
+    absent |= set() if case.resets else {"resets"}
+    given = {**NOT_AS_PRE, **dict.fromkeys(absent), **RUN_TIME, **run_time}
+    arguments = [given.get(name, case.dtype) for name in kernel.arg_names if name not in constants]
+    device = Device(10 * case.capability[0] + case.capability[1])
+    with mock.patch.object(driver, "_active", device):
+        # A dtype stands for a tensor that is aligned to 16 bytes, as torch's are.
+        return kernel.warmup(*arguments, grid=(1,), **constants)
+
+
+def measure(case: Case) -> Stats:
+    """Compile a case and read the cubin."""
+    compiled = compile_case(case)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage, sass = (cuobjdump(option, file.name) for option in ("-res-usage", "-sass"))
+    return stats(usage, sass, compiled.metadata.shared)
+
+
+COLUMNS = (
+    *("kernel", "mode", "H", "program", "layout", "activation"),
+    *("registers", "spilled", "shared", "of", "loop", "matrix", "barriers", "local"),
+)
+
+
+def row(case: Case, taken: Stats) -> tuple[str, ...]:
+    """A row of the table, with a cell for each of COLUMNS."""
+    kernel = f"{case.kernel}.{case.direction}"
+    what = (kernel, case.mode, case.hidden, case.shape, case.layout, case.activation)
+    resources = (
+        taken.registers,
+        taken.spilled,
+        taken.shared,
+        f"{taken.shared / case.limit:.0%}",
+    )
+    loop = (taken.instructions, taken.matrix, taken.barriers, taken.local)
+    return tuple(map(str, (*what, *resources, *loop)))
+
+
+def markdown(measured: Iterable[tuple[Case, Stats]]) -> list[str]:
+    """The Markdown table, with `dense / packed` in one row."""
+    pairs: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for case, taken in measured:
+        cells = row(case, taken)
+        pairs.setdefault(cells[:4], []).append(cells[6:])
+    rows = [
+        (*what, *(" / ".join(dict.fromkeys(cell)) for cell in zip(*layouts, strict=True)))
+        for what, layouts in pairs.items()
+    ]
+    return markdown_table(COLUMNS[:4] + COLUMNS[6:], rows, words=4)
+
+
+def documented(case: Case) -> bool:
+    """Whether the docs show a case: the largest sizes of `rows` and `single_cta`, one of `grid`."""
+    return case.hidden == 1024 or (case.kernel != "grid" and case.hidden in (128, 256))
+
+
+DOCUMENT = Path(__file__).parent.parent / "docs/kernels.md"
+
+
+def write(measured: Iterable[tuple[Case, Stats]]) -> None:
+    """Replace the table in docs/kernels.md."""
+    table = "\n".join(markdown(measured))
+    caption = (
+        f"sm_90, Triton {triton.__version__}, tanh, bfloat16 for half; no resets, dense / packed "
+        f"where they differ. Written by `python -m tools.kernel_stats --write`; {LEGEND}"
+    )
+    replace(DOCUMENT, "kernel_stats", f"{caption}\n\n{table}")
+
+
+LEGEND = (
+    "program: rows (r) and columns (c) of a tile, warps (w); s, l2: where grid has its columns of "
+    "W_hh; steps: a launch for each. registers and spilled bytes: of a thread. shared: bytes of a "
+    "program, and of what the device has. loop: instructions of the step loop, of them products on "
+    "the matrix units, barriers, accesses to local memory; an inner loop's are counted once."
+)
+
+
+def main() -> None:
+    archs = {f"sm_{major}{minor}": (major, minor) for major, minor in DEVICES}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=LEGEND)
+    parser.add_argument("--arch", choices=archs, action="append", help="default: all")
+    parser.add_argument("--layout", choices=LAYOUTS, action="append", help="default: dense")
+    parser.add_argument("--activation", choices=ACTIVATIONS, action="append", help="default: tanh")
+    parser.add_argument("--resets", action="store_true", help="as they are for calls with resets")
+    parser.add_argument("--only", default="", metavar="REGEX", help="kernels whose name has this")
+    parser.add_argument(
+        "--write", action="store_true", help=f"rewrite the table of {DOCUMENT.name}"
+    )
+    arguments = parser.parse_args()
+    if arguments.write:
+        chosen = [case for case in cases([(9, 0)], ("dense", "packed")) if documented(case)]
+    else:
+        asked = [archs[arch] for arch in arguments.arch or archs]
+        layouts, activations = arguments.layout or ["dense"], arguments.activation or ["tanh"]
+        every = cases(asked, layouts, activations, resets=arguments.resets)
+        chosen = [case for case in every if re.search(arguments.only, str(case))]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        measured = list(zip(chosen, pool.map(measure, chosen, chunksize=4), strict=True))
+    if arguments.write:
+        write(measured)
+        return
+    print(f"Triton {triton.__version__}\n{LEGEND}")
+    for arch in dict.fromkeys(case.arch for case in chosen):
+        print(f"\n{arch}")
+        rows = [row(case, taken) for case, taken in measured if case.arch == arch]
+        print("\n".join(aligned([COLUMNS, *rows], COLUMNS.index("registers"))))
+
+
+if __name__ == "__main__":
+    main()
