@@ -318,7 +318,12 @@ def test_bad_rows_are_left_out_and_listed(full, tmp_path, workers):
     assert [where for where, _ in examples.skipped] == ["row 2", "row 5", "row 7", "row 11"]
     for (_, error), text in zip(
         examples.skipped,
-        ("2.png: the image is damaged", "5.wav: no audio", "30000 characters", "1 variable,"),
+        (
+            "2.png: the image is damaged",
+            "5.wav: the audio cannot be read",
+            "30000 characters",
+            "1 variable,",
+        ),
         strict=True,
     ):
         assert error.startswith("DataFrame, row ")
@@ -395,7 +400,7 @@ def test_odd_texts_are_read(rows, save, text):
 
 def test_half_a_surrogate_pair(rows, save):
     rows[3]["text"] = "a\ud800b"
-    with pytest.raises(MediaError, match=r"line 4: .*no Unicode; mend it"):
+    with pytest.raises(MediaError, match=r"line 4: .*not valid Unicode; fix it"):
         loaded(save(rows))
 
 
