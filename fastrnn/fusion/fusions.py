@@ -53,7 +53,7 @@ class Fusion(nn.Module):
         learned = config.modalities if config.modality_dropout else config.missing
         self.missing = nn.ParameterDict(
             {
-                # small but not zero, where LayerNorm's gradient is steep
+                # small, but not zero: at zero, LayerNorm's gradient is steep
                 name: nn.Parameter(0.1 * torch.randn(size))
                 for name, size in sizes.items()
                 if name in learned

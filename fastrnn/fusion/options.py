@@ -44,15 +44,15 @@ class Option:
 DATA = {
     "image_size": Option("Side length in pixels; images are resized to squares.", 8),
     "image_channels": Option("Image channels: 3 for RGB, 1 for grey."),
-    "max_pixels": Option("Maximum number of pixels; larger images are rejected before decoding."),
+    "max_pixels": Option("Maximum number of pixels; larger images are rejected undecoded."),
     "sample_rate": Option("Sampling rate in Hz; clips with other rates are resampled."),
     "window_ms": Option("Length of the Fourier window in milliseconds."),
     "hop_ms": Option("Hop between log-mel frames in milliseconds."),
     "mels": Option("Number of mel bands."),
     "vocabulary": Option("Maximum number of tokens learned from the training texts.", 256),
     "max_tokens": Option("Maximum number of tokens; longer texts are truncated."),
-    "max_seconds": Option("Maximum clip length; longer clips are rejected before decoding."),
-    "max_characters": Option("Maximum text length; longer texts are rejected."),
+    "max_seconds": Option("Maximum clip length in seconds; longer clips are rejected undecoded."),
+    "max_characters": Option("Maximum number of characters; longer texts are rejected."),
     "max_series": Option("Maximum numbers in a numeric series; longer series are rejected."),
 }
 MODEL = {

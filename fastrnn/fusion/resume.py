@@ -78,7 +78,7 @@ class State:
     step: int = 0  # finished steps of that epoch
     seconds: float = 0.0  # time spent on the network in training
     processes: int = 1
-    groups: list[dict[str, Any]] = field(default_factory=list)  # the optimizer's parameter groups
+    groups: list[dict[str, Any]] = field(default_factory=list)  # the optimizer's, with the rate
     schedule: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)

@@ -110,7 +110,7 @@ def test_a_killed_run_gives_the_same_result_as_an_uninterrupted_one(manifest, tm
     seconds = time.perf_counter() - start
     assert once.exitcode == 0
 
-    # Four writes precede the first state; there are sixteen writes in all.
+    # Four writes precede the first state, which is the first of sixteen.
     writes = [(1, "half written"), (dice.randint(5, 8), "half written")]
     writes += [(dice.randint(2, 8), stage) for stage in ("written", "renamed")]
     for number, stage in writes:
