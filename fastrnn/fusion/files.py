@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process is killed; and reading them."""
+"""Atomic file writes, and checked reads of JSON and JSONL files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from typing import Any
 from .errors import ConfigError
 
 _PART = ".part"
-_LARGEST = 1 << 28  # bytes of a file that is read as a whole
+_LARGEST = 1 << 28  # bytes; larger files are not read into memory
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Put `content` under `path`: first under another name, onto the disk, then in its place.
+    """Write `content` to `path` atomically: write a temporary file, sync it, then rename it.
+
+    A process that is killed leaves either the old file or the new one, never a partial one.
 
     Raises:
-        OSError: it could not be written, as on a full disk; what was there before stays.
+        OSError: writing failed, for example on a full disk; the previous file is unchanged.
     """
     if isinstance(content, str):
         content = content.encode()
@@ -33,29 +35,32 @@ def write(path: Path, content: bytes | str) -> None:
                 os.fsync(file.fileno())
             os.replace(part, path)
         except OSError:
-            part.unlink(missing_ok=True)  # a full disk needs the space
+            part.unlink(missing_ok=True)  # free the space: the disk may be full
             raise
         sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write` a value as indented JSON."""
+    """Write a value as indented JSON, atomically."""
     write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read(path: Path, size: int | None = None) -> str:
-    """The text of a file that anyone may have made, or of its first `size` bytes.
+    """Return the text of an untrusted file, or of its first `size` bytes.
 
     Raises:
-        ConfigError: it cannot be read, is no regular file, is too large, or is not UTF-8.
+        ConfigError: the file cannot be read, is not a regular file, is too large, or is not UTF-8.
     """
     try:
         with open(path, "rb", opener=_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ConfigError(f"{path}: no regular file; restore it")
+                raise ConfigError(f"{path}: not a regular file; restore it")
             if status.st_size > _LARGEST:
-                raise ConfigError(f"{path}: {status.st_size:,} bytes; at most {_LARGEST:,} fit")
+                raise ConfigError(
+                    f"{path}: the file has {status.st_size:,} bytes; at most {_LARGEST:,} can be "
+                    "read; restore it"
+                )
             return file.read(size).decode()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); restore it") from None
@@ -64,13 +69,13 @@ def read(path: Path, size: int | None = None) -> str:
 
 
 def parse_json(text: str, where: str | Path) -> Any:
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
     Args:
-        where: what a message calls the text.
+        where: the name of the text in error messages.
 
     Raises:
-        ConfigError: it is not JSON, or nested too deeply.
+        ConfigError: the text is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)
@@ -81,7 +86,7 @@ def parse_json(text: str, where: str | Path) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+    """Return the value in a JSON file.
 
     Raises:
         ConfigError: the file cannot be read, or is not JSON.
@@ -90,31 +95,31 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path, size: int | None = None) -> list[dict[str, Any]]:
-    """The objects in a JSONL file, or in its first `size` bytes.
+    """Return the objects in a JSONL file, or in its first `size` bytes.
 
-    A line without an end is left out: a kill or a full disk cut it off.
+    A last line without a newline is ignored: a kill or a full disk cut it off.
 
     Raises:
-        ConfigError: the file cannot be read, or a line is no JSON object.
+        ConfigError: the file cannot be read, or a line is not a JSON object.
     """
     lines = read(path, size).split("\n")[:-1]
     records = []
     for number, line in enumerate(lines, 1):
         record = parse_json(line, f"{path}, line {number}")
         if not isinstance(record, dict):
-            raise ConfigError(f"{path}, line {number}: damaged: no record; restore it")
+            raise ConfigError(f"{path}, line {number}: damaged: not a JSON object; restore it")
         records.append(record)
     return records
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if it is there, and what an interrupted `write` of it left."""
+    """Remove a file, if it exists, and the temporary file of an interrupted `write`."""
     path.unlink(missing_ok=True)
     _part(path).unlink(missing_ok=True)
 
 
 def sync(folder: Path) -> None:
-    """Have the folder's own entries on the disk: a new name is lost without."""
+    """Sync a folder's entries to the disk. Without this, a crash can lose a new file name."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -124,21 +129,24 @@ def sync(folder: Path) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Let an OSError within name `path`: on a full disk it names no file, else perhaps a part."""
+    """Make an OSError raised inside name `path`.
+
+    On a full disk the error names no file; otherwise it may name the temporary file.
+    """
     try:
         yield
     except OSError as error:
         unnamed = error.filename is None or str(error.filename).endswith(_PART)
-        if unnamed and error.errno is not None:  # without a number its text says all
+        if unnamed and error.errno is not None:  # without errno, the text is the whole message
             error.filename, error.filename2 = str(path), None
         raise
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder in which no file can be made, before hours are spent on what goes there.
+    """Check that files can be created in a folder, before hours of training write to it.
 
     Raises:
-        OSError: names the folder.
+        OSError: the folder is not writable; the error names it.
     """
     probe = folder / f".{os.getpid()}{_PART}"
     with named(folder):
@@ -147,7 +155,7 @@ def check_writable(folder: Path) -> None:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open a file; a named pipe would otherwise wait for a writer."""
+    """Open a file without blocking: opening a named pipe would otherwise wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

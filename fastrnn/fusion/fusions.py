@@ -1,14 +1,14 @@
-"""Fusions: from the encoders' features to the sequence that the recurrent layer reads.
+"""Fusion modules: turn the encoders' features into the input sequence of the recurrent layer.
 
-B rows, T steps, D features (`width`), H of the recurrent layer, M modalities.
+Symbols: B rows, T steps, D features (`width`), H features of the recurrent layer, M modalities.
 
-| fusion | the recurrent layer reads | |
+| fusion | input of the recurrent layer | |
 |---|---|---|
-| concat | [B, 1, ΣD] | one step, so W_hh is never used: the article's own |
-| tokens | [B, M + pairs, D] | each modality, then each pair's product |
-| parallel | [B, L, (2M - 1)·D] | at each step of one modality also the others, and their products |
-| init | [B, L, D] | the steps of one modality; the others are the state it starts from |
-| aligned | [B, T, M·D] | streams: the modalities step together |
+| concat | [B, 1, ΣD] | a single step, so W_hh is never used; the article's method |
+| tokens | [B, M + pairs, D] | each modality, then the product of each pair |
+| parallel | [B, L, (2M - 1)·D] | the steps of one modality, each with the others and the products |
+| init | [B, L, D] | the steps of one modality; the others give the initial state |
+| aligned | [B, T, M·D] | streams: all modalities advance together |
 """
 
 from __future__ import annotations
@@ -29,30 +29,31 @@ Lengths = Mapping[str, Tensor | None]
 
 
 class Sequence(NamedTuple):
-    """What the recurrent layer reads."""
+    """The input of the recurrent layer."""
 
     x: Tensor  #: [B, T, features]
-    lengths: Tensor | None  #: int [B]; None: every row has all T steps
-    h0: Tensor | None  #: [1, B, H]; None: zeros
+    lengths: Tensor | None  #: int [B]; None if every row has all T steps
+    h0: Tensor | None  #: [1, B, H]; None for zeros
 
 
 class Fusion(nn.Module):
-    """The base of all: it also holds what stands in for a modality that a row lacks.
+    """Base class of the fusions. It also holds the learned tokens of missing modalities.
 
-    `forward(features, lengths, steps)` takes [B, D] or [B, L, D] a modality, the lengths int [B]
-    of those that have steps (None: all L), and for streams the steps bool [B, T] that rows have.
-    `names(features, lengths)` names the steps of the sequence.
+    `forward(features, lengths, steps)` takes the features of each modality, [B, D] or [B, L, D].
+    `lengths` are int [B] for a modality with steps, or None if all rows have L steps. For streams,
+    `steps` is bool [B, T] and marks the steps that each row has. `names(features, lengths)`
+    returns the names of the sequence's steps.
     """
 
     features: int
 
     def __init__(self, config: ModelConfig, sizes: Mapping[str, int]) -> None:
-        """`sizes`: the features of each encoder."""
+        """`sizes` gives the number of features of each encoder."""
         super().__init__()
         learned = config.modalities if config.modality_dropout else config.missing
         self.missing = nn.ParameterDict(
             {
-                # small, yet not zero: LayerNorm's gradient is steep there
+                # small, but not zero: at zero, LayerNorm's gradient is steep
                 name: nn.Parameter(0.1 * torch.randn(size))
                 for name, size in sizes.items()
                 if name in learned
@@ -60,12 +61,13 @@ class Fusion(nn.Module):
         )
 
     def fill(self, name: str, value: Tensor, present: Tensor | None) -> Tensor:
-        """The features of a modality, [B, ..., D], its token (or zeros) where `present` is False.
+        """Replace a modality's features, [B, ..., D], by its token (or zeros) in rows without it.
 
-        `present` is bool [B], or None where every row has it.
+        `present` is bool [B], or None if every row has the modality.
         """
         if name in self.missing:
-            if present is None:  # the token stays in the graph: processes wait for its gradient
+            # The token stays in the graph: the other processes wait for its gradient.
+            if present is None:
                 present = value.new_ones(value.shape[0], dtype=torch.bool)
             token = self.missing[name].to(value.dtype)
         elif present is None:
@@ -84,7 +86,10 @@ class Fusion(nn.Module):
 
 
 class Concat(Fusion):
-    """The features of each modality, side by side, as one step; where one has steps, their mean."""
+    """Concatenate the features of all modalities into one step.
+
+    A modality with several steps contributes their mean.
+    """
 
     def __init__(self, config: ModelConfig, sizes: Mapping[str, int]) -> None:
         super().__init__(config, sizes)
@@ -107,11 +112,11 @@ class Concat(Fusion):
 
 
 class Tokens(Fusion):
-    """A step a modality, then a step a pair: [v, t, v⊙t], each projected and normalised.
+    """One step per modality, then one per pair: [v, t, v⊙t], each projected and normalised.
 
-    A modality whose rows all have S steps, such as an image's grid, gives S steps, and as many in
-    each product; two such meet as the first's steps with the second's mean. One whose rows differ
-    in length gives its mean.
+    A modality with S steps in every row, such as an image's grid, gives S steps, and S steps in
+    each of its products. The product of two such modalities pairs the first's steps with the mean
+    of the second. A modality with rows of different lengths gives its mean.
     """
 
     def __init__(self, config: ModelConfig, sizes: Mapping[str, int]) -> None:
@@ -153,7 +158,7 @@ class Tokens(Fusion):
         return [name for each in steps.values() for name in each] + products
 
     def tokens(self, features: Mapping[str, Tensor], lengths: Lengths) -> dict[str, Tensor]:
-        """Each modality's features [B, D], or [B, S, D] where all rows have S steps."""
+        """Return each modality's features: [B, D], or [B, S, D] if all rows have S steps."""
         return {
             name: value if lengths[name] is None else _vector(value, lengths[name])
             for name, value in features.items()
@@ -161,7 +166,7 @@ class Tokens(Fusion):
 
 
 class Stepping(Fusion):
-    """The base of the fusions that follow the steps of one modality."""
+    """Base class of the fusions that follow the steps of one modality."""
 
     def __init__(self, config: ModelConfig, sizes: Mapping[str, int]) -> None:
         super().__init__(config, sizes)
@@ -172,12 +177,12 @@ class Stepping(Fusion):
     def split(
         self, features: Mapping[str, Tensor], lengths: Lengths
     ) -> tuple[Tensor, list[Tensor]]:
-        """The leader's steps [B, L, D], and a vector [B, D] of each other; all normalised."""
+        """Return the leader's steps [B, L, D] and a vector [B, D] of each other, all normalised."""
         steps = features[self.leader]
         if steps.dim() != 3:
             raise ConfigError(
-                f"the encoder of {self.leader} gives one vector a row, and this fusion follows its "
-                "steps: let it return [B, L, D], or choose fusion tokens"
+                f"the encoder of {self.leader} returns one vector per row, but this fusion needs "
+                "its steps; let it return [B, L, D], or choose fusion tokens"
             )
         others = [self.norm[name](_vector(features[name], lengths[name])) for name in self.others]
         return self.norm[self.leader](steps), others
@@ -187,7 +192,7 @@ class Stepping(Fusion):
 
 
 class Parallel(Stepping):
-    """At every step e_t of one modality, each other v beside it and times it: [e_t, v, e_t⊙v]."""
+    """Join every step e_t of one modality with each other modality v: [e_t, v, e_t⊙v]."""
 
     def __init__(self, config: ModelConfig, sizes: Mapping[str, int]) -> None:
         super().__init__(config, sizes)
@@ -204,12 +209,14 @@ class Parallel(Stepping):
 
 
 class Init(Stepping):
-    """The steps of one modality, started from the others: h0 = tanh(W v + b)."""
+    """The steps of one modality, with an initial state from the others: h0 = tanh(W v + b)."""
 
     def __init__(self, config: ModelConfig, sizes: Mapping[str, int]) -> None:
         super().__init__(config, sizes)
         if not self.others:
-            raise ConfigError("init starts one modality from the others: it needs two modalities")
+            raise ConfigError(
+                "fusion init needs at least two modalities: the others give the initial state"
+            )
         self.features = config.width
         self.start = nn.Linear(config.width * len(self.others), config.hidden)
 
@@ -222,7 +229,10 @@ class Init(Stepping):
 
 
 class Aligned(Fusion):
-    """Every modality, normalised, at every step: [B, T, M·D]. One without steps is repeated."""
+    """Concatenate all modalities, normalised, at every step: [B, T, M·D].
+
+    A modality without steps is repeated at every step.
+    """
 
     def __init__(self, config: ModelConfig, sizes: Mapping[str, int]) -> None:
         super().__init__(config, sizes)
@@ -233,7 +243,7 @@ class Aligned(Fusion):
         self, features: Mapping[str, Tensor], lengths: Lengths, steps: Tensor | None
     ) -> Sequence:
         if steps is None:
-            raise ValueError("aligned fusion reads streams: the batch has no 'steps'")
+            raise ValueError("fusion aligned needs streams, but the batch has no 'steps'")
         parts = []
         for name, value in features.items():
             value = self.norm[name](value)
@@ -248,7 +258,7 @@ class Aligned(Fusion):
 
 
 def step_names(name: str, value: Tensor) -> list[str]:
-    """What a modality's steps are called; an image's by row and column where it is a square."""
+    """Return the names of a modality's steps. A square image grid is named by row and column."""
     if value.dim() == 2:
         return [name]
     count = value.shape[1]

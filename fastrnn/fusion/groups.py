@@ -1,6 +1,6 @@
-"""Rows that must not be parted: those of one group, or with a file in common.
+"""Find rows that must stay in one split: rows of one group, or rows that share a file.
 
-A photo that is in train and in test, or two clips of one speaker, would let a model answer the test
+If a photo, or the clips of one speaker, were in both train and test, a model could answer the test
 from memory.
 """
 
@@ -19,9 +19,9 @@ from .words import composed
 
 
 def linked(rows: Sequence[Row], indices: Iterable[int]) -> list[list[int]]:
-    """Row numbers in sets that share neither a group nor a file (connected components).
+    """Partition rows into sets that share no group and no file (connected components).
 
-    Sets, and numbers within them, are in the order of the rows.
+    Sets, and the row numbers in each set, keep the order of the rows.
     """
     indices = list(indices)
     leader = {index: index for index in indices}
@@ -49,9 +49,9 @@ def _keys(row: Row) -> list[Hashable]:
 
 
 def crossing_files(rows: Iterable[Row], root: Path) -> tuple[str, ...]:
-    """A warning, a line, where files serve in more than one split of a split column; else none.
+    """Return a one-line warning if a file is in several splits of the split column, else ().
 
-    Not an error: the user dealt these rows, and may know that a shared picture gives nothing away.
+    This is not an error: the user chose the splits, and a shared picture may give nothing away.
     """
     seen: dict[Path, Row] = {}
     crossing: dict[Path, tuple[Row, Row]] = {}
@@ -66,15 +66,15 @@ def crossing_files(rows: Iterable[Row], root: Path) -> tuple[str, ...]:
     more = _more(len(crossing) - 1, "file")
     return (
         f"{file.relative_to(root)} is in {one.split} ({one.where}) and in {other.split} "
-        f"({other.where}){more}: scores may flatter; leave the split column out to have rows "
-        "dealt with each file in one split",
+        f"({other.where}){more}: scores may be too high; omit the split column to split the rows "
+        "so that each file is in one split",
     )
 
 
 def crossing_contents(rows: Iterable[Row]) -> tuple[str, ...]:
-    """The same where rows that name no file have the same text and series in different splits.
+    """Return a one-line warning if rows without files repeat a text and series across splits.
 
-    A text that different images share gives nothing away: questions are repeated.
+    A text shared by different images gives nothing away: questions are repeated.
     """
     seen: dict[Hashable, Row] = {}
     crossing: dict[Hashable, tuple[Row, Row]] = {}
@@ -93,8 +93,8 @@ def crossing_contents(rows: Iterable[Row]) -> tuple[str, ...]:
     more = _more(len(crossing) - 1, "row" if series else "text")
     return (
         f"the {what}{shown} {'are' if text and series else 'is'} in {one.split} ({one.where}) and "
-        f"in {other.split} ({other.where}){more}: scores may flatter; remove such rows, or give "
-        "those that are alike one group",
+        f"in {other.split} ({other.where}){more}: scores may be too high; remove such rows, or put "
+        "equal rows into one group",
     )
 
 
@@ -106,11 +106,11 @@ def _content(row: Row) -> Hashable:
 
 
 def _more(number: int, noun: str) -> str:
-    return f", and {number} more {noun}{'s are' if number > 1 else ' is'} like it" if number else ""
+    return f" ({number} more {noun}{'s' if number > 1 else ''} like it)" if number else ""
 
 
 def crossing_group(rows: Iterable[Row]) -> tuple[Row, Row] | None:
-    """Two rows of one group that a split column puts into different splits, or None."""
+    """Return two rows of one group that the split column puts into different splits, or None."""
     seen: dict[str, Row] = {}
     for row in rows:
         if row.group is not None:

@@ -1,9 +1,9 @@
-"""What is asked of a row, told from its label.
+"""The kind of problem, inferred from the labels.
 
-binary, multiclass   one name; two different ones in all, or more
-multilabel           any number of names: a|b|c, or a JSON list; [] where none holds
+binary, multiclass   one name per row; two different names in all, or more
+multilabel           any number of names per row: a|b|c, or a JSON list; [] for none
 regression           a number
-steps                a list, one name a step, null where nothing is asked
+steps                a list with one name per step, null for a step without a label
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from .scale import LARGEST
 Label = str | tuple[str | None, ...]
 
 SEPARATOR = "|"
-_SHOWN = 20  # labels that a summary names
-_FEW = 20  # different numbers, up to which they are taken for names of classes
+_SHOWN = 20  # labels listed in a summary
+_FEW = 20  # up to this many different numbers are taken for class names
 
 
 def check_kind(kind: str | None) -> None:
-    """Refuse a kind that there is not.
+    """Check that a kind is known.
 
     Raises:
-        ConfigError: listing those there are.
+        ConfigError: it is unknown; the message lists the known kinds.
     """
     if kind is not None and kind not in KINDS:
-        raise ConfigError(f"kind is one of {', '.join(KINDS)}; got {kind!r}")
+        raise ConfigError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
 
 
 def infer_kind(labels: Sequence[Label]) -> str:
-    """The kind that labels look like.
+    """Infer the kind from the labels.
 
-    The first says whether they are lists. A name with a | in it makes all of them multilabel.
-    Numbers are a regression where some are not whole and more than 20 are different.
+    The first label decides whether labels are lists. A name with a | makes all labels multilabel.
+    Numbers are a regression if some are not whole and more than 20 are different.
     """
     if not labels:
         return "multiclass"
@@ -55,36 +55,36 @@ def infer_kind(labels: Sequence[Label]) -> str:
 
 
 def settle(label: Label, kind: str) -> Label:
-    """A label in its kind's form: a tuple of names for multilabel and steps, else a name.
+    """Convert a label to its kind's form: a tuple of names for multilabel and steps, else a name.
 
     Raises:
-        FusionError: it has no such form; the text says what to write.
+        FusionError: the label does not fit the kind; the message says what to write.
     """
     if kind == "multilabel":
         parts = label.split(SEPARATOR) if isinstance(label, str) else label
         names = [canonical(part.strip()) for part in parts if part is not None and part.strip()]
         if isinstance(label, str) and not names:
-            raise FusionError(f"{label!r} holds no label; write [] where none holds")
+            raise FusionError(f"{label!r} contains no label; write [] for a row without labels")
         return tuple(dict.fromkeys(names))
     if kind == "steps":
         if isinstance(label, str):
-            raise FusionError("one label; write a list of labels, one a step")
+            raise FusionError("got one label; write a list with one label per step")
         if all(each is None for each in label):
             raise FusionError("no step has a label; remove the row")
         return label
     if not isinstance(label, str):
-        raise FusionError("a list of labels; write one label")
+        raise FusionError("got a list of labels; write one label")
     if kind == "regression":
         value = number(label)
         if value is None:
-            raise FusionError(f"{label!r} is no finite number; mend it, or choose another kind")
+            raise FusionError(f"{label!r} is not a finite number; fix it, or choose another kind")
         if abs(value) > LARGEST:
-            raise FusionError(f"{label} is beyond ±{LARGEST:g}; give the label in larger units")
+            raise FusionError(f"{label} is beyond ±{LARGEST:g}; use larger units for the label")
     return label
 
 
 def number(name: str) -> float | None:
-    """The finite number that a label is, or None."""
+    """Return a label as a finite number, or None if it is not one."""
     try:
         value = float(name)
     except ValueError:
@@ -93,8 +93,10 @@ def number(name: str) -> float | None:
 
 
 def canonical(name: str) -> str:
-    """A label as it is compared: 1.0 is 1, as a column of numbers with an empty cell reads; True is
-    true."""
+    """Normalise a label for comparison: 1.0 becomes 1, and True becomes true.
+
+    pandas reads a column of whole numbers with an empty cell as floats.
+    """
     whole = re.fullmatch(r"([+-]?\d+)\.0*", name)
     if whole:
         return whole[1]
@@ -102,20 +104,20 @@ def canonical(name: str) -> str:
 
 
 def regression_hint(kind: str, labels: Sequence[Label]) -> str:
-    """What to add where labels look more like amounts than like names of classes; else ""."""
+    """Return a hint if labels look like amounts rather than class names, else ""."""
     names = {label for label in labels if isinstance(label, str)}
     if kind != "multiclass" or 2 * len(names) <= len(labels):
         return ""
     if any(number(name) is None for name in names):
         return ""
     return (
-        f"{len(names)} of {len(labels)} labels are different numbers: if they are amounts, choose "
+        f"{len(names)} of {len(labels)} labels are different numbers; if they are amounts, use "
         "--kind regression"
     )
 
 
 def summary(kind: str, labels: Iterable[Label]) -> str:
-    """The labels that there are, and how often each."""
+    """Return the labels and their counts as text; for a regression, the range."""
     names = Counter(name for label in labels for name in names_of(label))
     if kind == "regression":
         values = [float(name) for name in names]
@@ -126,12 +128,12 @@ def summary(kind: str, labels: Iterable[Label]) -> str:
 
 
 def names_of(label: Label) -> tuple[str, ...]:
-    """The names in a label."""
+    """Return the names in a label."""
     return (label,) if isinstance(label, str) else tuple(each for each in label if each is not None)
 
 
 def sort_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Different names, sorted: as numbers where all are numbers, else as words."""
+    """Return the distinct names, sorted as numbers if all are numbers, else as strings."""
     names = set(names)
     if all(number(name) is not None for name in names):
         return tuple(sorted(names, key=lambda name: (float(name), name)))

@@ -1,4 +1,4 @@
-"""What a run tells: progress on a terminal or plain lines elsewhere, and always metrics.jsonl."""
+"""Training logs: a progress bar on a terminal, plain lines elsewhere, and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .errors import ConfigError
 
 METRICS = "metrics.jsonl"
 _KEYS = {"model", "epoch", "split", "loss", "seconds"}
-_PATIENCE = 30.0  # seconds without a line, after which one tells how far a long epoch is
+_PATIENCE = 30.0  # seconds without output after which a line reports progress within the epoch
 
 
 class Log:
-    """A context in which models are trained. Each record is one line of `file`.
+    """Context manager that logs the training of models. Each record is one line of `file`.
 
     Args:
-        size: bytes of `file` that stay; what an interrupted run wrote beyond them goes.
-        main: False in the processes that are to say and write nothing.
-        tensorboard: a folder for TensorBoard, which gets the same figures.
+        size: bytes of `file` to keep; later records of an interrupted run are cut off.
+        main: False in processes that print and write nothing.
+        tensorboard: a folder for TensorBoard logs of the same metrics.
 
     Raises:
-        ConfigError: TensorBoard is asked for and is not installed.
+        ConfigError: TensorBoard logs are requested but TensorBoard is not installed.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Log:
                 self._file.close()
 
     def record(self, **values: Any) -> None:
-        """Append one JSON object to the metrics."""
+        """Append one JSON object to the metrics file."""
         if self._file:
             with files.named(self._path):
                 self._file.write(json.dumps(values) + "\n")
@@ -88,7 +88,7 @@ class Log:
             self._board.record(**values)
 
     def size(self) -> int:
-        """Bytes of the metrics, all of them on the disk."""
+        """Sync the metrics file to the disk and return its size in bytes."""
         if self._file is None:
             return 0
         with files.named(self._path):
@@ -97,7 +97,7 @@ class Log:
         return os.fstat(self._file.fileno()).st_size
 
     def begin(self, model: str, epochs: int, rows: int, done: int = 0) -> None:
-        """Announce a model: so many epochs of so many rows, of which some are done."""
+        """Start a model of `epochs` epochs of `rows` rows, of which `done` rows are done."""
         self._model, self._epochs, self._rows = model, epochs, rows
         self._first = self._done = done
         self._start = self._said = time.perf_counter()
@@ -107,16 +107,16 @@ class Log:
             )
 
     def advance(self, rows: int) -> None:
-        """Count rows that the model has been trained on."""
+        """Add `rows` to the rows that the model has been trained on."""
         self._done += rows
         if self._progress:
             self._progress.update(self._task, completed=self._done, pace=self.pace())
         elif time.perf_counter() - self._said > _PATIENCE:
             share = 100 * self._done // (self._epochs * self._rows)
-            self._line(f"{share} % done, {self.pace()}")
+            self._line(f"{share}% done, {self.pace()}")
 
     def epoch(self, epoch: int, note: str) -> None:
-        """Show that the model has finished so many of its epochs."""
+        """Show that the model has finished epoch number `epoch`."""
         if self._progress:
             self._progress.update(
                 self._task, epoch=f"{epoch}/{self._epochs}", pace=self.pace(), note=note
@@ -125,11 +125,11 @@ class Log:
             self._line(f"epoch {epoch}/{self._epochs}, {note}, {self.pace()}")
 
     def say(self, text: str) -> None:
-        """A line of its own."""
-        self.console.out(text, highlight=False)  # never wrapped: a line is what others read
+        """Print a line."""
+        self.console.out(text, highlight=False)  # unwrapped, so that scripts can parse lines
 
     def pace(self) -> str:
-        """Rows a second since the model began, validation included, and the time left at it."""
+        """Return the rows per second since the model began, with validation, and the time left."""
         rate = (self._done - self._first) / max(time.perf_counter() - self._start, 1e-9)
         if not rate:
             return ""
@@ -142,14 +142,14 @@ class Log:
 
 
 class Board:
-    """The records as TensorBoard's scalars, a run a model."""
+    """Write the records as TensorBoard scalars, one TensorBoard run per model."""
 
     def __init__(self, folder: Path) -> None:
         self._make, self._folder = board_writer(), folder
         self._writers: dict[str, Any] = {}
 
     def record(self, model: str, epoch: int, split: str, seconds: float, **values: float) -> None:
-        """Add each value; a resumed model's own later points are dropped."""
+        """Add each value. Later points of a resumed model are dropped."""
         if model not in self._writers:
             place = self._folder / model.replace(" ", "-")
             self._writers[model] = self._make(str(place), purge_step=epoch)
@@ -157,42 +157,42 @@ class Board:
             self._writers[model].add_scalar(f"{name}/{split}", value, epoch)
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Flush and close the writers."""
         for each in self._writers.values():
             each.close()
 
 
 def board_writer() -> Any:
-    """TensorBoard's class of writers.
+    """Return TensorBoard's SummaryWriter class.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: TensorBoard is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ConfigError(
-            "TensorBoard is not installed; pip install 'fastrnn[tensorboard]', or leave "
-            "the option out: metrics.jsonl has the same figures"
+            "TensorBoard is not installed; run pip install 'fastrnn[tensorboard]', or omit "
+            "the option: metrics.jsonl has the same metrics"
         ) from None
     return SummaryWriter
 
 
 def read(file: Path, size: int | None = None) -> list[dict[str, Any]]:
-    """The records in a metrics file, or in its first `size` bytes.
+    """Return the records in a metrics file, or in its first `size` bytes.
 
     Raises:
-        ConfigError: a line is damaged; names the file and the line.
+        ConfigError: a line is damaged; the message names the file and the line.
     """
     records = files.read_jsonl(file, size) if file.is_file() else []
     for number, record in enumerate(records, 1):
         if not record.keys() >= _KEYS:
-            raise ConfigError(f"{file}, line {number}: damaged: no record; restore it")
+            raise ConfigError(f"{file}, line {number}: damaged: not a metrics record; restore it")
     return records
 
 
 def duration(seconds: float) -> str:
-    """12 s, 3 min, 2 h 5 min."""
+    """Format a duration: 12 s, 3 min, 2 h 5 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

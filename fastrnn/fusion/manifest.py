@@ -1,28 +1,29 @@
-"""A manifest: the table that says which inputs belong together, and their label.
+"""Read a manifest: the table of examples, with the inputs and the label of each row.
 
     image,audio,text,label
     photos/1.jpg,clips/1.wav,a dog barks,yes
     photos/2.jpg,,a cat sleeps,no
 
-CSV (with a header), JSONL (one object a line), both UTF-8, Parquet, or a pandas DataFrame. Columns
-are known by name (`image`, `audio`, `text`, `series`, `label`, `split`, `group` and usual synonyms)
-or by their files' endings; any can be named. Paths are relative to the manifest's folder (a
-DataFrame's to the current one) and stay inside it. An empty cell of an input is a missing one.
+A manifest is CSV with a header, JSONL with one object per line (both UTF-8), Parquet, or a pandas
+DataFrame. Columns are found by name (`image`, `audio`, `text`, `series`, `label`, `split`, `group`
+and common synonyms) or by the extension of their files; the caller can name any of them. Paths are
+relative to the manifest's folder (for a DataFrame, to the current folder) and must stay inside it.
+An empty input cell means that the row lacks this modality.
 
-A `series` cell is a JSON list of numbers, or of a list of numbers a step, or names a .csv or .npy
-file of them.
+A `series` cell is a JSON list of numbers, a JSON list with one list of numbers per step, or the
+path of a .csv or .npy file.
 
-Labels. A name, a number, several names (`a|b`), or one a step: kinds.py.
+Labels: a name, a number, several names (`a|b`), or one per step; see kinds.py.
 
-Streams. A row may hold several images, as a JSON list, in any format; its label may be a list too:
+Streams: a row may hold several images, as a JSON list, in any format. Its label may be a list too:
 
     {"image": ["f/1.png", "f/2.png", "f/3.png"], "audio": "1.wav", "label": [null, "7", "7"]}
 
-A row has as many steps as images; its label list has as many entries, null where no answer is
-asked for. Its one audio file spans the row, and is cut into as many equal parts as there are steps.
+A row has one step per image. Its label list has one entry per step, null for a step without a
+label. Its one audio file spans the row and is cut into one equal part per step.
 
-A `split` column may say train, val or test; rows of one `group`, or with a file in common, are not
-dealt apart (split.py).
+A `split` column may say train, val or test. Rows of one `group`, or rows that share a file, stay in
+one split (split.py).
 """
 
 from __future__ import annotations
@@ -60,43 +61,43 @@ _ENDINGS = {
     "audio": (".wav", ".flac", ".ogg", ".mp3"),
     "series": (".npy",),
 }
-_LABELLED = ("label", "split", "group")  # roles that prediction has no use for
-_SUSPECT = 20  # rows from which on mostly different numbers look like amounts
-_SAMPLE = 100  # rows whose cells show what a column holds
+_LABELLED = ("label", "split", "group")  # roles that prediction does not need
+_SUSPECT = 20  # with more rows than this, mostly different numbers look like amounts
+_SAMPLE = 100  # rows that are inspected to find out what a column holds
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest that was read and checked; no media file was opened."""
+    """A manifest that has been read and checked. No media file has been opened."""
 
     path: Path
     columns: Mapping[str, str]  # role -> column
     ignored: tuple[str, ...]  # columns with no role
     rows: tuple[Row, ...]
-    kind: str = "multiclass"  # one of config.KINDS: as given, or as the labels look
-    skipped: tuple[tuple[str, str], ...] = ()  # (where, error) of rows that were left out
+    kind: str = "multiclass"  # one of config.KINDS: as given, or as inferred from the labels
+    skipped: tuple[tuple[str, str], ...] = ()  # (where, error) of skipped rows
     missing: tuple[str, ...] = ()  # modalities that some row lacks, sorted
-    warnings: tuple[str, ...] = ()  # a line each, to be shown
+    warnings: tuple[str, ...] = ()  # one line each, to be shown to the user
     root: Path = Path()  # the folder that paths are relative to
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The inputs, sorted."""
+        """The modalities that have a column, sorted."""
         return tuple(name for name in MODALITIES if name in self.columns)
 
     @property
     def stream(self) -> bool:
-        """Rows are sequences of steps."""
+        """Whether rows are sequences of steps."""
         return bool(self.rows) and self.rows[0].stream
 
     @property
     def per_step(self) -> bool:
-        """Every step has its own label."""
+        """Whether every step has its own label."""
         return self.kind == "steps"
 
     @property
     def labelled(self) -> bool:
-        """Rows have labels."""
+        """Whether rows have labels."""
         return "label" in self.columns
 
 
@@ -112,17 +113,17 @@ def read_manifest(
     """Read a CSV, JSONL or Parquet manifest, or a DataFrame.
 
     Args:
-        source: a file, whose ending says what it is, or a DataFrame.
-        columns: role (image, audio, text, series, label, split, group) -> column, where inference
-            is not wanted.
-        root: the folder that paths are relative to and stay inside; by default the manifest's own,
-            for a DataFrame the current one.
-        kind: one of config.KINDS; by default what the labels look like (kinds.infer_kind).
+        source: a DataFrame, or a file with the extension of its format.
+        columns: role (image, audio, text, series, label, split, group) -> column; overrides
+            inference.
+        root: the folder that paths are relative to and must stay inside. Defaults to the manifest's
+            folder, for a DataFrame to the current one.
+        kind: one of config.KINDS. By default it is inferred from the labels (kinds.infer_kind).
         labelled: False for prediction: label, split and group are not read, even if named.
-        on_bad_row: "error", or "skip": leave out rows that cannot be used, and list them.
+        on_bad_row: "error", or "skip" to leave out rows that cannot be used and list them.
 
     Raises:
-        ManifestError: naming the table, the row and what to do.
+        ManifestError: the table or a row cannot be used; the message says where and what to do.
         ConfigError: an unknown kind, role or on_bad_row.
     """
     check_kind(kind)
@@ -130,7 +131,7 @@ def read_manifest(
     named = {role: composed(name.strip()) for role, name in (columns or {}).items()}
     unknown = sorted(set(named) - set(_NAMES))
     if unknown:
-        raise ConfigError(f"columns play the roles {', '.join(_NAMES)}; not {unknown[0]!r}")
+        raise ConfigError(f"unknown role {unknown[0]!r}; the roles are {', '.join(_NAMES)}")
     if not labelled:
         named = {role: name for role, name in named.items() if role not in _LABELLED}
     table = read_table(source, set(named.values()))
@@ -151,7 +152,7 @@ def read_manifest(
     kind = kind or infer_kind([row.label for row in rows] if labelled else [])
     rows = _settled(path, roles, rows, kind, bad)
     if labelled and not rows:
-        raise ManifestError(f"{path}: no row can be used; the first: {bad.listed[0][1]}")
+        raise ManifestError(f"{path}: no row can be used; first error: {bad.listed[0][1]}")
     missing = tuple(name for name in modalities if not all(row.has(name) for row in rows))
     ignored = tuple(name for name in table.names if name not in roles.values())
     if "split" in roles and "group" in roles:
@@ -166,7 +167,7 @@ def read_manifest(
 
 
 def _sample(records: Iterable[Record | ManifestError]) -> dict[str, Any]:
-    """The first filled cell of each column."""
+    """Return the first filled cell of each column."""
     sample: dict[str, Any] = {}
     for record in islice(records, _SAMPLE):
         if isinstance(record, dict):
@@ -183,15 +184,17 @@ def _roles(
     named: dict[str, str],
     labelled: bool,
 ) -> dict[str, str]:
-    """Which column plays which role: as named by the user, else by name, else by file ending."""
+    """Map roles to columns: as named by the user, else by name, else by file extension."""
     listed = ", ".join(names)
     for column in named.values():
         if column not in names:
-            raise ManifestError(f"{path}: there is no column {column!r}; it has {listed}")
+            raise ManifestError(f"{path}: there is no column {column!r}; the columns are {listed}")
     for column, count in Counter(named.values()).items():
         if count > 1:
             both = " and ".join(role for role, name in named.items() if name == column)
-            raise ManifestError(f"{path}: the column {column!r} was named for {both}; name two")
+            raise ManifestError(
+                f"{path}: the column {column!r} is named for both {both}; name a column for each"
+            )
     found = dict(named)
     for role, synonyms in _NAMES.items():
         if role in named or (role in _LABELLED and not labelled):
@@ -203,18 +206,19 @@ def _roles(
         if len(matches) > 1:
             raise ManifestError(
                 f"{path}: the columns {', '.join(matches)} could each be the {role}; "
-                f"say which with --{role} NAME"
+                f"choose one with --{role} NAME"
             )
         if matches:
             found[role] = matches[0]
     if labelled and "label" not in found:
         raise ManifestError(
-            f"{path}: no column is the label (it has {listed}); say which with --label NAME"
+            f"{path}: no label column was found (the columns are {listed}); choose one with "
+            "--label NAME"
         )
     if not set(found) & set(MODALITIES):
         raise ManifestError(
-            f"{path}: no column is an image, an audio file, a text or a series (it has {listed}); "
-            "say which with --image, --audio, --text or --series NAME"
+            f"{path}: no column of images, audio files, texts or series was found (the columns are "
+            f"{listed}); choose one with --image, --audio, --text or --series NAME"
         )
     return found
 
@@ -227,15 +231,18 @@ def _ends(value: Any, endings: tuple[str, ...]) -> bool:
 def _settled(
     path: Path, roles: Mapping[str, str], rows: list[Row], kind: str, bad: BadRows
 ) -> list[Row]:
-    """The rows with labels in the kind's form, alike in being streams: the first says how."""
+    """Return the rows with labels in the kind's form, checked to be all streams or all not.
+
+    The first row with images decides.
+    """
     first = next((row for row in rows if row.images), None)
     settled = []
     for row in rows:
         with bad.row(row.where):
             if first is not None and row.images and row.stream != first.stream:
                 raise ManifestError(
-                    f"{path}, {row.where}: one image here and a list of images on {first.where}, "
-                    "or the reverse; write a list in every row, of one image if need be"
+                    f"{path}, {row.where}: this row and {first.where} mix a single image and a "
+                    "list of images; write a list in every row, even for one image"
                 )
             stream = kind == "steps" or (first is not None and first.stream)
             row = replace(row, stream=stream)
@@ -250,12 +257,12 @@ def _labelled(path: Path, column: str, row: Row, kind: str) -> Row:
         row = replace(row, label=settle(row.label, kind), per_step=kind == "steps")
         if row.per_step and len(row.label) != row.steps:
             raise FusionError(
-                f"{plural(len(row.label), 'label')} for {plural(row.steps, 'image')}; give one a "
-                "step, or null"
+                f"{plural(len(row.label), 'label')} for {plural(row.steps, 'image')}; give one "
+                "per step, or null"
             )
     except FusionError as error:
         raise ManifestError(
-            f"{path}, {row.where}, column {column!r}: {error} (the labels' kind is {kind})"
+            f"{path}, {row.where}, column {column!r}: {error} (the kind of the labels is {kind})"
         ) from None
     return row
 
@@ -266,5 +273,5 @@ def _check_groups(path: Path, rows: Iterable[Row]) -> None:
         one, other = parted
         raise ManifestError(
             f"{path}: the group {one.group!r} is in {one.split} ({one.where}) and in {other.split} "
-            f"({other.where}); mend the split column, or do without it or without the group"
+            f"({other.where}); fix the split column, or omit the split or the group column"
         )

@@ -1,6 +1,6 @@
-"""Files to tensors: an image to pixels, a clip to samples to log-mel frames.
+"""Decode media files: images to pixels, audio clips to samples and log-mel frames.
 
-Anyone may have made the files, so sizes are read and capped before anything is decoded.
+The files are untrusted, so their sizes are read and limited before anything is decoded.
 """
 
 from __future__ import annotations
@@ -24,48 +24,52 @@ from .words import plural
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _AUDIO_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
-_MAX_RATE = 384_000  # Hz; a header that claims more could pass a long clip off as a short one
+_MAX_RATE = 384_000  # Hz; with a higher rate in its header, a long clip could pass for a short one
 _MAX_CHANNELS = 16
-_BLOCK = 1 << 16  # frames that are read at a time
+_BLOCK = 1 << 16  # frames read at a time
 _LOUDEST = 1e12  # the square of a spectrum of larger samples may overflow float32
-_NO_LENGTH = 1 << 40  # libsndfile's number of frames where a header gives none is above this
-_GUESS = 0.98  # of an MP3's true length: what a good guess from its first frame reaches
+_NO_LENGTH = 1 << 40  # libsndfile reports more frames than this if the header gives no length
+_GUESS = 0.98  # share of an MP3's true length that an estimate from its first frame must reach
 
 
 def read_image(path: Path, config: DataConfig) -> Tensor:
-    """One image, resized to a square whatever its proportions. White shows through where it is
-    transparent.
+    """Read an image and resize it to a square, ignoring its aspect ratio.
+
+    Transparent parts become white.
 
     Returns:
         uint8 [C, S, S], C = image_channels, S = image_size.
 
     Raises:
-        MediaError: not PNG, JPEG, WEBP or BMP; too large; damaged; more than 8 bits a channel.
+        MediaError: not PNG, JPEG, WEBP or BMP; too large; damaged; more than 8 bits per channel.
     """
     try:
         with warnings.catch_warnings():
-            # Pillow warns of a bomb, which the cap below refuses, and of damaged metadata.
+            # Pillow warns about bombs, which the limit below rejects, and about damaged metadata.
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_IMAGE_FORMATS) as image:
                 width, height = image.size
                 if width * height > config.max_pixels:
                     raise MediaError(
                         f"{path}: {width}×{height} pixels are more than the {config.max_pixels} "
-                        "allowed; make the image smaller"
+                        "allowed; resize the image"
                     )
                 if image.mode not in _EIGHT_BIT:
-                    raise MediaError(f"{path}: an image of mode {image.mode}; save it with 8 bits")
+                    raise MediaError(
+                        f"{path}: unsupported image mode {image.mode}; save the image with 8 bits "
+                        "per channel"
+                    )
                 size = (config.image_size, config.image_size)
                 upright = _on_white(ImageOps.exif_transpose(image))
                 wanted = upright.convert("L" if config.image_channels == 1 else "RGB")
                 pixels = np.array(wanted.resize(size, Image.Resampling.BILINEAR))
     except Image.DecompressionBombError:
-        raise MediaError(f"{path}: far too many pixels; make the image smaller") from None
+        raise MediaError(f"{path}: the image has far too many pixels; resize it") from None
     except Image.UnidentifiedImageError:
         raise MediaError(f"{path}: not a PNG, JPEG, WEBP or BMP image; convert it") from None
     except (MediaError, MemoryError):
         raise
-    except Exception as error:  # a damaged file can make Pillow raise nearly anything
+    except Exception as error:  # Pillow may raise almost any exception on a damaged file
         raise MediaError(
             f"{path}: the image is damaged ({error}); replace the file, or remove the row"
         ) from None
@@ -73,7 +77,7 @@ def read_image(path: Path, config: DataConfig) -> Tensor:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """The image over a white ground; itself where nothing is transparent."""
+    """Return the image over a white background, or unchanged if nothing is transparent."""
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")
@@ -82,14 +86,14 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def read_audio(path: Path, config: DataConfig) -> Tensor:
-    """One clip, its channels averaged, at the configured rate.
+    """Read an audio clip, average its channels and resample it to the configured rate.
 
     Returns:
         float32 [samples], nominally within ±1.
 
     Raises:
-        MediaError: no audio, empty, too long, cut off, damaged, or with samples that are no
-            numbers.
+        MediaError: not audio, empty, too long, truncated, damaged, or with samples that are not
+            finite.
     """
     try:
         with soundfile.SoundFile(path) as file:
@@ -99,9 +103,9 @@ def read_audio(path: Path, config: DataConfig) -> Tensor:
             samples = _read_samples(file, math.ceil(config.max_seconds * rate))
     except (MediaError, MemoryError):
         raise
-    except Exception as error:  # soundfile's own, and TypeError for a name ending in .raw
+    except Exception as error:  # soundfile's own, or TypeError for a name ending in .raw
         raise MediaError(
-            f"{path}: no audio that can be read ({error}); replace the file, or remove the row"
+            f"{path}: the audio cannot be read ({error}); replace the file, or remove the row"
         ) from None
     if len(samples) < promised:
         raise _cut(path)
@@ -119,19 +123,21 @@ def read_audio(path: Path, config: DataConfig) -> Tensor:
 
 def _check_kind(path: Path, file: soundfile.SoundFile) -> None:
     if file.format not in _AUDIO_FORMATS:
-        raise MediaError(f"{path}: audio of kind {file.format}; convert it to WAV or FLAC")
+        raise MediaError(
+            f"{path}: unsupported audio format {file.format}; convert the clip to WAV or FLAC"
+        )
     if file.samplerate > _MAX_RATE or file.channels > _MAX_CHANNELS:
         raise MediaError(
-            f"{path}: {file.samplerate} Hz and {plural(file.channels, 'channel')}; at most "
-            f"{_MAX_RATE} Hz and {_MAX_CHANNELS} channels are read"
+            f"{path}: the clip has {file.samplerate} Hz and {plural(file.channels, 'channel')}; at "
+            f"most {_MAX_RATE} Hz and {_MAX_CHANNELS} channels are supported; convert it"
         )
 
 
 def _promised(path: Path, file: soundfile.SoundFile, config: DataConfig) -> int:
-    """How many samples a whole clip has, at least.
+    """Return the minimum number of samples of the complete clip.
 
     Raises:
-        MediaError: it is too long, the end is missing, or the file does not say how long it is.
+        MediaError: it is too long, its end is missing, or the file does not give its length.
     """
     frames, cut, guessed = file.frames, False, False
     if file.format in ("WAV", "WAVEX"):
@@ -142,7 +148,7 @@ def _promised(path: Path, file: soundfile.SoundFile, config: DataConfig) -> int:
         mp3 = read_mp3(path, most=math.ceil(10 * config.max_seconds * file.samplerate))
         cut, guessed = mp3.cut, not mp3.counted
         if guessed:
-            # libsndfile takes all frames to be as large as the first, and reads no further.
+            # libsndfile reads the first frame only, and assumes that all have its size.
             if frames < _GUESS * mp3.samples or not mp3.samples:
                 raise _unknown_length(path)
             frames = min(frames, mp3.samples)
@@ -152,7 +158,7 @@ def _promised(path: Path, file: soundfile.SoundFile, config: DataConfig) -> int:
     if seconds > config.max_seconds:
         raise MediaError(
             f"{path}: {seconds:.1f} s are more than the {config.max_seconds:g} s allowed; "
-            "cut the clip, or raise --max-seconds"
+            "shorten the clip, or raise --max-seconds"
         )
     if cut:
         raise _cut(path)
@@ -160,17 +166,17 @@ def _promised(path: Path, file: soundfile.SoundFile, config: DataConfig) -> int:
 
 
 def _read_samples(file: soundfile.SoundFile, longest: int) -> np.ndarray:
-    """float32 [samples], the mean of all channels; no more than a block over `longest`.
+    """Read the mean of all channels, float32 [samples], at most one block more than `longest`.
 
-    A block at a time: of many channels only the mean is kept, and not for longer than was allowed,
-    whatever the header said. A block holds what was read, which may be less than was asked for.
+    Reading in blocks bounds the memory: only the mean of the channels is kept, and no more than
+    allowed, whatever the header says. A block may be shorter than requested.
     """
     blocks = [np.zeros(0, np.float32)]
     while longest >= 0:
         block = file.read(_BLOCK, dtype="float32", always_2d=True)
         if not len(block):
             break
-        with np.errstate(invalid="ignore"):  # infinities are refused later
+        with np.errstate(invalid="ignore"):  # infinities are rejected later
             blocks.append(block.mean(axis=1))
         longest -= len(block)
     return np.concatenate(blocks)
@@ -182,24 +188,24 @@ def _cut(path: Path) -> MediaError:
 
 def _unknown_length(path: Path) -> MediaError:
     return MediaError(
-        f"{path}: the file does not say how long the clip is; convert it to WAV or FLAC"
+        f"{path}: the file does not give the length of the clip; convert it to WAV or FLAC"
     )
 
 
 def resample(wave: Tensor, source: int, target: int) -> Tensor:
-    """Band-limited resampling of [n] from `source` to `target` Hz, through its spectrum."""
+    """Resample a signal [n] from `source` to `target` Hz, band-limited, through its spectrum."""
     if source == target:
         return wave
     length = max(1, round(len(wave) * target / source))
     spectrum = torch.fft.rfft(wave)
-    # irfft cuts the spectrum, or fills it with zeros; its 1/length replaces rfft's length.
+    # irfft truncates or zero-pads the spectrum, and scales by 1 / length instead of 1 / len(wave).
     return torch.fft.irfft(spectrum, n=length) * (length / len(wave))
 
 
 def log_mel(wave: Tensor, config: DataConfig) -> Tensor:
-    """Log-mel frames [F, mels] of a clip [samples], with F = 1 + samples // hop.
+    """Compute the log-mel frames [F, mels] of a clip [samples], with F = 1 + samples // hop.
 
-    Natural logarithm of the mel energies; silence is -11.5, not -inf.
+    Values are natural logarithms of the mel energies; silence is -11.5, not -inf.
     """
     window = round(config.sample_rate * config.window_ms / 1000)
     hop = round(config.sample_rate * config.hop_ms / 1000)
@@ -220,14 +226,14 @@ def log_mel(wave: Tensor, config: DataConfig) -> Tensor:
 
 @lru_cache(maxsize=8)
 def mel_bank(mels: int, size: int, rate: int) -> Tensor:
-    """Triangular filters [mels, size // 2 + 1], evenly spaced in mel from 0 to rate / 2."""
+    """Return triangular filters [mels, size // 2 + 1], evenly spaced in mel from 0 to rate / 2."""
     top = 2595 * math.log10(1 + rate / 2 / 700)
     edges = 700 * (10 ** (torch.linspace(0, top, mels + 2) / 2595) - 1)  # Hz
     frequency = torch.linspace(0, rate / 2, size // 2 + 1)
     rise = (frequency - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     fall = (edges[2:, None] - frequency) / (edges[2:] - edges[1:-1])[:, None]
     bank = torch.minimum(rise, fall).clamp_min(0)
-    # A low band can be narrower than the grid: it reads the frequency nearest to its centre.
+    # A low band can be narrower than the grid; it then reads the frequency nearest to its centre.
     empty = bank.sum(1) == 0
     nearest = (frequency - edges[1:-1, None]).abs().argmin(1)
     bank[empty, nearest[empty]] = 1

@@ -1,9 +1,9 @@
-"""How good answers are, and how sure that is.
+"""Scores of predictions, and their bootstrap confidence intervals.
 
-Every score is a function of weights that rows have, [R, N] for R weightings at once. Weights of one
-give the score itself; the weights of a bootstrap (how often each row was drawn) give its interval,
-all resamples in a few matrix products. That is why these are not torchmetrics', which know no
-weights: the tests hold them to it. Rows are drawn, never single steps: those of a row go together.
+Every score is a function of row weights, [R, N] for R weightings at once. Weights of one give the
+score itself. The weights of a bootstrap (how often each row was drawn) give its interval: a few
+matrix products compute all resamples. torchmetrics does not support weights; the tests compare
+these scores with it. The bootstrap draws rows, not single steps: the steps of a row stay together.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from torchmetrics.functional.classification import binary_roc
 from . import objective
 
 RESAMPLES = 500
-LEVEL = 0.95  # of the intervals
-BINS = 10  # of a reliability diagram
-_BLOCK = 4_000_000  # weights held at once
+LEVEL = 0.95  # confidence level of the intervals
+BINS = 10  # bins of a reliability diagram
+_BLOCK = 4_000_000  # weights in memory at once
 
-Scores = dict[str, Tensor]  # name -> [R], one value a weighting
+Scores = dict[str, Tensor]  # name -> [R], one value per weighting
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answered: N items, one a row, or one a step that has a label.
+    """The predictions of a model: N items, one per row, or one per step that has a label.
 
     | kind | output | truth |
     |---|---|---|
-    | binary | [N], the second label's probability | int64 [N] |
+    | binary | [N], the probability of the second label | int64 [N] |
     | multiclass, steps | [N, C] probabilities | int64 [N] |
     | multilabel | [N, C] probabilities | int64 [N, C] of 0 and 1 |
-    | regression | [N] values in the label's units | [N] likewise |
+    | regression | [N] values in the units of the labels | [N] in the same units |
     """
 
     kind: str
     labels: tuple[str, ...]
     output: Tensor
     truth: Tensor
-    row: Tensor  # int64 [N]: the row that an item belongs to
+    row: Tensor  # int64 [N]: the row of each item
     rows: int
 
     @property
     def predicted(self) -> Tensor:
-        """The answer to each item, as `truth` writes it: [N] or [N, C]."""
+        """The predicted label of each item, in the format of `truth`: [N] or [N, C]."""
         if self.kind == "regression":
             return self.output
         if self.kind in ("binary", "multilabel"):
@@ -55,7 +55,7 @@ class Answers:
 
     @property
     def by_class(self) -> Tensor:
-        """Probabilities with a column a label: [N, C]."""
+        """Probabilities with one column per label: [N, C]."""
         if self.kind == "binary":
             return torch.stack([1 - self.output, self.output], dim=1)
         return self.output
@@ -64,15 +64,15 @@ class Answers:
 def scores(
     answers: Answers, weights: Tensor, threshold: float = 0.5, *, areas: bool = True
 ) -> Scores:
-    """Every score of the kind of label, under each weighting.
+    """Compute every score of the kind of label under each weighting.
 
     Args:
         weights: [R, rows].
-        threshold: from which probability on the second label is answered (binary only).
-        areas: also AUROC, which takes most of the time.
+        threshold: the probability above which the second label is predicted (binary only).
+        areas: whether to compute AUROC, which takes most of the time.
 
     Returns:
-        name -> [R]; NaN where a score is not defined, as AUROC is where one label is missing.
+        name -> [R]; NaN where a score is undefined, such as AUROC without one of the labels.
     """
     weights = weights[:, answers.row]
     if answers.kind == "regression":
@@ -87,7 +87,7 @@ def scores(
     present = _per_class(weights, truth, classes)  # [R, C]
     right = _per_class(weights * (predicted == truth), truth, classes)
     said = _per_class(weights, predicted, classes)
-    f1 = 2 * right / (present + said)  # NaN for a class that is neither there nor said
+    f1 = 2 * right / (present + said)  # NaN for a class that is neither present nor predicted
     own = probabilities.gather(1, truth[:, None])[:, 0]
     result = {
         "accuracy": right.sum(1) / present.sum(1),
@@ -103,7 +103,7 @@ def scores(
     return result
 
 
-_TINY = 1e-12  # a probability that float32 rounded to 0
+_TINY = 1e-12  # replaces a probability that float32 rounded to 0
 
 
 def _regression(answers: Answers, weights: Tensor) -> Scores:
@@ -111,7 +111,7 @@ def _regression(answers: Answers, weights: Tensor) -> Scores:
     error = answers.output.to(weights.dtype) - truth
     total = weights.sum(1)
     squared = weights @ error.square()
-    centred = truth - truth.mean()  # else the squares of a large mean drown the difference
+    centred = truth - truth.mean()  # a large mean would lose the difference to rounding
     mean = weights @ centred / total
     spread = weights @ centred.square() - total * mean.square()
     return {
@@ -145,12 +145,12 @@ def _mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _per_class(weights: Tensor, label: Tensor, classes: int) -> Tensor:
-    """[R, N] weights summed by the label [N] of each item: [R, classes]."""
+    """Sum the weights [R, N] by the label [N] of each item: [R, classes]."""
     return weights.new_zeros(len(weights), classes).index_add_(1, label, weights)
 
 
 def auroc(score: Tensor, positive: Tensor, weights: Tensor) -> Tensor:
-    """How often a positive item scores above a negative one, equal scores counted as half.
+    """Compute how often a positive item scores above a negative one; equal scores count half.
 
     Args:
         score: [N].
@@ -158,7 +158,7 @@ def auroc(score: Tensor, positive: Tensor, weights: Tensor) -> Tensor:
         weights: [R, N].
 
     Returns:
-        [R]; NaN where there are only positive or only negative items.
+        [R]; NaN if there are only positive or only negative items.
     """
     ordered, order = score.sort()
     _, group, size = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
@@ -174,19 +174,22 @@ def auroc(score: Tensor, positive: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Interval:
-    """A score, and the bounds of its 95 % bootstrap interval."""
+    """A score and the bounds of its 95% bootstrap interval."""
 
     value: float
     low: float
     high: float
 
     def to_json(self) -> dict[str, float | None]:
-        """Plain JSON values: what is not defined is null."""
+        """Return plain JSON values; undefined ones are null."""
         return {name: plain(getattr(self, name)) for name in ("value", "low", "high")}
 
 
 def plain(value: float | Tensor) -> float | None:
-    """A number that JSON can hold, to six places after the point, or six digits if it is small."""
+    """Round a number for JSON: to six decimals, or to six significant digits below 1.
+
+    A number that is not finite becomes None.
+    """
     value = float(value)
     if not abs(value) < float("inf"):
         return None
@@ -194,13 +197,13 @@ def plain(value: float | Tensor) -> float | None:
 
 
 def value(answers: Answers, name: str) -> float:
-    """One score of all rows, but for an area."""
+    """Compute one score over all rows. AUROC is not available here."""
     ones = torch.ones(1, answers.rows, dtype=torch.float64)
     return float(scores(answers, ones, areas=False)[name])
 
 
 def intervals(answers: Answers, seed: int = 0, threshold: float = 0.5) -> dict[str, Interval]:
-    """Every score with its interval. The same seed draws the same rows for every model."""
+    """Compute every score with its interval. The same seed draws the same rows for every model."""
     ones = torch.ones(1, answers.rows, dtype=torch.float64)
     values = scores(answers, ones, threshold)
     drawn = resample(lambda weights: scores(answers, weights, threshold), answers.rows, seed)
@@ -208,7 +211,7 @@ def intervals(answers: Answers, seed: int = 0, threshold: float = 0.5) -> dict[s
 
 
 def difference(a: Answers, b: Answers, name: str, seed: int = 0) -> Interval:
-    """The score `name` of `a` less that of `b`, on the same rows: a paired bootstrap."""
+    """Compute the score `name` of `a` minus that of `b`, with a paired bootstrap over rows."""
 
     def minus(weights: Tensor) -> Scores:
         first, second = (scores(each, weights, areas=False)[name] for each in (a, b))
@@ -219,7 +222,7 @@ def difference(a: Answers, b: Answers, name: str, seed: int = 0) -> Interval:
 
 
 def interval(value: float, drawn: Tensor) -> Interval:
-    """The middle LEVEL of what was drawn, beside the value itself."""
+    """Return the value with the central LEVEL interval of the drawn scores."""
     drawn = drawn[drawn.isfinite()]
     if not len(drawn):
         return Interval(value, float("nan"), float("nan"))
@@ -229,7 +232,7 @@ def interval(value: float, drawn: Tensor) -> Interval:
 
 
 def resample(score: Callable[[Tensor], Scores], rows: int, seed: int) -> Scores:
-    """`score` of RESAMPLES draws of as many rows as there are, with replacement."""
+    """Compute `score` for RESAMPLES bootstrap draws of `rows` rows, with replacement."""
     parts = [score(weights) for weights in _draws(rows, seed)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -245,13 +248,16 @@ def _draws(rows: int, seed: int) -> Iterator[Tensor]:
 
 
 def main_score(kind: str) -> str:
-    """The score that models are compared by; higher is better."""
+    """Return the name of the score that compares models; higher is better."""
     return objective.SCORES[kind]
 
 
 def threshold(answers: Answers) -> float:
-    """Of a binary model: the probability from which to answer the second label, so that the
-    balanced accuracy on these rows is highest. Halfway between two of theirs; 0.5 in doubt."""
+    """Return the threshold of a binary model that maximises balanced accuracy on these rows.
+
+    The second label is predicted above it. It is halfway between two of the rows' probabilities,
+    or 0.5 if that is as good or only one label occurs.
+    """
     known = answers.output.unique()
     cuts = torch.cat([known.new_tensor([0.5]), (known[1:] + known[:-1]) / 2])
     truth = answers.truth == 1
@@ -265,7 +271,7 @@ def threshold(answers: Answers) -> float:
 
 
 def confusion(answers: Answers) -> list[list[int]]:
-    """How many items of the label of a row were answered as the label of a column.
+    """Return the confusion matrix: rows are true labels, columns predicted labels.
 
     Multilabel: for each label [[true negative, false positive], [false negative, true positive]].
     """
@@ -279,11 +285,11 @@ def confusion(answers: Answers) -> list[list[int]]:
 
 
 def calibration(answers: Answers) -> dict[str, object]:
-    """How often answers given with a confidence are right: equal bins of confidence, and the
-    expected calibration error, the mean gap weighted by the items in each.
+    """Compute a reliability diagram with equal bins of confidence, and the calibration error.
 
-    Confidence is the answered label's probability; binary and multilabel: the probability that
-    the (second) label holds, against how often it does.
+    The expected calibration error is the mean gap between confidence and accuracy, weighted by the
+    items in each bin. Confidence is the probability of the predicted label. For binary and
+    multilabel it is the probability of the (second) label, compared with how often it is true.
     """
     if answers.kind in ("binary", "multilabel"):
         confidence, right = answers.output.flatten(), answers.truth.flatten() == 1
@@ -303,7 +309,7 @@ def calibration(answers: Answers) -> dict[str, object]:
 
 
 def roc(answers: Answers, points: int = 200) -> dict[str, list[float]]:
-    """The ROC curve of a binary model, thinned to some points."""
+    """Return the ROC curve of a binary model, thinned to at most `points` points."""
     false, true, _ = binary_roc(answers.output.float(), answers.truth)
     keep = torch.linspace(0, len(false) - 1, min(points, len(false))).round().long()
     return {

@@ -1,10 +1,10 @@
-"""The network: an encoder a modality, a fusion, a recurrent layer with a readout.
+"""The network: one encoder per modality, a fusion, and a recurrent layer with a readout.
 
-B rows, T steps, H features of the recurrent layer, C outputs. `fusions.py` says what the layer
-reads; with fusion "late" there is one such network a modality, and their logits are added.
+Symbols: B rows, T steps, H features of the recurrent layer, C outputs. `fusions.py` defines the
+input of the recurrent layer. Fusion "late" uses one such network per modality and adds the logits.
 
-A batch says with NAME_present which rows have a modality (see data.py); of those that lack it
-nothing is read.
+NAME_present in a batch marks the rows that have a modality (see data.py). The data of other rows
+are not read.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class FusionNetwork(nn.Module):
         self.head = readout(config.cell, self.fusion.features, config.hidden, config.outputs, steps)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits: [B, C], or [B, T, C] where every step is answered.
+        """Return the logits: [B, C], or [B, T, C] for kind "steps".
 
-        In training, modalities of some rows are taken for missing, as `modality_dropout` says.
+        In training, `modality_dropout` treats some modalities of some rows as missing.
         """
         batch = drop(batch, self.config, self.training)
         x, lengths, h0 = self.sequence(self.encode(batch), batch)
@@ -51,9 +51,9 @@ class FusionNetwork(nn.Module):
         return y
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
-        """Each modality's features: [B, D], or [B, L, D] where it has steps.
+        """Return the features of each modality: [B, D], or [B, L, D] if it has steps.
 
-        A row that lacks the modality has its learned token instead, or zeros.
+        A row that lacks a modality gets its learned token, or zeros.
         """
         return {
             name: self.fusion.fill(name, encoder(batch), batch.get(f"{name}_present"))
@@ -61,9 +61,9 @@ class FusionNetwork(nn.Module):
         }
 
     def sequence(self, features: Mapping[str, Tensor], batch: Batch) -> Sequence:
-        """What the recurrent layer reads, of features and the batch that they are of.
+        """Fuse a batch's features into the input of the recurrent layer.
 
-        Of the batch, only the lengths, the steps and what is present are read.
+        Only the lengths, the steps and the presence masks of `batch` are read.
         """
         return self.fusion(features, self._lengths(batch), batch.get("steps"))
 
@@ -72,50 +72,52 @@ class FusionNetwork(nn.Module):
         for name, encoder in self.encoders.items():
             length, present = lengths_of(encoder, batch), batch.get(f"{name}_present")
             if length is not None and present is not None:
-                length = torch.where(present, length, 1)  # a modality that is missing is one step
+                length = torch.where(present, length, 1)  # a missing modality has one step
             lengths[name] = length
         return lengths
 
     def states(self, batch: Batch) -> Tensor:
-        """The recurrent layer's state after each step, [B, T, H]; 0 beyond a row's end.
+        """Return the state of the recurrent layer after each step, [B, T, H]; 0 after a row's end.
 
-        Nothing is dropped, in training either.
+        No modality is dropped, even in training.
         """
         x, lengths, h0 = self.sequence(self.encode(batch), batch)
         output, _ = self.head.rnn(x, h0, lengths=lengths)
         return output
 
     def final(self, states: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """The state [B, H] that answers a row, of its states [B, T, H]: the last, or the mean
-        where nothing is carried from step to step (cell none)."""
+        """Reduce the states of rows, [B, T, H], to the state [B, H] that the readout reads.
+
+        It is the last state, or the mean for cell "none", which carries nothing between steps.
+        """
         pick = mean if isinstance(self.head.rnn, Memoryless) else last
         return pick(states, lengths)
 
     def answer(self, states: Tensor) -> Tensor:
-        """The readout of any states: [..., H] -> logits [..., C]."""
+        """Apply the readout to states: [..., H] -> logits [..., C]."""
         return self.head.readout(states)
 
     @torch.no_grad()
     def step_names(self, batch: Batch) -> list[str]:
-        """What each of the T steps is called; it encodes the batch to see how many there are."""
+        """Return the names of the T steps. This encodes the batch to find their number."""
         return self.fusion.names(self.encode(batch), self._lengths(batch))
 
 
 class LateNetwork(nn.Module):
-    """One FusionNetwork a modality; their logits are added, so nothing of one meets the other."""
+    """One FusionNetwork per modality. Their logits are added, so modalities do not interact."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        _check_encoders(config)  # each network below sees its own alone
+        _check_encoders(config)  # each network below knows only its own modality
         self.config = config
-        if config.modality_dropout:  # it happens here, so each network needs its token
+        if config.modality_dropout:  # dropped here, so each network needs its token
             config = replace(config, missing=config.modalities)
         self.networks = nn.ModuleDict(
             {name: FusionNetwork(single(config, name)) for name in config.modalities}
         )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits, as FusionNetwork's."""
+        """Return the logits, as FusionNetwork does."""
         batch = drop(batch, self.config, self.training)
         return torch.stack([network(batch) for network in self.networks.values()]).sum(0)
 
@@ -124,16 +126,20 @@ def _check_encoders(config: ModelConfig) -> None:
     named = [modality for modality, _ in config.encoders]
     strangers = sorted(set(named) - set(config.modalities))
     if strangers:
-        raise ConfigError(f"encoders are given for what is not read: {', '.join(strangers)}")
+        raise ConfigError(
+            f"encoders are given for modalities that are not read: {', '.join(strangers)}; "
+            "remove them"
+        )
     for each in named:
         if named.count(each) > 1:
-            raise ConfigError(f"encoders name {each} more than once; give a modality one encoder")
+            raise ConfigError(f"encoders name {each} more than once; give it one encoder")
 
 
 def drop(batch: Batch, config: ModelConfig, training: bool) -> Batch:
-    """The batch, in training with whole modalities of some rows marked as missing.
+    """Apply modality dropout: in training, mark whole modalities of some rows as missing.
 
-    Each goes with the probability `modality_dropout`; a row that would keep none loses none.
+    Each modality of a row is dropped with probability `modality_dropout`. A row that would lose all
+    modalities keeps all.
     """
     if not (training and config.modality_dropout):
         return batch
@@ -151,7 +157,7 @@ def drop(batch: Batch, config: ModelConfig, training: bool) -> Batch:
 
 
 def single(config: ModelConfig, modality: str) -> ModelConfig:
-    """The same network reading one modality."""
+    """Return the configuration of the same network for a single modality."""
     return replace(
         config,
         modalities=(modality,),
@@ -163,7 +169,7 @@ def single(config: ModelConfig, modality: str) -> ModelConfig:
 
 
 def blueprint(config: ModelConfig) -> FusionNetwork | LateNetwork:
-    """`build` without memory for the weights, whose names and shapes are there.
+    """Build a network on the meta device: weights have names and shapes but no memory.
 
     Raises:
         ConfigError: as `build`.
@@ -173,7 +179,7 @@ def blueprint(config: ModelConfig) -> FusionNetwork | LateNetwork:
 
 
 class _Undrawn(TorchFunctionMode):
-    """Leaves out `nn.init.normal_`, for which torch would import its compiler: seconds."""
+    """Skip `nn.init.normal_`: on meta tensors, torch imports its compiler, which takes seconds."""
 
     def __torch_function__(
         self,
@@ -187,9 +193,10 @@ class _Undrawn(TorchFunctionMode):
 
 
 def build(config: ModelConfig) -> FusionNetwork | LateNetwork:
-    """The network that a configuration describes, freshly initialised.
+    """Build and initialise the network that a configuration describes.
 
     Raises:
-        ConfigError: an encoder is not known, or the fusion or an encoder cannot be made so.
+        ConfigError: an encoder is unknown, or the fusion or an encoder does not fit the
+            configuration.
     """
     return LateNetwork(config) if config.fusion == "late" else FusionNetwork(config)

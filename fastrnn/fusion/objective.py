@@ -1,14 +1,14 @@
-"""What a network is trained towards, and what it answers, for each kind of label.
+"""Losses, predictions and scores for each kind of label.
 
-B rows, T steps, C labels.
+Symbols: B rows, T steps, C labels.
 
 | kind | logits | label | |
 |---|---|---|---|
-| binary | [B, 1] | int64 [B] | the logit is the second label's |
+| binary | [B, 1] | int64 [B] | the logit of the second label |
 | multiclass | [B, C] | int64 [B] | |
-| multilabel | [B, C] | float32 [B, C], 0 or 1 | any number of labels a row |
-| steps | [B, T, C] | int64 [B, T] | IGNORE where nothing is asked |
-| regression | [B, 1] | float32 [B] | a number, standardised |
+| multilabel | [B, C] | float32 [B, C], 0 or 1 | any number of labels per row |
+| steps | [B, T, C] | int64 [B, T] | IGNORE for a step without a label |
+| regression | [B, 1] | float32 [B] | a standardised number |
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torchmetrics.regression import R2Score
 from .data import IGNORE
 from .scale import Scale, restore
 
-#: The name of each kind's score, which is better the higher it is.
+#: The name of each kind's score; higher is better.
 SCORES = {
     "binary": "accuracy",
     "multiclass": "accuracy",
@@ -36,15 +36,15 @@ SCORES = {
 
 
 def loss(kind: str, logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The mean loss: over rows, over rows and labels (multilabel), or over steps with a label.
+    """Compute the mean loss over rows, rows and labels (multilabel), or steps with a label.
 
-    It is 0 where no step of the batch has one.
+    The loss is 0 if no step of the batch has a label.
 
     Args:
-        logits, label: as the module's table says.
-        weight: float [C], for labels that occur unevenly. multiclass, steps: of each label's
-            rows, whose mean is weighted. binary ([1]), multilabel: of a label's presence, against
-            1 for its absence. regression has none.
+        logits, label: as in the table above.
+        weight: float [C], for unbalanced labels. For multiclass and steps, the weight of each
+            label in the weighted mean. For binary ([1]) and multilabel, the weight of a present
+            label; an absent one has weight 1. Not used for regression.
     """
     if kind == "binary":
         target = label.to(logits.dtype)
@@ -65,8 +65,12 @@ def loss(kind: str, logits: Tensor, label: Tensor, weight: Tensor | None = None)
 
 
 def predict(kind: str, logits: Tensor) -> Tensor:
-    """What is answered: the label's number int64 [B] or [B, T]; multilabel: int64 [B, C] of 0 and
-    1; regression: the number [B], standardised."""
+    """Return the prediction for each row or step.
+
+    Returns:
+        The index of the label, int64 [B] or [B, T]; for multilabel int64 [B, C] of 0 and 1; for
+        regression the standardised number [B].
+    """
     if kind == "regression":
         return logits[:, 0]
     if kind == "binary":
@@ -75,8 +79,12 @@ def predict(kind: str, logits: Tensor) -> Tensor:
 
 
 def probabilities(kind: str, logits: Tensor) -> Tensor:
-    """How sure the answer is: binary [B], of the second label; multiclass and multilabel [B, C];
-    steps [B, T, C]; regression has none, and gives the number itself."""
+    """Return the probabilities of the labels.
+
+    Returns:
+        Binary: [B], of the second label. Multiclass and multilabel: [B, C]. Steps: [B, T, C].
+        Regression has no probabilities and returns the number itself, [B].
+    """
     if kind == "regression":
         return logits[:, 0]
     if kind == "binary":
@@ -85,17 +93,17 @@ def probabilities(kind: str, logits: Tensor) -> Tensor:
 
 
 def answers(kind: str, logits: Tensor, scale: Scale | None = None) -> Tensor:
-    """`probabilities` in float64; a regression's numbers in the label's units.
+    """Return `probabilities` in float64, and for a regression the numbers in the label's units.
 
     Args:
-        scale: of a regression's labels in training.
+        scale: mean and deviation of a regression's training labels.
     """
-    found = probabilities(kind, logits.cpu().double())  # on the CPU: not every device has float64
+    found = probabilities(kind, logits.cpu().double())  # some devices have no float64
     return restore(found, scale) if kind == "regression" else found
 
 
 class _R2(R2Score):
-    """R²; not a number for fewer than two rows, which have no variance to explain."""
+    """R², or NaN for fewer than two rows, which have no variance to explain."""
 
     def compute(self) -> Tensor:
         if self.total < 2:
@@ -104,9 +112,10 @@ class _R2(R2Score):
 
 
 def metric(kind: str, labels: int) -> Metric:
-    """The kind's score, updated with (predict(kind, logits), label): see `SCORES`.
+    """Create the metric of a kind's score (see `SCORES`).
 
-    The share of right answers: of rows, of steps with a label, or of rows × labels; or R².
+    Update it with (predict(kind, logits), label). It is R² for regression, else the accuracy over
+    rows, over steps with a label, or over rows × labels.
     """
     if kind == "regression":
         return _R2()
@@ -117,5 +126,5 @@ def metric(kind: str, labels: int) -> Metric:
 
 
 def outputs(kind: str, labels: int) -> int:
-    """How many logits the kind needs."""
+    """Return the number of logits of a kind."""
     return 1 if kind in ("binary", "regression") else labels

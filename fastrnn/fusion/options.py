@@ -1,7 +1,8 @@
-"""The options of a fit, by name: the same as flags, as keys of a YAML file, and as keywords.
+"""The options of a fit. Flags, YAML keys and keyword arguments use the same names.
 
-Each is a field of DataConfig, ModelConfig or TrainConfig; its default stands there and its help
-here. What the data decide (modalities, labels, the vocabulary's size) is no option.
+Each option is a field of DataConfig, ModelConfig or TrainConfig, which define its default. Its help
+text is defined here. Fields that follow from the data (modalities, labels, the size of the
+vocabulary) are not options.
 """
 
 from __future__ import annotations
@@ -28,69 +29,70 @@ from .schema import Range, parse
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
-AUTO = "auto"  # fusion: aligned for streams, else tokens
+AUTO = "auto"  # the fusion is aligned for streams, else tokens
 
 
 @dataclass(frozen=True)
 class Option:
-    """How a field is shown on the command line."""
+    """How the command line shows a field."""
 
     help: str
-    least: float | None = None  # where the field's own range allows less
+    least: float | None = None  # overrides a lower minimum in the field's own range
     choices: tuple[str, ...] = ()
 
 
 DATA = {
-    "image_size": Option("Pixels of a side; images become squares.", 8),
-    "image_channels": Option("3: RGB, 1: grey."),
-    "max_pixels": Option("An image file of more pixels is refused, before it is decoded."),
-    "sample_rate": Option("Hz; clips at other rates are resampled."),
-    "window_ms": Option("Milliseconds of one Fourier window."),
-    "hop_ms": Option("Milliseconds from one log-mel frame to the next."),
-    "mels": Option("Mel bands."),
-    "vocabulary": Option("Tokens that are learned from the training texts, at most.", 256),
-    "max_tokens": Option("A longer text is cut."),
-    "max_seconds": Option("A longer clip is refused, before it is decoded."),
-    "max_characters": Option("A longer text is refused."),
-    "max_series": Option("A numeric series of more numbers is refused."),
+    "image_size": Option("Side length in pixels; images are resized to squares.", 8),
+    "image_channels": Option("Image channels: 3 for RGB, 1 for grey."),
+    "max_pixels": Option("Maximum number of pixels; larger images are rejected undecoded."),
+    "sample_rate": Option("Sampling rate in Hz; clips with other rates are resampled."),
+    "window_ms": Option("Length of the Fourier window in milliseconds."),
+    "hop_ms": Option("Hop between log-mel frames in milliseconds."),
+    "mels": Option("Number of mel bands."),
+    "vocabulary": Option("Maximum number of tokens learned from the training texts.", 256),
+    "max_tokens": Option("Maximum number of tokens; longer texts are truncated."),
+    "max_seconds": Option("Maximum clip length in seconds; longer clips are rejected undecoded."),
+    "max_characters": Option("Maximum number of characters; longer texts are rejected."),
+    "max_series": Option("Maximum numbers in a numeric series; longer series are rejected."),
 }
 MODEL = {
     "fusion": Option(
-        "How modalities meet; auto is aligned for streams, else tokens.", choices=(AUTO, *FUSIONS)
+        "Fusion of the modalities; auto is aligned for streams, else tokens.",
+        choices=(AUTO, *FUSIONS),
     ),
-    "cell": Option("The fusing recurrent layer; none leaves it out.", choices=CELLS),
-    "width": Option("Features of each encoder."),
-    "hidden": Option("Size of the fusing recurrent layer."),
-    "conv": Option("Channels of each image stage, which halves its size: 32,64."),
-    "grid": Option("An image becomes grid × grid features of the last stage; 0: all of them."),
-    "image_steps": Option("An image is a sequence of grid² steps, not one vector."),
-    "strides": Option("Of each convolution over audio or a numeric series: 2,2."),
-    "modality_dropout": Option("How often, in training, a modality is taken for missing."),
-    "normalise": Option("concat: LayerNorm of each modality's features first."),
-    "encoders": Option("Encoders that are not the usual: image=NAME,text=NAME."),
+    "cell": Option("Cell of the fusing recurrent layer; none omits the layer.", choices=CELLS),
+    "width": Option("Number of features of each encoder."),
+    "hidden": Option("Hidden size of the fusing recurrent layer."),
+    "conv": Option("Channels of each image stage, for example 32,64; a stage halves the size."),
+    "grid": Option("Pool the last image stage to grid × grid features; 0 keeps all of them."),
+    "image_steps": Option("Read an image as a sequence of grid² steps, not as one vector."),
+    "strides": Option("Strides of the convolutions over audio or numeric series, as in 2,2."),
+    "modality_dropout": Option("Probability of dropping a modality of a row in training."),
+    "normalise": Option("Fusion concat: apply LayerNorm to the features of each modality."),
+    "encoders": Option("Custom encoders by modality: image=NAME,text=NAME."),
 }
 TRAIN = {
-    "epochs": Option("Passes over the training rows."),
-    "batch": Option("Rows of a training step, over all processes."),
-    "rate": Option("The learning rate: the highest of the cycle."),
-    "schedule": Option("What becomes of the learning rate.", choices=SCHEDULES),
-    "clip": Option("The norm that gradients are clipped to."),
-    "seed": Option("Of the split, the weights and the order."),
-    "precision": Option("What the network computes in.", choices=PRECISIONS),
-    "accumulate": Option("A step's rows are computed in so many parts, which takes less memory."),
-    "patience": Option("Stop after so many epochs without a better val score; 0: never."),
-    "balance": Option("Weigh labels by the inverse of how often they occur."),
-    "save_every": Option("Seconds between checkpoints within an epoch; there is one after each."),
-    "freeze": Option("Parts that keep their weights: encoders by name, fusion, head."),
+    "epochs": Option("Number of passes over the training rows."),
+    "batch": Option("Rows per training step, over all processes."),
+    "rate": Option("Learning rate; the maximum of the cycle."),
+    "schedule": Option("Learning rate schedule.", choices=SCHEDULES),
+    "clip": Option("Maximum gradient norm; larger gradients are clipped."),
+    "seed": Option("Seed of the split, the initial weights and the order of the rows."),
+    "precision": Option("Precision of the computation.", choices=PRECISIONS),
+    "accumulate": Option("Gradient accumulation: parts per training step, to save memory."),
+    "patience": Option("Stop after this many epochs without a better val score; 0 disables it."),
+    "balance": Option("Weight labels by their inverse frequency."),
+    "save_every": Option("Seconds between checkpoints in an epoch; each epoch ends with one."),
+    "freeze": Option("Parts to keep frozen: encoders by modality, fusion, head."),
 }
 COLUMNS = {
-    "image": "The column of image paths.",
-    "audio": "The column of audio paths.",
-    "text": "The column of texts.",
-    "series": "The column of numeric series: JSON lists, or paths of .csv or .npy files.",
-    "label": "The column of labels.",
-    "split": "The column of train, val, test.",
-    "group": "Rows that share a value of this column never fall into different splits.",
+    "image": "Column of image paths.",
+    "audio": "Column of audio paths.",
+    "text": "Column of texts.",
+    "series": "Column of numeric series: JSON lists, or paths of .csv or .npy files.",
+    "label": "Column of labels.",
+    "split": "Column of splits: train, val or test.",
+    "group": "Column of groups; rows of one group stay in the same split.",
 }
 _SECTIONS = (
     (DataConfig, DATA, "Data"),
@@ -108,10 +110,10 @@ NAMES = tuple(_TYPES)
 
 
 def sections(options: Mapping[str, Any]) -> tuple[DataConfig, dict[str, Any], TrainConfig]:
-    """Options by name, as what `experiment.fit` takes: data, fields of the model, training.
+    """Split options into the arguments of `experiment.fit`: data, model fields and training.
 
     Raises:
-        ConfigError: a name that is no option (the nearest is named), or a value that cannot be.
+        ConfigError: an unknown option (the message suggests the closest), or an invalid value.
     """
     check_names(options, NAMES)
     values: dict[str, Any] = {
@@ -123,16 +125,16 @@ def sections(options: Mapping[str, Any]) -> tuple[DataConfig, dict[str, Any], Tr
     data, model, training = (
         {name: values[name] for name in section if name in values} for _, section, _ in _SECTIONS
     )
-    # The rest of a ModelConfig is not known yet.
+    # The other fields of ModelConfig are not known yet.
     model = {name: parse(_HINTS[name], value, name) for name, value in model.items()}
     return DataConfig(**data), model, TrainConfig(**training)
 
 
 def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
-    """The value of a list option, from "32,64" or from a sequence.
+    """Parse the value of a list option, from "32,64" or from a sequence.
 
     Raises:
-        ConfigError: it is neither, or its parts are not what the option holds.
+        ConfigError: it is neither, or an item has the wrong type.
     """
     parts = value.split(",") if isinstance(value, str) else value
     if isinstance(value, Mapping):
@@ -149,28 +151,30 @@ def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
     except (TypeError, ValueError):
         examples = {"encoders": "image=NAME", "freeze": "text,fusion", "strides": "2,2"}
         example = examples.get(name, "32,64")
-        raise ConfigError(f"{name} is written {example}; got {reprlib.repr(value)}") from None
+        raise ConfigError(
+            f"{name} must be a list such as {example}; got {reprlib.repr(value)}"
+        ) from None
 
 
 def check_names(given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse a name that is not known.
+    """Check that all names are known options.
 
     Raises:
-        ConfigError: names it and the nearest that is.
+        ConfigError: a name is unknown; the message suggests the closest known one.
     """
     known = sorted(known)
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1, 0.5)
-            remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise ConfigError(f"{name!r} is no option; {remedy}")
+            remedy = f"did you mean {near[0]}?" if near else f"the options are {', '.join(known)}"
+            raise ConfigError(f"{name!r} is not an option; {remedy}")
 
 
 def read_yaml(path: Path, known: Iterable[str]) -> dict[str, Any]:
-    """Options of a YAML file: name -> text as a flag would have it. Names with "-" or "_".
+    """Read options from a YAML file: name -> the text of the flag. Names may use "-" or "_".
 
     Raises:
-        ConfigError: it cannot be read, is no mapping, or has a key that is no option.
+        ConfigError: the file cannot be read, is not a mapping, or has an unknown key.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -178,12 +182,12 @@ def read_yaml(path: Path, known: Iterable[str]) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error}); give a YAML file") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(
-            f"{path}: not YAML ({error}); write a line `epochs: 20` an option"
+            f"{path}: not YAML ({error}); write one option per line, such as `epochs: 20`"
         ) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: no mapping; write a line `epochs: 20` an option")
+        raise ConfigError(f"{path}: not a mapping; write one option per line, such as `epochs: 20`")
     values = {str(name).replace("-", "_"): value for name, value in values.items()}
     try:
         check_names(values, known)
@@ -193,7 +197,7 @@ def read_yaml(path: Path, known: Iterable[str]) -> dict[str, Any]:
 
 
 def as_flags(values: Mapping[str, Any]) -> dict[str, str]:
-    """Values as the text of a flag, to be read as a flag's is: 2.5 is no whole number of epochs."""
+    """Convert values to the text of flags, so that they are checked alike: epochs 2.5 fails."""
 
     def text(value: Any) -> str:
         if isinstance(value, Mapping):
@@ -209,10 +213,10 @@ def as_flags(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_yaml(path: Path, options: Mapping[str, Any]) -> None:
-    """Write options so that `read_yaml` reads them; what was not set is left out."""
+    """Write options in the format of `read_yaml`. Options that are None are omitted."""
     values = {name: _plain(name, value) for name, value in options.items() if value is not None}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    files.write(path, "# The options of this run; again: fastrnn fit --config FILE\n" + text)
+    files.write(path, "# Options of this run; reuse them with: fastrnn fit --config FILE\n" + text)
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -226,19 +230,19 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def preset(name: str) -> dict[str, Any]:
-    """A preset's options by name.
+    """Return a preset's options by name.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: the preset is unknown.
     """
     if name not in PRESETS:
-        raise ConfigError(f"preset is one of {', '.join(PRESETS)}; got {name!r}")
+        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
     chosen = PRESETS[name]
     return {**chosen.data, **chosen.model, **chosen.train}
 
 
 def with_columns(command: Command) -> Command:
-    """Give a typer command that takes **options a flag for each role of a column."""
+    """Add a flag for each column role to a typer command that takes **options."""
     panel = "Columns"
     return _append(
         command,
@@ -255,7 +259,7 @@ def with_columns(command: Command) -> Command:
 
 
 def with_fields(command: Command) -> Command:
-    """Give a typer command that takes **options a flag for each option of a fit."""
+    """Add a flag for each option of a fit to a typer command that takes **options."""
     return _append(
         command,
         (
@@ -267,7 +271,7 @@ def with_fields(command: Command) -> Command:
 
 
 def _append(command: Command, flags: Iterable[inspect.Parameter]) -> Command:
-    # Typer reads the signature, so a parameter added there is a flag like any other.
+    # Typer creates its flags from the signature.
     signature = inspect.signature(command, eval_str=True)
     own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
     command.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore
@@ -278,7 +282,7 @@ def _parameter(section: type, name: str, option: Option, panel: str) -> inspect.
     kind: Any = _TYPES[name]
     default = default_of(section, name)
     if option.choices:
-        make: Any = Enum  # whose members no type checker could know
+        make: Any = Enum  # type checkers cannot know its members
         kind = make(name, {each.replace("-", "_"): each for each in option.choices}, type=str)
         default = kind(AUTO if AUTO in option.choices else default)
     elif name in LISTS:
@@ -290,7 +294,7 @@ def _parameter(section: type, name: str, option: Option, panel: str) -> inspect.
 
 
 def _range(name: str) -> tuple[float | None, float | None]:
-    """The bounds of a number, for its help; the field's own check knows them exactly."""
+    """Return the bounds of a number, for its help. The field's own check is exact."""
     for each in getattr(_HINTS[name], "__metadata__", ()):
         if isinstance(each, Range):
             least, most = max(each.least, each.above), each.most
@@ -304,7 +308,7 @@ def _flag(name: str, kind: Any, default: Any, flag: Any) -> inspect.Parameter:
 
 
 def default_of(section: type, name: str) -> Any:
-    """The default of a dataclass's field."""
+    """Return the default of a dataclass field."""
     for each in fields(section):
         if each.name == name and each.default is not MISSING:
             return each.default

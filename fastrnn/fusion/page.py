@@ -1,4 +1,4 @@
-"""The pieces of an HTML page. What is not made here is escaped; nothing comes from elsewhere."""
+"""Building blocks of an HTML page. Other text is escaped; the page loads no external content."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NewType
 
-Html = NewType("Html", str)  # escaped already
+Html = NewType("Html", str)  # already escaped
 
 _CSS = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5a6370; --line: #d9dee4; --ground: #fff;
@@ -59,17 +59,17 @@ pre { background: var(--raised); border-radius: 6px; padding: .7rem; overflow-x:
 
 
 def text(value: Any) -> Html:
-    """Anything as text: what would be markup is shown as it is written."""
+    """Convert a value to escaped text: markup in it is shown literally."""
     return Html(html.escape(str(value)))
 
 
 def join(parts: Iterable[Html]) -> Html:
-    """One after another."""
+    """Join the parts that are not empty with newlines."""
     return Html("\n".join(each for each in parts if each))
 
 
 def whole(title: str, body: Html) -> str:
-    """A document; its policy lets it load and run nothing."""
+    """Return a complete document. Its security policy forbids loading or running anything."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -81,43 +81,43 @@ def whole(title: str, body: Html) -> str:
 
 
 def section(title: str, body: Html) -> Html:
-    """A part of the page with its title."""
+    """Return a section of the page with a title."""
     return Html(f"<section>\n<h2>{text(title)}</h2>\n{body}\n</section>")
 
 
 def block(body: Html) -> Html:
-    """A part without a title."""
+    """Return a section without a title."""
     return Html(f"<section>\n{body}\n</section>")
 
 
 def heading(words: str) -> Html:
-    """A title within a section."""
+    """Return a heading within a section."""
     return Html(f"<h3>{text(words)}</h3>")
 
 
 def lead(words: str) -> Html:
-    """A paragraph that says what follows."""
+    """Return an introductory paragraph."""
     return Html(f'<p class="lead">{text(words)}</p>')
 
 
 def headline(value: str, words: str) -> Html:
-    """The one number."""
+    """Return the headline of the page: one number and its description."""
     return Html(f'<p class="headline"><b>{text(value)}</b> <span>{text(words)}</span></p>')
 
 
 def verdict(words: str, low: float | None) -> Html:
-    """A comparison, coloured by whether the difference is surely positive."""
+    """Return a comparison, coloured by whether the difference is significant."""
     kind = "bad" if " BETTER " in words else "good" if low is not None and low > 0 else ""
     return Html(f'<p class="verdict {kind}">{text(words)}</p>')
 
 
 def code(lines: str) -> Html:
-    """Commands."""
+    """Return a block of commands."""
     return Html(f"<pre>{text(lines)}</pre>")
 
 
 def table(head: Sequence[Any] | None, rows: Iterable[Sequence[Any]], kind: str = "") -> Html:
-    """A table; a cell is text, or Html made by `interval`."""
+    """Return a table. A cell is text, or a `Cell` such as `interval` returns."""
     top = ""
     if head is not None:
         top = "<thead><tr>" + "".join(f"<th>{text(each)}</th>" for each in head) + "</tr></thead>"
@@ -129,7 +129,7 @@ def table(head: Sequence[Any] | None, rows: Iterable[Sequence[Any]], kind: str =
 
 
 class Cell(str):
-    """A cell that is HTML already."""
+    """A table cell that is already HTML."""
 
 
 def _cell(value: Any) -> str:
@@ -137,32 +137,32 @@ def _cell(value: Any) -> str:
 
 
 def interval(score: Mapping[str, float | None]) -> Cell:
-    """A score with its bounds in small print."""
+    """Return a score with the bounds of its interval in small print."""
     bounds = f"{number(score['low'])} to {number(score['high'])}"
     return Cell(f"{number(score['value'])}<small>{bounds}</small>")
 
 
 def number(value: float | None) -> str:
-    """Three digits after the point; a dash for what is not defined."""
+    """Format a number with three decimals; None, an undefined value, becomes a dash."""
     if value is None:
         return "–"
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def changed(value: float | None, less: float | None) -> Cell:
-    """A score, and in small print what it lost."""
+    """Return a score with its change in small print; `less` is the loss."""
     loss = "–" if less is None else f"{-less:+.3f}".replace("-", "−")
     return Cell(f"{number(value)}<small>{loss}</small>")
 
 
 def picture(path: Path, words: str) -> Html:
-    """A PNG file within the page."""
+    """Embed a PNG file in the page."""
     data = base64.b64encode(path.read_bytes()).decode()
     return Html(f'<img alt="{text(words)}" src="data:image/png;base64,{data}">')
 
 
 def figures(drawn: Iterable[tuple[Path, str]]) -> Html:
-    """Pictures side by side where there is room."""
+    """Return pictures with captions, side by side if there is room."""
     parts = [
         f"<figure>{picture(path, words)}<figcaption>{text(words)}</figcaption></figure>"
         for path, words in drawn
@@ -171,19 +171,19 @@ def figures(drawn: Iterable[tuple[Path, str]]) -> Html:
 
 
 def cards(bodies: Iterable[Html]) -> Html:
-    """Boxes side by side where there is room."""
+    """Return boxes, side by side if there is room."""
     parts = "\n".join(f'<div class="card">{body}</div>' for body in bodies)
     return Html(f'<div class="cards">{parts}</div>')
 
 
 def card_title(name: str, words: str, right: bool) -> Html:
-    """Which row, and what was answered."""
+    """Return the title of a card: the row, and whether its prediction is right."""
     mark = '<span class="right">✓</span>' if right else '<span class="wrong">✗</span>'
     return Html(f"<h4>{mark} {text(name)}</h4><p>{text(words)}</p>")
 
 
 def tokens(each: Sequence[Mapping[str, Any]]) -> Html:
-    """A text whose tokens are coloured by what they add: red for the answer, blue against it."""
+    """Colour tokens by their attribution: red supports the prediction, blue opposes it."""
     most = max((abs(token["adds"] or 0.0) for token in each), default=0.0) or 1.0
     parts = []
     for token in each:

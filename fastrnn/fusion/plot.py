@@ -1,6 +1,6 @@
-"""Pictures of a run: how its models learned, and how good they are.
+"""Plots of a run: learning curves and results.
 
-All are white, small enough to be read on a telephone, and told apart by colour-blind readers.
+All plots have a white background, stay readable on a phone, and use colour-blind safe colours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from . import files
 from .train import Trained
 
-# Okabe and Ito's colours, told apart by colour-blind readers; markers tell them apart in grey.
+# Colour-blind safe colours of Okabe and Ito; markers distinguish the lines in greyscale.
 _STYLES = (
     ("#0072B2", "o"),
     ("#E69F00", "s"),
@@ -28,16 +28,16 @@ _STYLES = (
     ("#56B4E9", "P"),
     ("#000000", "X"),
 )
-SIZE = (5.2, 3.9)  # inches: at 400 pixels its letters are still read
+SIZE = (5.2, 3.9)  # inches; text stays readable at a width of 400 pixels
 
 
 def curves(
     trained: Sequence[Trained], path: Path, title: str, levels: Mapping[str, float] | None = None
 ) -> None:
-    """Save training loss and validation accuracy over epochs as a picture (its ending decides).
+    """Plot training loss and validation accuracy over epochs; the extension sets the format.
 
     Args:
-        levels: accuracies to mark with a dashed line, by what they are.
+        levels: name -> accuracy to mark with a dashed line.
     """
     figure = figure_of((11, 4.8))
     left, right = figure.subplots(1, 2)
@@ -55,7 +55,7 @@ def curves(
 
 
 def learning(path: Path, series: Mapping[str, Sequence[float]], title: str) -> None:
-    """One value of every model over the epochs."""
+    """Plot one value of every model over the epochs."""
     figure = figure_of(SIZE)
     axes = figure.subplots()
     _lines(axes, series, title)
@@ -67,15 +67,15 @@ def learning(path: Path, series: Mapping[str, Sequence[float]], title: str) -> N
 
 
 def figure_of(size: tuple[float, float]) -> Figure:
-    """An empty picture of so many inches."""
+    """Return an empty figure of the given size in inches."""
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write it, as its ending says."""
-    # No date and no version: the same run gives the same bytes.
+    """Save a figure in the format of the path's extension."""
+    # Without a date and a version, the same run gives the same bytes.
     with files.named(path):
         figure.savefig(path, dpi=150, metadata={"Software": None})
 
@@ -117,14 +117,14 @@ def _lines(
 
 
 def plain(axes: Axes) -> None:
-    """Light lines across, and no frame."""
+    """Draw light horizontal grid lines, and no top and right frame."""
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def models(path: Path, scores: Mapping[str, Mapping[str, float | None]], name: str) -> None:
-    """A bar a model, with its interval; `scores`: model -> value, low, high."""
+    """Plot one bar per model, with its interval; `scores`: model -> value, low, high."""
     figure = figure_of((SIZE[0], 1.1 + 0.38 * len(scores)))
     axes = figure.subplots()
     for place, score in enumerate(scores.values()):
@@ -148,7 +148,10 @@ def models(path: Path, scores: Mapping[str, Mapping[str, float | None]], name: s
 
 
 def confusion(path: Path, counts: Sequence[Sequence[int]], labels: Sequence[str]) -> None:
-    """Rows are true labels, columns what was answered; colour is the share of the row."""
+    """Plot a confusion matrix: rows are true labels, columns predicted ones.
+
+    The colour is the share of the row.
+    """
     table = np.array(counts, dtype=float)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
     figure = figure_of((SIZE[0], SIZE[0] * 0.9))
@@ -169,19 +172,19 @@ def confusion(path: Path, counts: Sequence[Sequence[int]], labels: Sequence[str]
         turned: dict[str, Any] = {"rotation": 60, "ha": "right"} if long else {}
         axes.set_xticks(range(size), names, **turned)
         axes.set_yticks(range(size), names)
-    axes.set(xlabel="answered", ylabel="true")
+    axes.set(xlabel="predicted", ylabel="true")
     save(figure, path)
 
 
 def short(text: str, most: int = 14) -> str:
-    """A user's text as it fits an axis."""
-    # matplotlib takes what stands between two dollars for a formula
+    """Shorten and escape a user's text for an axis."""
+    # matplotlib renders text between two dollar signs as a formula
     text = text if len(text) <= most else text[: most - 1] + "…"
     return text.replace("$", r"\$")
 
 
 def roc(path: Path, curves: Mapping[str, Mapping[str, Any]]) -> None:
-    """ROC curves; model -> false_positive, true_positive and auroc."""
+    """Plot ROC curves; `curves`: model -> false_positive, true_positive and auroc."""
     figure = figure_of((SIZE[0], SIZE[0] + 0.6))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#888888", linestyle=(0, (4, 3)), linewidth=1)
@@ -201,7 +204,10 @@ def roc(path: Path, curves: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def reliability(path: Path, bins: Sequence[Mapping[str, float]], chance: str) -> None:
-    """How often answers of a confidence are right; a point's size tells how many there are."""
+    """Plot a reliability diagram; the size of a point shows its number of items.
+
+    `chance` is the label of the x axis.
+    """
     figure = figure_of((SIZE[0], SIZE[0]))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#888888", linestyle=(0, (4, 3)), linewidth=1)
@@ -211,28 +217,30 @@ def reliability(path: Path, bins: Sequence[Mapping[str, float]], chance: str) ->
     axes.plot(x, y, color=_STYLES[0][0], linewidth=1.6)
     sizes = [30 + 500 * each["items"] / total for each in bins]
     axes.scatter(x, y, sizes, color=_STYLES[0][0], alpha=0.75, zorder=3)
-    axes.set(xlabel=chance, ylabel="how often it is so", aspect="equal")
+    axes.set(xlabel=chance, ylabel="observed frequency", aspect="equal")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     plain(axes)
     save(figure, path)
 
 
 def scatter(path: Path, points: Sequence[Sequence[float]]) -> None:
-    """Regression: true values and answers."""
+    """Plot the predicted values of a regression against the true values."""
     table = np.array(points)
     figure = figure_of((SIZE[0], SIZE[0]))
     axes = figure.subplots()
     ends = [table.min(), table.max()]
     axes.plot(ends, ends, color="#888888", linestyle=(0, (4, 3)), linewidth=1)
     axes.scatter(table[:, 0], table[:, 1], 14, color=_STYLES[0][0], alpha=0.6, linewidths=0)
-    axes.set(xlabel="true", ylabel="answered")
+    axes.set(xlabel="true", ylabel="predicted")
     plain(axes)
     save(figure, path)
 
 
 def robustness(path: Path, table: Sequence[Mapping[str, Any]], whole: float, score: str) -> None:
-    """The score against how much worse a modality is made; a line a modality. What is left when
-    it is removed stands at the right."""
+    """Plot the score over the strength of a perturbation, one line per modality.
+
+    The score without the modality is at the right.
+    """
     figure = figure_of(SIZE)
     axes = figure.subplots()
     names = list(dict.fromkeys(each["modality"] for each in table))
@@ -256,7 +264,7 @@ def robustness(path: Path, table: Sequence[Mapping[str, Any]], whole: float, sco
     if any(each["strength"] is None for each in table):
         ticks.append("removed")
     axes.set_xticks(range(len(ticks)), ticks)
-    axes.set(xlabel="noise over signal; share of tokens", ylabel=score)
+    axes.set(xlabel="noise / signal; share of replaced tokens", ylabel=score)
     if all((each["score"] or 0) >= 0 for each in table):
         axes.set_ylim(bottom=0)
     plain(axes)
@@ -265,12 +273,12 @@ def robustness(path: Path, table: Sequence[Mapping[str, Any]], whole: float, sco
 
 
 def follows(path: Path, after: Sequence[Mapping[str, Any]]) -> None:
-    """After a swap of the state: whose answer is given, step by step."""
+    """Plot, for each step after a swap of states, whose prediction the model gives."""
     figure = figure_of(SIZE)
     axes = figure.subplots()
     known = [each for each in after if each["differ"]]
     for key, name, (colour, marker) in (
-        ("donor", "the donor's answer", _STYLES[0]),
+        ("donor", "the donor's prediction", _STYLES[0]),
         ("host", "the row's own", _STYLES[1]),
     ):
         axes.plot(

@@ -1,15 +1,16 @@
-"""Answers to rows: of a table in memory, or of a file of any size, in blocks.
+"""Predict the rows of a table in memory, or of a file of any size in blocks.
 
-A file is read, decoded, answered and written a block of rows at a time, so memory does not grow
-with it. What is written appears under its name only when it is whole. A record a row:
+A file is read, decoded, predicted and written one block of rows at a time, so memory does not grow
+with its size. The output appears under its name only when it is complete. It has one record per
+row, with `row`, the row's number in the table from 0, and these fields:
 
-| kind | fields beside `row`, its number in the table from 0 |
+| kind | fields |
 |---|---|
-| binary, multiclass | label: the answer; probabilities: {label: probability} |
-| multilabel | label: a list of those more probable than not; probabilities |
-| steps | label: a list, one a step; probabilities: a list of {label: probability} |
+| binary, multiclass | label: the predicted label; probabilities: {label: probability} |
+| multilabel | label: a list of the labels above the threshold; probabilities |
+| steps | label: a list, one per step; probabilities: a list of {label: probability} |
 | regression | value: in the units of the training labels |
-| a row that was left out | error: why |
+| a skipped row | error: the reason |
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ from .schema import Range, parse
 from .words import composed
 from .writers import Record, atomic, writer
 
-_BATCH = 256  # rows of one forward pass, at most
+_BATCH = 256  # maximum rows per forward pass
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained network and how it is fed.
+    """A trained network and the preprocessing of its inputs.
 
-    `threshold` (binary, multilabel) is the probability above which a label (binary: the second) is
-    the answer.
+    `threshold` (binary, multilabel) is the probability above which a label is predicted; for
+    binary, the second label.
     """
 
     network: nn.Module
@@ -65,15 +66,21 @@ class Predictor:
         on_bad_row: str = "error",
         workers: int = 0,
     ) -> list[Record]:
-        """A record a row, in their order.
+        """Predict the rows of a DataFrame.
 
         Args:
-            frame: its index are the rows' numbers, each once.
-            columns: role -> column, where it is not the one that the model was trained on.
+            frame: a table with a unique index, which gives the row numbers.
+            columns: role -> column, for columns named differently than in training.
+            root: the folder that paths are relative to and must stay inside. Defaults to the
+                current folder.
+            on_bad_row: "error" or "skip".
+            workers: the number of processes that decode files.
+
+        Returns:
+            One record per row, in the order of the row numbers.
 
         Raises:
-            FusionError: a column is not there; or, unless on_bad_row is "skip", a row cannot be
-                used.
+            FusionError: a column is missing; or a row cannot be used and on_bad_row is not "skip".
         """
         if frame.empty:
             return []
@@ -90,8 +97,9 @@ class Predictor:
                 lacking = [name for name in self._needed if not row.has(name)]
                 if lacking:
                     raise ManifestError(
-                        f"{table.path}, {row.where}: no {lacking[0]}, and the model never learned "
-                        "to do without; train with empty cells, or with --modality-dropout"
+                        f"{table.path}, {row.where}: {lacking[0]} is missing, but the model was "
+                        "not trained without it; fill the cell, or train with empty cells or with "
+                        "--modality-dropout"
                     )
                 usable.append(index)
         examples = self.preprocessor.load(table, usable, on_bad_row=on_bad_row, workers=workers)
@@ -101,8 +109,8 @@ class Predictor:
             with bad.row(where):
                 if not bool(values.isfinite().all()):
                     raise DataError(
-                        f"{table.path}, {where}: the model's answer is no finite number; look for "
-                        "extreme inputs, or for a loss of nan in the run's metrics.jsonl"
+                        f"{table.path}, {where}: the model's output is not finite; check for "
+                        "extreme inputs, or for a nan loss in the run's metrics.jsonl"
                     )
                 answer = _record(self.config, values, self.threshold)
                 records.append({"row": numbers[where]} | answer)
@@ -120,21 +128,25 @@ class Predictor:
         workers: int = 0,
         block: int = BLOCK,
     ) -> Iterator[list[Record]]:
-        """The same for a CSV, JSONL or Parquet file, in blocks of that many rows.
+        """Predict the rows of a CSV, JSONL or Parquet file, in blocks of `block` rows.
 
         Args:
-            root: the folder that paths are relative to and stay inside; the table's own by default.
+            root: the folder that paths are relative to and must stay inside. Defaults to the
+                table's own folder.
+
+        Yields:
+            The records of each block, as `frame` returns them.
 
         Raises:
-            FusionError: as `frame`, and where the table cannot be read or has no rows.
+            FusionError: as `frame`, and if the table cannot be read or has no rows.
         """
-        names: dict[str, None] = {}  # a JSONL file's rows need not all name all columns
+        names: dict[str, None] = {}  # rows of a JSONL file may omit columns
         for each in read_blocks(path, block):
             names |= dict.fromkeys(each.frame.columns)
             frame = each.frame.reindex(columns=list(names))
             damaged = min(each.damaged) if each.damaged and on_bad_row == "error" else None
             if damaged is not None:
-                frame = frame[frame.index < damaged]  # an earlier row's error comes first
+                frame = frame[frame.index < damaged]  # errors of earlier rows are raised first
             records = self.frame(
                 frame,
                 columns=columns,
@@ -147,11 +159,11 @@ class Predictor:
             records += [{"row": row, "error": str(why)} for row, why in each.damaged.items()]
             yield sorted(records, key=lambda record: record["row"])
         if not names:
-            raise ManifestError(f"{path}: it has no rows; each row is one example")
+            raise ManifestError(f"{path}: the table has no rows; add one row per example")
 
     @property
     def _needed(self) -> list[str]:
-        """Modalities that every row must have."""
+        """The modalities that every row must have."""
         model = self.config.model
         learned = model.modalities if model.modality_dropout else model.missing
         return [name for name in model.modalities if name not in learned]
@@ -159,12 +171,12 @@ class Predictor:
     def _inputs(
         self, frame: pd.DataFrame, named: Mapping[str, str]
     ) -> tuple[pd.DataFrame, dict[str, str]]:
-        """The columns that the network reads, and role -> column; all others are left out."""
+        """Return the columns that the network reads, and their roles as role -> column."""
         model = self.config.model
         unread = sorted(set(named) - set(model.modalities))
         if unread:
             raise ConfigError(
-                f"the model reads {', '.join(model.modalities)}; it has no use for {unread[0]}"
+                f"the model reads {', '.join(model.modalities)} but not {unread[0]}; omit it"
             )
         roles: dict[str, str] = {}
         found: dict[str, Any] = {}
@@ -173,12 +185,12 @@ class Predictor:
             if column in frame.columns:
                 found[column] = frame[column]
             elif role not in named and role not in self._needed:
-                found[column] = None  # it was trained to do without
+                found[column] = None  # the model was trained with rows that lack it
             else:
                 raise ConfigError(
                     f"{frame.attrs.get('path', 'DataFrame')}: there is no column {column!r}, which "
-                    f"the model reads as {role}; it has {', '.join(map(str, frame.columns))}; say "
-                    f"which with --{role} NAME"
+                    f"the model reads as {role}; the columns are "
+                    f"{', '.join(map(str, frame.columns))}; choose one with --{role} NAME"
                 )
             roles[role] = column
         inputs = pd.DataFrame(found, index=frame.index, dtype=object)
@@ -186,16 +198,16 @@ class Predictor:
         return inputs, roles
 
     def _check(self, table: Manifest) -> None:
-        """Rows are what the network was trained on: sequences, or not."""
+        """Check that rows are streams if and only if the network was trained on streams."""
         if table.rows and table.stream != self.config.model.stream:
             raise ConfigError(
-                f"{table.path}: the model reads rows of "
-                + ("several images, as a JSON list" if self.config.model.stream else "one image")
-                + "; write them so"
+                f"{table.path}: the model reads "
+                + ("a JSON list of images" if self.config.model.stream else "one image")
+                + " in every row; change the image column"
             )
 
     def _answers(self, examples: Examples) -> Iterator[Tensor]:
-        """What objective.answers gives for each example, in their order, of its own steps only."""
+        """Yield `objective.answers` for each example in order, without padding steps."""
         network = self.network.to(self.device).eval()
         kind, target = self.config.model.kind, self.config.target
         for start in range(0, len(examples), _BATCH):
@@ -236,13 +248,13 @@ def _named(labels: Sequence[str], values: Sequence[float]) -> dict[str, float]:
 
 
 def _short(value: float) -> float:
-    """The digits that float32 has: what follows is no knowledge."""
+    """Round to the digits of float32; further digits carry no information."""
     return float(f"{value:.7g}")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of a table's rows."""
+    """The number of predicted and of skipped rows of a table."""
 
     answered: int
     skipped: int
@@ -260,20 +272,25 @@ def predict_file(
     block: int = BLOCK,
     tell: Callable[[int], None] | None = None,
 ) -> Counts:
-    """Answer every row of a CSV, JSONL or Parquet file into `target`, .jsonl or .parquet.
+    """Predict every row of a CSV, JSONL or Parquet file and write `target`, .jsonl or .parquet.
 
     Args:
-        root: the folder that paths are relative to and stay inside; the table's own by default.
-        on_bad_row: "error" ends it at the first row that cannot be used, and writes nothing;
-            "skip" writes why in the row's place.
+        columns: role -> column, for columns named differently than in training.
+        root: the folder that paths are relative to and must stay inside. Defaults to the table's
+            own folder.
+        on_bad_row: "error" stops at the first row that cannot be used and writes nothing; "skip"
+            writes the reason in place of the row's prediction.
+        workers: the number of processes that decode files.
         block: rows in memory at once.
-        tell: is called with the rows done so far, after each block.
+        tell: called after each block with the number of rows done so far.
 
     Raises:
         FusionError: the table, one of its files or the name of `target` cannot be used.
     """
     if target.exists() and source.exists() and target.samefile(source):
-        raise ConfigError(f"{target}: the answers would replace the table; give another --output")
+        raise ConfigError(
+            f"{target}: the predictions would overwrite the table; give another --output"
+        )
     answered = skipped = 0
     ending = target.suffix.lower()
     with atomic(target) as part, closing(writer(part, ending, predictor.config)) as output:

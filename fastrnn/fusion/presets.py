@@ -1,10 +1,11 @@
-"""Named settings. A preset gives fields of DataConfig, ModelConfig and TrainConfig their values;
-whatever the caller chooses goes before it.
+"""Presets: named values for fields of DataConfig, ModelConfig and TrainConfig.
 
-`article` is the network of the article that this package began from, as it stands there: one
-convolution over 224 × 224 pixels, flattened; 100 tokens through a recurrent layer; both side by
-side into a recurrent layer of 64 and a sigmoid. The article's equations are those of cell "rnn";
-its code has "lstm". (It forgot to embed the tokens, which this does.)
+The caller's own options take precedence over the preset.
+
+`article` is the network of the article that this package is based on. One convolution over
+224 × 224 pixels is flattened, and 100 tokens pass through a recurrent layer. Both are concatenated
+and passed to a recurrent layer of 64 units and a sigmoid. The article's equations are those of cell
+"rnn"; its code uses "lstm". The article's code does not embed the tokens; this preset does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """Fields of each configuration -> their values."""
+    """For each configuration, field name -> value."""
 
     data: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -40,7 +41,7 @@ PRESETS = {
             "batch": 32,
             "rate": 1e-3,
             "schedule": "constant",
-            "clip": 1e9,  # it clips no gradient
+            "clip": 1e9,  # no gradient is clipped
         },
     ),
 }

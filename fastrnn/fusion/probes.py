@@ -1,4 +1,4 @@
-"""Experiments on a trained network: is knowledge combined, and does the state carry it?"""
+"""Interventions on a trained network: does it combine modalities, and does its state remember?"""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .network import FusionNetwork
 
 
 def donors(batch: Batch, generator: torch.Generator) -> Tensor:
-    """For each row another row of the batch with as many steps, int64 [B]; itself if alone.
+    """Choose for each row another row of the batch with the same number of steps, int64 [B].
 
-    Every row gives to exactly one other.
+    Each row is the donor of exactly one row. A row that is alone is its own donor.
     """
     rows = len(batch["label"])
     steps = batch["steps"].sum(1).cpu() if "steps" in batch else torch.zeros(rows)
@@ -35,17 +35,20 @@ def donors(batch: Batch, generator: torch.Generator) -> Tensor:
 def emap(
     network: FusionNetwork, config: RunConfig, examples: Examples, rows: int = 100, seed: int = 0
 ) -> dict[str, Any]:
-    """How much of the score needs modalities to interact: the network against its empirical
-    multimodally-additive projection.
+    """Measure how much of the score needs interactions between modalities (EMAP).
 
-    Hessel and Lee, Does my multimodal model learn cross-modal interactions?, 2020: the projection
-    is the sum of functions of one modality each that is nearest to the network. Its logits are
-    averages over rows put together anew: for two modalities over all pairs, for more over as many
-    mixtures of the others as there are rows. Where it scores as well, nothing was fused.
+    Compares the network with its empirical multimodally-additive projection: the sum of functions
+    of one modality each that is nearest to the network. The logits of the projection are averages
+    over recombined rows: over all pairs for two modalities, and for more modalities over as many
+    mixtures of the others as there are rows. If the projection scores as well, the model gains
+    nothing from interactions.
+
+    Source: Hessel and Lee, Does my multimodal model learn cross-modal interactions?, 2020.
 
     Args:
-        rows: how many rows, at most; rows² times the modalities are answered. Of streams only
-            rows of the commonest number of steps, so that any two can be put together.
+        rows: the maximum number of rows. The network runs on rows² × modalities combinations.
+            Of streams, only rows with the most common number of steps are used, so that any two
+            can be combined.
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(network.parameters()).device
@@ -68,7 +71,7 @@ def emap(
 
 
 def answered(network: FusionNetwork, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    """The logits for features of a batch, as the network's own forward gives them."""
+    """Compute the logits from a batch's features, as the network's own forward does."""
     x, lengths, h0 = network.sequence(features, batch)
     return network.head(x, h0, lengths=lengths)[0]
 
@@ -79,11 +82,14 @@ def additive(
     batch: Batch,
     generator: torch.Generator,
 ) -> Tensor:
-    """The projection's logits: the mean with each modality held, added up, less what is counted
-    more than once. Every row meets each row of every other modality exactly once."""
+    """Compute the logits of the additive projection.
+
+    For M modalities, they are the sum of the means with each modality fixed, minus M - 1 times the
+    overall mean. Every row is combined exactly once with each row of every other modality.
+    """
     rows = len(batch["label"])
     device = batch["label"].device
-    # Each modality in an order of its own, and moved on by each number of rows once.
+    # Each modality has its own random order, and is shifted once by each number of rows.
     order, shifts = (
         {name: torch.randperm(rows, generator=generator).to(device) for name in features}
         for _ in range(2)
@@ -107,7 +113,7 @@ def additive(
 
 
 def _alike(examples: Examples, most: int, generator: torch.Generator) -> list[int]:
-    """Random rows that can be put together anew."""
+    """Choose random rows that can be recombined."""
     rows = torch.arange(len(examples))
     if examples.steps is not None:
         steps = torch.tensor(examples.steps)
@@ -124,8 +130,11 @@ def _answers(config: RunConfig, logits: Tensor, batch: Batch) -> Answers:
 def swap_modalities(
     network: nn.Module, config: RunConfig, batch: Batch, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Each modality taken from another row: where the two rows are answered differently, how
-    often the answer becomes the donor's, and how often it stays."""
+    """Take each modality from another row, and measure whose prediction the model gives.
+
+    Counts rows whose own prediction differs from the donor's: how often the prediction becomes the
+    donor's, and how often it stays.
+    """
     generator = torch.Generator().manual_seed(seed)
     giving = donors(batch, generator)
     host = said(config, network(batch))
@@ -141,15 +150,15 @@ def swap_modalities(
 def swap_state(
     network: FusionNetwork, config: RunConfig, batch: Batch, seed: int = 0
 ) -> dict[str, Any] | None:
-    """The recurrent layer's state taken from another row, or erased, half-way through.
+    """Replace the state of the recurrent layer half-way, by another row's or by zeros.
 
-    Streams with a label a step: `after` tells, for each step after the swap, how often the answer
-    is what the donor answered just before it, of the rows whose own answer is another; only
-    where both had a label to answer by then. Otherwise it is the row's one answer that counts.
+    For kind "steps", `after` gives for each step after the swap how often the prediction is what
+    the donor predicted just before the swap. It counts rows whose own prediction differs, if both
+    rows had a label by then. For other kinds, the one prediction of each row counts.
 
     Returns:
-        None where no state is carried: one step, or no recurrent layer. An LSTM's cell does not
-        show in its state, so nothing is swapped there either.
+        None if no state is carried: a single step, or no recurrent layer. Also None for an LSTM:
+        its output does not contain its cell state, so it cannot be swapped.
     """
     if config.model.cell not in ("rnn", "gru"):
         return None
@@ -197,7 +206,7 @@ def swap_state(
 
 
 def said(config: RunConfig, logits: Tensor) -> Tensor:
-    """What is answered: the label's number, [B] or [B, T]; multilabel [B, C]; else the value."""
+    """Return the prediction: the label index, [B] or [B, T]; multilabel [B, C]; else the value."""
     if config.model.kind == "regression":
         return logits[..., 0]
     return objective.predict(config.model.kind, logits)
@@ -206,11 +215,12 @@ def said(config: RunConfig, logits: Tensor) -> Tensor:
 def follow(
     config: RunConfig, host: Tensor, donor: Tensor, swapped: Tensor, valid: Tensor
 ) -> dict[str, Any]:
-    """Where host and donor are answered differently: how often the answer is now the donor's, and
-    how often still the host's (regression: whose value is nearer).
+    """Count how often the prediction follows the donor or the host, where the two differ.
+
+    For a regression, the nearer value counts.
 
     Args:
-        valid: bool, the answers that count.
+        valid: bool, the predictions to count.
     """
     if valid.dim() < host.dim():
         valid = valid[..., None].expand_as(host)
@@ -229,7 +239,7 @@ def follow(
 
 
 def _valid(batch: Batch, answers: Tensor) -> Tensor:
-    """bool: answers of rows, or of the steps that rows have."""
+    """Return a bool mask of the valid predictions: all rows, or the steps that rows have."""
     if "steps" in batch and answers.shape[:2] == batch["steps"].shape:
         return batch["steps"]
     return torch.ones(len(answers), dtype=torch.bool, device=answers.device)

@@ -1,4 +1,4 @@
-"""Where the time of training goes: the recurrent layers, the rest of the step, and the data."""
+"""Profile training: the time of the recurrent layers, the rest of the step, and the data."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from .experiment import Run
 from .timing import training_step
 
 STEPS = 20
-_OPERATORS = "fastrnn::"  # what the recurrent layers' kernels are registered as
+_OPERATORS = "fastrnn::"  # namespace of the recurrent layers' operators
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Milliseconds of one training step, on average."""
+    """Average milliseconds per training step."""
 
-    data: float  # making the batch
+    data: float  # building the batch
     step: float  # forward, backward, optimizer
-    recurrent: float  # within the step: FusedRNN's recurrences, forward and backward
-    slowest: tuple[tuple[str, float], ...]  # operators: name, share of the step, largest first
+    recurrent: float  # part of the step: FusedRNN's recurrences, forward and backward
+    slowest: tuple[tuple[str, float], ...]  # (operator, share of the step), largest first
 
 
 def profile(run: Run) -> Shares:
-    """Train a copy of the saved model for STEPS batches, as the loop does, and take the times.
+    """Train a copy of the saved model for STEPS batches, like the training loop, and time it.
 
-    The recurrences' share is taken by torch's profiler, in a second pass, whose own cost falls on
-    all operators alike; a layer's matrix products over its inputs count as matrix products.
+    A second pass measures the share of the recurrences with torch.profiler, whose overhead affects
+    all operators equally. A layer's matrix products over its inputs count as matrix products.
     """
     model = copy.deepcopy(run.trained[0].model).train()
     device = next(model.parameters()).device
@@ -48,7 +48,7 @@ def profile(run: Run) -> Shares:
         values = examples.collate(order[first : first + size])
         return {name: value.to(device) for name, value in values.items()}
 
-    step(batch(0))  # the first allocates
+    step(batch(0))  # warm-up: the first step allocates
     data = worked = 0.0
     for number in range(STEPS):
         begun = time.perf_counter()
@@ -84,16 +84,16 @@ def profile(run: Run) -> Shares:
 
 
 def table(shares: Shares) -> Table:
-    """The shares, readable."""
+    """Format the shares as a table."""
     whole = shares.data + shares.step
-    result = Table(title=f"Where training's time goes, {STEPS} steps", title_justify="left")
+    result = Table(title=f"Time per training step, mean of {STEPS} steps", title_justify="left")
     result.add_column("part")
-    result.add_column("ms a step", justify="right")
+    result.add_column("ms per step", justify="right")
     result.add_column("share", justify="right")
     for name, value in (
-        ("waiting for data: making the batch", shares.data),
+        ("waiting for data: building the batch", shares.data),
         ("recurrences of FusedRNN, forward and backward", shares.recurrent),
-        ("the rest of the step", shares.step - shares.recurrent),
+        ("rest of the step", shares.step - shares.recurrent),
     ):
         result.add_row(name, f"{value:.2f}", f"{value / whole:.1%}")
     for name, share in shares.slowest:
@@ -103,8 +103,10 @@ def table(shares: Shares) -> Table:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps from the terminal that the profiler starts and stops, which its C++ says on stderr and
-    only a variable set before torch is imported would silence."""
+    """Hide the messages that the profiler's C++ code prints to stderr when it starts and stops.
+
+    Otherwise only an environment variable set before importing torch would silence them.
+    """
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

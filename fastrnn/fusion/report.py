@@ -1,4 +1,4 @@
-"""One page that tells what a run is and what it is worth: report.html, with nothing outside it."""
+"""Write report.html: one self-contained page with a run's configuration and results."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ _NAMES = {
     "accuracy": "accuracy",
     "auroc": "AUROC",
     "balanced_accuracy": "balanced accuracy",
-    "exact_match": "all labels right",
+    "exact_match": "exact match",
     "f1": "F1",
-    "f1_micro": "F1, over all",
+    "f1_micro": "micro F1",
     "log_loss": "log loss",
-    "mae": "mean error",
+    "mae": "MAE",
     "r2": "R²",
-    "rmse": "root mean square error",
+    "rmse": "RMSE",
 }
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write report.html of a run's folder, of what is there: configuration, metrics.jsonl,
-    evaluation.json (evaluate_run) and explanation.json (explain_run).
+    """Write report.html into a run's folder.
+
+    The report covers the configuration and, if they exist, metrics.jsonl, evaluation.json
+    (evaluate_run) and explanation.json (explain_run).
 
     Returns:
-        Its path. Pictures are in the page, and in pictures/ beside it.
+        The path of the report. Its pictures are embedded, and also saved in the folder's pictures/.
 
     Raises:
-        ConfigError: the folder holds no run.
+        ConfigError: the folder is not a run.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -68,12 +70,12 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _missing(command: str, folder: Path) -> Html:
-    words = "Results" if command == "evaluate" else "Why it answers so"
-    return section(words, lead(f"Not known yet: fastrnn {command} {folder} finds out."))
+    words = "Results" if command == "evaluate" else "Explanation"
+    return section(words, lead(f"Not available yet; run: fastrnn {command} {folder}"))
 
 
 def _summary(config: RunConfig, evaluation: dict[str, Any] | None) -> Html:
-    """What a reader in a hurry should know."""
+    """Return the summary: the main score, and the most important comparisons."""
     if evaluation is None:
         return Html("")
     main = evaluation["models"][evaluation["main"]]
@@ -82,7 +84,7 @@ def _summary(config: RunConfig, evaluation: dict[str, Any] | None) -> Html:
     words = (
         f"{name} of {evaluation['main']} on {plural(evaluation['rows'], 'row')} "
         f"({evaluation['split']}); "
-        f"95 % interval {number(score['low'])} to {number(score['high'])}"
+        f"95% interval {number(score['low'])} to {number(score['high'])}"
     )
     parts = [page.headline(number(score["value"]), words)]
     single = [each for each in evaluation["comparison"] if each["model"].endswith(" only")]
@@ -97,7 +99,7 @@ def _summary(config: RunConfig, evaluation: dict[str, Any] | None) -> Html:
 def _run(folder: Path, config: RunConfig, evaluation: dict[str, Any] | None) -> Html:
     model, train = config.model, config.train
     rows: list[tuple[Any, ...]] = [
-        ("table", config.manifest or "not known"),
+        ("manifest", config.manifest or "unknown"),
         ("columns", ", ".join(f"{role} = {name}" for role, name in config.columns.items())),
     ]
     parts = _read(folder / "split.json")
@@ -107,13 +109,13 @@ def _run(folder: Path, config: RunConfig, evaluation: dict[str, Any] | None) -> 
         out = Counter(each.get("split") for each in listed)
         sizes = {name: len(each) - out[name] for name, each in parts.items()}
         rows.append(("split", ", ".join(f"{size:,} {name}" for name, size in sizes.items())))
-    rows.append(("answers", f"{model.kind}: {_labels(config)}"))
+    rows.append(("labels", f"{model.kind}: {_labels(config)}"))
     if evaluation and evaluation["skipped"]:
         rows.append(
-            ("left out", f"{plural(len(evaluation['skipped']), 'row')} that could not be used")
+            ("skipped", f"{plural(len(evaluation['skipped']), 'row')} that could not be used")
         )
     rows.append(("modalities", ", ".join(model.modalities)))
-    shape = f"{model.fusion}, width {model.width}, then {model.cell} of {model.hidden}"
+    shape = f"{model.fusion}, width {model.width}, cell {model.cell}, hidden size {model.hidden}"
     rows.append(("fusion", shape))
     if evaluation:
         size = evaluation["models"][evaluation["main"]]["parameters"]
@@ -121,11 +123,11 @@ def _run(folder: Path, config: RunConfig, evaluation: dict[str, Any] | None) -> 
     rows.append(
         (
             "training",
-            f"{plural(train.epochs, 'epoch')} of batches of {train.batch}, {train.schedule} rate "
-            f"{train.rate:g}, seed {train.seed}, {train.precision}",
+            f"{plural(train.epochs, 'epoch')}, batch size {train.batch}, learning rate "
+            f"{train.rate:g} ({train.schedule}), seed {train.seed}, {train.precision}",
         )
     )
-    return section("The run", table(None, rows, kind="facts"))
+    return section("Run", table(None, rows, kind="facts"))
 
 
 def _labels(config: RunConfig) -> str:
@@ -146,8 +148,8 @@ def _results(folder: Path, evaluation: dict[str, Any]) -> Html:
             [model, *(page.interval(score) for score in scores), f"{entry['parameters']:,}"]
         )
     about = (
-        f"{plural(evaluation['rows'], 'row')} ({evaluation['split']}); in small print the 95 % "
-        "interval of a bootstrap over rows."
+        f"Scores on {plural(evaluation['rows'], 'row')} ({evaluation['split']}). Small print shows "
+        "the 95% interval of a bootstrap over rows."
     )
     score = evaluation["score"]
     picture = folder / PICTURES / "models.png"
@@ -155,7 +157,7 @@ def _results(folder: Path, evaluation: dict[str, Any]) -> Html:
     plot.models(picture, values, _NAMES[score])
     parts = [lead(about), table(head, body, kind="results")]
     says = [page.verdict(each["says"], each["gain"]["low"]) for each in evaluation["comparison"]]
-    parts += [page.heading("Is the fusion worth it?"), join(says)]
+    parts += [page.heading("Fusion compared with the other models"), join(says)]
     tuned = _threshold(models[main])
     drawn = [(picture, f"{_NAMES[score]} of each model")]
     drawn += list(_drawn(folder, evaluation))
@@ -173,7 +175,7 @@ def _threshold(entry: Mapping[str, Any]) -> Html:
             *(page.interval(each) for each in entry["at_threshold"].values()),
         ],
     ]
-    return join([page.heading("Where to draw the line"), table(head, rows)])
+    return join([page.heading("Decision threshold"), table(head, rows)])
 
 
 def _drawn(folder: Path, evaluation: dict[str, Any]) -> Iterator[tuple[Path, str]]:
@@ -181,10 +183,10 @@ def _drawn(folder: Path, evaluation: dict[str, Any]) -> Iterator[tuple[Path, str
     place = folder / PICTURES
     if "points" in entry:
         plot.scatter(place / "scatter.png", entry["points"])
-        yield place / "scatter.png", "true values and answers"
+        yield place / "scatter.png", "true and predicted values"
     if "confusion" in entry and evaluation["kind"] != "multilabel":
         plot.confusion(place / "confusion.png", entry["confusion"], evaluation["labels"])
-        yield place / "confusion.png", "what was answered, by the true label"
+        yield place / "confusion.png", "confusion matrix: predicted labels by true label"
     if "roc" in entry:
         curves = {
             name: {**each["roc"], "auroc": each["scores"]["auroc"]["value"]}
@@ -196,7 +198,7 @@ def _drawn(folder: Path, evaluation: dict[str, Any]) -> Iterator[tuple[Path, str
     if "calibration" in entry:
         found = entry["calibration"]
         second = evaluation["kind"] in ("binary", "multilabel")
-        name = "probability given" if second else "confidence of the answer"
+        name = "predicted probability" if second else "confidence of the prediction"
         plot.reliability(place / "reliability.png", found["bins"], name)
         error = number(found["ece"])
         yield place / "reliability.png", f"calibration; expected calibration error {error}"
@@ -224,7 +226,7 @@ def _learning(folder: Path) -> Html:
             picture = folder / PICTURES / f"{split}-{name}.png"
             plot.learning(picture, found, title)
             drawn.append((picture, title.lower() + " over the epochs"))
-    return section("How they learned", figures(drawn)) if drawn else Html("")
+    return section("Learning curves", figures(drawn)) if drawn else Html("")
 
 
 def _worse(folder: Path, evaluation: dict[str, Any]) -> Html:
@@ -244,111 +246,112 @@ def _worse(folder: Path, evaluation: dict[str, Any]) -> Html:
         rows.append([f"{name}, {own[columns[0]]['change']}", number(whole), *cells])
     head = [
         "",
-        "as it is",
+        "unchanged",
         *(f"{each:g}" for each in columns),
         *(["removed"] if None in kinds else []),
     ]
     picture = folder / PICTURES / "robustness.png"
     plot.robustness(picture, found, whole, _NAMES[score])
     about = (
-        "In small print the change. Noise is Gaussian, its strength the noise's deviation over the "
-        "signal's own; of texts the share of tokens that were replaced. Removed: no row has the "
-        "modality."
+        "Small print shows the change. Noise is Gaussian; its strength is the ratio of its "
+        "standard deviation to the signal's. For text, the strength is the share of replaced "
+        "tokens. Removed: no row has the modality."
     )
-    body = join([lead(about), table(head, rows), figures([(picture, "score with worse inputs")])])
-    return section("With worse inputs", body)
+    body = join([lead(about), table(head, rows), figures([(picture, "score on degraded inputs")])])
+    return section("Robustness", body)
 
 
 def _why(folder: Path, explanation: dict[str, Any]) -> Html:
     score = _NAMES[explanation["score"]]
-    parts = [page.heading("What each modality is worth")]
-    head = ["modality", "as it is", "from other rows", "removed", "alone"]
+    parts = [page.heading("Ablation of modalities")]
+    head = ["modality", "unchanged", "from other rows", "removed", "alone"]
     names = ("whole", "shuffled", "removed", "alone")
     rows = [
         [each["modality"], *(number(each.get(name)) for name in names)]
         for each in explanation["ablation"]
     ]
-    parts += [lead(f"Its {score} with each modality taken from other rows, removed, or alone."),
+    parts += [lead(f"The {score} with each modality taken from other rows, removed, or alone."),
               table(head, rows)]  # fmt: skip
     emap = explanation["emap"]
     if emap:
-        parts += [page.heading("What is fused"), lead(_fused(emap, score))]
+        parts += [page.heading("Interaction of modalities"), lead(_fused(emap, score))]
     drawn = []
     if explanation["swap_modality"]:
         words = (
-            "A modality is taken from another row that is answered differently. How often is the "
-            "answer then that row's?"
+            "One modality is taken from another row that has a different prediction. The table "
+            "shows how often the new prediction is the other row's, and how often it stays."
         )
-        head = ["modality swapped", "pairs", "the other's answer", "its own"]
+        head = ["swapped modality", "pairs", "other row's prediction", "own prediction"]
         rows = [
             [each["modality"], f"{each['differ']:,}", number(each["donor"]), number(each["host"])]
             for each in explanation["swap_modality"]
         ]
-        parts += [page.heading("Whose answer follows whose input"), lead(words), table(head, rows)]
+        parts += [page.heading("Swapped modalities"), lead(words), table(head, rows)]
     state = explanation["swap_state"]
     if state:
-        parts += [page.heading("What the state carries"), lead(_state(state, score))]
+        parts += [page.heading("Swapped states"), lead(_state(state, score))]
         if "after" in state and any(each["differ"] for each in state["after"]):
             picture = folder / PICTURES / "swap.png"
             plot.follows(picture, state["after"])
-            drawn.append((picture, "whose answer is given after the states are swapped"))
+            drawn.append((picture, "predictions after the states are swapped"))
     if explanation["states"]:
         about = "states of the recurrent layer over the steps of some rows; red 1, blue −1"
         drawn.append((folder / explanation["states"]["picture"], about))
-    parts += [figures(drawn), page.heading("Single answers")]
+    parts += [figures(drawn), page.heading("Individual predictions")]
     about = (
-        "Integrated gradients: what each part adds to the logit of the answer given. Red speaks "
-        "for it, blue against it."
+        "Integrated gradients: the contribution of each part of the input to the logit of the "
+        "predicted label. Red parts support the prediction, blue parts oppose it."
     )
     parts += [lead(about), page.cards(_card(folder, each) for each in explanation["examples"])]
-    return section("Why it answers so", join(parts))
+    return section("Explanation", join(parts))
 
 
 def _fused(emap: Mapping[str, Any], score: str) -> str:
     words = (
-        f"On {plural(emap['rows'], 'row')} the model has {score} {number(emap['score'])}; the sum "
-        f"of functions of one modality each that is nearest to it, {number(emap['additive'])}"
+        f"On {plural(emap['rows'], 'row')} the {score} of the model is {number(emap['score'])}. "
+        "Its additive projection (EMAP), the nearest sum of functions of one modality each, "
+        f"reaches {number(emap['additive'])}"
     )
     low = emap["gain"]["low"]
     if low is not None and low > 0:
-        return f"{words}. The difference is what only their interaction gives."
-    return f"{words}: as far as these rows can tell, nothing is gained by their interaction."
+        return f"{words}. Only the interaction of the modalities gives the difference."
+    return f"{words}. The interaction of the modalities shows no significant gain on these rows."
 
 
 def _state(state: Mapping[str, Any], score: str) -> str:
-    words = f"After step {state['step']} of {plural(state['rows'], 'row')} the state is replaced. "
+    words = f"The state is replaced after step {state['step']} in {plural(state['rows'], 'row')}. "
     if "after" in state:
         first = next((each for each in state["after"] if each["differ"]), None)
         if first:
             words += (
-                f"By another row's: {number(first['donor'])} of the answers at the next step are "
-                "what the other row remembered, where the two differ. "
+                f"With another row's state, {number(first['donor'])} of the predictions at the "
+                "next step are what the other row remembered, where the two rows differ. "
             )
     elif state["differ"]:
         words += (
-            f"By another row's: {number(state['donor'])} of the answers become the other row's, "
-            "where the two differ. "
+            f"With another row's state, {number(state['donor'])} of the predictions become the "
+            "other row's, where the two rows differ. "
         )
     return words + (
-        f"By zeros: {score} from there on is {number(state['score_erased'])} instead of "
-        f"{number(state['score'])}."
+        f"With a state of zeros, the {score} from there on is {number(state['score_erased'])} "
+        f"instead of {number(state['score'])}."
     )
 
 
 def _card(folder: Path, each: Mapping[str, Any]) -> Html:
     right = each["truth"] == each["answer"]
-    told = f"answer {each['answer']}, truth {each['truth']}"
+    told = f"predicted {each['answer']}, actual {each['truth']}"
     if each.get("probability") is not None:
         told += f", probability {number(each['probability'])}"
     if "step" in each:
         told += f", at step {each['step']}"
     if "explained" in each:
-        told += f"; explained: {each['explained']}"
+        told += f"; explained label: {each['explained']}"
     parts = [page.card_title(each["where"], told, right)]
     if "tokens" in each:
         parts.append(page.tokens(each["tokens"]))
     if "picture" in each:
-        parts.append(page.picture(folder / each["picture"], "what the answer rests on"))
+        parts.append(page.picture(folder / each["picture"], "attribution of the prediction"))
     return join(parts)
 
 
@@ -361,8 +364,9 @@ def _again(folder: Path, config: RunConfig) -> Html:
     lines += [f"fastrnn evaluate {folder}", f"fastrnn explain {folder}"]
     models = ", ".join(checkpoint.names(folder))
     files = (
-        "config.json holds every option, model.safetensors the weights, metrics.jsonl each epoch"
+        "config.json holds every option, model.safetensors the weights, and metrics.jsonl the "
+        "metrics of each epoch"
     )
     if models:
-        files += f"; models/ all that were trained: {models}"
-    return section("Once more", join([page.code("\n".join(lines)), lead(files + ".")]))
+        files += f"; models/ holds every trained model: {models}"
+    return section("Reproduce this run", join([page.code("\n".join(lines)), lead(files + ".")]))

@@ -1,23 +1,23 @@
-"""What a run needs to go on after it was killed: the folder `checkpoint` in the run's folder.
+"""Checkpoints to resume an interrupted run: the folder `checkpoint` in the run's folder.
 
 | file | |
 |---|---|
-| run.json | the call that began the run: the manifest, the options, a fingerprint of the rows |
-| state.safetensors | where it stands; JSON in the header's metadata, and the tensors below |
-| lock | locked by the process that trains |
+| run.json | the call that started the run: the manifest, the options, a fingerprint of the rows |
+| state.safetensors | the state of the run: JSON in the header's metadata, and the tensors below |
+| lock | locked by the process that trains the run |
 
-| tensors | there while a network is in training |
+| tensors | present while a network is in training |
 |---|---|
 | network.NAME | its weights |
-| best.NAME | those of its best epoch so far |
+| best.NAME | its weights at the best epoch so far |
 | optimizer.INDEX.NAME | Adam's moments and counts |
-| tally.NAME | [P, ...]: what each process has counted of the epoch in progress |
+| tally.NAME | [P, ...]: the metric sums of each process for the epoch in progress |
 
-The metadata say which networks are finished, which is in training, the epoch and the step in it,
-how many bytes of metrics.jsonl belong to all that, the learning rate's schedule, and the scale of
-fp16. Random numbers need no state: the order of an epoch's rows and the generator of every step
-follow from the seed and the position. The file replaces the one before it at once, so whenever the
-process is killed there is a whole one; the folder goes when the run is complete.
+The metadata give the finished networks, the network in training, its epoch and step, the bytes of
+metrics.jsonl up to that point, the learning rate schedule, and the scale of fp16. Random numbers
+need no state: the order of an epoch's rows and the generator of every step follow from the seed and
+the position. Each new file replaces the previous one atomically, so a killed process always leaves
+a complete one. The folder is removed when the run is complete.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CALL = f"{FOLDER}/{_RUN}"
 
 @dataclass(frozen=True)
 class Call(Checked):
-    """What a run was begun with; see `experiment.fit`."""
+    """The arguments that a run was started with; see `experiment.fit`."""
 
     columns: dict[str, str]
     data: DataConfig
@@ -60,8 +60,8 @@ class Call(Checked):
     init_from: str | None
     on_bad_row: str
     kind: str
-    rows: str  # their fingerprint
-    manifest: str  # "": it was no file
+    rows: str  # fingerprint of the rows
+    manifest: str  # "" if the manifest was not a file
     root: str
     workers: int
     tensorboard: bool
@@ -69,14 +69,14 @@ class Call(Checked):
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stands."""
+    """The state of a run."""
 
-    finished: tuple[str, ...] = ()  # networks whose training is over
+    finished: tuple[str, ...] = ()  # networks that are fully trained
     metrics: int = 0  # bytes of metrics.jsonl
     model: str = ""  # the network in training
-    epoch: int = 1  # of the step that comes next
-    step: int = 0  # of that epoch, so many are done
-    seconds: float = 0.0  # spent on the network in training
+    epoch: int = 1  # epoch of the next step
+    step: int = 0  # finished steps of that epoch
+    seconds: float = 0.0  # time spent on the network in training
     processes: int = 1
     groups: list[dict[str, Any]] = field(default_factory=list)  # the optimizer's, with the rate
     schedule: dict[str, Any] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class State:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
     def below(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin so, by the rest of their names."""
+        """Return the tensors with names that start with `prefix`, keyed by the rest of the name."""
         start = f"{prefix}."
         return {
             name.removeprefix(start): each
@@ -94,14 +94,18 @@ class State:
 
 
 def save(folder: Path, state: State) -> None:
-    """Make `state` what an interrupted run of `folder` goes on from."""
+    """Save `state` as the checkpoint of the run in `folder`."""
     values = {name: value for name, value in vars(state).items() if name != "tensors"}
     tensors = {name: each.detach().cpu().contiguous() for name, each in state.tensors.items()}
     files.write(folder / FOLDER / _STATE, to_bytes(tensors, {"state": json.dumps(values)}))
 
 
 def load(folder: Path) -> State | None:
-    """What `save` wrote last; None before that."""
+    """Return the last state that `save` wrote, or None if there is none.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
     file = folder / FOLDER / _STATE
     if not file.is_file():
         return None
@@ -111,13 +115,13 @@ def load(folder: Path) -> State | None:
             tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
         return replace(from_json(State, values), tensors=tensors)
     except (SafetensorError, OSError, ConfigError) as error:
-        raise ConfigError(f"{file}: damaged ({error}); restore it, or begin another run") from None
+        raise ConfigError(f"{file}: damaged ({error}); restore it, or start a new run") from None
 
 
 def clear(folder: Path) -> None:
     """Remove the checkpoint of a run that is complete.
 
-    A run with the call but no state would begin anew: the call goes first.
+    The call is removed first: a run with a call but no state would start from the beginning.
     """
     place = folder / FOLDER
     for name in (_RUN, _STATE, _LOCK):
@@ -127,22 +131,22 @@ def clear(folder: Path) -> None:
 
 
 def begin(folder: Path, run: Mapping[str, Any]) -> None:
-    """Write down the call that begins a run; the lock's folder is there."""
+    """Save the call that starts a run. The folder of the lock must exist."""
     files.write_json(folder / FOLDER / _RUN, run)
 
 
 def begun(folder: Path) -> Call | None:
-    """What `begin` wrote; None where no run was interrupted.
+    """Return the call that `begin` saved, or None if no run was interrupted.
 
     Raises:
-        ConfigError: the file is damaged, or of another version.
+        ConfigError: the file is damaged, or from another version.
     """
     file = folder / FOLDER / _RUN
     return schema.read(Call, file) if file.is_file() else None
 
 
 def unfinished(folder: Path) -> str | None:
-    """What to tell of a run that is not complete; None where it is, or where there is none."""
+    """Return a message if a run is incomplete; None if it is complete or there is no run."""
     if not (folder / CALL).is_file():
         return None
     try:
@@ -151,17 +155,20 @@ def unfinished(folder: Path) -> str | None:
     except BlockingIOError:
         return f"{folder}: the run is still in training; wait until it is complete"
     except OSError:
-        pass  # no lock was ever taken, or the file system has none
-    return f"{folder}: the run was stopped; go on with: {command(folder)}"
+        pass  # the lock was never taken, or the file system has no locks
+    return f"{folder}: the run was interrupted; resume it with: {command(folder)}"
 
 
 def command(folder: Path) -> str:
-    """How to go on with a run on the command line."""
+    """Return the command that resumes a run."""
     return f"fastrnn fit --resume {shlex.quote(str(folder))}"
 
 
 class Lock:
-    """A context in which no other process trains the run of a folder. It ends with the process."""
+    """Context manager that stops other processes from training the run of a folder.
+
+    The lock is released when the process ends.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -176,10 +183,13 @@ class Lock:
             self._file.close()
 
     def take(self, make: bool = False) -> None:
-        """Lock the run, if it is not yet; without `make` only where one has begun.
+        """Lock the run if it is not locked yet.
+
+        Args:
+            make: whether to create the folder; without it, only an existing run is locked.
 
         Raises:
-            ConfigError: another process trains it.
+            ConfigError: another process is training the run.
         """
         place = self._folder / FOLDER
         if make:
@@ -188,7 +198,7 @@ class Lock:
             return
         try:
             file = (place / _LOCK).open("ab")
-        except FileNotFoundError:  # the run has just been completed
+        except FileNotFoundError:  # the run has just finished
             return
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,7 +209,7 @@ class Lock:
                 "stop it first"
             ) from None
         except OSError:
-            pass  # a file system without locks: nothing but this protection is lost
+            pass  # the file system has no locks, so only this protection is lost
         self._file = file
         _held.add(file)
 
@@ -213,15 +223,15 @@ def _let_go() -> None:
     _held.clear()
 
 
-# A forked process, such as one that decodes files, would keep the lock when its parent is killed.
+# A forked process, such as a data loader's, would keep the lock after its parent is killed.
 os.register_at_fork(after_in_child=_let_go)
 
 
 def check(folder: Path, begun: Call, now: Mapping[str, Any]) -> None:
-    """Refuse to go on with another call than the one that began.
+    """Check that a resumed run uses the same call as when it started.
 
     Raises:
-        ConfigError: it names what differs.
+        ConfigError: the calls differ; the message names the differences.
     """
     before = json.loads(json.dumps(asdict(begun)))
     now = json.loads(json.dumps(now))
@@ -235,18 +245,18 @@ def check(folder: Path, begun: Call, now: Mapping[str, Any]) -> None:
             different.append(name)
     if "rows" in different:
         raise ConfigError(
-            f"{folder}: the manifest's rows are not those that the run began with; restore them, "
-            "or begin another run"
+            f"{folder}: the rows of the manifest have changed since the run started; restore them, "
+            "or start a new run"
         )
     if different:
         raise ConfigError(
-            f"{folder}: a run goes on with what it began with, but there are other values of "
-            f"{', '.join(different)}; leave them as they were, or begin another run"
+            f"{folder}: a run can only be resumed with its original options, but these differ: "
+            f"{', '.join(different)}; restore them, or start a new run"
         )
 
 
 def fingerprint(manifest: Manifest) -> str:
-    """Of the rows' own content; where the folder lies and what its files hold is not part of it."""
+    """Return a hash of the rows. It covers neither the folder's path nor the content of files."""
     digest = hashlib.sha256()
     for row in manifest.rows:
         values = {**asdict(row), "images": [each.name for each in row.images], "audio": ""}
@@ -255,7 +265,7 @@ def fingerprint(manifest: Manifest) -> str:
 
 
 def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors, as names of `State.tensors`."""
+    """Return the optimizer's tensors, named as in `State.tensors`."""
     return {
         f"optimizer.{index}.{name}": value
         for index, values in optimizer.state_dict()["state"].items()
@@ -264,10 +274,10 @@ def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Give the optimizer back what `moments` and its groups were.
+    """Restore the optimizer's moments and parameter groups.
 
-    Each tensor is laid out in memory as its parameter is: other strides may take another path
-    through the arithmetic, whose last bit differs.
+    Each tensor gets the strides of its parameter: with other strides, torch may use another code
+    path, with results that differ in the last bit.
     """
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     values: dict[int, dict[str, Tensor]] = {}

@@ -1,4 +1,7 @@
-"""Cells to rows: paths that are there and inside the root, texts, labels, series, the split."""
+"""Convert the cells of a table to checked rows: paths, texts, labels, series and the split.
+
+Paths must exist and be inside the root.
+"""
 
 from __future__ import annotations
 
@@ -33,22 +36,22 @@ _SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One example. `where` is its place in the file, for messages."""
+    """One example. `where` is its position in the table, for messages."""
 
     where: str
     images: tuple[Path, ...] = ()
     audio: Path | None = None
     text: str | None = None
-    label: Label = ""  # "" where labels were not read
+    label: Label = ""  # "" if labels were not read
     split: str | None = None
     stream: bool = False  # the row is a sequence of steps
     series: Path | np.ndarray | None = field(default=None, compare=False)  # float64 [L, K]
     group: str | None = None  # rows of one group stay in one split
-    per_step: bool = False  # the label is a list of one a step
+    per_step: bool = False  # the label is a list with one entry per step
 
     @property
     def steps(self) -> int:
-        """How many steps the row has; 1 when it is no stream."""
+        """The number of steps; 1 if the row is not a stream."""
         if not self.stream:
             return 1
         if self.per_step and len(self.images) <= 1:
@@ -56,14 +59,14 @@ class Row:
         return max(1, len(self.images))
 
     def has(self, modality: str) -> bool:
-        """Whether the row has this input."""
+        """Whether the row has this modality."""
         if modality == "image":
             return bool(self.images)
         return getattr(self, modality) is not None
 
     @property
     def files(self) -> tuple[tuple[str, Path], ...]:
-        """(modality, file) of each file that the row names, in order."""
+        """The files of the row as (modality, file), in order."""
         named = [("image", path) for path in self.images]
         if self.audio is not None:
             named.append(("audio", self.audio))
@@ -73,9 +76,9 @@ class Row:
 
 
 class RowReader:
-    """Turns a record of cells into a Row, or says which cell is wrong.
+    """Converts records of cells to rows, or reports the cell that is wrong.
 
-    An empty cell of a modality is a missing modality; each row has at least one.
+    An empty cell of a modality means that the row lacks it. Each row has at least one modality.
     """
 
     def __init__(
@@ -89,22 +92,24 @@ class RowReader:
         self.seen: dict[str, Path] = {}  # streams name the same frame often
 
     def read(self, where: str, record: Mapping[str, Any]) -> Row:
-        """The row of a record.
+        """Convert a record to a row.
 
         Raises:
-            ManifestError: naming the table, the row, the column and the remedy.
+            ManifestError: a cell is wrong; names the table, the row, the column and the remedy.
         """
         self.where = where
         cells = {role: self._cell(record.get(column)) for role, column in self.roles.items()}
         if all(cells[name] is None for name in self.modalities):
             columns = ", ".join(self.roles[name] for name in self.modalities)
             raise ManifestError(
-                f"{self.path}, {where}: every input is empty ({columns}); fill one, or remove "
+                f"{self.path}, {where}: all inputs are empty ({columns}); fill one, or remove "
                 "the row"
             )
         images = self._listed(cells.get("image"))
         if images == []:
-            raise self.error("image", "an empty list; leave the cell empty where there is none")
+            raise self.error(
+                "image", "the list is empty; leave the cell empty if there is no image"
+            )
         audio, text, split = (cells.get(role) for role in ("audio", "text", "split"))
         return Row(
             where=where,
@@ -124,19 +129,19 @@ class RowReader:
         )
 
     def error(self, role: str, text: str) -> ManifestError:
-        """The error of the cell of this role in the row that is being read."""
+        """Return an error about the cell of this role in the current row."""
         return ManifestError(f"{self.path}, {self.where}, column {self.roles[role]!r}: {text}")
 
     @staticmethod
     def _cell(value: Any) -> Any:
-        """The cell, None where it is empty."""
+        """Return the cell, or None if it is empty."""
         if isinstance(value, str):
             return value.strip() or None
         return None if isinstance(value, float) and math.isnan(value) else value
 
     @staticmethod
     def _listed(value: Any) -> Any:
-        """A JSON list written into a cell, as a list; anything else as it is."""
+        """Parse a cell that holds a JSON list; return anything else unchanged."""
         if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
             try:
                 return json.loads(value)
@@ -147,11 +152,11 @@ class RowReader:
     def _text(self, value: Any) -> str:
         if isinstance(value, (str, int, float)):
             return str(value)
-        raise self.error("text", f"{reprlib.repr(value)} is no text; write words")
+        raise self.error("text", f"{reprlib.repr(value)} is not a text; write words")
 
     def _label(self, value: Any) -> Label:
         if value is None:
-            raise self.error("label", "the cell is empty; fill it or remove the row")
+            raise self.error("label", "the cell is empty; fill it, or remove the row")
         value = self._listed(value)
         if isinstance(value, np.ndarray):
             value = value.tolist()
@@ -162,10 +167,10 @@ class RowReader:
 
     def _name(self, value: Any) -> str:
         if isinstance(value, str) and not is_unicode(value):
-            raise self.error("label", f"{reprlib.repr(value)} is not Unicode; mend it")
+            raise self.error("label", f"{reprlib.repr(value)} is not valid Unicode; fix it")
         if isinstance(value, (str, int, float)):
             return composed(canonical(str(value).strip()))
-        raise self.error("label", f"{reprlib.repr(value)} is no label; write a word or a number")
+        raise self.error("label", f"{reprlib.repr(value)} is not a label; write a word or a number")
 
     def _split(self, value: Any) -> str:
         if value is None:
@@ -187,7 +192,7 @@ class RowReader:
         if not isinstance(listed, str) or not listed.lower().endswith(ENDINGS):
             raise self.error(
                 "series",
-                f"{reprlib.repr(value)} is no series; write a list of numbers, or name a "
+                f"{reprlib.repr(value)} is not a series; write a list of numbers, or the path of a "
                 f"{' or '.join(ENDINGS)} file",
             )
         return self._file("series", listed)
@@ -195,36 +200,38 @@ class RowReader:
     def _file(self, role: str, value: Any) -> Path:
         if not isinstance(value, str) or not value.strip():
             raise self.error(
-                role, f"{reprlib.repr(value)} is no path; write one relative to {self.root}"
+                role, f"{reprlib.repr(value)} is not a path; write one relative to {self.root}"
             )
         if value in self.seen:
             return self.seen[value]
         named = reprlib.repr(value) if len(value) > 200 else repr(value)
         if "\0" in value:
-            raise self.error(role, f"{named} holds a NUL, which no path can; mend it")
+            raise self.error(role, f"{named} contains a NUL, which paths cannot; fix it")
         if ".." in Path(value).parts:
-            raise self.error(role, f"{named} leaves the folder {self.root}; move the file there")
+            raise self.error(
+                role, f"{named} is outside the folder {self.root}; move the file into it"
+            )
         try:
             file = Path(os.path.realpath(_spelt(self.root, value)))
             inside, there = file.is_relative_to(self.root), file.is_file()
-        except (OSError, ValueError):  # a name too long for a file's, or that no file can have
+        except (OSError, ValueError):  # the name is too long or invalid for a file
             inside, there = True, False
         if not inside:
             raise self.error(
                 role,
-                f"{named} leads outside {self.root}; move the file there, or set --root",
+                f"{named} leads outside {self.root}; move the file into it, or set --root",
             )
         if not there:
             raise self.error(
                 role,
-                f"there is no file {named} in {self.root}; mend the path, or remove the row",
+                f"there is no file {named} in {self.root}; fix the path, or remove the row",
             )
         self.seen[value] = file
         return file
 
 
 def _spelt(root: Path, value: str) -> Path:
-    """The path as the disk spells it: its accented letters may be composed there, or not."""
+    """Return the path in the disk's Unicode form: accented letters may be composed or not."""
     if (root / value).exists():
         return root / value
     place = root

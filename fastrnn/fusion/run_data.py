@@ -1,4 +1,4 @@
-"""The rows that a finished run is judged on, decoded as the run decodes them."""
+"""Load the rows that a finished run is evaluated on, decoded like its training rows."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _OF_SPLITTING = ("split", "group")
 
 @dataclass(frozen=True)
 class Rows:
-    """Decoded rows, and how to name them."""
+    """Decoded rows and their origin."""
 
     config: RunConfig
     preprocessor: Preprocessor
     split: str  # train, val, test, or "all rows"
-    manifest: str  # where they come from
-    where: list[str]  # of each row, its place in the manifest
+    manifest: str  # the table that they come from
+    where: list[str]  # the position of each row in the manifest
     examples: Examples
-    val: Examples | None  # the run's own validation rows, where they are other rows
+    val: Examples | None  # the run's own validation rows, if they are other rows
     skipped: list[dict[str, str]]  # rows that could not be used: where, error
 
 
@@ -42,18 +42,20 @@ def run_rows(
     on_bad_row: str | None = None,
     workers: int = 0,
 ) -> Rows:
-    """Read what a run is to be judged on.
+    """Load the rows to evaluate a run on.
 
     Args:
-        manifest: a path, a DataFrame or a Manifest; None for the run's own. Of the run's own table
-            only the rows of `split` are taken, so that nothing is judged on what it was trained
-            on; of another table the rows of its split column, or all.
-        split: where there are no such rows, val.
-        on_bad_row: "error" or "skip"; by default as the run did with its own table, else "error".
-        workers: processes that decode files.
+        folder: the run's folder.
+        manifest: a path, a DataFrame or a Manifest; None for the run's own table. From the run's
+            own table only the rows of `split` are used, so that it is not evaluated on its training
+            rows. From another table, the rows of `split` in its split column are used, or all rows.
+        split: the split to load; val if the run's own table has no such rows.
+        on_bad_row: "error" or "skip". Defaults to the run's own setting for its own table, else to
+            "error".
+        workers: the number of processes that decode files.
 
     Raises:
-        ConfigError: the run's own table is not known, has changed, or has no such rows.
+        ConfigError: the run's own table is unknown, has changed, or has no such rows.
         DataError: a row cannot be used.
     """
     _, preprocessor, config = checkpoint.load(folder)
@@ -66,11 +68,11 @@ def run_rows(
         split = split if parts.get(split) else "val"
         chosen = parts.get(split, [])
         if not chosen:
-            raise ConfigError(f"{folder}: {SPLIT} has no rows of {split}; give a manifest")
+            raise ConfigError(f"{folder}: {SPLIT} has no {split} rows; give a manifest")
         if max(chosen) >= len(table.rows):
             raise ConfigError(
-                f"{folder}: {SPLIT} has a row {max(chosen)}, and {table.path} only "
-                f"{len(table.rows)}; restore the table, or give a manifest"
+                f"{folder}: {SPLIT} refers to row {max(chosen)}, but {table.path} has only "
+                f"{plural(len(table.rows), 'row')}; restore the table, or give a manifest"
             )
     else:
         table = manifest if isinstance(manifest, Manifest) else _other(manifest, config, on_bad_row)
@@ -93,7 +95,7 @@ def run_rows(
 
 
 def read_split(path: Path) -> dict[str, list[int]]:
-    """The row numbers of each part of a run's table.
+    """Read the row numbers of each split of a run's table.
 
     Raises:
         ConfigError: the file is damaged.
@@ -113,19 +115,19 @@ class _Home:
     config: RunConfig
 
     def has(self, path: Any) -> bool:
-        """Whether a path is this table's."""
+        """Whether a path is the path of this table."""
         known = isinstance(path, (str, os.PathLike)) and bool(self.config.manifest)
         return known and os.path.realpath(path) == os.path.realpath(self.config.manifest)
 
     def on_bad_row(self, wanted: str | None = None) -> str:
-        """What the run did with rows that cannot be used."""
+        """Return `wanted`, or the run's own setting for rows that cannot be used."""
         return wanted or ("skip" if (self.folder / _SKIPPED).is_file() else "error")
 
     def table(self, on_bad_row: str | None = None) -> Manifest:
         if not self.config.manifest or not Path(self.config.manifest).is_file():
             raise ConfigError(
-                f"{self.folder}: the table that the run was trained on is not known or gone; "
-                "give a manifest"
+                f"{self.folder}: the table that the run was trained on is unknown or no longer "
+                "exists; give a manifest"
             )
         return read_manifest(
             self.config.manifest,
@@ -136,26 +138,26 @@ class _Home:
         )
 
     def parts(self, table: Manifest) -> dict[str, list[int]]:
-        """Row numbers of each split.
+        """Return the row numbers of each split.
 
         Raises:
-            ConfigError: they are not known, or the table has other rows by now.
+            ConfigError: they are unknown, or the rows of the table have changed.
         """
         path = self.folder / SPLIT
         if not path.is_file():
-            raise ConfigError(f"{self.folder}: there is no {SPLIT}; give a manifest to judge on")
+            raise ConfigError(f"{self.folder}: there is no {SPLIT}; give a manifest to evaluate on")
         parts = read_split(path)
         dealt = sum(map(len, parts.values()))
         if len(table.rows) != dealt:
             raise ConfigError(
-                f"{table.path}: {plural(len(table.rows), 'row')} can be read now, and {dealt} when "
-                "the run was trained, so its splits are not known; restore the table and its "
+                f"{table.path}: {plural(len(table.rows), 'row')} can be read now, but {dealt} when "
+                "the run was trained, so its splits are unknown; restore the table and its "
                 "files, or give another manifest"
             )
         return parts
 
     def val(self, preprocessor: Preprocessor, workers: int) -> Examples | None:
-        """The validation rows, where they are still to be had and something is tuned on them."""
+        """Load the validation rows, if they still exist and a threshold is tuned on them."""
         if self.config.model.kind != "binary":
             return None
         try:
@@ -167,6 +169,6 @@ class _Home:
 
 
 def _other(source: Any, config: RunConfig, on_bad_row: str | None) -> Manifest:
-    """Another table: split and group are its own matter, the rest is called as in training."""
+    """Read another table: columns are named as in training, except its own split and group."""
     columns = {role: name for role, name in config.columns.items() if role not in _OF_SPLITTING}
     return read_manifest(source, columns, kind=config.model.kind, on_bad_row=on_bad_row or "error")

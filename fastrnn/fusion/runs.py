@@ -1,7 +1,7 @@
-"""What a run leaves behind, and its models trained one after another.
+"""The result of a run, and the training of its models one after another.
 
-Each model's weights are saved as soon as it is trained. A run that was interrupted goes on with the
-one that was in training, where its checkpoint stands.
+The weights of each model are saved as soon as it is trained. An interrupted run continues from its
+checkpoint, with the model that was in training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .train import Score, Scores, Trained, train
 
 @dataclass(frozen=True)
 class Run:
-    """What a fit left behind. The first of `trained` is the model that was saved."""
+    """The result of a fit. The first of `trained` is the saved model."""
 
     folder: Path
     config: RunConfig
@@ -43,11 +43,11 @@ def train_all(
     console: Console,
     board: Path | None,
 ) -> None:
-    """Train what is not finished yet, and add each model to `run.trained` in its turn."""
+    """Train the models that are not finished yet, and add each model to `run.trained` in order."""
     folder, training, main = run.folder, run.config.train, accelerator.is_main_process
     state = resume.load(folder) or resume.State()
     records = read_metrics(folder / METRICS, state.metrics)
-    accelerator.wait_for_everyone()  # nobody cuts the metrics before all have read them
+    accelerator.wait_for_everyone()  # all processes read the metrics before one truncates them
     with Log(
         folder / METRICS, console, size=state.metrics, main=main, tensorboard=board
     ) as journal:
@@ -88,7 +88,7 @@ def train_all(
 def finished(
     folder: Path, name: str, records: Iterable[Mapping[str, Any]], accelerator: Accelerator
 ) -> Trained:
-    """A model that an interrupted run had done with."""
+    """Return a model that an interrupted run had finished."""
     epochs, test, seconds = _scores(name, records)
     model = checkpoint.load_network(folder, name).to(accelerator.device)
     result = Trained(name, model, epochs, seconds=seconds)
@@ -101,7 +101,7 @@ def finished(
 def _scores(
     name: str, records: Iterable[Mapping[str, Any]]
 ) -> tuple[list[Scores], Score | None, float]:
-    """What the metrics say of a model: its epochs, its score on test rows, its seconds."""
+    """Return a model's metrics: its epochs, its score on test rows, its seconds."""
     epochs: list[Scores] = []
     test, seconds = None, 0.0
     for each in records:

@@ -1,4 +1,4 @@
-"""Pictures of what single answers rest on, and of the recurrent layer's states."""
+"""Plots of the attributions of single predictions, and of the recurrent layer's states."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from .plot import SIZE, figure_of, save, short
 
-SIGNED = "RdBu_r"  # red: speaks for the answer; blue: against
+SIGNED = "RdBu_r"  # red supports the prediction, blue opposes it
 
 
 def states(
     path: Path, values: Tensor, lengths: Sequence[int], names: Sequence[str], rows: Sequence[str]
 ) -> None:
-    """The state's units over the steps of some rows: values [B, T, H], a panel a row."""
-    order = values[:, -1].mean(0).argsort()  # units that agree stand together
+    """Plot the units of the state over the steps: values [B, T, H], one panel per row."""
+    order = values[:, -1].mean(0).argsort()  # place similar units next to each other
     height = 0.9 + 1.9 * math.ceil(len(rows) / 2)
     figure = figure_of((SIZE[0], height))
     grid = figure.subplots(math.ceil(len(rows) / 2), 2, squeeze=False).flatten()
@@ -48,15 +48,15 @@ def example(
     found: Mapping[str, Tensor],
     steps: Sequence[Mapping[str, Any]],
 ) -> bool:
-    """One row and what its answer rests on: red speaks for the answer, blue against it.
+    """Plot one row and the attribution of its prediction: red supports it, blue opposes it.
 
     Args:
-        batch: of this row alone.
+        batch: a batch of this row only.
         found: attributions of image [U, S, S], audio [F, mels] and series [L, K].
         steps: name and `adds` of each step that the recurrent layer reads.
 
     Returns:
-        False, and no picture, where there is nothing to draw.
+        Whether a picture was written; False if there is nothing to draw.
     """
     panels: list[tuple[float, Callable[[Any], None]]] = []
     if "image" in found:
@@ -64,7 +64,7 @@ def example(
             (1.5 if batch["image"].dim() > 1 else 2.2, lambda f: _images(f, batch, found))
         )
     if "audio" in found:
-        title = "sound: mel bands over time"
+        title = "audio: mel bands over time"
         panels.append((1.3, lambda f: _heat(f, found["audio"].t(), batch["audio"][0].t(), title)))
     if "series" in found:
         title = "series: variables over time"
@@ -83,7 +83,7 @@ def example(
 
 
 def _images(figure: Any, batch: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    index = batch["image"][0].reshape(-1)[:12].tolist()  # of a stream its first twelve
+    index = batch["image"][0].reshape(-1)[:12].tolist()  # at most the first twelve of a stream
     frames, heat = batch["frames"].float(), found["image"]
     single = len(index) == 1 and batch["image"].dim() == 1
     grid = figure.subplots(1 if single else 2, 2 if single else len(index), squeeze=False)
@@ -99,9 +99,7 @@ def _images(figure: Any, batch: Mapping[str, Tensor], found: Mapping[str, Tensor
     for axes in grid.flatten():
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.suptitle(
-        "image, and what in it counts" if single else "images, step by step", fontsize=9
-    )
+    figure.suptitle("image and its attribution" if single else "images, step by step", fontsize=9)
 
 
 def _heat(figure: Any, heat: Tensor, signal: Tensor, title: str) -> None:
@@ -129,4 +127,4 @@ def _bars(figure: Any, steps: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xticks(range(0, len(names), every), names[::every], fontsize=8)
     axes.tick_params(axis="y", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("what each step adds to the answer's logit", fontsize=9)
+    figure.suptitle("contribution of each step to the predicted label's logit", fontsize=9)

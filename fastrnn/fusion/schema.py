@@ -1,13 +1,13 @@
-"""Dataclasses whose fields are checked against their declared types and ranges.
+"""Dataclasses that check their fields against the declared types and ranges.
 
-A field says what it holds with its type alone, or with a constraint:
+A field declares a type, with or without a constraint:
 
     @dataclass(frozen=True)
     class DataConfig(Checked):
         mels: Annotated[int, Range(1, 1024)] = 40
 
-The same check runs on a caller's arguments and on JSON that anyone may have written. Lists become
-tuples and nested objects become dataclasses, as the types say.
+The same checks run on a caller's arguments and on untrusted JSON. Lists become tuples, and nested
+objects become dataclasses, according to the types.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Kind = TypeVar("Kind")
 
 
 class Constraint(Protocol):
-    """What a value of the right type must also satisfy."""
+    """A condition on a value of the right type."""
 
     def allows(self, value: Any) -> bool: ...
 
 
 @dataclass(frozen=True)
 class Range:
-    """A number from `least` to `most`, and greater than `above`."""
+    """A number from `least` to `most` (inclusive) that is greater than `above`."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -56,7 +56,7 @@ class Range:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of some values."""
+    """One of the given values."""
 
     choices: tuple[Any, ...]
 
@@ -69,7 +69,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class AtMost:
-    """A tuple of so many items."""
+    """A tuple of at most `items` items."""
 
     items: int
 
@@ -81,7 +81,7 @@ class AtMost:
 
 
 class Checked:
-    """A base of frozen dataclasses: `__post_init__` checks and converts every field."""
+    """Base class of frozen dataclasses that checks and converts every field in `__post_init__`."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
@@ -89,28 +89,28 @@ class Checked:
 
 
 def parse(hint: Any, value: Any, name: str) -> Any:
-    """`value` as the type `hint`.
+    """Convert `value` to the type `hint` and check it.
 
     Args:
-        name: what messages call the value.
+        name: the name of the value in error messages.
 
     Raises:
-        ConfigError: it has another type, or is out of its range.
+        ConfigError: the value has another type, or is out of range.
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         result = parse(arguments[0], value, name)
         for constraint in arguments[1:]:
             if not constraint.allows(result):
-                raise ConfigError(f"{name} is {constraint}; got {_short(value)}")
+                raise ConfigError(f"{name} must be {constraint}; got {_short(value)}")
         return result
-    if origin in (Union, types.UnionType):  # only with None
+    if origin in (Union, types.UnionType):  # only unions with None are used
         return None if value is None else parse(arguments[0], value, name)
     if origin is tuple:
         return _tuple(arguments, value, name)
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{name} is a mapping; got {_short(value)}")
+            raise ConfigError(f"{name} must be a mapping; got {_short(value)}")
         key, item = arguments
         return {
             parse(key, each, f"a key of {name}"): parse(item, value[each], f"{name}.{each}")
@@ -126,10 +126,10 @@ def parse(hint: Any, value: Any, name: str) -> Any:
 
 
 def read(kind: type[Kind], path: Path) -> Kind:
-    """A dataclass from a JSON file.
+    """Read a dataclass from a JSON file.
 
     Raises:
-        ConfigError: as `files.read_json` and `from_json`; it names the file.
+        ConfigError: as `files.read_json` and `from_json`; the message names the file.
     """
     value = files.read_json(path)
     try:
@@ -139,18 +139,18 @@ def read(kind: type[Kind], path: Path) -> Kind:
 
 
 def from_json(kind: type[Kind], value: Any, name: str = "") -> Kind:
-    """A dataclass from a mapping of its fields.
+    """Create a dataclass from a mapping of its fields.
 
     Raises:
-        ConfigError: no mapping; a field is missing, unknown, of another type or out of its range.
+        ConfigError: not a mapping, or a field is missing, unknown, of another type or out of range.
     """
     called = name or "the configuration"
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{called} is a mapping; got {_short(value)}")
+        raise ConfigError(f"{called} must be a mapping; got {_short(value)}")
     known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(map(str, set(value) - set(known)))
     if unknown:
-        raise ConfigError(f"{called} has fields this version does not know: {', '.join(unknown)}")
+        raise ConfigError(f"{called} has fields unknown to this version: {', '.join(unknown)}")
     missing = [
         each.name
         for each in known.values()
@@ -165,30 +165,30 @@ def from_json(kind: type[Kind], value: Any, name: str = "") -> Kind:
 
 def _tuple(arguments: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{name} is a list; got {_short(value)}")
+        raise ConfigError(f"{name} must be a list; got {_short(value)}")
     if arguments[-1] is Ellipsis:
         arguments = arguments[:1] * len(value)
     if len(value) != len(arguments):
-        raise ConfigError(f"{name} has {len(arguments)} items; got {_short(value)}")
+        raise ConfigError(f"{name} must have {len(arguments)} items; got {_short(value)}")
     pairs = zip(arguments, value, strict=True)
     return tuple(parse(hint, each, f"{name}[{at}]") for at, (hint, each) in enumerate(pairs))
 
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
 def _plain(hint: type, value: Any, name: str) -> Any:
     if isinstance(value, Enum):
         value = value.value
     accepted = {int: Integral, float: Real}.get(hint, hint)
-    # True is an Integral, but as a number it is a mistake.
+    # bool is an Integral, but True is not a valid number.
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{name} is {_WORDS[hint]}; got {_short(value)}")
+        raise ConfigError(f"{name} must be {_WORDS[hint]}; got {_short(value)}")
     try:
         return hint(value)
     except OverflowError:
-        raise ConfigError(f"{name} is {_WORDS[hint]}; got one that is too large") from None
+        raise ConfigError(f"{name} must be {_WORDS[hint]}; got one that is too large") from None
 
 
 def _short(value: Any) -> str:
-    return reprlib.repr(value)  # a stranger's value may be long or deep
+    return reprlib.repr(value)  # an untrusted value may be long or deeply nested

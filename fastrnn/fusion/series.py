@@ -1,6 +1,6 @@
-"""Numeric time series: [L] or [L, K] numbers of a cell, a .csv or a .npy file, as float64 [L, K].
+"""Read numeric time series, [L] or [L, K], from a cell, a .csv or a .npy file, as float64 [L, K].
 
-Anyone may have made the files: sizes are capped before they are read, and nothing is unpickled.
+The files are untrusted: sizes are limited before reading, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -21,41 +21,42 @@ from .words import plural, separator
 
 ENDINGS = (".csv", ".npy")
 
-_BYTES = 32  # of a number in a .csv file, at most: a longer file is refused unread
-_HEADER = 10_000  # bytes of a .npy file's, or of a .csv file's beyond its numbers
+_BYTES = 32  # maximum bytes per number of a .csv file; a larger file is rejected unread
+_HEADER = 10_000  # maximum bytes of the header of a .npy or .csv file
 
 
 def as_series(values: Any) -> np.ndarray:
-    """A list of numbers [L], or of equally long lists of numbers [L, K], as float64 [L, K].
+    """Convert a list of numbers [L], or of equally long lists of numbers [L, K], to float64 [L, K].
 
     Raises:
-        MediaError: empty, uneven, not numbers, not finite, or too large to be squared.
+        MediaError: it is empty, ragged, not numeric, not finite, or too large to be squared.
     """
     try:
         array = np.asarray(values)
     except (ValueError, OverflowError, RecursionError):
-        raise MediaError("the lists differ in length; give each step as many numbers") from None
+        raise MediaError(
+            "the lists differ in length; give every step the same number of values"
+        ) from None
     if array.size == 0 or array.ndim not in (1, 2):
         raise MediaError(
-            f"a series of shape {list(array.shape)}; write a list of numbers, or of lists of them"
+            f"invalid series of shape {list(array.shape)}; write a list of numbers, or a list of "
+            "lists of numbers"
         )
     if array.dtype.kind not in "iuf":
-        raise MediaError("something in the series is no number; mend it, or remove the row")
-    # Not float32, which would lose small differences of large numbers.
+        raise MediaError("some values of the series are not numbers; fix them, or remove the row")
+    # float32 would lose small differences of large numbers.
     array = np.ascontiguousarray(array, dtype=np.float64)
     if not np.isfinite(array).all():
         raise MediaError(
-            "some numbers of the series are missing or not finite; fill them, or remove the row"
+            "some numbers of the series are missing or not finite; fill them in, or remove the row"
         )
     if np.abs(array).max() > LARGEST:
-        raise MediaError(
-            f"some numbers of the series are beyond ±{LARGEST:g}; give it in larger units"
-        )
+        raise MediaError(f"some numbers of the series are beyond ±{LARGEST:g}; use larger units")
     return array.reshape(len(array), -1)
 
 
 def check_size(series: np.ndarray, config: DataConfig) -> None:
-    """Refuse a series of more numbers than max_series.
+    """Check that a series has at most max_series numbers.
 
     Raises:
         MediaError: it has more.
@@ -65,30 +66,30 @@ def check_size(series: np.ndarray, config: DataConfig) -> None:
 
 
 def read_series(path: Path, config: DataConfig) -> np.ndarray:
-    """A series from a file, float64 [L, K].
+    """Read a series from a file, float64 [L, K].
 
-    A .csv file has a step a line, one number a variable, and perhaps a header.
+    A .csv file has one line per step, one number per variable, and an optional header.
 
     Raises:
-        MediaError: another format, too large, damaged, uneven or not finite; names the file.
+        MediaError: another format, too large, damaged, ragged or not finite; names the file.
     """
     readers = {".csv": _read_csv, ".npy": _read_npy}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise MediaError(f"{path}: a series ends in {' or '.join(ENDINGS)}; convert it")
+        raise MediaError(f"{path}: a series file must end in {' or '.join(ENDINGS)}; convert it")
     try:
         return as_series(reader(path, config))
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None
-    except Exception as error:  # numpy parses a header as Python, so nearly anything
+    except Exception as error:  # numpy parses a header as Python, so it may raise any exception
         raise MediaError(
-            f"{path}: no series that can be read ({str(error)[:200]}); replace the file, or remove "
+            f"{path}: the series cannot be read ({str(error)[:200]}); replace the file, or remove "
             "the row"
         ) from None
 
 
 def _read_npy(path: Path, config: DataConfig) -> np.ndarray:
-    # Mapped, not read: the header may claim any size, and objects cannot be mapped at all.
+    # Memory-mapped: the header may claim any size, and objects cannot be mapped.
     array = np.lib.format.open_memmap(path, mode="r", max_header_size=_HEADER)
     if array.size > config.max_series:
         raise _too_large(plural(array.size, "number"), config)
@@ -114,8 +115,8 @@ def _read_csv(path: Path, config: DataConfig) -> list[list[float]]:
                 line = ",".join(cells)
                 other = separator(line)
                 raise MediaError(
-                    f"line {reader.line_num}: {line[:40]!r} is not all numbers; "
-                    + (f"separate them by commas, not by {other}" if other else "mend it")
+                    f"line {reader.line_num}: {line[:40]!r} has values that are not numbers; "
+                    + (f"separate them with commas, not {other}" if other else "fix it")
                 ) from None
             total += len(cells)
             if total > config.max_series:
@@ -125,13 +126,13 @@ def _read_csv(path: Path, config: DataConfig) -> list[list[float]]:
 
 def _too_large(size: str, config: DataConfig) -> MediaError:
     return MediaError(
-        f"a series of {size}, with {plural(config.max_series, 'number')} allowed; "
-        "shorten it, or take every so-many-th step"
+        f"the series has {size}, but at most {plural(config.max_series, 'number')} are allowed; "
+        "shorten it, subsample it, or raise --max-series"
     )
 
 
 def statistics(several: Iterable[np.ndarray]) -> tuple[Scale, ...]:
-    """Mean and standard deviation of each variable over all steps of all series [L, K].
+    """Compute the mean and standard deviation of each variable over all steps of all series [L, K].
 
     Raises:
         MediaError: the series differ in their number of variables.
@@ -140,28 +141,29 @@ def statistics(several: Iterable[np.ndarray]) -> tuple[Scale, ...]:
     for each in several:
         if each.shape[1] != several[0].shape[1]:
             raise MediaError(
-                f"series of {plural(several[0].shape[1], 'variable')} and of {each.shape[1]}; "
-                "give all rows the same"
+                f"one series has {plural(several[0].shape[1], 'variable')}, another "
+                f"{each.shape[1]}; give all rows the same number of variables"
             )
     return scales(several)
 
 
 def standardise(series: np.ndarray, scale: tuple[Scale, ...]) -> Tensor:
-    """float32 [L, K]: each variable less its mean, over its deviation.
+    """Subtract the mean of each variable and divide by its deviation: float32 [L, K].
 
     Raises:
-        MediaError: the series has another number of variables, or numbers of quite another size.
+        MediaError: the series has another number of variables, or values far outside the training
+            range.
     """
     if series.shape[1] != len(scale):
         raise MediaError(
-            f"a series of {plural(series.shape[1], 'variable')}, where training had {len(scale)}; "
-            "give all rows the same"
+            f"the series has {plural(series.shape[1], 'variable')}, but {len(scale)} in training; "
+            "give all rows the same number of variables"
         )
     mean, deviation = np.array(scale).T
     result = (series - mean) / deviation
     if np.abs(result).max() > FARTHEST:
         raise MediaError(
-            f"a number of the series is over {FARTHEST:g} deviations from the mean of those in "
-            "training; mend it, or remove the row"
+            f"a number of the series is more than {FARTHEST:g} standard deviations from the "
+            "training mean; fix it, or remove the row"
         )
     return torch.from_numpy(result.astype(np.float32))

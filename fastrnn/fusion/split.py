@@ -1,12 +1,12 @@
-"""Which rows train the model, which choose between models, and which judge it.
+"""Split rows into train, val and test: rows to train, to select and to evaluate models.
 
-A `split` column decides (train, val, test). Without one, rows are dealt 80/10/10 by seed, each
-label in proportion and at least once to train. With a split column but no val rows, a tenth of
-the training rows becomes val.
+A `split` column (train, val, test) decides. Without it, rows are split 80/10/10 by seed, stratified
+by label and with every label in train. If a split column has no val rows, a tenth of the training
+rows becomes val.
 
-Rows of one group, or with an image, audio or series file in common, are dealt as one (groups.py):
-then labels and sizes are as near to their shares as such sets allow. Where a split column says
-otherwise, a file in two splits is a warning of the manifest, a group in two splits an error.
+Rows of one group, or rows that share an image, audio or series file, stay together (groups.py).
+Labels and sizes then come as close to their shares as these sets allow. If a split column puts one
+file into two splits, the manifest warns; if it puts one group into two splits, it raises an error.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ SPLITS = ("train", "val", "test")
 
 _SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 _VAL_OF_TRAIN = {"train": 0.9, "val": 0.1}
-_BINS = 10  # of a regression's values, each dealt in proportion
+_BINS = 10  # strata of a regression's values
 
 
 def split_rows(manifest: Manifest, seed: int = 0) -> dict[str, list[int]]:
-    """Deal the rows: split name -> row numbers, each sorted. `test` may be absent.
+    """Split the rows: split name -> sorted row numbers. `test` may be absent.
 
     Raises:
-        ManifestError: too few rows, or too few sets of rows that share nothing; only one label to
-            learn; or a label that only val or test has.
+        ManifestError: too few rows, or too few independent sets of rows; only one label in train;
+            or a label that only val or test has.
     """
     rows, path = manifest.rows, manifest.path
     parts: dict[str, list[int]] = {name: [] for name in SPLITS}
@@ -46,7 +46,7 @@ def split_rows(manifest: Manifest, seed: int = 0) -> dict[str, list[int]]:
         if len(rows) < 10:
             are = "is" if len(rows) == 1 else "are"
             raise ManifestError(
-                f"{path}: {plural(len(rows), 'row')} {are} too few to deal into train, val and "
+                f"{path}: {plural(len(rows), 'row')} {are} too few to split into train, val and "
                 "test; give at least 10, or a split column"
             )
         parts |= _deal(manifest, range(len(rows)), _SHARES, seed)
@@ -54,14 +54,14 @@ def split_rows(manifest: Manifest, seed: int = 0) -> dict[str, list[int]]:
         if not parts[name]:
             hint = regression_hint(manifest.kind, [row.label for row in rows])
             raise ManifestError(
-                f"{path}: no row is left for {name}; give more rows{hint and f', or: {hint}'}"
+                f"{path}: no rows are left for {name}; give more rows{hint and f', or: {hint}'}"
             )
     _check_labels(manifest, parts)
     return {name: sorted(part) for name, part in parts.items() if part}
 
 
 def label_names(manifest: Manifest, indices: Iterable[int]) -> tuple[str, ...]:
-    """The labels of some rows, sorted: as numbers where all are numbers, else as words.
+    """Return the labels of some rows, sorted as numbers if all are numbers, else as strings.
 
     A regression has none.
     """
@@ -75,7 +75,7 @@ def label_names(manifest: Manifest, indices: Iterable[int]) -> tuple[str, ...]:
 def _deal(
     manifest: Manifest, indices: Iterable[int], shares: Mapping[str, float], seed: int
 ) -> dict[str, list[int]]:
-    """Deal rows into train and others by their shares, never parting what is linked."""
+    """Split rows into train and others by their shares, keeping linked rows together."""
     indices = list(indices)
     sets = linked(manifest.rows, indices)
     strata = _strata(manifest, indices)
@@ -84,17 +84,18 @@ def _deal(
     if len(sets) < len(shares):
         shared = "a file" if "group" not in manifest.columns else "a file or a group"
         raise ManifestError(
-            f"{manifest.path}: rows that have {shared} in common are kept in one split, and here "
-            f"they leave {plural(len(sets), 'set')} for {', '.join(shares)}; give a split column "
-            "that says train, val or test"
+            f"{manifest.path}: rows that share {shared} stay in one split, which leaves only "
+            f"{plural(len(sets), 'set')} for {', '.join(shares)}; give a split column with train, "
+            "val or test"
         )
     return _deal_sets(sets, strata, shares, seed)
 
 
 def _strata(manifest: Manifest, indices: Iterable[int]) -> dict[int, str]:
-    """What each row is to be dealt in proportion by: row number -> stratum.
+    """Return the stratum of each row: row number -> stratum.
 
-    Its label; the rarest of several; a regression's tenth. Rows of steps are all alike.
+    The stratum is the label, the rarest of several labels, or the decile of a regression. All rows
+    of kind "steps" have the same stratum.
     """
     indices = list(indices)
     labels = {index: manifest.rows[index].label for index in indices}
@@ -113,7 +114,7 @@ def _strata(manifest: Manifest, indices: Iterable[int]) -> dict[int, str]:
 def _deal_rows(
     strata: Mapping[int, str], shares: Mapping[str, float], seed: int
 ) -> dict[str, list[int]]:
-    """Rows that share nothing: first train from the rest, then the rest in equal parts."""
+    """Split independent rows: first train from the rest, then the rest into equal parts."""
     first, *others = shares
     parts = {}
     parts[first], rest = _in_two(strata, list(strata), round(1 - shares[first], 6), seed)
@@ -131,10 +132,11 @@ def _in_two(
     seed: int,
     keep_one: bool = True,
 ) -> tuple[list[int], list[int]]:
-    """Deal rows in two, `share` of them (at least one, where there are any) to the second.
+    """Split rows in two: the second part gets `share` of them (at least one, if there are any).
 
-    Rows are shuffled within their stratum and every so-many-th is dealt away, so strata stay in
-    proportion and rare ones add up. `keep_one` keeps one row of each in the first part.
+    Rows are shuffled within their stratum, and evenly spaced rows go to the second part. This keeps
+    strata in proportion, and rare strata add up. `keep_one` keeps one row of each stratum in the
+    first part.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for index in indices:
@@ -156,10 +158,10 @@ def _in_two(
 def _deal_sets(
     sets: list[list[int]], strata: Mapping[int, str], shares: Mapping[str, float], seed: int
 ) -> dict[str, list[int]]:
-    """Sets of rows, the largest first, each to where it is most wanted.
+    """Assign sets of rows to splits, the largest first, each to the split that it fits best.
 
-    What a part wants is its share of every stratum, and of all rows; the chi-square distance to
-    that says where a set does least harm. Each stratum reaches train first.
+    The target of a split is its share of every stratum and of all rows. Each set goes where it
+    increases the chi-square distance to the targets least. First, train gets a set of each stratum.
     """
     sets = list(sets)
     random.Random(seed).shuffle(sets)
@@ -187,7 +189,7 @@ def _deal_sets(
     for number in range(len(sets)):
         if number not in part_of:
             place(number, min(shares, key=lambda part: harm(number, part)))
-    for part in shares:  # a part may have come away with nothing
+    for part in shares:  # a part may have received nothing
         spare = [each for each, owner in part_of.items() if owner == "train"]
         if not have[part] and len(spare) > 1:
             able = [
@@ -206,7 +208,7 @@ def _deal_sets(
 
 
 def _growth(held: int, more: int, wanted: float) -> float:
-    """By how much (held - wanted)² / wanted grows."""
+    """Return the increase of (held - wanted)² / wanted when `more` rows are added."""
     return ((held + more - wanted) ** 2 - (held - wanted) ** 2) / wanted
 
 
@@ -214,7 +216,8 @@ def _check_labels(manifest: Manifest, parts: Mapping[str, list[int]]) -> None:
     if manifest.kind == "regression":
         if len({float(str(manifest.rows[index].label)) for index in parts["train"]}) < 2:
             raise ManifestError(
-                f"{manifest.path}: the training rows have one value; at least two are needed"
+                f"{manifest.path}: all training rows have the same label value; give at least two "
+                "different values"
             )
         return
     if manifest.kind == "binary":
@@ -223,7 +226,7 @@ def _check_labels(manifest: Manifest, parts: Mapping[str, list[int]]) -> None:
     if len(seen) < (1 if manifest.kind == "multilabel" else 2):
         only = next(iter(seen), "none")
         raise ManifestError(
-            f"{manifest.path}: the training rows have one label ({only}); at least two are needed"
+            f"{manifest.path}: the training rows have only one label ({only}); give at least two"
         )
     for name in ("val", "test"):
         for index in parts[name]:
@@ -242,5 +245,5 @@ def _check_two(manifest: Manifest) -> None:
     if len(names) > 2:
         raise ManifestError(
             f"{manifest.path}: the kind is binary, but there are {len(names)} labels "
-            f"({', '.join(names[:4])}...); choose multiclass"
+            f"({', '.join(names[:4])}...); choose kind multiclass"
         )

@@ -1,4 +1,4 @@
-"""What to know of a network before it is trained: its size, and what it cannot do by design."""
+"""Describe a network before training: its size, and its limits by design."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from .network import FusionNetwork, LateNetwork, blueprint
 
 
 def parameters(config: ModelConfig) -> int:
-    """How many numbers the network learns, counted without taking memory for them."""
+    """Count the network's parameters without allocating them."""
     return sum(each.numel() for each in blueprint(config).parameters())
 
 
 def note(config: ModelConfig) -> str:
-    """What to know of a network before it is trained: its size, and a weakness it has by design."""
+    """Describe a network's size, and the weakness of its fusion, if there is one."""
     network = blueprint(config)
     text = f"{sum(each.numel() for each in network.parameters()):,} parameters"
     text += _largest(network) + "."
     if config.fusion == "concat" and config.cell != "none":
         text += (
-            " Its recurrent layer reads one step from a zero state, so W_hh never gets a gradient "
-            "and is as if it were not there: what one modality means in the light of another must "
-            'come out of a single sum. Fusion "tokens" reads a step a modality and their products.'
+            " The recurrent layer reads one step from a zero state, so W_hh never gets a gradient "
+            "and has no effect: modalities interact only through a single sum. Fusion tokens reads "
+            "one step per modality and their products."
         )
     if config.fusion == "late":
-        text += " It adds logits: no modality sees another."
+        text += " Fusion late adds logits: modalities do not interact."
     return text
 
 
 def _largest(network: FusionNetwork | LateNetwork) -> str:
-    """Where most of the parameters are, if it is one place."""
+    """Name the tensor with more than half of the parameters, if there is one."""
     sizes = {name: each.numel() for name, each in network.named_parameters()}
     name = max(sizes, key=lambda each: sizes[each])
     if sizes[name] < sum(sizes.values()) / 2:

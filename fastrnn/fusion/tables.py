@@ -1,8 +1,8 @@
-"""Tables as records: CSV, JSONL and Parquet files, and pandas DataFrames.
+"""Read tables as records: CSV, JSONL and Parquet files, and pandas DataFrames.
 
-A record is a dict of a row's cells, of plain Python values, beside its place for messages. A row
-that is damaged in itself (a ragged line, no JSON) is an error in the record's stead, so that the
-reader may leave it out; a table that is damaged as a whole raises.
+A record is a dict of a row's cells as plain Python values, paired with its position for messages. A
+damaged row (a ragged line, invalid JSON) is an error object in place of the record, so that the
+caller can skip it. A table that is damaged as a whole raises.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from .words import composed, is_unicode, plural, separator
 Record = dict[str, Any]
 Source: TypeAlias = "str | os.PathLike[str] | pd.DataFrame"
 
-_LARGEST_CELL = 1 << 24  # characters of a CSV cell: a numeric series may be written into one
-_LARGEST_TABLE = 4 << 30  # bytes: a small Parquet file may repeat one long cell a million times
-_PARQUET_ROWS = 256  # read at a time, before the limit is looked at again
+_LARGEST_CELL = 1 << 24  # characters of a CSV cell, which may hold a numeric series
+_LARGEST_TABLE = 4 << 30  # bytes; a small Parquet file may repeat one long cell a million times
+_PARQUET_ROWS = 256  # rows read between two checks of the limit
 
 
 @dataclass(frozen=True)
 class Table:
-    """What was read. `path` is for messages: "DataFrame" where there is no file."""
+    """A table. `path` is for messages; it is "DataFrame" if there is no file."""
 
     path: Path
-    names: tuple[str, ...]  # of the columns
-    records: list[tuple[str, Record | ManifestError]]  # (place, cells)
+    names: tuple[str, ...]  # column names
+    records: list[tuple[str, Record | ManifestError]]  # (position, cells)
 
 
 def read_table(source: Source, wanted: Collection[str] = ()) -> Table:
-    """Read a table; a file's ending says what it is.
+    """Read a table. The extension of a file gives its format.
 
     Args:
-        wanted: Parquet columns to read whatever their type. Binary, map and struct columns, which
-            can play no role, are otherwise named but not read.
+        wanted: Parquet columns to read regardless of their type. Other binary, map and struct
+            columns cannot have a role; they are named but not read.
 
     Raises:
         ManifestError: no such file, another format, not UTF-8, no rows, or damaged.
     """
     if isinstance(source, pd.DataFrame):
-        path = Path(source.attrs.get("path", "DataFrame"))  # a file's block knows its file
+        path = Path(source.attrs.get("path", "DataFrame"))  # a block of a file has its path
         table = Table(path, *_frame(path, source))
     else:
         path = Path(source)
@@ -71,24 +71,24 @@ def read_table(source: Source, wanted: Collection[str] = ()) -> Table:
                 table = Table(path, *_parquet(path, wanted))
             else:
                 raise ManifestError(
-                    f"{path}: a manifest ends in .csv, .jsonl or .parquet; convert it to one of "
-                    "them"
+                    f"{path}: a manifest must end in .csv, .jsonl or .parquet; convert it to one "
+                    "of them"
                 )
         except UnicodeDecodeError as error:
             raise ManifestError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
     for name in (*table.names, str(path)):
         if not is_unicode(name):
-            raise ManifestError(f"{str(path)!r}: the name {name!r} is not Unicode; rename it")
+            raise ManifestError(f"{str(path)!r}: the name {name!r} is not valid Unicode; rename it")
     if not table.records:
-        raise ManifestError(f"{path}: it has no rows; each row is one example")
+        raise ManifestError(f"{path}: the table has no rows; add one row per example")
     return table
 
 
 def column_names(path: Path, names: Iterable[str]) -> tuple[str, ...]:
-    """The names of a table's columns, as they are compared.
+    """Return the normalised names of a table's columns.
 
     Raises:
-        ManifestError: two are the same.
+        ManifestError: two names are the same.
     """
     names = tuple(composed(name.strip()) for name in names)
     for name, times in Counter(names).items():
@@ -98,14 +98,14 @@ def column_names(path: Path, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def csv_header(path: Path, cells: Sequence[str]) -> tuple[str, ...]:
-    """The names of a CSV file's columns, from the cells of its first line.
+    """Return the column names of a CSV file, from the cells of its first line.
 
     Raises:
-        ManifestError: two are the same, or they are not separated by commas.
+        ManifestError: two names are the same, or the cells are not separated by commas.
     """
     other = separator(",".join(cells))
     if other:
-        raise ManifestError(f"{path}: separated by {other}; save it with commas")
+        raise ManifestError(f"{path}: cells are separated by {other}; save the file with commas")
     return column_names(path, cells)
 
 
@@ -139,8 +139,8 @@ def _csv_records(
             yield (
                 where,
                 ManifestError(
-                    f"{path}, {where}: {plural(len(cells), 'cell')} under "
-                    f"{plural(len(names), 'column')}; put quotes around a cell that holds a comma"
+                    f"{path}, {where}: {plural(len(cells), 'cell')} but "
+                    f"{plural(len(names), 'column')}; put quotes around cells that contain a comma"
                 ),
             )
 
@@ -158,7 +158,7 @@ def _jsonl(path: Path) -> Content:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
                 record = ManifestError(
-                    f"{path}, {where}: not JSON ({error}); write one object a line"
+                    f"{path}, {where}: not JSON ({error}); write one object per line"
                 )
             else:
                 if not isinstance(record, dict):
@@ -189,20 +189,20 @@ def _parquet(path: Path, wanted: Collection[str]) -> Content:
             size += batch.nbytes
             if size > _LARGEST_TABLE:
                 raise ManifestError(
-                    f"{path}: its cells take more than {_LARGEST_TABLE >> 30} GiB; divide the "
-                    "table, or keep media in files that it names"
+                    f"{path}: the cells take more than {_LARGEST_TABLE >> 30} GiB; split the "
+                    "table, or store media in files and their paths in the table"
                 )
             for record in batch.to_pylist():
                 records.append((f"row {len(records) + 1}", _cells(record)))
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(
-            f"{path}: no Parquet file that can be read ({error}); write it again"
+            f"{path}: the Parquet file cannot be read ({error}); write it again"
         ) from None
     return names, records
 
 
 def _plain(kind: pa.DataType) -> bool:
-    """Cells of this type may play a role: scalars that are no bytes, and lists of such."""
+    """Whether cells of this type can have a role: scalars except bytes, and lists of these."""
     types = pa.types
     while types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         kind = kind.value_type
@@ -232,9 +232,9 @@ def _cells(record: Record) -> Record:
 
 
 def _value(cell: Any) -> Any:
-    """A cell as a plain Python value: None where pandas or numpy mean that there is none."""
+    """Convert a cell to a plain Python value; missing values of pandas and numpy become None."""
     if isinstance(cell, np.ndarray):
-        # Numbers stay an array: a series may be long. Anything else becomes a list of cells.
+        # Numeric arrays stay arrays, since a series may be long. Others become lists of cells.
         return cell if cell.dtype.kind in "iuf" else [_value(each) for each in cell.tolist()]
     if isinstance(cell, (list, tuple)):
         return [_value(each) for each in cell]

@@ -1,4 +1,4 @@
-"""Scores of a pass over rows, however they are divided into batches and among processes."""
+"""Accumulate the scores of a pass over rows, independent of batches and processes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .data import IGNORE, Examples
 
 @dataclass(frozen=True)
 class Score:
-    """One pass over a split: the mean loss, and what is to be high: accuracy, say."""
+    """The result of one pass over a split: the mean loss, and a score where higher is better."""
 
     loss: float
     score: float
 
     def better(self, other: Score | None) -> bool:
-        """Higher than the other's score, or as high at a lower loss; nan is worst."""
+        """Whether the score is higher, or equal with a lower loss; nan is worst."""
         if other is None:
             return True
         return self._rank() > other._rank()
@@ -35,29 +35,29 @@ class Score:
 
 
 class Tally:
-    """Adds up the batches of one pass; every process has one and `score` joins them."""
+    """Accumulates the batches of one pass. Every process has a Tally; `score` combines them."""
 
     def __init__(self, kind: str, outputs: int, device: torch.device) -> None:
         self.kind = kind
-        # Not MeanMetric: where it need not look for nan, it takes all weights for 1.
+        # MeanMetric with nan_strategy="disable" ignores weights.
         self._loss = SumMetric(nan_strategy="disable").to(device)
         self._mass = SumMetric(nan_strategy="disable").to(device)
-        labels = 2 if kind == "binary" else outputs  # one logit tells two labels apart
+        labels = 2 if kind == "binary" else outputs  # one logit distinguishes two labels
         self._metric = objective.metric(kind, labels).to(device)
 
     def add(self, loss: Tensor, mass: float, logits: Tensor, label: Tensor) -> None:
-        """Count a batch: its mean loss over `mass` (see `masses`) and its answers."""
+        """Add a batch: its mean loss over `mass` (see `masses`) and its predictions."""
         self._loss.update(loss * mass)
         self._mass.update(mass)
         self._metric.update(objective.predict(self.kind, logits), label)
 
     def score(self) -> Score:
-        """The score of what all processes have counted; they call it together."""
+        """Return the score over all processes. All processes must call it together."""
         loss, mass = float(self._loss.compute()), float(self._mass.compute())
         return Score(loss / mass if mass else math.nan, float(self._metric.compute()))
 
     def state(self) -> dict[str, Tensor]:
-        """What this process has counted, as tensors."""
+        """Return the metric state of this process as tensors."""
         return {
             f"{name}.{key}": value
             for name, metric in self._metrics().items()
@@ -66,24 +66,24 @@ class Tally:
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` returned."""
+        """Restore what `state` returned."""
         for name, metric in self._metrics().items():
             for key, value in metric.metric_state.items():
                 if isinstance(value, Tensor):
                     setattr(metric, key, state[f"{name}.{key}"].to(value))
-            metric._update_count = 1  # else `compute` warns that nothing was counted
+            metric._update_count = 1  # otherwise `compute` warns that nothing was added
 
     def _metrics(self) -> dict[str, Metric]:
         return {"loss": self._loss, "mass": self._mass, "metric": self._metric}
 
 
 def weight(kind: str, examples: Examples, outputs: int) -> Tensor:
-    """What balances the labels of some rows: objective.loss's `weight`.
+    """Compute the weights that balance the labels of some rows: the `weight` of objective.loss.
 
     Returns:
-        [1] for binary: how many more rows have the first label than the second. [C] for several
-        labels (of rows or steps): the inverse of their share, divided by C. [C] for multilabel:
-        how many more rows lack the label than have it.
+        [1] for binary: the ratio of rows with the first label to rows with the second. [C] for
+        multiclass and steps: the inverse of each label's share, divided by C. [C] for multilabel:
+        the ratio of rows without the label to rows with it.
     """
     if kind == "multilabel":
         having = torch.stack(list(examples.labels)).sum(0)
@@ -96,10 +96,11 @@ def weight(kind: str, examples: Examples, outputs: int) -> Tensor:
 
 
 def masses(kind: str, labels: Sequence[Tensor], weight: Tensor | None = None) -> Tensor:
-    """What each row adds to the number that objective.loss divides a batch's sum by: float64 [N].
+    """Compute each row's share of the divisor in objective.loss: float64 [N].
 
-    The mean loss of a batch is then the mean of its parts' mean losses by their masses, however it
-    is divided. A step that is not scored adds nothing; a label of several adds its weight.
+    The mean loss of a batch is the mean of the mean losses of its parts, weighted by their masses,
+    for any division into parts. A step without a label adds nothing. With `weight`, a label of
+    multiclass or steps adds its weight.
     """
     if kind == "steps":
         scored = [row[row != IGNORE] for row in labels]

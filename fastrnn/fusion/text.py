@@ -1,6 +1,6 @@
-"""Text to token numbers: byte-level BPE, trained on the training rows' own texts.
+"""Tokenise text with byte-level BPE, trained on the texts of the training rows.
 
-Bytes are the alphabet, so every script works and nothing is unknown.
+The alphabet consists of bytes, so every script works and no token is unknown.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .config import DataConfig
 from .errors import ConfigError, MediaError
 from .words import plural
 
-# What it is by default. Unset, the library complains at every fork of a process that has used it,
-# as loaders do that decode files in processes of their own.
+# This is the default. Without the variable, the library warns after each fork of a process that has
+# used it, for example by data loaders with worker processes.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
-    """A tokenizer of at most `size` tokens (the 256 bytes are always among them)."""
+    """Train a tokenizer with at most `size` tokens, which always include the 256 bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -36,31 +36,32 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
 
 
 def check(text: str, config: DataConfig) -> None:
-    """Refuse a text that would take long to tokenize, or that is none.
+    """Check that a text is short enough to tokenize, and valid Unicode.
 
     Raises:
-        MediaError: it is longer than `max_characters`, or holds half of a surrogate pair.
+        MediaError: it is longer than `max_characters`, or contains half of a surrogate pair.
     """
     if len(text) > config.max_characters:
         raise MediaError(
-            f"the text beginning {text[:40]!r} has {plural(len(text), 'character')}, more than the "
-            f"{config.max_characters} allowed; shorten it"
+            f"the text starting with {text[:40]!r} has {plural(len(text), 'character')}, more than "
+            f"the {config.max_characters} allowed; shorten it"
         )
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise MediaError(
-            f"the text beginning {text[:40]!r} holds a character that is no Unicode; mend it"
+            f"the text starting with {text[:40]!r} contains a character that is not valid Unicode; "
+            "fix it"
         )
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer saved as JSON.
+    """Load a tokenizer from a JSON file.
 
     Raises:
-        ConfigError: the file is not there, or holds no tokenizer.
+        ConfigError: the file does not exist, or is not a tokenizer.
     """
     content = files.read(path)
-    files.parse_json(content, path)  # the library's parser says less of what is wrong
+    files.parse_json(content, path)  # gives clearer errors than the library's parser
     try:
         return Tokenizer.from_str(content)
-    except Exception as error:  # the library raises no class of its own
-        raise ConfigError(f"{path}: holds no tokenizer ({error}); restore it") from None
+    except Exception as error:  # the library has no exception class
+        raise ConfigError(f"{path}: not a tokenizer ({error}); restore it") from None

@@ -1,4 +1,4 @@
-"""The same training step with FusedRNN and with torch.nn.RNN, side by side on this machine."""
+"""Compare the time of a training step with FusedRNN and with torch.nn.RNN on this machine."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ from .data import Batch
 
 
 class PaddedRNN(nn.RNN):
-    """torch.nn.RNN with FusedRNN's `lengths`, in the fastest way its users have.
+    """torch.nn.RNN with FusedRNN's `lengths`, implemented in the fastest way available to users.
 
-    It runs over the padding and picks each row's last state out of the output. One layer, one
-    direction, batch first: what the models here use.
+    It also processes the padding, and selects each row's last state from the output. It supports
+    what the fusion models use: one layer, one direction, batch first.
     """
 
     def __init__(self, source: FusedRNN) -> None:
         if source.num_layers > 1 or source.bidirectional or not source.batch_first:
-            raise ValueError("PaddedRNN stands in for one layer, one direction, batch first")
+            raise ValueError(
+                "PaddedRNN supports only one layer, one direction and batch_first=True"
+            )
         super().__init__(
             source.input_size, source.hidden_size, bias=bool(source.bias), batch_first=True
         )
@@ -43,9 +45,9 @@ class PaddedRNN(nn.RNN):
         hx: Tensor | None = None,
         *,
         lengths: Tensor | None = None,
-        resets: None = None,  # the models here have none
+        resets: None = None,  # the fusion models have none
     ) -> tuple[Tensor, Tensor]:
-        """As FusedRNN, but that output goes on beyond a row's length."""
+        """Run like FusedRNN, except that the output is not zero after a row's length."""
         output, state = super().forward(input, hx)
         if lengths is not None:
             rows = torch.arange(lengths.shape[0], device=lengths.device)
@@ -54,7 +56,7 @@ class PaddedRNN(nn.RNN):
 
 
 def with_torch_rnn(model: nn.Module) -> nn.Module:
-    """A copy of the model in which every FusedRNN is an nn.RNN with the same weights."""
+    """Return a copy of the model with every FusedRNN replaced by an nn.RNN of equal weights."""
     result = copy.deepcopy(model)
     for parent in list(result.modules()):
         for name, child in parent.named_children():
@@ -65,7 +67,7 @@ def with_torch_rnn(model: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Median milliseconds of one thing done twice."""
+    """Median milliseconds of the same work with FusedRNN and with torch.nn.RNN."""
 
     what: str
     fused: float
@@ -75,9 +77,9 @@ class Comparison:
 def compare(
     model: nn.Module, batch: Batch, kind: str, training: TrainConfig, repeats: int = 40
 ) -> list[Comparison]:
-    """Time a whole training step and the recurrent layers alone, alternating the two kinds.
+    """Time a whole training step and the recurrent layers alone, alternating the two versions.
 
-    `model` is left as it is: both kinds are copies.
+    `model` is not modified: both versions are copies.
     """
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items()}
@@ -91,7 +93,7 @@ def compare(
 
 
 def training_step(model: nn.Module, kind: str, training: TrainConfig) -> Callable[[Batch], None]:
-    """One step of training `model`, as a function of the batch."""
+    """Return a function that trains `model` for one step on a batch."""
     optimizer = torch.optim.Adam(model.parameters(), training.rate)
 
     def step(batch: Batch) -> None:
@@ -105,7 +107,10 @@ def training_step(model: nn.Module, kind: str, training: TrainConfig) -> Callabl
 
 
 def _recurrences(model: nn.Module, batch: Batch, of: type[nn.Module]) -> Callable[[], object]:
-    """Forward and backward of every layer of type `of`, on the inputs that the model gives it."""
+    """Return a function that runs all layers of type `of`, forward and backward.
+
+    The layers run on the inputs that the model gives them for `batch`.
+    """
     calls: list[tuple[nn.Module, Tensor, Mapping[str, Any]]] = []
 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...], others: dict[str, Any]) -> None:
@@ -129,7 +134,7 @@ def _recurrences(model: nn.Module, batch: Batch, of: type[nn.Module]) -> Callabl
 def _alternate(
     works: Sequence[Callable[[], object]], device: torch.device, repeats: int
 ) -> list[float]:
-    """The median milliseconds of each, run in turn so that a busy machine disturbs both alike."""
+    """Return the median milliseconds of each; alternating runs spread machine noise equally."""
     times: list[list[float]] = [[] for _ in works]
     for repeat in range(repeats + 3):
         for work, kept in zip(works, times, strict=True):
@@ -137,7 +142,7 @@ def _alternate(
             start = time.perf_counter()
             work()
             _wait(device)
-            if repeat >= 3:  # the first calls allocate
+            if repeat >= 3:  # skip the warm-up, which allocates
                 kept.append(1000 * (time.perf_counter() - start))
     return [statistics.median(each) for each in times]
 
@@ -148,9 +153,9 @@ def _wait(device: torch.device) -> None:
 
 
 def table(comparisons: list[Comparison], title: str) -> Table:
-    """The comparisons, with their ratio."""
+    """Format the comparisons and their ratios as a table."""
     result = Table(title=title, title_justify="left")
-    result.add_column("median of one call, ms")
+    result.add_column("median ms per call")
     for column in ("FusedRNN", "nn.RNN", "nn.RNN / FusedRNN"):
         result.add_column(column, justify="right")
     for each in comparisons:

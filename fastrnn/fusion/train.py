@@ -1,13 +1,13 @@
-"""Training one network: Adam, a learning rate that rises and falls, clipped gradients.
+"""Train one network with Adam, a one-cycle learning rate and gradient clipping.
 
-Accelerate finds the device and, started by torchrun, the processes; the loop is our own. A step's
-rows are dealt to the batches that are accumulated and to the processes, and each part's loss is
-weighed by its share of the whole: the gradient is that of the step's mean loss, however its rows
-are divided.
+Accelerate selects the device and, under torchrun, sets up the processes; the training loop is our
+own. The rows of a step are divided among accumulated batches and processes, and the loss of each
+part is weighted by its share. The gradient is therefore that of the step's mean loss, for any
+division.
 
-The order of an epoch's rows follows from the seed and the epoch, and torch's random numbers in a
-step from the seed, the step and the process. So a run that goes on from any step is the run that
-was never stopped.
+The seed and the epoch determine the order of an epoch's rows. The seed, the epoch, the step and the
+process determine torch's random numbers in a step. A run that is resumed from any step therefore
+gives the same result as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from .resume import State, moments, restore_optimizer
 from .tally import Score, Tally
 from .words import plural
 
-_EVALUATION_BATCH = 256  # rows; no gradients are kept, so more fit than in training
-_ASK = 16  # steps after which several processes agree whether to save: asking makes them wait
+_EVALUATION_BATCH = 256  # rows; larger than in training, since no gradients are stored
+_ASK = 16  # steps between agreements of several processes on saving, which synchronise them
 
 Scores = dict[str, Score]
 Save = Callable[[State], None]
@@ -45,33 +45,33 @@ Save = Callable[[State], None]
 
 @dataclass
 class Trained:
-    """A trained network and how it came about."""
+    """A trained network and its training history."""
 
     name: str
     model: nn.Module  # with the weights of its best epoch
-    epochs: list[Scores] = field(default_factory=list)  # train and val, each epoch
-    final: Scores = field(default_factory=dict)  # the best epoch's val, and test if there is one
-    seconds: float = 0.0  # training and validation
-    last: Weights | None = None  # the weights after the last epoch, where another was the best
+    epochs: list[Scores] = field(default_factory=list)  # train and val scores of each epoch
+    final: Scores = field(default_factory=dict)  # val of the best epoch, and test if there is one
+    seconds: float = 0.0  # time of training and validation
+    last: Weights | None = None  # the weights after the last epoch, if another was the best
 
     @property
     def parameters(self) -> int:
-        """How many numbers were learned."""
+        """The number of parameters."""
         return sum(each.numel() for each in self.model.parameters())
 
     @property
     def judged(self) -> Score:
-        """On test rows where there are some, else on val's."""
+        """The score on test rows if there are any, else on val rows."""
         return self.final.get("test", self.final["val"])
 
     @property
     def best(self) -> int:
-        """The epoch with the highest val score; of equals the lowest loss, then the first."""
+        """The epoch with the highest val score; ties go to the lowest loss, then to the first."""
         return best_epoch(self.epochs)
 
 
 def best_epoch(epochs: Sequence[Scores]) -> int:
-    """See `Trained.best`; 0 before the first."""
+    """Return the best epoch, as `Trained.best`; 0 before the first epoch."""
     best, found = None, 0
     for number, scores in enumerate(epochs, 1):
         if scores["val"].better(best):
@@ -80,19 +80,19 @@ def best_epoch(epochs: Sequence[Scores]) -> int:
 
 
 def find_devices(precision: str = "fp32") -> Accelerator:
-    """The device, and the processes that torchrun started.
+    """Set up the device and the processes that torchrun started.
 
     Raises:
-        ConfigError: the device cannot compute in this precision.
+        ConfigError: the device does not support this precision.
     """
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    # Without this, accelerate takes several processes without GPUs for one each.
+    # Otherwise, accelerate treats several processes without GPUs as separate single processes.
     accelerator = Accelerator(cpu=not alone and not torch.cuda.is_available())
     kind = accelerator.device.type
     if precision == "fp16" and kind != "cuda":
-        raise ConfigError(f"fp16 needs a CUDA GPU, and this is {kind}; choose bf16 or fp32")
+        raise ConfigError(f"fp16 needs a CUDA GPU, but the device is {kind}; choose bf16 or fp32")
     if precision == "bf16" and kind == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ConfigError("this GPU has no bf16; choose fp16 or fp32")
+        raise ConfigError("this GPU does not support bf16; choose fp16 or fp32")
     return accelerator
 
 
@@ -108,19 +108,26 @@ def train(
     epochs: Sequence[Scores] = (),
     save: Save | None = None,
 ) -> Trained:
-    """Build and train a network on examples["train"], following examples["val"].
+    """Build and train a network on examples["train"], validated on examples["val"].
 
-    The same seed gives the same network on the same machine, with as many threads and processes.
+    The same seed gives the same network on the same machine with the same number of threads and
+    processes.
 
     Args:
-        given: weights to start from, where name and shape agree (see transfer.py).
-        start: where an interrupted training of this network stood, `epochs` what it had scored.
-        save: is called with a State at the end of every epoch and every `save_every` seconds; all
-            processes call it, each with its own.
+        name: the name of the network in the log.
+        config: the network.
+        training: the options of the training.
+        examples: split name -> decoded rows; "test" is optional.
+        log: receives the metrics and the progress.
+        given: weights to start from, where name and shape match (see transfer.py).
+        start: the state of an interrupted training of this network.
+        epochs: the scores of the epochs before `start`.
+        save: called with a State after every epoch and every `save_every` seconds. Every process
+            calls it with its own State.
 
     Raises:
-        ConfigError: the precision, `freeze`, `balance` or `given` do not go with the network, the
-            labels or the device; `start` is of another number of processes.
+        ConfigError: the precision, `freeze`, `balance` or `given` does not fit the network, the
+            labels or the device; or `start` has another number of processes.
     """
     loop = _Loop(name, config, training, examples, log, given, save)
     loop.result.epochs.extend(epochs)
@@ -129,7 +136,7 @@ def train(
             loop.restore(start)
         except (LookupError, RuntimeError, TypeError) as error:
             raise ConfigError(
-                f"the checkpoint is not one of this network ({error}); begin another run"
+                f"the checkpoint does not fit this network ({error}); start a new run"
             ) from error
     return loop.run()
 
@@ -137,13 +144,13 @@ def train(
 def prepare(
     config: ModelConfig, training: TrainConfig, given: Mapping[str, Tensor] | None = None
 ) -> tuple[nn.Module, frozenset[str] | None]:
-    """A network as its training begins, and the names of the weights that it took, if any.
+    """Build a network for training; return it and the names of the weights it took from `given`.
 
     Raises:
-        ConfigError: the options do not go together, or with `given`.
+        ConfigError: the options contradict each other, or do not fit `given`.
     """
     if training.balance and config.kind == "regression":
-        raise ConfigError("balance weighs labels that are words; leave it out for numbers")
+        raise ConfigError("balance does not apply to kind regression; omit it")
     network = build(config)
     taken = None if given is None else transfer.take(network, given)
     transfer.freeze(network, training.freeze, taken)
@@ -151,7 +158,7 @@ def prepare(
 
 
 class _Loop:
-    """What changes from step to step, and the steps."""
+    """The training loop and its state."""
 
     def __init__(
         self,
@@ -171,7 +178,7 @@ class _Loop:
         network, taken = prepare(config, training, given)
         if given is not None and taken is not None:
             log.say(f"{name}: {transfer.report(network, taken, given)}")
-        # Where there are several processes, the model averages gradients; the network is in it.
+        # With several processes, the model wraps the network and averages its gradients.
         self.model = self.accelerator.prepare_model(network)
         self.network: nn.Module = self.accelerator.unwrap_model(self.model)
         self.rows = len(examples["train"])
@@ -190,11 +197,11 @@ class _Loop:
         self.tally = self._tally()
         self.best: Weights = {}
         self.result = Trained(name, self.network)
-        self.epoch, self.step = 1, 0  # of the step that comes next
+        self.epoch, self.step = 1, 0  # position of the next step
         self.begun = self.saved = time.perf_counter()
 
     def run(self) -> Trained:
-        """Train to the end, or until patience is out."""
+        """Train to the last epoch, or until patience runs out."""
         result, training, name = self.result, self.training, self.result.name
         done = (self.epoch - 1) * self.rows + min(self.step * training.batch, self.rows)
         self.log.begin(name, training.epochs, self.rows, done)
@@ -211,7 +218,9 @@ class _Loop:
             self.epoch, self.step, self.tally = self.epoch + 1, 0, self._tally()
             self._save()
         if self.epoch <= training.epochs:
-            self.log.say(f"{name}: no better for {plural(training.patience, 'epoch')}; stopped")
+            self.log.say(
+                f"{name}: no improvement for {plural(training.patience, 'epoch')}; stopped"
+            )
         if result.best < len(result.epochs):
             result.last = weights(self.network)
             self.network.load_state_dict(self.best)
@@ -238,7 +247,7 @@ class _Loop:
         total = float(self.masses["train"][rows].sum())
         parts = deal(rows, self.training.accumulate * processes)[process::processes]
         for number, part in enumerate(parts, 1):
-            # Every process takes part in every backward, a row of no weight where it has none.
+            # Every process runs every backward; without rows, it uses one row with weight 0.
             batch, mass = self._batch("train", part or rows[:1])
             mass = mass if part else 0.0
             last = number == len(parts)
@@ -246,7 +255,7 @@ class _Loop:
                 logits = self._logits(self.model, batch)
                 if mass:
                     mean = self._loss(logits, batch["label"])
-                    # Processes' gradients are averaged, and are to be added.
+                    # The gradients of processes are averaged, but must be summed.
                     loss = mean * (mass / total * processes)
                     self.tally.add(mean.detach(), mass, logits.detach(), batch["label"])
                 else:
@@ -272,7 +281,7 @@ class _Loop:
         return found.score()
 
     def _own(self, split: str) -> Iterator[Sequence[int]]:
-        """This process's rows of a split, in batches."""
+        """Yield this process's rows of a split, in batches."""
         shares = deal(range(len(self.examples[split])), self.accelerator.num_processes)
         share = shares[self.accelerator.process_index]
         for first in range(0, len(share), _EVALUATION_BATCH):
@@ -354,12 +363,12 @@ class _Loop:
         self.saved = time.perf_counter()
 
     def restore(self, state: State) -> None:
-        """Go on from there."""
+        """Restore the state of an interrupted training."""
         accelerator = self.accelerator
         if state.processes != accelerator.num_processes:
             raise ConfigError(
-                f"processes: the run began with {state.processes}, and here there are "
-                f"{accelerator.num_processes}; resume with as many"
+                f"processes: the run started with {state.processes}, but there are now "
+                f"{accelerator.num_processes}; resume with the same number"
             )
         self.network.load_state_dict(state.below("network"))
         self.best = state.below("best")
@@ -376,7 +385,7 @@ class _Loop:
 
 
 def score_name(kind: str) -> str:
-    """What the score of a kind of label is called in metrics.jsonl and in tables."""
+    """Return the name of a kind's score in metrics.jsonl and in tables."""
     return getattr(objective, "SCORES", {}).get(kind, "accuracy")
 
 

@@ -1,7 +1,7 @@
-"""What one network takes from another, and what of it stays as it is.
+"""Initialise a network from the weights of another, and freeze parts of it.
 
-A network's parts are its encoders, by their modality's name; `fusion`, which is what joins them and
-the recurrent layer; and `head`, the readout.
+The parts of a network are its encoders, named by modality; `fusion`, which is the fusion and the
+recurrent layer; and `head`, the readout.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from .words import plural
 
 
 def part(parameter: str) -> str:
-    """The part that a parameter of a FusionNetwork or a LateNetwork belongs to, by its name."""
+    """Return the part that a parameter of a FusionNetwork or a LateNetwork belongs to."""
     names = parameter.split(".")
-    if "encoders" in names[:3]:  # late fusion holds whole networks: models.image.encoders.image
+    if "encoders" in names[:3]:  # late fusion: networks.image.encoders.image
         return names[names.index("encoders") + 1]
     return "head" if "readout" in names else "fusion"
 
 
 def take(network: nn.Module, given: Mapping[str, Tensor]) -> frozenset[str]:
-    """Copy every tensor of `given` whose name and shape the network knows; returns their names.
+    """Copy every tensor of `given` that matches the network in name and shape; return their names.
 
     Raises:
-        ConfigError: none agrees.
+        ConfigError: no tensor matches.
     """
     own = network.state_dict()
     taken = frozenset(
@@ -35,8 +35,8 @@ def take(network: nn.Module, given: Mapping[str, Tensor]) -> frozenset[str]:
     )
     if not taken:
         raise ConfigError(
-            "none of the weights to start from has a name and a shape of this network's; choose "
-            "a run of the same width, hidden size and modalities, or leave init_from out"
+            "no weight of the other run matches this network in name and shape; choose a run with "
+            "the same width, hidden size and modalities, or omit init_from"
         )
     with torch.no_grad():
         for name in taken:
@@ -47,40 +47,40 @@ def take(network: nn.Module, given: Mapping[str, Tensor]) -> frozenset[str]:
 def freeze(
     network: nn.Module, parts: Collection[str], taken: Collection[str] | None = None
 ) -> list[str]:
-    """Exempt parts from training; returns the names of their parameters.
+    """Freeze parts of the network; return the names of their parameters.
 
     Args:
-        taken: the names that came from another network, if any did. Then only these are frozen:
-            what the part has beside them, such as the projection of a new modality, has learned
-            nothing yet.
+        taken: the names of the parameters that came from another network, if any. Then only these
+            are frozen: the part's other parameters, such as the projection of a new modality, are
+            still untrained.
 
     Raises:
-        ConfigError: a part is unknown, has nothing to freeze, or nothing is left to be trained.
+        ConfigError: a part is unknown or has nothing to freeze, or no parameter is left to train.
     """
     parameters = dict(network.named_parameters())
     known = sorted({part(name) for name in parameters})
     frozen: list[str] = []
     for each in dict.fromkeys(parts):
         if each not in known:
-            raise ConfigError(f"freeze: no part {each!r}; the parts are {', '.join(known)}")
+            raise ConfigError(f"freeze: unknown part {each!r}; the parts are {', '.join(known)}")
         chosen = [
             name for name in parameters if part(name) == each and (taken is None or name in taken)
         ]
         if not chosen:
             raise ConfigError(
-                f"freeze: nothing of {each!r} was taken from the other run, so it would stay as "
-                "it was made at random; leave it out"
+                f"freeze: no weights of {each!r} come from the other run, so it would stay at its "
+                "random initial values; omit it"
             )
         frozen += chosen
     if len(frozen) == len(parameters):
-        raise ConfigError("freeze: nothing is left to be trained; leave a part out")
+        raise ConfigError("freeze: no parameter is left to train; omit a part")
     for name in frozen:
         parameters[name].requires_grad_(False)
     return frozen
 
 
 def report(network: nn.Module, taken: Collection[str], given: Collection[str]) -> str:
-    """What was taken and what was not, by part."""
+    """Summarise which tensors were taken and which were not, by part."""
     own = network.state_dict()
 
     def parts(names: Collection[str]) -> str:
@@ -90,7 +90,7 @@ def report(network: nn.Module, taken: Collection[str], given: Collection[str]) -
     fresh = [name for name in own if name not in taken]
     left = [name for name in given if name not in taken]
     return (
-        f"taken {plural(len(taken), 'tensor')} of {numbers:,} numbers ({parts(taken)}); "
-        f"{len(fresh)} start afresh ({parts(fresh)}); "
-        f"{len(left)} of the other run's are left ({parts(left)})"
+        f"took {plural(len(taken), 'tensor')} with {numbers:,} values ({parts(taken)}); "
+        f"{len(fresh)} are newly initialised ({parts(fresh)}); "
+        f"{len(left)} of the other run are unused ({parts(left)})"
     )

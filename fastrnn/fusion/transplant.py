@@ -1,8 +1,9 @@
-"""A trained model made ready for another modality: what it learned beside the old one goes on.
+"""Replace one modality of a trained model by another, and keep all other weights.
 
-A model of pictures and sentences knows sentences, and how to compare. Put audio in the picture's
-place, and all of that is kept: the fusion's weights for the picture become those for the audio.
-Only the new encoder is untrained. `--init-from` the folder, and freeze what was carried over.
+A model of pictures and sentences has learned to read sentences, and to compare. If audio replaces
+the picture, all of that is kept: the fusion's weights for the picture become those for the audio.
+Only the new encoder is untrained. Train with `--init-from` the folder, and freeze the weights that
+were kept.
 """
 
 from __future__ import annotations
@@ -21,16 +22,22 @@ from .network import build
 def transplant(
     source: Path, target: Path, old: str, new: str, options: dict[str, Any] | None = None
 ) -> Path:
-    """Write into `target` (made if need be) the run of `source` with one modality for another.
+    """Write the run of `source` into `target`, with one modality replaced by another.
 
     Args:
+        source: the folder of a run.
+        target: the folder to write; it is created if necessary.
         old: a modality that the source reads.
-        new: one that it does not, whose encoder is drawn afresh, with the source's seed.
+        new: a modality that the source does not read. Its encoder is newly initialised with the
+            source's seed.
         options: fields of ModelConfig that the new encoder needs, such as mels.
 
+    Returns:
+        `target`.
+
     Raises:
-        ConfigError: the source is no run, does not read `old`, or reads `new`; or the order of the
-            modalities' names, which is that of their steps, would change.
+        ConfigError: the source is not a run, does not read `old`, or already reads `new`; or the
+            order of the modality names, which is the order of their steps, would change.
     """
     model, preprocessor, config = checkpoint.load(source)
     names = config.model.modalities
@@ -39,8 +46,8 @@ def transplant(
     replaced = tuple(new if name == old else name for name in names)
     if replaced != tuple(sorted(replaced)):
         raise ConfigError(
-            f"with {new} for {old} the modalities of {source} would be read in another order, "
-            f"{', '.join(sorted(replaced))}, than it learned"
+            f"{new} cannot replace {old} in {source}: the modalities would be read in another "
+            f"order, {', '.join(sorted(replaced))}, than in training"
         )
     shape = replace(config.model, modalities=replaced, **(options or {}))
     torch.manual_seed(config.train.seed)
@@ -57,7 +64,7 @@ def transplant(
             for place, part in enumerate(parts)
         )
         if renamed not in weights or weights[renamed].shape != weight.shape:
-            raise ConfigError(f"{source}: there is no place for its {name} with {new} for {old}")
+            raise ConfigError(f"{source}: {name} does not fit a network with {new} for {old}")
         weights[renamed] = weight
     result.load_state_dict(weights)
     target.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,14 @@
-"""Whether an audio file holds all that its own container promises.
+"""Detect truncated audio files from the information in their containers.
 
-libsndfile takes a file whose end is missing for a shorter clip. Only the containers know better:
+libsndfile reads a file without its end as a shorter clip. Only the container shows the truncation:
 
-| container | what it promises |
+| container | declares |
 |---|---|
-| WAV | the size of its samples, in front of them |
-| Ogg | a last page that is marked as the last |
-| MP3 | whole frames; often also their number, in a Xing or Info header |
+| WAV | the size of the sample data, before the data |
+| Ogg | a last page, marked as the last |
+| MP3 | complete frames; often also their number, in a Xing or Info header |
 
-FLAC promises its number of samples, which libsndfile passes on.
+FLAC declares its number of samples, which libsndfile returns.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Literal
 
-_UNKNOWN = 0x7FFF_0000  # a writer that cannot go back leaves a larger size
-_HEADER = 1 << 24  # bytes of a WAV file before its samples that are looked through
-_OGG_PAGE = 27 + 255 + 255 * 255  # bytes, at most
-_OGG_LAST = 4  # the flag of a stream's last page
+_UNKNOWN = 0x7FFF_0000  # a writer that cannot seek back writes a size of at least this
+_HEADER = 1 << 24  # bytes of a WAV file that are searched for the data chunk
+_OGG_PAGE = 27 + 255 + 255 * 255  # maximum bytes of a page
+_OGG_LAST = 4  # flag of a stream's last page
 
-_PADDING = 1 << 16  # bytes before an MP3's first frame, at most
+_PADDING = 1 << 16  # maximum bytes before an MP3's first frame
 
-# kbit/s of an MPEG layer III frame by its index, for MPEG-1 and for MPEG-2 and 2.5.
+# Bit rates in kbit/s of MPEG layer III frames by index, for MPEG-1 and for MPEG-2 and 2.5.
 _RATES_1 = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _RATES_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-_HERTZ = (44_100, 48_000, 32_000)  # of MPEG-1; MPEG-2 has half, 2.5 a quarter
+_HERTZ = (44_100, 48_000, 32_000)  # MPEG-1; half of these for MPEG-2, a quarter for 2.5
 
 
 def wav_is_cut(path: Path) -> bool:
-    """Whether the file ends before its data chunk should."""
+    """Whether the file ends before the declared end of its data chunk."""
     length = path.stat().st_size
     with path.open("rb") as file:
         order: Literal["little", "big"] = "big" if file.read(4) == b"RIFX" else "little"
@@ -42,7 +42,7 @@ def wav_is_cut(path: Path) -> bool:
             name, size = file.read(4), int.from_bytes(file.read(4), order)
             if name == b"data":
                 return size < _UNKNOWN and place + 8 + size > length
-            place += 8 + size + 1 & ~1  # chunks begin at even places
+            place += 8 + size + 1 & ~1  # chunks start at even offsets
     return False
 
 
@@ -60,18 +60,18 @@ def ogg_is_cut(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Mp3:
-    """What the frames of an MP3 file say."""
+    """Length and completeness of an MP3 file, according to its frames."""
 
-    samples: int  # of each channel in all complete frames; 0 where there is none to follow
-    counted: bool  # a Xing or Info header gives the number of frames
-    cut: bool  # the last frame is incomplete, or frames are missing
+    samples: int  # samples per channel in all complete frames; 0 if no frame is found
+    counted: bool  # whether a Xing or Info header gives the number of frames
+    cut: bool  # whether the last frame is incomplete, or frames are missing
 
 
 def read_mp3(path: Path, most: int) -> Mp3:
-    """Follow the frames of an MP3 file (MPEG layer III), for at most about `most` samples."""
+    """Scan the frames of an MP3 file (MPEG layer III), up to about `most` samples."""
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
         place = 0
-        while data[place : place + 3] == b"ID3":  # seven bits of each byte hold the tag's size
+        while data[place : place + 3] == b"ID3":  # the tag's size has seven bits per byte
             size = 0
             for byte in data[place + 6 : place + 10]:
                 size = size << 7 | byte & 0x7F
@@ -93,7 +93,10 @@ def read_mp3(path: Path, most: int) -> Mp3:
 
 
 def _first_frame(data: mmap, place: int) -> int:
-    """The first place from `place` on where a frame begins that another follows, or the end."""
+    """Return the first offset from `place` with a frame followed by another frame or by the end.
+
+    Returns len(data) if there is none.
+    """
     for start in range(place, min(len(data), place + _PADDING)):
         frame = _frame(data[start : start + 4])
         end = start + frame[0] if frame else 0
@@ -103,7 +106,7 @@ def _first_frame(data: mmap, place: int) -> int:
 
 
 def _frame(header: bytes) -> tuple[int, int] | None:
-    """A layer III frame's bytes and samples; None where there is none, or one of free format."""
+    """Return (bytes, samples) of a layer III frame, or None if there is none or in free format."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return None
     version = header[1] >> 3 & 3  # 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
@@ -117,7 +120,7 @@ def _frame(header: bytes) -> tuple[int, int] | None:
 
 
 def _xing_frames(frame: bytes) -> int | None:
-    """The number of frames after the first that a Xing or Info header in it gives."""
+    """Return the number of frames after this one, from its Xing or Info header, or None."""
     place = max(frame.find(b"Xing"), frame.find(b"Info"))
     if place < 0 or not frame[place + 7] & 1:
         return None

@@ -1,4 +1,4 @@
-"""Words: of messages, and of tables."""
+"""Helpers for the text of messages and tables."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
 
 def plural(number: int, noun: str) -> str:
-    """1 row, 2 rows."""
+    """Format a number with its noun: 1 row, 2 rows."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def composed(name: str) -> str:
-    """A name as it is compared (Unicode's NFC): an accent may also be a character of its own."""
+    """Normalise a name for comparison (Unicode NFC): an accent may be a separate character."""
     return unicodedata.normalize("NFC", name)
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a file can hold the text.
+    """Whether the text can be encoded as UTF-8.
 
-    It cannot hold half of a surrogate pair, as JSON may write it. A name on the command line that
-    is not UTF-8 has such halves too.
+    Half of a surrogate pair cannot be encoded. JSON may contain one, and Python decodes a command
+    line argument that is not UTF-8 to such halves.
     """
     try:
         text.encode()
@@ -31,7 +31,7 @@ def is_unicode(text: str) -> bool:
 
 
 def separator(line: str) -> str | None:
-    """What separates the cells of a line instead of commas, in words; None where commas do."""
+    """Return the plural name of a line's separator, or None if it is the comma."""
     for character, called in _SEPARATORS.items():
         if line.count(character) > line.count(","):
             return called

@@ -1,4 +1,4 @@
-"""Records to a JSONL or a Parquet file, which appears under its name only when it is whole."""
+"""Write records to a JSONL or Parquet file that appears under its name only when complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Record = dict[str, Any]
 
 
 class Writer(Protocol):
-    """Takes records, a block at a time."""
+    """Writes records, one block at a time."""
 
     def write(self, records: Sequence[Record]) -> None: ...
 
@@ -29,7 +29,7 @@ class Writer(Protocol):
 
 
 class JsonlWriter:
-    """One JSON object a line."""
+    """Writes one JSON object per line."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8")
@@ -45,7 +45,10 @@ class JsonlWriter:
 
 
 class ParquetWriter:
-    """A row group a block. Probabilities are a struct of the labels; `error` is null elsewhere."""
+    """Writes one row group per block.
+
+    Probabilities are a struct with one field per label. `error` is null for predicted rows.
+    """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self._schema = schema(config)
@@ -61,7 +64,7 @@ class ParquetWriter:
 
 
 def schema(config: RunConfig) -> pa.Schema:
-    """The columns of a Parquet file of answers."""
+    """Return the schema of a Parquet file of predictions."""
     kind = config.model.kind
     if kind == "regression":
         answer = [("value", pa.float64())]
@@ -77,7 +80,9 @@ def schema(config: RunConfig) -> pa.Schema:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder, renamed to `path` when the block ends without an error.
+    """Yield a temporary path, and rename it to `path` if the block ends without an error.
+
+    The temporary file is in the same folder. It is removed after an error.
 
     Raises:
         ConfigError: `path` is a folder.
@@ -96,7 +101,7 @@ def atomic(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             mask = os.umask(0)
             os.umask(mask)
-            part.chmod(0o666 & ~mask)  # mkstemp's file is its owner's only
+            part.chmod(0o666 & ~mask)  # mkstemp creates a file for its owner only
             part.replace(path)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -104,13 +109,13 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def writer(path: Path, ending: str, config: RunConfig) -> Writer:
-    """What writes answers in the format of an ending.
+    """Return a writer for the format of a file extension.
 
     Raises:
-        ConfigError: the ending is not .jsonl or .parquet.
+        ConfigError: the extension is not .jsonl or .parquet.
     """
     if ending == ".jsonl":
         return JsonlWriter(path)
     if ending == ".parquet":
         return ParquetWriter(path, config)
-    raise ConfigError(f"answers are written to a .jsonl or .parquet file, not to {ending!r}")
+    raise ConfigError(f"predictions need a .jsonl or .parquet file; got extension {ending!r}")

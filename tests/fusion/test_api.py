@@ -222,15 +222,15 @@ def test_explain(model, tmp_path):
     ("values", "said"),
     [
         ({"epoch": 3}, "did you mean epochs?"),
-        ({"preset": "articles"}, "preset is one of default, article"),
-        ({"kind": "numbers"}, "kind is one of"),
+        ({"preset": "articles"}, "preset must be one of default, article"),
+        ({"kind": "numbers"}, "kind must be one of"),
         ({"image": "photo"}, "photo"),
-        ({"epochs": "3"}, "epochs is a whole number; got '3'"),
-        ({"epochs": True}, "epochs is a whole number"),
-        ({"hop_ms": 0}, "hop_ms is greater than 0"),
-        ({"window_ms": float("nan")}, "window_ms is greater than 0"),
+        ({"epochs": "3"}, "epochs must be an integer; got '3'"),
+        ({"epochs": True}, "epochs must be an integer"),
+        ({"hop_ms": 0}, "hop_ms must be greater than 0"),
+        ({"window_ms": float("nan")}, "window_ms must be greater than 0"),
         ({"sample_rate": 1}, "window_ms is 0 samples at 1 Hz"),
-        ({"conv": (2.5,)}, "conv is written 32,64; got (2.5,)"),
+        ({"conv": (2.5,)}, "conv must be a list such as 32,64; got (2.5,)"),
     ],
 )
 def test_invalid_options(rows, save, values, said):

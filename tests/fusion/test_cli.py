@@ -112,13 +112,13 @@ def test_hostile_option_values_raise_no_traceback(name, tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--hop-ms=0"], "hop_ms is greater than 0"),
-        (["--window-ms=0"], "window_ms is greater than 0"),
+        (["--hop-ms=0"], "hop_ms must be greater than 0"),
+        (["--window-ms=0"], "window_ms must be greater than 0"),
         (["--sample-rate=1"], "window_ms is 0 samples at 1 Hz"),
-        (["--image-channels=2"], "image_channels is one of 1, 3"),
-        (["--conv=4,0"], "conv[1] is at least 1"),
-        (["--strides=2.5"], "strides is written 2,2; got '2.5'"),
-        (["--rate=0"], "rate is greater than 0"),
+        (["--image-channels=2"], "image_channels must be one of 1, 3"),
+        (["--conv=4,0"], "conv[1] must be at least 1"),
+        (["--strides=2.5"], "strides must be a list such as 2,2; got '2.5'"),
+        (["--rate=0"], "rate must be greater than 0"),
         (["--batch=4", "--accumulate=3"], "must be a multiple of accumulate 3"),
         (["--out="], "the path is empty; give a path"),
         (["--root=\udcff"], "is not a UTF-8 path"),
@@ -135,11 +135,11 @@ def test_invalid_option_values(arguments, said, tmp_path, monkeypatch, capsys):
     ("arguments", "said"),
     [
         (["--modality-dropout=1"], "modality_dropout must be less than 1"),
-        (["--freeze=nothing"], "freeze: no part 'nothing'; the parts are audio, fusion, head"),
-        (["--freeze=audio,fusion,head,image,text"], "nothing is left to be trained"),
+        (["--freeze=nothing"], "freeze: unknown part 'nothing'; the parts are audio"),
+        (["--freeze=audio,fusion,head,image,text"], "no parameter is left to train"),
         (["--encoders=image=nope"], "no encoder 'nope' for image"),
         (["--encoders=image=text"], "reads text; image needs another"),
-        (["--fusion=late", "--encoders=series=series"], "for what is not read: series"),
+        (["--fusion=late", "--encoders=series=series"], "for modalities that are not read: series"),
         (["--fusion=aligned"], "rows are not sequences"),
         (["--conv=4,4,4,4,4"], "too small for 5 stages"),
         (["--strides="], "audio needs a convolution"),
@@ -169,7 +169,7 @@ def test_frozen_part_must_come_from_the_other_run(rows, save, tmp_path, capsys):
         (tmp_path / each["audio"]).write_bytes(b"")
     more = ["--init-from", str(tmp_path / "first"), "--freeze", "audio"]
     said = refusal(["fit", str(save(both)), "--out", str(tmp_path / "b"), *TINY, *more], capsys)
-    assert "nothing of 'audio' was taken from the other run" in said
+    assert "no weights of 'audio' come from the other run" in said
 
 
 def test_predictions_do_not_overwrite_the_table(rows, save, tmp_path, capsys):
@@ -178,7 +178,7 @@ def test_predictions_do_not_overwrite_the_table(rows, save, tmp_path, capsys):
     assert fit(path, run, "--no-baselines") == 0
     before = path.read_bytes()
     said = refusal(["predict", str(run), str(path), "--output", str(path)], capsys)
-    assert "the answers would replace the table" in said
+    assert "the predictions would overwrite the table" in said
     assert path.read_bytes() == before
 
 
@@ -244,7 +244,7 @@ def _stop():
         ("epocs: 3\n", "did you mean epochs?"),
         ("accumulate: 2.5\n", "accumulate"),
         ("fusion: mixed\n", "fusion"),
-        ("config: other.yaml\n", "'config' is no option"),
+        ("config: other.yaml\n", "'config' is not an option"),
     ],
 )
 def test_invalid_options_file(rows, save, tmp_path, capsys, text, said):
@@ -377,7 +377,7 @@ def test_ctrl_c_prints_how_to_resume(rows, save, tmp_path, monkeypatch, capsys):
         interrupted(patch, 1)
         assert fit(path, run, "--no-baselines") == 130
     said = one_line(capsys.readouterr().err)
-    assert said == f"{run}: the run was stopped; go on with: fastrnn fit --resume '{run}'\n"
+    assert said == f"{run}: the run was interrupted; resume it with: fastrnn fit --resume '{run}'\n"
     for command in (["evaluate"], ["predict", path], ["explain"], ["export"]):
         name, *more = map(str, command)
         assert (

@@ -320,7 +320,12 @@ def test_bad_rows_are_left_out_and_listed(full, tmp_path, workers):
     assert [where for where, _ in examples.skipped] == ["row 2", "row 5", "row 7", "row 11"]
     for (_, error), text in zip(
         examples.skipped,
-        ("2.png: the image is damaged", "5.wav: no audio", "30000 characters", "1 variable,"),
+        (
+            "2.png: the image is damaged",
+            "5.wav: the audio cannot be read",
+            "30000 characters",
+            "1 variable,",
+        ),
         strict=True,
     ):
         assert error.startswith("DataFrame, row ")
@@ -397,7 +402,7 @@ def test_odd_texts_are_read(rows, save, text):
 
 def test_lone_surrogate_is_rejected(rows, save):
     rows[3]["text"] = "a\ud800b"
-    with pytest.raises(MediaError, match=r"line 4: .*no Unicode; mend it"):
+    with pytest.raises(MediaError, match=r"line 4: .*not valid Unicode; fix it"):
         loaded(save(rows))
 
 

@@ -1,4 +1,4 @@
-"""Whole runs: the run folder, loading back, the same seed twice."""
+"""Test whole runs: the run folder, loading, reproducibility and the printed output."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def content(folder):
 
 
 @pytest.mark.parametrize("kind", ["static", "multiclass", "streams"])
-def test_loading_back_answers_identically(rows, streams, save, tmp_path, kind):
+def test_loaded_run_gives_identical_predictions(rows, streams, save, tmp_path, kind):
     if kind == "multiclass":
         rows = [row | {"label": number % 3} for number, row in enumerate(rows)]
     path = save(streams if kind == "streams" else rows)
@@ -81,7 +81,7 @@ def test_one_modality(rows, save, tmp_path):
     ]
 
 
-def test_loading_what_is_no_run(rows, save, tmp_path):
+def test_load_rejects_folders_that_are_not_runs(rows, save, tmp_path):
     with pytest.raises(ConfigError, match="give a run's folder"):
         load(tmp_path)
     config = quick(save(rows), tmp_path / "run", baselines=False).config.to_json()
@@ -100,7 +100,7 @@ def test_loading_what_is_no_run(rows, save, tmp_path):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_evaluating_a_label_that_was_not_in_training(rows, save, tmp_path, count):
+def test_evaluation_rejects_labels_unseen_in_training(rows, save, tmp_path, count):
     rows = [row | {"label": "abc"[number % count]} for number, row in enumerate(rows)]
     folder = quick(save(rows), tmp_path / "run", baselines=False).folder
     rows[3]["label"] = "perhaps"
@@ -121,8 +121,8 @@ def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path):
     assert before == content(tmp_path / "run")
 
 
-def told(path, folder, **arguments):
-    """What a fit prints, plainly."""
+def fit_output(path, folder, **arguments):
+    """Fit, and return the run and the printed text."""
     console = Console(file=io.StringIO(), width=200)
     manifest = read_manifest(path, on_bad_row=arguments.get("on_bad_row", "error"))
     training = TrainConfig(epochs=1, batch=8)
@@ -130,17 +130,17 @@ def told(path, folder, **arguments):
     return run, console.file.getvalue()
 
 
-def test_rows_that_are_left_out_are_counted_and_said(rows, save, tmp_path):
+def test_skipped_rows_are_counted_and_reported(rows, save, tmp_path):
     for number, row in enumerate(rows):
         row["split"] = "test" if number > 16 else "val" if number > 13 else "train"
-    for number in (1, 3, 17):  # damaged, which only decoding finds
+    for number in (1, 3, 17):  # damaged files, detected by decoding
         (tmp_path / f"{number}.png").write_bytes(b"no image")
-    rows[4]["audio"] = "gone.wav"  # which reading the table finds
-    run, said = told(save(rows), tmp_path / "run", on_bad_row="skip")
-    assert "manifest.jsonl: 20 rows\n" in said
-    assert "binary labels: no 9, yes 7\n" in said
-    assert "split: 11 train, 3 val, 2 test (from column split)\n" in said
-    assert "4 rows left out, see skipped.jsonl\n" in said
+    rows[4]["audio"] = "gone.wav"  # a missing file, detected when the table is read
+    run, output = fit_output(save(rows), tmp_path / "run", on_bad_row="skip")
+    assert "manifest.jsonl: 20 rows\n" in output
+    assert "binary labels: no 9, yes 7\n" in output
+    assert "split: 11 train, 3 val, 2 test (from column split)\n" in output
+    assert "4 rows left out, see skipped.jsonl\n" in output
     assert str(results(run).title).endswith("on 2 test rows")
     lines = [json.loads(line) for line in (run.folder / "skipped.jsonl").read_text().splitlines()]
     assert [each.get("split") for each in lines] == [None, "train", "train", "test"]
@@ -149,25 +149,25 @@ def test_rows_that_are_left_out_are_counted_and_said(rows, save, tmp_path):
     assert any("2 rows left out, see" in str(each) for each in tell.evaluation(found))
 
 
-def test_a_row_that_was_left_out_and_is_back_is_no_other_row(rows, save, tmp_path):
+def test_evaluation_rejects_a_table_with_a_restored_row(rows, save, tmp_path):
     picture = (tmp_path / "4.png").read_bytes()
     (tmp_path / "4.png").unlink()
-    run, _ = told(save(rows), tmp_path / "run", on_bad_row="skip")
+    run, _ = fit_output(save(rows), tmp_path / "run", on_bad_row="skip")
     before = evaluate_run(run.folder)["rows"]
     (tmp_path / "4.png").write_bytes(picture)
-    with pytest.raises(ConfigError, match="20 rows can be read now, and 19 when the run was"):
+    with pytest.raises(ConfigError, match="20 rows can be read now, but 19 when the run was"):
         evaluate_run(run.folder)
     assert before == 2
 
 
-def test_labels_are_told_with_their_counts(save, tmp_path):
+def test_labels_are_printed_with_their_counts(save, tmp_path):
     labels = ["yes"] * 9 + ["no"] * 9 + ["YES", "nan"]
     path = save([{"text": f"{n}", "label": label} for n, label in enumerate(labels)])
-    _, said = told(path, tmp_path / "run")
-    assert "multiclass labels: YES 1, nan 1, no 9, yes 9\n" in said
+    _, output = fit_output(path, tmp_path / "run")
+    assert "multiclass labels: YES 1, nan 1, no 9, yes 9\n" in output
 
 
-def test_equal_texts_that_are_dealt_apart_are_warned_of(save, tmp_path):
+def test_equal_texts_in_different_splits_cause_a_warning(save, tmp_path):
     path = save([{"text": "ab"[n % 2], "label": n % 2} for n in range(20)])
-    _, said = told(path, tmp_path / "run")
-    assert "warning: the text 'a' is in train (line" in said
+    _, output = fit_output(path, tmp_path / "run")
+    assert "warning: the text 'a' is in train (line" in output

@@ -1,4 +1,4 @@
-"""Reading the table: what is understood, and what is said when it cannot be."""
+"""Test reading manifests: supported input, and error messages for invalid input."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fastrnn.fusion.manifest import read_manifest
 from fastrnn.fusion.split import split_rows
 
 
-def refused(path: Path, *texts: str, kind: str | None = None, **named: str) -> None:
-    """Reading, or dealing, fails with a message that has every one of the texts."""
+def expect_error(path: Path, *texts: str, kind: str | None = None, **named: str) -> None:
+    """Check that reading or splitting fails with a message that contains all the texts."""
     with pytest.raises(ManifestError) as caught:
         split_rows(read_manifest(path, named, kind=kind))
     for text in texts:
@@ -64,53 +64,53 @@ def test_streams(streams, save, ending):
 
 
 def test_missing_manifest(tmp_path):
-    refused(tmp_path / "none.csv", "none.csv", "no such file")
+    expect_error(tmp_path / "none.csv", "none.csv", "no such file")
 
 
 def test_other_format(tmp_path):
     (tmp_path / "a.xlsx").write_bytes(b"")
-    refused(tmp_path / "a.xlsx", ".csv, .jsonl or .parquet")
+    expect_error(tmp_path / "a.xlsx", ".csv, .jsonl or .parquet")
 
 
 @pytest.mark.parametrize("text", ["", "image,label\n", "\n\n"])
 def test_empty(tmp_path, text):
     (tmp_path / "a.csv").write_text(text)
-    refused(tmp_path / "a.csv", "no rows")
+    expect_error(tmp_path / "a.csv", "no rows")
 
 
 def test_not_utf8(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"image,label\n\xff.png,1\n")
-    refused(tmp_path / "a.csv", "UTF-8")
+    expect_error(tmp_path / "a.csv", "UTF-8")
 
 
-HALF = "\ud800"  # of a surrogate pair: JSON can write it, and no file can hold it
+HALF = "\ud800"  # half of a surrogate pair: valid in JSON, but cannot be encoded as UTF-8
 
 
 @pytest.mark.parametrize("change", [{"label": HALF}, {HALF: "a column"}])
-def test_names_that_no_file_can_hold(rows, save, change):
-    refused(save([rows[0] | change, *rows[1:]]), r"'\ud800'", "not Unicode")
+def test_names_that_are_not_valid_unicode(rows, save, change):
+    expect_error(save([rows[0] | change, *rows[1:]]), r"'\ud800'", "not valid Unicode")
 
 
-def test_a_label_that_no_file_can_hold_can_be_left_out(rows, save):
+def test_a_row_with_a_label_that_is_not_valid_unicode_can_be_skipped(rows, save):
     manifest = read_manifest(save([rows[0] | {"label": HALF}, *rows[1:]]), on_bad_row="skip")
     assert len(manifest.rows) == len(rows) - 1
     assert [where for where, _ in manifest.skipped] == ["line 1"]
 
 
 @pytest.mark.parametrize("name", [b"\xff/t.jsonl", b"\xff.jsonl"])
-def test_paths_that_no_file_can_hold(rows, save, tmp_path, name):
+def test_paths_that_are_not_valid_unicode(rows, save, tmp_path, name):
     path = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)))
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(
         save([{"text": row["text"], "label": row["label"]} for row in rows]).read_bytes()
     )
-    refused(path, "not Unicode")
+    expect_error(path, "not valid Unicode")
 
 
 def test_not_json(tmp_path, rows, save):
     path = save(rows)
     path.write_text(path.read_text() + "{oops\n")
-    refused(path, "line 21", "not JSON")
+    expect_error(path, "line 21", "not JSON")
 
 
 @pytest.mark.parametrize(
@@ -123,55 +123,55 @@ def test_not_json(tmp_path, rows, save):
 )
 def test_cells_that_are_not_separated_by_commas(tmp_path, text, called):
     (tmp_path / "a.csv").write_text(text)
-    refused(tmp_path / "a.csv", f"separated by {called}; save it with commas")
-    with pytest.raises(ManifestError, match=f"separated by {called}; save it with commas"):
+    expect_error(tmp_path / "a.csv", f"separated by {called}; save the file with commas")
+    with pytest.raises(ManifestError, match=f"separated by {called}; save the file with commas"):
         next(read_blocks(tmp_path / "a.csv", 10))
 
 
-def test_one_cell_is_no_cells(tmp_path):
+def test_one_cell_under_two_columns(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\nalone\n")
-    refused(tmp_path / "a.csv", "1 cell under 2 columns")
+    expect_error(tmp_path / "a.csv", "1 cell but 2 columns")
 
 
 def test_ragged_csv(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\none, two,yes\n")
-    refused(tmp_path / "a.csv", "line 2", "3 cells under 2 columns", "quotes")
+    expect_error(tmp_path / "a.csv", "line 2", "3 cells but 2 columns", "quotes")
 
 
 def test_missing_column(rows, save):
-    refused(save(rows), "no column 'sound'", "image, audio, text, label", audio="sound")
-    refused(save([{k: row[k] for k in ("image", "text")} for row in rows]), "--label")
-    refused(save([{"label": row["label"], "n": 1} for row in rows]), "--image")
+    expect_error(save(rows), "no column 'sound'", "image, audio, text, label", audio="sound")
+    expect_error(save([{k: row[k] for k in ("image", "text")} for row in rows]), "--label")
+    expect_error(save([{"label": row["label"], "n": 1} for row in rows]), "--image")
 
 
 def test_two_columns_for_one_role(rows, save):
-    refused(save([row | {"photo": row["image"]} for row in rows]), "image, photo", "--image")
+    expect_error(save([row | {"photo": row["image"]} for row in rows]), "image, photo", "--image")
 
 
 def test_one_column_for_two_roles(rows, save):
-    refused(save(rows), "'text'", "label and text", label="text", text="text")
+    expect_error(save(rows), "'text'", "label and text", label="text", text="text")
 
 
 def test_column_twice(tmp_path):
     (tmp_path / "a.csv").write_text("text,label,text\na,b,c\n")
-    refused(tmp_path / "a.csv", "'text' appears twice")
+    expect_error(tmp_path / "a.csv", "'text' appears twice")
 
 
 def test_missing_file(rows, save):
     rows[6]["audio"] = "gone.wav"
-    refused(save(rows), "line 7", "'audio'", "gone.wav", "mend the path, or remove the row")
+    expect_error(save(rows), "line 7", "'audio'", "gone.wav", "fix the path, or remove the row")
 
 
 @pytest.mark.parametrize("empty", ["", "  ", None])
 def test_empty_label(rows, save, empty):
     rows[4]["label"] = empty
-    refused(save(rows), "line 5", "'label'", "empty")
+    expect_error(save(rows), "line 5", "'label'", "empty")
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 @pytest.mark.parametrize("role", ["image", "audio", "text"])
 @pytest.mark.parametrize("empty", ["", "  ", None])
-def test_an_empty_input_is_a_missing_one(rows, save, role, empty, ending):
+def test_an_empty_cell_is_a_missing_modality(rows, save, role, empty, ending):
     rows[4][role] = empty
     manifest = read_manifest(save(rows, ending))
     assert manifest.missing == (role,)
@@ -179,28 +179,28 @@ def test_an_empty_input_is_a_missing_one(rows, save, role, empty, ending):
     assert manifest.modalities == ("audio", "image", "text")
 
 
-def test_a_row_has_some_input(rows, save):
+def test_a_row_needs_at_least_one_modality(rows, save):
     rows[4] |= {"image": "", "audio": None, "text": " "}
-    refused(save(rows), "line 5", "every input is empty (audio, image, text)", "fill one")
+    expect_error(save(rows), "line 5", "all inputs are empty (audio, image, text)", "fill one")
 
 
-def test_an_empty_list_is_no_missing_image(streams, save):
+def test_an_empty_list_is_not_a_missing_image(streams, save):
     streams[4]["image"] = []
-    refused(save(streams), "line 5", "an empty list", "leave the cell empty")
+    expect_error(save(streams), "line 5", "the list is empty", "leave the cell empty")
 
 
 @pytest.mark.parametrize("path", ["../x.png", "a/../../x.png", "/etc/passwd", "x\0.png"])
-def test_paths_stay_inside(rows, save, path):
+def test_paths_must_stay_inside_the_root(rows, save, path):
     rows[2]["image"] = path
-    refused(save(rows), "line 3", "'image'")
+    expect_error(save(rows), "line 3", "'image'")
 
 
-def test_links_stay_inside(rows, save, tmp_path, tmp_path_factory):
+def test_symlinks_must_stay_inside_the_root(rows, save, tmp_path, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside") / "secret.png"
     outside.write_bytes((tmp_path / "0.png").read_bytes())
     (tmp_path / "link.png").symlink_to(outside)
     rows[2]["image"] = "link.png"
-    refused(save(rows), "line 3", "leads outside", "--root")
+    expect_error(save(rows), "line 3", "leads outside", "--root")
 
 
 def test_root(rows, save, tmp_path):
@@ -210,25 +210,27 @@ def test_root(rows, save, tmp_path):
     assert len(read_manifest(path, root=tmp_path).rows) == 20
 
 
-def test_labels_and_images_differ_in_number(streams, save):
+def test_numbers_of_labels_and_images_must_match(streams, save):
     streams[3]["label"] = ["1", "2"]
-    refused(save(streams), "line 4", "2 labels for 4 images")
+    expect_error(save(streams), "line 4", "2 labels for 4 images")
 
 
-def test_rows_differ_in_kind(rows, save):
+def test_rows_must_all_be_streams_or_none(rows, save):
     listed = rows[1] | {"image": ["0.png"]}
-    refused(save([rows[0], listed]), "line 2", "one image")
+    expect_error(save([rows[0], listed]), "line 2", "a single image and a list")
     listed["image"], listed["label"] = "0.png", ["yes"]
-    refused(save([rows[0], listed]), "line 2", "list of labels")
+    expect_error(save([rows[0], listed]), "line 2", "list of labels")
 
 
 def test_no_step_has_a_label(streams, save):
     streams[3]["label"] = [None] * 4
-    refused(save(streams), "line 4", "no step has a label")
+    expect_error(save(streams), "line 4", "no step has a label")
 
 
 def test_unknown_split(rows, save):
-    refused(save([row | {"split": "holdout"} for row in rows]), "'holdout'", "train, val or test")
+    expect_error(
+        save([row | {"split": "holdout"} for row in rows]), "'holdout'", "train, val or test"
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,19 +261,21 @@ def test_several_labels(save):
     assert [row.label for row in manifest.rows] == expected
     assert not manifest.stream
     rows[1]["label"] = " | "
-    refused(save(rows), "line 2", "holds no label; write []", kind="multilabel")
+    expect_error(save(rows), "line 2", "contains no label; write []", kind="multilabel")
 
 
-def test_labels_that_are_not_of_the_kind(rows, save, streams):
-    refused(save(rows), "line 1", "'no' is no finite number", kind="regression")
-    refused(save([row | {"label": "inf"} for row in rows]), "'inf'", kind="regression")
+def test_labels_that_do_not_fit_the_kind(rows, save, streams):
+    expect_error(save(rows), "line 1", "'no' is not a finite number", kind="regression")
+    expect_error(save([row | {"label": "inf"} for row in rows]), "'inf'", kind="regression")
     huge = [row | {"label": 1e300} for row in rows]
-    refused(save(huge), "line 1", "1e+300 is beyond ±1e+150", "larger units", kind="regression")
-    refused(save(rows), "line 1", "one label; write a list", kind="steps")
-    refused(save(streams), "line 1", "a list of labels; write one", kind="multiclass")
+    expect_error(
+        save(huge), "line 1", "1e+300 is beyond ±1e+150", "larger units", kind="regression"
+    )
+    expect_error(save(rows), "line 1", "one label; write a list", kind="steps")
+    expect_error(save(streams), "line 1", "a list of labels; write one", kind="multiclass")
     three = [row | {"label": number % 3} for number, row in enumerate(rows)]
-    refused(save(three), "3 labels (0, 1, 2...)", "choose multiclass", kind="binary")
-    with pytest.raises(ConfigError, match="kind is one of binary, multiclass"):
+    expect_error(save(three), "3 labels (0, 1, 2...)", "choose kind multiclass", kind="binary")
+    with pytest.raises(ConfigError, match="kind must be one of binary, multiclass"):
         read_manifest(save(rows), kind="ordinal")
 
 
@@ -285,13 +289,13 @@ def test_prediction_needs_no_labels(rows, save):
     assert len(read_manifest(save(rows), labelled=False).rows) == 20
 
 
-def test_prediction_knows_streams_by_their_lists(streams, save):
+def test_prediction_detects_streams_by_lists_of_images(streams, save):
     manifest = read_manifest(save(streams), labelled=False)
     assert manifest.stream
     assert [row.steps for row in manifest.rows[:5]] == [1, 2, 3, 4, 1]
 
 
-def test_a_stream_without_images_has_a_step_a_label(streams, save):
+def test_a_stream_without_images_has_one_step_per_label(streams, save):
     streams[2]["image"] = None
     manifest = read_manifest(save(streams))
     assert manifest.missing == ("image",)
@@ -299,7 +303,7 @@ def test_a_stream_without_images_has_a_step_a_label(streams, save):
     assert manifest.rows[2].stream
 
 
-def test_bad_rows_are_left_out_and_listed(rows, save):
+def test_bad_rows_are_skipped_and_listed(rows, save):
     rows[2]["image"] = "gone.png"
     rows[5]["label"] = ""
     rows[6] |= {"image": "", "audio": "", "text": ""}
@@ -312,25 +316,25 @@ def test_bad_rows_are_left_out_and_listed(rows, save):
         f"line {number}" for number in (3, 6, 7, 10, 21, 22)
     ]
     assert "there is no file 'gone.png'" in manifest.skipped[0][1]
-    refused(path, "line 3")
+    expect_error(path, "line 3")
     with pytest.raises(ConfigError, match="error, skip"):
         read_manifest(path, on_bad_row="ignore")
 
 
-def test_ragged_lines_are_left_out(tmp_path):
+def test_ragged_lines_are_skipped(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\none, two,yes\nthree,no\nfour,yes\n")
     manifest = read_manifest(tmp_path / "a.csv", on_bad_row="skip")
     assert [row.text for row in manifest.rows] == ["three", "four"]
-    assert "3 cells under 2 columns" in manifest.skipped[0][1]
+    assert "3 cells but 2 columns" in manifest.skipped[0][1]
 
 
 def test_a_nul_in_a_path(rows, save):
     rows[2]["image"] = "2\0.png"
-    refused(save(rows), "line 3", "'image'", r"'2\x00.png' holds a NUL", "mend it")
+    expect_error(save(rows), "line 3", "'image'", r"'2\x00.png' contains a NUL", "fix it")
 
 
 @pytest.mark.parametrize(("disk", "cell"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_accented_names_are_found_in_either_spelling(rows, save, tmp_path, disk, cell):
+def test_accented_names_are_found_in_either_unicode_form(rows, save, tmp_path, disk, cell):
     folder, name = (unicodedata.normalize(disk, each) for each in ("été", "é.png"))
     (tmp_path / folder).mkdir()
     (tmp_path / "2.png").rename(tmp_path / folder / name)
@@ -342,7 +346,7 @@ def test_accented_names_are_found_in_either_spelling(rows, save, tmp_path, disk,
     assert manifest.rows[3].text == "一 word and another and another and another"
 
 
-def test_labels_and_groups_in_either_spelling_are_one(save):
+def test_unicode_forms_of_labels_and_groups_are_equal(save):
     spelt = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
     rows = [{"text": "a", "label": each, "group": each} for each in (*spelt, "e")]
     manifest = read_manifest(save(rows))
@@ -351,7 +355,7 @@ def test_labels_and_groups_in_either_spelling_are_one(save):
     assert manifest.kind == "binary"
 
 
-def test_paths_of_pathlib(rows, tmp_path):
+def test_pathlib_paths(rows, tmp_path):
     frame = pd.DataFrame([row | {"image": tmp_path / row["image"]} for row in rows])
     frame["audio"] = [Path(name) for name in frame["audio"]]
     manifest = read_manifest(frame, root=tmp_path)
@@ -361,7 +365,7 @@ def test_paths_of_pathlib(rows, tmp_path):
     assert read_manifest(listed, {"image": "clip"}, tmp_path).stream
 
 
-def test_whole_numbers_and_truth_values_are_one_label_however_written(save):
+def test_spellings_of_integers_and_booleans_are_one_label(save):
     labels = [0, 1, 0.0, 1.0, "0", "1", "0.0", "1.", "-1.00"]
     rows = [{"text": "a", "label": label} for label in labels]
     read = [row.label for row in read_manifest(save(rows)).rows]
@@ -377,17 +381,17 @@ def test_whole_numbers_and_truth_values_are_one_label_however_written(save):
 
 def test_mostly_different_numbers_suggest_a_regression(save):
     rows = [{"text": "a", "label": 3 * number} for number in range(30)]
-    hint = "30 of 30 labels are different numbers: if they are amounts, choose --kind regression"
+    hint = "30 of 30 labels are different numbers; if they are amounts, use --kind regression"
     assert read_manifest(save(rows)).warnings == (hint,)
-    refused(save(rows), "no row is left for val", hint)
+    expect_error(save(rows), "no rows are left for val", hint)
     for number, row in enumerate(rows):
         row |= {"split": ("train", "val")[number % 2], "text": f"text {number}"}
-    refused(save(rows), "line 2: the label '3' is in val but never in train", hint)
+    expect_error(save(rows), "line 2: the label '3' is in val but never in train", hint)
     assert read_manifest(save(rows), kind="regression").warnings == ()
     assert read_manifest(save([row | {"label": 1} for row in rows])).warnings == ()
 
 
-def test_a_summary_of_labels():
+def test_label_summary():
     assert summary("multiclass", ["yes", "YES", "nan", "yes"]) == "YES 1, nan 1, yes 2"
     assert summary("multilabel", [("a", "b"), (), ("b",)]) == "a 1, b 2"
     assert summary("steps", [(None, "2"), ("10", "2")]) == "2 2, 10 1"
@@ -396,13 +400,13 @@ def test_a_summary_of_labels():
     assert many.endswith("18 1, 19 1, … (30 different)")
 
 
-def test_no_row_is_left(rows, save):
+def test_skipping_all_rows_is_an_error(rows, save):
     path = save([row | {"image": "gone.png"} for row in rows])
-    with pytest.raises(ManifestError, match=r"no row can be used; the first: .*gone\.png"):
+    with pytest.raises(ManifestError, match=r"no row can be used; first error: .*gone\.png"):
         read_manifest(path, on_bad_row="skip")
 
 
-def test_labels_of_another_kind_are_left_out(save):
+def test_labels_of_another_kind_are_skipped(save):
     rows = [{"text": "a", "label": label} for label in (1.5, 2.5, "high", 4)]
     manifest = read_manifest(save(rows), kind="regression", on_bad_row="skip")
     assert [row.label for row in manifest.rows] == ["1.5", "2.5", "4"]
@@ -414,21 +418,21 @@ HOSTILE = ["a" * 5000 + ".png", "\ud800.png", "[" * 100_000 + "]", "x/" * 3000, 
 
 @pytest.mark.parametrize("cell", HOSTILE, ids=range(len(HOSTILE)))
 @pytest.mark.parametrize("role", ["image", "audio", "series"])
-def test_paths_that_no_file_can_have(rows, save, role, cell):
+def test_invalid_paths(rows, save, role, cell):
     rows[2][role] = cell
     with pytest.raises(ManifestError) as caught:
         read_manifest(save(rows))
     assert f"line 3, column '{role}'" in str(caught.value)
-    assert len(str(caught.value)) < 600  # a message, not the cell
+    assert len(str(caught.value)) < 600  # the message does not repeat the whole cell
 
 
 def test_a_long_cell(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text(f"text,label\n{'a ' * 100_000},yes\nb,no\n")
     assert len(read_manifest(tmp_path / "a.csv").rows[0].text) == 199_999
     monkeypatch.setattr("fastrnn.fusion.tables._LARGEST_CELL", 199_998)
-    refused(tmp_path / "a.csv", "line 2", "not CSV (field larger than field limit")
+    expect_error(tmp_path / "a.csv", "line 2", "not CSV (field larger than field limit")
 
 
 def test_unknown_role(rows, save):
-    with pytest.raises(ConfigError, match="not 'video'"):
+    with pytest.raises(ConfigError, match="unknown role 'video'"):
         read_manifest(save(rows), {"video": "image"})

@@ -1,4 +1,4 @@
-"""Decoding images and clips: what comes out, and what is refused before it costs anything."""
+"""Test decoding images and audio clips, and rejecting invalid files before the costly work."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_truncated_image(tmp_path):
             read_image(tmp_path / "a.png", CONFIG)
 
 
-def test_too_many_pixels_are_refused_by_the_header(tmp_path):
+def test_too_many_pixels_are_rejected_by_the_header(tmp_path):
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -55,7 +55,7 @@ def test_too_many_pixels_are_refused_by_the_header(tmp_path):
 
     for side, text in ((7000, "7000×7000 pixels"), (60_000, "pixels")):
         header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-        # There are no pixels at all: decoding would say so, in other words.
+        # The file has no pixels: decoding would fail with another message.
         (tmp_path / "a.png").write_bytes(
             b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
         )
@@ -64,7 +64,7 @@ def test_too_many_pixels_are_refused_by_the_header(tmp_path):
 
 
 def ink(mode: str) -> Image.Image:
-    """Black ink in the left half, over a transparent ground that hides red or white."""
+    """Return an image with black ink in the left half on a transparent red or grey background."""
     image = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 8, 16))
     if mode == "RGBA":
@@ -83,7 +83,7 @@ def ink(mode: str) -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "P with bytes", "L", "RGB", "webp"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_white_shows_through_a_transparent_image(tmp_path, mode, channels, recwarn):
+def test_transparent_parts_become_white(tmp_path, mode, channels, recwarn):
     path = tmp_path / ("a.webp" if mode == "webp" else "a.png")
     image = ink("RGBA" if mode == "webp" else mode[:4].strip() if mode != "P with bytes" else "P")
     options = {"lossless": True, "exact": True} if mode == "webp" else {}
@@ -101,7 +101,7 @@ def test_half_transparent_ink_is_half_grey(tmp_path):
     assert read_image(tmp_path / "a.png", CONFIG).eq(127).all()
 
 
-def test_damaged_metadata_is_no_warning(tmp_path, recwarn):
+def test_damaged_metadata_causes_no_warning(tmp_path, recwarn):
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x0f\0\x02\0\0\xff\xff\0\0\xff\0"
     Image.new("RGB", (16, 16), "blue").save(tmp_path / "a.jpg", exif=exif)
     read_image(tmp_path / "a.jpg", CONFIG)
@@ -128,13 +128,13 @@ def test_clip(tmp_path):
     assert log_mel(wave, CONFIG).shape == (51, 40)
 
 
-def test_a_clip_that_was_cut_off(tmp_path):
+def test_truncated_clip(tmp_path):
     write_clip(tmp_path / "a.wav", 0.5)
     data = (tmp_path / "a.wav").read_bytes()
     (tmp_path / "a.wav").write_bytes(data[:-1000])
     with pytest.raises(MediaError, match=r"a\.wav: the end of the clip is missing; replace"):
         read_audio(tmp_path / "a.wav", CONFIG)
-    for size in (0, 0xFFFF_FFFF):  # as a pipe leaves it
+    for size in (0, 0xFFFF_FFFF):  # a program that writes to a pipe leaves these sizes
         (tmp_path / "a.wav").write_bytes(data[:4] + size.to_bytes(4, "little") + data[8:])
         assert len(read_audio(tmp_path / "a.wav", CONFIG)) == 4000
 
@@ -152,20 +152,20 @@ CONTAINERS = {
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_a_clip_without_its_end_is_refused_wherever_it_was_cut(tmp_path, kind):
+def test_truncated_clips_are_rejected_in_every_container(tmp_path, kind):
     path = tmp_path / f"a.{kind.split()[0]}"
-    # Longer than a block, so that the last block read is a short one.
+    # Longer than a block, so that the last block is shorter than requested.
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, 70_000)
     soundfile.write(path, sound, 8000, **CONTAINERS[kind])
     assert abs(len(read_audio(path, CONFIG)) - 70_000) <= 1000
     data = path.read_bytes()
     for share in (0.3, 0.6, 0.9, 0.99):
         path.write_bytes(data[: int(share * len(data))])
-        with pytest.raises(MediaError, match=r"end of the clip is missing|no audio that can"):
+        with pytest.raises(MediaError, match=r"end of the clip is missing|audio cannot be read"):
             read_audio(path, CONFIG)
 
 
-def test_every_place_to_cut_an_mp3(tmp_path):
+def test_an_mp3_truncated_at_any_place_is_rejected(tmp_path):
     path = tmp_path / "a.mp3"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 1500), 8000)
     data = path.read_bytes()
@@ -176,13 +176,13 @@ def test_every_place_to_cut_an_mp3(tmp_path):
 
 
 def without_xing(data: bytes) -> bytes:
-    """The MP3 file less its first frame, which tells the number of the others."""
+    """Remove the first frame of an MP3 file, which contains the number of the others."""
     length = _frame(data[:4])
     assert length is not None
     return data[length[0] :]
 
 
-def test_an_mp3_that_does_not_tell_its_length(tmp_path):
+def test_an_mp3_without_its_length(tmp_path):
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, 40_000) * np.linspace(0, 1, 40_000)
     options = CONTAINERS["mp3 of one rate"]
     soundfile.write(tmp_path / "a.mp3", sound, 8000, **options)
@@ -192,19 +192,19 @@ def test_an_mp3_that_does_not_tell_its_length(tmp_path):
     (tmp_path / "a.mp3").write_bytes(data[:-10])
     with pytest.raises(MediaError, match="the end of the clip is missing"):
         read_audio(tmp_path / "a.mp3", CONFIG)
-    # libsndfile guesses the length from the first frame, which is a small one here.
+    # libsndfile estimates the length from the first frame, which is small here.
     soundfile.write(tmp_path / "b.mp3", sound, 8000)
     (tmp_path / "b.mp3").write_bytes(without_xing((tmp_path / "b.mp3").read_bytes()))
-    with pytest.raises(MediaError, match=r"does not say how long the clip is; convert it to WAV"):
+    with pytest.raises(MediaError, match=r"not give the length of the clip; convert it to WAV"):
         read_audio(tmp_path / "b.mp3", CONFIG)
 
 
-def test_a_flac_that_does_not_tell_its_length(tmp_path):
+def test_a_flac_without_its_length(tmp_path):
     soundfile.write(tmp_path / "a.flac", np.zeros(800), 8000)
     data = bytearray((tmp_path / "a.flac").read_bytes())
     data[21:26] = bytes([data[21] & 0xF0, 0, 0, 0, 0])  # the number of samples
     (tmp_path / "a.flac").write_bytes(data)
-    with pytest.raises(MediaError, match="does not say how long"):
+    with pytest.raises(MediaError, match="does not give the length"):
         read_audio(tmp_path / "a.flac", CONFIG)
 
 
@@ -213,7 +213,7 @@ def test_wav_codecs(tmp_path, subtype):
     sound = 0.5 * np.sin(np.arange(70_000) / 5)
     soundfile.write(tmp_path / "a.wav", sound, 8000, subtype=subtype)
     wave = read_audio(tmp_path / "a.wav", CONFIG)
-    assert 70_000 <= len(wave) <= 70_400  # blocks of a codec's own size
+    assert 70_000 <= len(wave) <= 70_400  # a codec pads to its own block size
     assert np.corrcoef(wave[:70_000], sound)[0, 1] > 0.95
 
 
@@ -237,14 +237,14 @@ def test_long_clip(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.raw"])
-def test_no_clip(tmp_path, name):
+def test_a_file_that_is_not_audio(tmp_path, name):
     (tmp_path / name).write_bytes(b"no sound at all")
-    with pytest.raises(MediaError, match="no audio that can be read"):
+    with pytest.raises(MediaError, match="the audio cannot be read"):
         read_audio(tmp_path / name, CONFIG)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30, 1e300])
-def test_samples_that_are_no_numbers(tmp_path, value):
+def test_samples_that_are_not_finite_or_too_large(tmp_path, value):
     sound = np.zeros(800)
     sound[400] = value
     soundfile.write(tmp_path / "a.wav", sound, 8000, subtype="DOUBLE")
@@ -254,14 +254,14 @@ def test_samples_that_are_no_numbers(tmp_path, value):
 
 @pytest.mark.parametrize(("source", "target"), [(44_100, 16_000), (8000, 16_000), (16_000, 11_025)])
 def test_resample_keeps_a_tone(source, target):
-    hertz = 1000  # a whole number of periods, so that the ends meet
+    hertz = 1000  # a whole number of periods, so that the signal is periodic
     before = torch.sin(2 * torch.pi * hertz * torch.arange(source, dtype=torch.float64) / source)
     after = torch.sin(2 * torch.pi * hertz * torch.arange(target, dtype=torch.float64) / target)
-    # The sine's argument reaches 2π·1000, known to 1e-12; the spectrum adds less.
+    # The sine's argument reaches 2π·1000, with an error of 1e-12; the spectrum adds less.
     torch.testing.assert_close(resample(before, source, target), after, atol=1e-11, rtol=0)
 
 
-def test_log_mel_hears_the_tone():
+def test_log_mel_peaks_at_the_tone():
     wave = torch.sin(2 * torch.pi * 1500 * torch.arange(8000) / 8000)
     loudest = log_mel(wave, CONFIG)[50].argmax()
     centre = mel_bank(40, 256, 8000)[loudest].argmax() * 8000 / 256
@@ -269,14 +269,14 @@ def test_log_mel_hears_the_tone():
 
 
 @pytest.mark.parametrize(("mels", "size", "rate"), [(40, 512, 16_000), (80, 256, 8000)])
-def test_every_mel_band_hears_something(mels, size, rate):
+def test_every_mel_band_has_weight(mels, size, rate):
     bank = mel_bank(mels, size, rate)
     assert bank.shape == (mels, size // 2 + 1)
     assert (bank.sum(1) > 0).all()
     assert (bank >= 0).all()
 
 
-def test_the_row_is_named(rows, save, tmp_path):
+def test_the_error_names_the_row(rows, save, tmp_path):
     (tmp_path / "5.png").write_bytes((tmp_path / "5.png").read_bytes()[:60])
     manifest = read_manifest(save(rows))
     with pytest.raises(MediaError, match=r"manifest\.jsonl, line 6: .*5\.png"):
@@ -290,7 +290,7 @@ def test_long_text(rows, save):
 
 
 def mutated(data: bytes, times: int, seed: int = 0) -> Iterator[bytes]:
-    """Some bytes changed, or a piece taken out, or the end cut off."""
+    """Yield damaged copies: with changed bytes, a missing piece, or a missing end."""
     dice = np.random.default_rng(seed)
     for number in range(times):
         noise = bytearray(data)
@@ -307,7 +307,7 @@ def mutated(data: bytes, times: int, seed: int = 0) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp"])
 @pytest.mark.parametrize("mode", ["RGB", "P"])
-def test_damaged_images_are_refused_or_read(tmp_path, ending, mode):
+def test_damaged_images_are_rejected_or_read(tmp_path, ending, mode):
     path = tmp_path / f"a.{ending}"
     pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     image = Image.fromarray(pixels).convert(mode)
@@ -319,12 +319,12 @@ def test_damaged_images_are_refused_or_read(tmp_path, ending, mode):
             assert read_image(path, CONFIG).shape == (3, 16, 16)
         except MediaError as error:
             refusals.append(str(error))
-    assert len(refusals) >= 20  # those that were cut off, at least
+    assert len(refusals) >= 20  # at least the truncated ones
     assert all(str(path) in each for each in refusals)
 
 
 @pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3"])
-def test_damaged_clips_are_refused_or_read(tmp_path, ending):
+def test_damaged_clips_are_rejected_or_read(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, (2000, 2))
     soundfile.write(path, sound, 8000)
@@ -345,13 +345,13 @@ def test_damaged_clips_are_refused_or_read(tmp_path, ending):
 
 
 def test_a_webp_of_34_bytes(tmp_path):
-    # One colour, 13,000 pixels a side: the header is refused before its canvas is filled.
+    # One colour, 13,000 × 13,000 pixels: the header is rejected before the canvas is filled.
     (tmp_path / "a.webp").write_bytes(bytes.fromhex(WEBP_BOMB))
     with pytest.raises(MediaError, match="13000×13000 pixels are more than the 40000000 allowed"):
         read_image(tmp_path / "a.webp", DataConfig())
 
 
-def test_many_channels_are_kept_a_piece_at_a_time(tmp_path, monkeypatch):
+def test_many_channels_are_read_in_blocks(tmp_path, monkeypatch):
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, (1000, 8))
     soundfile.write(tmp_path / "a.flac", sound, 8000)
     whole = read_audio(tmp_path / "a.flac", CONFIG)
@@ -365,5 +365,5 @@ def test_many_channels_are_kept_a_piece_at_a_time(tmp_path, monkeypatch):
 def test_other_audio_formats(tmp_path):
     soundfile.write(tmp_path / "a.aiff", np.zeros(100), 8000)
     (tmp_path / "a.aiff").rename(tmp_path / "a.wav")
-    with pytest.raises(MediaError, match="audio of kind AIFF; convert it"):
+    with pytest.raises(MediaError, match="unsupported audio format AIFF; convert"):
         read_audio(tmp_path / "a.wav", CONFIG)

@@ -1,4 +1,4 @@
-"""Every fusion with every cell and kind: what they answer, and what must not matter to them."""
+"""Test every fusion with every cell and kind: outputs, gradients and invariances."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def name(mode: dict) -> str:
 
 
 @pytest.mark.parametrize("mode", MODES, ids=name)
-def test_every_mode_answers_learns_and_is_blind_to_padding(mode):
+def test_every_mode_has_outputs_gradients_and_ignores_padding(mode):
     model = config(**mode)
     rows = Rows(model)
     batch = rows.batch()
@@ -60,7 +60,7 @@ def test_every_mode_answers_learns_and_is_blind_to_padding(mode):
     for parameter, value in network.named_parameters():
         assert value.grad is not None, parameter
         assert value.grad.isfinite().all(), parameter
-        # Only the step of a single vector leaves W_hh without use; a sum that cancels is no case.
+        # W_hh is unused only in a sequence of one step; exact cancellation does not occur.
         idle = parameter.startswith("head.rnn.weight_hh") and model.fusion == "concat"
         idle |= "networks." in parameter and "head.rnn.weight_hh" in parameter and not model.stream
         assert bool(value.grad.any()) is not idle, parameter
@@ -75,7 +75,7 @@ def test_every_mode_answers_learns_and_is_blind_to_padding(mode):
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("fusion", ["concat", "tokens", "parallel", "init"])
-def test_the_parts_together_are_the_whole(fusion, cell):
+def test_the_parts_compose_to_forward(fusion, cell):
     model = config(fusion=fusion, cell=cell, missing=("text",))
     network = build(model).eval()
     batch = Rows(model).batch()
@@ -103,11 +103,11 @@ def test_bfloat16_is_close(fusion, cell):
         logits = network(batch)
     objective.loss("binary", logits.float(), batch["label"]).backward()
     assert all(value.grad.isfinite().all() for value in network.parameters())
-    # Logits of about 1 after some ten layers, each rounded to 8 bits
+    # logits of about 1 after about ten layers, each rounded to 8 bits
     torch.testing.assert_close(logits.float(), network(batch), atol=10 * 2**-8, rtol=0)
 
 
-def test_every_step_is_answered_from_its_state():
+def test_every_step_is_predicted_from_its_state():
     model = config(stream=True, kind="steps", cell="gru")
     network, batch = build(model), Rows(model).batch()
     answered = network.answer(network.states(batch))
@@ -140,7 +140,7 @@ def test_recurrent_weights_start_orthogonal(cell):
 
 @pytest.mark.parametrize("mode", ["tokens", "parallel", "init", "concat", "late"])
 @pytest.mark.parametrize("learned", [True, False])
-def test_what_a_row_lacks_is_not_read(mode, learned):
+def test_data_of_missing_modalities_are_not_read(mode, learned):
     model = config(fusion=mode, missing=ALL if learned else ())
     network = build(model).eval()
     batch = Rows(replace(model, missing=())).batch()
@@ -163,7 +163,7 @@ def test_what_a_row_lacks_is_not_read(mode, learned):
         assert not torch.allclose(network(batch)[~hidden], expected[~hidden])
 
 
-def test_dropout_hides_whole_modalities_and_leaves_one():
+def test_modality_dropout_keeps_at_least_one_modality():
     rate = 0.6
     model = config(modality_dropout=rate, missing=("text",))
     rows = Rows(model, count=300)
@@ -183,8 +183,8 @@ def test_dropout_hides_whole_modalities_and_leaves_one():
     had = torch.stack([batch.get("text_present", torch.ones(300)).bool() if each == "text"
                        else torch.ones(300, dtype=torch.bool) for each in ALL])  # fmt: skip
     assert not (kept & ~had).any()
-    # A modality stays with 0.4, or where all would have gone: 0.6⁴ = 0.13 of rows (0.6³ of those
-    # without text); the mean of 300 × 3 draws is within 0.08 of it.
+    # A modality stays with probability 0.4, or if all would be dropped: in 0.6⁴ = 0.13 of rows
+    # (0.6³ of those without text). The mean of 300 × 3 draws is within 0.08 of it.
     assert abs(float(kept[:3].float().mean()) - (0.4 + 0.13 * 2 / 3 + 0.22 / 3)) < 0.08
     seen.clear()
     network.eval()(batch)
@@ -199,7 +199,7 @@ def test_dropout_hides_whole_modalities_and_leaves_one():
 
 
 class Squares(nn.Module):
-    """Someone's encoder: its features are not of the network's width."""
+    """A custom encoder with a number of features that differs from the network's width."""
 
     features = 5
 
@@ -212,7 +212,7 @@ class Squares(nn.Module):
 
 
 class Words(nn.Module):
-    """Someone's encoder of steps."""
+    """A custom encoder that returns steps."""
 
     features = 16
 
@@ -238,7 +238,7 @@ def registered(monkeypatch):
 
 
 @pytest.mark.parametrize("fusion", STATIC)
-def test_encoders_of_ones_own(fusion, registered):
+def test_custom_encoders(fusion, registered):
     model = config(fusion=fusion, encoders=(("image", "squares"), ("text", "words")))
     rows = Rows(model)
     network = build(model)
@@ -252,7 +252,7 @@ def test_encoders_of_ones_own(fusion, registered):
         assert len(network.step_names(rows.batch())) == x.shape[1]
 
 
-def test_an_encoder_that_cannot_be(registered):
+def test_invalid_encoders(registered):
     with pytest.raises(ConfigError, match="audio, image, series, squares, text, words"):
         build(config(encoders=(("image", "vit"),)))
     with pytest.raises(ConfigError, match="not read: image"):
@@ -277,7 +277,7 @@ def test_an_encoder_that_cannot_be(registered):
     ("options", "text"),
     [
         ({"fusion": "parallel", "modalities": ("image",)}, "set image_steps"),
-        ({"fusion": "init", "modalities": ("text",)}, "needs two modalities"),
+        ({"fusion": "init", "modalities": ("text",)}, "needs at least two modalities"),
         ({"variables": 0}, "ModelConfig.variables"),
         ({"strides": ()}, "give strides"),
         ({"conv": (4,) * 4}, "too small for 4 stages"),
@@ -285,12 +285,12 @@ def test_an_encoder_that_cannot_be(registered):
         ({"stream": True, "image_steps": True}, "are sequences"),
     ],
 )
-def test_networks_that_cannot_be(options, text):
+def test_invalid_networks(options, text):
     with pytest.raises(ConfigError, match=text):
         build(config(**options))
 
 
-def test_every_kind_has_a_loss_that_training_lowers():
+def test_training_lowers_the_loss_of_every_kind():
     for kind in KINDS:
         model = config(kind=kind, stream=kind == "steps", outputs=objective.outputs(kind, LABELS))
         network, batch = build(model), Rows(model).batch()

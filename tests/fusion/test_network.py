@@ -1,4 +1,4 @@
-"""Batches, encoders, fusions: shapes, what padding must not do, what each mode is."""
+"""Test batches, encoders and fusions: shapes, independence of padding, and the modes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_static_batch(static):
     assert "steps" not in batch
 
 
-def test_texts_are_cut(static):
+def test_texts_are_truncated(static):
     examples = static[2]
     assert max(len(each) for each in examples.text) == DATA.max_tokens
     assert 0 < examples.texts_cut < 20
@@ -65,7 +65,7 @@ def test_stream_batch(stepped):
     ]
 
 
-def test_one_image_under_many_labels(streams, save):
+def test_one_image_for_many_labels(streams, save):
     rows = [row | {"image": row["image"][0]} for row in streams]
     manifest = read_manifest(save(rows))
     batch = Preprocessor.fit(manifest, range(20), DATA).load(manifest, range(20)).collate([2, 3])
@@ -80,7 +80,7 @@ def modes(case) -> list[ModelConfig]:
 
 
 @pytest.mark.parametrize("case", ["static", "stepped"])
-def test_every_mode_answers_and_learns(case, request):
+def test_every_mode_has_outputs_and_gradients(case, request):
     case = request.getfixturevalue(case)
     batch = case[2].collate(range(20))
     for config in modes(case):
@@ -96,7 +96,7 @@ def test_every_mode_answers_and_learns(case, request):
 
 @pytest.mark.parametrize("case", ["static", "stepped"])
 def test_padding_changes_nothing(case, request):
-    """A row's answer does not depend on the rows it is batched with."""
+    """A row's output does not depend on the other rows of its batch."""
     case = request.getfixturevalue(case)
     examples = case[2]
     for config in modes(case):
@@ -131,8 +131,8 @@ def test_pool_to_steps_is_adaptive_pooling():
         assert (pooled[row, counts[row] :] == 0).all()
 
 
-def test_only_several_steps_use_the_recurrent_weights(static):
-    """One concatenated vector is a sequence of one step: from a zero state W_hh does nothing."""
+def test_recurrent_weights_need_several_steps(static):
+    """A concatenated vector is a sequence of one step: with a zero state, W_hh has no effect."""
     manifest, preprocessor, examples = static
     batch = examples.collate(range(20))
     for fusion, used in (("concat", False), ("tokens", True)):
@@ -157,7 +157,7 @@ def test_recurrent_weights_start_orthogonal(static):
 
 
 @pytest.mark.parametrize("case", ["static", "stepped"])
-def test_nn_rnn_in_its_place_answers_the_same(case, request):
+def test_nn_rnn_gives_the_same_outputs(case, request):
     case = request.getfixturevalue(case)
     batch = case[2].collate(range(20))
     model = build(modes(case)[0])
@@ -170,13 +170,13 @@ def test_nn_rnn_in_its_place_answers_the_same(case, request):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"fusion": "sum"}, "fusion is one of"),
+        ({"fusion": "sum"}, "fusion must be one of"),
         ({"fusion": "aligned"}, "concat, tokens, parallel, init, late"),
         ({"fusion": "tokens", "stream": True}, "aligned, late"),
         ({"kind": "steps"}, "sequences"),
         ({"modalities": ()}, "at least one"),
     ],
 )
-def test_configurations_that_cannot_be(options, text):
+def test_invalid_configurations(options, text):
     with pytest.raises(ConfigError, match=text):
         ModelConfig(**({"modalities": ("image", "text")} | options))

@@ -1,4 +1,4 @@
-"""Losses, answers and scores of each kind of label, against their definitions."""
+"""Test the losses, predictions and scores of each kind of label against their definitions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ B, T, C = 6, 3, 4
 
 
 def case(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random logits and labels."""
+    """Return random logits and labels."""
     width = objective.outputs(kind, 2 if kind == "binary" else C)
     shape = (B, T, width) if kind == "steps" else (B, width)
     label = {
@@ -27,7 +27,7 @@ def case(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_is_the_mean_of_its_definition(kind):
+def test_loss_matches_its_definition(kind):
     logits, label = case(kind)
     if kind == "regression":
         expected = ((logits[:, 0] - label) ** 2).mean()
@@ -43,7 +43,7 @@ def test_the_loss_is_the_mean_of_its_definition(kind):
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "steps"])
-def test_weights_of_labels_weigh_their_rows(kind):
+def test_label_weights_weight_their_rows(kind):
     logits, label = case(kind)
     weight = torch.tensor([1.0, 2.0, 3.0, 0.5])
     scored = label != IGNORE
@@ -54,8 +54,8 @@ def test_weights_of_labels_weigh_their_rows(kind):
 
 
 @pytest.mark.parametrize("kind", ["binary", "multilabel"])
-def test_weights_of_presence(kind):
-    """A weight of 2 counts each row that has the label as two rows would, in the sum."""
+def test_weights_of_present_labels(kind):
+    """A weight of 2 doubles the loss of each row that has the label."""
     logits, label = case(kind)
     weight = torch.full((logits.shape[1],), 2.0)
     target = label.reshape(logits.shape).float()
@@ -64,7 +64,7 @@ def test_weights_of_presence(kind):
 
 
 @pytest.mark.parametrize("weight", [None, torch.ones(C)])
-def test_a_batch_with_nothing_to_answer_moves_nothing(weight):
+def test_a_batch_without_labels_has_zero_loss_and_gradient(weight):
     logits, label = case("steps")
     loss = objective.loss("steps", logits, torch.full_like(label, IGNORE), weight)
     loss.backward()
@@ -73,7 +73,7 @@ def test_a_batch_with_nothing_to_answer_moves_nothing(weight):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_answers_and_probabilities_agree(kind):
+def test_predictions_and_probabilities_agree(kind):
     logits, label = case(kind)
     answer, likely = objective.predict(kind, logits), objective.probabilities(kind, logits)
     assert answer.shape == label.shape
@@ -88,7 +88,7 @@ def test_answers_and_probabilities_agree(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_score_counts_right_answers(kind):
+def test_score_matches_its_definition(kind):
     logits, label = case(kind)
     metric = objective.metric(kind, 2 if kind == "binary" else C)
     answer = objective.predict(kind, logits).detach()
@@ -104,7 +104,7 @@ def test_the_score_counts_right_answers(kind):
     torch.testing.assert_close(metric.compute(), expected)
 
 
-def test_one_row_has_no_r2():
+def test_r2_of_one_row_is_nan():
     metric = objective.metric("regression", 1)
     metric.update(torch.tensor([1.0]), torch.tensor([1.0]))
     assert metric.compute().isnan()

@@ -1,4 +1,4 @@
-"""Options by name: flags, keys of a YAML file, keywords."""
+"""Test options given by name: as flags, as keys of a YAML file, and as keyword arguments."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pytest
 
 from fastrnn.fusion import ConfigError, DataConfig, ModelConfig, TrainConfig, options
 
-# What the rows and labels decide, or the data's own options (image_size, ...).
+# Fields that follow from the rows and labels, or from the data options (image_size, ...).
 DECIDED = {"modalities", "kind", "outputs", "stream", "variables", "missing"}
 
 
-def test_every_field_that_the_data_do_not_decide_is_an_option():
+def test_every_other_field_is_an_option():
     names = {each.name for kind in (DataConfig, ModelConfig, TrainConfig) for each in fields(kind)}
     assert set(options.NAMES) == names - DECIDED
 
 
-def test_options_go_where_they_belong():
+def test_options_are_sorted_into_sections():
     data, model, training = options.sections(
         {
             "mels": 12,
@@ -36,22 +36,22 @@ def test_options_go_where_they_belong():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"epoch": 3}, "'epoch' is no option; did you mean epochs?"),
-        ({"colour": 3}, "'colour' is no option; there are accumulate, "),
-        ({"conv": "4,x"}, "conv is written 32,64; got '4,x'"),
-        ({"conv": 4}, "conv is written 32,64; got 4"),
-        ({"encoders": "image"}, "encoders is written image=NAME; got 'image'"),
+        ({"epoch": 3}, "'epoch' is not an option; did you mean epochs?"),
+        ({"colour": 3}, "'colour' is not an option; the options are accumulate, "),
+        ({"conv": "4,x"}, "conv must be a list such as 32,64; got '4,x'"),
+        ({"conv": 4}, "conv must be a list such as 32,64; got 4"),
+        ({"encoders": "image"}, "encoders must be a list such as image=NAME; got 'image'"),
         ({"epochs": 0}, "at least 1"),
         ({"schedule": "twice"}, "one-cycle, constant"),
     ],
 )
-def test_what_is_no_option_is_said(given, said):
+def test_invalid_options_raise(given, said):
     with pytest.raises(ConfigError) as caught:
         options.sections(given)
     assert said in str(caught.value)
 
 
-def test_a_file_is_read_as_flags_are(tmp_path):
+def test_a_file_is_converted_to_flags(tmp_path):
     path = tmp_path / "options.yaml"
     path.write_text(
         "image-size: 16\nrate: 1e-3\nconv: [4, 8]\nfreeze: text,fusion\nout:\n"
@@ -74,13 +74,13 @@ def test_a_file_is_read_as_flags_are(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("epocs: 3\n", "'epocs' is no option; did you mean epochs?"),
-        ("- 3\n", "no mapping"),
+        ("epocs: 3\n", "'epocs' is not an option; did you mean epochs?"),
+        ("- 3\n", "not a mapping"),
         ("epochs: [3\n", "not YAML"),
         ("epochs: !!python/object/apply:os.system ['true']\n", "not YAML"),
     ],
 )
-def test_a_file_that_is_wrong_names_itself(tmp_path, text, said):
+def test_errors_in_a_file_name_the_file(tmp_path, text, said):
     path = tmp_path / "options.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -89,7 +89,7 @@ def test_a_file_that_is_wrong_names_itself(tmp_path, text, said):
     assert said in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(ConfigError, match="give a YAML file"):
         options.read_yaml(tmp_path / "gone.yaml", options.NAMES)
 
@@ -101,7 +101,7 @@ def test_encoders_are_pairs(value):
     assert options.sections({"encoders": value})[1] == {"encoders": (("image", "a"), ("text", "b"))}
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_yaml_round_trip(tmp_path):
     path = tmp_path / "options.yaml"
     options.write_yaml(
         path,

@@ -1,4 +1,4 @@
-"""Answers to tables of any size: every format, damaged rows, blocks, files that are whole."""
+"""Test predictions for tables: formats, damaged rows, blocks, and atomic output files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DATA = DataConfig(image_size=8, sample_rate=8000, mels=12)
 
 
 def trained(path, folder, kind=None, **options):
-    """A run of one epoch, as a Predictor."""
+    """Train for one epoch and return a Predictor."""
     fit(
         read_manifest(path, kind=kind),
         folder,
@@ -47,7 +47,7 @@ def trained(path, folder, kind=None, **options):
 
 @pytest.fixture
 def predictor(rows, save, tmp_path):
-    """Of image, audio and text, where any may be missing."""
+    """A predictor for image, audio and text, any of which may be missing."""
     return trained(save(rows), tmp_path / "run", modality_dropout=0.1)
 
 
@@ -64,7 +64,7 @@ def unlabelled(rows):
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("target", ["jsonl", "parquet"])
-def test_every_format_gives_the_network_s_own_answers(
+def test_every_format_gives_the_outputs_of_the_network(
     predictor, rows, save, tmp_path, ending, target
 ):
     if ending == "parquet":
@@ -82,13 +82,13 @@ def test_every_format_gives_the_network_s_own_answers(
     assert [each["row"] for each in records] == list(range(20))
     for record, p in zip(records, second.tolist(), strict=True):
         assert set(record) == {"row", "label", "probabilities"}
-        # A block pads to its own longest row, which may change the order of sums: 100 roundings.
+        # A block pads to its longest row, which may change the order of sums: 100 roundings.
         assert record["probabilities"]["yes"] == pytest.approx(p, rel=100 * 2**-24)
         assert sum(record["probabilities"].values()) == pytest.approx(1, abs=1e-6)
         assert record["label"] == ("yes" if p > 0.5 else "no")
 
 
-def test_the_threshold_moves_the_answer(predictor, rows, save, tmp_path):
+def test_the_threshold_changes_the_prediction(predictor, rows, save, tmp_path):
     out = tmp_path / "answers.jsonl"
     for threshold, label in ((0.0, "yes"), (1.0, "no")):
         moved = Predictor(predictor.network, predictor.preprocessor, predictor.config, threshold)
@@ -97,18 +97,18 @@ def test_the_threshold_moves_the_answer(predictor, rows, save, tmp_path):
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), "0.5"])
-def test_a_threshold_is_a_probability(predictor, threshold):
-    with pytest.raises(ConfigError, match="threshold is a"):
+def test_a_threshold_must_be_a_probability(predictor, threshold):
+    with pytest.raises(ConfigError, match="threshold must be a"):
         Predictor(predictor.network, predictor.preprocessor, predictor.config, threshold)
 
 
-def test_columns_that_no_file_can_hold(predictor, rows, save, tmp_path):
+def test_column_names_that_are_not_valid_unicode(predictor, rows, save, tmp_path):
     path = save([rows[0], rows[1] | {"\ud800": "1"}])
     with pytest.raises(ManifestError, match="row 1: the name of a column is not Unicode"):
         predict_file(predictor, path, tmp_path / "answers.jsonl")
 
 
-def test_bad_rows_end_it_or_are_listed_in_their_place(predictor, rows, save, tmp_path):
+def test_bad_rows_raise_or_are_listed_in_place(predictor, rows, save, tmp_path):
     rows = unlabelled(rows)
     rows[2]["image"] = "gone.png"
     (tmp_path / "5.png").write_bytes(b"no picture")
@@ -131,7 +131,7 @@ def test_bad_rows_end_it_or_are_listed_in_their_place(predictor, rows, save, tmp
         assert part in bad[row]
 
 
-def test_an_earlier_file_stays_whole_where_the_new_one_fails(predictor, rows, save, tmp_path):
+def test_an_existing_file_is_kept_if_prediction_fails(predictor, rows, save, tmp_path):
     out = tmp_path / "answers.jsonl"
     out.write_text("earlier\n")
     rows[12]["image"] = "gone.png"
@@ -141,23 +141,23 @@ def test_an_earlier_file_stays_whole_where_the_new_one_fails(predictor, rows, sa
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_a_modality_that_a_model_can_do_without_may_be_no_column(predictor, rows, save, tmp_path):
+def test_an_optional_modality_needs_no_column(predictor, rows, save, tmp_path):
     out = tmp_path / "answers.jsonl"
     source = save([{"image": row["image"]} for row in rows])
     assert predict_file(predictor, source, out) == Counts(20, 0)
 
 
-def test_a_modality_that_it_needs_is_asked_for(rows, save, tmp_path):
+def test_a_required_modality_must_be_present(rows, save, tmp_path):
     rows = [{"photo": row["image"], "text": row["text"], "label": row["label"]} for row in rows]
     predictor = trained(save(rows), tmp_path / "run")
     out = tmp_path / "answers.jsonl"
     with pytest.raises(ConfigError, match=r"no column 'photo'.* --image NAME"):
         predict_file(predictor, save([{"text": "a", "picture": "0.png"}]), out)
-    with pytest.raises(ManifestError, match="row 1: no text, and the model never learned"):
+    with pytest.raises(ManifestError, match="row 1: text is missing, but the model was not"):
         predict_file(predictor, save([rows[0], rows[1] | {"text": None}]), out)
     source = save([{"text": "a", "picture": "0.png"}])
     assert predict_file(predictor, source, out, columns={"image": "picture"}) == Counts(1, 0)
-    with pytest.raises(ConfigError, match="no use for audio"):
+    with pytest.raises(ConfigError, match="reads image, text but not audio"):
         predict_file(predictor, source, out, columns={"audio": "picture"})
 
 
@@ -230,12 +230,12 @@ def test_a_regression_with_a_large_offset(save, tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["error", "skip"])
-def test_an_answer_is_never_nan(predictor, rows, save, tmp_path, bad):
+def test_a_prediction_is_never_nan(predictor, rows, save, tmp_path, bad):
     with torch.no_grad():
         next(iter(predictor.network.parameters())).fill_(float("nan"))
     out = tmp_path / "answers.jsonl"
     if bad == "error":
-        with pytest.raises(DataError, match="row 0: the model's answer is no finite number"):
+        with pytest.raises(DataError, match="row 0: the model's output is not finite"):
             predict_file(predictor, save(unlabelled(rows)), out)
         assert not out.exists()
     else:
@@ -243,9 +243,9 @@ def test_an_answer_is_never_nan(predictor, rows, save, tmp_path, bad):
         assert counts == Counts(0, 20)
 
 
-def test_rows_are_sequences_where_those_in_training_were(rows, streams, save, tmp_path):
+def test_rows_must_be_streams_as_in_training(rows, streams, save, tmp_path):
     streams = [row | {"label": "ab"[number % 2]} for number, row in enumerate(streams)]
-    for table, other, said in ((streams, rows, "several images"), (rows, streams, "one image")):
+    for table, other, said in ((streams, rows, "list of images"), (rows, streams, "one image")):
         table, other = (
             [{"image": row["image"], "label": row["label"]} for row in each]
             for each in (table, other)
@@ -260,7 +260,7 @@ def test_rows_are_sequences_where_those_in_training_were(rows, streams, save, tm
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("rows.csv", "image,audio,text\n", "it has no rows"),
+        ("rows.csv", "image,audio,text\n", "the table has no rows"),
         ("rows.csv", "image,image\n1,2\n", "'image' appears twice"),
         ("rows.csv", "image,audio,text\n1.png,1.wav,a,b\n", "row 0: 4 cells under 3 columns"),
         ("rows.jsonl", "[1]\n", "row 0: not a JSON object"),
@@ -300,12 +300,12 @@ def test_memory_does_not_grow_with_the_table(tmp_path, ending):
         tracemalloc.stop()
         return result
 
-    peak(100)  # what a first call loads stays
-    # Three thousand rows more are a megabyte more, were they kept.
+    peak(100)  # the first call allocates memory that stays
+    # 3,000 more rows would take a megabyte more if they were kept.
     assert peak(3_500) < peak(500) + 300_000
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path):
+def test_a_file_appears_only_when_complete(tmp_path):
     path = tmp_path / "deep" / "file"
     with atomic(path) as part:
         part.write_text("whole")

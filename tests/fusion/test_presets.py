@@ -1,4 +1,4 @@
-"""The presets are what they say, and train."""
+"""Test that the presets have the documented values, and train."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def article(**options) -> ModelConfig:
 
 
 def step(model: ModelConfig, rows: int) -> torch.nn.Module:
-    """One step of Adam on random rows, as the preset trains."""
+    """Train with Adam on random rows and the preset's options, and check that the loss falls."""
     training = TrainConfig(**PRESETS["article"].train)
     network = build(model)
     size = model.image_size
@@ -47,7 +47,7 @@ def step(model: ModelConfig, rows: int) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_field_is_one(name):
+def test_presets_set_only_existing_fields(name):
     preset = PRESETS[name]
     for values, config in (
         (preset.data, DataConfig),
@@ -59,7 +59,7 @@ def test_every_field_is_one(name):
     TrainConfig(**preset.train)
 
 
-def test_the_article_is_as_written():
+def test_the_article_has_the_published_size():
     image = 3 * 3 * 3 * 64 + 64
     text = 1000 * 128 + 2 * 128 * 128 + 2 * 128
     features = 111 * 111 * 64 + 128

@@ -1,4 +1,4 @@
-"""The demonstrations: the files are what they claim, and the models learn what they should."""
+"""Test the demos: their files are as documented, and models reach the expected scores."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ QUIET = Console(quiet=True)
 
 def test_cued_recall_bounds():
     pictures, memoryless = cued_recall.bounds()
-    # 20,000 rows of 8 steps, each within 0 and 1: a standard error below 0.002
+    # 20,000 rows of 8 steps, each between 0 and 1: a standard error below 0.002
     assert pictures == pytest.approx(cued_recall.PICTURE_BOUND, abs=0.004)
     assert memoryless == pytest.approx(cued_recall.NO_MEMORY_BOUND, abs=0.004)
 
 
-def test_cued_recall_files_hold_the_answers(tmp_path):
-    """The answer follows from the files: the digit of the last step with a high tone."""
+def test_cued_recall_labels_follow_from_the_files(tmp_path):
+    """The label is the digit of the last step with a high tone."""
     manifest = read_manifest(cued_recall.write(tmp_path, 0, {"train": 40, "val": 10, "test": 10}))
-    values = {}  # of each picture, from the steps that remember it
+    values = {}  # picture -> digit, from the steps with a high tone
     config = demo.DEMOS[cued_recall.NAME].data
     for row in manifest.rows:
         wave = read_audio(row.audio, config)
@@ -51,7 +51,7 @@ def test_cued_recall_pictures_are_disjoint(tmp_path):
             assert path.name.startswith(row.split)
 
 
-def test_claim_check_tells_nothing_by_halves(tmp_path):
+def test_claim_check_halves_carry_no_information(tmp_path):
     manifest = read_manifest(claim_check.write(tmp_path, 0, {"train": 400, "val": 40, "test": 40}))
     pictures, texts = Counter(), Counter()
     for row in manifest.rows:
@@ -64,7 +64,7 @@ def test_claim_check_tells_nothing_by_halves(tmp_path):
 
 @pytest.mark.slow
 def test_learns_cued_recall(tmp_path):
-    """Half the demo's training rows; the figures to reach are those of the whole."""
+    """Uses half of the demo's training rows, with nearly the thresholds of the full demo."""
     rows = {"train": 2000, "val": 100, "test": 1200}
     run = demo.run_demo(cued_recall.NAME, tmp_path / "run", 0, rows, console=QUIET)
     accuracy = {each.name: each.judged.score for each in run.trained}
@@ -94,11 +94,11 @@ def claim_check_run(folder, rows, epochs):
 
 @pytest.mark.slow
 def test_learns_claim_check(tmp_path):
-    """Three quarters of the demo's rows and epochs, and a little less is asked of the fusion: what
-    another processor rounds otherwise has moved it from 0.93 to 0.9275.
+    """Uses three quarters of the demo's rows and epochs, and a slightly lower threshold.
 
-    One epoch is enough to judge the others: a picture, and a sentence, is as often true as false,
-    so no training takes them from one half.
+    Different rounding on another processor has changed the fusion's score from 0.93 to 0.9275. One
+    epoch is enough for the other models: each picture and each sentence is true as often as false,
+    so training cannot move them from one half.
     """
     run = claim_check_run(tmp_path, {"train": 12_000, "val": 200, "test": 2000}, 6)
     assert run.trained[0].judged.score >= 0.9
@@ -137,8 +137,10 @@ def holds_noisy_digit(run):
 
 @pytest.mark.slow
 def test_learns_noisy_digit(tmp_path):
-    """The demo's own size, as fewer rows train a fusion that is further from the product: of 3,000
-    it was 0.041 below. Without the baselines that are not asked about."""
+    """Uses the demo's full size, and only the baselines that the test needs.
+
+    With fewer rows, the fusion is further below the product: 0.041 with 3,000 rows.
+    """
     chosen = demo.DEMOS[noisy_digit.NAME]
     manifest = read_manifest(chosen.write(tmp_path / "data", 0, None))
     run = fit(
@@ -164,7 +166,7 @@ def test_noisy_digit_with_one_modality_missing(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_spoken_claim_gains_from_what_is_carried_over(tmp_path):
+def test_spoken_claim_gains_from_transfer(tmp_path):
     run = demo.run_demo(spoken_claim.NAME, tmp_path / "run", 0, console=QUIET)
     scratch, preprocessor, _ = checkpoint.load(run.folder / "manifest-from-scratch")
     manifest = read_manifest(run.folder / "data" / "manifest.csv")

@@ -1,4 +1,4 @@
-"""Two processes, started by torchrun, train what one does. This file is also what they run."""
+"""Test that two processes train like one. torchrun also runs this file as a script."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fastrnn.fusion.dealing import deal
 
 DATA = DataConfig(image_size=8, vocabulary=256)
 OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}
-# 16 rows by 5: the last step has one row, and one of two processes has none.
+# 16 rows in steps of 5: the last step has one row, so one of two processes has none.
 TRAINING = TrainConfig(epochs=2, batch=5, rate=1e-2, balance=True, save_every=1e-9)
-# 16 rows by 6: the last step has four rows, and two of six accumulated batches have none.
+# 16 rows in steps of 6: the last step has four rows, so two of six accumulated batches have none.
 ACCUMULATED = TrainConfig(epochs=2, batch=6, accumulate=6, rate=1e-2, balance=True)
 
 
@@ -29,7 +29,7 @@ class Stopped(Exception):
 
 
 def work(manifest: str, folder: str, training: TrainConfig, stop_at: int = 0) -> None:
-    """Train in float64 (see the test); `stop_at`: as if killed after so many saves."""
+    """Train in float64 (see `check`), and stop after `stop_at` saves as if killed (0: never)."""
     save, count = resume.save, 0
 
     def stopping(folder, state):
@@ -42,7 +42,7 @@ def work(manifest: str, folder: str, training: TrainConfig, stop_at: int = 0) ->
     before = torch.get_default_dtype(), resume.save
     torch.set_default_dtype(torch.float64)
     resume.save = stopping
-    train._ASK = 1  # several processes agree to save after every step
+    train._ASK = 1  # processes agree on saving after every step
     try:
         table = read_manifest(manifest)
         console = Console(force_terminal=False, width=200)
@@ -61,13 +61,13 @@ def scores(folder: Path) -> list[tuple]:
     ("rows", "parts", "sizes"),
     [(10, 4, [3, 3, 2, 2]), (1, 4, [1, 0, 0, 0]), (8, 2, [4, 4]), (0, 2, [0, 0])],
 )
-def test_every_row_is_dealt_once(rows, parts, sizes):
+def test_every_row_is_assigned_once(rows, parts, sizes):
     dealt = deal(range(rows), parts)
     assert [len(each) for each in dealt] == sizes
     assert [row for each in dealt for row in each] == list(range(rows))
 
 
-def test_accumulation_changes_nothing(rows, save, tmp_path):
+def test_accumulation_does_not_change_the_result(rows, save, tmp_path):
     manifest = write(rows, save)
     work(manifest, str(tmp_path / "one"), replace(ACCUMULATED, accumulate=1))
     work(manifest, str(tmp_path / "two"), ACCUMULATED)
@@ -75,9 +75,8 @@ def test_accumulation_changes_nothing(rows, save, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(rows, save, tmp_path):
-    """Training, and going on with it after it stopped within an epoch."""
-
+def test_two_processes_train_like_one(rows, save, tmp_path):
+    """Also after training is interrupted within an epoch and resumed."""
     manifest = write(rows, save)
     work(manifest, str(tmp_path / "one"), TRAINING)
     stopped = torchrun(manifest, str(tmp_path / "two"), "2")
@@ -89,7 +88,7 @@ def test_two_processes_are_one(rows, save, tmp_path):
 
 
 def write(rows, save) -> str:
-    """A manifest of three labels, one of them rare."""
+    """Write a manifest with three labels, one of them rare."""
     names = ("image", "text")
     table = [{name: row[name] for name in names} for row in rows]
     return str(save([row | {"label": min(2, number % 5)} for number, row in enumerate(table)]))
@@ -104,11 +103,12 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
 def check(one: Path, two: Path) -> None:
     """Compare the weights and scores of two ways to train.
 
-    The sums of a gradient come in another order: it differs by at most 1000 roundings of float64
-    (as many terms are added for one of these weights) times its size, which clipping holds to 1:
-    1000 × 1.1e-16. Adam's step, rate × m / (sqrt(v) + 1e-8), is at most 1e8 as far apart, times
-    the rate: 1.1e-7 a step, or 1e-6 in 8 steps. In float32 no bound below a whole step follows.
-    The weights move by about rate a step, which is 1e4 as much as that.
+    The terms of a gradient are summed in another order. At most 1000 terms are added for one of
+    these weights, so a gradient differs by at most 1000 roundings of float64 times its size.
+    Clipping limits the size to 1: 1000 × 1.1e-16. Adam's step, rate × m / (sqrt(v) + 1e-8),
+    multiplies this by at most 1e8 times the rate, 1e-2: 1.1e-7 per step, or 1e-6 in 8 steps. In
+    float32, no bound below a whole step follows. The weights move by about the rate per step, which
+    is 1e4 times the bound.
     """
     a, b = (load_file(each / "models" / "fusion" / "model.safetensors") for each in (one, two))
     assert a.keys() == b.keys()

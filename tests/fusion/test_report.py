@@ -1,4 +1,4 @@
-"""The page holds everything and loads nothing; what users wrote stays text; every kind is told."""
+"""Test the report page: it is self-contained, escapes user text, and covers every kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .trained import trained_run
 
 
 class Page(HTMLParser):
-    """What a page is made of."""
+    """Collects the tags, links and text of a page, and checks that it is well-formed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("kind", ["multilabel", "regression"])
-def test_report_of_a_whole_run(kind, tmp_path):
+def test_report_of_an_evaluated_and_explained_run(kind, tmp_path):
     run = trained_run(tmp_path, kind, baselines=False)
     evaluation, explanation = evaluate_run(run.folder), explain_run(run.folder, examples=1)
     assert evaluation["score"] == {"regression": "r2"}.get(kind, "accuracy")
@@ -56,8 +56,16 @@ def test_report_of_a_whole_run(kind, tmp_path):
     pictures = {each.name for each in (run.folder / "pictures").iterdir()}
     assert len(found.links) == len(pictures)
     words = " ".join(found.words)
-    for section in ("The run", "Results", "How they learned", "Why it answers so", "Once more"):
-        assert section in words
+    titles = (
+        "Run",
+        "Results",
+        "Learning curves",
+        "Robustness",
+        "Explanation",
+        "Reproduce this run",
+    )
+    for title in titles:
+        assert title in words
     assert explanation["examples"][0]["where"] in words
     if kind == "multilabel":  # a label is "<red>"
         assert "<red>" in words
@@ -69,8 +77,8 @@ def test_report_of_a_whole_run(kind, tmp_path):
         assert f"{score:.3f}" in words
 
 
-def test_report_of_what_is_there(tmp_path):
-    """A run that was only trained is told too, and what is missing is said."""
+def test_report_of_a_run_that_was_only_trained(tmp_path):
+    """The report names the commands that provide the missing sections."""
     run = trained_run(tmp_path, "binary", baselines=False)
     words = " ".join(Page(write_report(run.folder).read_text(encoding="utf-8")).words)
     assert "fastrnn evaluate" in words
@@ -78,12 +86,12 @@ def test_report_of_what_is_there(tmp_path):
     assert "image, text" in words
 
 
-def test_no_run_no_report(tmp_path):
+def test_a_report_needs_a_run(tmp_path):
     with pytest.raises(ConfigError, match="give a run's folder"):
         write_report(tmp_path)
 
 
-def test_everything_is_escaped():
+def test_all_text_is_escaped():
     hostile = '<img src=x onerror="alert(1)">'
     body = page.join(
         [
@@ -99,10 +107,10 @@ def test_everything_is_escaped():
     )
     found = Page(page.whole(hostile, body))
     assert "img" not in found.tags
-    assert "".join(found.words).count(hostile) == 14  # twice the title, in all
+    assert "".join(found.words).count(hostile) == 14  # the title counts twice
 
 
-def test_numbers():
+def test_number_formats():
     assert [page.number(each) for each in (None, 0.12345, -3.0, 12345.6)] == [
         "–",
         "0.123",

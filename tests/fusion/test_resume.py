@@ -1,4 +1,4 @@
-"""Runs that are killed, and what becomes of them when they go on."""
+"""Test that killed runs resume and give the same result as uninterrupted ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .conftest import no_space
 
 DATA = DataConfig(image_size=8, vocabulary=256)
 OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}
-# Saved after every step, so that a kill meets every stage of an epoch and of a save.
+# Saved after every step, so that a kill can hit every stage of an epoch and of a save.
 TRAINING = TrainConfig(epochs=2, batch=6, accumulate=2, save_every=1e-9)
 QUIET = Console(quiet=True)
 
@@ -44,7 +44,7 @@ def manifest(rows, save) -> Path:
 
 
 def content(folder: Path) -> dict[str, object]:
-    """Every file's bytes; of the metrics all but the seconds."""
+    """Return the content of every file; metrics without their seconds."""
     found: dict[str, object] = {}
     for each in sorted(folder.rglob("*")):
         if each.name == "metrics.jsonl":
@@ -57,7 +57,7 @@ def content(folder: Path) -> dict[str, object]:
 
 
 def die_in_write(number: int, stage: str) -> None:
-    """Have this process killed in the `number`th of its atomic writes."""
+    """Kill this process during its `number`th atomic write."""
     replace, count = os.replace, 0
 
     def dying(source: Path, target: Path) -> None:
@@ -75,11 +75,11 @@ def die_in_write(number: int, stage: str) -> None:
 
 
 def work(manifest: str, folder: str, number: int = 0, stage: str = "") -> None:
-    """One attempt, in a process of its own."""
+    """Run one attempt; runs in its own process."""
     torch.set_num_threads(1)
     forward = FusionNetwork.forward
 
-    def noisy(self, batch):  # so that random numbers matter in every step
+    def noisy(self, batch):  # makes every step depend on random numbers
         return torch.nn.functional.dropout(forward(self, batch), 0.3, self.training)
 
     FusionNetwork.forward = noisy
@@ -91,11 +91,11 @@ def work(manifest: str, folder: str, number: int = 0, stage: str = "") -> None:
     fit(table, Path(folder), DATA, TRAINING, OPTIONS, console=QUIET, resume=True)
 
 
-def test_a_killed_run_ends_as_one_that_was_not(manifest, tmp_path):
-    """Killed at random moments, and within writes; each time the same command again."""
+def test_a_killed_run_gives_the_same_result_as_an_uninterrupted_one(manifest, tmp_path):
+    """Kills the run at random times and during writes, and repeats the same command each time."""
     dice = random.Random(os.environ.get("FASTRNN_TEST_SEED", 0))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "torch._dynamo"])  # once, not in each
+    context.set_forkserver_preload([__name__, "torch._dynamo"])  # import once, not per process
 
     def attempt(folder: str, *last: object) -> multiprocessing.process.BaseProcess:
         process = context.Process(target=work, args=(str(manifest), str(tmp_path / folder), *last))
@@ -103,14 +103,14 @@ def test_a_killed_run_ends_as_one_that_was_not(manifest, tmp_path):
         return process
 
     once = attempt("once")
-    while not (tmp_path / "once").exists():  # the first has to import torch
+    while not (tmp_path / "once").exists():  # the first process must import torch
         time.sleep(0.01)
     start = time.perf_counter()
     once.join()
     seconds = time.perf_counter() - start
     assert once.exitcode == 0
 
-    # Four writes come before the first state, which is one of sixteen.
+    # Four writes precede the first state, which is the first of sixteen.
     writes = [(1, "half written"), (dice.randint(5, 8), "half written")]
     writes += [(dice.randint(2, 8), stage) for stage in ("written", "renamed")]
     for number, stage in writes:
@@ -138,7 +138,7 @@ class Stopped(Exception):
 
 @contextmanager
 def stopped_at(monkeypatch, number: int) -> Iterator[None]:
-    """Let the `number`th save of a state be the last thing that happens."""
+    """Stop the training after the `number`th save of a state."""
     save, count = resume.save, 0
 
     def stopping(folder, state):
@@ -167,7 +167,7 @@ def quick(manifest, folder, training=TRAINING, options=OPTIONS, **others):
     ],
     ids=["patience", "bf16"],
 )
-def test_every_way_to_train_goes_on(manifest, tmp_path, monkeypatch, training):
+def test_every_training_option_can_be_resumed(manifest, tmp_path, monkeypatch, training):
     quick(manifest, tmp_path / "once", training)
     for number in (1, 2):
         with stopped_at(monkeypatch, number):
@@ -191,7 +191,7 @@ def test_a_complete_run_is_not_trained_again(manifest, tmp_path):
         experiment.resume(tmp_path / "run", QUIET)
 
 
-def test_a_run_goes_on_only_with_what_it_began_with(manifest, rows, save, tmp_path, monkeypatch):
+def test_a_run_resumes_only_with_its_original_call(manifest, rows, save, tmp_path, monkeypatch):
     with stopped_at(monkeypatch, 1):
         quick(manifest, tmp_path / "run")
     with pytest.raises(ConfigError, match="resume it, or"):
@@ -203,16 +203,16 @@ def test_a_run_goes_on_only_with_what_it_began_with(manifest, rows, save, tmp_pa
         quick(manifest, tmp_path / "run", changed, resume=True)
     state = resume.load(tmp_path / "run")
     resume.save(tmp_path / "run", resume.State(**(vars(state) | {"processes": 2})))
-    with pytest.raises(ConfigError, match="resume with as many"):
+    with pytest.raises(ConfigError, match="resume with the same number"):
         quick(manifest, tmp_path / "run", resume=True)
     save([{name: row[name] for name in ("image", "text", "label")} for row in rows[::-1]])
-    with pytest.raises(ConfigError, match="the manifest's rows are not those"):
+    with pytest.raises(ConfigError, match="the rows of the manifest have changed"):
         experiment.resume(tmp_path / "run", QUIET)
     with pytest.raises(ConfigError, match="contains no interrupted run"):
         experiment.resume(tmp_path, QUIET)
 
 
-def test_moments_are_laid_out_as_their_parameters():
+def test_moments_have_the_strides_of_their_parameters():
     layer = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(layer.parameters())
     layer(torch.randn(2, 3, 5, 5)).sum().backward()
@@ -228,7 +228,7 @@ def test_moments_are_laid_out_as_their_parameters():
     assert other.param_groups[0]["betas"] == (0.9, 0.999)
 
 
-def test_one_process_trains_a_run(manifest, tmp_path, monkeypatch):
+def test_only_one_process_trains_a_run(manifest, tmp_path, monkeypatch):
     quick(manifest, tmp_path / "once")
     folder = tmp_path / "run"
     with stopped_at(monkeypatch, 3):
@@ -236,7 +236,7 @@ def test_one_process_trains_a_run(manifest, tmp_path, monkeypatch):
     before = content(folder)
     with resume.Lock(folder) as lock:
         lock.take()
-        lock.take()  # it has it already
+        lock.take()  # already locked
         for again in (
             lambda: experiment.resume(folder, QUIET),
             lambda: quick(manifest, folder, resume=True),
@@ -246,15 +246,15 @@ def test_one_process_trains_a_run(manifest, tmp_path, monkeypatch):
         assert "still in training" in resume.unfinished(folder)
         assert content(folder) == before
     assert resume.unfinished(folder).endswith(
-        f"the run was stopped; go on with: fastrnn fit --resume {folder}"
+        f"the run was interrupted; resume it with: fastrnn fit --resume {folder}"
     )
     experiment.resume(folder, QUIET)
     assert content(folder) == content(tmp_path / "once")
     assert resume.unfinished(folder) is None
 
 
-def test_two_that_begin_at_once(manifest, tmp_path, monkeypatch):
-    """The second sees the first's run before it writes anything itself."""
+def test_two_runs_started_at_the_same_time(manifest, tmp_path, monkeypatch):
+    """The second run detects the first before it writes anything."""
     folder, decode = tmp_path / "run", experiment._decode
     expected = None
 
@@ -273,8 +273,8 @@ def test_two_that_begin_at_once(manifest, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork")
-def test_the_lock_ends_with_the_process(tmp_path):
-    """Even where that process left a forked one behind."""
+def test_the_lock_is_released_with_the_process(tmp_path):
+    """The lock is released even if the process leaves a forked child behind."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -290,7 +290,7 @@ def test_the_lock_ends_with_the_process(tmp_path):
             lock.take()
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        os.kill(left, 0)  # it is still there
+        os.kill(left, 0)  # the child still exists
         with resume.Lock(tmp_path) as lock:
             lock.take()
     finally:
@@ -304,11 +304,11 @@ def test_the_lock_ends_with_the_process(tmp_path):
     [
         ("run.json", lambda content: b"{", r"run\.json: damaged: not JSON"),
         ("run.json", lambda content: b"{}", r"run\.json: the configuration lacks columns"),
-        ("state.safetensors", lambda content: content[: len(content) // 2], "begin another run"),
-        ("state.safetensors", lambda content: to_bytes({}, {"state": "[]"}), "begin another run"),
+        ("state.safetensors", lambda content: content[: len(content) // 2], "start a new run"),
+        ("state.safetensors", lambda content: to_bytes({}, {"state": "[]"}), "start a new run"),
     ],
 )
-def test_a_damaged_checkpoint_is_named(manifest, tmp_path, monkeypatch, name, damage, said):
+def test_the_error_names_a_damaged_checkpoint(manifest, tmp_path, monkeypatch, name, damage, said):
     folder = tmp_path / "run"
     with stopped_at(monkeypatch, 1):
         quick(manifest, folder)
@@ -319,17 +319,17 @@ def test_a_damaged_checkpoint_is_named(manifest, tmp_path, monkeypatch, name, da
     assert str(file) in str(caught.value)
 
 
-def test_a_checkpoint_of_another_network_is_refused(manifest, tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_network_is_rejected(manifest, tmp_path, monkeypatch):
     with stopped_at(monkeypatch, 1):
         quick(manifest, tmp_path / "run")
     state = resume.load(tmp_path / "run")
     resume.save(tmp_path / "run", resume.State(**(vars(state) | {"tensors": {}})))
-    with pytest.raises(ConfigError, match="the checkpoint is not one of this network"):
+    with pytest.raises(ConfigError, match="the checkpoint does not fit this network"):
         experiment.resume(tmp_path / "run", QUIET)
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path):
-    """The system refuses more than so many bytes, as a full disk does."""
+def test_a_full_disk_keeps_the_previous_file(tmp_path):
+    """A limit on the file size fails like a full disk."""
     file = tmp_path / "file"
     files.write(file, "before")
     with no_space(3), pytest.raises(OSError, match="too large") as caught:
@@ -338,7 +338,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     assert [each.read_text() for each in tmp_path.iterdir()] == ["before"]
 
 
-def test_a_run_goes_on_after_a_full_disk(manifest, tmp_path):
+def test_a_run_resumes_after_a_full_disk(manifest, tmp_path):
     quick(manifest, tmp_path / "once")
     with no_space(20_000), pytest.raises(OSError, match="too large") as caught:
         quick(manifest, tmp_path / "run")

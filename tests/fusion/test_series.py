@@ -1,4 +1,4 @@
-"""Numeric series: files that are read, and files that are refused before they cost anything."""
+"""Test reading numeric series, and rejecting invalid files before the costly work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastrnn.fusion.errors import MediaError
 from fastrnn.fusion.manifest import read_manifest
 from fastrnn.fusion.series import read_series, statistics
 
-from .test_manifest import refused
+from .test_manifest import expect_error
 
 CONFIG = DataConfig(max_series=100)
 
@@ -54,31 +54,31 @@ def test_npy(tmp_path, dtype):
         ("", r"shape \[0\]"),
         ("a,b\n", r"shape \[0\]"),
         ("1,2\n3\n", "differ in length"),
-        ("1\n2\nx\n", "line 3: 'x' is not all numbers; mend it"),
-        ("1\nnan\n", "not finite; fill them"),
-        ("a;b\n1;2\n", "line 2: '1;2' is not .*by commas, not by semicolons"),
-        ("1\t2\n3\t4\n", "line 2: .* is not .*by commas, not by tabs"),
+        ("1\n2\nx\n", "line 3: 'x' has values that are not numbers; fix it"),
+        ("1\nnan\n", "not finite; fill them in"),
+        ("a;b\n1;2\n", "line 2: '1;2' has values .*with commas, not semicolons"),
+        ("1\t2\n3\t4\n", "line 2: .* has values .*with commas, not tabs"),
         ("1e999\n", "not finite"),
-        ("1,\n2,3\n4,\n", "line 3: '4,' is not all numbers"),
-        ("\n".join("1" * 101), "a series of more than 100 numbers, with 100 numbers allowed"),
-        ("1" * 20_000, "a series of 20000 bytes"),
-        ('"1\n', "no series that can be read"),
+        ("1,\n2,3\n4,\n", "line 3: '4,' has values that are not numbers"),
+        ("\n".join("1" * 101), "has more than 100 numbers, but at most 100 numbers are allowed"),
+        ("1" * 20_000, "the series has 20000 bytes"),
+        ('"1\n', "the series cannot be read"),
     ],
 )
-def test_csv_that_is_none(tmp_path, text, said):
+def test_invalid_csv(tmp_path, text, said):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(MediaError, match=rf"a\.csv: .*({said})"):
         read_series(tmp_path / "a.csv", CONFIG)
 
 
-def test_csv_of_bytes(tmp_path):
+def test_csv_of_random_bytes(tmp_path):
     (tmp_path / "a.csv").write_bytes(bytes(range(256)))
     with pytest.raises(MediaError, match=r"a\.csv: "):
         read_series(tmp_path / "a.csv", CONFIG)
 
 
 class _Trap:
-    """Unpickling this would make a file."""
+    """Unpickling this creates a file."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -99,7 +99,7 @@ def test_nothing_is_unpickled(tmp_path, disguise):
         np.save(tmp_path / "b.npy", np.array([trap], dtype=object), allow_pickle=True)
         with zipfile.ZipFile(path, "w") as archive:
             archive.write(tmp_path / "b.npy", "arr_0.npy")
-    with pytest.raises(MediaError, match=r"a\.npy: no series that can be read.*replace the file"):
+    with pytest.raises(MediaError, match=r"a\.npy: the series cannot be read.*replace the file"):
         read_series(path, CONFIG)
     assert not (tmp_path / "sprung").exists()
 
@@ -111,31 +111,31 @@ def header(text: str) -> bytes:
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
-        ("(1000000000000,)", "allowed|can be read"),
-        ("(99,)", "can be read"),  # more than the file has
-        ("(-5,)", "can be read"),
-        ("(0, 3)", "can be read|shape"),
-        ("(10**9,)", "can be read"),
-        ("(((((5,),),),),)", "can be read"),
+        ("(1000000000000,)", "allowed|cannot be read"),
+        ("(99,)", "cannot be read"),  # more than the file has
+        ("(-5,)", "cannot be read"),
+        ("(0, 3)", "cannot be read|shape"),
+        ("(10**9,)", "cannot be read"),
+        ("(((((5,),),),),)", "cannot be read"),
     ],
 )
-def test_npy_headers_that_lie(tmp_path, shape, said):
+def test_npy_headers_with_a_wrong_shape(tmp_path, shape, said):
     text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n"
     (tmp_path / "a.npy").write_bytes(header(text) + bytes(16))
     with pytest.raises(MediaError, match=said):
         read_series(tmp_path / "a.npy", CONFIG)
 
 
-def test_npy_headers_that_are_none(tmp_path):
+def test_invalid_npy_headers(tmp_path):
     for text in ("__import__('os').abort()", "(" * 5000, "{}", "x" * 60_000):
         (tmp_path / "a.npy").write_bytes(header(text))
-        with pytest.raises(MediaError, match="can be read"):
+        with pytest.raises(MediaError, match="cannot be read"):
             read_series(tmp_path / "a.npy", CONFIG)
 
 
 def test_npy_too_large(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((51, 2)))
-    with pytest.raises(MediaError, match="102 numbers, with 100 numbers allowed; shorten it"):
+    with pytest.raises(MediaError, match="102 numbers, but at most 100 numbers are allowed"):
         read_series(tmp_path / "a.npy", CONFIG)
 
 
@@ -143,22 +143,22 @@ def test_npy_too_large(tmp_path):
     "array",
     [np.array(["a"]), np.zeros(2, "c8"), np.zeros(2, "i4,f4"), np.zeros((2, 2, 2)), np.array(5.0)],
 )
-def test_npy_of_other_things(tmp_path, array):
+def test_npy_of_unsupported_arrays(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(MediaError, match=r"a\.npy: "):
         read_series(tmp_path / "a.npy", CONFIG)
 
 
-def test_other_files(tmp_path):
+def test_other_formats(tmp_path):
     (tmp_path / "a.pkl").write_bytes(b"")
-    with pytest.raises(MediaError, match=r"ends in \.csv or \.npy; convert it"):
+    with pytest.raises(MediaError, match=r"must end in \.csv or \.npy; convert it"):
         read_series(tmp_path / "a.pkl", CONFIG)
 
 
 def test_a_long_cell(rows, save):
     rows[3]["series"] = [0.0] * 101
     manifest = read_manifest(save([{"series": [1, 2], **row} for row in rows]))
-    with pytest.raises(MediaError, match="line 4: a series of 101 numbers"):
+    with pytest.raises(MediaError, match="line 4: the series has 101 numbers"):
         Preprocessor.fit(manifest, range(20), CONFIG)
 
 
@@ -175,21 +175,21 @@ def test_small_differences_of_large_numbers_are_kept(rows, save):
     manifest = read_manifest(save(rows))
     examples = Preprocessor.fit(manifest, range(20), CONFIG).load(manifest, range(20))
     first = torch.stack(list(examples.series))[:, 0, 0]
-    # float32 knows 1.7e9 to 128; here neighbours differ by 1, over a deviation of 1.5.
+    # float32 resolves 1.7e9 to 128; here neighbours differ by 1, with a deviation of 1.5.
     assert (first[1::2] - first[::2] > 0.6).all()
 
 
-def test_numbers_far_from_those_in_training(rows, save):
+def test_numbers_far_outside_the_training_range(rows, save):
     rows = [row | {"series": [number / 100, 1.0]} for number, row in enumerate(rows)]
     manifest = read_manifest(save(rows))
     preprocessor = Preprocessor.fit(manifest, range(20), CONFIG)
     rows[3]["series"] = [1e30, 1.0]
     far = read_manifest(save(rows))
-    with pytest.raises(MediaError, match=r"line 4: a number of the series is over 1e\+15"):
+    with pytest.raises(MediaError, match=r"line 4: a number of the series is more than 1e\+15"):
         preprocessor.load(far, range(20))
 
 
-def test_numbers_whose_squares_vanish_are_standardised():
+def test_numbers_with_squares_that_underflow_are_standardised():
     ((mean, deviation),) = statistics([np.array([[1e-200], [3e-200]])])
     assert mean == pytest.approx(2e-200)
     assert deviation == pytest.approx(1e-200)
@@ -216,7 +216,7 @@ def test_series_cells(rows, save):
         assert manifest.rows[3].series.dtype == np.float64
 
 
-def test_series_files_are_known_by_their_ending(rows, save, tmp_path):
+def test_series_files_are_detected_by_their_extension(rows, save, tmp_path):
     for number, row in enumerate(rows):
         np.save(tmp_path / f"{number}.npy", np.zeros(5))
         row["pressure"] = f"{number}.npy"
@@ -224,7 +224,7 @@ def test_series_files_are_known_by_their_ending(rows, save, tmp_path):
     assert manifest.columns["series"] == "pressure"
     assert manifest.rows[7].series == tmp_path.resolve() / "7.npy"
     rows[7]["pressure"] = "../7.npy"
-    refused(save(rows), "line 8", "'pressure'", "leaves the folder")
+    expect_error(save(rows), "line 8", "'pressure'", "is outside the folder")
 
 
 @pytest.mark.parametrize(
@@ -234,18 +234,18 @@ def test_series_files_are_known_by_their_ending(rows, save, tmp_path):
         ([[]], "shape [1, 0]"),
         ([[[1.0]]], "shape [1, 1, 1]"),
         ([[1, 2], [3]], "differ in length"),
-        (["1", "2"], "is no number"),
-        ([1, None], "is no number"),
-        ([1, True, "x"], "is no number"),
-        ([10**400], "is no number"),
-        ([1e300], "beyond ±1e+150; give it in larger units"),
+        (["1", "2"], "are not numbers"),
+        ([1, None], "are not numbers"),
+        ([1, True, "x"], "are not numbers"),
+        ([10**400], "are not numbers"),
+        ([1e300], "beyond ±1e+150; use larger units"),
         ([float("inf")], "not finite"),
         ([1, float("nan")], "not finite"),
-        ("1 2 3", "is no series; write a list of numbers"),
-        ("a.txt", "is no series"),
-        (5, "is no series"),
+        ("1 2 3", "is not a series; write a list of numbers"),
+        ("a.txt", "is not a series"),
+        (5, "is not a series"),
     ],
 )
-def test_series_that_are_none(rows, save, cell, text):
+def test_invalid_series_cells(rows, save, cell, text):
     rows[2]["series"] = cell
-    refused(save(rows), "line 3, column 'series'", text)
+    expect_error(save(rows), "line 3, column 'series'", text)

@@ -1,4 +1,4 @@
-"""Dealing rows: in proportion, by seed, and never what is linked apart."""
+"""Test splitting rows: stratified, reproducible by seed, and with linked rows kept together."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fastrnn.fusion.groups import linked
 from fastrnn.fusion.manifest import read_manifest
 from fastrnn.fusion.split import label_names, split_rows
 
-from .test_manifest import refused
+from .test_manifest import expect_error
 
 
-def test_deals_by_seed_in_proportion(rows, save):
+def test_split_is_stratified_and_reproducible(rows, save):
     manifest = read_manifest(save(rows * 10))
     parts = split_rows(manifest, 0)
     assert {name: len(part) for name, part in parts.items()} == {
@@ -30,7 +30,7 @@ def test_deals_by_seed_in_proportion(rows, save):
     assert split_rows(manifest, 1) != parts
 
 
-def test_rare_labels_are_trained_on(rows, save):
+def test_rare_labels_are_in_train(rows, save):
     for number, name in enumerate(("a", "b", "c", "d")):
         rows[number]["label"] = name
     manifest = read_manifest(save(rows))
@@ -47,18 +47,18 @@ def test_split_column_without_val(rows, save):
     assert (len(parts["train"]), len(parts["val"])) == (13, 2)
 
 
-def test_label_never_seen_in_training(rows, save):
+def test_a_label_missing_in_train_is_an_error(rows, save):
     rows = [row | {"split": "val" if number > 14 else "train"} for number, row in enumerate(rows)]
     rows[17]["label"] = "perhaps"
-    refused(save(rows), "line 18", "'perhaps'", "never in train")
+    expect_error(save(rows), "line 18", "'perhaps'", "never in train")
 
 
 def test_too_few_rows(rows, save):
-    refused(save(rows[:9]), "9 rows are too few")
+    expect_error(save(rows[:9]), "9 rows are too few")
 
 
-def test_one_label(rows, save):
-    refused(save([row | {"label": "yes"} for row in rows]), "one label (yes)")
+def test_a_single_label_is_an_error(rows, save):
+    expect_error(save([row | {"label": "yes"} for row in rows]), "only one label (yes)")
 
 
 def test_label_names_sort_as_numbers(rows, save):
@@ -68,7 +68,7 @@ def test_label_names_sort_as_numbers(rows, save):
 
 
 def texts(labels, **columns):
-    """Rows of a text each, with these labels and further columns."""
+    """Return rows with one text each, these labels, and further columns."""
     names = list(columns)
     return [
         {"text": f"row {number}", "label": label} | dict(zip(names, cells, strict=True))
@@ -77,7 +77,7 @@ def texts(labels, **columns):
 
 
 def owners(parts, values):
-    """Split names that each value's rows are in."""
+    """Return value -> the names of the splits that contain rows with it."""
     found = {}
     for name, part in parts.items():
         for index in part:
@@ -86,7 +86,7 @@ def owners(parts, values):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_groups_are_not_parted(save, seed):
+def test_groups_stay_in_one_split(save, seed):
     groups = [f"speaker {number * number % 37}" for number in range(400)]
     labels = ["yes" if number % 3 else "no" for number in range(400)]
     manifest = read_manifest(save(texts(labels, group=groups)))
@@ -94,7 +94,7 @@ def test_groups_are_not_parted(save, seed):
     assert all(len(names) == 1 for names in owners(parts, groups).values())
     assert sorted(index for part in parts.values() for index in part) == list(range(400))
     assert parts == split_rows(manifest, seed)
-    # A group has 11 or 22 rows, so no part need be further from its share than one of them.
+    # A group has 11 or 22 rows, so each part is within one group of its share.
     for name, share in (("train", 320), ("val", 40), ("test", 40)):
         assert abs(len(parts[name]) - share) <= 22
         yes = sum(labels[index] == "yes" for index in parts[name]) / len(parts[name])
@@ -110,14 +110,14 @@ def test_groups_of_one_label_each(save):
         assert Counter(labels[index] for index in parts[name]) == dict.fromkeys("0123", count)
 
 
-def test_a_rare_label_in_a_group_is_trained_on(save):
+def test_a_rare_label_in_a_group_is_in_train(save):
     labels = ["rare" if number in (50, 51) else str(number % 2) for number in range(100)]
     manifest = read_manifest(save(texts(labels, group=[number // 5 for number in range(100)])))
     for seed in range(10):
         assert "rare" in label_names(manifest, split_rows(manifest, seed)["train"])
 
 
-def test_an_empty_group_is_no_group(save):
+def test_an_empty_group_cell_means_no_group(save):
     labels = [str(number % 2) for number in range(40)]
     groups = ["a"] * 8 + [""] * 32
     parts = split_rows(read_manifest(save(texts(labels, group=groups), "csv")))
@@ -126,16 +126,16 @@ def test_an_empty_group_is_no_group(save):
 
 
 @pytest.mark.parametrize("role", ["image", "audio"])
-def test_a_file_is_not_in_two_splits(rows, save, role):
-    files = [rows[number * 7 % 20][role] for number in range(60)]  # each three times
+def test_a_file_stays_in_one_split(rows, save, role):
+    files = [rows[number * 7 % 20][role] for number in range(60)]  # each file three times
     rows = [{role: file, "label": str(number % 2)} for number, file in enumerate(files)]
     parts = split_rows(read_manifest(save(rows)))
     assert all(len(names) == 1 for names in owners(parts, files).values())
     assert {name: len(part) for name, part in parts.items()} == {"train": 48, "val": 6, "test": 6}
 
 
-def test_links_reach_on(rows, save):
-    # image 0 - audio 0 - image 1: three rows, two of which share nothing
+def test_links_are_transitive(rows, save):
+    # image 0 - audio 0 - image 1: three rows, two of which share no file
     rows[1]["audio"] = "0.wav"
     rows.append(rows[1] | {"audio": "1.wav"})
     rows[2]["group"], rows[5]["group"] = "a", "a"
@@ -147,10 +147,10 @@ def test_links_reach_on(rows, save):
 
 def test_all_rows_linked(rows, save):
     path = save([row | {"image": "0.png"} for row in rows])
-    refused(path, "a file in common", "1 set for train, val, test", "give a split column")
+    expect_error(path, "share a file", "1 set for train, val, test", "give a split column")
 
 
-def test_val_is_dealt_from_train_in_sets(save):
+def test_val_is_taken_from_train_in_sets(save):
     groups = [number // 4 for number in range(80)]
     split = ["train" if number < 60 else "test" for number in range(80)]
     rows = texts([str(number % 2) for number in range(80)], group=groups, split=split)
@@ -160,27 +160,27 @@ def test_val_is_dealt_from_train_in_sets(save):
     assert 4 <= len(parts["val"]) <= 8
 
 
-def test_a_split_column_that_parts_a_file_is_warned_of(rows, save):
+def test_a_file_in_two_given_splits_causes_a_warning(rows, save):
     rows = [row | {"split": "test" if number > 14 else "train"} for number, row in enumerate(rows)]
     assert read_manifest(save(rows)).warnings == ()
     rows[17]["image"], rows[18]["audio"] = "3.png", "4.wav"
     manifest = read_manifest(save(rows))
     (warning,) = manifest.warnings
-    assert warning.startswith("3.png is in train (line 4) and in test (line 18), and 1 more file")
+    assert warning.startswith("3.png is in train (line 4) and in test (line 18) (1 more file like")
     assert split_rows(manifest)["test"] == [15, 16, 17, 18, 19]
 
 
-def test_a_split_column_that_parts_equal_texts_is_warned_of(save):
+def test_equal_texts_in_two_given_splits_cause_a_warning(save):
     rows = [{"text": f"text {n}", "label": n % 2, "split": "train"} for n in range(10)]
     rows += [row | {"split": "test"} for row in rows[2:5]]
     (warning,) = read_manifest(save(rows)).warnings
-    said = "the text 'text 2' is in train (line 3) and in test (line 11), and 2 more texts are like"
+    said = "the text 'text 2' is in train (line 3) and in test (line 11) (2 more texts like it)"
     assert warning.startswith(said)
     rows[3]["text"] = rows[4]["text"] = "others"
-    assert "line 11): scores may flatter" in read_manifest(save(rows)).warnings[0]
+    assert "line 11): scores may be too high" in read_manifest(save(rows)).warnings[0]
 
 
-def test_a_split_column_that_parts_equal_series_is_warned_of(save):
+def test_equal_series_in_two_given_splits_cause_a_warning(save):
     rows = [
         {"series": [n % 7, 1], "label": n % 2, "split": "test" if n > 7 else "train"}
         for n in range(9)
@@ -189,33 +189,33 @@ def test_a_split_column_that_parts_equal_series_is_warned_of(save):
     assert warning.startswith("the series is in train (line 2) and in test (line 9): scores may")
 
 
-def test_a_split_column_that_parts_a_group_is_refused(rows, save):
+def test_a_group_in_two_given_splits_is_an_error(rows, save):
     rows = [
         row | {"split": "test" if n > 14 else "train", "group": n % 15}
         for n, row in enumerate(rows)
     ]
-    refused(save(rows), "the group '0' is in train (line 1) and in test (line 16)", "mend")
+    expect_error(save(rows), "the group '0' is in train (line 1) and in test (line 16)", "fix")
 
 
-def test_regression_values_are_dealt_in_proportion(save):
+def test_regression_values_are_stratified(save):
     manifest = read_manifest(save(texts([number / 7 for number in range(200)])))
     assert manifest.kind == "regression"
     parts = split_rows(manifest)
     assert label_names(manifest, range(200)) == ()
     for name in ("val", "test"):
         mean = sum(float(manifest.rows[index].label) for index in parts[name]) / 20
-        assert abs(mean - 99.5 / 7) < 2  # two rows of each tenth: at most half a tenth, 1.4, off
+        assert abs(mean - 99.5 / 7) < 2  # two rows per decile: off by at most half a decile, 1.4
 
 
-def test_one_value(save):
-    refused(save(texts([1.5] * 20)), "one value", kind="regression")
+def test_a_single_regression_value_is_an_error(save):
+    expect_error(save(texts([1.5] * 20)), "the same label value", kind="regression")
 
 
-def test_values_that_are_one_number_are_one_value(save):
-    refused(save(texts(["1", "1.0"] * 10)), "one value", kind="regression")
+def test_spellings_of_one_number_are_one_value(save):
+    expect_error(save(texts(["1", "1.0"] * 10)), "the same label value", kind="regression")
 
 
-def test_the_rarest_label_decides_where_a_row_goes(save):
+def test_rows_are_stratified_by_their_rarest_label(save):
     labels = [["all", "rare"] if number % 20 == 0 else ["all", "often"] for number in range(200)]
     manifest = read_manifest(save(texts(labels)), kind="multilabel")
     parts = split_rows(manifest)
@@ -223,6 +223,6 @@ def test_the_rarest_label_decides_where_a_row_goes(save):
     assert counts == {"train": 8, "val": 1, "test": 1}
 
 
-def test_an_unknown_split_is_refused_before_dealing(rows, save):
+def test_an_unknown_split_is_rejected_on_reading(rows, save):
     with pytest.raises(ManifestError, match="not train, val or test"):
         read_manifest(save([row | {"split": "holdout"} for row in rows]))

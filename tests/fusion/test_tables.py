@@ -1,4 +1,4 @@
-"""Parquet files and DataFrames: they say the same as CSV, and are refused as it is."""
+"""Test Parquet files and DataFrames: same results and same errors as for CSV."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fastrnn.fusion.errors import ManifestError
 from fastrnn.fusion.manifest import read_manifest
 from fastrnn.fusion.split import label_names
 
-from .test_manifest import refused
+from .test_manifest import expect_error
 
 
 def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, index=[f"r{number}" for number in range(len(rows))])
 
 
-def test_parquet_and_frame_read_as_csv_does(rows, save, tmp_path):
+def test_parquet_and_frame_give_the_same_rows_as_csv(rows, save, tmp_path):
     rows[4]["image"], rows[5]["text"] = None, None
     from_csv = read_manifest(save(rows, "csv"))
     frame(rows).to_parquet(tmp_path / "a.parquet")
@@ -34,7 +34,7 @@ def test_parquet_and_frame_read_as_csv_does(rows, save, tmp_path):
         assert other.root == tmp_path.resolve()
 
 
-def test_a_frame_reads_from_the_current_folder(rows, tmp_path, monkeypatch):
+def test_paths_of_a_frame_are_relative_to_the_current_folder(rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert read_manifest(frame(rows)).rows[3].images == (tmp_path.resolve() / "3.png",)
     monkeypatch.chdir(tmp_path.parent)
@@ -43,7 +43,7 @@ def test_a_frame_reads_from_the_current_folder(rows, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("ending", ["parquet", "frame"])
-def test_streams_of_other_tables(streams, save, tmp_path, ending):
+def test_streams_in_parquet_and_frames(streams, save, tmp_path, ending):
     source: Any = tmp_path / "a.parquet"
     if ending == "parquet":
         frame(streams).to_parquet(source)
@@ -87,14 +87,14 @@ def test_label_types_of_a_frame(rows, tmp_path, values, names):
 
 
 @pytest.mark.parametrize("path", ["../x.png", "/etc/passwd", b"0.png", {"bytes": b"x"}, 7])
-def test_cells_of_a_frame_that_are_no_paths(rows, tmp_path, path):
+def test_cells_of_a_frame_that_are_not_valid_paths(rows, tmp_path, path):
     table = frame(rows).astype(object)
     table["image"] = [path if number == 2 else row["image"] for number, row in enumerate(rows)]
     with pytest.raises(ManifestError, match="row r2, column 'image'"):
         read_manifest(table, root=tmp_path)
 
 
-def test_columns_of_a_frame(rows, tmp_path):
+def test_invalid_frames(rows, tmp_path):
     table = frame(rows)
     with pytest.raises(ManifestError, match="'text' appears twice"):
         read_manifest(pd.concat([table, table["text"]], axis=1), root=tmp_path)
@@ -107,7 +107,7 @@ def test_damaged_parquet(tmp_path, rows):
     data = (tmp_path / "a.parquet").read_bytes()
     for damaged in (b"", b"PAR1", data[: len(data) // 2], data[:-8] + bytes(8)):
         (tmp_path / "a.parquet").write_bytes(damaged)
-        refused(tmp_path / "a.parquet", "no Parquet file that can be read", "write it again")
+        expect_error(tmp_path / "a.parquet", "the Parquet file cannot be read", "write it again")
     dice = np.random.default_rng(0)
     refusals = 0
     for _ in range(100):
@@ -116,7 +116,7 @@ def test_damaged_parquet(tmp_path, rows):
             noise[place] = dice.integers(256)
         (tmp_path / "a.parquet").write_bytes(noise)
         try:
-            read_manifest(tmp_path / "a.parquet")  # what was hit may not matter
+            read_manifest(tmp_path / "a.parquet")  # the changed bytes may not matter
         except ManifestError:
             refusals += 1
     assert refusals > 30
@@ -126,12 +126,12 @@ def test_parquet_bytes_are_not_read(rows, tmp_path):
     table = frame(rows).assign(pixels=b"x" * 100)
     table.to_parquet(tmp_path / "a.parquet")
     assert read_manifest(tmp_path / "a.parquet").ignored == ("pixels", "__index_level_0__")
-    refused(tmp_path / "a.parquet", "row 1, column 'pixels'", "is no path", image="pixels")
+    expect_error(tmp_path / "a.parquet", "row 1, column 'pixels'", "is not a path", image="pixels")
 
 
-def test_a_parquet_file_that_swells(rows, tmp_path, monkeypatch):
+def test_a_parquet_file_that_expands_too_much(rows, tmp_path, monkeypatch):
     monkeypatch.setattr("fastrnn.fusion.tables._LARGEST_TABLE", 100_000)
     table = frame(rows * 50).assign(text="a" * 1000, index=range(1000))
     table.to_parquet(tmp_path / "a.parquet")
     assert (tmp_path / "a.parquet").stat().st_size < 100_000
-    refused(tmp_path / "a.parquet", "its cells take more than")
+    expect_error(tmp_path / "a.parquet", "the cells take more than")

@@ -1,4 +1,4 @@
-"""The generated tasks: what their files hold; splits share nothing, halves tell nothing."""
+"""Test the synthetic tasks: their files, disjoint splits, and uninformative single modalities."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def few_voices(monkeypatch):
     monkeypatch.setattr(spoken_claim, "VOICES", {"train": 3, "val": 1, "test": 2})
 
 
-def test_pictures_of_two_splits_are_none_twice():
+def test_splits_share_no_picture():
     from sklearn.datasets import load_digits
 
     parts = load_split(3)
@@ -33,11 +33,11 @@ def test_pictures_of_two_splits_are_none_twice():
         "val": 247,
         "test": 450,
     }
-    dealt = np.concatenate([pictures for pictures, _ in parts.values()]).reshape(-1, 64) * 16
-    assert sorted(map(tuple, dealt)) == sorted(map(tuple, load_digits().data))
+    pixels = np.concatenate([pictures for pictures, _ in parts.values()]).reshape(-1, 64) * 16
+    assert sorted(map(tuple, pixels)) == sorted(map(tuple, load_digits().data))
 
 
-def test_a_word_is_the_same_for_the_same_dice_and_of_power_one():
+def test_words_are_reproducible_and_normalised():
     def takes(seed):
         dice = np.random.default_rng(seed)
         (voice,) = speech.voices(1, dice)
@@ -52,13 +52,13 @@ def test_a_word_is_the_same_for_the_same_dice_and_of_power_one():
 
 
 def test_a_word_is_the_same_in_every_process():
-    """A few samples of a take: the order of what is random must not hang on Python's hashes."""
+    """Compare a few samples: the order of random draws must not depend on Python's hashes."""
     wave = speech.say(0, speech.Voice(120.0, 1.0, 1.0, 0.05), np.random.default_rng(0))
     assert wave[[100, 900, 1700]] == pytest.approx(KNOWN, abs=1e-6)
 
 
-def test_words_differ_as_heard_and_voices_say_the_same():
-    """The nearest of other voices' log-mel averages, by third of the word, tells most digits."""
+def test_words_can_be_recognised_across_voices():
+    """The nearest log-mel average of other voices, per third of the word, gives most digits."""
     config = DataConfig(sample_rate=speech.RATE, mels=24)
     dice = np.random.default_rng(0)
 
@@ -75,17 +75,17 @@ def test_words_differ_as_heard_and_voices_say_the_same():
     assert right / 40 >= 0.6  # chance is 0.1
 
 
-def test_noise_is_as_loud_as_asked():
+def test_noise_has_the_requested_level():
     dice = np.random.default_rng(0)
     (voice,) = speech.voices(1, dice)
     word = speech.say(7, voice, dice)
     loud, quiet = (speech.under_noise(word, db, np.random.default_rng(5)) for db in (60.0, -20.0))
     assert loud.shape == quiet.shape == (round((speech.SECONDS[1] + 0.05) * speech.RATE),)
     assert np.sum(loud**2) == pytest.approx(0.15**2 * len(word), rel=0.01)
-    assert np.std(quiet) == pytest.approx(0.15, rel=0.05)  # 4,800 samples: a deviation of 1 %
+    assert np.std(quiet) == pytest.approx(0.15, rel=0.05)  # 4,800 samples: a deviation of 1%
 
 
-def test_noisy_digits_are_what_they_claim(tmp_path):
+def test_noisy_digit_files(tmp_path):
     rows = {"train": 200, "val": 50, "test": 50}
     manifest = read_manifest(noisy_digit.write(tmp_path, 0, rows))
     low, high = noisy_digit.RANGE
@@ -95,14 +95,14 @@ def test_noisy_digits_are_what_they_claim(tmp_path):
         assert pixels.shape == (8, 8)
         corners += [pixels[0, 0], pixels[7, 0]]  # black in all 1,797 digits but a few
         assert len(read_audio(row.audio, DataConfig(sample_rate=speech.RATE))) == 4800
-    # 600 draws: the deviation's own is 3 % of it
+    # 600 draws: the standard error of the deviation is 3%
     assert np.std(corners) == pytest.approx(noisy_digit.IMAGE_NOISE, rel=0.1)
     assert np.mean(corners) == pytest.approx(0, abs=0.1)
     counts = Counter((row.split, row.label) for row in manifest.rows)
     assert counts == {(s, str(d)): n // 10 for s, n in rows.items() for d in range(10)}
 
 
-def test_noisy_digits_share_no_file_and_no_voice(tmp_path):
+def test_noisy_digit_splits_share_no_file_and_no_voice(tmp_path):
     path = noisy_digit.write(tmp_path, 0, SMALL)
     manifest = read_manifest(path, {"group": "voice"})
     assert not getattr(manifest, "warnings", ())
@@ -133,12 +133,12 @@ def test_the_same_seed_writes_the_same_files(tmp_path):
 
 
 def truth():
-    """Each sentence -> the digits that it is true of."""
+    """Return sentence -> the digits that it is true of."""
     said = [true for _ in range(7) for _, true in claim_check.claims()]
     return dict(zip(claim_check.sentences(), said, strict=True))
 
 
-def test_spoken_claims_are_true_where_they_say_so(tmp_path):
+def test_spoken_claim_labels_are_right(tmp_path):
     true_of, voices = truth(), defaultdict(set)
     clips, texts = Counter(), Counter()
     for row in read_manifest(spoken_claim.write(tmp_path, 0, SMALL)).rows:
@@ -156,7 +156,7 @@ def test_spoken_claims_are_true_where_they_say_so(tmp_path):
     }
 
 
-def test_tables_of_one_task_differ_in_training_alone(tmp_path):
+def test_tables_of_one_task_differ_only_in_training_rows(tmp_path):
     tables = {"few.csv": (40, 20), "many.csv": (80, 20), "all.csv": (None, None)}
     paths = spoken_claim.write_tables(tmp_path, 0, SMALL, tables)
     rows = [path.read_text().splitlines() for path in paths]
@@ -168,7 +168,7 @@ def test_tables_of_one_task_differ_in_training_alone(tmp_path):
     assert len(said[0] | said[1]) <= 20 < len({*claim_check.sentences()})
 
 
-def test_sentences_that_cannot_be_paired_are_refused(monkeypatch):
+def test_sentences_that_cannot_be_paired_are_rejected(monkeypatch):
     monkeypatch.setattr(claim_check, "_TRIES", 200)
     drawn = claim_check.pairs(np.arange(10), 1, np.random.default_rng(0), {"the digit is zero"})
     with pytest.raises(ValueError, match="allow more"):

@@ -1,4 +1,4 @@
-"""What TrainConfig's options do: freezing, starting from another run, stopping, weighing, logs."""
+"""Test the options of TrainConfig: freezing, transfer, early stopping, balancing and logs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def test_a_run_starts_from_another(rows, save, tmp_path):
         init_from=tmp_path / "first",
         console=Console(file=said, width=400),
     )
-    assert "0 start afresh (nothing); 0 of the other run's are left" in said.getvalue()
+    text = said.getvalue()
+    assert "0 are newly initialised (nothing); 0 of the other run are unused" in text
     files = [each.folder / "tokenizer.json" for each in (first, second)]
     assert files[0].read_bytes() == files[1].read_bytes()
     before, after = (each.trained[0].model.state_dict() for each in (first, second))
@@ -50,8 +51,8 @@ def test_a_run_starts_from_another(rows, save, tmp_path):
         assert torch.equal(each, after[name]) == (part(name) in ("text", "fusion"))
 
 
-def test_only_what_was_taken_is_frozen(rows, save, tmp_path):
-    """A new modality's projection has learned nothing that could be kept."""
+def test_only_transferred_weights_are_frozen(rows, save, tmp_path):
+    """The projection of a new modality is untrained, so it must not be frozen."""
     run(rows, save, tmp_path / "first", ("text", "label"))
     training = TrainConfig(epochs=1, batch=8, freeze=("fusion",))
     second = run(rows, save, tmp_path / "second", training=training, init_from=tmp_path / "first")
@@ -62,12 +63,12 @@ def test_only_what_was_taken_is_frozen(rows, save, tmp_path):
     assert trained["fusion.project.image.0.weight"]
 
 
-def test_mistakes_of_freezing(rows, save, tmp_path):
+def test_invalid_freezing(rows, save, tmp_path):
     model = run(rows, save, tmp_path / "run").trained[0].model
     for parts, taken, said in (
         (["sound"], None, "the parts are fusion, head, image, text"),
-        (["fusion", "head", "image", "text"], None, "nothing is left"),
-        (["image"], {"head.readout.bias"}, "nothing of 'image' was taken"),
+        (["fusion", "head", "image", "text"], None, "no parameter is left to train"),
+        (["image"], {"head.readout.bias"}, "no weights of 'image' come from the other run"),
     ):
         with pytest.raises(ConfigError, match=said):
             freeze(model, parts, taken)
@@ -98,7 +99,7 @@ def test_the_best_epoch():
     assert not Score(float("nan"), 0.5).better(Score(9.0, 0.5))
 
 
-def test_what_balances_labels():
+def test_label_weights_and_masses():
     binary = Examples(None, [torch.tensor(each) for each in (0, 0, 0, 1)])
     assert weight("binary", binary, 1).tolist() == [3.0]
     steps = Examples(None, [torch.tensor(each) for each in ([0, IGNORE], [0, 0, 1], [IGNORE])])
@@ -129,7 +130,7 @@ def test_tensorboard(rows, save, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_the_log_tells_rate_and_time_left(tmp_path, terminal):
+def test_the_log_shows_rate_and_time_left(tmp_path, terminal):
     said = io.StringIO()
     console = Console(file=said, force_terminal=terminal, width=200)
     with Log(tmp_path / "metrics.jsonl", console) as log:

@@ -1,5 +1,5 @@
-"""Constructed probes: tasks whose answer needs exactly what they are named for.
+"""Synthetic tasks: each requires exactly the ability that it is named after.
 
-Each writes real files and a manifest, which are then read as anyone's are. What a model reaches on
-them says which knowledge it can combine, and nothing about accuracy on real data.
+Each task writes real files and a manifest, which are read like those of any user. The scores show
+which information a model can combine, and say nothing about accuracy on real data.
 """

@@ -1,8 +1,9 @@
-"""Claim check: is what a sentence says of a digit true of the digit in a picture?
+"""Claim check: is a sentence about a digit true of the digit in a picture?
 
-"i am sure that the handwritten figure is less than six", beside a picture. Rows come in fours: two
-pictures and two sentences, each true of one picture only. So each picture and each sentence is as
-often true as false, and neither alone tells anything: chance is exactly one half.
+An example is "i am sure that the handwritten figure is less than six", paired with a picture. Rows
+come in groups of four: two pictures and two sentences, each true of one picture only. Each picture
+and each sentence is therefore true as often as false, and neither alone gives any information:
+chance is exactly one half.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import numpy as np
 from .digits import write_digits
 
 NAME = "claim-check"
-SHIFTS = 4  # files of each picture, moved and dimmed a little
+SHIFTS = 4  # files per picture, slightly shifted and dimmed
 ROWS = {"train": 16_000, "val": 1000, "test": 3000}
 CHANCE = 0.5
 
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-_TRIES = 100_000  # draws in vain; one in ten is of use where every sentence is allowed
+_TRIES = 100_000  # consecutive useless draws; with all sentences allowed, one in ten is useful
 _TEMPLATES = (
     "the digit is {}",
     "this picture shows a number that is {}",
@@ -34,7 +35,7 @@ _TEMPLATES = (
 
 
 def claims() -> list[tuple[str, frozenset[int]]]:
-    """What can be said, and the digits it is true of; none is true of all or of none."""
+    """Return all claims and the digits that they are true of; none is true of all or no digits."""
     digits = range(10)
     said = [(word, frozenset({value})) for value, word in enumerate(_WORDS)]
     said += [("odd", frozenset(digits[1::2])), ("even", frozenset(digits[::2]))]
@@ -44,7 +45,7 @@ def claims() -> list[tuple[str, frozenset[int]]]:
 
 
 def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Path:
-    """Write images/*.png and manifest.csv; returns the manifest's path."""
+    """Write images/*.png and manifest.csv; return the manifest's path."""
     digits = write_digits(folder, seed, SHIFTS)
     dice = np.random.default_rng(seed + 1)
     manifest = folder / "manifest.csv"
@@ -59,7 +60,7 @@ def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Pa
 
 
 def sentences() -> list[str]:
-    """All that is ever said."""
+    """Return all sentences of the task."""
     return [text for text, _ in _phrased()]
 
 
@@ -73,14 +74,19 @@ def pairs(
     dice: np.random.Generator,
     allowed: Container[str] | None = None,
 ) -> Iterator[tuple[int, str, str]]:
-    """An index into `values` (digits, [N]), a sentence, and whether it is true of that digit.
+    """Yield (index into `values`, sentence, whether it is true of that digit: "true" or "false").
 
-    Four such at a time: two digits and two sentences, the first true of the first digit only, the
-    second of the second. The kind of the first sentence is drawn evenly: equal, odd or even,
-    greater, less. Where `allowed` is given, sentences are drawn from those evenly instead.
+    Each draw yields four rows: two digits and two sentences, the first sentence true of the first
+    digit only, the second of the second only. The kind of the first sentence is drawn uniformly:
+    equal, odd or even, greater, less. If `allowed` is given, sentences are drawn uniformly from it
+    instead.
+
+    Args:
+        values: digits, [N].
+        fours: the number of draws.
 
     Raises:
-        ValueError: no two of the allowed sentences seem to make such a four.
+        ValueError: no two of the allowed sentences were found to make such a draw.
     """
     said = claims()
     kinds = [said[:10], said[10:12], said[12:21], said[21:]]
@@ -89,7 +95,9 @@ def pairs(
     while fours:
         tries += 1
         if tries > _TRIES:
-            raise ValueError("the allowed sentences are never true of different digits; allow more")
+            raise ValueError(
+                "no two allowed sentences are true of different digits; allow more sentences"
+            )
         kind = phrased or kinds[dice.integers(len(kinds))]
         one, true = kind[dice.integers(len(kind))]
         first, second = (int(each) for each in dice.integers(len(values), size=2))

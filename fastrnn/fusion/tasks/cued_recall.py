@@ -1,12 +1,12 @@
-"""Cued recall: streams whose answer needs both modalities, and memory.
+"""Cued recall: streams with labels that need both modalities, and memory.
 
-A row has 4 to 12 steps. At each a handwritten digit is shown and a noisy tone sounds: a high one,
-one time in ten, says "remember this digit", a low one says nothing. The answer at every step is
-the last digit to be remembered; steps before the first have none.
+A row has 4 to 12 steps. Each step shows a handwritten digit and plays a noisy tone. A high tone
+means "remember this digit" and occurs one time in ten; a low tone means nothing. The label of every
+step is the last digit to remember; steps before the first have no label.
 
-Pictures without sound leave a guess at which digit counts: at best PICTURE_BOUND of the answers.
-Sound without pictures leaves chance. Without memory, only steps with a high tone can be answered
-and the rest guessed: NO_MEMORY_BOUND.
+With pictures only, a model must guess which digit counts: the best accuracy is PICTURE_BOUND. With
+sound only, accuracy is at chance. Without memory, a model can only know the label of steps with a
+high tone and must guess the others: the best accuracy is NO_MEMORY_BOUND.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .digits import write_digits, write_wav
 
 NAME = "cued-recall"
 STEPS = (4, 12)
-REMEMBER = 0.1  # how often; a row has at least one
+REMEMBER = 0.1  # probability of a high tone; a row has at least one
 TONES = (700.0, 1500.0)  # Hz: ignore, remember
-NOISE = 0.25  # standard deviation, beside tones of amplitude 0.5
+NOISE = 0.25  # standard deviation; the tones have amplitude 0.5
 RATE = 8000  # Hz
 STEP_SECONDS = 0.04
-# What a model that reads digits and tones without fault reaches, by `bounds`.
+# The best accuracies of a model that reads digits and tones without errors, computed by `bounds`.
 PICTURE_BOUND = 0.393
 NO_MEMORY_BOUND = 0.348
 CHANCE = 0.1
@@ -34,7 +34,7 @@ ROWS = {"train": 4000, "val": 400, "test": 1200}
 
 
 def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Path:
-    """Write images/*.png, audio/*.wav and manifest.jsonl; returns the manifest's path."""
+    """Write images/*.png, audio/*.wav and manifest.jsonl; return the manifest's path."""
     digits = write_digits(folder, seed)
     dice = np.random.default_rng(seed + 1)
     (folder / "audio").mkdir()
@@ -48,7 +48,7 @@ def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Pa
                 steps = int(dice.integers(STEPS[0], STEPS[1] + 1))
                 shown = dice.integers(len(pool.paths), size=steps)
                 remember = dice.random(steps) < REMEMBER
-                while not remember.any():  # a row with no answer at all teaches nothing
+                while not remember.any():  # a row without any label is useless
                     remember = dice.random(steps) < REMEMBER
                 pitch = np.where(remember, TONES[1], TONES[0])
                 phase = dice.uniform(0, 2 * np.pi, steps)
@@ -76,17 +76,17 @@ def _answers(values: np.ndarray, remember: np.ndarray) -> list[int | None]:
 
 
 def bounds(rows: int = 20_000, seed: int = 0) -> tuple[float, float]:
-    """(PICTURE_BOUND, NO_MEMORY_BOUND): the mean best posterior over random rows.
+    """Compute (PICTURE_BOUND, NO_MEMORY_BOUND): the mean best posterior over random rows.
 
-    That the digit of step j counts at step t has the weight p (1 - p)^(t - j), with p = REMEMBER;
-    the picture that was last remembered is unknown, so weights of equal digits add up.
+    The digit of step j is the label of step t with weight p (1 - p)^(t - j), where p = REMEMBER.
+    The remembered picture is unknown, so the weights of equal digits add up.
     """
     dice = np.random.default_rng(seed)
     pictures = memoryless = scored = 0.0
     for _ in range(rows):
         steps = int(dice.integers(STEPS[0], STEPS[1] + 1))
         shown = dice.integers(0, 10, steps)
-        kept = 1 / (1 - (1 - REMEMBER) ** steps)  # rows with nothing to remember were drawn again
+        kept = 1 / (1 - (1 - REMEMBER) ** steps)  # rows with nothing to remember are redrawn
         for t in range(steps):
             weight = kept * REMEMBER * (1 - REMEMBER) ** np.arange(t, -1, -1)
             pictures += np.bincount(shown[: t + 1], weights=weight).max()

@@ -1,6 +1,6 @@
-"""Pictures of handwritten digits that come with scikit-learn: 1,797 of 8×8 pixels.
+"""Pictures of handwritten digits from scikit-learn: 1,797 pictures of 8×8 pixels.
 
-They are split 1100/247/450 before anything is paired, so no picture serves in two splits.
+They are split 1100/247/450 before they are paired, so no picture is in two splits.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-ZOOM = 4  # the files are 32×32, so that they can be looked at
+ZOOM = 4  # the files are 32×32 pixels, large enough to look at
 _COUNTS = {"train": 1100, "val": 247, "test": 450}
 
 
 @dataclass(frozen=True)
 class Digits:
-    """The pictures of one split: their files, relative to the manifest, and what each shows."""
+    """The pictures of one split: their files, relative to the manifest, and their digits."""
 
     paths: list[str]
     values: NDArray[np.int64]  # [N], 0 to 9
 
 
 def load_split(seed: int) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
-    """split name -> pictures [N, 8, 8] of 0 to 1, and what each shows [N]."""
+    """Return split name -> (pictures [N, 8, 8] with values from 0 to 1, digits [N])."""
     from sklearn.datasets import load_digits
 
     source = load_digits()
@@ -40,10 +40,10 @@ def load_split(seed: int) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int
 
 
 def write_digits(folder: Path, seed: int, shifts: int = 1) -> dict[str, Digits]:
-    """Write every digit as PNG files under folder/images; split name -> its Digits.
+    """Write every digit as PNG files under folder/images; return split name -> Digits.
 
-    With `shifts` > 1 each picture is written that often, each time moved by up to one of its pixels
-    both ways, and made brighter or darker.
+    With `shifts` > 1, each picture is written that many times, each time shifted by up to one of
+    its 8×8 pixels in both directions and dimmed by up to 30%.
     """
     from sklearn.datasets import load_digits
 
@@ -80,8 +80,8 @@ def _jitter(pixels: NDArray[np.float64], dice: np.random.Generator) -> NDArray[n
 
 
 def write_wav(path: Path, sound: NDArray[np.float64], rate: int) -> None:
-    """Save [samples] within ±1 as 16-bit WAV; what is louder is clipped."""
-    # Not soundfile, which waits for the disk after every file: 3 ms each.
+    """Save [samples] within ±1 as 16-bit WAV; louder samples are clipped."""
+    # soundfile waits for the disk after every file, which takes 3 ms each.
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, rate, 0, "NONE", ""))
         file.writeframes((sound.clip(-1, 1) * 32767).astype("<i2").tobytes())

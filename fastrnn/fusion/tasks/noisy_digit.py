@@ -1,10 +1,9 @@
-"""Noisy audio-visual digit: a picture and a spoken word that say the same, neither clearly.
+"""Noisy audio-visual digit: a picture and a spoken word of the same digit, both noisy.
 
-A row shows a handwritten digit under noise of `IMAGE_NOISE` times its full brightness, and has it
-said by one of many voices, `SNR` decibels above (so: far below) the noise. Given the digit, picture
-and voice are drawn independently, so the best there is to do with both is to multiply what each
-tells (the posteriors; every digit is as frequent as another). Pictures, and voices, of one split
-are not in another.
+A row shows a handwritten digit under noise of `IMAGE_NOISE` times its full brightness. One of many
+voices says the digit at a signal-to-noise ratio of `SNR` decibels, far below the noise. Given the
+digit, picture and voice are drawn independently. The optimal fusion is therefore the product of the
+posteriors, since all digits are equally frequent. Splits share no pictures and no voices.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from . import speech
 from .digits import load_split, write_wav
 
 NAME = "noisy-digit"
-IMAGE_NOISE = 0.6  # standard deviation; a picture's pixels are between 0 and 1
+IMAGE_NOISE = 0.6  # standard deviation; pixels are between 0 and 1
 SNR = -11.0  # dB
-RANGE = (-2.0, 3.0)  # of pixels under noise: what the file's 0 and 255 stand for
+RANGE = (-2.0, 3.0)  # noisy pixel values that the file stores as 0 and 255
 VOICES = {"train": 32, "val": 6, "test": 12}
-TAKES = 2  # of each digit by each voice
+TAKES = 2  # recordings of each digit by each voice
 ROWS = {"train": 6000, "val": 600, "test": 3000}
 CHANCE = 0.1
 
 
 def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Path:
-    """Write images/*.png, audio/*.wav and manifest.csv; returns the manifest's path."""
+    """Write images/*.png, audio/*.wav and manifest.csv; return the manifest's path."""
     pictures = load_split(seed)
     dice = np.random.default_rng(seed + 1)
     for name in ("images", "audio"):

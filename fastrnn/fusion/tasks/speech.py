@@ -1,10 +1,10 @@
-"""Spoken digits made by rule, so that they need no recording: voices that say zero to nine.
+"""Synthesise spoken digits by rule, without recordings: voices that say zero to nine.
 
-A word is a row of sounds. Voiced ones are harmonics of the voice's pitch, each as loud as three
-resonances of the vocal tract make it; hissing ones are noise within a band. From sound to sound the
-resonances glide. Voices differ in pitch, length of tract, pace and breath, and no two takes of a
-word are alike. It is speech as a vocoder of the 1960s made it: enough to tell digits by, and the
-same on every machine.
+A word is a sequence of sounds. Voiced sounds are harmonics of the voice's pitch, weighted by three
+resonances of the vocal tract. Hissing sounds are band-limited noise. The resonances glide from
+sound to sound. Voices differ in pitch, tract length, pace and breath, and all takes of a word
+differ. The quality is that of a 1960s vocoder: good enough to distinguish digits, and the same on
+every machine.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 RATE = 8000  # Hz
-SECONDS = (0.2, 0.55)  # the shortest and the longest a word may take
-_STEP = 32  # samples from one set of resonances to the next
-_WIDTHS = np.array([90.0, 110.0, 170.0])  # Hz, of the three resonances
+SECONDS = (0.2, 0.55)  # minimum and maximum duration of a word
+_STEP = 32  # samples between two sets of resonances
+_WIDTHS = np.array([90.0, 110.0, 170.0])  # bandwidths of the three resonances in Hz
 _GAINS = np.array([1.0, 0.6, 0.3])
 
-# The noise of a sound: its band in Hz.
+# Noise bands in Hz.
 _BANDS = {"s": (2600, 4000), "f": (900, 4000), "k": (1300, 2300), "t": (2200, 3600)}
 
 
 @dataclass(frozen=True)
 class _Sound:
-    resonances: tuple[float, float, float]  # Hz, of a tract of length 1
+    resonances: tuple[float, float, float]  # Hz, for a tract of length 1
     voiced: float  # loudness of the harmonics
-    noise: float  # and of the noise
+    noise: float  # loudness of the noise
     band: str
     length: float  # seconds at pace 1
 
@@ -71,16 +71,16 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Voice:
-    """Someone who speaks."""
+    """The parameters of a synthetic voice."""
 
     pitch: float  # Hz
-    tract: float  # factor of all resonances: above 1 for a short tract
+    tract: float  # factor of all resonances; above 1 for a short tract
     pace: float  # factor of all lengths
-    breath: float  # noise beside the harmonics
+    breath: float  # noise added to the harmonics
 
 
 def voices(count: int, dice: np.random.Generator) -> list[Voice]:
-    """As many voices, men's to children's."""
+    """Draw `count` voices, from men's to children's."""
     return [
         Voice(
             pitch=float(np.exp(dice.uniform(np.log(85), np.log(260)))),
@@ -93,7 +93,7 @@ def voices(count: int, dice: np.random.Generator) -> list[Voice]:
 
 
 def say(digit: int, voice: Voice, dice: np.random.Generator) -> NDArray[np.float64]:
-    """One take of a digit: [samples] at RATE, of root mean square 1."""
+    """Synthesise one take of a digit: [samples] at RATE, with root mean square 1."""
     sounds = [_SOUNDS[name] for name in WORDS[digit].split()]
     lengths = np.array([each.length for each in sounds]) * voice.pace
     lengths *= np.exp(dice.normal(0, 0.12, len(sounds)))
@@ -102,7 +102,8 @@ def say(digit: int, voice: Voice, dice: np.random.Generator) -> NDArray[np.float
     at = (np.arange(steps) + 0.5) * _STEP / RATE  # [steps], seconds
     middles = np.cumsum(lengths) - lengths / 2
 
-    # Resonances glide from the middle of a sound to that of the next; loudness changes faster.
+    # Resonances glide from the middle of one sound to the middle of the next. Loudness changes
+    # faster.
     own = np.exp(dice.normal(0, 0.03, (len(sounds), 3)))
     targets = np.array([each.resonances for each in sounds]) * voice.tract * own
     tracks = np.stack([np.interp(at, middles, each) for each in targets.T], axis=1)  # [steps, 3]
@@ -119,7 +120,7 @@ def say(digit: int, voice: Voice, dice: np.random.Generator) -> NDArray[np.float
 
 
 class Speakers:
-    """Some voices; each has `takes` of every digit, made when first asked for."""
+    """Voices with `takes` takes of every digit each, synthesised on first use."""
 
     def __init__(self, of: list[Voice], takes: int, dice: np.random.Generator) -> None:
         self.voices = of
@@ -128,7 +129,7 @@ class Speakers:
         self._said: dict[tuple[int, int, int], NDArray[np.float64]] = {}
 
     def any_take(self, digit: int) -> tuple[int, NDArray[np.float64]]:
-        """Somebody says the digit: whose voice, and [samples] as `say` gives them."""
+        """Return a random take of the digit: (index of the voice, [samples] as `say` returns)."""
         voice, take = (int(self.dice.integers(n)) for n in (len(self.voices), self.takes))
         key = voice, digit, take
         if key not in self._said:
@@ -139,11 +140,11 @@ class Speakers:
 def under_noise(
     wave: NDArray[np.float64], decibels: float, dice: np.random.Generator
 ) -> NDArray[np.float64]:
-    """A word, and silence before and after it, under white noise; [samples] of about 0.15 in all.
+    """Pad a word with silence and add white noise; [samples] with root mean square about 0.15.
 
     Args:
-        wave: [samples], of root mean square 1.
-        decibels: how much louder than the noise the word is.
+        wave: [samples], with root mean square 1.
+        decibels: the signal-to-noise ratio of the word in dB.
     """
     room = int((SECONDS[1] + 0.05) * RATE)
     before = int(dice.integers(room - len(wave)))
@@ -161,12 +162,12 @@ def _harmonics(
     voice: Voice,
     dice: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """The voiced part: every harmonic below RATE / 2, weighed by the resonances."""
+    """Synthesise the voiced part: every harmonic below RATE / 2, weighted by the resonances."""
     fall, lift = dice.uniform(0.75, 0.95), dice.uniform(0.95, 1.1)
-    pitch = voice.pitch * lift * np.linspace(1, fall, len(time))  # a statement ends low
+    pitch = voice.pitch * lift * np.linspace(1, fall, len(time))  # falling intonation
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
     middle = np.interp(at, time, pitch)  # [steps]
-    # np.interp(time, at, ...) of every harmonic, with what they share worked out once.
+    # np.interp(time, at, ...) for every harmonic, with the common factors computed once.
     place = np.interp(time, at, np.arange(len(at)))
     left = place.astype(int)
     right, share = np.minimum(left + 1, len(at) - 1), place - left
@@ -182,7 +183,7 @@ def _harmonics(
 
 
 def _noise(samples: int, band: str, dice: np.random.Generator) -> NDArray[np.float64]:
-    """Noise of a band, of root mean square 1."""
+    """Return band-limited noise with root mean square 1."""
     spectrum = np.fft.rfft(dice.standard_normal(samples))
     frequency = np.fft.rfftfreq(samples, 1 / RATE)
     low, high = _BANDS[band]
@@ -191,6 +192,6 @@ def _noise(samples: int, band: str, dice: np.random.Generator) -> NDArray[np.flo
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over 20 ms: nothing starts at once."""
+    """Smooth loudness over 20 ms, so that no sound starts abruptly."""
     kernel = np.hanning(7)[1:-1]
     return np.convolve(np.pad(values, 2, mode="edge"), kernel / kernel.sum(), mode="valid")

@@ -1,9 +1,10 @@
-"""Spoken claim check: is what a sentence says of a digit true of the digit that is said?
+"""Spoken claim check: is a sentence about a digit true of a spoken digit?
 
-Claim check (claim_check.py) with a spoken digit in the picture's place, and few rows, in which few
-of its sentences occur; the other splits have them all. What a model learned of sentences and of
-comparing, where data were plenty, can be carried over: then only hearing is new. A voice alone, or
-a sentence alone, again tells nothing. Voices of one split are not in another.
+This is claim check (claim_check.py) with a spoken digit instead of a picture. It has few training
+rows, with few of the sentences; the other splits have all sentences. Transfer learning can reuse
+what a model learned from plenty of data about sentences and comparisons, so that only hearing is
+new. As in claim check, a voice alone or a sentence alone gives no information. Splits share no
+voices.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ NAME = "spoken-claim"
 SNR = 12.0  # dB
 VOICES = {"train": 32, "val": 6, "test": 12}
 TAKES = 2  # files of each digit by each voice
-SENTENCES = 14  # of the 210, in the training rows
+SENTENCES = 14  # sentences in the training rows, of 210
 ROWS = {"train": 1000, "val": 400, "test": 2000}
 CHANCE = 0.5
 
 
 def write(folder: Path, seed: int = 0, rows: dict[str, int] | None = None) -> Path:
-    """Write audio/*.wav and manifest.csv; returns the manifest's path."""
+    """Write audio/*.wav and manifest.csv; return the manifest's path."""
     return write_tables(folder, seed, rows, {"manifest.csv": (None, SENTENCES)})[0]
 
 
@@ -38,11 +39,14 @@ def write_tables(
     rows: dict[str, int] | None,
     tables: Mapping[str, tuple[int | None, int | None]],
 ) -> list[Path]:
-    """Write audio/*.wav, and manifests that have them in common, and the rows of val and test.
+    """Write audio/*.wav, and manifests that share these files and the rows of val and test.
 
     Args:
-        tables: a manifest's name -> how many training rows it has (None: as `rows` says), and how
-            many sentences there are in them (None: all).
+        tables: manifest name -> (number of training rows, or None for that of `rows`; number of
+            sentences in them, or None for all).
+
+    Returns:
+        The paths of the manifests.
     """
     (folder / "audio").mkdir(parents=True)
     said = sentences()
@@ -66,7 +70,7 @@ def write_tables(
 def _write_clips(
     folder: Path, split: str, dice: np.random.Generator
 ) -> tuple[list[str], np.ndarray]:
-    """All takes of all digits by the split's voices: their files, and what each says, [N]."""
+    """Write all takes of all digits by the split's voices; return their files and digits, [N]."""
     paths, values = [], []
     for number, voice in enumerate(speech.voices(VOICES[split], dice)):
         for digit in range(10):
