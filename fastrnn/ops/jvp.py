@@ -109,7 +109,7 @@ def backward(
     padded, dz, resets = layout.pad(out), layout.pad(dz), layout.resets
 
     def to_next(x: Tensor, boundary: Tensor) -> Tensor:
-        """Shift x by one step in the backward's order: x_{t+1}, or x_{t-1} in reverse groups."""
+        """Shift x to the next step in the backward's order: t - 1, or t + 1 in reverse groups."""
         return each_direction(
             lambda reverse, x, boundary: shift(x, boundary, lengths, resets, later=not reverse),
             reverse_from,

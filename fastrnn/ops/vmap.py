@@ -117,7 +117,7 @@ def _as_loop(
     tensors: list[Any],  # [V, ...] each
     options: tuple[int, ...],  # activation, reverse_from and the operator's further options
 ) -> tuple[Tensor, Tensor]:
-    """Call the operator once per problem, if neither rows nor groups can be folded alone.
+    """Call the operator once per problem, if the problems fold neither into rows nor into groups.
 
     Mapped lengths, offsets and resets belong to rows and need V times as many rows; mapped weights
     need V times as many groups. Folding both would compute V² problems, of which V are needed.

@@ -107,7 +107,7 @@ def _previous_rows(ragged: Ragged, size: int, reverse: bool) -> Tensor:
 def _previous_steps(
     offsets: Tensor, lengths: Tensor, size: int, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each packed row's b, its row at the previous step, and whether that exists: [N]."""
+    """Return per packed row its b, the row of its previous step, and whether that exists: [N]."""
     # Adding zeros makes row mapped under vmap if offsets is. Otherwise vmap would expand it, which
     # searchsorted has to copy, with a warning.
     row = torch.arange(size, device=offsets.device) + torch.zeros_like(offsets[:1])

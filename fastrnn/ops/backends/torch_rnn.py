@@ -116,7 +116,7 @@ def stack(
 
 @without_autocast
 def _without_autocast(loop: Callable[..., Any], *arguments: Any) -> Any:
-    """Run cuDNN's loop: autocast would cast all tensors to float16, even if it is bfloat16."""
+    """Run cuDNN's loop without autocast, which casts to float16 even if its dtype is bfloat16."""
     return loop(*arguments)
 
 
