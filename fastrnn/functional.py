@@ -59,7 +59,7 @@ def recurrence(
         RuntimeError: the backend that was asked for by name cannot serve the call.
     """
     if dispatch.requested() == "torch":
-        dispatch.refuse("torch", dispatch.NO_RECURRENCE)
+        dispatch.raise_unsupported("torch", dispatch.NO_RECURRENCE)
     if reverse_from is None:
         reverse_from = weight_hh.shape[0]
     if autocast.is_autocasting(pre):

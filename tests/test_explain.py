@@ -64,8 +64,8 @@ def test_the_backend(sizes, options, backend):
             (1000, 64, 128),
             {"device": "A100"},
             {
-                "cuda": "not yet been proven on an sm_80 GPU",
-                "triton": "kernel has not yet been proven on an sm_80 GPU",
+                "cuda": "not been verified on an sm_80 GPU",
+                "triton": "kernel has not been verified on an sm_80 GPU",
                 "cpu": "not 'cuda' ones",
                 "reference": "slower than any other",
             },

@@ -1,1 +1,1 @@
-"""The grouped recurrence as a torch operator, and the kernels that serve it."""
+"""The grouped recurrence as a torch operator, and the kernels that implement it."""

@@ -1,8 +1,8 @@
-"""Eager autograd with little overhead: one node for many operations, which run below autograd.
+"""Low-overhead eager autograd: one autograd node for several operations that run below autograd.
 
-A way through the dispatcher's Autograd key costs a short call 70 µs for forward and backward, on a
-machine where all else takes as long again. Where nothing traces or transforms the operations, an
-`autograd.Function` does the same for a tenth of that.
+Dispatching through the Autograd key adds 70 µs to the forward and backward of a short call, on a
+machine where the rest of the call takes as long again. When no operation is traced or transformed,
+an `autograd.Function` does the same at a tenth of that cost.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ from .backends.dispatch import requested
 
 
 def is_recording(*tensors: Tensor | None) -> bool:
-    """Whether an operation on them records a gradient."""
+    """Whether autograd records an operation on these tensors."""
     if torch.is_grad_enabled():
-        for tensor in tensors:  # not any(): a generator would cost a short call 1 µs
+        for tensor in tensors:  # not any(): its generator would add 1 µs to a short call
             if tensor is not None and tensor.requires_grad:
                 return True
     return False
 
 
 def is_eager() -> bool:
-    """Whether nothing compiles, traces or transforms."""
+    """Whether no compilation, tracing or transform is active."""
     return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transforming())
 
 
 def is_plain(input: Tensor, *others: Tensor | None) -> bool:
-    """Whether operators may be called below autograd: no kernel is missing for these tensors.
+    """Whether operators may be called below autograd: eager mode, and a kernel for these tensors.
 
-    What compiles, transforms or traces knows torch's own operations better.
+    Compilers, tracers and transforms handle torch's own operations better.
     """
     return is_eager() and are_plain(input, *others)
 
 
 def are_plain(input: Tensor, *others: Tensor | None) -> bool:
-    """What `is_plain` asks of the tensors.
+    """Whether the tensors satisfy the conditions of `is_plain`.
 
-    Subclasses of Tensor know torch's own operations better. A dispatch mode sees the operators of
-    either path. It must not choose the path: a checkpoint saves under a mode what it recomputes
-    without. All tensors must be of one device and of one dtype, which kernels serve there.
+    Subclasses of Tensor handle torch's own operations better. A dispatch mode sees the operators
+    of either path, and must not change which path runs: activation checkpointing saves under a
+    mode and recomputes without it. All tensors must share one device and one dtype that the
+    kernels support there.
     """
     if input.is_cpu and requested() not in ("auto", "cpu"):
         return False
@@ -68,15 +69,15 @@ _TYPES, _STRIDED = (Tensor, torch.nn.Parameter), torch.strided
 
 
 def below_autograd_once(gradients: Callable) -> Callable:
-    """An autograd.Function's backward: below autograd, unless it is itself differentiated.
+    """Make the backward of an autograd.Function run below autograd, unless it is differentiated.
 
     `gradients` is a function of (ctx, saved, *grads).
     """
 
     @functools.wraps(gradients)
     def backward(ctx: Any, *grads: Any) -> Any:
-        saved = ctx.saved_tensors  # activation checkpointing records it again, with autograd
-        if torch.is_grad_enabled() or is_transforming():  # for double backward, or a tangent
+        saved = ctx.saved_tensors  # before below_views: checkpointing recomputes them with autograd
+        if torch.is_grad_enabled() or is_transforming():  # double backward, or forward mode
             return gradients(ctx, saved, *grads)
         with below_views():
             return gradients(ctx, saved, *grads)
@@ -85,10 +86,10 @@ def below_autograd_once(gradients: Callable) -> Callable:
 
 
 def copy_on_write(output: Tensor) -> Tensor:
-    """A copy for the backward, which is made only if a user writes to the output.
+    """Return a copy-on-write copy of the output for the backward, so that users may write to it.
 
-    nn.RNN allows that on the CPU. On a GPU, where cuDNN does not, it is the output itself: a
-    Triton kernel that reads a copy would have it made.
+    nn.RNN allows such writes on the CPU. On a GPU, where cuDNN does not, return the output itself:
+    a Triton kernel that reads a copy-on-write copy would materialize it.
     """
     if type(output) is Tensor and output.is_cpu:
         return lazy_clone(output)
@@ -96,6 +97,6 @@ def copy_on_write(output: Tensor) -> Tensor:
 
 
 def add_gradients(*grads: Tensor | None, like: Tensor) -> Tensor:
-    """The sum of the gradients that are not None: of none, zeros."""
+    """Sum the gradients that are not None; return zeros like `like` if there are none."""
     given = [grad for grad in grads if grad is not None]
     return sum(given[1:], given[0]) if given else torch.zeros_like(like)

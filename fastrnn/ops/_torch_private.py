@@ -1,7 +1,7 @@
-"""What we use of torch that is not public, in one place.
+"""All private torch APIs that fastrnn uses, in one place.
 
-A canary test, tests/ops/test_torch_private.py, calls every name: where a release of torch has
-changed one, it says which.
+A canary test, tests/ops/test_torch_private.py, calls every name and reports which ones a torch
+release has changed.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
 
 __all__ = ["SingleLevelFunction", "single_level"]
 
-#: Below autograd: operators run without being recorded.
+#: Context manager below autograd: autograd does not record operators.
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
-#: Nor is it recorded that a result is a view of memory that nobody else has: users may write to it
-#: as to any other.
+#: Like `below_autograd`, and views are not tracked either. A result that is a view of memory with
+#: no other owner then allows in-place writes like any other tensor.
 below_views = torch._C._AutoDispatchBelowADInplaceOrView
 
-#: Switch forward-mode differentiation on or off within a block.
+#: Context manager that enables or disables forward-mode differentiation.
 set_forward_mode = forward_ad._set_fwd_grad_enabled
 
 #: Keep Dynamo from tracing a function.
 disable_dynamo = torch._disable_dynamo
 
-#: An assertion on a device, which nothing waits for.
+#: An assertion that runs on the device without a synchronization.
 assert_async = torch._assert_async
 
 #: Whether forward-mode differentiation is enabled.
@@ -39,13 +39,13 @@ is_forward_mode = torch._C._is_fwd_grad_enabled
 #: Whether autocast is enabled for any device.
 is_any_autocast = torch._C._is_any_autocast_enabled
 
-#: A copy-on-write copy.
+#: Make a copy-on-write copy.
 lazy_clone = torch._lazy_clone
 
-#: Whether the backward pass that runs may be run again (``retain_graph=True``).
+#: Whether the running backward pass keeps its graph (``retain_graph=True``).
 keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 
-#: The class of an operator's keyset, and the keys below autograd.
+#: The dispatch keys below autograd.
 below_autograd_keys = torch._C._after_autograd_keyset
 
 
@@ -55,20 +55,20 @@ def is_transforming() -> bool:
 
 
 def has_mkldnn_products(dtype: str) -> bool:
-    """Whether oneDNN multiplies "bf16" or "fp16" on this processor."""
+    """Whether oneDNN has "bf16" or "fp16" matrix products on this processor."""
     supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{dtype}_supported")
     return torch.backends.mkldnn.is_available() and supported()
 
 
 def is_expanded_weight(x: object) -> bool:
-    """Whether it stands in for a parameter whose gradient is taken for each sample."""
+    """Whether x is an ExpandedWeight, which wraps a parameter to compute per-sample gradients."""
     from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
 
     return isinstance(x, ExpandedWeight)
 
 
 def statically_known_true(condition: Any) -> bool:
-    """Whether a condition on sizes is true in every run of the graph that is being traced."""
+    """Whether a condition on sizes holds in every run of the graph that is being traced."""
     from torch.fx.experimental.symbolic_shapes import statically_known_true as known
 
     return known(condition)

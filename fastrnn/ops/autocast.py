@@ -1,4 +1,4 @@
-"""Autocast: what runs in its dtype, and what is kept from it."""
+"""Autocast: cast tensors to its dtype, or run a function with autocast disabled."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def is_autocasting(tensor: Tensor) -> bool:
     """Whether autocast is enabled for the tensor's device."""
     if not is_any_autocast():
         return False
-    # Of the meta device torch raises; and torch.amp.is_autocast_available, which would tell, is
-    # beyond torch.compile in torch 2.10.
+    # torch.is_autocast_enabled raises on the meta device. torch.amp.is_autocast_available would
+    # detect that, but torch.compile cannot trace it in torch 2.10.
     device = tensor.device.type
     return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def cast(*tensors: Tensor | None) -> list[Tensor]:
-    """The tensors in their device's autocast dtype; float64 is left alone, as torch leaves it."""
+    """Cast the tensors to their device's autocast dtype; float64 stays as it is, as in torch."""
     device = next(t for t in tensors if t is not None).device.type
     dtype = torch.get_autocast_dtype(device)
     eligible = (torch.float32, torch.float16, torch.bfloat16)
@@ -31,7 +31,7 @@ def cast(*tensors: Tensor | None) -> list[Tensor]:
 
 
 def without_autocast(function: Callable) -> Callable:
-    """The function with autocast disabled, which would cast its sums once more."""
+    """Run the function with autocast disabled, which would otherwise cast its sums again."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **keywords: Any) -> Any:

@@ -1,8 +1,9 @@
-"""Both modes of differentiation for an operator, under every transform of torch.func.
+"""Reverse-mode and forward-mode autograd for an operator, under every torch.func transform.
 
-`torch.library.register_autograd` knows no forward mode: a tangent is lost without a word. Nor does
-it go with torch.func.grad. So this registers the kernel of the dispatch key Autograd itself, as
-torch's own operators have one: every level of torch.func, and torch.compile, come by there.
+`torch.library.register_autograd` does not support forward mode: tangents are silently dropped. It
+does not support torch.func.grad either. So this module registers the kernel of the Autograd
+dispatch key itself, as torch's own operators do. Every torch.func level and torch.compile dispatch
+to that kernel.
 """
 
 from __future__ import annotations
@@ -34,15 +35,19 @@ def register(
 ) -> None:
     """Register the derivatives of an operator with two outputs.
 
-    The derivatives are given, as saved tensors, the first output and the arguments that are
-    tensors; the other arguments are ``ctx.options``.
+    The saved tensors are the first output and the tensor arguments. The other arguments are
+    ``ctx.options``.
 
     Args:
-        count: how many of the arguments, from the first on, are tensors.
-        without_first: whether the first of these is not needed, nor saved.
-        backward: of (ctx, *grads), the gradients of the inputs; no grad is None.
-        jvp: of (ctx, saved, *tangents), the tangents of the outputs; `saved` are the tensors
-            saved, and a tangent is None for an input that has none.
+        library: the library that defines the operator.
+        operator: the operator overload.
+        count: the number of leading arguments that are tensors.
+        without_first: whether the derivatives do not need the first argument, so that it is not
+            saved.
+        backward: a function of (ctx, *grads) that returns the gradients of the inputs. A grad is
+            None for an output without one.
+        jvp: a function of (ctx, saved, *tangents) that returns the tangents of the outputs.
+            `saved` holds the saved tensors; a tangent is None for an input without one.
     """
 
     first = 1 if without_first else 0
@@ -51,8 +56,8 @@ def register(
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
             *inputs, keyset, recording, dual = arguments
-            # A Function switches both modes off, for itself; the levels of torch.func below this
-            # one, which the call goes on to, record as the caller has it.
+            # A Function disables both modes for its forward. Restore the caller's modes: the call
+            # redispatches to the torch.func levels below this one, which record under them.
             with (
                 torch.set_grad_enabled(recording),
                 set_forward_mode(dual),
@@ -73,8 +78,8 @@ def register(
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
-            # Without their own tangents at this level; those of the levels below count. There is
-            # but one dual level, 0, and a compiled graph does not tell forward_ad that it is on.
+            # Drop the tensors' own tangents at this level, and keep those of the levels below. The
+            # only dual level is 0, and a compiled graph does not tell forward_ad that it is active.
             saved = [
                 x if x is None else forward_ad.unpack_dual(x, level=0).primal
                 for x in ctx.saved_tensors
@@ -84,7 +89,7 @@ def register(
 
     def derivatives(keyset: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
         modes = torch.is_grad_enabled(), is_forward_mode()
-        # Every level of torch.func comes here by itself, outermost first: one at a time.
+        # Every torch.func level calls this separately, outermost first: handle a single level.
         with single_level():
             return Derivatives.apply(*inputs, keyset, *modes)  # type: ignore[attr-defined]
 

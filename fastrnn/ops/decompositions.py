@@ -1,4 +1,4 @@
-"""The operators in torch's own, for programs that are read where fastrnn is not known."""
+"""Decompositions of the operators into torch's own, for tools that do not know fastrnn."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from . import reference
 from .ragged import Ragged
 
 _FIXED = (
-    "the decomposition of fastrnn::recurrence is for a fixed number of steps: export the module "
-    "without a dynamic one, or let the other tool trace the module (torch.jit.trace), which serves "
-    "every number"
+    "the decomposition of fastrnn::recurrence needs a fixed number of steps: export the module "
+    "without a dynamic number of steps, or let the other tool trace the module (torch.jit.trace), "
+    "which supports any number"
 )
 
 
@@ -30,10 +30,10 @@ def recurrence(
     reverse_from: int,
     backend: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """One rnn_tanh or rnn_relu a group, and step by step what those do not have.
+    """Decompose into one rnn_tanh or rnn_relu per group; with lengths or resets, step by step.
 
     Raises:
-        ValueError: the number of steps is not known.
+        ValueError: the number of steps is dynamic.
     """
     if isinstance(pre.shape[0] if offsets is None else offsets.shape[0], torch.SymInt):
         raise ValueError(_FIXED)
@@ -42,7 +42,7 @@ def recurrence(
         return reference.forward(pre, weight_hh, h0, ragged, activation, reverse_from)
     loop: Any = torch.rnn_tanh if activation == reference.TANH else torch.rnn_relu
     groups, size, _ = weight_hh.shape
-    identity = torch.eye(size, dtype=pre.dtype, device=pre.device)  # for pre, which is summed up
+    identity = torch.eye(size, dtype=pre.dtype, device=pre.device)  # pre is already projected
     out, h_n = [], []
     for g in range(groups):
         reverse = g >= reverse_from
@@ -56,18 +56,21 @@ def recurrence(
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Our operators in torch's own, for inference: what `run_decompositions` of a program takes.
+    """Return a table for `ExportedProgram.run_decompositions` that removes fastrnn's operators.
 
-    A program of torch.export calls ``fastrnn::recurrence``, for which a tool such as OpenVINO has
-    no rule. After this there are only torch's operators in it::
+    An exported program calls ``fastrnn::recurrence``, which tools such as OpenVINO cannot
+    convert. After decomposition it contains torch's operators only::
 
         program = torch.export.export(rnn, (x,)).run_decompositions(decompositions())
 
-    A recurrence becomes one ``aten.rnn_tanh`` or ``aten.rnn_relu`` a direction and head; with
-    lengths or resets it becomes its steps.
+    A recurrence becomes one ``aten.rnn_tanh`` or ``aten.rnn_relu`` per direction and head. With
+    lengths or resets it is unrolled into its steps. The result is for inference.
+
+    Returns:
+        The decompositions by operator overload.
 
     Raises:
-        ValueError: run_decompositions does, of a program whose number of steps is dynamic.
+        ValueError: raised by `run_decompositions` if the program's number of steps is dynamic.
     """
     return {
         torch.ops.fastrnn.recurrence.default: recurrence,

@@ -1,8 +1,9 @@
-"""How many floating point operations an operator is, for torch.utils.flop_counter.
+"""FLOP formulas of the operators for torch.utils.flop_counter.
 
-A multiplication and an addition are two, as torch counts; of a recurrence only the products with
-W_hh count, T·B·G of them forward and as many backward. So a layer has nn.RNN's numbers. Given an
-hx that needs no gradient it counts one step more: the backward computes that gradient, too.
+As in torch, a multiplication and an addition count as two operations. A recurrence counts only its
+products with W_hh: T·B·G in the forward, and as many in the backward. So a layer has the same count
+as nn.RNN. If hx is given and needs no gradient, the count is one step higher than nn.RNN's: the
+backward computes that gradient as well.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from . import linear  # noqa: F401 (defines its operator)
 
 
 def _recurrence(pre: Sequence[int], weight_hh: Sequence[int], *_: Any, **__: Any) -> int:
-    """pre [T, B, G, H] or [N, G, H]: 2·H for each of its elements."""
+    """Count 2·H operations per element of pre [T, B, G, H] or [N, G, H]."""
     return 2 * prod(pre) * weight_hh[-1]
 
 
@@ -42,5 +43,5 @@ def _register(module: ModuleType) -> None:
     module.register_flop_formula([operators.linear])(_linear)
 
 
-# Importing the counter here would import Triton, and double the time of `import fastrnn`.
+# Importing the counter here would import Triton and double the time of `import fastrnn`.
 when_imported("torch.utils.flop_counter", _register)

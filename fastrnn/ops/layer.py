@@ -1,9 +1,9 @@
-"""One layer: the input's share, the loop over it, and in eager mode one node of autograd for both.
+"""One layer: the input projection and the recurrence, in eager mode as one autograd node.
 
-Recorded piece by piece, a layer of few steps would spend most of its time on the records: of the
-sum of the biases, the product, the views between it and the loop. So in eager mode, on plain
-tensors, `layer` records one node. `traceable_layer` is the same in operations that torch.compile,
-torch.func and torch.export see.
+Separate nodes for the sum of the biases, the projection, the views and the recurrence would take
+most of the time of a layer with few steps. So in eager mode, on plain tensors, `layer` records one
+node. `traceable_layer` computes the same with operations that torch.compile, torch.func and
+torch.export can see.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from .linear import linear, multiply
 from .ragged import Ragged
 from .recurrence import recurrence, recurrence_by, recurrence_out
 from .unaliased_grad import unaliased_grad
-from .weight_grad import begins, weight_hh_grad
+from .weight_grad import sequence_starts, weight_hh_grad
 
 
 def traceable_layer(
     input: Tensor,  # [T, B, I], or [N, I] if packed
     h0: Tensor | None,  # [D, B, H]
-    weights: Sequence[Tensor],  # per direction weight_ih, weight_hh and, or not, two biases
+    weights: Sequence[Tensor],  # per direction weight_ih, weight_hh and optionally two biases
     ragged: Ragged,
     reset_to: Tensor | None,  # [D, H]
     activation: int,
     directions: int,
 ) -> tuple[Tensor, Tensor]:
-    """A layer's output, [T, B, D·H] or [N, D·H], and h_n [D, B, H]."""
+    """Return a layer's output, [T, B, D·H] or [N, D·H], and h_n [D, B, H]."""
     weights = [unaliased_grad(weight) for weight in weights]
     output, h_n, _ = _forward(
         linear, traceable_recurrence, input, h0, weights, ragged, reset_to, activation, directions
@@ -49,12 +49,12 @@ def traceable_layer(
 def layer(
     input: Tensor,  # [T, B, I], or [N, I] if packed
     h0: Tensor | None,  # [D, B, H]
-    weights: Sequence[Tensor],  # per direction weight_ih, weight_hh and, or not, two biases
+    weights: Sequence[Tensor],  # per direction weight_ih, weight_hh and optionally two biases
     ragged: Ragged,
     activation: int,
     directions: int,
 ) -> tuple[Tensor, Tensor]:
-    """As `traceable_layer`, where all tensors are plain (`eager.is_plain`)."""
+    """Compute `traceable_layer` where all tensors are plain (`_eager.is_plain`)."""
     if is_recording(*weights, input, h0):
         arguments = ragged, activation, directions, *ragged, input, h0, *weights
         output, h_n, *_ = _Layer.apply(*arguments)
@@ -75,7 +75,10 @@ def _forward(
     activation: int,
     directions: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """output, h_n, and the initial state [B, G, H/n]; what is recorded depends on the functions."""
+    """Return output, h_n and the initial state [B, G, H/n].
+
+    `linear` and `recur` determine how autograd records the result.
+    """
     weight_ih, weight_hh, bias = merge_directions(weights, directions)
     # A group is a head of a direction, G = D·n: [.., D·H] -> [.., G, H/n].
     groups, size, _ = weight_hh.shape
@@ -89,50 +92,54 @@ def _forward(
         pre = pre.reshape(-1, groups, size)
     state = input.new_zeros(batch, groups, size) if h0 is None else _as_state(h0, groups, size)
     if ragged.resets is not None and reset_to is not None:
-        pre = _begin_from(reset_to.reshape(groups, size), pre, weight_hh, ragged, heads)
+        pre = _add_reset_state(reset_to.reshape(groups, size), pre, weight_hh, ragged, heads)
     out, h_n = recur(pre, weight_hh, state, ragged, activation, heads)
     return out.flatten(-2), _as_h0(h_n, directions).contiguous(), state
 
 
-def _begin_from(
+def _add_reset_state(
     state: Tensor,  # [G, H]
     pre: Tensor,  # [T, B, G, H], or [N, G, H] if packed
     weight_hh: Tensor,  # [G, H, H]
     ragged: Ragged,  # with resets
     reverse_from: int,
 ) -> Tensor:
-    """pre with W_hh state added where a sequence begins, which the operator starts from 0."""
+    """Add W_hh state to pre where a sequence starts: the operator itself starts it from 0."""
     groups = weight_hh.shape[0]
-    # [.., 1]: the groups of both directions begin alike, or [.., G].
-    begin = begins(ragged, reverse=False).unsqueeze(-1)
+    # [.., 1] if all groups start at the same steps, or [.., G].
+    starts = sequence_starts(ragged, reverse=False).unsqueeze(-1)
     if reverse_from < groups:
-        later = begins(ragged, reverse=True).unsqueeze(-1)
-        shape = begin.shape[:-1]
-        begin = torch.cat(
-            (begin.expand(*shape, reverse_from), later.expand(*shape, groups - reverse_from)), -1
+        reverse_starts = sequence_starts(ragged, reverse=True).unsqueeze(-1)
+        shape = starts.shape[:-1]
+        starts = torch.cat(
+            (
+                starts.expand(*shape, reverse_from),
+                reverse_starts.expand(*shape, groups - reverse_from),
+            ),
+            -1,
         )
-    share = (weight_hh @ state.unsqueeze(-1)).squeeze(-1)  # [G, H]
-    return torch.addcmul(pre, begin.unsqueeze(-1).to(pre.dtype), share)
+    contribution = (weight_hh @ state.unsqueeze(-1)).squeeze(-1)  # [G, H]
+    return torch.addcmul(pre, starts.unsqueeze(-1).to(pre.dtype), contribution)
 
 
 def traceable_recurrence(
     pre: Tensor, weight_hh: Tensor, h0: Tensor, ragged: Ragged, activation: int, reverse_from: int
 ) -> tuple[Tensor, Tensor]:
-    """`fastrnn.functional.recurrence` of valid arguments."""
+    """Compute `fastrnn.functional.recurrence` with valid arguments."""
     out, h_n = _by_request(pre, weight_hh, h0, ragged, activation, reverse_from)
     if torch.compiler.is_compiling() and is_recording(pre, weight_hh, h0):
-        out = out.clone()  # users may write to it, and the backward reads what the operator gave
+        out = out.clone()  # users may write to it, and the backward reads the operator's output
     return out, h_n
 
 
 def _by_request(
     pre: Tensor, weight_hh: Tensor, h0: Tensor, ragged: Ragged, activation: int, reverse_from: int
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence by the backend that was asked for."""
+    """Run the recurrence with the requested backend."""
     number = dispatch.number_by_name(pre)
     if pre.is_complex():
-        # The operator's backward is for real numbers; the reference's forward is differentiable
-        # as it stands.
+        # The operator's backward supports real numbers only. Autograd can differentiate the
+        # reference's forward directly.
         name = dispatch.requested()
         if name not in ("auto", "torch"):
             dispatch.for_recurrence(Call.of(pre, h0, ragged, activation), name)
@@ -145,7 +152,7 @@ def _by_request(
 def _in_place(
     pre: Tensor, weight_hh: Tensor, h0: Tensor, ragged: Ragged, activation: int, reverse_from: int
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence in the place of pre, which nobody else holds: out needs no fresh memory."""
+    """Run the recurrence in place: out reuses the memory of pre, which has no other user."""
     h_n = recurrence_out(pre, weight_hh, h0, *ragged, activation, reverse_from, out=pre)
     return pre, h_n
 
@@ -162,8 +169,8 @@ def _eager_forward(
     activation: int,
     directions: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # Packed data may have rows that no step names, which are 0. On the CPU all is plain only to the
-    # kernels that are registered as the operators.
+    # Not for packed data: rows that belong to no step must be 0. On the CPU, plain tensors imply
+    # that the kernels registered as the operators serve the call.
     in_place = ragged.offsets is None and (input.is_cpu or dispatch.number_by_name(input) is None)
     return _forward(
         _linear if input.is_cpu else F.linear,
@@ -179,7 +186,7 @@ def _eager_forward(
 
 
 class _Layer(torch.autograd.Function):
-    """A layer as one node. Nothing is saved that the pieces would not save."""
+    """A layer as one autograd node. It saves no more than separate nodes would."""
 
     @staticmethod
     def forward(
@@ -189,25 +196,25 @@ class _Layer(torch.autograd.Function):
         weights = tensors[5:]
         with below_views():
             output, h_n, state = _eager_forward(input, h0, weights, ragged, activation, directions)
-            kept = copy_on_write(output)
+            saved_output = copy_on_write(output)
         ctx.activation, ctx.directions, ctx.starts_from_zero = activation, directions, h0 is None
         # Gradients do not depend on the biases.
         first = len(weights) // directions
         weights = weights[:2] if directions == 1 else weights[:2] + weights[first : first + 2]
-        # Whatever is asked for by the time of the backward.
+        # The backward uses the same backend, even if another one is requested by then.
         ctx.backend = dispatch.number_by_name(input)
         start = state if h0 is None else h0
-        ctx.save_for_backward(kept, start, *ragged, input, *weights)
+        ctx.save_for_backward(saved_output, start, *ragged, input, *weights)
         ctx.set_materialize_grads(False)
-        return output, h_n, *(() if kept is output else (kept,))
+        return output, h_n, *(() if saved_output is output else (saved_output,))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         return _gradients(ctx, *grads)
 
 
-#: Where the weights begin, among the arguments of _Layer.
-_WEIGHTS = 8
+#: The index of the first weight among the arguments of _Layer.
+_FIRST_WEIGHT = 8
 
 
 @below_autograd_once
@@ -217,12 +224,12 @@ def _gradients(
     saved: tuple[Any, ...],
     grad_output: Tensor | None,
     grad_h_n: Tensor | None,
-    grad_kept: Tensor | None = None,
+    grad_saved_output: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     output, start, lengths, offsets, resets, input, *weights = saved
     ragged = Ragged(lengths, offsets, resets)
-    if grad_output is None or grad_kept is not None:
-        grad_output = add_gradients(grad_output, grad_kept, like=output)
+    if grad_output is None or grad_saved_output is not None:
+        grad_output = add_gradients(grad_output, grad_saved_output, like=output)
     directions = ctx.directions
     weight_ih, weight_hh, _ = merge_directions(weights, directions)
     groups, size, _ = weight_hh.shape
@@ -240,26 +247,27 @@ def _gradients(
         ctx.activation,
         heads,
     )
-    *_, of_input, of_h0 = ctx.needs_input_grad[:_WEIGHTS]
-    wanted = ctx.needs_input_grad[_WEIGHTS:]
-    count = len(wanted) // directions
+    *_, input_needs_grad, h0_needs_grad = ctx.needs_input_grad[:_FIRST_WEIGHT]
+    needs_grad = ctx.needs_input_grad[_FIRST_WEIGHT:]
+    count = len(needs_grad) // directions
     rows = grad_pre.reshape(-1, groups * size)
-    grad_input = multiply(rows, weight_ih).reshape(input.shape) if of_input else None
-    grad_h0 = _as_h0(grad_state, directions) if of_h0 else None
-    of_weights: list[Sequence[Tensor | None]] = [[None] * directions] * count
-    if any(wanted[::count]):
+    grad_input = multiply(rows, weight_ih).reshape(input.shape) if input_needs_grad else None
+    grad_h0 = _as_h0(grad_state, directions) if h0_needs_grad else None
+    by_kind: list[Sequence[Tensor | None]] = [[None] * directions] * count
+    if any(needs_grad[::count]):
         gradient = outer((rows, input.reshape(-1, input.shape[-1])))
-        of_weights[0] = _apart(gradient, weights[0].shape, directions)
-    if any(wanted[1::count]):
+        by_kind[0] = _split_directions(gradient, weights[0].shape, directions)
+    if any(needs_grad[1::count]):
         gradient = weight_hh_grad(grad_pre, out, state, ragged, heads, ctx.starts_from_zero)
-        of_weights[1] = _apart(gradient, weights[1].shape, directions)
-    if count > 2 and (any(wanted[2::count]) or any(wanted[3::count])):
+        by_kind[1] = _split_directions(gradient, weights[1].shape, directions)
+    if count > 2 and (any(needs_grad[2::count]) or any(needs_grad[3::count])):
         gradient = rows.sum(0)
-        # Users may clip one gradient in place, or free it: no two share memory.
-        of_weights[2:] = [
-            _apart(x, weights[0].shape[:1], directions) for x in (gradient, gradient.clone())
+        # No two gradients share memory: users may clip one in place, or free it.
+        by_kind[2:] = [
+            _split_directions(x, weights[0].shape[:1], directions)
+            for x in (gradient, gradient.clone())
         ]
-    grad_weights = [kind[d] for d in range(directions) for kind in of_weights]
+    grad_weights = [kind[d] for d in range(directions) for kind in by_kind]
     return *[None] * 6, grad_input, grad_h0, *grad_weights
 
 
@@ -272,7 +280,7 @@ def _recurrence_backward(number: int | None) -> Callable[..., tuple[Tensor, Tens
 def merge_directions(
     weights: Sequence[Tensor], directions: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One layer's parameters as weight_ih [D·H, I], weight_hh [D·n, H/n, H/n] and bias [D·H]."""
+    """Merge a layer's parameters: weight_ih [D·H, I], weight_hh [D·n, H/n, H/n], bias [D·H]."""
     if directions == 1:
         weight_hh = weights[1]
         if weight_hh.dim() == 2:
@@ -286,8 +294,8 @@ def merge_directions(
     return torch.cat((weight_ih, weight_ih_r)), torch.cat((weight_hh, weight_hh_r)), bias
 
 
-def _apart(x: Tensor, shape: Sequence[int], directions: int) -> Sequence[Tensor]:
-    """A tensor of this shape for each direction, with memory of its own."""
+def _split_directions(x: Tensor, shape: Sequence[int], directions: int) -> Sequence[Tensor]:
+    """Split x into one tensor of this shape per direction; they share no memory."""
     if directions == 1:
         return (x.reshape(shape),)
     return [part.clone() for part in x.reshape(directions, *shape).unbind()]

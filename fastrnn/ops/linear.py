@@ -1,8 +1,8 @@
-"""The operator ``fastrnn::linear``: torch's linear for CPU tensors, in one order of summation.
+"""The operator ``fastrnn::linear``: torch's linear for CPU tensors, with a fixed summation order.
 
-A row's result does not depend on how many rows there are: the same bits for a step alone and
-within a sequence, which torch's matrix products do not promise. In half precision the sums are
-float32 and rounded once.
+The result of a row does not depend on the number of rows: a single step and the same step within a
+sequence agree bit for bit. torch's matrix products do not guarantee this. In half precision, sums
+are accumulated in float32 and rounded once.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _operator = torch.ops.fastrnn.linear.default
 
 
 def multiply(rows: Tensor, weight: Tensor) -> Tensor:
-    """rows [M, N] weight [N, K] -> [M, K], for gradients: by torch where that is not slow."""
+    """Multiply rows [M, N] by weight [N, K] -> [M, K] for gradients, by torch unless it is slow."""
     if not is_slow(rows):
         return torch.mm(rows, weight)
-    if is_transforming():  # for which the operator has no rules
+    if is_transforming():  # the operator has no rules for transforms
         return (rows.float() @ weight.float()).to(rows.dtype)
     return _operator(rows, weight.mT, None)
 
@@ -49,7 +49,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Of input [..., K], weight [N, K] and bias [N], from grad [..., N]."""
+    """Compute the gradients of input [..., K], weight [N, K] and bias [N] from grad [..., N]."""
     input, weight = saved
     rows = grad.reshape(-1, weight.shape[0])
     grad_input = grad_weight = grad_bias = None
@@ -71,7 +71,7 @@ torch.library.register_autograd(
 
 
 class _Eager(torch.autograd.Function):
-    """What register_autograd generates, at less cost a call."""
+    """The same as register_autograd generates, with less overhead per call."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
@@ -84,13 +84,13 @@ class _Eager(torch.autograd.Function):
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """input [..., K], weight [N, K] and bias [N] -> input weight^T + bias, [..., N].
+    """Compute input weight^T + bias [..., N] from input [..., K], weight [N, K] and bias [N].
 
-    By the operator on the CPU where all `is_plain`, and in graphs whose product would be slow;
-    elsewhere, or if shapes do not fit, by torch.
+    The operator serves CPU tensors that are all plain (`is_plain`), and compiled graphs in which
+    torch's product would be slow. torch serves all other calls, and reports mismatched shapes.
     """
     fits = input.is_cpu and input.dim() > 0 and input.shape[-1] == weight.shape[-1]
-    if fits and _compiling_slowly(input, weight, bias):
+    if fits and _is_slow_when_compiled(input, weight, bias):
         return _operator(input, weight, bias)
     if not fits or not is_plain(input, weight, bias):
         return F.linear(input, weight, bias)
@@ -100,8 +100,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _operator(input, weight, bias)
 
 
-def _compiling_slowly(input: Tensor, *others: Tensor | None) -> bool:
-    """Whether in a graph for this machine, and not one for another, torch's product is slow."""
+def _is_slow_when_compiled(input: Tensor, *others: Tensor | None) -> bool:
+    """Whether torch's product is slow in a graph compiled for this machine, not for export."""
     return (
         torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()

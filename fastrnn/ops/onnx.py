@@ -1,7 +1,7 @@
-"""The stack of layers as ONNX's own operator ``RNN``, while a model is exported to ONNX.
+"""Export of a stack of layers to ONNX as nodes of ONNX's own operator ``RNN``.
 
-A file that any runtime can read has no operator of ours. So `fastrnn.functional.rnn` asks here
-whether it is being exported, and one `RNN` node, of opset 14 or later, stands for each layer.
+An ONNX file that every runtime can read must not contain fastrnn's operators. During an export to
+ONNX, `fastrnn.functional.rnn` emits one `RNN` node, of opset 14 or later, per layer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .options import Options
 from .ragged import Ragged
 
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu"}
-#: Those that onnxruntime computes; the operator itself has float64 too.
+#: The dtypes that onnxruntime supports; the operator itself also has float64.
 _DTYPES = (torch.float32, torch.float16)
 
 _exporting = False
@@ -24,34 +24,34 @@ _exporting = False
 
 @contextmanager
 def exporting() -> Iterator[None]:
-    """Within, torch.export records nodes of ONNX."""
+    """Context manager in which torch.export records ONNX nodes."""
     global _exporting
-    former, _exporting = _exporting, True
+    previous, _exporting = _exporting, True
     try:
         yield
     finally:
-        _exporting = former
+        _exporting = previous
 
 
 def wanted() -> bool:
-    """Whether what is traced will be an ONNX file: by `exporting`, or by torch.onnx.export."""
+    """Whether the running export is to ONNX: within `exporting`, or by torch.onnx.export."""
     return torch.compiler.is_exporting() and (_exporting or torch.onnx.is_in_onnx_export())
 
 
 def _check(input: Tensor, ragged: Ragged) -> None:
     if ragged.is_packed():
         raise ValueError(
-            "ONNX knows no packed sequences: pass padded input and lengths= to the layer"
+            "ONNX does not support packed sequences: pass padded input and lengths= to the layer"
         )
     if ragged.resets is not None:
         raise ValueError(
-            "ONNX's RNN has no resets: export the module without them, and pass each sequence "
-            "as a row of its own"
+            "ONNX's RNN does not support resets: export the module without them, and pass each "
+            "sequence as a separate row"
         )
     if input.dtype not in _DTYPES:
         raise ValueError(
-            f"onnxruntime computes no RNN of {input.dtype}: convert the module and its inputs to "
-            "float32 with .float(), and leave out autocast"
+            f"onnxruntime does not support RNN in {input.dtype}: convert the module and its inputs "
+            "to float32 with .float(), and disable autocast"
         )
 
 
@@ -62,10 +62,11 @@ def rnn(
     ragged: Ragged,
     options: Options,
 ) -> tuple[Tensor, Tensor]:
-    """`fastrnn.functional.rnn`, of `RNN` nodes; arguments and results are as there.
+    """Emit `fastrnn.functional.rnn` as `RNN` nodes, with the same arguments and results.
 
     Raises:
-        ValueError: the operator, or onnxruntime, has no such thing, and what to do instead.
+        ValueError: the operator or onnxruntime does not support the call. The message says what to
+            do instead.
     """
     _check(input, ragged)
     lengths = ragged.lengths
@@ -73,7 +74,7 @@ def rnn(
     directions, num_layers = options.directions(), options.num_layers
     per_direction = 4 if options.bias else 2
     if lengths is not None:
-        # A length beyond T means T; onnxruntime would refuse it.
+        # A length above T means T, but onnxruntime rejects it.
         lengths = lengths.clamp(0, steps).to(torch.int32)
     states = []
     for layer in range(num_layers):
@@ -108,17 +109,17 @@ def rnn(
             shapes=((steps, directions, batch, hidden), (directions, batch, hidden)),
         )
         if lengths is not None and h is not None:
-            # Of a row without steps onnxruntime forgets the initial state.
+            # onnxruntime drops the initial state of a row without steps.
             h_n = h_n.where((lengths > 0)[None, :, None].expand(h_n.shape), h)
-        # [T, D, B, H] -> [T, B, D·H]. A copy first: to see whether flattening needs one, torch
-        # would look at the sizes, and hold the file to those of the example.
+        # [T, D, B, H] -> [T, B, D·H]. Copy first: to decide whether flatten needs a copy, torch
+        # would inspect the sizes and specialize the file on those of the example.
         input = out.transpose(1, 2).clone(memory_format=torch.contiguous_format).flatten(-2)
         states.append(h_n)
     return input, states[0] if num_layers == 1 else torch.cat(states)
 
 
 def _block_diagonal(weight_hh: Tensor) -> Tensor:
-    """[n, H/n, H/n], or [H, H] as it is -> [H, H]."""
+    """[n, H/n, H/n] -> block-diagonal [H, H]; [H, H] stays as it is."""
     if weight_hh.dim() == 2:
         return weight_hh
     heads, size, _ = weight_hh.shape

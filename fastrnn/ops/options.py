@@ -1,4 +1,4 @@
-"""What a stack of layers is besides its tensors."""
+"""The non-tensor options of a stack of layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Options(NamedTuple):
-    """nn.RNN's arguments, as far as a call depends on them."""
+    """The constructor arguments of nn.RNN that a call depends on."""
 
     activation: str
     bias: bool
@@ -16,5 +16,5 @@ class Options(NamedTuple):
     bidirectional: bool
 
     def directions(self) -> int:
-        """D."""
+        """Return D, the number of directions."""
         return 2 if self.bidirectional else 1

@@ -1,7 +1,8 @@
-"""Where the rows of a PackedSequence lie: what the recurrence is told of it.
+"""The layout of a PackedSequence's rows, in the form that the recurrence takes.
 
-The work is done on the CPU, where ``batch_sizes`` are, and in numbers that torch.compile cannot
-trace; so there is an operator for it, ``fastrnn::packed_layout``.
+The computation runs on the CPU, where ``batch_sizes`` is stored. It depends on the values of
+``batch_sizes``, which torch.compile cannot trace, so it is an operator:
+``fastrnn::packed_layout``.
 """
 
 from __future__ import annotations
@@ -18,31 +19,31 @@ _SCHEMA = "(Tensor batch_sizes, Tensor data, SymInt? batch) -> (Tensor lengths, 
 
 
 def packed_layout(batch_sizes: Tensor, data: Tensor, batch: int | None) -> tuple[Tensor, Tensor]:
-    """A PackedSequence's lengths [B] and offsets [T], on data's device.
+    """Compute a PackedSequence's lengths [B] and offsets [T], on data's device.
 
-    Nothing here waits for that device. Kernels trust the result with their memory accesses: a
-    PackedSequence made by hand is checked.
+    The function does not synchronize with that device. It validates ``batch_sizes``, which may
+    come from a hand-made PackedSequence: kernels use the result for memory accesses.
 
     Args:
         batch_sizes: [T] integers on the CPU.
-        data: [N, ...], of which the size and the device count.
-        batch: B where another tensor tells, or None: compiled code goes by it.
+        data: [N, ...]; only its size and its device matter.
+        batch: B if another tensor determines it, or None. Compiled code relies on it.
 
     Raises:
-        RuntimeError: the batch sizes are not a number for each step, or do not begin with B, or do
-            not descend, or do not sum to N.
+        RuntimeError: the batch sizes are not one integer per step, do not start with B, are not
+            in descending order, or do not sum to N.
     """
     operator = torch.ops.fastrnn.packed_layout.default
     if torch.compiler.is_compiling():
         return operator(batch_sizes, data.detach(), batch)
-    if torch.jit.is_tracing():  # which would record the number as it is in the example
+    if torch.jit.is_tracing():  # a trace would record the example's batch as a constant
         return operator(batch_sizes, data.detach(), None)
     return _packed_layout(batch_sizes, data, batch)
 
 
 def _packed_layout(batch_sizes: Tensor, data: Tensor, batch: int | None) -> tuple[Tensor, Tensor]:
     rows = data.shape[0]
-    if not _describe(batch_sizes, rows):
+    if not _are_valid(batch_sizes, rows):
         raise RuntimeError(
             "a PackedSequence's batch_sizes must be a 1-D tensor of integers, one for each step, "
             f"in descending order, and sum to its {rows} rows of data; "
@@ -63,8 +64,8 @@ def _packed_layout(batch_sizes: Tensor, data: Tensor, batch: int | None) -> tupl
     return both[:first], both[first:]
 
 
-def _describe(batch_sizes: Tensor, rows: int) -> bool:
-    """Whether they are the batch sizes of so many rows."""
+def _are_valid(batch_sizes: Tensor, rows: int) -> bool:
+    """Whether these are the batch sizes of a PackedSequence with this number of rows."""
     return (
         batch_sizes.dim() == 1
         and batch_sizes.shape[0] > 0
@@ -81,13 +82,13 @@ def _fake(batch_sizes: Tensor, data: Tensor, batch: int | None) -> tuple[Tensor,
     return lengths, batch_sizes.new_empty(batch_sizes.shape, device=data.device)
 
 
-def _apart(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """Results that share no memory, as an operator's must not."""
+def _without_aliases(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """Run `_packed_layout` and copy its results: an operator's results must not share memory."""
     lengths, offsets = _packed_layout(*arguments)
     return lengths.clone(), offsets.clone()
 
 
 LIBRARY.define("packed_layout" + _SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
-# Where torch.compile breaks its graph all the same, it is not to trace this either.
-LIBRARY.impl("packed_layout", disable_dynamo(_apart), "CompositeExplicitAutograd")
+# Where torch.compile breaks the graph nevertheless, Dynamo must not trace this function either.
+LIBRARY.impl("packed_layout", disable_dynamo(_without_aliases), "CompositeExplicitAutograd")
 torch.library.register_fake("fastrnn::packed_layout", _fake, lib=LIBRARY)

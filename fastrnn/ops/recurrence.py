@@ -1,13 +1,13 @@
 """The operator ``fastrnn::recurrence``: schema, fake, autograd and implementation, each once.
 
-The backends know nothing of autograd. The gradient of pre and h0 is an operator of its own,
-``fastrnn::recurrence_backward``; the gradient of weight_hh is one matrix product after it; and
-the derivative of the backward, for double backward, is the derivative of the reference's.
+The backends know nothing of autograd. A separate operator, ``fastrnn::recurrence_backward``,
+computes the gradients of pre and h0. One matrix product after it computes the gradient of
+weight_hh. Double backward differentiates the backward of the reference.
 
-``fastrnn::recurrence`` takes the backend that `dispatch` finds best; on CPU tensors the extension
-implements it directly, because a way through Python costs more than a short call's work.
-``fastrnn::recurrence_by`` takes the backend it is given. ``fastrnn::recurrence.out`` fills a tensor
-that may be pre itself.
+``fastrnn::recurrence`` runs on the backend that `dispatch` selects. On CPU tensors the extension
+implements it directly: a detour through Python costs more than the work of a short call.
+``fastrnn::recurrence_by`` runs on a given backend. ``fastrnn::recurrence.out`` fills a tensor that
+may be pre itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .backends import cpu, dispatch
 from .ragged import Ragged
 from .weight_grad import weight_hh_grad
 
-#: The library our operators are defined in; it must outlive them all.
+#: The library that defines our operators; it must outlive all of them.
 LIBRARY = torch.library.Library("fastrnn", "DEF")
 
 _RAGGED = "Tensor? lengths, Tensor? offsets, Tensor? resets, int activation, int reverse_from"
@@ -46,13 +46,14 @@ def _fake_backward(
 
 
 class Operator:
-    """``fastrnn::name`` and ``fastrnn::name_backward``, with all that torch must know of them.
+    """``fastrnn::name`` and ``fastrnn::name_backward``, registered with torch.
 
-    Calling it is calling the operator, in eager mode with a cheaper autograd.
+    A call runs the operator, in eager mode with a lower-overhead autograd.
 
     Args:
+        name: the name of the forward operator.
         options: further arguments at the end of both schemas.
-        forward, backward: the implementations for devices that have none of their own.
+        forward, backward: the implementations for devices without a registered kernel.
     """
 
     def __init__(self, name: str, options: str, forward: Callable, backward: Callable) -> None:
@@ -107,7 +108,7 @@ class Operator:
         weight_hh: Tensor,
         h0: Tensor,
         ragged: Ragged,
-        *options: Any,  # activation, reverse_from, and those of the operator itself
+        *options: Any,  # activation, reverse_from and the operator's further options
     ) -> tuple[Tensor, Tensor]:
         arguments = pre, weight_hh, h0, *ragged, *options
         if not is_eager():
@@ -118,7 +119,10 @@ class Operator:
     def gradients(
         self, ctx: Any, saved: tuple[Any, ...], grad_out: Tensor, grad_h_n: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Of the forward's tensors, given what it saved: out and all of its tensors but pre."""
+        """Compute the gradients of the forward's inputs.
+
+        `saved` are the tensors that the forward saved: out and all its tensor inputs except pre.
+        """
         out, weight_hh, h0, *given = saved
         grad_pre, grad_h0 = self.backward_operator(
             grad_out, grad_h_n, out, weight_hh, h0, *given, *ctx.options
@@ -139,26 +143,29 @@ class Operator:
             ctx, saved, add_gradients(grad_out, like=out), add_gradients(grad_h_n, like=h0)
         )
 
-    def _linear_backward(self, *own: Any) -> Callable[..., tuple[Tensor, Tensor]]:
-        """The backward as `jvp` calls it: with Ragged, and without our own options."""
+    def _linear_backward(self, *extra: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+        """Return the backward operator in the form that `jvp` calls.
+
+        It takes a Ragged, and binds the operator's further options, `extra`.
+        """
 
         def call(*arguments: Any) -> tuple[Tensor, Tensor]:
             *tensors, ragged, activation, reverse_from = arguments
-            return self.backward_operator(*tensors, *ragged, activation, reverse_from, *own)
+            return self.backward_operator(*tensors, *ragged, activation, reverse_from, *extra)
 
         return call
 
     def _jvp(self, ctx: Any, saved: list[Any], *tangents: Any) -> tuple[Tensor, Tensor]:
-        activation, reverse_from, *own = ctx.options
+        activation, reverse_from, *extra = ctx.options
         tensors, ragged = saved[:-3], Ragged(*saved[-3:])
-        backward = self._linear_backward(*own)
+        backward = self._linear_backward(*extra)
         options = ragged, activation, reverse_from
         return jvp.forward(backward, *tangents[:3], *tensors, *options)  # type: ignore[call-arg]
 
     def _backward_jvp(self, ctx: Any, saved: list[Any], *tangents: Any) -> tuple[Tensor, Tensor]:
-        activation, reverse_from, *own = ctx.options
+        activation, reverse_from, *extra = ctx.options
         tensors, ragged = saved[:-3], Ragged(*saved[-3:])
-        backward = self._linear_backward(*own)
+        backward = self._linear_backward(*extra)
         options = ragged, activation, reverse_from
         return jvp.backward(backward, *tangents[:4], *tensors, *options)  # type: ignore[call-arg]
 
@@ -175,19 +182,19 @@ def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
 
 
 class _Eager(torch.autograd.Function):
-    """The derivatives of an operator in eager mode."""
+    """The autograd Function of an operator in eager mode."""
 
     @staticmethod
     def forward(ctx: Any, operator: Operator, *inputs: Any) -> tuple[Tensor, ...]:
         with below_autograd():
             out, h_n = operator.operator(*inputs)
-            kept = copy_on_write(out)
+            saved_out = copy_on_write(out)
         ctx.operator, ctx.first = operator, 1
         _, *tensors = inputs[: len(vmap.FORWARD)]
         ctx.options = inputs[len(vmap.FORWARD) :]
-        ctx.save_for_backward(kept, *tensors)
+        ctx.save_for_backward(saved_out, *tensors)
         ctx.set_materialize_grads(False)
-        return out, h_n, *(() if kept is out else (kept,))
+        return out, h_n, *(() if saved_out is out else (saved_out,))
 
     @staticmethod
     @below_autograd_once
@@ -196,21 +203,22 @@ class _Eager(torch.autograd.Function):
         saved: tuple[Any, ...],
         grad_out: Tensor | None,
         grad_h_n: Tensor | None,
-        grad_kept: Tensor | None = None,
+        grad_saved_out: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
         out, _, h0, *_ = saved
-        grads = add_gradients(grad_out, grad_kept, like=out), add_gradients(grad_h_n, like=h0)
-        return None, *ctx.operator.gradients(ctx, saved, *grads)
+        grad_out = add_gradients(grad_out, grad_saved_out, like=out)
+        grad_h_n = add_gradients(grad_h_n, like=h0)
+        return None, *ctx.operator.gradients(ctx, saved, grad_out, grad_h_n)
 
 
-#: By the best backend, and by the one whose number is the last argument.
+#: On the selected backend, and on the backend whose number is the last argument.
 recurrence = Operator("recurrence", "", dispatch.forward, dispatch.backward)
 recurrence_by = Operator(
     "recurrence_by", ", int backend", dispatch.forward_by, dispatch.backward_by
 )
 
-# Without a gradient out may take pre's place: fresh memory for a large output costs more than a
-# small layer's arithmetic.
+# Without a gradient, out may reuse the memory of pre: allocating a large output costs more than
+# the arithmetic of a small layer.
 LIBRARY.define(f"recurrence.out({_FORWARD}, *, Tensor(a!) out) -> Tensor h_n")
 LIBRARY.impl("recurrence.out", without_autocast(dispatch.forward_out), "CompositeExplicitAutograd")
 torch.library.register_fake(
@@ -222,9 +230,9 @@ recurrence_out = torch.ops.fastrnn.recurrence.out
 
 
 def overrule_wrong_extension(implementations: dict[str, Callable]) -> None:
-    """Serve operators on CPU tensors by these, where the wrong extension has been loaded.
+    """Override operators on CPU tensors with these if an unusable extension has been loaded.
 
-    Loading it registers its kernels, before it can be asked whether it is the right one.
+    Loading an extension registers its kernels before its version can be checked.
     """
     if cpu.EXTENSION.unavailable_reason is None or not cpu.EXTENSION.is_loaded():
         return

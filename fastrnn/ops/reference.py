@@ -1,12 +1,13 @@
 """The specification: the grouped recurrence and its backward in plain PyTorch.
 
-Every kernel computes what `forward` and `backward` compute. Both are made of differentiable
-torch operations, so autograd can follow either one: the second derivative of every backend is
-the derivative of `backward` below.
+Every kernel computes the same results as `forward` and `backward`. Both consist of differentiable
+torch operations, so autograd can differentiate either one. The second derivative of every backend
+is the derivative of `backward` below.
 
 Symbols, here and in every kernel: T steps, B batch rows, G groups, H hidden units; ``pre`` is the
-input's share of the pre-activation, ``h`` the state, ``dz`` the gradient of the pre-activation.
-The state is stored in pre's dtype at every step; sums are taken in `accumulation_dtype`.
+input projection, the input's part of the pre-activation, ``h`` the state, and ``dz`` the gradient
+of the pre-activation. The state is stored in pre's dtype at every step; sums are accumulated in
+`accumulation_dtype`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from .ragged import Ragged
 from .time_shift import is_active, zero_padding
 
-#: The activations' numbers in the operators' schemas, as csrc/problem.h has them. They are not
+#: The activations' numbers in the operators' schemas, the same as in csrc/problem.h. They are not
 #: strings because torch's stable ABI never frees a string argument.
 ACTIVATION_CODES = {"tanh": 0, "relu": 1}
 TANH, RELU = ACTIVATION_CODES.values()
@@ -27,8 +28,8 @@ TANH, RELU = ACTIVATION_CODES.values()
 #: h = act(z).
 ACTIVATIONS: dict[int, Callable[[Tensor], Tensor]] = {TANH: torch.tanh, RELU: torch.relu}
 
-#: dz = dh act'(z), written in terms of h, which is all that the backward keeps. As in torch, relu
-#: passes dh on where h is NaN, and where h is 0 nothing: neither NaN nor infinity.
+#: dz = dh act'(z) in terms of h, since the forward saves only h. As in torch, relu passes dh where
+#: h is NaN, and returns 0 where h is 0, even if dh is NaN or infinite.
 GRADIENTS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
     TANH: lambda dh, h: dh * (1 - h * h),
     RELU: lambda dh, h: dh.masked_fill(h <= 0, 0),
@@ -36,7 +37,7 @@ GRADIENTS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 for half precision, the dtype itself otherwise."""
+    """Return float32 for half precision, and the dtype itself otherwise."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
@@ -48,7 +49,7 @@ def forward(
     activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
-    """h_t = act(pre_t + W_hh h_{t-1}) for every group; see `fastrnn.functional.recurrence`."""
+    """Compute h_t = act(pre_t + W_hh h_{t-1}) per group; see `fastrnn.functional.recurrence`."""
     act = ACTIVATIONS[activation]
     acc = accumulation_dtype(pre.dtype)
     weight = weight_hh.to(acc)
@@ -59,7 +60,7 @@ def forward(
         h = h0[:, groups]
         out: dict[int, Tensor] = {}
         for t in steps:
-            before = layout.cut(t, steps, h).to(acc)
+            before = layout.reset(t, steps, h).to(acc)
             z = padded[t, :, groups].to(acc) + _matvec(weight[groups], before)
             new = act(z).to(pre.dtype)
             out[t], h = layout.keep(t, new, h)
@@ -79,9 +80,10 @@ def backward(
     activation: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
-    """dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t), against the order of `forward`.
+    """Compute dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t), in the reverse order of `forward`.
 
-    Returns grad_pre, which is dz, shaped as ``out``, and grad_h0 [B, G, H].
+    Returns:
+        grad_pre, which is dz, shaped as ``out``, and grad_h0 [B, G, H].
     """
     gradient = GRADIENTS[activation]
     acc = accumulation_dtype(out.dtype)
@@ -95,7 +97,7 @@ def backward(
         for t in reversed(steps):
             h = padded_out[t, :, groups].to(acc)
             new = gradient(padded_grad[t, :, groups].to(acc) + dh, h).to(out.dtype)
-            before = layout.cut(t, steps, _matvec(weight_t[groups], new.to(acc)))
+            before = layout.reset(t, steps, _matvec(weight_t[groups], new.to(acc)))
             dz[t], dh = layout.keep(t, new, dh, before)
         return torch.stack([dz[t] for t in range(layout.steps)]), dh.to(out.dtype)
 
@@ -104,7 +106,7 @@ def backward(
 
 
 def _matvec(weight: Tensor, h: Tensor) -> Tensor:
-    """W h for every row and group: weight [G, H, K], h [B, G, K] -> [B, G, H]."""
+    """Compute W h per row and group: weight [G, H, K], h [B, G, K] -> [B, G, H]."""
     return torch.einsum("ghk,bgk->bgh", weight, h)
 
 
@@ -114,7 +116,7 @@ def _each_direction(
     groups: int,
     reverse_from: int,
 ) -> tuple[Tensor, Tensor]:
-    """Run the groups before reverse_from from the first step on, the others from the last."""
+    """Run the groups before reverse_from from the first step to the last, and the others back."""
     if reverse_from >= groups:
         return run(slice(None), range(steps))
     if reverse_from == 0:
@@ -125,7 +127,7 @@ def _each_direction(
 
 
 class Layout:
-    """Where row b of step t lies, whether it is active, t < lengths[b], and what begins there."""
+    """The layout of the data: row positions, active rows (t < lengths[b]) and resets."""
 
     def __init__(self, data: Tensor, h0: Tensor, ragged: Ragged) -> None:
         lengths, offsets, resets = ragged
@@ -134,9 +136,9 @@ class Layout:
         self.rows: Tensor | None = None  # [T, B], for packed data
         if offsets is not None and self.active is not None:
             rows = offsets[:, None] + torch.arange(h0.shape[0], device=h0.device)
-            # Inactive places share one row more than there are.
+            # All inactive positions map to one extra row at the end.
             self.rows = rows.where(self.active, data.shape[0])
-        self.begins = resets if resets is None else self.pad(resets)  # [T, B]
+        self.resets = resets if resets is None else self.pad(resets)  # [T, B]
 
     def pad(self, data: Tensor) -> Tensor:
         """[T, B, ...], or [N, ...] if packed -> [T, B, ...], 0 where a row is inactive."""
@@ -145,29 +147,29 @@ class Layout:
         if self.rows is None:
             return zero_padding(data, self.active)
         data = torch.cat((data, data.new_zeros(1, *data.shape[1:])))
-        # reshape, not flatten: it can be batched, as weight_hh_grad's.
+        # reshape, not flatten: it supports vmap, as in grad_matmul.
         padded = data.index_select(0, self.rows.reshape(-1))
         return padded.reshape(*self.rows.shape, *data.shape[1:])
 
     def pack(self, data: Tensor, like: Tensor) -> Tensor:
-        """[T, B, G, H] -> [N, G, H], as many rows as `like` has."""
+        """[T, B, G, H] -> [N, G, H] if packed, with the number of rows of `like`."""
         if self.rows is None:
             return data
         packed = data.new_zeros(like.shape[0] + 1, *data.shape[2:])
         rows = data.reshape(-1, *data.shape[2:])
         return packed.index_copy(0, self.rows.reshape(-1), rows)[:-1]
 
-    def cut(self, t: int, steps: range, state: Tensor) -> Tensor:
-        """What crosses the border before step t, in the order of `steps`: 0 where a row begins."""
+    def reset(self, t: int, steps: range, state: Tensor) -> Tensor:
+        """Zero what crosses a reset: between step t and the step before it in `steps`."""
         later = t if steps.step > 0 else t + 1
-        if self.begins is None or later == self.steps:
+        if self.resets is None or later == self.steps:
             return state
-        return state.where(~self.begins[later, :, None, None], 0)
+        return state.where(~self.resets[later, :, None, None], 0)
 
     def keep(
         self, t: int, new: Tensor, state: Tensor, carried: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Where row b is active: (new, carried or new); elsewhere: (0, the state as it was)."""
+        """Return (new, carried or new) where a row is active, and (0, state) elsewhere."""
         carried = new if carried is None else carried
         if self.active is None:
             return new, carried

@@ -1,4 +1,4 @@
-"""A stack of layers: which implementation runs it, and how its layers are put together."""
+"""A stack of layers: select an implementation, and run it on the whole stack or per layer."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from .ragged import DENSE, Ragged
 from .reference import ACTIVATION_CODES
 from .time_shift import is_active, zero_padding
 
-_BEYOND_TORCH = "nn.RNN has no lengths, resets, heads, or packed rows without their batch_sizes"
+_UNSUPPORTED_BY_TORCH = (
+    "nn.RNN does not support lengths, resets, heads, or packed rows without their batch_sizes"
+)
 
 _ONNX_BY_TRACING = (
-    "torch.onnx.export(dynamo=False) cannot express lengths, resets, heads or another backend than "
-    '"auto": use fastrnn.export.to_onnx, or dynamo=True'
+    "torch.onnx.export(dynamo=False) does not support lengths, resets, heads or a backend other "
+    'than "auto": use fastrnn.export.to_onnx, or dynamo=True'
 )
 
 
@@ -34,13 +36,13 @@ def rnn(
     ragged: Ragged,
     reset_to: Tensor | None,  # [D·L, H]
     options: Options,
-    batch_sizes: Tensor | None = None,  # [T], on the CPU: packed data that torch's loop runs over
+    batch_sizes: Tensor | None = None,  # [T], on the CPU, for packed data that torch's loop runs
     prefer_kernels: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """`fastrnn.functional.rnn` of valid arguments, by whatever serves the call.
+    """Compute `fastrnn.functional.rnn` with valid arguments, on the selected implementation.
 
     Args:
-        prefer_kernels: see `runs_in_torch`; not where a gradient is recorded.
+        prefer_kernels: see `runs_in_torch`; ignored if a gradient is recorded.
     """
     if autocast.is_autocasting(input):
         input, h0, reset_to, *weights = autocast.cast(input, h0, reset_to, *weights)
@@ -69,27 +71,27 @@ def runs_in_torch(
     batch_sizes: Tensor | None = None,  # [T], on the CPU
     prefer_kernels: bool = False,
 ) -> bool:
-    """Whether torch's own implementation serves a stack, by its name or because it is best.
+    """Whether torch's own implementation runs a stack, by name or because it is the fastest.
 
     Args:
-        eager: `is_eager`.
-        expressible: whether nn.RNN has all that the call asks for.
-        prefer_kernels: whether `auto` takes it only if there are no kernels.
+        eager: the value of `is_eager`.
+        expressible: whether nn.RNN supports everything that the call needs.
+        prefer_kernels: whether `auto` uses torch's implementation only if there are no kernels.
 
     Raises:
-        RuntimeError: it was asked for by name, and nn.RNN cannot express the call.
+        RuntimeError: the "torch" backend was requested by name, and nn.RNN cannot express the call.
     """
     name = dispatch.requested()
     if name == "torch" and not expressible:
-        dispatch.refuse("torch", _BEYOND_TORCH)
+        dispatch.raise_unsupported("torch", _UNSUPPORTED_BY_TORCH)
     if name != "auto" or not expressible:
         return name == "torch"
     if not eager:
-        # Others know the nodes of torch's loop, and need no fastrnn to run a trace of it. But a
-        # graph that asked for the number of steps would serve only as many as it was compiled
-        # for, and torch's loop has no rules for transforms.
+        # Other tools know the nodes of torch's loop, and run a trace of it without fastrnn. But a
+        # compiled graph that depended on the number of steps would be specialized on it, and
+        # torch's loop has no rules for transforms.
         return torch.jit.is_tracing()
-    if input.is_cpu:  # as `dispatch` would say, in no time
+    if input.is_cpu:  # the decision of `dispatch`, with less overhead
         if not cpu.BACKEND.serves(input.dtype):
             return True
         steps = input.shape[0] if batch_sizes is None else batch_sizes.shape[0]
@@ -114,13 +116,13 @@ def in_torch(
     options: Options,
     batch_sizes: Tensor | None = None,  # [T], on the CPU
 ) -> tuple[Tensor, Tensor]:
-    """A stack by torch's own implementation: output and h_n."""
-    once = torch_rnn.is_differentiable_only_once(input) and is_recording(input, h0, *weights)
-    if not once or torch.jit.is_tracing():
+    """Run a stack with torch's own implementation: return output and h_n."""
+    only_once = torch_rnn.is_differentiable_only_once(input) and is_recording(input, h0, *weights)
+    if not only_once or torch.jit.is_tracing():
         return torch_rnn.stack(input, h0, weights, *options, batch_sizes)
-    # cuDNN has no backward in eval mode and no double backward, and draws dropout by a generator
-    # of its own. So it runs in training mode without dropout, and a second derivative is that of
-    # our operators.
+    # cuDNN has no backward in eval mode and no double backward, and draws dropout from its own
+    # generator. So it runs in training mode without dropout, and our operators compute second
+    # derivatives.
     if options.num_layers > 1 and options.training and options.dropout > 0:
         return _each_layer_in_torch(input, h0, weights, options, batch_sizes)
     without_dropout = options._replace(dropout=0.0, training=True)
@@ -144,12 +146,12 @@ def _each_layer_in_torch(
     options: Options,
     batch_sizes: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    one = options._replace(num_layers=1)
+    layer_options = options._replace(num_layers=1)
     last_states = []
-    for number, (of_layer, h) in enumerate(_layers(h0, weights, options)):
-        if number > 0:
+    for index, (layer_weights, h) in enumerate(_layers(h0, weights, options)):
+        if index > 0:
             input = torch.dropout(input, options.dropout, True)
-        input, h_n = in_torch(input, h, of_layer, one, batch_sizes)
+        input, h_n = in_torch(input, h, layer_weights, layer_options, batch_sizes)
         last_states.append(h_n)
     return input, torch.cat(last_states)
 
@@ -163,10 +165,10 @@ def in_layers(
     options: Options,
     eager: bool,
 ) -> tuple[Tensor, Tensor]:
-    """A stack by our operators, layer by layer: output and h_n.
+    """Run a stack with our operators, layer by layer: return output and h_n.
 
     Args:
-        eager: whether a layer may be one node of autograd, and run below it.
+        eager: whether a layer may be one autograd node, and run below autograd.
     """
     if (
         ragged.lengths is not None
@@ -178,7 +180,7 @@ def in_layers(
         )
     ):
         input = zero_padding(input, is_active(input.shape[0], ragged.lengths))
-    at_once = (
+    fused = (
         eager
         and are_plain(input, h0, *weights)
         and (ragged.resets is None or reset_to is None)
@@ -186,15 +188,15 @@ def in_layers(
     )
     code, directions = ACTIVATION_CODES[options.activation], options.directions()
     last_states = []
-    for number, (of_layer, h) in enumerate(_layers(h0, weights, options)):
-        if number > 0 and options.training and options.dropout > 0:
+    for index, (layer_weights, h) in enumerate(_layers(h0, weights, options)):
+        if index > 0 and options.training and options.dropout > 0:
             input = torch.dropout(input, options.dropout, True)
-        if at_once:
-            input, h_n = layer(input, h, of_layer, ragged, code, directions)
+        if fused:
+            input, h_n = layer(input, h, layer_weights, ragged, code, directions)
         else:
-            first = number * directions
+            first = index * directions
             start = None if reset_to is None else reset_to[first : first + directions]
-            input, h_n = traceable_layer(input, h, of_layer, ragged, start, code, directions)
+            input, h_n = traceable_layer(input, h, layer_weights, ragged, start, code, directions)
         last_states.append(h_n)
     return input, last_states[0] if options.num_layers == 1 else torch.cat(last_states)
 
@@ -202,14 +204,14 @@ def in_layers(
 def _layers(
     h0: Tensor | None, weights: Sequence[Tensor], options: Options
 ) -> list[tuple[Sequence[Tensor], Tensor | None]]:
-    """Each layer's weights and its initial states, [D, B, H]."""
+    """Return each layer's weights and its initial states [D, B, H]."""
     if options.num_layers == 1:
         return [(weights, h0)]
     count, directions = len(weights) // options.num_layers, options.directions()
     return [
         (
-            weights[number * count : (number + 1) * count],
-            h0 if h0 is None else h0[number * directions : (number + 1) * directions],
+            weights[index * count : (index + 1) * count],
+            h0 if h0 is None else h0[index * directions : (index + 1) * directions],
         )
-        for number in range(options.num_layers)
+        for index in range(options.num_layers)
     ]

@@ -1,4 +1,4 @@
-"""What lies beside a step in time, for padded data [T, B, G, H] of groups of both directions."""
+"""Shifts in time and masks of padded data [T, B, G, H], with groups of both directions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def each_direction(function: Callable[..., Tensor], reverse_from: int, *tensors: Tensor) -> Tensor:
-    """function(reverse, *tensors) of the groups before reverse_from, and of those from there on.
+    """Apply function(reverse, *tensors) to the groups before reverse_from and to the others.
 
-    The tensors and the result are [..., G, H].
+    The tensors and the result are [..., G, H]. Groups from reverse_from on have reverse=True.
     """
     groups = tensors[0].shape[-2]
     if reverse_from == 0 or reverse_from >= groups:
@@ -22,7 +22,7 @@ def each_direction(function: Callable[..., Tensor], reverse_from: int, *tensors:
 
 
 def is_active(steps: int, lengths: Tensor) -> Tensor:
-    """Whether row b is active at step t, t < lengths[b]: [T, B]."""
+    """Whether row b is active at step t, that is t < lengths[b]: [T, B]."""
     return torch.arange(steps, device=lengths.device)[:, None] < lengths
 
 
@@ -30,55 +30,58 @@ def zero_padding(
     x: Tensor,  # [T, B, ...]
     active: Tensor,  # [T, B]
 ) -> Tensor:
-    """x, and 0 where a row is inactive.
+    """Return x with 0 where a row is inactive.
 
-    A gradient sums products with all of x. Padding has the factor 0 there, and 0 · NaN is NaN.
+    Gradients sum products with all of x. Padding is multiplied by 0 there, but 0 · NaN is NaN.
     """
     return x.masked_fill(~active.reshape(*active.shape, *[1] * (x.dim() - 2)), 0)
 
 
-def neighbours(
+def shift(
     x: Tensor,  # [T, B, G, H]
-    edge: Tensor,  # [B, G, H]
+    boundary: Tensor,  # [B, G, H]
     lengths: Tensor | None,  # [B]
     resets: Tensor | None,  # [T, B]
     later: bool,
 ) -> Tensor:
-    """x of the step before, or after, each: `edge` where a row has none, 0 across a reset."""
+    """Return x of the previous step, or of the next if `later`, at every step: [T, B, G, H].
+
+    The value is `boundary` where a row has no such step, and 0 across a reset.
+    """
     inner = x[1:] if later else x[:-1]
     if resets is not None:
         inner = inner.where(~resets[1:, :, None, None], 0)
     if not later:
-        return torch.cat((edge[None], inner))
-    beside = torch.cat((inner, edge[None]))
+        return torch.cat((boundary[None], inner))
+    shifted = torch.cat((inner, boundary[None]))
     if lengths is None:
-        return beside
+        return shifted
     exists = torch.arange(1, x.shape[0] + 1, device=x.device)[:, None] < lengths
-    return beside.where(exists[..., None, None], edge)
+    return shifted.where(exists[..., None, None], boundary)
 
 
-def outermost(
+def end_step(
     x: Tensor,  # [T, B, G, H]
-    otherwise: Tensor,  # [B, G, H]
+    default: Tensor,  # [B, G, H]
     lengths: Tensor | None,  # [B]
     last: bool,
 ) -> Tensor:
-    """x at every row's last, or first, step; `otherwise` for a row that has none: [B, G, H]."""
+    """Return x at each row's last, or first, step; `default` for a row without steps: [B, G, H]."""
     if lengths is None:
         return x[-1] if last else x[0]
     if last:
         step = (lengths.long() - 1).clamp(0, x.shape[0] - 1)
         index = step[None, :, None, None].expand(1, *x.shape[1:])
         x = x.gather(0, index)
-    return x[0].where((lengths > 0)[:, None, None], otherwise)
+    return x[0].where((lengths > 0)[:, None, None], default)
 
 
-def uncut(state: Tensor, resets: Tensor | None, reverse_from: int) -> Tensor:
-    """A state [B, G, H] as it passes the border before step 0: 0 where a reset is there.
+def zero_at_reset(state: Tensor, resets: Tensor | None, reverse_from: int) -> Tensor:
+    """Return the state [B, G, H] that crosses from h0 to step 0: 0 where step 0 has a reset.
 
-    A group that runs in reverse has its border with h0 behind the last step, where no reset is.
+    A group that runs in reverse receives h0 after the last step, where there is no reset.
     """
     if resets is None:
         return state
-    ascends = torch.arange(state.shape[1], device=state.device) < reverse_from
-    return state.where(~(resets[0][:, None] & ascends)[..., None], 0)
+    forward = torch.arange(state.shape[1], device=state.device) < reverse_from
+    return state.where(~(resets[0][:, None] & forward)[..., None], 0)

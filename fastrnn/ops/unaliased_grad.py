@@ -1,7 +1,7 @@
-"""Gradients that share no memory, where autograd differentiates a layer piece by piece.
+"""Gradients that share no memory, for layers that autograd differentiates operation by operation.
 
-Autograd gives both terms of a sum the same gradient, and the parts of a concatenation views of
-one. Users clip a gradient in place, free it or save it: each must own its memory.
+Autograd gives both terms of a sum the same gradient, and the parts of a concatenation views of one
+gradient. Users clip a gradient in place, free it or save it, so each must own its memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from .._when_imported import when_imported
 from ._eager import is_recording
 from .recurrence import LIBRARY
 
-# Inductor removes a clone where it takes its result for an alias, which two of them make true.
+# Inductor removes a clone if it considers the result an alias of the input; with two such clones
+# the results would in fact share memory. It does not remove this operator.
 LIBRARY.define("copy(Tensor x) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 LIBRARY.impl("copy", lambda x: x.clone(), "CompositeExplicitAutograd")
 torch.library.register_fake("fastrnn::copy", lambda x: x.clone(), lib=LIBRARY)
@@ -45,10 +46,10 @@ class _UnaliasedGrad(torch.autograd.Function):
 
 
 def unaliased_grad(x: Tensor) -> Tensor:
-    """x, whose gradient will share no memory with others'."""
+    """Return x such that its gradient shares no memory with other gradients."""
     exporting = torch.compiler.is_compiling() and torch.compiler.is_exporting()
     if exporting or torch.jit.is_tracing() or not is_recording(x):
-        return x  # what is exported or traced is for inference
+        return x  # exported and traced programs are for inference
     return _apply(x)
 
 
@@ -56,5 +57,5 @@ def _apply(x: Tensor) -> Tensor:
     return _UnaliasedGrad.apply(x)
 
 
-# Dynamo takes no Function with a jvp, and warns of any other; autograd's own tracing takes both.
+# Dynamo rejects a Function with a jvp, and warns about any other. AOTAutograd can trace both.
 when_imported("torch._dynamo", lambda dynamo: dynamo.allow_in_graph(_apply))

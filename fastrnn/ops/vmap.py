@@ -1,8 +1,8 @@
-"""vmap of the operator: a mapped dimension becomes more rows, or more groups, of one call.
+"""vmap of the operator: fold the mapped dimension into the rows or the groups of one call.
 
-With one weight_hh for all of them the V mapped problems are V·B rows. With a weight_hh of its own
-each, and for packed data, whose rows a step must stay together, they are V·G groups: an ensemble
-of models runs as one.
+V mapped problems that share weight_hh become V·B rows. Problems with separate weight_hh become V·G
+groups, so that an ensemble of models runs as one call. Packed data always becomes groups: the rows
+of a step must stay contiguous.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class _Axes:
-    """Where an argument has its rows, B, and its groups, G: from the front and from the end."""
+    """The dimensions of an argument that hold its rows, B, and its groups, G, or None."""
 
-    rows: int | None
-    groups: int | None
+    rows: int | None  #: counted from the front
+    groups: int | None  #: counted from the end
 
 
 _DATA = _Axes(1, -2)  # [T, B, G, H], or [N, G, H] with offsets
@@ -28,21 +28,21 @@ _STATE = _Axes(0, -2)  # [B, G, H]
 _WEIGHT = _Axes(None, -3)  # [G, H, H]
 _RAGGED = _Axes(0, None), _Axes(None, None), _Axes(1, None)  # lengths, offsets, resets
 
-#: Of the tensors of `fastrnn::recurrence` and `recurrence_backward`, in order.
+#: The axes of the tensors of `fastrnn::recurrence` and `recurrence_backward`, in order.
 FORWARD = _DATA, _WEIGHT, _STATE, *_RAGGED
 BACKWARD = _DATA, _STATE, _DATA, _WEIGHT, _STATE, *_RAGGED
 _OUTPUTS = _DATA, _STATE
 
 
 def rule(operator: Callable[..., tuple[Tensor, Tensor]], axes: tuple[_Axes, ...]) -> Callable:
-    """The function that `torch.library.register_vmap` wants of an operator of ours."""
+    """Return the vmap rule of an operator, for `torch.library.register_vmap`."""
 
     def batched(
         info: Any, in_dims: tuple[int | None, ...], *arguments: Any
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         tensors, options = list(arguments[: len(axes)]), arguments[len(axes) :]
         mapped = [dim is not None for dim in in_dims[: len(axes)]]
-        # The mapped dimension first in all of them.
+        # Move the mapped dimension of every tensor to the front.
         tensors = [
             x if x is None or dim is None else x.movedim(dim, 0)
             for x, dim in zip(tensors, in_dims, strict=False)
@@ -52,13 +52,13 @@ def rule(operator: Callable[..., tuple[Tensor, Tensor]], axes: tuple[_Axes, ...]
             for x, is_mapped in zip(tensors, mapped, strict=True)
         ]
         packed = tensors[-2] is not None
-        own_weights = any(m for m, where in zip(mapped, axes, strict=True) if where is _WEIGHT)
-        if not own_weights and not packed:
+        maps_weight = any(m for m, axis in zip(mapped, axes, strict=True) if axis is _WEIGHT)
+        if not maps_weight and not packed:
             results = _as_rows(operator, axes, tensors, options)
         elif not any(mapped[-3:]):
             results = _as_groups(operator, axes, tensors, options)
         else:
-            results = _one_by_one(operator, tensors, options)
+            results = _as_loop(operator, tensors, options)
         return results, (0, 0)
 
     return batched
@@ -68,15 +68,15 @@ def _as_rows(
     operator: Callable,
     axes: tuple[_Axes, ...],
     tensors: list[Any],  # [V, ...] each
-    options: tuple[int, ...],  # activation, reverse_from and the operator's own
+    options: tuple[int, ...],  # activation, reverse_from and the operator's further options
 ) -> tuple[Tensor, Tensor]:
     size = next(x.shape[0] for x in tensors if x is not None)
     folded = []
-    for x, where in zip(tensors, axes, strict=True):
-        if x is not None and where.rows is not None:
-            x = x.movedim(0, where.rows).flatten(where.rows, where.rows + 1)
+    for x, axis in zip(tensors, axes, strict=True):
+        if x is not None and axis.rows is not None:
+            x = x.movedim(0, axis.rows).flatten(axis.rows, axis.rows + 1)
         elif x is not None:
-            x = x[0]  # weight_hh, expanded
+            x = x[0]  # weight_hh, which is only expanded
         folded.append(x)
     out, h_n = operator(*folded, *options)
     return out.unflatten(1, (size, -1)).movedim(1, 0), h_n.unflatten(0, (size, -1))
@@ -86,41 +86,42 @@ def _as_groups(
     operator: Callable,
     axes: tuple[_Axes, ...],
     tensors: list[Any],  # [V, ...] each
-    options: tuple[int, ...],  # activation, reverse_from and the operator's own
+    options: tuple[int, ...],  # activation, reverse_from and the operator's further options
 ) -> tuple[Tensor, Tensor]:
-    """Groups that run in reverse stand last: those of all V problems follow all the others."""
-    weight = next(x for x, where in zip(tensors, axes, strict=True) if where is _WEIGHT)
+    """Fold into groups: the forward groups of all V problems first, then all reverse groups."""
+    weight = next(x for x, axis in zip(tensors, axes, strict=True) if axis is _WEIGHT)
     size, groups = weight.shape[:2]
-    activation, reverse_from, *own = options
-    turn = min(reverse_from, groups)
-    sizes = [n for n in (turn, groups - turn) if n > 0]
+    activation, reverse_from, *extra = options
+    n_forward = min(reverse_from, groups)
+    sizes = [n for n in (n_forward, groups - n_forward) if n > 0]
     folded: list[Any] = []
-    for x, where in zip(tensors, axes, strict=True):
+    for x, axis in zip(tensors, axes, strict=True):
         if x is None:
             folded.append(None)
-        elif where.groups is None:
+        elif axis.groups is None:
             folded.append(x[0])
         else:
-            parts = x.movedim(0, where.groups - 1).split(sizes, where.groups)
-            parts = [part.flatten(where.groups - 1, where.groups) for part in parts]
-            folded.append(parts[0] if len(parts) == 1 else torch.cat(parts, where.groups))
+            parts = x.movedim(0, axis.groups - 1).split(sizes, axis.groups)
+            parts = [part.flatten(axis.groups - 1, axis.groups) for part in parts]
+            folded.append(parts[0] if len(parts) == 1 else torch.cat(parts, axis.groups))
     results = []
-    for x in operator(*folded, activation, size * turn, *own):
+    for x in operator(*folded, activation, size * n_forward, *extra):
         parts = x.split([size * n for n in sizes], -2)
         parts = [part.unflatten(-2, (size, -1)) for part in parts]
         results.append((parts[0] if len(parts) == 1 else torch.cat(parts, -2)).movedim(-3, 0))
     return results[0], results[1]
 
 
-def _one_by_one(
+def _as_loop(
     operator: Callable,
     tensors: list[Any],  # [V, ...] each
-    options: tuple[int, ...],  # activation, reverse_from and the operator's own
+    options: tuple[int, ...],  # activation, reverse_from and the operator's further options
 ) -> tuple[Tensor, Tensor]:
-    """Where rows end, lie or begin anew elsewhere for each, and more rows would not do.
+    """Call the operator once per problem, if the problems fold neither into rows nor into groups.
 
-    Lengths, offsets and resets belong to rows, so V of them need V times as many rows; weights,
-    V times as many groups. Both would be V² problems, of which V are wanted.
+    Mapped lengths, offsets and resets belong to rows and need V times as many rows; mapped weights
+    need V times as many groups. Folding both would compute V² problems, of which V are needed.
+    Packed rows can only be folded into groups.
     """
     size = next(x.shape[0] for x in tensors if x is not None)
     results = [

@@ -30,7 +30,7 @@ def test_auto_takes_no_kernel_without_proof_and_says_so_once(
     for module in (cuda, triton):
         monkeypatch.setattr(module, "VERIFIED", set())
     pre, weight_hh, h0, ragged = PROBLEM.tensors(device)
-    with pytest.warns(RuntimeWarning, match=r"reference on 'cuda' tensors.*not yet been proven"):
+    with pytest.warns(RuntimeWarning, match=r"reference on 'cuda' tensors.*not been verified"):
         first = recurrence(pre, weight_hh, h0, lengths=ragged.lengths, reverse_from=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
@@ -86,7 +86,7 @@ def test_triton_by_name_refuses_with_a_reason(dtype: torch.dtype, device: torch.
 
 @pytest.mark.parametrize("backend", ["cuda"])
 def test_cuda_by_name_refuses_with_a_reason(backend: str, device: torch.device) -> None:
-    _by_name(backend, torch.complex64, device, r"have none for torch\.complex64")
+    _by_name(backend, torch.complex64, device, r"do not support torch\.complex64")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter serves CPU tensors")

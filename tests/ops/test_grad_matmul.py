@@ -24,8 +24,8 @@ pytestmark = pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.fixture(autouse=True)
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor without such products; and rows are widened a few at a time."""
-    monkeypatch.setattr(grad_matmul, "_SLOW", frozenset(HALF))
-    monkeypatch.setattr(grad_matmul, "PART", 7)
+    monkeypatch.setattr(grad_matmul, "_SLOW_DTYPES", frozenset(HALF))
+    monkeypatch.setattr(grad_matmul, "CHUNK_SIZE", 7)
 
 
 def draw(*shape: int, dtype: torch.dtype) -> Tensor:

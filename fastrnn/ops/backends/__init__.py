@@ -1,1 +1,1 @@
-"""The backends: what computes a recurrence, and how `auto` chooses among them."""
+"""The backends that compute a recurrence, and how `auto` selects one."""

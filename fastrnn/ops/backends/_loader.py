@@ -1,4 +1,7 @@
-"""The compiled extensions: the only file that loads them. Each remembers why it could not."""
+"""Lazy loading of the compiled extensions, each with the reason why it is unavailable.
+
+No other file loads them.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ class Extension:
     """A module of compiled kernels; loading it registers them with torch.
 
     Args:
-        name: of the module in `fastrnn`.
-        error: the file in the package's folder that the build leaves where there is no module:
-            the reason in its first line, then the whole log.
-        remedy: what to run to build it.
-        prepare: called with the module once it is loaded; may raise ImportError.
+        name: the name of the module in `fastrnn`.
+        error: the file in the package's folder that a failed build writes: the reason in its
+            first line, then the whole log.
+        remedy: the instruction to build the module.
+        prepare: called with the module after loading; may raise ImportError.
     """
 
     def __init__(
@@ -42,12 +45,12 @@ class Extension:
 
     @functools.cached_property
     def info(self) -> dict[str, Any]:
-        """What was built: versions, compiler, instruction sets or architectures."""
+        """Build information: versions, compiler, instruction sets or architectures."""
         return dict(self.module.info())
 
     @functools.cached_property
     def unavailable_reason(self) -> str | None:
-        """Why it cannot be used, or None."""
+        """Why the extension cannot be used, or None."""
         try:
             built = self.info["version"]
         except ModuleNotFoundError as error:
@@ -61,7 +64,7 @@ class Extension:
         return None
 
     def is_loaded(self) -> bool:
-        """Whether it is in this process, usable or not."""
+        """Whether this process has loaded the module, usable or not."""
         return sys.modules.get(self.name) is not None
 
     def _build_error(self) -> str:

@@ -1,7 +1,7 @@
-"""What a backend is: kernels for the grouped recurrence, and the reasons not to take them.
+"""The interface of a backend: kernels for the grouped recurrence, and reasons not to use them.
 
-Every question is answered with a reason, in words a user can act on, or None: nothing is against
-it. `dispatch` asks the questions in the order of `Backend`'s methods.
+Every ``*_reason`` method returns a reason that a user can act on, or None if there is none.
+`dispatch` calls them in the order in which `Backend` defines them.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from torch import Tensor
 
 from ..ragged import Ragged
 
-#: nn.RNNBase's modes, by the numbers of the activations in the operators' schemas.
+#: nn.RNNBase's modes, indexed by the numbers of the activations in the operators' schemas.
 MODES = ("RNN_TANH", "RNN_RELU")
 
 
 class Gpu(NamedTuple):
-    """A GPU that need not be in this machine: what the choice of a kernel depends on."""
+    """The properties of a GPU that kernel selection depends on; it may be in another machine."""
 
     name: str
     capability: tuple[int, int]
-    processors: int  #: multiprocessors
-    shared: int  #: bytes of shared memory that a block may ask for
-    clusters: tuple[int, int, int, int, int]  #: of 1, 2, 4, 8 and 16 blocks that run at once
+    processors: int  #: the number of multiprocessors
+    shared: int  #: the maximum bytes of shared memory per block
+    clusters: tuple[int, int, int, int, int]  #: concurrent clusters of 1, 2, 4, 8 and 16 blocks
 
 
 class Call(NamedTuple):
-    """What is known of a call before it runs. A tuple, because every call makes one."""
+    """The properties of a call that are known before it runs. A tuple, to keep its cost low."""
 
     mode: str  #: one of MODES
     steps: int  #: T
@@ -39,11 +39,11 @@ class Call(NamedTuple):
     dtype: torch.dtype
     device: torch.device
     training: bool = False  #: whether a gradient is recorded
-    gpu: Gpu | None = None  #: a GPU to assume in the device's place
+    gpu: Gpu | None = None  #: a GPU to assume instead of the device
 
     @classmethod
     def of(cls, data: Tensor, h0: Tensor, ragged: Ragged, activation: int) -> Call:
-        """The call that computes `data`, pre or out, from an initial state [B, G, H]."""
+        """Describe a call with `data`, pre or out, and an initial state [B, G, H]."""
         batch, groups, hidden = h0.shape
         steps = ragged.steps(data)
         return cls(MODES[activation], steps, batch, groups, hidden, h0.dtype, h0.device)
@@ -57,7 +57,7 @@ class Call(NamedTuple):
 
 
 class Backend(ABC):
-    """An implementation, and the reasons not to take it. `dispatch.BACKENDS` names them all."""
+    """An implementation, and the reasons not to use it. `dispatch.BACKENDS` lists all backends."""
 
     name: str
 
@@ -67,33 +67,35 @@ class Backend(ABC):
 
     @abstractmethod
     def unsupported_reason(self, call: Call) -> str | None:
-        """Why it cannot serve the call: its device, its dtype. By name it raises with this."""
+        """Why it does not support the call, for example its device or dtype.
+
+        A backend requested by name raises an error with this reason.
+        """
 
     def unverified_reason(self, call: Call) -> str | None:
-        """Why `auto` does not trust it with the call: no record proves it on such hardware."""
+        """Why `auto` must not use it for the call: no record verifies it on such hardware."""
         return None
 
     def slower_reason(self, call: Call) -> str | None:
-        """Why another backend is faster for the call, by a measurement that the reason names."""
+        """Why another backend is faster for the call; the reason names the measurement."""
         return None
 
     @abstractmethod
     def detail(self) -> str:
-        """One line for the doctor's table: versions, instruction sets, what is proven."""
+        """One line for the doctor's table: versions, instruction sets, verified hardware."""
 
 
 class Kernels(Backend):
     """A backend of the grouped recurrence.
 
-    To add one, implement the abstract methods and name it in `dispatch.BACKENDS`. `forward_out`
-    and `backward` are given validated tensors of one dtype and device, and know nothing of
-    autograd.
+    To add one, implement the abstract methods and list it in `dispatch.BACKENDS`. `forward_out`
+    and `backward` receive validated tensors of one dtype and device, and know nothing of autograd.
     """
 
     @abstractmethod
     def forward_out(
         self,
-        out: Tensor,  # contiguous, as pre; it may be pre itself
+        out: Tensor,  # contiguous, shaped as pre; may be pre itself
         pre: Tensor,  # [T, B, G, H], or [N, G, H] if packed
         weight_hh: Tensor,  # [G, H, H]
         h0: Tensor,  # [B, G, H]
@@ -103,7 +105,7 @@ class Kernels(Backend):
     ) -> Tensor:
         """Fill `out` with h_t and return h_n [B, G, H]; see `fastrnn.ops.reference.forward`.
 
-        Rows of packed data that no step names are left as they are.
+        Rows of packed data that belong to no step are not written.
         """
 
     @abstractmethod
@@ -118,7 +120,7 @@ class Kernels(Backend):
         activation: int,
         reverse_from: int,
     ) -> tuple[Tensor, Tensor]:
-        """grad_pre, as out, and grad_h0 [B, G, H]; see `fastrnn.ops.reference.backward`."""
+        """Return grad_pre, as out, and grad_h0 [B, G, H]; see `fastrnn.ops.reference.backward`."""
 
     def forward(
         self,
@@ -130,17 +132,19 @@ class Kernels(Backend):
         reverse_from: int,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
-        """`forward_out` into a new tensor: out and h_n. Rows that no step names are 0."""
+        """Run `forward_out` on a new tensor; return out and h_n.
+
+        Rows of packed data that belong to no step are 0.
+        """
         out = pre.new_zeros(pre.shape) if ragged.is_packed() else pre.new_empty(pre.shape)
         h_n = self.forward_out(out, pre, weight_hh, h0, ragged, activation, reverse_from, **options)
         return out, h_n
 
 
 def precision_of(dtype: torch.dtype) -> str:
-    """How a GPU multiplies a dtype: "float64", "float32", "tf32" or "half".
+    """Return the precision of a dtype's GPU products: "float64", "float32", "tf32" or "half".
 
-    float32 as nn.RNN would: cuDNN's RNN rounds it to tf32 unless torch.backends.cudnn says
-    otherwise, and so do we.
+    float32 follows nn.RNN: cuDNN's RNN rounds it to tf32 unless torch.backends.cudnn disables that.
     """
     if dtype == torch.float64:
         return "float64"

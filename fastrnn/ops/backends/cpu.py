@@ -19,7 +19,7 @@ def _use_instruction_set(module: Any) -> None:
     wanted = os.environ.get("FASTRNN_CPU")
     if wanted and not module.use_instruction_set(wanted):
         choices = ", ".join(module.info()["instruction_sets"])
-        raise ImportError(f"FASTRNN_CPU={wanted!r}: this processor offers only some of {choices}")
+        raise ImportError(f"FASTRNN_CPU={wanted!r}: this processor supports only some of {choices}")
 
 
 EXTENSION = Extension(
@@ -31,7 +31,7 @@ EXTENSION = Extension(
 
 
 class Cpu(Kernels):
-    """The kernels of csrc/cpu. The extension registers them as the operators of CPU tensors."""
+    """The kernels of csrc/cpu. The extension registers them as the operators for CPU tensors."""
 
     name = "cpu"
 
@@ -40,15 +40,15 @@ class Cpu(Kernels):
         return EXTENSION.unavailable_reason
 
     def serves(self, dtype: torch.dtype) -> bool:
-        """Whether nothing is against it for CPU tensors: the reasons' answer, in no time."""
+        """Whether it supports a dtype on CPU tensors and is available: a fast path for dispatch."""
         return dtype in DTYPES and EXTENSION.unavailable_reason is None
 
     def unsupported_reason(self, call: Call) -> str | None:
-        """Why no kernel serves the call, or None."""
+        """Why no kernel supports the call, or None."""
         if call.device.type != "cpu":
-            return f"the CPU kernels serve CPU tensors, not {call.device.type!r} ones"
+            return f"the CPU kernels support CPU tensors, not {call.device.type!r} ones"
         if call.dtype not in DTYPES:
-            return f"the CPU kernels have none for {call.dtype}"
+            return f"the CPU kernels do not support {call.dtype}"
         return None
 
     def detail(self) -> str:

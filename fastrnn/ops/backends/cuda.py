@@ -1,7 +1,7 @@
 """The CUDA backend: the extension's kernels for CUDA tensors.
 
-A call is served by one of three strategies, ``cluster``, ``grid`` or ``step``, which csrc/cuda
-describes; `fastrnn.explain` says which and why.
+One of three strategies serves a call: ``cluster``, ``grid`` or ``step``, documented in csrc/cuda.
+`fastrnn.explain` reports which one and why.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from .base import Call, Kernels, precision_of
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 STRATEGIES = ("cluster", "grid", "step")  # in the order of csrc/cuda/plan.h
 
-#: The compute capabilities on which every strategy passed every check; `auto` takes no kernel on
-#: another. The record: benchmarks/results/nvidia-h200/2026-11-26t10-14-2345bff-check.json.
+#: The compute capabilities on which every strategy passed every check; `auto` uses no kernel on
+#: any other. The record: benchmarks/results/nvidia-h200/2026-11-26t10-14-2345bff-check.json.
 VERIFIED = {(9, 0)}
 
 EXTENSION = Extension(
     "_cuda",
     error="_cuda_build_error.txt",
-    remedy="run `FASTRNN_BUILD=cuda python setup.py build_ext --inplace` where nvcc is",
+    remedy="run `FASTRNN_BUILD=cuda python setup.py build_ext --inplace` on a machine with nvcc",
 )
 
 
 def verified() -> str:
-    """The GPUs on which a record shows the kernels to be right."""
-    return ", ".join(f"sm_{a}{b}" for a, b in sorted(VERIFIED)) or "nowhere yet"
+    """List the GPU architectures on which a record verifies the kernels."""
+    return ", ".join(f"sm_{a}{b}" for a, b in sorted(VERIFIED)) or "none"
 
 
 class Cuda(Kernels):
@@ -41,35 +41,34 @@ class Cuda(Kernels):
     name = "cuda"
 
     def unavailable_reason(self) -> str | None:
-        """Why no kernel can be run on this machine, or None."""
+        """Why no kernel can run on this machine, or None."""
         if not torch.cuda.is_available():
             return "no CUDA GPU here"
-        return (
-            cpu.EXTENSION.unavailable_reason or EXTENSION.unavailable_reason
-        )  # the plan is a part of the first
+        # The CPU extension contains the plan.
+        return cpu.EXTENSION.unavailable_reason or EXTENSION.unavailable_reason
 
     def unsupported_reason(self, call: Call) -> str | None:
-        """Why no kernel serves the call, or None."""
+        """Why no kernel supports the call, or None."""
         if call.device.type != "cuda":
-            return f"the CUDA kernels serve CUDA tensors, not {call.device.type!r} ones"
+            return f"the CUDA kernels support CUDA tensors, not {call.device.type!r} ones"
         if call.dtype not in DTYPES:
-            return f"the CUDA kernels have none for {call.dtype}"
+            return f"the CUDA kernels do not support {call.dtype}"
         return None
 
     def unverified_reason(self, call: Call) -> str | None:
-        """Whether the kernels were proven on such a GPU."""
+        """Why the kernels are not verified on such a GPU, or None."""
         major, minor = call.capability
         if (major, minor) in VERIFIED:
             return None
         return (
-            f"the CUDA kernels have not yet been proven on an sm_{major}{minor} GPU; "
-            'fastrnn.use_backend("cuda") takes them all the same'
+            f"the CUDA kernels have not been verified on an sm_{major}{minor} GPU; "
+            'fastrnn.use_backend("cuda") uses them anyway'
         )
 
     def detail(self) -> str:
         """One line for the doctor's table."""
         built = EXTENSION.info
-        return f"CUDA {built['cuda']}, for {built['cuda_archs']}; proven on hardware: {verified()}"
+        return f"CUDA {built['cuda']} for {built['cuda_archs']}; verified on hardware: {verified()}"
 
     def forward_out(
         self,
@@ -102,7 +101,7 @@ class Cuda(Kernels):
         *,
         strategy: str = "",
     ) -> tuple[Tensor, Tensor]:
-        """See `Kernels`; `strategy` as in forward."""
+        """See `Kernels`; `strategy` overrides the plan."""
         out = out.contiguous()
         grad_pre = torch.zeros_like(out) if ragged.is_packed() else torch.empty_like(out)
         grad_h0 = h0.new_empty(h0.shape)
@@ -116,7 +115,7 @@ BACKEND = Cuda()
 
 
 def _code(strategy: str) -> int:
-    """The strategy's number in the operators' schemas; -1 leaves the choice to the plan."""
+    """Return the strategy's number in the operators' schemas; -1 leaves the choice to the plan."""
     if strategy == "":
         return -1
     if strategy not in STRATEGIES:
@@ -130,5 +129,5 @@ def _tf32(state: Tensor) -> bool:
 
 
 def device(index: int) -> Any:
-    """A CUDA device as the plan sees it, `fastrnn._C.Device`."""
+    """Return a CUDA device in the form of the plan, `fastrnn._C.Device`."""
     return EXTENSION.module.device(index)

@@ -1,8 +1,8 @@
-"""Which backend serves a call, and why.
+"""Selection of the backend for a call.
 
-A backend asked for by name serves the call or raises. `auto` takes the first that is available,
-supports the call, is verified and is not known to be slower; then one that is only slower; then,
-for a layer that nn.RNN can express, torch's own; then the reference.
+A backend requested by name serves the call or raises. `auto` selects the first that is available,
+supports the call, is verified and is not known to be slower. Failing that, it selects one that is
+only slower, then torch's own for a layer that nn.RNN can express, then the reference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..ragged import Ragged
 from . import cpu, cuda, reference, torch_rnn, triton
 from .base import Backend, Call, Kernels
 
-#: All of them by name. A name's place is its number in the operators' schemas.
+#: All backends by name. The position is the backend's number in the operators' schemas.
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (reference.BACKEND, cpu.BACKEND, cuda.BACKEND, triton.BACKEND, torch_rnn.BACKEND)
@@ -36,30 +36,30 @@ AUTO: dict[str, tuple[Kernels, ...]] = {
 }
 
 _default = "auto"
-#: The last choice of any thread: Dynamo guards a graph on a global, and not on a thread's own.
+#: The last choice of any thread: Dynamo guards on a global, but not on a thread-local variable.
 _last = "auto"
 _warned: set[str] = set()
 
 
 class _Local(threading.local):
-    name: str | None = None  #: what `use_backend` chose in this thread
+    name: str | None = None  #: the choice of `use_backend` in this thread
 
 
 _local = _Local()
 
 
 def set_backend(name: str) -> None:
-    """Choose the backend of all recurrent layers, for the process.
+    """Set the backend of all recurrent layers in this process.
 
-    The choice is read at every forward pass and holds for the backward pass of that call.
+    Every forward pass reads the setting, and the backward pass of that call uses the same backend.
 
     Args:
-        name: ``"auto"`` (the default: the fastest that serves the call, torch's own
-            implementation included), ``"reference"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or
-            ``"torch"``; by name a backend serves the call or raises.
+        name: ``"auto"`` (the default: the fastest backend for the call, including torch's own
+            implementation), ``"reference"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"torch"``.
+            A backend set by name serves a call or raises.
 
     Raises:
-        ValueError: no backend has that name.
+        ValueError: there is no backend with this name.
         RuntimeError: the backend is not available on this machine; the message says why.
     """
     global _default, _last
@@ -69,10 +69,10 @@ def set_backend(name: str) -> None:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Choose the backend within a block; see `set_backend` for the names and the errors.
+    """Context manager that sets the backend; see `set_backend` for the names and the errors.
 
-    Blocks nest, and each thread has its own: one thread's choice does not reach another's, except
-    in what torch.compile has compiled, which goes by the last choice of any.
+    Blocks nest. The setting applies to the current thread only, except in functions compiled by
+    torch.compile: these follow the last setting of any thread.
 
     Example:
         >>> with fastrnn.use_backend("reference"):
@@ -80,26 +80,26 @@ def use_backend(name: str) -> Iterator[None]:
     """
     global _last
     name = _validate(name, stacklevel=4)  # contextlib adds a frame
-    former, _local.name = _local.name, name
+    previous, _local.name = _local.name, name
     _last = name
     try:
         yield
     finally:
-        _local.name = former
-        _last = former or _default
+        _local.name = previous
+        _last = previous or _default
 
 
 def requested() -> str:
-    """The name that `use_backend`, or else `set_backend`, chose last: "auto" at first."""
+    """Return the name set by `use_backend`, or else by `set_backend`; "auto" by default."""
     return _last if torch.compiler.is_compiling() else _local.name or _default
 
 
 def number_by_name(data: Tensor) -> int | None:
-    """The number of the backend asked for, in the operators' schemas; None for the best.
+    """Return the number of the requested backend in the operators' schemas; None for `auto`.
 
-    The kernels of CPU tensors are registered as the operators themselves, and need no number. And
-    where "torch" is asked for, but what a layer needs is the recurrence alone, as for a second
-    derivative, the best serves it.
+    The kernels for CPU tensors are registered as the operators themselves, and need no number. If
+    "torch" is requested but a layer needs the recurrence alone, as for a second derivative, the
+    result is None too.
     """
     name = requested()
     if name in ("auto", "torch") or (name == "cpu" and data.is_cpu):
@@ -129,18 +129,18 @@ def _validate(name: str, stacklevel: int) -> str:
 NO_RECURRENCE = "it serves whole layers that nn.RNN can express, not a recurrence alone"
 
 
-def refuse(name: str, reason: str) -> NoReturn:
-    """Raise for a backend that was asked for by name and cannot serve the call."""
+def raise_unsupported(name: str, reason: str) -> NoReturn:
+    """Raise the error for a backend that was requested by name and cannot serve the call."""
     raise RuntimeError(
         f'the {name!r} backend cannot serve this call: {reason}; use fastrnn.set_backend("auto")'
     )
 
 
 def for_recurrence(call: Call, name: str = "auto") -> Kernels:
-    """The backend that serves a call of the recurrence: the one named, or the best.
+    """Return the backend for a call of the recurrence: the named one, or the selection of `auto`.
 
     Raises:
-        RuntimeError: the backend named cannot serve the call.
+        RuntimeError: the named backend cannot serve the call.
     """
     if name == "auto":
         kernels, reasons = best_kernels(call)
@@ -151,17 +151,18 @@ def for_recurrence(call: Call, name: str = "auto") -> Kernels:
     backend = BACKENDS[name]
     reason = backend.unsupported_reason(call)
     if reason is not None:
-        refuse(name, reason)
+        raise_unsupported(name, reason)
     if not isinstance(backend, Kernels):
-        refuse(name, NO_RECURRENCE)
+        raise_unsupported(name, NO_RECURRENCE)
     return backend
 
 
 def for_layer(call: Call, prefer_kernels: bool = False) -> Backend:
-    """The backend `auto` takes for a layer that nn.RNN can express: torch's own, or kernels.
+    """Return the backend that `auto` selects for a layer that nn.RNN can express.
 
     Args:
-        prefer_kernels: whether torch's own is taken only if there are no kernels.
+        call: the call to serve.
+        prefer_kernels: whether to use torch's own implementation only if there are no kernels.
     """
     if not prefer_kernels and torch_rnn.BACKEND.slower_reason(call) is None:
         return torch_rnn.BACKEND
@@ -169,7 +170,7 @@ def for_layer(call: Call, prefer_kernels: bool = False) -> Backend:
 
 
 def best_kernels(call: Call) -> tuple[Kernels | None, dict[str, str]]:
-    """The kernels `auto` takes, and the reasons against every other; None where it trusts none."""
+    """Return the kernels that `auto` selects, or None, and the reasons against the others."""
     reasons: dict[str, str] = {}
     slower = None
     for backend in AUTO.get(call.device.type, ()):
@@ -184,8 +185,8 @@ def best_kernels(call: Call) -> tuple[Kernels | None, dict[str, str]]:
 
 
 def reason_against(backend: Backend, call: Call) -> str | None:
-    """Why `auto` cannot take a backend, whatever its speed."""
-    # A GPU that is only assumed has everything installed.
+    """Why `auto` cannot use a backend, regardless of its speed."""
+    # With an assumed GPU, everything is assumed to be installed.
     return (
         (backend.unavailable_reason() if call.gpu is None else None)
         or backend.unsupported_reason(call)
@@ -200,13 +201,13 @@ def _warn_once(device: str, reasons: dict[str, str]) -> None:
     why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     warnings.warn(
         f"fastrnn runs the slow PyTorch reference on {device!r} tensors "
-        f"({why or 'no kernel serves this device yet'}). `python -m fastrnn` tells more.",
+        f"({why or 'no kernel supports this device'}). Run `python -m fastrnn` for details.",
         RuntimeWarning,
         stacklevel=3,
     )
 
 
-# The implementations of the operators, `fastrnn.ops.recurrence`, with their arguments.
+# The implementations of the operators in `fastrnn.ops.recurrence`, with the schemas' arguments.
 
 
 def forward(
@@ -220,7 +221,7 @@ def forward(
     reverse_from: int,
     name: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """The operator, where no kernel is registered for the device itself."""
+    """Implement the operator for devices without a registered kernel."""
     ragged = Ragged(lengths, offsets, resets)
     kernels = for_recurrence(Call.of(pre, h0, ragged, activation), name)
     return kernels.forward(pre, weight_hh, h0, ragged, activation, reverse_from)
@@ -238,7 +239,7 @@ def forward_out(
     *,
     out: Tensor,
 ) -> Tensor:
-    """The operator's out form; out may be pre."""
+    """Implement the operator's out form; out may be pre."""
     if out.shape != pre.shape or out.dtype != pre.dtype or not out.is_contiguous():
         raise ValueError(
             f"out must be contiguous and have pre's shape {list(pre.shape)} and dtype {pre.dtype}, "
@@ -262,7 +263,7 @@ def backward(
     reverse_from: int,
     name: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """The operator's backward."""
+    """Implement the operator's backward."""
     ragged = Ragged(lengths, offsets, resets)
     kernels = for_recurrence(Call.of(out, h0, ragged, activation), name)
     given = grad_out, grad_h_n, out, weight_hh, h0
@@ -270,13 +271,13 @@ def backward(
 
 
 def forward_by(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """`forward` by the backend whose number is the last argument."""
+    """Run `forward` on the backend whose number is the last argument."""
     *given, number = arguments
     return forward(*given, NAMES[number])  # type: ignore[call-arg]
 
 
 def backward_by(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """`backward` by the backend whose number is the last argument."""
+    """Run `backward` on the backend whose number is the last argument."""
     *given, number = arguments
     return backward(*given, NAMES[number])  # type: ignore[call-arg]
 
@@ -286,12 +287,12 @@ class BackendStatus:
     """Whether a backend can be used on this machine."""
 
     name: str
-    reason: str | None  #: why it cannot be used; None when it can
-    detail: str  #: what it is: versions, instruction sets, what is proven
+    reason: str | None  #: why it cannot be used, or None
+    detail: str  #: versions, instruction sets and verified hardware
 
 
 def backends() -> dict[str, BackendStatus]:
-    """Every backend by name, whether it can be used on this machine, and if not, why."""
+    """Return the status of every backend by name: whether this machine can use it, or why not."""
     status = {}
     for name, backend in BACKENDS.items():
         reason = backend.unavailable_reason()

@@ -1,4 +1,4 @@
-"""The reference as a backend: it serves every call, slowly."""
+"""The reference as a backend: it supports every call, but is slow."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .base import Call, Kernels
 
 
 class Reference(Kernels):
-    """The specification, `fastrnn.ops.reference`, in plain PyTorch."""
+    """The specification in plain PyTorch, `fastrnn.ops.reference`."""
 
     name = "reference"
 
     def unavailable_reason(self) -> None:
-        """It is usable wherever torch is."""
+        """None: it is available wherever torch is."""
 
     def unsupported_reason(self, call: Call) -> None:
-        """It serves every call."""
+        """None: it supports every call."""
 
     def detail(self) -> str:
         """One line for the doctor's table."""

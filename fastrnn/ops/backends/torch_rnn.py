@@ -1,8 +1,8 @@
-"""The torch backend: nn.RNN's own implementation of a layer, whatever torch has on a device.
+"""The torch backend: nn.RNN's own implementation of a layer on any device.
 
-`auto` takes it where no kernel of ours is available and verified, and where a measurement says
-that it is faster. So nobody loses by using FusedRNN: not without a compiler, on a GPU that our
-kernels have not seen, or with very short sequences.
+`auto` uses it if none of our kernels is available and verified, or if it was measured to be faster.
+So FusedRNN is no slower than nn.RNN without a compiler, on a GPU on which our kernels have not been
+verified, or with very short sequences.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ from .._torch_private import keeps_graph
 from ..autocast import without_autocast
 from .base import Backend, Call
 
-#: Up to so many steps training on the CPU takes torch's loop: a kernel saves less than its autograd
-#: node costs. At 4 steps the kernel is slower for few rows, at 5 as fast, from 6 on faster
-#: (`python -m benchmarks.short_calls`). In inference only a single step takes it, so that the bits
-#: of longer sequences do not depend on their length.
+#: The largest number of steps for which training on the CPU uses torch's loop: the autograd node of
+#: a kernel costs more than the kernel saves. With few rows, the kernel is slower at 4 steps, equal
+#: at 5 and faster from 6 on (`python -m benchmarks.short_calls`). In inference only a single step
+#: uses the loop, so that the results of longer sequences do not depend on their length.
 FEW_STEPS = 4
 
-#: Where cuDNN was faster than FusedRNN on an H200, by more than 6%, with up to CUDNN_HIDDEN units:
-#: up to CUDNN_SHORT steps in float32 and float16, and up to FEW_STEPS in bfloat16; and in float32
-#: up to CUDNN_LONG steps, in inference with tanh, in training with up to CUDNN_TRAINING_HIDDEN.
+#: The calls for which cuDNN was more than 6% faster than FusedRNN on an H200. They have up to
+#: CUDNN_HIDDEN units, with up to CUDNN_SHORT steps in float32 and float16, and up to FEW_STEPS in
+#: bfloat16. In float32 the limit is CUDNN_LONG steps in inference with tanh, and in training with
+#: up to CUDNN_TRAINING_HIDDEN units.
 #: The record: benchmarks/results/nvidia-h200/2026-11-26t10-14-2345bff-gpu.json.
 CUDNN_CAPABILITY, CUDNN_HIDDEN, CUDNN_TRAINING_HIDDEN = (9, 0), 128, 100
 CUDNN_SHORT, CUDNN_LONG = 255, 1024
 
 
 class Torch(Backend):
-    """`torch.rnn_tanh` and `rnn_relu`: ATen's loop over steps, cuDNN, or what a device has."""
+    """`torch.rnn_tanh` and `rnn_relu`: ATen's loop over steps, cuDNN, or the device's own."""
 
     name = "torch"
 
     def unavailable_reason(self) -> None:
-        """It is usable wherever torch is."""
+        """None: it is available wherever torch is."""
 
     def unsupported_reason(self, call: Call) -> None:
-        """It serves every layer that nn.RNN can express, which `expresses` tells."""
+        """None: it supports every layer that nn.RNN can express; the caller checks that."""
 
     def slower_reason(self, call: Call) -> str | None:
-        """Whether our kernels, where there are any, are faster."""
+        """Why our kernels, if there are any, are faster, or None."""
         kind = call.device.type
         if kind == "cpu":
             if is_short(call.steps, call.dtype, call.training):
@@ -52,7 +53,7 @@ class Torch(Backend):
             few = FEW_STEPS if call.training else 1
             return f"from {few + 1} steps on, and in half precision, the CPU kernels are faster"
         if kind == "cuda" and not _cudnn_is_faster(call):
-            return "the H200's record does not show cuDNN to be more than 6% faster for such a call"
+            return "the H200 record does not show cuDNN to be more than 6% faster for such a call"
         return None
 
     def detail(self) -> str:
@@ -65,7 +66,7 @@ BACKEND = Torch()
 
 def is_short(steps: int, dtype: torch.dtype, training: bool) -> bool:
     """Whether a call on the CPU has too few steps for the CPU kernels."""
-    # In half precision torch's own operations round more often than the kernels do.
+    # Not in half precision: torch's own operations round more often than the kernels.
     return steps <= (FEW_STEPS if training else 1) and dtype.itemsize > 2
 
 
@@ -95,14 +96,14 @@ def stack(
     bidirectional: bool,
     batch_sizes: Tensor | None = None,  # [T], on the CPU
 ) -> tuple[Tensor, Tensor]:
-    """A stack of layers by nn.RNN's own implementation: output and h_n."""
+    """Run a stack of layers with nn.RNN's own implementation: return output and h_n."""
     if h0 is None:
         states = num_layers * (2 if bidirectional else 1)
         batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
         h0 = input.new_zeros(states, batch, weights[1].shape[0])
     loop: Any = torch.rnn_tanh if activation == "tanh" else torch.rnn_relu
     if input.is_cuda:
-        # cuDNN refuses other states, such as a learned one, which is expanded over the batch.
+        # cuDNN rejects non-contiguous states, such as a learned one, expanded over the batch.
         h0, loop = h0.contiguous(), partial(_without_autocast, loop)
     options = bias, num_layers, dropout, training, bidirectional
     if batch_sizes is not None:
@@ -115,20 +116,20 @@ def stack(
 
 @without_autocast
 def _without_autocast(loop: Callable[..., Any], *arguments: Any) -> Any:
-    """cuDNN's loop: autocast would cast all to float16, even where bfloat16 was asked for."""
+    """Run cuDNN's loop without autocast, which casts to float16 even if its dtype is bfloat16."""
     return loop(*arguments)
 
 
 def is_differentiable_only_once(input: Tensor) -> bool:
-    """Whether torch serves the tensor's layers by cuDNN, whose backward has no derivative."""
+    """Whether torch uses cuDNN for the tensor's layers: its backward has no derivative."""
     return input.is_cuda
 
 
 class _DifferentiableOnce(torch.autograd.Function):
-    """A function that torch differentiates once, as cuDNN's: the second time by another.
+    """A function that torch can differentiate only once, such as cuDNN's.
 
-    `run` and `differentiable` compute the same outputs from the same tensors. The gradient is that
-    of `run`, unless it is to be differentiated again.
+    `run` and `differentiable` compute the same outputs from the same tensors. The backward
+    differentiates `run`, or `differentiable` if the gradient itself must be differentiable.
     """
 
     @staticmethod
@@ -146,21 +147,23 @@ class _DifferentiableOnce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[2:]
-        tensors, again = ctx.saved_tensors, torch.is_grad_enabled()
-        outputs = ctx.differentiable(*tensors) if again else ctx.outputs
-        sources = tensors if again else ctx.leaves
-        needed = [x for x, is_wanted in zip(sources, wanted, strict=True) if is_wanted]
-        keep = again or keeps_graph()
-        found = iter(torch.autograd.grad(outputs, needed, grads, keep, create_graph=again))
-        if not keep:
+        needs_grad = ctx.needs_input_grad[2:]
+        tensors, create_graph = ctx.saved_tensors, torch.is_grad_enabled()
+        outputs = ctx.differentiable(*tensors) if create_graph else ctx.outputs
+        sources = tensors if create_graph else ctx.leaves
+        inputs = [x for x, needed in zip(sources, needs_grad, strict=True) if needed]
+        retain_graph = create_graph or keeps_graph()
+        gradients = iter(
+            torch.autograd.grad(outputs, inputs, grads, retain_graph, create_graph=create_graph)
+        )
+        if not retain_graph:
             del ctx.outputs, ctx.leaves
-        return None, None, *(next(found) if is_wanted else None for is_wanted in wanted)
+        return None, None, *(next(gradients) if needed else None for needed in needs_grad)
 
 
 def differentiable_once(
     run: Callable[..., Any], differentiable: Callable[..., Any], *tensors: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """run(*tensors), whose second derivative is that of `differentiable`."""
+    """Return run(*tensors), with the second derivative of `differentiable`."""
     output, h_n = _DifferentiableOnce.apply(run, differentiable, *tensors)
     return output, h_n

@@ -135,11 +135,11 @@ def test_unsupported_devices_and_dtypes():
 def test_unverified_without_a_record(monkeypatch):
     assert cuda.BACKEND.unverified_reason(CALL._replace(gpu=H200)) is None
     reason = cuda.BACKEND.unverified_reason(CALL._replace(gpu=A100))
-    assert "not yet been proven on an sm_80 GPU" in reason
+    assert "not been verified on an sm_80 GPU" in reason
     monkeypatch.setattr(cuda, "VERIFIED", {(8, 0)})
     assert cuda.BACKEND.unverified_reason(CALL._replace(gpu=A100)) is None
     reason = cuda.BACKEND.unverified_reason(CALL._replace(gpu=H200))
-    assert "not yet been proven on an sm_90 GPU" in reason
+    assert "not been verified on an sm_90 GPU" in reason
 
 
 def test_verified_is_asked_of_the_device(monkeypatch):

@@ -105,7 +105,7 @@ def test_unverified_without_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "VERIFIED", {("grid", (9, 0)), ("rows", (8, 0))})
     reason = triton.BACKEND.unverified_reason(CALL)
     assert reason is not None
-    assert "rows kernel has not yet been proven on an sm_90 GPU" in reason
+    assert "rows kernel has not been verified on an sm_90 GPU" in reason
     assert triton.BACKEND.unsupported_reason(CALL) is None
     monkeypatch.setattr(triton, "VERIFIED", {("rows", (9, 0))})
     assert triton.BACKEND.unverified_reason(CALL) is None

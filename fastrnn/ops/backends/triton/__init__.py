@@ -1,8 +1,8 @@
 """The Triton backend: fused kernels for CUDA tensors.
 
-One kernel is one strategy: `single_cta`, `rows`, `grid`; `table` says which serves a call. Nothing
-of Triton is imported before the first call. With TRITON_INTERPRET=1 in the environment the same
-kernels run on CPU tensors, slowly, which is how they are tested where there is no GPU.
+Each kernel implements one strategy: `single_cta`, `rows` or `grid`; `table` selects one for a call.
+Triton is not imported before the first call. With TRITON_INTERPRET=1 in the environment, the same
+kernels run slowly on CPU tensors, so that they can be tested without a GPU.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from .table import CAPABILITY, FASTEST, FASTEST_FROM, VERIFIED, Launch, Sizes, c
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-#: The oldest Triton that has all we ask of it.
+#: The oldest supported version of Triton.
 VERSION = (3, 6)
 
 
 def interpreting() -> bool:
-    """Whether Triton's interpreter runs the kernels, on CPU tensors."""
+    """Whether Triton's interpreter runs the kernels on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 
 
 @functools.cache
 def _unavailable_reason() -> str | None:
     if torch.version.hip is not None:
-        return "the kernels are written for NVIDIA GPUs"
+        return "the kernels support NVIDIA GPUs only"
     if not interpreting() and not torch.cuda.is_available():
         return "no CUDA GPU here (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly)"
     try:
@@ -47,7 +47,7 @@ def _unavailable_reason() -> str | None:
     version = _numbers(triton.__version__)
     if version < VERSION:
         needed = ".".join(map(str, VERSION))
-        return f"Triton {triton.__version__} is too old: {needed} or later is needed"
+        return f"Triton {triton.__version__} is too old: {needed} or later is required"
     if interpreting() and version < (3, 7):
         import numpy
 
@@ -60,7 +60,7 @@ def _unavailable_reason() -> str | None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The first two of a version."""
+    """Return the first two components of a version."""
     return tuple(int(part) for part in version.split(".")[:2])
 
 
@@ -70,29 +70,29 @@ class Triton(Kernels):
     name = "triton"
 
     def unavailable_reason(self) -> str | None:
-        """Why no kernel can be run on this machine, or None."""
+        """Why no kernel can run on this machine, or None."""
         return _unavailable_reason()
 
     def unsupported_reason(self, call: Call) -> str | None:
-        """Why no kernel serves the call, or None."""
+        """Why no kernel supports the call, or None."""
         kind = call.device.type
         if kind == "cuda":
             if call.capability < CAPABILITY:
                 major, minor = call.capability
                 return (
                     f"this GPU's compute capability is {major}.{minor}, "
-                    f"and the Triton kernels need {CAPABILITY[0]}.{CAPABILITY[1]}"
+                    f"but the Triton kernels need {CAPABILITY[0]}.{CAPABILITY[1]} or later"
                 )
         elif not (kind == "cpu" and interpreting()):
-            return f"the Triton kernels serve CUDA tensors, not {kind!r} ones"
+            return f"the Triton kernels support CUDA tensors, not {kind!r} ones"
         if call.dtype not in DTYPES:
-            return f"the Triton kernels serve float32, bfloat16 and float16, not {call.dtype}"
+            return f"the Triton kernels support float32, bfloat16 and float16, not {call.dtype}"
         if kind == "cpu" and call.dtype == torch.bfloat16:
-            return "Triton's interpreter computes bfloat16 products wrongly"
+            return "Triton's interpreter computes wrong bfloat16 products"
         return None
 
     def unverified_reason(self, call: Call) -> str | None:
-        """Whether the kernel that serves the call was proven on such a GPU."""
+        """Why the kernel that serves the call is not verified on such a GPU, or None."""
         if call.device.type != "cuda":
             return None
         sizes = sizes_of(call)
@@ -101,12 +101,12 @@ class Triton(Kernels):
             return None
         major, minor = sizes.capability
         return (
-            f"the {kernel} kernel has not yet been proven on an sm_{major}{minor} GPU; "
-            'fastrnn.use_backend("triton") takes it all the same'
+            f"the {kernel} kernel has not been verified on an sm_{major}{minor} GPU; "
+            'fastrnn.use_backend("triton") uses it anyway'
         )
 
     def slower_reason(self, call: Call) -> str | None:
-        """Whether the CUDA kernels are faster; docs/kernels.md has the figures."""
+        """Why the CUDA kernels are faster, or None; docs/kernels.md has the measurements."""
         if call.steps < FASTEST_FROM:
             return f"below {FASTEST_FROM} steps the CUDA kernels are faster"
         kernel = choose(sizes_of(call))
@@ -120,7 +120,7 @@ class Triton(Kernels):
 
         where = "interpreted on the CPU" if interpreting() else "NVIDIA GPUs"
         proven = ", ".join(f"{kernel} on sm_{a}{b}" for kernel, (a, b) in sorted(VERIFIED))
-        return f"Triton {triton.__version__}, {where}; proven on hardware: {proven or 'none yet'}"
+        return f"Triton {triton.__version__}, {where}; verified on hardware: {proven or 'none'}"
 
     def forward_out(
         self,
@@ -155,7 +155,7 @@ class Triton(Kernels):
         *,
         kernel: str | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `Kernels`; `kernel` as in forward."""
+        """See `Kernels`; `kernel` overrides the table."""
         grad_pre, grad_h0 = out.new_empty(out.shape), h0.new_empty(h0.shape)
         call = Call.of(out, h0, ragged, activation)
         launch = _launcher("backward", kernel, call, reverse_from)
@@ -168,7 +168,7 @@ BACKEND = Triton()
 
 
 def sizes_of(call: Call) -> Sizes:
-    """What the choice of a kernel depends on."""
+    """Return the sizes and limits that the choice of a kernel depends on."""
     sizes = Sizes(call.batch, call.groups, call.hidden, precision_of(call.dtype))
     if call.gpu is not None:
         wgmma = call.gpu.capability == (9, 0)
@@ -183,7 +183,7 @@ def sizes_of(call: Call) -> Sizes:
 
 @functools.cache
 def _limits(device: int) -> dict[str, Any]:
-    """What `Sizes` says of a CUDA device."""
+    """Return the fields of `Sizes` that describe a CUDA device."""
     from triton.runtime import driver
 
     properties = driver.active.utils.get_device_properties(device)
@@ -197,7 +197,7 @@ def _limits(device: int) -> dict[str, Any]:
 
 
 def _has_gluon() -> bool:
-    """Whether the installed Triton has Gluon, which it calls experimental, as we know it."""
+    """Whether the installed Triton has a compatible version of Gluon, which is experimental."""
     try:
         _module("single_cta_gluon")
     except (ImportError, AttributeError):
@@ -206,7 +206,7 @@ def _has_gluon() -> bool:
 
 
 def _readable(ragged: Ragged) -> list[Tensor | None]:
-    """As the kernels read them; resets as bytes, since Triton would wait for a bool it loads."""
+    """Convert to the kernels' form. Resets become bytes: Triton would stall on a loaded bool."""
     lengths, offsets, resets = ragged
     flags = resets if resets is None else resets.view(torch.uint8)
     return [x if x is None else x.contiguous() for x in (lengths, offsets, flags)]
@@ -215,7 +215,7 @@ def _readable(ragged: Ragged) -> list[Tensor | None]:
 def _launcher(
     direction: str, kernel: str | None, call: Call, reverse_from: int
 ) -> Callable[..., None]:
-    """What fills the outputs, once given the tensors."""
+    """Return a function of the tensors that fills the outputs."""
     sizes = sizes_of(call)
     fast = sizes.mode != "float32" and not interpreting()
     relu = MODES[RELU] == call.mode

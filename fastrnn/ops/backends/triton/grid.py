@@ -1,16 +1,17 @@
-"""grid: the columns of a group's W_hh over many programs, which exchange the state every step.
+"""grid: the columns of a group's W_hh split over many programs that exchange the state every step.
 
-The programs of a team share a group and a tile of the batch; each owns COLS units. A step is: read
-the whole state of the tile from L2, multiply it by one's own columns, activate, write one's own
-part of the state, meet the others. Two buffers take turns, so that nobody writes what another may
-still be reading.
+The programs of a team share a group and a tile of the batch; each owns COLS units. In each step, a
+program reads the whole state of the tile from L2, multiplies it by its own columns, applies the
+activation, writes its own part of the state and synchronizes with the team. The state is double
+buffered, so that no program overwrites a state that another may still be reading.
 
-With a counter, `arrived`, one launch walks through all of time, and the programs meet there. One
-that waits for another that is not running would wait for ever, so the launch is cooperative: the
-driver refuses it when they do not all fit. Without, a launch is one step, and its end the meeting.
+With a counter, `arrived`, one launch runs all steps, and the programs synchronize on the counter. A
+program would wait forever for one that is not running, so the launch is cooperative: the driver
+rejects it if the programs do not all fit. Without a counter, each launch runs one step, and the end
+of the launch synchronizes.
 
-RESIDENT: the columns stay in the program, in shared memory, the product's depth shared out over
-its warps. Otherwise they are read from L2 at every step, DEPTH at a time.
+RESIDENT: the columns stay in the program's shared memory, and the depth of the product is split
+over its warps. Otherwise the columns are read from L2 at every step, DEPTH at a time.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -51,8 +52,8 @@ def forward(
     resets,  # [T, B] or [N] bytes, or None
     out,  # as pre; may be pre itself
     h_n,  # [B, G, H]
-    states,  # [2, B, G, H]: of step i in states[i % 2]; at first h0 in states[0]
-    arrived,  # [teams] or None: how many times a program of the team has finished a step
+    states,  # [2, B, G, H]: the state before step i in states[i % 2]; initially h0 in states[0]
+    arrived,  # [teams] or None: the number of steps the team's programs have finished, summed
     steps,
     batch,
     groups,
@@ -71,7 +72,7 @@ def forward(
     FAST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Steps begin to end, in the loop's order, of h_t = act(pre_t + W_hh h_{t-1})."""
+    """Run iterations begin to end of h_t = act(pre_t + W_hh h_{t-1})."""
     SLICES: tl.constexpr = (H + COLS - 1) // COLS
     team = first_team + tl.program_id(0) // SLICES
     units = tl.program_id(0) % SLICES * COLS + tl.arange(0, COLS)
@@ -125,9 +126,9 @@ def backward(
     offsets,  # [T] or None
     resets,  # [T, B] or [N] bytes, or None
     grad_pre,  # as out
-    dh,  # [B, G, H] float32: at first grad_h_n, at last grad_h0
-    exchange,  # [2, B, G, H]: dz of turn i in exchange[(i + 1) % 2]
-    arrived,  # [teams] or None: how many times a program of the team has finished a turn
+    dh,  # [B, G, H] float32: initially grad_h_n, finally grad_h0
+    exchange,  # [2, B, G, H]: dz of iteration i in exchange[(i + 1) % 2]
+    arrived,  # [teams] or None: the number of iterations the team's programs have finished, summed
     steps,
     batch,
     groups,
@@ -145,10 +146,10 @@ def backward(
     RELU: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Turns begin to end of dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t).
+    """Run iterations begin to end of dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t).
 
-    Turn i first takes what the turn before left to the others, so there is one turn more than
-    there are steps: the last only finishes dh.
+    Iteration i starts with the product of the dz that the team wrote in the iteration before. So
+    there is one more iteration than there are steps: the last one only finishes dh.
     """
     SLICES: tl.constexpr = (H + COLS - 1) // COLS
     team = first_team + tl.program_id(0) // SLICES
@@ -186,7 +187,7 @@ def backward(
             product = _streamed(
                 source, in_batch, weight_hh, units < H, H, H, ROWS, COLS, DEPTH, PRECISION
             )
-        # Before the first turn there was none, and the product is of whatever lay there.
+        # In the first iteration the product is of uninitialized memory, and is ignored.
         product = cross(product, cut)
         gradient = tl.where(active_at(t_before, last, inside) & (i > 0), product, gradient)
         dz = gradient_of(grad_t.to(tl.float32) + gradient, out_t.to(tl.float32), RELU)
@@ -206,7 +207,7 @@ def backward(
 
 @triton.jit
 def _team(team, batch, groups, H: tl.constexpr, ROWS: tl.constexpr):
-    """The team's group and rows [ROWS, 1], and where the rows of the group begin in [B, G, H]."""
+    """Return the team's group, rows [ROWS, 1], row stride G·H and row offsets in [B, G, H]."""
     group = team % groups
     rows = (team // groups * ROWS + tl.arange(0, ROWS))[:, None]
     width = groups.to(tl.int64) * H
@@ -217,7 +218,7 @@ def _team(team, batch, groups, H: tl.constexpr, ROWS: tl.constexpr):
 def _columns(
     weight, exists, STRIDE: tl.constexpr, H: tl.constexpr, PADDED: tl.constexpr, SPLIT: tl.constexpr
 ):
-    """[SPLIT, PADDED / SPLIT, COLS]: all the depth of a product with the units at `weight`."""
+    """Load [SPLIT, PADDED / SPLIT, COLS]: the full depth of the columns at `weight`."""
     PART: tl.constexpr = PADDED // SPLIT
     k = (tl.arange(0, SPLIT)[:, None] * PART + tl.arange(0, PART)[None, :])[:, :, None]
     return tl.load(
@@ -235,10 +236,10 @@ def _product(
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The state's rows times the resident columns: [ROWS, COLS]."""
+    """Multiply the state's rows by the resident columns: [ROWS, COLS]."""
     PART: tl.constexpr = PADDED // SPLIT
     k = tl.arange(0, SPLIT)[:, None, None] * PART + tl.arange(0, PART)[None, None, :]
-    # .cg reads L2: what other programs wrote never was in this one's L1, or is stale there.
+    # .cg bypasses L1, where data that other programs wrote may be stale, and reads L2.
     state = tl.load(
         source[None, :, :] + k, mask=in_batch[None, :, :] & (k < H), other=0.0, cache_modifier=".cg"
     )
@@ -258,7 +259,7 @@ def _streamed(
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The same with columns read from L2, DEPTH at a time."""
+    """Multiply the state's rows by columns that are read from L2, DEPTH at a time."""
     z = tl.zeros([ROWS, COLS], tl.float32)
     for first in tl.range(0, H, DEPTH, num_stages=3):
         k = first + tl.arange(0, DEPTH)
@@ -276,32 +277,32 @@ def _streamed(
 
 @triton.jit
 def _arrive(counter):
-    """Tell the team that this program's part of the state is written."""
-    tl.debug_barrier()  # every thread's stores come before the one thread's release
+    """Signal the team that this program's part of the state is written."""
+    tl.debug_barrier()  # orders the stores of every thread before the release of one thread
     tl.atomic_add(counter, 1, sem="release", scope="gpu")
 
 
 @triton.jit
 def _wait(counter, count):
-    """Wait until the team has arrived `count` times; what it wrote before can then be read."""
+    """Wait until the team has arrived `count` times; its earlier writes are then visible."""
     while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < count:
         pass
     tl.debug_barrier()
 
 
-#: What a tile's state may take of shared memory, and of the registers on its way there.
+#: The maximum bytes of a tile's state: in shared memory, and in registers on its way there.
 STATE_BYTES = 64 * 1024
 
 
 def configurations(sizes: Sizes) -> Iterator[dict[str, Any]]:
-    """Compile-time constants and compiler's options for a call of these sizes, the best first.
+    """Yield compile-time constants and compiler options for a call of these sizes, best first.
 
-    Columns that stay in shared memory cost least, where they and the state of a tile fit. With
-    more rows to a tile there are fewer programs, but each has more of the state to read.
+    Columns that stay in shared memory are fastest, if they fit together with the state of a tile.
+    More rows per tile mean fewer programs, but each reads more of the state.
     """
     padded = power_of_two(sizes.hidden, least=128)
     operand = 2 if sizes.mode == "half" else 4
-    parts = 2 if sizes.mode == "float32" else 1  # a tf32 value, and what it leaves
+    parts = 2 if sizes.mode == "float32" else 1  # a tf32 value and its remainder
     precision = PRECISION[sizes.mode]
     common = {**OPTIONS, "H": sizes.hidden, "PADDED": padded, "PRECISION": precision}
     for rows in (16, 32):
@@ -309,8 +310,8 @@ def configurations(sizes: Sizes) -> Iterator[dict[str, Any]]:
         if state <= STATE_BYTES and state + columns <= sizes.shared:
             resident = {"ROWS": rows, "COLS": 16, "DEPTH": 0, "SPLIT": 8, "RESIDENT": True}
             yield {**common, **resident, "num_warps": 8, "num_stages": 1}
-    # With 64 rows the product would be wgmma's, and Triton before 3.7.1 forgets to fence what
-    # asynchronous copies wrote before it reads that.
+    # With 64 rows the product would use wgmma. Triton before 3.7.1 lacks the fence between
+    # asynchronous copies and wgmma's reads of what they wrote.
     for rows, warps in ((16, 4), (32, 8)):
         depth = 128 // operand
         streamed = {"ROWS": rows, "COLS": 32, "DEPTH": depth, "SPLIT": 1, "RESIDENT": False}
@@ -362,16 +363,16 @@ def _launch(
     turns: int,
     flags: dict[str, bool],
 ) -> None:
-    """All turns in one launch, of as many teams at once as the device has room for.
+    """Launch all iterations at once, for as many teams at a time as fit on the device.
 
-    Where it has no room for even one, a launch a turn.
+    If not even one team fits, launch once per iteration.
     """
     sizes = call.sizes
     for configuration in configurations(sizes):
         constants = {**flags, **configuration}
         teams = triton.cdiv(sizes.batch, configuration["ROWS"]) * sizes.groups
         slices = triton.cdiv(sizes.hidden, configuration["COLS"])
-        # A dtype stands for a tensor of it, in a call that is only compiled.
+        # For compilation only: a dtype stands for a tensor of that dtype.
         arguments = (*tensors, torch.int64, *call.arguments, 0, turns, 0)
         at_once = room(kernel, arguments, constants, call.device) // slices
         if at_once >= teams:

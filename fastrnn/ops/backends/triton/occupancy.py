@@ -1,4 +1,4 @@
-"""How many programs of a kernel a device runs at the same time."""
+"""The number of programs of a kernel that a device runs at the same time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ _known: dict[tuple[Any, ...], int] = {}
 def room(
     kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any], device: torch.device
 ) -> int:
-    """How many programs of `kernel`, called so, the device holds; it compiles the kernel."""
+    """Return how many programs of `kernel` with these arguments fit on the device at once.
+
+    Compiles the kernel.
+    """
     if device.type != "cuda":
-        return 0  # the interpreter runs one program after the other
+        return 0  # the interpreter runs programs one after another
     types = tuple(a.dtype if isinstance(a, torch.Tensor) else type(a) for a in arguments)
     key = (kernel.__name__, device.index, types, *constants.items())
     if key not in _known:
         compiled = kernel.warmup(*arguments, grid=(1,), launch_cooperative_grid=True, **constants)
         try:
-            compiled._init_handles()  # loads it; its `function` is None before
+            compiled._init_handles()  # loads the kernel: `function` is None before
         except triton.OutOfResources:
             _known[key] = 0
         else:
@@ -33,9 +36,9 @@ def room(
 
 
 def _blocks(function: int, threads: int, shared: int) -> int:
-    """How many blocks a multiprocessor holds, as the driver counts; neither torch nor Triton asks.
+    """Query the driver for the number of blocks that fit on a multiprocessor.
 
-    0 where the driver cannot tell, as it may under MIG or MPS.
+    Neither torch nor Triton has this query. Returns 0 if it fails, as it may under MIG or MPS.
     """
     driver = ctypes.CDLL("libcuda.so.1")
     blocks = ctypes.c_int(0)

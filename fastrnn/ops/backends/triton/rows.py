@@ -1,8 +1,8 @@
-"""rows: one program a row of the batch, W_hh in registers, float32 multiply-adds.
+"""rows: one program per row of the batch, with W_hh in registers and float32 FMAs.
 
-For few rows, of which a matrix unit's tile would be mostly padding, and for float32 without the
-matrix unit's rounding. A thread holds a part of one unit's weights and sums its own products; the
-sums of the threads that share a unit are added through shared memory.
+It suits few rows, which would leave most of a tensor core tile as padding, and float32 without
+tensor core rounding. Each thread holds part of one unit's weights and sums its own products; the
+threads that share a unit add their sums through shared memory.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -29,8 +29,9 @@ from .tile import (
     store_step,
 )
 
-#: Were the compiler told that rows begin at multiples of 16 bytes, it would give a thread four
-#: units side by side, and every four warps the same ones: twice the instructions a step.
+#: Pointers that must not be specialized on alignment. If it knew that rows are 16-byte aligned, the
+#: compiler would assign four adjacent units to a thread, and the same units to every four warps.
+#: That doubles the instructions per step.
 FORWARD_TENSORS = ["pre", "weight_t", "h0", "out", "h_n"]
 BACKWARD_TENSORS = ["grad_out", "grad_h_n", "out", "weight_hh", "grad_pre", "grad_h0"]
 
@@ -54,14 +55,14 @@ def forward(
     RELU: tl.constexpr,
     FAST: tl.constexpr,
 ):
-    """h_t = act(pre_t + W_hh h_{t-1}) of one group and one row of the batch."""
+    """Compute h_t = act(pre_t + W_hh h_{t-1}) for one group and one row of the batch."""
     group, row_in_batch, inside, place, width = _row(groups, H, PADDED)
     backwards = group >= reverse_from
     end = ends(lengths, row_in_batch, batch, steps)
     weight = _weight(weight_t, group, H, PADDED)
     h = tl.load(h0 + place, mask=inside, other=0.0).to(tl.float32)
 
-    # A step is shorter than the way from memory, so pre is asked for two steps ahead.
+    # A step is shorter than the latency of a load from memory, so pre is loaded two steps ahead.
     t, row = locate(0, steps, batch, backwards, offsets)
     pre_t = tl.load(pre + (row * width + place), mask=active_at(t, end, inside), other=0.0)
     t_1, row_1 = locate(1, steps, batch, backwards, offsets)
@@ -104,7 +105,7 @@ def backward(
     PADDED: tl.constexpr,
     RELU: tl.constexpr,
 ):
-    """dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t) of one group and one row of the batch."""
+    """Compute dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t) for one group and one row."""
     group, row_in_batch, inside, place, width = _row(groups, H, PADDED)
     backwards = group < reverse_from  # against the order of forward
     end = ends(lengths, row_in_batch, batch, steps)
@@ -119,7 +120,7 @@ def backward(
     active = active_at(t_1, end, inside)
     grad_1 = tl.load(grad_out + (row_1 * width + place), mask=active, other=0.0)
     out_1 = tl.load(out + (row_1 * width + place), mask=active, other=0.0)
-    # What a turn leaves meets the border before the next.
+    # An iteration's product crosses the boundary before the next iteration.
     cut = cut_before(1, steps, batch, backwards, offsets, resets, end, row_in_batch)
     cut_1 = cut_before(2, steps, batch, backwards, offsets, resets, end, row_in_batch)
     for i in range(steps):
@@ -143,7 +144,7 @@ def backward(
 
 @triton.jit
 def _row(groups, H: tl.constexpr, PADDED: tl.constexpr):
-    """This program's group, row, and elements: which exist, and where they lie in [B, G, H]."""
+    """Return this program's group and row, its valid units and their offsets in [B, G, H]."""
     group = tl.program_id(0) % groups
     row = tl.program_id(0) // groups
     units = tl.arange(0, PADDED)
@@ -154,7 +155,7 @@ def _row(groups, H: tl.constexpr, PADDED: tl.constexpr):
 
 @triton.jit
 def _weight(weight, group, H: tl.constexpr, PADDED: tl.constexpr):
-    """The group's weight, float32: [summed over, unit]."""
+    """Load the group's weight as float32: [k, unit], where k is summed over."""
     k = tl.arange(0, PADDED)[:, None]
     unit = tl.arange(0, PADDED)[None, :]
     place = group.to(tl.int64) * H * H + (k * H + unit)
@@ -162,9 +163,9 @@ def _weight(weight, group, H: tl.constexpr, PADDED: tl.constexpr):
 
 
 def configuration(sizes: Sizes) -> dict[str, Any]:
-    """The compile-time constants for a call of these sizes, and the compiler's options.
+    """Return the compile-time constants and compiler options for a call of these sizes.
 
-    A warp for every 8 units: at H = 128 a thread then holds 32 of W_hh's elements.
+    One warp per 8 units: with H = 128, a thread holds 32 elements of W_hh.
     """
     padded = power_of_two(sizes.hidden)
     warps = padded // 8
@@ -179,8 +180,8 @@ def configuration(sizes: Sizes) -> dict[str, Any]:
 
 
 def launch_forward(call: Launch, pre: Tensor, weight_hh: Tensor, *tensors: Tensor | None) -> None:
-    """Fill out and h_n; the tensors are the kernel's, in its order, but for the transpose."""
-    # Threads that lie side by side hold units side by side, and read them so.
+    """Fill out and h_n; the tensors are the kernel's, in its order, except for the transpose."""
+    # Adjacent threads hold adjacent units; the transpose makes them adjacent in memory too.
     weight_t = weight_hh.mT.contiguous()
     programs = (call.sizes.batch * call.sizes.groups,)
     flags = {"RELU": call.relu, "FAST": call.fast}

@@ -1,8 +1,8 @@
-"""single_cta: one program holds all of a group's W_hh and a tile of the batch, for all of time.
+"""single_cta: one program holds all of a group's W_hh and a tile of the batch for all steps.
 
-W_hh is the right operand of a matrix product a step, in shared memory; the state is the left one.
-Nothing leaves the program but what it writes: a step costs shared memory and a few barriers. H is
-padded to a power of two; what lies beyond is 0 in W_hh and touches nothing.
+Each step is one matrix product: the state is the left operand, and W_hh, in shared memory, the
+right one. Programs do not communicate: a step costs shared memory accesses and a few barriers. H is
+padded to a power of two; W_hh is 0 in the padding, so that it does not affect the result.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -51,7 +51,7 @@ def forward(
     FAST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """h_t = act(pre_t + W_hh h_{t-1}) of one group, for ROWS rows of the batch."""
+    """Compute h_t = act(pre_t + W_hh h_{t-1}) for one group and ROWS rows of the batch."""
     group, rows, inside, first, place, width = _tile(batch, groups, H, PADDED, ROWS)
     pre, h0, out, h_n = pre + first, h0 + first, out + first, h_n + first
     backwards = group >= reverse_from
@@ -62,7 +62,7 @@ def forward(
     weight = tl.load(weight_hh + unit * H + k, mask=(k < H) & (unit < H), other=0.0)
     h = tl.load(h0 + place, mask=inside, other=0.0)
 
-    # A step is shorter than the way from memory, so pre is asked for two steps ahead.
+    # A step is shorter than the latency of a load from memory, so pre is loaded two steps ahead.
     t, row = locate(0, steps, batch, backwards, offsets)
     pre_t = tl.load(pre + row * width + place, mask=active_at(t, end, inside), other=0.0)
     t_1, row_1 = locate(1, steps, batch, backwards, offsets)
@@ -107,7 +107,7 @@ def backward(
     RELU: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t) of one group, for ROWS rows of the batch."""
+    """Compute dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t) for one group and ROWS rows."""
     group, rows, inside, first, place, width = _tile(batch, groups, H, PADDED, ROWS)
     grad_out, out, grad_pre = grad_out + first, out + first, grad_pre + first
     grad_h_n, grad_h0 = grad_h_n + first, grad_h0 + first
@@ -127,7 +127,7 @@ def backward(
     active = active_at(t_1, end, inside)
     grad_1 = tl.load(grad_out + row_1 * width + place, mask=active, other=0.0)
     out_1 = tl.load(out + row_1 * width + place, mask=active, other=0.0)
-    # What a turn leaves meets the border before the next.
+    # An iteration's product crosses the boundary before the next iteration.
     cut = cut_before(1, steps, batch, backwards, offsets, resets, end, rows)
     cut_1 = cut_before(2, steps, batch, backwards, offsets, resets, end, rows)
     for i in range(steps):
@@ -151,10 +151,11 @@ def backward(
 
 @triton.jit
 def _tile(batch, groups, H: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr):
-    """This program's group, rows, and elements: which exist, and where they lie in [B, G, H].
+    """Return this program's group and rows, its valid elements and their offsets in [B, G, H].
 
-    That is `first`, of 64 bits, and within the tile `place`, of 32: where rows begin anywhere,
-    every element has an address of its own, and 64 bits of each would fill the registers.
+    The offset is the sum of `first`, with 64 bits, and of `place` within the tile, with 32 bits. If
+    rows are not aligned, every element needs its own address, and 64 bits for each would fill the
+    registers.
     """
     group = tl.program_id(0) % groups
     row = tl.program_id(0) // groups * ROWS
@@ -168,11 +169,11 @@ def _tile(batch, groups, H: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constex
 
 
 def configuration(sizes: Sizes) -> dict[str, Any]:
-    """The compile-time constants for a call of these sizes, and the compiler's options.
+    """Return the compile-time constants and compiler options for a call of these sizes.
 
-    16 rows are the least that the matrix unit takes; 32 where there would be more tiles than
-    multiprocessors, and the registers suffice. Without being told, the compiler may save registers
-    that nobody else wants, and spill.
+    A tile has 16 rows, the minimum for tensor cores. It has 32 if there would otherwise be more
+    tiles than multiprocessors, and the registers suffice. Without `maxnreg`, the compiler may limit
+    registers that no other program needs, and spill.
     """
     padded = power_of_two(sizes.hidden)
     warps = max(1, padded // 16)
@@ -205,5 +206,5 @@ def launch_backward(call: Launch, *tensors: Tensor | None) -> None:
 
 
 def programs(sizes: Sizes, options: dict[str, Any]) -> tuple[int]:
-    """One for each group and tile of the batch."""
+    """Return the launch grid: one program per group and tile of the batch."""
     return (triton.cdiv(sizes.batch, options["ROWS"]) * sizes.groups,)

@@ -1,23 +1,26 @@
-"""single_cta for Hopper, in Gluon, with W_hh in registers: half precision, H up to 256.
+"""single_cta for Hopper in Gluon, with W_hh in registers: half precision, H up to 256.
 
-A step is one product of wgmma, [units, units] x [units, rows]. W_hh is its left operand, which
-wgmma takes from registers, so that only the state, the right one, is read from shared memory. A
-tensor is `held` as [units, rows], the way wgmma leaves its result, or `moved` as [rows, units], of
-which a thread has what lies side by side in memory; shared memory turns the one into the other.
+Each step is one wgmma product, [units, units] x [units, rows]. W_hh is its left operand, which
+wgmma takes from registers. So only the right operand, the state, is read from shared memory. A
+tensor has one of two layouts. `held` is [units, rows], the layout of wgmma's result. `moved` is
+[rows, units], in which a thread has elements that are adjacent in memory. A pass through shared
+memory converts between them.
 
-Shared memory holds one step's tensors. Two barriers a step keep its readers and writers apart:
-  - `_publish`: all is written. Each thread also fences what it wrote, for wgmma reads shared memory
-    by a way of its own, which a barrier alone does not order.
-  - The one after `_wait`: all is read, by every warp's wgmma too. Only then is it written over.
-Buffers of their own for even and odd steps would save the second, where Triton does not put it
-there anyway (3.9 does), but at H = 256 W_hh leaves no registers for a second set of addresses.
+Shared memory holds the tensors of one step. Two barriers per step separate its readers and writers:
+  - `_publish`: all data is written. Each thread also fences its writes, because wgmma reads shared
+    memory through the async proxy, which a barrier alone does not order.
+  - The barrier after `_wait`: all data has been read, including by every warp's wgmma, and may be
+    overwritten.
+Separate buffers for even and odd steps would avoid the second barrier, unless Triton inserts it
+anyway (3.9 does). But with H = 256, W_hh leaves no registers for a second set of addresses.
 
-wgmma reads W_hh's registers until `_wait`. So all products are in the loop, which needs W_hh again:
-ptxas before CUDA 13.3 may give a left operand's registers to others once no later one needs it.
+wgmma reads W_hh's registers until `_wait`. So all products are in the loop, where the next one
+needs W_hh again: ptxas before CUDA 13.3 may reuse the registers of a left operand as soon as no
+later instruction needs it.
 
-W_hh is 0 beyond H, and so are the state and the gradient. A row past the batch is a column of its
-own in the product, and not written. PADDED is 64, with 4 warps, or 128 or 256, with 8; ROWS is 8
-or 16, but 16 rows of an odd H above 128 do not fit the registers in the backward.
+W_hh, the state and the gradient are 0 beyond H. A row past the batch is a separate column of the
+product, and is not written. PADDED is 64 with 4 warps, or 128 or 256 with 8 warps. ROWS is 8 or 16,
+but with an odd H above 128, 16 rows do not fit in registers in the backward.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -68,9 +71,9 @@ def forward(
     ROWS: gl.constexpr,
     RELU: gl.constexpr,
     FAST: gl.constexpr,
-    PRECISION: gl.constexpr,  # half precision has but one
+    PRECISION: gl.constexpr,  # half precision has only one
 ):
-    """h_t = act(pre_t + W_hh h_{t-1}) of one group, for ROWS rows of the batch."""
+    """Compute h_t = act(pre_t + W_hh h_{t-1}) for one group and ROWS rows of the batch."""
     held: gl.constexpr = _held(ROWS, gl.num_warps())
     group, rows, inside, place, width, unit, column = _tile(batch, groups, H, PADDED, ROWS)
     moved: gl.constexpr = place.type.layout
@@ -81,7 +84,7 @@ def forward(
     states = _buffer(h0, PADDED, ROWS)
     inputs = _buffer(h0, PADDED, ROWS)
 
-    # A step is shorter than the way from memory, so pre is asked for two steps ahead.
+    # A step is shorter than the latency of a load from memory, so pre is loaded ahead.
     states.store(gl.load(h0 + place, mask=inside, other=0.0))
     t, row = locate(0, steps, batch, backwards, offsets)
     inputs.store(gl.load(pre + (row * width + place), mask=active_at(t, end, inside), other=0.0))
@@ -94,7 +97,7 @@ def forward(
     for i in range(steps):
         _publish()
         product = _product(weight, states, held)
-        # Meanwhile the step before is written, and the third from here is asked for.
+        # While wgmma runs, store the previous step and load pre three steps ahead.
         before = inside & (i > 0)
         active = active_at(t, end, before)
         store_step(out, row * width + place, states.load(moved), before, active, end, offsets)
@@ -138,9 +141,9 @@ def backward(
     PADDED: gl.constexpr,
     ROWS: gl.constexpr,
     RELU: gl.constexpr,
-    PRECISION: gl.constexpr,  # half precision has but one
+    PRECISION: gl.constexpr,  # half precision has only one
 ):
-    """dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t) of one group, for ROWS rows of the batch."""
+    """Compute dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t) for one group and ROWS rows."""
     held: gl.constexpr = _held(ROWS, gl.num_warps())
     group, rows, inside, place, width, unit, column = _tile(batch, groups, H, PADDED, ROWS)
     moved: gl.constexpr = place.type.layout
@@ -170,7 +173,7 @@ def backward(
     grad_t = _turned(grads, held)
     out_t = _turned(outs, held)
     barrier()
-    # What a turn leaves meets the border before the next.
+    # An iteration's product crosses the boundary before the next iteration.
     cut = cut_before(1, steps, batch, backwards, offsets, resets, column_end, column)
     cut_1 = cut_before(2, steps, batch, backwards, offsets, resets, column_end, column)
     for i in range(steps):
@@ -180,7 +183,7 @@ def backward(
         grads.store(grad_1)
         outs.store(out_1)
         _publish()
-        product = _product(weight, deltas, held)  # and meanwhile, as in forward:
+        product = _product(weight, deltas, held)  # while it runs, store and load as in forward
         t, row = locate(i, steps, batch, backwards, offsets)
         active = active_at(t, end, inside)
         dz = deltas.load(moved)
@@ -206,7 +209,7 @@ def backward(
 
 @gluon.jit
 def _tile(batch, groups, H: gl.constexpr, PADDED: gl.constexpr, ROWS: gl.constexpr):
-    """This program's group, rows and elements, as in single_cta; then units and rows, held."""
+    """Return the program's group, rows and elements as in single_cta, and `held` units and rows."""
     held: gl.constexpr = _held(ROWS, gl.num_warps())
     moved: gl.constexpr = _moved(H, PADDED, gl.num_warps())
     group = gl.program_id(0) % groups
@@ -228,7 +231,7 @@ def _held(rows, num_warps):
 
 @gluon.constexpr_function
 def _moved(h, padded, num_warps):
-    """16 bytes of a row a thread, or as many as the beginnings of the rows are multiples of."""
+    """Return a layout with 16 bytes of a row per thread, or fewer if rows are less aligned."""
     vector = min(8, h & -h)
     across = min(32, padded // vector)
     return gl.BlockedLayout([1, vector], [32 // across, across], [num_warps, 1], [1, 0])
@@ -236,7 +239,7 @@ def _moved(h, padded, num_warps):
 
 @gluon.jit
 def _left(weight, TURNED: gl.constexpr, H: gl.constexpr, PADDED: gl.constexpr, held: gl.constexpr):
-    """The weight, or its transpose, as the left operand; it leaves shared memory to the buffers."""
+    """Load the weight, or its transpose, as the left operand; the buffers then reuse its memory."""
     moved: gl.constexpr = _moved(H, PADDED, gl.num_warps())
     left: gl.constexpr = gl.DotOperandLayout(0, held, 2)
     row = gl.arange(0, PADDED, gl.SliceLayout(1, moved))[:, None]
@@ -271,7 +274,7 @@ def _publish():
 
 @gluon.jit
 def _product(weight, buffer, held: gl.constexpr):
-    """Begin weight [units, units] x [units, rows]."""
+    """Start the asynchronous product weight [units, units] x [units, rows]."""
     right = buffer.permute((1, 0))
     zero = gl.full(right.shape, 0.0, gl.float32, held)
     return hopper.warpgroup_mma(weight, right, zero, use_acc=False, is_async=True)
@@ -283,10 +286,10 @@ def _wait(product):
 
 
 def configuration(sizes: Sizes) -> dict[str, Any]:
-    """The compile-time constants for a call of these sizes, and the compiler's options.
+    """Return the compile-time constants and compiler options for a call of these sizes.
 
-    8 rows are the least that wgmma takes; 16 where there would be more tiles than multiprocessors,
-    and the registers suffice.
+    A tile has 8 rows, the minimum for wgmma. It has 16 if there would otherwise be more tiles than
+    multiprocessors, and the registers suffice.
     """
     padded = power_of_two(sizes.hidden, least=64)
     crowded = -(-sizes.batch // 8) * sizes.groups > sizes.processors

@@ -1,8 +1,8 @@
-"""What the kernels share: the activation, and where the rows of a step lie.
+"""Functions that the kernels share: the activation, step addressing, masks and resets.
 
-A kernel walks over its steps in the order of the loop, i = 0, 1, …; `locate` turns i into the step
-t and its first row in the data. `active_at` says which elements of a tile the step concerns,
-and `cut_before` which rows begin anew there.
+A kernel iterates over its steps in the order of the loop, i = 0, 1, …; `locate` converts i to the
+step t and its first row in the data. `active_at` returns which elements of a tile are active at the
+step, and `cut_before` which rows start a new sequence there.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -12,15 +12,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-#: Triton compiles a kernel anew for arguments that are 1 or divisible by 16: never for these.
+#: Arguments that Triton must not specialize a kernel on, as it does for 1 and multiples of 16.
 SIZES = ["steps", "batch", "groups", "reverse_from"]
 
 
 @triton.jit
 def activate(z, RELU: tl.constexpr, FAST: tl.constexpr):
-    """act(z), float32. FAST: the hardware's tanh, with a relative error of at most 2^-11."""
+    """Compute act(z), float32. FAST: use the hardware's tanh, with a relative error up to 2^-11."""
     if RELU:
-        h = tl.where(z < 0, 0.0, z)  # so written, NaN passes through
+        h = tl.where(z < 0, 0.0, z)  # unlike a maximum, this propagates NaN
     elif FAST:
         h = tl.inline_asm_elementwise(
             "tanh.approx.f32 $0, $1;", "=f,f", [z], dtype=tl.float32, is_pure=True, pack=1
@@ -32,10 +32,10 @@ def activate(z, RELU: tl.constexpr, FAST: tl.constexpr):
 
 @triton.jit
 def tanh(z):
-    """tanh within 5 units of roundoff, for every z.
+    """Compute tanh within 5 units of roundoff for every z.
 
-    Below 0.625: z + z³ P(z²), P fitted for the least relative error, 4e-9 with these five terms.
-    Above: 1 - 2 / (exp(2z) + 1), where nothing cancels that matters.
+    Below 0.625: z + z³ P(z²), with P fitted for the least relative error, 4e-9 with these five
+    terms. Above: 1 - 2 / (exp(2z) + 1), without significant cancellation.
     """
     s = z * z
     p = -5.704978480935097e-3
@@ -51,21 +51,21 @@ def tanh(z):
 
 @triton.jit
 def gradient_of(dh, h, RELU: tl.constexpr):
-    """dz = dh act'(z) in terms of h = act(z), float32: where h <= 0, relu passes not even NaN."""
+    """Compute dz = dh act'(z) from h = act(z), float32. With relu, h <= 0 gives 0, even for NaN."""
     return tl.where(h <= 0, 0.0, dh) if RELU else dh * (1 - h * h)
 
 
 @triton.jit
 def confine(value, inside, H: tl.constexpr, PADDED: tl.constexpr):
-    """value where there is such a unit, else 0: an infinite one, times W_hh's 0 there, is NaN."""
+    """Set padding units to 0: an infinite value, multiplied by the 0 in W_hh's padding, is NaN."""
     return value if H == PADDED else tl.where(inside, value, 0.0)
 
 
 @triton.jit
 def locate(i, steps, batch, backwards, offsets):
-    """Step t, and its first row in [T·B or N, G, H], of the loop's turn i; past the end, the last.
+    """Return the step t of iteration i, and its first row in [T·B or N, G, H].
 
-    The row is of 64 bits: T·B·G·H may pass 2^31.
+    Past the end, return the last step. The row has 64 bits: T·B·G·H may exceed 2^31.
     """
     i = tl.minimum(i, steps - 1)
     t = tl.where(backwards, steps - 1 - i, i)
@@ -75,7 +75,7 @@ def locate(i, steps, batch, backwards, offsets):
 
 @triton.jit
 def ends(lengths, rows, batch, steps):
-    """The step at which each of the rows ends; None where all go on to the last."""
+    """Return the length of each row, at most `steps`; None without lengths."""
     if lengths is None:
         end = None
     else:
@@ -85,31 +85,31 @@ def ends(lengths, rows, batch, steps):
 
 @triton.jit
 def active_at(t, end, inside):
-    """Which of the elements inside the tile belong to a row that is active at step t."""
+    """Return which elements inside the tile belong to a row that is active at step t."""
     return inside if end is None else inside & as_mask(t < end)
 
 
 @triton.jit
 def as_mask(condition):
-    """A condition that may be a scalar, as a mask to combine with others.
+    """Convert a condition that may be a scalar to a mask that can be combined with others.
 
-    Triton's interpreter makes int32 of a scalar comparison that it broadcasts, and from 3.9 on it
-    takes no such mask. The compiler folds this to the condition itself.
+    Triton's interpreter converts a scalar comparison to int32 when it broadcasts it, and from 3.9
+    on rejects such a mask. The compiler folds this to the condition itself.
     """
     return tl.where(condition, True, False)
 
 
 @triton.jit
 def cut_before(i, steps, batch, backwards, offsets, resets, end, rows):
-    """Of each row the byte that says whether it begins anew before the loop's turn i; or None.
+    """Load each row's reset flag (a byte) at the boundary before iteration i, or return None.
 
-    Turn `steps` is what comes after the last. Asked for ahead of its turn, as pre is: nothing is
-    to be made of it before `cross`, which would wait for it.
+    Iteration `steps` stands for the boundary after the last step. Kernels load the flag ahead of
+    its iteration, like pre. They must not use it before `cross`, since that waits for the load.
     """
     if resets is None:
         cut = None
     else:
-        later = tl.where(backwards, steps - i, i)  # of the two steps at the border
+        later = tl.where(backwards, steps - i, i)  # the later of the two steps at the boundary
         exists = (later >= 0) & (later < steps)
         if offsets is None:
             row = later.to(tl.int64) * batch
@@ -122,13 +122,13 @@ def cut_before(i, steps, batch, backwards, offsets, resets, end, rows):
 
 @triton.jit
 def cross(value, cut):
-    """What of a state, or of its product, passes a border; `cut` is of `cut_before`."""
+    """Zero a state, or its product, in rows that a reset cuts; `cut` is from `cut_before`."""
     return value if cut is None else tl.where(cut == 0, value, 0.0)
 
 
 @triton.jit
 def store_step(data, place, value, inside, active, end, offsets):
-    """Write a step's rows: 0 where a row is inactive, nothing where packed data has no such row."""
+    """Store a step's rows. Inactive rows are 0 in padded data, and do not exist in packed data."""
     if offsets is not None:
         tl.store(data + place, value, mask=active)
     elif end is not None:
