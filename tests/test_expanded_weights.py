@@ -110,5 +110,5 @@ def test_a_readout():
 def test_what_nn_rnn_lacks_is_refused(options, given, what):
     rnn = FusedRNN(INPUTS, H, batch_first=True, **options)
     call = call_for_per_sample_grads(rnn, batch_size=B)
-    with pytest.raises(RuntimeError, match=f"expanded weights know no {what}: take .*torch.func"):
+    with pytest.raises(RuntimeError, match=f"expanded weights do not support {what}: compute .*torch.func"):
         call(torch.randn(B, T, INPUTS), **given)

@@ -67,7 +67,7 @@ def test_the_backend(sizes, options, backend):
                 "cuda": "not yet been proven on an sm_80 GPU",
                 "triton": "kernel has not yet been proven on an sm_80 GPU",
                 "cpu": "not 'cuda' ones",
-                "reference": "slower than any other",
+                "reference": "slower than every other",
             },
         ),
         (
@@ -83,11 +83,11 @@ def test_the_backend(sizes, options, backend):
             {"device": "H200"},
             {"triton": "faster than the grid kernel", "torch": "does not show cuDNN"},
         ),
-        ((100, 8, 64), {"device": "H200"}, {"cuda": "torch is faster: by the H200's record"}),
+        ((100, 8, 64), {"device": "H200"}, {"cuda": "torch is faster: according to the benchmarks on an H200"}),
         (
             (1000, 8, 64),
             {"device": "mps"},
-            {"cpu": "not 'mps' ones", "reference": "slower than any other"},
+            {"cpu": "not 'mps' ones", "reference": "slower than every other"},
         ),
         ((1, 8, 64), {"device": "cpu"}, {"cpu": "torch is faster: so few steps"}),
         ((9, 8, 64), {"device": "cpu"}, {"torch": "from 2 steps on"}),
@@ -162,7 +162,7 @@ def test_only_a_gpus_kernels_have_a_plan():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_device_it_is_of_this_machine():
     assert fastrnn.explain(10, 4, 64).call.device == torch.device("cpu")
-    with pytest.raises(RuntimeError, match="torch sees no CUDA GPU here: name one of A100"):
+    with pytest.raises(RuntimeError, match="torch finds no CUDA GPU: name one of A100"):
         fastrnn.explain(10, 4, 64, device="cuda")
 
 

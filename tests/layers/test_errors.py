@@ -219,7 +219,7 @@ def test_packed_with_the_order_of_another_batch():
 def test_lengths(lengths, batch_first):
     mine, _ = twins(4, 5, batch_first=batch_first)
     x = X.transpose(0, 1) if batch_first else X
-    with pytest.raises(ValueError, match=r"lengths must be .* of shape \[2\], one length a row"):
+    with pytest.raises(ValueError, match=r"lengths must be .* of shape \[2\], one length per row"):
         mine(x, lengths=lengths)
 
 

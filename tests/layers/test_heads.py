@@ -170,7 +170,7 @@ def test_repr_and_layers_made_otherwise():
 @pytest.mark.parametrize(
     ("kwargs", "kind", "words"),
     [
-        ({"num_heads": 4}, ValueError, "must divide hidden_size.* 6 is no multiple of 4"),
+        ({"num_heads": 4}, ValueError, "must divide hidden_size.* 6 is not a multiple of 4"),
         ({"num_heads": 12}, ValueError, "must divide hidden_size"),
         ({"num_heads": 0}, ValueError, "must be a positive integer, got 0"),
         ({"num_heads": -2}, ValueError, "must be a positive integer, got -2"),

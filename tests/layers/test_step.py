@@ -179,5 +179,5 @@ def test_refused(call, kind, words):
 
 
 def test_a_bidirectional_layer_has_no_single_steps():
-    with pytest.raises(ValueError, match="all that comes later: call it with the whole sequence"):
+    with pytest.raises(ValueError, match="all later steps: call it with the whole sequence"):
         FusedRNN(3, 4, bidirectional=True).step(X)
