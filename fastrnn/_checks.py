@@ -89,13 +89,13 @@ def packed_resets(given: object, input: PackedSequence) -> Tensor:
             "resets [T, B]; "
             f"got {type(given).__name__}"
         )
-    alike = _same(given.batch_sizes, input.batch_sizes)
-    if not (alike and _same(given.sorted_indices, input.sorted_indices)):
-        raise ValueError(_PACKED_OTHERWISE)
+    same_sizes = _same(given.batch_sizes, input.batch_sizes)
+    if not (same_sizes and _same(given.sorted_indices, input.sorted_indices)):
+        raise ValueError(_PACKED_DIFFERENTLY)
     return resets(given.data, input.data.shape[:1], input.data.device)
 
 
-_PACKED_OTHERWISE = (
+_PACKED_DIFFERENTLY = (
     "resets must be packed as input is, with its batch_sizes and order of rows: make both with "
     "torch.nn.utils.rnn.pack_padded_sequence, the same lengths and the same enforce_sorted"
 )
@@ -113,7 +113,7 @@ def _same(given: Tensor | None, wanted: Tensor | None) -> bool:
         return False
     if given.device.type == "cpu" and not torch.compiler.is_compiling():
         return torch.equal(given, wanted)
-    assert_async((given == wanted).all(), _PACKED_OTHERWISE)
+    assert_async((given == wanted).all(), _PACKED_DIFFERENTLY)
     return True
 
 
@@ -145,7 +145,7 @@ def no_lengths(given: Tensor | None, given_with: str) -> None:
         raise ValueError(f"lengths is for padded 3-D input, but came with {given_with}")
 
 
-def alike(weights_hh: Sequence[Tensor]) -> None:
+def equal_heads(weights_hh: Sequence[Tensor]) -> None:
     """Require the same number and size of heads in every layer and direction."""
     shape = weights_hh[0].shape
     for other in weights_hh[1:]:
@@ -164,7 +164,7 @@ def rnn(input: Tensor, weights: Sequence[Tensor], ragged: Ragged, options: Optio
             f"expected {runs * per_direction} weights, {per_direction} per layer and direction, "
             f"got {len(weights)}"
         )
-    alike(weights[1::per_direction])
+    equal_heads(weights[1::per_direction])
     if ragged.is_packed() and ragged.lengths is None:
         raise ValueError(_OFFSETS_ALONE)
     if ragged.resets is not None:

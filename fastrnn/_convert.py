@@ -55,12 +55,12 @@ class ConversionReport:
         lines |= {name: f"left: {reason}" for name, reason in self.left.items()}
         if not lines:
             return f"No recurrent layers in this {self.model}."
-        width = max(len(_in_words(name)) for name in lines)
+        width = max(len(_display_name(name)) for name in lines)
         return "\n".join(
             (
                 f"{self.model}: {len(self.fused)} fused, {len(self.convertible)} convertible, "
                 f"{len(self.left)} left",
-                *(f"  {_in_words(name):<{width}}  {line}" for name, line in lines.items()),
+                *(f"  {_display_name(name):<{width}}  {line}" for name, line in lines.items()),
             )
         )
 
@@ -178,7 +178,7 @@ def _named_modules(model: nn.Module, function: str) -> Modules:
 
 def _find_convertible(modules: Modules) -> tuple[Modules, dict[str, str]]:
     """Return the layers that `convert` changes, and the reason for each that it skips."""
-    return _sort(modules, _TO_FUSED, _unconvertible_reason)
+    return _partition(modules, _TO_FUSED, _unconvertible_reason)
 
 
 def _find_revertible(modules: Modules) -> tuple[Modules, dict[str, str]]:
@@ -191,10 +191,10 @@ def _find_revertible(modules: Modules) -> tuple[Modules, dict[str, str]]:
             return "ReadoutRNN calls it with lengths, which nn.RNN does not take"
         return _irreversible_reason(module)
 
-    return _sort(modules, _TO_TORCH, reason)
+    return _partition(modules, _TO_TORCH, reason)
 
 
-def _sort(
+def _partition(
     modules: Modules, classes: Classes, reason_against: Callable[[nn.Module], str | None]
 ) -> tuple[Modules, dict[str, str]]:
     found: Modules = {}
@@ -210,14 +210,14 @@ def _sort(
 
 def _change(found: Modules, left: dict[str, str], classes: Classes, function: str) -> None:
     for module in set(found.values()):
-        _become(module, classes[parametrize.type_before_parametrizations(module)])
-    changes = [f"{_in_words(name)} is now {layer._get_name()}" for name, layer in found.items()]
+        _change_class(module, classes[parametrize.type_before_parametrizations(module)])
+    changes = [f"{_display_name(name)} is now {layer._get_name()}" for name, layer in found.items()]
     _log.info("fastrnn.%s: %s", function, ", ".join(changes) or "nothing to change")
     for name, reason in left.items():
-        _log.warning("fastrnn.%s: %s was left: %s", function, _in_words(name), reason)
+        _log.warning("fastrnn.%s: %s was left: %s", function, _display_name(name), reason)
 
 
-def _become(module: nn.Module, kind: type[nn.Module]) -> None:
+def _change_class(module: nn.Module, kind: type[nn.Module]) -> None:
     """Change the module's class to one that computes the same with the same attributes."""
     if parametrize.is_parametrized(module):
         # torch created a class for this module. Its properties compute the weights.
@@ -302,5 +302,5 @@ def _reprs(layers: Modules) -> dict[str, str]:
     return described
 
 
-def _in_words(name: str) -> str:
+def _display_name(name: str) -> str:
     return name or "(the model)"

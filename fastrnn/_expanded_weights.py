@@ -21,7 +21,7 @@ def are_expanded(weights: Sequence[Any]) -> bool:
     return any(is_expanded_weight(weight) for weight in weights)
 
 
-def refuse_beyond_torch(**given: bool) -> None:
+def reject_beyond_nn_rnn(**given: bool) -> None:
     """Raise RuntimeError for features that nn.RNN, which serves the call, lacks."""
     beyond = [name for name, is_given in given.items() if is_given]
     if beyond:

@@ -132,7 +132,7 @@ def to_onnx(
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         # torch warns of names in dynamic_shapes that share one size, and of its own deprecations.
-        with warnings.catch_warnings(), torch.no_grad(), _oblivious():
+        with warnings.catch_warnings(), torch.no_grad(), _keep_size_1_dynamic():
             warnings.simplefilter("ignore")
             written: Any = torch.onnx.export(
                 program,
@@ -143,9 +143,9 @@ def to_onnx(
                 dynamo=True,
                 verbose=False,
             )
-        _say_constants(written)
+        _replace_constant_names(written)
         written.save(partial, external_data=False)
-        others = _prove(module, program, args, named, partial, runtime)
+        others = _verify(module, program, args, named, partial, runtime)
         if others == 0 and (dynamic_shapes is None or program.range_constraints):
             raise ValueError(
                 "the module accepts only inputs of the example's sizes, so the file cannot be "
@@ -175,7 +175,7 @@ def _in_order(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return dict(sorted(kwargs.items(), key=lambda x: order.index(x[0]) if x[0] in order else 99))
 
 
-def _oblivious() -> Any:
+def _keep_size_1_dynamic() -> Any:
     """Return a context in which sizes of 1 in the example stay dynamic, as in torch.onnx.export."""
     config: Any = import_module("torch.fx.experimental._config")
     return config.patch(backed_size_oblivious=True)
@@ -189,7 +189,7 @@ def _trace(
         bound = inspect.signature(module.forward).bind(*args, **kwargs)
         shapes = pytree.tree_map(_leading, dict(bound.arguments))
     shapes = _without_names(shapes)
-    with _onnx.exporting(), torch.no_grad(), _oblivious():
+    with _onnx.exporting(), torch.no_grad(), _keep_size_1_dynamic():
         return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 
@@ -211,7 +211,7 @@ def _without_names(shapes: Any) -> Any:
     return shapes
 
 
-def _say_constants(written: Any) -> None:
+def _replace_constant_names(written: Any) -> None:
     """Replace names such as "4", of dimensions that turned out constant, with numbers."""
     for value in written.model.graph.inputs:
         names = [getattr(dim, "value", dim) for dim in value.shape]
@@ -220,7 +220,7 @@ def _say_constants(written: Any) -> None:
         )
 
 
-def _prove(
+def _verify(
     module: nn.Module,
     program: torch.export.ExportedProgram,
     args: tuple[Any, ...],
@@ -247,14 +247,14 @@ def _prove(
     for turn, sizes in enumerate(_sizes(program, leaves)):
         generator = torch.Generator().manual_seed(turn)
         inputs = [
-            leaf if size is None else _drawn(leaf, size, generator)
+            leaf if size is None else _random_like(leaf, size, generator)
             for leaf, size in zip(leaves, sizes, strict=True)
         ]
         given = [leaf for leaf in inputs if isinstance(leaf, Tensor)]
         what = "inputs of " + ", ".join(str(list(leaf.shape)) for leaf in given)
         args, kwargs = pytree.tree_unflatten(inputs, structure)
         try:
-            expected = _answer(module, args, kwargs)
+            expected = _outputs(module, args, kwargs)
         except Exception:
             if turn == 0:  # the example
                 raise
@@ -319,7 +319,7 @@ def _evaluated(shape: Sequence[int | torch.SymInt], sizes: Mapping[Any, int]) ->
     )
 
 
-def _drawn(example: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def _random_like(example: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Draw random numbers from the example's range, or random integers from its values."""
     values = example.flatten()
     if values.is_floating_point() and bool(values.isfinite().all()):
@@ -333,7 +333,7 @@ def _drawn(example: Tensor, shape: tuple[int, ...], generator: torch.Generator) 
     return values[torch.randint(len(values), shape, generator=generator)]
 
 
-def _answer(
+def _outputs(
     module: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -356,7 +356,7 @@ def _bounds(
     """
     generator = torch.Generator().manual_seed(0)
 
-    def off(value: Any) -> Any:
+    def perturb(value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dtype not in UNIT_ROUNDOFF:
             return value
         terms = value[0].numel() if value.dim() > 1 and len(value) else 1
@@ -365,17 +365,17 @@ def _bounds(
         return (value.double() * (1 + size * signs.double())).to(value.dtype)
 
     weights = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    weights = {name: off(value.detach()) for name, value in weights.items()}
-    args, kwargs = pytree.tree_map(off, (args, kwargs))
+    weights = {name: perturb(value.detach()) for name, value in weights.items()}
+    args, kwargs = pytree.tree_map(perturb, (args, kwargs))
     bounds = []
-    for truth, moved in zip(expected, _answer(module, args, kwargs, weights), strict=True):
+    for truth, perturbed in zip(expected, _outputs(module, args, kwargs, weights), strict=True):
         if truth.dtype not in UNIT_ROUNDOFF or truth.numel() == 0:
             bounds.append(0.0)
             continue
         finite = truth[truth.isfinite()]
         scale = float(finite.abs().max()) if len(finite) else 0.0
         own = ACTIVATION_ROUNDINGS * UNIT_ROUNDOFF[truth.dtype] * scale
-        bounds.append(2 * CONFIDENCE * (_distance(moved, truth) + own))
+        bounds.append(2 * CONFIDENCE * (_distance(perturbed, truth) + own))
     return bounds
 
 

@@ -44,9 +44,9 @@ def main() -> int:
         f"H={HIDDEN} float32, no gradient."
     )
     if cpu.EXTENSION.unavailable_reason is not None:
-        _explain_the_build(cpu.EXTENSION, "cpp")
+        _print_build_help(cpu.EXTENSION, "cpp")
     elif torch.cuda.is_available() and cuda.EXTENSION.unavailable_reason is not None:
-        _explain_the_build(cuda.EXTENSION, "cuda")
+        _print_build_help(cuda.EXTENSION, "cuda")
     return 1 if "reference" in failures else 0
 
 
@@ -81,7 +81,7 @@ def _median_time(call: Callable[[], object], limit: float = 0.5) -> float:
     return median(times)
 
 
-def _explain_the_build(extension: Extension, mode: str) -> None:
+def _print_build_help(extension: Extension, mode: str) -> None:
     if extension.error.exists():
         lines = extension.error.read_text(errors="replace").splitlines()
         print(f"\nLast lines of the build of {extension.name} (full log: {extension.error}):")

@@ -13,7 +13,7 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _checks
-from .._expanded_weights import are_expanded, refuse_beyond_torch
+from .._expanded_weights import are_expanded, reject_beyond_nn_rnn
 from .._fx import record_call
 from ..ops import stack
 from ..ops._eager import is_eager, is_plain, is_recording
@@ -180,7 +180,7 @@ class FusedRNN(FusedRNNBase):
                 return result
         weights = self._weights()
         if are_expanded(weights):
-            refuse_beyond_torch(
+            reject_beyond_nn_rnn(
                 lengths=lengths is not None,
                 resets=resets is not None,
                 num_heads=self.num_heads != 1,
@@ -378,6 +378,6 @@ class FusedRNN(FusedRNNBase):
             hx = h0.unsqueeze(1).expand(-1, batch, -1)
         per_direction = 4 if self.bias else 2
         if len(weights) > per_direction:
-            _checks.alike(weights[1::per_direction])
+            _checks.equal_heads(weights[1::per_direction])
         options = self._options()
         return stack.rnn(input, hx, weights, ragged, h0, options, batch_sizes, prefer_kernels)
