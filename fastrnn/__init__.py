@@ -1,7 +1,7 @@
-"""fastrnn: the vanilla recurrent network, as fast as the hardware allows.
+"""fastrnn: fused vanilla recurrent layers for PyTorch.
 
-`FusedRNN` is a drop-in for `torch.nn.RNN`, and `convert` puts it into an existing model.
-`functional` has the functions behind the layers; `export` writes ONNX.
+`FusedRNN` is a drop-in replacement for `torch.nn.RNN`. `convert` replaces the layers of an existing
+model. `functional` contains the functions that the layers call. `export` writes ONNX files.
 """
 
 import sys
@@ -36,11 +36,11 @@ else:
     from .ops.backends.dispatch import backends, set_backend, use_backend
 
     def __getattr__(name: str) -> object:
-        from ._deprecated import find  # not `from . import`, which would ask here again
+        from ._deprecated import find  # `from . import` would call this function again
 
         return find(name)
 
-    # `import fastrnn.FusedRNN` asks for a module of that name: give it the class itself.
+    # `import fastrnn.FusedRNN` looks for a module of that name: return the class instead.
     sys.modules[__name__ + ".FusedRNN"] = FusedRNN  # type: ignore[assignment]
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""``fastrnn`` and ``python -m fastrnn``: the doctor, and the commands of `fastrnn.fusion`."""
+"""``fastrnn`` and ``python -m fastrnn``: a diagnostic report, and `fastrnn.fusion`'s commands."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from ._version import __version__
 
 USAGE = """\
-usage: fastrnn                    list the backends: usable or why not, and their speed
+usage: fastrnn                    list the backends: availability, reasons and speed
        fastrnn COMMAND [OPTIONS]  train a multimodal model (fastrnn.fusion)
        fastrnn --help | --version
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         from . import info
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.main(["--help"] if asks_for_help else arguments) or 0
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing in ("", "fastrnn"):  # a module of ours, which no extra installs
+        if missing in ("", "fastrnn"):  # our own module: no extra installs it
             raise
         message = (
             f"The commands need {missing}, which is not installed: pip install 'fastrnn[fusion]'"

@@ -1,4 +1,4 @@
-"""What layers and functions refuse, in the words of torch's own layers where there are any."""
+"""Argument checks of layers and functions, with torch's own error messages where they exist."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .ops.options import Options
 from .ops.ragged import Ragged
 from .ops.reference import ACTIVATION_CODES
 
-_OFFSETS_ALONE = "offsets describe packed rows and need lengths beside them"
+_OFFSETS_ALONE = "offsets describe packed rows and need lengths as well"
 _UNKNOWN_ACTIVATION = "activation must be 'tanh' or 'relu', got {!r}"
 
 
 def attributes(input: Tensor, weight: Tensor, hx: Tensor | None) -> None:
-    """One device for all and, unless autocast casts, one dtype: ATen's check of this name."""
+    """Require one device and, without autocast, one dtype: ATen's check of the same name."""
     if hx is not None and hx.device != input.device:
         raise RuntimeError(
             "Input and hidden tensors are not at the same device, "
@@ -37,7 +37,7 @@ def attributes(input: Tensor, weight: Tensor, hx: Tensor | None) -> None:
 
 
 def steps(count: int) -> None:
-    """At least one. A graph that is traced is not held to it where only its data will tell."""
+    """Require at least one step. Compiled code is checked only where the count is known."""
     empty = count == 0
     if torch.compiler.is_compiling():
         empty = statically_known_true(empty)
@@ -46,7 +46,10 @@ def steps(count: int) -> None:
 
 
 def lengths(given: Tensor, batch: int, device: torch.device) -> None:
-    """An integer a row, on input's device. Their values would have to be waited for."""
+    """Require one integer per row, on input's device.
+
+    The values are not checked, as that would synchronize with the device.
+    """
     if not isinstance(given, Tensor):
         got = type(given).__name__
     elif (
@@ -58,13 +61,13 @@ def lengths(given: Tensor, batch: int, device: torch.device) -> None:
     else:
         return
     raise ValueError(
-        f"lengths must be a torch.int64 or torch.int32 tensor of shape [{batch}], one length a "
-        f"row, on input's device {device}; got {got}"
+        f"lengths must be a torch.int64 or torch.int32 tensor of shape [{batch}], one length "
+        f"per row, on input's device {device}; got {got}"
     )
 
 
 def resets(given: object, shape: Sequence[int], device: torch.device) -> Tensor:
-    """A bool for each step of each row, on input's device; returned as it was given."""
+    """Require one bool per step of each row, on input's device; return the tensor unchanged."""
     if not isinstance(given, Tensor):
         got = type(given).__name__
     elif given.dtype != torch.bool or list(given.shape) != list(shape) or given.device != device:
@@ -78,29 +81,31 @@ def resets(given: object, shape: Sequence[int], device: torch.device) -> Tensor:
 
 
 def packed_resets(given: object, input: PackedSequence) -> Tensor:
-    """A PackedSequence of bools that lie as ``input`` does: its data, [N]."""
+    """Require a PackedSequence of bools, packed as ``input`` is; return its data, [N]."""
     if not isinstance(given, PackedSequence):
         raise ValueError(
-            "resets must be a PackedSequence of bools, as input is one, made of the same lengths "
-            "by torch.nn.utils.rnn.pack_padded_sequence(resets, lengths, ...) from resets [T, B]; "
+            "input is a PackedSequence, so resets must be a PackedSequence of bools, made with the "
+            "same lengths: torch.nn.utils.rnn.pack_padded_sequence(resets, lengths, ...) with "
+            "resets [T, B]; "
             f"got {type(given).__name__}"
         )
-    alike = _same(given.batch_sizes, input.batch_sizes)
-    if not (alike and _same(given.sorted_indices, input.sorted_indices)):
-        raise ValueError(_PACKED_OTHERWISE)
+    same_sizes = _same(given.batch_sizes, input.batch_sizes)
+    if not (same_sizes and _same(given.sorted_indices, input.sorted_indices)):
+        raise ValueError(_PACKED_DIFFERENTLY)
     return resets(given.data, input.data.shape[:1], input.data.device)
 
 
-_PACKED_OTHERWISE = (
-    "resets must be packed as input is, with its batch_sizes and its order of rows: make both with "
-    "torch.nn.utils.rnn.pack_padded_sequence, of the same lengths and with one enforce_sorted"
+_PACKED_DIFFERENTLY = (
+    "resets must be packed as input is, with its batch_sizes and order of rows: make both with "
+    "torch.nn.utils.rnn.pack_padded_sequence, the same lengths and the same enforce_sorted"
 )
 
 
 def _same(given: Tensor | None, wanted: Tensor | None) -> bool:
-    """Whether two index tensors are equal; where that would have to be waited for, they assert it.
+    """Whether two index tensors are equal.
 
-    On a device, and in compiled code, an assertion that fails later is all that can be had.
+    On an accelerator and in compiled code the comparison becomes an asynchronous assertion, which
+    may fail later: reading the result would synchronize with the device or break the graph.
     """
     if given is None or wanted is None or given is wanted:
         return given is wanted
@@ -108,12 +113,12 @@ def _same(given: Tensor | None, wanted: Tensor | None) -> bool:
         return False
     if given.device.type == "cpu" and not torch.compiler.is_compiling():
         return torch.equal(given, wanted)
-    assert_async((given == wanted).all(), _PACKED_OTHERWISE)
+    assert_async((given == wanted).all(), _PACKED_DIFFERENTLY)
     return True
 
 
 def options(bias: object, batch_first: object, bidirectional: object, num_layers: object) -> None:
-    """The types that nn.RNN is made with; some it asks for only when it is called."""
+    """Check types of constructor arguments, some of which nn.RNN checks only when it is called."""
     given = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
     for name, value in given.items():
         if not isinstance(value, bool):
@@ -123,13 +128,13 @@ def options(bias: object, batch_first: object, bidirectional: object, num_layers
 
 
 def heads(num_heads: int, hidden_size: int, learned_h0: bool) -> None:
-    """What FusedRNN is made with beyond nn.RNN's arguments."""
+    """Check the constructor arguments that FusedRNN adds to nn.RNN's."""
     if not isinstance(num_heads, int) or isinstance(num_heads, bool) or num_heads < 1:
         raise ValueError(f"num_heads must be a positive integer, got {num_heads!r}")
     if hidden_size % num_heads:
         raise ValueError(
             "num_heads must divide hidden_size, as every head has an equal share of it, but "
-            f"{hidden_size} is no multiple of {num_heads}"
+            f"{hidden_size} is not a multiple of {num_heads}"
         )
     if not isinstance(learned_h0, bool):
         raise TypeError(f"learned_h0 should be of type bool, got: {type(learned_h0).__name__}")
@@ -140,8 +145,8 @@ def no_lengths(given: Tensor | None, given_with: str) -> None:
         raise ValueError(f"lengths is for padded 3-D input, but came with {given_with}")
 
 
-def alike(weights_hh: Sequence[Tensor]) -> None:
-    """Every layer and direction has as many heads, of the same size."""
+def equal_heads(weights_hh: Sequence[Tensor]) -> None:
+    """Require the same number and size of heads in every layer and direction."""
     shape = weights_hh[0].shape
     for other in weights_hh[1:]:
         if other.shape != shape:
@@ -152,14 +157,14 @@ def alike(weights_hh: Sequence[Tensor]) -> None:
 
 
 def rnn(input: Tensor, weights: Sequence[Tensor], ragged: Ragged, options: Options) -> None:
-    """The arguments of `functional.rnn`."""
+    """Check the arguments of `functional.rnn`."""
     runs, per_direction = options.num_layers * options.directions(), 4 if options.bias else 2
     if len(weights) != runs * per_direction:
         raise ValueError(
-            f"{runs} layers times directions have {per_direction} weights each: "
-            f"{runs * per_direction} were expected, got {len(weights)}"
+            f"expected {runs * per_direction} weights, {per_direction} per layer and direction, "
+            f"got {len(weights)}"
         )
-    alike(weights[1::per_direction])
+    equal_heads(weights[1::per_direction])
     if ragged.is_packed() and ragged.lengths is None:
         raise ValueError(_OFFSETS_ALONE)
     if ragged.resets is not None:
@@ -176,7 +181,7 @@ def recurrence(
     activation: str,
     reverse_from: int,
 ) -> None:
-    """The arguments of `functional.recurrence`."""
+    """Check the arguments of `functional.recurrence`."""
     lengths, offsets, begins = ragged
     packed = ragged.is_packed()
     if pre.dim() != (3 if packed else 4):

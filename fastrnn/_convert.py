@@ -1,4 +1,4 @@
-"""nn.RNN to FusedRNN and back, in an existing model, even in the middle of training.
+"""Convert nn.RNN to FusedRNN and back in an existing model, even in the middle of training.
 
 Conversion changes a module's class in place. The two classes have the same parameters and
 attributes, so whatever refers to the module, its parameters or its hooks keeps working.
@@ -35,17 +35,17 @@ _log = logging.getLogger("fastrnn")
 
 @dataclass(frozen=True, repr=False)
 class ConversionReport:
-    """The recurrent layers of a model, and what `convert` and `revert` can do with them.
+    """The recurrent layers of a model, and which of them `convert` and `revert` change.
 
-    Every dict has the qualified names of modules as keys; "" is the model itself. Printed, the
-    report has a line for each layer.
+    The keys of every dict are qualified names of modules; "" is the model itself. The printed
+    report has one line per layer.
     """
 
     model: str  #: the name of the model's class
-    fused: dict[str, str]  #: layers of fastrnn, as their repr
-    convertible: dict[str, str]  #: layers that `convert` changes, as their repr
-    left: dict[str, str]  #: layers that `convert` leaves as they are, and why
-    irreversible: dict[str, str]  #: those of `fused` that `revert` leaves as they are, and why
+    fused: dict[str, str]  #: layers of fastrnn -> their repr
+    convertible: dict[str, str]  #: layers that `convert` changes -> their repr
+    left: dict[str, str]  #: layers that `convert` leaves unchanged -> the reason
+    irreversible: dict[str, str]  #: layers of `fused` that `revert` leaves unchanged -> the reason
 
     def __repr__(self) -> str:
         lines = {name: f"fused: {layer}" for name, layer in self.fused.items()}
@@ -55,43 +55,43 @@ class ConversionReport:
         lines |= {name: f"left: {reason}" for name, reason in self.left.items()}
         if not lines:
             return f"No recurrent layers in this {self.model}."
-        width = max(len(_in_words(name)) for name in lines)
+        width = max(len(_display_name(name)) for name in lines)
         return "\n".join(
             (
                 f"{self.model}: {len(self.fused)} fused, {len(self.convertible)} convertible, "
                 f"{len(self.left)} left",
-                *(f"  {_in_words(name):<{width}}  {line}" for name, line in lines.items()),
+                *(f"  {_display_name(name):<{width}}  {line}" for name, line in lines.items()),
             )
         )
 
 
 def convert(model: Model) -> Model:
-    """Turn every `torch.nn.RNN` in a model into a `FusedRNN`, every nn.RNNCell into FusedRNNCell.
+    """Convert every `torch.nn.RNN` of a model to `FusedRNN`, and every nn.RNNCell to FusedRNNCell.
 
-    In place, at any depth, including the model itself. Every module remains the same object and
-    keeps its parameters, buffers, hooks and attributes. An optimizer and its state,
-    DistributedDataParallel around the model and tied weights therefore keep working, so you can
-    convert in the middle of training. Results change by rounding only, because sums are taken in
-    another order. Dropout draws the masks that nn.RNN draws on the CPU; cuDNN draws others.
-    A state_dict loads into either class.
+    The conversion is in place, at any depth, and includes the model itself. Every module remains
+    the same object and keeps its parameters, buffers, hooks and attributes. An optimizer and its
+    state, DistributedDataParallel around the model and tied weights therefore keep working, so you
+    can convert in the middle of training. Results change by rounding only, because the kernels sum
+    in another order. Dropout draws the same masks as nn.RNN on the CPU; cuDNN draws different ones.
+    Each class loads the other's state_dict.
 
     - Parametrized and pruned layers are converted; ``remove_parametrizations`` gives a FusedRNN.
     - torch.compile recompiles a compiled model at its next call.
-    - These layers are left: LSTM and GRU, which fastrnn does not have; a subclass of nn.RNN, which
-      may override forward; a layer whose forward was replaced, or that is wrapped by fully_shard,
-      compiled by TorchScript, or quantized.
+    - These layers are left unchanged: LSTM and GRU, which fastrnn does not have; a subclass of
+      nn.RNN, which may override forward; a layer whose forward was replaced, or that is wrapped by
+      fully_shard, compiled by TorchScript, or quantized.
     - Layers in a plain list are not submodules, so neither torch nor this function finds them.
     - A FusedRNN is an nn.RNNBase but not an nn.RNN: ``isinstance(m, nn.RNN)`` is False, and tools
       with a table of exact classes do not find it. docs/neighbours.md has recipes.
 
-    The logger "fastrnn" gets one INFO record with the converted layers, and a WARNING with the
-    reason for each layer that was left. `conversion_report` returns both at any time.
+    The logger "fastrnn" receives one INFO record that names the converted layers, and one WARNING
+    per layer left unchanged, with the reason. `conversion_report` returns both at any time.
 
     Args:
-        model: any module. Layers of fastrnn stay as they are.
+        model: any module. Layers of fastrnn are left unchanged.
 
     Returns:
-        The model, the same object.
+        The same model object.
 
     Raises:
         ValueError: model is not a module.
@@ -108,22 +108,22 @@ def convert(model: Model) -> Model:
 
 
 def revert(model: Model) -> Model:
-    """Turn every `FusedRNN` in a model into a `torch.nn.RNN`, every FusedRNNCell into nn.RNNCell.
+    """Convert every `FusedRNN` of a model to `torch.nn.RNN`, and every FusedRNNCell to nn.RNNCell.
 
-    The inverse of `convert`, with the same guarantees; it also takes layers created as FusedRNN.
-    Use it to save a whole module for a place without fastrnn, or to pass it to a tool that knows
-    nn.RNN only. Code that calls a layer with arguments that nn.RNN lacks, such as ``lengths``, has
-    to change.
+    This is the inverse of `convert`, with the same guarantees. It also converts layers that were
+    created as FusedRNN. Use it to save a whole module for an environment without fastrnn, or to
+    pass it to a tool that supports only nn.RNN. Change the code that calls a layer with arguments
+    that nn.RNN lacks, such as ``lengths``.
 
-    These layers are left: a layer with several heads or a learned initial state, which nn.RNN
-    lacks; the layer of a `ReadoutRNN`; a subclass; a layer whose forward was replaced. The logger
-    "fastrnn" gets the same records as from `convert`.
+    These layers are left unchanged: a layer with several heads or a learned initial state, which
+    nn.RNN lacks; the layer of a `ReadoutRNN`; a subclass; a layer whose forward was replaced. The
+    logger "fastrnn" receives the same records as from `convert`.
 
     Args:
         model: any module.
 
     Returns:
-        The model, the same object.
+        The same model object.
 
     Raises:
         ValueError: model is not a module.
@@ -134,12 +134,15 @@ def revert(model: Model) -> Model:
 
 
 def conversion_report(model: nn.Module) -> ConversionReport:
-    """Say which layers of a model are fused, which `convert` would change, and which not, and why.
+    """Report which layers of a model are fused, which `convert` would change, and why not others.
 
-    Changes nothing, and may be called before or after `convert`.
+    The model is not changed. Call it before or after `convert`.
 
     Args:
         model: any module.
+
+    Returns:
+        A `ConversionReport`, which prints as a table.
 
     Raises:
         ValueError: model is not a module.
@@ -168,18 +171,18 @@ def _named_modules(model: nn.Module, function: str) -> Modules:
         what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise ValueError(
             f"{function} takes a torch.nn.Module, but got {what}: pass the model itself. "
-            "A state_dict needs no conversion, it loads into nn.RNN and FusedRNN alike"
+            "A state_dict needs no conversion, as it loads into both nn.RNN and FusedRNN"
         )
     return dict(model.named_modules(remove_duplicate=False))
 
 
 def _find_convertible(modules: Modules) -> tuple[Modules, dict[str, str]]:
-    """The layers that `convert` changes, and why it leaves the others."""
-    return _sort(modules, _TO_FUSED, _unconvertible_reason)
+    """Return the layers that `convert` changes, and the reason for each that it skips."""
+    return _partition(modules, _TO_FUSED, _unconvertible_reason)
 
 
 def _find_revertible(modules: Modules) -> tuple[Modules, dict[str, str]]:
-    """The layers that `revert` changes, and why it leaves the others."""
+    """Return the layers that `revert` changes, and the reason for each that it skips."""
     readouts = [module for module in modules.values() if isinstance(module, ReadoutRNN)]
     of_readouts = {module for readout in readouts for module in readout.rnn.modules()}
 
@@ -188,10 +191,10 @@ def _find_revertible(modules: Modules) -> tuple[Modules, dict[str, str]]:
             return "ReadoutRNN calls it with lengths, which nn.RNN does not take"
         return _irreversible_reason(module)
 
-    return _sort(modules, _TO_TORCH, reason)
+    return _partition(modules, _TO_TORCH, reason)
 
 
-def _sort(
+def _partition(
     modules: Modules, classes: Classes, reason_against: Callable[[nn.Module], str | None]
 ) -> tuple[Modules, dict[str, str]]:
     found: Modules = {}
@@ -207,25 +210,25 @@ def _sort(
 
 def _change(found: Modules, left: dict[str, str], classes: Classes, function: str) -> None:
     for module in set(found.values()):
-        _become(module, classes[parametrize.type_before_parametrizations(module)])
-    changes = [f"{_in_words(name)} is now {layer._get_name()}" for name, layer in found.items()]
+        _change_class(module, classes[parametrize.type_before_parametrizations(module)])
+    changes = [f"{_display_name(name)} is now {layer._get_name()}" for name, layer in found.items()]
     _log.info("fastrnn.%s: %s", function, ", ".join(changes) or "nothing to change")
     for name, reason in left.items():
-        _log.warning("fastrnn.%s: %s was left: %s", function, _in_words(name), reason)
+        _log.warning("fastrnn.%s: %s was left: %s", function, _display_name(name), reason)
 
 
-def _become(module: nn.Module, kind: type[nn.Module]) -> None:
-    """Change the module's class to one that computes the same from the same attributes."""
+def _change_class(module: nn.Module, kind: type[nn.Module]) -> None:
+    """Change the module's class to one that computes the same with the same attributes."""
     if parametrize.is_parametrized(module):
-        # torch made a class for this module, whose properties compute the weights.
+        # torch created a class for this module. Its properties compute the weights.
         body = {k: v for k, v in vars(type(module)).items() if k not in ("__dict__", "__weakref__")}
         module.__class__ = type(f"Parametrized{kind.__name__}", (kind,), body)
     else:
         module.__class__ = kind
     if isinstance(module, nn.RNNBase):
-        # FusedRNN computes this list of nn.RNN's as a property. Dead references tell nn.RNN at its
-        # next call that the weights have changed. It then collects them itself: reading them here
-        # would fail for sharded weights and change those that a parametrization computes.
+        # FusedRNN computes nn.RNN's _flat_weights as a property. Dead references tell nn.RNN at its
+        # next call that the weights have changed, and it collects them then. Reading them here
+        # would fail for sharded weights, and would change weights that a parametrization computes.
         names = module._flat_weights_names
         module._flat_weight_refs = [weakref.ref(nn.Parameter()) for _ in names]
         module.__dict__.pop("_flat_weights", None)
@@ -234,7 +237,7 @@ def _become(module: nn.Module, kind: type[nn.Module]) -> None:
 
 
 def _unconvertible_reason(module: nn.Module) -> str | None:
-    """Why `convert` leaves a recurrent layer; None for one it takes, and for any other module."""
+    """Why `convert` skips a recurrent layer; None if it does not, and for any other module."""
     if isinstance(module, torch.jit.ScriptModule):
         compiled = "it was compiled by TorchScript: convert the model it was compiled from"
         return _copy_reason(module.original_name, compiled)
@@ -251,7 +254,7 @@ def _unconvertible_reason(module: nn.Module) -> str | None:
 
 
 def _irreversible_reason(module: nn.Module) -> str | None:
-    """Why `revert` leaves a layer of fastrnn; None for one it takes, and for any other module."""
+    """Why `revert` skips a layer of fastrnn; None if it does not, and for any other module."""
     if not isinstance(module, (FusedRNN, FusedRNNCell)):
         return None
     if isinstance(module, FusedRNN) and module.num_heads != 1:
@@ -262,7 +265,7 @@ def _irreversible_reason(module: nn.Module) -> str | None:
 
 
 def _class_reason(module: nn.Module, classes: Classes, function: str) -> str | None:
-    """Why an instance of one of the classes, or of a subclass, cannot change its class."""
+    """Why a module of one of the classes, or of a subclass, cannot change its class; else None."""
     kind = parametrize.type_before_parametrizations(module)
     if "forward" in vars(module):
         return f"its forward was replaced: call {function} first"
@@ -278,7 +281,7 @@ def _class_reason(module: nn.Module, classes: Classes, function: str) -> str | N
 
 
 def _copy_reason(name: str, reason: str) -> str | None:
-    """The reason for a module that was made from a layer of that class, if it is recurrent."""
+    """The reason for a module that was made from a layer of class `name`; None if not recurrent."""
     if name in ("RNN", "RNNCell"):
         return reason
     return _other_recurrence(name) if name in ("LSTM", "LSTMCell", "GRU", "GRUCell") else None
@@ -289,7 +292,7 @@ def _other_recurrence(name: str) -> str:
 
 
 def _reprs(layers: Modules) -> dict[str, str]:
-    """Each layer as its repr; a shared one also says where it came up first."""
+    """Return each layer's repr; that of a shared layer also names its first occurrence."""
     first: dict[nn.Module, str] = {}
     described: dict[str, str] = {}
     for name, layer in layers.items():
@@ -299,5 +302,5 @@ def _reprs(layers: Modules) -> dict[str, str]:
     return described
 
 
-def _in_words(name: str) -> str:
+def _display_name(name: str) -> str:
     return name or "(the model)"

@@ -1,4 +1,4 @@
-"""Names of earlier releases, which warn for one release more."""
+"""Names from earlier releases: they warn for one more release and are then removed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .ops.backends.dispatch import BackendStatus, backends, requested, set_backe
 
 
 class _Backend:
-    """``fastrnn.backend(name)``: for the process, or as a context manager for a block."""
+    """``fastrnn.backend(name)``: sets the backend of the process, or as a context of a block."""
 
     def __init__(self, name: str) -> None:
         self._former = requested()
@@ -35,7 +35,11 @@ _NAMES: dict[str, tuple[Any, str]] = {
 
 
 def find(name: str) -> Any:
-    """What was called so, with a warning that names its successor; AttributeError if nothing."""
+    """Return the object of this name and warn which name replaces it.
+
+    Raises:
+        AttributeError: no earlier release had this name.
+    """
     if name not in _NAMES:
         raise AttributeError(f"module 'fastrnn' has no attribute {name!r}")
     found, successor = _NAMES[name]

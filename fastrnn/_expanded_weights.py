@@ -1,7 +1,7 @@
-"""Per-sample gradients by torch's expanded weights, as torch.nn.utils and Opacus's "ew" mode take.
+"""Per-sample gradients with torch's expanded weights, as in torch.nn.utils and Opacus's "ew" mode.
 
-They stand in for a module's parameters during a call, and know a fixed list of torch's functions:
-nn.RNN's whole loop and the linear product are among them, our operators are not.
+Expanded weights replace a module's parameters during a call. They support a fixed list of torch's
+functions, which includes nn.RNN's loop and the linear product, but not our operators.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from .ops._torch_private import is_expanded_weight
 
 
 def are_expanded(weights: Sequence[Any]) -> bool:
-    """Whether any of the weights is an expanded one; an ordinary call asks in one short step."""
+    """Whether any weight is an expanded weight. The check is cheap for ordinary tensors."""
     if not has_torch_function(weights):
         return False
     return any(is_expanded_weight(weight) for weight in weights)
 
 
-def refuse_beyond_torch(**given: bool) -> None:
-    """Raise for what nn.RNN, which serves the call, does not have."""
+def reject_beyond_nn_rnn(**given: bool) -> None:
+    """Raise RuntimeError for features that nn.RNN, which serves the call, lacks."""
     beyond = [name for name, is_given in given.items() if is_given]
     if beyond:
         raise RuntimeError(
-            f"expanded weights know no {' or '.join(beyond)}: take per-sample gradients with "
-            "torch.func.vmap(torch.func.grad(...)), which knows the whole layer"
+            f"expanded weights do not support {' or '.join(beyond)}: compute per-sample gradients "
+            "with torch.func.vmap(torch.func.grad(...)), which supports the whole layer"
         )

@@ -1,4 +1,4 @@
-"""Which backend runs a call, and why not the others: on this machine or another."""
+"""Explain which backend runs a call and why the others do not, on this machine or another."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .ops.backends import cpu, cuda, dispatch, triton
 from .ops.backends.base import Call, Gpu, precision_of
 from .ops.backends.triton.table import choose
 
-#: GPUs that can be named where there is none. How many clusters run at once is assumed, except for
-#: the H200's, which a driver said; a GPU that is there is asked.
+#: GPUs that `explain` accepts by name without the hardware. Their numbers of concurrent clusters
+#: are assumptions, except the H200's, which a driver reported. A GPU that is present is queried.
 GPUS = {
     gpu.name: gpu
     for gpu in (
@@ -23,18 +23,18 @@ GPUS = {
     )
 }
 
-#: Devices that can be named without a GPU.
+#: Device types that `explain` accepts without the hardware.
 OTHERS = ("cpu", "mps", "xpu")
 
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
-    """What `explain` found; printed, it is a report."""
+    """The result of `explain`, which prints as a report."""
 
     call: Call
     backend: str  #: the name of the backend that serves the call
-    reasons: dict[str, str]  #: by name, why every other backend does not
-    plans: str  #: what the backend does with the call: the kernels, and how the work is cut
+    reasons: dict[str, str]  #: backend name -> why it does not serve the call
+    plans: str  #: the kernels of the call and how they divide the work
 
     def __repr__(self) -> str:
         call = self.call
@@ -58,30 +58,30 @@ def explain(
     device: str | torch.device | None = None,
     training: bool = False,
 ) -> Explanation:
-    """Which backend `auto` takes for a layer and why, and how a GPU's kernel cuts the work.
+    """Explain which backend `auto` selects for a layer, and how a GPU kernel divides the work.
 
-    The answer is for an eager call that nn.RNN can express: without lengths, resets and heads.
-    Those run on the same kernels. Where torch's own implementation serves the call, the report says
-    what serves them.
+    The result is for an eager call that nn.RNN can express: without lengths, resets and heads.
+    Calls with them run on the same kernels. Where torch's own implementation serves the call, the
+    report names the backend that serves them.
 
     Args:
         steps: T, at least 1.
         batch: B, at least 1.
         hidden: H, at least 1.
-        groups: G, 2 for a layer of two directions.
-        dtype: of the tensors. float32 is computed on a GPU as
-            ``torch.backends.cudnn.rnn.fp32_precision`` says.
-        device: a torch device, which need not be in this machine ("cpu", "mps", "xpu"), or the
-            name of a GPU: A100, H100, H200 or B200, as if everything was installed there. None:
-            the current CUDA device, or the CPU where there is none.
-        training: whether a gradient is recorded.
+        groups: G; 2 for a bidirectional layer.
+        dtype: dtype of the tensors. ``torch.backends.cudnn.rnn.fp32_precision`` selects the
+            precision of float32 on a GPU.
+        device: a torch device ("cpu", "mps" and "xpu" need not be present), or the name of a GPU:
+            A100, H100, H200 or B200, assuming that everything is installed there. None: the
+            current CUDA device, or the CPU if there is none.
+        training: whether autograd records the call.
 
     Returns:
         An `Explanation`, which prints as a report.
 
     Raises:
-        ValueError: a size is too small, or there is no such device.
-        RuntimeError: the device is a CUDA device, but torch sees none.
+        ValueError: a size is less than 1, or the device is unknown.
+        RuntimeError: the device is a CUDA device, but torch finds none.
     """
     if min(steps, batch, hidden, groups) < 1:
         raise ValueError("steps, batch, hidden and groups must be at least 1")
@@ -102,7 +102,7 @@ def _device(device: str | torch.device | None) -> tuple[torch.device, Gpu | None
         raise ValueError(_UNKNOWN.format(device)) from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise RuntimeError(f"torch sees no CUDA GPU here: name one of {', '.join(GPUS)}")
+            raise RuntimeError(f"torch finds no CUDA GPU: name one of {', '.join(GPUS)}")
         if device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
     elif device.type not in OTHERS:
@@ -119,7 +119,7 @@ def _reasons(call: Call, chosen: str) -> dict[str, str]:
         if name == chosen or name in reasons:
             continue
         if name == "reference":
-            reasons[name] = "it is slower than any other"
+            reasons[name] = "it is slower than every other backend"
         else:
             reasons[name] = (
                 dispatch.reason_against(backend, call)
@@ -132,12 +132,12 @@ def _reasons(call: Call, chosen: str) -> dict[str, str]:
 
 def _faster(call: Call) -> str:
     if call.device.type == "cpu":
-        return "so few steps leave too little to fuse"
-    return "by the H200's record"
+        return "so few steps leave too little work to fuse"
+    return "according to the benchmarks on an H200"
 
 
 def _plans(call: Call, chosen: str) -> str:
-    """The kernels of a GPU that serve the call, forward and backward; or what torch cannot do."""
+    """Describe the GPU kernels, forward and backward, or the backend that complements torch's."""
     if chosen == "torch":
         kernels = dispatch.best_kernels(call)[0]
         other = "reference" if kernels is None else kernels.name
@@ -151,7 +151,7 @@ def _plans(call: Call, chosen: str) -> str:
         return f"The {choose(triton.sizes_of(call))} kernel, forward and backward."
     reason = cpu.EXTENSION.unavailable_reason
     if reason is not None:
-        return f"The C++ extension makes the plan, and it is not available: {reason}"
+        return f"The plan needs the C++ extension, which is not available: {reason}"
     module = cpu.EXTENSION.module
     gpu, index = call.gpu, call.device.index
     device = cuda.device(index) if gpu is None else module.Device(*gpu[1:])
@@ -164,7 +164,7 @@ def _plans(call: Call, chosen: str) -> str:
         for strategy, plan in options.items():
             marker = ">" if strategy == best else " "
             lines.append(f"{marker} {strategy:<8} {_row(plan, call.steps)}")
-    lines.append("Cycles of one step, by the model that ranks the plans: they are not measured.")
+    lines.append("Cycles per step: estimates of the model that ranks the plans, not measurements.")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Layers as single nodes of a torch.fx graph.
 
-torch.fx takes a module for a leaf if its class is defined in torch.nn, and traces into all others.
-A layer's forward depends on shapes and cannot be traced, so it records the call to itself.
+torch.fx treats a module as a leaf only if its class is defined in torch.nn, and traces into all
+others. A layer's forward depends on shapes and cannot be traced, so it records a call to itself.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch.fx import Proxy
 
 
 def record_call(module: nn.Module, *arguments: Any, **keywords: Any) -> Any:
-    """Record the call of a module, given a Proxy, as one node; return what stands for its result.
+    """Record the call of a module with Proxy arguments as one node; return the Proxy of its result.
 
-    Arguments of None are left out. Return None where there is no such node: the module is itself
-    the root of the trace, or what traces does not know modules by name.
+    Arguments that are None are omitted. The result is None if no such node exists: the module is
+    itself the root of the trace, or the tracer does not know modules by name.
     """
     given = {name: value for name, value in keywords.items() if value is not None}
     while arguments and arguments[-1] is None:

@@ -1,7 +1,7 @@
-"""Names that a package provides at their first use: all of them in the command `fastrnn`.
+"""Lazy imports of a package's names, in the command `fastrnn` only.
 
-As a library a package imports all of its names at once: after `import fastrnn`, torch knows the
-operators of a saved program. The command needs none of that to print its help.
+In a library, a package imports all of its names eagerly, so that after `import fastrnn` torch knows
+the operators of a saved program. The command needs none of them to print its help.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-# What Python was started with, after its own options: a script's path, or a module's name.
+# The program that Python runs: a script's path, or a module's name.
 _PROGRAM = sys.orig_argv[-len(sys.argv) :][:1]
 COMMAND = [os.path.basename(each) for each in _PROGRAM] == ["fastrnn"]
 
 
 def provide(package: str, homes: Mapping[str, str]) -> None:
-    """Give a package a `__getattr__` that imports a name at its first use.
+    """Give a package a `__getattr__` that imports each name at its first use.
 
     Args:
-        homes: name -> the module of the package that defines it, which has another name; "" where
-            it is itself a module.
+        package: the package's full name.
+        homes: name -> the submodule that defines it, under another name; "" if the name is itself
+            a submodule.
     """
     namespace = vars(sys.modules[package])
 

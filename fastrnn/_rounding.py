@@ -1,4 +1,4 @@
-"""How much rounding may change a result: shared by the proof of an exported file and the tests."""
+"""Bounds on rounding errors, shared by the verification of exported files and the tests."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ UNIT_ROUNDOFF = {
 }
 
 #: Roundings of a step in addition to its sum: the activation or its derivative, and the product
-#: with it.
+#: with the derivative.
 ACTIVATION_ROUNDINGS = 8
 
-#: Errors of n roundings to nearest add up to at most this times √n units, except in one case in a
-#: million: Higham and Mary, A new approach to probabilistic rounding error analysis, 2019.
+#: The errors of n roundings to nearest sum to at most this times √n units, except with probability
+#: 1e-6: Higham and Mary, A new approach to probabilistic rounding error analysis, 2019.
 CONFIDENCE = 6.0

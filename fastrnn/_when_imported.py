@@ -1,4 +1,4 @@
-"""Registration with parts of torch that are slow to import, and that few programs need."""
+"""Registration with parts of torch that are slow to import and that few programs need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def when_imported(name: str, call: Callable[[ModuleType], None]) -> None:
-    """Call `call` with the module of this name: now, or as soon as somebody imports it."""
+    """Call `call` with the module of this name: now, or as soon as it is imported."""
     if name in sys.modules:
         call(sys.modules[name])
     else:

@@ -1,7 +1,7 @@
 """Export of models with recurrent layers: torch.export, AOTInductor and ONNX.
 
-**torch.export** takes a `fastrnn.FusedRNN`, or any module that contains one. The numbers of steps
-and rows can be dynamic, including 1::
+**torch.export** takes a `fastrnn.FusedRNN`, or any module that contains one. The number of steps
+and the batch size can be dynamic, including 1::
 
     from torch.export import Dim, export
 
@@ -9,16 +9,17 @@ and rows can be dynamic, including 1::
     torch.export.save(program, "rnn.pt2")
     output, h_n = torch.export.load("rnn.pt2").module()(other_x)
 
-The program calls the operator ``fastrnn::recurrence``, which our kernels compute: import fastrnn
-before you load it in Python. Programs of fastrnn 0.1 must be exported again. Pass ``lengths=`` for
-rows of several lengths.
+The program calls the operator ``fastrnn::recurrence``, which our kernels implement: import fastrnn
+before you load it in Python. Export programs of fastrnn 0.1 again. Pass ``lengths=`` for rows of
+different lengths.
 
-For tools that do not know the operator, `decompositions` rewrites the program in torch's own::
+For tools that do not know the operator, `decompositions` rewrites the program with torch's own
+operators::
 
     program = export(rnn, (x,)).run_decompositions(fastrnn.export.decompositions())
 
-**torch.jit.trace** records nn.RNN's own loop where that computes the same. Such a trace works for
-any number of steps and rows, and without fastrnn. OpenVINO's
+**torch.jit.trace** records nn.RNN's own loop where it computes the same. Such a trace works for
+any number of steps and any batch size, and without fastrnn. OpenVINO's
 ``convert_model(module, example_input=x)``, TensorBoard's ``add_graph`` and torch.onnx.export with
 ``dynamo=False`` read it. With lengths, resets or heads the trace calls our operators: import
 fastrnn before torch.jit.load.
@@ -28,11 +29,11 @@ fastrnn before torch.jit.load.
     path = torch._inductor.aoti_compile_and_package(program, package_path="rnn.pt2")
     output, h_n = torch._inductor.aoti_load_package(path)(other_x)
 
-Import fastrnn before you load it, or loading fails ("Could not find schema"): the package calls
-the operator by name, and Python defines it. To run a model without Python, use ONNX.
+Import fastrnn before you load the package, or loading fails ("Could not find schema"): the package
+calls the operator by name, and Python defines it. To run a model without Python, use ONNX.
 
-**ONNX** has an operator RNN, for every other runtime. `to_onnx` writes each layer as one such node,
-and verifies the file: onnxruntime must compute what the module does. torch.onnx.export with
+**ONNX** has an operator RNN, for every other runtime. `to_onnx` writes each layer as one such node
+and verifies the file: onnxruntime must compute the same as the module. torch.onnx.export with
 ``dynamo=True`` writes the same nodes, without the verification.
 """
 
@@ -70,40 +71,40 @@ def to_onnx(
     output_names: Sequence[str] | None = None,
     opset_version: int = 18,
 ) -> Path:
-    """Write a module as an ONNX file, in inference mode, and verify its results.
+    """Export a module to an ONNX file in inference mode, and verify the file's results.
 
-    Every layer of a FusedRNN becomes one node ``RNN``, for any number of steps and rows; ``hx``
-    becomes its initial state and ``lengths`` its sequence_lens. The file is kept only if
-    onnxruntime computes with it what the module does: on the example, and on random inputs of
-    other sizes, including one step and one row if the module takes them.
+    Every layer of a FusedRNN becomes one ``RNN`` node, for any number of steps and any batch size.
+    ``hx`` becomes its initial state and ``lengths`` its sequence_lens. The file is kept only if
+    onnxruntime computes the same with it as the module does. Both run on the example and on random
+    inputs of other sizes, including one step and one row if the module accepts them.
 
     Args:
-        module: float32 or float16, with FusedRNN, ReadoutRNN or functional.rnn somewhere within.
-            It is not changed: a copy, on the CPU and in eval mode, is exported.
-        example_inputs: its positional arguments, as for torch.onnx.export, or the only one. Random
-            floating point inputs are drawn between the example's least and largest value, random
+        module: a float32 or float16 module that contains FusedRNN or ReadoutRNN, or calls
+            functional.rnn. It is not changed: a copy is exported, on the CPU and in eval mode.
+        example_inputs: the positional arguments, as for torch.onnx.export, or the only one. Random
+            floating-point inputs are drawn between the example's minimum and maximum, random
             integer inputs from the example's values.
-        path: of the file, which holds the weights too (up to 2 GiB, the limit of an ONNX file).
-            An existing file is replaced once the new one is verified.
+        path: the path of the file, which also contains the weights (up to 2 GiB, the limit of an
+            ONNX file). An existing file is replaced once the new one is verified.
         kwargs: keyword arguments for the module: ``{"lengths": lengths}``.
-        dynamic_shapes: which dimensions are known only at the call, as for torch.export.export and
+        dynamic_shapes: the dimensions that vary between calls, as for torch.export.export and
             torch.onnx.export: ``{"input": {0: "steps", 1: "batch"}}``. The file keeps their names.
             A module that fixes one of them to the example's size raises an error. None: the first
             two dimensions of every input, except those that the module fixes.
-        input_names: of the file's inputs; by default the arguments' names.
-        output_names: of the file's outputs.
-        opset_version: of ONNX, 18 or later.
+        input_names: names of the file's inputs; by default the names of the arguments.
+        output_names: names of the file's outputs.
+        opset_version: version of the ONNX operator set, 18 or later.
 
     Returns:
-        The path.
+        The path of the file.
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
-        ValueError: packed input, ``resets``, or a dtype that ONNX or onnxruntime has no RNN for;
-            opset_version is below 18; there is no tensor among the inputs, or the module takes
-            no other sizes than the example's.
-        RuntimeError: onnxruntime refuses the file, or computes something else than the module.
-        Any error of torch.export and torch.onnx, for a module that they cannot express.
+        ValueError: the input is packed; ``resets`` are given; ONNX or onnxruntime has no RNN for
+            the dtype; opset_version is below 18; the inputs contain no tensor; or the module
+            accepts no other sizes than the example's.
+        RuntimeError: onnxruntime rejects the file, or its results differ from the module's.
+        Exception: any error of torch.export and torch.onnx, for a module that they cannot express.
 
     Example:
         >>> rnn = FusedRNN(10, 20, bidirectional=True)
@@ -119,10 +120,10 @@ def to_onnx(
     given = pytree.tree_leaves((args, named), is_leaf=lambda x: isinstance(x, PackedSequence))
     if any(isinstance(leaf, PackedSequence) for leaf in given):
         raise ValueError(
-            "ONNX knows no packed sequences: pass padded input, and lengths= to the layer"
+            "ONNX has no packed sequences: pass padded input, and lengths= to the layer"
         )
     if not any(isinstance(leaf, Tensor) for leaf in given):
-        raise ValueError("example_inputs has no tensor: give what the module is called with")
+        raise ValueError("example_inputs has no tensor: pass the arguments of a call")
     module = copy.deepcopy(module).cpu().eval()
     args, named = pytree.tree_map_only(Tensor, lambda x: x.detach().cpu(), (args, named))
     program = _trace(module, args, named, dynamic_shapes)
@@ -130,8 +131,8 @@ def to_onnx(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        # Names of dynamic_shapes that are one size in the module, and torch's own deprecations.
-        with warnings.catch_warnings(), torch.no_grad(), _oblivious():
+        # torch warns of names in dynamic_shapes that share one size, and of its own deprecations.
+        with warnings.catch_warnings(), torch.no_grad(), _keep_size_1_dynamic():
             warnings.simplefilter("ignore")
             written: Any = torch.onnx.export(
                 program,
@@ -142,14 +143,13 @@ def to_onnx(
                 dynamo=True,
                 verbose=False,
             )
-        _say_constants(written)
+        _replace_constant_names(written)
         written.save(partial, external_data=False)
-        others = _prove(module, program, args, named, partial, runtime)
+        others = _verify(module, program, args, named, partial, runtime)
         if others == 0 and (dynamic_shapes is None or program.range_constraints):
             raise ValueError(
-                "the module takes no inputs of other sizes than the example's, so that nothing "
-                "proves the file: say in dynamic_shapes= which dimensions vary, if any, and "
-                "between which bounds"
+                "the module accepts only inputs of the example's sizes, so the file cannot be "
+                "verified: pass the dimensions that vary, and their bounds, as dynamic_shapes="
             )
         os.replace(partial, path)
     finally:
@@ -158,25 +158,25 @@ def to_onnx(
 
 
 def _required() -> Any:
-    """onnxruntime."""
+    """Import and return onnxruntime, and require onnx and onnxscript."""
     try:
         for name in ("onnx", "onnxscript"):
             import_module(name)
         return import_module("onnxruntime")
     except ImportError as error:
         raise ImportError(
-            f"an export to ONNX needs {error.name}: pip install 'fastrnn[onnx]'"
+            f"export to ONNX needs {error.name}: pip install 'fastrnn[onnx]'"
         ) from error
 
 
 def _in_order(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments in the order of forward's parameters, which the file's inputs have too."""
+    """Return the keyword arguments in the order of forward's parameters and the file's inputs."""
     order = list(inspect.signature(module.forward).parameters)
     return dict(sorted(kwargs.items(), key=lambda x: order.index(x[0]) if x[0] in order else 99))
 
 
-def _oblivious() -> Any:
-    """A context in which sizes of 1 in the example stay dynamic, as in torch.onnx.export."""
+def _keep_size_1_dynamic() -> Any:
+    """Return a context in which sizes of 1 in the example stay dynamic, as in torch.onnx.export."""
     config: Any = import_module("torch.fx.experimental._config")
     return config.patch(backed_size_oblivious=True)
 
@@ -184,24 +184,24 @@ def _oblivious() -> Any:
 def _trace(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
 ) -> torch.export.ExportedProgram:
-    """The module as a graph in which recurrent layers are ONNX nodes."""
+    """Export the module to a graph in which recurrent layers are ONNX nodes."""
     if shapes is None:
         bound = inspect.signature(module.forward).bind(*args, **kwargs)
         shapes = pytree.tree_map(_leading, dict(bound.arguments))
     shapes = _without_names(shapes)
-    with _onnx.exporting(), torch.no_grad(), _oblivious():
+    with _onnx.exporting(), torch.no_grad(), _keep_size_1_dynamic():
         return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 
 def _leading(leaf: Any) -> Any:
-    """An input's first two dimensions, dynamic if they can be."""
+    """Mark an input's first two dimensions as dynamic where the module permits it."""
     if not isinstance(leaf, Tensor):
         return None
     return dict.fromkeys(range(min(leaf.dim(), 2)), torch.export.Dim.AUTO)
 
 
 def _without_names(shapes: Any) -> Any:
-    """The same with Dim.DYNAMIC for strings, which only torch.onnx takes as names."""
+    """Replace strings, which only torch.onnx accepts as names, with Dim.DYNAMIC."""
     if isinstance(shapes, str):
         return torch.export.Dim.DYNAMIC
     if isinstance(shapes, Mapping):
@@ -211,8 +211,8 @@ def _without_names(shapes: Any) -> Any:
     return shapes
 
 
-def _say_constants(written: Any) -> None:
-    """Turn dimensions named "4", which could have been dynamic but are constant, into numbers."""
+def _replace_constant_names(written: Any) -> None:
+    """Replace names such as "4", of dimensions that turned out constant, with numbers."""
     for value in written.model.graph.inputs:
         names = [getattr(dim, "value", dim) for dim in value.shape]
         value.shape = type(value.shape)(
@@ -220,7 +220,7 @@ def _say_constants(written: Any) -> None:
         )
 
 
-def _prove(
+def _verify(
     module: nn.Module,
     program: torch.export.ExportedProgram,
     args: tuple[Any, ...],
@@ -230,31 +230,35 @@ def _prove(
 ) -> int:
     """Compare the file under onnxruntime with the module, on the example and at other sizes.
 
-    Returns how many other sizes there were.
+    Returns:
+        The number of other sizes compared.
+
+    Raises:
+        RuntimeError: onnxruntime rejects the file, fails, or differs by more than rounding.
     """
     options = runtime.SessionOptions()
-    options.log_severity_level = 4  # failures are raised: do not print them as well
+    options.log_severity_level = 4  # failures raise: do not print them as well
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise RuntimeError(f"onnxruntime refuses the exported file: {error}") from error
+        raise RuntimeError(f"onnxruntime rejects the exported file: {error}") from error
     leaves, structure = pytree.tree_flatten((args, kwargs))
     others = 0
     for turn, sizes in enumerate(_sizes(program, leaves)):
         generator = torch.Generator().manual_seed(turn)
         inputs = [
-            leaf if size is None else _drawn(leaf, size, generator)
+            leaf if size is None else _random_like(leaf, size, generator)
             for leaf, size in zip(leaves, sizes, strict=True)
         ]
         given = [leaf for leaf in inputs if isinstance(leaf, Tensor)]
         what = "inputs of " + ", ".join(str(list(leaf.shape)) for leaf in given)
         args, kwargs = pytree.tree_unflatten(inputs, structure)
         try:
-            expected = _answer(module, args, kwargs)
+            expected = _outputs(module, args, kwargs)
         except Exception:
             if turn == 0:  # the example
                 raise
-            continue  # sizes or values that the module itself does not take
+            continue  # the module itself rejects these sizes or values
         bounds = _bounds(module, args, kwargs, expected)
         feed = {i.name: x.numpy() for i, x in zip(session.get_inputs(), given, strict=True)}
         try:
@@ -265,8 +269,8 @@ def _prove(
             worst = _distance(actual, truth)
             if not worst <= bound:
                 raise RuntimeError(
-                    f"on {what} the exported file answers otherwise than the module: a value "
-                    f"differs by {worst:.2g}, where rounding explains {bound:.2g}; no file is left"
+                    f"on {what} the exported file and the module differ by {worst:.2g}, but "
+                    f"rounding explains at most {bound:.2g}; the file is not kept"
                 )
         others += turn > 1
     return others
@@ -275,10 +279,10 @@ def _prove(
 def _sizes(
     program: torch.export.ExportedProgram, leaves: list[Any]
 ) -> Iterator[list[tuple[int, ...] | None]]:
-    """Shapes for the inputs: the example's, twice, then others that the file must support.
+    """Yield shapes for the inputs: the example's twice, then others that the file must support.
 
-    Each is a list with an entry for each input: a shape to draw random values of, or None for the
-    example's own values. The first has the example's values.
+    Each item has one entry per input: the shape of random values to draw, or None for the example's
+    own values. The first item is None for every input.
     """
     names = program.graph_signature.user_inputs
     nodes = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
@@ -300,7 +304,7 @@ def _sizes(
         new = {}
         for k, (symbol, size) in enumerate(example.items()):
             bounds = program.range_constraints[symbol]
-            # torch's range begins at 2 for sizes that may be 1, and ends at 2 for constants.
+            # torch's range starts at 2 for sizes that may be 1, and ends at 2 for constants.
             least = bounds.lower if bounds.lower > 2 else 1
             new[symbol] = size
             if bounds.upper > 2:
@@ -315,8 +319,8 @@ def _evaluated(shape: Sequence[int | torch.SymInt], sizes: Mapping[Any, int]) ->
     )
 
 
-def _drawn(example: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Random numbers from the example's range; of integers, values that occur in the example."""
+def _random_like(example: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw random numbers from the example's range, or random integers from its values."""
     values = example.flatten()
     if values.is_floating_point() and bool(values.isfinite().all()):
         low, high = values.aminmax() if len(values) else (values.new_zeros(()),) * 2
@@ -329,7 +333,7 @@ def _drawn(example: Tensor, shape: tuple[int, ...], generator: torch.Generator) 
     return values[torch.randint(len(values), shape, generator=generator)]
 
 
-def _answer(
+def _outputs(
     module: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -343,16 +347,16 @@ def _answer(
 def _bounds(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], expected: list[Tensor]
 ) -> list[float]:
-    """Bounds on the difference that rounding on both sides explains, one for each output.
+    """Return one bound per output on the difference that rounding on both sides explains.
 
-    A rounded sum of n products is the exact sum with each weight off by about √n roundings (Higham,
-    Accuracy and Stability of Numerical Algorithms, section 3.1). An activation adds its own. The
-    bound is how far the module's outputs move when all weights and inputs are off by that much, at
-    random.
+    A rounded sum of n products is the exact sum with each weight perturbed by about √n roundings
+    (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). An activation adds its
+    own roundings. The bound is the change of the module's outputs when all weights and inputs are
+    randomly perturbed by that much.
     """
     generator = torch.Generator().manual_seed(0)
 
-    def off(value: Any) -> Any:
+    def perturb(value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dtype not in UNIT_ROUNDOFF:
             return value
         terms = value[0].numel() if value.dim() > 1 and len(value) else 1
@@ -361,22 +365,22 @@ def _bounds(
         return (value.double() * (1 + size * signs.double())).to(value.dtype)
 
     weights = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    weights = {name: off(value.detach()) for name, value in weights.items()}
-    args, kwargs = pytree.tree_map(off, (args, kwargs))
+    weights = {name: perturb(value.detach()) for name, value in weights.items()}
+    args, kwargs = pytree.tree_map(perturb, (args, kwargs))
     bounds = []
-    for truth, moved in zip(expected, _answer(module, args, kwargs, weights), strict=True):
+    for truth, perturbed in zip(expected, _outputs(module, args, kwargs, weights), strict=True):
         if truth.dtype not in UNIT_ROUNDOFF or truth.numel() == 0:
             bounds.append(0.0)
             continue
         finite = truth[truth.isfinite()]
         scale = float(finite.abs().max()) if len(finite) else 0.0
         own = ACTIVATION_ROUNDINGS * UNIT_ROUNDOFF[truth.dtype] * scale
-        bounds.append(2 * CONFIDENCE * (_distance(moved, truth) + own))
+        bounds.append(2 * CONFIDENCE * (_distance(perturbed, truth) + own))
     return bounds
 
 
 def _distance(actual: Tensor, truth: Tensor) -> float:
-    """The largest difference; infinite for different shapes or dtypes."""
+    """Return the largest absolute difference; infinity for different shapes or dtypes."""
     if actual.shape != truth.shape or actual.dtype != truth.dtype:
         return float("inf")
     same = (actual == truth) | (actual.isnan() & truth.isnan())

@@ -1,4 +1,4 @@
-"""Which backends this machine can use, or the actual error, and one timed call on each."""
+"""Report which backends this machine can use, the error of the others, and the time of a call."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ._version import __version__
 from .ops.backends import cpu, cuda, dispatch, triton
 from .ops.backends._loader import Extension
 
-#: Of a layer with one input feature, whose product costs almost nothing beside the recurrence.
+#: The sizes of the timed layer. Its single input feature makes the input projection almost free.
 STEPS, BATCH, HIDDEN = 100, 8, 64
 
 
 def main() -> int:
-    """Print the report; 0 unless the reference itself fails."""
+    """Print the report; return 0 unless the reference itself fails."""
     print(
         f"fastrnn {__version__}, torch {torch.__version__}, Python {platform.python_version()}\n"
         f"{_cpu()}, {torch.get_num_threads()} threads\n"
@@ -44,9 +44,9 @@ def main() -> int:
         f"H={HIDDEN} float32, no gradient."
     )
     if cpu.EXTENSION.unavailable_reason is not None:
-        _explain_the_build(cpu.EXTENSION, "cpp")
+        _print_build_help(cpu.EXTENSION, "cpp")
     elif torch.cuda.is_available() and cuda.EXTENSION.unavailable_reason is not None:
-        _explain_the_build(cuda.EXTENSION, "cuda")
+        _print_build_help(cuda.EXTENSION, "cuda")
     return 1 if "reference" in failures else 0
 
 
@@ -70,7 +70,7 @@ def _time_nn_rnn() -> float:
 
 
 def _median_time(call: Callable[[], object], limit: float = 0.5) -> float:
-    """Seconds: the median of at most 50 calls, fewer if they take longer than the limit."""
+    """Return the median time of at most 50 calls in seconds; stop early after `limit` seconds."""
     times: list[float] = []
     with torch.no_grad():
         call()
@@ -81,17 +81,17 @@ def _median_time(call: Callable[[], object], limit: float = 0.5) -> float:
     return median(times)
 
 
-def _explain_the_build(extension: Extension, mode: str) -> None:
+def _print_build_help(extension: Extension, mode: str) -> None:
     if extension.error.exists():
         lines = extension.error.read_text(errors="replace").splitlines()
-        print(f"\nHow the build of {extension.name} ended (all of it: {extension.error}):")
+        print(f"\nLast lines of the build of {extension.name} (full log: {extension.error}):")
         print(*("  | " + line for line in lines[-20:]), sep="\n")
     needed = "a C++20 compiler" if mode == "cpp" else "nvcc, a C++20 compiler"
     print(
-        f"\nTo build it, with torch, {needed} and Python's headers installed, run in the source "
+        f"\nTo build it, install torch, {needed} and Python's headers, and run in the source "
         "of fastrnn\n"
         f"  FASTRNN_BUILD={mode} pip install --force-reinstall --no-deps --no-build-isolation .\n"
-        "or, to work on it there,\n"
+        "or, to build it in place,\n"
         f"  FASTRNN_BUILD={mode} python setup.py build_ext --inplace"
     )
 

@@ -1,6 +1,6 @@
-"""Random problems and how close a kernel must come to the float64 reference.
+"""Random problems, and error bounds of kernels against the float64 reference.
 
-Shared by the tests and the benchmarks; needs nothing but torch.
+Tests and benchmarks share this module. It needs only torch.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ._rounding import ACTIVATION_ROUNDINGS, UNIT_ROUNDOFF
 from .ops import reference
 from .ops.ragged import Ragged
 
-#: What the matrix unit adds to the relative error of a product, by the modes of
-#: `ops.backends.triton.table`.
-#: It cuts a float32 operand to the 10 bits of tf32. Three such products leave out that of what was
-#: cut off of both, and cut what was cut off of each once more.
+#: The relative error that the matrix unit adds to a product, by mode of
+#: `ops.backends.triton.table`. It truncates a float32 operand to the 10 bits of tf32. Mode float32
+#: takes three such products: it omits the product of the two remainders, and truncates each
+#: remainder once more.
 MATRIX_UNIT = {"half": 0.0, "tf32": 2 * 2.0**-10, "float32": 2 * 2.0**-20}
 
-#: The relative error of the hardware's tanh, by the same: PTX ISA, tanh.approx.f32.
+#: The relative error of the hardware's tanh, by the same modes: PTX ISA, tanh.approx.f32.
 HARDWARE_TANH = {"half": 2.0**-11, "tf32": 2.0**-11, "float32": 0.0}
 
 
@@ -36,7 +36,7 @@ class Tensors(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """A random recurrence, made anew and equal from its numbers."""
+    """A random recurrence that its fields reproduce exactly."""
 
     steps: int
     batch: int
@@ -47,14 +47,14 @@ class Problem:
     reverse_from: int = 1
     dtype: torch.dtype = torch.float64
     seed: int = 0
-    resets: bool = False  #: whether rows begin anew here and there
+    resets: bool = False  #: whether rows begin new sequences at random steps
 
     def tensors(self, device: torch.device | str = "cpu") -> Tensors:
-        """Inputs in the problem's dtype, with weights that do not amplify.
+        """Return inputs in the problem's dtype, with weights that do not amplify.
 
-        The absolute values of every row and column of a group's weight_hh sum to less than 1, so
-        an error in h (forward) or dz (backward) does not grow from step to step, and the bound of
-        `tolerance` holds without an exponential in T.
+        The absolute values of every row and column of a group's weight_hh sum to less than 1. An
+        error in h (forward) or dz (backward) therefore does not grow from step to step, and the
+        bound of `tolerance` holds without an exponential in T.
         """
         generator = torch.Generator().manual_seed(self.seed)
 
@@ -86,20 +86,23 @@ class Problem:
 
     @property
     def options(self) -> tuple[int, int]:
-        """The operator's last arguments."""
+        """The operator's last arguments: the activation's code and reverse_from."""
         return reference.ACTIVATION_CODES[self.activation], min(self.reverse_from, self.groups)
 
 
 def tolerance(problem: Problem, scale: float, mode: str | None = None) -> float:
-    """A bound on the absolute error of h or dz in any correct implementation.
+    """Return a bound on the absolute error of h or dz in any correct implementation.
 
-    A step sums H products and one term more, none larger than `scale` in total, in the
-    accumulation dtype: (H + 1) roundings at worst (Higham, Accuracy and Stability of Numerical
-    Algorithms, section 3.1), and those of the activation; its result is stored with one rounding
-    more. The weights of `Problem` do not amplify, so T steps give at most T times that.
+    A step sums H products and one more term in the accumulation dtype. The magnitudes of its terms
+    sum to at most `scale`. That takes (H + 1) roundings at worst (Higham, Accuracy and Stability of
+    Numerical Algorithms, section 3.1), and the activation adds its own. Storing the result adds one
+    more. The weights of `Problem` do not amplify, so T steps err by at most T times as much.
 
-    On a GPU, `mode` says how the products are computed. The matrix unit cuts its sums off instead
-    of rounding them, which may double the error of each.
+    Args:
+        problem: the recurrence.
+        scale: a bound on the sum of the magnitudes of a step's terms.
+        mode: how a GPU computes the products, a key of `MATRIX_UNIT`; None on a CPU. The matrix
+            unit truncates its sums instead of rounding them, which may double the error of each.
     """
     stored = UNIT_ROUNDOFF[problem.dtype]
     summed = UNIT_ROUNDOFF[reference.accumulation_dtype(problem.dtype)]
@@ -107,7 +110,7 @@ def tolerance(problem: Problem, scale: float, mode: str | None = None) -> float:
         summed *= 2
         stored += MATRIX_UNIT[mode] + HARDWARE_TANH[mode]
     step = stored + (problem.hidden + 1 + ACTIVATION_ROUNDINGS) * summed
-    # Below float16's normal range rounding is absolute.
+    # Below float16's normal range, rounding errors are absolute.
     smallest = 2.0**-25 if problem.dtype == torch.float16 else 0.0
     return problem.steps * (step * scale + smallest)
 
@@ -115,14 +118,17 @@ def tolerance(problem: Problem, scale: float, mode: str | None = None) -> float:
 def assert_close(
     actual: Tensor, expected: Tensor, problem: Problem, scale: float, mode: str | None = None
 ) -> None:
-    """Assert that `actual`, of the problem's dtype, is as near the float64 `expected` as it must.
+    """Assert that `actual` is within `tolerance` of the float64 `expected`.
 
     Args:
-        scale: a bound on the terms of a step's sum; see `tolerance`.
+        actual: a result in the problem's dtype.
+        expected: the same in float64.
+        problem: the recurrence.
+        scale: a bound on the sum of the magnitudes of a step's terms; see `tolerance`.
         mode: how a GPU computed the products; see `tolerance`.
 
     Raises:
-        AssertionError: it is not, or it has another shape or dtype.
+        AssertionError: the difference exceeds the tolerance, or the shape or dtype is wrong.
     """
     assert actual.dtype == problem.dtype, actual.dtype
     torch.testing.assert_close(
@@ -138,24 +144,33 @@ def relative_tolerance(
     activation: str = "tanh",
     mode: str | None = None,
 ) -> tuple[float, float]:
-    """Bounds on ‖result − truth‖ / `error_scale` of an output and a gradient, of any correct layer.
+    """Return bounds on ‖result − truth‖ / `error_scale` for an output and a gradient of a layer.
 
-    `tolerance` is a worst case and needs weights that do not amplify. This is for weights as nn.RNN
-    draws them, U(±1/√H), and for whole tensors, whose many errors are as good as independent: a sum
-    of n terms then errs by √n roundings, not n (Higham and Mary, A new approach to probabilistic
-    rounding error analysis, 2019). Their spectral radius is 1/√3, so that errors of earlier steps
-    add no more than a factor 1 / (1 - 1/√3) = 2.4; with the roundings of a step it stays below 8.
+    `tolerance` is a worst case and needs weights that do not amplify. These bounds are for weights
+    as nn.RNN draws them, U(±1/√H), and for whole tensors. Their many errors are practically
+    independent, so that a sum of n terms errs by √n roundings, not n (Higham and Mary, A new
+    approach to probabilistic rounding error analysis, 2019). The spectral radius of the weights is
+    1/√3, so errors of earlier steps add at most a factor 1 / (1 - 1/√3) = 2.4. With the roundings
+    of a step, the factor stays below 8.
 
-    A loop over steps that autograd differentiates adds up a weight's T gradients in the storage
-    dtype, one by one: √T roundings. And relu has no derivative at 0: of the elements of z, a part
-    as small as the error lies within the error of it and may take either branch, which changes a
-    gradient by the square root of that part; of few elements the part may by chance be larger, by
-    about four of them, whose gradients may be twice the others'.
+    If autograd differentiates a loop over steps, it accumulates the T gradients of a weight in the
+    storage dtype, one by one: √T roundings.
+
+    relu has no derivative at 0. A fraction of the elements of z, as small as the error, is closer
+    to 0 than the error and may take either branch. That changes a gradient by the square root of
+    the fraction. Among few elements the fraction may by chance be larger, by about four elements
+    with gradients up to twice as large as the others'.
 
     Args:
-        terms: of a sum: H and the number of input features.
-        elements: of z, over all steps and rows of the batch.
+        dtype: the storage dtype.
+        terms: the number of terms of a sum: H plus the number of input features.
+        steps: T.
+        elements: the number of elements of z, over all steps and rows of the batch.
+        activation: ``"tanh"`` or ``"relu"``.
         mode: how a GPU computed the products; see `tolerance`.
+
+    Returns:
+        The bound for an output and the bound for a gradient.
     """
     stored = UNIT_ROUNDOFF[dtype]
     summed = UNIT_ROUNDOFF[reference.accumulation_dtype(dtype)]
@@ -170,19 +185,19 @@ def relative_tolerance(
 
 
 def error_scale(truth: Tensor, summed: int = 1, term: float = 1.0) -> float:
-    """What the bounds of `relative_tolerance` are relative to: ‖truth‖, and what may cancel in it.
+    """Return the scale of `relative_tolerance`: ‖truth‖ plus the size of terms that may cancel.
 
-    A rounding is relative to the number that is rounded: a term, or a partial sum, and not to what
-    is left of them at the end. Of a few elements all may be next to nothing, as is a weight's
-    gradient at H = 1 whose terms cancel. Terms that are as good as independent have partial sums
-    that grow as a random walk does, up to the root of the sum of the terms' squares, and the
-    errors of n terms add up in the same way. So the magnitude of each element's terms is added
-    that way. It is the size of ‖truth‖ where nothing cancels: a bound stays as tight as it was, but
-    for a small factor.
+    A rounding error is relative to the number that is rounded, a term or a partial sum, and not to
+    the final sum. All elements of a small tensor may be close to 0, as a weight's gradient at H = 1
+    is if its terms cancel. The partial sums of practically independent terms grow like a random
+    walk, up to the root of the sum of the terms' squares. The errors of n terms grow in the same
+    way, so the magnitude of each element's terms is added with that growth. It has the size of
+    ‖truth‖ where nothing cancels: the bound then loosens only by a small factor.
 
     Args:
-        summed: the terms of an element that differ from row to row or step to step: T·B of a
+        truth: the exact result.
+        summed: the number of terms of an element that differ between rows or steps: T·B for a
             weight's gradient.
-        term: their root mean square, of the order of one.
+        term: the root mean square of the terms, of the order of one.
     """
     return float(truth.norm()) + truth.numel() ** 0.5 * max(1.0, term * summed**0.5)

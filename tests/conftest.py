@@ -1,15 +1,15 @@
-"""What every test shares."""
+"""Fixtures of all tests."""
 
 import sys
 
 import pytest
 import torch
 
-# OpenVINO reports its use over the network, from processes that it forks off the tests'.
+# OpenVINO sends telemetry over the network from processes that it forks.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    """The same random numbers at every run."""
+    """Seed the random numbers of every test."""
     torch.manual_seed(0)

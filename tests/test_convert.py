@@ -1,6 +1,6 @@
-"""An existing model is converted in place, and its results change by rounding only.
+"""Conversion changes an existing model in place, and its results by rounding only.
 
-Whatever refers to it stays valid: the optimizer and its state, hooks, wrappers, tied weights.
+All references to it stay valid: the optimizer and its state, hooks, wrappers, tied weights.
 """
 
 import copy
@@ -29,7 +29,7 @@ LISTS = {"_flat_weights", "_flat_weight_refs"}
 
 
 class Model(nn.Module):
-    """Layers at several depths, a cell, and one that is shared."""
+    """A model with layers at several depths, a cell and a shared layer."""
 
     def __init__(self, **kwargs):
         super().__init__()
@@ -46,7 +46,7 @@ class Model(nn.Module):
 
 
 def pair(**kwargs):
-    """Two nn.RNN with the same weights."""
+    """Return two nn.RNN with the same weights."""
     torch.manual_seed(0)
     rnn = nn.RNN(3, 4, **{"num_layers": 2, "dtype": torch.float64, **kwargs})
     return rnn, copy.deepcopy(rnn)
@@ -112,7 +112,7 @@ def test_every_layer_is_found_and_a_shared_one_is_named_twice():
 @pytest.mark.parametrize("kwargs", KINDS)
 @pytest.mark.parametrize("training", [True, False])
 def test_a_layer_is_converted_and_reverted(kwargs, training):
-    """The same module object becomes a FusedRNN; reverted, it is nn.RNN in every respect."""
+    """The same module object becomes a FusedRNN, and an ordinary nn.RNN again."""
     rnn, theirs = (layer.train(training) for layer in pair(**kwargs))
     rnn.register_buffer("extra", torch.ones(2))
     rnn.note = "kept"
@@ -179,7 +179,7 @@ def test_a_reverted_layer_behaves_like_nn_rnn(made, called):
 
 
 def test_a_converted_layer_accepts_swapped_parameters(swap):
-    """nn.RNN refuses them, because it keeps weak references to its parameters."""
+    """nn.RNN rejects them, because it keeps weak references to its parameters."""
     rnn, theirs = pair()
     with pytest.raises(RuntimeError, match="weakref"):
         rnn.load_state_dict(theirs.state_dict())
@@ -240,7 +240,7 @@ def test_tied_weights_stay_tied():
     [parametrizations.weight_norm, parametrizations.orthogonal, parametrizations.spectral_norm],
 )
 def test_parametrized_layers_and_removing_the_parametrization(parametrization):
-    """torch gives such a module a class of its own, derived from nn.RNN."""
+    """torch creates a subclass of nn.RNN for such a module."""
     layers = pair()
     results = []
     for each in layers:
@@ -264,7 +264,7 @@ def test_parametrized_layers_and_removing_the_parametrization(parametrization):
 
 
 def test_reverting_a_parametrized_layer_does_not_compute_its_weights():
-    """In training, spectral_norm changes at each computation."""
+    """In training, every access updates spectral_norm."""
     rnn, _ = pair()
     parametrizations.spectral_norm(rnn, "weight_hh_l0")
     before = copy.deepcopy(rnn.state_dict())
@@ -323,7 +323,7 @@ def test_weights_computed_by_hooks(do, undo, way_back):
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_compiled_model_is_recompiled_as_one_graph(in_place):
-    """nn.RNN breaks the graph; once converted, the same compiled model is one graph."""
+    """nn.RNN breaks the graph. After conversion, the same compiled model is one graph."""
     counter = CompileCounterWithBackend("eager")
     model = Model()
     expected = model(X)
@@ -350,7 +350,7 @@ def test_a_graph_of_torch_fx(kind):
 
 @pytest.fixture
 def shard():
-    """fully_shard, in a group of one process."""
+    """Return fully_shard for a process group of size 1."""
     if not torch.distributed.is_available():
         pytest.skip("torch without distributed")
     from torch.distributed.device_mesh import init_device_mesh
@@ -358,7 +358,7 @@ def shard():
 
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    # Where there is a GPU, fully_shard would by itself move the layer there.
+    # Without a mesh, fully_shard would move the layer to a GPU if there is one.
     yield partial(fully_shard, mesh=init_device_mesh("cpu", (1,)))
     torch.distributed.destroy_process_group()
 
@@ -386,7 +386,7 @@ def test_within_a_distributed_wrapper(shard, sharded, way_back):
 @pytest.mark.parametrize(
     ("kind", "change"), [(nn.RNN, fastrnn.convert), (FusedRNN, fastrnn.revert)]
 )
-def test_a_layer_that_fully_shard_has_wrapped_is_left(shard, kind, change):
+def test_layers_wrapped_by_fully_shard_are_skipped(shard, kind, change):
     wrapped = shard(kind(3, 4))
     why = f"it is wrapped, as FSDP{kind.__name__}: call {change.__name__} before wrapping"
     report = fastrnn.conversion_report(wrapped)

@@ -1,4 +1,4 @@
-"""Which layers conversion leaves as they are, the reason it gives, its report and its log."""
+"""Layers that conversion skips, with the reasons in its report and its log."""
 
 import logging
 
@@ -11,11 +11,11 @@ import fastrnn
 from fastrnn import ConversionReport, FusedRNN, FusedRNNCell, ReadoutRNN, conversion_report
 
 
-class Mine(nn.RNN):
+class UserRNN(nn.RNN):
     """A user's layer."""
 
 
-class Ours(FusedRNN):
+class UserFusedRNN(FusedRNN):
     """A user's layer, derived from FusedRNN."""
 
 
@@ -31,7 +31,7 @@ HEADS = "it has 2 heads, and nn.RNN has no block-diagonal W_hh"
 
 
 def left(model):
-    """Why convert leaves layers of the model, which it and the report agree on."""
+    """Return the reasons why `convert` skips layers, after checking that it changes none."""
     report = conversion_report(model)
     assert report.convertible == {}
     classes = [type(module) for module in model.modules()]
@@ -42,20 +42,20 @@ def left(model):
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell])
-def test_other_recurrences_are_left(kind):
+def test_other_recurrences_are_skipped(kind):
     assert left(kind(3, 4)) == {"": OTHER.format(kind.__name__)}
 
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: Mine(3, 4), lambda: parametrizations.weight_norm(Mine(3, 4), "weight_hh_l0")],
+    [lambda: UserRNN(3, 4), lambda: parametrizations.weight_norm(UserRNN(3, 4), "weight_hh_l0")],
     ids=["plain", "parametrized"],
 )
-def test_subclasses_are_left(make):
-    assert left(make()) == {"": SUBCLASS.format("Mine", "RNN", "FusedRNN")}
+def test_subclasses_are_skipped(make):
+    assert left(make()) == {"": SUBCLASS.format("UserRNN", "RNN", "FusedRNN")}
 
 
-def test_a_replaced_forward_is_left():
+def test_layers_with_a_replaced_forward_are_skipped():
     model = nn.Sequential(replaced(nn.RNN(3, 4)), nn.Linear(4, 4))
     assert left(model) == {"0": REPLACED.format("convert")}
 
@@ -64,7 +64,7 @@ def test_a_replaced_forward_is_left():
     "ignore:.*torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning"
 )
 @pytest.mark.parametrize("traced", [False, True])
-def test_a_torchscript_module_is_left(traced):
+def test_torchscript_modules_are_skipped(traced):
     model = nn.Sequential(nn.RNN(3, 4))
     x = torch.randn(5, 2, 3)
     compiled = torch.jit.trace(model, x) if traced else torch.jit.script(model)
@@ -73,7 +73,7 @@ def test_a_torchscript_module_is_left(traced):
 
 
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:UserWarning")
-def test_a_quantized_layer_is_left():
+def test_quantized_layers_are_skipped():
     float_model = nn.Sequential(nn.RNNCell(3, 4), nn.LSTM(3, 4))
     model = torch.ao.quantization.quantize_dynamic(float_model, {nn.RNNCell, nn.LSTM})
     assert left(model) == {
@@ -82,12 +82,12 @@ def test_a_quantized_layer_is_left():
     }
 
 
-def test_layers_that_revert_leaves_and_why():
+def test_layers_that_revert_skips():
     model = nn.ModuleDict(
         {
             "heads": FusedRNN(3, 4, num_heads=2),
             "learned": FusedRNN(3, 4, learned_h0=True),
-            "subclass": Ours(3, 4),
+            "subclass": UserFusedRNN(3, 4),
             "replaced": replaced(FusedRNN(3, 4)),
             "readout": ReadoutRNN(3, 4, 5),
             "rnn": nn.RNN(3, 4),
@@ -99,7 +99,7 @@ def test_layers_that_revert_leaves_and_why():
     assert report.irreversible == {
         "heads": HEADS,
         "learned": "its initial state is learned, and that of nn.RNN is not",
-        "subclass": SUBCLASS.format("Ours", "FusedRNN", "RNN"),
+        "subclass": SUBCLASS.format("UserFusedRNN", "FusedRNN", "RNN"),
         "replaced": REPLACED.format("revert"),
         "readout.rnn": "ReadoutRNN calls it with lengths, which nn.RNN does not take",
     }
@@ -147,7 +147,7 @@ def test_converting_twice_changes_nothing():
     assert torch.equal(rnn(x)[0], expected[0])
 
 
-def test_the_log_names_what_was_converted_and_warns_of_what_was_left(caplog):
+def test_log_names_converted_layers_and_warns_of_skipped_ones(caplog):
     model = nn.Sequential(nn.RNN(3, 4), nn.Linear(4, 3), nn.RNNCell(3, 4), nn.LSTM(4, 4))
     heads = nn.Sequential(FusedRNN(3, 4, num_heads=2))
     with caplog.at_level(logging.INFO, logger="fastrnn"):
@@ -167,7 +167,7 @@ def test_the_log_names_what_was_converted_and_warns_of_what_was_left(caplog):
     ("given", "what"), [({}, "dict"), (nn.RNN, "the class RNN"), (None, "NoneType")]
 )
 @pytest.mark.parametrize("function", [fastrnn.convert, fastrnn.revert, conversion_report])
-def test_anything_but_a_module_raises_and_says_what_to_pass(function, given, what):
+def test_arguments_other_than_modules_raise(function, given, what):
     with pytest.raises(ValueError, match=f"{function.__name__} takes .* got {what}: pass the mod"):
         function(given)
 

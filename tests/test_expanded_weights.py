@@ -1,4 +1,4 @@
-"""Per-sample gradients by torch's expanded weights, Opacus's "ew" mode, are nn.RNN's."""
+"""Per-sample gradients by torch's expanded weights (Opacus's "ew" mode) match nn.RNN."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from torch.nn.utils.rnn import pack_sequence
 
 from fastrnn import FusedRNN, FusedRNNCell, ReadoutRNN
 
-from .utils.nn_rnn_parity import assert_same, twins
+from .utils.nn_rnn_parity import assert_same, paired_layers
 
 B, T, INPUTS, H = 3, 5, 4, 6
 
 
 def per_sample(module: nn.Module, *args: Any, **options: Any) -> dict[str, Tensor]:
-    """Of a loss in which no two elements of the output weigh the same."""
+    """Return per-sample gradients of a sum of the outputs with distinct weights."""
     output = call_for_per_sample_grads(module, **options)(*args)
     output = output[0] if isinstance(output, tuple) else output
     data = getattr(output, "data", output) if not isinstance(output, Tensor) else output
@@ -40,7 +40,7 @@ def per_sample(module: nn.Module, *args: Any, **options: Any) -> dict[str, Tenso
 )
 def test_layers(options, batch_first):
     results = []
-    for layer in twins(INPUTS, H, **options, batch_first=batch_first, dtype=torch.float64):
+    for layer in paired_layers(INPUTS, H, **options, batch_first=batch_first, dtype=torch.float64):
         torch.manual_seed(0)
         x = torch.randn(*(B, T) if batch_first else (T, B), INPUTS, dtype=torch.float64)
         results.append(per_sample(layer, x, batch_first=batch_first))
@@ -51,13 +51,13 @@ def test_layers(options, batch_first):
 @pytest.mark.parametrize("steps", [1, 2])
 def test_few_steps_and_a_state(steps):
     x, hx = (torch.randn(n, B, m, dtype=torch.float64) for n, m in ((steps, INPUTS), (1, H)))
-    pair = twins(INPUTS, H, dtype=torch.float64)
+    pair = paired_layers(INPUTS, H, dtype=torch.float64)
     assert_same(*(per_sample(layer, x, hx, batch_first=False) for layer in pair))
 
 
 def test_some_weights_are_frozen():
     results = []
-    for layer in twins(INPUTS, H, dtype=torch.float64):
+    for layer in paired_layers(INPUTS, H, dtype=torch.float64):
         layer.weight_ih_l0.requires_grad_(False)
         x = torch.linspace(-1, 1, B * T * INPUTS, dtype=torch.float64).view(B, T, INPUTS)
         layer.batch_first = True
@@ -69,14 +69,14 @@ def test_some_weights_are_frozen():
 def test_a_packed_sequence():
     data = torch.linspace(-1, 1, B * T * INPUTS, dtype=torch.float64).view(B, T, INPUTS)
     packed = pack_sequence([data[0], data[1, :3], data[2, :1]])
-    pair = twins(INPUTS, H, dtype=torch.float64)
+    pair = paired_layers(INPUTS, H, dtype=torch.float64)
     assert_same(*(per_sample(layer, packed, batch_size=B) for layer in pair))
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 def test_the_cell(bias, nonlinearity):
-    """nn.RNNCell raises "cannot handle function rnn_tanh_cell": one sample at a time tells."""
+    """nn.RNNCell raises "cannot handle function rnn_tanh_cell", so compare sample by sample."""
     cell = FusedRNNCell(INPUTS, H, bias, nonlinearity, dtype=torch.float64)
     x, hx = torch.randn(B, INPUTS, dtype=torch.float64), torch.randn(B, H, dtype=torch.float64)
     actual = per_sample(cell, x, hx)
@@ -107,8 +107,10 @@ def test_a_readout():
         ({}, {"resets": torch.zeros(B, T, dtype=torch.bool)}, "resets"),
     ],
 )
-def test_what_nn_rnn_lacks_is_refused(options, given, what):
+def test_features_that_nn_rnn_lacks_raise(options, given, what):
     rnn = FusedRNN(INPUTS, H, batch_first=True, **options)
     call = call_for_per_sample_grads(rnn, batch_size=B)
-    with pytest.raises(RuntimeError, match=f"expanded weights know no {what}: take .*torch.func"):
+    with pytest.raises(
+        RuntimeError, match=f"expanded weights do not support {what}: compute .*torch.func"
+    ):
         call(torch.randn(B, T, INPUTS), **given)

@@ -1,4 +1,4 @@
-"""`fastrnn.explain`, as its user sees it."""
+"""`fastrnn.explain`: chosen backends, reasons and the printed report."""
 
 from types import SimpleNamespace
 
@@ -17,11 +17,11 @@ pytestmark = requires_extension
 @pytest.mark.parametrize(
     ("sizes", "options", "backend"),
     [
-        # No record proves our kernels there: nn.RNN's own implementation serves the call.
+        # Our kernels are not verified on these GPUs: nn.RNN's own implementation serves the call.
         ((1000, 64, 256), {"device": "A100"}, "torch"),
         ((1000, 64, 256), {"device": "a100", "training": True}, "torch"),
         ((1000, 64, 256), {"device": "B200", "dtype": torch.bfloat16}, "torch"),
-        # Where cuDNN was faster on an H200, and where it was not.
+        # Calls for which cuDNN was faster on an H200, and calls for which it was not.
         ((100, 8, 64), {"device": "H200"}, "torch"),
         ((100, 8, 128), {"device": "H200", "dtype": torch.float16}, "torch"),
         ((100, 8, 128), {"device": "H200", "dtype": torch.bfloat16}, "cuda"),
@@ -35,7 +35,7 @@ pytestmark = requires_extension
         ((1024, 8, 100), {"device": "H200", "training": True}, "torch"),
         ((1025, 8, 100), {"device": "H200", "training": True}, "triton"),
         ((1000, 8, 101), {"device": "H200", "training": True}, "triton"),
-        # Among our own kernels: Triton's for long calls of few units.
+        # Among our own kernels, Triton's serve long calls with few units.
         ((1000, 64, 256), {"device": "H200", "dtype": torch.bfloat16}, "triton"),
         ((1000, 64, 512), {"device": "H200", "dtype": torch.bfloat16}, "cuda"),
         ((1000, 4, 64), {"device": "H200", "dtype": torch.float64}, "cuda"),
@@ -49,7 +49,7 @@ pytestmark = requires_extension
         ((9, 8, 64), {"device": torch.device("cpu"), "dtype": torch.complex64}, "torch"),
     ],
 )
-def test_the_backend(sizes, options, backend):
+def test_backend(sizes, options, backend):
     explanation = fastrnn.explain(*sizes, **options)
     assert explanation.backend == backend
     others = {"reference", "cpu", "cuda", "triton", "torch"} - {backend}
@@ -67,7 +67,7 @@ def test_the_backend(sizes, options, backend):
                 "cuda": "not been verified on an sm_80 GPU",
                 "triton": "kernel has not been verified on an sm_80 GPU",
                 "cpu": "not 'cuda' ones",
-                "reference": "slower than any other",
+                "reference": "slower than every other",
             },
         ),
         (
@@ -83,11 +83,15 @@ def test_the_backend(sizes, options, backend):
             {"device": "H200"},
             {"triton": "faster than the grid kernel", "torch": "does not show cuDNN"},
         ),
-        ((100, 8, 64), {"device": "H200"}, {"cuda": "torch is faster: by the H200's record"}),
+        (
+            (100, 8, 64),
+            {"device": "H200"},
+            {"cuda": "torch is faster: according to the benchmarks on an H200"},
+        ),
         (
             (1000, 8, 64),
             {"device": "mps"},
-            {"cpu": "not 'mps' ones", "reference": "slower than any other"},
+            {"cpu": "not 'mps' ones", "reference": "slower than every other"},
         ),
         ((1, 8, 64), {"device": "cpu"}, {"cpu": "torch is faster: so few steps"}),
         ((9, 8, 64), {"device": "cpu"}, {"torch": "from 2 steps on"}),
@@ -98,7 +102,7 @@ def test_the_backend(sizes, options, backend):
         ),
     ],
 )
-def test_the_reasons(sizes, options, reasons):
+def test_reasons(sizes, options, reasons):
     found = fastrnn.explain(*sizes, **options).reasons
     for name, words in reasons.items():
         assert words in found[name]
@@ -115,7 +119,7 @@ def test_it_prints_as_a_report(capsys):
     assert "forward: cluster" in lines
     assert "backward: cluster" in lines
     assert "W_hh in registers" in explanation.plans
-    assert lines[-1].endswith("they are not measured.")
+    assert lines[-1].endswith("not measurements.")
 
 
 def test_the_call_is_kept():
@@ -128,7 +132,7 @@ def test_the_call_is_kept():
 @pytest.mark.parametrize(
     ("precision", "words"), [("tf32", "(tf32 products)"), ("ieee", "float32,")]
 )
-def test_float32_is_computed_as_cudnn_would(monkeypatch, precision, words):
+def test_float32_precision_follows_cudnns_setting(monkeypatch, precision, words):
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
     assert words in str(fastrnn.explain(10, 4, 64, device="H200"))
     assert "float32, inference, on cpu" in str(fastrnn.explain(10, 4, 64, device="cpu"))
@@ -142,27 +146,27 @@ def test_triton_names_its_kernel(batch, hidden, kernel):
     assert plans == f"The {kernel} kernel, forward and backward."
 
 
-def test_float64_is_served_step_by_step():
+def test_float64_uses_the_step_kernel():
     assert "forward: step" in fastrnn.explain(10, 4, 64, dtype=torch.float64, device="H100").plans
 
 
 @pytest.mark.parametrize(
     ("device", "other"), [("A100", "reference"), ("H200", "triton"), ("mps", "reference")]
 )
-def test_where_torch_serves_it_names_what_does_the_rest(device, other):
+def test_report_names_the_backend_that_complements_torch(device, other):
     explanation = fastrnn.explain(1000, 4, 64, device=device)
     assert explanation.backend == "torch"
     assert explanation.plans.endswith(f"torch.func) runs on: {other}.")
 
 
-def test_only_a_gpus_kernels_have_a_plan():
+def test_only_gpu_kernels_have_plans():
     assert fastrnn.explain(1000, 4, 64, device="cpu").plans == ""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_device_it_is_of_this_machine():
+def test_default_device_is_that_of_this_machine():
     assert fastrnn.explain(10, 4, 64).call.device == torch.device("cpu")
-    with pytest.raises(RuntimeError, match="torch sees no CUDA GPU here: name one of A100"):
+    with pytest.raises(RuntimeError, match="torch finds no CUDA GPU: name one of A100"):
         fastrnn.explain(10, 4, 64, device="cuda")
 
 
@@ -178,7 +182,7 @@ def test_without_a_device_it_is_of_this_machine():
         ((1, 1, 1), {"device": "meta"}, "cuda, cpu, mps, xpu, A100, H100, H200, B200"),
     ],
 )
-def test_what_cannot_be_explained(arguments, options, words):
+def test_invalid_explain_arguments(arguments, options, words):
     with pytest.raises(ValueError, match=words):
         fastrnn.explain(*arguments, **options)
 

@@ -1,6 +1,6 @@
-"""FusedRNN outside of Python: torch.export, AOTInductor and ONNX, with sizes known at the call.
+"""Export of FusedRNN with dynamic sizes: torch.export, AOTInductor and ONNX.
 
-nn.RNN's steps become the example's, in torch.export and so in torch's ONNX exporter.
+torch.export, and so torch's ONNX exporter, fixes the number of steps of an nn.RNN to the example's.
 """
 
 import io
@@ -23,14 +23,14 @@ from fastrnn.ops import onnx as nodes
 from fastrnn.ops.options import Options
 from fastrnn.ops.ragged import Ragged
 
-from .utils.nn_rnn_parity import FORWARD_EPS, assert_near, assert_same, gradients, twins
+from .utils.nn_rnn_parity import FORWARD_EPS, assert_near, assert_same, gradients, paired_layers
 
 SIZES = [(1, 1), (1, 4), (2, 3), (3, 1), (9, 5)]
 STEPS, BATCH = Dim("steps"), Dim("batch")
 
 
 def arguments(layer, steps, batch, dtype=torch.float64):
-    """input, hx and lengths, 0 and more than there are steps among these."""
+    """Return input, hx and lengths, which may be 0 or exceed the number of steps."""
     x = torch.randn(steps, batch, layer.input_size, dtype=dtype)
     states = layer.num_layers * (2 if layer.bidirectional else 1)
     hx = torch.randn(states, batch, layer.hidden_size, dtype=dtype)
@@ -39,7 +39,7 @@ def arguments(layer, steps, batch, dtype=torch.float64):
 
 
 def shapes(layer):
-    """What of `arguments` is dynamic."""
+    """Return the dynamic dimensions of `arguments`."""
     first, second = (BATCH, STEPS) if layer.batch_first else (STEPS, BATCH)
     return {"input": {0: first, 1: second}, "hx": {1: BATCH}, "lengths": {0: BATCH}}
 
@@ -57,7 +57,7 @@ def assert_serves_all_sizes(program, layer):
 
 
 class Tagger(nn.Module):
-    """Layers of all kinds around ours."""
+    """A model that combines our layers with others."""
 
     def __init__(self):
         super().__init__()
@@ -87,12 +87,12 @@ def test_one_program_serves_every_number_of_steps_and_rows(kwargs, strict):
 
 
 def test_nn_rnn_exports_no_dynamic_length():
-    """Why the test above is of use: its steps are a constant."""
+    """Motivates the test above: nn.RNN fixes the number of steps."""
     with pytest.raises(torch._dynamo.exc.UserError, match=r"specialized it to be a constant \(6\)"):
         export(nn.RNN(4, 5), (torch.randn(6, 3, 4),), dynamic_shapes=({0: STEPS, 1: BATCH},))
 
 
-def test_a_saved_program_answers_as_the_layer():
+def test_saved_program_matches_the_layer():
     layer = FusedRNN(4, 5, 2, "relu", dtype=torch.float64).eval()
     program = exported(layer)
     file = io.BytesIO()
@@ -124,7 +124,7 @@ def test_a_model_of_many_layers():
         assert_same(run(*given), model(*given))
 
 
-def test_a_length_that_only_the_data_tells():
+def test_data_dependent_number_of_steps():
     class Trimmed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -142,7 +142,7 @@ def test_a_length_that_only_the_data_tells():
 
 
 def test_one_step_is_exported_as_one_step():
-    """The number of steps is the example's where nothing says that it is dynamic."""
+    """The number of steps is the example's unless dynamic_shapes says otherwise."""
     layer = FusedRNN(4, 5, dtype=torch.float64)
     x = torch.randn(1, 3, 4, dtype=torch.float64)
     run = export(layer, (x,), dynamic_shapes=({1: BATCH},)).module()
@@ -176,35 +176,35 @@ def test_aot_inductor_compiles_a_program_for_all_sizes(tmp_path):
         x, hx, lengths = arguments(layer, *size)
         assert_same(tuple(run(x, hx, lengths=lengths)), layer(x, hx, lengths=lengths))
     torch.save(arguments(layer, 7, 2), tmp_path / "given.pt")
-    for name, said in (("fastrnn", "(7, 2, 10)"), ("-", "Could not find schema for fastrnn::")):
+    for name, expected in (("fastrnn", "(7, 2, 10)"), ("-", "Could not find schema for fastrnn::")):
         command = [sys.executable, "-c", LOADED, path, str(tmp_path / "given.pt"), name]
         process = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert said in process.stdout
+        assert expected in process.stdout
 
 
 def need_onnx():
-    """onnx and onnxruntime; the exporter needs onnxscript besides."""
+    """Return onnx and onnxruntime. The exporter also needs onnxscript."""
     pytest.importorskip("onnxscript")
     return pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 
 
 def operators(path):
-    """The kinds of nodes in a file, whose RNNs are all that computes a recurrence."""
+    """Return the operators of a file, in which only RNN nodes may compute a recurrence."""
     onnx, _ = need_onnx()
     kinds = [node.op_type for node in onnx.load(str(path)).graph.node]
     assert not {"Loop", "Scan", "If", "Tanh", "Relu"} & set(kinds)
     return kinds
 
 
-def answer(path, *given):
+def run_onnx(path, *given):
     _, onnxruntime = need_onnx()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     feed = {i.name: x.numpy() for i, x in zip(session.get_inputs(), given, strict=True)}
     return [torch.as_tensor(each) for each in session.run(None, feed)]
 
 
-def assert_answers(path, layer, with_lengths=True):
-    """As the layer does in float64, which nothing of the export has seen, at all sizes."""
+def assert_onnx_matches(path, layer, with_lengths=True):
+    """Compare a file at all sizes with a float64 layer that was not exported itself."""
     exact = FusedRNN(
         layer.input_size,
         layer.hidden_size,
@@ -221,19 +221,19 @@ def assert_answers(path, layer, with_lengths=True):
         given = (x, hx, lengths) if with_lengths else (x,)
         states = (hx.double(),) if with_lengths else ()
         expected = exact(x.double(), *states, lengths=lengths if with_lengths else None)
-        for actual, truth in zip(answer(path, *given), expected, strict=True):
+        for actual, truth in zip(run_onnx(path, *given), expected, strict=True):
             assert_near(actual, truth, FORWARD_EPS * layer.num_layers)
 
 
-def test_onnx_of_a_layer_whose_example_has_one_step_and_one_row(tmp_path):
-    """No size of the example is a constant, not even 1."""
+def test_onnx_of_an_example_with_one_step_and_one_row(tmp_path):
+    """No size of the example becomes a constant, even if it is 1."""
     need_onnx()
-    layer, _ = twins(4, 5)
+    layer, _ = paired_layers(4, 5)
     path = to_onnx(layer, torch.randn(1, 1, 4), tmp_path / "new" / "rnn.onnx")
     assert [each.name for each in path.parent.iterdir()] == ["rnn.onnx"]
     assert operators(path).count("RNN") == 1
     assert "MatMul" not in operators(path)
-    assert_answers(path, layer, with_lengths=False)
+    assert_onnx_matches(path, layer, with_lengths=False)
     assert layer.training
 
 
@@ -247,9 +247,9 @@ LAYERS = [
 
 @pytest.mark.parametrize("kwargs", LAYERS)
 def test_onnx_has_a_node_for_each_layer(kwargs, tmp_path):
-    """With states, and with lengths of which some are 0 and some too long."""
+    """The inputs include states, and lengths that may be 0 or exceed the number of steps."""
     need_onnx()
-    layer, _ = twins(4, 5, **kwargs)
+    layer, _ = paired_layers(4, 5, **kwargs)
     x, hx, lengths = arguments(layer, 6, 3, torch.float32)
     path = to_onnx(
         layer,
@@ -265,7 +265,7 @@ def test_onnx_has_a_node_for_each_layer(kwargs, tmp_path):
     names = [[d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in inputs]
     first = ["batch", "steps"] if layer.batch_first else ["steps", "batch"]
     assert names == [[*first, 4], [hx.shape[0], "batch", 5], ["batch"]]
-    assert_answers(path, layer)
+    assert_onnx_matches(path, layer)
 
 
 @pytest.mark.slow
@@ -278,7 +278,7 @@ def test_onnx_of_a_model_of_many_layers(tmp_path):
     exact.load_state_dict(model.state_dict())
     for steps, batch in SIZES:
         given = Tagger.arguments(batch, steps)
-        for actual, truth in zip(answer(path, *given), exact(*given).values(), strict=True):
+        for actual, truth in zip(run_onnx(path, *given), exact(*given).values(), strict=True):
             if actual.is_floating_point():
                 assert_near(actual, truth, 4 * FORWARD_EPS)
             else:
@@ -286,25 +286,25 @@ def test_onnx_of_a_model_of_many_layers(tmp_path):
 
 
 @pytest.mark.slow
-def test_onnx_of_torchs_own_exporter(tmp_path):
-    """torch.onnx.export finds the nodes too; of float16 as of float32; of one sequence."""
+def test_onnx_by_torchs_own_exporter(tmp_path):
+    """torch.onnx.export writes RNN nodes too. float16 and single sequences are supported."""
     need_onnx()
-    layer, _ = twins(4, 5, 2, bidirectional=True)
+    layer, _ = paired_layers(4, 5, 2, bidirectional=True)
     x, _, _ = arguments(layer, 6, 3, torch.float32)
     dynamic = {"input": {0: "steps", 1: "batch"}}
     path = tmp_path / "rnn.onnx"
     torch.onnx.export(layer.eval(), (x,), path, dynamic_shapes=dynamic, dynamo=True, verbose=False)
     assert operators(path).count("RNN") == 2
-    assert_answers(path, layer, with_lengths=False)
+    assert_onnx_matches(path, layer, with_lengths=False)
     half = FusedRNN(4, 5, dtype=torch.float16)
     path = to_onnx(half, torch.randn(6, 4).half(), path)
-    for actual, truth in zip(answer(path, x[:, 0].half()), half(x[:, 0].half()), strict=True):
+    for actual, truth in zip(run_onnx(path, x[:, 0].half()), half(x[:, 0].half()), strict=True):
         assert_near(actual, truth.double(), 2 * FORWARD_EPS)
 
 
 @pytest.mark.slow
 def test_onnx_of_nn_rnn_is_unrolled_over_the_steps_of_the_example():
-    """Why the tests above are of use."""
+    """Motivates the tests above."""
     need_onnx()
     theirs, given = nn.RNN(4, 5).eval(), (torch.randn(6, 3, 4),)
     options = {"dynamo": True, "verbose": False}
@@ -316,19 +316,19 @@ def test_onnx_of_nn_rnn_is_unrolled_over_the_steps_of_the_example():
     assert kinds.count("Tanh") == 6
 
 
-def test_onnx_without_the_proof_leaves_no_file(tmp_path, monkeypatch):
-    """A file that answers otherwise is found out, and what was there before stays."""
+def test_onnx_keeps_no_file_that_fails_verification(tmp_path, monkeypatch):
+    """A file with wrong results raises, and an existing file is kept."""
     need_onnx()
     path = tmp_path / "rnn.onnx"
-    path.write_text("the former")
+    path.write_text("previous")
     monkeypatch.setitem(nodes._ACTIVATIONS, "tanh", "Affine")
-    with pytest.raises(RuntimeError, match="answers otherwise than the module"):
+    with pytest.raises(RuntimeError, match="the exported file and the module differ"):
         to_onnx(FusedRNN(4, 5), torch.randn(6, 3, 4), path)
-    assert [each.read_text() for each in tmp_path.iterdir()] == ["the former"]
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["previous"]
 
 
 @pytest.mark.slow
-def test_onnx_of_a_module_for_one_size_is_refused_unless_said(tmp_path):
+def test_onnx_of_a_module_with_fixed_sizes_needs_dynamic_shapes(tmp_path):
     need_onnx()
 
     class Fixed(nn.Module):
@@ -339,15 +339,15 @@ def test_onnx_of_a_module_for_one_size_is_refused_unless_said(tmp_path):
         def forward(self, input: Tensor) -> Tensor:
             return self.rnn(input.view(6, 3, 4))[0]
 
-    with pytest.raises(ValueError, match="no inputs of other sizes"):
+    with pytest.raises(ValueError, match="only inputs of the example's sizes"):
         to_onnx(Fixed(), torch.randn(6, 3, 4), tmp_path / "rnn.onnx")
     assert os.listdir(tmp_path) == []
     x = torch.randn(6, 3, 4)
     path = to_onnx(Fixed(), x, tmp_path / "rnn.onnx", dynamic_shapes={"input": None})
-    assert answer(path, x)[0].shape == (6, 3, 5)
+    assert run_onnx(path, x)[0].shape == (6, 3, 5)
 
 
-def test_onnx_names_what_it_cannot_write(tmp_path):
+def test_onnx_rejects_unsupported_modules(tmp_path):
     need_onnx()
     path, layer, x = tmp_path / "rnn.onnx", FusedRNN(4, 5), torch.randn(6, 3, 4)
     with pytest.raises(ValueError, match="pass padded input, and lengths="):
@@ -401,7 +401,7 @@ def test_decompositions_leave_only_torchs_operators(kwargs, given):
     assert_same(program.module()(x, **given), layer(x, **given))
 
 
-def test_decompositions_are_for_a_fixed_number_of_steps():
+def test_decompositions_need_a_fixed_number_of_steps():
     layer = FusedRNN(4, 6, dtype=torch.float64)
     with pytest.raises(ValueError, match="fixed number of steps"):
         exported(layer).run_decompositions(decompositions())
@@ -415,7 +415,7 @@ def test_decompositions_are_for_a_fixed_number_of_steps():
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 def test_openvino_converts_programs_and_modules():
-    """In a process of its own, whose threads and network reports are not for other tests."""
+    """Run in a separate process, so that its threads and telemetry do not affect other tests."""
     cases = Path(__file__).parent / "utils" / "openvino_cases.py"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The public functions: what they accept, refuse and return."""
+"""The public functions: arguments, errors and results."""
 
 from typing import Any
 from unittest import mock
@@ -57,7 +57,7 @@ def test_bad_arguments(changed: dict[str, object], message: str) -> None:
         ([1, 2], [0, 2], "descending"),
     ],
 )
-def test_packed_rows_out_of_bounds_are_refused_before_memory_is_touched(
+def test_packed_rows_out_of_bounds_raise_before_memory_access(
     lengths: list[int], offsets: list[int], message: str
 ) -> None:
     if fastrnn.ops.backends.cpu.EXTENSION.unavailable_reason:
@@ -72,7 +72,7 @@ def test_packed_rows_out_of_bounds_are_refused_before_memory_is_touched(
         )
 
 
-def test_strides_and_integer_types_do_not_matter() -> None:
+def test_strides_and_integer_types_have_no_effect() -> None:
     given = arguments()
     lengths = torch.tensor([5, 0, 2, 9])
     expected = functional.recurrence(**given, lengths=lengths)  # type: ignore[arg-type]
@@ -100,22 +100,22 @@ def test_inactive_rows_are_zero_and_keep_their_state() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_few_steps(lengths: torch.Tensor | None, dtype: torch.dtype, steps: int) -> None:
-    """They may take another way; it comes to the same, and h_n is memory of its own."""
-    peer = nn.RNN(3, 4, num_layers=2, nonlinearity="relu", dtype=dtype)
-    weights = list(peer.parameters())
+    """Few steps may take another path, with the same results. h_n does not share memory."""
+    torch_layer = nn.RNN(3, 4, num_layers=2, nonlinearity="relu", dtype=dtype)
+    weights = list(torch_layer.parameters())
     x, h0 = torch.randn(steps, 2, 3, dtype=dtype), torch.randn(2, 2, 4, dtype=dtype)
     options = {"num_layers": 2, "activation": "relu", "lengths": lengths}
-    # Two layers, each of which nn.RNN rounds to half precision three times a step.
+    # nn.RNN rounds each of the two layers to half precision three times per step.
     bounds = {"rtol": 0, "atol": 6 * steps * 2.0**-8 * 4 if dtype == torch.bfloat16 else 1e-12}
     for hx in (h0, None):
         output, h_n = functional.rnn(x, hx, weights, **options)  # type: ignore[arg-type]
-        for actual, expected in zip((output, h_n), peer(x, hx), strict=True):
+        for actual, expected in zip((output, h_n), torch_layer(x, hx), strict=True):
             torch.testing.assert_close(actual, expected, **bounds)
         assert output.untyped_storage().data_ptr() != h_n.untyped_storage().data_ptr()
 
 
 def torchs_loop_runs(steps: int, recording: bool = True, dtype: Any = None, **given: Any) -> bool:
-    """Whether a call of so many steps is left to torch's own loop."""
+    """Whether torch's own loop runs a call of this many steps."""
     weights = list(nn.RNN(3, 4, dtype=dtype).parameters())
     x = torch.randn(steps, 2, 3, dtype=dtype)
     spied = mock.patch.object(torch, "rnn_tanh", wraps=torch.rnn_tanh)
@@ -138,16 +138,16 @@ def test_torchs_own_loop_runs_few_steps() -> None:
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_few_steps_train_as_nn_rnns(steps: int, activation: str, bidirectional: bool) -> None:
-    """Dropout between the layers included."""
+def test_few_steps_train_as_nn_rnn(steps: int, activation: str, bidirectional: bool) -> None:
+    """The comparison includes dropout between the layers."""
     options: Any = {"num_layers": 2, "dropout": 0.5, "bidirectional": bidirectional}
-    peer = nn.RNN(3, 4, nonlinearity=activation, **options, dtype=torch.float64)
-    weights = list(peer.parameters())
+    torch_layer = nn.RNN(3, 4, nonlinearity=activation, **options, dtype=torch.float64)
+    weights = list(torch_layer.parameters())
     x = torch.randn(steps, 2, 3, dtype=torch.float64, requires_grad=True)
     results = []
     for call in (
         lambda: functional.rnn(x, None, weights, training=True, activation=activation, **options),
-        lambda: peer(x),
+        lambda: torch_layer(x),
     ):
         torch.manual_seed(0)
         output, h_n = call()
@@ -159,38 +159,38 @@ def test_few_steps_train_as_nn_rnns(steps: int, activation: str, bidirectional: 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"num_layers": 2}, "8 were expected, got 4"),
+        ({"num_layers": 2}, "expected 8 weights, .* got 4"),
         ({"offsets": torch.zeros(1)}, "need lengths"),
         ({"activation": "sigmoid"}, "'sigmoid'"),
     ],
 )
-def test_rnn_refuses(changed: dict[str, object], message: str) -> None:
+def test_rnn_rejects_invalid_arguments(changed: dict[str, object], message: str) -> None:
     weights = list(nn.RNN(3, 4).parameters())
     with pytest.raises(ValueError, match=message):
         functional.rnn(torch.randn(5, 2, 3), None, weights, **changed)  # type: ignore[arg-type]
 
 
-def test_complex_numbers_take_the_reference() -> None:
-    peer = nn.RNN(3, 4, dtype=torch.complex128)
+def test_complex_numbers_match_nn_rnn() -> None:
+    torch_layer = nn.RNN(3, 4, dtype=torch.complex128)
     x = torch.randn(5, 2, 3, dtype=torch.complex128)
-    actual, h_n = functional.rnn(x, None, list(peer.parameters()))
-    expected, expected_h_n = peer(x)
+    actual, h_n = functional.rnn(x, None, list(torch_layer.parameters()))
+    expected, expected_h_n = torch_layer(x)
     torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(h_n, expected_h_n)
-    gradient = torch.autograd.grad(actual.abs().sum(), peer.weight_hh_l0)
+    gradient = torch.autograd.grad(actual.abs().sum(), torch_layer.weight_hh_l0)
     torch.testing.assert_close(
-        gradient, torch.autograd.grad(expected.abs().sum(), peer.weight_hh_l0)
+        gradient, torch.autograd.grad(expected.abs().sum(), torch_layer.weight_hh_l0)
     )
 
 
 @pytest.mark.parametrize("lengths", [None, torch.tensor([5, 0])])
 @pytest.mark.parametrize("choice", ["auto", "reference"])
-def test_nothing_changes_where_no_gradient_is_recorded(
+def test_no_grad_changes_neither_results_nor_inputs(
     lengths: torch.Tensor | None, choice: str
 ) -> None:
-    """Without a gradient an output takes the place of its layer's pre-activation."""
-    peer = nn.RNN(3, 4, num_layers=2, bidirectional=True)
-    weights = list(peer.parameters())
+    """Without autograd, an output overwrites its layer's pre-activation."""
+    torch_layer = nn.RNN(3, 4, num_layers=2, bidirectional=True)
+    weights = list(torch_layer.parameters())
     before = [weight.clone() for weight in weights]
     x, h0 = torch.randn(5, 2, 3), torch.randn(4, 2, 4)
     inputs = x.clone(), h0.clone()
@@ -215,12 +215,12 @@ def test_autocast(dtype: torch.dtype) -> None:
     assert all(tensor.grad.dtype == torch.float32 for tensor in given.values())
 
 
-def test_dropout_drops_between_layers_only() -> None:
-    peer = nn.RNN(3, 4, num_layers=2)
-    weights = list(peer.parameters())
+def test_dropout_applies_between_layers_only() -> None:
+    torch_layer = nn.RNN(3, 4, num_layers=2)
+    weights = list(torch_layer.parameters())
     x = torch.randn(5, 2, 3)
     out, _ = functional.rnn(x, None, weights, num_layers=2, dropout=1.0, training=True)
     first_zeroed, _ = functional.rnn(torch.zeros(5, 2, 4), None, weights[4:])
     torch.testing.assert_close(out, first_zeroed)
     still, _ = functional.rnn(x, None, weights, num_layers=2, dropout=1.0, training=False)
-    torch.testing.assert_close(still, peer(x)[0])
+    torch.testing.assert_close(still, torch_layer(x)[0])

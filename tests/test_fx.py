@@ -1,4 +1,4 @@
-"""A model that holds our layers is traced by torch.fx as one that holds torch's."""
+"""torch.fx traces a model with our layers like a model with torch's layers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +17,8 @@ from .utils.nn_rnn_parity import TORCH, assert_same
 X = torch.randn(5, 2, 4)
 
 
-class Around(nn.Module):
-    """A model around a layer, called as ``call`` does."""
+class Wrapper(nn.Module):
+    """A model that calls a layer with ``call``."""
 
     def __init__(self, layer: nn.Module, call: Callable[..., Any]) -> None:
         super().__init__()
@@ -36,13 +36,13 @@ def nodes(graph: fx.Graph) -> list[tuple[str, Any]]:
     ("layer", "x"),
     [(FusedRNN(4, 6, 2, bidirectional=True), X), (FusedRNNCell(4, 6), X[0])],
 )
-def test_the_graph_is_the_one_of_torchs_layer(layer, x):
-    torchs = TORCH[type(layer)](*(4, 6, 2) if isinstance(layer, FusedRNN) else (4, 6))
+def test_graph_equals_that_of_torchs_layer(layer, x):
+    torch_layer = TORCH[type(layer)](*(4, 6, 2) if isinstance(layer, FusedRNN) else (4, 6))
     for call in (lambda rnn, x, _: rnn(x), lambda rnn, x, h: rnn(x, h)):
-        mine, theirs = (fx.symbolic_trace(Around(m, call)) for m in (layer, torchs))
+        mine, theirs = (fx.symbolic_trace(Wrapper(m, call)) for m in (layer, torch_layer))
         assert nodes(mine.graph) == nodes(theirs.graph)
         assert ("call_module", "inner.rnn") in nodes(mine.graph)
-    traced = fx.symbolic_trace(Around(layer, lambda rnn, x, _: rnn(x)))
+    traced = fx.symbolic_trace(Wrapper(layer, lambda rnn, x, _: rnn(x)))
     assert traced.inner.rnn is layer
     assert_same(traced(x), layer(traced.before(x)))
 
@@ -56,20 +56,20 @@ def test_keyword_arguments(kind, name):
         "lengths": torch.tensor([5, 3]),
         "resets": torch.rand(5, 2) < 0.3,
     }[name]
-    model = Around(layer, lambda rnn, x, given: rnn(x, **{name: given}))
+    model = Wrapper(layer, lambda rnn, x, given: rnn(x, **{name: given}))
     traced = fx.symbolic_trace(model)
     assert_same(traced(X, given), model(X, given))
     assert_same(fx.symbolic_trace(traced)(X, given), model(X, given))
 
 
-def test_an_argument_that_is_not_the_input():
-    """A learned query, say: only the state is computed."""
+def test_proxy_for_hx_only():
+    """The input is constant, such as a learned query; only the state is traced."""
     for layer, x, h in (
         (FusedRNN(4, 6), X, torch.randn(1, 2, 6)),
         (FusedRNNCell(4, 6), X[0], torch.randn(2, 6)),
         (ReadoutRNN(4, 6, 3), X, torch.randn(1, 2, 6)),
     ):
-        model = Around(layer, lambda rnn, _, h, x=x: rnn(x, h))
+        model = Wrapper(layer, lambda rnn, _, h, x=x: rnn(x, h))
         assert_same(fx.symbolic_trace(model)(x, h), model(x, h))
 
 
@@ -96,7 +96,7 @@ def test_a_layer_by_itself_has_no_graph(layer):
             fx.symbolic_trace(module)
 
 
-def test_a_layer_from_outside_the_model_is_refused_as_torchs():
+def test_a_layer_outside_the_model_raises_like_torchs():
     class Outside(nn.Module):
         def forward(self, x: Tensor) -> Any:
             return layers[0](x)
@@ -108,12 +108,12 @@ def test_a_layer_from_outside_the_model_is_refused_as_torchs():
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated.*")
-def test_quantization_takes_the_layer_as_torchs():
-    """The linear layers become integers, the recurrence stays in floating point."""
+def test_quantization_handles_the_layer_like_torchs():
+    """Linear layers are quantized, and the recurrence stays in floating point."""
     outputs = []
     for kind in (nn.RNN, FusedRNN):
         torch.manual_seed(0)
-        model = Around(kind(4, 6), lambda rnn, x, _: rnn(x)[0]).eval()
+        model = Wrapper(kind(4, 6), lambda rnn, x, _: rnn(x)[0]).eval()
         prepared = prepare_fx(model, get_default_qconfig_mapping(), (X,))
         prepared(X)
         quantized = convert_fx(prepared)

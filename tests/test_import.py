@@ -1,4 +1,4 @@
-"""What `import fastrnn` brings in, and that it works with no extension."""
+"""Modules that `import fastrnn` loads, and imports without the extension."""
 
 import json
 import os
@@ -34,12 +34,12 @@ rnn = fastrnn.FusedRNN(3, 4)
 with warnings.catch_warnings(record=True) as caught:
     for _ in range(3):
         out, _ = rnn(torch.randn(5, 2, 3))
-        assert not caught  # torch's own loop serves it, no slower than nn.RNN
+        assert not caught  # torch's own loop runs it, as fast as nn.RNN
     for _ in range(3):
         out, _ = rnn(torch.randn(5, 2, 3), lengths=torch.tensor([5, 2]))
 out.sum().backward()
-said = [w for w in caught if "python -m fastrnn" in str(w.message)]
-print(tuple(out.shape), len(said), cpu.EXTENSION.unavailable_reason.startswith("not built"))
+reported = [w for w in caught if "python -m fastrnn" in str(w.message)]
+print(tuple(out.shape), len(reported), cpu.EXTENSION.unavailable_reason.startswith("not built"))
 """
 
 
@@ -63,13 +63,13 @@ def test_import_needs_nothing_but_torch(new_modules):
     "module",
     ["fastrnn.info", "fastrnn.fusion", "fastrnn.testing", "torch._dynamo", "torch._inductor"],
 )
-def test_import_leaves_alone_what_is_not_needed_yet(new_modules, module):
+def test_import_does_not_load_modules_before_use(new_modules, module):
     assert module not in new_modules
 
 
 @pytest.mark.parametrize("package", ["fastrnn", "fastrnn.ops", "fastrnn.fusion"])
 def test_no_function_or_class_shadows_a_module(package):
-    """`import fastrnn.name` would run the module, and `fastrnn.name` be something else."""
+    """Otherwise `import fastrnn.name` would load a module that `fastrnn.name` does not return."""
     if package == "fastrnn.fusion":
         pytest.importorskip("typer")
     found = import_module(package)
@@ -92,7 +92,7 @@ SCRIPT_OF_PIP = "import sys\nfrom fastrnn.__main__ import main\nsys.exit(main())
 
 @pytest.fixture
 def script(tmp_path):
-    """Writes a script as pip does, with the command's name."""
+    """Return a function that writes a script named like the command, as pip does."""
 
     def write(code):
         (tmp_path / "fastrnn").write_text(code)
@@ -113,7 +113,7 @@ def script(tmp_path):
         (False, "fit --epochs 0 t.csv"),
     ],
 )
-def test_the_command_imports_nothing_heavy_to_print_its_help(script, installed, arguments):
+def test_help_imports_no_heavy_modules(script, installed, arguments):
     started = [script(SCRIPT_OF_PIP)] if installed else ["-m", "fastrnn"]
     process = subprocess.run(
         [sys.executable, "-X", "importtime", *started, *arguments.split()],
@@ -145,7 +145,7 @@ except AttributeError as error:
 
 
 def test_a_script_of_the_same_name_can_import_everything(script):
-    """It is taken for the command, whose packages import their names at the first use."""
+    """fastrnn treats the script as its command and imports names lazily."""
     process = subprocess.run(
         [sys.executable, script(OF_THE_SAME_NAME)], capture_output=True, text=True
     )
@@ -164,11 +164,11 @@ def test_import_registers_the_operators():
     assert python(OPERATORS) == "True True\n"
 
 
-def test_works_and_says_so_once_without_the_extension():
+def test_works_without_the_extension_and_warns_once():
     assert python(WITHOUT_EXTENSION) == "(5, 2, 4) 1 True\n"
 
 
-REFUSED_EXTENSION = """
+INVALID_SETTING = """
 import warnings
 import torch, fastrnn
 
@@ -179,26 +179,26 @@ with warnings.catch_warnings(record=True) as caught:
         with torch.set_grad_enabled(gradient):
             out, _ = rnn(torch.randn(5, 2, 3), lengths=torch.tensor([5, 2]))
 reason = fastrnn.backends()["cpu"].reason
-told = str(caught[0].message)
-print(tuple(out.shape), len(caught), "FASTRNN_CPU='mmx'" in reason, reason in told)
+warning = str(caught[0].message)
+print(tuple(out.shape), len(caught), "FASTRNN_CPU='mmx'" in reason, reason in warning)
 """
 
 
 @requires_extension
-def test_an_extension_that_is_refused_serves_nothing(monkeypatch):
+def test_an_extension_with_an_invalid_setting_is_not_used(monkeypatch):
     monkeypatch.setenv("FASTRNN_CPU", "mmx")
     monkeypatch.setenv("PYTHONWARNINGS", "error::UserWarning:torch.library")
-    assert python(REFUSED_EXTENSION) == "(5, 2, 4) 1 True True\n"
+    assert python(INVALID_SETTING) == "(5, 2, 4) 1 True True\n"
 
 
-@pytest.mark.skipif(os.environ.get("FASTRNN_BUILD") != "cpp", reason="no extension was asked for")
-def test_an_extension_that_was_asked_for_is_there():
-    """Where it is not, many tests are skipped: continuous integration must not take that."""
+@pytest.mark.skipif(os.environ.get("FASTRNN_BUILD") != "cpp", reason="no extension was requested")
+def test_a_requested_extension_is_available():
+    """Without it many tests are skipped, which continuous integration must not accept."""
     assert cpu.EXTENSION.unavailable_reason is None
 
 
 class Built:
-    """An extension, as it looks from Python."""
+    """A stand-in for the extension module."""
 
     @staticmethod
     def info():
@@ -207,7 +207,7 @@ class Built:
 
 @pytest.fixture
 def loading(monkeypatch, tmp_path):
-    """What is said of an extension whose loading does as told."""
+    """Return a function that gives the unavailable_reason for a simulated import."""
 
     def unavailable(import_module, log=None):
         monkeypatch.setattr(_loader, "import_module", import_module)
@@ -232,15 +232,15 @@ def test_extension_not_built(loading):
 
 def test_extension_failed_to_build(loading):
     missing = raises(ModuleNotFoundError("no", name="fastrnn._C"))
-    said = loading(missing, log="a.cpp:1: error: no\n\nthe whole log\n")
-    assert said == "not built: a.cpp:1: error: no"
+    reported = loading(missing, log="a.cpp:1: error: no\n\nthe whole log\n")
+    assert reported == "not built: a.cpp:1: error: no"
 
 
 def test_extension_does_not_load(loading):
-    said = loading(raises(ImportError("undefined symbol: torch_x")))
-    assert said == "built, but cannot be loaded: undefined symbol: torch_x"
+    reported = loading(raises(ImportError("undefined symbol: torch_x")))
+    assert reported == "built, but cannot be loaded: undefined symbol: torch_x"
 
 
 def test_extension_of_another_version(loading):
-    said = loading(lambda name: Built)
-    assert said == f"built for fastrnn 0.0.0, but this is {__version__}: build it again"
+    reported = loading(lambda name: Built)
+    assert reported == f"built for fastrnn 0.0.0, but this is {__version__}: build it again"

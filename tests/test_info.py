@@ -1,4 +1,4 @@
-"""`python -m fastrnn`: the doctor's report, and the way to the commands."""
+"""`python -m fastrnn`: the diagnostic report and the dispatch to commands."""
 
 import subprocess
 import sys
@@ -35,25 +35,25 @@ def test_report_times_every_usable_backend(capsys):
 
 
 def test_report_gives_the_reason(capsys, monkeypatch):
-    status = [BackendStatus("reference", None, "plain"), BackendStatus("cpu", "no such luck", "")]
+    status = [BackendStatus("reference", None, "plain"), BackendStatus("cpu", "not compiled", "")]
     monkeypatch.setattr(dispatch, "backends", lambda: {one.name: one for one in status})
     assert info.main() == 0
     text = capsys.readouterr().out
-    assert "unavailable: no such luck" in line(text, "cpu")
+    assert "unavailable: not compiled" in line(text, "cpu")
 
 
 @pytest.mark.parametrize(("backend", "code"), [("reference", 1), ("cpu", 0)])
 def test_report_survives_a_failing_call(capsys, monkeypatch, backend, code):
     def fail(name):
         if name == backend:
-            raise RuntimeError("the kernel is unwell")
+            raise RuntimeError("kernel failed")
         return 1e-3
 
     status = [BackendStatus("reference", None, "plain"), BackendStatus("cpu", None, "fast")]
     monkeypatch.setattr(dispatch, "backends", lambda: {one.name: one for one in status})
     monkeypatch.setattr(info, "_time_backend", fail)
     assert info.main() == code
-    assert "RuntimeError: the kernel is unwell" in line(capsys.readouterr().out, backend)
+    assert "RuntimeError: kernel failed" in line(capsys.readouterr().out, backend)
 
 
 def test_version(capsys):

@@ -1,4 +1,4 @@
-"""`make try`: what it puts into the copy of the tree, with a make that installs nothing."""
+"""`make try`: the contents of its copy of the tree, with a fake make that installs nothing."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A small project whose extension is newer than its source."""
+    """Create a small project with an extension that is newer than its source."""
     tree = tmp_path / "tree"
     (tree / "csrc").mkdir(parents=True)
     (tree / ".ci").mkdir()
@@ -41,7 +41,7 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-def attempt(tree: Path, versions: str) -> subprocess.CompletedProcess:
+def run_try(tree: Path, versions: str) -> subprocess.CompletedProcess:
     make = tree.parent / "bin/make"
     make.parent.mkdir()
     make.write_text(MAKE)
@@ -52,13 +52,13 @@ def attempt(tree: Path, versions: str) -> subprocess.CompletedProcess:
 
 
 def test_named_versions_replace_their_constraints(tree: Path) -> None:
-    done = attempt(tree, "numpy<2.4,>=2 pytest_xdist")
+    done = run_try(tree, "numpy<2.4,>=2 pytest_xdist")
     assert done.returncode == 0, done.stderr
     copy = tree / "build/try/numpy-2.4-2-pytest-xdist"
     assert (copy / "constraints.txt").read_text() == "numpy<2.4,>=2\npytest_xdist\ntorch==2.13.0\n"
     assert (tree / "constraints.txt").read_text() == CONSTRAINTS
     assert (copy / "csrc/kernel.cpp").exists()
-    assert "Name: numpy\nVersion: " in done.stdout  # says what was tried in fact
+    assert "Name: numpy\nVersion: " in done.stdout  # the version in use
     made = [line.split(": ")[1] for line in (tree / "build/log").read_text().splitlines()]
     where = copy.relative_to(tree)
     assert made == [f"-C {where} .venv/installed", f"-C {where} test"]
@@ -72,13 +72,13 @@ def test_named_versions_replace_their_constraints(tree: Path) -> None:
         ("numpy==2.3.5 torch==2.10.0", None, False),
     ],
 )
-def test_the_extension_is_copied_where_it_is_up_to_date(
+def test_an_up_to_date_extension_is_copied(
     tree: Path, versions: str, touched: str | None, copied: bool
 ) -> None:
     if touched is not None:
         later = (tree / EXTENSION).stat().st_mtime + 1
         os.utime(tree / touched, (later, later))
-    done = attempt(tree, versions)
+    done = run_try(tree, versions)
     assert done.returncode == 0, done.stderr
     (copy,) = (tree / "build/try").iterdir()
     assert (copy / EXTENSION).exists() == copied
@@ -92,8 +92,8 @@ def test_the_extension_is_copied_where_it_is_up_to_date(
         ("numpy==2.3.5 tirton==3.9.0", "tirton==3.9.0: constraints.txt has no such package"),
     ],
 )
-def test_what_cannot_be_tried_is_said(tree: Path, versions: str, message: str) -> None:
-    done = attempt(tree, versions)
+def test_invalid_versions_are_reported(tree: Path, versions: str, message: str) -> None:
+    done = run_try(tree, versions)
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tree / "build").exists()

@@ -1,4 +1,4 @@
-"""Where nothing was compiled FusedRNN is nn.RNN, and has what nn.RNN has not: by the reference."""
+"""Without the extension, FusedRNN runs nn.RNN, and the reference for what nn.RNN lacks."""
 
 import subprocess
 import sys
@@ -15,8 +15,8 @@ import fastrnn
 
 torch.manual_seed(0)
 rnn = fastrnn.FusedRNN(3, 4, 2, bidirectional=True, dtype=torch.float64)
-peer = nn.RNN(3, 4, 2, bidirectional=True, dtype=torch.float64)
-peer.load_state_dict(rnn.state_dict())
+torch_layer = nn.RNN(3, 4, 2, bidirectional=True, dtype=torch.float64)
+torch_layer.load_state_dict(rnn.state_dict())
 xs = torch.randn(5, 9, 2, 3, dtype=torch.float64)
 x = xs[0].clone().requires_grad_()
 """
@@ -27,7 +27,7 @@ def run(layer):
     output, h_n = layer(x)
     return output, h_n, *torch.autograd.grad(output.sum(), [x, *layer.parameters()])
 
-assert_close(run(rnn), run(peer), rtol=0, atol=0)
+assert_close(run(rnn), run(torch_layer), rtol=0, atol=0)
 assert fastrnn.explain(9, 2, 4, device="cpu").backend == "torch"
 """,
     "double backward": """
@@ -35,10 +35,10 @@ def second(layer):
     g, = torch.autograd.grad(layer(x)[0].square().sum(), x, create_graph=True)
     return torch.autograd.grad(g.square().sum(), list(layer.parameters()))
 
-assert_close(second(rnn), second(peer))
+assert_close(second(rnn), second(torch_layer))
 """,
     "vmap": """
-assert_close(torch.vmap(rnn)(xs)[0], torch.stack([peer(x)[0] for x in xs]))
+assert_close(torch.vmap(rnn)(xs)[0], torch.stack([torch_layer(x)[0] for x in xs]))
 """,
     "gradients of each sample": """
 def loss(parameters, x):
@@ -47,21 +47,21 @@ def loss(parameters, x):
 parameters = {name: p.detach() for name, p in rnn.named_parameters()}
 found = torch.vmap(torch.func.grad(loss), (None, 0))(parameters, xs)
 for sample, x in enumerate(xs):
-    grads = torch.autograd.grad(peer(x)[0].sum(), list(peer.parameters()))
-    assert_close([found[name][sample] for name, _ in peer.named_parameters()], list(grads))
+    grads = torch.autograd.grad(torch_layer(x)[0].sum(), list(torch_layer.parameters()))
+    assert_close([found[name][sample] for name, _ in torch_layer.named_parameters()], list(grads))
 """,
     "compile": """
 compiled = torch.compile(rnn, fullgraph=True, dynamic=True, backend="aot_eager")
 for steps in (9, 5):
-    assert_close(compiled(x[:steps]), peer(x[:steps]))
-    grads = [torch.autograd.grad(f(x[:steps])[0].sum(), x)[0] for f in (compiled, peer)]
+    assert_close(compiled(x[:steps]), torch_layer(x[:steps]))
+    grads = [torch.autograd.grad(f(x[:steps])[0].sum(), x)[0] for f in (compiled, torch_layer)]
     assert_close(*grads)
 """,
     "export": """
 steps = {0: torch.export.Dim("steps", min=2)}
 program = torch.export.export(rnn.eval(), (x.detach(),), dynamic_shapes=(steps,))
 for length in (9, 3):
-    assert_close(program.module()(x[:length].detach()), peer(x[:length].detach()))
+    assert_close(program.module()(x[:length].detach()), torch_layer(x[:length].detach()))
 """,
 }
 

@@ -1,4 +1,4 @@
-"""The recurrent layers, each a drop-in for the torch.nn layer of the same name."""
+"""Recurrent layers. `FusedRNN` and `FusedRNNCell` are drop-ins for torch.nn's RNN and RNNCell."""
 
 from .cells import FusedRNNCell
 from .readout import ReadoutRNN

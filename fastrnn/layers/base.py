@@ -1,4 +1,4 @@
-"""`FusedRNNBase`: the parameters that all fused layers share, and how they are read."""
+"""`FusedRNNBase`: the parameters that all fused layers share, and their access."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .. import _checks
 class FusedRNNBase(nn.RNNBase):
     """nn.RNNBase with heads, a learned initial state, and parameters that are read at every call.
 
-    A subclass gives nn.RNNBase's mode and arguments, and computes in `forward`.
+    A subclass passes nn.RNNBase's mode and arguments, and implements `forward`.
     """
 
-    # Defaults for layers that another version pickled, or that were an nn.RNN before.
+    # Defaults for layers that another version pickled, or that `convert` made from an nn.RNN.
     num_heads: int = 1
     learned_h0: bool = False
     h0: nn.Parameter
@@ -39,7 +39,7 @@ class FusedRNNBase(nn.RNNBase):
         dtype: torch.dtype | None,
         num_heads: int,
         learned_h0: bool,
-        **unknown: Any,  # nn.RNNBase words the error
+        **unknown: Any,  # nn.RNNBase raises the error
     ) -> None:
         self._lacks_parameters = True
         super().__init__(
@@ -71,8 +71,8 @@ class FusedRNNBase(nn.RNNBase):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw new parameters; a learned initial state becomes 0."""
-        if self._lacks_parameters:  # nn.RNNBase asks for it before we have made ours
+        """Draw new parameters, and set a learned initial state to 0."""
+        if self._lacks_parameters:  # nn.RNNBase calls this before our parameters exist
             return
         for name, parameter in self.named_parameters():
             if "h0" in name.split("."):
@@ -82,9 +82,10 @@ class FusedRNNBase(nn.RNNBase):
             nn.init.uniform_(parameter, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
 
     def _weights(self) -> list[Any]:
-        """The weights in nn.RNN's order.
+        """Return the weights in nn.RNN's order.
 
-        Read at every call: parametrizations, pruning, functional_call and sharding replace them.
+        They are read at every call: parametrizations, pruning, functional_call and sharding replace
+        them.
         """
         parameters = self._parameters
         return [
@@ -101,19 +102,19 @@ class FusedRNNBase(nn.RNNBase):
         return parts
 
     def flatten_parameters(self) -> None:
-        """Put the parameters on a GPU into one piece of memory, where nn.RNN does, for cuDNN.
+        """Store the parameters in one contiguous chunk of GPU memory for cuDNN, as nn.RNN does.
 
-        Our own kernels read them wherever they are in memory, and a layer of several heads has no
-        use for it.
+        Our own kernels do not need this. A layer with several heads ignores the call, because cuDNN
+        cannot run it.
         """
         if self.num_heads == 1:
             super().flatten_parameters()
 
     @property
     def _flat_weights(self) -> list[Any]:
-        """The parameters in order. nn.RNNBase keeps a list, which a replaced parameter outdates."""
+        """The parameters in order. nn.RNNBase keeps a list, which goes stale on replacement."""
         return [getattr(self, name, None) for name in self._flat_weights_names]
 
     @_flat_weights.setter
     def _flat_weights(self, value: list[Any]) -> None:
-        """Ignored: what nn.RNNBase would keep is always read anew."""
+        """Ignore the list that nn.RNNBase keeps: the getter always reads the parameters."""

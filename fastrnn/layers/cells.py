@@ -24,30 +24,30 @@ class FusedRNNCell(nn.RNNCell):
 
     .. math:: h' = act(W_{ih} x + b_{ih} + W_{hh} h + b_{hh})
 
-    Stepping it over a sequence computes what a FusedRNN with the same weights does, up to rounding;
-    `FusedRNN.step` gives the same bits as the sequence. A single step leaves nothing to fuse, so
-    the cell calls torch's own operation on every device, with less Python around it. The choice of
-    a backend does not matter.
+    Stepping the cell over a sequence computes the same as a FusedRNN with the same weights, up to
+    rounding. `FusedRNN.step` gives the same bits as the sequence. A single step leaves nothing to
+    fuse, so the cell calls torch's own operation on every device, with less Python overhead than
+    nn.RNNCell. It does not depend on the selected backend.
 
-    With I ``input_size``, H ``hidden_size`` and B the batch size:
+    Below, I is ``input_size``, H ``hidden_size`` and B the batch size.
 
     Args:
         input_size: I.
         hidden_size: H.
-        bias: whether there are b_ih and b_hh.
+        bias: whether the cell has b_ih and b_hh.
         nonlinearity: ``"tanh"`` or ``"relu"``; the attribute is read at every call.
-        device, dtype: of the parameters.
+        device, dtype: device and dtype of the parameters.
 
     Parameters, drawn from U(-1/√H, 1/√H):
         weight_ih [H, I], weight_hh [H, H], bias_ih [H], bias_hh [H].
     """
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """One step.
+        """Compute one step.
 
         Args:
             input: [B, I] or [I], of the parameters' dtype, except under autocast.
-            hx: [B, H] or [H], as input; None for zeros.
+            hx: [B, H] or [H], batched like input; None for zeros.
 
         Returns:
             The new state, [B, H] or [H].
@@ -73,7 +73,7 @@ class FusedRNNCell(nn.RNNCell):
             hx = input.new_zeros(input.size(0), self.hidden_size)
         own = self._parameters  # attributes of a Module are slow to find
         weights: list[Any] = [own[name] if name in own else getattr(self, name) for name in _NAMES]
-        if are_expanded(weights):  # torch's own operation does not take them
+        if are_expanded(weights):  # torch's own operation does not support them
             weight_ih, weight_hh, bias_ih, bias_hh = weights
             pre = linear(input, weight_ih, bias_ih) + linear(hx, weight_hh, bias_hh)
             output = _ACTIVATIONS[self.nonlinearity](pre)

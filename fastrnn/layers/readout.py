@@ -30,13 +30,13 @@ class ReadoutRNN(nn.Module):
             batch_first, dropout, bidirectional. The readout has a bias even with ``bias=False``.
         **kwargs: the same by keyword, and num_heads and learned_h0.
         steps: ``"all"`` for y at every step, ``"last"`` for one y per row, from its last step.
-            With ``bidirectional`` that means h_n: the forward direction after the row's last step
-            and the reverse direction after its first, so that both have read the whole row.
-        device, dtype: of all parameters.
+            With ``bidirectional``, the last y reads h_n: the forward direction after the row's last
+            step and the reverse direction after its first, so that both have read the whole row.
+        device, dtype: device and dtype of all parameters.
 
     Raises:
-        ValueError, TypeError: steps is neither; steps, device or dtype is passed by position; or
-            an argument that `FusedRNN` refuses.
+        ValueError: steps is neither ``"all"`` nor ``"last"``, or `FusedRNN` raises it.
+        TypeError: steps, device or dtype is passed by position, or `FusedRNN` raises it.
 
     Example:
         >>> net = ReadoutRNN(10, 20, 3, num_layers=2, steps="last")
@@ -72,12 +72,12 @@ class ReadoutRNN(nn.Module):
         lengths: Tensor | None = None,
         resets: Tensor | PackedSequence | None = None,
     ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """Run the network; the arguments and errors are `FusedRNN`'s.
+        """Run the network over a batch of sequences. Arguments and errors are those of `FusedRNN`.
 
         Returns:
             y: [T, B, C], [B, T, C] with ``batch_first``, [T, C] for one sequence, or a
-                PackedSequence, as the input. Past the end of a row (``lengths``), h is 0 and y is
-                b_y. With ``steps="last"`` [B, C], or [C], in the caller's order of rows.
+                PackedSequence, like the input. Past the end of a row (``lengths``), h is 0 and y is
+                b_y. With ``steps="last"``, [B, C] or [C], in the caller's order of rows.
             h_n: [D·L, B, H], or [D·L, H] for one sequence.
         """
         if any(isinstance(x, Proxy) for x in (input, hx, lengths, resets)):
@@ -90,17 +90,17 @@ class ReadoutRNN(nn.Module):
             # [D, B, H] -> [B, D·H], or [D, H] -> [D·H]
             return self.readout(h_n[-directions:].transpose(0, -2).flatten(-2)), h_n
         if isinstance(output, PackedSequence):
-            # Not _replace: compiled, it returns an empty tuple.
+            # Compiled, _replace returns an empty tuple.
             return PackedSequence(self.readout(output.data), *output[1:]), h_n
         return self.readout(output), h_n
 
     def step(
         self, input: Tensor, hx: Tensor | None = None, *, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Run over one step of every row; the arguments and errors are those of `FusedRNN.step`.
+        """Run one step of every row. Arguments and errors are those of `FusedRNN.step`.
 
         Returns:
-            y: [B, C], or [C] for one sequence: read from the states after the step.
+            y: [B, C], or [C] for one sequence: the readout of the states after the step.
             h_n: [L, B, H], or [L, H]: the states after the step.
         """
         output, h_n = self.rnn.step(input, hx, resets=resets)

@@ -1,6 +1,6 @@
 """`FusedRNN`, a drop-in for torch.nn.RNN that adds heads, resets and single steps.
 
-This file checks arguments and raises nn.RNN's errors; `ops.stack.rnn` computes.
+This file checks the arguments and raises nn.RNN's errors. `ops.stack.rnn` computes the result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _checks
-from .._expanded_weights import are_expanded, refuse_beyond_torch
+from .._expanded_weights import are_expanded, reject_beyond_nn_rnn
 from .._fx import record_call
 from ..ops import stack
 from ..ops._eager import is_eager, is_plain, is_recording
@@ -31,17 +31,18 @@ _ACTIVATIONS = {"RNN_TANH": "tanh", "RNN_RELU": "relu"}
 
 
 class FusedRNN(FusedRNNBase):
-    r"""A drop-in for `torch.nn.RNN`: same arguments, parameters, results and errors.
+    r"""A drop-in replacement for `torch.nn.RNN`: same arguments, parameters, results and errors.
 
     .. math:: h_t = act(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
 
     It is an `nn.RNNBase`, not an `nn.RNN`, so that ``torch.compile(fullgraph=True)`` accepts it.
-    Its parameters have nn.RNN's names, shapes and initial values: a state_dict of either loads
-    into the other, and the same seed gives the same weights. TorchScript is not supported.
+    Its parameters have nn.RNN's names, shapes and initial values: each class loads the other's
+    state_dict, and the same seed gives the same weights. TorchScript is not supported.
 
-    Beyond nn.RNN it takes rows of any ``lengths`` and new sequences at any step (``resets``, see
-    `forward`), gives one step at a time (`step`), and can have several heads or a learned initial
-    state. Head j of n sees its own H/n of the state alone: W_hh is block-diagonal.
+    In addition to nn.RNN, it supports rows of different ``lengths``, new sequences at any step
+    (``resets``, see `forward`), single steps (`step`), several heads and a learned initial state.
+    Each of n heads reads only its own H/n elements of the state, so W_hh is block-diagonal. For
+    head j:
 
     .. math:: h^j_t = act((W_{ih} x_t + b_{ih} + b_{hh})^j + W^j_{hh} h^j_{t-1})
 
@@ -51,28 +52,29 @@ class FusedRNN(FusedRNNBase):
     Args:
         input_size: I.
         hidden_size: H.
-        num_layers: L; every layer reads the outputs of the one before.
+        num_layers: L; every layer reads the outputs of the previous one.
         nonlinearity: ``"tanh"`` or ``"relu"``.
-        bias: whether there are b_ih and b_hh.
-        batch_first: batched input and output are [B, T, ...] instead of [T, B, ...].
-        dropout: probability of dropping an output of any layer but the last, in training. The
+        bias: whether the layers have b_ih and b_hh.
+        batch_first: whether batched input and output are [B, T, ...] instead of [T, B, ...].
+        dropout: probability of dropping an output of any layer except the last, in training. The
             attribute is read at every call.
-        bidirectional: also run from the last step to the first.
-        device, dtype: of the parameters. float64, float32, bfloat16 or float16; complex dtypes
-            run by nn.RNN's own implementation, or by the slow reference.
-        num_heads: n, a divisor of H. The recurrence's parameters and work are 1/n of one head's.
-        learned_h0: whether the state that a sequence starts from, where no hx is given or a reset
-            begins it, is a parameter.
+        bidirectional: whether each layer also runs from the last step to the first.
+        device, dtype: device and dtype of the parameters. float64, float32, bfloat16 or float16.
+            nn.RNN's own implementation or the slow reference runs complex dtypes.
+        num_heads: n, a divisor of H. W_hh and the recurrence's work shrink to 1/n of one head's.
+        learned_h0: whether the initial state is a parameter. A sequence starts from it if no hx is
+            given or if a reset begins the sequence.
 
     Parameters, for layer k, with the suffix ``_reverse`` for the second direction:
         weight_ih_l{k} [H, I], or [H, D·H] for k > 0; weight_hh_l{k} [H, H], or [n, H/n, H/n] for
-        n > 1 heads; bias_ih_l{k} and bias_hh_l{k} [H]. All are drawn from U(-1/√H, 1/√H),
-        weight_hh from U(-1/√(H/n), 1/√(H/n)). With ``learned_h0`` the last one is h0 [D·L, H],
-        ordered as h_n, at first 0.
+        n > 1 heads; bias_ih_l{k} and bias_hh_l{k} [H]. All are drawn from U(-1/√H, 1/√H), except
+        weight_hh, from U(-1/√(H/n), 1/√(H/n)). With ``learned_h0``, the last parameter is h0
+        [D·L, H], in h_n's order and initially 0.
 
     Raises:
-        ValueError, TypeError: an argument nn.RNN refuses, ``proj_size`` among them; num_heads is
-            no positive integer or does not divide H; learned_h0 is no bool.
+        ValueError: nn.RNN rejects an argument, or ``proj_size`` is given; num_heads is not a
+            positive integer or does not divide H.
+        TypeError: an argument has a type that nn.RNN rejects; learned_h0 is not a bool.
 
     Example:
         >>> rnn = FusedRNN(10, 20, num_layers=2)
@@ -94,7 +96,7 @@ class FusedRNN(FusedRNNBase):
         *,
         num_heads: int = 1,
         learned_h0: bool = False,
-        **unknown: Any,  # nn.RNNBase words the error
+        **unknown: Any,  # nn.RNNBase raises the error
     ) -> None:
         if "proj_size" in unknown:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
@@ -123,7 +125,7 @@ class FusedRNN(FusedRNNBase):
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | None = None,
-        # Not by keyword alone: torch.onnx.export(dynamo=False) passes all by position.
+        # Not keyword-only: torch.onnx.export(dynamo=False) passes all arguments by position.
         lengths: Tensor | None = None,
         resets: Tensor | PackedSequence | None = None,
     ) -> tuple[Tensor | PackedSequence, Tensor]:
@@ -131,40 +133,41 @@ class FusedRNN(FusedRNNBase):
 
         Args:
             input: [T, B, I]; [B, T, I] with ``batch_first``; [T, I] for one sequence; or a
-                PackedSequence, sorted or not. T is at least 1. Of the parameters' dtype, save
-                under autocast.
-            hx: [D·L, B, H], or [D·L, H] for one sequence; the initial states, or None for zeros,
-                or for h0 with ``learned_h0``. For a PackedSequence in the caller's order, as h_n.
+                PackedSequence, sorted or not. T is at least 1. The dtype is that of the
+                parameters, except under autocast.
+            hx: [D·L, B, H], or [D·L, H] for one sequence: the initial states. None: h0 with
+                ``learned_h0``, else zeros. For a PackedSequence, hx and h_n are in the caller's
+                order of rows.
             lengths: [B], int32 or int64, on input's device; for padded 3-D input. Row b has
-                ``lengths[b]`` steps and the rest is padding: its output is 0 there, and its h_n
-                is the state after its last step. Rows need no order, a length may be 0, and one
-                beyond T means T. Nothing waits for the device, as packing does, and nothing
-                breaks torch.compile's graph, as the batch_sizes of a PackedSequence do.
+                ``lengths[b]`` steps, followed by padding: there its output is 0, and its h_n is the
+                state after its last step. Rows need not be sorted, a length may be 0, and lengths
+                above T are clamped to T. Unlike packing, this does not synchronize with the device.
+                Unlike the batch_sizes of a PackedSequence, it does not break torch.compile's graph.
             resets: bool, [T, B]; [B, T] with ``batch_first``; [T] for one sequence; on input's
-                device. Where true, row b begins a new sequence at step t, so that one row can
-                hold many: in every layer no state passes between steps t - 1 and t, in either
-                direction, and at step 0 none from hx to the forward direction. With r for resets,
+                device. Where true, row b begins a new sequence at step t, so that one row can hold
+                many sequences. In every layer and direction, no state passes between steps t - 1
+                and t. At step 0, the forward direction ignores hx. With r = resets,
                 h_t = act(W_ih x_t + b_ih + W_hh ((1 - r_t) h_{t-1} + r_t h0) + b_hh): a new
                 sequence starts from zeros, or from h0 with ``learned_h0``. h_n is the state after
-                a row's last sequence, of the reverse direction after its first. Resets of padding
-                do not matter. In reinforcement learning, where the observation after the end of
-                an episode is the first of the next, resets[t] = done[t - 1].
-                For a PackedSequence a PackedSequence of bools that was made from the same
-                lengths: ``pack_padded_sequence(resets, lengths, ...)``, resets [T, B].
+                a row's last sequence, and in the reverse direction after its first. Resets of
+                padding have no effect. In reinforcement learning, where the observation after the
+                end of an episode is the first of the next, resets[t] = done[t - 1].
+                For a PackedSequence, resets are a PackedSequence of bools made with the same
+                lengths: ``pack_padded_sequence(resets, lengths, ...)`` with resets [T, B].
 
         Returns:
-            output: [T, B, D·H], [B, T, D·H], [T, D·H] or a PackedSequence, as the input.
-            h_n: [D·L, B, H], or [D·L, H] for one sequence: the state each row is left with.
+            output: [T, B, D·H], [B, T, D·H], [T, D·H] or a PackedSequence, like the input.
+            h_n: [D·L, B, H], or [D·L, H] for one sequence: the final state of each row.
 
         Raises:
-            ValueError: input is neither 2-D nor 3-D, or of another dtype than the parameters;
-                lengths of a wrong shape, dtype or device, or with input that is not padded;
-                resets of a wrong shape, dtype or device, or packed otherwise than input (an order
-                of rows that lies on a GPU is compared by an assertion there, as is all in
-                compiled code: nothing waits for it).
-            RuntimeError: T is 0; sizes or devices do not fit together, as in nn.RNN; the
-                batch_sizes of a PackedSequence do not describe its data; expanded weights with
-                what nn.RNN lacks.
+            ValueError: input is neither 2-D nor 3-D, or its dtype is not that of the parameters;
+                lengths have a wrong shape, dtype or device, or the input is not padded; resets
+                have a wrong shape, dtype or device, or are not packed as input is. On a GPU and in
+                compiled code, an asynchronous assertion compares the orders of rows, without
+                synchronizing.
+            RuntimeError: T is 0; sizes or devices do not match, as in nn.RNN; the batch_sizes of a
+                PackedSequence do not match its data; expanded weights are used with a feature that
+                nn.RNN lacks.
         """
         if (
             isinstance(input, Proxy)
@@ -177,7 +180,7 @@ class FusedRNN(FusedRNNBase):
                 return result
         weights = self._weights()
         if are_expanded(weights):
-            refuse_beyond_torch(
+            reject_beyond_nn_rnn(
                 lengths=lengths is not None,
                 resets=resets is not None,
                 num_heads=self.num_heads != 1,
@@ -195,7 +198,7 @@ class FusedRNN(FusedRNNBase):
                 f"For {kind} input, hx should also be {dim}-D but got {hx.dim()}-D tensor"
             )
         if dim == 2:
-            _checks.no_lengths(lengths, "2-D input: leave out the padding of a single sequence")
+            _checks.no_lengths(lengths, "2-D input: remove the padding of a single sequence")
             hx = hx if hx is None else hx.unsqueeze(1)
             if resets is not None:
                 resets = _checks.resets(resets, input.shape[:1], input.device).unsqueeze(1)
@@ -217,32 +220,35 @@ class FusedRNN(FusedRNNBase):
     def step(
         self, input: Tensor, hx: Tensor | None = None, *, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Run over one step of every row: for sequences that are not there as a whole yet.
+        """Run one step of every row, for sequences that arrive step by step.
 
-        Stepping through a sequence, h_n of a step as hx of the next, computes what `forward`
-        computes of the whole. The CPU kernels give the same bits, as long as no gradient is
-        recorded: a step that records one is torch's own, as forward's single steps are.
+        Stepping through a sequence, with each step's h_n as the next step's hx, computes the same
+        as `forward` on the whole sequence. The CPU kernels give the same bits if autograd does not
+        record the step. torch's own operations run a recorded step, as they do for sequences of
+        length 1 in `forward`.
 
         Args:
-            input: [B, I], or [I] for one sequence; of the parameters' dtype, save under autocast.
-            hx: [L, B, H], or [L, H]; the states before the step, or None for the initial ones.
-            resets: bool, [B], or one for one sequence: where true, row b begins a new sequence
-                with this step, whatever hx. In reinforcement learning: was the last step done?
+            input: [B, I], or [I] for one sequence; of the parameters' dtype, except under autocast.
+            hx: [L, B, H], or [L, H] for one sequence: the states before the step. None: the initial
+                states.
+            resets: bool, [B], or [] for one sequence, on input's device. Where true, row b begins a
+                new sequence at this step and ignores hx. In reinforcement learning: whether the
+                previous step ended the episode.
 
         Returns:
             output: [B, H], or [H]: the last layer's state.
             h_n: [L, B, H], or [L, H]: the states after the step.
 
         Raises:
-            ValueError: the layer is bidirectional; input is neither 1-D nor 2-D or of another
-                dtype than the parameters; hx does not have one dimension more; resets of a wrong
-                shape, dtype or device.
-            RuntimeError: sizes or devices do not fit together, as in `forward`.
+            ValueError: the layer is bidirectional; input is neither 1-D nor 2-D, or its dtype is
+                not that of the parameters; hx does not have one dimension more than input; resets
+                have a wrong shape, dtype or device.
+            RuntimeError: sizes or devices do not match, as in `forward`.
         """
         if self.bidirectional:
             raise ValueError(
-                "a bidirectional layer has no single steps, as its outputs depend on all that "
-                "comes later: call it with the whole sequence"
+                "a bidirectional layer has no single steps, as its outputs depend on all later "
+                "steps: call it with the whole sequence"
             )
         dim = input.dim()
         if dim not in (1, 2):
@@ -277,7 +283,7 @@ class FusedRNN(FusedRNNBase):
     def _is_simple_step(
         self, weights: list[Any], input: Tensor, hx: Tensor, resets: Tensor | None
     ) -> bool:
-        """Whether `single_step` serves a step; errors and all else are `_run`'s."""
+        """Whether `single_step` can run a step. `_run` handles all other cases and errors."""
         return (
             is_plain(input, hx, *weights)
             and not is_recording(*weights, input, hx)
@@ -297,9 +303,9 @@ class FusedRNN(FusedRNNBase):
         lengths: Tensor | None,
         resets: Tensor | PackedSequence | None,
     ) -> tuple[PackedSequence, Tensor]:
-        _checks.no_lengths(lengths, "a PackedSequence, which knows its own")
+        _checks.no_lengths(lengths, "a PackedSequence, which has its own")
         data, batch_sizes, sorted_indices, unsorted_indices = input
-        # A trace of a learned initial state would hold the number of rows.
+        # A trace of a learned initial state would fix the batch size.
         starts_elsewhere = torch.jit.is_tracing() and hx is None and self.learned_h0
         in_torch = stack.runs_in_torch(
             data,
@@ -332,7 +338,7 @@ class FusedRNN(FusedRNNBase):
         return packed, self.permute_hidden(h_n, unsorted_indices)
 
     def _options(self) -> Options:
-        # Read only where it matters: torch.compile traces a graph twice that reads a float.
+        # Read only where needed: torch.compile traces a graph twice if it reads a float.
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         return Options(
             _ACTIVATIONS[self.mode],
@@ -350,7 +356,7 @@ class FusedRNN(FusedRNNBase):
         hx: Tensor | None,  # [D·L, B, H]
         batch: int,
         ragged: Ragged = DENSE,
-        batch_sizes: Tensor | None = None,  # [T], of packed data that torch's own loop runs over
+        batch_sizes: Tensor | None = None,  # [T], for packed data that torch's own loop runs
         prefer_kernels: bool = False,
     ) -> tuple[Tensor, Tensor]:
         packed = ragged.is_packed() or batch_sizes is not None
@@ -372,6 +378,6 @@ class FusedRNN(FusedRNNBase):
             hx = h0.unsqueeze(1).expand(-1, batch, -1)
         per_direction = 4 if self.bias else 2
         if len(weights) > per_direction:
-            _checks.alike(weights[1::per_direction])
+            _checks.equal_heads(weights[1::per_direction])
         options = self._options()
         return stack.rnn(input, hx, weights, ragged, h0, options, batch_sizes, prefer_kernels)

@@ -1,7 +1,7 @@
-"""A sample of problems for every kernel and mode: pseudo-random, and the same at every run.
+"""A sample of problems for every kernel and mode: pseudo-random and reproducible.
 
-Of Triton's kernels every H, layout and activation is a compilation, so there are few, each tried at
-several sizes of the rest, which cost nothing more. The CUDA kernels are compiled once for all.
+Triton compiles a kernel for every H, layout and activation. There are few combinations of these,
+each with several values of T, B and G, which need no compilation. CUDA kernels are compiled once.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from fastrnn.testing import Problem
 
 from .device import CUDA, FLOAT64, MODES, TRITON, Kernel
 
-#: Up to a kernel's limit, at and beside the powers of two to which H is padded; of the CUDA kernels
-#: the tiles of 16 units, the depths that their warps share and the rows of whole 16 bytes.
+#: Values of H up to a kernel's limit, at and near the powers of two to which H is padded. For the
+#: CUDA kernels: around tiles of 16 units, the depths that warps share, and rows of whole 16 bytes.
 HIDDEN = {
     "triton.rows": (1, 3, 17, 33, 64, 100, 127, 128),
     "triton.single_cta": (1, 16, 31, 33, 65, 100, 127, 128),
@@ -23,7 +23,7 @@ HIDDEN = {
     "cuda.grid": (1, 5, 16, 65, 72, 130, 300, 512, 771, 1000, 1024, 1100, 2048),
     "cuda.step": (1, 2, 7, 16, 33, 64, 100, 129, 256, 300, 512, 1000, 1537),
 }
-#: Only half precision goes so far, or is worth the time.
+#: Additional H for half precision: other modes do not reach them, or would take too long.
 HIDDEN_IN_HALF = {
     "triton.single_cta": (200, 256),
     "triton.single_cta_gluon": (129, 200, 256),
@@ -40,7 +40,7 @@ EVERY_MODE = {**MODES, **FLOAT64}
 
 
 class Case(NamedTuple):
-    """One kernel, one way to compute, one problem."""
+    """A kernel, a mode and a problem."""
 
     kernel: Kernel
     mode: str
@@ -54,18 +54,18 @@ class Case(NamedTuple):
 
 
 def sample(kernel: Kernel, mode: str) -> list[Case]:
-    """Two forms of every H, each at two sizes of T, B and G."""
+    """Return two forms of every H, each with two choices of T, B and G."""
     random = Random(f"{kernel} {mode}")
     offset = list(EVERY_MODE).index(mode)
     forms = [
-        # So counted, every layout meets every activation, at other H for every mode.
+        # This pairs every layout with every activation, at different H for every mode.
         (hidden, LAYOUTS[(2 * i + j + offset) % 3], ACTIVATIONS[(i + j) % 2])
         for i, hidden in enumerate(_every_hidden(kernel, mode))
         for j in range(2)
     ]
     batches: list[int] = []
     cases = []
-    for turn in range(2):  # the second turn finds all compiled
+    for turn in range(2):  # the second turn needs no compilation
         for hidden, layout, activation in forms:
             if not batches:
                 batches = random.sample(BATCHES, len(BATCHES))
@@ -76,9 +76,10 @@ def sample(kernel: Kernel, mode: str) -> list[Case]:
 
 
 def with_resets(kernel: Kernel, mode: str) -> list[Case]:
-    """Every layout where rows begin anew, at one H and two sizes of the rest.
+    """Return cases with resets for every layout, each at one H and two choices of the other sizes.
 
-    The modes share out the H, from the widest down: calls with resets are compilations more.
+    Calls with resets need additional compilations, so the values of H, from the largest down, are
+    distributed over the modes.
     """
     random = Random(f"{kernel} {mode} resets")
     every_hidden = _every_hidden(kernel, mode)
@@ -95,7 +96,7 @@ def with_resets(kernel: Kernel, mode: str) -> list[Case]:
 def _case(
     kernel: Kernel, mode: str, random: Random, steps: Sequence[int], hidden: int, **rest: Any
 ) -> Case:
-    """What is not given is drawn; few steps and one group where H is large."""
+    """Draw the fields that are not given, with few steps and one group if H is large."""
     groups = 1 if hidden > 1000 else random.randint(1, 3)
     drawn = {
         "steps": random.choice([few for few in steps if few <= STEPS[3] or hidden <= 1000]),
@@ -112,7 +113,7 @@ def _every_hidden(kernel: Kernel, mode: str) -> tuple[int, ...]:
 
 
 def modes_of(kernel: Kernel) -> list[str]:
-    """The modes that a kernel computes in."""
+    """Return the modes that a kernel supports."""
     if kernel.name == "single_cta_gluon":
         return [name for name, mode in MODES.items() if mode.products == "half"]
     return [*MODES, *FLOAT64] if str(kernel) == "cuda.step" else [*MODES]

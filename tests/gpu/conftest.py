@@ -1,4 +1,4 @@
-"""What every test on a GPU shares."""
+"""Fixtures and hooks of the GPU tests."""
 
 import faulthandler
 import os
@@ -9,35 +9,34 @@ from pathlib import Path
 import pytest
 import torch
 
-from .device import DEVICE, INTERPRETED, unable
+from .device import DEVICE, INTERPRETED, unavailable_reason_of
 
-# cuBLAS is deterministic with this alone, and torch, asked to be, insists on it.
+# cuBLAS is deterministic only with this setting, and torch's deterministic mode requires it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-#: Seconds after which a test hangs: its process is ended, for a kernel cannot be.
-PATIENCE = 100
+#: Timeout of a test in seconds. It ends the process, because a kernel cannot be cancelled.
+TIMEOUT = 100
 
 
-def missing() -> str | None:
-    """Why these tests cannot run here."""
+def skip_reason() -> str | None:
+    """Return why these tests cannot run here, or None."""
     if INTERPRETED:
         if "TRITON_INTERPRET" not in os.environ:
-            return "FASTRNN_TEST_DEVICE=cpu needs TRITON_INTERPRET=1 beside it"
+            return "FASTRNN_TEST_DEVICE=cpu also needs TRITON_INTERPRET=1"
     elif not torch.cuda.is_available():
         return "needs a CUDA GPU"
     return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    reason = missing()
+    reason = skip_reason()
     for item in items:
         if Path(__file__).parent not in item.path.parents:
             continue
         item.add_marker(pytest.mark.gpu)
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=reason))
-        # For a summary by kernel, or else by backend, and mode: what a test is about, not where it
-        # stands.
+        # The summary groups tests by mode and by the kernel, or else backend, that they test.
         arguments = getattr(getattr(item, "callspec", None), "params", {})
         case = arguments.get("case")
         for name in ("kernel", "mode"):
@@ -49,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.user_properties.append((name, str(value)))
         about = dict(item.user_properties)
         if reason is None and "kernel" in about:
-            why = unable(about["kernel"], about.get("mode", "float16"))
+            why = unavailable_reason_of(about["kernel"], about.get("mode", "float16"))
             if why is not None:
                 item.add_marker(pytest.mark.skip(reason=why))
 
@@ -61,7 +60,7 @@ def device() -> torch.device:
 
 @pytest.fixture(autouse=True)
 def poison() -> Iterator[None]:
-    """Fill what torch.empty returns with NaN, so that a value nobody wrote is seen."""
+    """Fill results of torch.empty with NaN, which exposes elements that are never written."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
@@ -69,11 +68,11 @@ def poison() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def patience() -> Iterator[None]:
-    """End a process whose test hangs; the next one goes on with the tests that are left."""
+def hang_timeout() -> Iterator[None]:
+    """End the process if a test hangs; the next process resumes with the remaining tests."""
     if INTERPRETED:
         yield
         return
-    faulthandler.dump_traceback_later(PATIENCE, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(TIMEOUT, exit=True, file=sys.__stderr__)
     yield
     faulthandler.cancel_dump_traceback_later()

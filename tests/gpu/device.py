@@ -1,4 +1,4 @@
-"""The device the tests of this folder run on, and the kernels they are about."""
+"""The device and the kernels of the GPU tests."""
 
 import os
 
@@ -21,24 +21,24 @@ __all__ = [
     "TRITON",
     "Kernel",
     "precision",
-    "skip_refused",
-    "unable",
+    "skip_unsupported",
+    "unavailable_reason_of",
 ]
 
-#: With FASTRNN_TEST_DEVICE=cpu and TRITON_INTERPRET=1 what can be is tried without a GPU.
+#: FASTRNN_TEST_DEVICE=cpu with TRITON_INTERPRET=1 runs the tests that do not need a GPU.
 DEVICE = torch.device(os.environ.get("FASTRNN_TEST_DEVICE", "cuda"))
 INTERPRETED = DEVICE.type == "cpu"
 
 
-def unable(about: str, mode: str) -> str | None:
-    """Why a kernel, or a whole backend, cannot be tried here at all, or None."""
+def unavailable_reason_of(about: str, mode: str) -> str | None:
+    """Return why a kernel, or a whole backend, cannot run here, or None."""
     if about.startswith("cuda"):
         reason = (
             "the CUDA kernels need a CUDA GPU" if INTERPRETED else cuda.BACKEND.unavailable_reason()
         )
         if reason is not None or about == "cuda":
             return reason
-        # What not even the smallest call gets here, as clusters before compute capability 9.0.
+        # Features missing even for the smallest call, such as clusters before sm_90.
         state = torch.empty(1, 1, 1, dtype={**MODES, **FLOAT64}[mode].dtype, device=DEVICE)
         return Kernel(*about.split(".")).unsupported_reason(state, 1, "forward")
     if about != "triton.single_cta_gluon":
@@ -50,8 +50,8 @@ def unable(about: str, mode: str) -> str | None:
     return None
 
 
-def skip_refused(kernel: Kernel, problem: Problem, direction: str) -> None:
-    """Skip the test of what the plan has no room for on this GPU. Triton's table is not asked."""
+def skip_unsupported(kernel: Kernel, problem: Problem, direction: str) -> None:
+    """Skip CUDA tests of problems that do not fit this GPU. Triton's table is not consulted."""
     if kernel.backend != "cuda":
         return
     shape = problem.batch, problem.groups, problem.hidden

@@ -1,8 +1,8 @@
-"""A pytest plugin that keeps a journal of its tests: ``-p tests.gpu.outcomes --journal FILE``.
+"""A pytest plugin that records the tests it runs: ``-p tests.gpu.outcomes --journal FILE``.
 
-A kernel that hangs or faults takes its process with it. So every test is entered when it starts
-and when it ends, and a run with the same journal goes on after the last one entered. ``--shard
-1/4`` takes the second of four parts, so that several processes share the work.
+A kernel that hangs or faults ends its process. Every test is therefore recorded when it starts and
+when it ends, and a run with the same journal resumes after the last recorded test. ``--shard 1/4``
+selects the second of four shards, so that several processes share the work.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from benchmarks.jsonl import append, read
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("outcomes")
-    group.addoption("--journal", type=Path, help="file to keep the outcomes in, and to go on from")
+    group.addoption("--journal", type=Path, help="file to record outcomes in and to resume from")
     group.addoption("--shard", default="0/1", help="i/n: every n-th test, from the i-th on")
 
 
@@ -64,6 +64,6 @@ class _Journal:
 def _reason(report: pytest.TestReport) -> str:
     if report.outcome == "passed":
         return ""
-    if isinstance(report.longrepr, tuple):  # of a skip: file, line, reason
+    if isinstance(report.longrepr, tuple):  # for a skip: file, line, reason
         return report.longrepr[2].removeprefix("Skipped: ")
     return report.longreprtext[-1500:]

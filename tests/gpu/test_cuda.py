@@ -1,4 +1,4 @@
-"""What holds of the CUDA strategies alone: what they are given, and what the plan makes of it."""
+"""Tests specific to the CUDA strategies and their plans."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,9 @@ from tests.utils.checks import CHECKS, biggest, check_forward, double
 from tools.gpu_validation.kernels import plans
 
 from .cases import modes_of
-from .device import CUDA, Kernel, precision, skip_refused
+from .device import CUDA, Kernel, precision, skip_unsupported
 
-BACKEND = "cuda"  # whose tests these are, for the summary, where no strategy is named
+BACKEND = "cuda"  # the backend in the summary, for tests without a strategy
 
 every_strategy = pytest.mark.parametrize("kernel", CUDA, ids=str)
 
@@ -34,16 +34,16 @@ every_strategy = pytest.mark.parametrize("kernel", CUDA, ids=str)
     ],
     ids=str,
 )
-def test_more_tiles_than_run_at_once(
+def test_more_tiles_than_run_concurrently(
     kernel: Kernel, mode: str, batch: int, hidden: int, check, device: torch.device
 ) -> None:
     direction = "forward" if check is check_forward else "backward"
     with precision(mode) as how:
         problem = Problem(6, batch, 1, hidden, "lengths", dtype=how.dtype)
-        skip_refused(kernel, problem, direction)
+        skip_unsupported(kernel, problem, direction)
         state = torch.empty(batch, 1, hidden, dtype=how.dtype, device=device)
         plan = plans(state, problem.steps, direction)[1][kernel.name]
-        assert plan.tiles > plan.at_once, "there was room for all: the test needs more rows"
+        assert plan.tiles > plan.at_once, "all tiles run at once: the test needs more rows"
         check(cuda.BACKEND, problem, device, how.products, **kernel.options)
 
 
@@ -51,7 +51,7 @@ def test_more_tiles_than_run_at_once(
 @pytest.mark.parametrize("hidden", [40, 129])
 @every_strategy
 def test_in_place(kernel: Kernel, hidden: int, layout: str, device: torch.device) -> None:
-    """What pre gives way to is what a fresh out has; the plan's choice has an operator for it."""
+    """Overwriting pre gives the same result as a new out, for a strategy and for the plan."""
     problem = Problem(11, 37, 2, hidden, layout, dtype=torch.bfloat16)
     pre, weight_hh, h0, ragged = problem.tensors(device)
     rest = weight_hh, h0, ragged, *problem.options
@@ -71,13 +71,13 @@ def test_in_place(kernel: Kernel, hidden: int, layout: str, device: torch.device
 @pytest.mark.parametrize("mode", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("hidden", [40, 129, 512])
 @every_strategy
-def test_nan_and_the_bits_that_stand_for_nothing(
+def test_nan_and_the_sentinel_bits(
     kernel: Kernel, hidden: int, mode: str, device: torch.device
 ) -> None:
-    """NaN comes out as NaN and holds nobody up, whatever its bits; other rows do not notice.
+    """NaN inputs of any bit pattern give NaN without a deadlock, and do not affect other rows.
 
-    Where a state is polled for, words of all ones mean that it has not yet come. As numbers they
-    are NaN, which h0, pre and grad_out may hold.
+    Kernels that poll for a state use words of all ones as the sentinel for "not yet written". As
+    numbers they are NaN, which h0, pre and grad_out may contain.
     """
     with precision(mode) as how:
         problem = Problem(6, 20, 2, hidden, "lengths", dtype=how.dtype)
@@ -85,31 +85,31 @@ def test_nan_and_the_bits_that_stand_for_nothing(
         ragged.lengths.fill_(problem.steps)
         rest = weight_hh, h0, ragged, *problem.options
         clean = cuda.BACKEND.forward(pre, *rest, **kernel.options)
-        ill = [3, 17]
-        _ones(h0[ill[0]])
-        _ones(pre[2, ill[1]])
+        bad = [3, 17]
+        _set_all_bits(h0[bad[0]])
+        _set_all_bits(pre[2, bad[1]])
         out, h_n = cuda.BACKEND.forward(pre, *rest, **kernel.options)
         expected = reference.forward(pre, *rest)[0]
-        well = [b for b in range(problem.batch) if b not in ill]
+        good = [b for b in range(problem.batch) if b not in bad]
         assert torch.equal(out.isnan(), expected.isnan())
-        assert out.isnan()[:, ill].any()
-        assert torch.equal(out[:, well], clean[0][:, well])
-        assert torch.equal(h_n[well], clean[1][well])
+        assert out.isnan()[:, bad].any()
+        assert torch.equal(out[:, good], clean[0][:, good])
+        assert torch.equal(h_n[good], clean[1][good])
 
         grads = torch.ones_like(out), torch.ones_like(h_n)
         clean = cuda.BACKEND.backward(*grads, clean[0], *rest, **kernel.options)
-        _ones(grads[0][1, ill[0]])
-        _ones(grads[1][ill[1]])
+        _set_all_bits(grads[0][1, bad[0]])
+        _set_all_bits(grads[1][bad[1]])
         grad_pre, grad_h0 = cuda.BACKEND.backward(*grads, out.nan_to_num(), *rest, **kernel.options)
         expected_pre = reference.backward(*grads, out.nan_to_num(), *rest)[0]
         assert torch.equal(grad_pre.isnan(), expected_pre.isnan())
-        assert grad_pre.isnan()[:, ill].any()
-        assert torch.equal(grad_pre[:, well], clean[0][:, well])
-        assert torch.equal(grad_h0[well], clean[1][well])
+        assert grad_pre.isnan()[:, bad].any()
+        assert torch.equal(grad_pre[:, good], clean[0][:, good])
+        assert torch.equal(grad_h0[good], clean[1][good])
 
 
-def _ones(tensor: Tensor) -> None:
-    """All bits 1."""
+def _set_all_bits(tensor: Tensor) -> None:
+    """Set all bits to 1."""
     integer = torch.int32 if tensor.dtype == torch.float32 else torch.int16
     tensor.view(integer).fill_(-1)
 
@@ -117,7 +117,7 @@ def _ones(tensor: Tensor) -> None:
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
 @every_strategy
 def test_no_steps(kernel: Kernel, layout: str, device: torch.device) -> None:
-    """The state passes through."""
+    """With no steps, h_n is h0 and its gradient passes through."""
     problem = Problem(1, 5, 2, 40, dtype=torch.float16)
     _, weight_hh, h0, *_ = problem.tensors(device)
     pre = h0.new_empty(*((0,) if layout == "packed" else (0, 5)), 2, 40)
@@ -135,21 +135,21 @@ def test_no_steps(kernel: Kernel, layout: str, device: torch.device) -> None:
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
 @every_strategy
 def test_a_long_sequence(kernel: Kernel, layout: str, device: torch.device) -> None:
-    """Many turns of every buffer."""
+    """The sequence is long enough to reuse every buffer many times."""
     problem = Problem(3000, 9, 2, 72, layout, dtype=torch.float32)
     with precision("float32"):
         arguments = *problem.tensors(device), *problem.options
         out, _ = cuda.BACKEND.forward(*arguments, **kernel.options)
         pre, weight_hh, h0, *rest = arguments
         expected, _ = reference.forward(*double(pre, weight_hh, h0), *rest)
-        # A step makes of an error less than 0.98 of it, so all of them sum to less than 50.
+        # A step shrinks an error to less than 0.98 of it, so all steps sum to less than 50.
         bound = Problem(50, 9, 2, 72, dtype=torch.float32)
         assert_close(out, expected, bound, biggest(pre, h0, expected), "float32")
 
 
 @every_strategy
 def test_another_stream(kernel: Kernel, device: torch.device) -> None:
-    """What is launched on a stream runs there: after what is before it, and it is waited for."""
+    """Kernels run on the current stream, after the work that was queued there before."""
     problem = Problem(20, 40, 2, 200, "lengths", dtype=torch.bfloat16)
     pre, *rest = *problem.tensors(device), *problem.options
     expected = cuda.BACKEND.forward(pre, *rest, **kernel.options)
@@ -164,8 +164,8 @@ def test_another_stream(kernel: Kernel, device: torch.device) -> None:
     assert all(map(torch.equal, results, expected))
 
 
-def test_the_plan_is_one_of_the_strategies(device: torch.device) -> None:
-    """Left to choose, it gives what its choice gives."""
+def test_the_default_plan_is_one_of_the_strategies(device: torch.device) -> None:
+    """A call without a strategy gives the same bits as one with the planned strategy."""
     problem = Problem(12, 30, 1, 300, dtype=torch.float16)
     arguments = *problem.tensors(device), *problem.options
     chosen, _ = plans(arguments[2], problem.steps, "forward")
@@ -178,7 +178,7 @@ def test_the_plan_is_one_of_the_strategies(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("kernel", CUDA[:2], ids=str)
-def test_a_strategy_that_cannot_serve_says_why(kernel: Kernel, device: torch.device) -> None:
+def test_an_unsupported_strategy_raises_with_a_reason(kernel: Kernel, device: torch.device) -> None:
     problem = Problem(3, 2, 1, 16, dtype=torch.float64)
     assert "float64" not in modes_of(kernel)
     reason = f"'{kernel.name}' cannot serve this call: .*float64"

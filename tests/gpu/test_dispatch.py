@@ -1,4 +1,4 @@
-"""Which backend serves CUDA tensors."""
+"""Backend selection for CUDA tensors."""
 
 import warnings
 
@@ -19,12 +19,12 @@ PROBLEM = Problem(5, 3, 2, 20, "lengths", dtype=torch.float32)
 
 
 @pytest.fixture(autouse=True)
-def nobody_was_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+def reset_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_warned", set())
 
 
-@pytest.mark.skipif(INTERPRETED, reason="auto takes the extension for CPU tensors")
-def test_auto_takes_no_kernel_without_proof_and_says_so_once(
+@pytest.mark.skipif(INTERPRETED, reason="auto selects the extension for CPU tensors")
+def test_auto_skips_unverified_kernels_and_warns_once(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (cuda, triton):
@@ -41,8 +41,8 @@ def test_auto_takes_no_kernel_without_proof_and_says_so_once(
         assert torch.equal(result[1], expected[1])
 
 
-def _prove(backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a record proved this backend's kernels, and no other's."""
+def _mark_verified(backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mark this backend's kernels as verified, and those of the other backends as unverified."""
     capability = torch.cuda.get_device_capability(device)
     verified: dict[str, set] = {
         "triton": {(kernel.name, capability) for kernel in TRITON},
@@ -52,12 +52,12 @@ def _prove(backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(module, "VERIFIED", verified[name] if name == backend else set())
 
 
-@pytest.mark.skipif(INTERPRETED, reason="auto takes the extension for CPU tensors")
+@pytest.mark.skipif(INTERPRETED, reason="auto selects the extension for CPU tensors")
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_auto_takes_a_proven_kernel(
+def test_auto_selects_a_verified_kernel(
     backend: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _prove(backend, device, monkeypatch)
+    _mark_verified(backend, device, monkeypatch)
     layer, x = FusedRNN(6, 200).to(device), torch.randn(300, 4, 6, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
@@ -72,25 +72,25 @@ def test_auto_takes_a_proven_kernel(
         assert torch.equal(one, other)
 
 
-def _by_name(backend: str, dtype: torch.dtype, device: torch.device, reason: str) -> None:
-    """The backend, asked for by name, refuses such tensors for that reason."""
+def _raises_by_name(backend: str, dtype: torch.dtype, device: torch.device, reason: str) -> None:
+    """Check that the backend, selected by name, raises with this reason."""
     arguments = [tensor.to(dtype) for tensor in PROBLEM.tensors(device)[:3]]
     with fastrnn.use_backend(backend), pytest.raises(RuntimeError, match=reason):
         recurrence(*arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex64], ids=str)
-def test_triton_by_name_refuses_with_a_reason(dtype: torch.dtype, device: torch.device) -> None:
-    _by_name("triton", dtype, device, rf"float32, bfloat16 and float16, not {dtype}")
+def test_triton_by_name_raises_with_a_reason(dtype: torch.dtype, device: torch.device) -> None:
+    _raises_by_name("triton", dtype, device, rf"float32, bfloat16 and float16, not {dtype}")
 
 
 @pytest.mark.parametrize("backend", ["cuda"])
-def test_cuda_by_name_refuses_with_a_reason(backend: str, device: torch.device) -> None:
-    _by_name(backend, torch.complex64, device, r"do not support torch\.complex64")
+def test_cuda_by_name_raises_with_a_reason(backend: str, device: torch.device) -> None:
+    _raises_by_name(backend, torch.complex64, device, r"do not support torch\.complex64")
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter serves CPU tensors")
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter runs on CPU tensors")
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_by_name_refuses_cpu_tensors(backend: str) -> None:
+def test_by_name_raises_for_cpu_tensors(backend: str) -> None:
     cpu = torch.device("cpu")
-    _by_name(backend, torch.float32, cpu, "CUDA tensors, not 'cpu' ones")
+    _raises_by_name(backend, torch.float32, cpu, "CUDA tensors, not 'cpu' ones")

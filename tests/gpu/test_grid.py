@@ -1,5 +1,4 @@
-"""What is Triton's grid's alone: teams that must all run at once, and what it does where they
-cannot."""
+"""Tests specific to Triton's grid kernel: teams that must run concurrently, and its fallbacks."""
 
 from typing import Any
 
@@ -16,7 +15,7 @@ from .device import INTERPRETED, MODES, precision
 
 pytest.importorskip("triton")
 
-KERNEL = "triton.grid"  # whose tests these are, for the summary by kernel
+KERNEL = "triton.grid"  # the kernel in the summary
 
 
 def _call(problem: Problem, device: torch.device) -> Call:
@@ -27,21 +26,21 @@ def _call(problem: Problem, device: torch.device) -> Call:
 
 @pytest.fixture
 def rooms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What grid is told of the room there is, call after call."""
+    """Record the values that grid.room returns, call after call."""
     from fastrnn.ops.backends.triton import grid
 
-    told = []
+    returned = []
 
     def room(*arguments: Any) -> int:
-        told.append(real(*arguments))
-        return told[-1]
+        returned.append(real(*arguments))
+        return returned[-1]
 
     real = grid.room
     monkeypatch.setattr(grid, "room", room)
-    return told
+    return returned
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter runs one program after the other")
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter runs programs sequentially")
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("mode", ["float32", "bfloat16"])
 def test_more_teams_than_fit(mode: str, check, rooms: list[int], device: torch.device) -> None:
@@ -53,12 +52,12 @@ def test_more_teams_than_fit(mode: str, check, rooms: list[int], device: torch.d
         sizes = triton.sizes_of(_call(problem, device))
     *_, form = grid.configurations(sizes)
     programs = -(-problem.hidden // form["COLS"]) * -(-problem.batch // form["ROWS"])
-    assert 0 < rooms[-1] < programs, "there was room for all: the test needs more teams"
+    assert 0 < rooms[-1] < programs, "all teams fit: the test needs more"
 
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(("mode", "hidden"), [("float32", 2900), ("tf32", 3001), ("float16", 9001)])
-def test_a_state_too_large_to_stay_streams(
+def test_a_state_too_large_for_residency_is_streamed(
     mode: str, hidden: int, check, device: torch.device
 ) -> None:
     if INTERPRETED:
@@ -71,10 +70,10 @@ def test_a_state_too_large_to_stay_streams(
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("resident", [True, False], ids=["resident", "streamed"])
 @pytest.mark.parametrize("mode", ["float32", "tf32", "bfloat16", "float16"])
-def test_every_form(
+def test_every_configuration(
     mode: str, resident: bool, check, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of grid's configurations, whichever would have been chosen."""
+    """Check each of grid's configurations, regardless of its choice."""
     from fastrnn.ops.backends.triton import grid
 
     if INTERPRETED and mode == "bfloat16":
@@ -92,10 +91,10 @@ def test_every_form(
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("mode", ["float32", "float16"])
-def test_no_room_at_all(
+def test_no_room_falls_back_to_single_steps(
     mode: str, check, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As under MIG or MPS, where the driver may not tell: it goes step by step."""
+    """Without room, as under MIG or MPS when the driver reports none, grid launches each step."""
     from fastrnn.ops.backends.triton import grid
 
     monkeypatch.setattr(grid, "room", lambda *_: 0)
@@ -104,11 +103,11 @@ def test_no_room_at_all(
         check(triton.BACKEND, problem, device, how.products, kernel="grid")
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter always goes step by step")
-def test_step_by_step_and_at_once_agree_bitwise(
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter always runs step by step")
+def test_single_steps_and_the_persistent_kernel_agree_bitwise(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same configuration sums in the same order, whoever keeps the steps apart."""
+    """A configuration sums in the same order, however its steps are synchronized."""
     from fastrnn.ops.backends.triton import grid
 
     problem = Problem(40, 35, 2, 300, "lengths", dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Every kernel, in every mode, against the float64 reference."""
+"""Every kernel in every mode, compared with the float64 reference."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from fastrnn.testing import Problem
 from tests.utils.checks import CHECKS, check_forward
 
 from .cases import CASES, Case
-from .device import INTERPRETED, KERNELS, MODES, Kernel, precision, skip_refused
+from .device import INTERPRETED, KERNELS, MODES, Kernel, precision, skip_unsupported
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -19,7 +19,9 @@ def test_sample(case: Case, check, device: torch.device) -> None:
     if INTERPRETED and case.mode == "bfloat16":
         pytest.skip("Triton's interpreter computes bfloat16 products wrongly")
     with precision(case.mode) as mode:
-        skip_refused(case.kernel, case.problem, "forward" if check is check_forward else "backward")
+        skip_unsupported(
+            case.kernel, case.problem, "forward" if check is check_forward else "backward"
+        )
         check(
             case.kernel.implementation, case.problem, device, mode.products, **case.kernel.options
         )
@@ -28,13 +30,13 @@ def test_sample(case: Case, check, device: torch.device) -> None:
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("layout", ["dense", "lengths"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_a_batch_of_none(kernel: Kernel, layout: str, check, device: torch.device) -> None:
+def test_empty_batch(kernel: Kernel, layout: str, check, device: torch.device) -> None:
     problem = Problem(3, 0, 2, 17, layout, dtype=MODES["float16"].dtype)
     check(kernel.implementation, problem, device, "half", **kernel.options)
 
 
 class _Unaligned:
-    """A kernel whose every argument begins one element after a multiple of 16 bytes."""
+    """A kernel with all arguments offset by one element from 16-byte alignment."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -66,8 +68,8 @@ def test_unaligned(kernel: Kernel, mode: str, check, device: torch.device) -> No
 
 @pytest.mark.skipif(INTERPRETED, reason="Triton's interpreter would take minutes")
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_calls_of_other_sizes_in_between(kernel: Kernel, device: torch.device) -> None:
-    """Nothing is left over from the call before, be it larger or smaller."""
+def test_interleaved_calls_of_other_sizes(kernel: Kernel, device: torch.device) -> None:
+    """No state remains from a previous call, whether larger or smaller."""
     with precision("float16") as mode:
         problems = [
             Problem(steps, batch, groups, hidden, layout, dtype=mode.dtype)

@@ -1,5 +1,5 @@
-"""Large in one way or another: more than 2^31 elements, where an index of 32 bits would reach
-elsewhere, and the widest W_hh that a kernel can hold.
+"""Large problems: more than 2^31 elements, where 32-bit indices would overflow, and the largest H
+that each kernel supports.
 """
 
 import time
@@ -14,25 +14,25 @@ from fastrnn.ops.ragged import DENSE, Ragged
 from fastrnn.testing import Problem, assert_close
 from tests.utils.checks import CHECKS, biggest, check_forward, double
 
-from .device import CUDA, INTERPRETED, KERNELS, Kernel, precision, skip_refused
+from .device import CUDA, INTERPRETED, KERNELS, Kernel, precision, skip_unsupported
 
 STEPS, BATCH, HIDDEN = (4, 6, 64) if INTERPRETED else (8200, 4096, 64)
 DTYPE = torch.float16 if INTERPRETED else torch.bfloat16
 
-#: The weights halve what they are given, so an error adds up to less than twice that of a step.
+#: The weights are halved, so that the errors of all steps sum to less than twice that of one.
 PROBLEM = Problem(steps=2, batch=BATCH, groups=1, hidden=HIDDEN, dtype=DTYPE)
 
-#: Tensors as large as out that a test holds at most, what it makes to check among them.
+#: The maximum number of tensors of out's size that a test holds, including those of its checks.
 TENSORS = 4
 
 
-#: Seconds to wait for other tests to give their memory back.
+#: Seconds to wait for other tests to free memory.
 WAITING = 30
 
 
 @pytest.fixture
 def memory(device: torch.device):
-    """Enough of it, and given back."""
+    """Wait for enough free GPU memory, and free it after the test."""
     if not INTERPRETED:
         assert STEPS * BATCH * HIDDEN > 2**31
         needed = TENSORS * STEPS * BATCH * HIDDEN * DTYPE.itemsize
@@ -51,7 +51,7 @@ def _random(device: torch.device, *shape: int) -> Tensor:
 
 
 def _ragged(layout: str, device: torch.device) -> Ragged:
-    """Lengths, offsets and resets: all rows to the last step; it matters how they are addressed."""
+    """Return a layout with all rows active at all steps, to test how they are addressed."""
     if layout == "dense":
         return DENSE
     lengths = torch.full((BATCH,), STEPS, device=device)
@@ -59,7 +59,7 @@ def _ragged(layout: str, device: torch.device) -> Ragged:
 
 
 def _rows(data: Tensor) -> Tensor:
-    """The first two and last two rows of the batch, at all steps: [T, 4, 1, H]."""
+    """Return the first two and last two rows of the batch at all steps: [T, 4, 1, H]."""
     data = data.view(STEPS, BATCH, 1, HIDDEN)
     return torch.cat((data[:, :2], data[:, -2:]), dim=1)
 
@@ -71,7 +71,7 @@ def _ends(state: Tensor) -> Tensor:
 def _or_skip(run: Callable[[], None]) -> None:
     try:
         run()
-    except torch.OutOfMemoryError as error:  # another process was faster
+    except torch.OutOfMemoryError as error:  # another process took the memory
         pytest.skip(f"too little memory: {str(error).splitlines()[0]}")
 
 
@@ -90,7 +90,7 @@ def test_forward(kernel: Kernel, layout: str, memory: None, device: torch.device
         scale = biggest(_rows(pre), h0, expected[0])
         assert_close(_rows(out), expected[0], PROBLEM, scale, "half")
         assert_close(_ends(h_n), expected[1], PROBLEM, scale, "half")
-        assert out.abs().amax() <= 1, "something was left unwritten"  # NaN is not <= 1
+        assert out.abs().amax() <= 1, "some elements were not written"  # NaN is not <= 1
 
     _or_skip(run)
 
@@ -112,13 +112,13 @@ def test_backward(kernel: Kernel, layout: str, memory: None, device: torch.devic
         scale = biggest(_rows(grad_out), grad_h_n, expected[0])
         assert_close(_rows(grad_pre), expected[0], PROBLEM, scale, "half")
         assert_close(_ends(grad_h0), expected[1], PROBLEM, scale, "half")
-        assert grad_pre.abs().amax() < 100, "something was left unwritten"
+        assert grad_pre.abs().amax() < 100, "some elements were not written"
 
     _or_skip(run)
 
 
-#: The widest each is promised for; skipped where a GPU has less than an H100's.
-WIDE = [
+#: The largest H that each kernel guarantees; skipped on GPUs smaller than an H100.
+LARGEST = [
     (Kernel("cuda", "grid"), "bfloat16", 4096),
     (Kernel("cuda", "grid"), "float16", 4095),
     (Kernel("cuda", "grid"), "float32", 2048),
@@ -132,13 +132,13 @@ WIDE = [
 @pytest.mark.skipif(INTERPRETED, reason="the CUDA kernels need a GPU")
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("batch", [3, 70])
-@pytest.mark.parametrize(("kernel", "mode", "hidden"), WIDE, ids=str)
-def test_wide(
+@pytest.mark.parametrize(("kernel", "mode", "hidden"), LARGEST, ids=str)
+def test_large_hidden_size(
     kernel: Kernel, mode: str, hidden: int, batch: int, check, device: torch.device
 ) -> None:
     with precision(mode) as how:
         problem = Problem(6, batch, 1, hidden, "lengths", dtype=how.dtype, reverse_from=batch % 2)
-        skip_refused(kernel, problem, "forward" if check is check_forward else "backward")
+        skip_unsupported(kernel, problem, "forward" if check is check_forward else "backward")
         check(kernel.implementation, problem, device, how.products, **kernel.options)
 
 
@@ -146,21 +146,23 @@ def test_wide(
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("mode", ["float32", "tf32", "bfloat16"])
 @pytest.mark.parametrize("kernel", [kernel for kernel in CUDA if kernel.name != "step"], ids=str)
-def test_the_widest_that_fits(kernel: Kernel, mode: str, check, device: torch.device) -> None:
-    """Full registers and shared memory; one unit more is refused, by name and with the reason."""
+def test_the_largest_hidden_size_that_fits(
+    kernel: Kernel, mode: str, check, device: torch.device
+) -> None:
+    """The largest H fills registers and shared memory; one more raises with the reason."""
     direction = "forward" if check is check_forward else "backward"
     with precision(mode) as how:
 
-        def refusal(hidden: int) -> str | None:
+        def rejection(hidden: int) -> str | None:
             state = torch.empty(9, 1, hidden, dtype=how.dtype, device=device)
             return kernel.unsupported_reason(state, 5, direction)
 
         fits, too_wide = 16, 2**14
-        if refusal(fits) is not None:
-            pytest.skip(refusal(fits))
+        if rejection(fits) is not None:
+            pytest.skip(rejection(fits))
         while too_wide - fits > 1:
             middle = (fits + too_wide) // 2
-            fits, too_wide = (middle, too_wide) if refusal(middle) is None else (fits, middle)
+            fits, too_wide = (middle, too_wide) if rejection(middle) is None else (fits, middle)
         problem = Problem(5, 9, 1, fits, dtype=how.dtype)
         check(kernel.implementation, problem, device, how.products, **kernel.options)
         if direction == "forward":

@@ -1,4 +1,4 @@
-"""The whole layer on a GPU: beside nn.RNN, under autocast, in graphs, compiled."""
+"""Whole layers on a GPU: against nn.RNN, under autocast, in CUDA graphs, compiled."""
 
 import copy
 from typing import Any
@@ -12,13 +12,13 @@ import fastrnn
 from fastrnn import FusedRNN
 from fastrnn.ops.backends import dispatch
 from fastrnn.testing import UNIT_ROUNDOFF, Problem
-from tests.utils.nn_rnn_parity import assert_near, tensors, twins
+from tests.utils.nn_rnn_parity import assert_near, paired_layers, tensors
 
 from .device import BACKENDS, INTERPRETED, KERNELS, Kernel, precision
 
 T, B, I = 12, 7, 10  # noqa: E741
 
-#: H for which the backends choose, in strict float32, each of their kernels.
+#: Values of H for which the backends select each of their kernels in strict float32.
 HIDDEN = [20, 33] if INTERPRETED else [20, 100, 300, 1300]
 
 OPTIONS: list[dict[str, Any]] = [
@@ -31,48 +31,48 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.fixture(autouse=True)
 def strict(poison: None):
-    """Float32 throughout."""
+    """Disable tf32."""
     with precision("float32"):
         yield
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, strict: None):
-    """One of ours, and no reference in its place."""
+    """Select one of our backends, without fallback to the reference."""
     with fastrnn.use_backend(request.param):
         yield request.param
 
 
 def _layers(hidden: int, device: torch.device, **options: Any) -> tuple[nn.Module, ...]:
-    """FusedRNN, nn.RNN, and nn.RNN in float64."""
-    mine, theirs = twins(I, hidden, **options)
+    """Return FusedRNN, nn.RNN, and nn.RNN in float64."""
+    mine, theirs = paired_layers(I, hidden, **options)
     truth = copy.deepcopy(theirs).double()
     return mine.to(device), theirs.to(device), truth.to(device)
 
 
 def _bound(expected: Tensor, hidden: int, terms: int = 0) -> float:
-    """What rounding may do to a result, in absolute terms.
+    """Return a bound on the absolute rounding error of a result.
 
-    A step sums H + I products with one rounding each at worst, one for each of three tf32 parts,
-    and a gradient of weights `terms` more. W_hh from U(-1/sqrt(H), 1/sqrt(H)) has a spectral radius
-    near 1/sqrt(3), so the errors of all steps sum to 2.4 of one's; another layer does the same to
-    them again, and the backward of both.
+    A step sums H + I products. Each takes at most one rounding per tf32 part, of which there are
+    three. A weight gradient sums `terms` more products. W_hh from U(-1/sqrt(H), 1/sqrt(H)) has a
+    spectral radius near 1/sqrt(3), so the errors of all steps sum to 2.4 times that of one step.
+    A second layer, and the backward pass of both, each multiply the error by the same factor.
     """
     scale = max(1.0, float(expected.abs().max()))
     return 2.4**4 * (3 * (hidden + I) + 8 + terms) * UNIT_ROUNDOFF[torch.float32] * scale
 
 
 def _close(mine: list[Tensor], theirs: list[Tensor], truth: list[Tensor], **bound: int) -> None:
-    for ours, peer, expected in zip(mine, theirs, truth, strict=True):
-        assert ours.shape == peer.shape
-        assert ours.dtype == peer.dtype
+    for ours, torch_result, expected in zip(mine, theirs, truth, strict=True):
+        assert ours.shape == torch_result.shape
+        assert ours.dtype == torch_result.dtype
         atol = _bound(expected, **bound)
         torch.testing.assert_close(ours.double(), expected, rtol=0, atol=atol)
-        torch.testing.assert_close(ours, peer, rtol=0, atol=2 * atol)
+        torch.testing.assert_close(ours, torch_result, rtol=0, atol=2 * atol)
 
 
 def _check(layers: tuple[nn.Module, ...], run: Any, x: Tensor, h0: Tensor, hidden: int) -> None:
-    """Outputs and all gradients, those of the input and of the initial state too."""
+    """Compare outputs and all gradients, including those of the input and initial state."""
     results, gradients = [], []
     for layer in layers:
         dtype = next(layer.parameters()).dtype
@@ -88,7 +88,7 @@ def _check(layers: tuple[nn.Module, ...], run: Any, x: Tensor, h0: Tensor, hidde
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "plain")
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.usefixtures("backend")
-def test_beside_torch(hidden: int, options: dict[str, Any], device: torch.device) -> None:
+def test_against_torch(hidden: int, options: dict[str, Any], device: torch.device) -> None:
     layers = _layers(hidden, device, **options)
     states = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
     shape = (B, T, I) if options.get("batch_first") else (T, B, I)
@@ -98,7 +98,7 @@ def test_beside_torch(hidden: int, options: dict[str, Any], device: torch.device
 
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.usefixtures("backend")
-def test_packed_beside_torch(hidden: int, device: torch.device) -> None:
+def test_packed_against_torch(hidden: int, device: torch.device) -> None:
     layers = _layers(hidden, device, bidirectional=True)
     lengths = torch.randint(1, T + 1, (B,))
 
@@ -112,7 +112,7 @@ def test_packed_beside_torch(hidden: int, device: torch.device) -> None:
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.usefixtures("backend")
 def test_autocast(hidden: int, device: torch.device) -> None:
-    """nn.RNN would compute in float16 here; we, in the dtype that was asked for."""
+    """We compute in the autocast dtype, whereas nn.RNN would compute in float16."""
     dtype = torch.float16 if INTERPRETED else torch.bfloat16
     mine, _, truth = _layers(hidden, device)
     x = torch.randn(T, B, I, device=device)
@@ -134,7 +134,7 @@ def test_opcheck(layout: str, backend: str, device: torch.device) -> None:
     torch.library.opcheck(torch.ops.fastrnn.recurrence_by.default, arguments)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="CUDA graphs are CUDA's")
+@pytest.mark.skipif(INTERPRETED, reason="CUDA graphs need a GPU")
 @pytest.mark.parametrize("layout", ["lengths", "packed"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_a_kernel_in_a_cuda_graph(kernel: Kernel, layout: str, device: torch.device) -> None:
@@ -156,10 +156,10 @@ def test_a_kernel_in_a_cuda_graph(kernel: Kernel, layout: str, device: torch.dev
             assert torch.equal(captured, expected)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="CUDA graphs are CUDA's")
+@pytest.mark.skipif(INTERPRETED, reason="CUDA graphs need a GPU")
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.usefixtures("backend")
-def test_the_layer_in_a_cuda_graph(hidden: int, device: torch.device) -> None:
+def test_a_layer_in_a_cuda_graph(hidden: int, device: torch.device) -> None:
     layer = FusedRNN(I, hidden, 2, bidirectional=True).to(device)
     x = torch.randn(T, B, I, device=device)
     with torch.inference_mode():
@@ -172,11 +172,11 @@ def test_the_layer_in_a_cuda_graph(hidden: int, device: torch.device) -> None:
 
 
 def _captured(run: Any) -> tuple[Any, torch.cuda.CUDAGraph]:
-    """What run returned while it was captured: a replay fills it anew."""
+    """Capture run; return its results, which every replay overwrites, and the graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        run()  # what is compiled or measured is so before the capture
+        run()  # compile and tune kernels before the capture
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -197,6 +197,6 @@ def test_compiled(device: torch.device) -> None:
             grads = torch.autograd.grad(loss, [x, *layer.parameters()])
             results.append([output.detach(), h_n.detach(), *grads])
         for eager, other in zip(*results, strict=True):
-            # Fusing may sum the same terms in another order.
+            # Compiler fusion may change the order of a sum.
             atol = _bound(eager, hidden=20, terms=T * B)
             torch.testing.assert_close(other, eager, rtol=0, atol=atol)

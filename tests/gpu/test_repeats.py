@@ -1,8 +1,7 @@
-"""The same call gives the same bits, a thousand times: an answer that moves is a race.
+"""The same call gives the same bits a thousand times: a difference indicates a race.
 
-Every call writes to memory of its own, poisoned before. Some find the device to themselves, some
-share it with matrix products on another stream, which delay some of their programs and not
-others; some are launched on a stream of their own.
+Every call writes to new memory filled with NaN. Some calls run alone. Some share the device with
+matrix products on another stream, which delay some thread blocks. Some run on another stream.
 """
 
 from collections.abc import Callable
@@ -14,12 +13,12 @@ from torch import Tensor
 from fastrnn.testing import Problem
 
 from .cases import modes_of
-from .device import INTERPRETED, KERNELS, Kernel, precision, skip_refused
+from .device import INTERPRETED, KERNELS, Kernel, precision, skip_unsupported
 
 REPEATS = 3 if INTERPRETED else 1000
 
-#: (T, B, G, H) and layout: ragged rows; several tiles of the batch, and for `grid` several teams;
-#: for `cluster` one block and eight or more.
+#: (T, B, G, H) and layout. They cover ragged rows, several tiles of the batch, several teams of
+#: `grid`, and clusters of one block and of eight or more.
 SHAPES = {
     "triton.rows": [(20, 9, 2, 45, "lengths"), (12, 150, 1, 128, "dense")],
     "triton.single_cta": [(20, 37, 2, 45, "packed"), (12, 70, 1, 128, "dense")],
@@ -42,7 +41,7 @@ SHAPES = {
     ],
     "cuda.step": [(12, 37, 2, 45, "packed"), (8, 70, 1, 512, "lengths")],
 }
-#: Triton's kernels differ by mode in little more than what a product is.
+#: Triton's kernels differ little between modes, except in their products.
 CASES = [
     (kernel, mode, *shape)
     for kernel in KERNELS
@@ -72,17 +71,17 @@ def test_bits(
         pytest.skip("Triton's interpreter would take minutes for so many programs")
     with precision(mode) as how:
         problem = Problem(steps, batch, groups, hidden, layout, dtype=how.dtype)
-        skip_refused(kernel, problem, direction)
+        skip_unsupported(kernel, problem, direction)
         run = _call(problem, kernel, direction, device)
         first = run()
         changed = torch.zeros((), dtype=torch.int64, device=device)
-        noise = _Noise(device)
+        load = _Load(device)
         for i in range(REPEATS):
-            with noise.of(i):
+            with load.during(i):
                 for one, other in zip(run(), first, strict=True):
-                    # NaN, which the poison is, differs from itself.
+                    # The NaN of an element that was not written differs from itself.
                     changed += (one != other).any()
-        assert changed.item() == 0, f"{changed.item()} of {REPEATS} calls gave something else"
+        assert changed.item() == 0, f"{changed.item()} of {REPEATS} calls gave different results"
 
 
 def _call(
@@ -98,24 +97,24 @@ def _call(
     return lambda: backward(*grads, out, *rest, **kernel.options)
 
 
-class _Noise:
-    """What else the device does during call i."""
+class _Load:
+    """The stream and the concurrent work of call i."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
         if self.cuda:
-            self.here, self.beside = torch.cuda.current_stream(), torch.cuda.Stream()
+            self.main, self.side = torch.cuda.current_stream(), torch.cuda.Stream()
             self.matrix = torch.randn(1024, 1024, device=device)
             torch.cuda.synchronize()
 
-    def of(self, i: int) -> torch.cuda.StreamContext:
+    def during(self, i: int) -> torch.cuda.StreamContext:
         if not self.cuda:
             return torch.cuda.stream(None)
-        self.here.wait_stream(self.beside)
+        self.main.wait_stream(self.side)
         if i % 4 == 1:
-            with torch.cuda.stream(self.beside):
+            with torch.cuda.stream(self.side):
                 self.matrix @ self.matrix
         if i % 4 == 2:
-            self.beside.wait_stream(self.here)
-            return torch.cuda.stream(self.beside)
-        return torch.cuda.stream(self.here)
+            self.side.wait_stream(self.main)
+            return torch.cuda.stream(self.side)
+        return torch.cuda.stream(self.main)

@@ -1,4 +1,4 @@
-"""Training on a GPU: in a CUDA graph, without waiting, and with the same bits every time."""
+"""Training on a GPU: in CUDA graphs, without synchronization, and bitwise reproducible."""
 
 import copy
 from typing import Any
@@ -15,12 +15,12 @@ from .device import BACKENDS, INTERPRETED
 
 T, B, I, H = 12, 7, 10, 100  # noqa: E741
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="streams and their graphs are CUDA's")
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="streams and CUDA graphs need a GPU")
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, poison: None):
-    """One of ours, and no reference in its place."""
+    """Select one of our backends, without fallback to the reference."""
     with fastrnn.use_backend(request.param):
         yield request.param
 
@@ -35,11 +35,13 @@ def _step(layer: nn.Module, optimizer: Any, x: Tensor, lengths: Tensor) -> Tenso
 
 
 @pytest.mark.usefixtures("backend")
-def test_a_training_step_in_a_cuda_graph_is_one_in_eager_mode(device: torch.device) -> None:
-    """Forward, backward and Adam's step, with lengths that change between replays."""
+def test_a_training_step_in_a_cuda_graph_matches_eager_mode(device: torch.device) -> None:
+    """Capture forward, backward and Adam's step; the lengths change between replays."""
     layer = FusedRNN(I, H, 2, bidirectional=True, device=device)
-    peer = copy.deepcopy(layer)
-    optimizers = [torch.optim.Adam(each.parameters(), capturable=True) for each in (layer, peer)]
+    expected_layer = copy.deepcopy(layer)
+    optimizers = [
+        torch.optim.Adam(each.parameters(), capturable=True) for each in (layer, expected_layer)
+    ]
     x = torch.randn(T, B, I, device=device)
     lengths = torch.randint(0, T + 1, (B,), device=device)
     stream = torch.cuda.Stream()
@@ -49,7 +51,7 @@ def test_a_training_step_in_a_cuda_graph_is_one_in_eager_mode(device: torch.devi
             _step(layer, optimizers[0], x, lengths)
     torch.cuda.current_stream().wait_stream(stream)
     for _ in range(2):
-        _step(peer, optimizers[1], x, lengths)
+        _step(expected_layer, optimizers[1], x, lengths)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         loss = _step(layer, optimizers[0], x, lengths)
@@ -57,19 +59,19 @@ def test_a_training_step_in_a_cuda_graph_is_one_in_eager_mode(device: torch.devi
         x.normal_()
         lengths.random_(0, T + 1)
         graph.replay()
-        expected = _step(peer, optimizers[1], x, lengths)
+        expected = _step(expected_layer, optimizers[1], x, lengths)
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-    for mine, theirs in zip(layer.parameters(), peer.parameters(), strict=True):
+    for mine, theirs in zip(layer.parameters(), expected_layer.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("backend")
-def test_a_training_step_with_lengths_waits_for_nothing(device: torch.device) -> None:
+def test_a_training_step_with_lengths_does_not_synchronize(device: torch.device) -> None:
     layer = FusedRNN(I, H, 2, bidirectional=True, dropout=0.5, device=device)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     x = torch.randn(T, B, I, device=device, requires_grad=True)
     lengths = torch.randint(0, T + 1, (B,), device=device)
-    _step(layer, optimizer, x, lengths)  # what is compiled is so before
+    _step(layer, optimizer, x, lengths)  # compile kernels first
     torch.cuda.set_sync_debug_mode("error")
     try:
         _step(layer, optimizer, x, lengths)
@@ -84,9 +86,7 @@ def test_a_training_step_with_lengths_waits_for_nothing(device: torch.device) ->
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
 @pytest.mark.filterwarnings("error")
 @pytest.mark.usefixtures("backend")
-def test_deterministic_algorithms_give_the_same_bits_twice(
-    layout: str, device: torch.device
-) -> None:
+def test_deterministic_algorithms_reproduce_results(layout: str, device: torch.device) -> None:
     layer = FusedRNN(I, H, 2, bidirectional=True, device=device)
     x = torch.randn(T, B, I, device=device, requires_grad=True)
     lengths = torch.randint(1, T + 1, (B,))
@@ -105,7 +105,7 @@ def test_deterministic_algorithms_give_the_same_bits_twice(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.usefixtures("backend")
-def test_autocast_with_lengths_is_the_layer_in_that_dtype(
+def test_autocast_with_lengths_equals_a_layer_of_that_dtype(
     dtype: torch.dtype, device: torch.device
 ) -> None:
     layer = FusedRNN(I, H, device=device)

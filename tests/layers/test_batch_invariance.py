@@ -1,4 +1,4 @@
-"""On the CPU a row's bits do not depend on the steps, rows or threads that come with it."""
+"""On the CPU, a row's bits do not depend on the number of steps, rows or threads."""
 
 import platform
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ quick = settings(
 
 @pytest.fixture(params=INSTRUCTION_SETS, autouse=True)
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every one that this processor has."""
+    """Select each instruction set that this processor supports."""
     from fastrnn import _C
 
     best = _C.info()["instruction_set"]
@@ -53,7 +53,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def stepped(rnn: FusedRNN, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The sequence x [T, B, I] one call a step."""
+    """Run the sequence x [T, B, I] with one call per step."""
     h, outputs = None, []
     for step in x:
         output, h = rnn.step(step, h)
@@ -68,10 +68,10 @@ def stepped(rnn: FusedRNN, x: Tensor) -> tuple[Tensor, Tensor]:
     [(9, 1, 5, 7), (5, 3, 17, 33), (4, 14, 1, 70), (30, 2, 24, 16), (3, 101, 9, 12)],
 )
 @torch.no_grad()
-def test_a_sequence_is_its_steps_its_rows_and_its_prefixes(
+def test_forward_is_bitwise_equal_to_steps_rows_and_prefixes(
     dtype: torch.dtype, threads: int, steps: int, batch: int, inputs: int, hidden: int
 ) -> None:
-    """nn.RNN's bits depend on T and B: a stepped policy is not the one that was trained."""
+    """nn.RNN's bits depend on T and B, so a stepped policy differs from the trained one."""
     rnn = FusedRNN(inputs, hidden, 2, dtype=dtype)
     x = torch.randn(steps, batch, inputs, dtype=dtype)
     output, h_n = rnn(x)
@@ -93,8 +93,8 @@ def test_a_sequence_is_its_steps_its_rows_and_its_prefixes(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @torch.no_grad()
-def test_threads_do_not_change_a_bit_of_larger_layers(dtype: torch.dtype) -> None:
-    """Large enough for the threads to share columns, rows and steps."""
+def test_thread_count_does_not_change_results_of_larger_layers(dtype: torch.dtype) -> None:
+    """The sizes are large enough for threads to share columns, rows and steps."""
     former = torch.get_num_threads()
     results = []
     cases = ((2, 3, 200, 520), (12, 1, 300, 300), (40, 30, 65, 129))
@@ -118,8 +118,8 @@ def test_threads_do_not_change_a_bit_of_larger_layers(dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("steps", [1, torch_rnn.FEW_STEPS + 1, 9])
-def test_recording_a_gradient_changes_no_bit(steps: int) -> None:
-    """Between these, training takes torch's own loop, and inference the kernels."""
+def test_autograd_recording_does_not_change_results(steps: int) -> None:
+    """For few steps, training uses torch's own loop and inference uses the kernels."""
     rnn, x = FusedRNN(6, 19), torch.randn(steps, 3, 6)
     output, h_n = rnn(x)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_recording_a_gradient_changes_no_bit(steps: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_linear_against_float64(dtype: torch.dtype) -> None:
-    """K products and a bias are summed up in the accumulation dtype, and rounded once."""
+    """K products and a bias are summed in the accumulation dtype and rounded once."""
     accumulation = reference.accumulation_dtype(dtype)
 
     @quick
@@ -155,8 +155,8 @@ def test_linear_against_float64(dtype: torch.dtype) -> None:
         terms = (b.double() if bias else torch.zeros(n).double()).expand(m, n)
         expected = x.double() @ weight.double().mT + terms
         magnitude = x.double().abs() @ weight.double().abs().mT + terms.abs()
-        # Twice the roundoff times their number bounds what so many roundings make of a sum; twice
-        # also covers the float64 sum that this one is compared with.
+        # k + 1 roundings change a sum by at most twice their number times the roundoff. The factor
+        # of two also covers the float64 sum that serves as the reference.
         bound = 2 * (k + 1) * UNIT_ROUNDOFF[accumulation] * magnitude
         if accumulation != dtype:
             bound = bound + UNIT_ROUNDOFF[dtype] * (expected.abs() + bound)
@@ -185,7 +185,7 @@ def test_a_row_of_linear_does_not_depend_on_the_others(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows", [1, 5, 120])
 def test_special_values_stay_in_their_rows_and_columns(dtype: torch.dtype, rows: int) -> None:
-    """Padding multiplies nothing: an infinity never meets its zeros."""
+    """Padding is not multiplied: no product of an infinity and a zero of the padding occurs."""
     x, weight = torch.ones(rows, 13, dtype=dtype), torch.ones(19, 13, dtype=dtype)
     x[rows - 1, 12] = float("inf")
     weight[18, 3] = float("nan")
@@ -227,13 +227,13 @@ def test_opcheck_of_linear(bias: bool) -> None:
         (torch.ones(2, 3), torch.ones(4, 3).double(), None, "weight has the wrong dtype"),
     ],
 )
-def test_linear_refuses_what_does_not_fit(x, weight, bias, message: str) -> None:
+def test_linear_rejects_invalid_arguments(x, weight, bias, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         torch.ops.fastrnn.linear(x, weight, bias)
 
 
-def test_what_transforms_or_names_another_backend_gets_the_product_of_torch() -> None:
-    """There the operator would be in the way, of functorch or of forward-mode gradients."""
+def test_linear_falls_back_to_torch_under_transforms_or_another_backend() -> None:
+    """functorch and forward-mode gradients do not support the operator."""
     x, weight, bias = torch.randn(4, 3), torch.randn(5, 3), torch.randn(5)
     expected = torch.nn.functional.linear(x, weight, bias)
     with fastrnn.use_backend("reference"):
@@ -246,7 +246,7 @@ def test_what_transforms_or_names_another_backend_gets_the_product_of_torch() ->
 
 @torch.no_grad()
 def test_one_step_in_functional_rnn_under_forward_mode() -> None:
-    """Where no kernel may serve, one step is torch's own operations."""
+    """Where no kernel can run, torch's own operations run a single step."""
     weights = [torch.randn(3, 2), torch.randn(3, 3)]
     x = torch.randn(1, 2, 2)
     with fastrnn.use_backend("auto"):
@@ -258,7 +258,7 @@ def test_one_step_in_functional_rnn_under_forward_mode() -> None:
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 100])
 @pytest.mark.parametrize("columns", [3, 16, 70])
 def test_every_multiply_add_rounds_once(instruction_set: str, rows: int, columns: int) -> None:
-    """Left to itself a compiler may round twice, and in one tile but not in another."""
+    """Without explicit fused multiply-adds, a compiler may round twice in some tiles only."""
     if instruction_set == "baseline" and platform.machine() in ("x86_64", "AMD64"):
         pytest.skip("SSE2 has no fused multiply-add")
     x, w, b = torch.randn(rows, 1), torch.randn(columns, 1), torch.randn(columns)

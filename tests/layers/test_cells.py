@@ -1,4 +1,4 @@
-"""FusedRNNCell computes what nn.RNNCell computes, and its steps are FusedRNN's."""
+"""FusedRNNCell matches nn.RNNCell, and its steps match FusedRNN."""
 
 import copy
 import pickle
@@ -19,7 +19,7 @@ from ..utils.nn_rnn_parity import (
     assert_near,
     assert_same,
     gradients,
-    twins,
+    paired_layers,
 )
 
 
@@ -33,11 +33,11 @@ from ..utils.nn_rnn_parity import (
     st.booleans(),
 )
 def test_one_step(input_size, hidden_size, bias, nonlinearity, batch, with_state):
-    mine, theirs = twins(
+    mine, theirs = paired_layers(
         input_size, hidden_size, bias, nonlinearity, dtype=torch.float64, ours=FusedRNNCell
     )
     x = torch.randn(*batch, input_size, dtype=torch.float64, requires_grad=True)
-    # Strided: every other column of a wider state.
+    # Noncontiguous: every other column of a wider state.
     hx = torch.randn(*batch, 2 * hidden_size, dtype=torch.float64)[..., ::2].requires_grad_()
     given_state = [hx] if with_state else []
     actual, expected = mine(x, *given_state), theirs(x, *given_state)
@@ -50,7 +50,7 @@ def test_one_step(input_size, hidden_size, bias, nonlinearity, batch, with_state
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_stepping_the_cell_is_running_the_layer(nonlinearity, bias):
+def test_stepping_the_cell_equals_the_layer(nonlinearity, bias):
     layer = FusedRNN(3, 4, nonlinearity=nonlinearity, bias=bias, dtype=torch.float64)
     cell = FusedRNNCell(3, 4, bias, nonlinearity, dtype=torch.float64)
     state = {name.removesuffix("_l0"): value for name, value in layer.state_dict().items()}
@@ -83,18 +83,18 @@ def test_dtypes(dtype):
 
 
 def test_complex_numbers():
-    mine, theirs = twins(3, 4, dtype=torch.complex128, ours=FusedRNNCell)
+    mine, theirs = paired_layers(3, 4, dtype=torch.complex128, ours=FusedRNNCell)
     x = torch.randn(2, 3, dtype=torch.complex128)
     assert_same(mine(x), theirs(x))
 
 
 def test_autocast():
-    mine, theirs = twins(3, 4, ours=FusedRNNCell)
+    mine, theirs = paired_layers(3, 4, ours=FusedRNNCell)
     x = torch.randn(2, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual, expected = mine(x), theirs(x)
     assert actual.dtype == expected.dtype == torch.bfloat16
-    assert_near(actual, expected.double(), 2 * FORWARD_EPS)  # theirs is rounded as well
+    assert_near(actual, expected.double(), 2 * FORWARD_EPS)  # nn.RNNCell rounds as well
 
 
 def test_meta():
@@ -118,9 +118,9 @@ def test_same_seed_same_weights_and_state_dict_both_ways():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 @pytest.mark.parametrize("hx", [True, False])
-def test_it_is_torchs_operation(nonlinearity, dtype, hx):
-    """A single step leaves nothing to fuse: the same bits, whatever backend is asked for."""
-    mine, theirs = twins(5, 33, nonlinearity=nonlinearity, dtype=dtype, ours=FusedRNNCell)
+def test_cell_is_bitwise_equal_to_nn_rnn_cell(nonlinearity, dtype, hx):
+    """A single step leaves nothing to fuse: the bits are the same for every backend."""
+    mine, theirs = paired_layers(5, 33, nonlinearity=nonlinearity, dtype=dtype, ours=FusedRNNCell)
     assert isinstance(mine, nn.RNNCell)
     given = torch.randn(3, 5, dtype=dtype), torch.randn(3, 33, dtype=dtype)
     given = given if hx else given[:1]
@@ -130,7 +130,7 @@ def test_it_is_torchs_operation(nonlinearity, dtype, hx):
 
 
 def test_weights_that_are_not_parameters():
-    mine, theirs = twins(3, 4, ours=FusedRNNCell)
+    mine, theirs = paired_layers(3, 4, ours=FusedRNNCell)
     x = torch.randn(2, 3)
     for cell in (mine, theirs):
         parametrize.register_parametrization(cell, "weight_hh", nn.Tanh())
@@ -142,7 +142,7 @@ def test_weights_that_are_not_parameters():
 
 @pytest.mark.parametrize("kwargs", [{}, {"bias": False, "nonlinearity": "relu"}])
 def test_repr_copies_and_pickles(kwargs):
-    mine, theirs = twins(3, 4, **kwargs, ours=FusedRNNCell)
+    mine, theirs = paired_layers(3, 4, **kwargs, ours=FusedRNNCell)
     assert repr(mine) == "Fused" + repr(theirs)
     x = torch.randn(2, 3)
     for other in (copy.deepcopy(mine), pickle.loads(pickle.dumps(mine))):

@@ -1,6 +1,6 @@
-"""torch.compile takes the layers whole: one graph, of any length, that computes what eager does.
+"""torch.compile captures a layer in one graph for all lengths, with the results of eager mode.
 
-nn.RNN breaks the graph; with torch._dynamo.config.allow_rnn it is unrolled, compiled anew for each
+nn.RNN breaks the graph. With torch._dynamo.config.allow_rnn it is unrolled, recompiled for each
 length, and loses its dropout.
 """
 
@@ -19,7 +19,7 @@ from ..utils.nn_rnn_parity import assert_same, gradients, tensors
 
 pytestmark = [
     pytest.mark.filterwarnings("error"),
-    # Importing inductor itself does so.
+    # Importing inductor raises this warning.
     pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning"),
 ]
 X = torch.randn(5, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -29,23 +29,23 @@ SORTED = torch.tensor([5, 3, 2])
 
 @pytest.fixture(autouse=True)
 def fresh() -> None:
-    """No graph of another test."""
+    """Discard the graphs of other tests."""
     torch._dynamo.reset()
 
 
 def compiled(module, fullgraph=True, dynamic=None, backend="aot_eager"):
-    """The module compiled, and what counts its graphs."""
+    """Return the compiled module and the counter of its graphs."""
     counter = CompileCounterWithBackend(backend)
     return torch.compile(module, fullgraph=fullgraph, dynamic=dynamic, backend=counter), counter
 
 
 def graphs(counter: CompileCounterWithBackend) -> int:
-    """How many were compiled; torch now and then traces an empty frame of its own beside ours."""
+    """Return the number of nonempty graphs; torch sometimes also traces an empty frame."""
     return sum(len(graph.graph.nodes) > 0 for graph in counter.graphs)
 
 
 def assert_equal_to_eager(run, module, *args, **kwargs) -> None:
-    """Results and gradients, of a run that is compiled."""
+    """Compare results and gradients of a compiled module with those of eager mode."""
     actual, expected = run(*args, **kwargs), module(*args, **kwargs)
     assert_same(tensors(actual), tensors(expected))
     wanted = list(module.parameters())
@@ -56,7 +56,7 @@ def assert_equal_to_eager(run, module, *args, **kwargs) -> None:
     ("bidirectional", "lengths"), [(False, None), (True, torch.tensor([3, 1, 0]))]
 )
 def test_one_graph_serves_every_length_in_training(bidirectional, lengths):
-    """Ten lengths: one graph for all from 2 on, and one for T = 1, to which torch specializes."""
+    """One graph serves all lengths from 2. torch specializes a second one for T = 1."""
     rnn = FusedRNN(3, 4, bidirectional=bidirectional, dtype=torch.float64)
     run, counter = compiled(rnn, dynamic=True)
     for steps in (5, 7, 2, 3, 4, 6, 8, 9, 20):
@@ -67,7 +67,7 @@ def test_one_graph_serves_every_length_in_training(bidirectional, lengths):
 
 
 def test_automatic_dynamic_shapes_need_two_graphs_for_all_lengths_and_batches():
-    """The first as it comes, the second for all; nn.RNN, unrolled, needs one a length."""
+    """The first graph is static, the second dynamic. Unrolled, nn.RNN needs one per length."""
     rnn = FusedRNN(3, 4, 2, dtype=torch.float64)
     run, counter = compiled(rnn)
     with torch.no_grad():
@@ -75,16 +75,16 @@ def test_automatic_dynamic_shapes_need_two_graphs_for_all_lengths_and_batches():
             x = torch.randn(steps, batch, 3, dtype=torch.float64)
             assert_same(run(x), rnn(x))
         assert graphs(counter) == 2
-        for shape in ((1, 2), (3, 1)):  # a size of 1 is a case of its own to torch
+        for shape in ((1, 2), (3, 1)):  # torch specializes sizes of 1
             x = torch.randn(*shape, 3, dtype=torch.float64)
             assert_same(run(x), rnn(x))
         assert graphs(counter) <= 4
 
 
-def test_dropout_is_kept_reproducible_and_left_out_in_eval():
-    """nn.RNN compiled with allow_rnn drops nothing, and says nothing."""
+def test_dropout_is_reproducible_and_off_in_eval_mode():
+    """nn.RNN compiled with allow_rnn silently omits dropout."""
     rnn = FusedRNN(1, 500, 2, "relu", bias=False, dropout=0.25, dtype=torch.float64)
-    with torch.no_grad():  # the second layer gives back what the first, whose output is 1, gave it
+    with torch.no_grad():  # the first layer outputs 1, and the second is the identity
         rnn.weight_ih_l0.fill_(1), rnn.weight_hh_l0.zero_()
         rnn.weight_ih_l1.copy_(torch.eye(500)), rnn.weight_hh_l1.zero_()
     run, _ = compiled(rnn)
@@ -120,14 +120,14 @@ def test_a_packed_sequence_is_input_and_output_of_one_graph(lengths, with_state)
     assert graphs(counter) == 1
 
 
-def test_a_packed_sequence_made_by_hand_is_checked_in_compiled_code_too():
+def test_compiled_code_checks_hand_made_packed_sequences():
     run, _ = compiled(FusedRNN(3, 4, dtype=torch.float64))
     with pytest.raises(RuntimeError, match="descending order, and sum to its 5 rows"):
         run(PackedSequence(X[:, 0], torch.tensor([2, 2])))
 
 
 class Packing(nn.Module):
-    """As nn.RNN's users pack within their models."""
+    """A model that packs its input in forward, as is common with nn.RNN."""
 
     def __init__(self, rnn: nn.Module, enforce_sorted: bool) -> None:
         super().__init__()
@@ -141,12 +141,12 @@ class Packing(nn.Module):
 
 @pytest.mark.skipif(torch.__version__ < "2.13", reason="Dynamo 2.10 fails at pad_packed_sequence")
 @pytest.mark.parametrize("lengths", [SORTED, UNSORTED], ids=["sorted", "unsorted"])
-def test_packing_within_a_model_breaks_the_graph_quietly(lengths, caplog):
-    """torch traces no packing; `lengths=` is what a whole graph takes: the same results."""
+def test_packing_within_a_model_breaks_the_graph_without_warnings(lengths, caplog):
+    """torch does not trace packing. `lengths=` gives the same results in one whole graph."""
     model = Packing(FusedRNN(3, 4, dtype=torch.float64), lengths is SORTED)
     run, _ = compiled(model, fullgraph=False)
     with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")  # one that torch itself hides is none
+        warnings.simplefilter("always")  # torch hides some warnings by itself
         assert_equal_to_eager(run, model, X, lengths)
     assert not seen
     assert not caplog.records
@@ -155,7 +155,7 @@ def test_packing_within_a_model_breaks_the_graph_quietly(lengths, caplog):
 
 
 class Tagger(nn.Module):
-    """A loss, as a model gives it."""
+    """A model that returns its loss."""
 
     def __init__(self, **options) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class Tagger(nn.Module):
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_a_model_around_the_layer_trains_as_in_eager_mode(backend):
+def test_compiled_model_trains_as_in_eager_mode(backend):
     model = Tagger()
     run, counter = compiled(model, backend=backend)
     tokens, labels = torch.randint(11, (4, 7)), torch.randint(5, (4, 7))
@@ -205,7 +205,7 @@ def test_cell_and_readout():
     assert_equal_to_eager(run, net, X, lengths=UNSORTED)
 
 
-def test_a_backend_that_is_named_is_the_one_that_is_compiled():
+def test_compiled_code_uses_the_selected_backend():
     rnn = FusedRNN(3, 4, dtype=torch.float64)
     run, counter = compiled(rnn)
     assert_equal_to_eager(run, rnn, X)
@@ -218,7 +218,7 @@ def test_a_backend_that_is_named_is_the_one_that_is_compiled():
 
 
 def test_module_compile_in_place():
-    """nn.Module.compile() keeps the names of a state_dict, which torch.compile prefixes."""
+    """nn.Module.compile() keeps the names of a state_dict, whereas torch.compile prefixes them."""
     rnn = FusedRNN(3, 4, dtype=torch.float64)
     expected, names = rnn(X), list(rnn.state_dict())
     rnn.compile(fullgraph=True, backend="aot_eager")
@@ -242,7 +242,7 @@ def test_every_gradient_owns_its_memory(bidirectional, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_users_may_write_to_the_output(backend):
+def test_output_can_be_modified_in_place(backend):
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
@@ -254,6 +254,6 @@ def test_users_may_write_to_the_output(backend):
     model = Model()
     run, _ = compiled(model, backend=backend)
     assert_equal_to_eager(run, model, X)
-    # Outside of the graph, too.
+    # The same outside of the graph.
     expected = gradients((model(X) * 3).square(), model.parameters())
     assert_same(gradients(run(X).mul_(3).square(), model.parameters()), expected)

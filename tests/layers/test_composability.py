@@ -1,7 +1,7 @@
-"""What else of torch a layer is used with: processes, optimizers, parametrizations, averages.
+"""Layers work with other parts of torch: processes, optimizers, parametrizations, averages.
 
-All of it without a word, where nn.RNN on a GPU warns of weights that "are not part of single
-contiguous chunk of memory" after most of it.
+None of these uses may warn. On a GPU, nn.RNN warns after most of them that weights "are not part of
+single contiguous chunk of memory".
 """
 
 import copy
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastrnn import FusedRNN
 
-from ..utils.nn_rnn_parity import assert_same, twins
+from ..utils.nn_rnn_parity import assert_same, paired_layers
 
 pytestmark = pytest.mark.filterwarnings("error")
 X = torch.randn(5, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -69,7 +69,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_training_and_evaluation_warn_of_nothing(way):
+def test_training_and_evaluation_do_not_warn(way):
     rnn = way(layer(dropout=0.25))
     optimizer = torch.optim.SGD(rnn.parameters(), lr=0.5)
     before = loss_of(rnn.eval()).item()
@@ -84,8 +84,8 @@ def test_training_and_evaluation_warn_of_nothing(way):
 
 @pytest.mark.parametrize("way", [{"foreach": True}, {"fused": True}], ids=str)
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
-def test_optimizers_with_clipping_take_nn_rnns_steps(optimizer, way):
-    layers = twins(3, 4, 2, dtype=torch.float64)
+def test_optimizers_with_clipping_match_nn_rnn(optimizer, way):
+    layers = paired_layers(3, 4, 2, dtype=torch.float64)
     for rnn in layers:
         steps = optimizer(rnn.parameters(), lr=0.1, **way)
         for _ in range(3):
@@ -96,10 +96,10 @@ def test_optimizers_with_clipping_take_nn_rnns_steps(optimizer, way):
     assert_same(*(list(rnn.parameters()) for rnn in layers))
 
 
-def test_an_average_of_weights_is_a_layer():
+def test_averaged_model_equals_a_layer_with_averaged_weights():
     rnn = layer()
     average = AveragedModel(rnn, multi_avg_fn=get_ema_multi_avg_fn(0.5))
-    average.update_parameters(rnn)  # the first is taken as it is
+    average.update_parameters(rnn)  # the first update copies the weights
     expected = copy.deepcopy(rnn)
     with torch.no_grad():
         for p, e in zip(rnn.parameters(), expected.parameters(), strict=True):
@@ -110,7 +110,7 @@ def test_an_average_of_weights_is_a_layer():
 
 
 class Encoded(Dataset):
-    """Encodes in the worker, whose process is a fork of one that has used its threads."""
+    """Encodes in a worker, which is forked from a process that has used its threads."""
 
     def __init__(self, rnn: FusedRNN) -> None:
         self.rnn = rnn
@@ -124,10 +124,10 @@ class Encoded(Dataset):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_worker_of_a_data_loader_runs_the_layer():
+def test_data_loader_worker_runs_the_layer():
     rnn = layer()
     with torch.no_grad():
-        FusedRNN(64, 64)(torch.randn(20, 64, 64))  # large enough for every thread
+        FusedRNN(64, 64)(torch.randn(20, 64, 64))  # large enough to use all threads
         expected = rnn(X)[0]
     batches = DataLoader(
         Encoded(rnn), batch_size=2, num_workers=1, multiprocessing_context="fork", timeout=60
@@ -136,7 +136,7 @@ def test_a_worker_of_a_data_loader_runs_the_layer():
 
 
 def work(rank: int, store: str) -> None:
-    """One of two processes: half of the batch, and what a single process makes of all of it."""
+    """Train on half of the batch in one of two processes, and compare with the whole batch."""
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -148,7 +148,7 @@ def work(rank: int, store: str) -> None:
         for shard in (False, True):
             rnn, whole = layer(), layer()
             if shard:
-                # Where there is a GPU, fully_shard would by itself move the layer there.
+                # Without a mesh, fully_shard would move the layer to a GPU if there is one.
                 run = fully_shard(rnn, mesh=init_device_mesh("cpu", (2,)))
             else:
                 run = nn.parallel.DistributedDataParallel(rnn)
@@ -166,6 +166,6 @@ def work(rank: int, store: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
-@pytest.mark.filterwarnings("default")  # those of the processes are theirs
+@pytest.mark.filterwarnings("default")  # the spawned processes may warn
 def test_two_processes_train_as_one_with_ddp_and_fsdp2(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, (str(tmp_path / "store"),), nprocs=2)

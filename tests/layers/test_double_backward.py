@@ -1,5 +1,6 @@
-"""Gradients of gradients of whole layers: cuDNN's RNN has none ("derivative for
-_cudnn_rnn_backward is not implemented"), in training or in eval mode.
+"""Second derivatives of whole layers, in training and in eval mode.
+
+cuDNN's RNN has none ("derivative for _cudnn_rnn_backward is not implemented").
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from fastrnn import FusedRNN, FusedRNNCell
 
-from ..utils.nn_rnn_parity import assert_same, tensors, twins
+from ..utils.nn_rnn_parity import assert_same, paired_layers, tensors
 
 T, B, I, H = 4, 2, 2, 2  # noqa: E741
 LENGTHS = torch.tensor([2, 4])
@@ -23,7 +24,7 @@ def leaves(*shapes: tuple[int, ...]) -> list[Tensor]:
 
 
 def check(layer: nn.Module, run: Any, *inputs: Tensor) -> None:
-    """gradgradcheck in the inputs and every parameter, along random directions."""
+    """Run gradgradcheck for the inputs and every parameter, along random directions."""
     names = list(dict(layer.named_parameters()))
 
     def function(*given: Tensor) -> list[Tensor]:
@@ -47,13 +48,13 @@ RUNS = {
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
-def test_two_layers_of_two_directions_in_eval(run):
+def test_bidirectional_stack_in_eval_mode(run):
     rnn = FusedRNN(I, H, 2, bidirectional=True, dtype=torch.float64).eval()
     check(rnn, run, *leaves((T, B, I), (4, B, H)))
 
 
 def test_relu_away_from_its_kink():
-    """Positive weights and inputs: no pre-activation is near 0, where it has no derivative."""
+    """Positive weights and inputs keep z away from 0, where relu has no derivative."""
     rnn = FusedRNN(I, H, nonlinearity="relu", dtype=torch.float64)
     with torch.no_grad():
         for parameter in rnn.parameters():
@@ -69,10 +70,10 @@ def test_the_cell():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("steps", [2, 5], ids=["short", "fused"])
-def test_a_gradient_penalty_trains_as_nn_rnns(steps, training):
-    """As a WGAN's: the loss has the gradient of the input in it."""
+def test_gradient_penalty_matches_nn_rnn(steps, training):
+    """The loss contains the gradient of the input, as in a WGAN."""
     results = []
-    for layer in twins(3, 4, 2, bidirectional=True, dtype=torch.float64):
+    for layer in paired_layers(3, 4, 2, bidirectional=True, dtype=torch.float64):
         layer.train(training)
         x = torch.linspace(-1, 1, steps * 6, dtype=torch.float64).view(steps, 2, 3)
         x.requires_grad_()
@@ -84,9 +85,9 @@ def test_a_gradient_penalty_trains_as_nn_rnns(steps, training):
     assert_same(*results)
 
 
-def test_second_derivatives_of_packed_input_are_nn_rnns():
+def test_second_derivatives_of_packed_input_match_nn_rnn():
     results = []
-    for layer in twins(3, 4, dtype=torch.float64):
+    for layer in paired_layers(3, 4, dtype=torch.float64):
         data = torch.linspace(-1, 1, 21, dtype=torch.float64).view(7, 3).requires_grad_()
         packed = PackedSequence(data, torch.tensor([3, 2, 2]))
         output, _ = layer(packed)

@@ -1,4 +1,4 @@
-"""What nn.RNN and nn.RNNCell refuse, ours refuse with the same type and words."""
+"""Our layers raise the same errors as nn.RNN and nn.RNNCell, with the same messages."""
 
 import itertools
 import warnings
@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from fastrnn import FusedRNN, FusedRNNCell
 
-from ..utils.nn_rnn_parity import outcome, twins
+from ..utils.nn_rnn_parity import outcome, paired_layers
 
 CONSTRUCTIONS = {
     "nothing": ((), {}),
@@ -25,7 +25,7 @@ CONSTRUCTIONS = {
     "dropout above 1": ((4, 5, 2), {"dropout": 1.5}),
     "dropout below 0": ((4, 5, 2), {"dropout": -0.5}),
     "boolean dropout": ((4, 5, 2), {"dropout": True}),
-    "dropout in words": ((4, 5, 2), {"dropout": "half"}),
+    "dropout as a string": ((4, 5, 2), {"dropout": "half"}),
     "float num_layers": ((4, 5, 2.0), {}),
     "no layers": ((4, 5, 0), {}),
     "integer bias": ((4, 5), {"bias": 1}),
@@ -45,7 +45,7 @@ def test_construction(case):
     args, kwargs = CONSTRUCTIONS[case]
     kind, words = outcome(lambda: FusedRNN(*args, **kwargs))
     expected_kind, expected_words = outcome(lambda: nn.RNN(*args, **kwargs))
-    if expected_kind is nn.RNN:  # torch 2.10 lets some of these pass
+    if expected_kind is nn.RNN:  # torch 2.10 accepts some of these
         assert kind is FusedRNN
         return
     assert issubclass(kind, Exception)
@@ -63,7 +63,7 @@ def test_construction(case):
     ],
 )
 def test_construction_with_another_type(name, value):
-    """nn.RNN refuses some of these only when it is called."""
+    """nn.RNN rejects some of these only when it is called."""
     with pytest.raises(TypeError):
         nn.RNN(4, 5, **{name: value})(X)
     with pytest.raises(TypeError, match=f"{name} should be of type (bool|int), got: "):
@@ -71,14 +71,14 @@ def test_construction_with_another_type(name, value):
 
 
 def test_dropout_with_one_layer_warns():
-    told = []
+    warned = []
     for layer in (FusedRNN, nn.RNN):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             layer(4, 5, dropout=0.5)
-        told.append([(w.category, str(w.message)) for w in caught])
-    assert len(told[0]) == 1
-    assert told[0] == told[1]
+        warned.append([(w.category, str(w.message)) for w in caught])
+    assert len(warned[0]) == 1
+    assert warned[0] == warned[1]
 
 
 def packed(*lengths, features=4, enforce_sorted=True, dtype=torch.float32):
@@ -91,7 +91,7 @@ META = {"device": "meta"}
 CALLS = {
     "no steps": lambda r: r(X[:0].transpose(0, 1) if r.batch_first else X[:0]),
     "no steps, unbatched": lambda r: r(X[:0, 0]),
-    "no steps and a hidden state elsewhere": lambda r: r(X[:0], torch.zeros(2, 2, 5, **META)),
+    "no steps, hidden state on another device": lambda r: r(X[:0], torch.zeros(2, 2, 5, **META)),
     "0-D": lambda r: r(X[0, 0, 0]),
     "1-D": lambda r: r(X[0, 0]),
     "4-D": lambda r: r(X[None]),
@@ -109,14 +109,14 @@ CALLS = {
     "another dtype": lambda r: r(X.double()),
     "another dtype and size": lambda r: r(torch.randn(3, 2, 7).double()),
     "integers": lambda r: r(X.long()),
-    "input elsewhere": lambda r: r(X.to("meta")),
-    "input and hidden state elsewhere": lambda r: r(
+    "input on another device": lambda r: r(X.to("meta")),
+    "input and hidden state on another device": lambda r: r(
         X.to("meta"), torch.zeros(2, *((3,) if r.batch_first else (2,)), 5, **META)
     ),
-    "hidden state elsewhere": lambda r: r(
+    "hidden state on another device": lambda r: r(
         X, torch.zeros(2, *((3,) if r.batch_first else (2,)), 5, **META)
     ),
-    "parameters elsewhere": lambda r: r.to("meta")(X),
+    "parameters on another device": lambda r: r.to("meta")(X),
     "packed, another size": lambda r: r(packed(3, 2, features=7)),
     "packed, another dtype": lambda r: r(packed(3, 2, dtype=torch.float64)),
     "packed, hidden state of another batch": lambda r: r(packed(3, 2), torch.zeros(2, 3, 5)),
@@ -137,15 +137,15 @@ CALLS = {
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("case", CALLS)
 def test_call(case, batch_first):
-    mine, theirs = twins(4, 5, 2, batch_first=batch_first)
+    mine, theirs = paired_layers(4, 5, 2, batch_first=batch_first)
     actual, expected = (outcome(lambda layer=layer: CALLS[case](layer)) for layer in (mine, theirs))
     assert issubclass(actual[0], Exception)
     assert actual == expected
 
 
-def test_dropout_changed_to_no_probability():
-    """The words are the same; nn.RNN raises RuntimeError, torch.nn.functional ValueError."""
-    mine, theirs = twins(4, 5, 2, dropout=0.5)
+def test_dropout_set_to_an_invalid_probability():
+    """The messages agree. nn.RNN raises RuntimeError, torch.nn.functional ValueError."""
+    mine, theirs = paired_layers(4, 5, 2, dropout=0.5)
     mine.dropout = theirs.dropout = 1.5
     assert outcome(lambda: mine(X))[1] == outcome(lambda: theirs(X))[1]
 
@@ -159,8 +159,8 @@ def test_dropout_changed_to_no_probability():
     ],
 )
 def test_hidden_state_of_another_dtype(x, hx):
-    """nn.RNN's words are its matrix product's on the CPU and cuDNN's on a GPU: ours are ATen's."""
-    mine, theirs = twins(4, 5, 2)
+    """nn.RNN's message depends on the device (matrix product or cuDNN). Ours is ATen's."""
+    mine, theirs = paired_layers(4, 5, 2)
     assert outcome(lambda: theirs(x, hx))[0] is RuntimeError
     with pytest.raises(RuntimeError, match="Input and hidden tensors are not the same dtype"):
         mine(x, hx)
@@ -173,9 +173,9 @@ def test_hidden_state_of_another_dtype(x, hx):
         lambda r: r.to("meta")(packed(3, 2)),
     ],
 )
-def test_packed_tensors_elsewhere(case):
-    """nn.RNN checks the devices of padded input alone: ours says the same of packed input."""
-    mine, theirs = twins(4, 5, 2)
+def test_packed_tensors_on_another_device(case):
+    """nn.RNN checks devices for padded input only. Ours checks packed input in the same way."""
+    mine, theirs = paired_layers(4, 5, 2)
     assert outcome(lambda: case(theirs))[0] is RuntimeError
     with pytest.raises(RuntimeError, match="tensors are not at the same device"):
         case(mine)
@@ -184,19 +184,21 @@ def test_packed_tensors_elsewhere(case):
 @pytest.mark.parametrize(
     "sizes", [[1, 2, 2], [2, 2, 2], [2, 1, 1], [4, 2, -1], [], [[3, 2]], [3.0, 2.0]]
 )
-def test_packed_by_hand_and_wrong(sizes):
-    """nn.RNN's RuntimeErrors, where it raises them, are those of the operation that fails first."""
-    mine, _ = twins(4, 5, 2)
+def test_inconsistent_batch_sizes(sizes):
+    """nn.RNN raises the RuntimeError of the operation that fails first, or none."""
+    mine, _ = paired_layers(4, 5, 2)
     wrong = PackedSequence(torch.randn(5, 4), torch.tensor(sizes))
-    said = "batch_sizes must be a 1-D tensor of integers, .*descending order, and sum to its 5 rows"
-    with pytest.raises(RuntimeError, match=said):
+    message = (
+        "batch_sizes must be a 1-D tensor of integers, .*descending order, and sum to its 5 rows"
+    )
+    with pytest.raises(RuntimeError, match=message):
         mine(wrong)
-    with pytest.raises(RuntimeError, match=said):
+    with pytest.raises(RuntimeError, match=message):
         torch.ops.fastrnn.packed_layout(torch.tensor(sizes), wrong.data, None)
 
 
-def test_packed_with_the_order_of_another_batch():
-    mine, _ = twins(4, 5, 2)
+def test_packed_with_indices_of_another_batch():
+    mine, _ = paired_layers(4, 5, 2)
     order = torch.tensor([1, 0])
     wrong = PackedSequence(torch.randn(5, 4), torch.tensor([3, 2]), order, order)
     with pytest.raises(RuntimeError, match="of 3 sequences came with indices or an hx of 2"):
@@ -217,15 +219,15 @@ def test_packed_with_the_order_of_another_batch():
     ],
 )
 def test_lengths(lengths, batch_first):
-    mine, _ = twins(4, 5, batch_first=batch_first)
+    mine, _ = paired_layers(4, 5, batch_first=batch_first)
     x = X.transpose(0, 1) if batch_first else X
-    with pytest.raises(ValueError, match=r"lengths must be .* of shape \[2\], one length a row"):
+    with pytest.raises(ValueError, match=r"lengths must be .* of shape \[2\], one length per row"):
         mine(x, lengths=lengths)
 
 
 @pytest.mark.parametrize("x", [X[:, 0], packed(3, 2)])
 def test_lengths_without_padding(x):
-    mine, _ = twins(4, 5)
+    mine, _ = paired_layers(4, 5)
     with pytest.raises(ValueError, match="lengths is for padded 3-D input, but came with"):
         mine(x, lengths=torch.tensor([3, 2]))
 
@@ -245,14 +247,14 @@ CELL_CALLS = {
     "hidden state 1-D as long as the batch": lambda c: c(X[0], torch.randn(2)),
     "hidden state 2-D, unbatched": lambda c: c(X[0, 0], torch.randn(1, 5)),
     "another dtype": lambda c: c(X[0].double()),
-    "hidden state elsewhere": lambda c: c(X[0], torch.zeros(2, 5, **META)),
+    "hidden state on another device": lambda c: c(X[0], torch.zeros(2, 5, **META)),
     "hidden state of another dtype": lambda c: c(X[0], torch.zeros(2, 5).double()),
 }
 
 
 @pytest.mark.parametrize("case", CELL_CALLS)
 def test_cell_call(case):
-    mine, theirs = twins(4, 5, ours=FusedRNNCell)
+    mine, theirs = paired_layers(4, 5, ours=FusedRNNCell)
     actual, expected = (
         outcome(lambda cell=cell: CELL_CALLS[case](cell)) for cell in (mine, theirs)
     )
@@ -260,7 +262,7 @@ def test_cell_call(case):
     assert actual == expected
 
 
-def test_cell_with_an_unknown_nonlinearity_says_so_when_called():
-    mine, theirs = twins(4, 5, nonlinearity="gelu", ours=FusedRNNCell)
+def test_cell_with_unknown_nonlinearity_raises_when_called():
+    mine, theirs = paired_layers(4, 5, nonlinearity="gelu", ours=FusedRNNCell)
     assert outcome(lambda: mine(X)) == outcome(lambda: theirs(X))
     assert outcome(lambda: mine(X[0])) == outcome(lambda: theirs(X[0]))

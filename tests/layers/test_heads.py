@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 from fastrnn import FusedRNN, functional
 
-from ..utils.expected_resets import by_torch
+from ..utils.expected_resets import run_nn_rnn
 from ..utils.nn_rnn_parity import assert_same, gradients, outcome
 
 X = torch.randn(5, 2, 3, dtype=torch.float64)
@@ -24,7 +24,7 @@ KINDS = [
 
 
 def layer(hidden_size: int = 6, **kwargs) -> FusedRNN:
-    """Of float64, its learned initial state not 0."""
+    """Return a float64 layer with a nonzero learned initial state, if it has one."""
     torch.manual_seed(0)
     rnn = FusedRNN(3, hidden_size, **kwargs, dtype=torch.float64)
     if rnn.learned_h0:
@@ -42,12 +42,12 @@ def test_heads_are_a_block_diagonal_matrix(kwargs, num_heads, steps):
     hx = torch.randn(states, 2, 6, dtype=torch.float64, requires_grad=True)
     output, h_n = rnn(x.transpose(0, 1) if rnn.batch_first else x, hx)
     actual = output.transpose(0, 1) if rnn.batch_first else output, h_n
-    expected = by_torch(rnn, x, hx)
+    expected = run_nn_rnn(rnn, x, hx)
     assert_same(actual, expected)
     leaves = [x, hx, *rnn.parameters()]
     assert_same(gradients(actual, leaves), gradients(expected, leaves))
     with torch.no_grad():
-        assert_same(rnn(x[:, 0], hx[:, 0]), by_torch(rnn, x[:, 0], hx[:, 0]))
+        assert_same(rnn(x[:, 0], hx[:, 0]), run_nn_rnn(rnn, x[:, 0], hx[:, 0]))
     assert h_n.is_contiguous()
 
 
@@ -57,12 +57,12 @@ def test_packed_rows(enforce_sorted):
     rows = [X[:, 0], X[:2, 1]] if enforce_sorted else [X[:2, 1], X[:, 0]]
     output, h_n = rnn(pack_sequence(rows, enforce_sorted))
     for row, (sequence, unpacked) in enumerate(zip(rows, unpack_sequence(output), strict=True)):
-        assert_same((unpacked, h_n[:, row]), by_torch(rnn, sequence, rnn.h0))
+        assert_same((unpacked, h_n[:, row]), run_nn_rnn(rnn, sequence, rnn.h0))
 
 
 @pytest.mark.parametrize("kwargs", KINDS)
 def test_names_shapes_and_bounds(kwargs):
-    """As nn.RNN's but for the recurrence's share, which a head draws as a layer of its size."""
+    """All match nn.RNN except weight_hh: each head draws it as a layer of the head's size does."""
     rnn = FusedRNN(3, 64, num_heads=16, learned_h0=True, **kwargs)
     theirs = nn.RNN(3, 64, **kwargs)
     assert list(rnn.state_dict()) == [*theirs.state_dict(), "h0"]
@@ -137,10 +137,10 @@ def test_functional_call_and_parametrizations():
 
 
 def test_the_initial_state_is_learned():
-    """Where no hx is given it stands in, at first as nn.RNN's zeros; its gradient is hx's sum."""
+    """Without hx, h0 is the initial state, initially 0. Its gradient is the sum of hx's."""
     torch.manual_seed(0)
     rnn = FusedRNN(3, 6, 2, bidirectional=True, learned_h0=True, dtype=torch.float64)
-    assert_same(rnn(X), by_torch(rnn, X))
+    assert_same(rnn(X), run_nn_rnn(rnn, X))
     nn.init.normal_(rnn.h0)
     hx = rnn.h0.detach()[:, None].repeat(1, 2, 1).requires_grad_()
     assert_same(rnn(X), rnn(X, hx))
@@ -153,13 +153,13 @@ def test_the_initial_state_is_learned():
     assert rnn.h0.grad is None
 
 
-def test_repr_and_layers_made_otherwise():
+def test_repr_and_layers_of_earlier_versions():
     assert repr(FusedRNN(3, 4, 2)) == "FusedRNN(3, 4, num_layers=2)"
     assert repr(FusedRNN(3, 4, num_heads=2)) == "FusedRNN(3, 4, num_heads=2)"
     assert repr(FusedRNN(3, 4, learned_h0=True)) == "FusedRNN(3, 4, learned_h0=True)"
     rnn = layer()
     old = copy.deepcopy(rnn)
-    del old.__dict__["num_heads"], old.__dict__["learned_h0"]  # as one of an earlier version
+    del old.__dict__["num_heads"], old.__dict__["learned_h0"]  # as in a layer of an earlier version
     old = pickle.loads(pickle.dumps(old))
     assert_same(old(X), rnn(X))
     assert repr(old) == repr(rnn)
@@ -170,7 +170,7 @@ def test_repr_and_layers_made_otherwise():
 @pytest.mark.parametrize(
     ("kwargs", "kind", "words"),
     [
-        ({"num_heads": 4}, ValueError, "must divide hidden_size.* 6 is no multiple of 4"),
+        ({"num_heads": 4}, ValueError, "must divide hidden_size.* 6 is not a multiple of 4"),
         ({"num_heads": 12}, ValueError, "must divide hidden_size"),
         ({"num_heads": 0}, ValueError, "must be a positive integer, got 0"),
         ({"num_heads": -2}, ValueError, "must be a positive integer, got -2"),
@@ -179,19 +179,19 @@ def test_repr_and_layers_made_otherwise():
         ({"learned_h0": 1}, TypeError, "learned_h0 should be of type bool, got: int"),
     ],
 )
-def test_refused(kwargs, kind, words):
+def test_invalid_arguments(kwargs, kind, words):
     with pytest.raises(kind, match=words):
         FusedRNN(3, 6, **kwargs)
 
 
-def test_both_are_named():
-    """The positions after nn.RNN's are left for what nn.RNN may yet take."""
+def test_num_heads_and_learned_h0_are_keyword_only():
+    """The positions after nn.RNN's arguments are reserved for future arguments of nn.RNN."""
     positions = (3, 4, 1, "tanh", True, False, 0.0, False, None, None)
     assert outcome(lambda: FusedRNN(*positions))[0] is FusedRNN
     assert outcome(lambda: FusedRNN(*positions, 2))[0] is TypeError
 
 
-def test_heads_of_a_stack_are_alike():
+def test_layers_of_a_stack_need_equal_heads():
     weights = [*FusedRNN(3, 6, num_heads=2).parameters(), *FusedRNN(6, 6, num_heads=3).parameters()]
     with pytest.raises(ValueError, match=r"must have the same shape.* \[2, 3, 3\] and \[3, 2, 2\]"):
         functional.rnn(X.float(), None, weights, num_layers=2)

@@ -1,4 +1,4 @@
-"""Everything that happens to a module besides being called: FusedRNN takes it as nn.RNN does."""
+"""Module operations other than calls: FusedRNN behaves like nn.RNN."""
 
 import copy
 import pickle
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastrnn import FusedRNN
 
-from ..utils.nn_rnn_parity import assert_same, gradients, twins
+from ..utils.nn_rnn_parity import assert_same, gradients, paired_layers
 
 X = torch.randn(5, 2, 3, dtype=torch.float64)
 KINDS = [
@@ -22,7 +22,7 @@ KINDS = [
 
 
 def pair(**kwargs):
-    return twins(3, 4, **{"num_layers": 2, "dtype": torch.float64, **kwargs})
+    return paired_layers(3, 4, **{"num_layers": 2, "dtype": torch.float64, **kwargs})
 
 
 @pytest.mark.parametrize("kwargs", KINDS)
@@ -46,7 +46,7 @@ def test_same_seed_same_weights_and_state_dict_both_ways(kwargs):
 
 @pytest.mark.parametrize("kwargs", KINDS)
 def test_repr_and_attributes(kwargs):
-    mine, theirs = twins(3, 4, **kwargs)
+    mine, theirs = paired_layers(3, 4, **kwargs)
     assert repr(mine) == "Fused" + repr(theirs)
     assert isinstance(mine, nn.RNNBase)
     for name in ("mode", "proj_size", "nonlinearity", "num_layers", "bias", "dropout"):
@@ -151,7 +151,7 @@ def test_weights_that_are_not_plain_parameters(parametrization):
 
 
 def test_deepcopy_of_a_parametrized_layer_after_a_call_and_a_conversion():
-    """nn.RNN, which keeps the computed weights, cannot be copied then."""
+    """nn.RNN cannot be copied then, because it stores the computed weights."""
     mine, _ = pair()
     parametrizations.weight_norm(mine, "weight_hh_l0")
     mine(X)
@@ -174,7 +174,7 @@ def test_replicas_of_data_parallel():
     mine, _ = pair(bidirectional=True)
     replica = mine._replicate_for_data_parallel()
     for name, p in mine.named_parameters():
-        setattr(replica, name, 2 * p)  # as torch.nn.parallel.replicate does: no parameters
+        setattr(replica, name, 2 * p)  # plain tensors, as in torch.nn.parallel.replicate
     expected = copy.deepcopy(mine)
     with torch.no_grad():
         for p in expected.parameters():
@@ -202,7 +202,7 @@ def test_data_parallel_processes(process_group, shard):
 
     mine, theirs = pair()
     if shard:
-        # Where there is a GPU, fully_shard would by itself move the layer there.
+        # Without a mesh, fully_shard would move the layer to a GPU if there is one.
         wrapped = fully_shard(mine, mesh=init_device_mesh("cpu", (1,)))
     else:
         wrapped = nn.parallel.DistributedDataParallel(mine)

@@ -1,10 +1,10 @@
-"""PyTorch's own cases for nn.RNN and nn.RNNCell, run over FusedRNN and FusedRNNCell.
+"""PyTorch's own test cases for nn.RNN and nn.RNNCell, applied to FusedRNN and FusedRNNCell.
 
-The samples and the machinery that multiplies them by device, dtype and mode are PyTorch's
-(torch.testing._internal.common_modules). Its tests compare a sample without a batch dimension with
-the same sample as a batch of one; here every sample, packed ones too, is also compared with torch's
-layer. On a GPU it expects cuDNN to fail test_grad, test_gradgrad and test_non_contiguous_tensors:
-ours pass them.
+The samples and their parametrization over device, dtype and mode are PyTorch's
+(torch.testing._internal.common_modules). PyTorch's tests compare a sample without a batch dimension
+with the same sample as a batch of one. Here every sample, including packed ones, is also compared
+with torch's layer. On a GPU, PyTorch expects cuDNN to fail test_grad, test_gradgrad and
+test_non_contiguous_tensors; our layers pass them.
 """
 
 import pickle
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("expecttest")  # what PyTorch's test utilities need beside torch
+pytest.importorskip("expecttest")  # PyTorch's test utilities need these
 pytest.importorskip("numpy")
 
 from torch.nn.utils.rnn import PackedSequence
@@ -62,7 +62,7 @@ def inputs_of(sample: Any) -> list[torch.Tensor]:
 
 
 def arguments_with(given: Iterable[torch.Tensor], sample: Any) -> tuple[Any, ...]:
-    """The sample's arguments with other tensors in place of its own."""
+    """Return the sample's arguments with its tensors replaced by `given`."""
     rest = iter(given)
     return tuple(
         a._replace(data=next(rest)) if isinstance(a, PackedSequence) else next(rest)
@@ -72,7 +72,7 @@ def arguments_with(given: Iterable[torch.Tensor], sample: Any) -> tuple[Any, ...
 
 class TestModuleCases(TestCase):
     def samples(self, info, training, requires_grad=False, **factory):
-        """Every sample with a module for it, on the device and of the dtype."""
+        """Yield every sample with its module, on the given device and dtype."""
         found = info.module_inputs_func(
             info, **factory, requires_grad=requires_grad, training=training
         )
@@ -89,7 +89,7 @@ class TestModuleCases(TestCase):
             theirs = TORCH[module_info.module_cls](*arguments.args, **arguments.kwargs)
             theirs.to(device, dtype).train(training).load_state_dict(module.state_dict())
             args, kwargs = sample.forward_input.args, sample.forward_input.kwargs
-            with precision("float32"):  # on a GPU torch's layer rounds to tf32 by other rules
+            with precision("float32"):  # on a GPU torch's layer rounds to tf32 differently
                 actual = module(*args, **kwargs)
                 assert_close(actual, theirs(*args, **kwargs))
             if not any(isinstance(a, PackedSequence) for a in args):
@@ -118,7 +118,7 @@ class TestModuleCases(TestCase):
     def test_grad(self, device, dtype, module_info, training):
         self.check_derivatives(gradcheck, device, dtype, module_info, training)
 
-    # No sample has dropout, so one mode is the other, and each takes its time: half a minute.
+    # No sample has dropout, so both modes agree. One suffices, as each takes half a minute.
     @pytest.mark.slow
     @on_double(CASES, train_eval_mode=TrainEvalMode.train_only)
     def test_gradgrad(self, device, dtype, module_info, training):

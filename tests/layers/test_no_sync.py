@@ -1,6 +1,6 @@
-"""Nothing waits for the device: no value of a tensor is asked for, which on a GPU would.
+"""Layers do not synchronize with the device: they never read a tensor's values on the host.
 
-Packing does: pack_padded_sequence takes its lengths on the CPU, and reads them.
+Packing does: pack_padded_sequence needs its lengths on the CPU and reads them.
 """
 
 from typing import Any
@@ -18,9 +18,9 @@ LENGTHS = torch.tensor([2, 5, 0])
 
 
 class NoSync(TorchDispatchMode):
-    """Refuses what needs a value on the host. It runs on CPU tensors, where that would be free."""
+    """Rejects operations that need a value on the host. It runs on CPU tensors."""
 
-    WAITING = (
+    SYNCHRONIZING = (
         "_local_scalar_dense",
         "_pack_padded_sequence",
         "equal",
@@ -35,8 +35,8 @@ class NoSync(TorchDispatchMode):
         self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         name = str(operator).removeprefix("aten.")
-        assert not name.startswith(self.WAITING), f"{operator} waits for the device"
-        if name.startswith("index"):  # by a mask: as many values as it has ones
+        assert not name.startswith(self.SYNCHRONIZING), f"{operator} synchronizes with the device"
+        if name.startswith("index"):  # the size of the result depends on a mask's values
             masks = [i for i in args[1] if i is not None] if isinstance(args[1], list) else []
             assert all(i.dtype not in (torch.bool, torch.uint8) for i in masks), operator
         return operator(*args, **(kwargs or {}))
@@ -69,7 +69,7 @@ def test_double_backward_with_lengths():
     assert layer.weight_hh_l0.grad is not None
 
 
-WAITS = {
+SYNCHRONIZING_CALLS = {
     "item": lambda x: LENGTHS.max().item(),
     "packing": lambda x: pack_padded_sequence(x, LENGTHS.clamp(min=1), enforce_sorted=False),
     "a mask": lambda x: x[x > 0],
@@ -78,8 +78,8 @@ WAITS = {
 }
 
 
-@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
-def test_the_check_sees_what_waits(wait: Any) -> None:
+@pytest.mark.parametrize("call", SYNCHRONIZING_CALLS.values(), ids=SYNCHRONIZING_CALLS)
+def test_check_detects_synchronizing_operations(call: Any) -> None:
     x: Tensor = X.clone()
     with NoSync(), pytest.raises(AssertionError):
-        wait(x)
+        call(x)

@@ -1,4 +1,4 @@
-"""What stands beyond a row's length does not matter: not to a result, nor to any gradient."""
+"""Padding beyond a row's length affects no result and no gradient."""
 
 import pytest
 import torch
@@ -24,16 +24,16 @@ KINDS = [
 
 
 def filled(x: Tensor, value: float) -> Tensor:
-    """x [T, B, ...] with this value beyond each row's length."""
+    """Return x [T, B, ...] with `value` beyond each row's length."""
     return x.where(ACTIVE[..., None], value)
 
 
 def results(layer, x: Tensor, hx: Tensor, resets: Tensor | None, target: Tensor) -> list[Tensor]:
-    """Outputs, all gradients and those of the gradients' norm, of a loss over what is not padding.
+    """Return outputs, first gradients and gradients of their squared norm.
 
-    The loss's own gradient is as bad as the padding: squares of the difference from a bad target.
+    The loss includes the padding, as the squared difference from a target with the same bad values.
     """
-    torch.manual_seed(0)  # of the dropout
+    torch.manual_seed(0)  # for dropout
     first = layer.batch_first
     x, hx = x.detach().requires_grad_(), hx.detach().requires_grad_()
     output, h_n = layer(
@@ -45,7 +45,7 @@ def results(layer, x: Tensor, hx: Tensor, resets: Tensor | None, target: Tensor)
     output = output.transpose(0, 1) if first else output
     errors = (output - target).square()
     wanted = [x, hx, *layer.parameters()]
-    # The padding's errors have their share in backward(), which is what must not matter.
+    # backward() receives gradients of the padding too, and must ignore them.
     weights = [torch.ones_like(errors), torch.ones_like(h_n)]
     gradients = torch.autograd.grad(
         [errors, h_n], wanted, weights, create_graph=True, allow_unused=True
@@ -61,7 +61,7 @@ def results(layer, x: Tensor, hx: Tensor, resets: Tensor | None, target: Tensor)
 @pytest.mark.parametrize("with_resets", [False, True])
 @pytest.mark.parametrize("kwargs", KINDS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_padding_reaches_no_result(backend, kwargs, with_resets, value):
+def test_padding_affects_no_result(backend, kwargs, with_resets, value):
     layer = FusedRNN(I, H, dtype=torch.float64, **kwargs)
     states = layer.num_layers * (2 if layer.bidirectional else 1)
     x, hx = torch.randn(T, B, I).double(), torch.randn(states, B, H).double()
@@ -75,8 +75,8 @@ def test_padding_reaches_no_result(backend, kwargs, with_resets, value):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_neither_does_the_state_of_a_row_without_steps(reverse):
-    """Nor, forward, that of a row which begins with a reset."""
+def test_unused_initial_states_affect_no_result(reverse):
+    """The initial state is unused in a row without steps, or forward after a reset at step 0."""
     weight = torch.randn(1, H, H, dtype=torch.float64, requires_grad=True)
     pre = torch.randn(T, B, 1, H, dtype=torch.float64, requires_grad=True)
     resets = torch.zeros(T, B, dtype=torch.bool)
@@ -94,13 +94,13 @@ def test_neither_does_the_state_of_a_row_without_steps(reverse):
     assert_same(*found)
 
 
-def test_a_diverged_sequence_does_not_reach_the_next_ones_weight_gradient():
+def test_diverged_sequence_does_not_affect_later_weight_gradients():
     weight = torch.randn(1, H, H, dtype=torch.float64, requires_grad=True)
     pre = torch.randn(4, 1, 1, H, dtype=torch.float64)
     resets = torch.tensor([[False], [False], [True], [False]])
     h0 = torch.zeros(1, 1, H, dtype=torch.float64)
     expected = torch.autograd.grad(functional.recurrence(pre[2:], weight, h0)[0].sum(), weight)
-    pre[:2] = float("inf")  # relu's state is inf, and its gradient finite
+    pre[:2] = float("inf")  # the first sequence diverges
     out, _ = functional.recurrence(pre, weight, h0, resets=resets, activation="tanh")
     assert_same(torch.autograd.grad(out[2:].sum(), weight), expected)
 

@@ -1,4 +1,4 @@
-"""In what precision a layer computes, and that the same call gives the same bits."""
+"""The precision of layers, and bitwise reproducibility."""
 
 import copy
 import json
@@ -39,8 +39,8 @@ layouts = pytest.mark.parametrize("run", [dense, lengths, packed])
 
 @layouts
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_is_the_layer_in_that_dtype(dtype, run):
-    """cuDNN's RNN computes in float16 whatever was asked for."""
+def test_autocast_equals_a_layer_of_that_dtype(dtype, run):
+    """cuDNN's RNN computes in float16, whatever the autocast dtype is."""
     rnn = FusedRNN(3, 4, 2, bidirectional=True)
     hx = torch.randn(4, 3, 4, dtype=torch.float64).float()
     with torch.autocast("cpu", dtype=dtype):
@@ -56,7 +56,7 @@ def test_autocast_is_the_layer_in_that_dtype(dtype, run):
 
 
 @pytest.mark.parametrize("steps", [2, 5], ids=["short", "fused"])
-def test_autocast_leaves_float64_alone_and_is_off_where_it_is_disabled(steps):
+def test_autocast_skips_float64_and_respects_enabled_false(steps):
     wide, rnn = FusedRNN(3, 4, dtype=torch.float64), FusedRNN(3, 4)
     x = X[:steps]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -72,8 +72,8 @@ def test_autocast_leaves_float64_alone_and_is_off_where_it_is_disabled(steps):
     assert torch.equal(disabled, rnn(x)[0])
 
 
-def test_weights_that_change_within_autocast_are_cast_anew():
-    """Autocast keeps the casts of a block; an optimizer's step there must not be overlooked."""
+def test_autocast_recasts_weights_after_an_update():
+    """Autocast caches casts within a block, so the cache must notice an optimizer's step."""
     rnn = FusedRNN(3, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         before = rnn(X)[0]
@@ -91,7 +91,7 @@ def deterministic() -> Iterator[None]:
 
 @layouts
 @pytest.mark.usefixtures("deterministic")
-def test_deterministic_algorithms_give_the_same_bits_twice_without_a_warning(run):
+def test_deterministic_algorithms_reproduce_results_without_warnings(run):
     rnn = FusedRNN(3, 17, 2, bidirectional=True, dropout=0.5)
     hx = torch.randn(4, 3, 17, requires_grad=True)
     results = []
@@ -105,7 +105,7 @@ def test_deterministic_algorithms_give_the_same_bits_twice_without_a_warning(run
     assert all(map(torch.equal, *results))
 
 
-#: Settings of torch's, and how float32 is computed on a GPU under them: as cuDNN's RNN computes it.
+#: torch's settings -> the precision of float32 on a GPU under them, the same as in cuDNN's RNN.
 SETTINGS = {
     "": "tf32",
     "cudnn.allow_tf32 = False": "float32",
@@ -115,17 +115,17 @@ SETTINGS = {
     "cudnn.rnn.fp32_precision = 'ieee'": "float32",
     "cudnn.conv.fp32_precision = 'ieee'": "tf32",
     "fp32_precision = 'ieee'; cudnn.rnn.fp32_precision = 'tf32'": "tf32",
-    # "none" is what stands above: cudnn's, and above that the setting of all.
+    # "none" inherits the setting of cudnn, which inherits the global one.
     "cudnn.rnn.fp32_precision = 'none'": "float32",
     "cudnn.fp32_precision = 'tf32'; cudnn.rnn.fp32_precision = 'none'": "tf32",
     "fp32_precision = 'tf32'; cudnn.rnn.fp32_precision = 'none'": "tf32",
 }
 
 
-if torch.__version__ >= "2.13":  # torch 2.10 leaves an RNN at tf32 under these; so do we there
+if torch.__version__ >= "2.13":  # under torch 2.10 these leave an RNN, and our layers, at tf32
     SETTINGS |= {"fp32_precision = 'ieee'": "float32", "cudnn.fp32_precision = 'ieee'": "float32"}
 
-#: Settings cannot be undone: each is made in a fork of a process that has made none.
+#: Settings cannot be undone, so each is made in a fork of a process without settings.
 READ = """
 import json, os, sys
 import torch
@@ -140,18 +140,18 @@ for setting in json.loads(sys.argv[1]):
         os.write(writer, precision_of(torch.float32).encode())
         os._exit(0)
     os.close(writer)
-    with os.fdopen(reader) as said:
-        found[setting] = said.read()
+    with os.fdopen(reader) as result:
+        found[setting] = result.read()
 print(json.dumps(found))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="settings cannot be undone, so needs fork")
-def test_float32_is_what_torch_is_set_to_for_an_rnn():
+def test_float32_precision_follows_torch_settings():
     command = [sys.executable, "-c", READ, json.dumps(list(SETTINGS))]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(run.stdout) == SETTINGS
 
 
-def test_half_precision_has_one_way_to_be_computed():
+def test_half_precisions_share_one_mode():
     assert precision_of(torch.bfloat16) == precision_of(torch.float16) == "half"

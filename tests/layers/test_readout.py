@@ -60,7 +60,7 @@ def test_packed_input_gives_packed_output(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_last_step_of_every_row(kind):
-    """Row by row, unpadded: the forward direction's last output and the reverse one's first."""
+    """For each unpadded row: the forward direction's last output and the reverse one's first."""
     net = network(**kind, steps="last")
     x = padded(net)
     packed = pack_padded_sequence(x, LENGTHS, kind["batch_first"], enforce_sorted=False)
@@ -106,7 +106,7 @@ def test_skip_init():
     assert_same(net(x)[0], by_hand(net, net.rnn(x)[0]))
 
 
-def test_padding_has_the_bias_alone():
+def test_readout_of_padding_is_the_bias():
     net = network()
     y, _ = net(padded(net), lengths=torch.tensor(LENGTHS))
     assert_same(y[3:, 2], net.readout.bias.expand(2, 2))

@@ -1,6 +1,7 @@
-"""Resets: a row holds several sequences, and each is run as if it were alone.
+"""Resets: a row holds several independent sequences.
 
-nn.RNN has none, so that whoever trains on episodes steps a cell in Python, or cuts rows and pads.
+nn.RNN has no resets. Training on episodes there needs a Python loop over a cell, or split and
+padded rows.
 """
 
 import itertools
@@ -15,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import fastrnn
 from fastrnn import FusedRNN, ReadoutRNN, _checks, functional
 
-from ..utils.expected_resets import by_pieces, run
+from ..utils.expected_resets import run, run_separately
 from ..utils.nn_rnn_parity import BACKWARD_EPS, FORWARD_EPS, assert_near, assert_same, gradients
 
 T, B, H = 6, 3, 4
@@ -33,7 +34,7 @@ LAYERS = st.fixed_dictionaries(
 
 
 def layer(**kwargs) -> FusedRNN:
-    """Of float64, its learned initial state not 0."""
+    """Return a float64 layer with a nonzero learned initial state, if it has one."""
     torch.manual_seed(0)
     rnn = FusedRNN(3, H, **kwargs, dtype=torch.float64)
     if rnn.learned_h0:
@@ -42,7 +43,7 @@ def layer(**kwargs) -> FusedRNN:
 
 
 def inputs(rnn: FusedRNN) -> tuple[torch.Tensor, torch.Tensor]:
-    """x [T, B, I] and hx [D·L, B, H], to be differentiated."""
+    """Return x [T, B, I] and hx [D·L, B, H], which require gradients."""
     states = rnn.num_layers * (2 if rnn.bidirectional else 1)
     x = torch.randn(T, B, 3, dtype=torch.float64, requires_grad=True)
     return x, torch.randn(states, B, H, dtype=torch.float64, requires_grad=True)
@@ -56,12 +57,12 @@ def inputs(rnn: FusedRNN) -> tuple[torch.Tensor, torch.Tensor]:
     st.sampled_from([0.2, 0.5, 1.0]),
     st.booleans(),
 )
-def test_every_sequence_of_a_row_is_run_as_if_alone(config, kind, lengths, often, given_hx):
-    """Outputs, last states and all gradients are nn.RNN's on the pieces, in any layout."""
+def test_sequences_of_a_row_are_independent(config, kind, lengths, often, given_hx):
+    """Outputs, last states and all gradients match nn.RNN on each sequence, in every layout."""
     if kind == "dense":
         lengths = [T] * B
     elif kind != "padded":
-        lengths = [max(length, 1) for length in lengths]  # torch packs no row of length 0
+        lengths = [max(length, 1) for length in lengths]  # torch cannot pack rows of length 0
     if kind == "sorted":
         lengths.sort(reverse=True)
     rnn = layer(**config)
@@ -69,13 +70,13 @@ def test_every_sequence_of_a_row_is_run_as_if_alone(config, kind, lengths, often
     resets = torch.rand(T, B) < often
     start = rnn.h0 if rnn.learned_h0 else torch.zeros(len(hx), H, dtype=torch.float64)
     initial = hx if given_hx else start[:, None].expand_as(hx)
-    expected = by_pieces(rnn, x, initial, start, resets, lengths)
+    expected = run_separately(rnn, x, initial, start, resets, lengths)
     actual = run(rnn, kind, x, hx if given_hx else None, resets, lengths)
     assert_same(actual, expected)
     leaves = [x, *([hx] if given_hx else []), *rnn.parameters()]
-    with torch.no_grad():  # outputs take the place of pre-activations
+    with torch.no_grad():  # outputs overwrite the pre-activations
         assert_same(run(rnn, kind, x, hx if given_hx else None, resets, lengths), actual)
-    # Zeros lest a leaf have no part in a result: a learned state that hx stands in for.
+    # The zeros make every leaf part of the graph, even a learned state that hx replaces.
     both = (
         gradients((result, [0 * leaf for leaf in leaves]), leaves) for result in (actual, expected)
     )
@@ -95,8 +96,8 @@ def test_one_sequence_and_the_reference(learned_h0):
         assert_same(rnn(x, hx, resets=resets), expected)
 
 
-def test_nothing_crosses_a_border():
-    """Not a bit of gradient passes it, in either direction, through either layer, nor from hx."""
+def test_no_gradient_crosses_a_reset():
+    """No gradient passes a reset, in either direction or layer, including gradients of hx."""
     rnn = layer(num_layers=2, bidirectional=True)
     x, hx = (t.detach() for t in inputs(rnn))
     resets = torch.zeros(T, B, dtype=torch.bool)
@@ -109,13 +110,13 @@ def test_nothing_crosses_a_border():
     for t, s, row in itertools.product(range(T), range(T), range(B)):
         cut = row == 0 and (t < 3) != (s < 3)
         assert by_x[t, row, s, row].any() != cut
-    # From the second layer's initial states: they reach a row's first sequence in their direction.
+    # The second layer's initial states affect only a row's first sequence in their direction.
     reached = by_hx[:, :, 2:].any(-1).diagonal(dim1=1, dim2=3)  # [T, 2, B]
     assert reached[:, 0].T.tolist() == [[True] * 3 + [False] * 3, [False] * T, [True] * T]
     assert reached[:, 1].T.tolist() == [[False] * 3 + [True] * 3, [True] * T, [True] * T]
 
 
-def test_resets_of_padding_do_not_matter():
+def test_resets_of_padding_have_no_effect():
     rnn = layer(num_layers=2, bidirectional=True, learned_h0=True)
     x, hx = inputs(rnn)
     lengths = torch.tensor([4, 0, 2])
@@ -125,7 +126,7 @@ def test_resets_of_padding_do_not_matter():
     assert all(map(torch.equal, *results))
 
 
-def test_no_reset_is_no_change():
+def test_all_false_resets_change_nothing():
     rnn = layer(num_layers=2, bidirectional=True, learned_h0=True)
     x, hx = inputs(rnn)
     assert all(map(torch.equal, rnn(x, hx, resets=torch.zeros(T, B).bool()), rnn(x, hx)))
@@ -134,7 +135,7 @@ def test_no_reset_is_no_change():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("learned_h0", [False, True])
 def test_dtypes(dtype, learned_h0):
-    """Against float64, from the same numbers. The start of a sequence costs one rounding more."""
+    """Compare with float64 on the same numbers. The start of a sequence adds one rounding."""
     rnn = FusedRNN(3, 32, 2, bidirectional=True, num_heads=2, learned_h0=learned_h0, dtype=dtype)
     if learned_h0:
         torch.nn.init.uniform_(rnn.h0, -1, 1)
@@ -183,7 +184,7 @@ def test_readout(steps):
 
 
 def test_compiled_and_exported():
-    """One graph for every number of steps, no break in it, and the same gradients."""
+    """One unbroken graph serves every number of steps, with the same gradients."""
     rnn = layer(bidirectional=True, num_heads=2, learned_h0=True)
     lengths = torch.tensor([4, 2, 3])
     counter = CompileCounterWithBackend("aot_eager")
@@ -219,7 +220,7 @@ ONES = torch.ones(T, 2, dtype=torch.bool)
         (SEQUENCES, SEQUENCES._replace(data=torch.ones(9).bool()), r"\[8\]"),
     ],
 )
-def test_refused(x, wrong, shape):
+def test_invalid_arguments(x, wrong, shape):
     with pytest.raises(ValueError, match=rf"resets must be a torch.bool tensor of shape {shape}"):
         FusedRNN(3, H)(x, resets=wrong)
     if isinstance(wrong, torch.Tensor) and wrong.dim() == 2 and x.dim() == 3:
@@ -230,8 +231,8 @@ def test_refused(x, wrong, shape):
             functional.rnn(x, None, weights, resets=wrong)
 
 
-def test_packed_input_wants_resets_that_are_packed_alike():
-    """The order of rows is compared too: resets of other rows would be taken without a word."""
+def test_packed_input_requires_identically_packed_resets():
+    """The order of rows is compared too. Otherwise resets would silently apply to other rows."""
     rnn = FusedRNN(3, H)
     with pytest.raises(ValueError, match=r"must be a PackedSequence of bools.* got Tensor"):
         rnn(SEQUENCES, resets=ONES)
@@ -239,7 +240,7 @@ def test_packed_input_wants_resets_that_are_packed_alike():
         wrong = pack_padded_sequence(ONES, lengths, enforce_sorted=in_order)
         with pytest.raises(ValueError, match="resets must be packed as input is"):
             rnn(SEQUENCES, resets=wrong)
-    # Compiled code, as a GPU, compares without waiting, and fails afterwards.
+    # Compiled code, like a GPU, compares asynchronously and fails afterwards.
     compiled = torch.compile(_checks.packed_resets, fullgraph=True, backend="eager")
     with pytest.raises(RuntimeError, match="resets must be packed as input is"):
         compiled(pack_padded_sequence(ONES, [2, T], enforce_sorted=False), SEQUENCES)
@@ -250,8 +251,8 @@ def test_packed_input_wants_resets_that_are_packed_alike():
     torch.testing.assert_close(rnn(SEQUENCES, resets=right)[0].data, every_step_alone)
 
 
-def test_packed_on_another_device_is_not_waited_for():
-    """Meta tensors have no values to wait for."""
+def test_packed_resets_are_checked_without_synchronization():
+    """Meta tensors have no values to read."""
     rnn = FusedRNN(3, H, device="meta")
     x, resets = (
         PackedSequence(s.data.to("meta"), s.batch_sizes, *(t.to("meta") for t in s[2:]))

@@ -1,4 +1,4 @@
-"""FusedRNN computes what nn.RNN computes: outputs, last states and every gradient."""
+"""FusedRNN matches nn.RNN: outputs, last states and every gradient."""
 
 import itertools
 
@@ -17,8 +17,8 @@ from ..utils.nn_rnn_parity import (
     assert_near,
     assert_same,
     gradients,
+    paired_layers,
     tensors,
-    twins,
 )
 
 LAYERS = st.fixed_dictionaries(
@@ -36,15 +36,15 @@ examples = settings(max_examples=40, deadline=None, derandomize=True, database=N
 
 
 def initial_state(layer: nn.RNNBase, batch: tuple[int, ...], contiguous: bool) -> Tensor:
-    """[D·L, *batch, H]"""
+    """Return a state [D·L, *batch, H]."""
     size = (layer.num_layers * (2 if layer.bidirectional else 1), *batch, layer.hidden_size)
     if contiguous:
         return torch.randn(size, dtype=torch.float64, requires_grad=True)
     return torch.randn(size[::-1], dtype=torch.float64).permute(*range(len(size))[::-1])
 
 
-def assert_twins(mine, theirs, x, hx, **ours) -> None:
-    """The same results and gradients; x is a tensor or a PackedSequence."""
+def assert_parity(mine, theirs, x, hx, **ours) -> None:
+    """Require the same results and gradients; x is a tensor or a PackedSequence."""
     leaves = [leaf.requires_grad_() for leaf in (*tensors(x), *tensors(() if hx is None else hx))]
     actual, expected = mine(x, hx, **ours), theirs(x, hx)
     assert_same(actual, expected)
@@ -64,7 +64,7 @@ def assert_twins(mine, theirs, x, hx, **ours) -> None:
     st.booleans(),
 )
 def test_padded_and_unbatched(config, steps, batch, hx, contiguous, unbatched):
-    mine, theirs = twins(**config, dtype=torch.float64)
+    mine, theirs = paired_layers(**config, dtype=torch.float64)
     size = (steps, config["input_size"]) if unbatched else (steps, batch, config["input_size"])
     if config["batch_first"] and not unbatched:
         size = (batch, steps, config["input_size"])
@@ -74,18 +74,18 @@ def test_padded_and_unbatched(config, steps, batch, hx, contiguous, unbatched):
     state = None
     if hx != "none":
         state = initial_state(theirs, () if unbatched else (batch,), hx == "yes")
-    assert_twins(mine, theirs, x, state)
+    assert_parity(mine, theirs, x, state)
 
 
 @examples
 @given(LAYERS, st.lists(st.integers(1, 6), min_size=1, max_size=5), st.booleans(), st.booleans())
 def test_packed(config, lengths, given_hx, in_order):
-    mine, theirs = twins(**config, dtype=torch.float64)
+    mine, theirs = paired_layers(**config, dtype=torch.float64)
     lengths = sorted(lengths, reverse=True) if in_order else lengths
     rows = [torch.randn(n, config["input_size"], dtype=torch.float64) for n in lengths]
     x = pack_sequence(rows, enforce_sorted=in_order)
     hx = initial_state(theirs, (len(rows),), in_order) if given_hx else None
-    assert_twins(mine, theirs, x, hx)
+    assert_parity(mine, theirs, x, hx)
     output, _ = mine(x, hx)
     assert output.batch_sizes is x.batch_sizes
     assert output.sorted_indices is x.sorted_indices
@@ -99,8 +99,8 @@ def test_packed(config, lengths, given_hx, in_order):
     st.booleans(),
     st.sampled_from([torch.int32, torch.int64]),
 )
-def test_lengths_are_packing_without_the_wait(config, lengths, given_hx, dtype):
-    mine, theirs = twins(**config, dtype=torch.float64)
+def test_lengths_match_packing(config, lengths, given_hx, dtype):
+    mine, theirs = paired_layers(**config, dtype=torch.float64)
     steps, batch, batch_first = 6, len(lengths), config["batch_first"]
     size = (batch, steps) if batch_first else (steps, batch)
     x = torch.randn(*size, config["input_size"], dtype=torch.float64, requires_grad=True)
@@ -115,10 +115,10 @@ def test_lengths_are_packing_without_the_wait(config, lengths, given_hx, dtype):
         def parameters(self):
             return theirs.parameters()
 
-    assert_twins(mine, Packed(), x, hx, lengths=torch.tensor(lengths, dtype=dtype))
+    assert_parity(mine, Packed(), x, hx, lengths=torch.tensor(lengths, dtype=dtype))
 
 
-def test_a_row_of_length_0_keeps_its_state_and_a_length_beyond_T_means_T():
+def test_length_0_keeps_the_state_and_lengths_are_clamped():
     rnn = FusedRNN(3, 4, dtype=torch.float64)
     x, hx = torch.randn(5, 2, 3, dtype=torch.float64), torch.randn(1, 2, 4, dtype=torch.float64)
     output, h_n = rnn(x, hx, lengths=torch.tensor([0, 9]))
@@ -131,7 +131,7 @@ def test_a_row_of_length_0_keeps_its_state_and_a_length_beyond_T_means_T():
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_dtypes(dtype, nonlinearity, packed):
-    """Ours in dtype against nn.RNN in float64, from the very same weights and inputs."""
+    """Compare with nn.RNN in float64 on the same weights and inputs."""
     torch.manual_seed(0)
     mine = FusedRNN(5, 33, 2, nonlinearity, bidirectional=True, dtype=dtype)
     exact = nn.RNN(5, 33, 2, nonlinearity, bidirectional=True, dtype=torch.float64)
@@ -147,33 +147,33 @@ def test_dtypes(dtype, nonlinearity, packed):
         assert a.dtype == dtype
         assert_near(a, e, FORWARD_EPS)
     if nonlinearity == "relu" and dtype != torch.float32:
-        return  # a pre-activation within a rounding of 0 takes either side, and its gradient jumps
+        return  # near 0, rounding changes the sign of a pre-activation and so relu's derivative
     ours = gradients(actual, [hx, *mine.parameters()])
     for a, e in zip(ours, gradients(expected, [hx64, *exact.parameters()]), strict=True):
         assert_near(a, e, BACKWARD_EPS)
 
 
 def test_complex_numbers():
-    mine, theirs = twins(3, 4, 2, bidirectional=True, dtype=torch.complex128)
+    mine, theirs = paired_layers(3, 4, 2, bidirectional=True, dtype=torch.complex128)
     x = torch.randn(5, 2, 3, dtype=torch.complex128)
     assert_same(mine(x), theirs(x))
 
 
 @pytest.mark.parametrize("given_dtype", [torch.float32, torch.float16])
-def test_autocast_computes_in_its_dtype_whatever_the_input(given_dtype):
-    mine, theirs = twins(3, 4, 2)
+def test_autocast_dtype_does_not_depend_on_the_input(given_dtype):
+    mine, theirs = paired_layers(3, 4, 2)
     x, hx = torch.randn(5, 2, 3, dtype=given_dtype), torch.randn(2, 2, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual, expected = mine(x, hx), theirs(x, hx)
     for a, e in zip(actual, expected, strict=True):
         assert a.dtype == e.dtype == torch.bfloat16
-        assert_near(a, e.double(), 2 * FORWARD_EPS)  # theirs is rounded as well
+        assert_near(a, e.double(), 2 * FORWARD_EPS)  # nn.RNN rounds as well
 
 
 @pytest.mark.parametrize("dropout", [0.4, 1.0])
 @pytest.mark.parametrize("packed", [False, True])
-def test_dropout_draws_the_mask_nn_rnn_draws(dropout, packed):
-    mine, theirs = twins(3, 4, 3, dropout=dropout, bidirectional=True, dtype=torch.float64)
+def test_dropout_draws_nn_rnns_masks(dropout, packed):
+    mine, theirs = paired_layers(3, 4, 3, dropout=dropout, bidirectional=True, dtype=torch.float64)
     x = torch.randn(5, 2, 3, dtype=torch.float64)
     if packed:
         x = pack_padded_sequence(x, [5, 2])
@@ -187,7 +187,7 @@ def test_dropout_draws_the_mask_nn_rnn_draws(dropout, packed):
 
 
 def test_dropout_is_read_at_each_call_and_only_in_training():
-    mine, theirs = twins(3, 4, 2, dropout=0.5, dtype=torch.float64)
+    mine, theirs = paired_layers(3, 4, 2, dropout=0.5, dtype=torch.float64)
     x = torch.randn(5, 2, 3, dtype=torch.float64)
     assert not torch.equal(mine(x)[0], mine(x)[0])
     mine.dropout = theirs.dropout = 1.0
@@ -199,16 +199,16 @@ def test_dropout_is_read_at_each_call_and_only_in_training():
 
 
 def test_backward_in_eval_mode():
-    mine, theirs = twins(3, 4, 2, dtype=torch.float64)
-    assert_twins(mine.eval(), theirs.eval(), torch.randn(5, 2, 3, dtype=torch.float64), None)
+    mine, theirs = paired_layers(3, 4, 2, dtype=torch.float64)
+    assert_parity(mine.eval(), theirs.eval(), torch.randn(5, 2, 3, dtype=torch.float64), None)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_nan_reaches_the_gradients_that_it_reaches_in_nn_rnn(dtype, nonlinearity, value):
+def test_nan_propagates_to_the_same_gradients_as_in_nn_rnn(dtype, nonlinearity, value):
     for steps, bidirectional, spoilt in itertools.product((1, 3), (False, True), ("x", "hx")):
-        mine, theirs = twins(
+        mine, theirs = paired_layers(
             4, 3, nonlinearity=nonlinearity, bidirectional=bidirectional, dtype=dtype
         )
         x, hx = torch.randn(steps, 2, 4, dtype=dtype), torch.randn(1 + bidirectional, 2, 3)
@@ -222,9 +222,9 @@ def test_nan_reaches_the_gradients_that_it_reaches_in_nn_rnn(dtype, nonlinearity
             assert torch.equal(a.isnan(), e.isnan())
 
 
-def test_last_states_are_contiguous_as_nn_rnns():
+def test_outputs_are_contiguous():
     for bidirectional in (False, True):
-        mine, theirs = twins(3, 4, bidirectional=bidirectional)
+        mine, theirs = paired_layers(3, 4, bidirectional=bidirectional)
         x = torch.randn(5, 2, 3)
         for layer in (mine, theirs):
             output, h_n = layer(x)

@@ -1,6 +1,6 @@
-"""One step at a time: what `FusedRNN.step` gives is what the whole sequence gives.
+"""Single steps: `FusedRNN.step` gives the same results as a call on the whole sequence.
 
-Of nn.RNN a sequence of one step is asked for, whose rounding is another than the whole's.
+nn.RNN has no step method. Its sequences of one step round differently from the whole sequence.
 """
 
 import pytest
@@ -20,7 +20,7 @@ KINDS = [
 
 
 def layer(*sizes: int, **kwargs) -> FusedRNN:
-    """Its learned initial state is not 0."""
+    """Return a layer with a nonzero learned initial state, if it has one."""
     torch.manual_seed(0)
     rnn = FusedRNN(*sizes, **kwargs)
     if rnn.learned_h0:
@@ -31,7 +31,7 @@ def layer(*sizes: int, **kwargs) -> FusedRNN:
 def stepped(
     rnn: FusedRNN | ReadoutRNN, x: Tensor, hx: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Output [T, ...] and h_n of stepping through x [T, ...]."""
+    """Step through x [T, ...]; return output [T, ...] and h_n."""
     outputs = []
     for t, x_t in enumerate(x):
         output, hx = rnn.step(x_t, hx, resets=None if resets is None else resets[t])
@@ -43,7 +43,7 @@ def stepped(
 def whole(
     rnn: FusedRNN | ReadoutRNN, x: Tensor, hx: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The same of calling it with x [T, ...]."""
+    """Run the layer on the whole x [T, ...]; return output [T, ...] and h_n."""
     core = rnn.rnn if isinstance(rnn, ReadoutRNN) else rnn
     if not core.batch_first or x.dim() == 2:
         return rnn(x, hx, resets=resets)
@@ -56,8 +56,8 @@ def whole(
 @pytest.mark.parametrize("with_resets", [False, True])
 @pytest.mark.parametrize("batch", [(2,), ()])
 @pytest.mark.parametrize("given_hx", [False, True])
-def test_stepping_is_running(kwargs, with_resets, batch, given_hx):
-    """Outputs, states and all gradients through the steps."""
+def test_stepping_equals_forward(kwargs, with_resets, batch, given_hx):
+    """Outputs, states and all gradients agree."""
     rnn = layer(3, 4, **kwargs, dtype=torch.float64)
     x = torch.randn(6, *batch, 3, dtype=torch.float64, requires_grad=True)
     hx = torch.randn(rnn.num_layers, *batch, 4, dtype=torch.float64, requires_grad=True)
@@ -74,8 +74,8 @@ def test_stepping_is_running(kwargs, with_resets, batch, given_hx):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("sizes", [(7, 1, 1, 1), (9, 3, 5, 17), (20, 1, 40, 64), (6, 33, 64, 130)])
 @pytest.mark.parametrize("kwargs", KINDS)
-def test_stepping_gives_the_same_bits(sizes, dtype, kwargs):
-    """What was seen in training, or replayed from a log, is seen again in production."""
+def test_stepping_is_bitwise_equal_to_forward(sizes, dtype, kwargs):
+    """Stepping in production reproduces the results of training and of replayed logs."""
     steps, batch, inputs, hidden = sizes
     if hidden % kwargs.get("num_heads", 1):
         kwargs = {**kwargs, "num_heads": 1}
@@ -87,8 +87,8 @@ def test_stepping_gives_the_same_bits(sizes, dtype, kwargs):
 
 
 @pytest.mark.parametrize("hx", [None, torch.randn(1, 2, 4)], ids=["no hx", "hx"])
-def test_a_step_is_the_operators_unless_it_records(monkeypatch, hx):
-    """torch's own loop rounds otherwise. It is faster where a gradient is recorded."""
+def test_step_runs_our_operators_unless_autograd_records(monkeypatch, hx):
+    """torch's own loop rounds differently, but it is faster where autograd records."""
 
     def unfused(*args):
         raise AssertionError("unfused")
@@ -104,8 +104,8 @@ def test_a_step_is_the_operators_unless_it_records(monkeypatch, hx):
         rnn(x[None])
 
 
-def test_a_state_of_its_own():
-    """A state that is kept stays as it was: no step writes where another's result lies."""
+def test_steps_do_not_share_memory():
+    """A stored state does not change: no step writes into the memory of another's result."""
     rnn = FusedRNN(3, 4, 2)
     with torch.no_grad():
         output, h_n = rnn.step(torch.randn(2, 3))
@@ -173,11 +173,11 @@ X, HX = torch.randn(2, 3), torch.randn(1, 2, 4)
         (lambda r: r.step(X, HX.double()), RuntimeError, "not the same dtype"),
     ],
 )
-def test_refused(call, kind, words):
+def test_invalid_arguments(call, kind, words):
     with pytest.raises(kind, match=words):
         call(FusedRNN(3, 4))
 
 
 def test_a_bidirectional_layer_has_no_single_steps():
-    with pytest.raises(ValueError, match="all that comes later: call it with the whole sequence"):
+    with pytest.raises(ValueError, match="all later steps: call it with the whole sequence"):
         FusedRNN(3, 4, bidirectional=True).step(X)

@@ -1,7 +1,7 @@
-"""torch.jit.trace, and what is built on it: ONNX by tracing, TensorBoard's graphs.
+"""torch.jit.trace and its users: ONNX by tracing, TensorBoard's graphs.
 
-A trace records one path for every size: nn.RNN's own loop where that computes the same, so that
-the trace runs without fastrnn; elsewhere the operators.
+A trace records one path for all sizes. Where nn.RNN's own loop computes the same, the trace records
+that loop and runs without fastrnn. Elsewhere it records our operators.
 """
 
 import io
@@ -16,7 +16,7 @@ from fastrnn import FusedRNN, FusedRNNCell, ReadoutRNN
 from ..utils.nn_rnn_parity import FORWARD_EPS, assert_near, assert_same, tensors
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),  # nn.RNN, too, checks sizes
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),  # nn.RNN checks sizes too
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:::torch.onnx"),
 ]
@@ -25,7 +25,7 @@ SIZES = [(1, 3), (9, 2), (4, 1)]
 
 
 class Call(nn.Module):
-    """One of ours with arguments that a trace passes by position."""
+    """Call a layer with keyword arguments that a trace passes by position."""
 
     def __init__(self, layer: nn.Module, *names: str) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def arguments(steps: int, batch: int, *names: str) -> list[Tensor]:
 
 
 def traced(module: nn.Module, example: list[Tensor]) -> torch.jit.ScriptModule:
-    """Traced with torch's own check, saved and loaded."""
+    """Trace the module with torch's own check, then save and load the trace."""
     file = io.BytesIO()
     torch.jit.save(torch.jit.trace(module, tuple(example)), file)
     file.seek(0)
@@ -83,7 +83,7 @@ def test_a_trace_serves_every_number_of_steps_and_rows(kwargs, names, steps, rec
         for size in SIZES:
             given = arguments(*size, *names)
             assert_same(trace(*given), module(*given))
-    # Whichever way it was traced, it can be trained on.
+    # The trace can be trained, whether or not autograd recorded the tracing.
     given = arguments(4, 2, *names)
     expected = torch.autograd.grad(module(*given)[0].sum(), list(module.parameters()))
     actual = torch.autograd.grad(trace(*given)[0].sum(), list(trace.parameters()))
@@ -122,7 +122,7 @@ def test_a_traced_step_serves_every_number_of_rows(with_resets):
     assert_same(trace(*given), module(*given))
 
 
-def test_a_trace_of_what_nn_rnn_computes_needs_no_operator_of_ours():
+def test_trace_calls_only_torch_operators_where_nn_rnn_suffices():
     trace = torch.jit.trace(FusedRNN(I, H, 2), torch.randn(5, 2, I))
     graph = str(trace.inlined_graph)
     assert "aten::rnn_tanh" in graph
@@ -139,7 +139,7 @@ MODELS = [
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_onnx_by_tracing_writes_the_node_rnn(model):
+def test_onnx_by_tracing_writes_rnn_nodes(model):
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     file = io.BytesIO()
     axes = {"x": {0: "steps", 1: "batch"}}
@@ -161,7 +161,7 @@ def test_onnx_by_tracing_writes_the_node_rnn(model):
 @pytest.mark.parametrize(
     ("kwargs", "names"), [({}, ["lengths"]), ({}, ["resets"]), ({"num_heads": 2}, [])]
 )
-def test_onnx_by_tracing_says_what_to_do_where_it_cannot(kwargs, names):
+def test_onnx_by_tracing_names_to_onnx_for_unsupported_layers(kwargs, names):
     module = Call(FusedRNN(I, H, dtype=torch.float64, **kwargs), *names)
     with pytest.raises(ValueError, match="to_onnx"):
         torch.onnx.export(module, tuple(arguments(5, 3, *names)), io.BytesIO(), dynamo=False)

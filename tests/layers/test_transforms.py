@@ -1,4 +1,4 @@
-"""FusedRNN under torch.func, torch.vmap and forward-mode AD, where nn.RNN raises or gives up."""
+"""FusedRNN under torch.func, torch.vmap and forward-mode AD, which nn.RNN does not support."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def loss(rnn: nn.Module, weights: dict[str, Tensor], x: Tensor, **options: Any) 
 
 
 def stack(results: list[Any]) -> Any:
-    """[(a, b), (a, b)] -> (stacked a, stacked b), and so for dicts and tensors."""
+    """Stack the leaves of equal trees: [(a, b), (a, b)] -> (stacked a, stacked b)."""
     return torch.utils._pytree.tree_map(lambda *parts: torch.stack(parts), *results)
 
 
@@ -68,15 +68,15 @@ def weighted(*arguments: Any) -> Tensor:
     return out.square().sum() + h_n.sin().sum()
 
 
-# The operator, with every combination of arguments mapped: as rows, as groups, one by one.
+# The operator with every combination of mapped arguments: as rows, as groups or in a loop.
 
 
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_vmap_of_the_operator_is_a_loop_whatever_is_mapped(layout: str, resets: bool) -> None:
+def test_vmap_of_the_operator_equals_a_loop(layout: str, resets: bool) -> None:
     problems = [Problem(4, 3, 3, 2, layout, seed=v, resets=resets).tensors() for v in range(V)]
     first = problems[0]
-    if layout == "packed":  # of one layout, so that all have as many rows
+    if layout == "packed":  # one layout for all, so that all have the same number of rows
         generator = torch.Generator().manual_seed(0)
         shuffled = [torch.randperm(first.pre.shape[0], generator=generator) for _ in range(V)]
         flags = first.ragged.resets
@@ -106,7 +106,7 @@ def test_vmap_of_the_operator_is_a_loop_whatever_is_mapped(layout: str, resets: 
             assert_same(vmap(function, in_dims=dims)(*arguments), expected)
 
 
-def test_vmap_of_packed_rows_that_lie_elsewhere_for_each() -> None:
+def test_vmap_of_packed_rows_with_different_offsets() -> None:
     lengths = torch.tensor([[3, 2, 1], [3, 3, 0], [2, 2, 2]])
     sizes = (torch.arange(3)[:, None] < lengths[:, None]).sum(2)  # [V, T]
     offsets = sizes.cumsum(1) - sizes
@@ -127,8 +127,8 @@ DIRECTIONS = [0, 1, 2]
 
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_tangents_are_those_of_the_reference(layout: str, resets: bool) -> None:
-    """Ours are a run of the backward's kernels; these come of differentiating plain PyTorch."""
+def test_tangents_match_the_reference(layout: str, resets: bool) -> None:
+    """The kernels compute tangents; the reference differentiates plain PyTorch code."""
     for activation, reverse_from in itertools.product(("tanh", "relu"), DIRECTIONS):
         problem = Problem(5, 3, 2, 3, layout, activation, reverse_from, seed=2, resets=resets)
         pre, weight_hh, h0, ragged = problem.tensors()
@@ -147,7 +147,7 @@ def test_tangents_are_those_of_the_reference(layout: str, resets: bool) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradcheck_of_both_modes_batched_and_one_over_the_other(layout: str) -> None:
+def test_gradcheck_of_both_modes_batched_and_nested(layout: str) -> None:
     problem = Problem(3, 2, 2, 2, layout, seed=3, resets=True)
     pre, weight_hh, h0, ragged = problem.tensors()
     real = [x.requires_grad_() for x in (pre, weight_hh, h0)]
@@ -175,14 +175,14 @@ def test_dual_tensors_through_the_layer_and_the_cell(recording: bool) -> None:
         (lambda x: rnn(x)[1], x, dx, h_n),
         (cell, x[0], dx[0], step),
     ):
-        # By reverse mode: the derivative of J^T u by u, along dx, is J dx.
+        # Reverse mode twice: the derivative of J^T u with respect to u, along dx, is J dx.
         y, pull = vjp(function, primal)
         assert_same(duals.primal, y)
         assert_same(duals.tangent, vjp(lambda u: pull(u)[0], y)[1](tangent)[0])  # noqa: B023
 
 
-def test_a_tangent_of_the_gradient_of_what_ran_before_the_dual_level() -> None:
-    """The short way that eager calls take must not lose it."""
+def test_tangent_of_the_gradient_of_an_earlier_eager_call() -> None:
+    """The fast path of eager calls must keep the tangent."""
     rnn = layer()
     x = inputs(5, 2).requires_grad_()
     output, _ = rnn(x)
@@ -201,11 +201,11 @@ def test_tangents_in_half_precision_are_summed_in_float32() -> None:
     _, actual = jvp(lambda x: rnn(x)[0], (x,), (dx,))
     _, expected = jvp(lambda x: exact(x)[0], (x.double(),), (dx.double(),))
     assert actual.dtype == torch.bfloat16
-    # |dh| < 4 here; a step rounds h, pre and dh, each by 2^-8, and 1 / (1 - 1/sqrt(3)) sums them.
+    # |dh| < 4 here. A step rounds h, pre and dh by 2^-8 each; all steps sum to 2.4 times that.
     torch.testing.assert_close(actual.double(), expected, rtol=0, atol=3 * 2.4 * 4 * 2.0**-8)
 
 
-# The layers. Of nn.RNN torch says "Batching rule not implemented for aten::rnn_tanh.input".
+# The layers. nn.RNN fails: "Batching rule not implemented for aten::rnn_tanh.input".
 
 
 def test_vmap_over_inputs_in_any_dimension_nested_and_in_chunks() -> None:
@@ -215,7 +215,7 @@ def test_vmap_over_inputs_in_any_dimension_nested_and_in_chunks() -> None:
     assert_same(vmap(rnn)(x[:, :, 0]), one)
     assert_same(vmap(rnn, chunk_size=2)(x[:, :, 0]), one)
     assert_same(vmap(rnn, in_dims=-2)(x[:, :, 0].movedim(0, -2)), one)
-    with torch.no_grad():  # where an output would take its pre-activation's place
+    with torch.no_grad():  # where outputs may overwrite pre-activations
         assert_same(vmap(rnn)(x[:, :, 0]), one)
     both = stack([stack([rnn(x[v, :, w]) for w in range(2)]) for v in range(V)])
     assert_same(vmap(vmap(rnn, in_dims=1))(x), both)
@@ -225,7 +225,7 @@ def test_vmap_over_inputs_in_any_dimension_nested_and_in_chunks() -> None:
 def test_per_sample_gradients(given: str) -> None:
     rnn = layer()
     weights = parameters(rnn)
-    x = inputs(V, 5, 1)  # every sample a batch of one
+    x = inputs(V, 5, 1)  # every sample is a batch of one
     options = {
         "nothing": {},
         "lengths": {"lengths": torch.tensor([[5], [0], [3]])},
@@ -240,7 +240,7 @@ def test_per_sample_gradients(given: str) -> None:
     assert_same(actual, stack([grad(of)(weights, x[v], samples[v]) for v in range(V)]))
 
 
-def test_an_ensemble_is_one_call_a_layer() -> None:
+def test_ensemble_is_one_call_per_layer() -> None:
     members = [layer() for _ in range(V)]
     weights, _ = stack_module_state(members)  # type: ignore[arg-type]
     x = inputs(5, 2)
@@ -299,14 +299,14 @@ def test_hessian_by_the_weights() -> None:
 
 
 @pytest.mark.parametrize("randomness", ["same", "different"])
-def test_dropout_draws_one_mask_or_one_for_each(randomness: str) -> None:
+def test_dropout_follows_vmap_randomness(randomness: str) -> None:
     rnn = layer(dropout=0.5)
     x = inputs(5, 2)
     first, second = vmap(lambda x: rnn(x)[0], randomness=randomness)(x.expand(2, *x.shape))
     assert torch.equal(first, second) == (randomness == "same")
 
 
-def test_a_backend_asked_for_by_name() -> None:
+def test_backend_selected_by_name() -> None:
     rnn, x = layer(), inputs(V, 5, 2)
 
     def of(x: Tensor) -> Tensor:
@@ -331,7 +331,7 @@ def test_autocast() -> None:
         _, (tangent, _) = jvp(rnn, (x[0],), (x[1],))
         expected, _ = rnn(x[0])
     assert mapped.dtype == tangent.dtype == torch.bfloat16
-    # A product of another shape may sum in another order: a rounding of numbers below 1 a step.
+    # A product of another shape may sum in another order: one rounding of a number < 1 per step.
     torch.testing.assert_close(mapped[0], expected, rtol=0, atol=5 * 2.0**-8)
 
 

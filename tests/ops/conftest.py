@@ -1,4 +1,4 @@
-"""Fixtures of the operator's tests."""
+"""Fixtures of the operator tests."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def poison() -> Iterator[None]:
-    """Fill what torch.empty returns with NaN, so that a value nobody wrote is seen."""
+    """Fill results of torch.empty with NaN, which exposes elements that are never written."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     assert torch.empty(8).isnan().all()

@@ -1,4 +1,4 @@
-"""torch.utils.flop_counter counts a layer as it counts nn.RNN, and a checkpoint takes its mode."""
+"""torch.utils.flop_counter counts our layers like nn.RNN, also with activation checkpoints."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ import fastrnn
 from fastrnn import FusedRNN
 
 from ..utils.marks import requires_extension
-from ..utils.nn_rnn_parity import assert_same, twins
+from ..utils.nn_rnn_parity import assert_same, paired_layers
 
 T, B, I, H = 6, 3, 4, 8  # noqa: E741
 
@@ -28,9 +28,9 @@ def flops(call) -> int:
 
 @pytest.mark.parametrize("steps", [1, 2, T])
 @pytest.mark.parametrize("kwargs", [{}, {"bidirectional": True, "num_layers": 2}, {"bias": False}])
-def test_as_many_as_nn_rnn(kwargs, steps):
+def test_counts_match_nn_rnn(kwargs, steps):
     counts = []
-    for layer in twins(I, H, **kwargs):
+    for layer in paired_layers(I, H, **kwargs):
         x = torch.randn(steps, B, I, requires_grad=True)
         output = []
         forward = flops(lambda x=x, layer=layer, output=output: output.extend(layer(x)))
@@ -48,13 +48,13 @@ def test_every_backend_counts(backend):
 
 
 def test_packed_rows_count_once():
-    mine, theirs = twins(I, H)
+    mine, theirs = paired_layers(I, H)
     packed = pack_padded_sequence(torch.randn(T, B, I), torch.tensor([6, 3, 1]))
     assert flops(lambda: mine(packed)) == flops(lambda: theirs(packed)) == 2 * 10 * H * (I + H)
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_a_checkpoint_saves_and_recomputes_alike_whichever_runs_under_a_mode(where):
+def test_a_checkpoint_recomputes_the_same_with_and_without_a_mode(where):
     rnn = FusedRNN(I, H, dtype=torch.float64)
     x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
     expected = torch.autograd.grad(rnn(x)[0].square().sum(), [x, *rnn.parameters()])
@@ -78,8 +78,8 @@ def test_a_checkpoint_saves_and_recomputes_alike_whichever_runs_under_a_mode(whe
 
 
 @pytest.mark.parametrize("first", ["fastrnn", "torch.utils.flop_counter"])
-def test_whichever_is_imported_first(first):
-    """And `import fastrnn` does not import Triton, as torch's counter does."""
+def test_import_order_does_not_matter(first):
+    """`import fastrnn` does not import Triton, although torch's counter does."""
     code = f"""
 import sys, torch, {first}
 assert "triton" not in sys.modules or "{first}" != "fastrnn"

@@ -1,4 +1,4 @@
-"""The gradients' products in half precision, where torch's would multiply element by element."""
+"""Half-precision products of gradients on processors where torch's are slow scalar loops."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.parametrize("dtype", HALF, ids=str)
 
 @pytest.fixture(autouse=True)
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor without such products; and rows are widened a few at a time."""
+    """Simulate a processor without half-precision products, and widen a few rows at a time."""
     monkeypatch.setattr(grad_matmul, "_SLOW_DTYPES", frozenset(HALF))
     monkeypatch.setattr(grad_matmul, "CHUNK_SIZE", 7)
 
@@ -33,7 +33,7 @@ def draw(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 def assert_rounded_once(actual: Tensor, exact: Tensor, terms: int, scale: Tensor) -> None:
-    """A sum of so many products, whose absolute values add up to scale, in float32."""
+    """Bound the error of `terms` products summed in float32; their magnitudes sum to `scale`."""
     assert actual.dtype in HALF
     assert actual.shape == exact.shape
     stored, summed = UNIT_ROUNDOFF[actual.dtype], UNIT_ROUNDOFF[torch.float32]
@@ -43,7 +43,7 @@ def assert_rounded_once(actual: Tensor, exact: Tensor, terms: int, scale: Tensor
 
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("rows", [(1,), (7,), (5, 9, 3)], ids=str)
-def test_outer_sums_over_parts_and_pairs(groups: int, rows: tuple[int, ...], dtype: torch.dtype):
+def test_outer_sums_over_chunks_and_pairs(groups: int, rows: tuple[int, ...], dtype: torch.dtype):
     a, b = draw(*rows, groups, 4, dtype=dtype), draw(*rows, groups, 5, dtype=dtype)
     first = draw(2, groups, 4, dtype=dtype), draw(2, groups, 5, dtype=dtype)
     flat = [
@@ -65,7 +65,7 @@ def test_multiply_rounds_once(dtype: torch.dtype):
 
 
 def mistakes_compiling_for_exporting() -> bool:
-    """As torch 2.10 does."""
+    """Whether is_exporting() is true under torch.compile, as in torch 2.10."""
 
     @torch.compile(backend="eager", fullgraph=True)
     def add(x: Tensor) -> Tensor:
@@ -77,14 +77,14 @@ def mistakes_compiling_for_exporting() -> bool:
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("lengths", [None, torch.tensor([4, 9, 1])], ids=["dense", "lengths"])
 @pytest.mark.parametrize("heads", [1, 2])
-def test_a_training_step_takes_no_product_of_torch_in_half_precision(
+def test_a_training_step_calls_no_torch_product_in_half_precision(
     heads: int, lengths: Tensor | None, compiled: bool, tmp_path: Path, dtype: torch.dtype
 ):
     if fastrnn.ops.backends.cpu.EXTENSION.unavailable_reason is not None:
-        pytest.skip("without the extension the reference serves, and torch multiplies")
+        pytest.skip("without the extension, the reference calls torch's products")
     torch._dynamo.reset()
     if compiled and mistakes_compiling_for_exporting():
-        pytest.skip("this torch takes every graph for an export, which must serve any machine")
+        pytest.skip("this torch treats every compiled graph as an export for any machine")
     rnn = FusedRNN(6, 8, 2, bidirectional=True, num_heads=heads, dtype=dtype)
     run = torch.compile(rnn, fullgraph=True, backend="aot_eager") if compiled else rnn
     x = draw(9, 3, 6, dtype=dtype).requires_grad_()
@@ -98,11 +98,11 @@ def test_a_training_step_takes_no_product_of_torch_in_half_precision(
         if event.get("name") in PRODUCTS
         for of in event["args"]["Input type"]
     }
-    assert {of for _, of in found} >= {"float"}  # the weights' gradients: the trace names dtypes
+    assert {of for _, of in found} >= {"float"}  # weights' gradients: the trace records dtypes
     assert not any(of == NAMES[dtype] for _, of in found), found
 
 
-def test_compiled_it_is_one_graph_and_as_exact(dtype: torch.dtype):
+def test_compiled_code_is_one_graph_with_the_same_accuracy(dtype: torch.dtype):
     torch._dynamo.reset()
     rnn = FusedRNN(6, 8, dtype=dtype)
     exact = FusedRNN(6, 8, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""A layer as one node of autograd computes what its pieces do, and saves no more."""
+"""A layer as one autograd node matches separate operators and saves no more tensors."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from fastrnn import FusedRNN, functional
 from fastrnn.ops import stack
 
 from ..utils.marks import requires_extension
-from ..utils.nn_rnn_parity import assert_same, twins
+from ..utils.nn_rnn_parity import assert_same, paired_layers
 
 pytestmark = requires_extension
 
@@ -29,7 +29,7 @@ def make(**kwargs) -> tuple[FusedRNN, Tensor, Tensor]:
 @pytest.mark.parametrize("given", [{}, {"lengths": torch.tensor([2, 5, 0])}, {"resets": True}])
 @pytest.mark.parametrize("with_hx", [False, True])
 @pytest.mark.parametrize("kwargs", KINDS)
-def test_one_node_computes_what_the_pieces_do(kwargs, with_hx, given, monkeypatch):
+def test_one_node_matches_separate_operators(kwargs, with_hx, given, monkeypatch):
     rnn, x, hx = make(**kwargs)
     if "resets" in given:
         given = {"resets": torch.rand(T, B) < 0.3}
@@ -41,20 +41,20 @@ def test_one_node_computes_what_the_pieces_do(kwargs, with_hx, given, monkeypatc
         return output, h_n, loss
 
     results = []
-    for in_pieces in (False, True):
-        if in_pieces:
+    for separate in (False, True):
+        if separate:
             monkeypatch.setattr(stack, "are_plain", lambda *tensors: False)
         for leaf in leaves:
             leaf.grad = None
         output, h_n, backward = run()
-        assert (output.grad_fn is h_n.grad_fn) != in_pieces
+        assert (output.grad_fn is h_n.grad_fn) != separate
         backward()
         results.append([output, h_n, *(leaf.grad for leaf in leaves)])
     assert_same(*results)
 
 
 @pytest.mark.parametrize("kwargs", KINDS)
-def test_what_needs_no_gradient_gets_none(kwargs):
+def test_only_leaves_that_require_gradients_get_them(kwargs):
     rnn, x, hx = make(**kwargs)
     names, leaves = zip(*rnn.named_parameters(), ("x", x), ("hx", hx), strict=True)
     output, h_n = rnn(x, hx)
@@ -74,12 +74,12 @@ def test_what_needs_no_gradient_gets_none(kwargs):
 
 @pytest.mark.parametrize("with_hx", [False, True])
 @pytest.mark.parametrize("kwargs", KINDS)
-def test_nothing_is_saved_but_the_output_and_what_was_given(kwargs, with_hx):
+def test_only_the_inputs_and_the_output_are_saved(kwargs, with_hx):
     rnn, x, hx = make(**kwargs)
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         output, _ = rnn(x, hx if with_hx else None)
-    # data_ptr() would copy the output, which is saved for the case that a user writes to it.
+    # data_ptr() would copy the output: autograd saves a lazy clone, in case a user modifies it.
     address = torch._C._data_address
     known = {address(t) for t in (output, x, hx, *rnn.parameters())}
     fresh = [t.numel() for t in saved if address(t) not in known]
@@ -88,7 +88,7 @@ def test_nothing_is_saved_but_the_output_and_what_was_given(kwargs, with_hx):
 
 
 @pytest.mark.parametrize("name", ["x", "hx", "weight_ih_l0", "weight_hh_l0"])
-def test_a_saved_tensor_that_is_written_to_is_noticed(name):
+def test_in_place_changes_of_saved_tensors_raise(name):
     rnn, x, hx = make()
     output, h_n = rnn(x, hx)
     tensors = {"x": x, "hx": hx, **dict(rnn.named_parameters())}
@@ -100,8 +100,8 @@ def test_a_saved_tensor_that_is_written_to_is_noticed(name):
 
 @pytest.mark.parametrize("kwargs", KINDS)
 @pytest.mark.parametrize("recording", [True, False])
-def test_users_may_write_to_the_state(kwargs, recording):
-    """As to any tensor: it is no view of another, and shares no memory with the output."""
+def test_state_can_be_modified_in_place(kwargs, recording):
+    """The state is not a view, and shares no memory with the output."""
     rnn, x, hx = make(**kwargs)
     with torch.set_grad_enabled(recording):
         output, h_n = rnn(x, hx)
@@ -118,8 +118,8 @@ def test_users_may_write_to_the_state(kwargs, recording):
 
 @pytest.mark.parametrize("steps", [1, 2, T])
 @pytest.mark.parametrize("kwargs", [*KINDS, {"num_layers": 2, "batch_first": True}])
-def test_users_may_write_to_the_output(kwargs, steps):
-    """As nn.RNN lets them: dropout(inplace=True), say. The gradients are those without."""
+def test_output_can_be_modified_in_place(kwargs, steps):
+    """nn.RNN allows this too, for example by dropout(inplace=True). Gradients do not change."""
     mine = FusedRNN(I, H, dtype=torch.float64, **kwargs)
     x = torch.randn(steps, steps, I, dtype=torch.float64, requires_grad=True)
     output, _ = mine(x)
@@ -130,7 +130,7 @@ def test_users_may_write_to_the_output(kwargs, steps):
     assert_same(actual, expected)
 
 
-def test_users_may_write_to_the_operators_output():
+def test_operator_output_can_be_modified_in_place():
     pre = torch.randn(T, B, 1, H, dtype=torch.float64, requires_grad=True)
     weight, h0 = torch.randn(1, H, H, dtype=torch.float64), torch.zeros(B, 1, H).double()
     out, _ = functional.recurrence(pre, weight, h0)
@@ -139,8 +139,8 @@ def test_users_may_write_to_the_operators_output():
     assert_same(torch.autograd.grad(out.mul_(2).square().sum(), pre), expected)
 
 
-def test_an_output_that_is_only_read_is_not_copied():
-    """What the backward keeps shares the output's memory until somebody writes to it."""
+def test_output_is_copied_on_write_only():
+    """The tensor saved for backward shares the output's memory until one of them is modified."""
     rnn, x, _ = make()
     output, _ = rnn(x)
     (output @ output.mT).tanh().sum().backward()
@@ -154,13 +154,13 @@ def test_an_output_that_is_only_read_is_not_copied():
 @pytest.mark.parametrize(
     "kwargs", [*KINDS, {"num_layers": 2, "bidirectional": True, "learned_h0": True}]
 )
-@pytest.mark.parametrize("how", ["one node", "pieces", "torch.func"])
+@pytest.mark.parametrize("how", ["one node", "separate", "torch.func"])
 def test_every_gradient_owns_its_memory(how, kwargs, steps, given, monkeypatch):
-    """Clipped or freed in place, one gradient must not change another; as nn.RNN's do not."""
+    """Clipping or freeing one gradient must not change another, as in nn.RNN."""
     rnn = FusedRNN(I, H, **kwargs)
     x = torch.randn(steps, B, I, requires_grad=True)
     hx = torch.randn(rnn.num_layers * (2 if rnn.bidirectional else 1), B, H, requires_grad=True)
-    if how == "pieces":
+    if how == "separate":
         monkeypatch.setattr(stack, "are_plain", lambda *tensors: False)
     named = {"x": x, "hx": hx, **dict(rnn.named_parameters())}
 
@@ -178,15 +178,15 @@ def test_every_gradient_owns_its_memory(how, kwargs, steps, given, monkeypatch):
     else:
         found = torch.autograd.grad(loss(named), list(named.values()), allow_unused=True)
         gradients = {k: g for k, g in zip(named, found, strict=True) if g is not None}
-    assert len(gradients) >= len(named) - 1  # hx stands in for a learned h0
+    assert len(gradients) >= len(named) - 1  # hx replaces a learned h0
     storages = {name: g.untyped_storage() for name, g in gradients.items()}
     assert len({s._cdata for s in storages.values()}) == len(storages)
     for name, g in gradients.items():
         assert storages[name].nbytes() == g.numel() * g.element_size(), name
 
 
-def test_clipping_treats_gradients_as_it_does_nn_rnns():
-    mine, theirs = twins(I, H, bidirectional=True, dtype=torch.float64)
+def test_clipping_matches_nn_rnn():
+    mine, theirs = paired_layers(I, H, bidirectional=True, dtype=torch.float64)
     x = torch.randn(T, B, I, dtype=torch.float64)
     clipped = []
     for layer in (mine, theirs):
@@ -199,8 +199,8 @@ def test_clipping_treats_gradients_as_it_does_nn_rnns():
     assert_same(*clipped)
 
 
-def test_hooks_that_write_to_gradients_see_only_theirs():
-    mine, theirs = twins(I, H, dtype=torch.float64)
+def test_hooks_that_modify_gradients_match_nn_rnn():
+    mine, theirs = paired_layers(I, H, dtype=torch.float64)
     x = torch.randn(T, B, I, dtype=torch.float64)
     for layer in (mine, theirs):
         for parameter in layer.parameters():

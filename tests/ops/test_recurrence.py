@@ -1,4 +1,4 @@
-"""The operator as torch sees it: schema, fake, autograd, and the gradients' truth."""
+"""The operator's schema, fake implementation, autograd and gradients."""
 
 import re
 from collections.abc import Callable
@@ -22,7 +22,7 @@ LAYOUTS = ["dense", "lengths", "packed"]
 
 
 def tensors(problem: Problem) -> tuple[list[Tensor], Ragged]:
-    """The differentiable arguments, recording gradients, and the others."""
+    """Return the differentiable arguments, which require gradients, and the others."""
     pre, weight_hh, h0, ragged = problem.tensors()
     return [tensor.requires_grad_() for tensor in (pre, weight_hh, h0)], ragged
 
@@ -33,8 +33,8 @@ def gradients(function, real: list[Tensor], grads: tuple[Tensor, Tensor]) -> tup
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(problems())
-def test_gradients_are_those_of_the_reference_under_autograd(problem: Problem) -> None:
-    """Ours come from a formula and a matrix product; these, from differentiating the forward."""
+def test_gradients_match_the_differentiated_reference(problem: Problem) -> None:
+    """Our gradients use a formula and a matrix product; the reference's use autograd."""
     real, ragged = tensors(problem)
     activation, reverse_from = problem.options
 
@@ -95,8 +95,7 @@ def test_third_derivative() -> None:
 def test_opcheck(layout: str, dtype: torch.dtype) -> None:
     problem = Problem(4, 3, 2, 5, layout, dtype=dtype, resets=layout != "dense")
     real, ragged = tensors(problem)
-    # Half precision differs between two orders of the same sum; the checks compare bit for bit
-    # but for this.
+    # In half precision, results depend on the order of a sum. All other checks are bitwise.
     tolerance = {"rtol": 0.05, "atol": 0.05} if dtype == torch.bfloat16 else {}
     arguments = (*real, *ragged, *problem.options)
     torch.library.opcheck(torch.ops.fastrnn.recurrence.default, arguments, **tolerance)
@@ -112,7 +111,7 @@ def test_opcheck(layout: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_out_form(layout: str) -> None:
-    """It fills a tensor of the caller's, which may be pre."""
+    """The result is written to a tensor of the caller, which may be pre."""
     pre, weight_hh, h0, ragged = Problem(4, 3, 2, 5, layout, resets=True).tensors()
     rest = weight_hh, h0, *ragged, reference.TANH, 1
     operator = torch.ops.fastrnn.recurrence
@@ -120,7 +119,7 @@ def test_out_form(layout: str) -> None:
     out = torch.full_like(pre, float("nan"))
     assert torch.equal(operator.out(pre, *rest, out=out), expected_h_n)
     assert torch.equal(out, expected)
-    checks = ("test_schema", "test_faketensor")  # it is for calls that record no gradient
+    checks = ("test_schema", "test_faketensor")  # it is not differentiable
     torch.library.opcheck(operator.out, (pre, *rest), {"out": out}, test_utils=checks)
     assert torch.equal(operator.out(pre, *rest, out=pre), expected_h_n)
     assert torch.equal(pre, expected)
@@ -129,7 +128,7 @@ def test_out_form(layout: str) -> None:
 @pytest.mark.parametrize(
     "operator", [torch.ops.fastrnn.recurrence.out, dispatch.forward_out], ids=["cpu", "python"]
 )
-def test_out_must_fit(operator: Callable) -> None:
+def test_invalid_out_raises(operator: Callable) -> None:
     pre, weight_hh, h0, ragged = Problem(4, 3, 2, 5).tensors()
     rest = weight_hh, h0, *ragged, reference.TANH, 1
     for out in (pre[:3].clone(), pre.float(), pre.new_empty(pre.mT.shape).mT):
@@ -137,7 +136,7 @@ def test_out_must_fit(operator: Callable) -> None:
             operator(pre, *rest, out=out)
 
 
-def test_a_backend_is_named_by_its_number() -> None:
+def test_recurrence_by_selects_a_backend_by_number() -> None:
     pre, weight_hh, h0, ragged = Problem(4, 3, 2, 5).tensors()
     rest = weight_hh, h0, *ragged, reference.TANH, 1
     expected = reference.forward(pre, weight_hh, h0, ragged, reference.TANH, 1)
@@ -148,7 +147,7 @@ def test_a_backend_is_named_by_its_number() -> None:
         torch.ops.fastrnn.recurrence_by(pre, *rest, dispatch.NAMES.index("torch"))
 
 
-def test_activations_are_numbered_as_in_cpp() -> None:
+def test_activation_codes_match_cpp() -> None:
     header = Path(__file__).parents[2] / "csrc" / "problem.h"
     declared = re.search(r"enum class Activation \{ (.*) \};", header.read_text())
     assert declared is not None
@@ -157,14 +156,14 @@ def test_activations_are_numbered_as_in_cpp() -> None:
 
 
 @requires_extension
-def test_no_other_number_is_an_activation() -> None:
+def test_unknown_activation_codes_raise() -> None:
     pre, weight_hh, h0, *ragged = Problem(4, 3, 2, 5).tensors()
     for number in (-1, 2, 2**32):
         with pytest.raises(RuntimeError, match=f"0 for tanh or 1 for relu, got {number}"):
             cpu.BACKEND.forward(pre, weight_hh, h0, *ragged, number, 1)
 
 
-def test_only_the_gradients_asked_for() -> None:
+def test_only_requested_gradients_are_computed() -> None:
     (pre, weight_hh, h0), _ = tensors(Problem(3, 2, 1, 2))
     out, _ = recurrence(pre, weight_hh.detach(), h0.detach())
     out.sum().backward()

@@ -1,4 +1,4 @@
-"""A canary: every private name of torch that we use still means what we take it for."""
+"""Check that every private name of torch that we use still behaves as we expect."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def test_below_autograd_nothing_is_recorded() -> None:
     assert (x * 2).requires_grad
 
 
-def test_below_views_a_view_is_not_known_as_one() -> None:
+def test_below_views_views_are_not_tracked() -> None:
     x = torch.ones(4)
     with private.below_views(), torch.no_grad():
         view = x.view(2, 2)
@@ -26,13 +26,13 @@ def test_below_views_a_view_is_not_known_as_one() -> None:
     assert x.view(2, 2)._is_view()
 
 
-def test_the_keys_below_autograd_are_the_devices() -> None:
+def test_keys_below_autograd_are_device_keys() -> None:
     keys, key = private.below_autograd_keys, torch._C.DispatchKey
     assert all(keys.has(device) for device in (key.CPU, key.CUDA, key.Meta))
     assert not any(keys.has(autograd) for autograd in (key.AutogradCPU, key.AutogradCUDA))
 
 
-def test_forward_mode_is_known_and_can_be_switched_off() -> None:
+def test_forward_mode_is_detected_and_can_be_disabled() -> None:
     assert private.is_forward_mode()
     with private.set_forward_mode(False):
         assert not private.is_forward_mode()
@@ -41,7 +41,7 @@ def test_forward_mode_is_known_and_can_be_switched_off() -> None:
     assert not private.is_transforming()
 
 
-def test_transforms_are_known() -> None:
+def test_transforms_are_detected() -> None:
     found = []
 
     def look(x: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def test_a_function_of_a_single_level() -> None:
     assert torch.autograd.grad(result, x)[0].item() == 3
 
 
-def test_autocast_of_any_device_is_known() -> None:
+def test_autocast_of_any_device_is_detected() -> None:
     assert not private.is_any_autocast()
     for device in ("cpu", "cuda"):
         with torch.autocast(device, torch.bfloat16, enabled=device == "cpu"):
@@ -89,7 +89,7 @@ def test_a_lazy_clone_copies_at_the_first_write() -> None:
     assert copy.tolist() == [2, 1, 1]
 
 
-def test_a_backward_pass_knows_whether_its_graph_is_kept() -> None:
+def test_backward_knows_whether_its_graph_is_retained() -> None:
     found = []
     x = torch.ones((), requires_grad=True)
     y = x * 2
@@ -103,7 +103,7 @@ def test_an_assertion_on_a_device() -> None:
     private.assert_async(torch.tensor(True), "no")
 
 
-def test_dynamo_leaves_a_function_alone() -> None:
+def test_dynamo_skips_a_function() -> None:
     @private.disable_dynamo
     def number(x: Tensor) -> float:
         assert not torch.compiler.is_compiling()
@@ -113,24 +113,24 @@ def test_dynamo_leaves_a_function_alone() -> None:
     assert compiled(torch.ones(2)).tolist() == [3, 3]
 
 
-def test_onednn_says_which_products_it_has() -> None:
+def test_onednn_reports_its_matrix_products() -> None:
     for dtype in ("bf16", "fp16"):
         assert private.has_mkldnn_products(dtype) in (True, False)
 
 
-def test_an_expanded_weight_is_known() -> None:
+def test_expanded_weights_are_detected() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     assert not private.is_expanded_weight(weight)
     assert private.is_expanded_weight(ExpandedWeight(weight, 3, "sum"))
 
 
-def test_a_condition_on_sizes_that_is_always_true() -> None:
+def test_statically_true_conditions_are_detected() -> None:
     assert private.statically_known_true(True)
     assert not private.statically_known_true(False)
 
 
-def test_every_name_is_here() -> None:
-    """A new one needs a test above, which names it."""
+def test_every_name_is_tested() -> None:
+    """Every new name needs a test above that uses it."""
     public = {"Any", "Tensor", "annotations", "forward_ad", "torch"}
     names = {name for name in vars(private) if not name.startswith("__")} - public
     tests = Path(__file__).read_text()

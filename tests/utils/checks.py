@@ -1,4 +1,7 @@
-"""A kernel against the float64 reference. Needs only torch: a GPU's machine may lack the rest."""
+"""Compare kernels with the float64 reference.
+
+This module needs only torch, as a GPU machine may lack other packages.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +24,7 @@ def biggest(*tensors: Tensor) -> float:
 def check_forward(
     module: Any, problem: Problem, device: str = "cpu", mode: str | None = None, **options: Any
 ) -> None:
-    """`module.forward`, a backend's or a kernel's; `options` are passed on to it."""
+    """Check `module.forward` of a backend or kernel, called with `options`."""
     pre, weight_hh, h0, *ragged = problem.tensors(device)
     out, h_n = module.forward(pre, weight_hh, h0, *ragged, *problem.options, **options)
     expected = reference.forward(*double(pre, weight_hh, h0), *ragged, *problem.options)
@@ -33,7 +36,7 @@ def check_forward(
 def check_backward(
     module: Any, problem: Problem, device: str = "cpu", mode: str | None = None, **options: Any
 ) -> None:
-    """`module.backward`, given what the reference's forward returns."""
+    """Check `module.backward`, applied to the results of the reference's forward."""
     pre, weight_hh, h0, *ragged = problem.tensors(device)
     out, h_n = reference.forward(pre, weight_hh, h0, *ragged, *problem.options)
     grads = [torch.randn_like(out), torch.randn_like(h_n)]
@@ -46,7 +49,7 @@ def check_backward(
 
 
 def check_special_gradients(module: Any, dtype: torch.dtype, **options: Any) -> None:
-    """relu hands on what reaches a state of NaN, and where the state is 0 nothing at all."""
+    """relu passes the gradient of a NaN state unchanged, and blocks that of a state of 0."""
     problem = Problem(1, 2, 1, 16, dtype=dtype, activation="relu")
     tensors = problem.tensors()
     out = torch.ones_like(tensors.pre)
@@ -60,5 +63,5 @@ def check_special_gradients(module: Any, dtype: torch.dtype, **options: Any) -> 
     assert grad_h0.isfinite().all()
 
 
-#: Forward and backward, to be parametrized over.
+#: The checks of forward and backward, for parametrization.
 CHECKS: list[Callable[..., None]] = [check_forward, check_backward]

@@ -1,4 +1,4 @@
-"""Small C++ programs that tests compile against csrc/."""
+"""Compile small C++ test programs against csrc/."""
 
 import shutil
 import subprocess
@@ -12,10 +12,10 @@ CSRC = Path(__file__).parents[2] / "csrc"
 def compiled(
     factory: pytest.TempPathFactory, name: str, *flags: str, sources: tuple[Path, ...] = ()
 ) -> Path:
-    """What c++ makes of `name`, a file of this folder; skips the test where there is no c++."""
+    """Compile tests/ops/`name`; return the program's path. Skip the test without a compiler."""
     compiler = shutil.which("c++")
     if compiler is None:
-        pytest.skip("there is no c++")
+        pytest.skip("needs a C++ compiler")
     source = Path(__file__).parents[1] / "ops" / name
     target = factory.mktemp(source.stem) / source.stem
     command = [compiler, "-std=c++20", "-Wall", "-Werror", *flags, f"-I{CSRC}"]

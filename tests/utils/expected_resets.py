@@ -1,4 +1,4 @@
-"""What FusedRNN gives beyond nn.RNN, made of nn.RNN: heads, and rows of several sequences."""
+"""Expected results of features that nn.RNN lacks, computed with nn.RNN: heads and resets."""
 
 import itertools
 from typing import Any
@@ -10,10 +10,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from fastrnn import FusedRNN
 
 
-def by_torch(rnn: FusedRNN, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """nn.RNN's results from the same weights, heads as one block-diagonal matrix.
+def run_nn_rnn(rnn: FusedRNN, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Run nn.RNN with the same weights, with the heads as one block-diagonal matrix.
 
-    They are differentiable in the parameters of ``rnn``. x [T, I] is one sequence.
+    The results are differentiable in the parameters of ``rnn``. x [T, I] is one sequence.
     """
     weights = {
         name: torch.block_diag(*p) if p.dim() == 3 else p
@@ -21,19 +21,26 @@ def by_torch(rnn: FusedRNN, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor
         if name != "h0"
     }
     args = rnn.input_size, rnn.hidden_size, rnn.num_layers, rnn.nonlinearity, rnn.bias
-    peer = nn.RNN(*args, bidirectional=rnn.bidirectional, device="meta")
-    return torch.func.functional_call(peer, weights, (x, hx))
+    torch_layer = nn.RNN(*args, bidirectional=rnn.bidirectional, device="meta")
+    return torch.func.functional_call(torch_layer, weights, (x, hx))
 
 
-def by_pieces(
+def run_separately(
     rnn: FusedRNN, x: Tensor, hx: Tensor, start: Tensor, resets: Tensor, lengths: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """Every sequence of every row run by itself, by nn.RNN.
+    """Run every sequence of every row separately with nn.RNN.
 
-    x [T, B, I], hx [D·L, B, H], start [D·L, H] (where all but a row's first sequence begin),
-    resets [T, B]; padded output [T, B, D·H] and h_n [D·L, B, H].
+    Args:
+        x: [T, B, I].
+        hx: [D·L, B, H], the initial states of each row's first sequence.
+        start: [D·L, H], the initial states of all other sequences.
+        resets: [T, B].
+        lengths: of each row.
+
+    Returns:
+        The padded output [T, B, D·H] and h_n [D·L, B, H].
     """
-    # Which states are of the reverse direction: it runs a row's last sequence first.
+    # Whether a state is of the reverse direction, which runs a row's last sequence first.
     reverse = torch.arange(len(start))[:, None] % 2 == (1 if rnn.bidirectional else 2)
     outputs, last = [], []
     for b, length in enumerate(lengths):
@@ -45,8 +52,8 @@ def by_pieces(
                 continue  # a row of length 0
             continues = a == 0 and not resets[0, b]
             first = (~reverse & continues) | (reverse & (z == length))
-            piece, state = by_torch(rnn, x[a:z, b], hx[:, b].where(first, start))
-            output.append(piece)
+            part, state = run_nn_rnn(rnn, x[a:z, b], hx[:, b].where(first, start))
+            output.append(part)
             h_n = state if a == 0 else h_n.where(reverse, state)
         outputs.append(nn.functional.pad(torch.cat(output), (0, 0, 0, len(x) - length)))
         last.append(h_n)
@@ -56,7 +63,7 @@ def by_pieces(
 def run(
     rnn: FusedRNN, kind: str, x: Tensor, hx: Tensor | None, resets: Tensor, lengths: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """``rnn`` given x [T, B, I] and resets [T, B] as ``kind`` says; padded output and h_n."""
+    """Run ``rnn`` on x [T, B, I], resets [T, B] in layout ``kind``; return padded output, h_n."""
     if rnn.batch_first:
         x, resets = x.transpose(0, 1), resets.transpose(0, 1)
     if kind == "padded":

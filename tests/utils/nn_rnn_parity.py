@@ -1,4 +1,4 @@
-"""A layer of ours beside the torch layer it stands in for, and what the tests ask of both."""
+"""Compare our layers with the torch layers that they replace."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,19 +11,19 @@ from fastrnn import FusedRNN, FusedRNNCell
 
 TORCH = {FusedRNN: nn.RNN, FusedRNNCell: nn.RNNCell}
 
-#: Bounds on |ours - float64|, in units of eps = torch.finfo(dtype).eps and of the larger of 1 and
-#: the largest value compared. A step rounds its pre-activation (|z| <= 2 here) and its state, so
-#: adds 1.5 eps; W_hh from U(-1/sqrt(H), 1/sqrt(H)) has a spectral radius near 1/sqrt(3), so errors
-#: do not grow with T but sum to 2.4 of that, 3.6 eps; two layers double it. A gradient passes the
-#: same steps again, and its weight gradients sum rounded products of rounded states.
+#: Bounds on |ours - float64|, in units of eps = torch.finfo(dtype).eps times the larger of 1 and
+#: the largest compared value. A step rounds its pre-activation (|z| <= 2 here) and its state, which
+#: adds 1.5 eps. W_hh from U(-1/sqrt(H), 1/sqrt(H)) has a spectral radius near 1/sqrt(3). Errors
+#: therefore do not grow with T, but sum to 2.4 times that, 3.6 eps. Two layers double it. A
+#: gradient passes the same steps again, and weight gradients sum rounded products of such states.
 FORWARD_EPS = 8
 BACKWARD_EPS = 16
 
 
-def twins(
+def paired_layers(
     *args: Any, ours: type[nn.Module] = FusedRNN, seed: int = 0, **kwargs: Any
 ) -> tuple[Any, Any]:
-    """One of ours and torch's, with the same weights."""
+    """Return one of our layers and torch's layer, with the same weights."""
     torch.manual_seed(seed)
     theirs = TORCH[ours](*args, **kwargs)
     mine = ours(*args, **kwargs)
@@ -32,14 +32,14 @@ def twins(
 
 
 def tensors(result: Any) -> list[Tensor]:
-    """The differentiable tensors of (output, h_n), of a state, or of a PackedSequence."""
+    """Return the differentiable tensors of (output, h_n), a state or a PackedSequence."""
     if isinstance(result, PackedSequence):
         return [result.data]
     return [result] if isinstance(result, Tensor) else [t for part in result for t in tensors(part)]
 
 
 def gradients(result: Any, wanted: Iterable[Tensor], seed: int = 1) -> list[Tensor]:
-    """Gradients of a weighted sum of all of result: no two of its elements weigh the same."""
+    """Return the gradients of a sum of all elements of result with distinct random weights."""
     generator = torch.Generator().manual_seed(seed)
     loss = torch.zeros((), dtype=torch.float64)
     for t in tensors(result):
@@ -49,19 +49,19 @@ def gradients(result: Any, wanted: Iterable[Tensor], seed: int = 1) -> list[Tens
 
 
 def assert_same(actual: Any, expected: Any) -> None:
-    """Equal but for the order of summation in float64."""
+    """Require equality up to the order of summation in float64."""
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 def assert_near(actual: Tensor, expected_float64: Tensor, eps: int) -> None:
-    """Within eps roundings of the dtype: see the bounds above."""
+    """Require an error of at most `eps` units, as defined for the bounds above."""
     scale = max(1.0, expected_float64.abs().max().item())
     atol = eps * torch.finfo(actual.dtype).eps * scale
     torch.testing.assert_close(actual.double(), expected_float64, rtol=0, atol=atol)
 
 
 def outcome(call: Callable[[], Any]) -> tuple[type, str]:
-    """What a call raises: its type and words."""
+    """Return the type and message of the error that a call raises, or its result's type and ""."""
     try:
         result = call()
     except Exception as error:

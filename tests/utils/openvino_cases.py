@@ -1,4 +1,4 @@
-"""OpenVINO reads our layers: run by test_export.py, in a process of its own."""
+"""Conversion of our layers by OpenVINO. test_export.py runs these cases in a separate process."""
 
 import openvino
 import pytest
@@ -11,7 +11,7 @@ from fastrnn.export import decompositions
 from .nn_rnn_parity import FORWARD_EPS, assert_near, tensors
 
 
-def assert_openvino_answers(model, layer, x, **given):
+def assert_openvino_matches(model, layer, x, **given):
     run = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results = run([x.numpy(), *(value.numpy() for value in given.values())])
     expected = tensors(layer.double()(x.double(), **given))
@@ -25,11 +25,11 @@ def assert_openvino_answers(model, layer, x, **given):
 def test_openvino_converts_a_program(kwargs, given):
     layer, x = FusedRNN(4, 6, num_layers=2, **kwargs), torch.randn(6, 3, 4)
     program = export(layer, (x,), given).run_decompositions(decompositions())
-    assert_openvino_answers(openvino.convert_model(program), layer, x, **given)
+    assert_openvino_matches(openvino.convert_model(program), layer, x, **given)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_openvino_converts_a_module_for_every_size():
     layer = FusedRNN(4, 6, num_layers=2, bidirectional=True)
     model = openvino.convert_model(layer, example_input=torch.randn(6, 3, 4))
-    assert_openvino_answers(model, layer, torch.randn(9, 2, 4))
+    assert_openvino_matches(model, layer, torch.randn(9, 2, 4))

@@ -1,4 +1,4 @@
-"""Which backend serves a call: the choice, the reasons and the fall-back."""
+"""Backend selection: priorities, rejection reasons and the fallback."""
 
 import threading
 import warnings
@@ -19,8 +19,8 @@ CALL = Call("RNN_TANH", 10, 2, 1, 3, torch.float32, CPU)
 
 
 @pytest.fixture(autouse=True)
-def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody was warned, and the process's backend is restored."""
+def reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reset the warnings, and restore the backend of the process after the test."""
     monkeypatch.setattr(dispatch, "_warned", set())
     monkeypatch.setattr(dispatch, "_default", "auto")
     monkeypatch.setattr(dispatch, "_last", "auto")
@@ -28,7 +28,7 @@ def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which the extension could not be built."""
+    """Simulate a machine on which the extension could not be built."""
     extension = SimpleNamespace(unavailable_reason="not built: c++: not found")
     monkeypatch.setattr(cpu, "EXTENSION", extension)
 
@@ -45,13 +45,13 @@ def test_blocks_nest() -> None:
     assert dispatch.requested() == "auto"
 
 
-def test_an_exception_ends_the_block() -> None:
+def test_an_exception_restores_the_backend() -> None:
     with pytest.raises(KeyError), fastrnn.use_backend("reference"):
         raise KeyError
     assert dispatch.requested() == "auto"
 
 
-def test_a_name_that_fails_changes_nothing() -> None:
+def test_an_invalid_name_changes_nothing() -> None:
     with (
         fastrnn.use_backend("reference"),
         pytest.raises(ValueError, match="unknown backend 'cudnn'"),
@@ -74,17 +74,17 @@ def test_the_process_has_a_default_and_a_block_overrides_it() -> None:
     assert dispatch.requested() == "torch"
 
 
-def _in_a_thread(found: list[str], entered: threading.Event, leave: threading.Event) -> None:
+def _select_in_thread(found: list[str], entered: threading.Event, leave: threading.Event) -> None:
     with fastrnn.use_backend("torch"):
         entered.set()
         leave.wait(10)
         found.append(dispatch.requested())
 
 
-def test_threads_do_not_see_one_anothers_choice() -> None:
+def test_use_backend_is_local_to_a_thread() -> None:
     found: list[str] = []
     entered, leave = threading.Event(), threading.Event()
-    thread = threading.Thread(target=_in_a_thread, args=(found, entered, leave))
+    thread = threading.Thread(target=_select_in_thread, args=(found, entered, leave))
     with fastrnn.use_backend("reference"):
         thread.start()
         assert entered.wait(10)
@@ -94,7 +94,7 @@ def test_threads_do_not_see_one_anothers_choice() -> None:
     assert found == ["torch"]
 
 
-def test_the_default_reaches_every_thread() -> None:
+def test_set_backend_applies_to_all_threads() -> None:
     fastrnn.set_backend("reference")
     found: list[str] = []
     thread = threading.Thread(target=lambda: found.append(dispatch.requested()))
@@ -104,13 +104,13 @@ def test_the_default_reaches_every_thread() -> None:
     assert found == ["reference"]
 
 
-def test_an_unknown_backend_is_told_the_names() -> None:
+def test_an_unknown_backend_raises_with_all_names() -> None:
     with pytest.raises(ValueError, match="'auto', 'reference', 'cpu', 'cuda', 'triton', 'torch'"):
         fastrnn.set_backend("cudnn")
 
 
 @requires_extension
-def test_the_former_name_of_a_backend_warns() -> None:
+def test_an_earlier_backend_name_warns() -> None:
     with pytest.warns(DeprecationWarning, match="now called 'cpu'") as found:
         fastrnn.set_backend("cpp")
     assert dispatch.requested() == "cpu"
@@ -125,7 +125,7 @@ def test_the_former_name_of_a_backend_warns() -> None:
 
 
 @pytest.mark.usefixtures("broken")
-def test_a_backend_named_raises_where_it_is_not_available() -> None:
+def test_a_named_backend_raises_if_unavailable() -> None:
     with pytest.raises(RuntimeError, match=r"not built: c\+\+: not found"):
         fastrnn.set_backend("cpu")
     with (
@@ -135,7 +135,7 @@ def test_a_backend_named_raises_where_it_is_not_available() -> None:
         pass
 
 
-def test_a_backend_named_raises_where_it_cannot_serve() -> None:
+def test_a_named_backend_raises_for_unsupported_calls() -> None:
     meta = CALL._replace(device=torch.device("meta"))
     with pytest.raises(RuntimeError, match=r"not 'meta' ones; use fastrnn\.set_backend"):
         dispatch.for_recurrence(meta, "cpu")
@@ -143,29 +143,29 @@ def test_a_backend_named_raises_where_it_cannot_serve() -> None:
         dispatch.for_recurrence(CALL, "torch")
 
 
-def test_a_name_reaches_the_operators() -> None:
-    here, elsewhere = torch.zeros(1), torch.zeros(1, device="meta")
+def test_the_selected_backend_reaches_the_operators() -> None:
+    here, meta = torch.zeros(1), torch.zeros(1, device="meta")
     numbers = {}
     for name in ("reference", "cpu", "torch", "auto"):
         with fastrnn.use_backend(name):
-            numbers[name] = dispatch.number_by_name(here), dispatch.number_by_name(elsewhere)
+            numbers[name] = dispatch.number_by_name(here), dispatch.number_by_name(meta)
     reference, kernels = dispatch.NAMES.index("reference"), dispatch.NAMES.index("cpu")
     assert numbers == {
         "reference": (reference, reference),
-        "cpu": (None, kernels),  # the operator itself, and a refusal
+        "cpu": (None, kernels),  # the default operator, and one that raises
         "torch": (None, None),
         "auto": (None, None),
     }
 
 
-def test_torch_has_no_recurrence_alone() -> None:
+def test_the_torch_backend_has_no_recurrence() -> None:
     pre, weight_hh, h0 = torch.zeros(5, 2, 1, 3), torch.zeros(1, 3, 3), torch.zeros(2, 1, 3)
     with fastrnn.use_backend("torch"), pytest.raises(RuntimeError, match="serves whole layers"):
         fastrnn.functional.recurrence(pre, weight_hh, h0)
 
 
 @pytest.mark.usefixtures("broken")
-def test_auto_falls_back_and_says_so_once() -> None:
+def test_auto_falls_back_and_warns_once() -> None:
     with pytest.warns(RuntimeWarning, match=r"reference on 'cpu' tensors.*c\+\+: not found"):
         assert dispatch.for_recurrence(CALL) is reference.BACKEND
     with warnings.catch_warnings():
@@ -176,23 +176,25 @@ def test_auto_falls_back_and_says_so_once() -> None:
 
 #: A fake backend's reasons: unavailable, unsupported, unverified, slower.
 FINE = (None, None, None, None)
-QUESTIONS = ("unavailable_reason", "unsupported_reason", "unverified_reason", "slower_reason")
+CHECKS = ("unavailable_reason", "unsupported_reason", "unverified_reason", "slower_reason")
 
 
-def _answer(kernels: Kernels, reasons: tuple[str | None, ...], patch: pytest.MonkeyPatch) -> None:
-    for question, reason in zip(QUESTIONS, reasons, strict=True):
-        patch.setattr(kernels, question, lambda *_, reason=reason: reason)
+def _set_reasons(
+    kernels: Kernels, reasons: tuple[str | None, ...], patch: pytest.MonkeyPatch
+) -> None:
+    for check, reason in zip(CHECKS, reasons, strict=True):
+        patch.setattr(kernels, check, lambda *_, reason=reason: reason)
 
 
 @pytest.mark.parametrize(
-    ("of_triton", "of_cuda", "chosen", "reasons"),
+    ("triton_reasons", "cuda_reasons", "chosen", "reasons"),
     [
         (FINE, FINE, "triton", {}),
         ((None, None, None, "slow"), FINE, "cuda", {"triton": "slow"}),
         ((None, None, "new", "slow"), FINE, "cuda", {"triton": "new"}),
         ((None, "odd", "new", "slow"), FINE, "cuda", {"triton": "odd"}),
         (("absent", "odd", "new", "slow"), FINE, "cuda", {"triton": "absent"}),
-        # One that is only slower is better than none, and the first of them is taken.
+        # A slower backend is better than none; the first one is selected.
         (
             (None, None, None, "slow"),
             ("absent", None, None, None),
@@ -213,9 +215,9 @@ def _answer(kernels: Kernels, reasons: tuple[str | None, ...], patch: pytest.Mon
         ),
     ],
 )
-def test_the_order_of_choice(of_triton, of_cuda, chosen, reasons, monkeypatch) -> None:
-    _answer(triton.BACKEND, of_triton, monkeypatch)
-    _answer(cuda.BACKEND, of_cuda, monkeypatch)
+def test_backend_priority(triton_reasons, cuda_reasons, chosen, reasons, monkeypatch) -> None:
+    _set_reasons(triton.BACKEND, triton_reasons, monkeypatch)
+    _set_reasons(cuda.BACKEND, cuda_reasons, monkeypatch)
     call = CALL._replace(device=CUDA)
     kernels, found = dispatch.best_kernels(call)
     assert (kernels.name if kernels else None) == chosen
@@ -228,19 +230,19 @@ def test_the_order_of_choice(of_triton, of_cuda, chosen, reasons, monkeypatch) -
 
 
 def test_an_assumed_gpu_has_everything_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    _answer(triton.BACKEND, ("absent", None, None, None), monkeypatch)
+    _set_reasons(triton.BACKEND, ("absent", None, None, None), monkeypatch)
     call = CALL._replace(device=CUDA, gpu=GPUS["H200"])
     assert dispatch.reason_against(triton.BACKEND, call) is None
     assert dispatch.reason_against(triton.BACKEND, call._replace(gpu=None)) == "absent"
 
 
-def test_backends_that_are_slower_serve_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    _answer(cuda.BACKEND, (None, None, "new", "slow"), monkeypatch)
+def test_slower_backends_can_be_selected_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    _set_reasons(cuda.BACKEND, (None, None, "new", "slow"), monkeypatch)
     assert dispatch.for_recurrence(CALL._replace(device=CUDA), "cuda") is cuda.BACKEND
 
 
 @pytest.mark.usefixtures("broken")
-def test_backends_names_every_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backends_lists_all(monkeypatch: pytest.MonkeyPatch) -> None:
     for kernels in (cuda.BACKEND, triton.BACKEND):
         monkeypatch.setattr(kernels, "unavailable_reason", lambda: "no CUDA GPU here")
     found = fastrnn.backends()
@@ -256,7 +258,7 @@ def test_backends_names_every_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["cpu"].detail == ""
 
 
-def test_earlier_names_warn_and_work() -> None:
+def test_earlier_functions_warn_and_work() -> None:
     with pytest.warns(DeprecationWarning, match=r"use fastrnn\.set_backend\(name\)"):
         choose = fastrnn.backend
     with choose("reference"):

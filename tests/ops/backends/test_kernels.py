@@ -1,4 +1,4 @@
-"""Every backend, on every instruction set, against the float64 reference."""
+"""Every backend on every instruction set, compared with the float64 reference."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ many = settings(deadline=None, suppress_health_check=[HealthCheck.function_scope
 
 
 def _each_module(request: pytest.FixtureRequest) -> Iterator[Kernels]:
-    """A backend; the extension once for each instruction set this processor has."""
+    """Yield a backend; the extension once per instruction set that this processor supports."""
     name, _, instruction_set = request.param.partition("-")
     if not instruction_set:
         yield dispatch.BACKENDS[name]
@@ -42,7 +42,7 @@ def _each_module(request: pytest.FixtureRequest) -> Iterator[Kernels]:
 
 EXTENSION = [f"cpu-{name}" for name in INSTRUCTION_SETS]
 module = pytest.fixture(_each_module, params=["reference", *EXTENSION], name="module")
-#: The extension alone, for what holds of its kernels and of no other backend.
+#: Only the extension, for properties that other backends do not guarantee.
 extension = pytest.fixture(_each_module, params=EXTENSION, name="extension")
 
 
@@ -62,7 +62,7 @@ def test_random_problems(module: Kernels, check, dtype: torch.dtype) -> None:
     ("steps", "batch", "groups", "hidden"),
     [
         (300, 1, 1, 1),
-        (1, 7, 1, 67),  # a step, for which W_hh is not packed as a whole
+        (1, 7, 1, 67),  # a single step, for which W_hh is not packed as a whole
         (2, 7, 1, 67),
         (3, 150, 1, 5),  # several tiles of the batch
         (40, 2, 16, 24),  # many groups
@@ -81,7 +81,7 @@ SHARED = Problem(steps=9, batch=3, groups=1, hidden=320, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("problem", [PROBLEM, SHARED], ids=["tiles", "shared step"])
-def test_results_do_not_depend_on_threads_or_on_the_run(
+def test_results_are_bitwise_equal_across_threads_and_runs(
     extension: Kernels, problem: Problem
 ) -> None:
     arguments = (*problem.tensors(), *problem.options)
@@ -101,15 +101,15 @@ def test_results_do_not_depend_on_threads_or_on_the_run(
             assert torch.equal(first, again)
 
 
-def test_a_row_does_not_depend_on_the_tile_around_it(extension: Kernels) -> None:
-    """Nor, a step alone, on whether W_hh was packed as a whole; see make_plan."""
+def test_a_row_does_not_depend_on_its_tile(extension: Kernels) -> None:
+    """A single step also does not depend on whether W_hh was packed as a whole; see make_plan."""
     pre, weight_hh, h0, ragged = PROBLEM.tensors()
     assert ragged.lengths is not None
     out, h_n = extension.forward(pre, weight_hh, h0, ragged, *PROBLEM.options)
     for b in range(PROBLEM.batch):
         row = slice(b, b + 1)
-        its_own = Ragged(ragged.lengths[row])
-        alone = extension.forward(pre[:, row], weight_hh, h0[row], its_own, *PROBLEM.options)
+        row_ragged = Ragged(ragged.lengths[row])
+        alone = extension.forward(pre[:, row], weight_hh, h0[row], row_ragged, *PROBLEM.options)
         assert torch.equal(alone[0], out[:, row])
         assert torch.equal(alone[1], h_n[row])
     first = extension.forward(pre[:1, :, :1], weight_hh[:1], h0[:, :1], ragged, reference.TANH, 1)
@@ -118,7 +118,7 @@ def test_a_row_does_not_depend_on_the_tile_around_it(extension: Kernels) -> None
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_tanh_over_the_whole_range(extension: Kernels, dtype: torch.dtype) -> None:
-    """With W = 0 the operator is its activation: within 2 ulp, and half a one as stored."""
+    """With W = 0 the operator is its activation: within 2 ulp, plus half an ulp when stored."""
     exponents = torch.arange(-150.0 if dtype != torch.float16 else -24.0, 16)
     fractions = torch.linspace(1, 2, 129)[:-1]
     x = (2.0 ** exponents.double()[:, None] * fractions).flatten().to(dtype)
@@ -144,18 +144,18 @@ def test_special_values(extension: Kernels, dtype: torch.dtype, activation: str)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("spoilt", ["pre", "h0", "grad_out", "grad_h_n"])
+@pytest.mark.parametrize("bad", ["pre", "h0", "grad_out", "grad_h_n"])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_nan_and_infinity_go_where_autograd_takes_them(
-    module: Kernels, activation: str, spoilt: str, value: float
+def test_nan_and_infinity_propagate_as_in_autograd(
+    module: Kernels, activation: str, bad: str, value: float
 ) -> None:
-    """At every number of steps and in both directions; relu passes neither on where h is 0."""
+    """This holds for all numbers of steps and both directions. relu blocks both where h is 0."""
     for steps, reverse_from, hidden in [(1, 1, 19), (3, 1, 19), (3, 0, 19), (3, 1, 300)]:
         problem = Problem(steps, 2, 1, hidden, activation=activation, reverse_from=reverse_from)
         pre, weight_hh, h0, *ragged = problem.tensors()
         given = {"pre": pre, "h0": h0, "grad_out": torch.randn_like(pre)}
         given["grad_h_n"] = torch.randn_like(h0)
-        given[spoilt][..., 0, :, :4] = value  # of row 0: some of these units are 0 under relu
+        given[bad][..., 0, :, :4] = value  # row 0; some of these units are 0 under relu
         grads = given["grad_out"], given["grad_h_n"]
         expected = _autograd(pre, weight_hh, h0, grads, activation, reverse_from == 0)
         rest = weight_hh, h0, *ragged, *problem.options
@@ -172,7 +172,7 @@ def _autograd(
     activation: str,
     reverse: bool,
 ) -> tuple[Tensor, ...]:
-    """out, h_n, and the gradients of pre and h0, of a loop in torch's own operations."""
+    """Return out, h_n and the gradients of pre and h0 of a loop over torch's operations."""
     pre, h0 = pre.clone().requires_grad_(), h0.clone().requires_grad_()
     steps = range(len(pre))
     h, out = h0, {}
@@ -183,13 +183,13 @@ def _autograd(
 
 
 def _ulp(x: np.ndarray, dtype: torch.dtype) -> np.ndarray:
-    """The distance of the numbers of a dtype around x."""
+    """Return the spacing of a dtype's numbers around x."""
     eps, smallest = torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal
     exponent = np.frexp(np.maximum(abs(x), smallest))[1] - 1
     return np.ldexp(np.longdouble(eps), exponent)
 
 
 def _elementwise(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Ragged]:
-    """Arguments for which out is act(x): one unit a row, and a weight of 0."""
+    """Return arguments for which out is act(x): one unit per row, and a weight of 0."""
     pre = x.reshape(1, -1, 1, 1)
     return pre, pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1), DENSE

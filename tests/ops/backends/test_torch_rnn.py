@@ -1,4 +1,4 @@
-"""The torch backend: nn.RNN's own implementation within FusedRNN, in all that users do with it."""
+"""The torch backend, which runs nn.RNN's own implementation in FusedRNN, in all its uses."""
 
 import itertools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from fastrnn.ops.backends import cpu, dispatch, torch_rnn
 from fastrnn.ops.backends.base import Call
 from fastrnn.ops.options import Options
 
-from ...utils.nn_rnn_parity import assert_same, gradients, tensors, twins
+from ...utils.nn_rnn_parity import assert_same, gradients, paired_layers, tensors
 
 T, B, I, H = 5, 3, 4, 6  # noqa: E741
 LENGTHS = torch.tensor([2, 5, 3])
@@ -34,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(params=[False, True], ids=["as ATen", "as cuDNN"], autouse=True)
 def once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Both ways to differentiate, on the CPU: cuDNN's is taken where there is no derivative."""
+    """Test both ways to differentiate on the CPU; cuDNN's is used without double backward."""
     monkeypatch.setattr(torch_rnn, "is_differentiable_only_once", lambda input: request.param)
     return request.param
 
@@ -53,7 +53,7 @@ def x_and_hx(layer: nn.RNN) -> tuple[Tensor, Tensor]:
 
 
 def same(ours: Callable[[], Any], theirs: Callable[[], Any], *wanted: list[Tensor]) -> None:
-    """The same bits from the same random numbers, forward and backward."""
+    """Require the same bits with the same random seed, forward and backward."""
     results = []
     for run, leaves in zip((ours, theirs), wanted, strict=True):
         torch.manual_seed(1)
@@ -65,8 +65,8 @@ def same(ours: Callable[[], Any], theirs: Callable[[], Any], *wanted: list[Tenso
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("start", [True, False], ids=["hx", "zeros"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_it_is_nn_rnn(options: dict[str, Any], start: bool, training: bool) -> None:
-    ours, theirs = (m.train(training) for m in twins(I, H, **options, dtype=torch.float64))
+def test_matches_nn_rnn_bitwise(options: dict[str, Any], start: bool, training: bool) -> None:
+    ours, theirs = (m.train(training) for m in paired_layers(I, H, **options, dtype=torch.float64))
     x, hx = x_and_hx(ours)
     given, leaves = ((x, hx), [x, hx]) if start else ((x,), [x])
     same(
@@ -79,7 +79,7 @@ def test_it_is_nn_rnn(options: dict[str, Any], start: bool, training: bool) -> N
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_packed_sequences(options: dict[str, Any]) -> None:
-    ours, theirs = twins(I, H, **options, dtype=torch.float64)
+    ours, theirs = paired_layers(I, H, **options, dtype=torch.float64)
     x, hx = x_and_hx(ours)
 
     def run(layer: nn.RNN) -> tuple[PackedSequence, Tensor]:
@@ -93,7 +93,7 @@ def test_packed_sequences(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_second_derivatives(packed: bool, training: bool) -> None:
-    ours, theirs = twins(I, H, 2, bidirectional=True, dtype=torch.float64)
+    ours, theirs = paired_layers(I, H, 2, bidirectional=True, dtype=torch.float64)
     x, hx = x_and_hx(ours)
     found = []
     for layer in (ours.train(training), theirs.train(training)):
@@ -107,8 +107,8 @@ def test_second_derivatives(packed: bool, training: bool) -> None:
         assert_same(actual, expected)
 
 
-def test_only_what_needs_a_gradient_has_one() -> None:
-    ours, theirs = twins(I, H, 2)
+def test_only_tensors_that_require_gradients_get_them() -> None:
+    ours, theirs = paired_layers(I, H, 2)
     x = torch.randn(T, B, I)
     for layer in (ours, theirs):
         layer.weight_hh_l0.requires_grad_(False)
@@ -119,7 +119,7 @@ def test_only_what_needs_a_gradient_has_one() -> None:
     assert not ours.requires_grad_(False)(x)[0].requires_grad
 
 
-def test_a_graph_is_freed_unless_it_is_kept() -> None:
+def test_a_graph_is_freed_unless_retained() -> None:
     rnn = FusedRNN(I, H)
     loss = rnn(torch.randn(T, B, I))[0].sum()
     loss.backward(retain_graph=True)
@@ -130,7 +130,7 @@ def test_a_graph_is_freed_unless_it_is_kept() -> None:
         loss.backward()
 
 
-def test_a_weight_changed_before_the_backward_pass_is_noticed() -> None:
+def test_a_weight_changed_before_backward_raises() -> None:
     rnn = FusedRNN(I, H)
     loss = rnn(torch.randn(T, B, I))[0].sum()
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_hooks_and_accumulation() -> None:
 
 
 def test_autocast_and_a_checkpoint() -> None:
-    ours, theirs = twins(I, H, 2)
+    ours, theirs = paired_layers(I, H, 2)
     x = torch.randn(T, B, I, requires_grad=True)
 
     def checkpointed() -> Any:
@@ -173,7 +173,9 @@ def test_autocast_and_a_checkpoint() -> None:
     ],
     ids=["heads", "lengths", "resets"],
 )
-def test_what_nn_rnn_cannot_express_raises(options: dict[str, Any], given: dict[str, Any]) -> None:
+def test_features_that_nn_rnn_cannot_express_raise(
+    options: dict[str, Any], given: dict[str, Any]
+) -> None:
     with pytest.raises(RuntimeError, match="'torch' backend cannot serve this call: nn"):
         FusedRNN(I, H, **options)(torch.randn(T, B, I), **given)
 
@@ -181,7 +183,7 @@ def test_what_nn_rnn_cannot_express_raises(options: dict[str, Any], given: dict[
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "no kernels"])
 @pytest.mark.parametrize("recording", [True, False], ids=["training", "inference"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_on_the_cpu_the_quick_answer_is_that_of_the_reasons(
+def test_cpu_shortcut_agrees_with_the_rejection_checks(
     dtype: torch.dtype, recording: bool, kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reason = None if kernels else "not built"

@@ -23,7 +23,7 @@ from fastrnn.ops.ragged import DENSE, Ragged
 from fastrnn.testing import UNIT_ROUNDOFF, Problem, Tensors, assert_close
 
 from ...utils.checks import CHECKS, biggest, check_special_gradients, double
-from ...utils.nn_rnn_parity import twins
+from ...utils.nn_rnn_parity import paired_layers
 from ...utils.strategies import problems
 
 pytest.importorskip("triton")
@@ -299,7 +299,7 @@ def _activated(x: torch.Tensor, activation: str) -> torch.Tensor:
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_layer(bidirectional: bool, packed: bool) -> None:
     """Outputs and gradients as nn.RNN's, through the operator and its autograd."""
-    ours, theirs = twins(5, 12, num_layers=2, bidirectional=bidirectional)
+    ours, theirs = paired_layers(5, 12, num_layers=2, bidirectional=bidirectional)
     x = torch.randn(6, 3, 5)
     results = []
     for layer in (ours, theirs):
