@@ -1,7 +1,7 @@
 // The kernels of calibrate.cu: each does one thing `turns` times, and says how many cycles it took.
 #pragma once
 
-#include "../csrc/cuda/element.h"
+#include "../csrc/cuda/mma_traits.h"
 
 namespace fastrnn::cuda {
 

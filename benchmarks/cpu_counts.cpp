@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "cpu/cpu.h"
+#include "cpu/dispatch.h"
 
 using namespace fastrnn;
 

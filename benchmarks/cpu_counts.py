@@ -73,7 +73,7 @@ def build(folder: Path) -> Path:
         if shutil.which(tool) is None:
             raise RuntimeError(f"{tool} is not installed")
     program = folder / "cpu_counts"
-    sources = [str(path) for path in SOURCES if path.name != "binding.cpp"]  # which is torch's
+    sources = [str(path) for path in SOURCES if path.name != "bindings.cpp"]  # which is torch's
     status, said = run(("c++", *FLAGS, *sources, "-o", str(program)), COMPILING)
     if status != 0:
         raise RuntimeError(f"it could not be compiled: {said[-500:]}")

@@ -1,5 +1,5 @@
 // fastrnn._C as Python sees it: what this library was built from, with and for, and the plan of the
-// CUDA kernels, which any machine can ask for. The operators are registered in cpu/binding.cpp,
+// CUDA kernels, which any machine can ask for. The operators are registered in cpu/bindings.cpp,
 // through torch's stable ABI, when the library is loaded.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -8,9 +8,9 @@
 #include <stdexcept>
 #include <string>
 
-#include "cpu/cpu.h"
+#include "cpu/dispatch.h"
 #include "cuda/plan.h"
-#include "introspection.h"
+#include "build_info.h"
 
 namespace py = pybind11;
 

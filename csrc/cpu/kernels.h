@@ -17,8 +17,8 @@
 #include <arm_neon.h>
 #endif
 
-#include "cpu.h"
-#include "team.h"
+#include "dispatch.h"
+#include "thread_team.h"
 
 namespace fastrnn::cpu {
 

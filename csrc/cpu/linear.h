@@ -1,7 +1,7 @@
 // The product of a layer's input with its weight, out = bias + input weight^T, for one instruction
 // set.
 //
-// Included inside the namespace of an instruction set, after product.h. A task owns some rows and
+// Included inside the namespace of an instruction set, after gemm.h. A task owns some rows and
 // some column blocks of the result. Every sum begins with the bias.
 
 template <class S>

@@ -6,7 +6,7 @@
 #include <chrono>
 
 #include "kernels.h"
-#include "processors.h"
+#include "cpu_count.h"
 
 namespace fastrnn::cpu {
 namespace {

@@ -1,6 +1,6 @@
 // The grouped recurrence, forward and backward, for one instruction set.
 //
-// Included inside the namespace of an instruction set, after product.h. One task owns a group and a
+// Included inside the namespace of an instruction set, after gemm.h. One task owns a group and a
 // tile of batch rows and runs all of time without talking to another; or a team of threads does, each
 // of which owns some columns of every step. A step is a small matrix product, z = state W, then a pass
 // over z that adds, activates, rounds and stores:

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../problem.h"
+#include "../params.h"
 
 namespace fastrnn::cuda {
 

@@ -33,7 +33,7 @@
 
 #include "alignment.h"
 #include "cluster_warp.h"
-#include "cuda.h"
+#include "launchers.h"
 
 namespace fastrnn::cuda {
 

@@ -1,8 +1,8 @@
 // A warp of the cluster kernel: its share of the work, and the parts of a step that need nothing else.
 #pragma once
 
-#include "direction.h"
-#include "product.h"
+#include "pass_traits.h"
+#include "mma.h"
 
 namespace fastrnn::cuda {
 

@@ -21,7 +21,7 @@
 #include <stdexcept>
 
 #include "alignment.h"
-#include "cuda.h"
+#include "launchers.h"
 #include "grid_warp.h"
 
 namespace fastrnn::cuda {

@@ -5,8 +5,8 @@
 // they compile to other SASS. So does the kernel if W_hh is loaded in a function.
 #pragma once
 
-#include "ending.h"
-#include "piece.h"
+#include "epilogue.h"
+#include "operand_load.h"
 #include "plan.h"
 
 namespace fastrnn::cuda {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "../problem.h"
+#include "../params.h"
 
 namespace fastrnn::cuda {
 

@@ -1,11 +1,11 @@
-// The instructions that the kernels use, each under a name of its own: PTX for nvcc, and for the
-// emulator, which runs the kernels on the CPU, its meaning (../emulator/ptx.h).
+// The PTX instructions that the kernels use. FASTRNN_EMULATE replaces them by their emulation on the
+// CPU: emulated_ptx.h, which the include path must provide.
 #pragma once
 
 #include <cstdint>
 
 #ifdef FASTRNN_EMULATE
-#include "../emulator/ptx.h"
+#include "emulated_ptx.h"
 #else
 #include <cuda_runtime.h>
 

@@ -11,9 +11,9 @@
 #include <stdexcept>
 
 #include "alignment.h"
-#include "cuda.h"
-#include "ending.h"
-#include "piece.h"
+#include "launchers.h"
+#include "epilogue.h"
+#include "operand_load.h"
 
 namespace fastrnn::cuda {
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from .ragged import Ragged
 from .steps import is_active, zero_padding
 
-#: The activations' numbers in the operators' schemas, as csrc/problem.h has them. They are not
+#: The activations' numbers in the operators' schemas, as csrc/params.h has them. They are not
 #: strings because torch's stable ABI never frees a string argument.
 ACTIVATION_CODES = {"tanh": 0, "relu": 1}
 TANH, RELU = ACTIVATION_CODES.values()

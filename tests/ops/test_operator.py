@@ -148,7 +148,7 @@ def test_a_backend_is_named_by_its_number() -> None:
 
 
 def test_activations_are_numbered_as_in_cpp() -> None:
-    header = Path(__file__).parents[2] / "csrc" / "problem.h"
+    header = Path(__file__).parents[2] / "csrc" / "params.h"
     declared = re.search(r"enum class Activation \{ (.*) \};", header.read_text())
     assert declared is not None
     assert list(reference.ACTIVATION_CODES) == declared[1].split(", ")

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastrnn.ops.backends import cpp
-
-from .compiling import compiled
+from tests.cpp.build import build_program
 
 pytestmark = [
     pytest.mark.skipif(cpp.EXTENSION.unusable is not None, reason="the extension is not built"),
@@ -81,7 +80,7 @@ for name, call in calls.items():
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory, "failing_memory.cpp", "-O2", "-shared", "-fPIC")
+    return build_program(tmp_path_factory, "failing_memory.cpp", "-O2", "-shared", "-fPIC")
 
 
 def test_every_allocation_may_fail(library: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .compiling import CSRC, compiled
+from tests.cpp.build import CSRC, build_program
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cpu = CSRC / "cpu"
-    sources = cpu / "plan.cpp", cpu / "processors.cpp"
-    return compiled(tmp_path_factory, "plan.cpp", sources=sources)
+    sources = cpu / "plan.cpp", cpu / "cpu_count.cpp"
+    return build_program(tmp_path_factory, "plan.cpp", sources=sources)
 
 
 def answer(program: Path, *arguments: object, **environment: str) -> list[str]:

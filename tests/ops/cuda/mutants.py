@@ -1,7 +1,7 @@
 """Mistakes in the CUDA kernels, and how each is noticed. Read by test_mutants.py."""
 
 from .mutation import Kernel, Mutant, Runs
-from .test_special import INFINITY, ONES
+from .test_edge_cases import INFINITY, ONES
 
 CLUSTER = Kernel("cluster", "forward")
 CLUSTER_BACKWARD = Kernel("cluster", "backward")
@@ -96,7 +96,7 @@ MUTANTS = [
     Mutant(
         "splits do not meet",
         CLUSTER,
-        "product.h",
+        "mma.h",
         {"    ptx::named_barrier(barrier, 32 * count);\n": ""},
         Runs(64, blocks=2, splits=2),
         "not close|deadlock",
@@ -176,7 +176,7 @@ MUTANTS = [
     Mutant(
         "units of W_hh in another order",
         CLUSTER,
-        "element.h",
+        "mma_traits.h",
         {"return 4 * (g / 2) + g % 2;": "return 4 * (g / 2) + 2 * (g % 2);"},
         Runs(32, blocks=2),
         "not close",
@@ -184,7 +184,7 @@ MUTANTS = [
     Mutant(
         "the wrong half of W_hh transposed",
         CLUSTER_BACKWARD,
-        "element.h",
+        "mma_traits.h",
         {
             "first = ptx::transpose(chunk.x), second = ptx::transpose(chunk.y);\n  }\n  __device__ "
             "static uint2 operand": "first = ptx::transpose(chunk.y), second = "
@@ -294,7 +294,7 @@ MUTANTS = [
     Mutant(
         "short rows begin at the last step of all",
         GRID,
-        "ending.h",
+        "epilogue.h",
         {"return t + 1 < length ? t + 1 : -1;": "return t + 1 < steps ? t + 1 : -1;"},
         Runs(32, splits=2, layout="lengths", reverse=True),
         "not close|deadlock",
@@ -302,7 +302,7 @@ MUTANTS = [
     Mutant(
         "reverse groups not reversed",
         GRID,
-        "ending.h",
+        "epilogue.h",
         {"(group >= p.reverse_from) != is_backward<D>}": "is_backward<D>}"},
         Runs(32, splits=2, reverse=True),
         "not close",
@@ -326,7 +326,7 @@ MUTANTS = [
     Mutant(
         "short rows forget grad_h_n",
         GRID_BACKWARD,
-        "ending.h",
+        "epilogue.h",
         {"this->order.previous(t, length) < 0 &&": "t == this->order.time(0) &&"},
         Runs(32, splits=2, layout="lengths"),
         "not close",
@@ -352,7 +352,7 @@ MUTANTS = [
     Mutant(
         "inactive rows not zeroed",
         STEP,
-        "ending.h",
+        "epilogue.h",
         {"    store_zeros(result, t);\n": ""},
         Runs(32, layout="lengths"),
         "not close",
@@ -377,7 +377,7 @@ MUTANTS = [
     Mutant(
         "rows beyond the batch",
         STEP_BACKWARD,
-        "ending.h",
+        "epilogue.h",
         {"  if (b >= p.B) return -1;\n": ""},
         Runs(32),
         "heap-buffer-overflow",

@@ -1,7 +1,7 @@
 """The same as mutants.py, of the kernels for resets."""
 
 from .mutation import Kernel, Mutant, Runs
-from .test_special import INFINITY
+from .test_edge_cases import INFINITY
 
 CLUSTER_RESETS = Kernel("cluster", "forward", resets=True)
 GRID_RESETS = Kernel("grid", "forward", resets=True)
@@ -13,7 +13,7 @@ MUTANTS = [
     Mutant(
         "the border of the step before, in reverse groups",
         CLUSTER_RESETS,
-        "direction.h",
+        "pass_traits.h",
         {"descending ? t + 1 : t;": "t;"},
         Runs(32, blocks=2, reverse=True),
         "not close",
@@ -21,7 +21,7 @@ MUTANTS = [
     Mutant(
         "resets of rows that have ended",
         CLUSTER_RESETS,
-        "direction.h",
+        "pass_traits.h",
         {"later < length &&": "later < p.T &&"},
         Runs(32, blocks=2, layout="lengths", reverse=True),
         "not close|heap-buffer-overflow",
@@ -45,7 +45,7 @@ MUTANTS = [
     Mutant(
         "multiplied by 0",
         GRID_RESETS,
-        "ending.h",
+        "epilogue.h",
         {"(cuts.of(i) ? 0 : sum[i])": "(cuts.of(i) ? 0 : 1) * sum[i]"},
         Runs(32, splits=2, relu=True, spoilt={"pre": INFINITY}),
         "not close",
@@ -53,7 +53,7 @@ MUTANTS = [
     Mutant(
         "grad_h_n cut",
         GRID_RESETS_BACKWARD,
-        "ending.h",
+        "epilogue.h",
         {"begins[i % 2] ? first[i] : dh[i];": "begins[i % 2] && !cuts.of(i) ? first[i] : dh[i];"},
         Runs(32, splits=2, reverse=True),
         "not close",
@@ -69,7 +69,7 @@ MUTANTS = [
     Mutant(
         "one row's resets for all",
         STEP_RESETS_BACKWARD,
-        "ending.h",
+        "epilogue.h",
         {"is_cut(p, t, first_row + row, ": "is_cut(p, t, first_row, "},
         Runs(32),
         "not close",

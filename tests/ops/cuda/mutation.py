@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastrnn.testing import Problem
-from tests.ops.cuda.emulated import SOURCES, Emulated, EmulationError, cut
+from tests.emulators.cuda.emulated import SOURCES, Emulated, EmulationError, cut
+from tests.ops.cuda.test_edge_cases import check
 from tests.ops.cuda.test_emulated import ELEMENTS
-from tests.ops.cuda.test_special import check
 
 SEEDS = 20  # schedules of each
 

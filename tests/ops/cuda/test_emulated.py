@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrnn.testing import Problem
+from tests.emulators.cuda import emulated
+from tests.emulators.cuda.emulated import Tiling, cut
 from tests.ops.checks import CHECKS, check_forward
-from tests.ops.cuda import emulated
-from tests.ops.cuda.emulated import Tiling, cut
 from tests.ops.strategies import problems
 
 #: How a kernel computes: dtype, and the mode that `fastrnn.testing` knows.

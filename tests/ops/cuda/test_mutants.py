@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
+from tests.emulators.cuda.emulated import Emulated
+
 from . import mutants, mutants_resets
-from .emulated import Emulated
 from .mutants import BENIGN, CLUSTER, CLUSTER_BACKWARD
 from .mutation import Kernel, Mutant, Runs
 

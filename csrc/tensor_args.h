@@ -1,0 +1,126 @@
+// The operators' arguments, checked once and made plain: what the bindings share. Tensors are of
+// torch's stable ABI.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <stdexcept>
+#include <vector>
+
+#include "params.h"
+
+// Weak: torch has it from 2.13 on.
+extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
+
+namespace fastrnn {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline DType dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return DType::float64;
+    case ScalarType::Float: return DType::float32;
+    case ScalarType::BFloat16: return DType::bfloat16;
+    case ScalarType::Half: return DType::float16;
+    default:
+      STD_TORCH_CHECK(false, "fastrnn: the dtype must be float64, float32, bfloat16 or float16");
+  }
+}
+
+inline void check_shape(const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {
+  bool fits = tensor.dim() == static_cast<int64_t>(shape.size());
+  for (size_t i = 0; fits && i < shape.size(); ++i) fits = tensor.size(i) == shape[i];
+  STD_TORCH_CHECK(fits, "fastrnn: ", name, " has the wrong shape");
+}
+
+inline void check_device(const char* name, const Tensor& tensor, const Tensor& like) {
+  STD_TORCH_CHECK(tensor.device() == like.device(), "fastrnn: ", name, " must be on ",
+                  like.is_cpu() ? "the CPU" : "the device of the others");
+}
+
+// What torch said when it last failed in this thread, where it can tell.
+inline const char* torchs_reason(const char* otherwise) {
+  if (torch_exception_get_what_without_backtrace == nullptr) return otherwise;
+  const char* reason = torch_exception_get_what_without_backtrace();
+  return reason == nullptr || *reason == '\0' ? otherwise : reason;
+}
+
+// Of torch's errors the stable ABI names the line of the call, and not what happened.
+template <class Make> Tensor with_reason(const char* what, Make make) {
+  try {
+    return make();
+  } catch (const std::runtime_error& error) {
+    STD_TORCH_CHECK(false, "fastrnn: ", what, ": ", torchs_reason(error.what()));
+  }
+}
+
+inline Tensor contiguous(const char* name, const Tensor& tensor) {
+  // Asking the dispatcher costs more than a short call's work.
+  if (tensor.is_contiguous()) return tensor;
+  return with_reason(name, [&] { return torch::stable::contiguous(tensor); });
+}
+
+// A tensor that kernels can read beside `like`: contiguous, of its device and dtype.
+inline Tensor readable(const char* name, const Tensor& tensor, const Tensor& like) {
+  check_device(name, tensor, like);
+  STD_TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), "fastrnn: ", name,
+                  " has the wrong dtype");
+  return contiguous(name, tensor);
+}
+
+// The problem's sizes, and what makes it ragged: int64 and bool tensors, which it keeps alive.
+struct Arguments {
+  Problem problem;
+  std::optional<Tensor> lengths, offsets, resets;
+
+  // `data`: pre or out.
+  Arguments(const Tensor& data, const Tensor& h0, const Tensor& weight_hh,
+            const std::optional<Tensor>& lengths_, const std::optional<Tensor>& offsets_,
+            const std::optional<Tensor>& resets_, int64_t activation,
+            int64_t reverse_from) {
+    STD_TORCH_CHECK(h0.dim() == 3, "fastrnn: h0 must be [B, G, H]");
+    const int64_t B = h0.size(0), G = h0.size(1), H = h0.size(2);
+    STD_TORCH_CHECK(activation == int64_t(Activation::tanh) || activation == int64_t(Activation::relu),
+                    "fastrnn: activation must be 0 for tanh or 1 for relu, got ", activation);
+    STD_TORCH_CHECK(!offsets_ || lengths_, "fastrnn: offsets need lengths beside them");
+    if (lengths_) lengths = indices("lengths", *lengths_, B, data);
+    if (offsets_) offsets = indices("offsets", *offsets_, offsets_->numel(), data);
+    const int64_t T = offsets ? offsets->numel() : data.size(0);
+    check_shape("weight_hh", weight_hh, {G, H, H});
+    if (offsets) {
+      check_shape("pre", data, {data.size(0), G, H});
+    } else {
+      check_shape("pre", data, {T, B, G, H});
+    }
+    if (resets_) {
+      check_device("resets", *resets_, data);
+      if (offsets) {
+        check_shape("resets", *resets_, {data.size(0)});
+      } else {
+        check_shape("resets", *resets_, {T, B});
+      }
+      STD_TORCH_CHECK(resets_->scalar_type() == ScalarType::Bool, "fastrnn: resets must be bool");
+      resets = contiguous("resets", *resets_);
+    }
+    problem = {{T, B, G, H, reverse_from,
+                lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
+                offsets ? offsets->const_data_ptr<int64_t>() : nullptr,
+                Activation(activation), dtype_of(data)},
+               resets ? resets->const_data_ptr<bool>() : nullptr};
+  }
+
+ private:
+  static Tensor indices(const char* name, const Tensor& tensor, int64_t size, const Tensor& like) {
+    check_device(name, tensor, like);
+    check_shape(name, tensor, {size});
+    return contiguous(
+        name, with_reason(name, [&] { return torch::stable::to(tensor, ScalarType::Long); }));
+  }
+};
+
+}  // namespace fastrnn

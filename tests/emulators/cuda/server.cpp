@@ -1,0 +1,304 @@
+// Serves problems: reads requests from stdin, answers on stdout. A request is a line of
+// `name=value` words, then the bytes of the inputs one after the other; the answer a line, "ok" or
+// "error" and why, and after "ok" the bytes of both results.
+//
+// Every tensor is an allocation of just its size, so that AddressSanitizer sees what lies beyond.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cuda/launchers.h"
+
+// Every kernel there is. Those that are not linked in are null.
+#define KERNELS                                                                               \
+  KERNEL(cluster, Bfloat16) KERNEL(cluster, Float16) KERNEL(cluster, Tf32)                    \
+  KERNEL(cluster, Float32) KERNEL(grid, Bfloat16) KERNEL(grid, Float16) KERNEL(grid, Tf32)    \
+  KERNEL(grid, Float32) KERNEL(step, Bfloat16) KERNEL(step, Float16) KERNEL(step, Tf32)       \
+  KERNEL(step, Float32) KERNEL(step, Float64)
+
+namespace fastrnn::cuda {
+
+struct Bfloat16;
+struct Float16;
+struct Tf32;
+struct Float32;
+struct Float64;
+
+#define WEAK template <> __attribute__((weak))
+#define DECLARE_cluster(E, D) WEAK void launch_cluster<E>(const D&, const Plan&, Stream);
+#define DECLARE_grid(E, D) WEAK void launch_grid<E>(const D&, const Plan&, void*, Stream);
+#define DECLARE_step(E, D) WEAK void launch_step<E>(const D&, Stream);
+#define KERNEL(strategy, E)                                       \
+  DECLARE_##strategy(E, Forward) DECLARE_##strategy(E, Backward) \
+  DECLARE_##strategy(E, UnbrokenForward) DECLARE_##strategy(E, UnbrokenBackward)
+KERNELS
+#undef KERNEL
+WEAK int64_t grid_workspace_bytes(const Forward&);
+WEAK int64_t grid_workspace_bytes(const Backward&);
+WEAK int64_t grid_workspace_bytes(const UnbrokenForward&);
+WEAK int64_t grid_workspace_bytes(const UnbrokenBackward&);
+
+namespace {
+
+class Request {
+ public:
+  // False at the end of the input.
+  bool read() {
+    values_.clear();
+    std::string word;
+    for (int c; (c = getchar()) != '\n';) {
+      if (c == EOF) return false;
+      if (c != ' ') word += char(c);
+      else take(word);
+    }
+    take(word);
+    return true;
+  }
+  const std::string& text(const char* name) const {
+    const auto found = values_.find(name);
+    if (found == values_.end()) throw std::runtime_error(std::string("no ") + name + " given");
+    return found->second;
+  }
+  int64_t number(const char* name) const { return strtoll(text(name).c_str(), nullptr, 10); }
+
+ private:
+  void take(std::string& word) {
+    const size_t at = word.find('=');
+    if (at != std::string::npos) values_[word.substr(0, at)] = word.substr(at + 1);
+    word.clear();
+  }
+  std::map<std::string, std::string> values_;
+};
+
+// Memory of just so many bytes, at a multiple of 256 bytes or `lead` beyond one.
+class Tensor {
+ public:
+  Tensor(size_t bytes, size_t lead) : bytes_(bytes), lead_(lead) {
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 256, lead + bytes) != 0) throw std::bad_alloc();
+    memory_ = static_cast<unsigned char*>(memory);
+    memset(memory_, guard, lead);
+  }
+  Tensor(const Tensor&) = delete;
+  ~Tensor() { free(memory_); }
+
+  unsigned char* data() const { return memory_ + lead_; }
+  size_t bytes() const { return bytes_; }
+
+  void read() {
+    if (bytes_ && fread(data(), 1, bytes_, stdin) != bytes_) exit(1);
+  }
+  // NaN, whatever the dtype, and not what the grid kernel fills memory with.
+  void poison() {
+    for (size_t i = 0; i < bytes_; ++i) data()[i] = i % 2 ? 0x7f : 0xf8;
+  }
+  void keep() { kept_.assign(data(), data() + bytes_); }
+
+  void check(bool input) const {
+    for (size_t i = 0; i < lead_; ++i) {
+      if (memory_[i] != guard) throw std::runtime_error("a write before the first element");
+    }
+    if (input && bytes_ && memcmp(kept_.data(), data(), bytes_) != 0) {
+      throw std::runtime_error("an input was written to");
+    }
+  }
+
+ private:
+  static constexpr unsigned char guard = 0xa5;
+  size_t bytes_, lead_;
+  unsigned char* memory_;
+  std::vector<unsigned char> kept_;
+};
+
+// A launcher, each called in its own way.
+template <class D> struct Call {
+  const D& problem;
+  const Plan& plan;
+
+  void operator()(void (*launcher)(const D&, const Plan&, Stream)) const {
+    launcher(problem, plan, &emulator::device);
+  }
+  void operator()(void (*launcher)(const D&, const Plan&, void*, Stream)) const {
+    // Linked in with one dtype's kernels only: for the others, as much as it can be.
+    const auto bytes = &grid_workspace_bytes<D>;
+    const int64_t most = (problem.T + 1) * problem.B * problem.G * (problem.H * 4 + 16);
+    Tensor workspace(bytes ? bytes(problem) : most, 0);
+    workspace.poison();
+    launcher(problem, plan, workspace.bytes() ? workspace.data() : nullptr, &emulator::device);
+  }
+  void operator()(void (*launcher)(const D&, Stream)) const {
+    launcher(problem, &emulator::device);
+  }
+};
+
+template <class D> void launch(const std::string& kernel, const D& problem, const Plan& plan) {
+  const Call<D> call{problem, plan};
+#define KERNEL(strategy, E)                            \
+  if (kernel == #strategy "." #E) {                    \
+    auto* const launcher = &launch_##strategy<E, D>;   \
+    if (launcher) return call(launcher);               \
+  }
+  KERNELS
+#undef KERNEL
+  throw std::runtime_error("not compiled in: " + kernel);
+}
+
+template <class D> void run(const std::string& kernel, const D& problem, const Plan& plan) {
+  if (problem.resets) return launch(kernel, problem, plan);
+  launch(kernel, without_resets(problem), plan);
+}
+
+struct Kind {  // of a kernel, by what follows the dot in its name
+  const char* name;
+  DType dtype;
+  Mode mode;
+};
+constexpr Kind kinds[] = {{".Bfloat16", DType::bfloat16, Mode::half},
+                          {".Float16", DType::float16, Mode::half},
+                          {".Tf32", DType::float32, Mode::tf32},
+                          {".Float32", DType::float32, Mode::float32},
+                          {".Float64", DType::float64, Mode::float64}};
+
+// Threads, shared memory and tiles follow from the tiling.
+Plan make_plan(const Request& request, const Problem& problem, Mode mode, Direction direction) {
+  Plan plan{};
+  plan.mode = mode;
+  const std::string& kernel = request.text("kernel");
+  plan.strategy = kernel.starts_with("cluster") ? Strategy::cluster
+                  : kernel.starts_with("grid")  ? Strategy::grid
+                                                : Strategy::step;
+  if (plan.strategy == Strategy::step) return plan;
+  Tiling& tiling = plan.tiling;
+  const std::pair<const char*, int*> fields[] = {
+      {"blocks", &tiling.blocks},     {"m_tiles", &tiling.m_tiles},
+      {"splits", &tiling.splits},     {"resident", &tiling.resident},
+      {"streamed", &tiling.streamed}, {"rows", &tiling.rows}};
+  for (const auto& [name, field] : fields) *field = int(request.number(name));
+  const bool cluster = plan.strategy == Strategy::cluster;
+  plan.threads = 32 * tiling.splits * (cluster ? tiling.m_tiles : 1);
+  plan.shared = cluster ? cluster_shared_bytes(tiling, element_bytes(mode), direction)
+                        : grid_shared_bytes(tiling);
+  plan.tiles = problem.G * ((problem.B + tiling.rows - 1) / tiling.rows);
+  plan.at_once = request.number("at_once");
+  return plan;
+}
+
+// The tensors of a request, inputs first.
+class Tensors {
+ public:
+  explicit Tensors(size_t lead) : lead_(lead) {}
+
+  Tensor& input(size_t bytes, bool misaligned = true) {
+    Tensor& tensor = add(inputs_, bytes, misaligned);
+    tensor.read();
+    return tensor;
+  }
+  Tensor& output(size_t bytes) {
+    Tensor& tensor = add(outputs_, bytes, true);
+    tensor.poison();
+    return tensor;
+  }
+  void keep() {
+    for (const auto& tensor : inputs_) tensor->keep();
+  }
+  // `written`: an input that is an output too.
+  void check(const Tensor* written) const {
+    for (const auto& tensor : inputs_) tensor->check(tensor.get() != written);
+    for (const auto& tensor : outputs_) tensor->check(false);
+  }
+
+ private:
+  using List = std::vector<std::unique_ptr<Tensor>>;
+  Tensor& add(List& list, size_t bytes, bool misaligned) {
+    list.push_back(std::make_unique<Tensor>(bytes, misaligned ? lead_ : 0));
+    return *list.back();
+  }
+  size_t lead_;
+  List inputs_, outputs_;
+};
+
+void write(const Tensor& tensor) { fwrite(tensor.data(), 1, tensor.bytes(), stdout); }
+
+void serve(const Request& request) {
+  const std::string& kernel = request.text("kernel");
+  const Kind* kind = kinds;
+  while (!kernel.ends_with(kind->name)) {
+    if (++kind == std::end(kinds)) throw std::runtime_error("no kernel is named " + kernel);
+  }
+  Problem problem{};
+  problem.T = request.number("T"), problem.B = request.number("B");
+  problem.G = request.number("G"), problem.H = request.number("H");
+  problem.reverse_from = request.number("reverse_from");
+  problem.activation = Activation(request.number("activation"));
+  problem.dtype = kind->dtype;
+
+  const size_t element = element_bytes(kind->mode);
+  const size_t data = element * request.number("N") * problem.G * problem.H;
+  const size_t state = element * problem.B * problem.G * problem.H;
+  const size_t weights = element * problem.G * problem.H * problem.H;
+  const bool forward = request.text("direction") == "forward";
+  const bool in_place = request.number("in_place");
+  Tensors tensors(request.number("misaligned") ? element : 0);
+  Tensor* inputs[4];
+  const size_t forward_inputs[] = {data, weights, state, 0};
+  const size_t backward_inputs[] = {data, state, data, weights};
+  for (int i = 0; i < (forward ? 3 : 4); ++i) {
+    inputs[i] = &tensors.input(forward ? forward_inputs[i] : backward_inputs[i]);
+  }
+  const auto integers = [&](const char* name, int64_t count) -> const int64_t* {
+    if (!request.number(name)) return nullptr;
+    return reinterpret_cast<const int64_t*>(tensors.input(8 * count, false).data());
+  };
+  problem.lengths = integers("lengths", problem.B);
+  problem.offsets = integers("offsets", problem.T);
+  if (request.number("resets")) {
+    Tensor& resets = tensors.input(request.number("N"), false);
+    problem.resets = reinterpret_cast<const bool*>(resets.data());
+  }
+  tensors.keep();
+  Tensor& result = in_place ? *inputs[0] : tensors.output(data);
+  Tensor& last = tensors.output(state);
+
+  emulator::Device& device = emulator::device;
+  device.seed = request.number("seed");
+  device.processors = int(request.number("processors"));
+  device.blocks_per_processor = int(request.number("blocks_per_processor"));
+  device.running = int(request.number("running"));
+  const Plan plan =
+      make_plan(request, problem, kind->mode, forward ? Direction::forward : Direction::backward);
+  if (forward) {
+    run(kernel,
+        Forward{problem, inputs[0]->data(), inputs[1]->data(), inputs[2]->data(), result.data(),
+                last.data()},
+        plan);
+  } else {
+    run(kernel,
+        Backward{problem, inputs[0]->data(), inputs[1]->data(), inputs[2]->data(),
+                 inputs[3]->data(), result.data(), last.data()},
+        plan);
+  }
+  tensors.check(in_place ? inputs[0] : nullptr);
+  puts("ok");
+  write(result);
+  write(last);
+}
+
+}  // namespace
+}  // namespace fastrnn::cuda
+
+int main() {
+  for (fastrnn::cuda::Request request; request.read();) {
+    try {
+      fastrnn::cuda::serve(request);
+    } catch (const std::runtime_error& error) {
+      printf("error %s\n", error.what());
+    }
+    fflush(stdout);
+  }
+}
