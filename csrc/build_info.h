@@ -1,4 +1,4 @@
-// What the modules tell Python about themselves.
+// Build information that the modules expose to Python.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,7 +1,7 @@
-// The grouped recurrence as plain structs: what every kernel is given. Knows nothing of torch.
+// The parameters of the grouped recurrence as plain structs, independent of torch.
 //
 // Symbols as in fastrnn/ops/reference.py: T steps, B batch rows, G groups, H hidden units; `pre` is
-// the input's share of the pre-activation, `dz` the gradient of the pre-activation.
+// the input's part of the pre-activation, `dz` the gradient of the pre-activation.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,10 @@
 namespace fastrnn {
 
 enum class DType { float64, float32, bfloat16, float16 };
-enum class Activation { tanh, relu };  // numbered so in fastrnn/ops/reference.py
+enum class Activation { tanh, relu };  // numbered as in fastrnn/ops/reference.py
 
-// A problem whose rows are one sequence each.
-struct Unbroken {
+// A recurrence without resets: every row is one sequence.
+struct Params {
   int64_t T, B, G, H;
   int64_t reverse_from;    // groups from this one on run from the last step to the first
   const int64_t* lengths;  // [B]: row b is active while t < lengths[b]; null: always
@@ -41,19 +41,19 @@ struct Unbroken {
   FASTRNN_HOST_DEVICE int64_t at(int64_t b, int64_t g) const { return (b * G + g) * H; }
 };
 
-struct Problem : Unbroken {
-  const bool* resets;  // by rows, as data: row b begins anew at step t; null: never
+struct ParamsWithResets : Params {
+  const bool* resets;  // [T, B] or [N]: whether row b starts a new sequence at step t; null: never
 
-  // Whether a row begins anew between step t and the one before it in a loop's order: what comes
-  // from there is nothing. The loop's end is a step of that kind, too: -1 or T.
-  FASTRNN_HOST_DEVICE bool cut(int64_t t, int64_t b, bool descending) const {
+  // Whether a loop crosses a reset as it enters step t: then the state, or its gradient, is zero.
+  // The step after the last counts too: -1 or T.
+  FASTRNN_HOST_DEVICE bool crosses_reset(int64_t t, int64_t b, bool descending) const {
     const int64_t later = descending ? t + 1 : t;
     return resets && later < T && active(later, b) && resets[row(later, b)];
   }
 };
 
-// The two passes, of a Problem or of one that is Unbroken.
-template <class P> struct ForwardOf : P {
+// The parameters of the two passes. Base is Params or ParamsWithResets.
+template <class Base> struct ForwardParams : Base {
   const void* pre;        // [T, B, G, H] or [N, G, H]
   const void* weight_hh;  // [G, H, H]
   const void* h0;         // [B, G, H]
@@ -61,7 +61,7 @@ template <class P> struct ForwardOf : P {
   void* h_n;              // [B, G, H]
 };
 
-template <class P> struct BackwardOf : P {
+template <class Base> struct BackwardParams : Base {
   const void* grad_out;   // as out
   const void* grad_h_n;   // [B, G, H]
   const void* out;        // [T, B, G, H] or [N, G, H]
@@ -70,7 +70,7 @@ template <class P> struct BackwardOf : P {
   void* grad_h0;          // [B, G, H]
 };
 
-using Forward = ForwardOf<Problem>;
-using Backward = BackwardOf<Problem>;
+using Forward = ForwardParams<ParamsWithResets>;
+using Backward = BackwardParams<ParamsWithResets>;
 
 }  // namespace fastrnn

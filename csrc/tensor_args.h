@@ -1,5 +1,5 @@
-// The operators' arguments, checked once and made plain: what the bindings share. Tensors are of
-// torch's stable ABI.
+// Checks the tensor arguments of the operators and converts them to Params, for the bindings of both
+// devices. Tensors are those of torch's stable ABI.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -43,43 +43,43 @@ inline void check_device(const char* name, const Tensor& tensor, const Tensor& l
                   like.is_cpu() ? "the CPU" : "the device of the others");
 }
 
-// What torch said when it last failed in this thread, where it can tell.
-inline const char* torchs_reason(const char* otherwise) {
+// The message of torch's last error in this thread, if torch provides it.
+inline const char* torch_error_message(const char* otherwise) {
   if (torch_exception_get_what_without_backtrace == nullptr) return otherwise;
   const char* reason = torch_exception_get_what_without_backtrace();
   return reason == nullptr || *reason == '\0' ? otherwise : reason;
 }
 
-// Of torch's errors the stable ABI names the line of the call, and not what happened.
+// Errors of the stable ABI contain the line of the call but not torch's message: this adds it.
 template <class Make> Tensor with_reason(const char* what, Make make) {
   try {
     return make();
   } catch (const std::runtime_error& error) {
-    STD_TORCH_CHECK(false, "fastrnn: ", what, ": ", torchs_reason(error.what()));
+    STD_TORCH_CHECK(false, "fastrnn: ", what, ": ", torch_error_message(error.what()));
   }
 }
 
 inline Tensor contiguous(const char* name, const Tensor& tensor) {
-  // Asking the dispatcher costs more than a short call's work.
+  // A call of the dispatcher takes longer than a short recurrence.
   if (tensor.is_contiguous()) return tensor;
   return with_reason(name, [&] { return torch::stable::contiguous(tensor); });
 }
 
-// A tensor that kernels can read beside `like`: contiguous, of its device and dtype.
-inline Tensor readable(const char* name, const Tensor& tensor, const Tensor& like) {
+// Checks that an input has the device and dtype of `like`, and makes it contiguous.
+inline Tensor input_tensor(const char* name, const Tensor& tensor, const Tensor& like) {
   check_device(name, tensor, like);
   STD_TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), "fastrnn: ", name,
                   " has the wrong dtype");
   return contiguous(name, tensor);
 }
 
-// The problem's sizes, and what makes it ragged: int64 and bool tensors, which it keeps alive.
-struct Arguments {
-  Problem problem;
+// The parameters of a call, and the int64 and bool tensors that they point to.
+struct TensorArgs {
+  ParamsWithResets params;
   std::optional<Tensor> lengths, offsets, resets;
 
   // `data`: pre or out.
-  Arguments(const Tensor& data, const Tensor& h0, const Tensor& weight_hh,
+  TensorArgs(const Tensor& data, const Tensor& h0, const Tensor& weight_hh,
             const std::optional<Tensor>& lengths_, const std::optional<Tensor>& offsets_,
             const std::optional<Tensor>& resets_, int64_t activation,
             int64_t reverse_from) {
@@ -107,7 +107,7 @@ struct Arguments {
       STD_TORCH_CHECK(resets_->scalar_type() == ScalarType::Bool, "fastrnn: resets must be bool");
       resets = contiguous("resets", *resets_);
     }
-    problem = {{T, B, G, H, reverse_from,
+    params = {{T, B, G, H, reverse_from,
                 lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
                 offsets ? offsets->const_data_ptr<int64_t>() : nullptr,
                 Activation(activation), dtype_of(data)},

@@ -14,20 +14,20 @@
 
 namespace {
 
-using fastrnn::Arguments;
+using fastrnn::TensorArgs;
 using fastrnn::check_shape;
-using fastrnn::readable;
+using fastrnn::input_tensor;
 using torch::stable::Tensor;
 
 // Every row that packed data is asked for must be there: nothing may be read or written outside.
-void check_rows(const fastrnn::Problem& problem, int64_t rows) {
-  int64_t last = problem.B;  // lengths descend, so the active rows of a step come first
-  for (int64_t b = 1; b < problem.B; ++b)
-    STD_TORCH_CHECK(problem.lengths[b - 1] >= problem.lengths[b],
+void check_rows(const fastrnn::ParamsWithResets& params, int64_t rows) {
+  int64_t last = params.B;  // lengths descend, so the active rows of a step come first
+  for (int64_t b = 1; b < params.B; ++b)
+    STD_TORCH_CHECK(params.lengths[b - 1] >= params.lengths[b],
                     "fastrnn: lengths must be in descending order where offsets are given");
-  for (int64_t t = 0; t < problem.T; ++t) {
-    while (last > 0 && !problem.active(t, last - 1)) --last;
-    STD_TORCH_CHECK(last == 0 || (problem.offsets[t] >= 0 && problem.offsets[t] <= rows - last),
+  for (int64_t t = 0; t < params.T; ++t) {
+    while (last > 0 && !params.active(t, last - 1)) --last;
+    STD_TORCH_CHECK(last == 0 || (params.offsets[t] >= 0 && params.offsets[t] <= rows - last),
                     "fastrnn: offsets name rows that the packed data does not have");
   }
 }
@@ -66,7 +66,7 @@ Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like) {
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, device, 0, &made);
   STD_TORCH_CHECK(error == TORCH_SUCCESS, "fastrnn: no memory for a result of ",
                   stride * static_cast<int64_t>(like.element_size()), " bytes: ",
-                  fastrnn::torchs_reason("torch gives no reason"));
+                  fastrnn::torch_error_message("torch gives no reason"));
   return Tensor(made);
 }
 
@@ -87,12 +87,12 @@ void forward_into(Tensor& out, Tensor& h_n, const Tensor& pre, const Tensor& wei
                   const Tensor& h0_, const std::optional<Tensor>& lengths,
                   const std::optional<Tensor>& offsets, const std::optional<Tensor>& resets,
                   int64_t activation, int64_t reverse_from) {
-  const Tensor weight_hh = readable("weight_hh", weight_hh_, pre);
-  const Tensor h0 = readable("h0", h0_, pre);
-  const Arguments arguments(pre, h0, weight_hh, lengths, offsets, resets, activation,
+  const Tensor weight_hh = input_tensor("weight_hh", weight_hh_, pre);
+  const Tensor h0 = input_tensor("h0", h0_, pre);
+  const TensorArgs args(pre, h0, weight_hh, lengths, offsets, resets, activation,
                             reverse_from);
-  if (offsets) check_rows(arguments.problem, pre.size(0));
-  fastrnn::cpu::forward({arguments.problem, pre.const_data_ptr(), weight_hh.const_data_ptr(),
+  if (offsets) check_rows(args.params, pre.size(0));
+  fastrnn::cpu::forward({args.params, pre.const_data_ptr(), weight_hh.const_data_ptr(),
                          h0.const_data_ptr(), out.mutable_data_ptr(), h_n.mutable_data_ptr()},
                         threads());
 }
@@ -102,7 +102,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& pre_, const Tensor& weight_hh, 
                                    const std::optional<Tensor>& offsets,
                                    const std::optional<Tensor>& resets,
                                    int64_t activation, int64_t reverse_from) {
-  const Tensor pre = readable("pre", pre_, pre_);
+  const Tensor pre = input_tensor("pre", pre_, pre_);
   Tensor out = output_like(pre, offsets.has_value());
   Tensor h_n = contiguous_like(h0);
   forward_into(out, h_n, pre, weight_hh, h0, lengths, offsets, resets, activation, reverse_from);
@@ -114,7 +114,7 @@ Tensor forward_out(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0
                    const std::optional<Tensor>& lengths, const std::optional<Tensor>& offsets,
                    const std::optional<Tensor>& resets, int64_t activation, int64_t reverse_from,
                    Tensor out) {
-  const Tensor pre = readable("pre", pre_, pre_);
+  const Tensor pre = input_tensor("pre", pre_, pre_);
   const auto sizes = pre.sizes();
   check_shape("out", out, {sizes.begin(), sizes.end()});
   STD_TORCH_CHECK(out.is_cpu() && out.is_contiguous() && out.scalar_type() == pre.scalar_type(),
@@ -130,13 +130,13 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_
                                     const std::optional<Tensor>& offsets,
                                     const std::optional<Tensor>& resets,
                                     int64_t activation, int64_t reverse_from) {
-  const Tensor grad_out = readable("grad_out", grad_out_, out_);
-  const Tensor grad_h_n = readable("grad_h_n", grad_h_n_, out_);
-  const Tensor out = readable("out", out_, out_);
-  const Tensor weight_hh = readable("weight_hh", weight_hh_, out_);
-  const Arguments arguments(out, h0, weight_hh, lengths, offsets, resets, activation,
+  const Tensor grad_out = input_tensor("grad_out", grad_out_, out_);
+  const Tensor grad_h_n = input_tensor("grad_h_n", grad_h_n_, out_);
+  const Tensor out = input_tensor("out", out_, out_);
+  const Tensor weight_hh = input_tensor("weight_hh", weight_hh_, out_);
+  const TensorArgs args(out, h0, weight_hh, lengths, offsets, resets, activation,
                             reverse_from);
-  if (offsets) check_rows(arguments.problem, out.size(0));
+  if (offsets) check_rows(args.params, out.size(0));
   for (const auto& [name, given, like] : {std::tuple{"grad_out", &grad_out, &out},
                                           std::tuple{"grad_h_n", &grad_h_n, &h0}}) {
     const auto sizes = like->sizes();
@@ -144,7 +144,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_
   }
   Tensor grad_pre = output_like(out, offsets.has_value());
   Tensor grad_h0 = contiguous_like(grad_h_n);
-  fastrnn::cpu::backward({arguments.problem, grad_out.const_data_ptr(), grad_h_n.const_data_ptr(),
+  fastrnn::cpu::backward({args.params, grad_out.const_data_ptr(), grad_h_n.const_data_ptr(),
                           out.const_data_ptr(), weight_hh.const_data_ptr(),
                           grad_pre.mutable_data_ptr(), grad_h0.mutable_data_ptr()},
                          threads());
@@ -152,14 +152,14 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_
 }
 
 Tensor linear(const Tensor& input_, const Tensor& weight_, const std::optional<Tensor>& bias_) {
-  const Tensor input = readable("input", input_, input_);
-  const Tensor weight = readable("weight", weight_, input);
+  const Tensor input = input_tensor("input", input_, input_);
+  const Tensor weight = input_tensor("weight", weight_, input);
   STD_TORCH_CHECK(input.dim() >= 1 && weight.dim() == 2 &&
                       input.size(input.dim() - 1) == weight.size(1),
                   "fastrnn: linear needs input [..., K] and weight [N, K]");
   std::optional<Tensor> bias;
   if (bias_) {
-    bias = readable("bias", *bias_, input);
+    bias = input_tensor("bias", *bias_, input);
     check_shape("bias", *bias, {weight.size(0)});
   }
   const auto given = input.sizes();

@@ -44,16 +44,16 @@ const InstructionSet& selected() {
 
 }  // namespace
 
-void forward(const Forward& problem, const Threads& threads) {
-  selected().kernels->forward(problem, threads);
+void forward(const Forward& params, const Threads& threads) {
+  selected().kernels->forward(params, threads);
 }
 
-void backward(const Backward& problem, const Threads& threads) {
-  selected().kernels->backward(problem, threads);
+void backward(const Backward& params, const Threads& threads) {
+  selected().kernels->backward(params, threads);
 }
 
-void linear(const Linear& problem, const Threads& threads) {
-  selected().kernels->linear(problem, threads);
+void linear(const LinearParams& params, const Threads& threads) {
+  selected().kernels->linear(params, threads);
 }
 
 const char* instruction_set() { return selected().name; }

@@ -17,7 +17,7 @@ struct Threads {
 };
 
 // The input's share of a layer's pre-activations: out = input weight^T + bias.
-struct Linear {
+struct LinearParams {
   int64_t M, N, K;
   DType dtype;
   const void* input;   // [M, K]
@@ -26,9 +26,9 @@ struct Linear {
   void* out;           // [M, N]
 };
 
-void forward(const Forward& problem, const Threads& threads);
-void backward(const Backward& problem, const Threads& threads);
-void linear(const Linear& problem, const Threads& threads);
+void forward(const Forward& params, const Threads& threads);
+void backward(const Backward& params, const Threads& threads);
+void linear(const LinearParams& params, const Threads& threads);
 
 const char* instruction_set();          // the one in use
 const char* const* instruction_sets();  // all compiled in, null-terminated

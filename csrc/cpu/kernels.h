@@ -25,7 +25,7 @@ namespace fastrnn::cpu {
 struct Kernels {
   void (*forward)(const Forward&, const Threads&);
   void (*backward)(const Backward&, const Threads&);
-  void (*linear)(const Linear&, const Threads&);
+  void (*linear)(const LinearParams&, const Threads&);
 };
 
 // Becomes Python's MemoryError.
@@ -54,7 +54,7 @@ struct Buffer {
   Buffer& operator=(const Buffer&) = delete;
 };
 
-// How a problem is cut into tasks.
+// How a params is cut into tasks.
 struct Plan {
   bool parallel;          // worth waking the threads for
   bool parallel_packing;  // so is packing W_hh
@@ -64,7 +64,7 @@ struct Plan {
 };
 
 // W_hh is [G, gates * H, H].
-Plan make_plan(const Problem& problem, int64_t threads, int64_t column_blocks, int64_t gates = 1);
+Plan make_plan(const ParamsWithResets& params, int64_t threads, int64_t column_blocks, int64_t gates = 1);
 
 // Says that a member of a team had to wait for a processor: for a while threads share the batch
 // instead, or do not share at all.
@@ -77,7 +77,7 @@ struct LinearPlan {
   int64_t row_parts, column_parts;
 };
 
-LinearPlan make_plan(const Linear& problem, int64_t threads, int64_t column_blocks);
+LinearPlan make_plan(const LinearParams& params, int64_t threads, int64_t column_blocks);
 
 namespace baseline { extern const Kernels kernels; }
 #if defined(__x86_64__)

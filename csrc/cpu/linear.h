@@ -10,7 +10,7 @@ struct LinearTask {
   using Element = typename S::Element;
   static constexpr int64_t L = lanes<A>;
   static constexpr bool is_plain = std::is_same_v<Element, A>;
-  const Linear& p;
+  const LinearParams& p;
   const A* bias;    // [N], padded to whole vectors
   const Packed<A>* packed;  // the weight, or null
 
@@ -59,7 +59,7 @@ struct LinearTask {
 };
 
 template <class S>
-void linear_with(const Linear& p, const Threads& threads) {
+void linear_with(const LinearParams& p, const Threads& threads) {
   using A = typename S::Compute;
   using Element = typename S::Element;
   constexpr int64_t L = lanes<A>;
@@ -89,7 +89,7 @@ void linear_with(const Linear& p, const Threads& threads) {
   });
 }
 
-inline void linear(const Linear& p, const Threads& threads) {
+inline void linear(const LinearParams& p, const Threads& threads) {
   switch (p.dtype) {
     case DType::float64: return linear_with<Plain<double>>(p, threads);
     case DType::float32: return linear_with<Plain<float>>(p, threads);

@@ -43,7 +43,7 @@ void note_crowding() {
                       std::memory_order_relaxed);
 }
 
-Plan make_plan(const Problem& p, int64_t threads, int64_t column_blocks, int64_t gates) {
+Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks, int64_t gates) {
   // Multiply-adds below which waking the threads costs more than they save; those of one step that
   // are worth a team's meeting after it; and elements of W_hh, for packing.
   constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 15, packing_minimum = 1 << 17;
@@ -72,7 +72,7 @@ Plan make_plan(const Problem& p, int64_t threads, int64_t column_blocks, int64_t
   return plan;
 }
 
-LinearPlan make_plan(const Linear& p, int64_t threads, int64_t column_blocks) {
+LinearPlan make_plan(const LinearParams& p, int64_t threads, int64_t column_blocks) {
   // Multiply-adds below which waking the threads costs more than they save; rows that a piece of
   // the weight serves while it stays near; column blocks that are worth a thread.
   constexpr int64_t minimum = 1 << 19, tile_rows = 96, thread_blocks = 8;

@@ -173,9 +173,9 @@ void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Columns columns,
   member.meet();
 
   const bool descending = (g >= p.reverse_from) != Pass::against_time;
-  const auto cut = [&](int64_t t, int64_t rows) {
+  const auto apply_resets = [&](int64_t t, int64_t rows) {
     for (int64_t r = 0; p.resets && r < rows; ++r)
-      if (p.cut(t, b0 + r, descending))
+      if (p.crosses_reset(t, b0 + r, descending))
         __builtin_memset(z + (r * stride + first) * product_width, 0, bytes * product_width);
   };
   for (int64_t i = 0; i < p.T; ++i) {
@@ -183,7 +183,7 @@ void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Columns columns,
     int64_t last = n;  // one past the last active row
     while (last > 0 && !p.active(t, b0 + last - 1)) --last;
     if (!(Pass::against_time && i == 0)) product(last, state, z, i % 2 != 0);
-    cut(t, last);
+    apply_resets(t, last);
     for (int64_t r = 0; r < n; ++r) {
       const int64_t b = b0 + r, unit = r * stride + first;
       const int64_t of_state = unit * state_width, of_product = unit * product_width;
@@ -204,7 +204,7 @@ void recur(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Columns columns,
   }
   if (Pass::against_time) {
     product(n, state, z, false);
-    cut(descending ? -1 : p.T, n);
+    apply_resets(descending ? -1 : p.T, n);
   }
   for (int64_t r = 0; r < n; ++r) {
     const int64_t unit = r * stride + first;

@@ -22,11 +22,11 @@ namespace py = pybind11;
 
 namespace {
 
-using fastrnn::Arguments;
+using fastrnn::TensorArgs;
 using fastrnn::check_shape;
 using fastrnn::DType;
-using fastrnn::readable;
-using fastrnn::cuda::Direction;
+using fastrnn::input_tensor;
+using fastrnn::cuda::Pass;
 using fastrnn::cuda::Mode;
 using fastrnn::cuda::Plan;
 using fastrnn::cuda::Sizes;
@@ -50,7 +50,7 @@ void* current_stream(int32_t device) {
   return stream;
 }
 
-// The plan of a strategy, by its place in STRATEGIES; -1: the fastest.
+// The plan of a strategy, given by its index in STRATEGIES; -1: the fastest.
 Plan make_plan(const Sizes& sizes, int64_t strategy, int32_t device) {
   const auto& properties = fastrnn::cuda::device(device);
   if (strategy == -1) return fastrnn::cuda::make_plan(properties, sizes);
@@ -58,37 +58,37 @@ Plan make_plan(const Sizes& sizes, int64_t strategy, int32_t device) {
                   "fastrnn: there is no strategy ", strategy);
   const auto wanted = fastrnn::cuda::STRATEGIES[strategy];
   const auto option = fastrnn::cuda::best(wanted, properties, sizes);
-  STD_TORCH_CHECK(option.refusal.empty(), "fastrnn: '", name(wanted),
-                  "' cannot serve this call: ", option.refusal);
+  STD_TORCH_CHECK(option.unsupported_reason.empty(), "fastrnn: '", name(wanted),
+                  "' cannot serve this call: ", option.unsupported_reason);
   return option.plan;
 }
 
-// Every way to cut a problem is tried for a plan: the next call like the last one has it at once.
-const Plan& plan_for(const fastrnn::Problem& problem, Direction direction, bool tf32,
+// Caches the last plan: making one tries every tiling.
+const Plan& plan_for(const fastrnn::ParamsWithResets& params, Pass pass, bool tf32,
                      int64_t strategy, int32_t device) {
-  struct Planned {
+  struct CachedPlan {
     int32_t device = -1;
     int64_t strategy = 0;
     Sizes sizes{};
     Plan plan{};
   };
-  thread_local Planned last[2];  // forward, backward
-  Planned& planned = last[direction == Direction::backward];
-  const Sizes sizes{mode_of(problem.dtype, tf32), direction, problem.T,
-                    problem.B, problem.G, problem.H};
-  if (planned.device != device || planned.strategy != strategy || planned.sizes != sizes) {
-    planned = {device, strategy, sizes, make_plan(sizes, strategy, device)};
+  thread_local CachedPlan last[2];  // forward, backward
+  CachedPlan& cached = last[pass == Pass::backward];
+  const Sizes sizes{mode_of(params.dtype, tf32), pass, params.T,
+                    params.B, params.G, params.H};
+  if (cached.device != device || cached.strategy != strategy || cached.sizes != sizes) {
+    cached = {device, strategy, sizes, make_plan(sizes, strategy, device)};
   }
-  return planned.plan;
+  return cached.plan;
 }
 
 template <class Call, class Run>
-void launch(const Call& call, Direction direction, const Tensor& like, bool tf32,
+void launch(const Call& call, Pass pass, const Tensor& like, bool tf32,
             int64_t strategy, Run run) {
   if (call.B == 0 || call.G == 0 || call.H == 0) return;
   const int32_t device = like.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  const Plan& plan = plan_for(call, direction, tf32, strategy, device);
+  const Plan& plan = plan_for(call, pass, tf32, strategy, device);
   const int64_t bytes = workspace_bytes(call, plan);
   std::optional<Tensor> workspace;
   if (bytes > 0) {
@@ -98,14 +98,14 @@ void launch(const Call& call, Direction direction, const Tensor& like, bool tf32
     run(call, plan, workspace ? workspace->mutable_data_ptr() : nullptr, current_stream(device));
   } catch (const std::runtime_error& error) {
     STD_TORCH_CHECK(false, "fastrnn: ", name(plan.strategy),
-                    direction == Direction::forward ? " forward" : " backward", ", T=", call.T,
+                    pass == Pass::forward ? " forward" : " backward", ", T=", call.T,
                     " B=", call.B, " G=", call.G, " H=", call.H, " (", describe(plan),
                     "): ", error.what());
   }
 }
 
-// A tensor to be filled: contiguous, shaped and placed as `like`.
-void* writable(const char* name, Tensor& tensor, const Tensor& like) {
+// The data of an output tensor, which must be contiguous and match `like`.
+void* output_data(const char* name, Tensor& tensor, const Tensor& like) {
   const auto sizes = like.sizes();
   check_shape(name, tensor, {sizes.begin(), sizes.end()});
   fastrnn::check_device(name, tensor, like);
@@ -120,15 +120,15 @@ void forward(const Tensor& pre_, const Tensor& weight_hh_, const Tensor& h0_,
              const std::optional<Tensor>& resets, Tensor out, Tensor h_n,
              int64_t activation, int64_t reverse_from, bool tf32,
              int64_t strategy) {
-  const Tensor pre = readable("pre", pre_, pre_);
-  const Tensor weight_hh = readable("weight_hh", weight_hh_, pre);
-  const Tensor h0 = readable("h0", h0_, pre);
-  const Arguments arguments(pre, h0, weight_hh, lengths, offsets, resets, activation,
+  const Tensor pre = input_tensor("pre", pre_, pre_);
+  const Tensor weight_hh = input_tensor("weight_hh", weight_hh_, pre);
+  const Tensor h0 = input_tensor("h0", h0_, pre);
+  const TensorArgs args(pre, h0, weight_hh, lengths, offsets, resets, activation,
                             reverse_from);
-  const fastrnn::Forward call{arguments.problem, pre.const_data_ptr(), weight_hh.const_data_ptr(),
-                              h0.const_data_ptr(), writable("out", out, pre),
-                              writable("h_n", h_n, h0)};
-  launch(call, Direction::forward, pre, tf32, strategy,
+  const fastrnn::Forward call{args.params, pre.const_data_ptr(), weight_hh.const_data_ptr(),
+                              h0.const_data_ptr(), output_data("out", out, pre),
+                              output_data("h_n", h_n, h0)};
+  launch(call, Pass::forward, pre, tf32, strategy,
          [](const auto&... given) { fastrnn::cuda::forward(given...); });
 }
 
@@ -137,23 +137,23 @@ void backward(const Tensor& grad_out_, const Tensor& grad_h_n_, const Tensor& ou
               const std::optional<Tensor>& offsets, const std::optional<Tensor>& resets,
               Tensor grad_pre, Tensor grad_h0, int64_t activation, int64_t reverse_from,
               bool tf32, int64_t strategy) {
-  const Tensor out = readable("out", out_, out_);
-  const Tensor grad_out = readable("grad_out", grad_out_, out);
-  const Tensor grad_h_n = readable("grad_h_n", grad_h_n_, out);
-  const Tensor weight_hh = readable("weight_hh", weight_hh_, out);
-  const Arguments arguments(out, h0, weight_hh, lengths, offsets, resets, activation,
+  const Tensor out = input_tensor("out", out_, out_);
+  const Tensor grad_out = input_tensor("grad_out", grad_out_, out);
+  const Tensor grad_h_n = input_tensor("grad_h_n", grad_h_n_, out);
+  const Tensor weight_hh = input_tensor("weight_hh", weight_hh_, out);
+  const TensorArgs args(out, h0, weight_hh, lengths, offsets, resets, activation,
                             reverse_from);
   const auto data = out.sizes(), state = h0.sizes();
   check_shape("grad_out", grad_out, {data.begin(), data.end()});
   check_shape("grad_h_n", grad_h_n, {state.begin(), state.end()});
-  const fastrnn::Backward call{arguments.problem,
+  const fastrnn::Backward call{args.params,
                                grad_out.const_data_ptr(),
                                grad_h_n.const_data_ptr(),
                                out.const_data_ptr(),
                                weight_hh.const_data_ptr(),
-                               writable("grad_pre", grad_pre, out),
-                               writable("grad_h0", grad_h0, grad_h_n)};
-  launch(call, Direction::backward, out, tf32, strategy,
+                               output_data("grad_pre", grad_pre, out),
+                               output_data("grad_h0", grad_h0, grad_h_n)};
+  launch(call, Pass::backward, out, tf32, strategy,
          [](const auto&... given) { fastrnn::cuda::backward(given...); });
 }
 

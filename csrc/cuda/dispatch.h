@@ -1,5 +1,6 @@
-// The CUDA kernels' face, for the binding: no CUDA headers. Pointers are to device memory, streams
-// are cudaStream_t; nothing here waits for the device. What fails throws std::runtime_error.
+// The interface of the CUDA kernels for the bindings, free of CUDA headers. Pointers are to device
+// memory, streams are cudaStream_t. No function synchronises with the device; failures throw
+// std::runtime_error.
 #pragma once
 
 #include <cstdint>
@@ -9,16 +10,16 @@
 
 namespace fastrnn::cuda {
 
-int runtime_version();  // of CUDA, as 13000 for 13.0
+int runtime_version();  // of CUDA: 13000 is 13.0
 
-// What the plan needs to know of a device; asked of the driver once.
+// The properties of a device that the plan uses, queried once.
 const Device& device(int index);
 
-// Bytes of device memory that a call needs beside its tensors. It holds nothing between calls.
-int64_t workspace_bytes(const Forward& problem, const Plan& plan);
-int64_t workspace_bytes(const Backward& problem, const Plan& plan);
+// Bytes of device memory that a call needs in addition to its tensors. Not used between calls.
+int64_t workspace_bytes(const Forward& params, const Plan& plan);
+int64_t workspace_bytes(const Backward& params, const Plan& plan);
 
-void forward(const Forward& problem, const Plan& plan, void* workspace, void* stream);
-void backward(const Backward& problem, const Plan& plan, void* workspace, void* stream);
+void forward(const Forward& params, const Plan& plan, void* workspace, void* stream);
+void backward(const Backward& params, const Plan& plan, void* workspace, void* stream);
 
 }  // namespace fastrnn::cuda

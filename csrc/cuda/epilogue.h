@@ -1,5 +1,5 @@
-// What grid and step do around a step's product: the order of a row's steps, and the end of a step,
-// from the sums to the result.
+// The epilogue of the grid and step kernels, which turns the accumulated products of a step into its
+// result; and the order of a row's steps.
 #pragma once
 
 #include "pass_traits.h"
@@ -7,19 +7,19 @@
 
 namespace fastrnn::cuda {
 
-// The order of a group's steps: backward runs against the order of forward. A row takes part while
-// it is active; before and after that its state does not change, so that no step needs to hand on
-// what an earlier one left: a row's first step takes the state it began with, its last leaves it.
-struct Order {
+// The order of a group's steps: backward runs in the opposite order of forward. A row takes part only
+// while it is active. Its first step reads the initial state and its last step stores the final one,
+// so that no step has to copy an inactive row's state.
+struct TimeOrder {
   int steps;
   bool descending;
 
-  // The i-th step. One beyond the last is the end, where backward has something left to do.
+  // The i-th step. The step after the last is the end, where backward computes grad_h0.
   __device__ int time(int i) const { return descending ? steps - 1 - i : i; }
   __device__ int next(int t) const { return descending ? t - 1 : t + 1; }
   __device__ int end() const { return descending ? -1 : steps; }
 
-  // The step of a row before t, or of the end; negative where it begins at t.
+  // The row's step before t, which may be the end; negative if the row begins at t.
   __device__ int previous(int t, int length) const {
     if (descending) return t + 1 < length ? t + 1 : -1;
     return (t < length ? t : length) - 1;
@@ -27,128 +27,128 @@ struct Order {
   __device__ bool last(int t, int length) const { return t == (descending ? 0 : length - 1); }
 };
 
-template <class D> __device__ Order order_of(const D& p, int64_t group, int steps) {
-  return {steps, (group >= p.reverse_from) != is_backward<D>};
+template <class P> __device__ TimeOrder time_order(const P& p, int64_t group, int steps) {
+  return {steps, (group >= p.reverse_from) != is_backward<P>};
 }
 
-// Of batch row b; negative beyond the batch.
-__device__ inline int row_length(const Unbroken& p, int64_t b) {
+// The length of batch row b; negative beyond the batch.
+__device__ inline int row_length(const Params& p, int64_t b) {
   if (b >= p.B) return -1;
   return static_cast<int>(p.lengths ? p.lengths[b] : p.T);
 }
 
-// Of the lane's quad, whose rows' sums are cut in a step: of a problem without resets nothing.
-template <class D, bool = has_resets<D>> struct Cuts {
-  __device__ static constexpr bool of(int) { return false; }
+// Which of the two rows of a lane's accumulators cross a reset in a step; empty without resets.
+template <class P, bool = has_resets<P>> struct RowResets {
+  __device__ static constexpr bool at(int) { return false; }
 };
-template <class D> struct Cuts<D, true> {
-  uint8_t rows;  // a bit each
-  __device__ bool of(int i) const { return rows >> i % 2 & 1; }
+template <class P> struct RowResets<P, true> {
+  uint8_t rows;  // one bit a row
+  __device__ bool at(int i) const { return rows >> i % 2 & 1; }
 };
 
 // The lane's chunks of a tile of 16 units and 8 batch rows.
-template <class E, class D> struct Chunks {
+template <class E, class P> struct TileIO {
   using Storage = typename E::Storage;
 
-  const D& p;
-  const Access& access;
-  const Order order;
+  const P& p;
+  const TensorLayout& layout;
+  const TimeOrder order;
   const Lane<E> lane;
   const int* const lengths;  // [8], of the tile's rows
   int unit;
-  int64_t place;  // of the first chunk within a step, or in a [B, G, H] tensor
+  int64_t offset;  // of the first chunk within a step or a [B, G, H] tensor
 
-  __device__ Chunks(const D& p, const Access& access, Order order, int64_t group, int64_t first_row,
+  __device__ TileIO(const P& p, const TensorLayout& layout, TimeOrder order, int64_t group, int64_t first_row,
                     int first_unit, const int* lengths, const Lane<E>& lane)
       : p(p),
-        access(access),
+        layout(layout),
         order(order),
         lane(lane),
         lengths(lengths),
         unit(first_unit + lane.chunk_unit()),
-        place(p.at(first_row + lane.chunk_row(0), group) + unit) {}
+        offset(p.at(first_row + lane.chunk_row(0), group) + unit) {}
 
   // `first_row` as in the constructor.
-  __device__ void load_cuts(Cuts<D>& cuts, int t, int64_t first_row) const {
-    if constexpr (has_resets<D>) {
-      const auto cut = [&](int row) {
-        return is_cut(p, t, first_row + row, order.descending, lengths[row]);
+  __device__ void load_resets(RowResets<P>& resets, int t, int64_t first_row) const {
+    if constexpr (has_resets<P>) {
+      const auto resets_row = [&](int row) {
+        return crosses_reset(p, t, first_row + row, order.descending, lengths[row]);
       };
-      cuts.rows = cut(lane.quad_row(0)) | cut(lane.quad_row(1)) << 1;
+      resets.rows = resets_row(lane.acc_row(0)) | resets_row(lane.acc_row(1)) << 1;
     }
   }
 
   __device__ int length(int i) const { return lengths[lane.chunk_row(i)]; }
-  __device__ int64_t at(int i) const { return place + i * access.row; }
+  __device__ int64_t at(int i) const { return offset + i * layout.row_stride; }
   __device__ int64_t at(int t, int i) const {
-    return (p.offsets ? p.offsets[t] * access.row : t * access.step) + at(i);
+    return (p.offsets ? p.offsets[t] * layout.row_stride : t * layout.step_stride) + at(i);
   }
 
   __device__ uint2 load(const void* tensor, int64_t at) const {
-    return load_chunk<E>(static_cast<const Storage*>(tensor) + at - unit, unit, p.H, access.chunks);
+    return load_chunk<E>(static_cast<const Storage*>(tensor) + at - unit, unit, p.H, layout.aligned_chunks);
   }
   __device__ void store(void* tensor, int64_t at, uint2 chunk) const {
-    store_chunk<E>(static_cast<Storage*>(tensor) + at - unit, unit, p.H, access.chunks, chunk);
+    store_chunk<E>(static_cast<Storage*>(tensor) + at - unit, unit, p.H, layout.aligned_chunks, chunk);
   }
 
-  // Of active rows, for the others have no place where rows are packed.
-  __device__ void load_active(const void* tensor, int t, uint2 (&chunks)[E::rows]) const {
+  // Loads active rows only: packed data does not contain the others.
+  __device__ void load_active(const void* tensor, int t, uint2 (&chunks)[E::lane_chunks]) const {
 #pragma unroll
-    for (int i = 0; i < E::rows; ++i) {
+    for (int i = 0; i < E::lane_chunks; ++i) {
       chunks[i] = {0, 0};
       if (t < length(i)) chunks[i] = load(tensor, at(t, i));
     }
   }
   __device__ void prefetch_active(const void* tensor, int t) const {
 #pragma unroll
-    for (int i = 0; i < E::rows; ++i) {
+    for (int i = 0; i < E::lane_chunks; ++i) {
       if (t < length(i) && unit < p.H) {
-        ptx::prefetch(static_cast<const Storage*>(tensor) + at(t, i));
+        ptx::prefetch_l2(static_cast<const Storage*>(tensor) + at(t, i));
       }
     }
   }
-  // publish(i, chunk) says whether it has stored the chunk of an active row where it belongs.
+  // publish(i, chunk) returns whether it has stored an active row's chunk in the result.
   template <class Publish>
-  __device__ void store_result(void* result, int t, const uint2 (&chunks)[E::rows],
+  __device__ void store_result(void* result, int t, const uint2 (&chunks)[E::lane_chunks],
                                Publish publish) const {
 #pragma unroll
-    for (int i = 0; i < E::rows; ++i) {
+    for (int i = 0; i < E::lane_chunks; ++i) {
       if (t < length(i) && !publish(i, chunks[i])) store(result, at(t, i), chunks[i]);
     }
     store_zeros(result, t);
   }
-  // What inactive rows hold, where they have a place.
+  // Zeros inactive rows, which packed data does not contain.
   __device__ void store_zeros(void* result, int t) const {
     if (p.offsets) return;
 #pragma unroll
-    for (int i = 0; i < E::rows; ++i) {
+    for (int i = 0; i < E::lane_chunks; ++i) {
       if (t >= length(i) && length(i) >= 0) store(result, at(t, i), {0, 0});
     }
   }
 };
 
-// The end of a step, of the lane's chunks:
-//   begin     before the first step
-//   load      what the end needs beside the sums
-//   prefetch  the same, into the second-level cache
-//   load_cuts which of the sums are cut; of the end of all steps, too
-//   finish    the result, from the quad's sums
-template <class E, class D> struct Ending;
+// The epilogue of a step, for the lane's chunks:
+//   begin        handles rows without steps, before the first step
+//   load         loads the inputs other than the sums
+//   prefetch     prefetches the same inputs into L2
+//   load_resets  finds the rows that cross a reset, in the end step too
+//   finish       stores the result, computed from the lane's sums
+template <class E, class P> struct Epilogue;
 
-template <class E, class P> struct Ending<E, ForwardOf<P>> : Chunks<E, ForwardOf<P>> {
-  using D = ForwardOf<P>;
-  using Chunks<E, D>::Chunks;
+template <class E, class Base> struct Epilogue<E, ForwardParams<Base>> : TileIO<E, ForwardParams<Base>> {
+  using P = ForwardParams<Base>;
+  using TileIO<E, P>::TileIO;
   struct Inputs {
-    uint2 pre[E::rows];
+    uint2 pre[E::lane_chunks];
   };
 
   __device__ void* result() const { return this->p.out; }
 
-  __device__ void begin() const {  // rows without steps
+  __device__ void begin() const {
 #pragma unroll
-    for (int i = 0; i < E::rows; ++i) {
+    for (int i = 0; i < E::lane_chunks; ++i) {
       if (this->length(i) != 0) continue;
-      this->store(this->p.h_n, this->at(i), Chunks<E, D>::load(this->p.h0, this->at(i)));
+      this->store(this->p.h_n, this->at(i), TileIO<E, P>::load(this->p.h0, this->at(i)));
     }
   }
 
@@ -158,19 +158,19 @@ template <class E, class P> struct Ending<E, ForwardOf<P>> : Chunks<E, ForwardOf
   __device__ void prefetch(int t) const { this->prefetch_active(this->p.pre, t); }
 
   template <class Publish>
-  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs, const Cuts<D>& cuts,
+  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs, const RowResets<P>& resets,
                          Publish publish) const {
     float h[4];
-    E::to_quad(inputs.pre, h);
+    E::to_acc(inputs.pre, h);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      h[i] = activate<E>(h[i] + (cuts.of(i) ? 0 : sum[i]), this->p.activation);
+      h[i] = activate<E>(h[i] + (resets.at(i) ? 0 : sum[i]), this->p.activation);
     }
-    uint2 chunks[E::rows];
+    uint2 chunks[E::lane_chunks];
     E::to_chunks(h, chunks);
     this->store_result(this->p.out, t, chunks, publish);
 #pragma unroll
-    for (int i = 0; i < E::rows; ++i) {
+    for (int i = 0; i < E::lane_chunks; ++i) {
       const int length = this->length(i);
       if (t < length && this->order.last(t, length)) {
         this->store(this->p.h_n, this->at(i), chunks[i]);
@@ -179,11 +179,11 @@ template <class E, class P> struct Ending<E, ForwardOf<P>> : Chunks<E, ForwardOf
   }
 };
 
-template <class E, class P> struct Ending<E, BackwardOf<P>> : Chunks<E, BackwardOf<P>> {
-  using D = BackwardOf<P>;
-  using Chunks<E, D>::Chunks;
+template <class E, class Base> struct Epilogue<E, BackwardParams<Base>> : TileIO<E, BackwardParams<Base>> {
+  using P = BackwardParams<Base>;
+  using TileIO<E, P>::TileIO;
   struct Inputs {
-    uint2 grad_out[E::rows], h[E::rows];
+    uint2 grad_out[E::lane_chunks], h[E::lane_chunks];
   };
 
   __device__ void* result() const { return this->p.grad_pre; }
@@ -199,22 +199,22 @@ template <class E, class P> struct Ending<E, BackwardOf<P>> : Chunks<E, Backward
   }
 
   template <class Publish>
-  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs, const Cuts<D>& cuts,
+  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs, const RowResets<P>& resets,
                          Publish publish) const {
     float dh[4];
-    state(t, sum, cuts, dh);
-    uint2 chunks[E::rows];
+    state_gradient(t, sum, resets, dh);
+    uint2 chunks[E::lane_chunks];
     if (t == this->order.end()) {
       E::to_chunks(dh, chunks);
 #pragma unroll
-      for (int i = 0; i < E::rows; ++i) {
+      for (int i = 0; i < E::lane_chunks; ++i) {
         if (this->length(i) >= 0) this->store(this->p.grad_h0, this->at(i), chunks[i]);
       }
       return;
     }
     float dz[4], h[4];
-    E::to_quad(inputs.grad_out, dz);
-    E::to_quad(inputs.h, h);
+    E::to_acc(inputs.grad_out, dz);
+    E::to_acc(inputs.h, h);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const Activation activation = this->p.activation;
@@ -225,27 +225,27 @@ template <class E, class P> struct Ending<E, BackwardOf<P>> : Chunks<E, Backward
   }
 
  private:
-  // dh is the product's, or nothing where it is cut, but where a row begins.
-  __device__ void state(int t, const float (&sum)[4], const Cuts<D>& cuts, float (&dh)[4]) const {
+  // dh is the product, or zero across a reset; grad_h_n where a row begins.
+  __device__ void state_gradient(int t, const float (&sum)[4], const RowResets<P>& resets, float (&dh)[4]) const {
     bool begins[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int length = this->lengths[this->lane.quad_row(i)];
+      const int length = this->lengths[this->lane.acc_row(i)];
       begins[i] = this->order.previous(t, length) < 0 && (t < length || t == this->order.end());
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) dh[i] = cuts.of(i) ? 0 : sum[i];
+    for (int i = 0; i < 4; ++i) dh[i] = resets.at(i) ? 0 : sum[i];
     if (!__ballot_sync(~0u, begins[0] || begins[1])) return;
-    uint2 chunks[E::rows];
+    uint2 chunks[E::lane_chunks];
 #pragma unroll
-    for (int i = 0; i < E::rows; ++i) {
+    for (int i = 0; i < E::lane_chunks; ++i) {
       chunks[i] = {0, 0};
       if (this->length(i) >= 0) {
-        chunks[i] = Chunks<E, D>::load(this->p.grad_h_n, this->at(i));
+        chunks[i] = TileIO<E, P>::load(this->p.grad_h_n, this->at(i));
       }
     }
     float first[4];
-    E::to_quad(chunks, first);
+    E::to_acc(chunks, first);
 #pragma unroll
     for (int i = 0; i < 4; ++i) dh[i] = begins[i % 2] ? first[i] : dh[i];
   }

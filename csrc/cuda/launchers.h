@@ -1,4 +1,4 @@
-// The strategies' launchers, which dispatch.cu chooses from. Nothing here waits for the device.
+// The launchers of the strategies, called by dispatch.cu. None of them synchronises with the device.
 #pragma once
 
 #include <cstdint>
@@ -9,23 +9,23 @@
 
 namespace fastrnn::cuda {
 
-// One strategy, for one dtype. Direction is one of the passes of params.h; what is Unbroken has
-// kernels of its own, which know of no resets.
-template <class E, class Direction>
-void launch_cluster(const Direction& problem, const Plan& plan, Stream stream);
-template <class E, class Direction>
-void launch_grid(const Direction& problem, const Plan& plan, void* workspace, Stream stream);
-template <class E, class Direction>
-void launch_step(const Direction& problem, Stream stream);
-template <class Direction> int64_t grid_workspace_bytes(const Direction& problem);
+// Each launches one strategy for one element type E. P is ForwardParams or BackwardParams, with resets
+// or without: the kernels without resets are instances of their own.
+template <class E, class P>
+void launch_cluster(const P& params, const Plan& plan, Stream stream);
+template <class E, class P>
+void launch_grid(const P& params, const Plan& plan, void* workspace, Stream stream);
+template <class E, class P>
+void launch_step(const P& params, Stream stream);
+template <class P> int64_t grid_workspace_bytes(const P& params);
 
-using UnbrokenForward = ForwardOf<Unbroken>;
-using UnbrokenBackward = BackwardOf<Unbroken>;
+using ForwardWithoutResets = ForwardParams<Params>;
+using BackwardWithoutResets = BackwardParams<Params>;
 
-inline UnbrokenForward without_resets(const Forward& p) {
+inline ForwardWithoutResets without_resets(const Forward& p) {
   return {p, p.pre, p.weight_hh, p.h0, p.out, p.h_n};
 }
-inline UnbrokenBackward without_resets(const Backward& p) {
+inline BackwardWithoutResets without_resets(const Backward& p) {
   return {p, p.grad_out, p.grad_h_n, p.out, p.weight_hh, p.grad_pre, p.grad_h0};
 }
 

@@ -1,5 +1,5 @@
-// What a kernel is given: one of the passes, of a problem with resets or of one without. They are
-// types, for what a kernel does not need not to be in its code.
+// Traits of a kernel's parameters P: which pass it is, and whether rows have resets. These are template
+// parameters, so that unused features compile away.
 #pragma once
 
 #include <type_traits>
@@ -9,15 +9,15 @@
 
 namespace fastrnn::cuda {
 
-template <class D> constexpr bool is_backward = false;
-template <class P> constexpr bool is_backward<BackwardOf<P>> = true;
+template <class P> constexpr bool is_backward = false;
+template <class Base> constexpr bool is_backward<BackwardParams<Base>> = true;
 
-template <class D> constexpr bool has_resets = std::is_base_of_v<Problem, D>;
+template <class P> constexpr bool has_resets = std::is_base_of_v<ParamsWithResets, P>;
 
-// Problem::cut, of a row whose length is known. Steps beyond a loop's end have nothing to cut.
-template <class D>
-__device__ bool is_cut(const D& p, int t, int64_t b, bool descending, int length) {
-  if constexpr (has_resets<D>) {
+// ParamsWithResets::crosses_reset for a row whose length is known. False for steps beyond the end.
+template <class P>
+__device__ bool crosses_reset(const P& p, int t, int64_t b, bool descending, int length) {
+  if constexpr (has_resets<P>) {
     const int later = descending ? t + 1 : t;
     return 0 <= later && later < length && p.resets[p.row(later, b)];
   } else {

@@ -1,7 +1,6 @@
-// Chooses by a model of the time of a call, in cycles. Its constants are latencies and rates that
-// benchmarks/calibrate.cu measured on an H200; those that it cannot see, marked "fitted", make the
-// model meet the times of whole kernels there. It ranks the ways to cut a problem, and nothing else
-// is concluded from it.
+// Chooses by a cost model of a call, in cycles. Its constants are latencies and rates measured on an
+// H200 by benchmarks/calibrate.cu. The constants marked "fitted" cannot be measured alone; they fit the
+// model to the times of whole kernels. The model only ranks tilings.
 #include "plan.h"
 
 #include <algorithm>
@@ -25,19 +24,19 @@ constexpr double cluster_step = 1200, grid_step = 1400;
 constexpr double grid_products = 3, grid_float32_products = 1.7;
 constexpr double product_cycles = 1.5;   // of a multiprocessor, for one k-step of one n-tile
 constexpr double product_latency = 24;   // from one product to the next that adds to it
-constexpr int chains = 4;                // sums of a warp that do not wait for one another
+constexpr int chains = 4;                // independent accumulators of a warp
 constexpr double shared_bandwidth = 128;  // bytes a cycle
 constexpr double reduction = 87;          // a barrier and a turn through shared memory
 constexpr double launch_cycles = 8000;    // from one launch of step to the next: fitted
 constexpr double step_products = 10;      // what a product of step costs more: fitted
 constexpr double stream_bandwidth = 36;   // bytes a cycle and multiprocessor out of L2
 
-// Batch rows of a tile. Fewer than the matrix unit's 8 cost as many products, but less exchange.
+// Batch rows of a tile. Fewer than 8, the N of mma, cost as many products but less exchange.
 constexpr int row_choices[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32};
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The time of a product, of one of the matrix unit: float32 is the sum of three, and splits both
+// The time of a product in units of one mma: a float32 product is the sum of three, and splits both
 // factors for each. Fitted.
 constexpr double float32_products = 7;
 double products(Mode mode) { return mode == Mode::float32 ? float32_products : 1; }
@@ -48,9 +47,9 @@ struct Work {
   int gate_tiles;  // of W_hh, for each tile of units
   explicit Work(const Sizes& sizes)
       : tiles_of_units(ceil_div(sizes.H, 16)),
-        width(sizes.H * (sizes.direction == Direction::backward ? sizes.gates : 1)),
+        width(sizes.H * (sizes.pass == Pass::backward ? sizes.gates : 1)),
         k_steps(ceil_div(width * element_bytes(sizes.mode), 32)),
-        gate_tiles(cuda::gate_tiles(sizes.direction, sizes.gates)) {}
+        gate_tiles(cuda::gate_tiles(sizes.pass, sizes.gates)) {}
 };
 
 // Cycles of a block's products in a step, and of adding up what the splits found.
@@ -65,7 +64,7 @@ double product_time(const Sizes& sizes, const Tiling& tiling, int warps, int til
                                  independent) * product_latency;
   double cycles = std::max({count * product_cycles, (state + weights) / shared_bandwidth, chain});
   if (tiling.splits > 1) {
-    const int tiles = tiling.m_tiles * gate_tiles(sizes.direction, sizes.gates);
+    const int tiles = tiling.m_tiles * gate_tiles(sizes.pass, sizes.gates);
     const double sums = double(tiling.splits - 1) * tiles * n * 512;
     cycles += reduction + 2 * sums / shared_bandwidth;
   }
@@ -90,7 +89,7 @@ void keep_best(Plan& best, bool& found, const Plan& plan) {
 }
 
 Option best_cluster(const Device& device, const Sizes& sizes) {
-  if (sizes.mode == Mode::float64) return {{}, "the matrix unit has no float64 tile of this shape"};
+  if (sizes.mode == Mode::float64) return {{}, "tensor cores have no float64 tile of this shape"};
   if (device.major < 9) return {{}, "clusters need compute capability 9.0"};
   const Work work(sizes);
   const int bytes = element_bytes(sizes.mode);
@@ -109,7 +108,7 @@ Option best_cluster(const Device& device, const Sizes& sizes) {
           const Tiling tiling{blocks,   int(m_tiles), splits,
                               resident, int(std::max<int64_t>(depth - resident, 0)), rows};
           const int64_t shared =
-              cluster_shared_bytes(tiling, bytes, sizes.direction, sizes.gates);
+              cluster_shared_bytes(tiling, bytes, sizes.pass, sizes.gates);
           if (!cluster_fits(sizes.mode, tiling, work.gate_tiles)) continue;
           if (shared > device.shared_bytes) continue;
           const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
@@ -133,7 +132,7 @@ Option best_cluster(const Device& device, const Sizes& sizes) {
 }
 
 Option best_grid(const Device& device, const Sizes& sizes) {
-  if (sizes.mode == Mode::float64) return {{}, "the matrix unit has no float64 tile of this shape"};
+  if (sizes.mode == Mode::float64) return {{}, "tensor cores have no float64 tile of this shape"};
   if (device.major < 8) return {{}, "needs compute capability 8.0"};
   if (!device.cooperative) return {{}, "the device has no cooperative launch"};
   const Work work(sizes);
@@ -183,7 +182,7 @@ Option best_step(const Device& device, const Sizes& sizes) {
   plan.mode = sizes.mode;
   plan.tiles = sizes.G * ceil_div(sizes.B, 8);
   plan.at_once = plan.tiles;
-  const int64_t launches = sizes.T + (sizes.direction == Direction::backward);
+  const int64_t launches = sizes.T + (sizes.pass == Pass::backward);
   plan.cycles = launches * (launch_cycles + std::max(streamed, step_products * arithmetic));
   return {plan, ""};
 }
@@ -212,7 +211,7 @@ Plan make_plan(const Device& device, const Sizes& sizes) {
   Plan chosen = best_step(device, sizes).plan;
   for (const Strategy strategy : {Strategy::grid, Strategy::cluster}) {
     const Option option = best(strategy, device, sizes);
-    if (option.refusal.empty() && option.plan.cycles <= chosen.cycles) chosen = option.plan;
+    if (option.unsupported_reason.empty() && option.plan.cycles <= chosen.cycles) chosen = option.plan;
   }
   return chosen;
 }

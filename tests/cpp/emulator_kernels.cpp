@@ -28,30 +28,30 @@ enum Fault {
 };
 __global__ void exchange(Fault fault, int steps, uint32_t* result) {
   DYNAMIC_SHARED(shared);  // two mbarriers, two buffers of a chunk for each thread
-  const uint32_t base = ptx::shared_address(shared), peer = ptx::cluster_rank() ^ 1;
+  const uint32_t base = ptx::cvta_shared(shared), peer = ptx::cluster_ctarank() ^ 1;
   constexpr uint32_t bytes = 64 * 8;
   if (threadIdx.x == 0 && fault != uninitialised) {
     for (int i = 0; i < 2; ++i) ptx::mbarrier_init(base + 8 * i, 1);
-    if (fault != not_fenced) ptx::mbarrier_init_fence();
-    for (int i = 0; i < 2; ++i) ptx::mbarrier_arrive_expect(base + 8 * i, bytes);
-    if (fault == too_many_arrivals) ptx::mbarrier_arrive_expect(base, 0);
+    if (fault != not_fenced) ptx::fence_mbarrier_init();
+    for (int i = 0; i < 2; ++i) ptx::mbarrier_arrive_expect_tx(base + 8 * i, bytes);
+    if (fault == too_many_arrivals) ptx::mbarrier_arrive_expect_tx(base, 0);
   }
   if (fault == not_begun) __syncthreads();
-  else ptx::cluster_barrier();
+  else ptx::barrier_cluster();
   uint32_t value = threadIdx.x;
   for (int s = 0; s < steps; ++s) {
     const int i = s % 2, buffer = fault == one_buffer ? 0 : i;
     const uint32_t to = base + 16 + buffer * bytes + (63 - threadIdx.x) * 8;
-    ptx::store_async(ptx::peer_address(to, peer), ptx::peer_address(base + 8 * i, peer),
+    ptx::st_async(ptx::mapa(to, peer), ptx::mapa(base + 8 * i, peer),
                      {value + 1, 0});
     if (fault == left_early && s == steps - 1) return;
     if (fault != not_waited) ptx::mbarrier_wait(base + 8 * i, (s / 2 + (fault == wrong_phase)) % 2);
     value = reinterpret_cast<const uint2*>(shared + 16 + buffer * bytes)[threadIdx.x].x;
     if (threadIdx.x == 0 && fault != not_armed_again) {
-      ptx::mbarrier_arrive_expect(base + 8 * i, bytes);
+      ptx::mbarrier_arrive_expect_tx(base + 8 * i, bytes);
     }
   }
-  ptx::cluster_barrier();
+  ptx::barrier_cluster();
   result[blockIdx.x * blockDim.x + threadIdx.x] = value;
 }
 template <Fault fault> bool run_exchange() {
@@ -88,9 +88,9 @@ template <bool first, bool second> bool run_sums() {
 
 // The blocks wait for one another, through memory alone.
 __global__ void meeting(uint32_t* places) {
-  if (threadIdx.x == 0) ptx::store_relaxed(places + 4 * blockIdx.x, {1, 1});
+  if (threadIdx.x == 0) ptx::st_relaxed(places + 4 * blockIdx.x, {1, 1});
   for (unsigned i = 0; i < gridDim.x; ++i) {
-    while (ptx::load_relaxed(places + 4 * i).x == 0) {}
+    while (ptx::ld_relaxed(places + 4 * i).x == 0) {}
   }
 }
 template <bool cooperative, int blocks> bool run_meeting() {
@@ -105,13 +105,13 @@ template <bool cooperative, int blocks> bool run_meeting() {
 __global__ void message(uint32_t* places, uint32_t* result) {
   if (blockIdx.x == 0) {
     if (threadIdx.x == 0) {
-      ptx::store_relaxed(places, {1, 1});
-      ptx::store_relaxed(places, {2, 2});  // to one place in order, though
-      ptx::store_relaxed(places + 4, {1, 1});
+      ptx::st_relaxed(places, {1, 1});
+      ptx::st_relaxed(places, {2, 2});  // to one place in order, though
+      ptx::st_relaxed(places + 4, {1, 1});
     }
   } else {
-    while (ptx::load_relaxed(places + 4).x == 0) {}
-    result[threadIdx.x] = ptx::load_relaxed(places).x;
+    while (ptx::ld_relaxed(places + 4).x == 0) {}
+    result[threadIdx.x] = ptx::ld_relaxed(places).x;
   }
 }
 template <bool at_the_end> bool run_message() {
@@ -129,14 +129,14 @@ template <bool at_the_end> bool run_message() {
 
 __global__ void copies(const uint32_t* from, uint32_t* result, bool waits) {
   DYNAMIC_SHARED(shared);
-  const uint32_t to = ptx::shared_address(shared) + 8 * threadIdx.x;
+  const uint32_t to = ptx::cvta_shared(shared) + 8 * threadIdx.x;
   for (int i = 0; i < 2; ++i) {
-    ptx::copy_async<4>(to + 4 * i, from + i, i == 0 || threadIdx.x % 2);
-    ptx::copy_commit();
+    ptx::cp_async<4>(to + 4 * i, from + i, i == 0 || threadIdx.x % 2);
+    ptx::cp_async_commit();
   }
-  if (waits) ptx::copy_wait<1>();
+  if (waits) ptx::cp_async_wait<1>();
   result[2 * threadIdx.x] = *reinterpret_cast<const uint32_t*>(shared + 8 * threadIdx.x);
-  ptx::copy_wait<0>();
+  ptx::cp_async_wait<0>();
   result[2 * threadIdx.x + 1] = *reinterpret_cast<const uint32_t*>(shared + 8 * threadIdx.x + 4);
 }
 template <bool waits> bool run_copies() {
@@ -156,7 +156,7 @@ enum Line {
 };
 __global__ void line(Line fault) {
   DYNAMIC_SHARED(shared);
-  const uint32_t base = ptx::shared_address(shared);
+  const uint32_t base = ptx::cvta_shared(shared);
   const unsigned warp = threadIdx.x / 32;
   switch (fault) {
     case lanes_part:
@@ -170,14 +170,14 @@ __global__ void line(Line fault) {
     case warps_leave:
       if (warp > 0) __syncthreads();
       break;
-    case counts_differ: ptx::named_barrier(1, warp ? 64 : 32); break;
+    case counts_differ: ptx::bar_sync(1, warp ? 64 : 32); break;
     case one_warp_short:
-      if (warp) ptx::named_barrier(1, 64);
+      if (warp) ptx::bar_sync(1, 64);
       break;
     case beyond_by_pointer: shared[256 + threadIdx.x] = 1; break;
     case beyond_by_address: {
       uint32_t words[4];
-      ptx::load_matrices(words, base + 256 - 16 * 31 + 16 * (threadIdx.x % 32));
+      ptx::ldmatrix(words, base + 256 - 16 * 31 + 16 * (threadIdx.x % 32));
       break;
     }
     case misaligned: *reinterpret_cast<uint2*>(shared + 4) = {1, 1}; break;
@@ -185,7 +185,7 @@ __global__ void line(Line fault) {
       if (threadIdx.x) return;
       ptx::mbarrier_init(base, 1);
       *reinterpret_cast<uint32_t*>(shared) = 1;
-      ptx::mbarrier_arrive_expect(base, 0);
+      ptx::mbarrier_arrive_expect_tx(base, 0);
   }
 }
 template <Line fault> bool run_line() {
@@ -199,7 +199,7 @@ bool launch_too_large() {
 }
 
 // The product of random matrices: w from registers, as PTX says which lane holds what; h from
-// shared memory, row after row, by load_matrices.
+// shared memory, row after row, by ldmatrix.
 enum Kind { bfloat16, float16, tf32 };
 template <Kind kind> constexpr int depth = kind == tf32 ? 8 : 16;
 
@@ -207,7 +207,7 @@ template <Kind kind> constexpr int depth = kind == tf32 ? 8 : 16;
 template <Kind kind> float value(uint32_t* bits) {
   const float value = float(rand() % 255 - 127) / 64;
   *bits = kind == tf32 ? ptx::bits(value)
-                       : (kind == bfloat16 ? ptx::pack_bfloat16 : ptx::pack_float16)(value, 0);
+                       : (kind == bfloat16 ? ptx::cvt_bf16x2 : ptx::cvt_f16x2)(value, 0);
   return value;
 }
 template <Kind kind> uint32_t word(const uint32_t* values) {
@@ -229,16 +229,16 @@ __global__ void product(const uint32_t* w, const uint32_t* h, const float* sums,
     const int column = in_group * values + (i >= 2 ? depth<kind> / 2 : 0);
     a[i] = word<kind>(w + row * depth<kind> + column);
   }
-  ptx::load_matrices(words, ptx::shared_address(shared) + lane % 8 * 32 + lane / 8 % 2 * 16);
+  ptx::ldmatrix(words, ptx::cvta_shared(shared) + lane % 8 * 32 + lane / 8 % 2 * 16);
   const uint32_t b[2] = {words[0], words[1]};
   float c[4];
   const auto place = [&](int i) {
     return (i < 2 ? group : group + 8) * 8 + in_group * 2 + (i & 1);
   };
   for (int i = 0; i < 4; ++i) c[i] = sums[place(i)];
-  (kind == tf32       ? ptx::multiply_tf32
-   : kind == bfloat16 ? ptx::multiply_bfloat16
-                      : ptx::multiply_float16)(c, a, b);
+  (kind == tf32       ? ptx::mma_tf32
+   : kind == bfloat16 ? ptx::mma_bf16
+                      : ptx::mma_f16)(c, a, b);
   for (int i = 0; i < 4; ++i) result[place(i)] = c[i];
 }
 template <Kind kind> bool run_product() {
@@ -264,7 +264,7 @@ template <Kind kind> bool run_product() {
 __global__ void transposition(const uint16_t* matrix, uint16_t* result) {
   const int row = threadIdx.x / 4, column = threadIdx.x % 4 * 2;
   const uint32_t word =
-      ptx::transpose(matrix[row * 8 + column] | uint32_t{matrix[row * 8 + column + 1]} << 16);
+      ptx::movmatrix(matrix[row * 8 + column] | uint32_t{matrix[row * 8 + column + 1]} << 16);
   result[row * 8 + column] = uint16_t(word);
   result[row * 8 + column + 1] = uint16_t(word >> 16);
 }
@@ -320,10 +320,10 @@ const Toy toys[] = {
 void convert() {
   for (uint32_t word; fread(&word, 4, 1, stdin) == 1;) {
     const float value = ptx::from_bits(word);
-    const uint32_t made[5] = {ptx::pack_bfloat16(0, value), ptx::pack_float16(0, value),
-                              ptx::bits(ptx::from_float16(uint16_t(word))),
-                              ptx::bits(ptx::round_tf32(value)),
-                              ptx::bits(ptx::tanh_approximate(value))};
+    const uint32_t made[5] = {ptx::cvt_bf16x2(0, value), ptx::cvt_f16x2(0, value),
+                              ptx::bits(ptx::cvt_f32_f16(uint16_t(word))),
+                              ptx::bits(ptx::cvt_tf32(value)),
+                              ptx::bits(ptx::tanh_approx(value))};
     fwrite(made, 4, 5, stdout);
   }
 }

@@ -11,9 +11,9 @@
 using namespace fastrnn;
 
 cpu::Plan made(int64_t T, int64_t B, int64_t H, int64_t threads, int64_t gates = 1) {
-  const Problem problem{{T, B, 1, H, 1, nullptr, nullptr, Activation::tanh, DType::float32},
+  const ParamsWithResets params{{T, B, 1, H, 1, nullptr, nullptr, Activation::tanh, DType::float32},
                         nullptr};
-  return cpu::make_plan(problem, threads, H / 8, gates);
+  return cpu::make_plan(params, threads, H / 8, gates);
 }
 
 void print(int64_t T, int64_t B, int64_t H, int64_t threads) {
@@ -47,7 +47,7 @@ int main(int, char** arguments) {
     print(1000, 1, 256, 2);
     print(200, 2, 512, 2);
     print(100, 32, 128, 2);
-    const cpu::LinearPlan plan = cpu::make_plan(cpu::Linear{3200, 512, 512, DType::float32}, 2, 64);
+    const cpu::LinearPlan plan = cpu::make_plan(cpu::LinearParams{3200, 512, 512, DType::float32}, 2, 64);
     std::printf("%d\n", plan.parallel);
     cpu::note_crowding();
   }

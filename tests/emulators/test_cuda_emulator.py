@@ -77,7 +77,7 @@ def test_wrong_under_some_schedule(toy: str) -> None:
     [
         ("exchange not_armed_again", "deadlock: "),
         ("exchange not_begun", "not initialised"),
-        ("exchange not_fenced", "before mbarrier_init_fence"),
+        ("exchange not_fenced", "before fence_mbarrier_init"),
         ("exchange left_early", "has left"),
         ("exchange too_many_arrivals", "one arrival too many"),
         ("exchange uninitialised", "not initialised"),

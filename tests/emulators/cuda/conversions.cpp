@@ -28,10 +28,10 @@ uint32_t to_float16(float value) {
 
 }  // namespace
 
-uint32_t pack_bfloat16(float low, float high) { return to_bfloat16(low) | to_bfloat16(high) << 16; }
-uint32_t pack_float16(float low, float high) { return to_float16(low) | to_float16(high) << 16; }
+uint32_t cvt_bf16x2(float low, float high) { return to_bfloat16(low) | to_bfloat16(high) << 16; }
+uint32_t cvt_f16x2(float low, float high) { return to_float16(low) | to_float16(high) << 16; }
 
-float from_float16(uint16_t value) {
+float cvt_f32_f16(uint16_t value) {
   const uint32_t sign = uint32_t{value} << 16 & 0x80000000, exponent = value >> 10 & 31;
   const uint32_t fraction = value & 0x3ff;
   if (exponent == 31) return from_bits(sign | 0x7f800000 | fraction << 13);
@@ -39,14 +39,14 @@ float from_float16(uint16_t value) {
   return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
-float round_tf32(float value) {  // to nearest, ties away from zero
+float cvt_tf32(float value) {  // to nearest, ties away from zero
   if (std::isnan(value)) return from_bits(canonical_nan);
   if (std::isinf(value)) return value;
   return from_bits((bits(value) + 0x1000) & ~0x1fffu);
 }
 
 // As wrong as the hardware's may be: a relative error below 2^-11, another for each value.
-float tanh_approximate(float value) {
+float tanh_approx(float value) {
   if (std::isnan(value)) return from_bits(canonical_nan);
   const double noise = double(bits(value) * 2654435761u) / 4294967296.0 * 2 - 1;
   const double result = std::tanh(double(value)) * (1 + noise * 0x1p-11 * 0.9);

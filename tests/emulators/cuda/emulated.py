@@ -336,7 +336,7 @@ class Emulated:
         element = "Tf32" if tf32 else DTYPES[data.dtype]
         tiling = tiling or Tiling()
         header = {
-            "direction": direction,
+            "pass": direction,
             "kernel": f"{strategy}.{element}",
             "T": ragged.steps(data),
             "B": batch,

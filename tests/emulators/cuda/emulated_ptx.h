@@ -10,59 +10,59 @@
 
 namespace fastrnn::cuda::ptx {
 
-using emulator::cluster_barrier;
-using emulator::copy_commit;
+using emulator::barrier_cluster;
+using emulator::cp_async_commit;
 using emulator::mbarrier_init;
-using emulator::mbarrier_init_fence;
+using emulator::fence_mbarrier_init;
 using emulator::mbarrier_wait;
-using emulator::peer_address;
-using emulator::shared_address;
+using emulator::mapa;
+using emulator::cvta_shared;
 
-inline uint32_t cluster_rank() { return emulator::now->block->rank; }
-inline void named_barrier(int id, int threads) {
-  if (id == 0) emulator::machine->fail("named_barrier: 0 is __syncthreads'");
+inline uint32_t cluster_ctarank() { return emulator::now->block->rank; }
+inline void bar_sync(int id, int threads) {
+  if (id == 0) emulator::machine->fail("bar_sync: 0 is __syncthreads'");
   emulator::block_barrier(id, threads);
 }
-inline void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
+inline void mbarrier_arrive_expect_tx(uint32_t barrier, uint32_t bytes) {
   emulator::mbarrier_arrive(barrier, bytes);
 }
-inline void store_async(uint32_t to, uint32_t barrier, uint2 value) {
-  emulator::store_async(to, barrier, value.x, value.y);
+inline void st_async(uint32_t to, uint32_t barrier, uint2 value) {
+  emulator::st_async(to, barrier, value.x, value.y);
 }
 
-template <int bytes> void copy_async(uint32_t to, const void* from, bool real) {
+template <int bytes> void cp_async(uint32_t to, const void* from, bool real) {
   static_assert(bytes == 4 || bytes == 8 || bytes == 16);
-  emulator::copy_async(to, from, bytes, real);
+  emulator::cp_async(to, from, bytes, real);
 }
-template <int pending> void copy_wait() { emulator::copy_wait(pending); }
+template <int pending> void cp_async_wait() { emulator::cp_async_wait(pending); }
 
-inline uint4 load_relaxed(const void* from) {
+inline uint4 ld_relaxed(const void* from) {
   uint4 value;
-  emulator::load_relaxed(from, &value, sizeof value);
+  emulator::ld_relaxed(from, &value, sizeof value);
   return value;
 }
-inline void store_relaxed(void* to, uint2 value) {
+inline void st_relaxed(void* to, uint2 value) {
   const uint32_t words[] = {value.x, value.y};
-  emulator::store_relaxed(to, words, 2);
+  emulator::st_relaxed(to, words, 2);
 }
-inline void prefetch(const void*) {}
+inline void prefetch_l2(const void*) {}
 
 // In mma.cpp.
-void load_matrices(uint32_t (&words)[4], uint32_t address);
-uint32_t transpose(uint32_t word);
-void multiply_bfloat16(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]);
-void multiply_float16(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]);
-void multiply_tf32(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]);
+void ldmatrix(uint32_t (&words)[4], uint32_t address);
+uint32_t movmatrix(uint32_t word);
+void mma_bf16(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]);
+void mma_f16(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]);
+void mma_tf32(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]);
 
 // In conversions.cpp.
-uint32_t pack_bfloat16(float low, float high);
-uint32_t pack_float16(float low, float high);
-float from_float16(uint16_t value);
-float round_tf32(float value);
-float tanh_approximate(float value);
+uint32_t cvt_bf16x2(float low, float high);
+uint32_t cvt_f16x2(float low, float high);
+float cvt_f32_f16(uint16_t value);
+float cvt_tf32(float value);
+float tanh_approx(float value);
 
 inline uint32_t bits(float value) { return __float_as_uint(value); }
 inline float from_bits(uint32_t word) { return __uint_as_float(word); }
-template <class Word> Word forget(Word value) { return value; }
+template <class Word> Word opaque(Word value) { return value; }
 
 }  // namespace fastrnn::cuda::ptx

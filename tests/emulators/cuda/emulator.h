@@ -53,7 +53,7 @@ struct Thread {
   Block* block;
   Fiber* fiber;
   const char* waits_for = nullptr;     // for the report of a deadlock
-  std::vector<const void*> polled;     // by load_relaxed, since a store last landed
+  std::vector<const void*> polled;     // by ld_relaxed, since a store last landed
   uint64_t polled_after = 0;           // stores landed
   std::vector<Copy> copies;            // on their way
   uint64_t copy_group = 0;             // that the next copy belongs to
@@ -204,27 +204,27 @@ void check_mask(uint32_t mask);
 
 void warp_barrier(uint32_t mask);
 void block_barrier(int id, int threads);
-void cluster_barrier();
+void barrier_cluster();
 uint32_t ballot(uint32_t mask, bool vote);
 
-uint32_t shared_address(const void* pointer);
-uint32_t peer_address(uint32_t address, uint32_t rank);
+uint32_t cvta_shared(const void* pointer);
+uint32_t mapa(uint32_t address, uint32_t rank);
 // The bytes at an address, checked against bounds and alignment; `own`: of this block only.
 unsigned char* shared_memory(uint32_t address, size_t bytes, size_t alignment, bool own);
 
 void mbarrier_init(uint32_t address, uint32_t arrivals);
-void mbarrier_init_fence();
+void fence_mbarrier_init();
 void mbarrier_arrive(uint32_t address, uint32_t bytes);
 void mbarrier_wait(uint32_t address, uint32_t parity);
-void store_async(uint32_t to, uint32_t mbarrier, uint32_t x, uint32_t y);
+void st_async(uint32_t to, uint32_t mbarrier, uint32_t x, uint32_t y);
 void mbarrier_landed(const Store& store);
 
-void copy_async(uint32_t to, const void* from, size_t bytes, bool real);
-void copy_commit();
-void copy_wait(uint64_t pending);
+void cp_async(uint32_t to, const void* from, size_t bytes, bool real);
+void cp_async_commit();
+void cp_async_wait(uint64_t pending);
 
-void load_relaxed(const void* from, void* words, size_t bytes);
-void store_relaxed(void* to, const uint32_t* words, int count);
+void ld_relaxed(const void* from, void* words, size_t bytes);
+void st_relaxed(void* to, const uint32_t* words, int count);
 
 inline unsigned char* dynamic_shared() { return now->block->shared; }
 

@@ -154,16 +154,16 @@ void block_barrier(int id, int threads) {
   barrier_wait(what, detail, block.barriers[id], threads / warp_lanes);
 }
 
-void cluster_barrier() {
+void barrier_cluster() {
   Cluster& cluster = *now->block->cluster;
   for (const auto& block : cluster.blocks) {
-    if (block->left) machine->fail("cluster_barrier: threads of its cluster have left");
+    if (block->left) machine->fail("barrier_cluster: threads of its cluster have left");
   }
-  barrier_wait("cluster_barrier", 0, cluster.barrier,
+  barrier_wait("barrier_cluster", 0, cluster.barrier,
                cluster.blocks.size() * now->block->warps.size());
 }
 
-uint32_t shared_address(const void* pointer) {
+uint32_t cvta_shared(const void* pointer) {
   const Block& block = *now->block;
   const ptrdiff_t offset = static_cast<const unsigned char*>(pointer) - block.shared;
   if (offset < 0 || size_t(offset) > machine->shared_bytes()) {
@@ -172,7 +172,7 @@ uint32_t shared_address(const void* pointer) {
   return block.rank << place_bits | (first_place + uint32_t(offset));
 }
 
-uint32_t peer_address(uint32_t address, uint32_t rank) {
+uint32_t mapa(uint32_t address, uint32_t rank) {
   if (rank >= now->block->cluster->blocks.size()) {
     machine->fail("block %u of a cluster of %zu", rank, now->block->cluster->blocks.size());
   }
@@ -206,7 +206,7 @@ void mbarrier_init(uint32_t address, uint32_t arrivals) {
       {offset, now, false, int(arrivals), int(arrivals), 0, 0, {}});
 }
 
-void mbarrier_init_fence() {
+void fence_mbarrier_init() {
   for (Mbarrier& mbarrier : now->block->mbarriers) {
     if (mbarrier.initialised_by == now) mbarrier.fenced = true;
   }
@@ -233,12 +233,12 @@ void mbarrier_wait(uint32_t address, uint32_t parity) {
   }
 }
 
-void store_async(uint32_t to, uint32_t mbarrier, uint32_t x, uint32_t y) {
+void st_async(uint32_t to, uint32_t mbarrier, uint32_t x, uint32_t y) {
   unsigned char* const target = shared_memory(to, 8, 8, false);
   Block& block = owner(to, false);
   const unsigned char* const counter = shared_memory(mbarrier, 8, 8, false);
   if (&owner(mbarrier, false) != &block) {
-    machine->fail("store_async: its mbarrier is in another block than what it stores");
+    machine->fail("st_async: its mbarrier is in another block than what it stores");
   }
   machine->send({&block, target, {x, y}, 8, uint32_t(counter - block.shared), now});
 }
@@ -246,7 +246,7 @@ void store_async(uint32_t to, uint32_t mbarrier, uint32_t x, uint32_t y) {
 void mbarrier_landed(const Store& store) {
   Mbarrier& mbarrier = mbarrier_at(*store.block, store.mbarrier);
   if (!mbarrier.fenced && store.from->block != store.block) {
-    machine->fail("a store from another block before mbarrier_init_fence");
+    machine->fail("a store from another block before fence_mbarrier_init");
   }
   count_bytes(mbarrier, -int64_t{store.bytes});
   settle(mbarrier);
@@ -274,10 +274,10 @@ void perform_some() {
 
 }  // namespace
 
-void copy_async(uint32_t to, const void* from, size_t bytes, bool real) {
+void cp_async(uint32_t to, const void* from, size_t bytes, bool real) {
   unsigned char* const target = shared_memory(to, bytes, bytes, true);
   if (reinterpret_cast<uintptr_t>(from) % bytes) {
-    machine->fail("copy_async: %p is not at a multiple of %zu", from, bytes);
+    machine->fail("cp_async: %p is not at a multiple of %zu", from, bytes);
   }
   if (real) {  // a read out of bounds is to be seen where it is asked for
     static_cast<void>(*static_cast<const volatile unsigned char*>(from));
@@ -287,12 +287,12 @@ void copy_async(uint32_t to, const void* from, size_t bytes, bool real) {
   perform_some();
 }
 
-void copy_commit() {
+void cp_async_commit() {
   ++now->copy_group;
   perform_some();
 }
 
-void copy_wait(uint64_t pending) {
+void cp_async_wait(uint64_t pending) {
   auto& copies = now->copies;
   const auto first = std::partition(copies.begin(), copies.end(), [=](const Copy& copy) {
     return copy.group + pending >= now->copy_group;
@@ -302,18 +302,18 @@ void copy_wait(uint64_t pending) {
   machine->sometimes_yield(16);
 }
 
-void load_relaxed(const void* from, void* words, size_t bytes) {
+void ld_relaxed(const void* from, void* words, size_t bytes) {
   if (reinterpret_cast<uintptr_t>(from) % bytes) {
-    machine->fail("load_relaxed: %p is not at a multiple of %zu", from, bytes);
+    machine->fail("ld_relaxed: %p is not at a multiple of %zu", from, bytes);
   }
   machine->poll(from);
   machine->land_own(from, bytes);
   memcpy(words, from, bytes);
 }
 
-void store_relaxed(void* to, const uint32_t* words, int count) {
+void st_relaxed(void* to, const uint32_t* words, int count) {
   if (reinterpret_cast<uintptr_t>(to) % (4 * count)) {
-    machine->fail("store_relaxed: %p is not at a multiple of %d", to, 4 * count);
+    machine->fail("st_relaxed: %p is not at a multiple of %d", to, 4 * count);
   }
   auto* const bytes = static_cast<unsigned char*>(to);
   for (int i = 0; i < count; ++i) {

@@ -25,7 +25,7 @@ struct Bfloat16Values {
 };
 struct Float16Values {
   static constexpr int of_a_word = 2;
-  static float get(uint32_t word, int i) { return from_float16(uint16_t(word >> 16 * i)); }
+  static float get(uint32_t word, int i) { return cvt_f32_f16(uint16_t(word >> 16 * i)); }
 };
 struct Tf32Values {
   static constexpr int of_a_word = 1;
@@ -69,17 +69,17 @@ void collective(const char* what, float (&sum)[4], const uint32_t (&w)[4],
 
 }  // namespace
 
-void multiply_bfloat16(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]) {
-  collective<Bfloat16Values>("multiply_bfloat16", sum, w, h);
+void mma_bf16(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]) {
+  collective<Bfloat16Values>("mma_bf16", sum, w, h);
 }
-void multiply_float16(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]) {
-  collective<Float16Values>("multiply_float16", sum, w, h);
+void mma_f16(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]) {
+  collective<Float16Values>("mma_f16", sum, w, h);
 }
-void multiply_tf32(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]) {
-  collective<Tf32Values>("multiply_tf32", sum, w, h);
+void mma_tf32(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]) {
+  collective<Tf32Values>("mma_tf32", sum, w, h);
 }
 
-void load_matrices(uint32_t (&words)[4], uint32_t address) {
+void ldmatrix(uint32_t (&words)[4], uint32_t address) {
   const void* row = emulator::shared_memory(address, 16, 16, true);
   const auto act = [](const void* const* rows, void* const* to) {
     for (int lane = 0; lane < emulator::warp_lanes; ++lane) {
@@ -89,10 +89,10 @@ void load_matrices(uint32_t (&words)[4], uint32_t address) {
       }
     }
   };
-  emulator::collective("load_matrices", 0, row, words, act);
+  emulator::collective("ldmatrix", 0, row, words, act);
 }
 
-uint32_t transpose(uint32_t word) {
+uint32_t movmatrix(uint32_t word) {
   uint32_t result;
   const auto act = [](const void* const* from, void* const* to) {
     uint16_t values[8][8];
@@ -105,7 +105,7 @@ uint32_t transpose(uint32_t word) {
       memcpy(to[lane], pair, 4);
     }
   };
-  emulator::collective("transpose", 0, &word, &result, act);
+  emulator::collective("movmatrix", 0, &word, &result, act);
   return result;
 }
 

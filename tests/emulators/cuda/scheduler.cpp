@@ -339,7 +339,7 @@ void Machine::poll(const void* address) {
     thread.polled.clear();
     if (!thread.warp->polling) polling_.push_back(thread.warp);
     thread.warp->polling |= 1u << thread.lane;
-    wait("load_relaxed, which it repeats");
+    wait("ld_relaxed, which it repeats");
   }
   thread.polled.push_back(address);
 }

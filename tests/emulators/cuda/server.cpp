@@ -31,18 +31,18 @@ struct Float32;
 struct Float64;
 
 #define WEAK template <> __attribute__((weak))
-#define DECLARE_cluster(E, D) WEAK void launch_cluster<E>(const D&, const Plan&, Stream);
-#define DECLARE_grid(E, D) WEAK void launch_grid<E>(const D&, const Plan&, void*, Stream);
-#define DECLARE_step(E, D) WEAK void launch_step<E>(const D&, Stream);
+#define DECLARE_cluster(E, P) WEAK void launch_cluster<E>(const P&, const Plan&, Stream);
+#define DECLARE_grid(E, P) WEAK void launch_grid<E>(const P&, const Plan&, void*, Stream);
+#define DECLARE_step(E, P) WEAK void launch_step<E>(const P&, Stream);
 #define KERNEL(strategy, E)                                       \
   DECLARE_##strategy(E, Forward) DECLARE_##strategy(E, Backward) \
-  DECLARE_##strategy(E, UnbrokenForward) DECLARE_##strategy(E, UnbrokenBackward)
+  DECLARE_##strategy(E, ForwardWithoutResets) DECLARE_##strategy(E, BackwardWithoutResets)
 KERNELS
 #undef KERNEL
 WEAK int64_t grid_workspace_bytes(const Forward&);
 WEAK int64_t grid_workspace_bytes(const Backward&);
-WEAK int64_t grid_workspace_bytes(const UnbrokenForward&);
-WEAK int64_t grid_workspace_bytes(const UnbrokenBackward&);
+WEAK int64_t grid_workspace_bytes(const ForwardWithoutResets&);
+WEAK int64_t grid_workspace_bytes(const BackwardWithoutResets&);
 
 namespace {
 
@@ -117,31 +117,31 @@ class Tensor {
 };
 
 // A launcher, each called in its own way.
-template <class D> struct Call {
-  const D& problem;
+template <class P> struct Call {
+  const P& params;
   const Plan& plan;
 
-  void operator()(void (*launcher)(const D&, const Plan&, Stream)) const {
-    launcher(problem, plan, &emulator::device);
+  void operator()(void (*launcher)(const P&, const Plan&, Stream)) const {
+    launcher(params, plan, &emulator::device);
   }
-  void operator()(void (*launcher)(const D&, const Plan&, void*, Stream)) const {
+  void operator()(void (*launcher)(const P&, const Plan&, void*, Stream)) const {
     // Linked in with one dtype's kernels only: for the others, as much as it can be.
-    const auto bytes = &grid_workspace_bytes<D>;
-    const int64_t most = (problem.T + 1) * problem.B * problem.G * (problem.H * 4 + 16);
-    Tensor workspace(bytes ? bytes(problem) : most, 0);
+    const auto bytes = &grid_workspace_bytes<P>;
+    const int64_t most = (params.T + 1) * params.B * params.G * (params.H * 4 + 16);
+    Tensor workspace(bytes ? bytes(params) : most, 0);
     workspace.poison();
-    launcher(problem, plan, workspace.bytes() ? workspace.data() : nullptr, &emulator::device);
+    launcher(params, plan, workspace.bytes() ? workspace.data() : nullptr, &emulator::device);
   }
-  void operator()(void (*launcher)(const D&, Stream)) const {
-    launcher(problem, &emulator::device);
+  void operator()(void (*launcher)(const P&, Stream)) const {
+    launcher(params, &emulator::device);
   }
 };
 
-template <class D> void launch(const std::string& kernel, const D& problem, const Plan& plan) {
-  const Call<D> call{problem, plan};
+template <class P> void launch(const std::string& kernel, const P& params, const Plan& plan) {
+  const Call<P> call{params, plan};
 #define KERNEL(strategy, E)                            \
   if (kernel == #strategy "." #E) {                    \
-    auto* const launcher = &launch_##strategy<E, D>;   \
+    auto* const launcher = &launch_##strategy<E, P>;   \
     if (launcher) return call(launcher);               \
   }
   KERNELS
@@ -149,9 +149,9 @@ template <class D> void launch(const std::string& kernel, const D& problem, cons
   throw std::runtime_error("not compiled in: " + kernel);
 }
 
-template <class D> void run(const std::string& kernel, const D& problem, const Plan& plan) {
-  if (problem.resets) return launch(kernel, problem, plan);
-  launch(kernel, without_resets(problem), plan);
+template <class P> void run(const std::string& kernel, const P& params, const Plan& plan) {
+  if (params.resets) return launch(kernel, params, plan);
+  launch(kernel, without_resets(params), plan);
 }
 
 struct Kind {  // of a kernel, by what follows the dot in its name
@@ -166,7 +166,7 @@ constexpr Kind kinds[] = {{".Bfloat16", DType::bfloat16, Mode::half},
                           {".Float64", DType::float64, Mode::float64}};
 
 // Threads, shared memory and tiles follow from the tiling.
-Plan make_plan(const Request& request, const Problem& problem, Mode mode, Direction direction) {
+Plan make_plan(const Request& request, const ParamsWithResets& params, Mode mode, Pass pass) {
   Plan plan{};
   plan.mode = mode;
   const std::string& kernel = request.text("kernel");
@@ -182,9 +182,9 @@ Plan make_plan(const Request& request, const Problem& problem, Mode mode, Direct
   for (const auto& [name, field] : fields) *field = int(request.number(name));
   const bool cluster = plan.strategy == Strategy::cluster;
   plan.threads = 32 * tiling.splits * (cluster ? tiling.m_tiles : 1);
-  plan.shared = cluster ? cluster_shared_bytes(tiling, element_bytes(mode), direction)
+  plan.shared = cluster ? cluster_shared_bytes(tiling, element_bytes(mode), pass)
                         : grid_shared_bytes(tiling);
-  plan.tiles = problem.G * ((problem.B + tiling.rows - 1) / tiling.rows);
+  plan.tiles = params.G * ((params.B + tiling.rows - 1) / tiling.rows);
   plan.at_once = request.number("at_once");
   return plan;
 }
@@ -231,18 +231,18 @@ void serve(const Request& request) {
   while (!kernel.ends_with(kind->name)) {
     if (++kind == std::end(kinds)) throw std::runtime_error("no kernel is named " + kernel);
   }
-  Problem problem{};
-  problem.T = request.number("T"), problem.B = request.number("B");
-  problem.G = request.number("G"), problem.H = request.number("H");
-  problem.reverse_from = request.number("reverse_from");
-  problem.activation = Activation(request.number("activation"));
-  problem.dtype = kind->dtype;
+  ParamsWithResets params{};
+  params.T = request.number("T"), params.B = request.number("B");
+  params.G = request.number("G"), params.H = request.number("H");
+  params.reverse_from = request.number("reverse_from");
+  params.activation = Activation(request.number("activation"));
+  params.dtype = kind->dtype;
 
   const size_t element = element_bytes(kind->mode);
-  const size_t data = element * request.number("N") * problem.G * problem.H;
-  const size_t state = element * problem.B * problem.G * problem.H;
-  const size_t weights = element * problem.G * problem.H * problem.H;
-  const bool forward = request.text("direction") == "forward";
+  const size_t data = element * request.number("N") * params.G * params.H;
+  const size_t state = element * params.B * params.G * params.H;
+  const size_t weights = element * params.G * params.H * params.H;
+  const bool forward = request.text("pass") == "forward";
   const bool in_place = request.number("in_place");
   Tensors tensors(request.number("misaligned") ? element : 0);
   Tensor* inputs[4];
@@ -255,11 +255,11 @@ void serve(const Request& request) {
     if (!request.number(name)) return nullptr;
     return reinterpret_cast<const int64_t*>(tensors.input(8 * count, false).data());
   };
-  problem.lengths = integers("lengths", problem.B);
-  problem.offsets = integers("offsets", problem.T);
+  params.lengths = integers("lengths", params.B);
+  params.offsets = integers("offsets", params.T);
   if (request.number("resets")) {
     Tensor& resets = tensors.input(request.number("N"), false);
-    problem.resets = reinterpret_cast<const bool*>(resets.data());
+    params.resets = reinterpret_cast<const bool*>(resets.data());
   }
   tensors.keep();
   Tensor& result = in_place ? *inputs[0] : tensors.output(data);
@@ -271,15 +271,15 @@ void serve(const Request& request) {
   device.blocks_per_processor = int(request.number("blocks_per_processor"));
   device.running = int(request.number("running"));
   const Plan plan =
-      make_plan(request, problem, kind->mode, forward ? Direction::forward : Direction::backward);
+      make_plan(request, params, kind->mode, forward ? Pass::forward : Pass::backward);
   if (forward) {
     run(kernel,
-        Forward{problem, inputs[0]->data(), inputs[1]->data(), inputs[2]->data(), result.data(),
+        Forward{params, inputs[0]->data(), inputs[1]->data(), inputs[2]->data(), result.data(),
                 last.data()},
         plan);
   } else {
     run(kernel,
-        Backward{problem, inputs[0]->data(), inputs[1]->data(), inputs[2]->data(),
+        Backward{params, inputs[0]->data(), inputs[1]->data(), inputs[2]->data(),
                  inputs[3]->data(), result.data(), last.data()},
         plan);
   }

@@ -18,8 +18,8 @@ SEEDS = 20  # schedules of each
 #: strategy, and what is in those that are kept. It takes a tenth of the time that all take.
 INSTANCES = {
     "cluster": (r"^ +(case|default).* return (launch_|with_rows).*\n", ("RESIDENT, 1>", "int, 4>")),
-    "grid": (r"^ +case \d.* return launch_.*\n", ("<E, D, 1, 4>",)),
-    "step": (r"^.* return launch_steps<.*\n", ("<E, D, 1>",)),
+    "grid": (r"^ +case \d.* return launch_.*\n", ("<E, P, 1, 4>",)),
+    "step": (r"^.* return launch_steps<.*\n", ("<E, P, 1>",)),
 }
 
 
@@ -43,7 +43,7 @@ class Kernel:
         source = f"instances/{self.source}.cu"
         texts = {
             f"{self.strategy}.h": narrowed(self.text(f"{self.strategy}.h"), pattern, instances),
-            source: narrowed(self.text(source), r"^template .*\n", (f"{self.direction.title()}&",)),
+            source: narrowed(self.text(source), r"^template .*\n", (f"const {self.direction.title()}",)),
         }
         for file, replaced in changed.items():
             text = texts.get(file) or self.text(file)
