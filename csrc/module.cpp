@@ -86,7 +86,7 @@ void bind_plan(py::module_& module) {
 PYBIND11_MODULE(_C, module) {
   module.doc() = "The C++ kernels of fastrnn; loading it registers them with torch.";
   module.def("use_instruction_set", &fastrnn::cpu::use_instruction_set,
-             "Take the one named; false if it is not compiled in or the processor lacks it.");
+             "Select an instruction set by name; false if it is not compiled in or not supported.");
   module.def("info", &info, "What was built: versions, compiler, instruction sets.");
   bind_plan(module);
 }

@@ -1,4 +1,4 @@
-// Registers the CPU kernels with torch, through its stable ABI. Checks once, allocates, calls.
+// Registers the CPU kernels with torch through its stable ABI: checks arguments, allocates, calls.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -19,8 +19,8 @@ using fastrnn::check_shape;
 using fastrnn::input_tensor;
 using torch::stable::Tensor;
 
-// Every row that packed data is asked for must be there: nothing may be read or written outside.
-void check_rows(const fastrnn::ParamsWithResets& params, int64_t rows) {
+// Checks that packed data contains every row that the offsets name, so that no access is out of bounds.
+void check_packed_rows(const fastrnn::ParamsWithResets& params, int64_t rows) {
   int64_t last = params.B;  // lengths descend, so the active rows of a step come first
   for (int64_t b = 1; b < params.B; ++b)
     STD_TORCH_CHECK(params.lengths[b - 1] >= params.lengths[b],
@@ -75,7 +75,7 @@ Tensor contiguous_like(const Tensor& tensor) {
   return empty({sizes.begin(), sizes.end()}, tensor);
 }
 
-// Packed data may have rows that no step names: they are zero, as inactive rows are.
+// PackedMatrix data may have rows that no step names: they are zero, as inactive rows are.
 Tensor output_like(const Tensor& tensor, bool packed) {
   Tensor output = contiguous_like(tensor);
   if (packed) std::memset(output.mutable_data_ptr(), 0, output.numel() * output.element_size());
@@ -91,7 +91,7 @@ void forward_into(Tensor& out, Tensor& h_n, const Tensor& pre, const Tensor& wei
   const Tensor h0 = input_tensor("h0", h0_, pre);
   const TensorArgs args(pre, h0, weight_hh, lengths, offsets, resets, activation,
                             reverse_from);
-  if (offsets) check_rows(args.params, pre.size(0));
+  if (offsets) check_packed_rows(args.params, pre.size(0));
   fastrnn::cpu::forward({args.params, pre.const_data_ptr(), weight_hh.const_data_ptr(),
                          h0.const_data_ptr(), out.mutable_data_ptr(), h_n.mutable_data_ptr()},
                         threads());
@@ -109,7 +109,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& pre_, const Tensor& weight_hh, 
   return {out, h_n};
 }
 
-// `out` may be `pre`. Rows of packed data that no step names are left as they are.
+// `out` may be `pre`. MatrixView of packed data that no step names are left as they are.
 Tensor forward_out(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0,
                    const std::optional<Tensor>& lengths, const std::optional<Tensor>& offsets,
                    const std::optional<Tensor>& resets, int64_t activation, int64_t reverse_from,
@@ -136,7 +136,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_
   const Tensor weight_hh = input_tensor("weight_hh", weight_hh_, out_);
   const TensorArgs args(out, h0, weight_hh, lengths, offsets, resets, activation,
                             reverse_from);
-  if (offsets) check_rows(args.params, out.size(0));
+  if (offsets) check_packed_rows(args.params, out.size(0));
   for (const auto& [name, given, like] : {std::tuple{"grad_out", &grad_out, &out},
                                           std::tuple{"grad_h_n", &grad_h_n, &h0}}) {
     const auto sizes = like->sizes();

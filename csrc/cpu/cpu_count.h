@@ -1,4 +1,4 @@
-// How many processors this process may use at once.
+// The number of CPUs that this process may use.
 #pragma once
 
 #include <cstdint>
@@ -6,12 +6,12 @@
 
 namespace fastrnn::cpu {
 
-// Those that the caller's thread may run on now, which can change, and no more than the control
-// groups allow, which is read once. At least 1. Costs a system call, a third of a microsecond.
-int64_t processors();
+// The CPUs in the calling thread's current affinity mask, limited by the control groups' quota, which
+// is read once. At least 1. Takes a system call, a third of a microsecond.
+int64_t available_cpus();
 
-// What the control groups named in a file like /proc/self/cgroup allow, mounted in `mount`: their
-// quota of processor time in whole processors, rounded up; 0 where there is none.
-int64_t control_group_processors(const std::string& groups, const std::string& mount);
+// The CPU quota of the control groups that a file like /proc/self/cgroup names, mounted in `mount`. In
+// whole CPUs, rounded up; 0 if there is no quota.
+int64_t cgroup_cpu_limit(const std::string& groups, const std::string& mount);
 
 }  // namespace fastrnn::cpu

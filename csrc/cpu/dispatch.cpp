@@ -1,21 +1,21 @@
-// Chooses the instruction set, once.
+// Dispatches calls to the best instruction set that the CPU supports, chosen once.
 #include "dispatch.h"
 
 #include <algorithm>
 #include <atomic>
 
-#include "kernels.h"
+#include "isa.h"
 
 namespace fastrnn::cpu {
 namespace {
 
 struct InstructionSet {
   const char* name;
-  const Kernels* kernels;
+  const KernelTable* kernels;
   bool (*supported)();
 };
 
-// Best first; the last runs on every processor.
+// Best first; the last one is supported by every CPU.
 const InstructionSet available[] = {
 #if defined(__x86_64__)
     {"avx512", &avx512::kernels,

@@ -1,4 +1,4 @@
-// The CPU kernels' face: any shape, any of DType's types, any x86-64 or other processor.
+// The interface of the CPU kernels: any shape and dtype on any CPU.
 #pragma once
 
 #include <cstdint>
@@ -9,14 +9,14 @@
 
 namespace fastrnn::cpu {
 
-// How the host runs tasks in parallel. `run(n, task)` calls task(0) ... task(n - 1), each once, in
-// any order, and returns when all are done; then it throws what one of them has thrown.
+// How the host runs tasks in parallel. `run(n, task)` calls task(0) ... task(n - 1), each once, in any
+// order. It returns when all are done, and rethrows an exception of one of them.
 struct Threads {
   int64_t count;
   std::function<void(int64_t n, const std::function<void(int64_t)>& task)> run;
 };
 
-// The input's share of a layer's pre-activations: out = input weight^T + bias.
+// The input projection of a layer: out = input weight^T + bias.
 struct LinearParams {
   int64_t M, N, K;
   DType dtype;
@@ -33,7 +33,7 @@ void linear(const LinearParams& params, const Threads& threads);
 const char* instruction_set();          // the one in use
 const char* const* instruction_sets();  // all compiled in, null-terminated
 
-// Takes the one named from now on; false if it is not compiled in or the processor lacks it.
+// Selects an instruction set by name; false if it is not compiled in or the CPU does not support it.
 bool use_instruction_set(const std::string& name);
 
 }  // namespace fastrnn::cpu

@@ -1,4 +1,4 @@
-// AVX2 with FMA. Compiled everywhere on x86-64, run where the processor has it.
+// AVX2 with FMA. Compiled for all x86-64 builds, used if the CPU supports it.
 #if defined(__x86_64__)
 #define ISA avx2
 #define TARGET "avx2,fma"

@@ -1,4 +1,4 @@
-// AVX-512, as in servers since 2017. Compiled everywhere on x86-64, run where the processor has it.
+// AVX-512, in servers since 2017. Compiled for all x86-64 builds, used if the CPU supports it.
 #if defined(__x86_64__)
 #define ISA avx512
 #define TARGET "avx512f,avx512bw,avx512vl,avx512dq,fma"

@@ -1,4 +1,4 @@
-// Any processor: SSE2 on x86-64, NEON on 64-bit Arm.
+// Any CPU: SSE2 on x86-64, NEON on 64-bit Arm.
 #define ISA baseline
 #define VECTOR_BYTES 16
 #define VECTOR_REGISTERS 16

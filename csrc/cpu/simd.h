@@ -133,24 +133,24 @@ struct Float16 {
   }
 };
 
-// memcpy of a multiple of `unit` bytes, less than 2 * part, in pieces of sizes known to the compiler:
+// memcpy of a multiple of `unit` bytes, less than 2 * part, in parts whose sizes the compiler knows:
 // a call of memcpy takes longer.
 template <size_t unit, size_t part>
-inline void copy_part(char* to, const char* from, size_t bytes) {
+inline void copy_tail(char* to, const char* from, size_t bytes) {
   if constexpr (part >= unit) {
     if (bytes & part) {
       __builtin_memcpy(to, from, part);
       to += part;
       from += part;
     }
-    copy_part<unit, part / 2>(to, from, bytes);
+    copy_tail<unit, part / 2>(to, from, bytes);
   }
 }
 
 // Calls f(j, load, store) for each vector of a row of n elements. The last, partial one is loaded
 // and stored through a buffer, so that nothing outside the row is touched.
 template <class S, class F>
-inline void each_vector(int64_t n, F f) {
+inline void for_each_vector(int64_t n, F f) {
   using Stored = typename S::Stored;
   using Element = typename S::Element;
   constexpr int64_t L = lanes<typename S::Compute>;
@@ -161,7 +161,7 @@ inline void each_vector(int64_t n, F f) {
         [j](Element* p, Stored v) { store(p + j, v); });
   if (j == n) return;
   const size_t bytes = (n - j) * sizeof(Element);
-  constexpr auto copy = copy_part<sizeof(Element), sizeof(Stored) / 2>;
+  constexpr auto copy = copy_tail<sizeof(Element), sizeof(Stored) / 2>;
   f(
       j,
       [=](const Element* p) {

@@ -1,4 +1,4 @@
-// Threads that share one recurrence and meet after every step.
+// A team of threads that run one recurrence together and synchronise after every step.
 #pragma once
 
 #include <atomic>
@@ -9,67 +9,68 @@
 
 namespace fastrnn::cpu {
 
-// The host may run tasks on fewer threads than there are tasks, one after the other even: a task that
-// waits for one that has not begun would wait for ever. So a team is of those that come in time, and
-// who comes later has nothing to do. Who is in it is on a thread of its own, and can be waited for;
-// whoever waits for long lets others have the processor.
-class Team {
+// The host may run tasks on fewer threads than there are tasks, or even serially. A task that waited for
+// one that has not started would wait forever. So a team consists of the tasks that join in time, and
+// tasks that join later do nothing. Each member runs on its own thread, so waiting for it is safe. A
+// member that waits long yields its CPU.
+class ThreadTeam {
  public:
-  explicit Team(int64_t wanted) : wanted_(wanted), steps_(new Step[wanted]) {}
+  explicit ThreadTeam(int64_t max_size)
+      : max_size_(max_size), progress_(new Progress[max_size]) {}
 
-  // One's number among `size()`, or -1 for who came too late.
+  // Returns the caller's rank among `size()` members, or -1 if it is too late to join.
   int64_t join() {
     int64_t members = members_.load(std::memory_order_acquire);
     do {
       if (members & closed) return -1;
     } while (!members_.compare_exchange_weak(
-        members, members + 1 == wanted_ ? (members + 1) | closed : members + 1,
+        members, members + 1 == max_size_ ? (members + 1) | closed : members + 1,
         std::memory_order_acq_rel, std::memory_order_acquire));
-    const auto deadline = Clock::now() + patience;
+    const auto deadline = Clock::now() + join_timeout;
     for (int64_t i = 0; !(members_.load(std::memory_order_acquire) & closed); ++i) {
-      i < spins ? pause() : std::this_thread::yield();
+      i < spin_limit ? pause() : std::this_thread::yield();
       if (Clock::now() > deadline) members_.fetch_or(closed, std::memory_order_acq_rel);
     }
     return members;
   }
 
-  // Known once one has joined.
+  // Valid after join() has returned.
   int64_t size() const { return members_.load(std::memory_order_acquire) & ~closed; }
 
-  // Returns when all have called it as often as member `me` has.
-  void meet(int64_t me) {
-    const int64_t step = steps_[me].done.load(std::memory_order_relaxed) + 1;
-    steps_[me].done.store(step, std::memory_order_release);
+  // Waits until all members have called it as often as member `rank`.
+  void barrier(int64_t rank) {
+    const int64_t step = progress_[rank].barriers.load(std::memory_order_relaxed) + 1;
+    progress_[rank].barriers.store(step, std::memory_order_release);
     for (int64_t other = 0, n = size(); other < n; ++other)
-      wait([&] { return steps_[other].done.load(std::memory_order_acquire) >= step; });
+      wait([&] { return progress_[other].barriers.load(std::memory_order_acquire) >= step; });
   }
 
-  // Whether a member was waited for so long that it cannot have had a processor.
-  bool crowded() const { return crowded_.load(std::memory_order_relaxed); }
+  // Whether a wait for a member took so long that the member cannot have had a CPU.
+  bool oversubscribed() const { return oversubscribed_.load(std::memory_order_relaxed); }
 
  private:
   using Clock = std::chrono::steady_clock;
 
-  struct alignas(64) Step {
-    std::atomic<int64_t> done{0};
+  struct alignas(64) Progress {
+    std::atomic<int64_t> barriers{0};
   };
 
   static constexpr int64_t closed = int64_t{1} << 62;
-  static constexpr std::chrono::microseconds patience{500}, crowding{1000};
+  static constexpr std::chrono::microseconds join_timeout{500}, oversubscription_threshold{1000};
 
-  // Of 40 to 140 cycles each: together about what it costs to give one's processor away. Where
-  // nobody else wants it, that returns at once.
-  static constexpr int64_t spins = 128;
+  // A spin takes 40 to 140 cycles. The limit takes about as long as a yield to another thread; a yield
+  // returns at once if no thread is waiting.
+  static constexpr int64_t spin_limit = 128;
 
   template <class Condition>
-  void wait(Condition met) {
-    for (int64_t i = 0; i < spins; ++i) {
-      if (met()) return;
+  void wait(Condition condition) {
+    for (int64_t i = 0; i < spin_limit; ++i) {
+      if (condition()) return;
       pause();
     }
     const auto since = Clock::now();
-    while (!met()) std::this_thread::yield();
-    if (Clock::now() - since > crowding) crowded_.store(true, std::memory_order_relaxed);
+    while (!condition()) std::this_thread::yield();
+    if (Clock::now() - since > oversubscription_threshold) oversubscribed_.store(true, std::memory_order_relaxed);
   }
 
   static void pause() {
@@ -80,10 +81,10 @@ class Team {
 #endif
   }
 
-  const int64_t wanted_;
+  const int64_t max_size_;
   std::atomic<int64_t> members_{0};
-  std::atomic<bool> crowded_{false};
-  const std::unique_ptr<Step[]> steps_;
+  std::atomic<bool> oversubscribed_{false};
+  const std::unique_ptr<Progress[]> progress_;
 };
 
 }  // namespace fastrnn::cpu

@@ -1,6 +1,5 @@
-// An allocator that fails when it is told to: a library to be loaded before all others
-// (LD_PRELOAD), for tests/ops/test_out_of_memory.py. What fails is what the extension asks of
-// operator new, and what torch asks for tensors.
+// An allocator that fails on demand, for tests/ops/test_out_of_memory.py: a library for LD_PRELOAD.
+// Allocations that fail are those of the extension by operator new, and those of torch for tensors.
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
@@ -15,7 +14,7 @@ bool fails() {
   return left.load() >= 0 && left.fetch_sub(1) == 0;
 }
 
-std::atomic<size_t> begin{0}, end{0};  // where the extension lies
+std::atomic<size_t> begin{0}, end{0};  // the addresses of the extension
 
 bool of_the_extension(void* caller) {
   const auto address = reinterpret_cast<size_t>(caller);
@@ -28,7 +27,7 @@ extern "C" {
 
 void watch(size_t first, size_t last) { begin = first, end = last; }
 
-// Fails the allocation after so many more; a negative number: none.
+// Fails the allocation after `count` more; none if negative.
 void fail_after(long count) { seen = 0, left = count; }
 long seen_since() { return seen; }
 

@@ -1,4 +1,4 @@
-"""Threads that share the columns of every step: csrc/cpu/thread_team.h."""
+"""Threads that divide the columns of every step: csrc/cpu/thread_team.h."""
 
 import subprocess
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("threads", "steps"), [(1, 10), (2, 20000), (3, 2000), (16, 200)])
-def test_nobody_is_ahead_and_nobody_waits_for_ever(program: Path, threads: int, steps: int) -> None:
-    """More threads than processors, too, and fewer threads than tasks."""
+def test_barrier(program: Path, threads: int, steps: int) -> None:
+    """Includes more threads than CPUs, and fewer threads than tasks."""
     run = subprocess.run(
         [program, str(threads), str(steps)], capture_output=True, text=True, timeout=60
     )
@@ -51,8 +51,8 @@ def restore() -> Iterator[None]:
     ],
     ids=str,
 )
-def test_a_team_computes_what_one_thread_does(problem: Problem, dtype: torch.dtype) -> None:
-    """Bit for bit, however many there are."""
+def test_teams_match_one_thread(problem: Problem, dtype: torch.dtype) -> None:
+    """Bitwise, for any number of threads."""
     pre, weight_hh, h0, *ragged = replace(problem, dtype=dtype).tensors()
     arguments = (pre, weight_hh, h0, *ragged, *problem.options)
     results = []
