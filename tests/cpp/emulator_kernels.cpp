@@ -1,7 +1,8 @@
-// Small kernels, right ones and broken ones, by which test_emulator.py tries the emulator.
+// Small kernels, correct and broken ones, for tests/emulators/test_cuda_emulator.py.
 //
-//   toys NAME SEEDS   runs one under so many schedules; says how many were right, wrong, errors
-//   toys convert      float32 words from stdin; what the conversions make of each to stdout
+//   emulator_kernels NAME SEEDS   runs a kernel under SEEDS schedules; prints how many results were
+//                                 correct, wrong and errors, and the last error
+//   emulator_kernels convert      converts float32 words from stdin, results to stdout
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -21,22 +22,22 @@ namespace {
 
 auto* const stream = &fastrnn::emulator::device;
 
-// Two blocks of a cluster send each other what they got, plus one, through two buffers in turns.
+// Two blocks of a cluster increment and exchange values through a double buffer.
 enum Fault {
-  none, one_buffer, not_armed_again, wrong_phase, not_waited, not_fenced, not_begun, left_early,
+  none, one_buffer, not_rearmed, wrong_phase, no_wait, no_fence, not_synchronised, exited_early,
   too_many_arrivals, uninitialised
 };
 __global__ void exchange(Fault fault, int steps, uint32_t* result) {
-  DYNAMIC_SHARED(shared);  // two mbarriers, two buffers of a chunk for each thread
+  DYNAMIC_SHARED(shared);  // two mbarriers, two buffers of a chunk a thread
   const uint32_t base = ptx::cvta_shared(shared), peer = ptx::cluster_ctarank() ^ 1;
   constexpr uint32_t bytes = 64 * 8;
   if (threadIdx.x == 0 && fault != uninitialised) {
     for (int i = 0; i < 2; ++i) ptx::mbarrier_init(base + 8 * i, 1);
-    if (fault != not_fenced) ptx::fence_mbarrier_init();
+    if (fault != no_fence) ptx::fence_mbarrier_init();
     for (int i = 0; i < 2; ++i) ptx::mbarrier_arrive_expect_tx(base + 8 * i, bytes);
     if (fault == too_many_arrivals) ptx::mbarrier_arrive_expect_tx(base, 0);
   }
-  if (fault == not_begun) __syncthreads();
+  if (fault == not_synchronised) __syncthreads();
   else ptx::barrier_cluster();
   uint32_t value = threadIdx.x;
   for (int s = 0; s < steps; ++s) {
@@ -44,10 +45,10 @@ __global__ void exchange(Fault fault, int steps, uint32_t* result) {
     const uint32_t to = base + 16 + buffer * bytes + (63 - threadIdx.x) * 8;
     ptx::st_async(ptx::mapa(to, peer), ptx::mapa(base + 8 * i, peer),
                      {value + 1, 0});
-    if (fault == left_early && s == steps - 1) return;
-    if (fault != not_waited) ptx::mbarrier_wait(base + 8 * i, (s / 2 + (fault == wrong_phase)) % 2);
+    if (fault == exited_early && s == steps - 1) return;
+    if (fault != no_wait) ptx::mbarrier_wait(base + 8 * i, (s / 2 + (fault == wrong_phase)) % 2);
     value = reinterpret_cast<const uint2*>(shared + 16 + buffer * bytes)[threadIdx.x].x;
-    if (threadIdx.x == 0 && fault != not_armed_again) {
+    if (threadIdx.x == 0 && fault != not_rearmed) {
       ptx::mbarrier_arrive_expect_tx(base + 8 * i, bytes);
     }
   }
@@ -64,7 +65,7 @@ template <Fault fault> bool run_exchange() {
   return true;
 }
 
-// Every thread adds up what all threads wrote, twice through the same memory.
+// Every thread adds up the values of all threads, twice through the same memory.
 __global__ void sums(bool first_barrier, bool second_barrier, uint32_t* result) {
   DYNAMIC_SHARED(shared);
   uint32_t* const values = reinterpret_cast<uint32_t*>(shared);
@@ -86,41 +87,41 @@ template <bool first, bool second> bool run_sums() {
   return true;
 }
 
-// The blocks wait for one another, through memory alone.
-__global__ void meeting(uint32_t* places) {
-  if (threadIdx.x == 0) ptx::st_relaxed(places + 4 * blockIdx.x, {1, 1});
+// All blocks synchronise through global memory.
+__global__ void grid_barrier(uint32_t* flags) {
+  if (threadIdx.x == 0) ptx::st_relaxed(flags + 4 * blockIdx.x, {1, 1});
   for (unsigned i = 0; i < gridDim.x; ++i) {
-    while (ptx::ld_relaxed(places + 4 * i).x == 0) {}
+    while (ptx::ld_relaxed(flags + 4 * i).x == 0) {}
   }
 }
-template <bool cooperative, int blocks> bool run_meeting() {
-  alignas(16) uint32_t places[4 * blocks] = {};
+template <bool cooperative, int blocks> bool run_grid_barrier() {
+  alignas(16) uint32_t flags[4 * blocks] = {};
   Launch shape{dim3(blocks), 64};
   shape.cooperative = cooperative;
-  launch(meeting, shape, stream, &places[0]);
+  launch(grid_barrier, shape, stream, &flags[0]);
   return true;
 }
 
-// Who sees the second word may not have the first.
-__global__ void message(uint32_t* places, uint32_t* result) {
+// A block that sees the second word may not see the first.
+__global__ void message(uint32_t* flags, uint32_t* result) {
   if (blockIdx.x == 0) {
     if (threadIdx.x == 0) {
-      ptx::st_relaxed(places, {1, 1});
-      ptx::st_relaxed(places, {2, 2});  // to one place in order, though
-      ptx::st_relaxed(places + 4, {1, 1});
+      ptx::st_relaxed(flags, {1, 1});
+      ptx::st_relaxed(flags, {2, 2});  // in order with the previous store to this address
+      ptx::st_relaxed(flags + 4, {1, 1});
     }
   } else {
-    while (ptx::ld_relaxed(places + 4).x == 0) {}
-    result[threadIdx.x] = ptx::ld_relaxed(places).x;
+    while (ptx::ld_relaxed(flags + 4).x == 0) {}
+    result[threadIdx.x] = ptx::ld_relaxed(flags).x;
   }
 }
 template <bool at_the_end> bool run_message() {
-  alignas(16) uint32_t places[8] = {};
+  alignas(16) uint32_t flags[8] = {};
   uint32_t result[32];
   Launch shape{dim3(2), 32};
   shape.cooperative = true;
-  launch(message, shape, stream, &places[0], &result[0]);
-  if (at_the_end) return places[0] == 2 && places[1] == 2;
+  launch(message, shape, stream, &flags[0], &result[0]);
+  if (at_the_end) return flags[0] == 2 && flags[1] == 2;
   for (const uint32_t value : result) {
     if (value != 2) return false;
   }
@@ -149,25 +150,25 @@ template <bool waits> bool run_copies() {
   return true;
 }
 
-// Faults that are over in a line.
+// Faults of a single statement.
 enum Line {
-  lanes_part, lanes_leave, warps_leave, counts_differ, one_warp_short, beyond_by_pointer,
-  beyond_by_address, misaligned, written_over
+  lanes_diverge, lanes_exit, warps_exit, counts_differ, one_warp_short, beyond_by_pointer,
+  beyond_by_address, misaligned, overwritten
 };
 __global__ void line(Line fault) {
   DYNAMIC_SHARED(shared);
   const uint32_t base = ptx::cvta_shared(shared);
   const unsigned warp = threadIdx.x / 32;
   switch (fault) {
-    case lanes_part:
+    case lanes_diverge:
       if (threadIdx.x % 32 < 7) __ballot_sync(~0u, true);
       else __syncwarp();
       break;
-    case lanes_leave:
+    case lanes_exit:
       if (threadIdx.x % 32 < 7) return;
       __syncwarp();
       break;
-    case warps_leave:
+    case warps_exit:
       if (warp > 0) __syncthreads();
       break;
     case counts_differ: ptx::bar_sync(1, warp ? 64 : 32); break;
@@ -181,7 +182,7 @@ __global__ void line(Line fault) {
       break;
     }
     case misaligned: *reinterpret_cast<uint2*>(shared + 4) = {1, 1}; break;
-    case written_over:
+    case overwritten:
       if (threadIdx.x) return;
       ptx::mbarrier_init(base, 1);
       *reinterpret_cast<uint32_t*>(shared) = 1;
@@ -194,16 +195,16 @@ template <Line fault> bool run_line() {
 }
 
 bool launch_too_large() {
-  launch(line, {dim3(1), 64, 1, 228 << 10}, stream, lanes_part);
+  launch(line, {dim3(1), 64, 1, 228 << 10}, stream, lanes_diverge);
   return true;
 }
 
-// The product of random matrices: w from registers, as PTX says which lane holds what; h from
-// shared memory, row after row, by ldmatrix.
+// The product of random matrices: w from registers, in the layout of PTX; h from shared memory, loaded
+// by ldmatrix.
 enum Kind { bfloat16, float16, tf32 };
 template <Kind kind> constexpr int depth = kind == tf32 ? 8 : 16;
 
-// A small random value that the dtype holds, and its bits.
+// A small random value that the dtype represents exactly, and its bits.
 template <Kind kind> float value(uint32_t* bits) {
   const float value = float(rand() % 255 - 127) / 64;
   *bits = kind == tf32 ? ptx::bits(value)
@@ -211,7 +212,7 @@ template <Kind kind> float value(uint32_t* bits) {
   return value;
 }
 template <Kind kind> uint32_t word(const uint32_t* values) {
-  return kind == tf32 ? values[0] | 0x155 : values[0] | values[1] << 16;  // what tf32 does not read
+  return kind == tf32 ? values[0] | 0x155 : values[0] | values[1] << 16;  // bits that tf32 ignores
 }
 
 template <Kind kind>
@@ -224,7 +225,7 @@ __global__ void product(const uint32_t* w, const uint32_t* h, const float* sums,
   }
   __syncwarp();
   uint32_t a[4], words[4];
-  for (int i = 0; i < 4; ++i) {  // a register for each combination of row and column halves
+  for (int i = 0; i < 4; ++i) {  // one register for each half of rows and of columns
     const int row = i == 0 || i == 2 ? group : group + 8;
     const int column = in_group * values + (i >= 2 ? depth<kind> / 2 : 0);
     a[i] = word<kind>(w + row * depth<kind> + column);
@@ -232,14 +233,14 @@ __global__ void product(const uint32_t* w, const uint32_t* h, const float* sums,
   ptx::ldmatrix(words, ptx::cvta_shared(shared) + lane % 8 * 32 + lane / 8 % 2 * 16);
   const uint32_t b[2] = {words[0], words[1]};
   float c[4];
-  const auto place = [&](int i) {
+  const auto index = [&](int i) {
     return (i < 2 ? group : group + 8) * 8 + in_group * 2 + (i & 1);
   };
-  for (int i = 0; i < 4; ++i) c[i] = sums[place(i)];
+  for (int i = 0; i < 4; ++i) c[i] = sums[index(i)];
   (kind == tf32       ? ptx::mma_tf32
    : kind == bfloat16 ? ptx::mma_bf16
                       : ptx::mma_f16)(c, a, b);
-  for (int i = 0; i < 4; ++i) result[place(i)] = c[i];
+  for (int i = 0; i < 4; ++i) result[index(i)] = c[i];
 }
 template <Kind kind> bool run_product() {
   constexpr int K = depth<kind>;
@@ -293,25 +294,25 @@ bool run_shuffles() {
   return true;
 }
 
-struct Toy {
+struct Kernel {
   const char* name;
   bool (*run)();
 };
 #define EXCHANGE(fault) {"exchange " #fault, run_exchange<fault>}
 #define LINE(fault) {#fault, run_line<fault>}
-const Toy toys[] = {
-    EXCHANGE(none), EXCHANGE(one_buffer), EXCHANGE(not_armed_again), EXCHANGE(wrong_phase),
-    EXCHANGE(not_waited), EXCHANGE(not_fenced), EXCHANGE(not_begun), EXCHANGE(left_early),
+const Kernel kernels[] = {
+    EXCHANGE(none), EXCHANGE(one_buffer), EXCHANGE(not_rearmed), EXCHANGE(wrong_phase),
+    EXCHANGE(no_wait), EXCHANGE(no_fence), EXCHANGE(not_synchronised), EXCHANGE(exited_early),
     EXCHANGE(too_many_arrivals), EXCHANGE(uninitialised),
     {"sums", run_sums<true, true>}, {"sums without first barrier", run_sums<false, true>},
     {"sums without second barrier", run_sums<true, false>},
-    {"meeting", run_meeting<true, 8>}, {"meeting not cooperative", run_meeting<false, 8>},
-    {"meeting too large", run_meeting<true, 9>},
+    {"grid barrier", run_grid_barrier<true, 8>}, {"grid barrier not cooperative", run_grid_barrier<false, 8>},
+    {"grid barrier too large", run_grid_barrier<true, 9>},
     {"message", run_message<false>}, {"message at the end", run_message<true>},
     {"copies", run_copies<true>}, {"copies not waited", run_copies<false>},
-    LINE(lanes_part), LINE(lanes_leave), LINE(warps_leave), LINE(counts_differ),
+    LINE(lanes_diverge), LINE(lanes_exit), LINE(warps_exit), LINE(counts_differ),
     LINE(one_warp_short), LINE(beyond_by_pointer), LINE(beyond_by_address), LINE(misaligned),
-    LINE(written_over), {"too much shared memory", launch_too_large},
+    LINE(overwritten), {"too much shared memory", launch_too_large},
     {"bfloat16 product", run_product<bfloat16>}, {"float16 product", run_product<float16>},
     {"tf32 product", run_product<tf32>}, {"transposition", run_transposition},
     {"shuffles", run_shuffles},
@@ -320,11 +321,11 @@ const Toy toys[] = {
 void convert() {
   for (uint32_t word; fread(&word, 4, 1, stdin) == 1;) {
     const float value = ptx::from_bits(word);
-    const uint32_t made[5] = {ptx::cvt_bf16x2(0, value), ptx::cvt_f16x2(0, value),
+    const uint32_t results[5] = {ptx::cvt_bf16x2(0, value), ptx::cvt_f16x2(0, value),
                               ptx::bits(ptx::cvt_f32_f16(uint16_t(word))),
                               ptx::bits(ptx::cvt_tf32(value)),
                               ptx::bits(ptx::tanh_approx(value))};
-    fwrite(made, 4, 5, stdout);
+    fwrite(results, 4, 5, stdout);
   }
 }
 
@@ -335,20 +336,20 @@ int main(int, char** arguments) {
     convert();
     return 0;
   }
-  for (const Toy& toy : toys) {
-    if (strcmp(toy.name, arguments[1]) != 0) continue;
-    int right = 0, wrong = 0, errors = 0;
+  for (const Kernel& kernel : kernels) {
+    if (strcmp(kernel.name, arguments[1]) != 0) continue;
+    int correct = 0, wrong = 0, errors = 0;
     std::string error;
     for (int seed = 0; seed < atoi(arguments[2]); ++seed) {
       stream->seed = seed;
       try {
-        ++(toy.run() ? right : wrong);
+        ++(kernel.run() ? correct : wrong);
       } catch (const std::runtime_error& caught) {
         ++errors;
         error = caught.what();
       }
     }
-    printf("%d %d %d\n%s", right, wrong, errors, error.c_str());
+    printf("%d %d %d\n%s", correct, wrong, errors, error.c_str());
     return 0;
   }
   return 1;

@@ -27,21 +27,21 @@ def run(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[byte
     )
 
 
-def schedules(toy: str) -> tuple[int, int, int, str]:
-    """How many were right, how many wrong, how many ended with an error, and the last error."""
-    result = run(toy, str(SEEDS))
+def schedules(kernel: str) -> tuple[int, int, int, str]:
+    """The number of correct results, wrong results and errors, and the last error."""
+    result = run(kernel, str(SEEDS))
     assert result.returncode == 0, result.stderr.decode()
     counts, error = result.stdout.decode().split("\n", 1)
-    right, wrong, errors = map(int, counts.split())
-    return right, wrong, errors, error
+    correct, wrong, errors = map(int, counts.split())
+    return correct, wrong, errors, error
 
 
 @pytest.mark.parametrize(
-    "toy",
+    "kernel",
     [
         "exchange none",
         "sums",
-        "meeting",
+        "grid barrier",
         "message at the end",
         "copies",
         "bfloat16 product",
@@ -51,15 +51,15 @@ def schedules(toy: str) -> tuple[int, int, int, str]:
         "shuffles",
     ],
 )
-def test_right(toy: str) -> None:
-    assert schedules(toy) == (SEEDS, 0, 0, "")
+def test_correct_kernels(kernel: str) -> None:
+    assert schedules(kernel) == (SEEDS, 0, 0, "")
 
 
 @pytest.mark.parametrize(
-    "toy",
+    "kernel",
     [
         "exchange one_buffer",
-        "exchange not_waited",
+        "exchange no_wait",
         "exchange wrong_phase",
         "sums without first barrier",
         "sums without second barrier",
@@ -67,58 +67,58 @@ def test_right(toy: str) -> None:
         "copies not waited",
     ],
 )
-def test_wrong_under_some_schedule(toy: str) -> None:
-    right, _, _, _ = schedules(toy)
-    assert right < SEEDS
+def test_wrong_under_some_schedule(kernel: str) -> None:
+    correct, _, _, _ = schedules(kernel)
+    assert correct < SEEDS
 
 
 @pytest.mark.parametrize(
-    ("toy", "words"),
+    ("kernel", "words"),
     [
-        ("exchange not_armed_again", "deadlock: "),
-        ("exchange not_begun", "not initialised"),
-        ("exchange not_fenced", "before fence_mbarrier_init"),
-        ("exchange left_early", "has left"),
+        ("exchange not_rearmed", "deadlock: "),
+        ("exchange not_synchronised", "not initialised"),
+        ("exchange no_fence", "before fence_mbarrier_init"),
+        ("exchange exited_early", "has exited"),
         ("exchange too_many_arrivals", "one arrival too many"),
         ("exchange uninitialised", "not initialised"),
-        ("meeting not cooperative", "blocks wait for a place to run"),
+        ("grid barrier not cooperative", "blocks wait to be scheduled"),
     ],
 )
-def test_noticed_under_some_schedule(toy: str, words: str) -> None:
-    _, _, errors, error = schedules(toy)
+def test_detected_under_some_schedule(kernel: str, words: str) -> None:
+    _, _, errors, error = schedules(kernel)
     assert errors > 0
     assert words in error
 
 
 @pytest.mark.parametrize(
-    ("toy", "words"),
+    ("kernel", "words"),
     [
-        ("lanes_part", "have parted ways"),
-        ("lanes_leave", "left"),
-        ("warps_leave", "__syncthreads"),
-        ("counts_differ", "parted ways|the first to come|deadlock"),
+        ("lanes_diverge", "have diverged"),
+        ("lanes_exit", "exited"),
+        ("warps_exit", "__syncthreads"),
+        ("counts_differ", "have diverged|the first to arrive|deadlock"),
         ("one_warp_short", "deadlock: 32 threads wait at a named barrier"),
-        ("beyond_by_address", "it ends at byte 256"),
-        ("written_over", "was written over"),
-        ("meeting too large", "more blocks than can run at once"),
+        ("beyond_by_address", "which ends at byte 256"),
+        ("overwritten", "was overwritten"),
+        ("grid barrier too large", "more blocks than can run at once"),
         ("too much shared memory", "too much shared memory"),
     ],
 )
-def test_noticed_under_every_schedule(toy: str, words: str) -> None:
-    _, _, errors, error = schedules(toy)
+def test_detected_under_every_schedule(kernel: str, words: str) -> None:
+    _, _, errors, error = schedules(kernel)
     assert errors == SEEDS
     assert any(part in error for part in words.split("|")), error
 
 
 @pytest.mark.parametrize(
-    ("toy", "report"),
+    ("kernel", "report"),
     [
         ("beyond_by_pointer", "heap-buffer-overflow"),
         ("misaligned", "misaligned address"),
     ],
 )
-def test_sanitizers_watch_the_kernels(toy: str, report: str) -> None:
-    result = run(toy, "1")
+def test_sanitizers_check_the_kernels(kernel: str, report: str) -> None:
+    result = run(kernel, "1")
     assert result.returncode != 0
     assert report in result.stderr.decode()
 

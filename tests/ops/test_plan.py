@@ -9,7 +9,7 @@ import pytest
 
 from tests.cpp.build import CSRC, build_program
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses Linux affinity and control groups")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses Linux interfaces")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,8 @@ def answer(program: Path, *arguments: object, **environment: str) -> list[str]:
     return run.stdout.splitlines()
 
 
-ALONE = ["0 1 1", "0 1 1", "0 1 1", "0"]  # parallel, tiles, team size; then whether linear is parallel
+#: Three plans: parallel, tiles, team size. Then whether linear is parallel.
+ALONE = ["0 1 1", "0 1 1", "0 1 1", "0"]
 SHARED = ["1 2 1", "1 2 1", "1"]
 
 
@@ -50,7 +51,7 @@ def test_no_team_forms_after_oversubscription(program: Path) -> None:
 
 @needs_two
 def test_four_gates_are_four_times_the_work(program: Path) -> None:
-    """With one gate, 256² elements of W_hh are too few to divide two steps or to pack in parallel."""
+    """With one gate, 256² weights are too few to divide two steps or to pack in parallel."""
     assert answer(program, "gates") == ["0 0 1", "1 1 2"]
 
 

@@ -1,4 +1,4 @@
-// Roundings, as PTX defines them.
+// Conversions, rounded as PTX defines them.
 #include <cmath>
 
 #include "emulated_ptx.h"
@@ -20,7 +20,7 @@ uint32_t to_float16(float value) {
   const uint32_t sign = bits(value) >> 16 & 0x8000;
   const float size = std::fabs(value);
   if (size >= 65520.0f) return sign | 0x7c00;
-  // Below 2^-14 the spacing is 2^-24: adding 1/2 brings a float32 to just that.
+  // Below 2^-14 the spacing is 2^-24, as of a float32 after adding 1/2.
   if (size < 0x1p-14f) return sign | (bits(size + 0.5f) - bits(0.5f));
   const uint32_t word = bits(size);
   return sign | ((word + 0xfff + (word >> 13 & 1)) - (112u << 23)) >> 13;
@@ -45,7 +45,7 @@ float cvt_tf32(float value) {  // to nearest, ties away from zero
   return from_bits((bits(value) + 0x1000) & ~0x1fffu);
 }
 
-// As wrong as the hardware's may be: a relative error below 2^-11, another for each value.
+// Has the maximum relative error of the hardware, 2^-11, with noise that depends on the value.
 float tanh_approx(float value) {
   if (std::isnan(value)) return from_bits(canonical_nan);
   const double noise = double(bits(value) * 2654435761u) / 4294967296.0 * 2 - 1;

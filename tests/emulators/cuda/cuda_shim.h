@@ -1,4 +1,4 @@
-// The words of CUDA C++ that the kernels use, for g++.
+// The CUDA C++ keywords, types and functions that the kernels use, for g++.
 #pragma once
 
 #include <math.h>
@@ -16,12 +16,12 @@
 #define __CUDA_ARCH__ 900
 #endif
 
-#define threadIdx (::fastrnn::emulator::now->index)
-#define blockIdx (::fastrnn::emulator::now->block->index)
+#define threadIdx (::fastrnn::emulator::current->index)
+#define blockIdx (::fastrnn::emulator::current->block->index)
 #define blockDim (::fastrnn::emulator::machine->block_shape())
 #define gridDim (::fastrnn::emulator::machine->grid_shape())
 
-// Aligned as on the device, so that UndefinedBehaviorSanitizer sees a wide access that is not.
+// Aligned as on the device, so that UndefinedBehaviorSanitizer reports misaligned accesses.
 struct alignas(8) uint2 { uint32_t x, y; };
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
 struct alignas(8) float2 { float x, y; };

@@ -1,7 +1,7 @@
 """The CUDA kernels run by the emulator in this folder, as functions of CPU tensors.
 
 `forward` and `backward` are those of a backend's module, with keywords that say which kernel, how
-it is cut and how it is scheduled, so `checks.py` can be used on this module, and on an `Emulated`
+it is tiled and how it is scheduled, so `checks.py` can be used on this module, and on an `Emulated`
 whose sources were changed to see whether that is noticed.
 
 What is compiled is kept in build/emulator, under a hash of all that went into it.
@@ -65,7 +65,7 @@ DTYPES = {
 
 
 class EmulationError(Exception):
-    """The emulator found a fault, or a launch was refused; the text says which."""
+    """The emulator found a fault, or a launch failed; the message says which."""
 
 
 class Crash(EmulationError):
@@ -74,7 +74,7 @@ class Crash(EmulationError):
 
 @dataclass(frozen=True)
 class Tiling:
-    """How W_hh and the batch are cut: see csrc/cuda/plan.h."""
+    """How W_hh and the batch are tiled: see csrc/cuda/plan.h."""
 
     blocks: int = 1
     m_tiles: int = 1
@@ -85,7 +85,7 @@ class Tiling:
     at_once: int = 1  #: tiles of the batch, `Plan::at_once`
 
 
-def cut(
+def tiling_for(
     strategy: str,
     hidden: int,
     dtype: torch.dtype,

@@ -1,4 +1,4 @@
-// What the instructions of ../cuda/ptx.h mean.
+// The emulated instructions of csrc/cuda/ptx.h.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +18,9 @@ using emulator::mbarrier_wait;
 using emulator::mapa;
 using emulator::cvta_shared;
 
-inline uint32_t cluster_ctarank() { return emulator::now->block->rank; }
+inline uint32_t cluster_ctarank() { return emulator::current->block->rank; }
 inline void bar_sync(int id, int threads) {
-  if (id == 0) emulator::machine->fail("bar_sync: 0 is __syncthreads'");
+  if (id == 0) emulator::machine->fail("bar_sync: barrier 0 is that of __syncthreads");
   emulator::block_barrier(id, threads);
 }
 inline void mbarrier_arrive_expect_tx(uint32_t barrier, uint32_t bytes) {
@@ -30,9 +30,9 @@ inline void st_async(uint32_t to, uint32_t barrier, uint2 value) {
   emulator::st_async(to, barrier, value.x, value.y);
 }
 
-template <int bytes> void cp_async(uint32_t to, const void* from, bool real) {
+template <int bytes> void cp_async(uint32_t to, const void* from, bool valid) {
   static_assert(bytes == 4 || bytes == 8 || bytes == 16);
-  emulator::cp_async(to, from, bytes, real);
+  emulator::cp_async(to, from, bytes, valid);
 }
 template <int pending> void cp_async_wait() { emulator::cp_async_wait(pending); }
 

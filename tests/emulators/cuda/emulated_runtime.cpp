@@ -8,7 +8,7 @@ namespace fastrnn::emulator {
 namespace {
 
 void check(bool right, const char* what) {
-  if (!right) throw std::runtime_error(std::string("launch refused: ") + what);
+  if (!right) throw std::runtime_error(std::string("launch failed: ") + what);
 }
 
 }  // namespace
@@ -23,11 +23,11 @@ void launch(const Shape& shape, bool cooperative, Device& device, Machine::Kerne
   check(shape.cluster > 0 && shape.cluster <= 16 && shape.grid.x % shape.cluster == 0,
         "a cluster is 1 to 16 blocks, and the grid whole clusters");
   check(shape.shared <= device.shared_bytes, "too much shared memory");
-  check(!machine, "a kernel launches no kernels");
+  check(!machine, "a kernel cannot launch kernels");
   uint64_t at_once = device.running;
   if (cooperative) {
     at_once = uint64_t(device.processors) * device.blocks_per_processor;
-    check(blocks <= at_once, "a cooperative grid of more blocks than can run at once");
+    check(blocks <= at_once, "a cooperative grid has more blocks than can run at once");
   }
   const uint64_t clusters = std::max<uint64_t>(1, at_once / shape.cluster);
   Machine(shape, device.seed++, clusters, cooperative).run(kernel, arguments);

@@ -1,4 +1,4 @@
-// What the launchers ask of the CUDA runtime, of an emulated device. See ../cuda/runtime.h.
+// The CUDA runtime of an emulated device, for the launchers. See csrc/cuda/runtime.h.
 #pragma once
 
 #include <cstddef>
@@ -11,12 +11,12 @@ namespace fastrnn::emulator {
 struct Device {
   int processors = 8;
   int blocks_per_processor = 1;
-  size_t shared_bytes = 227 << 10;  // that one block may ask for
-  // Blocks of an ordinary launch that may run at once; a launch has a random number up to it.
+  size_t shared_bytes = 227 << 10;  // maximum of one block
+  // The maximum number of blocks of an ordinary launch that run at once. The actual number is random.
   int running = 8;
   uint64_t seed = 0;  // of the next launch
 };
-inline Device device;  // the one there is
+inline Device device;  // the only one
 
 void launch(const Shape& shape, bool cooperative, Device& device, Machine::Kernel kernel,
             const void* arguments);

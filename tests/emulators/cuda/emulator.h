@@ -1,11 +1,11 @@
-// Runs CUDA kernels on the CPU, to try them without a GPU. Every CUDA thread is a fiber; a random
-// scheduler that means ill decides who goes on, and asynchronous and relaxed stores land at random
-// moments in random order. So a missing barrier, a wrong phase or a reused buffer shows itself as a
-// wrong result, a deadlock or an error, with the seed that gives the same schedule again.
+// Runs CUDA kernels on the CPU, to test them without a GPU. Every CUDA thread is a fiber. An adversarial
+// random scheduler selects the threads to run, and delivers asynchronous and relaxed stores at random
+// times in random order. So a missing barrier, a wrong phase or a reused buffer causes a wrong result,
+// a deadlock or an error, which reports the seed of the schedule.
 //
-// It is sequentially consistent but for those stores, switches between threads only at the
-// instructions of ptx.h, and knows nothing of time: it cannot find a missing fence, a bank conflict
-// or what the hardware rounds otherwise.
+// Except for those stores, execution is sequentially consistent. Threads switch only at the
+// instructions of ptx.h. There is no model of time, so missing fences, bank conflicts and differences
+// in rounding remain undetected.
 #pragma once
 
 #include <cstddef>
@@ -38,7 +38,7 @@ struct Random {
 struct Block;
 struct Warp;
 
-// From global to shared memory, at any time before it is waited for.
+// An asynchronous copy from global to shared memory, performed any time before it is waited for.
 struct Copy {
   unsigned char* to;
   const void* from;  // null: zeros
@@ -52,45 +52,45 @@ struct Thread {
   Warp* warp;
   Block* block;
   Fiber* fiber;
-  const char* waits_for = nullptr;     // for the report of a deadlock
-  std::vector<const void*> polled;     // by ld_relaxed, since a store last landed
-  uint64_t polled_after = 0;           // stores landed
-  std::vector<Copy> copies;            // on their way
-  uint64_t copy_group = 0;             // that the next copy belongs to
+  const char* waiting_at = nullptr;     // for the deadlock report
+  std::vector<const void*> polled;     // addresses read by ld_relaxed since the last delivery
+  uint64_t polled_at_delivery = 0;           // value of Machine::deliveries_
+  std::vector<Copy> copies;            // not yet performed
+  uint64_t copy_group = 0;             // of the next copy
 };
 
-// What the lanes of a warp bring to an instruction that all must reach, and where they want its
-// results. `what` names it: lanes that come to another have parted ways.
-struct Meeting {
+// A collective instruction of a warp: the inputs of its lanes, and where they expect the outputs. `what`
+// names it: lanes that arrive at a different one have diverged.
+struct Rendezvous {
   const char* what = nullptr;
   uint64_t detail = 0;
   uint32_t arrived = 0;  // lanes
-  const void* given[warp_lanes];
-  void* wanted[warp_lanes];
+  const void* inputs[warp_lanes];
+  void* outputs[warp_lanes];
 };
 
 struct Warp {
   Block* block;
   Thread* lanes;
-  uint32_t ready = ~0u, polling = 0, left = 0;  // lanes
-  bool listed = false;                          // among the machine's ready warps
-  Meeting meeting;
+  uint32_t ready = ~0u, polling = 0, exited = 0;  // lanes
+  bool in_ready_list = false;                          // whether it is in Machine::ready_
+  Rendezvous rendezvous;
 };
 
-// Where whole warps wait for one another.
+// A barrier of whole warps.
 struct Barrier {
-  int expected = 0;  // warps; of a named barrier as the first to come says
+  int expected = 0;  // warps; of a named barrier set by the first to arrive
   std::vector<Warp*> waiting;
 };
 
-// Kept beside shared memory, where a mark stands in its place: who writes over it is found out.
+// Stored outside shared memory, which holds a sentinel instead, so that overwriting it is detected.
 struct Mbarrier {
   uint32_t offset;
   Thread* initialised_by;
-  bool fenced;       // made known to the cluster
+  bool fenced;       // visible to the cluster
   int arrivals;      // of a phase
-  int pending;       // arrivals that the open phase still lacks
-  int64_t bytes;     // that it still lacks; below 0 where they came before they were announced
+  int pending;       // missing arrivals of the current phase
+  int64_t bytes;     // missing bytes; negative if they arrived before they were expected
   uint32_t phase;
   std::vector<Thread*> waiting;
 };
@@ -98,7 +98,7 @@ struct Mbarrier {
 struct Cluster {
   std::vector<std::unique_ptr<Block>> blocks;
   Barrier barrier;
-  int left = 0;  // blocks
+  int exited = 0;  // blocks
 };
 
 struct Block {
@@ -110,7 +110,7 @@ struct Block {
   std::vector<Warp> warps;
   Barrier barriers[16];
   std::vector<Mbarrier> mbarriers;
-  size_t left = 0;  // threads
+  size_t exited = 0;  // threads
   ~Block();
 };
 
@@ -120,7 +120,7 @@ struct Shape {
   size_t shared;
 };
 
-// A store on its way: to shared memory, with an mbarrier, or to global memory.
+// A store in flight: to shared memory, with an mbarrier, or to global memory.
 struct Store {
   Block* block;  // null: global memory
   unsigned char* to;
@@ -134,8 +134,8 @@ class Machine {
  public:
   using Kernel = void (*)(const void* arguments);
 
-  // At most so many clusters run at once: all of these, or a random number of them.
-  Machine(const Shape& shape, uint64_t seed, uint64_t clusters_at_once, bool all_of_these);
+  // The maximum number of clusters that run at once: exactly this one, or a random number up to it.
+  Machine(const Shape& shape, uint64_t seed, uint64_t clusters_at_once, bool exactly);
   ~Machine();
   void run(Kernel kernel, const void* arguments);
 
@@ -149,57 +149,57 @@ class Machine {
   bool one_in(uint64_t n) { return random_.one_in(n); }
   uint64_t below(uint64_t bound) { return random_.below(bound); }
   void sometimes_yield(int one_in);
-  void lull(const Warp& warp);  // it will be the last to go on, for a while
+  void delay(const Warp& warp);  // runs the warp last, for a while
   void poll(const void* address);
   void send(const Store& store);
-  void land_own(const void* address, size_t bytes);
-  void progressed() { idle_ = 0; }
+  void deliver_own(const void* address, size_t bytes);
+  void progressed() { fruitless_polls_ = 0; }
   [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 2, 3)));
 
  private:
   static void enter(void* thread);
   void start_cluster();
-  void end_thread();
+  void exit_thread();
   void end_clusters();
   void step_lanes(Warp& warp, uint32_t lanes);
-  bool asleep(const Warp& warp) const;
-  Warp* pick(bool even_asleep);
-  bool turn(bool even_asleep);
-  bool stir();
-  bool let_poll();
-  void wake_polling();
-  void land(size_t count);
-  void land_one(size_t at);
+  bool is_delayed(const Warp& warp) const;
+  Warp* pick(bool include_delayed);
+  bool run_some(bool include_delayed);
+  bool wake_any();
+  bool retry_polls();
+  void wake_pollers();
+  void deliver(size_t count);
+  void deliver_one(size_t at);
   [[noreturn]] void report_deadlock();
 
   Shape shape_;
   uint64_t seed_;
   Random random_;
   size_t clusters_at_once_;
-  std::vector<unsigned> to_start_;  // clusters
+  std::vector<unsigned> pending_;  // clusters
   std::vector<std::unique_ptr<Cluster>> running_;
-  std::vector<Warp*> ready_;        // those with a ready lane, and some that had one
-  std::vector<Warp*> polling_;      // those with a polling lane
-  std::vector<Store> flying_;
-  uint64_t landed_ = 0;
-  uint64_t pace_;                   // about so many turns between landings
-  uint64_t era_ = 0;                // turns that the sleeper still sleeps
-  const Warp* sleeping_warp_ = nullptr;
-  const Block* sleeping_block_ = nullptr;
-  int poison_;                      // what shared memory holds at first; below 0: anything
-  int idle_ = 0;                    // times all threads were found to poll in vain
-  bool ended_ = false;              // a cluster has
+  std::vector<Warp*> ready_;        // all warps with a ready lane, and some without
+  std::vector<Warp*> polling_;      // warps with a polling lane
+  std::vector<Store> in_flight_;
+  uint64_t deliveries_ = 0;
+  uint64_t delivery_interval_;                   // average turns between deliveries
+  uint64_t delay_turns_ = 0;                // remaining turns of the delay
+  const Warp* delayed_warp_ = nullptr;
+  const Block* delayed_block_ = nullptr;
+  int poison_;                      // initial bytes of shared memory; random if negative
+  int fruitless_polls_ = 0;                    // consecutive times that only polling threads remained
+  bool cluster_ended_ = false;              // since the last end_clusters()
   Kernel kernel_ = nullptr;
   const void* arguments_ = nullptr;
   std::exception_ptr error_;
 };
 
-extern Machine* machine;  // the launch that is running
-extern Thread* now;       // its thread that is running
+extern Machine* machine;  // the running launch
+extern Thread* current;       // its running thread
 
-// Runs `act` when all lanes have come, with what each brought.
-using Act = void (*)(const void* const* given, void* const* wanted);
-void collective(const char* what, uint64_t detail, const void* given, void* wanted, Act act);
+// Runs `action` on the inputs of all lanes once all have arrived.
+using Action = void (*)(const void* const* inputs, void* const* outputs);
+void collective(const char* what, uint64_t detail, const void* inputs, void* outputs, Action action);
 void check_mask(uint32_t mask);
 
 void warp_barrier(uint32_t mask);
@@ -209,7 +209,7 @@ uint32_t ballot(uint32_t mask, bool vote);
 
 uint32_t cvta_shared(const void* pointer);
 uint32_t mapa(uint32_t address, uint32_t rank);
-// The bytes at an address, checked against bounds and alignment; `own`: of this block only.
+// The bytes at an address, checked for bounds and alignment. `own`: must be in this block.
 unsigned char* shared_memory(uint32_t address, size_t bytes, size_t alignment, bool own);
 
 void mbarrier_init(uint32_t address, uint32_t arrivals);
@@ -217,26 +217,26 @@ void fence_mbarrier_init();
 void mbarrier_arrive(uint32_t address, uint32_t bytes);
 void mbarrier_wait(uint32_t address, uint32_t parity);
 void st_async(uint32_t to, uint32_t mbarrier, uint32_t x, uint32_t y);
-void mbarrier_landed(const Store& store);
+void mbarrier_complete_tx(const Store& store);
 
-void cp_async(uint32_t to, const void* from, size_t bytes, bool real);
+void cp_async(uint32_t to, const void* from, size_t bytes, bool valid);
 void cp_async_commit();
 void cp_async_wait(uint64_t pending);
 
 void ld_relaxed(const void* from, void* words, size_t bytes);
 void st_relaxed(void* to, const uint32_t* words, int count);
 
-inline unsigned char* dynamic_shared() { return now->block->shared; }
+inline unsigned char* dynamic_shared() { return current->block->shared; }
 
 template <class T, class From> T shuffle(const char* what, uint32_t mask, T value, From from) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 8);
   check_mask(mask);
-  struct Lane { T value; int from; } given{value, from(now->lane)};
+  struct Lane { T value; int from; } inputs{value, from(current->lane)};
   T result;
-  collective(what, 0, &given, &result, [](const void* const* given, void* const* wanted) {
+  collective(what, 0, &inputs, &result, [](const void* const* inputs, void* const* outputs) {
     for (int lane = 0; lane < warp_lanes; ++lane) {
-      const int from = static_cast<const Lane*>(given[lane])->from;
-      *static_cast<T*>(wanted[lane]) = static_cast<const Lane*>(given[from])->value;
+      const int from = static_cast<const Lane*>(inputs[lane])->from;
+      *static_cast<T*>(outputs[lane]) = static_cast<const Lane*>(inputs[from])->value;
     }
   });
   return result;

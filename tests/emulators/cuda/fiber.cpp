@@ -13,8 +13,8 @@
 #endif
 
 #if defined(__x86_64__)
-// Saves what a call must preserve on the running stack, and goes on with another. swapcontext does
-// the same, and two system calls.
+// Saves the callee-saved registers on the current stack and switches to another. swapcontext does the
+// same with two additional system calls.
 extern "C" void fastrnn_switch_stack(void** running, void* other);
 asm(R"(
 .text
@@ -38,7 +38,7 @@ fastrnn_switch_stack:
   ret
 .size fastrnn_switch_stack, .-fastrnn_switch_stack
 )");
-// A new fiber's first frame: what it is about lies in a register that the switch restores.
+// The first frame of a new fiber, whose argument is in a register that the switch restores.
 extern "C" void fastrnn_first_frame();
 asm(R"(
 .text
@@ -55,23 +55,23 @@ namespace fastrnn::emulator {
 namespace {
 
 std::vector<Fiber*>& unused() {
-  static auto* fibers = new std::vector<Fiber*>;  // to the end, as far as that is
+  static auto* fibers = new std::vector<Fiber*>;  // never destroyed
   return *fibers;
 }
 
 }  // namespace
 
-Fiber* Fiber::take() {
+Fiber* Fiber::acquire() {
   if (unused().empty()) return new Fiber;
   Fiber* fiber = unused().back();
   unused().pop_back();
   return fiber;
 }
 
-void Fiber::give_back(Fiber* fiber) { unused().push_back(fiber); }
+void Fiber::release(Fiber* fiber) { unused().push_back(fiber); }
 
 Fiber::Fiber() {
-  // The page below is out of bounds, so that a stack that overflows is seen.
+  // A guard page below detects stack overflows.
   const size_t page = sysconf(_SC_PAGESIZE);
   void* memory = mmap(nullptr, page + stack_bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -82,7 +82,7 @@ Fiber::Fiber() {
 
 void Fiber::start(Function function, void* argument) {
 #if defined(__SANITIZE_ADDRESS__)
-  // Frames that were never left are still marked.
+  // Frames that did not return are still poisoned.
   if (!finished_) __asan_unpoison_memory_region(stack_, stack_bytes);
 #endif
   function_ = function;
@@ -90,7 +90,7 @@ void Fiber::start(Function function, void* argument) {
   finished_ = false;
   fake_inside_ = nullptr;
 #if defined(__x86_64__)
-  // As fastrnn_switch_stack leaves a stack: six registers, then where to return to; above it a
+  // The layout that fastrnn_switch_stack expects: six registers, then the return address; above it a
   // return address that ends backtraces.
   auto* top = reinterpret_cast<void**>(stack_ + stack_bytes) - 2;
   top[1] = nullptr;

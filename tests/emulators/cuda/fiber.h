@@ -1,4 +1,4 @@
-// Stacks that can be switched between: a fiber runs until it pauses, and goes on when resumed.
+// Fibers, which have their own stacks: a fiber runs until it pauses, and continues when resumed.
 #pragma once
 
 #include <cstddef>
@@ -12,16 +12,16 @@ class Fiber {
  public:
   using Function = void (*)(void*);
 
-  // One that is not in use. Stacks are kept for the next launch: to make them takes longer than
-  // most launches do.
-  static Fiber* take();
-  static void give_back(Fiber* fiber);
+  // Returns an unused fiber. Stacks are reused by later launches: allocating them takes longer than most
+  // launches.
+  static Fiber* acquire();
+  static void release(Fiber* fiber);
 
-  // The next resume() calls function(argument). The function must not throw. What was on the stack
-  // of a fiber that has not finished is forgotten.
+  // The next resume() calls function(argument), which must not throw. The stack of an unfinished fiber
+  // is discarded.
   void start(Function function, void* argument);
   void resume();
-  // Back to where this fiber was resumed.
+  // Returns to the caller of resume().
   void pause();
 
  private:
@@ -38,12 +38,12 @@ class Fiber {
   Function function_ = nullptr;
   void* argument_ = nullptr;
 #if defined(__x86_64__)
-  void* inside_ = nullptr;   // stack pointers of the side that sleeps
+  void* inside_ = nullptr;   // stack pointers, of the side that is not running
   void* outside_ = nullptr;
 #else
   ucontext_t inside_, outside_;
 #endif
-  // What AddressSanitizer wants to know of both stacks.
+  // AddressSanitizer's data about both stacks.
   void* fake_inside_ = nullptr;
   void* fake_outside_ = nullptr;
   const void* outside_stack_ = nullptr;

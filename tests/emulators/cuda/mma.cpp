@@ -1,4 +1,4 @@
-// What the warp's matrix instructions do. PTX ISA, "Warp-level matrix instructions".
+// The matrix instructions of a warp. See "Warp-level matrix instructions" in the PTX ISA.
 #include <cmath>
 #include <cstring>
 
@@ -12,35 +12,35 @@ struct Operands {
   float* sum;
 };
 
-// Rounded towards zero, as the matrix unit cuts off what it cannot hold.
-float cut(double value) {
+// Rounds towards zero, as the tensor cores truncate.
+float truncate(double value) {
   const float nearest = float(value);
   if (!(std::fabs(double(nearest)) > std::fabs(value)) || std::isinf(nearest)) return nearest;
   return from_bits(bits(nearest) - 1);
 }
 
 struct Bfloat16Values {
-  static constexpr int of_a_word = 2;
+  static constexpr int word_values = 2;
   static float get(uint32_t word, int i) { return from_bits(i ? word & 0xffff0000 : word << 16); }
 };
 struct Float16Values {
-  static constexpr int of_a_word = 2;
+  static constexpr int word_values = 2;
   static float get(uint32_t word, int i) { return cvt_f32_f16(uint16_t(word >> 16 * i)); }
 };
 struct Tf32Values {
-  static constexpr int of_a_word = 1;
+  static constexpr int word_values = 1;
   static float get(uint32_t word, int) { return from_bits(word & ~0x1fffu); }
 };
 
 template <class Values> void multiply(const void* const*, void* const* lanes) {
-  constexpr int depth = 8 * Values::of_a_word;
+  constexpr int depth = 8 * Values::word_values;
   double w[16][depth], h[depth][8], sum[16][8];
   for (int lane = 0; lane < emulator::warp_lanes; ++lane) {
     const int g = lane / 4, q = lane % 4;
     const auto& operands = *static_cast<const Operands*>(lanes[lane]);
-    for (int i = 0; i < Values::of_a_word; ++i) {
+    for (int i = 0; i < Values::word_values; ++i) {
       for (int half = 0; half < 2; ++half) {
-        const int k = Values::of_a_word * (q + 4 * half) + i;
+        const int k = Values::word_values * (q + 4 * half) + i;
         w[g][k] = Values::get(operands.w[2 * half], i);
         w[g + 8][k] = Values::get(operands.w[2 * half + 1], i);
         h[k][g] = Values::get(operands.h[half], i);
@@ -56,7 +56,7 @@ template <class Values> void multiply(const void* const*, void* const* lanes) {
   for (int lane = 0; lane < emulator::warp_lanes; ++lane) {
     const int g = lane / 4, q = lane % 4;
     const auto& operands = *static_cast<const Operands*>(lanes[lane]);
-    for (int i = 0; i < 4; ++i) operands.sum[i] = cut(sum[g + 8 * (i / 2)][2 * q + i % 2]);
+    for (int i = 0; i < 4; ++i) operands.sum[i] = truncate(sum[g + 8 * (i / 2)][2 * q + i % 2]);
   }
 }
 
@@ -81,7 +81,7 @@ void mma_tf32(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]) {
 
 void ldmatrix(uint32_t (&words)[4], uint32_t address) {
   const void* row = emulator::shared_memory(address, 16, 16, true);
-  const auto act = [](const void* const* rows, void* const* to) {
+  const auto action = [](const void* const* rows, void* const* to) {
     for (int lane = 0; lane < emulator::warp_lanes; ++lane) {
       for (int tile = 0; tile < 4; ++tile) {
         const auto* row = static_cast<const char*>(rows[8 * tile + lane / 4]);
@@ -89,12 +89,12 @@ void ldmatrix(uint32_t (&words)[4], uint32_t address) {
       }
     }
   };
-  emulator::collective("ldmatrix", 0, row, words, act);
+  emulator::collective("ldmatrix", 0, row, words, action);
 }
 
 uint32_t movmatrix(uint32_t word) {
   uint32_t result;
-  const auto act = [](const void* const* from, void* const* to) {
+  const auto action = [](const void* const* from, void* const* to) {
     uint16_t values[8][8];
     for (int lane = 0; lane < emulator::warp_lanes; ++lane) {
       memcpy(&values[lane / 4][2 * (lane % 4)], from[lane], 4);
@@ -105,7 +105,7 @@ uint32_t movmatrix(uint32_t word) {
       memcpy(to[lane], pair, 4);
     }
   };
-  emulator::collective("movmatrix", 0, &word, &result, act);
+  emulator::collective("movmatrix", 0, &word, &result, action);
   return result;
 }
 

@@ -1,8 +1,8 @@
-// Serves problems: reads requests from stdin, answers on stdout. A request is a line of
-// `name=value` words, then the bytes of the inputs one after the other; the answer a line, "ok" or
-// "error" and why, and after "ok" the bytes of both results.
+// Runs calls of kernels: reads requests from stdin and writes answers to stdout. A request is a line of
+// `name=value` words, followed by the bytes of all inputs. An answer is a line, "ok" or "error" with a
+// reason; after "ok" follow the bytes of both results.
 //
-// Every tensor is an allocation of just its size, so that AddressSanitizer sees what lies beyond.
+// Every tensor is an allocation of exactly its size, so that AddressSanitizer reports accesses beyond it.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -15,7 +15,7 @@
 
 #include "cuda/launchers.h"
 
-// Every kernel there is. Those that are not linked in are null.
+// All launchers. Those that are not linked in are null.
 #define KERNELS                                                                               \
   KERNEL(cluster, Bfloat16) KERNEL(cluster, Float16) KERNEL(cluster, Tf32)                    \
   KERNEL(cluster, Float32) KERNEL(grid, Bfloat16) KERNEL(grid, Float16) KERNEL(grid, Tf32)    \
@@ -55,9 +55,9 @@ class Request {
     for (int c; (c = getchar()) != '\n';) {
       if (c == EOF) return false;
       if (c != ' ') word += char(c);
-      else take(word);
+      else parse(word);
     }
-    take(word);
+    parse(word);
     return true;
   }
   const std::string& text(const char* name) const {
@@ -68,7 +68,7 @@ class Request {
   int64_t number(const char* name) const { return strtoll(text(name).c_str(), nullptr, 10); }
 
  private:
-  void take(std::string& word) {
+  void parse(std::string& word) {
     const size_t at = word.find('=');
     if (at != std::string::npos) values_[word.substr(0, at)] = word.substr(at + 1);
     word.clear();
@@ -76,7 +76,7 @@ class Request {
   std::map<std::string, std::string> values_;
 };
 
-// Memory of just so many bytes, at a multiple of 256 bytes or `lead` beyond one.
+// Memory of exactly `bytes` bytes, `lead` bytes after a multiple of 256.
 class Tensor {
  public:
   Tensor(size_t bytes, size_t lead) : bytes_(bytes), lead_(lead) {
@@ -94,7 +94,7 @@ class Tensor {
   void read() {
     if (bytes_ && fread(data(), 1, bytes_, stdin) != bytes_) exit(1);
   }
-  // NaN, whatever the dtype, and not what the grid kernel fills memory with.
+  // NaN in every dtype, but not the sentinel of the grid kernel.
   void poison() {
     for (size_t i = 0; i < bytes_; ++i) data()[i] = i % 2 ? 0x7f : 0xf8;
   }
@@ -116,7 +116,7 @@ class Tensor {
   std::vector<unsigned char> kept_;
 };
 
-// A launcher, each called in its own way.
+// Calls a launcher, whatever its signature.
 template <class P> struct Call {
   const P& params;
   const Plan& plan;
@@ -125,7 +125,7 @@ template <class P> struct Call {
     launcher(params, plan, &emulator::device);
   }
   void operator()(void (*launcher)(const P&, const Plan&, void*, Stream)) const {
-    // Linked in with one dtype's kernels only: for the others, as much as it can be.
+    // Linked in with the kernels of one dtype only. For the others, an upper bound.
     const auto bytes = &grid_workspace_bytes<P>;
     const int64_t most = (params.T + 1) * params.B * params.G * (params.H * 4 + 16);
     Tensor workspace(bytes ? bytes(params) : most, 0);
@@ -154,18 +154,18 @@ template <class P> void run(const std::string& kernel, const P& params, const Pl
   launch(kernel, without_resets(params), plan);
 }
 
-struct Kind {  // of a kernel, by what follows the dot in its name
+struct Element {  // by the suffix of a kernel's name
   const char* name;
   DType dtype;
   Mode mode;
 };
-constexpr Kind kinds[] = {{".Bfloat16", DType::bfloat16, Mode::half},
+constexpr Element elements[] = {{".Bfloat16", DType::bfloat16, Mode::half},
                           {".Float16", DType::float16, Mode::half},
                           {".Tf32", DType::float32, Mode::tf32},
                           {".Float32", DType::float32, Mode::float32},
                           {".Float64", DType::float64, Mode::float64}};
 
-// Threads, shared memory and tiles follow from the tiling.
+// The plan of a request; threads, shared memory and tiles follow from the tiling.
 Plan make_plan(const Request& request, const ParamsWithResets& params, Mode mode, Pass pass) {
   Plan plan{};
   plan.mode = mode;
@@ -207,7 +207,7 @@ class Tensors {
   void keep() {
     for (const auto& tensor : inputs_) tensor->keep();
   }
-  // `written`: an input that is an output too.
+  // `written`: the input that is also an output.
   void check(const Tensor* written) const {
     for (const auto& tensor : inputs_) tensor->check(tensor.get() != written);
     for (const auto& tensor : outputs_) tensor->check(false);
@@ -227,18 +227,18 @@ void write(const Tensor& tensor) { fwrite(tensor.data(), 1, tensor.bytes(), stdo
 
 void serve(const Request& request) {
   const std::string& kernel = request.text("kernel");
-  const Kind* kind = kinds;
-  while (!kernel.ends_with(kind->name)) {
-    if (++kind == std::end(kinds)) throw std::runtime_error("no kernel is named " + kernel);
+  const Element* element_type = elements;
+  while (!kernel.ends_with(element_type->name)) {
+    if (++element_type == std::end(elements)) throw std::runtime_error("no kernel is named " + kernel);
   }
   ParamsWithResets params{};
   params.T = request.number("T"), params.B = request.number("B");
   params.G = request.number("G"), params.H = request.number("H");
   params.reverse_from = request.number("reverse_from");
   params.activation = Activation(request.number("activation"));
-  params.dtype = kind->dtype;
+  params.dtype = element_type->dtype;
 
-  const size_t element = element_bytes(kind->mode);
+  const size_t element = element_bytes(element_type->mode);
   const size_t data = element * request.number("N") * params.G * params.H;
   const size_t state = element * params.B * params.G * params.H;
   const size_t weights = element * params.G * params.H * params.H;
@@ -271,7 +271,7 @@ void serve(const Request& request) {
   device.blocks_per_processor = int(request.number("blocks_per_processor"));
   device.running = int(request.number("running"));
   const Plan plan =
-      make_plan(request, params, kind->mode, forward ? Pass::forward : Pass::backward);
+      make_plan(request, params, element_type->mode, forward ? Pass::forward : Pass::backward);
   if (forward) {
     run(kernel,
         Forward{params, inputs[0]->data(), inputs[1]->data(), inputs[2]->data(), result.data(),

@@ -1,4 +1,4 @@
-"""Mistakes in the CUDA kernels, and how each is noticed. Read by test_mutants.py."""
+"""Mutants of the CUDA kernels, and how each is detected. Used by test_mutants.py."""
 
 from .mutation import Kernel, Mutant, Runs
 from .test_edge_cases import INFINITY, ONES
@@ -51,7 +51,7 @@ MUTANTS = [
         "not close|one arrival too many",
     ),
     Mutant(
-        "one block does not meet",
+        "a single block does not synchronise",
         CLUSTER,
         "cluster_warp.h",
         {"      __syncthreads();\n    } else if (s > 0) {": "    } else if (s > 0) {"},
@@ -67,7 +67,7 @@ MUTANTS = [
         "not close|deadlock",
     ),
     Mutant(
-        "the cluster does not meet first",
+        "the cluster does not synchronise first",
         CLUSTER,
         "cluster.h",
         {"  ptx::barrier_cluster();\n\n": "  __syncthreads();\n\n"},
@@ -75,7 +75,7 @@ MUTANTS = [
         "not initialised",
     ),
     Mutant(
-        "mbarriers not made known",
+        "mbarriers not fenced",
         CLUSTER,
         "cluster_warp.h",
         {"      ptx::fence_mbarrier_init();\n": ""},
@@ -83,7 +83,7 @@ MUTANTS = [
         "before fence_mbarrier_init",
     ),
     Mutant(
-        "the last state is sent, and no cluster meets last",
+        "the last state is sent, and the cluster does not synchronise last",
         CLUSTER,
         "cluster.h",
         {
@@ -91,10 +91,10 @@ MUTANTS = [
             "  ptx::barrier_cluster();\n#endif": "#endif",
         },
         Runs(32, blocks=2),
-        "has left",
+        "has exited",
     ),
     Mutant(
-        "splits do not meet",
+        "splits do not synchronise",
         CLUSTER,
         "mma.h",
         {"    ptx::bar_sync(barrier, 32 * count);\n": ""},
@@ -102,7 +102,7 @@ MUTANTS = [
         "not close|deadlock",
     ),
     Mutant(
-        "reads ahead not waited for",
+        "prefetches not waited for",
         CLUSTER,
         "cluster.h",
         {"      ptx::cp_async_wait<STAGES - 1>();\n": ""},
@@ -110,7 +110,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "reads ahead waited for a step late",
+        "prefetches waited for a step late",
         CLUSTER_BACKWARD,
         "cluster.h",
         {"ptx::cp_async_wait<STAGES - 1>();": "ptx::cp_async_wait<STAGES>();"},
@@ -131,7 +131,7 @@ MUTANTS = [
         "cluster_warp.h",
         {"= unit < H ? ~0u >> (32 - rows) : 0;": "= ~0u >> (32 - rows);"},
         Runs(20, blocks=2),
-        "deadlock|not close|has left",
+        "deadlock|not close|has exited",
     ),
     Mutant(
         "values beyond H kept",
@@ -186,7 +186,9 @@ MUTANTS = [
         CLUSTER_BACKWARD,
         "mma_traits.h",
         {
-            "first = ptx::movmatrix(chunk.x), second = ptx::movmatrix(chunk.y);\n  }\n  __device__ static uint2 operand": "first = ptx::movmatrix(chunk.y), second = ptx::movmatrix(chunk.x);\n  }\n  __device__ static uint2 operand"
+            "first = ptx::movmatrix(chunk.x), second = ptx::movmatrix(chunk.y);\n  }\n": (
+                "first = ptx::movmatrix(chunk.y), second = ptx::movmatrix(chunk.x);\n  }\n"
+            ),
         },
         Runs(32, blocks=2),
         "not close",
@@ -210,7 +212,7 @@ MUTANTS = [
         quick=True,
     ),
     Mutant(
-        "a state may be what stands for none",
+        "a state may be the sentinel",
         GRID_FLOAT32,
         "grid_warp.h",
         {"{chunk.x == sentinel ? nan : chunk.x, chunk.y == sentinel ? nan : chunk.y}": "chunk"},
@@ -237,12 +239,12 @@ MUTANTS = [
         "h0 waited for",
         GRID,
         "grid_warp.h",
-        {"needed ? lane_state->valid_k_tiles : 0, !begins}": "needed ? lane_state->valid_k_tiles : 0, true}"},
+        {"lane_state->valid_k_tiles : 0, !begins}": "lane_state->valid_k_tiles : 0, true}"},
         Runs(32, splits=2, spoilt={"h0": ONES}),
         "deadlock",
     ),
     Mutant(
-        "one half of the sums",
+        "one buffer of sums",
         GRID,
         "grid.h",
         {"sums + (t & 1) * sums_size": "sums"},
@@ -250,7 +252,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "splits do not meet",
+        "splits do not synchronise",
         GRID_BACKWARD,
         "grid.h",
         {"    __syncthreads();\n    if (has_epilogue) {": "    if (has_epilogue) {"},
@@ -263,7 +265,7 @@ MUTANTS = [
         "grid.h",
         {"    shape.cooperative = true;\n": ""},
         Runs(96, splits=2),
-        "blocks wait for a place to run",
+        "blocks wait to be scheduled",
     ),
     Mutant(
         "more at once than there is room for",
@@ -274,7 +276,7 @@ MUTANTS = [
         "more blocks than can run at once",
     ),
     Mutant(
-        "units beyond the row handed over",
+        "units beyond the row published",
         GRID,
         "grid_warp.h",
         {"if (epilogue.unit >= exchange.width) return true;": ""},
@@ -282,7 +284,7 @@ MUTANTS = [
         "not close|heap-buffer-overflow",
     ),
     Mutant(
-        "values beyond H handed over",
+        "values beyond H published",
         GRID,
         "grid_warp.h",
         {"replace_sentinel<E>({chunk.x & mask.x, chunk.y & mask.y})": "replace_sentinel<E>(chunk)"},
@@ -365,7 +367,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "warps do not meet",
+        "warps do not synchronise",
         STEP_BACKWARD,
         "step.h",
         {"  __syncthreads();\n  if (warp >= N) return;": "  if (warp >= N) return;"},
@@ -382,8 +384,11 @@ MUTANTS = [
     ),
 ]
 
-#: Changes that are no mistakes: each is right under every schedule of all the mutants' problems.
+#: Changes that are correct under every schedule of all the mutants' problems.
 BENIGN = {
-    # Nothing is sent to a block that it does not wait for, and it leaves no earlier.
-    "no cluster meets last": ("cluster.h", {"  ptx::barrier_cluster();\n#endif": "#endif"}),
+    # A block waits for all that is sent to it before it exits.
+    "the cluster does not synchronise last": (
+        "cluster.h",
+        {"  ptx::barrier_cluster();\n#endif": "#endif"},
+    ),
 }

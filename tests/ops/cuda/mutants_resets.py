@@ -1,4 +1,4 @@
-"""The same as mutants.py, of the kernels for resets."""
+"""As mutants.py, for the kernels with resets."""
 
 from .mutation import Kernel, Mutant, Runs
 from .test_edge_cases import INFINITY
@@ -11,7 +11,7 @@ STEP_RESETS_FLOAT64 = Kernel("step", "forward", "float64", resets=True)
 
 MUTANTS = [
     Mutant(
-        "the border of the step before, in reverse groups",
+        "the reset of the previous step, in reverse groups",
         CLUSTER_RESETS,
         "pass_traits.h",
         {"descending ? t + 1 : t;": "t;"},
@@ -27,7 +27,7 @@ MUTANTS = [
         "not close|heap-buffer-overflow",
     ),
     Mutant(
-        "h0 not cut",
+        "h0 not reset",
         CLUSTER_RESETS,
         "cluster_warp.h",
         {"reset_rows >> b & 1 ? uint2{0, 0} : chunk": "chunk"},
@@ -35,7 +35,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "cut a step late",
+        "reset a step late",
         CLUSTER_RESETS,
         "cluster.h",
         {"time(s + 2), first_row": "time(s + 1), first_row"},
@@ -51,7 +51,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "grad_h_n cut",
+        "grad_h_n reset",
         GRID_RESETS_BACKWARD,
         "epilogue.h",
         {"begins[i % 2] ? first[i] : dh[i];": "begins[i % 2] && !resets.at(i) ? first[i] : dh[i];"},
@@ -59,7 +59,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "grad_h0 not cut",
+        "grad_h0 not reset",
         GRID_RESETS_BACKWARD,
         "grid_warp.h",
         {"(has_resets<P>) epilogue.load": "(has_resets<P>) if (t != order.end()) epilogue.load"},
@@ -76,7 +76,7 @@ MUTANTS = [
         quick=True,
     ),
     Mutant(
-        "not cut by threads",
+        "not reset without mma",
         STEP_RESETS_FLOAT64,
         "step.h",
         {"if (has_resets<P> && inside &&": "if (has_resets<P> && !inside &&"},

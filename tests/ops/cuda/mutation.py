@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastrnn.testing import Problem
-from tests.emulators.cuda.emulated import SOURCES, Emulated, EmulationError, cut
+from tests.emulators.cuda.emulated import SOURCES, Emulated, EmulationError, tiling_for
 from tests.ops.cuda.test_edge_cases import check
 from tests.ops.cuda.test_emulated import ELEMENTS
 
@@ -43,7 +43,9 @@ class Kernel:
         source = f"instances/{self.source}.cu"
         texts = {
             f"{self.strategy}.h": narrowed(self.text(f"{self.strategy}.h"), pattern, instances),
-            source: narrowed(self.text(source), r"^template .*\n", (f"const {self.direction.title()}",)),
+            source: narrowed(
+                self.text(source), r"^template .*\n", (f"const {self.direction.title()}",)
+            ),
         }
         for file, replaced in changed.items():
             text = texts.get(file) or self.text(file)
@@ -70,7 +72,7 @@ def narrowed(text: str, pattern: str, kept: tuple[str, ...]) -> str:
 
 
 class Runs:
-    """A problem, how it is cut, and what is special about it."""
+    """A problem, how it is tiled, and what is special about it."""
 
     def __init__(
         self,
@@ -103,7 +105,7 @@ class Runs:
         options: dict[str, Any] = {"strategy": kernel.strategy, "processors": self._processors}
         if kernel.strategy != "step":
             hidden = self._problem["hidden"]
-            options["tiling"] = cut(kernel.strategy, hidden, dtype, **self._tiling)
+            options["tiling"] = tiling_for(kernel.strategy, hidden, dtype, **self._tiling)
         for seed in range(SEEDS):
             problem = Problem(**self._problem, dtype=dtype, seed=seed, resets=kernel.resets)
             try:

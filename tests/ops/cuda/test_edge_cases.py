@@ -19,7 +19,7 @@ from fastrnn.ops import reference
 from fastrnn.ops.backends import cpp
 from fastrnn.testing import Problem, Tensors, tolerance
 from tests.emulators.cuda import emulated
-from tests.emulators.cuda.emulated import EmulationError, Tiling, cut
+from tests.emulators.cuda.emulated import EmulationError, Tiling, tiling_for
 from tests.ops.cuda.test_emulated import ELEMENTS, kernels
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -108,16 +108,16 @@ def biggest(tensor: Tensor) -> float:
 
 
 def how(strategy: str, element: str, hidden: int, **tiling: int) -> dict[str, Any]:
-    """How a kernel is run, cut so that its parts must work together."""
+    """Options of a run, tiled so that several blocks or splits work together."""
     result: dict[str, Any] = {"strategy": strategy, "tf32": element == "tf32"}
     if strategy == "cluster":
         blocks = 2 if hidden > 16 else 1
-        result["tiling"] = cut(
+        result["tiling"] = tiling_for(
             strategy, hidden, ELEMENTS[element][0], **{"blocks": blocks, **tiling}
         )
     if strategy == "grid":
         tiling = {"splits": 4, "at_once": 2, **tiling}
-        result["tiling"] = cut(strategy, hidden, ELEMENTS[element][0], **tiling)
+        result["tiling"] = tiling_for(strategy, hidden, ELEMENTS[element][0], **tiling)
         result["processors"] = 3 * result["tiling"].blocks
     return result
 
