@@ -7,9 +7,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "build_info.h"
 #include "cpu/dispatch.h"
 #include "cuda/plan.h"
-#include "build_info.h"
 
 namespace py = pybind11;
 
@@ -63,8 +63,8 @@ void bind_plan(py::module_& module) {
                                                 {"tf32", Mode::tf32},
                                                 {"float32", Mode::float32},
                                                 {"float64", Mode::float64}};
-        const Sizes sizes{modes.at(mode), backward ? Pass::backward : Pass::forward,
-                          T, B, G, H, gates};
+        const Sizes sizes{modes.at(mode), backward ? Pass::backward : Pass::forward, T, B, G, H,
+                          gates};
         py::dict options;
         for (const Strategy strategy : STRATEGIES) {
           const Option option = best(strategy, device, sizes);

@@ -1,5 +1,5 @@
-// Checks the tensor arguments of the operators and converts them to Params, for the bindings of both
-// devices. Tensors are those of torch's stable ABI.
+// Checks the tensor arguments of the operators and converts them to Params, for the bindings of
+// both devices. Tensors are those of torch's stable ABI.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -80,13 +80,13 @@ struct TensorArgs {
 
   // `data`: pre or out.
   TensorArgs(const Tensor& data, const Tensor& h0, const Tensor& weight_hh,
-            const std::optional<Tensor>& lengths_, const std::optional<Tensor>& offsets_,
-            const std::optional<Tensor>& resets_, int64_t activation,
-            int64_t reverse_from) {
+             const std::optional<Tensor>& lengths_, const std::optional<Tensor>& offsets_,
+             const std::optional<Tensor>& resets_, int64_t activation, int64_t reverse_from) {
     STD_TORCH_CHECK(h0.dim() == 3, "fastrnn: h0 must be [B, G, H]");
     const int64_t B = h0.size(0), G = h0.size(1), H = h0.size(2);
-    STD_TORCH_CHECK(activation == int64_t(Activation::tanh) || activation == int64_t(Activation::relu),
-                    "fastrnn: activation must be 0 for tanh or 1 for relu, got ", activation);
+    STD_TORCH_CHECK(
+        activation == int64_t(Activation::tanh) || activation == int64_t(Activation::relu),
+        "fastrnn: activation must be 0 for tanh or 1 for relu, got ", activation);
     STD_TORCH_CHECK(!offsets_ || lengths_, "fastrnn: offsets need lengths beside them");
     if (lengths_) lengths = indices("lengths", *lengths_, B, data);
     if (offsets_) offsets = indices("offsets", *offsets_, offsets_->numel(), data);
@@ -107,11 +107,10 @@ struct TensorArgs {
       STD_TORCH_CHECK(resets_->scalar_type() == ScalarType::Bool, "fastrnn: resets must be bool");
       resets = contiguous("resets", *resets_);
     }
-    params = {{T, B, G, H, reverse_from,
-                lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
-                offsets ? offsets->const_data_ptr<int64_t>() : nullptr,
-                Activation(activation), dtype_of(data)},
-               resets ? resets->const_data_ptr<bool>() : nullptr};
+    params = {{T, B, G, H, reverse_from, lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
+               offsets ? offsets->const_data_ptr<int64_t>() : nullptr, Activation(activation),
+               dtype_of(data)},
+              resets ? resets->const_data_ptr<bool>() : nullptr};
   }
 
  private:

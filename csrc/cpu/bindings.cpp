@@ -14,12 +14,13 @@
 
 namespace {
 
-using fastrnn::TensorArgs;
 using fastrnn::check_shape;
 using fastrnn::input_tensor;
+using fastrnn::TensorArgs;
 using torch::stable::Tensor;
 
-// Checks that packed data contains every row that the offsets name, so that no access is out of bounds.
+// Checks that packed data contains every row that the offsets name, so that no access is out of
+// bounds.
 void check_packed_rows(const fastrnn::ParamsWithResets& params, int64_t rows) {
   int64_t last = params.B;  // lengths descend, so the active rows of a step come first
   for (int64_t b = 1; b < params.B; ++b)
@@ -49,8 +50,8 @@ fastrnn::cpu::Threads threads() {
           }};
 }
 
-// Uninitialised and contiguous, of the dtype of `like`, and without the dispatcher, which costs more
-// than a short call's work.
+// Uninitialised and contiguous, of the dtype of `like`, and without the dispatcher, which costs
+// more than a short call's work.
 Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like) {
   std::vector<int64_t> strides(sizes.size());
   int64_t stride = 1;
@@ -62,11 +63,11 @@ Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   AtenTensorHandle made;
-  const auto error = aoti_torch_empty_strided(
-      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, device, 0, &made);
+  const auto error = aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                              strides.data(), dtype, device, 0, &made);
   STD_TORCH_CHECK(error == TORCH_SUCCESS, "fastrnn: no memory for a result of ",
-                  stride * static_cast<int64_t>(like.element_size()), " bytes: ",
-                  fastrnn::torch_error_message("torch gives no reason"));
+                  stride * static_cast<int64_t>(like.element_size()),
+                  " bytes: ", fastrnn::torch_error_message("torch gives no reason"));
   return Tensor(made);
 }
 
@@ -89,8 +90,7 @@ void forward_into(Tensor& out, Tensor& h_n, const Tensor& pre, const Tensor& wei
                   int64_t activation, int64_t reverse_from) {
   const Tensor weight_hh = input_tensor("weight_hh", weight_hh_, pre);
   const Tensor h0 = input_tensor("h0", h0_, pre);
-  const TensorArgs args(pre, h0, weight_hh, lengths, offsets, resets, activation,
-                            reverse_from);
+  const TensorArgs args(pre, h0, weight_hh, lengths, offsets, resets, activation, reverse_from);
   if (offsets) check_packed_rows(args.params, pre.size(0));
   fastrnn::cpu::forward({args.params, pre.const_data_ptr(), weight_hh.const_data_ptr(),
                          h0.const_data_ptr(), out.mutable_data_ptr(), h_n.mutable_data_ptr()},
@@ -100,8 +100,8 @@ void forward_into(Tensor& out, Tensor& h_n, const Tensor& pre, const Tensor& wei
 std::tuple<Tensor, Tensor> forward(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0,
                                    const std::optional<Tensor>& lengths,
                                    const std::optional<Tensor>& offsets,
-                                   const std::optional<Tensor>& resets,
-                                   int64_t activation, int64_t reverse_from) {
+                                   const std::optional<Tensor>& resets, int64_t activation,
+                                   int64_t reverse_from) {
   const Tensor pre = input_tensor("pre", pre_, pre_);
   Tensor out = output_like(pre, offsets.has_value());
   Tensor h_n = contiguous_like(h0);
@@ -128,35 +128,34 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_
                                     const Tensor& out_, const Tensor& weight_hh_, const Tensor& h0,
                                     const std::optional<Tensor>& lengths,
                                     const std::optional<Tensor>& offsets,
-                                    const std::optional<Tensor>& resets,
-                                    int64_t activation, int64_t reverse_from) {
+                                    const std::optional<Tensor>& resets, int64_t activation,
+                                    int64_t reverse_from) {
   const Tensor grad_out = input_tensor("grad_out", grad_out_, out_);
   const Tensor grad_h_n = input_tensor("grad_h_n", grad_h_n_, out_);
   const Tensor out = input_tensor("out", out_, out_);
   const Tensor weight_hh = input_tensor("weight_hh", weight_hh_, out_);
-  const TensorArgs args(out, h0, weight_hh, lengths, offsets, resets, activation,
-                            reverse_from);
+  const TensorArgs args(out, h0, weight_hh, lengths, offsets, resets, activation, reverse_from);
   if (offsets) check_packed_rows(args.params, out.size(0));
-  for (const auto& [name, given, like] : {std::tuple{"grad_out", &grad_out, &out},
-                                          std::tuple{"grad_h_n", &grad_h_n, &h0}}) {
+  for (const auto& [name, given, like] :
+       {std::tuple{"grad_out", &grad_out, &out}, std::tuple{"grad_h_n", &grad_h_n, &h0}}) {
     const auto sizes = like->sizes();
     check_shape(name, *given, {sizes.begin(), sizes.end()});
   }
   Tensor grad_pre = output_like(out, offsets.has_value());
   Tensor grad_h0 = contiguous_like(grad_h_n);
-  fastrnn::cpu::backward({args.params, grad_out.const_data_ptr(), grad_h_n.const_data_ptr(),
-                          out.const_data_ptr(), weight_hh.const_data_ptr(),
-                          grad_pre.mutable_data_ptr(), grad_h0.mutable_data_ptr()},
-                         threads());
+  fastrnn::cpu::backward(
+      {args.params, grad_out.const_data_ptr(), grad_h_n.const_data_ptr(), out.const_data_ptr(),
+       weight_hh.const_data_ptr(), grad_pre.mutable_data_ptr(), grad_h0.mutable_data_ptr()},
+      threads());
   return {grad_pre, grad_h0};
 }
 
 Tensor linear(const Tensor& input_, const Tensor& weight_, const std::optional<Tensor>& bias_) {
   const Tensor input = input_tensor("input", input_, input_);
   const Tensor weight = input_tensor("weight", weight_, input);
-  STD_TORCH_CHECK(input.dim() >= 1 && weight.dim() == 2 &&
-                      input.size(input.dim() - 1) == weight.size(1),
-                  "fastrnn: linear needs input [..., K] and weight [N, K]");
+  STD_TORCH_CHECK(
+      input.dim() >= 1 && weight.dim() == 2 && input.size(input.dim() - 1) == weight.size(1),
+      "fastrnn: linear needs input [..., K] and weight [N, K]");
   std::optional<Tensor> bias;
   if (bias_) {
     bias = input_tensor("bias", *bias_, input);
@@ -168,10 +167,10 @@ Tensor linear(const Tensor& input_, const Tensor& weight_, const std::optional<T
   for (size_t i = 0; i + 1 < sizes.size(); ++i) rows *= sizes[i];
   sizes.back() = weight.size(0);
   Tensor out = empty(sizes, input);
-  fastrnn::cpu::linear({rows, weight.size(0), weight.size(1), fastrnn::dtype_of(input),
-                        input.const_data_ptr(), weight.const_data_ptr(),
-                        bias ? bias->const_data_ptr() : nullptr, out.mutable_data_ptr()},
-                       threads());
+  fastrnn::cpu::linear(
+      {rows, weight.size(0), weight.size(1), fastrnn::dtype_of(input), input.const_data_ptr(),
+       weight.const_data_ptr(), bias ? bias->const_data_ptr() : nullptr, out.mutable_data_ptr()},
+      threads());
   return out;
 }
 

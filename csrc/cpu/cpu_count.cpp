@@ -15,8 +15,8 @@
 namespace fastrnn::cpu {
 namespace {
 
-// If OpenMP binds its threads, each may run on a different CPU, and the caller's affinity mask does not
-// describe the others.
+// If OpenMP binds its threads, each may run on a different CPU, and the caller's affinity mask does
+// not describe the others.
 bool threads_are_bound() {
 #if defined(__linux__)
   for (const char* name : {"GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES"})
@@ -34,7 +34,8 @@ int64_t affinity_cpus() {
   cpu_set_t set;
   if (!bound && sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
 #endif
-  return std::thread::hardware_concurrency();  // also on machines with more CPUs than a cpu_set_t holds
+  return std::thread::
+      hardware_concurrency();  // also on machines with more CPUs than a cpu_set_t holds
 }
 
 // Quota over period, rounded up; 0 for no quota, which is -1, "max" or a missing file.
@@ -66,8 +67,8 @@ int64_t cgroup_cpu_limit(const std::string& groups, const std::string& mount) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (second == std::string::npos) continue;
     const std::string controllers = line.substr(first + 1, second - first - 1);
-    // Enclosing groups limit a group too. In a container they may be invisible, and the container's own
-    // group may be mounted as the root.
+    // Enclosing groups limit a group too. In a container they may be invisible, and the container's
+    // own group may be mounted as the root.
     std::string path = line.substr(second + 1);
     for (bool more = true; more; path.resize(std::min(path.size(), path.rfind('/')))) {
       more = !path.empty();

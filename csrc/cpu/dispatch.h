@@ -9,8 +9,8 @@
 
 namespace fastrnn::cpu {
 
-// How the host runs tasks in parallel. `run(n, task)` calls task(0) ... task(n - 1), each once, in any
-// order. It returns when all are done, and rethrows an exception of one of them.
+// How the host runs tasks in parallel. `run(n, task)` calls task(0) ... task(n - 1), each once, in
+// any order. It returns when all are done, and rethrows an exception of one of them.
 struct Threads {
   int64_t count;
   std::function<void(int64_t n, const std::function<void(int64_t)>& task)> run;
@@ -33,7 +33,8 @@ void linear(const LinearParams& params, const Threads& threads);
 const char* instruction_set();          // the one in use
 const char* const* instruction_sets();  // all compiled in, null-terminated
 
-// Selects an instruction set by name; false if it is not compiled in or the CPU does not support it.
+// Selects an instruction set by name; false if it is not compiled in or the CPU does not support
+// it.
 bool use_instruction_set(const std::string& name);
 
 }  // namespace fastrnn::cpu

@@ -1,12 +1,12 @@
 // The matrix product of the CPU kernels, z = start + x W, for one instruction set.
 //
 // Included inside the namespace of an instruction set, after simd.h. Every element of z is one sum
-// over k in ascending order, for every tiling and storage of W. So a row's result does not depend on
-// the other rows or on the number of threads.
+// over k in ascending order, for every tiling and storage of W. So a row's result does not depend
+// on the other rows or on the number of threads.
 
-// Rows and vectors of z that the micro-kernel holds in registers. With 16 registers, 6 x 2 sums, two
-// vectors of W and one element of x just fit. With 32, 8 x 2 sums need few enough loads to feed both
-// FMA units. Few rows use more columns, so that there are enough sums to hide the latency.
+// Rows and vectors of z that the micro-kernel holds in registers. With 16 registers, 6 x 2 sums,
+// two vectors of W and one element of x just fit. With 32, 8 x 2 sums need few enough loads to feed
+// both FMA units. Few rows use more columns, so that there are enough sums to hide the latency.
 constexpr int64_t max_rows = VECTOR_REGISTERS == 32 ? 8 : 6;
 constexpr int max_columns(int64_t rows) {
   return rows == 1 ? 8 : rows <= 2 ? VECTOR_REGISTERS / 4 : rows <= 4 ? VECTOR_REGISTERS / 8 : 2;
@@ -23,12 +23,15 @@ template <class A>
 struct MatrixView {
   A* data;
   int64_t stride;
-  MatrixView at(int64_t row, int64_t column) const { return {data + row * stride + column, stride}; }
+  MatrixView at(int64_t row, int64_t column) const {
+    return {data + row * stride + column, stride};
+  }
 };
 
-// W [K, columns], packed in column blocks of `lanes` columns, zero-padded. `panel_width` blocks form a
-// panel, whose rows are contiguous, so that a pass over k reads one stream. Narrow panels have two
-// blocks, as the micro-kernels of many rows use. Wide ones have as many as a single row's use.
+// W [K, columns], packed in column blocks of `lanes` columns, zero-padded. `panel_width` blocks
+// form a panel, whose rows are contiguous, so that a pass over k reads one stream. Narrow panels
+// have two blocks, as the micro-kernels of many rows use. Wide ones have as many as a single row's
+// use.
 template <class A>
 struct PackedMatrix {
   A* data;
@@ -36,16 +39,19 @@ struct PackedMatrix {
 
   static constexpr int64_t narrow = 2;
 
-  // The panel width for products of `rows` rows by `threads` threads. Beyond L2, several streams are
-  // faster than one.
+  // The panel width for products of `rows` rows by `threads` threads. Beyond L2, several streams
+  // are faster than one.
   static int64_t panel_width_for(int64_t rows, int64_t K, int64_t blocks, int64_t threads = 1) {
     if (rows > 1 || blocks == 0 || K * blocks * VECTOR_BYTES > beyond_l2_bytes) return narrow;
-    const int64_t widest = max_panel_width * threads, panels = (blocks + widest - 1) / widest * threads;
+    const int64_t widest = max_panel_width * threads,
+                  panels = (blocks + widest - 1) / widest * threads;
     return (blocks + panels - 1) / panels;
   }
 
   // The blocks from `block` on, which must begin a panel.
-  PackedMatrix at(int64_t block) const { return {data + block * K * lanes<A>, K, blocks - block, panel_width}; }
+  PackedMatrix at(int64_t block) const {
+    return {data + block * K * lanes<A>, K, blocks - block, panel_width};
+  }
 
   // The rows of one column block.
   MatrixView<A> column_block(int64_t block) const {
@@ -91,9 +97,11 @@ struct TransposedMatrix {
   }
 };
 
-// Computes rows x columns sums of `lanes` elements each in registers. W has panels of `width` blocks.
+// Computes rows x columns sums of `lanes` elements each in registers. W has panels of `width`
+// blocks.
 template <class A, int rows, int columns, int width>
-inline void micro_kernel(MatrixView<const A> x, const A* w, int64_t K, MatrixView<const A> start, MatrixView<A> z) {
+inline void micro_kernel(MatrixView<const A> x, const A* w, int64_t K, MatrixView<const A> start,
+                         MatrixView<A> z) {
   using V = Vector<A>;
   constexpr int64_t L = lanes<A>;
   V sum[rows][columns];
@@ -120,8 +128,8 @@ inline void micro_kernel(MatrixView<const A> x, const A* w, int64_t K, MatrixVie
 
 // Calls the micro-kernel for n rows, n <= `rows`.
 template <class A, int columns, int rows = max_rows>
-inline void dispatch_rows(int64_t n, MatrixView<const A> x, const A* w, int64_t K, MatrixView<const A> start,
-                      MatrixView<A> z) {
+inline void dispatch_rows(int64_t n, MatrixView<const A> x, const A* w, int64_t K,
+                          MatrixView<const A> start, MatrixView<A> z) {
   if constexpr (rows > 0) {
     if (columns > max_columns(rows) || n < rows)
       return dispatch_rows<A, columns, rows - 1>(n, x, w, K, start, z);
@@ -134,8 +142,8 @@ inline void dispatch_rows(int64_t n, MatrixView<const A> x, const A* w, int64_t 
 
 // Multiplies one row by a wide panel of n blocks, n <= `columns`.
 template <class A, int columns = max_panel_width>
-inline void wide_panel(int64_t n, MatrixView<const A> x, const A* w, int64_t K, MatrixView<const A> start,
-                      MatrixView<A> z) {
+inline void wide_panel(int64_t n, MatrixView<const A> x, const A* w, int64_t K,
+                       MatrixView<const A> start, MatrixView<A> z) {
   if constexpr (columns > 0) {
     if (n < columns) return wide_panel<A, columns - 1>(n, x, w, K, start, z);
     micro_kernel<A, 1, columns, columns>(x, w, K, start, z);
@@ -144,8 +152,8 @@ inline void wide_panel(int64_t n, MatrixView<const A> x, const A* w, int64_t K, 
 
 // Multiplies all rows by `blocks` column blocks. `columns` blocks stay in cache for all rows.
 template <class A, int columns>
-void column_panels(int64_t n, MatrixView<const A> x, PackedMatrix<A> w, int64_t blocks, MatrixView<const A> start,
-           MatrixView<A> z) {
+void column_panels(int64_t n, MatrixView<const A> x, PackedMatrix<A> w, int64_t blocks,
+                   MatrixView<const A> start, MatrixView<A> z) {
   int64_t c = 0;
   for (; c + columns <= blocks; c += columns) {
     const int64_t j = c * lanes<A>;
@@ -163,23 +171,24 @@ void column_panels(int64_t n, MatrixView<const A> x, PackedMatrix<A> w, int64_t 
   }
 }
 
-// z = start + x W for n rows and the first `blocks` column blocks of W, which end a panel. `reverse`
-// reads wide panels from the last to the first: the ones read last are still in cache.
+// z = start + x W for n rows and the first `blocks` column blocks of W, which end a panel.
+// `reverse` reads wide panels from the last to the first: the ones read last are still in cache.
 template <class A>
-void gemm(int64_t n, MatrixView<const A> x, PackedMatrix<A> w, int64_t blocks, MatrixView<const A> start,
-              MatrixView<A> z, bool reverse = false) {
+void gemm(int64_t n, MatrixView<const A> x, PackedMatrix<A> w, int64_t blocks,
+          MatrixView<const A> start, MatrixView<A> z, bool reverse = false) {
   if (n == 0) return;
   if (n == 1 && blocks <= w.panel_width) return wide_panel<A>(blocks, x, w.data, w.K, start, z);
   if (w.panel_width > PackedMatrix<A>::narrow) {
     const auto panel = [&](int64_t c) {
       const int64_t left = blocks - c, j = c * lanes<A>;
-      wide_panel<A>(left < w.panel_width ? left : w.panel_width, x, w.at(c).data, w.K, start.at(0, j),
-                   z.at(0, j));
+      wide_panel<A>(left < w.panel_width ? left : w.panel_width, x, w.at(c).data, w.K,
+                    start.at(0, j), z.at(0, j));
     };
     if (!reverse) {
       for (int64_t c = 0; c < blocks; c += w.panel_width) panel(c);
     } else {
-      for (int64_t c = (blocks - 1) / w.panel_width * w.panel_width; c >= 0; c -= w.panel_width) panel(c);
+      for (int64_t c = (blocks - 1) / w.panel_width * w.panel_width; c >= 0; c -= w.panel_width)
+        panel(c);
     }
     return;
   }
@@ -189,11 +198,11 @@ void gemm(int64_t n, MatrixView<const A> x, PackedMatrix<A> w, int64_t blocks, M
   column_panels<A, 2>(n, x, w, blocks, start, z);
 }
 
-// The same for W as it is stored. Some columns and a part of K at a time are packed into a buffer that
-// fits into L1, and used once by each row. A single row uses more columns, as above.
+// The same for W as it is stored. Some columns and a part of K at a time are packed into a buffer
+// that fits into L1, and used once by each row. A single row uses more columns, as above.
 template <class S, class A = typename S::Compute>
-void gemm(int64_t n, MatrixView<const A> x, TransposedMatrix<S> w, int64_t blocks, MatrixView<const A> start,
-              MatrixView<A> z) {
+void gemm(int64_t n, MatrixView<const A> x, TransposedMatrix<S> w, int64_t blocks,
+          MatrixView<const A> start, MatrixView<A> z) {
   constexpr int64_t L = lanes<A>;
   alignas(64) A buffer[l1_bytes / sizeof(A)];
   const int64_t width = n == 1 ? 8 : 4;

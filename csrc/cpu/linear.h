@@ -10,14 +10,14 @@ struct LinearTask {
   static constexpr int64_t L = lanes<A>;
   static constexpr bool is_plain = std::is_same_v<Element, A>;
   const LinearParams& p;
-  const A* bias;    // [N], padded to whole vectors
+  const A* bias;                  // [N], padded to whole vectors
   const PackedMatrix<A>* packed;  // the weight, or null
 
   // z = bias + x weight^T for n rows and the column blocks [begin, end).
-  void compute(int64_t n, MatrixView<const A> x, int64_t begin, int64_t end, MatrixView<A> z) const {
+  void compute(int64_t n, MatrixView<const A> x, int64_t begin, int64_t end,
+               MatrixView<A> z) const {
     const MatrixView<const A> start{bias + begin * L, 0};
-    if (packed != nullptr)
-      return gemm(n, x, packed->at(begin), end - begin, start, z);
+    if (packed != nullptr) return gemm(n, x, packed->at(begin), end - begin, start, z);
     const TransposedMatrix<S> w{static_cast<const Element*>(p.weight), p.K, p.N, p.K};
     gemm(n, x, w.at(begin, 0), end - begin, start, z);
   }
@@ -45,7 +45,8 @@ struct LinearTask {
   }
 
   // Computes the sums in a buffer, and converts and stores their valid part.
-  void run_buffered(int64_t n, MatrixView<const A> x, int64_t begin, int64_t end, Element* out) const {
+  void run_buffered(int64_t n, MatrixView<const A> x, int64_t begin, int64_t end,
+                    Element* out) const {
     const int64_t stride = (end - begin) * L;
     Buffer<A> z(n * stride);
     compute(n, x, begin, end, {z.data, stride});

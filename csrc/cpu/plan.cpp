@@ -15,7 +15,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // More threads than CPUs cannot run at once, and would wait for one another.
-int64_t usable_threads(int64_t threads) { return threads > 1 ? std::min(threads, available_cpus()) : threads; }
+int64_t usable_threads(int64_t threads) {
+  return threads > 1 ? std::min(threads, available_cpus()) : threads;
+}
 
 int64_t l2_cache_bytes() {
   static const int64_t bytes = [] {
@@ -41,12 +43,12 @@ bool oversubscribed() {
 void note_oversubscription() {
   constexpr Clock::duration recovery = std::chrono::seconds(1);
   oversubscribed_until.store((Clock::now() + recovery).time_since_epoch().count(),
-                      std::memory_order_relaxed);
+                             std::memory_order_relaxed);
 }
 
 Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks, int64_t gates) {
-  // Thresholds: the multiply-adds of a call for which waking the threads pays off; those of a step for
-  // which a team's barrier does; and the elements of W_hh for which packing in parallel does.
+  // Thresholds: the multiply-adds of a call for which waking the threads pays off; those of a step
+  // for which a team's barrier does; and the elements of W_hh for which packing in parallel does.
   constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 15, packing_minimum = 1 << 17;
   // The rows of a tile read W_hh once in a step, and keep the tile's state small.
   constexpr int64_t tile_rows = 64;
@@ -74,8 +76,8 @@ Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks
 }
 
 LinearPlan make_plan(const LinearParams& p, int64_t threads, int64_t column_blocks) {
-  // The multiply-adds for which waking the threads pays off; the rows for which a part of the weight
-  // stays in cache; the column blocks that justify a thread.
+  // The multiply-adds for which waking the threads pays off; the rows for which a part of the
+  // weight stays in cache; the column blocks that justify a thread.
   constexpr int64_t minimum = 1 << 19, tile_rows = 96, thread_blocks = 8;
   LinearPlan plan{};
   if (p.M * p.N * p.K >= minimum) threads = usable_threads(threads);

@@ -19,8 +19,8 @@ struct Plan {
 Plan make_plan(const ParamsWithResets& params, int64_t threads, int64_t column_blocks,
                int64_t gates = 1);
 
-// Reports that a member of a team had to wait for a CPU. For a while no team is formed: threads divide
-// the batch, or one thread does all.
+// Reports that a member of a team had to wait for a CPU. For a while no team is formed: threads
+// divide the batch, or one thread does all.
 void note_oversubscription();
 
 // A task of the linear operator is a part of the rows and of the columns.

@@ -1,15 +1,15 @@
 // The grouped recurrence, forward and backward, for one instruction set.
 //
-// Included inside the namespace of an instruction set, after gemm.h. One task owns a group and a tile
-// of batch rows and runs all steps independently. Alternatively a team of threads runs them, and each
-// thread owns some columns of every step. A step is a small matrix product, z = state W, followed by a
-// pass over z that adds, activates, rounds and stores:
+// Included inside the namespace of an instruction set, after gemm.h. One task owns a group and a
+// tile of batch rows and runs all steps independently. Alternatively a team of threads runs them,
+// and each thread owns some columns of every step. A step is a small matrix product, z = state W,
+// followed by a pass over z that adds, activates, rounds and stores:
 //
 //   forward:  state = h_{t-1},   W = W_hh^T,  h_t  = act(pre_t + z)
 //   backward: state = dz_{t+1},  W = W_hh,    dz_t = (dout_t + z) act'(h_t)
 //
-// The state and z may differ in width: a pass defines how many numbers of each a hidden unit has. A cell
-// of several gates has them in z forward, and in the state backward.
+// The state and z may differ in width: a pass defines how many numbers of each a hidden unit has. A
+// cell of several gates has them in z forward, and in the state backward.
 
 // The columns of every row that a task computes: all, or those of a team member.
 struct Columns {
@@ -27,9 +27,8 @@ struct ForwardPass {
 
   void begin(int64_t b, int64_t g, Columns c, A* state) const {
     const auto* h0 = static_cast<const Element*>(p.h0) + p.at(b, g) + c.first;
-    for_each_vector<S>(c.count, [&](int64_t j, auto load_row, auto) {
-      store(state + j, load_row(h0));
-    });
+    for_each_vector<S>(c.count,
+                       [&](int64_t j, auto load_row, auto) { store(state + j, load_row(h0)); });
   }
 
   void row(int64_t t, int64_t b, int64_t g, Columns c, bool, A* z, A* state) const {
@@ -76,9 +75,8 @@ struct BackwardPass {
   // Before a row's first step there is no dz: the gradient of its state is grad_h_n.
   void load_grad_h_n(int64_t b, int64_t g, Columns c, A* z) const {
     const auto* grad_h_n = static_cast<const Element*>(p.grad_h_n) + p.at(b, g) + c.first;
-    for_each_vector<S>(c.count, [&](int64_t j, auto load_row, auto) {
-      store(z + j, load_row(grad_h_n));
-    });
+    for_each_vector<S>(c.count,
+                       [&](int64_t j, auto load_row, auto) { store(z + j, load_row(grad_h_n)); });
   }
 
   void row(int64_t t, int64_t b, int64_t g, Columns c, bool is_first, A* z, A* state) const {
@@ -113,9 +111,9 @@ struct BackwardPass {
   }
 };
 
-// The state of some rows. Units are zero-padded to whole vectors plus one, so that rows of a power of
-// two do not map to the same cache set. A team has two buffers, and writes the next step's state while
-// it reads the current one.
+// The state of some rows. Units are zero-padded to whole vectors plus one, so that rows of a power
+// of two do not map to the same cache set. A team has two buffers, and writes the next step's state
+// while it reads the current one.
 template <class A>
 struct State {
   const int64_t stride, size;  // units from a row to the next; numbers, `width` of a unit
@@ -129,8 +127,8 @@ struct State {
   }
 };
 
-// The memory of one thread that runs steps: z, and which rows have started. It is allocated before a
-// team forms: a member that failed would leave the others waiting forever.
+// The memory of one thread that runs steps: z, and which rows have started. It is allocated before
+// a team forms: a member that failed would leave the others waiting forever.
 template <class A>
 struct Scratch {
   const int64_t size;  // of z, `width` numbers of a unit
@@ -150,12 +148,12 @@ struct TeamMember {
   }
 };
 
-// Runs all steps of one group for batch rows [b0, b1) and some columns. `product(n, state, z, reverse)`
+// Runs all steps of a group for batch rows [b0, b1) and some columns. product(n, state, z, reverse)
 // computes these columns of z = state W for the first n rows, see `gemm`.
 template <class Pass, class Product>
 void run_steps(const Pass& pass, int64_t g, int64_t b0, int64_t b1, Columns columns,
-           State<typename Pass::A>& states, const Scratch<typename Pass::A>& scratch, TeamMember member,
-           Product product) {
+               State<typename Pass::A>& states, const Scratch<typename Pass::A>& scratch,
+               TeamMember member, Product product) {
   using A = typename Pass::A;
   using Element = typename Pass::Storage::Element;
   const auto& p = pass.p;
@@ -233,14 +231,15 @@ void run(const Pass& pass, const Threads& threads) {
   const int64_t blocks = (p.H + L - 1) / L, size = blocks * p.H * L;
   constexpr int64_t gates = Pass::state_width * Pass::z_width;
   const Plan plan = make_plan(p, threads.count, blocks, gates);
-  const auto run_tasks = [&](bool parallel, int64_t count, const std::function<void(int64_t)>& task) {
+  const auto run_tasks = [&](bool parallel, int64_t count,
+                             const std::function<void(int64_t)>& task) {
     if (parallel) return threads.run(count, task);
     for (int64_t i = 0; i < count; ++i) task(i);
   };
 
   const auto weight = [&](int64_t g) {
-    return TransposedMatrix<S>{static_cast<const typename S::Element*>(p.weight_hh) + g * p.H * p.H, p.H,
-                         p.H, p.H};
+    return TransposedMatrix<S>{static_cast<const typename S::Element*>(p.weight_hh) + g * p.H * p.H,
+                               p.H, p.H, p.H};
   };
   const bool packing = Pass::is_backward || plan.packing;
   const int64_t rows = (p.B + plan.tiles - 1) / plan.tiles;  // of a tile, at most
@@ -263,20 +262,22 @@ void run(const Pass& pass, const Threads& threads) {
 
   // Runs all steps of group g for rows [b0, b1) and panels [begin, end).
   const auto run_columns = [&](int64_t g, int64_t b0, int64_t b1, int64_t begin, int64_t end,
-                        State<A>& states, const Scratch<A>& scratch, TeamMember member) {
-    const int64_t from = begin * panel_width, to = end * panel_width < blocks ? end * panel_width : blocks;
+                               State<A>& states, const Scratch<A>& scratch, TeamMember member) {
+    const int64_t from = begin * panel_width,
+                  to = end * panel_width < blocks ? end * panel_width : blocks;
     const Columns columns{from * L, (to * L < p.H ? to * L : p.H) - from * L};
     run_steps(pass, g, b0, b1, columns, states, scratch, member,
-          [&](int64_t n, const A* state, A* z, bool reverse) {
-            const MatrixView<const A> x{state, states.stride * Pass::state_width}, start{zeros.data, 0};
-            const MatrixView<A> sums{z + from * L * Pass::z_width,
-                               states.stride * Pass::z_width};
-            if (packing) {
-              gemm(n, x, packed(g).at(from), to - from, start, sums, reverse);
-            } else {
-              gemm(n, x, weight(g).at(from, 0), to - from, start, sums);
-            }
-          });
+              [&](int64_t n, const A* state, A* z, bool reverse) {
+                const MatrixView<const A> x{state, states.stride * Pass::state_width},
+                    start{zeros.data, 0};
+                const MatrixView<A> sums{z + from * L * Pass::z_width,
+                                         states.stride * Pass::z_width};
+                if (packing) {
+                  gemm(n, x, packed(g).at(from), to - from, start, sums, reverse);
+                } else {
+                  gemm(n, x, weight(g).at(from, 0), to - from, start, sums);
+                }
+              });
   };
   const int64_t panels = (blocks + panel_width - 1) / panel_width;
 
@@ -297,7 +298,7 @@ void run(const Pass& pass, const Threads& threads) {
       if (rank < 0) return;
       const int64_t n = teams[g].size();
       run_columns(g, 0, p.B, panels * rank / n, panels * (rank + 1) / n, states[g],
-           scratch[g * plan.team_size + rank], TeamMember{&teams[g], rank});
+                  scratch[g * plan.team_size + rank], TeamMember{&teams[g], rank});
     });
     for (const ThreadTeam& team : teams)
       if (team.oversubscribed()) note_oversubscription();
@@ -307,7 +308,8 @@ void run(const Pass& pass, const Threads& threads) {
     const int64_t g = i / plan.tiles, part = i % plan.tiles;
     const int64_t b0 = p.B * part / plan.tiles, b1 = p.B * (part + 1) / plan.tiles;
     State<A> state(b1 - b0, p.H, Pass::state_width, false);
-    run_columns(g, b0, b1, 0, panels, state, Scratch<A>(state, b1 - b0, Pass::z_width), TeamMember{});
+    run_columns(g, b0, b1, 0, panels, state, Scratch<A>(state, b1 - b0, Pass::z_width),
+                TeamMember{});
   });
 }
 

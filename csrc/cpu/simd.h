@@ -1,8 +1,8 @@
 // Vectors of one instruction set: loads, stores, conversions, transposes and tanh.
 //
 // Included inside the namespace of an instruction set that defines VECTOR_BYTES, and where it has a
-// fused multiply-add FUSED_FLOAT and FUSED_DOUBLE. Written with the vector extension of GCC and Clang,
-// so that one text serves every width and every processor.
+// fused multiply-add FUSED_FLOAT and FUSED_DOUBLE. Written with the vector extension of GCC and
+// Clang, so that one text serves every width and every processor.
 
 template <class A>
 struct VectorOf;
@@ -20,9 +20,9 @@ using Vector = typename VectorOf<A>::type;
 template <class A>
 constexpr int64_t lanes = VECTOR_BYTES / sizeof(A);
 
-typedef uint32_t Bits __attribute__((vector_size(VECTOR_BYTES)));       // of a Vector<float>
+typedef uint32_t Bits __attribute__((vector_size(VECTOR_BYTES)));  // of a Vector<float>
 typedef int32_t SignedBits __attribute__((vector_size(VECTOR_BYTES)));
-typedef uint64_t LongBits __attribute__((vector_size(VECTOR_BYTES)));   // of a Vector<double>
+typedef uint64_t LongBits __attribute__((vector_size(VECTOR_BYTES)));  // of a Vector<double>
 typedef int64_t SignedLongBits __attribute__((vector_size(VECTOR_BYTES)));
 typedef uint16_t HalfBits __attribute__((vector_size(VECTOR_BYTES / 2)));
 
@@ -46,8 +46,8 @@ inline void store(void* to, V v) {
   __builtin_memcpy(to, &v, sizeof(v));
 }
 
-// a b + c, rounded once where the processor can. Said outright, since compilers fuse a * b + c or not
-// by what stands around it, and the same sum would have other bits in another tile.
+// a b + c, rounded once where the processor can. Said outright, since compilers fuse a * b + c or
+// not by what stands around it, and the same sum would have other bits in another tile.
 inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
 #ifdef FUSED_FLOAT
   return FUSED_FLOAT(a, b, c);
@@ -133,8 +133,8 @@ struct Float16 {
   }
 };
 
-// memcpy of a multiple of `unit` bytes, less than 2 * part, in parts whose sizes the compiler knows:
-// a call of memcpy takes longer.
+// memcpy of a multiple of `unit` bytes, less than 2 * part, in parts whose sizes the compiler
+// knows: a call of memcpy takes longer.
 template <size_t unit, size_t part>
 inline void copy_tail(char* to, const char* from, size_t bytes) {
   if constexpr (part >= unit) {
@@ -174,8 +174,8 @@ inline void for_each_vector(int64_t n, F f) {
       });
 }
 
-// The shuffles of a transpose, each one instruction: a pair of vectors, a and b, becomes a low and a
-// high one. `at` says which element, of a's and then of b's, is the i-th of these.
+// The shuffles of a transpose, each one instruction: a pair of vectors, a and b, becomes a low and
+// a high one. `at` says which element, of a's and then of b's, is the i-th of these.
 
 // Within each 16 bytes units of d elements by turns, from the halves of a and b.
 template <class A, int64_t d, bool high>
@@ -230,18 +230,18 @@ inline void transpose(Vector<A>* v) {
   }
 }
 
-// tanh x is x + x z P(z) with z = x^2 where |x| < 0.7, and 1 - 2 / (e^2x + 1) beyond, with x's sign.
-// There 2|x| = k ln 2 + r, |r| <= ln 2 / 2, and e^2x = 2^k (1 + r + r^2 Q(r)). P and Q are the
-// polynomials of the least relative error, which for float is 2^-25 and 2^-28. The result is within
-// 2 ulp: below 0.7 the sum's second part, a sixth of it, has the error of a few roundings, and the sum
-// one of its own; beyond, what the division's result has of error counts 2 / (e^1.4 + 1) = 0.4 times
-// or less. NaN is not 0.7 or more, and passes through the first.
+// tanh x is x + x z P(z) with z = x^2 where |x| < 0.7, and 1 - 2 / (e^2x + 1) beyond, with x's
+// sign. There 2|x| = k ln 2 + r, |r| <= ln 2 / 2, and e^2x = 2^k (1 + r + r^2 Q(r)). P and Q are
+// the polynomials of the least relative error, which for float is 2^-25 and 2^-28. The result is
+// within 2 ulp: below 0.7 the sum's second part, a sixth of it, has the error of a few roundings,
+// and the sum one of its own; beyond, what the division's result has of error counts
+// 2 / (e^1.4 + 1) = 0.4 times or less. NaN is not 0.7 or more, and passes through the first.
 
 struct TanhFloat {
   using A = float;
   using Unsigned = Bits;
   using Signed = SignedBits;
-  static constexpr float limit = 9.02f;  // tanh rounds to 1 from here on
+  static constexpr float limit = 9.02f;      // tanh rounds to 1 from here on
   static constexpr float magic = 0x1.8p23f;  // adding it rounds to an integer, in the low bits
   static constexpr float log2e = 0x1.715476p0f;
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
@@ -264,10 +264,9 @@ struct TanhDouble {
   static constexpr int mantissa = 52, bias = 1023;
   static constexpr uint64_t sign = 1ull << 63;
   static constexpr double P[] = {
-      -0x1.5555555555554p-2,  0x1.1111111110f5fp-3,  -0x1.ba1ba1b9fe623p-5,
-      0x1.664f487b5ad87p-6,   -0x1.226e344e8c495p-7, 0x1.d6d39fd9ae101p-9,
-      -0x1.7da0718740269p-10, 0x1.3538c961f2793p-11, -0x1.f3a8247fc71fep-13,
-      0x1.8cc9e6ae95efcp-14,  -0x1.256e90a50a4f1p-15, 0x1.5dcc521d0282ap-17,
+      -0x1.5555555555554p-2,  0x1.1111111110f5fp-3,  -0x1.ba1ba1b9fe623p-5,  0x1.664f487b5ad87p-6,
+      -0x1.226e344e8c495p-7,  0x1.d6d39fd9ae101p-9,  -0x1.7da0718740269p-10, 0x1.3538c961f2793p-11,
+      -0x1.f3a8247fc71fep-13, 0x1.8cc9e6ae95efcp-14, -0x1.256e90a50a4f1p-15, 0x1.5dcc521d0282ap-17,
       -0x1.da835c6c3f4fcp-20};
   static constexpr double Q[] = {
       0x1.0000000000009p-1,  0x1.5555555555558p-3,  0x1.55555555503f4p-5,  0x1.111111110f808p-7,

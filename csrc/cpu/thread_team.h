@@ -9,14 +9,13 @@
 
 namespace fastrnn::cpu {
 
-// The host may run tasks on fewer threads than there are tasks, or even serially. A task that waited for
-// one that has not started would wait forever. So a team consists of the tasks that join in time, and
-// tasks that join later do nothing. Each member runs on its own thread, so waiting for it is safe. A
-// member that waits long yields its CPU.
+// The host may run tasks on fewer threads than there are tasks, or even serially. A task that
+// waited for one that has not started would wait forever. So a team consists of the tasks that join
+// in time, and tasks that join later do nothing. Each member runs on its own thread, so waiting for
+// it is safe. A member that waits long yields its CPU.
 class ThreadTeam {
  public:
-  explicit ThreadTeam(int64_t max_size)
-      : max_size_(max_size), progress_(new Progress[max_size]) {}
+  explicit ThreadTeam(int64_t max_size) : max_size_(max_size), progress_(new Progress[max_size]) {}
 
   // Returns the caller's rank among `size()` members, or -1 if it is too late to join.
   int64_t join() {
@@ -58,8 +57,8 @@ class ThreadTeam {
   static constexpr int64_t closed = int64_t{1} << 62;
   static constexpr std::chrono::microseconds join_timeout{500}, oversubscription_threshold{1000};
 
-  // A spin takes 40 to 140 cycles. The limit takes about as long as a yield to another thread; a yield
-  // returns at once if no thread is waiting.
+  // A spin takes 40 to 140 cycles. The limit takes about as long as a yield to another thread; a
+  // yield returns at once if no thread is waiting.
   static constexpr int64_t spin_limit = 128;
 
   template <class Condition>
@@ -70,7 +69,8 @@ class ThreadTeam {
     }
     const auto since = Clock::now();
     while (!condition()) std::this_thread::yield();
-    if (Clock::now() - since > oversubscription_threshold) oversubscribed_.store(true, std::memory_order_relaxed);
+    if (Clock::now() - since > oversubscription_threshold)
+      oversubscribed_.store(true, std::memory_order_relaxed);
   }
 
   static void pause() {

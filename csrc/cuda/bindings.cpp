@@ -10,24 +10,24 @@
 #include <stdexcept>
 #include <string>
 
-#include "../tensor_args.h"
 #include "../build_info.h"
+#include "../tensor_args.h"
 #include "dispatch.h"
 
 // Weak: a torch without CUDA lacks it, and this library can be looked at there all the same.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(
-    int32_t device_index, void** stream);
+extern "C" __attribute__((weak)) AOTITorchError
+aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 
 namespace py = pybind11;
 
 namespace {
 
-using fastrnn::TensorArgs;
 using fastrnn::check_shape;
 using fastrnn::DType;
 using fastrnn::input_tensor;
-using fastrnn::cuda::Pass;
+using fastrnn::TensorArgs;
 using fastrnn::cuda::Mode;
+using fastrnn::cuda::Pass;
 using fastrnn::cuda::Plan;
 using fastrnn::cuda::Sizes;
 using torch::stable::Tensor;
@@ -74,8 +74,7 @@ const Plan& plan_for(const fastrnn::ParamsWithResets& params, Pass pass, bool tf
   };
   thread_local CachedPlan last[2];  // forward, backward
   CachedPlan& cached = last[pass == Pass::backward];
-  const Sizes sizes{mode_of(params.dtype, tf32), pass, params.T,
-                    params.B, params.G, params.H};
+  const Sizes sizes{mode_of(params.dtype, tf32), pass, params.T, params.B, params.G, params.H};
   if (cached.device != device || cached.strategy != strategy || cached.sizes != sizes) {
     cached = {device, strategy, sizes, make_plan(sizes, strategy, device)};
   }
@@ -83,8 +82,7 @@ const Plan& plan_for(const fastrnn::ParamsWithResets& params, Pass pass, bool tf
 }
 
 template <class Call, class Run>
-void launch(const Call& call, Pass pass, const Tensor& like, bool tf32,
-            int64_t strategy, Run run) {
+void launch(const Call& call, Pass pass, const Tensor& like, bool tf32, int64_t strategy, Run run) {
   if (call.B == 0 || call.G == 0 || call.H == 0) return;
   const int32_t device = like.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
@@ -98,9 +96,8 @@ void launch(const Call& call, Pass pass, const Tensor& like, bool tf32,
     run(call, plan, workspace ? workspace->mutable_data_ptr() : nullptr, current_stream(device));
   } catch (const std::runtime_error& error) {
     STD_TORCH_CHECK(false, "fastrnn: ", name(plan.strategy),
-                    pass == Pass::forward ? " forward" : " backward", ", T=", call.T,
-                    " B=", call.B, " G=", call.G, " H=", call.H, " (", describe(plan),
-                    "): ", error.what());
+                    pass == Pass::forward ? " forward" : " backward", ", T=", call.T, " B=", call.B,
+                    " G=", call.G, " H=", call.H, " (", describe(plan), "): ", error.what());
   }
 }
 
@@ -117,17 +114,15 @@ void* output_data(const char* name, Tensor& tensor, const Tensor& like) {
 // `out` may be `pre` where data is dense: the kernels read a row before they write it.
 void forward(const Tensor& pre_, const Tensor& weight_hh_, const Tensor& h0_,
              const std::optional<Tensor>& lengths, const std::optional<Tensor>& offsets,
-             const std::optional<Tensor>& resets, Tensor out, Tensor h_n,
-             int64_t activation, int64_t reverse_from, bool tf32,
-             int64_t strategy) {
+             const std::optional<Tensor>& resets, Tensor out, Tensor h_n, int64_t activation,
+             int64_t reverse_from, bool tf32, int64_t strategy) {
   const Tensor pre = input_tensor("pre", pre_, pre_);
   const Tensor weight_hh = input_tensor("weight_hh", weight_hh_, pre);
   const Tensor h0 = input_tensor("h0", h0_, pre);
-  const TensorArgs args(pre, h0, weight_hh, lengths, offsets, resets, activation,
-                            reverse_from);
-  const fastrnn::Forward call{args.params, pre.const_data_ptr(), weight_hh.const_data_ptr(),
-                              h0.const_data_ptr(), output_data("out", out, pre),
-                              output_data("h_n", h_n, h0)};
+  const TensorArgs args(pre, h0, weight_hh, lengths, offsets, resets, activation, reverse_from);
+  const fastrnn::Forward call{
+      args.params,         pre.const_data_ptr(),         weight_hh.const_data_ptr(),
+      h0.const_data_ptr(), output_data("out", out, pre), output_data("h_n", h_n, h0)};
   launch(call, Pass::forward, pre, tf32, strategy,
          [](const auto&... given) { fastrnn::cuda::forward(given...); });
 }
@@ -135,14 +130,13 @@ void forward(const Tensor& pre_, const Tensor& weight_hh_, const Tensor& h0_,
 void backward(const Tensor& grad_out_, const Tensor& grad_h_n_, const Tensor& out_,
               const Tensor& weight_hh_, const Tensor& h0, const std::optional<Tensor>& lengths,
               const std::optional<Tensor>& offsets, const std::optional<Tensor>& resets,
-              Tensor grad_pre, Tensor grad_h0, int64_t activation, int64_t reverse_from,
-              bool tf32, int64_t strategy) {
+              Tensor grad_pre, Tensor grad_h0, int64_t activation, int64_t reverse_from, bool tf32,
+              int64_t strategy) {
   const Tensor out = input_tensor("out", out_, out_);
   const Tensor grad_out = input_tensor("grad_out", grad_out_, out);
   const Tensor grad_h_n = input_tensor("grad_h_n", grad_h_n_, out);
   const Tensor weight_hh = input_tensor("weight_hh", weight_hh_, out);
-  const TensorArgs args(out, h0, weight_hh, lengths, offsets, resets, activation,
-                            reverse_from);
+  const TensorArgs args(out, h0, weight_hh, lengths, offsets, resets, activation, reverse_from);
   const auto data = out.sizes(), state = h0.sizes();
   check_shape("grad_out", grad_out, {data.begin(), data.end()});
   check_shape("grad_h_n", grad_h_n, {state.begin(), state.end()});

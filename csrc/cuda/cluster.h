@@ -2,26 +2,28 @@
 // and shared memory for the whole sequence.
 //
 // A block owns some tiles of 16 units. A warp owns one of them and a split of its K dimension. That
-// part of W_hh stays in the warp's registers; what they cannot hold is in shared memory. In a step a
-// warp waits for the state and multiplies it. The splits are then reduced, activated, and each chunk
-// of the new state is sent to the shared memory of every block.
+// part of W_hh stays in the warp's registers; what they cannot hold is in shared memory. In a step
+// a warp waits for the state and multiplies it. The splits are then reduced, activated, and each
+// chunk of the new state is sent to the shared memory of every block.
 //
-// The state is double-buffered: step s reads buffer s % 2 and sends to the other one. Each buffer has
-// an mbarrier, whose phase completes when all bytes sent to the buffer have arrived. The loop has no
-// barrier of a block or of the cluster, and needs none:
-//   - A block knows that the whole state of a step has arrived. Its mbarrier expects the bytes of all
-//     valid rows and units, which is what all blocks together send to it.
-//   - No block overwrites a buffer that is still being read. Buffer s % 2, read in step s, is written
-//     again in step s + 1. A writer has then waited for the state sent in step s. Every tile of units
-//     of every block contributes to that state after its warps have read buffer s % 2: a warp sends
-//     what it computed from that read and from the sums its tile's other warps passed at their barrier.
+// The state is double-buffered: step s reads buffer s % 2 and sends to the other one. Each buffer
+// has an mbarrier, whose phase completes when all bytes sent to the buffer have arrived. The loop
+// has no barrier of a block or of the cluster, and needs none:
+//   - A block knows that the whole state of a step has arrived. Its mbarrier expects the bytes of
+//     all valid rows and units, which is what all blocks together send to it.
+//   - No block overwrites a buffer that is still being read. Buffer s % 2, read in step s, is
+//     written again in step s + 1. A writer has then waited for the state sent in step s. Every
+//     tile of units of every block contributes to that state after its warps have read the buffer:
+//     a warp sends what it computed from that read and from the sums that its tile's other warps
+//     passed at their barrier.
 //   - No byte arrives before it is expected. Thread 0 of a block, having waited for buffer s % 2,
-//     expects the buffer's next bytes before it sends its own chunk of step s. Without that chunk no
-//     other block begins step s + 1. (Thread 0 always has a chunk: every block owns a tile of units.)
-//   - The sums that the warps of a tile exchange are double-buffered too. A buffer read in step s is
-//     written again in step s + 2, after the barrier of these warps in step s + 1.
-// A cluster of one block stores its state with plain stores, and its warps synchronise at a barrier.
-// Reads of one buffer and writes of the other precede the barrier; afterwards they swap.
+//     expects the buffer's next bytes before it sends its own chunk of step s. Without that chunk
+//     no other block begins step s + 1. (Thread 0 always has a chunk: every block owns a tile of
+//     units.)
+//   - The sums that the warps of a tile exchange are double-buffered too. A buffer read in step s
+//     is written again in step s + 2, after the barrier of these warps in step s + 1.
+// A cluster of one block stores its state with plain stores, and its warps synchronise at a
+// barrier. Reads of one buffer and writes of the other precede the barrier; afterwards they swap.
 //
 // Rows end independently. The lanes that own an inactive row keep its state in registers. Forward
 // sends the state again; backward sends zeros, whose product is zero, and adds the kept dh.
@@ -40,7 +42,7 @@ namespace fastrnn::cuda {
 // From the accumulated products: forward, the new state; backward, dh and dz.
 template <class E, class P>
 __device__ void activate_acc(const float (&sum)[4], const float (&slopes)[4], float (&dh)[4],
-                              uint2 (&words)[E::lane_chunks], const P& p) {
+                             uint2 (&words)[E::lane_chunks], const P& p) {
   float acc[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -63,7 +65,8 @@ __global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
   constexpr bool backward = is_backward<P>;
   constexpr int INPUTS = backward ? 2 : 1, STAGES = cluster_stages(N);
   // Independent accumulators hide the latency of mma; registers limit their number.
-  constexpr bool few_registers = backward && has_resets<P> && cluster_max_threads<E, RESIDENT, N> == 512;
+  constexpr bool few_registers =
+      backward && has_resets<P> && cluster_max_threads<E, RESIDENT, N> == 512;
   constexpr int CHAINS = (few_registers ? 2 : 4) / N;
   constexpr int size = sizeof(Storage);
 
@@ -90,13 +93,15 @@ __global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
   const auto step_offset = [&](int t) { return warp.step_offset(t); };
 
   [[maybe_unused]] uint32_t reset_rows = 0;  // bit b: row b is reset at the next step
-  [[maybe_unused]] bool lane_resets;   // whether the lane's row is reset at the step after that
+  [[maybe_unused]] bool lane_resets;  // whether the lane's row is reset at the step after that
   if constexpr (has_resets<P>) {
-    reset_rows = __ballot_sync(~0u, crosses_reset(p, time(0), first_row + lane_index, descending, length));
+    reset_rows =
+        __ballot_sync(~0u, crosses_reset(p, time(0), first_row + lane_index, descending, length));
     lane_resets = crosses_reset(p, time(1), first_row + lane_index, descending, length);
   }
 
-  const int state_row_bytes = static_cast<int>(layout.state_row_bytes), state_bytes = 8 * N * state_row_bytes;
+  const int state_row_bytes = static_cast<int>(layout.state_row_bytes),
+            state_bytes = 8 * N * state_row_bytes;
   warp.load_initial_state(reset_rows);
   const int bytes = rows * ((H + E::chunk_units - 1) / E::chunk_units) * 8;  // of a state
   warp.init_mbarriers(bytes);
@@ -110,8 +115,9 @@ __global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
     load_weights<E, backward>(w, streamed, tiling.streamed, weight_hh, H, warp.first_unit, first_k,
                               lane, alignment);
     const int sums = N * (tiling.splits - 1) * 32;  // of a tile
-    SplitK split_k{tiling.splits, split, warp.n_tiles, 1 + m_tile,
-                  reinterpret_cast<float4*>(shared + layout.sums) + 2 * m_tile * sums + lane_index};
+    SplitK split_k{
+        tiling.splits, split, warp.n_tiles, 1 + m_tile,
+        reinterpret_cast<float4*>(shared + layout.sums) + 2 * m_tile * sums + lane_index};
 
     const void *inputs[INPUTS], *initial;
     void *result, *final_state;
@@ -137,8 +143,9 @@ __global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
       if (backward) E::to_acc(h[n], dh[n]);
     }
 
-    unsigned char* const staged =
-        shared + layout.stages + m_tile * N * E::lane_chunks * INPUTS * STAGES * 256 + lane_index * 8;
+    unsigned char* const staged = shared + layout.stages +
+                                  m_tile * N * E::lane_chunks * INPUTS * STAGES * 256 +
+                                  lane_index * 8;
     const auto slot = [&](int s, int n, int i, int j) {
       return staged + s % STAGES * 256 + ((n * E::lane_chunks + i) * INPUTS + j) * STAGES * 256;
     };
@@ -152,7 +159,8 @@ __global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
           const bool is_active = chunk_bit(active, n, i);
 #pragma unroll
           for (int j = 0; j < INPUTS; ++j) {
-            cp_async_chunk<E>(slot(s, n, i, j), row(inputs[j], offset, n, i), unit, H, alignment, is_active);
+            cp_async_chunk<E>(slot(s, n, i, j), row(inputs[j], offset, n, i), unit, H, alignment,
+                              is_active);
           }
         }
       }
@@ -162,8 +170,8 @@ __global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
     for (int s = 0; s < STAGES; ++s) prefetch(s, step_offset(time(s)));
 
     // The lane's row address for ldmatrix, and the destination of its chunks.
-    const uint32_t operand = static_cast<uint32_t>(layout.state) + lane_index % 8 * state_row_bytes +
-                             first_k * 32 + lane_index / 8 * 16;
+    const uint32_t operand = static_cast<uint32_t>(layout.state) +
+                             lane_index % 8 * state_row_bytes + first_k * 32 + lane_index / 8 * 16;
     const uint32_t destination =
         static_cast<uint32_t>(layout.state) + lane.chunk_row(0) * state_row_bytes + unit * size;
 
@@ -250,8 +258,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
 #pragma unroll
           for (int i = 0; i < 16; ++i) {  // each block starts with a different peer
             if (i % 2 == 0 && i >= blocks) break;
-            ptx::st_async(ptx::mapa(base + to + at, rank ^ i),
-                             ptx::mapa(barrier, rank ^ i), chunk);
+            ptx::st_async(ptx::mapa(base + to + at, rank ^ i), ptx::mapa(barrier, rank ^ i), chunk);
           }
         });
       }

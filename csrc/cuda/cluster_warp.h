@@ -1,8 +1,8 @@
 // A warp of the cluster kernel: its tile of the work, and the self-contained parts of a step.
 #pragma once
 
-#include "pass_traits.h"
 #include "mma.h"
+#include "pass_traits.h"
 
 namespace fastrnn::cuda {
 
@@ -115,7 +115,8 @@ template <class E, class P, int RESIDENT, int N> struct ClusterWarp {
 
   // Loads the initial state into this block's buffer 0. Zeros the padding of both buffers.
   __device__ void load_initial_state(uint32_t reset_rows) const {
-    const int state_row_bytes = static_cast<int>(layout.state_row_bytes), state_bytes = 8 * N * state_row_bytes;
+    const int state_row_bytes = static_cast<int>(layout.state_row_bytes),
+              state_bytes = 8 * N * state_row_bytes;
     for (int b = warp; b < 8 * N; b += blockDim.x / 32) {
       for (int c = lane_index; c < state_row_bytes / 8; c += 32) {
         uint2* const to = reinterpret_cast<uint2*>(shared + layout.state + b * state_row_bytes) + c;
@@ -123,7 +124,8 @@ template <class E, class P, int RESIDENT, int N> struct ClusterWarp {
         if constexpr (!backward) {
           if (b < rows) {
             const int64_t at = ((first_row + b) * p.G + group) * p.H;
-            chunk = load_chunk<E>(static_cast<const Storage*>(p.h0) + at, c * E::chunk_units, H, aligned);
+            chunk = load_chunk<E>(static_cast<const Storage*>(p.h0) + at, c * E::chunk_units, H,
+                                  aligned);
           }
         }
         if constexpr (has_resets<P>) chunk = reset_rows >> b & 1 ? uint2{0, 0} : chunk;

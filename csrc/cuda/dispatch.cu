@@ -93,7 +93,8 @@ const Device& device(int index) {
   static std::map<int, Device> cache;
   const std::lock_guard lock(mutex);
   const auto found = cache.find(index);
-  return found != cache.end() ? found->second : cache.emplace(index, query_device(index)).first->second;
+  return found != cache.end() ? found->second
+                              : cache.emplace(index, query_device(index)).first->second;
 }
 
 int64_t workspace_bytes(const Forward& params, const Plan& plan) {

@@ -1,15 +1,15 @@
-// The epilogue of the grid and step kernels, which turns the accumulated products of a step into its
-// result; and the order of a row's steps.
+// The epilogue of the grid and step kernels, which turns the accumulated products of a step into
+// its result; and the order of a row's steps.
 #pragma once
 
-#include "pass_traits.h"
 #include "operand_load.h"
+#include "pass_traits.h"
 
 namespace fastrnn::cuda {
 
-// The order of a group's steps: backward runs in the opposite order of forward. A row takes part only
-// while it is active. Its first step reads the initial state and its last step stores the final one,
-// so that no step has to copy an inactive row's state.
+// The order of a group's steps: backward runs in the opposite order of forward. A row takes part
+// only while it is active. Its first step reads the initial state and its last step stores the
+// final one, so that no step has to copy an inactive row's state.
 struct TimeOrder {
   int steps;
   bool descending;
@@ -58,8 +58,8 @@ template <class E, class P> struct TileIO {
   int unit;
   int64_t offset;  // of the first chunk within a step or a [B, G, H] tensor
 
-  __device__ TileIO(const P& p, const TensorLayout& layout, TimeOrder order, int64_t group, int64_t first_row,
-                    int first_unit, const int* lengths, const Lane<E>& lane)
+  __device__ TileIO(const P& p, const TensorLayout& layout, TimeOrder order, int64_t group,
+                    int64_t first_row, int first_unit, const int* lengths, const Lane<E>& lane)
       : p(p),
         layout(layout),
         order(order),
@@ -85,10 +85,12 @@ template <class E, class P> struct TileIO {
   }
 
   __device__ uint2 load(const void* tensor, int64_t at) const {
-    return load_chunk<E>(static_cast<const Storage*>(tensor) + at - unit, unit, p.H, layout.aligned_chunks);
+    return load_chunk<E>(static_cast<const Storage*>(tensor) + at - unit, unit, p.H,
+                         layout.aligned_chunks);
   }
   __device__ void store(void* tensor, int64_t at, uint2 chunk) const {
-    store_chunk<E>(static_cast<Storage*>(tensor) + at - unit, unit, p.H, layout.aligned_chunks, chunk);
+    store_chunk<E>(static_cast<Storage*>(tensor) + at - unit, unit, p.H, layout.aligned_chunks,
+                   chunk);
   }
 
   // Loads active rows only: packed data does not contain the others.
@@ -135,7 +137,8 @@ template <class E, class P> struct TileIO {
 //   finish       stores the result, computed from the lane's sums
 template <class E, class P> struct Epilogue;
 
-template <class E, class Base> struct Epilogue<E, ForwardParams<Base>> : TileIO<E, ForwardParams<Base>> {
+template <class E, class Base> struct Epilogue<E, ForwardParams<Base>>
+    : TileIO<E, ForwardParams<Base>> {
   using P = ForwardParams<Base>;
   using TileIO<E, P>::TileIO;
   struct Inputs {
@@ -158,8 +161,8 @@ template <class E, class Base> struct Epilogue<E, ForwardParams<Base>> : TileIO<
   __device__ void prefetch(int t) const { this->prefetch_active(this->p.pre, t); }
 
   template <class Publish>
-  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs, const RowResets<P>& resets,
-                         Publish publish) const {
+  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs,
+                         const RowResets<P>& resets, Publish publish) const {
     float h[4];
     E::to_acc(inputs.pre, h);
 #pragma unroll
@@ -179,7 +182,8 @@ template <class E, class Base> struct Epilogue<E, ForwardParams<Base>> : TileIO<
   }
 };
 
-template <class E, class Base> struct Epilogue<E, BackwardParams<Base>> : TileIO<E, BackwardParams<Base>> {
+template <class E, class Base> struct Epilogue<E, BackwardParams<Base>>
+    : TileIO<E, BackwardParams<Base>> {
   using P = BackwardParams<Base>;
   using TileIO<E, P>::TileIO;
   struct Inputs {
@@ -199,8 +203,8 @@ template <class E, class Base> struct Epilogue<E, BackwardParams<Base>> : TileIO
   }
 
   template <class Publish>
-  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs, const RowResets<P>& resets,
-                         Publish publish) const {
+  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs,
+                         const RowResets<P>& resets, Publish publish) const {
     float dh[4];
     state_gradient(t, sum, resets, dh);
     uint2 chunks[E::lane_chunks];
@@ -226,7 +230,8 @@ template <class E, class Base> struct Epilogue<E, BackwardParams<Base>> : TileIO
 
  private:
   // dh is the product, or zero across a reset; grad_h_n where a row begins.
-  __device__ void state_gradient(int t, const float (&sum)[4], const RowResets<P>& resets, float (&dh)[4]) const {
+  __device__ void state_gradient(int t, const float (&sum)[4], const RowResets<P>& resets,
+                                 float (&dh)[4]) const {
     bool begins[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {

@@ -1,19 +1,19 @@
-// grid: a team of blocks divides the W_hh of a group, for a tile of the batch, and exchanges the state
-// through global memory.
+// grid: a team of blocks divides the W_hh of a group, for a tile of the batch, and exchanges the
+// state through global memory.
 //
-// A block owns M tiles of 16 units; its warps split the K dimension. W_hh stays in registers and shared
-// memory. In a step a warp loads its part of the state and multiplies it by its part of W_hh. The sums
-// of all warps are then reduced. One warp for each tile of units and 8 batch rows activates them and
-// stores the result, from which the other blocks read the next step's state.
+// A block owns M tiles of 16 units; its warps split the K dimension. W_hh stays in registers and
+// shared memory. In a step a warp loads its part of the state and multiplies it by its part of
+// W_hh. The sums of all warps are then reduced. One warp for each tile of units and 8 batch rows
+// activates them and stores the result, from which the other blocks read the next step's state.
 //
 // There is no barrier between blocks. `states` has separate memory for every step's state, filled
-// with a sentinel word that no state contains. Each word is written once after that, and its readers
-// poll it until it is no longer the sentinel. This is correct because:
+// with a sentinel word that no state contains. Each word is written once after that, and its
+// readers poll it until it is no longer the sentinel. This is correct because:
 //   - A 32-bit word is never torn, and each word carries all the information that is read. No order
 //     between words matters, so relaxed loads and stores that bypass L1 suffice.
 //   - No memory is written twice, so no block has to know whether all others have read it.
-//   - A step waits only for words of the step before, and all blocks of a team are resident, since the
-//     launch is cooperative.
+//   - A step waits only for words of the step before, and all blocks of a team are resident, since
+//     the launch is cooperative.
 // The initial state is read without polling: it may contain any bits.
 #pragma once
 
@@ -22,8 +22,8 @@
 #include <stdexcept>
 
 #include "alignment.h"
-#include "launchers.h"
 #include "grid_warp.h"
+#include "launchers.h"
 
 namespace fastrnn::cuda {
 
@@ -50,14 +50,14 @@ __global__ void __launch_bounds__(grid_max_threads<E, M * RESIDENT>, 1)
   auto* const lane_states = reinterpret_cast<LaneState<E, P>*>(
       shared + 16 * (2 * sums_size + splits * streamed * M * 32));
   auto* const lane_state = lane_states + threadIdx.x;
-  static_assert(sizeof(LaneState<E, P>) <= 64);  // see grid_shared_bytes
+  static_assert(sizeof(LaneState<E, P>) <= 64);                           // see grid_shared_bytes
   int* const lengths = reinterpret_cast<int*>(lane_states + blockDim.x);  // [rows]
   const int steps = self.load_lengths(lengths);
   const TimeOrder order = time_order(p, group, steps);
 
   uint32_t w[M][RESIDENT][4];
   const auto* weight_hh = static_cast<const Storage*>(p.weight_hh) + group * p.H * p.H;
-  const auto load_k_tile = [&](uint32_t(&to)[2][4], int m, int c) {
+  const auto load_k_tile = [&](uint32_t (&to)[2][4], int m, int c) {
     load_weights<E, is_backward<P>>(to, weight_hh, p.H, (rank * M + m) * 16,
                                     int64_t{warp} * k_tiles + c, lane, layout);
   };
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(grid_max_threads<E, M * RESIDENT>, 1)
   for (int m = 0; m < M; ++m) {
 #pragma unroll
     for (int c = 0; c < RESIDENT / 2; ++c) {
-      load_k_tile(reinterpret_cast<uint32_t(&)[2][4]>(w[m][2 * c]), m, c);
+      load_k_tile(reinterpret_cast<uint32_t (&)[2][4]>(w[m][2 * c]), m, c);
     }
     for (int c = 0; c < streamed / 2; ++c) {
       uint32_t k_tile[2][4];
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(grid_max_threads<E, M * RESIDENT>, 1)
   const bool has_epilogue = warp < n_tiles * M;
   const int64_t own_row = first_row + 8 * (warp / M);
   Epilogue<E, P> epilogue(p, layout, order, group, own_row, (rank * M + warp % M) * 16,
-                      lengths + (has_epilogue ? 8 * (warp / M) : 0), lane);
+                          lengths + (has_epilogue ? 8 * (warp / M) : 0), lane);
   self.locate_tile(lane_state, own_row, epilogue);
   if (has_epilogue) {
     epilogue.begin();
@@ -114,8 +114,8 @@ __global__ void __launch_bounds__(grid_max_threads<E, M * RESIDENT>, 1)
       }
       self.store_sums(step_sums, sum, n);
     }
-    // The sums are double-buffered: a warp that writes the other buffer next has passed this barrier,
-    // and so has every warp that read it.
+    // The sums are double-buffered: a warp that writes the other buffer next has passed this
+    // barrier, and so has every warp that read it.
     __syncthreads();
     if (has_epilogue) {
       float sum[4] = {};
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(grid_max_threads<E, M * RESIDENT>, 1)
       epilogue.offset = lane_state->result_offset;
       epilogue.unit = lane_state->unit;
       epilogue.finish(t, sum, lane_state->inputs, lane_state->resets,
-                    Publish<E, P>{exchange, lane_state, epilogue, t});
+                      Publish<E, P>{exchange, lane_state, epilogue, t});
       if (t != order.end()) load_inputs(lane_state, epilogue, order, order.next(t));
     }
     if (t == order.end()) break;  // backward only
@@ -143,8 +143,8 @@ __global__ void pad_kernel(const Storage* from, Storage* to, int64_t rows, int64
   }
 }
 
-// Host code. Blocks exchange the state in the result tensor if its rows are aligned for the loads and it
-// is not an input too. Otherwise they use a workspace, which also holds a padded h0.
+// Host code. Blocks exchange the state in the result tensor if its rows are aligned for the loads
+// and it is not an input too. Otherwise they use a workspace, which also holds a padded h0.
 inline bool exchanges_in_result(const Params& p, int element_bytes) {
   return !p.offsets && p.H * element_bytes % 16 == 0;
 }
@@ -164,11 +164,11 @@ inline int64_t padded_bytes(const Params& p, int element_bytes) {  // of a row
 template <class P> int64_t grid_workspace_bytes(const P& p) {
   const int element_bytes = p.dtype == DType::float32 ? 4 : 2;
   if (exchanges_in_result(p, element_bytes)) return 0;
-  return (p.T + !is_backward<P>) * p.B * p.G * padded_bytes(p, element_bytes);
+  return (p.T + !is_backward<P>)*p.B * p.G * padded_bytes(p, element_bytes);
 }
 
-inline StateExchange exchange_at(const Params& p, void* states, const void* initial, int element_bytes,
-                            bool in_result) {
+inline StateExchange exchange_at(const Params& p, void* states, const void* initial,
+                                 int element_bytes, bool in_result) {
   const int64_t bytes = padded_bytes(p, element_bytes), row = p.G * bytes;
   return {states, initial, bytes / element_bytes, row, p.B * row, in_result};
 }
@@ -206,8 +206,9 @@ void launch_grid_kernel(const P& p, const Plan& plan, void* workspace, Stream st
   }
   const StateExchange exchange = make_exchange<E>(p, workspace, stream);
   constexpr int size = sizeof(typename E::Storage);
-  const TensorLayout layout{p.G * p.H, p.B * p.G * p.H, p.H % E::chunk_units == 0 && chunks_are_aligned(p),
-                      p.H * size % 16 == 0 && is_aligned(16, p.weight_hh)};
+  const TensorLayout layout{p.G * p.H, p.B * p.G * p.H,
+                            p.H % E::chunk_units == 0 && chunks_are_aligned(p),
+                            p.H * size % 16 == 0 && is_aligned(16, p.weight_hh)};
   if (p.T > 0) fill(exchange.states, 0xff, p.T * exchange.step_bytes, stream);
   for (int64_t tile = 0; tile < plan.tiles; tile += at_once) {
     const int64_t teams = std::min(at_once, plan.tiles - tile);

@@ -1,8 +1,8 @@
 // A warp of the grid kernel: the exchange between blocks, the state of a lane in shared memory, the
 // warp's tile of the work, and the parts of a step.
 //
-// Some functions take references to the kernel's pointers, as a lambda would: with copies they compile
-// to different SASS. So does the kernel if a function loads W_hh.
+// Some functions take references to the kernel's pointers, as a lambda would: with copies they
+// compile to different SASS. So does the kernel if a function loads W_hh.
 #pragma once
 
 #include "epilogue.h"
@@ -39,20 +39,21 @@ template <class E, class P> struct LaneState {
 
 // The memory through which the blocks exchange the state.
 struct StateExchange {
-  void* states;         // [T, B, G, width]
-  const void* initial;  // [B, G, width], forward only: h0
-  int64_t width;        // at least H, a multiple of 16 bytes
+  void* states;                   // [T, B, G, width]
+  const void* initial;            // [B, G, width], forward only: h0
+  int64_t width;                  // at least H, a multiple of 16 bytes
   int64_t row_bytes, step_bytes;  // strides of batch rows and of steps
-  bool in_result;       // whether `states` is the result tensor
+  bool in_result;                 // whether `states` is the result tensor
 };
 
 template <class E, int fragments>
-constexpr int grid_max_threads = grid_threads(E::word_values == 2 ? Mode::half : Mode::float32, fragments);
+constexpr int grid_max_threads =
+    grid_threads(E::word_values == 2 ? Mode::half : Mode::float32, fragments);
 
 template <class E, class P, int M, int RESIDENT> struct GridWarp {
   static constexpr int size = sizeof(typename E::Storage);
   static constexpr bool few_registers = grid_max_threads<E, M * RESIDENT> > 256;
-  static constexpr int K_TILES = few_registers ? 8 : 16;         // see grid_k_tiles
+  static constexpr int K_TILES = few_registers ? 8 : 16;        // see grid_k_tiles
   static constexpr int CHAINS = few_registers ? 2 / M : 4 / M;  // independent accumulators
 
   // The kernel's arguments.
@@ -90,17 +91,18 @@ template <class E, class P, int M, int RESIDENT> struct GridWarp {
     const int64_t bytes = exchange.width * size - first_byte;
     const int64_t valid = bytes <= 0 ? 0 : (bytes + k_tile_bytes - 1) / k_tile_bytes;
     lane_state->valid_k_tiles = valid < k_tiles ? static_cast<int>(valid) : k_tiles;
-    lane_state->state_offset = (first_row + lane.g) * exchange.row_bytes + group * exchange.width * size + first_byte;
+    lane_state->state_offset =
+        (first_row + lane.g) * exchange.row_bytes + group * exchange.width * size + first_byte;
   }
 
   // Finds the chunks that the lane stores in its epilogue.
   __device__ void locate_tile(LaneState<E, P>* lane_state, int64_t own_row,
-                                 const Epilogue<E, P>& epilogue) const {
+                              const Epilogue<E, P>& epilogue) const {
     lane_state->result_offset = epilogue.offset;
     lane_state->unit = epilogue.unit;
     if constexpr (has_resets<P>) lane_state->own_row = own_row;
     lane_state->publish_offset = (own_row + lane.chunk_row(0)) * exchange.row_bytes +
-                      (group * exchange.width + epilogue.unit) * size;
+                                 (group * exchange.width + epilogue.unit) * size;
   }
 
   // The lane's part of the state that step t multiplies, of the n-th tile of batch rows.
@@ -109,15 +111,16 @@ template <class E, class P, int M, int RESIDENT> struct GridWarp {
     int k_tiles;
     bool awaited;
   };
-  __device__ StateRow state_row(const int* lengths, const LaneState<E, P>* lane_state, TimeOrder order, int n,
-                        int t) const {
+  __device__ StateRow state_row(const int* lengths, const LaneState<E, P>* lane_state,
+                                TimeOrder order, int n, int t) const {
     const int length = lengths[8 * n + lane.g], previous = order.previous(t, length);
     const bool begins = previous < 0;
     const bool needed = begins ? !is_backward<P> && t < length : t < length || t == order.end();
-    const auto* const from = static_cast<const unsigned char*>(
-        begins ? exchange.initial : exchange.states);
+    const auto* const from =
+        static_cast<const unsigned char*>(begins ? exchange.initial : exchange.states);
     const int64_t at = begins ? 0 : previous * exchange.step_bytes;
-    return {from + (at + 8 * n * exchange.row_bytes + lane_state->state_offset), needed ? lane_state->valid_k_tiles : 0, !begins};
+    return {from + (at + 8 * n * exchange.row_bytes + lane_state->state_offset),
+            needed ? lane_state->valid_k_tiles : 0, !begins};
   }
 
   __device__ static void load(uint4 (&h)[K_TILES], const StateRow& row, int c) {
@@ -169,7 +172,7 @@ template <class E, class P, int M, int RESIDENT> struct GridWarp {
 // Loads the inputs of step t's epilogue. Waiting for the other blocks' state hides the latency.
 template <class E, class P>
 __device__ void load_inputs(LaneState<E, P>* const& lane_state, const Epilogue<E, P>& epilogue,
-                             const TimeOrder& order, int t) {
+                            const TimeOrder& order, int t) {
   if constexpr (has_resets<P>) epilogue.load_resets(lane_state->resets, t, lane_state->own_row);
   if (t == order.end()) return;
   epilogue.load(lane_state->inputs, t);
@@ -185,8 +188,9 @@ template <class E, class P> struct Publish {
 
   __device__ bool operator()(int i, uint2 chunk) const {
     if (epilogue.unit >= exchange.width) return true;
-    auto* const to = static_cast<unsigned char*>(exchange.states) +
-                     (t * exchange.step_bytes + i * exchange.row_bytes + lane_state->publish_offset);
+    auto* const to =
+        static_cast<unsigned char*>(exchange.states) +
+        (t * exchange.step_bytes + i * exchange.row_bytes + lane_state->publish_offset);
     // An infinity beyond H would be multiplied by 0, which is NaN.
     const uint2 mask = unit_mask<E>(epilogue.unit, epilogue.p.H);
     ptx::st_relaxed(to, replace_sentinel<E>({chunk.x & mask.x, chunk.y & mask.y}));
@@ -202,7 +206,7 @@ __device__ inline void store_words(uint4* to, const uint32_t (&words)[4]) {
 // registers, the others in shared memory, `stride` apart.
 template <class E, int RESIDENT, int CHAINS>
 __device__ void mma_k_tile(float (&sum)[CHAINS][4], const uint32_t (&resident)[RESIDENT][4],
-                               const uint4* streamed, int stride, uint4 h, int c) {
+                           const uint4* streamed, int stride, uint4 h, int c) {
   uint32_t loaded[2][4];
   if (c >= RESIDENT / 2) {
 #pragma unroll

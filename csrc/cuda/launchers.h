@@ -1,4 +1,5 @@
-// The launchers of the strategies, called by dispatch.cu. None of them synchronises with the device.
+// The launchers of the strategies, called by dispatch.cu. None of them synchronises with the
+// device.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,8 @@
 
 namespace fastrnn::cuda {
 
-// Each launches one strategy for one element type E. P is ForwardParams or BackwardParams, with resets
-// or without: the kernels without resets are instances of their own.
+// Each launches one strategy for one element type E. P is ForwardParams or BackwardParams, with
+// resets or without: the kernels without resets are instances of their own.
 template <class E, class P>
 void launch_cluster(const P& params, const Plan& plan, Stream stream);
 template <class E, class P>

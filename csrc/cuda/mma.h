@@ -1,5 +1,5 @@
-// The matrix product of a step of the cluster kernel: a tile of 16 units, whose K dimension is split
-// over several warps.
+// The matrix product of a step of the cluster kernel: a tile of 16 units, whose K dimension is
+// split over several warps.
 #pragma once
 
 #include "mma_traits.h"
@@ -8,7 +8,9 @@
 namespace fastrnn::cuda {
 
 template <class E>
-constexpr Mode mode_of = E::word_values == 2 ? Mode::half : E::approximate ? Mode::tf32 : Mode::float32;
+constexpr Mode mode_of = E::word_values == 2 ? Mode::half
+                         : E::approximate    ? Mode::tf32
+                                             : Mode::float32;
 
 template <class E, int RESIDENT, int N>
 constexpr int cluster_max_threads = cluster_threads(mode_of<E>, RESIDENT, N);
@@ -33,8 +35,8 @@ __device__ void load_fragment(uint32_t (&w)[4], const typename E::Storage* weigh
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const int row = unit + (j == 0 ? lane.first_unit() : lane.second_unit());
-        w[2 * i + j] = load_word<E>(weight_hh + row * H, row < H, first + E::word_values * lane.q, H,
-                                    alignment >= 4);
+        w[2 * i + j] = load_word<E>(weight_hh + row * H, row < H, first + E::word_values * lane.q,
+                                    H, alignment >= 4);
       }
     }
   }
@@ -46,8 +48,8 @@ __device__ void load_fragment(uint32_t (&w)[4], const typename E::Storage* weigh
 template <class E, int RESIDENT, int N, int CHAINS>
 __device__ void mma_tile(float (&sum)[CHAINS][N][4], const uint32_t (&resident)[RESIDENT][4],
                          const uint4* streamed, int count, uint32_t state, uint32_t rows) {
-  const auto mma_two_k_steps = [&](const uint32_t (&first)[4], const uint32_t (&second)[4], uint32_t state,
-                       int chain) {
+  const auto mma_two_k_steps = [&](const uint32_t (&first)[4], const uint32_t (&second)[4],
+                                   uint32_t state, int chain) {
     uint32_t h[2][N][2];
 #pragma unroll
     for (int n = 0; n < N; ++n) {
@@ -64,7 +66,8 @@ __device__ void mma_tile(float (&sum)[CHAINS][N][4], const uint32_t (&resident)[
     mma_two_k_steps({a.x, a.y, a.z, a.w}, {b.x, b.y, b.z, b.w}, state + (RESIDENT + k) * 32, chain);
   };
 #pragma unroll
-  for (int k = 0; k < RESIDENT; k += 2) mma_two_k_steps(resident[k], resident[k + 1], state + k * 32, k);
+  for (int k = 0; k < RESIDENT; k += 2)
+    mma_two_k_steps(resident[k], resident[k + 1], state + k * 32, k);
   int k = 0;
 #pragma unroll 1
   for (; k + 4 <= count; k += 4) {
@@ -85,8 +88,8 @@ __device__ void mma_tile(float (&sum)[CHAINS][N][4], const uint32_t (&resident)[
   }
 }
 
-// The reduction of a tile whose K dimension is split over warps. The n-th 8 rows have an owner, which
-// adds up the other warps' sums of them.
+// The reduction of a tile whose K dimension is split over warps. The n-th 8 rows have an owner,
+// which adds up the other warps' sums of them.
 struct SplitK {
   int count, index;  // splits, a power of two; this warp's split
   int n_tiles;       // with valid rows

@@ -3,11 +3,11 @@
 //
 // A tile of a step has 16 units × 8 batch rows: the result of one mma of a tile of W_hh and the
 // state. For every dtype a k-step is 32 bytes, 8 words of 32 bits: 16 units in half precision, 8 in
-// float32. Lane 4 g + q provides words q and q + 4 of two rows of W_hh and of row g of the state. It
-// gets four accumulators: two units for batch rows 2 q and 2 q + 1. Memory accesses use a chunk: 8
-// bytes of consecutive units. The kernels are free to assign units to the rows of the mma tile. They
-// do it so that a lane's accumulators and its chunks hold the same values: in float32 within the
-// lane, in half precision after a transpose within the warp.
+// float32. Lane 4 g + q provides words q and q + 4 of two rows of W_hh and of row g of the state.
+// It gets four accumulators: two units for batch rows 2 q and 2 q + 1. Memory accesses use a chunk:
+// 8 bytes of consecutive units. The kernels are free to assign units to the rows of the mma tile.
+// They do it so that a lane's accumulators and its chunks hold the same values: in float32 within
+// the lane, in half precision after a transpose within the warp.
 #pragma once
 
 #include "../params.h"
@@ -21,9 +21,10 @@ template <class E> struct Lane {
   __device__ explicit Lane(int lane) : g(lane / 4), q(lane % 4) {}
   __device__ int first_unit() const { return E::unit(g); }
   __device__ int second_unit() const { return E::unit(g) + E::second_offset; }
-  __device__ int acc_row(int i) const { return 2 * q + i % 2; }              // i < 4
+  // The batch row of accumulator i < 4, the first unit of the chunks, the batch row of chunk i.
+  __device__ int acc_row(int i) const { return 2 * q + i % 2; }
   __device__ int chunk_unit() const { return E::chunk_units * (E::lane_chunks == 1 ? q : g); }
-  __device__ int chunk_row(int i) const { return E::lane_chunks == 1 ? g : 2 * q + i; }  // i < E::lane_chunks
+  __device__ int chunk_row(int i) const { return E::lane_chunks == 1 ? g : 2 * q + i; }
 };
 
 template <class E> struct HalfTraits {
@@ -62,7 +63,7 @@ struct Bfloat16 : HalfTraits<Bfloat16> {
   __device__ static uint32_t pack(float low, float high) { return ptx::cvt_bf16x2(low, high); }
   template <int N>
   __device__ static void mma(float (&sum)[N][4], const uint32_t (&w)[4],
-                                  const uint32_t (&h)[N][2]) {
+                             const uint32_t (&h)[N][2]) {
 #pragma unroll
     for (int n = 0; n < N; ++n) ptx::mma_bf16(sum[n], w, h[n]);
   }
@@ -74,7 +75,7 @@ struct Float16 : HalfTraits<Float16> {
   __device__ static uint32_t pack(float low, float high) { return ptx::cvt_f16x2(low, high); }
   template <int N>
   __device__ static void mma(float (&sum)[N][4], const uint32_t (&w)[4],
-                                  const uint32_t (&h)[N][2]) {
+                             const uint32_t (&h)[N][2]) {
 #pragma unroll
     for (int n = 0; n < N; ++n) ptx::mma_f16(sum[n], w, h[n]);
   }
@@ -116,7 +117,7 @@ struct Tf32 : SingleTraits {
   }
   template <int N>
   __device__ static void mma(float (&sum)[N][4], const uint32_t (&w)[4],
-                                  const uint32_t (&h)[N][2]) {
+                             const uint32_t (&h)[N][2]) {
 #pragma unroll
     for (int n = 0; n < N; ++n) ptx::mma_tf32(sum[n], w, h[n]);
   }
@@ -134,7 +135,7 @@ struct Float32 : SingleTraits {
   }
   template <int N>
   __device__ static void mma(float (&sum)[N][4], const uint32_t (&w)[4],
-                                  const uint32_t (&h)[N][2]) {
+                             const uint32_t (&h)[N][2]) {
     uint32_t w_large[4], w_small[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) split_tf32(ptx::opaque(w[i]), w_large[i], w_small[i]);
@@ -162,8 +163,8 @@ struct Float64 {
   static constexpr DType dtype = DType::float64;
 };
 
-// Loads the word at unit k of a row of H units, 0 beyond it. `aligned`: rows begin at multiples of 4
-// bytes and are whole words.
+// Loads the word at unit k of a row of H units, 0 beyond it. `aligned`: rows begin at multiples of
+// 4 bytes and are whole words.
 template <class E>
 __device__ uint32_t load_word(const typename E::Storage* row, bool valid, int64_t k, int64_t H,
                               bool aligned) {
@@ -173,8 +174,8 @@ __device__ uint32_t load_word(const typename E::Storage* row, bool valid, int64_
   return E::weight_word(row[k], k + 1 < H ? row[k + 1] : typename E::Storage{});
 }
 
-// Loads a chunk of a row of H units: the units from `unit` on, 0 beyond H. `aligned`: H is a multiple of
-// E::chunk_units and rows begin at multiples of 8 bytes.
+// Loads a chunk of a row of H units: the units from `unit` on, 0 beyond H. `aligned`: H is a
+// multiple of E::chunk_units and rows begin at multiples of 8 bytes.
 template <class E>
 __device__ uint2 load_chunk(const typename E::Storage* row, int64_t unit, int64_t H, bool aligned) {
   if (unit >= H) return {0, 0};
@@ -210,8 +211,8 @@ __device__ void store_chunk(typename E::Storage* row, int64_t unit, int64_t H, b
 
 // Copies a chunk of a row of H units to shared memory; zeros if it is not `valid`.
 template <class E>
-__device__ void cp_async_chunk(unsigned char* to, const typename E::Storage* row, int unit, int64_t H,
-                           int alignment, bool valid) {
+__device__ void cp_async_chunk(unsigned char* to, const typename E::Storage* row, int unit,
+                               int64_t H, int alignment, bool valid) {
   const uint32_t address = ptx::cvta_shared(to);
   if (alignment == 8) {
     ptx::cp_async<8>(address, row + unit, valid && unit < H);
@@ -237,8 +238,8 @@ template <class E> __device__ float activate(float z, Activation activation) {
   return E::approximate ? ptx::tanh_approx(z) : tanhf(z);
 }
 
-// dz = dh act'(z) in two parts. slope needs only h = act(z), so it can be computed before dh is known.
-// Where h <= 0, relu passes nothing on, not even NaN.
+// dz = dh act'(z) in two parts. slope needs only h = act(z), so it can be computed before dh is
+// known. Where h <= 0, relu passes nothing on, not even NaN.
 template <class T> __device__ T slope(T h, Activation activation) {
   return activation == Activation::relu ? h : 1 - h * h;
 }

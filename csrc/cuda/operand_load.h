@@ -1,9 +1,9 @@
 // How the grid and step kernels load the operands of mma from global memory.
 //
-// A k-tile is 64 bytes of the K dimension: two k-steps. Lane 4 g + q loads 16 bytes of it, from byte
-// 16 q on: of row g of the state in one load, and of two rows of W_hh. mma expects words q and q + 4
-// of each k-step. The order of words along K does not matter as long as W_hh and the state agree. So
-// the first two of a lane's four words serve one k-step, the last two the other.
+// A k-tile is 64 bytes of the K dimension: two k-steps. Lane 4 g + q loads 16 bytes of it, from
+// byte 16 q on: of row g of the state in one load, and of two rows of W_hh. mma expects words q and
+// q + 4 of each k-step. The order of words along K does not matter as long as W_hh and the state
+// agree. So the first two of a lane's four words serve one k-step, the last two the other.
 #pragma once
 
 #include "mma_traits.h"
@@ -22,7 +22,8 @@ struct TensorLayout {
 
 // Loads 16 bytes of a row of H units: from `unit` on, 0 beyond H.
 template <class E>
-__device__ uint4 load_16_bytes(const typename E::Storage* row, int64_t unit, int64_t H, bool aligned) {
+__device__ uint4 load_16_bytes(const typename E::Storage* row, int64_t unit, int64_t H,
+                               bool aligned) {
   if (unit >= H) return {0, 0, 0, 0};
   if (aligned) return *reinterpret_cast<const uint4*>(row + unit);
   const uint2 low = load_chunk<E>(row, unit, H, false);
@@ -35,7 +36,8 @@ template <class E> __device__ int64_t k_tile_unit(int64_t k_tile, const Lane<E>&
   return (k_tile * k_tile_bytes + 16 * lane.q) / static_cast<int>(sizeof(typename E::Storage));
 }
 
-// Loads W_hh, or its transpose, for 16 units from `first_unit` on and one k-tile. Called by all lanes.
+// Loads W_hh, or its transpose, for 16 units from `first_unit` on and one k-tile. Called by all
+// lanes.
 template <class E, bool Transposed>
 __device__ void load_weights(uint32_t (&w)[2][4], const typename E::Storage* weight_hh, int64_t H,
                              int64_t first_unit, int64_t k_tile, const Lane<E>& lane,
@@ -72,7 +74,7 @@ template <class E>
 __device__ void mma_k_step(float (&sum)[4], const uint32_t (&w)[4], uint32_t low, uint32_t high) {
   const uint2 operand = E::operand({low, high});
   const uint32_t h[1][2] = {{operand.x, operand.y}};
-  E::template mma<1>(reinterpret_cast<float(&)[1][4]>(sum), w, h);
+  E::template mma<1>(reinterpret_cast<float (&)[1][4]>(sum), w, h);
 }
 
 }  // namespace fastrnn::cuda

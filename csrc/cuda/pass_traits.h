@@ -1,5 +1,5 @@
-// Traits of a kernel's parameters P: which pass it is, and whether rows have resets. These are template
-// parameters, so that unused features compile away.
+// Traits of a kernel's parameters P: which pass it is, and whether rows have resets. These are
+// template parameters, so that unused features compile away.
 #pragma once
 
 #include <type_traits>

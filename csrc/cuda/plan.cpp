@@ -1,6 +1,6 @@
-// Chooses by a cost model of a call, in cycles. Its constants are latencies and rates measured on an
-// H200 by benchmarks/calibrate.cu. The constants marked "fitted" cannot be measured alone; they fit the
-// model to the times of whole kernels. The model only ranks tilings.
+// Chooses by a cost model of a call, in cycles. Its constants are latencies and rates measured on
+// an H200 by benchmarks/calibrate.cu. The constants marked "fitted" cannot be measured alone; they
+// fit the model to the times of whole kernels. The model only ranks tilings.
 #include "plan.h"
 
 #include <algorithm>
@@ -22,9 +22,9 @@ constexpr double cluster_bandwidth_16 = 14.1;  // of a cluster of 16
 // straight from L2.
 constexpr double cluster_step = 1200, grid_step = 1400;
 constexpr double grid_products = 3, grid_float32_products = 1.7;
-constexpr double product_cycles = 1.5;   // of a multiprocessor, for one k-step of one n-tile
-constexpr double product_latency = 24;   // from one product to the next that adds to it
-constexpr int chains = 4;                // independent accumulators of a warp
+constexpr double product_cycles = 1.5;    // of a multiprocessor, for one k-step of one n-tile
+constexpr double product_latency = 24;    // from one product to the next that adds to it
+constexpr int chains = 4;                 // independent accumulators of a warp
 constexpr double shared_bandwidth = 128;  // bytes a cycle
 constexpr double reduction = 87;          // a barrier and a turn through shared memory
 constexpr double launch_cycles = 8000;    // from one launch of step to the next: fitted
@@ -60,8 +60,9 @@ double product_time(const Sizes& sizes, const Tiling& tiling, int warps, int til
   const double state = state_is_shared ? double(warps) * depth * n * 256 : 0;
   const double weights = double(warps) * tiles_of_a_warp * tiling.streamed * 512;
   const int independent = std::max(chains, n * tiles_of_a_warp);
-  const double chain = std::ceil(double(depth) * n * tiles_of_a_warp * products(sizes.mode) /
-                                 independent) * product_latency;
+  const double chain =
+      std::ceil(double(depth) * n * tiles_of_a_warp * products(sizes.mode) / independent) *
+      product_latency;
   double cycles = std::max({count * product_cycles, (state + weights) / shared_bandwidth, chain});
   if (tiling.splits > 1) {
     const int tiles = tiling.m_tiles * gate_tiles(sizes.pass, sizes.gates);
@@ -105,10 +106,10 @@ Option best_cluster(const Device& device, const Sizes& sizes) {
       for (const int resident : {32, 16, 8, 4}) {  // among equals, the most in registers
         if (resident > 4 && resident > depth) continue;
         for (const int rows : row_choices) {
-          const Tiling tiling{blocks,   int(m_tiles), splits,
-                              resident, int(std::max<int64_t>(depth - resident, 0)), rows};
-          const int64_t shared =
-              cluster_shared_bytes(tiling, bytes, sizes.pass, sizes.gates);
+          const Tiling tiling{
+              blocks, int(m_tiles), splits, resident, int(std::max<int64_t>(depth - resident, 0)),
+              rows};
+          const int64_t shared = cluster_shared_bytes(tiling, bytes, sizes.pass, sizes.gates);
           if (!cluster_fits(sizes.mode, tiling, work.gate_tiles)) continue;
           if (shared > device.shared_bytes) continue;
           const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
@@ -148,8 +149,9 @@ Option best_grid(const Device& device, const Sizes& sizes) {
       for (const int resident : {32, 16, 8, 4}) {  // among equals, the most in registers
         if (resident > 4 && resident > depth) continue;
         for (const int rows : row_choices) {
-          const Tiling tiling{int(blocks), m_tiles, splits,
-                              resident,    int(std::max<int64_t>(depth - resident, 0)), rows};
+          const Tiling tiling{
+              int(blocks), m_tiles, splits, resident, int(std::max<int64_t>(depth - resident, 0)),
+              rows};
           const int64_t shared = grid_shared_bytes(tiling, work.gate_tiles);
           if (!grid_fits(sizes.mode, tiling, work.gate_tiles)) continue;
           if (shared > device.shared_bytes) continue;
@@ -211,7 +213,8 @@ Plan make_plan(const Device& device, const Sizes& sizes) {
   Plan chosen = best_step(device, sizes).plan;
   for (const Strategy strategy : {Strategy::grid, Strategy::cluster}) {
     const Option option = best(strategy, device, sizes);
-    if (option.unsupported_reason.empty() && option.plan.cycles <= chosen.cycles) chosen = option.plan;
+    if (option.unsupported_reason.empty() && option.plan.cycles <= chosen.cycles)
+      chosen = option.plan;
   }
   return chosen;
 }
@@ -228,8 +231,8 @@ std::string describe(const Plan& plan) {
   text += ", each " + kibibytes(in_registers) + " of W_hh in registers";
   if (in_shared > 0) text += " and " + kibibytes(in_shared) + " in shared memory";
   text += "; " + std::to_string(t.rows) + (t.rows == 1 ? " batch row" : " batch rows") +
-          " a tile, " + std::to_string(plan.tiles) +
-          (plan.tiles == 1 ? " tile" : " tiles") + ", " + std::to_string(plan.at_once) + " at once";
+          " a tile, " + std::to_string(plan.tiles) + (plan.tiles == 1 ? " tile" : " tiles") + ", " +
+          std::to_string(plan.at_once) + " at once";
   return text;
 }
 

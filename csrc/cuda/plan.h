@@ -21,22 +21,22 @@ constexpr int element_bytes(Mode mode) {
 }
 
 struct Device {
-  int major, minor;       // compute capability
-  int processors;         // multiprocessors
-  int shared_bytes;       // maximum of one block
-  int clusters[5];        // active at once, of 1, 2, 4, 8, 16 blocks, one block a multiprocessor
-  bool cooperative;       // whether cooperative launch is supported
+  int major, minor;  // compute capability
+  int processors;    // multiprocessors
+  int shared_bytes;  // maximum of one block
+  int clusters[5];   // active at once, of 1, 2, 4, 8, 16 blocks, one block a multiprocessor
+  bool cooperative;  // whether cooperative launch is supported
 };
 
-// How W_hh and the batch are tiled. A k-step is 32 bytes of the K dimension. For each of its tiles of
-// 16 units a warp has `resident` k-steps of W_hh in registers and `streamed` in shared memory.
+// How W_hh and the batch are tiled. A k-step is 32 bytes of the K dimension. For each of its tiles
+// of 16 units a warp has `resident` k-steps of W_hh in registers and `streamed` in shared memory.
 struct Tiling {
   int blocks;    // that divide a group's W_hh, for a tile of the batch
   int m_tiles;   // tiles of 16 units of a block
   int splits;    // of the K dimension, over warps
   int resident;  // 4, 8, 16 or 32
   int streamed;
-  int rows;      // batch rows of a tile, at most 32
+  int rows;  // batch rows of a tile, at most 32
 
   // Tiles of 8 batch rows of the products. Rows beyond `rows` are computed but not exchanged.
   FASTRNN_HOST_DEVICE constexpr int n_tiles() const { return rows <= 8 ? 1 : rows <= 16 ? 2 : 4; }
@@ -45,21 +45,21 @@ struct Tiling {
 // cluster: a warp has one tile of units, a block m_tiles · splits warps.
 // grid: a warp has all m_tiles of its block, a block splits warps.
 //
-// The W_hh of a cell of `gates` gates has gates · H rows. Forward, a warp has the rows of all gates of
-// its units: `gates` tiles for each tile of units. Backward, the gates are part of the K dimension.
-// No kernel has several gates yet: for them the limits below are estimates.
+// The W_hh of a cell of `gates` gates has gates · H rows. Forward, a warp has the rows of all gates
+// of its units: `gates` tiles for each tile of units. Backward, the gates are part of the K
+// dimension. No kernel has several gates yet: for them the limits below are estimates.
 FASTRNN_HOST_DEVICE constexpr int gate_tiles(Pass pass, int gates) {
   return pass == Pass::forward ? gates : 1;
 }
 
-// The number of tensors that a step of a cell reads: forward, pre of each gate; backward, grad_out and
-// what forward saved, which is out, or the gates and two more tensors.
+// The number of tensors that a step of a cell reads: forward, pre of each gate; backward, grad_out
+// and what forward saved, which is out, or the gates and two more tensors.
 FASTRNN_HOST_DEVICE constexpr int step_inputs(Pass pass, int gates) {
   return pass == Pass::forward ? gates : gates == 1 ? 2 : gates + 2;
 }
 
-// The number of steps whose inputs the cluster kernel prefetches: a step of few rows is shorter than
-// the latency of global memory.
+// The number of steps whose inputs the cluster kernel prefetches: a step of few rows is shorter
+// than the latency of global memory.
 FASTRNN_HOST_DEVICE constexpr int cluster_stages(int n_tiles) { return n_tiles == 1 ? 4 : 2; }
 
 // The layout of a cluster block's shared memory, as byte offsets: two mbarriers, two buffers of the
@@ -70,25 +70,24 @@ struct ClusterLayout {
   int64_t state, weights, sums, stages, end;
 
   constexpr ClusterLayout(const Tiling& t, int element_bytes, Pass pass, int gates = 1)
-        : state_row_bytes(int64_t{t.splits} * (t.resident + t.streamed) * 32 + 16),
+      : state_row_bytes(int64_t{t.splits} * (t.resident + t.streamed) * 32 + 16),
         state(128),
         weights(state + 16 * t.n_tiles() * state_row_bytes),
-        sums(weights + int64_t{t.m_tiles} * t.splits * t.streamed * 512 *
-                           gate_tiles(pass, gates)),
-        stages(sums + int64_t{t.splits - 1} * t.m_tiles * t.n_tiles() * 1024 *
-                         gate_tiles(pass, gates)),
+        sums(weights + int64_t{t.m_tiles} * t.splits * t.streamed * 512 * gate_tiles(pass, gates)),
+        stages(sums +
+               int64_t{t.splits - 1} * t.m_tiles * t.n_tiles() * 1024 * gate_tiles(pass, gates)),
         end(stages + int64_t{t.m_tiles} * t.n_tiles() * 128 * element_bytes *
-                        cluster_stages(t.n_tiles()) * step_inputs(pass, gates)) {}
+                         cluster_stages(t.n_tiles()) * step_inputs(pass, gates)) {}
 };
 
 // Bytes of dynamic shared memory of a block.
-constexpr int64_t cluster_shared_bytes(const Tiling& tiling, int element_bytes,
-                                       Pass pass, int gates = 1) {
+constexpr int64_t cluster_shared_bytes(const Tiling& tiling, int element_bytes, Pass pass,
+                                       int gates = 1) {
   return ClusterLayout(tiling, element_bytes, pass, gates).end;
 }
 
-// The limits that registers set for the cluster kernel: which instances are compiled, and the threads
-// of a block. A lane also holds its chunks of the state, twice as many in float32.
+// The limits that registers set for the cluster kernel: which instances are compiled, and the
+// threads of a block. A lane also holds its chunks of the state, twice as many in float32.
 constexpr bool cluster_compiled(Mode mode, int resident, int n_tiles) {
   const int most = mode == Mode::half ? 128 : mode == Mode::tf32 ? 64 : 32;
   return mode != Mode::float64 && resident * n_tiles <= most;
@@ -106,7 +105,8 @@ constexpr bool cluster_fits(Mode mode, const Tiling& t, int gate_tiles = 1) {
          t.splits <= 8 && (t.splits == 1 || t.m_tiles <= 15);  // one named barrier a tile
 }
 
-// Shared memory of a grid block: two buffers of its warps' sums, W_hh, lane states, lengths of rows.
+// Shared memory of a grid block: two buffers of its warps' sums, W_hh, lane states, lengths of
+// rows.
 constexpr int64_t grid_shared_bytes(const Tiling& t, int gate_tiles = 1) {
   const int64_t tiles = int64_t{t.m_tiles} * gate_tiles;
   const int64_t fragments = t.splits * tiles * (2 * t.n_tiles() + t.streamed);
@@ -115,7 +115,8 @@ constexpr int64_t grid_shared_bytes(const Tiling& t, int gate_tiles = 1) {
 
 // The limits that registers set for the grid kernel. `fragments`: the k-steps of W_hh in a warp's
 // registers, four registers a lane each. grid_threads: the maximum number of threads of a block.
-// grid_k_tiles: the maximum number of k-tiles of the state of a warp, which loads all of them at once.
+// grid_k_tiles: the maximum number of k-tiles of the state of a warp, which loads all of them at
+// once.
 constexpr int grid_threads(Mode mode, int fragments) {
   return fragments <= (mode == Mode::half ? 16 : 8) ? 512 : 256;
 }
@@ -128,20 +129,20 @@ constexpr bool grid_fits(Mode mode, const Tiling& t, int gate_tiles = 1) {
   const int most = mode == Mode::float32 ? 16 : 32;  // its three products need registers too
   return mode != Mode::float64 && t.m_tiles <= 2 && fragments <= most && t.streamed % 2 == 0 &&
          32 * t.splits <= grid_threads(mode, fragments) &&
-         t.resident + t.streamed <= 2 * grid_k_tiles(mode, fragments) &&
-         t.rows > 0 && t.rows <= 32 &&
+         t.resident + t.streamed <= 2 * grid_k_tiles(mode, fragments) && t.rows > 0 &&
+         t.rows <= 32 &&
          t.n_tiles() * t.m_tiles <= t.splits;  // one warp for the epilogue of each tile
 }
 
 struct Plan {
   Strategy strategy;
   Mode mode;
-  Tiling tiling;       // unused by `step`
-  int threads;         // of a block
-  int64_t shared;      // bytes of dynamic shared memory of a block
-  int64_t tiles;       // G · ceil(B / rows): each the work of `blocks` blocks
-  int64_t at_once;     // tiles that run at once
-  double cycles;       // of a call, by the model in plan.cpp
+  Tiling tiling;    // unused by `step`
+  int threads;      // of a block
+  int64_t shared;   // bytes of dynamic shared memory of a block
+  int64_t tiles;    // G · ceil(B / rows): each the work of `blocks` blocks
+  int64_t at_once;  // tiles that run at once
+  double cycles;    // of a call, by the model in plan.cpp
 };
 
 // The sizes of a call, on which the choice depends.

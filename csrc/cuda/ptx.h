@@ -1,5 +1,5 @@
-// The PTX instructions that the kernels use. FASTRNN_EMULATE replaces them by their emulation on the
-// CPU: emulated_ptx.h, which the include path must provide.
+// The PTX instructions that the kernels use. FASTRNN_EMULATE replaces them by their emulation on
+// the CPU: emulated_ptx.h, which the include path must provide.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,8 @@ namespace fastrnn::cuda::ptx {
 
 #define FASTRNN_PTX __device__ __forceinline__
 
-// 32-bit addresses of shared memory: in this block, and the same offset in block `rank` of the cluster.
+// 32-bit addresses of shared memory: in this block, and the same offset in block `rank` of the
+// cluster.
 FASTRNN_PTX uint32_t cvta_shared(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
@@ -33,9 +34,11 @@ FASTRNN_PTX uint32_t cluster_ctarank() {
 
 // Synchronises all threads of the cluster and makes their writes to shared memory visible.
 FASTRNN_PTX void barrier_cluster() {
+  // clang-format off
   asm volatile(
       "barrier.cluster.arrive.release.aligned;\n"
       "barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  // clang-format on
 }
 
 // Synchronises `threads` threads, whole warps, of this block. Barrier 0 is that of __syncthreads.
@@ -71,14 +74,16 @@ FASTRNN_PTX void mbarrier_wait(uint32_t barrier, uint32_t parity) {
 
 // Stores 8 bytes to shared memory of the cluster; they count on an mbarrier of the same block.
 FASTRNN_PTX void st_async(uint32_t to, uint32_t barrier, uint2 value) {
+  // clang-format off
   asm volatile(
       "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];"
       ::"r"(to), "r"(value.x), "r"(value.y), "r"(barrier)
       : "memory");
+  // clang-format on
 }
 
-// Copies 4 or 8 bytes from global to this block's shared memory, or zeros if not `valid`. The copy has
-// completed once the thread has waited for its group.
+// Copies 4 or 8 bytes from global to this block's shared memory, or zeros if not `valid`. The copy
+// has completed once the thread has waited for its group.
 template <int bytes> FASTRNN_PTX void cp_async(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(bytes),
                "r"(valid ? bytes : 0)
@@ -123,12 +128,13 @@ FASTRNN_PTX uint32_t movmatrix(uint32_t word) {
 }
 
 // sum += w h on the tensor cores: w 16 × 32 bytes, h 8 × 32 bytes, float32 accumulators.
-#define FASTRNN_MMA(name, kind)                                                                  \
-  FASTRNN_PTX void name(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]) {       \
-    asm volatile("mma.sync.aligned." kind " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "      \
-                 "{%0, %1, %2, %3};"                                                             \
-                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                        \
-                 : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "r"(h[0]), "r"(h[1]));            \
+#define FASTRNN_MMA(name, kind)                                                            \
+  FASTRNN_PTX void name(float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]) { \
+    asm volatile("mma.sync.aligned." kind                                                  \
+                 " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "                         \
+                 "{%0, %1, %2, %3};"                                                       \
+                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                  \
+                 : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "r"(h[0]), "r"(h[1]));      \
   }
 FASTRNN_MMA(mma_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 FASTRNN_MMA(mma_f16, "m16n8k16.row.col.f32.f16.f16.f32")
@@ -181,8 +187,8 @@ FASTRNN_PTX float tanh_approx(float value) {
   return result;
 }
 
-// Returns the same value while hiding its origin from the compiler. In a loop, values derived from it
-// are recomputed instead of being kept in registers.
+// Returns the same value while hiding its origin from the compiler. In a loop, values derived from
+// it are recomputed instead of being kept in registers.
 template <class Word> FASTRNN_PTX Word opaque(Word value) {
   if constexpr (sizeof(Word) == 8) {
     asm volatile("" : "+l"(value));

@@ -1,8 +1,8 @@
 // step: one kernel launch for every step, whose end synchronises all blocks. Supports any shape.
 //
-// A block owns 16 units of a group for up to 32 batch rows. Its warps split the K dimension; W_hh and
-// the state are read from L2. One warp for each 8 rows runs the epilogue. Without mma, every thread
-// computes a few units of its own.
+// A block owns 16 units of a group for up to 32 batch rows. Its warps split the K dimension; W_hh
+// and the state are read from L2. One warp for each 8 rows runs the epilogue. Without mma, every
+// thread computes a few units of its own.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,8 @@
 #include <stdexcept>
 
 #include "alignment.h"
-#include "launchers.h"
 #include "epilogue.h"
+#include "launchers.h"
 #include "operand_load.h"
 
 namespace fastrnn::cuda {
@@ -59,9 +59,8 @@ __device__ void step_product(const P& p, const TensorLayout& layout, const StepT
                              float (&sum)[N][2][4]) {
   const auto* weight_hh =
       static_cast<const typename E::Storage*>(p.weight_hh) + tile.group * p.H * p.H;
-  const int k_tiles =
-      static_cast<int>((p.H * static_cast<int>(sizeof(typename E::Storage)) + k_tile_bytes - 1) /
-                       k_tile_bytes);
+  const int k_tiles = static_cast<int>(
+      (p.H * static_cast<int>(sizeof(typename E::Storage)) + k_tile_bytes - 1) / k_tile_bytes);
 #pragma unroll(N == 1 ? 4 : 2)
   for (int k_tile = threadIdx.x / 32; k_tile < k_tiles; k_tile += step_warps) {
     uint32_t w[2][4];
@@ -70,7 +69,8 @@ __device__ void step_product(const P& p, const TensorLayout& layout, const StepT
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       h[n] = {0, 0, 0, 0};
-      if (rows[n]) h[n] = load_16_bytes<E>(rows[n], k_tile_unit(k_tile, lane), p.H, layout.aligned_k_tiles);
+      if (rows[n])
+        h[n] = load_16_bytes<E>(rows[n], k_tile_unit(k_tile, lane), p.H, layout.aligned_k_tiles);
     }
     __syncwarp();
 #pragma unroll
@@ -84,7 +84,7 @@ __device__ void step_product(const P& p, const TensorLayout& layout, const StepT
 template <class E, class P, int N>
 __device__ void step_mma(const P& p, const TensorLayout& layout, int i) {
   DYNAMIC_SHARED(shared);
-  float4* const sums = reinterpret_cast<float4*>(shared);  // [N][step_warps][32]
+  float4* const sums = reinterpret_cast<float4*>(shared);                // [N][step_warps][32]
   int* const lengths = reinterpret_cast<int*>(sums + N * step_threads);  // [8 * N]
   const StepTile tile = step_tile(p, i, 8 * N);
   const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
@@ -104,21 +104,23 @@ __device__ void step_mma(const P& p, const TensorLayout& layout, int i) {
   if (__ballot_sync(~0u, any)) {
     // Two instances, so that alignment is not checked at every load.
     if (layout.aligned_k_tiles && layout.aligned_chunks) {
-      step_product<E, P, N>(p, {layout.row_stride, layout.step_stride, true, true}, tile, rows, lane, sum);
+      step_product<E, P, N>(p, {layout.row_stride, layout.step_stride, true, true}, tile, rows,
+                            lane, sum);
     } else {
-      step_product<E, P, N>(p, {layout.row_stride, layout.step_stride, false, false}, tile, rows, lane, sum);
+      step_product<E, P, N>(p, {layout.row_stride, layout.step_stride, false, false}, tile, rows,
+                            lane, sum);
     }
   }
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    const float(&a)[4] = sum[n][0], (&b)[4] = sum[n][1];
+    const float (&a)[4] = sum[n][0], (&b)[4] = sum[n][1];
     sums[(n * step_warps + warp) * 32 + thread] = {a[0] + b[0], a[1] + b[1], a[2] + b[2],
                                                    a[3] + b[3]};
   }
   __syncthreads();
   if (warp >= N) return;
   const Epilogue<E, P> epilogue(p, layout, tile.order, tile.group, tile.first_row + 8 * warp,
-                            tile.first_unit, lengths + 8 * warp, lane);
+                                tile.first_unit, lengths + 8 * warp, lane);
   if (i == 0) epilogue.begin();
   if (!is_backward<P> && p.T == 0) return;
   typename Epilogue<E, P>::Inputs inputs;
@@ -162,8 +164,8 @@ template <> struct ScalarTraits<Float64> {
 };
 
 template <class V, class Base>
-__device__ void scalar_epilogue(const ForwardParams<Base>& p, const StepTile& tile, int64_t b, int64_t unit,
-                          int length, typename V::Sum sum) {
+__device__ void scalar_epilogue(const ForwardParams<Base>& p, const StepTile& tile, int64_t b,
+                                int64_t unit, int length, typename V::Sum sum) {
   using Storage = typename V::Storage;
   const int64_t state = p.at(b, tile.group) + unit;
   auto* const h_n = static_cast<Storage*>(p.h_n);
@@ -183,8 +185,8 @@ __device__ void scalar_epilogue(const ForwardParams<Base>& p, const StepTile& ti
 }
 
 template <class V, class Base>
-__device__ void scalar_epilogue(const BackwardParams<Base>& p, const StepTile& tile, int64_t b, int64_t unit,
-                          int length, typename V::Sum sum) {
+__device__ void scalar_epilogue(const BackwardParams<Base>& p, const StepTile& tile, int64_t b,
+                                int64_t unit, int length, typename V::Sum sum) {
   using Storage = typename V::Storage;
   const int64_t state = p.at(b, tile.group) + unit;
   const bool begins = tile.order.previous(tile.t, length) < 0;
@@ -248,7 +250,8 @@ template <class E, class P, int N> __device__ void step_simt(const P& p, int i) 
   for (int j = 0; j < thread_rows; ++j) {
     const int64_t b = tile.first_row + first + 16 * j;
     const bool inside = first + 16 * j < rows && b < p.B && tile.first_unit + unit < p.H;
-    if (has_resets<P> && inside && crosses_reset(p, tile.t, b, tile.order.descending, row_length(p, b))) {
+    if (has_resets<P> && inside &&
+        crosses_reset(p, tile.t, b, tile.order.descending, row_length(p, b))) {
       sum[j] = 0;
     }
     if (inside) scalar_epilogue<V>(p, tile, b, tile.first_unit + unit, row_length(p, b), sum[j]);
@@ -284,7 +287,7 @@ template <class E, class P, int N> void launch_steps(const P& p, Stream stream) 
   const bool aligned_k_tiles =
       p.H * size % 16 == 0 && is_aligned(16, p.weight_hh) && states_are_aligned(p);
   const TensorLayout layout{p.G * p.H, p.B * p.G * p.H,
-                      p.H * size % 8 == 0 && chunks_are_aligned(p), aligned_k_tiles};
+                            p.H * size % 8 == 0 && chunks_are_aligned(p), aligned_k_tiles};
   const int64_t blocks = (p.H + 15) / 16 * ((p.B + rows - 1) / rows) * p.G;
   if (blocks > INT_MAX) throw std::runtime_error("too many units for one launch");
   Launch shape{dim3(static_cast<unsigned>(blocks)), step_threads};

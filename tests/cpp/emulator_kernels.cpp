@@ -24,8 +24,16 @@ auto* const stream = &fastrnn::emulator::device;
 
 // Two blocks of a cluster increment and exchange values through a double buffer.
 enum Fault {
-  none, one_buffer, not_rearmed, wrong_phase, no_wait, no_fence, not_synchronised, exited_early,
-  too_many_arrivals, uninitialised
+  none,
+  one_buffer,
+  not_rearmed,
+  wrong_phase,
+  no_wait,
+  no_fence,
+  not_synchronised,
+  exited_early,
+  too_many_arrivals,
+  uninitialised
 };
 __global__ void exchange(Fault fault, int steps, uint32_t* result) {
   DYNAMIC_SHARED(shared);  // two mbarriers, two buffers of a chunk a thread
@@ -37,14 +45,15 @@ __global__ void exchange(Fault fault, int steps, uint32_t* result) {
     for (int i = 0; i < 2; ++i) ptx::mbarrier_arrive_expect_tx(base + 8 * i, bytes);
     if (fault == too_many_arrivals) ptx::mbarrier_arrive_expect_tx(base, 0);
   }
-  if (fault == not_synchronised) __syncthreads();
-  else ptx::barrier_cluster();
+  if (fault == not_synchronised)
+    __syncthreads();
+  else
+    ptx::barrier_cluster();
   uint32_t value = threadIdx.x;
   for (int s = 0; s < steps; ++s) {
     const int i = s % 2, buffer = fault == one_buffer ? 0 : i;
     const uint32_t to = base + 16 + buffer * bytes + (63 - threadIdx.x) * 8;
-    ptx::st_async(ptx::mapa(to, peer), ptx::mapa(base + 8 * i, peer),
-                     {value + 1, 0});
+    ptx::st_async(ptx::mapa(to, peer), ptx::mapa(base + 8 * i, peer), {value + 1, 0});
     if (fault == exited_early && s == steps - 1) return;
     if (fault != no_wait) ptx::mbarrier_wait(base + 8 * i, (s / 2 + (fault == wrong_phase)) % 2);
     value = reinterpret_cast<const uint2*>(shared + 16 + buffer * bytes)[threadIdx.x].x;
@@ -152,8 +161,15 @@ template <bool waits> bool run_copies() {
 
 // Faults of a single statement.
 enum Line {
-  lanes_diverge, lanes_exit, warps_exit, counts_differ, one_warp_short, beyond_by_pointer,
-  beyond_by_address, misaligned, overwritten
+  lanes_diverge,
+  lanes_exit,
+  warps_exit,
+  counts_differ,
+  one_warp_short,
+  beyond_by_pointer,
+  beyond_by_address,
+  misaligned,
+  overwritten
 };
 __global__ void line(Line fault) {
   DYNAMIC_SHARED(shared);
@@ -161,8 +177,10 @@ __global__ void line(Line fault) {
   const unsigned warp = threadIdx.x / 32;
   switch (fault) {
     case lanes_diverge:
-      if (threadIdx.x % 32 < 7) __ballot_sync(~0u, true);
-      else __syncwarp();
+      if (threadIdx.x % 32 < 7)
+        __ballot_sync(~0u, true);
+      else
+        __syncwarp();
       break;
     case lanes_exit:
       if (threadIdx.x % 32 < 7) return;
@@ -199,8 +217,8 @@ bool launch_too_large() {
   return true;
 }
 
-// The product of random matrices: w from registers, in the layout of PTX; h from shared memory, loaded
-// by ldmatrix.
+// The product of random matrices: w from registers, in the layout of PTX; h from shared memory,
+// loaded by ldmatrix.
 enum Kind { bfloat16, float16, tf32 };
 template <Kind kind> constexpr int depth = kind == tf32 ? 8 : 16;
 
@@ -237,9 +255,7 @@ __global__ void product(const uint32_t* w, const uint32_t* h, const float* sums,
     return (i < 2 ? group : group + 8) * 8 + in_group * 2 + (i & 1);
   };
   for (int i = 0; i < 4; ++i) c[i] = sums[index(i)];
-  (kind == tf32       ? ptx::mma_tf32
-   : kind == bfloat16 ? ptx::mma_bf16
-                      : ptx::mma_f16)(c, a, b);
+  (kind == tf32 ? ptx::mma_tf32 : kind == bfloat16 ? ptx::mma_bf16 : ptx::mma_f16)(c, a, b);
   for (int i = 0; i < 4; ++i) result[index(i)] = c[i];
 }
 template <Kind kind> bool run_product() {
@@ -301,20 +317,40 @@ struct Kernel {
 #define EXCHANGE(fault) {"exchange " #fault, run_exchange<fault>}
 #define LINE(fault) {#fault, run_line<fault>}
 const Kernel kernels[] = {
-    EXCHANGE(none), EXCHANGE(one_buffer), EXCHANGE(not_rearmed), EXCHANGE(wrong_phase),
-    EXCHANGE(no_wait), EXCHANGE(no_fence), EXCHANGE(not_synchronised), EXCHANGE(exited_early),
-    EXCHANGE(too_many_arrivals), EXCHANGE(uninitialised),
-    {"sums", run_sums<true, true>}, {"sums without first barrier", run_sums<false, true>},
+    EXCHANGE(none),
+    EXCHANGE(one_buffer),
+    EXCHANGE(not_rearmed),
+    EXCHANGE(wrong_phase),
+    EXCHANGE(no_wait),
+    EXCHANGE(no_fence),
+    EXCHANGE(not_synchronised),
+    EXCHANGE(exited_early),
+    EXCHANGE(too_many_arrivals),
+    EXCHANGE(uninitialised),
+    {"sums", run_sums<true, true>},
+    {"sums without first barrier", run_sums<false, true>},
     {"sums without second barrier", run_sums<true, false>},
-    {"grid barrier", run_grid_barrier<true, 8>}, {"grid barrier not cooperative", run_grid_barrier<false, 8>},
+    {"grid barrier", run_grid_barrier<true, 8>},
+    {"grid barrier not cooperative", run_grid_barrier<false, 8>},
     {"grid barrier too large", run_grid_barrier<true, 9>},
-    {"message", run_message<false>}, {"message at the end", run_message<true>},
-    {"copies", run_copies<true>}, {"copies not waited", run_copies<false>},
-    LINE(lanes_diverge), LINE(lanes_exit), LINE(warps_exit), LINE(counts_differ),
-    LINE(one_warp_short), LINE(beyond_by_pointer), LINE(beyond_by_address), LINE(misaligned),
-    LINE(overwritten), {"too much shared memory", launch_too_large},
-    {"bfloat16 product", run_product<bfloat16>}, {"float16 product", run_product<float16>},
-    {"tf32 product", run_product<tf32>}, {"transposition", run_transposition},
+    {"message", run_message<false>},
+    {"message at the end", run_message<true>},
+    {"copies", run_copies<true>},
+    {"copies not waited", run_copies<false>},
+    LINE(lanes_diverge),
+    LINE(lanes_exit),
+    LINE(warps_exit),
+    LINE(counts_differ),
+    LINE(one_warp_short),
+    LINE(beyond_by_pointer),
+    LINE(beyond_by_address),
+    LINE(misaligned),
+    LINE(overwritten),
+    {"too much shared memory", launch_too_large},
+    {"bfloat16 product", run_product<bfloat16>},
+    {"float16 product", run_product<float16>},
+    {"tf32 product", run_product<tf32>},
+    {"transposition", run_transposition},
     {"shuffles", run_shuffles},
 };
 
@@ -322,9 +358,9 @@ void convert() {
   for (uint32_t word; fread(&word, 4, 1, stdin) == 1;) {
     const float value = ptx::from_bits(word);
     const uint32_t results[5] = {ptx::cvt_bf16x2(0, value), ptx::cvt_f16x2(0, value),
-                              ptx::bits(ptx::cvt_f32_f16(uint16_t(word))),
-                              ptx::bits(ptx::cvt_tf32(value)),
-                              ptx::bits(ptx::tanh_approx(value))};
+                                 ptx::bits(ptx::cvt_f32_f16(uint16_t(word))),
+                                 ptx::bits(ptx::cvt_tf32(value)),
+                                 ptx::bits(ptx::tanh_approx(value))};
     fwrite(results, 4, 5, stdout);
   }
 }

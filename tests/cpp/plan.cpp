@@ -12,7 +12,7 @@ using namespace fastrnn;
 
 cpu::Plan make_plan(int64_t T, int64_t B, int64_t H, int64_t threads, int64_t gates = 1) {
   const ParamsWithResets params{{T, B, 1, H, 1, nullptr, nullptr, Activation::tanh, DType::float32},
-                        nullptr};
+                                nullptr};
   return cpu::make_plan(params, threads, H / 8, gates);
 }
 
@@ -21,10 +21,9 @@ void print(int64_t T, int64_t B, int64_t H, int64_t threads) {
   std::printf("%d %ld %ld\n", plan.parallel, plan.tiles, plan.team_size);
 }
 
-// gates: the plans of two threads for one gate and for four.
-// cgroup FILE MOUNT: the CPU limit of control groups.
-// plan COUNT: the plans of two threads on COUNT of the available CPUs, before and after a team found
-// them oversubscribed.
+// gates: the plans of two threads for one gate and for four. cgroup FILE MOUNT: the CPU limit of
+// control groups. plan COUNT: the plans of two threads on COUNT of the available CPUs, before and
+// after a team found them oversubscribed.
 int main(int, char** arguments) {
   if (std::strcmp(arguments[1], "cgroup") == 0) {
     std::printf("%ld\n", cpu::cgroup_cpu_limit(arguments[2], arguments[3]));
@@ -47,7 +46,8 @@ int main(int, char** arguments) {
     print(1000, 1, 256, 2);
     print(200, 2, 512, 2);
     print(100, 32, 128, 2);
-    const cpu::LinearPlan plan = cpu::make_plan(cpu::LinearParams{3200, 512, 512, DType::float32}, 2, 64);
+    const cpu::LinearPlan plan =
+        cpu::make_plan(cpu::LinearParams{3200, 512, 512, DType::float32}, 2, 64);
     std::printf("%d\n", plan.parallel);
     cpu::note_oversubscription();
   }

@@ -53,7 +53,8 @@ int check_oversubscription() {
     std::thread other(run, std::chrono::milliseconds(50));
     run(std::chrono::milliseconds(0));
     other.join();
-    if (team.size() == 2) return team.oversubscribed() ? 0 : std::puts("the sleeping member was not detected");
+    if (team.size() == 2)
+      return team.oversubscribed() ? 0 : std::puts("the sleeping member was not detected");
     if (team.oversubscribed()) return std::puts("a team of one reports oversubscription");
   }
   return std::puts("no team formed");

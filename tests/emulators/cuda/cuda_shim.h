@@ -22,11 +22,21 @@
 #define gridDim (::fastrnn::emulator::machine->grid_shape())
 
 // Aligned as on the device, so that UndefinedBehaviorSanitizer reports misaligned accesses.
-struct alignas(8) uint2 { uint32_t x, y; };
-struct alignas(16) uint4 { uint32_t x, y, z, w; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(16) double2 { double x, y; };
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) double2 {
+  double x, y;
+};
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
@@ -40,9 +50,8 @@ inline void __syncthreads() { ::fastrnn::emulator::block_barrier(0, 0); }
 inline void __syncwarp(uint32_t mask = ~0u) { ::fastrnn::emulator::warp_barrier(mask); }
 
 template <class T> T __shfl_sync(uint32_t mask, T value, int lane, int width = 32) {
-  return ::fastrnn::emulator::shuffle("__shfl_sync", mask, value, [=](int own) {
-    return (own & -width) | (lane & (width - 1));
-  });
+  return ::fastrnn::emulator::shuffle(
+      "__shfl_sync", mask, value, [=](int own) { return (own & -width) | (lane & (width - 1)); });
 }
 template <class T> T __shfl_xor_sync(uint32_t mask, T value, int bits, int width = 32) {
   return ::fastrnn::emulator::shuffle("__shfl_xor_sync", mask, value, [=](int own) {

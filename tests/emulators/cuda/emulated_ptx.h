@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "emulator.h"
 #include "cuda_shim.h"
+#include "emulator.h"
 
 #define DYNAMIC_SHARED(name) unsigned char* const name = ::fastrnn::emulator::dynamic_shared()
 
@@ -12,11 +12,11 @@ namespace fastrnn::cuda::ptx {
 
 using emulator::barrier_cluster;
 using emulator::cp_async_commit;
-using emulator::mbarrier_init;
-using emulator::fence_mbarrier_init;
-using emulator::mbarrier_wait;
-using emulator::mapa;
 using emulator::cvta_shared;
+using emulator::fence_mbarrier_init;
+using emulator::mapa;
+using emulator::mbarrier_init;
+using emulator::mbarrier_wait;
 
 inline uint32_t cluster_ctarank() { return emulator::current->block->rank; }
 inline void bar_sync(int id, int threads) {

@@ -12,7 +12,8 @@ struct Device {
   int processors = 8;
   int blocks_per_processor = 1;
   size_t shared_bytes = 227 << 10;  // maximum of one block
-  // The maximum number of blocks of an ordinary launch that run at once. The actual number is random.
+  // The maximum number of blocks of an ordinary launch that run at once. The actual number is
+  // random.
   int running = 8;
   uint64_t seed = 0;  // of the next launch
 };
@@ -39,8 +40,9 @@ template <class... Parameters>
 void launch(void (*kernel)(Parameters...), const Launch& shape, Stream stream,
             Parameters... arguments) {
   const auto call = [&] { kernel(arguments...); };
-  emulator::launch({shape.grid, shape.threads, shape.cluster, shape.shared}, shape.cooperative,
-                   *stream, [](const void* it) { (*static_cast<decltype(&call)>(it))(); }, &call);
+  emulator::launch(
+      {shape.grid, shape.threads, shape.cluster, shape.shared}, shape.cooperative, *stream,
+      [](const void* it) { (*static_cast<decltype(&call)>(it))(); }, &call);
 }
 
 template <class... Parameters>

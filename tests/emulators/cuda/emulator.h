@@ -1,11 +1,11 @@
-// Runs CUDA kernels on the CPU, to test them without a GPU. Every CUDA thread is a fiber. An adversarial
-// random scheduler selects the threads to run, and delivers asynchronous and relaxed stores at random
-// times in random order. So a missing barrier, a wrong phase or a reused buffer causes a wrong result,
-// a deadlock or an error, which reports the seed of the schedule.
+// Runs CUDA kernels on the CPU, to test them without a GPU. Every CUDA thread is a fiber. An
+// adversarial random scheduler selects the threads to run, and delivers asynchronous and relaxed
+// stores at random times in random order. So a missing barrier, a wrong phase or a reused buffer
+// causes a wrong result, a deadlock or an error, which reports the seed of the schedule.
 //
 // Except for those stores, execution is sequentially consistent. Threads switch only at the
-// instructions of ptx.h. There is no model of time, so missing fences, bank conflicts and differences
-// in rounding remain undetected.
+// instructions of ptx.h. There is no model of time, so missing fences, bank conflicts and
+// differences in rounding remain undetected.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,9 @@
 
 #include "fiber.h"
 
-struct uint3 { unsigned x, y, z; };
+struct uint3 {
+  unsigned x, y, z;
+};
 struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
@@ -52,15 +54,15 @@ struct Thread {
   Warp* warp;
   Block* block;
   Fiber* fiber;
-  const char* waiting_at = nullptr;     // for the deadlock report
-  std::vector<const void*> polled;     // addresses read by ld_relaxed since the last delivery
-  uint64_t polled_at_delivery = 0;           // value of Machine::deliveries_
-  std::vector<Copy> copies;            // not yet performed
-  uint64_t copy_group = 0;             // of the next copy
+  const char* waiting_at = nullptr;  // for the deadlock report
+  std::vector<const void*> polled;   // addresses read by ld_relaxed since the last delivery
+  uint64_t polled_at_delivery = 0;   // value of Machine::deliveries_
+  std::vector<Copy> copies;          // not yet performed
+  uint64_t copy_group = 0;           // of the next copy
 };
 
-// A collective instruction of a warp: the inputs of its lanes, and where they expect the outputs. `what`
-// names it: lanes that arrive at a different one have diverged.
+// A collective instruction of a warp: the inputs of its lanes, and where they expect the outputs.
+// `what` names it: lanes that arrive at a different one have diverged.
 struct Rendezvous {
   const char* what = nullptr;
   uint64_t detail = 0;
@@ -73,7 +75,7 @@ struct Warp {
   Block* block;
   Thread* lanes;
   uint32_t ready = ~0u, polling = 0, exited = 0;  // lanes
-  bool in_ready_list = false;                          // whether it is in Machine::ready_
+  bool in_ready_list = false;                     // whether it is in Machine::ready_
   Rendezvous rendezvous;
 };
 
@@ -87,10 +89,10 @@ struct Barrier {
 struct Mbarrier {
   uint32_t offset;
   Thread* initialised_by;
-  bool fenced;       // visible to the cluster
-  int arrivals;      // of a phase
-  int pending;       // missing arrivals of the current phase
-  int64_t bytes;     // missing bytes; negative if they arrived before they were expected
+  bool fenced;    // visible to the cluster
+  int arrivals;   // of a phase
+  int pending;    // missing arrivals of the current phase
+  int64_t bytes;  // missing bytes; negative if they arrived before they were expected
   uint32_t phase;
   std::vector<Thread*> waiting;
 };
@@ -178,28 +180,29 @@ class Machine {
   size_t clusters_at_once_;
   std::vector<unsigned> pending_;  // clusters
   std::vector<std::unique_ptr<Cluster>> running_;
-  std::vector<Warp*> ready_;        // all warps with a ready lane, and some without
-  std::vector<Warp*> polling_;      // warps with a polling lane
+  std::vector<Warp*> ready_;    // all warps with a ready lane, and some without
+  std::vector<Warp*> polling_;  // warps with a polling lane
   std::vector<Store> in_flight_;
   uint64_t deliveries_ = 0;
-  uint64_t delivery_interval_;                   // average turns between deliveries
-  uint64_t delay_turns_ = 0;                // remaining turns of the delay
+  uint64_t delivery_interval_;  // average turns between deliveries
+  uint64_t delay_turns_ = 0;    // remaining turns of the delay
   const Warp* delayed_warp_ = nullptr;
   const Block* delayed_block_ = nullptr;
-  int poison_;                      // initial bytes of shared memory; random if negative
-  int fruitless_polls_ = 0;                    // consecutive times that only polling threads remained
-  bool cluster_ended_ = false;              // since the last end_clusters()
+  int poison_;                  // initial bytes of shared memory; random if negative
+  int fruitless_polls_ = 0;     // consecutive times that only polling threads remained
+  bool cluster_ended_ = false;  // since the last end_clusters()
   Kernel kernel_ = nullptr;
   const void* arguments_ = nullptr;
   std::exception_ptr error_;
 };
 
 extern Machine* machine;  // the running launch
-extern Thread* current;       // its running thread
+extern Thread* current;   // its running thread
 
 // Runs `action` on the inputs of all lanes once all have arrived.
 using Action = void (*)(const void* const* inputs, void* const* outputs);
-void collective(const char* what, uint64_t detail, const void* inputs, void* outputs, Action action);
+void collective(const char* what, uint64_t detail, const void* inputs, void* outputs,
+                Action action);
 void check_mask(uint32_t mask);
 
 void warp_barrier(uint32_t mask);
@@ -231,7 +234,10 @@ inline unsigned char* dynamic_shared() { return current->block->shared; }
 template <class T, class From> T shuffle(const char* what, uint32_t mask, T value, From from) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 8);
   check_mask(mask);
-  struct Lane { T value; int from; } inputs{value, from(current->lane)};
+  struct Lane {
+    T value;
+    int from;
+  } inputs{value, from(current->lane)};
   T result;
   collective(what, 0, &inputs, &result, [](const void* const* inputs, void* const* outputs) {
     for (int lane = 0; lane < warp_lanes; ++lane) {

@@ -13,8 +13,8 @@
 #endif
 
 #if defined(__x86_64__)
-// Saves the callee-saved registers on the current stack and switches to another. swapcontext does the
-// same with two additional system calls.
+// Saves the callee-saved registers on the current stack and switches to another. swapcontext does
+// the same with two additional system calls.
 extern "C" void fastrnn_switch_stack(void** running, void* other);
 asm(R"(
 .text
@@ -90,13 +90,13 @@ void Fiber::start(Function function, void* argument) {
   finished_ = false;
   fake_inside_ = nullptr;
 #if defined(__x86_64__)
-  // The layout that fastrnn_switch_stack expects: six registers, then the return address; above it a
-  // return address that ends backtraces.
+  // The layout that fastrnn_switch_stack expects: six registers, then the return address; above it
+  // a return address that ends backtraces.
   auto* top = reinterpret_cast<void**>(stack_ + stack_bytes) - 2;
   top[1] = nullptr;
   top[0] = reinterpret_cast<void*>(&fastrnn_first_frame);
   void* const registers[6] = {nullptr, nullptr, nullptr, reinterpret_cast<void*>(&Fiber::enter),
-                              this, nullptr};  // r15 r14 r13 r12 rbx rbp
+                              this,    nullptr};  // r15 r14 r13 r12 rbx rbp
   for (int i = 0; i < 6; ++i) top[i - 6] = registers[i];
   inside_ = top - 6;
 #else

@@ -12,13 +12,13 @@ class Fiber {
  public:
   using Function = void (*)(void*);
 
-  // Returns an unused fiber. Stacks are reused by later launches: allocating them takes longer than most
-  // launches.
+  // Returns an unused fiber. Stacks are reused by later launches: allocating them takes longer than
+  // most launches.
   static Fiber* acquire();
   static void release(Fiber* fiber);
 
-  // The next resume() calls function(argument), which must not throw. The stack of an unfinished fiber
-  // is discarded.
+  // The next resume() calls function(argument), which must not throw. The stack of an unfinished
+  // fiber is discarded.
   void start(Function function, void* argument);
   void resume();
   // Returns to the caller of resume().
@@ -38,7 +38,7 @@ class Fiber {
   Function function_ = nullptr;
   void* argument_ = nullptr;
 #if defined(__x86_64__)
-  void* inside_ = nullptr;   // stack pointers, of the side that is not running
+  void* inside_ = nullptr;  // stack pointers, of the side that is not running
   void* outside_ = nullptr;
 #else
   ucontext_t inside_, outside_;

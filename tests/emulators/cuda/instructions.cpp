@@ -17,8 +17,8 @@ bool arrive(const char* what, uint64_t detail, const void* inputs, void* outputs
     rendezvous.what = what;
     rendezvous.detail = detail;
   } else if (differ(rendezvous.what, what) || rendezvous.detail != detail) {
-    machine->fail("the lanes of its warp have diverged: this one is at %s, another at %s%s",
-                  what, rendezvous.what, differ(rendezvous.what, what) ? "" : ", with another operand");
+    machine->fail("the lanes of its warp have diverged: this one is at %s, another at %s%s", what,
+                  rendezvous.what, differ(rendezvous.what, what) ? "" : ", with another operand");
   }
   rendezvous.inputs[current->lane] = inputs;
   rendezvous.outputs[current->lane] = outputs;
@@ -47,8 +47,8 @@ void barrier_wait(const char* what, uint64_t detail, Barrier& barrier, int expec
   machine->sometimes_yield(4);
 }
 
-// Addresses of shared memory: the block's rank in the high bits, the offset in the low bits. Offsets do
-// not begin at 0, which is more likely a mistake than an address.
+// Addresses of shared memory: the block's rank in the high bits, the offset in the low bits.
+// Offsets do not begin at 0, which is more likely a mistake than an address.
 constexpr int offset_bits = 24;
 constexpr uint32_t first_offset = 1024;
 constexpr uint64_t sentinel = 0x7265697272616221;  // in place of an mbarrier
@@ -75,8 +75,8 @@ Mbarrier& mbarrier_at(Block& block, uint32_t offset) {
     }
     return mbarrier;
   }
-  machine->fail("the mbarrier at byte %u of block %u's shared memory is not initialised",
-                offset, block.rank);
+  machine->fail("the mbarrier at byte %u of block %u's shared memory is not initialised", offset,
+                block.rank);
 }
 
 Mbarrier& mbarrier_at(uint32_t address, bool own) {
@@ -111,10 +111,12 @@ void count_bytes(Mbarrier& mbarrier, int64_t bytes) {
 }  // namespace
 
 void check_mask(uint32_t mask) {
-  if (mask != ~0u) machine->fail("collectives of a part of the lanes, mask %#x, are not supported", mask);
+  if (mask != ~0u)
+    machine->fail("collectives of a part of the lanes, mask %#x, are not supported", mask);
 }
 
-void collective(const char* what, uint64_t detail, const void* inputs, void* outputs, Action action) {
+void collective(const char* what, uint64_t detail, const void* inputs, void* outputs,
+                Action action) {
   if (!arrive(what, detail, inputs, outputs)) return machine->wait(what);
   if (action) action(current->warp->rendezvous.inputs, current->warp->rendezvous.outputs);
   machine->wake(*current->warp);
@@ -128,13 +130,14 @@ void warp_barrier(uint32_t mask) {
 uint32_t ballot(uint32_t mask, bool vote) {
   check_mask(mask);
   uint32_t votes;
-  collective("__ballot_sync", 0, &vote, &votes, [](const void* const* inputs, void* const* outputs) {
-    uint32_t votes = 0;
-    for (int i = 0; i < warp_lanes; ++i) {
-      votes |= uint32_t{*static_cast<const bool*>(inputs[i])} << i;
-    }
-    for (int i = 0; i < warp_lanes; ++i) *static_cast<uint32_t*>(outputs[i]) = votes;
-  });
+  collective("__ballot_sync", 0, &vote, &votes,
+             [](const void* const* inputs, void* const* outputs) {
+               uint32_t votes = 0;
+               for (int i = 0; i < warp_lanes; ++i) {
+                 votes |= uint32_t{*static_cast<const bool*>(inputs[i])} << i;
+               }
+               for (int i = 0; i < warp_lanes; ++i) *static_cast<uint32_t*>(outputs[i]) = votes;
+             });
   return votes;
 }
 

@@ -61,8 +61,7 @@ template <class Values> void multiply(const void* const*, void* const* lanes) {
 }
 
 template <class Values>
-void collective(const char* what, float (&sum)[4], const uint32_t (&w)[4],
-                const uint32_t (&h)[2]) {
+void collective(const char* what, float (&sum)[4], const uint32_t (&w)[4], const uint32_t (&h)[2]) {
   Operands operands{w, h, sum};
   emulator::collective(what, 0, nullptr, &operands, &multiply<Values>);
 }

@@ -76,7 +76,8 @@ void Machine::start_cluster() {
     block->rank = rank;
     block->cluster = cluster.get();
     block->barriers[0].expected = warps;
-    // A separate allocation of exactly this size, so that AddressSanitizer reports accesses beyond it.
+    // A separate allocation of exactly this size, so that AddressSanitizer reports accesses beyond
+    // it.
     void* memory = nullptr;
     if (posix_memalign(&memory, 128, shape_.shared) != 0) throw std::bad_alloc();
     block->shared = static_cast<unsigned char*>(memory);
@@ -165,7 +166,8 @@ void Machine::run(Kernel kernel, const void* arguments) {
            (running_.empty() || !random_.one_in(8))) {
       start_cluster();
     }
-    if (!in_flight_.empty() && random_.one_in(delivery_interval_)) deliver(1 + random_.below(in_flight_.size()));
+    if (!in_flight_.empty() && random_.one_in(delivery_interval_))
+      deliver(1 + random_.below(in_flight_.size()));
     if (!run_some(false) && !wake_any() && !run_some(true) && !retry_polls()) report_deadlock();
     if (cluster_ended_) end_clusters();
   }
@@ -330,7 +332,8 @@ void Machine::sometimes_yield(int one_in) {
 void Machine::poll(const void* address) {
   constexpr size_t most = 1024;
   Thread& thread = *current;
-  if (thread.polled_at_delivery != deliveries_ || thread.polled.size() == most) thread.polled.clear();
+  if (thread.polled_at_delivery != deliveries_ || thread.polled.size() == most)
+    thread.polled.clear();
   thread.polled_at_delivery = deliveries_;
   const auto& polled = thread.polled;
   if (std::find(polled.begin(), polled.end(), address) == polled.end()) {

@@ -1,8 +1,9 @@
-// Runs calls of kernels: reads requests from stdin and writes answers to stdout. A request is a line of
-// `name=value` words, followed by the bytes of all inputs. An answer is a line, "ok" or "error" with a
-// reason; after "ok" follow the bytes of both results.
+// Runs calls of kernels: reads requests from stdin and writes answers to stdout. A request is a
+// line of `name=value` words, followed by the bytes of all inputs. An answer is a line, "ok" or
+// "error" with a reason; after "ok" follow the bytes of both results.
 //
-// Every tensor is an allocation of exactly its size, so that AddressSanitizer reports accesses beyond it.
+// Every tensor is an allocation of exactly its size, so that AddressSanitizer reports accesses
+// beyond it.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -16,11 +17,13 @@
 #include "cuda/launchers.h"
 
 // All launchers. Those that are not linked in are null.
-#define KERNELS                                                                               \
-  KERNEL(cluster, Bfloat16) KERNEL(cluster, Float16) KERNEL(cluster, Tf32)                    \
-  KERNEL(cluster, Float32) KERNEL(grid, Bfloat16) KERNEL(grid, Float16) KERNEL(grid, Tf32)    \
-  KERNEL(grid, Float32) KERNEL(step, Bfloat16) KERNEL(step, Float16) KERNEL(step, Tf32)       \
+// clang-format off
+#define KERNELS                                                                             \
+  KERNEL(cluster, Bfloat16) KERNEL(cluster, Float16) KERNEL(cluster, Tf32)                  \
+  KERNEL(cluster, Float32) KERNEL(grid, Bfloat16) KERNEL(grid, Float16) KERNEL(grid, Tf32)  \
+  KERNEL(grid, Float32) KERNEL(step, Bfloat16) KERNEL(step, Float16) KERNEL(step, Tf32)     \
   KERNEL(step, Float32) KERNEL(step, Float64)
+// clang-format on
 
 namespace fastrnn::cuda {
 
@@ -34,9 +37,9 @@ struct Float64;
 #define DECLARE_cluster(E, P) WEAK void launch_cluster<E>(const P&, const Plan&, Stream);
 #define DECLARE_grid(E, P) WEAK void launch_grid<E>(const P&, const Plan&, void*, Stream);
 #define DECLARE_step(E, P) WEAK void launch_step<E>(const P&, Stream);
-#define KERNEL(strategy, E)                                       \
+#define KERNEL(strategy, E)                                      \
   DECLARE_##strategy(E, Forward) DECLARE_##strategy(E, Backward) \
-  DECLARE_##strategy(E, ForwardWithoutResets) DECLARE_##strategy(E, BackwardWithoutResets)
+      DECLARE_##strategy(E, ForwardWithoutResets) DECLARE_##strategy(E, BackwardWithoutResets)
 KERNELS
 #undef KERNEL
 WEAK int64_t grid_workspace_bytes(const Forward&);
@@ -54,8 +57,10 @@ class Request {
     std::string word;
     for (int c; (c = getchar()) != '\n';) {
       if (c == EOF) return false;
-      if (c != ' ') word += char(c);
-      else parse(word);
+      if (c != ' ')
+        word += char(c);
+      else
+        parse(word);
     }
     parse(word);
     return true;
@@ -132,17 +137,15 @@ template <class P> struct Call {
     workspace.poison();
     launcher(params, plan, workspace.bytes() ? workspace.data() : nullptr, &emulator::device);
   }
-  void operator()(void (*launcher)(const P&, Stream)) const {
-    launcher(params, &emulator::device);
-  }
+  void operator()(void (*launcher)(const P&, Stream)) const { launcher(params, &emulator::device); }
 };
 
 template <class P> void launch(const std::string& kernel, const P& params, const Plan& plan) {
   const Call<P> call{params, plan};
-#define KERNEL(strategy, E)                            \
-  if (kernel == #strategy "." #E) {                    \
-    auto* const launcher = &launch_##strategy<E, P>;   \
-    if (launcher) return call(launcher);               \
+#define KERNEL(strategy, E)                          \
+  if (kernel == #strategy "." #E) {                  \
+    auto* const launcher = &launch_##strategy<E, P>; \
+    if (launcher) return call(launcher);             \
   }
   KERNELS
 #undef KERNEL
@@ -160,10 +163,10 @@ struct Element {  // by the suffix of a kernel's name
   Mode mode;
 };
 constexpr Element elements[] = {{".Bfloat16", DType::bfloat16, Mode::half},
-                          {".Float16", DType::float16, Mode::half},
-                          {".Tf32", DType::float32, Mode::tf32},
-                          {".Float32", DType::float32, Mode::float32},
-                          {".Float64", DType::float64, Mode::float64}};
+                                {".Float16", DType::float16, Mode::half},
+                                {".Tf32", DType::float32, Mode::tf32},
+                                {".Float32", DType::float32, Mode::float32},
+                                {".Float64", DType::float64, Mode::float64}};
 
 // The plan of a request; threads, shared memory and tiles follow from the tiling.
 Plan make_plan(const Request& request, const ParamsWithResets& params, Mode mode, Pass pass) {
@@ -176,14 +179,13 @@ Plan make_plan(const Request& request, const ParamsWithResets& params, Mode mode
   if (plan.strategy == Strategy::step) return plan;
   Tiling& tiling = plan.tiling;
   const std::pair<const char*, int*> fields[] = {
-      {"blocks", &tiling.blocks},     {"m_tiles", &tiling.m_tiles},
-      {"splits", &tiling.splits},     {"resident", &tiling.resident},
-      {"streamed", &tiling.streamed}, {"rows", &tiling.rows}};
+      {"blocks", &tiling.blocks},     {"m_tiles", &tiling.m_tiles},   {"splits", &tiling.splits},
+      {"resident", &tiling.resident}, {"streamed", &tiling.streamed}, {"rows", &tiling.rows}};
   for (const auto& [name, field] : fields) *field = int(request.number(name));
   const bool cluster = plan.strategy == Strategy::cluster;
   plan.threads = 32 * tiling.splits * (cluster ? tiling.m_tiles : 1);
-  plan.shared = cluster ? cluster_shared_bytes(tiling, element_bytes(mode), pass)
-                        : grid_shared_bytes(tiling);
+  plan.shared =
+      cluster ? cluster_shared_bytes(tiling, element_bytes(mode), pass) : grid_shared_bytes(tiling);
   plan.tiles = params.G * ((params.B + tiling.rows - 1) / tiling.rows);
   plan.at_once = request.number("at_once");
   return plan;
@@ -229,7 +231,8 @@ void serve(const Request& request) {
   const std::string& kernel = request.text("kernel");
   const Element* element_type = elements;
   while (!kernel.ends_with(element_type->name)) {
-    if (++element_type == std::end(elements)) throw std::runtime_error("no kernel is named " + kernel);
+    if (++element_type == std::end(elements))
+      throw std::runtime_error("no kernel is named " + kernel);
   }
   ParamsWithResets params{};
   params.T = request.number("T"), params.B = request.number("B");
@@ -279,8 +282,8 @@ void serve(const Request& request) {
         plan);
   } else {
     run(kernel,
-        Backward{params, inputs[0]->data(), inputs[1]->data(), inputs[2]->data(),
-                 inputs[3]->data(), result.data(), last.data()},
+        Backward{params, inputs[0]->data(), inputs[1]->data(), inputs[2]->data(), inputs[3]->data(),
+                 result.data(), last.data()},
         plan);
   }
   tensors.check(in_place ? inputs[0] : nullptr);
