@@ -87,7 +87,7 @@ struct TensorArgs {
     STD_TORCH_CHECK(
         activation == int64_t(Activation::tanh) || activation == int64_t(Activation::relu),
         "fastrnn: activation must be 0 for tanh or 1 for relu, got ", activation);
-    STD_TORCH_CHECK(!offsets_ || lengths_, "fastrnn: offsets need lengths beside them");
+    STD_TORCH_CHECK(!offsets_ || lengths_, "fastrnn: offsets require lengths");
     if (lengths_) lengths = indices("lengths", *lengths_, B, data);
     if (offsets_) offsets = indices("offsets", *offsets_, offsets_->numel(), data);
     const int64_t T = offsets ? offsets->numel() : data.size(0);

@@ -70,7 +70,7 @@ inline Vector<A> broadcast(A x) {
   return x - Vector<A>{};
 }
 
-// Storage: how elements lie in memory, and the type they are computed in. `widen` and `narrow`
+// Storage: how elements are stored in memory, and the type they are computed in. `widen` and `narrow`
 // convert between a vector of the one and a vector of the other; narrowing rounds to nearest even.
 
 template <class A>

@@ -17,9 +17,8 @@ constexpr double block_exchange = 87, cluster_exchange = 192, grid_exchange = 89
 constexpr double cluster_bandwidth = 24.7, grid_bandwidth = 72;
 constexpr double cluster_bandwidth_16 = 14.1;  // of a cluster of 16
 
-// What a step takes beside the exchange and the products: the instructions of one warp, which
-// follow one another. Fitted, and so is what a product of grid costs more, whose operands come
-// straight from L2.
+// The rest of a step besides the exchange and the products: the serial instructions of one warp.
+// Fitted, as is the additional cost of a product of grid, whose operands are loaded from L2.
 constexpr double cluster_step = 1200, grid_step = 1400;
 constexpr double grid_products = 3, grid_float32_products = 1.7;
 constexpr double product_cycles = 1.5;    // of a multiprocessor, for one k-step of one n-tile

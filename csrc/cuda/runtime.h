@@ -26,7 +26,7 @@ struct Launch {
 
 inline void check(cudaError_t error) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // it must not be found by whoever asks next
+  cudaGetLastError();  // clear it, so that later checks do not report it
   throw std::runtime_error(cudaGetErrorString(error));
 }
 

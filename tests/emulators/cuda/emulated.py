@@ -1,10 +1,9 @@
-"""The CUDA kernels run by the emulator in this folder, as functions of CPU tensors.
+"""Runs the CUDA kernels in the emulator of this folder, as functions of CPU tensors.
 
-`forward` and `backward` are those of a backend's module, with keywords that say which kernel, how
-it is tiled and how it is scheduled, so `checks.py` can be used on this module, and on an `Emulated`
-whose sources were changed to see whether that is noticed.
+`forward` and `backward` have the signature of a backend, with keywords for the kernel, its tiling
+and its schedule. So `checks.py` works with this module, and with an `Emulated` of changed sources.
 
-What is compiled is kept in build/emulator, under a hash of all that went into it.
+Compiled objects are cached in build/emulator under a hash of their sources and flags.
 """
 
 from __future__ import annotations
@@ -44,17 +43,17 @@ FLAGS = [
     "-fno-sanitize=null,object-size,pointer-overflow,vptr",
     "-w",  # `#pragma unroll` is not g++'s
 ]
-#: For the kernels, which are large: half the time to compile for half more to run.
+#: For the kernels, which are large: compiling takes half the time, running 1.5 times.
 CALLS = ["--param", "asan-instrumentation-with-call-threshold=0"]
-#: Sources with arithmetic alone, which take a good part of the time.
-UNWATCHED = {"mma.cpp", "conversions.cpp"}
+#: Sources that contain only arithmetic, and take a large part of the time.
+UNSANITIZED = {"mma.cpp", "conversions.cpp"}
 JOBS = 2  # compilations at once, of all processes
 
 SANITIZERS = {
     "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
 }
-SECONDS = 300.0  # that a call may take
+SECONDS = 300.0  # time limit of a call
 
 DTYPES = {
     torch.bfloat16: "Bfloat16",
@@ -69,7 +68,7 @@ class EmulationError(Exception):
 
 
 class Crash(EmulationError):
-    """A sanitizer, or worse, ended the process; the text is its report."""
+    """A sanitizer or a signal ended the process; the message is its report."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +110,10 @@ def tiling_for(
 
 
 def build(name: str, sources: list[Path], changed: Mapping[str, str] | None = None) -> Path:
-    """The executable made of these sources.
+    """Build an executable from these sources.
 
     Args:
-        changed: text that takes the place of a file's, by its path below csrc.
+        changed: replaced texts of files, by their paths in csrc.
     """
     if shutil.which("g++") is None:
         pytest.skip("the emulator needs g++")
@@ -129,21 +128,21 @@ def build(name: str, sources: list[Path], changed: Mapping[str, str] | None = No
         with ThreadPoolExecutor(JOBS) as pool:
             objects = list(pool.map(lambda source: _object(source, texts, tree), sources))
     key = _hash([*map(str, objects), *FLAGS])
-    return _made(CACHE / f"{name}-{key}", ["g++", *FLAGS, *map(str, objects)])
+    return _create(CACHE / f"{name}-{key}", ["g++", *FLAGS, *map(str, objects)])
 
 
 def _object(source: Path, texts: Mapping[Path, str], tree: Path) -> Path:
     flags = [*FLAGS, *CALLS] if source.suffix == ".cu" else FLAGS
-    if source.name in UNWATCHED:
+    if source.name in UNSANITIZED:
         flags = [*(flag for flag in FLAGS if "sanitize" not in flag), "-O2"]
     key = _hash([*flags, *_included(source, texts).values()])
     place = tree / source.relative_to(SOURCES) if source.is_relative_to(SOURCES) else source
     command = ["g++", *flags, f"-I{tree}", f"-I{FOLDER}", "-x", "c++", "-c", str(place)]
-    return _made(CACHE / f"{source.stem}-{key}.o", command)
+    return _create(CACHE / f"{source.stem}-{key}.o", command)
 
 
 def _included(source: Path, texts: Mapping[Path, str]) -> dict[Path, str]:
-    """The text of a file and of all of ours that it includes."""
+    """The texts of a file and of the project's files that it includes."""
     found: dict[Path, str] = {}
 
     def visit(path: Path) -> None:
@@ -163,8 +162,8 @@ def _hash(texts: list[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
-def _made(target: Path, command: list[str]) -> Path:
-    """`target`, made by the command unless it is there; by one process, if several want it."""
+def _create(target: Path, command: list[str]) -> Path:
+    """Create `target` by the command unless it exists. One process creates it for all."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with _locked(target.with_suffix(".lock")):
         if not target.exists():
@@ -188,7 +187,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _slot() -> Iterator[None]:
-    """One of the places for a compilation, as soon as one is free."""
+    """Hold one of the JOBS compilation slots."""
     while True:
         for number in range(JOBS):
             with (CACHE / f"slot-{number}").open("w") as file:
@@ -205,7 +204,7 @@ def _slot() -> Iterator[None]:
 
 
 class Server:
-    """A process that serves problems; see server.cpp. Started anew after a crash."""
+    """A process that runs kernels, see server.cpp. It is restarted after a crash."""
 
     def __init__(self, executable: Path) -> None:
         self._executable = executable
@@ -265,10 +264,10 @@ class Server:
 
 
 class Emulated:
-    """The kernels as a backend's module. Each is compiled when it is first called.
+    """The kernels as a backend. Each is compiled when it is first called.
 
     Args:
-        changed: text that takes the place of a source file's, by its path below csrc.
+        changed: replaced texts of source files, by their paths in csrc.
     """
 
     def __init__(self, changed: Mapping[str, str] | None = None) -> None:
@@ -321,14 +320,14 @@ class Emulated:
         reverse_from: int,
         *,
         strategy: str,  # "cluster", "grid" or "step"
-        tiling: Tiling | None = None,  # needless for step
+        tiling: Tiling | None = None,  # unused by step
         tf32: bool = False,
-        in_place: bool = False,  # the first input is the first result too
+        in_place: bool = False,  # the first input is also the first result
         misaligned: bool = False,  # all tensors begin one element beyond a multiple of 256 bytes
         seed: int = 0,  # of the schedule
         processors: int = 8,
         blocks_per_processor: int = 1,
-        running: int = 8,  # blocks of an ordinary launch that may run at once
+        running: int = 8,  # maximum blocks of an ordinary launch at once
     ) -> tuple[Tensor, Tensor]:
         data = inputs[0]
         batch, groups, hidden = h0.shape
@@ -370,7 +369,7 @@ class Emulated:
         return first, second
 
     def _server(self, source: str) -> Server:
-        """Of the kernels of a file in csrc/cuda/instances."""
+        """The server of the kernels of a file in csrc/cuda/instances."""
         if source not in self._servers:
             sources = [*EMULATOR, SOURCES / "cuda" / "instances" / f"{source}.cu"]
             self._servers[source] = Server(build(source, sources, self._changed))

@@ -1,4 +1,4 @@
-"""What a mutant is: a kernel with a mistake in it, and the problems that bring it to light."""
+"""Mutants: kernels with a mistake, and the problems that detect it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Kernel:
         return f"{self.strategy}_{'resets_' * self.resets}{self.element}"
 
     def built(self, changed: Mapping[str, Mapping[str, str]]) -> Emulated:
-        """Its one instance, with texts replaced; `changed` by file of csrc/cuda, old text: new."""
+        """Build one instance. `changed` maps files of csrc/cuda to {old text: new}."""
         pattern, instances = INSTANCES[self.strategy]
         source = f"instances/{self.source}.cu"
         texts = {
@@ -61,7 +61,7 @@ class Kernel:
 
 
 def narrowed(text: str, pattern: str, kept: tuple[str, ...]) -> str:
-    """Without the lines of this pattern, but for those that have one of `kept` in them."""
+    """Remove the lines that match `pattern` and contain none of `kept`."""
     lines = [match[0] for match in re.finditer(pattern, text, re.MULTILINE)]
     for part in kept:
         assert any(part in line for line in lines), f"no line of {pattern} has {part}"
@@ -100,7 +100,7 @@ class Runs:
         self._tiling = tiling
 
     def first_fault(self, module: Emulated, kernel: Kernel) -> Exception | None:
-        """What is noticed first, under the schedules of the first seeds."""
+        """The first fault under the schedules of the first seeds."""
         dtype, mode = ELEMENTS[kernel.element]
         options: dict[str, Any] = {"strategy": kernel.strategy, "processors": self._processors}
         if kernel.strategy != "step":
@@ -122,5 +122,5 @@ class Mutant:
     file: str
     replaced: Mapping[str, str]
     runs: Runs
-    noticed: str  # in the text of what is noticed
+    detected: str  # a pattern of the fault's message
     quick: bool = False
