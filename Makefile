@@ -6,7 +6,7 @@
 #                some files or folders
 #   make try     the same with other versions of dependencies, WITH="triton==3.9.0", in an environment
 #                of its own
-#   make lint    ruff and mypy
+#   make lint    ruff, clang-format and mypy
 #   make docs    the documentation, as pages in build/docs; a warning is an error
 #   make bench   the benchmarks, small to large layers, in two minutes; SHAPES= names others,
 #                FLAGS= goes to pytest
@@ -30,6 +30,9 @@ PYTEST := -n auto --maxprocesses 4 --benchmark-disable
 INTERPRETED := tests/ops/triton/test_interpreter.py
 WITHIN := tests tests/ops tests/ops/triton $(INTERPRETED)
 
+# C++ and CUDA.
+CXX_SOURCES = $(shell git ls-files csrc tests | grep -E '\.(h|inc|cpp|cu)$$')
+
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -51,6 +54,7 @@ try:
 lint: $(VENV)/installed
 	ruff check .
 	ruff format --check .
+	clang-format --dry-run -Werror $(CXX_SOURCES)
 	mypy
 
 docs: $(VENV)/installed

@@ -1,6 +1,5 @@
-// fastrnn._C as Python sees it: what this library was built from, with and for, and the plan of the
-// CUDA kernels, which any machine can ask for. The operators are registered in cpu/binding.cpp,
-// through torch's stable ABI, when the library is loaded.
+// The Python module fastrnn._C: build information, and the plans of the CUDA kernels, which need no
+// GPU. Loading the library also registers the operators of cpu/bindings.cpp with torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -8,9 +7,9 @@
 #include <stdexcept>
 #include <string>
 
-#include "cpu/cpu.h"
+#include "build_info.h"
+#include "cpu/dispatch.h"
 #include "cuda/plan.h"
-#include "introspection.h"
 
 namespace py = pybind11;
 
@@ -64,15 +63,15 @@ void bind_plan(py::module_& module) {
                                                 {"tf32", Mode::tf32},
                                                 {"float32", Mode::float32},
                                                 {"float64", Mode::float64}};
-        const Sizes sizes{modes.at(mode), backward ? Direction::backward : Direction::forward,
-                          T, B, G, H, gates};
+        const Sizes sizes{modes.at(mode), backward ? Pass::backward : Pass::forward, T, B, G, H,
+                          gates};
         py::dict options;
         for (const Strategy strategy : STRATEGIES) {
           const Option option = best(strategy, device, sizes);
-          if (option.refusal.empty()) {
+          if (option.unsupported_reason.empty()) {
             options[name(strategy)] = option.plan;
           } else {
-            options[name(strategy)] = option.refusal;
+            options[name(strategy)] = option.unsupported_reason;
           }
         }
         return std::pair(std::string(name(make_plan(device, sizes).strategy)), options);
@@ -87,7 +86,7 @@ void bind_plan(py::module_& module) {
 PYBIND11_MODULE(_C, module) {
   module.doc() = "The C++ kernels of fastrnn; loading it registers them with torch.";
   module.def("use_instruction_set", &fastrnn::cpu::use_instruction_set,
-             "Take the one named; false if it is not compiled in or the processor lacks it.");
+             "Select an instruction set by name; false if it is not compiled in or not supported.");
   module.def("info", &info, "What was built: versions, compiler, instruction sets.");
   bind_plan(module);
 }

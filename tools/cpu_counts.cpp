@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "cpu/cpu.h"
+#include "cpu/dispatch.h"
 
 using namespace fastrnn;
 
@@ -17,30 +17,30 @@ int main(int, char** arguments) {
                            }};
   const std::vector<float> in(T * B * H, 0.5f), weight(H * H, 0.5f / H), state(B * H, 0.5f);
   std::vector<float> out(T * B * H), last(B * H);
-  const auto sized = [&](auto problem) {
-    problem.T = T;
-    problem.B = B;
-    problem.G = 1;
-    problem.H = H;
-    problem.dtype = DType::float32;
-    problem.activation = Activation::tanh;
-    problem.reverse_from = 1;
-    problem.weight_hh = weight.data();
-    return problem;
+  const auto sized = [&](auto params) {
+    params.T = T;
+    params.B = B;
+    params.G = 1;
+    params.H = H;
+    params.dtype = DType::float32;
+    params.activation = Activation::tanh;
+    params.reverse_from = 1;
+    params.weight_hh = weight.data();
+    return params;
   };
   if (forward) {
-    Forward problem = sized(Forward{});
-    problem.pre = in.data();
-    problem.h0 = state.data();
-    problem.out = out.data();
-    problem.h_n = last.data();
-    cpu::forward(problem, alone);
+    Forward params = sized(Forward{});
+    params.pre = in.data();
+    params.h0 = state.data();
+    params.out = out.data();
+    params.h_n = last.data();
+    cpu::forward(params, alone);
   } else {
-    Backward problem = sized(Backward{});
-    problem.grad_out = problem.out = in.data();
-    problem.grad_h_n = state.data();
-    problem.grad_pre = out.data();
-    problem.grad_h0 = last.data();
-    cpu::backward(problem, alone);
+    Backward params = sized(Backward{});
+    params.grad_out = params.out = in.data();
+    params.grad_h_n = state.data();
+    params.grad_pre = out.data();
+    params.grad_h0 = last.data();
+    cpu::backward(params, alone);
   }
 }

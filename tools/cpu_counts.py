@@ -73,7 +73,7 @@ def build(folder: Path) -> Path:
         if shutil.which(tool) is None:
             raise RuntimeError(f"{tool} is not installed")
     program = folder / "cpu_counts"
-    sources = [str(path) for path in SOURCES if path.name != "binding.cpp"]  # it needs torch
+    sources = [str(path) for path in SOURCES if path.name != "bindings.cpp"]  # it needs torch
     status, output = run(("c++", *FLAGS, *sources, "-o", str(program)), COMPILE_SECONDS)
     if status != 0:
         raise RuntimeError(f"it could not be compiled: {output[-500:]}")

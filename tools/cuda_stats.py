@@ -52,7 +52,7 @@ class Instance:
 
 
 NAME = re.compile(
-    r"(\w+)_kernel<fastrnn::cuda::(\w+), fastrnn::(\w+)Of<fastrnn::(\w+)>"
+    r"(\w+)_kernel<fastrnn::cuda::(\w+), fastrnn::(\w+)Params<fastrnn::(\w+)>"
     r"((?:, \(?\w*\)?\d+)*)>\(",
     re.ASCII,
 )
@@ -103,7 +103,7 @@ def _instances(binary: Path, arch: str) -> Iterator[tuple[str, Instance, str]]:
         if found is not None:
             strategy, element, direction, problem, rest = found.groups()
             numbers = tuple(int(number) for number in re.findall(r"\d+", rest))
-            resets = problem != "Unbroken"
+            resets = problem != "Params"
             instance = Instance(strategy, element, direction.lower(), numbers, resets)
             yield mangled, instance, usage[mangled]
 

@@ -1,7 +1,7 @@
 // The kernels of calibrate.cu: each does one thing `turns` times, and says how many cycles it took.
 #pragma once
 
-#include "cuda/element.h"
+#include "cuda/mma_traits.h"
 
 namespace fastrnn::cuda {
 
@@ -22,7 +22,7 @@ KERNEL(2 * WARP) block_exchange(int64_t* cycles, int turns) {
   for (int turn = 0; turn < turns; ++turn) {
     uint32_t* const buffer = state + turn % 2 * blockDim.x;
     buffer[threadIdx.x] = value;
-    ptx::named_barrier(0, 2 * WARP);
+    ptx::bar_sync(0, 2 * WARP);
     value = buffer[threadIdx.x ^ WARP];
   }
   if (threadIdx.x == 0) *cycles = now() - start + (value == SENTINEL);
@@ -32,17 +32,17 @@ KERNEL(2 * WARP) block_exchange(int64_t* cycles, int turns) {
 KERNEL(WARP) cluster_exchange(int64_t* cycles, int turns) {
 #if __CUDA_ARCH__ >= 900
   DYNAMIC_SHARED(memory);
-  const uint32_t rank = ptx::cluster_rank(), mine = ptx::shared_address(memory);
-  const uint32_t other = ptx::peer_address(mine, 1 - rank);
+  const uint32_t rank = ptx::cluster_ctarank(), mine = ptx::cvta_shared(memory);
+  const uint32_t other = ptx::mapa(mine, 1 - rank);
   constexpr uint32_t bytes = WARP * sizeof(uint2);
   if (threadIdx.x == 0) {
     ptx::mbarrier_init(mine, 1);
-    ptx::mbarrier_init_fence();
-    ptx::mbarrier_arrive_expect(mine, bytes);
+    ptx::fence_mbarrier_init();
+    ptx::mbarrier_arrive_expect_tx(mine, bytes);
   }
-  ptx::cluster_barrier();
+  ptx::barrier_cluster();
   const auto send = [&](uint32_t turn) {
-    ptx::store_async(other + 128 + threadIdx.x * sizeof(uint2), other, make_uint2(turn, turn));
+    ptx::st_async(other + 128 + threadIdx.x * sizeof(uint2), other, make_uint2(turn, turn));
   };
   const int64_t start = now();
   if (rank == 0) send(0);
@@ -51,10 +51,10 @@ KERNEL(WARP) cluster_exchange(int64_t* cycles, int turns) {
     ptx::mbarrier_wait(mine, turn & 1);
     if (rank == 1 || turn + 1 < turns) send(turn);
     // After the answer, which needs not wait for it: without this arrival no phase ends.
-    if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(mine, bytes);
+    if (threadIdx.x == 0) ptx::mbarrier_arrive_expect_tx(mine, bytes);
   }
   if (threadIdx.x == 0 && rank == 0) *cycles = now() - start;
-  ptx::cluster_barrier();  // nobody leaves while something may be on its way to it
+  ptx::barrier_cluster();  // nobody leaves while something may be on its way to it
 #endif
 }
 
@@ -64,32 +64,32 @@ KERNEL(256) cluster_bandwidth(int64_t* cycles, int turns, int blocks, int bytes)
 #if __CUDA_ARCH__ >= 900
   DYNAMIC_SHARED(memory);
   constexpr uint32_t room = 32 << 10;
-  const uint32_t rank = ptx::cluster_rank(), mine = ptx::shared_address(memory);
+  const uint32_t rank = ptx::cluster_ctarank(), mine = ptx::cvta_shared(memory);
   if (threadIdx.x == 0) {
     for (const uint32_t barrier : {mine, mine + 8}) {
       ptx::mbarrier_init(barrier, 1);
-      ptx::mbarrier_init_fence();
-      ptx::mbarrier_arrive_expect(barrier, blocks * bytes);
+      ptx::fence_mbarrier_init();
+      ptx::mbarrier_arrive_expect_tx(barrier, blocks * bytes);
     }
   }
   __syncthreads();
-  ptx::cluster_barrier();
+  ptx::barrier_cluster();
   const int64_t start = now();
 #pragma unroll 1
   for (int turn = 0; turn < turns; ++turn) {
     const uint32_t barrier = 8 * (turn & 1);
     for (int i = 1; i <= blocks; ++i) {
-      const uint32_t to = ptx::peer_address(mine, (rank + i) & (blocks - 1));
+      const uint32_t to = ptx::mapa(mine, (rank + i) & (blocks - 1));
       for (int at = 8 * threadIdx.x; at < bytes; at += 8 * blockDim.x) {
         const uint32_t place = 128 + (rank * bytes + at) % room;
-        ptx::store_async(to + place, to + barrier, make_uint2(turn, at));
+        ptx::st_async(to + place, to + barrier, make_uint2(turn, at));
       }
     }
     ptx::mbarrier_wait(mine + barrier, (turn >> 1) & 1);
-    if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(mine + barrier, blocks * bytes);
+    if (threadIdx.x == 0) ptx::mbarrier_arrive_expect_tx(mine + barrier, blocks * bytes);
   }
   if (threadIdx.x == 0 && rank == 0) *cycles = now() - start;
-  ptx::cluster_barrier();
+  ptx::barrier_cluster();
 #endif
 }
 
@@ -104,12 +104,12 @@ KERNEL(WARP) grid_exchange(int64_t* cycles, unsigned char* places, int turns, in
     for (int sender = 0; sender < 2; ++sender) {
       unsigned char* place = places + ((2 * turn + sender) * WARP + threadIdx.x) * sizeof(uint4);
       if ((blockIdx.x != 0) == sender) {
-        ptx::store_relaxed(place, make_uint2(turn, turn));
-        ptx::store_relaxed(place + 8, make_uint2(turn, turn));
+        ptx::st_relaxed(place, make_uint2(turn, turn));
+        ptx::st_relaxed(place + 8, make_uint2(turn, turn));
       } else {
         uint4 state;
         do {
-          state = ptx::load_relaxed(place);
+          state = ptx::ld_relaxed(place);
         } while (state.x == SENTINEL || state.y == SENTINEL || state.z == SENTINEL ||
                  state.w == SENTINEL);
       }
@@ -128,7 +128,7 @@ KERNEL(512) read_l2(int64_t* cycles, const unsigned char* from, int64_t stride, 
   for (int turn = 0; turn < turns; ++turn) {
 #pragma unroll 8
     for (int at = 16 * threadIdx.x; at < bytes; at += 16 * 512) {
-      const uint4 words = ptx::load_relaxed(from + at);
+      const uint4 words = ptx::ld_relaxed(from + at);
       all ^= words.x ^ words.y ^ words.z ^ words.w;
     }
   }
@@ -144,7 +144,7 @@ KERNEL(16 * WARP) products(int64_t* cycles, int turns, const unsigned char* memo
   // Read, so that each has registers of its own, as W_hh has.
   uint32_t w[FRAGMENTS][4];
   for (int k = 0; k < FRAGMENTS; ++k) {
-    const uint4 words = ptx::load_relaxed(memory + (k * blockDim.x + threadIdx.x) * sizeof(uint4));
+    const uint4 words = ptx::ld_relaxed(memory + (k * blockDim.x + threadIdx.x) * sizeof(uint4));
     w[k][0] = words.x, w[k][1] = words.y, w[k][2] = words.z, w[k][3] = words.w;
   }
   const uint32_t h[1][2] = {{w[0][0], w[0][1]}};
@@ -154,7 +154,7 @@ KERNEL(16 * WARP) products(int64_t* cycles, int turns, const unsigned char* memo
 #pragma unroll 1
   for (int turn = 0; turn < turns; ++turn) {
 #pragma unroll
-    for (int k = 0; k < FRAGMENTS; ++k) E::multiply(sum[k % CHAINS], w[k], h);
+    for (int k = 0; k < FRAGMENTS; ++k) E::mma(sum[k % CHAINS], w[k], h);
   }
   __syncthreads();
   if (threadIdx.x == 0) *cycles = now() - start;

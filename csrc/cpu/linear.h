@@ -1,8 +1,7 @@
-// The product of a layer's input with its weight, out = bias + input weight^T, for one instruction
-// set.
+// The linear operator, out = bias + input weight^T, for one instruction set.
 //
-// Included inside the namespace of an instruction set, after product.h. A task owns some rows and
-// some column blocks of the result. Every sum begins with the bias.
+// Included inside the namespace of an instruction set, after gemm.h. A task owns some rows and some
+// column blocks of the result. Every sum starts from the bias.
 
 template <class S>
 struct LinearTask {
@@ -10,78 +9,79 @@ struct LinearTask {
   using Element = typename S::Element;
   static constexpr int64_t L = lanes<A>;
   static constexpr bool is_plain = std::is_same_v<Element, A>;
-  const Linear& p;
-  const A* bias;    // [N], padded to whole vectors
-  const Packed<A>* packed;  // the weight, or null
+  const LinearParams& p;
+  const A* bias;                  // [N], padded to whole vectors
+  const PackedMatrix<A>* packed;  // the weight, or null
 
   // z = bias + x weight^T for n rows and the column blocks [begin, end).
-  void product(int64_t n, Rows<const A> x, int64_t begin, int64_t end, Rows<A> z) const {
-    const Rows<const A> start{bias + begin * L, 0};
-    if (packed != nullptr)
-      return multiply(n, x, packed->at(begin), end - begin, start, z);
-    const Transposed<S> w{static_cast<const Element*>(p.weight), p.K, p.N, p.K};
-    multiply(n, x, w.at(begin, 0), end - begin, start, z);
+  void compute(int64_t n, MatrixView<const A> x, int64_t begin, int64_t end,
+               MatrixView<A> z) const {
+    const MatrixView<const A> start{bias + begin * L, 0};
+    if (packed != nullptr) return gemm(n, x, packed->at(begin), end - begin, start, z);
+    const TransposedMatrix<S> w{static_cast<const Element*>(p.weight), p.K, p.N, p.K};
+    gemm(n, x, w.at(begin, 0), end - begin, start, z);
   }
 
-  // The rows [first, first + n) of the result, and of them the column blocks [begin, end).
+  // Computes rows [first, first + n) and column blocks [begin, end) of the result.
   void run(int64_t first, int64_t n, int64_t begin, int64_t end) const {
     const auto* input = static_cast<const Element*>(p.input) + first * p.K;
     auto* out = static_cast<Element*>(p.out) + first * p.N;
     if constexpr (is_plain) {
-      // Whole bands of the result are stored where they belong.
-      constexpr int64_t band = Packed<A>::narrow;
-      const int64_t whole = end * L <= p.N ? end : p.N / L / band * band;
-      product(n, {input, p.K}, begin, whole, {out + begin * L, p.N});
-      if (whole < end) narrowed(n, {input, p.K}, whole, end, out);
+      // Whole panels are stored directly in the result.
+      constexpr int64_t panel = PackedMatrix<A>::narrow;
+      const int64_t whole = end * L <= p.N ? end : p.N / L / panel * panel;
+      compute(n, {input, p.K}, begin, whole, {out + begin * L, p.N});
+      if (whole < end) run_buffered(n, {input, p.K}, whole, end, out);
     } else {
       const int64_t stride = (p.K + L - 1) / L * L + L;
       Buffer<A> x(n * stride);
       for (int64_t r = 0; r < n; ++r)
-        each_vector<S>(p.K, [&](int64_t k, auto load_row, auto) {
+        for_each_vector<S>(p.K, [&](int64_t k, auto load_row, auto) {
           store(x.data + r * stride + k, load_row(input + r * p.K));
         });
       for (int64_t c = begin; c < end; c += 8)
-        narrowed(n, {x.data, stride}, c, c + 8 < end ? c + 8 : end, out);
+        run_buffered(n, {x.data, stride}, c, c + 8 < end ? c + 8 : end, out);
     }
   }
 
-  // The same through a buffer of sums.
-  void narrowed(int64_t n, Rows<const A> x, int64_t begin, int64_t end, Element* out) const {
+  // Computes the sums in a buffer, and converts and stores their valid part.
+  void run_buffered(int64_t n, MatrixView<const A> x, int64_t begin, int64_t end,
+                    Element* out) const {
     const int64_t stride = (end - begin) * L;
     Buffer<A> z(n * stride);
-    product(n, x, begin, end, {z.data, stride});
+    compute(n, x, begin, end, {z.data, stride});
     const int64_t columns = (end * L < p.N ? end * L : p.N) - begin * L;
     for (int64_t r = 0; r < n; ++r)
-      each_vector<S>(columns, [&](int64_t j, auto, auto store_row) {
+      for_each_vector<S>(columns, [&](int64_t j, auto, auto store_row) {
         store_row(out + r * p.N + begin * L, S::narrow(load<Vector<A>>(z.data + r * stride + j)));
       });
   }
 };
 
 template <class S>
-void linear_with(const Linear& p, const Threads& threads) {
+void linear_with(const LinearParams& p, const Threads& threads) {
   using A = typename S::Compute;
   using Element = typename S::Element;
   constexpr int64_t L = lanes<A>;
   const int64_t blocks = (p.N + L - 1) / L;
   const LinearPlan plan = make_plan(p, threads.count, blocks);
-  const auto each = [&](int64_t count, const std::function<void(int64_t)>& task) {
+  const auto run_tasks = [&](int64_t count, const std::function<void(int64_t)>& task) {
     if (plan.parallel) return threads.run(count, task);
     for (int64_t i = 0; i < count; ++i) task(i);
   };
   Buffer<A> bias(blocks * L), memory(plan.packing ? blocks * p.K * L : 0);
-  const Packed<A> packed{memory.data, p.K, blocks, Packed<A>::narrow};
+  const PackedMatrix<A> packed{memory.data, p.K, blocks, PackedMatrix<A>::narrow};
   __builtin_memset(bias.data, 0, blocks * L * sizeof(A));
   if (p.bias != nullptr)
-    each_vector<S>(p.N, [&](int64_t j, auto load_row, auto) {
+    for_each_vector<S>(p.N, [&](int64_t j, auto load_row, auto) {
       store(bias.data + j, load_row(static_cast<const Element*>(p.bias)));
     });
   if (plan.packing) {
-    const Transposed<S> w{static_cast<const Element*>(p.weight), p.K, p.N, p.K};
-    each(blocks, [&](int64_t c) { w.at(c, 0).pack(p.K, packed.place(c)); });
+    const TransposedMatrix<S> w{static_cast<const Element*>(p.weight), p.K, p.N, p.K};
+    run_tasks(blocks, [&](int64_t c) { w.at(c, 0).pack(p.K, packed.column_block(c)); });
   }
   const LinearTask<S> task{p, bias.data, plan.packing ? &packed : nullptr};
-  each(plan.row_parts * plan.column_parts, [&](int64_t i) {
+  run_tasks(plan.row_parts * plan.column_parts, [&](int64_t i) {
     const int64_t r = i / plan.column_parts, c = i % plan.column_parts;
     const int64_t first = p.M * r / plan.row_parts, last = p.M * (r + 1) / plan.row_parts;
     task.run(first, last - first, blocks * c / plan.column_parts,
@@ -89,7 +89,7 @@ void linear_with(const Linear& p, const Threads& threads) {
   });
 }
 
-inline void linear(const Linear& p, const Threads& threads) {
+inline void linear(const LinearParams& p, const Threads& threads) {
   switch (p.dtype) {
     case DType::float64: return linear_with<Plain<double>>(p, threads);
     case DType::float32: return linear_with<Plain<float>>(p, threads);

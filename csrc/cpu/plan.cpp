@@ -1,87 +1,90 @@
-// How the work of a call is cut.
+// Divides a call into tasks.
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 
-#include "kernels.h"
-#include "processors.h"
+#include "plan.h"
+
+#include "cpu_count.h"
 
 namespace fastrnn::cpu {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// More threads than processors cannot run at once, and would wait for one another.
-int64_t usable(int64_t threads) { return threads > 1 ? std::min(threads, processors()) : threads; }
+// More threads than CPUs cannot run at once, and would wait for one another.
+int64_t usable_threads(int64_t threads) {
+  return threads > 1 ? std::min(threads, available_cpus()) : threads;
+}
 
-int64_t second_cache_bytes() {
+int64_t l2_cache_bytes() {
   static const int64_t bytes = [] {
     int64_t bytes = 0;
 #ifdef _SC_LEVEL2_CACHE_SIZE
     bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    return bytes > 0 ? bytes : 1 << 20;  // some machines do not tell
+    return bytes > 0 ? bytes : 1 << 20;  // some machines do not report it
   }();
   return bytes;
 }
 
-// Until when no team is formed.
-std::atomic<Clock::rep> crowded_until{0};
+// No team is formed before this time.
+std::atomic<Clock::rep> oversubscribed_until{0};
 
-bool crowded() {
-  const Clock::rep until = crowded_until.load(std::memory_order_relaxed);
+bool oversubscribed() {
+  const Clock::rep until = oversubscribed_until.load(std::memory_order_relaxed);
   return until != 0 && Clock::now().time_since_epoch().count() < until;
 }
 
 }  // namespace
 
-void note_crowding() {
+void note_oversubscription() {
   constexpr Clock::duration recovery = std::chrono::seconds(1);
-  crowded_until.store((Clock::now() + recovery).time_since_epoch().count(),
-                      std::memory_order_relaxed);
+  oversubscribed_until.store((Clock::now() + recovery).time_since_epoch().count(),
+                             std::memory_order_relaxed);
 }
 
-Plan make_plan(const Problem& p, int64_t threads, int64_t column_blocks, int64_t gates) {
-  // Multiply-adds below which waking the threads costs more than they save; those of one step that
-  // are worth a team's meeting after it; and elements of W_hh, for packing.
+Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks, int64_t gates) {
+  // Thresholds: the multiply-adds of a call for which waking the threads pays off; those of a step
+  // for which a team's barrier does; and the elements of W_hh for which packing in parallel does.
   constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 15, packing_minimum = 1 << 17;
-  // Rows that share one reading of W_hh in a step, and keep a tile's state small.
+  // The rows of a tile read W_hh once in a step, and keep the tile's state small.
   constexpr int64_t tile_rows = 64;
   const int64_t weights = gates * p.H * p.H;  // of a group
   const int64_t step = p.B * p.G * weights;
   Plan plan;
-  plan.packing = p.T > 1;  // for a single step the packed W_hh need not leave the nearest cache
-  if (p.T * step >= call_minimum) threads = usable(threads);
+  plan.packing = p.T > 1;  // a single step packs W_hh in parts that stay in L1
+  if (p.T * step >= call_minimum) threads = usable_threads(threads);
   plan.parallel = threads > 1 && p.T * step >= call_minimum;
   plan.parallel_packing = plan.parallel && p.G * weights >= packing_minimum;
   const int64_t wanted = plan.parallel ? (threads + p.G - 1) / p.G : 1;
   plan.tiles = std::max<int64_t>({1, wanted, (p.B + tile_rows - 1) / tile_rows});
   plan.tiles = std::min(plan.tiles, std::max<int64_t>(1, p.B));
-  // Threads that share a step read W_hh once between them, threads with their own rows once each:
-  // where it comes from beyond the second cache, that outweighs more rows.
+  // A team reads W_hh once, threads with rows of their own once each. Beyond L2 that outweighs more
+  // rows.
   const int64_t weight_bytes = weights * (p.dtype == DType::float64 ? 8 : 4);
-  const int64_t few_rows = weight_bytes > second_cache_bytes() ? 32 : 2;
-  plan.team = 1;
-  if (plan.parallel && p.G < threads && p.G * p.B < few_rows * threads && !crowded()) {
-    plan.team = std::min({threads / p.G, p.B * weights / step_minimum, column_blocks / 2});
-    plan.team = std::max<int64_t>(1, plan.team);
-    if (plan.team > 1) plan.tiles = 1;
+  const int64_t few_rows = weight_bytes > l2_cache_bytes() ? 32 : 2;
+  plan.team_size = 1;
+  if (plan.parallel && p.G < threads && p.G * p.B < few_rows * threads && !oversubscribed()) {
+    plan.team_size = std::min({threads / p.G, p.B * weights / step_minimum, column_blocks / 2});
+    plan.team_size = std::max<int64_t>(1, plan.team_size);
+    if (plan.team_size > 1) plan.tiles = 1;
   }
   return plan;
 }
 
-LinearPlan make_plan(const Linear& p, int64_t threads, int64_t column_blocks) {
-  // Multiply-adds below which waking the threads costs more than they save; rows that a piece of
-  // the weight serves while it stays near; column blocks that are worth a thread.
+LinearPlan make_plan(const LinearParams& p, int64_t threads, int64_t column_blocks) {
+  // The multiply-adds for which waking the threads pays off; the rows for which a part of the
+  // weight stays in cache; the column blocks that justify a thread.
   constexpr int64_t minimum = 1 << 19, tile_rows = 96, thread_blocks = 8;
   LinearPlan plan{};
-  if (p.M * p.N * p.K >= minimum) threads = usable(threads);
+  if (p.M * p.N * p.K >= minimum) threads = usable_threads(threads);
   plan.parallel = threads > 1 && p.M * p.N * p.K >= minimum;
   plan.row_parts = (p.M + tile_rows - 1) / tile_rows;
   plan.column_parts = 1;
-  // What several pieces of rows need is packed once for all.
+  // Several parts of rows use the same packed weight.
   plan.packing = plan.row_parts > 1;
   if (!plan.parallel) return plan;
   if (plan.packing) {

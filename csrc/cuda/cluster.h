@@ -1,30 +1,32 @@
-// cluster: a cluster of blocks shares the W_hh of a group for a tile of the batch, and keeps it.
+// cluster: a thread block cluster holds the W_hh of a group, for a tile of the batch, in registers
+// and shared memory for the whole sequence.
 //
-// A block owns some tiles of 16 units. A warp has one of them and a share of the depth of its
-// product: that part of W_hh stays in its registers, and what they cannot hold in shared memory. A
-// step of a warp is: wait for the state and multiply; then, the shares of the depth added up,
-// activate, and send each chunk of the new state into the shared memory of every block.
+// A block owns some tiles of 16 units. A warp owns one of them and a split of its K dimension. That
+// part of W_hh stays in the warp's registers; what they cannot hold is in shared memory. In a step
+// a warp waits for the state and multiplies it. The splits are then reduced, activated, and each
+// chunk of the new state is sent to the shared memory of every block.
 //
-// The state has two buffers: step s reads buffer s % 2 and sends to the other one. Each has an
-// mbarrier, whose phase ends when all that is sent to it has come. No barrier of a block or of the
-// cluster is in the loop, and none is needed:
-//   - a block knows that all of a step's state has come: its mbarrier expects the bytes of all real
-//     rows and units, which is what all blocks together send to it;
-//   - nobody overwrites what is still read. Buffer s % 2, read in step s, is written again in step
-//     s + 1. Who writes then has waited for the state sent in step s, to which every tile of units
-//     of every block contributes, after its warps have read buffer s % 2: what a warp sends is made
-//     of what it read, and of what the other warps of its tile handed over at their barrier;
-//   - no byte comes before it is expected: thread 0 of a block, having waited for buffer s % 2,
-//     expects its next bytes before it sends its own chunk of step s, and without that chunk no
-//     other block begins step s + 1. (Thread 0 always has one: every block owns a tile of units.)
-//   - the sums that the warps of a tile hand over have two buffers too: what was read in step s is
-//     written again in step s + 2, and the barrier of these warps in step s + 1 lies between.
-// A cluster of one block stores its state plainly, and its warps meet at a barrier instead: before
-// it lie the reads of the one buffer and the writes of the other, after it the reverse.
+// The state is double-buffered: step s reads buffer s % 2 and sends to the other one. Each buffer
+// has an mbarrier, whose phase completes when all bytes sent to the buffer have arrived. The loop
+// has no barrier of a block or of the cluster, and needs none:
+//   - A block knows that the whole state of a step has arrived. Its mbarrier expects the bytes of
+//     all valid rows and units, which is what all blocks together send to it.
+//   - No block overwrites a buffer that is still being read. Buffer s % 2, read in step s, is
+//     written again in step s + 1. A writer has then waited for the state sent in step s. Every
+//     tile of units of every block contributes to that state after its warps have read the buffer:
+//     a warp sends what it computed from that read and from the sums that its tile's other warps
+//     passed at their barrier.
+//   - No byte arrives before it is expected. Thread 0 of a block, having waited for buffer s % 2,
+//     expects the buffer's next bytes before it sends its own chunk of step s. Without that chunk
+//     no other block begins step s + 1. (Thread 0 always has a chunk: every block owns a tile of
+//     units.)
+//   - The sums that the warps of a tile exchange are double-buffered too. A buffer read in step s
+//     is written again in step s + 2, after the barrier of these warps in step s + 1.
+// A cluster of one block stores its state with plain stores, and its warps synchronise at a
+// barrier. Reads of one buffer and writes of the other precede the barrier; afterwards they swap.
 //
-// Rows do not wait for one another's end. An inactive row keeps its state, in the registers of the
-// lanes that own it: forward sends it on, backward sends zeros, whose product is nothing, and adds
-// what it kept.
+// Rows end independently. The lanes that own an inactive row keep its state in registers. Forward
+// sends the state again; backward sends zeros, whose product is zero, and adds the kept dh.
 #pragma once
 
 #include <climits>
@@ -33,43 +35,43 @@
 
 #include "alignment.h"
 #include "cluster_warp.h"
-#include "cuda.h"
+#include "launchers.h"
 
 namespace fastrnn::cuda {
 
-// The end of a step, of the product's sums: forward, the new state; backward, dh and dz.
-template <class E, class D>
-__device__ void activate_quad(const float (&sum)[4], const float (&slopes)[4], float (&dh)[4],
-                              uint2 (&words)[E::rows], const D& p) {
-  float quad[4];
+// From the accumulated products: forward, the new state; backward, dh and dz.
+template <class E, class P>
+__device__ void activate_acc(const float (&sum)[4], const float (&slopes)[4], float (&dh)[4],
+                             uint2 (&words)[E::lane_chunks], const P& p) {
+  float acc[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if constexpr (is_backward<D>) {
+    if constexpr (is_backward<P>) {
       dh[i] = sum[i];
-      quad[i] = gradient(sum[i], slopes[i], p.activation);
+      acc[i] = gradient(sum[i], slopes[i], p.activation);
     } else {
-      quad[i] = activate<E>(sum[i], p.activation);
+      acc[i] = activate<E>(sum[i], p.activation);
     }
   }
-  E::to_chunks(quad, words);
+  E::to_chunks(acc, words);
 }
 
 // RESIDENT k-steps of W_hh are in a warp's registers; N times 8 batch rows are computed.
-template <class E, class D, int RESIDENT, int N>
-__global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
-    cluster_kernel(D p, Tiling tiling, ClusterLayout layout, int alignment) {
+template <class E, class P, int RESIDENT, int N>
+__global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
+    cluster_kernel(P p, Tiling tiling, ClusterLayout layout, int alignment) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   using Storage = typename E::Storage;
-  constexpr bool backward = is_backward<D>;
-  constexpr int STREAMS = backward ? 2 : 1, AHEAD = cluster_ahead(N);
-  // Sums that do not wait for one another: as many as there are registers for.
-  constexpr bool crowded = backward && has_resets<D> && cluster_most_threads<E, RESIDENT, N> == 512;
-  constexpr int CHAINS = (crowded ? 2 : 4) / N;
+  constexpr bool backward = is_backward<P>;
+  constexpr int INPUTS = backward ? 2 : 1, STAGES = cluster_stages(N);
+  // Independent accumulators hide the latency of mma; registers limit their number.
+  constexpr bool few_registers =
+      backward && has_resets<P> && cluster_max_threads<E, RESIDENT, N> == 512;
+  constexpr int CHAINS = (few_registers ? 2 : 4) / N;
   constexpr int size = sizeof(Storage);
 
-  // Who this is: a block, a warp and a lane of it.
   DYNAMIC_SHARED(shared);
-  const ClusterWarp<E, D, RESIDENT, N> warp{p, tiling, layout, alignment, shared};
+  const ClusterWarp<E, P, RESIDENT, N> warp{p, tiling, layout, alignment, shared};
   const auto lane = warp.lane;
   const uint32_t base = warp.base;
   const int lane_index = warp.lane_index, blocks = warp.blocks, rank = warp.rank;
@@ -77,31 +79,33 @@ __global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
   const int first_k = warp.first_k;
   const int group = warp.group, first_row = warp.first_row, rows = warp.rows;
   const int length = warp.length, steps = warp.steps;
-  const uint2 real_units = warp.real_units;
+  const uint2 valid_units = warp.valid_units;
   const bool descending = warp.descending;
   const auto time = [&](int s) { return warp.time(s); };
   const bool aligned = warp.aligned;
   const int64_t row_bytes = warp.row_bytes;
-  const uint32_t real_rows = warp.real_rows;
+  const uint32_t valid_rows = warp.valid_rows;
   const auto active_rows = [&](int t) { return warp.active_rows(t); };
   const auto chunk_bit = [&](uint32_t mask, int n, int i) { return warp.chunk_bit(mask, n, i); };
   const auto row = [&](const void* tensor, int64_t step, int n, int i) {
     return warp.row(tensor, step, n, i);
   };
-  const auto step_place = [&](int t) { return warp.step_place(t); };
+  const auto step_offset = [&](int t) { return warp.step_offset(t); };
 
-  [[maybe_unused]] uint32_t cut = 0;  // bit b: row b starts a sequence at the next step, from zeros
-  [[maybe_unused]] bool begins;   // whether the lane's row does in the one after that
-  if constexpr (has_resets<D>) {
-    cut = __ballot_sync(~0u, is_cut(p, time(0), first_row + lane_index, descending, length));
-    begins = is_cut(p, time(1), first_row + lane_index, descending, length);
+  [[maybe_unused]] uint32_t reset_rows = 0;  // bit b: row b is reset at the next step
+  [[maybe_unused]] bool lane_resets;  // whether the lane's row is reset at the step after that
+  if constexpr (has_resets<P>) {
+    reset_rows =
+        __ballot_sync(~0u, crosses_reset(p, time(0), first_row + lane_index, descending, length));
+    lane_resets = crosses_reset(p, time(1), first_row + lane_index, descending, length);
   }
 
-  const int state_row = static_cast<int>(layout.row), state_bytes = 8 * N * state_row;
-  warp.load_initial_state(cut);
-  const int bytes = rows * ((H + E::chunk - 1) / E::chunk) * 8;  // of a state
+  const int state_row_bytes = static_cast<int>(layout.state_row_bytes),
+            state_bytes = 8 * N * state_row_bytes;
+  warp.load_initial_state(reset_rows);
+  const int bytes = rows * ((H + E::chunk_units - 1) / E::chunk_units) * 8;  // of a state
   warp.init_mbarriers(bytes);
-  ptx::cluster_barrier();
+  ptx::barrier_cluster();
 
   if (warp.has_units()) {
     const Storage* const weight_hh = static_cast<const Storage*>(p.weight_hh) + group * p.H * p.H;
@@ -111,116 +115,119 @@ __global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
     load_weights<E, backward>(w, streamed, tiling.streamed, weight_hh, H, warp.first_unit, first_k,
                               lane, alignment);
     const int sums = N * (tiling.splits - 1) * 32;  // of a tile
-    Splits splits{tiling.splits, split, warp.n_tiles, 1 + m_tile,
-                  reinterpret_cast<float4*>(shared + layout.sums) + 2 * m_tile * sums + lane_index};
+    SplitK split_k{
+        tiling.splits, split, warp.n_tiles, 1 + m_tile,
+        reinterpret_cast<float4*>(shared + layout.sums) + 2 * m_tile * sums + lane_index};
 
-    const void *inputs[STREAMS], *begun;
-    void *result, *left;
+    const void *inputs[INPUTS], *initial;
+    void *result, *final_state;
     if constexpr (backward) {
-      inputs[0] = p.grad_out, inputs[1] = p.out, begun = p.grad_h_n;
-      result = p.grad_pre, left = p.grad_h0;
+      inputs[0] = p.grad_out, inputs[1] = p.out, initial = p.grad_h_n;
+      result = p.grad_pre, final_state = p.grad_h0;
     } else {
-      inputs[0] = p.pre, begun = p.h0;
-      result = p.out, left = p.h_n;
+      inputs[0] = p.pre, initial = p.h0;
+      result = p.out, final_state = p.h_n;
     }
 
-    // What the lane keeps of its rows: forward, their state; backward, dh.
-    uint2 h[N][E::rows] = {};
+    // The lane's part of its rows: forward, their state; backward, dh.
+    uint2 h[N][E::lane_chunks] = {};
     float dh[N][4] = {};
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      if (!splits.owns(n)) continue;
+      if (!split_k.owns(n)) continue;
 #pragma unroll
-      for (int i = 0; i < E::rows; ++i) {
-        if (!chunk_bit(real_rows, n, i)) continue;
-        h[n][i] = load_chunk<E>(row(begun, 0, n, i), unit, H, aligned);
+      for (int i = 0; i < E::lane_chunks; ++i) {
+        if (!chunk_bit(valid_rows, n, i)) continue;
+        h[n][i] = load_chunk<E>(row(initial, 0, n, i), unit, H, aligned);
       }
-      if (backward) E::to_quad(h[n], dh[n]);
+      if (backward) E::to_acc(h[n], dh[n]);
     }
 
-    unsigned char* const ahead =
-        shared + layout.ahead + m_tile * N * E::rows * STREAMS * AHEAD * 256 + lane_index * 8;
+    unsigned char* const staged = shared + layout.stages +
+                                  m_tile * N * E::lane_chunks * INPUTS * STAGES * 256 +
+                                  lane_index * 8;
     const auto slot = [&](int s, int n, int i, int j) {
-      return ahead + s % AHEAD * 256 + ((n * E::rows + i) * STREAMS + j) * AHEAD * 256;
+      return staged + s % STAGES * 256 + ((n * E::lane_chunks + i) * INPUTS + j) * STAGES * 256;
     };
-    const auto read_ahead = [&](int s, int64_t place) {
+    const auto prefetch = [&](int s, int64_t offset) {
       const uint32_t active = active_rows(time(s));
 #pragma unroll
       for (int n = 0; n < N; ++n) {
-        if (!splits.owns(n)) continue;
+        if (!split_k.owns(n)) continue;
 #pragma unroll
-        for (int i = 0; i < E::rows; ++i) {
-          const bool on = chunk_bit(active, n, i);
+        for (int i = 0; i < E::lane_chunks; ++i) {
+          const bool is_active = chunk_bit(active, n, i);
 #pragma unroll
-          for (int j = 0; j < STREAMS; ++j) {
-            copy_chunk<E>(slot(s, n, i, j), row(inputs[j], place, n, i), unit, H, alignment, on);
+          for (int j = 0; j < INPUTS; ++j) {
+            cp_async_chunk<E>(slot(s, n, i, j), row(inputs[j], offset, n, i), unit, H, alignment,
+                              is_active);
           }
         }
       }
-      ptx::copy_commit();
+      ptx::cp_async_commit();
     };
 #pragma unroll 1
-    for (int s = 0; s < AHEAD; ++s) read_ahead(s, step_place(time(s)));
+    for (int s = 0; s < STAGES; ++s) prefetch(s, step_offset(time(s)));
 
-    // The 16 bytes of the state that the lane names to load_matrices; where it sends its chunks.
-    const uint32_t operand = static_cast<uint32_t>(layout.state) + lane_index % 8 * state_row +
-                             first_k * 32 + lane_index / 8 * 16;
+    // The lane's row address for ldmatrix, and the destination of its chunks.
+    const uint32_t operand = static_cast<uint32_t>(layout.state) +
+                             lane_index % 8 * state_row_bytes + first_k * 32 + lane_index / 8 * 16;
     const uint32_t destination =
-        static_cast<uint32_t>(layout.state) + lane.chunk_row(0) * state_row + unit * size;
+        static_cast<uint32_t>(layout.state) + lane.chunk_row(0) * state_row_bytes + unit * size;
 
     uint32_t was_active = 0;  // in the step before
 #pragma unroll 1
     for (int s = 0;; ++s) {
       if (!backward && s == steps) break;
-      const int64_t place = step_place(time(s)), place_ahead = step_place(time(s + AHEAD));
+      const int64_t offset = step_offset(time(s)), prefetch_offset = step_offset(time(s + STAGES));
       const uint32_t active = active_rows(time(s));
-      if constexpr (has_resets<D>) {
-        cut = __ballot_sync(~0u, begins);
-        begins = is_cut(p, time(s + 2), first_row + lane_index, descending, length);
+      if constexpr (has_resets<P>) {
+        reset_rows = __ballot_sync(~0u, lane_resets);
+        lane_resets = crosses_reset(p, time(s + 2), first_row + lane_index, descending, length);
       }
 
       float sum[CHAINS][N][4] = {}, slopes[N][4];
-      ptx::copy_wait<AHEAD - 1>();
+      ptx::cp_async_wait<STAGES - 1>();
 #pragma unroll
       for (int n = 0; n < N; ++n) {
-        if (!splits.owns(n)) continue;
-        uint2 chunks[STREAMS][E::rows];
+        if (!split_k.owns(n)) continue;
+        uint2 chunks[INPUTS][E::lane_chunks];
 #pragma unroll
-        for (int j = 0; j < STREAMS; ++j) {
+        for (int j = 0; j < INPUTS; ++j) {
 #pragma unroll
-          for (int i = 0; i < E::rows; ++i) {
+          for (int i = 0; i < E::lane_chunks; ++i) {
             chunks[j][i] = *reinterpret_cast<const uint2*>(slot(s, n, i, j));
           }
         }
-        E::to_quad(chunks[0], sum[0][n]);
+        E::to_acc(chunks[0], sum[0][n]);
         if constexpr (backward) {
-          E::to_quad(chunks[1], slopes[n]);
+          E::to_acc(chunks[1], slopes[n]);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            const bool product = was_active >> lane.quad_row(i) >> 8 * n & 1;
+            const bool product = was_active >> lane.acc_row(i) >> 8 * n & 1;
             sum[0][n][i] += product ? 0 : dh[n][i];
             slopes[n][i] = slope(slopes[n][i], p.activation);
           }
         }
       }
 
-      warp.await_state(s, bytes);
-      multiply<E>(sum, w, streamed, tiling.streamed, base + operand + s % 2 * state_bytes,
-                  8 * state_row);
-      splits.add_up(sum[0]);
-      splits.sums += s % 2 ? -sums : sums;
+      warp.wait_for_state(s, bytes);
+      mma_tile<E>(sum, w, streamed, tiling.streamed, base + operand + s % 2 * state_bytes,
+                  8 * state_row_bytes);
+      split_k.reduce(sum[0]);
+      split_k.sums += s % 2 ? -sums : sums;
 
-      uint2 words[N][E::rows];
+      uint2 words[N][E::lane_chunks];
 #pragma unroll
       for (int n = 0; n < N; ++n) {
-        if (!splits.owns(n)) continue;
-        activate_quad<E>(sum[0][n], slopes[n], dh[n], words[n], p);
+        if (!split_k.owns(n)) continue;
+        activate_acc<E>(sum[0][n], slopes[n], dh[n], words[n], p);
 #pragma unroll
-        for (int i = 0; i < E::rows; ++i) {
-          const bool on = chunk_bit(active, n, i);
-          const uint2 kept = backward ? uint2{0, 0} : h[n][i];
-          words[n][i].x = on ? words[n][i].x & real_units.x : kept.x;
-          words[n][i].y = on ? words[n][i].y & real_units.y : kept.y;
+        for (int i = 0; i < E::lane_chunks; ++i) {
+          const bool is_active = chunk_bit(active, n, i);
+          const uint2 inactive = backward ? uint2{0, 0} : h[n][i];
+          words[n][i].x = is_active ? words[n][i].x & valid_units.x : inactive.x;
+          words[n][i].y = is_active ? words[n][i].y & valid_units.y : inactive.y;
           if (!backward) h[n][i] = words[n][i];
         }
       }
@@ -230,46 +237,45 @@ __global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
       const auto send = [&](auto store) {
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-          if (!splits.owns(n)) continue;
+          if (!split_k.owns(n)) continue;
 #pragma unroll
-          for (int i = 0; i < E::rows; ++i) {
-            if (!chunk_bit(real_rows, n, i)) continue;
+          for (int i = 0; i < E::lane_chunks; ++i) {
+            if (!chunk_bit(valid_rows, n, i)) continue;
             uint2 chunk = words[n][i];
-            if constexpr (has_resets<D>) chunk = chunk_bit(cut, n, i) ? uint2{0, 0} : chunk;
-            store((8 * n + i) * state_row, E::operand(chunk));
+            if constexpr (has_resets<P>) chunk = chunk_bit(reset_rows, n, i) ? uint2{0, 0} : chunk;
+            store((8 * n + i) * state_row_bytes, E::operand(chunk));
           }
         }
       };
       const uint32_t barrier = base + (s + 1) % 2 * 8;
       const uint32_t to = destination + (s + 1) % 2 * state_bytes;
       if (!backward && s + 1 == steps) {
-        // Nobody needs it.
+        // No step reads the last state.
       } else if (blocks == 1) {
         send([&](int at, uint2 chunk) { *reinterpret_cast<uint2*>(shared + to + at) = chunk; });
       } else {
         send([&](int at, uint2 chunk) {
 #pragma unroll
-          for (int i = 0; i < 16; ++i) {  // each block another one first
+          for (int i = 0; i < 16; ++i) {  // each block starts with a different peer
             if (i % 2 == 0 && i >= blocks) break;
-            ptx::store_async(ptx::peer_address(base + to + at, rank ^ i),
-                             ptx::peer_address(barrier, rank ^ i), chunk);
+            ptx::st_async(ptx::mapa(base + to + at, rank ^ i), ptx::mapa(barrier, rank ^ i), chunk);
           }
         });
       }
 
-      warp.store_rows(splits, result, place, active, words);
-      read_ahead(s + AHEAD, place_ahead);
+      warp.store_rows(split_k, result, offset, active, words);
+      prefetch(s + STAGES, prefetch_offset);
     }
-    ptx::copy_wait<0>();
+    ptx::cp_async_wait<0>();
 
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      if (!splits.owns(n)) continue;
+      if (!split_k.owns(n)) continue;
       if (backward) E::to_chunks(dh[n], h[n]);
 #pragma unroll
-      for (int i = 0; i < E::rows; ++i) {
-        if (!chunk_bit(real_rows, n, i)) continue;
-        store_chunk<E>(row(left, 0, n, i), unit, H, aligned, h[n][i]);
+      for (int i = 0; i < E::lane_chunks; ++i) {
+        if (!chunk_bit(valid_rows, n, i)) continue;
+        store_chunk<E>(row(final_state, 0, n, i), unit, H, aligned, h[n][i]);
         if (p.offsets) continue;
 #pragma unroll 1
         for (int t = steps; t < p.T; ++t) {
@@ -278,30 +284,30 @@ __global__ void __launch_bounds__(cluster_most_threads<E, RESIDENT, N>, 1)
       }
     }
   }
-  ptx::cluster_barrier();
+  ptx::barrier_cluster();
 #endif
 }
 
-template <class E, class D, int RESIDENT, int N>
-void launch_cluster_kernel(const D& p, const Tiling& tiling, Stream stream) {
+template <class E, class P, int RESIDENT, int N>
+void launch_cluster_kernel(const P& p, const Tiling& tiling, Stream stream) {
   if constexpr (cluster_compiled(mode_of<E>, RESIDENT, N)) {
     constexpr int size = sizeof(typename E::Storage);
-    constexpr auto direction = is_backward<D> ? Direction::backward : Direction::forward;
-    const ClusterLayout layout(tiling, size, direction);
+    constexpr auto pass = is_backward<P> ? Pass::backward : Pass::forward;
+    const ClusterLayout layout(tiling, size, pass);
     const int64_t grid = p.G * ((p.B + tiling.rows - 1) / tiling.rows) * tiling.blocks;
     if (grid > INT_MAX) throw std::runtime_error("too many batch rows and groups");
     Launch shape{dim3(static_cast<unsigned>(grid)), tiling.m_tiles * tiling.splits * 32};
     shape.cluster = tiling.blocks;
     shape.shared = layout.end;
-    launch(cluster_kernel<E, D, RESIDENT, N>, shape, stream, p, tiling, layout,
+    launch(cluster_kernel<E, P, RESIDENT, N>, shape, stream, p, tiling, layout,
            alignment_of(p, p.H * size));
   } else {
     throw std::runtime_error("the cluster kernel has no such instance");
   }
 }
 
-template <class E, class D>
-void launch_cluster(const D& p, const Plan& plan, Stream stream) {
+template <class E, class P>
+void launch_cluster(const P& p, const Plan& plan, Stream stream) {
   if (p.B == 0 || p.G == 0) return;
   if (p.T >= INT_MAX) throw std::runtime_error("too many steps");
   const Tiling& t = plan.tiling;
@@ -312,9 +318,9 @@ void launch_cluster(const D& p, const Plan& plan, Stream stream) {
   const auto with_rows = [&](auto resident) {
     constexpr int RESIDENT = decltype(resident)::value;
     switch (t.n_tiles()) {
-      case 1: return launch_cluster_kernel<E, D, RESIDENT, 1>(p, t, stream);
-      case 2: return launch_cluster_kernel<E, D, RESIDENT, 2>(p, t, stream);
-      default: return launch_cluster_kernel<E, D, RESIDENT, 4>(p, t, stream);
+      case 1: return launch_cluster_kernel<E, P, RESIDENT, 1>(p, t, stream);
+      case 2: return launch_cluster_kernel<E, P, RESIDENT, 2>(p, t, stream);
+      default: return launch_cluster_kernel<E, P, RESIDENT, 4>(p, t, stream);
     }
   };
   switch (holds ? t.resident : 0) {
@@ -323,7 +329,7 @@ void launch_cluster(const D& p, const Plan& plan, Stream stream) {
     case 16: return with_rows(std::integral_constant<int, 16>());
     case 32: return with_rows(std::integral_constant<int, 32>());
   }
-  throw std::runtime_error("the cluster kernel cannot be cut this way");
+  throw std::runtime_error("the cluster kernel does not support this tiling");
 }
 
 }  // namespace fastrnn::cuda

@@ -8,7 +8,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).with_name("instances")
 ELEMENTS = ("Bfloat16", "Float16", "Float32", "Tf32")
-#: What a strategy computes in, and the arguments of its launchers after the problem.
+#: What a strategy computes in, and the arguments of its launchers after the parameters.
 STRATEGIES = {
     "cluster": (ELEMENTS, "const Plan&, Stream"),
     "grid": (ELEMENTS, "const Plan&, void*, Stream"),
@@ -41,7 +41,7 @@ def instances() -> dict[str, str]:
 
 def lines(strategy: str, element: str, arguments: str, resets: bool) -> list[str]:
     """The instantiations of a file, a line each."""
-    passes = [f"{'' if resets else 'Unbroken'}{name}" for name in ("Forward", "Backward")]
+    passes = [f"{name}{'' if resets else 'WithoutResets'}" for name in ("Forward", "Backward")]
     made = [
         f"template void launch_{strategy}<{element}>(const {name}&, {arguments});"
         for name in passes

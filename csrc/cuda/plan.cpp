@@ -1,7 +1,6 @@
-// Chooses by a model of the time of a call, in cycles. Its constants are latencies and rates that
-// benchmarks/calibrate.cu measured on an H200; those that it cannot see, marked "fitted", make the
-// model meet the times of whole kernels there. It ranks the ways to cut a problem, and nothing else
-// is concluded from it.
+// Chooses by a cost model of a call, in cycles. Its constants are latencies and rates measured on
+// an H200 by benchmarks/calibrate.cu. The constants marked "fitted" cannot be measured alone; they
+// fit the model to the times of whole kernels. The model only ranks tilings.
 #include "plan.h"
 
 #include <algorithm>
@@ -18,26 +17,25 @@ constexpr double block_exchange = 87, cluster_exchange = 192, grid_exchange = 89
 constexpr double cluster_bandwidth = 24.7, grid_bandwidth = 72;
 constexpr double cluster_bandwidth_16 = 14.1;  // of a cluster of 16
 
-// What a step takes beside the exchange and the products: the instructions of one warp, which
-// follow one another. Fitted, and so is what a product of grid costs more, whose operands come
-// straight from L2.
+// The rest of a step besides the exchange and the products: the serial instructions of one warp.
+// Fitted, as is the additional cost of a product of grid, whose operands are loaded from L2.
 constexpr double cluster_step = 1200, grid_step = 1400;
 constexpr double grid_products = 3, grid_float32_products = 1.7;
-constexpr double product_cycles = 1.5;   // of a multiprocessor, for one k-step of one n-tile
-constexpr double product_latency = 24;   // from one product to the next that adds to it
-constexpr int chains = 4;                // sums of a warp that do not wait for one another
+constexpr double product_cycles = 1.5;    // of a multiprocessor, for one k-step of one n-tile
+constexpr double product_latency = 24;    // from one product to the next that adds to it
+constexpr int chains = 4;                 // independent accumulators of a warp
 constexpr double shared_bandwidth = 128;  // bytes a cycle
 constexpr double reduction = 87;          // a barrier and a turn through shared memory
 constexpr double launch_cycles = 8000;    // from one launch of step to the next: fitted
 constexpr double step_products = 10;      // what a product of step costs more: fitted
 constexpr double stream_bandwidth = 36;   // bytes a cycle and multiprocessor out of L2
 
-// Batch rows of a tile. Fewer than the matrix unit's 8 cost as many products, but less exchange.
+// Batch rows of a tile. Fewer than 8, the N of mma, cost as many products but less exchange.
 constexpr int row_choices[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32};
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The time of a product, of one of the matrix unit: float32 is the sum of three, and splits both
+// The time of a product in units of one mma: a float32 product is the sum of three, and splits both
 // factors for each. Fitted.
 constexpr double float32_products = 7;
 double products(Mode mode) { return mode == Mode::float32 ? float32_products : 1; }
@@ -48,9 +46,9 @@ struct Work {
   int gate_tiles;  // of W_hh, for each tile of units
   explicit Work(const Sizes& sizes)
       : tiles_of_units(ceil_div(sizes.H, 16)),
-        width(sizes.H * (sizes.direction == Direction::backward ? sizes.gates : 1)),
+        width(sizes.H * (sizes.pass == Pass::backward ? sizes.gates : 1)),
         k_steps(ceil_div(width * element_bytes(sizes.mode), 32)),
-        gate_tiles(cuda::gate_tiles(sizes.direction, sizes.gates)) {}
+        gate_tiles(cuda::gate_tiles(sizes.pass, sizes.gates)) {}
 };
 
 // Cycles of a block's products in a step, and of adding up what the splits found.
@@ -61,11 +59,12 @@ double product_time(const Sizes& sizes, const Tiling& tiling, int warps, int til
   const double state = state_is_shared ? double(warps) * depth * n * 256 : 0;
   const double weights = double(warps) * tiles_of_a_warp * tiling.streamed * 512;
   const int independent = std::max(chains, n * tiles_of_a_warp);
-  const double chain = std::ceil(double(depth) * n * tiles_of_a_warp * products(sizes.mode) /
-                                 independent) * product_latency;
+  const double chain =
+      std::ceil(double(depth) * n * tiles_of_a_warp * products(sizes.mode) / independent) *
+      product_latency;
   double cycles = std::max({count * product_cycles, (state + weights) / shared_bandwidth, chain});
   if (tiling.splits > 1) {
-    const int tiles = tiling.m_tiles * gate_tiles(sizes.direction, sizes.gates);
+    const int tiles = tiling.m_tiles * gate_tiles(sizes.pass, sizes.gates);
     const double sums = double(tiling.splits - 1) * tiles * n * 512;
     cycles += reduction + 2 * sums / shared_bandwidth;
   }
@@ -90,7 +89,7 @@ void keep_best(Plan& best, bool& found, const Plan& plan) {
 }
 
 Option best_cluster(const Device& device, const Sizes& sizes) {
-  if (sizes.mode == Mode::float64) return {{}, "the matrix unit has no float64 tile of this shape"};
+  if (sizes.mode == Mode::float64) return {{}, "tensor cores have no float64 tile of this shape"};
   if (device.major < 9) return {{}, "clusters need compute capability 9.0"};
   const Work work(sizes);
   const int bytes = element_bytes(sizes.mode);
@@ -106,10 +105,10 @@ Option best_cluster(const Device& device, const Sizes& sizes) {
       for (const int resident : {32, 16, 8, 4}) {  // among equals, the most in registers
         if (resident > 4 && resident > depth) continue;
         for (const int rows : row_choices) {
-          const Tiling tiling{blocks,   int(m_tiles), splits,
-                              resident, int(std::max<int64_t>(depth - resident, 0)), rows};
-          const int64_t shared =
-              cluster_shared_bytes(tiling, bytes, sizes.direction, sizes.gates);
+          const Tiling tiling{
+              blocks, int(m_tiles), splits, resident, int(std::max<int64_t>(depth - resident, 0)),
+              rows};
+          const int64_t shared = cluster_shared_bytes(tiling, bytes, sizes.pass, sizes.gates);
           if (!cluster_fits(sizes.mode, tiling, work.gate_tiles)) continue;
           if (shared > device.shared_bytes) continue;
           const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
@@ -133,7 +132,7 @@ Option best_cluster(const Device& device, const Sizes& sizes) {
 }
 
 Option best_grid(const Device& device, const Sizes& sizes) {
-  if (sizes.mode == Mode::float64) return {{}, "the matrix unit has no float64 tile of this shape"};
+  if (sizes.mode == Mode::float64) return {{}, "tensor cores have no float64 tile of this shape"};
   if (device.major < 8) return {{}, "needs compute capability 8.0"};
   if (!device.cooperative) return {{}, "the device has no cooperative launch"};
   const Work work(sizes);
@@ -149,8 +148,9 @@ Option best_grid(const Device& device, const Sizes& sizes) {
       for (const int resident : {32, 16, 8, 4}) {  // among equals, the most in registers
         if (resident > 4 && resident > depth) continue;
         for (const int rows : row_choices) {
-          const Tiling tiling{int(blocks), m_tiles, splits,
-                              resident,    int(std::max<int64_t>(depth - resident, 0)), rows};
+          const Tiling tiling{
+              int(blocks), m_tiles, splits, resident, int(std::max<int64_t>(depth - resident, 0)),
+              rows};
           const int64_t shared = grid_shared_bytes(tiling, work.gate_tiles);
           if (!grid_fits(sizes.mode, tiling, work.gate_tiles)) continue;
           if (shared > device.shared_bytes) continue;
@@ -183,7 +183,7 @@ Option best_step(const Device& device, const Sizes& sizes) {
   plan.mode = sizes.mode;
   plan.tiles = sizes.G * ceil_div(sizes.B, 8);
   plan.at_once = plan.tiles;
-  const int64_t launches = sizes.T + (sizes.direction == Direction::backward);
+  const int64_t launches = sizes.T + (sizes.pass == Pass::backward);
   plan.cycles = launches * (launch_cycles + std::max(streamed, step_products * arithmetic));
   return {plan, ""};
 }
@@ -212,7 +212,8 @@ Plan make_plan(const Device& device, const Sizes& sizes) {
   Plan chosen = best_step(device, sizes).plan;
   for (const Strategy strategy : {Strategy::grid, Strategy::cluster}) {
     const Option option = best(strategy, device, sizes);
-    if (option.refusal.empty() && option.plan.cycles <= chosen.cycles) chosen = option.plan;
+    if (option.unsupported_reason.empty() && option.plan.cycles <= chosen.cycles)
+      chosen = option.plan;
   }
   return chosen;
 }
@@ -229,8 +230,8 @@ std::string describe(const Plan& plan) {
   text += ", each " + kibibytes(in_registers) + " of W_hh in registers";
   if (in_shared > 0) text += " and " + kibibytes(in_shared) + " in shared memory";
   text += "; " + std::to_string(t.rows) + (t.rows == 1 ? " batch row" : " batch rows") +
-          " a tile, " + std::to_string(plan.tiles) +
-          (plan.tiles == 1 ? " tile" : " tiles") + ", " + std::to_string(plan.at_once) + " at once";
+          " a tile, " + std::to_string(plan.tiles) + (plan.tiles == 1 ? " tile" : " tiles") + ", " +
+          std::to_string(plan.at_once) + " at once";
   return text;
 }
 

@@ -1,5 +1,5 @@
-// What the launchers ask of the CUDA runtime, in two forms: the runtime's own, and the emulator's
-// (../emulator/runtime.h).
+// The calls of the CUDA runtime that the launchers use. FASTRNN_EMULATE replaces them by their
+// emulation on the CPU: emulated_runtime.h, which the include path must provide.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 #include <string>
 
 #ifdef FASTRNN_EMULATE
-#include "../emulator/runtime.h"
+#include "emulated_runtime.h"
 #else
 #include <cuda_runtime.h>
 
@@ -26,7 +26,7 @@ struct Launch {
 
 inline void check(cudaError_t error) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // it must not be found by whoever asks next
+  cudaGetLastError();  // clear it, so that later checks do not report it
   throw std::runtime_error(cudaGetErrorString(error));
 }
 

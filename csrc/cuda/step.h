@@ -1,8 +1,8 @@
-// step: one launch for every step, its end the meeting of all blocks. Serves any shape.
+// step: one kernel launch for every step, whose end synchronises all blocks. Supports any shape.
 //
-// A block owns 16 units of a group for up to 32 batch rows. Its warps share out the depth of their
-// product, W_hh and the state coming from L2, and one warp for each 8 rows ends the step. Where the
-// matrix unit cannot do it, every thread sums up a few units of its own.
+// A block owns 16 units of a group for up to 32 batch rows. Its warps split the K dimension; W_hh
+// and the state are read from L2. One warp for each 8 rows runs the epilogue. Without mma, every
+// thread computes a few units of its own.
 #pragma once
 
 #include <algorithm>
@@ -11,80 +11,80 @@
 #include <stdexcept>
 
 #include "alignment.h"
-#include "cuda.h"
-#include "ending.h"
-#include "piece.h"
+#include "epilogue.h"
+#include "launchers.h"
+#include "operand_load.h"
 
 namespace fastrnn::cuda {
 
 constexpr int step_warps = 8, step_threads = 32 * step_warps;
-constexpr int step_depth = 32;  // of the product, in shared memory at once
+constexpr int simt_k_tile = 32;  // k of the product held in shared memory
 
-// What a block of step works on.
+// The tile of a block.
 struct StepTile {
   int64_t group, first_row;
   int first_unit, t;
-  Order order;
+  TimeOrder order;
 };
 
-template <class D> __device__ StepTile step_tile(const D& p, int i, int rows) {
+template <class P> __device__ StepTile step_tile(const P& p, int i, int rows) {
   const int tiles_of_units = (p.H + 15) / 16, tiles_of_rows = (p.B + rows - 1) / rows;
   const int block = blockIdx.x, tile = block / tiles_of_units, group = tile / tiles_of_rows;
-  const Order order = order_of(p, group, static_cast<int>(p.T));
+  const TimeOrder order = time_order(p, group, static_cast<int>(p.T));
   return {group, int64_t{tile % tiles_of_rows} * rows, block % tiles_of_units * 16, order.time(i),
           order};
 }
 
-// Where the state is that row b multiplies at t, if it multiplies one, null if not.
-template <class Storage, class P>
-__device__ const Storage* state_row(const ForwardOf<P>& p, const StepTile& tile, int64_t b,
+// The state that row b multiplies at t; null if it multiplies none.
+template <class Storage, class Base>
+__device__ const Storage* state_row(const ForwardParams<Base>& p, const StepTile& tile, int64_t b,
                                     int length) {
   if (tile.t >= length) return nullptr;
   const int previous = tile.order.previous(tile.t, length);
   if (previous < 0) return static_cast<const Storage*>(p.h0) + p.at(b, tile.group);
   return static_cast<const Storage*>(p.out) + p.at(previous, b, tile.group);
 }
-template <class Storage, class P>
-__device__ const Storage* state_row(const BackwardOf<P>& p, const StepTile& tile, int64_t b,
+template <class Storage, class Base>
+__device__ const Storage* state_row(const BackwardParams<Base>& p, const StepTile& tile, int64_t b,
                                     int length) {
   const int previous = tile.order.previous(tile.t, length);
   if (previous < 0 || (tile.t >= length && tile.t != tile.order.end())) return nullptr;
   return static_cast<const Storage*>(p.grad_pre) + p.at(previous, b, tile.group);
 }
 
-// The block's share of the product: this warp's sums of all its rows.
-template <class E, class D, int N>
-__device__ void step_product(const D& p, const Access& access, const StepTile& tile,
+// This warp's sums of the product, for all rows of the block.
+template <class E, class P, int N>
+__device__ void step_product(const P& p, const TensorLayout& layout, const StepTile& tile,
                              const typename E::Storage* const (&rows)[N], const Lane<E>& lane,
                              float (&sum)[N][2][4]) {
   const auto* weight_hh =
       static_cast<const typename E::Storage*>(p.weight_hh) + tile.group * p.H * p.H;
-  const int pieces =
-      static_cast<int>((p.H * static_cast<int>(sizeof(typename E::Storage)) + piece_bytes - 1) /
-                       piece_bytes);
+  const int k_tiles = static_cast<int>(
+      (p.H * static_cast<int>(sizeof(typename E::Storage)) + k_tile_bytes - 1) / k_tile_bytes);
 #pragma unroll(N == 1 ? 4 : 2)
-  for (int piece = threadIdx.x / 32; piece < pieces; piece += step_warps) {
+  for (int k_tile = threadIdx.x / 32; k_tile < k_tiles; k_tile += step_warps) {
     uint32_t w[2][4];
-    load_weights<E, is_backward<D>>(w, weight_hh, p.H, tile.first_unit, piece, lane, access);
+    load_weights<E, is_backward<P>>(w, weight_hh, p.H, tile.first_unit, k_tile, lane, layout);
     uint4 h[N];
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       h[n] = {0, 0, 0, 0};
-      if (rows[n]) h[n] = load_words<E>(rows[n], piece_unit(piece, lane), p.H, access.pieces);
+      if (rows[n])
+        h[n] = load_16_bytes<E>(rows[n], k_tile_unit(k_tile, lane), p.H, layout.aligned_k_tiles);
     }
     __syncwarp();
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      multiply<E>(sum[n][0], w[0], h[n].x, h[n].y);
-      multiply<E>(sum[n][1], w[1], h[n].z, h[n].w);
+      mma_k_step<E>(sum[n][0], w[0], h[n].x, h[n].y);
+      mma_k_step<E>(sum[n][1], w[1], h[n].z, h[n].w);
     }
   }
 }
 
-template <class E, class D, int N>
-__device__ void step_on_matrix_unit(const D& p, const Access& access, int i) {
+template <class E, class P, int N>
+__device__ void step_mma(const P& p, const TensorLayout& layout, int i) {
   DYNAMIC_SHARED(shared);
-  float4* const sums = reinterpret_cast<float4*>(shared);  // [N][step_warps][32]
+  float4* const sums = reinterpret_cast<float4*>(shared);                // [N][step_warps][32]
   int* const lengths = reinterpret_cast<int*>(sums + N * step_threads);  // [8 * N]
   const StepTile tile = step_tile(p, i, 8 * N);
   const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
@@ -93,49 +93,51 @@ __device__ void step_on_matrix_unit(const D& p, const Access& access, int i) {
   __syncthreads();
 
   const typename E::Storage* rows[N];
-  bool some = false;
+  bool any = false;
 #pragma unroll
   for (int n = 0; n < N; ++n) {
     const int row = 8 * n + lane.g;
     rows[n] = state_row<typename E::Storage>(p, tile, tile.first_row + row, lengths[row]);
-    some = some || rows[n];
+    any = any || rows[n];
   }
   float sum[N][2][4] = {};
-  if (__ballot_sync(~0u, some)) {
-    // Each in code of its own, for the choice not to be made at every load.
-    if (access.pieces && access.chunks) {
-      step_product<E, D, N>(p, {access.row, access.step, true, true}, tile, rows, lane, sum);
+  if (__ballot_sync(~0u, any)) {
+    // Two instances, so that alignment is not checked at every load.
+    if (layout.aligned_k_tiles && layout.aligned_chunks) {
+      step_product<E, P, N>(p, {layout.row_stride, layout.step_stride, true, true}, tile, rows,
+                            lane, sum);
     } else {
-      step_product<E, D, N>(p, {access.row, access.step, false, false}, tile, rows, lane, sum);
+      step_product<E, P, N>(p, {layout.row_stride, layout.step_stride, false, false}, tile, rows,
+                            lane, sum);
     }
   }
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    const float(&a)[4] = sum[n][0], (&b)[4] = sum[n][1];
+    const float (&a)[4] = sum[n][0], (&b)[4] = sum[n][1];
     sums[(n * step_warps + warp) * 32 + thread] = {a[0] + b[0], a[1] + b[1], a[2] + b[2],
                                                    a[3] + b[3]};
   }
   __syncthreads();
   if (warp >= N) return;
-  const Ending<E, D> ending(p, access, tile.order, tile.group, tile.first_row + 8 * warp,
-                            tile.first_unit, lengths + 8 * warp, lane);
-  if (i == 0) ending.begin();
-  if (!is_backward<D> && p.T == 0) return;
-  typename Ending<E, D>::Inputs inputs;
-  if (tile.t != tile.order.end()) ending.load(inputs, tile.t);
-  Cuts<D> cuts;
-  ending.load_cuts(cuts, tile.t, tile.first_row + 8 * warp);
+  const Epilogue<E, P> epilogue(p, layout, tile.order, tile.group, tile.first_row + 8 * warp,
+                                tile.first_unit, lengths + 8 * warp, lane);
+  if (i == 0) epilogue.begin();
+  if (!is_backward<P> && p.T == 0) return;
+  typename Epilogue<E, P>::Inputs inputs;
+  if (tile.t != tile.order.end()) epilogue.load(inputs, tile.t);
+  RowResets<P> resets;
+  epilogue.load_resets(resets, tile.t, tile.first_row + 8 * warp);
   float total[4] = {};
 #pragma unroll
   for (int j = 0; j < step_warps; ++j) {
     const float4 part = sums[(warp * step_warps + j) * 32 + thread];
     total[0] += part.x, total[1] += part.y, total[2] += part.z, total[3] += part.w;
   }
-  ending.finish(tile.t, total, inputs, cuts, [](int, uint2) { return false; });
+  epilogue.finish(tile.t, total, inputs, resets, [](int, uint2) { return false; });
 }
 
-// Without the matrix unit: the same for one value.
-template <class E> struct Value {
+// Traits of one value, for the kernels without mma.
+template <class E> struct ScalarTraits {
   using Storage = typename E::Storage;
   using Sum = float;
   __device__ static Sum widen(Storage value) { return E::widen(value); }
@@ -150,7 +152,7 @@ template <class E> struct Value {
     return cuda::activate<E>(z, activation);
   }
 };
-template <> struct Value<Float64> {
+template <> struct ScalarTraits<Float64> {
   using Storage = double;
   using Sum = double;
   __device__ static Sum widen(Storage value) { return value; }
@@ -161,9 +163,9 @@ template <> struct Value<Float64> {
   }
 };
 
-template <class V, class P>
-__device__ void end_value(const ForwardOf<P>& p, const StepTile& tile, int64_t b, int64_t unit,
-                          int length, typename V::Sum sum) {
+template <class V, class Base>
+__device__ void scalar_epilogue(const ForwardParams<Base>& p, const StepTile& tile, int64_t b,
+                                int64_t unit, int length, typename V::Sum sum) {
   using Storage = typename V::Storage;
   const int64_t state = p.at(b, tile.group) + unit;
   auto* const h_n = static_cast<Storage*>(p.h_n);
@@ -182,9 +184,9 @@ __device__ void end_value(const ForwardOf<P>& p, const StepTile& tile, int64_t b
   }
 }
 
-template <class V, class P>
-__device__ void end_value(const BackwardOf<P>& p, const StepTile& tile, int64_t b, int64_t unit,
-                          int length, typename V::Sum sum) {
+template <class V, class Base>
+__device__ void scalar_epilogue(const BackwardParams<Base>& p, const StepTile& tile, int64_t b,
+                                int64_t unit, int length, typename V::Sum sum) {
   using Storage = typename V::Storage;
   const int64_t state = p.at(b, tile.group) + unit;
   const bool begins = tile.order.previous(tile.t, length) < 0;
@@ -205,11 +207,11 @@ __device__ void end_value(const BackwardOf<P>& p, const StepTile& tile, int64_t 
   static_cast<Storage*>(p.grad_pre)[at] = dz;
 }
 
-template <class E, class D, int N> __device__ void step_by_threads(const D& p, int i) {
-  using V = Value<E>;
+template <class E, class P, int N> __device__ void step_simt(const P& p, int i) {
+  using V = ScalarTraits<E>;
   using Storage = typename V::Storage;
   using Sum = typename V::Sum;
-  constexpr int rows = 8 * N, each = (rows + 15) / 16, stride = step_depth + 1;
+  constexpr int rows = 8 * N, thread_rows = (rows + 15) / 16, stride = simt_k_tile + 1;
   DYNAMIC_SHARED(shared);
   Sum* const states = reinterpret_cast<Sum*>(shared);  // [rows][stride]
   Sum* const weights = states + rows * stride;         // [16][stride]
@@ -217,90 +219,91 @@ template <class E, class D, int N> __device__ void step_by_threads(const D& p, i
   const auto* weight_hh = static_cast<const Storage*>(p.weight_hh) + tile.group * p.H * p.H;
   const int unit = threadIdx.x % 16, first = threadIdx.x / 16;
 
-  Sum sum[each] = {};
-  for (int64_t start = 0; start < p.H; start += step_depth) {
-    for (int j = threadIdx.x; j < rows * step_depth; j += step_threads) {
-      const int row = j / step_depth, k = j % step_depth;
+  Sum sum[thread_rows] = {};
+  for (int64_t start = 0; start < p.H; start += simt_k_tile) {
+    for (int j = threadIdx.x; j < rows * simt_k_tile; j += step_threads) {
+      const int row = j / simt_k_tile, k = j % simt_k_tile;
       const int64_t b = tile.first_row + row;
       const auto* const from = state_row<Storage>(p, tile, b, row_length(p, b));
       states[row * stride + k] = from && start + k < p.H ? V::widen(from[start + k]) : Sum{};
     }
-    for (int j = threadIdx.x; j < 16 * step_depth; j += step_threads) {
-      const int u = is_backward<D> ? j % 16 : j / step_depth;
-      const int k = is_backward<D> ? j / 16 : j % step_depth;
-      const int64_t row = is_backward<D> ? start + k : tile.first_unit + u;
-      const int64_t column = is_backward<D> ? tile.first_unit + u : start + k;
+    for (int j = threadIdx.x; j < 16 * simt_k_tile; j += step_threads) {
+      const int u = is_backward<P> ? j % 16 : j / simt_k_tile;
+      const int k = is_backward<P> ? j / 16 : j % simt_k_tile;
+      const int64_t row = is_backward<P> ? start + k : tile.first_unit + u;
+      const int64_t column = is_backward<P> ? tile.first_unit + u : start + k;
       const bool inside = row < p.H && column < p.H;
       weights[u * stride + k] = inside ? V::widen(weight_hh[row * p.H + column]) : Sum{};
     }
     __syncthreads();
 #pragma unroll 8
-    for (int k = 0; k < step_depth; ++k) {
+    for (int k = 0; k < simt_k_tile; ++k) {
       const Sum w = weights[unit * stride + k];
 #pragma unroll
-      for (int j = 0; j < each; ++j) {
+      for (int j = 0; j < thread_rows; ++j) {
         if (first + 16 * j < rows) sum[j] += w * states[(first + 16 * j) * stride + k];
       }
     }
     __syncthreads();
   }
 #pragma unroll
-  for (int j = 0; j < each; ++j) {
+  for (int j = 0; j < thread_rows; ++j) {
     const int64_t b = tile.first_row + first + 16 * j;
     const bool inside = first + 16 * j < rows && b < p.B && tile.first_unit + unit < p.H;
-    if (has_resets<D> && inside && is_cut(p, tile.t, b, tile.order.descending, row_length(p, b))) {
+    if (has_resets<P> && inside &&
+        crosses_reset(p, tile.t, b, tile.order.descending, row_length(p, b))) {
       sum[j] = 0;
     }
-    if (inside) end_value<V>(p, tile, b, tile.first_unit + unit, row_length(p, b), sum[j]);
+    if (inside) scalar_epilogue<V>(p, tile, b, tile.first_unit + unit, row_length(p, b), sum[j]);
   }
 }
 
-template <class E, class D, int N>
-__global__ void __launch_bounds__(step_threads, 1) step_kernel(D p, Access access, int i) {
+template <class E, class P, int N>
+__global__ void __launch_bounds__(step_threads, 1) step_kernel(P p, TensorLayout layout, int i) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  step_by_threads<E, D, N>(p, i);
+  step_simt<E, P, N>(p, i);
 #else
   if constexpr (std::is_same_v<E, Float64>) {
-    step_by_threads<E, D, N>(p, i);
+    step_simt<E, P, N>(p, i);
   } else {
-    step_on_matrix_unit<E, D, N>(p, access, i);
+    step_mma<E, P, N>(p, layout, i);
   }
 #endif
 }
 
-template <class P> bool states_are_aligned(const ForwardOf<P>& p) {
-  return at_multiples_of(16, p.h0, p.out);
+template <class Base> bool states_are_aligned(const ForwardParams<Base>& p) {
+  return is_aligned(16, p.h0, p.out);
 }
-template <class P> bool states_are_aligned(const BackwardOf<P>& p) {
-  return at_multiples_of(16, p.grad_pre);
+template <class Base> bool states_are_aligned(const BackwardParams<Base>& p) {
+  return is_aligned(16, p.grad_pre);
 }
 
-template <class E, class D, int N> void launch_steps(const D& p, Stream stream) {
+template <class E, class P, int N> void launch_steps(const P& p, Stream stream) {
   using Storage = typename E::Storage;
-  using Sum = typename Value<E>::Sum;
+  using Sum = typename ScalarTraits<E>::Sum;
   constexpr int size = sizeof(Storage), rows = 8 * N;
-  constexpr int on_matrix_unit = N * step_threads * 16 + rows * 4;
-  constexpr int by_threads = (rows + 16) * (step_depth + 1) * sizeof(Sum);
-  const bool pieces =
-      p.H * size % 16 == 0 && at_multiples_of(16, p.weight_hh) && states_are_aligned(p);
-  const Access access{p.G * p.H, p.B * p.G * p.H,
-                      p.H * size % 8 == 0 && chunks_are_aligned(p), pieces};
+  constexpr int mma_bytes = N * step_threads * 16 + rows * 4;
+  constexpr int simt_bytes = (rows + 16) * (simt_k_tile + 1) * sizeof(Sum);
+  const bool aligned_k_tiles =
+      p.H * size % 16 == 0 && is_aligned(16, p.weight_hh) && states_are_aligned(p);
+  const TensorLayout layout{p.G * p.H, p.B * p.G * p.H,
+                            p.H * size % 8 == 0 && chunks_are_aligned(p), aligned_k_tiles};
   const int64_t blocks = (p.H + 15) / 16 * ((p.B + rows - 1) / rows) * p.G;
   if (blocks > INT_MAX) throw std::runtime_error("too many units for one launch");
   Launch shape{dim3(static_cast<unsigned>(blocks)), step_threads};
-  shape.shared = std::max(on_matrix_unit, by_threads);
-  // Forward of no steps has h_n to write, backward of any number grad_h0.
-  const int launches = static_cast<int>(p.T) + (is_backward<D> || p.T == 0);
+  shape.shared = std::max(mma_bytes, simt_bytes);
+  // Forward without steps stores h_n; backward stores grad_h0 in a launch of its own.
+  const int launches = static_cast<int>(p.T) + (is_backward<P> || p.T == 0);
   for (int i = 0; i < launches; ++i) {
-    launch(step_kernel<E, D, N>, shape, stream, p, access, i);
+    launch(step_kernel<E, P, N>, shape, stream, p, layout, i);
   }
 }
 
-template <class E, class D> void launch_step(const D& p, Stream stream) {
+template <class E, class P> void launch_step(const P& p, Stream stream) {
   if (p.B == 0 || p.G == 0) return;
   if (p.T >= INT_MAX) throw std::runtime_error("too many steps");
-  if (p.B <= 8) return launch_steps<E, D, 1>(p, stream);
-  return launch_steps<E, D, 4>(p, stream);
+  if (p.B <= 8) return launch_steps<E, P, 1>(p, stream);
+  return launch_steps<E, P, 4>(p, stream);
 }
 
 }  // namespace fastrnn::cuda

@@ -20,7 +20,7 @@ from torch import Tensor
 from .ragged import Ragged
 from .time_shift import is_active, zero_padding
 
-#: The activations' numbers in the operators' schemas, the same as in csrc/problem.h. They are not
+#: The activations' numbers in the operators' schemas, the same as in csrc/params.h. They are not
 #: strings because torch's stable ABI never frees a string argument.
 ACTIVATION_CODES = {"tanh": 0, "relu": 1}
 TANH, RELU = ACTIVATION_CODES.values()

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastrnn.ops.backends import cpu
-
-from ..utils.compile_cpp import compiled
+from tests.cpp.build import build_program
 
 pytestmark = [
     pytest.mark.skipif(
@@ -83,7 +82,7 @@ for name, call in calls.items():
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory, "failing_memory.cpp", "-O2", "-shared", "-fPIC")
+    return build_program(tmp_path_factory, "failing_memory.cpp", "-O2", "-shared", "-fPIC")
 
 
 def test_every_allocation_may_fail(library: Path) -> None:

@@ -1,4 +1,4 @@
-"""How the CPU kernels share work out, and over how many processors: csrc/cpu/plan.cpp."""
+"""How the CPU kernels divide work, and over how many CPUs: csrc/cpu/plan.cpp, cpu_count.cpp."""
 
 import os
 import subprocess
@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from ..utils.compile_cpp import CSRC, compiled
+from tests.cpp.build import CSRC, build_program
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses Linux interfaces")
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cpu = CSRC / "cpu"
-    sources = cpu / "plan.cpp", cpu / "processors.cpp"
-    return compiled(tmp_path_factory, "plan.cpp", sources=sources)
+    sources = cpu / "plan.cpp", cpu / "cpu_count.cpp"
+    return build_program(tmp_path_factory, "plan.cpp", sources=sources)
 
 
 def answer(program: Path, *arguments: object, **environment: str) -> list[str]:
@@ -27,22 +27,23 @@ def answer(program: Path, *arguments: object, **environment: str) -> list[str]:
     return run.stdout.splitlines()
 
 
-ALONE = ["0 1 1", "0 1 1", "0 1 1", "0"]  # parallel, tiles, team; and whether linear is parallel
+#: Three plans: parallel, tiles, team size. Then whether linear is parallel.
+ALONE = ["0 1 1", "0 1 1", "0 1 1", "0"]
 SHARED = ["1 2 1", "1 2 1", "1"]
 
 
-def test_threads_share_nothing_on_one_processor(program: Path) -> None:
+def test_one_cpu_runs_serially(program: Path) -> None:
     assert answer(program, "plan", 1) == 2 * ALONE
 
 
 needs_two = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
-    reason="needs two processors",
+    reason="needs two CPUs",
 )
 
 
 @needs_two
-def test_a_team_forms_where_its_members_had_processors(program: Path) -> None:
+def test_no_team_forms_after_oversubscription(program: Path) -> None:
     answers = answer(program, "plan", 2)
     assert answers[:4] == ["1 1 2", "1 1 2", *SHARED[1:]]
     assert answers[4:] == ["1 1 1", *SHARED]
@@ -50,18 +51,18 @@ def test_a_team_forms_where_its_members_had_processors(program: Path) -> None:
 
 @needs_two
 def test_four_gates_are_four_times_the_work(program: Path) -> None:
-    """256² elements of W_hh are too few to share out, two steps with them, and packing them."""
+    """With one gate, 256² weights are too few to divide two steps or to pack in parallel."""
     assert answer(program, "gates") == ["0 0 1", "1 1 2"]
 
 
 @needs_two
-def test_of_bound_threads_the_callers_affinity_tells_nothing(program: Path) -> None:
+def test_affinity_is_ignored_if_openmp_binds_threads(program: Path) -> None:
     assert answer(program, "plan", 1, OMP_PROC_BIND="close")[0] == "1 1 2"
     assert answer(program, "plan", 1, OMP_PROC_BIND="FALSE") == 2 * ALONE
 
 
 @pytest.mark.parametrize(
-    ("groups", "files", "processors"),
+    ("groups", "files", "cpus"),
     [
         ("0::/a/b\n", {"a/b/cpu.max": "150000 100000"}, 2),
         ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "50000 100000"}, 1),
@@ -82,13 +83,13 @@ def test_of_bound_threads_the_callers_affinity_tells_nothing(program: Path) -> N
     ],
 )
 def test_control_groups(
-    program: Path, tmp_path: Path, groups: str, files: dict[str, str], processors: int
+    program: Path, tmp_path: Path, groups: str, files: dict[str, str], cpus: int
 ) -> None:
-    """Both versions, the groups around one, and a container that sees its own as the root."""
+    """Both versions, enclosing groups, and a container whose own group is mounted as the root."""
     (tmp_path / "groups").write_text(groups)
     for name, text in files.items():
         path = tmp_path / "mount" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
-    found = answer(program, "processors", tmp_path / "groups", tmp_path / "mount")
-    assert found == [str(processors)]
+    found = answer(program, "cgroup", tmp_path / "groups", tmp_path / "mount")
+    assert found == [str(cpus)]

@@ -148,7 +148,7 @@ def test_recurrence_by_selects_a_backend_by_number() -> None:
 
 
 def test_activation_codes_match_cpp() -> None:
-    header = Path(__file__).parents[2] / "csrc" / "problem.h"
+    header = Path(__file__).parents[2] / "csrc" / "params.h"
     declared = re.search(r"enum class Activation \{ (.*) \};", header.read_text())
     assert declared is not None
     assert list(reference.ACTIVATION_CODES) == declared[1].split(", ")

@@ -3,7 +3,7 @@
 
 namespace fastrnn::cuda {
 
-template void launch_cluster<Float16>(const UnbrokenForward&, const Plan&, Stream);
-template void launch_cluster<Float16>(const UnbrokenBackward&, const Plan&, Stream);
+template void launch_cluster<Float16>(const ForwardWithoutResets&, const Plan&, Stream);
+template void launch_cluster<Float16>(const BackwardWithoutResets&, const Plan&, Stream);
 
 }  // namespace fastrnn::cuda

@@ -3,9 +3,9 @@
 
 namespace fastrnn::cuda {
 
-template void launch_grid<Tf32>(const UnbrokenForward&, const Plan&, void*, Stream);
-template void launch_grid<Tf32>(const UnbrokenBackward&, const Plan&, void*, Stream);
-template int64_t grid_workspace_bytes(const UnbrokenForward&);
-template int64_t grid_workspace_bytes(const UnbrokenBackward&);
+template void launch_grid<Tf32>(const ForwardWithoutResets&, const Plan&, void*, Stream);
+template void launch_grid<Tf32>(const BackwardWithoutResets&, const Plan&, void*, Stream);
+template int64_t grid_workspace_bytes(const ForwardWithoutResets&);
+template int64_t grid_workspace_bytes(const BackwardWithoutResets&);
 
 }  // namespace fastrnn::cuda

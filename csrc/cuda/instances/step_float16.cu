@@ -3,7 +3,7 @@
 
 namespace fastrnn::cuda {
 
-template void launch_step<Float16>(const UnbrokenForward&, Stream);
-template void launch_step<Float16>(const UnbrokenBackward&, Stream);
+template void launch_step<Float16>(const ForwardWithoutResets&, Stream);
+template void launch_step<Float16>(const BackwardWithoutResets&, Stream);
 
 }  // namespace fastrnn::cuda

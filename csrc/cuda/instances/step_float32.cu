@@ -3,7 +3,7 @@
 
 namespace fastrnn::cuda {
 
-template void launch_step<Float32>(const UnbrokenForward&, Stream);
-template void launch_step<Float32>(const UnbrokenBackward&, Stream);
+template void launch_step<Float32>(const ForwardWithoutResets&, Stream);
+template void launch_step<Float32>(const BackwardWithoutResets&, Stream);
 
 }  // namespace fastrnn::cuda

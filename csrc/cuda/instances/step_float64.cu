@@ -3,7 +3,7 @@
 
 namespace fastrnn::cuda {
 
-template void launch_step<Float64>(const UnbrokenForward&, Stream);
-template void launch_step<Float64>(const UnbrokenBackward&, Stream);
+template void launch_step<Float64>(const ForwardWithoutResets&, Stream);
+template void launch_step<Float64>(const BackwardWithoutResets&, Stream);
 
 }  // namespace fastrnn::cuda

@@ -1,7 +1,7 @@
-"""Mistakes in the CUDA kernels, and how each is noticed. Read by test_mutants.py."""
+"""Mutants of the CUDA kernels, and how each is detected. Used by test_mutants.py."""
 
 from .mutation import Kernel, Mutant, Runs
-from .test_special import INFINITY, ONES
+from .test_edge_cases import INFINITY, ONES
 
 CLUSTER = Kernel("cluster", "forward")
 CLUSTER_BACKWARD = Kernel("cluster", "backward")
@@ -29,7 +29,7 @@ MUTANTS = [
         "no bytes expected again",
         CLUSTER,
         "cluster_warp.h",
-        {"if (threadIdx.x == 0) ptx::mbarrier_arrive_expect(barrier, bytes);": ""},
+        {"if (threadIdx.x == 0) ptx::mbarrier_arrive_expect_tx(barrier, bytes);": ""},
         Runs(32, blocks=2),
         "deadlock",
         quick=True,
@@ -51,7 +51,7 @@ MUTANTS = [
         "not close|one arrival too many",
     ),
     Mutant(
-        "one block does not meet",
+        "a single block does not synchronise",
         CLUSTER,
         "cluster_warp.h",
         {"      __syncthreads();\n    } else if (s > 0) {": "    } else if (s > 0) {"},
@@ -67,53 +67,53 @@ MUTANTS = [
         "not close|deadlock",
     ),
     Mutant(
-        "the cluster does not meet first",
+        "the cluster does not synchronise first",
         CLUSTER,
         "cluster.h",
-        {"  ptx::cluster_barrier();\n\n": "  __syncthreads();\n\n"},
+        {"  ptx::barrier_cluster();\n\n": "  __syncthreads();\n\n"},
         Runs(32, blocks=2),
         "not initialised",
     ),
     Mutant(
-        "mbarriers not made known",
+        "mbarriers not fenced",
         CLUSTER,
         "cluster_warp.h",
-        {"      ptx::mbarrier_init_fence();\n": ""},
+        {"      ptx::fence_mbarrier_init();\n": ""},
         Runs(32, blocks=2),
-        "before mbarrier_init_fence",
+        "before fence_mbarrier_init",
     ),
     Mutant(
-        "the last state is sent, and no cluster meets last",
+        "the last state is sent, and the cluster does not synchronise last",
         CLUSTER,
         "cluster.h",
         {
             "if (!backward && s + 1 == steps) {": "if (false) {",
-            "  ptx::cluster_barrier();\n#endif": "#endif",
+            "  ptx::barrier_cluster();\n#endif": "#endif",
         },
         Runs(32, blocks=2),
-        "has left",
+        "has exited",
     ),
     Mutant(
-        "splits do not meet",
+        "splits do not synchronise",
         CLUSTER,
-        "product.h",
-        {"    ptx::named_barrier(barrier, 32 * count);\n": ""},
+        "mma.h",
+        {"    ptx::bar_sync(barrier, 32 * count);\n": ""},
         Runs(64, blocks=2, splits=2),
         "not close|deadlock",
     ),
     Mutant(
-        "reads ahead not waited for",
+        "prefetches not waited for",
         CLUSTER,
         "cluster.h",
-        {"      ptx::copy_wait<AHEAD - 1>();\n": ""},
+        {"      ptx::cp_async_wait<STAGES - 1>();\n": ""},
         Runs(16),
         "not close",
     ),
     Mutant(
-        "reads ahead waited for a step late",
+        "prefetches waited for a step late",
         CLUSTER_BACKWARD,
         "cluster.h",
-        {"ptx::copy_wait<AHEAD - 1>();": "ptx::copy_wait<AHEAD>();"},
+        {"ptx::cp_async_wait<STAGES - 1>();": "ptx::cp_async_wait<STAGES>();"},
         Runs(16, steps=7),
         "not close",
     ),
@@ -131,13 +131,13 @@ MUTANTS = [
         "cluster_warp.h",
         {"= unit < H ? ~0u >> (32 - rows) : 0;": "= ~0u >> (32 - rows);"},
         Runs(20, blocks=2),
-        "deadlock|not close|has left",
+        "deadlock|not close|has exited",
     ),
     Mutant(
         "values beyond H kept",
         CLUSTER,
         "cluster_warp.h",
-        {"real_units = unit_mask<E>(unit, H);": "real_units{~0u, ~0u};"},
+        {"valid_units = unit_mask<E>(unit, H);": "valid_units{~0u, ~0u};"},
         Runs(18, blocks=2, spoilt={"h0": INFINITY}),
         "not close",
     ),
@@ -145,7 +145,7 @@ MUTANTS = [
         "fewer bytes expected",
         CLUSTER,
         "cluster.h",
-        {"rows * ((H + E::chunk - 1) / E::chunk) * 8;": "rows * H * size;"},
+        {"rows * ((H + E::chunk_units - 1) / E::chunk_units) * 8;": "rows * H * size;"},
         Runs(33, blocks=2),
         "deadlock|not close",
     ),
@@ -153,7 +153,7 @@ MUTANTS = [
         "inactive rows forget their state",
         CLUSTER,
         "cluster.h",
-        {"kept = backward ? uint2{0, 0} : h[n][i];": "kept{0, 0};"},
+        {"inactive = backward ? uint2{0, 0} : h[n][i];": "inactive{0, 0};"},
         Runs(32, blocks=2, layout="lengths"),
         "not close",
     ),
@@ -176,7 +176,7 @@ MUTANTS = [
     Mutant(
         "units of W_hh in another order",
         CLUSTER,
-        "element.h",
+        "mma_traits.h",
         {"return 4 * (g / 2) + g % 2;": "return 4 * (g / 2) + 2 * (g % 2);"},
         Runs(32, blocks=2),
         "not close",
@@ -184,11 +184,11 @@ MUTANTS = [
     Mutant(
         "the wrong half of W_hh transposed",
         CLUSTER_BACKWARD,
-        "element.h",
+        "mma_traits.h",
         {
-            "first = ptx::transpose(chunk.x), second = ptx::transpose(chunk.y);\n  }\n  __device__ "
-            "static uint2 operand": "first = ptx::transpose(chunk.y), second = "
-            "ptx::transpose(chunk.x);\n  }\n  __device__ static uint2 operand"
+            "first = ptx::movmatrix(chunk.x), second = ptx::movmatrix(chunk.y);\n  }\n": (
+                "first = ptx::movmatrix(chunk.y), second = ptx::movmatrix(chunk.x);\n  }\n"
+            ),
         },
         Runs(32, blocks=2),
         "not close",
@@ -206,16 +206,16 @@ MUTANTS = [
         "memory not filled",
         GRID,
         "grid.h",
-        {"if (p.T > 0) fill(exchange.states, 0xff, p.T * exchange.step, stream);": ""},
+        {"if (p.T > 0) fill(exchange.states, 0xff, p.T * exchange.step_bytes, stream);": ""},
         Runs(32, splits=2),
         "not close",
         quick=True,
     ),
     Mutant(
-        "a state may be what stands for none",
+        "a state may be the sentinel",
         GRID_FLOAT32,
         "grid_warp.h",
-        {"{chunk.x == absent ? nan : chunk.x, chunk.y == absent ? nan : chunk.y}": "chunk"},
+        {"{chunk.x == sentinel ? nan : chunk.x, chunk.y == sentinel ? nan : chunk.y}": "chunk"},
         Runs(32, splits=2, relu=True, spoilt={"pre": ONES}),
         "deadlock",
     ),
@@ -231,7 +231,7 @@ MUTANTS = [
         "one word in four waited for",
         GRID_BACKWARD,
         "grid_warp.h",
-        {" || words.y == absent || words.z == absent || words.w == absent": ""},
+        {" || words.y == sentinel || words.z == sentinel || words.w == sentinel": ""},
         Runs(48, splits=2),
         "not close",
     ),
@@ -239,12 +239,12 @@ MUTANTS = [
         "h0 waited for",
         GRID,
         "grid_warp.h",
-        {"needed ? kept->inside : 0, !begins}": "needed ? kept->inside : 0, true}"},
+        {"lane_state->valid_k_tiles : 0, !begins}": "lane_state->valid_k_tiles : 0, true}"},
         Runs(32, splits=2, spoilt={"h0": ONES}),
         "deadlock",
     ),
     Mutant(
-        "one half of the sums",
+        "one buffer of sums",
         GRID,
         "grid.h",
         {"sums + (t & 1) * sums_size": "sums"},
@@ -252,10 +252,10 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "splits do not meet",
+        "splits do not synchronise",
         GRID_BACKWARD,
         "grid.h",
-        {"    __syncthreads();\n    if (ends) {": "    if (ends) {"},
+        {"    __syncthreads();\n    if (has_epilogue) {": "    if (has_epilogue) {"},
         Runs(64, splits=2),
         "not close",
     ),
@@ -265,7 +265,7 @@ MUTANTS = [
         "grid.h",
         {"    shape.cooperative = true;\n": ""},
         Runs(96, splits=2),
-        "blocks wait for a place to run",
+        "blocks wait to be scheduled",
     ),
     Mutant(
         "more at once than there is room for",
@@ -276,25 +276,25 @@ MUTANTS = [
         "more blocks than can run at once",
     ),
     Mutant(
-        "units beyond the row handed over",
+        "units beyond the row published",
         GRID,
         "grid_warp.h",
-        {"if (ending.unit >= exchange.width) return true;": ""},
+        {"if (epilogue.unit >= exchange.width) return true;": ""},
         Runs(18, splits=2),
         "not close|heap-buffer-overflow",
     ),
     Mutant(
-        "values beyond H handed over",
+        "values beyond H published",
         GRID,
         "grid_warp.h",
-        {"present<E>({chunk.x & real.x, chunk.y & real.y})": "present<E>(chunk)"},
+        {"replace_sentinel<E>({chunk.x & mask.x, chunk.y & mask.y})": "replace_sentinel<E>(chunk)"},
         Runs(18, splits=2, spoilt={"h0": INFINITY}),
         "not close",
     ),
     Mutant(
         "short rows begin at the last step of all",
         GRID,
-        "ending.h",
+        "epilogue.h",
         {"return t + 1 < length ? t + 1 : -1;": "return t + 1 < steps ? t + 1 : -1;"},
         Runs(32, splits=2, layout="lengths", reverse=True),
         "not close|deadlock",
@@ -302,8 +302,8 @@ MUTANTS = [
     Mutant(
         "reverse groups not reversed",
         GRID,
-        "ending.h",
-        {"(group >= p.reverse_from) != is_backward<D>}": "is_backward<D>}"},
+        "epilogue.h",
+        {"(group >= p.reverse_from) != is_backward<P>}": "is_backward<P>}"},
         Runs(32, splits=2, reverse=True),
         "not close",
     ),
@@ -311,7 +311,7 @@ MUTANTS = [
         "steps that no row has",
         GRID,
         "grid.h",
-        {"for (int t = steps; t < p.T; ++t) ending.store_zeros(ending.result(), t);": ""},
+        {"for (int t = steps; t < p.T; ++t) epilogue.store_zeros(epilogue.result(), t);": ""},
         Runs(32, splits=2, batch=1, layout="lengths"),
         "not close",
     ),
@@ -326,7 +326,7 @@ MUTANTS = [
     Mutant(
         "short rows forget grad_h_n",
         GRID_BACKWARD,
-        "ending.h",
+        "epilogue.h",
         {"this->order.previous(t, length) < 0 &&": "t == this->order.time(0) &&"},
         Runs(32, splits=2, layout="lengths"),
         "not close",
@@ -344,7 +344,7 @@ MUTANTS = [
         "no launch for grad_h0",
         STEP_BACKWARD,
         "step.h",
-        {"(is_backward<D> || p.T == 0);": "(p.T == 0);"},
+        {"(is_backward<P> || p.T == 0);": "(p.T == 0);"},
         Runs(32),
         "not close",
         quick=True,
@@ -352,7 +352,7 @@ MUTANTS = [
     Mutant(
         "inactive rows not zeroed",
         STEP,
-        "ending.h",
+        "epilogue.h",
         {"    store_zeros(result, t);\n": ""},
         Runs(32, layout="lengths"),
         "not close",
@@ -362,12 +362,12 @@ MUTANTS = [
         "rows without steps forget h0",
         STEP,
         "step.h",
-        {"  if (i == 0) ending.begin();\n": ""},
+        {"  if (i == 0) epilogue.begin();\n": ""},
         Runs(16, steps=1, batch=6, layout="lengths"),
         "not close",
     ),
     Mutant(
-        "warps do not meet",
+        "warps do not synchronise",
         STEP_BACKWARD,
         "step.h",
         {"  __syncthreads();\n  if (warp >= N) return;": "  if (warp >= N) return;"},
@@ -377,15 +377,18 @@ MUTANTS = [
     Mutant(
         "rows beyond the batch",
         STEP_BACKWARD,
-        "ending.h",
+        "epilogue.h",
         {"  if (b >= p.B) return -1;\n": ""},
         Runs(32),
         "heap-buffer-overflow",
     ),
 ]
 
-#: Changes that are no mistakes: each is right under every schedule of all the mutants' problems.
+#: Changes that are correct under every schedule of all the mutants' problems.
 BENIGN = {
-    # Nothing is sent to a block that it does not wait for, and it leaves no earlier.
-    "no cluster meets last": ("cluster.h", {"  ptx::cluster_barrier();\n#endif": "#endif"}),
+    # A block waits for all that is sent to it before it exits.
+    "the cluster does not synchronise last": (
+        "cluster.h",
+        {"  ptx::barrier_cluster();\n#endif": "#endif"},
+    ),
 }

@@ -1,7 +1,7 @@
-"""The same as mutants.py, of the kernels for resets."""
+"""As mutants.py, for the kernels with resets."""
 
 from .mutation import Kernel, Mutant, Runs
-from .test_special import INFINITY
+from .test_edge_cases import INFINITY
 
 CLUSTER_RESETS = Kernel("cluster", "forward", resets=True)
 GRID_RESETS = Kernel("grid", "forward", resets=True)
@@ -11,9 +11,9 @@ STEP_RESETS_FLOAT64 = Kernel("step", "forward", "float64", resets=True)
 
 MUTANTS = [
     Mutant(
-        "the border of the step before, in reverse groups",
+        "the reset of the previous step, in reverse groups",
         CLUSTER_RESETS,
-        "direction.h",
+        "pass_traits.h",
         {"descending ? t + 1 : t;": "t;"},
         Runs(32, blocks=2, reverse=True),
         "not close",
@@ -21,21 +21,21 @@ MUTANTS = [
     Mutant(
         "resets of rows that have ended",
         CLUSTER_RESETS,
-        "direction.h",
+        "pass_traits.h",
         {"later < length &&": "later < p.T &&"},
         Runs(32, blocks=2, layout="lengths", reverse=True),
         "not close|heap-buffer-overflow",
     ),
     Mutant(
-        "h0 not cut",
+        "h0 not reset",
         CLUSTER_RESETS,
         "cluster_warp.h",
-        {"cut >> b & 1 ? uint2{0, 0} : chunk": "chunk"},
+        {"reset_rows >> b & 1 ? uint2{0, 0} : chunk": "chunk"},
         Runs(32, blocks=2),
         "not close",
     ),
     Mutant(
-        "cut a step late",
+        "reset a step late",
         CLUSTER_RESETS,
         "cluster.h",
         {"time(s + 2), first_row": "time(s + 1), first_row"},
@@ -45,41 +45,41 @@ MUTANTS = [
     Mutant(
         "multiplied by 0",
         GRID_RESETS,
-        "ending.h",
-        {"(cuts.of(i) ? 0 : sum[i])": "(cuts.of(i) ? 0 : 1) * sum[i]"},
+        "epilogue.h",
+        {"(resets.at(i) ? 0 : sum[i])": "(resets.at(i) ? 0 : 1) * sum[i]"},
         Runs(32, splits=2, relu=True, spoilt={"pre": INFINITY}),
         "not close",
     ),
     Mutant(
-        "grad_h_n cut",
+        "grad_h_n reset",
         GRID_RESETS_BACKWARD,
-        "ending.h",
-        {"begins[i % 2] ? first[i] : dh[i];": "begins[i % 2] && !cuts.of(i) ? first[i] : dh[i];"},
+        "epilogue.h",
+        {"begins[i % 2] ? first[i] : dh[i];": "begins[i % 2] && !resets.at(i) ? first[i] : dh[i];"},
         Runs(32, splits=2, reverse=True),
         "not close",
     ),
     Mutant(
-        "grad_h0 not cut",
+        "grad_h0 not reset",
         GRID_RESETS_BACKWARD,
         "grid_warp.h",
-        {"(has_resets<D>) ending.load": "(has_resets<D>) if (t != order.end()) ending.load"},
+        {"(has_resets<P>) epilogue.load": "(has_resets<P>) if (t != order.end()) epilogue.load"},
         Runs(32, splits=2),
         "not close",
     ),
     Mutant(
         "one row's resets for all",
         STEP_RESETS_BACKWARD,
-        "ending.h",
-        {"is_cut(p, t, first_row + row, ": "is_cut(p, t, first_row, "},
+        "epilogue.h",
+        {"crosses_reset(p, t, first_row + row, ": "crosses_reset(p, t, first_row, "},
         Runs(32),
         "not close",
         quick=True,
     ),
     Mutant(
-        "not cut by threads",
+        "not reset without mma",
         STEP_RESETS_FLOAT64,
         "step.h",
-        {"if (has_resets<D> && inside &&": "if (has_resets<D> && !inside &&"},
+        {"if (has_resets<P> && inside &&": "if (has_resets<P> && !inside &&"},
         Runs(32),
         "not close",
     ),

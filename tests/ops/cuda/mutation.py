@@ -1,4 +1,4 @@
-"""What a mutant is: a kernel with a mistake in it, and the problems that bring it to light."""
+"""Mutants: kernels with a mistake, and the problems that detect it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastrnn.testing import Problem
-from tests.ops.cuda.emulated import SOURCES, Emulated, EmulationError, cut
+from tests.emulators.cuda.emulated import SOURCES, Emulated, EmulationError, tiling_for
+from tests.ops.cuda.test_edge_cases import check
 from tests.ops.cuda.test_emulated import ELEMENTS
-from tests.ops.cuda.test_special import check
 
 SEEDS = 20  # schedules of each
 
@@ -18,8 +18,8 @@ SEEDS = 20  # schedules of each
 #: strategy, and what is in those that are kept. It takes a tenth of the time that all take.
 INSTANCES = {
     "cluster": (r"^ +(case|default).* return (launch_|with_rows).*\n", ("RESIDENT, 1>", "int, 4>")),
-    "grid": (r"^ +case \d.* return launch_.*\n", ("<E, D, 1, 4>",)),
-    "step": (r"^.* return launch_steps<.*\n", ("<E, D, 1>",)),
+    "grid": (r"^ +case \d.* return launch_.*\n", ("<E, P, 1, 4>",)),
+    "step": (r"^.* return launch_steps<.*\n", ("<E, P, 1>",)),
 }
 
 
@@ -38,12 +38,14 @@ class Kernel:
         return f"{self.strategy}_{'resets_' * self.resets}{self.element}"
 
     def built(self, changed: Mapping[str, Mapping[str, str]]) -> Emulated:
-        """Its one instance, with texts replaced; `changed` by file of csrc/cuda, old text: new."""
+        """Build one instance. `changed` maps files of csrc/cuda to {old text: new}."""
         pattern, instances = INSTANCES[self.strategy]
         source = f"instances/{self.source}.cu"
         texts = {
             f"{self.strategy}.h": narrowed(self.text(f"{self.strategy}.h"), pattern, instances),
-            source: narrowed(self.text(source), r"^template .*\n", (f"{self.direction.title()}&",)),
+            source: narrowed(
+                self.text(source), r"^template .*\n", (f"const {self.direction.title()}",)
+            ),
         }
         for file, replaced in changed.items():
             text = texts.get(file) or self.text(file)
@@ -59,7 +61,7 @@ class Kernel:
 
 
 def narrowed(text: str, pattern: str, kept: tuple[str, ...]) -> str:
-    """Without the lines of this pattern, but for those that have one of `kept` in them."""
+    """Remove the lines that match `pattern` and contain none of `kept`."""
     lines = [match[0] for match in re.finditer(pattern, text, re.MULTILINE)]
     for part in kept:
         assert any(part in line for line in lines), f"no line of {pattern} has {part}"
@@ -70,7 +72,7 @@ def narrowed(text: str, pattern: str, kept: tuple[str, ...]) -> str:
 
 
 class Runs:
-    """A problem, how it is cut, and what is special about it."""
+    """A problem, how it is tiled, and what is special about it."""
 
     def __init__(
         self,
@@ -98,12 +100,12 @@ class Runs:
         self._tiling = tiling
 
     def first_fault(self, module: Emulated, kernel: Kernel) -> Exception | None:
-        """What is noticed first, under the schedules of the first seeds."""
+        """The first fault under the schedules of the first seeds."""
         dtype, mode = ELEMENTS[kernel.element]
         options: dict[str, Any] = {"strategy": kernel.strategy, "processors": self._processors}
         if kernel.strategy != "step":
             hidden = self._problem["hidden"]
-            options["tiling"] = cut(kernel.strategy, hidden, dtype, **self._tiling)
+            options["tiling"] = tiling_for(kernel.strategy, hidden, dtype, **self._tiling)
         for seed in range(SEEDS):
             problem = Problem(**self._problem, dtype=dtype, seed=seed, resets=kernel.resets)
             try:
@@ -120,5 +122,5 @@ class Mutant:
     file: str
     replaced: Mapping[str, str]
     runs: Runs
-    noticed: str  # in the text of what is noticed
+    detected: str  # a pattern of the fault's message
     quick: bool = False

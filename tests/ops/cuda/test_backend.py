@@ -112,7 +112,7 @@ def test_strategies_are_numbered_as_in_cpp():
 
 def test_schemas_take_no_strings():
     """torch's stable ABI leaks a string argument; the library cannot be loaded without a GPU."""
-    source = (CSRC / "cuda" / "binding.cpp").read_text()
+    source = (CSRC / "cuda" / "bindings.cpp").read_text()
     kinds = set()
     for name in ("cuda_forward", "cuda_backward"):
         (definition,) = re.findall(rf'm\.def\(\s*("{name}\([^;]*)\);', source)

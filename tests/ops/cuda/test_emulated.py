@@ -1,6 +1,6 @@
 """The CUDA kernels, run by the emulator against the float64 reference.
 
-Every kernel, forward and backward, in every dtype, on random problems, cut in random ways and
+Every kernel, forward and backward, in every dtype, on random problems, tiled in random ways and
 scheduled at random: the same seed is the same run.
 """
 
@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrnn.testing import Problem
-from tests.ops.cuda import emulated
-from tests.ops.cuda.emulated import Tiling, cut
+from tests.emulators.cuda import emulated
+from tests.emulators.cuda.emulated import Tiling, tiling_for
 from tests.utils.checks import CHECKS, check_forward
 from tests.utils.strategies import problems
 
@@ -53,7 +53,7 @@ def kernels(but: str | None = None, resets: bool = False) -> list[Any]:
 
 @st.composite
 def tilings(draw: st.DrawFn, strategy: str, element: str, hidden: int) -> Tiling:
-    """A way to cut `hidden` units that the kernel has an instance for."""
+    """A tiling of `hidden` units that the kernel has an instance for."""
     dtype, mode = ELEMENTS[element]
     units = -(-hidden // 16)
     rows = draw(st.sampled_from([1, 3, 7, 8, 8, 9, 16, 20, 32]))
@@ -69,14 +69,14 @@ def tilings(draw: st.DrawFn, strategy: str, element: str, hidden: int) -> Tiling
                 [n for n in (1, 2, 4, 8) if n == 1 or (n * m_tiles <= most and n <= room)]
             )
         )
-        return cut(
+        return tiling_for(
             strategy, hidden, dtype, blocks=blocks, splits=splits, resident=resident, rows=rows
         )
     m_tiles = draw(st.sampled_from([1, 2]))
     resident = draw(st.sampled_from([4, 8]))
     splits = draw(st.sampled_from([n for n in (1, 2, 4, 8) if n >= n_tiles * m_tiles]))
     at_once = draw(st.integers(1, 3))
-    return cut(
+    return tiling_for(
         *(strategy, hidden, dtype),
         m_tiles=m_tiles,
         splits=splits,

@@ -1,8 +1,8 @@
-"""Broken kernels, each of which the emulator must notice.
+"""Broken kernels, each of which the emulator must detect.
 
-A mutant is a kernel with a mistake in it, and problems under twenty schedules; under one of them it
-must give a wrong result or end with an error. The kernel without the mistake, made in the same way,
-must be right under all of them. The same seed is the same schedule.
+A mutant is a kernel with a mistake. It runs a problem under twenty schedules, and must give a wrong
+result or an error under one of them. The kernel without the mistake, built in the same way, must be
+correct under all of them. A seed determines a schedule.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
+from tests.emulators.cuda.emulated import Emulated
+
 from . import mutants, mutants_resets
-from .emulated import Emulated
 from .mutants import BENIGN, CLUSTER, CLUSTER_BACKWARD
 from .mutation import Kernel, Mutant, Runs
 
@@ -46,16 +47,16 @@ def built() -> Iterator[Callable[..., Emulated]]:
         for mutant in MUTANTS
     ],
 )
-def test_noticed(mutant: Mutant, built: Callable[..., Emulated]) -> None:
+def test_detected(mutant: Mutant, built: Callable[..., Emulated]) -> None:
     module = built(mutant.kernel, {mutant.file: mutant.replaced})
     fault = mutant.runs.first_fault(module, mutant.kernel)
     assert fault is not None
-    assert re.search(mutant.noticed, str(fault)), fault
+    assert re.search(mutant.detected, str(fault)), fault
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", {mutant.kernel: None for mutant in MUTANTS}, ids=str)
-def test_right(kernel: Kernel, built: Callable[..., Emulated]) -> None:
+def test_correct(kernel: Kernel, built: Callable[..., Emulated]) -> None:
     module = built(kernel, {})
     for runs in runs_of(kernel):
         assert runs.first_fault(module, kernel) is None

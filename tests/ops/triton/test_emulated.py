@@ -1,7 +1,7 @@
-"""The Triton kernels as the compiler makes them for sm_90, run by the emulator of this folder.
+"""The Triton kernels, compiled for sm_90 and run by the emulator in tests/emulators/ptx.
 
 It shows what the interpreter cannot: races, missing fences, programs that wait for one another,
-bfloat16, the hardware's instructions, and the kernel in Gluon. See `emulator` for what it cannot.
+bfloat16, the hardware's instructions, and the kernel in Gluon. See there for what it cannot.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from fastrnn.ops.backends import triton
 from fastrnn.ops.backends.triton import grid, rows, single_cta, single_cta_gluon
 from fastrnn.ops.backends.triton.table import Sizes
 from fastrnn.testing import Problem
+from tests.emulators.ptx import Deadlock, Emulated, Invalid, Race
 
-from ...utils.checks import CHECKS, check_special_gradients
-from .emulator import Deadlock, Emulated, Invalid, Race
+from tests.utils.checks import CHECKS, check_special_gradients
 
 MODULES = (single_cta, single_cta_gluon, rows, grid)
 KERNELS = {(m, d): getattr(m, d) for m in MODULES for d in ("forward", "backward")}

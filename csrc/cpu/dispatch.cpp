@@ -1,0 +1,81 @@
+// Dispatches calls to the best instruction set that the CPU supports, chosen once.
+#include "dispatch.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "isa.h"
+
+namespace fastrnn::cpu {
+namespace {
+
+struct InstructionSet {
+  const char* name;
+  const KernelTable* kernels;
+  bool (*supported)();
+};
+
+// Best first; the last one is supported by every CPU.
+const InstructionSet available[] = {
+#if defined(__x86_64__)
+    {"avx512", &avx512::kernels,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("fma");
+     }},
+    {"avx2", &avx2::kernels,
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+#endif
+    {"baseline", &baseline::kernels, [] { return true; }},
+};
+
+std::atomic<const InstructionSet*> chosen{nullptr};
+
+const InstructionSet& selected() {
+  const InstructionSet* set = chosen.load(std::memory_order_acquire);
+  if (set == nullptr) {
+    set = std::find_if(std::begin(available), std::end(available),
+                       [](const InstructionSet& set) { return set.supported(); });
+    chosen.store(set, std::memory_order_release);
+  }
+  return *set;
+}
+
+}  // namespace
+
+void forward(const Forward& params, const Threads& threads) {
+  selected().kernels->forward(params, threads);
+}
+
+void backward(const Backward& params, const Threads& threads) {
+  selected().kernels->backward(params, threads);
+}
+
+void linear(const LinearParams& params, const Threads& threads) {
+  selected().kernels->linear(params, threads);
+}
+
+const char* instruction_set() { return selected().name; }
+
+bool use_instruction_set(const std::string& name) {
+  for (const InstructionSet& set : available) {
+    if (name == set.name && set.supported()) {
+      chosen.store(&set, std::memory_order_release);
+      return true;
+    }
+  }
+  return false;
+}
+
+const char* const* instruction_sets() {
+  static const std::vector<const char*> names = [] {
+    std::vector<const char*> names;
+    for (const InstructionSet& set : available) names.push_back(set.name);
+    names.push_back(nullptr);
+    return names;
+  }();
+  return names.data();
+}
+
+}  // namespace fastrnn::cpu

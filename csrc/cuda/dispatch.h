@@ -1,0 +1,25 @@
+// The interface of the CUDA kernels for the bindings, free of CUDA headers. Pointers are to device
+// memory, streams are cudaStream_t. No function synchronises with the device; failures throw
+// std::runtime_error.
+#pragma once
+
+#include <cstdint>
+
+#include "../params.h"
+#include "plan.h"
+
+namespace fastrnn::cuda {
+
+int runtime_version();  // of CUDA: 13000 is 13.0
+
+// The properties of a device that the plan uses, queried once.
+const Device& device(int index);
+
+// Bytes of device memory that a call needs in addition to its tensors. Not used between calls.
+int64_t workspace_bytes(const Forward& params, const Plan& plan);
+int64_t workspace_bytes(const Backward& params, const Plan& plan);
+
+void forward(const Forward& params, const Plan& plan, void* workspace, void* stream);
+void backward(const Backward& params, const Plan& plan, void* workspace, void* stream);
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,33 @@
+// The launchers of the strategies, called by dispatch.cu. None of them synchronises with the
+// device.
+#pragma once
+
+#include <cstdint>
+
+#include "../params.h"
+#include "plan.h"
+#include "runtime.h"
+
+namespace fastrnn::cuda {
+
+// Each launches one strategy for one element type E. P is ForwardParams or BackwardParams, with
+// resets or without: the kernels without resets are instances of their own.
+template <class E, class P>
+void launch_cluster(const P& params, const Plan& plan, Stream stream);
+template <class E, class P>
+void launch_grid(const P& params, const Plan& plan, void* workspace, Stream stream);
+template <class E, class P>
+void launch_step(const P& params, Stream stream);
+template <class P> int64_t grid_workspace_bytes(const P& params);
+
+using ForwardWithoutResets = ForwardParams<Params>;
+using BackwardWithoutResets = BackwardParams<Params>;
+
+inline ForwardWithoutResets without_resets(const Forward& p) {
+  return {p, p.pre, p.weight_hh, p.h0, p.out, p.h_n};
+}
+inline BackwardWithoutResets without_resets(const Backward& p) {
+  return {p, p.grad_out, p.grad_h_n, p.out, p.weight_hh, p.grad_pre, p.grad_h0};
+}
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,125 @@
+// Checks the tensor arguments of the operators and converts them to Params, for the bindings of
+// both devices. Tensors are those of torch's stable ABI.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <stdexcept>
+#include <vector>
+
+#include "params.h"
+
+// Weak: torch has it from 2.13 on.
+extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
+
+namespace fastrnn {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline DType dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return DType::float64;
+    case ScalarType::Float: return DType::float32;
+    case ScalarType::BFloat16: return DType::bfloat16;
+    case ScalarType::Half: return DType::float16;
+    default:
+      STD_TORCH_CHECK(false, "fastrnn: the dtype must be float64, float32, bfloat16 or float16");
+  }
+}
+
+inline void check_shape(const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {
+  bool fits = tensor.dim() == static_cast<int64_t>(shape.size());
+  for (size_t i = 0; fits && i < shape.size(); ++i) fits = tensor.size(i) == shape[i];
+  STD_TORCH_CHECK(fits, "fastrnn: ", name, " has the wrong shape");
+}
+
+inline void check_device(const char* name, const Tensor& tensor, const Tensor& like) {
+  STD_TORCH_CHECK(tensor.device() == like.device(), "fastrnn: ", name, " must be on ",
+                  like.is_cpu() ? "the CPU" : "the device of the others");
+}
+
+// The message of torch's last error in this thread, if torch provides it.
+inline const char* torch_error_message(const char* otherwise) {
+  if (torch_exception_get_what_without_backtrace == nullptr) return otherwise;
+  const char* reason = torch_exception_get_what_without_backtrace();
+  return reason == nullptr || *reason == '\0' ? otherwise : reason;
+}
+
+// Errors of the stable ABI contain the line of the call but not torch's message: this adds it.
+template <class Make> Tensor with_reason(const char* what, Make make) {
+  try {
+    return make();
+  } catch (const std::runtime_error& error) {
+    STD_TORCH_CHECK(false, "fastrnn: ", what, ": ", torch_error_message(error.what()));
+  }
+}
+
+inline Tensor contiguous(const char* name, const Tensor& tensor) {
+  // A call of the dispatcher takes longer than a short recurrence.
+  if (tensor.is_contiguous()) return tensor;
+  return with_reason(name, [&] { return torch::stable::contiguous(tensor); });
+}
+
+// Checks that an input has the device and dtype of `like`, and makes it contiguous.
+inline Tensor input_tensor(const char* name, const Tensor& tensor, const Tensor& like) {
+  check_device(name, tensor, like);
+  STD_TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), "fastrnn: ", name,
+                  " has the wrong dtype");
+  return contiguous(name, tensor);
+}
+
+// The parameters of a call, and the int64 and bool tensors that they point to.
+struct TensorArgs {
+  ParamsWithResets params;
+  std::optional<Tensor> lengths, offsets, resets;
+
+  // `data`: pre or out.
+  TensorArgs(const Tensor& data, const Tensor& h0, const Tensor& weight_hh,
+             const std::optional<Tensor>& lengths_, const std::optional<Tensor>& offsets_,
+             const std::optional<Tensor>& resets_, int64_t activation, int64_t reverse_from) {
+    STD_TORCH_CHECK(h0.dim() == 3, "fastrnn: h0 must be [B, G, H]");
+    const int64_t B = h0.size(0), G = h0.size(1), H = h0.size(2);
+    STD_TORCH_CHECK(
+        activation == int64_t(Activation::tanh) || activation == int64_t(Activation::relu),
+        "fastrnn: activation must be 0 for tanh or 1 for relu, got ", activation);
+    STD_TORCH_CHECK(!offsets_ || lengths_, "fastrnn: offsets require lengths");
+    if (lengths_) lengths = indices("lengths", *lengths_, B, data);
+    if (offsets_) offsets = indices("offsets", *offsets_, offsets_->numel(), data);
+    const int64_t T = offsets ? offsets->numel() : data.size(0);
+    check_shape("weight_hh", weight_hh, {G, H, H});
+    if (offsets) {
+      check_shape("pre", data, {data.size(0), G, H});
+    } else {
+      check_shape("pre", data, {T, B, G, H});
+    }
+    if (resets_) {
+      check_device("resets", *resets_, data);
+      if (offsets) {
+        check_shape("resets", *resets_, {data.size(0)});
+      } else {
+        check_shape("resets", *resets_, {T, B});
+      }
+      STD_TORCH_CHECK(resets_->scalar_type() == ScalarType::Bool, "fastrnn: resets must be bool");
+      resets = contiguous("resets", *resets_);
+    }
+    params = {{T, B, G, H, reverse_from, lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
+               offsets ? offsets->const_data_ptr<int64_t>() : nullptr, Activation(activation),
+               dtype_of(data)},
+              resets ? resets->const_data_ptr<bool>() : nullptr};
+  }
+
+ private:
+  static Tensor indices(const char* name, const Tensor& tensor, int64_t size, const Tensor& like) {
+    check_device(name, tensor, like);
+    check_shape(name, tensor, {size});
+    return contiguous(
+        name, with_reason(name, [&] { return torch::stable::to(tensor, ScalarType::Long); }));
+  }
+};
+
+}  // namespace fastrnn
