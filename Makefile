@@ -27,8 +27,8 @@ PYTEST := -n auto --maxprocesses 4 --benchmark-disable
 
 # What runs in a process of its own, which the interpreter of Triton takes over; it may have no test
 # of this mark.
-INTERPRETED := tests/ops/triton/test_interpreter.py
-WITHIN := tests tests/ops tests/ops/triton $(INTERPRETED)
+INTERPRETED := tests/ops/backends/triton/test_interpreter.py
+WITHIN := tests tests/ops tests/ops/backends tests/ops/backends/triton $(INTERPRETED)
 
 # C++ and CUDA.
 CXX_SOURCES = $(shell git ls-files csrc tests | grep -E '\.(h|inc|cpp|cu)$$')

@@ -1,4 +1,4 @@
-// An allocator that fails on demand, for tests/ops/test_out_of_memory.py: a library for LD_PRELOAD.
+// An allocator that fails on demand, for tests/ops/backends/cpu/test_out_of_memory.py: a library for LD_PRELOAD.
 // Allocations that fail are those of the extension by operator new, and those of torch for tensors.
 #include <atomic>
 #include <cerrno>

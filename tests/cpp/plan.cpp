@@ -1,4 +1,4 @@
-// Prints plans of the CPU kernels, for tests/ops/test_plan.py.
+// Prints plans of the CPU kernels, for tests/ops/backends/cpu/test_plan.py.
 #include <sched.h>
 
 #include <cstdio>

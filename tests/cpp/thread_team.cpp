@@ -1,4 +1,4 @@
-// Checks thread teams, for tests/ops/test_thread_team.py; prints failures.
+// Checks thread teams, for tests/ops/backends/cpu/test_thread_team.py; prints failures.
 #include "cpu/thread_team.h"
 
 #include <cstdio>

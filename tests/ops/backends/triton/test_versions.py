@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 #: Of the versions that we support the oldest, whose interpreter needs an older NumPy, and the
 #: newest; constraints.txt has the one in between.

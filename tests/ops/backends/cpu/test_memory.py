@@ -9,13 +9,11 @@ import pytest
 import torch
 
 from fastrnn import FusedRNN
-from fastrnn.ops.backends import cpu
 from fastrnn.testing import Problem
+from tests.utils.marks import requires_extension
 
 pytestmark = [
-    pytest.mark.skipif(
-        cpu.EXTENSION.unavailable_reason is not None, reason="the extension is not built"
-    ),
+    requires_extension,
     pytest.mark.skipif(sys.platform != "linux", reason="asks glibc"),
 ]
 

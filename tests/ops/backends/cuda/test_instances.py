@@ -3,7 +3,7 @@
 import runpy
 from pathlib import Path
 
-CUDA = Path(__file__).parents[3] / "csrc" / "cuda"
+CUDA = Path(__file__).parents[4] / "csrc" / "cuda"
 
 
 def test_the_files_are_current() -> None:

@@ -26,7 +26,7 @@ A100 = {"capability": (8, 0), "shared": 166912, "processors": 108}
 H100 = {"capability": (9, 0), "shared": 232448, "processors": 132}
 GLUON = {**H100, "wgmma": True}
 RTX_4090 = {"capability": (8, 9), "shared": 101376, "processors": 128}
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.mark.parametrize(

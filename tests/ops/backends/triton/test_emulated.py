@@ -23,7 +23,6 @@ from fastrnn.ops.backends.triton import grid, rows, single_cta, single_cta_gluon
 from fastrnn.ops.backends.triton.table import Sizes
 from fastrnn.testing import Problem
 from tests.emulators.ptx import Deadlock, Emulated, Invalid, Race
-
 from tests.utils.checks import CHECKS, check_special_gradients
 
 MODULES = (single_cta, single_cta_gluon, rows, grid)

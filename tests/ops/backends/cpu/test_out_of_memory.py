@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fastrnn.ops.backends import cpu
 from tests.cpp.build import build_program
+from tests.utils.marks import requires_extension
 
 pytestmark = [
-    pytest.mark.skipif(
-        cpu.EXTENSION.unavailable_reason is not None, reason="the extension is not built"
-    ),
+    requires_extension,
     pytest.mark.skipif(sys.platform != "linux", reason="replaces glibc's malloc"),
 ]
 

@@ -20,7 +20,7 @@ from tests.test_build import unstable_symbols
 from tools.cuda_stats import ARCHS, Instance, compiled, nvcc, read, sources, spills
 from tools.sass import Stats
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 pytestmark = [
     pytest.mark.skipif(nvcc() is None, reason="there is no nvcc"),

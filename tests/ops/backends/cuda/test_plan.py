@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from fastrnn._explain import GPUS
 from fastrnn.ops.backends import cpu
+from tests.utils.marks import requires_extension
 
-pytestmark = pytest.mark.skipif(
-    cpu.EXTENSION.unavailable_reason is not None, reason="the extension is not built"
-)
+pytestmark = requires_extension
 
 BYTES = {"half": 2, "tf32": 4, "float32": 4, "float64": 8}
 NAMES = {

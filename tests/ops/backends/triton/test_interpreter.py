@@ -22,9 +22,9 @@ from fastrnn.ops.backends import dispatch, triton
 from fastrnn.ops.ragged import DENSE, Ragged
 from fastrnn.testing import UNIT_ROUNDOFF, Problem, Tensors, assert_close
 
-from ...utils.checks import CHECKS, biggest, check_special_gradients, double
-from ...utils.nn_rnn_parity import paired_layers
-from ...utils.strategies import problems
+from ....utils.checks import CHECKS, biggest, check_special_gradients, double
+from ....utils.nn_rnn_parity import paired_layers
+from ....utils.strategies import problems
 
 pytest.importorskip("triton")
 if "TRITON_INTERPRET" not in os.environ:

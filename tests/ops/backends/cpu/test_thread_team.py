@@ -11,10 +11,9 @@ import torch
 from fastrnn.ops.backends import cpu
 from fastrnn.testing import Problem
 from tests.cpp.build import build_program
+from tests.utils.marks import requires_extension
 
-pytestmark = pytest.mark.skipif(
-    cpu.EXTENSION.unavailable_reason is not None, reason="the extension is not built"
-)
+pytestmark = requires_extension
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from fastrnn.testing import Problem
 from tests.utils.checks import CHECKS, check_forward
 from tools.gpu_validation.results import verified_kernels
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 CSRC = ROOT / "csrc"
 
 

@@ -20,7 +20,8 @@ from fastrnn.ops.backends import cpu
 from fastrnn.testing import Problem, Tensors, tolerance
 from tests.emulators.cuda import emulated
 from tests.emulators.cuda.emulated import EmulationError, Tiling, tiling_for
-from tests.ops.cuda.test_emulated import ELEMENTS, kernels
+from tests.ops.backends.cuda.test_emulated import ELEMENTS, kernels
+from tests.utils.marks import requires_extension
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 ONES = -1  # all bits: a NaN that the grid kernel has a use of its own for
@@ -310,9 +311,7 @@ def test_a_cluster_of_16_blocks(direction: str) -> None:
     check(direction, problem, "half", running=16, **run)
 
 
-@pytest.mark.skipif(
-    cpu.EXTENSION.unavailable_reason is not None, reason="the extension is not built"
-)
+@requires_extension
 @pytest.mark.parametrize("device", ["H100", "A100"])
 @pytest.mark.parametrize("element", ["bfloat16", "tf32", "float32"])
 @directions

@@ -9,8 +9,8 @@ from typing import Any
 
 from fastrnn.testing import Problem
 from tests.emulators.cuda.emulated import SOURCES, Emulated, EmulationError, tiling_for
-from tests.ops.cuda.test_edge_cases import check
-from tests.ops.cuda.test_emulated import ELEMENTS
+from tests.ops.backends.cuda.test_edge_cases import check
+from tests.ops.backends.cuda.test_emulated import ELEMENTS
 
 SEEDS = 20  # schedules of each
 
