@@ -1,13 +1,14 @@
-"""Builds the optional extensions, `fastrnn._C` of C++ and `fastrnn._cuda`. All else about the
-package is in pyproject.toml.
+"""Build the optional extensions `fastrnn._C` (CPU kernels) and `fastrnn._cuda`.
 
-FASTRNN_BUILD says what to build:
-    auto  what this machine can; what fails is left out, and said so (the default)
-    cpp   the CPU kernels; failing is fatal
-    cuda  the CUDA kernels too, for the architectures in TORCH_CUDA_ARCH_LIST; failing is fatal
-    none  nothing
-Whenever an extension is left out, `fastrnn/_build_error.txt` or `_cuda_build_error.txt` keeps
-the reason in its first line and the compiler's own words after it; `python -m fastrnn` shows both.
+pyproject.toml holds everything else about the package.
+
+FASTRNN_BUILD chooses the extensions to build:
+    auto  those that this machine can build; skips one that fails, with a message (the default)
+    cpp   the CPU kernels; a failure is fatal
+    cuda  the CUDA kernels too, for the architectures in TORCH_CUDA_ARCH_LIST; a failure is fatal
+    none  none
+For a skipped extension, `fastrnn/_build_error.txt` or `_cuda_build_error.txt` holds the reason in
+its first line, followed by the compiler's output. `python -m fastrnn` shows both.
 """
 
 import os
@@ -40,14 +41,14 @@ FLAGS = [
 CXX_FLAGS = [
     *FLAGS,
     "-g0",
-    # A loop of few vectors takes 5 % longer where an unrelated change moves it across a line.
+    # A short loop takes 5% longer if an unrelated change moves it across a cache line.
     "-falign-loops=32",
     "-fvisibility=hidden",
-    "-ffp-contract=off",  # multiply-adds are fused where the source says so
+    "-ffp-contract=off",  # the source fuses multiply-adds explicitly
 ]
 
-# A compiler may link its C++ library statically. Were that copy to meet the one torch uses, half of
-# it would be taken from there, and an error would end the process instead of being raised.
+# A compiler may link its C++ library statically. Without this flag, some of its symbols would
+# resolve to torch's copy, and an exception would abort the process instead of being raised.
 LINK_FLAGS = ["-Wl,--exclude-libs,ALL"]
 
 BuildExtension, CppExtension = build_ext, Extension
@@ -59,7 +60,7 @@ if MODE != "none":
         from torch.utils.cpp_extension import BuildExtension, CppExtension
         from torch.version import cuda as TORCH_CUDA
 
-        # A torch without CUDA does not look for it.
+        # A torch without CUDA leaves CUDA_HOME unset.
         CUDA_HOME = cpp_extension.CUDA_HOME or os.environ.get("CUDA_HOME")
         if CUDA_HOME is None and (nvcc := shutil.which("nvcc", path=PATH)) is not None:
             CUDA_HOME = str(Path(nvcc).parents[1])
@@ -71,14 +72,14 @@ if MODE != "none":
 
         INCLUDE.append(pybind11.get_include())
     except ImportError:
-        pass  # torch brings a copy along
+        pass  # torch includes a copy
 
 
 class BuildOrExplain(BuildExtension):
-    """Leaves either an extension or the reason for its absence, never one beside the other."""
+    """Build each extension, or else write the reason for its absence; never leave both."""
 
     def run(self) -> None:
-        # Every folder that this command leaves the extensions in.
+        # The folders that receive the extensions.
         built = Path(self.build_lib, "fastrnn")
         packages = [built, ROOT / "fastrnn"] if self.inplace else [built]
         every, present, compiler = self.extensions, [], self.compiler
@@ -99,14 +100,14 @@ class BuildOrExplain(BuildExtension):
                     present.append(extension)
                     for package in packages:
                         (package / error_file(extension)).unlink(missing_ok=True)
-        self.extensions = present  # what follows must not look for what was not built
+        self.extensions = present  # later steps must not look for an extension that was not built
 
     def explain(
         self, extension: Extension, error: Exception, said: str, packages: list[Path]
     ) -> None:
         reason = cause(error, said)
         for package in packages:
-            # One from an earlier build would be loaded, and nobody would know.
+            # An extension of an earlier build would be loaded silently.
             (package / Path(self.get_ext_filename(extension.name)).name).unlink(missing_ok=True)
             package.mkdir(parents=True, exist_ok=True)
             (package / error_file(extension)).write_text(f"{reason}\n\n{said}\n{error}\n")
@@ -123,23 +124,23 @@ class BuildOrExplain(BuildExtension):
         )
         print(
             f"\nfastrnn is installed without its {kernels} kernels and will {instead}: {reason}"
-            "\nSee the whole story with `python -m fastrnn`.\n",
+            "\nRun `python -m fastrnn` for the details.\n",
             file=sys.stderr,
         )
 
 
 class NotAskedFor(Exception):
-    """Why an extension is left out that nobody will miss."""
+    """The reason why an extension is skipped on purpose, and needs no message."""
 
 
 def check(extension: Extension) -> None:
-    """Raise what stands against building it, before any compiler has spoken."""
+    """Raise if the extension cannot or should not be built, before a compiler runs."""
     if MODE == "none" or (MODE == "cpp" and extension is cuda):
         raise NotAskedFor(f"FASTRNN_BUILD={MODE} left the extension out")
     if MISSING is not None:
         raise RuntimeError(
-            f"torch is needed where fastrnn is built ({MISSING}): install it first, then fastrnn "
-            "with `pip install --no-build-isolation`"
+            f"building fastrnn needs torch ({MISSING}): install torch first, then fastrnn with "
+            "`pip install --no-build-isolation`"
         )
     if extension is cuda:
         if MODE == "auto" and TORCH_CUDA is None:
@@ -163,7 +164,7 @@ def nvcc_flags() -> list[str]:
 
 
 def cuda_libraries() -> list[str]:
-    """Where nvcc finds the CUDA runtime: the folder it lies in may hold but a wrapper of it."""
+    """Return the folders in which nvcc finds the CUDA runtime; nvcc itself may be a wrapper."""
     if CUDA_HOME is None or not Path(CUDA_HOME, "bin", "nvcc").exists():
         return []
     command = [Path(CUDA_HOME, "bin", "nvcc"), "-dryrun", "-x", "cu", os.devnull]
@@ -172,7 +173,7 @@ def cuda_libraries() -> list[str]:
 
 
 def cause(error: Exception, said: str) -> str:
-    """The first line said that names an error, or else what was raised."""
+    """Return the first line of the output that names an error, or else the exception's text."""
     for line in said.splitlines():
         if re.search(r"\berror: |not found|No such file", line):
             return line.strip()
@@ -181,7 +182,7 @@ def cause(error: Exception, said: str) -> str:
 
 @contextmanager
 def copy_of_output(path: Path) -> Iterator[None]:
-    """Copies to a file what this process and the compilers it starts print, as they print it."""
+    """Copy to a file all output of this process and of the compilers that it starts."""
     sys.stdout.flush()
     sys.stderr.flush()
     terminal = os.dup(1), os.dup(2)
@@ -217,10 +218,10 @@ cuda = CppExtension(
         "cxx": CXX_FLAGS,
         "nvcc": [*FLAGS, *nvcc_flags(), "-Xcompiler", "-fvisibility=hidden"],
     },
-    # The static runtime: which shared one torch brought along does not matter.
+    # Linked statically, so that it does not depend on the runtime that torch ships.
     library_dirs=cuda_libraries() if MODE in ("auto", "cuda") else [],
     libraries=["cudart_static", "rt", "dl", "pthread"],
-    # The one function of it that is called is declared weak, for a torch without CUDA.
+    # The only function called from it is declared weak, for a torch without CUDA.
     extra_link_args=LINK_FLAGS + (["-Wl,--no-as-needed", "-ltorch_cuda"] if TORCH_CUDA else []),
 )
 setup(ext_modules=[cpp, cuda], cmdclass={"build_ext": BuildOrExplain})
