@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.functional import linear
 
-from .._expanded_weights import are_expanded
-from .._fx import record_call
+from ._expanded_weights import are_expanded
+from ._fx import record_call
 
 __all__ = ["FusedRNNCell"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
-from .._fx import record_call
+from ._fx import record_call
 from .rnn import FusedRNN
 
 __all__ = ["ReadoutRNN"]

@@ -13,8 +13,6 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _checks
-from .._expanded_weights import are_expanded, reject_beyond_nn_rnn
-from .._fx import record_call
 from ..ops import stack
 from ..ops._eager import is_eager, is_plain, is_recording
 from ..ops._torch_private import is_any_autocast
@@ -23,6 +21,8 @@ from ..ops.options import Options
 from ..ops.packed import packed_layout
 from ..ops.ragged import DENSE, Ragged
 from ..ops.single_step import single_step
+from ._expanded_weights import are_expanded, reject_beyond_nn_rnn
+from ._fx import record_call
 from .base import FusedRNNBase
 
 __all__ = ["FusedRNN"]

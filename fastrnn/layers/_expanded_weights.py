@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.overrides import has_torch_function
 
-from .ops._torch_private import is_expanded_weight
+from ..ops._torch_private import is_expanded_weight
 
 
 def are_expanded(weights: Sequence[Any]) -> bool:

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from fastrnn import FusedRNN, FusedRNNCell, ReadoutRNN
 
-from .utils.nn_rnn_parity import assert_same, paired_layers
+from ..utils.nn_rnn_parity import assert_same, paired_layers
 
 B, T, INPUTS, H = 3, 5, 4, 6
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from fastrnn import FusedRNN, FusedRNNCell, ReadoutRNN
 
-from .utils.nn_rnn_parity import TORCH, assert_same
+from ..utils.nn_rnn_parity import TORCH, assert_same
 
 X = torch.randn(5, 2, 4)
 
