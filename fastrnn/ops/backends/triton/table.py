@@ -2,7 +2,7 @@
 
 A kernel's limits come from what it keeps where. `single_cta` keeps a group's W_hh in the shared
 memory of one multiprocessor, `rows` in its registers, `grid` in the shared memory of all of them
-or, beyond that, in L2. `python -m benchmarks.kernel_stats` prints what each costs.
+or, beyond that, in L2. `python -m tools.kernel_stats` prints what each costs.
 """
 
 from __future__ import annotations
