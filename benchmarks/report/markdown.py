@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
@@ -31,6 +31,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> l
     """
     rule = ["---"] * words + ["--:"] * (len(header) - words)
     return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
+
+
+def legend(columns: Mapping[str, str]) -> list[str]:
+    """Return the meanings of columns as the lines of a Markdown list."""
+    return [f"- *{name}*: {meaning}." for name, meaning in columns.items()]
 
 
 def replace(document: Path, name: str, text: str) -> None:

@@ -39,7 +39,7 @@ double now() {
 // Values that are unknown to the compiler, and neither overflow nor underflow.
 volatile float almost_one = 0.999999f, little = 1e-6f;
 
-// Returns the seconds of the fastest of several runs of `body(thread)` by all threads at once, until
+// Returns the seconds of the fastest of RUNS runs of `body(thread)` by all threads at once, until
 // the last is done. The calling thread is one of them, so that it takes no core from them.
 double fastest(int threads, const std::function<void(int)>& body) {
   double best = 1e9;
