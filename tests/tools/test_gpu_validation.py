@@ -212,9 +212,8 @@ def test_each_backend_has_a_line() -> None:
     header, first, second, *_ = table.splitlines()
     assert first.split()[-4:] == ["triton", "1.50", "1.50", "1.50"]
     assert second.split() == ["cuda", "2.50", "2.50", "2.50"]
-    assert (
-        len(header) - 1 == len(first) == len(second)
-    )  # the last column is the mark of a slower case
+    # The last column marks slower cases.
+    assert len(header) - 1 == len(first) == len(second)
 
 
 def test_a_layer_with_a_wrong_result_has_no_time() -> None:
@@ -279,10 +278,8 @@ def test_record_of_all_parts(
     assert all(row["floor"]["steps"] > 0 for row in times["rows"])
     said = capsys.readouterr().out
     assert ("NOT all passed" in said) == failing
-    assert (
-        "kernels without a finding: " + ("cuda.grid" if failing else "triton.rows, cuda.grid")
-        in said
-    )
+    verified = "cuda.grid" if failing else "triton.rows, cuda.grid"
+    assert f"kernels without a finding: {verified}\n" in said
 
 
 @pytest.mark.parametrize("seconds", [None, 60])
