@@ -31,7 +31,7 @@ INTERPRETED := tests/ops/backends/triton/test_interpreter.py
 WITHIN := tests tests/ops tests/ops/backends tests/ops/backends/triton $(INTERPRETED)
 
 # C++ and CUDA.
-CXX_SOURCES = $(shell git ls-files csrc tests | grep -E '\.(h|inc|cpp|cu)$$')
+CXX_SOURCES = $(shell find csrc tests benchmarks tools -name '*.h' -o -name '*.inc' -o -name '*.cpp' -o -name '*.cu')
 
 VENV := .venv
 BIN := $(VENV)/bin

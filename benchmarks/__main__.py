@@ -72,12 +72,10 @@ def add(path: Path) -> int:
 
 
 def report() -> int:
-    """Write docs/benchmarks.md, its figures and the README's table."""
+    """Write docs/benchmarks.md, the full tables, the figures, and the blocks of other documents."""
     from .report import pages
 
-    newest = pages.newest()
-    pages.write(newest)
-    print(f"{pages.DOCUMENT}\n{pages.README}\n" + "\n".join(str(pages.FIGURES / n) for n in newest))
+    print("\n".join(map(str, pages.write(pages.newest()))))
     return 0
 
 

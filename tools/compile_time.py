@@ -1,7 +1,7 @@
 """The cost of torch.compile: `python -m tools.compile_time` prints a table.
 
-With torch._dynamo.config.allow_rnn nn.RNN is compiled into a graph that contains every step, one
-graph for every length. A FusedRNN is one node of a graph that serves all lengths.
+With torch._dynamo.config.allow_rnn, nn.RNN is compiled into a graph that contains every step, with
+one graph for each length. A FusedRNN is one node, in one graph for all lengths.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LAYERS: dict[str, type[nn.RNNBase]] = {"fastrnn": FusedRNN, "nn.RNN": nn.RNN}
 PASSES = ("inference", "training")
 HEADER = ("layer", "pass", "T", "first call, s", "graph nodes", "graphs for ten lengths")
 
-#: The number of lengths, from T on, that a layer is called with.
+#: The number of lengths that a layer is called with: T, T + 1 and so on.
 LENGTHS = 10
 
 
@@ -46,13 +46,13 @@ class Case:
 class Cost:
     """The cost of compiling a case."""
 
-    seconds: float  #: of the first call, in training with its backward
+    seconds: float  #: of the first call, in training with its backward pass
     nodes: int  #: of its graphs, forward and backward
     graphs: int  #: compiled for LENGTHS lengths
 
 
 def measure(case: Case, backend: str) -> Cost:
-    """Compile a case in this process, by a backend of torch.compile."""
+    """Compile a case in this process, with a backend of torch.compile."""
     with torch._dynamo.config.patch(_allowances()):
         _compiled(nn.Linear(2, 2), backend)(torch.randn(2, 2))  # imports the compiler
         began = time.perf_counter()
@@ -62,7 +62,7 @@ def measure(case: Case, backend: str) -> Cost:
 
 
 def _allowances() -> dict[str, object]:
-    """Options of dynamo that let nn.RNN be compiled, for all lengths."""
+    """Options of dynamo that allow nn.RNN to be compiled, for all lengths."""
     wanted = {"allow_rnn": True, "recompile_limit": 4 * LENGTHS}
     return {name: value for name, value in wanted.items() if hasattr(torch._dynamo.config, name)}
 
@@ -86,7 +86,7 @@ def _run(case: Case, layer: Callable, steps: int) -> None:
 
 
 def _nodes(case: Case) -> int:
-    """The number of nodes of the traced graphs, with every step of a loop that torch unrolls."""
+    """Count the nodes of the traced graphs, which contain every step of an unrolled loop."""
     from functorch.compile import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
 
@@ -110,7 +110,7 @@ def _graphs(case: Case) -> int:
 
 
 def measure_apart(case: Case, backend: str = "inductor") -> Cost:
-    """`measure` in a new process, with empty caches."""
+    """Run `measure` in a new process, with empty caches."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {
             **os.environ,
@@ -126,7 +126,7 @@ def measure_apart(case: Case, backend: str = "inductor") -> Cost:
 
 
 def table(costs: Iterable[tuple[Case, Cost]]) -> list[str]:
-    """The lines of the table."""
+    """Return the lines of the table."""
     rows = [
         (*words(case), f"{cost.seconds:.2f}", str(cost.nodes), str(cost.graphs))
         for case, cost in costs
@@ -140,10 +140,10 @@ def words(case: Case) -> tuple[str, str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.compile_time", description=__doc__)
-    parser.add_argument("--steps", type=int, nargs="+", default=[20, 100], help="T (20 and 100)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[20, 100], help="default: 20 100")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=64, help="inputs and hidden units")
-    parser.add_argument("--case", help=argparse.SUPPRESS)  # of measure_apart
+    parser.add_argument("--case", help=argparse.SUPPRESS)  # for measure_apart
     given = parser.parse_args(arguments)
     if given.case:
         asked = json.loads(given.case)

@@ -1,5 +1,5 @@
-// Runs the CPU kernels' forward or backward over some steps, for cpu_counts.py to count under valgrind:
-// cpu_counts DIRECTION T B H. No thread but this one.
+// Runs the forward or backward pass of the CPU kernels on one thread. cpu_counts.py counts its
+// instructions under valgrind. Usage: cpu_counts DIRECTION T B H.
 #include <cstdlib>
 #include <cstring>
 #include <vector>

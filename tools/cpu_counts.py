@@ -1,8 +1,8 @@
-"""Instructions of a step of the CPU kernels, by valgrind: `python -m tools.cpu_counts`.
+"""Count the instructions of a step of the CPU kernels with valgrind: `python -m tools.cpu_counts`.
 
-A step's instructions are the difference between two calls that differ only in their steps. They
-show what times cannot: a step that stalls executes no more instructions than one that does not. One
-thread, float32, tanh, with AVX2, the widest instruction set that valgrind supports.
+The instructions of a step are the difference between two calls that differ only in T. Counts show
+what times cannot: whether a slower step executes more instructions, or stalls. The calls use one
+thread, float32, tanh and AVX2, the widest instruction set that valgrind supports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.report.markdown import aligned
 SOURCES = (Path(__file__).parent / "cpu_counts.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp")))
 FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", f"-I{ROOT / 'csrc'}")
 
-#: (B, H): one row, with W_hh smaller or larger than L1, and a tile of rows.
+#: (B, H): one row, with W_hh smaller and larger than L1, and a tile of rows.
 SIZES = ((1, 16), (1, 64), (1, 128), (8, 64), (32, 128))
 
 #: The number of steps whose instructions are counted, in addition to the first.
@@ -33,11 +33,11 @@ LANES = 8
 #: Time limits of the compiler, and of a program under valgrind, in seconds.
 COMPILE_SECONDS, COUNT_SECONDS = 240, 120
 
-HEADER = ("direction", "(B, H)", "instructions", "multiply-adds", "of all")
+HEADER = ("direction", "(B, H)", "instructions", "multiply-adds", "share")
 
 
 def counts(program: Path, direction: str, batch: int, hidden: int) -> int:
-    """Instructions of one step."""
+    """Count the instructions of one step."""
 
     def of(steps: int) -> int:
         arguments = (direction, str(steps), str(batch), str(hidden))
@@ -45,14 +45,14 @@ def counts(program: Path, direction: str, batch: int, hidden: int) -> int:
         status, output = run((*command, *arguments), COUNT_SECONDS)
         found = re.search(r"Collected : (\d+)", output)
         if status != 0 or found is None:
-            raise RuntimeError(f"valgrind counted nothing: {output[-500:]}")
+            raise RuntimeError(f"valgrind failed: {output[-500:]}")
         return int(found[1])
 
     return round((of(1 + STEPS) - of(1)) / STEPS)
 
 
 def table(program: Path, sizes: Sequence[tuple[int, int]] = SIZES) -> list[str]:
-    """A row for every size and direction: its instructions, and the fewest multiply-adds."""
+    """A row for each size and direction: the instructions, and the fewest multiply-adds."""
     rows = [HEADER]
     for direction in ("forward", "backward"):
         for batch, hidden in sizes:
@@ -64,7 +64,7 @@ def table(program: Path, sizes: Sequence[tuple[int, int]] = SIZES) -> list[str]:
 
 
 def build(folder: Path) -> Path:
-    """Compile the program.
+    """Compile the program, and return its path.
 
     Raises:
         RuntimeError: the compiler or valgrind is missing, or the compilation failed.
@@ -76,7 +76,7 @@ def build(folder: Path) -> Path:
     sources = [str(path) for path in SOURCES if path.name != "bindings.cpp"]  # it needs torch
     status, output = run(("c++", *FLAGS, *sources, "-o", str(program)), COMPILE_SECONDS)
     if status != 0:
-        raise RuntimeError(f"it could not be compiled: {output[-500:]}")
+        raise RuntimeError(f"cpu_counts.cpp does not compile: {output[-500:]}")
     return program
 
 

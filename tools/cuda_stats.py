@@ -1,9 +1,9 @@
-"""Statistics of the compiled CUDA kernels, without a GPU: `python -m tools.cuda_stats`.
+"""Print statistics of the compiled CUDA kernels, without a GPU: `python -m tools.cuda_stats`.
 
-Needs nvcc, the cuobjdump of the Triton package, and the C++ extension, which makes the plans. For
-each strategy, dtype and H it prints the plan for an H100 and the resources of its kernel: registers
-a thread, spilled bytes, shared memory, and the instructions of one iteration of the step loop. No
-kernel runs.
+This needs nvcc, the cuobjdump of the Triton package, and the C++ extension, which makes the plans.
+For each strategy, dtype and H it prints the plan for an H100 and the resources of its kernel:
+registers per thread, spilled bytes, shared memory, and the instructions of one iteration of the
+loop over the steps. No kernel runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from itertools import product, repeat
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.markdown import aligned, replace
+from benchmarks.report.markdown import aligned, legend, replace
 from benchmarks.report.markdown import table as markdown_table
 from fastrnn._explain import GPUS
 from fastrnn.ops.backends import cpu
@@ -59,7 +59,7 @@ NAME = re.compile(
 
 
 def sources(strategy: str = "*") -> list[Path]:
-    """The files of the instances, one for each strategy and dtype."""
+    """The source files of the instances, for each strategy and dtype."""
     return sorted(SOURCES.glob(f"cuda/instances/{strategy}_*.cu"))
 
 
@@ -69,7 +69,7 @@ def nvcc() -> str | None:
 
 
 def compiled(source: Path, arch: str) -> dict[Instance, Stats]:
-    """Statistics of a file's instances on an architecture, without dynamic shared memory."""
+    """The statistics of a file's instances on an architecture, without dynamic shared memory."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernels.cubin")
         target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
@@ -79,7 +79,7 @@ def compiled(source: Path, arch: str) -> dict[Instance, Stats]:
 
 
 def read(binary: Path, arch: str) -> dict[Instance, Stats]:
-    """The same for a cubin or a library."""
+    """The statistics of the instances in a cubin or a library."""
     code = _functions(cuobjdump("-sass", f"-arch=sm_{arch}", binary))
     return {
         instance: stats(usage, code[mangled], 0)
@@ -88,12 +88,12 @@ def read(binary: Path, arch: str) -> dict[Instance, Stats]:
 
 
 def spills(library: Path, arch: str) -> dict[Instance, int]:
-    """Bytes that a library's instances spill, per thread; quicker than `read`."""
+    """The bytes per thread that the instances of a library spill; faster than `read`."""
     return {instance: spilled(usage) for _, instance, usage in _instances(library, arch)}
 
 
 def _instances(binary: Path, arch: str) -> Iterator[tuple[str, Instance, str]]:
-    """Mangled name, instance and resource usage of all kernels except those that only copy."""
+    """The mangled name, instance and resource usage of all kernels, except those that only copy."""
     usage = _functions(cuobjdump("-res-usage", f"-arch=sm_{arch}", binary))
     plain = subprocess.run(
         ["c++filt"], input="\n".join(usage), capture_output=True, text=True, check=True
@@ -109,7 +109,7 @@ def _instances(binary: Path, arch: str) -> Iterator[tuple[str, Instance, str]]:
 
 
 def _functions(text: str) -> dict[str, str]:
-    """The part of cuobjdump's output for each function, by its mangled name."""
+    """Split the output of cuobjdump by function; the keys are mangled names."""
     parts = re.split(r"Function\s*:?\s*(\S+?):?\s*\n", text)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
@@ -132,7 +132,7 @@ WORDS = COLUMNS.index("registers")
 def rows(
     arch: str, taken: dict[Instance, Stats], batch: int, hidden: Iterable[int] = HIDDEN
 ) -> Iterator[tuple[str, ...]]:
-    """A row for each strategy, dtype, H and direction: the instance that the plan names."""
+    """A row for each strategy, dtype, H and direction, with the instance that the plan names."""
     gpu = "A100" if arch == "80" else "H100"
     limit = GPUS[gpu].shared
     module = cpu.EXTENSION.module
@@ -187,22 +187,26 @@ def markdown(table: Iterable[tuple[str, ...]]) -> list[str]:
 DOCUMENT = Path(__file__).parents[1] / "docs/kernels.md"
 BATCH = 16
 
-LEGEND = (
-    "blocks: that share W_hh, a cluster or a team. tiling: batch rows of a tile (r), tiles of 16 "
-    "units of a block (m), splits of the depth (s), k-steps of 32 bytes that a warp keeps in "
-    "registers + in shared memory (k). registers and spilled bytes: of a thread. shared: bytes of "
-    "a block, and of what the device has. loop: instructions of the step loop (step: of the loop "
-    "over the depth) with all its rare branches, of them products on the matrix units, barriers, "
-    "accesses to local memory, fences; an inner loop's are counted once."
-)
+LEGEND = {
+    "blocks": "the blocks that share W_hh, a cluster or a team",
+    "tiling": "batch rows per tile (r), tiles of 16 units per block (m), splits of the depth (s), "
+    "k-steps of 32 bytes that a warp keeps in registers + in shared memory (k)",
+    "registers, spilled": "registers and spilled bytes per thread",
+    "shared, of": "bytes per block, and their share of the device's",
+    "loop": "instructions of the loop over the steps, in `step` over the depth, with all its rare "
+    "branches; an inner loop is counted once",
+    "matrix, barriers, local, fences": "products on the matrix units, barriers, accesses to local "
+    "memory and fences in that loop",
+}
+EPILOG = " ".join(f"{name}: {meaning}." for name, meaning in LEGEND.items())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=LEGEND)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=EPILOG)
     parser.add_argument("--arch", choices=ARCHS, action="append", help="default: 90a")
     parser.add_argument("--batch", type=int, default=BATCH, help=f"B; default: {BATCH}")
-    parser.add_argument("--instances", action="store_true", help="all that is compiled, by name")
-    parser.add_argument("--write", action="store_true", help=f"rewrite the table of {DOCUMENT}")
+    parser.add_argument("--instances", action="store_true", help="print all instances, by name")
+    parser.add_argument("--write", action="store_true", help="rewrite the table of kernels.md")
     arguments = parser.parse_args()
     for arch in arguments.arch or ["90a"]:
         taken = measure(arch, resets=arguments.instances)
@@ -210,7 +214,7 @@ def main() -> None:
             shown = [row for row in rows(arch, taken, BATCH, DOCUMENTED) if "fp16" not in row[1]]
             write(markdown(shown))
             continue
-        print(f"\nsm_{arch}, the plans for B={arguments.batch}\n{LEGEND}\n")
+        print(f"\nsm_{arch}, the plans for B={arguments.batch}\n{EPILOG}\n")
         if arguments.instances:
             print("\n".join(f"{instance!s:<34}{used}" for instance, used in taken.items()))
         else:
@@ -221,7 +225,7 @@ def measure(arch: str, resets: bool) -> dict[Instance, Stats]:
     """Compile the instances for an architecture, with or without those for resets."""
     without = [] if resets else ["resets"]
     if arch == "80":
-        without.append("cluster")  # its kernels are empty there
+        without.append("cluster")  # its kernels are empty on 8.0
     files = [file for file in sources() if not any(word in file.name for word in without)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(compiled, files, repeat(arch)))
@@ -231,10 +235,11 @@ def measure(arch: str, resets: bool) -> dict[Instance, Stats]:
 def write(table: list[str]) -> None:
     """Replace the table in docs/kernels.md."""
     caption = (
-        f"sm_90a, the plans for an H100 and B = {BATCH}, bfloat16 for half; forward / backward "
-        f"where they differ. Written by `python -m tools.cuda_stats --write`; {LEGEND}"
+        f"The plans for an H100 (sm_90a) and B = {BATCH}. half is bfloat16. Where forward and "
+        "backward pass differ, a cell has both. `python -m tools.cuda_stats --write` writes this "
+        "table."
     )
-    replace(DOCUMENT, "cuda_stats", "\n".join([caption, "", *table]))
+    replace(DOCUMENT, "cuda_stats", "\n".join([caption, "", *legend(LEGEND), "", *table]))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Statistics of the compiled Triton kernels, without a GPU: `python -m tools.kernel_stats`.
+"""Print statistics of the compiled Triton kernels, without a GPU: `python -m tools.kernel_stats`.
 
 For every configuration that `ops.backends.triton.table` can choose, on each architecture, it prints
-registers a thread, spilled bytes, shared memory and its fraction of the device's, and the
-instructions of one iteration of the step loop. No kernel runs.
+registers per thread, spilled bytes, shared memory and its share of the device's, and the
+instructions of one iteration of the loop over the steps. No kernel runs.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from benchmarks.report.markdown import aligned, replace
+from benchmarks.report.markdown import aligned, legend, replace
 from benchmarks.report.markdown import table as markdown_table
 from fastrnn.ops.backends.triton.table import MODES, TABLE, Sizes, choose
 
 from .sass import Stats, cuobjdump, stats
 
-#: Bytes of shared memory a program may use, and multiprocessors, by compute capability: A100, H100
-#: and H200, B200.
+#: Bytes of shared memory that a program may use, and multiprocessors, by compute capability: A100,
+#: H100 and H200, B200.
 DEVICES = {(8, 0): (166912, 108), (9, 0): (232448, 132), (10, 0): (232448, 148)}
 
 DIRECTIONS = ("forward", "backward")
@@ -43,8 +43,8 @@ DTYPES = {
     "float32": (torch.float32,),
 }
 
-#: The limits of the table and larger sizes, and odd sizes, whose rows are not aligned to 16 bytes:
-#: one for every power of two that single_cta and rows pad to.
+#: The limits of the table, larger sizes, and odd sizes whose rows are not aligned to 16 bytes: one
+#: for each power of two that single_cta and rows pad to.
 LIMITS = sorted({row.hidden for row in TABLE if row.kernel != "grid"})
 HIDDEN = (5, 23, *(limit - limit // 4 - 1 for limit in LIMITS), *LIMITS)
 HIDDEN += (512, 1000, 1024, 2048, 4096)
@@ -99,7 +99,7 @@ class Case:
 
     @property
     def shape(self) -> str:
-        """What distinguishes the configurations of a size: rows, columns and warps of a program."""
+        """A name of the configuration: the rows, columns and warps of a program."""
         get = dict(self.configuration).get
         named = (("ROWS", "r"), ("COLS", "c"), ("num_warps", "w"))
         shape = "".join(f"{letter}{get(name)}" for name, letter in named if get(name))
@@ -120,7 +120,7 @@ def cases(
     halves: Iterable[torch.dtype] = (torch.bfloat16,),
     resets: bool = False,
 ) -> Iterator[Case]:
-    """All configurations that the table can choose, for both directions, in these variations."""
+    """All configurations that the table can choose, for both directions, in these variants."""
     chosen = {
         (kernel, mode, hidden, capability, at_once, tuple(configuration.items())): None
         for capability in capabilities
@@ -142,9 +142,9 @@ def cases(
 def _configurations(
     mode: str, hidden: int, capability: tuple[int, int]
 ) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """The kernel of the table, its configurations, and whether one launch does all steps."""
+    """The kernel in the table, its configurations, and whether one launch runs all steps."""
     for batch in BATCHES:
-        wgmma = capability == (9, 0)  # where Gluon can use it
+        wgmma = capability == (9, 0)  # the only one on which Gluon uses it
         sizes = Sizes(batch, 1, hidden, mode, capability, *DEVICES[capability], wgmma)
         kernel = choose(sizes)
         module = _module(kernel)
@@ -180,7 +180,7 @@ class Device:
 
 
 def compile_case(case: Case, **run_time: int) -> Any:
-    """Triton's CompiledKernel of a case, as a call with these sizes compiles it or finds it."""
+    """Compile a case for a call with these sizes, or find it in the cache: a CompiledKernel."""
     kernel = getattr(_module(case.kernel), case.direction)
     flags = {"RELU": case.activation == "relu", "FAST": case.mode != "float32"}
     taken = {name: flag for name, flag in flags.items() if name in kernel.arg_names}
@@ -196,7 +196,7 @@ def compile_case(case: Case, **run_time: int) -> Any:
 
 
 def measure(case: Case) -> Stats:
-    """Compile a case and read the cubin."""
+    """Compile a case, and read the statistics from its cubin."""
     compiled = compile_case(case)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -246,32 +246,36 @@ def documented(case: Case) -> bool:
 DOCUMENT = Path(__file__).parent.parent / "docs/kernels.md"
 
 
-def write(measured: Iterable[tuple[Case, Stats]]) -> None:
+def write(table: list[str]) -> None:
     """Replace the table in docs/kernels.md."""
-    table = "\n".join(markdown(measured))
     caption = (
-        f"sm_90, Triton {triton.__version__}, tanh, bfloat16 for half; no resets, dense / packed "
-        f"where they differ. Written by `python -m tools.kernel_stats --write`; {LEGEND}"
+        f"sm_90, Triton {triton.__version__}, tanh, no resets. half is bfloat16. Where dense and "
+        "packed rows differ, a cell has both. `python -m tools.kernel_stats --write` writes this "
+        "table."
     )
-    replace(DOCUMENT, "kernel_stats", f"{caption}\n\n{table}")
+    replace(DOCUMENT, "kernel_stats", "\n".join([caption, "", *legend(LEGEND), "", *table]))
 
 
-LEGEND = (
-    "program: rows (r) and columns (c) of a tile, warps (w); s, l2: where grid has its columns of "
-    "W_hh; steps: a launch for each. registers and spilled bytes: of a thread. shared: bytes of a "
-    "program, and of what the device has. loop: instructions of the step loop, of them products on "
-    "the matrix units, barriers, accesses to local memory; an inner loop's are counted once."
-)
+LEGEND = {
+    "program": "rows (r) and columns (c) of a tile, warps (w); s, l2: `grid` keeps its columns of "
+    "W_hh in shared memory or in L2; steps: one launch per step",
+    "registers, spilled": "registers and spilled bytes per thread",
+    "shared, of": "bytes per program, and their share of the device's",
+    "loop": "instructions of the loop over the steps; an inner loop is counted once",
+    "matrix, barriers, local": "products on the matrix units, barriers and accesses to local "
+    "memory in that loop",
+}
+EPILOG = " ".join(f"{name}: {meaning}." for name, meaning in LEGEND.items())
 
 
 def main() -> None:
     archs = {f"sm_{major}{minor}": (major, minor) for major, minor in DEVICES}
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=LEGEND)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=EPILOG)
     parser.add_argument("--arch", choices=archs, action="append", help="default: all")
     parser.add_argument("--layout", choices=LAYOUTS, action="append", help="default: dense")
     parser.add_argument("--activation", choices=ACTIVATIONS, action="append", help="default: tanh")
-    parser.add_argument("--resets", action="store_true", help="as they are for calls with resets")
-    parser.add_argument("--only", default="", metavar="REGEX", help="kernels whose name has this")
+    parser.add_argument("--resets", action="store_true", help="the kernels for calls with resets")
+    parser.add_argument("--only", default="", metavar="REGEX", help="only cases whose name matches")
     parser.add_argument(
         "--write", action="store_true", help=f"rewrite the table of {DOCUMENT.name}"
     )
@@ -286,9 +290,9 @@ def main() -> None:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         measured = list(zip(chosen, pool.map(measure, chosen, chunksize=4), strict=True))
     if arguments.write:
-        write(measured)
+        write(markdown(measured))
         return
-    print(f"Triton {triton.__version__}\n{LEGEND}")
+    print(f"Triton {triton.__version__}\n{EPILOG}")
     for arch in dict.fromkeys(case.arch for case in chosen):
         print(f"\n{arch}")
         rows = [row(case, taken) for case, taken in measured if case.arch == arch]

@@ -1,4 +1,4 @@
-"""The resources of a compiled kernel, from its cubin by the Triton package's cuobjdump."""
+"""The resources of a compiled kernel, read from its cubin by cuobjdump of the Triton package."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import triton
 class Stats:
     """The resources of a kernel.
 
-    Instructions are those of the step loop; those of an inner loop are counted once.
+    The counts of instructions are those of the loop over the steps. An inner loop is counted once.
     """
 
-    registers: int  #: a thread
-    spilled: int  #: bytes a thread, in local memory
-    shared: int  #: bytes a block
+    registers: int  #: per thread
+    spilled: int  #: bytes of local memory per thread
+    shared: int  #: bytes per block
     instructions: int
     matrix: int  #: products on tensor cores
     barriers: int
@@ -35,13 +35,13 @@ FENCE = re.compile(r"MEMBAR\.\w+\.(GPU|SYS)|MEMBAR\.(GPU|SYS)|FENCE\.VIEW")
 
 
 def cuobjdump(*arguments: str | Path) -> str:
-    """The output of cuobjdump with ``-res-usage`` or ``-sass``."""
+    """Run cuobjdump with ``-res-usage`` or ``-sass``, and return its output."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def spilled(usage: str) -> int:
-    """Bytes of local memory a thread, from the output of ``cuobjdump -res-usage``."""
+    """The bytes of local memory per thread, from the output of ``cuobjdump -res-usage``."""
     return sum(int(bytes) for bytes in re.findall(r"(?:STACK|LOCAL):(\d+)", usage))
 
 
@@ -61,7 +61,7 @@ def stats(usage: str, sass: str, shared: int) -> Stats:
 
 
 def step_loop(sass: str) -> list[str]:
-    """The names of the instructions of the longest loop with a product."""
+    """The names of the instructions in the longest loop that contains a product."""
     code = [(int(at, 16), guard, name, rest) for at, guard, name, rest in INSTRUCTION.findall(sass)]
     before = _predecessors(code)
     longest: list[str] = []
@@ -70,13 +70,13 @@ def step_loop(sass: str) -> list[str]:
         if target is None or target >= at:
             continue
         loop = _natural_loop(before, head=target, tail=at)
-        if code[0][0] in loop:  # a backward branch from out-of-line code, not to a loop's head
+        if code[0][0] in loop:  # a backward branch from out-of-line code is not a loop
             continue
         names = [name for place, _, name, _ in code if place in loop]
         if len(names) > len(longest) and any(PRODUCT.match(name) for name in names):
             longest = names
     if not longest:
-        raise ValueError("no loop with a product in it: is this the kernel?")
+        raise ValueError("no loop contains a product: is this one of the kernels?")
     return longest
 
 
@@ -86,7 +86,7 @@ def _target(rest: str) -> int | None:
 
 
 def _predecessors(code: list[tuple[int, str, str, str]]) -> dict[int, set[int]]:
-    """For the address of each instruction, those of all its predecessors."""
+    """Map the address of each instruction to those of its predecessors."""
     before: dict[int, set[int]] = {at: set() for at, *_ in code}
     converging: dict[str, int] = {}  # the target of each convergence barrier
     for (at, guard, name, rest), after in zip(code, [*code[1:], None], strict=True):
@@ -107,7 +107,7 @@ def _predecessors(code: list[tuple[int, str, str, str]]) -> dict[int, set[int]]:
 
 
 def _natural_loop(before: dict[int, set[int]], head: int, tail: int) -> set[int]:
-    """The addresses of a loop, from its head to the branch back, with its out-of-line code."""
+    """The addresses of a loop, from its head to the backward branch, with its out-of-line code."""
     loop, found = {head}, [tail]
     while found:
         at = found.pop()

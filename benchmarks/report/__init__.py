@@ -1,1 +1,1 @@
-"""Records of benchmarks: files, tables in the terminal, and the pages and figures of the docs."""
+"""Records of benchmarks: files, tables for the terminal, and the pages and figures of the docs."""

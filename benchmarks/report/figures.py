@@ -1,4 +1,4 @@
-"""Pictures of a record: docs/figures/MACHINE/NAME.png, and NAME-dark.png for dark pages."""
+"""The figures of a record: docs/figures/MACHINE/NAME.png, and NAME-dark.png for dark pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..shapes import Shape
 from .records import Row
-from .tables import lines
+from .tables import PASSES, lines
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ THEMES = (
     Theme("-dark", "#0d1117", "#e6edf3", "#333b45", "#e8772e", "#58a6e8"),
 )
 
-#: Everyone's colour and marker, the same in all figures: of Okabe and Ito's palette, which
-#: colour-blind readers can tell apart; in grey the markers do.
+#: The colour and marker of each provider, the same in all figures. The colours are from the
+#: palette of Okabe and Ito, for colour-blind readers; the markers differ in grey too.
 STYLES = {
     "fastrnn": ("#2a8fd0", "o"),
     "fastrnn.cuda": ("#2a8fd0", "o"),
@@ -59,13 +59,14 @@ STYLES = {
     "cuda.step": ("#999999", "X"),
 }
 
-STEPS = ("inference", "training")
+#: The labels of the dashed lines.
+BOUND, RESULTS = "lower bound", "results alone"
 
 Draw = Callable[[Figure, Theme], None]
 
 
 def write(drawings: Mapping[str, Draw], folder: Path) -> list[str]:
-    """The figures in both themes; the names of those made."""
+    """Draw the figures in both themes, and return their names."""
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for name, draw in drawings.items():
@@ -74,7 +75,7 @@ def write(drawings: Mapping[str, Draw], folder: Path) -> list[str]:
             FigureCanvasAgg(figure)
             draw(figure, theme)
             figure.savefig(drawn := BytesIO(), dpi=150)
-            # A third of the bytes; a few colours are all there are.
+            # The figures have few colours, and a palette takes a third of the bytes.
             few = Image.open(drawn).convert("RGB").quantize(128)
             few.save(folder / f"{name}{theme.suffix}.png", optimize=True)
         made.append(name)
@@ -82,7 +83,7 @@ def write(drawings: Mapping[str, Draw], folder: Path) -> list[str]:
 
 
 def drawings(rows: Sequence[Row]) -> dict[str, Draw]:
-    """By its name every figure of which there are rows."""
+    """The figures that have rows, by name."""
     found: dict[str, Draw] = {}
     grid = [row for row in rows if row["group"] == "grid" and "times" in row]
     for mode in dict.fromkeys(row["mode"] for row in grid):
@@ -101,14 +102,14 @@ def drawings(rows: Sequence[Row]) -> dict[str, Draw]:
 
 
 def _speed_ups(figure: Figure, theme: Theme, rows: Sequence[Row], mode: str) -> None:
-    """B by H: nn.RNN's time over ours."""
-    panels = panels_of(figure, theme, len(STEPS))
+    """A map of nn.RNN's time over ours, B by H."""
+    panels = panels_of(figure, theme, len(PASSES))
     ratios = {
-        step: {
+        which: {
             (one.shape.B, one.shape.H): one.over("nn.RNN")
-            for one in lines(row for row in rows if row["step"] == step)
+            for one in lines(row for row in rows if row["step"] == which)
         }
-        for step in STEPS
+        for which in PASSES
     }
     known = [abs(log2(r)) for cells in ratios.values() for r in cells.values() if r is not None]
     limit = max(1.0, min(4.0, max(known, default=1.0)))
@@ -116,10 +117,10 @@ def _speed_ups(figure: Figure, theme: Theme, rows: Sequence[Row], mode: str) -> 
     norm = Normalize(-limit, limit)
     every = [key for cells in ratios.values() for key in cells]
     batches, widths = (sorted({key[i] for key in every}) for i in (0, 1))
-    for axes, step in zip(panels, STEPS, strict=True):
+    for axes, which in zip(panels, PASSES, strict=True):
         for x, hidden in enumerate(widths):
             for y, batch in enumerate(batches):
-                ratio = ratios[step].get((batch, hidden))
+                ratio = ratios[which].get((batch, hidden))
                 if ratio is None:
                     text, colour = "–", theme.faint
                 else:
@@ -141,7 +142,7 @@ def _speed_ups(figure: Figure, theme: Theme, rows: Sequence[Row], mode: str) -> 
         axes.set_yticks([i + 0.5 for i in range(len(batches))], map(str, batches))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(step, color=theme.ink, fontsize=11)
+        axes.set_title(which, color=theme.ink, fontsize=11)
         axes.set_xlabel("H = I, hidden units", color=theme.ink)
     panels[0].set_ylabel("B, batch rows", color=theme.ink)
     steps = rows[0]["work"]["T"]
@@ -155,7 +156,7 @@ def _speed_ups(figure: Figure, theme: Theme, rows: Sequence[Row], mode: str) -> 
 
 
 def readable(colour: Any, theme: Theme) -> str:
-    """Ink or paper, whichever stands out more from a colour."""
+    """The colour of text on a colour: ink or paper, whichever has more contrast."""
     from matplotlib.colors import to_rgb
 
     def light(of: Any) -> float:
@@ -166,7 +167,7 @@ def readable(colour: Any, theme: Theme) -> str:
 
 
 def _width(figure: Figure, theme: Theme, rows: Sequence[Row]) -> None:
-    """Microseconds a step against H, for each B, of an inference; with the floor."""
+    """Microseconds per step of an inference against H, for each B, with the lower bound."""
     mine = [row for row in rows if row["step"] == "inference"]
     batches = sorted({row["work"]["B"] for row in mine})
     panels = panels_of(figure, theme, len(batches))
@@ -177,13 +178,13 @@ def _width(figure: Figure, theme: Theme, rows: Sequence[Row]) -> None:
             for name, times in row["times"].items():
                 series.setdefault(name, {})[hidden] = scale * times["ms"][2]
             if "floor" in row:
-                least = scale * max(row["floor"].values())
-                series.setdefault("floor", {})[hidden] = least
+                bound = scale * max(row["floor"].values())
+                series.setdefault(BOUND, {})[hidden] = bound
         curves(axes, theme, series)
         axes.set_title(f"B = {batch}", color=theme.ink, fontsize=11)
         axes.set_xlabel("H, hidden units", color=theme.ink)
-    panels[0].set_ylabel("µs a step", color=theme.ink)
-    finish(figure, theme, panels, "A step of the recurrence alone, inference, float32")
+    panels[0].set_ylabel("µs per step", color=theme.ink)
+    finish(figure, theme, panels, "Time per step of the recurrence alone, inference, float32")
 
 
 def _length(figure: Figure, theme: Theme, rows: Sequence[Row]) -> None:
@@ -191,18 +192,19 @@ def _length(figure: Figure, theme: Theme, rows: Sequence[Row]) -> None:
 
     def values(row: Row) -> dict[str, float]:
         found = {name: times["ms"][2] for name, times in row["times"].items()}
-        return found | ({"floor": max(row["floor"].values())} if "floor" in row else {})
+        return found | ({BOUND: max(row["floor"].values())} if "floor" in row else {})
 
-    _against_steps(figure, theme, rows, values, "ms", "Time of a layer against its length")
+    _against_steps(figure, theme, rows, values, "ms", "Time of a layer by the number of steps")
 
 
 def _memory(figure: Figure, theme: Theme, rows: Sequence[Row]) -> None:
     """MiB against T."""
 
     def values(row: Row) -> dict[str, float]:
-        return {**row["mib"], "the results alone": row["least_mib"]}
+        return {**row["mib"], RESULTS: row["least_mib"]}
 
-    _against_steps(figure, theme, rows, values, "MiB", "Peak memory of a layer against its length")
+    title = "Peak memory of a layer by the number of steps"
+    _against_steps(figure, theme, rows, values, "MiB", title)
 
 
 def _against_steps(
@@ -213,14 +215,14 @@ def _against_steps(
     unit: str,
     title: str,
 ) -> None:
-    panels = panels_of(figure, theme, len(STEPS))
-    for axes, step in zip(panels, STEPS, strict=True):
+    panels = panels_of(figure, theme, len(PASSES))
+    for axes, which in zip(panels, PASSES, strict=True):
         series: dict[str, dict[float, float]] = {}
-        for row in (row for row in rows if row["step"] == step):
+        for row in (row for row in rows if row["step"] == which):
             for name, value in values(row).items():
                 series.setdefault(name, {})[row["work"]["T"]] = value
         curves(axes, theme, series)
-        axes.set_title(step, color=theme.ink, fontsize=11)
+        axes.set_title(which, color=theme.ink, fontsize=11)
         axes.set_xlabel("T, steps", color=theme.ink)
     panels[0].set_ylabel(unit, color=theme.ink)
     shape = Shape(**rows[0]["work"])
@@ -237,7 +239,7 @@ def panels_of(figure: Figure, theme: Theme, count: int) -> list[Axes]:
 
 
 def curves(axes: Axes, theme: Theme, series: Mapping[str, Mapping[float, float]]) -> None:
-    """Both axes logarithmic; a floor is a broken line without markers."""
+    """Draw on logarithmic axes; bounds are dashed lines without markers."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     for name, points in series.items():
@@ -256,7 +258,7 @@ def curves(axes: Axes, theme: Theme, series: Mapping[str, Mapping[float, float]]
                 label=name,
                 zorder=4 if mine else 3,
             )
-        elif name in ("floor", "the results alone"):
+        elif name in (BOUND, RESULTS):
             axes.plot(xs, ys, color=theme.ink, linestyle=(0, (5, 3)), linewidth=1.2, label=name)
     every = sorted({x for points in series.values() for x in points})
     axes.set_xticks(every, _labels(every))
@@ -269,11 +271,11 @@ def curves(axes: Axes, theme: Theme, series: Mapping[str, Mapping[float, float]]
 
 
 def _labels(every: Sequence[float]) -> list[str]:
-    """A tick's label, but not where it would run into another's: ends and powers of two first."""
+    """The labels of the ticks, empty where two would overlap; ends and powers of two come first."""
     span = log2(every[-1] / every[0]) or 1.0
     kept: list[float] = []
     for x in sorted(every, key=lambda x: (x not in (every[0], every[-1]), log2(x) % 1 > 0, -x)):
-        # A digit is some 0.0175 of an axis wide.
+        # The width of a digit is about 0.0175 of an axis.
         room = ((len(f"{x:,}") + len(f"{other:,}")) / 2 * 0.0175 + 0.01 for other in kept)
         away = (abs(log2(x / other)) / span for other in kept)
         if all(a > r for a, r in zip(away, room, strict=True)):
@@ -282,7 +284,7 @@ def _labels(every: Sequence[float]) -> list[str]:
 
 
 def finish(figure: Figure, theme: Theme, panels: Sequence[Axes], title: str) -> None:
-    """One legend for all panels, and the title."""
+    """Add one legend for all panels, and the title."""
     handles: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -305,7 +307,7 @@ def finish(figure: Figure, theme: Theme, panels: Sequence[Axes], title: str) -> 
 
 
 def picture(folder: Path, name: str, words: str, base: Path) -> str:
-    """A figure as a page shows it, dark where the reader's is."""
+    """The HTML of a figure that follows the theme of the reader's page."""
     there = (folder / name).relative_to(base)
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{there}-dark.png">'

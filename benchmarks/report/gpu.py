@@ -1,8 +1,8 @@
-"""A GPU's records made into one, and the tables of it: layers beside nn.RNN on cuDNN, and kernels.
+"""The combined record of a GPU, and its tables: layers compared with nn.RNN on cuDNN, and kernels.
 
-Of every case the newest measurement counts, so that a short run renews what it reached and leaves
-the rest as it was. Which of our backends `auto` takes follows from the rules of `fastrnn.ops`; ours
-is then the time that was measured of that backend, and there is none where there was no such time.
+The newest measurement of each case counts, so that a short run replaces only the cases it reached.
+The rules of `fastrnn.ops` tell which of our backends `auto` takes. "Ours" is the measured time of
+that backend; a case without such a time is left out.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from ..roofline import gpu as roofline
 from ..shapes import Shape
 from . import markdown, records
 from .records import Record, Row
-from .tables import Line, lines, mean, number, short_number, times
+from .tables import PASSES, Line, lines, mean, number, short_number, times
 
-#: What must be the same of two records for their rows to stand in one table.
+#: Entries of `machine` that must be equal for rows of two records to share a table.
 SAME = ("gpu", "driver", "cuda", "cudnn", "torch", "triton")
 
-#: Behind a case, for the commit it was measured at: the oldest has no mark.
+#: Marks behind a case, for the commit it was measured at; the oldest has none.
 MARKS = ("", " †", " ‡", " §", " ¶")
 
-#: The kernels, a column each.
+#: The columns of the table of kernels.
 KERNELS = (
     *("triton.rows", "triton.single_cta", "triton.single_cta_gluon", "triton.grid"),
     *("cuda.cluster", "cuda.grid", "cuda.step"),
 )
 
-#: Up to so many steps, a layer takes as long as the call of it.
+#: Up to so many steps, a layer takes as long as the overhead of its call.
 SHORT_STEPS = 100
 
-#: What the README shows: shapes and modes.
+#: The shapes and modes in docs/gpu-notes.md.
 SHOWN = (
     (Shape(100, 32, 8, 50), "tf32"),
     (Shape(1000, 32, 8, 50, activation="relu"), "tf32"),
@@ -50,10 +50,10 @@ SHOWN = (
 
 
 def combined(every: Sequence[Record]) -> Record:
-    """Of records of one GPU, oldest first, one: of every case the newest row, with its `commit`.
+    """Combine the records of one GPU, oldest first: the newest row of each case, with its `commit`.
 
-    The floors are of the best that any of them has measured. `auto` in a row of a layer names the
-    provider, in that of kernels the kernel, that `fastrnn.set_backend("auto")` takes.
+    The lower bounds are computed from the best rates that any of the records measured. The entry
+    `auto` names the provider that `fastrnn.set_backend("auto")` takes for a layer, or the kernel.
     """
     last = every[-1]
     alike = [one for one in every if all(_of(one, name) == _of(last, name) for name in SAME)]
@@ -79,9 +79,9 @@ def _of(record: Record, name: str) -> Any:
 
 
 def auto(row: Row, machine: dict[str, Any]) -> str | None:
-    """What `auto` takes for a row's layer, or for its kernel; None where that is not known."""
+    """The provider that `auto` takes for a row's layer, or the kernel; None if it is unknown."""
     if "fastrnn" in row.get("times", ()):
-        return None  # it was itself measured
+        return None  # `auto` itself was measured
     rates = roofline.machine(machine["gpu"])
     if rates is None:
         return None
@@ -109,9 +109,9 @@ def auto(row: Row, machine: dict[str, Any]) -> str | None:
 
 
 def algorithm(shape: Shape, mode: str, forward: bool) -> str:
-    """Which algorithm torch asks cuDNN for, by the rules of its RNN.cpp (get_algo) for Hopper.
+    """The algorithm that torch requests from cuDNN on Hopper, by the rules of get_algo in RNN.cpp.
 
-    bfloat16 has a name of its own: torch asks as for float32, and the times are others.
+    bfloat16 has a name of its own: torch requests the algorithm of float32, but the times differ.
     """
     if mode == "bfloat16":
         return "bfloat16"
@@ -130,11 +130,11 @@ def algorithm(shape: Shape, mode: str, forward: bool) -> str:
     return "STANDARD"
 
 
-def asked(row: Row) -> str:
-    """The same of a row: of training both, where the backward's is another: H of 257 to 384."""
+def requested(row: Row) -> str:
+    """The algorithm of a row; in training both, if the backward pass has another (H 257 to 384)."""
     shape = Shape(**row["work"])
     if row["scope"] == "recurrence":
-        shape = Shape(**{**row["work"], "I": 1})  # nn.RNN has it as a layer of one feature
+        shape = Shape(**{**row["work"], "I": 1})  # nn.RNN runs a layer of one feature
     forward, backward = (algorithm(shape, row["mode"], which) for which in (True, False))
     if forward == backward:
         return forward
@@ -142,36 +142,39 @@ def asked(row: Row) -> str:
 
 
 def cells(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, list[Line]]]:
-    """Lines beside nn.RNN by what torch asks for, and how many steps; of these by mode and step."""
+    """Lines with nn.RNN, by the algorithm and the number of steps, then by mode and pass."""
     found: dict[tuple[str, str], dict[str, list[Line]]] = {}
     for one in lines(rows):
         if one.over("nn.RNN") is None or one.row["step"] == "forward":
             continue
         few = f"≤ {SHORT_STEPS}" if one.shape.T <= SHORT_STEPS else f"> {SHORT_STEPS}"
-        mine = found.setdefault((asked(one.row), few), {})
+        mine = found.setdefault((requested(one.row), few), {})
         mine.setdefault(f"{one.row['mode']} {one.row['step']}", []).append(one)
     return dict(sorted(found.items()))
 
 
 def by_algorithm(rows: Iterable[Row]) -> list[str]:
-    """Geometric means of nn.RNN's time over ours, and the worst."""
+    """The means of nn.RNN's time over ours by cuDNN's algorithm, and the worst ratios."""
     table = []
     for (name, few), found in cells(rows).items():
         for mode in MODES:
-            pair = [found.get(f"{mode} {step}", []) for step in ("inference", "training")]
+            pair = [found.get(f"{mode} {which}", []) for which in PASSES]
             if any(pair):
                 table.append((name, few, mode, *(cell for mine in pair for cell in _means(mine))))
-    header = ["torch asks cuDNN for", "T", "mode"]
-    for step in ("inference", "training"):
-        header += [f"{step}: cases", "mean", "the worst"]
+    header = ["algorithm", "T", "mode"]
+    for which in PASSES:
+        header += [f"{which}: cases", "mean", "worst"]
     words = (
-        "Geometric means of nn.RNN's time over ours, by the algorithm that torch asks cuDNN for: "
-        "PERSIST_STATIC_SMALL_H where H ≤ 384, backward 256, and no row is packed; PERSIST_STATIC "
-        "in float16 for one layer and direction where H and I are multiples of 128, H ≤ 1024, and "
-        "B is a multiple of 8 up to 128 (below 96 for H ≥ 896); STANDARD for the rest. These are "
-        "torch's rules; what cuDNN then runs it does not say, and in float32 its times at H of 264 "
-        "and 384 are not of the kind of the smaller ones, so these stand apart. So does bfloat16: "
-        "torch asks as for float32, but nn.RNN takes many times as long as in float16."
+        "Geometric means of nn.RNN's time over ours, by the algorithm that torch requests from "
+        "cuDNN:\n\n"
+        "- PERSIST_STATIC_SMALL_H for H ≤ 384 (backward: 256) without packed rows.\n"
+        "- PERSIST_STATIC in float16 for one layer and direction, if H and I are multiples of 128, "
+        "H ≤ 1024, and B is a multiple of 8 up to 128 (below 96 for H ≥ 896).\n"
+        "- STANDARD for all others.\n\n"
+        "These are the rules of torch. cuDNN does not report what it runs. In float32 its times "
+        "at H of 264 and 384 are unlike those at smaller H, so H > 256 has rows of its own. So has "
+        "bfloat16: torch requests the algorithm of float32, but nn.RNN takes many times as long as "
+        "in float16."
     )
     return [words, "", *markdown.table(header, table, 3)]
 
@@ -183,43 +186,43 @@ def _means(mine: Sequence[Line]) -> tuple[str, str, str]:
 
 
 def mark(row: Row, every: Sequence[str]) -> str:
-    """Behind a case, which commit it was measured at."""
+    """The mark of the commit that a row was measured at."""
     return MARKS[min(every.index(row["commit"]), len(MARKS) - 1)]
 
 
 def described(record: Record) -> str:
-    """Which rows are of which commit, and what ours are."""
+    """Which commit each row is from, and the meaning of "ours"."""
     every = record["commits"]
     counts = {commit: sum(row["commit"] == commit for row in record["rows"]) for commit in every}
     parts = []
     if len(every) > 1:
         first, *later = every
         named = [
-            f"{counts[commit]}, marked{mark({'commit': commit}, every)}, of {commit}"
+            f"{counts[commit]}, marked{mark({'commit': commit}, every)}, are from {commit}"
             for commit in later
         ]
         parts.append(
-            f"Of every case the newest measurement counts: {counts[first]} are of commit {first}, "
+            f"Each case shows its newest measurement: {counts[first]} are from commit {first}; "
             f"{'; '.join(named)}."
         )
     if any("auto" in row for row in record["rows"]):
         parts.append(
-            "Each of our backends was measured by its name. *Ours* is the time measured of the one "
-            'that `fastrnn.set_backend("auto")` takes of our kernels, by the rules of '
-            f"`fastrnn/ops`: from {FASTEST_FROM} steps on Triton's `rows` (H ≤ 128, while all rows "
-            "of the batch run at once) and its Gluon kernel (half precision, H ≤ 256), for all "
-            "else the CUDA kernels. Calls that cuDNN was faster at `auto` leaves to cuDNN, "
-            "whatever stands here."
+            "Each of our backends was measured by name. *Ours* is the measured time of the one "
+            "that `auto` selects among our kernels, by the rules of `fastrnn/ops`. From "
+            f"{FASTEST_FROM} steps on these are Triton's `rows` (H ≤ 128, while all rows of the "
+            "batch run at once) and its Gluon kernel (half precision, H ≤ 256); in all other cases "
+            "the CUDA kernels. `auto` leaves most calls for which cuDNN was faster to cuDNN; the "
+            "tables show our kernels also there."
         )
     parts.append(
-        "*float32* is strict for both sides, *tf32* rounds the factors of all products for both, "
-        "as torch by its default lets cuDNN do."
+        "*float32* is strict on both sides. *tf32* rounds the factors of all products on both "
+        "sides, as torch lets cuDNN do by default."
     )
     return " ".join(parts)
 
 
 def layer_table(mine: Sequence[Line], every: Sequence[str]) -> list[str]:
-    """A line a case, like beside like: a table for each mode."""
+    """A table for each mode, with a row for each case."""
     parts = []
     for mode in dict.fromkeys(one.row["mode"] for one in mine):
         these = [one for one in mine if one.row["mode"] == mode]
@@ -238,9 +241,10 @@ def layer_table(mine: Sequence[Line], every: Sequence[str]) -> list[str]:
                 row += [number(theirs["ms"][0]) if theirs else "–", times(one.over(name))]
             others = [f"{_short(name)} {number(one.row['times'][name]['ms'][0])}" for name in other]
             table.append([*row, ", ".join(others) or "–"])
-        header = ["(T, B, I, H)", "step", "by", "ours, ms", "× floor"]
+        header = ["(T, B, I, H)", "pass", "by", "ours, ms", "× bound"]
         header += [cell for name in baselines for cell in (f"{name}, ms", "ratio")]
-        parts += [f"*{mode}*", "", *markdown.table([*header, "our other, ms"], table, 3), ""]
+        header.append("our other backends, ms")
+        parts += [f"*{mode}*", "", *markdown.table(header, table, 3), ""]
     return parts[:-1]
 
 
@@ -249,29 +253,31 @@ def _short(name: str) -> str:
 
 
 def kernels_table(rows: Sequence[Row], every: Sequence[str]) -> list[str]:
-    """Of every shape and direction the kernels, the floor, and what `auto` takes."""
+    """A row for each case: the times of all kernels, the lower bound, and the choice of `auto`."""
     names = [name for name in KERNELS if any(name in row["times"] for row in rows)]
     table, slower = [], []
     for row in rows:
         us = {name: 1e3 * one["ms"][2] / row["work"]["T"] for name, one in row["times"].items()}
         fastest, choice = min(us, key=us.__getitem__), row.get("auto")
-        floor = 1e3 * max(row["floor"].values()) / row["work"]["T"] if "floor" in row else None
-        over = us[choice] / floor if choice in us and floor else None
+        bound = 1e3 * max(row["floor"].values()) / row["work"]["T"] if "floor" in row else None
+        over = us[choice] / bound if choice in us and bound else None
         if choice in us:
             slower.append(us[choice] / us[fastest])
         cells = [_kernel(us.get(name), name == fastest, name == choice) for name in names]
         case = f"{Shape(**row['work'])}{mark(row, every)}"
-        least = number(floor)
-        table.append([case, row["mode"], row["step"], least, short_number(over), *cells])
-    header = ["(T, B, I, H)", "mode", "direction", "floor", "× floor", *names]
-    words = "Median device time, in µs a step, with L2 flushed before each call: **the fastest**"
+        table.append([case, row["mode"], row["step"], number(bound), short_number(over), *cells])
+    header = ["(T, B, I, H)", "mode", "direction", "bound", "× bound", *names]
+    words = (
+        "Median device time in µs per step, with L2 flushed before each call. *Bound* is the lower "
+        "bound. The fastest kernel is **bold**."
+    )
     if not slower:
-        return [words + ".", "", *markdown.table(header, table, 3)]
+        return [words, "", *markdown.table(header, table, 3)]
     best = sum(factor == 1 for factor in slower)
     words += (
-        "; \\* which of them `auto` takes, whose time over the floor is × floor. It is the fastest "
-        f"in {best} of {len(slower)} rows, and takes {mean(slower):.2f} times as long as the "
-        f"fastest in the geometric mean, {max(slower):.2f} times at worst."
+        " \\* marks the kernel that `auto` takes, whose time over the lower bound is *× bound*. "
+        f"It is the fastest in {best} of {len(slower)} rows. It takes {mean(slower):.2f} times as "
+        f"long as the fastest in the geometric mean, and {max(slower):.2f} times at worst."
     )
     return [words, "", *markdown.table(header, table, 3)]
 
@@ -283,8 +289,12 @@ def _kernel(us: float | None, is_fastest: bool, is_chosen: bool) -> str:
     return shown + (" \\*" if is_chosen else "")
 
 
-def summary(record: Record, title: str, torch: str) -> list[str]:
-    """The README's table: a few layers beside nn.RNN; and the means of all, and what we lose."""
+def summary(record: Record, full: str) -> list[str]:
+    """The block of docs/gpu-notes.md: a few layers, and the means of all.
+
+    Args:
+        full: a link to the page of all cases.
+    """
     found = {
         (one.shape, one.row["mode"], one.row["step"]): one
         for one in lines(record["rows"])
@@ -292,77 +302,79 @@ def summary(record: Record, title: str, torch: str) -> list[str]:
     }
     table = []
     for shape, mode in SHOWN:
-        pair = [found.get((shape, mode, step)) for step in ("inference", "training")]
+        pair = [found.get((shape, mode, which)) for which in PASSES]
         if any(pair):
-            table.append([str(shape), mode, *(cell for one in pair for cell in _beside(one))])
+            table.append([str(shape), mode, *(cell for one in pair for cell in _compared(one))])
     if not table:
         return []
     header = ["(T, B, I, H)", "mode"]
-    for step in ("inference", "training"):
-        header += [f"{step}: ours", "nn.RNN", "ratio", "× floor"]
-    cudnn = record["machine"]["cudnn"]
+    for which in PASSES:
+        header += [f"{which}: ours", "nn.RNN", "ratio", "× bound"]
+    cudnn = cudnn_version(record["machine"]["cudnn"])
+    count = len(compared_to_nn_rnn(record["rows"]))
     caption = (
-        f"Milliseconds, ratio and floor as above; {title}, torch {torch}, cuDNN "
-        f'{cudnn_version(cudnn)}. Both sides use the mode in the table. "Ours" is the kernel '
-        "that `auto` takes when it does not run nn.RNN itself. [docs/benchmarks.md]"
-        "(docs/benchmarks.md) has all "
-        f"{len(_beside_nn_rnn(record['rows']))} cases beside nn.RNN, strict float32 and bfloat16 "
-        "too, and every kernel by itself."
+        f"Times are in milliseconds; {records.title(record)}, torch {records.torch_version(record)}"
+        f", cuDNN {cudnn}. *Ratio* is nn.RNN's time over ours. *× bound* is our time over the "
+        "lower bound of a roofline model. Both sides use the mode in the table. *Ours* is the "
+        "kernel that `auto` takes when it does not run nn.RNN itself. "
+        f"[The full tables]({full}) have all {count} cases with nn.RNN, in strict float32 and "
+        "bfloat16 too, and every kernel alone."
     )
-    return [*markdown.table(header, table, 2), "", caption, "", in_words(record["rows"])]
+    return [*markdown.table(header, table, 2), "", caption, "", *means(record["rows"])]
 
 
-def in_words(rows: Sequence[Row]) -> str:
-    """The means of what is beside nn.RNN, and where it is faster."""
+def means(rows: Sequence[Row]) -> list[str]:
+    """The means of all cases with nn.RNN, and where it is faster."""
     by: dict[str, dict[str, list[Line]]] = {}
     for (name, few), found in cells(rows).items():
         first = name.partition(",")[0]
         short = few.startswith("≤") and first == "PERSIST_STATIC_SMALL_H"
         for kind, mine in found.items():
-            step = kind.partition(" ")[2]
+            which = kind.partition(" ")[2]
             label = f"{first} short" if short else first
             if "," not in name:
-                by.setdefault(label, {}).setdefault(step, []).extend(mine)
-    said = [
-        f"{words}: {' / '.join(times(mean(one.over('nn.RNN') for one in mine)) for mine in pair)}"
+                by.setdefault(label, {}).setdefault(which, []).extend(mine)
+    table = [
+        (words, *(times(mean(one.over("nn.RNN") for one in mine)) for mine in pair))
         for label, words in _WORDS.items()
-        if (pair := [by.get(label, {}).get(step, []) for step in ("inference", "training")])
-        and any(pair)
+        if (pair := [by.get(label, {}).get(which, []) for which in PASSES]) and any(pair)
     ]
-    beside = _beside_nn_rnn(rows)
-    lost = [one for one in beside if (one.over("nn.RNN") or 1) < 1]
+    compared = compared_to_nn_rnn(rows)
+    lost = [one for one in compared if (one.over("nn.RNN") or 1) < 1]
     few = sum(one.shape.T <= SHORT_STEPS for one in lost)
     widest = max((one.shape.H for one in lost), default=0)
     worst = min((one.over("nn.RNN") or 1 for one in lost), default=1.0)
-    return (
-        "nn.RNN's time over ours, geometric means, inference / training. "
-        + "; ".join(said)
-        + f". nn.RNN is faster in {len(lost)} of {len(beside)} cases, all of H ≤ {widest}: {few} "
-        f"of no more than {SHORT_STEPS} steps, where the call itself takes the time and cuDNN's "
-        f"takes less (at worst {worst:.2f}×), and {len(lost) - few} longer ones."
-    )
+    return [
+        "Geometric means of nn.RNN's time over ours:",
+        "",
+        *markdown.table(("cases", *PASSES), table, 1),
+        "",
+        f"nn.RNN is faster in {len(lost)} of {len(compared)} cases, all with H ≤ {widest}. {few} "
+        f"of these have at most {SHORT_STEPS} steps, where the overhead of the call dominates and "
+        f"cuDNN's is smaller (at worst {worst:.2f}×). {len(lost) - few} are longer.",
+    ]
 
 
 _WORDS = {
-    "PERSIST_STATIC_SMALL_H": "Where cuDNN too keeps a small W_hh on the chip (H ≤ 256), over "
-    f"{SHORT_STEPS} steps",
-    "PERSIST_STATIC_SMALL_H short": f"the same, up to {SHORT_STEPS} steps",
-    "PERSIST_STATIC": "float16 where cuDNN keeps larger ones",
-    "STANDARD": "all else in float32, tf32 and float16",
+    "PERSIST_STATIC_SMALL_H": f"H ≤ 256, where cuDNN too keeps W_hh on the chip; T > {SHORT_STEPS}",
+    "PERSIST_STATIC_SMALL_H short": f"the same, T ≤ {SHORT_STEPS}",
+    "PERSIST_STATIC": "float16, where cuDNN keeps a larger W_hh on the chip",
+    "STANDARD": "all others in float32, tf32 and float16",
     "bfloat16": "bfloat16, in which a small layer takes nn.RNN about as long as a large one",
 }
 
 
-def _beside_nn_rnn(rows: Iterable[Row]) -> list[Line]:
+def compared_to_nn_rnn(rows: Iterable[Row]) -> list[Line]:
+    """The lines that have a time of nn.RNN."""
     return [one for one in lines(rows) if one.over("nn.RNN") is not None]
 
 
 def cudnn_version(number: int) -> str:
-    """9.19.0 of 91900."""
+    """Format 91900 as 9.19.0."""
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
-def _beside(one: Line | None) -> list[str]:
+def _compared(one: Line | None) -> list[str]:
     theirs = one.row["times"].get("nn.RNN") if one else None
     if one is None or theirs is None:
         return ["–"] * 4

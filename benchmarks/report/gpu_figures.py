@@ -1,4 +1,4 @@
-"""Pictures of a GPU's record: layers beside nn.RNN on cuDNN, and the kernels by themselves."""
+"""The figures of a GPU's record: layers compared with nn.RNN on cuDNN, and the kernels alone."""
 
 from __future__ import annotations
 
@@ -10,34 +10,38 @@ from matplotlib.figure import Figure
 
 from ..precision import MODES
 from ..shapes import Shape
-from .figures import STEPS, Draw, Theme, curves, finish, panels_of, readable
+from .figures import BOUND, Draw, Theme, curves, finish, panels_of, readable
 from .gpu import KERNELS as NAMES
+from .gpu import compared_to_nn_rnn
 from .records import Row
-from .tables import Line, lines
+from .tables import PASSES, Line
 
 ALTERNATIVES = {
     "gpu-ratios": "Map of nn.RNN's time over ours, layers by modes, inference and training",
-    "gpu-width": "Microseconds a step of a layer against hidden units, ours, nn.RNN and the floor",
-    "gpu-kernels": "Microseconds a step against hidden units, every kernel by itself and the floor",
+    "gpu-width": "Microseconds per step of a layer against hidden units, with the lower bound",
+    "gpu-kernels": "Microseconds per step against hidden units, every kernel and the lower bound",
 }
 
-#: Of the figures of growth, both of the group cudnn: a layer's steps and rows, and the kernels'.
+#: T and B in the figures of growth with H, of layers and of kernels; both in the group cudnn.
 WIDTH = (512, 64)
 KERNELS = (1024, 16)
 
-#: Fewer points make no curve.
+#: The fewest points of a curve.
 POINTS = 3
 
-#: The two modes that the most widths were measured in.
+#: The two modes in which most widths were measured.
 TWO = ("float32", "float16")
 
 
 def drawings(rows: Sequence[Row]) -> dict[str, Draw]:
-    """By its name every figure of which there are rows."""
+    """The figures that have rows, by name."""
     found: dict[str, Draw] = {}
     timed = [row for row in rows if "times" in row and "auto" in row]
-    beside = [one for one in lines(timed) if one.over("nn.RNN") is not None]
-    layers = [one for one in beside if one.row["scope"] == "layer" and one.row["step"] in STEPS]
+    layers = [
+        one
+        for one in compared_to_nn_rnn(timed)
+        if one.row["scope"] == "layer" and one.row["step"] in PASSES
+    ]
     if len(layers) >= POINTS:
         found["gpu-ratios"] = lambda f, t: _ratios(f, t, layers)
     width = [
@@ -62,20 +66,20 @@ def _is_plain(shape: Shape, sizes: tuple[int, int]) -> bool:
 
 
 def _ratios(figure: Figure, theme: Theme, every: Sequence[Line]) -> None:
-    """A row a layer, a column a mode, a panel a step: nn.RNN's time over ours."""
+    """nn.RNN's time over ours: a row for each layer, a column for each mode."""
     found = {(one.row["step"], one.shape, one.row["mode"]): one.over("nn.RNN") for one in every}
     shapes = sorted(
         {shape for _, shape, _ in found}, key=lambda w: (w.H, w.T, w.B, w.I, w.traits), reverse=True
     )
     modes = [mode for mode in MODES if any(key[2] == mode for key in found)]
     figure.set_size_inches(10, 1.6 + 0.27 * len(shapes))
-    panels = panels_of(figure, theme, len(STEPS))
+    panels = panels_of(figure, theme, len(PASSES))
     colours = LinearSegmentedColormap.from_list("", (theme.losing, theme.paper, theme.winning))
-    norm = Normalize(-3, 3)  # from an eighth to eight times
-    for axes, step in zip(panels, STEPS, strict=True):
+    norm = Normalize(-3, 3)  # from 1/8 to 8
+    for axes, which in zip(panels, PASSES, strict=True):
         for y, shape in enumerate(shapes):
             for x, mode in enumerate(modes):
-                ratio = found.get((step, shape, mode))
+                ratio = found.get((which, shape, mode))
                 if ratio is None:
                     continue
                 colour = colours(norm(log2(ratio)))
@@ -96,7 +100,7 @@ def _ratios(figure: Figure, theme: Theme, every: Sequence[Line]) -> None:
         axes.set_yticks([y + 0.5 for y in range(len(shapes))], map(str, shapes))
         axes.tick_params(length=0, labelsize=8.5)
         axes.spines[:].set_visible(False)
-        axes.set_title(step, color=theme.ink, fontsize=11)
+        axes.set_title(which, color=theme.ink, fontsize=11)
     for axes in panels[1:]:
         axes.set_yticks([])
     figure.suptitle(
@@ -107,7 +111,7 @@ def _ratios(figure: Figure, theme: Theme, every: Sequence[Line]) -> None:
 
 
 def _width(figure: Figure, theme: Theme, every: Sequence[Line]) -> None:
-    """Microseconds a step of a layer against H."""
+    """Microseconds per step of a layer against H."""
     panels = panels_of(figure, theme, len(TWO))
     for axes, mode in zip(panels, TWO, strict=True):
         series: dict[str, dict[float, float]] = {}
@@ -117,21 +121,21 @@ def _width(figure: Figure, theme: Theme, every: Sequence[Line]) -> None:
                 us = scale * one.row["times"][name]["ms"][2]
                 series.setdefault(shown, {})[one.shape.H] = us
             if "floor" in one.row:
-                least = scale * max(one.row["floor"].values())
-                series.setdefault("floor", {})[one.shape.H] = least
+                bound = scale * max(one.row["floor"].values())
+                series.setdefault(BOUND, {})[one.shape.H] = bound
         curves(axes, theme, series)
         axes.set_title(mode, color=theme.ink, fontsize=11)
         axes.set_xlabel("H = I, hidden units", color=theme.ink)
-    panels[0].set_ylabel("µs a step", color=theme.ink)
+    panels[0].set_ylabel("µs per step", color=theme.ink)
     steps, batch = WIDTH
-    finish(figure, theme, panels, f"A layer's inference, T = {steps}, B = {batch}")
+    finish(figure, theme, panels, f"Inference of a layer, T = {steps}, B = {batch}")
 
 
 def _kernels(figure: Figure, theme: Theme, rows: Sequence[Row]) -> None:
-    """Microseconds a step of every kernel against H."""
+    """Microseconds per step of every kernel against H."""
     panels = panels_of(figure, theme, len(TWO))
     for axes, mode in zip(panels, TWO, strict=True):
-        # All in both panels, for the legend.
+        # Both panels have all kernels, for the legend.
         series: dict[str, dict[float, float]] = {
             name: {} for name in NAMES if any(name in row["times"] for row in rows)
         }
@@ -140,11 +144,11 @@ def _kernels(figure: Figure, theme: Theme, rows: Sequence[Row]) -> None:
             for name, times in row["times"].items():
                 series.setdefault(name, {})[hidden] = scale * times["ms"][2]
             if "floor" in row:
-                series.setdefault("floor", {})[hidden] = scale * max(row["floor"].values())
+                series.setdefault(BOUND, {})[hidden] = scale * max(row["floor"].values())
         curves(axes, theme, series)
         axes.set_title(mode, color=theme.ink, fontsize=11)
         axes.set_xlabel("H, hidden units", color=theme.ink)
-    panels[0].set_ylabel("µs a step", color=theme.ink)
+    panels[0].set_ylabel("µs per step", color=theme.ink)
     steps, batch = KERNELS
     title = f"The recurrence alone, forward, T = {steps}, B = {batch}: device time of every kernel"
     finish(figure, theme, panels, title)

@@ -1,214 +1,175 @@
-"""Records made into pages: docs/benchmarks.md, its figures, and the README's tables.
+"""The pages of measurements: docs/benchmarks.md, and a page with all cases of each machine.
 
-`python -m benchmarks report` takes of every machine the newest record of the full table, and of
-groups that were measured as thoroughly since, the newer rows; of a GPU that has none, of every case
-the newest of its checks.
+docs/benchmarks.md is a summary. `write` also replaces the generated blocks of README.md and of
+docs/gpu-notes.md, and draws the figures.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from functools import reduce
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..environment import ROOT
-from ..roofline import cpu
-from ..shapes import GROUPS, names
-from . import figures, gpu, gpu_figures, markdown, records
+from ..shapes import GROUPS
+from . import figures, gpu, gpu_figures, markdown, readme, records
+from .newest import newest
 from .records import Record, Row
 from .tables import (
     MEMORY_HEADER,
+    PASSES,
     WORDS,
     Line,
     lines,
+    losing,
     mean,
     memory_cells,
+    memory_ratios,
     number,
     short_number,
     times,
 )
 
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
-README = ROOT / "README.md"
-FIGURES = ROOT / "docs" / "figures"
+__all__ = ["newest", "write"]
+
+#: Paths in the repository.
+DOCUMENT = Path("docs/benchmarks.md")
+FULL = Path("docs/benchmarks")
+FIGURES = Path("docs/figures")
+README = Path("README.md")
+GPU_NOTES = Path("docs/gpu-notes.md")
+
 INTRODUCTION = Path(__file__).parent / "introduction.md"
 PUBLISHED = Path(__file__).parent / "published.json"
 
-#: Below the README's table.
-CAPTION = (
-    "Milliseconds, best of many; ratio: the median over turns of the best peer's time over ours; "
-    "× floor: our time over the least that the machine's arithmetic, memory and latency allow. "
-    "float32, {title}, torch {torch}. Training is forward and backward with all gradients, the "
-    "input's too. The peers are nn.RNN, a loop in PyTorch, that loop compiled, and ONNX Runtime. "
-    "[docs/benchmarks.md](docs/benchmarks.md) has all {count} cases, the method, and growth with "
-    "T, B and H."
-)
-
-#: The steps that the tables for a hurried reader have.
-SHOWN = ("inference", "training")
-
-#: What records of one machine must share for their rows to stand side by side.
-SAME = (*gpu.SAME, "onnxruntime")
-
-#: In a case of no more than so many steps, the call takes about as long as its computation.
-FEW_STEPS = 8
-
-#: Losing cases that the README lists; docs/benchmarks.md has them all.
-LISTED = 8
-
-
-def newest(folder: Path = records.RESULTS) -> dict[str, Record]:
-    """Of every machine the newest record of the full table; or all of its GPU checks, as one."""
-    found = {}
-    for name, paths in records.paths(folder).items():
-        every = [records.read(path) for path in paths]
-        checks = [record for record in every if record["selection"]["shapes"] == "gpu"]
-        full = [record for record in every if is_full(record)]
-        if full:
-            found[name] = calibrated(renewed(full[-1], every), every)
-        elif checks:
-            found[name] = gpu.combined(checks)
-    return found
-
-
-def renewed(record: Record, every: Iterable[Record]) -> Record:
-    """The same with the newer rows of groups measured since, with all peers and as patiently.
-
-    `renewed` in it says of each such group at which commit.
-    """
-    for other in every:
-        chosen, former = other["selection"], record["selection"]
-        if (
-            other["machine"]["date"] > record["machine"]["date"]
-            and all(other["machine"].get(key) == record["machine"].get(key) for key in SAME)
-            and chosen["complete"]
-            and chosen["peers"] == former["peers"]
-            and chosen["budget_s"] >= former["budget_s"]
-        ):
-            groups = names(chosen["shapes"])
-            left = [row for row in record["rows"] if row["group"] not in groups]
-            since = record.get("renewed", {}) | dict.fromkeys(groups, other["machine"]["commit"])
-            record = record | {"rows": left + other["rows"], "renewed": since}
-    return record
-
-
-def calibrated(record: Record, every: Iterable[Record]) -> Record:
-    """A CPU's record with floors of the best that any of this machine's records has measured.
-
-    Others may share its caches and its clock for as long as a whole run.
-    """
-    if record["machine"]["device"] != "cpu":
-        return record
-    best = reduce(cpu.best_of, (each["calibration"] for each in every))
-    rates = cpu.machine(best)
-    if rates is None:
-        return record
-    rows = [
-        row | {"floor": records.bounds(records.case(row), rates)} if "floor" in row else row
-        for row in record["rows"]
-    ]
-    return record | {"calibration": best, "rows": rows}
-
-
-def is_full(record: Record) -> bool:
-    """Whether it holds all there is, and was not broken off."""
-    return record["selection"]["complete"] and "full" in record["selection"]["shapes"].split(",")
-
-
-def write(
-    found: dict[str, Record],
-    document: Path = DOCUMENT,
-    readme: Path = README,
-    pictures: Path = FIGURES,
-) -> None:
-    """Write the pages and the figures.
-
-    Raises:
-        SystemExit: there is no record, or the README has no place for the table.
-    """
-    if not found:
-        raise SystemExit("there is no record of the full table yet: make bench-full")
-    parts = [INTRODUCTION.read_text()]
-    for name, record in found.items():
-        drawings = figures.drawings(record["rows"]) | gpu_figures.drawings(record["rows"])
-        made = figures.write(drawings, pictures / name)
-        parts += section(record, made, pictures / name, document.parent)
-    parts += published()
-    document.write_text("\n".join(parts).rstrip() + "\n")
-    shown = [
-        "\n".join(summary(record, pictures / name, readme.parent))
-        for name, record in found.items()
-        if any(row["group"] == "overview" for row in record["rows"])
-    ]
-    markdown.replace(readme, "benchmarks", "\n\n".join(shown))
-    beside = [
-        "\n".join(gpu.summary(record, title(record), version(record)))
-        for record in found.values()
-        if record.get("commits")
-    ]
-    markdown.replace(readme, "gpu", "\n\n".join(beside))
-
-
-def section(record: Record, made: Sequence[str], folder: Path, base: Path) -> list[str]:
-    """One machine."""
-    rows = record["rows"]
-    commits = record.get("commits", [])  # of a GPU's checks
-    parts = [f"## {title(record)}", "", described(record), ""]
-    parts += [gpu.described(record), ""] if commits else []
-    parts += ["### In short", "", *short(rows), ""]
-    parts += [*gpu.by_algorithm(rows), ""] if commits else []
-    parts += [f"### {'Figures' if commits else 'Growth'}", ""] if made else []
-    for name in made:
-        words = ALTERNATIVES.get(name) or ALTERNATIVES[name.rpartition("-")[0]]
-        parts += [figures.picture(folder, name, words, base), ""]
-    parts += ["### Where we lose", "", *losing(rows), ""]
-    parts += ["### All cases", ""]
-    words = "Our best milliseconds, over which floor, and the ratio to each peer."
-    if commits:
-        words = "Best milliseconds, and nn.RNN's over ours as a ratio, bold where it is faster."
-    parts += [words, ""]
-    for name, group in GROUPS.items():
-        mine = [one for one in lines(rows) if one.row["group"] == name]
-        if mine and name != "grid":
-            table = gpu.layer_table(mine, commits) if commits else full_table(mine)
-            parts += [f"**{name}**: {group.about}" + SCOPES[group.scope], "", *table, ""]
-    alone = [row for row in rows if row["scope"] == "kernel" and "times" in row]
-    if alone:
-        table = gpu.kernels_table(alone, commits)
-        parts += ["### Kernels by themselves", "", *table, ""]
-    memory = [row for row in rows if "mib" in row]
-    if memory:
-        words = "What a call holds at its peak on top of what was there before, results included."
-        table = markdown.table(MEMORY_HEADER, map(memory_cells, memory), WORDS)
-        parts += ["### Peak memory", "", words, "", *table, ""]
-    return parts
-
-
 ALTERNATIVES = {
     "speed-up": "Map of the speed-up over nn.RNN, B by H, inference and training",
-    "width": "Microseconds a step against hidden units, every provider and the floor, B = 1 and 32",
-    "length": "Milliseconds against steps, every provider and the floor, inference and training",
-    "memory": "Peak MiB against steps, every provider, inference and training",
+    "width": "Microseconds per step against hidden units, every implementation and the lower "
+    "bound, B = 1 and 32",
+    "length": "Milliseconds against steps, every implementation and the lower bound, inference "
+    "and training",
+    "memory": "Peak MiB against steps, every implementation, inference and training",
     **gpu_figures.ALTERNATIVES,
 }
 SCOPES = {"layer": "", "recurrence": "; the recurrence alone"}
 
 
-def title(record: Record) -> str:
-    what = record["machine"]
-    if what["device"] == "cuda":
-        return what["gpu"]
-    return f"{what['cpu']}, {what['instruction_set']}, {what['threads']} threads"
+def write(found: dict[str, Record], root: Path = ROOT) -> list[Path]:
+    """Write the pages and the figures, and return the paths of the pages.
+
+    Raises:
+        SystemExit: there is no record, or README.md or docs/gpu-notes.md has no generated block.
+    """
+    if not found:
+        raise SystemExit("there is no record of the full table yet: run make bench-full")
+    summary = [INTRODUCTION.read_text()]
+    pages = [root / DOCUMENT]
+    (root / FULL).mkdir(exist_ok=True)
+    for name, record in found.items():
+        drawings = figures.drawings(record["rows"]) | gpu_figures.drawings(record["rows"])
+        drawn = figures.write(drawings, root / FIGURES / name)
+        pictures = [
+            figures.picture(root / FIGURES / name, each, alternative(each), root / DOCUMENT.parent)
+            for each in drawn
+        ]
+        summary += machine_summary(record, pictures, full_link(name))
+        pages.append(root / FULL / f"{name}.md")
+        pages[-1].write_text(_document(machine_page(record)))
+    summary += published()
+    (root / DOCUMENT).write_text(_document(summary))
+    shown = readme.newest_cpu(found)
+    block = [] if shown is None else readme.block(found[shown], _speed_up_map(root, shown))
+    markdown.replace(root / README, "benchmarks", "\n".join(block))
+    gpus = [
+        "\n".join(gpu.summary(record, full_link(name)))
+        for name, record in found.items()
+        if record.get("commits")
+    ]
+    markdown.replace(root / GPU_NOTES, "gpu", "\n\n".join(gpus))
+    return [*pages, root / README, root / GPU_NOTES]
 
 
-def version(record: Record) -> str:
-    """Of torch, whatever it was built with."""
-    return record["machine"]["torch"].partition("+")[0]
+def _document(parts: Iterable[str]) -> str:
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _speed_up_map(root: Path, machine: str) -> str | None:
+    """The figure of the README, or None if the record has no such cases."""
+    folder, name = root / FIGURES / machine, "speed-up-float32"
+    if not (folder / f"{name}.png").exists():
+        return None
+    return figures.picture(folder, name, alternative(name), root)
+
+
+def full_link(machine: str) -> str:
+    """A link from a page in docs/ to the page of all cases of a machine."""
+    return f"./{FULL.name}/{machine}.md"
+
+
+def alternative(name: str) -> str:
+    """The text that stands for a figure; the name may end with a mode."""
+    return ALTERNATIVES.get(name) or ALTERNATIVES[name.rpartition("-")[0]]
+
+
+def machine_summary(record: Record, pictures: Sequence[str], full: str) -> list[str]:
+    """The section of one machine in docs/benchmarks.md, with a link to the page of all cases."""
+    rows = record["rows"]
+    is_gpu = bool(record.get("commits"))
+    count = len(lines(rows))
+    parts = [f"## {records.title(record)}", "", described(record), ""]
+    parts += [gpu.described(record), ""] if is_gpu else []
+    parts += [f"[All {count} cases]({full}), each with its time and its ratios.", ""]
+    parts += ["### Geometric means", "", *by_group(rows), ""]
+    parts += [*gpu.by_algorithm(rows), ""] if is_gpu else []
+    if pictures:
+        parts += [f"### {'Figures' if is_gpu else 'Growth'}", ""]
+        parts += [part for picture in pictures for part in (picture, "")]
+    parts += ["### Where a baseline is faster", "", *where_losing(rows), ""]
+    memory = memory_summary(rows)
+    return parts + (["### Peak memory", "", *memory, ""] if memory else [])
+
+
+def machine_page(record: Record) -> list[str]:
+    """The page of all cases of one machine."""
+    rows = record["rows"]
+    commits = record.get("commits", [])
+    parts = [f"# {records.title(record)}: all cases", ""]
+    parts += ["`python -m benchmarks report` writes this page.", "", described(record), ""]
+    parts += [gpu.described(record), ""] if commits else []
+    columns = (
+        "The best time of ours and of nn.RNN in milliseconds, and nn.RNN's over ours as a ratio."
+        if commits
+        else "Our best time in milliseconds, the largest lower bound, and the ratio to each "
+        "baseline."
+    )
+    parts += [
+        f"{columns} A bold ratio marks a case in which the baseline is faster. "
+        f"[Benchmarks](../{DOCUMENT.name}) explains the terms and the method.",
+        "",
+    ]
+    for name, group in GROUPS.items():
+        mine = [one for one in lines(rows) if one.row["group"] == name]
+        if mine:
+            table = gpu.layer_table(mine, commits) if commits else full_table(mine)
+            parts += [f"## {name}", "", f"{_sentence(group.about + SCOPES[group.scope])}", ""]
+            parts += [*table, ""]
+    kernels = [row for row in rows if row["scope"] == "kernel" and "times" in row]
+    if kernels:
+        parts += ["## Kernels alone", "", *gpu.kernels_table(kernels, commits), ""]
+    memory = [row for row in rows if "mib" in row]
+    if memory:
+        words = "The peak of the memory that a call allocates, its results included."
+        table = markdown.table(MEMORY_HEADER, map(memory_cells, memory), WORDS)
+        parts += ["## Peak memory", "", words, "", *table, ""]
+    return parts
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def described(record: Record) -> str:
-    """The machine and the versions, in a sentence or two."""
+    """The machine and the versions, in a few sentences."""
     what = record["machine"]
     known = [
         f"{name} {what[name]}" for name in ("torch", "triton", "onnxruntime") if what.get(name)
@@ -229,52 +190,47 @@ def described(record: Record) -> str:
     if what["device"] == "cpu" and "multiply_add_rate_all" in measured:
         bandwidth = measured["bandwidth_all"][max(measured["bandwidth_all"], key=int)]
         parts.append(
-            f"At most {measured['multiply_add_rate_all'] / 1e9:.0f} GFLOP/s in float32, of which "
-            f"torch's matrix product reaches {measured['gemm']['float32'] / 1e9:.0f}; "
+            f"Peak rates: {measured['multiply_add_rate_all'] / 1e9:.0f} GFLOP/s in float32, of "
+            f"which torch's matrix product reaches {measured['gemm']['float32'] / 1e9:.0f}; "
             f"{bandwidth / 1e9:.0f} GB/s from memory."
         )
     absent = [f"{name} ({why})" for name, why in record["absent"].items()]
     if absent:
-        parts.append(f"Absent: {'; '.join(absent)}.")
+        parts.append(f"Not available: {'; '.join(absent)}.")
     return " ".join(parts)
 
 
-def short(rows: Iterable[Row]) -> list[str]:
-    """A line a group and mode: geometric means, and the worst; inference / training."""
+def by_group(rows: Iterable[Row]) -> list[str]:
+    """The means of each group and mode, inference / training."""
     found: dict[tuple[str, str], dict[str, list[Line]]] = {}
     for one in lines(rows):
-        steps = found.setdefault((one.row["group"], one.row["mode"]), {})
-        steps.setdefault(one.row["step"], []).append(one)
+        passes = found.setdefault((one.row["group"], one.row["mode"]), {})
+        passes.setdefault(one.row["step"], []).append(one)
+    columns: dict[str, Callable[[list[Line]], str]] = {
+        "cases": lambda mine: str(len(mine)),
+        "over nn.RNN": lambda mine: times(mean(one.over("nn.RNN") for one in mine)),
+        "over the best baseline": lambda mine: times(mean(one.ratio for one in mine)),
+        "worst": lambda mine: times(min((one.ratio for one in mine if one.ratio), default=None)),
+        "× bound": lambda mine: short_number(mean(one.over_bound for one in mine)),
+    }
     table = []
     for name, mode in sorted(found, key=lambda key: list(GROUPS).index(key[0])):
-        pairs = [found[name, mode].get(step, []) for step in SHOWN]
-        cells = [
-            " / ".join(map(cell, pairs))
-            for cell in (
-                lambda mine: str(len(mine)),
-                lambda mine: times(mean(one.over("nn.RNN") for one in mine)),
-                lambda mine: times(mean(one.ratio for one in mine)),
-                lambda mine: times(min((one.ratio for one in mine if one.ratio), default=None)),
-                lambda mine: short_number(mean(one.over_bound for one in mine)),
-            )
-        ]
-        table.append((name, mode, *cells))
-    header = ("group", "mode", "cases", "over nn.RNN", "over the best peer", "the worst", "× floor")
+        pair = [found[name, mode].get(which, []) for which in PASSES]
+        table.append((name, mode, *(" / ".join(map(cell, pair)) for cell in columns.values())))
     words = (
-        "Geometric means over the cases of a group, of a ratio over those that have one, "
-        "inference / training."
+        "Geometric means over the cases of each group, inference / training. The mean of a ratio "
+        "is over the cases that have it. *Worst* is the smallest ratio to the best baseline."
     )
-    return [words, "", *markdown.table(header, table, 2)]
+    return [words, "", *markdown.table(("group", "mode", *columns), table, 2)]
 
 
-def losing(rows: Sequence[Row]) -> list[str]:
-    """Every case in which a peer is faster, the worst first."""
-    found = lines(rows)
-    lost = sorted((one for one in found if one.is_losing), key=lambda one: one.ratio or 0)
-    words = f"A peer is faster in {len(lost)} of {len(found)} cases."
+def where_losing(rows: Sequence[Row]) -> list[str]:
+    """Every case in which a baseline is faster, the worst first."""
+    lost, count = losing(rows), len(lines(rows))
+    words = f"A baseline is faster in {len(lost)} of {count} cases."
     if not lost:
         return [words]
-    header = ("(T, B, I, H)", "what", "mode", "step", "best peer", "its ms", "ours", "ratio")
+    header = ("(T, B, I, H)", "scope", "mode", "pass", "best baseline", "its ms", "ours", "ratio")
     table = [
         (
             str(one.shape),
@@ -291,17 +247,39 @@ def losing(rows: Sequence[Row]) -> list[str]:
     return [words, "", *markdown.table(header, table, 5)]
 
 
+def memory_summary(rows: Iterable[Row]) -> list[str]:
+    """The means of the peaks, by pass."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if "mib" in row:
+            found.setdefault(row["step"], []).append(row)
+    if not found:
+        return []
+    table = []
+    for which, mine in found.items():
+        over_results, over_ours = zip(*map(memory_ratios, mine), strict=True)
+        worst = min((ratio for ratio in over_ours if ratio is not None), default=None)
+        over = [f"{number(mean(over_results))}×", times(mean(over_ours)), times(worst)]
+        table.append((which, str(len(mine)), *over))
+    header = ("pass", "cases", "ours over the results", "the lowest baseline over ours", "worst")
+    words = (
+        "Geometric means of our peak over the size of the results alone, and of the lowest peak of "
+        "a baseline over ours."
+    )
+    return [words, "", *markdown.table(header, table, 1)]
+
+
 def full_table(mine: Sequence[Line]) -> list[str]:
-    """A line a case, a column a peer."""
+    """A row for each case, a column for each baseline."""
     names = dict.fromkeys(
         name for one in mine for name in one.row["times"] if not records.is_fastrnn(name)
     )
     modes = dict.fromkeys(one.row["mode"] for one in mine)
-    header = ["(T, B, I, H)", *(["mode"] if len(modes) > 1 else []), "step"]
+    header = ["(T, B, I, H)", *(["mode"] if len(modes) > 1 else []), "pass"]
     words = len(header)
     table = []
     for one in mine:
-        floor = one.row.get("floor", {})
+        bounds = one.row.get("floor", {})
         table.append(
             [
                 str(one.shape),
@@ -309,24 +287,24 @@ def full_table(mine: Sequence[Line]) -> list[str]:
                 one.row["step"],
                 number(one.ms),
                 short_number(one.over_bound),
-                max(floor, key=floor.__getitem__, default="–"),
+                max(bounds, key=bounds.__getitem__, default="–"),
                 *(cell(one, name) for name in names),
             ]
         )
-    return markdown.table([*header, "ours, ms", "× floor", "floor", *names], table, words)
+    return markdown.table([*header, "ours, ms", "× bound", "bound", *names], table, words)
 
 
 def cell(one: Line, name: str) -> str:
-    """The ratio to a peer, or why there is none."""
+    """The ratio to a baseline, or why there is none."""
     if name in one.row.get("too_long_s", {}):
         return f"{one.row['too_long_s'][name]:.0f} s"
     return "wrong" if name in one.row.get("wrong", {}) else times(one.over(name))
 
 
 def published() -> list[str]:
-    """What others have published, word of its source beside it."""
+    """Results that others have published, each with its source."""
     parts = ["## Published by others", ""]
-    parts += ["Not measured here: quoted, each with its source and setup.", ""]
+    parts += ["These results were not measured here. Each has its source and setup.", ""]
     for entry in json.loads(PUBLISHED.read_text()):
         parts += [f"### {entry['title']}", "", entry["setup"], ""]
         parts += [
@@ -336,53 +314,3 @@ def published() -> list[str]:
             "",
         ]
     return parts
-
-
-def summary(record: Record, folder: Path, base: Path) -> list[str]:
-    """The README's part: the overview's table, what we lose, and the map of speed-ups."""
-    rows = record["rows"]
-    pairs: dict[str, dict[str, Line]] = {}
-    for one in lines(row for row in rows if row["group"] == "overview"):
-        pairs.setdefault(str(one.shape), {})[one.row["step"]] = one
-    header = ["(T, B, I, H)"]
-    for step in SHOWN:
-        header += [f"{step}: ours", "best peer", "ratio", "× floor"]
-    table = [
-        [shape, *(cell for step in SHOWN for cell in summary_cells(found.get(step)))]
-        for shape, found in pairs.items()
-    ]
-    lost = sorted((one for one in lines(rows) if one.is_losing), key=lambda one: one.ratio or 0)
-    found = lines(rows)
-    parts = [*markdown.table(header, table, 1), ""]
-    parts += [CAPTION.format(title=title(record), torch=version(record), count=len(found)), ""]
-    parts += [lost_in_words(lost, len(found)), ""]
-    name = "speed-up-float32"
-    if (folder / f"{name}.png").exists():
-        parts += [figures.picture(folder, name, ALTERNATIVES["speed-up"], base)]
-    return parts
-
-
-def summary_cells(one: Line | None) -> list[str]:
-    if one is None:
-        return ["–"] * 4
-    peer = f"{number(one.baseline_ms)} {one.baseline}" if one.baseline else "–"
-    ratio = times(one.ratio)
-    bold = ratio if ratio.startswith("*") else f"**{ratio}**"
-    return [number(one.ms), peer, bold, short_number(one.over_bound)]
-
-
-def lost_in_words(lost: Sequence[Line], count: int) -> str:
-    """What of all cases is lost, where, and how much at worst."""
-    if not lost:
-        return f"No peer is faster in any of the {count} cases."
-    shown = [
-        f"{one.shape} {'' if one.row['mode'] == 'float32' else one.row['mode'] + ' '}"
-        f"{one.row['step']} {one.ratio:.2f}× ({one.baseline})"
-        for one in lost[:LISTED]
-    ]
-    few = sum(one.shape.T <= FEW_STEPS for one in lost)
-    rest = f"; the {LISTED} worst" if len(lost) > LISTED else ""
-    return (
-        f"A peer is faster in {len(lost)} of the {count} cases, {few} of them of no more than "
-        f"{FEW_STEPS} steps, which leave little to fuse{rest}: {'; '.join(shown)}."
-    )

@@ -1,7 +1,7 @@
 """Records: the measurements of one run on one machine, in a JSON file that is never changed.
 
-They are stored in benchmarks/results/, in a folder for each machine, by date and commit. `python -m
-benchmarks compare` compares two of them.
+They are stored in benchmarks/results/MACHINE/, and named by date and commit. `python -m benchmarks
+compare` compares two of them.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ def is_fastrnn(provider: str) -> bool:
 def row(result: CaseResult, machine: model.Machine | None = None) -> Row:
     """The results of a case, as a record stores them: times in milliseconds, to four digits.
 
-    For each provider, `ms` is the minimum, the 20th percentile, the median and the 80th percentile
-    of its times. `over` is the median over the turns of its time over ours, for each of ours.
+    For each provider, `ms` holds the minimum, the 20th percentile, the median and the 80th
+    percentile of its times. `over` holds, for each provider of ours, the median over the turns of
+    this provider's time over ours.
 
     Args:
-        machine: the peak rates of the machine, where they are known, for the bounds of the case.
+        machine: the peak rates of the machine, if known, for the lower bounds of the case.
     """
     case = result.case
     made: Row = {
@@ -74,12 +75,12 @@ def row(result: CaseResult, machine: model.Machine | None = None) -> Row:
 
 
 def bounds(case: Case, machine: model.Machine) -> dict[str, float]:
-    """The lower bounds on the time of a case, as the entry `floor` of a row."""
+    """Return the entry `floor` of a row: the lower bounds on the time of its case, in ms."""
     return _rounded(model.bounds(case, machine)._asdict())
 
 
 def case(row: Row) -> Case:
-    """The case of a row."""
+    """Return the case of a row."""
     return Case(row["group"], row["scope"], Shape(**row["work"]), row["mode"], row["step"])
 
 
@@ -93,18 +94,33 @@ def _rounded(value: Any) -> Any:
     return value
 
 
+def title(record: Record) -> str:
+    """The machine of a record, as the headings of the pages name it."""
+    what = record["machine"]
+    if what["device"] == "cuda":
+        return what["gpu"]
+    return f"{what['cpu']}, {what['instruction_set']}, {what['threads']} threads"
+
+
+def torch_version(record: Record) -> str:
+    """The version of torch without its build, such as "+cpu"."""
+    return record["machine"]["torch"].partition("+")[0]
+
+
 def key(row: Row) -> tuple[str, ...]:
-    """An identifier of a row's measurement, the same in every record."""
+    """Identify the measurement of a row; the key is the same in every record."""
     what = "mib" if "mib" in row else "times"
     return (row["scope"], json.dumps(row["work"], sort_keys=True), row["mode"], row["step"], what)
 
 
 def write(record: Record, folder: Path = RESULTS) -> Path:
-    """Write a new record, a line for each row. No record is ever overwritten.
+    """Write a new record, with one line for each row, and return its path.
+
+    An existing file is never overwritten: a number is added to the name.
 
     Raises:
-        ValueError: it is no record.
-        FileExistsError: the same record exists.
+        ValueError: it is not a record.
+        FileExistsError: a file holds the same record.
     """
     _check(record)
     first = path = environment.path(folder, record["machine"], record["selection"]["shapes"])
@@ -113,7 +129,7 @@ def write(record: Record, folder: Path = RESULTS) -> Path:
         if not path.exists():
             break
         if read(path) == record:
-            raise FileExistsError(f"{path} is this record")
+            raise FileExistsError(f"{path} already holds this record")
         path = first.with_stem(f"{first.stem}-{number}")
     head = json.dumps({k: v for k, v in record.items() if k != "rows"}, indent=1)
     rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in record["rows"])
@@ -126,13 +142,13 @@ def read(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        ValueError: the file is no record, or has another format.
+        ValueError: the file is not a record, or has another format.
     """
     try:
         # The CPU backend was called "cpp" in the first records.
         record = json.loads(path.read_text().replace('"fastrnn.cpp"', '"fastrnn.cpu"'))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} holds no record: {error}") from None
+        raise ValueError(f"{path} is not a record: {error}") from None
     _check(record, path)
     return record
 
@@ -140,13 +156,13 @@ def read(path: Path) -> Record:
 def _check(record: Any, path: Path | None = None) -> None:
     where = f"{path}: " if path else ""
     if not isinstance(record, dict) or not {"machine", "selection", "rows"} <= set(record):
-        raise ValueError(f"{where}this is no record of benchmarks")
+        raise ValueError(f"{where}this is not a record of benchmarks")
     if record.get("format") != FORMAT:
-        raise ValueError(f"{where}format {record.get('format')} is not the {FORMAT} known here")
+        raise ValueError(f"{where}format {record.get('format')} is not supported, only {FORMAT}")
 
 
 def paths(folder: Path = RESULTS) -> dict[str, list[Path]]:
-    """The records of each machine, oldest first."""
+    """Return the paths of the records of each machine, oldest first."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*/*.json")):
         if not path.stem.endswith("-check"):
@@ -168,14 +184,14 @@ class Change(NamedTuple):
 
     @property
     def is_certain(self) -> bool:
-        """Whether it is larger than the variation between turns."""
+        """Whether the change exceeds the variation between turns."""
         return self.factor > self.spread
 
 
 def compare(old: Record, new: Record) -> list[Change]:
-    """The changes of our times and peaks, the worst first.
+    """Return the changes of our times and peaks, the worst first.
 
-    Times are relative to nn.RNN's of the same run, where both records have it: machine noise
+    Times are relative to nn.RNN's of the same run if both records have it, because machine noise
     affects both equally.
     """
     before = {key(row): row for row in old["rows"]}

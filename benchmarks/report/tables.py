@@ -1,4 +1,4 @@
-"""The tables of a record: our times against the best baseline and the roofline bound."""
+"""The tables of a record: our times, the best baseline, and the lower bound."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from ..shapes import Shape
 from .markdown import aligned
 from .records import Row, case, is_fastrnn
 
+#: The passes in the summaries.
+PASSES = ("inference", "training")
+
 
 @dataclass(frozen=True)
 class Line:
     """One case of a table."""
 
     row: Row
-    ours: str  #: our provider that users get, where it was measured, or else our fastest
-    baseline: str | None  #: the fastest baseline, if there is one
+    ours: str  #: the provider of ours that users get, if it was measured, or our fastest
+    baseline: str | None  #: the fastest baseline, if any
 
     @property
     def shape(self) -> Shape:
@@ -35,17 +38,17 @@ class Line:
 
     @property
     def ratio(self) -> float | None:
-        """The median over the turns of the baseline's time over ours."""
+        """The median over the turns of the best baseline's time over ours."""
         return self.over(self.baseline)
 
     def over(self, baseline: str | None) -> float | None:
-        """The same for any baseline; None where it was not measured."""
+        """The ratio to any baseline, or None if that was not measured."""
         times = self.row["times"].get(baseline)
         return None if times is None else times["over"][self.ours]
 
     @property
     def over_bound(self) -> float | None:
-        """Our best time over the roofline bound."""
+        """Our best time over the lower bound."""
         return self.ms / max(self.row["floor"].values()) if "floor" in self.row else None
 
     @property
@@ -54,22 +57,22 @@ class Line:
 
 
 def line(row: Row) -> Line | None:
-    """The line of a row; None if we have no time, or none of the provider that `auto` takes."""
+    """The line of a row, or None if ours, or the backend that `auto` takes, has no time."""
     medians = {name: times["ms"][2] for name, times in row.get("times", {}).items()}
     used = row.get("auto") or _used(medians)
-    return (
-        Line(row, used, _best_baseline(medians)) if used in medians and is_fastrnn(used) else None
-    )
+    if used not in medians or not is_fastrnn(used):
+        return None
+    return Line(row, used, _best_baseline(medians))
 
 
 def _used(values: Mapping[str, float]) -> str | None:
-    """Our provider that users get: `auto` where it was measured, else our best."""
+    """The provider of ours that users get: `auto` if it was measured, or else the best."""
     ours = [name for name in values if is_fastrnn(name)]
     return "fastrnn" if "fastrnn" in ours else min(ours, key=values.__getitem__, default=None)
 
 
 def _best_baseline(values: Mapping[str, float]) -> str | None:
-    """The best baseline."""
+    """The baseline with the lowest value."""
     others = [name for name in values if not is_fastrnn(name)]
     return min(others, key=values.__getitem__, default=None)
 
@@ -78,21 +81,26 @@ def lines(rows: Iterable[Row]) -> list[Line]:
     return [made for made in map(line, rows) if made is not None]
 
 
+def losing(rows: Iterable[Row]) -> list[Line]:
+    """The cases in which a baseline is faster, the worst first."""
+    return sorted((one for one in lines(rows) if one.is_losing), key=lambda one: one.ratio or 0)
+
+
 def number(value: float | None) -> str:
-    """A number with three significant digits."""
+    """Format a number with three significant digits."""
     if value is None:
         return "–"
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The geometric mean of the values that are known."""
+    """The geometric mean of the values that are not None."""
     known = [value for value in values if value is not None]
     return geometric_mean(known) if known else None
 
 
 def times(ratio: float | None) -> str:
-    """A ratio as text, bold where we are slower."""
+    """Format a ratio, in bold if we are slower."""
     if ratio is None:
         return "–"
     shown = f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
@@ -106,12 +114,12 @@ def short_number(value: float | None) -> str:
 
 
 HEADER = (
-    *("(T, B, I, H)", "mode", "step", "best peer"),
-    *("ours, ms", "GFLOP/s", "x floor", "peer, ms", "ratio"),
+    *("(T, B, I, H)", "mode", "pass", "best baseline"),
+    *("ours, ms", "GFLOP/s", "x bound", "baseline, ms", "ratio"),
 )
 MEMORY_HEADER = (
-    *("(T, B, I, H)", "mode", "step", "least peer"),
-    *("ours, MiB", "results", "peer, MiB"),
+    *("(T, B, I, H)", "mode", "pass", "lowest baseline"),
+    *("ours, MiB", "results", "baseline, MiB"),
 )
 
 #: The number of text columns in both.
@@ -131,7 +139,7 @@ def cells(one: Line) -> tuple[str, ...]:
 
 
 def memory_cells(row: Row) -> tuple[str, ...]:
-    """A row of the table of peaks: ours, that of the results alone, and the lowest baseline's."""
+    """A row of the table of peaks: ours, the size of the results, and the lowest baseline's."""
     mib: dict[str, float] = row["mib"]
     used, baseline = _used(mib), _best_baseline(mib)
     return (
@@ -142,8 +150,18 @@ def memory_cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def memory_ratios(row: Row) -> tuple[float | None, float | None]:
+    """Our peak over the size of the results, and the lowest peak of a baseline over ours."""
+    mib: dict[str, float] = row["mib"]
+    used, baseline = _used(mib), _best_baseline(mib)
+    if used is None:
+        return None, None
+    over_ours = mib[baseline] / mib[used] if baseline else None
+    return mib[used] / row["least_mib"], over_ours
+
+
 def summary(rows: Iterable[Row]) -> list[str]:
-    """The tables of a record for the terminal."""
+    """The lines of a record's tables for the terminal."""
     rows = list(rows)
     found = lines(rows)
     text = aligned([HEADER, *map(cells, found)], WORDS) if found else []
@@ -159,13 +177,12 @@ def summary(rows: Iterable[Row]) -> list[str]:
                 f"{step}: {number(mean(known))} times as fast as nn.RNN in the geometric mean of "
                 f"{len(known)} cases, {number(min(known))} at worst"
             )
-    losing = [one for one in found if one.is_losing]
-    text += [f"slower than a peer: {len(losing)} of {len(found)} cases"]
+    text.append(f"slower than a baseline: {len(losing(rows))} of {len(found)} cases")
     for row in rows:
         name = f"{Shape(**row['work'])} {row['mode']} {row['step']}"
         text += [f"WRONG {who}, {name}: {why}" for who, why in row.get("wrong", {}).items()]
         text += [
-            f"too long to repeat: {who}, {name}: {seconds:.0f} s a call"
+            f"too slow to repeat: {who}, {name}: {seconds:.0f} s per call"
             for who, seconds in row.get("too_long_s", {}).items()
         ]
     return text

@@ -1,1 +1,1 @@
-"""The roofline model: lower bounds on the time of a case, from the measured rates of a machine."""
+"""The roofline model: lower bounds on the time of a case, from the peak rates of a machine."""

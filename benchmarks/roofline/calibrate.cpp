@@ -1,9 +1,9 @@
-// Measures what the processor it runs on can do at most, for the bounds of cpu.py. A program
-// of its own: `c++ -std=c++20 -O3 -march=native -ffp-contract=fast -pthread calibrate.cpp`, then
-// `calibrate THREADS BYTES...` with the sizes at which to measure bandwidth.
+// Measures the peak rates of the processor it runs on, for the lower bounds of cpu.py. It is a
+// separate program: `c++ -std=c++20 -O3 -march=native -ffp-contract=fast -pthread calibrate.cpp`,
+// then `calibrate THREADS BYTES...` with the sizes at which to measure bandwidth.
 //
-// It prints a line of JSON for each constant, in operations, bytes and seconds; the best of several
-// runs counts, for a bound is a limit.
+// It prints a line of JSON for each constant, in operations, bytes and seconds. The best of several
+// runs counts, because a peak rate is a limit.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -36,11 +36,11 @@ double now() {
   return duration<double>(steady_clock::now().time_since_epoch()).count();
 }
 
-// Values that the compiler cannot know, and that neither overflow nor vanish.
+// Values that are unknown to the compiler, and neither overflow nor underflow.
 volatile float almost_one = 0.999999f, little = 1e-6f;
 
-// Seconds of the fastest of several runs of `body(thread)` by all threads at once, until the last of
-// them is done. This thread is one of them: a core has none to wait for, and nobody to wake up.
+// Returns the seconds of the fastest of RUNS runs of `body(thread)` by all threads at once, until
+// the last is done. The calling thread is one of them, so that it takes no core from them.
 double fastest(int threads, const std::function<void(int)>& body) {
   double best = 1e9;
   for (int run = 0; run <= RUNS; ++run) {
@@ -69,7 +69,7 @@ double fastest(int threads, const std::function<void(int)>& body) {
   return best;
 }
 
-// Independent sums enough to hide the latency of each: multiply-adds, nothing else.
+// Executes multiply-adds only, with enough independent sums to hide their latency.
 float multiply_add(long turns) {
   constexpr int SUMS = REGISTERS == 32 ? 24 : 12;
   const float scale = almost_one, step = little;
@@ -92,8 +92,8 @@ double multiply_adds_a_second(int threads) {
   return 2.0 * LANES * SUMS * turns * threads / seconds;
 }
 
-// Seconds from one multiply-add to the next that needs its result; with `through_memory` the
-// result is stored and loaded in between.
+// Returns the seconds from one multiply-add to the next that needs its result. With
+// `through_memory` the result is stored and loaded in between.
 double latency(bool through_memory) {
   constexpr long turns = 4'000'000;
   volatile float place = 1;
@@ -112,8 +112,8 @@ double latency(bool through_memory) {
   return seconds / turns;
 }
 
-// Bytes a second of all threads together, each reading so many bytes over and over, in so many
-// streams side by side.
+// Returns the bytes per second of all threads together. Each thread reads `bytes` repeatedly, in
+// STREAMS parallel streams.
 template <int STREAMS>
 double bandwidth(int threads, size_t bytes) {
   const size_t apart = bytes / WIDTH / 8 * 8 / STREAMS, count = apart * STREAMS;
@@ -132,7 +132,7 @@ double bandwidth(int threads, size_t bytes) {
 #pragma GCC unroll 8
         for (int j = 0; j < 8; ++j) sums[j] += part[j % STREAMS * apart + i + j / STREAMS];
       }
-      asm volatile("" ::: "memory");  // so that the next turn reads again
+      asm volatile("" ::: "memory");  // forces the next turn to read again
     }
     for (int j = 0; j < 8; ++j) sink[thread * 16] += sums[j][0];
   });
@@ -140,13 +140,13 @@ double bandwidth(int threads, size_t bytes) {
   return double(threads) * turns * count * WIDTH / seconds;
 }
 
-// One stream is what a first-level cache likes best; the prefetchers of the others follow several.
+// One stream is fastest in the L1 cache. The prefetchers of the other levels follow several.
 double bandwidth(int threads, size_t bytes) {
   return std::max(bandwidth<1>(threads, bytes), bandwidth<4>(threads, bytes));
 }
 
-// Seconds from a write of one thread to its being seen by another; nothing where the two do not run
-// at once, for want of a core.
+// Returns the seconds from a write of one thread until another thread sees it, or 1e9 if the two do
+// not run at once for lack of a core.
 double hand_off() {
   constexpr int turns = 20'000;
   constexpr double patience = 0.05;

@@ -1,18 +1,18 @@
-// Measures, on the GPU it runs on, the constants of the model in csrc/cuda/plan.cpp. A program of
-// its own: `nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a -Icsrc
+// Measures the constants of the cost model in csrc/cuda/plan.cpp on the GPU it runs on. It is a
+// separate program: `nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a -Icsrc
 // benchmarks/roofline/calibrate.cu`.
 //
-// It prints a line of JSON for each as soon as it is known, under the name it has there: cycles, or
-// bytes a cycle and multiprocessor. Times are read from a multiprocessor's own clock, around
-// hundreds of turns, of which the first run is thrown away; the median of several runs counts.
+// It prints a line of JSON for each constant as soon as it is measured, under its name in plan.cpp,
+// in cycles or in bytes per cycle and multiprocessor. The clock of a multiprocessor is read before
+// and after hundreds of turns. The first run is discarded, and the median of the others counts.
 #include <algorithm>
 #include <cstdio>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "cuda/runtime.h"
 #include "calibrate.h"
+#include "cuda/runtime.h"
 
 namespace {
 
@@ -20,7 +20,7 @@ using namespace fastrnn::cuda;
 
 constexpr int RUNS = 11, TURNS = 500;
 
-// A block asks for so much shared memory that it has its multiprocessor to itself.
+// Bytes of shared memory that leave no room for a second block on a multiprocessor.
 constexpr size_t ALONE = 120 << 10;
 
 double median(std::vector<double> values) {
@@ -28,7 +28,7 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// The device, and memory for what kernels say and read. It is all given back when the process ends.
+// The device, and memory for the input and output of kernels. It is freed when the process ends.
 struct Bench {
   cudaDeviceProp device{};
   Stream stream{};
@@ -44,12 +44,12 @@ struct Bench {
     check(cudaMemset(memory, 0, bytes));
   }
 
-  // Where a kernel leaves what nobody reads, so that it has to be computed.
+  // Memory for unused results. Storing them keeps the compiler from removing their computation.
   template <class Value> Value* sink() const {
     return reinterpret_cast<Value*>(memory + bytes / 2);
   }
 
-  // The median over runs of what `run` leaves: the median over the first `count` of `cycles`.
+  // Returns the median over several runs of the median of the first `count` values of `cycles`.
   template <class Run> double median_of(Run run, int count = 1) const {
     std::vector<double> found;
     for (int i = 0; i <= RUNS; ++i) {
@@ -74,7 +74,7 @@ std::string object(const Values& values) {
   return text + "}";
 }
 
-// One line; what fails says why, and the rest goes on if the device can.
+// Prints one line: the value, or the error. A failed measurement does not stop the others.
 template <class Measure> void report(const char* name, Measure measure) {
   try {
     std::printf("{\"name\": \"%s\", \"value\": %s}\n", name, std::string(measure()).c_str());
@@ -86,8 +86,8 @@ template <class Measure> void report(const char* name, Measure measure) {
 
 double clock_rate(const Bench& bench) {
   constexpr int64_t cycles = 4'000'000;
-  const double nanoseconds = bench.median_of(
-      [&] { launch(spin, {dim3(1), 1}, bench.stream, bench.cycles, cycles); });
+  const double nanoseconds =
+      bench.median_of([&] { launch(spin, {dim3(1), 1}, bench.stream, bench.cycles, cycles); });
   return 1e9 * cycles / nanoseconds;
 }
 
@@ -105,7 +105,7 @@ double all_to_all(const Bench& bench, int blocks) {
              TURNS, blocks, bytes);
     });
   };
-  // The difference: what a turn takes whatever its bytes is the latency, which stands elsewhere.
+  // The difference removes the latency, which does not depend on the bytes.
   constexpr int less = 2048, more = 8192;
   return double(TURNS) * blocks * (more - less) / (time(more) - time(less));
 }
@@ -132,7 +132,7 @@ double from_l2(const Bench& bench, int64_t stride) {
   return double(bytes) * turns / cycles;
 }
 
-// Seconds from one launch to the next, in a graph of many that do nothing.
+// Returns the seconds from one launch to the next, in a graph of many empty kernels.
 double launch_to_launch(const Bench& bench) {
   cudaGraph_t graph;
   cudaGraphExec_t executable;
@@ -162,15 +162,15 @@ void measure_all() {
   const Bench bench;
   const auto number = [](double value) { return std::to_string(value); };
   const double clock = clock_rate(bench);
-  report("clock", [&] { return number(clock); });  // cycles a second
+  report("clock", [&] { return number(clock); });  // cycles per second
   report("launch_cycles", [&] { return number(launch_to_launch(bench) * clock); });
   report("product_cycles", [&] {
     return object({{"half", product_time<Bfloat16, 4>(bench, 16)},
                    {"tf32", product_time<Tf32, 4>(bench, 16)}});
   });
   report("product_latency", [&] {
-    return object({{"half", product_time<Bfloat16, 1>(bench, 1)},
-                   {"tf32", product_time<Tf32, 1>(bench, 1)}});
+    return object(
+        {{"half", product_time<Bfloat16, 1>(bench, 1)}, {"tf32", product_time<Tf32, 1>(bench, 1)}});
   });
   report("reduction", [&] {
     return number(bench.median_of([&] {
@@ -181,7 +181,7 @@ void measure_all() {
   report("stream_bandwidth", [&] { return number(from_l2(bench, 64 << 10)); });
   report("grid_bandwidth", [&] { return number(from_l2(bench, 0)); });
   report("grid_exchange", [&] {
-    // Between the first and others near and far, by which its parts of L2 differ.
+    // Between the first multiprocessor and others, whose distances to the partitions of L2 differ.
     Values pairs;
     std::vector<double> cycles;
     for (int i = 1; i <= 8; ++i) {
@@ -192,7 +192,7 @@ void measure_all() {
     pairs.emplace(pairs.begin(), "median", median(cycles));
     return object(pairs);
   });
-  if (bench.device.major < 9) return;  // nor is what follows used there
+  if (bench.device.major < 9) return;  // the plan uses the remaining constants from 9.0 on
   report("block_exchange", [&] {
     return number(bench.median_of([&] {
       launch(block_exchange, {dim3(1), 2 * WARP, 1, ALONE}, bench.stream, bench.cycles, TURNS);
@@ -203,9 +203,8 @@ void measure_all() {
       launch(cluster_exchange, {dim3(2), WARP, 2, ALONE}, bench.stream, bench.cycles, TURNS);
     }) / (2 * TURNS));
   });
-  report("cluster_bandwidth", [&] {
-    return object({{"8", all_to_all(bench, 8)}, {"16", all_to_all(bench, 16)}});
-  });
+  report("cluster_bandwidth",
+         [&] { return object({{"8", all_to_all(bench, 8)}, {"16", all_to_all(bench, 16)}}); });
 }
 
 }  // namespace

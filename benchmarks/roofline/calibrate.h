@@ -1,4 +1,4 @@
-// The kernels of calibrate.cu: each does one thing `turns` times, and says how many cycles it took.
+// The kernels of calibrate.cu. Each repeats one operation `turns` times, and reports the cycles.
 #pragma once
 
 #include "cuda/mma_traits.h"
@@ -12,7 +12,7 @@ constexpr uint32_t SENTINEL = 0xFFFFFFFF;
 
 __device__ int64_t now() { return clock64(); }
 
-// Two warps of a block hand each other a state, by a store and a barrier; it has two buffers.
+// Two warps of a block exchange a state by a store and a barrier, with two buffers.
 KERNEL(2 * WARP) block_exchange(int64_t* cycles, int turns) {
   DYNAMIC_SHARED(memory);
   auto* state = reinterpret_cast<uint32_t*>(memory);
@@ -28,7 +28,7 @@ KERNEL(2 * WARP) block_exchange(int64_t* cycles, int turns) {
   if (threadIdx.x == 0) *cycles = now() - start + (value == SENTINEL);
 }
 
-// Two blocks of a cluster do so by st.async; the mbarrier counts the bytes.
+// Two blocks of a cluster exchange a state by st.async, and an mbarrier counts the bytes.
 KERNEL(WARP) cluster_exchange(int64_t* cycles, int turns) {
 #if __CUDA_ARCH__ >= 900
   DYNAMIC_SHARED(memory);
@@ -50,16 +50,16 @@ KERNEL(WARP) cluster_exchange(int64_t* cycles, int turns) {
   for (int turn = 0; turn < turns; ++turn) {
     ptx::mbarrier_wait(mine, turn & 1);
     if (rank == 1 || turn + 1 < turns) send(turn);
-    // After the answer, which needs not wait for it: without this arrival no phase ends.
+    // A phase needs this arrival to end. It follows the answer, which does not depend on it.
     if (threadIdx.x == 0) ptx::mbarrier_arrive_expect_tx(mine, bytes);
   }
   if (threadIdx.x == 0 && rank == 0) *cycles = now() - start;
-  ptx::barrier_cluster();  // nobody leaves while something may be on its way to it
+  ptx::barrier_cluster();  // a block must not exit while a store to it may be in flight
 #endif
 }
 
-// Every block of a cluster, of a power of two, sends `bytes` to each of them, and has as much from
-// each before it goes on.
+// Every block of a cluster sends `bytes` to each block, and waits for as many from each, in every
+// turn. The number of blocks is a power of two.
 KERNEL(256) cluster_bandwidth(int64_t* cycles, int turns, int blocks, int bytes) {
 #if __CUDA_ARCH__ >= 900
   DYNAMIC_SHARED(memory);
@@ -93,8 +93,8 @@ KERNEL(256) cluster_bandwidth(int64_t* cycles, int turns, int blocks, int bytes)
 #endif
 }
 
-// Two multiprocessors hand a state to each other through L2: who waits for it polls the very words
-// that it will be, which hold a sentinel until then. Each message has a place of its own.
+// Two multiprocessors exchange a state through L2. The receiver polls the words of the state, which
+// hold a sentinel until the state arrives. Each message has its own location.
 KERNEL(WARP) grid_exchange(int64_t* cycles, unsigned char* places, int turns, int partner) {
   if (blockIdx.x != 0 && blockIdx.x != partner) return;
   const int64_t start = now();
@@ -118,9 +118,10 @@ KERNEL(WARP) grid_exchange(int64_t* cycles, unsigned char* places, int turns, in
   if (blockIdx.x == 0 && threadIdx.x == 0) *cycles = now() - start;
 }
 
-// Every block reads `bytes` again and again past the first-level cache: its own, or all the same.
-KERNEL(512) read_l2(int64_t* cycles, const unsigned char* from, int64_t stride, int bytes,
-                    int turns, uint32_t* sink) {
+// Every block reads `bytes` repeatedly, past the L1 cache: its own, or the same for all blocks.
+KERNEL(512)
+read_l2(int64_t* cycles, const unsigned char* from, int64_t stride, int bytes, int turns,
+        uint32_t* sink) {
   from += blockIdx.x * stride;
   uint32_t all = 0;
   const int64_t start = now();
@@ -137,11 +138,12 @@ KERNEL(512) read_l2(int64_t* cycles, const unsigned char* from, int64_t stride, 
   sink[blockIdx.x * blockDim.x + threadIdx.x] = all;
 }
 
-// Products of W_hh in registers with a tile of 8 rows, into sums that need not wait for each other.
+// Multiplies W_hh, in registers, by a tile of 8 rows, into CHAINS independent sums.
 constexpr int FRAGMENTS = 16;
 template <class E, int CHAINS>
-KERNEL(16 * WARP) products(int64_t* cycles, int turns, const unsigned char* memory, float* sink) {
-  // Read, so that each has registers of its own, as W_hh has.
+KERNEL(16 * WARP)
+products(int64_t* cycles, int turns, const unsigned char* memory, float* sink) {
+  // Loaded from memory, so that each fragment has its own registers, as W_hh has.
   uint32_t w[FRAGMENTS][4];
   for (int k = 0; k < FRAGMENTS; ++k) {
     const uint4 words = ptx::ld_relaxed(memory + (k * blockDim.x + threadIdx.x) * sizeof(uint4));
@@ -163,7 +165,7 @@ KERNEL(16 * WARP) products(int64_t* cycles, int turns, const unsigned char* memo
   sink[threadIdx.x] = all;
 }
 
-// A barrier of 8 warps and a turn through shared memory, as where the parts of a sum are added.
+// A barrier of 8 warps and a round trip through shared memory, as in a sum over splits.
 KERNEL(8 * WARP) reduction(int64_t* cycles, int turns, float* sink) {
   DYNAMIC_SHARED(memory);
   float part = threadIdx.x;
@@ -182,13 +184,12 @@ KERNEL(8 * WARP) reduction(int64_t* cycles, int turns, float* sink) {
 
 KERNEL(256) nothing() {}
 
-// Runs for so many cycles, and says how many nanoseconds they took.
+// Runs for `cycles` cycles, and reports the nanoseconds that they took.
 KERNEL(1) spin(int64_t* nanoseconds, int64_t cycles) {
   int64_t before, after;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(before));
   const int64_t start = now();
-  while (now() - start < cycles) {
-  }
+  while (now() - start < cycles) {}
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(after));
   *nanoseconds = after - before;
 }

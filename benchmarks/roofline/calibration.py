@@ -1,4 +1,4 @@
-"""The output of a calibration program: one line of JSON for each constant."""
+"""Parse the output of a calibration program, which prints a line of JSON for each constant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def parse(output: str) -> dict[str, Any]:
-    """The constants that were measured, by name, and the errors; other lines are ignored."""
+    """Return the measured constants by name, and the errors. Other lines are ignored."""
     measured, errors = {}, []
     for line in output.splitlines():
         with suppress(json.JSONDecodeError, KeyError, TypeError):

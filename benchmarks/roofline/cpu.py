@@ -24,7 +24,7 @@ from .calibration import parse
 SOURCE = Path(__file__).parent / "calibrate.cpp"
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-pthread")
 
-#: Constants of which the smaller is the better.
+#: Constants for which a smaller value is better.
 LOWER_IS_BETTER = ("multiply_add_latency", "store_load_latency", "hand_off", "call")
 
 #: Time limits of the compiler and of the program, in seconds.
@@ -48,23 +48,23 @@ DERIVATIVE_OPS = 2
 
 @dataclass(frozen=True)
 class Cpu:
-    """The rates of a CPU, in FLOPs, bytes and seconds; see calibrate.cpp."""
+    """The peak rates of a CPU, in FLOPs, bytes and seconds, as calibrate.cpp measures them."""
 
     threads: int
     register_bytes: int
-    flops_per_thread: float  #: a second
-    flops_total: float  #: a second, of all threads
-    gemm: dict[str, float]  #: FLOPs a second of torch's matrix products, by mode
+    flops_per_thread: float  #: per second
+    flops_total: float  #: per second, of all threads
+    gemm: dict[str, float]  #: FLOPs per second of torch's matrix products, by mode
     fma_latency: float  #: of a fused multiply-add
     store_load_latency: float
     bandwidth_per_thread: dict[int, float]  #: by the bytes of the working set
     bandwidth_total: dict[int, float]
     hand_off: float  #: from one thread to another
-    call_overheads: dict[str, float]  #: of a call of torch that computes next to nothing, by step
+    call_overheads: dict[str, float]  #: of a call of torch that computes next to nothing, by pass
 
     @classmethod
     def from_calibration(cls, measured: dict[str, Any]) -> Cpu:
-        """The rates that `calibrate` measured.
+        """Make it of the constants that `calibrate` measured.
 
         Raises:
             KeyError: a constant is missing.
@@ -87,11 +87,11 @@ class Cpu:
         )
 
     def peak_flops(self, mode: str) -> float:
-        """The rate of torch's products counts too: half precision may have units of its own."""
+        """FLOPs per second; torch's rate counts too, as half precision may have its own units."""
         return max(self.flops_total, self.gemm.get(mode, 0.0))
 
     def bandwidth(self, size: float) -> float:
-        """Each thread works on an equal share of the data."""
+        """Bytes per second, if each thread works on an equal share of the data."""
         return _rate(self.bandwidth_total, size / self.threads)
 
     def call_overhead(self, step: str) -> float:
@@ -100,11 +100,11 @@ class Cpu:
     def step_time(
         self, batch: int, groups: int, hidden: int, mode: str, activation: str, direction: str
     ) -> float:
-        """The minimum over the number of threads that share the columns of one product.
+        """Seconds of the shortest step: the minimum over the number of threads for each product.
 
         A thread loads its share of W_hh from a cache in every step, unless the share fits in
-        registers. A step's state must be accumulated, activated, stored and loaded again before the
-        next step can use it.
+        registers. The state must be accumulated, activated, stored and loaded again before the next
+        step can use it.
         """
         after_sum = ACTIVATION_OPS[activation] if direction == "forward" else DERIVATIVE_OPS
         chain = self.store_load_latency + (1 + after_sum) * self.fma_latency
@@ -123,17 +123,17 @@ class Cpu:
 
 
 def _rate(rates: dict[int, float], size: float) -> float:
-    """The best rate at the next smaller size that was measured, and at all larger sizes.
+    """The highest rate measured at the next smaller size or at any larger one.
 
-    More data is never faster: a higher rate at a larger size shows that the machine was busy when
-    the smaller one was measured.
+    More data is never faster. A higher rate at a larger size shows that the machine was busy while
+    the smaller size was measured.
     """
     first = max((measured for measured in rates if measured <= size), default=min(rates))
     return max(rate for measured, rate in rates.items() if measured >= first)
 
 
 def calibrate(threads: int) -> dict[str, Any]:
-    """All constants that could be measured, and the errors."""
+    """Measure all constants, and return them with the errors of those that failed."""
     compiler = shutil.which("c++")
     if compiler is None:
         return {"measured": {}, "errors": ["c++ is not installed"]}
@@ -156,7 +156,7 @@ def calibrate(threads: int) -> dict[str, Any]:
 
 
 def best_of(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """The better value of every constant in two calibrations: load on the machine is no limit."""
+    """Combine two calibrations: the better value of each constant. The other shows load."""
 
     def best(name: str, a: Any, b: Any) -> Any:
         if isinstance(a, dict):
@@ -171,7 +171,7 @@ def best_of(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def _call_overhead(step: str) -> float:
-    """Seconds of an operation on one number, called as a step of a layer is."""
+    """Measure the seconds of an operation on one number, called in the way of a layer."""
     call = make_call(step, torch.neg, [])
     inputs = Inputs(torch.zeros(1, requires_grad=step != "inference"), torch.ones(1))
     best = float("inf")
@@ -184,7 +184,7 @@ def _call_overhead(step: str) -> float:
 
 
 def _gemm_rate(mode: str) -> float:
-    """FLOPs a second of the fastest of torch's square matrix products."""
+    """Measure the FLOPs per second of the fastest of torch's square matrix products."""
     best = 0.0
     for size in GEMM_SIZES:
         a, b = (torch.rand(size, size).to(MODES[mode].dtype) for _ in range(2))
@@ -201,7 +201,7 @@ def _gemm_rate(mode: str) -> float:
 
 
 def machine(found: dict[str, Any]) -> Cpu | None:
-    """The rates of a calibration, or None if it is incomplete."""
+    """Return the rates of a calibration, or None if it is incomplete."""
     try:
         return Cpu.from_calibration(found["measured"])
     except KeyError:

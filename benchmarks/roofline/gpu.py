@@ -1,7 +1,7 @@
-"""The peak rates of a GPU: those of its data sheet, or the measured ones where there are any.
+"""The peak rates of a GPU: measured where possible, or else from its data sheet.
 
 A step of the recurrence takes at least the exchange of the state, the products that depend on it,
-and the activation. The bound is the minimum over the number of programs that share W_hh.
+and the activation. Its lower bound is the minimum over the number of programs that share W_hh.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..precision import MODES
 #: Numbers of programs that may share a group's W_hh, in a cluster and across the device.
 CLUSTER_SIZES, GRID_SIZES = (2, 4, 8, 16), (32, 64, 128)
 
-#: Bytes of W_hh that a multiprocessor's tensor cores multiply by 8 batch rows in one product; and
-#: bytes that its float32 units multiply by one row in a cycle.
+#: Bytes of W_hh that the tensor cores of a multiprocessor multiply by 8 batch rows in one product,
+#: and bytes that its float32 units multiply by one row in a cycle.
 PRODUCT_BYTES, FLOAT32_BYTES = 512, 512
 
 #: Cycles of the activation and the store.
@@ -26,11 +26,11 @@ EPILOGUE = 110
 
 @dataclass(frozen=True)
 class Gpu:
-    """The rates of a GPU, with the names of csrc/cuda/plan.cpp, in cycles and bytes a cycle."""
+    """The rates of a GPU, in cycles and bytes per cycle, with the names of csrc/cuda/plan.cpp."""
 
-    memory_bandwidth: float  #: bytes a second
-    rates: Mapping[str, float]  #: FLOPs a second, by the mode's products
-    clock: float  #: cycles a second
+    memory_bandwidth: float  #: bytes per second
+    rates: Mapping[str, float]  #: FLOPs per second, by the mode's products
+    clock: float  #: cycles per second
     processors: int
     shared: int  #: bytes of shared memory that a program may use
     block_exchange: float = 100  #: cycles from a program's state to its own next step
@@ -47,18 +47,18 @@ class Gpu:
         return self.rates[MODES[mode].products]
 
     def bandwidth(self, size: float) -> float:
-        """The same for every size, because L2 is flushed before a kernel is timed."""
+        """Bytes per second; equal for all sizes, because L2 is flushed before each kernel."""
         return self.memory_bandwidth
 
     def call_overhead(self, step: str) -> float:
-        """The time from one launch to the next."""
+        """Seconds from one launch to the next."""
         return self.launch_cycles / self.clock
 
     def step_time(
         self, batch: int, groups: int, hidden: int, mode: str, activation: str, direction: str
     ) -> float:
-        """The minimum over the number of programs that share a group's W_hh, and over launches."""
-        best = self.launch_cycles  # a launch a step needs no exchange
+        """Seconds of the shortest step: the minimum over the number of programs that share W_hh."""
+        best = self.launch_cycles  # one launch per step needs no exchange
         exchanges = {
             1: (self.block_exchange, float("inf")),
             **dict.fromkeys(CLUSTER_SIZES, (self.cluster_exchange, self.cluster_bandwidth)),
@@ -81,13 +81,13 @@ class Gpu:
         return min(3 * matrix, share / FLOAT32_BYTES * rows) if strict else matrix
 
     def calibrated(self, found: Mapping[str, Any]) -> Gpu:
-        """These rates, with those that `gpu_calibration` measured in place of the assumed ones."""
+        """Return these rates with the assumed ones replaced by those that were measured."""
         new: dict[str, Any] = {}
         for name, value in found.items():
             if name == "rates":
                 new[name] = {**self.rates, **value}
             elif name in ("product_cycles", "cluster_bandwidth", "grid_exchange"):
-                # The best of several measurements: a bound is what is possible.
+                # The best of several measurements, because a lower bound must be possible.
                 best = max if name == "cluster_bandwidth" else min
                 new[name] = best(value.values()) if isinstance(value, Mapping) else value
             elif hasattr(self, name):
@@ -95,10 +95,10 @@ class Gpu:
         return replace(self, **new, measured=tuple(new))
 
 
-#: Strict float32 may be three tf32 products, which is faster than the float32 units are (67e12).
+#: Strict float32 may use three tf32 products, which are faster than the float32 units (67e12).
 _HOPPER = {"half": 989e12, "tf32": 495e12, "float32": 165e12}
 
-#: From the data sheets, by a part of the device's name. The H100 PCIe and NVL have other rates.
+#: From the data sheets, by a part of the device name. The H100 PCIe and NVL have other rates.
 GPUS = {
     "H200": Gpu(4.8e12, _HOPPER, 1.755e9, 132, 232448),
     "H100 80GB HBM3": Gpu(3.35e12, _HOPPER, 1.755e9, 132, 232448),
@@ -106,7 +106,7 @@ GPUS = {
 
 
 def best_of(name: str, calibrations: Iterable[Mapping[str, Any]]) -> Gpu | None:
-    """The best rates that any calibration of a device measured."""
+    """Return the best rates that any calibration of a device measured."""
     rates = machine(name)
     if rates is None:
         return None
@@ -124,5 +124,5 @@ def best_of(name: str, calibrations: Iterable[Mapping[str, Any]]) -> Gpu | None:
 
 
 def machine(name: str) -> Gpu | None:
-    """The rates of a device by its name in torch, or None if they are unknown."""
+    """Return the rates of a device by its name in torch, or None if they are unknown."""
     return next((rates for part, rates in GPUS.items() if part in name), None)

@@ -1,9 +1,10 @@
 """The rates of a GPU, measured for the plan's cost model and for the roofline bounds.
 
 calibrate.cu measures the constants of csrc/cuda/plan.cpp, under the same names. `python -m
-benchmarks.roofline.gpu_calibration` measures the rest with torch: memory bandwidth, the rates of
-matrix products, and cuDNN's time a step at H = 128 and 256, where it keeps the weights in registers
-and is hardest to beat. The time of 2T steps less the time of T steps is that of T steps alone.
+benchmarks.roofline.gpu_calibration` measures the others with torch: memory bandwidth, the rates of
+matrix products, and cuDNN's time per step at H = 128 and 256, where it keeps the weights in
+registers and is hardest to beat. The difference between the times of 2T and T steps is the time of
+T steps without the overhead of the call.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ HIDDEN, CUDNN_MODES, BATCH, STEPS = (128, 256), ("tf32", "bfloat16", "float16"),
 
 
 def architecture(capability: tuple[int, int]) -> str:
-    """An entry of TORCH_CUDA_ARCH_LIST, with the features of that architecture alone."""
+    """An entry of TORCH_CUDA_ARCH_LIST, with architecture-specific features from 9.0 on."""
     major, minor = capability
     return f"{major}.{minor}" + ("a" if major >= 9 else "")
 
 
 def nvcc() -> str | None:
-    """The path of nvcc: on PATH, or where CUDA's installer puts it."""
+    """The path of nvcc, from PATH or the default folder of CUDA's installer, or None."""
     return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
 
@@ -50,10 +51,15 @@ def compile_command(compiler: str, arch: str, program: Path) -> list[str]:
 
 
 def calibrate(arch: str, deadline: float) -> dict[str, Any]:
-    """All measurements that the time allows."""
+    """Make all measurements that the time allows.
+
+    Args:
+        arch: an `architecture`.
+        deadline: the end of the time, as of `time.time()`.
+    """
     found: dict[str, Any] = {
-        "meaning": "cycles, bytes a cycle and multiprocessor, and clock in cycles a second; "
-        "`measured` is to replace what plan.cpp has under these names, `assumed`",
+        "meaning": "cycles; bytes per cycle and multiprocessor; clock in cycles per second. "
+        "`assumed` has the constants of plan.cpp, which `measured` is meant to replace",
         "assumed": assumed(MODEL.read_text()),
         "measured": {},
         "errors": [],
@@ -95,7 +101,7 @@ def assumed(model: str) -> dict[str, float]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """A line for every constant: the measured value, and the one in plan.cpp."""
+    """A line for each constant: the measured value, and the one in plan.cpp."""
     lines = [f"{'calibration':24}{'measured':>12}{'assumed':>12}"]
     for name, value in found["measured"].items():
         values = value if isinstance(value, dict) else {"": value}
@@ -104,7 +110,7 @@ def table(found: dict[str, Any]) -> str:
             label = f"{name} {kind}".strip()
             lines.append(f"{label:24}{one:12.4g}" + (f"{was:12.4g}" if was is not None else ""))
     for name, value in found.get("cudnn_us_a_step", {}).items():
-        lines.append(f"cuDNN {name:36} {value:.3f} us a step")
+        lines.append(f"cuDNN {name:36} {value:.3f} us per step")
     return "\n".join([*lines, *(f"ERROR {error}" for error in found["errors"])])
 
 
@@ -119,7 +125,7 @@ def main() -> None:
 
 
 def memory_bandwidth() -> float:
-    """Bytes a second of a copy, read and written."""
+    """Measure the bytes per second that a copy reads and writes."""
     import torch
 
     from ..timing import device_times
@@ -130,7 +136,7 @@ def memory_bandwidth() -> float:
 
 
 def rates() -> dict[str, float]:
-    """FLOPs a second of a large matrix product, by its precision."""
+    """Measure the FLOPs per second of a large matrix product, by precision."""
     import torch
 
     from ..precision import MODES, precision
@@ -142,13 +148,13 @@ def rates() -> dict[str, float]:
             a = torch.empty(size, size, dtype=mode.dtype, device="cuda").uniform_(-1, 1)
             seconds = 1e-3 * device_times(lambda a=a: a @ a).best
             found[MODES[mode_name].products] = 2 * size**3 / seconds
-    # Strict float32 may be three tf32 products.
+    # Strict float32 may use three tf32 products.
     found["float32"] = max(found["float32"], found["tf32"] / 3)
     return found
 
 
 def cudnn() -> dict[str, float]:
-    """Microseconds a step of nn.RNN on cuDNN."""
+    """Measure the microseconds per step of nn.RNN on cuDNN."""
     import torch
     from torch import nn
 

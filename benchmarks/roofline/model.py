@@ -1,12 +1,12 @@
 """Four lower bounds on the time of a case; the largest of them is its roofline bound.
 
-- arithmetic: the FLOPs of the matrix products, at the machine's peak rate;
+- arithmetic: the FLOPs of the matrix products, at the peak rate of the machine;
 - bytes: the data that must be read and written at least once, at the memory bandwidth;
-- steps: every step needs the whole state of the step before it, so T steps take at least T times
-  the shortest possible step;
-- call: the overhead of a call of torch, and of its backward, that computes next to nothing.
+- steps: every step needs the whole state of the previous one, so T steps take at least T times the
+  shortest possible step;
+- call: the overhead of a call of torch that computes next to nothing, and of its backward.
 
-No kernel can beat any of the four bounds. To reach all of them at once may be impossible.
+No kernel can be faster than any of the four. It may be impossible to reach all of them at once.
 
 The rates of a machine are measured: see cpu.py and gpu.py.
 """
@@ -19,7 +19,7 @@ from ..precision import MODES
 from ..shapes import Case, Shape
 from ..workload import row_lengths
 
-#: The passes over time that a step of a case consists of.
+#: The passes over time of each kind of call.
 PASSES = {
     "inference": ("forward",),
     "forward": ("forward",),
@@ -32,13 +32,13 @@ class Machine(Protocol):
     """The peak rates of a machine."""
 
     def peak_flops(self, mode: str) -> float:
-        """FLOPs a second in one of `precision.MODES`."""
+        """FLOPs per second in one of `precision.MODES`."""
 
     def bandwidth(self, size: float) -> float:
-        """Bytes a second, for a working set of so many bytes."""
+        """Bytes per second for a working set of `size` bytes."""
 
     def call_overhead(self, step: str) -> float:
-        """Seconds of a call of torch that computes next to nothing: one of `shapes.STEPS`."""
+        """Seconds of a call of torch that computes next to nothing; `step` is one of `STEPS`."""
 
     def step_time(
         self, batch: int, groups: int, hidden: int, mode: str, activation: str, direction: str
@@ -56,12 +56,12 @@ class Bounds(NamedTuple):
 
     @property
     def largest(self) -> float:
-        """The roofline bound."""
+        """The lower bound of the roofline model."""
         return max(self)
 
 
 def bounds(case: Case, machine: Machine) -> Bounds:
-    """The lower bounds on the time of a case."""
+    """Compute the lower bounds on the time of a case."""
     shape, mode = case.shape, case.mode
     moved = bytes_moved(case)
     sizes = shape.B, shape.directions * shape.groups, shape.H, mode, shape.activation
@@ -75,12 +75,12 @@ def bounds(case: Case, machine: Machine) -> Bounds:
 
 
 def num_rows(shape: Shape) -> int:
-    """The number of pairs of a step and a batch row; padding does not count."""
+    """Count the pairs of a step and a batch row, without padding."""
     return int(row_lengths(shape.T, shape.B).sum()) if shape.packed else shape.T * shape.B
 
 
 def flops(case: Case) -> float:
-    """The FLOPs of all matrix products."""
+    """Count the FLOPs of all matrix products."""
     shape = case.shape
     width = shape.directions * shape.groups * shape.H  # of the output
     weights = shape.layers * width * shape.H
@@ -92,10 +92,10 @@ def flops(case: Case) -> float:
 
 
 def bytes_moved(case: Case) -> float:
-    """The bytes that a call must read and write, once for each use that is far from the last one.
+    """Count the bytes that a call must read and write.
 
-    Between two layers of an inference, and between the input's product and the recurrence, data may
-    stay in the caches. Data that is saved for the backward pass may not.
+    Data may stay in the caches between two layers of an inference, and between the input projection
+    and the recurrence. Data that is saved for the backward pass is counted again.
     """
     shape, itemsize = case.shape, MODES[case.mode].dtype.itemsize
     output = shape.directions * shape.groups * shape.H
@@ -111,7 +111,7 @@ def bytes_moved(case: Case) -> float:
 
 
 def results_mib(case: Case) -> float:
-    """MiB of the results of a call: the output, and in training the gradient of the input."""
+    """Compute the MiB of a call's results: the output, and in training the input's gradient."""
     shape, itemsize = case.shape, MODES[case.mode].dtype.itemsize
     output = shape.directions * shape.groups * shape.H
     columns = output

@@ -17,7 +17,7 @@ LEFT = {(512, 64, 256, "float16", "training")}
 @pytest.fixture(scope="module")
 def beside() -> list[gpu.Line]:
     every = [records.read(p) for p in records.paths()["nvidia-h200"] if p.stem.endswith("gpu")]
-    return gpu._beside_nn_rnn(gpu.combined(every)["rows"])
+    return gpu.compared_to_nn_rnn(gpu.combined(every)["rows"])
 
 
 def takes_cudnn(one: gpu.Line) -> bool:

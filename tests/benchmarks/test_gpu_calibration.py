@@ -1,4 +1,4 @@
-"""The calibration of a GPU, tested without one: the compiled code, and the parsing."""
+"""The calibration of a GPU, tested without one: its compiled code and the parsing of its output."""
 
 import re
 import subprocess
@@ -12,13 +12,13 @@ from benchmarks.roofline import calibration, gpu_calibration
 @pytest.mark.parametrize(
     ("capability", "arch"), [((8, 0), "8.0"), ((9, 0), "9.0a"), ((10, 0), "10.0a")]
 )
-def test_the_architecture_of_one_gpu(capability: tuple[int, int], arch: str) -> None:
+def test_architecture(capability: tuple[int, int], arch: str) -> None:
     assert gpu_calibration.architecture(capability) == arch
 
 
-def test_a_calibration_is_read_as_far_as_it_got() -> None:
+def test_incomplete_output_is_parsed() -> None:
     output = (
-        'cudart says something\n{"name": "block_exchange", "value": 81.5}\n'
+        'a line of cudart\n{"name": "block_exchange", "value": 81.5}\n'
         '{"name": "product_cycles", "value": {"half": 1.0, "tf32": 2.0}}\n'
         '{"name": "grid_exchange", "error": "too many blocks"}\n{"name": "clus'
     )
@@ -31,8 +31,8 @@ def test_a_calibration_is_read_as_far_as_it_got() -> None:
     assert "too many blocks" in table
 
 
-def test_what_is_calibrated_is_what_the_plan_assumes() -> None:
-    """Every name that calibrate.cu reports is a constant of the model, but the clock's."""
+def test_calibrated_constants_are_those_of_the_plan() -> None:
+    """Every name that calibrate.cu reports is a constant of the cost model, except the clock."""
     names = re.findall(r'report\("(\w+)"', gpu_calibration.SOURCE.read_text())
     assumed = gpu_calibration.assumed(gpu_calibration.MODEL.read_text())
     assert len(names) == 11
@@ -40,7 +40,7 @@ def test_what_is_calibrated_is_what_the_plan_assumes() -> None:
     assert all(value > 0 for value in assumed.values())
 
 
-#: What the loops of calibrate.cu must consist of, by the kernel's name and what it is made for.
+#: The instructions that the loops of calibrate.cu must contain, by the name of the kernel.
 LOOPS = {
     "block_exchange": ("STS", "BAR.SYNC", "LDS"),
     "cluster_exchange": ("STAS", "SYNCS.ARRIVE", "SYNCS.PHASECHK"),
@@ -54,7 +54,7 @@ LOOPS = {
 }
 
 
-def test_the_compiler_leaves_of_calibrate_what_is_measured(tmp_path: Path) -> None:
+def test_compiled_loops_contain_the_measured_instructions(tmp_path: Path) -> None:
     compiler = gpu_calibration.nvcc()
     if compiler is None:
         pytest.skip("needs nvcc")
@@ -67,7 +67,7 @@ def test_the_compiler_leaves_of_calibrate_what_is_measured(tmp_path: Path) -> No
     kernels = cuobjdump("-sass", cubin).split("Function : ")[1:]
     for name, expected in LOOPS.items():
         (code,) = (kernel for kernel in kernels if re.match(rf"\S*{name}", kernel))
-        # Between the two readings of the clock.
+        # The code between the two reads of the clock.
         timed = code[code.index("SR_CLOCKLO") : code.rindex("SR_CLOCKLO")]
         for instruction in set(expected):
             assert timed.count(f" {instruction}") >= expected.count(instruction), name

@@ -1,4 +1,4 @@
-"""Records, and what is read out of them."""
+"""Records, their comparison, and the tables for the terminal."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from benchmarks.timing import Times
 from .factories import CASE, H200, found, record
 
 
-def test_a_row_holds_the_case_the_times_and_the_floor() -> None:
+def test_row_holds_the_case_its_times_and_its_bounds() -> None:
     row = records.row(found(), H200)
     assert records.case(row) == CASE
     theirs = row["times"]["nn.RNN"]
@@ -25,12 +25,12 @@ def test_a_row_holds_the_case_the_times_and_the_floor() -> None:
     assert json.loads(json.dumps(row)) == row
 
 
-def test_numbers_are_kept_to_four_digits() -> None:
+def test_numbers_have_four_digits() -> None:
     row = records.row(CaseResult(CASE, times={"fastrnn": Times((1.234567, 1.234567))}))
     assert row["times"]["fastrnn"]["ms"] == [1.235] * 4
 
 
-def test_what_has_no_time_says_why() -> None:
+def test_case_without_a_time_has_a_reason() -> None:
     row = records.row(CaseResult(CASE, wrong={"fastrnn": "far off"}, too_long={"nn.RNN": 12.3456}))
     assert row["wrong"] == {"fastrnn": "far off"}
     assert row["too_long_s"] == {"nn.RNN": 12.35}
@@ -38,11 +38,11 @@ def test_what_has_no_time_says_why() -> None:
     (_, _, *text) = tables.summary([row])
     assert text == [
         "WRONG fastrnn, (100, 8, 64, 64) float32 inference: far off",
-        "too long to repeat: nn.RNN, (100, 8, 64, 64) float32 inference: 12 s a call",
+        "too slow to repeat: nn.RNN, (100, 8, 64, 64) float32 inference: 12 s per call",
     ]
 
 
-def test_a_record_is_filed_by_machine_and_time_and_never_overwritten(tmp_path: Path) -> None:
+def test_record_path_and_no_overwriting(tmp_path: Path) -> None:
     made = record(records.row(found()), records.row(found(2.0)))
     path = records.write(made, tmp_path)
     assert path == tmp_path / "some-x-1-avx2-2-threads" / "2030-01-02t03-04-abc1234-full.json"
@@ -51,7 +51,7 @@ def test_a_record_is_filed_by_machine_and_time_and_never_overwritten(tmp_path: P
     assert head[-1] == ' "rows": ['
     assert [json.loads(line.rstrip(",")) for line in (first, second)] == made["rows"]
     assert end == "]}"
-    with pytest.raises(FileExistsError, match="is this record"):
+    with pytest.raises(FileExistsError, match="already holds this record"):
         records.write(made, tmp_path)
     other = records.write(record(records.row(found())), tmp_path)
     assert other == path.with_stem(f"{path.stem}-2")
@@ -62,16 +62,16 @@ def test_a_record_is_filed_by_machine_and_time_and_never_overwritten(tmp_path: P
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("{", "holds no record"),
-        ("[]", "this is no record of benchmarks"),
-        ('{"format": 3, "environment": {}}', "this is no record of benchmarks"),
+        ("{", "is not a record"),
+        ("[]", "this is not a record of benchmarks"),
+        ('{"format": 3, "environment": {}}', "this is not a record of benchmarks"),
         (
             '{"format": 9, "machine": {}, "selection": {}, "rows": []}',
-            "format 9 is not the 1 known",
+            "format 9 is not supported, only 1",
         ),
     ],
 )
-def test_what_is_no_record_is_refused(
+def test_files_that_are_not_records_are_rejected(
     text: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "file.json"
@@ -84,7 +84,7 @@ def test_what_is_no_record_is_refused(
 
 
 def test_changes_are_relative_to_nn_rnn_of_the_same_run() -> None:
-    """The second machine was half as fast as the first, for both; then ours alone is slower."""
+    """Ours and nn.RNN take twice as long: no change. Then only ours takes longer."""
     old = record(records.row(found(1.0, 4.0)))
     (change,) = records.compare(old, record(records.row(found(2.0, 8.0))))
     assert change.factor == 1
@@ -95,7 +95,7 @@ def test_changes_are_relative_to_nn_rnn_of_the_same_run() -> None:
     assert not change.is_certain  # a turn took three times as long
 
 
-def test_a_regression_is_named_and_tells_by_its_status(
+def test_compare_prints_regressions_and_returns_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def steady(ours: float, mib: float, minute: int) -> Path:
@@ -120,7 +120,7 @@ def test_a_regression_is_named_and_tells_by_its_status(
     assert "the most gained:\n   0.90" in said
 
 
-def test_nothing_in_common_is_no_comparison(
+def test_compare_without_common_cases_returns_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = Case("overview", "layer", Shape(1, 2, 3, 4), "float32", "inference")
@@ -132,7 +132,7 @@ def test_nothing_in_common_is_no_comparison(
     assert "no case in common" in capsys.readouterr().err
 
 
-def test_the_best_baseline_is_the_fastest() -> None:
+def test_best_baseline_is_the_fastest() -> None:
     times = {"fastrnn": 2.0, "fastrnn.reference": 9.0, "nn.RNN": 3.0, "eager loop": 1.0}
     row = records.row(
         CaseResult(CASE, times={name: Times((ms,)) for name, ms in times.items()}), H200
@@ -144,7 +144,7 @@ def test_the_best_baseline_is_the_fastest() -> None:
     assert line.over("nn.RNN") == 1.5
     assert line.is_losing
     assert line.over_bound == pytest.approx(2 / max(row["floor"].values()))
-    # On a GPU there may be no provider of that name: the fastest of ours stands for us.
+    # Without a provider of that name, as on a GPU, the fastest of ours counts.
     del times["fastrnn"]
     times["fastrnn.cuda"] = 0.5
     row = records.row(CaseResult(CASE, times={name: Times((ms,)) for name, ms in times.items()}))
@@ -154,7 +154,7 @@ def test_the_best_baseline_is_the_fastest() -> None:
     assert tables.line(records.row(CaseResult(CASE, times={"nn.RNN": Times((1.0,))}))) is None
 
 
-def test_the_records_of_this_tree_can_be_read() -> None:
+def test_all_records_can_be_read() -> None:
     for paths in records.paths().values():
         for path in paths:
             rows = records.read(path)["rows"]
@@ -163,7 +163,7 @@ def test_the_records_of_this_tree_can_be_read() -> None:
                 assert records.case(row).shape.T >= 1
 
 
-def test_the_commands_have_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_have_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         commands.main(["--help"])
     assert end.value.code == 0

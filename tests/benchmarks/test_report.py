@@ -1,4 +1,4 @@
-"""The pages made of records, and their figures."""
+"""The pages and figures that are made from records."""
 
 import copy
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.report import figures, gpu, pages, records, tables
+from benchmarks.report import figures, gpu, pages, readme, records, tables
 from benchmarks.report.markdown import replace
 from benchmarks.roofline import gpu as gpu_roofline
 from benchmarks.roofline import model
@@ -21,7 +21,7 @@ from .factories import H200, found, record
 
 
 def full(ours: float = 1.0) -> records.Record:
-    """Of every group that a figure is of, two shapes, so that there is something to draw."""
+    """A record with at least two shapes in every group that a figure shows."""
     made = []
     for step, cost in (("inference", 1.0), ("training", 3.0)):
         for group, shapes in {
@@ -41,60 +41,77 @@ def full(ours: float = 1.0) -> records.Record:
     return record(*made)
 
 
-README = (
-    "before\n<!-- benchmarks: begin -->\nold\n<!-- benchmarks: end -->\n"
-    "between\n<!-- gpu: begin -->\nold\n<!-- gpu: end -->\nafter\n"
-)
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A folder with the documents that have generated blocks."""
+    return with_blocks(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def folder_of_pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a README, and in docs the page and the figures, of such a record."""
-    folder = tmp_path_factory.mktemp("pages")
+def with_blocks(folder: Path) -> Path:
     (folder / "docs").mkdir()
-    (folder / "README.md").write_text(README)
-    pages.write({"some-machine": full()}, *places(folder))
+    for document, name in (("README.md", "benchmarks"), ("docs/gpu-notes.md", "gpu")):
+        text = f"before\n<!-- {name}: begin -->\nold\n<!-- {name}: end -->\nafter\n"
+        (folder / document).write_text(text)
     return folder
 
 
-def places(folder: Path) -> tuple[Path, Path, Path]:
-    docs = folder / "docs"
-    return docs / "benchmarks.md", folder / "README.md", docs / "figures"
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the record `full`."""
+    folder = with_blocks(tmp_path_factory.mktemp("pages"))
+    pages.write({"some-machine": full()}, folder)
+    return folder
 
 
-def test_the_report(folder_of_pages: Path) -> None:
-    document, readme, pictures = places(folder_of_pages)
-    text, summary = document.read_text(), readme.read_text()
-    for words in (
-        "Some(R) CPU X-1",
-        "In short",
-        "Where we lose",
-        "Peak memory",
-        "Published by oth",
-    ):
+def figures_of(folder: Path, machine: str) -> list[Path]:
+    return list((folder / pages.FIGURES / machine).iterdir())
+
+
+def test_summary_page(report: Path) -> None:
+    text = (report / "docs/benchmarks.md").read_text()
+    for words in ("Some(R) CPU X-1", "Geometric means", "Peak memory", "Published by others"):
         assert words in text
+    assert "[All 28 cases](./benchmarks/some-machine.md)" in text
+    assert "A baseline is faster in 12 of 28 cases" in text
+    assert "**0.33×**" in text  # a losing ratio is bold
+    assert "| inference | 2 | " in text  # memory
+
+
+def test_page_of_all_cases(report: Path) -> None:
+    text = (report / "docs/benchmarks/some-machine.md").read_text()
+    assert text.startswith("# Some(R) CPU X-1")
     assert "| (100, 8, 64, 64) | inference | 1.00 |" in text
-    assert "A peer is faster in 12 of 28 cases" in text
-    assert "**0.33×**" in text  # what loses, loses in bold
-    assert summary.startswith("before\n<!-- benchmarks: begin -->\n| (T, B, I, H) |")
-    assert summary.endswith(
-        "<!-- benchmarks: end -->\nbetween\n<!-- gpu: begin -->\n\n<!-- gpu: end -->\nafter\n"
-    )
-    assert "old" not in summary
-    assert "| 1.00 | 2.00 nn.RNN | **2.00×** |" in summary
-    assert "A peer is faster in 12 of the 28 cases, 0 of them of no more than 8 steps" in summary
-    assert "; the 8 worst: (50, 2, 64, 64) " in summary
+    assert "| (T, B, I, H) | pass | ours, ms | × bound | bound | nn.RNN |" in text
+    assert "| (128, 8, 64, 64) | float32 | inference | nn.RNN | 1.00 |" in text
+    for group in ("overview", "grid", "length", "width"):
+        assert f"\n## {group}\n" in text
+
+
+def test_readme_block(report: Path) -> None:
+    text = (report / "README.md").read_text()
+    assert text.startswith("before\n<!-- benchmarks: begin -->\n| (T, B, I, H) |")
+    assert text.endswith("<!-- benchmarks: end -->\nafter\n")
+    assert "old" not in text
+    assert "| 1.00 | 2.00 nn.RNN | **2.00×** |" in text
+    assert "A baseline is faster in 12 of the 28 cases. 0 of these have at most 8 steps" in text
+    assert "The worst ratio is 0.33×: (50, 2, 64, 64) inference (nn.RNN)." in text
+    assert text.count("<picture>") == 1
+    gpu_notes = (report / "docs/gpu-notes.md").read_text()
+    assert gpu_notes == "before\n<!-- gpu: begin -->\n\n<!-- gpu: end -->\nafter\n"
+
+
+def test_pages_show_existing_figures(report: Path) -> None:
     names = {"speed-up-float32", "width", "length", "memory"}
-    made = {path.name for path in (pictures / "some-machine").iterdir()}
+    made = {path.name for path in figures_of(report, "some-machine")}
     assert made == {f"{name}{dark}.png" for name in names for dark in ("", "-dark")}
-    for page, base in ((text, document.parent), (summary, readme.parent)):
-        shown = re.findall(r'(?:srcset|src)="([^"]+)"', page)
+    for page in (report / "docs/benchmarks.md", report / "README.md"):
+        shown = re.findall(r'(?:srcset|src)="([^"]+)"', page.read_text())
         assert shown
-        assert all((base / path).exists() for path in shown)
+        assert all((page.parent / path).exists() for path in shown)
 
 
-def test_a_figure_is_wide_enough_for_a_page_and_as_dark_as_it_says(folder_of_pages: Path) -> None:
-    for path in (places(folder_of_pages)[2] / "some-machine").iterdir():
+def test_figures_have_the_width_of_a_page_and_the_colours_of_their_theme(report: Path) -> None:
+    for path in figures_of(report, "some-machine"):
         image = Image.open(path).convert("L")
         assert image.width >= 1200
         corner = image.getpixel((2, 2))
@@ -112,13 +129,11 @@ def test_a_figure_is_wide_enough_for_a_page_and_as_dark_as_it_says(folder_of_pag
         ((64,), (64,)),
     ],
 )
-def test_labels_do_not_run_into_one_another(
-    ticks: tuple[int, ...], labelled: tuple[int, ...]
-) -> None:
+def test_tick_labels_do_not_overlap(ticks: tuple[int, ...], labelled: tuple[int, ...]) -> None:
     assert [label for label in figures._labels(ticks) if label] == [f"{x:,}" for x in labelled]
 
 
-def test_every_published_figure_has_its_source_and_its_setup() -> None:
+def test_every_published_result_has_its_source_and_setup() -> None:
     entries = json.loads(pages.PUBLISHED.read_text())
     assert len(entries) >= 2
     for entry in entries:
@@ -127,11 +142,11 @@ def test_every_published_figure_has_its_source_and_its_setup() -> None:
         assert {len(row) for row in entry["rows"]} == {len(entry["header"])}
     text = "\n".join(pages.published())
     assert text.count("Source: <https://") == len(entries)
-    assert "Not measured here" in text
+    assert "not measured here" in text
 
 
 def gpu_record(*rows: records.Row, minute: int, **machine: Any) -> records.Record:
-    """Of a part of the plan, on an H200."""
+    """A record of a part of the plan, on an H200."""
     described = {"device": "cuda", "gpu": "NVIDIA H200", "capability": [9, 0], "processors": 132}
     described |= {"driver": "1", "cuda": "13.0", "cudnn": 91900, "triton": "3.6.0"}
     made = record(*rows, **{**described, "date": f"2030-01-02T03:{minute}+00:00", **machine})
@@ -140,7 +155,7 @@ def gpu_record(*rows: records.Row, minute: int, **machine: Any) -> records.Recor
 
 
 def gpu_rows(ours: float, *hidden: int, steps: int = 1000) -> list[records.Row]:
-    """Of each H and two modes a layer by both backends beside nn.RNN, and kernels."""
+    """For each H, in two modes: a layer by both backends and nn.RNN, and kernels."""
     rows = []
     for size in hidden:
         for mode in ("float32", "float16"):
@@ -160,7 +175,7 @@ def gpu_rows(ours: float, *hidden: int, steps: int = 1000) -> list[records.Row]:
     return rows
 
 
-def test_of_a_gpus_checks_the_newest_of_every_case_counts(tmp_path: Path) -> None:
+def test_newest_measurement_of_every_case_on_a_gpu(tmp_path: Path) -> None:
     old = gpu_record(*gpu_rows(1.0, 64, 512), minute=11, commit="aaaaaaa")
     new = gpu_record(*gpu_rows(0.5, 64), minute=12, commit="bbbbbbb")
     other = gpu_record(*gpu_rows(0.1, 512), minute=10, commit="ccccccc", torch="2.9.0")
@@ -174,7 +189,7 @@ def test_of_a_gpus_checks_the_newest_of_every_case_counts(tmp_path: Path) -> Non
     for row in shown["rows"]:
         small = row["work"]["H"] == 64
         assert row["commit"] == ("bbbbbbb" if small else "aaaaaaa")
-        # Triton's rows where the batch fits, CUDA's for all else: by their plan, of the kernels.
+        # `auto` takes Triton's rows where the batch fits, and otherwise CUDA's choice.
         layer = "fastrnn.triton" if small else "fastrnn.cuda"
         kernel = "triton.rows" if small else "cuda.grid"
         assert row["auto"] == (kernel if row["scope"] == "kernel" else layer)
@@ -188,8 +203,8 @@ def test_of_a_gpus_checks_the_newest_of_every_case_counts(tmp_path: Path) -> Non
     assert (line.ours, line.ms, line.ratio) == ("fastrnn.triton", 1.0, 3.0)
 
 
-def test_ours_is_what_auto_takes_or_nothing() -> None:
-    """No time of another backend stands in for it; and what was measured as `auto` is itself."""
+def test_ours_is_the_backend_that_auto_takes() -> None:
+    """The time of another backend never replaces it. A time measured as `auto` counts itself."""
     row = gpu_rows(1.0, 64)[0]
     machine = gpu_record(minute=10)["machine"]
     assert gpu.auto(row, machine) == "fastrnn.triton"
@@ -208,7 +223,7 @@ def test_ours_is_what_auto_takes_or_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "mode", "step", "asked"),
+    ("shape", "mode", "step", "algorithm"),
     [
         (Shape(9, 16, 8, 256), "float32", "training", "PERSIST_STATIC_SMALL_H"),
         (Shape(9, 16, 8, 256, packed=True), "float16", "training", "STANDARD"),
@@ -223,15 +238,15 @@ def test_ours_is_what_auto_takes_or_nothing() -> None:
         (Shape(9, 16, 64, 64), "bfloat16", "training", "bfloat16"),
     ],
 )
-def test_what_torch_asks_cudnn_for(shape: Shape, mode: str, step: str, asked: str) -> None:
+def test_algorithm_requested_from_cudnn(shape: Shape, mode: str, step: str, algorithm: str) -> None:
     row = {"scope": "layer", "work": shape.to_json(), "mode": mode, "step": step}
-    assert gpu.asked(row) == asked
-    # Of the recurrence alone nn.RNN is given a layer of one feature.
-    if asked == "PERSIST_STATIC":
-        assert gpu.asked({**row, "scope": "recurrence"}) == "STANDARD"
+    assert gpu.requested(row) == algorithm
+    # For the recurrence alone nn.RNN runs a layer of one feature.
+    if algorithm == "PERSIST_STATIC":
+        assert gpu.requested({**row, "scope": "recurrence"}) == "STANDARD"
 
 
-def test_the_report_of_a_gpu(tmp_path: Path) -> None:
+def test_report_of_a_gpu(tmp_path: Path, repository: Path) -> None:
     shapes = 64, 128, 256, 512
     old = gpu_record(*gpu_rows(1.0, *shapes), minute=10, commit="aaaaaaa")
     short = gpu_rows(4.0, 64, steps=100)
@@ -240,30 +255,32 @@ def test_the_report_of_a_gpu(tmp_path: Path) -> None:
         row["work"]["B"] = 64
     new = gpu_record(*gpu_rows(0.5, 128), *short, *wide, minute=11, commit="bbbbbbb")
     for one in (old, new):
-        records.write(one, tmp_path)
-    (tmp_path / "README.md").write_text(README)
-    (tmp_path / "docs").mkdir()
-    pages.write(pages.newest(tmp_path), *places(tmp_path))
-    document, readme, pictures = places(tmp_path)
-    text, summary = document.read_text(), readme.read_text()
+        records.write(one, tmp_path / "results")
+    pages.write(pages.newest(tmp_path / "results"), repository)
+    text = (repository / "docs/benchmarks.md").read_text()
     assert "cuDNN 9.19.0" in text
-    assert "marked †, of bbbbbbb" in text
-    assert "| (1000, 16, 128, 128) † | inference | triton | 1.00 |" in text
-    assert "| (1000, 16, 64, 64) | inference | triton | 2.00 |" in text
+    assert "marked †, are from bbbbbbb" in text
     assert "| PERSIST_STATIC_SMALL_H | ≤ 100 | float32 | 1 | **0.75×** |" in text
-    assert "| **1.00** | 2.00 \\* | – |" not in text
+    full_page = (repository / "docs/benchmarks/nvidia-h200.md").read_text()
+    assert "| (1000, 16, 128, 128) † | inference | triton | 1.00 |" in full_page
+    assert "| (1000, 16, 64, 64) | inference | triton | 2.00 |" in full_page
+    assert "| **1.00** | 2.00 \\* | – |" not in full_page
     names = {"gpu-ratios", "gpu-width"}
-    made = {path.name for path in (pictures / "nvidia-h200").iterdir()}
+    made = {path.name for path in figures_of(repository, "nvidia-h200")}
     assert made == {f"{name}{dark}.png" for name in names for dark in ("", "-dark")}
-    # Of the README's shapes one is there, in float16; and what we lose is said.
-    assert "| (512, 64, 512, 512) | float16 | 1.00 | 3.00 | **3.00×** |" in summary
-    assert "torch 2.13.0, cuDNN 9.19.0" in summary
-    assert "nn.RNN is faster in 4 of " in summary
-    assert ", all of H ≤ 64: 4 of no more than 100 steps" in summary
-    assert summary.endswith("<!-- gpu: end -->\nafter\n")
+    # One of the shapes of GPU notes was measured, in float16.
+    block = (repository / "docs/gpu-notes.md").read_text()
+    assert "| (512, 64, 512, 512) | float16 | 1.00 | 3.00 | **3.00×** |" in block
+    assert "torch 2.13.0, cuDNN 9.19.0" in block
+    assert "(./benchmarks/nvidia-h200.md)" in block
+    assert "\n| the same, T ≤ 100 | **0.75×** | **0.75×** |\n" in block
+    assert "nn.RNN is faster in 4 of " in block
+    assert ", all with H ≤ 64. 4 of these have at most 100 steps" in block
+    assert block.endswith("<!-- gpu: end -->\nafter\n")
+    assert "|" not in (repository / "README.md").read_text()
 
 
-def test_a_gpu_whose_full_table_was_not_measured_is_shown_as_far_as_it_was(tmp_path: Path) -> None:
+def test_report_of_a_few_cases_of_a_gpu(tmp_path: Path, repository: Path) -> None:
     kernel = Case("cudnn", "kernel", Shape(1000, 8, 64, 64), "bfloat16", "forward")
     times = {"cuda.cluster": Times((0.5,)), "triton.rows": Times((2.0,))}
     layer = Case("cudnn", "layer", Shape(1000, 8, 64, 64), "bfloat16", "training")
@@ -275,24 +292,21 @@ def test_a_gpu_whose_full_table_was_not_measured_is_shown_as_far_as_it_was(tmp_p
     del rows[1]["times"]["fastrnn.cuda"]
     rows[1]["times"]["fastrnn.triton"] = {"ms": [2.0] * 4, "turns": 1, "over": {}}
     rows[1]["times"]["nn.RNN"]["over"] = {"fastrnn.triton": 0.5}
-    records.write(gpu_record(*rows, minute=10), tmp_path)
-    (name,) = found = pages.newest(tmp_path)
+    records.write(gpu_record(*rows, minute=10), tmp_path / "results")
+    (name,) = found = pages.newest(tmp_path / "results")
     assert name == "nvidia-h200"
-    (tmp_path / "README.md").write_text(README)
-    (tmp_path / "docs").mkdir()
-    pages.write(found, *places(tmp_path))
-    text = places(tmp_path)[0].read_text()
+    pages.write(found, repository)
+    text = (repository / "docs/benchmarks.md").read_text()
     assert "## NVIDIA H200\n" in text
-    assert "| (1000, 8, 64, 64) | bfloat16 | forward | " in text
-    assert " | 2.00 \\* | **0.500** |" in text
-    assert "It is the fastest in 0 of 1 rows, and takes 4.00 times as long" in text
-    assert "A peer is faster in 1 of 1 cases" in text
+    assert "A baseline is faster in 1 of 1 cases" in text
     assert "Growth" not in text
-    # Nothing of the overview: the README has no table of it.
-    assert "|" not in (tmp_path / "README.md").read_text()
+    full_page = (repository / "docs/benchmarks/nvidia-h200.md").read_text()
+    assert "| (1000, 8, 64, 64) | bfloat16 | forward | " in full_page
+    assert " | 2.00 \\* | **0.500** |" in full_page
+    assert "It is the fastest in 0 of 1 rows. It takes 4.00 times as long" in full_page
 
 
-def test_the_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
+def test_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
     old, new = full(), full(2.0)
     new["machine"] = {**new["machine"], "date": "2031-01-02T03:04+00:00"}
     quick = copy.deepcopy(full(3.0))
@@ -307,7 +321,7 @@ def test_the_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
     assert pages.newest(tmp_path) == {"some-x-1-avx2-2-threads": new}
 
 
-def test_groups_measured_as_thoroughly_since_replace_those_of_the_full_table(
+def test_groups_measured_later_with_the_same_budget_replace_those_of_the_full_table(
     tmp_path: Path,
 ) -> None:
     old, late = full(), copy.deepcopy(full(2.0))
@@ -329,7 +343,7 @@ def test_groups_measured_as_thoroughly_since_replace_those_of_the_full_table(
     assert f"Measured later, at def5678: {group}." in pages.described(shown)
 
 
-def test_floors_are_of_the_best_that_a_machine_was_seen_to_do(tmp_path: Path) -> None:
+def test_bounds_use_the_best_rates_of_all_records_of_a_machine(tmp_path: Path) -> None:
     def measured(rate: float) -> records.Row:
         of_steps = {"inference": 1e-6, "forward": 1e-6, "training": 1e-6}
         return {
@@ -358,18 +372,25 @@ def test_floors_are_of_the_best_that_a_machine_was_seen_to_do(tmp_path: Path) ->
             key: old[key] for key in old if key != "floor"
         }
         if "floor" in old:
-            least = model.flops(records.case(row)) / 2e9
-            assert row["floor"]["arithmetic"] == pytest.approx(1e3 * least, rel=1e-3)
+            seconds = model.flops(records.case(row)) / 2e9
+            assert row["floor"]["arithmetic"] == pytest.approx(1e3 * seconds, rel=1e-3)
 
 
-def test_without_a_record_there_is_no_report(tmp_path: Path) -> None:
+def test_no_record_no_report(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="make bench-full"):
-        pages.write({}, *places(tmp_path))
+        pages.write({}, tmp_path)
 
 
-def test_a_document_without_a_place_for_the_text_is_left_alone(tmp_path: Path) -> None:
+def test_readme_shows_the_cpu_with_the_newest_record() -> None:
+    old, new = full(), full()
+    new["machine"]["date"] = "2031-01-02T03:04+00:00"
+    assert readme.newest_cpu({"old": old, "new": new}) == "new"
+    assert readme.newest_cpu({"gpu": gpu_record(minute=10)}) is None
+
+
+def test_document_without_markers_is_unchanged(tmp_path: Path) -> None:
     document = tmp_path / "README.md"
     document.write_text("all by hand\n")
-    with pytest.raises(SystemExit, match="lacks the lines <!-- benchmarks: begin -->"):
+    with pytest.raises(SystemExit, match="needs the lines <!-- benchmarks: begin -->"):
         replace(document, "benchmarks", "table")
     assert document.read_text() == "all by hand\n"

@@ -1,4 +1,4 @@
-"""The roofline bounds, computed by hand."""
+"""The lower bounds of the roofline model, compared with values computed by hand."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +12,7 @@ from benchmarks.roofline import model
 from benchmarks.roofline.cpu import Cpu
 from benchmarks.shapes import Case, Shape, select
 
-#: Round numbers: a GFLOP/s a thread, a GB/s out of 32 KiB, half of it beyond.
+#: Round numbers: one GFLOP/s per thread, one GB/s up to 32 KiB, and half of that beyond.
 CPU = Cpu(
     threads=2,
     register_bytes=512,
@@ -38,8 +38,8 @@ def layer() -> Make:
     return make
 
 
-def test_arithmetic_is_every_product_at_the_peak_rate(layer: Make) -> None:
-    once = 2 * 10 * 8 * (5 * 6 + 6 * 6)  # T B (I H + H H), additions too
+def test_arithmetic_bound(layer: Make) -> None:
+    once = 2 * 10 * 8 * (5 * 6 + 6 * 6)  # T B (I H + H H), with the additions
     assert model.flops(layer(10, 8, 5, 6)) == once
     assert model.flops(layer(10, 8, 5, 6, step="training")) == 3 * once
     assert model.flops(layer(10, 8, 5, 6, bidirectional=True)) == 2 * once
@@ -49,29 +49,29 @@ def test_arithmetic_is_every_product_at_the_peak_rate(layer: Make) -> None:
     alone = Case("some", "recurrence", Shape(10, 8, 6, 6, groups=3), "float32", "inference")
     assert model.flops(alone) == 3 * 2 * 10 * 8 * 36
     assert model.bounds(layer(10, 8, 5, 6), CPU).arithmetic == pytest.approx(1e3 * once / 2e9)
-    # Units of half precision, if torch's products show that there are any.
+    # torch's products show that half precision has its own units.
     assert model.bounds(layer(10, 8, 5, 6, mode="bfloat16"), CPU).arithmetic == pytest.approx(
         1e3 * once / 8e9
     )
 
 
-def test_packed_rows_count_as_long_as_they_last(layer: Make) -> None:
+def test_packed_rows_have_no_padding(layer: Make) -> None:
     assert model.num_rows(Shape(9, 3, 1, 1)) == 27
     assert model.num_rows(Shape(9, 3, 1, 1, packed=True)) == 9 + 5 + 1
 
 
-def test_bytes_are_what_must_be_moved(layer: Make) -> None:
+def test_bytes_bound(layer: Make) -> None:
     assert model.bytes_moved(layer(10, 8, 5, 6)) == 4 * 80 * (5 + 6)
-    # x is read twice, grad_x written; out written and read, its gradient read.
+    # x is read twice, and grad_x is written. out is written and read, and its gradient is read.
     assert model.bytes_moved(layer(10, 8, 5, 6, step="training")) == 4 * 80 * (3 * 5 + 3 * 6)
     kernel = Case("some", "kernel", Shape(10, 8, 6, 6), "bfloat16", "backward")
     assert model.bytes_moved(kernel) == 2 * 80 * 3 * 6
-    moved = 4 * 80 * 11  # 3520: out of 32 KiB for two threads, as fast as out of 1 KiB
+    moved = 4 * 80 * 11  # 3520 bytes, at the rate of 1 KiB for each of two threads
     assert model.bounds(layer(10, 8, 5, 6), CPU).bytes == pytest.approx(1e3 * moved / 2e9)
 
 
-def test_a_step_waits_for_the_weights_the_products_and_the_activation() -> None:
-    # 64 units: 16 KiB of W_hh out of a cache, or half of it each and a hand-off.
+def test_shortest_step_on_a_cpu() -> None:
+    # 64 units: 16 KiB of W_hh from a cache, or half of it per thread and a hand-off.
     alone = CPU.step_time(1, 1, 64, "float32", "tanh", "forward")
     assert alone == pytest.approx(16384 / 2 / 1e9 + 1e-6)
     # Eight rows: their products take longer than loading the weights.
@@ -87,7 +87,7 @@ def test_a_step_waits_for_the_weights_the_products_and_the_activation() -> None:
     assert quick.step_time(1, 1, 8, "float32", "tanh", "backward") == pytest.approx(3e-9 + 3e-9)
 
 
-def test_steps_follow_one_another(layer: Make) -> None:
+def test_steps_bound(layer: Make) -> None:
     one = CPU.step_time(8, 1, 6, "float32", "tanh", "forward")
     back = CPU.step_time(8, 1, 6, "float32", "tanh", "backward")
     assert model.bounds(layer(10, 8, 5, 6), CPU).steps == pytest.approx(1e3 * 10 * one)
@@ -98,12 +98,12 @@ def test_steps_follow_one_another(layer: Make) -> None:
     assert deep.steps == pytest.approx(3e3 * 10 * one)
 
 
-def test_a_call_has_an_overhead(layer: Make) -> None:
+def test_call_bound(layer: Make) -> None:
     assert model.bounds(layer(1, 1, 1, 1), CPU).largest == pytest.approx(2e-3)
     assert model.bounds(layer(1, 1, 1, 1, step="training"), CPU).largest == pytest.approx(1e-2)
 
 
-def test_the_better_of_two_calibrations_counts() -> None:
+def test_best_of_two_calibrations() -> None:
     first = {"clock": 1.0, "hand_off": 3.0, "bandwidth": {"1": 5.0, "2": 6.0}}
     second = {"clock": 2.0, "hand_off": 4.0, "bandwidth": {"1": 7.0, "2": 1.0}, "call": 1.0}
     both = cpu_roofline.best_of(
@@ -118,8 +118,8 @@ def test_the_better_of_two_calibrations_counts() -> None:
     assert both["errors"] == ["of the first"]
 
 
-def test_a_rate_is_never_below_that_of_more_data() -> None:
-    """A rate that was measured too low at one size, on a busy machine, would raise a bound."""
+def test_bandwidth_is_never_below_that_of_more_data() -> None:
+    """A rate that was measured too low, on a busy machine, would raise a lower bound."""
     rates = {1024: 1e9, 2048: 3e9, 4096: 2e9}
     assert [cpu_roofline._rate(rates, size) for size in (1, 1024, 2048, 4000, 4096, 9999)] == [
         *[3e9] * 4,
@@ -127,7 +127,7 @@ def test_a_rate_is_never_below_that_of_more_data() -> None:
     ]
 
 
-def test_least_memory_is_the_results(layer: Make) -> None:
+def test_size_of_the_results(layer: Make) -> None:
     assert model.results_mib(layer(1024, 8, 32, 64)) == 1024 * 8 * 64 * 4 / 2**20
     assert model.results_mib(layer(1024, 8, 32, 64, step="training")) == 1024 * 8 * 96 * 4 / 2**20
 
@@ -137,7 +137,7 @@ def test_every_case_has_bounds(case: Case) -> None:
     for machine in (CPU, *gpu_roofline.GPUS.values()):
         counts = model.bounds(case, machine)
         assert all(0 < count < inf for count in counts)
-        # Twice the shape takes no less.
+        # Twice the batch or the steps do not lower the bound.
         for twice in (
             replace(case.shape, B=2 * case.shape.B),
             replace(case.shape, T=2 * case.shape.T),
@@ -146,7 +146,7 @@ def test_every_case_has_bounds(case: Case) -> None:
 
 
 @pytest.mark.slow
-def test_the_calibration_of_this_machine() -> None:
+def test_calibration_of_this_machine() -> None:
     """The measured constants are complete and plausible."""
     found = cpu_roofline.calibrate(threads=2)
     assert found["errors"] == []
@@ -161,18 +161,18 @@ def test_the_calibration_of_this_machine() -> None:
     assert 1e-7 < cpu.call_overhead("inference") < cpu.call_overhead("training") < 1e-3
 
 
-def test_without_a_compiler_there_are_no_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_bounds_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     found = cpu_roofline.calibrate(threads=2)
     assert found["errors"] == ["c++ is not installed"]
     assert cpu_roofline.machine(found) is None
 
 
-def test_a_step_on_a_gpu() -> None:
+def test_shortest_step_on_a_gpu() -> None:
     """bfloat16, B = 16, H = 64 on an H200."""
     gpu = gpu_roofline.machine("NVIDIA H200")
     assert gpu is not None
-    # One program, a row for each: 100 cycles, 8192 bytes of W_hh at 310 a cycle, 110 cycles.
+    # One program for each row: 100 cycles, 8192 bytes of W_hh at 310 per cycle, and 110 cycles.
     step = gpu.step_time(16, 1, 64, "bfloat16", "tanh", "forward")
     assert step == pytest.approx((100 + 8192 / 512 * 1.65 + 110) / 1.755e9)
     kernel = Case("some", "kernel", Shape(100, 16, 64, 64), "bfloat16", "forward")
@@ -183,7 +183,7 @@ def test_a_step_on_a_gpu() -> None:
     assert gpu_roofline.machine("NVIDIA GeForce RTX 4090") is None
 
 
-def test_a_gpu_is_as_fast_as_it_was_measured() -> None:
+def test_measured_rates_replace_the_assumed_ones() -> None:
     gpu = gpu_roofline.GPUS["H200"].calibrated(
         {
             "block_exchange": 80.0,
@@ -193,7 +193,7 @@ def test_a_gpu_is_as_fast_as_it_was_measured() -> None:
             "rates": {"half": 800e12},
             "memory_bandwidth": 4.2e12,
             "clock": 1.9e9,
-            "product_latency": {"half": 33.0},  # of the plan alone
+            "product_latency": {"half": 33.0},  # only the plan uses it
         }
     )
     assert (gpu.block_exchange, gpu.product_cycles, gpu.cluster_bandwidth) == (80, 1.6, 13)

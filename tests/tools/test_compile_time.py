@@ -1,4 +1,4 @@
-"""The costs of torch.compile, as tools/compile_time.py measures them."""
+"""The costs of torch.compile, as measured by tools/compile_time.py."""
 
 import pytest
 import torch
@@ -17,16 +17,16 @@ def costs(layer: str, kind: str) -> list[Cost]:
 
 
 @pytest.mark.slow
-def test_ours_does_not_grow_with_its_steps() -> None:
+def test_fused_rnn_compiles_to_one_node_for_any_number_of_steps() -> None:
     short, long = costs("fastrnn", "training")
     assert short.seconds > 0
     assert short.nodes == long.nodes
-    assert short.graphs == long.graphs == 2  # the first as it came, the second for all
+    assert short.graphs == long.graphs == 2  # one for the first length, one for all others
 
 
 @pytest.mark.exhaustive
 @pytest.mark.skipif(
-    not hasattr(torch._dynamo.config, "allow_rnn"), reason="this torch compiles no nn.RNN"
+    not hasattr(torch._dynamo.config, "allow_rnn"), reason="this torch does not compile nn.RNN"
 )
 def test_nn_rnn_is_unrolled() -> None:
     short, long = costs("nn.RNN", "inference")
@@ -34,7 +34,7 @@ def test_nn_rnn_is_unrolled() -> None:
     assert long.graphs == compile_time.LENGTHS
 
 
-def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def measured(case: Case) -> Cost:
         return Cost(
             case.steps / 8, case.steps + len(case.kind), 2 if case.layer == "fastrnn" else 9
@@ -53,7 +53,7 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.exhaustive
-def test_a_case_in_a_process_of_its_own() -> None:
+def test_measure_in_a_new_process() -> None:
     cost = compile_time.measure_apart(Case("fastrnn", "inference", 3, 2, 3))
     assert cost.seconds > 0.1
     assert cost.graphs == 2

@@ -1,4 +1,4 @@
-"""Counting the instructions of a step."""
+"""The instructions of a step, counted by tools/cpu_counts.py."""
 
 import shutil
 from pathlib import Path
@@ -10,14 +10,14 @@ from tools import cpu_counts
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
-def test_a_step_has_its_multiply_adds_and_little_more(tmp_path: Path) -> None:
+def test_instructions_of_a_step(tmp_path: Path) -> None:
     program = cpu_counts.build(tmp_path)
     one = cpu_counts.counts(program, "forward", 1, 64)
     assert 64 * 8 < one < 64 * 8 * 4
     assert one < cpu_counts.counts(program, "forward", 4, 64) < 6 * one
 
 
-def test_without_valgrind_it_says_so(
+def test_missing_valgrind_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda tool: None if tool == "valgrind" else tool)

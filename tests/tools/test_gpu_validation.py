@@ -1,4 +1,4 @@
-"""The GPU validation, tested without a GPU: its messages, and its results from made-up parts."""
+"""The GPU validation, tested without a GPU, from results that are made up."""
 
 import copy
 import json
@@ -30,20 +30,20 @@ NAME = "(1000, 16, 64, 64) float32"
 
 
 def kernel_row(step: str = "forward", **us: float) -> dict[str, Any]:
-    """Kernels of one direction, by "_" for ".", and the microseconds a step that each took."""
+    """Kernels of one direction, with "_" for "." in their names, and their µs per step."""
     times = {
         name.replace("_", ".", 1): {"ms": [one, one, one, one], "turns": 9, "over": {}}
         for name, one in us.items()
     }
     choices = {name: {"chosen": True, "model_cycles_a_step": 500.0} for name in times}
-    floor = {"arithmetic": 0.1, "bytes": 0.05, "steps": 0.125}
+    bounds = {"arithmetic": 0.1, "bytes": 0.05, "steps": 0.125}
     return {
         **SHAPE,
         "scope": "kernel",
         "step": step,
         "times": times,
         "choices": choices,
-        "floor": floor,
+        "floor": bounds,
     }
 
 
@@ -66,7 +66,7 @@ WRONG_LAYER = {**layer_row(), "wrong": {"fastrnn.cuda": "far off"}}
 
 
 def journal(**outcomes: str) -> list[dict[str, Any]]:
-    """The journal of the tests' plugin; a test without an outcome was not reached."""
+    """The journal of the plugin; a test without an outcome was not reached."""
     entries: list[dict[str, Any]] = [{"event": "collected", "tests": TESTS}]
     for test in TESTS:
         outcome = outcomes.get(test[-1])
@@ -90,7 +90,7 @@ BUILT = {"outcome": "built"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
+def test_missing_gpu_is_reported_and_nothing_is_written(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "tools.gpu_validation"],
         cwd=ROOT,
@@ -99,7 +99,7 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
         text=True,
     )
     assert result.returncode == results.NO_GPU
-    assert result.stderr.strip() == "gpu-check needs a CUDA GPU: torch sees none"
+    assert result.stderr.strip() == "gpu-check needs a CUDA GPU: torch finds none"
     assert result.stdout == ""
     assert not list(tmp_path.iterdir())
 
@@ -121,7 +121,7 @@ def test_counts_by_kernel_and_mode() -> None:
     assert "FAILED tests/gpu/test_kernels.py::b" in tables.correctness_table(found)
 
 
-def test_a_test_that_ends_its_process_has_failed() -> None:
+def test_a_test_that_ends_its_process_counts_as_failed() -> None:
     found = correctness(**{**ALL, "c": "died"})
     assert found["kernels"]["cuda.grid"]["all"]["failed"] == 1
     assert "Timeout" in found["failed"][0]["reason"]
@@ -147,7 +147,7 @@ def test_a_test_that_ends_its_process_has_failed() -> None:
             {"correctness": correctness(**ALL), "timing": timing(WRONG_LAYER)},
             results.WRONG,
         ),
-        # Without the CUDA kernels not everything was tried, though nothing failed.
+        # Without the CUDA kernels nothing failed, but the validation is not complete.
         (
             {"correctness": correctness(**ALL), "build": {"outcome": "not finished"}},
             results.WRONG,
@@ -158,14 +158,14 @@ def test_exit_status(record: dict[str, Any], status: int) -> None:
     assert results.status({"build": BUILT, **record}) == status
 
 
-def test_a_pytest_that_could_not_run_is_an_error() -> None:
+def test_a_failure_of_pytest_is_an_error() -> None:
     found = results.correctness([[*journal(**ALL)[:-1], {"event": "finished", "status": 4}]])
     assert found["errors"] == ["pytest ended with status 4"]
     assert results.status({"build": BUILT, "correctness": found}) == results.WRONG
 
 
 @pytest.mark.parametrize(
-    ("record", "proven"),
+    ("record", "verified"),
     [
         ({"correctness": correctness(**ALL)}, ["triton.rows", "cuda.grid"]),
         ({"correctness": correctness(**{**ALL, "c": "failed"})}, ["triton.rows"]),
@@ -185,11 +185,11 @@ def test_a_pytest_that_could_not_run_is_an_error() -> None:
         ({}, []),
     ],
 )
-def test_what_a_record_proves(record: dict[str, Any], proven: list[str]) -> None:
-    assert results.verified_kernels(record) == proven
+def test_verified_kernels(record: dict[str, Any], verified: list[str]) -> None:
+    assert results.verified_kernels(record) == verified
 
 
-def test_timing_of_what_was_reached() -> None:
+def test_timing_that_was_interrupted() -> None:
     row = {**kernel_row(triton_rows=0.25), "wrong": {"cuda.grid": "far off"}}
     entries = [{"event": "started", "name": "first"}]
     entries += [{"event": "row", "row": row}, {"event": "row", "row": layer_row(cuda=2.0)}]
@@ -202,25 +202,26 @@ def test_timing_of_what_was_reached() -> None:
     table = tables.timing_table(found)
     for words in ("0.25*/-", "WRONG/-", "0.50!", "far off", "not reached: third"):
         assert words in table
-    assert "cuda: slower than nn.RNN 1 of 1 times" in table
+    assert "cuda: slower than nn.RNN in 1 of 1 cases" in table
     assert f"{NAME} training: 0.50x (1.000 ms, ours 2.000)" in table
 
 
-def test_each_backend_has_its_line_of_a_layer() -> None:
+def test_each_backend_has_a_line() -> None:
     rows = [layer_row(step, triton=1 / 1.5, cuda=1 / 2.5) for step in STEPS]
     table = tables.timing_table(timing(kernel_row(triton_rows=0.25), *rows))
     header, first, second, *_ = table.splitlines()
     assert first.split()[-4:] == ["triton", "1.50", "1.50", "1.50"]
     assert second.split() == ["cuda", "2.50", "2.50", "2.50"]
-    assert len(header) - 1 == len(first) == len(second)  # the last column marks where we lose
+    # The last column marks slower cases.
+    assert len(header) - 1 == len(first) == len(second)
 
 
-def test_a_layer_whose_result_is_wrong_has_no_time() -> None:
+def test_a_layer_with_a_wrong_result_has_no_time() -> None:
     table = tables.timing_table(timing(WRONG_LAYER))
     assert table.splitlines()[1].split()[-4:] == ["cuda", "-", "-", "WRONG"]
 
 
-def test_the_fastest_and_where_the_plan_chose_another() -> None:
+def test_table_of_the_fastest_kernels() -> None:
     forward = kernel_row(triton_rows=0.25, cuda_cluster=0.4, cuda_grid=0.2)
     forward["choices"]["cuda.grid"]["chosen"] = False
     backward = kernel_row("backward", cuda_cluster=0.3, cuda_step=4.0)
@@ -230,12 +231,12 @@ def test_the_fastest_and_where_the_plan_chose_another() -> None:
     assert "cuda.grid 0.20" in first
     assert first.endswith("1.6  cuda.cluster 0.40, 1.4 x model, 2.00 x cuda.grid 0.20")
     assert second.endswith("cuda.cluster 0.30, 1.1 x model")
-    assert last == "the plan did not choose the fastest: 1 of 2 times"
+    assert last == "the plan did not choose the fastest in 1 of 2 cases"
 
 
 @pytest.fixture
 def faked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All parts stand in for themselves; the calibration fails to run at all."""
+    """Replace all parts by constant results; the calibration raises an error."""
     described = {
         "device": "cuda",
         "gpu": "NVIDIA H200",
@@ -253,7 +254,7 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_one_record_of_all_parts(
+def test_record_of_all_parts(
     failing: bool, faked: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setenv("OUT", str(tmp_path))
@@ -276,14 +277,13 @@ def test_one_record_of_all_parts(
     assert [row["scope"] for row in times["rows"]] == ["kernel", "layer"]
     assert all(row["floor"]["steps"] > 0 for row in times["rows"])
     said = capsys.readouterr().out
-    assert ("NOT everything passed" in said) == failing
-    assert (
-        "nothing was wrong with " + ("cuda.grid" if failing else "triton.rows, cuda.grid") in said
-    )
+    assert ("NOT all passed" in said) == failing
+    verified = "cuda.grid" if failing else "triton.rows, cuda.grid"
+    assert f"kernels without a finding: {verified}\n" in said
 
 
 @pytest.mark.parametrize("seconds", [None, 60])
-def test_the_whole_takes_as_long_as_it_may(
+def test_parts_end_within_the_time_limit(
     seconds: int | None, faked: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends = []
@@ -312,7 +312,7 @@ def test_the_whole_takes_as_long_as_it_may(
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "inf", "nan", "long"])
-def test_seconds_that_are_none_are_refused(
+def test_invalid_seconds_are_rejected(
     seconds: str, faked: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -320,8 +320,8 @@ def test_seconds_that_are_none_are_refused(
     assert "--seconds" in capsys.readouterr().err
 
 
-def test_every_part_has_its_time() -> None:
-    """Even if all before it take what they may, the timing has two minutes."""
+def test_the_timing_has_at_least_two_minutes() -> None:
+    """Even if all parts before it use their whole limits."""
     parts = (validate.BUILD, validate.CALIBRATION, validate.CORRECTNESS, validate.SANITIZER)
     assert validate.TOTAL <= 525
     assert validate.TOTAL - sum(parts) >= 120
@@ -329,7 +329,7 @@ def test_every_part_has_its_time() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["built", "failed", "not finished"])
-def test_the_build_and_what_became_of_it(
+def test_outcomes_of_the_build(
     outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(command: list[str], seconds: float, environment: dict[str, str]) -> tuple[Any, str]:
@@ -350,9 +350,7 @@ def test_the_build_and_what_became_of_it(
     )
 
 
-def test_the_digest_is_of_the_cuda_kernels_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_digest_includes_the_cuda_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "csrc" / "cuda").mkdir(parents=True)
     monkeypatch.setattr(environment, "ROOT", tmp_path)
     before = environment.source()

@@ -1,4 +1,4 @@
-"""The timing of the GPU kernels, without a GPU: its plan, and rows that are made on the CPU."""
+"""The timing of the GPU kernels, tested without a GPU: its plan, and rows measured on the CPU."""
 
 import json
 from pathlib import Path
@@ -20,12 +20,12 @@ WORK = Shape(6, 3, 5, 5)
 
 
 class Fake:
-    """A kernel that runs here: the reference, or what is made of it."""
+    """A kernel that runs on the CPU: the reference, with an error on request."""
 
     backend, name, options = "triton", "rows", {}
 
-    def __init__(self, spoilt: float = 0.0, error: str | None = None) -> None:
-        self.spoilt, self.error = spoilt, error
+    def __init__(self, offset: float = 0.0, error: str | None = None) -> None:
+        self.offset, self.error = offset, error
 
     def __str__(self) -> str:
         return "triton.rows"
@@ -37,7 +37,7 @@ class Fake:
                 if self.error:
                     raise RuntimeError(self.error)
                 first, second = function(*arguments)
-                return first + self.spoilt, second
+                return first + self.offset, second
 
             return run
 
@@ -60,7 +60,7 @@ def row(kernel: Fake, direction: str, mode: str = "float32", shape: Shape = WORK
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("mode", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("shape", [WORK, Shape(6, 3, 5, 5, groups=2, activation="relu")], ids=str)
-def test_a_right_kernel_has_a_time(shape: Shape, mode: str, direction: str) -> None:
+def test_a_correct_kernel_has_a_time(shape: Shape, mode: str, direction: str) -> None:
     found = row(Fake(), direction, mode, shape)
     assert found["scope"] == "kernel"
     assert found["times"]["triton.rows"]["ms"][2] == 2
@@ -70,8 +70,8 @@ def test_a_right_kernel_has_a_time(shape: Shape, mode: str, direction: str) -> N
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_a_wrong_kernel_has_none(direction: str) -> None:
-    found = row(Fake(spoilt=0.01), direction)
+def test_a_wrong_kernel_has_no_time(direction: str) -> None:
+    found = row(Fake(offset=0.01), direction)
     assert "times" not in found
     assert "of its norm off" in found["wrong"]["triton.rows"]
     assert row(Fake(error="no room"), direction)["wrong"] == {
@@ -79,29 +79,29 @@ def test_a_wrong_kernel_has_none(direction: str) -> None:
     }
 
 
-def test_a_lost_device_is_no_wrong_kernel() -> None:
+def test_a_lost_device_raises() -> None:
     with pytest.raises(timing.DeviceLost):
         row(Fake(error="CUDA error: unspecified launch failure"), "forward")
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(("mode", "precision"), [("float32", "ieee"), ("tf32", "tf32")])
-def test_a_kernel_is_asked_in_the_mode_it_will_run_in(
+def test_kernels_are_selected_in_the_precision_of_the_mode(
     mode: str, precision: str, frozen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Asked(Fake):
+    class NeedsPrecision(Fake):
         def unsupported_reason(self, *_: Any) -> str | None:
             return None if torch.backends.cudnn.rnn.fp32_precision == precision else "another"
 
-    kernel = Asked()
+    kernel = NeedsPrecision()
     monkeypatch.setattr(timing, "KERNELS", (kernel,))
-    # As torch.testing leaves them, for opcheck in the same process.
+    # opcheck in the same process leaves the flags as torch.testing sets them.
     flags = torch.backends.flags_frozen.__globals__
     monkeypatch.setitem(flags, "__allow_nonbracketed_mutation_flag", not frozen)
     assert timing.kernels(WORK, mode, 6, "forward", "cpu") == [kernel]
 
 
-def test_the_plan_is_of_the_table() -> None:
+def test_plan_is_a_part_of_the_full_table() -> None:
     plan = timing.plan()
     cases = {(case.group, case.shape, case.mode) for case in select("full", "cuda")}
     assert {tuple(unit) for unit in plan.values()} <= cases
@@ -112,7 +112,7 @@ def test_the_plan_is_of_the_table() -> None:
     assert shapes == set(GROUPS["cudnn"].shapes)
 
 
-def test_the_journal_goes_on_and_survives_errors(
+def test_the_plan_resumes_its_journal_and_survives_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     units = {name: Unit("cudnn", WORK, "float32") for name in ("first", "second", "third")}
@@ -128,7 +128,7 @@ def test_the_journal_goes_on_and_survives_errors(
     monkeypatch.setattr(timing, "rows", rows)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     path = tmp_path / "journal"
-    timing.append(path, event="started", name="second")  # where a process before it died
+    timing.append(path, event="started", name="second")  # an earlier process died here
     timing.measure_plan(path, float("inf"))
     entries = read(path)
     assert [entry["name"] for entry in entries if entry["event"] == "started"] == [

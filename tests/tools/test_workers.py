@@ -1,4 +1,4 @@
-"""Processes that may die, hang or be cut off, and what is known of them afterwards."""
+"""Processes that die, hang or are killed, and the record of them."""
 
 import sys
 import time
@@ -11,8 +11,8 @@ from tools.gpu_validation.workers import Worker, excerpt, supervise
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_plugin_goes_on_after_a_test_that_died(tmp_path: Path) -> None:
-    """One of three tests ends its process; the next process runs those that are left."""
+def test_the_plugin_resumes_after_a_test_that_ended_its_process(tmp_path: Path) -> None:
+    """One of three tests ends its process. The next process runs the remaining tests."""
     (tmp_path / "test_three.py").write_text(
         "import os\n"
         "def test_first(): pass\n"
@@ -33,8 +33,8 @@ def test_the_plugin_goes_on_after_a_test_that_died(tmp_path: Path) -> None:
     assert found["errors"] == []
 
 
-def test_the_beginning_of_what_a_process_said_is_kept_and_the_end(tmp_path: Path) -> None:
-    """A test aborts as C++ does: a line on stderr, then a traceback of every thread."""
+def test_the_beginning_and_the_end_of_an_output_are_kept(tmp_path: Path) -> None:
+    """A test aborts like C++: a line on stderr, then a traceback of every thread."""
     (tmp_path / "test_two.py").write_text(
         "import os\n"
         "def test_first():\n"
@@ -58,7 +58,7 @@ def test_the_beginning_of_what_a_process_said_is_kept_and_the_end(tmp_path: Path
     assert found["kernels"]["two"]["all"]["passed"] == 1
 
 
-def test_an_excerpt_leaves_out_only_what_is_too_long() -> None:
+def test_excerpt_shortens_only_long_texts() -> None:
     assert excerpt("short") == "short"
     assert excerpt("x" * 2500) == "x" * 2500
     assert excerpt("a" * 1000 + "b" * 7 + "c" * 1500) == (
@@ -66,7 +66,7 @@ def test_an_excerpt_leaves_out_only_what_is_too_long() -> None:
     )
 
 
-def test_a_worker_that_only_fails_is_not_started_for_ever(tmp_path: Path) -> None:
+def test_a_worker_that_always_fails_is_not_restarted(tmp_path: Path) -> None:
     worker = Worker((sys.executable, "-c", "raise SystemExit('no such thing')"), tmp_path / "j")
     supervise([worker], time.time() + 100)
     (entry,) = read(worker.journal)
@@ -74,7 +74,7 @@ def test_a_worker_that_only_fails_is_not_started_for_ever(tmp_path: Path) -> Non
     assert "no such thing" in entry["said"]
 
 
-def test_a_worker_is_ended_at_the_deadline(tmp_path: Path) -> None:
+def test_workers_are_killed_at_the_deadline(tmp_path: Path) -> None:
     start = time.time()
     worker = Worker((sys.executable, "-c", "import time; time.sleep(1000)"), tmp_path / "j")
     supervise([worker], start + 0.5)

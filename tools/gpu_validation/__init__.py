@@ -1,1 +1,1 @@
-"""The validation of the GPU kernels: `make gpu-check`, or `python -m tools.gpu_validation`."""
+"""Validation of the GPU kernels: `make gpu-check`, or `python -m tools.gpu_validation`."""

@@ -1,4 +1,4 @@
-"""The GPU kernels of all backends: how to select one, and whether it supports a call."""
+"""The GPU kernels of all backends: selecting one, and checking whether it supports a call."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Kernel(NamedTuple):
         return {OPTION[self.backend]: self.name}
 
     def unsupported_reason(self, state: Tensor, steps: int, direction: str) -> str | None:
-        """Why it cannot serve a call with this state, [B, G, H], or None."""
+        """Why it cannot serve a call with a state [B, G, H], or None."""
         call = call_of(state, steps)
         backend = self.implementation
         reason = backend.unavailable_reason() or backend.unsupported_reason(call)
@@ -47,7 +47,7 @@ class Kernel(NamedTuple):
             plan = plans(state, steps, direction)[1][self.name]
             return plan if isinstance(plan, str) else None
         sizes = triton.sizes_of(call)
-        # `rows` serves every mode; the table has it for strict float32, where nothing else is fast.
+        # `rows` serves every mode. The table has it for strict float32, as no other is fast there.
         served = any(
             row.kernel == self.name
             and row.hidden >= sizes.hidden
@@ -68,12 +68,12 @@ BACKENDS = tuple(OPTION)
 
 
 def call_of(state: Tensor, steps: int) -> Call:
-    """A call with this state, [B, G, H]."""
+    """A call with a state [B, G, H]."""
     return Call(MODES[0], steps, *state.shape, state.dtype, state.device)
 
 
 def plans(state: Tensor, steps: int, direction: str) -> tuple[str, dict[str, Any]]:
-    """The CUDA backend's choice, and each strategy's plan or the reason why it has none."""
+    """The strategy that the CUDA backend chooses; each strategy's plan, or why it has none."""
     mode = precision_of(state.dtype)
     index = torch.cuda.current_device() if state.device.index is None else state.device.index
     backward = direction == "backward"
@@ -81,7 +81,7 @@ def plans(state: Tensor, steps: int, direction: str) -> tuple[str, dict[str, Any
 
 
 def chosen(backend: str, state: Tensor, steps: int, direction: str) -> Kernel:
-    """The kernel that the backend chooses for a call with this state, [B, G, H]."""
+    """The kernel that the backend chooses for a call with a state [B, G, H]."""
     if backend == "cuda":
         return Kernel(backend, plans(state, steps, direction)[0])
     return Kernel(backend, triton.choose(triton.sizes_of(call_of(state, steps))))

@@ -1,4 +1,4 @@
-"""The results of the GPU validation's parts, its exit status, and the kernels that it verifies."""
+"""The results of the GPU validation: its parts, its exit status, and the verified kernels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.shapes import Shape
 
-#: As in kernels.py, which imports torch.
+#: As in kernels.py, which this module does not import because it imports torch.
 BACKENDS = ("triton", "cuda")
 
 OUTCOMES = ("passed", "failed", "skipped", "not reached")
@@ -18,7 +18,7 @@ Entries = Sequence[dict[str, Any]]
 
 
 def correctness(journals: Sequence[Entries]) -> dict[str, Any]:
-    """Counts by kernel and mode, and the tests that did not pass, from their journals."""
+    """Count the outcomes by kernel and mode, and list the tests that did not pass."""
     about: dict[str, dict[str, str]] = {}
     outcomes: dict[str, tuple[str, str]] = {}
     errors = []
@@ -65,7 +65,7 @@ def correctness(journals: Sequence[Entries]) -> dict[str, Any]:
 
 
 def timing(entries: Entries, planned: Sequence[str]) -> dict[str, Any]:
-    """Rows in the format of records.py, errors, and units not reached, from a journal."""
+    """Read a journal: the rows of a record, the errors, and the units that were not reached."""
     found: dict[str, list[Any]] = {"rows": [], "errors": []}
     begun = []
     running = None
@@ -92,12 +92,12 @@ def timing(entries: Entries, planned: Sequence[str]) -> dict[str, Any]:
 
 
 def case_name(row: dict[str, Any]) -> tuple[str, str]:
-    """The sizes and the mode of a row, as the tables name them."""
+    """The sizes and the mode of a row, as in the tables."""
     return str(Shape(**row["work"])), row["mode"]
 
 
 def status(record: dict[str, Any]) -> int:
-    """OK if both extensions were built, every test ran and passed, and nothing else was wrong."""
+    """OK if both extensions were built, every test ran and passed, and no part found an error."""
     tests = record.get("correctness", {})
     counts = Counter()
     for rows in tests.get("kernels", {}).values():
@@ -116,7 +116,7 @@ def status(record: dict[str, Any]) -> int:
 
 
 def _suspects(record: dict[str, Any]) -> set[str]:
-    """Our kernels and backends with wrong results in the timing; baselines do not count."""
+    """Our kernels and backends with wrong results in the timing, without the baselines."""
     entries = record.get("timing", {}).get("wrong", ())
     names = {entry["provider"].removeprefix("fastrnn.") for entry in entries}
     return {name for name in names if name.partition(".")[0] in BACKENDS}
@@ -125,8 +125,8 @@ def _suspects(record: dict[str, Any]) -> set[str]:
 def verified_kernels(record: dict[str, Any]) -> list[str]:
     """The kernels whose tests all ran and passed, and for which no other part found an error.
 
-    A failure of a whole backend, in the tests of the layer or in compute-sanitizer, counts against
-    each of its kernels.
+    An error of a backend, in the tests of the layer or in compute-sanitizer, counts against each of
+    its kernels.
     """
     tests = record.get("correctness", {})
     wrong = {

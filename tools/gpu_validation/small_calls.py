@@ -1,4 +1,4 @@
-"""A few calls of every kernel, small enough for tools that slow it down a thousandfold."""
+"""A few small calls of every kernel, for tools that slow it down by a factor of 1000."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastrnn.testing import Problem, assert_close
 
 from .kernels import KERNELS
 
-#: (kernel, B, H): more rows than a tile of the batch, and more units than one block.
+#: (kernel, B, H): more rows than a tile has, and more units than a block has.
 PLAN = (
     ("triton.rows", 2, 20),
     ("triton.single_cta", 18, 20),
@@ -27,7 +27,7 @@ PLAN = (
 
 
 def small(backend: str) -> None:
-    """Compare the kernels of one backend to the reference, and print every call that passes.
+    """Compare the kernels of one backend with the reference, and print every call that passes.
 
     Raises:
         AssertionError: a result is wrong.

@@ -9,14 +9,14 @@ from benchmarks.shapes import STEPS
 
 from .results import BACKENDS, OUTCOMES, case_name
 
-#: How many of the shapes at which we are slower are listed again below the table of times.
+#: How many of the cases in which we are slower are listed below the table of times.
 LISTED = 12
 
 Rows = Sequence[dict[str, Any]]
 
 
 def correctness_table(found: dict[str, Any]) -> str:
-    """A line for every kernel and mode."""
+    """A line for each kernel and mode."""
     lines = [f"{'correctness':24}" + "".join(f"{outcome:>12}" for outcome in OUTCOMES)]
     for kernel, rows in found.get("kernels", {}).items():
         for row, counts in rows.items():
@@ -27,7 +27,7 @@ def correctness_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-#: Columns of the table of times: the kernels, by as much of their names as tells them apart.
+#: The columns of the table of times: the kernels, with short names.
 COLUMNS = {
     "triton.rows": "rows",
     "triton.single_cta": "single_cta",
@@ -40,10 +40,10 @@ COLUMNS = {
 
 
 def timing_table(found: dict[str, Any]) -> str:
-    """A line for every shape and mode.
+    """A line for each shape and mode.
 
-    Microseconds a step of the recurrence, forward/backward, by every kernel (* marks its backend's
-    choice), and nn.RNN's time over that of each of our backends (! marks where we are slower).
+    It has the microseconds per step of each kernel, forward/backward (* marks the choice of its
+    backend), and nn.RNN's time over that of each of our backends (! marks where we are slower).
     """
     lines = [
         f"{'(T, B, I, H)':30}{'mode':9}"
@@ -84,7 +84,7 @@ def _losing(rows: Rows) -> list[str]:
         if pairs:
             shown = f", the {LISTED} worst" if len(losing) > LISTED else ""
             lines.append(
-                f"{backend}: slower than nn.RNN {len(losing)} of {len(pairs)} times{shown}"
+                f"{backend}: slower than nn.RNN in {len(losing)} of {len(pairs)} cases{shown}"
             )
         for ratio, row in losing[:LISTED]:
             theirs, ours = (row["times"][one]["ms"][2] for one in ("nn.RNN", name))
@@ -94,16 +94,16 @@ def _losing(rows: Rows) -> list[str]:
 
 
 def fastest_table(found: dict[str, Any], clock: float | None) -> str:
-    """The fastest kernel for every shape, mode and direction, and the plan's choice.
+    """The fastest kernel for each shape, mode and direction, and the choice of the plan.
 
-    The fastest kernel's time is shown with its ratio to the roofline bound; the plan's choice with
-    the ratio of its time to the cost model's. If another CUDA strategy is faster, it is shown too.
+    The time of the fastest kernel has its ratio to the lower bound. The time of the choice has its
+    ratio to the time of the cost model. A line also shows another CUDA strategy if that is faster.
 
     Args:
-        clock: cycles a second, if known; the cost model counts in cycles.
+        clock: cycles per second, if known; the cost model counts in cycles.
     """
     lines = [
-        f"{'(T, B, I, H)':30}{'mode':9}{'':10}{'fastest':>24}{'x floor':>9}  the plan's choice"
+        f"{'(T, B, I, H)':30}{'mode':9}{'':10}{'fastest':>24}{'x bound':>9}  the plan's choice"
     ]
     chosen = wrongly = 0
     for row in found["rows"]:
@@ -111,8 +111,8 @@ def fastest_table(found: dict[str, Any], clock: float | None) -> str:
             continue
         us = {name: _us(row, name) for name in row["times"]}
         best, *_ = fastest = sorted(us, key=us.__getitem__)
-        floor = max(row["floor"].values()) if "floor" in row else None
-        over = f"{us[best] / (1e3 * floor / row['work']['T']):.1f}" if floor else "-"
+        bound = max(row["floor"].values()) if "floor" in row else None
+        over = f"{us[best] / (1e3 * bound / row['work']['T']):.1f}" if bound else "-"
         named = f"{best} {us[best]:.2f}"
         line = f"{case_name(row)[0]:30}{row['mode']:9}{row['step']:10}{named:>24}{over:>9}"
         strategies = [name for name in fastest if name.startswith("cuda.")]
@@ -127,11 +127,13 @@ def fastest_table(found: dict[str, Any], clock: float | None) -> str:
                 slower = us[choice] / us[strategies[0]]
                 line += f", {slower:.2f} x {strategies[0]} {us[strategies[0]]:.2f}"
         lines.append(line)
-    return "\n".join([*lines, f"the plan did not choose the fastest: {wrongly} of {chosen} times"])
+    return "\n".join(
+        [*lines, f"the plan did not choose the fastest in {wrongly} of {chosen} cases"]
+    )
 
 
 def _us(row: dict[str, Any], name: str) -> float:
-    """The median, in microseconds a step."""
+    """The median, in microseconds per step."""
     return 1e3 * row["times"][name]["ms"][2] / row["work"]["T"]
 
 
@@ -140,7 +142,7 @@ def _is_named(provider: str, rows: Iterable[dict[str, Any]]) -> bool:
 
 
 def _cell(directions: dict[str, dict[str, Any]], kernel: str) -> str:
-    """A kernel's times, forward/backward."""
+    """The times of a kernel, forward/backward."""
     cells = []
     for direction in ("forward", "backward"):
         row = directions.get(direction, {})

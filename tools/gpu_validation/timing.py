@@ -1,11 +1,12 @@
-"""Times of the GPU kernels alone, and of layers against nn.RNN on cuDNN.
+"""Time the GPU kernels alone, and layers against nn.RNN on cuDNN.
 
 `python -m tools.gpu_validation.timing --journal FILE` appends an entry to FILE when a unit of the
-plan starts and for every row that it measures. A second call with the same file resumes after the
-last unit. `--compile I/N` only compiles the kernels of part I of N: N processes share the work.
+plan starts, and for each row that it measures. A second call with the same file resumes after the
+last unit. `--compile I/N` only compiles the kernels of part I of N, so that N processes can share
+the work.
 
-A kernel's time is device time between two events, with the launches hidden and L2 flushed. A
-layer's time includes its launches; nn.RNN and each of our backends are timed in alternation.
+The time of a kernel is device time between two events, with the launches hidden and L2 flushed. The
+time of a layer includes its launches. nn.RNN and each of our backends are timed in alternation.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .kernels import KERNELS, TRITON, Kernel, chosen, plans
 
 DIRECTIONS = ("forward", "backward")
 
-#: Seconds after which a measurement hangs. Its process is ended, because a kernel cannot be.
+#: Seconds after which a measurement counts as hung. A kernel cannot be stopped, so its process is.
 PATIENCE = 60
 
 #: Seconds for each time of a layer.
@@ -44,7 +45,7 @@ BUDGET = 0.15
 
 
 class Unit(NamedTuple):
-    """One shape in one mode: its kernels, and the steps of its group."""
+    """One shape in one mode: its kernels, and the passes of its group."""
 
     group: str
     shape: Shape
@@ -65,7 +66,7 @@ def _units(group: str, modes: Sequence[str] | None = None, **sizes: Sequence[int
 
 
 def plan() -> dict[str, Unit]:
-    """All units by name, the most informative first: there may not be time for all."""
+    """All units by name. The most informative come first, as there may not be time for all."""
     units = [
         *_units("cudnn", T=(1024,)),
         *_units("neuro"),
@@ -81,7 +82,7 @@ def plan() -> dict[str, Unit]:
 
 
 class KernelWorkload(Workload):
-    """The recurrence alone, with the arguments of a backend's forward or backward function."""
+    """The recurrence alone, with the arguments of the forward or backward function of a backend."""
 
     @cached_property
     def arguments(self) -> tuple[Any, ...]:
@@ -96,7 +97,7 @@ class KernelWorkload(Workload):
 
     @cached_property
     def expected(self) -> list[Tensor]:
-        """out and h_n, or grad_pre and grad_h0, computed in float64 from the kernels' arguments."""
+        """out and h_n, or grad_pre and grad_h0, in float64 from the arguments of the kernels."""
         doubles = (a.double() if isinstance(a, Tensor) else a for a in self.arguments)
         return list(getattr(reference, self.case.step)(*doubles))
 
@@ -106,7 +107,7 @@ class KernelWorkload(Workload):
 
 
 def kernels(shape: Shape, mode: str, steps: int, direction: str, device: str) -> list[Kernel]:
-    """The kernels that support it, chosen by their backends or not."""
+    """The kernels that support a shape, whether their backends would choose them or not."""
     state = _state(shape, mode, device)
     with precision(mode):
         return [k for k in KERNELS if k.unsupported_reason(state, steps, direction) is None]
@@ -123,7 +124,7 @@ def kernel_row(
     device: str = "cuda",
     clock: Callable[[Callable[[], object]], Times] = device_times,
 ) -> records.Row:
-    """The recurrence alone of a unit, by each of the kernels."""
+    """Measure the recurrence alone of a unit, by each of the kernels."""
     case = Case(unit.group, "kernel", unit.shape, unit.mode, direction)
     result, choices = CaseResult(case), {}
     with precision(unit.mode):
@@ -146,7 +147,7 @@ def kernel_row(
 
 
 def _choice(kernel: Kernel, state: Tensor, case: Case) -> dict[str, Any]:
-    """Whether its backend would choose the kernel; for a CUDA kernel, also its plan and model."""
+    """Whether the backend would choose the kernel; for CUDA also the plan and its cost model."""
     shape, direction = case.shape, case.step
     entry: dict[str, Any] = {"chosen": kernel == chosen(kernel.backend, state, shape.T, direction)}
     if kernel.backend == "cuda":
@@ -156,7 +157,7 @@ def _choice(kernel: Kernel, state: Tensor, case: Case) -> dict[str, Any]:
 
 
 def rows(unit: Unit, device: str = "cuda") -> Iterator[records.Row]:
-    """All rows of a unit, without roofline bounds."""
+    """Measure all rows of a unit, without lower bounds."""
     group, shape = GROUPS[unit.group], unit.shape
     if shape.layers == shape.directions == 1 and not shape.packed:
         for direction in DIRECTIONS:
@@ -194,9 +195,10 @@ def measure_plan(journal: Path, deadline: float) -> None:
 
 
 def compile_part(index: int, count: int, deadline: float) -> None:
-    """Compile the Triton kernels of part `index` of `count` of the plan by running two steps.
+    """Compile the Triton kernels of part `index` of `count` of the plan, by running two steps.
 
-    T is not a constant of these kernels. The CUDA kernels are compiled already.
+    Two steps suffice, because T is not a constant of these kernels. The CUDA kernels are already
+    compiled.
     """
     shapes = dict.fromkeys((unit.shape, unit.mode, unit.group) for unit in plan().values())
     todo = [
@@ -225,9 +227,9 @@ def _triton(shape: Shape, mode: str, direction: str) -> list[Kernel]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--journal", type=Path, help="file to keep the measurements in")
+    parser.add_argument("--journal", type=Path, help="the file of the measurements")
     parser.add_argument("--deadline", type=float, default=float("inf"), help="seconds of the epoch")
-    parser.add_argument("--compile", metavar="I/N", help="only compile, part I of N")
+    parser.add_argument("--compile", metavar="I/N", help="only compile part I of N")
     arguments = parser.parse_args()
     if arguments.compile:
         index, count = map(int, arguments.compile.split("/"))
@@ -235,7 +237,7 @@ def main() -> None:
     elif arguments.journal:
         measure_plan(arguments.journal, arguments.deadline)
     else:
-        parser.error("--journal or --compile is needed")
+        parser.error("one of --journal and --compile is required")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Validate the GPU kernels on a machine with an NVIDIA GPU: `make gpu-check`.
 
 The parts run in this order: describe the machine, build both extensions, measure the constants of
-the plan's cost model, run every test of tests/gpu, run compute-sanitizer if it is installed, and
-time the kernels against nn.RNN on cuDNN. Each part has a time limit and names what it could not
-reach; `--seconds` limits the whole. Without the CUDA kernels the Triton kernels are still
-validated. The results and the times go into two files, in the folder that the variable OUT names or
-else in benchmarks/results/.
+the plan's cost model, run every test in tests/gpu, run compute-sanitizer if it is installed, and
+time the kernels against nn.RNN on cuDNN. Each part has a time limit, and lists what it could not
+reach. `--seconds` limits the total. Without the CUDA kernels the Triton kernels are still
+validated. The results and the times are written to two files, in the folder named by the variable
+OUT, or else in benchmarks/results/.
 
-The exit status is 0 if both extensions were built, every test ran and nothing was wrong; 2 if there
-is no GPU; 1 otherwise.
+The exit status is 0 if both extensions were built, every test ran and no part found an error, 2 if
+there is no GPU, and 1 otherwise.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from . import results, tables
 from .results import BACKENDS
 from .workers import Worker, excerpt, supervise
 
-#: Seconds for the whole, by default, and the limits of its parts; the timing has the rest.
+#: Seconds in total, by default, and the limits of the parts; the timing takes the remaining time.
 TOTAL = 525
 BUILD, CALIBRATION, CORRECTNESS, SANITIZER = 110, 35, 190, 60
 
-#: The fraction of the timing's share for compiling, which several processes do.
+#: The fraction of the timing's time in which several processes compile.
 COMPILING = 0.3
 
-#: Parallel processes where the CPU compiles and the GPU is mostly idle.
+#: Parallel processes where the CPU compiles while the GPU is mostly idle.
 PROCESSES = max(1, min(12, (os.cpu_count() or 1) - 2))
 
-#: Options of the tests. The file descriptor of stderr is not captured: the message of an aborting
-#: process would be lost.
+#: Options of the tests. They do not capture the file descriptor of stderr, because the message of
+#: an aborting process would be lost.
 PYTEST = ("-q", "--tb=short", "--capture=sys")
 
-#: compute-sanitizer's tools and the backends they run on, all in parallel. initcheck is not needed:
-#: the tests fill uninitialised memory with NaN.
+#: compute-sanitizer's tools and the backends they run on, all in parallel. initcheck is not needed,
+#: because the tests fill uninitialised memory with NaN.
 TOOLS = tuple((tool, backend) for tool in ("memcheck", "racecheck") for backend in BACKENDS)
 TOOLS += (("synccheck", "cuda"),)
 
@@ -66,12 +66,12 @@ def no_gpu() -> str | None:
     if torch.version.hip is not None:
         return "torch is built for AMD GPUs"
     if not torch.cuda.is_available():
-        return "torch sees none"
+        return "torch finds none"
     return None
 
 
 def build(arch: str, deadline: float) -> dict[str, Any]:
-    """Build both extensions, for this GPU only; the C++ extension also plans the CUDA kernels."""
+    """Build both extensions for this GPU only; the C++ extension also plans the CUDA kernels."""
     found = {"archs": arch}
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     variables = {
@@ -108,7 +108,7 @@ def correctness(deadline: float) -> dict[str, Any]:
 
 
 def sanitizer(deadline: float) -> dict[str, Any]:
-    """Run compute-sanitizer's tools in parallel, on a few small cases of every kernel."""
+    """Run the tools of compute-sanitizer in parallel, on a few small calls of every kernel."""
     deadline = min(deadline, time.time() + SANITIZER)
     with ThreadPoolExecutor() as pool:
         found = [pool.submit(attempt, sanitize, *tool, deadline) for tool in TOOLS]
@@ -125,7 +125,7 @@ def sanitize(tool: str, backend: str, deadline: float) -> dict[str, Any]:
         # torch probes CUDA with calls that may fail.
         command += ["--report-api-errors", "no"]
     command += [sys.executable, "-m", "tools.gpu_validation", "--small", backend]
-    # Each tensor gets its own allocation, so that an access out of its bounds is detected.
+    # Each tensor has its own allocation, so that accesses out of bounds are detected.
     allocation = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     status, said = run(command, max(1.0, deadline - time.time()), allocation)
     cases = re.findall(r"^small: (.*)$", said, re.MULTILINE)
@@ -138,7 +138,7 @@ def sanitize(tool: str, backend: str, deadline: float) -> dict[str, Any]:
 
 
 def timing(deadline: float) -> dict[str, Any]:
-    """Measure as much of the plan of timing.py as the time allows."""
+    """Measure as many units of the plan of timing.py as the time allows."""
     from .timing import plan
 
     me = [sys.executable, "-m", "tools.gpu_validation.timing"]
@@ -164,7 +164,7 @@ def timing(deadline: float) -> dict[str, Any]:
 
 
 def attempt(part: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """The results of a part, or its traceback, and the seconds it took."""
+    """Run a part; return its results, or its traceback, and the seconds it took."""
     start = time.time()
     try:
         found = part(*arguments)
@@ -174,7 +174,7 @@ def attempt(part: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, A
 
 
 def validate(seconds: float) -> int:
-    """Run all parts, and write the record after each of them."""
+    """Run all parts, write the record after each of them, and return the exit status."""
     start = time.time()
     deadline = start + seconds
     record: dict[str, Any] = {"format": 3, "environment": attempt(environment.describe, "cuda")}
@@ -208,7 +208,7 @@ def validate(seconds: float) -> int:
 
 
 def add_bounds(rows: list[dict[str, Any]], record: dict[str, Any]) -> float | None:
-    """Add the roofline bounds of this GPU to the rows; return its clock rate."""
+    """Add the lower bounds of this GPU to the rows, and return its clock rate."""
     from benchmarks.report import records
     from benchmarks.roofline import gpu
 
@@ -222,7 +222,7 @@ def add_bounds(rows: list[dict[str, Any]], record: dict[str, Any]) -> float | No
 
 
 def write_times(rows: list[dict[str, Any]], record: dict[str, Any], folder: Path) -> Path:
-    """Write the times as a record of benchmarks, next to the record of the validation."""
+    """Write the times as a record of benchmarks, in the folder of the validation's record."""
     from benchmarks.report import records
 
     from .timing import BUDGET
@@ -244,7 +244,7 @@ def write_times(rows: list[dict[str, Any]], record: dict[str, Any], folder: Path
 
 
 def print_summary(record: dict[str, Any], rows: list[dict[str, Any]], clock: float | None) -> None:
-    """Print the tables, and the most important lines last."""
+    """Print the tables, with the most important lines last."""
     timed = {**record["timing"], "rows": rows}
     for part, table in (
         ("timing", lambda _: tables.timing_table(timed)),
@@ -257,23 +257,23 @@ def print_summary(record: dict[str, Any], rows: list[dict[str, Any]], clock: flo
     for name, found in (("build", record["build"]), *record["sanitizer"].items()):
         outcome = found.get("outcome", found.get("error"))
         print(f"{name}: {outcome} {found.get('reason', '')} ({found.get('seconds')} s)")
-    print("nothing was wrong with", ", ".join(results.verified_kernels(record)) or "no kernel")
+    print("kernels without a finding:", ", ".join(results.verified_kernels(record)) or "no kernel")
     machine = record["environment"]
     keys = [key for key in ("gpu", "driver", "torch", "commit") if key in machine]
     print(", ".join(f"{key} {machine[key]}" for key in keys))
-    print("everything passed" if record["status"] == results.OK else "NOT everything passed")
+    print("all passed" if record["status"] == results.OK else "NOT all passed")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.gpu_validation", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--small", choices=BACKENDS, help="only a few calls of every kernel of one")
+    parser.add_argument("--small", choices=BACKENDS, help="run only the small calls of a backend")
     parser.add_argument(
         "--seconds",
         type=_positive,
         default=TOTAL,
-        help="for all of it (default: %(default)s); with few of them less is timed and tested",
+        help="the time limit in total (default: %(default)s); a low limit skips times and tests",
     )
     arguments = parser.parse_args(argv)
     if arguments.small is not None:
@@ -292,5 +292,5 @@ def main(argv: list[str] | None = None) -> int:
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("the seconds must be a positive number")
+        raise argparse.ArgumentTypeError("must be a positive number")
     return value

@@ -1,4 +1,4 @@
-"""Processes that may hang or die, restarted until they are done or the time is up."""
+"""Run processes that may hang or die, and restart them until they finish or the time is up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.process import kill
 
 
 class Worker(NamedTuple):
-    """A command with a journal: it appends "finished" at the end, and resumes an incomplete one."""
+    """A command that resumes its journal, and appends "finished" to it at the end."""
 
     command: Sequence[str]
     journal: Path
@@ -65,12 +65,12 @@ def supervise(
 
 
 def output_of(worker: Worker) -> str:
-    """The output of a worker since its last start."""
+    """Return the output of a worker since its last start."""
     return excerpt(worker.log.read_text(errors="replace")) if worker.log.exists() else ""
 
 
 def excerpt(text: str, first: int = 1000, last: int = 1500) -> str:
-    """The beginning and the end of an output: either may tell why a process died."""
+    """Return the beginning and the end of an output; either may tell why a process died."""
     left_out = len(text) - first - last
     if left_out <= 0:
         return text
@@ -84,5 +84,5 @@ def _start(worker: Worker, environment: Mapping[str, str] | None) -> subprocess.
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
-            start_new_session=True,  # so that its children can be ended with it
+            start_new_session=True,  # a process group, so that its children can be killed too
         )

@@ -2,7 +2,7 @@
 
 A kernel's limits follow from where it keeps W_hh. `single_cta` keeps a group's W_hh in the shared
 memory of one multiprocessor, `rows` in its registers, and `grid` in the shared memory of all
-multiprocessors or, for larger sizes, in L2. `python -m benchmarks.kernel_stats` prints the cost of
+multiprocessors or, for larger sizes, in L2. `python -m tools.kernel_stats` prints the cost of
 each.
 """
 
