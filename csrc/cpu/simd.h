@@ -70,8 +70,8 @@ inline Vector<A> broadcast(A x) {
   return x - Vector<A>{};
 }
 
-// Storage: how elements are stored in memory, and the type they are computed in. `widen` and `narrow`
-// convert between a vector of the one and a vector of the other; narrowing rounds to nearest even.
+// Storage types: the format of elements in memory and the type of computation. `widen` and `narrow`
+// convert between vectors of the two; narrowing rounds to nearest even.
 
 template <class A>
 struct Plain {
