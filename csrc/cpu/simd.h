@@ -70,7 +70,7 @@ inline Vector<A> broadcast(A x) {
   return x - Vector<A>{};
 }
 
-// Storage types: the format of elements in memory, and the type of computation. `widen` and `narrow`
+// Storage types: the format of elements in memory and the type of computation. `widen` and `narrow`
 // convert between vectors of the two; narrowing rounds to nearest even.
 
 template <class A>
