@@ -59,7 +59,6 @@ html_theme_options = {
 }
 
 _LINK = re.compile(r"(?<=\]\()(?P<target>[^)#\s]+)(?=[)#])")
-_SIZE = re.compile(r"(?<=: )(?=[A-Z]\.(\s|$))")
 _RESULT = re.compile(r"(\w+): (.+)")
 _PICTURE = re.compile(
     r"<picture>\s*<source[^>]*srcset=\"(?P<dark>[^\"]+)\"[^>]*>\s*"
@@ -99,11 +98,9 @@ def prepare_docstring(
 ) -> None:
     """Prepare the forms that napoleon and reStructuredText misread, before they read them.
 
-    "I." is a size and not an enumerator. The comment of an attribute begins with a colon, so that a
-    colon within it does not end a type. Several results, a line ``name: text`` for each, become a
-    list.
+    The comment of an attribute begins with a colon, so that a colon within it does not end a type.
+    Several results, a line ``name: text`` for each, become a list.
     """
-    lines[:] = [_SIZE.sub(r"\\", line) for line in lines]
     if what in ("attribute", "data") and lines:
         lines[0] = f": {lines[0]}"
     if "Returns:" not in lines:

@@ -28,7 +28,7 @@ def recurrence(
     activation: str = "tanh",
     reverse_from: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Compute G independent recurrences over one batch: :math:`h_t = act(pre_t + W_{hh} h_{t-1})`.
+    r"""Compute G independent recurrences over one batch: :math:`h_t = \mathrm{act}(pre_t + W_{hh} h_{t-1})`.
 
     A group is a direction of a bidirectional layer, a head of a block-diagonal W_hh or a member of
     an ensemble of models.
@@ -89,7 +89,7 @@ def rnn(
 ) -> tuple[Tensor, Tensor]:
     r"""Compute a stack of recurrent layers, as `torch.nn.RNN` does with the same weights.
 
-    .. math:: h_t = act(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
+    .. math:: h_t = \mathrm{act}(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
 
     W_hh may be block-diagonal: weight_hh [n, H/n, H/n] then holds its blocks, one per head.
     Under autocast all results are computed and returned in the autocast dtype.

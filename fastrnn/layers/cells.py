@@ -22,7 +22,7 @@ _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 class FusedRNNCell(nn.RNNCell):
     r"""A drop-in for `torch.nn.RNNCell`: one step of a `FusedRNN` layer.
 
-    .. math:: h' = act(W_{ih} x + b_{ih} + W_{hh} h + b_{hh})
+    .. math:: h' = \mathrm{act}(W_{ih} x + b_{ih} + W_{hh} h + b_{hh})
 
     Stepping the cell over a sequence computes the same as a FusedRNN with the same weights, up to
     rounding. `FusedRNN.step` gives the same bits as the sequence. A single step leaves nothing to
@@ -32,8 +32,8 @@ class FusedRNNCell(nn.RNNCell):
     Below, I is ``input_size``, H ``hidden_size`` and B the batch size.
 
     Args:
-        input_size: I.
-        hidden_size: H.
+        input_size: I, the number of features of a step.
+        hidden_size: H, the number of features of the state.
         bias: whether the cell has b_ih and b_hh.
         nonlinearity: ``"tanh"`` or ``"relu"``; the attribute is read at every call.
         device, dtype: device and dtype of the parameters.

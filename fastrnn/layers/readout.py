@@ -19,13 +19,13 @@ class ReadoutRNN(nn.Module):
     r"""A recurrent network with a linear readout: `FusedRNN`, then `nn.Linear`.
 
     .. math::
-        h_t = act(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh}), \qquad y_t = W_{hy} h_t + b_y
+        h_t = \mathrm{act}(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh}), \qquad y_t = W_{hy} h_t + b_y
 
     W_hy is ``readout.weight`` [C, D·H] and b_y ``readout.bias`` [C], with C ``output_size``.
 
     Args:
         input_size, hidden_size: as for `FusedRNN`.
-        output_size: C.
+        output_size: C, the number of features of the readout.
         *args: the other arguments of `FusedRNN`, in its order: num_layers, nonlinearity, bias,
             batch_first, dropout, bidirectional. The readout has a bias even with ``bias=False``.
         **kwargs: the same by keyword, and num_heads and learned_h0.

@@ -33,7 +33,7 @@ _ACTIVATIONS = {"RNN_TANH": "tanh", "RNN_RELU": "relu"}
 class FusedRNN(FusedRNNBase):
     r"""A drop-in replacement for `torch.nn.RNN`: same arguments, parameters, results and errors.
 
-    .. math:: h_t = act(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
+    .. math:: h_t = \mathrm{act}(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
 
     It is an `nn.RNNBase`, not an `nn.RNN`, so that ``torch.compile(fullgraph=True)`` accepts it.
     Its parameters have nn.RNN's names, shapes and initial values: each class loads the other's
@@ -44,15 +44,15 @@ class FusedRNN(FusedRNNBase):
     Each of n heads reads only its own H/n elements of the state, so W_hh is block-diagonal. For
     head j:
 
-    .. math:: h^j_t = act((W_{ih} x_t + b_{ih} + b_{hh})^j + W^j_{hh} h^j_{t-1})
+    .. math:: h^j_t = \mathrm{act}((W_{ih} x_t + b_{ih} + b_{hh})^j + W^j_{hh} h^j_{t-1})
 
     Below, T is the number of steps, B the batch size, I ``input_size``, H ``hidden_size``,
     L ``num_layers`` and D 2 if ``bidirectional``, else 1.
 
     Args:
-        input_size: I.
-        hidden_size: H.
-        num_layers: L; every layer reads the outputs of the previous one.
+        input_size: I, the number of features of a step.
+        hidden_size: H, the number of features of the state.
+        num_layers: L; each layer reads the outputs of the previous one.
         nonlinearity: ``"tanh"`` or ``"relu"``.
         bias: whether the layers have b_ih and b_hh.
         batch_first: whether batched input and output are [B, T, ...] instead of [T, B, ...].
