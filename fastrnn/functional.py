@@ -28,7 +28,9 @@ def recurrence(
     activation: str = "tanh",
     reverse_from: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Compute G independent recurrences over one batch: :math:`h_t = \mathrm{act}(pre_t + W_{hh} h_{t-1})`.
+    r"""Compute G independent recurrences over one batch.
+
+    .. math:: h_t = \mathrm{act}(pre_t + W_{hh} h_{t-1})
 
     A group is a direction of a bidirectional layer, a head of a block-diagonal W_hh or a member of
     an ensemble of models.
@@ -102,7 +104,7 @@ def rnn(
         weights: in the order of nn.RNN's parameters: per layer, then per direction, weight_ih
             [H, I or D·H], weight_hh [H, H] or [n, H/n, H/n], of one shape everywhere, and, with
             ``bias``, bias_ih [H] and bias_hh [H].
-        num_layers: L.
+        num_layers: L, the number of layers.
         bias: whether ``weights`` contains biases.
         dropout: probability of dropping an output of any layer except the last, in training.
         training: whether dropout is active.

@@ -164,7 +164,7 @@ def relative_tolerance(
     Args:
         dtype: the storage dtype.
         terms: the number of terms of a sum: H plus the number of input features.
-        steps: T.
+        steps: T, the number of steps.
         elements: the number of elements of z, over all steps and rows of the batch.
         activation: ``"tanh"`` or ``"relu"``.
         mode: how a GPU computed the products; see `tolerance`.

@@ -19,7 +19,8 @@ class ReadoutRNN(nn.Module):
     r"""A recurrent network with a linear readout: `FusedRNN`, then `nn.Linear`.
 
     .. math::
-        h_t = \mathrm{act}(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh}), \qquad y_t = W_{hy} h_t + b_y
+        h_t &= \mathrm{act}(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh}) \\
+        y_t &= W_{hy} h_t + b_y
 
     W_hy is ``readout.weight`` [C, D·H] and b_y ``readout.bias`` [C], with C ``output_size``.
 
