@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from . import baselines, verify
 from .baselines import Provider
@@ -94,20 +96,43 @@ def measure_memory(
     return result
 
 
-def run_once(case: Case, provider: Provider, device: str, steps: int | None = None) -> None:
-    """Verify the result of a provider, without timing it.
+def verify_results(case: Case, names: Sequence[str], device: str, steps: int) -> CaseResult:
+    """Verify the results of a case over a few steps, without timing it.
 
     Args:
-        steps: replaces the number of steps of the case, for a trial of the code.
+        names: those of the providers.
+        steps: replaces the number of steps of the case.
+    """
+    result = CaseResult(case)
+    with precision(case.mode):
+        workload = Workload(case, device, steps)
+        for provider in baselines.by_name(names):
+            _prepare_verified(provider, workload, result)
+    return result
+
+
+@contextmanager
+def verified_call(provider: Provider, workload: Workload) -> Iterator[Callable[[], list[Tensor]]]:
+    """Enter the precision and the context of a provider, and return its call.
+
+    The result of the call was verified. On a GPU the call includes a synchronisation.
 
     Raises:
         AssertionError: the result is wrong.
     """
-    with precision(case.mode):
-        own = provider.adapt(Workload(case, device, steps))
+    with precision(workload.case.mode), provider.context():
+        own = provider.adapt(workload)
         call = provider.prepare(own)
-        with provider.context():
-            verify.check(call(own.inputs[0]), own)
+        verify.check(call(own.inputs[0]), own)
+        inputs = own.cycle_inputs()
+
+        def synchronised_call() -> list[Tensor]:
+            results = call(next(inputs))
+            if own.device.type == "cuda":
+                torch.cuda.synchronize()
+            return results
+
+        yield synchronised_call
 
 
 def _prepare_verified(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..shapes import GROUPS, Case
 from .base import Provider
 from .flash_rnn import FlashRnn
 from .loops import CompiledLoop, EagerLoop
@@ -15,7 +16,7 @@ from .nn_rnn import Flattened, NnRnn
 from .onnx_runtime import OnnxRuntime
 from .ours import Fastrnn
 
-__all__ = ["LEVELS", "Provider", "by_name", "select"]
+__all__ = ["LEVELS", "Provider", "by_name", "select", "select_for"]
 
 #: How many baselines a shape is compared to; each level includes those before it.
 LEVELS = ("few", "most", "all")
@@ -34,9 +35,21 @@ def by_name(names: Sequence[str]) -> list[Provider]:
 
 
 def select(level: str, device: str) -> tuple[list[Provider], dict[str, str]]:
-    """The available providers of a level on a type of device, and why others are unavailable."""
+    """Return the available providers of a level on a type of device, and why others are not."""
     known = [p for name in LEVELS[: LEVELS.index(level) + 1] for p in _PROVIDERS[name]]
     wanted = [provider for provider in known if device in provider.devices]
     reasons = {provider.name: provider.unavailable_reason(device) for provider in wanted}
     unavailable = {name: reason for name, reason in reasons.items() if reason is not None}
     return [provider for provider in wanted if provider.name not in unavailable], unavailable
+
+
+def select_for(case: Case, level: str, device: str) -> tuple[list[Provider], dict[str, str]]:
+    """Return the providers that compute a case, and why others are unavailable on this machine.
+
+    Args:
+        level: the highest level to use; the group of the case may have a lower one.
+    """
+    level = min(GROUPS[case.group].baselines, level, key=LEVELS.index)
+    available, unavailable = select(level, device)
+    supporting = [p for p in available if p.unsupported_reason(case, device) is None]
+    return supporting, unavailable

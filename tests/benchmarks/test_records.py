@@ -117,7 +117,7 @@ def test_a_regression_is_named_and_tells_by_its_status(
     assert commands.main(["compare", str(first), str(fatter)]) == 1
     said = capsys.readouterr().out
     assert "  2.00  fastrnn  layer (100, 8, 64, 64) float32 inference memory\n" in said
-    assert "the most gained:\n   0.90" in said
+    assert "largest improvements:\n   0.90" in said
 
 
 def test_nothing_in_common_is_no_comparison(
