@@ -144,9 +144,9 @@ def _title(quantity: str, case: Case) -> str:
 
 def _values(result: CaseResult) -> Iterator[str]:
     for provider, times in result.times.items():
-        yield f"{provider} {times.median:.3g} ms"
+        yield f"{provider} {tables.number(times.median)} ms"
     for provider, mib in result.mib.items():
-        yield f"{provider} {mib:.3g} MiB"
+        yield f"{provider} {tables.number(mib)} MiB"
     for provider, seconds in result.too_long.items():
         yield f"{provider} not repeated ({seconds:.0f} s)"
     for provider, reason in result.wrong.items():

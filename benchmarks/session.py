@@ -34,11 +34,11 @@ class Session:
         level: one of `baselines.LEVELS`, the most baselines to compare with.
         device: "cpu" or "cuda"; by default cuda if available.
         budget: seconds for each time measured.
-        threads: the number of torch's threads; by default torch's own choice.
+        threads: for torch.set_num_threads; by default torch's own choice.
         pattern: a regular expression that selects benchmarks by their names.
 
     Raises:
-        ValueError: a name of shapes is unknown, or the pattern is no regular expression.
+        ValueError: a name of shapes is unknown, or the pattern is not a regular expression.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class Session:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if threads:
             torch.set_num_threads(threads)
-        #: By the quantity ("time", "memory") and the case: the providers that support it, those of
-        #: them that the pattern selects, and the results.
+        #: By quantity ("time" or "memory") and case: the providers that support it, those that the
+        #: pattern selects, and the results.
         self.supported: dict[tuple[str, Case], list[Provider]] = {}
         self.selected: dict[tuple[str, Case], list[Provider]] = {}
         self.results: dict[tuple[str, Case], CaseResult] = {}
@@ -71,7 +71,7 @@ class Session:
         try:
             matches = re.compile(pattern).search
         except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
         for scope, quantity in ORDER:
             for case in sorted(cases, key=lambda case: STEPS.index(case.step)):
                 if case.scope != scope:
@@ -83,7 +83,7 @@ class Session:
                     self.selected[quantity, case] = selected
 
     def _providers(self, quantity: str, case: Case) -> list[Provider]:
-        """The providers of which a quantity of a case can be measured here."""
+        """Return the providers for which a quantity of a case can be measured here."""
         if quantity == "memory":
             if not GROUPS[case.group].memory:
                 return []
@@ -149,7 +149,7 @@ class Session:
         return [records.row(result, self._machine) for result in self.results.values()]
 
     def record(self) -> records.Record:
-        """The record of all results so far, also of a run that was interrupted."""
+        """Return the record of the results so far; the run may have been interrupted."""
         if self.device == "cpu" and self.calibration.get("measured"):
             self._calibrate_cpu()
         return {
@@ -169,5 +169,5 @@ class Session:
 
 
 def name(quantity: str, case: Case, provider: Provider) -> str:
-    """The name of a benchmark, which a pattern is matched against."""
+    """Return the name of a benchmark, as option -k sees it."""
     return f"{quantity}/{case.group}/{case.shape.id}/{case.mode}/{case.step}/{provider}"

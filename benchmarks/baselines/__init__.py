@@ -1,7 +1,7 @@
-"""The providers: fastrnn by each backend, and the baselines that it is compared to.
+"""The providers: fastrnn with each backend, and the baselines that it is compared with.
 
-A baseline that needs a package is available where the package can be imported. haste is not among
-them: it has LSTM, GRU, IndRNN and a layer norm, but no vanilla RNN.
+A baseline that needs a package is available if the package can be imported. haste is missing: it
+has LSTM, GRU, IndRNN and a layer norm, but no vanilla RNN.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .ours import Fastrnn
 
 __all__ = ["LEVELS", "Provider", "by_name", "select", "select_for"]
 
-#: How many baselines a shape is compared to; each level includes those before it.
+#: How many baselines a shape is compared with; each level includes those before it.
 LEVELS = ("few", "most", "all")
 
 _PROVIDERS: dict[str, tuple[Provider, ...]] = {
@@ -29,7 +29,7 @@ _PROVIDERS: dict[str, tuple[Provider, ...]] = {
 
 
 def by_name(names: Sequence[str]) -> list[Provider]:
-    """The providers of these names."""
+    """Return the providers with these names."""
     every = {provider.name: provider for level in LEVELS for provider in _PROVIDERS[level]}
     return [every[name] for name in names]
 

@@ -116,9 +116,9 @@ def test_the_results_before_an_interruption_are_recorded(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--shapes", "fastest"), "no shapes are named 'fastest'; choose of quick,"),
+        (("--shapes", "fastest"), "unknown shapes 'fastest'; choose from quick,"),
         (("-k", "nothing"), "no benchmark is selected"),
-        (("-k", "("), "'(' is no regular expression"),
+        (("-k", "("), "'(' is not a regular expression"),
     ],
 )
 def test_a_wrong_option_is_explained(

@@ -51,7 +51,7 @@ def test_a_saved_time_has_its_provider_shape_and_machine(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--shapes", "fastest"), "no shapes are named 'fastest'; choose of quick,"),
+        (("--shapes", "fastest"), "unknown shapes 'fastest'; choose from quick,"),
         (("--shapes", "cudnn", "--device", "cpu"), "these shapes are not measured on cpu"),
     ],
 )
