@@ -8,9 +8,10 @@
 #                of its own
 #   make lint    ruff, clang-format and mypy
 #   make docs    the documentation, as pages in build/docs; a warning is an error
-#   make bench   the benchmarks, small to large layers, in two minutes; SHAPES= names others,
-#                FLAGS= goes to pytest
-#   make bench-full  all of them, in an hour or more; both leave a record in benchmarks/results
+#   make bench   measure fastrnn and the baselines, small to large layers, in two minutes; SHAPES=
+#                names other shapes, FLAGS= goes to `python -m benchmarks run`
+#   make bench-full  measure all shapes, in an hour or more; both leave a record in
+#                benchmarks/results
 #   make gpu-check  the proof of the GPU kernels, on a machine with a GPU; needs no .venv. SECONDS=
 #                   says how long it may take
 #   make clean   remove what was built, but not .venv
@@ -22,7 +23,6 @@ WITH ?=
 FLAGS ?=
 SHAPES ?= quick
 SECONDS ?=
-COLUMNS := --benchmark-columns=min,median,iqr,rounds
 PYTEST := -n auto --maxprocesses 4 --benchmark-disable
 
 # What runs in a process of its own, which the interpreter of Triton takes over; it may have no test
@@ -61,10 +61,10 @@ docs: $(VENV)/installed
 	python -m sphinx -E -W --keep-going -q -b html docs build/docs
 
 bench: $(VENV)/built
-	python -m pytest benchmarks --shapes $(SHAPES) --baselines most $(COLUMNS) $(FLAGS)
+	python -m benchmarks run --shapes $(SHAPES) --baselines most $(FLAGS)
 
 bench-full: $(VENV)/built
-	python -m pytest benchmarks --shapes full --budget 0.8 $(COLUMNS) $(FLAGS)
+	python -m benchmarks run --shapes full --budget 0.8 $(FLAGS)
 
 # As it is, without .venv: a GPU's machine has its own torch, and may reach no network.
 gpu-check:

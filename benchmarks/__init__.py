@@ -1,1 +1,1 @@
-"""Benchmarks against nn.RNN and other baselines: suites for pytest-benchmark, and their records."""
+"""Benchmarks of fastrnn and the baselines: a pytest-benchmark suite and an interleaved runner."""

@@ -1,4 +1,4 @@
-"""Commands for records of benchmarks: `python -m benchmarks --help`. `make bench` makes records."""
+"""Run the benchmarks in interleaved turns, and show, compare and report their records."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import run
 from .report import records, tables
 from .shapes import GROUPS, SELECTIONS, recurrence_flops
-
-EPILOG = "pytest benchmarks --help tells how to measure; make bench and make bench-full do."
 
 
 def shapes() -> int:
@@ -36,7 +35,10 @@ def show(path: Path) -> int:
 
 
 def compare(old: Path, new: Path) -> int:
-    """Print how our times changed; 1 if one grew by over 5 %, and more than its turns differ."""
+    """Print how our times changed from an old record to a new one.
+
+    The exit status is 1 if a time grew by more than 5 % and by more than its turns differ.
+    """
     before, after = records.read(old), records.read(new)
     for record in (before, after):
         machine = record["machine"]
@@ -44,29 +46,29 @@ def compare(old: Path, new: Path) -> int:
     if before["machine"].get("cpu") != after["machine"].get("cpu") or before["machine"].get(
         "gpu"
     ) != after["machine"].get("gpu"):
-        print("These are records of different machines.", file=sys.stderr)
+        print("The records are of different machines.", file=sys.stderr)
     changes = records.compare(before, after)
     if not changes:
-        print("They have no case in common.", file=sys.stderr)
+        print("The records have no case in common.", file=sys.stderr)
         return 2
     grown = [change for change in changes if change.is_regression]
     shrunk = [change for change in changes if change.factor < 1 / records.ALLOWED]
     print(
-        f"\n{len(changes)} in common: {len(grown)} grew by more than 5 %, {len(shrunk)} shrank by "
-        "as much (times relative to nn.RNN's of the same run, where it has one)"
+        f"\n{len(changes)} values in common: {len(grown)} grew by more than 5 %, {len(shrunk)} "
+        "shrank by as much (times relative to nn.RNN in the same run, if measured)"
     )
     for change in grown:
-        doubt = "" if change.is_certain else "  (its turns differ as much)"
+        doubt = "" if change.is_certain else "  (within the variation of its turns)"
         print(f"  {change.factor:5.2f}  {change.provider}  {change.what}{doubt}")
     if shrunk:
-        print("the most gained:")
+        print("largest improvements:")
     for change in shrunk[:-11:-1]:
         print(f"  {change.factor:5.2f}  {change.provider}  {change.what}")
     return 1 if any(change.is_certain for change in grown) else 0
 
 
 def add(path: Path) -> int:
-    """File a record that was made elsewhere."""
+    """Store a record that was made elsewhere."""
     print(records.write(records.read(path)))
     return 0
 
@@ -80,8 +82,15 @@ def report() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", epilog=EPILOG)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "run",
+        help="Measure fastrnn and the baselines in interleaved turns, and write a record",
+        description=run.DESCRIPTION,
+    )
+    run.add_arguments(command)
+    command.set_defaults(call=run.main)
     for function, paths in (
         (shapes, ()),
         (show, ("record",)),
@@ -89,14 +98,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (add, ("record",)),
         (report, ()),
     ):
-        words = (function.__doc__ or "").partition(";")[0].strip()
-        command = commands.add_parser(function.__name__, help=words, description=function.__doc__)
+        summary = (function.__doc__ or "").partition("\n")[0].rstrip(".")
+        command = commands.add_parser(function.__name__, help=summary, description=function.__doc__)
         for name in paths:
             command.add_argument(name, type=Path, help="a file of benchmarks/results")
-        command.set_defaults(function=function, paths=paths)
+        command.set_defaults(
+            call=lambda given, function=function, paths=paths: function(
+                *(getattr(given, name) for name in paths)
+            )
+        )
     given = parser.parse_args(arguments)
     try:
-        return given.function(*(getattr(given, name) for name in given.paths))
+        return given.call(given)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

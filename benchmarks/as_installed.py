@@ -1,8 +1,9 @@
-"""FusedRNN as it is installed against nn.RNN: `python -m benchmarks.as_installed`.
+"""Compare FusedRNN as installed with nn.RNN: `python -m benchmarks.as_installed`.
 
 Without a compiled extension, or on a GPU without a verified kernel, `auto` runs nn.RNN's own
-implementation: FusedRNN then loses only its own overhead. A ratio is the median over the turns of
-nn.RNN's time over ours, with one thread in float32; training is forward and backward.
+implementation. FusedRNN is then slower by its own overhead only. A ratio is the median over the
+interleaved turns of nn.RNN's time over ours, in float32 on one thread of the CPU. Training is
+forward and backward.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import fastrnn
 from .report.markdown import aligned
 from .short_calls import ratio
 
-#: (T, B, I, H) and the options of a layer.
+#: (T, B, I, H), and the options of a layer.
 SHAPES: tuple[tuple[tuple[int, int, int, int], dict[str, Any]], ...] = (
     ((100, 1, 64, 64), {}),
     ((100, 32, 128, 128), {}),
@@ -33,7 +34,7 @@ HEADER = ("(T, B, I, H)", "layers", "backend", "inference", "training")
 
 
 def table(budget: float, shapes: Any = SHAPES) -> list[str]:
-    """A row for every shape."""
+    """Return the lines of the table, one for each shape."""
     rows: list[tuple[str, ...]] = [HEADER]
     for (steps, batch, inputs, hidden), options in shapes:
         ours = fastrnn.FusedRNN(inputs, hidden, **options)
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=1.0, help="seconds for each time")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"cpu: {fastrnn.backends()['cpu'].reason or 'usable'}")
+    print(f"cpu: {fastrnn.backends()['cpu'].reason or 'available'}")
     print("\n".join(table(arguments.budget)))
 
 

@@ -1,4 +1,4 @@
-"""The machine, the versions and the code that a measurement depends on."""
+"""Describe the machine, the versions and the code that a measurement depends on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .process import run
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: Packages whose versions a measurement depends on, where they are installed.
+#: Packages whose versions affect a measurement.
 PACKAGES = ("torch", "triton", "onnxruntime", "flashrnn", "numpy")
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The machine, the versions of packages that affect a kernel, the settings, and the code."""
+    """Describe the machine, the versions of packages, the settings, and the code."""
     import torch
 
     return {
@@ -35,7 +35,7 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, Any]:
-    """None for a package that is not installed, so that all records have the same keys."""
+    """Return the versions; None for missing packages, so that all records have the same keys."""
     found: dict[str, Any] = {}
     for package in PACKAGES:
         try:
@@ -46,7 +46,7 @@ def _versions() -> dict[str, Any]:
 
 
 def gpu() -> dict[str, Any]:
-    """The GPU, its clocks, and the precision of its matrix products."""
+    """Describe the GPU, its clocks, and the precision of float32."""
     import torch
 
     properties = torch.cuda.get_device_properties(0)
@@ -72,7 +72,7 @@ def _nvidia(query: str) -> str:
 
 
 def cpu() -> dict[str, Any]:
-    """The processor, its caches and clock, and the instruction set of our kernels on it."""
+    """Describe the processor, its caches and clock, and the instruction set of our kernels."""
     from fastrnn.ops.backends import cpu
 
     extension = cpu.EXTENSION.unavailable_reason or cpu.EXTENSION.info["instruction_set"]
@@ -89,7 +89,7 @@ def cpu() -> dict[str, Any]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The fields of the first processor in /proc/cpuinfo."""
+    """Return the fields of the first processor in /proc/cpuinfo."""
     path = Path("/proc/cpuinfo")
     text = path.read_text().partition("\n\n")[0] if path.exists() else ""
     pairs = (line.partition(":") for line in text.splitlines())
@@ -97,7 +97,7 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _caches() -> list[tuple[str, str]]:
-    """The caches of the first processor, by level: ("L1", "32K")."""
+    """Return the level and size of each cache of the first processor, such as ("L1", "32K")."""
     found = []
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         kind, level, size = (
@@ -109,7 +109,10 @@ def _caches() -> list[tuple[str, str]]:
 
 
 def name(description: dict[str, Any]) -> str:
-    """The name of the machine's folder of records; a CPU's includes kernels and threads."""
+    """Return the name of the machine's folder of records.
+
+    The name of a CPU includes the instruction set of our kernels and the threads.
+    """
     if description.get("device") != "cpu":
         parts = [description.get("gpu", "unknown")]
     else:
@@ -122,7 +125,7 @@ def name(description: dict[str, Any]) -> str:
 
 
 def path(results: Path, description: dict[str, Any], kind: str) -> Path:
-    """The path of a record: in its machine's folder, by date, commit and kind."""
+    """Return the path of a record: in the folder of its machine, by date, commit and kind."""
     date = str(description.get("date", "unknown")).removesuffix("+00:00")
     stamp = f"{date}-{description.get('commit', 'unknown')}-{kind}"
     stamp = re.sub(r"[^a-z0-9]+", "-", stamp.lower())
@@ -130,7 +133,7 @@ def path(results: Path, description: dict[str, Any], kind: str) -> Path:
 
 
 def source() -> dict[str, Any]:
-    """The commit, by git or the variable FASTRNN_COMMIT, and digests of the kernels' sources."""
+    """Return the commit, from FASTRNN_COMMIT or git, and digests of the sources of the kernels."""
     digests = {
         "cpu_kernels_sha256": _digest("csrc/*.h", "csrc/cpu/*"),
         "kernels_sha256": _digest("fastrnn/ops/backends/triton/*.py"),
@@ -155,7 +158,7 @@ def _digest(*patterns: str) -> str:
 
 
 def output_of(*command: str) -> str:
-    """The output of a command, or "unknown"."""
+    """Return the output of a command, or "unknown" if it fails."""
     if shutil.which(command[0]) is None:
         return "unknown"
     status, text = run(command, 20)

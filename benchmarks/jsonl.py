@@ -1,4 +1,4 @@
-"""JSON Lines: a file of one JSON object a line, appended to by processes that may die."""
+"""JSON Lines: one JSON object per line, appended by processes that may be killed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 
 def append(path: Path, **entry: Any) -> None:
-    """Append an entry; the file holds it when this returns."""
+    """Append an entry, and close the file."""
     with path.open("a") as file:
-        # The newline first ends a line that another process left incomplete.
+        # The newline comes first: it ends a line that a killed process left incomplete.
         file.write("\n" + json.dumps(entry))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All complete entries; none if there is no file."""
+    """Return all complete entries; the file may be missing."""
     entries = []
     for line in path.read_text().splitlines() if path.exists() else []:
         with suppress(json.JSONDecodeError):

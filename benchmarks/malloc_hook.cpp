@@ -1,5 +1,5 @@
-// Counts the bytes that malloc has handed out, to any caller. A library to load before all others
-// (LD_PRELOAD), as memory.py does. For glibc only.
+// Counts the bytes that malloc has allocated, for all callers. memory.py loads this library before
+// all others with LD_PRELOAD. It needs glibc.
 #include <malloc.h>
 #include <unistd.h>
 
@@ -36,13 +36,13 @@ void count_free(void* block) {
 
 extern "C" {
 
-// Starts a measurement.
+// Starts a measurement of the peak.
 void malloc_hook_reset_peak() {
   baseline.store(allocated.load());
   peak.store(allocated.load());
 }
 
-// The most bytes allocated at once since then, beyond those allocated at its start.
+// Returns the most bytes allocated at once since the start, beyond those allocated at the start.
 long malloc_hook_peak() { return peak.load() - baseline.load(); }
 
 void* malloc(size_t size) { return count_allocation(__libc_malloc(size)); }

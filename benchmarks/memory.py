@@ -1,4 +1,4 @@
-"""Peak memory: the most that a call allocates beyond what was allocated before it."""
+"""Peak memory: the most that a call allocates beyond the memory allocated before it."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ MIB = 2**20
 
 
 def unavailable_reason(device: str) -> str | None:
-    """Why peaks cannot be measured here on a device of this type, or None."""
+    """Return why peak memory cannot be measured here on a type of device, or None."""
     if device == "cpu" and shutil.which("c++") is None:
-        return "needs c++, which is not installed"
+        return "needs a compiler, and c++ is not installed"
     return None
 
 
 class Process:
-    """A process with malloc_hook.cpp preloaded, which counts the allocations on a CPU.
+    """A process with malloc_hook.cpp preloaded, which counts the bytes that malloc allocates.
 
     Args:
-        threads: the number of torch's threads in the process.
+        threads: for torch.set_num_threads in the process.
 
     Raises:
-        RuntimeError: malloc_hook.cpp does not compile or does not count here; it needs glibc.
+        RuntimeError: malloc_hook.cpp does not compile or does not work here; it needs glibc.
     """
 
     def __init__(self, threads: int) -> None:
@@ -58,7 +58,7 @@ class Process:
                 os.environ["LD_PRELOAD"] = preloaded
 
     def call(self, function: Callable, *arguments: object) -> object:
-        """Call a function of a module in the process, and return its result."""
+        """Call a module-level function in the process, and return its result."""
         return self._executor.submit(function, *arguments).result()
 
     def close(self) -> None:
@@ -73,11 +73,11 @@ def _start(threads: int) -> None:
 
 
 def peak_mib(call: Callable[[], object], device: str) -> float:
-    """The peak of a call in MiB, its results included.
+    """Return the peak memory of a call in MiB, including its results.
 
-    On a GPU it is that of torch's allocator, which also serves cuDNN's workspace. On a CPU, where
-    this must be called in a `Process`, it is that of malloc, whichever library calls it. Make the
-    call once before, so that memory that a library keeps from then on does not count.
+    On a GPU it is the peak of torch's allocator, which cuDNN's workspace comes from too. On a CPU
+    it is the peak of malloc, for all libraries, and this function must be called in a `Process`.
+    Make the call once before, so that memory that a library then keeps does not count.
     """
     if device == "cuda":
         torch.cuda.synchronize()

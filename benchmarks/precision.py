@@ -1,4 +1,4 @@
-"""The precision of a measurement: a dtype, and how float32 products are computed."""
+"""The precision of a measurement: a dtype, and the precision of float32 products."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ MODES = {
     "float16": Mode(torch.float16, "half"),
 }
 
-#: Only the CUDA backend has it, and only in `step`.
+#: Only the CUDA backend supports it, and only in `step`.
 FLOAT64 = {"float64": Mode(torch.float64, None)}
 
 
 @contextmanager
 def precision(mode: str) -> Iterator[Mode]:
-    """Compute float32 as the mode says, in recurrences and in the matrix products around them."""
+    """Set the precision of float32 in cuDNN's recurrences and in matrix products."""
     before = torch.backends.cudnn.rnn.fp32_precision == "tf32", torch.get_float32_matmul_precision()
     entry = {**MODES, **FLOAT64}[mode]
     tf32 = entry.fp32_precision == "tf32"

@@ -1,4 +1,4 @@
-"""Commands with a time limit, ended together with the processes that they start."""
+"""Run commands with a time limit, and kill their child processes with them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import suppress
 def run(
     command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
 ) -> tuple[int | None, str]:
-    """Run a command; return its exit status and its output, stdout and stderr together.
+    """Run a command, and return its exit status and its combined stdout and stderr.
 
-    The status is None if the command did not end in time.
+    The status is None if the command exceeded the limit.
     """
     process = subprocess.Popen(
         command,
@@ -35,10 +35,10 @@ def run(
 
 
 def kill(process: subprocess.Popen) -> None:
-    """Kill the process group of a process that was started in a session of its own."""
+    """Kill the process group of a process that was started with `start_new_session`."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-    with suppress(subprocess.TimeoutExpired):  # a process may wait for the device for ever
+    with suppress(subprocess.TimeoutExpired):  # a process may hang in the GPU driver
         process.wait(10)

@@ -1,12 +1,14 @@
-"""The measurement of one case: verify the results of every provider, then time all in turns."""
+"""Measure one case: verify the result of every provider, then time them in interleaved turns."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from . import baselines, verify
 from .baselines import Provider
@@ -17,9 +19,12 @@ from .shapes import Case
 from .timing import Run, Times, time_interleaved
 from .workload import Call, Workload
 
-#: Seconds beyond which a call is not repeated. The time of a case of more FLOPs than MANY_FLOPS is
-#: estimated first on a CPU; smaller cases never take that long.
-PATIENCE, MANY_FLOPS = 10.0, 1e9
+#: A call that takes longer is not repeated.
+MAX_CALL_SECONDS = 10.0
+
+#: On a CPU the time of a case with more FLOPs is estimated first. Smaller cases never take longer
+#: than MAX_CALL_SECONDS.
+MAX_FLOPS_WITHOUT_ESTIMATE = 1e9
 
 
 class DeviceLost(RuntimeError):
@@ -34,22 +39,22 @@ def raise_if_lost(error: Exception, what: str) -> None:
 
 @dataclass
 class CaseResult:
-    """The results of a case, by the name of the provider."""
+    """The results of a case, by provider name."""
 
     case: Case
     times: dict[str, Times] = field(default_factory=dict)
     mib: dict[str, float] = field(default_factory=dict)
-    wrong: dict[str, str] = field(default_factory=dict)  #: why there is no time
+    wrong: dict[str, str] = field(default_factory=dict)  #: why a result was not measured
     too_long: dict[str, float] = field(default_factory=dict)  #: seconds of a call
 
 
 def measure_times(
     case: Case, providers: Sequence[Provider], device: str, budget: float
 ) -> CaseResult:
-    """The times of a case.
+    """Measure the times of a case.
 
     Args:
-        budget: seconds for each provider, without the verification.
+        budget: seconds for each provider, verification excluded.
 
     Raises:
         DeviceLost: a CUDA kernel broke the context of the device.
@@ -75,11 +80,11 @@ def measure_times(
 def measure_memory(
     case: Case, names: Sequence[str], device: str, steps: int | None = None
 ) -> CaseResult:
-    """The peak memory of a case; for a CPU, to be called in a `memory.Process`.
+    """Measure the peak memory of a case. On a CPU, call it in a `memory.Process`.
 
     Args:
-        names: of the providers.
-        steps: replaces the number of steps of the case, for a trial of the code.
+        names: the names of the providers.
+        steps: replaces the number of steps of the case, to try the code.
     """
     result = CaseResult(case)
     with precision(case.mode):
@@ -94,33 +99,59 @@ def measure_memory(
     return result
 
 
-def run_once(case: Case, provider: Provider, device: str, steps: int | None = None) -> None:
-    """Verify the result of a provider, without timing it.
+def verify_results(case: Case, names: Sequence[str], device: str, steps: int) -> CaseResult:
+    """Verify the results of a case over a few steps, without timing it.
 
     Args:
-        steps: replaces the number of steps of the case, for a trial of the code.
+        names: the names of the providers.
+        steps: replaces the number of steps of the case.
+    """
+    result = CaseResult(case)
+    with precision(case.mode):
+        workload = Workload(case, device, steps)
+        for provider in baselines.by_name(names):
+            _prepare_verified(provider, workload, result)
+    return result
+
+
+@contextmanager
+def verified_call(provider: Provider, workload: Workload) -> Iterator[Callable[[], list[Tensor]]]:
+    """Yield a call of a provider, in its precision and context, after verifying its result.
+
+    The call cycles through the inputs. On a GPU it synchronises.
 
     Raises:
         AssertionError: the result is wrong.
     """
-    with precision(case.mode):
-        own = provider.adapt(Workload(case, device, steps))
+    with precision(workload.case.mode), provider.context():
+        own = provider.adapt(workload)
         call = provider.prepare(own)
-        with provider.context():
-            verify.check(call(own.inputs[0]), own)
+        verify.check(call(own.inputs[0]), own)
+        inputs = own.cycle_inputs()
+
+        def synchronised_call() -> list[Tensor]:
+            results = call(next(inputs))
+            if own.device.type == "cuda":
+                torch.cuda.synchronize()
+            return results
+
+        yield synchronised_call
 
 
 def _prepare_verified(
     provider: Provider, workload: Workload, result: CaseResult
 ) -> tuple[Call, Workload] | None:
-    """The provider's call and its workload, if its result is right and does not take too long."""
+    """Return the provider's call and its workload, or None if it is wrong or takes too long.
+
+    The reason for None is stored in the result.
+    """
     try:
         seconds = _estimate(provider, workload)
-        if seconds <= PATIENCE:
+        if seconds <= MAX_CALL_SECONDS:
             own = provider.adapt(workload)
             call = provider.prepare(own)
             with provider.context():
-                # The first call compiles, and does whatever else is done once.
+                # The first call may compile and initialise: its time does not count.
                 verify.check(call(own.inputs[0]), own)
                 seconds = _seconds(call, own)
     except AssertionError as error:
@@ -130,15 +161,15 @@ def _prepare_verified(
         raise_if_lost(error, f"{provider}, {result.case}")
         result.wrong[provider.name] = f"{type(error).__name__}: {error}"[:500]
         return None
-    if seconds > PATIENCE:
+    if seconds > MAX_CALL_SECONDS:
         result.too_long[provider.name] = seconds
         return None
     return call, own
 
 
 def _estimate(provider: Provider, workload: Workload) -> float:
-    """Seconds that a call will take: of a large case ten times those of a tenth of its steps."""
-    is_small = workload.steps < 10 or flops(workload.case) < MANY_FLOPS
+    """Estimate the seconds of a call of a large case from a tenth of its steps, else return 0."""
+    is_small = workload.steps < 10 or flops(workload.case) < MAX_FLOPS_WITHOUT_ESTIMATE
     if is_small or provider.compiles or workload.device.type != "cpu":
         return 0.0
     part = provider.adapt(Workload(workload.case, workload.device, workload.steps // 10))
@@ -148,7 +179,7 @@ def _estimate(provider: Provider, workload: Workload) -> float:
 
 
 def _seconds(call: Call, workload: Workload) -> float:
-    """The seconds of a call."""
+    """Time one call."""
     start = time.perf_counter()
     call(workload.inputs[0])
     if workload.device.type == "cuda":

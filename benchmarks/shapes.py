@@ -1,6 +1,6 @@
-"""The shapes that are measured, by group, each group with its source.
+"""The shapes that are measured, in groups by their source.
 
-`select` turns them into cases; `python -m benchmarks shapes` prints them.
+`select` makes cases of them; `python -m benchmarks shapes` prints them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Shape:
     H: int  #: hidden units
     layers: int = 1
     bidirectional: bool = False
-    packed: bool = False  #: a PackedSequence of rows of very uneven lengths
+    packed: bool = False  #: a PackedSequence of rows with very different lengths
     groups: int = 1  #: independent recurrences (heads), which nn.RNN does not have
     activation: str = "tanh"
 
@@ -47,7 +47,7 @@ class Shape:
 
     @property
     def id(self) -> str:
-        """The same without blanks, for pytest's -k."""
+        """The same without spaces, for option -k."""
         return "-".join((f"{self.T}x{self.B}x{self.I}x{self.H}", *self.traits))
 
     def to_json(self) -> dict[str, Any]:
@@ -58,13 +58,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement, of several providers in turns."""
+    """One configuration to measure: all providers of a case compute the same results."""
 
     group: str
-    scope: str  #: "layer"; "recurrence", without the input's product; "kernel", a single kernel
+    scope: str  #: "layer"; "recurrence", without the input projection; "kernel", a single kernel
     shape: Shape
     mode: str  #: one of `precision.MODES`
-    step: str  #: one of STEPS; for a kernel "forward" or "backward"
+    step: str  #: one of STEPS; of a kernel "forward" or "backward"
 
     def __str__(self) -> str:
         return f"{self.shape} {self.mode} {self.step}"
@@ -144,7 +144,7 @@ GROUPS: dict[str, Group] = {
         baselines="all",
     ),
     "mixed": Group(
-        "from one row to wide layers, odd sizes and a call of a single step among them",
+        "from one row to wide layers, including odd sizes and a single step",
         (
             _square(1, 1, 16),
             _square(1000, 1, 16),
@@ -170,7 +170,7 @@ GROUPS: dict[str, Group] = {
         baselines="few",
     ),
     "structure": Group(
-        "layers, directions and ragged rows",
+        "layers, directions and packed rows",
         tuple(
             _square(steps, batch, hidden, **traits)
             for steps, batch, hidden in ((100, 32, 128), (200, 16, 256))
@@ -184,7 +184,7 @@ GROUPS: dict[str, Group] = {
         ),
     ),
     "short": Group(
-        "one to eight steps, which leave little to fuse: what a call costs",
+        "one to eight steps: the overhead of a call",
         tuple(
             _square(T, B, H)
             for T, (B, H) in product(
@@ -207,7 +207,7 @@ GROUPS: dict[str, Group] = {
         cuda=("float32", "bfloat16", "float16"),
     ),
     "haste": Group(
-        "haste's benchmark of its LSTM: B 1 to 128, H 64 to 512, 50 steps, of 64 features",
+        "haste's benchmark of its LSTM: B 1 to 128, H 64 to 512, 50 steps, 64 input features",
         tuple(Shape(50, B, 64, H) for B, H in product((1, 32, 64, 128), (64, 128, 256, 512))),
         cuda=("float32",),
     ),
@@ -235,7 +235,7 @@ GROUPS: dict[str, Group] = {
     ),
     "cudnn": Group(
         "where cuDNN changes its algorithm: H 256, 384, 1024; B 1, 8, 96, 128; packed rows, "
-        "layers, directions; and small H, which it keeps in registers",
+        "layers, directions; and small H, where it keeps the weights in registers",
         (
             *(_square(1024, 16, H) for H in (32, 64, 128, 256, 768)),
             *(_square(512, 64, H) for H in (256, 264, 384, 392, 512, 768, 896, 1024, 1152, 2048)),
@@ -267,37 +267,37 @@ GROUPS: dict[str, Group] = {
         scope="recurrence",
     ),
     "grid": Group(
-        "B by H, fifty steps: the map of speed-ups",
+        "B by H over fifty steps: the map of speed-ups",
         tuple(_square(50, B, H) for B, H in product(BATCHES, WIDTHS)),
         cpu=("float32", "bfloat16"),
         baselines="few",
     ),
 }
 
-#: Names for several groups at once.
+#: Names for several groups.
 SELECTIONS: dict[str, tuple[str, ...]] = {"quick": ("overview",), "full": tuple(GROUPS)}
 
-#: Larger shapes are not measured on a CPU: a forward pass takes seconds, by some baselines minutes.
+#: Larger shapes are not measured on a CPU, where a forward pass takes seconds, or even minutes.
 MAX_CPU_FLOPS = 100e9
 
 
 def recurrence_flops(shape: Shape) -> float:
-    """FLOPs of the recurrences' products in a forward pass."""
+    """Return the FLOPs of the recurrent matrix products in a forward pass."""
     recurrences = shape.layers * shape.directions * shape.groups
     return 2.0 * shape.T * shape.B * recurrences * shape.H**2
 
 
 def names(selection: str) -> list[str]:
-    """The groups in a comma-separated list of groups and selections, each once.
+    """Return the groups in a comma-separated list of groups and selections, each once.
 
     Raises:
-        ValueError: there is no such name.
+        ValueError: a name is unknown.
     """
     chosen: dict[str, None] = {}
     for name in selection.split(","):
         if name not in GROUPS and name not in SELECTIONS:
             known = ", ".join((*SELECTIONS, *GROUPS))
-            raise ValueError(f"no shapes are named {name!r}; choose of {known}")
+            raise ValueError(f"unknown shapes {name!r}; choose from {known}")
         chosen |= dict.fromkeys(SELECTIONS.get(name, (name,)))
     return list(chosen)
 
@@ -305,7 +305,7 @@ def names(selection: str) -> list[str]:
 def select(
     selection: str, device: str, scopes: Sequence[str] = ("layer", "recurrence")
 ) -> list[Case]:
-    """The cases of a selection on a type of device, in the order of the table."""
+    """Return the cases of a selection on a type of device, in the order of `GROUPS`."""
     cases = []
     for name in names(selection):
         group = GROUPS[name]

@@ -1,9 +1,9 @@
-"""Calls of a few steps, dominated by overhead: `python -m benchmarks.short_calls`.
+"""Time calls of a few steps, dominated by overhead: `python -m benchmarks.short_calls`.
 
-The cell, `step` and forward against nn.RNNCell and nn.RNN, in interleaved turns on one thread, in
-float32. A ratio is the median over the turns of torch's time over ours; above 1 ours is faster.
-`step` is compared to nn.RNN with the same shapes of input and output. The ratio of two nn.RNNs
-shows the noise of the machine.
+The cell, `step` and forward are compared with nn.RNNCell and nn.RNN, in interleaved turns on one
+thread, in float32. A ratio is the median over the turns of torch's time over ours: above 1 we are
+faster. `step` is compared with nn.RNN on inputs and outputs of the same shapes. The ratio of two
+nn.RNNs shows the noise of the machine.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from fastrnn import FusedRNN, FusedRNNCell
 from .report.markdown import aligned
 from .timing import Run, time_interleaved
 
-#: (B, H), the input being as wide.
+#: (B, H); the input has H features too.
 SIZES = ((1, 16), (1, 64), (1, 128), (4, 64), (16, 128), (64, 64), (64, 256))
-#: T of the calls of forward.
+#: The numbers of steps of forward.
 STEPS = (1, 2, 3, 4, 5, 6, 8)
 
 HEADER = ("call", "(B, H)", "inference", "training")
 
 
 def calls(batch: int, hidden: int) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """Our calls and torch's, by name; each returns a tensor."""
+    """Return our call and torch's call by name; each returns a tensor."""
     rnn, theirs, other = (cls(hidden, hidden) for cls in (FusedRNN, nn.RNN, nn.RNN))
     cell, their_cell = FusedRNNCell(hidden, hidden), nn.RNNCell(hidden, hidden)
     x, hx = torch.randn(max(STEPS), batch, hidden), torch.randn(1, batch, hidden)
@@ -51,7 +51,7 @@ def calls(batch: int, hidden: int) -> dict[str, tuple[Callable[[], Any], Callabl
 
 
 def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], train: bool, budget: float) -> float:
-    """torch's time over ours."""
+    """Return torch's time over ours."""
 
     def run(call: Callable[[], Any]) -> Run:
         if train:
@@ -63,7 +63,7 @@ def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], train: bool, budge
 
 
 def table(budget: float, sizes: Sequence[tuple[int, int]] = SIZES) -> list[str]:
-    """A row for every call at every size."""
+    """Return the lines of the table, one for each call and size."""
     rows: list[tuple[str, ...]] = [HEADER]
     for batch, hidden in sizes:
         for name, (ours, theirs) in calls(batch, hidden).items():

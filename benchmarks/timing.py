@@ -20,22 +20,22 @@ import torch
 #: Milliseconds of a turn, by the type of the device.
 TURN_MS = {"cpu": 20.0, "cuda": 4.0}
 
-#: The fewest turns; and the fewest where they take more than twice the budget.
+#: The fewest turns, and the fewest if they take more than twice the budget.
 MIN_TURNS, MIN_TURNS_OVER_BUDGET = 5, 3
 
-#: Bytes written before a kernel is timed, to flush its operands from L2: more than any GPU's L2.
+#: Bytes written before a kernel is timed, to flush its operands from L2. No GPU has more L2.
 FLUSH_BYTES = 256 << 20
 
 
 @dataclass
 class Run:
-    """A call to be timed, and the context to make it in."""
+    """A call to be timed, and the context that is active during it."""
 
     call: Callable[[], object]
     context: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
 
     def ms(self, calls: int, device: str) -> float:
-        """Milliseconds a call, over so many calls in a row."""
+        """Return the mean milliseconds of several calls in a row."""
         with self.context():
             if device == "cuda":
                 start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -53,7 +53,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds a call, for every turn."""
+    """Milliseconds per call, for every turn."""
 
     ms: tuple[float, ...]
 
@@ -66,18 +66,18 @@ class Times:
         return statistics.median(self.ms)
 
     def summary(self) -> list[float]:
-        """Minimum, 20th percentile, median and 80th percentile."""
+        """Return the minimum, 20th percentile, median and 80th percentile."""
         quantiles = torch.tensor([0.2, 0.8], dtype=torch.float64)
         p20, p80 = torch.tensor(self.ms, dtype=torch.float64).quantile(quantiles).tolist()
         return [self.best, p20, self.median, p80]
 
     def over(self, other: Times) -> float:
-        """The median over the turns of the ratio of this time to the other."""
+        """Return the median over the turns of the ratio of this time to the other."""
         return statistics.median(a / b for a, b in zip(self.ms, other.ms, strict=True))
 
 
 def time_interleaved(runs: Sequence[Run], device: str, budget: float) -> list[Times]:
-    """The times of several runs, whose calls have all been made before.
+    """Time several runs in interleaved turns. Each call must have been made before.
 
     Args:
         budget: seconds for each run.
@@ -111,10 +111,10 @@ def _garbage_collection_disabled() -> Iterator[None]:
 
 
 def device_times(call: Callable[[], object], budget: float = 0.12) -> Times:
-    """Times of each call on a CUDA device, with L2 flushed before it.
+    """Time each call on a CUDA device, with L2 flushed before it.
 
-    triton.testing.do_bench does the same, but does not hide the launches: its times of a call of
-    many short kernels are those of the host.
+    triton.testing.do_bench does the same, but does not hide the launches: if a call has many short
+    kernels, it measures the host.
 
     Args:
         budget: seconds for all calls.
@@ -128,7 +128,7 @@ def device_times(call: Callable[[], object], budget: float = 0.12) -> Times:
 def _event_ms(call: Callable[[], object], repeats: int, flush: torch.Tensor) -> list[float]:
     pairs = []
     for _ in range(repeats):
-        # The launches are queued while the device sleeps and writes.
+        # While the device sleeps and flushes L2, the host queues the launches.
         torch.cuda._sleep(400_000)
         flush.zero_()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

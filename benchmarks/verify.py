@@ -1,4 +1,4 @@
-"""Results are verified before they are timed: a provider with a wrong result has no time."""
+"""Verify results before they are timed: a provider with a wrong result has no time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .workload import Workload
 
 
 def check(results: Sequence[Tensor], workload: Workload) -> None:
-    """Compare the results of a call with the first inputs to the expected ones, by their norms.
+    """Compare the results of a call on the first inputs with the expected results, by their norms.
 
     Raises:
-        AssertionError: an error is larger than that of any correct layer; says which, and its size.
+        AssertionError: the error of a result exceeds its tolerance; names the result and the error.
     """
     shape, mode = workload.shape, MODES[workload.case.mode]
     is_layer = workload.case.scope == "layer"
@@ -39,11 +39,11 @@ def check(results: Sequence[Tensor], workload: Workload) -> None:
         assert actual.dtype == mode.dtype, f"{what} is {actual.dtype}, not {mode.dtype}"
         tolerance = shape.layers * (gradient if is_gradient else output)
         expected = expected.detach()
-        # A weight's gradient is a sum over the rows of all steps of a gradient times h or x.
+        # The gradient of a weight sums, over all rows and steps, a gradient times h or x.
         is_of_weight = index == 2 or (index > 2 and is_layer)
         summed = workload.steps * shape.B if is_of_weight else 1
         scale = error_scale(expected, summed, grad_rms)
         error = float((actual.detach().double() - expected).norm()) / scale
         assert error <= tolerance, (
-            f"{what} is {error:.2g} of its norm off, more than {tolerance:.2g}"
+            f"{what} is wrong: relative error {error:.2g}, tolerance {tolerance:.2g}"
         )

@@ -1,4 +1,4 @@
-"""A case with its weights and inputs, which all providers share, and its expected results."""
+"""The weights and inputs of a case, which all providers share, and its expected results."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fastrnn.ops.weight_grad import weight_hh_grad
 from .precision import MODES
 from .shapes import Case
 
-#: The calls of a workload cycle through several inputs. As in training, the caches then hold
-#: another batch. There are MIN_INPUTS of them, on a GPU enough to exceed its L2, up to MAX_INPUTS;
-#: in all they take no more than MAX_INPUT_BYTES.
+#: The calls of a workload cycle through several inputs, so that the caches hold another batch, as
+#: in training. A CPU gets MIN_INPUTS of them. A GPU gets enough to exceed its L2, up to MAX_INPUTS.
+#: Together they take at most MAX_INPUT_BYTES.
 MIN_INPUTS, MAX_INPUTS, L2_BYTES, MAX_INPUT_BYTES = 4, 64, 128 * 2**20, 2**30
 
 
 def row_lengths(steps: int, batch: int) -> Tensor:
-    """The lengths of packed rows, [B]: very uneven, equally spaced from T to 1."""
+    """Return the lengths of packed rows, [B]: equally spaced from T down to 1."""
     return torch.linspace(steps, 1, batch).long()
 
 
@@ -43,18 +43,18 @@ class Inputs(NamedTuple):
         return self.x.data if isinstance(self.x, PackedSequence) else self.x
 
 
-#: A call of a provider. It returns the output, in training also the gradients of x and the weights.
+#: A call of a provider. It returns the output, and in training the gradients of x and the weights.
 Call = Callable[[Inputs], list[Tensor]]
 
 
 class Workload:
-    """A case on a device. Every provider computes with the same numbers.
+    """A case on a device. All providers compute with the same numbers.
 
-    The weights have nn.RNN's own initialisation, U(±1/√H), so that no state grows or vanishes:
-    denormal numbers, for instance, change the speed of a processor.
+    The weights have nn.RNN's own initialisation, U(±1/√H), so that no state grows or vanishes.
+    Denormal numbers, for instance, would slow down a processor.
 
     Args:
-        steps: replaces the number of steps of the case, for a trial of the code.
+        steps: replaces the number of steps of the case, to try the code.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Workload:
         self.inputs = [self._make_inputs() for _ in range(self._num_inputs(size))]
 
     def _num_inputs(self, size: int) -> int:
-        """The number of inputs, each of `size` bytes."""
+        """Return the number of inputs, each of `size` bytes."""
         if self.is_trial:
             return 1
         wanted = MIN_INPUTS
@@ -115,16 +115,16 @@ class Workload:
         return Inputs(packed._replace(data=data), self._uniform(len(data), width))
 
     def cycle_inputs(self) -> Iterator[Inputs]:
-        """The inputs in turn, without end."""
+        """Cycle through the inputs endlessly."""
         return cycle(self.inputs)
 
     @cached_property
     def expected(self) -> list[Tensor]:
-        """The results of a call with the first inputs, computed in float64."""
+        """The results of a call on the first inputs, computed in float64."""
         inputs = in_float64(self.inputs[0])
         if self.case.scope == "layer":
             return layer_call(copy.deepcopy(self.layer).double(), self.case.step)(inputs)
-        with torch.no_grad():  # the reference has a backward of its own: no graph of T steps
+        with torch.no_grad():  # the reference computes its own backward
             return self._recurrence(inputs, self.weight_hh.double(), self.h0.double())
 
     def _recurrence(self, inputs: Inputs, weight_hh: Tensor, h0: Tensor) -> list[Tensor]:
@@ -139,7 +139,7 @@ class Workload:
 
 
 def in_float64(inputs: Inputs) -> Inputs:
-    """The same numbers in float64; x requires a gradient."""
+    """Convert inputs to float64; x requires a gradient."""
     data = inputs.leaf.detach().double().requires_grad_()
     x = inputs.x._replace(data=data) if isinstance(inputs.x, PackedSequence) else data
     return Inputs(x, inputs.grad.double())
@@ -148,10 +148,10 @@ def in_float64(inputs: Inputs) -> Inputs:
 def make_call(
     step: str, output: Callable[[Tensor | PackedSequence], Tensor], weights: Sequence[Tensor]
 ) -> Call:
-    """A call that runs one of `shapes.STEPS` of a function from x to the output.
+    """Return a call that runs one of `shapes.STEPS` with a function from x to the output.
 
     Args:
-        weights: the tensors whose gradients training computes, after that of x.
+        weights: tensors whose gradients training computes, after the gradient of x.
     """
     if step == "inference":
 
@@ -171,7 +171,7 @@ def make_call(
 
 
 def layer_call(layer: nn.Module, step: str) -> Call:
-    """A call of a module with the interface of nn.RNN."""
+    """Return a call of a module with the interface of nn.RNN."""
 
     def output(x: Tensor | PackedSequence) -> Tensor:
         out = layer(x)[0]

@@ -1,13 +1,14 @@
-"""The providers: fastrnn by each backend, and the baselines that it is compared to.
+"""The providers: fastrnn with each backend, and the baselines that it is compared with.
 
-A baseline that needs a package is available where the package can be imported. haste is not among
-them: it has LSTM, GRU, IndRNN and a layer norm, but no vanilla RNN.
+A baseline that needs a package is available if the package can be imported. haste is missing: it
+has LSTM, GRU, IndRNN and a layer norm, but no vanilla RNN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..shapes import GROUPS, Case
 from .base import Provider
 from .flash_rnn import FlashRnn
 from .loops import CompiledLoop, EagerLoop
@@ -15,9 +16,9 @@ from .nn_rnn import Flattened, NnRnn
 from .onnx_runtime import OnnxRuntime
 from .ours import Fastrnn
 
-__all__ = ["LEVELS", "Provider", "by_name", "select"]
+__all__ = ["LEVELS", "Provider", "by_name", "select", "select_for"]
 
-#: How many baselines a shape is compared to; each level includes those before it.
+#: How many baselines a shape is compared with; each level includes those before it.
 LEVELS = ("few", "most", "all")
 
 _PROVIDERS: dict[str, tuple[Provider, ...]] = {
@@ -28,15 +29,27 @@ _PROVIDERS: dict[str, tuple[Provider, ...]] = {
 
 
 def by_name(names: Sequence[str]) -> list[Provider]:
-    """The providers of these names."""
+    """Return the providers with these names."""
     every = {provider.name: provider for level in LEVELS for provider in _PROVIDERS[level]}
     return [every[name] for name in names]
 
 
 def select(level: str, device: str) -> tuple[list[Provider], dict[str, str]]:
-    """The available providers of a level on a type of device, and why others are unavailable."""
+    """Return the available providers of a level on a type of device, and why others are not."""
     known = [p for name in LEVELS[: LEVELS.index(level) + 1] for p in _PROVIDERS[name]]
     wanted = [provider for provider in known if device in provider.devices]
     reasons = {provider.name: provider.unavailable_reason(device) for provider in wanted}
     unavailable = {name: reason for name, reason in reasons.items() if reason is not None}
     return [provider for provider in wanted if provider.name not in unavailable], unavailable
+
+
+def select_for(case: Case, level: str, device: str) -> tuple[list[Provider], dict[str, str]]:
+    """Return the providers that compute a case, and why others are unavailable on this machine.
+
+    Args:
+        level: the highest level to use; the group of the case may have a lower one.
+    """
+    level = min(GROUPS[case.group].baselines, level, key=LEVELS.index)
+    available, unavailable = select(level, device)
+    supporting = [p for p in available if p.unsupported_reason(case, device) is None]
+    return supporting, unavailable

@@ -1,4 +1,4 @@
-"""The interface of a provider: an implementation that is measured, ours or a baseline."""
+"""The interface of a provider: an implementation to measure, ours or a baseline."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from ..workload import Call, Workload
 
 
 class Provider:
-    """An implementation of a recurrent network, or of the recurrence alone."""
+    """An implementation of a recurrent layer, or of the recurrence alone."""
 
     name: str
 
     #: The types of devices that it runs on.
     devices: tuple[str, ...] = ("cpu", "cuda")
 
-    #: Whether the first call compiles, so that its time says nothing about later calls.
+    #: Whether the first call compiles. Its time then says nothing about later calls.
     compiles = False
 
-    #: Whether it keeps the memory of a call for the next one, which hides its peak.
+    #: Whether it keeps the memory of a call for the next call, which hides the peak.
     keeps_memory = False
 
     def unavailable_reason(self, device: str) -> str | None:
-        """Why it cannot run on this machine, on a device of one of its types, or None."""
+        """Return why it cannot run on this machine on a device of this type, or None."""
         return None
 
     def unsupported_reason(self, case: Case, device: str) -> str | None:
-        """Why it cannot compute this case, or None."""
+        """Return why it cannot compute this case, or None."""
         return None
 
     def adapt(self, workload: Workload) -> Workload:
-        """The workload as this provider can compute it; its results are compared to this one's."""
+        """Return an equivalent workload that this provider can compute."""
         return workload
 
     def prepare(self, workload: Workload) -> Call:
-        """Do all that is done once, and return the call to be timed."""
+        """Do the one-time work, and return the call to be timed."""
         raise NotImplementedError
 
     def context(self) -> AbstractContextManager[object]:
-        """A context in which its calls are made."""
+        """Return a context for its calls."""
         return nullcontext()
 
     def __str__(self) -> str:

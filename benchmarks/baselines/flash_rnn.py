@@ -13,10 +13,10 @@ from .base import Provider
 
 
 class FlashRnn(Provider):
-    """The recurrence alone; each shape is compiled in its first call.
+    """The recurrence alone. The first call of each shape compiles.
 
     Args:
-        backend: FlashRNN's name of one of its backends.
+        backend: the name of a backend of FlashRNN.
     """
 
     devices = ("cuda",)
@@ -31,9 +31,9 @@ class FlashRnn(Provider):
 
     def unsupported_reason(self, case: Case, device: str) -> str | None:
         if case.scope != "recurrence":
-            return "FlashRNN computes the recurrence only"
+            return "FlashRNN computes only the recurrence"
         if case.shape.activation != "tanh":
-            return "FlashRNN's Elman network supports tanh only"
+            return "FlashRNN's Elman network supports only tanh"
         if case.mode == "float32":
             return "FlashRNN has no strict float32"
         return None
@@ -56,7 +56,7 @@ class FlashRnn(Provider):
 
         def output(pre: Tensor) -> Tensor:
             states = workload.h0[None, None]  # [1 state, 1 step, B, heads, H]
-            weights = workload.weight_hh[None], bias  # of the only gate
+            weights = workload.weight_hh[None], bias  # of the single gate
             return flashrnn(pre.unsqueeze(2), *weights, states, config=config)[0][0]
 
         return make_call(workload.case.step, output, [workload.weight_hh, workload.h0])

@@ -1,4 +1,4 @@
-"""The loop that a user would write in PyTorch: eager, and compiled by torch.compile."""
+"""The loop that a user would write in PyTorch, eager and with torch.compile."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .base import Provider
 
 
 class EagerLoop(Provider):
-    """A matrix product, an addition and an activation a step."""
+    """addmm and an activation per step."""
 
     name = "eager loop"
 
     def unsupported_reason(self, case: Case, device: str) -> str | None:
         is_plain = case.shape.layers == case.shape.directions == 1 and not case.shape.packed
-        return None if is_plain else "the loop computes one layer of rows of equal length"
+        return None if is_plain else "the loop computes one direction of one layer, without packing"
 
     def prepare(self, workload: Workload) -> Call:
         activation = workload.shape.activation
@@ -58,7 +58,7 @@ def loop(
     h: Tensor,  # [B, H]; with heads [G, B, H]
     activation: str,
 ) -> Tensor:
-    """Return out, in the shape of pre."""
+    """Return the hidden states of all steps, in the shape of pre."""
     act = ACTIVATIONS[ACTIVATION_CODES[activation]]
     add_product = torch.addmm if h.dim() == 2 else torch.baddbmm
     out = []
@@ -69,11 +69,11 @@ def loop(
 
 
 class CompiledLoop(EagerLoop):
-    """The same loop, compiled by torch.compile sixteen steps at a time.
+    """The same loop with torch.compile, sixteen steps at a time.
 
-    To compile hundreds of steps at once takes minutes; single steps cost less than their calls.
-    `torch._higher_order_ops.scan` is no alternative yet: inductor of torch 2.13 compiles it for
-    inference only, and it is slower than this loop.
+    Compiling hundreds of steps at once takes minutes; a single step costs less than its call.
+    `torch._higher_order_ops.scan` is not an alternative yet: in torch 2.13 inductor compiles it
+    only for inference, and it is slower than this loop.
     """
 
     name = "torch.compile"

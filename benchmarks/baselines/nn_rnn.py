@@ -1,4 +1,4 @@
-"""torch.nn.RNN, on a GPU by cuDNN."""
+"""torch.nn.RNN, which runs cuDNN on a GPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .base import Provider
 class NnRnn(Provider):
     """torch.nn.RNN as shipped.
 
-    The recurrence alone is measured as a layer of one input feature, whose input product costs next
-    to nothing.
+    The recurrence alone is measured as a layer with one input feature. Its input projection costs
+    almost nothing.
     """
 
     name = "nn.RNN"
@@ -34,9 +34,9 @@ class NnRnn(Provider):
 
 
 class Flattened(NnRnn):
-    """nn.RNN in bfloat16 with its weights in one chunk of memory, as cuDNN expects them.
+    """nn.RNN in bfloat16 with its weights in one contiguous chunk, as cuDNN expects them.
 
-    `flatten_parameters` skips bfloat16: as shipped, the weights are copied in every call.
+    `flatten_parameters` skips bfloat16. As shipped, every call copies the weights.
     """
 
     name = "nn.RNN flattened"

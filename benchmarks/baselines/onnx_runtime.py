@@ -25,13 +25,13 @@ class OnnxRuntime(Provider):
 
     def unsupported_reason(self, case: Case, device: str) -> str | None:
         if case.step != "inference":
-            return "ONNX Runtime supports inference only"
+            return "ONNX Runtime supports only inference"
         if case.scope != "layer":
-            return "its operator includes the product of the input"
+            return "its operator includes the input projection"
         if case.mode != "float32":
-            return "its operator supports float32 only"
+            return "its operator supports only float32"
         if case.shape.packed:
-            return "it takes padded rows"
+            return "it does not support packed rows"
         return None
 
     def prepare(self, workload: Workload) -> Call:
@@ -39,7 +39,7 @@ class OnnxRuntime(Provider):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        # By default its threads spin for a while after a call, which slows down the next turn.
+        # By default its threads spin after a call, which slows down the next turn.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(
             _model(workload), options, providers=["CPUExecutionProvider"]
@@ -53,7 +53,7 @@ class OnnxRuntime(Provider):
 
 
 def _model(workload: Workload) -> bytes:
-    """x [T, B, I] -> out [T, B, D·H], with one RNN node a layer."""
+    """Return a model from x [T, B, I] to out [T, B, D·H], with one RNN node per layer."""
     from onnx import TensorProto, helper, numpy_helper
 
     shape = workload.shape
@@ -97,7 +97,7 @@ def _model(workload: Workload) -> bytes:
 
 
 def _by_layer(workload: Workload) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """For each layer weight_ih [D, H, I], weight_hh [D, H, H] and the two biases [D, 2H]."""
+    """Return weight_ih [D, H, I], weight_hh [D, H, H] and both biases [D, 2H] of each layer."""
     layers = []
     for layer in range(workload.shape.layers):
         suffixes = [f"l{layer}", f"l{layer}_reverse"][: workload.shape.directions]

@@ -1,4 +1,4 @@
-"""fastrnn, by each of its backends."""
+"""fastrnn, with each of its backends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .base import Provider
 
 
 class Fastrnn(Provider):
-    """FusedRNN, or `fastrnn.functional.recurrence` for the recurrence alone, by one backend."""
+    """FusedRNN, or `fastrnn.functional.recurrence` for the recurrence alone, with one backend."""
 
     def __init__(self, backend: str = "auto") -> None:
         self.backend = backend
@@ -31,7 +31,7 @@ class Fastrnn(Provider):
     def unavailable_reason(self, device: str) -> str | None:
         if self.backend == "auto":
             reasons = [kernels.unavailable_reason() for kernels in dispatch.AUTO.get(device, ())]
-            return None if None in reasons else f"it has no kernel here: {'; '.join(reasons)}"
+            return None if None in reasons else f"no backend is available: {'; '.join(reasons)}"
         return dispatch.BACKENDS[self.backend].unavailable_reason()
 
     def unsupported_reason(self, case: Case, device: str) -> str | None:
@@ -45,7 +45,7 @@ class Fastrnn(Provider):
             kernels, reasons = dispatch.best_kernels(call)
         if kernels is not None:
             return None
-        return f"auto takes no kernel of ours: {'; '.join(reasons.values())}"
+        return f"auto uses no kernel of fastrnn: {'; '.join(reasons.values())}"
 
     def prepare(self, workload: Workload) -> Call:
         shape, step = workload.shape, workload.case.step

@@ -1,4 +1,4 @@
-"""Records with made-up measurements."""
+"""Records with invented measurements."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ H200 = gpu.GPUS["H200"]
 
 
 def found(ours: float = 1.0, theirs: float = 4.0, case: Case = CASE) -> CaseResult:
-    """Three turns of each, the middle one slow for both."""
+    """Return three turns of each provider, with the middle one slow for both."""
     times = {name: Times((ms, 3 * ms, ms)) for name, ms in (("fastrnn", ours), ("nn.RNN", theirs))}
     return CaseResult(case, times=times)
 

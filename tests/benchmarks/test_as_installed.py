@@ -4,7 +4,7 @@ import fastrnn
 from benchmarks import as_installed
 
 
-def test_a_row_for_every_shape():
+def test_the_table_has_a_row_for_every_shape():
     shapes = (((5, 2, 3, 4), {"num_layers": 2, "bidirectional": True}), ((1, 2, 3, 4), {}))
     with fastrnn.use_backend("auto"):
         header, *rows = as_installed.table(0.001, shapes)

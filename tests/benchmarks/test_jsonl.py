@@ -1,11 +1,11 @@
-"""Files of one JSON object a line, which processes may be cut off in."""
+"""JSON Lines files of processes that may be killed."""
 
 from pathlib import Path
 
 from benchmarks.jsonl import append, read
 
 
-def test_a_line_cut_off_costs_itself_alone(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "j"
     append(path, event="first")
     with path.open("a") as file:

@@ -1,4 +1,4 @@
-"""Peaks of a CPU, in the process that is made to count them."""
+"""Peak memory on a CPU, in a process that counts allocations."""
 
 import ctypes
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def process() -> Iterator[Process]:
 
 
 def twice(mib: int) -> float:
-    """The peak of a call that holds so much twice, but not at once, and returns half of it."""
+    """The peak of a call that allocates `mib` twice in succession, and returns half as much."""
 
     def call() -> bytes:
         for _ in range(2):
@@ -31,8 +31,8 @@ def twice(mib: int) -> float:
     return peak_mib(call, "cpu")
 
 
-def early(mib: int) -> float:
-    """The peak of a call that gives so much back before it takes as much in other pieces."""
+def freed(mib: int) -> float:
+    """The peak of a call that frees `mib` in small blocks, then allocates as much in large ones."""
 
     def call() -> list[bytes]:
         held = [b"x" * 1000 for _ in range(mib * MIB // 1000)]
@@ -42,8 +42,8 @@ def early(mib: int) -> float:
     return peak_mib(call, "cpu")
 
 
-def every_way(mib: int) -> float:
-    """The peak of a call that has a fifth of it in each way that there is."""
+def every_function(mib: int) -> float:
+    """The peak of a call that allocates a fifth of `mib` with each function of the C library."""
     libc = ctypes.CDLL(None)
     for name in ("malloc", "calloc", "realloc", "aligned_alloc", "memalign"):
         getattr(libc, name).restype = ctypes.c_void_p
@@ -68,18 +68,18 @@ def every_way(mib: int) -> float:
     return peak_mib(call, "cpu")
 
 
-@pytest.mark.parametrize("call", [twice, early, every_way])
+@pytest.mark.parametrize("call", [twice, freed, every_function])
 @pytest.mark.parametrize("mib", [2, 40])
-def test_a_peak_is_what_was_held_at_once(mib: int, call: Any, process: Process) -> None:
+def test_the_peak_is_the_most_allocated_at_once(mib: int, call: Any, process: Process) -> None:
     assert process.call(call, mib) == pytest.approx(mib, rel=0.1)
 
 
-def test_the_process_has_as_many_threads(process: Process) -> None:
+def test_the_process_has_the_requested_threads(process: Process) -> None:
     assert process.call(torch.get_num_threads) == 2
 
 
-def test_a_layer_holds_what_its_results_and_its_backward_need(process: Process) -> None:
-    """Inference: the output, in its pre-activation's place. Training: out, dz and x's gradient."""
+def test_a_layer_allocates_its_results_and_the_tensors_of_its_backward(process: Process) -> None:
+    """Inference: the output, which replaces pre. Training: out, dz and the gradient of x."""
     for step, tensors in (("inference", 1), ("training", 3)):
         case = Case("some", "layer", Shape(256, 8, 64, 64), "float32", step)
         found = process.call(runner.measure_memory, case, ["fastrnn", "nn.RNN"], "cpu")
@@ -89,8 +89,8 @@ def test_a_layer_holds_what_its_results_and_its_backward_need(process: Process) 
         assert found.mib["nn.RNN"] > found.mib["fastrnn"]
 
 
-def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.unavailable_reason("cpu") is None
     monkeypatch.setenv("PATH", "/nowhere")
-    assert memory.unavailable_reason("cpu") == "needs c++, which is not installed"
+    assert memory.unavailable_reason("cpu") == "needs a compiler, and c++ is not installed"
     assert memory.unavailable_reason("cuda") is None

@@ -117,7 +117,7 @@ def test_compare_prints_regressions_and_returns_1(
     assert commands.main(["compare", str(first), str(fatter)]) == 1
     said = capsys.readouterr().out
     assert "  2.00  fastrnn  layer (100, 8, 64, 64) float32 inference memory\n" in said
-    assert "the most gained:\n   0.90" in said
+    assert "largest improvements:\n   0.90" in said
 
 
 def test_compare_without_common_cases_returns_2(

@@ -1,4 +1,4 @@
-"""The table of shapes, and what is chosen of it."""
+"""The table of shapes, and the selection of cases."""
 
 from collections import Counter
 
@@ -19,7 +19,7 @@ from benchmarks.shapes import (
 
 
 @pytest.mark.parametrize("name", GROUPS)
-def test_a_group_says_what_can_be_measured(name: str) -> None:
+def test_a_group_is_consistent(name: str) -> None:
     group = GROUPS[name]
     assert group.about
     assert set(group.steps) <= set(STEPS)
@@ -29,14 +29,13 @@ def test_a_group_says_what_can_be_measured(name: str) -> None:
     assert not [shape for shape, count in Counter(group.shapes).items() if count > 1]
     for shape in group.shapes:
         assert min(shape.T, shape.B, shape.I, shape.H) >= 1
-        # A layer of nn.RNN has no heads; and the recurrence alone is of one layer.
+        # A layer of nn.RNN has no heads, and a recurrence has one layer.
         assert shape.groups == 1 or group.scope == "recurrence"
         assert group.scope == "layer" or shape.layers == shape.directions == 1
         assert group.scope == "layer" or not (shape.packed or group.memory)
 
 
-def test_the_shapes_of_every_peer_are_there() -> None:
-    """Those that are published, as their sources have them."""
+def test_the_shapes_of_published_benchmarks_are_covered() -> None:
     heads = {(w.H, w.groups) for w in GROUPS["flashrnn"].shapes if (w.T, w.B) == (1024, 16)}
     assert heads == {(16, 48), (32, 24), (64, 12), (128, 6), (256, 3), (768, 1)}
     batches = {w.B for w in GROUPS["flashrnn"].shapes if w.groups == 1 and w.T == 1024}
@@ -52,7 +51,7 @@ def test_the_shapes_of_every_peer_are_there() -> None:
     ]
 
 
-def test_what_is_selected() -> None:
+def test_names_select_groups_and_cases() -> None:
     assert names("quick") == ["overview"]
     assert names("full") == list(GROUPS)
     assert names("neuro,quick,neuro") == ["neuro", "overview"]
@@ -64,19 +63,19 @@ def test_what_is_selected() -> None:
     assert {case.scope for case in select("full", "cpu", ("recurrence",))} == {"recurrence"}
 
 
-def test_a_cpu_is_spared_what_takes_it_seconds() -> None:
+def test_large_shapes_are_not_measured_on_a_cpu() -> None:
     huge = [w for w in GROUPS["flashrnn"].shapes if recurrence_flops(w) > MAX_CPU_FLOPS]
     assert huge
     assert not {case.shape for case in select("flashrnn", "cpu")} & set(huge)
     assert {case.shape for case in select("flashrnn", "cuda")} >= set(huge)
 
 
-def test_an_unknown_name_is_refused_and_the_known_ones_told() -> None:
-    with pytest.raises(ValueError, match="no shapes are named 'fast'; choose of quick, full, over"):
+def test_an_unknown_name_raises_and_lists_the_known_names() -> None:
+    with pytest.raises(ValueError, match="unknown shapes 'fast'; choose from quick, full, over"):
         names("overview,fast")
 
 
-def test_a_work_has_a_name_and_its_json_the_way_back() -> None:
+def test_a_shape_has_a_name_and_is_restored_from_json() -> None:
     shape = Shape(10, 3, 4, 5, layers=2, bidirectional=True, packed=True, activation="relu")
     assert str(shape) == "(10, 3, 4, 5) 2-layer bidirectional packed relu"
     assert shape.id == "10x3x4x5-2-layer-bidirectional-packed-relu"

@@ -5,7 +5,7 @@ import torch
 from benchmarks import short_calls
 
 
-def test_a_row_for_every_call_whose_sides_agree():
+def test_the_table_has_a_row_for_every_call_and_both_sides_agree_in_shape():
     threads = torch.get_num_threads()
     lines = short_calls.table(0.001, [(2, 3)])
     names = short_calls.calls(2, 3)

@@ -10,7 +10,7 @@ from benchmarks import timing
 from benchmarks.timing import Run, Times, time_interleaved
 
 
-def test_times_are_summed_up() -> None:
+def test_summary_has_the_minimum_and_the_quantiles() -> None:
     times = Times((4.0, 1.0, 2.0, 3.0, 5.0))
     assert times.best == 1
     assert times.median == 3
@@ -18,14 +18,14 @@ def test_times_are_summed_up() -> None:
     assert Times((7.0,)).summary() == [7] * 4
 
 
-def test_a_ratio_is_of_each_turn() -> None:
-    """A machine that was slow in one turn was slow for both."""
+def test_a_ratio_is_the_median_over_the_turns() -> None:
+    """The machine was slow in the second turn, for both."""
     ours, theirs = Times((1.0, 10.0, 1.0)), Times((2.0, 20.0, 2.2))
     assert theirs.over(ours) == 2
     assert theirs.median / ours.median == 2.2
 
 
-def test_everyone_has_a_turn_before_anyone_has_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_turns_are_interleaved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(timing.TURN_MS, "cpu", 3.0)
     called: list[str] = []
 
@@ -34,10 +34,10 @@ def test_everyone_has_a_turn_before_anyone_has_the_next(monkeypatch: pytest.Monk
 
     found = time_interleaved([run("a", 1), run("b", 4)], "cpu", 0.02)
     turns = [(name, len(list(calls))) for name, calls in itertools.groupby(called)]
-    assert turns[:2] == [("a", 1), ("b", 1)]  # how long is one?
+    assert turns[:2] == [("a", 1), ("b", 1)]  # the first call of each calibrates
     names = [name for name, _ in turns]
     assert names == ["a", "b"] * (len(names) // 2)
-    # Short calls are repeated until a turn is long enough; both have as many turns.
+    # Short calls are repeated to fill a turn; both have the same number of turns.
     assert {count for name, count in turns[2:] if name == "b"} == {1}
     assert all(count in (1, 2) for name, count in turns[2:] if name == "a")
     assert [len(times.ms) for times in found] == [len(names) // 2 - 1] * 2
@@ -45,14 +45,14 @@ def test_everyone_has_a_turn_before_anyone_has_the_next(monkeypatch: pytest.Monk
     assert found[1].best >= 4
 
 
-def test_there_are_turns_enough_even_where_the_budget_is_none() -> None:
+def test_there_is_a_minimum_of_turns() -> None:
     (found,) = time_interleaved([Run(lambda: None)], "cpu", 1e-9)
     assert len(found.ms) == timing.MIN_TURNS_OVER_BUDGET
     (found,) = time_interleaved([Run(lambda: None)], "cpu", 0.05)
     assert len(found.ms) >= timing.MIN_TURNS - 2
 
 
-def test_no_garbage_is_collected_within_a_turn() -> None:
+def test_garbage_collection_is_disabled_within_a_turn() -> None:
     seen: list[bool] = []
     time_interleaved([Run(lambda: seen.append(gc.isenabled()))], "cpu", 1e-9)
     assert not any(seen)

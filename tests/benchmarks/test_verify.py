@@ -1,4 +1,4 @@
-"""The verification: a right result passes, whatever the shape, and no other."""
+"""The verification accepts correct results of every shape, and rejects wrong ones."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from benchmarks.shapes import STEPS, Case, Shape
 from benchmarks.workload import Workload
 from fastrnn.testing import UNIT_ROUNDOFF, error_scale, relative_tolerance
 
-#: But for torch.compile, whose compilation takes seconds: the benchmarks themselves run it.
+#: Without torch.compile, which takes seconds to compile; `--verify-only` covers it.
 PROVIDERS = {
     provider.name: provider
     for provider in baselines.select("all", "cpu")[0]
@@ -59,23 +59,24 @@ cases = st.one_of(
 @pytest.mark.parametrize("name", PROVIDERS)
 @settings(max_examples=60, deadline=None)
 @given(case=cases)
-def test_every_provider_computes_what_it_is_asked(name: str, case: Case) -> None:
+def test_every_provider_computes_random_cases_correctly(name: str, case: Case) -> None:
     provider = PROVIDERS[name]
     if provider.unsupported_reason(case, "cpu") is None:
-        runner.run_once(case, provider, "cpu")
+        with runner.verified_call(provider, Workload(case)):
+            pass
 
 
 LAYER = Shape(20, 6, 8, 16)
 
 
-#: What may go wrong with a tensor of the results.
+#: Ways in which a tensor of the results may be wrong.
 MISTAKES: dict[str, Callable[[Tensor], Tensor]] = {
-    "a column far off": lambda t: t.detach().index_fill(-1, torch.tensor([0]), 100.0),
-    "a step late": lambda t: t.detach().roll(1, 0),
-    "half of it left out": lambda t: t.detach().index_fill(0, torch.arange(len(t) // 2), 0),
-    "twice": lambda t: 2 * t.detach(),
-    "not a number": lambda t: t.detach().index_fill(0, torch.tensor([0]), float("nan")),
-    "too wide": lambda t: t.detach().double(),
+    "one column is wrong": lambda t: t.detach().index_fill(-1, torch.tensor([0]), 100.0),
+    "shifted by a step": lambda t: t.detach().roll(1, 0),
+    "half is zero": lambda t: t.detach().index_fill(0, torch.arange(len(t) // 2), 0),
+    "doubled": lambda t: 2 * t.detach(),
+    "nan": lambda t: t.detach().index_fill(0, torch.tensor([0]), float("nan")),
+    "float64": lambda t: t.detach().double(),
     "another shape": lambda t: t.detach()[:-1],
 }
 
@@ -83,7 +84,7 @@ MISTAKES: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("which", range(6), ids=["out", "x", "w_ih", "w_hh", "b_ih", "b_hh"])
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("mode", ["float32", "bfloat16", "float16"])
-def test_a_wrong_result_does_not_pass(mode: str, mistake: str, which: int) -> None:
+def test_a_wrong_result_is_rejected(mode: str, mistake: str, which: int) -> None:
     workload = Workload(Case("some", "layer", LAYER, mode, "training"))
     results = NnRnn().prepare(workload)(workload.inputs[0])
     verify.check(results, workload)
@@ -92,12 +93,12 @@ def test_a_wrong_result_does_not_pass(mode: str, mistake: str, which: int) -> No
         verify.check(results, workload)
 
 
-def test_a_sum_that_cancels_is_held_to_the_size_of_its_terms() -> None:
-    """The gradient of a weight at H = 1, added up in bfloat16 step by step, as autograd does."""
+def test_the_scale_of_a_sum_that_cancels_is_that_of_its_terms() -> None:
+    """The gradient of a weight with H = 1, summed in bfloat16 step by step, as autograd does."""
     steps, rows = 64, 4
     generator = torch.Generator().manual_seed(0)
     terms = torch.randn(steps, rows, generator=generator, dtype=torch.float64)
-    terms -= terms.mean()  # nothing is left
+    terms -= terms.mean()  # the sum is zero
     total = torch.zeros((), dtype=torch.bfloat16)
     for row in terms:
         total = total + row.sum().bfloat16()
@@ -106,13 +107,13 @@ def test_a_sum_that_cancels_is_held_to_the_size_of_its_terms() -> None:
     _, bound = relative_tolerance(torch.bfloat16, 1, steps, steps * rows)
     assert error > UNIT_ROUNDOFF[torch.bfloat16] * exact.norm()
     assert error <= bound * error_scale(exact, steps * rows, 1.0)
-    # Where nothing cancels the scale is that of the sum.
+    # Without cancellation the scale is that of the sum.
     straight = terms.abs().sum().reshape(1, 1)
     assert error_scale(straight, steps * rows, 1.0) < 1.2 * straight.norm()
 
 
-def test_a_gradient_that_cancels_passes() -> None:
-    """A weight's, of 2000 rows: its errors are those of its terms, however little is left."""
+def test_a_gradient_that_cancels_is_accepted() -> None:
+    """A weight's gradient sums 2000 rows: its error is that of the terms, even if they cancel."""
     workload = Workload(Case("some", "recurrence", Shape(20, 100, 1, 1), "bfloat16", "training"))
     results = [t.to(torch.bfloat16) for t in workload.expected]
     error = UNIT_ROUNDOFF[torch.bfloat16] * (20 * 2000) ** 0.5  # √20 roundings of each term
@@ -124,14 +125,14 @@ def test_a_gradient_that_cancels_passes() -> None:
         verify.check(results, workload)
 
 
-def test_a_result_that_is_missing_does_not_pass() -> None:
+def test_a_missing_result_is_rejected() -> None:
     workload = Workload(Case("some", "layer", LAYER, "float32", "training"))
     results = NnRnn().prepare(workload)(workload.inputs[0])
     with pytest.raises(AssertionError, match="5 results instead of 6"):
         verify.check(results[:-1], workload)
 
 
-def test_float32_that_is_computed_in_half_precision_does_not_pass() -> None:
+def test_float32_computed_in_bfloat16_is_rejected() -> None:
     workload = Workload(Case("some", "layer", LAYER, "float32", "inference"))
     half = workload.layer.bfloat16()
     out = half(workload.inputs[0].leaf.bfloat16())[0].float()
@@ -140,14 +141,14 @@ def test_float32_that_is_computed_in_half_precision_does_not_pass() -> None:
         verify.check([out], workload)
 
 
-def test_calls_take_turns_with_inputs_that_differ() -> None:
+def test_calls_cycle_through_different_inputs() -> None:
     workload = Workload(Case("some", "layer", LAYER, "float32", "training"))
-    turns = workload.cycle_inputs()
-    seen = [next(turns) for _ in range(5)]
+    inputs = workload.cycle_inputs()
+    seen = [next(inputs) for _ in range(5)]
     assert seen[4] is seen[0]
     assert not any(torch.equal(seen[0].leaf, other.leaf) for other in seen[1:4])
     assert [workload._num_inputs(size) for size in (1, 2**29, 2**31)] == [4, 2, 1]
-    # On a GPU more than L2 holds, of sizes that allow it.
+    # On a GPU they exceed L2, if their size allows it.
     workload.device = torch.device("cuda")
     assert [workload._num_inputs(size) for size in (1, 2**20, 2**24, 2**27, 2**29, 2**31)] == [
         *(64, 64, 8, 4, 2, 1)
@@ -155,7 +156,7 @@ def test_calls_take_turns_with_inputs_that_differ() -> None:
 
 
 class Wrong(Fastrnn):
-    """The right result of other inputs."""
+    """Return the result of other inputs."""
 
     name = "fastrnn.wrong"
 
@@ -169,38 +170,38 @@ class Wrong(Fastrnn):
 
 
 class Failing(NnRnn):
-    """One that cannot."""
+    """Raise in `prepare`."""
 
     name = "failing"
 
     def prepare(self, workload: Workload) -> Callable[..., list[Tensor]]:
-        raise RuntimeError("out of everything")
+        raise RuntimeError("out of memory")
 
 
 class Slow(NnRnn):
     name = "slow"
 
 
-def test_a_wrong_result_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_result_is_not_timed() -> None:
     case = Case("some", "layer", LAYER, "float32", "inference")
     providers: list[Provider] = [NnRnn(), Wrong(), Failing(), Fastrnn()]
     found = runner.measure_times(case, providers, "cpu", 0.01)
     assert set(found.times) == {"nn.RNN", "fastrnn"}
     assert "the output is" in found.wrong["fastrnn.wrong"]
-    assert found.wrong["failing"] == "RuntimeError: out of everything"
+    assert found.wrong["failing"] == "RuntimeError: out of memory"
     assert len({len(times.ms) for times in found.times.values()}) == 1
 
 
-def test_what_takes_too_long_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "PATIENCE", 0.0)
+def test_a_long_call_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "MAX_CALL_SECONDS", 0.0)
     case = Case("some", "layer", LAYER, "float32", "inference")
     found = runner.measure_times(case, [NnRnn()], "cpu", 0.01)
     assert found.times == {}
     assert found.too_long["nn.RNN"] > 0
 
 
-def test_what_will_take_too_long_is_not_even_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "MANY_FLOPS", 0.0)
+def test_a_call_with_a_long_estimate_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "MAX_FLOPS_WITHOUT_ESTIMATE", 0.0)
     steps: list[int] = []
 
     class Counting(NnRnn):
@@ -211,12 +212,12 @@ def test_what_will_take_too_long_is_not_even_called(monkeypatch: pytest.MonkeyPa
     case = Case("some", "layer", Shape(100, 6, 8, 16), "float32", "inference")
     assert runner.measure_times(case, [Counting()], "cpu", 0.01).times
     assert steps == [10, 100]
-    monkeypatch.setattr(runner, "PATIENCE", 0.0)
+    monkeypatch.setattr(runner, "MAX_CALL_SECONDS", 0.0)
     assert runner.measure_times(case, [Counting()], "cpu", 0.01).too_long["nn.RNN"] > 0
     assert steps == [10, 100, 10]
 
 
-def test_an_error_of_the_device_ends_the_measuring() -> None:
+def test_a_cuda_error_raises_device_lost() -> None:
     with pytest.raises(runner.DeviceLost, match="some kernel: CUDA error: an illegal"):
         runner.raise_if_lost(RuntimeError("CUDA error: an illegal access"), "some kernel")
     runner.raise_if_lost(RuntimeError("out of memory"), "some kernel")
