@@ -1,20 +1,20 @@
-# Every target first makes what it needs: an environment in .venv, the package installed there in
-# place, and its extension. Each is made again only when what it was made from has changed.
+# Each target first makes what it needs: an environment in .venv, the package installed there in
+# place, and its extension. Each of them is made again only if a file that it depends on has changed.
 #
-#   make demo    train a small multimodal model and see that its recurrence carries knowledge
-#   make test    the tests, but for those marked slow or exhaustive; MARK= chooses others, TESTS=
-#                some files or folders
-#   make try     the same with other versions of dependencies, WITH="triton==3.9.0", in an environment
-#                of its own
-#   make lint    ruff, clang-format and mypy
-#   make docs    the documentation, as pages in build/docs; a warning is an error
+#   make demo    train a small multimodal model that needs its recurrent layer
+#   make test    run the tests, except those marked slow or exhaustive; MARK= selects other marks,
+#                TESTS= some files or folders
+#   make try     run the tests with other versions of dependencies, WITH="triton==3.9.0", in a
+#                separate environment
+#   make lint    run ruff, clang-format and mypy
+#   make docs    build the documentation in build/docs; a warning is an error
 #   make bench   measure fastrnn and the baselines, small to large layers, in two minutes; SHAPES=
 #                names other shapes, FLAGS= goes to `python -m benchmarks run`
-#   make bench-full  measure all shapes, in an hour or more; both leave a record in
+#   make bench-full  measure all shapes, in an hour or more; like bench, it leaves a record in
 #                benchmarks/results
-#   make gpu-check  the proof of the GPU kernels, on a machine with a GPU; needs no .venv. SECONDS=
-#                   says how long it may take
-#   make clean   remove what was built, but not .venv
+#   make gpu-check  verify the GPU kernels on a machine with a GPU; does not use .venv. SECONDS=
+#                limits its time
+#   make clean   remove everything that was built, except .venv
 
 PYTHON ?= python3
 MARK ?= not (slow or exhaustive or gpu)
@@ -25,13 +25,14 @@ SHAPES ?= quick
 SECONDS ?=
 PYTEST := -n auto --maxprocesses 4 --benchmark-disable
 
-# What runs in a process of its own, which the interpreter of Triton takes over; it may have no test
-# of this mark.
+# These tests need a process of their own, in which Triton's interpreter runs every kernel. Exit
+# status 5 means that none of them has the given mark.
 INTERPRETED := tests/ops/backends/triton/test_interpreter.py
 WITHIN := tests tests/ops tests/ops/backends tests/ops/backends/triton $(INTERPRETED)
 
 # C++ and CUDA.
-CXX_SOURCES = $(shell find csrc tests benchmarks tools -name '*.h' -o -name '*.inc' -o -name '*.cpp' -o -name '*.cu')
+CXX_SOURCES = $(shell find csrc tests benchmarks tools \
+    -name '*.h' -o -name '*.inc' -o -name '*.cpp' -o -name '*.cu')
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -66,7 +67,7 @@ bench: $(VENV)/built
 bench-full: $(VENV)/built
 	python -m benchmarks run --shapes full --budget 0.8 $(FLAGS)
 
-# As it is, without .venv: a GPU's machine has its own torch, and may reach no network.
+# Without .venv: a machine with a GPU has its own torch, and may have no network.
 gpu-check:
 	$(PYTHON) -m tools.gpu_validation $(if $(SECONDS),--seconds $(SECONDS))
 
@@ -74,7 +75,7 @@ clean:
 	rm -rf build *.egg-info fastrnn/_C.*.so fastrnn/_cuda.*.so fastrnn/*_build_error.txt $(VENV)/built
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 
-# The extension is left to the next rule, which shows what the compiler says.
+# The next rule builds the extension, and shows the compiler's output.
 $(VENV)/installed: constraints.txt pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	python -m pip install -c constraints.txt torch setuptools ninja pybind11
@@ -82,7 +83,7 @@ $(VENV)/installed: constraints.txt pyproject.toml
 	    -e ".[fusion,onnx,triton,bench,dev,docs]"
 	touch $@
 
-# A build that failed is tried again next time: there may be a compiler by then.
+# A failed build runs again next time, when there may be a compiler.
 $(VENV)/built: $(VENV)/installed setup.py fastrnn/_version.py $(shell find csrc)
 	python setup.py build_ext --inplace
 	test -e fastrnn/_build_error.txt || touch $@
