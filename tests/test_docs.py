@@ -174,3 +174,29 @@ def test_sphinx_lists_several_results(conf: SimpleNamespace) -> None:
         "   * **h** -- [B].",
         "",
     ]
+
+
+#: Words of translated English, with the usual ones.
+AWKWARD = {
+    r"anew": "again, new",
+    r"whom": "rewrite the sentence",
+    r"but for": "except",
+    r"besides?": "next to, compared with, in addition to",
+    r"to and fro": "in alternating directions",
+    r"lies (in|at|on|beyond|within)": "is in",
+    r"meets? (at|after|in) ": "synchronise",
+}
+
+
+@pytest.mark.parametrize("folder", ["", "benchmarks", "csrc", "docs", "fastrnn", "tests", "tools"])
+def test_words_are_plain(folder: str) -> None:
+    files = (ROOT / folder).rglob("*") if folder else ROOT.glob("*")
+    kinds = {".md", ".py", ".cpp", ".cu", ".h", ".inc"}
+    found = [
+        f"{path.relative_to(ROOT)}: {word[0]!r}; write {AWKWARD[pattern]}"
+        for path in files
+        if path.suffix in kinds and path != Path(__file__)
+        for pattern in AWKWARD
+        if (word := re.search(rf"\b{pattern}\b", path.read_text(), re.IGNORECASE))
+    ]
+    assert not found
