@@ -157,7 +157,8 @@ def _results(folder: Path, evaluation: dict[str, Any]) -> Html:
     plot.models(picture, values, _NAMES[score])
     parts = [lead(about), table(head, body, kind="results")]
     says = [page.verdict(each["says"], each["gain"]["low"]) for each in evaluation["comparison"]]
-    parts += [page.heading("Fusion compared with the other models"), join(says)]
+    if says:
+        parts += [page.heading("Fusion compared with the other models"), join(says)]
     tuned = _threshold(models[main])
     drawn = [(picture, f"{_NAMES[score]} of each model")]
     drawn += list(_drawn(folder, evaluation))
