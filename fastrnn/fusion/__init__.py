@@ -4,9 +4,9 @@
 
     model = FusionModel.fit("data/manifest.csv")
     print(model.evaluate()["scores"])
-    answers = model.predict("data/new.csv")
+    predictions = model.predict("data/new.csv")
 
-`fit`, `load` and the rest are what it is made of. The guide: docs/fusion.md.
+`fit`, `load` and the other names are the lower-level API. docs/fusion.md is the guide.
 
 Needs the extra: pip install 'fastrnn[fusion]'.
 """

@@ -4,7 +4,7 @@ from fastrnn.fusion import FusionModel
 
 model = FusionModel.fit("photos/manifest.csv")
 print(model.evaluate()["scores"])  # on the held-out rows
-answers = model.predict("photos/new.csv")
+predictions = model.predict("photos/new.csv")
 """
 
 from __future__ import annotations

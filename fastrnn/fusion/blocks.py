@@ -48,9 +48,7 @@ def read_blocks(path: Path, size: int) -> Iterator[Block]:
         raise ManifestError(f"{path}: no such file; give the path of a CSV, JSONL or Parquet file")
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise ManifestError(
-            f"{path}: the name of a manifest ends in .csv, .jsonl or .parquet; convert the file"
-        )
+        raise ManifestError(f"{path}: a manifest must end in .csv, .jsonl or .parquet; convert it")
     try:
         rows = enumerate(reader(path))
         while some := list(islice(rows, size)):
@@ -84,8 +82,8 @@ def _csv(path: Path) -> Iterator[Cells]:
                         yield dict(zip(names, cells, strict=True))
                     elif cells:
                         yield ManifestError(
-                            f"{plural(len(cells), 'cell')} under {plural(len(names), 'column')}; "
-                            "put quotes around a cell that holds a comma"
+                            f"{plural(len(cells), 'cell')} but {plural(len(names), 'column')}; "
+                            "put quotes around cells that contain a comma"
                         )
             except csv.Error as error:
                 raise ManifestError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
@@ -110,7 +108,7 @@ def _jsonl(path: Path) -> Iterator[Cells]:
             if not isinstance(record, dict):
                 yield ManifestError('not a JSON object; write {"image": "1.png", "text": "a dog"}')
             elif not all(map(is_unicode, record)):
-                yield ManifestError("the name of a column is not Unicode; rename it")
+                yield ManifestError("the name of a column is not valid Unicode; rename it")
             else:
                 yield {composed(name): cell for name, cell in record.items()}
 
@@ -122,5 +120,5 @@ def _parquet(path: Path) -> Iterator[Cells]:
                 yield {composed(name.strip()): cell for name, cell in record.items()}
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(
-            f"{path}: cannot be read as a Parquet file ({error}); write it again"
+            f"{path}: the Parquet file cannot be read ({error}); write it again"
         ) from None

@@ -279,7 +279,7 @@ class Preprocessor:
             if abs(number) > FARTHEST:
                 raise ManifestError(
                     f"{label} is more than {FARTHEST:g} standard deviations from the mean of the "
-                    "training labels; correct it, or remove the row"
+                    "training labels; fix it, or remove the row"
                 )
             return torch.tensor(number, dtype=torch.float32)
         numbers = self._numbers
@@ -287,7 +287,7 @@ class Preprocessor:
             if name not in numbers:
                 raise ManifestError(
                     f"the label {name!r} was not in training ({', '.join(self.labels[:10])}); "
-                    "correct it, or remove the row"
+                    "fix it, or remove the row"
                 )
         if isinstance(label, str):
             return torch.tensor(numbers[label])

@@ -229,8 +229,15 @@ def _list_skipped(folder: Path, manifest: Manifest, examples: Mapping[str, Examp
         files.write(folder / SKIPPED, "".join(lines))
 
 
-def resume(folder: str | Path, console: Console | None = None) -> Run:
+def resume(
+    folder: str | Path, console: Console | None = None, *, workers: int | None = None
+) -> Run:
     """Resume an interrupted run with the arguments of its `fit`.
+
+    Args:
+        folder: the run's folder.
+        console: where to print.
+        workers: number of processes that decode files; as in the `fit` by default.
 
     Raises:
         ConfigError: the folder contains no interrupted run, or its table is not a file.
@@ -260,7 +267,7 @@ def resume(folder: str | Path, console: Console | None = None) -> Run:
         console,
         resume=True,
         init_from=call.init_from,
-        workers=call.workers,
+        workers=call.workers if workers is None else workers,
         on_bad_row=call.on_bad_row,
         tensorboard=call.tensorboard,
     )
@@ -318,7 +325,7 @@ def describe_split(
             say(f"  warning: {warning}")
     left_out = _left_out(manifest, examples)
     if left_out:
-        say(f"  {plural(len(left_out), 'row')} left out, see {SKIPPED}")
+        say(f"  {plural(len(left_out), 'row')} skipped, see {SKIPPED}")
 
 
 def configure(

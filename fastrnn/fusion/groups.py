@@ -51,7 +51,7 @@ def _keys(row: Row) -> list[Hashable]:
 def crossing_files(rows: Iterable[Row], root: Path) -> tuple[str, ...]:
     """Return a one-line warning if a file is in several splits of the split column, else ().
 
-    This is not an error: the user chose the splits, and a shared picture may give nothing away.
+    This is not an error: the user chose the splits, and a shared image may give nothing away.
     """
     seen: dict[Path, Row] = {}
     crossing: dict[Path, tuple[Row, Row]] = {}

@@ -140,7 +140,7 @@ def read_manifest(
     roles = _roles(path, table.names, sample, named, labelled)
     base = Path(os.path.realpath(root if root is not None else path.parent))
     if not is_unicode(str(base)):
-        raise ManifestError(f"{str(base)!r}: the folder's name is not Unicode; rename it")
+        raise ManifestError(f"{str(base)!r}: the folder's name is not valid Unicode; rename it")
     modalities = tuple(name for name in MODALITIES if name in roles)
     reader = RowReader(path, base, roles, modalities)
     rows: list[Row] = []
@@ -152,7 +152,7 @@ def read_manifest(
     kind = kind or infer_kind([row.label for row in rows] if labelled else [])
     rows = _settled(path, roles, rows, kind, bad)
     if labelled and not rows:
-        raise ManifestError(f"{path}: no row can be used; first error: {bad.listed[0][1]}")
+        raise ManifestError(f"{path}: no row can be used; the first error: {bad.listed[0][1]}")
     missing = tuple(name for name in modalities if not all(row.has(name) for row in rows))
     ignored = tuple(name for name in table.names if name not in roles.values())
     if "split" in roles and "group" in roles:

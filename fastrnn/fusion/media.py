@@ -112,7 +112,7 @@ def read_audio(path: Path, config: DataConfig) -> Tensor:
     if not len(samples):
         raise MediaError(f"{path}: the clip is empty; replace the file, or remove the row")
     if len(samples) > config.max_seconds * rate + 1:
-        raise MediaError(f"{path}: the clip is longer than its header says; replace it")
+        raise MediaError(f"{path}: the clip is longer than its header says; replace the file")
     if not np.abs(samples).max() <= _LOUDEST:  # "not" also refuses NaN
         raise MediaError(
             f"{path}: some samples are not finite numbers, or are beyond ±{_LOUDEST:g}; "

@@ -278,8 +278,8 @@ def follows(path: Path, after: Sequence[Mapping[str, Any]]) -> None:
     axes = figure.subplots()
     known = [each for each in after if each["differ"]]
     for key, name, (colour, marker) in (
-        ("donor", "the donor's prediction", _STYLES[0]),
-        ("host", "the row's own", _STYLES[1]),
+        ("donor", "other row's prediction", _STYLES[0]),
+        ("host", "own prediction", _STYLES[1]),
     ):
         axes.plot(
             [each["steps"] for each in known], [each[key] for each in known],

@@ -157,7 +157,8 @@ def _results(folder: Path, evaluation: dict[str, Any]) -> Html:
     plot.models(picture, values, _NAMES[score])
     parts = [lead(about), table(head, body, kind="results")]
     says = [page.verdict(each["says"], each["gain"]["low"]) for each in evaluation["comparison"]]
-    parts += [page.heading("Fusion compared with the other models"), join(says)]
+    if says:
+        parts += [page.heading("Fusion compared with the other models"), join(says)]
     tuned = _threshold(models[main])
     drawn = [(picture, f"{_NAMES[score]} of each model")]
     drawn += list(_drawn(folder, evaluation))
@@ -314,7 +315,7 @@ def _fused(emap: Mapping[str, Any], score: str) -> str:
     )
     low = emap["gain"]["low"]
     if low is not None and low > 0:
-        return f"{words}. Only the interaction of the modalities gives the difference."
+        return f"{words}. The difference comes from the interaction of the modalities."
     return f"{words}. The interaction of the modalities shows no significant gain on these rows."
 
 
@@ -325,12 +326,12 @@ def _state(state: Mapping[str, Any], score: str) -> str:
         if first:
             words += (
                 f"With another row's state, {number(first['donor'])} of the predictions at the "
-                "next step are what the other row remembered, where the two rows differ. "
+                "next step are the other row's last one before the swap, where the two differ. "
             )
     elif state["differ"]:
         words += (
             f"With another row's state, {number(state['donor'])} of the predictions become the "
-            "other row's, where the two rows differ. "
+            "other row's, where the two differ. "
         )
     return words + (
         f"With a state of zeros, the {score} from there on is {number(state['score_erased'])} "

@@ -153,7 +153,7 @@ def unfinished(folder: Path) -> str | None:
         with (folder / FOLDER / _LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return f"{folder}: the run is still in training; wait until it is complete"
+        return f"{folder}: another process is training this run; wait until it is complete"
     except OSError:
         pass  # the lock was never taken, or the file system has no locks
     return f"{folder}: the run was interrupted; resume it with: {command(folder)}"
@@ -205,8 +205,8 @@ class Lock:
         except BlockingIOError:
             file.close()
             raise ConfigError(
-                f"{self._folder}: another process is training this run; wait until it ends, or "
-                "stop it first"
+                f"{self._folder}: another process is training this run; wait until it is complete, "
+                "or stop it first"
             ) from None
         except OSError:
             pass  # the file system has no locks, so only this protection is lost

@@ -141,7 +141,7 @@ class RowReader:
 
     @staticmethod
     def _listed(value: Any) -> Any:
-        """Parse a cell that holds a JSON list; return anything else unchanged."""
+        """Parse a cell that contains a JSON list; return anything else unchanged."""
         if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
             try:
                 return json.loads(value)

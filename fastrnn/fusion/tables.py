@@ -59,7 +59,7 @@ def read_table(source: Source, wanted: Collection[str] = ()) -> Table:
         path = Path(source)
         if not path.is_file():
             raise ManifestError(
-                f"{path}: there is no such file; give the path of a CSV, JSONL or Parquet file"
+                f"{path}: no such file; give the path of a CSV, JSONL or Parquet file"
             )
         ending = path.suffix.lower()
         try:
@@ -71,8 +71,7 @@ def read_table(source: Source, wanted: Collection[str] = ()) -> Table:
                 table = Table(path, *_parquet(path, wanted))
             else:
                 raise ManifestError(
-                    f"{path}: a manifest must end in .csv, .jsonl or .parquet; convert it to one "
-                    "of them"
+                    f"{path}: a manifest must end in .csv, .jsonl or .parquet; convert it"
                 )
         except UnicodeDecodeError as error:
             raise ManifestError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
@@ -158,7 +157,7 @@ def _jsonl(path: Path) -> Content:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
                 record = ManifestError(
-                    f"{path}, {where}: not JSON ({error}); write one object per line"
+                    f"{path}, {where}: not JSON ({error}); write one JSON object per line"
                 )
             else:
                 if not isinstance(record, dict):

@@ -1,7 +1,7 @@
 """Replace one modality of a trained model by another, and keep all other weights.
 
-A model of pictures and sentences has learned to read sentences, and to compare. If audio replaces
-the picture, all of that is kept: the fusion's weights for the picture become those for the audio.
+A model of images and sentences has learned to read sentences, and to compare. If audio replaces
+the image, all of that is kept: the fusion's weights for the image become those for the audio.
 Only the new encoder is untrained. Train with `--init-from` the folder, and freeze the weights that
 were kept.
 """

@@ -118,4 +118,4 @@ def writer(path: Path, ending: str, config: RunConfig) -> Writer:
         return JsonlWriter(path)
     if ending == ".parquet":
         return ParquetWriter(path, config)
-    raise ConfigError(f"predictions need a .jsonl or .parquet file; got extension {ending!r}")
+    raise ConfigError(f"the output file must end in .jsonl or .parquet; got extension {ending!r}")

@@ -388,6 +388,23 @@ def test_ctrl_c_prints_how_to_resume(rows, save, tmp_path, monkeypatch, capsys):
     assert len(lines(run / "metrics.jsonl")) == 3
 
 
+@pytest.mark.parametrize("given", [[], ["--workers", "0"]])
+def test_resume_decodes_with_the_given_workers(rows, save, tmp_path, monkeypatch, given):
+    """Without --workers a resumed run uses those of its fit. The results are the same."""
+    run, decode, used = tmp_path / "run", experiment._decode, []
+
+    def decoding(manifest, parts, preprocessor, workers, *others):
+        used.append(workers)
+        return decode(manifest, parts, preprocessor, 0, *others)
+
+    monkeypatch.setattr(experiment, "_decode", decoding)
+    with monkeypatch.context() as patch:
+        interrupted(patch, 1)
+        assert fit(save(rows), run, "--no-baselines", "--workers", "1") == 130
+    assert cli.main(["fit", "--resume", str(run), *given]) == 0
+    assert used == [1, 0 if given else 1]
+
+
 def test_run_stopped_between_models_predicts_with_a_note(rows, save, tmp_path, monkeypatch, capsys):
     path, run, out = save(rows), tmp_path / "run", tmp_path / "answers.jsonl"
     with monkeypatch.context() as patch:
@@ -405,7 +422,8 @@ def test_ctrl_c_before_training_leaves_no_files(rows, save, tmp_path, monkeypatc
 
     monkeypatch.setattr(experiment, "_decode", stop)
     assert fit(save(rows), tmp_path / "run") == 130
-    assert one_line(capsys.readouterr().err).endswith("stopped before training began\n")
+    said = one_line(capsys.readouterr().err)
+    assert said.endswith("the run was interrupted before training began\n")
     assert not (tmp_path / "run").exists()
 
 
@@ -415,7 +433,7 @@ def test_full_disk_is_reported_in_one_line(rows, save, tmp_path, capsys):
         assert fit(path, run, "--no-baselines") == 2
     said = one_line(capsys.readouterr().err)
     assert said.startswith(f"error: {run}/")
-    assert f"File too large; fix that, then resume with: fastrnn fit --resume {run}" in said
+    assert f"File too large; fix that, then resume it with: fastrnn fit --resume {run}" in said
     assert cli.main(["fit", "--resume", str(run)]) == 0
     with no_space(100):
         assert fit(path, tmp_path / "other") == 2

@@ -140,13 +140,13 @@ def test_skipped_rows_are_counted_and_reported(rows, save, tmp_path):
     assert "manifest.jsonl: 20 rows\n" in output
     assert "binary labels: no 9, yes 7\n" in output
     assert "split: 11 train, 3 val, 2 test (from column split)\n" in output
-    assert "4 rows left out, see skipped.jsonl\n" in output
+    assert "4 rows skipped, see skipped.jsonl\n" in output
     assert str(results(run).title).endswith("on 2 test rows")
     lines = [json.loads(line) for line in (run.folder / "skipped.jsonl").read_text().splitlines()]
     assert [each.get("split") for each in lines] == [None, "train", "train", "test"]
     assert "11 train, 3 val, 2 test" in write_report(run.folder).read_text()
     found = evaluate_run(run.folder)
-    assert any("2 rows left out, see" in str(each) for each in tell.evaluation(found))
+    assert any("2 rows skipped, see" in str(each) for each in tell.evaluation(found))
 
 
 def test_evaluation_rejects_a_table_with_a_restored_row(rows, save, tmp_path):

@@ -402,7 +402,7 @@ def test_label_summary():
 
 def test_skipping_all_rows_is_an_error(rows, save):
     path = save([row | {"image": "gone.png"} for row in rows])
-    with pytest.raises(ManifestError, match=r"no row can be used; first error: .*gone\.png"):
+    with pytest.raises(ManifestError, match=r"no row can be used; the first error: .*gone\.png"):
         read_manifest(path, on_bad_row="skip")
 
 

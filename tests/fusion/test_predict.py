@@ -104,7 +104,7 @@ def test_a_threshold_must_be_a_probability(predictor, threshold):
 
 def test_column_names_that_are_not_valid_unicode(predictor, rows, save, tmp_path):
     path = save([rows[0], rows[1] | {"\ud800": "1"}])
-    with pytest.raises(ManifestError, match="row 1: the name of a column is not Unicode"):
+    with pytest.raises(ManifestError, match="row 1: the name of a column is not valid Unicode"):
         predict_file(predictor, path, tmp_path / "answers.jsonl")
 
 
@@ -262,10 +262,10 @@ def test_rows_must_be_streams_as_in_training(rows, streams, save, tmp_path):
     [
         ("rows.csv", "image,audio,text\n", "the table has no rows"),
         ("rows.csv", "image,image\n1,2\n", "'image' appears twice"),
-        ("rows.csv", "image,audio,text\n1.png,1.wav,a,b\n", "row 0: 4 cells under 3 columns"),
+        ("rows.csv", "image,audio,text\n1.png,1.wav,a,b\n", "row 0: 4 cells but 3 columns"),
         ("rows.jsonl", "[1]\n", "row 0: not a JSON object"),
         ("rows.parquet", "text", "Parquet file"),
-        ("rows.txt", "text", "ends in .csv, .jsonl or .parquet"),
+        ("rows.txt", "text", "must end in .csv, .jsonl or .parquet"),
     ],
 )
 def test_tables_that_cannot_be_read(predictor, tmp_path, name, text, said):

@@ -77,6 +77,18 @@ def test_report_of_an_evaluated_and_explained_run(kind, tmp_path):
         assert f"{score:.3f}" in words
 
 
+def test_report_compares_models_only_if_there_are_baselines(tmp_path):
+    folder = trained_run(tmp_path, "binary", baselines=False).folder
+    evaluation = evaluate_run(folder)
+    said = "fusion is better than late: 0.9 vs 0.5"
+    compared = [{"model": "late", "gain": {"low": 0.1}, "says": said}]
+    for comparison in ([], compared):
+        (folder / "evaluation.json").write_text(json.dumps(evaluation | {"comparison": comparison}))
+        words = " ".join(Page(write_report(folder).read_text(encoding="utf-8")).words)
+        assert ("Fusion compared with the other models" in words) == bool(comparison)
+        assert (said in words) == bool(comparison)
+
+
 def test_report_of_a_run_that_was_only_trained(tmp_path):
     """The report names the commands that provide the missing sections."""
     run = trained_run(tmp_path, "binary", baselines=False)

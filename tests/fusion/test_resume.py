@@ -243,7 +243,7 @@ def test_only_one_process_trains_a_run(manifest, tmp_path, monkeypatch):
         ):
             with pytest.raises(ConfigError, match="another process is training this run; wait"):
                 again()
-        assert "still in training" in resume.unfinished(folder)
+        assert "another process is training" in resume.unfinished(folder)
         assert content(folder) == before
     assert resume.unfinished(folder).endswith(
         f"the run was interrupted; resume it with: fastrnn fit --resume {folder}"

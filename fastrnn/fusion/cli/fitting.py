@@ -106,7 +106,7 @@ def fit(
         typer.Option(
             parser=flags.path,
             metavar="RUN",
-            help="Resume an interrupted run with its own options.",
+            help="Resume an interrupted run with its own options, except --workers and --threads.",
         ),
     ] = None,
     on_bad_row: flags.BadRow = flags.OnBadRow.error,
@@ -139,7 +139,8 @@ def fit(
     if resume is not None:
         _nothing_else(context, "resume", "threads", "workers")
         with _resumable(resume):
-            run = experiment.resume(resume, console)
+            processes = workers if _given(context, "workers") else None
+            run = experiment.resume(resume, console, workers=processes)
         _finish(run, console)
         return
     if manifest is None:
@@ -188,11 +189,9 @@ def confirm(table: Manifest, named: Mapping[str, str]) -> None:
     guessed = {role: name for role, name in table.columns.items() if role not in named}
     if not guessed or not sys.stdin.isatty() or not flags.leads():
         return
-    left_out = f", {len(table.skipped)} more left out" if table.skipped else ""
+    skipped = f", {len(table.skipped)} skipped" if table.skipped else ""
     labels = summary(table.kind, [row.label for row in table.rows])
-    print(
-        f"{table.path}: {plural(len(table.rows), 'row')}{left_out}; {table.kind} labels: {labels}"
-    )
+    print(f"{table.path}: {plural(len(table.rows), 'row')}{skipped}; {table.kind} labels: {labels}")
     for role, name in guessed.items():
         print(f"  {role} = {name} (inferred; override with --{role} NAME)")
     typer.confirm("Train on these columns?", default=True, abort=True)
@@ -236,14 +235,17 @@ def _resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        message = interrupted.unfinished(folder) or f"{folder}: stopped before training began"
+        message = (
+            interrupted.unfinished(folder)
+            or f"{folder}: the run was interrupted before training began"
+        )
         if flags.leads():
             print(message, file=sys.stderr)
         raise typer.Exit(130) from None
     except OSError as error:
         message = reason(error)
         if interrupted.unfinished(folder):
-            message += f"; fix that, then resume with: {interrupted.command(folder)}"
+            message += f"; fix that, then resume it with: {interrupted.command(folder)}"
         raise FusionError(message) from error
 
 
@@ -254,10 +256,15 @@ def _nothing_else(context: typer.Context, *allowed: str) -> None:
         ConfigError: another option was given; the message names it.
     """
     for each in context.command.params:
-        source = context.get_parameter_source(str(each.name))
-        if source is not None and source.name == "COMMANDLINE" and each.name not in allowed:
+        if each.name not in allowed and _given(context, str(each.name)):
             name = each.opts[0] if each.opts else each.name
             raise ConfigError(f"--{allowed[0]} uses the options of the run; remove {name}")
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether an option was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _finish(run: Run, console: Console) -> None:

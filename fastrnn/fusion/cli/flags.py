@@ -62,7 +62,7 @@ Root = Annotated[
 ]
 BadRow = Annotated[
     OnBadRow,
-    typer.Option(help="error: stop at a row that cannot be used; skip: leave it out and list it."),
+    typer.Option(help="error: stop at a row that cannot be used; skip: continue without it."),
 ]
 BadRowAgain = Annotated[
     OnBadRow | None,

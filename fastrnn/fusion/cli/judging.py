@@ -201,4 +201,4 @@ def export(
         f"model on {plural(len(batch['label']), 'row')}"
     )
     if rows.skipped:
-        Console().out(f"{plural(len(rows.skipped), 'row')} left out")
+        Console().out(f"{plural(len(rows.skipped), 'row')} skipped")

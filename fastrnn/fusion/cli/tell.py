@@ -24,7 +24,7 @@ def evaluation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
         table.add_row(name, _number(value["value"]), _interval(value), f"{model['parameters']:,}")
     yield table
     if found["skipped"]:
-        yield Text(f"{plural(len(found['skipped']), 'row')} left out, see evaluation.json")
+        yield Text(f"{plural(len(found['skipped']), 'row')} skipped, see evaluation.json")
     for line in found["comparison"]:
         yield Text(line["says"])
     if found["robustness"]:
@@ -32,7 +32,7 @@ def evaluation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
 
 
 def _robustness(rows: list[Mapping[str, Any]], score: str) -> Table:
-    table = Table(title="Robustness to degraded inputs", title_justify="left")
+    table = Table(title="Robustness", title_justify="left")
     for column in ("modality", "change"):
         table.add_column(column)
     for column in ("strength", score, "drop"):
@@ -54,20 +54,21 @@ def _interval(value: Mapping[str, float | None]) -> str:
 
 def explanation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
     """Yield the ablation of modalities, and the score without interactions between them."""
-    table = Table(title=f"{found['score']} of {found['model']}", title_justify="left")
+    title = f"Ablation of modalities: {found['score']} of {found['model']}"
+    table = Table(title=title, title_justify="left")
     table.add_column("modality")
-    columns = ("whole", "shuffled", "removed", "alone")
-    for column in columns:
+    for column in ("unchanged", "from other rows", "removed", "alone"):
         table.add_column(column, justify="right")
     for row in found["ablation"]:
-        table.add_row(row["modality"], *(_number(row.get(name)) for name in columns))
+        names = ("whole", "shuffled", "removed", "alone")
+        table.add_row(row["modality"], *(_number(row.get(name)) for name in names))
     yield table
     if found["skipped"]:
-        yield Text(f"{plural(len(found['skipped']), 'row')} left out, see explanation.json")
-    yield Text("shuffled: taken from other rows; removed: missing; alone: all others missing")
+        yield Text(f"{plural(len(found['skipped']), 'row')} skipped, see explanation.json")
+    yield Text("removed: missing from every row; alone: all other modalities removed")
     emap = found["emap"]
     if emap:
         yield Text(
-            f"Without interactions between modalities (EMAP, {plural(emap['rows'], 'row')}): "
-            f"{_number(emap['additive'])}, with them {_number(emap['score'])}"
+            f"Interaction of modalities on {plural(emap['rows'], 'row')}: {found['score']} "
+            f"{_number(emap['additive'])} without it (EMAP), {_number(emap['score'])} with it"
         )

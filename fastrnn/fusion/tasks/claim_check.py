@@ -1,7 +1,7 @@
-"""Claim check: is a sentence about a digit true of the digit in a picture?
+"""Claim check: is a sentence about a digit true of the digit in an image?
 
-An example is "i am sure that the handwritten figure is less than six", paired with a picture. Rows
-come in groups of four: two pictures and two sentences, each true of one picture only. Each picture
+An example is "i am sure that the handwritten figure is less than six", paired with an image. Rows
+come in groups of four: two images and two sentences, each true of one image only. Each image
 and each sentence is therefore true as often as false, and neither alone gives any information:
 chance is exactly one half.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from .digits import write_digits
 
 NAME = "claim-check"
-SHIFTS = 4  # files per picture, slightly shifted and dimmed
+SHIFTS = 4  # files per image, slightly shifted and dimmed
 ROWS = {"train": 16_000, "val": 1000, "test": 3000}
 CHANCE = 0.5
 

@@ -4,8 +4,8 @@ A row has 4 to 12 steps. Each step shows a handwritten digit and plays a noisy t
 means "remember this digit" and occurs one time in ten; a low tone means nothing. The label of every
 step is the last digit to remember; steps before the first have no label.
 
-With pictures only, a model must guess which digit counts: the best accuracy is PICTURE_BOUND. With
-sound only, accuracy is at chance. Without memory, a model can only know the label of steps with a
+With images only, a model must guess which digit counts: the best accuracy is PICTURE_BOUND. With
+audio only, accuracy is at chance. Without memory, a model can only know the label of steps with a
 high tone and must guess the others: the best accuracy is NO_MEMORY_BOUND.
 """
 
@@ -79,7 +79,7 @@ def bounds(rows: int = 20_000, seed: int = 0) -> tuple[float, float]:
     """Compute (PICTURE_BOUND, NO_MEMORY_BOUND): the mean best posterior over random rows.
 
     The digit of step j is the label of step t with weight p (1 - p)^(t - j), where p = REMEMBER.
-    The remembered picture is unknown, so the weights of equal digits add up.
+    The remembered image is unknown, so the weights of equal digits add up.
     """
     dice = np.random.default_rng(seed)
     pictures = memoryless = scored = 0.0

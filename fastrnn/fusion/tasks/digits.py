@@ -1,6 +1,6 @@
-"""Pictures of handwritten digits from scikit-learn: 1,797 pictures of 8×8 pixels.
+"""Images of handwritten digits from scikit-learn: 1,797 images of 8×8 pixels.
 
-They are split 1100/247/450 before they are paired, so no picture is in two splits.
+They are split 1100/247/450 before they are paired, so no image is in two splits.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _COUNTS = {"train": 1100, "val": 247, "test": 450}
 
 @dataclass(frozen=True)
 class Digits:
-    """The pictures of one split: their files, relative to the manifest, and their digits."""
+    """The images of one split: their files, relative to the manifest, and their digits."""
 
     paths: list[str]
     values: NDArray[np.int64]  # [N], 0 to 9
 
 
 def load_split(seed: int) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
-    """Return split name -> (pictures [N, 8, 8] with values from 0 to 1, digits [N])."""
+    """Return split name -> (images [N, 8, 8] with values from 0 to 1, digits [N])."""
     from sklearn.datasets import load_digits
 
     source = load_digits()
@@ -42,7 +42,7 @@ def load_split(seed: int) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int
 def write_digits(folder: Path, seed: int, shifts: int = 1) -> dict[str, Digits]:
     """Write every digit as PNG files under folder/images; return split name -> Digits.
 
-    With `shifts` > 1, each picture is written that many times, each time shifted by up to one of
+    With `shifts` > 1, each image is written that many times, each time shifted by up to one of
     its 8×8 pixels in both directions and dimmed by up to 30%.
     """
     from sklearn.datasets import load_digits

@@ -1,9 +1,9 @@
-"""Noisy audio-visual digit: a picture and a spoken word of the same digit, both noisy.
+"""Noisy audio-visual digit: an image and a spoken word of the same digit, both noisy.
 
 A row shows a handwritten digit under noise of `IMAGE_NOISE` times its full brightness. One of many
 voices says the digit at a signal-to-noise ratio of `SNR` decibels, far below the noise. Given the
-digit, picture and voice are drawn independently. The optimal fusion is therefore the product of the
-posteriors, since all digits are equally frequent. Splits share no pictures and no voices.
+digit, image and voice are drawn independently. The optimal fusion is therefore the product of the
+posteriors, since all digits are equally frequent. Splits share no images and no voices.
 """
 
 from __future__ import annotations

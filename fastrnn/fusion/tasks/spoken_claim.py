@@ -1,10 +1,10 @@
 """Spoken claim check: is a sentence about a digit true of a spoken digit?
 
-This is claim check (claim_check.py) with a spoken digit instead of a picture. It has few training
+This is claim check (claim_check.py) with a spoken digit instead of an image. It has few training
 rows, with few of the sentences; the other splits have all sentences. Transfer learning can reuse
-what a model learned from plenty of data about sentences and comparisons, so that only hearing is
-new. As in claim check, a voice alone or a sentence alone gives no information. Splits share no
-voices.
+what a model learned from plenty of data about sentences and comparisons, so that only the
+audio encoder is new. As in claim check, a voice alone or a sentence alone gives no information.
+Splits share no voices.
 """
 
 from __future__ import annotations
