@@ -260,7 +260,7 @@ def test_packed_rows_beyond_all_sequences(strategy: str, element: str, direction
 @directions
 @pytest.mark.parametrize(("room", "at_once"), [(1, 1), (1, 8), (2, 8), (8, 2)])
 def test_teams_run_in_waves(direction: str, room: int, at_once: int) -> None:
-    """Of 5 tiles, as many run at once as the plan allows and as fit."""
+    """As many of 5 tiles run at once as the plan allows and as fit on the device."""
     problem = Problem(3, 37, 1, 40, "lengths", dtype=torch.bfloat16)
     run = run_options("grid", "bfloat16", 40, at_once=at_once)
     run["processors"] = room * run["tiling"].blocks + 2
