@@ -1,5 +1,5 @@
-// The Python module fastrnn._C: build information, and the plans of the CUDA kernels, which need no
-// GPU. Loading the library also registers the operators of cpu/bindings.cpp with torch.
+// The Python module fastrnn._C: build information, and the plans of the CUDA kernels, for which no
+// GPU is needed. Loading it also registers the operators of cpu/bindings.cpp with torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -1,4 +1,4 @@
-"""The build: that it works, and what it leaves behind where it cannot."""
+"""Build the extensions, and check the error messages and files of failed builds."""
 
 import os
 import re
@@ -14,10 +14,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTENSION = "_C" + sysconfig.get_config_var("EXT_SUFFIX")
-COMPLAINT = "kernel.cpp:7:1: error: the sky is falling"
+ERROR = "kernel.cpp:7:1: error: unknown type name"
 IN_PLACE = ("setup.py", "build_ext", "--inplace")
 
-# An editable installation of another checkout would lend this one its extension.
+# Disable editable installations, which would provide the extension of another checkout.
 DOCTOR = """
 import runpy, sys
 sys.meta_path[:] = [
@@ -28,13 +28,13 @@ runpy.run_module("fastrnn", run_name="__main__")
 """
 
 pytestmark = pytest.mark.skipif(
-    not (ROOT / "setup.py").exists(), reason="runs in a checkout of the source only"
+    not (ROOT / "setup.py").exists(), reason="needs a checkout of the source"
 )
 
 
 @pytest.fixture
 def tree(tmp_path):
-    """A copy of the source in which nothing has been built."""
+    """Return a copy of the source without build results."""
     copy = tmp_path / "tree"
     unwanted = shutil.ignore_patterns("__pycache__", "*.so", "*_build_error.txt")
     for folder in ("csrc", "fastrnn"):
@@ -45,16 +45,16 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def broken(tmp_path):
-    """A compiler that only complains."""
-    return script(tmp_path / "broken-g++", f"echo '{COMPLAINT}' >&2; exit 1")
+def failing_compiler(tmp_path):
+    """Return a compiler that only prints an error."""
+    return script(tmp_path / "failing-g++", f"echo '{ERROR}' >&2; exit 1")
 
 
 @pytest.fixture
-def willing(tmp_path):
-    """A compiler that makes whatever it is asked for, of nothing."""
+def fake_compiler(tmp_path):
+    """Return a compiler that creates empty output files."""
     make = 'while [ $# -gt 0 ]; do if [ "$1" = -o ]; then : > "$2"; fi; shift; done'
-    return script(tmp_path / "willing-g++", make)
+    return script(tmp_path / "fake-g++", make)
 
 
 def script(path, body):
@@ -80,31 +80,31 @@ def reason(folder, extension=""):
     return (folder / f"{extension}_build_error.txt").read_text().splitlines()[0]
 
 
-def test_a_failed_build_installs_without_kernels_and_keeps_the_error(tree, broken):
+def test_a_failed_build_installs_without_kernels_and_keeps_the_error(tree, failing_compiler):
     stale = tree / "fastrnn" / EXTENSION
     stale.write_text("from an earlier build")
 
-    build = run(tree, *IN_PLACE, CXX=broken)
+    build = run(tree, *IN_PLACE, CXX=failing_compiler)
 
     assert build.returncode == 0, build.stderr
     assert "nn.RNN's own implementation" in build.stderr
-    assert COMPLAINT in build.stderr
+    assert ERROR in build.stderr
     assert not stale.exists()
-    assert reason(tree / "fastrnn") == COMPLAINT
+    assert reason(tree / "fastrnn") == ERROR
 
     doctor = run(tree, "-c", DOCTOR)
     assert doctor.returncode == 0, doctor.stderr
-    assert f"unavailable: not built: {COMPLAINT}" in doctor.stdout
+    assert f"unavailable: not built: {ERROR}" in doctor.stdout
     assert "FASTRNN_BUILD=cpp python setup.py build_ext --inplace" in doctor.stdout
 
 
 @pytest.mark.slow
-def test_failed_build_without_ninja_keeps_the_error_too(tree, broken, tmp_path):
+def test_failed_build_without_ninja_keeps_the_error_too(tree, failing_compiler, tmp_path):
     script(tmp_path / "bin" / "ninja", "exit 1")
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    build = run(tree, *IN_PLACE, CXX=broken, PATH=path)
+    build = run(tree, *IN_PLACE, CXX=failing_compiler, PATH=path)
     assert build.returncode == 0, build.stderr
-    assert reason(tree / "fastrnn") == COMPLAINT
+    assert reason(tree / "fastrnn") == ERROR
 
 
 def test_no_compiler(tree):
@@ -115,29 +115,29 @@ def test_no_compiler(tree):
     assert "not found" in reason(tree / "fastrnn")
 
 
-def test_forced_build_fails_with_the_error(tree, broken):
-    build = run(tree, *IN_PLACE, CXX=broken, FASTRNN_BUILD="cpp")
+def test_forced_build_fails_with_the_error(tree, failing_compiler):
+    build = run(tree, *IN_PLACE, CXX=failing_compiler, FASTRNN_BUILD="cpp")
     assert build.returncode != 0
-    assert f"FASTRNN_BUILD=cpp, but fastrnn._C could not be built: {COMPLAINT}" in build.stderr
+    assert f"FASTRNN_BUILD=cpp, but fastrnn._C could not be built: {ERROR}" in build.stderr
 
 
-def test_forced_cuda_build_fails_without_nvcc(tree, tmp_path, willing):
-    build = run(tree, *IN_PLACE, FASTRNN_BUILD="cuda", CUDA_HOME=str(tmp_path), CXX=willing)
+def test_forced_cuda_build_fails_without_nvcc(tree, tmp_path, fake_compiler):
+    build = run(tree, *IN_PLACE, FASTRNN_BUILD="cuda", CUDA_HOME=str(tmp_path), CXX=fake_compiler)
     assert build.returncode != 0
     assert "fastrnn._cuda could not be built: nvcc was not found" in build.stderr
 
 
-def test_forced_cuda_build_fails_with_nvccs_error(tree, tmp_path, willing):
-    script(tmp_path / "bin" / "nvcc", f"echo '{COMPLAINT}' >&2; exit 1")
-    build = run(tree, *IN_PLACE, FASTRNN_BUILD="cuda", CUDA_HOME=str(tmp_path), CXX=willing)
+def test_forced_cuda_build_fails_with_nvccs_error(tree, tmp_path, fake_compiler):
+    script(tmp_path / "bin" / "nvcc", f"echo '{ERROR}' >&2; exit 1")
+    build = run(tree, *IN_PLACE, FASTRNN_BUILD="cuda", CUDA_HOME=str(tmp_path), CXX=fake_compiler)
     assert build.returncode != 0
-    assert COMPLAINT in build.stderr
+    assert ERROR in build.stderr
     assert not list((tree / "fastrnn").glob("_cuda*.so"))
 
 
 @pytest.mark.parametrize("mode", ["cpp", "auto"])
-def test_cuda_kernels_that_nobody_will_miss_are_left_out_quietly(tree, mode):
-    """Here torch has no CUDA."""
+def test_missing_cuda_kernels_are_not_reported_unless_requested(tree, mode):
+    """If torch has no CUDA, the reason is still recorded."""
     build = run(tree, *IN_PLACE, FASTRNN_BUILD=mode, CXX="/nowhere/g++")
     assert "CUDA kernels" not in build.stderr
     if mode == "auto" and torch.version.cuda is None:
@@ -166,13 +166,13 @@ def test_no_torch(tree, tmp_path):
 
 
 @pytest.mark.slow
-def test_wheel_of_a_failed_build_carries_the_reason_and_nothing_stale(tree, broken):
+def test_wheel_of_a_failed_build_carries_the_reason_and_nothing_stale(tree, failing_compiler):
     tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
     stale = tree / "build" / f"lib.{tag}" / "fastrnn" / EXTENSION
     stale.parent.mkdir(parents=True)
     stale.write_text("from an earlier build")
 
-    build = run(tree, "setup.py", "bdist_wheel", CXX=broken)
+    build = run(tree, "setup.py", "bdist_wheel", CXX=failing_compiler)
 
     assert build.returncode == 0, build.stderr
     (wheel,) = (tree / "dist").glob("*.whl")
@@ -200,7 +200,7 @@ def test_build(tree):
 
 
 def unstable_symbols(library):
-    """What the library asks of torch outside the stable ABI, which may be gone in the next."""
+    """Return the symbols of torch outside its stable ABI, which its next release may lack."""
     command = ["nm", "--dynamic", "--undefined-only", "--demangle", library]
     symbols = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return [line for line in symbols.splitlines() if re.search(r" (c10|at)::", line)]

@@ -1,4 +1,4 @@
-"""`make try`: the contents of its copy of the tree, with a fake make that installs nothing."""
+"""The copy of the tree that `make try` creates, with a fake make that installs nothing."""
 
 import os
 import shutil

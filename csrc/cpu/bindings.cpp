@@ -36,7 +36,7 @@ void check_packed_rows(const fastrnn::ParamsWithResets& params, int64_t rows) {
 fastrnn::cpu::Threads threads() {
   const int64_t count = torch::stable::get_num_threads();
   return {count, [](int64_t n, const std::function<void(int64_t)>& task) {
-            // torch's own way passes on that something was thrown, but not what.
+            // torch's own wrapper reports that an exception was thrown, but loses its message.
             std::exception_ptr thrown;
             std::atomic_flag first;
             torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
@@ -50,8 +50,8 @@ fastrnn::cpu::Threads threads() {
           }};
 }
 
-// Uninitialised and contiguous, of the dtype of `like`, and without the dispatcher, which costs
-// more than a short call's work.
+// An uninitialized contiguous tensor with the dtype of `like`. It bypasses the dispatcher, which
+// takes longer than the work of a short call.
 Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like) {
   std::vector<int64_t> strides(sizes.size());
   int64_t stride = 1;
@@ -76,7 +76,7 @@ Tensor contiguous_like(const Tensor& tensor) {
   return empty({sizes.begin(), sizes.end()}, tensor);
 }
 
-// PackedMatrix data may have rows that no step names: they are zero, as inactive rows are.
+// Packed data may have rows beyond all sequences: they are zero, as inactive rows are.
 Tensor output_like(const Tensor& tensor, bool packed) {
   Tensor output = contiguous_like(tensor);
   if (packed) std::memset(output.mutable_data_ptr(), 0, output.numel() * output.element_size());
@@ -109,7 +109,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& pre_, const Tensor& weight_hh, 
   return {out, h_n};
 }
 
-// `out` may be `pre`. MatrixView of packed data that no step names are left as they are.
+// `out` may be `pre`. Rows of packed data beyond all sequences are left unchanged.
 Tensor forward_out(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0,
                    const std::optional<Tensor>& lengths, const std::optional<Tensor>& offsets,
                    const std::optional<Tensor>& resets, int64_t activation, int64_t reverse_from,

@@ -1,4 +1,4 @@
-// Aligned, uninitialised memory of the kernels.
+// Aligned, uninitialized memory of the kernels.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 namespace fastrnn::cpu {
 
-// Becomes Python's MemoryError.
+// Converted to Python's MemoryError.
 class OutOfMemory : public std::bad_alloc {
  public:
   explicit OutOfMemory(size_t bytes) {
@@ -20,7 +20,7 @@ class OutOfMemory : public std::bad_alloc {
   char message_[64];
 };
 
-// Uninitialised memory for n elements, aligned to a cache line.
+// Uninitialized memory for n elements, aligned to a cache line.
 template <class A>
 struct Buffer {
   static constexpr std::align_val_t alignment{64};

@@ -61,7 +61,7 @@ struct PackedMatrix {
   }
 };
 
-// W as it is stored, transposed: N rows of memory, of which the first K of `stride` elements count.
+// W as it is stored, transposed: N rows of `stride` elements, of which the first K are used.
 template <class S>
 struct TransposedMatrix {
   using A = typename S::Compute;

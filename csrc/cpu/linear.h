@@ -1,6 +1,6 @@
 // The linear operator, out = bias + input weight^T, for one instruction set.
 //
-// Included inside the namespace of an instruction set, after gemm.h. A task owns some rows and some
+// Included inside the namespace of an instruction set, after gemm.h. A task computes some rows and
 // column blocks of the result. Every sum starts from the bias.
 
 template <class S>

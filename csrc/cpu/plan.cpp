@@ -1,4 +1,4 @@
-// Divides a call into tasks.
+// The plan of a call: how it is divided into tasks, and how many threads run them.
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// More threads than CPUs cannot run at once, and would wait for one another.
+// More threads than CPUs would wait for each other instead of running concurrently.
 int64_t usable_threads(int64_t threads) {
   return threads > 1 ? std::min(threads, available_cpus()) : threads;
 }
@@ -30,7 +30,7 @@ int64_t l2_cache_bytes() {
   return bytes;
 }
 
-// No team is formed before this time.
+// No team forms before this time.
 std::atomic<Clock::rep> oversubscribed_until{0};
 
 bool oversubscribed() {
@@ -47,12 +47,12 @@ void note_oversubscription() {
 }
 
 Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks, int64_t gates) {
-  // Thresholds: the multiply-adds of a call for which waking the threads pays off; those of a step
-  // for which a team's barrier does; and the elements of W_hh for which packing in parallel does.
+  // Minimum sizes: the multiply-adds of a call that justify waking the threads, those of a step
+  // that justify a team's barrier, and the elements of W_hh that justify packing in parallel.
   constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 15, packing_minimum = 1 << 17;
-  // The rows of a tile read W_hh once in a step, and keep the tile's state small.
+  // The rows of a tile share one read of W_hh per step, and the state of so many rows is small.
   constexpr int64_t tile_rows = 64;
-  const int64_t weights = gates * p.H * p.H;  // of a group
+  const int64_t weights = gates * p.H * p.H;  // per group
   const int64_t step = p.B * p.G * weights;
   Plan plan;
   plan.packing = p.T > 1;  // a single step packs W_hh in parts that stay in L1
@@ -62,8 +62,8 @@ Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks
   const int64_t wanted = plan.parallel ? (threads + p.G - 1) / p.G : 1;
   plan.tiles = std::max<int64_t>({1, wanted, (p.B + tile_rows - 1) / tile_rows});
   plan.tiles = std::min(plan.tiles, std::max<int64_t>(1, p.B));
-  // A team reads W_hh once, threads with rows of their own once each. Beyond L2 that outweighs more
-  // rows.
+  // A team reads W_hh once, while threads with separate rows read it once each. If W_hh exceeds L2,
+  // a team is faster up to a larger number of rows.
   const int64_t weight_bytes = weights * (p.dtype == DType::float64 ? 8 : 4);
   const int64_t few_rows = weight_bytes > l2_cache_bytes() ? 32 : 2;
   plan.team_size = 1;
@@ -76,15 +76,15 @@ Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks
 }
 
 LinearPlan make_plan(const LinearParams& p, int64_t threads, int64_t column_blocks) {
-  // The multiply-adds for which waking the threads pays off; the rows for which a part of the
-  // weight stays in cache; the column blocks that justify a thread.
+  // The multiply-adds that justify waking the threads, the rows for which a part of the weight
+  // stays in cache, and the column blocks that justify a thread.
   constexpr int64_t minimum = 1 << 19, tile_rows = 96, thread_blocks = 8;
   LinearPlan plan{};
   if (p.M * p.N * p.K >= minimum) threads = usable_threads(threads);
   plan.parallel = threads > 1 && p.M * p.N * p.K >= minimum;
   plan.row_parts = (p.M + tile_rows - 1) / tile_rows;
   plan.column_parts = 1;
-  // Several parts of rows use the same packed weight.
+  // Packing pays off only if several parts of rows use the packed weight.
   plan.packing = plan.row_parts > 1;
   if (!plan.parallel) return plan;
   if (plan.packing) {

@@ -1,8 +1,8 @@
 // Vectors of one instruction set: loads, stores, conversions, transposes and tanh.
 //
-// Included inside the namespace of an instruction set that defines VECTOR_BYTES, and where it has a
-// fused multiply-add FUSED_FLOAT and FUSED_DOUBLE. Written with the vector extension of GCC and
-// Clang, so that one text serves every width and every processor.
+// Included inside the namespace of an instruction set that defines VECTOR_BYTES. If the instruction
+// set has a fused multiply-add, it also defines FUSED_FLOAT and FUSED_DOUBLE. The code uses the
+// vector extension of GCC and Clang, so that it supports every vector width and every processor.
 
 template <class A>
 struct VectorOf;
@@ -46,8 +46,8 @@ inline void store(void* to, V v) {
   __builtin_memcpy(to, &v, sizeof(v));
 }
 
-// a b + c, rounded once where the processor can. Said outright, since compilers fuse a * b + c or
-// not by what stands around it, and the same sum would have other bits in another tile.
+// a b + c, rounded once if the processor supports it. The call is explicit because whether a
+// compiler fuses a * b + c depends on the surrounding code: tiles could differ.
 inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
 #ifdef FUSED_FLOAT
   return FUSED_FLOAT(a, b, c);
@@ -64,14 +64,14 @@ inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<do
 #endif
 }
 
-// x in every lane. Subtracting 0, unlike adding it, changes nothing.
+// x in every lane. Subtracting 0 preserves -0, while adding 0 does not.
 template <class A>
 inline Vector<A> broadcast(A x) {
   return x - Vector<A>{};
 }
 
-// Storage types: the format of elements in memory and the type of computation. `widen` and `narrow`
-// convert between vectors of the two; narrowing rounds to nearest even.
+// Storage types: the format of elements in memory, and the type of computation. `widen` and
+// `narrow` convert between vectors of the two; narrowing rounds to nearest even.
 
 template <class A>
 struct Plain {
@@ -108,7 +108,7 @@ struct Float16 {
   static Vector<float> widen(Stored v) {
     const Bits half = __builtin_convertvector(v, Bits);
     const Bits magnitude = (half & 0x7fff) << 13;
-    // Moving the exponent by a multiplication also makes subnormals right.
+    // Adjusting the exponent by a multiplication also handles subnormals.
     const Bits finite = bit_cast<Bits>(bit_cast<Vector<float>>(magnitude) * 0x1p112f);
     const Bits is_special = (Bits)(magnitude >= 0x7c00u << 13);  // infinity or NaN
     const Bits special = magnitude | 0x7f800000;
@@ -118,10 +118,11 @@ struct Float16 {
   static Stored narrow(Vector<float> v) {
     const Bits bits = bit_cast<Bits>(v);
     const Bits magnitude = bits & 0x7fffffff;
-    // Normal: move the exponent and round at bit 13; a carry into the exponent is right as it is.
+    // Normal: adjust the exponent and round at bit 13; a carry into the exponent gives the correct
+    // result.
     const Bits normal =
         (magnitude + ((uint32_t)(15 - 127) << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-    // Subnormal: adding 0.5 makes the adder round at 2^-24, half precision's smallest step.
+    // Subnormal: adding 0.5 makes the adder round to multiples of 2^-24, as half precision does.
     const Bits subnormal = bit_cast<Bits>(bit_cast<Vector<float>>(magnitude) + 0.5f) - 0x3f000000;
     const Bits is_subnormal = (Bits)(magnitude < 113u << 23);
     const Bits is_overflow = (Bits)(magnitude >= 143u << 23);
@@ -133,8 +134,8 @@ struct Float16 {
   }
 };
 
-// memcpy of a multiple of `unit` bytes, less than 2 * part, in parts whose sizes the compiler
-// knows: a call of memcpy takes longer.
+// Copies a multiple of `unit` bytes, less than 2 * part, in parts of constant size. This is faster
+// than a call of memcpy.
 template <size_t unit, size_t part>
 inline void copy_tail(char* to, const char* from, size_t bytes) {
   if constexpr (part >= unit) {
@@ -147,8 +148,8 @@ inline void copy_tail(char* to, const char* from, size_t bytes) {
   }
 }
 
-// Calls f(j, load, store) for each vector of a row of n elements. The last, partial one is loaded
-// and stored through a buffer, so that nothing outside the row is touched.
+// Calls f(j, load, store) for each vector of a row of n elements. A partial last vector is loaded
+// and stored through a buffer, so that no memory outside the row is accessed.
 template <class S, class F>
 inline void for_each_vector(int64_t n, F f) {
   using Stored = typename S::Stored;
@@ -174,10 +175,10 @@ inline void for_each_vector(int64_t n, F f) {
       });
 }
 
-// The shuffles of a transpose, each one instruction: a pair of vectors, a and b, becomes a low and
-// a high one. `at` says which element, of a's and then of b's, is the i-th of these.
+// The shuffles of a transpose, each a single instruction. They turn a pair of vectors a and b into
+// a low and a high vector. `at(i)` is the index of element i in the concatenation of a and b.
 
-// Within each 16 bytes units of d elements by turns, from the halves of a and b.
+// Within each 16 bytes, takes units of d elements alternately from a half of a and a half of b.
 template <class A, int64_t d, bool high>
 struct Interleave {
   static constexpr int64_t at(int64_t i) {
@@ -187,7 +188,7 @@ struct Interleave {
   }
 };
 
-// Units of d elements, 16 bytes or more: a's even ones beside b's even ones, and odd beside odd.
+// For units of d elements, 16 bytes or more: pairs the even units of a and b, and the odd ones.
 template <class A, int64_t d, bool high>
 struct Exchange {
   static constexpr int64_t at(int64_t i) {
@@ -206,7 +207,7 @@ inline Vector<A> shuffle(Vector<A> a, Vector<A> b, std::integer_sequence<int64_t
 #endif
 }
 
-// Transposes a square of lanes x lanes elements, in log2(lanes) stages.
+// Transposes lanes x lanes elements in log2(lanes) stages.
 template <class A, int64_t d = 1>
 inline void transpose(Vector<A>* v) {
   constexpr int64_t L = lanes<A>;
@@ -224,18 +225,21 @@ inline void transpose(Vector<A>* v) {
     }
     transpose<A, 2 * d>(v);
   } else if constexpr (sizeof(A) == 4) {
-    // Interleaving twice has left the second and the third of each four in each other's place.
+    // Interleaving twice has swapped the second and third of every four vectors.
 #pragma GCC unroll 16
     for (int64_t i = 0; i < L; i += 4) std::swap(v[i + 1], v[i + 2]);
   }
 }
 
-// tanh x is x + x z P(z) with z = x^2 where |x| < 0.7, and 1 - 2 / (e^2x + 1) beyond, with x's
-// sign. There 2|x| = k ln 2 + r, |r| <= ln 2 / 2, and e^2x = 2^k (1 + r + r^2 Q(r)). P and Q are
-// the polynomials of the least relative error, which for float is 2^-25 and 2^-28. The result is
-// within 2 ulp: below 0.7 the sum's second part, a sixth of it, has the error of a few roundings,
-// and the sum one of its own; beyond, what the division's result has of error counts
-// 2 / (e^1.4 + 1) = 0.4 times or less. NaN is not 0.7 or more, and passes through the first.
+// For |x| < 0.7, tanh x = x + x z P(z) with z = x^2. Otherwise, tanh |x| = 1 - 2 / (e^2|x| + 1), to
+// which the sign of x is applied. There 2|x| = k ln 2 + r with |r| <= ln 2 / 2, and
+// e^2|x| = 2^k (1 + r + r^2 Q(r)). P and Q are the polynomials of least relative error, which for
+// float is 2^-25 and 2^-28.
+//
+// The result is within 2 ulp. For |x| < 0.7, the second term is at most a sixth of the sum and has
+// the error of a few roundings; the sum adds one rounding. Otherwise, the quotient is at most
+// 2 / (e^1.4 + 1) = 0.4, so its relative error counts 0.4 times or less. NaN compares false with
+// 0.7, and the first formula propagates it.
 
 struct TanhFloat {
   using A = float;
@@ -293,7 +297,7 @@ inline Vector<typename C::A> tanh_with(Vector<typename C::A> x) {
   const V near = multiply_add(x * z, polynomial(z, C::P), x);
   const U sign = bit_cast<U>(x) & C::sign;
   const V magnitude = bit_cast<V>(bit_cast<U>(x) ^ sign);
-  // As integers, since a smaller positive number is a smaller integer, and that is one instruction.
+  // Positive floats are ordered like their bits, and the minimum of integers is one instruction.
   const I limit = bit_cast<I>(broadcast<A>(C::limit)), bits = bit_cast<I>(magnitude);
   const V a = bit_cast<V>(bits < limit ? bits : limit);
   const V y = a + a;
@@ -301,7 +305,7 @@ inline Vector<typename C::A> tanh_with(Vector<typename C::A> x) {
   const V k = shifted - C::magic;
   V r = multiply_add(k, broadcast<A>(-C::ln2_high), y);
   r = multiply_add(k, broadcast<A>(-C::ln2_low), r);
-  // The shift leaves only k's bits of `shifted`.
+  // The shift keeps only the bits of k in `shifted`.
   const V scale = bit_cast<V>((bit_cast<U>(shifted) << C::mantissa) +
                               ((decltype(C::sign))C::bias << C::mantissa));
   const V s = multiply_add(r * r, polynomial(r, C::Q), r);

@@ -1,4 +1,4 @@
-// A team of threads that run one recurrence together and synchronise after every step.
+// A team of threads that run one recurrence together and synchronize after every step.
 #pragma once
 
 #include <atomic>

@@ -1,5 +1,6 @@
-// The CUDA kernels as operators of torch's stable ABI, and fastrnn._cuda as Python sees it. Checks
-// once, plans, launches on the current stream; allocates nothing but a workspace, and never waits.
+// Registers the CUDA kernels with torch through its stable ABI, and defines the module
+// fastrnn._cuda. A call checks its arguments, makes a plan and launches on the current stream. It
+// allocates only a workspace and never synchronizes.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -14,7 +15,7 @@
 #include "../tensor_args.h"
 #include "dispatch.h"
 
-// Weak: a torch without CUDA lacks it, and this library can be looked at there all the same.
+// Weak: torch without CUDA lacks it, and this library can still be loaded and inspected there.
 extern "C" __attribute__((weak)) AOTITorchError
 aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 
@@ -44,13 +45,13 @@ void* current_stream(int32_t device) {
   void* stream = nullptr;
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
                   "fastrnn: this torch was built without CUDA");
-  // torch's own check of this is named differently from release to release.
+  // torch's own check has different names in different releases.
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == AOTI_TORCH_SUCCESS,
                   "fastrnn: torch has no current stream for device ", device);
   return stream;
 }
 
-// The plan of a strategy, given by its index in STRATEGIES; -1: the fastest.
+// The plan of the strategy with this index in STRATEGIES, or of the fastest for -1.
 Plan make_plan(const Sizes& sizes, int64_t strategy, int32_t device) {
   const auto& properties = fastrnn::cuda::device(device);
   if (strategy == -1) return fastrnn::cuda::make_plan(properties, sizes);
@@ -153,7 +154,7 @@ void backward(const Tensor& grad_out_, const Tensor& grad_h_n_, const Tensor& ou
 
 }  // namespace
 
-// Below the public operators, which know nothing of these: fastrnn/ops/backends/cuda.py.
+// Internal operators, which fastrnn/ops/backends/cuda.py calls.
 STABLE_TORCH_LIBRARY_FRAGMENT(fastrnn, m) {
   m.def(
       "cuda_forward(Tensor pre, Tensor weight_hh, Tensor h0, Tensor? lengths, Tensor? offsets, "
@@ -182,7 +183,7 @@ PYBIND11_MODULE(_cuda, module) {
         return info;
       },
       "What was built: versions, compiler, CUDA archs.");
-  py::module_::import("fastrnn._C");  // there the type of a device is bound
+  py::module_::import("fastrnn._C");  // binds the type Device
   module.def(
       "device",
       [](int32_t index) {

@@ -22,7 +22,7 @@
 //     units.)
 //   - The sums that the warps of a tile exchange are double-buffered too. A buffer read in step s
 //     is written again in step s + 2, after the barrier of these warps in step s + 1.
-// A cluster of one block stores its state with plain stores, and its warps synchronise at a
+// A cluster of one block stores its state with plain stores, and its warps synchronize at a
 // barrier. Reads of one buffer and writes of the other precede the barrier; afterwards they swap.
 //
 // Rows end independently. The lanes that own an inactive row keep its state in registers. Forward

@@ -1,5 +1,5 @@
 // The interface of the CUDA kernels for the bindings, free of CUDA headers. Pointers are to device
-// memory, streams are cudaStream_t. No function synchronises with the device; failures throw
+// memory, streams are cudaStream_t. No function synchronizes with the device; failures throw
 // std::runtime_error.
 #pragma once
 

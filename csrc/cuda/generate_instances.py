@@ -8,7 +8,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).with_name("instances")
 ELEMENTS = ("Bfloat16", "Float16", "Float32", "Tf32")
-#: What a strategy computes in, and the arguments of its launchers after the parameters.
+#: The element types of each strategy, and the arguments of its launchers after the parameters.
 STRATEGIES = {
     "cluster": (ELEMENTS, "const Plan&, Stream"),
     "grid": (ELEMENTS, "const Plan&, void*, Stream"),

@@ -2,7 +2,7 @@
 // warp's tile of the work, and the parts of a step.
 //
 // Some functions take references to the kernel's pointers, as a lambda would: with copies they
-// compile to different SASS. So does the kernel if a function loads W_hh.
+// compile to different SASS. Loading W_hh in a function also changes the SASS of the kernel.
 #pragma once
 
 #include "epilogue.h"
@@ -11,8 +11,8 @@
 
 namespace fastrnn::cuda {
 
-// Marks a word of the state that is not written yet. A state with these bits, a NaN, is stored as
-// another NaN.
+// Marks a word of the state that is not written yet. These bits are a NaN; a state with them is
+// stored as another NaN.
 constexpr uint32_t sentinel = 0xffffffff;
 
 __device__ inline bool has_sentinel(uint4 words) {
@@ -128,7 +128,7 @@ template <class E, class P, int M, int RESIDENT> struct GridWarp {
     if (c < row.k_tiles) h[c] = ptx::ld_relaxed(row.from + c * k_tile_bytes);
   }
 
-  // Loads the words that were not written yet again, until none is missing.
+  // Reloads words that were not written yet until all are.
   __device__ static void wait_for_state(uint4 (&h)[K_TILES], StateRow& row) {
     for (int again = row.awaited; again;) {
       again = 0;

@@ -1,4 +1,4 @@
-// The launchers of the strategies, called by dispatch.cu. None of them synchronises with the
+// The launchers of the strategies, called by dispatch.cu. None of them synchronizes with the
 // device.
 #pragma once
 
@@ -11,7 +11,7 @@
 namespace fastrnn::cuda {
 
 // Each launches one strategy for one element type E. P is ForwardParams or BackwardParams, with
-// resets or without: the kernels without resets are instances of their own.
+// resets or without: kernels with and without resets are separate instances.
 template <class E, class P>
 void launch_cluster(const P& params, const Plan& plan, Stream stream);
 template <class E, class P>

@@ -1,6 +1,6 @@
-// Chooses by a cost model of a call, in cycles. Its constants are latencies and rates measured on
-// an H200 by benchmarks/calibrate.cu. The constants marked "fitted" cannot be measured alone; they
-// fit the model to the times of whole kernels. The model only ranks tilings.
+// Chooses plans by a cost model of a call, in cycles. Its constants are latencies and bandwidths
+// that benchmarks/calibrate.cu measured on an H200. Constants marked "fitted" cannot be measured in
+// isolation: they are fitted to the times of whole kernels. The model only ranks tilings.
 #include "plan.h"
 
 #include <algorithm>
@@ -10,37 +10,38 @@
 namespace fastrnn::cuda {
 namespace {
 
-// One exchange of the state between those that share W_hh: latency, and bytes a cycle into a block.
-// That of one block was measured to be 46 since; 87 is what the proof on hardware ran with, and 46
-// would choose some tilings that have never run there.
+// An exchange of the state between the blocks that share W_hh: latency, and bytes per cycle into a
+// block. For one block a later measurement gave 46. The constant stays 87, with which the kernels
+// were verified on hardware: 46 would choose some tilings that have never run there.
 constexpr double block_exchange = 87, cluster_exchange = 192, grid_exchange = 894;
 constexpr double cluster_bandwidth = 24.7, grid_bandwidth = 72;
-constexpr double cluster_bandwidth_16 = 14.1;  // of a cluster of 16
+constexpr double cluster_bandwidth_16 = 14.1;  // in a cluster of 16 blocks
 
-// The rest of a step besides the exchange and the products: the serial instructions of one warp.
-// Fitted, as is the additional cost of a product of grid, whose operands are loaded from L2.
+// The serial instructions of one warp in a step, in addition to the exchange and the products.
+// Fitted, as are the factors by which products cost more in grid, which loads operands from L2.
 constexpr double cluster_step = 1200, grid_step = 1400;
 constexpr double grid_products = 3, grid_float32_products = 1.7;
-constexpr double product_cycles = 1.5;    // of a multiprocessor, for one k-step of one n-tile
-constexpr double product_latency = 24;    // from one product to the next that adds to it
+constexpr double product_cycles = 1.5;    // per multiprocessor, for one k-step of one n-tile
+constexpr double product_latency = 24;    // between dependent products
 constexpr int chains = 4;                 // independent accumulators of a warp
-constexpr double shared_bandwidth = 128;  // bytes a cycle
-constexpr double reduction = 87;          // a barrier and a turn through shared memory
-constexpr double launch_cycles = 8000;    // from one launch of step to the next: fitted
-constexpr double step_products = 10;      // what a product of step costs more: fitted
-constexpr double stream_bandwidth = 36;   // bytes a cycle and multiprocessor out of L2
+constexpr double shared_bandwidth = 128;  // bytes per cycle
+constexpr double reduction = 87;          // a barrier and a round trip through shared memory
+constexpr double launch_cycles = 8000;    // between launches of step; fitted
+constexpr double step_products = 10;      // factor by which products cost more in step; fitted
+constexpr double stream_bandwidth = 36;   // bytes per cycle and multiprocessor from L2
 
-// Batch rows of a tile. Fewer than 8, the N of mma, cost as many products but less exchange.
+// Batch rows of a tile. Fewer than 8, the N of mma, need as many products but a smaller exchange.
 constexpr int row_choices[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32};
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The time of a product in units of one mma: a float32 product is the sum of three, and splits both
-// factors for each. Fitted.
+// The time of a product in units of one mma. A float32 product is the sum of three, and splits both
+// factors for each of them. Fitted.
 constexpr double float32_products = 7;
 double products(Mode mode) { return mode == Mode::float32 ? float32_products : 1; }
 
-// The state that the blocks exchange is as wide as the product is deep: backward, it is dz.
+// The amount of work of a call. The width of the state that blocks exchange (dz in backward) is the
+// depth of the product.
 struct Work {
   int64_t tiles_of_units, width, k_steps;
   int gate_tiles;  // of W_hh, for each tile of units
@@ -51,7 +52,7 @@ struct Work {
         gate_tiles(cuda::gate_tiles(sizes.pass, sizes.gates)) {}
 };
 
-// Cycles of a block's products in a step, and of adding up what the splits found.
+// Cycles of a block's products in a step, and of the reduction over splits.
 double product_time(const Sizes& sizes, const Tiling& tiling, int warps, int tiles_of_a_warp,
                     bool state_is_shared) {
   const int n = tiling.n_tiles(), depth = tiling.resident + tiling.streamed;
@@ -71,7 +72,8 @@ double product_time(const Sizes& sizes, const Tiling& tiling, int warps, int til
   return cycles;
 }
 
-// Cycles of a call: a launch, W_hh from L2, and the steps of all tiles, some of which run at once.
+// Cycles of a call: a launch, loading W_hh from L2, and the steps of all tiles, of which `at_once`
+// run concurrently.
 double call_time(const Sizes& sizes, const Plan& plan, double step) {
   const Tiling& tiling = plan.tiling;
   const int fragments =
@@ -96,7 +98,7 @@ Option best_cluster(const Device& device, const Sizes& sizes) {
   Plan best{};
   bool found = false;
   for (int i = 0, blocks = 1; i < 5; ++i, blocks *= 2) {
-    // Empty blocks would only be waited for.
+    // The other blocks would wait for blocks without units.
     if (device.clusters[i] == 0 || (blocks > 1 && blocks > work.tiles_of_units)) continue;
     const int64_t m_tiles = ceil_div(work.tiles_of_units, blocks);
     for (const int splits : {1, 2, 4, 8}) {
@@ -142,7 +144,7 @@ Option best_grid(const Device& device, const Sizes& sizes) {
   bool found = false;
   for (const int m_tiles : {1, 2}) {
     const int64_t blocks = ceil_div(work.tiles_of_units, m_tiles);
-    if (blocks > device.processors) continue;  // all must run at once, a block a multiprocessor
+    if (blocks > device.processors) continue;  // all run at once, one per multiprocessor
     for (const int splits : {4, 8, 16}) {
       const int64_t depth = 2 * ceil_div(work.k_steps, 2 * splits);
       for (const int resident : {32, 16, 8, 4}) {  // among equals, the most in registers
@@ -162,7 +164,7 @@ Option best_grid(const Device& device, const Sizes& sizes) {
               product_time(sizes, tiling, splits, m_tiles * work.gate_tiles, false);
           const double step = exchange + worse * products + grid_step;
           Plan plan{Strategy::grid, sizes.mode, tiling, splits * 32, shared, tiles, at_once};
-          plan.cycles = launch_cycles + call_time(sizes, plan, step);  // the other fills memory
+          plan.cycles = launch_cycles + call_time(sizes, plan, step);  // the first fills memory
           keep_best(best, found, plan);
         }
       }

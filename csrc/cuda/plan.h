@@ -9,11 +9,11 @@
 
 namespace fastrnn::cuda {
 
-enum class Strategy { cluster, grid, step };  // numbered so in fastrnn/ops/backends/cuda.py
+enum class Strategy { cluster, grid, step };  // the order of fastrnn/ops/backends/cuda.py
 constexpr Strategy STRATEGIES[] = {Strategy::cluster, Strategy::grid, Strategy::step};
 enum class Pass { forward, backward };
 
-// The precision of the products: `half` for bfloat16 and float16; float32 as tf32 or in full.
+// The precision of the products: `half` for bfloat16 and float16, `tf32` or `float32` for float32.
 enum class Mode { half, tf32, float32, float64 };
 
 constexpr int element_bytes(Mode mode) {
@@ -23,17 +23,18 @@ constexpr int element_bytes(Mode mode) {
 struct Device {
   int major, minor;  // compute capability
   int processors;    // multiprocessors
-  int shared_bytes;  // maximum of one block
-  int clusters[5];   // active at once, of 1, 2, 4, 8, 16 blocks, one block a multiprocessor
+  int shared_bytes;  // maximum shared memory of a block
+  int clusters[5];   // active clusters of 1, 2, 4, 8, 16 blocks, with one block per multiprocessor
   bool cooperative;  // whether cooperative launch is supported
 };
 
 // How W_hh and the batch are tiled. A k-step is 32 bytes of the K dimension. For each of its tiles
-// of 16 units a warp has `resident` k-steps of W_hh in registers and `streamed` in shared memory.
+// of 16 units, a warp keeps `resident` k-steps of W_hh in registers and `streamed` in shared
+// memory.
 struct Tiling {
-  int blocks;    // that divide a group's W_hh, for a tile of the batch
-  int m_tiles;   // tiles of 16 units of a block
-  int splits;    // of the K dimension, over warps
+  int blocks;    // blocks that divide the W_hh of a group, for a tile of the batch
+  int m_tiles;   // tiles of 16 units per block
+  int splits;    // splits of the K dimension over warps
   int resident;  // 4, 8, 16 or 32
   int streamed;
   int rows;  // batch rows of a tile, at most 32
@@ -42,23 +43,23 @@ struct Tiling {
   FASTRNN_HOST_DEVICE constexpr int n_tiles() const { return rows <= 8 ? 1 : rows <= 16 ? 2 : 4; }
 };
 
-// cluster: a warp has one tile of units, a block m_tiles · splits warps.
-// grid: a warp has all m_tiles of its block, a block splits warps.
+// cluster: a warp has one tile of units, and a block has m_tiles · splits warps.
+// grid: a warp has all m_tiles of its block, and a block has `splits` warps.
 //
-// The W_hh of a cell of `gates` gates has gates · H rows. Forward, a warp has the rows of all gates
-// of its units: `gates` tiles for each tile of units. Backward, the gates are part of the K
-// dimension. No kernel has several gates yet: for them the limits below are estimates.
+// The W_hh of a cell with `gates` gates has gates · H rows. In forward, a warp has the rows of all
+// gates of its units: `gates` tiles for each tile of units. In backward, the gates are part of the
+// K dimension. No kernel supports several gates yet: for them the limits below are estimates.
 FASTRNN_HOST_DEVICE constexpr int gate_tiles(Pass pass, int gates) {
   return pass == Pass::forward ? gates : 1;
 }
 
-// The number of tensors that a step of a cell reads: forward, pre of each gate; backward, grad_out
-// and what forward saved, which is out, or the gates and two more tensors.
+// The number of tensors that a step of a cell reads. Forward reads pre of each gate. Backward reads
+// grad_out and the tensors that forward saved: out, or the gates and two more tensors.
 FASTRNN_HOST_DEVICE constexpr int step_inputs(Pass pass, int gates) {
   return pass == Pass::forward ? gates : gates == 1 ? 2 : gates + 2;
 }
 
-// The number of steps whose inputs the cluster kernel prefetches: a step of few rows is shorter
+// The number of steps whose inputs the cluster kernel prefetches. A step with few rows is shorter
 // than the latency of global memory.
 FASTRNN_HOST_DEVICE constexpr int cluster_stages(int n_tiles) { return n_tiles == 1 ? 4 : 2; }
 
@@ -86,8 +87,9 @@ constexpr int64_t cluster_shared_bytes(const Tiling& tiling, int element_bytes, 
   return ClusterLayout(tiling, element_bytes, pass, gates).end;
 }
 
-// The limits that registers set for the cluster kernel: which instances are compiled, and the
-// threads of a block. A lane also holds its chunks of the state, twice as many in float32.
+// The limits of the cluster kernel due to registers: the instances that are compiled, and the
+// maximum number of threads per block. A lane also holds its chunks of the state, twice as many in
+// float32.
 constexpr bool cluster_compiled(Mode mode, int resident, int n_tiles) {
   const int most = mode == Mode::half ? 128 : mode == Mode::tf32 ? 64 : 32;
   return mode != Mode::float64 && resident * n_tiles <= most;
@@ -102,21 +104,20 @@ constexpr bool cluster_fits(Mode mode, const Tiling& t, int gate_tiles = 1) {
   return t.rows > 0 && t.rows <= 32 && fragments <= 32 &&
          cluster_compiled(mode, fragments, t.n_tiles()) &&
          t.m_tiles * t.splits * 32 <= cluster_threads(mode, fragments, t.n_tiles(), gate_tiles) &&
-         t.splits <= 8 && (t.splits == 1 || t.m_tiles <= 15);  // one named barrier a tile
+         t.splits <= 8 && (t.splits == 1 || t.m_tiles <= 15);  // one named barrier per tile
 }
 
-// Shared memory of a grid block: two buffers of its warps' sums, W_hh, lane states, lengths of
-// rows.
+// Shared memory of a grid block: two buffers of its warps' sums, W_hh, lane states, row lengths.
 constexpr int64_t grid_shared_bytes(const Tiling& t, int gate_tiles = 1) {
   const int64_t tiles = int64_t{t.m_tiles} * gate_tiles;
   const int64_t fragments = t.splits * tiles * (2 * t.n_tiles() + t.streamed);
   return fragments * 512 + t.splits * 32 * 64 + 32 * t.n_tiles();
 }
 
-// The limits that registers set for the grid kernel. `fragments`: the k-steps of W_hh in a warp's
-// registers, four registers a lane each. grid_threads: the maximum number of threads of a block.
-// grid_k_tiles: the maximum number of k-tiles of the state of a warp, which loads all of them at
-// once.
+// The limits of the grid kernel due to registers. `fragments` counts the k-steps of W_hh in the
+// registers of a warp, with four registers per lane each. grid_threads is the maximum number of
+// threads per block. grid_k_tiles is the maximum number of k-tiles of the state per warp, which
+// loads all of them at once.
 constexpr int grid_threads(Mode mode, int fragments) {
   return fragments <= (mode == Mode::half ? 16 : 8) ? 512 : 256;
 }
@@ -140,12 +141,12 @@ struct Plan {
   Tiling tiling;    // unused by `step`
   int threads;      // of a block
   int64_t shared;   // bytes of dynamic shared memory of a block
-  int64_t tiles;    // G · ceil(B / rows): each the work of `blocks` blocks
+  int64_t tiles;    // G · ceil(B / rows), each computed by `blocks` blocks
   int64_t at_once;  // tiles that run at once
-  double cycles;    // of a call, by the model in plan.cpp
+  double cycles;    // of a call, according to the model in plan.cpp
 };
 
-// The sizes of a call, on which the choice depends.
+// The sizes of a call, which determine its plan.
 struct Sizes {
   Mode mode;
   Pass pass;
@@ -155,15 +156,15 @@ struct Sizes {
   bool operator==(const Sizes&) const = default;
 };
 
-// The best plan of one strategy, or the reason why it does not support a call.
+// The best plan of one strategy, or the reason why the strategy does not support the call.
 struct Option {
   Plan plan;
-  std::string unsupported_reason;  // empty if it does
+  std::string unsupported_reason;  // empty if it supports the call
 };
 
 Option best(Strategy strategy, const Device& device, const Sizes& sizes);
 
-// The fastest plan of all strategies, by the model. `step` supports every call.
+// The fastest plan of all strategies, according to the model. `step` supports every call.
 Plan make_plan(const Device& device, const Sizes& sizes);
 
 const char* name(Strategy strategy);

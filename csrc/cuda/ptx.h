@@ -1,5 +1,5 @@
-// The PTX instructions that the kernels use. FASTRNN_EMULATE replaces them by their emulation on
-// the CPU: emulated_ptx.h, which the include path must provide.
+// The PTX instructions that the kernels use. FASTRNN_EMULATE replaces them with an emulation on the
+// CPU: emulated_ptx.h, which the include path must provide.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,7 @@ FASTRNN_PTX uint32_t cluster_ctarank() {
   return rank;
 }
 
-// Synchronises all threads of the cluster and makes their writes to shared memory visible.
+// Synchronizes all threads of the cluster and makes their writes to shared memory visible.
 FASTRNN_PTX void barrier_cluster() {
   // clang-format off
   asm volatile(
@@ -41,7 +41,7 @@ FASTRNN_PTX void barrier_cluster() {
   // clang-format on
 }
 
-// Synchronises `threads` threads, whole warps, of this block. Barrier 0 is that of __syncthreads.
+// Synchronizes `threads` threads, whole warps, of this block. Barrier 0 is that of __syncthreads.
 FASTRNN_PTX void bar_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }

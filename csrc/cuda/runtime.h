@@ -1,4 +1,4 @@
-// The calls of the CUDA runtime that the launchers use. FASTRNN_EMULATE replaces them by their
+// The calls of the CUDA runtime that the launchers use. FASTRNN_EMULATE replaces them with an
 // emulation on the CPU: emulated_runtime.h, which the include path must provide.
 #pragma once
 

@@ -1,4 +1,4 @@
-// step: one kernel launch for every step, whose end synchronises all blocks. Supports any shape.
+// step: one kernel launch for every step, whose end synchronizes all blocks. Supports any shape.
 //
 // A block owns 16 units of a group for up to 32 batch rows. Its warps split the K dimension; W_hh
 // and the state are read from L2. One warp for each 8 rows runs the epilogue. Without mma, every

@@ -1,4 +1,4 @@
-"""The emulator itself: what it computes, and what it finds, in kernels of a few lines."""
+"""The PTX emulator: results and errors of kernels of a few lines."""
 
 import os
 
@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("triton")
 if "TRITON_INTERPRET" in os.environ:
-    pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
+    pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
 
 from .ptx import Deadlock, EmulationError, Invalid, Race, Unknown
 from .ptx.arithmetic import narrow, widen
@@ -20,8 +20,11 @@ INT32 = 2**32
 
 
 def execute(body: str, programs: int = 1, size: int = THREADS, seed: int = 0) -> list[int]:
-    """out[size] of int32, at first -1, after `body`; %r0 is the thread, %r1 its place in shared
-    memory, %rd1 its place in out, %rd0 the beginning of out, and %rd2 a counter."""
+    """Run `body` and return out[size], int32, which is initialized with -1.
+
+    Registers: %r0 is the thread, %r1 its address in shared memory, %rd1 its address in out, %rd0
+    the address of out, %rd2 that of a counter, and %p0 selects the first thread.
+    """
     ptx = f"""
         .visible .entry kernel(.param .u64 kernel_param_0, .param .u64 kernel_param_1)
         .reqntid {THREADS}
@@ -35,7 +38,7 @@ def execute(body: str, programs: int = 1, size: int = THREADS, seed: int = 0) ->
         mad.wide.u32 %rd1, %r0, 4, %rd0;
         mov.b32 %r8, global_smem;
         mad.lo.s32 %r1, %r0, 4, %r8;
-        setp.eq.b32 %p0, %r0, 0; // the one thread that counts
+        setp.eq.b32 %p0, %r0, 0; // only this thread counts
         {body}
         ret;
         }}
@@ -83,8 +86,8 @@ def test_arithmetic(instructions: str, expected) -> None:
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("bf16", torch.bfloat16), ("f16", torch.float16)])
-def test_halves(kind: str, dtype: torch.dtype) -> None:
-    """As torch rounds, whatever the bits; and every half is itself."""
+def test_rounding_to_half_precision_matches_torch(kind: str, dtype: torch.dtype) -> None:
+    """For random bits, which include ties."""
     generator = torch.Generator().manual_seed(0)
     bits = torch.randint(-(2**31), 2**31, (100_000,), generator=generator).int()
     bits[::2] &= ~0x1FFF  # ties
@@ -95,16 +98,15 @@ def test_halves(kind: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("at", range(4))
-def test_a_byte(at: int) -> None:
-    """Of a word that the thread itself wrote."""
+def test_a_thread_can_read_bytes_of_a_word_it_wrote(at: int) -> None:
     write = "mul.lo.s32 %r3, %r0, 0x01020304;\nst.global.b32 [%rd1], %r3;"
     read = f"ld.global.b8 {{ %rs1 }}, [%rd1+{at}];\ncvt.u32.u16 %r2, %rs1;"
     bytes_of = [(t * 0x01020304 % INT32).to_bytes(4, "little") for t in range(THREADS)]
     assert execute(f"{write}\n{read}\n{RESULT}") == [word[at] for word in bytes_of]
 
 
-def test_threads_may_write_the_bytes_of_one_word() -> None:
-    """A mask's, say, which is a byte an element; but two threads not one byte."""
+def test_threads_can_write_different_bytes_of_a_word() -> None:
+    """As stores to a boolean mask do. Two threads that write the same byte race."""
     own = "cvt.u16.u32 %rs1, %r0;\nst.shared.b8 [{}], %rs1;\nbar.sync 0;"
     read = "ld.shared.b8 %rs2, [%r3];\ncvt.u32.u16 %r2, %rs2;"
     apart = "add.s32 %r3, %r8, %r0;"
@@ -114,14 +116,14 @@ def test_threads_may_write_the_bytes_of_one_word() -> None:
         execute(f"{shared}\n{own.format('%r3')}\n{read}\n{RESULT}")
 
 
-def test_a_tensor_ends_where_its_last_byte_does() -> None:
+def test_bounds_are_exact_to_the_byte() -> None:
     tensor = torch.zeros(5, dtype=torch.uint8)
     memory = Global([tensor], 1)
     byte = memory.address(tensor) + np.arange(6)
-    assert memory.places(byte[:5], 1, "").shape == (5, 1)
+    assert memory.offsets(byte[:5], 1, "").shape == (5, 1)
     for beyond in (byte[:1] - 1, byte[5:]):
         with pytest.raises(Invalid, match="out of bounds"):
-            memory.places(beyond, 1, "")
+            memory.offsets(beyond, 1, "")
 
 
 NEIGHBOUR = "xor.b32 %r3, %r1, {};\nld.shared.b32 %r2, [%r3];"
@@ -129,7 +131,7 @@ NEIGHBOUR = "xor.b32 %r3, %r1, {};\nld.shared.b32 %r2, [%r3];"
 
 @pytest.mark.parametrize("distance", [1, 32])
 def test_shared_memory(distance: int) -> None:
-    """A barrier orders; without one a thread may read only what it wrote."""
+    """A barrier orders accesses; without one a thread can read only its own writes."""
     write = "st.shared.b32 [%r1], %r0;"
     read = NEIGHBOUR.format(4 * distance)
     expected = [t ^ distance for t in range(THREADS)]
@@ -146,7 +148,7 @@ def test_shared_memory(distance: int) -> None:
             execute(warps)
 
 
-def test_what_nobody_wrote_is_no_number() -> None:
+def test_uninitialized_shared_memory_is_nan() -> None:
     values = np.array(execute(f"ld.shared.b32 %r2, [%r1];\n{RESULT}"), np.uint32)
     assert np.isnan(values.view(np.float32)).all()
 
@@ -161,12 +163,12 @@ def test_what_nobody_wrote_is_no_number() -> None:
         ("ld.global.b32 %r2, [%rd1+2];", Invalid, "misaligned"),
         ("st.global.b32 [%rd0], %r0;", Race, "different values"),
         ("add.s32 %r2, %r3, 1;\nmov.b32 %r3, 1;", Invalid, "%r3 is read before"),
-        ("@%p0 bra $there;\n$there:", Invalid, "part ways"),
-        ("$here:\nbra $here;", Deadlock, "never ends"),
+        ("@%p0 bra $there;\n$there:", Invalid, "threads diverge"),
+        ("$here:\nbra $here;", Deadlock, "infinite loop"),
         ("popc.b32 %r2, %r0;", Unknown, "popc"),
         ("add.sat.s32 %r2, %r0, 1;", Unknown, "add.sat"),
         ("ld.global.nc.b32 %r2, [%rd1];", Unknown, "ld.global.nc"),
-        ("@%p0 bar.sync 0;", Invalid, "only some threads"),
+        ("@%p0 bar.sync 0;", Invalid, "all threads must be active"),
     ],
 )
 def test_errors(body: str, error: type[EmulationError], message: str) -> None:
@@ -174,7 +176,7 @@ def test_errors(body: str, error: type[EmulationError], message: str) -> None:
         execute(body)
 
 
-# Program 0 writes and counts; the other waits and reads.
+# Program 0 writes and increments the counter; program 1 waits for it and reads.
 SEND = """
     mov.u32 %r5, %ctaid.x;
     setp.ne.b32 %p1, %r5, 0;
@@ -210,14 +212,14 @@ REVERSED = """
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("count", COUNTS)
-def test_messages(count: str, seed: int) -> None:
+def test_a_release_and_an_acquire_order_programs(count: str, seed: int) -> None:
     values = execute(COUNTS[count] + RECEIVE + REVERSED, 2, 2 * THREADS, seed)
     assert values == [*range(THREADS), *reversed(range(THREADS))]
 
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize(
-    ("what", "instead", "error"),
+    ("old", "new", "error"),
     [
         (".release", "", Race),
         (".gpu.release", ".cta.release", Race),
@@ -227,14 +229,16 @@ def test_messages(count: str, seed: int) -> None:
         ("mov.b64 %rd4, 1", "mov.b64 %rd4, 0", Deadlock),
     ],
 )
-def test_broken_messages(what: str, instead: str, error: type[EmulationError], count: str) -> None:
-    """In some order of the programs at least, and never taken for something else."""
+def test_incomplete_synchronization_is_reported(
+    old: str, new: str, error: type[EmulationError], count: str
+) -> None:
+    """In at least one interleaving, and always with the same error."""
     body = COUNTS[count] + RECEIVE + REVERSED
-    assert what in body
+    assert old in body
     found = []
     for seed in range(10):
         try:
-            execute(body.replace(what, instead), 2, 2 * THREADS, seed)
+            execute(body.replace(old, new), 2, 2 * THREADS, seed)
         except EmulationError as problem:
             found.append(type(problem))
     assert set(found) == {error}

@@ -1,18 +1,23 @@
-"""Runs the PTX that Triton's compiler makes for sm_90, on the CPU, and watches it.
+"""Emulate the PTX that Triton compiles for sm_90 on the CPU, and check its synchronization.
 
-`parser` reads PTX; `arithmetic`, `access` and `matrix` say what its instructions do; `machine` runs
-one program (CTA), all its threads in lockstep; `launch` runs all of a launch's in random turns;
-`memory` keeps what must be ordered.
+`parser` parses PTX. `arithmetic`, `access` and `matrix` implement the instructions. `machine` runs
+one program (CTA), with all its threads in lockstep. `launch` interleaves the programs of a launch
+at random. `memory` tracks the order of accesses.
 
-It reports: two accesses to the same place of shared or global memory, one of them a write, that
-neither a barrier nor a release and an acquire put in order; what wgmma reads and no
-fence.proxy.async made known to it; a write to what wgmma or cp.async is using, in shared memory or
-registers; what lies outside of the tensors; misaligned accesses; programs that wait for each other
-for ever. What nobody wrote is NaN.
+The emulator reports:
 
-It does not know: time, bank conflicts, the rounding inside the matrix unit and of tanh.approx (it
-rounds the float64 truth once), what ptxas makes of the PTX, threads that part ways, and every
-instruction that the kernels do without, which raises Unknown.
+- Data races: two accesses to the same location in shared or global memory, at least one of them a
+  write, that neither a barrier nor a release-acquire pair orders.
+- wgmma reads of shared memory without a fence.proxy.async after the write.
+- Writes to shared memory or registers that a wgmma or cp.async in flight is using.
+- Accesses outside the tensors, and misaligned accesses.
+- Deadlocks.
+
+Uninitialized memory reads as NaN.
+
+The emulator does not model time, bank conflicts or the work of ptxas. It computes products of the
+tensor cores and tanh.approx in float64 and rounds them once. Divergent threads and instructions
+that no kernel uses raise an error.
 """
 
 from .errors import Deadlock, EmulationError, Invalid, Race, Unknown

@@ -1,4 +1,4 @@
-"""Instructions that compute a register from registers, as functions of NumPy arrays."""
+"""Instructions that compute registers from registers, as functions of NumPy arrays."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Array = np.ndarray
 
 
 class Operation(NamedTuple):
-    compute: Callable[..., Any]  #: of arrays; an array, or a tuple of them for several registers
-    sources: tuple[np.dtype, ...]  #: what the arrays must be
+    compute: Callable[..., Any]  #: maps arrays to an array, or to a tuple for several registers
+    sources: tuple[np.dtype, ...]  #: dtypes of the arrays
 
 
 def _dtypes() -> dict[str, np.dtype]:
     kinds = {"s": "i", "u": "u", "b": "u"}
     known = {f"{k}{b}": np.dtype(f"{kinds[k]}{b // 8}") for k in kinds for b in (8, 16, 32, 64)}
     floats = {"f32": np.dtype("f4"), "f64": np.dtype("f8"), "f16": np.dtype("f2")}
-    # NumPy has no bfloat16: a register's bits stand for it, and for pairs of halves.
+    # NumPy has no bfloat16 and no packed types: registers hold their raw bits.
     bits = {"bf16": known["u16"], "bf16x2": known["u32"], "f16x2": known["u32"]}
     return {**known, **floats, **bits, "tf32": known["u32"], "pred": np.dtype(bool)}
 
 
-#: By the type of an instruction, its last modifier.
+#: The dtype for each instruction type, which is the last modifier.
 DTYPES = _dtypes()
 WIDER = {DTYPES[f"{kind}{bits}"]: DTYPES[f"{kind}{2 * bits}"] for kind in "su" for bits in (16, 32)}
 WIDER |= {DTYPES["u16"]: DTYPES["u32"], DTYPES["u32"]: DTYPES["u64"]}
@@ -35,14 +35,14 @@ PRED = DTYPES["pred"]
 
 
 def widen(bits: Array, kind: str) -> Array:
-    """float32 of the bits, uint16, of a bf16 or f16."""
+    """Convert bf16 or f16 values, given as uint16 bits, to float32."""
     if kind == "bf16":
         return (bits.astype(np.uint32) << 16).view(np.float32)
     return bits.view(np.float16).astype(np.float32)
 
 
 def narrow(values: Array, kind: str) -> Array:
-    """The bits, uint16, of float32 values rounded to the nearest bf16 or f16."""
+    """Round float32 values to the nearest bf16 or f16, and return their bits as uint16."""
     if kind == "f16":
         return values.astype(np.float16).view(np.uint16)
     bits = np.ascontiguousarray(values).view(np.uint32)
@@ -51,15 +51,19 @@ def narrow(values: Array, kind: str) -> Array:
 
 
 def operation(ins: Instruction) -> Operation:
-    """Raises Unknown for what is not here."""
+    """Return the operation of an instruction.
+
+    Raises:
+        Unknown: The emulator does not implement the instruction.
+    """
     rule = RULES.get(ins.name)
     if rule is None or ins.type not in DTYPES:
         raise ins.unknown()
     return rule(ins)
 
 
-def _alike(function: Callable[..., Array], sources: int, *allowed: str) -> Callable:
-    """A rule for sources and result of the instruction's type."""
+def _elementwise(function: Callable[..., Array], sources: int, *allowed: str) -> Callable:
+    """Return a rule for instructions that have sources and a result of the same type."""
 
     def rule(ins: Instruction) -> Operation:
         if ins.type in ("bf16", "bf16x2", "f16x2") or not {*ins.modifiers[:-1]} <= {*allowed}:
@@ -70,7 +74,7 @@ def _alike(function: Callable[..., Array], sources: int, *allowed: str) -> Calla
 
 
 def _multiply(ins: Instruction) -> Operation:
-    """mul and mad."""
+    """Return the operation of mul and mad."""
     *how, kind = ins.modifiers
     dtype = DTYPES[kind]
     more = (dtype,) if ins.name == "mad" else ()
@@ -94,12 +98,12 @@ def _multiply(ins: Instruction) -> Operation:
 
 
 def _fma(a: Array, b: Array, c: Array) -> Array:
-    """In float64, then rounded: a second rounding that the hardware has not."""
+    """Compute in float64 and round to the result; the hardware rounds only once."""
     return (a.astype(np.float64) * b + c).astype(a.dtype)
 
 
-def _quotient(a: Array, b: Array) -> Array:
-    """Towards zero."""
+def _truncating_divide(a: Array, b: Array) -> Array:
+    """Divide integers and round towards zero."""
     if a.dtype.kind == "u":
         return a // b
     magnitude = np.abs(a.astype(np.int64)) // np.abs(b.astype(np.int64))
@@ -107,7 +111,7 @@ def _quotient(a: Array, b: Array) -> Array:
 
 
 def _shift(ins: Instruction) -> Operation:
-    """By as many bits as there are, or more, leaves 0 or the sign."""
+    """Return shl or shr; shifts by the width or more give 0, or the sign for signed types."""
     dtype = DTYPES[ins.type]
     last = dtype.type(8 * dtype.itemsize - 1)
 
@@ -122,7 +126,7 @@ def _shift(ins: Instruction) -> Operation:
 
 
 def _extract(ins: Instruction) -> Operation:
-    """bfe: a field of bits."""
+    """Return bfe, which extracts a bit field."""
     dtype = DTYPES[ins.type]
     width = 8 * dtype.itemsize
 
@@ -135,7 +139,7 @@ def _extract(ins: Instruction) -> Operation:
 
 
 def _permute(ins: Instruction) -> Operation:
-    """prmt: each byte one of the eight of two words, or eight times its sign."""
+    """Return prmt: each byte is one of the eight of two words, or eight copies of its sign bit."""
     if ins.modifiers != ("b32",):
         raise ins.unknown()
 
@@ -162,7 +166,7 @@ COMPARISONS: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def _compare(ins: Instruction) -> Operation:
-    """setp: of NaN all but ne is false, or, with u after its name, true."""
+    """Return setp: comparisons with NaN are false, or true if the name has the suffix u."""
     *how, kind = ins.modifiers
     if len(how) != 1:
         raise ins.unknown()
@@ -212,7 +216,7 @@ def _convert(ins: Instruction) -> Operation:
         return Operation(lambda a: narrow(a, to), (source,))
     if to == "f32" and of in ("bf16", "f16") and not how:
         return Operation(lambda bits: widen(bits, of), (DTYPES["u16"],))
-    if to == "tf32" and of == "f32" and how == ["rna"]:  # to 10 bits, of two as near the larger
+    if to == "tf32" and of == "f32" and how == ["rna"]:  # to 10 bits, ties away from zero
         return Operation(lambda bits: (bits + np.uint32(0x1000)) & ~np.uint32(0x1FFF), (UINT32,))
     integers = source.kind in "iu" and target.kind in "iu" and to[0] in "su" and of[0] in "su"
     if (integers and not how) or (source.kind in "iu" and to in ("f32", "f64") and how == ["rn"]):
@@ -226,34 +230,34 @@ def _select(ins: Instruction) -> Operation:
 
 
 def _approximate(function: Callable[..., Array], sources: int = 1) -> Callable:
-    """The float64 truth, rounded."""
+    """Return a rule that computes the function in float64 and rounds the result."""
 
     def compute(*arrays: Array) -> Array:
         return function(*(a.astype(np.float64) for a in arrays)).astype(arrays[0].dtype)
 
-    return _alike(compute, sources, "approx", "full", "rn")
+    return _elementwise(compute, sources, "approx", "full", "rn")
 
 
 def _divide(ins: Instruction) -> Operation:
     floating = DTYPES[ins.type].kind == "f"
-    return (_approximate(np.divide, 2) if floating else _alike(_quotient, 2))(ins)
+    return (_approximate(np.divide, 2) if floating else _elementwise(_truncating_divide, 2))(ins)
 
 
 RULES: dict[str, Callable[[Instruction], Operation]] = {
-    "add": _alike(np.add, 2, "rn"),
-    "sub": _alike(np.subtract, 2, "rn"),
+    "add": _elementwise(np.add, 2, "rn"),
+    "sub": _elementwise(np.subtract, 2, "rn"),
     "mul": _multiply,
     "mad": _multiply,
-    "fma": _alike(_fma, 3, "rn"),
-    "neg": _alike(np.negative, 1),
-    "abs": _alike(np.abs, 1),
+    "fma": _elementwise(_fma, 3, "rn"),
+    "neg": _elementwise(np.negative, 1),
+    "abs": _elementwise(np.abs, 1),
     "div": _divide,
-    "min": _alike(np.fmin, 2),
-    "max": _alike(np.fmax, 2),
-    "not": _alike(np.invert, 1),
-    "and": _alike(np.bitwise_and, 2),
-    "or": _alike(np.bitwise_or, 2),
-    "xor": _alike(np.bitwise_xor, 2),
+    "min": _elementwise(np.fmin, 2),
+    "max": _elementwise(np.fmax, 2),
+    "not": _elementwise(np.invert, 1),
+    "and": _elementwise(np.bitwise_and, 2),
+    "or": _elementwise(np.bitwise_or, 2),
+    "xor": _elementwise(np.bitwise_xor, 2),
     "shl": _shift,
     "shr": _shift,
     "bfe": _extract,

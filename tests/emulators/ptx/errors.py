@@ -1,21 +1,21 @@
-"""What the emulator finds."""
+"""Errors that the emulator raises."""
 
 
 class EmulationError(Exception):
-    """A program does what it must not, or what the emulator does not know."""
+    """A program is incorrect, or uses a feature that the emulator does not implement."""
 
 
 class Unknown(EmulationError):
-    """An instruction, or a form of one, that the emulator lacks."""
+    """The emulator does not implement an instruction, or this form of it."""
 
 
 class Invalid(EmulationError):
-    """Outside of memory, misaligned, or against the rules of an instruction."""
+    """An access is out of bounds or misaligned, or breaks a rule of its instruction."""
 
 
 class Race(EmulationError):
-    """Two accesses to the same place, one of them a write, that nothing puts in order."""
+    """Two accesses to the same location, at least one of them a write, are unordered."""
 
 
 class Deadlock(EmulationError):
-    """Every program waits for another."""
+    """All running programs wait for each other, or a program does not terminate."""

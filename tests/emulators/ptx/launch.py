@@ -1,4 +1,4 @@
-"""A stand-in for a Triton kernel: compiles it for a GPU that need not be there, and emulates it."""
+"""Compile Triton kernels for sm_90 without a GPU, and launch them in the emulator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from triton.runtime.driver import driver
 
 from tools.kernel_stats import Device
 
-from . import access, matrix  # noqa: F401  # they register what they handle
+from . import access, matrix  # noqa: F401  # imported to register their handlers
 from .errors import Deadlock
 from .machine import Machine, decode
 from .memory import Global
@@ -24,12 +24,14 @@ ENDED = object()
 
 
 class Emulated:
-    """Called as the kernel is, with tensors of the CPU: `kernel[grid](*arguments, **constants)`.
+    """A drop-in replacement for a kernel, launched as `kernel[grid](*arguments, **constants)`.
+
+    It takes CPU tensors.
 
     Args:
-        kernel: what triton.jit or gluon.jit made.
-        seed: of the order in which the programs of a launch have their turns, and of garbage.
-        edit: what to do to the PTX before it is run.
+        kernel: The result of triton.jit or gluon.jit.
+        seed: Seeds the interleaving of programs and the initial contents of shared memory.
+        edit: Transforms the PTX before it runs.
     """
 
     def __init__(
@@ -60,15 +62,19 @@ def run(
     programs: int,
     arguments: Sequence[torch.Tensor | int | None],
     shared: int,
-    together: bool,
+    concurrent: bool,
     random: np.random.Generator,
 ) -> None:
-    """So many programs of the only kernel in `ptx`, with `shared` bytes of shared memory each.
+    """Run the only kernel in `ptx`.
 
     Args:
-        arguments: but for None, the first of the kernel's parameters.
-        together: all at the same time; otherwise one after the other, though in no known order, so
-            that what they share may race all the same.
+        ptx: A PTX module.
+        programs: Number of programs (CTAs).
+        arguments: The first of the kernel's parameters; None is skipped.
+        shared: Bytes of shared memory per program.
+        concurrent: Whether to interleave the programs. Otherwise they run one after another in
+            random order, and accesses of different programs can still race.
+        random: Source of the interleaving and of the initial contents of shared memory.
     """
     program = parse(ptx)
     code = decode(program)
@@ -78,29 +84,29 @@ def run(
     machines = [
         Machine(program, code, i, programs, values, shared, memory, random) for i in range(programs)
     ]
-    if together:
-        _take_turns(machines, random)
+    if concurrent:
+        _interleave(machines, random)
     else:
         for i in random.permutation(programs):
-            _take_turns([machines[i]], random)
+            _interleave([machines[i]], random)
     memory.copy_back()
 
 
-def _take_turns(machines: list[Machine], random: np.random.Generator) -> None:
-    """In turns as random as their lengths: one may be far ahead before another begins.
+def _interleave(machines: list[Machine], random: np.random.Generator) -> None:
+    """Run the machines in turns of random length, so that one can get far ahead of another.
 
     Raises:
-        Deadlock: all that are left wait.
+        Deadlock: All machines that are still running wait.
     """
-    left = {machine: machine.run() for machine in machines}
-    while left:
-        able = [machine for machine in left if not machine.waiting]
-        if not able:
-            raise Deadlock(f"{len(left)} of {len(machines)} programs wait for ever")
-        chosen = able[random.integers(len(able))]
+    running = {machine: machine.run() for machine in machines}
+    while running:
+        runnable = [machine for machine in running if not machine.waiting]
+        if not runnable:
+            raise Deadlock(f"{len(running)} of {len(machines)} programs wait forever")
+        chosen = runnable[random.integers(len(runnable))]
         for _ in range(random.geometric(0.1 ** random.integers(5))):
             if chosen.waiting:
                 break
-            if next(left[chosen], ENDED) is ENDED:
-                del left[chosen]
+            if next(running[chosen], ENDED) is ENDED:
+                del running[chosen]
                 break

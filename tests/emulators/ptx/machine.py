@@ -1,4 +1,4 @@
-"""One program (CTA): its threads in lockstep, an instruction after the other."""
+"""One program (CTA), which executes each instruction for all its threads in lockstep."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .errors import Deadlock, Invalid, Unknown
 from .memory import WARP, Global, Order, Shared
 from .parser import Address, Immediate, Instruction, Operand, Program
 
-#: Of an instruction: what it does, given the mask of the threads it concerns, None for all.
+#: Executes an instruction, given the mask of its active threads, or None for all threads.
 Handler = Callable[["Machine", Instruction, "Array | None"], None]
 HANDLERS: dict[str, Handler] = {}
 
-#: An instruction and what it does, which is None if it only says where to go on.
+#: An instruction and its implementation, which is None for control flow.
 Step = tuple[Instruction, "Operation | Handler | None"]
 
 
 def handles(*names: str) -> Callable[[Handler], Handler]:
-    """Register a handler of the instructions of these names."""
+    """Register a handler for the named instructions."""
 
     def register(handler: Handler) -> Handler:
         HANDLERS.update(dict.fromkeys(names, handler))
@@ -29,18 +29,18 @@ def handles(*names: str) -> Callable[[Handler], Handler]:
     return register
 
 
-#: Before these another program may have its turn.
-MEETINGS = {"ld", "st", "atom", "red", "cp", "bar"}
+#: Other programs may run before these instructions.
+YIELD_BEFORE = {"ld", "st", "atom", "red", "cp", "bar"}
 
-#: How many times a counter is read in vain before that is called waiting.
-PATIENCE = 3
+#: A program waits once it has read the same value of a counter this many times in a row.
+MAX_POLLS = 3
 
-#: How many branches a program may take before it is said never to end.
-MOST_BRANCHES = 100_000
+#: A program that takes more branches than this is considered an infinite loop.
+MAX_BRANCHES = 100_000
 
 
 class Machine:
-    """A program's registers and memories, and `run`, which yields where others may come between."""
+    """The registers and memories of a program; `run` yields where other programs may run."""
 
     def __init__(
         self,
@@ -68,43 +68,43 @@ class Machine:
         }
         self.constants: dict[tuple[int, np.dtype], Array] = {}
         self.branches = 0
-        self.polled = (0, 0, -1)  #: the counter last read, what it said, and the memory's version
-        self.polls = 0  #: how many times in a row it was the same
-        self.copies: list[list] = [[]]  #: groups of cp.async, the last still open
-        self.products: list = [[]]  #: groups of wgmma, the same
+        self.polled = (0, 0, -1)  #: the counter last read, its value, and the memory's version
+        self.polls = 0  #: how many times in a row `polled` was the same
+        self.copy_groups: list[list] = [[]]  #: groups of cp.async; the last is still open
+        self.wgmma_groups: list = [[]]  #: groups of wgmma; the last is still open
         self.in_flight: set[str] = set()  #: registers that a wgmma will write
         self.operands_in_flight: set[str] = set()  #: registers that a wgmma reads
         self.unfenced: set[str] = set()  #: registers written since the last wgmma.fence
 
     @property
     def waiting(self) -> bool:
-        """Whether it reads the same counter again and again, and nothing has changed since."""
-        return self.polls >= PATIENCE and self.polled[2] == self.memory.version
+        """Whether the program polls a counter, and no global memory has changed since."""
+        return self.polls >= MAX_POLLS and self.polled[2] == self.memory.version
 
     def run(self) -> Iterator[None]:
-        """To its end. A loop that polls a counter yields for ever: see `waiting`."""
-        at = 0
+        """Run the program to its end. A loop that polls a counter yields forever; see `waiting`."""
+        position = 0
         while True:
-            ins, what = self.code[at]
-            at += 1
-            if ins.name in MEETINGS:
+            ins, implementation = self.code[position]
+            position += 1
+            if ins.name in YIELD_BEFORE:
                 yield
             active = self._active(ins)
             if active is not None and not active.any():
                 continue
-            if isinstance(what, Operation):
-                self._compute(ins, what, active)
-            elif what is not None:
-                what(self, ins, active)
+            if isinstance(implementation, Operation):
+                self._compute(ins, implementation, active)
+            elif implementation is not None:
+                implementation(self, ins, active)
             elif active is not None:
-                raise Invalid(f"the threads part ways: {ins.text}")
+                raise Invalid(f"the threads diverge: {ins.text}")
             elif ins.name == "ret":
                 return
             else:
-                at = self.program.labels[ins.operands[0]]
+                position = self.program.labels[ins.operands[0]]
                 self.branches += 1
-                if self.branches > MOST_BRANCHES:
-                    raise Deadlock(f"it never ends: {ins.text}")
+                if self.branches > MAX_BRANCHES:
+                    raise Deadlock(f"infinite loop: {ins.text}")
 
     def _active(self, ins: Instruction) -> Array | None:
         if ins.guard is None:
@@ -113,13 +113,13 @@ class Machine:
         mask = ~mask if ins.negated else mask
         return None if mask.all() else mask
 
-    def _compute(self, ins: Instruction, what: Operation, active: Array | None) -> None:
+    def _compute(self, ins: Instruction, operation: Operation, active: Array | None) -> None:
         target, *sources = ins.operands
-        if len(sources) != len(what.sources):
+        if len(sources) != len(operation.sources):
             raise ins.unknown()
-        values = [self.read(s, d) for s, d in zip(sources, what.sources, strict=True)]
+        values = [self.read(s, d) for s, d in zip(sources, operation.sources, strict=True)]
         with np.errstate(all="ignore"):
-            result = what.compute(*values)
+            result = operation.compute(*values)
         if isinstance(target, tuple):
             for register, value in zip(target, result, strict=True):
                 self.write(register, value, active)
@@ -133,7 +133,7 @@ class Machine:
         return np.full(len(self.threads), bits & (1 << 8 * size) - 1, f"u{size}").view(dtype)
 
     def read(self, operand: Operand, dtype: np.dtype) -> Array:
-        """Every thread's value, cut off or filled with zeros to the size of dtype."""
+        """Return every thread's value, truncated or zero-extended to the size of dtype."""
         if isinstance(operand, Immediate):
             key = (operand.bits, dtype)
             if key not in self.constants:
@@ -143,9 +143,9 @@ class Machine:
         if value is None:
             if operand in self.program.written or not str(operand).startswith("%"):
                 raise Invalid(f"{operand} is read before it is written")
-            return self._full(-1, dtype)  # LLVM's `undef`: a value that must not matter; NaN
+            return self._full(-1, dtype)  # LLVM's `undef`, which must not affect results: NaN
         if operand in self.in_flight:
-            raise Invalid(f"{operand} is read while a wgmma is about to write it")
+            raise Invalid(f"{operand} is read while a wgmma in flight writes it")
         if value.dtype == dtype:
             return value
         if value.itemsize != dtype.itemsize:
@@ -156,7 +156,7 @@ class Machine:
         if register == "_":
             return
         if register in self.in_flight or register in self.operands_in_flight:
-            raise Invalid(f"{register} is written while a wgmma is using it")
+            raise Invalid(f"{register} is written while a wgmma in flight uses it")
         dtype = self.program.widths.get(register.rstrip("0123456789"))
         if dtype is None:
             raise Unknown(f"the emulator does not know the register {register}")
@@ -171,31 +171,31 @@ class Machine:
         self.unfenced.add(register)
 
     def addresses(self, operand: Operand) -> Array:
-        """Every thread's, for a place in memory."""
+        """Return every thread's address."""
         assert isinstance(operand, Address)
         base = self.registers.get(operand.base)
         if base is None:
             raise Invalid(f"{operand.base} is read before it is written")
         return base.astype(np.int64) + operand.offset
 
-    def where(self, ins: Instruction, address: Operand, size: int, active: Array | None) -> tuple:
-        """The memory an instruction means, the places of its accesses, and the threads of each."""
+    def resolve(self, ins: Instruction, address: Operand, size: int, active: Array | None) -> tuple:
+        """Return the memory of an access, and the offset and thread of each of its bytes."""
         memory: Shared | Global = self.shared if _in_shared(ins) else self.memory
         chosen = slice(None) if active is None else active
-        places = memory.places(self.addresses(address)[chosen], size, ins.text)
-        return memory, places, np.broadcast_to(self.threads[chosen, None], places.shape)
+        offsets = memory.offsets(self.addresses(address)[chosen], size, ins.text)
+        return memory, offsets, np.broadcast_to(self.threads[chosen, None], offsets.shape)
 
-    def touch(
-        self, memory: Shared | Global, write: bool, places: Array, threads: Array, text: str
+    def record_access(
+        self, memory: Shared | Global, write: bool, offsets: Array, threads: Array, text: str
     ) -> None:
-        """Note the accesses, and see that they race with none."""
-        places, threads = places.ravel(), threads.ravel()
+        """Record accesses, and check that they race with no earlier one."""
+        offsets, threads = offsets.ravel(), threads.ravel()
         order = memory.order if isinstance(memory, Shared) else self.order
-        (memory.write if write else memory.read)(places, threads, order, text)
+        (memory.write if write else memory.read)(offsets, threads, order, text)
 
-    def warp_wide(self, ins: Instruction, active: Array | None) -> None:
+    def require_all_threads(self, ins: Instruction, active: Array | None) -> None:
         if active is not None:
-            raise Invalid(f"only some threads take part: {ins.text}")
+            raise Invalid(f"all threads must be active: {ins.text}")
 
 
 def _in_shared(ins: Instruction) -> bool:
@@ -203,7 +203,11 @@ def _in_shared(ins: Instruction) -> bool:
 
 
 def decode(program: Program) -> list[Step]:
-    """Raises Unknown for what the emulator lacks, whether or not it is ever run."""
+    """Look up the implementation of every instruction, whether or not it ever runs.
+
+    Raises:
+        Unknown: The emulator does not implement an instruction.
+    """
     return [(ins, _decode(ins)) for ins in program.code]
 
 
@@ -215,7 +219,7 @@ def _decode(ins: Instruction) -> Operation | Handler | None:
 
 @handles("mov")
 def _move(machine: Machine, ins: Instruction, active: Array | None) -> None:
-    """Of a register, or of its parts from or to several."""
+    """Move a register, split one into several, or join several into one."""
     target, source = ins.operands
     dtype = DTYPES[ins.type]
     targets = target if isinstance(target, tuple) else (target,)
@@ -232,13 +236,13 @@ def _move(machine: Machine, ins: Instruction, active: Array | None) -> None:
     for register, value in zip(targets, values, strict=True):
         machine.write(register, np.ascontiguousarray(value), active)
     if machine.unfenced.isdisjoint(sources):
-        # Between wgmma.fence and wgmma LLVM likes to copy, which ptxas then does without.
+        # LLVM inserts copies between wgmma.fence and wgmma, which ptxas removes.
         machine.unfenced -= {*targets}
 
 
 @handles("bar")
 def _barrier(machine: Machine, ins: Instruction, active: Array | None) -> None:
-    machine.warp_wide(ins, active)
+    machine.require_all_threads(ins, active)
     if ins.text not in ("bar.sync 0", "bar.warp.sync -1"):
         raise ins.unknown()
     whole = ins.modifiers[0] == "sync" or len(machine.threads) == WARP
@@ -248,8 +252,8 @@ def _barrier(machine: Machine, ins: Instruction, active: Array | None) -> None:
 
 @handles("shfl")
 def _shuffle(machine: Machine, ins: Instruction, active: Array | None) -> None:
-    """Each lane's value from another of its warp."""
-    machine.warp_wide(ins, active)
+    """Read each lane's value from another lane of its warp."""
+    machine.require_all_threads(ins, active)
     target, source, by, clamp, mask = ins.operands
     mode = ins.modifiers[1]
     if isinstance(target, tuple) or clamp != Immediate(31) or mask != Immediate(-1):

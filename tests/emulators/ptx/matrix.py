@@ -1,4 +1,4 @@
-"""Instructions of the matrix unit: `tensor_core` says where the elements lie."""
+"""Tensor core instructions; `tensor_core` defines the layouts of their operands."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .machine import Machine, handles
 from .memory import Shared
 from .parser import Immediate, Instruction
 from .tensor_core import (
-    accumulator,
-    described,
-    from_accumulator,
+    descriptor_addresses,
     from_lanes,
-    left,
-    product,
-    right,
+    gather_accumulator,
+    gather_left,
+    gather_right,
+    multiply_add,
+    row_addresses,
+    scatter_accumulator,
     to_float,
     to_lanes,
-    warp_matrices,
 )
 
 FLOAT = DTYPES["f32"]
@@ -33,32 +33,32 @@ MATRICES = {"sync", "aligned", "m8n8", "x1", "x2", "x4", "trans", "shared", "b16
 
 @handles("ldmatrix", "stmatrix")
 def _matrices(machine: Machine, ins: Instruction, active: Array | None) -> None:
-    """8 x 8 matrices of 2 bytes an element, a register each."""
-    machine.warp_wide(ins, active)
+    """Load or store 8 x 8 matrices of 2-byte elements, one register per matrix."""
+    machine.require_all_threads(ins, active)
     writes = ins.name == "stmatrix"
     address, registers = ins.operands if writes else reversed(ins.operands)
     if not {*ins.modifiers} <= MATRICES:
         raise ins.unknown()
     assert isinstance(registers, tuple)
     transposed = "trans" in ins.modifiers
-    rows = warp_matrices(machine.addresses(address), len(registers))
+    rows = row_addresses(machine.addresses(address), len(registers))
     shared = machine.shared
     for j, register in enumerate(registers):
-        places = shared.places(rows[:, j].ravel(), 16, ins.text).reshape(-1, 8, 16)
-        first = to_lanes(places[..., ::2], transposed)  # of the two bytes of each element
+        offsets = shared.offsets(rows[:, j].ravel(), 16, ins.text).reshape(-1, 8, 16)
+        first = to_lanes(offsets[..., ::2], transposed)  # the first byte of each element
         mine = np.stack([first, first + 1], axis=2).reshape(len(first), -1)
         threads = np.broadcast_to(machine.threads[:, None], mine.shape)
-        machine.touch(shared, writes, mine, threads, ins.text)
+        machine.record_access(shared, writes, mine, threads, ins.text)
         if writes:
             values = machine.read(register, UINT32).view(np.uint16)
-            shared.put(places, from_lanes(values, transposed), ins.text)
+            shared.put(offsets, from_lanes(values, transposed), ins.text)
         else:
             values = shared.get(mine, np.dtype(np.uint16))
             machine.write(register, np.ascontiguousarray(values).view(UINT32)[:, 0])
 
 
 def _stacked(machine: Machine, registers: object, dtype: np.dtype) -> Array:
-    """[threads, elements] of several registers."""
+    """Return the elements of several registers, [threads, elements]."""
     assert isinstance(registers, tuple)
     values = np.stack([machine.read(register, UINT32) for register in registers], axis=1)
     return values.view(dtype)
@@ -66,8 +66,8 @@ def _stacked(machine: Machine, registers: object, dtype: np.dtype) -> Array:
 
 @handles("mma")
 def _multiply(machine: Machine, ins: Instruction, active: Array | None) -> None:
-    """A warp's product [16, k] x [k, 8]."""
-    machine.warp_wide(ins, active)
+    """Multiply [16, k] by [k, 8] and add c, per warp."""
+    machine.require_all_threads(ins, active)
     form = re.fullmatch(
         r"sync\.aligned\.m16n8k(\d+)\.row\.col\.f32\.(bf16|f16|tf32)\.\2\.f32",
         ".".join(ins.modifiers),
@@ -78,62 +78,62 @@ def _multiply(machine: Machine, ins: Instruction, active: Array | None) -> None:
     d, a, b, c = ins.operands
     bits = DTYPES["u32" if kind == "tf32" else "u16"]
     a, b = _stacked(machine, a, bits), _stacked(machine, b, bits)
-    sums = product(
-        to_float(left(a, k), kind),
-        to_float(right(b, k), kind),
-        accumulator(_stacked(machine, c, FLOAT), 8),
+    sums = multiply_add(
+        to_float(gather_left(a, k), kind),
+        to_float(gather_right(b, k), kind),
+        gather_accumulator(_stacked(machine, c, FLOAT), 8),
     )
     assert isinstance(d, tuple)
-    for register, value in zip(d, from_accumulator(sums).T, strict=True):
+    for register, value in zip(d, scatter_accumulator(sums).T, strict=True):
         machine.write(register, value.copy())
 
 
 class InFlight(NamedTuple):
-    """What a wgmma uses until it is waited for."""
+    """The memory and registers that a wgmma uses until it is waited for."""
 
-    places: list[Array]  #: of shared memory
-    written: set[str]
-    read: set[str]
+    offsets: list[Array]  #: bytes of shared memory that it reads
+    written: set[str]  #: registers
+    read: set[str]  #: registers
 
 
 @handles("wgmma")
 def _warpgroup(machine: Machine, ins: Instruction, active: Array | None) -> None:
-    machine.warp_wide(ins, active)
-    what = ins.modifiers[0]
-    if what == "fence":
+    machine.require_all_threads(ins, active)
+    form = ins.modifiers[0]
+    if form == "fence":
         machine.unfenced.clear()
-    elif what == "commit_group":
-        machine.products.append([])
-    elif what == "wait_group":
-        (left_over,) = ins.operands
-        assert isinstance(left_over, Immediate)
-        _wait(machine, left_over.bits)
-    elif what == "mma_async":
+    elif form == "commit_group":
+        machine.wgmma_groups.append([])
+    elif form == "wait_group":
+        (remaining,) = ins.operands
+        assert isinstance(remaining, Immediate)
+        _wait(machine, remaining.bits)
+    elif form == "mma_async":
         _multiply_async(machine, ins)
     else:
         raise ins.unknown()
 
 
-def _wait(machine: Machine, left_over: int) -> None:
-    """Until no more than so many groups are in flight."""
-    done = max(0, len(machine.products) - 1 - left_over)
-    for group in machine.products[:done]:
+def _wait(machine: Machine, remaining: int) -> None:
+    """Complete groups until at most `remaining` are in flight."""
+    done = max(0, len(machine.wgmma_groups) - 1 - remaining)
+    for group in machine.wgmma_groups[:done]:
         for flight in group:
-            for places in flight.places:
-                machine.shared.multiplied_by(places)
-    del machine.products[:done]
-    flying = [flight for group in machine.products for flight in group]
-    machine.in_flight = set().union(*(flight.written for flight in flying))
-    machine.operands_in_flight = set().union(*(flight.read for flight in flying))
+            for offsets in flight.offsets:
+                machine.shared.end_wgmma_read(offsets)
+    del machine.wgmma_groups[:done]
+    unfinished = [flight for group in machine.wgmma_groups for flight in group]
+    machine.in_flight = set().union(*(flight.written for flight in unfinished))
+    machine.operands_in_flight = set().union(*(flight.read for flight in unfinished))
 
 
 def _multiply_async(machine: Machine, ins: Instruction) -> None:
-    """A warpgroup's product [64, 16] x [16, columns], added to d or in its place."""
+    """Multiply [64, 16] by [16, columns] per warpgroup; add the product to d or overwrite d."""
     form = re.fullmatch(
         r"mma_async\.sync\.aligned\.m64n(\d+)k16\.f32\.(bf16|f16)\.\2", ".".join(ins.modifiers)
     )
-    d, a, b, add, *signs_and_turns = ins.operands
-    flags = [int(f.bits) for f in signs_and_turns if isinstance(f, Immediate)]
+    d, a, b, add, *signs_and_transposes = ins.operands
+    flags = [int(f.bits) for f in signs_and_transposes if isinstance(f, Immediate)]
     in_registers = isinstance(a, tuple)
     if form is None or flags[:2] != [1, 1] or len(flags) != (3 if in_registers else 4):
         raise ins.unknown()
@@ -148,50 +148,55 @@ def _multiply_async(machine: Machine, ins: Instruction) -> None:
     right_operand = _from_shared(machine, ins, b, columns, bool(flags[-1]), used)
     if in_registers:
         halves = _stacked(machine, a, DTYPES["u16"])
-        left_operand = left(halves, 16).reshape(groups, 64, 16)
+        left_operand = gather_left(halves, 16).reshape(groups, 64, 16)
     else:
         left_operand = _from_shared(machine, ins, a, 64, bool(flags[2]), used)
-    machine.in_flight -= {*d}  # the one product may follow the other
+    machine.in_flight -= {*d}  # a wgmma may accumulate onto another in flight
     sums: Array = np.zeros((), np.float32)
     adds = machine.read(add, PRED)
     if adds.any():
         if not adds.all():
-            raise Invalid(f"threads disagree: {ins.text}")
-        sums = accumulator(_stacked(machine, d, FLOAT), columns).reshape(groups, 64, columns)
-    sums = product(
+            raise Invalid(f"scale-d differs between threads: {ins.text}")
+        sums = gather_accumulator(_stacked(machine, d, FLOAT), columns).reshape(groups, 64, columns)
+    sums = multiply_add(
         to_float(left_operand, kind), to_float(right_operand, kind).transpose(0, 2, 1), sums
     )
-    values = from_accumulator(sums.reshape(-1, 16, columns))
+    values = scatter_accumulator(sums.reshape(-1, 16, columns))
     for register, value in zip(d, values.T, strict=True):
         machine.registers[register] = np.ascontiguousarray(value).view(UINT32)
-    machine.products[-1].append(InFlight(used, {*d}, reads))
+    machine.wgmma_groups[-1].append(InFlight(used, {*d}, reads))
     machine.in_flight |= {*d}
     machine.operands_in_flight |= reads
 
 
 def _from_shared(
-    machine: Machine, ins: Instruction, operand: object, rows: int, turned: bool, used: list[Array]
+    machine: Machine,
+    ins: Instruction,
+    operand: object,
+    rows: int,
+    transposed: bool,
+    used: list[Array],
 ) -> Array:
-    """[warpgroups, rows, 16] bits of what the descriptors describe; the places go to `used`."""
+    """Return an operand in shared memory, [warpgroups, rows, 16] bits; append offsets to `used`."""
     shared: Shared = machine.shared
     matrices = []
     descriptors = machine.read(operand, U64).reshape(-1, GROUP)  # type: ignore[arg-type]
     for descriptor in descriptors:
         if (descriptor != descriptor[0]).any():
-            raise Invalid(f"a warpgroup's threads disagree: {ins.text}")
-        addresses = described(int(descriptor[0]), rows, turned)
-        places = shared.places(addresses.ravel(), 2, ins.text)
-        unique = np.unique(places)
-        shared.multiply(unique, ins.text)
+            raise Invalid(f"descriptors differ between threads of a warpgroup: {ins.text}")
+        addresses = descriptor_addresses(int(descriptor[0]), rows, transposed)
+        offsets = shared.offsets(addresses.ravel(), 2, ins.text)
+        unique = np.unique(offsets)
+        shared.begin_wgmma_read(unique, ins.text)
         used.append(unique)
-        matrices.append(shared.get(places, np.dtype(np.uint16)).reshape(rows, 16))
+        matrices.append(shared.get(offsets, np.dtype(np.uint16)).reshape(rows, 16))
     return np.stack(matrices)
 
 
 @handles("fence")
 def _fence(machine: Machine, ins: Instruction, active: Array | None) -> None:
-    """What was written to shared memory, and is ordered, is for wgmma to read."""
-    machine.warp_wide(ins, active)
+    """Make writes to shared memory visible to the async proxy, which wgmma uses."""
+    machine.require_all_threads(ins, active)
     if ins.modifiers != ("proxy", "async", "shared_cta"):
         raise ins.unknown()
     machine.shared.fenced[:] = True

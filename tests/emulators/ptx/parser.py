@@ -1,4 +1,4 @@
-"""The text of PTX to instructions."""
+"""Parse PTX into instructions."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class Address:
     offset: int
 
 
-#: A register, label or symbol by its name; a constant; a place in memory; or several of these.
+#: The name of a register, label or symbol; a constant; an address; or several operands.
 Operand = str | Immediate | Address | tuple
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """`@!%p1 add.s32 %r1, %r2, 3;`"""
+    """An instruction, such as `@!%p1 add.s32 %r1, %r2, 3;`."""
 
     text: str
-    guard: str | None  #: the predicate, without its @ and !
+    guard: str | None  #: the predicate, without @ and !
     negated: bool
-    name: str  #: up to the first dot
-    modifiers: tuple[str, ...]  #: what follows it, between dots
+    name: str  #: the opcode up to the first dot
+    modifiers: tuple[str, ...]  #: the rest of the opcode, split at dots
     operands: tuple[Operand, ...]
 
     @property
@@ -42,18 +42,18 @@ class Instruction:
         return self.modifiers[-1]
 
     def unknown(self) -> Unknown:
-        return Unknown(f"the emulator does not know this form of {self.name}: {self.text}")
+        return Unknown(f"the emulator does not implement this form of {self.name}: {self.text}")
 
 
 @dataclass
 class Program:
-    """A kernel: one entry of a PTX module."""
+    """A kernel: an entry of a PTX module."""
 
     threads: int
     parameters: list[str]
-    widths: dict[str, np.dtype]  #: of registers, by the name before their number
+    widths: dict[str, np.dtype]  #: dtypes of registers, by the prefix before their number
     code: list[Instruction] = field(default_factory=list)
-    written: set[str] = field(default_factory=set)  #: registers that some instruction writes
+    written: set[str] = field(default_factory=set)  #: registers that an instruction writes
     labels: dict[str, int] = field(default_factory=dict)
 
 
@@ -63,7 +63,7 @@ STATEMENT = re.compile(r"(?:@(!?)(%\w+)\s+)?([a-z][\w.:]*)\s*(.*)", re.S)
 
 @functools.lru_cache(maxsize=64)
 def parse(ptx: str) -> Program:
-    """The only kernel of a PTX module."""
+    """Parse a PTX module that has a single kernel."""
     text = re.sub(r"//[^\n]*", "", ptx)
     head, body = re.split(r"\.visible\s+\.entry", text, maxsplit=1)[1].split("{", 1)
     threads = re.search(r"\.reqntid\s+(\d+)", head)
@@ -88,7 +88,7 @@ def parse(ptx: str) -> Program:
 
 
 def _statements(body: str) -> list[str]:
-    """Up to the brace that closes the body, without directives; a label stays before its own."""
+    """Return the statements of a body, without directives and each with its labels."""
     depth, lines = 1, []
     for line in body.split("\n"):
         line = line.strip()
@@ -105,7 +105,7 @@ def _statements(body: str) -> list[str]:
 def _instruction(text: str) -> Instruction:
     match = STATEMENT.fullmatch(text)
     if match is None:
-        raise Unknown(f"the emulator cannot read: {text}")
+        raise Unknown(f"the emulator cannot parse the instruction {text}")
     negated, guard, opcode, rest = match.groups()
     name, *modifiers = opcode.replace("::", "_").split(".")
     operands = tuple(_operand(part) for part in _split(rest, ","))
@@ -113,7 +113,7 @@ def _instruction(text: str) -> Instruction:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """At the separators that no bracket encloses."""
+    """Split at separators outside brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "{[") - (character in "}]")
@@ -130,7 +130,7 @@ def _operand(text: str) -> Operand:
     if text.startswith("["):
         match = re.fullmatch(r"\[\s*([\w%.$]+)\s*(?:\+\s*(-?\d+))?\s*\]", text)
         if match is None:
-            raise Unknown(f"the emulator cannot read the address {text}")
+            raise Unknown(f"the emulator cannot parse the address {text}")
         return Address(match[1], int(match[2] or 0))
     if re.fullmatch(r"0[fd][0-9a-fA-F]+", text):
         return Immediate(int(text[2:], 16))

@@ -1,4 +1,4 @@
-"""The torch backend, which runs nn.RNN's own implementation in FusedRNN, in all its uses."""
+"""The torch backend, with which FusedRNN runs nn.RNN's own implementation."""
 
 import itertools
 from collections.abc import Callable

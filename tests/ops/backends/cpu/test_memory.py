@@ -1,4 +1,4 @@
-"""The operators give back what they take: a call leaves malloc as it was."""
+"""The operators do not leak memory."""
 
 import ctypes
 import gc
@@ -14,7 +14,7 @@ from tests.utils.marks import requires_extension
 
 pytestmark = [
     requires_extension,
-    pytest.mark.skipif(sys.platform != "linux", reason="asks glibc"),
+    pytest.mark.skipif(sys.platform != "linux", reason="uses glibc's mallinfo2"),
 ]
 
 OPERATORS = torch.ops.fastrnn
@@ -23,7 +23,7 @@ PACKED = Problem(10, 4, 2, 16, "packed", dtype=torch.float32)
 
 
 def in_use() -> int:
-    """Bytes that malloc has handed out and not got back."""
+    """Return the bytes that malloc has allocated and not freed."""
 
     class Info(ctypes.Structure):
         _fields_ = [
@@ -43,7 +43,7 @@ def in_use() -> int:
 
 
 def calls() -> dict[str, Callable[[], object]]:
-    """A call of every operator that the extension serves."""
+    """Return calls of all operators that the extension implements."""
     found: dict[str, Callable[[], object]] = {}
     for problem in (PROBLEM, PACKED):
         pre, weight_hh, h0, ragged = problem.tensors()
@@ -53,8 +53,8 @@ def calls() -> dict[str, Callable[[], object]]:
         given = pre, h0, pre, weight_hh, h0
         found[f"backward {name}"] = lambda g=given, r=rest: OPERATORS.recurrence_backward(*g, *r)
     pre, weight_hh, h0, ragged = PROBLEM.tensors()
-    of_out = pre, weight_hh, h0, *ragged, *PROBLEM.options
-    found["recurrence.out"] = lambda: OPERATORS.recurrence.out(*of_out, out=pre)
+    arguments = pre, weight_hh, h0, *ragged, *PROBLEM.options
+    found["recurrence.out"] = lambda: OPERATORS.recurrence.out(*arguments, out=pre)
     x, weight, bias = torch.randn(10, 8), torch.randn(16, 8), torch.randn(16)
     found["linear"] = lambda: OPERATORS.linear(x, weight, bias)
     layer, data = FusedRNN(8, 16, 2), torch.randn(5, 2, 8)
@@ -72,8 +72,8 @@ CALLS = calls()
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("count", [500, pytest.param(100000, marks=pytest.mark.exhaustive)])
-def test_a_call_leaves_nothing_behind(name: str, count: int) -> None:
-    """Of three rounds the best counts: caches grow in one of them, a leak shows in all."""
+def test_calls_do_not_leak(name: str, count: int) -> None:
+    """Takes the best of three rounds: a cache grows in one of them, a leak in all."""
     call = CALLS[name]
     growth = []
     for _ in range(3):
@@ -83,7 +83,7 @@ def test_a_call_leaves_nothing_behind(name: str, count: int) -> None:
             call()
         gc.collect()
         growth.append(in_use() - before)
-    assert min(growth) < count / 2  # bytes; no block of malloc's is below 32
+    assert min(growth) < count / 2  # bytes; a block of malloc has at least 32
 
 
 def test_schemas_take_no_strings() -> None:

@@ -1,4 +1,4 @@
-"""A call for which there is no memory raises, and neither hangs nor ends the process."""
+"""A call that runs out of memory raises; it neither hangs nor ends the process."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="replaces glibc's malloc"),
 ]
 
-#: Fails every allocation of every call in turn, in a process of its own.
+#: Makes every allocation of every call fail in turn; runs in its own process.
 SCRIPT = """
 import ctypes, faulthandler, sys
 import torch
@@ -66,13 +66,13 @@ for name, call in calls.items():
             result = call()
         except (MemoryError, RuntimeError) as error:
             memory.fail_after(-1)
-            said = str(error)
-            assert isinstance(error, MemoryError) or "memory" in said or "allocate" in said, said
+            message = str(error)
+            assert isinstance(error, MemoryError) or "memory" in message or "allocate" in message
             raised += 1
             continue
         memory.fail_after(-1)
         assert all(map(torch.equal, expected, result)), (name, k)
-    assert raised >= count - 1, (name, count, raised)  # torch may do without one of its own
+    assert raised >= count - 1, (name, count, raised)  # torch may handle a failure of its own
     assert all(map(torch.equal, expected, call())), name
     print(name, count)
 """
@@ -83,7 +83,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_program(tmp_path_factory, "failing_memory.cpp", "-O2", "-shared", "-fPIC")
 
 
-def test_every_allocation_may_fail(library: Path) -> None:
+def test_every_failed_allocation_raises(library: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(library)],
         env={**os.environ, "LD_PRELOAD": str(library)},

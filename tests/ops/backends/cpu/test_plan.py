@@ -1,4 +1,4 @@
-"""How the CPU kernels divide work, and over how many CPUs: csrc/cpu/plan.cpp, cpu_count.cpp."""
+"""Work division and CPU count of the CPU kernels: csrc/cpu/plan.cpp, cpu_count.cpp."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def test_no_team_forms_after_oversubscription(program: Path) -> None:
 
 
 @needs_two
-def test_four_gates_are_four_times_the_work(program: Path) -> None:
+def test_four_gates_count_as_four_times_the_work(program: Path) -> None:
     """With one gate, 256² weights are too few to divide two steps or to pack in parallel."""
     assert answer(program, "gates") == ["0 0 1", "1 1 2"]
 
@@ -85,7 +85,7 @@ def test_affinity_is_ignored_if_openmp_binds_threads(program: Path) -> None:
 def test_control_groups(
     program: Path, tmp_path: Path, groups: str, files: dict[str, str], cpus: int
 ) -> None:
-    """Both versions, enclosing groups, and a container whose own group is mounted as the root."""
+    """Covers both versions, enclosing groups, and containers with their group mounted as root."""
     (tmp_path / "groups").write_text(groups)
     for name, text in files.items():
         path = tmp_path / "mount" / name

@@ -5,7 +5,7 @@ from .test_edge_cases import INFINITY, ONES
 
 CLUSTER = Kernel("cluster", "forward")
 CLUSTER_BACKWARD = Kernel("cluster", "backward")
-CLUSTER_FLOAT32 = Kernel("cluster", "forward", "float32")  # whose tolerance hides nothing
+CLUSTER_FLOAT32 = Kernel("cluster", "forward", "float32")  # its tolerance hides no error
 GRID = Kernel("grid", "forward")
 GRID_BACKWARD = Kernel("grid", "backward")
 GRID_FLOAT32 = Kernel("grid", "forward", "float32")
@@ -26,7 +26,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "no bytes expected again",
+        "bytes are expected only once",
         CLUSTER,
         "cluster_warp.h",
         {"if (threadIdx.x == 0) ptx::mbarrier_arrive_expect_tx(barrier, bytes);": ""},
@@ -35,7 +35,7 @@ MUTANTS = [
         quick=True,
     ),
     Mutant(
-        "the wrong phase",
+        "wrong phase",
         CLUSTER,
         "cluster_warp.h",
         {"unsigned(s - 1) / 2 % 2": "unsigned(s) / 2 % 2"},
@@ -51,7 +51,7 @@ MUTANTS = [
         "not close|one arrival too many",
     ),
     Mutant(
-        "a single block does not synchronise",
+        "a single block does not synchronize",
         CLUSTER,
         "cluster_warp.h",
         {"      __syncthreads();\n    } else if (s > 0) {": "    } else if (s > 0) {"},
@@ -59,7 +59,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "one thread alone waits for the state",
+        "only one thread waits for the state",
         CLUSTER,
         "cluster_warp.h",
         {"ptx::mbarrier_wait(barrier,": "if (threadIdx.x == 0) ptx::mbarrier_wait(barrier,"},
@@ -67,7 +67,7 @@ MUTANTS = [
         "not close|deadlock",
     ),
     Mutant(
-        "the cluster does not synchronise first",
+        "the cluster does not synchronize at the start",
         CLUSTER,
         "cluster.h",
         {"  ptx::barrier_cluster();\n\n": "  __syncthreads();\n\n"},
@@ -75,7 +75,7 @@ MUTANTS = [
         "not initialised",
     ),
     Mutant(
-        "mbarriers not fenced",
+        "no fence after mbarrier.init",
         CLUSTER,
         "cluster_warp.h",
         {"      ptx::fence_mbarrier_init();\n": ""},
@@ -83,7 +83,7 @@ MUTANTS = [
         "before fence_mbarrier_init",
     ),
     Mutant(
-        "the last state is sent, and the cluster does not synchronise last",
+        "the last state is sent, and the cluster does not synchronize at the end",
         CLUSTER,
         "cluster.h",
         {
@@ -102,7 +102,7 @@ MUTANTS = [
         "not close|deadlock",
     ),
     Mutant(
-        "prefetches not waited for",
+        "no wait for prefetches",
         CLUSTER,
         "cluster.h",
         {"      ptx::cp_async_wait<STAGES - 1>();\n": ""},
@@ -110,7 +110,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "prefetches waited for a step late",
+        "the wait for prefetches is a step late",
         CLUSTER_BACKWARD,
         "cluster.h",
         {"ptx::cp_async_wait<STAGES - 1>();": "ptx::cp_async_wait<STAGES>();"},
@@ -126,7 +126,7 @@ MUTANTS = [
         "heap-buffer-overflow|deadlock|not close",
     ),
     Mutant(
-        "units beyond H sent",
+        "units beyond H are sent",
         CLUSTER,
         "cluster_warp.h",
         {"= unit < H ? ~0u >> (32 - rows) : 0;": "= ~0u >> (32 - rows);"},
@@ -134,15 +134,15 @@ MUTANTS = [
         "deadlock|not close|has exited",
     ),
     Mutant(
-        "values beyond H kept",
+        "values beyond H are not masked",
         CLUSTER,
         "cluster_warp.h",
         {"valid_units = unit_mask<E>(unit, H);": "valid_units{~0u, ~0u};"},
-        Runs(18, blocks=2, spoilt={"h0": INFINITY}),
+        Runs(18, blocks=2, poisoned={"h0": INFINITY}),
         "not close",
     ),
     Mutant(
-        "fewer bytes expected",
+        "too few bytes are expected",
         CLUSTER,
         "cluster.h",
         {"rows * ((H + E::chunk_units - 1) / E::chunk_units) * 8;": "rows * H * size;"},
@@ -150,7 +150,7 @@ MUTANTS = [
         "deadlock|not close",
     ),
     Mutant(
-        "inactive rows forget their state",
+        "inactive rows lose their state",
         CLUSTER,
         "cluster.h",
         {"inactive = backward ? uint2{0, 0} : h[n][i];": "inactive{0, 0};"},
@@ -158,7 +158,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "inactive rows forget dh",
+        "inactive rows lose dh",
         CLUSTER_BACKWARD,
         "cluster.h",
         {"+= product ? 0 : dh[n][i];": "+= s > 0 ? 0 : dh[n][i];"},
@@ -174,7 +174,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "units of W_hh in another order",
+        "wrong order of the units of W_hh",
         CLUSTER,
         "mma_traits.h",
         {"return 4 * (g / 2) + g % 2;": "return 4 * (g / 2) + 2 * (g % 2);"},
@@ -182,7 +182,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "the wrong half of W_hh transposed",
+        "halves of the transposed W_hh are swapped",
         CLUSTER_BACKWARD,
         "mma_traits.h",
         {
@@ -194,7 +194,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "lengths ignored",
+        "lengths are ignored",
         CLUSTER,
         "cluster_warp.h",
         {"int(p.lengths ? p.lengths[first_row + lane_index] : p.T);": "int(p.T);"},
@@ -203,7 +203,7 @@ MUTANTS = [
     ),
     # grid
     Mutant(
-        "memory not filled",
+        "the exchange buffer is not filled",
         GRID,
         "grid.h",
         {"if (p.T > 0) fill(exchange.states, 0xff, p.T * exchange.step_bytes, stream);": ""},
@@ -212,11 +212,11 @@ MUTANTS = [
         quick=True,
     ),
     Mutant(
-        "a state may be the sentinel",
+        "a state can equal the sentinel",
         GRID_FLOAT32,
         "grid_warp.h",
         {"{chunk.x == sentinel ? nan : chunk.x, chunk.y == sentinel ? nan : chunk.y}": "chunk"},
-        Runs(32, splits=2, relu=True, spoilt={"pre": ONES}),
+        Runs(32, splits=2, relu=True, poisoned={"pre": ONES}),
         "deadlock",
     ),
     Mutant(
@@ -228,7 +228,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "one word in four waited for",
+        "only one word in four is waited for",
         GRID_BACKWARD,
         "grid_warp.h",
         {" || words.y == sentinel || words.z == sentinel || words.w == sentinel": ""},
@@ -236,15 +236,15 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "h0 waited for",
+        "h0 is waited for",
         GRID,
         "grid_warp.h",
         {"lane_state->valid_k_tiles : 0, !begins}": "lane_state->valid_k_tiles : 0, true}"},
-        Runs(32, splits=2, spoilt={"h0": ONES}),
+        Runs(32, splits=2, poisoned={"h0": ONES}),
         "deadlock",
     ),
     Mutant(
-        "one buffer of sums",
+        "one buffer for sums",
         GRID,
         "grid.h",
         {"sums + (t & 1) * sums_size": "sums"},
@@ -268,7 +268,7 @@ MUTANTS = [
         "blocks wait to be scheduled",
     ),
     Mutant(
-        "more at once than there is room for",
+        "more teams at once than fit",
         GRID,
         "grid.h",
         {"at_once = std::min(plan.at_once, room);": "at_once = plan.at_once;"},
@@ -276,7 +276,7 @@ MUTANTS = [
         "more blocks than can run at once",
     ),
     Mutant(
-        "units beyond the row published",
+        "units beyond the row are published",
         GRID,
         "grid_warp.h",
         {"if (epilogue.unit >= exchange.width) return true;": ""},
@@ -284,15 +284,15 @@ MUTANTS = [
         "not close|heap-buffer-overflow",
     ),
     Mutant(
-        "values beyond H published",
+        "values beyond H are published",
         GRID,
         "grid_warp.h",
         {"replace_sentinel<E>({chunk.x & mask.x, chunk.y & mask.y})": "replace_sentinel<E>(chunk)"},
-        Runs(18, splits=2, spoilt={"h0": INFINITY}),
+        Runs(18, splits=2, poisoned={"h0": INFINITY}),
         "not close",
     ),
     Mutant(
-        "short rows begin at the last step of all",
+        "short reverse rows begin at the last step of the batch",
         GRID,
         "epilogue.h",
         {"return t + 1 < length ? t + 1 : -1;": "return t + 1 < steps ? t + 1 : -1;"},
@@ -308,7 +308,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "steps that no row has",
+        "steps without active rows are not zeroed",
         GRID,
         "grid.h",
         {"for (int t = steps; t < p.T; ++t) epilogue.store_zeros(epilogue.result(), t);": ""},
@@ -324,7 +324,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "short rows forget grad_h_n",
+        "short rows lose grad_h_n",
         GRID_BACKWARD,
         "epilogue.h",
         {"this->order.previous(t, length) < 0 &&": "t == this->order.time(0) &&"},
@@ -333,7 +333,7 @@ MUTANTS = [
     ),
     # step
     Mutant(
-        "the step before, of a reverse group too",
+        "reverse groups read step t - 1",
         STEP,
         "step.h",
         {"(p.out) + p.at(previous, b, tile.group);": "(p.out) + p.at(tile.t - 1, b, tile.group);"},
@@ -350,7 +350,7 @@ MUTANTS = [
         quick=True,
     ),
     Mutant(
-        "inactive rows not zeroed",
+        "inactive rows are not zeroed",
         STEP,
         "epilogue.h",
         {"    store_zeros(result, t);\n": ""},
@@ -359,7 +359,7 @@ MUTANTS = [
         quick=True,
     ),
     Mutant(
-        "rows without steps forget h0",
+        "rows without steps lose h0",
         STEP,
         "step.h",
         {"  if (i == 0) epilogue.begin();\n": ""},
@@ -367,7 +367,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "warps do not synchronise",
+        "warps do not synchronize",
         STEP_BACKWARD,
         "step.h",
         {"  __syncthreads();\n  if (warp >= N) return;": "  if (warp >= N) return;"},
@@ -384,10 +384,10 @@ MUTANTS = [
     ),
 ]
 
-#: Changes that are correct under every schedule of all the mutants' problems.
+#: Changes that stay correct under every schedule of all the mutants' problems.
 BENIGN = {
-    # A block waits for all that is sent to it before it exits.
-    "the cluster does not synchronise last": (
+    # A block waits for all data sent to it before it exits.
+    "the cluster does not synchronize at the end": (
         "cluster.h",
         {"  ptx::barrier_cluster();\n#endif": "#endif"},
     ),

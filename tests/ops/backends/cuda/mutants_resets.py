@@ -1,4 +1,4 @@
-"""As mutants.py, for the kernels with resets."""
+"""Mutants of the kernels with resets; see mutants.py."""
 
 from .mutation import Kernel, Mutant, Runs
 from .test_edge_cases import INFINITY
@@ -11,7 +11,7 @@ STEP_RESETS_FLOAT64 = Kernel("step", "forward", "float64", resets=True)
 
 MUTANTS = [
     Mutant(
-        "the reset of the previous step, in reverse groups",
+        "reverse groups use the reset of step t",
         CLUSTER_RESETS,
         "pass_traits.h",
         {"descending ? t + 1 : t;": "t;"},
@@ -19,7 +19,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "resets of rows that have ended",
+        "resets beyond the end of a row are used",
         CLUSTER_RESETS,
         "pass_traits.h",
         {"later < length &&": "later < p.T &&"},
@@ -27,7 +27,7 @@ MUTANTS = [
         "not close|heap-buffer-overflow",
     ),
     Mutant(
-        "h0 not reset",
+        "h0 is not reset",
         CLUSTER_RESETS,
         "cluster_warp.h",
         {"reset_rows >> b & 1 ? uint2{0, 0} : chunk": "chunk"},
@@ -35,7 +35,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "reset a step late",
+        "resets are a step late",
         CLUSTER_RESETS,
         "cluster.h",
         {"time(s + 2), first_row": "time(s + 1), first_row"},
@@ -43,15 +43,15 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "multiplied by 0",
+        "the product is multiplied by 0",
         GRID_RESETS,
         "epilogue.h",
         {"(resets.at(i) ? 0 : sum[i])": "(resets.at(i) ? 0 : 1) * sum[i]"},
-        Runs(32, splits=2, relu=True, spoilt={"pre": INFINITY}),
+        Runs(32, splits=2, relu=True, poisoned={"pre": INFINITY}),
         "not close",
     ),
     Mutant(
-        "grad_h_n reset",
+        "grad_h_n is reset",
         GRID_RESETS_BACKWARD,
         "epilogue.h",
         {"begins[i % 2] ? first[i] : dh[i];": "begins[i % 2] && !resets.at(i) ? first[i] : dh[i];"},
@@ -59,7 +59,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "grad_h0 not reset",
+        "grad_h0 is not reset",
         GRID_RESETS_BACKWARD,
         "grid_warp.h",
         {"(has_resets<P>) epilogue.load": "(has_resets<P>) if (t != order.end()) epilogue.load"},
@@ -67,7 +67,7 @@ MUTANTS = [
         "not close",
     ),
     Mutant(
-        "one row's resets for all",
+        "all rows use the resets of one row",
         STEP_RESETS_BACKWARD,
         "epilogue.h",
         {"crosses_reset(p, t, first_row + row, ": "crosses_reset(p, t, first_row, "},
@@ -76,7 +76,7 @@ MUTANTS = [
         quick=True,
     ),
     Mutant(
-        "not reset without mma",
+        "no reset in the kernel without mma",
         STEP_RESETS_FLOAT64,
         "step.h",
         {"if (has_resets<P> && inside &&": "if (has_resets<P> && !inside &&"},

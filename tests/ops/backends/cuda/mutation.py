@@ -1,4 +1,4 @@
-"""Mutants: kernels with a mistake, and the problems that detect it."""
+"""Mutants, which are kernels with a bug, and the problems that detect the bug."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.emulators.cuda.emulated import SOURCES, Emulated, EmulationError, til
 from tests.ops.backends.cuda.test_edge_cases import check
 from tests.ops.backends.cuda.test_emulated import ELEMENTS
 
-SEEDS = 20  # schedules of each
+SEEDS = 20  # schedules of each problem
 
-#: The only instance of a kernel that is compiled: lines of the launchers that choose one, by
-#: strategy, and what is in those that are kept. It takes a tenth of the time that all take.
+#: By strategy, a pattern of the launcher's lines that choose an instance, and the text of the lines
+#: to keep. A single instance compiles in a tenth of the time of all instances.
 INSTANCES = {
     "cluster": (r"^ +(case|default).* return (launch_|with_rows).*\n", ("RESIDENT, 1>", "int, 4>")),
     "grid": (r"^ +case \d.* return launch_.*\n", ("<E, P, 1, 4>",)),
@@ -37,20 +37,20 @@ class Kernel:
     def source(self) -> str:
         return f"{self.strategy}_{'resets_' * self.resets}{self.element}"
 
-    def built(self, changed: Mapping[str, Mapping[str, str]]) -> Emulated:
-        """Build one instance. `changed` maps files of csrc/cuda to {old text: new}."""
+    def build(self, changed: Mapping[str, Mapping[str, str]]) -> Emulated:
+        """Build one instance. `changed` maps files of csrc/cuda to {old text: new text}."""
         pattern, instances = INSTANCES[self.strategy]
         source = f"instances/{self.source}.cu"
         texts = {
-            f"{self.strategy}.h": narrowed(self.text(f"{self.strategy}.h"), pattern, instances),
-            source: narrowed(
+            f"{self.strategy}.h": keep_lines(self.text(f"{self.strategy}.h"), pattern, instances),
+            source: keep_lines(
                 self.text(source), r"^template .*\n", (f"const {self.direction.title()}",)
             ),
         }
-        for file, replaced in changed.items():
+        for file, replacements in changed.items():
             text = texts.get(file) or self.text(file)
-            for old, new in replaced.items():
-                assert text.count(old) == 1, f"{file} has, not once: {old}"
+            for old, new in replacements.items():
+                assert text.count(old) == 1, f"{file} must contain exactly once: {old}"
                 text = text.replace(old, new)
             texts[file] = text
         return Emulated({f"cuda/{file}": text for file, text in texts.items()})
@@ -60,11 +60,11 @@ class Kernel:
         return (SOURCES / "cuda" / file).read_text()
 
 
-def narrowed(text: str, pattern: str, kept: tuple[str, ...]) -> str:
+def keep_lines(text: str, pattern: str, kept: tuple[str, ...]) -> str:
     """Remove the lines that match `pattern` and contain none of `kept`."""
     lines = [match[0] for match in re.finditer(pattern, text, re.MULTILINE)]
     for part in kept:
-        assert any(part in line for line in lines), f"no line of {pattern} has {part}"
+        assert any(part in line for line in lines), f"no line that matches {pattern} has {part}"
     for line in lines:
         if not any(part in line for part in kept):
             text = text.replace(line, "")
@@ -72,7 +72,7 @@ def narrowed(text: str, pattern: str, kept: tuple[str, ...]) -> str:
 
 
 class Runs:
-    """A problem, how it is tiled, and what is special about it."""
+    """A problem, its tiling, and the values that poison its inputs."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Runs:
         layout: str = "dense",
         reverse: bool = False,
         relu: bool = False,
-        spoilt: Mapping[str, float] | None = None,
+        poisoned: Mapping[str, float] | None = None,
         processors: int = 8,
         **tiling: int,
     ) -> None:
@@ -95,12 +95,12 @@ class Runs:
             "activation": "relu" if relu else "tanh",
             "reverse_from": 0 if reverse else 1,
         }
-        self._spoilt = dict(spoilt or {})
+        self._poisoned = dict(poisoned or {})
         self._processors = processors
         self._tiling = tiling
 
-    def first_fault(self, module: Emulated, kernel: Kernel) -> Exception | None:
-        """The first fault under the schedules of the first seeds."""
+    def first_failure(self, module: Emulated, kernel: Kernel) -> Exception | None:
+        """Return the first failure among the schedules of the first seeds."""
         dtype, mode = ELEMENTS[kernel.element]
         options: dict[str, Any] = {"strategy": kernel.strategy, "processors": self._processors}
         if kernel.strategy != "step":
@@ -109,9 +109,9 @@ class Runs:
         for seed in range(SEEDS):
             problem = Problem(**self._problem, dtype=dtype, seed=seed, resets=kernel.resets)
             try:
-                check(kernel.direction, problem, mode, self._spoilt, module, seed=seed, **options)
-            except (AssertionError, EmulationError) as fault:
-                return fault
+                check(kernel.direction, problem, mode, self._poisoned, module, seed=seed, **options)
+            except (AssertionError, EmulationError) as failure:
+                return failure
         return None
 
 
@@ -120,7 +120,7 @@ class Mutant:
     name: str
     kernel: Kernel
     file: str
-    replaced: Mapping[str, str]
+    replacements: Mapping[str, str]
     runs: Runs
-    detected: str  # a pattern of the fault's message
+    detected: str  # pattern of the failure's message
     quick: bool = False

@@ -1,4 +1,4 @@
-"""The backend around the CUDA kernels, which another's take the place of: there need be no GPU."""
+"""The CUDA backend, with the reference in place of its kernels, so that no GPU is needed."""
 
 import json
 import re
@@ -24,7 +24,7 @@ CSRC = ROOT / "csrc"
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
-    """The reference fills what it is given, as the kernels do; tf32 and strategy of each call."""
+    """Replace the kernels by the reference, and record tf32 and strategy of each call."""
     made = []
 
     def fill(results, function, inputs, ragged, activation, reverse_from, tf32, strategy):
@@ -37,8 +37,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
             if offsets is None or tensor.dim() != results[0].dim() or tensor is computed[1]:
                 result.copy_(tensor)
                 continue
-            named = (torch.arange(len(offsets))[:, None] < lengths).sum(1)
-            for first, count in zip(offsets, named, strict=True):  # no other row is written
+            counts = (torch.arange(len(offsets))[:, None] < lengths).sum(1)
+            for first, count in zip(offsets, counts, strict=True):  # writes no other rows
                 result[first : first + count] = tensor[first : first + count]
 
     def forward(pre, weight_hh, h0, lengths, offsets, resets, out, h_n, *options):
@@ -59,13 +59,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("check", CHECKS)
-def test_outputs_are_made_and_filled(calls, check, resets, layout):
+def test_outputs_are_allocated_and_filled(calls, check, resets, layout):
     problem = Problem(5, 3, 2, 4, layout, dtype=torch.float32, resets=resets)
     check(cuda.BACKEND, problem, strategy="grid")
     assert [strategy for _, strategy in calls] == [cuda.STRATEGIES.index("grid")]
 
 
-def test_rows_that_no_step_names_are_zero(calls):
+def test_packed_rows_beyond_all_sequences_are_zero(calls):
     problem = Problem(5, 3, 1, 4, "packed")
     pre, weight_hh, h0, ragged = problem.tensors()
     more = torch.cat((pre, pre.new_full((2, 1, 4), 3.0)))
@@ -77,7 +77,7 @@ def test_rows_that_no_step_names_are_zero(calls):
 
 
 @pytest.mark.parametrize("contiguous", [True, False])
-def test_into_a_tensor_that_may_be_pre(calls, contiguous):
+def test_forward_out_can_overwrite_pre(calls, contiguous):
     problem = Problem(5, 3, 1, 4, resets=True)
     pre, *rest = *problem.tensors(), *problem.options
     expected = reference.forward(pre, *rest)
@@ -97,13 +97,13 @@ def test_into_a_tensor_that_may_be_pre(calls, contiguous):
         (torch.bfloat16, "tf32", False),
     ],
 )
-def test_float32_is_tf32_where_cudnn_may_round_to_it(calls, monkeypatch, dtype, precision, tf32):
+def test_tf32_follows_the_setting_of_cudnn(calls, monkeypatch, dtype, precision, tf32):
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
     check_forward(cuda.BACKEND, Problem(2, 3, 1, 4, dtype=dtype))
     assert calls == [(tf32, -1)]
 
 
-def test_strategies_are_numbered_as_in_cpp():
+def test_strategy_numbers_match_cpp():
     declared = re.search(r"enum class Strategy \{ (.*) \};", (CSRC / "cuda" / "plan.h").read_text())
     assert tuple(declared[1].split(", ")) == cuda.STRATEGIES
     with pytest.raises(ValueError, match="'fastest'"):
@@ -142,12 +142,12 @@ def test_unverified_without_a_record(monkeypatch):
     assert "not been verified on an sm_90 GPU" in reason
 
 
-def test_verified_is_asked_of_the_device(monkeypatch):
+def test_verified_uses_the_capability_of_the_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert cuda.BACKEND.unverified_reason(CALL) is None
 
 
-def test_by_name_it_refuses_cpu_tensors(monkeypatch):
+def test_selecting_it_by_name_rejects_cpu_tensors(monkeypatch):
     monkeypatch.setattr(cuda.BACKEND, "unavailable_reason", lambda: None)
     state = torch.zeros(2, 1, 4)
     with fastrnn.use_backend("cuda"), pytest.raises(RuntimeError, match="cannot serve this call"):
@@ -155,13 +155,13 @@ def test_by_name_it_refuses_cpu_tensors(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_unusable_without_a_gpu():
+def test_unavailable_without_a_gpu():
     assert cuda.BACKEND.unavailable_reason() == "no CUDA GPU here"
     with pytest.raises(RuntimeError, match="backend is not available here: no CUDA GPU here"):
         fastrnn.set_backend("cuda")
 
 
-def test_unusable_without_the_plan(monkeypatch):
+def test_unavailable_without_the_plan(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     broken = SimpleNamespace(unavailable_reason="not built: no compiler")
     monkeypatch.setattr(cpu, "EXTENSION", broken)
@@ -169,7 +169,7 @@ def test_unusable_without_the_plan(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("batch", "hidden", "steps", "proven", "served_by"),
+    ("batch", "hidden", "steps", "verified", "served_by"),
     [
         (4, 64, 1000, ("triton", "cuda"), "triton"),  # rows
         (4, 64, 100, ("triton", "cuda"), "cuda"),
@@ -181,19 +181,19 @@ def test_unusable_without_the_plan(monkeypatch):
     ],
 )
 @pytest.mark.filterwarnings("ignore:fastrnn runs the slow PyTorch reference")
-def test_auto_takes_the_fastest_that_is_proven(
-    monkeypatch, batch, hidden, steps, proven, served_by
+def test_auto_selects_the_fastest_verified_backend(
+    monkeypatch, batch, hidden, steps, verified, served_by
 ):
-    if "triton" not in proven:
+    if "triton" not in verified:
         monkeypatch.setattr(triton, "VERIFIED", set())
-    if "cuda" not in proven:
+    if "cuda" not in verified:
         monkeypatch.setattr(cuda, "VERIFIED", set())
     call = CALL._replace(steps=steps, batch=batch, hidden=hidden, gpu=H200)
     assert dispatch.for_recurrence(call) is dispatch.BACKENDS[served_by]
 
 
-def test_what_is_said_to_be_proven_has_a_record():
-    """The comment above `VERIFIED` names it."""
+def test_verified_devices_have_a_record():
+    """The comment above `VERIFIED` names the record."""
     source = Path(cuda.__file__).read_text()
     (name,) = re.findall(r"record: (benchmarks/results/\S+\.json)\.\nVERIFIED = ", source)
     record = json.loads((ROOT / name).read_text())

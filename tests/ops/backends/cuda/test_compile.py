@@ -1,7 +1,7 @@
-"""The CUDA kernels as nvcc makes them, for GPUs that need not be there.
+"""Compile the CUDA kernels with nvcc, without a GPU, and check the machine code.
 
-Nothing is spilled, and the step loops hold what they are meant to: products on the matrix unit, no
-fence, no local memory, and no more barriers than the strategy has.
+No register is spilled. The step loops multiply on tensor cores, have no fence and no local memory,
+and no more barriers than their strategy needs.
 """
 
 import os
@@ -23,13 +23,13 @@ from tools.sass import Stats
 ROOT = Path(__file__).parents[4]
 
 pytestmark = [
-    pytest.mark.skipif(nvcc() is None, reason="there is no nvcc"),
-    pytest.mark.skipif(shutil.which("c++filt") is None, reason="there is no c++filt"),
+    pytest.mark.skipif(nvcc() is None, reason="needs nvcc"),
+    pytest.mark.skipif(shutil.which("c++filt") is None, reason="needs c++filt"),
 ]
 
-#: In the step loop: of the splits of a tile and, where it is alone, of a block in `cluster`, of a
-#: block in `grid`, of a block before and after a product by threads in `step`, whose loop over the
-#: depth is the longest.
+#: Barriers in the step loop. `cluster` has one for the splits of a tile, and one for a block that
+#: has no cluster. `grid` has one for a block. `step`, in which the longest loop is over the depth,
+#: has one for a block before a product without tensor cores, and one after it.
 BARRIERS = {"cluster": 2, "grid": 1, "step": 2}
 
 
@@ -54,7 +54,7 @@ def check(instance: Instance, taken: Stats) -> None:
         pytest.param("grid_resets_float32", "90a", marks=pytest.mark.exhaustive),
     ],
 )
-def test_some(name: str, arch: str) -> None:
+def test_selected_instances(name: str, arch: str) -> None:
     (source,) = (source for source in sources() if source.stem == name)
     every = compiled(source, arch)
     assert every
@@ -63,7 +63,7 @@ def test_some(name: str, arch: str) -> None:
 
 
 def built(tree: Path, archs: Iterable[str]) -> Path:
-    """fastrnn._cuda, built for these architectures, with a torch that need not have CUDA."""
+    """Build fastrnn._cuda for these architectures; torch need not have CUDA."""
     for folder in ("csrc", "fastrnn"):
         ignored = shutil.ignore_patterns("__pycache__", "*.so", "*_build_error.txt")
         shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
@@ -83,8 +83,8 @@ def built(tree: Path, archs: Iterable[str]) -> Path:
 
 
 @pytest.mark.exhaustive
-def test_all(tmp_path: Path) -> None:
-    """One test, for one build: every instance for its architectures, and that it can be loaded."""
+def test_all_instances(tmp_path: Path) -> None:
+    """Check every instance on its architectures, and load the library; one test for one build."""
     library = built(tmp_path, ARCHS)
     for arch in ARCHS:
         spilled = spills(library, arch)
@@ -93,11 +93,11 @@ def test_all(tmp_path: Path) -> None:
         assert not {str(instance): bytes for instance, bytes in spilled.items() if bytes > 0}
     for instance, taken in read(library, "90a").items():
         check(instance, taken)
-    loaded(library)
+    check_loading(library)
 
 
-def loaded(library: Path) -> None:
-    """Where torch has no CUDA, too, it can be loaded and looked at."""
+def check_loading(library: Path) -> None:
+    """The library can be loaded and inspected, even if torch has no CUDA."""
     code = (
         "import sys; sys.meta_path[:] = [f for f in sys.meta_path if not "
         "getattr(f, '__module__', '').startswith('__editable__')]; "
@@ -105,9 +105,9 @@ def loaded(library: Path) -> None:
         "print(cuda.EXTENSION.unavailable_reason, cuda.EXTENSION.info['torch_target'], "
         "torch.ops.fastrnn.cuda_forward.default._schema.name)"
     )
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], cwd=library.parents[1], capture_output=True, text=True
     )
-    assert said.stdout == "None 2.10 fastrnn::cuda_forward\n", said.stderr
+    assert done.stdout == "None 2.10 fastrnn::cuda_forward\n", done.stderr
     if shutil.which("nm"):
         assert unstable_symbols(library) == []

@@ -1,6 +1,6 @@
-"""What random problems do not ask of the CUDA kernels, run by the emulator.
+"""Run the CUDA kernels in the emulator on cases that random problems do not cover.
 
-Values that are no numbers, devices with little room, the cuts that the plan chooses.
+These are NaN and infinity, devices with little room, and the tilings that the plan chooses.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tests.ops.backends.cuda.test_emulated import ELEMENTS, kernels
 from tests.utils.marks import requires_extension
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-ONES = -1  # all bits: a NaN that the grid kernel has a use of its own for
+ONES = -1  # all bits set: the NaN that the grid kernel uses as its sentinel
 NAN, INFINITY = float("nan"), float("inf")
 
 
 def inputs(direction: str, problem: Problem) -> dict[str, Tensor]:
-    """The tensors that a kernel takes, by their names, in its order."""
+    """Return the input tensors of a kernel by name, in the order of its arguments."""
     pre, weight_hh, h0, ragged = problem.tensors()
     if direction == "forward":
         return {"pre": pre, "weight_hh": weight_hh, "h0": h0}
@@ -45,10 +45,10 @@ def inputs(direction: str, problem: Problem) -> dict[str, Tensor]:
     }
 
 
-def spoil(tensor: Tensor, problem: Problem, value: float) -> None:
-    """Give a value to batch row 0 of group 0, in the middle step if there are steps.
+def poison(tensor: Tensor, problem: Problem, value: float) -> None:
+    """Set batch row 0 of group 0 to a value, in the middle step if the tensor has steps.
 
-    To its first unit; ONES to all, for they are bits.
+    ONES is a bit pattern and fills the whole row; other values fill its first unit.
     """
     offsets = problem.tensors().ragged.offsets
     middle = problem.steps // 2
@@ -65,7 +65,7 @@ def spoil(tensor: Tensor, problem: Problem, value: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Resets(Problem):
-    """A problem whose rows, active or not, all begin anew at the same steps."""
+    """A problem that resets all rows, active or not, at the same steps."""
 
     at: tuple[int, ...] = ()
 
@@ -83,15 +83,15 @@ def check(
     direction: str,
     problem: Problem,
     mode: str | None,
-    spoilt: Mapping[str, float] | None = None,
+    poisoned: Mapping[str, float] | None = None,
     module: Any = emulated,
     **options: Any,
 ) -> None:
-    """As `checks.py`, with inputs named in `spoilt` spoilt: NaN must come where it must, only."""
+    """Like `checks.py`, with poisoned inputs: NaN must appear exactly where expected."""
     tensors = inputs(direction, problem)
     ragged = problem.tensors().ragged
-    for name, value in (spoilt or {}).items():
-        spoil(tensors[name], problem, value)
+    for name, value in (poisoned or {}).items():
+        poison(tensors[name], problem, value)
     arguments = ragged, *problem.options
     actual = getattr(module, direction)(*tensors.values(), *arguments, **options)
     exact = [tensor.double() for tensor in tensors.values()]
@@ -108,8 +108,8 @@ def biggest(tensor: Tensor) -> float:
     return float(tensor.nan_to_num(0, 0, 0).abs().max()) if tensor.numel() else 0.0
 
 
-def how(strategy: str, element: str, hidden: int, **tiling: int) -> dict[str, Any]:
-    """Options of a run, tiled so that several blocks or splits work together."""
+def run_options(strategy: str, element: str, hidden: int, **tiling: int) -> dict[str, Any]:
+    """Return the options of a run, tiled so that several blocks or splits work together."""
     result: dict[str, Any] = {"strategy": strategy, "tf32": element == "tf32"}
     if strategy == "cluster":
         blocks = 2 if hidden > 16 else 1
@@ -140,26 +140,26 @@ directions = pytest.mark.parametrize("direction", ["forward", "backward"])
         ("forward", "pre"),
         ("backward", "grad_out"),
         ("backward", "grad_h_n"),
-        ("backward", "out"),  # where relu hands on what it is given
+        ("backward", "out"),  # for which relu passes the gradient unchanged
     ],
 )
 def test_nan(strategy: str, element: str, direction: str, name: str) -> None:
-    """It comes where it must and nowhere else, and nobody waits for it in vain."""
+    """NaN appears exactly where expected, and causes no deadlock."""
     dtype, mode = ELEMENTS[element]
     for seed, (hidden, layout, activation, value) in enumerate(
         [(24, "dense", "relu", ONES), (18, "packed", "tanh", NAN)]
     ):
         problem = Problem(3, 3, 1, hidden, layout, activation, seed, dtype, seed)
-        run = how(strategy, element, hidden)
+        run = run_options(strategy, element, hidden)
         check(direction, problem, mode, {name: value}, seed=seed, **run)
 
 
-# In float32 it is taken apart, and comes out as NaN: the rest of infinity is inf - inf.
-@pytest.mark.parametrize(("strategy", "element"), kernels(but="float32"))
+# float32 operands are split into parts; for infinity, the remainder is inf - inf, that is, NaN.
+@pytest.mark.parametrize(("strategy", "element"), kernels(exclude="float32"))
 def test_infinity(strategy: str, element: str) -> None:
-    """Of an infinite state tanh makes a finite one."""
+    """tanh of an infinite value is finite."""
     dtype, mode = ELEMENTS[element]
-    run = how(strategy, element, 18)
+    run = run_options(strategy, element, 18)
     problem = Problem(3, 3, 1, 18, dtype=dtype)
     check("forward", problem, mode, {"h0": INFINITY}, **run)
     problem = Problem(1, 3, 1, 18, dtype=dtype)
@@ -167,22 +167,22 @@ def test_infinity(strategy: str, element: str) -> None:
 
 
 @every_kernel
-def test_nothing_passes_a_dead_relu(strategy: str, element: str) -> None:
-    """Not even what 0 cannot be multiplied with."""
+def test_relu_blocks_nan_and_infinity(strategy: str, element: str) -> None:
+    """The gradient of a state of 0 is 0, even where the incoming gradient is NaN or infinite."""
     dtype, mode = ELEMENTS[element]
     problem = Problem(1, 3, 1, 18, activation="relu", dtype=dtype, seed=2)
-    assert inputs("backward", problem)["out"][0, 0, 0, 0] == 0, "spoil() spoils a live unit"
+    assert inputs("backward", problem)["out"][0, 0, 0, 0] == 0, "poison() sets a positive unit"
     for value in (NAN, INFINITY):
-        check("backward", problem, mode, {"grad_out": value}, **how(strategy, element, 18))
+        check("backward", problem, mode, {"grad_out": value}, **run_options(strategy, element, 18))
 
 
 @every_kernel_for_resets
 @directions
 @pytest.mark.parametrize("reverse_from", [0, 1])
 def test_resets(strategy: str, element: str, direction: str, reverse_from: int) -> None:
-    """At the first step, at the last, at all of them, and where rows have ended."""
+    """At the first step, the last, all steps, and beyond the end of rows."""
     dtype, mode = ELEMENTS[element]
-    run = how(strategy, element, 24)
+    run = run_options(strategy, element, 24)
     for seed, (layout, at) in enumerate(
         [("dense", (0,)), ("dense", (4,)), ("lengths", (0, 1, 2, 3, 4)), ("packed", (0, 2, 3))]
     ):
@@ -202,72 +202,75 @@ def test_resets(strategy: str, element: str, direction: str, reverse_from: int) 
         ("backward", 1, "grad_h_n", 1),
     ],
 )
-def test_nothing_crosses_a_reset(
+def test_nan_and_infinity_do_not_cross_a_reset(
     strategy: str, element: str, direction: str, steps: int, name: str, reverse_from: int
 ) -> None:
-    """Not even what 0 cannot be multiplied with. `name` is spoilt in the middle step."""
+    """A reset must not multiply the state by 0. `name` is poisoned in the middle step."""
     dtype, mode = ELEMENTS[element]
     activation = "relu" if direction == "forward" else "tanh"
     for value in (NAN, INFINITY):
         options = "dense", activation, reverse_from, dtype
         problem = Resets(steps, 3, 1, 18, *options, at=tuple(range(steps)))
-        check(direction, problem, mode, {name: value}, **how(strategy, element, 18))
+        check(direction, problem, mode, {name: value}, **run_options(strategy, element, 18))
 
 
 @every_kernel
 @directions
-def test_the_same_bits(strategy: str, element: str, direction: str) -> None:
-    """Whatever the schedule, and whatever the other rows of the batch."""
+def test_results_are_bitwise_reproducible(strategy: str, element: str, direction: str) -> None:
+    """They depend neither on the schedule nor on other rows of the batch."""
     problem = Problem(3, 9, 1, 40, "lengths", dtype=ELEMENTS[element][0], seed=5)
     ragged = problem.tensors().ragged
-    run = how(strategy, element, 40, splits=2)
+    run = run_options(strategy, element, 40, splits=2)
     results = []
     for seed, value in enumerate([None, None, ONES]):
         tensors = inputs(direction, problem)
         for name in tensors:
             if value is not None and name not in ("weight_hh", "out"):
-                spoil(tensors[name], problem, value)
+                poison(tensors[name], problem, value)
         arguments = *tensors.values(), ragged, *problem.options
         results.append(getattr(emulated, direction)(*arguments, seed=seed, **run))
-    for first, second, spoilt in zip(*results, strict=True):
+    for first, second, poisoned in zip(*results, strict=True):
         assert torch.equal(bits(first), bits(second))
-        rows = (..., slice(1, None), slice(None), slice(None))  # batch row 0 is the spoilt one
-        assert torch.equal(bits(first[rows]), bits(spoilt[rows]))
-        assert not torch.equal(bits(first), bits(spoilt))
+        rows = (..., slice(1, None), slice(None), slice(None))  # only batch row 0 is poisoned
+        assert torch.equal(bits(first[rows]), bits(poisoned[rows]))
+        assert not torch.equal(bits(first), bits(poisoned))
 
 
 @every_kernel
 @directions
-def test_rows_that_no_step_names(strategy: str, element: str, direction: str) -> None:
-    """Of packed data, whose places the backend fills: here they stay poisoned. See server.cpp."""
+def test_packed_rows_beyond_all_sequences(strategy: str, element: str, direction: str) -> None:
+    """The backend zeroes these rows. Kernels do not write them: here they keep their poison.
+
+    See server.cpp.
+    """
     problem = Problem(2, 5, 1, 20, "packed", dtype=ELEMENTS[element][0], seed=2)
     ragged = problem.tensors().ragged
     tensors = inputs(direction, problem)
-    named = next(iter(tensors.values())).shape[0]
+    count = next(iter(tensors.values())).shape[0]
     for name in {"pre", "grad_out", "out"} & tensors.keys():
         beyond = torch.full((3, *tensors[name].shape[1:]), NAN, dtype=problem.dtype)
         tensors[name] = torch.cat([tensors[name], beyond])
     arguments = *tensors.values(), ragged, *problem.options
-    run = how(strategy, element, 20)
+    run = run_options(strategy, element, 20)
     result, _ = getattr(emulated, direction)(*arguments, **run)
-    assert result[:named].isfinite().all()
-    assert (result[named:].view(torch.int16) == 0x7FF8).all()
+    assert result[:count].isfinite().all()
+    assert (result[count:].view(torch.int16) == 0x7FF8).all()
 
 
 @directions
 @pytest.mark.parametrize(("room", "at_once"), [(1, 1), (1, 8), (2, 8), (8, 2)])
-def test_teams_follow_one_another(direction: str, room: int, at_once: int) -> None:
-    """Of 5 tiles, as many at once as the plan says and as there is room for."""
+def test_teams_run_in_waves(direction: str, room: int, at_once: int) -> None:
+    """As many of 5 tiles run at once as the plan allows and as fit on the device."""
     problem = Problem(3, 37, 1, 40, "lengths", dtype=torch.bfloat16)
-    run = how("grid", "bfloat16", 40, at_once=at_once)
+    run = run_options("grid", "bfloat16", 40, at_once=at_once)
     run["processors"] = room * run["tiling"].blocks + 2
     check(direction, problem, "half", **run)
 
 
 @directions
-def test_a_team_that_the_device_has_no_room_for(direction: str) -> None:
+def test_a_team_that_does_not_fit_on_the_device_raises(direction: str) -> None:
     problem = Problem(2, 3, 1, 40, dtype=torch.bfloat16)
-    run = how("grid", "bfloat16", 40) | {"processors": 2}
+    run = run_options("grid", "bfloat16", 40) | {"processors": 2}
     with pytest.raises(EmulationError, match="needs 3 blocks at once, more than the device has"):
         check(direction, problem, "half", **run)
 
@@ -275,10 +278,10 @@ def test_a_team_that_the_device_has_no_room_for(direction: str) -> None:
 @pytest.mark.parametrize("strategy", ["cluster", "grid"])
 @pytest.mark.parametrize("element", ["bfloat16", "float32"])
 @directions
-def test_cuts_that_there_is_no_kernel_for(strategy: str, direction: str, element: str) -> None:
+def test_unsupported_tilings_raise(strategy: str, direction: str, element: str) -> None:
     dtype, mode = ELEMENTS[element]
     problem = Problem(2, 9, 1, 40, dtype=dtype)
-    fitting = how(strategy, element, 40, rows=16)
+    fitting = run_options(strategy, element, 40, rows=16)
     check(direction, problem, mode, **fitting)
     for changed in [
         {"resident": 5},
@@ -294,11 +297,11 @@ def test_cuts_that_there_is_no_kernel_for(strategy: str, direction: str, element
 @pytest.mark.parametrize("strategy", ["cluster", "grid"])
 @directions
 @pytest.mark.parametrize("changed", [{"blocks": 1}, {"blocks": 2}, {"splits": 1, "streamed": 0}])
-def test_cuts_that_do_not_hold_the_weights(
+def test_tilings_too_small_for_the_weights_raise(
     strategy: str, direction: str, changed: dict[str, int]
 ) -> None:
     problem = Problem(1, 3, 1, 70, dtype=torch.float32)
-    run = how(strategy, "float32", 70, splits=2)
+    run = run_options(strategy, "float32", 70, splits=2)
     run["tiling"] = dataclasses.replace(run["tiling"], m_tiles=1, **changed)
     with pytest.raises(EmulationError, match="does not support this tiling"):
         check(direction, problem, "float32", **run)
@@ -307,7 +310,7 @@ def test_cuts_that_do_not_hold_the_weights(
 @directions
 def test_a_cluster_of_16_blocks(direction: str) -> None:
     problem = Problem(3, 2, 1, 256, "lengths", dtype=torch.bfloat16)
-    run = how("cluster", "bfloat16", 256, blocks=16)
+    run = run_options("cluster", "bfloat16", 256, blocks=16)
     check(direction, problem, "half", running=16, **run)
 
 
@@ -315,7 +318,7 @@ def test_a_cluster_of_16_blocks(direction: str) -> None:
 @pytest.mark.parametrize("device", ["H100", "A100"])
 @pytest.mark.parametrize("element", ["bfloat16", "tf32", "float32"])
 @directions
-def test_the_cuts_of_the_plan(device: str, element: str, direction: str) -> None:
+def test_tilings_of_the_plan(device: str, element: str, direction: str) -> None:
     dtype, mode = ELEMENTS[element]
     module, choose = cpu.EXTENSION.module, random.Random(f"{device} {element} {direction}")
     device_of_plan = module.Device(*GPUS[device][1:])
@@ -332,7 +335,7 @@ def test_the_cuts_of_the_plan(device: str, element: str, direction: str) -> None
             names = {field.name for field in dataclasses.fields(Tiling)} - {"at_once"}
             chosen = {name: getattr(plan.tiling, name) for name in names}
             tiling = Tiling(at_once=plan.at_once, **chosen)
-            run = how(strategy, element, hidden) | {
+            run = run_options(strategy, element, hidden) | {
                 "tiling": tiling,
                 "processors": GPUS[device].processors,
             }

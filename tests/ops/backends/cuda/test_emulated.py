@@ -1,7 +1,7 @@
-"""The CUDA kernels, run by the emulator against the float64 reference.
+"""Run the CUDA kernels in the emulator, and compare them with the float64 reference.
 
-Every kernel, forward and backward, in every dtype, on random problems, tiled in random ways and
-scheduled at random: the same seed is the same run.
+Every kernel runs forward and backward in every dtype on random problems, with random tilings and
+schedules. The same seed gives the same run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.emulators.cuda.emulated import Tiling, tiling_for
 from tests.utils.checks import CHECKS, check_forward
 from tests.utils.strategies import problems
 
-#: How a kernel computes: dtype, and the mode that `fastrnn.testing` knows.
+#: The dtype of a kernel, and the mode that `fastrnn.testing` takes.
 ELEMENTS = {
     "bfloat16": (torch.bfloat16, "half"),
     "float16": (torch.float16, "half"),
@@ -35,25 +35,25 @@ KERNELS = [
 ]
 
 
-def kernels(but: str | None = None, resets: bool = False) -> list[Any]:
-    """All of KERNELS, `but` those of one dtype, as parameters.
+def kernels(exclude: str | None = None, resets: bool = False) -> list[Any]:
+    """Return KERNELS as parameters, except those of the dtype `exclude`.
 
-    float16 and tf32 are slow: they differ from bfloat16 and float32 in their conversions and their
-    products alone, and take as long to compile. So are, `resets` being the same for all dtypes, the
-    kernels for resets of any but bfloat16.
+    float16 and tf32 are marked slow: they differ from bfloat16 and float32 only in conversions and
+    products, and take as long to compile. Resets are handled the same in all dtypes, so with
+    `resets` all kernels except bfloat16 are marked slow.
     """
     similar = [element for element in ELEMENTS if element != "bfloat16"]
     similar = similar if resets else ["float16", "tf32"]
     return [
         pytest.param(strategy, element, marks=pytest.mark.slow if element in similar else ())
         for strategy, element in KERNELS
-        if element != but
+        if element != exclude
     ]
 
 
 @st.composite
 def tilings(draw: st.DrawFn, strategy: str, element: str, hidden: int) -> Tiling:
-    """A tiling of `hidden` units that the kernel has an instance for."""
+    """Draw a tiling of `hidden` units that the kernel has an instance for."""
     dtype, mode = ELEMENTS[element]
     units = -(-hidden // 16)
     rows = draw(st.sampled_from([1, 3, 7, 8, 8, 9, 16, 20, 32]))
@@ -62,8 +62,8 @@ def tilings(draw: st.DrawFn, strategy: str, element: str, hidden: int) -> Tiling
         blocks = draw(st.sampled_from([n for n in (1, 2, 4, 8, 16) if n == 1 or n <= units]))
         m_tiles = -(-units // blocks)
         resident = draw(st.sampled_from([4, 8, 16] if mode == "half" else [4, 8]))
-        most = 8 if n_tiles == 4 else 12  # warps; some have room for more
-        room = 384 // (resident * n_tiles)  # in shared memory, for the state
+        most = 8 if n_tiles == 4 else 12  # warps that every instance has room for
+        room = 384 // (resident * n_tiles)  # splits whose state fits into shared memory
         splits = draw(
             st.sampled_from(
                 [n for n in (1, 2, 4, 8) if n == 1 or (n * m_tiles <= most and n <= room)]
@@ -90,7 +90,7 @@ def tilings(draw: st.DrawFn, strategy: str, element: str, hidden: int) -> Tiling
 def runs(
     draw: st.DrawFn, strategy: str, element: str, **fixed: Any
 ) -> tuple[Problem, dict[str, Any]]:
-    """A problem, and how it is to be run; of the problem, `fixed` is not drawn."""
+    """Draw a problem and the options of its run; `fixed` sets properties of the problem."""
     dtype, _ = ELEMENTS[element]
     problem = draw(problems(dtype=dtype, steps=draw(st.integers(0, 7)), **fixed))
     if strategy == "cluster" and problem.hidden > 48 and problem.batch > 8:
@@ -116,22 +116,22 @@ def check(which: Any, run: tuple[Problem, dict[str, Any]], element: str) -> None
     if which is check_forward and dense and options["strategy"] != "step":
         options = {**options, "in_place": True}
     if problem.steps == 0:
-        no_steps(which, problem, options)
+        check_no_steps(which, problem, options)
     else:
         which(emulated, problem, mode=ELEMENTS[element][1], **options)
 
 
-def no_steps(which: Any, problem: Problem, options: dict[str, Any]) -> None:
-    """The reference cannot stack no steps; the state is left as it was."""
+def check_no_steps(which: Any, problem: Problem, options: dict[str, Any]) -> None:
+    """Check that a run without steps leaves the state unchanged; the reference needs steps."""
     pre, weight_hh, h0, ragged = problem.tensors()
     if which is check_forward:
-        _, left = emulated.forward(pre, weight_hh, h0, ragged, *problem.options, **options)
-        assert left.equal(h0)
+        _, h_n = emulated.forward(pre, weight_hh, h0, ragged, *problem.options, **options)
+        assert h_n.equal(h0)
     else:
         grad = torch.randn_like(h0)
         inputs = pre, grad, pre, weight_hh, h0
-        _, left = emulated.backward(*inputs, ragged, *problem.options, **options)
-        assert left.equal(grad)
+        _, grad_h0 = emulated.backward(*inputs, ragged, *problem.options, **options)
+        assert grad_h0.equal(grad)
 
 
 @pytest.mark.parametrize("which", CHECKS)

@@ -1,8 +1,8 @@
-"""Broken kernels, each of which the emulator must detect.
+"""Mutation tests: the emulator must detect every broken kernel.
 
-A mutant is a kernel with a mistake. It runs a problem under twenty schedules, and must give a wrong
-result or an error under one of them. The kernel without the mistake, built in the same way, must be
-correct under all of them. A seed determines a schedule.
+A mutant is a kernel with a bug. It runs a problem under twenty schedules, and must give a wrong
+result or an error under at least one. The kernel without the bug, built in the same way, must be
+correct under all schedules. A seed determines a schedule.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def runs_of(kernel: Kernel) -> list[Runs]:
 
 
 @pytest.fixture
-def built() -> Iterator[Callable[..., Emulated]]:
+def build() -> Iterator[Callable[..., Emulated]]:
     with contextlib.ExitStack() as stack:
 
-        def build(kernel: Kernel, changed: Mapping[str, Mapping[str, str]]) -> Emulated:
-            return stack.enter_context(contextlib.closing(kernel.built(changed)))
+        def build_kernel(kernel: Kernel, changed: Mapping[str, Mapping[str, str]]) -> Emulated:
+            return stack.enter_context(contextlib.closing(kernel.build(changed)))
 
-        yield build
+        yield build_kernel
 
 
 @pytest.mark.parametrize(
@@ -47,26 +47,26 @@ def built() -> Iterator[Callable[..., Emulated]]:
         for mutant in MUTANTS
     ],
 )
-def test_detected(mutant: Mutant, built: Callable[..., Emulated]) -> None:
-    module = built(mutant.kernel, {mutant.file: mutant.replaced})
-    fault = mutant.runs.first_fault(module, mutant.kernel)
-    assert fault is not None
-    assert re.search(mutant.detected, str(fault)), fault
+def test_detected(mutant: Mutant, build: Callable[..., Emulated]) -> None:
+    module = build(mutant.kernel, {mutant.file: mutant.replacements})
+    failure = mutant.runs.first_failure(module, mutant.kernel)
+    assert failure is not None
+    assert re.search(mutant.detected, str(failure)), failure
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", {mutant.kernel: None for mutant in MUTANTS}, ids=str)
-def test_correct(kernel: Kernel, built: Callable[..., Emulated]) -> None:
-    module = built(kernel, {})
+def test_correct(kernel: Kernel, build: Callable[..., Emulated]) -> None:
+    module = build(kernel, {})
     for runs in runs_of(kernel):
-        assert runs.first_fault(module, kernel) is None
+        assert runs.first_failure(module, kernel) is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BENIGN)
 @pytest.mark.parametrize("kernel", [CLUSTER, CLUSTER_BACKWARD], ids=str)
-def test_benign(kernel: Kernel, name: str, built: Callable[..., Emulated]) -> None:
-    file, replaced = BENIGN[name]
-    module = built(kernel, {file: replaced})
+def test_benign(kernel: Kernel, name: str, build: Callable[..., Emulated]) -> None:
+    file, replacements = BENIGN[name]
+    module = build(kernel, {file: replacements})
     for runs in runs_of(kernel):
-        assert runs.first_fault(module, kernel) is None
+        assert runs.first_failure(module, kernel) is None

@@ -1,4 +1,4 @@
-"""The plan: a choice for every call, within every limit of the device."""
+"""The plan serves every call, within all limits of the device."""
 
 import itertools
 import math
@@ -21,8 +21,8 @@ NAMES = {
     "a seventh of an H100": ((9, 0), 16, 232448, (16, 8, 4, 0, 0)),
     "an H100 whose driver allows no clusters": ((9, 0), 132, 232448, (0, 0, 0, 0, 0)),
 }
-#: Registers a thread needs beside those that hold W_hh, at the very least.
-OTHERS = 40
+#: Registers that a thread needs at least, in addition to those that hold W_hh.
+MIN_OTHER_REGISTERS = 40
 
 
 def plans(name, mode, backward, T, B, G, H, gates=1):
@@ -31,7 +31,7 @@ def plans(name, mode, backward, T, B, G, H, gates=1):
 
 
 def check(name, mode, backward, T, B, G, H, gates=1):
-    """The choice is the fastest of the options, and each keeps within the device."""
+    """The plan is the fastest option, and every option fits on the device."""
     capability, processors, shared, clusters = NAMES[name]
     chosen, options = plans(name, mode, backward, T, B, G, H, gates)
     gate_tiles, depth = (1, gates * H) if backward else (gates, H)
@@ -46,15 +46,16 @@ def check(name, mode, backward, T, B, G, H, gates=1):
             continue
         t, warps = plan.tiling, plan.threads // 32
         assert mode != "float64"
-        # Every unit and all of the product's depth, and every row of every group.
+        # The tiling covers every unit, the whole depth of the product, and every row.
         assert t.blocks * t.m_tiles * 16 >= H
         assert t.splits * (t.resident + t.streamed) * 32 >= depth * BYTES[mode]
         assert plan.tiles == G * math.ceil(B / t.rows)
-        # Registers, shared memory and room for all that wait for one another.
-        of_a_warp = gate_tiles * (1 if strategy == "cluster" else t.m_tiles)
+        # Registers, shared memory, and blocks that wait for each other fit on the device.
+        warp_tiles = gate_tiles * (1 if strategy == "cluster" else t.m_tiles)
         assert warps == t.splits * (t.m_tiles if strategy == "cluster" else 1) <= 32
-        assert 4 * t.resident * of_a_warp + OTHERS <= min(255, 65536 // plan.threads)
-        assert warps * of_a_warp * t.streamed * 512 <= plan.shared <= shared
+        registers = 4 * t.resident * warp_tiles + MIN_OTHER_REGISTERS
+        assert registers <= min(255, 65536 // plan.threads)
+        assert warps * warp_tiles * t.streamed * 512 <= plan.shared <= shared
         assert plan.at_once >= 1
         if strategy == "cluster":
             assert capability >= (9, 0)
@@ -71,7 +72,7 @@ SIZES += (512, 640, 768, 1000, 1024, 1025, 1280, 1536, 1750, 2048, 2049, 3000, 4
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("mode", BYTES)
-def test_a_sweep(name, mode):
+def test_swept_sizes(name, mode):
     for H, B, G in itertools.product(SIZES, (1, 8, 9, 32, 100, 1024), (1, 2, 5)):
         for backward, T in itertools.product((False, True), (0, 1, 100)):
             check(name, mode, backward, T, B, G, H)
@@ -87,7 +88,7 @@ def test_a_sweep(name, mode):
     st.integers(1, 8192),
     st.sampled_from((1, 3, 4)),
 )
-def test_any_sizes(name, mode, backward, T, B, G, H, gates):
+def test_random_sizes(name, mode, backward, T, B, G, H, gates):
     check(name, mode, backward, T, B, G, H, gates)
 
 
@@ -108,18 +109,18 @@ def test_any_sizes(name, mode, backward, T, B, G, H, gates):
     ],
 )
 @pytest.mark.parametrize("backward", [False, True])
-def test_who_serves_what(name, mode, H, strategy, backward):
+def test_chosen_strategy(name, mode, H, strategy, backward):
     assert plans(name, mode, backward, 1000, 1, 1, H)[0] == strategy
 
 
 def test_a_single_row_is_spread_over_a_cluster():
-    """There is nothing else to split, and the exchange costs less than one block's products."""
+    """Only units can be split, and the exchange costs less than the products in one block."""
     plan = plans("H100", "half", False, 1000, 1, 1, 512)[1]["cluster"]
     assert plan.tiling.blocks > 1
 
 
 def test_a_batch_is_split_over_clusters_first():
-    """And so thinly that all run at once, since what is exchanged counts."""
+    """Into tiles so small that all run at once, since the exchange costs time per row."""
     plan = plans("H100", "half", False, 1000, 16, 1, 512)[1]["cluster"]
     assert 1 < plan.tiles <= plan.at_once
     assert plan.tiling.rows < 8
@@ -127,7 +128,7 @@ def test_a_batch_is_split_over_clusters_first():
 
 @pytest.mark.parametrize("gates", [3, 4])
 @pytest.mark.parametrize("mode", ["half", "tf32", "float32"])
-def test_gates_within_the_device(mode, gates):
+def test_gates_fit_on_the_device(mode, gates):
     for H, B in itertools.product(SIZES, (1, 8, 32, 100)):
         for backward in (False, True):
             check("H100", mode, backward, 100, B, 1, H, gates)
@@ -146,8 +147,8 @@ def test_gates_within_the_device(mode, gates):
         (("A100", "half", True, 100, 32, 1, 1024), "step", 1037831.111111111, 0, 0),
     ],
 )
-def test_the_plan_of_one_gate(sizes, strategy, cycles, threads, shared):
-    """As it was before there were gates."""
+def test_plan_of_one_gate(sizes, strategy, cycles, threads, shared):
+    """The same as before several gates were supported."""
     plan = plans(*sizes)[1][strategy]
     assert plan.cycles == pytest.approx(cycles, rel=1e-12)
     assert (plan.threads, plan.shared) == (threads, shared)
@@ -155,7 +156,7 @@ def test_the_plan_of_one_gate(sizes, strategy, cycles, threads, shared):
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_four_gates_have_four_times_the_weights(backward):
-    """`step` reads them from L2 in every step; grid and cluster have room for all of them."""
+    """`step` reads them from L2 in every step; `grid` and `cluster` store all of them."""
     launch_cycles = 8000
 
     def step(gates):
@@ -178,7 +179,7 @@ def test_gates_outgrow_the_cluster():
 
 
 def test_only_backward_exchanges_all_gates():
-    """A step of more rows exchanges more, and multiplies no more: all are in one tile."""
+    """More rows cost only more exchange, and no more products, since all are in one tile."""
 
     def growth(backward, gates):
         few, many = (
@@ -192,7 +193,7 @@ def test_only_backward_exchanges_all_gates():
     assert growth(True, 4) == pytest.approx(4 * growth(True, 1))
 
 
-def test_a_refusal_says_why():
+def test_unsupported_strategies_give_a_reason():
     options = plans("A100", "half", False, 10, 8, 1, 64)[1]
     assert options["cluster"] == "clusters need compute capability 9.0"
     options = plans("H100", "half", False, 10, 8, 1, 16384)[1]

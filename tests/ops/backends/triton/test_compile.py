@@ -1,7 +1,7 @@
-"""The Triton kernels as the compiler makes them, for GPUs that need not be there.
+"""Compile the Triton kernels for several GPUs, without one, and check the machine code.
 
-Every configuration the table can choose fits into shared memory, keeps its values in registers,
-and uses the matrix unit where it should; no run-time size is known to the compiler.
+Every configuration that the table can choose fits into shared memory, keeps its values in registers
+and uses tensor cores where it should. No size that varies at run time is compiled in.
 """
 
 import functools
@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("triton")
 if "TRITON_INTERPRET" in os.environ:
-    pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
+    pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
 
 from fastrnn.ops.backends.triton.table import TABLE
 from tools.kernel_stats import (
@@ -32,50 +32,53 @@ from tools.kernel_stats import (
 )
 
 
-def drawn(every: Iterable[Case], of_each: Callable[[Case], object] = lambda _: ()) -> list[Case]:
-    """One of all cases that differ only in device, dtype, layout or activation; always the same.
+def sample(cases: Iterable[Case], key: Callable[[Case], object] = lambda _: ()) -> list[Case]:
+    """Pick one case of each group that differs only in device, dtype, layout or activation.
+
+    The choice is the same in every run.
 
     Args:
-        of_each: what they may not differ in either.
+        cases: The cases to choose from.
+        key: Cases with different keys are in different groups.
     """
-    alike: dict[tuple, list[Case]] = {}
-    for case in every:
-        one = (*(case.kernel, case.direction, case.mode, case.hidden), of_each(case))
-        alike.setdefault((*one, case.configuration, case.at_once), []).append(case)
+    groups: dict[tuple, list[Case]] = {}
+    for case in cases:
+        group = (*(case.kernel, case.direction, case.mode, case.hidden), key(case))
+        groups.setdefault((*group, case.configuration, case.at_once), []).append(case)
     draw = random.Random(0)
-    return [draw.choice(variations) for variations in alike.values()]
+    return [draw.choice(variations) for variations in groups.values()]
 
 
-#: A few sizes, on one architecture.
+#: A few sizes on one architecture.
 QUICK = [case for case in cases([(9, 0)]) if case.hidden in (95, 256, 1000)]
 
 ALL = list(cases(DEVICES, LAYOUTS, ACTIVATIONS, DTYPES["half"]))
 
-#: Every configuration in both directions, each in one of its variations: on some architecture, and
-#: on all of them.
-SWEEP = drawn(ALL)
-FULL_SWEEP = drawn(ALL, lambda case: case.capability)
+#: Every configuration in both directions, each in one variation: on one architecture, and on every
+#: architecture.
+SWEEP = sample(ALL)
+FULL_SWEEP = sample(ALL, lambda case: case.capability)
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
-#: One case of each kernel, and of each as it is for calls with resets.
+#: One case of each kernel, without and with resets.
 KERNELS = list({(case.kernel, case.direction): case for case in QUICK}.values())
 WITH_RESETS = [replace(case, layout="packed", resets=True) for case in KERNELS]
 
-#: Every configuration with resets, each in one of its variations.
-RESETS_SWEEP = drawn(replace(case, resets=True) for case in ALL)
+#: Every configuration with resets, each in one variation.
+RESETS_SWEEP = sample(replace(case, resets=True) for case in ALL)
 
-#: Bytes of shared memory a program has at the least, on compute capability 8.6, 8.9 and 12.0.
-LEAST_SHARED = 101376
+#: The smallest shared memory limit per program, in bytes: on compute capability 8.6, 8.9 and 12.0.
+MIN_SHARED = 101376
 
-#: Bytes a thread may spill. ptxas likes to stop at a round number of registers, 64, 128 or 168, and
-#: lays a few values by. In dense data with H up to 1024 none that the step loop needs; and none at
-#: all of a program that has a multiprocessor to itself, on 9.0.
-SPILLED = 32
+#: Bytes that a thread may spill. ptxas tends to stop at a round number of registers, 64, 128 or
+#: 168, and to spill a few values. For dense data with H up to 1024, the step loop uses none of
+#: them. On compute capability 9.0, a program that has a multiprocessor to itself spills nothing.
+MAX_SPILLED = 32
 
 
-def most_shared(case: Case) -> int:
-    """What the table grants; grid's configurations ask the device itself."""
+def max_shared(case: Case) -> int:
+    """Return the bytes that the table allows; grid's configurations use the device's limit."""
     if case.kernel == "grid":
         return case.limit
     row = next(
@@ -83,13 +86,13 @@ def most_shared(case: Case) -> int:
         for row in TABLE
         if row.kernel == case.kernel and case.mode in row.modes and case.hidden <= row.hidden
     )
-    return row.shared or LEAST_SHARED
+    return row.shared or MIN_SHARED
 
 
 def check(case: Case) -> None:
     stats = measure(case)
-    assert stats.shared <= most_shared(case) <= case.limit
-    assert stats.spilled <= SPILLED
+    assert stats.shared <= max_shared(case) <= case.limit
+    assert stats.spilled <= MAX_SPILLED
     if case.layout == "dense" and case.hidden <= 1024:
         assert stats.local == 0
         if case.kernel != "grid" and case.capability == (9, 0):
@@ -122,7 +125,7 @@ def test_no_size_is_compiled_in(case: Case, value: int) -> None:
 
 @pytest.mark.parametrize("case", KERNELS, ids=str)
 def test_multiply_adds_are_fused(case: Case) -> None:
-    """Because it is asked for: what Triton does by default is to change."""
+    """The kernels request fusion, since Triton's default is going to change."""
     assert dict(case.configuration)["enable_fp_fusion"]
     assert compile_case(case).metadata.enable_fp_fusion
 
@@ -130,7 +133,7 @@ def test_multiply_adds_are_fused(case: Case) -> None:
 @pytest.mark.parametrize(
     "module", ["fastrnn", "fastrnn.ops.backends.triton", "fastrnn.ops.backends.triton.table"]
 )
-def test_import_leaves_triton_alone(module: str) -> None:
+def test_import_does_not_import_triton(module: str) -> None:
     code = f"import sys, torch; torch_has = 'triton' in sys.modules; import {module}\n"
     code += "sys.exit(not torch_has and 'triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,7 +1,8 @@
-"""The Triton kernels, compiled for sm_90 and run by the emulator in tests/emulators/ptx.
+"""Compile the Triton kernels for sm_90, and run them in the emulator of tests/emulators/ptx.
 
-It shows what the interpreter cannot: races, missing fences, programs that wait for one another,
-bfloat16, the hardware's instructions, and the kernel in Gluon. See there for what it cannot.
+It covers cases that the interpreter cannot: races, missing fences, programs that wait for each
+other, bfloat16, the hardware's instructions, and the Gluon kernel. The docstring of the emulator
+lists its limitations.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import torch
 
 pytest.importorskip("triton")
 if "TRITON_INTERPRET" in os.environ:
-    pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
+    pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
 
 from fastrnn.ops.backends import triton
 from fastrnn.ops.backends.triton import grid, rows, single_cta, single_cta_gluon
@@ -30,31 +31,31 @@ KERNELS = {(m, d): getattr(m, d) for m in MODULES for d in ("forward", "backward
 EVERY_GRID = grid.configurations
 SIZES_OF = triton.sizes_of
 H100 = {"capability": (9, 0), "shared": 232448, "processors": 132}
-ALL_AT_ONCE = 10**6  # programs: as many as there are
+UNLIMITED = 10**6  # more programs than any launch has
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
-#: The forms of grid, by whether W_hh stays in shared memory, and the rows of a tile.
+#: The forms of grid: whether W_hh stays in shared memory, and the rows of a tile.
 FORMS = [(True, 16), (True, 32), (False, 16), (False, 32)]
 
 
 @pytest.fixture(autouse=True)
 def emulate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Every launch is emulated; call it to have it otherwise than in the first way, unedited."""
+    """Emulate every launch; call the fixture to change the seed, the room or the PTX."""
     monkeypatch.setattr(triton, "sizes_of", lambda call: SIZES_OF(call)._replace(**H100))
 
-    def again(seed: int = 0, room: int = ALL_AT_ONCE, **options: Any) -> None:
+    def configure(seed: int = 0, room: int = UNLIMITED, **options: Any) -> None:
         for (module, direction), kernel in KERNELS.items():
             monkeypatch.setattr(module, direction, Emulated(kernel, seed, **options))
         monkeypatch.setattr(grid, "room", lambda *_: room)
 
-    again()
-    return again
+    configure()
+    return configure
 
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Choose among configurations that only another size of batch, or device, would choose."""
+    """Force configurations that are otherwise chosen only for other batch sizes or devices."""
 
     def gluon(tile: int) -> None:
         chosen = single_cta_gluon.configuration
@@ -64,7 +65,7 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         monkeypatch.setattr(single_cta_gluon, "configuration", configuration)
 
-    def of_grid(resident: bool, tile: int) -> None:
+    def resident_or_streamed(resident: bool, tile: int) -> None:
         def configurations(sizes: Sizes) -> list[dict[str, Any]]:
             form = resident, tile
             found = [c for c in EVERY_GRID(sizes) if (c["RESIDENT"], c["ROWS"]) == form]
@@ -73,14 +74,14 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         monkeypatch.setattr(grid, "configurations", configurations)
 
-    return lambda *form: (gluon if len(form) == 1 else of_grid)(*form)
+    return lambda *form: (gluon if len(form) == 1 else resident_or_streamed)(*form)
 
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 def name(value: object) -> str:
-    """As pytest shall call a parameter."""
+    """Return the pytest ID of a parameter."""
     parts = [value]
     if isinstance(value, Problem):
         *parts, resets = dataclasses.astuple(value)
@@ -88,8 +89,8 @@ def name(value: object) -> str:
     return "-".join(str(part).removeprefix("torch.") for part in parts)
 
 
-# Steps of 1, 2 and 3 and more: the loop asks for what it needs three steps ahead. Batches whose
-# last tile is not full, sizes with rows that begin at any multiple of 2, 4, 8 and 16 bytes.
+# One, two, three and more steps, since the loop prefetches three steps ahead. Batches with a
+# partial last tile, and hidden sizes for which rows are aligned to 2, 4, 8 and 16 bytes.
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(
     ("tile", "problem"),
@@ -131,7 +132,7 @@ def test_single_cta_gluon(check, tile: int, problem: Problem, configure) -> None
     ],
     ids=name,
 )
-def test_one_program_a_tile(check, kernel: str, problem: Problem) -> None:
+def test_one_program_per_tile(check, kernel: str, problem: Problem) -> None:
     check(triton.BACKEND, problem, kernel=kernel, mode="half")
 
 
@@ -142,7 +143,7 @@ def test_one_program_a_tile(check, kernel: str, problem: Problem) -> None:
     [(k, m) for k in ("single_cta", "grid") for m in ("tf32", "float32")] + [("rows", "float32")],
 )
 def test_float32(check, kernel: str, mode: str) -> None:
-    """tf32 as the matrix unit cuts it, and three such products."""
+    """A product in tf32, as tensor cores truncate it, or three of them for full float32."""
     problem = Problem(3, 5, 2, 61, "packed", "tanh", 1, F32)
     with torch.backends.cudnn.flags(allow_tf32=mode == "tf32"):
         check(triton.BACKEND, problem, kernel=kernel, mode=mode)
@@ -168,7 +169,7 @@ def test_float32(check, kernel: str, mode: str) -> None:
     ids=name,
 )
 def test_grid(check, form: tuple[bool, int], problem: Problem, configure) -> None:
-    """All programs at the same time, each as far ahead of the others as it may be."""
+    """All programs run concurrently, as far ahead of each other as the kernel allows."""
     configure(*form)
     check(triton.BACKEND, problem, kernel="grid", mode="half")
 
@@ -195,7 +196,7 @@ def test_grid(check, form: tuple[bool, int], problem: Problem, configure) -> Non
     ids=name,
 )
 def test_resets(check, form: Any, problem: Problem, configure) -> None:
-    """Rows that begin anew, in groups of either direction."""
+    """Resets in forward and reverse groups."""
     kernel = {int: "single_cta_gluon", tuple: "grid"}.get(type(form), form)
     if kernel != form:
         configure(*(form if kernel == "grid" else (form,)))
@@ -209,7 +210,7 @@ SMALL = Problem(6, 18, 2, 40, "packed", "tanh", 1, BF16)
 @pytest.mark.parametrize("form", [(True, 16), slow((False, 16))], ids=name)
 @pytest.mark.parametrize("resets", [False, slow(True)])
 def test_grid_in_waves(check, resets: bool, form: tuple[bool, int], configure, emulate) -> None:
-    """Where there is room for one team at a time, and, with none, a launch a step."""
+    """With room for one team at a time, and with room for none: then one launch per step."""
     configure(*form)
     for room in (3, 0):
         emulate(room=room)
@@ -218,7 +219,9 @@ def test_grid_in_waves(check, resets: bool, form: tuple[bool, int], configure, e
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=name)
-def test_the_order_of_programs_changes_nothing(form: tuple[bool, int], configure, emulate) -> None:
+def test_results_do_not_depend_on_the_interleaving(
+    form: tuple[bool, int], configure, emulate
+) -> None:
     configure(*form)
     tensors = SMALL.tensors()
     results = []
@@ -244,43 +247,46 @@ def test_in_place(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["single_cta", "single_cta_gluon", "rows", "grid"])
-def test_relu_passes_all_or_nothing(kernel: str) -> None:
+def test_special_relu_gradients(kernel: str) -> None:
     check_special_gradients(triton.BACKEND, BF16, kernel=kernel)
 
 
-# What a kernel cannot do without, as it stands in the PTX, but for what a group matches; and what
-# the emulator says of the kernel that lacks it.
+# Kernel, pattern of the PTX to remove except for its groups, and the error that results.
 NO_BARRIER = r"(?:(?!bar\.sync).)*?"
-LACKS = {
+REMOVED = {
     "fence": ("single_cta_gluon", r"fence\.proxy\.async[^;]*;", Race),
     "barrier after the fence": ("single_cta_gluon", r"(shared::cta;[^;]*?)bar\.sync[^;]*;", Race),
     "fence of registers": ("single_cta_gluon", r"wgmma\.fence[^;]*;", Invalid),
-    "wait for the product": ("single_cta_gluon", r"wgmma\.wait_group[^;]*;", Invalid),
-    "barrier after it": ("single_cta_gluon", rf"(wgmma\.wait{NO_BARRIER})bar\.sync[^;]*;", Race),
+    "wait for the wgmma": ("single_cta_gluon", r"wgmma\.wait_group[^;]*;", Invalid),
+    "barrier after the wgmma": (
+        "single_cta_gluon",
+        rf"(wgmma\.wait{NO_BARRIER})bar\.sync[^;]*;",
+        Race,
+    ),
     "masks": ("single_cta_gluon", r"@%p\d+ (ld\.global)", Invalid),
     "wait for a copy": ("grid", r"cp\.async\.wait_group\s+[1-9];", Race),
     "wait for the team": ("grid", r"(\.acquire(?:(?! bra ).)*?)@%p\d+ bra [^;]*;", Race),
-    "acquisition": ("grid", r"\.gpu\.acquire", Race),
+    "acquire": ("grid", r"\.gpu\.acquire", Race),
     "barrier before the release": ("grid", rf"bar\.sync[^;]*;({NO_BARRIER}(?:atom|red)\.)", Race),
     "release": ("grid", r"\.release", Race),
-    "release to all": ("grid", r"\.gpu(\.release)", Race),
-    "counting": ("grid", r"@%p\d+ (?:atom|red)\.[^;]*;", Deadlock),
+    "gpu scope of the release": ("grid", r"\.gpu(\.release)", Race),
+    "atomic addition": ("grid", r"@%p\d+ (?:atom|red)\.[^;]*;", Deadlock),
 }
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("what", LACKS)
-def test_a_broken_kernel_is_noticed(check, what: str, configure, emulate) -> None:
-    kernel, pattern, error = LACKS[what]
+@pytest.mark.parametrize("removed", REMOVED)
+def test_missing_instructions_are_reported(check, removed: str, configure, emulate) -> None:
+    kernel, pattern, error = REMOVED[removed]
 
-    def break_it(ptx: str) -> str:
+    def remove(ptx: str) -> str:
         broken = re.sub(pattern, lambda match: "".join(match.groups()), ptx, flags=re.S)
         assert broken != ptx
         return broken
 
     def run() -> None:
-        for seed in range(5):  # in some order of the programs at least
-            emulate(seed, edit=break_it)
+        for seed in range(5):  # at least one of these interleavings shows the error
+            emulate(seed, edit=remove)
             check(triton.BACKEND, problem, kernel=kernel, mode="half")
 
     if kernel == "grid":

@@ -1,8 +1,8 @@
-"""The Triton kernels under Triton's interpreter, which runs them on the CPU.
+"""Run the Triton kernels in Triton's interpreter on the CPU.
 
-It computes what the kernels say, one program after the other. What it cannot show: races, the
-rounding of the matrix unit, the hardware's tanh, bfloat16 (of which its products are wrong), and
-programs that wait for one another: `grid` runs a launch a step here.
+The interpreter runs one program after another. It cannot test races, the rounding of tensor cores,
+the hardware's tanh, bfloat16 (it computes wrong products), or programs that wait for each other:
+`grid` runs one launch per step here.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from ....utils.strategies import problems
 
 pytest.importorskip("triton")
 if "TRITON_INTERPRET" not in os.environ:
-    pytest.skip("needs TRITON_INTERPRET=1, as `make test` sets it", allow_module_level=True)
+    pytest.skip("needs TRITON_INTERPRET=1, which `make test` sets", allow_module_level=True)
 if (reason := triton.BACKEND.unavailable_reason()) is not None:
     pytest.skip(reason, allow_module_level=True)
 
@@ -42,7 +42,7 @@ few = settings(
 
 @pytest.fixture(autouse=True)
 def only_boolean_masks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No access has a mask of integers, which the interpreter refuses from Triton 3.9 on."""
+    """Check that all masks are boolean; from Triton 3.9 on, the interpreter rejects integers."""
     for name, position in (("create_masked_load", 1), ("create_masked_store", 2)):
         monkeypatch.setattr(InterpreterBuilder, name, _with_boolean_mask(name, position))
 
@@ -66,7 +66,7 @@ def _with_boolean_mask(name: str, position: int) -> Callable[..., Any]:
     ]
 )
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a kernel; of grid's forms, one is left to choose."""
+    """Return the name of a kernel; for grid, allow only one of its forms."""
     name, _, form = request.param.partition(" ")
     if form:
         from fastrnn.ops.backends.triton import grid
@@ -84,7 +84,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 )
 @pytest.mark.parametrize("check", CHECKS)
 def test_random_problems(kernel: str, check, dtype: torch.dtype) -> None:
-    # A program takes the interpreter about a millisecond a step, and `rows` has one for every row.
+    # The interpreter takes about 1 ms per program and step, and `rows` has one program per row.
     rows = st.integers(0, 4 if kernel == "rows" else 20)
 
     @few
@@ -103,15 +103,15 @@ def test_random_problems(kernel: str, check, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("check", CHECKS)
 def test_larger_shapes(kernel: str, check, layout: str) -> None:
     shapes = [(40, 1, 1, 3), (1, 1, 1, 1)]
-    if kernel != "rows":  # beyond that kernel, and the interpreter's patience
-        shapes += [(3, 2, 3, 129), (2, 70, 1, 16)]  # padded to 256; a last tile that is not full
+    if kernel != "rows":  # which supports no larger shapes, and is slow here
+        shapes += [(3, 2, 3, 129), (2, 70, 1, 16)]  # padded to 256; a partial last tile
     for shape in shapes:
         check(triton.BACKEND, Problem(*shape, layout, dtype=torch.float32), kernel=kernel)
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_every_tile_of_the_batch(check, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The configurations that only a large batch on a real device would choose."""
+def test_every_batch_tile(check, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Includes configurations that are otherwise chosen only for large batches on a GPU."""
     from fastrnn.ops.backends.triton import grid, single_cta
     from fastrnn.ops.backends.triton.table import Sizes
 
@@ -136,7 +136,7 @@ def test_every_tile_of_the_batch(check, monkeypatch: pytest.MonkeyPatch) -> None
 PROBLEM = Problem(steps=5, batch=5, groups=2, hidden=20, layout="lengths", dtype=torch.float32)
 
 
-def test_the_same_call_twice(kernel: str) -> None:
+def test_two_calls_are_bitwise_equal(kernel: str) -> None:
     arguments = (*PROBLEM.tensors(), *PROBLEM.options)
     first, again = (triton.BACKEND.forward(*arguments, kernel=kernel) for _ in range(2))
     grads = torch.randn_like(first[0]), torch.randn_like(first[1])
@@ -161,8 +161,8 @@ def test_a_row_does_not_depend_on_the_others(kernel: str) -> None:
         assert torch.equal(alone[1], h_n[row])
 
 
-def test_what_lies_beyond_a_row_is_not_looked_at(kernel: str) -> None:
-    """NaN in pre, grad_out and out where a row is inactive leaves no trace."""
+def test_padding_is_not_read(kernel: str) -> None:
+    """NaN in pre, grad_out and out at inactive steps does not change the results."""
     pre, weight_hh, h0, ragged = PROBLEM.tensors()
     lengths = ragged.lengths
     assert lengths is not None
@@ -181,17 +181,17 @@ def test_what_lies_beyond_a_row_is_not_looked_at(kernel: str) -> None:
     assert torch.equal(clean[1], again[1])
 
 
-@pytest.mark.slow  # quick ones: test_emulated's
+@pytest.mark.slow  # test_emulated.py has quick ones
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
 @pytest.mark.parametrize("check", CHECKS)
 def test_resets(kernel: str, check, layout: str) -> None:
-    """Here and there, and at every step; where a row has ended they are nobody's."""
+    """At random steps and at every step, including steps after the end of a row."""
     for kind, shape in ((Problem, (5, 3, 2, 20)), (Everywhere, (3, 2, 2, 3))):
         check(triton.BACKEND, kind(*shape, layout, dtype=torch.float32, resets=True), kernel=kernel)
 
 
 class Everywhere(Problem):
-    """A problem whose rows begin anew at every step."""
+    """A problem with a reset of every row at every step."""
 
     def tensors(self, device: torch.device | str = "cpu") -> Tensors:
         tensors = super().tensors(device)
@@ -202,35 +202,35 @@ class Everywhere(Problem):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
-@pytest.mark.parametrize("ill", [slice(0, 2), slice(2, 4)], ids=["before", "after"])
-def test_nothing_crosses_a_border(kernel: str, ill: slice) -> None:
-    """NaN on one side of it leaves no trace on the other, in either direction of the loop."""
+@pytest.mark.parametrize("poisoned_steps", [slice(0, 2), slice(2, 4)], ids=["before", "after"])
+def test_nan_does_not_cross_a_reset(kernel: str, poisoned_steps: slice) -> None:
+    """In groups of both directions, forward and backward."""
     problem = Problem(steps=4, batch=2, groups=2, hidden=20, dtype=torch.float32, reverse_from=1)
     pre, weight_hh, h0, *_ = problem.tensors()
     resets = torch.zeros(4, 2, dtype=torch.bool)
     resets[2] = True
-    well = slice(2, 4) if ill.start == 0 else slice(0, 2)
+    clean_steps = slice(2, 4) if poisoned_steps.start == 0 else slice(0, 2)
     rest = (weight_hh, h0, Ragged(resets=resets), *problem.options)
     out, h_n = triton.BACKEND.forward(pre, *rest, kernel=kernel)
     poisoned = pre.clone()
-    poisoned[ill] = torch.nan
+    poisoned[poisoned_steps] = torch.nan
     results = triton.BACKEND.forward(poisoned, *rest, kernel=kernel)[0]
-    assert results[ill].isnan().all()
-    assert torch.equal(results[well], out[well])
+    assert results[poisoned_steps].isnan().all()
+    assert torch.equal(results[clean_steps], out[clean_steps])
     grads = torch.randn_like(out), torch.randn_like(h_n)
     clean = triton.BACKEND.backward(*grads, out, *rest, kernel=kernel)[0]
-    grads[0][ill] = torch.nan
+    grads[0][poisoned_steps] = torch.nan
     results = triton.BACKEND.backward(*grads, out, *rest, kernel=kernel)[0]
-    assert results[ill].isnan().all()
-    assert torch.equal(results[well], clean[well])
+    assert results[poisoned_steps].isnan().all()
+    assert torch.equal(results[clean_steps], clean[clean_steps])
 
 
 @pytest.mark.parametrize("transpose", [False, True])
-def test_into_a_tensor_that_may_be_pre(transpose: bool) -> None:
+def test_forward_out_can_overwrite_pre(transpose: bool) -> None:
     pre, *rest = *dataclasses.replace(PROBLEM, resets=True).tensors(), *PROBLEM.options
     expected = triton.BACKEND.forward(pre, *rest)
     out = pre
-    if transpose:  # what is not contiguous is given another
+    if transpose:  # out cannot be pre if pre is not contiguous
         out, pre = torch.empty_like(pre), pre.transpose(0, 1).contiguous().transpose(0, 1)
     h_n = triton.BACKEND.forward_out(out, pre, *rest)
     assert torch.equal(out, expected[0])
@@ -240,7 +240,7 @@ def test_into_a_tensor_that_may_be_pre(transpose: bool) -> None:
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_tanh_over_the_whole_range(dtype: torch.dtype) -> None:
-    """With W = 0 the operator is its activation: a few roundings from the truth everywhere."""
+    """With W = 0 the operator is its activation, accurate to a few roundings everywhere."""
     exponents = torch.arange(-126.0 if dtype != torch.float16 else -14.0, 16)
     fractions = torch.linspace(1, 2, 33)[:-1]
     x = (2.0 ** exponents.double()[:, None] * fractions).flatten().to(dtype)
@@ -266,7 +266,7 @@ def test_special_values(dtype: torch.dtype, activation: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")
 def test_overflow_stays_infinite(kernel: str) -> None:
-    """W_hh is padded with 0, which an infinite state must not meet: that would be NaN."""
+    """An infinite state must not be multiplied by the zeros that pad W_hh, which gives NaN."""
     weight_hh = torch.full((1, 3, 3), 100.0, dtype=torch.float16)
     pre, h0 = torch.ones(4, 1, 1, 3, dtype=torch.float16), torch.ones(1, 1, 3, dtype=torch.float16)
     rest = (weight_hh, h0, DENSE, reference.RELU, 1)
@@ -283,12 +283,12 @@ def test_overflow_stays_infinite(kernel: str) -> None:
         assert torch.equal(actual, wanted)
 
 
-def test_relu_passes_all_or_nothing(kernel: str) -> None:
+def test_special_relu_gradients(kernel: str) -> None:
     check_special_gradients(triton.BACKEND, torch.float32, kernel=kernel)
 
 
 def _activated(x: torch.Tensor, activation: str) -> torch.Tensor:
-    """act(x), computed by one step of one unit a row."""
+    """Return act(x), computed by one step with one unit per row."""
     pre = x.reshape(1, -1, 1, 1)
     weight_hh, h0 = pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1)
     arguments = (pre, weight_hh, h0, DENSE, reference.ACTIVATION_CODES[activation], 1)
@@ -297,8 +297,8 @@ def _activated(x: torch.Tensor, activation: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_layer(bidirectional: bool, packed: bool) -> None:
-    """Outputs and gradients as nn.RNN's, through the operator and its autograd."""
+def test_a_layer_matches_nn_rnn(bidirectional: bool, packed: bool) -> None:
+    """Outputs and gradients, through the operator and its autograd."""
     ours, theirs = paired_layers(5, 12, num_layers=2, bidirectional=bidirectional)
     x = torch.randn(6, 3, 5)
     results = []
@@ -325,8 +325,8 @@ def test_opcheck(layout: str) -> None:
     torch.library.opcheck(torch.ops.fastrnn.recurrence_by.default, arguments)
 
 
-def test_second_derivative() -> None:
-    """It is the reference's, taken of what the kernels returned."""
+def test_second_derivatives_match_the_reference() -> None:
+    """The reference differentiates twice, from the results of the kernels."""
     problem = Problem(3, 2, 1, 4, dtype=torch.float32)
     pre, weight_hh, h0, *_ = problem.tensors()
     leaf = weight_hh.requires_grad_()
@@ -339,8 +339,7 @@ def test_second_derivative() -> None:
     torch.testing.assert_close(*hessian, rtol=1e-5, atol=1e-5)
 
 
-def test_the_table_chooses() -> None:
-    """What no `kernel` is named for is served, whatever the choice."""
+def test_calls_without_a_kernel_name_use_the_table() -> None:
     for hidden in (8, 100, 140):
         problem = Problem(3, 2, 1, hidden, dtype=torch.float16)
         pre, weight_hh, h0, *_ = problem.tensors()
@@ -351,7 +350,7 @@ def test_the_table_chooses() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_what_it_cannot_serve_is_refused(dtype: torch.dtype) -> None:
+def test_unsupported_dtypes_raise(dtype: torch.dtype) -> None:
     pre, weight_hh, h0, *_ = Problem(2, 1, 1, 3, dtype=dtype).tensors()
     with (
         fastrnn.use_backend("triton"),

@@ -1,6 +1,6 @@
-"""The launchers, down to a driver that stands in for CUDA's: what it would be asked to run.
+"""The launchers of the Triton kernels, with a fake CUDA driver that records launches.
 
-Kernels are really compiled, and arguments really bound; only nothing runs.
+Kernels are compiled and arguments bound as usual, but nothing runs.
 """
 
 import gc
@@ -32,7 +32,7 @@ PROCESSORS, SHARED = 132, 232448
 
 
 class Driver:
-    """An H100's driver, as far as Triton asks."""
+    """The part of an H100's driver that Triton uses."""
 
     def __init__(self) -> None:
         self.launches: list[dict[str, Any]] = []
@@ -57,7 +57,7 @@ class Driver:
 
         def launch(x: int, y: int, z: int, *arguments: Any) -> None:
             assert (y, z) == (1, 1)
-            # stream, function, metadata, and hooks come before the kernel's own.
+            # The kernel's arguments follow the stream, function, metadata and hooks.
             own = dict(zip(names, arguments[-len(names) :], strict=True))
             self.launches.append(
                 {"programs": x, "cooperative": metadata.launch_cooperative_grid, **own}
@@ -68,7 +68,7 @@ class Driver:
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    """CPU tensors are taken for CUDA's, and every kernel starts with nothing compiled."""
+    """Treat CPU tensors as CUDA tensors, and start with no compiled kernels."""
     driver = Driver()
     monkeypatch.setattr(triton, "sizes_of", _sizes)
     monkeypatch.setattr(occupancy, "_known", {})
@@ -76,11 +76,11 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     with mock.patch.object(active_driver, "_active", driver):
         yield driver
         _forget()
-        gc.collect()  # Triton 3.9 asks the driver to unload each kernel that ends
+        gc.collect()  # Triton 3.9 asks the driver to unload each kernel that is freed
 
 
 def _forget() -> None:
-    """Drop every compiled form of every kernel."""
+    """Drop all compiled kernels."""
     for module in (grid, rows, single_cta, single_cta_gluon):
         module.forward.device_caches.clear()
         module.backward.device_caches.clear()
@@ -93,19 +93,19 @@ def _sizes(call: Call) -> Sizes:
 
 
 def run(problem: Problem, kernel: str) -> None:
-    """Forward and backward; every output is whatever memory held."""
+    """Launch forward and backward; the outputs stay uninitialized."""
     arguments = (*problem.tensors(), *problem.options)
     out, h_n = triton.BACKEND.forward(*arguments, kernel=kernel)
     triton.BACKEND.backward(out, h_n, out, *arguments[1:], kernel=kernel)
 
 
 def compilations(kernel: Any) -> int:
-    """How many forms of a kernel there are by now."""
+    """Return how many times a kernel has been compiled."""
     return len(kernel.device_caches[0][0])
 
 
 @pytest.mark.parametrize("name", ["rows", "single_cta", "single_cta_gluon", "grid"])
-def test_no_other_batch_or_length_is_another_compilation(name: str, driver: Driver) -> None:
+def test_other_batch_sizes_and_lengths_do_not_recompile(name: str, driver: Driver) -> None:
     module = {
         "rows": rows,
         "single_cta": single_cta,
@@ -124,27 +124,27 @@ def test_no_other_batch_or_length_is_another_compilation(name: str, driver: Driv
     assert {launch["resets"].dtype for launch in driver.launches} == {torch.uint8}
 
 
-def test_as_many_programs_as_tiles_and_groups(driver: Driver) -> None:
+def test_one_program_per_tile_and_group(driver: Driver) -> None:
     for kernel, expected in (("rows", 35 * 3), ("single_cta", 3 * 3), ("single_cta_gluon", 5 * 3)):
         driver.launches.clear()
         run(Problem(2, 35, 3, 20, dtype=torch.float16), kernel)
         assert [launch["programs"] for launch in driver.launches] == [expected] * 2
 
 
-def test_no_batch_is_no_launch(driver: Driver) -> None:
+def test_an_empty_batch_launches_nothing(driver: Driver) -> None:
     for kernel in ("rows", "single_cta", "single_cta_gluon", "grid"):
         run(Problem(2, 0, 3, 20, dtype=torch.float16), kernel)
     assert not driver.launches
 
 
-def test_grid_steps_where_nothing_fits(driver: Driver) -> None:
-    """The tensors are the CPU's, for which no program runs beside another."""
+def test_grid_launches_once_per_step_if_no_team_fits(driver: Driver) -> None:
+    """The tensors are on the CPU, for which no programs run concurrently."""
     run(Problem(5, 20, 2, 100, dtype=torch.float16), "grid")
     forward, backward = driver.launches[:5], driver.launches[5:]
     assert [(launch["begin"], launch["end"]) for launch in forward] == [
         (i, i + 1) for i in range(5)
     ]
-    assert [launch["begin"] for launch in backward] == list(range(6))  # one turn more
+    assert [launch["begin"] for launch in backward] == list(range(6))  # one more iteration
     for launch in driver.launches:
         assert launch["arrived"] is None
         assert not launch["cooperative"]
@@ -153,7 +153,7 @@ def test_grid_steps_where_nothing_fits(driver: Driver) -> None:
 
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How many blocks a multiprocessor of the stand-in holds, which a test may change."""
+    """How many blocks fit on a multiprocessor of the fake device; a test may change it."""
     held = {"blocks": 1}
     device = torch.device("cuda", 0)
     properties = SimpleNamespace(multi_processor_count=PROCESSORS)
@@ -163,11 +163,11 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return held
 
 
-def test_grid_is_one_cooperative_launch_where_all_fit(
+def test_grid_is_one_cooperative_launch_if_all_teams_fit(
     driver: Driver, blocks: dict[str, int]
 ) -> None:
     run(Problem(5, 20, 2, 500, dtype=torch.float16), "grid")
-    # What was asked for its room is what is launched.
+    # The occupancy query and the launch use the same compiled kernel.
     assert compilations(grid.forward) == compilations(grid.backward) == 1
     forward, backward = driver.launches
     assert (forward["begin"], forward["end"]) == (0, 5)
@@ -175,13 +175,13 @@ def test_grid_is_one_cooperative_launch_where_all_fit(
     for launch in (forward, backward):
         assert launch["cooperative"]
         assert launch["RESIDENT"]
-        # Four teams of 32 programs, of 16 rows and 16 units each: 128 of 132.
+        # Four teams of 32 programs with 16 rows and 16 units each use 128 of 132 multiprocessors.
         assert (launch["ROWS"], launch["COLS"], launch["programs"]) == (16, 16, 128)
         assert launch["arrived"].shape == (4,)
         assert not launch["arrived"].any()
 
 
-def test_grid_takes_larger_tiles_where_small_ones_do_not_fit(
+def test_grid_takes_larger_tiles_if_small_ones_do_not_fit(
     driver: Driver, blocks: dict[str, int]
 ) -> None:
     run(Problem(2, 60, 1, 1000, dtype=torch.float16), "grid")
@@ -195,8 +195,8 @@ def test_grid_takes_larger_tiles_where_small_ones_do_not_fit(
         assert launch["programs"] == 3 * 32
 
 
-def test_grid_sends_no_more_teams_than_fit(driver: Driver, blocks: dict[str, int]) -> None:
-    """Five tiles of 32 rows and 63 programs each, of which two teams have room."""
+def test_grid_launches_no_more_teams_than_fit(driver: Driver, blocks: dict[str, int]) -> None:
+    """Five tiles of 32 rows and 63 programs each; two teams fit at once."""
     run(Problem(2, 150, 1, 2000, dtype=torch.float16), "grid")
     for launches in (driver.launches[:3], driver.launches[3:]):
         assert [launch["first_team"] for launch in launches] == [0, 2, 4]
@@ -204,17 +204,19 @@ def test_grid_sends_no_more_teams_than_fit(driver: Driver, blocks: dict[str, int
         assert all(launch["cooperative"] for launch in launches)
 
 
-def test_grid_steps_where_the_driver_cannot_tell(driver: Driver, blocks: dict[str, int]) -> None:
+def test_grid_launches_once_per_step_if_the_driver_reports_no_occupancy(
+    driver: Driver, blocks: dict[str, int]
+) -> None:
     blocks["blocks"] = 0
     run(Problem(3, 4, 1, 300, dtype=torch.float16), "grid")
     assert len(driver.launches) == 3 + 4
     assert not any(launch["cooperative"] for launch in driver.launches)
 
 
-def test_what_does_not_fit_into_shared_memory_has_no_room(
+def test_configurations_beyond_free_shared_memory_are_skipped(
     driver: Driver, blocks: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Less is free than the device was said to have: columns that stay do not fit."""
+    """Less is free than the device reports, so that resident columns do not fit."""
     monkeypatch.setattr(compiler, "max_shared_mem", lambda device: 60 * 1024)
     run(Problem(3, 4, 1, 1000, dtype=torch.float16), "grid")
     assert len(driver.launches) == 2

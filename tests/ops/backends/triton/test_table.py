@@ -1,4 +1,4 @@
-"""Which kernel serves which call, and which of them `auto` may take."""
+"""The kernel that the table chooses for a call, and the calls that `auto` may use it for."""
 
 import json
 import re
@@ -57,16 +57,16 @@ ROOT = Path(__file__).parents[4]
         (H100, "float32", 1, 100_000, "grid"),
     ],
 )
-def test_the_table(device: dict, mode: str, batch: int, hidden: int, kernel: str) -> None:
+def test_choice(device: dict, mode: str, batch: int, hidden: int, kernel: str) -> None:
     assert choose(Sizes(batch, 1, hidden, mode, **device)) == kernel
 
 
-def test_groups_are_programs_too() -> None:
+def test_groups_count_as_programs() -> None:
     assert choose(Sizes(64, 2, 128, "float32", **H100)) == "rows"
     assert choose(Sizes(64, 3, 128, "float32", **H100)) == "single_cta"
 
 
-def test_rows_too_wide_for_the_offsets_of_a_tile() -> None:
+def test_rows_too_wide_for_tile_offsets_use_grid() -> None:
     assert choose(Sizes(64, 2**19, 64, "half", **H100)) == "single_cta"
     assert choose(Sizes(64, 2**19 + 1, 64, "half", **H100)) == "grid"
 
@@ -85,19 +85,19 @@ def test_power_of_two() -> None:
     assert power_of_two(3, least=128) == 128
 
 
-def test_what_is_said_to_be_proven_has_a_record() -> None:
-    """The comment above `VERIFIED` names it."""
+def test_verified_kernels_have_a_record() -> None:
+    """The comment above `VERIFIED` names the record."""
     source = Path(table.__file__).read_text()
     (name,) = re.findall(r"record: (benchmarks/results/\S+\.json)\.\nVERIFIED = ", source)
     record = json.loads((ROOT / name).read_text())
-    proven, capability = verified_kernels(record), tuple(record["environment"]["capability"])
+    verified, capability = verified_kernels(record), tuple(record["environment"]["capability"])
     assert table.VERIFIED
     for kernel, verified_on in table.VERIFIED:
         assert verified_on == capability
-        assert f"triton.{kernel}" in proven
+        assert f"triton.{kernel}" in verified
 
 
-#: On an H100, which need not be in this machine.
+#: A call on an H100, which this machine need not have.
 CALL = Call("RNN_TANH", 10, 4, 1, 64, torch.bfloat16, torch.device("cuda"), gpu=GPUS["H100"])
 
 
@@ -111,14 +111,14 @@ def test_unverified_without_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
     assert triton.BACKEND.unverified_reason(CALL) is None
 
 
-def test_an_old_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_gpus_are_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     reason = triton.BACKEND.unsupported_reason(CALL._replace(gpu=None))
     assert reason is not None
     assert "compute capability is 7.5" in reason
 
 
-def test_other_dtypes_and_devices_are_refused() -> None:
+def test_other_dtypes_and_devices_are_unsupported() -> None:
     double = CALL._replace(dtype=torch.float64)
     assert "not torch.float64" in (triton.BACKEND.unsupported_reason(double) or "")
     meta = CALL._replace(device=torch.device("meta"), gpu=None)
@@ -133,23 +133,23 @@ def test_other_dtypes_and_devices_are_refused() -> None:
         (FASTEST_FROM, 1000, "faster than the grid kernel"),
     ],
 )
-def test_where_the_cuda_kernels_are_faster(steps: int, hidden: int, words: str | None) -> None:
+def test_cuda_kernels_are_faster(steps: int, hidden: int, words: str | None) -> None:
     reason = triton.BACKEND.slower_reason(CALL._replace(steps=steps, hidden=hidden))
     assert reason is None if words is None else words in (reason or "")
 
 
 @pytest.mark.parametrize(
-    ("version", "numpy_version", "refused"),
+    ("version", "numpy_version", "unavailable"),
     [("3.6.0", "2.4.6", True), ("3.6.0", "2.3.5", False), ("3.7.0", "2.4.6", False)],
 )
-def test_an_old_interpreter_with_a_new_numpy_is_refused(
-    version: str, numpy_version: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+def test_an_old_interpreter_with_a_new_numpy_is_unavailable(
+    version: str, numpy_version: str, unavailable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would fail at the first loop, with an error that says nothing of either."""
+    """It would fail at the first loop, with an error that mentions neither."""
     installed = pytest.importorskip("triton")
     monkeypatch.setattr(triton, "interpreting", lambda: True)
     monkeypatch.setattr(installed, "__version__", version)
     monkeypatch.setattr(numpy, "__version__", numpy_version)
     reason = triton._unavailable_reason.__wrapped__()
-    assert ("pip install 'triton>=3.7' or 'numpy<2.4'" in (reason or "")) == refused
-    assert refused or reason is None
+    assert ("pip install 'triton>=3.7' or 'numpy<2.4'" in (reason or "")) == unavailable
+    assert unavailable or reason is None
