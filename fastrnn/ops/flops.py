@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from .._when_imported import when_imported
 from . import linear  # noqa: F401 (defines its operator)
+from ._when_imported import when_imported
 
 
 def _recurrence(pre: Sequence[int], weight_hh: Sequence[int], *_: Any, **__: Any) -> int:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._when_imported import when_imported
 from ._eager import is_recording
+from ._when_imported import when_imported
 from .recurrence import LIBRARY
 
 # Inductor removes a clone if it considers the result an alias of the input; with two such clones
