@@ -1,4 +1,4 @@
-"""Verify results before they are timed: a provider with a wrong result has no time."""
+"""Verify results before they are timed. A wrong result is reported and not timed."""
 
 from __future__ import annotations
 
