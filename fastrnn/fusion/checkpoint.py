@@ -22,7 +22,7 @@ from safetensors.torch import save as to_bytes
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from . import files, log, objective, resume, schema
+from . import files, log, objectives, resume, schema
 from .config import ModelConfig, RunConfig
 from .data import Preprocessor
 from .encoders import BUILT_IN
@@ -102,7 +102,7 @@ def _contradictions(config: RunConfig) -> Iterator[str]:
     if "series" in model.modalities and len(config.series) != model.variables:
         yield f"series has {len(config.series)} items, but model.variables is {model.variables}"
     count = {"binary": 2, "regression": 0}.get(model.kind, labels)
-    if labels != count or model.outputs != objective.outputs(model.kind, labels):
+    if labels != count or model.outputs != objectives.outputs(model.kind, labels):
         yield f"{labels} labels and {model.outputs} outputs do not match kind {model.kind}"
 
 

@@ -23,7 +23,7 @@ from .config import DataConfig, RunConfig
 from .decoding import File, decode
 from .errors import DataError, FusionError, ManifestError, MediaError
 from .examples import ABSENT, IGNORE, Batch, Examples
-from .kinds import Label, canonical, names_of, settle
+from .labels import Label, canonical, names_of, settle
 from .manifest import Manifest
 from .rows import Row
 from .scale import FARTHEST, Scale, scales

@@ -18,10 +18,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .cells import recurrent
 from .config import ModelConfig
 from .data import Batch
 from .errors import ConfigError
+from .recurrent import recurrent
 from .words import plural
 
 Factory = Callable[[ModelConfig], nn.Module]

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import changes, checkpoint, files, metrics, objective
-from .changes import Change
+from . import checkpoint, files, metrics, objectives, perturbations
 from .config import ModelConfig, RunConfig
 from .data import IGNORE, Examples
 from .metrics import Answers, Interval
+from .perturbations import Change
 from .run_data import Rows, run_rows
 from .scale import restore
 
@@ -117,7 +117,7 @@ def items(config: RunConfig, logits: Tensor, label: Tensor) -> tuple[Tensor, Ten
     Steps without a label are dropped. A regression is converted back to the units of its labels.
     """
     kind = config.model.kind
-    output = objective.answers(kind, logits, config.target)
+    output = objectives.answers(kind, logits, config.target)
     row = torch.arange(len(label))
     if kind == "steps":
         scored = label != IGNORE
@@ -271,16 +271,18 @@ def robustness(
         if len(config.model.modalities) > 1:
             result.append(judged(modality, "removed", None, _removing(modality)))
         what = "tokens replaced" if modality == "text" else "noise"
-        for strength in changes.STRENGTHS:
+        for strength in perturbations.STRENGTHS:
             change = _noising(modality, strength, seed, config.model)
             result.append(judged(modality, what, strength, change))
     return result
 
 
 def _removing(modality: str) -> Change:
-    return lambda batch: changes.remove(batch, modality)
+    return lambda batch: perturbations.remove(batch, modality)
 
 
 def _noising(modality: str, strength: float, seed: int, config: ModelConfig) -> Change:
     generator = torch.Generator().manual_seed(seed)
-    return lambda batch: changes.noise(batch, modality, strength, generator, config.vocabulary)
+    return lambda batch: perturbations.noise(
+        batch, modality, strength, generator, config.vocabulary
+    )

@@ -17,13 +17,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import checkpoint, dry_run, files, log, objective, runs
+from . import checkpoint, dry_run, files, log, objectives, runs
 from . import resume as interrupted
 from .config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from .data import IGNORE, Examples, Preprocessor
 from .errors import ConfigError
 from .groups import crossing_contents
-from .kinds import summary
+from .labels import summary
 from .log import METRICS
 from .manifest import Manifest, read_manifest
 from .network import single
@@ -336,7 +336,7 @@ def configure(
     return ModelConfig(
         modalities=manifest.modalities,
         kind=manifest.kind,
-        outputs=objective.outputs(manifest.kind, labels),
+        outputs=objectives.outputs(manifest.kind, labels),
         stream=manifest.stream,
         image_size=preprocessor.config.image_size,
         image_channels=preprocessor.config.image_channels,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import attribution, changes, checkpoint, files, metrics, probes, saliency
+from . import attribution, checkpoint, files, interventions, metrics, perturbations, saliency
 from .data import IGNORE, Batch
 from .evaluation import answer
 from .network import FusionNetwork
@@ -69,7 +69,9 @@ def explain_run(
         "rows": len(rows.examples),
         "skipped": rows.skipped,
         "ablation": ablation(network, rows, device, seed),
-        "swap_modality": probes.swap_modalities(network, config, batch, seed) if several else [],
+        "swap_modality": interventions.swap_modalities(network, config, batch, seed)
+        if several
+        else [],
         "emap": None,
         "swap_state": None,
         "states": None,
@@ -81,8 +83,8 @@ def explain_run(
     ]
     if isinstance(network, FusionNetwork):  # late fusion has no state, and is additive
         if several:
-            result["emap"] = probes.emap(network, config, rows.examples, seed=seed)
-        result["swap_state"] = probes.swap_state(network, config, batch, seed)
+            result["emap"] = interventions.emap(network, config, rows.examples, seed=seed)
+        result["swap_state"] = interventions.swap_state(network, config, batch, seed)
         if examples:
             result["states"] = _states(network, rows, device, folder, examples, seed)
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
@@ -102,20 +104,22 @@ def ablation(
     score = metrics.main_score(rows.config.model.kind)
     generator = torch.Generator().manual_seed(seed)
 
-    def judged(change: changes.Change | None) -> float | None:
+    def judged(change: perturbations.Change | None) -> float | None:
         answers = answer(network, rows.config, rows.examples, device, change)
         return metrics.plain(metrics.value(answers, score))
 
-    def without(*names: str) -> changes.Change:
+    def without(*names: str) -> perturbations.Change:
         def change(batch: Batch) -> Batch:
             for name in names:
-                batch = changes.remove(batch, name)
+                batch = perturbations.remove(batch, name)
             return batch
 
         return change
 
-    def shuffled(name: str) -> changes.Change:
-        return lambda batch: changes.donate(batch, name, probes.donors(batch, generator))
+    def shuffled(name: str) -> perturbations.Change:
+        return lambda batch: perturbations.donate(
+            batch, name, interventions.donors(batch, generator)
+        )
 
     result = []
     whole = judged(None)

@@ -3,7 +3,7 @@
 The inputs have the names of a batch (see examples.py), with any number of rows and steps. Only
 `image` differs, which holds the decoded and resized pixels: uint8 [B, C, S, S], or
 [B, T, C, S, S] for streams. A modality that rows may lack also has the input NAME_present,
-bool [B]. The outputs are `logits` and `probabilities`, as in objective.py.
+bool [B]. The outputs are `logits` and `probabilities`, as in objectives.py.
 
 The file is kept only if its outputs in onnxruntime match the network's, also on batches of other
 sizes than the traced one.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import fastrnn
 from fastrnn._rounding import CONFIDENCE, UNIT_ROUNDOFF
 
-from . import objective
+from . import objectives
 from .config import RunConfig
 from .data import Batch
 from .errors import ConfigError
@@ -131,7 +131,7 @@ class _Exported(nn.Module):
             shape = pixels.shape[: pixels.dim() - 3]
             batch["image"] = torch.arange(batch["frames"].shape[0]).view(shape)
         logits = self.network(batch)
-        return logits, objective.probabilities(self.kind, logits)
+        return logits, objectives.probabilities(self.kind, logits)
 
 
 class _GridPool(nn.Module):

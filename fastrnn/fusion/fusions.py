@@ -20,10 +20,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .cells import mean
 from .config import ModelConfig
 from .encoders import stepping
 from .errors import ConfigError
+from .recurrent import mean
 
 Lengths = Mapping[str, Tensor | None]
 

@@ -40,7 +40,7 @@ from .bad_rows import BadRows
 from .config import MODALITIES
 from .errors import ConfigError, FusionError, ManifestError
 from .groups import crossing_contents, crossing_files, crossing_group
-from .kinds import Label, check_kind, infer_kind, regression_hint, settle
+from .labels import Label, check_kind, infer_kind, regression_hint, settle
 from .rows import Row, RowReader
 from .tables import Record, Source, read_table
 from .words import composed, is_unicode, plural

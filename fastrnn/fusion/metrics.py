@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_roc
 
-from . import objective
+from . import objectives
 
 RESAMPLES = 500
 LEVEL = 0.95  # confidence level of the intervals
@@ -249,7 +249,7 @@ def _draws(rows: int, seed: int) -> Iterator[Tensor]:
 
 def main_score(kind: str) -> str:
     """Return the name of the score that compares models; higher is better."""
-    return objective.SCORES[kind]
+    return objectives.SCORES[kind]
 
 
 def threshold(answers: Answers) -> float:

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .cells import Memoryless, last, mean, readout
 from .config import ModelConfig
 from .data import Batch
 from .encoders import features_of, lengths_of, make_encoder
 from .errors import ConfigError
 from .fusions import FUSIONS, Sequence
+from .recurrent import Memoryless, last, mean, readout
 
 
 class FusionNetwork(nn.Module):

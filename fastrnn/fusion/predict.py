@@ -26,13 +26,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from . import objective
+from . import objectives
 from .bad_rows import BadRows
-from .blocks import read_blocks
 from .config import BLOCK, RunConfig
 from .data import Examples, Preprocessor
 from .errors import ConfigError, DataError, ManifestError
 from .manifest import Manifest, read_manifest
+from .readers import read_blocks
 from .schema import Range, parse
 from .words import composed
 from .writers import Record, atomic, writer
@@ -207,14 +207,14 @@ class Predictor:
             )
 
     def _answers(self, examples: Examples) -> Iterator[Tensor]:
-        """Yield `objective.answers` for each example in order, without padding steps."""
+        """Yield `objectives.answers` for each example in order, without padding steps."""
         network = self.network.to(self.device).eval()
         kind, target = self.config.model.kind, self.config.target
         for start in range(0, len(examples), _BATCH):
             rows = range(start, min(start + _BATCH, len(examples)))
             batch = {name: each.to(self.device) for name, each in examples.collate(rows).items()}
             with torch.no_grad():
-                found = objective.answers(kind, network(batch), target)
+                found = objectives.answers(kind, network(batch), target)
             if kind != "steps":
                 yield from found
                 continue

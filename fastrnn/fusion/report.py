@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, files, log, page, plot
+from . import checkpoint, files, html, log, plot
 from .config import RunConfig
 from .errors import ConfigError
 from .evaluation import EVALUATION
 from .explanation import EXPLANATION, PICTURES
-from .page import Html, figures, join, lead, number, section, table
+from .html import Html, figures, join, lead, number, section, table
 from .words import plural
 
 REPORT = "report.html"
@@ -61,7 +61,7 @@ def write_report(folder: str | Path) -> Path:
     name = folder.resolve().name
     title = f"{name}: {' and '.join(config.model.modalities)}, {config.model.kind}"
     path = folder / REPORT
-    files.write(path, page.whole(title, join(sections)))
+    files.write(path, html.whole(title, join(sections)))
     return path
 
 
@@ -86,14 +86,14 @@ def _summary(config: RunConfig, evaluation: dict[str, Any] | None) -> Html:
         f"({evaluation['split']}); "
         f"95% interval {number(score['low'])} to {number(score['high'])}"
     )
-    parts = [page.headline(number(score["value"]), words)]
+    parts = [html.headline(number(score["value"]), words)]
     single = [each for each in evaluation["comparison"] if each["model"].endswith(" only")]
     for each in single[:1]:
-        parts.append(page.verdict(each["says"], each["gain"]["low"]))
+        parts.append(html.verdict(each["says"], each["gain"]["low"]))
     others = [each for each in evaluation["comparison"] if each not in single]
     for each in others[:1]:
-        parts.append(page.verdict(each["says"], each["gain"]["low"]))
-    return page.block(join(parts))
+        parts.append(html.verdict(each["says"], each["gain"]["low"]))
+    return html.block(join(parts))
 
 
 def _run(folder: Path, config: RunConfig, evaluation: dict[str, Any] | None) -> Html:
@@ -145,7 +145,7 @@ def _results(folder: Path, evaluation: dict[str, Any]) -> Html:
     for model, entry in models.items():
         scores = [entry["scores"][name] for name in names]
         body.append(
-            [model, *(page.interval(score) for score in scores), f"{entry['parameters']:,}"]
+            [model, *(html.interval(score) for score in scores), f"{entry['parameters']:,}"]
         )
     about = (
         f"Scores on {plural(evaluation['rows'], 'row')} ({evaluation['split']}). Small print shows "
@@ -156,9 +156,9 @@ def _results(folder: Path, evaluation: dict[str, Any]) -> Html:
     values = {name: entry["scores"][score] for name, entry in models.items()}
     plot.models(picture, values, _NAMES[score])
     parts = [lead(about), table(head, body, kind="results")]
-    says = [page.verdict(each["says"], each["gain"]["low"]) for each in evaluation["comparison"]]
+    says = [html.verdict(each["says"], each["gain"]["low"]) for each in evaluation["comparison"]]
     if says:
-        parts += [page.heading("Fusion compared with the other models"), join(says)]
+        parts += [html.heading("Fusion compared with the other models"), join(says)]
     tuned = _threshold(models[main])
     drawn = [(picture, f"{_NAMES[score]} of each model")]
     drawn += list(_drawn(folder, evaluation))
@@ -170,13 +170,13 @@ def _threshold(entry: Mapping[str, Any]) -> Html:
         return Html("")
     head = ["threshold", *(_NAMES[name] for name in entry["at_threshold"])]
     rows = [
-        ["0.5", *(page.interval(entry["scores"][name]) for name in entry["at_threshold"])],
+        ["0.5", *(html.interval(entry["scores"][name]) for name in entry["at_threshold"])],
         [
             f"{number(entry['threshold'])}, tuned on val",
-            *(page.interval(each) for each in entry["at_threshold"].values()),
+            *(html.interval(each) for each in entry["at_threshold"].values()),
         ],
     ]
-    return join([page.heading("Decision threshold"), table(head, rows)])
+    return join([html.heading("Decision threshold"), table(head, rows)])
 
 
 def _drawn(folder: Path, evaluation: dict[str, Any]) -> Iterator[tuple[Path, str]]:
@@ -243,7 +243,7 @@ def _worse(folder: Path, evaluation: dict[str, Any]) -> Html:
         by_name.setdefault(each["modality"], {})[each["strength"]] = each
     rows = []
     for name, own in by_name.items():
-        cells = [page.changed(own[kind]["score"], own[kind]["less"]) for kind in kinds]
+        cells = [html.changed(own[kind]["score"], own[kind]["less"]) for kind in kinds]
         rows.append([f"{name}, {own[columns[0]]['change']}", number(whole), *cells])
     head = [
         "",
@@ -264,7 +264,7 @@ def _worse(folder: Path, evaluation: dict[str, Any]) -> Html:
 
 def _why(folder: Path, explanation: dict[str, Any]) -> Html:
     score = _NAMES[explanation["score"]]
-    parts = [page.heading("Ablation of modalities")]
+    parts = [html.heading("Ablation of modalities")]
     head = ["modality", "unchanged", "from other rows", "removed", "alone"]
     names = ("whole", "shuffled", "removed", "alone")
     rows = [
@@ -275,7 +275,7 @@ def _why(folder: Path, explanation: dict[str, Any]) -> Html:
               table(head, rows)]  # fmt: skip
     emap = explanation["emap"]
     if emap:
-        parts += [page.heading("Interaction of modalities"), lead(_fused(emap, score))]
+        parts += [html.heading("Interaction of modalities"), lead(_fused(emap, score))]
     drawn = []
     if explanation["swap_modality"]:
         words = (
@@ -287,10 +287,10 @@ def _why(folder: Path, explanation: dict[str, Any]) -> Html:
             [each["modality"], f"{each['differ']:,}", number(each["donor"]), number(each["host"])]
             for each in explanation["swap_modality"]
         ]
-        parts += [page.heading("Swapped modalities"), lead(words), table(head, rows)]
+        parts += [html.heading("Swapped modalities"), lead(words), table(head, rows)]
     state = explanation["swap_state"]
     if state:
-        parts += [page.heading("Swapped states"), lead(_state(state, score))]
+        parts += [html.heading("Swapped states"), lead(_state(state, score))]
         if "after" in state and any(each["differ"] for each in state["after"]):
             picture = folder / PICTURES / "swap.png"
             plot.follows(picture, state["after"])
@@ -298,12 +298,12 @@ def _why(folder: Path, explanation: dict[str, Any]) -> Html:
     if explanation["states"]:
         about = "states of the recurrent layer over the steps of some rows; red 1, blue −1"
         drawn.append((folder / explanation["states"]["picture"], about))
-    parts += [figures(drawn), page.heading("Individual predictions")]
+    parts += [figures(drawn), html.heading("Individual predictions")]
     about = (
         "Integrated gradients: the contribution of each part of the input to the logit of the "
         "predicted label. Red parts support the prediction, blue parts oppose it."
     )
-    parts += [lead(about), page.cards(_card(folder, each) for each in explanation["examples"])]
+    parts += [lead(about), html.cards(_card(folder, each) for each in explanation["examples"])]
     return section("Explanation", join(parts))
 
 
@@ -348,11 +348,11 @@ def _card(folder: Path, each: Mapping[str, Any]) -> Html:
         told += f", at step {each['step']}"
     if "explained" in each:
         told += f"; explained label: {each['explained']}"
-    parts = [page.card_title(each["where"], told, right)]
+    parts = [html.card_title(each["where"], told, right)]
     if "tokens" in each:
-        parts.append(page.tokens(each["tokens"]))
+        parts.append(html.tokens(each["tokens"]))
     if "picture" in each:
-        parts.append(page.picture(folder / each["picture"], "attribution of the prediction"))
+        parts.append(html.picture(folder / each["picture"], "attribution of the prediction"))
     return join(parts)
 
 
@@ -370,4 +370,4 @@ def _again(folder: Path, config: RunConfig) -> Html:
     )
     if models:
         files += f"; models/ holds every trained model: {models}"
-    return section("Reproduce this run", join([page.code("\n".join(lines)), lead(files + ".")]))
+    return section("Reproduce this run", join([html.code("\n".join(lines)), lead(files + ".")]))

@@ -11,7 +11,7 @@
 | network.NAME | its weights |
 | best.NAME | its weights at the best epoch so far |
 | optimizer.INDEX.NAME | Adam's moments and counts |
-| tally.NAME | [P, ...]: the metric sums of each process for the epoch in progress |
+| meter.NAME | [P, ...]: the metric sums of each process for the epoch in progress |
 
 The metadata give the finished networks, the network in training, its epoch and step, the bytes of
 metrics.jsonl up to that point, the learning rate schedule, and the scale of fp16. Random numbers

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ManifestError, MediaError
-from .kinds import Label, canonical
+from .labels import Label, canonical
 from .series import ENDINGS, as_series
 from .words import composed, is_unicode
 

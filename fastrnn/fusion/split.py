@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 
 from .errors import ManifestError
 from .groups import linked
-from .kinds import names_of, regression_hint, sort_names
+from .labels import names_of, regression_hint, sort_names
 from .manifest import Manifest
 from .words import plural
 

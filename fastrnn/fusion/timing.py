@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastrnn import FusedRNN
 
-from . import objective
+from . import objectives
 from .config import TrainConfig
 from .data import Batch
 
@@ -97,7 +97,7 @@ def training_step(model: nn.Module, kind: str, training: TrainConfig) -> Callabl
     optimizer = torch.optim.Adam(model.parameters(), training.rate)
 
     def step(batch: Batch) -> None:
-        loss = objective.loss(kind, model(batch), batch["label"])
+        loss = objectives.loss(kind, model(batch), batch["label"])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), training.clip)

@@ -24,16 +24,16 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, send_to_device
 from torch import Tensor, nn
 
-from . import objective, tally, transfer
+from . import meter, objectives, transfer
 from .checkpoint import Weights, weights
 from .config import ModelConfig, TrainConfig
 from .data import Batch, Examples
-from .dealing import deal, seed_torch, shuffled
 from .errors import ConfigError
 from .log import Log
+from .meter import Meter, Score
 from .network import build
 from .resume import State, moments, restore_optimizer
-from .tally import Score, Tally
+from .sampler import deal, seed_torch, shuffled
 from .words import plural
 
 _EVALUATION_BATCH = 256  # rows; larger than in training, since no gradients are stored
@@ -189,12 +189,12 @@ class _Loop:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
         self.weight = _balance(config, training, examples["train"])
         self.masses = {
-            split: tally.masses(config.kind, each.labels, self.weight)
+            split: meter.masses(config.kind, each.labels, self.weight)
             for split, each in examples.items()
         }
         if self.weight is not None:
             self.weight = self.weight.to(self.device)
-        self.tally = self._tally()
+        self.meter = self._meter()
         self.best: Weights = {}
         self.result = Trained(name, self.network)
         self.epoch, self.step = 1, 0  # position of the next step
@@ -207,7 +207,7 @@ class _Loop:
         self.log.begin(name, training.epochs, self.rows, done)
         while self.epoch <= training.epochs and not self._out_of_patience():
             self._train_epoch()
-            scores = {"train": self.tally.score(), "val": self._evaluate("val")}
+            scores = {"train": self.meter.score(), "val": self._evaluate("val")}
             if scores["val"].better(self._best_score()):
                 self.best = weights(self.network)
             result.epochs.append(scores)
@@ -215,7 +215,7 @@ class _Loop:
             for split, score in scores.items():
                 self._record(self.epoch, split, score)
             self._tell(scores)
-            self.epoch, self.step, self.tally = self.epoch + 1, 0, self._tally()
+            self.epoch, self.step, self.meter = self.epoch + 1, 0, self._meter()
             self._save()
         if self.epoch <= training.epochs:
             self.log.say(
@@ -257,7 +257,7 @@ class _Loop:
                     mean = self._loss(logits, batch["label"])
                     # The gradients of processes are averaged, but must be summed.
                     loss = mean * (mass / total * processes)
-                    self.tally.add(mean.detach(), mass, logits.detach(), batch["label"])
+                    self.meter.add(mean.detach(), mass, logits.detach(), batch["label"])
                 else:
                     loss = logits.sum() * 0
                 self.scaler.scale(loss).backward()
@@ -271,7 +271,7 @@ class _Loop:
 
     @torch.no_grad()
     def _evaluate(self, split: str) -> Score:
-        found = self._tally()
+        found = self._meter()
         self.network.eval()
         for part in self._own(split):
             batch, mass = self._batch(split, part)
@@ -300,11 +300,11 @@ class _Loop:
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
         if self.weight is None:
-            return objective.loss(self.config.kind, logits, label)
-        return objective.loss(self.config.kind, logits, label, self.weight.to(logits.dtype))
+            return objectives.loss(self.config.kind, logits, label)
+        return objectives.loss(self.config.kind, logits, label, self.weight.to(logits.dtype))
 
-    def _tally(self) -> Tally:
-        return Tally(self.config.kind, self.config.outputs, self.device)
+    def _meter(self) -> Meter:
+        return Meter(self.config.kind, self.config.outputs, self.device)
 
     def _best_score(self) -> Score | None:
         epochs = self.result.epochs
@@ -345,7 +345,7 @@ class _Loop:
         tensors = {f"network.{name}": each for name, each in self.network.state_dict().items()}
         tensors |= {f"best.{name}": each for name, each in self.best.items()}
         tensors |= moments(self.optimizer)
-        for name, each in self.tally.state().items():
+        for name, each in self.meter.state().items():
             tensors[f"tally.{name}"] = accelerator.gather(each[None])
         state = State(
             metrics=self.log.size(),
@@ -378,7 +378,7 @@ class _Loop:
         self.scaler.load_state_dict(state.scaler)
         if state.step:
             counted = state.below("tally")
-            self.tally.restore({k: v[accelerator.process_index] for k, v in counted.items()})
+            self.meter.restore({k: v[accelerator.process_index] for k, v in counted.items()})
         self.epoch, self.step = state.epoch, state.step
         self.begun = time.perf_counter() - state.seconds
         self.result.seconds = state.seconds
@@ -386,7 +386,7 @@ class _Loop:
 
 def score_name(kind: str) -> str:
     """Return the name of a kind's score in metrics.jsonl and in tables."""
-    return getattr(objective, "SCORES", {}).get(kind, "accuracy")
+    return getattr(objectives, "SCORES", {}).get(kind, "accuracy")
 
 
 def _schedule(
@@ -402,4 +402,4 @@ def _schedule(
 def _balance(config: ModelConfig, training: TrainConfig, examples: Examples) -> Tensor | None:
     if not training.balance:
         return None
-    return tally.weight(config.kind, examples, config.outputs)
+    return meter.weight(config.kind, examples, config.outputs)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fastrnn.fusion import ModelConfig, objective
+from fastrnn.fusion import ModelConfig, objectives
 from fastrnn.fusion.data import IGNORE, Batch
 
 SIZE, MELS, VOCABULARY, VARIABLES, LABELS = 8, 6, 11, 2, 3
@@ -21,7 +21,7 @@ def config(**options: Any) -> ModelConfig:
     return ModelConfig(
         **{
             "modalities": ALL,
-            "outputs": objective.outputs(kind, LABELS),
+            "outputs": objectives.outputs(kind, LABELS),
             "width": 16,
             "hidden": 12,
             "conv": (4, 8),

@@ -12,7 +12,7 @@ import yaml
 
 from fastrnn.fusion import ConfigError, cli, experiment, manifest, options
 from fastrnn.fusion.cli import demos, fitting
-from fastrnn.fusion.demo import DEMOS
+from fastrnn.fusion.demos import DEMOS
 
 TINY = ["--width", "16", "--hidden", "16", "--image-size", "8", "--conv", "4,8", "--grid", "2"]
 TINY += ["--batch", "8", "--mels", "12", "--vocabulary", "256"]

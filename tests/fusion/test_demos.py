@@ -8,12 +8,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastrnn.fusion import ConfigError, checkpoint, demo, demo_article, demo_transfer, profiling
-from fastrnn.fusion.demo_noisy import posterior_product
-from fastrnn.fusion.demo_runs import accuracy, logits
+from fastrnn.fusion import ConfigError, checkpoint, demos, profiling
+from fastrnn.fusion.demos import article, transfer
+from fastrnn.fusion.demos.common import accuracy, logits
+from fastrnn.fusion.demos.datasets import noisy_digit, spoken_claim
+from fastrnn.fusion.demos.noisy import posterior_product
 from fastrnn.fusion.network import FusionNetwork
-from fastrnn.fusion.tasks import noisy_digit, spoken_claim
-from fastrnn.fusion.transplant import transplant
+from fastrnn.fusion.replace_modality import replace_modality
 
 TINY = {"train": 40, "val": 20, "test": 20}
 VOICES = {"train": 2, "val": 1, "test": 1}
@@ -28,7 +29,7 @@ def few_voices(monkeypatch):
 def show(name, folder, **options):
     told = io.StringIO()
     console = Console(file=told, width=120)
-    return demo.run_demo(name, folder, 0, TINY, 1, console, **options), told.getvalue()
+    return demos.run_demo(name, folder, 0, TINY, 1, console, **options), told.getvalue()
 
 
 @pytest.mark.slow
@@ -61,7 +62,7 @@ def test_missing_modality_is_not_read(tmp_path):
 
 @pytest.mark.slow
 def test_spoken_claim_transfers_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_transfer, "WRITTEN", 1)
+    monkeypatch.setattr(transfer, "WRITTEN", 1)
     monkeypatch.setattr(spoken_claim, "SENTENCES", 40)
     run, told = show(spoken_claim.NAME, tmp_path)
     assert "transferred" in told
@@ -80,9 +81,9 @@ def test_spoken_claim_transfers_weights(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_article(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_article, "PIXELS", 8)
+    monkeypatch.setattr(article, "PIXELS", 8)
     run, told = show("article", tmp_path)
-    for name in (*demo_article.FUSIONS, "article, cell rnn", "article, cell lstm"):
+    for name in (*article.FUSIONS, "article, cell rnn", "article, cell lstm"):
         assert name in told
     assert "W_hh never gets a gradient" in " ".join(told.split())
     assert [each.name for each in run.trained] == ["fusion"]
@@ -91,7 +92,7 @@ def test_article(tmp_path, monkeypatch):
 def test_transplant_keeps_the_fusion(tmp_path):
     """Equal features give equal logits before and after the modality is replaced."""
     run, _ = show("claim-check", tmp_path)
-    folder = transplant(tmp_path, tmp_path / "new", "image", "audio", {"mels": 12})
+    folder = replace_modality(tmp_path, tmp_path / "new", "image", "audio", {"mels": 12})
     network, _, config = checkpoint.load(folder)
     assert config.model.modalities == ("audio", "text")
     features = {name: torch.randn(3, config.model.width) for name in ("audio", "text")}
@@ -105,9 +106,9 @@ def test_transplant_keeps_the_fusion(tmp_path):
     assert torch.equal(*answers)
     for old_name, new_name in (("audio", "series"), ("image", "text"), ("image", "video")):
         with pytest.raises(ConfigError):
-            transplant(tmp_path, tmp_path / "no", old_name, new_name)
+            replace_modality(tmp_path, tmp_path / "no", old_name, new_name)
     with pytest.raises(ConfigError, match="another order"):
-        transplant(folder, tmp_path / "no", "text", "aaa")
+        replace_modality(folder, tmp_path / "no", "text", "aaa")
 
 
 @pytest.mark.slow

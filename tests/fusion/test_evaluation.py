@@ -16,9 +16,9 @@ from fastrnn.fusion import (
     ModelConfig,
     RunConfig,
     TrainConfig,
-    changes,
     evaluation,
     metrics,
+    perturbations,
     read_manifest,
 )
 from fastrnn.fusion.data import IGNORE
@@ -272,24 +272,24 @@ def stepped(tmp_path_factory):
 def test_noise_has_the_given_strength(static):
     batch = static.examples["train"].collate(range(len(static.examples["train"])))
     dice = torch.Generator().manual_seed(0)
-    worse = changes.noise(batch, "audio", 0.5, dice)
+    worse = perturbations.noise(batch, "audio", 0.5, dice)
     inside = torch.arange(batch["audio"].shape[1]) < batch["audio_lengths"][:, None]
     added = (worse["audio"] - batch["audio"])[inside]
     ratio = float(added.std() / batch["audio"][inside].std())
     assert ratio == pytest.approx(0.5, rel=0.1)  # thousands of samples
-    worse = changes.noise(batch, "image", 0.25, dice)
+    worse = perturbations.noise(batch, "image", 0.25, dice)
     assert worse["frames"].dtype == torch.uint8
     assert not torch.equal(worse["frames"], batch["frames"])
     assert torch.equal(worse["image"], batch["image"])
-    worse = changes.noise(batch, "text", 1.0, dice, vocabulary=300)
+    worse = perturbations.noise(batch, "text", 1.0, dice, vocabulary=300)
     assert (worse["text"] != batch["text"]).float().mean() > 0.9
-    assert torch.equal(changes.noise(batch, "text", 0.0, dice, 300)["text"], batch["text"])
+    assert torch.equal(perturbations.noise(batch, "text", 0.0, dice, 300)["text"], batch["text"])
 
 
 def test_donate_swaps_one_modality(static):
     batch = static.examples["train"].collate(range(4))
     donors = torch.tensor([3, 2, 1, 0])
-    other = changes.donate(batch, "audio", donors)
+    other = perturbations.donate(batch, "audio", donors)
     assert torch.equal(other["audio"], batch["audio"].flip(0))
     assert torch.equal(other["audio_lengths"], batch["audio_lengths"].flip(0))
     assert torch.equal(other["text"], batch["text"])
@@ -313,7 +313,7 @@ def test_evaluate_run(case, request):
     assert all("fusion" in each and "95% interval" in each for each in said)
     modalities = run.config.model.modalities
     assert [(each["modality"], each["strength"]) for each in result["robustness"]] == [
-        (name, strength) for name in modalities for strength in (None, *changes.STRENGTHS)
+        (name, strength) for name in modalities for strength in (None, *perturbations.STRENGTHS)
     ]
     if case == "static":
         assert 0 <= result["models"]["fusion"]["threshold"] <= 1
@@ -329,7 +329,7 @@ def test_removing_all_modalities_gives_one_output(static):
 
     def nothing(batch):
         for name in static.config.model.modalities:
-            batch = changes.remove(batch, name)
+            batch = perturbations.remove(batch, name)
         return batch
 
     found = evaluation.answer(network, static.config, examples, change=nothing)

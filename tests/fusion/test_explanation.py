@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastrnn.fusion import attribution, build, explanation, probes
+from fastrnn.fusion import attribution, build, explanation, interventions
 from fastrnn.fusion.data import IGNORE
 
 from .trained import trained_run
@@ -110,7 +110,7 @@ def features(rows=7):
 def projected(function, batch, *names):
     network = Fake(function, *names)
     dice = torch.Generator().manual_seed(0)
-    return probes.additive(network, network.encode(batch), batch, dice)
+    return interventions.additive(network, network.encode(batch), batch, dice)
 
 
 def test_projection_of_an_additive_network_is_itself():
@@ -138,7 +138,7 @@ def test_projection_drops_interactions():
 def test_donors_have_the_same_number_of_steps():
     steps = torch.arange(5) < torch.tensor([1, 3, 3, 5, 3, 1])[:, None]
     batch = {"steps": steps, "label": torch.zeros(6, 5)}
-    found = probes.donors(batch, torch.Generator().manual_seed(0))
+    found = interventions.donors(batch, torch.Generator().manual_seed(0))
     assert sorted(found.tolist()) == list(range(6))
     assert torch.equal(steps[found], steps)
     assert found[3] == 3  # the only row of its length
@@ -149,11 +149,13 @@ def test_follow_counts_donor_and_host():
     config = SimpleNamespace(model=SimpleNamespace(kind="multiclass"))
     host, donor = torch.tensor([0, 0, 0, 1, 2]), torch.tensor([1, 1, 1, 1, 0])
     swapped, valid = torch.tensor([1, 0, 2, 0, 0]), torch.tensor([True] * 4 + [False])
-    found = probes.follow(config, host, donor, swapped, valid)
+    found = interventions.follow(config, host, donor, swapped, valid)
     assert found == {"differ": 3, "donor": 0.333333, "host": 0.333333}
     config.model.kind = "regression"
     ends = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 1.0])
-    found = probes.follow(config, *ends, torch.tensor([0.9, 0.2]), torch.tensor([True, True]))
+    found = interventions.follow(
+        config, *ends, torch.tensor([0.9, 0.2]), torch.tensor([True, True])
+    )
     assert found == {"differ": 2, "donor": 0.5, "host": 0.5}
 
 
@@ -180,7 +182,7 @@ def test_network_that_uses_only_its_state_follows_the_donor(stepped):
         ih.zero_()
         network.head.rnn.bias_hh_l0.zero_()
         network.head.readout.weight.normal_()
-    found = probes.swap_state(network, config, batch)
+    found = interventions.swap_state(network, config, batch)
     assert found["step"] == half
     after = found["after"][0]
     assert after["differ"] > 0

@@ -21,7 +21,6 @@ from fastrnn.fusion import (
     load,
     read_manifest,
 )
-from fastrnn.fusion.cli import tell
 from fastrnn.fusion.evaluation import evaluate_run
 from fastrnn.fusion.experiment import results
 from fastrnn.fusion.report import write_report
@@ -146,7 +145,7 @@ def test_skipped_rows_are_counted_and_reported(rows, save, tmp_path):
     assert [each.get("split") for each in lines] == [None, "train", "train", "test"]
     assert "11 train, 3 val, 2 test" in write_report(run.folder).read_text()
     found = evaluate_run(run.folder)
-    assert any("2 rows skipped, see" in str(each) for each in tell.evaluation(found))
+    assert any("2 rows skipped, see" in str(each) for each in tables.evaluation(found))
 
 
 def test_evaluation_rejects_a_table_with_a_restored_row(rows, save, tmp_path):

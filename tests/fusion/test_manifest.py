@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fastrnn.fusion.blocks import read_blocks
 from fastrnn.fusion.errors import ConfigError, ManifestError
 from fastrnn.fusion.manifest import read_manifest
+from fastrnn.fusion.readers import read_blocks
 from fastrnn.fusion.split import split_rows
 
 

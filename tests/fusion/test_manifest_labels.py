@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from fastrnn.fusion.errors import ConfigError
-from fastrnn.fusion.kinds import summary
+from fastrnn.fusion.labels import summary
 from fastrnn.fusion.manifest import read_manifest
 
 from .test_manifest import expect_error

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastrnn.fusion import ConfigError, build, objective
+from fastrnn.fusion import ConfigError, build, objectives
 from fastrnn.fusion.config import CELLS, KINDS
 
 from .synthetic import ALL, LABELS, Rows, config
@@ -55,8 +55,8 @@ def test_every_mode_has_outputs_gradients_and_ignores_padding(mode):
     network = build(model)
     logits = network(batch)
     assert logits.shape[-1] == model.outputs
-    assert objective.predict(model.kind, logits).shape == batch["label"].shape
-    objective.loss(model.kind, logits, batch["label"]).backward()
+    assert objectives.predict(model.kind, logits).shape == batch["label"].shape
+    objectives.loss(model.kind, logits, batch["label"]).backward()
     for parameter, value in network.named_parameters():
         assert value.grad is not None, parameter
         assert value.grad.isfinite().all(), parameter
@@ -101,7 +101,7 @@ def test_bfloat16_is_close(fusion, cell):
     network, batch = build(model), Rows(model).batch()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = network(batch)
-    objective.loss("binary", logits.float(), batch["label"]).backward()
+    objectives.loss("binary", logits.float(), batch["label"]).backward()
     assert all(value.grad.isfinite().all() for value in network.parameters())
     # logits of about 1 after about ten layers, each rounded to 8 bits
     torch.testing.assert_close(logits.float(), network(batch), atol=10 * 2**-8, rtol=0)
@@ -242,7 +242,7 @@ def test_custom_encoders(fusion, registered):
     model = config(fusion=fusion, encoders=(("image", "squares"), ("text", "words")))
     rows = Rows(model)
     network = build(model)
-    objective.loss("binary", network(rows.batch()), rows.batch()["label"]).backward()
+    objectives.loss("binary", network(rows.batch()), rows.batch()["label"]).backward()
     own = [value for name, value in network.named_parameters() if "map" in name or "embed" in name]
     assert len(own) == 3
     assert all(value.grad.any() for value in own)
@@ -292,12 +292,12 @@ def test_invalid_networks(options, text):
 
 def test_training_lowers_the_loss_of_every_kind():
     for kind in KINDS:
-        model = config(kind=kind, stream=kind == "steps", outputs=objective.outputs(kind, LABELS))
+        model = config(kind=kind, stream=kind == "steps", outputs=objectives.outputs(kind, LABELS))
         network, batch = build(model), Rows(model).batch()
         optimizer = torch.optim.Adam(network.parameters(), 1e-2)
         losses = []
         for _ in range(10):
-            loss = objective.loss(kind, network(batch), batch["label"])
+            loss = objectives.loss(kind, network(batch), batch["label"])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -11,7 +11,7 @@ from fastrnn.fusion import (
     ModelConfig,
     Preprocessor,
     build,
-    objective,
+    objectives,
     read_manifest,
 )
 from fastrnn.fusion.data import IGNORE
@@ -87,8 +87,8 @@ def test_every_mode_has_outputs_and_gradients(case, request):
         model = build(config)
         logits = model(batch)
         assert logits.shape == (*batch["label"].shape, config.outputs)
-        assert objective.predict(config.kind, logits).shape == batch["label"].shape
-        objective.loss(config.kind, logits, batch["label"]).backward()
+        assert objectives.predict(config.kind, logits).shape == batch["label"].shape
+        objectives.loss(config.kind, logits, batch["label"]).backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
@@ -137,7 +137,7 @@ def test_recurrent_weights_need_several_steps(static):
     batch = examples.collate(range(20))
     for fusion, used in (("concat", False), ("tokens", True)):
         model = build(configure(manifest, preprocessor, OPTIONS | {"fusion": fusion}))
-        objective.loss("binary", model(batch), batch["label"]).backward()
+        objectives.loss("binary", model(batch), batch["label"]).backward()
         assert bool(model.head.rnn.weight_hh_l0.grad.any()) is used
 
 

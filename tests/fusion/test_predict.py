@@ -22,9 +22,9 @@ from fastrnn.fusion import (
     load,
     read_manifest,
 )
-from fastrnn.fusion.blocks import read_blocks
 from fastrnn.fusion.evaluation import evaluate_run
 from fastrnn.fusion.predict import Counts, Predictor, predict_file
+from fastrnn.fusion.readers import read_blocks
 from fastrnn.fusion.writers import atomic
 
 OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2, "strides": (2,)}

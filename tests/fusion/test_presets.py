@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from fastrnn.fusion import DataConfig, ModelConfig, TrainConfig, build, objective
+from fastrnn.fusion import DataConfig, ModelConfig, TrainConfig, build, objectives
 from fastrnn.fusion.presets import PRESETS
 from fastrnn.fusion.summary import note, parameters
 
@@ -37,7 +37,7 @@ def step(model: ModelConfig, rows: int) -> torch.nn.Module:
     optimizer = torch.optim.Adam(network.parameters(), training.rate)
     losses = []
     for _ in range(2):
-        loss = objective.loss("binary", network(batch), batch["label"])
+        loss = objectives.loss("binary", network(batch), batch["label"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

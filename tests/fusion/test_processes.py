@@ -14,7 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from fastrnn.fusion import DataConfig, TrainConfig, fit, read_manifest, resume, train
-from fastrnn.fusion.dealing import deal
+from fastrnn.fusion.sampler import deal
 
 DATA = DataConfig(image_size=8, vocabulary=256)
 OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fastrnn.fusion import ConfigError, page
+from fastrnn.fusion import ConfigError, html
 from fastrnn.fusion.evaluation import evaluate_run
 from fastrnn.fusion.explanation import explain_run
 from fastrnn.fusion.report import write_report
@@ -105,32 +105,32 @@ def test_a_report_needs_a_run(tmp_path):
 
 def test_all_text_is_escaped():
     hostile = '<img src=x onerror="alert(1)">'
-    body = page.join(
+    body = html.join(
         [
-            page.section(hostile, page.lead(hostile)),
-            page.heading(hostile),
-            page.verdict(hostile, None),
-            page.code(hostile),
-            page.headline(hostile, hostile),
-            page.table([hostile], [[hostile]]),
-            page.card_title(hostile, hostile, True),
-            page.tokens([{"name": hostile, "adds": 1.0}, {"name": "", "adds": None}]),
+            html.section(hostile, html.lead(hostile)),
+            html.heading(hostile),
+            html.verdict(hostile, None),
+            html.code(hostile),
+            html.headline(hostile, hostile),
+            html.table([hostile], [[hostile]]),
+            html.card_title(hostile, hostile, True),
+            html.tokens([{"name": hostile, "adds": 1.0}, {"name": "", "adds": None}]),
         ]
     )
-    found = Page(page.whole(hostile, body))
+    found = Page(html.whole(hostile, body))
     assert "img" not in found.tags
     assert "".join(found.words).count(hostile) == 14  # the title counts twice
 
 
 def test_number_formats():
-    assert [page.number(each) for each in (None, 0.12345, -3.0, 12345.6)] == [
+    assert [html.number(each) for each in (None, 0.12345, -3.0, 12345.6)] == [
         "–",
         "0.123",
         "-3.000",
         "12,346",
     ]
-    cell = page.changed(0.5, 0.25)
+    cell = html.changed(0.5, 0.25)
     assert cell == "0.500<small>−0.250</small>"
-    assert json.dumps(page.interval({"value": 0.5, "low": None, "high": 1.0})) == json.dumps(
+    assert json.dumps(html.interval({"value": 0.5, "low": None, "high": 1.0})) == json.dumps(
         "0.500<small>– to 1.000</small>"
     )

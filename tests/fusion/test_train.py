@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fastrnn.fusion import ConfigError, DataConfig, TrainConfig, checkpoint, fit, read_manifest
 from fastrnn.fusion.data import IGNORE, Examples
 from fastrnn.fusion.log import Log, duration
-from fastrnn.fusion.tally import Score, masses, weight
+from fastrnn.fusion.meter import Score, masses, weight
 from fastrnn.fusion.train import Trained, find_devices
 from fastrnn.fusion.transfer import freeze, part
 

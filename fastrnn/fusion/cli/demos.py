@@ -45,7 +45,7 @@ def demo(
     by transfer from claim-check. article: the network of the article that this package started
     from, compared with the other fusion modes.
     """
-    from ..demo import run_demo
+    from ..demos import run_demo
 
     flags.set_threads(threads)
     run_demo(name.value, out or flags.new_folder(name.value), seed, profile=profile)

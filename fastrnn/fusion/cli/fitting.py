@@ -184,7 +184,7 @@ def confirm(table: Manifest, named: Mapping[str, str]) -> None:
     Raises:
         typer.Abort: the answer is no.
     """
-    from ..kinds import summary
+    from ..labels import summary
 
     guessed = {role: name for role, name in table.columns.items() if role not in named}
     if not guessed or not sys.stdin.isatty() or not flags.leads():

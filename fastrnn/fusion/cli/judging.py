@@ -11,7 +11,7 @@ from rich.console import Console
 from .. import options
 from ..config import BLOCK
 from ..words import plural
-from . import flags, tell
+from . import flags, tables
 from .flags import OnBadRow, Part
 
 _PROOF = 8  # rows on which an export is verified
@@ -46,7 +46,7 @@ def evaluate(
         workers=workers,
     )
     console = Console()
-    for each in tell.evaluation(found):
+    for each in tables.evaluation(found):
         console.print(each)
     console.out(f"Written: {run / evaluation.EVALUATION}, {write_report(run)}")
 
@@ -157,7 +157,7 @@ def explain(
         workers=workers,
     )
     console = Console()
-    for each in tell.explanation(found):
+    for each in tables.explanation(found):
         console.print(each)
     console.out(f"Written: {run / explanation.EXPLANATION}, {write_report(run)}")
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from rich.table import Table
 
-from .demo_runs import Call, accuracy, compare, grid, logits
-from .experiment import METRICS, Run
-from .log import Log
-from .train import train
+from ..experiment import METRICS, Run
+from ..log import Log
+from ..train import train
+from .common import Call, accuracy, compare, grid, logits
 
 DROPOUT = 0.2
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from . import experiment
-from .demo_runs import Call, grid, make_room
-from .experiment import Run
-from .manifest import read_manifest
-from .tasks import claim_check, spoken_claim
-from .transplant import transplant
+from .. import experiment
+from ..experiment import Run
+from ..manifest import read_manifest
+from ..replace_modality import replace_modality
+from .common import Call, grid, make_room
+from .datasets import claim_check, spoken_claim
 
 FROZEN = ("text", "fusion", "head")
 WRITTEN = 16  # times as many rows of images as of speech
@@ -66,7 +66,7 @@ def learn_from_pictures(call: Call, few: int) -> Path:
     training = replace(call.demo.training, seed=call.seed)
     run = experiment.fit(manifest, folder, data, training, options, False, call.console)
     call.console.print(f"Accuracy on images: {run.trained[0].judged.score:.3f}")
-    return transplant(
+    return replace_modality(
         folder, call.folder / "carried", "image", "audio", {"mels": call.demo.data.mels}
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import changes, metrics, objective
+from . import metrics, objectives, perturbations
 from .config import RunConfig
 from .data import IGNORE, Batch, Examples
 from .evaluation import items
@@ -106,7 +106,7 @@ def additive(
                 for other in features
             }
             mixed = {other: value[picked[other]] for other, value in features.items()}
-            total = total + answered(network, mixed, changes.pick(batch, picked, {})).double()
+            total = total + answered(network, mixed, perturbations.pick(batch, picked, {})).double()
         held.append(total / rows)
     everything = torch.stack(held).mean(0).mean(0, keepdim=True)
     return torch.stack(held).sum(0) - (len(held) - 1) * everything
@@ -141,7 +141,7 @@ def swap_modalities(
     valid = _valid(batch, host)
     result = []
     for name in config.model.modalities:
-        swapped = said(config, network(changes.donate(batch, name, giving)))
+        swapped = said(config, network(perturbations.donate(batch, name, giving)))
         result.append({"modality": name, **follow(config, host, host[giving], swapped, valid)})
     return result
 
@@ -209,7 +209,7 @@ def said(config: RunConfig, logits: Tensor) -> Tensor:
     """Return the prediction: the label index, [B] or [B, T]; multilabel [B, C]; else the value."""
     if config.model.kind == "regression":
         return logits[..., 0]
-    return objective.predict(config.model.kind, logits)
+    return objectives.predict(config.model.kind, logits)
 
 
 def follow(

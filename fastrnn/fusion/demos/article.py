@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from . import experiment
-from .config import TrainConfig
-from .data import Preprocessor
-from .demo_runs import Call, grid
-from .experiment import METRICS, Run, configure
-from .log import Log
-from .manifest import Manifest, read_manifest
-from .presets import PRESETS
-from .split import split_rows
-from .summary import note
-from .train import Trained, train
-from .words import plural
+from .. import experiment
+from ..config import TrainConfig
+from ..data import Preprocessor
+from ..experiment import METRICS, Run, configure
+from ..log import Log
+from ..manifest import Manifest, read_manifest
+from ..presets import PRESETS
+from ..split import split_rows
+from ..summary import note
+from ..train import Trained, train
+from ..words import plural
+from .common import Call, grid
 
 PIXELS = 32
 FUSIONS: Mapping[str, Mapping[str, Any]] = {

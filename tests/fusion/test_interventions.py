@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from fastrnn.fusion import checkpoint, demo, fit, read_manifest
-from fastrnn.fusion.demo_noisy import DROPOUT, posterior_product
-from fastrnn.fusion.demo_runs import accuracy, logits
+from fastrnn.fusion import checkpoint, demos, fit, read_manifest
+from fastrnn.fusion.demos.common import accuracy, logits
+from fastrnn.fusion.demos.datasets import claim_check, cued_recall, noisy_digit, spoken_claim
+from fastrnn.fusion.demos.noisy import DROPOUT, posterior_product
 from fastrnn.fusion.experiment import variants
 from fastrnn.fusion.log import Log
 from fastrnn.fusion.media import log_mel, read_audio
-from fastrnn.fusion.tasks import claim_check, cued_recall, noisy_digit, spoken_claim
 from fastrnn.fusion.train import train
 
 QUIET = Console(quiet=True)
@@ -31,7 +31,7 @@ def test_cued_recall_labels_follow_from_the_files(tmp_path):
     """The label is the digit of the last step with a high tone."""
     manifest = read_manifest(cued_recall.write(tmp_path, 0, {"train": 40, "val": 10, "test": 10}))
     values = {}  # picture -> digit, from the steps with a high tone
-    config = demo.DEMOS[cued_recall.NAME].data
+    config = demos.DEMOS[cued_recall.NAME].data
     for row in manifest.rows:
         wave = read_audio(row.audio, config)
         answer = None
@@ -66,7 +66,7 @@ def test_claim_check_halves_carry_no_information(tmp_path):
 def test_learns_cued_recall(tmp_path):
     """Uses half of the demo's training rows, with nearly the thresholds of the full demo."""
     rows = {"train": 2000, "val": 100, "test": 1200}
-    run = demo.run_demo(cued_recall.NAME, tmp_path / "run", 0, rows, console=QUIET)
+    run = demos.run_demo(cued_recall.NAME, tmp_path / "run", 0, rows, console=QUIET)
     accuracy = {each.name: each.judged.score for each in run.trained}
     assert accuracy.pop("fusion") >= 0.92
     assert set(accuracy) == {"image only", "audio only", "late", "no recurrence"}
@@ -83,7 +83,7 @@ def test_learns_cued_recall(tmp_path):
 
 
 def claim_check_run(folder, rows, epochs):
-    chosen = demo.DEMOS[claim_check.NAME]
+    chosen = demos.DEMOS[claim_check.NAME]
     (folder / "data").mkdir()
     manifest = read_manifest(chosen.write(folder / "data", 0, rows))
     training = replace(chosen.training, epochs=epochs)
@@ -112,7 +112,7 @@ def test_learns_claim_check(tmp_path):
 
 @pytest.mark.exhaustive
 def test_learns_claim_check_at_its_own_size(tmp_path):
-    run = demo.run_demo(claim_check.NAME, tmp_path / "run", 0, console=QUIET)
+    run = demos.run_demo(claim_check.NAME, tmp_path / "run", 0, console=QUIET)
     accuracy = {each.name: each.judged.score for each in run.trained}
     assert accuracy["fusion"] >= 0.95
     for name in ("image only", "text only", "late"):
@@ -122,7 +122,7 @@ def test_learns_claim_check_at_its_own_size(tmp_path):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_learns_cued_recall_at_its_own_size(tmp_path, seed):
-    run = demo.run_demo(cued_recall.NAME, tmp_path / "run", seed, console=QUIET)
+    run = demos.run_demo(cued_recall.NAME, tmp_path / "run", seed, console=QUIET)
     accuracy = {each.name: each.judged.score for each in run.trained}
     assert accuracy.pop("fusion") >= 0.95
     assert max(accuracy.values()) <= 0.42
@@ -141,7 +141,7 @@ def test_learns_noisy_digit(tmp_path):
 
     With fewer rows, the fusion is further below the product: 0.041 with 3,000 rows.
     """
-    chosen = demo.DEMOS[noisy_digit.NAME]
+    chosen = demos.DEMOS[noisy_digit.NAME]
     manifest = read_manifest(chosen.write(tmp_path / "data", 0, None))
     run = fit(
         manifest, tmp_path / "run", chosen.data, chosen.training, chosen.options, False, QUIET
@@ -155,7 +155,7 @@ def test_learns_noisy_digit(tmp_path):
 
 @pytest.mark.exhaustive
 def test_noisy_digit_with_one_modality_missing(tmp_path):
-    run = demo.run_demo(noisy_digit.NAME, tmp_path / "run", 0, console=QUIET)
+    run = demos.run_demo(noisy_digit.NAME, tmp_path / "run", 0, console=QUIET)
     holds_noisy_digit(run)
     both = run.examples["test"]
     with Log(tmp_path / "again.jsonl", QUIET) as log:
@@ -167,7 +167,7 @@ def test_noisy_digit_with_one_modality_missing(tmp_path):
 
 @pytest.mark.exhaustive
 def test_spoken_claim_gains_from_transfer(tmp_path):
-    run = demo.run_demo(spoken_claim.NAME, tmp_path / "run", 0, console=QUIET)
+    run = demos.run_demo(spoken_claim.NAME, tmp_path / "run", 0, console=QUIET)
     scratch, preprocessor, _ = checkpoint.load(run.folder / "manifest-from-scratch")
     manifest = read_manifest(run.folder / "data" / "manifest.csv")
     test = preprocessor.load(

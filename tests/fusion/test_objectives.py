@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastrnn.fusion import objective
+from fastrnn.fusion import objectives
 from fastrnn.fusion.config import KINDS
 from fastrnn.fusion.data import IGNORE
 
@@ -14,7 +14,7 @@ B, T, C = 6, 3, 4
 
 def case(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return random logits and labels."""
-    width = objective.outputs(kind, 2 if kind == "binary" else C)
+    width = objectives.outputs(kind, 2 if kind == "binary" else C)
     shape = (B, T, width) if kind == "steps" else (B, width)
     label = {
         "binary": torch.tensor([0, 1, 1, 0, 1, 1]),
@@ -39,7 +39,7 @@ def test_loss_matches_its_definition(kind):
         scored = label != IGNORE
         log = logits.log_softmax(-1)[scored]
         expected = -log.gather(1, label[scored][:, None]).mean()
-    torch.testing.assert_close(objective.loss(kind, logits, label), expected)
+    torch.testing.assert_close(objectives.loss(kind, logits, label), expected)
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "steps"])
@@ -50,7 +50,7 @@ def test_label_weights_weight_their_rows(kind):
     share = weight[label[scored]]
     each = -logits.log_softmax(-1)[scored].gather(1, label[scored][:, None])[:, 0]
     expected = (share * each).sum() / share.sum()
-    torch.testing.assert_close(objective.loss(kind, logits, label, weight), expected)
+    torch.testing.assert_close(objectives.loss(kind, logits, label, weight), expected)
 
 
 @pytest.mark.parametrize("kind", ["binary", "multilabel"])
@@ -60,13 +60,13 @@ def test_weights_of_present_labels(kind):
     weight = torch.full((logits.shape[1],), 2.0)
     target = label.reshape(logits.shape).float()
     each = -torch.where(target > 0, 2 * logits.sigmoid().log(), (-logits).sigmoid().log())
-    torch.testing.assert_close(objective.loss(kind, logits, label, weight), each.mean())
+    torch.testing.assert_close(objectives.loss(kind, logits, label, weight), each.mean())
 
 
 @pytest.mark.parametrize("weight", [None, torch.ones(C)])
 def test_a_batch_without_labels_has_zero_loss_and_gradient(weight):
     logits, label = case("steps")
-    loss = objective.loss("steps", logits, torch.full_like(label, IGNORE), weight)
+    loss = objectives.loss("steps", logits, torch.full_like(label, IGNORE), weight)
     loss.backward()
     assert loss == 0
     assert (logits.grad == 0).all()
@@ -75,7 +75,7 @@ def test_a_batch_without_labels_has_zero_loss_and_gradient(weight):
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_and_probabilities_agree(kind):
     logits, label = case(kind)
-    answer, likely = objective.predict(kind, logits), objective.probabilities(kind, logits)
+    answer, likely = objectives.predict(kind, logits), objectives.probabilities(kind, logits)
     assert answer.shape == label.shape
     if kind == "regression":
         assert answer.equal(likely)
@@ -90,21 +90,21 @@ def test_predictions_and_probabilities_agree(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_score_matches_its_definition(kind):
     logits, label = case(kind)
-    metric = objective.metric(kind, 2 if kind == "binary" else C)
-    answer = objective.predict(kind, logits).detach()
+    metric = objectives.metric(kind, 2 if kind == "binary" else C)
+    answer = objectives.predict(kind, logits).detach()
     for rows in (slice(0, 4), slice(4, 6)):  # over batches
         metric.update(answer[rows], label[rows])
     if kind == "regression":
         expected = 1 - ((answer - label) ** 2).sum() / ((label - label.mean()) ** 2).sum()
-        assert objective.SCORES[kind] == "r2"
+        assert objectives.SCORES[kind] == "r2"
     else:
         scored = label != IGNORE
         expected = (answer == label)[scored].float().mean()
-        assert objective.SCORES[kind] == "accuracy"
+        assert objectives.SCORES[kind] == "accuracy"
     torch.testing.assert_close(metric.compute(), expected)
 
 
 def test_r2_of_one_row_is_nan():
-    metric = objective.metric("regression", 1)
+    metric = objectives.metric("regression", 1)
     metric.update(torch.tensor([1.0]), torch.tensor([1.0]))
     assert metric.compute().isnan()

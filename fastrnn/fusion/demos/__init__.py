@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from . import profiling, timing
-from .config import DataConfig, TrainConfig
-from .demo_article import article
-from .demo_noisy import noisy
-from .demo_runs import Call, Demo, compare
-from .demo_transfer import transfer
-from .experiment import Run
-from .tasks import claim_check, cued_recall, noisy_digit, speech, spoken_claim
+from .. import profiling, timing
+from ..config import DataConfig, TrainConfig
+from ..experiment import Run
+from .article import article
+from .common import Call, Demo, compare
+from .datasets import claim_check, cued_recall, noisy_digit, speech, spoken_claim
+from .noisy import noisy
+from .transfer import transfer
 
 _CLAIM_DATA = DataConfig(image_size=8, image_channels=1, vocabulary=400)
 _SPEECH_DATA = replace(_CLAIM_DATA, sample_rate=speech.RATE, mels=24)

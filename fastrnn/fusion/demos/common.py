@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from . import checkpoint, experiment, objective, plot
-from .config import DataConfig, TrainConfig
-from .data import Examples
-from .experiment import Run
-from .manifest import read_manifest
+from .. import checkpoint, experiment, objectives, plot
+from ..config import DataConfig, TrainConfig
+from ..data import Examples
+from ..experiment import Run
+from ..manifest import read_manifest
 
 Rows = dict[str, int]
 
@@ -103,7 +103,7 @@ def logits(network: nn.Module, examples: Examples, missing: str | None = None) -
 def accuracy(kind: str, answers: torch.Tensor, examples: Examples) -> float:
     """Return the accuracy of logits [N, C]."""
     label = torch.stack(list(examples.labels))
-    return float((objective.predict(kind, answers) == label).float().mean())
+    return float((objectives.predict(kind, answers) == label).float().mean())
 
 
 def grid(title: str, first: str, columns: list[str], rows: Mapping[str, list[str]]) -> Table:

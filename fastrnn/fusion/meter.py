@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, SumMetric
 
-from . import objective
+from . import objectives
 from .data import IGNORE, Examples
 
 
@@ -34,8 +34,8 @@ class Score:
         )
 
 
-class Tally:
-    """Accumulates the batches of one pass. Every process has a Tally; `score` combines them."""
+class Meter:
+    """Accumulates the batches of one pass. Every process has a Meter; `score` combines them."""
 
     def __init__(self, kind: str, outputs: int, device: torch.device) -> None:
         self.kind = kind
@@ -43,13 +43,13 @@ class Tally:
         self._loss = SumMetric(nan_strategy="disable").to(device)
         self._mass = SumMetric(nan_strategy="disable").to(device)
         labels = 2 if kind == "binary" else outputs  # one logit distinguishes two labels
-        self._metric = objective.metric(kind, labels).to(device)
+        self._metric = objectives.metric(kind, labels).to(device)
 
     def add(self, loss: Tensor, mass: float, logits: Tensor, label: Tensor) -> None:
         """Add a batch: its mean loss over `mass` (see `masses`) and its predictions."""
         self._loss.update(loss * mass)
         self._mass.update(mass)
-        self._metric.update(objective.predict(self.kind, logits), label)
+        self._metric.update(objectives.predict(self.kind, logits), label)
 
     def score(self) -> Score:
         """Return the score over all processes. All processes must call it together."""
@@ -78,7 +78,7 @@ class Tally:
 
 
 def weight(kind: str, examples: Examples, outputs: int) -> Tensor:
-    """Compute the weights that balance the labels of some rows: the `weight` of objective.loss.
+    """Compute the weights that balance the labels of some rows: the `weight` of objectives.loss.
 
     Returns:
         [1] for binary: the ratio of rows with the first label to rows with the second. [C] for
@@ -96,7 +96,7 @@ def weight(kind: str, examples: Examples, outputs: int) -> Tensor:
 
 
 def masses(kind: str, labels: Sequence[Tensor], weight: Tensor | None = None) -> Tensor:
-    """Compute each row's share of the divisor in objective.loss: float64 [N].
+    """Compute each row's share of the divisor in objectives.loss: float64 [N].
 
     The mean loss of a batch is the mean of the mean losses of its parts, weighted by their masses,
     for any division into parts. A step without a label adds nothing. With `weight`, a label of

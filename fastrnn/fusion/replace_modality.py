@@ -19,7 +19,7 @@ from .errors import ConfigError
 from .network import build
 
 
-def transplant(
+def replace_modality(
     source: Path, target: Path, old: str, new: str, options: dict[str, Any] | None = None
 ) -> Path:
     """Write the run of `source` into `target`, with one modality replaced by another.
