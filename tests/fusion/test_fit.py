@@ -21,6 +21,7 @@ from fastrnn.fusion import (
     load,
     read_manifest,
 )
+from fastrnn.fusion.cli import tables
 from fastrnn.fusion.evaluation import evaluate_run
 from fastrnn.fusion.experiment import results
 from fastrnn.fusion.report import write_report
