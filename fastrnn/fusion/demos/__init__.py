@@ -12,11 +12,11 @@ from rich.console import Console
 from .. import profiling, timing
 from ..config import DataConfig, TrainConfig
 from ..experiment import Run
-from .article import article
+from .article import run_article
 from .common import Call, Demo, compare
 from .datasets import claim_check, cued_recall, noisy_digit, speech, spoken_claim
-from .noisy import noisy
-from .transfer import transfer
+from .noisy import run_noisy
+from .transfer import run_transfer
 
 _CLAIM_DATA = DataConfig(image_size=8, image_channels=1, vocabulary=400)
 _SPEECH_DATA = replace(_CLAIM_DATA, sample_rate=speech.RATE, mels=24)
@@ -83,9 +83,9 @@ DEMOS = {
 }
 
 _SHOWS: dict[str, Callable[[Call], Run]] = {
-    noisy_digit.NAME: noisy,
-    spoken_claim.NAME: transfer,
-    "article": article,
+    noisy_digit.NAME: run_noisy,
+    spoken_claim.NAME: run_transfer,
+    "article": run_article,
 }
 
 

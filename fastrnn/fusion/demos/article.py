@@ -37,7 +37,7 @@ FUSIONS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def article(call: Call) -> Run:
+def run_article(call: Call) -> Run:
     """Train each network on the same rows; the saved run is that of fusion "tokens"."""
     manifest = read_manifest(call.write())
     saved = experiment.fit(

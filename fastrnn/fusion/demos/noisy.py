@@ -15,7 +15,7 @@ from .common import Call, accuracy, compare, grid, logits
 DROPOUT = 0.2
 
 
-def noisy(call: Call) -> Run:
+def run_noisy(call: Call) -> Run:
     """Run the standard comparison and the evaluations specific to this demo."""
     run = compare(call)
     product = posterior_product(run)

@@ -23,7 +23,7 @@ WRITTEN = 16  # times as many rows of images as of speech
 MORE = 4  # times as many rows of speech, to measure their benefit
 
 
-def transfer(call: Call) -> Run:
+def run_transfer(call: Call) -> Run:
     """Train on images, then on speech with and without transfer; show a table.
 
     The returned run, saved in the folder itself, is the transfer on the fewest rows.
