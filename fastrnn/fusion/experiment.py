@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from . import checkpoint, dry_run, files, log, objectives, runs
 from . import resume as interrupted
 from .config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from .data import IGNORE, Examples, Preprocessor
+from .data import Examples, Preprocessor
 from .errors import ConfigError
 from .groups import crossing_contents
 from .labels import summary
@@ -31,7 +30,7 @@ from .run_data import SPLIT, read_split
 from .runs import Run
 from .split import label_names, split_rows
 from .text import load_tokenizer
-from .train import find_devices, score_name
+from .train import find_devices
 from .words import plural
 
 SKIPPED = "skipped.jsonl"
@@ -363,50 +362,3 @@ def variants(model: ModelConfig, baselines: bool = True) -> dict[str, ModelConfi
     if model.cell != "none":
         result["no recurrence"] = replace(model, cell="none")
     return result
-
-
-def commonest(run: Run) -> float | None:
-    """Return the accuracy of always predicting the most frequent training label.
-
-    None for kinds "regression" and "multilabel".
-    """
-    if run.config.model.kind not in ("binary", "multiclass", "steps"):
-        return None
-    labels = run.config.labels
-    counts = [0] * len(labels)
-    for each in run.examples["train"].labels:
-        for value in each.flatten().tolist():
-            if value != IGNORE:
-                counts[value] += 1
-    answer = counts.index(max(counts))
-    judged = [
-        value
-        for each in run.examples.get("test", run.examples["val"]).labels
-        for value in each.flatten().tolist()
-        if value != IGNORE
-    ]
-    return judged.count(answer) / len(judged)
-
-
-def results(run: Run) -> Table:
-    """Create the table of results, one row for each model."""
-    split = "test" if "test" in run.examples else "val"
-    rows = len(run.examples[split])
-    score = score_name(run.config.model.kind)
-    title = f"{score[0].upper()}{score[1:]} on {plural(rows, f'{split} row')}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("model")
-    for column in (score, "loss", "parameters", "seconds"):
-        table.add_column(column, justify="right")
-    for each in run.trained:
-        table.add_row(
-            each.name,
-            f"{each.judged.score:.3f}",
-            f"{each.judged.loss:.3f}",
-            f"{each.parameters:,}",
-            f"{each.seconds:.1f}",
-        )
-    chance = commonest(run)
-    if chance is not None:
-        table.add_row("most frequent label", f"{chance:.3f}", "", "", "")
-    return table

@@ -319,12 +319,12 @@ class _Loop:
             model=self.result.name,
             epoch=epoch,
             split=split,
-            **{"loss": score.loss, score_name(self.config.kind): score.score},
+            **{"loss": score.loss, objectives.SCORES[self.config.kind]: score.score},
             seconds=round(self.result.seconds, 3),
         )
 
     def _tell(self, scores: Scores) -> None:
-        called = score_name(self.config.kind)
+        called = objectives.SCORES[self.config.kind]
         note = f"train loss {scores['train'].loss:.3f}, val {called} {scores['val'].score:.3f}"
         self.log.epoch(self.epoch, note)
 
@@ -382,11 +382,6 @@ class _Loop:
         self.epoch, self.step = state.epoch, state.step
         self.begun = time.perf_counter() - state.seconds
         self.result.seconds = state.seconds
-
-
-def score_name(kind: str) -> str:
-    """Return the name of a kind's score in metrics.jsonl and in tables."""
-    return getattr(objectives, "SCORES", {}).get(kind, "accuracy")
 
 
 def _schedule(

@@ -23,8 +23,8 @@ from fastrnn.fusion import (
 )
 from fastrnn.fusion.cli import tables
 from fastrnn.fusion.evaluation import evaluate_run
-from fastrnn.fusion.experiment import results
 from fastrnn.fusion.report import write_report
+from fastrnn.fusion.results import results
 
 from .conftest import write_jsonl
 

@@ -269,12 +269,13 @@ def _given(context: typer.Context, name: str) -> bool:
 
 def _finish(run: Run, console: Console) -> None:
     """Print and plot the results of a run."""
-    from .. import experiment, plot
+    from .. import plot
+    from ..results import results
     from ..summary import note
 
     if not flags.leads():
         return
-    console.print(experiment.results(run))
+    console.print(results(run))
     console.out(f"{run.trained[0].name}: {note(run.config.model)}")
     plot.curves(run.trained, run.folder / "curves.png", run.folder.name)
     console.out(f"Saved in {run.folder}: config.json, model.safetensors, metrics.jsonl, curves.png")

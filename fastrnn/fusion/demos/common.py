@@ -18,6 +18,7 @@ from ..config import DataConfig, TrainConfig
 from ..data import Examples
 from ..experiment import Run
 from ..manifest import read_manifest
+from ..results import results
 
 Rows = dict[str, int]
 
@@ -78,7 +79,7 @@ def compare(call: Call) -> Run:
         call.demo.options,
         console=call.console,
     )
-    call.console.print(experiment.results(run))
+    call.console.print(results(run))
     for level, value in call.demo.levels.items():
         call.console.print(f"{level}: {value:.3f}")
     picture = call.folder / "curves.png"
