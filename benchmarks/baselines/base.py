@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 
 from ..shapes import Case
 from ..workload import Call, Workload
 
 
-class Provider:
+class Provider(ABC):
     """An implementation of a recurrent layer, or of the recurrence alone."""
 
     name: str
@@ -34,9 +35,9 @@ class Provider:
         """Return an equivalent workload that this provider can compute."""
         return workload
 
+    @abstractmethod
     def prepare(self, workload: Workload) -> Call:
         """Do the one-time work, and return the call to be timed."""
-        raise NotImplementedError
 
     def context(self) -> AbstractContextManager[object]:
         """Return a context for its calls."""

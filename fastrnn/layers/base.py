@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import nn
 
 from .. import _checks
@@ -25,48 +24,22 @@ class FusedRNNBase(nn.RNNBase):
     _lacks_parameters = False
 
     def __init__(
-        self,
-        mode: str,
-        /,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int,
-        bias: bool,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
-        device: torch.device | str | int | None,
-        dtype: torch.dtype | None,
-        num_heads: int,
-        learned_h0: bool,
-        **unknown: Any,  # nn.RNNBase raises the error
+        self, mode: str, /, *args: Any, num_heads: int, learned_h0: bool, **kwargs: Any
     ) -> None:
         self._lacks_parameters = True
-        super().__init__(
-            mode,
-            input_size,
-            hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            device=device,
-            dtype=dtype,
-            **unknown,
-        )
-        _checks.options(bias, batch_first, bidirectional, num_layers)
-        _checks.heads(num_heads, hidden_size, learned_h0)
+        super().__init__(mode, *args, **kwargs)
+        _checks.options(self.bias, self.batch_first, self.bidirectional, self.num_layers)
+        _checks.heads(num_heads, self.hidden_size, learned_h0)
         self.num_heads, self.learned_h0 = num_heads, learned_h0
         if num_heads > 1:
-            size = hidden_size // num_heads
+            size = self.hidden_size // num_heads
             for name in self._flat_weights_names:
                 if name.startswith("weight_hh"):
                     blocks = getattr(self, name).new_empty(num_heads, size, size)
                     setattr(self, name, nn.Parameter(blocks))
         if learned_h0:
-            states = num_layers * (2 if bidirectional else 1)
-            self.h0 = nn.Parameter(next(self.parameters()).new_empty(states, hidden_size))
+            states = self.num_layers * (2 if self.bidirectional else 1)
+            self.h0 = nn.Parameter(next(self.parameters()).new_empty(states, self.hidden_size))
         del self._lacks_parameters
         self.reset_parameters()
 
