@@ -2,38 +2,27 @@
 
 Every kernel computes the same results as `forward` and `backward`. Both consist of differentiable
 torch operations, so autograd can differentiate either one. The second derivative of every backend
-is the derivative of `backward` below.
+is the derivative of `backward` below. `cells` defines what a step computes.
 
-Symbols, here and in every kernel: T steps, B batch rows, G groups, H hidden units; ``pre`` is the
-input projection, the input's part of the pre-activation, ``h`` the state, and ``dz`` the gradient
-of the pre-activation. The state is stored in pre's dtype at every step; sums are accumulated in
-`accumulation_dtype`.
+Symbols, here and in every kernel: T steps, B batch rows, G groups, H hidden units, K gates; ``pre``
+is the input projection, the input's part of the pre-activations, ``h`` and ``c`` the states, and
+``dz`` the gradient of W_hh h_{t-1}. States, saved values and dz are stored in pre's dtype at every
+step; sums are accumulated in `accumulation_dtype`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .arguments import Arguments, Gradients, Outputs, State
+from .cells import CELLS
+from .cells.base import Step
 from .ragged import Ragged
 from .time_shift import is_active, zero_padding
-
-#: The activations' numbers in the operators' schemas, the same as in csrc/params.h. They are not
-#: strings because torch's stable ABI never frees a string argument.
-ACTIVATION_CODES = {"tanh": 0, "relu": 1}
-TANH, RELU = ACTIVATION_CODES.values()
-
-#: h = act(z).
-ACTIVATIONS: dict[int, Callable[[Tensor], Tensor]] = {TANH: torch.tanh, RELU: torch.relu}
-
-#: dz = dh act'(z) in terms of h, since the forward saves only h. As in torch, relu passes dh where
-#: h is NaN, and returns 0 where h is 0, even if dh is NaN or infinite.
-GRADIENTS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
-    TANH: lambda dh, h: dh * (1 - h * h),
-    RELU: lambda dh, h: dh.masked_fill(h <= 0, 0),
-}
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -42,67 +31,131 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def forward(
-    pre: Tensor,  # [T, B, G, H], or [N, G, H] if packed
-    weight_hh: Tensor,  # [G, H, H]
-    h0: Tensor,  # [B, G, H]
-    ragged: Ragged,
-    activation: int,
-    reverse_from: int,
-) -> tuple[Tensor, Tensor]:
-    """Compute h_t = act(pre_t + W_hh h_{t-1}) per group; see `fastrnn.functional.recurrence`."""
-    act = ACTIVATIONS[activation]
+    pre: Tensor,  # [T, B, G, K·H], or [N, G, K·H] if packed
+    arguments: Arguments,
+) -> Outputs:
+    """Run the cell step by step; see `fastrnn.functional.recurrence`."""
+    cell = CELLS[arguments.mode]
     acc = accumulation_dtype(pre.dtype)
-    weight = weight_hh.to(acc)
-    layout = Layout(pre, h0, ragged)
+    layout = Layout(pre, arguments.h0, arguments.ragged())
     padded = layout.pad(pre)
 
-    def run(groups: slice, steps: range) -> tuple[Tensor, Tensor]:
-        h = h0[:, groups]
-        out: dict[int, Tensor] = {}
-        for t in steps:
-            before = layout.reset(t, steps, h).to(acc)
-            z = padded[t, :, groups].to(acc) + _matvec(weight[groups], before)
-            new = act(z).to(pre.dtype)
-            out[t], h = layout.keep(t, new, h)
-        return torch.stack([out[t] for t in range(layout.steps)]), h
+    def store(x: Tensor) -> Tensor:
+        return x.to(pre.dtype).to(acc)
 
-    out, h_n = _each_direction(run, layout.steps, weight_hh.shape[0], reverse_from)
-    return layout.pack(out, like=pre), h_n
+    def run(groups: slice, steps: range) -> tuple[list[Any], State]:
+        of_groups = _Groups(arguments, groups, acc)
+        h, c = of_groups.initial
+        results: dict[int, list[Tensor]] = {}
+        for t in steps:
+            crosses = layout.crosses_reset(t, steps)
+            before = State(
+                *(
+                    None if x is None else _at_reset(x, crosses, start).to(acc)
+                    for x, start in zip((h, c), of_groups.reset, strict=True)
+                )
+            )
+            z = _matvec(of_groups.weight, before.h)
+            new = cell.forward(
+                padded[t, :, groups].to(acc), z, before, of_groups.unit_param, store
+            )
+            stored = [None if x is None else x.to(pre.dtype) for x in (*new.state, *new[1:])]
+            saved = stored[2:] if cell.saves else []
+            results[t] = [layout.only_active(t, x) for x in (stored[0], *saved)]
+            h = layout.keep(t, stored[0], h)
+            c = c if c is None else layout.keep(t, stored[1], c)
+        by_kind = zip(*(results[t] for t in range(layout.steps)), strict=True)
+        return [torch.stack(x) for x in by_kind], State(h, c)
+
+    data, states = _each_direction(run, layout.steps, arguments)
+    out, *saved = (layout.pack(x, like=pre) for x in data)
+    gates, inner = saved or (None, None)
+    return Outputs(out, states[0], states[1], gates, inner)
 
 
 def backward(
-    grad_out: Tensor,  # as out
-    grad_h_n: Tensor,  # [B, G, H]
-    out: Tensor,  # [T, B, G, H], or [N, G, H] if packed
-    weight_hh: Tensor,  # [G, H, H]
-    h0: Tensor,  # [B, G, H]
-    ragged: Ragged,
-    activation: int,
-    reverse_from: int,
-) -> tuple[Tensor, Tensor]:
-    """Compute dz_t = (dout_t + W_hh^T dz_{t+1}) act'(h_t), in the reverse order of `forward`.
-
-    Returns:
-        grad_pre, which is dz, shaped as ``out``, and grad_h0 [B, G, H].
-    """
-    gradient = GRADIENTS[activation]
+    grads: Outputs,  # None: zero, except for out and h_n
+    saved: Step,  # of all steps: out, and what `forward` saved
+    arguments: Arguments,
+) -> Gradients:
+    """Run the cell's backward in the reverse order of `forward`."""
+    cell = CELLS[arguments.mode]
+    out, gates, inner = saved.state.h, *saved[1:]
     acc = accumulation_dtype(out.dtype)
-    weight_t = weight_hh.to(acc).mT
-    layout = Layout(out, h0, ragged)
-    padded_out, padded_grad = layout.pad(out), layout.pad(grad_out)
+    layout = Layout(out, arguments.h0, arguments.ragged())
+    out, gates, inner, grad_out, grad_gates, grad_inner = (
+        None if x is None else layout.pad(x)
+        for x in (out, gates, inner, grads.out, grads.gates, grads.inner)
+    )
 
-    def run(groups: slice, steps: range) -> tuple[Tensor, Tensor]:
-        dh = grad_h_n[:, groups].to(acc)
-        dz: dict[int, Tensor] = {}
+    def run(groups: slice, steps: range) -> tuple[list[Any], State]:
+        def at(x: Tensor | None, t: int) -> Any:
+            return None if x is None else x[t, :, groups].to(acc)
+
+        def state_before(t: int) -> State:
+            """Return the state before step t, which `forward` saved."""
+            previous = t - steps.step
+            crosses = layout.crosses_reset(t, steps)
+            states = []
+            for x, first, start in zip((out, inner), of_groups.initial, of_groups.reset):
+                if first is None:
+                    states.append(None)
+                    continue
+                h = first if previous not in steps else x[previous, :, groups]
+                if previous in steps and layout.active is not None:
+                    h = h.where(layout.active[previous, :, None, None], first)
+                states.append(_at_reset(h, crosses, start).to(acc))
+            return State(*states)
+
+        of_groups = _Groups(arguments, groups, acc)
+        weight_t = of_groups.weight.mT
+        dh, dc = grads.h_n[:, groups].to(acc), None
+        if cell.has_c:
+            dc = torch.zeros_like(dh) if grads.c_n is None else grads.c_n[:, groups].to(acc)
+        resets: list[Any] = [x if x is None else torch.zeros_like(dh) for x in of_groups.reset]
+        results: dict[int, list[Tensor]] = {}
         for t in reversed(steps):
-            h = padded_out[t, :, groups].to(acc)
-            new = gradient(padded_grad[t, :, groups].to(acc) + dh, h).to(out.dtype)
-            before = layout.reset(t, steps, _matvec(weight_t[groups], new.to(acc)))
-            dz[t], dh = layout.keep(t, new, dh, before)
-        return torch.stack([dz[t] for t in range(layout.steps)]), dh.to(out.dtype)
+            step = Step(State(at(out, t)), at(gates, t), at(inner, t))
+            state = State(at(grad_out, t) + dh, dc)
+            grad = Step(state, at(grad_gates, t), at(grad_inner, t))
+            before = state_before(t) if cell.saves else step.state
+            new = cell.backward(grad, step, before, of_groups.unit_param)
+            dz = new.z.to(out.dtype)
+            to_before = [new.before.h + _matvec(weight_t, dz.to(acc)), new.before.c]
+            crosses = layout.crosses_reset(t, steps)
+            for k, x in enumerate(to_before):
+                if x is None or crosses is None:
+                    continue
+                if resets[k] is not None:
+                    resets[k] = resets[k] + x.where(crosses, 0)
+                to_before[k] = x.where(~crosses, 0)
+            of_step = [x.to(out.dtype) for x in (new.pre, new.unit_param) if x is not None]
+            results[t] = [layout.only_active(t, x) for x in of_step]
+            dh = layout.keep(t, to_before[0], dh)
+            dc = dc if dc is None else layout.keep(t, to_before[1], dc)
+        by_kind = zip(*(results[t] for t in range(layout.steps)), strict=True)
+        states = [None if x is None else x.to(out.dtype) for x in (dh, dc, *resets)]
+        return [torch.stack(x) for x in by_kind], states
 
-    grad_pre, grad_h0 = _each_direction(run, layout.steps, weight_hh.shape[0], reverse_from)
-    return layout.pack(grad_pre, like=out), grad_h0
+    data, states = _each_direction(run, layout.steps, arguments)
+    grad_pre, *unit_param = (layout.pack(x, like=grads.out) for x in data)
+    return Gradients(grad_pre, *states[:2], *(unit_param or [None]), *states[2:])
+
+
+class _Groups:
+    """The arguments of some groups."""
+
+    def __init__(self, arguments: Arguments, groups: slice, acc: torch.dtype) -> None:
+        self.weight = arguments.weight_hh[groups].to(acc)
+        unit_param = arguments.unit_param
+        self.unit_param = None if unit_param is None else unit_param[groups].to(acc)
+        self.initial, self.reset = (
+            State(*(None if x is None else x[:, groups] for x in given))
+            for given in (
+                (arguments.h0, arguments.c0),
+                (arguments.reset_h, arguments.reset_c),
+            )
+        )
 
 
 def _matvec(weight: Tensor, h: Tensor) -> Tensor:
@@ -110,20 +163,38 @@ def _matvec(weight: Tensor, h: Tensor) -> Tensor:
     return torch.einsum("ghk,bgk->bgh", weight, h)
 
 
+def _at_reset(state: Tensor, crosses: Tensor | None, start: Tensor | None) -> Tensor:
+    """Return `start`, by default 0, where a row crosses a reset."""
+    if crosses is None:
+        return state
+    return state.where(~crosses, 0 if start is None else start)
+
+
 def _each_direction(
-    run: Callable[[slice, range], tuple[Tensor, Tensor]],
+    run: Callable[[slice, range], tuple[list[Any], Sequence[Any]]],
     steps: int,
-    groups: int,
-    reverse_from: int,
-) -> tuple[Tensor, Tensor]:
-    """Run the groups before reverse_from from the first step to the last, and the others back."""
+    arguments: Arguments,
+) -> tuple[list[Any], list[Any]]:
+    """Run the groups before reverse_from from the first step to the last, and the others back.
+
+    `run` returns tensors [T, B, G, ...] and states [B, G, H], of which some may be None.
+    """
+    groups, reverse_from = arguments.weight_hh.shape[0], arguments.reverse_from
     if reverse_from >= groups:
-        return run(slice(None), range(steps))
+        data, states = run(slice(None), range(steps))
+        return data, list(states)
     if reverse_from == 0:
-        return run(slice(None), range(steps)[::-1])
+        data, states = run(slice(None), range(steps)[::-1])
+        return data, list(states)
     first = run(slice(None, reverse_from), range(steps))
     second = run(slice(reverse_from, None), range(steps)[::-1])
-    return torch.cat((first[0], second[0]), dim=2), torch.cat((first[1], second[1]), dim=1)
+    return (
+        [torch.cat(both, 2) for both in zip(first[0], second[0], strict=True)],
+        [
+            None if both[0] is None else torch.cat(both, 1)
+            for both in zip(first[1], second[1], strict=True)
+        ],
+    )
 
 
 class Layout:
@@ -152,26 +223,24 @@ class Layout:
         return padded.reshape(*self.rows.shape, *data.shape[1:])
 
     def pack(self, data: Tensor, like: Tensor) -> Tensor:
-        """[T, B, G, H] -> [N, G, H] if packed, with the number of rows of `like`."""
+        """[T, B, ...] -> [N, ...] if packed, with the number of rows of `like`."""
         if self.rows is None:
             return data
         packed = data.new_zeros(like.shape[0] + 1, *data.shape[2:])
         rows = data.reshape(-1, *data.shape[2:])
         return packed.index_copy(0, self.rows.reshape(-1), rows)[:-1]
 
-    def reset(self, t: int, steps: range, state: Tensor) -> Tensor:
-        """Zero what crosses a reset: between step t and the step before it in `steps`."""
+    def crosses_reset(self, t: int, steps: range) -> Tensor | None:
+        """Whether a row has a reset between step t and the step before it in `steps`: [B, 1, 1]."""
         later = t if steps.step > 0 else t + 1
         if self.resets is None or later == self.steps:
-            return state
-        return state.where(~self.resets[later, :, None, None], 0)
+            return None
+        return self.resets[later, :, None, None]
 
-    def keep(
-        self, t: int, new: Tensor, state: Tensor, carried: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return (new, carried or new) where a row is active, and (0, state) elsewhere."""
-        carried = new if carried is None else carried
-        if self.active is None:
-            return new, carried
-        active = self.active[t, :, None, None]
-        return new.where(active, 0), carried.where(active, state)
+    def only_active(self, t: int, x: Tensor) -> Tensor:
+        """Return x [B, G, ...], and 0 where a row is inactive at step t."""
+        return x if self.active is None else x.where(self.active[t, :, None, None], 0)
+
+    def keep(self, t: int, new: Tensor, state: Tensor) -> Tensor:
+        """Return the new state, and the given one where a row is inactive at step t."""
+        return new if self.active is None else new.where(self.active[t, :, None, None], state)
