@@ -109,10 +109,10 @@ struct TensorArgs {
       STD_TORCH_CHECK(resets_->scalar_type() == ScalarType::Bool, "fastrnn: resets must be bool");
       resets = contiguous("resets", *resets_);
     }
-    params = {{T, B, G, H, reverse_from, lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
-               offsets ? offsets->const_data_ptr<int64_t>() : nullptr, Activation(mode),
-               dtype_of(data)},
-              resets ? resets->const_data_ptr<bool>() : nullptr};
+    params = {
+        {T, B, G, H, reverse_from, lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
+         offsets ? offsets->const_data_ptr<int64_t>() : nullptr, Activation(mode), dtype_of(data)},
+        resets ? resets->const_data_ptr<bool>() : nullptr};
   }
 
   // The shape of `data` with `width` * H numbers per row and group, given its rows.

@@ -98,7 +98,9 @@ Given optional_input(const char* name, const Given& tensor, const std::vector<in
   return input;
 }
 
-const void* data_or_null(const Given& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
+const void* data_or_null(const Given& tensor) {
+  return tensor ? tensor->const_data_ptr() : nullptr;
+}
 
 void* mutable_data_or_null(std::optional<Tensor>& tensor) {
   return tensor ? tensor->mutable_data_ptr() : nullptr;
@@ -118,8 +120,7 @@ struct SharedInputs {
         h0(input_tensor("h0", h0_, data)),
         args(data, h0, weight_hh, lengths, offsets, resets, mode, reverse_from, is_pre),
         c0(optional_input("c0", c0_, args.state_shape(), data)),
-        unit_param(
-            optional_input("unit_param", unit_param_, {args.params.G, args.params.H}, data)),
+        unit_param(optional_input("unit_param", unit_param_, {args.params.G, args.params.H}, data)),
         reset_h(optional_input("reset_h", reset_h_, args.state_shape(), data)),
         reset_c(optional_input("reset_c", reset_c_, args.state_shape(), data)) {
     STD_TORCH_CHECK(c0.has_value() == (args.cell == Cell::lstm),
@@ -165,8 +166,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     inner = output(shape, pre, packed);
   }
   forward_into(out, h_n, c_n, gates, inner, pre, given);
-  return {out, h_n, c_n ? *c_n : none(pre), gates ? *gates : none(pre),
-          inner ? *inner : none(pre)};
+  return {out, h_n, c_n ? *c_n : none(pre), gates ? *gates : none(pre), inner ? *inner : none(pre)};
 }
 
 // Checks a tensor that the caller has allocated for a result.
@@ -233,8 +233,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   if (reset_c) grad_reset_c = contiguous_like(grad_h_n);
   fastrnn::cpu::backward(
       {{args.params, grad_out.const_data_ptr(), grad_h_n.const_data_ptr(), out.const_data_ptr(),
-        given.weight_hh.const_data_ptr(), grad_pre.mutable_data_ptr(),
-        grad_h0.mutable_data_ptr()},
+        given.weight_hh.const_data_ptr(), grad_pre.mutable_data_ptr(), grad_h0.mutable_data_ptr()},
        args.cell,
        given.h0.const_data_ptr(),
        data_or_null(given.c0),
@@ -250,8 +249,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
        mutable_data_or_null(grad_reset_c)},
       threads());
   const auto given_or_none = [&](const std::optional<Tensor>& x) { return x ? *x : none(out); };
-  return {grad_pre, grad_h0, given_or_none(grad_c0), given_or_none(grad_unit_param),
-          given_or_none(grad_reset_h), given_or_none(grad_reset_c)};
+  return {grad_pre,
+          grad_h0,
+          given_or_none(grad_c0),
+          given_or_none(grad_unit_param),
+          given_or_none(grad_reset_h),
+          given_or_none(grad_reset_c)};
 }
 
 Tensor linear(const Tensor& input_, const Tensor& weight_, const std::optional<Tensor>& bias_) {

@@ -39,13 +39,14 @@ struct PackedMatrix {
 
   static constexpr int64_t narrow = 2;
 
-  // The panel width for products of `rows` rows by `threads` threads. Beyond L2, several streams
-  // are faster than one.
-  static int64_t panel_width_for(int64_t rows, int64_t K, int64_t blocks, int64_t threads = 1) {
+  // The panel width for products of `rows` rows by `threads` threads, for a wide panel a multiple
+  // of `gates`. Beyond L2, several streams are faster than one.
+  static int64_t panel_width_for(int64_t rows, int64_t K, int64_t blocks, int64_t threads = 1,
+                                 int64_t gates = 1) {
     if (rows > 1 || blocks == 0 || K * blocks * VECTOR_BYTES > beyond_l2_bytes) return narrow;
-    const int64_t widest = max_panel_width * threads,
-                  panels = (blocks + widest - 1) / widest * threads;
-    return (blocks + panels - 1) / panels;
+    const int64_t units = blocks / gates, widest = max_panel_width / gates * threads,
+                  panels = (units + widest - 1) / widest * threads;
+    return (units + panels - 1) / panels * gates;
   }
 
   // The blocks from `block` on, which must begin a panel.
@@ -61,37 +62,40 @@ struct PackedMatrix {
   }
 };
 
-// W as it is stored, transposed: N rows of `stride` elements, of which the first K are used.
+// W as it is stored, transposed: rows of `stride` elements, of which the first K are used. It has
+// `gates` times N rows, and the column blocks of the gates alternate: those of the first `lanes`
+// rows of each gate, then those of the next.
 template <class S>
 struct TransposedMatrix {
   using A = typename S::Compute;
   const typename S::Element* data;
-  int64_t stride, N, K;
+  int64_t stride, N, K, gates = 1, block = 0;  // the first column block
 
   TransposedMatrix at(int64_t block, int64_t k) const {
-    const int64_t n = block * lanes<A>;
-    return {data + n * stride + k, stride, N - n, K - k};
+    return {data + k, stride, N, K - k, gates, this->block + block};
   }
 
   // Packs the first `depth` rows of the first column block.
   void pack(int64_t depth, MatrixView<A> to) const {
     constexpr int64_t L = lanes<A>;
+    const int64_t first = block / gates * L, rows = N - first;
+    const auto* from = data + (block % gates * N + first) * stride;
     for_each_vector<S>(depth, [&](int64_t k, auto load_row, auto) {
       Vector<A> square[L];
-      if (N >= L) {
+      if (rows >= L) {
 #pragma GCC unroll 16
-        for (int64_t j = 0; j < L; ++j) square[j] = load_row(data + j * stride);
+        for (int64_t j = 0; j < L; ++j) square[j] = load_row(from + j * stride);
       } else {
         for (int64_t j = 0; j < L; ++j)
-          square[j] = j < N ? load_row(data + j * stride) : Vector<A>{};
+          square[j] = j < rows ? load_row(from + j * stride) : Vector<A>{};
       }
       transpose<A>(square);
-      const int64_t rows = depth - k < L ? depth - k : L;
-      if (rows == L) {
+      const int64_t count = depth - k < L ? depth - k : L;
+      if (count == L) {
 #pragma GCC unroll 16
         for (int64_t j = 0; j < L; ++j) store(to.at(k + j, 0).data, square[j]);
       } else {
-        for (int64_t j = 0; j < rows; ++j) store(to.at(k + j, 0).data, square[j]);
+        for (int64_t j = 0; j < count; ++j) store(to.at(k + j, 0).data, square[j]);
       }
     });
   }

@@ -1,4 +1,5 @@
-// Vectors of one instruction set: loads, stores, conversions, transposes and tanh.
+// Vectors of one instruction set: loads, stores, conversions, transposes, tanh and
+// the sigmoid.
 //
 // Included inside the namespace of an instruction set that defines VECTOR_BYTES. If the instruction
 // set has a fused multiply-add, it also defines FUSED_FLOAT and FUSED_DOUBLE. The code uses the
@@ -241,12 +242,13 @@ inline void transpose(Vector<A>* v) {
 // 2 / (e^1.4 + 1) = 0.4, so its relative error counts 0.4 times or less. NaN compares false with
 // 0.7, and the first formula propagates it.
 
-struct TanhFloat {
+struct FloatConstants {
   using A = float;
   using Unsigned = Bits;
   using Signed = SignedBits;
-  static constexpr float limit = 9.02f;      // tanh rounds to 1 from here on
-  static constexpr float magic = 0x1.8p23f;  // adding it rounds to an integer, in the low bits
+  static constexpr float limit = 9.02f;        // tanh rounds to 1 from here on
+  static constexpr float exponent_limit = 87;  // e^y and e^-y are normal numbers up to here
+  static constexpr float magic = 0x1.8p23f;    // adding it rounds to an integer, in the low bits
   static constexpr float log2e = 0x1.715476p0f;
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
   static constexpr int mantissa = 23, bias = 127;
@@ -257,11 +259,12 @@ struct TanhFloat {
                                 0x1.6a2480p-10f};
 };
 
-struct TanhDouble {
+struct DoubleConstants {
   using A = double;
   using Unsigned = LongBits;
   using Signed = SignedLongBits;
   static constexpr double limit = 19.1;
+  static constexpr double exponent_limit = 708;
   static constexpr double magic = 0x1.8p52;
   static constexpr double log2e = 0x1.71547652b82fep0;
   static constexpr double ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
@@ -287,6 +290,28 @@ inline V polynomial(V x, const A (&c)[n]) {
   return sum;
 }
 
+// e^y = scale (1 + s), for |y| up to exponent_limit.
+template <class C>
+struct Exponential {
+  using A = typename C::A;
+  using V = Vector<A>;
+  using U = typename C::Unsigned;
+  V scale, s;
+
+  explicit Exponential(V y) {
+    const V shifted = multiply_add(y, broadcast<A>(C::log2e), broadcast<A>(C::magic));
+    const V k = shifted - C::magic;
+    V r = multiply_add(k, broadcast<A>(-C::ln2_high), y);
+    r = multiply_add(k, broadcast<A>(-C::ln2_low), r);
+    // The shift keeps only the bits of k in `shifted`.
+    scale = bit_cast<V>((bit_cast<U>(shifted) << C::mantissa) +
+                        ((decltype(C::sign))C::bias << C::mantissa));
+    s = multiply_add(r * r, polynomial(r, C::Q), r);
+  }
+
+  V plus_one() const { return multiply_add(scale, s, scale + 1); }  // e^y + 1
+};
+
 template <class C>
 inline Vector<typename C::A> tanh_with(Vector<typename C::A> x) {
   using A = typename C::A;
@@ -300,18 +325,21 @@ inline Vector<typename C::A> tanh_with(Vector<typename C::A> x) {
   // Positive floats are ordered like their bits, and the minimum of integers is one instruction.
   const I limit = bit_cast<I>(broadcast<A>(C::limit)), bits = bit_cast<I>(magnitude);
   const V a = bit_cast<V>(bits < limit ? bits : limit);
-  const V y = a + a;
-  const V shifted = multiply_add(y, broadcast<A>(C::log2e), broadcast<A>(C::magic));
-  const V k = shifted - C::magic;
-  V r = multiply_add(k, broadcast<A>(-C::ln2_high), y);
-  r = multiply_add(k, broadcast<A>(-C::ln2_low), r);
-  // The shift keeps only the bits of k in `shifted`.
-  const V scale = bit_cast<V>((bit_cast<U>(shifted) << C::mantissa) +
-                              ((decltype(C::sign))C::bias << C::mantissa));
-  const V s = multiply_add(r * r, polynomial(r, C::Q), r);
-  const V far = 1 - 2 / multiply_add(scale, s, scale + 1);
+  const V far = 1 - 2 / Exponential<C>(a + a).plus_one();
   return magnitude >= (A)0.7 ? bit_cast<V>(bit_cast<U>(far) | sign) : near;
 }
 
-inline Vector<float> tanh(Vector<float> x) { return tanh_with<TanhFloat>(x); }
-inline Vector<double> tanh(Vector<double> x) { return tanh_with<TanhDouble>(x); }
+inline Vector<float> tanh(Vector<float> x) { return tanh_with<FloatConstants>(x); }
+inline Vector<double> tanh(Vector<double> x) { return tanh_with<DoubleConstants>(x); }
+
+// 1 / (1 + e^-x), within 2 ulp above the limit; below, where the result is about e^-limit, it is
+// constant. NaN compares false and stays.
+template <class C>
+inline Vector<typename C::A> sigmoid_with(Vector<typename C::A> x) {
+  using V = Vector<typename C::A>;
+  const V limit = broadcast(C::exponent_limit);
+  return 1 / Exponential<C>(x < -limit ? limit : x > limit ? -limit : -x).plus_one();
+}
+
+inline Vector<float> sigmoid(Vector<float> x) { return sigmoid_with<FloatConstants>(x); }
+inline Vector<double> sigmoid(Vector<double> x) { return sigmoid_with<DoubleConstants>(x); }

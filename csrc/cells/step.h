@@ -1,0 +1,25 @@
+// What a cell computes in a step, for one hidden unit or a vector of them: V is a number or a
+// vector. fastrnn/ops/cells has the same in Python, with the same names.
+//
+// Included inside the namespace of a device or an instruction set that defines tanh, sigmoid and
+// multiply_add for V.
+
+template <class V>
+struct UnitState {
+  V h, c;
+};
+
+// The results of a step, or their gradients.
+template <class V, int K>
+struct UnitStep {
+  UnitState<V> state;
+  V gates[K], inner;
+};
+
+template <class V, int K>
+struct UnitGradients {
+  V pre[K];
+  V z[K];               // W_hh^T z is a part of the gradient of the previous h
+  UnitState<V> before;  // the rest of the gradient of the previous state
+  V unit_param;
+};

@@ -1,0 +1,234 @@
+// The passes over a row of a step, after the product with W_hh, for one instruction set.
+//
+// Included inside the namespace of an instruction set, after gemm.h and the cells. A pass loads
+// what a step of the cell needs, runs it for a vector of units at a time, and stores the results.
+// A unit has `z_width` numbers in the product's result z and `state_width` in the product's
+// operand, the state. Within each vector of units, all numbers of one kind are contiguous.
+
+// The hidden units of every row that a task computes: all, or those of a team member.
+struct Units {
+  int64_t first, count;
+};
+
+// A row of a step, and the units to compute.
+struct Row {
+  int64_t t, b, g;
+  Units units;
+};
+
+// What a row keeps between steps in addition to its state, at its first unit: `carry` is c in the
+// forward, and in the backward the gradient that reaches the previous state without W_hh.
+template <class A>
+struct RowMemory {
+  A* carry;
+  A *reset_h, *reset_c;  // sums of the gradients of the states at which resets start
+};
+
+// An element of a tensor that may be absent.
+template <class Element>
+inline const Element* element(const void* data, int64_t index) {
+  return data == nullptr ? nullptr : static_cast<const Element*>(data) + index;
+}
+template <class Element>
+inline Element* element(void* data, int64_t index) {
+  return data == nullptr ? nullptr : static_cast<Element*>(data) + index;
+}
+
+template <class S, class Cell>
+struct ForwardPass {
+  using Storage = S;
+  using A = typename S::Compute;
+  using V = Vector<A>;
+  using Element = typename S::Element;
+  static constexpr bool is_backward = false;
+  static constexpr int64_t K = Cell::gates;
+  static constexpr int64_t state_width = 1, z_width = K, carry_width = Cell::has_c;
+  const CellForward& p;
+
+  // Starts a sequence from h0 and c0, or after a reset from reset_h and reset_c.
+  void start(const Row& row, bool reset, A* state, RowMemory<A> memory) const {
+    const int64_t index = p.at(row.b, row.g) + row.units.first;
+    const auto *h = element<Element>(reset ? p.reset_h : p.h0, index),
+               *c = element<Element>(reset ? p.reset_c : p.c0, index);
+    for_each_vector<S>(row.units.count, [&](int64_t j, auto load_row, auto) {
+      store(state + j, h ? load_row(h) : V{});
+      if constexpr (Cell::has_c) store(memory.carry + j, c ? load_row(c) : V{});
+    });
+  }
+
+  void run(const Row& row, bool, A* z, const A* before, A* state, RowMemory<A> memory) const {
+    const int64_t H = p.H, index = p.at(row.t, row.b, row.g), first = row.units.first;
+    const auto* pre = element<Element>(p.pre, index * K + first);
+    const auto* unit_param = element<Element>(p.unit_param, row.g * H + first);
+    auto *out = element<Element>(p.out, index + first),
+         *gates = element<Element>(p.gates, index * K + first),
+         *inner = element<Element>(p.inner, index + first);
+    for_each_vector<S>(row.units.count, [&](int64_t j, auto load_row, auto store_row) {
+      V x[K], product[K], param{};
+      for (int k = 0; k < K; ++k) {
+        x[k] = load_row(pre + k * H);
+        product[k] = load<V>(z + j * K + k * lanes<A>);
+      }
+      UnitState<V> last{};
+      if constexpr (Cell::keeps_h) last.h = load<V>(before + j);
+      if constexpr (Cell::has_c) last.c = load<V>(memory.carry + j);
+      if constexpr (Cell::has_unit_param)
+        if (unit_param) param = load_row(unit_param);
+      const auto step =
+          Cell::forward(x, product, last, param, [](V v) { return S::widen(S::narrow(v)); });
+      const auto h = S::narrow(step.state.h);
+      store(state + j, S::widen(h));
+      store_row(out, h);
+      if constexpr (Cell::has_c) store(memory.carry + j, step.state.c);
+      if constexpr (Cell::saves) {
+        if (gates == nullptr) return;
+        for (int k = 0; k < K; ++k) store_row(gates + k * H, S::narrow(step.gates[k]));
+        store_row(inner, S::narrow(step.inner));
+      }
+    });
+  }
+
+  // Sets the results of a row to 0 where it is inactive.
+  void clear(const Row& row) const {
+    const int64_t index = p.at(row.t, row.b, row.g), first = row.units.first;
+    const size_t bytes = row.units.count * sizeof(Element);
+    __builtin_memset(element<Element>(p.out, index + first), 0, bytes);
+    if (p.gates == nullptr) return;
+    for (int k = 0; k < K; ++k)
+      __builtin_memset(element<Element>(p.gates, index * K + k * p.H + first), 0, bytes);
+    __builtin_memset(element<Element>(p.inner, index + first), 0, bytes);
+  }
+
+  void end(const Row& row, bool, A*, const A* state, RowMemory<A> memory) const {
+    const int64_t index = p.at(row.b, row.g) + row.units.first;
+    auto *h_n = element<Element>(p.h_n, index), *c_n = element<Element>(p.c_n, index);
+    for_each_vector<S>(row.units.count, [&](int64_t j, auto, auto store_row) {
+      store_row(h_n, S::narrow(load<V>(state + j)));
+      if constexpr (Cell::has_c) store_row(c_n, S::narrow(load<V>(memory.carry + j)));
+    });
+  }
+};
+
+template <class S, class Cell>
+struct BackwardPass {
+  using Storage = S;
+  using A = typename S::Compute;
+  using V = Vector<A>;
+  using Element = typename S::Element;
+  static constexpr bool is_backward = true;
+  static constexpr int64_t K = Cell::gates;
+  static constexpr int64_t state_width = K, z_width = 1;
+  static constexpr int64_t carry_width = Cell::has_c || Cell::keeps_h;
+  const CellBackward& p;
+
+  void start(const Row& row, bool, A*, RowMemory<A> memory) const {
+    if constexpr (carry_width > 0) {
+      const auto* grad_c_n = element<Element>(p.grad_c_n, p.at(row.b, row.g) + row.units.first);
+      for_each_vector<S>(row.units.count, [&](int64_t j, auto load_row, auto) {
+        store(memory.carry + j, grad_c_n ? load_row(grad_c_n) : V{});
+      });
+    }
+  }
+
+  // Before a row's first step there is no dz: the gradient of its state is grad_h_n.
+  void load_grad_h_n(const Row& row, A* z) const {
+    const auto* grad_h_n = element<Element>(p.grad_h_n, p.at(row.b, row.g) + row.units.first);
+    for_each_vector<S>(row.units.count,
+                       [&](int64_t j, auto load_row, auto) { store(z + j, load_row(grad_h_n)); });
+  }
+
+  // The state before a step, as stored; null: 0.
+  UnitState<const Element*> state_before(const Row& row) const {
+    const bool descending = row.g >= p.reverse_from;
+    const int64_t previous = descending ? row.t + 1 : row.t - 1;
+    const int64_t state = p.at(row.b, row.g) + row.units.first;
+    if (p.crosses_reset(row.t, row.b, descending))
+      return {element<Element>(p.reset_h, state), element<Element>(p.reset_c, state)};
+    if (previous < 0 || previous >= p.T || !p.active(previous, row.b))
+      return {element<Element>(p.h0, state), element<Element>(p.c0, state)};
+    const int64_t index = p.at(previous, row.b, row.g) + row.units.first;
+    return {element<Element>(p.out, index), element<Element>(p.inner, index)};
+  }
+
+  void run(const Row& row, bool is_first, A* z, const A*, A* state, RowMemory<A> memory) const {
+    if (is_first) load_grad_h_n(row, z);
+    const int64_t H = p.H, index = p.at(row.t, row.b, row.g), first = row.units.first;
+    const auto *grad_out = element<Element>(p.grad_out, index + first),
+               *out = element<Element>(p.out, index + first),
+               *gates = element<Element>(p.gates, index * K + first),
+               *inner = element<Element>(p.inner, index + first);
+    const auto before = Cell::saves ? state_before(row) : UnitState<const Element*>{};
+    auto *grad_pre = element<Element>(p.grad_pre, index * K + first),
+         *grad_unit_param = element<Element>(p.grad_unit_param, index + first);
+    for_each_vector<S>(row.units.count, [&](int64_t j, auto load_row, auto store_row) {
+      UnitState<V> grad{load_row(grad_out) + load<V>(z + j), V{}}, last{};
+      if constexpr (Cell::keeps_h) {
+        grad.h += load<V>(memory.carry + j);
+        if (before.h) last.h = load_row(before.h);
+      }
+      UnitStep<V, K> step{};
+      if constexpr (Cell::has_c) {
+        grad.c = load<V>(memory.carry + j);
+        if (before.c) last.c = load_row(before.c);
+      }
+      if constexpr (Cell::saves) {
+        for (int k = 0; k < K; ++k) step.gates[k] = load_row(gates + k * H);
+        step.inner = load_row(inner);
+      } else {
+        step.state.h = load_row(out);
+      }
+      const auto gradients = Cell::backward(grad, step, last, V{});
+      const int64_t width = row.units.count - j < lanes<A> ? row.units.count - j : lanes<A>;
+      for (int k = 0; k < K; ++k) {
+        // Beyond the row's last unit, the next gate's numbers overwrite the rest of the vector.
+        store(state + j * K + k * width, S::widen(S::narrow(gradients.z[k])));
+        store_row(grad_pre + k * H, S::narrow(gradients.pre[k]));
+      }
+      if constexpr (Cell::has_unit_param)
+        store_row(grad_unit_param, S::narrow(gradients.unit_param));
+      if constexpr (carry_width > 0)
+        store(memory.carry + j, Cell::has_c ? gradients.before.c : gradients.before.h);
+    });
+  }
+
+  // The gradient of the state before a sequence's first step belongs to the state from which the
+  // reset started.
+  void reset(const Row& row, A* z, RowMemory<A> memory) const {
+    for_each_vector<S>(row.units.count, [&](int64_t j, auto, auto) {
+      V h = load<V>(z + j);
+      if constexpr (Cell::keeps_h) h += load<V>(memory.carry + j);
+      if (memory.reset_h) store(memory.reset_h + j, load<V>(memory.reset_h + j) + h);
+      if constexpr (Cell::has_c)
+        if (memory.reset_c)
+          store(memory.reset_c + j, load<V>(memory.reset_c + j) + load<V>(memory.carry + j));
+      store(z + j, V{});
+      if constexpr (carry_width > 0) store(memory.carry + j, V{});
+    });
+  }
+
+  void clear(const Row& row) const {
+    const int64_t index = p.at(row.t, row.b, row.g), first = row.units.first;
+    const size_t bytes = row.units.count * sizeof(Element);
+    for (int k = 0; k < K; ++k)
+      __builtin_memset(element<Element>(p.grad_pre, index * K + k * p.H + first), 0, bytes);
+    if constexpr (Cell::has_unit_param)
+      __builtin_memset(element<Element>(p.grad_unit_param, index + first), 0, bytes);
+  }
+
+  void end(const Row& row, bool never_active, A* z, const A*, RowMemory<A> memory) const {
+    if (never_active) load_grad_h_n(row, z);
+    const int64_t index = p.at(row.b, row.g) + row.units.first;
+    auto *grad_h0 = element<Element>(p.grad_h0, index),
+         *grad_c0 = element<Element>(p.grad_c0, index),
+         *grad_reset_h = element<Element>(p.grad_reset_h, index),
+         *grad_reset_c = element<Element>(p.grad_reset_c, index);
+    for_each_vector<S>(row.units.count, [&](int64_t j, auto, auto store_row) {
+      V h = load<V>(z + j);
+      if constexpr (Cell::keeps_h) h += load<V>(memory.carry + j);
+      store_row(grad_h0, S::narrow(h));
+      if constexpr (Cell::has_c) store_row(grad_c0, S::narrow(load<V>(memory.carry + j)));
+      if (grad_reset_h) store_row(grad_reset_h, S::narrow(load<V>(memory.reset_h + j)));
+      if (grad_reset_c) store_row(grad_reset_c, S::narrow(load<V>(memory.reset_c + j)));
+    });
+  }
+};
