@@ -15,11 +15,37 @@
 namespace fastrnn {
 
 enum class DType { float64, float32, bfloat16, float16 };
-enum class Cell { rnn_tanh, rnn_relu, lstm, gru };  // numbered as in fastrnn/ops/cells
+// Numbered as in fastrnn/ops/cells.
+enum class Cell {
+  rnn_tanh,
+  rnn_relu,
+  lstm,
+  gru,
+  leaky_tanh,
+  leaky_relu,
+  leaky_pre_tanh,
+  leaky_pre_relu
+};
 enum class Activation { tanh, relu };  // of nn.RNN's two cells, which have the same numbers
 
-// K, the number of gates.
-inline int64_t gates(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
+// The tensors of a cell, see cells/step.h.
+struct CellTraits {
+  int64_t gates;
+  bool has_c, has_unit_param, saves, has_inner;
+  bool operator==(const CellTraits&) const = default;
+};
+
+constexpr CellTraits traits(Cell cell) {
+  switch (cell) {
+    case Cell::lstm: return {4, true, false, true, true};
+    case Cell::gru: return {3, false, true, true, true};
+    case Cell::leaky_tanh:
+    case Cell::leaky_relu: return {1, false, true, true, false};
+    case Cell::leaky_pre_tanh:
+    case Cell::leaky_pre_relu: return {1, true, true, true, true};
+    default: return {1, false, false, false, false};
+  }
+}
 
 // A recurrence without resets: every row is one sequence.
 struct Params {

@@ -86,14 +86,15 @@ struct TensorArgs {
              bool is_pre) {
     STD_TORCH_CHECK(h0.dim() == 3, "fastrnn: h0 must be [B, G, H]");
     const int64_t B = h0.size(0), G = h0.size(1), H = h0.size(2);
-    STD_TORCH_CHECK(mode >= 0 && mode <= int64_t(Cell::gru), "fastrnn: there is no cell ", mode);
+    STD_TORCH_CHECK(mode >= 0 && mode <= int64_t(Cell::leaky_pre_relu),
+                    "fastrnn: there is no cell ", mode);
     cell = Cell(mode);
-    const int64_t width = is_pre ? gates(cell) : 1;
+    const int64_t K = traits(cell).gates, width = is_pre ? K : 1;
     STD_TORCH_CHECK(!offsets_ || lengths_, "fastrnn: offsets require lengths");
     if (lengths_) lengths = indices("lengths", *lengths_, B, data);
     if (offsets_) offsets = indices("offsets", *offsets_, offsets_->numel(), data);
     const int64_t T = offsets ? offsets->numel() : data.size(0);
-    check_shape("weight_hh", weight_hh, {G, gates(cell) * H, H});
+    check_shape("weight_hh", weight_hh, {G, K * H, H});
     if (offsets) {
       check_shape(is_pre ? "pre" : "out", data, {data.size(0), G, width * H});
     } else {

@@ -16,6 +16,14 @@ struct UnitStep {
   V gates[K], inner;
 };
 
+// A cell is a struct with these constants, and `forward` and `backward` of a step:
+//   gates           K
+//   has_c           whether there is a second state, c
+//   has_unit_param  whether a step uses `unit_param`
+//   saves           whether the forward saves gates for the backward, and with has_inner an inner
+//                   value
+//   keeps_h         whether h_{t-1} reaches h_t without W_hh, too
+
 template <class V, int K>
 struct UnitGradients {
   V pre[K];

@@ -123,8 +123,12 @@ struct SharedInputs {
         unit_param(optional_input("unit_param", unit_param_, {args.params.G, args.params.H}, data)),
         reset_h(optional_input("reset_h", reset_h_, args.state_shape(), data)),
         reset_c(optional_input("reset_c", reset_c_, args.state_shape(), data)) {
-    STD_TORCH_CHECK(c0.has_value() == (args.cell == Cell::lstm),
-                    "fastrnn: c0 is for the LSTM, which needs it");
+    const fastrnn::CellTraits traits = fastrnn::traits(args.cell);
+    STD_TORCH_CHECK(c0.has_value() == traits.has_c,
+                    "fastrnn: c0 is for cells with a second state, which need it");
+    const bool needs_unit_param = traits.has_unit_param && args.cell != Cell::gru;
+    STD_TORCH_CHECK(unit_param ? traits.has_unit_param : !needs_unit_param,
+                    "fastrnn: unit_param is b_hn of the GRU, or the leak of a leaky cell");
     if (offsets) check_packed_rows(args.params, data.size(0));
   }
 };
@@ -160,10 +164,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
   Tensor out = output(shape, pre, packed), h_n = contiguous_like(h0);
   std::optional<Tensor> c_n, gates, inner;
   if (c0) c_n = contiguous_like(h0);
-  if (save && fastrnn::gates(given.args.cell) > 1) {
+  const fastrnn::CellTraits traits = fastrnn::traits(given.args.cell);
+  if (save && traits.saves) {
     const auto sizes = pre.sizes();
     gates = output({sizes.begin(), sizes.end()}, pre, packed);
-    inner = output(shape, pre, packed);
+    if (traits.has_inner) inner = output(shape, pre, packed);
   }
   forward_into(out, h_n, c_n, gates, inner, pre, given);
   return {out, h_n, c_n ? *c_n : none(pre), gates ? *gates : none(pre), inner ? *inner : none(pre)};
@@ -190,14 +195,17 @@ Tensor forward_out(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0
                            reset_c, mode, reverse_from, /*is_pre=*/true);
   const std::vector<int64_t> shape = given.args.data_shape(pre.size(0));
   check_output("out", out, shape, pre);
-  STD_TORCH_CHECK(c_n.has_value() == c0.has_value(), "fastrnn: c_n is for the LSTM");
-  STD_TORCH_CHECK(gates.has_value() == inner.has_value(), "fastrnn: gates and inner go together");
+  const fastrnn::CellTraits traits = fastrnn::traits(given.args.cell);
+  STD_TORCH_CHECK(c_n.has_value() == traits.has_c, "fastrnn: c_n goes with c0");
+  STD_TORCH_CHECK(!gates || traits.saves, "fastrnn: the cell saves no gates");
+  STD_TORCH_CHECK(inner.has_value() == (gates && traits.has_inner),
+                  "fastrnn: inner goes with the gates of a cell with an inner value");
   if (c_n) check_output("c_n", *c_n, given.args.state_shape(), pre);
   if (gates) {
     const auto sizes = pre.sizes();
     check_output("gates", *gates, {sizes.begin(), sizes.end()}, pre);
-    check_output("inner", *inner, shape, pre);
   }
+  if (inner) check_output("inner", *inner, shape, pre);
   Tensor h_n = contiguous_like(h0);
   forward_into(out, h_n, c_n, gates, inner, pre, given);
   return h_n;
@@ -213,9 +221,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const SharedInputs given(out, weight_hh, h0, c0, unit_param, lengths, offsets, resets, reset_h,
                            reset_c, mode, reverse_from, /*is_pre=*/false);
   const auto& args = given.args;
-  const int64_t K = fastrnn::gates(args.cell);
+  const fastrnn::CellTraits traits = fastrnn::traits(args.cell);
   const std::vector<int64_t> shape = args.data_shape(out.size(0)),
-                             wide = args.data_shape(out.size(0), K), states = args.state_shape();
+                             wide = args.data_shape(out.size(0), traits.gates),
+                             states = args.state_shape();
   const Tensor grad_out = input_tensor("grad_out", grad_out_, out);
   const Tensor grad_h_n = input_tensor("grad_h_n", grad_h_n_, out);
   check_shape("grad_out", grad_out, shape);
@@ -223,12 +232,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const Given grad_c_n = optional_input("grad_c_n", grad_c_n_, states, out);
   const Given gates = optional_input("gates", gates_, wide, out);
   const Given inner = optional_input("inner", inner_, shape, out);
-  STD_TORCH_CHECK((gates && inner) || K == 1, "fastrnn: the forward has not saved its gates");
+  STD_TORCH_CHECK(gates.has_value() == traits.saves && inner.has_value() == traits.has_inner,
+                  "fastrnn: gates and inner must be those that the forward saved");
   const bool packed = offsets.has_value();
   Tensor grad_pre = output(wide, out, packed), grad_h0 = contiguous_like(grad_h_n);
   std::optional<Tensor> grad_c0, grad_unit_param, grad_reset_h, grad_reset_c;
   if (c0) grad_c0 = contiguous_like(grad_h_n);
-  if (args.cell == Cell::gru) grad_unit_param = output(shape, out, packed);
+  if (traits.has_unit_param) grad_unit_param = output(shape, out, packed);
   if (reset_h) grad_reset_h = contiguous_like(grad_h_n);
   if (reset_c) grad_reset_c = contiguous_like(grad_h_n);
   fastrnn::cpu::backward(

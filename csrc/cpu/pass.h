@@ -34,9 +34,10 @@ inline Element* element(void* data, int64_t index) {
   return data == nullptr ? nullptr : static_cast<Element*>(data) + index;
 }
 
-template <class S, class Cell>
+template <class S, class C>
 struct ForwardPass {
   using Storage = S;
+  using Cell = C;
   using A = typename S::Compute;
   using V = Vector<A>;
   using Element = typename S::Element;
@@ -83,7 +84,7 @@ struct ForwardPass {
       if constexpr (Cell::saves) {
         if (gates == nullptr) return;
         for (int k = 0; k < K; ++k) store_row(gates + k * H, S::narrow(step.gates[k]));
-        store_row(inner, S::narrow(step.inner));
+        if constexpr (Cell::has_inner) store_row(inner, S::narrow(step.inner));
       }
     });
   }
@@ -96,7 +97,8 @@ struct ForwardPass {
     if (p.gates == nullptr) return;
     for (int k = 0; k < K; ++k)
       __builtin_memset(element<Element>(p.gates, index * K + k * p.H + first), 0, bytes);
-    __builtin_memset(element<Element>(p.inner, index + first), 0, bytes);
+    if constexpr (Cell::has_inner)
+      __builtin_memset(element<Element>(p.inner, index + first), 0, bytes);
   }
 
   void end(const Row& row, bool, A*, const A* state, RowMemory<A> memory) const {
@@ -109,9 +111,10 @@ struct ForwardPass {
   }
 };
 
-template <class S, class Cell>
+template <class S, class C>
 struct BackwardPass {
   using Storage = S;
+  using Cell = C;
   using A = typename S::Compute;
   using V = Vector<A>;
   using Element = typename S::Element;
@@ -157,6 +160,7 @@ struct BackwardPass {
                *out = element<Element>(p.out, index + first),
                *gates = element<Element>(p.gates, index * K + first),
                *inner = element<Element>(p.inner, index + first);
+    const auto* unit_param = element<Element>(p.unit_param, row.g * H + first);
     const auto before = Cell::saves ? state_before(row) : UnitState<const Element*>{};
     auto *grad_pre = element<Element>(p.grad_pre, index * K + first),
          *grad_unit_param = element<Element>(p.grad_unit_param, index + first);
@@ -173,11 +177,14 @@ struct BackwardPass {
       }
       if constexpr (Cell::saves) {
         for (int k = 0; k < K; ++k) step.gates[k] = load_row(gates + k * H);
-        step.inner = load_row(inner);
+        if constexpr (Cell::has_inner) step.inner = load_row(inner);
       } else {
         step.state.h = load_row(out);
       }
-      const auto gradients = Cell::backward(grad, step, last, V{});
+      V param{};
+      if constexpr (Cell::has_unit_param)
+        if (unit_param) param = load_row(unit_param);
+      const auto gradients = Cell::backward(grad, step, last, param);
       const int64_t width = row.units.count - j < lanes<A> ? row.units.count - j : lanes<A>;
       for (int k = 0; k < K; ++k) {
         // Beyond the row's last unit, the next gate's numbers overwrite the rest of the vector.

@@ -283,13 +283,28 @@ void run(const Pass& pass, const Threads& threads) {
   });
 }
 
+template <class Pass, Cell cell, class P>
+void run_cell(const P& p, const Threads& threads) {
+  using C = typename Pass::Cell;
+  static_assert(traits(cell) ==
+                CellTraits{C::gates, C::has_c, C::has_unit_param, C::saves, C::has_inner});
+  run(Pass{p}, threads);
+}
+
 template <template <class, class> class Pass, class S, class P>
 void dispatch_cell(const P& p, const Threads& threads) {
+  using enum Activation;
   switch (p.cell) {
-    case Cell::rnn_tanh: return run(Pass<S, Elman<Activation::tanh>>{p}, threads);
-    case Cell::rnn_relu: return run(Pass<S, Elman<Activation::relu>>{p}, threads);
-    case Cell::lstm: return run(Pass<S, Lstm>{p}, threads);
-    case Cell::gru: return run(Pass<S, Gru>{p}, threads);
+    case Cell::rnn_tanh: return run_cell<Pass<S, Elman<tanh>>, Cell::rnn_tanh>(p, threads);
+    case Cell::rnn_relu: return run_cell<Pass<S, Elman<relu>>, Cell::rnn_relu>(p, threads);
+    case Cell::lstm: return run_cell<Pass<S, Lstm>, Cell::lstm>(p, threads);
+    case Cell::gru: return run_cell<Pass<S, Gru>, Cell::gru>(p, threads);
+    case Cell::leaky_tanh: return run_cell<Pass<S, LeakyState<tanh>>, Cell::leaky_tanh>(p, threads);
+    case Cell::leaky_relu: return run_cell<Pass<S, LeakyState<relu>>, Cell::leaky_relu>(p, threads);
+    case Cell::leaky_pre_tanh:
+      return run_cell<Pass<S, LeakyPreActivation<tanh>>, Cell::leaky_pre_tanh>(p, threads);
+    case Cell::leaky_pre_relu:
+      return run_cell<Pass<S, LeakyPreActivation<relu>>, Cell::leaky_pre_relu>(p, threads);
   }
 }
 

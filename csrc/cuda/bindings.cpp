@@ -113,7 +113,8 @@ void* output_data(const char* name, Tensor& tensor, const Tensor& like) {
 }
 
 void check_activation(const TensorArgs& args) {
-  STD_TORCH_CHECK(fastrnn::gates(args.cell) == 1, "fastrnn: the CUDA kernels have no LSTM and GRU");
+  STD_TORCH_CHECK(args.cell == fastrnn::Cell::rnn_tanh || args.cell == fastrnn::Cell::rnn_relu,
+                  "fastrnn: the CUDA kernels serve the cells of nn.RNN only");
 }
 
 // `out` may be `pre` where data is dense: the kernels read a row before they write it.

@@ -60,7 +60,7 @@ def forward(
                 padded[t, :, groups].to(acc), z, before, of_groups.unit_param, store
             )
             stored = [None if x is None else x.to(pre.dtype) for x in (*new.state, *new[1:])]
-            saved = stored[2:] if cell.saves else []
+            saved = [x for x in stored[2:] if x is not None and cell.saves]
             results[t] = [layout.only_active(t, x) for x in (stored[0], *saved)]
             h = layout.keep(t, stored[0], h)
             c = c if c is None else layout.keep(t, stored[1], c)
@@ -69,7 +69,7 @@ def forward(
 
     data, states = _each_direction(run, layout.steps, arguments)
     out, *saved = (layout.pack(x, like=pre) for x in data)
-    gates, inner = saved or (None, None)
+    gates, inner, *_ = (*saved, None, None)
     return Outputs(out, states[0], states[1], gates, inner)
 
 

@@ -43,7 +43,8 @@ class Cell(ABC):
     gates: ClassVar[int]  #: K
     has_c: ClassVar[bool]  #: whether there is a second state, c
     has_unit_param: ClassVar[bool]  #: whether a step uses ``unit_param``
-    saves: ClassVar[bool]  #: whether the backward needs more than h, W_hh and the initial state
+    saves: ClassVar[bool]  #: whether the forward saves gates for the backward
+    has_inner: ClassVar[bool]  #: whether it saves an inner value with them
 
     @classmethod
     @abstractmethod

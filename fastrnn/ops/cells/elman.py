@@ -14,7 +14,7 @@ class Tanh(Cell):
 
     mode = "RNN_TANH"
     gates = 1
-    has_c = has_unit_param = saves = False
+    has_c = has_unit_param = saves = has_inner = False
 
     @classmethod
     def forward(

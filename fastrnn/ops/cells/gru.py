@@ -19,7 +19,7 @@ class Gru(Cell):
     mode = "GRU"
     gates = 3  #: r, z, n
     has_c = False
-    has_unit_param = saves = True
+    has_unit_param = saves = has_inner = True
 
     @classmethod
     def forward(

@@ -20,7 +20,7 @@ class Lstm(Cell):
 
     mode = "LSTM"
     gates = 4  #: i, f, g, o
-    has_c = saves = True
+    has_c = saves = has_inner = True
     has_unit_param = False
 
     @classmethod
