@@ -34,6 +34,14 @@ inline Element* element(void* data, int64_t index) {
   return data == nullptr ? nullptr : static_cast<Element*>(data) + index;
 }
 
+// Loads a row's numbers into cache: `gates` times `count`, H apart.
+template <class Element>
+inline void prefetch_row(const Element* data, int64_t gates, int64_t H, int64_t count) {
+  constexpr int64_t line = 64 / sizeof(Element);
+  for (int64_t k = 0; k < gates; ++k)
+    for (int64_t j = 0; j < count; j += line) __builtin_prefetch(data + k * H + j);
+}
+
 template <class S, class C>
 struct ForwardPass {
   using Storage = S;
@@ -87,6 +95,11 @@ struct ForwardPass {
         if constexpr (Cell::has_inner) store_row(inner, S::narrow(step.inner));
       }
     });
+  }
+
+  void prefetch(const Row& row) const {
+    prefetch_row(element<Element>(p.pre, p.at(row.t, row.b, row.g) * K + row.units.first), K, p.H,
+                 row.units.count);
   }
 
   // Sets the results of a row to 0 where it is inactive.
@@ -196,6 +209,17 @@ struct BackwardPass {
       if constexpr (carry_width > 0)
         store(memory.carry + j, Cell::has_c ? gradients.before.c : gradients.before.h);
     });
+  }
+
+  void prefetch(const Row& row) const {
+    const int64_t index = p.at(row.t, row.b, row.g), first = row.units.first;
+    prefetch_row(element<Element>(p.grad_out, index + first), 1, p.H, row.units.count);
+    if constexpr (Cell::saves)
+      prefetch_row(element<Element>(p.gates, index * K + first), K, p.H, row.units.count);
+    if constexpr (Cell::has_inner)
+      prefetch_row(element<Element>(p.inner, index + first), 1, p.H, row.units.count);
+    if constexpr (!Cell::saves || Cell::keeps_h)
+      prefetch_row(element<Element>(p.out, index + first), 1, p.H, row.units.count);
   }
 
   // The gradient of the state before a sequence's first step belongs to the state from which the

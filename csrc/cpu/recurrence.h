@@ -93,6 +93,13 @@ void for_each_chunk(const Part& part, F f) {
     f(Units{j, end - j < part.chunk ? end - j : part.chunk});
 }
 
+// The chunk after the given one; the first after the last.
+inline Units next_chunk(const Part& part, Units units) {
+  const int64_t end = part.units.first + part.units.count, next = units.first + part.chunk;
+  const int64_t first = next < end ? next : part.units.first;
+  return {first, end - first < part.chunk ? end - first : part.chunk};
+}
+
 // Runs all steps of a part. product(n, state, units, reverse) computes these units of z = state W
 // for the first n rows, see `gemm`.
 template <class Pass, class Product>
@@ -135,10 +142,13 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::A>& stat
     while (last > 0 && !p.active(t, part.b0 + last - 1)) --last;
     for_each_chunk(part, [&](Units units) {
       if (!(Pass::is_backward && i == 0)) multiply(t, last, units, i % 2 != 0);
-      for (int64_t r = 0; r < last; ++r)
+      for (int64_t r = 0; r < last; ++r) {
         if (p.active(t, part.b0 + r))
           pass.run(row_of(t, r, units), !scratch.started.data[r], scratch.z_of(r),
                    at(state, r, units), at(next, r, units), scratch.memory(r, units));
+        const Units following = next_chunk(part, units);
+        pass.prefetch(row_of(following.first > units.first ? t : later, r, following));
+      }
     });
     for (int64_t r = 0; r < n; ++r) {
       if (p.active(t, part.b0 + r)) {
