@@ -232,29 +232,25 @@ inline void transpose(Vector<A>* v) {
   }
 }
 
-// For |x| < 0.7, tanh x = x + x z P(z) with z = x^2. Otherwise, tanh |x| = 1 - 2 / (e^2|x| + 1), to
-// which the sign of x is applied. There 2|x| = k ln 2 + r with |r| <= ln 2 / 2, and
-// e^2|x| = 2^k (1 + r + r^2 Q(r)). P and Q are the polynomials of least relative error, which for
-// float is 2^-25 and 2^-28.
+// tanh |x| = E / (E + 2) with E = e^2|x| - 1, to which the sign of x is applied, and sigmoid x =
+// 1 / (1 + e^-x). For e^y, y = k ln 2 + r with |r| <= ln 2 / 2, and e^y = 2^k (1 + s) with
+// s = r + r^2 Q(r). Q is the polynomial of least relative error, which for float is 2^-28. Then
+// E = 2^k s + (2^k - 1) does not cancel: s is at least 1/sqrt(2) - 1, so that E >= s for k = 0, and
+// otherwise E >= 0.41.
 //
-// The result is within 2 ulp. For |x| < 0.7, the second term is at most a sixth of the sum and has
-// the error of a few roundings; the sum adds one rounding. Otherwise, the quotient is at most
-// 2 / (e^1.4 + 1) = 0.4, so its relative error counts 0.4 times or less. NaN compares false with
-// 0.7, and the first formula propagates it.
+// The errors of s, E, E + 2 and the quotient sum to less than 3 ulp; those of the sigmoid likewise.
+// NaN compares false with the limits, and stays.
 
 struct FloatConstants {
   using A = float;
   using Unsigned = Bits;
-  using Signed = SignedBits;
-  static constexpr float limit = 9.02f;        // tanh rounds to 1 from here on
+  static constexpr float tanh_limit = 9.02f;   // tanh rounds to 1 from here on
   static constexpr float exponent_limit = 87;  // e^y and e^-y are normal numbers up to here
   static constexpr float magic = 0x1.8p23f;    // adding it rounds to an integer, in the low bits
   static constexpr float log2e = 0x1.715476p0f;
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
   static constexpr int mantissa = 23, bias = 127;
   static constexpr uint32_t sign = 1u << 31;
-  static constexpr float P[] = {-0x1.555510p-2f, 0x1.10fc28p-3f, -0x1.b6bf12p-5f, 0x1.48b312p-6f,
-                                -0x1.4dfafep-8f};
   static constexpr float Q[] = {0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558f0p-5f, 0x1.1239d4p-7f,
                                 0x1.6a2480p-10f};
 };
@@ -262,19 +258,13 @@ struct FloatConstants {
 struct DoubleConstants {
   using A = double;
   using Unsigned = LongBits;
-  using Signed = SignedLongBits;
-  static constexpr double limit = 19.1;
+  static constexpr double tanh_limit = 19.1;
   static constexpr double exponent_limit = 708;
   static constexpr double magic = 0x1.8p52;
   static constexpr double log2e = 0x1.71547652b82fep0;
   static constexpr double ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
   static constexpr int mantissa = 52, bias = 1023;
   static constexpr uint64_t sign = 1ull << 63;
-  static constexpr double P[] = {
-      -0x1.5555555555554p-2,  0x1.1111111110f5fp-3,  -0x1.ba1ba1b9fe623p-5,  0x1.664f487b5ad87p-6,
-      -0x1.226e344e8c495p-7,  0x1.d6d39fd9ae101p-9,  -0x1.7da0718740269p-10, 0x1.3538c961f2793p-11,
-      -0x1.f3a8247fc71fep-13, 0x1.8cc9e6ae95efcp-14, -0x1.256e90a50a4f1p-15, 0x1.5dcc521d0282ap-17,
-      -0x1.da835c6c3f4fcp-20};
   static constexpr double Q[] = {
       0x1.0000000000009p-1,  0x1.5555555555558p-3,  0x1.55555555503f4p-5,  0x1.111111110f808p-7,
       0x1.6c16c185fded5p-10, 0x1.a01a01b009b94p-13, 0x1.a01993bebde07p-16, 0x1.71ddf6badec7dp-19,
@@ -309,31 +299,21 @@ struct Exponential {
     s = multiply_add(r * r, polynomial(r, C::Q), r);
   }
 
-  V plus_one() const { return multiply_add(scale, s, scale + 1); }  // e^y + 1
+  V plus_one() const { return multiply_add(scale, s, scale + 1); }
+  V minus_one() const { return multiply_add(scale, s, scale - 1); }
 };
 
 template <class C>
 inline Vector<typename C::A> tanh_with(Vector<typename C::A> x) {
-  using A = typename C::A;
-  using V = Vector<A>;
+  using V = Vector<typename C::A>;
   using U = typename C::Unsigned;
-  using I = typename C::Signed;
-  const V z = x * x;
-  const V near = multiply_add(x * z, polynomial(z, C::P), x);
   const U sign = bit_cast<U>(x) & C::sign;
-  const V magnitude = bit_cast<V>(bit_cast<U>(x) ^ sign);
-  // Positive floats are ordered like their bits, and the minimum of integers is one instruction.
-  const I limit = bit_cast<I>(broadcast<A>(C::limit)), bits = bit_cast<I>(magnitude);
-  const V a = bit_cast<V>(bits < limit ? bits : limit);
-  const V far = 1 - 2 / Exponential<C>(a + a).plus_one();
-  return magnitude >= (A)0.7 ? bit_cast<V>(bit_cast<U>(far) | sign) : near;
+  const V magnitude = bit_cast<V>(bit_cast<U>(x) ^ sign), limit = broadcast(C::tanh_limit);
+  const V a = limit < magnitude ? limit : magnitude;
+  const V E = Exponential<C>(a + a).minus_one();
+  return bit_cast<V>(bit_cast<U>(E / (E + 2)) | sign);
 }
 
-inline Vector<float> tanh(Vector<float> x) { return tanh_with<FloatConstants>(x); }
-inline Vector<double> tanh(Vector<double> x) { return tanh_with<DoubleConstants>(x); }
-
-// 1 / (1 + e^-x), within 2 ulp above the limit; below, where the result is about e^-limit, it is
-// constant. NaN compares false and stays.
 template <class C>
 inline Vector<typename C::A> sigmoid_with(Vector<typename C::A> x) {
   using V = Vector<typename C::A>;
@@ -341,5 +321,7 @@ inline Vector<typename C::A> sigmoid_with(Vector<typename C::A> x) {
   return 1 / Exponential<C>(x < -limit ? limit : x > limit ? -limit : -x).plus_one();
 }
 
+inline Vector<float> tanh(Vector<float> x) { return tanh_with<FloatConstants>(x); }
+inline Vector<double> tanh(Vector<double> x) { return tanh_with<DoubleConstants>(x); }
 inline Vector<float> sigmoid(Vector<float> x) { return sigmoid_with<FloatConstants>(x); }
 inline Vector<double> sigmoid(Vector<double> x) { return sigmoid_with<DoubleConstants>(x); }
