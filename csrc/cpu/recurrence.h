@@ -238,9 +238,9 @@ void run(const Pass& pass, const Threads& threads) {
   // a chunk has as many as fit into cache.
   const int64_t whole = std::lcm(panel_width, z_width) / z_width;
   const int64_t parts = (vectors + whole - 1) / whole;
-  const int64_t fitting =
-      chunk_bytes / (std::max<int64_t>(rows, 1) * z_width * VECTOR_BYTES) / whole * whole;
-  const int64_t chunk = rows <= 1 ? vectors : fitting < whole ? whole : fitting;
+  const int64_t row_bytes = std::max<int64_t>(rows, 1) * z_width * VECTOR_BYTES,
+                fitting = std::max(whole, chunk_bytes / row_bytes / whole * whole);
+  const int64_t chunk = rows == 1 ? vectors : std::min(fitting, vectors);
 
   // Runs all steps of group g for rows [b0, b1) and parts [begin, end) of the units.
   const auto run_units = [&](int64_t g, int64_t b0, int64_t b1, int64_t begin, int64_t end,
