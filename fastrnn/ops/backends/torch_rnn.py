@@ -1,7 +1,7 @@
-"""The torch backend: nn.RNN's own implementation of a layer on any device.
+"""The torch backend: the own implementation of nn.RNN, nn.LSTM and nn.GRU on any device.
 
 `auto` uses it if none of our kernels is available and verified, or if it was measured to be faster.
-So FusedRNN is no slower than nn.RNN without a compiler, on a GPU on which our kernels have not been
+So a layer is no slower than torch's without a compiler, on a GPU on which our kernels have not been
 verified, or with very short sequences.
 """
 
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch_private import keeps_graph
+from .._torch_private import has_amx_tiles, keeps_graph
+from ..arguments import State
 from ..autocast import without_autocast
 from .base import Backend, Call
 
@@ -23,6 +24,14 @@ from .base import Backend, Call
 #: at 5 and faster from 6 on (`python -m benchmarks.short_calls`). In inference only a single step
 #: uses the loop, so that the results of longer sequences do not depend on their length.
 FEW_STEPS = 4
+
+#: torch's functions by nn.RNNBase's mode.
+FUNCTIONS: dict[str, Any] = {
+    "RNN_TANH": torch.rnn_tanh,
+    "RNN_RELU": torch.rnn_relu,
+    "LSTM": torch.lstm,
+    "GRU": torch.gru,
+}
 
 #: The calls for which cuDNN was more than 6% faster than FusedRNN on an H200. They have up to
 #: CUDNN_HIDDEN units, with up to CUDNN_SHORT steps in float32 and float16, and up to FEW_STEPS in
@@ -34,7 +43,7 @@ CUDNN_SHORT, CUDNN_LONG = 255, 1024
 
 
 class Torch(Backend):
-    """`torch.rnn_tanh` and `rnn_relu`: ATen's loop over steps, cuDNN, or the device's own."""
+    """torch's functions: ATen's loop over steps, oneDNN, cuDNN, or the device's own."""
 
     name = "torch"
 
@@ -42,14 +51,16 @@ class Torch(Backend):
         """None: it is available wherever torch is."""
 
     def unsupported_reason(self, call: Call) -> None:
-        """None: it supports every layer that nn.RNN can express; the caller checks that."""
+        """None: it supports every layer that torch can express; the caller checks that."""
 
     def slower_reason(self, call: Call) -> str | None:
         """Why our kernels, if there are any, are faster, or None."""
         kind = call.device.type
         if kind == "cpu":
-            if is_short(call.steps, call.dtype, call.training):
+            if is_faster_on_cpu(call.mode, call.steps, call.dtype, call.training):
                 return None
+            if call.mode == "LSTM":
+                return "the CPU kernels are faster, except in bfloat16 on a processor with AMX"
             few = FEW_STEPS if call.training else 1
             return f"from {few + 1} steps on, and in half precision, the CPU kernels are faster"
         if kind == "cuda" and not _cudnn_is_faster(call):
@@ -58,10 +69,25 @@ class Torch(Backend):
 
     def detail(self) -> str:
         """One line for the doctor's table."""
-        return f"nn.RNN's own implementation, torch {torch.__version__}"
+        return f"torch's own implementation of the layers, torch {torch.__version__}"
 
 
 BACKEND = Torch()
+
+
+def is_faster_on_cpu(mode: str, steps: int, dtype: torch.dtype, training: bool) -> bool:
+    """Whether torch's own implementation is faster than our kernels for dense input on the CPU."""
+    return is_onednn_faster(dtype) if mode == "LSTM" else is_short(steps, dtype, training)
+
+
+def is_onednn_faster(dtype: torch.dtype) -> bool:
+    """Whether torch's LSTM, which is oneDNN's for dense input, is faster than our kernels.
+
+    oneDNN multiplies bfloat16 matrices with AMX, and our kernels do not. With few steps it is no
+    faster than with many: it packs the weights again in each call. Other dtypes and processors have
+    not been compared.
+    """
+    return dtype == torch.bfloat16 and has_amx_tiles()
 
 
 def is_short(steps: int, dtype: torch.dtype, training: bool) -> bool:
@@ -71,6 +97,8 @@ def is_short(steps: int, dtype: torch.dtype, training: bool) -> bool:
 
 
 def _cudnn_is_faster(call: Call) -> bool:
+    if call.mode in ("LSTM", "GRU"):
+        return True  # there are no kernels of ours
     if call.capability != CUDNN_CAPABILITY or call.hidden > CUDNN_HIDDEN:
         return False
     if call.dtype == torch.bfloat16:
@@ -86,38 +114,40 @@ def _cudnn_is_faster(call: Call) -> bool:
 
 def stack(
     input: Tensor,  # [T, B, I], or [N, I] with batch_sizes
-    h0: Tensor | None,  # [D·L, B, H]
+    hx: State | None,  # [D·L, B, H] each
     weights: Sequence[Tensor],
-    activation: str,
+    mode: str,
     bias: bool,
     num_layers: int,
     dropout: float,
     training: bool,
     bidirectional: bool,
     batch_sizes: Tensor | None = None,  # [T], on the CPU
-) -> tuple[Tensor, Tensor]:
-    """Run a stack of layers with nn.RNN's own implementation: return output and h_n."""
-    if h0 is None:
+) -> tuple[Tensor, State]:
+    """Run a stack of layers with torch's own implementation: return output and last states."""
+    if hx is None:
         states = num_layers * (2 if bidirectional else 1)
         batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
-        h0 = input.new_zeros(states, batch, weights[1].shape[0])
-    loop: Any = torch.rnn_tanh if activation == "tanh" else torch.rnn_relu
+        zeros = input.new_zeros(states, batch, weights[1].shape[1])
+        hx = State(zeros, zeros if mode == "LSTM" else None)
+    function = FUNCTIONS[mode]
     if input.is_cuda:
         # cuDNN rejects non-contiguous states, such as a learned one, expanded over the batch.
-        h0, loop = h0.contiguous(), partial(_without_autocast, loop)
+        hx = State(hx.h.contiguous(), hx.c if hx.c is None else hx.c.contiguous())
+        function = partial(_without_autocast, function)
+    given = hx.h if hx.c is None else tuple(hx)
     options = bias, num_layers, dropout, training, bidirectional
     if batch_sizes is not None:
-        result = loop(input, batch_sizes, h0, weights, *options)
+        output, *last = function(input, batch_sizes, given, weights, *options)
     else:
-        result = loop(input, h0, weights, *options, False)
-    output, h_n = result
-    return output, h_n
+        output, *last = function(input, given, weights, *options, False)
+    return output, State(*last)
 
 
 @without_autocast
-def _without_autocast(loop: Callable[..., Any], *arguments: Any) -> Any:
-    """Run cuDNN's loop without autocast, which casts to float16 even if its dtype is bfloat16."""
-    return loop(*arguments)
+def _without_autocast(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run cuDNN without autocast, which casts to float16 even if its dtype is bfloat16."""
+    return function(*arguments)
 
 
 def is_differentiable_only_once(input: Tensor) -> bool:
@@ -140,7 +170,7 @@ class _DifferentiableOnce(torch.autograd.Function):
             ctx.leaves = [
                 x if x is None else x.detach().requires_grad_(x.requires_grad) for x in tensors
             ]
-            ctx.outputs = run(*ctx.leaves)
+            ctx.outputs = _flat(run(*ctx.leaves))
         ctx.differentiable = differentiable
         ctx.save_for_backward(*tensors)
         return tuple(x.detach() for x in ctx.outputs)
@@ -149,7 +179,7 @@ class _DifferentiableOnce(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         needs_grad = ctx.needs_input_grad[2:]
         tensors, create_graph = ctx.saved_tensors, torch.is_grad_enabled()
-        outputs = ctx.differentiable(*tensors) if create_graph else ctx.outputs
+        outputs = _flat(ctx.differentiable(*tensors)) if create_graph else ctx.outputs
         sources = tensors if create_graph else ctx.leaves
         inputs = [x for x, needed in zip(sources, needs_grad, strict=True) if needed]
         retain_graph = create_graph or keeps_graph()
@@ -162,8 +192,18 @@ class _DifferentiableOnce(torch.autograd.Function):
 
 
 def differentiable_once(
-    run: Callable[..., Any], differentiable: Callable[..., Any], *tensors: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return run(*tensors), with the second derivative of `differentiable`."""
-    output, h_n = _DifferentiableOnce.apply(run, differentiable, *tensors)
-    return output, h_n
+    run: Callable[..., tuple[Tensor, State]],
+    differentiable: Callable[..., tuple[Tensor, State]],
+    *tensors: Tensor | None,
+) -> tuple[Tensor, State]:
+    """Return run(*tensors), output and last states, with the second derivative of `differentiable`.
+
+    Both functions return the same results. The LSTM's states have a c, and others have None there.
+    """
+    output, *last = _DifferentiableOnce.apply(run, differentiable, *tensors)
+    return output, State(*last)
+
+
+def _flat(result: tuple[Tensor, State]) -> tuple[Tensor, ...]:
+    output, last = result
+    return output, *(x for x in last if x is not None)
