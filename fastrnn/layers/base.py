@@ -295,14 +295,14 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         batch_sizes: Tensor | None = None,  # [T], for packed data that torch's own loop runs
         prefer_kernels: bool = False,
     ) -> tuple[Tensor, State]:
-        packed = ragged.is_packed() or batch_sizes is not None
+        layout = ragged.offsets if batch_sizes is None else batch_sizes
         if (
             input.dtype != weights[0].dtype
             or input.size(-1) != self.input_size
-            or (packed and input.dim() != 2)
+            or (layout is not None and input.dim() != 2)
         ):
             # Raises, except for a dtype that autocast will cast.
-            self.check_input(input, ragged.offsets if packed else None)
+            self.check_input(input, layout)
         if state is not None:
             directions = 2 if self.bidirectional else 1
             expected = self.num_layers * directions, batch, self.hidden_size
@@ -311,7 +311,7 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
             _checks.attributes(input, weights[0], *state)
         else:
             _checks.attributes(input, weights[0])
-        if not packed:
+        if layout is None:
             _checks.steps(input.size(0))
         learned = None
         if self.learned_h0:

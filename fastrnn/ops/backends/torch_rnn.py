@@ -25,14 +25,6 @@ from .base import Backend, Call
 #: uses the loop, so that the results of longer sequences do not depend on their length.
 FEW_STEPS = 4
 
-#: torch's functions by nn.RNNBase's mode.
-FUNCTIONS: dict[str, Any] = {
-    "RNN_TANH": torch.rnn_tanh,
-    "RNN_RELU": torch.rnn_relu,
-    "LSTM": torch.lstm,
-    "GRU": torch.gru,
-}
-
 #: The calls for which cuDNN was more than 6% faster than FusedRNN on an H200. They have up to
 #: CUDNN_HIDDEN units, with up to CUDNN_SHORT steps in float32 and float16, and up to FEW_STEPS in
 #: bfloat16. In float32 the limit is CUDNN_LONG steps in inference with tanh, and in training with
@@ -130,7 +122,7 @@ def stack(
         batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
         zeros = input.new_zeros(states, batch, weights[1].shape[1])
         hx = State(zeros, zeros if mode == "LSTM" else None)
-    function = FUNCTIONS[mode]
+    function: Any = getattr(torch, mode.lower())  # rnn_tanh, rnn_relu, lstm or gru
     if input.is_cuda:
         # cuDNN rejects non-contiguous states, such as a learned one, expanded over the batch.
         hx = State(hx.h.contiguous(), hx.c if hx.c is None else hx.c.contiguous())
