@@ -162,7 +162,7 @@ class _DifferentiableOnce(torch.autograd.Function):
             ctx.leaves = [
                 x if x is None else x.detach().requires_grad_(x.requires_grad) for x in tensors
             ]
-            ctx.outputs = _flat(run(*ctx.leaves))
+            ctx.outputs = run(*ctx.leaves)
         ctx.differentiable = differentiable
         ctx.save_for_backward(*tensors)
         return tuple(x.detach() for x in ctx.outputs)
@@ -171,7 +171,7 @@ class _DifferentiableOnce(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         needs_grad = ctx.needs_input_grad[2:]
         tensors, create_graph = ctx.saved_tensors, torch.is_grad_enabled()
-        outputs = _flat(ctx.differentiable(*tensors)) if create_graph else ctx.outputs
+        outputs = ctx.differentiable(*tensors) if create_graph else ctx.outputs
         sources = tensors if create_graph else ctx.leaves
         inputs = [x for x, needed in zip(sources, needs_grad, strict=True) if needed]
         retain_graph = create_graph or keeps_graph()
@@ -184,18 +184,13 @@ class _DifferentiableOnce(torch.autograd.Function):
 
 
 def differentiable_once(
-    run: Callable[..., tuple[Tensor, State]],
-    differentiable: Callable[..., tuple[Tensor, State]],
+    run: Callable[..., tuple[Tensor, ...]],
+    differentiable: Callable[..., tuple[Tensor, ...]],
     *tensors: Tensor | None,
-) -> tuple[Tensor, State]:
-    """Return run(*tensors), output and last states, with the second derivative of `differentiable`.
+) -> tuple[Tensor, ...]:
+    """Return run(*tensors), with the second derivative of `differentiable`.
 
-    Both functions return the same results. The LSTM's states have a c, and others have None there.
+    For a stack, both return output, h_n and, for the LSTM, c_n.
     """
-    output, *last = _DifferentiableOnce.apply(run, differentiable, *tensors)
-    return output, State(*last)
-
-
-def _flat(result: tuple[Tensor, State]) -> tuple[Tensor, ...]:
-    output, last = result
-    return output, *(x for x in last if x is not None)
+    results: tuple[Tensor, ...] = _DifferentiableOnce.apply(run, differentiable, *tensors)
+    return results
