@@ -116,8 +116,8 @@ class FusedLSTM(FusedRNNBase[tuple[Tensor, Tensor]]):
 
     # nn.RNNBase has these for a single state. nn.LSTM.forward needs them too.
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
-    check_forward_args = nn.LSTM.check_forward_args
-    permute_hidden = nn.LSTM.permute_hidden
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
     def _state(self, hx: Any) -> State | None:
         if hx is None:

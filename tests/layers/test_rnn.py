@@ -187,7 +187,9 @@ def test_autocast_dtype_does_not_depend_on_the_input(given_dtype, ours):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual, expected = mine(x, hx), theirs(x, hx)
     for a, e in zip(tensors(actual), tensors(expected), strict=True):
-        assert a.dtype == e.dtype == torch.bfloat16
+        # nn.LSTM and nn.GRU return float32 for float16 input, and nn.GRU for float32 too.
+        assert a.dtype == torch.bfloat16
+        assert ours is not FusedRNN or e.dtype == torch.bfloat16
         assert_near(a, e.double(), 2 * FORWARD_EPS)  # torch's layer rounds as well
 
 
@@ -242,8 +244,11 @@ def test_nan_propagates_to_the_same_gradients_as_in_nn_rnn(dtype, ours, nonlinea
             inputs = x.clone(), each_state(torch.clone, hx)
             leaves = [leaf.requires_grad_() for leaf in tensors(inputs)]
             found.append(gradients(layer(*inputs), [*leaves, *layer.parameters()]))
+        # The derivative of a saturated gate may be a tiny number instead of 0, and its product with
+        # an infinite input infinite instead of NaN.
+        spoilt_by = torch.isnan if ours is FusedRNN else lambda grad: ~grad.isfinite()
         for a, e in zip(*found, strict=True):
-            assert torch.equal(a.isnan(), e.isnan())
+            assert torch.equal(spoilt_by(a), spoilt_by(e))
 
 
 @every_layer
