@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from fastrnn.ops import reference
-from fastrnn.ops.ragged import DENSE
+from fastrnn.ops.arguments import Outputs, State, arguments
+from fastrnn.ops.cells import CODES, RNN_MODES
+from fastrnn.ops.cells.base import Step
 from fastrnn.ops.weight_grad import weight_hh_grad
 
 from .precision import MODES
@@ -128,14 +130,13 @@ class Workload:
             return self._recurrence(inputs, self.weight_hh.double(), self.h0.double())
 
     def _recurrence(self, inputs: Inputs, weight_hh: Tensor, h0: Tensor) -> list[Tensor]:
-        options = reference.ACTIVATION_CODES[self.shape.activation], self.shape.groups
-        out, _ = reference.forward(inputs.leaf, weight_hh, h0, DENSE, *options)
+        given = arguments(weight_hh, h0, mode=CODES[RNN_MODES[self.shape.activation]])
+        out = reference.forward(inputs.leaf, given).out
         if self.case.step != "training":
             return [out]
-        state = torch.zeros_like(h0), out, weight_hh, h0
-        grad_pre, grad_h0 = reference.backward(inputs.grad, *state, DENSE, *options)
-        grad_weight = weight_hh_grad(grad_pre, out, h0, DENSE, self.shape.groups)
-        return [out, grad_pre, grad_weight, grad_h0]
+        grads = Outputs(inputs.grad, torch.zeros_like(h0))
+        gradients = reference.backward(grads, Step(State(out)), given)
+        return [out, gradients.pre, weight_hh_grad(gradients, out, given), gradients.h0]
 
 
 def in_float64(inputs: Inputs) -> Inputs:

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastrnn.ops.reference import ACTIVATION_CODES, ACTIVATIONS
-
 from ..shapes import Case
 from ..workload import Call, Workload, make_call
 from .base import Provider
@@ -59,7 +57,7 @@ def loop(
     activation: str,
 ) -> Tensor:
     """Return the hidden states of all steps, in the shape of pre."""
-    act = ACTIVATIONS[ACTIVATION_CODES[activation]]
+    act = getattr(torch, activation)
     add_product = torch.addmm if h.dim() == 2 else torch.baddbmm
     out = []
     for pre_t in pre.unbind():

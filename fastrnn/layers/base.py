@@ -112,9 +112,9 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
             _checks.no_lengths(lengths, "2-D input: remove the padding of a single sequence")
             if resets is not None:
                 resets = _checks.resets(resets, input.shape[:1], input.device).unsqueeze(1)
-            ragged = Ragged(resets=resets)
-            output, last = self._run(weights, input.unsqueeze(1), _batched(state), 1, ragged)
-            return output.squeeze(1), self._hidden(_unbatched(last))
+            state = state if state is None else state.map(lambda x: x.unsqueeze(1))
+            output, last = self._run(weights, input.unsqueeze(1), state, 1, Ragged(resets=resets))
+            return output.squeeze(1), self._hidden(last.map(lambda x: x.squeeze(1)))
         if resets is not None:
             resets = _checks.resets(resets, input.shape[:2], input.device)
             resets = resets.transpose(0, 1) if self.batch_first else resets
@@ -176,10 +176,10 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
             return output, self._hidden(last)
         output, last = self._step(
             input.unsqueeze(0),
-            _batched(state),
+            state if state is None else state.map(lambda x: x.unsqueeze(1)),
             resets if resets is None else resets.unsqueeze(0),
         )
-        return output.squeeze(0), self._hidden(_unbatched(last))
+        return output.squeeze(0), self._hidden(last.map(lambda x: x.squeeze(1)))
 
     def _state(self, hx: Any) -> State | None:
         """Return the State of an hx, which may have any shape."""
@@ -315,10 +315,9 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
             _checks.steps(input.size(0))
         learned = None
         if self.learned_h0:
-            starts = [getattr(self, name) for name in self._learned]
-            learned = State(*starts)
+            learned = State(*(getattr(self, name) for name in self._learned))
             if state is None:
-                state = State(*(x.unsqueeze(1).expand(-1, batch, -1) for x in starts))
+                state = learned.map(lambda x: x.unsqueeze(1).expand(-1, batch, -1))
         per_direction = 4 if self.bias else 2
         if len(weights) > per_direction:
             _checks.equal_heads(weights[1::per_direction])
@@ -332,15 +331,3 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         sizes = self.mode, self.bias, self.num_layers
         return Options(*sizes, dropout, self.training, self.bidirectional)
-
-
-def _batched(state: State | None) -> State | None:
-    """[D·L, H] -> [D·L, 1, H] each."""
-    if state is None:
-        return None
-    return State(*(x if x is None else x.unsqueeze(1) for x in state))
-
-
-def _unbatched(state: State) -> State:
-    """[D·L, 1, H] -> [D·L, H] each."""
-    return State(*(x if x is None else x.squeeze(1) for x in state))

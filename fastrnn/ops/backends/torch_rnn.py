@@ -125,8 +125,7 @@ def stack(
     function: Any = getattr(torch, mode.lower())  # rnn_tanh, rnn_relu, lstm or gru
     if input.is_cuda:
         # cuDNN rejects non-contiguous states, such as a learned one, expanded over the batch.
-        hx = State(hx.h.contiguous(), hx.c if hx.c is None else hx.c.contiguous())
-        function = partial(_without_autocast, function)
+        hx, function = hx.map(torch.Tensor.contiguous), partial(_without_autocast, function)
     given = hx.h if hx.c is None else tuple(hx)
     options = bias, num_layers, dropout, training, bidirectional
     if batch_sizes is not None:
