@@ -18,7 +18,6 @@ from fastrnn import FusedRNN, ReadoutRNN
 from ..utils.nn_rnn_parity import (
     assert_same,
     every_cell,
-    every_layer,
     gradients,
     random_hx,
     rnn_and_lstm,
@@ -60,7 +59,7 @@ def assert_equal_to_eager(run, module, *args, **kwargs) -> None:
     assert_same(gradients(actual, wanted), gradients(expected, wanted))
 
 
-@every_layer
+@rnn_and_lstm
 @pytest.mark.parametrize(
     ("bidirectional", "lengths"), [(False, None), (True, torch.tensor([3, 1, 0]))]
 )

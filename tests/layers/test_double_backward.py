@@ -19,6 +19,7 @@ from ..utils.nn_rnn_parity import (
     every_layer,
     paired_layers,
     random_hx,
+    rnn_and_lstm,
     tensors,
 )
 
@@ -61,7 +62,7 @@ RUNS = {
 }
 
 
-@every_layer
+@rnn_and_lstm
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_bidirectional_stack_in_eval_mode(run, ours):
     rnn = ours(I, H, 2, bidirectional=True, dtype=torch.float64).eval()

@@ -165,11 +165,11 @@ class TestModuleCases(TestCase):
 
             assert check(run, (*given, *parameters))
 
-    @on_double(CASES)
+    # No sample has dropout, so both modes agree, and one suffices.
+    @on_double(CASES, train_eval_mode=TrainEvalMode.train_only)
     def test_grad(self, device, dtype, module_info, training):
         self.check_derivatives(gradcheck, device, dtype, module_info, training)
 
-    # No sample has dropout, so both modes agree. One suffices, as each takes half a minute.
     @pytest.mark.slow
     @on_double(CASES, train_eval_mode=TrainEvalMode.train_only)
     def test_gradgrad(self, device, dtype, module_info, training):

@@ -76,7 +76,7 @@ def traced(module: nn.Module, example: list[Any]) -> torch.jit.ScriptModule:
     return torch.jit.load(file)
 
 
-@every_layer
+@rnn_and_lstm
 @pytest.mark.parametrize("recording", [True, False])
 @pytest.mark.parametrize("steps", [1, 5])
 @pytest.mark.parametrize(
