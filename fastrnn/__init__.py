@@ -1,7 +1,8 @@
-"""fastrnn: fused vanilla recurrent layers for PyTorch.
+"""fastrnn: fused recurrent layers for PyTorch.
 
-`FusedRNN` is a drop-in replacement for `torch.nn.RNN`. `convert` replaces the layers of an existing
-model. `functional` contains the functions that the layers call. `export` writes ONNX files.
+`FusedRNN`, `FusedLSTM` and `FusedGRU` are drop-in replacements for torch.nn's layers. `convert`
+replaces the layers of an existing model. `functional` contains the functions that the layers call.
+`export` writes ONNX files.
 """
 
 import sys
@@ -14,6 +15,10 @@ if _lazy.COMMAND:
         __name__,
         {
             "ConversionReport": "_convert",
+            "FusedGRU": "layers",
+            "FusedGRUCell": "layers",
+            "FusedLSTM": "layers",
+            "FusedLSTMCell": "layers",
             "FusedRNN": "layers",
             "FusedRNNCell": "layers",
             "ReadoutRNN": "layers",
@@ -32,7 +37,15 @@ else:
     from . import export, functional
     from ._convert import ConversionReport, conversion_report, convert, revert
     from ._explain import explain
-    from .layers import FusedRNN, FusedRNNCell, ReadoutRNN
+    from .layers import (
+        FusedGRU,
+        FusedGRUCell,
+        FusedLSTM,
+        FusedLSTMCell,
+        FusedRNN,
+        FusedRNNCell,
+        ReadoutRNN,
+    )
     from .ops.backends.dispatch import backends, set_backend, use_backend
 
     def __getattr__(name: str) -> object:
@@ -41,10 +54,15 @@ else:
         return find(name)
 
     # `import fastrnn.FusedRNN` looks for a module of that name: return the class instead.
-    sys.modules[__name__ + ".FusedRNN"] = FusedRNN  # type: ignore[assignment]
+    for _layer in (FusedGRU, FusedLSTM, FusedRNN):
+        sys.modules[f"{__name__}.{_layer.__name__}"] = _layer  # type: ignore[assignment]
 
 __all__ = [
     "ConversionReport",
+    "FusedGRU",
+    "FusedGRUCell",
+    "FusedLSTM",
+    "FusedLSTMCell",
     "FusedRNN",
     "FusedRNNCell",
     "ReadoutRNN",

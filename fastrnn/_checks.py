@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .ops._torch_private import assert_async, is_any_autocast, statically_known_true
+from .ops.arguments import State
 from .ops.cells import RNN_MODES
 from .ops.options import Options
 from .ops.ragged import Ragged
@@ -16,23 +17,45 @@ from .ops.ragged import Ragged
 _OFFSETS_ALONE = "offsets describe packed rows and need lengths as well"
 
 
-def attributes(input: Tensor, weight: Tensor, hx: Tensor | None) -> None:
+def attributes(input: Tensor, weight: Tensor, *states: Tensor | None) -> None:
     """Require one device and, without autocast, one dtype: ATen's check of the same name."""
-    if hx is not None and hx.device != input.device:
-        raise RuntimeError(
-            "Input and hidden tensors are not at the same device, "
-            f"found input tensor at {input.device} and hidden tensor at {hx.device}"
-        )
+    for x in states:
+        if x is not None and x.device != input.device:
+            raise RuntimeError(
+                "Input and hidden tensors are not at the same device, "
+                f"found input tensor at {input.device} and hidden tensor at {x.device}"
+            )
     if weight.device != input.device:
         raise RuntimeError(
             "Input and parameter tensors are not at the same device, "
             f"found input tensor at {input.device} and parameter tensor at {weight.device}"
         )
-    if hx is not None and hx.dtype != input.dtype and not is_any_autocast():
-        raise RuntimeError(
-            "Input and hidden tensors are not the same dtype, "
-            f"found input tensor with {input.dtype} and hidden tensor with {hx.dtype}"
-        )
+    for x in states:
+        if x is not None and x.dtype != input.dtype and not is_any_autocast():
+            raise RuntimeError(
+                "Input and hidden tensors are not the same dtype, "
+                f"found input tensor with {input.dtype} and hidden tensor with {x.dtype}"
+            )
+
+
+def state_dims(state: State, dim: int) -> None:
+    """Require batched states for batched input, and unbatched ones for one sequence."""
+    if state.h.dim() != dim or (state.c is not None and state.c.dim() != dim):
+        kind = "batched 3-D" if dim == 3 else "unbatched 2-D"
+        raise RuntimeError(f"For {kind} input, {_dims_error(state, f'also be {dim}-D')}")
+
+
+def step_dims(state: State, dim: int) -> None:
+    """Require states with one dimension more than the input of a step."""
+    if state.h.dim() != dim + 1 or (state.c is not None and state.c.dim() != dim + 1):
+        raise ValueError(f"step: for {dim}-D input, {_dims_error(state, f'be {dim + 1}-D')}")
+
+
+def _dims_error(state: State, wanted: str) -> str:
+    """Describe the states of a call, in the words of torch's layers."""
+    if state.c is None:
+        return f"hx should {wanted} but got {state.h.dim()}-D tensor"
+    return f"hx and cx should {wanted} but got ({state.h.dim()}-D, {state.c.dim()}-D) tensors"
 
 
 def steps(count: int) -> None:
@@ -127,7 +150,7 @@ def options(bias: object, batch_first: object, bidirectional: object, num_layers
 
 
 def heads(num_heads: int, hidden_size: int, learned_h0: bool) -> None:
-    """Check the constructor arguments that FusedRNN adds to nn.RNN's."""
+    """Check the constructor arguments that our layers add to those of torch's."""
     if not isinstance(num_heads, int) or isinstance(num_heads, bool) or num_heads < 1:
         raise ValueError(f"num_heads must be a positive integer, got {num_heads!r}")
     if hidden_size % num_heads:
@@ -137,6 +160,17 @@ def heads(num_heads: int, hidden_size: int, learned_h0: bool) -> None:
         )
     if not isinstance(learned_h0, bool):
         raise TypeError(f"learned_h0 should be of type bool, got: {type(learned_h0).__name__}")
+
+
+def no_projection(**given: bool) -> None:
+    """Reject features that nn.LSTM, which runs a layer with a proj_size, lacks."""
+    beyond = [name for name, is_given in given.items() if is_given]
+    if beyond:
+        raise ValueError(
+            "nn.LSTM's own implementation runs a layer with proj_size > 0, and it does not support "
+            f"{' or '.join(beyond)}: set proj_size=0, or use only what nn.LSTM supports, such as a "
+            "PackedSequence instead of lengths"
+        )
 
 
 def no_lengths(given: Tensor | None, given_with: str) -> None:

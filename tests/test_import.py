@@ -82,7 +82,8 @@ def test_no_function_or_class_shadows_a_module(package):
 
 
 def test_import_of_the_class_as_if_it_were_a_module():
-    assert import_module("fastrnn.FusedRNN") is import_module("fastrnn").FusedRNN
+    for name in ("FusedGRU", "FusedLSTM", "FusedRNN"):
+        assert import_module(f"fastrnn.{name}") is getattr(import_module("fastrnn"), name)
 
 
 HEAVY = ("torch", "pandas", "pyarrow", "numpy", "matplotlib", "sklearn", "torchmetrics")

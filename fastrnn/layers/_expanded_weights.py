@@ -1,7 +1,8 @@
 """Per-sample gradients with torch's expanded weights, as in torch.nn.utils and Opacus's "ew" mode.
 
 Expanded weights replace a module's parameters during a call. They support a fixed list of torch's
-functions, which includes nn.RNN's loop and the linear product, but not our operators.
+functions. It includes the loops of nn.RNN, nn.LSTM and nn.GRU and the linear product, but not our
+operators.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def are_expanded(weights: Sequence[Any]) -> bool:
     return any(is_expanded_weight(weight) for weight in weights)
 
 
-def reject_beyond_nn_rnn(**given: bool) -> None:
-    """Raise RuntimeError for features that nn.RNN, which serves the call, lacks."""
+def reject_beyond_torch(**given: bool) -> None:
+    """Raise RuntimeError for features that torch's layer, which serves the call, lacks."""
     beyond = [name for name, is_given in given.items() if is_given]
     if beyond:
         raise RuntimeError(

@@ -12,6 +12,17 @@ from torch import nn
 from torch.fx import Proxy
 
 
+def is_traced(*arguments: Any) -> bool:
+    """Whether an argument of a call is a Proxy, or a pair of states with one."""
+    for argument in arguments:
+        if argument is not None and (
+            isinstance(argument, Proxy)
+            or (type(argument) in (tuple, list) and any(isinstance(x, Proxy) for x in argument))
+        ):
+            return True
+    return False
+
+
 def record_call(module: nn.Module, *arguments: Any, **keywords: Any) -> Any:
     """Record the call of a module with Proxy arguments as one node; return the Proxy of its result.
 
@@ -21,6 +32,16 @@ def record_call(module: nn.Module, *arguments: Any, **keywords: Any) -> Any:
     given = {name: value for name, value in keywords.items() if value is not None}
     while arguments and arguments[-1] is None:
         arguments = arguments[:-1]
-    tracer = next(x.tracer for x in (*arguments, *given.values()) if isinstance(x, Proxy))
+    tracer = _tracer((*arguments, *given.values()))
     path = tracer.path_of_module(module) if hasattr(tracer, "path_of_module") else ""
     return tracer.create_proxy("call_module", path, arguments, given) if path else None
+
+
+def _tracer(arguments: Any) -> Any:
+    """Return the tracer of the first Proxy among the arguments and the pairs in them."""
+    for argument in arguments:
+        if isinstance(argument, Proxy):
+            return argument.tracer
+        if is_traced(argument):
+            return _tracer(argument)
+    return None

@@ -6,6 +6,7 @@ release has changed.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -58,6 +59,12 @@ def has_mkldnn_products(dtype: str) -> bool:
     """Whether oneDNN has "bf16" or "fp16" matrix products on this processor."""
     supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{dtype}_supported")
     return torch.backends.mkldnn.is_available() and supported()
+
+
+@functools.cache
+def has_amx_tiles() -> bool:
+    """Whether this processor has Intel AMX, whose tiles multiply bfloat16 matrices."""
+    return torch.cpu._is_amx_tile_supported()
 
 
 def is_expanded_weight(x: object) -> bool:

@@ -98,8 +98,12 @@ def runs_in_torch(
     if input.is_cpu:  # the decision of `dispatch`, with less overhead
         if not cpu.BACKEND.serves(input.dtype):
             return True
+        if prefer_kernels:
+            return False
+        if options.mode == "LSTM":
+            return torch_rnn.is_onednn_faster(input.dtype)
         steps = input.shape[0] if batch_sizes is None else batch_sizes.shape[0]
-        if prefer_kernels or steps > torch_rnn.FEW_STEPS:
+        if steps > torch_rnn.FEW_STEPS:
             return False
         recording = is_recording(*weights, input, *(hx or ()))
         return torch_rnn.is_short(steps, input.dtype, recording)

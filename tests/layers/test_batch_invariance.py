@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fastrnn
-from fastrnn import FusedRNN, functional
+from fastrnn import FusedGRU, FusedLSTM, FusedRNN, functional
 from fastrnn.ops import reference
 from fastrnn.ops.backends import cpu, torch_rnn
 from fastrnn.ops.linear import linear
 from fastrnn.testing import UNIT_ROUNDOFF
 
 from ..utils.marks import requires_extension
+from ..utils.nn_rnn_parity import tensors
 
 pytestmark = requires_extension
 
@@ -52,43 +54,42 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(former)
 
 
-def stepped(rnn: FusedRNN, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Run the sequence x [T, B, I] with one call per step."""
-    h, outputs = None, []
+def stepped(rnn: Any, x: Tensor) -> list[Tensor]:
+    """Run the sequence x [T, B, I] with one call per step; return output and last states."""
+    hx, outputs = None, []
     for step in x:
-        output, h = rnn.step(step, h)
+        output, hx = rnn.step(step, hx)
         outputs.append(output)
-    assert h is not None
-    return torch.stack(outputs), h
+    return [torch.stack(outputs), *tensors(hx)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("ours", [FusedRNN, FusedLSTM, FusedGRU])
 @pytest.mark.parametrize(
     ("steps", "batch", "inputs", "hidden"),
     [(9, 1, 5, 7), (5, 3, 17, 33), (4, 14, 1, 70), (30, 2, 24, 16), (3, 101, 9, 12)],
 )
 @torch.no_grad()
 def test_forward_is_bitwise_equal_to_steps_rows_and_prefixes(
-    dtype: torch.dtype, threads: int, steps: int, batch: int, inputs: int, hidden: int
+    ours: Any, dtype: torch.dtype, threads: int, steps: int, batch: int, inputs: int, hidden: int
 ) -> None:
-    """nn.RNN's bits depend on T and B, so a stepped policy differs from the trained one."""
-    rnn = FusedRNN(inputs, hidden, 2, dtype=dtype)
+    """The bits of torch's layers depend on T and B: a stepped policy differs from the trained."""
+    rnn = ours(inputs, hidden, 2, dtype=dtype)
     x = torch.randn(steps, batch, inputs, dtype=dtype)
-    output, h_n = rnn(x)
-    for whole, part in zip((output, h_n), stepped(rnn, x), strict=True):
-        assert torch.equal(whole, part)
+    output, *last = tensors(rnn(x))
+    assert all(map(torch.equal, [output, *last], stepped(rnn, x)))
     for rows in (slice(0, 1), slice(batch // 2, None), slice(0, batch - 1)):
-        part, h = rnn(x[:, rows])
-        assert torch.equal(output[:, rows], part)
-        assert torch.equal(h_n[:, rows], h)
+        part = tensors(rnn(x[:, rows]))
+        assert all(map(torch.equal, [t[:, rows] for t in (output, *last)], part))
     for prefix in (2, steps - 1):
         assert torch.equal(output[:prefix], rnn(x[:prefix])[0])
     lengths = torch.arange(batch) % (steps + 1)
-    padded, h = rnn(x, lengths=lengths)
+    padded, *last = tensors(rnn(x, lengths=lengths))
     for b, length in enumerate(lengths.tolist()[:5]):
         assert torch.equal(padded[:length, b], output[:length, b])
         if length:
-            assert torch.equal(h[:, b], stepped(rnn, x[:length, b])[1])
+            states = stepped(rnn, x[:length, b])[1:]
+            assert all(map(torch.equal, [h[:, b] for h in last], states))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -117,15 +118,14 @@ def test_thread_count_does_not_change_results_of_larger_layers(dtype: torch.dtyp
             assert torch.equal(first, again)
 
 
+@pytest.mark.parametrize("ours", [FusedRNN, FusedLSTM, FusedGRU])
 @pytest.mark.parametrize("steps", [1, torch_rnn.FEW_STEPS + 1, 9])
-def test_autograd_recording_does_not_change_results(steps: int) -> None:
+def test_autograd_recording_does_not_change_results(steps: int, ours: Any) -> None:
     """For few steps, training uses torch's own loop and inference uses the kernels."""
-    rnn, x = FusedRNN(6, 19), torch.randn(steps, 3, 6)
-    output, h_n = rnn(x)
+    rnn, x = ours(6, 19), torch.randn(steps, 3, 6)
+    results = tensors(rnn(x))
     with torch.no_grad():
-        again = rnn(x)
-    assert torch.equal(output, again[0])
-    assert torch.equal(h_n, again[1])
+        assert all(map(torch.equal, results, tensors(rnn(x))))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

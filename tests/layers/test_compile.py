@@ -1,7 +1,7 @@
 """torch.compile captures a layer in one graph for all lengths, with the results of eager mode.
 
-nn.RNN breaks the graph. With torch._dynamo.config.allow_rnn it is unrolled, recompiled for each
-length, and loses its dropout.
+torch's layers break the graph. With torch._dynamo.config.allow_rnn they are unrolled, recompiled
+for each length, and lose their dropout.
 """
 
 import warnings
@@ -13,9 +13,16 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
-from fastrnn import FusedRNN, FusedRNNCell, ReadoutRNN
+from fastrnn import FusedRNN, ReadoutRNN
 
-from ..utils.nn_rnn_parity import assert_same, gradients, tensors
+from ..utils.nn_rnn_parity import (
+    assert_same,
+    every_cell,
+    gradients,
+    random_hx,
+    rnn_and_lstm,
+    tensors,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("error"),
@@ -52,12 +59,13 @@ def assert_equal_to_eager(run, module, *args, **kwargs) -> None:
     assert_same(gradients(actual, wanted), gradients(expected, wanted))
 
 
+@rnn_and_lstm
 @pytest.mark.parametrize(
     ("bidirectional", "lengths"), [(False, None), (True, torch.tensor([3, 1, 0]))]
 )
-def test_one_graph_serves_every_length_in_training(bidirectional, lengths):
+def test_one_graph_serves_every_length_in_training(bidirectional, lengths, ours):
     """One graph serves all lengths from 2. torch specializes a second one for T = 1."""
-    rnn = FusedRNN(3, 4, bidirectional=bidirectional, dtype=torch.float64)
+    rnn = ours(3, 4, bidirectional=bidirectional, dtype=torch.float64)
     run, counter = compiled(rnn, dynamic=True)
     for steps in (5, 7, 2, 3, 4, 6, 8, 9, 20):
         assert_equal_to_eager(run, rnn, torch.randn(steps, 3, 3).double(), lengths=lengths)
@@ -103,16 +111,17 @@ def test_dropout_is_reproducible_and_off_in_eval_mode():
     assert torch.equal(run(x)[0], torch.ones(2, 4, 500, dtype=torch.float64))
 
 
+@rnn_and_lstm
 @pytest.mark.parametrize(
     ("lengths", "with_state"),
     [(SORTED, False), (SORTED, True), (UNSORTED, False)],
     ids=["sorted", "sorted with hx", "unsorted"],
 )
-def test_a_packed_sequence_is_input_and_output_of_one_graph(lengths, with_state):
-    rnn = FusedRNN(3, 4, 1 + with_state, bidirectional=True, dtype=torch.float64)
+def test_a_packed_sequence_is_input_and_output_of_one_graph(lengths, with_state, ours):
+    rnn = ours(3, 4, 1 + with_state, bidirectional=True, dtype=torch.float64)
     run, counter = compiled(rnn)
     packed = pack_padded_sequence(X, lengths, enforce_sorted=lengths is SORTED)
-    hx = torch.randn(4, 3, 4, dtype=torch.float64) if with_state else None
+    hx = random_hx(rnn, 3) if with_state else None
     assert_equal_to_eager(run, rnn, packed, hx)
     output, _ = run(packed, hx)
     assert isinstance(output, PackedSequence)
@@ -195,9 +204,13 @@ def test_inductor_without_gradients():
             assert_same(run(X, **args), rnn(X, **args))
 
 
-def test_cell_and_readout():
-    cell = FusedRNNCell(3, 4, dtype=torch.float64)
-    assert_equal_to_eager(compiled(cell)[0], cell, X[0], torch.randn(3, 4, dtype=torch.float64))
+@every_cell
+def test_a_cell(ours):
+    cell = ours(3, 4, dtype=torch.float64)
+    assert_equal_to_eager(compiled(cell)[0], cell, X[0], random_hx(cell, 3))
+
+
+def test_a_readout():
     net = ReadoutRNN(3, 4, 2, dtype=torch.float64)
     packed = pack_padded_sequence(X, UNSORTED, enforce_sorted=False)
     run, _ = compiled(net)
@@ -229,10 +242,11 @@ def test_module_compile_in_place():
 BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 
 
+@rnn_and_lstm
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_every_gradient_owns_its_memory(bidirectional, backend):
-    rnn = FusedRNN(3, 4, bidirectional=bidirectional, dtype=torch.float64)
+def test_every_gradient_owns_its_memory(bidirectional, backend, ours):
+    rnn = ours(3, 4, bidirectional=bidirectional, dtype=torch.float64)
     run, _ = compiled(rnn, backend=backend)
     gradients = torch.autograd.grad(run(X)[0].square().sum(), list(rnn.parameters()))
     storages = [gradient.untyped_storage() for gradient in gradients]

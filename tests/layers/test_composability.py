@@ -17,20 +17,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastrnn import FusedRNN
 
-from ..utils.nn_rnn_parity import assert_same, paired_layers
+from ..utils.nn_rnn_parity import assert_same, paired_layers, rnn_and_lstm, tensors
 
 pytestmark = pytest.mark.filterwarnings("error")
 X = torch.randn(5, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def layer(**options) -> FusedRNN:
+def layer(ours=FusedRNN, **options):
     torch.manual_seed(0)
-    return FusedRNN(3, 4, 2, bidirectional=True, dtype=torch.float64, **options)
+    return ours(3, 4, 2, bidirectional=True, dtype=torch.float64, **options)
 
 
 def loss_of(rnn: Callable, x: Tensor = X) -> Tensor:
-    output, h_n = rnn(x)
-    return output.square().mean() + h_n.mean()
+    output, *states = tensors(rnn(x))
+    return output.square().mean() + sum(state.mean() for state in states)
 
 
 def moved(rnn: FusedRNN) -> FusedRNN:
@@ -68,9 +68,10 @@ WAYS = {
 }
 
 
+@rnn_and_lstm
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_training_and_evaluation_do_not_warn(way):
-    rnn = way(layer(dropout=0.25))
+def test_training_and_evaluation_do_not_warn(way, ours):
+    rnn = way(layer(ours, dropout=0.25))
     optimizer = torch.optim.SGD(rnn.parameters(), lr=0.5)
     before = loss_of(rnn.eval()).item()
     for _ in range(5):

@@ -1,6 +1,6 @@
 """Second derivatives of whole layers, in training and in eval mode.
 
-cuDNN's RNN has none ("derivative for _cudnn_rnn_backward is not implemented").
+cuDNN's layers have none ("derivative for _cudnn_rnn_backward is not implemented").
 """
 
 from typing import Any
@@ -11,9 +11,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from fastrnn import FusedRNN, FusedRNNCell
+from fastrnn import FusedRNN
 
-from ..utils.nn_rnn_parity import assert_same, paired_layers, tensors
+from ..utils.nn_rnn_parity import (
+    assert_same,
+    every_cell,
+    every_layer,
+    paired_layers,
+    random_hx,
+    rnn_and_lstm,
+    tensors,
+)
 
 T, B, I, H = 4, 2, 2, 2  # noqa: E741
 LENGTHS = torch.tensor([2, 4])
@@ -40,17 +48,26 @@ def check(layer: nn.Module, run: Any, *inputs: Tensor) -> None:
     assert torch.autograd.gradgradcheck(function, given, fast_mode=True)
 
 
+def pair(hx: tuple[Tensor, ...]) -> Any:
+    """Return an hx of one or two states."""
+    return hx[0] if len(hx) == 1 else hx
+
+
 RUNS = {
-    "dense": lambda rnn, x, hx: rnn(x, hx),
-    "lengths": lambda rnn, x, hx: rnn(x, hx, lengths=LENGTHS),
-    "packed": lambda rnn, x, hx: rnn(pack_padded_sequence(x, LENGTHS, enforce_sorted=False), hx),
+    "dense": lambda rnn, x, *hx: rnn(x, pair(hx)),
+    "lengths": lambda rnn, x, *hx: rnn(x, pair(hx), lengths=LENGTHS),
+    "packed": lambda rnn, x, *hx: rnn(
+        pack_padded_sequence(x, LENGTHS, enforce_sorted=False), pair(hx)
+    ),
 }
 
 
+@rnn_and_lstm
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
-def test_bidirectional_stack_in_eval_mode(run):
-    rnn = FusedRNN(I, H, 2, bidirectional=True, dtype=torch.float64).eval()
-    check(rnn, run, *leaves((T, B, I), (4, B, H)))
+def test_bidirectional_stack_in_eval_mode(run, ours):
+    rnn = ours(I, H, 2, bidirectional=True, dtype=torch.float64).eval()
+    hx = tensors(random_hx(rnn, B, requires_grad=True))
+    check(rnn, run, *leaves((T, B, I)), *hx)
 
 
 def test_relu_away_from_its_kink():
@@ -63,31 +80,36 @@ def test_relu_away_from_its_kink():
     check(rnn, RUNS["dense"], x.requires_grad_(), hx.requires_grad_())
 
 
-def test_the_cell():
-    cell = FusedRNNCell(I, H, dtype=torch.float64)
-    check(cell, lambda cell, x, hx: cell(x, hx), *leaves((B, I), (B, H)))
+@every_cell
+def test_the_cell(ours):
+    cell = ours(I, H, dtype=torch.float64)
+    hx = tensors(random_hx(cell, B, requires_grad=True))
+    check(cell, RUNS["dense"], *leaves((B, I)), *hx)
 
 
+@every_layer
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("steps", [2, 5], ids=["short", "fused"])
-def test_gradient_penalty_matches_nn_rnn(steps, training):
+def test_gradient_penalty_matches_nn_rnn(steps, training, ours):
     """The loss contains the gradient of the input, as in a WGAN."""
     results = []
-    for layer in paired_layers(3, 4, 2, bidirectional=True, dtype=torch.float64):
+    for layer in paired_layers(3, 4, 2, ours=ours, bidirectional=True, dtype=torch.float64):
         layer.train(training)
         x = torch.linspace(-1, 1, steps * 6, dtype=torch.float64).view(steps, 2, 3)
         x.requires_grad_()
-        output, h_n = layer(x)
-        (slope,) = torch.autograd.grad(output.square().sum() + h_n.sum(), x, create_graph=True)
+        output, *states = tensors(layer(x))
+        loss = output.square().sum() + sum(state.sum() for state in states)
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
         penalty = (slope.norm(dim=-1) - 1).square().mean()
         penalty.backward()
         results.append([penalty, x.grad, *(p.grad for p in layer.parameters())])
     assert_same(*results)
 
 
-def test_second_derivatives_of_packed_input_match_nn_rnn():
+@every_layer
+def test_second_derivatives_of_packed_input_match_nn_rnn(ours):
     results = []
-    for layer in paired_layers(3, 4, dtype=torch.float64):
+    for layer in paired_layers(3, 4, ours=ours, dtype=torch.float64):
         data = torch.linspace(-1, 1, 21, dtype=torch.float64).view(7, 3).requires_grad_()
         packed = PackedSequence(data, torch.tensor([3, 2, 2]))
         output, _ = layer(packed)

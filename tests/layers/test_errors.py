@@ -1,24 +1,35 @@
-"""Our layers raise the same errors as nn.RNN and nn.RNNCell, with the same messages."""
+"""Our layers and cells raise the same errors as torch's, with the same messages."""
 
 import itertools
 import warnings
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from fastrnn import FusedRNN, FusedRNNCell
+from fastrnn import FusedGRU, FusedLSTM, FusedLSTMCell, FusedRNN, FusedRNNCell
 
-from ..utils.nn_rnn_parity import outcome, paired_layers
+from ..utils.nn_rnn_parity import (
+    TORCH,
+    count_states,
+    every_cell,
+    every_layer,
+    outcome,
+    paired_layers,
+    rnn_and_lstm,
+)
 
 CONSTRUCTIONS = {
     "nothing": ((), {}),
     "one size": ((4,), {}),
     "proj_size": ((4, 5), {"proj_size": 2}),
     "proj_size of 0": ((4, 5), {"proj_size": 0}),
+    "negative proj_size": ((4, 5), {"proj_size": -1}),
+    "proj_size of hidden_size": ((4, 5), {"proj_size": 5}),
     "unknown nonlinearity": ((4, 5), {"nonlinearity": "gelu"}),
-    "nonlinearity comes fourth": ((4, 5, 1, "gelu"), {}),
+    "nonlinearity or bias comes fourth": ((4, 5, 1, "gelu"), {}),
     "unknown nonlinearity before a bad size": ((4, 0), {"nonlinearity": None}),
     "unknown argument": ((4, 5), {"foo": 1}),
     "mode": ((4, 5), {"mode": "RNN_TANH"}),
@@ -40,13 +51,14 @@ CONSTRUCTIONS = {
 }
 
 
+@every_layer
 @pytest.mark.parametrize("case", CONSTRUCTIONS)
-def test_construction(case):
+def test_construction(case, ours):
     args, kwargs = CONSTRUCTIONS[case]
-    kind, words = outcome(lambda: FusedRNN(*args, **kwargs))
-    expected_kind, expected_words = outcome(lambda: nn.RNN(*args, **kwargs))
-    if expected_kind is nn.RNN:  # torch 2.10 accepts some of these; ours checks bools everywhere
-        assert kind is (TypeError if case.startswith("integer b") else FusedRNN)
+    kind, words = outcome(lambda: ours(*args, **kwargs))
+    expected_kind, expected_words = outcome(lambda: TORCH[ours](*args, **kwargs))
+    if expected_kind is TORCH[ours]:  # torch 2.10 accepts some; ours checks bools everywhere
+        assert kind is (TypeError if case.startswith("integer b") else ours)
         return
     assert issubclass(kind, Exception)
     assert kind is expected_kind
@@ -55,6 +67,7 @@ def test_construction(case):
     assert words == expected_words
 
 
+@rnn_and_lstm
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -62,17 +75,18 @@ def test_construction(case):
         ("num_layers", True),
     ],
 )
-def test_construction_with_another_type(name, value):
-    """nn.RNN rejects some of these only when it is called."""
+def test_construction_with_another_type(name, value, ours):
+    """torch's layers reject some of these only when they are called."""
     with pytest.raises(TypeError):
-        nn.RNN(4, 5, **{name: value})(X)
+        TORCH[ours](4, 5, **{name: value})(X)
     with pytest.raises(TypeError, match=f"{name} should be of type (bool|int), got: "):
-        FusedRNN(4, 5, **{name: value})
+        ours(4, 5, **{name: value})
 
 
-def test_dropout_with_one_layer_warns():
+@every_layer
+def test_dropout_with_one_layer_warns(ours):
     warned = []
-    for layer in (FusedRNN, nn.RNN):
+    for layer in (ours, TORCH[ours]):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             layer(4, 5, dropout=0.5)
@@ -88,22 +102,31 @@ def packed(*lengths, features=4, enforce_sorted=True, dtype=torch.float32):
 
 X = torch.randn(3, 2, 4)
 META = {"device": "meta"}
+
+
+def hx(layer: nn.RNNBase, *size: int, **options: Any) -> Tensor | tuple[Tensor, Tensor]:
+    """Return a state of zeros, or two for an LSTM."""
+    zeros = torch.zeros(size, **options)
+    return (zeros, zeros) if layer.mode == "LSTM" else zeros
+
+
 CALLS = {
     "no steps": lambda r: r(X[:0].transpose(0, 1) if r.batch_first else X[:0]),
     "no steps, unbatched": lambda r: r(X[:0, 0]),
-    "no steps, hidden state on another device": lambda r: r(X[:0], torch.zeros(2, 2, 5, **META)),
+    "no steps, hidden state on another device": lambda r: r(X[:0], hx(r, 2, 2, 5, **META)),
     "0-D": lambda r: r(X[0, 0, 0]),
     "1-D": lambda r: r(X[0, 0]),
     "4-D": lambda r: r(X[None]),
     "a list": lambda r: r([1, 2]),
     "nothing": lambda r: r(None),
-    "hidden state 2-D": lambda r: r(X, torch.zeros(2, 5)),
-    "hidden state 3-D, unbatched": lambda r: r(X[:, 0], torch.zeros(2, 1, 5)),
-    "hidden state of another batch": lambda r: r(X, torch.zeros(2, 9, 5)),
-    "hidden state to broadcast": lambda r: r(X, torch.zeros(2, 1, 5)),
-    "hidden state of another size, unbatched": lambda r: r(X[:, 0], torch.zeros(2, 7)),
-    "hidden state of another depth": lambda r: r(X, torch.zeros(1, 2, 5)),
-    "a pair of hidden states": lambda r: r(X, (torch.zeros(2, 2, 5),) * 2),
+    "hidden state 2-D": lambda r: r(X, hx(r, 2, 5)),
+    "hidden state 3-D, unbatched": lambda r: r(X[:, 0], hx(r, 2, 1, 5)),
+    "hidden state of another batch": lambda r: r(X, hx(r, 2, 9, 5)),
+    "hidden state to broadcast": lambda r: r(X, hx(r, 2, 1, 5)),
+    "hidden state of another size, unbatched": lambda r: r(X[:, 0], hx(r, 2, 7)),
+    "hidden state of another depth": lambda r: r(X, hx(r, 1, 2, 5)),
+    "a number as hidden state": lambda r: r(X, 3),
+    "a pair of pairs": lambda r: r(X, ((torch.zeros(2, 2, 5),) * 2,) * 2),
     "another size": lambda r: r(torch.randn(3, 2, 7)),
     "another size, unbatched": lambda r: r(torch.randn(3, 7)),
     "another dtype": lambda r: r(X.double()),
@@ -111,21 +134,21 @@ CALLS = {
     "integers": lambda r: r(X.long()),
     "input on another device": lambda r: r(X.to("meta")),
     "input and hidden state on another device": lambda r: r(
-        X.to("meta"), torch.zeros(2, *((3,) if r.batch_first else (2,)), 5, **META)
+        X.to("meta"), hx(r, 2, *((3,) if r.batch_first else (2,)), 5, **META)
     ),
     "hidden state on another device": lambda r: r(
-        X, torch.zeros(2, *((3,) if r.batch_first else (2,)), 5, **META)
+        X, hx(r, 2, *((3,) if r.batch_first else (2,)), 5, **META)
     ),
     "parameters on another device": lambda r: r.to("meta")(X),
     "packed, another size": lambda r: r(packed(3, 2, features=7)),
     "packed, another dtype": lambda r: r(packed(3, 2, dtype=torch.float64)),
-    "packed, hidden state of another batch": lambda r: r(packed(3, 2), torch.zeros(2, 3, 5)),
-    "packed, hidden state 2-D": lambda r: r(packed(3, 2), torch.zeros(2, 5)),
+    "packed, hidden state of another batch": lambda r: r(packed(3, 2), hx(r, 2, 3, 5)),
+    "packed, hidden state 2-D": lambda r: r(packed(3, 2), hx(r, 2, 5)),
     "packed, unsorted, hidden state 2-D": lambda r: r(
-        packed(2, 3, enforce_sorted=False), torch.zeros(2, 5)
+        packed(2, 3, enforce_sorted=False), hx(r, 2, 5)
     ),
     "packed, unsorted, hidden state of a smaller batch": lambda r: r(
-        packed(2, 3, enforce_sorted=False), torch.zeros(2, 1, 5)
+        packed(2, 3, enforce_sorted=False), hx(r, 2, 1, 5)
     ),
     "sparse": lambda r: r(X.to_sparse()),
     "sparse, one step": lambda r: r((X[:, :1] if r.batch_first else X[:1]).to_sparse()),
@@ -134,48 +157,99 @@ CALLS = {
 }
 
 
+LSTM_CALLS = {
+    "a tensor as a pair": lambda r: r(X, torch.zeros(2, 2, 5)),
+    "a tensor of one state": lambda r: r(X, torch.zeros(1, 2, 5)),
+    "one state": lambda r: r(X, (torch.zeros(2, 2, 5),)),
+    "three states": lambda r: r(X, (torch.zeros(2, 2, 5),) * 3),
+    "three states, packed": lambda r: r(packed(3, 2), (torch.zeros(2, 2, 5),) * 3),
+    "a dict": lambda r: r(X, {}),
+    "c 2-D": lambda r: r(X, (torch.zeros(2, 2, 5), torch.zeros(2, 5))),
+    "h 2-D": lambda r: r(X, (torch.zeros(2, 5), torch.zeros(2, 2, 5))),
+    "c 3-D, unbatched": lambda r: r(X[:, 0], (torch.zeros(2, 5), torch.zeros(2, 1, 5))),
+    "c of another size": lambda r: r(X, (torch.zeros(2, 2, 5), torch.zeros(2, 2, 6))),
+    "h of another size": lambda r: r(X, (torch.zeros(2, 2, 6), torch.zeros(2, 2, 5))),
+    "c on another device": lambda r: r(
+        X[:2, :2], (torch.zeros(2, 2, 5), torch.zeros(2, 2, 5, **META))
+    ),
+}
+
+
+@every_layer
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("case", CALLS)
-def test_call(case, batch_first):
-    mine, theirs = paired_layers(4, 5, 2, batch_first=batch_first)
+def test_call(case, batch_first, ours):
+    mine, theirs = paired_layers(4, 5, 2, ours=ours, batch_first=batch_first)
     actual, expected = (outcome(lambda layer=layer: CALLS[case](layer)) for layer in (mine, theirs))
+    assert issubclass(actual[0], Exception)
+    if ours is FusedLSTM and case.startswith("packed"):
+        # nn.LSTM does not check packed input, so an operation fails. Ours checks it like nn.RNN.
+        assert issubclass(expected[0], Exception)
+        kind, words = outcome(lambda: CALLS[case](nn.RNN(4, 5, 2, batch_first=batch_first)))
+        expected = kind, words.replace("hidden size", "hidden[0] size")
+    assert actual == expected
+
+
+@pytest.mark.parametrize("case", LSTM_CALLS)
+def test_states_of_an_lstm(case):
+    pair = paired_layers(4, 5, 2, ours=FusedLSTM)
+    actual, expected = (outcome(lambda layer=layer: LSTM_CALLS[case](layer)) for layer in pair)
     assert issubclass(actual[0], Exception)
     assert actual == expected
 
 
-def test_dropout_set_to_an_invalid_probability():
+@pytest.mark.parametrize("ours", [FusedRNN, FusedGRU])
+def test_a_pair_of_hidden_states(ours):
+    pair = paired_layers(4, 5, 2, ours=ours)
+    states = (torch.zeros(2, 2, 5),) * 2
+    actual, expected = (outcome(lambda layer=layer: layer(X, states)) for layer in pair)
+    assert issubclass(actual[0], Exception)
+    assert actual == expected
+
+
+@every_layer
+def test_dropout_set_to_an_invalid_probability(ours):
     """The messages agree. nn.RNN raises RuntimeError, torch.nn.functional ValueError."""
-    mine, theirs = paired_layers(4, 5, 2, dropout=0.5)
+    mine, theirs = paired_layers(4, 5, 2, ours=ours, dropout=0.5)
     mine.dropout = theirs.dropout = 1.5
     assert outcome(lambda: mine(X))[1] == outcome(lambda: theirs(X))[1]
 
 
+@every_layer
 @pytest.mark.parametrize(
-    ("x", "hx"),
+    ("x", "size", "dtype"),
     [
-        (X, torch.zeros(2, 2, 5).double()),
-        (X[:, 0], torch.zeros(2, 5).half()),
-        (packed(3, 2), torch.zeros(2, 2, 5).double()),
+        (X, (2, 2, 5), torch.float64),
+        (X[:, 0], (2, 5), torch.float16),
+        (packed(3, 2), (2, 2, 5), torch.float64),
     ],
 )
-def test_hidden_state_of_another_dtype(x, hx):
-    """nn.RNN's message depends on the device (matrix product or cuDNN). Ours is ATen's."""
-    mine, theirs = paired_layers(4, 5, 2)
-    assert outcome(lambda: theirs(x, hx))[0] is RuntimeError
+def test_hidden_state_of_another_dtype(x, size, dtype, ours):
+    """The message of torch's layer depends on its implementation. Ours is ATen's."""
+    mine, theirs = paired_layers(4, 5, 2, ours=ours)
+    wrong = hx(mine, *size, dtype=dtype)
+    assert outcome(lambda: theirs(x, wrong))[0] is RuntimeError
     with pytest.raises(RuntimeError, match="Input and hidden tensors are not the same dtype"):
-        mine(x, hx)
+        mine(x, wrong)
 
 
+def test_c_of_another_dtype():
+    wrong = torch.zeros(2, 2, 5), torch.zeros(2, 2, 5).double()
+    with pytest.raises(RuntimeError, match="Input and hidden tensors are not the same dtype"):
+        FusedLSTM(4, 5, 2)(X, wrong)
+
+
+@every_layer
 @pytest.mark.parametrize(
     "case",
     [
-        lambda r: r(packed(3, 2), torch.zeros(2, 2, 5, **META)),
+        lambda r: r(packed(3, 2), hx(r, 2, 2, 5, **META)),
         lambda r: r.to("meta")(packed(3, 2)),
     ],
 )
-def test_packed_tensors_on_another_device(case):
-    """nn.RNN checks devices for padded input only. Ours checks packed input in the same way."""
-    mine, theirs = paired_layers(4, 5, 2)
+def test_packed_tensors_on_another_device(case, ours):
+    """torch checks devices for padded input only. Ours checks packed input in the same way."""
+    mine, theirs = paired_layers(4, 5, 2, ours=ours)
     assert outcome(lambda: case(theirs))[0] is RuntimeError
     with pytest.raises(RuntimeError, match="tensors are not at the same device"):
         case(mine)
@@ -232,33 +306,74 @@ def test_lengths_without_padding(x):
         mine(x, lengths=torch.tensor([3, 2]))
 
 
+@pytest.mark.parametrize(
+    ("call", "feature"),
+    [
+        (lambda r: r(X, lengths=torch.tensor([3, 2])), "lengths"),
+        (lambda r: r(X, resets=torch.zeros(3, 2).bool()), "resets"),
+        (lambda r: r.step(X[0]), "step"),
+        (lambda r: FusedLSTM(4, 6, proj_size=2, num_heads=2), "num_heads"),
+        (lambda r: FusedLSTM(4, 6, proj_size=2, learned_h0=True), "learned_h0"),
+    ],
+)
+def test_projections_with_a_feature_that_nn_lstm_lacks(call, feature):
+    message = f"a layer with proj_size > 0, and it does not support {feature}: set proj_size=0"
+    with pytest.raises(ValueError, match=message):
+        call(FusedLSTM(4, 5, proj_size=2))
+
+
+def state(cell: nn.RNNCellBase, *size: int, **options: Any) -> Tensor | tuple[Tensor, Tensor]:
+    """Return a random state, or two for an LSTM."""
+    given = torch.randn(size, **options)
+    return (given, given) if count_states(cell) == 2 else given
+
+
 CELL_CALLS = {
     "another size": lambda c: c(torch.randn(2, 7)),
     "another size, unbatched": lambda c: c(torch.randn(7)),
-    "another size and hidden state": lambda c: c(torch.randn(2, 7), torch.randn(3, 6)),
+    "another size and hidden state": lambda c: c(torch.randn(2, 7), state(c, 3, 6)),
     "0-D": lambda c: c(X[0, 0, 0]),
     "3-D": lambda c: c(X),
-    "hidden state 3-D": lambda c: c(X[0], torch.randn(1, 2, 5)),
-    "hidden state of another batch": lambda c: c(X[0], torch.randn(1, 5)),
-    "hidden state of another batch and size": lambda c: c(X[0], torch.randn(3, 6)),
-    "hidden state of another size": lambda c: c(X[0], torch.randn(2, 6)),
-    "hidden state of another size, unbatched": lambda c: c(X[0, 0], torch.randn(6)),
-    "hidden state 1-D for a batch": lambda c: c(X[0], torch.randn(5)),
-    "hidden state 1-D as long as the batch": lambda c: c(X[0], torch.randn(2)),
-    "hidden state 2-D, unbatched": lambda c: c(X[0, 0], torch.randn(1, 5)),
+    "hidden state 3-D": lambda c: c(X[0], state(c, 1, 2, 5)),
+    "hidden state of another batch": lambda c: c(X[0], state(c, 1, 5)),
+    "hidden state of another batch and size": lambda c: c(X[0], state(c, 3, 6)),
+    "hidden state of another size": lambda c: c(X[0], state(c, 2, 6)),
+    "hidden state of another size, unbatched": lambda c: c(X[0, 0], state(c, 6)),
+    "hidden state 1-D for a batch": lambda c: c(X[0], state(c, 5)),
+    "hidden state 1-D as long as the batch": lambda c: c(X[0], state(c, 2)),
+    "hidden state 2-D, unbatched": lambda c: c(X[0, 0], state(c, 1, 5)),
     "another dtype": lambda c: c(X[0].double()),
-    "hidden state on another device": lambda c: c(X[0], torch.zeros(2, 5, **META)),
-    "hidden state of another dtype": lambda c: c(X[0], torch.zeros(2, 5).double()),
+    "hidden state on another device": lambda c: c(X[0], state(c, 2, 5, **META)),
+    "hidden state of another dtype": lambda c: c(X[0], state(c, 2, 5, dtype=torch.float64)),
+}
+LSTM_CELL_CALLS = {
+    "a tensor as a pair": lambda c: c(X[0], torch.zeros(2, 5)),
+    "a tensor as a pair, 3-D": lambda c: c(X[0], torch.zeros(3, 2, 5)),
+    "a number as a pair": lambda c: c(X[0], 3),
+    "one state": lambda c: c(X[0], (torch.zeros(2, 5),)),
+    "three states": lambda c: c(X[0], (torch.zeros(2, 5),) * 3),
+    "c 3-D": lambda c: c(X[0], (torch.zeros(2, 5), torch.zeros(1, 2, 5))),
+    "c of another batch": lambda c: c(X[0], (torch.zeros(2, 5), torch.zeros(3, 5))),
+    "c of another size": lambda c: c(X[0], (torch.zeros(2, 5), torch.zeros(2, 6))),
+    "c of another dtype": lambda c: c(X[0], (torch.zeros(2, 5), torch.zeros(2, 5).double())),
 }
 
 
+@every_cell
 @pytest.mark.parametrize("case", CELL_CALLS)
-def test_cell_call(case):
-    mine, theirs = paired_layers(4, 5, ours=FusedRNNCell)
+def test_cell_call(case, ours):
+    mine, theirs = paired_layers(4, 5, ours=ours)
     actual, expected = (
         outcome(lambda cell=cell: CELL_CALLS[case](cell)) for cell in (mine, theirs)
     )
     assert issubclass(actual[0], Exception)
+    assert actual == expected
+
+
+@pytest.mark.parametrize("case", LSTM_CELL_CALLS)
+def test_states_of_an_lstm_cell(case):
+    pair = paired_layers(4, 5, ours=FusedLSTMCell)
+    actual, expected = (outcome(lambda cell=cell: LSTM_CELL_CALLS[case](cell)) for cell in pair)
     assert actual == expected
 
 

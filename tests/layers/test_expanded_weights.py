@@ -1,4 +1,4 @@
-"""Per-sample gradients by torch's expanded weights (Opacus's "ew" mode) match nn.RNN."""
+"""Per-sample gradients by torch's expanded weights (Opacus's "ew" mode) match torch's layers."""
 
 from typing import Any
 
@@ -8,9 +8,18 @@ from torch import Tensor, nn
 from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 from torch.nn.utils.rnn import pack_sequence
 
-from fastrnn import FusedRNN, FusedRNNCell, ReadoutRNN
+from fastrnn import FusedGRUCell, FusedLSTMCell, FusedRNNCell, ReadoutRNN
 
-from ..utils.nn_rnn_parity import assert_same, paired_layers
+from ..utils.nn_rnn_parity import (
+    assert_same,
+    each_state,
+    every_layer,
+    options_for,
+    paired_layers,
+    random_hx,
+    rnn_and_lstm,
+    tensors,
+)
 
 B, T, INPUTS, H = 3, 5, 4, 6
 
@@ -28,6 +37,7 @@ def per_sample(module: nn.Module, *args: Any, **options: Any) -> dict[str, Tenso
     }
 
 
+@every_layer
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize(
     "options",
@@ -38,9 +48,10 @@ def per_sample(module: nn.Module, *args: Any, **options: Any) -> dict[str, Tenso
         {"num_layers": 2, "dropout": 0.5},
     ],
 )
-def test_layers(options, batch_first):
+def test_layers(options, batch_first, ours):
     results = []
-    for layer in paired_layers(INPUTS, H, **options, batch_first=batch_first, dtype=torch.float64):
+    options = {**options, "batch_first": batch_first, "dtype": torch.float64}
+    for layer in paired_layers(INPUTS, H, ours=ours, **options):
         torch.manual_seed(0)
         x = torch.randn(*(B, T) if batch_first else (T, B), INPUTS, dtype=torch.float64)
         results.append(per_sample(layer, x, batch_first=batch_first))
@@ -48,16 +59,19 @@ def test_layers(options, batch_first):
     assert_same(*results)
 
 
+@every_layer
 @pytest.mark.parametrize("steps", [1, 2])
-def test_few_steps_and_a_state(steps):
-    x, hx = (torch.randn(n, B, m, dtype=torch.float64) for n, m in ((steps, INPUTS), (1, H)))
-    pair = paired_layers(INPUTS, H, dtype=torch.float64)
+def test_few_steps_and_a_state(steps, ours):
+    x = torch.randn(steps, B, INPUTS, dtype=torch.float64)
+    pair = paired_layers(INPUTS, H, ours=ours, dtype=torch.float64)
+    hx = random_hx(pair[0], B)
     assert_same(*(per_sample(layer, x, hx, batch_first=False) for layer in pair))
 
 
-def test_some_weights_are_frozen():
+@rnn_and_lstm
+def test_some_weights_are_frozen(ours):
     results = []
-    for layer in paired_layers(INPUTS, H, dtype=torch.float64):
+    for layer in paired_layers(INPUTS, H, ours=ours, dtype=torch.float64):
         layer.weight_ih_l0.requires_grad_(False)
         x = torch.linspace(-1, 1, B * T * INPUTS, dtype=torch.float64).view(B, T, INPUTS)
         layer.batch_first = True
@@ -66,23 +80,29 @@ def test_some_weights_are_frozen():
     assert_same(*results)
 
 
-def test_a_packed_sequence():
+@every_layer
+def test_a_packed_sequence(ours):
     data = torch.linspace(-1, 1, B * T * INPUTS, dtype=torch.float64).view(B, T, INPUTS)
     packed = pack_sequence([data[0], data[1, :3], data[2, :1]])
-    pair = paired_layers(INPUTS, H, dtype=torch.float64)
+    pair = paired_layers(INPUTS, H, ours=ours, dtype=torch.float64)
     assert_same(*(per_sample(layer, packed, batch_size=B) for layer in pair))
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-def test_the_cell(bias, nonlinearity):
+@pytest.mark.parametrize(
+    ("ours", "nonlinearity"),
+    [(FusedRNNCell, "tanh"), (FusedRNNCell, "relu"), (FusedLSTMCell, None), (FusedGRUCell, None)],
+)
+def test_the_cell(bias, ours, nonlinearity):
     """nn.RNNCell raises "cannot handle function rnn_tanh_cell", so compare sample by sample."""
-    cell = FusedRNNCell(INPUTS, H, bias, nonlinearity, dtype=torch.float64)
-    x, hx = torch.randn(B, INPUTS, dtype=torch.float64), torch.randn(B, H, dtype=torch.float64)
+    options = {"bias": bias, "nonlinearity": nonlinearity, "dtype": torch.float64}
+    cell = ours(INPUTS, H, **options_for(ours, options))
+    x, hx = torch.randn(B, INPUTS, dtype=torch.float64), random_hx(cell, B)
     actual = per_sample(cell, x, hx)
     weight = torch.linspace(-1, 1, B * H, dtype=torch.float64).view(B, H)
     for b in range(B):
-        loss = (cell(x[b], hx[b]) * weight[b]).sum()
+        h = tensors(cell(x[b], each_state(lambda h: h[b], hx)))[0]  # noqa: B023
+        loss = (h * weight[b]).sum()
         expected = torch.autograd.grad(loss, list(cell.parameters()))
         assert_same([g[b] for g in actual.values()], list(expected))
 
@@ -98,6 +118,7 @@ def test_a_readout():
         assert_same([g[b] for g in actual.values()], list(expected))
 
 
+@rnn_and_lstm
 @pytest.mark.parametrize(
     ("options", "given", "what"),
     [
@@ -107,8 +128,8 @@ def test_a_readout():
         ({}, {"resets": torch.zeros(B, T, dtype=torch.bool)}, "resets"),
     ],
 )
-def test_features_that_nn_rnn_lacks_raise(options, given, what):
-    rnn = FusedRNN(INPUTS, H, batch_first=True, **options)
+def test_features_that_nn_rnn_lacks_raise(options, given, what, ours):
+    rnn = ours(INPUTS, H, batch_first=True, **options)
     call = call_for_per_sample_grads(rnn, batch_size=B)
     with pytest.raises(
         RuntimeError, match=f"expanded weights do not support {what}: compute .*torch.func"

@@ -10,9 +10,15 @@ from torch.ao.quantization import get_default_qconfig_mapping
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from fastrnn import FusedRNN, FusedRNNCell, ReadoutRNN
+from fastrnn import FusedLSTM, FusedLSTMCell, FusedRNN, ReadoutRNN
 
-from ..utils.nn_rnn_parity import TORCH, assert_same
+from ..utils.nn_rnn_parity import (
+    CELLS,
+    LAYERS,
+    TORCH,
+    assert_same,
+    random_hx,
+)
 
 X = torch.randn(5, 2, 4)
 
@@ -34,10 +40,13 @@ def nodes(graph: fx.Graph) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize(
     ("layer", "x"),
-    [(FusedRNN(4, 6, 2, bidirectional=True), X), (FusedRNNCell(4, 6), X[0])],
+    [
+        *((kind(4, 6, 2, bidirectional=True), X) for kind in LAYERS),
+        *((kind(4, 6), X[0]) for kind in CELLS),
+    ],
 )
 def test_graph_equals_that_of_torchs_layer(layer, x):
-    torch_layer = TORCH[type(layer)](*(4, 6, 2) if isinstance(layer, FusedRNN) else (4, 6))
+    torch_layer = TORCH[type(layer)](*(4, 6, 2) if type(layer) in LAYERS else (4, 6))
     for call in (lambda rnn, x, _: rnn(x), lambda rnn, x, h: rnn(x, h)):
         mine, theirs = (fx.symbolic_trace(Wrapper(m, call)) for m in (layer, torch_layer))
         assert nodes(mine.graph) == nodes(theirs.graph)
@@ -64,18 +73,26 @@ def test_keyword_arguments(kind, name):
 
 def test_proxy_for_hx_only():
     """The input is constant, such as a learned query; only the state is traced."""
-    for layer, x, h in (
-        (FusedRNN(4, 6), X, torch.randn(1, 2, 6)),
-        (FusedRNNCell(4, 6), X[0], torch.randn(2, 6)),
-        (ReadoutRNN(4, 6, 3), X, torch.randn(1, 2, 6)),
-    ):
+    for layer in (*(kind(4, 6) for kind in TORCH), ReadoutRNN(4, 6, 3)):
+        x = X[0] if type(layer) in CELLS else X
+        h = random_hx(getattr(layer, "rnn", layer), 2, dtype=torch.float32)
         model = Wrapper(layer, lambda rnn, _, h, x=x: rnn(x, h))
         assert_same(fx.symbolic_trace(model)(x, h), model(x, h))
 
 
+@pytest.mark.parametrize("kind", [FusedLSTM, FusedLSTMCell])
+def test_proxies_within_a_pair_of_states(kind):
+    layer = kind(4, 6)
+    x = X if kind is FusedLSTM else X[0]
+    h, c = random_hx(layer, 2, dtype=torch.float32)
+    for given, of in ((h, lambda h: (h, c)), (c, lambda c: (h, c)), (h, lambda h: [h, h + 1])):
+        model = Wrapper(layer, lambda rnn, _, given, of=of: rnn(x, of(given)))
+        assert_same(fx.symbolic_trace(model)(x, given), model(x, given))
+
+
 def test_a_packed_sequence():
     packed = pack_sequence([X[:, 0], X[:3, 1]])
-    for layer in (FusedRNN(4, 6), ReadoutRNN(4, 6, 3)):
+    for layer in (*(kind(4, 6) for kind in LAYERS), ReadoutRNN(4, 6, 3)):
         output, h_n = fx.symbolic_trace(nn.Sequential(layer))(packed)
         expected, expected_h_n = layer(packed)
         assert isinstance(output, PackedSequence)
@@ -89,7 +106,7 @@ def test_a_readout_by_itself_is_traced_through():
     assert_same(traced(X), net(X))
 
 
-@pytest.mark.parametrize("layer", [FusedRNN(4, 6), FusedRNNCell(4, 6)])
+@pytest.mark.parametrize("layer", [kind(4, 6) for kind in TORCH])
 def test_a_layer_by_itself_has_no_graph(layer):
     for module in (layer, TORCH[type(layer)](4, 6)):
         with pytest.raises(fx.proxy.TraceError, match="inputs to control flow"):
@@ -101,7 +118,7 @@ def test_a_layer_outside_the_model_raises_like_torchs():
         def forward(self, x: Tensor) -> Any:
             return layers[0](x)
 
-    for layer in (nn.RNN(4, 6), FusedRNN(4, 6)):
+    for layer in (nn.RNN(4, 6), *(kind(4, 6) for kind in TORCH)):
         layers = [layer]
         with pytest.raises(NameError, match="module is not installed as a submodule"):
             fx.symbolic_trace(Outside())

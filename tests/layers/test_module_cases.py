@@ -1,4 +1,4 @@
-"""PyTorch's own test cases for nn.RNN and nn.RNNCell, applied to FusedRNN and FusedRNNCell.
+"""PyTorch's own test cases for its recurrent layers and cells, applied to ours.
 
 The samples and their parametrization over device, dtype and mode are PyTorch's
 (torch.testing._internal.common_modules). PyTorch's tests compare a sample without a batch dimension
@@ -25,8 +25,11 @@ from torch.testing._internal.common_modules import (
     ModuleErrorEnum,
     ModuleInfo,
     TrainEvalMode,
+    module_error_inputs_torch_nn_LSTMCell,
     module_error_inputs_torch_nn_RNN_GRU,
     module_error_inputs_torch_nn_RNN_GRU_Cell,
+    module_inputs_torch_nn_LSTM,
+    module_inputs_torch_nn_LSTMCell,
     module_inputs_torch_nn_RNN_GRU,
     module_inputs_torch_nn_RNN_GRU_Cell,
     modules,
@@ -35,23 +38,67 @@ from torch.testing._internal.common_utils import TestCase, gradcheck, gradgradch
 from torch.testing._internal.common_utils import noncontiguous_like as noncontiguous
 
 from benchmarks.precision import precision
-from fastrnn import FusedRNN, FusedRNNCell
+from fastrnn import (
+    FusedGRU,
+    FusedGRUCell,
+    FusedLSTM,
+    FusedLSTMCell,
+    FusedRNN,
+    FusedRNNCell,
+)
 
 from ..utils.nn_rnn_parity import TORCH, tensors
 
+
+def lstm_inputs(info: ModuleInfo, **options: Any) -> list[Any]:
+    """Return PyTorch's samples for nn.LSTM, and the packed ones of nn.GRU."""
+    of_gru = module_inputs_torch_nn_RNN_GRU(
+        info, is_rnn=False, with_packed_sequence=True, **options
+    )
+    return [
+        *module_inputs_torch_nn_LSTM(info, **options),
+        *(sample for sample in of_gru if is_packed(sample)),
+    ]
+
+
+def is_packed(sample: Any) -> bool:
+    return any(isinstance(argument, PackedSequence) for argument in sample.forward_input.args)
+
+
 CASES = [
-    ModuleInfo(
-        FusedRNN,
-        module_inputs_func=partial(
-            module_inputs_torch_nn_RNN_GRU, is_rnn=True, with_packed_sequence=True
-        ),
-        module_error_inputs_func=module_error_inputs_torch_nn_RNN_GRU,
-        train_and_eval_differ=True,
+    *(
+        ModuleInfo(
+            kind,
+            module_inputs_func=partial(
+                module_inputs_torch_nn_RNN_GRU,
+                is_rnn=kind is FusedRNN,
+                with_packed_sequence=True,
+            ),
+            module_error_inputs_func=module_error_inputs_torch_nn_RNN_GRU,
+            train_and_eval_differ=True,
+        )
+        for kind in (FusedRNN, FusedGRU)
     ),
     ModuleInfo(
-        FusedRNNCell,
-        module_inputs_func=partial(module_inputs_torch_nn_RNN_GRU_Cell, is_rnn=True),
-        module_error_inputs_func=module_error_inputs_torch_nn_RNN_GRU_Cell,
+        FusedLSTM,
+        module_inputs_func=lstm_inputs,
+        module_error_inputs_func=module_error_inputs_torch_nn_RNN_GRU,  # there are none for nn.LSTM
+        train_and_eval_differ=True,
+    ),
+    *(
+        ModuleInfo(
+            kind,
+            module_inputs_func=partial(
+                module_inputs_torch_nn_RNN_GRU_Cell, is_rnn=kind is FusedRNNCell
+            ),
+            module_error_inputs_func=module_error_inputs_torch_nn_RNN_GRU_Cell,
+        )
+        for kind in (FusedRNNCell, FusedGRUCell)
+    ),
+    ModuleInfo(
+        FusedLSTMCell,
+        module_inputs_func=module_inputs_torch_nn_LSTMCell,
+        module_error_inputs_func=module_error_inputs_torch_nn_LSTMCell,
     ),
 ]
 on_double = partial(modules, allowed_dtypes=[torch.double])
@@ -64,12 +111,16 @@ def inputs_of(sample: Any) -> list[torch.Tensor]:
 def arguments_with(given: Iterable[torch.Tensor], sample: Any) -> tuple[Any, ...]:
     """Return the sample's arguments with its tensors replaced by `given`."""
     rest = iter(given)
-    return tuple(
-        a._replace(data=next(rest)) if isinstance(a, PackedSequence) else next(rest)
-        for a in sample.forward_input.args
-    )
+
+    def replaced(argument: Any) -> Any:
+        if isinstance(argument, PackedSequence):
+            return argument._replace(data=next(rest))
+        return tuple(map(replaced, argument)) if isinstance(argument, tuple) else next(rest)
+
+    return tuple(map(replaced, sample.forward_input.args))
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 class TestModuleCases(TestCase):
     def samples(self, info, training, requires_grad=False, **factory):
         """Yield every sample with its module, on the given device and dtype."""
@@ -92,7 +143,7 @@ class TestModuleCases(TestCase):
             with precision("float32"):  # on a GPU torch's layer rounds to tf32 differently
                 actual = module(*args, **kwargs)
                 assert_close(actual, theirs(*args, **kwargs))
-            if not any(isinstance(a, PackedSequence) for a in args):
+            if not is_packed(sample):
                 assert_close(actual, sample.reference_fn(module, *args, **kwargs))
 
     @modules(CASES)
@@ -114,11 +165,11 @@ class TestModuleCases(TestCase):
 
             assert check(run, (*given, *parameters))
 
-    @on_double(CASES)
+    # No sample has dropout, so both modes agree, and one suffices.
+    @on_double(CASES, train_eval_mode=TrainEvalMode.train_only)
     def test_grad(self, device, dtype, module_info, training):
         self.check_derivatives(gradcheck, device, dtype, module_info, training)
 
-    # No sample has dropout, so both modes agree. One suffices, as each takes half a minute.
     @pytest.mark.slow
     @on_double(CASES, train_eval_mode=TrainEvalMode.train_only)
     def test_gradgrad(self, device, dtype, module_info, training):

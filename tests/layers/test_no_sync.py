@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastrnn import FusedRNN, ReadoutRNN
+from fastrnn import FusedGRU, FusedLSTM, FusedRNN, ReadoutRNN
+
+from ..utils.nn_rnn_parity import rnn_and_lstm, tensors
 
 X = torch.randn(5, 3, 3, generator=torch.Generator().manual_seed(0))
 LENGTHS = torch.tensor([2, 5, 0])
@@ -44,23 +46,23 @@ class NoSync(TorchDispatchMode):
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("choice", [FusedRNN, ReadoutRNN])
+@pytest.mark.parametrize("choice", [FusedRNN, FusedLSTM, FusedGRU, ReadoutRNN])
 def test_forward_and_backward_with_lengths_and_resets(choice, bidirectional, steps):
-    kinds = {FusedRNN: (3, 4, 2), ReadoutRNN: (3, 4, 2, 2)}
+    sizes = (3, 4, 2, 2) if choice is ReadoutRNN else (3, 4, 2)
     options = {"bidirectional": bidirectional, "dropout": 0.5, "learned_h0": True}
-    layer = choice(*kinds[choice], **options)
+    layer = choice(*sizes, **options)
     resets = torch.rand(steps, 3) < 0.5
     x = X[:steps].clone().requires_grad_()
     with NoSync():
-        output, h_n = layer(x, lengths=LENGTHS, resets=resets)
-        (output.sum() + h_n.sum()).backward()
+        sum(t.sum() for t in tensors(layer(x, lengths=LENGTHS, resets=resets))).backward()
         with torch.no_grad():
             layer(x, lengths=LENGTHS, resets=resets)
     assert x.grad is not None
 
 
-def test_double_backward_with_lengths():
-    layer = FusedRNN(3, 4, dtype=torch.float64)
+@rnn_and_lstm
+def test_double_backward_with_lengths(ours):
+    layer = ours(3, 4, dtype=torch.float64)
     x = X.double().requires_grad_()
     with NoSync():
         output, _ = layer(x, lengths=LENGTHS)

@@ -1,15 +1,25 @@
 """Padding beyond a row's length affects no result and no gradient."""
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call, jvp, vjp
 
 import fastrnn
-from fastrnn import FusedRNN, ReadoutRNN, functional
+from fastrnn import FusedGRU, FusedLSTM, FusedRNN, ReadoutRNN, functional
 from fastrnn.ops.backends import cpu
 
-from ..utils.nn_rnn_parity import assert_same
+from ..utils.nn_rnn_parity import (
+    assert_same,
+    each_state,
+    every_layer,
+    options_for,
+    random_hx,
+    tensors,
+)
 
 T, B, I, H = 5, 4, 3, 4  # noqa: E741
 LENGTHS = torch.tensor([3, 5, 0, 1])
@@ -23,19 +33,26 @@ KINDS = [
 ]
 
 
+CASES = [
+    *itertools.product(BACKENDS, [FusedRNN], KINDS),
+    *itertools.product(BACKENDS, [FusedLSTM, FusedGRU], KINDS[1::2]),
+]
+
+
 def filled(x: Tensor, value: float) -> Tensor:
     """Return x [T, B, ...] with `value` beyond each row's length."""
     return x.where(ACTIVE[..., None], value)
 
 
-def results(layer, x: Tensor, hx: Tensor, resets: Tensor | None, target: Tensor) -> list[Tensor]:
+def results(layer, x: Tensor, hx: Any, resets: Tensor | None, target: Tensor) -> list[Tensor]:
     """Return outputs, first gradients and gradients of their squared norm.
 
     The loss includes the padding, as the squared difference from a target with the same bad values.
     """
     torch.manual_seed(0)  # for dropout
     first = layer.batch_first
-    x, hx = x.detach().requires_grad_(), hx.detach().requires_grad_()
+    x = x.detach().requires_grad_()
+    hx = each_state(lambda h: h.detach().requires_grad_(), hx)
     output, h_n = layer(
         x.transpose(0, 1) if first else x,
         hx,
@@ -44,27 +61,24 @@ def results(layer, x: Tensor, hx: Tensor, resets: Tensor | None, target: Tensor)
     )
     output = output.transpose(0, 1) if first else output
     errors = (output - target).square()
-    wanted = [x, hx, *layer.parameters()]
+    wanted = [x, *tensors(hx), *layer.parameters()]
     # backward() receives gradients of the padding too, and must ignore them.
-    weights = [torch.ones_like(errors), torch.ones_like(h_n)]
-    gradients = torch.autograd.grad(
-        [errors, h_n], wanted, weights, create_graph=True, allow_unused=True
-    )
+    found = [errors, *tensors(h_n)]
+    weights = [torch.ones_like(t) for t in found]
+    gradients = torch.autograd.grad(found, wanted, weights, create_graph=True, allow_unused=True)
     gradients = [g for g in gradients if g is not None]
     double = torch.autograd.grad(
         sum(g.square().sum() for g in gradients), wanted, allow_unused=True
     )
-    return [output, h_n, *gradients, *(g for g in double if g is not None)]
+    return [output, *tensors(h_n), *gradients, *(g for g in double if g is not None)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("with_resets", [False, True])
-@pytest.mark.parametrize("kwargs", KINDS)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_padding_affects_no_result(backend, kwargs, with_resets, value):
-    layer = FusedRNN(I, H, dtype=torch.float64, **kwargs)
-    states = layer.num_layers * (2 if layer.bidirectional else 1)
-    x, hx = torch.randn(T, B, I).double(), torch.randn(states, B, H).double()
+@pytest.mark.parametrize(("backend", "ours", "kwargs"), CASES)
+def test_padding_affects_no_result(backend, ours, kwargs, with_resets, value):
+    layer = ours(I, H, dtype=torch.float64, **options_for(ours, kwargs))
+    x, hx = torch.randn(T, B, I).double(), random_hx(layer, B)
     features = H * (2 if layer.bidirectional else 1)
     target = torch.randn(T, B, features, dtype=torch.float64)
     resets = torch.rand(T, B) < 0.3 if with_resets else None
@@ -105,8 +119,9 @@ def test_diverged_sequence_does_not_affect_later_weight_gradients():
     assert_same(torch.autograd.grad(out[2:].sum(), weight), expected)
 
 
-def test_under_transforms():
-    layer = FusedRNN(I, H, bidirectional=True, dtype=torch.float64)
+@every_layer
+def test_under_transforms(ours):
+    layer = ours(I, H, bidirectional=True, dtype=torch.float64)
     parameters = {k: p.detach() for k, p in layer.named_parameters()}
     x = torch.randn(T, B, I, dtype=torch.float64)
 

@@ -1,7 +1,7 @@
 """Resets: a row holds several independent sequences.
 
-nn.RNN has no resets. Training on episodes there needs a Python loop over a cell, or split and
-padded rows.
+torch's layers have no resets. Training on episodes there needs a Python loop over a cell, or split
+and padded rows.
 """
 
 import itertools
@@ -16,11 +16,23 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import fastrnn
 from fastrnn import FusedRNN, ReadoutRNN, _checks, functional
 
-from ..utils.expected_resets import run, run_separately
-from ..utils.nn_rnn_parity import BACKWARD_EPS, FORWARD_EPS, assert_near, assert_same, gradients
+from ..utils.expected_resets import learned, run, run_separately
+from ..utils.nn_rnn_parity import (
+    BACKWARD_EPS,
+    FORWARD_EPS,
+    assert_near,
+    assert_same,
+    each_state,
+    every_layer,
+    gradients,
+    options_for,
+    random_hx,
+    rnn_and_lstm,
+    tensors,
+)
 
 T, B, H = 6, 3, 4
-LAYERS = st.fixed_dictionaries(
+CONFIGS = st.fixed_dictionaries(
     {
         "num_layers": st.integers(1, 2),
         "nonlinearity": st.sampled_from(["tanh", "relu"]),
@@ -33,47 +45,48 @@ LAYERS = st.fixed_dictionaries(
 )
 
 
-def layer(**kwargs) -> FusedRNN:
-    """Return a float64 layer with a nonzero learned initial state, if it has one."""
+def layer(ours=FusedRNN, **kwargs):
+    """Return a float64 layer with nonzero learned initial states, if it has some."""
     torch.manual_seed(0)
-    rnn = FusedRNN(3, H, **kwargs, dtype=torch.float64)
+    rnn = ours(3, H, **options_for(ours, kwargs), dtype=torch.float64)
     if rnn.learned_h0:
-        torch.nn.init.normal_(rnn.h0)
+        for start in tensors(learned(rnn)):
+            torch.nn.init.normal_(start)
     return rnn
 
 
-def inputs(rnn: FusedRNN) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return x [T, B, I] and hx [D·L, B, H], which require gradients."""
-    states = rnn.num_layers * (2 if rnn.bidirectional else 1)
+def inputs(rnn):
+    """Return x [T, B, I] and hx, states [D·L, B, H], which require gradients."""
     x = torch.randn(T, B, 3, dtype=torch.float64, requires_grad=True)
-    return x, torch.randn(states, B, H, dtype=torch.float64, requires_grad=True)
+    return x, random_hx(rnn, B, requires_grad=True)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@every_layer
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(
-    LAYERS,
+    CONFIGS,
     st.sampled_from(["dense", "padded", "sorted", "unsorted"]),
     st.lists(st.integers(0, T), min_size=B, max_size=B),
     st.sampled_from([0.2, 0.5, 1.0]),
     st.booleans(),
 )
-def test_sequences_of_a_row_are_independent(config, kind, lengths, often, given_hx):
-    """Outputs, last states and all gradients match nn.RNN on each sequence, in every layout."""
+def test_sequences_of_a_row_are_independent(ours, config, kind, lengths, often, given_hx):
+    """Outputs, last states and all gradients match torch on each sequence, in every layout."""
     if kind == "dense":
         lengths = [T] * B
     elif kind != "padded":
         lengths = [max(length, 1) for length in lengths]  # torch cannot pack rows of length 0
     if kind == "sorted":
         lengths.sort(reverse=True)
-    rnn = layer(**config)
+    rnn = layer(ours, **config)
     x, hx = inputs(rnn)
     resets = torch.rand(T, B) < often
-    start = rnn.h0 if rnn.learned_h0 else torch.zeros(len(hx), H, dtype=torch.float64)
-    initial = hx if given_hx else start[:, None].expand_as(hx)
+    start = learned(rnn) if rnn.learned_h0 else each_state(lambda h: torch.zeros_like(h[:, 0]), hx)
+    initial = hx if given_hx else each_state(lambda h: h[:, None].expand(-1, B, -1), start)
     expected = run_separately(rnn, x, initial, start, resets, lengths)
     actual = run(rnn, kind, x, hx if given_hx else None, resets, lengths)
     assert_same(actual, expected)
-    leaves = [x, *([hx] if given_hx else []), *rnn.parameters()]
+    leaves = [x, *(tensors(hx) if given_hx else []), *rnn.parameters()]
     with torch.no_grad():  # outputs overwrite the pre-activations
         assert_same(run(rnn, kind, x, hx if given_hx else None, resets, lengths), actual)
     # The zeros make every leaf part of the graph, even a learned state that hx replaces.
@@ -83,69 +96,77 @@ def test_sequences_of_a_row_are_independent(config, kind, lengths, often, given_
     assert_same(*both)
 
 
+@every_layer
 @pytest.mark.parametrize("learned_h0", [False, True])
-def test_one_sequence_and_the_reference(learned_h0):
-    rnn = layer(bidirectional=True, learned_h0=learned_h0)
+def test_one_sequence_and_the_reference(learned_h0, ours):
+    rnn = layer(ours, bidirectional=True, learned_h0=learned_h0)
     x, hx = inputs(rnn)
     resets = torch.rand(T, B) < 0.5
     expected = rnn(x, hx, resets=resets)
     for b in range(B):
-        row = x[:, b], hx[:, b]
-        assert_same(rnn(*row, resets=resets[:, b]), (expected[0][:, b], expected[1][:, b]))
+        row, of_row = ((a[:, b], each_state(lambda h: h[:, b], c)) for a, c in ((x, hx), expected))  # noqa: B023
+        assert_same(rnn(*row, resets=resets[:, b]), of_row)
     with fastrnn.use_backend("reference"):
         assert_same(rnn(x, hx, resets=resets), expected)
 
 
-def test_no_gradient_crosses_a_reset():
+@every_layer
+def test_no_gradient_crosses_a_reset(ours):
     """No gradient passes a reset, in either direction or layer, including gradients of hx."""
-    rnn = layer(num_layers=2, bidirectional=True)
-    x, hx = (t.detach() for t in inputs(rnn))
+    rnn = layer(ours, num_layers=2, bidirectional=True)
+    x, *hx = (t.detach() for t in tensors(inputs(rnn)))
     resets = torch.zeros(T, B, dtype=torch.bool)
     resets[3, 0] = resets[0, 1] = True
 
-    def by_step(x, hx):  # [T, B]
-        return (rnn(x, hx, resets=resets)[0] * torch.arange(1, 9)).sum(-1)
+    def by_step(x, *hx):  # [T, B]
+        output, _ = rnn(x, hx if len(hx) > 1 else hx[0], resets=resets)
+        return (output * torch.arange(1, 9)).sum(-1)
 
-    by_x, by_hx = torch.autograd.functional.jacobian(by_step, (x, hx))
+    by_x, *by_hx = torch.autograd.functional.jacobian(by_step, (x, *hx))
     for t, s, row in itertools.product(range(T), range(T), range(B)):
         cut = row == 0 and (t < 3) != (s < 3)
         assert by_x[t, row, s, row].any() != cut
     # The second layer's initial states affect only a row's first sequence in their direction.
-    reached = by_hx[:, :, 2:].any(-1).diagonal(dim1=1, dim2=3)  # [T, 2, B]
-    assert reached[:, 0].T.tolist() == [[True] * 3 + [False] * 3, [False] * T, [True] * T]
-    assert reached[:, 1].T.tolist() == [[False] * 3 + [True] * 3, [True] * T, [True] * T]
+    for by_state in by_hx:
+        reached = by_state[:, :, 2:].any(-1).diagonal(dim1=1, dim2=3)  # [T, 2, B]
+        assert reached[:, 0].T.tolist() == [[True] * 3 + [False] * 3, [False] * T, [True] * T]
+        assert reached[:, 1].T.tolist() == [[False] * 3 + [True] * 3, [True] * T, [True] * T]
 
 
-def test_resets_of_padding_have_no_effect():
-    rnn = layer(num_layers=2, bidirectional=True, learned_h0=True)
+@every_layer
+def test_resets_of_padding_have_no_effect(ours):
+    rnn = layer(ours, num_layers=2, bidirectional=True, learned_h0=True)
     x, hx = inputs(rnn)
     lengths = torch.tensor([4, 0, 2])
     resets = torch.rand(T, B) < 0.5
     padding = torch.arange(T)[:, None] >= lengths
-    results = [rnn(x, hx, lengths=lengths, resets=r) for r in (resets | padding, resets & ~padding)]
+    both = resets | padding, resets & ~padding
+    results = [tensors(rnn(x, hx, lengths=lengths, resets=given)) for given in both]
     assert all(map(torch.equal, *results))
 
 
-def test_all_false_resets_change_nothing():
-    rnn = layer(num_layers=2, bidirectional=True, learned_h0=True)
+@every_layer
+def test_all_false_resets_change_nothing(ours):
+    rnn = layer(ours, num_layers=2, bidirectional=True, learned_h0=True)
     x, hx = inputs(rnn)
-    assert all(map(torch.equal, rnn(x, hx, resets=torch.zeros(T, B).bool()), rnn(x, hx)))
+    results = [tensors(rnn(x, hx, resets=resets)) for resets in (torch.zeros(T, B).bool(), None)]
+    assert all(map(torch.equal, *results))
 
 
+@every_layer
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("learned_h0", [False, True])
-def test_dtypes(dtype, learned_h0):
+def test_dtypes(dtype, learned_h0, ours):
     """Compare with float64 on the same numbers. The start of a sequence adds one rounding."""
-    rnn = FusedRNN(3, 32, 2, bidirectional=True, num_heads=2, learned_h0=learned_h0, dtype=dtype)
-    if learned_h0:
-        torch.nn.init.uniform_(rnn.h0, -1, 1)
-    exact = FusedRNN(
-        3, 32, 2, bidirectional=True, num_heads=2, learned_h0=learned_h0, dtype=torch.float64
-    )
+    options = {"bidirectional": True, "num_heads": 2, "learned_h0": learned_h0}
+    rnn = ours(3, 32, 2, **options, dtype=dtype)
+    for start in tensors(learned(rnn)) if learned_h0 else []:
+        torch.nn.init.uniform_(start, -1, 1)
+    exact = ours(3, 32, 2, **options, dtype=torch.float64)
     exact.load_state_dict(rnn.state_dict())
     x, resets = torch.randn(T, B, 3, dtype=dtype), torch.rand(T, B) < 0.3
     actual, expected = rnn(x, resets=resets), exact(x.double(), resets=resets)
-    for a, e in zip(actual, expected, strict=True):
+    for a, e in zip(tensors(actual), tensors(expected), strict=True):
         assert a.dtype == dtype
         assert_near(a, e, FORWARD_EPS + 2)
     pairs = gradients(actual, rnn.parameters()), gradients(expected, exact.parameters())
@@ -153,8 +174,9 @@ def test_dtypes(dtype, learned_h0):
         assert_near(a, e, BACKWARD_EPS + 2)
 
 
-def test_autocast():
-    rnn = FusedRNN(3, H, 2, num_heads=2, learned_h0=True)
+@rnn_and_lstm
+def test_autocast(ours):
+    rnn = ours(3, H, 2, num_heads=2, learned_h0=True)
     x, resets = torch.randn(T, B, 3), torch.rand(T, B) < 0.5
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output, _ = rnn(x, resets=resets)
@@ -162,9 +184,11 @@ def test_autocast():
     assert_near(output, rnn(x, resets=resets)[0].double(), 2 * FORWARD_EPS)
 
 
-def test_complex_numbers():
-    rnn = FusedRNN(3, H, 2, num_heads=2, learned_h0=True, dtype=torch.complex128)
-    torch.nn.init.normal_(rnn.h0)
+@every_layer
+def test_complex_numbers(ours):
+    rnn = ours(3, H, 2, num_heads=2, learned_h0=True, dtype=torch.complex128)
+    for start in tensors(learned(rnn)):
+        torch.nn.init.normal_(start)
     x = torch.randn(T, B, 3, dtype=torch.complex128)
     every_step_alone = rnn(x, resets=torch.ones(T, B).bool())[0]
     assert_same(every_step_alone[3], rnn(x[3:4])[0][0])
@@ -183,9 +207,10 @@ def test_readout(steps):
     assert_same(net(x, resets=resets), (net.readout(features), h_n))
 
 
-def test_compiled_and_exported():
+@rnn_and_lstm
+def test_compiled_and_exported(ours):
     """One unbroken graph serves every number of steps, with the same gradients."""
-    rnn = layer(bidirectional=True, num_heads=2, learned_h0=True)
+    rnn = layer(ours, bidirectional=True, num_heads=2, learned_h0=True)
     lengths = torch.tensor([4, 2, 3])
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(rnn, fullgraph=True, dynamic=True, backend=counter)

@@ -1,16 +1,28 @@
-"""Single steps: `FusedRNN.step` gives the same results as a call on the whole sequence.
+"""Single steps: `step` gives the same results as a call on the whole sequence.
 
-nn.RNN has no step method. Its sequences of one step round differently from the whole sequence.
+torch's layers have no step method. Their sequences of one step round differently from the whole
+sequence.
 """
+
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fastrnn import FusedRNN, ReadoutRNN
+from fastrnn import FusedLSTM, FusedRNN, ReadoutRNN
 
+from ..utils.expected_resets import learned
 from ..utils.marks import requires_extension
-from ..utils.nn_rnn_parity import assert_same, gradients
+from ..utils.nn_rnn_parity import (
+    assert_same,
+    every_layer,
+    gradients,
+    options_for,
+    random_hx,
+    rnn_and_lstm,
+    tensors,
+)
 
 KINDS = [
     {},
@@ -19,18 +31,16 @@ KINDS = [
 ]
 
 
-def layer(*sizes: int, **kwargs) -> FusedRNN:
-    """Return a layer with a nonzero learned initial state, if it has one."""
+def layer(*sizes: int, ours: Any = FusedRNN, **kwargs) -> Any:
+    """Return a layer with nonzero learned initial states, if it has some."""
     torch.manual_seed(0)
-    rnn = FusedRNN(*sizes, **kwargs)
-    if rnn.learned_h0:
-        torch.nn.init.uniform_(rnn.h0, -1, 1)
+    rnn = ours(*sizes, **options_for(ours, kwargs))
+    for start in tensors(learned(rnn)) if rnn.learned_h0 else []:
+        torch.nn.init.uniform_(start, -1, 1)
     return rnn
 
 
-def stepped(
-    rnn: FusedRNN | ReadoutRNN, x: Tensor, hx: Tensor | None, resets: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def stepped(rnn: Any, x: Tensor, hx: Any, resets: Tensor | None) -> tuple[Tensor, Any]:
     """Step through x [T, ...]; return output [T, ...] and h_n."""
     outputs = []
     for t, x_t in enumerate(x):
@@ -40,9 +50,7 @@ def stepped(
     return torch.stack(outputs), hx
 
 
-def whole(
-    rnn: FusedRNN | ReadoutRNN, x: Tensor, hx: Tensor | None, resets: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def whole(rnn: Any, x: Tensor, hx: Any, resets: Tensor | None) -> tuple[Tensor, Any]:
     """Run the layer on the whole x [T, ...]; return output [T, ...] and h_n."""
     core = rnn.rnn if isinstance(rnn, ReadoutRNN) else rnn
     if not core.batch_first or x.dim() == 2:
@@ -52,38 +60,42 @@ def whole(
     return output.transpose(0, 1), h_n
 
 
+@every_layer
 @pytest.mark.parametrize("kwargs", KINDS)
 @pytest.mark.parametrize("with_resets", [False, True])
 @pytest.mark.parametrize("batch", [(2,), ()])
 @pytest.mark.parametrize("given_hx", [False, True])
-def test_stepping_equals_forward(kwargs, with_resets, batch, given_hx):
+def test_stepping_equals_forward(kwargs, with_resets, batch, given_hx, ours):
     """Outputs, states and all gradients agree."""
-    rnn = layer(3, 4, **kwargs, dtype=torch.float64)
+    rnn = layer(3, 4, ours=ours, **kwargs, dtype=torch.float64)
     x = torch.randn(6, *batch, 3, dtype=torch.float64, requires_grad=True)
-    hx = torch.randn(rnn.num_layers, *batch, 4, dtype=torch.float64, requires_grad=True)
+    hx = random_hx(rnn, *batch, requires_grad=True)
     resets = torch.rand(6, *batch) < 0.4 if with_resets else None
     results = [f(rnn, x, hx if given_hx else None, resets) for f in (stepped, whole)]
     assert_same(*results)
-    leaves = [x, *([hx] if given_hx else []), *(p for n, p in rnn.named_parameters() if n != "h0")]
+    weights = [p for name, p in rnn.named_parameters() if name not in ("h0", "c0")]
+    leaves = [x, *(tensors(hx) if given_hx else []), *weights]
     if rnn.learned_h0 and (with_resets or not given_hx):
-        leaves.append(rnn.h0)
+        leaves += tensors(learned(rnn))
     assert_same(*(gradients(result, leaves) for result in results))
 
 
 @requires_extension
+@rnn_and_lstm
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("sizes", [(7, 1, 1, 1), (9, 3, 5, 17), (20, 1, 40, 64), (6, 33, 64, 130)])
 @pytest.mark.parametrize("kwargs", KINDS)
-def test_stepping_is_bitwise_equal_to_forward(sizes, dtype, kwargs):
+def test_stepping_is_bitwise_equal_to_forward(sizes, dtype, kwargs, ours):
     """Stepping in production reproduces the results of training and of replayed logs."""
     steps, batch, inputs, hidden = sizes
     if hidden % kwargs.get("num_heads", 1):
         kwargs = {**kwargs, "num_heads": 1}
-    rnn = layer(inputs, hidden, **kwargs, dtype=dtype)
+    rnn = layer(inputs, hidden, ours=ours, **kwargs, dtype=dtype)
     x, resets = torch.randn(steps, batch, inputs, dtype=dtype), torch.rand(steps, batch) < 0.2
     with torch.no_grad():
         for r in (None, resets):
-            assert all(map(torch.equal, stepped(rnn, x, None, r), whole(rnn, x, None, r)))
+            results = (tensors(f(rnn, x, None, r)) for f in (stepped, whole))
+            assert all(map(torch.equal, *results))
 
 
 @pytest.mark.parametrize("hx", [None, torch.randn(1, 2, 4)], ids=["no hx", "hx"])
@@ -104,21 +116,23 @@ def test_step_runs_our_operators_unless_autograd_records(monkeypatch, hx):
         rnn(x[None])
 
 
-def test_steps_do_not_share_memory():
+@every_layer
+def test_steps_do_not_share_memory(ours):
     """A stored state does not change: no step writes into the memory of another's result."""
-    rnn = FusedRNN(3, 4, 2)
+    rnn = ours(3, 4, 2)
     with torch.no_grad():
         output, h_n = rnn.step(torch.randn(2, 3))
-        kept = output.clone(), h_n.clone()
+        kept = [t.clone() for t in tensors((output, h_n))]
         rnn.step(torch.randn(2, 3), h_n)
-        assert all(map(torch.equal, (output, h_n), kept))
-        assert torch.equal(output, h_n[-1])
+        assert all(map(torch.equal, tensors((output, h_n)), kept))
+        assert torch.equal(output, tensors(h_n)[0][-1])
         output.zero_()
-        assert torch.equal(h_n, kept[1])
+        assert all(map(torch.equal, tensors(h_n), kept[1:]))
 
 
-def test_dropout_in_training():
-    rnn = layer(3, 8, num_layers=2, dropout=0.5, dtype=torch.float64)
+@rnn_and_lstm
+def test_dropout_in_training(ours):
+    rnn = layer(3, 8, ours=ours, num_layers=2, dropout=0.5, dtype=torch.float64)
     x = torch.randn(2, 3, dtype=torch.float64)
     results = []
     for run in (rnn.step, lambda x: rnn(x[None])):
@@ -140,10 +154,11 @@ def test_readout(steps):
     assert_same((y if steps == "all" else y[-1], h_n), (expected, expected_h_n))
 
 
-def test_compiled():
-    rnn = layer(3, 4, num_heads=2, learned_h0=True, dtype=torch.float64)
+@rnn_and_lstm
+def test_compiled(ours):
+    rnn = layer(3, 4, ours=ours, num_heads=2, learned_h0=True, dtype=torch.float64)
     step = torch.compile(rnn.step, fullgraph=True, backend="eager")
-    x, hx = torch.randn(2, 3, dtype=torch.float64), torch.randn(1, 2, 4, dtype=torch.float64)
+    x, hx = torch.randn(2, 3, dtype=torch.float64), random_hx(rnn, 2)
     resets = torch.tensor([True, False])
     assert_same(step(x, hx, resets=resets), rnn.step(x, hx, resets=resets))
 
@@ -178,6 +193,22 @@ def test_invalid_arguments(call, kind, words):
         call(FusedRNN(3, 4))
 
 
-def test_a_bidirectional_layer_has_no_single_steps():
+@pytest.mark.parametrize(
+    ("hx", "kind", "words"),
+    [
+        ((HX, HX[0]), ValueError, r"hx and cx should be 3-D but got \(3-D, 2-D\) tensors"),
+        ((HX, HX[:, :1]), RuntimeError, r"Expected hidden\[1\] size \(1, 2, 4\)"),
+        ((HX, HX.double()), RuntimeError, "not the same dtype"),
+        ((HX,) * 3, RuntimeError, "lstm expects two hidden states"),
+        (HX, IndexError, "out of bounds"),
+    ],
+)
+def test_invalid_states_of_an_lstm(hx, kind, words):
+    with pytest.raises(kind, match=words):
+        FusedLSTM(3, 4).step(X, hx)
+
+
+@every_layer
+def test_a_bidirectional_layer_has_no_single_steps(ours):
     with pytest.raises(ValueError, match="all later steps: call it with the whole sequence"):
-        FusedRNN(3, 4, bidirectional=True).step(X)
+        ours(3, 4, bidirectional=True).step(X)

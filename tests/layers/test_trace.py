@@ -5,15 +5,27 @@ that loop and runs without fastrnn. Elsewhere it records our operators.
 """
 
 import io
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fastrnn import FusedRNN, FusedRNNCell, ReadoutRNN
+from fastrnn import FusedRNN, ReadoutRNN
 
-from ..utils.nn_rnn_parity import FORWARD_EPS, assert_near, assert_same, tensors
+from ..utils.nn_rnn_parity import (
+    FORWARD_EPS,
+    LAYERS,
+    assert_near,
+    assert_same,
+    every_cell,
+    every_layer,
+    options_for,
+    random_hx,
+    rnn_and_lstm,
+    tensors,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),  # nn.RNN checks sizes too
@@ -31,7 +43,7 @@ class Call(nn.Module):
         super().__init__()
         self.layer, self.names = layer, names
 
-    def forward(self, x: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, *given: Any) -> tuple[Tensor, Any]:
         return self.layer(x, **dict(zip(self.names, given, strict=True)))
 
 
@@ -46,9 +58,9 @@ class Packed(nn.Module):
         return pad_packed_sequence(output)[0], h_n
 
 
-def arguments(steps: int, batch: int, *names: str) -> list[Tensor]:
+def arguments(steps: int, batch: int, *names: str, ours: Any = FusedRNN) -> list[Any]:
     drawn = {
-        "hx": lambda: torch.randn(2, batch, H, dtype=torch.float64),
+        "hx": lambda: random_hx(ours(I, H, 2), batch),
         "lengths": lambda: torch.randint(0, steps + 1, (batch,)),
         "resets": lambda: torch.rand(steps, batch) < 0.3,
     }
@@ -56,7 +68,7 @@ def arguments(steps: int, batch: int, *names: str) -> list[Tensor]:
     return [x, *(drawn[name]() for name in names)]
 
 
-def traced(module: nn.Module, example: list[Tensor]) -> torch.jit.ScriptModule:
+def traced(module: nn.Module, example: list[Any]) -> torch.jit.ScriptModule:
     """Trace the module with torch's own check, then save and load the trace."""
     file = io.BytesIO()
     torch.jit.save(torch.jit.trace(module, tuple(example)), file)
@@ -64,6 +76,7 @@ def traced(module: nn.Module, example: list[Tensor]) -> torch.jit.ScriptModule:
     return torch.jit.load(file)
 
 
+@rnn_and_lstm
 @pytest.mark.parametrize("recording", [True, False])
 @pytest.mark.parametrize("steps", [1, 5])
 @pytest.mark.parametrize(
@@ -76,24 +89,25 @@ def traced(module: nn.Module, example: list[Tensor]) -> torch.jit.ScriptModule:
         ({"learned_h0": True}, ["lengths", "resets"]),
     ],
 )
-def test_a_trace_serves_every_number_of_steps_and_rows(kwargs, names, steps, recording):
+def test_a_trace_serves_every_number_of_steps_and_rows(kwargs, names, steps, recording, ours):
     with torch.set_grad_enabled(recording):
-        module = Call(FusedRNN(I, H, dtype=torch.float64, **kwargs), *names)
-        trace = traced(module, arguments(steps, 3, *names))
+        module = Call(ours(I, H, dtype=torch.float64, **options_for(ours, kwargs)), *names)
+        trace = traced(module, arguments(steps, 3, *names, ours=ours))
         for size in SIZES:
-            given = arguments(*size, *names)
+            given = arguments(*size, *names, ours=ours)
             assert_same(trace(*given), module(*given))
     # The trace can be trained, whether or not autograd recorded the tracing.
-    given = arguments(4, 2, *names)
+    given = arguments(4, 2, *names, ours=ours)
     expected = torch.autograd.grad(module(*given)[0].sum(), list(module.parameters()))
     actual = torch.autograd.grad(trace(*given)[0].sum(), list(trace.parameters()))
     assert_same(actual, expected)
 
 
+@rnn_and_lstm
 @pytest.mark.parametrize("enforce_sorted", [True, False])
 @pytest.mark.parametrize("kwargs", [{}, {"num_heads": 2}, {"learned_h0": True}])
-def test_a_packed_trace_serves_every_number_of_steps_and_rows(kwargs, enforce_sorted):
-    module = Packed(FusedRNN(I, H, dtype=torch.float64, **kwargs), enforce_sorted)
+def test_a_packed_trace_serves_every_number_of_steps_and_rows(kwargs, enforce_sorted, ours):
+    module = Packed(ours(I, H, dtype=torch.float64, **kwargs), enforce_sorted)
     trace = traced(module, [*arguments(5, 3), torch.tensor([5, 3, 2])])
     lengths = torch.tensor([8, 7, 3, 2])
     if not enforce_sorted:
@@ -102,18 +116,19 @@ def test_a_packed_trace_serves_every_number_of_steps_and_rows(kwargs, enforce_so
     assert_same(trace(*given), module(*given))
 
 
+@rnn_and_lstm
 @pytest.mark.parametrize("with_resets", [False, True])
-def test_a_traced_step_serves_every_number_of_rows(with_resets):
+def test_a_traced_step_serves_every_number_of_rows(with_resets, ours):
     class Step(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = FusedRNN(I, H, 2, dtype=torch.float64)
+            self.layer = ours(I, H, 2, dtype=torch.float64)
 
-        def forward(self, x: Tensor, hx: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+        def forward(self, x: Tensor, hx: Any, resets: Tensor) -> tuple[Tensor, Any]:
             return self.layer.step(x, hx, resets=resets if with_resets else None)
 
-    def example(batch: int) -> list[Tensor]:
-        x, hx, resets = arguments(1, batch, "hx", "resets")
+    def example(batch: int) -> list[Any]:
+        x, hx, resets = arguments(1, batch, "hx", "resets", ours=ours)
         return [x[0], hx, resets[0]]
 
     module = Step()
@@ -122,10 +137,12 @@ def test_a_traced_step_serves_every_number_of_rows(with_resets):
     assert_same(trace(*given), module(*given))
 
 
-def test_trace_calls_only_torch_operators_where_nn_rnn_suffices():
-    trace = torch.jit.trace(FusedRNN(I, H, 2), torch.randn(5, 2, I))
+@every_layer
+def test_trace_calls_only_torch_operators_where_nn_rnn_suffices(ours):
+    layer = ours(I, H, 2)
+    trace = torch.jit.trace(layer, torch.randn(5, 2, I))
     graph = str(trace.inlined_graph)
-    assert "aten::rnn_tanh" in graph
+    assert f"aten::{layer.mode.lower()}" in graph
     assert "fastrnn::" not in graph
 
 
@@ -167,7 +184,7 @@ def test_onnx_by_tracing_names_to_onnx_for_unsupported_layers(kwargs, names):
         torch.onnx.export(module, tuple(arguments(5, 3, *names)), io.BytesIO(), dynamo=False)
 
 
-@pytest.mark.parametrize("model", [*MODELS, FusedRNN(I, H, num_heads=2)])
+@pytest.mark.parametrize("model", [*MODELS, *(ours(I, H, num_heads=2) for ours in LAYERS)])
 def test_tensorboard_draws_the_graph(model, tmp_path):
     tensorboard = pytest.importorskip("torch.utils.tensorboard")
     with tensorboard.SummaryWriter(tmp_path) as writer:
@@ -175,8 +192,9 @@ def test_tensorboard_draws_the_graph(model, tmp_path):
     assert any(file.stat().st_size > 0 for file in tmp_path.iterdir())
 
 
-def test_a_traced_cell_serves_every_number_of_rows():
-    cell = FusedRNNCell(I, H, dtype=torch.float64)
+@every_cell
+def test_a_traced_cell_serves_every_number_of_rows(ours):
+    cell = ours(I, H, dtype=torch.float64)
     trace = traced(cell, [torch.randn(3, I, dtype=torch.float64)])
     x = torch.randn(5, I, dtype=torch.float64)
     assert_same(trace(x), cell(x))

@@ -1,9 +1,7 @@
-"""FusedRNN under torch.func, torch.vmap and forward-mode AD, which nn.RNN does not support."""
+"""Our layers under torch.func, torch.vmap and forward-mode AD, which torch's do not support."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -25,21 +23,17 @@ from torch.func import (
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
-from fastrnn import FusedRNN, FusedRNNCell
+from fastrnn import FusedGRU, FusedLSTM, FusedLSTMCell, FusedRNN, FusedRNNCell
 from fastrnn.functional import recurrence
 from fastrnn.ops import reference
-from fastrnn.ops.backends import dispatch
-from fastrnn.ops.ragged import Ragged
-from fastrnn.testing import Problem
 
-from ..utils.nn_rnn_parity import assert_same
+from ..utils.nn_rnn_parity import assert_same, every_layer, random_hx, rnn_and_lstm, tensors
 
-LAYOUTS = ["dense", "lengths", "packed"]
 V = 3
 
 
-def layer(**options: Any) -> FusedRNN:
-    return FusedRNN(3, 4, 2, bidirectional=True, dtype=torch.float64, **options)
+def layer(ours: Any = FusedRNN, **options: Any) -> Any:
+    return ours(3, 4, 2, bidirectional=True, dtype=torch.float64, **options)
 
 
 def inputs(*shape: int) -> Tensor:
@@ -51,8 +45,8 @@ def parameters(module: nn.Module) -> dict[str, Tensor]:
 
 
 def loss(rnn: nn.Module, weights: dict[str, Tensor], x: Tensor, **options: Any) -> Tensor:
-    output, h_n = functional_call(rnn, weights, (x,), options)
-    return output.square().sum() + h_n.sin().sum()
+    output, *states = tensors(functional_call(rnn, weights, (x,), options))
+    return output.square().sum() + sum(state.sin().sum() for state in states)
 
 
 def stack(results: list[Any]) -> Any:
@@ -60,130 +54,21 @@ def stack(results: list[Any]) -> Any:
     return torch.utils._pytree.tree_map(lambda *parts: torch.stack(parts), *results)
 
 
-def run(pre: Tensor, weight_hh: Tensor, h0: Tensor, *ragged: Tensor | None) -> Any:
-    return recurrence(pre, weight_hh, h0, **Ragged(*ragged)._asdict(), reverse_from=1)
-
-
-def weighted(*arguments: Any) -> Tensor:
-    out, h_n = run(*arguments)
-    return out.square().sum() + h_n.sin().sum()
-
-
-# The operator with every combination of mapped arguments: as rows, as groups or in a loop.
-
-
-@pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_vmap_of_the_operator_equals_a_loop(layout: str, resets: bool) -> None:
-    problems = [Problem(4, 3, 3, 2, layout, seed=v, resets=resets).tensors() for v in range(V)]
-    first = problems[0]
-    if layout == "packed":  # one layout for all, so that all have the same number of rows
-        generator = torch.Generator().manual_seed(0)
-        shuffled = [torch.randperm(first.pre.shape[0], generator=generator) for _ in range(V)]
-        flags = first.ragged.resets
-        problems = [
-            other._replace(
-                pre=first.pre[order],
-                ragged=first.ragged._replace(resets=flags if flags is None else flags[order]),
-            )
-            for order, other in zip(shuffled, problems, strict=True)
-        ]
-    given = [(pre, weight_hh, h0, *ragged) for pre, weight_hh, h0, ragged in problems]
-    base = given[0]
-    present = [i for i, x in enumerate(base) if x is not None]
-    choices = [c for n in range(1, len(present) + 1) for c in itertools.combinations(present, n)]
-    for mapped in choices:
-        dims = tuple(0 if i in mapped else None for i in range(len(base)))
-        arguments = [
-            torch.stack([other[i] for other in given]) if i in mapped else x  # type: ignore[misc]
-            for i, x in enumerate(base)
-        ]
-        alone = [[x[v] if i in mapped else x for i, x in enumerate(arguments)] for v in range(V)]  # type: ignore[index]
-        functions: list[Callable] = [run]
-        if len(mapped) <= 2:
-            functions.append(grad(weighted, argnums=(0, 1, 2)))
-        for function in functions:
-            expected = stack([function(*arguments) for arguments in alone])
-            assert_same(vmap(function, in_dims=dims)(*arguments), expected)
-
-
-def test_vmap_of_packed_rows_with_different_offsets() -> None:
-    lengths = torch.tensor([[3, 2, 1], [3, 3, 0], [2, 2, 2]])
-    sizes = (torch.arange(3)[:, None] < lengths[:, None]).sum(2)  # [V, T]
-    offsets = sizes.cumsum(1) - sizes
-    pre, weight_hh, h0 = Problem(2, 3, 2, 2).tensors()[:3]
-    packed = pre.flatten(0, 1)
-
-    def of(weight_hh: Tensor, lengths: Tensor, offsets: Tensor) -> Tensor:
-        return weighted(packed, weight_hh, h0, lengths, offsets, None)
-
-    expected = [grad(of)(weight_hh, *each) for each in zip(lengths, offsets, strict=True)]
-    assert_same(vmap(grad(of), (None, 0, 0))(weight_hh, lengths, offsets), stack(expected))
-
-
 # Forward mode.
 
-DIRECTIONS = [0, 1, 2]
 
-
-@pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_tangents_match_the_reference(layout: str, resets: bool) -> None:
-    """The kernels compute tangents; the reference differentiates plain PyTorch code."""
-    for activation, reverse_from in itertools.product(("tanh", "relu"), DIRECTIONS):
-        problem = Problem(5, 3, 2, 3, layout, activation, reverse_from, seed=2, resets=resets)
-        pre, weight_hh, h0, ragged = problem.tensors()
-        options = None, None, *ragged, None, None, *problem.options
-        truth = dispatch.BACKENDS["reference"]
-        primals = pre, weight_hh, h0
-
-        def forward(pre: Tensor, weight_hh: Tensor, h0: Tensor) -> Any:
-            return torch.ops.fastrnn.recurrence(pre, weight_hh, h0, *options, False)[:2]  # noqa: B023
-
-        def backward(
-            grad_out: Tensor, grad_h_n: Tensor, out: Tensor, weight_hh: Tensor, h0: Tensor
-        ) -> Any:
-            given = grad_out, grad_h_n, None, out, None, None, weight_hh, h0, *options  # noqa: B023
-            return torch.ops.fastrnn.recurrence_backward(*given)[:2]
-
-        for operator, expected_by in ((forward, truth.forward), (backward, truth.backward)):
-            tangents = tuple(map(torch.randn_like, primals))
-            actual = jvp(operator, primals, tangents)
-            expected = jvp(lambda *x: expected_by(*x, ragged, *problem.options), primals, tangents)  # noqa: B023
-            assert_same(actual, expected)
-            out, h_n = expected[0]
-            primals = torch.randn_like(out), torch.randn_like(h_n), out, weight_hh, h0
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradcheck_of_both_modes_batched_and_nested(layout: str) -> None:
-    problem = Problem(3, 2, 2, 2, layout, seed=3, resets=True)
-    pre, weight_hh, h0, ragged = problem.tensors()
-    real = [x.requires_grad_() for x in (pre, weight_hh, h0)]
-
-    def of(*real: Tensor) -> Any:
-        return run(*real, *ragged)
-
-    assert torch.autograd.gradcheck(
-        of, real, check_forward_ad=True, check_batched_forward_grad=True, check_batched_grad=True
-    )
-    assert torch.autograd.gradgradcheck(
-        of, real, check_fwd_over_rev=True, check_rev_over_rev=False, check_undefined_grad=False
-    )
-
-
+@pytest.mark.parametrize("ours", [FusedRNN, FusedLSTM, FusedGRU, FusedRNNCell, FusedLSTMCell])
 @pytest.mark.parametrize("recording", [False, True])
-def test_dual_tensors_through_the_layer_and_the_cell(recording: bool) -> None:
-    rnn, cell = layer(), FusedRNNCell(3, 4, dtype=torch.float64)
+def test_dual_tensors_through_the_layer_and_the_cell(recording: bool, ours: Any) -> None:
+    rnn = layer(ours) if issubclass(ours, nn.RNNBase) else ours(3, 4, dtype=torch.float64)
     x, dx = inputs(5, 2), inputs(5, 2)
+    if not isinstance(rnn, nn.RNNBase):
+        x, dx = x[0], dx[0]
     with forward_ad.dual_level(), torch.set_grad_enabled(recording):
-        output, h_n = map(forward_ad.unpack_dual, rnn(forward_ad.make_dual(x, dx)))
-        step = forward_ad.unpack_dual(cell(forward_ad.make_dual(x[0], dx[0])))
-    for function, primal, tangent, duals in (
-        (lambda x: rnn(x)[0], x, dx, output),
-        (lambda x: rnn(x)[1], x, dx, h_n),
-        (cell, x[0], dx[0], step),
-    ):
+        results = tensors(rnn(forward_ad.make_dual(x, dx)))
+        found = [forward_ad.unpack_dual(result) for result in results]
+    for index, duals in enumerate(found):
+        function, primal, tangent = (lambda x, index=index: tensors(rnn(x))[index]), x, dx
         # Reverse mode twice: the derivative of J^T u with respect to u, along dx, is J dx.
         y, pull = vjp(function, primal)
         assert_same(duals.primal, y)
@@ -214,11 +99,12 @@ def test_tangents_in_half_precision_are_summed_in_float32() -> None:
     torch.testing.assert_close(actual.double(), expected, rtol=0, atol=3 * 2.4 * 4 * 2.0**-8)
 
 
-# The layers. nn.RNN fails: "Batching rule not implemented for aten::rnn_tanh.input".
+# The layers. torch's fail: "Batching rule not implemented for aten::rnn_tanh.input".
 
 
-def test_vmap_over_inputs_in_any_dimension_nested_and_in_chunks() -> None:
-    rnn = layer()
+@rnn_and_lstm
+def test_vmap_over_inputs_in_any_dimension_nested_and_in_chunks(ours: Any) -> None:
+    rnn = layer(ours)
     x = inputs(V, 5, 2, 2)  # [V, T, W, B, I]
     one = stack([rnn(x[v, :, 0]) for v in range(V)])
     assert_same(vmap(rnn)(x[:, :, 0]), one)
@@ -230,27 +116,29 @@ def test_vmap_over_inputs_in_any_dimension_nested_and_in_chunks() -> None:
     assert_same(vmap(vmap(rnn, in_dims=1))(x), both)
 
 
+@every_layer
 @pytest.mark.parametrize("given", ["nothing", "lengths", "hx"])
-def test_per_sample_gradients(given: str) -> None:
-    rnn = layer()
+def test_per_sample_gradients(given: str, ours: Any) -> None:
+    rnn = layer(ours)
     weights = parameters(rnn)
     x = inputs(V, 5, 1)  # every sample is a batch of one
     options = {
         "nothing": {},
         "lengths": {"lengths": torch.tensor([[5], [0], [3]])},
-        "hx": {"hx": torch.randn(V, 4, 1, 4, dtype=torch.float64)},
+        "hx": {"hx": stack([random_hx(rnn, 1) for _ in range(V)])},
     }[given]
 
     def of(weights: dict[str, Tensor], x: Tensor, options: dict[str, Tensor]) -> Tensor:
         return loss(rnn, weights, x, **options)
 
     actual = vmap(grad(of), in_dims=(None, 0, 0))(weights, x, options)
-    samples = [{name: value[v] for name, value in options.items()} for v in range(V)]
+    samples = [torch.utils._pytree.tree_map(lambda x: x[v], options) for v in range(V)]  # noqa: B023
     assert_same(actual, stack([grad(of)(weights, x[v], samples[v]) for v in range(V)]))
 
 
-def test_ensemble_is_one_call_per_layer() -> None:
-    members = [layer() for _ in range(V)]
+@every_layer
+def test_ensemble_is_one_call_per_layer(ours: Any) -> None:
+    members = [layer(ours) for _ in range(V)]
     weights, _ = stack_module_state(members)  # type: ignore[arg-type]
     x = inputs(5, 2)
 
@@ -262,26 +150,28 @@ def test_ensemble_is_one_call_per_layer() -> None:
         mock.patch.object(reference, "forward", wraps=reference.forward) as forward,
         mock.patch.object(reference, "backward", wraps=reference.backward) as backward,
     ):
-        output, h_n = vmap(member, in_dims=(0, None))(weights, x)
+        output, last = vmap(member, in_dims=(0, None))(weights, x)
         gradients = torch.autograd.grad((output * output).sum(), list(weights.values()))
     assert (forward.call_count, backward.call_count) == (2, 2)
-    assert_same((output, h_n), stack([rnn(x) for rnn in members]))
+    assert_same((output, last), stack([rnn(x) for rnn in members]))
     for rnn in members:
         rnn(x)[0].square().sum().backward()
     for name, gradient in zip(weights, gradients, strict=True):
         assert_same(gradient, torch.stack([rnn.get_parameter(name).grad for rnn in members]))  # type: ignore[misc]
 
 
-def test_an_ensemble_of_packed_sequences() -> None:
-    members = [layer() for _ in range(V)]
+@rnn_and_lstm
+def test_an_ensemble_of_packed_sequences(ours: Any) -> None:
+    members = [layer(ours) for _ in range(V)]
     weights, _ = stack_module_state(members)  # type: ignore[arg-type]
     packed = pack_padded_sequence(inputs(5, 3), [5, 3, 1])
     actual = vmap(lambda weights: functional_call(members[0], weights, (packed,))[0].data)(weights)
     assert_same(actual, torch.stack([rnn(packed)[0].data for rnn in members]))
 
 
-def test_jacobians_and_hessians_of_every_order_of_modes_agree() -> None:
-    rnn = layer()
+@every_layer
+def test_jacobians_and_hessians_of_every_order_of_modes_agree(ours: Any) -> None:
+    rnn = layer(ours)
     weights = parameters(rnn)
     lengths = torch.tensor([3, 2])
     x = inputs(3, 2)
@@ -296,8 +186,9 @@ def test_jacobians_and_hessians_of_every_order_of_modes_agree() -> None:
         assert_same(actual(x), expected)
 
 
-def test_hessian_by_the_weights() -> None:
-    rnn = FusedRNN(3, 2, dtype=torch.float64)
+@every_layer
+def test_hessian_by_the_weights(ours: Any) -> None:
+    rnn = ours(3, 2, dtype=torch.float64)
     weights, x = parameters(rnn), inputs(4, 2)
 
     def of(weight_hh: Tensor) -> Tensor:
@@ -360,7 +251,8 @@ def test_compiled_tangents_and_hessians() -> None:
     weight_hh, h0, pre = (torch.randn(n, 1, 1, 1, dtype=torch.float64) for n in (1, 1, 3))
 
     def of(pre: Tensor) -> Tensor:
-        return weighted(pre, weight_hh[0], h0[0], None, None, None)
+        out, h_n = recurrence(pre, weight_hh[0], h0[0], reverse_from=1)
+        return out.square().sum() + h_n.sin().sum()
 
     for function in (lambda pre: jvp(of, (pre,), (pre,)), hessian(of), jacrev(jacfwd(of))):
         torch.compiler.reset()

@@ -118,6 +118,10 @@ def test_onednn_reports_its_matrix_products() -> None:
         assert private.has_mkldnn_products(dtype) in (True, False)
 
 
+def test_amx_is_detected() -> None:
+    assert private.has_amx_tiles() in (True, False)
+
+
 def test_expanded_weights_are_detected() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     assert not private.is_expanded_weight(weight)
@@ -131,7 +135,7 @@ def test_statically_true_conditions_are_detected() -> None:
 
 def test_every_name_is_tested() -> None:
     """Every new name needs a test above that uses it."""
-    public = {"Any", "Tensor", "annotations", "forward_ad", "torch"}
+    public = {"Any", "Tensor", "annotations", "forward_ad", "functools", "torch"}
     names = {name for name in vars(private) if not name.startswith("__")} - public
     tests = Path(__file__).read_text()
     assert [name for name in sorted(names) if f"private.{name}" not in tests] == []

@@ -1,7 +1,7 @@
-"""The torch backend: nn.RNN's own implementation of a layer on any device.
+"""The torch backend: the own implementation of nn.RNN, nn.LSTM and nn.GRU on any device.
 
 `auto` uses it if none of our kernels is available and verified, or if it was measured to be faster.
-So FusedRNN is no slower than nn.RNN without a compiler, on a GPU on which our kernels have not been
+So a layer is no slower than torch's without a compiler, on a GPU on which our kernels have not been
 verified, or with very short sequences.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch_private import keeps_graph
+from .._torch_private import has_amx_tiles, keeps_graph
 from ..arguments import State
 from ..autocast import without_autocast
 from .base import Backend, Call
@@ -35,7 +35,7 @@ CUDNN_SHORT, CUDNN_LONG = 255, 1024
 
 
 class Torch(Backend):
-    """`torch.rnn_tanh` and `rnn_relu`: ATen's loop over steps, cuDNN, or the device's own."""
+    """torch's functions: ATen's loop over steps, oneDNN, cuDNN, or the device's own."""
 
     name = "torch"
 
@@ -43,14 +43,16 @@ class Torch(Backend):
         """None: it is available wherever torch is."""
 
     def unsupported_reason(self, call: Call) -> None:
-        """None: it supports every layer that nn.RNN can express; the caller checks that."""
+        """None: it supports every layer that torch can express; the caller checks that."""
 
     def slower_reason(self, call: Call) -> str | None:
         """Why our kernels, if there are any, are faster, or None."""
         kind = call.device.type
         if kind == "cpu":
-            if is_short(call.steps, call.dtype, call.training):
+            if is_faster_on_cpu(call.mode, call.steps, call.dtype, call.training):
                 return None
+            if call.mode == "LSTM":
+                return "the CPU kernels are faster, except in bfloat16 on a processor with AMX"
             few = FEW_STEPS if call.training else 1
             return f"from {few + 1} steps on, and in half precision, the CPU kernels are faster"
         if kind == "cuda" and not _cudnn_is_faster(call):
@@ -59,10 +61,25 @@ class Torch(Backend):
 
     def detail(self) -> str:
         """One line for the doctor's table."""
-        return f"nn.RNN's own implementation, torch {torch.__version__}"
+        return f"torch's own implementation of the layers, torch {torch.__version__}"
 
 
 BACKEND = Torch()
+
+
+def is_faster_on_cpu(mode: str, steps: int, dtype: torch.dtype, training: bool) -> bool:
+    """Whether torch's own implementation is faster than our kernels for dense input on the CPU."""
+    return is_onednn_faster(dtype) if mode == "LSTM" else is_short(steps, dtype, training)
+
+
+def is_onednn_faster(dtype: torch.dtype) -> bool:
+    """Whether torch's LSTM, which is oneDNN's for dense input, is faster than our kernels.
+
+    oneDNN multiplies bfloat16 matrices with AMX, and our kernels do not. With few steps it is no
+    faster than with many: it packs the weights again in each call. Other dtypes and processors have
+    not been compared.
+    """
+    return dtype == torch.bfloat16 and has_amx_tiles()
 
 
 def is_short(steps: int, dtype: torch.dtype, training: bool) -> bool:
@@ -72,6 +89,8 @@ def is_short(steps: int, dtype: torch.dtype, training: bool) -> bool:
 
 
 def _cudnn_is_faster(call: Call) -> bool:
+    if call.mode in ("LSTM", "GRU"):
+        return True  # there are no kernels of ours
     if call.capability != CUDNN_CAPABILITY or call.hidden > CUDNN_HIDDEN:
         return False
     if call.dtype == torch.bfloat16:
@@ -87,7 +106,7 @@ def _cudnn_is_faster(call: Call) -> bool:
 
 def stack(
     input: Tensor,  # [T, B, I], or [N, I] with batch_sizes
-    hx: State | None,  # [D·L, B, H]
+    hx: State | None,  # [D·L, B, H] each
     weights: Sequence[Tensor],
     mode: str,
     bias: bool,
@@ -97,30 +116,29 @@ def stack(
     bidirectional: bool,
     batch_sizes: Tensor | None = None,  # [T], on the CPU
 ) -> tuple[Tensor, State]:
-    """Run a stack of layers with nn.RNN's own implementation: return output and the state."""
+    """Run a stack of layers with torch's own implementation: return output and last states."""
     if hx is None:
         states = num_layers * (2 if bidirectional else 1)
         batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
-        h0 = input.new_zeros(states, batch, weights[1].shape[0])
-    else:
-        h0 = hx.h
-    loop: Any = getattr(torch, mode.lower())
+        zeros = input.new_zeros(states, batch, weights[1].shape[1])
+        hx = State(zeros, zeros if mode == "LSTM" else None)
+    function: Any = getattr(torch, mode.lower())  # rnn_tanh, rnn_relu, lstm or gru
     if input.is_cuda:
         # cuDNN rejects non-contiguous states, such as a learned one, expanded over the batch.
-        h0, loop = h0.contiguous(), partial(_without_autocast, loop)
+        hx, function = hx.map(torch.Tensor.contiguous), partial(_without_autocast, function)
+    given = hx.h if hx.c is None else tuple(hx)
     options = bias, num_layers, dropout, training, bidirectional
     if batch_sizes is not None:
-        result = loop(input, batch_sizes, h0, weights, *options)
+        output, *last = function(input, batch_sizes, given, weights, *options)
     else:
-        result = loop(input, h0, weights, *options, False)
-    output, h_n = result
-    return output, State(h_n)
+        output, *last = function(input, given, weights, *options, False)
+    return output, State(*last)
 
 
 @without_autocast
-def _without_autocast(loop: Callable[..., Any], *arguments: Any) -> Any:
-    """Run cuDNN's loop without autocast, which casts to float16 even if its dtype is bfloat16."""
-    return loop(*arguments)
+def _without_autocast(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run cuDNN without autocast, which casts to float16 even if its dtype is bfloat16."""
+    return function(*arguments)
 
 
 def is_differentiable_only_once(input: Tensor) -> bool:
@@ -165,8 +183,13 @@ class _DifferentiableOnce(torch.autograd.Function):
 
 
 def differentiable_once(
-    run: Callable[..., Any], differentiable: Callable[..., Any], *tensors: Tensor | None
+    run: Callable[..., tuple[Tensor, ...]],
+    differentiable: Callable[..., tuple[Tensor, ...]],
+    *tensors: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """Return run(*tensors), with the second derivative of `differentiable`."""
+    """Return run(*tensors), with the second derivative of `differentiable`.
+
+    For a stack, both return output, h_n and, for the LSTM, c_n.
+    """
     results: tuple[Tensor, ...] = _DifferentiableOnce.apply(run, differentiable, *tensors)
     return results

@@ -1,4 +1,4 @@
-"""The torch backend, with which FusedRNN runs nn.RNN's own implementation."""
+"""The torch backend, with which our layers run the own implementation of torch's layers."""
 
 import itertools
 from collections.abc import Callable
@@ -17,7 +17,15 @@ from fastrnn.ops.backends import cpu, dispatch, torch_rnn
 from fastrnn.ops.backends.base import Call
 from fastrnn.ops.options import Options
 
-from ...utils.nn_rnn_parity import assert_same, gradients, paired_layers, tensors
+from ...utils.nn_rnn_parity import (
+    assert_same,
+    every_layer,
+    gradients,
+    paired_layers,
+    random_hx,
+    rnn_and_lstm,
+    tensors,
+)
 
 T, B, I, H = 5, 3, 4, 6  # noqa: E741
 LENGTHS = torch.tensor([2, 5, 3])
@@ -45,11 +53,10 @@ def by_name() -> Any:
         yield
 
 
-def x_and_hx(layer: nn.RNN) -> tuple[Tensor, Tensor]:
+def x_and_hx(layer: nn.RNNBase) -> tuple[Tensor, Any]:
     shape = (B, T, I) if layer.batch_first else (T, B, I)
-    states = layer.num_layers * (2 if layer.bidirectional else 1)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    return x, torch.randn(states, B, H, dtype=torch.float64, requires_grad=True)
+    return x, random_hx(layer, B, requires_grad=True)
 
 
 def same(ours: Callable[[], Any], theirs: Callable[[], Any], *wanted: list[Tensor]) -> None:
@@ -62,43 +69,50 @@ def same(ours: Callable[[], Any], theirs: Callable[[], Any], *wanted: list[Tenso
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
+@every_layer
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("start", [True, False], ids=["hx", "zeros"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_matches_nn_rnn_bitwise(options: dict[str, Any], start: bool, training: bool) -> None:
-    ours, theirs = (m.train(training) for m in paired_layers(I, H, **options, dtype=torch.float64))
-    x, hx = x_and_hx(ours)
-    given, leaves = ((x, hx), [x, hx]) if start else ((x,), [x])
+def test_matches_nn_rnn_bitwise(
+    options: dict[str, Any], start: bool, training: bool, ours: Any
+) -> None:
+    pair = paired_layers(I, H, ours=ours, **options, dtype=torch.float64)
+    mine, theirs = (layer.train(training) for layer in pair)
+    x, hx = x_and_hx(mine)
+    given = (x, hx) if start else (x,)
+    leaves = tensors(given)
     same(
-        lambda: ours(*given),
+        lambda: mine(*given),
         lambda: theirs(*given),
-        [*leaves, *ours.parameters()],
+        [*leaves, *mine.parameters()],
         [*leaves, *theirs.parameters()],
     )
 
 
+@every_layer
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_packed_sequences(options: dict[str, Any]) -> None:
-    ours, theirs = paired_layers(I, H, **options, dtype=torch.float64)
-    x, hx = x_and_hx(ours)
+def test_packed_sequences(options: dict[str, Any], ours: Any) -> None:
+    pair = paired_layers(I, H, ours=ours, **options, dtype=torch.float64)
+    x, hx = x_and_hx(pair[0])
 
-    def run(layer: nn.RNN) -> tuple[PackedSequence, Tensor]:
+    def run(layer: nn.RNNBase) -> tuple[PackedSequence, Any]:
         packed = pack_padded_sequence(x, LENGTHS, layer.batch_first, enforce_sorted=False)
         return layer(packed, hx)
 
-    leaves = [[x, hx, *layer.parameters()] for layer in (ours, theirs)]
-    same(lambda: run(ours), lambda: run(theirs), *leaves)
+    leaves = [[x, *tensors(hx), *layer.parameters()] for layer in pair]
+    same(lambda: run(pair[0]), lambda: run(pair[1]), *leaves)
 
 
+@every_layer
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_second_derivatives(packed: bool, training: bool) -> None:
-    ours, theirs = paired_layers(I, H, 2, bidirectional=True, dtype=torch.float64)
-    x, hx = x_and_hx(ours)
+def test_second_derivatives(packed: bool, training: bool, ours: Any) -> None:
+    mine, theirs = paired_layers(I, H, 2, ours=ours, bidirectional=True, dtype=torch.float64)
+    x, hx = x_and_hx(mine)
     found = []
-    for layer in (ours.train(training), theirs.train(training)):
+    for layer in (mine.train(training), theirs.train(training)):
         given = pack_padded_sequence(x, LENGTHS, enforce_sorted=False) if packed else x
-        leaves = [x, hx, *layer.parameters()]
+        leaves = [x, *tensors(hx), *layer.parameters()]
         loss = sum(t.square().sum() for t in tensors(layer(given, hx)))
         first = torch.autograd.grad(loss, leaves, create_graph=True)
         penalty = sum(g.square().sum() for g in first)
@@ -107,16 +121,17 @@ def test_second_derivatives(packed: bool, training: bool) -> None:
         assert_same(actual, expected)
 
 
-def test_only_tensors_that_require_gradients_get_them() -> None:
-    ours, theirs = paired_layers(I, H, 2)
+@rnn_and_lstm
+def test_only_tensors_that_require_gradients_get_them(ours: Any) -> None:
+    mine, theirs = paired_layers(I, H, 2, ours=ours)
     x = torch.randn(T, B, I)
-    for layer in (ours, theirs):
+    for layer in (mine, theirs):
         layer.weight_hh_l0.requires_grad_(False)
         layer(x)[0].sum().backward()
-    assert ours.weight_hh_l0.grad is None
+    assert mine.weight_hh_l0.grad is None
     assert x.grad is None
-    torch.testing.assert_close(ours.weight_ih_l0.grad, theirs.weight_ih_l0.grad, rtol=0, atol=0)
-    assert not ours.requires_grad_(False)(x)[0].requires_grad
+    torch.testing.assert_close(mine.weight_ih_l0.grad, theirs.weight_ih_l0.grad, rtol=0, atol=0)
+    assert not mine.requires_grad_(False)(x)[0].requires_grad
 
 
 def test_a_graph_is_freed_unless_retained() -> None:
@@ -149,19 +164,20 @@ def test_hooks_and_accumulation() -> None:
     assert len(seen) == 2
 
 
-def test_autocast_and_a_checkpoint() -> None:
-    ours, theirs = paired_layers(I, H, 2)
+@every_layer
+def test_autocast_and_a_checkpoint(ours: Any) -> None:
+    mine, theirs = paired_layers(I, H, 2, ours=ours)
     x = torch.randn(T, B, I, requires_grad=True)
 
     def checkpointed() -> Any:
-        return torch.utils.checkpoint.checkpoint(ours, x, use_reentrant=False)
+        return torch.utils.checkpoint.checkpoint(mine, x, use_reentrant=False)
 
-    leaves = [[x, *layer.parameters()] for layer in (ours, theirs)]
+    leaves = [[x, *layer.parameters()] for layer in (mine, theirs)]
     same(checkpointed, lambda: theirs(x), *leaves)
     with torch.autocast("cpu", torch.bfloat16):
-        output, h_n = ours(x)
-    assert output.dtype == h_n.dtype == torch.bfloat16
-    output.sum().backward()
+        results = tensors(mine(x))
+    assert all(result.dtype == torch.bfloat16 for result in results)
+    results[0].sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -180,19 +196,45 @@ def test_features_that_nn_rnn_cannot_express_raise(
         FusedRNN(I, H, **options)(torch.randn(T, B, I), **given)
 
 
+@pytest.mark.parametrize("amx", [True, False], ids=["amx", "no amx"])
+@pytest.mark.parametrize("mode", ["RNN_TANH", "LSTM", "GRU"])
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "no kernels"])
 @pytest.mark.parametrize("recording", [True, False], ids=["training", "inference"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_cpu_shortcut_agrees_with_the_rejection_checks(
-    dtype: torch.dtype, recording: bool, kernels: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
+    recording: bool,
+    kernels: bool,
+    mode: str,
+    amx: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reason = None if kernels else "not built"
     monkeypatch.setattr(cpu, "EXTENSION", SimpleNamespace(unavailable_reason=reason))
-    weights = [x.requires_grad_(recording) for x in nn.RNN(I, H, dtype=dtype).parameters()]
-    options = Options("RNN_TANH", True, 1, 0.0, True, False)
+    monkeypatch.setattr(torch_rnn, "has_amx_tiles", lambda: amx)
+    weights = list(nn.RNNBase(mode, I, H, dtype=dtype).requires_grad_(recording).parameters())
+    options = Options(mode, True, 1, 0.0, True, False)
     for steps, prefer in itertools.product(range(1, 8), (False, True)):
         x = torch.randn(steps, B, I, dtype=dtype)
-        call = Call("RNN_TANH", steps, B, 1, H, dtype, x.device, recording)
+        call = Call(mode, steps, B, 1, H, dtype, x.device, recording)
         with fastrnn.use_backend("auto"):
             quick = stack.runs_in_torch(x, None, weights, options, True, True, None, prefer)
         assert quick is (dispatch.for_layer(call, prefer) is torch_rnn.BACKEND), (steps, prefer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mode", ["RNN_TANH", "LSTM", "GRU"])
+def test_onednn_serves_the_lstm_in_bfloat16_with_amx(
+    mode: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_rnn, "has_amx_tiles", lambda: True)
+    call = Call(mode, 100, B, 1, H, dtype, torch.device("cpu"))
+    served = torch_rnn.BACKEND.slower_reason(call) is None
+    assert served == (mode == "LSTM" and dtype == torch.bfloat16)
+
+
+@pytest.mark.parametrize("mode", ["LSTM", "GRU"])
+def test_cudnn_serves_the_gated_layers(mode: str) -> None:
+    """There are no kernels of ours for them on a GPU."""
+    call = Call(mode, 2000, 64, 1, 512, torch.bfloat16, torch.device("cuda"))
+    assert torch_rnn.BACKEND.slower_reason(call) is None

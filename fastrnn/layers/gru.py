@@ -1,0 +1,103 @@
+"""`FusedGRU`, a drop-in for torch.nn.GRU that adds heads, resets and single steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .base import FusedRNNBase
+
+__all__ = ["FusedGRU"]
+
+
+class FusedGRU(FusedRNNBase[Tensor]):
+    r"""A drop-in replacement for `torch.nn.GRU`: same arguments, parameters, results and errors.
+
+    .. math::
+        r_t, z_t &= \sigma(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh}) \\
+        n_t &= \tanh(W_{in} x_t + b_{in} + r_t \odot (W_{hn} h_{t-1} + b_{hn})) \\
+        h_t &= (1 - z_t) \odot n_t + z_t \odot h_{t-1}
+
+    Each gate has its own H rows of W and b, in the order r, z, n. This is the gated recurrent unit
+    of Cho et al. (arXiv:1406.1078), with the reset gate after the product as in cuDNN.
+
+    It is an `nn.RNNBase`, not an `nn.GRU`, so that ``torch.compile(fullgraph=True)`` accepts it.
+    Its parameters have nn.GRU's names, shapes and initial values: each class loads the other's
+    state_dict, and the same seed gives the same weights. TorchScript is not supported.
+
+    In addition to nn.GRU, it supports rows of different ``lengths``, new sequences at any step
+    (``resets``, see `forward`), single steps (`step`), several heads and a learned initial state.
+    Each of n heads reads only its own H/n elements of the state, so W_hh is block-diagonal.
+
+    Below, T is the number of steps, B the batch size, I ``input_size``, H ``hidden_size``,
+    L ``num_layers`` and D 2 if ``bidirectional``, else 1.
+
+    Args:
+        input_size: I, the number of features of a step.
+        hidden_size: H, the number of features of the state.
+        num_layers: L; each layer reads the outputs of the previous one.
+        bias: whether the layers have b_ih and b_hh.
+        batch_first: whether batched input and output are [B, T, ...] instead of [T, B, ...].
+        dropout: probability of dropping an output of any layer except the last, in training. The
+            attribute is read at every call.
+        bidirectional: whether each layer also runs from the last step to the first.
+        device, dtype: device and dtype of the parameters. float64, float32, bfloat16 or float16.
+            nn.GRU's own implementation or the slow reference runs complex dtypes.
+        num_heads: n, a divisor of H. W_hh and the recurrence's work shrink to 1/n of one head's.
+        learned_h0: whether the initial state is a parameter. A sequence starts from it if no hx is
+            given or if a reset begins the sequence.
+
+    Parameters, for layer k, with the suffix ``_reverse`` for the second direction:
+        weight_ih_l{k} [3·H, I], or [3·H, D·H] for k > 0; weight_hh_l{k} [3·H, H], or
+        [n, 3·H/n, H/n] for n > 1 heads, with the gates in order within each head; bias_ih_l{k} and
+        bias_hh_l{k} [3·H]. All are drawn from U(-1/√H, 1/√H), except weight_hh, from
+        U(-1/√(H/n), 1/√(H/n)). With ``learned_h0``, the last parameter is h0 [D·L, H], in h_n's
+        order and initially 0.
+
+    Raises:
+        ValueError: nn.GRU rejects an argument, or ``proj_size`` is given; num_heads is not a
+            positive integer or does not divide H.
+        TypeError: an argument has a type that nn.GRU rejects; learned_h0 is not a bool.
+
+    Example:
+        >>> gru = FusedGRU(10, 20, num_layers=2)
+        >>> output, h_n = gru(torch.randn(5, 3, 10))
+    """
+
+    _torch_layer = nn.GRU
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        num_heads: int = 1,
+        learned_h0: bool = False,
+        **unknown: Any,  # nn.RNNBase raises the error
+    ) -> None:
+        if "proj_size" in unknown:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        super().__init__(
+            "GRU",
+            input_size,
+            hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            device=device,
+            dtype=dtype,
+            num_heads=num_heads,
+            learned_h0=learned_h0,
+            **unknown,
+        )
