@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import cycle
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from fastrnn.ops import reference
-from fastrnn.ops.ragged import DENSE
-from fastrnn.ops.weight_grad import weight_hh_grad
-
+from .cells import Loop, loop, recurrence
 from .precision import MODES
 from .shapes import Case
 
@@ -43,14 +40,15 @@ class Inputs(NamedTuple):
         return self.x.data if isinstance(self.x, PackedSequence) else self.x
 
 
-#: A call of a provider. It returns the output, and in training the gradients of x and the weights.
-Call = Callable[[Inputs], list[Tensor]]
+#: A call of a provider. It returns the output, and in training the gradients of x and the weights,
+#: as tensors or in a format that `Provider.tensors` converts.
+Call = Callable[[Inputs], Any]
 
 
 class Workload:
     """A case on a device. All providers compute with the same numbers.
 
-    The weights have nn.RNN's own initialisation, U(±1/√H), so that no state grows or vanishes.
+    The weights have torch's own initialisation, U(±1/√H), so that no state grows or vanishes.
     Denormal numbers, for instance, would slow down a processor.
 
     Args:
@@ -69,13 +67,8 @@ class Workload:
         if case.scope == "layer":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                self.layer = nn.RNN(
-                    shape.I,
-                    shape.H,
-                    shape.layers,
-                    shape.activation,
-                    bidirectional=shape.bidirectional,
-                ).to(self.device, self.dtype)
+                make: type[nn.RNNBase] = getattr(nn, shape.of_cell.layer)
+                self.layer = make(**shape.layer_arguments).to(self.device, self.dtype)
             self.layer.flatten_parameters()
             row = (shape.I, shape.directions * shape.H)
         else:
@@ -114,6 +107,11 @@ class Workload:
         data = packed.data.detach().requires_grad_(needs_grad)
         return Inputs(packed._replace(data=data), self._uniform(len(data), width))
 
+    def converted(self, convert: Callable[[Inputs], Any]) -> Callable[[Inputs], Any]:
+        """Convert all inputs once, and return a function from inputs to the converted ones."""
+        found = {id(inputs): convert(inputs) for inputs in self.inputs}
+        return lambda inputs: found[id(inputs)]
+
     def cycle_inputs(self) -> Iterator[Inputs]:
         """Cycle through the inputs endlessly."""
         return cycle(self.inputs)
@@ -124,18 +122,19 @@ class Workload:
         inputs = in_float64(self.inputs[0])
         if self.case.scope == "layer":
             return layer_call(copy.deepcopy(self.layer).double(), self.case.step)(inputs)
-        with torch.no_grad():  # the reference computes its own backward
-            return self._recurrence(inputs, self.weight_hh.double(), self.h0.double())
+        weights = [t.detach().double().requires_grad_() for t in (self.weight_hh, self.h0)]
+        return self.recurrence_call(*weights)(inputs)
 
-    def _recurrence(self, inputs: Inputs, weight_hh: Tensor, h0: Tensor) -> list[Tensor]:
-        options = reference.ACTIVATION_CODES[self.shape.activation], self.shape.groups
-        out, _ = reference.forward(inputs.leaf, weight_hh, h0, DENSE, *options)
-        if self.case.step != "training":
-            return [out]
-        state = torch.zeros_like(h0), out, weight_hh, h0
-        grad_pre, grad_h0 = reference.backward(inputs.grad, *state, DENSE, *options)
-        grad_weight = weight_hh_grad(grad_pre, out, h0, DENSE, self.shape.groups)
-        return [out, grad_pre, grad_weight, grad_h0]
+    def recurrence_call(self, weight_hh: Tensor, h0: Tensor, run: Loop = loop) -> Call:
+        """Return a call of the recurrence alone.
+
+        Args:
+            run: replaces `cells.loop`.
+        """
+        weights, activation = [weight_hh, h0], self.shape.activation
+        return make_call(
+            self.case.step, lambda pre: recurrence(pre, *weights, activation, run), weights
+        )
 
 
 def in_float64(inputs: Inputs) -> Inputs:

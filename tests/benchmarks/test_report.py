@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.report import figures, gpu, pages, readme, records, tables
+from benchmarks.report import cells, figures, gpu, pages, readme, records, tables
 from benchmarks.report.markdown import replace
 from benchmarks.roofline import gpu as gpu_roofline
 from benchmarks.roofline import model
@@ -77,6 +77,38 @@ def test_summary_page(report: Path) -> None:
     assert "| inference | 2 | " in text  # memory
 
 
+def row_of(group: str, shape: Shape, step: str, **times: float) -> records.Row:
+    made = {name.replace("_", " "): Times((ms, ms)) for name, ms in times.items()}
+    made = {name.replace("nn ", "nn."): one for name, one in made.items()}
+    return records.row(CaseResult(Case(group, "layer", shape, "float32", step), times=made))
+
+
+def test_table_of_the_cells() -> None:
+    lstm, gru = ([Shape(8, B, 16, 16, cell=cell) for B in (1, 2)] for cell in ("lstm", "gru"))
+    rows = [row_of("rnn", Shape(8, 1, 16, 16), "inference", fastrnn=1, nn_RNN=3)]
+    assert cells.by_cell(rows) == []  # as in records without the other cells
+    rows += [
+        row_of("lstm", lstm[0], "inference", fastrnn=1, nn_LSTM=8, openvino=2, jax_scan=4),
+        row_of("lstm", lstm[1], "inference", fastrnn=4, nn_LSTM=8, openvino=2, jax_scan=4),
+        row_of("mixed-lstm", lstm[0], "inference", fastrnn=1, nn_LSTM=99),  # counts once
+        row_of("lstm", lstm[0], "training", fastrnn=1, nn_LSTM=5, jax_scan=3),
+        row_of("gru", gru[0], "training", fastrnn=1, nn_GRU=5, jax_scan=6),
+        row_of("grid", gru[1], "training", fastrnn=9, nn_GRU=5),  # not of the groups
+    ]
+    head, *_, of_rnn, of_lstm, of_gru = cells.by_cell(rows)
+    assert "lstm, gru, mixed, mixed-lstm, mixed-gru" in head
+    assert of_rnn.startswith("| nn.RNN | float32 | 1 / 0 | 3.00× / – |")
+    assert of_lstm == (
+        "| nn.LSTM | float32 | 2 / 1 | 4.00× / 5.00× | 1.00× / 3.00× | **0.50×** / 3.00× | 1 / 0 | "
+        "– / – | openvino (2 of 2) / jax scan (1 of 1) |"
+    )
+    assert of_gru.endswith("| – / nn.GRU (1 of 1) |")
+    # The slower case is listed with the name of its cell and of the baseline.
+    (lost,) = pages.where_losing(rows[:-1])[-1:]
+    assert lost.startswith("| (8, 2, 16, 16) lstm | layer | float32 | inference | openvino |")
+    assert "### Cells" in pages.machine_summary(record(*rows), [], "full.md")
+
+
 def test_page_of_all_cases(report: Path) -> None:
     text = (report / "docs/benchmarks/some-machine.md").read_text()
     assert text.startswith("# Some(R) CPU X-1")
@@ -94,6 +126,7 @@ def test_readme_block(report: Path) -> None:
     assert "old" not in text
     assert "| 1.00 | 2.00 nn.RNN | **2.00×** |" in text
     assert "A baseline is faster in 12 of the 28 cases. 0 of these have at most 8 steps" in text
+    assert "The baselines are nn.RNN. They run" in text
     assert "The worst ratio is 0.33×: (50, 2, 64, 64) inference (nn.RNN)." in text
     assert text.count("<picture>") == 1
     gpu_notes = (report / "docs/gpu-notes.md").read_text()
@@ -341,6 +374,22 @@ def test_groups_measured_later_with_the_same_budget_replace_those_of_the_full_ta
         row for row in old["rows"] if row["group"] != group
     ]
     assert f"Measured later, at def5678: {group}." in pages.described(shown)
+
+
+def test_a_later_group_brings_the_versions_that_the_full_table_does_not_know(
+    tmp_path: Path,
+) -> None:
+    old, late = full(), copy.deepcopy(full())
+    late["machine"] |= {"date": "2031-01-02T03:04+00:00", "openvino": "2026.4.1", "jax": None}
+    late["selection"]["shapes"] = "overview"
+    late["rows"] = [row for row in late["rows"] if row["group"] == "overview"]
+    other = copy.deepcopy(late)
+    other["machine"] |= {"date": "2032-01-02T03:04+00:00", "openvino": "2027.0"}
+    for one in (old, late, other):
+        records.write(one, tmp_path)
+    (shown,) = pages.newest(tmp_path).values()
+    assert shown["machine"]["openvino"] == "2026.4.1"  # `other` has another version
+    assert "torch 2.13.0, openvino 2026.4.1; commit" in pages.described(shown)
 
 
 def test_bounds_use_the_best_rates_of_all_records_of_a_machine(tmp_path: Path) -> None:

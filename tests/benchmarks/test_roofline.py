@@ -6,11 +6,12 @@ from math import inf
 
 import pytest
 
+from benchmarks.groups import select
 from benchmarks.roofline import cpu as cpu_roofline
 from benchmarks.roofline import gpu as gpu_roofline
 from benchmarks.roofline import model
 from benchmarks.roofline.cpu import Cpu
-from benchmarks.shapes import Case, Shape, select
+from benchmarks.shapes import Case, Shape
 
 #: Round numbers: one GFLOP/s per thread, one GB/s up to 32 KiB, and half of that beyond.
 CPU = Cpu(
