@@ -45,8 +45,10 @@ GATED = ("lstm", "gru")
 
 def _with_cell(cell: str, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
     """Return the same sizes with another cell. Only nn.RNN has a choice of activations."""
-    options = {"cell": cell} if cell == "rnn" else {"cell": cell, "activation": "tanh"}
-    return tuple(replace(shape, **options) for shape in shapes)
+    return tuple(
+        replace(shape, cell=cell, activation=shape.activation if cell == "rnn" else "tanh")
+        for shape in shapes
+    )
 
 
 def _gated(*shapes: Shape) -> tuple[Shape, ...]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cells import Loop, State, initial_state, loop
+from ..cells import State, initial_state, loop
 from ..shapes import Case
 from ..workload import Call, Workload, make_call
 from .base import Provider
@@ -55,16 +54,15 @@ class CompiledLoop(EagerLoop):
     compiles = True
     unrolled = 16
 
-    @cached_property
-    def _dynamic(self) -> Loop:
-        return torch.compile(loop, dynamic=True)
+    def __init__(self) -> None:
+        self._cell = ""  #: of the trials that the compiled function serves
 
     def prepare(self, workload: Workload) -> Call:
-        if workload.is_trial:  # one compilation serves all trials of a cell
-            self._compiled = self._dynamic
-        else:
+        cell, is_trial = workload.shape.cell, workload.is_trial
+        if not is_trial or cell != self._cell:  # one compilation serves all trials of a cell
             torch._dynamo.reset()
-            self._compiled = torch.compile(loop)
+            self._compiled = torch.compile(loop, dynamic=True if is_trial else None)
+            self._cell = cell if is_trial else ""
         return super().prepare(workload)
 
     def loop(self, *arguments: Any) -> tuple[Tensor, State]:

@@ -1,6 +1,5 @@
 """The pages and figures that are made from records."""
 
-import copy
 import json
 import re
 from pathlib import Path
@@ -9,36 +8,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.report import cells, figures, gpu, pages, readme, records, tables
+from benchmarks.report import figures, gpu, pages, readme, records, tables
 from benchmarks.report.markdown import replace
 from benchmarks.roofline import gpu as gpu_roofline
-from benchmarks.roofline import model
 from benchmarks.runner import CaseResult
 from benchmarks.shapes import Case, Shape
 from benchmarks.timing import Times
 
-from .factories import H200, found, record
-
-
-def full(ours: float = 1.0) -> records.Record:
-    """A record with at least two shapes in every group that a figure shows."""
-    made = []
-    for step, cost in (("inference", 1.0), ("training", 3.0)):
-        for group, shapes in {
-            "overview": (Shape(100, 8, 64, 64), Shape(1000, 1, 64, 64)),
-            "grid": tuple(Shape(50, B, H, H) for B in (1, 2) for H in (16, 32, 64)),
-            "length": (Shape(128, 8, 64, 64), Shape(512, 8, 64, 64)),
-            "width": tuple(Shape(100, B, H, H) for B in (1, 32) for H in (16, 32)),
-        }.items():
-            for index, shape in enumerate(shapes):
-                scope = "recurrence" if group == "width" else "layer"
-                case = Case(group, scope, shape, "float32", step)
-                mine = ours * cost * (1 + index)
-                made.append(records.row(found(mine, 2.0 / (1 + index) * mine, case), H200))
-                if group == "length":
-                    mib = {"fastrnn": 1.0 + index, "nn.RNN": 4.0 + index}
-                    made.append(records.row(CaseResult(case, mib=mib)))
-    return record(*made)
+from .factories import H200, full, record
 
 
 @pytest.fixture
@@ -75,38 +52,6 @@ def test_summary_page(report: Path) -> None:
     assert "A baseline is faster in 12 of 28 cases" in text
     assert "**0.33×**" in text  # a losing ratio is bold
     assert "| inference | 2 | " in text  # memory
-
-
-def row_of(group: str, shape: Shape, step: str, **times: float) -> records.Row:
-    made = {name.replace("_", " "): Times((ms, ms)) for name, ms in times.items()}
-    made = {name.replace("nn ", "nn."): one for name, one in made.items()}
-    return records.row(CaseResult(Case(group, "layer", shape, "float32", step), times=made))
-
-
-def test_table_of_the_cells() -> None:
-    lstm, gru = ([Shape(8, B, 16, 16, cell=cell) for B in (1, 2)] for cell in ("lstm", "gru"))
-    rows = [row_of("rnn", Shape(8, 1, 16, 16), "inference", fastrnn=1, nn_RNN=3)]
-    assert cells.by_cell(rows) == []  # as in records without the other cells
-    rows += [
-        row_of("lstm", lstm[0], "inference", fastrnn=1, nn_LSTM=8, openvino=2, jax_scan=4),
-        row_of("lstm", lstm[1], "inference", fastrnn=4, nn_LSTM=8, openvino=2, jax_scan=4),
-        row_of("mixed-lstm", lstm[0], "inference", fastrnn=1, nn_LSTM=99),  # counts once
-        row_of("lstm", lstm[0], "training", fastrnn=1, nn_LSTM=5, jax_scan=3),
-        row_of("gru", gru[0], "training", fastrnn=1, nn_GRU=5, jax_scan=6),
-        row_of("grid", gru[1], "training", fastrnn=9, nn_GRU=5),  # not of the groups
-    ]
-    head, *_, of_rnn, of_lstm, of_gru = cells.by_cell(rows)
-    assert "lstm, gru, mixed, mixed-lstm, mixed-gru" in head
-    assert of_rnn.startswith("| nn.RNN | float32 | 1 / 0 | 3.00× / – |")
-    assert of_lstm == (
-        "| nn.LSTM | float32 | 2 / 1 | 4.00× / 5.00× | 1.00× / 3.00× | **0.50×** / 3.00× | 1 / 0 | "
-        "– / – | openvino (2 of 2) / jax scan (1 of 1) |"
-    )
-    assert of_gru.endswith("| – / nn.GRU (1 of 1) |")
-    # The slower case is listed with the name of its cell and of the baseline.
-    (lost,) = pages.where_losing(rows[:-1])[-1:]
-    assert lost.startswith("| (8, 2, 16, 16) lstm | layer | float32 | inference | openvino |")
-    assert "### Cells" in pages.machine_summary(record(*rows), [], "full.md")
 
 
 def test_page_of_all_cases(report: Path) -> None:
@@ -337,92 +282,6 @@ def test_report_of_a_few_cases_of_a_gpu(tmp_path: Path, repository: Path) -> Non
     assert "| (1000, 8, 64, 64) | bfloat16 | forward | " in full_page
     assert " | 2.00 \\* | **0.500** |" in full_page
     assert "It is the fastest in 0 of 1 rows. It takes 4.00 times as long" in full_page
-
-
-def test_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
-    old, new = full(), full(2.0)
-    new["machine"] = {**new["machine"], "date": "2031-01-02T03:04+00:00"}
-    quick = copy.deepcopy(full(3.0))
-    quick["machine"]["date"] = "2032-01-02T03:04+00:00"
-    quick["selection"] |= {"shapes": "quick", "peers": "most"}
-    broken = copy.deepcopy(full(4.0))
-    broken["machine"]["date"] = "2033-01-02T03:04+00:00"
-    broken["selection"]["complete"] = False
-    for one in (old, new, quick, broken):
-        records.write(one, tmp_path)
-    (tmp_path / "some-x-1-avx2-2-threads" / "2033-a-check.json").write_text("{}")
-    assert pages.newest(tmp_path) == {"some-x-1-avx2-2-threads": new}
-
-
-def test_groups_measured_later_with_the_same_budget_replace_those_of_the_full_table(
-    tmp_path: Path,
-) -> None:
-    old, late = full(), copy.deepcopy(full(2.0))
-    group = late["rows"][0]["group"]
-    late["machine"] |= {"date": "2031-01-02T03:04+00:00", "commit": "def5678"}
-    late["selection"]["shapes"] = group
-    late["rows"] = [row for row in late["rows"] if row["group"] == group]
-    hasty, other = copy.deepcopy(late), copy.deepcopy(late)
-    hasty["machine"]["date"] = "2032-01-02T03:04+00:00"
-    hasty["selection"]["budget_s"] /= 2
-    other["machine"] |= {"date": "2033-01-02T03:04+00:00", "torch": "2.14.0"}
-    for one in (old, late, hasty, other):
-        records.write(one, tmp_path)
-    (shown,) = pages.newest(tmp_path).values()
-    assert [row for row in shown["rows"] if row["group"] == group] == late["rows"]
-    assert [row for row in shown["rows"] if row["group"] != group] == [
-        row for row in old["rows"] if row["group"] != group
-    ]
-    assert f"Measured later, at def5678: {group}." in pages.described(shown)
-
-
-def test_a_later_group_brings_the_versions_that_the_full_table_does_not_know(
-    tmp_path: Path,
-) -> None:
-    old, late = full(), copy.deepcopy(full())
-    late["machine"] |= {"date": "2031-01-02T03:04+00:00", "openvino": "2026.4.1", "jax": None}
-    late["selection"]["shapes"] = "overview"
-    late["rows"] = [row for row in late["rows"] if row["group"] == "overview"]
-    other = copy.deepcopy(late)
-    other["machine"] |= {"date": "2032-01-02T03:04+00:00", "openvino": "2027.0"}
-    for one in (old, late, other):
-        records.write(one, tmp_path)
-    (shown,) = pages.newest(tmp_path).values()
-    assert shown["machine"]["openvino"] == "2026.4.1"  # `other` has another version
-    assert "torch 2.13.0, openvino 2026.4.1; commit" in pages.described(shown)
-
-
-def test_bounds_use_the_best_rates_of_all_records_of_a_machine(tmp_path: Path) -> None:
-    def measured(rate: float) -> records.Row:
-        of_steps = {"inference": 1e-6, "forward": 1e-6, "training": 1e-6}
-        return {
-            "threads": 2,
-            "register_bytes": 512,
-            "gemm": {"float32": rate},
-            "call": of_steps,
-            "multiply_add_rate": rate / 2,
-            "multiply_add_rate_all": rate,
-            "multiply_add_latency": 1e-9,
-            "store_load_latency": 1e-9,
-            "bandwidth": {"1024": 1e12},
-            "bandwidth_all": {"1024": 2e12},
-        }
-
-    whole, quick = full(), full()
-    whole["calibration"] = {"measured": measured(1e9), "errors": []}
-    quick["calibration"] = {"measured": measured(2e9), "errors": []}
-    quick["selection"]["shapes"] = "quick"
-    for one in (whole, quick):
-        records.write(one, tmp_path)
-    (shown,) = pages.newest(tmp_path).values()
-    assert shown["calibration"]["measured"]["gemm"]["float32"] == 2e9
-    for row, old in zip(shown["rows"], whole["rows"], strict=True):
-        assert {key: row[key] for key in row if key != "floor"} == {
-            key: old[key] for key in old if key != "floor"
-        }
-        if "floor" in old:
-            seconds = model.flops(records.case(row)) / 2e9
-            assert row["floor"]["arithmetic"] == pytest.approx(1e3 * seconds, rel=1e-3)
 
 
 def test_no_record_no_report(tmp_path: Path) -> None:
