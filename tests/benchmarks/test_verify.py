@@ -137,24 +137,27 @@ def test_libraries_have_the_threads_of_torch(monkeypatch: pytest.MonkeyPatch) ->
     assert seen == {"openvino": 1, "onnxruntime": 1}
 
 
-#: The threads of XLA after the start of JAX, and the error of a start with another number.
+#: Print the threads of a process after JAX has started, then start it with another number.
 START = """
 from pathlib import Path
 from benchmarks.baselines import jax_scan
 jax_scan._start({threads})
-names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-print(names.count("tf_XLAEigen"))
+print(len(list(Path("/proc/self/task").iterdir())))
 jax_scan._start(5)
 """
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_jax_is_started_with_the_threads_of_torch(threads: int) -> None:
+def test_jax_is_started_with_the_threads_of_torch() -> None:
     pytest.importorskip("jax")
-    status, said = run([sys.executable, "-c", START.format(threads=threads)], 60)
-    first, *_, last = said.strip().splitlines()
-    assert (status, first) == (1, str(threads)), said
-    assert last == "RuntimeError: JAX keeps the number of threads that it was started with"
+    counts = {}
+    for threads in (1, 3):
+        status, said = run([sys.executable, "-c", START.format(threads=threads)], 60)
+        first, *_, last = said.strip().splitlines()
+        assert status == 1, said
+        assert last == "RuntimeError: JAX keeps the number of threads that it was started with"
+        counts[threads] = int(first)
+    # Two more in a pool; older versions of JAX have two pools.
+    assert counts[3] - counts[1] in (2, 4)
 
 
 LAYER = Shape(20, 6, 8, 16)
