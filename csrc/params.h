@@ -1,7 +1,7 @@
 // The parameters of the grouped recurrence as plain structs, independent of torch.
 //
-// Symbols as in fastrnn/ops/reference.py: T steps, B batch rows, G groups, H hidden units; `pre` is
-// the input's part of the pre-activation, `dz` the gradient of the pre-activation.
+// Symbols as in fastrnn/ops/reference.py: T steps, B batch rows, G groups, H hidden units, K gates;
+// `pre` is the input's part of the pre-activations, `dz` the gradient of W_hh h_{t-1}.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,11 @@
 namespace fastrnn {
 
 enum class DType { float64, float32, bfloat16, float16 };
-enum class Activation { tanh, relu };  // numbered as in fastrnn/ops/reference.py
+enum class Cell { rnn_tanh, rnn_relu, lstm, gru };  // numbered as in fastrnn/ops/cells
+enum class Activation { tanh, relu };  // of nn.RNN's two cells, which have the same numbers
+
+// K, the number of gates.
+inline int64_t gates(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
 
 // A recurrence without resets: every row is one sequence.
 struct Params {
@@ -72,5 +76,34 @@ template <class Base> struct BackwardParams : Base {
 
 using Forward = ForwardParams<ParamsWithResets>;
 using Backward = BackwardParams<ParamsWithResets>;
+
+// The parameters of any cell. For K gates, `pre`, `grad_pre` and `gates` are [.., K * H], and
+// `weight_hh` is [G, K * H, H]. A pointer is null if the cell or the call has no such argument.
+struct CellForward : Forward {
+  Cell cell;
+  const void* c0;          // [B, G, H]
+  const void* unit_param;  // [G, H]
+  const void* reset_h;     // [B, G, H]: the state from which a reset starts; null: 0
+  const void* reset_c;     // [B, G, H]
+  void* c_n;               // [B, G, H]
+  void* gates;             // as pre, and may be pre itself; null: not saved
+  void* inner;             // as out; null: not saved
+};
+
+struct CellBackward : Backward {
+  Cell cell;
+  const void* h0;          // [B, G, H]
+  const void* c0;          // [B, G, H]
+  const void* unit_param;  // [G, H]
+  const void* reset_h;     // [B, G, H]
+  const void* reset_c;     // [B, G, H]
+  const void* grad_c_n;    // [B, G, H]; null: 0
+  const void* gates;       // as grad_pre
+  const void* inner;       // as out
+  void* grad_c0;           // [B, G, H]
+  void* grad_unit_param;   // as out
+  void* grad_reset_h;      // [B, G, H]
+  void* grad_reset_c;      // [B, G, H]
+};
 
 }  // namespace fastrnn

@@ -76,26 +76,28 @@ inline Tensor input_tensor(const char* name, const Tensor& tensor, const Tensor&
 // The parameters of a call, and the int64 and bool tensors that they point to.
 struct TensorArgs {
   ParamsWithResets params;
+  Cell cell;
   std::optional<Tensor> lengths, offsets, resets;
 
-  // `data`: pre or out.
+  // `data`: pre, or out.
   TensorArgs(const Tensor& data, const Tensor& h0, const Tensor& weight_hh,
              const std::optional<Tensor>& lengths_, const std::optional<Tensor>& offsets_,
-             const std::optional<Tensor>& resets_, int64_t activation, int64_t reverse_from) {
+             const std::optional<Tensor>& resets_, int64_t mode, int64_t reverse_from,
+             bool is_pre) {
     STD_TORCH_CHECK(h0.dim() == 3, "fastrnn: h0 must be [B, G, H]");
     const int64_t B = h0.size(0), G = h0.size(1), H = h0.size(2);
-    STD_TORCH_CHECK(
-        activation == int64_t(Activation::tanh) || activation == int64_t(Activation::relu),
-        "fastrnn: activation must be 0 for tanh or 1 for relu, got ", activation);
+    STD_TORCH_CHECK(mode >= 0 && mode <= int64_t(Cell::gru), "fastrnn: there is no cell ", mode);
+    cell = Cell(mode);
+    const int64_t width = is_pre ? gates(cell) : 1;
     STD_TORCH_CHECK(!offsets_ || lengths_, "fastrnn: offsets require lengths");
     if (lengths_) lengths = indices("lengths", *lengths_, B, data);
     if (offsets_) offsets = indices("offsets", *offsets_, offsets_->numel(), data);
     const int64_t T = offsets ? offsets->numel() : data.size(0);
-    check_shape("weight_hh", weight_hh, {G, H, H});
+    check_shape("weight_hh", weight_hh, {G, gates(cell) * H, H});
     if (offsets) {
-      check_shape("pre", data, {data.size(0), G, H});
+      check_shape(is_pre ? "pre" : "out", data, {data.size(0), G, width * H});
     } else {
-      check_shape("pre", data, {T, B, G, H});
+      check_shape(is_pre ? "pre" : "out", data, {T, B, G, width * H});
     }
     if (resets_) {
       check_device("resets", *resets_, data);
@@ -108,10 +110,18 @@ struct TensorArgs {
       resets = contiguous("resets", *resets_);
     }
     params = {{T, B, G, H, reverse_from, lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
-               offsets ? offsets->const_data_ptr<int64_t>() : nullptr, Activation(activation),
+               offsets ? offsets->const_data_ptr<int64_t>() : nullptr, Activation(mode),
                dtype_of(data)},
               resets ? resets->const_data_ptr<bool>() : nullptr};
   }
+
+  // The shape of `data` with `width` * H numbers per row and group, given its rows.
+  std::vector<int64_t> data_shape(int64_t rows, int64_t width = 1) const {
+    if (offsets) return {rows, params.G, width * params.H};
+    return {params.T, params.B, params.G, width * params.H};
+  }
+
+  std::vector<int64_t> state_shape() const { return {params.B, params.G, params.H}; }
 
  private:
   static Tensor indices(const char* name, const Tensor& tensor, int64_t size, const Tensor& like) {

@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .ops._torch_private import assert_async, is_any_autocast, statically_known_true
+from .ops.cells import RNN_MODES
 from .ops.options import Options
 from .ops.ragged import Ragged
-from .ops.reference import ACTIVATION_CODES
 
 _OFFSETS_ALONE = "offsets describe packed rows and need lengths as well"
-_UNKNOWN_ACTIVATION = "activation must be 'tanh' or 'relu', got {!r}"
 
 
 def attributes(input: Tensor, weight: Tensor, hx: Tensor | None) -> None:
@@ -156,6 +155,13 @@ def equal_heads(weights_hh: Sequence[Tensor]) -> None:
             )
 
 
+def mode_of(activation: str) -> str:
+    """Return nn.RNN's mode with this activation."""
+    if activation not in RNN_MODES:
+        raise ValueError(f"activation must be 'tanh' or 'relu', got {activation!r}")
+    return RNN_MODES[activation]
+
+
 def rnn(input: Tensor, weights: Sequence[Tensor], ragged: Ragged, options: Options) -> None:
     """Check the arguments of `functional.rnn`."""
     runs, per_direction = options.num_layers * options.directions(), 4 if options.bias else 2
@@ -169,8 +175,6 @@ def rnn(input: Tensor, weights: Sequence[Tensor], ragged: Ragged, options: Optio
         raise ValueError(_OFFSETS_ALONE)
     if ragged.resets is not None:
         resets(ragged.resets, input.shape[: 1 if ragged.is_packed() else 2], input.device)
-    if options.activation not in ACTIVATION_CODES:
-        raise ValueError(_UNKNOWN_ACTIVATION.format(options.activation))
 
 
 def recurrence(
@@ -178,7 +182,6 @@ def recurrence(
     weight_hh: Tensor,
     h0: Tensor,
     ragged: Ragged,
-    activation: str,
     reverse_from: int,
 ) -> None:
     """Check the arguments of `functional.recurrence`."""
@@ -215,8 +218,6 @@ def recurrence(
         raise ValueError(f"lengths must be [B] = [{batch}], got {list(lengths.shape)}")
     if begins is not None:
         resets(begins, pre.shape[:1] if packed else pre.shape[:2], pre.device)
-    if activation not in ACTIVATION_CODES:
-        raise ValueError(_UNKNOWN_ACTIVATION.format(activation))
     if not 0 <= reverse_from <= groups:
         raise ValueError(f"reverse_from must be between 0 and G = {groups}, got {reverse_from}")
 

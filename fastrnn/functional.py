@@ -8,11 +8,12 @@ from torch import Tensor
 
 from . import _checks
 from .ops import autocast, flops, stack  # noqa: F401 (imported for its registration)
+from .ops.arguments import State, arguments
 from .ops.backends import dispatch
+from .ops.cells import CODES
 from .ops.layer import traceable_recurrence
 from .ops.options import Options
 from .ops.ragged import Ragged
-from .ops.reference import ACTIVATION_CODES
 
 __all__ = ["recurrence", "rnn"]
 
@@ -68,9 +69,10 @@ def recurrence(
     if autocast.is_autocasting(pre):
         pre, weight_hh, h0 = autocast.cast(pre, weight_hh, h0)
     ragged = Ragged(lengths, offsets, resets)
-    _checks.recurrence(pre, weight_hh, h0, ragged, activation, reverse_from)
-    code = ACTIVATION_CODES[activation]
-    return traceable_recurrence(pre, weight_hh, h0, ragged, code, reverse_from)
+    _checks.recurrence(pre, weight_hh, h0, ragged, reverse_from)
+    code = CODES[_checks.mode_of(activation)]
+    given = arguments(weight_hh, h0, ragged, code, reverse_from)
+    return traceable_recurrence(pre, given)[:2]
 
 
 def rnn(
@@ -124,6 +126,9 @@ def rnn(
             is unknown.
     """
     ragged = Ragged(lengths, offsets, resets)
-    options = Options(activation, bias, num_layers, dropout, training, bidirectional)
+    mode = _checks.mode_of(activation)
+    options = Options(mode, bias, num_layers, dropout, training, bidirectional)
     _checks.rnn(input, weights, ragged, options)
-    return stack.rnn(input, h0, weights, ragged, reset_to, options)
+    hx, start = (x if x is None else State(x) for x in (h0, reset_to))
+    output, last = stack.run(input, hx, weights, ragged, start, options)
+    return output, last.h

@@ -6,14 +6,17 @@ Tests and benchmarks share this module. It needs only torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ._rounding import ACTIVATION_ROUNDINGS, UNIT_ROUNDOFF
-from .ops import reference
+from .ops.arguments import Arguments, arguments
+from .ops.cells import CELLS, CODES, RNN_MODES
+from .ops.cells.base import Cell
 from .ops.ragged import Ragged
+from .ops.reference import accumulation_dtype
 
 #: The relative error that the matrix unit adds to a product, by mode of
 #: `ops.backends.triton.table`. It truncates a float32 operand to the 10 bits of tf32. Mode float32
@@ -48,23 +51,47 @@ class Problem:
     dtype: torch.dtype = torch.float64
     seed: int = 0
     resets: bool = False  #: whether rows begin new sequences at random steps
+    kind: str = "RNN"  #: "RNN", with the activation, "LSTM" or "GRU"
+
+    @property
+    def cell(self) -> type[Cell]:
+        """The cell that computes a step."""
+        return CELLS[self.options[0]]
+
+    @property
+    def options(self) -> tuple[int, int]:
+        """The operator's last arguments: the cell's number and reverse_from."""
+        code = CODES[RNN_MODES[self.activation] if self.kind == "RNN" else self.kind]
+        return code, min(self.reverse_from, self.groups)
 
     def tensors(self, device: torch.device | str = "cpu") -> Tensors:
-        """Return inputs in the problem's dtype, with weights that do not amplify.
+        """Return the `inputs` of nn.RNN's cells."""
+        pre, arguments = self.inputs(device)
+        return Tensors(pre, arguments.weight_hh, arguments.h0, arguments.ragged())
+
+    def inputs(self, device: torch.device | str = "cpu") -> tuple[Tensor, Arguments]:
+        """Return pre and the other inputs in the problem's dtype, with weights that do not amplify.
 
         The absolute values of every row and column of a group's weight_hh sum to less than 1. An
         error in h (forward) or dz (backward) therefore does not grow from step to step, and the
         bound of `tolerance` holds without an exponential in T.
+
+        For a cell with several gates, those of each gate sum to at most w = 0.2, and the second
+        gate, which keeps a share of the state, is at most φ = σ(w) = 0.55. So |c| stays below
+        C = 1 / (1 - φ) = 2.2. With errors d of h and e of c, the derivatives of the LSTM give
+        e' <= φ e + (1 + 1/4 + C/4) w d and d' <= w d / 4 + e'. An error with e <= 0.8 d then stays
+        within d. Those of the GRU give d' <= (φ + (1 - φ) 1.3 w + w / 2) d < d. The transposed
+        derivatives bound the backward in the same way.
         """
         generator = torch.Generator().manual_seed(self.seed)
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator, dtype=torch.float64) * 2 - 1
 
-        shape = (self.batch, self.groups, self.hidden)
-        weight = uniform(self.groups, self.hidden, self.hidden)
-        sums = torch.maximum(weight.abs().sum(1).amax(1), weight.abs().sum(2).amax(1))
-        weight *= 0.98 / sums[:, None, None]
+        shape, gates = (self.batch, self.groups, self.hidden), self.cell.gates
+        weight = uniform(self.groups, gates, self.hidden, self.hidden)
+        sums = torch.maximum(weight.abs().sum(2).amax(2), weight.abs().sum(3).amax(2))
+        weight *= (0.98 if gates == 1 else 0.2) / sums[..., None, None]
         lengths = offsets = None
         if self.layout != "dense":
             lengths = torch.randint(0, self.steps + 1, (self.batch,), generator=generator)
@@ -73,30 +100,42 @@ class Problem:
             lengths = lengths.sort(descending=True).values
             sizes = (torch.arange(self.steps)[:, None] < lengths).sum(1)
             offsets = sizes.cumsum(0) - sizes
-            pre = uniform(int(sizes.sum()), *shape[1:])
+            pre = 2 * uniform(int(sizes.sum()), self.groups, gates, self.hidden)
         else:
-            pre = uniform(self.steps, *shape)
-        real = [t.to(device, self.dtype) for t in (2 * pre, weight, uniform(*shape))]
+            pre = 2 * uniform(self.steps, self.batch, self.groups, gates, self.hidden)
+        if gates > 1:
+            pre[..., 1, :] -= 2
+        pre, weight, h0 = pre.flatten(-2), weight.flatten(1, 2), uniform(*shape)
         resets = None
         if self.resets:
             rows = pre.shape[: pre.dim() - 2]
             resets = torch.rand(*rows, generator=generator) < 0.3
-        ragged = [t if t is None else t.to(device) for t in (lengths, offsets, resets)]
-        return Tensors(real[0], real[1], real[2], Ragged(*ragged))
-
-    @property
-    def options(self) -> tuple[int, int]:
-        """The operator's last arguments: the activation's code and reverse_from."""
-        return reference.ACTIVATION_CODES[self.activation], min(self.reverse_from, self.groups)
+        given: dict[str, Any] = {}
+        if self.cell.has_c:
+            given["c0"] = uniform(*shape)
+        if self.cell.has_unit_param:
+            given["unit_param"] = uniform(*shape[1:])
+        if self.cell.saves and self.resets:
+            given["reset_h"] = uniform(*shape)
+            if self.cell.has_c:
+                given["reset_c"] = uniform(*shape)
+        pre, weight, h0 = (x.to(device, self.dtype) for x in (pre, weight, h0))
+        given = {name: x.to(device, self.dtype) for name, x in given.items()}
+        ragged = [x if x is None else x.to(device) for x in (lengths, offsets, resets)]
+        return pre, arguments(weight, h0, Ragged(*ragged), *self.options, **given)
 
 
 def tolerance(problem: Problem, scale: float, mode: str | None = None) -> float:
-    """Return a bound on the absolute error of h or dz in any correct implementation.
+    """Return a bound on the absolute error of a state or of dz in any correct implementation.
 
     A step sums H products and one more term in the accumulation dtype. The magnitudes of its terms
     sum to at most `scale`. That takes (H + 1) roundings at worst (Higham, Accuracy and Stability of
     Numerical Algorithms, section 3.1), and the activation adds its own. Storing the result adds one
     more. The weights of `Problem` do not amplify, so T steps err by at most T times as much.
+
+    With K gates, the backward sums K·H products. The error of a gate's sum enters h and c by a
+    factor of at most 1 + 1/4 + C/4 + 1/4 = 2.1, see `Problem.inputs`. There the error of a step,
+    that of h and of c together, grows by at most 1 / 0.8. Both are below the factor 4 here.
 
     Args:
         problem: the recurrence.
@@ -105,11 +144,14 @@ def tolerance(problem: Problem, scale: float, mode: str | None = None) -> float:
             unit truncates its sums instead of rounding them, which may double the error of each.
     """
     stored = UNIT_ROUNDOFF[problem.dtype]
-    summed = UNIT_ROUNDOFF[reference.accumulation_dtype(problem.dtype)]
+    summed = UNIT_ROUNDOFF[accumulation_dtype(problem.dtype)]
     if mode is not None:
         summed *= 2
         stored += MATRIX_UNIT[mode] + HARDWARE_TANH[mode]
-    step = stored + (problem.hidden + 1 + ACTIVATION_ROUNDINGS) * summed
+    gates = problem.cell.gates
+    step = stored + (gates * problem.hidden + 1 + ACTIVATION_ROUNDINGS) * summed
+    if gates > 1:
+        step *= 4
     # Below float16's normal range, rounding errors are absolute.
     smallest = 2.0**-25 if problem.dtype == torch.float16 else 0.0
     return problem.steps * (step * scale + smallest)
@@ -173,7 +215,7 @@ def relative_tolerance(
         The bound for an output and the bound for a gradient.
     """
     stored = UNIT_ROUNDOFF[dtype]
-    summed = UNIT_ROUNDOFF[reference.accumulation_dtype(dtype)]
+    summed = UNIT_ROUNDOFF[accumulation_dtype(dtype)]
     if mode is not None:
         stored += MATRIX_UNIT[mode] + HARDWARE_TANH[mode]
         summed *= 2

@@ -158,7 +158,7 @@ def test_onnx_keeps_no_file_that_fails_verification(tmp_path, monkeypatch):
     need_onnx()
     path = tmp_path / "rnn.onnx"
     path.write_text("previous")
-    monkeypatch.setitem(nodes._ACTIVATIONS, "tanh", "Affine")
+    monkeypatch.setitem(nodes._ACTIVATIONS, "RNN_TANH", "Affine")
     with pytest.raises(RuntimeError, match="the exported file and the module differ"):
         to_onnx(FusedRNN(4, 5), torch.randn(6, 3, 4), path)
     assert [each.read_text() for each in tmp_path.iterdir()] == ["previous"]
@@ -196,7 +196,7 @@ def test_onnx_rejects_unsupported_modules(tmp_path):
         to_onnx(layer, x, path, opset_version=16)
     with pytest.raises(ValueError, match="no tensor"):
         to_onnx(layer, (), path)
-    options = Options("tanh", True, 1, 0.0, False, False)
+    options = Options("RNN_TANH", True, 1, 0.0, False, False)
     resets = Ragged(resets=torch.zeros(6, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="not support resets"):
         nodes.rnn(x, None, [], resets, options)

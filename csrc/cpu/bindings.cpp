@@ -14,6 +14,7 @@
 
 namespace {
 
+using fastrnn::Cell;
 using fastrnn::check_shape;
 using fastrnn::input_tensor;
 using fastrnn::TensorArgs;
@@ -76,78 +77,181 @@ Tensor contiguous_like(const Tensor& tensor) {
   return empty({sizes.begin(), sizes.end()}, tensor);
 }
 
-// Packed data may have rows beyond all sequences: they are zero, as inactive rows are.
-Tensor output_like(const Tensor& tensor, bool packed) {
-  Tensor output = contiguous_like(tensor);
+// What a result is where the cell or the call has no such tensor.
+Tensor none(const Tensor& like) { return empty({0}, like); }
+
+using Given = std::optional<Tensor>;
+
+// A result with this shape. Packed data may have rows beyond all sequences: they are zero, as
+// inactive rows are.
+Tensor output(const std::vector<int64_t>& shape, const Tensor& like, bool packed) {
+  Tensor output = empty(shape, like);
   if (packed) std::memset(output.mutable_data_ptr(), 0, output.numel() * output.element_size());
   return output;
 }
 
-// `out` may be `pre` itself: the kernels read a row before they write it.
-void forward_into(Tensor& out, Tensor& h_n, const Tensor& pre, const Tensor& weight_hh_,
-                  const Tensor& h0_, const std::optional<Tensor>& lengths,
-                  const std::optional<Tensor>& offsets, const std::optional<Tensor>& resets,
-                  int64_t activation, int64_t reverse_from) {
-  const Tensor weight_hh = input_tensor("weight_hh", weight_hh_, pre);
-  const Tensor h0 = input_tensor("h0", h0_, pre);
-  const TensorArgs args(pre, h0, weight_hh, lengths, offsets, resets, activation, reverse_from);
-  if (offsets) check_packed_rows(args.params, pre.size(0));
-  fastrnn::cpu::forward({args.params, pre.const_data_ptr(), weight_hh.const_data_ptr(),
-                         h0.const_data_ptr(), out.mutable_data_ptr(), h_n.mutable_data_ptr()},
-                        threads());
+Given optional_input(const char* name, const Given& tensor, const std::vector<int64_t>& shape,
+                     const Tensor& like) {
+  if (!tensor) return {};
+  const Tensor input = input_tensor(name, *tensor, like);
+  check_shape(name, input, shape);
+  return input;
 }
 
-std::tuple<Tensor, Tensor> forward(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0,
-                                   const std::optional<Tensor>& lengths,
-                                   const std::optional<Tensor>& offsets,
-                                   const std::optional<Tensor>& resets, int64_t activation,
-                                   int64_t reverse_from) {
-  const Tensor pre = input_tensor("pre", pre_, pre_);
-  Tensor out = output_like(pre, offsets.has_value());
-  Tensor h_n = contiguous_like(h0);
-  forward_into(out, h_n, pre, weight_hh, h0, lengths, offsets, resets, activation, reverse_from);
-  return {out, h_n};
+const void* data_or_null(const Given& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
+
+void* mutable_data_or_null(std::optional<Tensor>& tensor) {
+  return tensor ? tensor->mutable_data_ptr() : nullptr;
 }
 
-// `out` may be `pre`. Rows of packed data beyond all sequences are left unchanged.
-Tensor forward_out(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0,
-                   const std::optional<Tensor>& lengths, const std::optional<Tensor>& offsets,
-                   const std::optional<Tensor>& resets, int64_t activation, int64_t reverse_from,
-                   Tensor out) {
+// The tensors of a call that the forward and the backward share.
+struct SharedInputs {
+  const Tensor weight_hh, h0;
+  const TensorArgs args;
+  const Given c0, unit_param, reset_h, reset_c;
+
+  SharedInputs(const Tensor& data, const Tensor& weight_hh_, const Tensor& h0_, const Given& c0_,
+               const Given& unit_param_, const Given& lengths, const Given& offsets,
+               const Given& resets, const Given& reset_h_, const Given& reset_c_, int64_t mode,
+               int64_t reverse_from, bool is_pre)
+      : weight_hh(input_tensor("weight_hh", weight_hh_, data)),
+        h0(input_tensor("h0", h0_, data)),
+        args(data, h0, weight_hh, lengths, offsets, resets, mode, reverse_from, is_pre),
+        c0(optional_input("c0", c0_, args.state_shape(), data)),
+        unit_param(
+            optional_input("unit_param", unit_param_, {args.params.G, args.params.H}, data)),
+        reset_h(optional_input("reset_h", reset_h_, args.state_shape(), data)),
+        reset_c(optional_input("reset_c", reset_c_, args.state_shape(), data)) {
+    STD_TORCH_CHECK(c0.has_value() == (args.cell == Cell::lstm),
+                    "fastrnn: c0 is for the LSTM, which needs it");
+    if (offsets) check_packed_rows(args.params, data.size(0));
+  }
+};
+
+// `out` may be `pre` itself for cells of one gate, and `gates` may be: the kernels read a row
+// before they write it.
+void forward_into(Tensor& out, Tensor& h_n, std::optional<Tensor>& c_n,
+                  std::optional<Tensor>& gates, std::optional<Tensor>& inner, const Tensor& pre,
+                  const SharedInputs& given) {
+  fastrnn::cpu::forward(
+      {{given.args.params, pre.const_data_ptr(), given.weight_hh.const_data_ptr(),
+        given.h0.const_data_ptr(), out.mutable_data_ptr(), h_n.mutable_data_ptr()},
+       given.args.cell,
+       data_or_null(given.c0),
+       data_or_null(given.unit_param),
+       data_or_null(given.reset_h),
+       data_or_null(given.reset_c),
+       mutable_data_or_null(c_n),
+       mutable_data_or_null(gates),
+       mutable_data_or_null(inner)},
+      threads());
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
+    const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0, const Given& c0,
+    const Given& unit_param, const Given& lengths, const Given& offsets, const Given& resets,
+    const Given& reset_h, const Given& reset_c, int64_t mode, int64_t reverse_from, bool save) {
   const Tensor pre = input_tensor("pre", pre_, pre_);
-  const auto sizes = pre.sizes();
-  check_shape("out", out, {sizes.begin(), sizes.end()});
-  STD_TORCH_CHECK(out.is_cpu() && out.is_contiguous() && out.scalar_type() == pre.scalar_type(),
-                  "fastrnn: out must be contiguous and of pre's dtype and device");
+  const SharedInputs given(pre, weight_hh, h0, c0, unit_param, lengths, offsets, resets, reset_h,
+                           reset_c, mode, reverse_from, /*is_pre=*/true);
+  const bool packed = offsets.has_value();
+  const std::vector<int64_t> shape = given.args.data_shape(pre.size(0));
+  Tensor out = output(shape, pre, packed), h_n = contiguous_like(h0);
+  std::optional<Tensor> c_n, gates, inner;
+  if (c0) c_n = contiguous_like(h0);
+  if (save && fastrnn::gates(given.args.cell) > 1) {
+    const auto sizes = pre.sizes();
+    gates = output({sizes.begin(), sizes.end()}, pre, packed);
+    inner = output(shape, pre, packed);
+  }
+  forward_into(out, h_n, c_n, gates, inner, pre, given);
+  return {out, h_n, c_n ? *c_n : none(pre), gates ? *gates : none(pre),
+          inner ? *inner : none(pre)};
+}
+
+// Checks a tensor that the caller has allocated for a result.
+void check_output(const char* name, const Tensor& tensor, const std::vector<int64_t>& shape,
+                  const Tensor& like) {
+  check_shape(name, tensor, shape);
+  STD_TORCH_CHECK(
+      tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == like.scalar_type(),
+      "fastrnn: ", name, " must be contiguous and of pre's dtype and device");
+}
+
+// `out` may be `pre` for cells of one gate, and `gates` may be. Rows of packed data beyond all
+// sequences are left unchanged.
+Tensor forward_out(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0, const Given& c0,
+                   const Given& unit_param, const Given& lengths, const Given& offsets,
+                   const Given& resets, const Given& reset_h, const Given& reset_c, int64_t mode,
+                   int64_t reverse_from, Tensor out, std::optional<Tensor> c_n,
+                   std::optional<Tensor> gates, std::optional<Tensor> inner) {
+  const Tensor pre = input_tensor("pre", pre_, pre_);
+  const SharedInputs given(pre, weight_hh, h0, c0, unit_param, lengths, offsets, resets, reset_h,
+                           reset_c, mode, reverse_from, /*is_pre=*/true);
+  const std::vector<int64_t> shape = given.args.data_shape(pre.size(0));
+  check_output("out", out, shape, pre);
+  STD_TORCH_CHECK(c_n.has_value() == c0.has_value(), "fastrnn: c_n is for the LSTM");
+  STD_TORCH_CHECK(gates.has_value() == inner.has_value(), "fastrnn: gates and inner go together");
+  if (c_n) check_output("c_n", *c_n, given.args.state_shape(), pre);
+  if (gates) {
+    const auto sizes = pre.sizes();
+    check_output("gates", *gates, {sizes.begin(), sizes.end()}, pre);
+    check_output("inner", *inner, shape, pre);
+  }
   Tensor h_n = contiguous_like(h0);
-  forward_into(out, h_n, pre, weight_hh, h0, lengths, offsets, resets, activation, reverse_from);
+  forward_into(out, h_n, c_n, gates, inner, pre, given);
   return h_n;
 }
 
-std::tuple<Tensor, Tensor> backward(const Tensor& grad_out_, const Tensor& grad_h_n_,
-                                    const Tensor& out_, const Tensor& weight_hh_, const Tensor& h0,
-                                    const std::optional<Tensor>& lengths,
-                                    const std::optional<Tensor>& offsets,
-                                    const std::optional<Tensor>& resets, int64_t activation,
-                                    int64_t reverse_from) {
-  const Tensor grad_out = input_tensor("grad_out", grad_out_, out_);
-  const Tensor grad_h_n = input_tensor("grad_h_n", grad_h_n_, out_);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
+    const Tensor& grad_out_, const Tensor& grad_h_n_, const Given& grad_c_n_, const Tensor& out_,
+    const Given& gates_, const Given& inner_, const Tensor& weight_hh, const Tensor& h0,
+    const Given& c0, const Given& unit_param, const Given& lengths, const Given& offsets,
+    const Given& resets, const Given& reset_h, const Given& reset_c, int64_t mode,
+    int64_t reverse_from) {
   const Tensor out = input_tensor("out", out_, out_);
-  const Tensor weight_hh = input_tensor("weight_hh", weight_hh_, out_);
-  const TensorArgs args(out, h0, weight_hh, lengths, offsets, resets, activation, reverse_from);
-  if (offsets) check_packed_rows(args.params, out.size(0));
-  for (const auto& [name, given, like] :
-       {std::tuple{"grad_out", &grad_out, &out}, std::tuple{"grad_h_n", &grad_h_n, &h0}}) {
-    const auto sizes = like->sizes();
-    check_shape(name, *given, {sizes.begin(), sizes.end()});
-  }
-  Tensor grad_pre = output_like(out, offsets.has_value());
-  Tensor grad_h0 = contiguous_like(grad_h_n);
+  const SharedInputs given(out, weight_hh, h0, c0, unit_param, lengths, offsets, resets, reset_h,
+                           reset_c, mode, reverse_from, /*is_pre=*/false);
+  const auto& args = given.args;
+  const int64_t K = fastrnn::gates(args.cell);
+  const std::vector<int64_t> shape = args.data_shape(out.size(0)),
+                             wide = args.data_shape(out.size(0), K), states = args.state_shape();
+  const Tensor grad_out = input_tensor("grad_out", grad_out_, out);
+  const Tensor grad_h_n = input_tensor("grad_h_n", grad_h_n_, out);
+  check_shape("grad_out", grad_out, shape);
+  check_shape("grad_h_n", grad_h_n, states);
+  const Given grad_c_n = optional_input("grad_c_n", grad_c_n_, states, out);
+  const Given gates = optional_input("gates", gates_, wide, out);
+  const Given inner = optional_input("inner", inner_, shape, out);
+  STD_TORCH_CHECK((gates && inner) || K == 1, "fastrnn: the forward has not saved its gates");
+  const bool packed = offsets.has_value();
+  Tensor grad_pre = output(wide, out, packed), grad_h0 = contiguous_like(grad_h_n);
+  std::optional<Tensor> grad_c0, grad_unit_param, grad_reset_h, grad_reset_c;
+  if (c0) grad_c0 = contiguous_like(grad_h_n);
+  if (args.cell == Cell::gru) grad_unit_param = output(shape, out, packed);
+  if (reset_h) grad_reset_h = contiguous_like(grad_h_n);
+  if (reset_c) grad_reset_c = contiguous_like(grad_h_n);
   fastrnn::cpu::backward(
-      {args.params, grad_out.const_data_ptr(), grad_h_n.const_data_ptr(), out.const_data_ptr(),
-       weight_hh.const_data_ptr(), grad_pre.mutable_data_ptr(), grad_h0.mutable_data_ptr()},
+      {{args.params, grad_out.const_data_ptr(), grad_h_n.const_data_ptr(), out.const_data_ptr(),
+        given.weight_hh.const_data_ptr(), grad_pre.mutable_data_ptr(),
+        grad_h0.mutable_data_ptr()},
+       args.cell,
+       given.h0.const_data_ptr(),
+       data_or_null(given.c0),
+       data_or_null(given.unit_param),
+       data_or_null(given.reset_h),
+       data_or_null(given.reset_c),
+       data_or_null(grad_c_n),
+       data_or_null(gates),
+       data_or_null(inner),
+       mutable_data_or_null(grad_c0),
+       mutable_data_or_null(grad_unit_param),
+       mutable_data_or_null(grad_reset_h),
+       mutable_data_or_null(grad_reset_c)},
       threads());
-  return {grad_pre, grad_h0};
+  const auto given_or_none = [&](const std::optional<Tensor>& x) { return x ? *x : none(out); };
+  return {grad_pre, grad_h0, given_or_none(grad_c0), given_or_none(grad_unit_param),
+          given_or_none(grad_reset_h), given_or_none(grad_reset_c)};
 }
 
 Tensor linear(const Tensor& input_, const Tensor& weight_, const std::optional<Tensor>& bias_) {

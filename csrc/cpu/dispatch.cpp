@@ -44,11 +44,11 @@ const InstructionSet& selected() {
 
 }  // namespace
 
-void forward(const Forward& params, const Threads& threads) {
+void forward(const CellForward& params, const Threads& threads) {
   selected().kernels->forward(params, threads);
 }
 
-void backward(const Backward& params, const Threads& threads) {
+void backward(const CellBackward& params, const Threads& threads) {
   selected().kernels->backward(params, threads);
 }
 

@@ -26,8 +26,8 @@ struct LinearParams {
   void* out;           // [M, N]
 };
 
-void forward(const Forward& params, const Threads& threads);
-void backward(const Backward& params, const Threads& threads);
+void forward(const CellForward& params, const Threads& threads);
+void backward(const CellBackward& params, const Threads& threads);
 void linear(const LinearParams& params, const Threads& threads);
 
 const char* instruction_set();          // the one in use

@@ -23,8 +23,8 @@
 namespace fastrnn::cpu {
 
 struct KernelTable {
-  void (*forward)(const Forward&, const Threads&);
-  void (*backward)(const Backward&, const Threads&);
+  void (*forward)(const CellForward&, const Threads&);
+  void (*backward)(const CellBackward&, const Threads&);
   void (*linear)(const LinearParams&, const Threads&);
 };
 

@@ -112,6 +112,10 @@ void* output_data(const char* name, Tensor& tensor, const Tensor& like) {
   return tensor.mutable_data_ptr();
 }
 
+void check_activation(const TensorArgs& args) {
+  STD_TORCH_CHECK(fastrnn::gates(args.cell) == 1, "fastrnn: the CUDA kernels have no LSTM and GRU");
+}
+
 // `out` may be `pre` where data is dense: the kernels read a row before they write it.
 void forward(const Tensor& pre_, const Tensor& weight_hh_, const Tensor& h0_,
              const std::optional<Tensor>& lengths, const std::optional<Tensor>& offsets,
@@ -120,7 +124,9 @@ void forward(const Tensor& pre_, const Tensor& weight_hh_, const Tensor& h0_,
   const Tensor pre = input_tensor("pre", pre_, pre_);
   const Tensor weight_hh = input_tensor("weight_hh", weight_hh_, pre);
   const Tensor h0 = input_tensor("h0", h0_, pre);
-  const TensorArgs args(pre, h0, weight_hh, lengths, offsets, resets, activation, reverse_from);
+  const TensorArgs args(pre, h0, weight_hh, lengths, offsets, resets, activation, reverse_from,
+                        /*is_pre=*/true);
+  check_activation(args);
   const fastrnn::Forward call{
       args.params,         pre.const_data_ptr(),         weight_hh.const_data_ptr(),
       h0.const_data_ptr(), output_data("out", out, pre), output_data("h_n", h_n, h0)};
@@ -137,7 +143,9 @@ void backward(const Tensor& grad_out_, const Tensor& grad_h_n_, const Tensor& ou
   const Tensor grad_out = input_tensor("grad_out", grad_out_, out);
   const Tensor grad_h_n = input_tensor("grad_h_n", grad_h_n_, out);
   const Tensor weight_hh = input_tensor("weight_hh", weight_hh_, out);
-  const TensorArgs args(out, h0, weight_hh, lengths, offsets, resets, activation, reverse_from);
+  const TensorArgs args(out, h0, weight_hh, lengths, offsets, resets, activation, reverse_from,
+                        /*is_pre=*/false);
+  check_activation(args);
   const auto data = out.sizes(), state = h0.sizes();
   check_shape("grad_out", grad_out, {data.begin(), data.end()});
   check_shape("grad_h_n", grad_h_n, {state.begin(), state.end()});

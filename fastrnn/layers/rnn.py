@@ -1,6 +1,6 @@
 """`FusedRNN`, a drop-in for torch.nn.RNN that adds heads, resets and single steps.
 
-This file checks the arguments and raises nn.RNN's errors. `ops.stack.rnn` computes the result.
+This file checks the arguments and raises nn.RNN's errors. `ops.stack.run` computes the result.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from .. import _checks
 from ..ops import stack
 from ..ops._eager import is_eager, is_plain, is_recording
 from ..ops._torch_private import is_any_autocast
+from ..ops.arguments import State
 from ..ops.backends.dispatch import requested
 from ..ops.options import Options
 from ..ops.packed import packed_layout
@@ -26,8 +27,6 @@ from ._fx import record_call
 from .base import FusedRNNBase
 
 __all__ = ["FusedRNN"]
-
-_ACTIVATIONS = {"RNN_TANH": "tanh", "RNN_RELU": "relu"}
 
 
 class FusedRNN(FusedRNNBase):
@@ -269,7 +268,8 @@ class FusedRNN(FusedRNNBase):
         resets = resets if resets is None else resets.unsqueeze(0)
         weights = self._weights()
         if hx is not None and self._is_simple_step(weights, input, hx, resets):
-            return single_step(input, hx, weights, resets, _ACTIVATIONS[self.mode])
+            output, last = single_step(input, State(hx), weights, resets, self.mode)
+            return output, last.h
         output, h_n = self._run(
             weights,
             input.unsqueeze(0),
@@ -309,7 +309,7 @@ class FusedRNN(FusedRNNBase):
         starts_elsewhere = torch.jit.is_tracing() and hx is None and self.learned_h0
         in_torch = stack.runs_in_torch(
             data,
-            hx,
+            hx if hx is None else State(hx),
             weights,
             self._options(),
             is_eager(),
@@ -341,7 +341,7 @@ class FusedRNN(FusedRNNBase):
         # Read only where needed: torch.compile traces a graph twice if it reads a float.
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         return Options(
-            _ACTIVATIONS[self.mode],
+            self.mode,
             self.bias,
             self.num_layers,
             dropout,
@@ -380,4 +380,8 @@ class FusedRNN(FusedRNNBase):
         if len(weights) > per_direction:
             _checks.equal_heads(weights[1::per_direction])
         options = self._options()
-        return stack.rnn(input, hx, weights, ragged, h0, options, batch_sizes, prefer_kernels)
+        first, start = (x if x is None else State(x) for x in (hx, h0))
+        output, last = stack.run(
+            input, first, weights, ragged, start, options, batch_sizes, prefer_kernels
+        )
+        return output, last.h

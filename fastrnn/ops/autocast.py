@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -37,8 +37,17 @@ def without_autocast(function: Callable) -> Callable:
     def wrapped(*arguments: Any, **keywords: Any) -> Any:
         if not is_any_autocast():
             return function(*arguments, **keywords)
-        device = next(x.device.type for x in arguments if isinstance(x, Tensor))
+        device = next(_tensors(arguments)).device.type
         with torch.autocast(device, enabled=False):
             return function(*arguments, **keywords)
 
     return wrapped
+
+
+def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield the tensors among the arguments, also those within tuples and lists."""
+    for x in arguments:
+        if isinstance(x, Tensor):
+            yield x
+        elif isinstance(x, tuple | list):
+            yield from _tensors(x)

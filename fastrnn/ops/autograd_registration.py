@@ -8,18 +8,20 @@ to that kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ._eager import is_recording
 from ._torch_private import (
     SingleLevelFunction,
     below_autograd,
     below_autograd_keys,
     is_forward_mode,
+    is_transforming,
     set_forward_mode,
     single_level,
 )
@@ -29,32 +31,33 @@ def register(
     library: torch.library.Library,
     operator: Any,
     count: int,
-    without_first: bool,
+    saved: Sequence[int],
+    first: int,
     backward: Callable[..., tuple[Tensor | None, ...]],
-    jvp: Callable[..., tuple[Tensor, Tensor]],
+    jvp: Callable[..., tuple[Tensor | None, ...]],
+    prepare: Callable[[tuple[Any, ...]], tuple[Any, ...]] = lambda inputs: inputs,
 ) -> None:
-    """Register the derivatives of an operator with two outputs.
-
-    The saved tensors are the first output and the tensor arguments. The other arguments are
-    ``ctx.options``.
+    """Register the derivatives of an operator with several outputs.
 
     Args:
         library: the library that defines the operator.
         operator: the operator overload.
-        count: the number of leading arguments that are tensors.
-        without_first: whether the derivatives do not need the first argument, so that it is not
-            saved.
+        count: the number of leading arguments that are tensors. The other arguments are
+            ``ctx.options``.
+        saved: the outputs that the derivatives need.
+        first: the first tensor argument that `backward` needs.
         backward: a function of (ctx, *grads) that returns the gradients of the inputs. A grad is
-            None for an output without one.
+            None for an output without one. ``ctx.saved_tensors`` holds the saved outputs and the
+            tensor arguments from `first` on.
         jvp: a function of (ctx, saved, *tangents) that returns the tangents of the outputs.
-            `saved` holds the saved tensors; a tangent is None for an input without one.
+            `saved` holds the saved outputs and all tensor arguments; a tangent is None for an input
+            without one.
+        prepare: called with the inputs; returns those to use where a derivative may be needed.
     """
-
-    first = 1 if without_first else 0
 
     class Derivatives(SingleLevelFunction):
         @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
             *inputs, keyset, recording, dual = arguments
             # A Function disables both modes for its forward. Restore the caller's modes: the call
             # redispatches to the torch.func levels below this one, which record under them.
@@ -66,9 +69,9 @@ def register(
                 outputs = operator.redispatch(keyset & below_autograd_keys, *inputs)
             ctx.dual = dual
             ctx.options = inputs[count:]
-            tensors = [outputs[0], *inputs[first:count]]
-            ctx.save_for_backward(*tensors)
-            ctx.save_for_forward(*tensors)
+            kept = [outputs[i] for i in saved]
+            ctx.save_for_backward(*kept, *inputs[first:count])
+            ctx.save_for_forward(*kept, *inputs[:count])
             ctx.set_materialize_grads(False)
             return outputs
 
@@ -77,18 +80,20 @@ def register(
             return *backward(ctx, *grads), None, None, None
 
         @staticmethod
-        def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
+        def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
             # Drop the tensors' own tangents at this level, and keep those of the levels below. The
             # only dual level is 0, and a compiled graph does not tell forward_ad that it is active.
-            saved = [
+            tensors = [
                 x if x is None else forward_ad.unpack_dual(x, level=0).primal
                 for x in ctx.saved_tensors
             ]
             with set_forward_mode(ctx.dual):
-                return jvp(ctx, saved, *tangents[:-3])
+                return jvp(ctx, tensors, *tangents[:-3])
 
-    def derivatives(keyset: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def derivatives(keyset: Any, *inputs: Any) -> tuple[Tensor, ...]:
         modes = torch.is_grad_enabled(), is_forward_mode()
+        if is_recording(*inputs[:count]) or is_transforming():
+            inputs = prepare(inputs)
         # Every torch.func level calls this separately, outermost first: handle a single level.
         with single_level():
             return Derivatives.apply(*inputs, keyset, *modes)  # type: ignore[attr-defined]

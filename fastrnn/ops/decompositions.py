@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
-from .ragged import Ragged
+from .arguments import COUNT, Arguments, with_empty
+from .cells import CELLS
+from .ragged import DENSE
 
 _FIXED = (
     "the decomposition of fastrnn::recurrence needs a fixed number of steps: export the module "
@@ -21,38 +23,31 @@ _FIXED = (
 
 def recurrence(
     pre: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
-    weight_hh: Tensor,  # [G, H, H]
-    h0: Tensor,  # [B, G, H]
-    lengths: Tensor | None,  # [B]
-    offsets: Tensor | None,  # [T]
-    resets: Tensor | None,  # [T, B], or [N] with offsets
-    activation: int,
-    reverse_from: int,
-    backend: int = 0,
-) -> tuple[Tensor, Tensor]:
+    *given: Any,
+) -> tuple[Tensor, ...]:
     """Decompose into one rnn_tanh or rnn_relu per group; with lengths or resets, step by step.
 
     Raises:
         ValueError: the number of steps is dynamic.
     """
-    if isinstance(pre.shape[0] if offsets is None else offsets.shape[0], torch.SymInt):
+    arguments = Arguments(*given[:COUNT])
+    ragged, h0 = arguments.ragged(), arguments.h0
+    if isinstance(ragged.steps(pre), torch.SymInt):
         raise ValueError(_FIXED)
-    if lengths is not None or resets is not None:
-        ragged = Ragged(lengths, offsets, resets)
-        return reference.forward(pre, weight_hh, h0, ragged, activation, reverse_from)
-    loop: Any = torch.rnn_tanh if activation == reference.TANH else torch.rnn_relu
-    groups, size, _ = weight_hh.shape
+    if ragged != DENSE:
+        return with_empty(reference.forward(pre, arguments), like=pre)
+    loop: Any = getattr(torch, CELLS[arguments.mode].mode.lower())
+    groups, size, _ = arguments.weight_hh.shape
     identity = torch.eye(size, dtype=pre.dtype, device=pre.device)  # pre is already projected
     out, h_n = [], []
     for g in range(groups):
-        reverse = g >= reverse_from
+        reverse = g >= arguments.reverse_from
         x = pre[:, :, g].flip(0) if reverse else pre[:, :, g]
-        states, last = loop(
-            x, h0[None, :, g], [identity, weight_hh[g]], False, 1, 0.0, False, False, False
-        )
+        weights = [identity, arguments.weight_hh[g]]
+        states, last = loop(x, h0[None, :, g], weights, False, 1, 0.0, False, False, False)
         out.append(states.flip(0) if reverse else states)
         h_n.append(last[0])
-    return torch.stack(out, 2), torch.stack(h_n, 1)
+    return with_empty((torch.stack(out, 2), torch.stack(h_n, 1), None, None, None), like=pre)
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:

@@ -1,6 +1,7 @@
 """Forward-mode derivatives of the operator and of its backward, computed by the kernels.
 
-The tangent of h obeys a linear recurrence in the order of the forward::
+They are for nn.RNN's cells; `reference_derivatives` computes those of all others. The tangent of h
+obeys a linear recurrence in the order of the forward::
 
     dh_t = act'(h_t) (dpre_t + dW h_{t-1} + W dh_{t-1})
 
@@ -23,14 +24,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .cells import RNN_RELU, RNN_TANH
 from .ragged import Ragged
-from .reference import RELU, TANH, Layout, accumulation_dtype
+from .reference import Layout, accumulation_dtype
 from .time_shift import each_direction, end_step, shift, zero_at_reset
 
 #: The derivative with respect to h of act', which is 1 - h² or a step function. None: 0 everywhere.
 SECOND_DERIVATIVES: dict[int, Callable[[Tensor], Tensor] | None] = {
-    TANH: lambda h: -2 * h,
-    RELU: None,
+    RNN_TANH: lambda h: -2 * h,
+    RNN_RELU: None,
 }
 
 

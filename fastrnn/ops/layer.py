@@ -9,6 +9,7 @@ torch.export can see.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +19,15 @@ from torch import Tensor
 from . import reference
 from ._eager import add_gradients, below_autograd_once, copy_on_write, is_recording
 from ._torch_private import below_views
+from .arguments import Arguments, Gradients, Outputs, State
 from .autocast import without_autocast
 from .backends import dispatch
 from .backends.base import Call
+from .cells import CELLS
+from .cells.base import Step
 from .grad_matmul import outer
 from .linear import linear, multiply
+from .parameters import merge_directions, split_biases, split_directions, split_rows
 from .ragged import Ragged
 from .recurrence import recurrence, recurrence_by, recurrence_out
 from .unaliased_grad import unaliased_grad
@@ -31,70 +36,82 @@ from .weight_grad import sequence_starts, weight_hh_grad
 
 def traceable_layer(
     input: Tensor,  # [T, B, I], or [N, I] if packed
-    h0: Tensor | None,  # [D, B, H]
+    hx: State | None,  # [D, B, H]
     weights: Sequence[Tensor],  # per direction weight_ih, weight_hh and optionally two biases
     ragged: Ragged,
-    reset_to: Tensor | None,  # [D, H]
-    activation: int,
+    reset_to: State | None,  # [D, H]
+    mode: int,
     directions: int,
-) -> tuple[Tensor, Tensor]:
-    """Return a layer's output, [T, B, D·H] or [N, D·H], and h_n [D, B, H]."""
+) -> tuple[Tensor, State]:
+    """Return a layer's output, [T, B, D·H] or [N, D·H], and its final state [D, B, H]."""
     weights = [unaliased_grad(weight) for weight in weights]
-    output, h_n, _ = _forward(
-        linear, traceable_recurrence, input, h0, weights, ragged, reset_to, activation, directions
-    )
-    return output, h_n
+    tensors = input, hx, weights, ragged, reset_to
+    return _forward(linear, traceable_recurrence, *tensors, mode, directions)[:2]
 
 
 def layer(
     input: Tensor,  # [T, B, I], or [N, I] if packed
-    h0: Tensor | None,  # [D, B, H]
+    hx: State | None,  # [D, B, H]
     weights: Sequence[Tensor],  # per direction weight_ih, weight_hh and optionally two biases
     ragged: Ragged,
-    activation: int,
+    mode: int,
     directions: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, State]:
     """Compute `traceable_layer` where all tensors are plain (`_eager.is_plain`)."""
-    if is_recording(*weights, input, h0):
-        arguments = ragged, activation, directions, *ragged, input, h0, *weights
-        output, h_n, *_ = _Layer.apply(*arguments)
-        return output, h_n
+    h0, c0 = hx or (None, None)
+    if is_recording(*weights, input, h0, c0):
+        arguments = ragged, mode, directions, *ragged, input, h0, c0, *weights
+        output, h_n, c_n, *_ = _Layer.apply(*arguments)
+        return output, State(h_n, c_n)
     with below_views():
-        output, h_n, _ = _eager_forward(input, h0, weights, ragged, activation, directions)
-    return output, h_n
+        output, last, *_ = _eager_forward(input, hx, weights, ragged, mode, directions, False)
+    return output, last
 
 
 def _forward(
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-    recur: Callable[[Tensor, Tensor, Tensor, Ragged, int, int], tuple[Tensor, Tensor]],
+    recur: Callable[[Tensor, Arguments], Outputs],
     input: Tensor,
-    h0: Tensor | None,
+    hx: State | None,
     weights: Sequence[Tensor],
     ragged: Ragged,
-    reset_to: Tensor | None,
-    activation: int,
+    reset_to: State | None,
+    mode: int,
     directions: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return output, h_n and the initial state [B, G, H/n].
+) -> tuple[Tensor, State, State, Outputs]:
+    """Return output, the final and the initial state, and the results of the recurrence.
 
-    `linear` and `recur` determine how autograd records the result.
+    The states are [D, B, H], except the initial one, [B, G, H/n]. `linear` and `recur` determine
+    how autograd records the result.
     """
-    weight_ih, weight_hh, bias = merge_directions(weights, directions)
-    # A group is a head of a direction, G = D·n: [.., D·H] -> [.., G, H/n].
-    groups, size, _ = weight_hh.shape
+    cell = CELLS[mode]
+    weight_ih, weight_hh, bias, unit_param = merge_directions(weights, directions, cell)
+    # A group is a head of a direction, G = D·n: [.., D·K·H] -> [.., G, K·H/n].
+    groups, _, size = weight_hh.shape
     heads = groups // directions
     pre = linear(input, weight_ih, bias)
     if ragged.offsets is None:
         steps, batch, _ = pre.shape
-        pre = pre.reshape(steps, batch, groups, size)
+        pre = pre.reshape(steps, batch, groups, cell.gates * size)
     else:
         batch = ragged.batch(pre)
-        pre = pre.reshape(-1, groups, size)
-    state = input.new_zeros(batch, groups, size) if h0 is None else _as_state(h0, groups, size)
+        pre = pre.reshape(-1, groups, cell.gates * size)
+    if hx is None:
+        zeros = input.new_zeros(batch, groups, size)
+        state = State(zeros, zeros if cell.has_c else None)
+    else:
+        state = hx.map(lambda x: _as_state(x, groups, size))
+    reset_h = reset_c = None
     if ragged.resets is not None and reset_to is not None:
-        pre = _add_reset_state(reset_to.reshape(groups, size), pre, weight_hh, ragged, heads)
-    out, h_n = recur(pre, weight_hh, state, ragged, activation, heads)
-    return out.flatten(-2), _as_h0(h_n, directions).contiguous(), state
+        start = reset_to.map(lambda x: x.reshape(groups, size))
+        if cell.saves:
+            reset_h, reset_c = start.map(lambda x: x.expand(batch, groups, size))
+        else:
+            pre = _add_reset_state(start.h, pre, weight_hh, ragged, heads)
+    arguments = Arguments(weight_hh, *state, unit_param, *ragged, reset_h, reset_c, mode, heads)
+    results = recur(pre, arguments)
+    last = State(results.h_n, results.c_n).map(lambda x: _as_h0(x, directions).contiguous())
+    return results.out.flatten(-2), last, state, results
 
 
 def _add_reset_state(
@@ -104,7 +121,10 @@ def _add_reset_state(
     ragged: Ragged,  # with resets
     reverse_from: int,
 ) -> Tensor:
-    """Add W_hh state to pre where a sequence starts: the operator itself starts it from 0."""
+    """Add W_hh state to pre where a sequence starts, for nn.RNN's cells.
+
+    The GPU kernels have no reset_h: they start a sequence from 0.
+    """
     groups = weight_hh.shape[0]
     # [.., 1] if all groups start at the same steps, or [.., G].
     starts = sequence_starts(ragged, reverse=False).unsqueeze(-1)
@@ -122,19 +142,17 @@ def _add_reset_state(
     return torch.addcmul(pre, starts.unsqueeze(-1).to(pre.dtype), contribution)
 
 
-def traceable_recurrence(
-    pre: Tensor, weight_hh: Tensor, h0: Tensor, ragged: Ragged, activation: int, reverse_from: int
-) -> tuple[Tensor, Tensor]:
-    """Compute `fastrnn.functional.recurrence` with valid arguments."""
-    out, h_n = _by_request(pre, weight_hh, h0, ragged, activation, reverse_from)
-    if torch.compiler.is_compiling() and is_recording(pre, weight_hh, h0):
-        out = out.clone()  # users may write to it, and the backward reads the operator's output
-    return out, h_n
+def traceable_recurrence(pre: Tensor, arguments: Arguments) -> Outputs:
+    """Compute `fastrnn.functional.recurrence`, of any cell, with valid arguments."""
+    recording = is_recording(pre, *arguments.tensors())
+    results = _by_request(pre, arguments, save=recording)
+    if recording and torch.compiler.is_compiling():
+        # Users may write to out, and the backward reads the operator's output.
+        results = results._replace(out=results.out.clone())
+    return results
 
 
-def _by_request(
-    pre: Tensor, weight_hh: Tensor, h0: Tensor, ragged: Ragged, activation: int, reverse_from: int
-) -> tuple[Tensor, Tensor]:
+def _by_request(pre: Tensor, arguments: Arguments, save: bool) -> Outputs:
     """Run the recurrence with the requested backend."""
     number = dispatch.number_by_name(pre)
     if pre.is_complex():
@@ -142,19 +160,28 @@ def _by_request(
         # reference's forward directly.
         name = dispatch.requested()
         if name not in ("auto", "torch"):
-            dispatch.for_recurrence(Call.of(pre, h0, ragged, activation), name)
-        return reference.forward(pre, weight_hh, h0, ragged, activation, reverse_from)
+            call = Call.of(pre, arguments.h0, arguments.ragged(), arguments.mode)
+            dispatch.for_recurrence(call, name)
+        return reference.forward(pre, arguments)
     if number is not None:
-        return recurrence_by(pre, weight_hh, h0, ragged, activation, reverse_from, number)
-    return recurrence(pre, weight_hh, h0, ragged, activation, reverse_from)
+        return recurrence_by(pre, arguments, save, number)
+    return recurrence(pre, arguments, save)
 
 
-def _in_place(
-    pre: Tensor, weight_hh: Tensor, h0: Tensor, ragged: Ragged, activation: int, reverse_from: int
-) -> tuple[Tensor, Tensor]:
-    """Run the recurrence in place: out reuses the memory of pre, which has no other user."""
-    h_n = recurrence_out(pre, weight_hh, h0, *ragged, activation, reverse_from, out=pre)
-    return pre, h_n
+def _in_place(pre: Tensor, arguments: Arguments, save: bool) -> Outputs:
+    """Run the recurrence in place: a result reuses the memory of pre, which has no other user.
+
+    That is out for a cell of one gate, and the saved gates for any other.
+    """
+    cell, h0 = CELLS[arguments.mode], arguments.h0
+    if cell.gates == 1:
+        return Outputs(pre, recurrence_out(pre, *arguments, out=pre))
+    shape = *pre.shape[:-1], h0.shape[-1]
+    out, inner = pre.new_empty(shape), pre.new_empty(shape) if save else None
+    c_n = h0.new_empty(h0.shape) if cell.has_c else None
+    gates = pre if save else None
+    h_n = recurrence_out(pre, *arguments, out=out, c_n=c_n, gates=gates, inner=inner)
+    return Outputs(out, h_n, c_n, gates, inner)
 
 
 _linear = torch.ops.fastrnn.linear.default
@@ -163,24 +190,25 @@ _linear = torch.ops.fastrnn.linear.default
 @without_autocast
 def _eager_forward(
     input: Tensor,
-    h0: Tensor | None,
+    hx: State | None,
     weights: Sequence[Tensor],
     ragged: Ragged,
-    activation: int,
+    mode: int,
     directions: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+    save: bool,  # for a backward
+) -> tuple[Tensor, State, State, Outputs]:
     # Not for packed data: rows that belong to no step must be 0. On the CPU, plain tensors imply
     # that the kernels registered as the operators serve the call.
     in_place = ragged.offsets is None and (input.is_cpu or dispatch.number_by_name(input) is None)
     return _forward(
         _linear if input.is_cpu else F.linear,
-        _in_place if in_place else _by_request,
+        partial(_in_place if in_place else _by_request, save=save),
         input,
-        h0,
+        hx,
         weights,
         ragged,
         None,
-        activation,
+        mode,
         directions,
     )
 
@@ -190,23 +218,28 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, ragged: Ragged, activation: int, directions: int, *tensors: Any
-    ) -> tuple[Tensor, ...]:
-        *_, input, h0 = tensors[:5]
-        weights = tensors[5:]
+        ctx: Any, ragged: Ragged, mode: int, directions: int, *tensors: Any
+    ) -> tuple[Tensor | None, ...]:
+        *_, input, h0, c0 = tensors[:6]
+        weights = tensors[6:]
+        hx = None if h0 is None else State(h0, c0)
         with below_views():
-            output, h_n, state = _eager_forward(input, h0, weights, ragged, activation, directions)
+            output, last, state, results = _eager_forward(
+                input, hx, weights, ragged, mode, directions, True
+            )
             saved_output = copy_on_write(output)
-        ctx.activation, ctx.directions, ctx.starts_from_zero = activation, directions, h0 is None
+        ctx.mode, ctx.directions, ctx.starts_from_zero = mode, directions, hx is None
         # Gradients do not depend on the biases.
         first = len(weights) // directions
         weights = weights[:2] if directions == 1 else weights[:2] + weights[first : first + 2]
         # The backward uses the same backend, even if another one is requested by then.
         ctx.backend = dispatch.number_by_name(input)
-        start = state if h0 is None else h0
-        ctx.save_for_backward(saved_output, start, *ragged, input, *weights)
+        gates, inner = results.gates, results.inner
+        start = state if hx is None else hx
+        ctx.save_for_backward(saved_output, gates, inner, *start, *ragged, input, *weights)
         ctx.set_materialize_grads(False)
-        return output, h_n, *(() if saved_output is output else (saved_output,))
+        # A second derivative has gradients of the saved results.
+        return output, *last, gates, inner, None if saved_output is output else saved_output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -214,7 +247,7 @@ class _Layer(torch.autograd.Function):
 
 
 #: The index of the first weight among the arguments of _Layer.
-_FIRST_WEIGHT = 8
+_FIRST_WEIGHT = 9
 
 
 @below_autograd_once
@@ -224,81 +257,81 @@ def _gradients(
     saved: tuple[Any, ...],
     grad_output: Tensor | None,
     grad_h_n: Tensor | None,
-    grad_saved_output: Tensor | None = None,
+    grad_c_n: Tensor | None,
+    grad_gates: Tensor | None,
+    grad_inner: Tensor | None,
+    grad_saved_output: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    output, start, lengths, offsets, resets, input, *weights = saved
-    ragged = Ragged(lengths, offsets, resets)
+    output, gates, inner, h0, c0, lengths, offsets, resets, input, *weights = saved
     if grad_output is None or grad_saved_output is not None:
         grad_output = add_gradients(grad_output, grad_saved_output, like=output)
-    directions = ctx.directions
-    weight_ih, weight_hh, _ = merge_directions(weights, directions)
-    groups, size, _ = weight_hh.shape
+    directions, cell = ctx.directions, CELLS[ctx.mode]
+    weight_ih, weight_hh, *_ = merge_directions(weights, directions, cell)
+    groups, _, size = weight_hh.shape
     heads = groups // directions
-    state = start if ctx.starts_from_zero else _as_state(start, groups, size)
+
+    def as_state(x: Tensor | None) -> Tensor | None:
+        return None if x is None else _as_state(x, groups, size)
+
+    if not ctx.starts_from_zero:
+        h0, c0 = as_state(h0), as_state(c0)
     out = output.reshape(*output.shape[:-1], groups, size)
-    grad_state = torch.zeros_like(state) if grad_h_n is None else _as_state(grad_h_n, groups, size)
-    grad_pre, grad_state = _recurrence_backward(ctx.backend)(
-        grad_output.reshape(out.shape),
-        grad_state,
-        out,
-        weight_hh,
-        state,
-        *ragged,
-        ctx.activation,
-        heads,
+    # The inner values that a GRU saves include its unit_param.
+    arguments = Arguments(
+        weight_hh, h0, c0, None, lengths, offsets, resets, None, None, ctx.mode, heads
     )
-    *_, input_needs_grad, h0_needs_grad = ctx.needs_input_grad[:_FIRST_WEIGHT]
+    grad_h_n = torch.zeros_like(h0) if grad_h_n is None else _as_state(grad_h_n, groups, size)
+    grads = Outputs(
+        grad_output.reshape(out.shape), grad_h_n, as_state(grad_c_n), grad_gates, grad_inner
+    )
+    results = _recurrence_backward(ctx.backend)(grads, Step(State(out), gates, inner), arguments)
+    grad_weights = _weight_gradients(ctx, results, out, arguments, input, weights)
+    *_, input_needs_grad, h0_needs_grad, c0_needs_grad = ctx.needs_input_grad[:_FIRST_WEIGHT]
+    grad_input = grad_h0 = grad_c0 = None
+    if input_needs_grad:
+        rows = results.pre.reshape(-1, weight_ih.shape[0])
+        grad_input = multiply(rows, weight_ih).reshape(input.shape)
+    if h0_needs_grad:
+        grad_h0 = _as_h0(results.h0, directions)
+    if c0_needs_grad and results.c0 is not None:
+        grad_c0 = _as_h0(results.c0, directions)
+    return *[None] * 6, grad_input, grad_h0, grad_c0, *grad_weights
+
+
+def _weight_gradients(
+    ctx: Any,
+    results: Gradients,
+    out: Tensor,
+    arguments: Arguments,
+    input: Tensor,
+    weights: Sequence[Tensor],
+) -> list[Tensor | None]:
+    """Compute the gradients of the weights that need one, in the order of _Layer's arguments."""
+    directions, cell = ctx.directions, CELLS[ctx.mode]
+    groups, _, size = arguments.weight_hh.shape
+    heads = arguments.reverse_from
     needs_grad = ctx.needs_input_grad[_FIRST_WEIGHT:]
     count = len(needs_grad) // directions
-    rows = grad_pre.reshape(-1, groups * size)
-    grad_input = multiply(rows, weight_ih).reshape(input.shape) if input_needs_grad else None
-    grad_h0 = _as_h0(grad_state, directions) if h0_needs_grad else None
+    rows = results.pre.reshape(-1, groups * cell.gates * size)
     by_kind: list[Sequence[Tensor | None]] = [[None] * directions] * count
     if any(needs_grad[::count]):
         gradient = outer((rows, input.reshape(-1, input.shape[-1])))
-        by_kind[0] = _split_directions(gradient, weights[0].shape, directions)
+        by_kind[0] = split_rows(gradient, weights[0].shape, cell, heads, directions)
     if any(needs_grad[1::count]):
-        gradient = weight_hh_grad(grad_pre, out, state, ragged, heads, ctx.starts_from_zero)
-        by_kind[1] = _split_directions(gradient, weights[1].shape, directions)
+        gradient = weight_hh_grad(results, out, arguments, ctx.starts_from_zero)
+        by_kind[1] = split_directions(gradient, weights[1].shape, directions)
     if count > 2 and (any(needs_grad[2::count]) or any(needs_grad[3::count])):
-        gradient = rows.sum(0)
-        # No two gradients share memory: users may clip one in place, or free it.
-        by_kind[2:] = [
-            _split_directions(x, weights[0].shape[:1], directions)
-            for x in (gradient, gradient.clone())
-        ]
-    grad_weights = [kind[d] for d in range(directions) for kind in by_kind]
-    return *[None] * 6, grad_input, grad_h0, *grad_weights
+        of_units = None
+        if results.unit_param is not None:
+            of_units = results.unit_param.reshape(-1, groups * size).sum(0)
+        by_kind[2:] = split_biases(rows.sum(0), of_units, cell, heads, directions)
+    return [kind[d] for d in range(directions) for kind in by_kind]
 
 
-def _recurrence_backward(number: int | None) -> Callable[..., tuple[Tensor, Tensor]]:
+def _recurrence_backward(number: int | None) -> Callable[[Outputs, Step, Arguments], Gradients]:
     if number is None:
-        return recurrence.backward_operator
-    return lambda *arguments: recurrence_by.backward_operator(*arguments, number)
-
-
-def merge_directions(
-    weights: Sequence[Tensor], directions: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Merge a layer's parameters: weight_ih [D·H, I], weight_hh [D·n, H/n, H/n], bias [D·H]."""
-    if directions == 1:
-        weight_hh = weights[1]
-        if weight_hh.dim() == 2:
-            weight_hh = weight_hh.unsqueeze(0)
-        return weights[0], weight_hh, weights[2] + weights[3] if len(weights) > 2 else None
-    half = len(weights) // 2
-    weight_ih, weight_hh, bias = merge_directions(weights[:half], 1)
-    weight_ih_r, weight_hh_r, bias_r = merge_directions(weights[half:], 1)
-    if bias is not None and bias_r is not None:
-        bias = torch.cat((bias, bias_r))
-    return torch.cat((weight_ih, weight_ih_r)), torch.cat((weight_hh, weight_hh_r)), bias
-
-
-def _split_directions(x: Tensor, shape: Sequence[int], directions: int) -> Sequence[Tensor]:
-    """Split x into one tensor of this shape per direction; they share no memory."""
-    if directions == 1:
-        return (x.reshape(shape),)
-    return [part.clone() for part in x.reshape(directions, *shape).unbind()]
+        return recurrence.backward
+    return lambda *arguments: recurrence_by.backward(*arguments, number)
 
 
 def _as_state(x: Tensor, groups: int, size: int) -> Tensor:

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .arguments import State
 from .options import Options
 from .ragged import Ragged
 
-_ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu"}
+_ACTIVATIONS = {"RNN_TANH": "Tanh", "RNN_RELU": "Relu"}
 #: The dtypes that onnxruntime supports; the operator itself also has float64.
 _DTYPES = (torch.float32, torch.float16)
 
@@ -57,11 +58,11 @@ def _check(input: Tensor, ragged: Ragged) -> None:
 
 def rnn(
     input: Tensor,  # [T, B, I]
-    h0: Tensor | None,  # [D·L, B, H]
+    hx: State | None,  # [D·L, B, H]
     weights: Sequence[Tensor],
     ragged: Ragged,
     options: Options,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, State]:
     """Emit `fastrnn.functional.rnn` as `RNN` nodes, with the same arguments and results.
 
     Raises:
@@ -87,7 +88,7 @@ def rnn(
         ]
         recurrent = [_block_diagonal(weight) for weight in parts[1]]
         hidden = recurrent[0].shape[0]
-        h = None if h0 is None else h0[layer * directions : (layer + 1) * directions]
+        h = None if hx is None else hx.h[layer * directions : (layer + 1) * directions]
         out, h_n = torch.onnx.ops.symbolic_multi_out(
             "RNN",
             (
@@ -101,7 +102,7 @@ def rnn(
                 h,
             ),
             {
-                "activations": [_ACTIVATIONS[options.activation]] * directions,
+                "activations": [_ACTIVATIONS[options.mode]] * directions,
                 "direction": "bidirectional" if options.bidirectional else "forward",
                 "hidden_size": hidden,
             },
@@ -115,7 +116,7 @@ def rnn(
         # would inspect the sizes and specialize the file on those of the example.
         input = out.transpose(1, 2).clone(memory_format=torch.contiguous_format).flatten(-2)
         states.append(h_n)
-    return input, states[0] if num_layers == 1 else torch.cat(states)
+    return input, State(states[0] if num_layers == 1 else torch.cat(states))
 
 
 def _block_diagonal(weight_hh: Tensor) -> Tensor:

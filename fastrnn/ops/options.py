@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 
 class Options(NamedTuple):
-    """The constructor arguments of nn.RNN that a call depends on."""
+    """The constructor arguments of nn.RNNBase that a call depends on."""
 
-    activation: str
+    mode: str
     bias: bool
     num_layers: int
     dropout: float

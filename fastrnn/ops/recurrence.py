@@ -1,48 +1,74 @@
 """The operator ``fastrnn::recurrence``: schema, fake, autograd and implementation, each once.
 
-The backends know nothing of autograd. A separate operator, ``fastrnn::recurrence_backward``,
-computes the gradients of pre and h0. One matrix product after it computes the gradient of
-weight_hh. Double backward differentiates the backward of the reference.
+One schema serves all cells: LSTM, GRU and nn.RNN's. The backends know nothing of autograd. A
+separate operator, ``fastrnn::recurrence_backward``, computes the gradients of pre and of the
+states. One matrix product after it computes the gradient of weight_hh. A cell with several gates
+saves them, and an inner value, for its backward: they are results of the forward, and their
+gradients exist in second derivatives only. Double backward differentiates the backward of the
+reference.
 
 ``fastrnn::recurrence`` runs on the backend that `dispatch` selects. On CPU tensors the extension
 implements it directly: a detour through Python costs more than the work of a short call.
-``fastrnn::recurrence_by`` runs on a given backend. ``fastrnn::recurrence.out`` fills a tensor that
-may be pre itself.
+``fastrnn::recurrence_by`` runs on a given backend. ``fastrnn::recurrence.out`` fills tensors of the
+caller, which may be pre itself.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import autograd_registration, jvp, reference, vmap
+from . import autograd_registration, jvp, reference, reference_derivatives, vmap
 from ._eager import add_gradients, below_autograd_once, copy_on_write, is_eager
 from ._torch_private import below_autograd
+from .arguments import COUNT, Arguments, Gradients, Outputs, State, with_empty, without_empty
 from .autocast import without_autocast
 from .backends import cpu, dispatch
+from .cells import CELLS
+from .cells.base import Step
 from .ragged import Ragged
 from .weight_grad import weight_hh_grad
 
 #: The library that defines our operators; it must outlive all of them.
 LIBRARY = torch.library.Library("fastrnn", "DEF")
 
-_RAGGED = "Tensor? lengths, Tensor? offsets, Tensor? resets, int activation, int reverse_from"
-_FORWARD = f"Tensor pre, Tensor weight_hh, Tensor h0, {_RAGGED}"
-_BACKWARD = f"Tensor grad_out, Tensor grad_h_n, Tensor out, Tensor weight_hh, Tensor h0, {_RAGGED}"
+_ARGUMENTS = (
+    "Tensor weight_hh, Tensor h0, Tensor? c0, Tensor? unit_param, Tensor? lengths, "
+    "Tensor? offsets, Tensor? resets, Tensor? reset_h, Tensor? reset_c, int mode, int reverse_from"
+)
+_FORWARD = f"Tensor pre, {_ARGUMENTS}"
+_BACKWARD = (
+    "Tensor grad_out, Tensor grad_h_n, Tensor? grad_c_n, Tensor out, Tensor? gates, Tensor? inner, "
+    + _ARGUMENTS
+)
 
 
-def _fake(pre: Tensor, weight_hh: Tensor, h0: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return pre.new_empty(pre.shape), h0.new_empty(h0.shape)
+def _fake(pre: Tensor, *given: Any) -> tuple[Tensor, ...]:
+    arguments, save = Arguments(*given[:COUNT]), given[COUNT]
+    cell, h0 = CELLS[arguments.mode], arguments.h0
+    out = pre.new_empty((*pre.shape[:-1], h0.shape[-1]))
+    results: list[Tensor | None] = [out, h0.new_empty(h0.shape), None, None, None]
+    if cell.has_c:
+        results[2] = h0.new_empty(h0.shape)
+    if cell.saves and save:
+        results[3:] = pre.new_empty(pre.shape), out.new_empty(out.shape)
+    return with_empty(results, like=pre)
 
 
 def _fake_backward(
-    grad_out: Tensor, grad_h_n: Tensor, out: Tensor, weight_hh: Tensor, h0: Tensor, *_: Any
-) -> tuple[Tensor, Tensor]:
-    return out.new_empty(out.shape), h0.new_empty(h0.shape)
+    grad_out: Tensor, grad_h_n: Tensor, grad_c_n: Tensor | None, out: Tensor, *given: Any
+) -> tuple[Tensor, ...]:
+    arguments = Arguments(*given[2 : 2 + COUNT])
+    cell = CELLS[arguments.mode]
+    states = arguments.h0, arguments.c0, arguments.reset_h, arguments.reset_c
+    h0, c0, *resets = (None if x is None else x.new_empty(x.shape) for x in states)
+    grad_pre = out.new_empty((*out.shape[:-1], cell.gates * out.shape[-1]))
+    unit_param = out.new_empty(out.shape) if cell.has_unit_param else None
+    return with_empty((grad_pre, h0, c0, unit_param, *resets), like=out)
 
 
 class Operator:
@@ -58,7 +84,12 @@ class Operator:
 
     def __init__(self, name: str, options: str, forward: Callable, backward: Callable) -> None:
         self.operator = self._define(
-            name, _FORWARD + options, forward, _fake, vmap.FORWARD, "Tensor out, Tensor h_n"
+            name,
+            f"{_FORWARD}, bool save{options}",
+            forward,
+            _fake,
+            vmap.FORWARD,
+            "Tensor out, Tensor h_n, Tensor c_n, Tensor gates, Tensor inner",
         )
         self.backward_operator = self._define(
             f"{name}_backward",
@@ -66,21 +97,25 @@ class Operator:
             backward,
             _fake_backward,
             vmap.BACKWARD,
-            "Tensor grad_pre, Tensor grad_h0",
+            "Tensor grad_pre, Tensor grad_h0, Tensor grad_c0, Tensor grad_unit_param, "
+            "Tensor grad_reset_h, Tensor grad_reset_c",
         )
         autograd_registration.register(
             LIBRARY,
             self.operator,
             count=len(vmap.FORWARD),
-            without_first=True,
+            saved=(0, 3, 4),
+            first=1,
             backward=self._backward,
             jvp=without_autocast(self._jvp),
+            prepare=_with_save,
         )
         autograd_registration.register(
             LIBRARY,
             self.backward_operator,
             count=len(vmap.BACKWARD),
-            without_first=False,
+            saved=(0,),
+            first=0,
             backward=_double_backward,
             jvp=without_autocast(self._backward_jvp),
         )
@@ -105,110 +140,154 @@ class Operator:
     def __call__(
         self,
         pre: Tensor,
-        weight_hh: Tensor,
-        h0: Tensor,
-        ragged: Ragged,
-        *options: Any,  # activation, reverse_from and the operator's further options
-    ) -> tuple[Tensor, Tensor]:
-        arguments = pre, weight_hh, h0, *ragged, *options
+        arguments: Arguments,
+        save: bool,  # whether the backward may be needed; for an eager call
+        *options: Any,  # the operator's further options
+    ) -> Outputs:
         if not is_eager():
-            return self.operator(*arguments)
-        out, h_n, *_ = _Eager.apply(self, *arguments)
-        return out, h_n
+            # The kernel of the Autograd key saves where a derivative may be needed, so that a
+            # traced program does not depend on the gradient mode of its trace.
+            return Outputs(*without_empty(self.operator(pre, *arguments, False, *options)))
+        *results, _ = _Eager.apply(self, pre, *arguments, save, *options)
+        return Outputs(*results)
 
     def gradients(
-        self, ctx: Any, saved: tuple[Any, ...], grad_out: Tensor, grad_h_n: Tensor
+        self, ctx: Any, saved: tuple[Any, ...], grads: Sequence[Tensor | None]
     ) -> tuple[Tensor | None, ...]:
-        """Compute the gradients of the forward's inputs.
+        """Compute the gradients of the forward's inputs from those of its results.
 
-        `saved` are the tensors that the forward saved: out and all its tensor inputs except pre.
+        `saved` are the tensors that the forward saved: out, gates, inner and all its tensor inputs
+        except pre.
         """
-        out, weight_hh, h0, *given = saved
-        grad_pre, grad_h0 = self.backward_operator(
-            grad_out, grad_h_n, out, weight_hh, h0, *given, *ctx.options
+        out, gates, inner, *tensors = saved
+        arguments = Arguments(*tensors, *ctx.options[:2])
+        grad_out = add_gradients(grads[0], like=out)
+        grad_h_n = add_gradients(grads[1], like=arguments.h0)
+        all_grads = Outputs(grad_out, grad_h_n, *grads[2:])
+        results = self.backward(
+            all_grads, Step(State(out), gates, inner), arguments, *ctx.options[3:]
         )
-        grad_weight = None
+        grad_weight = grad_unit_param = None
         if ctx.needs_input_grad[ctx.first + 1]:
-            product = without_autocast(weight_hh_grad)
-            grad_weight = product(grad_pre, out, h0, Ragged(*given), ctx.options[1])
-        return grad_pre, grad_weight, grad_h0, None, None, None, *(None for _ in ctx.options)
+            grad_weight = without_autocast(weight_hh_grad)(results, out, arguments)
+        if results.unit_param is not None and ctx.needs_input_grad[ctx.first + 4]:
+            grad_unit_param = results.unit_param.sum(tuple(range(out.dim() - 2)))
+        states = results.h0, results.c0, grad_unit_param
+        resets = results.reset_h, results.reset_c
+        options = (None,) * len(ctx.options)
+        return results.pre, grad_weight, *states, None, None, None, *resets, *options
 
-    def _backward(
-        self, ctx: Any, grad_out: Tensor | None, grad_h_n: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        out, _, h0, *_ = saved
+    def backward(
+        self, grads: Outputs, saved: Step, arguments: Arguments, *options: Any
+    ) -> Gradients:
+        """Run the backward operator, or the reference if saved values have gradients.
+
+        They have in a second derivative only.
+        """
+        if grads.gates is not None or grads.inner is not None:
+            return without_autocast(reference.backward)(grads, saved, arguments)
+        given = *grads[:3], saved.state.h, saved.gates, saved.inner, *arguments, *options
+        return Gradients(*without_empty(self.backward_operator(*given)))
+
+    def _backward(self, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        out, gates, inner, *tensors = ctx.saved_tensors
         ctx.first = 0
-        return self.gradients(
-            ctx, saved, add_gradients(grad_out, like=out), add_gradients(grad_h_n, like=h0)
-        )
+        saved = out, *without_empty((gates, inner)), *tensors
+        return self.gradients(ctx, saved, tuple(without_empty(grads)))
 
     def _linear_backward(self, *extra: Any) -> Callable[..., tuple[Tensor, Tensor]]:
-        """Return the backward operator in the form that `jvp` calls.
+        """Return the backward operator of nn.RNN's cells in the form that `jvp` calls."""
 
-        It takes a Ragged, and binds the operator's further options, `extra`.
-        """
-
-        def call(*arguments: Any) -> tuple[Tensor, Tensor]:
-            *tensors, ragged, activation, reverse_from = arguments
-            return self.backward_operator(*tensors, *ragged, activation, reverse_from, *extra)
+        def call(
+            grad_out: Tensor,
+            grad_h_n: Tensor,
+            out: Tensor,
+            weight_hh: Tensor,
+            h0: Tensor,
+            ragged: Ragged,
+            *options: int,
+        ) -> tuple[Tensor, Tensor]:
+            given = grad_out, grad_h_n, None, out, None, None, weight_hh, h0, None, None
+            return self.backward_operator(*given, *ragged, None, None, *options, *extra)[:2]
 
         return call
 
-    def _jvp(self, ctx: Any, saved: list[Any], *tangents: Any) -> tuple[Tensor, Tensor]:
-        activation, reverse_from, *extra = ctx.options
-        tensors, ragged = saved[:-3], Ragged(*saved[-3:])
-        backward = self._linear_backward(*extra)
-        options = ragged, activation, reverse_from
-        return jvp.forward(backward, *tangents[:3], *tensors, *options)  # type: ignore[call-arg]
+    def _jvp(self, ctx: Any, saved: list[Any], *tangents: Any) -> tuple[Tensor | None, ...]:
+        out, _, _, *tensors = saved
+        options = ctx.options[:2]
+        arguments = Arguments(*tensors[1:], *options)
+        if not _has_rule(arguments):
+            forward = reference_derivatives.forward
+            return _tangents(forward, tensors, options, tangents, like=out)
+        given = out, arguments.weight_hh, arguments.h0, arguments.ragged()
+        backward = self._linear_backward(*ctx.options[3:])
+        results = jvp.forward(backward, *tangents[:3], *given, *options)  # type: ignore[call-arg]
+        return with_empty((*results, None, None, None), like=out)
 
-    def _backward_jvp(self, ctx: Any, saved: list[Any], *tangents: Any) -> tuple[Tensor, Tensor]:
-        activation, reverse_from, *extra = ctx.options
-        tensors, ragged = saved[:-3], Ragged(*saved[-3:])
-        backward = self._linear_backward(*extra)
-        options = ragged, activation, reverse_from
-        return jvp.backward(backward, *tangents[:4], *tensors, *options)  # type: ignore[call-arg]
+    def _backward_jvp(
+        self, ctx: Any, saved: list[Any], *tangents: Any
+    ) -> tuple[Tensor | None, ...]:
+        grad_pre, *tensors = saved
+        grad_out, grad_h_n, _, out, _, _, *rest = tensors
+        options = ctx.options[:2]
+        arguments = Arguments(*rest, *options)
+        if not _has_rule(arguments):
+            backward = reference_derivatives.backward
+            return _tangents(backward, tensors, options, tangents, like=out)
+        given = grad_pre, grad_out, grad_h_n, out, arguments.weight_hh, arguments.h0
+        dgrad_out, dgrad_h_n, _, dout, _, _, dweight, *_ = tangents
+        of_inputs = dgrad_out, dgrad_h_n, dout, dweight
+        linear = self._linear_backward(*ctx.options[2:])
+        results = jvp.backward(linear, *of_inputs, *given, arguments.ragged(), *options)
+        return with_empty((*results, None, None, None, None), like=out)
 
 
+def _with_save(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the forward's inputs with save on."""
+    return *inputs[: 1 + COUNT], True, *inputs[2 + COUNT :]
+
+
+def _has_rule(arguments: Arguments) -> bool:
+    """Whether `jvp` has rules for a call, by which the kernels compute its tangents."""
+    return not CELLS[arguments.mode].saves and arguments.reset_h is None
+
+
+def _tangents(function: Callable, *arguments: Any, like: Tensor) -> tuple[Tensor, ...]:
+    return with_empty(reference_derivatives.jvp(function, *arguments), like=like)
+
+
+@without_autocast
 def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     _, *tensors = ctx.saved_tensors
-    differentiable, ragged = tensors[:5], Ragged(*tensors[5:])
-    backward = without_autocast(reference.backward)
-    outputs, vjp = torch.func.vjp(
-        lambda *real: backward(*real, ragged, *ctx.options[:2]), *differentiable
-    )[:2]
-    cotangents = [add_gradients(grad, like=x) for grad, x in zip(grads, outputs, strict=True)]
-    return *vjp(tuple(cotangents)), None, None, None, *(None for _ in ctx.options)
+    backward = reference_derivatives.backward
+    gradients = reference_derivatives.vjp(backward, tensors, ctx.options[:2], grads)
+    return *gradients, *(None for _ in ctx.options)
 
 
 class _Eager(torch.autograd.Function):
     """The autograd Function of an operator in eager mode."""
 
     @staticmethod
-    def forward(ctx: Any, operator: Operator, *inputs: Any) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, operator: Operator, *inputs: Any) -> tuple[Tensor | None, ...]:
         with below_autograd():
-            out, h_n = operator.operator(*inputs)
-            saved_out = copy_on_write(out)
+            results = Outputs(*without_empty(operator.operator(*inputs)))
+            saved_out = copy_on_write(results.out)
         ctx.operator, ctx.first = operator, 1
-        _, *tensors = inputs[: len(vmap.FORWARD)]
         ctx.options = inputs[len(vmap.FORWARD) :]
-        ctx.save_for_backward(saved_out, *tensors)
+        tensors = inputs[1 : len(vmap.FORWARD)]
+        ctx.save_for_backward(saved_out, results.gates, results.inner, *tensors)
         ctx.set_materialize_grads(False)
-        return out, h_n, *(() if saved_out is out else (saved_out,))
+        return *results, None if saved_out is results.out else saved_out
 
     @staticmethod
     @below_autograd_once
     def backward(
-        ctx: Any,
-        saved: tuple[Any, ...],
-        grad_out: Tensor | None,
-        grad_h_n: Tensor | None,
-        grad_saved_out: Tensor | None = None,
+        ctx: Any, saved: tuple[Any, ...], grad_out: Tensor | None, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        out, _, h0, *_ = saved
-        grad_out = add_gradients(grad_out, grad_saved_out, like=out)
-        grad_h_n = add_gradients(grad_h_n, like=h0)
-        return None, *ctx.operator.gradients(ctx, saved, grad_out, grad_h_n)
+        *grads_of_others, grad_saved_out = grads
+        if grad_saved_out is not None:
+            grad_out = add_gradients(grad_out, grad_saved_out, like=saved[0])
+        return None, *ctx.operator.gradients(ctx, saved, (grad_out, *grads_of_others))
 
 
 #: On the selected backend, and on the backend whose number is the last argument.
@@ -217,13 +296,16 @@ recurrence_by = Operator(
     "recurrence_by", ", int backend", dispatch.forward_by, dispatch.backward_by
 )
 
-# Without a gradient, out may reuse the memory of pre: allocating a large output costs more than
-# the arithmetic of a small layer.
-LIBRARY.define(f"recurrence.out({_FORWARD}, *, Tensor(a!) out) -> Tensor h_n")
+# Without a gradient, out may reuse the memory of pre, and with one the saved gates may: allocating
+# a large output costs more than the arithmetic of a small layer.
+LIBRARY.define(
+    f"recurrence.out({_FORWARD}, *, Tensor(a!) out, Tensor(b!)? c_n=None, Tensor(c!)? gates=None, "
+    "Tensor(d!)? inner=None) -> Tensor h_n"
+)
 LIBRARY.impl("recurrence.out", without_autocast(dispatch.forward_out), "CompositeExplicitAutograd")
 torch.library.register_fake(
     "fastrnn::recurrence.out",
-    lambda pre, weight_hh, h0, *_, out: h0.new_empty(h0.shape),
+    lambda pre, weight_hh, h0, *_, **__: h0.new_empty(h0.shape),
     lib=LIBRARY,
 )
 recurrence_out = torch.ops.fastrnn.recurrence.out

@@ -49,17 +49,15 @@ def forward(
         results: dict[int, list[Tensor]] = {}
         for t in steps:
             crosses = layout.crosses_reset(t, steps)
-            before = State(
-                *(
-                    None if x is None else _at_reset(x, crosses, start).to(acc)
-                    for x, start in zip((h, c), of_groups.reset, strict=True)
-                )
-            )
-            z = _matvec(of_groups.weight, before.h)
-            new = cell.forward(
-                padded[t, :, groups].to(acc), z, before, of_groups.unit_param, store
-            )
-            stored = [None if x is None else x.to(pre.dtype) for x in (*new.state, *new[1:])]
+            before: list[Any] = [
+                None if x is None else _at_reset(x, crosses, start).to(acc)
+                for x, start in zip((h, c), of_groups.reset, strict=True)
+            ]
+            x, z = padded[t, :, groups].to(acc), _matvec(of_groups.weight, before[0])
+            new = cell.forward(x, z, State(*before), of_groups.unit_param, store)
+            stored: list[Any] = [
+                x if x is None else x.to(pre.dtype) for x in (*new.state, *new[1:])
+            ]
             saved = stored[2:] if cell.saves else []
             results[t] = [layout.only_active(t, x) for x in (stored[0], *saved)]
             h = layout.keep(t, stored[0], h)
@@ -80,15 +78,15 @@ def backward(
 ) -> Gradients:
     """Run the cell's backward in the reverse order of `forward`."""
     cell = CELLS[arguments.mode]
-    out, gates, inner = saved.state.h, *saved[1:]
-    acc = accumulation_dtype(out.dtype)
-    layout = Layout(out, arguments.h0, arguments.ragged())
+    dtype = saved.state.h.dtype
+    acc = accumulation_dtype(dtype)
+    layout = Layout(saved.state.h, arguments.h0, arguments.ragged())
     out, gates, inner, grad_out, grad_gates, grad_inner = (
         None if x is None else layout.pad(x)
-        for x in (out, gates, inner, grads.out, grads.gates, grads.inner)
+        for x in (saved.state.h, *saved[1:], grads.out, grads.gates, grads.inner)
     )
 
-    def run(groups: slice, steps: range) -> tuple[list[Any], State]:
+    def run(groups: slice, steps: range) -> tuple[list[Any], list[Any]]:
         def at(x: Tensor | None, t: int) -> Any:
             return None if x is None else x[t, :, groups].to(acc)
 
@@ -96,15 +94,16 @@ def backward(
             """Return the state before step t, which `forward` saved."""
             previous = t - steps.step
             crosses = layout.crosses_reset(t, steps)
-            states = []
-            for x, first, start in zip((out, inner), of_groups.initial, of_groups.reset):
-                if first is None:
-                    states.append(None)
-                    continue
-                h = first if previous not in steps else x[previous, :, groups]
-                if previous in steps and layout.active is not None:
-                    h = h.where(layout.active[previous, :, None, None], first)
-                states.append(_at_reset(h, crosses, start).to(acc))
+            states: list[Any] = [None, None]
+            saved_states = (out, inner) if cell.has_c else (out,)
+            for k, x in enumerate(saved_states):
+                first, start = of_groups.initial[k], of_groups.reset[k]
+                h = first
+                if x is not None and previous in steps:
+                    h = x[previous, :, groups]
+                    if layout.active is not None:
+                        h = h.where(layout.active[previous, :, None, None], first)
+                states[k] = _at_reset(h, crosses, start).to(acc)
             return State(*states)
 
         of_groups = _Groups(arguments, groups, acc)
@@ -120,8 +119,8 @@ def backward(
             grad = Step(state, at(grad_gates, t), at(grad_inner, t))
             before = state_before(t) if cell.saves else step.state
             new = cell.backward(grad, step, before, of_groups.unit_param)
-            dz = new.z.to(out.dtype)
-            to_before = [new.before.h + _matvec(weight_t, dz.to(acc)), new.before.c]
+            dz = new.z.to(dtype)
+            to_before: list[Any] = [new.before.h + _matvec(weight_t, dz.to(acc)), new.before.c]
             crosses = layout.crosses_reset(t, steps)
             for k, x in enumerate(to_before):
                 if x is None or crosses is None:
@@ -129,17 +128,18 @@ def backward(
                 if resets[k] is not None:
                     resets[k] = resets[k] + x.where(crosses, 0)
                 to_before[k] = x.where(~crosses, 0)
-            of_step = [x.to(out.dtype) for x in (new.pre, new.unit_param) if x is not None]
+            of_step = [x.to(dtype) for x in (new.pre, new.unit_param) if x is not None]
             results[t] = [layout.only_active(t, x) for x in of_step]
             dh = layout.keep(t, to_before[0], dh)
             dc = dc if dc is None else layout.keep(t, to_before[1], dc)
         by_kind = zip(*(results[t] for t in range(layout.steps)), strict=True)
-        states = [None if x is None else x.to(out.dtype) for x in (dh, dc, *resets)]
+        states = [None if x is None else x.to(dtype) for x in (dh, dc, *resets)]
         return [torch.stack(x) for x in by_kind], states
 
     data, states = _each_direction(run, layout.steps, arguments)
-    grad_pre, *unit_param = (layout.pack(x, like=grads.out) for x in data)
-    return Gradients(grad_pre, *states[:2], *(unit_param or [None]), *states[2:])
+    grad_pre, *of_units = (layout.pack(x, like=grads.out) for x in data)
+    grad_h0, grad_c0, *of_resets = states
+    return Gradients(grad_pre, grad_h0, grad_c0, of_units[0] if of_units else None, *of_resets)
 
 
 class _Groups:
@@ -149,8 +149,10 @@ class _Groups:
         self.weight = arguments.weight_hh[groups].to(acc)
         unit_param = arguments.unit_param
         self.unit_param = None if unit_param is None else unit_param[groups].to(acc)
+        self.initial: tuple[Any, ...]
+        self.reset: tuple[Any, ...]
         self.initial, self.reset = (
-            State(*(None if x is None else x[:, groups] for x in given))
+            tuple(None if x is None else x[:, groups] for x in given)
             for given in (
                 (arguments.h0, arguments.c0),
                 (arguments.reset_h, arguments.reset_c),

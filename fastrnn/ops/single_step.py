@@ -8,39 +8,56 @@ results agree bit for bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ._torch_private import below_views
-from .layer import merge_directions
+from .arguments import State
+from .cells import CELLS, CODES
+from .parameters import merge_directions
 from .recurrence import recurrence_out
-from .reference import ACTIVATION_CODES
 
 
 def single_step(
     input: Tensor,  # [B, I]
-    hx: Tensor,  # [L, B, H]
+    hx: State,  # [L, B, H]
     weights: Sequence[Tensor],  # per layer weight_ih, weight_hh and optionally two biases
     resets: Tensor | None,  # [1, B]
-    activation: str,
-) -> tuple[Tensor, Tensor]:
-    """Return the last layer's state [B, H] and all states [L, B, H]; all tensors must be plain."""
-    layers, batch, hidden = hx.shape
+    mode: str,
+) -> tuple[Tensor, State]:
+    """Return the last layer's h [B, H] and all states [L, B, H]; all tensors must be plain."""
+    layers, batch, hidden = hx.h.shape
     heads = weights[1].shape[0] if weights[1].dim() == 3 else 1
     count = len(weights) // layers
     linear = torch.ops.fastrnn.linear.default if input.is_cpu else F.linear
-    state_shape = batch, heads, hidden // heads
-    options = ACTIVATION_CODES[activation], heads
-    last_states = []
+    code, state_shape = CODES[mode], (batch, heads, hidden // heads)
+    cell = CELLS[code]
+    rest = None, None, resets, None, None, code, heads
+    h0, c0 = hx
+    initial_h = h0.reshape(layers, *state_shape).unbind()
+    initial_c = [None] * layers if c0 is None else c0.reshape(layers, *state_shape).unbind()
+    last_h, last_c = [], []
     with below_views():
-        for layer, state in enumerate(hx.reshape(layers, *state_shape).unbind()):
+        for layer, (h, c) in enumerate(zip(initial_h, initial_c, strict=True)):
             layer_weights = weights[layer * count : (layer + 1) * count]
-            weight_ih, weight_hh, bias = merge_directions(layer_weights, 1)
-            input = linear(input, weight_ih, bias)  # recurrence_out overwrites it with the state
-            pre = input.view(1, *state_shape)
-            h_n = recurrence_out(pre, weight_hh, state, None, None, resets, *options, out=pre)
-            last_states.append(h_n)
-        h_n = last_states[0] if layers == 1 else torch.stack(last_states)
-        return input, h_n.view(layers, batch, hidden)
+            weight_ih, weight_hh, bias, unit_param = merge_directions(layer_weights, 1, cell)
+            output = linear(input, weight_ih, bias)
+            pre = output.view(1, batch, heads, -1)
+            if cell.gates == 1:  # the state overwrites pre
+                out, c_n = pre, None
+            else:
+                output = output.new_empty(batch, hidden)
+                out, c_n = output.view(1, *state_shape), c if c is None else c.new_empty(c.shape)
+            given = pre, weight_hh, h, c, unit_param, *rest
+            last_h.append(recurrence_out(*given, out=out, c_n=c_n))
+            last_c.append(c_n)
+            input = output
+
+        def joined(states: list[Any]) -> Tensor:
+            x = states[0] if layers == 1 else torch.stack(states)
+            return x.view(layers, batch, hidden)
+
+        return input, State(joined(last_h), joined(last_c) if cell.has_c else None)

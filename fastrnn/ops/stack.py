@@ -10,13 +10,14 @@ from torch import Tensor
 from . import autocast, onnx
 from ._eager import are_plain, is_eager, is_recording
 from ._torch_private import is_transforming
+from .arguments import State, concatenate
 from .backends import cpu, dispatch, torch_rnn
-from .backends.base import MODES, Call
+from .backends.base import Call
+from .cells import CODES
 from .layer import layer, traceable_layer
 from .options import Options
 from .packed import packed_layout
 from .ragged import DENSE, Ragged
-from .reference import ACTIVATION_CODES
 from .time_shift import is_active, zero_padding
 
 _UNSUPPORTED_BY_TORCH = (
@@ -29,41 +30,44 @@ _ONNX_BY_TRACING = (
 )
 
 
-def rnn(
+def run(
     input: Tensor,  # [T, B, I], or [N, I] if packed
-    h0: Tensor | None,  # [D·L, B, H]
+    hx: State | None,  # [D·L, B, H]
     weights: Sequence[Tensor],
     ragged: Ragged,
-    reset_to: Tensor | None,  # [D·L, H]
+    reset_to: State | None,  # [D·L, H]
     options: Options,
     batch_sizes: Tensor | None = None,  # [T], on the CPU, for packed data that torch's loop runs
     prefer_kernels: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Compute `fastrnn.functional.rnn` with valid arguments, on the selected implementation.
+) -> tuple[Tensor, State]:
+    """Compute `fastrnn.functional.rnn`, of any cell, on the selected implementation.
+
+    The arguments are valid.
 
     Args:
         prefer_kernels: see `runs_in_torch`; ignored if a gradient is recorded.
     """
     if autocast.is_autocasting(input):
-        input, h0, reset_to, *weights = autocast.cast(input, h0, reset_to, *weights)
+        input, *weights = autocast.cast(input, *weights)
+        hx, reset_to = (x if x is None else State(*autocast.cast(*x)) for x in (hx, reset_to))
     if onnx.wanted():
-        return onnx.rnn(input, h0, weights, ragged, options)
+        return onnx.rnn(input, hx, weights, ragged, options)
     if batch_sizes is not None:
-        return in_torch(input, h0, weights, options, batch_sizes)
+        return in_torch(input, hx, weights, options, batch_sizes)
     expressible = ragged.lengths is None and ragged.resets is None and weights[1].dim() == 2
     if prefer_kernels:
-        prefer_kernels = not is_recording(*weights, input, h0)
+        prefer_kernels = not is_recording(*weights, input, *(hx or ()))
     eager = is_eager()
-    if runs_in_torch(input, h0, weights, options, eager, expressible, None, prefer_kernels):
-        return in_torch(input, h0, weights, options)
+    if runs_in_torch(input, hx, weights, options, eager, expressible, None, prefer_kernels):
+        return in_torch(input, hx, weights, options)
     if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
         raise ValueError(_ONNX_BY_TRACING)
-    return in_layers(input, h0, weights, ragged, reset_to, options, eager)
+    return in_layers(input, hx, weights, ragged, reset_to, options, eager)
 
 
 def runs_in_torch(
     input: Tensor,  # [T, B, I], or [N, I] if packed
-    h0: Tensor | None,
+    hx: State | None,
     weights: Sequence[Tensor],
     options: Options,
     eager: bool,
@@ -97,121 +101,134 @@ def runs_in_torch(
         steps = input.shape[0] if batch_sizes is None else batch_sizes.shape[0]
         if prefer_kernels or steps > torch_rnn.FEW_STEPS:
             return False
-        return torch_rnn.is_short(steps, input.dtype, is_recording(*weights, input, h0))
+        recording = is_recording(*weights, input, *(hx or ()))
+        return torch_rnn.is_short(steps, input.dtype, recording)
     if batch_sizes is None:
         steps, batch = input.shape[:2]
     else:
         steps, batch = batch_sizes.shape[0], int(batch_sizes[0])
-    hidden, directions = weights[1].shape[0], options.directions()
-    mode, training = MODES[ACTIVATION_CODES[options.activation]], is_recording(*weights, input, h0)
-    shape = steps, batch, directions, hidden
-    call = Call(mode, *shape, input.dtype, input.device, training)
+    shape = steps, batch, options.directions(), weights[1].shape[-1]
+    training = is_recording(*weights, input, *(hx or ()))
+    call = Call(options.mode, *shape, input.dtype, input.device, training)
     return dispatch.for_layer(call, prefer_kernels) is torch_rnn.BACKEND
 
 
 def in_torch(
     input: Tensor,  # [T, B, I], or [N, I] with batch_sizes
-    h0: Tensor | None,  # [D·L, B, H]
+    hx: State | None,  # [D·L, B, H]
     weights: Sequence[Tensor],
     options: Options,
     batch_sizes: Tensor | None = None,  # [T], on the CPU
-) -> tuple[Tensor, Tensor]:
-    """Run a stack with torch's own implementation: return output and h_n."""
-    only_once = torch_rnn.is_differentiable_only_once(input) and is_recording(input, h0, *weights)
+) -> tuple[Tensor, State]:
+    """Run a stack with torch's own implementation: return output and the final state."""
+    h0, c0 = hx or (None, None)
+    recording = is_recording(input, h0, c0, *weights)
+    only_once = torch_rnn.is_differentiable_only_once(input) and recording
     if not only_once or torch.jit.is_tracing():
-        return torch_rnn.stack(input, h0, weights, *options, batch_sizes)
+        return torch_rnn.stack(input, hx, weights, *options, batch_sizes)
     # cuDNN has no backward in eval mode and no double backward, and draws dropout from its own
     # generator. So it runs in training mode without dropout, and our operators compute second
     # derivatives.
     if options.num_layers > 1 and options.training and options.dropout > 0:
-        return _each_layer_in_torch(input, h0, weights, options, batch_sizes)
+        return _each_layer_in_torch(input, hx, weights, options, batch_sizes)
     without_dropout = options._replace(dropout=0.0, training=True)
 
-    def run(input: Tensor, h0: Tensor | None, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        return torch_rnn.stack(input, h0, weights, *without_dropout, batch_sizes)
+    def run(
+        input: Tensor, h0: Tensor | None, c0: Tensor | None, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        hx = None if h0 is None else State(h0, c0)
+        output, last = torch_rnn.stack(input, hx, weights, *without_dropout, batch_sizes)
+        return output, *(x for x in last if x is not None)
 
-    def differentiable(input: Tensor, h0: Tensor | None, *weights: Tensor) -> tuple[Tensor, Tensor]:
+    def differentiable(
+        input: Tensor, h0: Tensor | None, c0: Tensor | None, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        hx = None if h0 is None else State(h0, c0)
         ragged = DENSE
         if batch_sizes is not None:
             ragged = Ragged(*packed_layout(batch_sizes, input, None))
-        return in_layers(input, h0, weights, ragged, None, without_dropout, eager=False)
+        output, last = in_layers(input, hx, weights, ragged, None, without_dropout, eager=False)
+        return output, *(x for x in last if x is not None)
 
-    return torch_rnn.differentiable_once(run, differentiable, input, h0, *weights)
+    output, *last = torch_rnn.differentiable_once(run, differentiable, input, h0, c0, *weights)
+    return output, State(*last)
 
 
 def _each_layer_in_torch(
     input: Tensor,
-    h0: Tensor | None,
+    hx: State | None,
     weights: Sequence[Tensor],
     options: Options,
     batch_sizes: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, State]:
     layer_options = options._replace(num_layers=1)
     last_states = []
-    for index, (layer_weights, h) in enumerate(_layers(h0, weights, options)):
+    for index, layer_weights in enumerate(_layers(weights, options)):
         if index > 0:
             input = torch.dropout(input, options.dropout, True)
-        input, h_n = in_torch(input, h, layer_weights, layer_options, batch_sizes)
-        last_states.append(h_n)
-    return input, torch.cat(last_states)
+        first = _of_layer(hx, index, options)
+        input, last = in_torch(input, first, layer_weights, layer_options, batch_sizes)
+        last_states.append(last)
+    return input, concatenate(last_states)
 
 
 def in_layers(
     input: Tensor,  # [T, B, I], or [N, I] if packed
-    h0: Tensor | None,  # [D·L, B, H]
+    hx: State | None,  # [D·L, B, H]
     weights: Sequence[Tensor],
     ragged: Ragged,
-    reset_to: Tensor | None,  # [D·L, H]
+    reset_to: State | None,  # [D·L, H]
     options: Options,
     eager: bool,
-) -> tuple[Tensor, Tensor]:
-    """Run a stack with our operators, layer by layer: return output and h_n.
+) -> tuple[Tensor, State]:
+    """Run a stack with our operators, layer by layer: return output and the final state.
 
     Args:
         eager: whether a layer may be one autograd node, and run below autograd.
     """
+    states = hx or ()
     if (
         ragged.lengths is not None
         and not ragged.is_packed()
         and (
             torch.jit.is_tracing()
-            or is_recording(*weights, input, h0)
+            or is_recording(*weights, input, *states)
             or (not torch.compiler.is_compiling() and is_transforming())
         )
     ):
         input = zero_padding(input, is_active(input.shape[0], ragged.lengths))
     fused = (
         eager
-        and are_plain(input, h0, *weights)
+        and are_plain(input, *states, *weights)
         and (ragged.resets is None or reset_to is None)
         and input.shape[-1] == weights[0].shape[1]
     )
-    code, directions = ACTIVATION_CODES[options.activation], options.directions()
+    code, directions = CODES[options.mode], options.directions()
     last_states = []
-    for index, (layer_weights, h) in enumerate(_layers(h0, weights, options)):
+    for index, layer_weights in enumerate(_layers(weights, options)):
         if index > 0 and options.training and options.dropout > 0:
             input = torch.dropout(input, options.dropout, True)
+        first = _of_layer(hx, index, options)
         if fused:
-            input, h_n = layer(input, h, layer_weights, ragged, code, directions)
+            input, last = layer(input, first, layer_weights, ragged, code, directions)
         else:
-            first = index * directions
-            start = None if reset_to is None else reset_to[first : first + directions]
-            input, h_n = traceable_layer(input, h, layer_weights, ragged, start, code, directions)
-        last_states.append(h_n)
-    return input, last_states[0] if options.num_layers == 1 else torch.cat(last_states)
+            start = _of_layer(reset_to, index, options)
+            input, last = traceable_layer(
+                input, first, layer_weights, ragged, start, code, directions
+            )
+        last_states.append(last)
+    return input, concatenate(last_states)
 
 
-def _layers(
-    h0: Tensor | None, weights: Sequence[Tensor], options: Options
-) -> list[tuple[Sequence[Tensor], Tensor | None]]:
-    """Return each layer's weights and its initial states [D, B, H]."""
-    if options.num_layers == 1:
-        return [(weights, h0)]
-    count, directions = len(weights) // options.num_layers, options.directions()
-    return [
-        (
-            weights[index * count : (index + 1) * count],
-            h0 if h0 is None else h0[index * directions : (index + 1) * directions],
-        )
-        for index in range(options.num_layers)
-    ]
+def _layers(weights: Sequence[Tensor], options: Options) -> list[Sequence[Tensor]]:
+    """Return the weights of each layer."""
+    count = len(weights) // options.num_layers
+    return [weights[i * count : (i + 1) * count] for i in range(options.num_layers)]
+
+
+def _of_layer(state: State | None, index: int, options: Options) -> State | None:
+    """Return the part [D, ...] of a state [D·L, ...] that belongs to a layer."""
+    if state is None or options.num_layers == 1:
+        return state
+    directions = options.directions()
+    return state.map(lambda x: x[index * directions : (index + 1) * directions])

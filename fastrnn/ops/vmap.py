@@ -1,8 +1,8 @@
 """vmap of the operator: fold the mapped dimension into the rows or the groups of one call.
 
-V mapped problems that share weight_hh become V·B rows. Problems with separate weight_hh become V·G
-groups, so that an ensemble of models runs as one call. Packed data always becomes groups: the rows
-of a step must stay contiguous.
+V mapped problems that share their weights become V·B rows. Problems with separate weights become
+V·G groups, so that an ensemble of models runs as one call. Packed data always becomes groups: the
+rows of a step must stay contiguous.
 """
 
 from __future__ import annotations
@@ -25,21 +25,32 @@ class _Axes:
 
 _DATA = _Axes(1, -2)  # [T, B, G, H], or [N, G, H] with offsets
 _STATE = _Axes(0, -2)  # [B, G, H]
-_WEIGHT = _Axes(None, -3)  # [G, H, H]
-_RAGGED = _Axes(0, None), _Axes(None, None), _Axes(1, None)  # lengths, offsets, resets
+_WEIGHT = _Axes(None, -3)  # [G, K·H, H]
+_UNIT_PARAM = _Axes(None, -2)  # [G, H]
+_LENGTHS, _OFFSETS, _RESETS = _Axes(0, None), _Axes(None, None), _Axes(1, None)
+_ARGUMENTS = (
+    _WEIGHT,
+    _STATE,  # h0
+    _STATE,  # c0
+    _UNIT_PARAM,
+    _LENGTHS,
+    _OFFSETS,
+    _RESETS,
+    _STATE,  # reset_h
+    _STATE,  # reset_c
+)
 
 #: The axes of the tensors of `fastrnn::recurrence` and `recurrence_backward`, in order.
-FORWARD = _DATA, _WEIGHT, _STATE, *_RAGGED
-BACKWARD = _DATA, _STATE, _DATA, _WEIGHT, _STATE, *_RAGGED
-_OUTPUTS = _DATA, _STATE
+FORWARD = _DATA, *_ARGUMENTS
+BACKWARD = _DATA, _STATE, _STATE, _DATA, _DATA, _DATA, *_ARGUMENTS
 
 
-def rule(operator: Callable[..., tuple[Tensor, Tensor]], axes: tuple[_Axes, ...]) -> Callable:
+def rule(operator: Callable[..., tuple[Tensor, ...]], axes: tuple[_Axes, ...]) -> Callable:
     """Return the vmap rule of an operator, for `torch.library.register_vmap`."""
 
     def batched(
         info: Any, in_dims: tuple[int | None, ...], *arguments: Any
-    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         tensors, options = list(arguments[: len(axes)]), arguments[len(axes) :]
         mapped = [dim is not None for dim in in_dims[: len(axes)]]
         # Move the mapped dimension of every tensor to the front.
@@ -51,15 +62,18 @@ def rule(operator: Callable[..., tuple[Tensor, Tensor]], axes: tuple[_Axes, ...]
             x if x is None or is_mapped else x.expand(info.batch_size, *x.shape)
             for x, is_mapped in zip(tensors, mapped, strict=True)
         ]
-        packed = tensors[-2] is not None
-        maps_weight = any(m for m, axis in zip(mapped, axes, strict=True) if axis is _WEIGHT)
-        if not maps_weight and not packed:
+
+        def maps(*kinds: _Axes) -> bool:
+            return any(m for m, axis in zip(mapped, axes, strict=True) if axis in kinds)
+
+        packed = tensors[axes.index(_OFFSETS)] is not None
+        if not maps(_WEIGHT, _UNIT_PARAM) and not packed:
             results = _as_rows(operator, axes, tensors, options)
-        elif not any(mapped[-3:]):
+        elif not maps(_LENGTHS, _OFFSETS, _RESETS):
             results = _as_groups(operator, axes, tensors, options)
         else:
             results = _as_loop(operator, tensors, options)
-        return results, (0, 0)
+        return results, (0,) * len(results)
 
     return batched
 
@@ -68,30 +82,33 @@ def _as_rows(
     operator: Callable,
     axes: tuple[_Axes, ...],
     tensors: list[Any],  # [V, ...] each
-    options: tuple[int, ...],  # activation, reverse_from and the operator's further options
-) -> tuple[Tensor, Tensor]:
+    options: tuple[int, ...],  # mode, reverse_from and the operator's further options
+) -> tuple[Tensor, ...]:
     size = next(x.shape[0] for x in tensors if x is not None)
     folded = []
     for x, axis in zip(tensors, axes, strict=True):
         if x is not None and axis.rows is not None:
             x = x.movedim(0, axis.rows).flatten(axis.rows, axis.rows + 1)
         elif x is not None:
-            x = x[0]  # weight_hh, which is only expanded
+            x = x[0]  # a weight, which is only expanded
         folded.append(x)
-    out, h_n = operator(*folded, *options)
-    return out.unflatten(1, (size, -1)).movedim(1, 0), h_n.unflatten(0, (size, -1))
+
+    def unfold(x: Tensor) -> Tensor:
+        rows = 0 if x.dim() == 3 else 1  # a state, or data
+        return x.unflatten(rows, (size, -1)).movedim(rows, 0)
+
+    return _unfolded(operator(*folded, *options), unfold, size)
 
 
 def _as_groups(
     operator: Callable,
     axes: tuple[_Axes, ...],
     tensors: list[Any],  # [V, ...] each
-    options: tuple[int, ...],  # activation, reverse_from and the operator's further options
-) -> tuple[Tensor, Tensor]:
+    options: tuple[int, ...],  # mode, reverse_from and the operator's further options
+) -> tuple[Tensor, ...]:
     """Fold into groups: the forward groups of all V problems first, then all reverse groups."""
-    weight = next(x for x, axis in zip(tensors, axes, strict=True) if axis is _WEIGHT)
-    size, groups = weight.shape[:2]
-    activation, reverse_from, *extra = options
+    size, groups = tensors[axes.index(_WEIGHT)].shape[:2]
+    mode, reverse_from, *extra = options
     n_forward = min(reverse_from, groups)
     sizes = [n for n in (n_forward, groups - n_forward) if n > 0]
     folded: list[Any] = []
@@ -104,19 +121,27 @@ def _as_groups(
             parts = x.movedim(0, axis.groups - 1).split(sizes, axis.groups)
             parts = [part.flatten(axis.groups - 1, axis.groups) for part in parts]
             folded.append(parts[0] if len(parts) == 1 else torch.cat(parts, axis.groups))
-    results = []
-    for x in operator(*folded, activation, size * n_forward, *extra):
+
+    def unfold(x: Tensor) -> Tensor:
         parts = x.split([size * n for n in sizes], -2)
         parts = [part.unflatten(-2, (size, -1)) for part in parts]
-        results.append((parts[0] if len(parts) == 1 else torch.cat(parts, -2)).movedim(-3, 0))
-    return results[0], results[1]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, -2)).movedim(-3, 0)
+
+    return _unfolded(operator(*folded, mode, size * n_forward, *extra), unfold, size)
+
+
+def _unfolded(
+    results: tuple[Tensor, ...], unfold: Callable[[Tensor], Tensor], size: int
+) -> tuple[Tensor, ...]:
+    """Unfold the results to [V, ...]; those that the call lacks, of shape [0], become [V, 0]."""
+    return tuple(x.new_empty(size, 0) if x.dim() == 1 else unfold(x) for x in results)
 
 
 def _as_loop(
     operator: Callable,
     tensors: list[Any],  # [V, ...] each
-    options: tuple[int, ...],  # activation, reverse_from and the operator's further options
-) -> tuple[Tensor, Tensor]:
+    options: tuple[int, ...],  # mode, reverse_from and the operator's further options
+) -> tuple[Tensor, ...]:
     """Call the operator once per problem, if the problems fold neither into rows nor into groups.
 
     Mapped lengths, offsets and resets belong to rows and need V times as many rows; mapped weights
@@ -127,5 +152,4 @@ def _as_loop(
     results = [
         operator(*(x if x is None else x[v] for x in tensors), *options) for v in range(size)
     ]
-    out, h_n = zip(*results, strict=True)
-    return torch.stack(out), torch.stack(h_n)
+    return tuple(map(torch.stack, zip(*results, strict=True)))

@@ -2,74 +2,111 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .arguments import Arguments, Gradients
 from .grad_matmul import outer
 from .ragged import Ragged
-from .time_shift import zero_at_reset, zero_padding
+from .time_shift import is_active
 
 
 def weight_hh_grad(
-    dz: Tensor,  # as out
+    gradients: Gradients,  # of the backward
     out: Tensor,  # [T, B, G, H], or [N, G, H] if packed
-    h0: Tensor,  # [B, G, H]
-    ragged: Ragged,
-    reverse_from: int,
+    arguments: Arguments,
     h0_is_zero: bool = False,  # skips the product with h0
 ) -> Tensor:
-    """Compute dW_hh [G, H, H], the sum over t and b of dz_t h_{t-1}^T; h_{t-1} = 0 at a reset."""
+    """Compute dW_hh [G, K·H, H], the sum over t and b of dz_t h_{t-1}^T.
+
+    h_{t-1} is reset_h, or 0, at a reset. dz, the gradient of W_hh h_{t-1}, is that of pre, except
+    for cells with a `unit_param`: its last H elements are the gradient of that.
+    """
+    h0, reset_h, reverse_from = arguments.h0, arguments.reset_h, arguments.reverse_from
+    dz = [gradients.pre]
+    if gradients.unit_param is not None:
+        dz = [gradients.pre[..., : -out.shape[-1]], gradients.unit_param]
     if reverse_from == 0 or reverse_from >= h0.shape[1]:
-        return _weight_hh_grad(dz, out, h0, ragged, reverse_from == 0, h0_is_zero)
+        return _weight_hh_grad(dz, out, arguments, reverse_from == 0, h0_is_zero)
     parts = []
     for reverse, g in enumerate((slice(None, reverse_from), slice(reverse_from, None))):
-        tensors = dz[..., g, :], out[..., g, :], h0[:, g]
-        parts.append(_weight_hh_grad(*tensors, ragged, bool(reverse), h0_is_zero))
+        of_groups = arguments._replace(
+            h0=h0[:, g], reset_h=reset_h if reset_h is None else reset_h[:, g]
+        )
+        tensors = [x[..., g, :] for x in dz], out[..., g, :]
+        parts.append(_weight_hh_grad(*tensors, of_groups, bool(reverse), h0_is_zero))
     return torch.cat(parts)
 
 
 def _weight_hh_grad(
-    dz: Tensor, out: Tensor, h0: Tensor, ragged: Ragged, reverse: bool, h0_is_zero: bool
+    dz: Sequence[Tensor],  # parts of dz along its last dimension
+    out: Tensor,
+    arguments: Arguments,
+    reverse: bool,
+    h0_is_zero: bool,
 ) -> Tensor:
+    previous = _previous_states(out, arguments, reverse, h0_is_zero)
+    products = [outer(*((_at(x, index), states) for index, states in previous)) for x in dz]
+    return products[0] if len(products) == 1 else torch.cat(products, 1)
+
+
+def _previous_states(
+    out: Tensor, arguments: Arguments, reverse: bool, h0_is_zero: bool
+) -> list[tuple[Any, Tensor]]:
+    """Return indices of dz, see `_at`, and the states h_{t-1} that belong to them.
+
+    Together they cover all steps.
+    """
+    ragged, h0, reset_h = arguments.ragged(), arguments.h0, arguments.reset_h
     lengths, offsets, resets = ragged
     if offsets is not None and lengths is not None:
+        states = [out, h0]
+        if resets is not None:
+            states.append(torch.zeros_like(h0) if reset_h is None else reset_h)
         index = _previous_rows(ragged, out.shape[0], reverse)
-        states = [out, h0] if resets is None else [out, h0, torch.zeros_like(h0[:1])]
-        return outer((dz, torch.cat(states).index_select(0, index)))
+        return [(None, torch.cat(states).index_select(0, index))]
     # The state before a row's first step is h0; the state before every other step is in out.
-    remaining, previous, starts = _remaining_steps(dz, out, ragged, reverse)
-    if starts is not None:
+    index, previous = _remaining_steps(out, reverse)
+    if resets is not None:
         # Mask the states, not dz: a diverged sequence must not affect the next one's gradient.
-        previous = zero_padding(previous, ~starts)
-    if h0_is_zero:
-        return outer((remaining, previous))
-    first = dz[-1 if reverse else 0]
+        starts = sequence_starts(ragged, reverse)
+        if lengths is not None:  # a reset of padding has no effect
+            starts = starts & is_active(out.shape[0], lengths)
+        starts = _at(starts, index)[..., None, None]
+        previous = previous.where(~starts, 0 if reset_h is None else reset_h)
+    if h0_is_zero and reset_h is None:
+        return [(index, previous)]
+    first: Any = -1 if reverse else 0
     if reverse and lengths is not None:
-        last = (lengths.long() - 1).clamp(0, dz.shape[0] - 1)
-        first = dz[last, torch.arange(dz.shape[1], device=dz.device)]
-    if not reverse:
-        h0 = zero_at_reset(h0, resets, h0.shape[1])
+        last = (lengths.long() - 1).clamp(0, out.shape[0] - 1)
+        first = last, torch.arange(out.shape[1], device=out.device)
+    if not reverse and resets is not None:
+        h0 = h0.where(~resets[0, :, None, None], 0 if reset_h is None else reset_h)
     if lengths is not None:  # a row without steps does not use its state
         h0 = h0.where((lengths > 0)[:, None, None], 0)
-    if remaining.shape[0] == 0:
-        return outer((first, h0))
-    return outer((first, h0), (remaining, previous))
+    return [(first, h0)] if previous.shape[0] == 0 else [(first, h0), (index, previous)]
 
 
-def _remaining_steps(
-    dz: Tensor, out: Tensor, ragged: Ragged, reverse: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return dz, the previous states and the sequence starts of all steps except the first run.
+def _at(x: Tensor, index: Any) -> Tensor:
+    """Return x at the index; x itself if it is None: vmap does not support x[...]."""
+    return x if index is None else x[index]
 
-    With a fixed number of steps, dz and the states are views.
+
+def _remaining_steps(out: Tensor, reverse: bool) -> tuple[Any, Tensor]:
+    """Return the index of all steps except the first run, and the states before them.
+
+    With a fixed number of steps, the states are a view.
     """
-    starts = None if ragged.resets is None else sequence_starts(ragged, reverse)
-    if isinstance(dz.shape[0], torch.SymInt):
+    if isinstance(out.shape[0], torch.SymInt):
         # With slices of T - 1 steps, a graph compiled for dynamic T would not support T = 2.
         zero = out.new_zeros(1, *out.shape[1:])
-        return dz, torch.cat((out, zero))[1:] if reverse else torch.cat((zero, out))[:-1], starts
-    dz_slice, out_slice = (slice(-1), slice(1, None)) if reverse else (slice(1, None), slice(-1))
-    return dz[dz_slice], out[out_slice], None if starts is None else starts[dz_slice]
+        return None, torch.cat((out, zero))[1:] if reverse else torch.cat((zero, out))[:-1]
+    if reverse:
+        return slice(-1), out[1:]
+    return slice(1, None), out[:-1]
 
 
 def sequence_starts(ragged: Ragged, reverse: bool) -> Tensor:
@@ -93,7 +130,7 @@ def sequence_starts(ragged: Ragged, reverse: bool) -> Tensor:
 
 
 def _previous_rows(ragged: Ragged, size: int, reverse: bool) -> Tensor:
-    """Return each packed row's index of its previous state in cat((out, h0, 0)): [N]."""
+    """Return each packed row's index of its previous state in cat((out, h0, reset_h)): [N]."""
     lengths, offsets, resets = ragged
     assert lengths is not None  # the data is packed
     assert offsets is not None
@@ -101,7 +138,7 @@ def _previous_rows(ragged: Ragged, size: int, reverse: bool) -> Tensor:
     index = torch.where(exists, previous, size + b)
     if resets is None:
         return index
-    return index.where(~sequence_starts(ragged, reverse), size + lengths.shape[0])
+    return index.where(~sequence_starts(ragged, reverse), size + lengths.shape[0] + b)
 
 
 def _previous_steps(

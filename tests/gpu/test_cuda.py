@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastrnn.ops import reference
 from fastrnn.ops.backends import cuda
+from fastrnn.ops.backends.reference import BACKEND as reference
+from fastrnn.ops.cells import RNN_TANH
 from fastrnn.ops.ragged import Ragged
 from fastrnn.testing import Problem, assert_close
 from tests.utils.checks import CHECKS, biggest, check_forward, double
@@ -123,7 +124,7 @@ def test_no_steps(kernel: Kernel, layout: str, device: torch.device) -> None:
     pre = h0.new_empty(*((0,) if layout == "packed" else (0, 5)), 2, 40)
     lengths = None if layout == "dense" else torch.zeros(5, dtype=torch.int64, device=device)
     offsets = torch.zeros(0, dtype=torch.int64, device=device) if layout == "packed" else None
-    rest = weight_hh, h0, Ragged(lengths, offsets), reference.TANH, 1
+    rest = weight_hh, h0, Ragged(lengths, offsets), RNN_TANH, 1
     out, h_n = cuda.BACKEND.forward(pre, *rest, **kernel.options)
     assert out.shape == pre.shape
     assert torch.equal(h_n, h0)

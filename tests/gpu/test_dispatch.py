@@ -8,8 +8,8 @@ import torch
 import fastrnn
 from fastrnn import FusedRNN
 from fastrnn.functional import recurrence
-from fastrnn.ops import reference
 from fastrnn.ops.backends import cuda, dispatch, triton
+from fastrnn.ops.backends.reference import BACKEND as reference
 from fastrnn.testing import Problem
 from tools.gpu_validation.kernels import call_of
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastrnn.ops import reference
+from fastrnn.ops.backends.reference import BACKEND as reference
 from fastrnn.ops.ragged import Ragged
 from fastrnn.testing import Problem
 from tests.utils.checks import CHECKS, check_forward

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastrnn.ops import reference
+from fastrnn.ops.backends.reference import BACKEND as reference
+from fastrnn.ops.cells import RNN_TANH
 from fastrnn.ops.ragged import DENSE, Ragged
 from fastrnn.testing import Problem, assert_close
 from tests.utils.checks import CHECKS, biggest, check_forward, double
@@ -83,10 +84,10 @@ def test_forward(kernel: Kernel, layout: str, memory: None, device: torch.device
         shape = (STEPS, BATCH, 1, HIDDEN) if layout == "dense" else (STEPS * BATCH, 1, HIDDEN)
         pre, h0 = _random(device, *shape), _random(device, BATCH, 1, HIDDEN)
         ragged = _ragged(layout, device)
-        rest = weight_hh, h0, ragged, reference.TANH, 1
+        rest = weight_hh, h0, ragged, RNN_TANH, 1
         out, h_n = kernel.implementation.forward(pre, *rest, **kernel.options)
         inputs = double(_rows(pre), weight_hh, _ends(h0))
-        expected = reference.forward(*inputs, DENSE, reference.TANH, 1)
+        expected = reference.forward(*inputs, DENSE, RNN_TANH, 1)
         scale = biggest(_rows(pre), h0, expected[0])
         assert_close(_rows(out), expected[0], PROBLEM, scale, "half")
         assert_close(_ends(h_n), expected[1], PROBLEM, scale, "half")
@@ -103,12 +104,12 @@ def test_backward(kernel: Kernel, layout: str, memory: None, device: torch.devic
         shape = (STEPS, BATCH, 1, HIDDEN) if layout == "dense" else (STEPS * BATCH, 1, HIDDEN)
         out, grad_out = _random(device, *shape).div_(2), _random(device, *shape)
         h0, grad_h_n = (_random(device, BATCH, 1, HIDDEN) for _ in range(2))
-        rest = (weight_hh, h0, _ragged(layout, device), reference.TANH, 1)
+        rest = (weight_hh, h0, _ragged(layout, device), RNN_TANH, 1)
         grad_pre, grad_h0 = kernel.implementation.backward(
             grad_out, grad_h_n, out, *rest, **kernel.options
         )
         inputs = double(_rows(grad_out), _ends(grad_h_n), _rows(out), weight_hh, _ends(h0))
-        expected = reference.backward(*inputs, DENSE, reference.TANH, 1)
+        expected = reference.backward(*inputs, DENSE, RNN_TANH, 1)
         scale = biggest(_rows(grad_out), grad_h_n, expected[0])
         assert_close(_rows(grad_pre), expected[0], PROBLEM, scale, "half")
         assert_close(_ends(grad_h0), expected[1], PROBLEM, scale, "half")
@@ -168,6 +169,6 @@ def test_the_largest_hidden_size_that_fits(
         if direction == "forward":
             pre = torch.zeros(1, 1, 1, too_wide, dtype=how.dtype, device=device)
             weight_hh = pre.new_zeros(1, too_wide, too_wide)
-            rest = weight_hh, pre[0], DENSE, reference.TANH, 1
+            rest = weight_hh, pre[0], DENSE, RNN_TANH, 1
             with pytest.raises(RuntimeError, match=f"'{kernel.name}' cannot serve this call: "):
                 kernel.implementation.forward(pre, *rest, **kernel.options)

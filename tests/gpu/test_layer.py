@@ -12,6 +12,7 @@ import fastrnn
 from fastrnn import FusedRNN
 from fastrnn.ops.backends import dispatch
 from fastrnn.testing import UNIT_ROUNDOFF, Problem
+from tests.utils.cells import leaves
 from tests.utils.nn_rnn_parity import assert_near, paired_layers, tensors
 
 from .device import BACKENDS, INTERPRETED, KERNELS, Kernel, precision
@@ -128,10 +129,10 @@ def test_autocast(hidden: int, device: torch.device) -> None:
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
 def test_opcheck(layout: str, backend: str, device: torch.device) -> None:
     problem = Problem(4, 3, 2, 5, layout, dtype=torch.float32, resets=layout != "dense")
-    *real, ragged = problem.tensors(device)
-    real = [tensor.requires_grad_() for tensor in real]
-    arguments = (*real, *ragged, *problem.options, dispatch.NAMES.index(backend))
-    torch.library.opcheck(torch.ops.fastrnn.recurrence_by.default, arguments)
+    real, complete = leaves(problem, device)
+    pre, arguments = complete(*real)
+    given = (pre, *arguments, False, dispatch.NAMES.index(backend))
+    torch.library.opcheck(torch.ops.fastrnn.recurrence_by.default, given)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="CUDA graphs need a GPU")

@@ -28,6 +28,7 @@ import fastrnn
 from fastrnn import FusedRNN, FusedRNNCell
 from fastrnn.functional import recurrence
 from fastrnn.ops import reference
+from fastrnn.ops.backends import dispatch
 from fastrnn.ops.ragged import Ragged
 from fastrnn.testing import Problem
 
@@ -132,15 +133,23 @@ def test_tangents_match_the_reference(layout: str, resets: bool) -> None:
     for activation, reverse_from in itertools.product(("tanh", "relu"), DIRECTIONS):
         problem = Problem(5, 3, 2, 3, layout, activation, reverse_from, seed=2, resets=resets)
         pre, weight_hh, h0, ragged = problem.tensors()
-        options = *ragged, *problem.options
+        options = None, None, *ragged, None, None, *problem.options
+        truth = dispatch.BACKENDS["reference"]
         primals = pre, weight_hh, h0
-        for operator, truth in (
-            (torch.ops.fastrnn.recurrence, reference.forward),
-            (torch.ops.fastrnn.recurrence_backward, reference.backward),
-        ):
+
+        def forward(pre: Tensor, weight_hh: Tensor, h0: Tensor) -> Any:
+            return torch.ops.fastrnn.recurrence(pre, weight_hh, h0, *options, False)[:2]  # noqa: B023
+
+        def backward(
+            grad_out: Tensor, grad_h_n: Tensor, out: Tensor, weight_hh: Tensor, h0: Tensor
+        ) -> Any:
+            given = grad_out, grad_h_n, None, out, None, None, weight_hh, h0, *options  # noqa: B023
+            return torch.ops.fastrnn.recurrence_backward(*given)[:2]
+
+        for operator, expected_by in ((forward, truth.forward), (backward, truth.backward)):
             tangents = tuple(map(torch.randn_like, primals))
-            actual = jvp(lambda *x: operator(*x, *options), primals, tangents)  # noqa: B023
-            expected = jvp(lambda *x: truth(*x, ragged, *problem.options), primals, tangents)  # noqa: B023
+            actual = jvp(operator, primals, tangents)
+            expected = jvp(lambda *x: expected_by(*x, ragged, *problem.options), primals, tangents)  # noqa: B023
             assert_same(actual, expected)
             out, h_n = expected[0]
             primals = torch.randn_like(out), torch.randn_like(h_n), out, weight_hh, h0

@@ -3,168 +3,202 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from torch import Tensor
 
 from fastrnn.functional import recurrence
 from fastrnn.ops import reference
-from fastrnn.ops.backends import cpu, dispatch
-from fastrnn.ops.ragged import Ragged
+from fastrnn.ops.backends import dispatch
+from fastrnn.ops.cells import CELLS
 from fastrnn.testing import Problem
 
+from ..utils.cells import KINDS, SERVED, leaves, operator, run
 from ..utils.marks import requires_extension
 from ..utils.strategies import problems
 
 LAYOUTS = ["dense", "lengths", "packed"]
 
 
-def tensors(problem: Problem) -> tuple[list[Tensor], Ragged]:
-    """Return the differentiable arguments, which require gradients, and the others."""
-    pre, weight_hh, h0, ragged = problem.tensors()
-    return [tensor.requires_grad_() for tensor in (pre, weight_hh, h0)], ragged
+def gradients(function: Callable, real: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, ...]:
+    # Without a reset, the reference does not use the state at a reset.
+    return torch.autograd.grad(function(*real), real, grads, materialize_grads=True)
 
 
-def gradients(function, real: list[Tensor], grads: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(function(*real), real, grads)
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(problems())
-def test_gradients_match_the_differentiated_reference(problem: Problem) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_match_the_differentiated_reference(kind: str) -> None:
     """Our gradients use a formula and a matrix product; the reference's use autograd."""
-    real, ragged = tensors(problem)
-    activation, reverse_from = problem.options
 
-    def ours(*arguments: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ops.fastrnn.recurrence(*arguments, *ragged, activation, reverse_from)
+    @settings(deadline=None, max_examples=100 if kind == "RNN" else 25)
+    @given(problems(kind=kind))
+    def check(problem: Problem) -> None:
+        real, complete = leaves(problem)
 
-    def truth(*arguments: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.forward(*arguments, ragged, activation, reverse_from)
+        def ours(*tensors: Tensor) -> list[Tensor]:
+            return run(*complete(*tensors))
 
-    with torch.no_grad():
-        out, h_n = ours(*real)
-    grads = torch.randn_like(out), torch.randn_like(h_n)
-    expected = gradients(truth, real, grads)
-    for actual, wanted in zip(gradients(ours, real, grads), expected, strict=True):
-        torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10)
+        def truth(*tensors: Tensor) -> list[Tensor]:
+            results = reference.forward(*complete(*tensors))
+            return [x for x in results[:3] if x is not None]
+
+        grads = [torch.randn_like(x) for x in ours(*real)]
+        expected = gradients(truth, real, grads)
+        for actual, wanted in zip(gradients(ours, real, grads), expected, strict=True):
+            torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10)
+
+    check()
 
 
 @pytest.mark.parametrize(
-    ("activation", "resets"),
+    ("kind", "activation", "resets"),
     [
-        ("tanh", True),
-        ("relu", False),
-        pytest.param("tanh", False, marks=pytest.mark.slow),
-        pytest.param("relu", True, marks=pytest.mark.slow),
+        ("RNN", "tanh", True),
+        ("RNN", "relu", False),
+        ("LSTM", "tanh", True),
+        ("GRU", "tanh", True),
+        pytest.param("RNN", "tanh", False, marks=pytest.mark.slow),
+        pytest.param("RNN", "relu", True, marks=pytest.mark.slow),
+        pytest.param("LSTM", "tanh", False, marks=pytest.mark.slow),
+        pytest.param("GRU", "tanh", False, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradcheck_and_gradgradcheck(layout: str, activation: str, resets: bool) -> None:
-    problem = Problem(4, 3, 2, 3, layout, activation, reverse_from=1, seed=1, resets=resets)
-    real, ragged = tensors(problem)
+def test_gradcheck_and_gradgradcheck(layout: str, kind: str, activation: str, resets: bool) -> None:
+    sizes = (4, 3, 2, 3) if kind == "RNN" else (3, 2, 2, 2)
+    options: Any = {"reverse_from": 1, "seed": 1, "resets": resets, "kind": kind}
+    real, complete = leaves(Problem(*sizes, layout, activation, **options))
 
-    def run(*arguments: Tensor) -> tuple[Tensor, Tensor]:
-        return recurrence(*arguments, **ragged._asdict(), activation=activation, reverse_from=1)
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(run(*complete(*tensors)))
 
-    assert torch.autograd.gradcheck(run, real)
-    assert torch.autograd.gradgradcheck(run, real)
+    assert torch.autograd.gradcheck(function, real)
+    assert torch.autograd.gradgradcheck(function, real, fast_mode=kind != "RNN")
 
 
-def test_third_derivative() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_third_derivative(kind: str) -> None:
     """The double backward is itself differentiable."""
-    real, _ = tensors(Problem(3, 2, 1, 2))
+    real, complete = leaves(Problem(3, 2, 1, 2, kind=kind))
 
-    def first(*arguments: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(recurrence(*arguments)[0].sum(), arguments, create_graph=True)
+    def first(*tensors: Tensor) -> tuple[Tensor, ...]:
+        out = run(*complete(*tensors))[0]
+        return torch.autograd.grad(out.square().sum(), tensors, create_graph=True)
 
-    assert torch.autograd.gradgradcheck(first, real)
+    assert torch.autograd.gradgradcheck(first, real, fast_mode=kind != "RNN")
 
 
 @pytest.mark.parametrize(
-    ("layout", "dtype"),
+    ("layout", "dtype", "kind"),
     [
-        ("lengths", torch.float32),
-        pytest.param("packed", torch.float64, marks=pytest.mark.slow),
-        pytest.param("dense", torch.float64, marks=pytest.mark.slow),
-        pytest.param("packed", torch.bfloat16, marks=pytest.mark.slow),
+        ("lengths", torch.float32, "RNN"),
+        ("lengths", torch.float32, "LSTM"),
+        ("packed", torch.float64, "GRU"),
+        pytest.param("packed", torch.float64, "RNN", marks=pytest.mark.slow),
+        pytest.param("dense", torch.float64, "RNN", marks=pytest.mark.slow),
+        pytest.param("packed", torch.bfloat16, "RNN", marks=pytest.mark.slow),
+        pytest.param("packed", torch.float64, "LSTM", marks=pytest.mark.slow),
+        pytest.param("dense", torch.bfloat16, "LSTM", marks=pytest.mark.slow),
+        pytest.param("lengths", torch.float32, "GRU", marks=pytest.mark.slow),
+        pytest.param("dense", torch.bfloat16, "GRU", marks=pytest.mark.slow),
     ],
 )
-def test_opcheck(layout: str, dtype: torch.dtype) -> None:
-    problem = Problem(4, 3, 2, 5, layout, dtype=dtype, resets=layout != "dense")
-    real, ragged = tensors(problem)
+@pytest.mark.parametrize("save", [True, False])
+def test_opcheck(layout: str, dtype: torch.dtype, kind: str, save: bool) -> None:
+    if kind == "RNN" and not save:
+        pytest.skip("it has nothing to save")
+    problem = Problem(4, 3, 2, 5, layout, dtype=dtype, resets=layout != "dense", kind=kind)
+    real, complete = leaves(problem)
+    pre, arguments = complete(*real)
     # In half precision, results depend on the order of a sum. All other checks are bitwise.
     tolerance = {"rtol": 0.05, "atol": 0.05} if dtype == torch.bfloat16 else {}
-    arguments = (*real, *ragged, *problem.options)
-    torch.library.opcheck(torch.ops.fastrnn.recurrence.default, arguments, **tolerance)
-    out, h_n = (tensor.detach() for tensor in torch.ops.fastrnn.recurrence(*arguments))
-    inputs = [torch.randn_like(out), torch.randn_like(h_n), out, *real[1:]]
-    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
-    torch.library.opcheck(
-        torch.ops.fastrnn.recurrence_backward.default,
-        (*inputs, *ragged, *problem.options),
-        **tolerance,
-    )
+    forward, more = operator(problem.cell.mode)
+    given = (pre, *arguments, save, *more)
+    torch.library.opcheck(forward, given, **tolerance)
+    if not save:
+        detached = [x.detach() if isinstance(x, Tensor) else x for x in given]
+        assert [x.shape for x in forward(*detached)[3:]] == [(0,), (0,)]
+        return
+    out, h_n, c_n, gates, inner = (x.detach() for x in forward(*given))
+    inputs = [torch.randn_like(x) for x in (out, h_n, c_n)] + [out, gates, inner]
+    inputs = [x.requires_grad_() if x.dim() > 1 else None for x in inputs]
+    backward, more = operator(problem.cell.mode, "recurrence_backward")
+    torch.library.opcheck(backward, (*inputs, *arguments, *more), **tolerance)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_out_form(layout: str) -> None:
     """The result is written to a tensor of the caller, which may be pre."""
-    pre, weight_hh, h0, ragged = Problem(4, 3, 2, 5, layout, resets=True).tensors()
-    rest = weight_hh, h0, *ragged, reference.TANH, 1
-    operator = torch.ops.fastrnn.recurrence
-    expected, expected_h_n = operator(pre, *rest)
+    pre, arguments = Problem(4, 3, 2, 5, layout, resets=True).inputs()
+    function = torch.ops.fastrnn.recurrence
+    expected, expected_h_n, *_ = function(pre, *arguments, False)
     out = torch.full_like(pre, float("nan"))
-    assert torch.equal(operator.out(pre, *rest, out=out), expected_h_n)
+    assert torch.equal(function.out(pre, *arguments, out=out), expected_h_n)
     assert torch.equal(out, expected)
     checks = ("test_schema", "test_faketensor")  # it is not differentiable
-    torch.library.opcheck(operator.out, (pre, *rest), {"out": out}, test_utils=checks)
-    assert torch.equal(operator.out(pre, *rest, out=pre), expected_h_n)
+    torch.library.opcheck(function.out, (pre, *arguments), {"out": out}, test_utils=checks)
+    assert torch.equal(function.out(pre, *arguments, out=pre), expected_h_n)
     assert torch.equal(pre, expected)
 
 
+@pytest.mark.parametrize("layout", ["dense", "lengths"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_out_form_writes_gates_over_pre(kind: str, layout: str) -> None:
+    problem = Problem(4, 3, 2, 5, layout, resets=True, kind=kind)
+    pre, arguments = problem.inputs()
+    expected = dispatch.BACKENDS["reference"].recurrence(pre, arguments, save=True)  # type: ignore[attr-defined]
+    out, inner = (torch.full_like(expected.out, float("nan")) for _ in range(2))
+    c_n = torch.full_like(arguments.h0, float("nan")) if problem.cell.has_c else None
+    given = {"out": out, "c_n": c_n, "gates": pre, "inner": inner}
+    forward_out = torch.ops.fastrnn.recurrence.out
+    if problem.cell.mode not in SERVED:
+        forward_out = dispatch.BACKENDS["reference"].recurrence_out  # type: ignore[attr-defined]
+        h_n = forward_out(pre, arguments, **given)
+    else:
+        h_n = forward_out(pre, *arguments, **given)
+    torch.testing.assert_close((out, h_n, c_n, pre, inner), tuple(expected))
+
+
 @pytest.mark.parametrize(
-    "operator", [torch.ops.fastrnn.recurrence.out, dispatch.forward_out], ids=["cpu", "python"]
+    "function", [torch.ops.fastrnn.recurrence.out, dispatch.forward_out], ids=["cpu", "python"]
 )
-def test_invalid_out_raises(operator: Callable) -> None:
-    pre, weight_hh, h0, ragged = Problem(4, 3, 2, 5).tensors()
-    rest = weight_hh, h0, *ragged, reference.TANH, 1
+def test_invalid_out_raises(function: Callable) -> None:
+    pre, arguments = Problem(4, 3, 2, 5).inputs()
     for out in (pre[:3].clone(), pre.float(), pre.new_empty(pre.mT.shape).mT):
         with pytest.raises((RuntimeError, ValueError), match="out"):
-            operator(pre, *rest, out=out)
+            function(pre, *arguments, out=out)
 
 
 def test_recurrence_by_selects_a_backend_by_number() -> None:
-    pre, weight_hh, h0, ragged = Problem(4, 3, 2, 5).tensors()
-    rest = weight_hh, h0, *ragged, reference.TANH, 1
-    expected = reference.forward(pre, weight_hh, h0, ragged, reference.TANH, 1)
+    pre, arguments = Problem(4, 3, 2, 5).inputs()
+    expected = reference.forward(pre, arguments)
     number = dispatch.NAMES.index("reference")
-    actual = torch.ops.fastrnn.recurrence_by(pre, *rest, number)
-    assert all(map(torch.equal, actual, expected))
+    out, h_n, *_ = torch.ops.fastrnn.recurrence_by(pre, *arguments, False, number)
+    assert torch.equal(out, expected.out)
+    assert torch.equal(h_n, expected.h_n)
     with pytest.raises(RuntimeError, match="'torch' backend cannot serve"):
-        torch.ops.fastrnn.recurrence_by(pre, *rest, dispatch.NAMES.index("torch"))
+        torch.ops.fastrnn.recurrence_by(pre, *arguments, False, dispatch.NAMES.index("torch"))
 
 
-def test_activation_codes_match_cpp() -> None:
+def test_cell_numbers_match_cpp() -> None:
     header = Path(__file__).parents[2] / "csrc" / "params.h"
-    declared = re.search(r"enum class Activation \{ (.*) \};", header.read_text())
+    declared = re.search(r"enum class Cell \{ (.*) \};", header.read_text())
     assert declared is not None
-    assert list(reference.ACTIVATION_CODES) == declared[1].split(", ")
-    assert list(reference.ACTIVATION_CODES.values()) == [0, 1]
+    assert [cell.mode.lower() for cell in CELLS] == declared[1].split(", ")
 
 
 @requires_extension
-def test_unknown_activation_codes_raise() -> None:
-    pre, weight_hh, h0, *ragged = Problem(4, 3, 2, 5).tensors()
-    for number in (-1, 2, 2**32):
-        with pytest.raises(RuntimeError, match=f"0 for tanh or 1 for relu, got {number}"):
-            cpu.BACKEND.forward(pre, weight_hh, h0, *ragged, number, 1)
+def test_unknown_cells_raise() -> None:
+    pre, arguments = Problem(4, 3, 2, 5).inputs()
+    for number in (-1, len(CELLS), 2**32):
+        with pytest.raises(RuntimeError, match=f"there is no cell {number}"):
+            torch.ops.fastrnn.recurrence.out(pre, *arguments._replace(mode=number), out=pre)
 
 
 def test_only_requested_gradients_are_computed() -> None:
-    (pre, weight_hh, h0), _ = tensors(Problem(3, 2, 1, 2))
+    (pre, weight_hh, h0), _ = leaves(Problem(3, 2, 1, 2))
     out, _ = recurrence(pre, weight_hh.detach(), h0.detach())
     out.sum().backward()
     assert pre.grad is not None

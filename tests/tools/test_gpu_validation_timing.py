@@ -13,7 +13,7 @@ from benchmarks.jsonl import read
 from benchmarks.report import records
 from benchmarks.shapes import Shape
 from benchmarks.timing import Times
-from fastrnn.ops import reference
+from fastrnn.ops.backends.reference import BACKEND as reference
 from tools.gpu_validation import timing
 from tools.gpu_validation.timing import DIRECTIONS, Unit, kernel_row
 

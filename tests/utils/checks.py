@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn.ops import reference
+from fastrnn.ops.backends.reference import BACKEND as reference
 from fastrnn.testing import Problem, assert_close
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.ops.backends import cpu, cuda, dispatch, triton
-from fastrnn.ops.backends.base import MODES, Call, Kernels, precision_of
+from fastrnn.ops.backends.base import Call, Kernels, precision_of
 from fastrnn.ops.backends.triton.table import TABLE
 
 #: The argument of a backend's functions that selects a kernel.
@@ -69,7 +69,7 @@ BACKENDS = tuple(OPTION)
 
 def call_of(state: Tensor, steps: int) -> Call:
     """A call with a state [B, G, H]."""
-    return Call(MODES[0], steps, *state.shape, state.dtype, state.device)
+    return Call("RNN_TANH", steps, *state.shape, state.dtype, state.device)
 
 
 def plans(state: Tensor, steps: int, direction: str) -> tuple[str, dict[str, Any]]:

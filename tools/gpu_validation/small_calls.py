@@ -7,7 +7,7 @@ import os
 import torch
 
 from benchmarks.precision import precision
-from fastrnn.ops import reference
+from fastrnn.ops.backends.reference import BACKEND as reference
 from fastrnn.testing import Problem, assert_close
 
 from .kernels import KERNELS

@@ -31,7 +31,8 @@ from benchmarks.runner import CaseResult, DeviceLost
 from benchmarks.shapes import Case, Shape
 from benchmarks.timing import Times, device_times
 from benchmarks.workload import Workload
-from fastrnn.ops import reference
+from fastrnn.ops.backends.reference import BACKEND as reference
+from fastrnn.ops.cells import CODES, RNN_MODES
 from fastrnn.ops.ragged import DENSE
 
 from .kernels import KERNELS, TRITON, Kernel, chosen, plans
@@ -88,7 +89,7 @@ class KernelWorkload(Workload):
     @cached_property
     def arguments(self) -> tuple[Any, ...]:
         pre, weight_hh, h0 = (t.detach() for t in (self.inputs[0].leaf, self.weight_hh, self.h0))
-        code = reference.ACTIVATION_CODES[self.shape.activation]
+        code = CODES[RNN_MODES[self.shape.activation]]
         options = DENSE, code, self.shape.groups
         if self.case.step == "forward":
             return pre, weight_hh, h0, *options

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import Arguments, Gradients, Outputs, State, arguments
+from ..cells import CELLS
+from ..cells.base import Step
 from ..ragged import Ragged
-
-#: nn.RNNBase's modes, indexed by the numbers of the activations in the operators' schemas.
-MODES = ("RNN_TANH", "RNN_RELU")
 
 
 class Gpu(NamedTuple):
@@ -31,7 +31,7 @@ class Gpu(NamedTuple):
 class Call(NamedTuple):
     """The properties of a call that are known before it runs. A tuple, to keep its cost low."""
 
-    mode: str  #: one of MODES
+    mode: str  #: the mode of one of `cells.CELLS`
     steps: int  #: T
     batch: int  #: B
     groups: int  #: G
@@ -42,11 +42,15 @@ class Call(NamedTuple):
     gpu: Gpu | None = None  #: a GPU to assume instead of the device
 
     @classmethod
-    def of(cls, data: Tensor, h0: Tensor, ragged: Ragged, activation: int) -> Call:
+    def of(cls, data: Tensor, h0: Tensor, ragged: Ragged, mode: int) -> Call:
         """Describe a call with `data`, pre or out, and an initial state [B, G, H]."""
         batch, groups, hidden = h0.shape
         steps = ragged.steps(data)
-        return cls(MODES[activation], steps, batch, groups, hidden, h0.dtype, h0.device)
+        return cls(CELLS[mode].mode, steps, batch, groups, hidden, h0.dtype, h0.device)
+
+    def is_gated(self) -> bool:
+        """Whether the cell has several gates: it is not nn.RNN's."""
+        return not self.mode.startswith("RNN_")
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -86,10 +90,12 @@ class Backend(ABC):
 
 
 class Kernels(Backend):
-    """A backend of the grouped recurrence.
+    """A backend of the grouped recurrence, which serves at least nn.RNN's cells.
 
-    To add one, implement the abstract methods and list it in `dispatch.BACKENDS`. `forward_out`
-    and `backward` receive validated tensors of one dtype and device, and know nothing of autograd.
+    To add one, implement the abstract methods and list it in `dispatch.BACKENDS`. Its methods
+    receive validated tensors of one dtype and device, and know nothing of autograd. The methods
+    named after the operators implement them. By default they call `forward_out` and `backward`,
+    the same for nn.RNN's cells only. A backend of all cells is an `AllCells`.
     """
 
     @abstractmethod
@@ -100,7 +106,7 @@ class Kernels(Backend):
         weight_hh: Tensor,  # [G, H, H]
         h0: Tensor,  # [B, G, H]
         ragged: Ragged,
-        activation: int,
+        activation: int,  # RNN_TANH or RNN_RELU of `cells`
         reverse_from: int,
     ) -> Tensor:
         """Fill `out` with h_t and return h_n [B, G, H]; see `fastrnn.ops.reference.forward`.
@@ -139,6 +145,79 @@ class Kernels(Backend):
         out = pre.new_zeros(pre.shape) if ragged.is_packed() else pre.new_empty(pre.shape)
         h_n = self.forward_out(out, pre, weight_hh, h0, ragged, activation, reverse_from, **options)
         return out, h_n
+
+    def recurrence(self, pre: Tensor, arguments: Arguments, save: bool) -> Outputs:
+        """Run `recurrence_out` on new tensors, with gates and inner if `save` and the cell saves.
+
+        Rows of packed data that belong to no step are 0.
+        """
+        cell, h0 = CELLS[arguments.mode], arguments.h0
+        new = pre.new_zeros if arguments.offsets is not None else pre.new_empty
+        shape = *pre.shape[:-1], h0.shape[-1]
+        out, gates, inner = new(shape), None, None
+        c_n = h0.new_empty(h0.shape) if cell.has_c else None
+        if save and cell.saves:
+            gates, inner = new(pre.shape), new(shape)
+        h_n = self.recurrence_out(pre, arguments, out, c_n, gates, inner)
+        return Outputs(out, h_n, c_n, gates, inner)
+
+    def recurrence_out(
+        self,
+        pre: Tensor,  # [T, B, G, K·H], or [N, G, K·H] if packed
+        arguments: Arguments,
+        out: Tensor,  # contiguous, as all results; may be pre itself if K = 1
+        c_n: Tensor | None = None,
+        gates: Tensor | None = None,  # may be pre itself
+        inner: Tensor | None = None,
+    ) -> Tensor:
+        """Fill the results, shaped as in `Outputs`, and return h_n [B, G, H].
+
+        Rows of packed data that belong to no step are not written.
+        """
+        return self.forward_out(out, pre, *_of_nn_rnn(arguments))
+
+    def recurrence_backward(self, grads: Outputs, saved: Step, arguments: Arguments) -> Gradients:
+        """Compute `fastrnn.ops.reference.backward`; the gates and inner values have no gradient."""
+        given = _of_nn_rnn(arguments)
+        return Gradients(*self.backward(grads.out, grads.h_n, saved.state.h, *given))
+
+
+def _of_nn_rnn(arguments: Arguments) -> tuple[Tensor, Tensor, Ragged, int, int]:
+    if arguments.reset_h is not None:
+        raise ValueError("no kernel of this backend starts from reset_h: add W_hh reset_h to pre")
+    ragged = arguments.ragged()
+    return arguments.weight_hh, arguments.h0, ragged, arguments.mode, arguments.reverse_from
+
+
+class AllCells(Kernels):
+    """A backend that serves all cells: it implements the operators' methods instead."""
+
+    @abstractmethod
+    def recurrence_out(
+        self,
+        pre: Tensor,
+        arguments: Arguments,
+        out: Tensor,
+        c_n: Tensor | None = None,
+        gates: Tensor | None = None,
+        inner: Tensor | None = None,
+    ) -> Tensor:
+        """See `Kernels`."""
+
+    @abstractmethod
+    def recurrence_backward(self, grads: Outputs, saved: Step, arguments: Arguments) -> Gradients:
+        """See `Kernels`."""
+
+    def forward_out(self, out: Tensor, pre: Tensor, *of_nn_rnn: Any) -> Tensor:
+        """See `Kernels`."""
+        return self.recurrence_out(pre, arguments(*of_nn_rnn), out)
+
+    def backward(
+        self, grad_out: Tensor, grad_h_n: Tensor, out: Tensor, *of_nn_rnn: Any
+    ) -> tuple[Tensor, Tensor]:
+        """See `Kernels`."""
+        grads, saved = Outputs(grad_out, grad_h_n), Step(State(out))
+        return self.recurrence_backward(grads, saved, arguments(*of_nn_rnn))[:2]
 
 
 def precision_of(dtype: torch.dtype) -> str:

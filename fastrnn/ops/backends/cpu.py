@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ragged import Ragged
+from ..arguments import Arguments, Gradients, Outputs, without_empty
+from ..cells.base import Step
 from ._loader import Extension
-from .base import Call, Kernels
+from .base import AllCells, Call
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -30,7 +31,7 @@ EXTENSION = Extension(
 )
 
 
-class Cpu(Kernels):
+class Cpu(AllCells):
     """The kernels of csrc/cpu. The extension registers them as the operators for CPU tensors."""
 
     name = "cpu"
@@ -56,37 +57,25 @@ class Cpu(Kernels):
         built = EXTENSION.info
         return f"{built['instruction_set']}, of {' '.join(built['instruction_sets'])} compiled in"
 
-    def forward_out(
+    def recurrence_out(
         self,
-        out: Tensor,
         pre: Tensor,
-        weight_hh: Tensor,
-        h0: Tensor,
-        ragged: Ragged,
-        activation: int,
-        reverse_from: int,
+        arguments: Arguments,
+        out: Tensor,
+        c_n: Tensor | None = None,
+        gates: Tensor | None = None,
+        inner: Tensor | None = None,
     ) -> Tensor:
         """See `Kernels`."""
         operator: Any = torch.ops.fastrnn.recurrence.out
-        h_n: Tensor = operator(pre, weight_hh, h0, *ragged, activation, reverse_from, out=out)
+        h_n: Tensor = operator(pre, *arguments, out=out, c_n=c_n, gates=gates, inner=inner)
         return h_n
 
-    def backward(
-        self,
-        grad_out: Tensor,
-        grad_h_n: Tensor,
-        out: Tensor,
-        weight_hh: Tensor,
-        h0: Tensor,
-        ragged: Ragged,
-        activation: int,
-        reverse_from: int,
-    ) -> tuple[Tensor, Tensor]:
+    def recurrence_backward(self, grads: Outputs, saved: Step, arguments: Arguments) -> Gradients:
         """See `Kernels`."""
-        given = grad_out, grad_h_n, out, weight_hh, h0, *ragged
         operator: Any = torch.ops.fastrnn.recurrence_backward.default
-        grads: tuple[Tensor, Tensor] = operator(*given, activation, reverse_from)
-        return grads
+        given = *grads[:3], saved.state.h, saved.gates, saved.inner
+        return Gradients(*without_empty(operator(*given, *arguments)))
 
 
 BACKEND = Cpu()

@@ -51,6 +51,8 @@ class Cuda(Kernels):
         """Why no kernel supports the call, or None."""
         if call.device.type != "cuda":
             return f"the CUDA kernels support CUDA tensors, not {call.device.type!r} ones"
+        if call.is_gated():
+            return f"there are no CUDA kernels for {call.mode}"
         if call.dtype not in DTYPES:
             return f"the CUDA kernels do not support {call.dtype}"
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ..ragged import Ragged
+from ..arguments import Arguments, Outputs, State, with_empty
+from ..cells.base import Step
 from . import cpu, cuda, reference, torch_rnn, triton
 from .base import Backend, Call, Kernels
 
@@ -207,79 +208,79 @@ def _warn_once(device: str, reasons: dict[str, str]) -> None:
     )
 
 
-# The implementations of the operators in `fastrnn.ops.recurrence`, with the schemas' arguments.
+# The implementations of the operators in `fastrnn.ops.recurrence`, with the schemas' arguments, for
+# devices without a registered kernel.
 
 
-def forward(
-    pre: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    lengths: Tensor | None,
-    offsets: Tensor | None,
-    resets: Tensor | None,
-    activation: int,
-    reverse_from: int,
-    name: str = "auto",
-) -> tuple[Tensor, Tensor]:
-    """Implement the operator for devices without a registered kernel."""
-    ragged = Ragged(lengths, offsets, resets)
-    kernels = for_recurrence(Call.of(pre, h0, ragged, activation), name)
-    return kernels.forward(pre, weight_hh, h0, ragged, activation, reverse_from)
+def forward(pre: Tensor, *given: Any, name: str = "auto") -> tuple[Tensor, ...]:
+    """Implement the operator: `given` are the `Arguments` and whether to save."""
+    *fields, save = given
+    arguments = Arguments(*fields)
+    results = _kernels(pre, arguments, name).recurrence(pre, arguments, save)
+    return with_empty(results, like=pre)
 
 
 def forward_out(
     pre: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    lengths: Tensor | None,
-    offsets: Tensor | None,
-    resets: Tensor | None,
-    activation: int,
-    reverse_from: int,
-    *,
+    *given: Any,
     out: Tensor,
+    c_n: Tensor | None = None,
+    gates: Tensor | None = None,
+    inner: Tensor | None = None,
 ) -> Tensor:
-    """Implement the operator's out form; out may be pre."""
-    if out.shape != pre.shape or out.dtype != pre.dtype or not out.is_contiguous():
-        raise ValueError(
-            f"out must be contiguous and have pre's shape {list(pre.shape)} and dtype {pre.dtype}, "
-            f"got {out.dtype} of shape {list(out.shape)} and strides {out.stride()}"
-        )
-    ragged = Ragged(lengths, offsets, resets)
-    kernels = for_recurrence(Call.of(pre, h0, ragged, activation))
-    return kernels.forward_out(out, pre, weight_hh, h0, ragged, activation, reverse_from)
+    """Implement the operator's out form; gates, and out if K = 1, may be pre."""
+    arguments = Arguments(*given)
+    shape = *pre.shape[:-1], arguments.h0.shape[-1]
+    _check_output("out", out, shape, pre)
+    if c_n is not None:
+        _check_output("c_n", c_n, arguments.h0.shape, pre)
+    if gates is not None and inner is not None:
+        _check_output("gates", gates, pre.shape, pre)
+        _check_output("inner", inner, shape, pre)
+    return _kernels(pre, arguments).recurrence_out(pre, arguments, out, c_n, gates, inner)
 
 
 def backward(
     grad_out: Tensor,
     grad_h_n: Tensor,
+    grad_c_n: Tensor | None,
     out: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    lengths: Tensor | None,
-    offsets: Tensor | None,
-    resets: Tensor | None,
-    activation: int,
-    reverse_from: int,
+    gates: Tensor | None,
+    inner: Tensor | None,
+    *given: Any,
     name: str = "auto",
-) -> tuple[Tensor, Tensor]:
-    """Implement the operator's backward."""
-    ragged = Ragged(lengths, offsets, resets)
-    kernels = for_recurrence(Call.of(out, h0, ragged, activation), name)
-    given = grad_out, grad_h_n, out, weight_hh, h0
-    return kernels.backward(*given, ragged, activation, reverse_from)
+) -> tuple[Tensor, ...]:
+    """Implement the operator's backward: `given` are the `Arguments`."""
+    arguments = Arguments(*given)
+    grads, saved = Outputs(grad_out, grad_h_n, grad_c_n), Step(State(out), gates, inner)
+    results = _kernels(out, arguments, name).recurrence_backward(grads, saved, arguments)
+    return with_empty(results, like=out)
 
 
-def forward_by(*arguments: Any) -> tuple[Tensor, Tensor]:
+def forward_by(*arguments: Any) -> tuple[Tensor, ...]:
     """Run `forward` on the backend whose number is the last argument."""
     *given, number = arguments
-    return forward(*given, NAMES[number])  # type: ignore[call-arg]
+    return forward(*given, name=NAMES[number])
 
 
-def backward_by(*arguments: Any) -> tuple[Tensor, Tensor]:
+def backward_by(*arguments: Any) -> tuple[Tensor, ...]:
     """Run `backward` on the backend whose number is the last argument."""
     *given, number = arguments
-    return backward(*given, NAMES[number])  # type: ignore[call-arg]
+    return backward(*given, name=NAMES[number])
+
+
+def _kernels(data: Tensor, arguments: Arguments, name: str = "auto") -> Kernels:
+    call = Call.of(data, arguments.h0, arguments.ragged(), arguments.mode)
+    return for_recurrence(call, name)
+
+
+def _check_output(name: str, tensor: Tensor, shape: Sequence[int], pre: Tensor) -> None:
+    if tensor.shape != shape or tensor.dtype != pre.dtype or not tensor.is_contiguous():
+        raise ValueError(
+            f"{name} must be contiguous and have the shape {list(shape)} and pre's dtype "
+            f"{pre.dtype}, got {tensor.dtype} of shape {list(tensor.shape)} and strides "
+            f"{tensor.stride()}"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from .. import reference
-from .base import Call, Kernels
+from ..arguments import Arguments, Gradients, Outputs
+from ..cells.base import Step
+from .base import AllCells, Call
 
 
-class Reference(Kernels):
+class Reference(AllCells):
     """The specification in plain PyTorch, `fastrnn.ops.reference`."""
 
     name = "reference"
@@ -25,19 +25,31 @@ class Reference(Kernels):
         """One line for the doctor's table."""
         return "plain PyTorch, every device"
 
-    def forward_out(self, out: Tensor, pre: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    def recurrence(self, pre: Tensor, arguments: Arguments, save: bool) -> Outputs:
         """See `Kernels`."""
-        computed, h_n = reference.forward(pre, *arguments)
-        out.copy_(computed)
-        return h_n
+        results = reference.forward(pre, arguments)
+        return results if save else results._replace(gates=None, inner=None)
 
-    def forward(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    def recurrence_out(
+        self,
+        pre: Tensor,
+        arguments: Arguments,
+        out: Tensor,
+        c_n: Tensor | None = None,
+        gates: Tensor | None = None,
+        inner: Tensor | None = None,
+    ) -> Tensor:
         """See `Kernels`."""
-        return reference.forward(*arguments)
+        results = reference.forward(pre, arguments)
+        given = out, None, c_n, gates, inner
+        for tensor, computed in zip(given, results, strict=True):
+            if tensor is not None and computed is not None:
+                tensor.copy_(computed)
+        return results.h_n
 
-    def backward(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    def recurrence_backward(self, grads: Outputs, saved: Step, arguments: Arguments) -> Gradients:
         """See `Kernels`."""
-        return reference.backward(*arguments)
+        return reference.backward(grads, saved, arguments)
 
 
 BACKEND = Reference()

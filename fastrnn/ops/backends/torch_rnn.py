@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .._torch_private import keeps_graph
+from ..arguments import State
 from ..autocast import without_autocast
 from .base import Backend, Call
 
@@ -86,22 +87,24 @@ def _cudnn_is_faster(call: Call) -> bool:
 
 def stack(
     input: Tensor,  # [T, B, I], or [N, I] with batch_sizes
-    h0: Tensor | None,  # [D·L, B, H]
+    hx: State | None,  # [D·L, B, H]
     weights: Sequence[Tensor],
-    activation: str,
+    mode: str,
     bias: bool,
     num_layers: int,
     dropout: float,
     training: bool,
     bidirectional: bool,
     batch_sizes: Tensor | None = None,  # [T], on the CPU
-) -> tuple[Tensor, Tensor]:
-    """Run a stack of layers with nn.RNN's own implementation: return output and h_n."""
-    if h0 is None:
+) -> tuple[Tensor, State]:
+    """Run a stack of layers with nn.RNN's own implementation: return output and the state."""
+    if hx is None:
         states = num_layers * (2 if bidirectional else 1)
         batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
         h0 = input.new_zeros(states, batch, weights[1].shape[0])
-    loop: Any = torch.rnn_tanh if activation == "tanh" else torch.rnn_relu
+    else:
+        h0 = hx.h
+    loop: Any = getattr(torch, mode.lower())
     if input.is_cuda:
         # cuDNN rejects non-contiguous states, such as a learned one, expanded over the batch.
         h0, loop = h0.contiguous(), partial(_without_autocast, loop)
@@ -111,7 +114,7 @@ def stack(
     else:
         result = loop(input, h0, weights, *options, False)
     output, h_n = result
-    return output, h_n
+    return output, State(h_n)
 
 
 @without_autocast
@@ -163,7 +166,7 @@ class _DifferentiableOnce(torch.autograd.Function):
 
 def differentiable_once(
     run: Callable[..., Any], differentiable: Callable[..., Any], *tensors: Tensor | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Return run(*tensors), with the second derivative of `differentiable`."""
-    output, h_n = _DifferentiableOnce.apply(run, differentiable, *tensors)
-    return output, h_n
+    results: tuple[Tensor, ...] = _DifferentiableOnce.apply(run, differentiable, *tensors)
+    return results

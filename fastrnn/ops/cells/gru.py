@@ -1,7 +1,7 @@
 """The cell of nn.GRU, with three gates (Cho et al., 2014, with the reset gate after the product).
 
-    r, z = σ(pre + W_hh h_{t-1})    q = W_hn h_{t-1} + b_hn
-    n = tanh(pre_n + r q)           h_t = (1 - z) n + z h_{t-1}
+r, z = σ(pre + W_hh h_{t-1})    q = W_hn h_{t-1} + b_hn
+n = tanh(pre_n + r q)           h_t = (1 - z) n + z h_{t-1}
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
-from fastrnn.ops import reference
 from fastrnn.ops.backends import cpu, dispatch
 from fastrnn.ops.backends.base import Kernels
+from fastrnn.ops.cells import CODES, RNN_MODES, RNN_TANH
 from fastrnn.ops.ragged import DENSE, Ragged
+from fastrnn.ops.reference import accumulation_dtype
 from fastrnn.testing import Problem
 
 from ...utils.checks import CHECKS
@@ -112,7 +113,7 @@ def test_a_row_does_not_depend_on_its_tile(extension: Kernels) -> None:
         alone = extension.forward(pre[:, row], weight_hh, h0[row], row_ragged, *PROBLEM.options)
         assert torch.equal(alone[0], out[:, row])
         assert torch.equal(alone[1], h_n[row])
-    first = extension.forward(pre[:1, :, :1], weight_hh[:1], h0[:, :1], ragged, reference.TANH, 1)
+    first = extension.forward(pre[:1, :, :1], weight_hh[:1], h0[:, :1], ragged, RNN_TANH, 1)
     assert torch.equal(first[0], out[:1, :, :1])
 
 
@@ -123,9 +124,9 @@ def test_tanh_over_the_whole_range(extension: Kernels, dtype: torch.dtype) -> No
     fractions = torch.linspace(1, 2, 129)[:-1]
     x = (2.0 ** exponents.double()[:, None] * fractions).flatten().to(dtype)
     x = torch.cat([x, -x, torch.zeros(1, dtype=dtype)])
-    actual = extension.forward(*_elementwise(x), reference.TANH, 1)[0].flatten()
+    actual = extension.forward(*_elementwise(x), RNN_TANH, 1)[0].flatten()
     expected = np.tanh(x.double().numpy().astype(np.longdouble))
-    computed = reference.accumulation_dtype(dtype)
+    computed = accumulation_dtype(dtype)
     bound = 2 * _ulp(expected, computed)
     if dtype != computed:
         bound += _ulp(expected, dtype) / 2
@@ -137,7 +138,7 @@ def test_tanh_over_the_whole_range(extension: Kernels, dtype: torch.dtype) -> No
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_special_values(extension: Kernels, dtype: torch.dtype, activation: str) -> None:
     x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0], dtype=dtype)
-    code = reference.ACTIVATION_CODES[activation]
+    code = CODES[RNN_MODES[activation]]
     actual = extension.forward(*_elementwise(x), code, 1)[0].flatten()
     expected = getattr(torch, activation)(x)
     torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-2, atol=0)

@@ -189,7 +189,7 @@ def test_cpu_shortcut_agrees_with_the_rejection_checks(
     reason = None if kernels else "not built"
     monkeypatch.setattr(cpu, "EXTENSION", SimpleNamespace(unavailable_reason=reason))
     weights = [x.requires_grad_(recording) for x in nn.RNN(I, H, dtype=dtype).parameters()]
-    options = Options("tanh", True, 1, 0.0, True, False)
+    options = Options("RNN_TANH", True, 1, 0.0, True, False)
     for steps, prefer in itertools.product(range(1, 8), (False, True)):
         x = torch.randn(steps, B, I, dtype=dtype)
         call = Call("RNN_TANH", steps, B, 1, H, dtype, x.device, recording)

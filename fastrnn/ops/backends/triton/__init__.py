@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from ...ragged import Ragged
-from ...reference import RELU
-from ..base import MODES, Call, Kernels, precision_of
+from ..base import Call, Kernels, precision_of
 from .table import CAPABILITY, FASTEST, FASTEST_FROM, VERIFIED, Launch, Sizes, choose
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -85,6 +84,8 @@ class Triton(Kernels):
                 )
         elif not (kind == "cpu" and interpreting()):
             return f"the Triton kernels support CUDA tensors, not {kind!r} ones"
+        if call.is_gated():
+            return f"there are no Triton kernels for {call.mode}"
         if call.dtype not in DTYPES:
             return f"the Triton kernels support float32, bfloat16 and float16, not {call.dtype}"
         if kind == "cpu" and call.dtype == torch.bfloat16:
@@ -218,7 +219,7 @@ def _launcher(
     """Return a function of the tensors that fills the outputs."""
     sizes = sizes_of(call)
     fast = sizes.mode != "float32" and not interpreting()
-    relu = MODES[RELU] == call.mode
+    relu = call.mode == "RNN_RELU"
     launch = Launch(sizes, call.steps, reverse_from, relu, fast, call.device)
     module = _module(kernel or choose(sizes))
 

@@ -46,15 +46,13 @@ def calls() -> dict[str, Callable[[], object]]:
     """Return calls of all operators that the extension implements."""
     found: dict[str, Callable[[], object]] = {}
     for problem in (PROBLEM, PACKED):
-        pre, weight_hh, h0, ragged = problem.tensors()
-        rest = *ragged, *problem.options
-        name, inputs = problem.layout, (pre, weight_hh, h0)
-        found[f"recurrence {name}"] = lambda i=inputs, r=rest: OPERATORS.recurrence(*i, *r)
-        given = pre, h0, pre, weight_hh, h0
-        found[f"backward {name}"] = lambda g=given, r=rest: OPERATORS.recurrence_backward(*g, *r)
-    pre, weight_hh, h0, ragged = PROBLEM.tensors()
-    arguments = pre, weight_hh, h0, *ragged, *PROBLEM.options
-    found["recurrence.out"] = lambda: OPERATORS.recurrence.out(*arguments, out=pre)
+        pre, arguments = problem.inputs()
+        given = pre, *arguments, False
+        found[f"recurrence {problem.layout}"] = lambda g=given: OPERATORS.recurrence(*g)
+        grads = pre, arguments.h0, None, pre, None, None, *arguments
+        found[f"backward {problem.layout}"] = lambda g=grads: OPERATORS.recurrence_backward(*g)
+    pre, arguments = PROBLEM.inputs()
+    found["recurrence.out"] = lambda: OPERATORS.recurrence.out(pre, *arguments, out=pre)
     x, weight, bias = torch.randn(10, 8), torch.randn(16, 8), torch.randn(16)
     found["linear"] = lambda: OPERATORS.linear(x, weight, bias)
     layer, data = FusedRNN(8, 16, 2), torch.randn(5, 2, 8)

@@ -10,9 +10,9 @@ import torch
 
 import fastrnn
 from fastrnn._explain import GPUS
-from fastrnn.ops import reference
 from fastrnn.ops.backends import cpu, cuda, dispatch, triton
 from fastrnn.ops.backends.base import Call
+from fastrnn.ops.backends.reference import BACKEND as reference
 from fastrnn.ops.ragged import Ragged
 from fastrnn.testing import Problem
 from tests.utils.checks import CHECKS, check_forward

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fastrnn._explain import GPUS
-from fastrnn.ops import reference
 from fastrnn.ops.backends import cpu
+from fastrnn.ops.backends.reference import BACKEND as reference
 from fastrnn.testing import Problem, Tensors, tolerance
 from tests.emulators.cuda import emulated
 from tests.emulators.cuda.emulated import EmulationError, Tiling, tiling_for

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 import fastrnn
 from fastrnn.functional import recurrence
-from fastrnn.ops import reference
 from fastrnn.ops.backends import dispatch, triton
+from fastrnn.ops.backends.reference import BACKEND as reference
+from fastrnn.ops.cells import CODES, RNN_MODES, RNN_RELU
 from fastrnn.ops.ragged import DENSE, Ragged
 from fastrnn.testing import UNIT_ROUNDOFF, Problem, Tensors, assert_close
 
+from ....utils.cells import leaves
 from ....utils.checks import CHECKS, biggest, check_special_gradients, double
 from ....utils.nn_rnn_parity import paired_layers
 from ....utils.strategies import problems
@@ -269,7 +271,7 @@ def test_overflow_stays_infinite(kernel: str) -> None:
     """An infinite state must not be multiplied by the zeros that pad W_hh, which gives NaN."""
     weight_hh = torch.full((1, 3, 3), 100.0, dtype=torch.float16)
     pre, h0 = torch.ones(4, 1, 1, 3, dtype=torch.float16), torch.ones(1, 1, 3, dtype=torch.float16)
-    rest = (weight_hh, h0, DENSE, reference.RELU, 1)
+    rest = (weight_hh, h0, DENSE, RNN_RELU, 1)
     expected = reference.forward(pre, *rest)
     assert expected[0].isinf().any()
     out, h_n = triton.BACKEND.forward(pre, *rest, kernel=kernel)
@@ -291,7 +293,7 @@ def _activated(x: torch.Tensor, activation: str) -> torch.Tensor:
     """Return act(x), computed by one step with one unit per row."""
     pre = x.reshape(1, -1, 1, 1)
     weight_hh, h0 = pre.new_zeros(1, 1, 1), pre.new_zeros(x.numel(), 1, 1)
-    arguments = (pre, weight_hh, h0, DENSE, reference.ACTIVATION_CODES[activation], 1)
+    arguments = (pre, weight_hh, h0, DENSE, CODES[RNN_MODES[activation]], 1)
     return triton.BACKEND.forward(*arguments, kernel="single_cta")[0].flatten()
 
 
@@ -319,10 +321,10 @@ def test_a_layer_matches_nn_rnn(bidirectional: bool, packed: bool) -> None:
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
 def test_opcheck(layout: str) -> None:
     problem = Problem(3, 2, 2, 4, layout, dtype=torch.float32, resets=layout != "dense")
-    *real, ragged = problem.tensors()
-    real = [tensor.requires_grad_() for tensor in real]
-    arguments = (*real, *ragged, *problem.options, dispatch.NAMES.index("triton"))
-    torch.library.opcheck(torch.ops.fastrnn.recurrence_by.default, arguments)
+    real, complete = leaves(problem)
+    pre, arguments = complete(*real)
+    inputs = (pre, *arguments, False, dispatch.NAMES.index("triton"))
+    torch.library.opcheck(torch.ops.fastrnn.recurrence_by.default, inputs)
 
 
 def test_second_derivatives_match_the_reference() -> None:

@@ -1,0 +1,99 @@
+"""A layer's parameters in the form of the operators, and their gradients in the form of nn.RNN's.
+
+nn.RNN's classes store the gates of a layer one after the other: a weight's rows are [K, n, H/n],
+with n heads. The operators take groups, the heads of all directions, each with its K gates: rows
+[D, n, K, H/n]. Biases that a step adds before anything else are merged into the projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .cells.base import Cell
+
+
+class Merged(NamedTuple):
+    """A layer's parameters, merged. G = D·n: a group is a head of a direction."""
+
+    weight_ih: Tensor  #: [D·K·H, I]
+    weight_hh: Tensor  #: [G, K·H/n, H/n]
+    bias: Tensor | None  #: [D·K·H]
+    unit_param: Tensor | None  #: [G, H/n], for cells that use one
+
+
+def merge_directions(weights: Sequence[Tensor], directions: int, cell: type[Cell]) -> Merged:
+    """Merge the weights of a layer: per direction weight_ih, weight_hh and, or not, biases."""
+    if directions > 1:
+        half = len(weights) // 2
+        both = (merge_directions(part, 1, cell) for part in (weights[:half], weights[half:]))
+        return Merged(*(None if x[0] is None else torch.cat(x) for x in zip(*both, strict=True)))  # type: ignore[arg-type]
+    weight_ih, weight_hh = weights[:2]
+    if weight_hh.dim() == 2:
+        weight_hh = weight_hh.unsqueeze(0)
+    bias = unit_param = None
+    if len(weights) > 2:
+        if cell.has_unit_param:
+            bias, unit_param = _merge_biases(weights[2], weights[3], weight_hh.shape[2])
+        else:
+            bias = weights[2] + weights[3]
+    heads = weight_hh.shape[0]
+    if heads > 1 and cell.gates > 1:
+        weight_ih = swap_rows(weight_ih, cell.gates, heads)
+        bias = bias if bias is None else swap_rows(bias, cell.gates, heads)
+    return Merged(weight_ih, weight_hh, bias, unit_param)
+
+
+def _merge_biases(bias_ih: Tensor, bias_hh: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the bias of pre, and that of the GRU's n, which a step multiplies by r: [n, H/n]."""
+    last = bias_hh.shape[0] * 2 // 3
+    bias = torch.cat((bias_ih[:last] + bias_hh[:last], bias_ih[last:]))
+    return bias, bias_hh[last:].reshape(-1, size)
+
+
+def swap_rows(x: Tensor, first: int, second: int) -> Tensor:
+    """Reorder rows [first, second, H/n] to [second, first, H/n]."""
+    if first == 1 or second == 1:
+        return x
+    parts = x.reshape(first, second, -1, *x.shape[1:])
+    return parts.transpose(0, 1).reshape(x.shape)
+
+
+def split_rows(
+    x: Tensor, shape: Sequence[int], cell: type[Cell], heads: int, directions: int
+) -> list[Tensor]:
+    """Split a gradient of merged rows into one tensor of this shape per direction."""
+    parts = split_directions(x, shape, directions)
+    return [swap_rows(part, heads, cell.gates) for part in parts]
+
+
+def split_biases(
+    gradient: Tensor,  # [D·K·H], of the merged bias
+    of_units: Tensor | None,  # [D·H], of unit_param
+    cell: type[Cell],
+    heads: int,
+    directions: int,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the gradients of b_ih and b_hh, [K·H] for each direction.
+
+    No two share memory: users may clip one in place, or free it.
+    """
+    rows = gradient.shape[0] // directions
+    of_ih, of_hh = (
+        split_rows(x, (rows,), cell, heads, directions) for x in (gradient, gradient.clone())
+    )
+    if of_units is not None:
+        hidden = rows // cell.gates
+        of_directions = zip(of_hh, of_units.reshape(directions, hidden), strict=True)
+        of_hh = [torch.cat((x[:-hidden], units)) for x, units in of_directions]
+    return of_ih, of_hh
+
+
+def split_directions(x: Tensor, shape: Sequence[int], directions: int) -> Sequence[Tensor]:
+    """Split x into one tensor of this shape per direction; they share no memory."""
+    if directions == 1:
+        return (x.reshape(shape),)
+    return [part.clone() for part in x.reshape(directions, *shape).unbind()]
