@@ -8,7 +8,7 @@
 #                separate environment
 #   make lint    run ruff, clang-format and mypy
 #   make docs    build the documentation in build/docs; a warning is an error
-#   make bench   measure fastrnn and the baselines, small to large layers, in two minutes; SHAPES=
+#   make bench   measure fastrnn and the baselines, small to large layers, in a few minutes; SHAPES=
 #                names other shapes, FLAGS= goes to `python -m benchmarks run`
 #   make bench-full  measure all shapes, in an hour or more; like bench, it leaves a record in
 #                benchmarks/results

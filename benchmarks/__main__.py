@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import run
+from .groups import GROUPS, SELECTIONS
 from .report import records, tables
-from .shapes import GROUPS, SELECTIONS, recurrence_flops
+from .shapes import recurrence_flops
 
 
 def shapes() -> int:
@@ -55,7 +56,7 @@ def compare(old: Path, new: Path) -> int:
     shrunk = [change for change in changes if change.factor < 1 / records.ALLOWED]
     print(
         f"\n{len(changes)} values in common: {len(grown)} grew by more than 5 %, {len(shrunk)} "
-        "shrank by as much (times relative to nn.RNN in the same run, if measured)"
+        "shrank by as much (times relative to torch's layer in the same run, if measured)"
     )
     for change in grown:
         doubt = "" if change.is_certain else "  (within the variation of its turns)"

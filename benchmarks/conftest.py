@@ -11,8 +11,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from . import baselines, environment
 from .baselines import Provider
+from .groups import GROUPS, SELECTIONS, select
 from .precision import MODES
-from .shapes import GROUPS, SELECTIONS, Case, select
+from .shapes import Case
 from .workload import Workload
 
 

@@ -17,7 +17,7 @@ from .process import run
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Packages whose versions affect a measurement.
-PACKAGES = ("torch", "triton", "onnxruntime", "flashrnn", "numpy")
+PACKAGES = ("torch", "triton", "onnxruntime", "openvino", "jax", "flashrnn", "numpy")
 
 
 def describe(device: str) -> dict[str, Any]:

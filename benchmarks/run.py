@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from . import baselines, runner
+from .groups import GROUPS, SELECTIONS
 from .report import records, tables
 from .runner import CaseResult
 from .session import Session
-from .shapes import GROUPS, SELECTIONS, Case
+from .shapes import Case
 
 DESCRIPTION = """\
 Measure fastrnn and the baselines in interleaved turns, and write a record.

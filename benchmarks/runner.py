@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from . import baselines, verify
 from .baselines import Provider
@@ -115,7 +115,7 @@ def verify_results(case: Case, names: Sequence[str], device: str, steps: int) ->
 
 
 @contextmanager
-def verified_call(provider: Provider, workload: Workload) -> Iterator[Callable[[], list[Tensor]]]:
+def verified_call(provider: Provider, workload: Workload) -> Iterator[Callable[[], Any]]:
     """Yield a call of a provider, in its precision and context, after verifying its result.
 
     The call cycles through the inputs. On a GPU it synchronises.
@@ -126,10 +126,10 @@ def verified_call(provider: Provider, workload: Workload) -> Iterator[Callable[[
     with precision(workload.case.mode), provider.context():
         own = provider.adapt(workload)
         call = provider.prepare(own)
-        verify.check(call(own.inputs[0]), own)
+        verify.check(provider.tensors(call(own.inputs[0]), own), own)
         inputs = own.cycle_inputs()
 
-        def synchronised_call() -> list[Tensor]:
+        def synchronised_call() -> Any:
             results = call(next(inputs))
             if own.device.type == "cuda":
                 torch.cuda.synchronize()
@@ -152,7 +152,7 @@ def _prepare_verified(
             call = provider.prepare(own)
             with provider.context():
                 # The first call may compile and initialise: its time does not count.
-                verify.check(call(own.inputs[0]), own)
+                verify.check(provider.tensors(call(own.inputs[0]), own), own)
                 seconds = _seconds(call, own)
     except AssertionError as error:
         result.wrong[provider.name] = str(error)[:500]

@@ -10,11 +10,12 @@ import torch
 
 from . import baselines, environment, memory, runner
 from .baselines import Provider
+from .groups import GROUPS, select
 from .report import records
 from .roofline import cpu, gpu, gpu_calibration
 from .roofline.model import Machine
 from .runner import CaseResult
-from .shapes import GROUPS, STEPS, Case, select
+from .shapes import STEPS, Case
 
 #: Seconds for the calibration of a GPU.
 CALIBRATION_SECONDS = 120

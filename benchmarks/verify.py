@@ -21,10 +21,12 @@ def check(results: Sequence[Tensor], workload: Workload) -> None:
     shape, mode = workload.shape, MODES[workload.case.mode]
     is_layer = workload.case.scope == "layer"
     products = mode.products if workload.device.type == "cuda" else None
-    terms = shape.H + (shape.I if is_layer else 0)
+    inputs = shape.I if is_layer else 0
     numbers = workload.steps * shape.B * shape.H
-    output, gradient = relative_tolerance(
-        mode.dtype, terms, workload.steps, numbers, shape.activation, products
+    # A gate sums H + I products. The gradients of h and x sum those of all gates.
+    (output, _), (_, gradient) = (
+        relative_tolerance(mode.dtype, terms, workload.steps, numbers, shape.activation, products)
+        for terms in (shape.H + inputs, shape.of_cell.gates * shape.H + inputs)
     )
     expected_results = workload.expected
     grad = workload.inputs[0].grad

@@ -7,18 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import cycle
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from fastrnn.ops import reference
-from fastrnn.ops.arguments import Outputs, State, arguments
-from fastrnn.ops.cells import CODES, RNN_MODES
-from fastrnn.ops.cells.base import Step
-from fastrnn.ops.weight_grad import weight_hh_grad
-
+from .cells import Loop, loop, recurrence
 from .precision import MODES
 from .shapes import Case
 
@@ -45,14 +40,15 @@ class Inputs(NamedTuple):
         return self.x.data if isinstance(self.x, PackedSequence) else self.x
 
 
-#: A call of a provider. It returns the output, and in training the gradients of x and the weights.
-Call = Callable[[Inputs], list[Tensor]]
+#: A call of a provider. It returns the output, and in training the gradients of x and the weights,
+#: as tensors or in a format that `Provider.tensors` converts.
+Call = Callable[[Inputs], Any]
 
 
 class Workload:
     """A case on a device. All providers compute with the same numbers.
 
-    The weights have nn.RNN's own initialisation, U(±1/√H), so that no state grows or vanishes.
+    The weights have torch's own initialisation, U(±1/√H), so that no state grows or vanishes.
     Denormal numbers, for instance, would slow down a processor.
 
     Args:
@@ -71,13 +67,8 @@ class Workload:
         if case.scope == "layer":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                self.layer = nn.RNN(
-                    shape.I,
-                    shape.H,
-                    shape.layers,
-                    shape.activation,
-                    bidirectional=shape.bidirectional,
-                ).to(self.device, self.dtype)
+                make: type[nn.RNNBase] = getattr(nn, shape.of_cell.layer)
+                self.layer = make(**shape.layer_arguments).to(self.device, self.dtype)
             self.layer.flatten_parameters()
             row = (shape.I, shape.directions * shape.H)
         else:
@@ -116,6 +107,11 @@ class Workload:
         data = packed.data.detach().requires_grad_(needs_grad)
         return Inputs(packed._replace(data=data), self._uniform(len(data), width))
 
+    def converted(self, convert: Callable[[Inputs], Any]) -> Callable[[Inputs], Any]:
+        """Convert all inputs once, and return a function from inputs to the converted ones."""
+        found = {id(inputs): convert(inputs) for inputs in self.inputs}
+        return lambda inputs: found[id(inputs)]
+
     def cycle_inputs(self) -> Iterator[Inputs]:
         """Cycle through the inputs endlessly."""
         return cycle(self.inputs)
@@ -126,17 +122,19 @@ class Workload:
         inputs = in_float64(self.inputs[0])
         if self.case.scope == "layer":
             return layer_call(copy.deepcopy(self.layer).double(), self.case.step)(inputs)
-        with torch.no_grad():  # the reference computes its own backward
-            return self._recurrence(inputs, self.weight_hh.double(), self.h0.double())
+        weights = [t.detach().double().requires_grad_() for t in (self.weight_hh, self.h0)]
+        return self.recurrence_call(*weights)(inputs)
 
-    def _recurrence(self, inputs: Inputs, weight_hh: Tensor, h0: Tensor) -> list[Tensor]:
-        given = arguments(weight_hh, h0, mode=CODES[RNN_MODES[self.shape.activation]])
-        out = reference.forward(inputs.leaf, given).out
-        if self.case.step != "training":
-            return [out]
-        grads = Outputs(inputs.grad, torch.zeros_like(h0))
-        gradients = reference.backward(grads, Step(State(out)), given)
-        return [out, gradients.pre, weight_hh_grad(gradients, out, given), gradients.h0]
+    def recurrence_call(self, weight_hh: Tensor, h0: Tensor, run: Loop = loop) -> Call:
+        """Return a call of the recurrence alone.
+
+        Args:
+            run: replaces `cells.loop`.
+        """
+        weights, activation = [weight_hh, h0], self.shape.activation
+        return make_call(
+            self.case.step, lambda pre: recurrence(pre, *weights, activation, run), weights
+        )
 
 
 def in_float64(inputs: Inputs) -> Inputs:

@@ -1,19 +1,22 @@
 """The providers: fastrnn with each backend, and the baselines that it is compared with.
 
-A baseline that needs a package is available if the package can be imported. haste is missing: it
-has LSTM, GRU, IndRNN and a layer norm, but no vanilla RNN.
+A baseline that needs a package is available if the package can be imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..shapes import GROUPS, Case
+from ..cells import CELLS
+from ..groups import GROUPS
+from ..shapes import Case
 from .base import Provider
 from .flash_rnn import FlashRnn
+from .jax_scan import JaxScan
 from .loops import CompiledLoop, EagerLoop
 from .nn_rnn import Flattened, NnRnn
 from .onnx_runtime import OnnxRuntime
+from .openvino_model import OpenVino
 from .ours import Fastrnn
 
 __all__ = ["LEVELS", "Provider", "by_name", "select", "select_for"]
@@ -22,8 +25,15 @@ __all__ = ["LEVELS", "Provider", "by_name", "select", "select_for"]
 LEVELS = ("few", "most", "all")
 
 _PROVIDERS: dict[str, tuple[Provider, ...]] = {
-    "few": (Fastrnn(), Fastrnn("cuda"), Fastrnn("triton"), NnRnn(), Flattened()),
-    "most": (EagerLoop(), OnnxRuntime(), FlashRnn("cuda_fused"), FlashRnn("cuda")),
+    "few": (
+        *(Fastrnn(backend) for backend in ("auto", "cuda", "triton")),
+        *(NnRnn(cell) for cell in CELLS),
+        *(Flattened(cell) for cell in CELLS),
+    ),
+    "most": (
+        *(EagerLoop(), OnnxRuntime(), OpenVino(), JaxScan()),
+        *(FlashRnn("cuda_fused"), FlashRnn("cuda")),
+    ),
     "all": (Fastrnn("cpu"), Fastrnn("reference"), CompiledLoop()),
 }
 

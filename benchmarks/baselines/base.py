@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor
 
 from ..shapes import Case
 from ..workload import Call, Workload
@@ -37,7 +40,18 @@ class Provider(ABC):
 
     @abstractmethod
     def prepare(self, workload: Workload) -> Call:
-        """Do the one-time work, and return the call to be timed."""
+        """Do the one-time work, and return the call to be timed.
+
+        A call may return the results in a format of the provider's own: see `tensors`.
+        """
+
+    def tensors(self, results: Any, workload: Workload) -> list[Tensor]:
+        """Convert the results of a call to those of the workload.
+
+        Results are converted before they are verified, but not in the calls that are timed. Nor
+        are the inputs: users of another library have their data in its format.
+        """
+        return results
 
     def context(self) -> AbstractContextManager[object]:
         """Return a context for its calls."""

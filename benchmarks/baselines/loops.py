@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..cells import State, initial_state, loop
 from ..shapes import Case
 from ..workload import Call, Workload, make_call
 from .base import Provider
 
 
 class EagerLoop(Provider):
-    """addmm and an activation per step."""
+    """addmm and the activations, step by step."""
 
     name = "eager loop"
 
@@ -24,46 +24,22 @@ class EagerLoop(Provider):
         return None if is_plain else "the loop computes one direction of one layer, without packing"
 
     def prepare(self, workload: Workload) -> Call:
-        activation = workload.shape.activation
-        if workload.case.scope == "layer":
-            weight_ih, weight_hh, *biases = weights = list(workload.layer.parameters())
-            h0 = weight_hh.new_zeros(workload.shape.B, workload.shape.H)
+        if workload.case.scope != "layer":
+            return workload.recurrence_call(workload.weight_hh, workload.h0, self.loop)
+        shape = workload.shape
+        weight_ih, weight_hh, *biases = weights = list(workload.layer.parameters())
+        state = initial_state(shape.cell, weight_hh, shape.B, shape.H)
 
-            def output(x: Tensor) -> Tensor:
-                pre = F.linear(x, weight_ih, sum(biases))
-                return self.loop(pre, weight_hh.t(), h0, activation)
+        def output(x: Tensor) -> Tensor:
+            added, bias = (biases[0], biases[1]) if shape.cell == "gru" else (sum(biases), None)
+            pre = F.linear(x, weight_ih, added)
+            return self.loop(shape.cell, pre, weight_hh.t(), bias, state, shape.activation)[0]
 
-            return make_call(workload.case.step, output, weights)
-        weights = [workload.weight_hh, workload.h0]
+        return make_call(workload.case.step, output, weights)
 
-        def alone(pre: Tensor) -> Tensor:
-            if workload.shape.groups == 1:
-                weight_t = workload.weight_hh[0].t()
-                out = self.loop(pre[:, :, 0], weight_t, workload.h0[:, 0], activation)
-                return out.unsqueeze(2)
-            heads_first = pre.transpose(1, 2), workload.weight_hh.mT, workload.h0.transpose(0, 1)
-            return self.loop(*heads_first, activation).transpose(1, 2)
-
-        return make_call(workload.case.step, alone, weights)
-
-    def loop(self, pre: Tensor, weight_t: Tensor, h: Tensor, activation: str) -> Tensor:
-        return loop(pre, weight_t, h, activation)
-
-
-def loop(
-    pre: Tensor,  # [T, B, H]; with heads [T, G, B, H]
-    weight_t: Tensor,  # [H, H]; with heads [G, H, H]: W_hh transposed
-    h: Tensor,  # [B, H]; with heads [G, B, H]
-    activation: str,
-) -> Tensor:
-    """Return the hidden states of all steps, in the shape of pre."""
-    act = getattr(torch, activation)
-    add_product = torch.addmm if h.dim() == 2 else torch.baddbmm
-    out = []
-    for pre_t in pre.unbind():
-        h = act(add_product(pre_t, h, weight_t))
-        out.append(h)
-    return torch.stack(out)
+    def loop(self, *arguments: Any) -> tuple[Tensor, State]:
+        """Run `cells.loop`."""
+        return loop(*arguments)
 
 
 class CompiledLoop(EagerLoop):
@@ -78,21 +54,22 @@ class CompiledLoop(EagerLoop):
     compiles = True
     unrolled = 16
 
-    @cached_property
-    def _dynamic(self) -> Callable[..., Tensor]:
-        return torch.compile(loop, dynamic=True)
+    def __init__(self) -> None:
+        self._cell = ""  #: of the trials that the compiled function serves
 
     def prepare(self, workload: Workload) -> Call:
-        if workload.is_trial:  # one compilation serves all trials
-            self._compiled = self._dynamic
-        else:
+        cell, is_trial = workload.shape.cell, workload.is_trial
+        if not is_trial or cell != self._cell:  # one compilation serves all trials of a cell
             torch._dynamo.reset()
-            self._compiled = torch.compile(loop)
+            self._compiled = torch.compile(loop, dynamic=True if is_trial else None)
+            self._cell = cell if is_trial else ""
         return super().prepare(workload)
 
-    def loop(self, pre: Tensor, weight_t: Tensor, h: Tensor, activation: str) -> Tensor:
+    def loop(self, *arguments: Any) -> tuple[Tensor, State]:
+        """Run `cells.loop`, compiled, over one part of the steps after another."""
+        cell, pre, weight_t, bias, state, activation = arguments
         out = []
-        for chunk in pre.split(self.unrolled):
-            out.append(self._compiled(chunk, weight_t, h, activation))
-            h = out[-1][-1]
-        return torch.cat(out)
+        for part in pre.split(self.unrolled):
+            hidden, state = self._compiled(cell, part, weight_t, bias, state, activation)
+            out.append(hidden)
+        return torch.cat(out), state

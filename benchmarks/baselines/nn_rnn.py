@@ -1,4 +1,4 @@
-"""torch.nn.RNN, which runs cuDNN on a GPU."""
+"""torch's own layers: cuDNN on a GPU, and for an LSTM oneDNN on a CPU."""
 
 from __future__ import annotations
 
@@ -6,22 +6,30 @@ from dataclasses import replace
 
 import torch
 
+from ..cells import CELLS
 from ..shapes import Case
 from ..workload import Call, Workload, layer_call
 from .base import Provider
 
+#: The cells as torch.backends.cudnn.rnn numbers them.
+CUDNN_MODES = {"relu": 0, "tanh": 1, "lstm": 2, "gru": 3}
+
 
 class NnRnn(Provider):
-    """torch.nn.RNN as shipped.
+    """nn.RNN, nn.LSTM or nn.GRU as shipped.
 
     The recurrence alone is measured as a layer with one input feature. Its input projection costs
     almost nothing.
     """
 
-    name = "nn.RNN"
+    def __init__(self, cell: str = "rnn") -> None:
+        self.cell = cell
+        self.name = CELLS[cell].torch_layer
 
     def unsupported_reason(self, case: Case, device: str) -> str | None:
-        return "nn.RNN has no heads" if case.shape.groups > 1 else None
+        if case.shape.cell != self.cell:
+            return f"{self.name} has another cell"
+        return f"{self.name} has no heads" if case.shape.groups > 1 else None
 
     def adapt(self, workload: Workload) -> Workload:
         if workload.case.scope == "layer":
@@ -34,28 +42,30 @@ class NnRnn(Provider):
 
 
 class Flattened(NnRnn):
-    """nn.RNN in bfloat16 with its weights in one contiguous chunk, as cuDNN expects them.
+    """The layer in bfloat16 with its weights in one contiguous chunk, as cuDNN expects them.
 
     `flatten_parameters` skips bfloat16. As shipped, every call copies the weights.
     """
 
-    name = "nn.RNN flattened"
     devices = ("cuda",)
+
+    def __init__(self, cell: str = "rnn") -> None:
+        super().__init__(cell)
+        self.name = f"{self.name} flattened"
 
     def unsupported_reason(self, case: Case, device: str) -> str | None:
         if case.mode != "bfloat16":
-            return "nn.RNN flattens the weights of other dtypes itself"
+            return "torch flattens the weights of other dtypes itself"
         return super().unsupported_reason(case, device)
 
     def prepare(self, workload: Workload) -> Call:
         layer, shape = workload.layer, workload.shape
-        mode = 0 if shape.activation == "relu" else 1  # as torch.backends.cudnn.rnn numbers them
         with torch.no_grad():
             torch._cudnn_rnn_flatten_weight(
                 layer._flat_weights,
                 4,  # two weights and two biases
                 shape.I,
-                mode,
+                CUDNN_MODES[shape.activation if shape.cell == "rnn" else shape.cell],
                 shape.H,
                 0,  # no projection
                 shape.layers,

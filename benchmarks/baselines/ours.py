@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 import torch
 
 import fastrnn
-from fastrnn import FusedRNN
 from fastrnn.functional import recurrence
 from fastrnn.ops.backends import base as backends
 from fastrnn.ops.backends import dispatch
@@ -19,7 +18,7 @@ from .base import Provider
 
 
 class Fastrnn(Provider):
-    """FusedRNN, or `fastrnn.functional.recurrence` for the recurrence alone, with one backend."""
+    """FusedRNN, FusedLSTM or FusedGRU, or `functional.recurrence`, with one backend."""
 
     def __init__(self, backend: str = "auto") -> None:
         self.backend = backend
@@ -38,7 +37,11 @@ class Fastrnn(Provider):
         shape = case.shape
         sizes = shape.T, shape.B, shape.groups * shape.directions, shape.H
         where = MODES[case.mode].dtype, torch.device(device)
-        call = backends.Call(f"RNN_{shape.activation.upper()}", *sizes, *where)
+        layer = shape.of_cell.layer
+        if not hasattr(fastrnn, f"Fused{layer}"):
+            return f"fastrnn has no Fused{layer}"
+        mode = f"RNN_{shape.activation.upper()}" if shape.cell == "rnn" else layer
+        call = backends.Call(mode, *sizes, *where)
         with precision(case.mode):
             if self.backend != "auto":
                 return dispatch.BACKENDS[self.backend].unsupported_reason(call)
@@ -50,9 +53,8 @@ class Fastrnn(Provider):
     def prepare(self, workload: Workload) -> Call:
         shape, step = workload.shape, workload.case.step
         if workload.case.scope == "layer":
-            layer = FusedRNN(
-                shape.I, shape.H, shape.layers, shape.activation, bidirectional=shape.bidirectional
-            ).to(workload.device, workload.dtype)
+            make = getattr(fastrnn, f"Fused{shape.of_cell.layer}")
+            layer = make(**shape.layer_arguments).to(workload.device, workload.dtype)
             layer.load_state_dict(workload.layer.state_dict())
             return layer_call(layer, step)
         weights = [workload.weight_hh, workload.h0]

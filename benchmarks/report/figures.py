@@ -46,6 +46,8 @@ STYLES = {
     "nn.RNN": ("#e69f00", "s"),
     "nn.RNN flattened": ("#e69f00", "d"),
     "onnxruntime": ("#009e73", "^"),
+    "openvino": ("#999999", ">"),
+    "jax scan": ("#56b4e9", "D"),
     "torch.compile": ("#cc79a7", "v"),
     "eager loop": ("#d55e00", "X"),
     "FlashRNN cuda_fused": ("#999999", "p"),

@@ -10,14 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
+from ..groups import names
 from ..roofline import cpu
-from ..shapes import names
 from . import gpu, records
 from .records import Record
 
 #: Entries of `machine` that must be equal for rows of two records to share a table.
 SAME = (*gpu.SAME, "onnxruntime")
+
+#: The same for packages that older records do not name, because they have no baseline of them.
+SAME_IF_KNOWN = ("openvino", "jax")
 
 
 def newest(folder: Path = records.RESULTS) -> dict[str, Record]:
@@ -48,7 +52,7 @@ def with_newer_groups(record: Record, every: Iterable[Record]) -> Record:
         chosen, former = other["selection"], record["selection"]
         if (
             other["machine"]["date"] > record["machine"]["date"]
-            and all(other["machine"].get(key) == record["machine"].get(key) for key in SAME)
+            and _are_alike(other["machine"], record["machine"])
             and chosen["complete"]
             and chosen["peers"] == former["peers"]
             and chosen["budget_s"] >= former["budget_s"]
@@ -56,8 +60,20 @@ def with_newer_groups(record: Record, every: Iterable[Record]) -> Record:
             groups = names(chosen["shapes"])
             kept = [row for row in record["rows"] if row["group"] not in groups]
             since = record.get("renewed", {}) | dict.fromkeys(groups, other["machine"]["commit"])
-            record = record | {"rows": kept + other["rows"], "renewed": since}
+            versions = {key: other["machine"].get(key) for key in SAME_IF_KNOWN}
+            record = record | {
+                "machine": versions | record["machine"],
+                "rows": kept + other["rows"],
+                "renewed": since,
+            }
     return record
+
+
+def _are_alike(machine: dict[str, Any], former: dict[str, Any]) -> bool:
+    """Whether rows of both records can share a table."""
+    return all(machine.get(key) == former.get(key) for key in SAME) and all(
+        machine.get(key) == former[key] for key in SAME_IF_KNOWN if key in former
+    )
 
 
 def with_best_bounds(record: Record, every: Iterable[Record]) -> Record:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..environment import ROOT
-from ..shapes import GROUPS
+from ..groups import GROUPS
 from . import figures, gpu, gpu_figures, markdown, readme, records
+from .cells import by_cell
 from .newest import newest
 from .records import Record, Row
 from .tables import (
@@ -51,6 +52,9 @@ ALTERNATIVES = {
     "memory": "Peak MiB against steps, every implementation, inference and training",
     **gpu_figures.ALTERNATIVES,
 }
+#: The packages whose versions are shown.
+VERSIONS = ("torch", "triton", "onnxruntime", "openvino", "jax")
+
 SCOPES = {"layer": "", "recurrence": "; the recurrence alone"}
 
 
@@ -119,6 +123,8 @@ def machine_summary(record: Record, pictures: Sequence[str], full: str) -> list[
     parts = [f"## {records.title(record)}", "", described(record), ""]
     parts += [gpu.described(record), ""] if is_gpu else []
     parts += [f"[All {count} cases]({full}), each with its time and its ratios.", ""]
+    cells = by_cell(rows)
+    parts += ["### Cells", "", *cells, ""] if cells else []
     parts += ["### Geometric means", "", *by_group(rows), ""]
     parts += [*gpu.by_algorithm(rows), ""] if is_gpu else []
     if pictures:
@@ -171,9 +177,7 @@ def _sentence(text: str) -> str:
 def described(record: Record) -> str:
     """The machine and the versions, in a few sentences."""
     what = record["machine"]
-    known = [
-        f"{name} {what[name]}" for name in ("torch", "triton", "onnxruntime") if what.get(name)
-    ]
+    known = [f"{name} {what[name]}" for name in VERSIONS if what.get(name)]
     if what["device"] == "cuda":
         cudnn = gpu.cudnn_version(what["cudnn"])
         place = f"Driver {what['driver']}, CUDA {what['cuda']}, cuDNN {cudnn}"
@@ -208,7 +212,7 @@ def by_group(rows: Iterable[Row]) -> list[str]:
         passes.setdefault(one.row["step"], []).append(one)
     columns: dict[str, Callable[[list[Line]], str]] = {
         "cases": lambda mine: str(len(mine)),
-        "over nn.RNN": lambda mine: times(mean(one.over("nn.RNN") for one in mine)),
+        "over torch": lambda mine: times(mean(one.over_torch for one in mine)),
         "over the best baseline": lambda mine: times(mean(one.ratio for one in mine)),
         "worst": lambda mine: times(min((one.ratio for one in mine if one.ratio), default=None)),
         "× bound": lambda mine: short_number(mean(one.over_bound for one in mine)),
@@ -219,7 +223,8 @@ def by_group(rows: Iterable[Row]) -> list[str]:
         table.append((name, mode, *(" / ".join(map(cell, pair)) for cell in columns.values())))
     words = (
         "Geometric means over the cases of each group, inference / training. The mean of a ratio "
-        "is over the cases that have it. *Worst* is the smallest ratio to the best baseline."
+        "is over the cases that have it. *Over torch* is nn.RNN's, nn.LSTM's or nn.GRU's time over "
+        "ours. *Worst* is the smallest ratio to the best baseline."
     )
     return [words, "", *markdown.table(("group", "mode", *columns), table, 2)]
 

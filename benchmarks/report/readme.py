@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from . import markdown, records
 from .records import Record
@@ -15,11 +15,20 @@ FEW_STEPS = 8
 
 CAPTION = (
     "Best times in milliseconds, float32, {title}, torch {torch}; T steps, B batch rows, I input "
-    "features, H hidden units. The baselines are nn.RNN, a loop in PyTorch, that loop compiled, "
-    "and ONNX Runtime. They run in alternation with ours, and every result is verified before it "
-    "is timed. *Ratio* is the median of the best baseline's time over ours. *Training* is forward "
-    "and backward with all gradients."
+    "features, H hidden units. The baselines are {baselines}. They run in alternation with ours, "
+    "and every result is verified before it is timed. *Ratio* is the median of the best baseline's "
+    "time over ours. *Training* is forward and backward with all gradients."
 )
+
+#: The baselines of the group, as the caption names them.
+BASELINES = {
+    "nn.RNN": "nn.RNN",
+    "eager loop": "a loop in PyTorch",
+    "torch.compile": "that loop compiled",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "jax scan": "a compiled scan in JAX",
+}
 DOCUMENT = "docs/benchmarks.md"
 
 
@@ -47,9 +56,17 @@ def block(record: Record, picture: str | None) -> list[str]:
         for shape, pair in pairs.items()
     ]
     parts = [*markdown.table(header, table, 1), ""]
-    parts += [CAPTION.format(title=records.title(record), torch=records.torch_version(record)), ""]
+    words = {"title": records.title(record), "torch": records.torch_version(record)}
+    parts += [CAPTION.format(**words, baselines=baselines(pairs.values())), ""]
     parts += [in_words(losing(record["rows"]), len(lines(record["rows"])))]
     return parts + (["", picture] if picture else [])
+
+
+def baselines(pairs: Iterable[Mapping[str, Line]]) -> str:
+    """The names of the baselines that were measured, as an enumeration."""
+    measured = {name for pair in pairs for one in pair.values() for name in one.row["times"]}
+    names = [words for name, words in BASELINES.items() if name in measured]
+    return f"{', '.join(names[:-1])}, and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def _cells(one: Line | None) -> list[str]:

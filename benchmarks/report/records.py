@@ -191,8 +191,8 @@ class Change(NamedTuple):
 def compare(old: Record, new: Record) -> list[Change]:
     """Return the changes of our times and peaks, the worst first.
 
-    Times are relative to nn.RNN's of the same run if both records have it, because machine noise
-    affects both equally.
+    Times are relative to those of torch's layer in the same run if both records have it, because
+    machine noise affects both equally.
     """
     before = {key(row): row for row in old["rows"]}
     pairs = ((before[key(row)], row) for row in new["rows"] if key(row) in before)
@@ -206,10 +206,11 @@ def _changes(old: Row, new: Row) -> Iterator[Change]:
         factor = new["mib"][name] / old["mib"][name]
         yield Change(f"{what} memory", name, factor, MEMORY_NOISE / old["mib"][name] + 1)
     a, b = old.get("times", {}), new.get("times", {})
+    torch_layer = Shape(**new["work"]).of_cell.torch_layer
     for name in _shared(a, b):
-        if "nn.RNN" in a and "nn.RNN" in b:
-            factor = a["nn.RNN"]["over"][name] / b["nn.RNN"]["over"][name]
-            used = [times[which] for times in (a, b) for which in (name, "nn.RNN")]
+        if torch_layer in a and torch_layer in b:
+            factor = a[torch_layer]["over"][name] / b[torch_layer]["over"][name]
+            used = [times[which] for times in (a, b) for which in (name, torch_layer)]
         else:
             factor = b[name]["ms"][2] / a[name]["ms"][2]
             used = [a[name], b[name]]

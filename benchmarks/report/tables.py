@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import geometric_mean
 
+from ..cells import CELLS
 from ..roofline.model import flops
 from ..shapes import Shape
 from .markdown import aligned
@@ -40,6 +41,11 @@ class Line:
     def ratio(self) -> float | None:
         """The median over the turns of the best baseline's time over ours."""
         return self.over(self.baseline)
+
+    @property
+    def over_torch(self) -> float | None:
+        """The ratio to torch's layer with the same cell."""
+        return self.over(self.shape.of_cell.torch_layer)
 
     def over(self, baseline: str | None) -> float | None:
         """The ratio to any baseline, or None if that was not measured."""
@@ -169,13 +175,13 @@ def summary(rows: Iterable[Row]) -> list[str]:
     if memory:
         text += ["", *aligned([MEMORY_HEADER, *map(memory_cells, memory)], WORDS)]
     text.append("")
-    for step in dict.fromkeys(one.row["step"] for one in found):
-        over = [one.over("nn.RNN") for one in found if one.row["step"] == step]
-        known = [ratio for ratio in over if ratio is not None]
+    for cell, step in dict.fromkeys((one.shape.cell, one.row["step"]) for one in found):
+        mine = [one for one in found if (one.shape.cell, one.row["step"]) == (cell, step)]
+        known = [one.over_torch for one in mine if one.over_torch is not None]
         if known:
             text.append(
-                f"{step}: {number(mean(known))} times as fast as nn.RNN in the geometric mean of "
-                f"{len(known)} cases, {number(min(known))} at worst"
+                f"{step}: {number(mean(known))} times as fast as {CELLS[cell].torch_layer} in the "
+                f"geometric mean of {len(known)} cases, {number(min(known))} at worst"
             )
     text.append(f"slower than a baseline: {len(losing(rows))} of {len(found)} cases")
     for row in rows:

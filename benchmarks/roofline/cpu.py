@@ -17,7 +17,7 @@ import torch
 
 from ..precision import MODES
 from ..process import run
-from ..shapes import STEPS
+from ..shapes import STEPS, Shape
 from ..workload import Inputs, make_call
 from .calibration import parse
 
@@ -37,12 +37,18 @@ CPU_MODES = ("float32", "bfloat16", "float16")
 #: Working sets from smaller than L1 to larger than L3, in bytes.
 BANDWIDTH_SIZES = [2**power for power in range(13, 29)]
 
-#: The fewest dependent operations from a step's sum to its state. relu takes one. tanh takes two
-#: for the range reduction, three for a polynomial of degree 7 by Estrin's scheme, one for the
-#: scaling, and a division with the latency of four.
+#: The fewest dependent operations of an activation. relu takes one. tanh takes two for the range
+#: reduction, three for a polynomial of degree 7 by Estrin's scheme, one for the scaling, and a
+#: division with the latency of four. A sigmoid takes the same.
 ACTIVATION_OPS = {"tanh": 10, "relu": 1}
 
-#: The same for the backward pass: (grad + sum) times the derivative.
+#: The fewest dependent operations from the sums of a step to h, of a cell with gates. Both have two
+#: activations in a row and two more operations: i g + (f c) and o tanh(c) of an LSTM, and
+#: pre_n + r q and (1 - z) n + (z h) of a GRU.
+GATED_OPS = 2 * ACTIVATION_OPS["tanh"] + 2
+
+#: The fewest in a step of the backward pass: (grad + sum) times the derivative. With gates the
+#: derivative is a product of factors that do not depend on the sum.
 DERIVATIVE_OPS = 2
 
 
@@ -97,29 +103,34 @@ class Cpu:
     def call_overhead(self, step: str) -> float:
         return self.call_overheads[step]
 
-    def step_time(
-        self, batch: int, groups: int, hidden: int, mode: str, activation: str, direction: str
-    ) -> float:
+    def step_time(self, shape: Shape, mode: str, direction: str) -> float:
         """Seconds of the shortest step: the minimum over the number of threads for each product.
 
         A thread loads its share of W_hh from a cache in every step, unless the share fits in
         registers. The state must be accumulated, activated, stored and loaded again before the next
         step can use it.
         """
-        after_sum = ACTIVATION_OPS[activation] if direction == "forward" else DERIVATIVE_OPS
-        chain = self.store_load_latency + (1 + after_sum) * self.fma_latency
+        chain = self.store_load_latency + (1 + _ops_after_sum(shape, direction)) * self.fma_latency
+        groups, size = shape.directions * shape.groups, shape.of_cell.gates * shape.H**2
         best = float("inf")
         for sharing in {1, self.threads}:
             teams = self.threads // sharing
-            weights = ceil(groups / teams) * hidden**2 * MODES[mode].dtype.itemsize / sharing
+            weights = ceil(groups / teams) * size * MODES[mode].dtype.itemsize / sharing
             loading = 0.0
             if weights > self.register_bytes:
                 loading = weights / _rate(self.bandwidth_per_thread, weights)
-            rows = ceil(batch * groups / teams)
-            multiplying = 2 * rows * hidden**2 / sharing * self.threads / self.peak_flops(mode)
+            rows = ceil(shape.B * groups / teams)
+            multiplying = 2 * rows * size / sharing * self.threads / self.peak_flops(mode)
             waiting = self.hand_off if sharing > 1 else 0.0
             best = min(best, max(loading, multiplying) + waiting)
         return max(chain, best)
+
+
+def _ops_after_sum(shape: Shape, direction: str) -> int:
+    """Count the dependent operations of a step after its sums."""
+    if direction == "backward":
+        return DERIVATIVE_OPS
+    return ACTIVATION_OPS[shape.activation] if shape.cell == "rnn" else GATED_OPS
 
 
 def _rate(rates: dict[int, float], size: float) -> float:

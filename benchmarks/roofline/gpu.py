@@ -12,6 +12,7 @@ from math import ceil
 from typing import Any
 
 from ..precision import MODES
+from ..shapes import Shape
 
 #: Numbers of programs that may share a group's W_hh, in a cluster and across the device.
 CLUSTER_SIZES, GRID_SIZES = (2, 4, 8, 16), (32, 64, 128)
@@ -54,21 +55,24 @@ class Gpu:
         """Seconds from one launch to the next."""
         return self.launch_cycles / self.clock
 
-    def step_time(
-        self, batch: int, groups: int, hidden: int, mode: str, activation: str, direction: str
-    ) -> float:
-        """Seconds of the shortest step: the minimum over the number of programs that share W_hh."""
+    def step_time(self, shape: Shape, mode: str, direction: str) -> float:
+        """Seconds of the shortest step: the minimum over the number of programs that share W_hh.
+
+        In the backward pass of a cell with gates, the programs may exchange partial sums of the
+        gradient of h. It has the size of the state.
+        """
         best = self.launch_cycles  # one launch per step needs no exchange
+        groups, itemsize = shape.directions * shape.groups, MODES[mode].dtype.itemsize
         exchanges = {
             1: (self.block_exchange, float("inf")),
             **dict.fromkeys(CLUSTER_SIZES, (self.cluster_exchange, self.cluster_bandwidth)),
             **dict.fromkeys(GRID_SIZES, (self.grid_exchange, self.grid_bandwidth)),
         }
         for programs, (latency, rate) in exchanges.items():
-            share = hidden**2 * MODES[mode].dtype.itemsize / programs
+            share = shape.of_cell.gates * shape.H**2 * itemsize / programs
             if share <= self.shared:
-                rows = ceil(batch / max(1, self.processors // (programs * groups)))
-                state = rows * hidden * MODES[mode].dtype.itemsize / rate
+                rows = ceil(shape.B / max(1, self.processors // (programs * groups)))
+                state = rows * shape.H * itemsize / rate
                 cycles = latency + state + self._multiply(share, rows, mode) + EPILOGUE
                 best = min(best, cycles)
         return best / self.clock

@@ -40,10 +40,8 @@ class Machine(Protocol):
     def call_overhead(self, step: str) -> float:
         """Seconds of a call of torch that computes next to nothing; `step` is one of `STEPS`."""
 
-    def step_time(
-        self, batch: int, groups: int, hidden: int, mode: str, activation: str, direction: str
-    ) -> float:
-        """Seconds of the shortest possible step of the recurrence, forward or backward."""
+    def step_time(self, shape: Shape, mode: str, direction: str) -> float:
+        """Seconds of the shortest possible step of a layer's recurrence, forward or backward."""
 
 
 class Bounds(NamedTuple):
@@ -64,8 +62,7 @@ def bounds(case: Case, machine: Machine) -> Bounds:
     """Compute the lower bounds on the time of a case."""
     shape, mode = case.shape, case.mode
     moved = bytes_moved(case)
-    sizes = shape.B, shape.directions * shape.groups, shape.H, mode, shape.activation
-    step = sum(machine.step_time(*sizes, direction) for direction in PASSES[case.step])
+    step = sum(machine.step_time(shape, mode, direction) for direction in PASSES[case.step])
     return Bounds(
         1e3 * flops(case) / machine.peak_flops(mode),
         1e3 * moved / machine.bandwidth(moved),
@@ -86,6 +83,7 @@ def flops(case: Case) -> float:
     weights = shape.layers * width * shape.H
     if case.scope == "layer":
         weights += width * (shape.I + (shape.layers - 1) * width)
+    weights *= shape.of_cell.gates
     # Forward, every weight is multiplied once with every row. Training has two more such products:
     # the gradient of the weight, and the gradient of the other factor.
     return 2.0 * num_rows(shape) * weights * (3 if case.step == "training" else 1)
@@ -95,18 +93,22 @@ def bytes_moved(case: Case) -> float:
     """Count the bytes that a call must read and write.
 
     Data may stay in the caches between two layers of an inference, and between the input projection
-    and the recurrence. Data that is saved for the backward pass is counted again.
+    and the recurrence. Data that is saved for the backward pass is counted again: the output of
+    every layer, and the gates and inner values of a cell that has them. To compute these again
+    would take the products of a second forward pass.
     """
     shape, itemsize = case.shape, MODES[case.mode].dtype.itemsize
-    output = shape.directions * shape.groups * shape.H
+    output, cell = shape.directions * shape.groups * shape.H, shape.of_cell
+    inputs = shape.I if case.scope == "layer" else cell.gates * output
     if case.scope == "kernel" and case.step == "backward":
-        columns = 3 * output  # grad_out, out -> grad_pre
+        # grad_out, and what was saved (of nn.RNN's cell out) -> grad_pre
+        columns = (1 + (cell.saved or 1) + cell.gates) * output
     elif case.step == "training":
-        # x -> out of every layer; grad, out of every layer, and of a layer x -> grad_x
-        inputs = 3 * shape.I if case.scope == "layer" else 2 * output
-        columns = inputs + (2 * shape.layers + 1) * output
+        # x -> out and saved of every layer; grad, the same of every layer, x -> grad_x
+        inputs = (3 if case.scope == "layer" else 2) * inputs
+        columns = inputs + (2 * shape.layers * (1 + cell.saved) + 1) * output
     else:
-        columns = output + (shape.I if case.scope == "layer" else output)
+        columns = output + inputs
     return float(itemsize * num_rows(shape) * columns)
 
 

@@ -41,3 +41,24 @@ def record(*rows: records.Row, **machine: Any) -> records.Record:
         "calibration": {"measured": {}, "errors": []},
         "rows": list(rows),
     }
+
+
+def full(ours: float = 1.0) -> records.Record:
+    """A record with at least two shapes in every group that a figure shows."""
+    made = []
+    for step, cost in (("inference", 1.0), ("training", 3.0)):
+        for group, shapes in {
+            "overview": (Shape(100, 8, 64, 64), Shape(1000, 1, 64, 64)),
+            "grid": tuple(Shape(50, B, H, H) for B in (1, 2) for H in (16, 32, 64)),
+            "length": (Shape(128, 8, 64, 64), Shape(512, 8, 64, 64)),
+            "width": tuple(Shape(100, B, H, H) for B in (1, 32) for H in (16, 32)),
+        }.items():
+            for index, shape in enumerate(shapes):
+                scope = "recurrence" if group == "width" else "layer"
+                case = Case(group, scope, shape, "float32", step)
+                mine = ours * cost * (1 + index)
+                made.append(records.row(found(mine, 2.0 / (1 + index) * mine, case), H200))
+                if group == "length":
+                    mib = {"fastrnn": 1.0 + index, "nn.RNN": 4.0 + index}
+                    made.append(records.row(CaseResult(case, mib=mib)))
+    return record(*made)

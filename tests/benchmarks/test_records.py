@@ -95,6 +95,21 @@ def test_changes_are_relative_to_nn_rnn_of_the_same_run() -> None:
     assert not change.is_certain  # a turn took three times as long
 
 
+def test_changes_of_another_cell_are_relative_to_its_layer_of_torch() -> None:
+    case = Case("lstm", "layer", Shape(8, 1, 16, 16, cell="lstm"), "float32", "inference")
+
+    def of(ours: float, theirs: float) -> records.Record:
+        times = {"fastrnn": Times((ours, ours)), "nn.LSTM": Times((theirs, theirs))}
+        return record(records.row(CaseResult(case, times=times)))
+
+    (change,) = records.compare(of(1.0, 4.0), of(2.0, 8.0))
+    assert change.factor == 1
+    (row,) = of(1.0, 4.0)["rows"]
+    assert tables.summary([row])[-2] == (
+        "inference: 4.00 times as fast as nn.LSTM in the geometric mean of 1 cases, 4.00 at worst"
+    )
+
+
 def test_compare_prints_regressions_and_returns_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,5 @@
 """The pages and figures that are made from records."""
 
-import copy
 import json
 import re
 from pathlib import Path
@@ -12,33 +11,11 @@ from PIL import Image
 from benchmarks.report import figures, gpu, pages, readme, records, tables
 from benchmarks.report.markdown import replace
 from benchmarks.roofline import gpu as gpu_roofline
-from benchmarks.roofline import model
 from benchmarks.runner import CaseResult
 from benchmarks.shapes import Case, Shape
 from benchmarks.timing import Times
 
-from .factories import H200, found, record
-
-
-def full(ours: float = 1.0) -> records.Record:
-    """A record with at least two shapes in every group that a figure shows."""
-    made = []
-    for step, cost in (("inference", 1.0), ("training", 3.0)):
-        for group, shapes in {
-            "overview": (Shape(100, 8, 64, 64), Shape(1000, 1, 64, 64)),
-            "grid": tuple(Shape(50, B, H, H) for B in (1, 2) for H in (16, 32, 64)),
-            "length": (Shape(128, 8, 64, 64), Shape(512, 8, 64, 64)),
-            "width": tuple(Shape(100, B, H, H) for B in (1, 32) for H in (16, 32)),
-        }.items():
-            for index, shape in enumerate(shapes):
-                scope = "recurrence" if group == "width" else "layer"
-                case = Case(group, scope, shape, "float32", step)
-                mine = ours * cost * (1 + index)
-                made.append(records.row(found(mine, 2.0 / (1 + index) * mine, case), H200))
-                if group == "length":
-                    mib = {"fastrnn": 1.0 + index, "nn.RNN": 4.0 + index}
-                    made.append(records.row(CaseResult(case, mib=mib)))
-    return record(*made)
+from .factories import H200, full, record
 
 
 @pytest.fixture
@@ -94,6 +71,7 @@ def test_readme_block(report: Path) -> None:
     assert "old" not in text
     assert "| 1.00 | 2.00 nn.RNN | **2.00×** |" in text
     assert "A baseline is faster in 12 of the 28 cases. 0 of these have at most 8 steps" in text
+    assert "The baselines are nn.RNN. They run" in text
     assert "The worst ratio is 0.33×: (50, 2, 64, 64) inference (nn.RNN)." in text
     assert text.count("<picture>") == 1
     gpu_notes = (report / "docs/gpu-notes.md").read_text()
@@ -304,76 +282,6 @@ def test_report_of_a_few_cases_of_a_gpu(tmp_path: Path, repository: Path) -> Non
     assert "| (1000, 8, 64, 64) | bfloat16 | forward | " in full_page
     assert " | 2.00 \\* | **0.500** |" in full_page
     assert "It is the fastest in 0 of 1 rows. It takes 4.00 times as long" in full_page
-
-
-def test_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
-    old, new = full(), full(2.0)
-    new["machine"] = {**new["machine"], "date": "2031-01-02T03:04+00:00"}
-    quick = copy.deepcopy(full(3.0))
-    quick["machine"]["date"] = "2032-01-02T03:04+00:00"
-    quick["selection"] |= {"shapes": "quick", "peers": "most"}
-    broken = copy.deepcopy(full(4.0))
-    broken["machine"]["date"] = "2033-01-02T03:04+00:00"
-    broken["selection"]["complete"] = False
-    for one in (old, new, quick, broken):
-        records.write(one, tmp_path)
-    (tmp_path / "some-x-1-avx2-2-threads" / "2033-a-check.json").write_text("{}")
-    assert pages.newest(tmp_path) == {"some-x-1-avx2-2-threads": new}
-
-
-def test_groups_measured_later_with_the_same_budget_replace_those_of_the_full_table(
-    tmp_path: Path,
-) -> None:
-    old, late = full(), copy.deepcopy(full(2.0))
-    group = late["rows"][0]["group"]
-    late["machine"] |= {"date": "2031-01-02T03:04+00:00", "commit": "def5678"}
-    late["selection"]["shapes"] = group
-    late["rows"] = [row for row in late["rows"] if row["group"] == group]
-    hasty, other = copy.deepcopy(late), copy.deepcopy(late)
-    hasty["machine"]["date"] = "2032-01-02T03:04+00:00"
-    hasty["selection"]["budget_s"] /= 2
-    other["machine"] |= {"date": "2033-01-02T03:04+00:00", "torch": "2.14.0"}
-    for one in (old, late, hasty, other):
-        records.write(one, tmp_path)
-    (shown,) = pages.newest(tmp_path).values()
-    assert [row for row in shown["rows"] if row["group"] == group] == late["rows"]
-    assert [row for row in shown["rows"] if row["group"] != group] == [
-        row for row in old["rows"] if row["group"] != group
-    ]
-    assert f"Measured later, at def5678: {group}." in pages.described(shown)
-
-
-def test_bounds_use_the_best_rates_of_all_records_of_a_machine(tmp_path: Path) -> None:
-    def measured(rate: float) -> records.Row:
-        of_steps = {"inference": 1e-6, "forward": 1e-6, "training": 1e-6}
-        return {
-            "threads": 2,
-            "register_bytes": 512,
-            "gemm": {"float32": rate},
-            "call": of_steps,
-            "multiply_add_rate": rate / 2,
-            "multiply_add_rate_all": rate,
-            "multiply_add_latency": 1e-9,
-            "store_load_latency": 1e-9,
-            "bandwidth": {"1024": 1e12},
-            "bandwidth_all": {"1024": 2e12},
-        }
-
-    whole, quick = full(), full()
-    whole["calibration"] = {"measured": measured(1e9), "errors": []}
-    quick["calibration"] = {"measured": measured(2e9), "errors": []}
-    quick["selection"]["shapes"] = "quick"
-    for one in (whole, quick):
-        records.write(one, tmp_path)
-    (shown,) = pages.newest(tmp_path).values()
-    assert shown["calibration"]["measured"]["gemm"]["float32"] == 2e9
-    for row, old in zip(shown["rows"], whole["rows"], strict=True):
-        assert {key: row[key] for key in row if key != "floor"} == {
-            key: old[key] for key in old if key != "floor"
-        }
-        if "floor" in old:
-            seconds = model.flops(records.case(row)) / 2e9
-            assert row["floor"]["arithmetic"] == pytest.approx(1e3 * seconds, rel=1e-3)
 
 
 def test_no_record_no_report(tmp_path: Path) -> None:

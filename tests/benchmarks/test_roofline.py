@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
+from typing import Any
 
 import pytest
 
+from benchmarks.groups import select
 from benchmarks.roofline import cpu as cpu_roofline
 from benchmarks.roofline import gpu as gpu_roofline
 from benchmarks.roofline import model
 from benchmarks.roofline.cpu import Cpu
-from benchmarks.shapes import Case, Shape, select
+from benchmarks.shapes import Case, Shape
 
 #: Round numbers: one GFLOP/s per thread, one GB/s up to 32 KiB, and half of that beyond.
 CPU = Cpu(
@@ -30,9 +32,14 @@ CPU = Cpu(
 Make = Callable[..., Case]
 
 
+def step(batch: int, hidden: int, **traits: Any) -> Shape:
+    """A layer of which one step counts."""
+    return Shape(1, batch, hidden, hidden, **traits)
+
+
 @pytest.fixture
 def layer() -> Make:
-    def make(*sizes: int, step: str = "inference", mode: str = "float32", **traits: int) -> Case:
+    def make(*sizes: int, step: str = "inference", mode: str = "float32", **traits: Any) -> Case:
         return Case("some", "layer", Shape(*sizes, **traits), mode, step)
 
     return make
@@ -72,24 +79,57 @@ def test_bytes_bound(layer: Make) -> None:
 
 def test_shortest_step_on_a_cpu() -> None:
     # 64 units: 16 KiB of W_hh from a cache, or half of it per thread and a hand-off.
-    alone = CPU.step_time(1, 1, 64, "float32", "tanh", "forward")
+    alone = CPU.step_time(step(1, 64), "float32", "forward")
     assert alone == pytest.approx(16384 / 2 / 1e9 + 1e-6)
     # Eight rows: their products take longer than loading the weights.
-    assert CPU.step_time(8, 1, 64, "float32", "tanh", "forward") == pytest.approx(
-        2 * 4 * 64**2 / 1e9
-    )
+    assert CPU.step_time(step(8, 64), "float32", "forward") == pytest.approx(2 * 4 * 64**2 / 1e9)
     # Two groups, one for each thread: there is no hand-off.
-    assert CPU.step_time(1, 2, 64, "float32", "tanh", "forward") == pytest.approx(16384 / 1e9)
+    two = step(1, 64, groups=2)
+    assert CPU.step_time(two, "float32", "forward") == pytest.approx(16384 / 1e9)
     # Weights that fit in registers need no loading, which leaves the dependency chain of a step.
     quick = replace(CPU, flops_total=inf)
-    assert quick.step_time(1, 1, 8, "float32", "tanh", "forward") == pytest.approx(3e-9 + 11e-9)
-    assert quick.step_time(1, 1, 8, "float32", "relu", "forward") == pytest.approx(3e-9 + 2e-9)
-    assert quick.step_time(1, 1, 8, "float32", "tanh", "backward") == pytest.approx(3e-9 + 3e-9)
+    relu = step(1, 8, activation="relu")
+    assert quick.step_time(step(1, 8), "float32", "forward") == pytest.approx(3e-9 + 11e-9)
+    assert quick.step_time(relu, "float32", "forward") == pytest.approx(3e-9 + 2e-9)
+    assert quick.step_time(step(1, 8), "float32", "backward") == pytest.approx(3e-9 + 3e-9)
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("lstm", 4), ("gru", 3)])
+def test_shortest_step_of_a_cell_with_gates(cell: str, gates: int) -> None:
+    # The gates of one unit share nothing but the state: W_hh has K times the rows.
+    wide = step(8, 64, cell=cell)
+    assert CPU.step_time(wide, "float32", "forward") == pytest.approx(
+        gates * CPU.step_time(step(8, 64), "float32", "forward")
+    )
+    quick = replace(CPU, flops_total=inf, register_bytes=2048)
+    # A sum, two activations in a row, and two more operations.
+    narrow = step(1, 8, cell=cell)
+    assert quick.step_time(narrow, "float32", "forward") == pytest.approx(3e-9 + 23e-9)
+    assert quick.step_time(narrow, "float32", "backward") == pytest.approx(3e-9 + 3e-9)
+
+
+@pytest.mark.parametrize(("cell", "gates", "saved"), [("lstm", 4, 5), ("gru", 3, 4)])
+def test_bounds_of_a_cell_with_gates(cell: str, gates: int, saved: int, layer: Make) -> None:
+    once = 2 * 10 * 8 * gates * (5 * 6 + 6 * 6)
+    assert model.flops(layer(10, 8, 5, 6, cell=cell)) == once
+    assert model.flops(layer(10, 8, 5, 6, cell=cell, step="training")) == 3 * once
+    # Nothing is saved in an inference: its bytes are those of nn.RNN.
+    assert model.bytes_moved(layer(10, 8, 5, 6, cell=cell)) == 4 * 80 * (5 + 6)
+    # Gates and inner values are written and read once.
+    training = layer(10, 8, 5, 6, cell=cell, step="training")
+    assert model.bytes_moved(training) == 4 * 80 * (3 * 5 + (3 + 2 * saved) * 6)
+    deep = layer(10, 8, 5, 6, cell=cell, step="training", layers=2)
+    assert model.bytes_moved(deep) == 4 * 80 * (3 * 5 + (5 + 4 * saved) * 6)
+    kernel = Case("some", "kernel", Shape(10, 8, 6, 6, cell=cell), "float32", "backward")
+    assert model.bytes_moved(kernel) == 4 * 80 * (1 + saved + gates) * 6
+    # On a GPU its programs exchange the state of one gate's size, and multiply by K times W_hh.
+    gpu = gpu_roofline.GPUS["H200"]
+    cycles = gpu.step_time(step(16, 64, cell=cell), "bfloat16", "forward") * gpu.clock
+    assert cycles == pytest.approx(100 + gates * 8192 / 512 * 1.65 + 110)
 
 
 def test_steps_bound(layer: Make) -> None:
-    one = CPU.step_time(8, 1, 6, "float32", "tanh", "forward")
-    back = CPU.step_time(8, 1, 6, "float32", "tanh", "backward")
+    one, back = (CPU.step_time(step(8, 6), "float32", which) for which in ("forward", "backward"))
     assert model.bounds(layer(10, 8, 5, 6), CPU).steps == pytest.approx(1e3 * 10 * one)
     training = model.bounds(layer(10, 8, 5, 6, step="training"), CPU)
     assert training.steps == pytest.approx(1e3 * 10 * (one + back))
@@ -173,13 +213,13 @@ def test_shortest_step_on_a_gpu() -> None:
     gpu = gpu_roofline.machine("NVIDIA H200")
     assert gpu is not None
     # One program for each row: 100 cycles, 8192 bytes of W_hh at 310 per cycle, and 110 cycles.
-    step = gpu.step_time(16, 1, 64, "bfloat16", "tanh", "forward")
-    assert step == pytest.approx((100 + 8192 / 512 * 1.65 + 110) / 1.755e9)
+    seconds = gpu.step_time(step(16, 64), "bfloat16", "forward")
+    assert seconds == pytest.approx((100 + 8192 / 512 * 1.65 + 110) / 1.755e9)
     kernel = Case("some", "kernel", Shape(100, 16, 64, 64), "bfloat16", "forward")
     forward = model.bounds(kernel, gpu)
     assert forward.arithmetic == pytest.approx(1e3 * 100 * 131072 / 989e12)  # 2 · 16 · 64²
     assert forward.bytes == pytest.approx(1e3 * 100 * 4096 / 4.8e12)  # 2 · 16 · 64 · 2
-    assert forward.steps == pytest.approx(1e3 * 100 * step)
+    assert forward.steps == pytest.approx(1e3 * 100 * seconds)
     assert gpu_roofline.machine("NVIDIA GeForce RTX 4090") is None
 
 

@@ -54,7 +54,7 @@ def test_a_pattern_selects_cases_and_providers_by_name() -> None:
 
 def test_a_group_has_no_more_baselines_than_its_own_level() -> None:
     (providers,) = {
-        tuple(p.name for p in ps) for ps in Session("mixed", "all", "cpu").selected.values()
+        tuple(p.name for p in ps) for ps in Session("grid", "all", "cpu").selected.values()
     }
     assert providers == ("fastrnn", "nn.RNN")
 

@@ -1,21 +1,15 @@
 """The table of shapes, and the selection of cases."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.baselines import LEVELS
+from benchmarks.cells import CELLS
+from benchmarks.groups import GROUPS, MAX_CPU_FLOPS, SELECTIONS, names, select
 from benchmarks.precision import MODES
-from benchmarks.shapes import (
-    GROUPS,
-    MAX_CPU_FLOPS,
-    SELECTIONS,
-    STEPS,
-    Shape,
-    names,
-    recurrence_flops,
-    select,
-)
+from benchmarks.shapes import STEPS, Shape, recurrence_flops
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -33,6 +27,26 @@ def test_a_group_is_consistent(name: str) -> None:
         assert shape.groups == 1 or group.scope == "recurrence"
         assert group.scope == "layer" or shape.layers == shape.directions == 1
         assert group.scope == "layer" or not (shape.packed or group.memory)
+        # A cell with gates has its own activations, and only its layers are measured.
+        assert shape.cell == "rnn" or (group.scope, shape.activation) == ("layer", "tanh")
+
+
+def test_the_cells_are_measured_on_the_same_shapes() -> None:
+    def sizes(group: str) -> list[Shape]:
+        return [replace(w, cell="rnn", activation="tanh") for w in GROUPS[group].shapes]
+
+    for group in ("rnn", "lstm", "gru"):
+        assert {shape.cell for shape in GROUPS[group].shapes} == {group}
+        assert sizes(group) == sizes("rnn")
+    for group in ("mixed-lstm", "mixed-gru"):
+        assert {shape.cell for shape in GROUPS[group].shapes} == {group.removeprefix("mixed-")}
+        assert sizes(group) == sizes("mixed")
+    anchors = {(100, 1, 64, 64), (100, 32, 128, 128), (8, 1, 16, 16), (64, 64, 512, 512)}
+    assert {(w.T, w.B, w.I, w.H) for w in GROUPS["lstm"].shapes} == anchors
+    packed = [w for w in GROUPS["gated-packed"].shapes if w.packed]
+    assert {w.cell for w in packed} == {w.cell for w in GROUPS["gated-half"].shapes}
+    assert {case.shape.cell for case in select("quick", "cpu")} == set(CELLS)
+    assert {case.mode for case in select("cells", "cpu")} == {"float32", "bfloat16"}
 
 
 def test_the_shapes_of_published_benchmarks_are_covered() -> None:
@@ -52,9 +66,9 @@ def test_the_shapes_of_published_benchmarks_are_covered() -> None:
 
 
 def test_names_select_groups_and_cases() -> None:
-    assert names("quick") == ["overview"]
+    assert names("quick") == ["overview", "lstm", "gru"]
     assert names("full") == list(GROUPS)
-    assert names("neuro,quick,neuro") == ["neuro", "overview"]
+    assert names("neuro,overview,neuro") == ["neuro", "overview"]
     cases = select("neuro", "cpu")
     assert {case.group for case in cases} == {"neuro"}
     assert len(cases) == len(GROUPS["neuro"].shapes) * len(STEPS)
@@ -71,7 +85,8 @@ def test_large_shapes_are_not_measured_on_a_cpu() -> None:
 
 
 def test_an_unknown_name_raises_and_lists_the_known_names() -> None:
-    with pytest.raises(ValueError, match="unknown shapes 'fast'; choose from quick, full, over"):
+    known = "quick, cells, full, overview"
+    with pytest.raises(ValueError, match=f"unknown shapes 'fast'; choose from {known}"):
         names("overview,fast")
 
 
@@ -80,6 +95,9 @@ def test_a_shape_has_a_name_and_is_restored_from_json() -> None:
     assert str(shape) == "(10, 3, 4, 5) 2-layer bidirectional packed relu"
     assert shape.id == "10x3x4x5-2-layer-bidirectional-packed-relu"
     assert Shape(**shape.to_json()) == shape
+    gated = Shape(10, 3, 4, 5, packed=True, cell="lstm")
+    assert (str(gated), gated.id) == ("(10, 3, 4, 5) lstm packed", "10x3x4x5-lstm-packed")
+    assert Shape(**gated.to_json()) == gated
     assert Shape(1, 2, 3, 4).to_json() == {"T": 1, "B": 2, "I": 3, "H": 4}
     every = [w for group in GROUPS.values() for w in group.shapes]
     assert all(Shape(**w.to_json()) == w for w in every)

@@ -45,7 +45,7 @@ def test_a_saved_time_has_its_provider_shape_and_machine(tmp_path: Path) -> None
         assert Shape(**info["shape"]) == Shape(100, 8, 64, 64)
         assert one["stats"]["rounds"] >= 5
     providers = {one["extra_info"]["provider"] for one in found["benchmarks"]}
-    assert providers == {"fastrnn", "nn.RNN", "eager loop"}
+    assert providers - {"jax scan"} == {"fastrnn", "nn.RNN", "eager loop"}
 
 
 @pytest.mark.parametrize(

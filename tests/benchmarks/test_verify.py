@@ -1,6 +1,9 @@
 """The verification accepts correct results of every shape, and rejects wrong ones."""
 
+import sys
 from collections.abc import Callable
+from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks import baselines, runner, verify
-from benchmarks.baselines import Provider
+from benchmarks.baselines import Provider, openvino_model
 from benchmarks.baselines.nn_rnn import NnRnn
 from benchmarks.baselines.ours import Fastrnn
+from benchmarks.cells import CELLS
+from benchmarks.process import run
 from benchmarks.shapes import STEPS, Case, Shape
 from benchmarks.workload import Workload
 from fastrnn.testing import UNIT_ROUNDOFF, error_scale, relative_tolerance
@@ -23,8 +28,11 @@ PROVIDERS = {
     if provider.name != "torch.compile"
 }
 
+MODES = ("float32", "bfloat16", "float16")
+
 shapes = st.builds(
-    Shape,
+    lambda kind, **sizes: Shape(cell=kind[0], activation=kind[1], **sizes),
+    st.sampled_from((("rnn", "tanh"), ("rnn", "relu"), ("lstm", "tanh"), ("gru", "tanh"))),
     T=st.integers(1, 12),
     B=st.integers(1, 9),
     I=st.integers(1, 9),
@@ -32,7 +40,6 @@ shapes = st.builds(
     layers=st.integers(1, 2),
     bidirectional=st.booleans(),
     packed=st.booleans(),
-    activation=st.sampled_from(("tanh", "relu")),
 )
 recurrences = st.builds(
     Shape,
@@ -49,14 +56,14 @@ cases = st.one_of(
         st.just("some"),
         st.just(scope),
         shape,
-        st.sampled_from(("float32", "bfloat16", "float16")),
+        st.sampled_from(MODES),
         st.sampled_from(STEPS),
     )
     for scope, shape in (("layer", shapes), ("recurrence", recurrences))
 )
 
 
-@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("name", [name for name, one in PROVIDERS.items() if not one.compiles])
 @settings(max_examples=60, deadline=None)
 @given(case=cases)
 def test_every_provider_computes_random_cases_correctly(name: str, case: Case) -> None:
@@ -64,6 +71,93 @@ def test_every_provider_computes_random_cases_correctly(name: str, case: Case) -
     if provider.unsupported_reason(case, "cpu") is None:
         with runner.verified_call(provider, Workload(case)):
             pass
+
+
+#: The options of the shapes below.
+TRAITS: tuple[dict[str, Any], ...] = (
+    {},
+    {"packed": True},
+    {"layers": 2, "bidirectional": True},
+    {"layers": 2, "bidirectional": True, "packed": True},
+)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_every_provider_computes_every_cell_correctly(name: str, cell: str) -> None:
+    provider = PROVIDERS[name]
+    # A compilation of JAX takes most of a second.
+    few = provider.compiles
+    for traits in ({"bidirectional": True},) if few else TRAITS:
+        for mode, step in product(MODES[: 2 if few else 3], STEPS):
+            case = Case("some", "layer", Shape(7, 4, 5, 6, cell=cell, **traits), mode, step)
+            if provider.unsupported_reason(case, "cpu") is None:
+                with runner.verified_call(provider, Workload(case)):
+                    pass
+
+
+def test_providers_of_every_cell() -> None:
+    def names(cell: str, step: str, **traits: Any) -> set[str]:
+        case = Case("lstm", "layer", Shape(7, 4, 5, 6, cell=cell, **traits), "float32", step)
+        return {provider.name for provider in baselines.select_for(case, "most", "cpu")[0]}
+
+    for cell, layer in (("rnn", "nn.RNN"), ("lstm", "nn.LSTM"), ("gru", "nn.GRU")):
+        every = {"fastrnn", layer, "eager loop", "onnxruntime", "openvino", "jax scan"}
+        with_packages = set(PROVIDERS)
+        assert names(cell, "inference") == every & with_packages
+        assert names(cell, "training") == (every - {"onnxruntime", "openvino"}) & with_packages
+        packed = {"fastrnn", layer, "onnxruntime", "openvino"}
+        assert names(cell, "inference", packed=True) == packed & with_packages
+
+
+def test_libraries_have_the_threads_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    openvino = pytest.importorskip("openvino")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    seen: dict[str, int] = {}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    workload = Workload(Case("some", "layer", Shape(3, 2, 4, 5), "float32", "inference"))
+    core = openvino.Core()
+
+    class Core:
+        def compile_model(self, model: Any, device: str, options: dict[str, Any]) -> Any:
+            compiled = core.compile_model(model, device, options)
+            seen["openvino"] = compiled.get_property("INFERENCE_NUM_THREADS")
+            return compiled
+
+        read_model = core.read_model
+
+    class Session:
+        def __init__(self, model: bytes, options: Any, providers: list[str]) -> None:
+            seen["onnxruntime"] = options.intra_op_num_threads
+
+    monkeypatch.setattr(openvino_model, "_core", Core)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    for name in ("openvino", "onnxruntime"):
+        PROVIDERS[name].prepare(workload)
+    assert seen == {"openvino": 1, "onnxruntime": 1}
+
+
+#: Print the threads of a process after JAX has started, then start it with another number.
+START = """
+from pathlib import Path
+from benchmarks.baselines import jax_scan
+jax_scan._start({threads})
+print(len(list(Path("/proc/self/task").iterdir())))
+jax_scan._start(5)
+"""
+
+
+def test_jax_is_started_with_the_threads_of_torch() -> None:
+    pytest.importorskip("jax")
+    counts = {}
+    for threads in (1, 3):
+        status, said = run([sys.executable, "-c", START.format(threads=threads)], 60)
+        first, *_, last = said.strip().splitlines()
+        assert status == 1, said
+        assert last == "RuntimeError: JAX keeps the number of threads that it was started with"
+        counts[threads] = int(first)
+    # Two more in a pool; older versions of JAX have two pools.
+    assert counts[3] - counts[1] in (2, 4)
 
 
 LAYER = Shape(20, 6, 8, 16)
@@ -172,14 +266,12 @@ class Wrong(Fastrnn):
 class Failing(NnRnn):
     """Raise in `prepare`."""
 
-    name = "failing"
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "failing"
 
     def prepare(self, workload: Workload) -> Callable[..., list[Tensor]]:
         raise RuntimeError("out of memory")
-
-
-class Slow(NnRnn):
-    name = "slow"
 
 
 def test_a_wrong_result_is_not_timed() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.groups import GROUPS, select
 from benchmarks.jsonl import read
 from benchmarks.report import records
-from benchmarks.shapes import GROUPS, Shape, select
+from benchmarks.shapes import Shape
 from benchmarks.timing import Times
 from fastrnn.ops.backends.reference import BACKEND as reference
 from tools.gpu_validation import timing

@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import baselines, runner, verify
+from benchmarks.groups import GROUPS
 from benchmarks.jsonl import append, read
 from benchmarks.precision import MODES, precision
 from benchmarks.report import records
 from benchmarks.runner import CaseResult, DeviceLost
-from benchmarks.shapes import GROUPS, Case, Shape
+from benchmarks.shapes import Case, Shape
 from benchmarks.timing import Times, device_times
 from benchmarks.workload import Workload
 from fastrnn.ops.backends.reference import BACKEND as reference
