@@ -35,6 +35,7 @@ def register(
     first: int,
     backward: Callable[..., tuple[Tensor | None, ...]],
     jvp: Callable[..., tuple[Tensor | None, ...]],
+    decompose: Callable[..., tuple[Tensor, ...] | None],
     prepare: Callable[[tuple[Any, ...]], tuple[Any, ...]] = lambda inputs: inputs,
 ) -> None:
     """Register the derivatives of an operator with several outputs.
@@ -52,6 +53,8 @@ def register(
         jvp: a function of (ctx, saved, *tangents) that returns the tangents of the outputs.
             `saved` holds the saved outputs and all tensor arguments; a tangent is None for an input
             without one.
+        decompose: called with the inputs if one of them has a tangent. It returns the outputs,
+            computed by differentiable operations of torch, or None where `jvp` has a rule.
         prepare: called with the inputs; returns those to use where a derivative may be needed.
     """
 
@@ -94,8 +97,16 @@ def register(
         modes = torch.is_grad_enabled(), is_forward_mode()
         if is_recording(*inputs[:count]) or is_transforming():
             inputs = prepare(inputs)
+        if is_transforming() and any(map(_has_tangent, inputs[:count])):
+            outputs = decompose(*inputs)
+            if outputs is not None:
+                return outputs
         # Every torch.func level calls this separately, outermost first: handle a single level.
         with single_level():
             return Derivatives.apply(*inputs, keyset, *modes)  # type: ignore[attr-defined]
 
     library.impl(operator, derivatives, "Autograd", with_keyset=True)
+
+
+def _has_tangent(x: Tensor | None) -> bool:
+    return x is not None and forward_ad.unpack_dual(x, level=0).tangent is not None

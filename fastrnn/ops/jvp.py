@@ -1,7 +1,7 @@
 """Forward-mode derivatives of the operator and of its backward, computed by the kernels.
 
-They are for nn.RNN's cells; `reference_derivatives` computes those of all others. The tangent of h
-obeys a linear recurrence in the order of the forward::
+They are for nn.RNN's cells. For all others, torch differentiates the operations of the reference.
+The tangent of h obeys a linear recurrence in the order of the forward::
 
     dh_t = act'(h_t) (dpre_t + dW h_{t-1} + W dh_{t-1})
 

@@ -22,10 +22,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import autograd_registration, jvp, reference, reference_derivatives, vmap
+from . import autograd_registration, jvp, reference, vmap
 from ._eager import add_gradients, below_autograd_once, copy_on_write, is_eager
 from ._torch_private import below_autograd
-from .arguments import COUNT, Arguments, Gradients, Outputs, State, with_empty, without_empty
+from .arguments import (
+    COUNT,
+    TENSORS,
+    Arguments,
+    Gradients,
+    Outputs,
+    State,
+    with_empty,
+    without_empty,
+)
 from .autocast import without_autocast
 from .backends import cpu, dispatch
 from .cells import CELLS
@@ -108,6 +117,7 @@ class Operator:
             first=1,
             backward=self._backward,
             jvp=without_autocast(self._jvp),
+            decompose=without_autocast(_decompose),
             prepare=_with_save,
         )
         autograd_registration.register(
@@ -118,6 +128,7 @@ class Operator:
             first=0,
             backward=_double_backward,
             jvp=without_autocast(self._backward_jvp),
+            decompose=without_autocast(_decompose_backward),
         )
 
     @staticmethod
@@ -216,9 +227,6 @@ class Operator:
         out, _, _, *tensors = saved
         options = ctx.options[:2]
         arguments = Arguments(*tensors[1:], *options)
-        if not _has_rule(arguments):
-            forward = reference_derivatives.forward
-            return _tangents(forward, tensors, options, tangents, like=out)
         given = out, arguments.weight_hh, arguments.h0, arguments.ragged()
         backward = self._linear_backward(*ctx.options[3:])
         results = jvp.forward(backward, *tangents[:3], *given, *options)  # type: ignore[call-arg]
@@ -231,9 +239,6 @@ class Operator:
         grad_out, grad_h_n, _, out, _, _, *rest = tensors
         options = ctx.options[:2]
         arguments = Arguments(*rest, *options)
-        if not _has_rule(arguments):
-            backward = reference_derivatives.backward
-            return _tangents(backward, tensors, options, tangents, like=out)
         given = grad_pre, grad_out, grad_h_n, out, arguments.weight_hh, arguments.h0
         dgrad_out, dgrad_h_n, _, dout, _, _, dweight, *_ = tangents
         of_inputs = dgrad_out, dgrad_h_n, dout, dweight
@@ -248,19 +253,52 @@ def _with_save(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _has_rule(arguments: Arguments) -> bool:
-    """Whether `jvp` has rules for a call, by which the kernels compute its tangents."""
+    """Whether `jvp` has rules for a call, by which the kernels compute its tangents.
+
+    Elsewhere torch differentiates the operations of the reference.
+    """
     return not CELLS[arguments.mode].saves and arguments.reset_h is None
 
 
-def _tangents(function: Callable, *arguments: Any, like: Tensor) -> tuple[Tensor, ...]:
-    return with_empty(reference_derivatives.jvp(function, *arguments), like=like)
+def _decompose(pre: Tensor, *given: Any) -> tuple[Tensor, ...] | None:
+    arguments = Arguments(*given[:COUNT])
+    if _has_rule(arguments):
+        return None
+    return with_empty(reference.forward(pre, arguments), like=pre)
+
+
+def _decompose_backward(*given: Any) -> tuple[Tensor, ...] | None:
+    tensors, options = given[: len(vmap.BACKWARD)], given[len(vmap.BACKWARD) :]
+    if _has_rule(Arguments(*tensors[-TENSORS:], *options[:2])):
+        return None
+    return with_empty(_reference_backward(tensors, *options[:2]), like=tensors[0])
+
+
+def _reference_backward(tensors: Sequence[Any], mode: int, reverse_from: int) -> Gradients:
+    """Compute `reference.backward` from the tensors of the backward operator."""
+    grad_out, grad_h_n, grad_c_n, out, gates, inner, *rest = tensors
+    grads, saved = Outputs(grad_out, grad_h_n, grad_c_n), Step(State(out), gates, inner)
+    return reference.backward(grads, saved, Arguments(*rest, mode, reverse_from))  # type: ignore[call-arg]
 
 
 @without_autocast
 def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    """Differentiate the reference's backward with respect to all its real inputs."""
     _, *tensors = ctx.saved_tensors
-    backward = reference_derivatives.backward
-    gradients = reference_derivatives.vjp(backward, tensors, ctx.options[:2], grads)
+    real = [i for i, x in enumerate(tensors) if x is not None and x.is_floating_point()]
+    grads = tuple(without_empty(grads))
+
+    def backward(*chosen: Tensor) -> tuple[Tensor, ...]:
+        given = list(tensors)
+        for i, x in zip(real, chosen, strict=True):
+            given[i] = x
+        return with_empty(_reference_backward(given, *ctx.options[:2]), like=given[0])
+
+    results, vjp = torch.func.vjp(backward, *(tensors[i] for i in real))[:2]
+    cotangents = (add_gradients(grad, like=x) for grad, x in zip(grads, results, strict=True))
+    gradients: list[Tensor | None] = [None] * len(tensors)
+    for i, gradient in zip(real, vjp(tuple(cotangents)), strict=True):
+        gradients[i] = gradient
     return *gradients, *(None for _ in ctx.options)
 
 

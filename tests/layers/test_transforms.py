@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -28,13 +26,9 @@ import fastrnn
 from fastrnn import FusedRNN, FusedRNNCell
 from fastrnn.functional import recurrence
 from fastrnn.ops import reference
-from fastrnn.ops.backends import dispatch
-from fastrnn.ops.ragged import Ragged
-from fastrnn.testing import Problem
 
 from ..utils.nn_rnn_parity import assert_same
 
-LAYOUTS = ["dense", "lengths", "packed"]
 V = 3
 
 
@@ -60,116 +54,7 @@ def stack(results: list[Any]) -> Any:
     return torch.utils._pytree.tree_map(lambda *parts: torch.stack(parts), *results)
 
 
-def run(pre: Tensor, weight_hh: Tensor, h0: Tensor, *ragged: Tensor | None) -> Any:
-    return recurrence(pre, weight_hh, h0, **Ragged(*ragged)._asdict(), reverse_from=1)
-
-
-def weighted(*arguments: Any) -> Tensor:
-    out, h_n = run(*arguments)
-    return out.square().sum() + h_n.sin().sum()
-
-
-# The operator with every combination of mapped arguments: as rows, as groups or in a loop.
-
-
-@pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_vmap_of_the_operator_equals_a_loop(layout: str, resets: bool) -> None:
-    problems = [Problem(4, 3, 3, 2, layout, seed=v, resets=resets).tensors() for v in range(V)]
-    first = problems[0]
-    if layout == "packed":  # one layout for all, so that all have the same number of rows
-        generator = torch.Generator().manual_seed(0)
-        shuffled = [torch.randperm(first.pre.shape[0], generator=generator) for _ in range(V)]
-        flags = first.ragged.resets
-        problems = [
-            other._replace(
-                pre=first.pre[order],
-                ragged=first.ragged._replace(resets=flags if flags is None else flags[order]),
-            )
-            for order, other in zip(shuffled, problems, strict=True)
-        ]
-    given = [(pre, weight_hh, h0, *ragged) for pre, weight_hh, h0, ragged in problems]
-    base = given[0]
-    present = [i for i, x in enumerate(base) if x is not None]
-    choices = [c for n in range(1, len(present) + 1) for c in itertools.combinations(present, n)]
-    for mapped in choices:
-        dims = tuple(0 if i in mapped else None for i in range(len(base)))
-        arguments = [
-            torch.stack([other[i] for other in given]) if i in mapped else x  # type: ignore[misc]
-            for i, x in enumerate(base)
-        ]
-        alone = [[x[v] if i in mapped else x for i, x in enumerate(arguments)] for v in range(V)]  # type: ignore[index]
-        functions: list[Callable] = [run]
-        if len(mapped) <= 2:
-            functions.append(grad(weighted, argnums=(0, 1, 2)))
-        for function in functions:
-            expected = stack([function(*arguments) for arguments in alone])
-            assert_same(vmap(function, in_dims=dims)(*arguments), expected)
-
-
-def test_vmap_of_packed_rows_with_different_offsets() -> None:
-    lengths = torch.tensor([[3, 2, 1], [3, 3, 0], [2, 2, 2]])
-    sizes = (torch.arange(3)[:, None] < lengths[:, None]).sum(2)  # [V, T]
-    offsets = sizes.cumsum(1) - sizes
-    pre, weight_hh, h0 = Problem(2, 3, 2, 2).tensors()[:3]
-    packed = pre.flatten(0, 1)
-
-    def of(weight_hh: Tensor, lengths: Tensor, offsets: Tensor) -> Tensor:
-        return weighted(packed, weight_hh, h0, lengths, offsets, None)
-
-    expected = [grad(of)(weight_hh, *each) for each in zip(lengths, offsets, strict=True)]
-    assert_same(vmap(grad(of), (None, 0, 0))(weight_hh, lengths, offsets), stack(expected))
-
-
 # Forward mode.
-
-DIRECTIONS = [0, 1, 2]
-
-
-@pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_tangents_match_the_reference(layout: str, resets: bool) -> None:
-    """The kernels compute tangents; the reference differentiates plain PyTorch code."""
-    for activation, reverse_from in itertools.product(("tanh", "relu"), DIRECTIONS):
-        problem = Problem(5, 3, 2, 3, layout, activation, reverse_from, seed=2, resets=resets)
-        pre, weight_hh, h0, ragged = problem.tensors()
-        options = None, None, *ragged, None, None, *problem.options
-        truth = dispatch.BACKENDS["reference"]
-        primals = pre, weight_hh, h0
-
-        def forward(pre: Tensor, weight_hh: Tensor, h0: Tensor) -> Any:
-            return torch.ops.fastrnn.recurrence(pre, weight_hh, h0, *options, False)[:2]  # noqa: B023
-
-        def backward(
-            grad_out: Tensor, grad_h_n: Tensor, out: Tensor, weight_hh: Tensor, h0: Tensor
-        ) -> Any:
-            given = grad_out, grad_h_n, None, out, None, None, weight_hh, h0, *options  # noqa: B023
-            return torch.ops.fastrnn.recurrence_backward(*given)[:2]
-
-        for operator, expected_by in ((forward, truth.forward), (backward, truth.backward)):
-            tangents = tuple(map(torch.randn_like, primals))
-            actual = jvp(operator, primals, tangents)
-            expected = jvp(lambda *x: expected_by(*x, ragged, *problem.options), primals, tangents)  # noqa: B023
-            assert_same(actual, expected)
-            out, h_n = expected[0]
-            primals = torch.randn_like(out), torch.randn_like(h_n), out, weight_hh, h0
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradcheck_of_both_modes_batched_and_nested(layout: str) -> None:
-    problem = Problem(3, 2, 2, 2, layout, seed=3, resets=True)
-    pre, weight_hh, h0, ragged = problem.tensors()
-    real = [x.requires_grad_() for x in (pre, weight_hh, h0)]
-
-    def of(*real: Tensor) -> Any:
-        return run(*real, *ragged)
-
-    assert torch.autograd.gradcheck(
-        of, real, check_forward_ad=True, check_batched_forward_grad=True, check_batched_grad=True
-    )
-    assert torch.autograd.gradgradcheck(
-        of, real, check_fwd_over_rev=True, check_rev_over_rev=False, check_undefined_grad=False
-    )
 
 
 @pytest.mark.parametrize("recording", [False, True])
@@ -360,7 +245,8 @@ def test_compiled_tangents_and_hessians() -> None:
     weight_hh, h0, pre = (torch.randn(n, 1, 1, 1, dtype=torch.float64) for n in (1, 1, 3))
 
     def of(pre: Tensor) -> Tensor:
-        return weighted(pre, weight_hh[0], h0[0], None, None, None)
+        out, h_n = recurrence(pre, weight_hh[0], h0[0], reverse_from=1)
+        return out.square().sum() + h_n.sin().sum()
 
     for function in (lambda pre: jvp(of, (pre,), (pre,)), hessian(of), jacrev(jacfwd(of))):
         torch.compiler.reset()
