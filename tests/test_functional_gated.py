@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 from fastrnn import functional
+from fastrnn.export import decompositions
 
 from .utils.cells import backend
 
@@ -282,3 +283,37 @@ def test_compiled_as_one_graph_for_any_number_of_steps(mode: str) -> None:
         torch.testing.assert_close(*results)
         gradients = [torch.autograd.grad(y[0].square().sum(), weights) for y in results]
         torch.testing.assert_close(*gradients)
+
+
+class Exported(nn.Module):
+    """A bidirectional layer as a module, for torch.export."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.layer = LAYERS[mode](I, H, bidirectional=True, dtype=torch.float64)
+
+    def forward(self, x: Tensor, resets: Tensor | None = None) -> Any:
+        weights = list(self.layer.parameters())
+        return STACKS[self.mode](x, None, weights, bidirectional=True, resets=resets)
+
+
+def test_export_serves_every_number_of_steps(mode: str) -> None:
+    module, steps = Exported(mode), torch.export.Dim("steps")
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    program = torch.export.export(module, (x,), dynamic_shapes={"x": {0: steps}})
+    for length in (1, 2, 9):
+        x = torch.randn(length, B, I, dtype=torch.float64)
+        torch.testing.assert_close(flat(program.module()(x)), flat(module(x)))
+
+
+@pytest.mark.parametrize("given_resets", [False, True])
+def test_decompositions_leave_only_torchs_operators(mode: str, given_resets: bool) -> None:
+    module, x = Exported(mode), torch.randn(T, B, I, dtype=torch.float64)
+    given = (x, torch.arange(T * B).reshape(T, B) % 4 == 0) if given_resets else (x,)
+    program = torch.export.export(module, given).run_decompositions(decompositions())
+    targets = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
+    assert not any("fastrnn" in target for target in targets)
+    if not given_resets:
+        assert sum(f"aten.{mode.lower()}." in target for target in targets) == 2
+    torch.testing.assert_close(flat(program.module()(*given)), flat(module(*given)))
