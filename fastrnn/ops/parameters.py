@@ -26,20 +26,29 @@ class Merged(NamedTuple):
 
 
 def merge_directions(weights: Sequence[Tensor], directions: int, cell: type[Cell]) -> Merged:
-    """Merge the weights of a layer: per direction weight_ih, weight_hh and, or not, biases."""
+    """Merge the weights of a layer.
+
+    They are per direction weight_ih, weight_hh, two biases or none, and a leak [H] if the cell has
+    one.
+    """
     if directions > 1:
         half = len(weights) // 2
         both = (merge_directions(part, 1, cell) for part in (weights[:half], weights[half:]))
         return Merged(*(None if x[0] is None else torch.cat(x) for x in zip(*both, strict=True)))  # type: ignore[arg-type]
+    leak = None
+    if cell.is_leaky:
+        *weights, leak = weights
     weight_ih, weight_hh = weights[:2]
     if weight_hh.dim() == 2:
         weight_hh = weight_hh.unsqueeze(0)
     bias = unit_param = None
     if len(weights) > 2:
-        if cell.has_unit_param:
+        if cell.has_unit_param and leak is None:
             bias, unit_param = _merge_biases(weights[2], weights[3], weight_hh.shape[2])
         else:
             bias = weights[2] + weights[3]
+    if leak is not None:
+        unit_param = leak.reshape(-1, weight_hh.shape[2])
     heads = weight_hh.shape[0]
     if heads > 1 and cell.gates > 1:
         weight_ih = swap_rows(weight_ih, cell.gates, heads)

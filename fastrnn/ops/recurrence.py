@@ -64,7 +64,8 @@ def _fake(pre: Tensor, *given: Any) -> tuple[Tensor, ...]:
     if cell.has_c:
         results[2] = h0.new_empty(h0.shape)
     if cell.saves and save:
-        results[3:] = pre.new_empty(pre.shape), out.new_empty(out.shape)
+        results[3] = pre.new_empty(pre.shape)
+        results[4] = out.new_empty(out.shape) if cell.has_inner else None
     return with_empty(results, like=pre)
 
 

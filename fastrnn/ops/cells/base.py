@@ -45,6 +45,7 @@ class Cell(ABC):
     has_unit_param: ClassVar[bool]  #: whether a step uses ``unit_param``
     saves: ClassVar[bool]  #: whether the forward saves gates for the backward
     has_inner: ClassVar[bool]  #: whether it saves an inner value with them
+    is_leaky: ClassVar[bool] = False  #: whether ``unit_param`` is a leak, which a layer has
 
     @classmethod
     @abstractmethod
