@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .ops._torch_private import assert_async, is_any_autocast, statically_known_true
-from .ops.arguments import State
-from .ops.cells import RNN_MODES
+from .ops.arguments import Arguments, State
+from .ops.cells import CELLS, CODES, RNN_MODES
 from .ops.options import Options
 from .ops.ragged import Ragged
 
@@ -197,7 +197,7 @@ def mode_of(activation: str) -> str:
 
 
 def rnn(input: Tensor, weights: Sequence[Tensor], ragged: Ragged, options: Options) -> None:
-    """Check the arguments of `functional.rnn`."""
+    """Check the arguments of `functional.rnn`, `lstm` and `gru`."""
     runs, per_direction = options.num_layers * options.directions(), 4 if options.bias else 2
     if len(weights) != runs * per_direction:
         raise ValueError(
@@ -205,55 +205,83 @@ def rnn(input: Tensor, weights: Sequence[Tensor], ragged: Ragged, options: Optio
             f"got {len(weights)}"
         )
     equal_heads(weights[1::per_direction])
+    *_, rows, size = weights[1].shape
+    gates = CELLS[CODES[options.mode]].gates
+    if rows != gates * size:
+        width = "" if gates == 1 else f"{gates}·"
+        raise ValueError(
+            f"weight_hh must be [{width}H, H] or [n, {width}H/n, H/n] for {options.mode}, "
+            f"got {list(weights[1].shape)}"
+        )
     if ragged.is_packed() and ragged.lengths is None:
         raise ValueError(_OFFSETS_ALONE)
     if ragged.resets is not None:
         resets(ragged.resets, input.shape[: 1 if ragged.is_packed() else 2], input.device)
 
 
-def recurrence(
-    pre: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    ragged: Ragged,
-    reverse_from: int,
-) -> None:
-    """Check the arguments of `functional.recurrence`."""
-    lengths, offsets, begins = ragged
-    packed = ragged.is_packed()
+def recurrence(pre: Tensor, given: Arguments) -> None:
+    """Check the arguments of `functional.recurrence` and of its gated forms."""
+    lengths, offsets, begins = given.ragged()
+    packed, gates = offsets is not None, CELLS[given.mode].gates
     if pre.dim() != (3 if packed else 4):
-        wanted = "[N, G, H] with offsets" if packed else "[T, B, G, H] without offsets"
-        raise ValueError(f"pre must be {wanted}, got shape {list(pre.shape)}")
+        wanted = "[N, G, K·H] with" if packed else "[T, B, G, K·H] without"
+        raise ValueError(f"pre must be {wanted} offsets, K = {gates}, got {list(pre.shape)}")
     if not (pre.is_floating_point() or pre.is_complex()):
         raise ValueError(f"pre must be floating point, got {pre.dtype}: use pre.float()")
-    groups, hidden = pre.shape[-2:]
+    groups, hidden = pre.shape[-2], pre.shape[-1] // gates
     if groups == 0 or hidden == 0 or (not packed and pre.shape[0] == 0):
         raise ValueError(f"T, G and H must be at least 1, got pre of shape {list(pre.shape)}")
-    if list(weight_hh.shape) != [groups, hidden, hidden]:
-        raise ValueError(
-            f"weight_hh must be [G, H, H] = {[groups, hidden, hidden]} to fit pre, "
-            f"got {list(weight_hh.shape)}"
-        )
+    if pre.shape[-1] != gates * hidden:
+        raise ValueError(f"pre's last dimension must be {gates}·H, got shape {list(pre.shape)}")
+    h0 = given.h0
     batch = h0.shape[0] if packed and h0.dim() > 0 else pre.shape[1]
-    if list(h0.shape) != [batch, groups, hidden]:
-        expected = f"[{'B' if packed else batch}, {groups}, {hidden}]"
-        raise ValueError(f"h0 must be [B, G, H] = {expected} to fit pre, got {list(h0.shape)}")
-    for name, tensor in (("weight_hh", weight_hh), ("h0", h0)):
-        if tensor.dtype != pre.dtype:
-            raise ValueError(f"{name} must have pre's dtype {pre.dtype}, got {tensor.dtype}")
+    _real(pre, given, batch, hidden)
     _indices(lengths=lengths, offsets=offsets)
-    tensors = {"weight_hh": weight_hh, "h0": h0, "lengths": lengths, "offsets": offsets}
-    for name, other in tensors.items():
-        if other is not None and other.device != pre.device:
-            raise ValueError(f"{name} must be on pre's device {pre.device}, got {other.device}")
+    for name, index in (("lengths", lengths), ("offsets", offsets)):
+        if index is not None and index.device != pre.device:
+            raise ValueError(f"{name} must be on pre's device {pre.device}, got {index.device}")
     if packed and lengths is None:
         raise ValueError(_OFFSETS_ALONE)
     if lengths is not None and lengths.shape[0] != batch:
         raise ValueError(f"lengths must be [B] = [{batch}], got {list(lengths.shape)}")
     if begins is not None:
         resets(begins, pre.shape[:1] if packed else pre.shape[:2], pre.device)
-    if not 0 <= reverse_from <= groups:
-        raise ValueError(f"reverse_from must be between 0 and G = {groups}, got {reverse_from}")
+    if not 0 <= given.reverse_from <= groups:
+        raise ValueError(
+            f"reverse_from must be between 0 and G = {groups}, got {given.reverse_from}"
+        )
+
+
+def _real(pre: Tensor, given: Arguments, batch: int, hidden: int) -> None:
+    """Check the shapes, dtypes and devices of the real arguments."""
+    *_, groups, width = pre.shape
+    state = [batch, groups, hidden]
+    expected = (
+        ("weight_hh", given.weight_hh, [groups, width, hidden]),
+        ("h0", given.h0, state),
+        ("c0", given.c0, state),
+        ("bias_hn", given.unit_param, [groups, hidden]),
+        ("reset_h", given.reset_h, state),
+        ("reset_c", given.reset_c, state),
+    )
+    for name, x, shape in expected:
+        if x is None:
+            continue
+        if list(x.shape) != shape:
+            raise ValueError(
+                f"{name} must be {_SYMBOLS[name]} = {shape} to fit pre, got {list(x.shape)}"
+            )
+        if x.dtype != pre.dtype:
+            raise ValueError(f"{name} must have pre's dtype {pre.dtype}, got {x.dtype}")
+        if x.device != pre.device:
+            raise ValueError(f"{name} must be on pre's device {pre.device}, got {x.device}")
+
+
+_SYMBOLS = {
+    "weight_hh": "[G, K·H, H]",
+    "bias_hn": "[G, H]",
+    **dict.fromkeys(("h0", "c0", "reset_h", "reset_c"), "[B, G, H]"),
+}
 
 
 def _indices(**given: Tensor | None) -> None:

@@ -199,9 +199,9 @@ def test_onnx_rejects_unsupported_modules(tmp_path):
     options = Options("RNN_TANH", True, 1, 0.0, False, False)
     resets = Ragged(resets=torch.zeros(6, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="not support resets"):
-        nodes.rnn(x, None, [], resets, options)
+        nodes.run(x, None, [], resets, options)
     with pytest.raises(ValueError, match="lengths="):
-        nodes.rnn(x, None, [], Ragged(offsets=torch.zeros(6, dtype=torch.int64)), options)
+        nodes.run(x, None, [], Ragged(offsets=torch.zeros(6, dtype=torch.int64)), options)
     assert os.listdir(tmp_path) == []
 
 

@@ -22,32 +22,46 @@ _FIXED = (
 
 
 def recurrence(
-    pre: Tensor,  # [T, B, G, H], or [N, G, H] with offsets
+    pre: Tensor,  # [T, B, G, K·H], or [N, G, K·H] with offsets
     *given: Any,
 ) -> tuple[Tensor, ...]:
-    """Decompose into one rnn_tanh or rnn_relu per group; with lengths or resets, step by step.
+    """Decompose into one call of torch's own loop per group; with lengths or resets, step by step.
+
+    Nothing is saved for a backward.
 
     Raises:
         ValueError: the number of steps is dynamic.
     """
     arguments = Arguments(*given[:COUNT])
-    ragged, h0 = arguments.ragged(), arguments.h0
+    ragged = arguments.ragged()
     if isinstance(ragged.steps(pre), torch.SymInt):
         raise ValueError(_FIXED)
     if ragged != DENSE:
-        return with_empty(reference.forward(pre, arguments), like=pre)
-    loop: Any = getattr(torch, CELLS[arguments.mode].mode.lower())
-    groups, size, _ = arguments.weight_hh.shape
-    identity = torch.eye(size, dtype=pre.dtype, device=pre.device)  # pre is already projected
-    out, h_n = [], []
-    for g in range(groups):
-        reverse = g >= arguments.reverse_from
-        x = pre[:, :, g].flip(0) if reverse else pre[:, :, g]
-        weights = [identity, arguments.weight_hh[g]]
-        states, last = loop(x, h0[None, :, g], weights, False, 1, 0.0, False, False, False)
-        out.append(states.flip(0) if reverse else states)
-        h_n.append(last[0])
-    return with_empty((torch.stack(out, 2), torch.stack(h_n, 1), None, None, None), like=pre)
+        results = reference.forward(pre, arguments)._replace(gates=None, inner=None)
+        return with_empty(results, like=pre)
+    groups = [_group(pre, arguments, g) for g in range(arguments.weight_hh.shape[0])]
+    out, *states = zip(*groups, strict=True)
+    stacked = [torch.stack(out, 2), *(torch.stack(x, 1) for x in states)]
+    return with_empty((*stacked, *[None] * (5 - len(stacked))), like=pre)
+
+
+def _group(pre: Tensor, arguments: Arguments, g: int) -> tuple[Tensor, ...]:
+    """Return a group's states [T, B, H] and its last states [B, H], by nn.RNN's own loop."""
+    cell, width = CELLS[arguments.mode], pre.shape[-1]
+    x, reverse = pre[:, :, g], g >= arguments.reverse_from
+    # pre is already projected.
+    weights = [torch.eye(width, dtype=pre.dtype, device=pre.device), arguments.weight_hh[g]]
+    if arguments.unit_param is not None:
+        unit_param = arguments.unit_param[g]
+        zeros = unit_param.new_zeros(width)
+        weights += [zeros, torch.cat((zeros[: -unit_param.shape[0]], unit_param))]
+    hx: Any = arguments.h0[None, :, g]
+    if arguments.c0 is not None:
+        hx = hx, arguments.c0[None, :, g]
+    loop: Any = getattr(torch, cell.mode.lower())
+    options = len(weights) > 2, 1, 0.0, False, False, False  # whether there are biases, ...
+    out, *last = loop(x.flip(0) if reverse else x, hx, weights, *options)
+    return out.flip(0) if reverse else out, *(x[0] for x in last)
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
@@ -58,8 +72,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
         program = torch.export.export(rnn, (x,)).run_decompositions(decompositions())
 
-    A recurrence becomes one ``aten.rnn_tanh`` or ``aten.rnn_relu`` per direction and head. With
-    lengths or resets it is unrolled into its steps. The result is for inference.
+    A recurrence becomes one ``aten.rnn_tanh``, ``rnn_relu``, ``lstm`` or ``gru`` per direction and
+    head. With lengths or resets it is unrolled into its steps. The result is for inference.
 
     Returns:
         The decompositions by operator overload.

@@ -51,7 +51,7 @@ def run(
         input, *weights = autocast.cast(input, *weights)
         hx, reset_to = (x if x is None else State(*autocast.cast(*x)) for x in (hx, reset_to))
     if onnx.wanted():
-        return onnx.rnn(input, hx, weights, ragged, options)
+        return onnx.run(input, hx, weights, ragged, options)
     if batch_sizes is not None:
         return in_torch(input, hx, weights, options, batch_sizes)
     expressible = ragged.lengths is None and ragged.resets is None and weights[1].dim() == 2

@@ -32,7 +32,7 @@ def gradients(function: Callable, real: list[Tensor], grads: list[Tensor]) -> tu
 def test_gradients_match_the_differentiated_reference(kind: str) -> None:
     """Our gradients use a formula and a matrix product; the reference's use autograd."""
 
-    @settings(deadline=None, max_examples=100 if kind == "RNN" else 25)
+    @settings(deadline=None, max_examples=100 if kind == "RNN" else 15)
     @given(problems(kind=kind))
     def check(problem: Problem) -> None:
         real, complete = leaves(problem)
@@ -105,27 +105,34 @@ def test_third_derivative(kind: str) -> None:
         pytest.param("dense", torch.bfloat16, "GRU", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("save", [True, False])
-def test_opcheck(layout: str, dtype: torch.dtype, kind: str, save: bool) -> None:
-    if kind == "RNN" and not save:
-        pytest.skip("it has nothing to save")
-    problem = Problem(4, 3, 2, 5, layout, dtype=dtype, resets=layout != "dense", kind=kind)
+def test_opcheck(layout: str, dtype: torch.dtype, kind: str) -> None:
+    sizes = (4, 3, 2, 5) if kind == "RNN" else (2, 2, 2, 3)
+    problem = Problem(*sizes, layout, dtype=dtype, resets=layout != "dense", kind=kind)
     real, complete = leaves(problem)
     pre, arguments = complete(*real)
     # In half precision, results depend on the order of a sum. All other checks are bitwise.
     tolerance = {"rtol": 0.05, "atol": 0.05} if dtype == torch.bfloat16 else {}
     forward, more = operator(problem.cell.mode)
-    given = (pre, *arguments, save, *more)
+    given = (pre, *arguments, True, *more)
     torch.library.opcheck(forward, given, **tolerance)
-    if not save:
-        detached = [x.detach() if isinstance(x, Tensor) else x for x in given]
-        assert [x.shape for x in forward(*detached)[3:]] == [(0,), (0,)]
-        return
     out, h_n, c_n, gates, inner = (x.detach() for x in forward(*given))
     inputs = [torch.randn_like(x) for x in (out, h_n, c_n)] + [out, gates, inner]
     inputs = [x.requires_grad_() if x.dim() > 1 else None for x in inputs]
     backward, more = operator(problem.cell.mode, "recurrence_backward")
     torch.library.opcheck(backward, (*inputs, *arguments, *more), **tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gates_are_saved_only_for_a_derivative(kind: str) -> None:
+    problem = Problem(2, 2, 2, 3, kind=kind)
+    pre, arguments = problem.inputs()
+    function, more = operator(problem.cell.mode)
+    given = (pre, *arguments, False, *more)
+    assert [x.shape for x in function(*given)[3:]] == [(0,), (0,)]
+    torch.library.opcheck(function, given, test_utils=("test_schema", "test_faketensor"))
+    *_, gates, inner = function(pre.requires_grad_(), *given[1:])
+    saved = (pre.shape, (2, 2, 2, 3)) if problem.cell.saves else ((0,), (0,))
+    assert (gates.shape, inner.shape) == saved
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

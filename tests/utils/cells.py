@@ -18,6 +18,11 @@ KINDS = ["RNN", "LSTM", "GRU"]
 SERVED = ("RNN_TANH", "RNN_RELU")
 
 
+def backend(mode: str) -> str:
+    """Return the backend that tests of a cell select for CPU tensors."""
+    return "auto" if mode in SERVED else "reference"
+
+
 def operator(mode: str, name: str = "recurrence") -> tuple[Any, tuple[int, ...]]:
     """Return ``fastrnn::name``, for CPU tensors, and the arguments that follow the common ones.
 
