@@ -10,6 +10,7 @@ import torch
 from .ops.backends import cpu, cuda, dispatch, triton
 from .ops.backends.base import Call, Gpu, precision_of
 from .ops.backends.triton.table import choose
+from .ops.cells import CODES
 
 #: GPUs that `explain` accepts by name without the hardware. Their numbers of concurrent clusters
 #: are assumptions, except the H200's, which a driver reported. A GPU that is present is queried.
@@ -42,6 +43,8 @@ class Explanation:
         kind = "training" if call.training else "inference"
         shape = f"T={call.steps} B={call.batch} G={call.groups} H={call.hidden}"
         width = max(len(name) for name in dispatch.BACKENDS)
+        if call.is_gated():
+            shape = f"{call.mode} {shape}"
         lines = [f"{shape}, {_precision(call)}, {kind}, on {where}", ""]
         lines.append(f"> {self.backend:<{width}}  serves the call")
         lines += [f"  {name:<{width}}  {reason}" for name, reason in self.reasons.items()]
@@ -57,10 +60,11 @@ def explain(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
     training: bool = False,
+    mode: str = "RNN_TANH",
 ) -> Explanation:
     """Explain which backend `auto` selects for a layer, and how a GPU kernel divides the work.
 
-    The result is for an eager call that nn.RNN can express: without lengths, resets and heads.
+    The result is for an eager call that torch's layer can express: without lengths, resets, heads.
     Calls with them run on the same kernels. Where torch's own implementation serves the call, the
     report names the backend that serves them.
 
@@ -75,18 +79,21 @@ def explain(
             A100, H100, H200 or B200, assuming that everything is installed there. None: the
             current CUDA device, or the CPU if there is none.
         training: whether autograd records the call.
+        mode: the layer's, as nn.RNNBase's attribute: "RNN_TANH", "RNN_RELU", "LSTM" or "GRU".
 
     Returns:
         An `Explanation`, which prints as a report.
 
     Raises:
-        ValueError: a size is less than 1, or the device is unknown.
+        ValueError: a size is less than 1, or the device or the mode is unknown.
         RuntimeError: the device is a CUDA device, but torch finds none.
     """
     if min(steps, batch, hidden, groups) < 1:
         raise ValueError("steps, batch, hidden and groups must be at least 1")
+    if mode not in CODES:
+        raise ValueError(f"mode must be one of {', '.join(CODES)}, got {mode!r}")
     device, gpu = _device(device)
-    call = Call("RNN_TANH", steps, batch, groups, hidden, dtype, device, training, gpu)
+    call = Call(mode, steps, batch, groups, hidden, dtype, device, training, gpu)
     backend = dispatch.for_layer(call)
     return Explanation(call, backend.name, _reasons(call, backend.name), _plans(call, backend.name))
 
@@ -141,8 +148,9 @@ def _plans(call: Call, chosen: str) -> str:
     if chosen == "torch":
         kernels = dispatch.best_kernels(call)[0]
         other = "reference" if kernels is None else kernels.name
+        layer = "nn." + call.mode.partition("_")[0]
         return (
-            "What nn.RNN cannot do (lengths, resets, heads, torch.compile, torch.export, "
+            f"What {layer} cannot do (lengths, resets, heads, torch.compile, torch.export, "
             f"torch.func) runs on: {other}."
         )
     if call.device.type != "cuda":

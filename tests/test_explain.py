@@ -47,6 +47,9 @@ pytestmark = requires_extension
         ((5, 8, 64), {"device": "cpu", "training": True}, "cpu"),
         ((1, 8, 64), {"device": "cpu", "dtype": torch.bfloat16}, "cpu"),
         ((9, 8, 64), {"device": torch.device("cpu"), "dtype": torch.complex64}, "torch"),
+        ((9, 8, 64), {"device": "cpu", "mode": "LSTM"}, "cpu"),
+        ((1000, 64, 300), {"device": "H200", "mode": "RNN_RELU"}, "cuda"),
+        ((1000, 64, 300), {"device": "H200", "mode": "GRU"}, "torch"),
     ],
 )
 def test_backend(sizes, options, backend):
@@ -93,6 +96,11 @@ def test_backend(sizes, options, backend):
             {"device": "mps"},
             {"cpu": "not 'mps' ones", "reference": "slower than every other"},
         ),
+        (
+            (1000, 64, 300),
+            {"device": "H200", "mode": "LSTM"},
+            {"cuda": "no CUDA kernels for LSTM", "triton": "no Triton kernels for LSTM"},
+        ),
         ((1, 8, 64), {"device": "cpu"}, {"cpu": "torch is faster: so few steps"}),
         ((9, 8, 64), {"device": "cpu"}, {"torch": "from 2 steps on"}),
         (
@@ -120,6 +128,14 @@ def test_it_prints_as_a_report(capsys):
     assert "backward: cluster" in lines
     assert "W_hh in registers" in explanation.plans
     assert lines[-1].endswith("not measurements.")
+
+
+def test_the_report_names_a_gated_cell():
+    lines = str(fastrnn.explain(1000, 16, 512, device="H100", mode="LSTM")).splitlines()
+    assert lines[0].startswith("LSTM T=1000 ")
+    assert lines[-1].startswith("What nn.LSTM cannot do ")
+    with pytest.raises(ValueError, match="mode must be one of RNN_TANH, .* got 'lstm'"):
+        fastrnn.explain(1000, 16, 512, mode="lstm")
 
 
 def test_the_call_is_kept():

@@ -2,7 +2,7 @@
 
 As in torch, a multiplication and an addition count as two operations. A recurrence counts only its
 products with W_hh: T·B·G in the forward, and as many in the backward. So a layer has the same count
-as nn.RNN. If hx is given and needs no gradient, the count is one step higher than nn.RNN's: the
+as torch's. If hx is given and needs no gradient, the count is one step higher than torch's: the
 backward computes that gradient as well.
 """
 
@@ -20,14 +20,14 @@ from ._when_imported import when_imported
 
 
 def _recurrence(pre: Sequence[int], weight_hh: Sequence[int], *_: Any, **__: Any) -> int:
-    """Count 2·H operations per element of pre [T, B, G, H] or [N, G, H]."""
+    """Count 2·H operations per element of pre [T, B, G, K·H] or [N, G, K·H]."""
     return 2 * prod(pre) * weight_hh[-1]
 
 
-def _recurrence_backward(
-    grad_out: Sequence[int], grad_h_n: Sequence[int], *_: Any, **__: Any
-) -> int:
-    return 2 * prod(grad_out) * grad_h_n[-1]
+def _recurrence_backward(grad_out: Sequence[int], *given: Any, **_: Any) -> int:
+    """Count 2·K·H operations per element of grad_out [T, B, G, H] or [N, G, H]."""
+    weight_hh = given[5]  # [G, K·H, H]
+    return 2 * prod(grad_out) * int(weight_hh[-2])
 
 
 def _linear(input: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:

@@ -10,8 +10,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastrnn
-from fastrnn import FusedRNN
+from fastrnn import FusedRNN, functional
 
+from ..utils.cells import backend
 from ..utils.marks import requires_extension
 from ..utils.nn_rnn_parity import assert_same, paired_layers
 
@@ -40,10 +41,10 @@ def test_counts_match_nn_rnn(kwargs, steps):
         assert counts[0][0] == 2 * steps * B * H * (I + H)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_every_backend_counts(backend):
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+def test_every_backend_counts(name):
     rnn, x = FusedRNN(I, H), torch.randn(T, B, I)
-    with fastrnn.use_backend(backend):
+    with fastrnn.use_backend(name):
         assert flops(lambda: rnn(x)) == 2 * T * B * H * (I + H)
 
 
@@ -51,6 +52,21 @@ def test_packed_rows_count_once():
     mine, theirs = paired_layers(I, H)
     packed = pack_padded_sequence(torch.randn(T, B, I), torch.tensor([6, 3, 1]))
     assert flops(lambda: mine(packed)) == flops(lambda: theirs(packed)) == 2 * 10 * H * (I + H)
+
+
+@pytest.mark.parametrize(("mode", "gates"), [("LSTM", 4), ("GRU", 3)])
+def test_every_gate_counts(mode, gates):
+    """torch's counter does not know oneDNN's LSTM, so the formula is the expectation."""
+    layer = getattr(torch.nn, mode)(I, H)
+    x, output = torch.randn(T, B, I, requires_grad=True), []
+    stack = getattr(functional, mode.lower())
+    with fastrnn.use_backend(backend(mode)):
+        forward = flops(lambda: output.append(stack(x, None, list(layer.parameters()))[0]))
+        backward = flops(output[0].sum().backward)
+    per_product = 2 * T * B * gates * H
+    assert forward == per_product * (I + H)
+    # The layer's node skips the product of the first step with an initial state of zeros.
+    assert backward in [2 * per_product * (I + H), 2 * per_product * (I + H) - per_product * H // T]
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
