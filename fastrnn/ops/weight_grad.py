@@ -85,7 +85,9 @@ def _previous_states(
         last = (lengths.long() - 1).clamp(0, out.shape[0] - 1)
         first = last, torch.arange(out.shape[1], device=out.device)
     if not reverse and resets is not None:
-        h0 = h0.where(~resets[0, :, None, None], 0 if reset_h is None else reset_h)
+        # With an index of None, the states before all steps include reset_h at step 0.
+        start = 0 if reset_h is None or index is None else reset_h
+        h0 = h0.where(~resets[0, :, None, None], start)
     if lengths is not None:  # a row without steps does not use its state
         h0 = h0.where((lengths > 0)[:, None, None], 0)
     return [(first, h0)] if previous.shape[0] == 0 else [(first, h0), (index, previous)]

@@ -72,7 +72,7 @@ class Cell(ABC):
 
 def split(x: Tensor, gates: int) -> tuple[Tensor, ...]:
     """[..., K·H] -> K tensors [..., H]."""
-    return x.unflatten(-1, (gates, -1)).unbind(-2)
+    return x.chunk(gates, -1)
 
 
 def plus(x: Tensor, y: Tensor | None) -> Tensor:
