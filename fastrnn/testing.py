@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ._rounding import ACTIVATION_ROUNDINGS, UNIT_ROUNDOFF
 from .ops.arguments import Arguments, arguments
-from .ops.cells import CELLS, CODES, RNN_MODES
+from .ops.cells import CELLS, CODES
 from .ops.cells.base import Cell
+from .ops.cells.leaky import LeakyPreTanh
 from .ops.ragged import Ragged
 from .ops.reference import accumulation_dtype
 
@@ -51,7 +52,8 @@ class Problem:
     dtype: torch.dtype = torch.float64
     seed: int = 0
     resets: bool = False  #: whether rows begin new sequences at random steps
-    kind: str = "RNN"  #: "RNN", with the activation, "LSTM" or "GRU"
+    #: "LSTM" or "GRU", or with the activation "RNN", "LEAKY" or "LEAKY_PRE", see `ops.cells`.
+    kind: str = "RNN"
 
     @property
     def cell(self) -> type[Cell]:
@@ -61,8 +63,8 @@ class Problem:
     @property
     def options(self) -> tuple[int, int]:
         """The operator's last arguments: the cell's number and reverse_from."""
-        code = CODES[RNN_MODES[self.activation] if self.kind == "RNN" else self.kind]
-        return code, min(self.reverse_from, self.groups)
+        mode = self.kind if self.kind in CODES else f"{self.kind}_{self.activation.upper()}"
+        return CODES[mode], min(self.reverse_from, self.groups)
 
     def tensors(self, device: torch.device | str = "cpu") -> Tensors:
         """Return the `inputs` of nn.RNN's cells."""
@@ -82,6 +84,8 @@ class Problem:
         e' <= φ e + (1 + 1/4 + C/4) w d and d' <= w d / 4 + e'. An error with e <= 0.8 d then stays
         within d. Those of the GRU give d' <= (φ + (1 - φ) 1.3 w + w / 2) d < d. The transposed
         derivatives bound the backward in the same way.
+
+        A leak α takes a weighted mean of two terms, neither of which amplifies.
         """
         generator = torch.Generator().manual_seed(self.seed)
 
@@ -119,6 +123,12 @@ class Problem:
             given["reset_h"] = uniform(*shape)
             if self.cell.has_c:
                 given["reset_c"] = uniform(*shape)
+        if self.cell.is_leaky:
+            given["unit_param"] = given["unit_param"].abs()
+        if issubclass(self.cell, LeakyPreTanh):  # h is act(c)
+            h0 = self.cell.elman.act(given["c0"])
+            if self.resets:
+                given["reset_h"] = self.cell.elman.act(given["reset_c"])
         pre, weight, h0 = (x.to(device, self.dtype) for x in (pre, weight, h0))
         given = {name: x.to(device, self.dtype) for name, x in given.items()}
         ragged = [x if x is None else x.to(device) for x in (lengths, offsets, resets)]
@@ -135,7 +145,9 @@ def tolerance(problem: Problem, scale: float, mode: str | None = None) -> float:
 
     With K gates, the backward sums K·H products. The error of a gate's sum enters h and c by a
     factor of at most 1 + 1/4 + C/4 + 1/4 = 2.1, see `Problem.inputs`. There the error of a step,
-    that of h and of c together, grows by at most 1 / 0.8. Both are below the factor 4 here.
+    that of h and of c together, grows by at most 1 / 0.8. Both are below the factor 4 here. It also
+    covers a leak: a gradient of α is a product with a difference of two values, and those of h and
+    of x add up.
 
     Args:
         problem: the recurrence.
@@ -150,7 +162,7 @@ def tolerance(problem: Problem, scale: float, mode: str | None = None) -> float:
         stored += MATRIX_UNIT[mode] + HARDWARE_TANH[mode]
     gates = problem.cell.gates
     step = stored + (gates * problem.hidden + 1 + ACTIVATION_ROUNDINGS) * summed
-    if gates > 1:
+    if problem.cell.saves:
         step *= 4
     # Below float16's normal range, rounding errors are absolute.
     smallest = 2.0**-25 if problem.dtype == torch.float16 else 0.0
