@@ -15,7 +15,8 @@ from fastrnn.ops.ragged import DENSE, Ragged
 from fastrnn.ops.reference import accumulation_dtype
 from fastrnn.testing import Problem
 
-from ...utils.checks import CHECKS
+from ...utils.cells import SERVED
+from ...utils.checks import CHECKS, RECURRENCE_CHECKS
 from ...utils.strategies import problems
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -52,6 +53,24 @@ extension = pytest.fixture(_each_module, params=EXTENSION, name="extension")
 def test_random_problems(module: Kernels, check, dtype: torch.dtype) -> None:
     @settings(many, max_examples=60)
     @given(problems(dtype=dtype))
+    def run(problem: Problem) -> None:
+        check(module, problem)
+
+    run()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("check", RECURRENCE_CHECKS)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_random_problems_of_gated_cells(
+    module: Kernels, kind: str, check, dtype: torch.dtype
+) -> None:
+    is_reference = module is dispatch.BACKENDS["reference"]
+    if kind not in SERVED and not is_reference:
+        pytest.skip("the kernels do not serve the cell")
+
+    @settings(many, max_examples=5 if is_reference else 30)
+    @given(problems(dtype=dtype, kind=kind))
     def run(problem: Problem) -> None:
         check(module, problem)
 
