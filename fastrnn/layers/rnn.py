@@ -380,8 +380,14 @@ class FusedRNN(FusedRNNBase):
         if len(weights) > per_direction:
             _checks.equal_heads(weights[1::per_direction])
         options = self._options()
-        first, start = (x if x is None else State(x) for x in (hx, h0))
         output, last = stack.run(
-            input, first, weights, ragged, start, options, batch_sizes, prefer_kernels
+            input,
+            None if hx is None else State(hx),
+            weights,
+            ragged,
+            None if h0 is None else State(h0),
+            options,
+            batch_sizes,
+            prefer_kernels,
         )
         return output, last.h
