@@ -65,8 +65,6 @@ def _merge_biases(bias_ih: Tensor, bias_hh: Tensor, size: int) -> tuple[Tensor, 
 
 def swap_rows(x: Tensor, first: int, second: int) -> Tensor:
     """Reorder rows [first, second, H/n] to [second, first, H/n]."""
-    if first == 1 or second == 1:
-        return x
     parts = x.reshape(first, second, -1, *x.shape[1:])
     return parts.transpose(0, 1).reshape(x.shape)
 
@@ -76,6 +74,8 @@ def split_rows(
 ) -> list[Tensor]:
     """Split a gradient of merged rows into one tensor of this shape per direction."""
     parts = split_directions(x, shape, directions)
+    if heads == 1 or cell.gates == 1:
+        return parts
     return [swap_rows(part, heads, cell.gates) for part in parts]
 
 
@@ -91,9 +91,8 @@ def split_biases(
     No two share memory: users may clip one in place, or free it.
     """
     rows = gradient.shape[0] // directions
-    of_ih, of_hh = (
-        split_rows(x, (rows,), cell, heads, directions) for x in (gradient, gradient.clone())
-    )
+    of_ih = split_rows(gradient, (rows,), cell, heads, directions)
+    of_hh = split_rows(gradient.clone(), (rows,), cell, heads, directions)
     if of_units is not None:
         hidden = rows // cell.gates
         of_directions = zip(of_hh, of_units.reshape(directions, hidden), strict=True)
@@ -101,8 +100,8 @@ def split_biases(
     return of_ih, of_hh
 
 
-def split_directions(x: Tensor, shape: Sequence[int], directions: int) -> Sequence[Tensor]:
+def split_directions(x: Tensor, shape: Sequence[int], directions: int) -> list[Tensor]:
     """Split x into one tensor of this shape per direction; they share no memory."""
     if directions == 1:
-        return (x.reshape(shape),)
+        return [x.reshape(shape)]
     return [part.clone() for part in x.reshape(directions, *shape).unbind()]

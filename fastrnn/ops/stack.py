@@ -228,6 +228,8 @@ def in_layers(
 
 def _layers(weights: Sequence[Tensor], options: Options) -> list[Sequence[Tensor]]:
     """Return the weights of each layer."""
+    if options.num_layers == 1:
+        return [weights]
     count = len(weights) // options.num_layers
     return [weights[i * count : (i + 1) * count] for i in range(options.num_layers)]
 
