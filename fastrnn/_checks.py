@@ -173,6 +173,19 @@ def no_projection(**given: bool) -> None:
         )
 
 
+def leak(given: object, learned: object, leak_on: str) -> None:
+    """Check the constructor arguments of a leak."""
+    if not isinstance(learned, bool):
+        raise TypeError(f"learned_leak should be of type bool, got: {type(learned).__name__}")
+    if given is None:
+        if learned:
+            raise ValueError("learned_leak=True needs leak, the value at which α starts")
+    elif not isinstance(given, (int, float)) or isinstance(given, bool) or not 0 < given <= 1:
+        raise ValueError(f"leak must be a number with 0 < leak <= 1, got {given!r}")
+    if leak_on not in ("state", "preactivation"):
+        raise ValueError(f"leak_on must be 'state' or 'preactivation', got {leak_on!r}")
+
+
 def no_lengths(given: Tensor | None, given_with: str) -> None:
     if given is not None:
         raise ValueError(f"lengths is for padded 3-D input, but came with {given_with}")

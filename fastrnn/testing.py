@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ._rounding import ACTIVATION_ROUNDINGS, UNIT_ROUNDOFF
 from .ops.arguments import Arguments, arguments
-from .ops.cells import CELLS, CODES, RNN_MODES
+from .ops.cells import CELLS, CODES
 from .ops.cells.base import Cell
+from .ops.cells.leaky import LeakyPreTanh
 from .ops.ragged import Ragged
 from .ops.reference import accumulation_dtype
 
@@ -51,7 +52,8 @@ class Problem:
     dtype: torch.dtype = torch.float64
     seed: int = 0
     resets: bool = False  #: whether rows begin new sequences at random steps
-    kind: str = "RNN"  #: "RNN", with the activation, "LSTM" or "GRU"
+    #: "LSTM" or "GRU", or with the activation "RNN", "LEAKY" or "LEAKY_PRE", see `ops.cells`.
+    kind: str = "RNN"
 
     @property
     def cell(self) -> type[Cell]:
@@ -61,8 +63,8 @@ class Problem:
     @property
     def options(self) -> tuple[int, int]:
         """The operator's last arguments: the cell's number and reverse_from."""
-        code = CODES[RNN_MODES[self.activation] if self.kind == "RNN" else self.kind]
-        return code, min(self.reverse_from, self.groups)
+        mode = self.kind if self.kind in CODES else f"{self.kind}_{self.activation.upper()}"
+        return CODES[mode], min(self.reverse_from, self.groups)
 
     def tensors(self, device: torch.device | str = "cpu") -> Tensors:
         """Return the `inputs` of nn.RNN's cells."""
@@ -76,12 +78,11 @@ class Problem:
         error in h (forward) or dz (backward) therefore does not grow from step to step, and the
         bound of `tolerance` holds without an exponential in T.
 
-        For a cell with several gates, those of each gate sum to at most w = 0.2, and the second
-        gate, which keeps a share of the state, is at most φ = σ(w) = 0.55. So |c| stays below
-        C = 1 / (1 - φ) = 2.2. With errors d of h and e of c, the derivatives of the LSTM give
-        e' <= φ e + (1 + 1/4 + C/4) w d and d' <= w d / 4 + e'. An error with e <= 0.8 d then stays
-        within d. Those of the GRU give d' <= (φ + (1 - φ) 1.3 w + w / 2) d < d. The transposed
-        derivatives bound the backward in the same way.
+        For a cell with several gates, those of each gate sum to at most w = 0.1, and the second
+        gate, which keeps a share of the state, is at most φ = σ(w) = 0.525. So |c| stays below
+        1 / (1 - φ) = 2.1, and errors decay from step to step.
+
+        A leak takes a weighted mean of two terms, neither of which amplifies.
         """
         generator = torch.Generator().manual_seed(self.seed)
 
@@ -91,7 +92,7 @@ class Problem:
         shape, gates = (self.batch, self.groups, self.hidden), self.cell.gates
         weight = uniform(self.groups, gates, self.hidden, self.hidden)
         sums = torch.maximum(weight.abs().sum(2).amax(2), weight.abs().sum(3).amax(2))
-        weight *= (0.98 if gates == 1 else 0.2) / sums[..., None, None]
+        weight *= (0.98 if gates == 1 else 0.1) / sums[..., None, None]
         lengths = offsets = None
         if self.layout != "dense":
             lengths = torch.randint(0, self.steps + 1, (self.batch,), generator=generator)
@@ -119,6 +120,12 @@ class Problem:
             given["reset_h"] = uniform(*shape)
             if self.cell.has_c:
                 given["reset_c"] = uniform(*shape)
+        if self.cell.is_leaky:
+            given["unit_param"] = given["unit_param"].abs()
+        if issubclass(self.cell, LeakyPreTanh):  # h is act(c)
+            h0 = self.cell.elman.act(given["c0"])
+            if self.resets:
+                given["reset_h"] = self.cell.elman.act(given["reset_c"])
         pre, weight, h0 = (x.to(device, self.dtype) for x in (pre, weight, h0))
         given = {name: x.to(device, self.dtype) for name, x in given.items()}
         ragged = [x if x is None else x.to(device) for x in (lengths, offsets, resets)]
@@ -133,9 +140,17 @@ def tolerance(problem: Problem, scale: float, mode: str | None = None) -> float:
     Numerical Algorithms, section 3.1), and the activation adds its own. Storing the result adds one
     more. The weights of `Problem` do not amplify, so T steps err by at most T times as much.
 
-    With K gates, the backward sums K·H products. The error of a gate's sum enters h and c by a
-    factor of at most 1 + 1/4 + C/4 + 1/4 = 2.1, see `Problem.inputs`. There the error of a step,
-    that of h and of c together, grows by at most 1 / 0.8. Both are below the factor 4 here.
+    For a cell with several gates, let w and φ be those of `Problem.inputs`, d and e the errors of h
+    and c, and a and b those that a step adds. The derivatives of the LSTM give
+    e' <= φ e + (1 + 1/4 + 2.1/4) w d + b and d' <= w d / 4 + e' + a. So neither error ever exceeds
+    3.5 b + 1.7 a. The transposed derivatives bound the backward by less than that, and those of the
+    GRU too. Storing adds at most a unit of h and 2.1 units of c. The error of a gate's sum, which
+    in the backward has K·H terms, adds at most 1/4 and 1.78 times as much. The magnitudes of its
+    terms sum to at most 5 in the forward, and to 5 times the largest gradient in the backward.
+    `scale` is 1 in the forward, and the largest gradient in the backward.
+
+    A leaky cell rounds twice as often as nn.RNN's, and its state decays. The gradient of a leak is
+    a product with a difference of two values: `scale` contains their magnitude as a factor.
 
     Args:
         problem: the recurrence.
@@ -149,12 +164,13 @@ def tolerance(problem: Problem, scale: float, mode: str | None = None) -> float:
         summed *= 2
         stored += MATRIX_UNIT[mode] + HARDWARE_TANH[mode]
     gates = problem.cell.gates
-    step = stored + (gates * problem.hidden + 1 + ACTIVATION_ROUNDINGS) * summed
-    if gates > 1:
-        step *= 4
+    summed *= gates * problem.hidden + 1 + ACTIVATION_ROUNDINGS
     # Below float16's normal range, rounding errors are absolute.
     smallest = 2.0**-25 if problem.dtype == torch.float16 else 0.0
-    return problem.steps * (step * scale + smallest)
+    if gates > 1:
+        return (10 * stored + 35 * summed) * scale + 10 * smallest
+    times = 2 * problem.steps if problem.cell.is_leaky else problem.steps
+    return times * ((stored + summed) * scale + smallest)
 
 
 def assert_close(

@@ -134,7 +134,7 @@ def test_the_report_names_a_gated_cell():
     lines = str(fastrnn.explain(1000, 16, 512, device="H100", mode="LSTM")).splitlines()
     assert lines[0].startswith("LSTM T=1000 ")
     assert lines[-1].startswith("What nn.LSTM cannot do ")
-    with pytest.raises(ValueError, match="mode must be one of RNN_TANH, .* got 'lstm'"):
+    with pytest.raises(ValueError, match=r"mode must be one of RNN_TANH, .* got 'lstm'"):
         fastrnn.explain(1000, 16, 512, mode="lstm")
 
 

@@ -6,14 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import fastrnn
 from fastrnn import functional
 from fastrnn.export import to_onnx
 from fastrnn.ops import onnx as nodes
 
 from .test_export import BATCH, SIZES, STEPS
 from .test_onnx import need_onnx, operators, run_onnx
-from .utils.cells import backend
 from .utils.nn_rnn_parity import FORWARD_EPS, assert_near
 
 LAYERS: dict[str, Any] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
@@ -66,16 +64,15 @@ def test_onnx_has_a_node_for_each_layer(mode, heads, options, tmp_path):
     }
     exact = Stack(mode, heads, **options).double()
     exact.load_state_dict(model.state_dict())
-    with fastrnn.use_backend(backend(mode)):
-        path = to_onnx(model, example, tmp_path / "model.onnx", dynamic_shapes=shapes)
-        assert operators(path).count(mode) == options.get("num_layers", 1)
-        assert "MatMul" not in operators(path)
-        for size in SIZES:
-            x, lengths, *states = model.arguments(*size)
-            expected = exact(x.double(), lengths, *(state.double() for state in states))
-            truths = torch.utils._pytree.tree_leaves(expected)
-            for actual, truth in zip(run_onnx(path, x, lengths, *states), truths, strict=True):
-                assert_near(actual, truth, FORWARD_EPS * options.get("num_layers", 1))
+    path = to_onnx(model, example, tmp_path / "model.onnx", dynamic_shapes=shapes)
+    assert operators(path).count(mode) == options.get("num_layers", 1)
+    assert "MatMul" not in operators(path)
+    for size in SIZES:
+        x, lengths, *states = model.arguments(*size)
+        expected = exact(x.double(), lengths, *(state.double() for state in states))
+        truths = torch.utils._pytree.tree_leaves(expected)
+        for actual, truth in zip(run_onnx(path, x, lengths, *states), truths, strict=True):
+            assert_near(actual, truth, FORWARD_EPS * options.get("num_layers", 1))
 
 
 def test_heads_are_block_diagonal_for_each_gate():

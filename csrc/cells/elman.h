@@ -23,7 +23,7 @@ template <Activation activation>
 struct Elman {
   static constexpr int gates = 1;
   static constexpr bool has_c = false, has_unit_param = false, saves = false, has_inner = false;
-  static constexpr bool keeps_h = false;
+  static constexpr bool keeps_h = false, h_is_act_of_c = false;
 
   template <class V, class Store>
   static UnitStep<V, 1> forward(const V (&pre)[1], const V (&z)[1], UnitState<V>, V, Store) {

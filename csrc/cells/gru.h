@@ -8,7 +8,7 @@
 struct Gru {
   static constexpr int gates = 3;
   static constexpr bool has_c = false, has_unit_param = true, saves = true, has_inner = true;
-  static constexpr bool keeps_h = true;
+  static constexpr bool keeps_h = true, h_is_act_of_c = false;
 
   template <class V, class Store>
   static UnitStep<V, 3> forward(const V (&pre)[3], const V (&product)[3], UnitState<V> before,

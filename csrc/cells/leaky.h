@@ -9,7 +9,7 @@ template <Activation activation>
 struct LeakyState {
   static constexpr int gates = 1;
   static constexpr bool has_c = false, has_unit_param = true, saves = true, has_inner = false;
-  static constexpr bool keeps_h = true;
+  static constexpr bool keeps_h = true, h_is_act_of_c = false;
 
   template <class V, class Store>
   static UnitStep<V, 1> forward(const V (&pre)[1], const V (&z)[1], UnitState<V> before, V leak,
@@ -31,7 +31,12 @@ template <Activation activation>
 struct LeakyPreActivation {
   static constexpr int gates = 1;
   static constexpr bool has_c = true, has_unit_param = true, saves = true, has_inner = true;
-  static constexpr bool keeps_h = false;
+  static constexpr bool keeps_h = false, h_is_act_of_c = true;
+
+  template <class V>
+  static V act(V c) {
+    return activate<activation>(c);
+  }
 
   template <class V, class Store>
   static UnitStep<V, 1> forward(const V (&pre)[1], const V (&z)[1], UnitState<V> before, V leak,

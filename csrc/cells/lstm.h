@@ -8,7 +8,7 @@
 struct Lstm {
   static constexpr int gates = 4;
   static constexpr bool has_c = true, has_unit_param = false, saves = true, has_inner = true;
-  static constexpr bool keeps_h = false;
+  static constexpr bool keeps_h = false, h_is_act_of_c = false;
 
   template <class V, class Store>
   static UnitStep<V, 4> forward(const V (&pre)[4], const V (&z)[4], UnitState<V> before, V,

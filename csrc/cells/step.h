@@ -23,6 +23,8 @@ struct UnitStep {
 //   saves           whether the forward saves gates for the backward, and with has_inner an inner
 //                   value
 //   keeps_h         whether h_{t-1} reaches h_t without W_hh, too
+//   h_is_act_of_c   whether h = act(c). Then callers pass on c alone from a sequence to the next, and
+//                   the first h is computed from it, as every other h is
 
 template <class V, int K>
 struct UnitGradients {

@@ -60,8 +60,13 @@ struct ForwardPass {
     const auto *h = element<Element>(reset ? p.reset_h : p.h0, index),
                *c = element<Element>(reset ? p.reset_c : p.c0, index);
     for_each_vector<S>(row.units.count, [&](int64_t j, auto load_row, auto) {
-      store(state + j, h ? load_row(h) : V{});
-      if constexpr (Cell::has_c) store(memory.carry + j, c ? load_row(c) : V{});
+      V first = h ? load_row(h) : V{};
+      if constexpr (Cell::has_c) {
+        const V c0 = c ? load_row(c) : V{};
+        store(memory.carry + j, c0);
+        if constexpr (Cell::h_is_act_of_c) first = S::widen(S::narrow(Cell::act(c0)));
+      }
+      store(state + j, first);
     });
   }
 

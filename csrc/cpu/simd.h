@@ -318,7 +318,8 @@ template <class C>
 inline Vector<typename C::A> sigmoid_with(Vector<typename C::A> x) {
   using V = Vector<typename C::A>;
   const V limit = broadcast(C::exponent_limit);
-  return 1 / Exponential<C>(x < -limit ? limit : x > limit ? -limit : -x).plus_one();
+  const V y = 1 / Exponential<C>(x < -limit ? limit : x > limit ? -limit : -x).plus_one();
+  return x < -limit ? V{} : y;  // so that it is 0 at -infinity
 }
 
 inline Vector<float> tanh(Vector<float> x) { return tanh_with<FloatConstants>(x); }

@@ -181,6 +181,15 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         )
         return output.squeeze(0), self._hidden(last.map(lambda x: x.squeeze(1)))
 
+    @property
+    def _cell(self) -> str:
+        """The mode of the cell in `ops.cells`."""
+        return self.mode
+
+    def _learned_state(self) -> State:
+        """Return the learned initial states, [D·L, H] each."""
+        return State(*(getattr(self, name) for name in self._learned))
+
     def _state(self, hx: Any) -> State | None:
         """Return the State of an hx, which may have any shape."""
         return None if hx is None else State(hx)
@@ -202,7 +211,8 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
             _checks.no_projection(**given)
         else:
             learned, heads = self.learned_h0, self.num_heads != 1
-            reject_beyond_torch(**given, num_heads=heads, learned_h0=learned)
+            leak = self._cell != self.mode
+            reject_beyond_torch(**given, num_heads=heads, learned_h0=learned, leak=leak)
         return self._torch_layer.forward(self, input, hx)
 
     def _forward_packed(
@@ -257,7 +267,7 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         resets = resets if resets is None else resets.unsqueeze(0)
         weights = self._weights()
         if state is not None and self._is_simple_step(weights, input, state, resets):
-            return single_step(input, state, weights, resets, self.mode)
+            return single_step(input, state, weights, resets, self._cell)
         output, last = self._run(
             weights,
             input.unsqueeze(0),
@@ -315,12 +325,12 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
             _checks.steps(input.size(0))
         learned = None
         if self.learned_h0:
-            learned = State(*(getattr(self, name) for name in self._learned))
+            learned = self._learned_state()
             if state is None:
                 state = learned.map(lambda x: x.unsqueeze(1).expand(-1, batch, -1))
-        per_direction = 4 if self.bias else 2
-        if len(weights) > per_direction:
-            _checks.equal_heads(weights[1::per_direction])
+        runs = self.num_layers * (2 if self.bidirectional else 1)
+        if runs > 1:
+            _checks.equal_heads(weights[1 :: len(weights) // runs])
         options = self._options()
         return stack.run(
             input, state, weights, ragged, learned, options, batch_sizes, prefer_kernels
@@ -329,5 +339,5 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
     def _options(self) -> Options:
         # Read only where needed: torch.compile traces a graph twice if it reads a float.
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
-        sizes = self.mode, self.bias, self.num_layers
+        sizes = self._cell, self.bias, self.num_layers
         return Options(*sizes, dropout, self.training, self.bidirectional)

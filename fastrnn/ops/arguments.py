@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -111,6 +111,6 @@ def with_empty(results: Iterable[Tensor | None], like: Tensor) -> tuple[Tensor, 
     return tuple(like.new_empty(0) if x is None else x for x in results)
 
 
-def without_empty(results: Iterable[Tensor | None]) -> Iterator[Any]:
+def without_empty(results: Iterable[Tensor | None]) -> list[Any]:
     """Replace each tensor of shape [0] by None. No other result is 1-D."""
-    return (None if x is None or x.dim() == 1 else x for x in results)
+    return [None if x is None or x.dim() == 1 else x for x in results]

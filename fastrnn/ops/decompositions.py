@@ -36,7 +36,7 @@ def recurrence(
     ragged = arguments.ragged()
     if isinstance(ragged.steps(pre), torch.SymInt):
         raise ValueError(_FIXED)
-    if ragged != DENSE:
+    if ragged != DENSE or CELLS[arguments.mode].is_leaky:
         results = reference.forward(pre, arguments)._replace(gates=None, inner=None)
         return with_empty(results, like=pre)
     groups = [_group(pre, arguments, g) for g in range(arguments.weight_hh.shape[0])]

@@ -37,7 +37,7 @@ from .weight_grad import sequence_starts, weight_hh_grad
 def traceable_layer(
     input: Tensor,  # [T, B, I], or [N, I] if packed
     hx: State | None,  # [D, B, H]
-    weights: Sequence[Tensor],  # per direction weight_ih, weight_hh and optionally two biases
+    weights: Sequence[Tensor],  # as in `merge_directions`
     ragged: Ragged,
     reset_to: State | None,  # [D, H]
     mode: int,
@@ -52,7 +52,7 @@ def traceable_layer(
 def layer(
     input: Tensor,  # [T, B, I], or [N, I] if packed
     hx: State | None,  # [D, B, H]
-    weights: Sequence[Tensor],  # per direction weight_ih, weight_hh and optionally two biases
+    weights: Sequence[Tensor],  # as in `merge_directions`
     ragged: Ragged,
     mode: int,
     directions: int,
@@ -171,13 +171,14 @@ def _by_request(pre: Tensor, arguments: Arguments, save: bool) -> Outputs:
 def _in_place(pre: Tensor, arguments: Arguments, save: bool) -> Outputs:
     """Run the recurrence in place: a result reuses the memory of pre, which has no other user.
 
-    That is out for a cell of one gate, and the saved gates for any other.
+    That is the saved gates, or without them the out of a cell of one gate.
     """
     cell, h0 = CELLS[arguments.mode], arguments.h0
-    if cell.gates == 1:
+    if not cell.saves:
         return Outputs(pre, recurrence_out(pre, *arguments, out=pre))
     shape = *pre.shape[:-1], h0.shape[-1]
-    out, inner = pre.new_empty(shape), pre.new_empty(shape) if save else None
+    out = pre if cell.gates == 1 and not save else pre.new_empty(shape)
+    inner = pre.new_empty(shape) if save and cell.has_inner else None
     c_n = h0.new_empty(h0.shape) if cell.has_c else None
     gates = pre if save else None
     h_n = recurrence_out(pre, *arguments, out=out, c_n=c_n, gates=gates, inner=inner)
@@ -229,9 +230,7 @@ class _Layer(torch.autograd.Function):
             )
             saved_output = copy_on_write(output)
         ctx.mode, ctx.directions, ctx.starts_from_zero = mode, directions, hx is None
-        # Gradients do not depend on the biases.
-        first = len(weights) // directions
-        weights = weights[:2] if directions == 1 else weights[:2] + weights[first : first + 2]
+        weights = _without_biases(weights, directions, mode)
         # The backward uses the same backend, even if another one is requested by then.
         ctx.backend = dispatch.number_by_name(input)
         gates, inner = results.gates, results.inner
@@ -250,6 +249,13 @@ class _Layer(torch.autograd.Function):
 _FIRST_WEIGHT = 9
 
 
+def _without_biases(weights: tuple[Tensor, ...], directions: int, mode: int) -> tuple[Tensor, ...]:
+    """Return the weights that gradients depend on."""
+    count = len(weights) // directions
+    kept = (0, 1, count - 1) if CELLS[mode].is_leaky else (0, 1)
+    return tuple(weights[d * count + k] for d in range(directions) for k in kept)
+
+
 @below_autograd_once
 @without_autocast
 def _gradients(
@@ -266,7 +272,7 @@ def _gradients(
     if grad_output is None or grad_saved_output is not None:
         grad_output = add_gradients(grad_output, grad_saved_output, like=output)
     directions, cell = ctx.directions, CELLS[ctx.mode]
-    weight_ih, weight_hh, *_ = merge_directions(weights, directions, cell)
+    weight_ih, weight_hh, _, leak = merge_directions(weights, directions, cell)
     groups, _, size = weight_hh.shape
     heads = groups // directions
 
@@ -278,7 +284,7 @@ def _gradients(
     out = output.reshape(*output.shape[:-1], groups, size)
     # The inner values that a GRU saves include its unit_param.
     arguments = Arguments(
-        weight_hh, h0, c0, None, lengths, offsets, resets, None, None, ctx.mode, heads
+        weight_hh, h0, c0, leak, lengths, offsets, resets, None, None, ctx.mode, heads
     )
     grad_h_n = torch.zeros_like(h0) if grad_h_n is None else _as_state(grad_h_n, groups, size)
     grads = Outputs(
@@ -320,11 +326,14 @@ def _weight_gradients(
     if any(needs_grad[1::count]):
         gradient = weight_hh_grad(results, out, arguments, ctx.starts_from_zero)
         by_kind[1] = split_directions(gradient, weights[1].shape, directions)
-    if count > 2 and (any(needs_grad[2::count]) or any(needs_grad[3::count])):
+    biases, of_units = count - count % 2 > 2, None
+    if results.unit_param is not None and any(any(needs_grad[k::count]) for k in range(2, count)):
+        of_units = results.unit_param.reshape(-1, groups * size).sum(0)
+    if cell.is_leaky and of_units is not None:
+        by_kind[-1] = split_directions(of_units, (groups * size // directions,), directions)
         of_units = None
-        if results.unit_param is not None:
-            of_units = results.unit_param.reshape(-1, groups * size).sum(0)
-        by_kind[2:] = split_biases(rows.sum(0), of_units, cell, heads, directions)
+    if biases and (any(needs_grad[2::count]) or any(needs_grad[3::count])):
+        by_kind[2:4] = split_biases(rows.sum(0), of_units, cell, heads, directions)
     return [kind[d] for d in range(directions) for kind in by_kind]
 
 

@@ -74,6 +74,10 @@ def run(
         ValueError: the operator or onnxruntime does not support the call. The message says what to
             do instead.
     """
+    if CELLS[CODES[options.mode]].is_leaky:
+        raise ValueError(
+            "ONNX's RNN has no leak: export the module without ONNX, with torch.export"
+        )
     _check(input, ragged, _operator(options.mode))
     lengths, directions = ragged.lengths, options.directions()
     if lengths is not None:

@@ -26,20 +26,29 @@ class Merged(NamedTuple):
 
 
 def merge_directions(weights: Sequence[Tensor], directions: int, cell: type[Cell]) -> Merged:
-    """Merge the weights of a layer: per direction weight_ih, weight_hh and, or not, biases."""
+    """Merge the weights of a layer.
+
+    They are per direction weight_ih, weight_hh, two biases or none, and a leak [H] if the cell has
+    one.
+    """
     if directions > 1:
         half = len(weights) // 2
         both = (merge_directions(part, 1, cell) for part in (weights[:half], weights[half:]))
         return Merged(*(None if x[0] is None else torch.cat(x) for x in zip(*both, strict=True)))  # type: ignore[arg-type]
+    leak = None
+    if cell.is_leaky:
+        *weights, leak = weights
     weight_ih, weight_hh = weights[:2]
     if weight_hh.dim() == 2:
         weight_hh = weight_hh.unsqueeze(0)
     bias = unit_param = None
     if len(weights) > 2:
-        if cell.has_unit_param:
+        if cell.has_unit_param and leak is None:
             bias, unit_param = _merge_biases(weights[2], weights[3], weight_hh.shape[2])
         else:
             bias = weights[2] + weights[3]
+    if leak is not None:
+        unit_param = leak.reshape(-1, weight_hh.shape[2])
     heads = weight_hh.shape[0]
     if heads > 1 and cell.gates > 1:
         weight_ih = swap_rows(weight_ih, cell.gates, heads)
@@ -56,8 +65,6 @@ def _merge_biases(bias_ih: Tensor, bias_hh: Tensor, size: int) -> tuple[Tensor, 
 
 def swap_rows(x: Tensor, first: int, second: int) -> Tensor:
     """Reorder rows [first, second, H/n] to [second, first, H/n]."""
-    if first == 1 or second == 1:
-        return x
     parts = x.reshape(first, second, -1, *x.shape[1:])
     return parts.transpose(0, 1).reshape(x.shape)
 
@@ -67,6 +74,8 @@ def split_rows(
 ) -> list[Tensor]:
     """Split a gradient of merged rows into one tensor of this shape per direction."""
     parts = split_directions(x, shape, directions)
+    if heads == 1 or cell.gates == 1:
+        return parts
     return [swap_rows(part, heads, cell.gates) for part in parts]
 
 
@@ -82,9 +91,8 @@ def split_biases(
     No two share memory: users may clip one in place, or free it.
     """
     rows = gradient.shape[0] // directions
-    of_ih, of_hh = (
-        split_rows(x, (rows,), cell, heads, directions) for x in (gradient, gradient.clone())
-    )
+    of_ih = split_rows(gradient, (rows,), cell, heads, directions)
+    of_hh = split_rows(gradient.clone(), (rows,), cell, heads, directions)
     if of_units is not None:
         hidden = rows // cell.gates
         of_directions = zip(of_hh, of_units.reshape(directions, hidden), strict=True)
@@ -92,8 +100,8 @@ def split_biases(
     return of_ih, of_hh
 
 
-def split_directions(x: Tensor, shape: Sequence[int], directions: int) -> Sequence[Tensor]:
+def split_directions(x: Tensor, shape: Sequence[int], directions: int) -> list[Tensor]:
     """Split x into one tensor of this shape per direction; they share no memory."""
     if directions == 1:
-        return (x.reshape(shape),)
+        return [x.reshape(shape)]
     return [part.clone() for part in x.reshape(directions, *shape).unbind()]

@@ -64,7 +64,8 @@ def _fake(pre: Tensor, *given: Any) -> tuple[Tensor, ...]:
     if cell.has_c:
         results[2] = h0.new_empty(h0.shape)
     if cell.saves and save:
-        results[3:] = pre.new_empty(pre.shape), out.new_empty(out.shape)
+        results[3] = pre.new_empty(pre.shape)
+        results[4] = out.new_empty(out.shape) if cell.has_inner else None
     return with_empty(results, like=pre)
 
 
@@ -204,7 +205,7 @@ class Operator:
         out, gates, inner, *tensors = ctx.saved_tensors
         ctx.first = 0
         saved = out, *without_empty((gates, inner)), *tensors
-        return self.gradients(ctx, saved, tuple(without_empty(grads)))
+        return self.gradients(ctx, saved, without_empty(grads))
 
     def _linear_backward(self, *extra: Any) -> Callable[..., tuple[Tensor, Tensor]]:
         """Return the backward operator of nn.RNN's cells in the form that `jvp` calls."""
@@ -274,11 +275,11 @@ def _decompose_backward(*given: Any) -> tuple[Tensor, ...] | None:
     return with_empty(_reference_backward(tensors, *options[:2]), like=tensors[0])
 
 
-def _reference_backward(tensors: Sequence[Any], mode: int, reverse_from: int) -> Gradients:
+def _reference_backward(tensors: Sequence[Any], *options: int) -> Gradients:
     """Compute `reference.backward` from the tensors of the backward operator."""
     grad_out, grad_h_n, grad_c_n, out, gates, inner, *rest = tensors
     grads, saved = Outputs(grad_out, grad_h_n, grad_c_n), Step(State(out), gates, inner)
-    return reference.backward(grads, saved, Arguments(*rest, mode, reverse_from))  # type: ignore[call-arg]
+    return reference.backward(grads, saved, Arguments(*rest, *options))
 
 
 @without_autocast
@@ -286,7 +287,6 @@ def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     """Differentiate the reference's backward with respect to all its real inputs."""
     _, *tensors = ctx.saved_tensors
     real = [i for i, x in enumerate(tensors) if x is not None and x.is_floating_point()]
-    grads = tuple(without_empty(grads))
 
     def backward(*chosen: Tensor) -> tuple[Tensor, ...]:
         given = list(tensors)
@@ -295,7 +295,8 @@ def _double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         return with_empty(_reference_backward(given, *ctx.options[:2]), like=given[0])
 
     results, vjp = torch.func.vjp(backward, *(tensors[i] for i in real))[:2]
-    cotangents = (add_gradients(grad, like=x) for grad, x in zip(grads, results, strict=True))
+    pairs = zip(without_empty(grads), results, strict=True)
+    cotangents = (add_gradients(grad, like=x) for grad, x in pairs)
     gradients: list[Tensor | None] = [None] * len(tensors)
     for i, gradient in zip(real, vjp(tuple(cotangents)), strict=True):
         gradients[i] = gradient

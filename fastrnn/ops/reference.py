@@ -162,7 +162,7 @@ class _Groups:
 
 def _matvec(weight: Tensor, h: Tensor) -> Tensor:
     """Compute W h per row and group: weight [G, H, K], h [B, G, K] -> [B, G, H]."""
-    return torch.einsum("ghk,bgk->bgh", weight, h)
+    return (h.transpose(0, 1) @ weight.mT).transpose(0, 1)
 
 
 def _at_reset(state: Tensor, crosses: Tensor | None, start: Tensor | None) -> Tensor:

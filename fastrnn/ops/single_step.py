@@ -24,7 +24,7 @@ from .recurrence import recurrence_out
 def single_step(
     input: Tensor,  # [B, I]
     hx: State,  # [L, B, H]
-    weights: Sequence[Tensor],  # per layer weight_ih, weight_hh and optionally two biases
+    weights: Sequence[Tensor],  # per layer as in `merge_directions`
     resets: Tensor | None,  # [1, B]
     mode: str,
 ) -> tuple[Tensor, State]:
@@ -46,11 +46,10 @@ def single_step(
             weight_ih, weight_hh, bias, unit_param = merge_directions(layer_weights, 1, cell)
             output = linear(input, weight_ih, bias)
             pre = output.view(1, batch, heads, -1)
-            if cell.gates == 1:  # the state overwrites pre
-                out, c_n = pre, None
-            else:
+            out, c_n = pre, c if c is None else c.new_empty(c.shape)
+            if cell.gates > 1:  # otherwise the state overwrites pre
                 output = output.new_empty(batch, hidden)
-                out, c_n = output.view(1, *state_shape), c if c is None else c.new_empty(c.shape)
+                out = output.view(1, *state_shape)
             given = pre, weight_hh, h, c, unit_param, *rest
             last_h.append(recurrence_out(*given, out=out, c_n=c_n))
             last_c.append(c_n)

@@ -13,7 +13,7 @@ from ._torch_private import is_transforming
 from .arguments import State, concatenate
 from .backends import cpu, dispatch, torch_rnn
 from .backends.base import Call
-from .cells import CODES
+from .cells import CELLS, CODES
 from .layer import layer, traceable_layer
 from .options import Options
 from .packed import packed_layout
@@ -21,7 +21,8 @@ from .ragged import DENSE, Ragged
 from .time_shift import is_active, zero_padding
 
 _UNSUPPORTED_BY_TORCH = (
-    "nn.RNN does not support lengths, resets, heads, or packed rows without their batch_sizes"
+    "torch's layers do not support lengths, resets, heads, leaks, or packed rows without their "
+    "batch_sizes"
 )
 
 _ONNX_BY_TRACING = (
@@ -86,6 +87,7 @@ def runs_in_torch(
         RuntimeError: the "torch" backend was requested by name, and nn.RNN cannot express the call.
     """
     name = dispatch.requested()
+    expressible = expressible and not CELLS[CODES[options.mode]].is_leaky
     if name == "torch" and not expressible:
         dispatch.raise_unsupported("torch", _UNSUPPORTED_BY_TORCH)
     if name != "auto" or not expressible:
@@ -226,6 +228,8 @@ def in_layers(
 
 def _layers(weights: Sequence[Tensor], options: Options) -> list[Sequence[Tensor]]:
     """Return the weights of each layer."""
+    if options.num_layers == 1:
+        return [weights]
     count = len(weights) // options.num_layers
     return [weights[i * count : (i + 1) * count] for i in range(options.num_layers)]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .arguments import Arguments, Gradients
+from .cells import GRU
 from .grad_matmul import outer
 from .ragged import Ragged
 from .time_shift import is_active
@@ -23,11 +24,11 @@ def weight_hh_grad(
     """Compute dW_hh [G, K·H, H], the sum over t and b of dz_t h_{t-1}^T.
 
     h_{t-1} is reset_h, or 0, at a reset. dz, the gradient of W_hh h_{t-1}, is that of pre, except
-    for cells with a `unit_param`: its last H elements are the gradient of that.
+    for the GRU: its last H elements are the gradient of `unit_param`, b_hn.
     """
     h0, reset_h, reverse_from = arguments.h0, arguments.reset_h, arguments.reverse_from
     dz = [gradients.pre]
-    if gradients.unit_param is not None:
+    if arguments.mode == GRU and gradients.unit_param is not None:
         dz = [gradients.pre[..., : -out.shape[-1]], gradients.unit_param]
     if reverse_from == 0 or reverse_from >= h0.shape[1]:
         return _weight_hh_grad(dz, out, arguments, reverse_from == 0, h0_is_zero)
@@ -84,7 +85,9 @@ def _previous_states(
         last = (lengths.long() - 1).clamp(0, out.shape[0] - 1)
         first = last, torch.arange(out.shape[1], device=out.device)
     if not reverse and resets is not None:
-        h0 = h0.where(~resets[0, :, None, None], 0 if reset_h is None else reset_h)
+        # With an index of None, the states before all steps include reset_h at step 0.
+        start = 0 if reset_h is None or index is None else reset_h
+        h0 = h0.where(~resets[0, :, None, None], start)
     if lengths is not None:  # a row without steps does not use its state
         h0 = h0.where((lengths > 0)[:, None, None], 0)
     return [(first, h0)] if previous.shape[0] == 0 else [(first, h0), (index, previous)]

@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import fastrnn
 from fastrnn import FusedRNN, functional
 
-from ..utils.cells import backend
 from ..utils.marks import requires_extension
 from ..utils.nn_rnn_parity import assert_same, paired_layers
 
@@ -60,9 +59,8 @@ def test_every_gate_counts(mode, gates):
     layer = getattr(torch.nn, mode)(I, H)
     x, output = torch.randn(T, B, I, requires_grad=True), []
     stack = getattr(functional, mode.lower())
-    with fastrnn.use_backend(backend(mode)):
-        forward = flops(lambda: output.append(stack(x, None, list(layer.parameters()))[0]))
-        backward = flops(output[0].sum().backward)
+    forward = flops(lambda: output.append(stack(x, None, list(layer.parameters()))[0]))
+    backward = flops(output[0].sum().backward)
     per_product = 2 * T * B * gates * H
     assert forward == per_product * (I + H)
     # The layer's node skips the product of the first step with an initial state of zeros.

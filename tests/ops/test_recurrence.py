@@ -16,7 +16,7 @@ from fastrnn.ops.backends import dispatch
 from fastrnn.ops.cells import CELLS
 from fastrnn.testing import Problem
 
-from ..utils.cells import KINDS, SERVED, leaves, operator, run
+from ..utils.cells import KINDS, LEAKY, leaves, run
 from ..utils.marks import requires_extension
 from ..utils.strategies import problems
 
@@ -28,7 +28,7 @@ def gradients(function: Callable, real: list[Tensor], grads: list[Tensor]) -> tu
     return torch.autograd.grad(function(*real), real, grads, materialize_grads=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *LEAKY])
 def test_gradients_match_the_differentiated_reference(kind: str) -> None:
     """Our gradients use a formula and a matrix product; the reference's use autograd."""
 
@@ -112,27 +112,27 @@ def test_opcheck(layout: str, dtype: torch.dtype, kind: str) -> None:
     pre, arguments = complete(*real)
     # In half precision, results depend on the order of a sum. All other checks are bitwise.
     tolerance = {"rtol": 0.05, "atol": 0.05} if dtype == torch.bfloat16 else {}
-    forward, more = operator(problem.cell.mode)
-    given = (pre, *arguments, True, *more)
+    forward = torch.ops.fastrnn.recurrence.default
+    given = (pre, *arguments, True)
     torch.library.opcheck(forward, given, **tolerance)
     out, h_n, c_n, gates, inner = (x.detach() for x in forward(*given))
     inputs = [torch.randn_like(x) for x in (out, h_n, c_n)] + [out, gates, inner]
     inputs = [x.requires_grad_() if x.dim() > 1 else None for x in inputs]
-    backward, more = operator(problem.cell.mode, "recurrence_backward")
-    torch.library.opcheck(backward, (*inputs, *arguments, *more), **tolerance)
+    backward = torch.ops.fastrnn.recurrence_backward.default
+    torch.library.opcheck(backward, (*inputs, *arguments), **tolerance)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *LEAKY])
 def test_gates_are_saved_only_for_a_derivative(kind: str) -> None:
     problem = Problem(2, 2, 2, 3, kind=kind)
     pre, arguments = problem.inputs()
-    function, more = operator(problem.cell.mode)
-    given = (pre, *arguments, False, *more)
+    function = torch.ops.fastrnn.recurrence.default
+    given = (pre, *arguments, False)
     assert [x.shape for x in function(*given)[3:]] == [(0,), (0,)]
     torch.library.opcheck(function, given, test_utils=("test_schema", "test_faketensor"))
     *_, gates, inner = function(pre.requires_grad_(), *given[1:])
-    saved = (pre.shape, (2, 2, 2, 3)) if problem.cell.saves else ((0,), (0,))
-    assert (gates.shape, inner.shape) == saved
+    assert gates.shape == (pre.shape if problem.cell.saves else (0,))
+    assert inner.shape == ((2, 2, 2, 3) if problem.cell.has_inner else (0,))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -159,12 +159,7 @@ def test_out_form_writes_gates_over_pre(kind: str, layout: str) -> None:
     out, inner = (torch.full_like(expected.out, float("nan")) for _ in range(2))
     c_n = torch.full_like(arguments.h0, float("nan")) if problem.cell.has_c else None
     given = {"out": out, "c_n": c_n, "gates": pre, "inner": inner}
-    forward_out = torch.ops.fastrnn.recurrence.out
-    if problem.cell.mode not in SERVED:
-        forward_out = dispatch.BACKENDS["reference"].recurrence_out  # type: ignore[attr-defined]
-        h_n = forward_out(pre, arguments, **given)
-    else:
-        h_n = forward_out(pre, *arguments, **given)
+    h_n = torch.ops.fastrnn.recurrence.out(pre, *arguments, **given)
     torch.testing.assert_close((out, h_n, c_n, pre, inner), tuple(expected))
 
 

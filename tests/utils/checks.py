@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastrnn.ops import reference as specification
+from fastrnn.ops.arguments import Outputs, State
 from fastrnn.ops.backends.reference import BACKEND as reference
+from fastrnn.ops.cells.base import Step
 from fastrnn.testing import Problem, assert_close
 
 
@@ -48,6 +51,47 @@ def check_backward(
     assert_close(grad_h0, expected[1], problem, scale, mode)
 
 
+def check_recurrence(module: Any, problem: Problem) -> None:
+    """Check `module.recurrence` of a backend of all cells, with everything that it saves."""
+    pre, arguments = problem.inputs()
+    actual = module.recurrence(pre, arguments, save=True)
+    expected = specification.forward(pre.double(), _double(arguments))
+    scale = 1.0
+    if problem.cell.gates == 1:
+        scale = biggest(pre, arguments.h0, expected.out)
+    _compare(actual, expected, problem, scale)
+
+
+def check_recurrence_backward(module: Any, problem: Problem) -> None:
+    """Check `module.recurrence_backward`, applied to the results of the reference's forward."""
+    pre, arguments = problem.inputs()
+    out, h_n, c_n, gates, inner = specification.forward(pre, arguments)
+    grads = Outputs(*(x if x is None else torch.randn_like(x) for x in (out, h_n, c_n)))
+    actual = module.recurrence_backward(grads, Step(State(out), gates, inner), arguments)
+    exact = Outputs(*_double(grads)), Step(State(out.double()), *_double((gates, inner)))
+    expected = specification.backward(*exact, _double(arguments))
+    scale = max(biggest(x) for x in (*grads, *expected) if x is not None)
+    if problem.cell.gates == 1:  # nothing bounds the states
+        scale *= 1 + biggest(pre, out)
+    _compare(actual, expected, problem, scale)
+
+
+def _double(given: Any) -> Any:
+    """Return a tuple or NamedTuple with its real tensors in float64."""
+    cast = [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in given]
+    return given._make(cast) if hasattr(given, "_make") else tuple(cast)
+
+
+def _compare(actual: Any, expected: Any, problem: Problem, scale: float) -> None:
+    for name, wanted in expected._asdict().items():
+        got = getattr(actual, name)
+        assert (got is None) == (wanted is None), name
+        if wanted is not None:
+            # The gradient of a state at a reset sums the gradients of up to T resets.
+            times = problem.steps if name.startswith("reset") else 1
+            assert_close(got, wanted, problem, times * scale)
+
+
 def check_special_gradients(module: Any, dtype: torch.dtype, **options: Any) -> None:
     """relu passes the gradient of a NaN state unchanged, and blocks that of a state of 0."""
     problem = Problem(1, 2, 1, 16, dtype=dtype, activation="relu")
@@ -65,3 +109,6 @@ def check_special_gradients(module: Any, dtype: torch.dtype, **options: Any) -> 
 
 #: The checks of forward and backward, for parametrization.
 CHECKS: list[Callable[..., None]] = [check_forward, check_backward]
+
+#: The same of a backend of all cells.
+RECURRENCE_CHECKS: list[Callable[..., None]] = [check_recurrence, check_recurrence_backward]

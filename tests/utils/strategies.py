@@ -10,7 +10,7 @@ SIZES = st.sampled_from([1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65]) | st
 
 @st.composite
 def problems(draw: st.DrawFn, **fixed: object) -> Problem:
-    """Draw small problems, of which many run quickly; the fields in `fixed` are not drawn."""
+    """Draw small problems of nn.RNN, of which many run quickly; fields in `fixed` are not drawn."""
     groups = draw(st.integers(1, 3))
     drawn = {
         "steps": draw(st.integers(1, 12)),

@@ -157,7 +157,7 @@ class Kernels(Backend):
         out, gates, inner = new(shape), None, None
         c_n = h0.new_empty(h0.shape) if cell.has_c else None
         if save and cell.saves:
-            gates, inner = new(pre.shape), new(shape)
+            gates, inner = new(pre.shape), new(shape) if cell.has_inner else None
         h_n = self.recurrence_out(pre, arguments, out, c_n, gates, inner)
         return Outputs(out, h_n, c_n, gates, inner)
 

@@ -45,6 +45,7 @@ class Cell(ABC):
     has_unit_param: ClassVar[bool]  #: whether a step uses ``unit_param``
     saves: ClassVar[bool]  #: whether the forward saves gates for the backward
     has_inner: ClassVar[bool]  #: whether it saves an inner value with them
+    is_leaky: ClassVar[bool] = False  #: whether ``unit_param`` is a leak, which a layer has
 
     @classmethod
     @abstractmethod
@@ -71,7 +72,7 @@ class Cell(ABC):
 
 def split(x: Tensor, gates: int) -> tuple[Tensor, ...]:
     """[..., K·H] -> K tensors [..., H]."""
-    return x.unflatten(-1, (gates, -1)).unbind(-2)
+    return x.chunk(gates, -1)
 
 
 def plus(x: Tensor, y: Tensor | None) -> Tensor:

@@ -10,6 +10,8 @@ With u = pre + W_hh h_{t-1}, a leaky state and a leaky pre-activation are
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,21 +26,17 @@ class LeakyTanh(Cell):
     mode = "LEAKY_TANH"
     gates = 1
     has_c = has_inner = False
-    has_unit_param = saves = True
+    has_unit_param = saves = is_leaky = True
     elman: type[Tanh] = Tanh  #: the cell that has the same activation
 
     @classmethod
-    def forward(
-        cls, pre: Tensor, z: Tensor, before: State, unit_param: Tensor | None, store: Store
-    ) -> Step:
+    def forward(cls, pre: Tensor, z: Tensor, before: State, unit_param: Any, store: Store) -> Step:
         """See `Cell`."""
         act = cls.elman.act(pre + z)
         return Step(State(before.h + unit_param * (act - before.h)), act)
 
     @classmethod
-    def backward(
-        cls, grad: Step, step: Step, before: State, unit_param: Tensor | None
-    ) -> StepGradients:
+    def backward(cls, grad: Step, step: Step, before: State, unit_param: Any) -> StepGradients:
         """See `Cell`."""
         dh, act = grad.state.h, step.gates
         dact = dh * unit_param if grad.gates is None else dh * unit_param + grad.gates
@@ -54,26 +52,25 @@ class LeakyRelu(LeakyTanh):
 
 
 class LeakyPreTanh(Cell):
-    """A leaky pre-activation. The saved gate is u; c, the inner value that a step saves, is x."""
+    """A leaky pre-activation. The saved gate is u; c, the inner value that a step saves, is x.
+
+    Callers pass h0 = act(c0), and reset_h likewise.
+    """
 
     mode = "LEAKY_PRE_TANH"
     gates = 1
-    has_c = has_inner = has_unit_param = saves = True
+    has_c = has_inner = has_unit_param = saves = is_leaky = True
     elman: type[Tanh] = Tanh
 
     @classmethod
-    def forward(
-        cls, pre: Tensor, z: Tensor, before: State, unit_param: Tensor | None, store: Store
-    ) -> Step:
+    def forward(cls, pre: Tensor, z: Tensor, before: State, unit_param: Any, store: Store) -> Step:
         """See `Cell`."""
         u = pre + z
         x = store(before.c + unit_param * (u - before.c))
         return Step(State(cls.elman.act(x), x), u, x)
 
     @classmethod
-    def backward(
-        cls, grad: Step, step: Step, before: State, unit_param: Tensor | None
-    ) -> StepGradients:
+    def backward(cls, grad: Step, step: Step, before: State, unit_param: Any) -> StepGradients:
         """See `Cell`."""
         dx = cls.elman.act_backward(grad.state.h, cls.elman.act(step.inner)) + grad.state.c
         if grad.inner is not None:

@@ -11,7 +11,10 @@ import fastrnn
 from fastrnn._explain import GPUS
 from fastrnn.ops.backends import cpu, cuda, dispatch, reference, torch_rnn, triton
 from fastrnn.ops.backends.base import Call, Kernels
+from fastrnn.ops.cells import RNN_MODES
+from fastrnn.testing import Problem
 
+from ...utils.checks import check_recurrence, check_recurrence_backward
 from ...utils.marks import requires_extension
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -172,6 +175,34 @@ def test_auto_falls_back_and_warns_once() -> None:
         warnings.simplefilter("error")
         assert dispatch.for_recurrence(CALL) is reference.BACKEND
         assert dispatch.for_layer(CALL) is torch_rnn.BACKEND
+
+
+@pytest.mark.parametrize("mode", ["LSTM", "GRU"])
+def test_the_gpu_kernels_serve_only_the_cells_of_nn_rnn(mode: str) -> None:
+    call = CALL._replace(mode=mode, device=CUDA, gpu=GPUS["H200"])
+    expected = rf"triton: there are no Triton kernels for {mode}; cuda: .* no CUDA kernels for"
+    with pytest.warns(RuntimeWarning, match=expected):
+        assert dispatch.for_recurrence(call) is reference.BACKEND
+    assert dispatch.for_layer(call) is torch_rnn.BACKEND
+    with pytest.raises(RuntimeError, match=f"no CUDA kernels for {mode}"):
+        dispatch.for_recurrence(call, "cuda")
+
+
+@pytest.mark.parametrize("mode", RNN_MODES.values())
+def test_kernels_of_nn_rnn_implement_the_operators(mode: str) -> None:
+    """A backend that implements only nn.RNN's methods, as those of GPUs do."""
+
+    class OfNnRnn(type(cuda.BACKEND)):  # type: ignore[misc]
+        forward_out = reference.BACKEND.forward_out
+        backward = reference.BACKEND.backward
+
+    kernels = OfNnRnn()
+    problem = Problem(4, 3, 2, 5, "packed", activation=mode[4:].lower())
+    pre, arguments = problem.inputs()
+    check_recurrence(kernels, problem)
+    check_recurrence_backward(kernels, problem)
+    with pytest.raises(ValueError, match="add W_hh reset_h to pre"):
+        kernels.recurrence(pre, arguments._replace(reset_h=arguments.h0), save=False)
 
 
 #: A fake backend's reasons: unavailable, unsupported, unverified, slower.

@@ -1,11 +1,13 @@
 """Every backend on every instruction set, compared with the float64 reference."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from fastrnn.ops.backends import cpu, dispatch
@@ -15,7 +17,8 @@ from fastrnn.ops.ragged import DENSE, Ragged
 from fastrnn.ops.reference import accumulation_dtype
 from fastrnn.testing import Problem
 
-from ...utils.checks import CHECKS
+from ...utils.cells import KINDS, LEAKY
+from ...utils.checks import CHECKS, RECURRENCE_CHECKS
 from ...utils.strategies import problems
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -54,6 +57,34 @@ def test_random_problems(module: Kernels, check, dtype: torch.dtype) -> None:
     @given(problems(dtype=dtype))
     def run(problem: Problem) -> None:
         check(module, problem)
+
+    run()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("check", RECURRENCE_CHECKS)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", *LEAKY])
+def test_random_problems_of_other_cells(
+    module: Kernels, kind: str, check, dtype: torch.dtype
+) -> None:
+    is_reference = module is dispatch.BACKENDS["reference"]
+
+    @settings(many, max_examples=5 if is_reference else 15)
+    @given(problems(dtype=dtype, kind=kind))
+    def run(problem: Problem) -> None:
+        check(module, problem)
+
+    run()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("check", RECURRENCE_CHECKS)
+@pytest.mark.parametrize("kind", [*KINDS, *LEAKY])
+def test_thousands_of_random_problems(extension: Kernels, kind: str, check) -> None:
+    @settings(many, max_examples=500)
+    @given(problems(kind=kind), st.sampled_from(DTYPES))
+    def run(problem: Problem, dtype: torch.dtype) -> None:
+        check(extension, replace(problem, dtype=dtype))
 
     run()
 
