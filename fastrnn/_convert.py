@@ -131,8 +131,8 @@ def revert(model: Model) -> Model:
     pass it to a tool that supports only torch's layers. Change the code that calls a layer with
     arguments that torch's layers lack, such as ``lengths``.
 
-    These layers are left unchanged: a layer with several heads or learned initial states, which
-    torch's layers lack; the layer of a `ReadoutRNN`; a subclass; a layer whose forward was
+    These layers are left unchanged: a layer with several heads, learned initial states or a leak,
+    which torch's layers lack; the layer of a `ReadoutRNN`; a subclass; a layer whose forward was
     replaced. The logger "fastrnn" receives the same records as from `convert`.
 
     Args:
@@ -279,6 +279,8 @@ def _irreversible_reason(module: nn.Module) -> str | None:
             return f"it has {module.num_heads} heads, and {theirs} has no block-diagonal W_hh"
         if module.learned_h0:
             return f"its initial state is learned, and that of {_torch_name(module)} is not"
+        if isinstance(module, FusedRNN) and module.leak is not None:
+            return "it has a leak, and nn.RNN has none"
     return _class_reason(module, _TO_TORCH, "revert")
 
 

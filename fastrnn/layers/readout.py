@@ -34,7 +34,7 @@ class ReadoutRNN(nn.Module):
         *args: the other arguments of the layer, in its order. For `FusedRNN`: num_layers,
             nonlinearity, bias, batch_first, dropout, bidirectional. The readout has a bias even
             with ``bias=False``.
-        **kwargs: the same by keyword, and num_heads and learned_h0.
+        **kwargs: the same by keyword, and num_heads, learned_h0 and for `FusedRNN` the leak.
         cell: ``"rnn"`` for a `FusedRNN`, ``"lstm"`` for a `FusedLSTM`, ``"gru"`` for a `FusedGRU`.
         steps: ``"all"`` for y at every step, ``"last"`` for one y per row, from its last step.
             With ``bidirectional``, the last y reads h_n: the forward direction after the row's last
@@ -99,9 +99,9 @@ class ReadoutRNN(nn.Module):
         output, h_n = self.rnn(input, hx, lengths=lengths, resets=resets)
         if self.steps == "last":
             directions = 2 if self.rnn.bidirectional else 1
-            last = (h_n[0] if isinstance(h_n, tuple) else h_n)[-directions:]
+            last: Any = self.rnn._state(h_n)  # h_n may be a pair, or a leaky pre-activation
             # [D, B, H] -> [B, D·H], or [D, H] -> [D·H]
-            return self.readout(last.transpose(0, -2).flatten(-2)), h_n
+            return self.readout(last.h[-directions:].transpose(0, -2).flatten(-2)), h_n
         if isinstance(output, PackedSequence):
             # Compiled, _replace returns an empty tuple.
             return PackedSequence(self.readout(output.data), *output[1:]), h_n

@@ -99,6 +99,13 @@ def test_single_steps(cell):
     assert_same(hx, h_n)
 
 
+def test_last_step_of_a_leaky_preactivation():
+    """There h_n is the pre-activation, and the readout is of h."""
+    net = network(leak=0.3, leak_on="preactivation", steps="last")
+    x = padded(net)
+    assert_same(net(x)[0], by_hand(net, net.rnn(x)[0][-1]))
+
+
 def test_projected_states():
     net = network(cell="lstm", proj_size=3, bidirectional=True)
     assert net.readout.in_features == 6
