@@ -47,10 +47,10 @@ def integrated_gradients(
 def over_steps(network: FusionNetwork, batch: Batch, judge: Judge) -> Tensor:
     """Attribute one row's logit to the steps that the recurrent layer reads, [T]; baseline 0."""
     with torch.no_grad():
-        x, lengths, h0 = network.sequence(network.encode(batch), batch)
+        x, lengths, state = network.sequence(network.encode(batch), batch)
 
     def function(x: Tensor) -> Tensor:
-        return judge(network.head(x, h0, lengths=lengths)[0])
+        return judge(network.head(x, state, lengths=lengths)[0])
 
     return integrated_gradients(function, x, torch.zeros_like(x)).sum(-1)[0]
 

@@ -17,7 +17,7 @@ from fastrnn.fusion import (
 from fastrnn.fusion.data import IGNORE
 from fastrnn.fusion.encoders import pool_to_steps
 from fastrnn.fusion.experiment import configure, variants
-from fastrnn.fusion.timing import with_torch_rnn
+from fastrnn.fusion.timing import with_torch_layers
 
 DATA = DataConfig(image_size=8, sample_rate=8000, mels=12, max_tokens=3)
 OPTIONS = {"width": 16, "hidden": 24, "conv": (4, 8), "grid": 2}
@@ -161,7 +161,7 @@ def test_nn_rnn_gives_the_same_outputs(case, request):
     case = request.getfixturevalue(case)
     batch = case[2].collate(range(20))
     model = build(modes(case)[0])
-    ours, theirs = model(batch), with_torch_rnn(model)(batch)
+    ours, theirs = model(batch), with_torch_layers(model)(batch)
     scored = batch["label"] != IGNORE
     # float32 over at most 30 steps
     torch.testing.assert_close(ours[scored], theirs[scored], atol=1e-5, rtol=1e-5)
