@@ -35,7 +35,8 @@ def integrated_gradients(
     """
     delta = x - baseline
     total = torch.zeros_like(x)
-    # cuDNN's recurrent layers have no backward pass in evaluation mode.
+    # A custom encoder may have a recurrent layer of torch: on cuDNN, it has no backward pass in
+    # evaluation mode.
     with torch.backends.cudnn.flags(enabled=False):
         for number in range(steps):
             point = (baseline + (number + 0.5) / steps * delta).detach().requires_grad_()
