@@ -35,7 +35,8 @@ def integrated_gradients(
     """
     delta = x - baseline
     total = torch.zeros_like(x)
-    # cuDNN's recurrent layers have no backward pass in evaluation mode.
+    # A custom encoder may have a recurrent layer of torch: on cuDNN, it has no backward pass in
+    # evaluation mode.
     with torch.backends.cudnn.flags(enabled=False):
         for number in range(steps):
             point = (baseline + (number + 0.5) / steps * delta).detach().requires_grad_()
@@ -47,10 +48,10 @@ def integrated_gradients(
 def over_steps(network: FusionNetwork, batch: Batch, judge: Judge) -> Tensor:
     """Attribute one row's logit to the steps that the recurrent layer reads, [T]; baseline 0."""
     with torch.no_grad():
-        x, lengths, h0 = network.sequence(network.encode(batch), batch)
+        x, lengths, state = network.sequence(network.encode(batch), batch)
 
     def function(x: Tensor) -> Tensor:
-        return judge(network.head(x, h0, lengths=lengths)[0])
+        return judge(network.head(x, state, lengths=lengths)[0])
 
     return integrated_gradients(function, x, torch.zeros_like(x)).sum(-1)[0]
 

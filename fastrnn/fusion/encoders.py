@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .config import ModelConfig
 from .data import Batch
 from .errors import ConfigError
-from .recurrent import recurrent
+from .recurrent import h_of, recurrent
 from .words import plural
 
 Factory = Callable[[ModelConfig], nn.Module]
@@ -92,7 +92,7 @@ class TextEncoder(nn.Module):
         if self.rnn is None:
             return x  # [B, L, D]
         _, state = self.rnn(x, lengths=batch["text_lengths"])
-        return state[-1]  # [B, D]
+        return h_of(state)[-1]  # [B, D]
 
 
 class FrameEncoder(nn.Module):
@@ -138,7 +138,7 @@ class FrameEncoder(nn.Module):
         if self.rnn is None:
             return x
         _, state = self.rnn(x, lengths=lengths)
-        return state[-1]
+        return h_of(state)[-1]
 
 
 class AudioEncoder(FrameEncoder):

@@ -30,7 +30,7 @@ from .config import RunConfig
 from .data import Batch
 from .errors import ConfigError
 from .network import FusionNetwork, LateNetwork
-from .timing import with_torch_rnn
+from .timing import with_torch_layers
 from .words import plural
 from .writers import atomic
 
@@ -111,13 +111,13 @@ def run(session: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor]) -> 
 
 
 class _Exported(nn.Module):
-    """The network with positional inputs, pixels instead of frames, and torch's RNN layers."""
+    """The network with positional inputs, pixels instead of frames, and torch's layers."""
 
     def __init__(self, network: FusionNetwork | LateNetwork, names: list[str]) -> None:
         super().__init__()
         self.kind = network.config.kind
         self.names = names
-        self.network = with_torch_rnn(network)
+        self.network = with_torch_layers(network)
         for module in list(self.network.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.AdaptiveAvgPool2d) and isinstance(child.output_size, int):

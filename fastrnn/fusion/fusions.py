@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .config import ModelConfig
 from .encoders import stepping
 from .errors import ConfigError
-from .recurrent import mean
+from .recurrent import State, initial, mean
 
 Lengths = Mapping[str, Tensor | None]
 
@@ -33,7 +33,7 @@ class Sequence(NamedTuple):
 
     x: Tensor  #: [B, T, features]
     lengths: Tensor | None  #: int [B]; None if every row has all T steps
-    h0: Tensor | None  #: [1, B, H]; None for zeros
+    state: State | None  #: the initial state, see recurrent.py; None for zeros
 
 
 class Fusion(nn.Module):
@@ -209,7 +209,10 @@ class Parallel(Stepping):
 
 
 class Init(Stepping):
-    """The steps of one modality, with an initial state from the others: h0 = tanh(W v + b)."""
+    """The steps of one modality, with an initial state from the others: h0 = tanh(W v + b).
+
+    An LSTM's c0 is 0.
+    """
 
     def __init__(self, config: ModelConfig, sizes: Mapping[str, int]) -> None:
         super().__init__(config, sizes)
@@ -218,6 +221,7 @@ class Init(Stepping):
                 "fusion init needs at least two modalities: the others give the initial state"
             )
         self.features = config.width
+        self.cell = config.cell
         self.start = nn.Linear(config.width * len(self.others), config.hidden)
 
     def forward(
@@ -225,7 +229,7 @@ class Init(Stepping):
     ) -> Sequence:
         e, others = self.split(features, lengths)
         h0 = self.start(torch.cat(others, dim=-1)).tanh()
-        return Sequence(e, lengths[self.leader], h0[None])
+        return Sequence(e, lengths[self.leader], initial(self.cell, h0[None]))
 
 
 class Aligned(Fusion):

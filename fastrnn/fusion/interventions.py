@@ -14,6 +14,7 @@ from .data import IGNORE, Batch, Examples
 from .evaluation import items
 from .metrics import Answers
 from .network import FusionNetwork
+from .recurrent import State, h_of, mapped
 
 
 def donors(batch: Batch, generator: torch.Generator) -> Tensor:
@@ -72,8 +73,8 @@ def emap(
 
 def answered(network: FusionNetwork, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
     """Compute the logits from a batch's features, as the network's own forward does."""
-    x, lengths, h0 = network.sequence(features, batch)
-    return network.head(x, h0, lengths=lengths)[0]
+    x, lengths, state = network.sequence(features, batch)
+    return network.head(x, state, lengths=lengths)[0]
 
 
 def additive(
@@ -152,18 +153,19 @@ def swap_state(
 ) -> dict[str, Any] | None:
     """Replace the state of the recurrent layer half-way, by another row's or by zeros.
 
+    An LSTM's state is h and c.
+
     For kind "steps", `after` gives for each step after the swap how often the prediction is what
     the donor predicted just before the swap. It counts rows whose own prediction differs, if both
     rows had a label by then. For other kinds, the one prediction of each row counts.
 
     Returns:
-        None if no state is carried: a single step, or no recurrent layer. Also None for an LSTM:
-        its output does not contain its cell state, so it cannot be swapped.
+        None if no state is carried: a single step, or no recurrent layer.
     """
-    if config.model.cell not in ("rnn", "gru"):
+    if config.model.cell == "none":
         return None
     generator = torch.Generator().manual_seed(seed)
-    x, lengths, h0 = network.sequence(network.encode(batch), batch)
+    x, lengths, start = network.sequence(network.encode(batch), batch)
     if lengths is None:
         lengths = torch.full((len(x),), x.shape[1], device=x.device)
     half = int(lengths.median()) // 2
@@ -171,23 +173,24 @@ def swap_state(
     if half < 1 or len(rows) < 2:
         return None
     x, left = x[rows], lengths[rows] - half
-    first = network.head.rnn(x[:, :half], None if h0 is None else h0[:, rows])[0]
+    start = start if start is None else mapped(lambda each: each[:, rows], start)
+    _, state = network.head.rnn(x[:, :half], start)
     giving = torch.randperm(len(rows), generator=generator).to(x.device)
     giving[giving.clone()] = giving.roll(1)  # a cycle through all rows
-    state, rest = first[:, -1], x[:, half:]
+    rest = x[:, half:]
 
-    def resumed(state: Tensor) -> Tensor:
+    def resumed(state: State) -> Tensor:
         """[B, T - half, C], or [B, C] at the end."""
-        return network.head(rest, state[None], lengths=left)[0]
+        return network.head(rest, state, lengths=left)[0]
 
-    whole, swapped, erased = (
-        resumed(each) for each in (state, state[giving], torch.zeros_like(state))
-    )
+    whole = resumed(state)
+    swapped = resumed(mapped(lambda each: each[:, giving], state))
+    erased = resumed(mapped(torch.zeros_like, state))
     host, other = said(config, whole), said(config, swapped)
     result: dict[str, Any] = {"step": half, "rows": len(rows)}
     if config.model.kind == "steps":
         asked = batch["label"][rows] != IGNORE
-        memory = said(config, network.answer(state))[giving]
+        memory = said(config, network.answer(h_of(state)[0]))[giving]
         result["after"] = []
         for number in range(host.shape[1]):
             valid = asked[:, half + number] & asked[:, half - 1] & asked[giving, half - 1]

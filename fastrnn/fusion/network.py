@@ -46,8 +46,8 @@ class FusionNetwork(nn.Module):
         In training, `modality_dropout` treats some modalities of some rows as missing.
         """
         batch = drop(batch, self.config, self.training)
-        x, lengths, h0 = self.sequence(self.encode(batch), batch)
-        y, _ = self.head(x, h0, lengths=lengths)
+        x, lengths, state = self.sequence(self.encode(batch), batch)
+        y, _ = self.head(x, state, lengths=lengths)
         return y
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
@@ -77,12 +77,12 @@ class FusionNetwork(nn.Module):
         return lengths
 
     def states(self, batch: Batch) -> Tensor:
-        """Return the state of the recurrent layer after each step, [B, T, H]; 0 after a row's end.
+        """Return the recurrent layer's h after each step, [B, T, H]; 0 after a row's end.
 
         No modality is dropped, even in training.
         """
-        x, lengths, h0 = self.sequence(self.encode(batch), batch)
-        output, _ = self.head.rnn(x, h0, lengths=lengths)
+        x, lengths, state = self.sequence(self.encode(batch), batch)
+        output, _ = self.head.rnn(x, state, lengths=lengths)
         return output
 
     def final(self, states: Tensor, lengths: Tensor | None = None) -> Tensor:

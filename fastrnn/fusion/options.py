@@ -60,7 +60,7 @@ MODEL = {
         "Fusion of the modalities; auto is aligned for streams, else tokens.",
         choices=(AUTO, *FUSIONS),
     ),
-    "cell": Option("Cell of the fusing recurrent layer; none omits the layer.", choices=CELLS),
+    "cell": Option("Cell of the recurrent layers; none omits the fusing one.", choices=CELLS),
     "width": Option("Number of features of each encoder."),
     "hidden": Option("Hidden size of the fusing recurrent layer."),
     "conv": Option("Channels of each image stage, for example 32,64; a stage halves the size."),

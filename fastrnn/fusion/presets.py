@@ -5,7 +5,8 @@ The caller's own options take precedence over the preset.
 `article` is the network of the article that this package is based on. One convolution over
 224 × 224 pixels is flattened, and 100 tokens pass through a recurrent layer. Both are concatenated
 and passed to a recurrent layer of 64 units and a sigmoid. The article's equations are those of cell
-"rnn"; its code uses "lstm". The article's code does not embed the tokens; this preset does.
+"rnn", which the preset selects. Its code has LSTM layers: `--preset article --cell lstm`. The
+article's code does not embed the tokens; this preset does.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Shares:
 
     data: float  # building the batch
     step: float  # forward, backward, optimizer
-    recurrent: float  # part of the step: FusedRNN's recurrences, forward and backward
+    recurrent: float  # part of the step: the fused layers' recurrences, forward and backward
     slowest: tuple[tuple[str, float], ...]  # (operator, share of the step), largest first
 
 
@@ -92,7 +92,7 @@ def table(shares: Shares) -> Table:
     result.add_column("share", justify="right")
     for name, value in (
         ("waiting for data: building the batch", shares.data),
-        ("recurrences of FusedRNN, forward and backward", shares.recurrent),
+        ("recurrences of the fused layers, forward and backward", shares.recurrent),
         ("rest of the step", shares.step - shares.recurrent),
     ):
         result.add_row(name, f"{value:.2f}", f"{value / whole:.1%}")

@@ -1,50 +1,39 @@
-"""Recurrent layers by name, all with FusedRNN's call signature, and their readout.
+"""Recurrent layers by name, all with one call signature, and their readout.
 
-`layer(x, h0, lengths=lengths)` takes x [B, T, I], h0 [1, B, H] or None, lengths int [B] or None.
-It returns the states [B, T, H], which are 0 beyond a row's length, and the final state [1, B, H].
+`layer(x, state, lengths=lengths)` takes x [B, T, I], the initial state or None for zeros, and
+lengths int [B] or None. It returns h after each step, [B, T, H], which is 0 beyond a row's length,
+and the final state. A state is h [1, B, H], or for FusedLSTM the pair (h, c) of such tensors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fastrnn import FusedRNN, ReadoutRNN
+from fastrnn import FusedGRU, FusedLSTM, FusedRNN, ReadoutRNN
 
 Layer = TypeVar("Layer", bound=nn.Module)
+State = Tensor | tuple[Tensor, Tensor]
 
 
-class PaddedLSTM(nn.LSTM):
-    """nn.LSTM over padded rows. It starts from h0 and a zero cell state."""
-
-    def forward(  # type: ignore[override]
-        self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """See the module's docstring; the cell state is not returned."""
-        if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            # oneDNN's LSTM supports bfloat16 on some processors only, and fails on the others.
-            with torch.autocast("cpu", enabled=False):
-                return self._run(input.float(), None if hx is None else hx.float(), lengths)
-        return self._run(input, hx, lengths)
-
-    def _run(
-        self, input: Tensor, hx: Tensor | None, lengths: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        start = None if hx is None else (hx, torch.zeros_like(hx))
-        output, (state, _) = super().forward(input, start)
-        return _cut(output, state, lengths)
+def initial(cell: str, h0: Tensor) -> State:
+    """Return the initial state of a cell for h0 [1, B, H]. An LSTM also gets c0, which is zero."""
+    return (h0, torch.zeros_like(h0)) if cell == "lstm" else h0
 
 
-class PaddedGRU(nn.GRU):
-    """nn.GRU over padded rows."""
+def h_of(state: State) -> Tensor:
+    """Return a state's h [1, B, H], which the readout reads."""
+    return state[0] if isinstance(state, tuple) else state
 
-    def forward(  # type: ignore[override]
-        self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """See the module's docstring."""
-        return _cut(*super().forward(input, hx), lengths)
+
+def mapped(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """Apply a function to h, and in an LSTM's state also to c."""
+    if isinstance(state, tuple):
+        return function(state[0]), function(state[1])
+    return function(state)
 
 
 class Memoryless(nn.Module):
@@ -83,17 +72,17 @@ class Readout(nn.Module):
         self.readout = nn.Linear(hidden, outputs)
 
     def forward(
-        self, input: Tensor, hx: Tensor | None = None, *, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Map input [B, T, I] to y and the final state [1, B, H]."""
+        self, input: Tensor, hx: State | None = None, *, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Map input [B, T, I] to y and the final state."""
         output, state = self.rnn(input, hx, lengths=lengths)
-        return self.readout(output if self.steps == "all" else state[-1]), state
+        return self.readout(output if self.steps == "all" else h_of(state)[-1]), state
 
 
 def recurrent(cell: str, inputs: int, hidden: int) -> nn.Module:
     """Create the layer of a cell, "rnn", "lstm" or "gru", with orthogonal W_hh."""
-    kinds = {"rnn": FusedRNN, "lstm": PaddedLSTM, "gru": PaddedGRU}
-    return orthogonal(kinds[cell](inputs, hidden, batch_first=True))
+    layers = {"rnn": FusedRNN, "lstm": FusedLSTM, "gru": FusedGRU}
+    return orthogonal(layers[cell](inputs, hidden, batch_first=True))
 
 
 def readout(cell: str, inputs: int, hidden: int, outputs: int, steps: str) -> ReadoutRNN | Readout:
@@ -136,10 +125,3 @@ def last(x: Tensor, lengths: Tensor | None) -> Tensor:
         return x[:, -1]
     # shape[0], not len(): a tracing exporter would make len() a constant
     return x[torch.arange(lengths.shape[0], device=x.device), lengths - 1]
-
-
-def _cut(output: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Correct the results of a layer that also ran over the padding."""
-    if lengths is None:
-        return output, state
-    return output * valid(output, lengths)[..., None], last(output, lengths)[None]

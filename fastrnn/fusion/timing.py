@@ -1,4 +1,4 @@
-"""Compare the time of a training step with FusedRNN and with torch.nn.RNN on this machine."""
+"""Compare the time of a training step with the fused layers and with torch's, on this machine."""
 
 from __future__ import annotations
 
@@ -14,60 +14,69 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from fastrnn import FusedRNN
+from fastrnn import FusedGRU, FusedLSTM, FusedRNN
 
 from . import objectives
 from .config import TrainConfig
 from .data import Batch
+from .recurrent import State, h_of, last
+
+_FUSED = (FusedRNN, FusedLSTM, FusedGRU)
+_OF_TORCH = {"RNN_TANH": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}  # by the mode of our layer
 
 
-class PaddedRNN(nn.RNN):
-    """torch.nn.RNN with FusedRNN's `lengths`, implemented in the fastest way available to users.
+class Padded(nn.Module):
+    """torch's own layer with our `lengths`, implemented in the fastest way available to users.
 
-    It also processes the padding, and selects each row's last state from the output. It supports
-    what the fusion models use: one layer, one direction, batch first.
+    It also processes the padding, and selects each row's last h from the output. It supports what
+    the fusion models use: one layer, one direction, batch first, one head and a given initial
+    state or zeros.
     """
 
-    def __init__(self, source: FusedRNN) -> None:
-        if source.num_layers > 1 or source.bidirectional or not source.batch_first:
+    def __init__(self, source: FusedRNN | FusedLSTM | FusedGRU) -> None:
+        super().__init__()
+        beyond = source.bidirectional or source.learned_h0 or not source.batch_first
+        if source.num_layers > 1 or source.num_heads > 1 or beyond or source.mode not in _OF_TORCH:
             raise ValueError(
-                "PaddedRNN supports only one layer, one direction and batch_first=True"
+                "Padded supports only one layer, one direction, one head, tanh, batch_first=True "
+                "and no learned initial state"
             )
-        super().__init__(
+        self.layer = _OF_TORCH[source.mode](
             source.input_size, source.hidden_size, bias=bool(source.bias), batch_first=True
         )
-        self.to(next(source.parameters()))
-        self.load_state_dict(source.state_dict())
+        self.layer.to(next(source.parameters()))
+        self.layer.load_state_dict(source.state_dict())
+        self.bidirectional = False  # ReadoutRNN asks its layer
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input: Tensor,
-        hx: Tensor | None = None,
+        hx: State | None = None,
         *,
         lengths: Tensor | None = None,
         resets: None = None,  # the fusion models have none
     ) -> tuple[Tensor, Tensor]:
-        """Run like FusedRNN, except that the output is not zero after a row's length."""
-        output, state = super().forward(input, hx)
-        if lengths is not None:
-            rows = torch.arange(lengths.shape[0], device=lengths.device)
-            state = output[rows, lengths - 1][None]
-        return output, state
+        """Run like our layer, except that the output is not zero after a row's length.
+
+        Of the final state it returns h alone: no output of an LSTM has c at a row's last step.
+        """
+        output, state = self.layer(input, hx)
+        return output, h_of(state) if lengths is None else last(output, lengths)[None]
 
 
-def with_torch_rnn(model: nn.Module) -> nn.Module:
-    """Return a copy of the model with every FusedRNN replaced by an nn.RNN of equal weights."""
+def with_torch_layers(model: nn.Module) -> nn.Module:
+    """Return a copy of the model with every fused layer replaced by torch's, of equal weights."""
     result = copy.deepcopy(model)
     for parent in list(result.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, FusedRNN):
-                setattr(parent, name, PaddedRNN(child))
+            if isinstance(child, _FUSED):
+                setattr(parent, name, Padded(child))
     return result
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Median milliseconds of the same work with FusedRNN and with torch.nn.RNN."""
+    """Median milliseconds of the same work with the fused layers and with torch's."""
 
     what: str
     fused: float
@@ -83,9 +92,9 @@ def compare(
     """
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items()}
-    fused, plain = copy.deepcopy(model).train(), with_torch_rnn(model).train()
+    fused, plain = copy.deepcopy(model).train(), with_torch_layers(model).train()
     steps = [partial(training_step(each, kind, training), batch) for each in (fused, plain)]
-    layers = [_recurrences(fused, batch, FusedRNN), _recurrences(plain, batch, PaddedRNN)]
+    layers = [_recurrences(fused, batch, _FUSED), _recurrences(plain, batch, (Padded,))]
     return [
         Comparison("whole training step", *_alternate(steps, device, repeats)),
         Comparison("recurrent layers alone", *_alternate(layers, device, repeats)),
@@ -106,8 +115,10 @@ def training_step(model: nn.Module, kind: str, training: TrainConfig) -> Callabl
     return step
 
 
-def _recurrences(model: nn.Module, batch: Batch, of: type[nn.Module]) -> Callable[[], object]:
-    """Return a function that runs all layers of type `of`, forward and backward.
+def _recurrences(
+    model: nn.Module, batch: Batch, of: tuple[type[nn.Module], ...]
+) -> Callable[[], object]:
+    """Return a function that runs all layers of the types `of`, forward and backward.
 
     The layers run on the inputs that the model gives them for `batch`.
     """
@@ -126,7 +137,7 @@ def _recurrences(model: nn.Module, batch: Batch, of: type[nn.Module]) -> Callabl
     def run() -> None:
         for layer, x, others in calls:
             output, state = layer(x, **others)
-            (output.sum() + state.sum()).backward()
+            (output.sum() + h_of(state).sum()).backward()
 
     return run
 
@@ -156,7 +167,7 @@ def table(comparisons: list[Comparison], title: str) -> Table:
     """Format the comparisons and their ratios as a table."""
     result = Table(title=title, title_justify="left")
     result.add_column("median ms per call")
-    for column in ("FusedRNN", "nn.RNN", "nn.RNN / FusedRNN"):
+    for column in ("fastrnn", "torch", "torch / fastrnn"):
         result.add_column(column, justify="right")
     for each in comparisons:
         ratio = f"{each.torch / each.fused:.2f}"

@@ -314,11 +314,17 @@ def test_missing_arguments_and_files(arguments, said, tmp_path, monkeypatch, cap
     assert list(tmp_path.iterdir()) == []
 
 
-def test_from_a_table_to_a_report(rows, save, tmp_path, capsys):
+ARTICLE = ["--preset", "article", "--cell", "lstm", "--conv", "4", "--grid", "0"]
+
+
+@pytest.mark.parametrize(
+    ("more", "layers"), [([], {"RNN": 2}), (ARTICLE, {"LSTM": 2})], ids=["default", "article"]
+)
+def test_from_a_table_to_a_report(rows, save, tmp_path, capsys, more, layers):
     """Run all commands on one run, one after another."""
     rows = [{name: row[name] for name in ("image", "text", "label")} for row in rows]
     path, run = save(rows), tmp_path / "run"
-    assert fit(path, run, "--no-baselines") == 0
+    assert fit(path, run, "--no-baselines", *more) == 0
     capsys.readouterr()
 
     assert cli.main(["evaluate", str(run)]) == 0
@@ -338,8 +344,10 @@ def test_from_a_table_to_a_report(rows, save, tmp_path, capsys):
     assert "20 rows predicted" in capsys.readouterr().out
     assert len(lines(out)) == 20
 
+    onnx = pytest.importorskip("onnx")
     assert cli.main(["export", str(run)]) == 0
-    assert (run / "model.onnx").stat().st_size > 1000
+    kinds = [node.op_type for node in onnx.load(str(run / "model.onnx")).graph.node]
+    assert {kind: kinds.count(kind) for kind in ("RNN", "LSTM", "GRU") if kind in kinds} == layers
 
 
 def test_demo_names_are_complete():

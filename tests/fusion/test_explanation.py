@@ -9,9 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from fastrnn.fusion import attribution, build, explanation, interventions
+from fastrnn.fusion import (
+    DataConfig,
+    RunConfig,
+    TrainConfig,
+    attribution,
+    build,
+    explanation,
+    interventions,
+)
 from fastrnn.fusion.data import IGNORE
+from fastrnn.fusion.recurrent import mapped
 
+from .synthetic import Rows, config
 from .trained import trained_run
 
 
@@ -23,6 +33,11 @@ def static(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stepped(tmp_path_factory):
     return trained_run(tmp_path_factory.mktemp("steps"), "steps", baselines=False)
+
+
+@pytest.fixture(scope="module")
+def stepped_lstm(tmp_path_factory):
+    return trained_run(tmp_path_factory.mktemp("lstm"), "steps", baselines=False, cell="lstm")
 
 
 def test_integrated_gradients_of_a_linear_function_are_exact():
@@ -190,7 +205,48 @@ def test_network_that_uses_only_its_state_follows_the_donor(stepped):
     assert after["host"] < 0.1
 
 
-@pytest.mark.parametrize("case", ["static", "stepped"])
+SWAPS = {
+    "steps": {"stream": True, "kind": "steps"},
+    "init": {"fusion": "init", "kind": "regression"},
+}
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("mode", SWAPS)
+def test_a_swapped_state_continues_the_donors_sequence(mode, cell):
+    """The swapped network computes what one does that read the donor's steps, then the row's."""
+    model = config(cell=cell, **SWAPS[mode])
+    labels = ("a", "b", "c") if mode == "steps" else ()
+    run = RunConfig(DataConfig(), model, TrainConfig(), labels=labels)
+    network, batch = build(model).eval(), Rows(model, count=24).batch()
+    logits = []
+    network.head.register_forward_hook(lambda *call: logits.append(call[2][0].detach()))
+    found = interventions.swap_state(network, run, batch, seed=5)
+    assert len(logits) == 3
+
+    with torch.no_grad():
+        x, lengths, start = network.sequence(network.encode(batch), batch)
+        half = found["step"]
+        rows = (lengths > half).nonzero()[:, 0]
+        assert found["rows"] == len(rows) > 2
+        x, lengths = x[rows], lengths[rows]
+        start = None if start is None else mapped(lambda each: each[:, rows], start)
+        giving = torch.randperm(len(rows), generator=torch.Generator().manual_seed(5))
+        giving[giving.clone()] = giving.roll(1)
+        given = None if start is None else mapped(lambda each: each[:, giving], start)
+        mixed = torch.cat([x[giving, :half], x[:, half:]], 1)
+        expected = [
+            network.head(x, start, lengths=lengths)[0],
+            network.head(mixed, given, lengths=lengths)[0],
+            network.head(x[:, half:], None, lengths=lengths - half)[0],
+        ]
+    if mode == "steps":
+        expected[:2] = [each[:, half:] for each in expected[:2]]
+    torch.testing.assert_close(logits[:3], expected)
+    assert not torch.allclose(expected[0], expected[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("case", ["static", "stepped", "stepped_lstm"])
 def test_explain_run(case, request):
     run = request.getfixturevalue(case)
     result = explanation.explain_run(run.folder, examples=2)

@@ -11,6 +11,7 @@ from torch import nn
 from fastrnn.fusion import ConfigError, DataConfig, RunConfig, TrainConfig, build
 from fastrnn.fusion import export as exporting
 from fastrnn.fusion.export import run, to_inputs, to_onnx, tolerance
+from fastrnn.fusion.presets import PRESETS
 
 from .synthetic import Rows, config
 
@@ -22,6 +23,7 @@ def of(model) -> RunConfig:
     return RunConfig(DataConfig(), model, TrainConfig(), labels=("no", "yes", "七"))
 
 
+ARTICLE = dict(PRESETS["article"].model) | {"conv": (4,), "modalities": ("image", "text")}
 MODES = {
     "tokens": ({}, {"RNN": 4}),
     "tokens-missing": ({"missing": ("image", "text")}, {"RNN": 4}),
@@ -32,13 +34,26 @@ MODES = {
     "late": ({"fusion": "late", "kind": "multilabel"}, {"RNN": 7}),
     "none": ({"fusion": "init", "cell": "none"}, {"RNN": 2}),
     "aligned": ({"stream": True, "kind": "steps"}, {"RNN": 2}),
+    "aligned-lstm": ({"stream": True, "kind": "steps", "cell": "lstm"}, {"LSTM": 2}),
+    "article-lstm": (ARTICLE | {"cell": "lstm"}, {"LSTM": 2}),
     "uneven": ({"image_size": 22, "grid": 2, "modalities": ("image", "text")}, {"RNN": 2}),
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+ALL_MODES = MODES | {
+    f"{mode}-{cell}": (options | {"cell": cell}, {cell.upper(): sum(layers.values())})
+    for mode, (options, layers) in MODES.items()
+    for cell in ("rnn", "lstm", "gru")
+    if "cell" not in options
+}
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [*MODES, *(pytest.param(m, marks=pytest.mark.exhaustive) for m in ALL_MODES if m not in MODES)],
+)
 def test_file_matches_the_network(mode, tmp_path):
-    options, layers = MODES[mode]
+    options, layers = ALL_MODES[mode]
     model = config(**options)
     network = build(model).eval()
     rows = Rows(model, count=7, seed=3)

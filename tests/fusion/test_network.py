@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from fastrnn.fusion import (
     ConfigError,
@@ -17,7 +18,7 @@ from fastrnn.fusion import (
 from fastrnn.fusion.data import IGNORE
 from fastrnn.fusion.encoders import pool_to_steps
 from fastrnn.fusion.experiment import configure, variants
-from fastrnn.fusion.timing import with_torch_rnn
+from fastrnn.fusion.timing import with_torch_layers
 
 DATA = DataConfig(image_size=8, sample_rate=8000, mels=12, max_tokens=3)
 OPTIONS = {"width": 16, "hidden": 24, "conv": (4, 8), "grid": 2}
@@ -156,15 +157,37 @@ def test_recurrent_weights_start_orthogonal(static):
             torch.testing.assert_close(weight @ weight.t(), torch.eye(len(weight)))
 
 
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 @pytest.mark.parametrize("case", ["static", "stepped"])
-def test_nn_rnn_gives_the_same_outputs(case, request):
-    case = request.getfixturevalue(case)
-    batch = case[2].collate(range(20))
-    model = build(modes(case)[0])
-    ours, theirs = model(batch), with_torch_rnn(model)(batch)
+def test_torch_layers_give_the_same_outputs_and_gradients(case, cell, request):
+    manifest, preprocessor, examples = request.getfixturevalue(case)
+    batch = examples.collate(range(20))
+    model = build(configure(manifest, preprocessor, OPTIONS | {"cell": cell}))
+    other = with_torch_layers(model)
+    ours, theirs = model(batch), other(batch)
     scored = batch["label"] != IGNORE
     # float32 over at most 30 steps
     torch.testing.assert_close(ours[scored], theirs[scored], atol=1e-5, rtol=1e-5)
+    for logits in (ours, theirs):
+        objectives.loss(model.config.kind, logits, batch["label"]).backward()
+    for (name, mine), its in zip(model.named_parameters(), other.parameters(), strict=True):
+        # the same, summed over 20 rows
+        torch.testing.assert_close(
+            mine.grad, its.grad, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize(("cell", "layer"), [("rnn", nn.RNN), ("lstm", nn.LSTM), ("gru", nn.GRU)])
+def test_recurrent_parameters_have_the_names_of_torch(static, cell, layer):
+    """Runs saved with torch's layers load."""
+    manifest, preprocessor, _ = static
+    model = build(configure(manifest, preprocessor, OPTIONS | {"cell": cell}))
+    found = {name: each.shape for name, each in model.state_dict().items() if "rnn" in name}
+    expected = {}
+    for name, hidden in (("encoders.audio", 16), ("encoders.text", 16), ("head", 24)):
+        for parameter, each in layer(16, hidden).state_dict().items():
+            expected[f"{name}.rnn.{parameter}"] = each.shape
+    assert found == expected
 
 
 @pytest.mark.parametrize(

@@ -59,16 +59,18 @@ def test_presets_set_only_existing_fields(name):
     TrainConfig(**preset.train)
 
 
-def test_the_article_has_the_published_size():
+@pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("lstm", 4)])
+def test_the_article_has_the_published_size(cell, gates):
+    model = article(cell=cell)
     image = 3 * 3 * 3 * 64 + 64
-    text = 1000 * 128 + 2 * 128 * 128 + 2 * 128
+    text = 1000 * 128 + gates * (2 * 128 * 128 + 2 * 128)
     features = 111 * 111 * 64 + 128
     assert features - 128 == 788_544
-    fusion = 64 * features + 64 * 64 + 2 * 64 + 64 + 1
-    assert parameters(article()) == image + text + fusion
-    said = note(article())
+    fusion = gates * (64 * features + 64 * 64 + 2 * 64) + 64 + 1
+    assert parameters(model) == image + text + fusion
+    said = note(model)
     assert f"{image + text + fusion:,} parameters" in said
-    assert "99.7% of them in head.rnn.weight_ih_l0 (64 × 788,672)" in said
+    assert f"of them in head.rnn.weight_ih_l0 ({64 * gates} × 788,672)" in said
     assert "W_hh never gets a gradient" in said
 
 
@@ -84,6 +86,12 @@ def test_the_article_trains_on_small_images(cell):
     assert not network.head.rnn.weight_hh_l0.grad.any()
 
 
-@pytest.mark.slow
-def test_the_article_trains_at_its_own_size():
-    step(article(), 2)
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param("rnn", marks=pytest.mark.slow),
+        pytest.param("lstm", marks=pytest.mark.exhaustive),  # 200 million parameters
+    ],
+)
+def test_the_article_trains_at_its_own_size(cell):
+    step(article(cell=cell), 2)

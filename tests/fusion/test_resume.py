@@ -159,19 +159,27 @@ def quick(manifest, folder, training=TRAINING, options=OPTIONS, **others):
     return fit(table, folder, DATA, training, options, False, console=QUIET, **others)
 
 
+PATIENT = TrainConfig(epochs=4, batch=8, schedule="constant", patience=1, rate=0.3, save_every=1e-9)
+BF16 = TrainConfig(epochs=2, batch=8, precision="bf16", balance=True, save_every=1e-9)
+
+
 @pytest.mark.parametrize(
-    "training",
+    ("training", "cell"),
     [
-        TrainConfig(epochs=4, batch=8, schedule="constant", patience=1, rate=0.3, save_every=1e-9),
-        TrainConfig(epochs=2, batch=8, precision="bf16", balance=True, save_every=1e-9),
+        pytest.param(PATIENT, "rnn", id="patience"),
+        pytest.param(BF16, "rnn", id="bf16"),
+        pytest.param(BF16, "lstm", id="bf16-lstm"),
+        pytest.param(PATIENT, "lstm", id="patience-lstm", marks=pytest.mark.exhaustive),
+        pytest.param(BF16, "gru", id="bf16-gru", marks=pytest.mark.exhaustive),
+        pytest.param(PATIENT, "gru", id="patience-gru", marks=pytest.mark.exhaustive),
     ],
-    ids=["patience", "bf16"],
 )
-def test_every_training_option_can_be_resumed(manifest, tmp_path, monkeypatch, training):
-    quick(manifest, tmp_path / "once", training)
+def test_every_training_option_can_be_resumed(manifest, tmp_path, monkeypatch, training, cell):
+    options = OPTIONS | {"cell": cell}
+    quick(manifest, tmp_path / "once", training, options)
     for number in (1, 2):
         with stopped_at(monkeypatch, number):
-            quick(manifest, tmp_path / "often", training, resume=True)
+            quick(manifest, tmp_path / "often", training, options, resume=True)
     resumed = experiment.resume(tmp_path / "often", QUIET)
     assert content(tmp_path / "often") == content(tmp_path / "once")
     assert resumed.trained[0].seconds > 0

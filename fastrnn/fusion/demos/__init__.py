@@ -126,7 +126,7 @@ def run_demo(
 
 
 def show_timing(run: Run, console: Console) -> None:
-    """Time a training step of the saved model with FusedRNN and with nn.RNN; print both."""
+    """Time a training step of the saved model with the fused layers and with torch's."""
     training = run.config.train
     batch = run.examples["train"].collate(range(min(training.batch, len(run.examples["train"]))))
     comparisons = timing.compare(run.trained[0].model, batch, run.config.model.kind, training)

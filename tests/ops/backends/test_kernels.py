@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fastrnn.ops.arguments import arguments
 from fastrnn.ops.backends import cpu, dispatch
 from fastrnn.ops.backends.base import Kernels
-from fastrnn.ops.cells import CODES, RNN_MODES, RNN_TANH
+from fastrnn.ops.cells import CODES, LSTM, RNN_MODES, RNN_TANH
 from fastrnn.ops.ragged import DENSE, Ragged
 from fastrnn.ops.reference import accumulation_dtype
 from fastrnn.testing import Problem
@@ -150,19 +151,44 @@ def test_a_row_does_not_depend_on_its_tile(extension: Kernels) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_tanh_over_the_whole_range(extension: Kernels, dtype: torch.dtype) -> None:
-    """With W = 0 the operator is its activation: within 2 ulp, plus half an ulp when stored."""
+    """With W = 0 the operator is its activation: within 3 ulp, plus half an ulp when stored."""
+    x = _whole_range(dtype)
+    actual = extension.forward(*_elementwise(x), RNN_TANH, 1)[0].flatten()
+    _assert_ulps(actual, np.tanh(x.double().numpy().astype(np.longdouble)))
+    assert torch.equal(actual.signbit()[x != 0], x.signbit()[x != 0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_sigmoid_over_the_whole_range(extension: Kernels, dtype: torch.dtype) -> None:
+    """With W = 0 the gates of the LSTM are activations; below the normal numbers they are 0."""
+    x = _whole_range(dtype)
+    pre, weight_hh, h0, _ = _elementwise(x)
+    given = arguments(weight_hh.expand(1, 4, 1), h0, DENSE, LSTM, c0=h0)
+    results = extension.recurrence(pre.expand(-1, -1, -1, 4), given, save=True)
+    exact = x.double().numpy().astype(np.longdouble)
+    with np.errstate(over="ignore"):
+        expected = 1 / (1 + np.exp(-exact))
+    smallest = torch.finfo(accumulation_dtype(dtype)).smallest_normal
+    for gate in (0, 1, 3):
+        actual = results.gates[..., gate].flatten()
+        normal = torch.from_numpy((expected >= 2 * smallest).astype(bool))
+        _assert_ulps(actual[normal], expected[normal.numpy()])
+        assert bool((actual[~normal].double() <= 2 * smallest).all())
+
+
+def _whole_range(dtype: torch.dtype) -> Tensor:
     exponents = torch.arange(-150.0 if dtype != torch.float16 else -24.0, 16)
     fractions = torch.linspace(1, 2, 129)[:-1]
     x = (2.0 ** exponents.double()[:, None] * fractions).flatten().to(dtype)
-    x = torch.cat([x, -x, torch.zeros(1, dtype=dtype)])
-    actual = extension.forward(*_elementwise(x), RNN_TANH, 1)[0].flatten()
-    expected = np.tanh(x.double().numpy().astype(np.longdouble))
-    computed = accumulation_dtype(dtype)
-    bound = 2 * _ulp(expected, computed)
-    if dtype != computed:
-        bound += _ulp(expected, dtype) / 2
+    return torch.cat([x, -x, torch.zeros(1, dtype=dtype)])
+
+
+def _assert_ulps(actual: Tensor, expected: np.ndarray) -> None:
+    computed = accumulation_dtype(actual.dtype)
+    bound = 3 * _ulp(expected, computed)
+    if actual.dtype != computed:
+        bound += _ulp(expected, actual.dtype) / 2
     assert (abs(actual.double().numpy() - expected) <= bound).all()
-    assert torch.equal(actual.signbit()[x != 0], x.signbit()[x != 0])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
