@@ -103,9 +103,8 @@ def backward(
             grad = Step(state, at(grad_gates, t), at(grad_inner, t))
             before = step.state
             if cell.saves:
-                before = of_groups.state_before(
-                    t, steps, layout, out, inner if cell.has_c else None
-                )
+                states_of_all = out, inner if cell.has_c else None
+                before = of_groups.state_before(t, steps, layout, states_of_all)
             new = cell.backward(grad, step, before, of_groups.unit_param)
             dz = new.z.to(dtype)
             to_before: list[Any] = [new.before.h + _matvec(weight_t, dz.to(acc)), new.before.c]
@@ -149,22 +148,23 @@ class _Groups:
         )
 
     def state_before(
-        self, t: int, steps: range, layout: Layout, out: Tensor, inner: Tensor | None
+        self,
+        t: int,
+        steps: range,
+        layout: Layout,
+        states: tuple[Tensor | None, Tensor | None],  # h and c of all steps, [T, B, G, H]
     ) -> State:
-        """Return the state before step t: what the step before it in `steps` saved, or the first.
-
-        `out` and `inner`, which is c, hold all groups: [T, B, G, H].
-        """
+        """Return the state before step t: that of the step before it in `steps`, or the first."""
         previous, crosses = t - steps.step, layout.crosses_reset(t, steps)
-        states: list[Any] = [None, None]
-        for k, saved in enumerate((out, inner)):
-            if saved is None:
+        before: list[Any] = [None, None]
+        for k, x in enumerate(states):
+            if x is None:
                 continue
             state = self.initial[k]
             if previous in steps:
-                state = layout.keep(previous, saved[previous, :, self.groups], state)
-            states[k] = _at_reset(state, crosses, self.reset[k]).to(self.acc)
-        return State(*states)
+                state = layout.keep(previous, x[previous, :, self.groups], state)
+            before[k] = _at_reset(state, crosses, self.reset[k]).to(self.acc)
+        return State(*before)
 
 
 def _matvec(weight: Tensor, h: Tensor) -> Tensor:
