@@ -1,4 +1,4 @@
-"""Convert nn.RNN to FusedRNN and back in an existing model, even in the middle of training.
+"""Convert torch's recurrent layers to fastrnn's and back, even in the middle of training.
 
 Conversion changes a module's class in place. The two classes have the same parameters and
 attributes, so whatever refers to the module, its parameters or its hooks keeps working.
@@ -16,7 +16,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .layers.cells import FusedRNNCell
+from .layers.cells import FusedGRUCell, FusedLSTMCell, FusedRNNCell
+from .layers.gru import FusedGRU
+from .layers.lstm import FusedLSTM
+from .layers.parameters import FusedRNNParameters
 from .layers.readout import ReadoutRNN
 from .layers.rnn import FusedRNN
 
@@ -27,8 +30,18 @@ Model = TypeVar("Model", bound=nn.Module)
 Modules = dict[str, nn.Module]
 Classes = dict[type[nn.Module], type[nn.Module]]
 
-_TO_FUSED: Classes = {nn.RNN: FusedRNN, nn.RNNCell: FusedRNNCell}
-_TO_TORCH: Classes = {FusedRNN: nn.RNN, FusedRNNCell: nn.RNNCell}
+_TO_FUSED: Classes = {
+    nn.RNN: FusedRNN,
+    nn.LSTM: FusedLSTM,
+    nn.GRU: FusedGRU,
+    nn.RNNCell: FusedRNNCell,
+    nn.LSTMCell: FusedLSTMCell,
+    nn.GRUCell: FusedGRUCell,
+}
+_TO_TORCH: Classes = {ours: theirs for theirs, ours in _TO_FUSED.items()}
+_OF_TORCH, _OURS = tuple(_TO_FUSED), tuple(_TO_TORCH)
+#: The names of the layers, which compiled and quantized copies of them keep.
+_NAMES = {theirs.__name__ for theirs in _TO_FUSED}
 
 _log = logging.getLogger("fastrnn")
 
@@ -66,23 +79,26 @@ class ConversionReport:
 
 
 def convert(model: Model) -> Model:
-    """Convert every `torch.nn.RNN` of a model to `FusedRNN`, and every nn.RNNCell to FusedRNNCell.
+    """Convert every recurrent layer and cell of torch.nn in a model to fastrnn's.
 
-    The conversion is in place, at any depth, and includes the model itself. Every module remains
-    the same object and keeps its parameters, buffers, hooks and attributes. An optimizer and its
-    state, DistributedDataParallel around the model and tied weights therefore keep working, so you
-    can convert in the middle of training. Results change by rounding only, because the kernels sum
-    in another order. Dropout draws the same masks as nn.RNN on the CPU; cuDNN draws different ones.
-    Each class loads the other's state_dict.
+    nn.RNN becomes `FusedRNN`, nn.LSTM `FusedLSTM`, nn.GRU `FusedGRU`, nn.RNNCell `FusedRNNCell`,
+    and so on. The conversion is in place, at any depth, and includes the model itself. Every module
+    remains the same object and keeps its parameters, buffers, hooks and attributes. An optimizer
+    and its state, DistributedDataParallel around the model and tied weights therefore keep working,
+    so you can convert in the middle of training. Results change by rounding only, because the
+    kernels sum in another order. Dropout draws the masks of torch's layers on the CPU; cuDNN draws
+    different ones. Each class loads the other's state_dict.
 
-    - Parametrized and pruned layers are converted; ``remove_parametrizations`` gives a FusedRNN.
+    - Parametrized and pruned layers are converted; ``remove_parametrizations`` gives a plain layer
+      of fastrnn.
     - torch.compile recompiles a compiled model at its next call.
-    - These layers are left unchanged: LSTM and GRU, which fastrnn does not have; a subclass of
-      nn.RNN, which may override forward; a layer whose forward was replaced, or that is wrapped by
-      fully_shard, compiled by TorchScript, or quantized.
+    - These layers are left unchanged: an nn.LSTM with ``proj_size``, which only its own
+      implementation computes; a subclass, which may override forward; a layer whose forward was
+      replaced, or that is wrapped by fully_shard, compiled by TorchScript, or quantized.
     - Layers in a plain list are not submodules, so neither torch nor this function finds them.
     - A FusedRNN is an nn.RNNBase but not an nn.RNN: ``isinstance(m, nn.RNN)`` is False, and tools
-      with a table of exact classes do not find it. docs/neighbours.md has recipes.
+      with a table of exact classes do not find it. The same holds for the LSTM and the GRU.
+      docs/neighbours.md has recipes.
 
     The logger "fastrnn" receives one INFO record that names the converted layers, and one WARNING
     per layer left unchanged, with the reason. `conversion_report` returns both at any time.
@@ -108,16 +124,16 @@ def convert(model: Model) -> Model:
 
 
 def revert(model: Model) -> Model:
-    """Convert every `FusedRNN` of a model to `torch.nn.RNN`, and every FusedRNNCell to nn.RNNCell.
+    """Convert every recurrent layer and cell of fastrnn in a model to torch.nn's.
 
     This is the inverse of `convert`, with the same guarantees. It also converts layers that were
-    created as FusedRNN. Use it to save a whole module for an environment without fastrnn, or to
-    pass it to a tool that supports only nn.RNN. Change the code that calls a layer with arguments
-    that nn.RNN lacks, such as ``lengths``.
+    created as fastrnn's. Use it to save a whole module for an environment without fastrnn, or to
+    pass it to a tool that supports only torch's layers. Change the code that calls a layer with
+    arguments that torch's layers lack, such as ``lengths``.
 
-    These layers are left unchanged: a layer with several heads or a learned initial state, which
-    nn.RNN lacks; the layer of a `ReadoutRNN`; a subclass; a layer whose forward was replaced. The
-    logger "fastrnn" receives the same records as from `convert`.
+    These layers are left unchanged: a layer with several heads, learned initial states or a leak,
+    which torch's layers lack; the layer of a `ReadoutRNN`; a subclass; a layer whose forward was
+    replaced. The logger "fastrnn" receives the same records as from `convert`.
 
     Args:
         model: any module.
@@ -148,17 +164,13 @@ def conversion_report(model: nn.Module) -> ConversionReport:
         ValueError: model is not a module.
 
     Example:
-        >>> fastrnn.conversion_report(nn.ModuleDict({"rnn": nn.RNN(3, 4), "lstm": nn.LSTM(3, 4)}))
-        ModuleDict: 0 fused, 1 convertible, 1 left
-          rnn   convertible: RNN(3, 4)
-          lstm  left: fastrnn has no LSTM, only the recurrence of nn.RNN
+        >>> fastrnn.conversion_report(nn.ModuleDict({"gru": nn.GRU(3, 4), "lstm": FusedLSTM(3, 4)}))
+        ModuleDict: 1 fused, 1 convertible, 0 left
+          lstm  fused: FusedLSTM(3, 4)
+          gru   convertible: GRU(3, 4)
     """
     modules = _named_modules(model, "conversion_report")
-    fused: Modules = {
-        name: module
-        for name, module in modules.items()
-        if isinstance(module, (FusedRNN, FusedRNNCell))
-    }
+    fused: Modules = {name: module for name, module in modules.items() if isinstance(module, _OURS)}
     convertible, left = _find_convertible(modules)
     _, irreversible = _find_revertible(modules)
     return ConversionReport(
@@ -171,7 +183,7 @@ def _named_modules(model: nn.Module, function: str) -> Modules:
         what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise ValueError(
             f"{function} takes a torch.nn.Module, but got {what}: pass the model itself. "
-            "A state_dict needs no conversion, as it loads into both nn.RNN and FusedRNN"
+            "A state_dict needs no conversion, as it loads into torch's layers and fastrnn's"
         )
     return dict(model.named_modules(remove_duplicate=False))
 
@@ -187,8 +199,8 @@ def _find_revertible(modules: Modules) -> tuple[Modules, dict[str, str]]:
     of_readouts = {module for readout in readouts for module in readout.rnn.modules()}
 
     def reason(module: nn.Module) -> str | None:
-        if module in of_readouts and isinstance(module, FusedRNN):
-            return "ReadoutRNN calls it with lengths, which nn.RNN does not take"
+        if module in of_readouts and isinstance(module, FusedRNNParameters):
+            return f"ReadoutRNN calls it with lengths, which {_torch_name(module)} does not take"
         return _irreversible_reason(module)
 
     return _partition(modules, _TO_TORCH, reason)
@@ -226,41 +238,49 @@ def _change_class(module: nn.Module, kind: type[nn.Module]) -> None:
     else:
         module.__class__ = kind
     if isinstance(module, nn.RNNBase):
-        # FusedRNN computes nn.RNN's _flat_weights as a property. Dead references tell nn.RNN at its
-        # next call that the weights have changed, and it collects them then. Reading them here
+        # Our layers compute _flat_weights as a property. Dead references tell a layer of torch at
+        # its next call that the weights have changed, and it collects them then. Reading them here
         # would fail for sharded weights, and would change weights that a parametrization computes.
         names = module._flat_weights_names
         module._flat_weight_refs = [weakref.ref(nn.Parameter()) for _ in names]
         module.__dict__.pop("_flat_weights", None)
-        if isinstance(module, nn.RNN):
+        if not isinstance(module, FusedRNNParameters):
             module._flat_weights = [module._parameters.get(name) for name in names]
 
 
 def _unconvertible_reason(module: nn.Module) -> str | None:
     """Why `convert` skips a recurrent layer; None if it does not, and for any other module."""
     if isinstance(module, torch.jit.ScriptModule):
-        compiled = "it was compiled by TorchScript: convert the model it was compiled from"
-        return _copy_reason(module.original_name, compiled)
-    if type(module).__module__.startswith("torch.ao."):
-        quantized = "it is quantized, and fastrnn computes in floating point"
-        return _copy_reason(type(module).__name__, quantized)
-    if isinstance(module, (FusedRNN, FusedRNNCell)):
+        if module.original_name in _NAMES:
+            return "it was compiled by TorchScript: convert the model it was compiled from"
         return None
-    if isinstance(module, (nn.RNN, nn.RNNCell)):
-        return _class_reason(module, _TO_FUSED, "convert")
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return _other_recurrence(type(module).__name__)
-    return None
+    if type(module).__module__.startswith("torch.ao."):
+        if type(module).__name__ in _NAMES:
+            return "it is quantized, and fastrnn computes in floating point"
+        return None
+    if isinstance(module, _OURS):
+        return None
+    if not isinstance(module, _OF_TORCH):
+        other = isinstance(module, (nn.RNNBase, nn.RNNCellBase))
+        return f"fastrnn has no {type(module).__name__}" if other else None
+    reason = _class_reason(module, _TO_FUSED, "convert")
+    if reason is None and isinstance(module, nn.LSTM) and module.proj_size:
+        return f"only nn.LSTM itself computes projections, and its proj_size is {module.proj_size}"
+    return reason
 
 
 def _irreversible_reason(module: nn.Module) -> str | None:
     """Why `revert` skips a layer of fastrnn; None if it does not, and for any other module."""
-    if not isinstance(module, (FusedRNN, FusedRNNCell)):
+    if not isinstance(module, _OURS):
         return None
-    if isinstance(module, FusedRNN) and module.num_heads != 1:
-        return f"it has {module.num_heads} heads, and nn.RNN has no block-diagonal W_hh"
-    if isinstance(module, FusedRNN) and module.learned_h0:
-        return "its initial state is learned, and that of nn.RNN is not"
+    if isinstance(module, FusedRNNParameters):
+        if module.num_heads != 1:
+            theirs = _torch_name(module)
+            return f"it has {module.num_heads} heads, and {theirs} has no block-diagonal W_hh"
+        if module.learned_h0:
+            return f"its initial state is learned, and that of {_torch_name(module)} is not"
+        if isinstance(module, FusedRNN) and module.leak is not None:
+            return "it has a leak, and nn.RNN has none"
     return _class_reason(module, _TO_TORCH, "revert")
 
 
@@ -280,15 +300,10 @@ def _class_reason(module: nn.Module, classes: Classes, function: str) -> str | N
     )
 
 
-def _copy_reason(name: str, reason: str) -> str | None:
-    """The reason for a module that was made from a layer of class `name`; None if not recurrent."""
-    if name in ("RNN", "RNNCell"):
-        return reason
-    return _other_recurrence(name) if name in ("LSTM", "LSTMCell", "GRU", "GRUCell") else None
-
-
-def _other_recurrence(name: str) -> str:
-    return f"fastrnn has no {name}, only the recurrence of nn.RNN"
+def _torch_name(module: nn.Module) -> str:
+    """Return the name of the layer of torch that a layer of fastrnn replaces: "nn.LSTM"."""
+    kind = next(theirs for ours, theirs in _TO_TORCH.items() if isinstance(module, ours))
+    return f"nn.{kind.__name__}"
 
 
 def _reprs(layers: Modules) -> dict[str, str]:

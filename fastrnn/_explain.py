@@ -10,7 +10,7 @@ import torch
 from .ops.backends import cpu, cuda, dispatch, triton
 from .ops.backends.base import Call, Gpu, precision_of
 from .ops.backends.triton.table import choose
-from .ops.cells import CODES
+from .ops.cells import CELLS, CODES
 
 #: GPUs that `explain` accepts by name without the hardware. Their numbers of concurrent clusters
 #: are assumptions, except the H200's, which a driver reported. A GPU that is present is queried.
@@ -79,7 +79,9 @@ def explain(
             A100, H100, H200 or B200, assuming that everything is installed there. None: the
             current CUDA device, or the CPU if there is none.
         training: whether autograd records the call.
-        mode: the layer's, as nn.RNNBase's attribute: "RNN_TANH", "RNN_RELU", "LSTM" or "GRU".
+        mode: the layer's, as nn.RNNBase's attribute: "RNN_TANH", "RNN_RELU", "LSTM" or "GRU". For a
+            leak "LEAKY_TANH" or "LEAKY_RELU", and "LEAKY_PRE_TANH" or "LEAKY_PRE_RELU" if the
+            pre-activation leaks.
 
     Returns:
         An `Explanation`, which prints as a report.
@@ -94,8 +96,14 @@ def explain(
         raise ValueError(f"mode must be one of {', '.join(CODES)}, got {mode!r}")
     device, gpu = _device(device)
     call = Call(mode, steps, batch, groups, hidden, dtype, device, training, gpu)
-    backend = dispatch.for_layer(call)
+    backend = _backend(call)
     return Explanation(call, backend.name, _reasons(call, backend.name), _plans(call, backend.name))
+
+
+def _backend(call: Call) -> dispatch.Backend:
+    if CELLS[CODES[call.mode]].is_leaky:  # torch has no such layer
+        return dispatch.best_kernels(call)[0] or dispatch.BACKENDS["reference"]
+    return dispatch.for_layer(call)
 
 
 def _device(device: str | torch.device | None) -> tuple[torch.device, Gpu | None]:
@@ -138,6 +146,8 @@ def _reasons(call: Call, chosen: str) -> dict[str, str]:
 
 
 def _faster(call: Call) -> str:
+    if call.mode == "LSTM" and call.device.type == "cpu":
+        return "oneDNN multiplies bfloat16 matrices with AMX"
     if call.device.type == "cpu":
         return "so few steps leave too little work to fuse"
     return "according to the benchmarks on an H200"
@@ -153,7 +163,7 @@ def _plans(call: Call, chosen: str) -> str:
             f"What {layer} cannot do (lengths, resets, heads, torch.compile, torch.export, "
             f"torch.func) runs on: {other}."
         )
-    if call.device.type != "cuda":
+    if call.device.type != "cuda" or chosen == "reference":
         return ""
     if chosen == "triton":
         return f"The {choose(triton.sizes_of(call))} kernel, forward and backward."

@@ -7,7 +7,7 @@ import torch
 
 import fastrnn
 from fastrnn._explain import GPUS
-from fastrnn.ops.backends import cpu
+from fastrnn.ops.backends import cpu, torch_rnn
 
 from .utils.marks import requires_extension
 
@@ -136,6 +136,35 @@ def test_the_report_names_a_gated_cell():
     assert lines[-1].startswith("What nn.LSTM cannot do ")
     with pytest.raises(ValueError, match=r"mode must be one of RNN_TANH, .* got 'lstm'"):
         fastrnn.explain(1000, 16, 512, mode="lstm")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "backend"),
+    [
+        ((1, 8, 64), {"device": "cpu"}, "cpu"),
+        ((1, 8, 64), {"device": "cpu", "mode": "GRU"}, "torch"),
+        ((4, 8, 64), {"device": "cpu", "mode": "GRU", "training": True}, "torch"),
+        ((5, 8, 64), {"device": "cpu", "mode": "GRU", "training": True}, "cpu"),
+        ((1, 8, 64), {"device": "cpu", "training": True}, "cpu"),
+        ((1000, 8, 512), {"device": "H200"}, "torch"),
+        ((1, 8, 64), {"device": "cpu", "mode": "LEAKY_TANH"}, "cpu"),
+        ((9, 8, 64), {"device": "H200", "mode": "LEAKY_PRE_RELU"}, "reference"),
+    ],
+)
+def test_backend_of_other_cells(sizes, options, backend):
+    explanation = fastrnn.explain(*sizes, **{"mode": "LSTM", **options})
+    assert explanation.backend == backend
+    assert all(explanation.reasons.values())
+    if explanation.call.mode.startswith("LEAKY"):
+        assert explanation.reasons["torch"] == "torch's layers have no leak"
+        assert not explanation.plans
+
+
+def test_amx_serves_the_lstm_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch_rnn, "has_amx_tiles", lambda: True)
+    explanation = fastrnn.explain(100, 8, 64, mode="LSTM", dtype=torch.bfloat16, device="cpu")
+    assert explanation.backend == "torch"
+    assert "AMX" in explanation.reasons["cpu"]
 
 
 def test_the_call_is_kept():

@@ -1,5 +1,6 @@
-"""ONNX files of FusedRNN, with dynamic sizes and one RNN node per layer."""
+"""ONNX files of layers and models, with dynamic sizes and one recurrent node per layer."""
 
+import copy
 import io
 import os
 import sys
@@ -9,14 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from fastrnn import FusedRNN
+from fastrnn import FusedGRU, FusedLSTM, FusedRNN
 from fastrnn.export import to_onnx
 from fastrnn.ops import onnx as nodes
 from fastrnn.ops.options import Options
 from fastrnn.ops.ragged import Ragged
 
 from .test_export import SIZES, Tagger, arguments, shapes
-from .utils.nn_rnn_parity import FORWARD_EPS, assert_near, paired_layers
+from .utils.nn_rnn_parity import (
+    FORWARD_EPS,
+    assert_near,
+    each_state,
+    paired_layers,
+    rnn_and_lstm,
+    tensors,
+)
 
 
 def need_onnx():
@@ -26,10 +34,10 @@ def need_onnx():
 
 
 def operators(path):
-    """Return the operators of a file, in which only RNN nodes may compute a recurrence."""
+    """Return the operators of a file, in which only such nodes may compute a recurrence."""
     onnx, _ = need_onnx()
     kinds = [node.op_type for node in onnx.load(str(path)).graph.node]
-    assert not {"Loop", "Scan", "If", "Tanh", "Relu"} & set(kinds)
+    assert not {"Loop", "Scan", "If", "Tanh", "Relu", "Sigmoid"} & set(kinds)
     return kinds
 
 
@@ -42,22 +50,12 @@ def run_onnx(path, *given):
 
 def assert_onnx_matches(path, layer, with_lengths=True):
     """Compare a file at all sizes with a float64 layer that was not exported itself."""
-    exact = FusedRNN(
-        layer.input_size,
-        layer.hidden_size,
-        layer.num_layers,
-        layer.nonlinearity,
-        layer.bias,
-        layer.batch_first,
-        bidirectional=layer.bidirectional,
-        dtype=torch.float64,
-    )
-    exact.load_state_dict(layer.state_dict())
+    exact = copy.deepcopy(layer).double().eval()
     for size in SIZES:
         x, hx, lengths = arguments(layer, *size, dtype=torch.float32)
-        given = (x, hx, lengths) if with_lengths else (x,)
-        states = (hx.double(),) if with_lengths else ()
-        expected = exact(x.double(), *states, lengths=lengths if with_lengths else None)
+        given = (x, *tensors(hx), lengths) if with_lengths else (x,)
+        states = (each_state(Tensor.double, hx),) if with_lengths else ()
+        expected = tensors(exact(x.double(), *states, lengths=lengths if with_lengths else None))
         for actual, truth in zip(run_onnx(path, *given), expected, strict=True):
             assert_near(actual, truth, FORWARD_EPS * layer.num_layers)
 
@@ -75,18 +73,24 @@ def test_onnx_of_an_example_with_one_step_and_one_row(tmp_path):
 
 
 LAYERS = [
-    {"num_layers": 2, "bidirectional": True, "nonlinearity": "relu"},
-    pytest.param({"num_layers": 3, "batch_first": True, "bias": False}, marks=pytest.mark.slow),
-    pytest.param({"bidirectional": True, "batch_first": True}, marks=pytest.mark.slow),
-    pytest.param({"nonlinearity": "relu", "dropout": 0.5, "num_layers": 2}, marks=pytest.mark.slow),
+    (FusedRNN, {"num_layers": 2, "bidirectional": True, "nonlinearity": "relu"}),
+    (FusedLSTM, {"num_layers": 2, "bidirectional": True}),
+    pytest.param(*(FusedGRU, {"batch_first": True}), marks=pytest.mark.slow),
+    pytest.param(
+        *(FusedRNN, {"num_layers": 3, "batch_first": True, "bias": False}), marks=pytest.mark.slow
+    ),
+    pytest.param(
+        *(FusedLSTM, {"bidirectional": True, "batch_first": True}), marks=pytest.mark.slow
+    ),
+    pytest.param(*(FusedGRU, {"dropout": 0.5, "num_layers": 2}), marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize("kwargs", LAYERS)
-def test_onnx_has_a_node_for_each_layer(kwargs, tmp_path):
+@pytest.mark.parametrize(("ours", "kwargs"), LAYERS)
+def test_onnx_has_a_node_for_each_layer(ours, kwargs, tmp_path):
     """The inputs include states, and lengths that may be 0 or exceed the number of steps."""
     need_onnx()
-    layer, _ = paired_layers(4, 5, **kwargs)
+    layer, _ = paired_layers(4, 5, ours=ours, **kwargs)
     x, hx, lengths = arguments(layer, 6, 3, torch.float32)
     path = to_onnx(
         layer,
@@ -95,13 +99,15 @@ def test_onnx_has_a_node_for_each_layer(kwargs, tmp_path):
         kwargs={"lengths": lengths},
         dynamic_shapes=shapes(layer),
     )
-    assert operators(path).count("RNN") == layer.num_layers
+    kind = ours.__name__.removeprefix("Fused")
+    assert operators(path).count(kind) == layer.num_layers
     assert "MatMul" not in operators(path)
     onnx, _ = need_onnx()
     inputs = onnx.load(str(path)).graph.input
     names = [[d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in inputs]
     first = ["batch", "steps"] if layer.batch_first else ["steps", "batch"]
-    assert names == [[*first, 4], [hx.shape[0], "batch", 5], ["batch"]]
+    states = [[len(state), "batch", 5] for state in tensors(hx)]
+    assert names == [[*first, 4], *states, ["batch"]]
     assert_onnx_matches(path, layer)
 
 
@@ -110,7 +116,8 @@ def test_onnx_of_a_model_of_many_layers(tmp_path):
     need_onnx()
     model = Tagger()
     path = to_onnx(model, Tagger.arguments(3, 6), tmp_path / "tagger.onnx")
-    assert operators(path).count("RNN") == 3
+    kinds = operators(path)
+    assert [kinds.count(kind) for kind in ("RNN", "GRU", "LSTM")] == [2, 1, 1]
     exact = Tagger().double().eval()
     exact.load_state_dict(model.state_dict())
     for steps, batch in SIZES:
@@ -123,19 +130,22 @@ def test_onnx_of_a_model_of_many_layers(tmp_path):
 
 
 @pytest.mark.slow
-def test_onnx_by_torchs_own_exporter(tmp_path):
-    """torch.onnx.export writes RNN nodes too. float16 and single sequences are supported."""
+@rnn_and_lstm
+def test_onnx_by_torchs_own_exporter(tmp_path, ours):
+    """torch.onnx.export writes such nodes too. float16 and single sequences are supported."""
     need_onnx()
-    layer, _ = paired_layers(4, 5, 2, bidirectional=True)
+    layer, _ = paired_layers(4, 5, 2, ours=ours, bidirectional=True)
+    kind = layer.mode.partition("_")[0]
     x, _, _ = arguments(layer, 6, 3, torch.float32)
     dynamic = {"input": {0: "steps", 1: "batch"}}
     path = tmp_path / "rnn.onnx"
     torch.onnx.export(layer.eval(), (x,), path, dynamic_shapes=dynamic, dynamo=True, verbose=False)
-    assert operators(path).count("RNN") == 2
+    assert operators(path).count(kind) == 2
     assert_onnx_matches(path, layer, with_lengths=False)
-    half = FusedRNN(4, 5, dtype=torch.float16)
+    half = ours(4, 5, dtype=torch.float16)
     path = to_onnx(half, torch.randn(6, 4).half(), path)
-    for actual, truth in zip(run_onnx(path, x[:, 0].half()), half(x[:, 0].half()), strict=True):
+    expected = tensors(half(x[:, 0].half()))
+    for actual, truth in zip(run_onnx(path, x[:, 0].half()), expected, strict=True):
         assert_near(actual, truth.double(), 2 * FORWARD_EPS)
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from .. import _checks
+from ..ops._when_imported import when_imported
 from ..ops.arguments import State
 from .base import FusedRNNBase
 
@@ -119,6 +121,14 @@ class FusedLSTM(FusedRNNBase[tuple[Tensor, Tensor]]):
     check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
     permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
+    def _forward_of_torch(
+        self, input: Tensor | PackedSequence, hx: Any, *given: Any
+    ) -> tuple[Tensor | PackedSequence, Any]:
+        has_dropout = self.training and self.dropout > 0 and self.num_layers > 1
+        if has_dropout and torch.compiler.is_dynamo_compiling():
+            return _call(super()._forward_of_torch, input, hx, *given)
+        return super()._forward_of_torch(input, hx, *given)
+
     def _state(self, hx: Any) -> State | None:
         if hx is None:
             return None
@@ -129,3 +139,17 @@ class FusedLSTM(FusedRNNBase[tuple[Tensor, Tensor]]):
 
     def _hidden(self, state: State) -> tuple[Tensor, Tensor]:
         return state.h, state.c
+
+
+def _call(function: Any, *args: Any) -> Any:
+    return function(*args)
+
+
+def _exclude(dynamo: Any) -> None:
+    """Keep Dynamo from tracing `_call`: torch's decomposition of an LSTM omits its dropout."""
+    globals()["_call"] = dynamo.disable(
+        _call, reason="torch.compile omits the dropout of an LSTM with proj_size"
+    )
+
+
+when_imported("torch._dynamo", _exclude)

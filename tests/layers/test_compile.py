@@ -13,12 +13,13 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
-from fastrnn import FusedRNN, ReadoutRNN
+from fastrnn import FusedGRU, FusedLSTM, FusedRNN, ReadoutRNN
 
 from ..utils.nn_rnn_parity import (
     assert_same,
     every_cell,
     gradients,
+    mostly_rnn,
     random_hx,
     rnn_and_lstm,
     tensors,
@@ -74,9 +75,10 @@ def test_one_graph_serves_every_length_in_training(bidirectional, lengths, ours)
     assert graphs(counter) == 2
 
 
-def test_automatic_dynamic_shapes_need_two_graphs_for_all_lengths_and_batches():
+@mostly_rnn
+def test_automatic_dynamic_shapes_need_two_graphs_for_all_lengths_and_batches(ours):
     """The first graph is static, the second dynamic. Unrolled, nn.RNN needs one per length."""
-    rnn = FusedRNN(3, 4, 2, dtype=torch.float64)
+    rnn = ours(3, 4, 2, dtype=torch.float64)
     run, counter = compiled(rnn)
     with torch.no_grad():
         for steps, batch in ((5, 2), (7, 3), (2, 2), (3, 5), (4, 4), (6, 2), (8, 9), (9, 3)):
@@ -109,6 +111,28 @@ def test_dropout_is_reproducible_and_off_in_eval_mode():
     assert_same(kept, torch.full_like(kept, 4 / 3))
     rnn.eval()
     assert torch.equal(run(x)[0], torch.ones(2, 4, 500, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("ours", [FusedLSTM, FusedGRU])
+def test_dropout_of_gated_layers_is_kept(ours):
+    """With a dropout of 1 the second layer reads zeros."""
+    rnn = ours(3, 4, 2, dropout=1.0, dtype=torch.float64)
+    run, _ = compiled(rnn)
+    assert torch.equal(run(X)[0], run(-X)[0])
+    assert_same(run(X)[0], rnn(X)[0])
+    rnn.eval()
+    assert not torch.equal(run(X)[0], run(-X)[0])
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_dropout_of_projections_is_kept():
+    """torch's decomposition of an LSTM omits it, so the graph breaks there."""
+    rnn = FusedLSTM(3, 4, 2, dropout=1.0, proj_size=2, dtype=torch.float64)
+    run, _ = compiled(rnn, fullgraph=False)
+    assert torch.equal(run(X)[0], run(-X)[0])
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="dropout of an LSTM with proj_size"):
+        compiled(rnn)[0](X)
+    assert_equal_to_eager(compiled(rnn.eval())[0], rnn, X)
 
 
 @rnn_and_lstm
@@ -150,9 +174,10 @@ class Packing(nn.Module):
 
 @pytest.mark.skipif(torch.__version__ < "2.13", reason="Dynamo 2.10 fails at pad_packed_sequence")
 @pytest.mark.parametrize("lengths", [SORTED, UNSORTED], ids=["sorted", "unsorted"])
-def test_packing_within_a_model_breaks_the_graph_without_warnings(lengths, caplog):
+@mostly_rnn
+def test_packing_within_a_model_breaks_the_graph_without_warnings(lengths, ours, caplog):
     """torch does not trace packing. `lengths=` gives the same results in one whole graph."""
-    model = Packing(FusedRNN(3, 4, dtype=torch.float64), lengths is SORTED)
+    model = Packing(ours(3, 4, dtype=torch.float64), lengths is SORTED)
     run, _ = compiled(model, fullgraph=False)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")  # torch hides some warnings by itself
@@ -166,10 +191,10 @@ def test_packing_within_a_model_breaks_the_graph_without_warnings(lengths, caplo
 class Tagger(nn.Module):
     """A model that returns its loss."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, ours) -> None:
         super().__init__()
         self.embedding = nn.Embedding(11, 6)
-        self.rnn = FusedRNN(6, 8, 2, bidirectional=True, batch_first=True, **options)
+        self.rnn = ours(6, 8, 2, bidirectional=True, batch_first=True)
         self.readout = nn.Linear(16, 5)
         self.double()
 
@@ -178,9 +203,10 @@ class Tagger(nn.Module):
         return nn.functional.cross_entropy(self.readout(output).flatten(0, 1), labels.flatten())
 
 
+@rnn_and_lstm
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_model_trains_as_in_eager_mode(backend):
-    model = Tagger()
+def test_compiled_model_trains_as_in_eager_mode(backend, ours):
+    model = Tagger(ours)
     run, counter = compiled(model, backend=backend)
     tokens, labels = torch.randint(11, (4, 7)), torch.randint(5, (4, 7))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -195,9 +221,10 @@ def test_compiled_model_trains_as_in_eager_mode(backend):
     assert graphs(counter) == 1
 
 
+@rnn_and_lstm
 @pytest.mark.slow
-def test_inductor_without_gradients():
-    rnn = FusedRNN(3, 4, 2, bidirectional=True, dropout=0.5, dtype=torch.float64).eval()
+def test_inductor_without_gradients(ours):
+    rnn = ours(3, 4, 2, bidirectional=True, dropout=0.5, dtype=torch.float64).eval()
     run, _ = compiled(rnn, backend="inductor")
     with torch.inference_mode():
         for args in ({}, {"lengths": UNSORTED}):
@@ -210,8 +237,9 @@ def test_a_cell(ours):
     assert_equal_to_eager(compiled(cell)[0], cell, X[0], random_hx(cell, 3))
 
 
-def test_a_readout():
-    net = ReadoutRNN(3, 4, 2, dtype=torch.float64)
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_a_readout(cell):
+    net = ReadoutRNN(3, 4, 2, cell=cell, dtype=torch.float64)
     packed = pack_padded_sequence(X, UNSORTED, enforce_sorted=False)
     run, _ = compiled(net)
     assert_equal_to_eager(run, net, packed)
@@ -255,12 +283,13 @@ def test_every_gradient_owns_its_memory(bidirectional, backend, ours):
         assert storage.nbytes() == gradient.numel() * gradient.element_size()
 
 
+@mostly_rnn
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_output_can_be_modified_in_place(backend):
+def test_output_can_be_modified_in_place(backend, ours):
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
-            self.rnn = FusedRNN(3, 4, dtype=torch.float64)
+            self.rnn = ours(3, 4, dtype=torch.float64)
 
         def forward(self, x):
             return self.rnn(x)[0].mul_(2).add_(1)

@@ -5,6 +5,7 @@ single contiguous chunk of memory".
 """
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastrnn import FusedRNN
 
-from ..utils.nn_rnn_parity import assert_same, paired_layers, rnn_and_lstm, tensors
+from ..utils.nn_rnn_parity import LAYERS, assert_same, paired_layers, rnn_and_lstm, tensors
 
 pytestmark = pytest.mark.filterwarnings("error")
 X = torch.randn(5, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -85,8 +86,9 @@ def test_training_and_evaluation_do_not_warn(way, ours):
 
 @pytest.mark.parametrize("way", [{"foreach": True}, {"fused": True}], ids=str)
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
-def test_optimizers_with_clipping_match_nn_rnn(optimizer, way):
-    layers = paired_layers(3, 4, 2, dtype=torch.float64)
+@rnn_and_lstm
+def test_optimizers_with_clipping_match_torchs_layers(optimizer, way, ours):
+    layers = paired_layers(3, 4, 2, ours=ours, dtype=torch.float64)
     for rnn in layers:
         steps = optimizer(rnn.parameters(), lr=0.1, **way)
         for _ in range(3):
@@ -97,8 +99,9 @@ def test_optimizers_with_clipping_match_nn_rnn(optimizer, way):
     assert_same(*(list(rnn.parameters()) for rnn in layers))
 
 
-def test_averaged_model_equals_a_layer_with_averaged_weights():
-    rnn = layer()
+@rnn_and_lstm
+def test_averaged_model_equals_a_layer_with_averaged_weights(ours):
+    rnn = layer(ours)
     average = AveragedModel(rnn, multi_avg_fn=get_ema_multi_avg_fn(0.5))
     average.update_parameters(rnn)  # the first update copies the weights
     expected = copy.deepcopy(rnn)
@@ -125,10 +128,11 @@ class Encoded(Dataset):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_data_loader_worker_runs_the_layer():
-    rnn = layer()
+@rnn_and_lstm
+def test_data_loader_worker_runs_the_layer(ours):
+    rnn = layer(ours)
     with torch.no_grad():
-        FusedRNN(64, 64)(torch.randn(20, 64, 64))  # large enough to use all threads
+        ours(64, 64)(torch.randn(20, 64, 64))  # large enough to use all threads
         expected = rnn(X)[0]
     batches = DataLoader(
         Encoded(rnn), batch_size=2, num_workers=1, multiprocessing_context="fork", timeout=60
@@ -146,8 +150,8 @@ def work(rank: int, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     try:
         half = X[:, 2 * rank : 2 * rank + 2]
-        for shard in (False, True):
-            rnn, whole = layer(), layer()
+        for ours, shard in itertools.product(LAYERS, (False, True)):
+            rnn, whole = layer(ours), layer(ours)
             if shard:
                 # Without a mesh, fully_shard would move the layer to a GPU if there is one.
                 run = fully_shard(rnn, mesh=init_device_mesh("cpu", (2,)))

@@ -7,30 +7,30 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from fastrnn import FusedRNN
 from fastrnn.ops.backends.base import precision_of
 
-from ..utils.nn_rnn_parity import tensors
+from ..utils.nn_rnn_parity import each_state, every_layer, random_hx, rnn_and_lstm, tensors
 
 X = torch.randn(5, 3, 3, generator=torch.Generator().manual_seed(0))
 LENGTHS = torch.tensor([2, 5, 0])
 
 
-def dense(rnn: FusedRNN, x: Tensor, hx: Tensor | None) -> list[Tensor]:
+def dense(rnn: Any, x: Tensor, hx: Any) -> list[Tensor]:
     return tensors(rnn(x, hx))
 
 
-def lengths(rnn: FusedRNN, x: Tensor, hx: Tensor | None) -> list[Tensor]:
+def lengths(rnn: Any, x: Tensor, hx: Any) -> list[Tensor]:
     return tensors(rnn(x, hx, lengths=LENGTHS))
 
 
-def packed(rnn: FusedRNN, x: Tensor, hx: Tensor | None) -> list[Tensor]:
+def packed(rnn: Any, x: Tensor, hx: Any) -> list[Tensor]:
     return tensors(rnn(pack_padded_sequence(x, [5, 2, 1]), hx))
 
 
@@ -39,13 +39,14 @@ layouts = pytest.mark.parametrize("run", [dense, lengths, packed])
 
 @layouts
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_equals_a_layer_of_that_dtype(dtype, run):
-    """cuDNN's RNN computes in float16, whatever the autocast dtype is."""
-    rnn = FusedRNN(3, 4, 2, bidirectional=True)
-    hx = torch.randn(4, 3, 4, dtype=torch.float64).float()
+@every_layer
+def test_autocast_equals_a_layer_of_that_dtype(dtype, run, ours):
+    """cuDNN's layers compute in float16, whatever the autocast dtype is."""
+    rnn = ours(3, 4, 2, bidirectional=True)
+    hx = random_hx(rnn, 3, dtype=torch.float32)
     with torch.autocast("cpu", dtype=dtype):
         actual = run(rnn, X, hx)
-    expected = run(copy.deepcopy(rnn).to(dtype), X.to(dtype), hx.to(dtype))
+    expected = run(copy.deepcopy(rnn).to(dtype), X.to(dtype), each_state(lambda h: h.to(dtype), hx))
     for a, e in zip(actual, expected, strict=True):
         assert a.dtype == dtype
         assert torch.equal(a, e)
@@ -55,9 +56,10 @@ def test_autocast_equals_a_layer_of_that_dtype(dtype, run):
         assert parameter.grad.isfinite().all()
 
 
+@rnn_and_lstm
 @pytest.mark.parametrize("steps", [2, 5], ids=["short", "fused"])
-def test_autocast_skips_float64_and_respects_enabled_false(steps):
-    wide, rnn = FusedRNN(3, 4, dtype=torch.float64), FusedRNN(3, 4)
+def test_autocast_skips_float64_and_respects_enabled_false(steps, ours):
+    wide, rnn = ours(3, 4, dtype=torch.float64), ours(3, 4)
     x = X[:steps]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(wide(x.double())[0], wide(x.double())[0])
@@ -72,9 +74,10 @@ def test_autocast_skips_float64_and_respects_enabled_false(steps):
     assert torch.equal(disabled, rnn(x)[0])
 
 
-def test_autocast_recasts_weights_after_an_update():
+@rnn_and_lstm
+def test_autocast_recasts_weights_after_an_update(ours):
     """Autocast caches casts within a block, so the cache must notice an optimizer's step."""
-    rnn = FusedRNN(3, 4)
+    rnn = ours(3, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         before = rnn(X)[0]
         with torch.no_grad():
@@ -91,9 +94,10 @@ def deterministic() -> Iterator[None]:
 
 @layouts
 @pytest.mark.usefixtures("deterministic")
-def test_deterministic_algorithms_reproduce_results_without_warnings(run):
-    rnn = FusedRNN(3, 17, 2, bidirectional=True, dropout=0.5)
-    hx = torch.randn(4, 3, 17, requires_grad=True)
+@every_layer
+def test_deterministic_algorithms_reproduce_results_without_warnings(run, ours):
+    rnn = ours(3, 17, 2, bidirectional=True, dropout=0.5)
+    hx = random_hx(rnn, 3, dtype=torch.float32, requires_grad=True)
     results = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -101,7 +105,8 @@ def test_deterministic_algorithms_reproduce_results_without_warnings(run):
             torch.manual_seed(3)
             found = run(rnn, X, hx)
             loss = sum(tensor.square().sum() for tensor in found)
-            results.append([*found, *torch.autograd.grad(loss, [hx, *rnn.parameters()])])
+            wanted = [*tensors(hx), *rnn.parameters()]
+            results.append([*found, *torch.autograd.grad(loss, wanted)])
     assert all(map(torch.equal, *results))
 
 

@@ -7,9 +7,9 @@ import torch
 from torch.nn.utils import skip_init
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from fastrnn import FusedRNN, ReadoutRNN
+from fastrnn import FusedGRU, FusedLSTM, FusedRNN, ReadoutRNN
 
-from ..utils.nn_rnn_parity import assert_same, gradients
+from ..utils.nn_rnn_parity import assert_same, gradients, random_hx
 
 STEPS, BATCH, LENGTHS = 5, 3, [2, 5, 3]
 
@@ -34,6 +34,7 @@ KINDS = [
         [False, True], [False, True], [1, 2]
     )
 ]
+KINDS += [{**KINDS[-1], "cell": "lstm"}, {**KINDS[-1], "cell": "gru"}]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,15 +76,54 @@ def test_last_step_of_every_row(kind):
         assert_same(y, torch.stack(expected))
 
 
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 @pytest.mark.parametrize("steps", ["all", "last"])
-def test_gradients_and_initial_state(steps):
-    net = network(steps=steps, num_layers=2)
+def test_gradients_and_initial_state(steps, cell):
+    net = network(steps=steps, num_layers=2, cell=cell)
     x = padded(net).requires_grad_()
-    hx = torch.randn(2, BATCH, 6, dtype=torch.float64, requires_grad=True)
+    hx = random_hx(net.rnn, BATCH, requires_grad=True)
     output, h_n = net.rnn(x, hx)
     h = output if steps == "all" else output[-1]
-    wanted = [x, hx, *net.parameters()]
+    wanted = [x, *(hx if cell == "lstm" else [hx]), *net.parameters()]
     assert_same(gradients(net(x, hx), wanted), gradients((by_hand(net, h), h_n), wanted))
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_single_steps(cell):
+    net = network(num_layers=2, cell=cell)
+    x, hx = padded(net), None
+    expected, h_n = net(x)
+    for t in range(STEPS):
+        y, hx = net.step(x[t], hx)
+        assert_same(y, expected[t])
+    assert_same(hx, h_n)
+
+
+def test_last_step_of_a_leaky_preactivation():
+    """There h_n is the pre-activation, and the readout is of h."""
+    net = network(leak=0.3, leak_on="preactivation", steps="last")
+    x = padded(net)
+    assert_same(net(x)[0], by_hand(net, net.rnn(x)[0][-1]))
+
+
+def test_projected_states():
+    net = network(cell="lstm", proj_size=3, bidirectional=True)
+    assert net.readout.in_features == 6
+    x = padded(net)
+    assert_same(net(x)[0], by_hand(net, net.rnn(x)[0]))
+
+
+@pytest.mark.parametrize(
+    ("cell", "kind", "args"),
+    [
+        ("lstm", FusedLSTM, (2, False, True, 0.5, True, 0)),
+        ("gru", FusedGRU, (2, False, True, 0.5, True)),
+    ],
+)
+def test_positional_arguments_of_a_gated_cell(cell, kind, args):
+    assert repr(ReadoutRNN(4, 6, 3, *args, cell=cell).rnn) == repr(kind(4, 6, *args))
+    with pytest.raises(TypeError, match="takes cell, steps, device and dtype by keyword"):
+        ReadoutRNN(4, 6, 3, *args, "last", cell=cell)
 
 
 def test_arguments_reach_the_layer():
@@ -145,5 +185,7 @@ def test_errors_are_those_of_the_layer(args, kwargs):
 def test_steps():
     with pytest.raises(ValueError, match="steps must be 'all' or 'last', got 'first'"):
         network(steps="first")
-    with pytest.raises(TypeError, match="takes steps, device and dtype by keyword: steps='last'"):
+    with pytest.raises(ValueError, match="cell must be 'rnn', 'lstm' or 'gru', got 'LSTM'"):
+        network(cell="LSTM")
+    with pytest.raises(TypeError, match="takes cell, steps, device and dtype by keyword"):
         ReadoutRNN(4, 6, 2, 1, "tanh", True, False, 0.0, False, "last")

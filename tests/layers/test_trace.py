@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fastrnn import FusedRNN, ReadoutRNN
+from fastrnn import FusedGRU, FusedLSTM, FusedRNN, ReadoutRNN
 
 from ..utils.nn_rnn_parity import (
     FORWARD_EPS,
@@ -150,13 +150,17 @@ MODELS = [
     FusedRNN(I, H, 2, bidirectional=True),
     FusedRNN(I, H, batch_first=True, nonlinearity="relu"),
     FusedRNN(I, H, learned_h0=True),
+    FusedLSTM(I, H, 2, bidirectional=True),
+    FusedLSTM(I, H, learned_h0=True),
+    FusedGRU(I, H, batch_first=True),
     ReadoutRNN(I, H, 2),
+    ReadoutRNN(I, H, 2, cell="lstm", steps="last"),
     nn.Sequential(nn.Linear(I, I), FusedRNN(I, H)),
 ]
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_onnx_by_tracing_writes_rnn_nodes(model):
+def test_onnx_by_tracing_writes_recurrent_nodes(model):
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     file = io.BytesIO()
     axes = {"x": {0: "steps", 1: "batch"}}
@@ -165,7 +169,7 @@ def test_onnx_by_tracing_writes_rnn_nodes(model):
         model.eval(), example, file, dynamo=False, input_names=["x"], dynamic_axes=axes
     )
     nodes = [node.op_type for node in onnx.load_from_string(file.getvalue()).graph.node]
-    assert "RNN" in nodes
+    assert {"RNN", "LSTM", "GRU"} & set(nodes)
     session = onnxruntime.InferenceSession(file.getvalue())
     for steps, batch in SIZES:
         x = torch.randn(steps, batch, I)
@@ -175,11 +179,12 @@ def test_onnx_by_tracing_writes_rnn_nodes(model):
     model.float()
 
 
+@rnn_and_lstm
 @pytest.mark.parametrize(
     ("kwargs", "names"), [({}, ["lengths"]), ({}, ["resets"]), ({"num_heads": 2}, [])]
 )
-def test_onnx_by_tracing_names_to_onnx_for_unsupported_layers(kwargs, names):
-    module = Call(FusedRNN(I, H, dtype=torch.float64, **kwargs), *names)
+def test_onnx_by_tracing_names_to_onnx_for_unsupported_layers(kwargs, names, ours):
+    module = Call(ours(I, H, dtype=torch.float64, **kwargs), *names)
     with pytest.raises(ValueError, match="to_onnx"):
         torch.onnx.export(module, tuple(arguments(5, 3, *names)), io.BytesIO(), dynamo=False)
 

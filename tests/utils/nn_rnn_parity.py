@@ -20,11 +20,20 @@ CELLS: dict[Any, Any] = {
 TORCH = LAYERS | CELLS
 
 #: Marks of a test that takes the class of a layer or cell as its argument ``ours``. Where layers
-#: share the tested code, the GRU, which adds nothing to the LSTM, runs in the exhaustive tests.
+#: share the tested code, the GRU, which adds nothing to the LSTM, runs in the exhaustive tests. In
+#: slow tests of what all cells share, the LSTM does so too.
 every_layer = pytest.mark.parametrize("ours", LAYERS)
 every_cell = pytest.mark.parametrize("ours", CELLS)
 rnn_and_lstm = pytest.mark.parametrize(
     "ours", [FusedRNN, FusedLSTM, pytest.param(FusedGRU, marks=pytest.mark.exhaustive)]
+)
+mostly_rnn = pytest.mark.parametrize(
+    "ours",
+    [
+        FusedRNN,
+        pytest.param(FusedLSTM, marks=pytest.mark.exhaustive),
+        pytest.param(FusedGRU, marks=pytest.mark.exhaustive),
+    ],
 )
 
 #: Bounds on |ours - float64|, in units of eps = torch.finfo(dtype).eps times the larger of 1 and

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.export import export
 
-from fastrnn import FusedRNN
+from fastrnn import FusedGRU, FusedLSTM, FusedRNN
 from fastrnn.export import decompositions
 
-from .nn_rnn_parity import FORWARD_EPS, assert_near, tensors
+from .nn_rnn_parity import FORWARD_EPS, assert_near, every_layer, tensors
 
 
 def assert_openvino_matches(model, layer, x, **given):
@@ -19,17 +19,27 @@ def assert_openvino_matches(model, layer, x, **given):
         assert_near(torch.from_numpy(actual), truth.detach(), FORWARD_EPS)
 
 
+LENGTHS = {"lengths": torch.tensor([2, 6, 0])}
+
+
 @pytest.mark.parametrize(
-    ("kwargs", "given"), [({"bidirectional": True}, {}), ({}, {"lengths": torch.tensor([2, 6, 0])})]
+    ("ours", "kwargs", "given"),
+    [
+        (FusedRNN, {}, LENGTHS),
+        (FusedLSTM, {"bidirectional": True}, {}),
+        (FusedLSTM, {}, LENGTHS),
+        (FusedGRU, {"bidirectional": True}, {}),
+    ],
 )
-def test_openvino_converts_a_program(kwargs, given):
-    layer, x = FusedRNN(4, 6, num_layers=2, **kwargs), torch.randn(6, 3, 4)
+def test_openvino_converts_a_program(kwargs, given, ours):
+    layer, x = ours(4, 6, num_layers=2, **kwargs), torch.randn(6, 3, 4)
     program = export(layer, (x,), given).run_decompositions(decompositions())
     assert_openvino_matches(openvino.convert_model(program), layer, x, **given)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_openvino_converts_a_module_for_every_size():
-    layer = FusedRNN(4, 6, num_layers=2, bidirectional=True)
+@every_layer
+def test_openvino_converts_a_module_for_every_size(ours):
+    layer = ours(4, 6, num_layers=2, bidirectional=True)
     model = openvino.convert_model(layer, example_input=torch.randn(6, 3, 4))
     assert_openvino_matches(model, layer, torch.randn(9, 2, 4))

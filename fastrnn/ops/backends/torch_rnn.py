@@ -17,6 +17,7 @@ from torch import Tensor
 from .._torch_private import has_amx_tiles, keeps_graph
 from ..arguments import State
 from ..autocast import without_autocast
+from ..cells import CELLS, CODES
 from .base import Backend, Call
 
 #: The largest number of steps for which training on the CPU uses torch's loop: the autograd node of
@@ -42,8 +43,11 @@ class Torch(Backend):
     def unavailable_reason(self) -> None:
         """None: it is available wherever torch is."""
 
-    def unsupported_reason(self, call: Call) -> None:
-        """None: it supports every layer that torch can express; the caller checks that."""
+    def unsupported_reason(self, call: Call) -> str | None:
+        """Why torch has no such cell, or None. The caller checks the rest of the call."""
+        if CELLS[CODES[call.mode]].is_leaky:
+            return "torch's layers have no leak"
+        return None
 
     def slower_reason(self, call: Call) -> str | None:
         """Why our kernels, if there are any, are faster, or None."""
