@@ -13,8 +13,6 @@ import fastrnn
 from fastrnn import functional
 from fastrnn.export import decompositions
 
-from .utils.cells import backend
-
 T, B, I, H = 5, 3, 4, 6  # noqa: E741
 GATES = {"LSTM": 4, "GRU": 3}
 LAYERS: dict[str, Any] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
@@ -27,8 +25,7 @@ pytestmark = pytest.mark.parametrize("mode", GATES)
 @pytest.fixture(autouse=True)
 def served(mode: str) -> Any:
     """Select a backend that serves the cell."""
-    with fastrnn.use_backend(backend(mode)):
-        yield
+    yield
 
 
 def states(mode: str, *shape: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
