@@ -22,12 +22,6 @@ TORCH: dict[str, Any] = {"LSTM": torch.lstm, "GRU": torch.gru}
 pytestmark = pytest.mark.parametrize("mode", GATES)
 
 
-@pytest.fixture(autouse=True)
-def served(mode: str) -> Any:
-    """Select a backend that serves the cell."""
-    yield
-
-
 def states(mode: str, *shape: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """Return h, and c for the LSTM."""
     count = 2 if mode == "LSTM" else 1
