@@ -13,8 +13,6 @@ import fastrnn
 from fastrnn import functional
 from fastrnn.export import decompositions
 
-from .utils.cells import backend
-
 T, B, I, H = 5, 3, 4, 6  # noqa: E741
 GATES = {"LSTM": 4, "GRU": 3}
 LAYERS: dict[str, Any] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
@@ -22,13 +20,6 @@ STACKS: dict[str, Any] = {"LSTM": functional.lstm, "GRU": functional.gru}
 TORCH: dict[str, Any] = {"LSTM": torch.lstm, "GRU": torch.gru}
 
 pytestmark = pytest.mark.parametrize("mode", GATES)
-
-
-@pytest.fixture(autouse=True)
-def served(mode: str) -> Any:
-    """Select a backend that serves the cell."""
-    with fastrnn.use_backend(backend(mode)):
-        yield
 
 
 def states(mode: str, *shape: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -317,3 +308,35 @@ def test_decompositions_leave_only_torchs_operators(mode: str, given_resets: boo
     if not given_resets:
         assert sum(f"aten.{mode.lower()}." in target for target in targets) == 2
     torch.testing.assert_close(flat(program.module()(*given)), flat(module(*given)))
+
+
+def test_autocast_of_a_stack(mode: str) -> None:
+    layer = LAYERS[mode](I, H)
+    weights = list(layer.parameters())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        results = flat(STACKS[mode](torch.randn(T, B, I), None, weights))
+    assert {x.dtype for x in results} == {torch.bfloat16}
+    gradients = torch.autograd.grad(sum(x.sum() for x in results), weights)
+    assert {x.dtype for x in gradients} == {torch.float32}
+
+
+def test_gradients_of_each_sample_and_of_an_ensemble(mode: str) -> None:
+    layers = [LAYERS[mode](I, H, bidirectional=True, dtype=torch.float64) for _ in range(3)]
+    members = [[p.detach() for p in layer.parameters()] for layer in layers]
+    xs = torch.randn(3, T, B, I, dtype=torch.float64)
+
+    def loss(weights: list[Tensor], x: Tensor) -> Tensor:
+        results = flat(STACKS[mode](x, None, weights, bidirectional=True))
+        return sum(x.square().sum() for x in results)  # type: ignore[return-value]
+
+    gradients = torch.func.grad(loss)
+    stacked = [torch.stack(parts) for parts in zip(*members, strict=True)]
+    cases = (
+        ((None, 0), members[0], xs, [gradients(members[0], x) for x in xs]),
+        ((0, None), stacked, xs[0], [gradients(member, xs[0]) for member in members]),
+        ((0, 0), stacked, xs, [gradients(*pair) for pair in zip(members, xs, strict=True)]),
+    )
+    for dims, weights, x, expected in cases:
+        actual = torch.func.vmap(gradients, in_dims=dims)(weights, x)
+        wanted = [torch.stack(parts) for parts in zip(*expected, strict=True)]
+        torch.testing.assert_close(actual, wanted)

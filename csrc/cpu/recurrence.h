@@ -147,7 +147,8 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::A>& stat
           pass.run(row_of(t, r, units), !scratch.started.data[r], scratch.z_of(r),
                    at(state, r, units), at(next, r, units), scratch.memory(r, units));
         const Units following = next_chunk(part, units);
-        pass.prefetch(row_of(following.first > units.first ? t : later, r, following));
+        const int64_t t_of_it = following.first > units.first ? t : later;
+        if (t_of_it >= 0 && t_of_it < p.T) pass.prefetch(row_of(t_of_it, r, following));
       }
     });
     for (int64_t r = 0; r < n; ++r) {

@@ -61,8 +61,8 @@ def layer(
     h0, c0 = hx or (None, None)
     if is_recording(*weights, input, h0, c0):
         arguments = ragged, mode, directions, *ragged, input, h0, c0, *weights
-        output, h_n, c_n, *_ = _Layer.apply(*arguments)
-        return output, State(h_n, c_n)
+        output, h_n, *more = _Layer.apply(*arguments)
+        return output, State(h_n, more[-1] if CELLS[mode].has_c else None)
     with below_views():
         output, last, *_ = _eager_forward(input, hx, weights, ragged, mode, directions, False)
     return output, last
@@ -110,8 +110,10 @@ def _forward(
             pre = _add_reset_state(start.h, pre, weight_hh, ragged, heads)
     arguments = Arguments(weight_hh, *state, unit_param, *ragged, reset_h, reset_c, mode, heads)
     results = recur(pre, arguments)
-    last = State(results.h_n, results.c_n).map(lambda x: _as_h0(x, directions).contiguous())
-    return results.out.flatten(-2), last, state, results
+    h_n, c_n = _as_h0(results.h_n, directions).contiguous(), results.c_n
+    if c_n is not None:
+        c_n = _as_h0(c_n, directions).contiguous()
+    return results.out.flatten(-2), State(h_n, c_n), state, results
 
 
 def _add_reset_state(
@@ -237,8 +239,11 @@ class _Layer(torch.autograd.Function):
         start = state if hx is None else hx
         ctx.save_for_backward(saved_output, gates, inner, *start, *ragged, input, *weights)
         ctx.set_materialize_grads(False)
+        copy = None if saved_output is output else saved_output
+        if gates is None:
+            return output, last.h, copy
         # A second derivative has gradients of the saved results.
-        return output, *last, gates, inner, None if saved_output is output else saved_output
+        return output, last.h, copy, gates, inner, *(() if last.c is None else (last.c,))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -263,10 +268,10 @@ def _gradients(
     saved: tuple[Any, ...],
     grad_output: Tensor | None,
     grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
-    grad_gates: Tensor | None,
-    grad_inner: Tensor | None,
     grad_saved_output: Tensor | None,
+    grad_gates: Tensor | None = None,
+    grad_inner: Tensor | None = None,
+    grad_c_n: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     output, gates, inner, h0, c0, lengths, offsets, resets, input, *weights = saved
     if grad_output is None or grad_saved_output is not None:
@@ -276,37 +281,43 @@ def _gradients(
     groups, _, size = weight_hh.shape
     heads = groups // directions
 
-    def as_state(x: Tensor | None) -> Tensor | None:
+    def as_state(x: Tensor | None) -> Any:
         return None if x is None else _as_state(x, groups, size)
 
     if not ctx.starts_from_zero:
         h0, c0 = as_state(h0), as_state(c0)
     out = output.reshape(*output.shape[:-1], groups, size)
     # The inner values that a GRU saves include its unit_param.
-    arguments = Arguments(
-        weight_hh, h0, c0, leak, lengths, offsets, resets, None, None, ctx.mode, heads
+    ragged, resets_to = (lengths, offsets, resets), (None, None)
+    arguments = Arguments(weight_hh, h0, c0, leak, *ragged, *resets_to, ctx.mode, heads)
+    results = _recurrence_backward(ctx.backend)(
+        Outputs(
+            grad_output.reshape(out.shape),
+            torch.zeros_like(h0) if grad_h_n is None else as_state(grad_h_n),
+            as_state(grad_c_n),
+            grad_gates,
+            grad_inner,
+        ),
+        Step(State(out), gates, inner),
+        arguments,
     )
-    grad_h_n = torch.zeros_like(h0) if grad_h_n is None else _as_state(grad_h_n, groups, size)
-    grads = Outputs(
-        grad_output.reshape(out.shape), grad_h_n, as_state(grad_c_n), grad_gates, grad_inner
-    )
-    results = _recurrence_backward(ctx.backend)(grads, Step(State(out), gates, inner), arguments)
-    grad_weights = _weight_gradients(ctx, results, out, arguments, input, weights)
     *_, input_needs_grad, h0_needs_grad, c0_needs_grad = ctx.needs_input_grad[:_FIRST_WEIGHT]
     grad_input = grad_h0 = grad_c0 = None
+    rows = results.pre.reshape(-1, weight_ih.shape[0])
     if input_needs_grad:
-        rows = results.pre.reshape(-1, weight_ih.shape[0])
         grad_input = multiply(rows, weight_ih).reshape(input.shape)
     if h0_needs_grad:
         grad_h0 = _as_h0(results.h0, directions)
     if c0_needs_grad and results.c0 is not None:
         grad_c0 = _as_h0(results.c0, directions)
+    grad_weights = _weight_gradients(ctx, results, rows, out, arguments, input, weights)
     return *[None] * 6, grad_input, grad_h0, grad_c0, *grad_weights
 
 
 def _weight_gradients(
     ctx: Any,
     results: Gradients,
+    rows: Tensor,  # the gradient of pre, [.., D·K·H]
     out: Tensor,
     arguments: Arguments,
     input: Tensor,
@@ -318,14 +329,21 @@ def _weight_gradients(
     heads = arguments.reverse_from
     needs_grad = ctx.needs_input_grad[_FIRST_WEIGHT:]
     count = len(needs_grad) // directions
-    rows = results.pre.reshape(-1, groups * cell.gates * size)
     by_kind: list[Sequence[Tensor | None]] = [[None] * directions] * count
     if any(needs_grad[::count]):
-        gradient = outer((rows, input.reshape(-1, input.shape[-1])))
-        by_kind[0] = split_rows(gradient, weights[0].shape, cell, heads, directions)
+        by_kind[0] = split_rows(
+            outer((rows, input.reshape(-1, input.shape[-1]))),
+            weights[0].shape,
+            cell,
+            heads,
+            directions,
+        )
     if any(needs_grad[1::count]):
-        gradient = weight_hh_grad(results, out, arguments, ctx.starts_from_zero)
-        by_kind[1] = split_directions(gradient, weights[1].shape, directions)
+        by_kind[1] = split_directions(
+            weight_hh_grad(results, out, arguments, ctx.starts_from_zero),
+            weights[1].shape,
+            directions,
+        )
     biases, of_units = count - count % 2 > 2, None
     if results.unit_param is not None and any(any(needs_grad[k::count]) for k in range(2, count)):
         of_units = results.unit_param.reshape(-1, groups * size).sum(0)

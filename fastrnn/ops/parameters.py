@@ -8,7 +8,7 @@ with n heads. The operators take groups, the heads of all directions, each with 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,25 +16,23 @@ from torch import Tensor
 from .cells.base import Cell
 
 
-class Merged(NamedTuple):
-    """A layer's parameters, merged. G = D·n: a group is a head of a direction."""
-
-    weight_ih: Tensor  #: [D·K·H, I]
-    weight_hh: Tensor  #: [G, K·H/n, H/n]
-    bias: Tensor | None  #: [D·K·H]
-    unit_param: Tensor | None  #: [G, H/n], for cells that use one
-
-
-def merge_directions(weights: Sequence[Tensor], directions: int, cell: type[Cell]) -> Merged:
-    """Merge the weights of a layer.
+def merge_directions(
+    weights: Sequence[Tensor], directions: int, cell: type[Cell]
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Merge a layer's weights.
 
     They are per direction weight_ih, weight_hh, two biases or none, and a leak [H] if the cell has
     one.
+
+    Return weight_ih [D·K·H, I], weight_hh [G, K·H/n, H/n], the bias of pre [D·K·H] and the cell's
+    unit_param [G, H/n], where G = D·n: a group is a head of a direction.
     """
     if directions > 1:
         half = len(weights) // 2
         both = (merge_directions(part, 1, cell) for part in (weights[:half], weights[half:]))
-        return Merged(*(None if x[0] is None else torch.cat(x) for x in zip(*both, strict=True)))  # type: ignore[arg-type]
+        merged: Any = (None if x[0] is None else torch.cat(x) for x in zip(*both, strict=True))
+        weight_ih, weight_hh, bias, unit_param = merged
+        return weight_ih, weight_hh, bias, unit_param
     leak = None
     if cell.is_leaky:
         *weights, leak = weights
@@ -53,7 +51,7 @@ def merge_directions(weights: Sequence[Tensor], directions: int, cell: type[Cell
     if heads > 1 and cell.gates > 1:
         weight_ih = swap_rows(weight_ih, cell.gates, heads)
         bias = bias if bias is None else swap_rows(bias, cell.gates, heads)
-    return Merged(weight_ih, weight_hh, bias, unit_param)
+    return weight_ih, weight_hh, bias, unit_param
 
 
 def _merge_biases(bias_ih: Tensor, bias_hh: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -90,22 +90,6 @@ def backward(
         def at(x: Tensor | None, t: int) -> Any:
             return None if x is None else x[t, :, groups].to(acc)
 
-        def state_before(t: int) -> State:
-            """Return the state before step t, which `forward` saved."""
-            previous = t - steps.step
-            crosses = layout.crosses_reset(t, steps)
-            states: list[Any] = [None, None]
-            saved_states = (out, inner) if cell.has_c else (out,)
-            for k, x in enumerate(saved_states):
-                first, start = of_groups.initial[k], of_groups.reset[k]
-                h = first
-                if x is not None and previous in steps:
-                    h = x[previous, :, groups]
-                    if layout.active is not None:
-                        h = h.where(layout.active[previous, :, None, None], first)
-                states[k] = _at_reset(h, crosses, start).to(acc)
-            return State(*states)
-
         of_groups = _Groups(arguments, groups, acc)
         weight_t = of_groups.weight.mT
         dh, dc = grads.h_n[:, groups].to(acc), None
@@ -117,7 +101,10 @@ def backward(
             step = Step(State(at(out, t)), at(gates, t), at(inner, t))
             state = State(at(grad_out, t) + dh, dc)
             grad = Step(state, at(grad_gates, t), at(grad_inner, t))
-            before = state_before(t) if cell.saves else step.state
+            before = step.state
+            if cell.saves:
+                states_of_all = out, inner if cell.has_c else None
+                before = of_groups.state_before(t, steps, layout, states_of_all)
             new = cell.backward(grad, step, before, of_groups.unit_param)
             dz = new.z.to(dtype)
             to_before: list[Any] = [new.before.h + _matvec(weight_t, dz.to(acc)), new.before.c]
@@ -146,6 +133,7 @@ class _Groups:
     """The arguments of some groups."""
 
     def __init__(self, arguments: Arguments, groups: slice, acc: torch.dtype) -> None:
+        self.groups, self.acc = groups, acc
         self.weight = arguments.weight_hh[groups].to(acc)
         unit_param = arguments.unit_param
         self.unit_param = None if unit_param is None else unit_param[groups].to(acc)
@@ -158,6 +146,25 @@ class _Groups:
                 (arguments.reset_h, arguments.reset_c),
             )
         )
+
+    def state_before(
+        self,
+        t: int,
+        steps: range,
+        layout: Layout,
+        states: tuple[Tensor | None, Tensor | None],  # h and c of all steps, [T, B, G, H]
+    ) -> State:
+        """Return the state before step t: that of the step before it in `steps`, or the first."""
+        previous, crosses = t - steps.step, layout.crosses_reset(t, steps)
+        before: list[Any] = [None, None]
+        for k, x in enumerate(states):
+            if x is None:
+                continue
+            state = self.initial[k]
+            if previous in steps:
+                state = layout.keep(previous, x[previous, :, self.groups], state)
+            before[k] = _at_reset(state, crosses, self.reset[k]).to(self.acc)
+        return State(*before)
 
 
 def _matvec(weight: Tensor, h: Tensor) -> Tensor:

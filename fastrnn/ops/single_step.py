@@ -39,7 +39,7 @@ def single_step(
     h0, c0 = hx
     initial_h = h0.reshape(layers, *state_shape).unbind()
     initial_c = [None] * layers if c0 is None else c0.reshape(layers, *state_shape).unbind()
-    last_h, last_c = [], []
+    last_h, last_c = [], list[Any]()
     with below_views():
         for layer, (h, c) in enumerate(zip(initial_h, initial_c, strict=True)):
             layer_weights = weights[layer * count : (layer + 1) * count]
@@ -54,9 +54,8 @@ def single_step(
             last_h.append(recurrence_out(*given, out=out, c_n=c_n))
             last_c.append(c_n)
             input = output
-
-        def joined(states: list[Any]) -> Tensor:
-            x = states[0] if layers == 1 else torch.stack(states)
-            return x.view(layers, batch, hidden)
-
-        return input, State(joined(last_h), joined(last_c) if cell.has_c else None)
+        h_n = last_h[0] if layers == 1 else torch.stack(last_h)
+        if not cell.has_c:
+            return input, State(h_n.view(hx.h.shape))
+        c_n = last_c[0] if layers == 1 else torch.stack(last_c)
+        return input, State(h_n.view(hx.h.shape), c_n.view(hx.h.shape))

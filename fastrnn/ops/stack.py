@@ -169,10 +169,9 @@ def _each_layer_in_torch(
 ) -> tuple[Tensor, State]:
     layer_options = options._replace(num_layers=1)
     last_states = []
-    for index, layer_weights in enumerate(_layers(weights, options)):
+    for index, (layer_weights, first) in enumerate(_layers(hx, weights, options)):
         if index > 0:
             input = torch.dropout(input, options.dropout, True)
-        first = _of_layer(hx, index, options)
         input, last = in_torch(input, first, layer_weights, layer_options, batch_sizes)
         last_states.append(last)
     return input, concatenate(last_states)
@@ -211,14 +210,13 @@ def in_layers(
     )
     code, directions = CODES[options.mode], options.directions()
     last_states = []
-    for index, layer_weights in enumerate(_layers(weights, options)):
+    for index, (layer_weights, first) in enumerate(_layers(hx, weights, options)):
         if index > 0 and options.training and options.dropout > 0:
             input = torch.dropout(input, options.dropout, True)
-        first = _of_layer(hx, index, options)
         if fused:
             input, last = layer(input, first, layer_weights, ragged, code, directions)
         else:
-            start = _of_layer(reset_to, index, options)
+            start = _of_layer(reset_to, index, directions)
             input, last = traceable_layer(
                 input, first, layer_weights, ragged, start, code, directions
             )
@@ -226,17 +224,21 @@ def in_layers(
     return input, concatenate(last_states)
 
 
-def _layers(weights: Sequence[Tensor], options: Options) -> list[Sequence[Tensor]]:
-    """Return the weights of each layer."""
+def _layers(
+    hx: State | None, weights: Sequence[Tensor], options: Options
+) -> list[tuple[Sequence[Tensor], State | None]]:
+    """Return each layer's weights and its initial state [D, B, H]."""
     if options.num_layers == 1:
-        return [weights]
-    count = len(weights) // options.num_layers
-    return [weights[i * count : (i + 1) * count] for i in range(options.num_layers)]
+        return [(weights, hx)]
+    count, directions = len(weights) // options.num_layers, options.directions()
+    return [
+        (weights[index * count : (index + 1) * count], _of_layer(hx, index, directions))
+        for index in range(options.num_layers)
+    ]
 
 
-def _of_layer(state: State | None, index: int, options: Options) -> State | None:
+def _of_layer(state: State | None, index: int, directions: int) -> State | None:
     """Return the part [D, ...] of a state [D·L, ...] that belongs to a layer."""
-    if state is None or options.num_layers == 1:
-        return state
-    directions = options.directions()
+    if state is None:
+        return None
     return state.map(lambda x: x[index * directions : (index + 1) * directions])
