@@ -213,6 +213,8 @@ def test_onnx_rejects_unsupported_modules(tmp_path):
             to_onnx(FusedRNN(4, 5, dtype=dtype), x.to(dtype), path)
     with pytest.raises(ValueError, match="opset_version must be 18 or later, got 16"):
         to_onnx(layer, x, path, opset_version=16)
+    with pytest.raises(ValueError, match="no projection"):
+        to_onnx(FusedLSTM(4, 5, proj_size=2), x, path)
     with pytest.raises(ValueError, match="no tensor"):
         to_onnx(layer, (), path)
     options = Options("RNN_TANH", True, 1, 0.0, False, False)
