@@ -32,9 +32,9 @@ fastrnn before torch.jit.load.
 Import fastrnn before you load the package, or loading fails ("Could not find schema"): the package
 calls the operator by name, and Python defines it. To run a model without Python, use ONNX.
 
-**ONNX** has operators RNN, LSTM and GRU, for every other runtime. `to_onnx` writes each layer as one
-such node and verifies the file: onnxruntime must compute the same as the module. torch.onnx.export with
-``dynamo=True`` writes the same nodes, without the verification.
+**ONNX** has operators RNN, LSTM and GRU, for every other runtime. `to_onnx` writes each layer as
+one such node and verifies the file: onnxruntime must compute the same as the module.
+torch.onnx.export with ``dynamo=True`` writes the same nodes, without the verification.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def to_onnx(
     inputs of other sizes, including one step and one row if the module accepts them.
 
     Args:
-        module: a float32 or float16 module that contains layers of fastrnn, or calls functional.rnn,
-            lstm or gru. It is not changed: a copy is exported, on the CPU and in eval mode.
+        module: a float32 or float16 module that contains layers of fastrnn, or calls the same in
+            functional. It is not changed: a copy is exported, on the CPU and in eval mode.
         example_inputs: the positional arguments, as for torch.onnx.export, or the only one. Random
             floating-point inputs are drawn between the example's minimum and maximum, random
             integer inputs from the example's values.
@@ -101,9 +101,10 @@ def to_onnx(
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
-        ValueError: the input is packed; ``resets`` are given; a layer has a leak or a ``proj_size``; ONNX or
-            onnxruntime has no such node for the dtype; opset_version is below 18; the inputs contain no tensor; or the module
-            accepts no other sizes than the example's.
+        ValueError: the input is packed; ``resets`` are given; a layer has a leak or a
+            ``proj_size``; ONNX or onnxruntime has no such node for the dtype; opset_version is
+            below 18; the inputs contain no tensor; or the module accepts no other sizes than the
+            example's.
         RuntimeError: onnxruntime rejects the file, or its results differ from the module's.
         Exception: any error of torch.export and torch.onnx, for a module that they cannot express.
 

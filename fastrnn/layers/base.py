@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import _checks
 from ..ops import stack
 from ..ops._eager import is_eager, is_plain, is_recording
-from ..ops._torch_private import is_any_autocast
+from ..ops._torch_private import is_any_autocast, without_onednn
 from ..ops.arguments import State
 from ..ops.backends.dispatch import requested
 from ..ops.options import Options
@@ -209,11 +209,13 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         given = {"lengths": lengths is not None, "resets": resets is not None}
         if self.proj_size:
             _checks.no_projection(**given)
-        else:
-            learned, heads = self.learned_h0, self.num_heads != 1
-            leak = self._cell != self.mode
-            reject_beyond_torch(**given, num_heads=heads, learned_h0=learned, leak=leak)
-        return self._torch_layer.forward(self, input, hx)
+            return self._torch_layer.forward(self, input, hx)
+        learned, heads = self.learned_h0, self.num_heads != 1
+        leak = self._cell != self.mode
+        reject_beyond_torch(**given, num_heads=heads, learned_h0=learned, leak=leak)
+        # Expanded weights do not support oneDNN's LSTM, which nn.LSTM calls.
+        with without_onednn():
+            return self._torch_layer.forward(self, input, hx)
 
     def _forward_packed(
         self,

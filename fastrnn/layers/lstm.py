@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _checks
-from ..ops._when_imported import when_imported
+from ..ops._torch_private import disable_dynamo
 from ..ops.arguments import State
 from .base import FusedRNNBase
 
@@ -126,7 +126,7 @@ class FusedLSTM(FusedRNNBase[tuple[Tensor, Tensor]]):
     ) -> tuple[Tensor | PackedSequence, Any]:
         has_dropout = self.training and self.dropout > 0 and self.num_layers > 1
         if has_dropout and torch.compiler.is_dynamo_compiling():
-            return _call(super()._forward_of_torch, input, hx, *given)
+            return _keep_dropout(super()._forward_of_torch, input, hx, *given)
         return super()._forward_of_torch(input, hx, *given)
 
     def _state(self, hx: Any) -> State | None:
@@ -141,15 +141,7 @@ class FusedLSTM(FusedRNNBase[tuple[Tensor, Tensor]]):
         return state.h, state.c
 
 
-def _call(function: Any, *args: Any) -> Any:
+@disable_dynamo
+def _keep_dropout(function: Any, *args: Any) -> Any:
+    """Call a function outside of graphs: torch's decomposition of an LSTM omits its dropout."""
     return function(*args)
-
-
-def _exclude(dynamo: Any) -> None:
-    """Keep Dynamo from tracing `_call`: torch's decomposition of an LSTM omits its dropout."""
-    globals()["_call"] = dynamo.disable(
-        _call, reason="torch.compile omits the dropout of an LSTM with proj_size"
-    )
-
-
-when_imported("torch._dynamo", _exclude)

@@ -6,7 +6,9 @@ release has changed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -65,6 +67,17 @@ def has_mkldnn_products(dtype: str) -> bool:
 def has_amx_tiles() -> bool:
     """Whether this processor has Intel AMX, whose tiles multiply bfloat16 matrices."""
     return torch.cpu._is_amx_tile_supported()
+
+
+@contextlib.contextmanager
+def without_onednn() -> Iterator[None]:
+    """Make torch compute without oneDNN. torch.backends.mkldnn.flags warns of TF32."""
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)
 
 
 def is_expanded_weight(x: object) -> bool:

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 from torch.nn.utils.rnn import pack_sequence
 
-from fastrnn import FusedGRUCell, FusedLSTMCell, FusedRNNCell, ReadoutRNN
+from fastrnn import FusedGRUCell, FusedLSTM, FusedLSTMCell, FusedRNNCell, ReadoutRNN
 
 from ..utils.nn_rnn_parity import (
+    BACKWARD_EPS,
+    assert_near,
     assert_same,
     each_state,
     every_layer,
@@ -57,6 +59,20 @@ def test_layers(options, batch_first, ours):
         results.append(per_sample(layer, x, batch_first=batch_first))
     assert all(g.shape[0] == B for g in results[0].values())
     assert_same(*results)
+
+
+@every_layer
+def test_float32_as_float64(ours):
+    """nn.LSTM raises here, because it calls oneDNN."""
+    mine, theirs = paired_layers(INPUTS, H, ours=ours, batch_first=True)
+    x = torch.randn(B, T, INPUTS)
+    found = per_sample(mine, x)
+    expected = per_sample(theirs.double(), x.double())
+    for name, gradient in found.items():
+        assert_near(gradient, expected[name], BACKWARD_EPS)
+    if ours is FusedLSTM:
+        with pytest.raises(RuntimeError, match="mkldnn_rnn_layer"):
+            per_sample(nn.LSTM(INPUTS, H, batch_first=True), x)
 
 
 @every_layer

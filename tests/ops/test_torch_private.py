@@ -122,6 +122,13 @@ def test_amx_is_detected() -> None:
     assert private.has_amx_tiles() in (True, False)
 
 
+def test_onednn_can_be_disabled() -> None:
+    enabled = torch.backends.mkldnn.enabled
+    with private.without_onednn():
+        assert not torch.backends.mkldnn.enabled
+    assert torch.backends.mkldnn.enabled == enabled
+
+
 def test_expanded_weights_are_detected() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     assert not private.is_expanded_weight(weight)
@@ -135,7 +142,8 @@ def test_statically_true_conditions_are_detected() -> None:
 
 def test_every_name_is_tested() -> None:
     """Every new name needs a test above that uses it."""
-    public = {"Any", "Tensor", "annotations", "forward_ad", "functools", "torch"}
+    public = {"Any", "Iterator", "Tensor", "annotations", "contextlib"}
+    public |= {"forward_ad", "functools", "torch"}
     names = {name for name in vars(private) if not name.startswith("__")} - public
     tests = Path(__file__).read_text()
     assert [name for name in sorted(names) if f"private.{name}" not in tests] == []
