@@ -1,7 +1,7 @@
 """Export of models with recurrent layers: torch.export, AOTInductor and ONNX.
 
-**torch.export** takes a `fastrnn.FusedRNN`, or any module that contains one. The number of steps
-and the batch size can be dynamic, including 1::
+**torch.export** takes a `fastrnn.FusedRNN`, FusedLSTM or FusedGRU, or any module that contains one.
+The number of steps and the batch size can be dynamic, including 1::
 
     from torch.export import Dim, export
 
@@ -18,7 +18,7 @@ operators::
 
     program = export(rnn, (x,)).run_decompositions(fastrnn.export.decompositions())
 
-**torch.jit.trace** records nn.RNN's own loop where it computes the same. Such a trace works for
+**torch.jit.trace** records torch's own loop where it computes the same. Such a trace works for
 any number of steps and any batch size, and without fastrnn. OpenVINO's
 ``convert_model(module, example_input=x)``, TensorBoard's ``add_graph`` and torch.onnx.export with
 ``dynamo=False`` read it. With lengths, resets or heads the trace calls our operators: import
@@ -32,8 +32,8 @@ fastrnn before torch.jit.load.
 Import fastrnn before you load the package, or loading fails ("Could not find schema"): the package
 calls the operator by name, and Python defines it. To run a model without Python, use ONNX.
 
-**ONNX** has an operator RNN, for every other runtime. `to_onnx` writes each layer as one such node
-and verifies the file: onnxruntime must compute the same as the module. torch.onnx.export with
+**ONNX** has operators RNN, LSTM and GRU, for every other runtime. `to_onnx` writes each layer as one
+such node and verifies the file: onnxruntime must compute the same as the module. torch.onnx.export with
 ``dynamo=True`` writes the same nodes, without the verification.
 """
 
@@ -73,14 +73,15 @@ def to_onnx(
 ) -> Path:
     """Export a module to an ONNX file in inference mode, and verify the file's results.
 
-    Every layer of a FusedRNN becomes one ``RNN`` node, for any number of steps and any batch size.
-    ``hx`` becomes its initial state and ``lengths`` its sequence_lens. The file is kept only if
+    Every layer of a FusedRNN, FusedLSTM or FusedGRU becomes one ``RNN``, ``LSTM`` or ``GRU`` node,
+    for any number of steps and any batch size. ``hx`` becomes its initial state, the LSTM's two,
+    and ``lengths`` its sequence_lens. The file is kept only if
     onnxruntime computes the same with it as the module does. Both run on the example and on random
     inputs of other sizes, including one step and one row if the module accepts them.
 
     Args:
-        module: a float32 or float16 module that contains FusedRNN or ReadoutRNN, or calls
-            functional.rnn. It is not changed: a copy is exported, on the CPU and in eval mode.
+        module: a float32 or float16 module that contains layers of fastrnn, or calls functional.rnn,
+            lstm or gru. It is not changed: a copy is exported, on the CPU and in eval mode.
         example_inputs: the positional arguments, as for torch.onnx.export, or the only one. Random
             floating-point inputs are drawn between the example's minimum and maximum, random
             integer inputs from the example's values.
@@ -100,8 +101,8 @@ def to_onnx(
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
-        ValueError: the input is packed; ``resets`` are given; ONNX or onnxruntime has no RNN for
-            the dtype; opset_version is below 18; the inputs contain no tensor; or the module
+        ValueError: the input is packed; ``resets`` are given; a layer has a leak or a ``proj_size``; ONNX or
+            onnxruntime has no such node for the dtype; opset_version is below 18; the inputs contain no tensor; or the module
             accepts no other sizes than the example's.
         RuntimeError: onnxruntime rejects the file, or its results differ from the module's.
         Exception: any error of torch.export and torch.onnx, for a module that they cannot express.
@@ -124,6 +125,10 @@ def to_onnx(
         )
     if not any(isinstance(leaf, Tensor) for leaf in given):
         raise ValueError("example_inputs has no tensor: pass the arguments of a call")
+    if any(isinstance(each, nn.RNNBase) and each.proj_size for each in module.modules()):
+        raise ValueError(
+            "ONNX's LSTM has no projection (proj_size): export the module with torch.export"
+        )
     module = copy.deepcopy(module).cpu().eval()
     args, named = pytree.tree_map_only(Tensor, lambda x: x.detach().cpu(), (args, named))
     program = _trace(module, args, named, dynamic_shapes)

@@ -1,4 +1,4 @@
-"""Report which backends this machine can use, the error of the others, and the time of a call."""
+"""Report which backends this machine can use, the error of the others, and the times of calls."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from statistics import median
 
 import torch
 
-from . import FusedRNN, use_backend
+from . import FusedGRU, FusedLSTM, FusedRNN, use_backend
 from ._version import __version__
 from .ops.backends import cpu, cuda, dispatch, triton
 from .ops.backends._loader import Extension
+from .ops.backends.base import Call
 
-#: The sizes of the timed layer. Its single input feature makes the input projection almost free.
+#: The sizes of the timed layers. Their single input feature makes the input projection almost free.
 STEPS, BATCH, HIDDEN = 100, 8, 64
+
+#: The timed layers, with their modes.
+LAYERS = {"RNN": "RNN_TANH", "LSTM": "LSTM", "GRU": "GRU"}
+_OURS = {"RNN": FusedRNN, "LSTM": FusedLSTM, "GRU": FusedGRU}
 
 
 def main() -> int:
@@ -25,35 +30,62 @@ def main() -> int:
         f"fastrnn {__version__}, torch {torch.__version__}, Python {platform.python_version()}\n"
         f"{_cpu()}, {torch.get_num_threads()} threads\n"
     )
-    failures = {}
-    print(f"{'backend':<11}{'one call':>10}   ")
+    failed = False
+    print(f"{'one call':<11}" + "".join(f"{kind:>12}" for kind in LAYERS))
     for status in dispatch.backends().values():
         if status.reason is not None:
-            print(f"{status.name:<11}{'-':>10}   unavailable: {status.reason}")
-            continue
-        try:
-            time_taken = f"{1e3 * _time_backend(status.name):.3f} ms"
-        except Exception as error:
-            failures[status.name] = error
-            print(f"{status.name:<11}{'failed':>10}   {type(error).__name__}: {error}")
-            continue
-        print(f"{status.name:<11}{time_taken:>10}   {status.detail}")
-    print(f"{'nn.RNN':<11}{1e3 * _time_nn_rnn():>7.3f} ms   for comparison")
+            cells, detail = ["-"] * len(LAYERS), f"unavailable: {status.reason}"
+        else:
+            cells, error = _times_of_backend(status.name)
+            detail = status.detail if error is None else f"{type(error).__name__}: {error}"
+            failed |= error is not None and status.name == "reference"
+        print(_row(status.name, cells, detail))
+    theirs = [_shown(_time_torch(kind)) for kind in LAYERS]
+    print(_row("torch.nn", theirs, "nn.RNN, nn.LSTM and nn.GRU, for comparison"))
     print(
         f"\nOne call: the median time of a layer's forward pass, T={STEPS} B={BATCH} I=1 "
-        f"H={HIDDEN} float32, no gradient."
+        f"H={HIDDEN} float32, no gradient. A backend without a time has no kernels for the layer."
     )
     if cpu.EXTENSION.unavailable_reason is not None:
         _print_build_help(cpu.EXTENSION, "cpp")
     elif torch.cuda.is_available() and cuda.EXTENSION.unavailable_reason is not None:
         _print_build_help(cuda.EXTENSION, "cuda")
-    return 1 if "reference" in failures else 0
+    return 1 if failed else 0
 
 
-def _time_backend(name: str) -> float:
-    on_gpu = name == "cuda" or (name == "triton" and not triton.interpreting())
-    device = "cuda" if on_gpu else "cpu"
-    rnn, x = FusedRNN(1, HIDDEN, device=device), torch.randn(STEPS, BATCH, 1, device=device)
+def _row(name: str, cells: list[str], detail: str) -> str:
+    return f"{name:<11}" + "".join(f"{cell:>12}" for cell in cells) + f"   {detail}"
+
+
+def _shown(seconds: float) -> str:
+    return f"{1e3 * seconds:.3f} ms"
+
+
+def _times_of_backend(name: str) -> tuple[list[str], Exception | None]:
+    """Return the time of each layer as text, "-" for those not supported, and the last error."""
+    cells, last = [], None
+    for kind, mode in LAYERS.items():
+        device = torch.device(_device(name))
+        call = Call(mode, STEPS, BATCH, 1, HIDDEN, torch.float32, device, False, None)
+        if dispatch.BACKENDS[name].unsupported_reason(call) is not None:
+            cells.append("-")
+            continue
+        try:
+            cells.append(_shown(_time_backend(name, kind)))
+        except Exception as error:
+            cells.append("failed")
+            last = error
+    return cells, last
+
+
+def _device(backend: str) -> str:
+    on_gpu = backend == "cuda" or (backend == "triton" and not triton.interpreting())
+    return "cuda" if on_gpu else "cpu"
+
+
+def _time_backend(name: str, kind: str) -> float:
+    device = _device(name)
+    rnn, x = _OURS[kind](1, HIDDEN, device=device), torch.randn(STEPS, BATCH, 1, device=device)
 
     def call() -> None:
         rnn(x)
@@ -64,8 +96,8 @@ def _time_backend(name: str) -> float:
         return _median_time(call)
 
 
-def _time_nn_rnn() -> float:
-    rnn, x = torch.nn.RNN(1, HIDDEN), torch.randn(STEPS, BATCH, 1)
+def _time_torch(kind: str) -> float:
+    rnn, x = getattr(torch.nn, kind)(1, HIDDEN), torch.randn(STEPS, BATCH, 1)
     return _median_time(lambda: rnn(x))
 
 

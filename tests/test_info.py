@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,7 +32,17 @@ def test_report_times_every_usable_backend(capsys):
     assert f"fastrnn {fastrnn.__version__}" in text
     for status in dispatch.backends().values():
         assert (" ms " if status.reason is None else status.reason) in line(text, status.name)
-    assert " ms " in line(text, "nn.RNN")
+    assert line(text, "one call").split()[2:] == ["RNN", "LSTM", "GRU"]
+    assert line(text, "torch.nn").count(" ms ") == line(text, "reference").count(" ms ") == 3
+
+
+def test_report_omits_layers_that_a_backend_does_not_support(capsys, monkeypatch):
+    unsupported = SimpleNamespace(unsupported_reason=lambda call: call.mode != "RNN_TANH" or None)
+    monkeypatch.setitem(dispatch.BACKENDS, "cpu", unsupported)
+    monkeypatch.setattr(dispatch, "backends", lambda: {"cpu": BackendStatus("cpu", None, "fast")})
+    monkeypatch.setattr(info, "_time_backend", lambda name, kind: 1e-3)
+    assert info.main() == 0
+    assert line(capsys.readouterr().out, "cpu").split() == ["cpu", "1.000", "ms", "-", "-", "fast"]
 
 
 def test_report_gives_the_reason(capsys, monkeypatch):
@@ -44,7 +55,7 @@ def test_report_gives_the_reason(capsys, monkeypatch):
 
 @pytest.mark.parametrize(("backend", "code"), [("reference", 1), ("cpu", 0)])
 def test_report_survives_a_failing_call(capsys, monkeypatch, backend, code):
-    def fail(name):
+    def fail(name, kind):
         if name == backend:
             raise RuntimeError("kernel failed")
         return 1e-3

@@ -6,17 +6,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, fx, nn
-from torch.ao.quantization import get_default_qconfig_mapping
+from torch.ao.quantization import get_default_qconfig_mapping, quantize_dynamic
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from fastrnn import FusedLSTM, FusedLSTMCell, FusedRNN, ReadoutRNN
+import fastrnn
+from fastrnn import FusedGRU, FusedLSTM, FusedLSTMCell, ReadoutRNN
 
 from ..utils.nn_rnn_parity import (
     CELLS,
     LAYERS,
     TORCH,
     assert_same,
+    every_layer,
     random_hx,
 )
 
@@ -56,12 +58,12 @@ def test_graph_equals_that_of_torchs_layer(layer, x):
     assert_same(traced(x), layer(traced.before(x)))
 
 
-@pytest.mark.parametrize("kind", [FusedRNN, lambda *sizes: ReadoutRNN(*sizes, 3)])
+@pytest.mark.parametrize("kind", [*LAYERS, lambda *sizes: ReadoutRNN(*sizes, 3)])
 @pytest.mark.parametrize("name", ["hx", "lengths", "resets"])
 def test_keyword_arguments(kind, name):
     layer = kind(4, 6)
     given = {
-        "hx": torch.randn(1, 2, 6),
+        "hx": random_hx(getattr(layer, "rnn", layer), 2, dtype=torch.float32),
         "lengths": torch.tensor([5, 3]),
         "resets": torch.rand(5, 2) < 0.3,
     }[name]
@@ -124,11 +126,12 @@ def test_a_layer_outside_the_model_raises_like_torchs():
             fx.symbolic_trace(Outside())
 
 
+@every_layer
 @pytest.mark.filterwarnings("ignore:.*deprecated.*")
-def test_quantization_handles_the_layer_like_torchs():
+def test_quantization_handles_the_layer_like_torchs(ours):
     """Linear layers are quantized, and the recurrence stays in floating point."""
     outputs = []
-    for kind in (nn.RNN, FusedRNN):
+    for kind in (TORCH[ours], ours):
         torch.manual_seed(0)
         model = Wrapper(kind(4, 6), lambda rnn, x, _: rnn(x)[0]).eval()
         prepared = prepare_fx(model, get_default_qconfig_mapping(), (X,))
@@ -137,3 +140,15 @@ def test_quantization_handles_the_layer_like_torchs():
         assert "quantized" in type(quantized.before).__module__
         outputs.append(quantized(X))
     torch.testing.assert_close(*outputs)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated.*")
+@pytest.mark.parametrize("ours", [FusedLSTM, FusedGRU])
+def test_dynamic_quantization_needs_a_reverted_layer(ours):
+    """torch.ao finds nn.LSTM and nn.GRU by their classes."""
+    model = nn.Sequential(ours(4, 6))
+    kinds = {nn.LSTM, nn.GRU, ours}
+    assert type(quantize_dynamic(model, kinds)[0]) is ours
+    quantized = quantize_dynamic(fastrnn.revert(model), kinds)
+    assert "quantized" in type(quantized[0]).__module__
+    assert quantized(X)[0].shape == (5, 2, 6)

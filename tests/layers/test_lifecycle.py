@@ -181,9 +181,10 @@ def test_weights_that_are_not_plain_parameters(parametrization, ours):
     assert not torch.equal(results[0][0], results[2][0])
 
 
-def test_deepcopy_of_a_parametrized_layer_after_a_call_and_a_conversion():
-    """nn.RNN cannot be copied then, because it stores the computed weights."""
-    mine, _ = pair()
+@every_layer
+def test_deepcopy_of_a_parametrized_layer_after_a_call_and_a_conversion(ours):
+    """torch's layers cannot be copied then, because they store the computed weights."""
+    mine, _ = pair(ours=ours)
     parametrizations.weight_norm(mine, "weight_hh_l0")
     mine(X)
     mine.float().double()
@@ -247,8 +248,9 @@ def test_data_parallel_processes(process_group, shard, ours):
         assert_same(a.grad.full_tensor() if shard else a.grad, e.grad)
 
 
-def test_hooks_see_the_call():
-    mine, _ = pair()
+@every_layer
+def test_hooks_see_the_call(ours):
+    mine, _ = pair(ours=ours)
     seen = []
     mine.register_forward_hook(lambda module, args, result: seen.append((module, args)))
     mine(X)

@@ -27,7 +27,14 @@ from fastrnn import FusedGRU, FusedLSTM, FusedLSTMCell, FusedRNN, FusedRNNCell
 from fastrnn.functional import recurrence
 from fastrnn.ops import reference
 
-from ..utils.nn_rnn_parity import assert_same, every_layer, random_hx, rnn_and_lstm, tensors
+from ..utils.nn_rnn_parity import (
+    assert_same,
+    every_layer,
+    mostly_rnn,
+    random_hx,
+    rnn_and_lstm,
+    tensors,
+)
 
 V = 3
 
@@ -235,8 +242,9 @@ def test_autocast() -> None:
     torch.testing.assert_close(mapped[0], expected, rtol=0, atol=5 * 2.0**-8)
 
 
-def test_compiled_per_sample_gradients_are_one_graph() -> None:
-    rnn, x = FusedRNN(3, 4, dtype=torch.float64), inputs(V, 5, 2)
+@mostly_rnn
+def test_compiled_per_sample_gradients_are_one_graph(ours: Any) -> None:
+    rnn, x = ours(3, 4, dtype=torch.float64), inputs(V, 5, 2)
     weights = parameters(rnn)
 
     def of(weights: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
