@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -160,7 +161,8 @@ def _recurrence(pre: Tensor, given: Arguments) -> Outputs:
         dispatch.raise_unsupported("torch", dispatch.NO_RECURRENCE)
     if autocast.is_autocasting(pre):
         pre, *tensors = autocast.cast(pre, *given.tensors())
-        given = Arguments._make((*tensors, given.mode, given.reverse_from))
+        fields: Any = (*tensors, given.mode, given.reverse_from)
+        given = Arguments(*fields)
     _checks.recurrence(pre, given)
     return traceable_recurrence(pre, given)
 

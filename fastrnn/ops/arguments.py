@@ -72,6 +72,10 @@ class State(NamedTuple):
         """Apply a function to h and, if there is one, to c."""
         return State(function(self.h), None if self.c is None else function(self.c))
 
+    def of_layer(self, index: int, directions: int) -> State:
+        """Return the part [D, ...] of a state [D·L, ...] that belongs to a layer."""
+        return self.map(lambda x: x[index * directions : (index + 1) * directions])
+
 
 def concatenate(states: Sequence[State]) -> State:
     """Concatenate states along their first dimension."""

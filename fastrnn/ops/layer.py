@@ -150,7 +150,7 @@ def traceable_recurrence(pre: Tensor, arguments: Arguments) -> Outputs:
     results = _by_request(pre, arguments, save=recording)
     if recording and torch.compiler.is_compiling():
         # Users may write to out, and the backward reads the operator's output.
-        results = results._replace(out=results.out.clone())
+        results = Outputs(results.out.clone(), *results[1:])
     return results
 
 

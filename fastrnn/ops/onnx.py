@@ -88,10 +88,7 @@ def run(
     for layer in range(options.num_layers):
         if layer > 0 and options.training and options.dropout > 0:
             input = torch.dropout(input, options.dropout, True)
-        first = None
-        if hx is not None:
-            h_of_layer = slice(layer * directions, (layer + 1) * directions)
-            first = hx.map(lambda x, part=h_of_layer: x[part])  # type: ignore[misc]
+        first = None if hx is None else hx.of_layer(layer, directions)
         of_layer = weights[layer * count : (layer + 1) * count]
         input, last = _layer(input, first, of_layer, lengths, options)
         last_states.append(last)

@@ -216,7 +216,7 @@ def in_layers(
         if fused:
             input, last = layer(input, first, layer_weights, ragged, code, directions)
         else:
-            start = _of_layer(reset_to, index, directions)
+            start = None if reset_to is None else reset_to.of_layer(index, directions)
             input, last = traceable_layer(
                 input, first, layer_weights, ragged, start, code, directions
             )
@@ -232,13 +232,9 @@ def _layers(
         return [(weights, hx)]
     count, directions = len(weights) // options.num_layers, options.directions()
     return [
-        (weights[index * count : (index + 1) * count], _of_layer(hx, index, directions))
+        (
+            weights[index * count : (index + 1) * count],
+            None if hx is None else hx.of_layer(index, directions),
+        )
         for index in range(options.num_layers)
     ]
-
-
-def _of_layer(state: State | None, index: int, directions: int) -> State | None:
-    """Return the part [D, ...] of a state [D·L, ...] that belongs to a layer."""
-    if state is None:
-        return None
-    return state.map(lambda x: x[index * directions : (index + 1) * directions])

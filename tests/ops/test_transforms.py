@@ -189,6 +189,23 @@ def test_hessians(kind: str) -> None:
         assert_same(actual(pre), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_compiled_tangents_and_hessians(kind: str) -> None:
+    """jacrev(jacfwd(...)) is missing: torch 2.13 fails to compile it for a batched product."""
+    real, complete = leaves(Problem(3, 1, 1, 1, kind=kind))
+    pre, *rest = (x.detach() for x in real)
+
+    def of(pre: Tensor) -> Tensor:
+        out, *_ = run(*complete(pre, *rest))
+        return out.square().sum()
+
+    for function in (lambda pre: jvp(of, (pre,), (pre,)), hessian(of)):
+        torch.compiler.reset()
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        assert_same(compiled(pre), function(pre))
+
+
 @pytest.mark.parametrize("recording", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_dual_tensors(kind: str, recording: bool) -> None:
