@@ -79,8 +79,8 @@ class Problem:
         bound of `tolerance` holds without an exponential in T.
 
         For a cell with several gates, those of each gate sum to at most w = 0.1, and the second
-        gate, which keeps a share of the state, is at most φ = σ(w) = 0.525. So |c| stays below
-        1 / (1 - φ) = 2.1, and errors decay from step to step.
+        gate, which keeps a share of the state, is at most φ = σ(w) = 0.525. So c stays within
+        ±1 / (1 - φ) = ±2.1, and errors decay from step to step.
 
         A leak takes a weighted mean of two terms, neither of which amplifies.
         """
