@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from fastrnn import FusedGRU, FusedLSTM, FusedRNN
+from fastrnn.ops import arguments
 
 from . import objectives
 from .config import TrainConfig
@@ -47,6 +48,9 @@ class Padded(nn.Module):
         self.layer.to(next(source.parameters()))
         self.layer.load_state_dict(source.state_dict())
         self.bidirectional = False  # ReadoutRNN asks its layer
+
+    def _state(self, hx: Tensor) -> arguments.State:
+        return arguments.State(hx)  # ReadoutRNN asks its layer
 
     def forward(
         self,

@@ -213,7 +213,7 @@ def test_invalid_arguments(kwargs, kind, words, ours):
 
 
 @every_layer
-def test_num_heads_and_learned_h0_are_keyword_only(ours):
+def test_our_own_arguments_are_keyword_only(ours):
     """The positions after the arguments of torch's layer are reserved for future ones of torch."""
     given = {"bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
     if ours is FusedRNN:
@@ -221,7 +221,10 @@ def test_num_heads_and_learned_h0_are_keyword_only(ours):
     if ours is FusedLSTM:
         given["proj_size"] = 0
     given |= {"device": None, "dtype": None}
-    assert list(inspect.signature(ours).parameters)[3:-3] == list(given)
+    own = [name for name in inspect.signature(ours).parameters if name not in given][3:]
+    leak = ["leak", "learned_leak", "leak_on"] if ours is FusedRNN else []
+    assert own == ["num_heads", "learned_h0", *leak, "unknown"]
+    assert list(inspect.signature(ours).parameters)[3 : 3 + len(given)] == list(given)
     assert outcome(lambda: ours(3, 4, 1, *given.values()))[0] is ours
     assert outcome(lambda: ours(3, 4, 1, *given.values(), 2))[0] is TypeError
 

@@ -68,6 +68,7 @@ def test_repr_and_attributes(ours, kwargs):
     assert isinstance(mine, nn.RNNBase)
     assert not isinstance(mine, TORCH[ours])  # Dynamo breaks its graph there
     ignored = {"_flat_weights", "_flat_weight_refs", "_parameters", "num_heads", "learned_h0"}
+    ignored |= {"leak", "learned_leak", "leak_on"}
     mine_too, all_of_theirs = (vars(layer).keys() - ignored for layer in (mine, theirs))
     assert mine_too == all_of_theirs
     for name in all_of_theirs:
