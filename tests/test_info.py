@@ -16,6 +16,11 @@ WITHOUT_TYPER = "import sys; sys.modules['typer'] = None"
 MAIN = "import sys; from fastrnn.__main__ import main; sys.exit(main(sys.argv[1:]))"
 
 
+@pytest.fixture(autouse=True)
+def short_calls(monkeypatch):
+    monkeypatch.setattr(info, "STEPS", 3)
+
+
 def line(text, start):
     return next(line for line in text.splitlines() if line.startswith(start))
 

@@ -8,7 +8,7 @@ from torch.export import export
 from fastrnn import FusedGRU, FusedLSTM, FusedRNN
 from fastrnn.export import decompositions
 
-from .nn_rnn_parity import FORWARD_EPS, assert_near, every_layer, tensors
+from .nn_rnn_parity import FORWARD_EPS, assert_near, tensors
 
 
 def assert_openvino_matches(model, layer, x, **given):
@@ -38,7 +38,7 @@ def test_openvino_converts_a_program(kwargs, given, ours):
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@every_layer
+@pytest.mark.parametrize("ours", [FusedRNN, FusedLSTM])
 def test_openvino_converts_a_module_for_every_size(ours):
     layer = ours(4, 6, num_layers=2, bidirectional=True)
     model = openvino.convert_model(layer, example_input=torch.randn(6, 3, 4))
