@@ -59,7 +59,7 @@ for name, call in calls.items():
     call()
     count = memory.seen_since()
     assert count > 2, (name, count)
-    raised = 0
+    raised = unreached = 0
     for k in range(count):
         memory.fail_after(k)
         try:
@@ -70,9 +70,11 @@ for name, call in calls.items():
             assert isinstance(error, MemoryError) or "memory" in message or "allocate" in message
             raised += 1
             continue
+        unreached += memory.seen_since() <= k  # a busy machine forms no team
         memory.fail_after(-1)
         assert all(map(torch.equal, expected, result)), (name, k)
-    assert raised >= count - 1, (name, count, raised)  # torch may handle a failure of its own
+    handled = count - raised - unreached  # torch may handle a failure of its own
+    assert raised > 2 and handled <= 1, (name, count, raised, unreached)
     assert all(map(torch.equal, expected, call())), name
     print(name, count)
 """
