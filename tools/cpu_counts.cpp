@@ -23,20 +23,21 @@ int main(int, char** arguments) {
     params.G = 1;
     params.H = H;
     params.dtype = DType::float32;
+    params.cell = Cell::rnn_tanh;
     params.activation = Activation::tanh;
     params.reverse_from = 1;
     params.weight_hh = weight.data();
     return params;
   };
   if (forward) {
-    Forward params = sized(Forward{});
+    CellForward params = sized(CellForward{});
     params.pre = in.data();
     params.h0 = state.data();
     params.out = out.data();
     params.h_n = last.data();
     cpu::forward(params, alone);
   } else {
-    Backward params = sized(Backward{});
+    CellBackward params = sized(CellBackward{});
     params.grad_out = params.out = in.data();
     params.grad_h_n = state.data();
     params.grad_pre = out.data();
