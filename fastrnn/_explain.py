@@ -43,7 +43,7 @@ class Explanation:
         kind = "training" if call.training else "inference"
         shape = f"T={call.steps} B={call.batch} G={call.groups} H={call.hidden}"
         width = max(len(name) for name in dispatch.BACKENDS)
-        if call.is_gated():
+        if not call.is_of_nn_rnn():
             shape = f"{call.mode} {shape}"
         lines = [f"{shape}, {_precision(call)}, {kind}, on {where}", ""]
         lines.append(f"> {self.backend:<{width}}  serves the call")

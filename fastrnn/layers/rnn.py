@@ -172,7 +172,8 @@ class FusedRNN(FusedRNNBase[Tensor]):
         if self.learned_leak:
             leaks: Any = self.alpha.unbind()
         else:
-            leaks = [weights[0].new_full((self.hidden_size,), self.leak)] * runs
+            like = {"dtype": weights[0].dtype, "device": weights[0].device}
+            leaks = [torch.full((self.hidden_size,), self.leak, **like)] * runs
         count = len(weights) // runs
         return [
             weight

@@ -48,9 +48,9 @@ class Call(NamedTuple):
         steps = ragged.steps(data)
         return cls(CELLS[mode].mode, steps, batch, groups, hidden, h0.dtype, h0.device)
 
-    def is_gated(self) -> bool:
-        """Whether the cell has several gates: it is not nn.RNN's."""
-        return not self.mode.startswith("RNN_")
+    def is_of_nn_rnn(self) -> bool:
+        """Whether the cell is one of nn.RNN's."""
+        return self.mode.startswith("RNN_")
 
     @property
     def capability(self) -> tuple[int, int]:

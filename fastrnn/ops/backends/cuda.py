@@ -51,7 +51,7 @@ class Cuda(Kernels):
         """Why no kernel supports the call, or None."""
         if call.device.type != "cuda":
             return f"the CUDA kernels support CUDA tensors, not {call.device.type!r} ones"
-        if call.is_gated():
+        if not call.is_of_nn_rnn():
             return f"there are no CUDA kernels for {call.mode}"
         if call.dtype not in DTYPES:
             return f"the CUDA kernels do not support {call.dtype}"

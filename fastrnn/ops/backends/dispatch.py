@@ -234,8 +234,9 @@ def forward_out(
     _check_output("out", out, shape, pre)
     if c_n is not None:
         _check_output("c_n", c_n, arguments.h0.shape, pre)
-    if gates is not None and inner is not None:
+    if gates is not None:
         _check_output("gates", gates, pre.shape, pre)
+    if inner is not None:
         _check_output("inner", inner, shape, pre)
     return _kernels(pre, arguments).recurrence_out(pre, arguments, out, c_n, gates, inner)
 

@@ -84,7 +84,7 @@ class Triton(Kernels):
                 )
         elif not (kind == "cpu" and interpreting()):
             return f"the Triton kernels support CUDA tensors, not {kind!r} ones"
-        if call.is_gated():
+        if not call.is_of_nn_rnn():
             return f"there are no Triton kernels for {call.mode}"
         if call.dtype not in DTYPES:
             return f"the Triton kernels support float32, bfloat16 and float16, not {call.dtype}"
