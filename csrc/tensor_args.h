@@ -7,6 +7,8 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <array>
+#include <initializer_list>
 #include <optional>
 #include <stdexcept>
 #include <vector>
@@ -32,10 +34,18 @@ inline DType dtype_of(const Tensor& tensor) {
   }
 }
 
-inline void check_shape(const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {
+template <class Shape>
+void check_shape(const char* name, const Tensor& tensor, const Shape& shape) {
   bool fits = tensor.dim() == static_cast<int64_t>(shape.size());
-  for (size_t i = 0; fits && i < shape.size(); ++i) fits = tensor.size(i) == shape[i];
+  int64_t i = 0;
+  for (const int64_t size : shape) fits = fits && tensor.size(i++) == size;
   STD_TORCH_CHECK(fits, "fastrnn: ", name, " has the wrong shape");
+}
+
+// A shape that is written at the call.
+inline void check_shape(const char* name, const Tensor& tensor,
+                        std::initializer_list<int64_t> shape) {
+  check_shape<std::initializer_list<int64_t>>(name, tensor, shape);
 }
 
 inline void check_device(const char* name, const Tensor& tensor, const Tensor& like) {
@@ -122,7 +132,7 @@ struct TensorArgs {
     return {params.T, params.B, params.G, width * params.H};
   }
 
-  std::vector<int64_t> state_shape() const { return {params.B, params.G, params.H}; }
+  std::array<int64_t, 3> state_shape() const { return {params.B, params.G, params.H}; }
 
  private:
   static Tensor indices(const char* name, const Tensor& tensor, int64_t size, const Tensor& like) {

@@ -90,7 +90,8 @@ Tensor output(const std::vector<int64_t>& shape, const Tensor& like, bool packed
   return output;
 }
 
-Given optional_input(const char* name, const Given& tensor, const std::vector<int64_t>& shape,
+template <class Shape>
+Given optional_input(const char* name, const Given& tensor, const Shape& shape,
                      const Tensor& like) {
   if (!tensor) return {};
   const Tensor input = input_tensor(name, *tensor, like);
@@ -120,7 +121,8 @@ struct SharedInputs {
         h0(input_tensor("h0", h0_, data)),
         args(data, h0, weight_hh, lengths, offsets, resets, mode, reverse_from, is_pre),
         c0(optional_input("c0", c0_, args.state_shape(), data)),
-        unit_param(optional_input("unit_param", unit_param_, {args.params.G, args.params.H}, data)),
+        unit_param(optional_input("unit_param", unit_param_,
+                                  std::array{args.params.G, args.params.H}, data)),
         reset_h(optional_input("reset_h", reset_h_, args.state_shape(), data)),
         reset_c(optional_input("reset_c", reset_c_, args.state_shape(), data)) {
     const fastrnn::CellTraits traits = fastrnn::traits(args.cell);
@@ -175,8 +177,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
 }
 
 // Checks a tensor that the caller has allocated for a result.
-void check_output(const char* name, const Tensor& tensor, const std::vector<int64_t>& shape,
-                  const Tensor& like) {
+template <class Shape>
+void check_output(const char* name, const Tensor& tensor, const Shape& shape, const Tensor& like) {
   check_shape(name, tensor, shape);
   STD_TORCH_CHECK(
       tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == like.scalar_type(),
@@ -201,10 +203,7 @@ Tensor forward_out(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0
   STD_TORCH_CHECK(inner.has_value() == (gates && traits.has_inner),
                   "fastrnn: inner goes with the gates of a cell with an inner value");
   if (c_n) check_output("c_n", *c_n, given.args.state_shape(), pre);
-  if (gates) {
-    const auto sizes = pre.sizes();
-    check_output("gates", *gates, {sizes.begin(), sizes.end()}, pre);
-  }
+  if (gates) check_output("gates", *gates, pre.sizes(), pre);
   if (inner) check_output("inner", *inner, shape, pre);
   Tensor h_n = contiguous_like(h0);
   forward_into(out, h_n, c_n, gates, inner, pre, given);
@@ -223,8 +222,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const auto& args = given.args;
   const fastrnn::CellTraits traits = fastrnn::traits(args.cell);
   const std::vector<int64_t> shape = args.data_shape(out.size(0)),
-                             wide = args.data_shape(out.size(0), traits.gates),
-                             states = args.state_shape();
+                             wide = args.data_shape(out.size(0), traits.gates);
+  const auto states = args.state_shape();
   const Tensor grad_out = input_tensor("grad_out", grad_out_, out);
   const Tensor grad_h_n = input_tensor("grad_h_n", grad_h_n_, out);
   check_shape("grad_out", grad_out, shape);

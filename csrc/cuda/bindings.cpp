@@ -105,7 +105,7 @@ void launch(const Call& call, Pass pass, const Tensor& like, bool tf32, int64_t 
 // The data of an output tensor, which must be contiguous and match `like`.
 void* output_data(const char* name, Tensor& tensor, const Tensor& like) {
   const auto sizes = like.sizes();
-  check_shape(name, tensor, {sizes.begin(), sizes.end()});
+  check_shape(name, tensor, sizes);
   fastrnn::check_device(name, tensor, like);
   STD_TORCH_CHECK(tensor.is_contiguous() && tensor.scalar_type() == like.scalar_type(),
                   "fastrnn: ", name, " must be contiguous and of the others' dtype");
@@ -148,8 +148,8 @@ void backward(const Tensor& grad_out_, const Tensor& grad_h_n_, const Tensor& ou
                         /*is_pre=*/false);
   check_activation(args);
   const auto data = out.sizes(), state = h0.sizes();
-  check_shape("grad_out", grad_out, {data.begin(), data.end()});
-  check_shape("grad_h_n", grad_h_n, {state.begin(), state.end()});
+  check_shape("grad_out", grad_out, data);
+  check_shape("grad_h_n", grad_h_n, state);
   const fastrnn::Backward call{args.params,
                                grad_out.const_data_ptr(),
                                grad_h_n.const_data_ptr(),

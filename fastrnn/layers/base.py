@@ -18,10 +18,10 @@ from ..ops._eager import is_eager, is_plain, is_recording
 from ..ops._torch_private import is_any_autocast, without_onednn
 from ..ops.arguments import State
 from ..ops.backends.dispatch import requested
+from ..ops.inference import infer
 from ..ops.options import Options
 from ..ops.packed import packed_layout
 from ..ops.ragged import DENSE, Ragged
-from ..ops.single_step import single_step
 from ._expanded_weights import are_expanded, reject_beyond_torch
 from ._fx import is_traced, record_call
 from .parameters import FusedRNNParameters
@@ -105,8 +105,9 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         if dim not in (2, 3):
             kind, noun = ("RNN", " tensor") if self.mode.startswith("RNN") else (self.mode, "")
             raise ValueError(f"{kind}: Expected input to be 2D or 3D, got {dim}D{noun} instead")
-        state = self._state(hx)
-        if state is not None:
+        state = None
+        if hx is not None:
+            state = self._state(hx)
             _checks.state_dims(state, dim)
         if dim == 2:
             _checks.no_lengths(lengths, "2-D input: remove the padding of a single sequence")
@@ -166,8 +167,9 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         dim = input.dim()
         if dim not in (1, 2):
             raise ValueError(f"step: expected input [B, I] or [I], got {dim}D tensor instead")
-        state = self._state(hx)
-        if state is not None:
+        state = None
+        if hx is not None:
+            state = self._state(hx)
             _checks.step_dims(state, dim)
         if resets is not None:
             _checks.resets(resets, input.shape[:-1], input.device)
@@ -190,9 +192,9 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         """Return the learned initial states, [D·L, H] each."""
         return State(*(getattr(self, name) for name in self._learned))
 
-    def _state(self, hx: Any) -> State | None:
+    def _state(self, hx: Any) -> State:
         """Return the State of an hx, which may have any shape."""
-        return None if hx is None else State(hx)
+        return State(hx)
 
     def _hidden(self, state: State) -> Any:
         """Return the h_n of a State."""
@@ -227,7 +229,7 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
     ) -> tuple[PackedSequence, Hidden]:
         _checks.no_lengths(lengths, "a PackedSequence, which has its own")
         data, batch_sizes, sorted_indices, unsorted_indices = input
-        state = self._state(hx)
+        state = None if hx is None else self._state(hx)
         # A trace of a learned initial state would fix the batch size.
         starts_elsewhere = torch.jit.is_tracing() and hx is None and self.learned_h0
         in_torch = stack.runs_in_torch(
@@ -269,7 +271,8 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         resets = resets if resets is None else resets.unsqueeze(0)
         weights = self._weights()
         if state is not None and self._is_simple_step(weights, input, state, resets):
-            return single_step(input, state, weights, resets, self._cell)
+            ragged = DENSE if resets is None else Ragged(resets=resets)
+            return infer(input, state, weights, ragged, self._cell, self.num_layers)
         output, last = self._run(
             weights,
             input.unsqueeze(0),
@@ -283,7 +286,7 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
     def _is_simple_step(
         self, weights: list[Any], input: Tensor, state: State, resets: Tensor | None
     ) -> bool:
-        """Whether `single_step` can run a step. `_run` handles all other cases and errors."""
+        """Whether `infer` can run a step. `_run` handles all other cases and errors."""
         shape = self.num_layers, input.size(0), self.hidden_size
         return (
             is_plain(input, *state, *weights)

@@ -129,9 +129,7 @@ class FusedLSTM(FusedRNNBase[tuple[Tensor, Tensor]]):
             return _keep_dropout(super()._forward_of_torch, input, hx, *given)
         return super()._forward_of_torch(input, hx, *given)
 
-    def _state(self, hx: Any) -> State | None:
-        if hx is None:
-            return None
+    def _state(self, hx: Any) -> State:
         h, c = hx[0], hx[1]
         if len(hx) != 2 and isinstance(hx, (tuple, list)):
             raise RuntimeError("lstm expects two hidden states")

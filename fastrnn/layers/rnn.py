@@ -183,18 +183,13 @@ class FusedRNN(FusedRNNBase[Tensor]):
 
     # A leaky pre-activation is the state that hx and h_n hold.
 
-    def _is_preactivation(self) -> bool:
-        return self.leak is not None and self.leak_on == "preactivation"
-
-    def _state(self, hx: Any) -> State | None:
-        if hx is None or not self._is_preactivation():
-            return super()._state(hx)
+    def _state(self, hx: Tensor) -> State:
+        if self.leak is None or self.leak_on == "state":
+            return State(hx)
         return State(torch.tanh(hx) if self.nonlinearity == "tanh" else torch.relu(hx), hx)
 
     def _learned_state(self) -> State:
-        state = self._state(self.h0)
-        assert state is not None
-        return state
+        return self._state(self.h0)
 
     def _hidden(self, state: State) -> Tensor:
-        return state.c if self._is_preactivation() else state.h
+        return state.h if self.leak is None or self.leak_on == "state" else state.c

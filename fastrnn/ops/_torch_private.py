@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -50,6 +50,16 @@ keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
 
 #: The dispatch keys below autograd.
 below_autograd_keys = torch._C._after_autograd_keyset
+
+
+def builtin(operator: Any) -> Callable[..., Any]:
+    """Return the function that calling an operator runs: a Python frame less, 0.4 µs."""
+    return operator._op
+
+
+def apply_outside_transforms(function: type[torch.autograd.Function]) -> Any:
+    """Return ``function.apply`` without its support for torch.func, which takes 3 µs a call."""
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
 def is_transforming() -> bool:

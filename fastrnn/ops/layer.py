@@ -9,7 +9,6 @@ torch.export can see.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from . import reference
 from ._eager import add_gradients, below_autograd_once, copy_on_write, is_recording
-from ._torch_private import below_views
+from ._torch_private import apply_outside_transforms, below_views
 from .arguments import Arguments, Gradients, Outputs, State
 from .autocast import without_autocast
 from .backends import dispatch
@@ -26,7 +25,7 @@ from .backends.base import Call
 from .cells import CELLS
 from .cells.base import Step
 from .grad_matmul import outer
-from .linear import linear, multiply
+from .linear import linear, linear_below_autograd, multiply
 from .parameters import merge_directions, split_biases, split_directions, split_rows
 from .ragged import Ragged
 from .recurrence import recurrence, recurrence_by, recurrence_out
@@ -46,7 +45,7 @@ def traceable_layer(
     """Return a layer's output, [T, B, D·H] or [N, D·H], and its final state [D, B, H]."""
     weights = [unaliased_grad(weight) for weight in weights]
     tensors = input, hx, weights, ragged, reset_to
-    return _forward(linear, traceable_recurrence, *tensors, mode, directions)[:2]
+    return _forward(linear, traceable_recurrence, *tensors, mode, directions, False)[:2]
 
 
 def layer(
@@ -60,8 +59,7 @@ def layer(
     """Compute `traceable_layer` where all tensors are plain (`_eager.is_plain`)."""
     h0, c0 = hx or (None, None)
     if is_recording(*weights, input, h0, c0):
-        arguments = ragged, mode, directions, *ragged, input, h0, c0, *weights
-        output, h_n, *more = _Layer.apply(*arguments)
+        output, h_n, *more = _apply(ragged, mode, directions, input, h0, c0, *weights)
         return output, State(h_n, more[-1] if CELLS[mode].has_c else None)
     with below_views():
         output, last, *_ = _eager_forward(input, hx, weights, ragged, mode, directions, False)
@@ -70,7 +68,7 @@ def layer(
 
 def _forward(
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-    recur: Callable[[Tensor, Arguments], Outputs],
+    recur: Callable[[Tensor, Arguments, bool], Outputs],
     input: Tensor,
     hx: State | None,
     weights: Sequence[Tensor],
@@ -78,11 +76,12 @@ def _forward(
     reset_to: State | None,
     mode: int,
     directions: int,
-) -> tuple[Tensor, State, State, Outputs]:
-    """Return output, the final and the initial state, and the results of the recurrence.
+    save: bool,  # passed on to recur
+) -> tuple[Tensor, State, Tensor, Outputs]:
+    """Return output, the final state and h0, and the results of the recurrence.
 
-    The states are [D, B, H], except the initial one, [B, G, H/n]. `linear` and `recur` determine
-    how autograd records the result.
+    The state is [D, B, H], and h0 [B, G, H/n]. `linear` and `recur` determine how autograd records
+    the result.
     """
     cell = CELLS[mode]
     weight_ih, weight_hh, bias, unit_param = merge_directions(weights, directions, cell)
@@ -91,16 +90,20 @@ def _forward(
     heads = groups // directions
     pre = linear(input, weight_ih, bias)
     if ragged.offsets is None:
-        steps, batch, _ = pre.shape
-        pre = pre.reshape(steps, batch, groups, cell.gates * size)
+        batch = pre.shape[1]
+        pre = pre.reshape(pre.shape[0], batch, groups, cell.gates * size)
     else:
         batch = ragged.batch(pre)
         pre = pre.reshape(-1, groups, cell.gates * size)
+    c0 = None
     if hx is None:
-        zeros = input.new_zeros(batch, groups, size)
-        state = State(zeros, zeros if cell.has_c else None)
+        h0 = input.new_zeros(batch, groups, size)
+        if cell.has_c:
+            c0 = h0
     else:
-        state = hx.map(lambda x: _as_state(x, groups, size))
+        h0 = _as_state(hx.h, groups, size)
+        if hx.c is not None:
+            c0 = _as_state(hx.c, groups, size)
     reset_h = reset_c = None
     if ragged.resets is not None and reset_to is not None:
         start = reset_to.map(lambda x: x.reshape(groups, size))
@@ -108,12 +111,12 @@ def _forward(
             reset_h, reset_c = start.map(lambda x: x.expand(batch, groups, size))
         else:
             pre = _add_reset_state(start.h, pre, weight_hh, ragged, heads)
-    arguments = Arguments(weight_hh, *state, unit_param, *ragged, reset_h, reset_c, mode, heads)
-    results = recur(pre, arguments)
+    arguments = Arguments(weight_hh, h0, c0, unit_param, *ragged, reset_h, reset_c, mode, heads)
+    results = recur(pre, arguments, save)
     h_n, c_n = _as_h0(results.h_n, directions).contiguous(), results.c_n
     if c_n is not None:
         c_n = _as_h0(c_n, directions).contiguous()
-    return results.out.flatten(-2), State(h_n, c_n), state, results
+    return results.out.flatten(-2), State(h_n, c_n), h0, results
 
 
 def _add_reset_state(
@@ -144,7 +147,7 @@ def _add_reset_state(
     return torch.addcmul(pre, starts.unsqueeze(-1).to(pre.dtype), contribution)
 
 
-def traceable_recurrence(pre: Tensor, arguments: Arguments) -> Outputs:
+def traceable_recurrence(pre: Tensor, arguments: Arguments, _: bool = False) -> Outputs:
     """Compute `fastrnn.functional.recurrence`, of any cell, with valid arguments."""
     recording = is_recording(pre, *arguments.tensors())
     results = _by_request(pre, arguments, save=recording)
@@ -175,9 +178,10 @@ def _in_place(pre: Tensor, arguments: Arguments, save: bool) -> Outputs:
 
     That is the saved gates, or without them the out of a cell of one gate.
     """
-    cell, h0 = CELLS[arguments.mode], arguments.h0
+    cell = CELLS[arguments.mode]
     if not cell.saves:
         return Outputs(pre, recurrence_out(pre, *arguments, out=pre))
+    h0 = arguments.h0
     shape = *pre.shape[:-1], h0.shape[-1]
     out = pre if cell.gates == 1 and not save else pre.new_empty(shape)
     inner = pre.new_empty(shape) if save and cell.has_inner else None
@@ -185,9 +189,6 @@ def _in_place(pre: Tensor, arguments: Arguments, save: bool) -> Outputs:
     gates = pre if save else None
     h_n = recurrence_out(pre, *arguments, out=out, c_n=c_n, gates=gates, inner=inner)
     return Outputs(out, h_n, c_n, gates, inner)
-
-
-_linear = torch.ops.fastrnn.linear.default
 
 
 @without_autocast
@@ -199,13 +200,13 @@ def _eager_forward(
     mode: int,
     directions: int,
     save: bool,  # for a backward
-) -> tuple[Tensor, State, State, Outputs]:
+) -> tuple[Tensor, State, Tensor, Outputs]:
     # Not for packed data: rows that belong to no step must be 0. On the CPU, plain tensors imply
     # that the kernels registered as the operators serve the call.
     in_place = ragged.offsets is None and (input.is_cpu or dispatch.number_by_name(input) is None)
     return _forward(
-        _linear if input.is_cpu else F.linear,
-        partial(_in_place if in_place else _by_request, save=save),
+        linear_below_autograd if input.is_cpu else F.linear,
+        _in_place if in_place else _by_request,
         input,
         hx,
         weights,
@@ -213,6 +214,7 @@ def _eager_forward(
         None,
         mode,
         directions,
+        save,
     )
 
 
@@ -223,21 +225,21 @@ class _Layer(torch.autograd.Function):
     def forward(
         ctx: Any, ragged: Ragged, mode: int, directions: int, *tensors: Any
     ) -> tuple[Tensor | None, ...]:
-        *_, input, h0, c0 = tensors[:6]
-        weights = tensors[6:]
+        input, h0, c0, *weights = tensors
         hx = None if h0 is None else State(h0, c0)
         with below_views():
-            output, last, state, results = _eager_forward(
+            output, last, zeros, results = _eager_forward(
                 input, hx, weights, ragged, mode, directions, True
             )
             saved_output = copy_on_write(output)
         ctx.mode, ctx.directions, ctx.starts_from_zero = mode, directions, hx is None
-        weights = _without_biases(weights, directions, mode)
+        kept = _without_biases(weights, directions, mode)
         # The backward uses the same backend, even if another one is requested by then.
         ctx.backend = dispatch.number_by_name(input)
         gates, inner = results.gates, results.inner
-        start = state if hx is None else hx
-        ctx.save_for_backward(saved_output, gates, inner, *start, *ragged, input, *weights)
+        if hx is None:
+            h0, c0 = zeros, zeros if CELLS[mode].has_c else None
+        ctx.save_for_backward(saved_output, gates, inner, h0, c0, *ragged, input, *kept)
         ctx.set_materialize_grads(False)
         copy = None if saved_output is output else saved_output
         if gates is None:
@@ -250,15 +252,19 @@ class _Layer(torch.autograd.Function):
         return _gradients(ctx, *grads)
 
 
+_apply = apply_outside_transforms(_Layer)
+
 #: The index of the first weight among the arguments of _Layer.
-_FIRST_WEIGHT = 9
+_FIRST_WEIGHT = 6
 
 
-def _without_biases(weights: tuple[Tensor, ...], directions: int, mode: int) -> tuple[Tensor, ...]:
+def _without_biases(weights: Sequence[Tensor], directions: int, mode: int) -> Sequence[Tensor]:
     """Return the weights that gradients depend on."""
+    if directions == 1 and not CELLS[mode].is_leaky:
+        return weights[:2]
     count = len(weights) // directions
     kept = (0, 1, count - 1) if CELLS[mode].is_leaky else (0, 1)
-    return tuple(weights[d * count + k] for d in range(directions) for k in kept)
+    return [weights[d * count + k] for d in range(directions) for k in kept]
 
 
 @below_autograd_once
@@ -280,28 +286,26 @@ def _gradients(
     weight_ih, weight_hh, _, leak = merge_directions(weights, directions, cell)
     groups, _, size = weight_hh.shape
     heads = groups // directions
-
-    def as_state(x: Tensor | None) -> Any:
-        return None if x is None else _as_state(x, groups, size)
-
     if not ctx.starts_from_zero:
-        h0, c0 = as_state(h0), as_state(c0)
+        h0 = _as_state(h0, groups, size)
+        if c0 is not None:
+            c0 = _as_state(c0, groups, size)
+    if grad_h_n is not None:
+        grad_h_n = _as_state(grad_h_n, groups, size)
+    else:
+        grad_h_n = h0 if ctx.starts_from_zero else torch.zeros_like(h0)
+    if grad_c_n is not None:
+        grad_c_n = _as_state(grad_c_n, groups, size)
     out = output.reshape(*output.shape[:-1], groups, size)
     # The inner values that a GRU saves include its unit_param.
     ragged, resets_to = (lengths, offsets, resets), (None, None)
     arguments = Arguments(weight_hh, h0, c0, leak, *ragged, *resets_to, ctx.mode, heads)
     results = _recurrence_backward(ctx.backend)(
-        Outputs(
-            grad_output.reshape(out.shape),
-            torch.zeros_like(h0) if grad_h_n is None else as_state(grad_h_n),
-            as_state(grad_c_n),
-            grad_gates,
-            grad_inner,
-        ),
+        Outputs(grad_output.reshape(out.shape), grad_h_n, grad_c_n, grad_gates, grad_inner),
         Step(State(out), gates, inner),
         arguments,
     )
-    *_, input_needs_grad, h0_needs_grad, c0_needs_grad = ctx.needs_input_grad[:_FIRST_WEIGHT]
+    input_needs_grad, h0_needs_grad, c0_needs_grad = ctx.needs_input_grad[3:_FIRST_WEIGHT]
     grad_input = grad_h0 = grad_c0 = None
     rows = results.pre.reshape(-1, weight_ih.shape[0])
     if input_needs_grad:
@@ -311,7 +315,7 @@ def _gradients(
     if c0_needs_grad and results.c0 is not None:
         grad_c0 = _as_h0(results.c0, directions)
     grad_weights = _weight_gradients(ctx, results, rows, out, arguments, input, weights)
-    return *[None] * 6, grad_input, grad_h0, grad_c0, *grad_weights
+    return None, None, None, grad_input, grad_h0, grad_c0, *grad_weights
 
 
 def _weight_gradients(

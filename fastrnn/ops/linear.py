@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._eager import below_autograd_once, is_plain, is_recording
-from ._torch_private import below_autograd, is_transforming
+from ._torch_private import below_autograd, builtin, is_transforming
 from .backends.dispatch import requested
 from .grad_matmul import is_slow, outer
 from .recurrence import LIBRARY, overrule_wrong_extension
@@ -32,6 +32,8 @@ LIBRARY.impl("linear", F.linear, "CompositeExplicitAutograd")
 torch.library.register_fake("fastrnn::linear", _fake, lib=LIBRARY)
 overrule_wrong_extension({"linear": F.linear})
 _operator = torch.ops.fastrnn.linear.default
+#: The operator for tensors that are all plain, below autograd.
+linear_below_autograd = builtin(_operator)
 
 
 def multiply(rows: Tensor, weight: Tensor) -> Tensor:

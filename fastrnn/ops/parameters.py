@@ -33,13 +33,14 @@ def merge_directions(
         merged: Any = (None if x[0] is None else torch.cat(x) for x in zip(*both, strict=True))
         weight_ih, weight_hh, bias, unit_param = merged
         return weight_ih, weight_hh, bias, unit_param
-    leak = None
-    if cell.is_leaky:
-        *weights, leak = weights
-    weight_ih, weight_hh = weights[:2]
+    weight_ih, weight_hh = weights[0], weights[1]
     if weight_hh.dim() == 2:
         weight_hh = weight_hh.unsqueeze(0)
-    bias = unit_param = None
+    if not cell.saves:  # nn.RNN's cells have one gate and no unit_param
+        return weight_ih, weight_hh, weights[2] + weights[3] if len(weights) > 2 else None, None
+    bias = unit_param = leak = None
+    if cell.is_leaky:
+        *weights, leak = weights
     if len(weights) > 2:
         if cell.has_unit_param and leak is None:
             bias, unit_param = _merge_biases(weights[2], weights[3], weight_hh.shape[2])

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from . import autograd_registration, jvp, reference, vmap
 from ._eager import add_gradients, below_autograd_once, copy_on_write, is_eager
-from ._torch_private import below_autograd
+from ._torch_private import below_autograd, builtin
 from .arguments import (
     COUNT,
     TENSORS,
@@ -199,7 +199,10 @@ class Operator:
         if grads.gates is not None or grads.inner is not None:
             return without_autocast(reference.backward)(grads, saved, arguments)
         given = *grads[:3], saved.state.h, saved.gates, saved.inner, *arguments, *options
-        return Gradients(*without_empty(self.backward_operator(*given)))
+        results = self.backward_operator(*given)
+        if not CELLS[arguments.mode].saves and arguments.reset_h is None:
+            return Gradients(results[0], results[1])
+        return Gradients(*without_empty(results))
 
     def _backward(self, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         out, gates, inner, *tensors = ctx.saved_tensors
@@ -347,7 +350,7 @@ torch.library.register_fake(
     lambda pre, weight_hh, h0, *_, **__: h0.new_empty(h0.shape),
     lib=LIBRARY,
 )
-recurrence_out = torch.ops.fastrnn.recurrence.out
+recurrence_out = builtin(torch.ops.fastrnn.recurrence.out)
 
 
 def overrule_wrong_extension(implementations: dict[str, Callable]) -> None:

@@ -14,6 +14,7 @@ from .arguments import State, concatenate
 from .backends import cpu, dispatch, torch_rnn
 from .backends.base import Call
 from .cells import CELLS, CODES
+from .inference import infer
 from .layer import layer, traceable_layer
 from .options import Options
 from .packed import packed_layout
@@ -208,6 +209,14 @@ def in_layers(
         and (ragged.resets is None or reset_to is None)
         and input.shape[-1] == weights[0].shape[1]
     )
+    if (
+        fused
+        and not (options.bidirectional or ragged.is_packed())
+        and not (options.dropout > 0 and options.training)
+        and (input.is_cpu or dispatch.requested() == "auto")
+        and not is_recording(*weights, input, *states)
+    ):
+        return infer(input, hx, weights, ragged, options.mode, options.num_layers)
     code, directions = CODES[options.mode], options.directions()
     last_states = []
     for index, (layer_weights, first) in enumerate(_layers(hx, weights, options)):

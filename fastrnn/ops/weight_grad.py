@@ -50,7 +50,7 @@ def _weight_hh_grad(
     h0_is_zero: bool,
 ) -> Tensor:
     previous = _previous_states(out, arguments, reverse, h0_is_zero)
-    products = [outer(*((_at(x, index), states) for index, states in previous)) for x in dz]
+    products = [outer(*[(_at(x, index), states) for index, states in previous]) for x in dz]
     return products[0] if len(products) == 1 else torch.cat(products, 1)
 
 
@@ -61,19 +61,19 @@ def _previous_states(
 
     Together they cover all steps.
     """
-    ragged, h0, reset_h = arguments.ragged(), arguments.h0, arguments.reset_h
-    lengths, offsets, resets = ragged
+    h0, reset_h = arguments.h0, arguments.reset_h
+    lengths, offsets, resets = arguments.lengths, arguments.offsets, arguments.resets
     if offsets is not None and lengths is not None:
         states = [out, h0]
         if resets is not None:
             states.append(torch.zeros_like(h0) if reset_h is None else reset_h)
-        index = _previous_rows(ragged, out.shape[0], reverse)
+        index = _previous_rows(arguments.ragged(), out.shape[0], reverse)
         return [(None, torch.cat(states).index_select(0, index))]
     # The state before a row's first step is h0; the state before every other step is in out.
     index, previous = _remaining_steps(out, reverse)
     if resets is not None:
         # Mask the states, not dz: a diverged sequence must not affect the next one's gradient.
-        starts = sequence_starts(ragged, reverse)
+        starts = sequence_starts(arguments.ragged(), reverse)
         if lengths is not None:  # a reset of padding has no effect
             starts = starts & is_active(out.shape[0], lengths)
         starts = _at(starts, index)[..., None, None]

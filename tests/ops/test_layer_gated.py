@@ -12,7 +12,6 @@ from fastrnn.ops import stack
 from fastrnn.ops.arguments import State
 from fastrnn.ops.cells import CELLS, CODES
 from fastrnn.ops.options import Options
-from fastrnn.ops.single_step import single_step
 
 from ..utils.marks import requires_extension
 from ..utils.nn_rnn_parity import assert_same
@@ -157,21 +156,6 @@ def test_every_gradient_owns_its_memory(mode, separate, kwargs, monkeypatch):
     assert len({s._cdata for s in storages}) == len(storages)
     for gradient, storage in zip(found, storages, strict=True):
         assert storage.nbytes() == gradient.numel() * gradient.element_size()
-
-
-@pytest.mark.parametrize("num_heads", [1, 2])
-@pytest.mark.parametrize("with_resets", [False, True])
-def test_single_steps_equal_the_sequence(mode, num_heads, with_resets):
-    layer = Layer(mode, num_heads=num_heads, num_layers=2)
-    resets = torch.rand(T, B) < 0.3 if with_resets else None
-    with torch.no_grad():
-        output, *last = layer.run(resets=resets)
-        state = State(*layer.states)
-        for t in range(T):
-            given = None if resets is None else resets[t : t + 1]
-            out, state = single_step(layer.x[t], state, layer.weights, given, mode)
-            assert torch.equal(out, output[t])
-    assert_same([x for x in state if x is not None], last)
 
 
 def test_a_stack_keeps_every_layers_states(mode):

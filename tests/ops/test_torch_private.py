@@ -1,6 +1,7 @@
 """Check that every private name of torch that we use still behaves as we expect."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,29 @@ def test_transforms_are_detected() -> None:
     for transform in (torch.vmap, torch.func.grad):
         transform(look)(torch.ones(3))
     assert found == [True, True]
+
+
+def test_the_builtin_of_an_operator_runs_it() -> None:
+    x = torch.tensor([-1.0, 2.0])
+    builtin = private.builtin(torch.ops.aten.relu.default)
+    assert type(builtin).__name__ == "builtin_function_or_method"
+    assert torch.equal(builtin(x), x.relu())
+
+
+def test_apply_outside_transforms_records_the_function() -> None:
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return 2 * grad
+
+    x = torch.ones(3, requires_grad=True)
+    y = private.apply_outside_transforms(Double)(x)
+    assert "Double" in type(y.grad_fn).__name__
+    assert torch.equal(*torch.autograd.grad(y.sum(), x), torch.full((3,), 2.0))
 
 
 def test_a_function_of_a_single_level() -> None:
@@ -143,7 +167,7 @@ def test_statically_true_conditions_are_detected() -> None:
 def test_every_name_is_tested() -> None:
     """Every new name needs a test above that uses it."""
     public = {"Any", "Iterator", "Tensor", "annotations", "contextlib"}
-    public |= {"forward_ad", "functools", "torch"}
+    public |= {"Callable", "forward_ad", "functools", "torch"}
     names = {name for name in vars(private) if not name.startswith("__")} - public
     tests = Path(__file__).read_text()
     assert [name for name in sorted(names) if f"private.{name}" not in tests] == []
