@@ -51,7 +51,7 @@ Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks
   // that justify a team's barrier, and the elements of W_hh that justify packing in parallel.
   constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 15, packing_minimum = 1 << 17;
   // The rows of a tile share one read of W_hh per step, and the state of so many rows is small.
-  constexpr int64_t tile_rows = 64;
+  constexpr int64_t tile_rows = 32;
   const int64_t weights = gates * p.H * p.H;  // per group
   const int64_t step = p.B * p.G * weights;
   Plan plan;
