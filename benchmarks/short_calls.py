@@ -1,9 +1,10 @@
 """Time calls of a few steps, dominated by overhead: `python -m benchmarks.short_calls`.
 
-The cell, `step` and forward are compared with nn.RNNCell and nn.RNN, in interleaved turns on one
+The cell, `step` and forward are compared with those of torch's layers, in interleaved turns on one
 thread, in float32. A ratio is the median over the turns of torch's time over ours: above 1 we are
-faster. `step` is compared with nn.RNN on inputs and outputs of the same shapes. The ratio of two
-nn.RNNs shows the noise of the machine.
+faster. `step` is compared with torch's layer on inputs and outputs of the same shapes. The ratio of
+two of torch's layers shows the noise of the machine. --cell chooses nn.RNN (the default), nn.LSTM
+or nn.GRU.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fastrnn import FusedRNN, FusedRNNCell
+import fastrnn
 
 from .report.markdown import aligned
 from .timing import Run, time_interleaved
@@ -28,14 +29,25 @@ STEPS = (1, 2, 3, 4, 5, 6, 8)
 HEADER = ("call", "(B, H)", "inference", "training")
 
 
-def calls(batch: int, hidden: int) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+def calls(
+    batch: int, hidden: int, kind: str = "RNN"
+) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     """Return our call and torch's call by name; each returns a tensor."""
-    rnn, theirs, other = (cls(hidden, hidden) for cls in (FusedRNN, nn.RNN, nn.RNN))
-    cell, their_cell = FusedRNNCell(hidden, hidden), nn.RNNCell(hidden, hidden)
-    x, hx = torch.randn(max(STEPS), batch, hidden), torch.randn(1, batch, hidden)
+    ours, torchs = getattr(fastrnn, f"Fused{kind}"), getattr(nn, kind)
+    rnn, theirs, other = (cls(hidden, hidden) for cls in (ours, torchs, torchs))
+    classes = getattr(fastrnn, f"Fused{kind}Cell"), getattr(nn, f"{kind}Cell")
+    cell, their_cell = (cls(hidden, hidden) for cls in classes)
+    x, h = torch.randn(max(STEPS), batch, hidden), torch.randn(1, batch, hidden)
+    hx: Any = (h, h) if kind == "LSTM" else h
+    h_of_cell: Any = (h[0], h[0]) if kind == "LSTM" else h[0]
+
+    def of_cell(cell: nn.Module) -> Tensor:
+        result = cell(x[0], h_of_cell)
+        return result[0] if kind == "LSTM" else result
+
     found: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-        "two nn.RNNs, T = 1": (lambda: other(x[:1], hx)[0], lambda: theirs(x[:1], hx)[0]),
-        "cell": (lambda: cell(x[0], hx[0]), lambda: their_cell(x[0], hx[0])),
+        f"two nn.{kind}s, T = 1": (lambda: other(x[:1], hx)[0], lambda: theirs(x[:1], hx)[0]),
+        "cell": (lambda: of_cell(cell), lambda: of_cell(their_cell)),
         "step": (
             lambda: rnn.step(x[0], hx)[0],
             lambda: theirs(x[0].unsqueeze(0), hx)[0].squeeze(0),
@@ -62,11 +74,11 @@ def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], train: bool, budge
     return other.over(mine)
 
 
-def table(budget: float, sizes: Sequence[tuple[int, int]] = SIZES) -> list[str]:
+def table(budget: float, sizes: Sequence[tuple[int, int]] = SIZES, kind: str = "RNN") -> list[str]:
     """Return the lines of the table, one for each call and size."""
     rows: list[tuple[str, ...]] = [HEADER]
     for batch, hidden in sizes:
-        for name, (ours, theirs) in calls(batch, hidden).items():
+        for name, (ours, theirs) in calls(batch, hidden, kind).items():
             ratios = [f"{ratio(ours, theirs, train, budget):.2f}" for train in (False, True)]
             rows.append((name, f"({batch}, {hidden})", *ratios))
     return aligned(rows, 2)
@@ -75,9 +87,10 @@ def table(budget: float, sizes: Sequence[tuple[int, int]] = SIZES) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--budget", type=float, default=0.4, help="seconds for each time")
+    parser.add_argument("--cell", choices=("rnn", "lstm", "gru"), default="rnn")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print("\n".join(table(arguments.budget)))
+    print("\n".join(table(arguments.budget, kind=arguments.cell.upper())))
 
 
 if __name__ == "__main__":

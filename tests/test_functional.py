@@ -114,20 +114,29 @@ def test_few_steps(lengths: torch.Tensor | None, dtype: torch.dtype, steps: int)
         assert output.untyped_storage().data_ptr() != h_n.untyped_storage().data_ptr()
 
 
-def torchs_loop_runs(steps: int, recording: bool = True, dtype: Any = None, **given: Any) -> bool:
+def torchs_loop_runs(
+    steps: int, recording: bool = True, dtype: Any = None, layer: str = "RNN", **given: Any
+) -> bool:
     """Whether torch's own loop runs a call of this many steps."""
-    weights = list(nn.RNN(3, 4, dtype=dtype).parameters())
+    weights = list(getattr(nn, layer)(3, 4, dtype=dtype).parameters())
     x = torch.randn(steps, 2, 3, dtype=dtype)
-    spied = mock.patch.object(torch, "rnn_tanh", wraps=torch.rnn_tanh)
+    name = "rnn_tanh" if layer == "RNN" else layer.lower()
+    spied = mock.patch.object(torch, name, wraps=getattr(torch, name))
     with spied as loop, torch.set_grad_enabled(recording):
-        functional.rnn(x, None, weights, **given)
+        getattr(functional, layer.lower())(x, None, weights, **given)
     return loop.called
 
 
 def test_torchs_own_loop_runs_few_steps() -> None:
-    few = torch_rnn.FEW_STEPS
-    assert [torchs_loop_runs(t) for t in range(1, few + 2)] == [True] * few + [False]
-    assert [torchs_loop_runs(t, recording=False) for t in (1, 2)] == [True, False]
+    for layer, few in (
+        ("RNN", torch_rnn.FEW_STEPS["RNN_TANH"]),
+        ("GRU", torch_rnn.FEW_STEPS["GRU"]),
+        ("LSTM", 0),
+    ):
+        runs = [torchs_loop_runs(t, layer=layer) for t in range(1, few + 2)]
+        assert runs == [True] * few + [False]
+        runs = [torchs_loop_runs(t, recording=False, layer=layer) for t in (1, 2)]
+        assert runs == [few > 0, False]
     assert not torchs_loop_runs(1, lengths=torch.tensor([1, 1]))
     assert not torchs_loop_runs(1, resets=torch.zeros(1, 2, dtype=torch.bool))
     assert not torchs_loop_runs(1, dtype=torch.bfloat16)

@@ -106,10 +106,10 @@ def runs_in_torch(
         if options.mode == "LSTM":
             return torch_rnn.is_onednn_faster(input.dtype)
         steps = input.shape[0] if batch_sizes is None else batch_sizes.shape[0]
-        if steps > torch_rnn.FEW_STEPS:
+        if steps > torch_rnn.FEW_STEPS[options.mode]:
             return False
         recording = is_recording(*weights, input, *(hx or ()))
-        return torch_rnn.is_short(steps, input.dtype, recording)
+        return torch_rnn.is_short(options.mode, steps, input.dtype, recording)
     if batch_sizes is None:
         steps, batch = input.shape[:2]
     else:
@@ -128,11 +128,10 @@ def in_torch(
     batch_sizes: Tensor | None = None,  # [T], on the CPU
 ) -> tuple[Tensor, State]:
     """Run a stack with torch's own implementation: return output and the final state."""
-    h0, c0 = hx or (None, None)
-    recording = is_recording(input, h0, c0, *weights)
-    only_once = torch_rnn.is_differentiable_only_once(input) and recording
-    if not only_once or torch.jit.is_tracing():
+    only_once = torch_rnn.is_differentiable_only_once(input)
+    if not only_once or torch.jit.is_tracing() or not is_recording(input, *(hx or ()), *weights):
         return torch_rnn.stack(input, hx, weights, *options, batch_sizes)
+    h0, c0 = hx or (None, None)
     # cuDNN has no backward in eval mode and no double backward, and draws dropout from its own
     # generator. So it runs in training mode without dropout, and our operators compute second
     # derivatives.

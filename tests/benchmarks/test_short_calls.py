@@ -1,14 +1,16 @@
 """The table of `python -m benchmarks.short_calls`."""
 
+import pytest
 import torch
 
 from benchmarks import short_calls
 
 
-def test_the_table_has_a_row_for_every_call_and_both_sides_agree_in_shape():
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_the_table_has_a_row_for_every_call_and_both_sides_agree_in_shape(kind):
     threads = torch.get_num_threads()
-    lines = short_calls.table(0.001, [(2, 3)])
-    names = short_calls.calls(2, 3)
+    lines = short_calls.table(0.001, [(2, 3)], kind)
+    names = short_calls.calls(2, 3, kind)
     assert len(lines) == 1 + len(names)
     assert torch.get_num_threads() == threads
     for line, (name, (ours, theirs)) in zip(lines[1:], names.items(), strict=True):

@@ -20,14 +20,16 @@ from ..autocast import without_autocast
 from ..cells import CELLS, CODES
 from .base import Backend, Call
 
-#: The largest number of steps for which training on the CPU uses torch's loop: the autograd node of
-#: a kernel costs more than the kernel saves. With few rows, the kernel is slower at 4 steps, equal
-#: at 5 and faster from 6 on (`python -m benchmarks.short_calls`). In inference only a single step
-#: uses the loop, so that the results of longer sequences do not depend on their length.
-FEW_STEPS = 4
+#: The largest number of steps for which training on the CPU uses torch's loop, by mode: the
+#: autograd node of a kernel costs more than the kernel saves. With few rows, the kernel of nn.RNN's
+#: cells is slower at 4 steps and faster from 5 on, and the GRU's is slower at 2 and faster from 3
+#: on. The LSTM's is faster than oneDNN's, which torch runs, at any number of steps
+#: (`python -m benchmarks.short_calls`). In inference only a single step uses the loop, so that the
+#: results of longer sequences do not depend on their length.
+FEW_STEPS = {"RNN_TANH": 4, "RNN_RELU": 4, "GRU": 2}
 
 #: The calls for which cuDNN was more than 6% faster than FusedRNN on an H200. They have up to
-#: CUDNN_HIDDEN units, with up to CUDNN_SHORT steps in float32 and float16, and up to FEW_STEPS in
+#: CUDNN_HIDDEN units, with up to CUDNN_SHORT steps in float32 and float16, and up to 4 in
 #: bfloat16. In float32 the limit is CUDNN_LONG steps in inference with tanh, and in training with
 #: up to CUDNN_TRAINING_HIDDEN units.
 #: The record: benchmarks/results/nvidia-h200/2026-11-26t10-14-2345bff-gpu.json.
@@ -56,8 +58,8 @@ class Torch(Backend):
             if is_faster_on_cpu(call.mode, call.steps, call.dtype, call.training):
                 return None
             if call.mode == "LSTM":
-                return "the CPU kernels serve it, except in bfloat16 on a processor with AMX"
-            few = FEW_STEPS if call.training else 1
+                return "the CPU kernels are faster, except in bfloat16 on a processor with AMX"
+            few = FEW_STEPS[call.mode] if call.training else 1
             return f"from {few + 1} steps on, and in half precision, the CPU kernels are faster"
         if kind == "cuda" and not _cudnn_is_faster(call):
             return "the H200 record does not show cuDNN to be more than 6% faster for such a call"
@@ -72,26 +74,23 @@ BACKEND = Torch()
 
 
 def is_faster_on_cpu(mode: str, steps: int, dtype: torch.dtype, training: bool) -> bool:
-    """Whether torch's own implementation is faster than our kernels for dense input on the CPU.
-
-    The rule for few steps was measured for nn.RNN, and is assumed for the GRU.
-    """
-    return is_onednn_faster(dtype) if mode == "LSTM" else is_short(steps, dtype, training)
+    """Whether torch's own implementation is faster than our kernels for dense input on the CPU."""
+    return is_onednn_faster(dtype) if mode == "LSTM" else is_short(mode, steps, dtype, training)
 
 
 def is_onednn_faster(dtype: torch.dtype) -> bool:
     """Whether torch's LSTM, which is oneDNN's for dense input, is faster than our kernels.
 
-    oneDNN multiplies bfloat16 matrices with AMX, and our kernels do not. That is the reason, not a
-    measurement: no record compares the two LSTMs, in any dtype or on any processor.
+    It is not in float32, nor in half precision without AMX. With AMX, oneDNN multiplies bfloat16
+    matrices by it and our kernels do not: that is the reason for the rule, and no measurement.
     """
     return dtype == torch.bfloat16 and has_amx_tiles()
 
 
-def is_short(steps: int, dtype: torch.dtype, training: bool) -> bool:
-    """Whether a call on the CPU has too few steps for the CPU kernels."""
+def is_short(mode: str, steps: int, dtype: torch.dtype, training: bool) -> bool:
+    """Whether a call of nn.RNN or nn.GRU on the CPU has too few steps for the CPU kernels."""
     # Not in half precision: torch's own operations round more often than the kernels.
-    return steps <= (FEW_STEPS if training else 1) and dtype.itemsize > 2
+    return steps <= (FEW_STEPS[mode] if training else 1) and dtype.itemsize > 2
 
 
 def _cudnn_is_faster(call: Call) -> bool:
@@ -100,7 +99,7 @@ def _cudnn_is_faster(call: Call) -> bool:
     if call.capability != CUDNN_CAPABILITY or call.hidden > CUDNN_HIDDEN:
         return False
     if call.dtype == torch.bfloat16:
-        return call.steps <= FEW_STEPS
+        return call.steps <= 4
     if call.dtype not in (torch.float32, torch.float16):
         return False
     if call.steps <= CUDNN_SHORT:
@@ -126,19 +125,24 @@ def stack(
     if hx is None:
         states = num_layers * (2 if bidirectional else 1)
         batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
-        zeros = input.new_zeros(states, batch, weights[1].shape[1])
-        hx = State(zeros, zeros if mode == "LSTM" else None)
-    function: Any = getattr(torch, mode.lower())  # rnn_tanh, rnn_relu, lstm or gru
+        h = c = input.new_zeros(states, batch, weights[1].shape[1])
+    else:
+        h, c = hx
+    function: Any = getattr(torch, _FUNCTIONS[mode])
     if input.is_cuda:
         # cuDNN rejects non-contiguous states, such as a learned one, expanded over the batch.
-        hx, function = hx.map(torch.Tensor.contiguous), partial(_without_autocast, function)
-    given = hx.h if hx.c is None else tuple(hx)
+        h, c = h.contiguous(), None if c is None else c.contiguous()
+        function = partial(_without_autocast, function)
+    given = (h, c) if mode == "LSTM" else h
     options = bias, num_layers, dropout, training, bidirectional
     if batch_sizes is not None:
         output, *last = function(input, batch_sizes, given, weights, *options)
     else:
         output, *last = function(input, given, weights, *options, False)
     return output, State(*last)
+
+
+_FUNCTIONS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
 
 
 @without_autocast
