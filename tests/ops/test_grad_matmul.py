@@ -120,7 +120,6 @@ def test_compiled_code_is_one_graph_with_the_same_accuracy(dtype: torch.dtype):
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_multiply_is_the_same_for_large_matrices(dtype: torch.dtype, monkeypatch):
     rows, weight = draw(20, 6, dtype=dtype), draw(6, 5, dtype=dtype)
     monkeypatch.setattr("fastrnn.ops.linear._LARGE", 0)
