@@ -1,8 +1,8 @@
 """The measurements that the documentation shows: the newest of each machine.
 
 For a CPU these are the newest record of the full table, with the newer rows of groups that were
-measured as thoroughly since. A GPU without such a record shows the newest row of each case in the
-records of `make gpu-check`.
+measured as thoroughly since. A CPU without such a record shows the newest record of all cells, and
+a GPU the newest row of each case in the records of `make gpu-check`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from ..groups import names
+from ..groups import GATED, SELECTIONS, names
 from ..roofline import cpu
 from . import gpu, records
 from .records import Record
@@ -31,16 +31,27 @@ def newest(folder: Path = records.RESULTS) -> dict[str, Record]:
         every = [records.read(path) for path in paths]
         checks = [record for record in every if record["selection"]["shapes"] == "gpu"]
         full = [record for record in every if is_full(record)]
+        cells = [record for record in every if has_cells(record)]
         if full:
             found[name] = with_best_bounds(with_newer_groups(full[-1], every), every)
         elif checks:
             found[name] = gpu.combined(checks)
+        elif cells:
+            found[name] = with_best_bounds(cells[-1], every)
     return found
 
 
 def is_full(record: Record) -> bool:
     """Whether it has all cases, and was not interrupted."""
     return record["selection"]["complete"] and "full" in record["selection"]["shapes"].split(",")
+
+
+def has_cells(record: Record) -> bool:
+    """Whether it has the mixed shapes of the cells with gates, and was not interrupted."""
+    # Not `names`: older records may name groups that no longer exist.
+    chosen = record["selection"]["shapes"].split(",")
+    groups = {group for name in chosen for group in SELECTIONS.get(name, (name,))}
+    return record["selection"]["complete"] and {f"mixed-{cell}" for cell in GATED} <= groups
 
 
 def with_newer_groups(record: Record, every: Iterable[Record]) -> Record:

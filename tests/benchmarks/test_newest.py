@@ -26,6 +26,20 @@ def test_newest_full_record_of_each_machine_counts(tmp_path: Path) -> None:
     assert pages.newest(tmp_path) == {"some-x-1-avx2-2-threads": new}
 
 
+def test_a_cpu_without_a_full_table_shows_its_newest_record_of_all_cells(tmp_path: Path) -> None:
+    quick, cells, later, broken = full(), full(2.0), full(3.0), full(4.0)
+    chosen = "quick", "cells", "mixed-lstm,mixed-gru", "cells"
+    for year, (shapes, one) in enumerate(zip(chosen, (quick, cells, later, broken), strict=True)):
+        one["machine"] = {**one["machine"], "date": f"203{year}-01-02T03:04+00:00"}
+        one["selection"] = {**one["selection"], "shapes": shapes, "complete": one is not broken}
+        records.write(one, tmp_path)
+    assert pages.newest(tmp_path) == {"some-x-1-avx2-2-threads": later}
+    whole = full(5.0)
+    records.write(whole, tmp_path)
+    (shown,) = pages.newest(tmp_path).values()
+    assert shown["selection"]["shapes"] == "full"
+
+
 def test_groups_measured_later_with_the_same_budget_replace_those_of_the_full_table(
     tmp_path: Path,
 ) -> None:
