@@ -146,8 +146,8 @@ def _reasons(call: Call, chosen: str) -> dict[str, str]:
 
 
 def _faster(call: Call) -> str:
-    if call.mode == "LSTM" and call.device.type == "cpu":
-        return "oneDNN multiplies bfloat16 matrices with AMX"
+    if call.device.type == "cpu" and call.dtype == torch.bfloat16:
+        return "oneDNN uses this processor's instructions for products of bfloat16"
     if call.device.type == "cpu":
         return "so few steps leave too little work to fuse"
     return "according to the benchmarks on an H200"

@@ -106,7 +106,7 @@ def test_backend(sizes, options, backend):
         (
             (9, 8, 64),
             {"device": "cpu", "training": True},
-            {"torch": "from 5 steps on, and in half precision, the CPU kernels are faster"},
+            {"torch": "the CPU kernels are faster from 5 steps on"},
         ),
     ],
 )
@@ -160,11 +160,16 @@ def test_backend_of_other_cells(sizes, options, backend):
         assert not explanation.plans
 
 
-def test_amx_serves_the_lstm_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(torch_rnn, "has_amx_tiles", lambda: True)
-    explanation = fastrnn.explain(100, 8, 64, mode="LSTM", dtype=torch.bfloat16, device="cpu")
-    assert explanation.backend == "torch"
-    assert "AMX" in explanation.reasons["cpu"]
+@pytest.mark.parametrize("mode", ["RNN_TANH", "LSTM", "GRU"])
+def test_onednn_serves_large_calls_in_bfloat16(mode, monkeypatch):
+    monkeypatch.setattr(torch_rnn, "has_bfloat16_products", lambda: True)
+    found = [
+        fastrnn.explain(100, *size, mode=mode, dtype=torch.bfloat16, device="cpu")
+        for size in ((1, 64), (64, 512))
+    ]
+    assert [each.backend for each in found] == ["cpu", "torch"]
+    assert "bfloat16" in found[0].reasons["torch"]
+    assert "products of bfloat16" in found[1].reasons["cpu"]
 
 
 def test_the_call_is_kept():

@@ -74,9 +74,9 @@ def has_mkldnn_products(dtype: str) -> bool:
 
 
 @functools.cache
-def has_amx_tiles() -> bool:
-    """Whether this processor has Intel AMX, whose tiles multiply bfloat16 matrices."""
-    return torch.cpu._is_amx_tile_supported()
+def has_bfloat16_products() -> bool:
+    """Whether this processor multiplies bfloat16 numbers: AVX512_BF16, or Intel's AMX."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 @contextlib.contextmanager

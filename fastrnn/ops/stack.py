@@ -103,13 +103,13 @@ def runs_in_torch(
             return True
         if prefer_kernels:
             return False
-        if options.mode == "LSTM":
-            return torch_rnn.is_onednn_faster(input.dtype)
         steps = input.shape[0] if batch_sizes is None else batch_sizes.shape[0]
-        if steps > torch_rnn.FEW_STEPS[options.mode]:
+        if steps > torch_rnn.FEW_STEPS.get(options.mode, 0) and input.dtype.itemsize > 2:
             return False
+        batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
+        size = batch, weights[1].shape[-1], input.dtype
         recording = is_recording(*weights, input, *(hx or ()))
-        return torch_rnn.is_short(options.mode, steps, input.dtype, recording)
+        return torch_rnn.is_faster_on_cpu(options.mode, steps, *size, recording)
     if batch_sizes is None:
         steps, batch = input.shape[:2]
     else:

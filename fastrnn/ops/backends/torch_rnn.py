@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch_private import has_amx_tiles, keeps_graph
+from .._torch_private import has_bfloat16_products, keeps_graph
 from ..arguments import State
 from ..autocast import without_autocast
 from ..cells import CELLS, CODES
@@ -27,6 +27,19 @@ from .base import Backend, Call
 #: (`python -m benchmarks.short_calls`). In inference only a single step uses the loop, so that the
 #: results of longer sequences do not depend on their length.
 FEW_STEPS = {"RNN_TANH": 4, "RNN_RELU": 4, "GRU": 2}
+
+#: The sizes B·H² from which torch is faster in bfloat16, in inference and in training, by mode, on
+#: a CPU with instructions for products of bfloat16: oneDNN uses them, and our kernels do not. For
+#: the LSTM in training it is the number of rows that decides, `LSTM_ROWS`. Measured on an EPYC with
+#: AVX512_BF16, for 1 to 64 rows and 64 to 512 units in one thread and two; the limits are those of
+#: the thread count with which torch is faster earlier. With AMX it is faster still.
+BFLOAT16_SIZES = {
+    "RNN_TANH": (1 << 22, 1 << 23),
+    "RNN_RELU": (1 << 22, 1 << 23),
+    "GRU": (1 << 22, 1 << 23),
+    "LSTM": (1 << 16, 0),
+}
+LSTM_ROWS = 16
 
 #: The calls for which cuDNN was more than 6% faster than FusedRNN on an H200. They have up to
 #: CUDNN_HIDDEN units, with up to CUDNN_SHORT steps in float32 and float16, and up to 4 in
@@ -55,12 +68,13 @@ class Torch(Backend):
         """Why our kernels, if there are any, are faster, or None."""
         kind = call.device.type
         if kind == "cpu":
-            if is_faster_on_cpu(call.mode, call.steps, call.dtype, call.training):
+            shape = call.steps, call.batch, call.hidden
+            if is_faster_on_cpu(call.mode, *shape, call.dtype, call.training):
                 return None
-            if call.mode == "LSTM":
-                return "the CPU kernels are faster, except in bfloat16 on a processor with AMX"
-            few = FEW_STEPS[call.mode] if call.training else 1
-            return f"from {few + 1} steps on, and in half precision, the CPU kernels are faster"
+            if call.dtype.itemsize == 2:
+                return "the CPU kernels are faster, except in large calls where oneDNN has bfloat16"
+            few = _few_steps(call.mode, call.training)
+            return f"the CPU kernels are faster from {few + 1} steps on"
         if kind == "cuda" and not _cudnn_is_faster(call):
             return "the H200 record does not show cuDNN to be more than 6% faster for such a call"
         return None
@@ -73,24 +87,24 @@ class Torch(Backend):
 BACKEND = Torch()
 
 
-def is_faster_on_cpu(mode: str, steps: int, dtype: torch.dtype, training: bool) -> bool:
+def is_faster_on_cpu(
+    mode: str, steps: int, batch: int, hidden: int, dtype: torch.dtype, training: bool
+) -> bool:
     """Whether torch's own implementation is faster than our kernels for dense input on the CPU."""
-    return is_onednn_faster(dtype) if mode == "LSTM" else is_short(mode, steps, dtype, training)
+    if dtype.itemsize > 2:
+        return steps <= _few_steps(mode, training)
+    # torch's own operations round more often than the kernels: not for few steps only.
+    if dtype != torch.bfloat16 or not has_bfloat16_products():
+        return False
+    if mode == "LSTM" and training:
+        return batch >= LSTM_ROWS
+    return batch * hidden**2 >= BFLOAT16_SIZES[mode][training]
 
 
-def is_onednn_faster(dtype: torch.dtype) -> bool:
-    """Whether torch's LSTM, which is oneDNN's for dense input, is faster than our kernels.
-
-    It is not in float32, nor in half precision without AMX. With AMX, oneDNN multiplies bfloat16
-    matrices by it and our kernels do not: that is the reason for the rule, and no measurement.
-    """
-    return dtype == torch.bfloat16 and has_amx_tiles()
-
-
-def is_short(mode: str, steps: int, dtype: torch.dtype, training: bool) -> bool:
-    """Whether a call of nn.RNN or nn.GRU on the CPU has too few steps for the CPU kernels."""
-    # Not in half precision: torch's own operations round more often than the kernels.
-    return steps <= (FEW_STEPS[mode] if training else 1) and dtype.itemsize > 2
+def _few_steps(mode: str, training: bool) -> int:
+    if mode not in FEW_STEPS:
+        return 0
+    return FEW_STEPS[mode] if training else 1
 
 
 def _cudnn_is_faster(call: Call) -> bool:

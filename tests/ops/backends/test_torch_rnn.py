@@ -198,7 +198,7 @@ def test_features_that_nn_rnn_cannot_express_raise(
         FusedRNN(I, H, **options)(torch.randn(T, B, I), **given)
 
 
-@pytest.mark.parametrize("amx", [True, False], ids=["amx", "no amx"])
+@pytest.mark.parametrize("products", [True, False], ids=["bfloat16 products", "none"])
 @pytest.mark.parametrize("mode", ["RNN_TANH", "LSTM", "GRU"])
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "no kernels"])
 @pytest.mark.parametrize("recording", [True, False], ids=["training", "inference"])
@@ -208,31 +208,26 @@ def test_cpu_shortcut_agrees_with_the_rejection_checks(
     recording: bool,
     kernels: bool,
     mode: str,
-    amx: bool,
+    products: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reason = None if kernels else "not built"
     monkeypatch.setattr(cpu, "EXTENSION", SimpleNamespace(unavailable_reason=reason))
-    monkeypatch.setattr(torch_rnn, "has_amx_tiles", lambda: amx)
-    weights = list(nn.RNNBase(mode, I, H, dtype=dtype).requires_grad_(recording).parameters())
+    monkeypatch.setattr(torch_rnn, "has_bfloat16_products", lambda: products)
     options = Options(mode, True, 1, 0.0, True, False)
-    for steps, prefer in itertools.product(range(1, 8), (False, True)):
-        x = torch.randn(steps, B, I, dtype=dtype)
-        call = Call(mode, steps, B, 1, H, dtype, x.device, recording)
-        with fastrnn.use_backend("auto"):
-            quick = stack.runs_in_torch(x, None, weights, options, True, True, None, prefer)
-        assert quick is (dispatch.for_layer(call, prefer) is torch_rnn.BACKEND), (steps, prefer)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("mode", ["RNN_TANH", "LSTM", "GRU"])
-def test_onednn_serves_the_lstm_in_bfloat16_with_amx(
-    mode: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch_rnn, "has_amx_tiles", lambda: True)
-    call = Call(mode, 100, B, 1, H, dtype, torch.device("cpu"))
-    served = torch_rnn.BACKEND.slower_reason(call) is None
-    assert served == (mode == "LSTM" and dtype == torch.bfloat16)
+    found = set()
+    for hidden, batch in ((H, B), (512, 1), (512, 40)):
+        weights = list(nn.RNNBase(mode, I, hidden, dtype=dtype).parameters())
+        for steps, prefer in itertools.product(range(1, 8), (False, True)):
+            x = torch.zeros(steps, batch, I, dtype=dtype, requires_grad=recording)
+            call = Call(mode, steps, batch, 1, hidden, dtype, x.device, recording)
+            with fastrnn.use_backend("auto"), torch.set_grad_enabled(recording):
+                quick = stack.runs_in_torch(x, None, weights, options, True, True, None, prefer)
+            expected = dispatch.for_layer(call, prefer) is torch_rnn.BACKEND
+            assert quick is expected, (hidden, batch, steps, prefer)
+            found.add(expected)
+    has_rule = products if dtype == torch.bfloat16 else mode != "LSTM"
+    assert found == ({True} if not kernels else {True, False} if has_rule else {False})
 
 
 @pytest.mark.parametrize("mode", ["LSTM", "GRU"])
