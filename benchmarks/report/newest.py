@@ -37,7 +37,7 @@ def newest(folder: Path = records.RESULTS) -> dict[str, Record]:
         elif checks:
             found[name] = gpu.combined(checks)
         elif cells:
-            found[name] = with_best_bounds(cells[-1], every)
+            found[name] = with_best_bounds(with_newer_groups(cells[-1], every), every)
     return found
 
 
