@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from .utils.marks import requires_extension
+
 ROOT = Path(__file__).resolve().parents[1]
 EXTENSION = "_C" + sysconfig.get_config_var("EXT_SUFFIX")
 ERROR = "kernel.cpp:7:1: error: unknown type name"
@@ -182,7 +184,8 @@ def test_wheel_of_a_failed_build_carries_the_reason_and_nothing_stale(tree, fail
     assert f"fastrnn/{EXTENSION}" not in names
 
 
-@pytest.mark.slow
+# `.ci/run` builds the extension, and test_import.py loads it. This adds a stale report.
+@pytest.mark.exhaustive
 def test_build(tree):
     (tree / "fastrnn" / "_build_error.txt").write_text("from an earlier build")
 
@@ -195,12 +198,15 @@ def test_build(tree):
         "print(EXTENSION.unavailable_reason, EXTENSION.info['torch_target'])"
     )
     assert run(tree, "-c", code).stdout == "None 2.10\n"
-    if shutil.which("nm"):
-        assert unstable_symbols(tree / "fastrnn" / EXTENSION) == []
 
 
-def unstable_symbols(library):
-    """Return the symbols of torch outside its stable ABI, which its next release may lack."""
-    command = ["nm", "--dynamic", "--undefined-only", "--demangle", library]
+@requires_extension
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
+def test_the_extension_uses_the_stable_abi_only():
+    """torch's next release may lack its other symbols."""
+    from fastrnn import _C
+
+    command = ["nm", "--dynamic", "--undefined-only", "--demangle", _C.__file__]
     symbols = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [line for line in symbols.splitlines() if re.search(r" (c10|at)::", line)]
+    assert "aoti_torch" in symbols
+    assert [line for line in symbols.splitlines() if re.search(r" (c10|at)::", line)] == []

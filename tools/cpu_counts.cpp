@@ -4,9 +4,14 @@
 #include <cstring>
 #include <vector>
 
-#include "cpu/dispatch.h"
+#include "cpu/isa.h"
 
 using namespace fastrnn;
+#if defined(__x86_64__)
+using cpu::avx2::kernels;
+#else
+using cpu::baseline::kernels;
+#endif
 
 int main(int, char** arguments) {
   const bool forward = std::strcmp(arguments[1], "forward") == 0;
@@ -35,13 +40,13 @@ int main(int, char** arguments) {
     params.h0 = state.data();
     params.out = out.data();
     params.h_n = last.data();
-    cpu::forward(params, alone);
+    kernels.forward(params, alone);
   } else {
     CellBackward params = sized(CellBackward{});
     params.grad_out = params.out = in.data();
     params.grad_h_n = state.data();
     params.grad_pre = out.data();
     params.grad_h0 = last.data();
-    cpu::backward(params, alone);
+    kernels.backward(params, alone);
   }
 }

@@ -7,6 +7,7 @@ thread, float32, tanh and AVX2, the widest instruction set that valgrind support
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import sys
@@ -18,7 +19,12 @@ from benchmarks.environment import ROOT
 from benchmarks.process import run
 from benchmarks.report.markdown import aligned
 
-SOURCES = (Path(__file__).parent / "cpu_counts.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp")))
+#: The kernels of one instruction set, and what they call.
+KERNELS = "isa_avx2.cpp" if platform.machine() in ("x86_64", "AMD64") else "isa_baseline.cpp"
+SOURCES = (
+    Path(__file__).parent / "cpu_counts.cpp",
+    *(ROOT / "csrc/cpu" / name for name in ("cpu_count.cpp", "plan.cpp", KERNELS)),
+)
 FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", f"-I{ROOT / 'csrc'}")
 
 #: (B, H): one row, with W_hh smaller and larger than L1, and a tile of rows.
@@ -73,8 +79,7 @@ def build(folder: Path) -> Path:
         if shutil.which(tool) is None:
             raise RuntimeError(f"{tool} is not installed")
     program = folder / "cpu_counts"
-    sources = [str(path) for path in SOURCES if path.name != "bindings.cpp"]  # it needs torch
-    status, output = run(("c++", *FLAGS, *sources, "-o", str(program)), COMPILE_SECONDS)
+    status, output = run(("c++", *FLAGS, *map(str, SOURCES), "-o", str(program)), COMPILE_SECONDS)
     if status != 0:
         raise RuntimeError(f"cpu_counts.cpp does not compile: {output[-500:]}")
     return program

@@ -99,7 +99,8 @@ def title(record: Record) -> str:
     what = record["machine"]
     if what["device"] == "cuda":
         return what["gpu"]
-    return f"{what['cpu']}, {what['instruction_set']}, {what['threads']} threads"
+    threads = what["threads"]
+    return f"{what['cpu']}, {what['instruction_set']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def torch_version(record: Record) -> str:
