@@ -105,6 +105,23 @@ def test_thousands_of_random_problems(extension: Kernels, kind: str, check) -> N
     run()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    former = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(former)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("check", RECURRENCE_CHECKS)
+@pytest.mark.parametrize("kind", [*KINDS, *LEAKY])
+def test_units_in_several_chunks(extension: Kernels, kind: str, check) -> None:
+    """z of 32 rows, 530 units and one gate exceeds `chunk_bytes` of csrc/cpu/recurrence.h."""
+    dtype = torch.float64
+    check(extension, Problem(3, 64, 1, 530, "lengths", dtype=dtype, kind=kind, resets=True))
+
+
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(
     ("steps", "batch", "groups", "hidden"),
