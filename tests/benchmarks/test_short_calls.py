@@ -6,7 +6,9 @@ import torch
 from benchmarks import short_calls
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize(
+    "kind", ["LSTM", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("RNN", "GRU"))]
+)
 def test_the_table_has_a_row_for_every_call_and_both_sides_agree_in_shape(kind):
     threads = torch.get_num_threads()
     lines = short_calls.table(0.001, [(2, 3)], kind)

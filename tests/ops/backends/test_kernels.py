@@ -54,7 +54,7 @@ extension = pytest.fixture(_each_module, params=EXTENSION, name="extension")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("check", CHECKS)
 def test_random_problems(module: Kernels, check, dtype: torch.dtype) -> None:
-    @settings(many, max_examples=60)
+    @settings(many, max_examples=40)
     @given(problems(dtype=dtype))
     def run(problem: Problem) -> None:
         check(module, problem)
@@ -85,7 +85,7 @@ def test_random_problems_of_other_cells(
 ) -> None:
     is_reference = module is dispatch.BACKENDS["reference"]
 
-    @settings(many, max_examples=5 if is_reference else 15)
+    @settings(many, max_examples=5 if is_reference else 8)
     @given(problems(dtype=dtype, kind=kind))
     def run(problem: Problem) -> None:
         check(module, problem)
