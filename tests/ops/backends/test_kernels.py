@@ -106,14 +106,15 @@ def test_thousands_of_random_problems(extension: Kernels, kind: str, check) -> N
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     former = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(request.param)
     yield
     torch.set_num_threads(former)
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1], indirect=True)
 @pytest.mark.parametrize("check", RECURRENCE_CHECKS)
 @pytest.mark.parametrize("kind", [*KINDS, *LEAKY])
 def test_units_in_several_chunks(extension: Kernels, kind: str, check) -> None:
@@ -136,6 +137,8 @@ def test_units_in_several_chunks(extension: Kernels, kind: str, check) -> None:
     ],
 )
 @pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [2], indirect=True)
 def test_larger_shapes(module: Kernels, check, steps, batch, groups, hidden, layout) -> None:
     problem = Problem(steps, batch, groups, hidden, layout, dtype=torch.float32, resets=groups > 1)
     check(module, problem)
