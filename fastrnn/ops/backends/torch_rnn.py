@@ -32,7 +32,7 @@ FEW_STEPS = {"RNN_TANH": 4, "RNN_RELU": 4, "GRU": 2}
 #: a CPU with instructions for products of bfloat16: oneDNN uses them, and our kernels do not. For
 #: the LSTM in training it is the number of rows that decides, `LSTM_ROWS`. Measured on an EPYC with
 #: AVX512_BF16, for 1 to 64 rows and 64 to 512 units in one thread and two; the limits are those of
-#: the thread count with which torch is faster earlier. With AMX it is faster still.
+#: the thread count with which torch is faster earlier. AMX has not been measured.
 BFLOAT16_SIZES = {
     "RNN_TANH": (1 << 22, 1 << 23),
     "RNN_RELU": (1 << 22, 1 << 23),
