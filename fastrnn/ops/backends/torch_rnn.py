@@ -23,7 +23,7 @@ from .base import Backend, Call
 #: The largest number of steps for which training on the CPU uses torch's loop, by mode: the
 #: autograd node of a kernel costs more than the kernel saves. With few rows, the kernel of nn.RNN's
 #: cells is slower at 4 steps and faster from 5 on, and the GRU's is slower at 2 and faster from 3
-#: on. The LSTM's is faster than oneDNN's, which torch runs, at any number of steps
+#: on. The LSTM's is faster than oneDNN's, which torch runs, or as fast, at 1 to 8 steps
 #: (`python -m benchmarks.short_calls`). In inference only a single step uses the loop, so that the
 #: results of longer sequences do not depend on their length.
 FEW_STEPS = {"RNN_TANH": 4, "RNN_RELU": 4, "GRU": 2}
