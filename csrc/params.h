@@ -103,33 +103,4 @@ template <class Base> struct BackwardParams : Base {
 using Forward = ForwardParams<ParamsWithResets>;
 using Backward = BackwardParams<ParamsWithResets>;
 
-// The parameters of any cell. For K gates, `pre`, `grad_pre` and `gates` are [.., K * H], and
-// `weight_hh` is [G, K * H, H]. A pointer is null if the cell or the call has no such argument.
-struct CellForward : Forward {
-  Cell cell;
-  const void* c0;          // [B, G, H]
-  const void* unit_param;  // [G, H]
-  const void* reset_h;     // [B, G, H]: the state from which a reset starts; null: 0
-  const void* reset_c;     // [B, G, H]
-  void* c_n;               // [B, G, H]
-  void* gates;             // as pre, and may be pre itself; null: not saved
-  void* inner;             // as out; null: not saved
-};
-
-struct CellBackward : Backward {
-  Cell cell;
-  const void* h0;          // [B, G, H]
-  const void* c0;          // [B, G, H]
-  const void* unit_param;  // [G, H]
-  const void* reset_h;     // [B, G, H]
-  const void* reset_c;     // [B, G, H]
-  const void* grad_c_n;    // [B, G, H]; null: 0
-  const void* gates;       // as grad_pre
-  const void* inner;       // as out
-  void* grad_c0;           // [B, G, H]
-  void* grad_unit_param;   // as out
-  void* grad_reset_h;      // [B, G, H]
-  void* grad_reset_c;      // [B, G, H]
-};
-
 }  // namespace fastrnn

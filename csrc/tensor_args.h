@@ -83,6 +83,28 @@ inline Tensor input_tensor(const char* name, const Tensor& tensor, const Tensor&
   return contiguous(name, tensor);
 }
 
+// Checks `lengths` or `offsets`, and converts them to int64.
+inline Tensor index_tensor(const char* name, const Tensor& tensor, int64_t size,
+                           const Tensor& like) {
+  check_device(name, tensor, like);
+  check_shape(name, tensor, {size});
+  return contiguous(
+      name, with_reason(name, [&] { return torch::stable::to(tensor, ScalarType::Long); }));
+}
+
+// Checks `resets`, for data with `rows` rows: [T, B], or [N] if it is packed.
+inline Tensor reset_tensor(const Tensor& tensor, int64_t T, int64_t B, int64_t rows, bool packed,
+                           const Tensor& like) {
+  check_device("resets", tensor, like);
+  if (packed) {
+    check_shape("resets", tensor, {rows});
+  } else {
+    check_shape("resets", tensor, {T, B});
+  }
+  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Bool, "fastrnn: resets must be bool");
+  return contiguous("resets", tensor);
+}
+
 // The parameters of a call, and the int64 and bool tensors that they point to.
 struct TensorArgs {
   ParamsWithResets params;
@@ -101,8 +123,8 @@ struct TensorArgs {
     cell = Cell(mode);
     const int64_t K = traits(cell).gates, width = is_pre ? K : 1;
     STD_TORCH_CHECK(!offsets_ || lengths_, "fastrnn: offsets require lengths");
-    if (lengths_) lengths = indices("lengths", *lengths_, B, data);
-    if (offsets_) offsets = indices("offsets", *offsets_, offsets_->numel(), data);
+    if (lengths_) lengths = index_tensor("lengths", *lengths_, B, data);
+    if (offsets_) offsets = index_tensor("offsets", *offsets_, offsets_->numel(), data);
     const int64_t T = offsets ? offsets->numel() : data.size(0);
     check_shape("weight_hh", weight_hh, {G, K * H, H});
     if (offsets) {
@@ -110,16 +132,8 @@ struct TensorArgs {
     } else {
       check_shape(is_pre ? "pre" : "out", data, {T, B, G, width * H});
     }
-    if (resets_) {
-      check_device("resets", *resets_, data);
-      if (offsets) {
-        check_shape("resets", *resets_, {data.size(0)});
-      } else {
-        check_shape("resets", *resets_, {T, B});
-      }
-      STD_TORCH_CHECK(resets_->scalar_type() == ScalarType::Bool, "fastrnn: resets must be bool");
-      resets = contiguous("resets", *resets_);
-    }
+    if (resets_)
+      resets = reset_tensor(*resets_, T, B, data.size(0), offsets.has_value(), data);
     params = {
         {T, B, G, H, reverse_from, lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
          offsets ? offsets->const_data_ptr<int64_t>() : nullptr, Activation(mode), dtype_of(data)},
@@ -133,14 +147,6 @@ struct TensorArgs {
   }
 
   std::array<int64_t, 3> state_shape() const { return {params.B, params.G, params.H}; }
-
- private:
-  static Tensor indices(const char* name, const Tensor& tensor, int64_t size, const Tensor& like) {
-    check_device(name, tensor, like);
-    check_shape(name, tensor, {size});
-    return contiguous(
-        name, with_reason(name, [&] { return torch::stable::to(tensor, ScalarType::Long); }));
-  }
 };
 
 }  // namespace fastrnn

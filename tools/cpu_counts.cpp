@@ -31,18 +31,21 @@ int main(int, char** arguments) {
     params.cell = Cell::rnn_tanh;
     params.activation = Activation::tanh;
     params.reverse_from = 1;
-    params.weight_hh = weight.data();
+    params.heads = 1;
+    params.state_layout = {0, H, H, H};
+    params.weight_hh[0] = weight.data();
     return params;
   };
   if (forward) {
-    CellForward params = sized(CellForward{});
+    cpu::CellForward params = sized(cpu::CellForward{});
     params.pre = in.data();
     params.h0 = state.data();
     params.out = out.data();
     params.h_n = last.data();
     kernels.forward(params, alone);
   } else {
-    CellBackward params = sized(CellBackward{});
+    cpu::CellBackward params = sized(cpu::CellBackward{});
+    params.grad_pre_layout = {0, H, H, H};
     params.grad_out = params.out = in.data();
     params.grad_h_n = state.data();
     params.grad_pre = out.data();

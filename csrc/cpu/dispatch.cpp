@@ -56,6 +56,8 @@ void linear(const LinearParams& params, const Threads& threads) {
   selected().kernels->linear(params, threads);
 }
 
+void outer(const OuterParams& params) { selected().kernels->outer(params); }
+
 const char* instruction_set() { return selected().name; }
 
 bool use_instruction_set(const std::string& name) {

@@ -5,7 +5,7 @@
 #include <functional>
 #include <string>
 
-#include "../params.h"
+#include "params.h"
 
 namespace fastrnn::cpu {
 
@@ -16,19 +16,10 @@ struct Threads {
   std::function<void(int64_t n, const std::function<void(int64_t)>& task)> run;
 };
 
-// The input projection of a layer: out = input weight^T + bias.
-struct LinearParams {
-  int64_t M, N, K;
-  DType dtype;
-  const void* input;   // [M, K]
-  const void* weight;  // [N, K]
-  const void* bias;    // [N], or null
-  void* out;           // [M, N]
-};
-
 void forward(const CellForward& params, const Threads& threads);
 void backward(const CellBackward& params, const Threads& threads);
 void linear(const LinearParams& params, const Threads& threads);
+void outer(const OuterParams& params);
 
 const char* instruction_set();          // the one in use
 const char* const* instruction_sets();  // all compiled in, null-terminated

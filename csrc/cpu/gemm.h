@@ -62,24 +62,24 @@ struct PackedMatrix {
   }
 };
 
-// W as it is stored, transposed: rows of `stride` elements, of which the first K are used. It has
-// `gates` times N rows, and the column blocks of the gates alternate: those of the first `lanes`
-// rows of each gate, then those of the next.
+// W as it is stored, transposed: rows of `stride` elements, of which the first K are used. It has N
+// rows for each gate, which begin `gate_rows` rows apart. The column blocks of the gates alternate:
+// those of the first `lanes` rows of each gate, then those of the next.
 template <class S>
 struct TransposedMatrix {
   using A = typename S::Compute;
   const typename S::Element* data;
-  int64_t stride, N, K, gates = 1, block = 0;  // the first column block
+  int64_t stride, N, K, gates = 1, gate_rows = 0, block = 0;  // the first column block
 
   TransposedMatrix at(int64_t block, int64_t k) const {
-    return {data + k, stride, N, K - k, gates, this->block + block};
+    return {data + k, stride, N, K - k, gates, gate_rows, this->block + block};
   }
 
   // Packs the first `depth` rows of the first column block.
   void pack(int64_t depth, MatrixView<A> to) const {
     constexpr int64_t L = lanes<A>;
     const int64_t first = block / gates * L, rows = N - first;
-    const auto* from = data + (block % gates * N + first) * stride;
+    const auto* from = data + (block % gates * gate_rows + first) * stride;
     for_each_vector<S>(depth, [&](int64_t k, auto load_row, auto) {
       Vector<A> square[L];
       if (rows >= L) {
@@ -98,6 +98,26 @@ struct TransposedMatrix {
         for (int64_t j = 0; j < count; ++j) store(to.at(k + j, 0).data, square[j]);
       }
     });
+  }
+};
+
+// W [K, N] as it is stored.
+template <class S>
+struct RowMajorMatrix {
+  using A = typename S::Compute;
+  const typename S::Element* data;
+  int64_t N, K, block = 0;  // the first column block
+
+  RowMajorMatrix at(int64_t block, int64_t k) const {
+    return {data + k * N, N, K - k, this->block + block};
+  }
+
+  // Packs the first `depth` rows of the first column block.
+  void pack(int64_t depth, MatrixView<A> to) const {
+    constexpr int64_t L = lanes<A>;
+    const int64_t first = block * L, width = N - first < L ? N - first : L;
+    for (int64_t k = 0; k < depth; ++k)
+      store(to.at(k, 0).data, load_part<S>(data + k * N + first, width));
   }
 };
 
@@ -204,9 +224,9 @@ void gemm(int64_t n, MatrixView<const A> x, PackedMatrix<A> w, int64_t blocks,
 
 // The same for W as it is stored. Some columns and a part of K at a time are packed into a buffer
 // that fits into L1, and used once by each row. A single row uses more columns, as above.
-template <class S, class A = typename S::Compute>
-void gemm(int64_t n, MatrixView<const A> x, TransposedMatrix<S> w, int64_t blocks,
-          MatrixView<const A> start, MatrixView<A> z) {
+template <class Stored, class A = typename Stored::A>
+void gemm(int64_t n, MatrixView<const A> x, Stored w, int64_t blocks, MatrixView<const A> start,
+          MatrixView<A> z) {
   constexpr int64_t L = lanes<A>;
   alignas(64) A buffer[l1_bytes / sizeof(A)];
   const int64_t width = n == 1 ? 8 : 4;

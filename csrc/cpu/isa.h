@@ -28,6 +28,7 @@ struct KernelTable {
   void (*forward)(const CellForward&, const Threads&);
   void (*backward)(const CellBackward&, const Threads&);
   void (*linear)(const LinearParams&, const Threads&);
+  void (*outer)(const OuterParams&);
 };
 
 namespace baseline {

@@ -3,7 +3,8 @@
 // Included inside the namespace of an instruction set, after gemm.h. A task computes some rows and
 // column blocks of the result. Every sum starts from the bias.
 
-template <class S>
+// W is TransposedMatrix or RowMajorMatrix, as the weight is stored.
+template <class S, class W>
 struct LinearTask {
   using A = typename S::Compute;
   using Element = typename S::Element;
@@ -11,76 +12,101 @@ struct LinearTask {
   static constexpr bool is_plain = std::is_same_v<Element, A>;
   const LinearParams& p;
   const A* bias;                  // [N], padded to whole vectors
-  const PackedMatrix<A>* packed;  // the weight, or null
+  const PackedMatrix<A>* packed;  // the weight of each part, or null
 
-  // z = bias + x weight^T for n rows and the column blocks [begin, end).
-  void compute(int64_t n, MatrixView<const A> x, int64_t begin, int64_t end,
-               MatrixView<A> z) const {
-    const MatrixView<const A> start{bias + begin * L, 0};
-    if (packed != nullptr) return gemm(n, x, packed->at(begin), end - begin, start, z);
-    const TransposedMatrix<S> w{static_cast<const Element*>(p.weight), p.K, p.N, p.K};
-    gemm(n, x, w.at(begin, 0), end - begin, start, z);
+  static W weight(const LinearParams& p, int part) {
+    const auto* data = static_cast<const Element*>(p.weight[part]);
+    if constexpr (std::is_same_v<W, RowMajorMatrix<S>>) {
+      return {data, p.N, p.K};
+    } else {
+      return {data, p.K, p.N, p.K};
+    }
+  }
+
+  // z = start + x weight^T for n rows and the column blocks [begin, end).
+  void compute(int part, int64_t n, MatrixView<const A> x, int64_t begin, int64_t end,
+               MatrixView<const A> start, MatrixView<A> z) const {
+    if (packed != nullptr) return gemm(n, x, packed[part].at(begin), end - begin, start, z);
+    gemm(n, x, weight(p, part).at(begin, 0), end - begin, start, z);
+  }
+
+  MatrixView<const A> start(int part, int64_t begin, MatrixView<A> z) const {
+    if (part > 0) return {z.data, z.stride};
+    return {bias + begin * L, 0};
   }
 
   // Computes rows [first, first + n) and column blocks [begin, end) of the result.
   void run(int64_t first, int64_t n, int64_t begin, int64_t end) const {
-    const auto* input = static_cast<const Element*>(p.input) + first * p.K;
     auto* out = static_cast<Element*>(p.out) + first * p.N;
+    const auto input = [&](int part) {
+      return static_cast<const Element*>(p.input[part]) + first * p.K;
+    };
     if constexpr (is_plain) {
       // Whole panels are stored directly in the result.
       constexpr int64_t panel = PackedMatrix<A>::narrow;
       const int64_t whole = end * L <= p.N ? end : p.N / L / panel * panel;
-      compute(n, {input, p.K}, begin, whole, {out + begin * L, p.N});
-      if (whole < end) run_buffered(n, {input, p.K}, whole, end, out);
+      const MatrixView<A> z{out + begin * L, p.N};
+      for (int i = 0; i < p.parts; ++i)
+        compute(i, n, {input(i), p.K}, begin, whole, start(i, begin, z), z);
+      if (whole == end) return;
+      run_buffered(n, whole, end, out, [&](int i) { return MatrixView<const A>{input(i), p.K}; });
     } else {
       const int64_t stride = (p.K + L - 1) / L * L + L;
-      Buffer<A> x(n * stride);
-      for (int64_t r = 0; r < n; ++r)
+      Buffer<A> x(p.parts * n * stride);
+      for (int64_t r = 0; r < p.parts * n; ++r)
         for_each_vector<S>(p.K, [&](int64_t k, auto load_row, auto) {
-          store(x.data + r * stride + k, load_row(input + r * p.K));
+          store(x.data + r * stride + k, load_row(input(r / n) + r % n * p.K));
         });
       for (int64_t c = begin; c < end; c += 8)
-        run_buffered(n, {x.data, stride}, c, c + 8 < end ? c + 8 : end, out);
+        run_buffered(n, c, c + 8 < end ? c + 8 : end, out, [&](int i) {
+          return MatrixView<const A>{x.data + i * n * stride, stride};
+        });
     }
   }
 
   // Computes the sums in a buffer, and converts and stores their valid part.
-  void run_buffered(int64_t n, MatrixView<const A> x, int64_t begin, int64_t end,
-                    Element* out) const {
+  template <class Input>
+  void run_buffered(int64_t n, int64_t begin, int64_t end, Element* out, Input input) const {
     const int64_t stride = (end - begin) * L;
-    Buffer<A> z(n * stride);
-    compute(n, x, begin, end, {z.data, stride});
+    Buffer<A> buffer(n * stride);
+    const MatrixView<A> z{buffer.data, stride};
+    for (int i = 0; i < p.parts; ++i) compute(i, n, input(i), begin, end, start(i, begin, z), z);
     const int64_t columns = (end * L < p.N ? end * L : p.N) - begin * L;
     for (int64_t r = 0; r < n; ++r)
       for_each_vector<S>(columns, [&](int64_t j, auto, auto store_row) {
-        store_row(out + r * p.N + begin * L, S::narrow(load<Vector<A>>(z.data + r * stride + j)));
+        store_row(out + r * p.N + begin * L, S::narrow(load<Vector<A>>(z.at(r, j).data)));
       });
   }
 };
 
-template <class S>
+template <class S, class W>
 void linear_with(const LinearParams& p, const Threads& threads) {
   using A = typename S::Compute;
   using Element = typename S::Element;
   constexpr int64_t L = lanes<A>;
-  const int64_t blocks = (p.N + L - 1) / L;
+  const int64_t blocks = (p.N + L - 1) / L, size = blocks * p.K * L;
   const LinearPlan plan = make_plan(p, threads.count, blocks);
   const auto run_tasks = [&](int64_t count, const std::function<void(int64_t)>& task) {
     if (plan.parallel) return threads.run(count, task);
     for (int64_t i = 0; i < count; ++i) task(i);
   };
-  Buffer<A> bias(blocks * L), memory(plan.packing ? blocks * p.K * L : 0);
-  const PackedMatrix<A> packed{memory.data, p.K, blocks, PackedMatrix<A>::narrow};
+  Buffer<A> bias(blocks * L), memory(plan.packing ? p.parts * size : 0);
+  const PackedMatrix<A> packed[2] = {
+      {memory.data, p.K, blocks, PackedMatrix<A>::narrow},
+      {memory.data + size, p.K, blocks, PackedMatrix<A>::narrow},
+  };
   __builtin_memset(bias.data, 0, blocks * L * sizeof(A));
   if (p.bias != nullptr)
     for_each_vector<S>(p.N, [&](int64_t j, auto load_row, auto) {
       store(bias.data + j, load_row(static_cast<const Element*>(p.bias)));
     });
-  if (plan.packing) {
-    const TransposedMatrix<S> w{static_cast<const Element*>(p.weight), p.K, p.N, p.K};
-    run_tasks(blocks, [&](int64_t c) { w.at(c, 0).pack(p.K, packed.column_block(c)); });
-  }
-  const LinearTask<S> task{p, bias.data, plan.packing ? &packed : nullptr};
+  using Task = LinearTask<S, W>;
+  if (plan.packing)
+    run_tasks(p.parts * blocks, [&](int64_t i) {
+      const int64_t part = i / blocks, c = i % blocks;
+      Task::weight(p, part).at(c, 0).pack(p.K, packed[part].column_block(c));
+    });
+  const Task task{p, bias.data, plan.packing ? packed : nullptr};
   run_tasks(plan.row_parts * plan.column_parts, [&](int64_t i) {
     const int64_t r = i / plan.column_parts, c = i % plan.column_parts;
     const int64_t first = p.M * r / plan.row_parts, last = p.M * (r + 1) / plan.row_parts;
@@ -89,11 +115,17 @@ void linear_with(const LinearParams& p, const Threads& threads) {
   });
 }
 
+template <class S>
+void linear_of(const LinearParams& p, const Threads& threads) {
+  if (p.transposed) return linear_with<S, RowMajorMatrix<S>>(p, threads);
+  linear_with<S, TransposedMatrix<S>>(p, threads);
+}
+
 inline void linear(const LinearParams& p, const Threads& threads) {
   switch (p.dtype) {
-    case DType::float64: return linear_with<Plain<double>>(p, threads);
-    case DType::float32: return linear_with<Plain<float>>(p, threads);
-    case DType::bfloat16: return linear_with<BFloat16>(p, threads);
-    case DType::float16: return linear_with<Float16>(p, threads);
+    case DType::float64: return linear_of<Plain<double>>(p, threads);
+    case DType::float32: return linear_of<Plain<float>>(p, threads);
+    case DType::bfloat16: return linear_of<BFloat16>(p, threads);
+    case DType::float16: return linear_of<Float16>(p, threads);
   }
 }

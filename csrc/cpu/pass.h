@@ -17,10 +17,12 @@ struct Row {
 };
 
 // What a row keeps between steps in addition to its state, at its first unit: `carry` is c in the
-// forward, and in the backward the gradient that reaches the previous state without W_hh.
+// forward, and in the backward the gradient that reaches the previous state without W_hh. In a layer
+// `pre` is the projection of the row's step, in the order of z.
 template <class A>
 struct RowMemory {
   A* carry;
+  const A* pre;
   A *reset_h, *reset_c;  // sums of the gradients of the states at which resets start
 };
 
@@ -32,6 +34,12 @@ inline const Element* element(const void* data, int64_t index) {
 template <class Element>
 inline Element* element(void* data, int64_t index) {
   return data == nullptr ? nullptr : static_cast<Element*>(data) + index;
+}
+
+// The unit_param of a row's first unit.
+template <class Element>
+inline const Element* param_of(const CellParams& p, const Row& row) {
+  return element<Element>(p.unit_param[p.direction(row.g)], p.head(row.g) * p.H + row.units.first);
 }
 
 // Loads a row's numbers into cache: `gates` times `count`, H apart.
@@ -56,7 +64,7 @@ struct ForwardPass {
 
   // Starts a sequence from h0 and c0, or after a reset from reset_h and reset_c.
   void start(const Row& row, bool reset, A* state, RowMemory<A> memory) const {
-    const int64_t index = p.at(row.b, row.g) + row.units.first;
+    const int64_t index = p.state_at(row.b, row.g) + row.units.first;
     const auto *h = element<Element>(reset ? p.reset_h : p.h0, index),
                *c = element<Element>(reset ? p.reset_c : p.c0, index);
     for_each_vector<S>(row.units.count, [&](int64_t j, auto load_row, auto) {
@@ -73,14 +81,14 @@ struct ForwardPass {
   void run(const Row& row, bool, A* z, const A* before, A* state, RowMemory<A> memory) const {
     const int64_t H = p.H, index = p.at(row.t, row.b, row.g), first = row.units.first;
     const auto* pre = element<Element>(p.pre, index * K + first);
-    const auto* unit_param = element<Element>(p.unit_param, row.g * H + first);
+    const auto* unit_param = param_of<Element>(p, row);
     auto *out = element<Element>(p.out, index + first),
          *gates = element<Element>(p.gates, index * K + first),
          *inner = element<Element>(p.inner, index + first);
     for_each_vector<S>(row.units.count, [&](int64_t j, auto load_row, auto store_row) {
       V x[K], product[K], param{};
       for (int k = 0; k < K; ++k) {
-        x[k] = load_row(pre + k * H);
+        x[k] = memory.pre ? load<V>(memory.pre + j * K + k * lanes<A>) : load_row(pre + k * H);
         product[k] = load<V>(z + j * K + k * lanes<A>);
       }
       UnitState<V> last{};
@@ -103,6 +111,7 @@ struct ForwardPass {
   }
 
   void prefetch(const Row& row) const {
+    if (p.pre == nullptr) return;
     prefetch_row(element<Element>(p.pre, p.at(row.t, row.b, row.g) * K + row.units.first), K, p.H,
                  row.units.count);
   }
@@ -120,7 +129,7 @@ struct ForwardPass {
   }
 
   void end(const Row& row, bool, A*, const A* state, RowMemory<A> memory) const {
-    const int64_t index = p.at(row.b, row.g) + row.units.first;
+    const int64_t index = p.state_at(row.b, row.g) + row.units.first;
     auto *h_n = element<Element>(p.h_n, index), *c_n = element<Element>(p.c_n, index);
     for_each_vector<S>(row.units.count, [&](int64_t j, auto, auto store_row) {
       store_row(h_n, S::narrow(load<V>(state + j)));
@@ -144,7 +153,7 @@ struct BackwardPass {
 
   void start(const Row& row, bool, A*, RowMemory<A> memory) const {
     if constexpr (carry_width > 0) {
-      const auto* grad_c_n = element<Element>(p.grad_c_n, p.at(row.b, row.g) + row.units.first);
+      const auto* grad_c_n = element<Element>(p.grad_c_n, state_index(row));
       for_each_vector<S>(row.units.count, [&](int64_t j, auto load_row, auto) {
         store(memory.carry + j, grad_c_n ? load_row(grad_c_n) : V{});
       });
@@ -153,16 +162,28 @@ struct BackwardPass {
 
   // Before a row's first step there is no dz: the gradient of its state is grad_h_n.
   void load_grad_h_n(const Row& row, A* z) const {
-    const auto* grad_h_n = element<Element>(p.grad_h_n, p.at(row.b, row.g) + row.units.first);
-    for_each_vector<S>(row.units.count,
-                       [&](int64_t j, auto load_row, auto) { store(z + j, load_row(grad_h_n)); });
+    const auto* grad_h_n = element<Element>(p.grad_h_n, state_index(row));
+    for_each_vector<S>(row.units.count, [&](int64_t j, auto load_row, auto) {
+      store(z + j, grad_h_n ? load_row(grad_h_n) : V{});
+    });
+  }
+
+  // The index of the first unit of a row's state.
+  int64_t state_index(const Row& row) const {
+    return p.state_at(row.b, row.g) + row.units.first;
+  }
+
+  // The first unit of a row of grad_pre.
+  Element* grad_pre_of(const Row& row) const {
+    const int64_t index = p.at(p.grad_pre_layout, p.row(row.t, row.b), row.g);
+    return element<Element>(p.grad_pre, index + row.units.first);
   }
 
   // The state before a step, as stored; null: 0.
   UnitState<const Element*> state_before(const Row& row) const {
     const bool descending = row.g >= p.reverse_from;
     const int64_t previous = descending ? row.t + 1 : row.t - 1;
-    const int64_t state = p.at(row.b, row.g) + row.units.first;
+    const int64_t state = state_index(row);
     if (p.crosses_reset(row.t, row.b, descending))
       return {element<Element>(p.reset_h, state), element<Element>(p.reset_c, state)};
     if (previous < 0 || previous >= p.T || !p.active(previous, row.b))
@@ -178,12 +199,14 @@ struct BackwardPass {
                *out = element<Element>(p.out, index + first),
                *gates = element<Element>(p.gates, index * K + first),
                *inner = element<Element>(p.inner, index + first);
-    const auto* unit_param = element<Element>(p.unit_param, row.g * H + first);
+    const auto* unit_param = param_of<Element>(p, row);
     const auto before = Cell::saves ? state_before(row) : UnitState<const Element*>{};
-    auto *grad_pre = element<Element>(p.grad_pre, index * K + first),
+    auto *grad_pre = grad_pre_of(row),
          *grad_unit_param = element<Element>(p.grad_unit_param, index + first);
+    const int64_t gate = p.grad_pre_layout.gate;
     for_each_vector<S>(row.units.count, [&](int64_t j, auto load_row, auto store_row) {
-      UnitState<V> grad{load_row(grad_out) + load<V>(z + j), V{}}, last{};
+      UnitState<V> grad{load<V>(z + j), V{}}, last{};
+      if (grad_out) grad.h += load_row(grad_out);
       if constexpr (Cell::keeps_h) {
         grad.h += load<V>(memory.carry + j);
         if (before.h) last.h = load_row(before.h);
@@ -207,7 +230,7 @@ struct BackwardPass {
       for (int k = 0; k < K; ++k) {
         // Beyond the row's last unit, the next gate's numbers overwrite the rest of the vector.
         store(state + j * K + k * width, S::widen(S::narrow(gradients.z[k])));
-        store_row(grad_pre + k * H, S::narrow(gradients.pre[k]));
+        store_row(grad_pre + k * gate, S::narrow(gradients.pre[k]));
       }
       if constexpr (Cell::has_unit_param)
         store_row(grad_unit_param, S::narrow(gradients.unit_param));
@@ -218,7 +241,8 @@ struct BackwardPass {
 
   void prefetch(const Row& row) const {
     const int64_t index = p.at(row.t, row.b, row.g), first = row.units.first;
-    prefetch_row(element<Element>(p.grad_out, index + first), 1, p.H, row.units.count);
+    if (p.grad_out)
+      prefetch_row(element<Element>(p.grad_out, index + first), 1, p.H, row.units.count);
     if constexpr (Cell::saves)
       prefetch_row(element<Element>(p.gates, index * K + first), K, p.H, row.units.count);
     if constexpr (Cell::has_inner)
@@ -246,14 +270,14 @@ struct BackwardPass {
     const int64_t index = p.at(row.t, row.b, row.g), first = row.units.first;
     const size_t bytes = row.units.count * sizeof(Element);
     for (int k = 0; k < K; ++k)
-      __builtin_memset(element<Element>(p.grad_pre, index * K + k * p.H + first), 0, bytes);
+      __builtin_memset(grad_pre_of(row) + k * p.grad_pre_layout.gate, 0, bytes);
     if constexpr (Cell::has_unit_param)
       __builtin_memset(element<Element>(p.grad_unit_param, index + first), 0, bytes);
   }
 
   void end(const Row& row, bool never_active, A* z, const A*, RowMemory<A> memory) const {
     if (never_active) load_grad_h_n(row, z);
-    const int64_t index = p.at(row.b, row.g) + row.units.first;
+    const int64_t index = state_index(row);
     auto *grad_h0 = element<Element>(p.grad_h0, index),
          *grad_c0 = element<Element>(p.grad_c0, index),
          *grad_reset_h = element<Element>(p.grad_reset_h, index),
@@ -261,8 +285,9 @@ struct BackwardPass {
     for_each_vector<S>(row.units.count, [&](int64_t j, auto, auto store_row) {
       V h = load<V>(z + j);
       if constexpr (Cell::keeps_h) h += load<V>(memory.carry + j);
-      store_row(grad_h0, S::narrow(h));
-      if constexpr (Cell::has_c) store_row(grad_c0, S::narrow(load<V>(memory.carry + j)));
+      if (grad_h0) store_row(grad_h0, S::narrow(h));
+      if constexpr (Cell::has_c)
+        if (grad_c0) store_row(grad_c0, S::narrow(load<V>(memory.carry + j)));
       if (grad_reset_h) store_row(grad_reset_h, S::narrow(load<V>(memory.reset_h + j)));
       if (grad_reset_c) store_row(grad_reset_c, S::narrow(load<V>(memory.reset_c + j)));
     });

@@ -46,19 +46,21 @@ void note_oversubscription() {
                              std::memory_order_relaxed);
 }
 
-Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks, int64_t gates) {
+Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks, int64_t gates,
+               int64_t inputs) {
   // Minimum sizes: the multiply-adds of a call that justify waking the threads, those of a step
   // that justify a team's barrier, and the elements of W_hh that justify packing in parallel.
   constexpr int64_t call_minimum = 1 << 19, step_minimum = 1 << 15, packing_minimum = 1 << 17;
   // The rows of a tile share one read of W_hh per step, and the state of so many rows is small.
   constexpr int64_t tile_rows = 32;
   const int64_t weights = gates * p.H * p.H;  // per group
-  const int64_t step = p.B * p.G * weights;
+  const int64_t weights_ih = gates * p.H * inputs;
+  const int64_t step = p.B * p.G * (weights + weights_ih);
   Plan plan;
   plan.packing = p.T > 1;  // a single step packs W_hh in parts that stay in L1
   if (p.T * step >= call_minimum) threads = usable_threads(threads);
   plan.parallel = threads > 1 && p.T * step >= call_minimum;
-  plan.parallel_packing = plan.parallel && p.G * weights >= packing_minimum;
+  plan.parallel_packing = plan.parallel && p.G * (weights + weights_ih) >= packing_minimum;
   const int64_t wanted = plan.parallel ? (threads + p.G - 1) / p.G : 1;
   plan.tiles = std::max<int64_t>({1, wanted, (p.B + tile_rows - 1) / tile_rows});
   plan.tiles = std::min(plan.tiles, std::max<int64_t>(1, p.B));

@@ -15,9 +15,9 @@ struct Plan {
   int64_t team_size;      // threads that divide each step of a group, instead of the batch
 };
 
-// W_hh is [G, gates * H, H].
+// W_hh is [G, gates * H, H]. `inputs` is the number of input features of a layer, or 0.
 Plan make_plan(const ParamsWithResets& params, int64_t threads, int64_t column_blocks,
-               int64_t gates = 1);
+               int64_t gates = 1, int64_t inputs = 0);
 
 // Reports that a member of a team had to wait for a CPU. For a while no team is formed: threads
 // divide the batch, or one thread does all.

@@ -1,6 +1,6 @@
 // The grouped recurrence, forward and backward, for one instruction set.
 //
-// Included inside the namespace of an instruction set, after pass.h. One task owns a group and a
+// Included inside the namespace of an instruction set, after pass.h and projection.h. One task owns a group and a
 // tile of batch rows and runs all steps independently. Alternatively a team of threads runs them,
 // and each thread owns some units of every step. A step is a small matrix product, z = state W,
 // followed by a pass over z:
@@ -8,7 +8,8 @@
 //   forward:  state = h_{t-1},   W = W_hh^T,  z = W_hh h_{t-1}
 //   backward: state = dz_{t+1},  W = W_hh,    z = W_hh^T dz_{t+1}
 //
-// Both run for one chunk of units at a time, so that z stays in cache.
+// Both run for one chunk of units at a time, so that z stays in cache. A layer's input projection is
+// computed for one chunk of steps at a time.
 
 // The states of some rows. Units are zero-padded to whole vectors plus one, so that rows of a power
 // of two do not map to the same cache set. There are two buffers if some units of the next state
@@ -28,26 +29,31 @@ struct State {
   }
 };
 
-// The memory of one thread that runs steps: z, which rows have started, and what rows keep between
-// steps. It is allocated before a team forms: a member that failed would leave the others waiting
-// forever.
+// The memory of one thread that runs steps: z, a chunk of the input and its projection, which rows
+// have started, and what rows keep between steps. It is allocated before a team forms: a member
+// that failed would leave the others waiting forever.
 template <class A>
 struct Scratch {
   const int64_t stride, z_stride;  // units, and numbers of z, from a row to the next
+  const int64_t pre_stride;        // numbers of pre; 0: there is none
   const bool has_carry, sums_h, sums_c;
   Buffer<char> started;
-  Buffer<A> z, carry, reset_h, reset_c;
+  Buffer<A> z, input, pre, carry, reset_h, reset_c;
 
   // `chunk`: the number of vectors of units that z holds.
-  template <class Pass>
-  Scratch(const Pass& pass, const State<A>& states, int64_t rows, int64_t chunk)
+  template <class Pass, class S>
+  Scratch(const Pass& pass, const InputProjection<S>& projection, const State<A>& states,
+          int64_t rows, int64_t chunk)
       : stride(states.stride),
         z_stride((chunk * Pass::z_width + 1) * lanes<A>),
+        pre_stride(projection.is_given() ? stride * Pass::z_width : 0),
         has_carry(Pass::carry_width > 0),
         sums_h(Pass::is_backward && pass.p.reset_h != nullptr),
         sums_c(Pass::is_backward && pass.p.reset_c != nullptr),
         started(rows),
         z(rows * z_stride),
+        input(projection.input_size()),
+        pre(projection.steps() * rows * pre_stride),
         carry(has_carry ? rows * stride : 0),
         reset_h(sums_h ? rows * stride : 0),
         reset_c(sums_c ? rows * stride : 0) {
@@ -61,9 +67,15 @@ struct Scratch {
 
   A* z_of(int64_t r) const { return z.data + r * z_stride; }
 
-  RowMemory<A> memory(int64_t r, Units units) const {
+  // Row `i` of pre, in the order of z, whose first unit is `first`.
+  A* pre_of(int64_t i, Units units, int64_t first) const {
+    if (pre_stride == 0) return nullptr;
+    return pre.data + i * pre_stride + (units.first - first) * (pre_stride / stride);
+  }
+
+  RowMemory<A> memory(int64_t r, Units units, const A* pre = nullptr) const {
     const int64_t at = r * stride + units.first;
-    return {carry.data + at, sums_h ? reset_h.data + at : nullptr,
+    return {carry.data + at, pre, sums_h ? reset_h.data + at : nullptr,
             sums_c ? reset_c.data + at : nullptr};
   }
 };
@@ -101,10 +113,11 @@ inline Units next_chunk(const Part& part, Units units) {
 }
 
 // Runs all steps of a part. product(n, state, units, reverse) computes these units of z = state W
-// for the first n rows, see `gemm`.
-template <class Pass, class Product>
+// for the first n rows, see `gemm`, and project(steps) the projection of up to `steps` steps.
+template <class Pass, class Product, class Project>
 void run_steps(const Pass& pass, const Part& part, State<typename Pass::A>& states,
-               const Scratch<typename Pass::A>& scratch, TeamMember member, Product product) {
+               const Scratch<typename Pass::A>& scratch, TeamMember member, int64_t steps,
+               Product product, Project project) {
   using A = typename Pass::A;
   const auto& p = pass.p;
   const int64_t n = part.b1 - part.b0;
@@ -122,6 +135,11 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::A>& stat
   const auto crosses_reset = [&](int64_t t, int64_t r) {
     return p.crosses_reset(t, part.b0 + r, descending);
   };
+  Steps projected{};  // those in scratch.pre, of which some are left to run
+  int64_t left = 0;
+  const auto pre_of = [&](int64_t t, int64_t r, Units units) {
+    return scratch.pre_of((t - projected.first) * n + r, units, all.first);
+  };
   // The product for one chunk of units of the first n rows, before step t.
   const auto multiply = [&](int64_t t, int64_t n, Units units, bool reverse) {
     product(n, state, units, reverse);
@@ -138,6 +156,12 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::A>& stat
   member.barrier();
   for (int64_t i = 0; i < p.T; ++i) {
     const int64_t t = descending ? p.T - 1 - i : i, later = descending ? t - 1 : t + 1;
+    if (scratch.pre_stride > 0 && left == 0) {
+      left = p.T - i < steps ? p.T - i : steps;
+      projected = {descending ? t + 1 - left : t, left};
+      project(projected);
+    }
+    --left;
     int64_t last = n;  // one past the last active row
     while (last > 0 && !p.active(t, part.b0 + last - 1)) --last;
     for_each_chunk(part, [&](Units units) {
@@ -145,7 +169,8 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::A>& stat
       for (int64_t r = 0; r < last; ++r) {
         if (p.active(t, part.b0 + r))
           pass.run(row_of(t, r, units), !scratch.started.data[r], scratch.z_of(r),
-                   at(state, r, units), at(next, r, units), scratch.memory(r, units));
+                   at(state, r, units), at(next, r, units),
+                   scratch.memory(r, units, pre_of(t, r, units)));
         const Units following = next_chunk(part, units);
         const int64_t t_of_it = following.first > units.first ? t : later;
         if (t_of_it >= 0 && t_of_it < p.T) pass.prefetch(row_of(t_of_it, r, following));
@@ -195,104 +220,163 @@ void pack_rows(const typename S::Element* from, int64_t H, int64_t gates, int64_
 // but it stays in L2. Chunks of two vectors of units, as with z in L1, are up to 20% slower.
 constexpr int64_t chunk_bytes = 1 << 17;
 
+// A call of the forward or the backward.
 template <class Pass>
-void run(const Pass& pass, const Threads& threads) {
+class Recurrence {
+ public:
   using S = typename Pass::Storage;
   using A = typename Pass::A;
-  constexpr int64_t L = lanes<A>, z_width = Pass::z_width;
-  const auto& p = pass.p;
-  const int64_t vectors = (p.H + L - 1) / L;  // of units
-  const int64_t blocks = vectors * z_width, depth = p.H * Pass::state_width,
-                size = blocks * depth * L;
-  const Plan plan = make_plan(p, threads.count, vectors, Pass::K);
-  const auto run_tasks = [&](bool parallel, int64_t count,
-                             const std::function<void(int64_t)>& task) {
-    if (parallel) return threads.run(count, task);
-    for (int64_t i = 0; i < count; ++i) task(i);
-  };
 
-  const auto weight = [&](int64_t g) {
-    return TransposedMatrix<S>{
-        static_cast<const typename S::Element*>(p.weight_hh) + g * Pass::K * p.H * p.H, p.H, p.H,
-        p.H, Pass::K};
-  };
-  const bool packing = Pass::is_backward || plan.packing;
-  const int64_t rows = (p.B + plan.tiles - 1) / plan.tiles;  // of a tile, at most
-  const int64_t panel_width =
-      PackedMatrix<A>::panel_width_for(rows, depth, blocks, plan.team_size, z_width);
-  Buffer<A> memory(packing ? p.G * size : 0), zeros(blocks * L);
-  __builtin_memset(zeros.data, 0, blocks * L * sizeof(A));
-  const auto packed = [&](int64_t g) {
-    return PackedMatrix<A>{memory.data + g * size, depth, blocks, panel_width};
-  };
-  if (packing)
-    run_tasks(plan.parallel_packing, p.G * blocks, [&](int64_t i) {
-      const int64_t g = i / blocks, c = i % blocks;
-      const MatrixView<A> to = packed(g).column_block(c);
-      if (Pass::is_backward) {
-        pack_rows<S>(weight(g).data, p.H, Pass::K, c, to);
-      } else {
-        weight(g).at(c, 0).pack(p.H, to);
-      }
+  Recurrence(const Pass& pass, const InputProjection<S>& projection, const Plan& plan,
+             const Threads& threads)
+      : pass_(pass),
+        p_(pass.p),
+        projection_(projection),
+        plan_(plan),
+        threads_(threads),
+        vectors_((p_.H + L - 1) / L),
+        blocks_(vectors_ * z_width),
+        depth_(p_.H * Pass::state_width),
+        size_(blocks_ * depth_ * L),
+        packs_(Pass::is_backward || plan.packing),
+        rows_((p_.B + plan.tiles - 1) / plan.tiles),
+        panel_width_(PackedMatrix<A>::panel_width_for(rows_, depth_, blocks_, plan.team_size,
+                                                      z_width)),
+        whole_(std::lcm(panel_width_, z_width) / z_width),
+        parts_((vectors_ + whole_ - 1) / whole_),
+        packed_(packs_ ? p_.G * size_ : 0),
+        zeros_(blocks_ * L) {
+    __builtin_memset(zeros_.data, 0, blocks_ * L * sizeof(A));
+    const int64_t row_bytes = std::max<int64_t>(rows_, 1) * z_width * VECTOR_BYTES,
+                  fitting = std::max(whole_, chunk_bytes / row_bytes / whole_ * whole_);
+    chunk_ = rows_ == 1 ? vectors_ : std::min(fitting, vectors_);
+  }
+
+  void run() const {
+    const int64_t of_weight_hh = packs_ ? p_.G * blocks_ : 0;
+    run_tasks(plan_.parallel_packing, of_weight_hh + projection_.pack_tasks(), [&](int64_t i) {
+      i < of_weight_hh ? pack(i) : projection_.pack(i - of_weight_hh);
     });
+    plan_.team_size > 1 ? run_teams() : run_tiles();
+  }
 
-  // The fewest vectors of units whose column blocks are whole panels. A team divides the units, and
-  // a chunk has as many as fit into cache.
-  const int64_t whole = std::lcm(panel_width, z_width) / z_width;
-  const int64_t parts = (vectors + whole - 1) / whole;
-  const int64_t row_bytes = std::max<int64_t>(rows, 1) * z_width * VECTOR_BYTES,
-                fitting = std::max(whole, chunk_bytes / row_bytes / whole * whole);
-  const int64_t chunk = rows == 1 ? vectors : std::min(fitting, vectors);
+ private:
+  static constexpr int64_t L = lanes<A>, z_width = Pass::z_width;
+
+  template <class Task>
+  void run_tasks(bool parallel, int64_t count, Task task) const {
+    if (parallel) return threads_.run(count, task);
+    for (int64_t i = 0; i < count; ++i) task(i);
+  }
+
+  TransposedMatrix<S> weight(int64_t g) const {
+    const auto* data = static_cast<const typename S::Element*>(p_.weight_hh[p_.direction(g)]);
+    return {data + p_.head(g) * Pass::K * p_.H * p_.H, p_.H, p_.H, p_.H, Pass::K, p_.H};
+  }
+
+  PackedMatrix<A> packed(int64_t g) const {
+    return {packed_.data + g * size_, depth_, blocks_, panel_width_};
+  }
+
+  void pack(int64_t task) const {
+    const int64_t g = task / blocks_, c = task % blocks_;
+    const MatrixView<A> to = packed(g).column_block(c);
+    if (Pass::is_backward) {
+      pack_rows<S>(weight(g).data, p_.H, Pass::K, c, to);
+    } else {
+      weight(g).at(c, 0).pack(p_.H, to);
+    }
+  }
 
   // Runs all steps of group g for rows [b0, b1) and parts [begin, end) of the units.
-  const auto run_units = [&](int64_t g, int64_t b0, int64_t b1, int64_t begin, int64_t end,
-                             State<A>& states, const Scratch<A>& scratch, TeamMember member) {
-    const int64_t from = begin * whole * L, to = end * whole * L < p.H ? end * whole * L : p.H;
-    const Part part{g, b0, b1, {from, to - from}, chunk * L};
-    run_steps(pass, part, states, scratch, member,
-              [&](int64_t n, const A* state, Units units, bool reverse) {
-                const MatrixView<const A> x{state, states.stride * Pass::state_width},
-                    start{zeros.data, 0};
-                const MatrixView<A> z{scratch.z.data, scratch.z_stride};
-                const int64_t block = units.first / L * z_width,
-                              count = (units.count + L - 1) / L * z_width;
-                if (packing) {
-                  gemm(n, x, packed(g).at(block), count, start, z, reverse);
-                } else {
-                  gemm(n, x, weight(g).at(block, 0), count, start, z);
-                }
-              });
-  };
+  void run_units(int64_t g, int64_t b0, int64_t b1, int64_t begin, int64_t end, State<A>& states,
+                 const Scratch<A>& scratch, TeamMember member) const {
+    const int64_t from = begin * whole_ * L, to = std::min(end * whole_ * L, p_.H);
+    const Part part{g, b0, b1, {from, to - from}, chunk_ * L};
+    const auto product = [&](int64_t n, const A* state, Units units, bool reverse) {
+      const MatrixView<const A> x{state, states.stride * Pass::state_width}, start{zeros_.data, 0};
+      const MatrixView<A> z{scratch.z.data, scratch.z_stride};
+      const int64_t block = units.first / L * z_width,
+                    count = (units.count + L - 1) / L * z_width;
+      if (packs_) {
+        gemm(n, x, packed(g).at(block), count, start, z, reverse);
+      } else {
+        gemm(n, x, weight(g).at(block, 0), count, start, z);
+      }
+    };
+    const auto project = [&](Steps steps) {
+      if constexpr (!Pass::is_backward) {
+        const int64_t count = (part.units.count + L - 1) / L * z_width;
+        projection_.run(g, steps, b0, b1 - b0, from / L * z_width, count, scratch.input.data,
+                        {scratch.pre.data, scratch.pre_stride});
+      }
+    };
+    run_steps(pass_, part, states, scratch, member, projection_.steps(), product, project);
+  }
 
-  if (plan.team_size > 1) {
-    // Too few rows for all threads: a team of threads divides the units of each step.
+  // A team of threads divides the units of each step.
+  void run_teams() const {
     std::deque<ThreadTeam> teams;
     std::deque<State<A>> states;
     std::deque<Scratch<A>> scratch;
-    for (int64_t g = 0; g < p.G; ++g) {
-      teams.emplace_back(plan.team_size);
-      states.emplace_back(p.B, p.H, Pass::state_width, true);
-      for (int64_t rank = 0; rank < plan.team_size; ++rank)
-        scratch.emplace_back(pass, states[g], p.B, chunk);
+    for (int64_t g = 0; g < p_.G; ++g) {
+      teams.emplace_back(plan_.team_size);
+      states.emplace_back(p_.B, p_.H, Pass::state_width, true);
+      for (int64_t rank = 0; rank < plan_.team_size; ++rank)
+        scratch.emplace_back(pass_, projection_, states[g], p_.B, chunk_);
     }
-    threads.run(p.G * plan.team_size, [&](int64_t i) {
-      const int64_t g = i % p.G;
+    threads_.run(p_.G * plan_.team_size, [&](int64_t i) {
+      const int64_t g = i % p_.G;
       const int64_t rank = teams[g].join();
       if (rank < 0) return;
       const int64_t n = teams[g].size();
-      run_units(g, 0, p.B, parts * rank / n, parts * (rank + 1) / n, states[g],
-                scratch[g * plan.team_size + rank], TeamMember{&teams[g], rank});
+      run_units(g, 0, p_.B, parts_ * rank / n, parts_ * (rank + 1) / n, states[g],
+                scratch[g * plan_.team_size + rank], TeamMember{&teams[g], rank});
     });
     for (const ThreadTeam& team : teams)
       if (team.oversubscribed()) note_oversubscription();
-    return;
   }
-  run_tasks(plan.parallel, p.G * plan.tiles, [&](int64_t i) {
-    const int64_t g = i / plan.tiles, part = i % plan.tiles;
-    const int64_t b0 = p.B * part / plan.tiles, b1 = p.B * (part + 1) / plan.tiles;
-    State<A> state(b1 - b0, p.H, Pass::state_width, chunk < vectors);
-    run_units(g, b0, b1, 0, parts, state, Scratch<A>(pass, state, b1 - b0, chunk), TeamMember{});
-  });
+
+  // Each task runs all units of some rows.
+  void run_tiles() const {
+    run_tasks(plan_.parallel, p_.G * plan_.tiles, [&](int64_t i) {
+      const int64_t g = i / plan_.tiles, tile = i % plan_.tiles;
+      const int64_t b0 = p_.B * tile / plan_.tiles, b1 = p_.B * (tile + 1) / plan_.tiles;
+      State<A> state(b1 - b0, p_.H, Pass::state_width, chunk_ < vectors_);
+      run_units(g, b0, b1, 0, parts_, state,
+                Scratch<A>(pass_, projection_, state, b1 - b0, chunk_), TeamMember{});
+    });
+  }
+
+  const Pass& pass_;
+  const CellParams& p_;
+  const InputProjection<S>& projection_;
+  const Plan& plan_;
+  const Threads& threads_;
+  const int64_t vectors_;  // of units
+  const int64_t blocks_, depth_, size_;
+  const bool packs_;
+  const int64_t rows_;  // of a tile, at most
+  const int64_t panel_width_;
+  // The fewest vectors of units whose column blocks are whole panels. A team divides the units, and
+  // a chunk has as many as fit into cache.
+  const int64_t whole_, parts_;
+  int64_t chunk_;
+  const Buffer<A> packed_, zeros_;
+};
+
+template <class Pass>
+void run(const Pass& pass, const Threads& threads) {
+  using S = typename Pass::Storage;
+  const CellParams& p = pass.p;
+  const int64_t vectors = (p.H + lanes<typename Pass::A> - 1) / lanes<typename Pass::A>;
+  const Projection none{};
+  const Projection* input = &none;
+  if constexpr (!Pass::is_backward) input = &pass.p.projection;
+  const Plan plan = make_plan(p, threads.count, vectors, Pass::K, input->I);
+  const int64_t rows = (p.B + plan.tiles - 1) / plan.tiles;
+  const InputProjection<S> projection(p, *input, Pass::K, rows, plan.tiles);
+  Recurrence<Pass>(pass, projection, plan, threads).run();
 }
 
 template <class Pass, Cell cell, class P>

@@ -176,6 +176,14 @@ inline void for_each_vector(int64_t n, F f) {
       });
 }
 
+// The first n elements, at most `lanes`, and 0 in the other lanes.
+template <class S>
+inline Vector<typename S::Compute> load_part(const typename S::Element* from, int64_t n) {
+  typename S::Stored values = {};
+  __builtin_memcpy(&values, from, n * sizeof(typename S::Element));
+  return S::widen(values);
+}
+
 // The shuffles of a transpose, each a single instruction. They turn a pair of vectors a and b into
 // a low and a high vector. `at(i)` is the index of element i in the concatenation of a and b.
 

@@ -17,8 +17,8 @@ from ..ops import stack
 from ..ops._eager import is_eager, is_plain, is_recording
 from ..ops._torch_private import is_any_autocast, without_onednn
 from ..ops.arguments import State
-from ..ops.backends.dispatch import requested
-from ..ops.inference import infer
+from ..ops.cells import CODES
+from ..ops.layer import layer
 from ..ops.options import Options
 from ..ops.packed import packed_layout
 from ..ops.ragged import DENSE, Ragged
@@ -272,7 +272,8 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         weights = self._weights()
         if state is not None and self._is_simple_step(weights, input, state, resets):
             ragged = DENSE if resets is None else Ragged(resets=resets)
-            return infer(input, state, weights, ragged, self._cell, self.num_layers)
+            code = CODES[self._cell]
+            return layer(input, state, weights, ragged, code, self.num_layers, 1)
         output, last = self._run(
             weights,
             input.unsqueeze(0),
@@ -286,13 +287,13 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
     def _is_simple_step(
         self, weights: list[Any], input: Tensor, state: State, resets: Tensor | None
     ) -> bool:
-        """Whether `infer` can run a step. `_run` handles all other cases and errors."""
+        """Whether `layer` can run a step. `_run` handles all other cases and errors."""
         shape = self.num_layers, input.size(0), self.hidden_size
         return (
-            is_plain(input, *state, *weights)
+            input.is_cpu
+            and is_plain(input, *state, *weights)
             and not is_recording(*weights, input, *state)
             and not is_any_autocast()
-            and (requested() == "auto" or (requested() == "cpu" and input.is_cpu))
             and input.size(1) == self.input_size
             and state.h.shape == shape
             and (state.c is None or state.c.shape == shape)

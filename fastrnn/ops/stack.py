@@ -9,17 +9,15 @@ from torch import Tensor
 
 from . import autocast, onnx
 from ._eager import are_plain, is_eager, is_recording
-from ._torch_private import is_transforming
 from .arguments import State, concatenate
 from .backends import cpu, dispatch, torch_rnn
 from .backends.base import Call
 from .cells import CELLS, CODES
-from .inference import infer
-from .layer import layer, traceable_layer
+from .layer import layer
 from .options import Options
 from .packed import packed_layout
 from .ragged import DENSE, Ragged
-from .time_shift import is_active, zero_padding
+from .traceable_layer import layers_of, traceable_stack, without_padding
 
 _UNSUPPORTED_BY_TORCH = (
     "torch's layers do not support lengths, resets, heads, leaks, or packed rows without their "
@@ -169,7 +167,7 @@ def _each_layer_in_torch(
 ) -> tuple[Tensor, State]:
     layer_options = options._replace(num_layers=1)
     last_states = []
-    for index, (layer_weights, first) in enumerate(_layers(hx, weights, options)):
+    for index, (layer_weights, first) in enumerate(layers_of(hx, weights, options.num_layers, options.directions())):
         if index > 0:
             input = torch.dropout(input, options.dropout, True)
         input, last = in_torch(input, first, layer_weights, layer_options, batch_sizes)
@@ -186,63 +184,29 @@ def in_layers(
     options: Options,
     eager: bool,
 ) -> tuple[Tensor, State]:
-    """Run a stack with our operators, layer by layer: return output and the final state.
+    """Run a stack with our operators: return output and the final state.
 
     Args:
-        eager: whether a layer may be one autograd node, and run below autograd.
+        eager: whether the stack may be one autograd node, and run below autograd.
     """
-    states = hx or ()
-    if (
-        ragged.lengths is not None
-        and not ragged.is_packed()
-        and (
-            torch.jit.is_tracing()
-            or is_recording(*weights, input, *states)
-            or (not torch.compiler.is_compiling() and is_transforming())
-        )
-    ):
-        input = zero_padding(input, is_active(input.shape[0], ragged.lengths))
-    fused = (
+    code, directions = CODES[options.mode], options.directions()
+    dropout = options.dropout if options.training and options.num_layers > 1 else 0.0
+    if not (
         eager
-        and are_plain(input, *states, *weights)
+        and are_plain(input, *(hx or ()), *weights)
         and (ragged.resets is None or reset_to is None)
         and input.shape[-1] == weights[0].shape[1]
-    )
-    if (
-        fused
-        and not (options.bidirectional or ragged.is_packed())
-        and not (options.dropout > 0 and options.training)
-        and (input.is_cpu or dispatch.requested() == "auto")
-        and not is_recording(*weights, input, *states)
     ):
-        return infer(input, hx, weights, ragged, options.mode, options.num_layers)
-    code, directions = CODES[options.mode], options.directions()
+        given = ragged, reset_to, code, options.num_layers, directions, dropout
+        return traceable_stack(input, hx, weights, *given)
+    if not input.is_cpu:
+        input = without_padding(input, hx, weights, ragged)
+    if dropout == 0:
+        return layer(input, hx, weights, ragged, code, options.num_layers, directions)
     last_states = []
-    for index, (layer_weights, first) in enumerate(_layers(hx, weights, options)):
-        if index > 0 and options.training and options.dropout > 0:
-            input = torch.dropout(input, options.dropout, True)
-        if fused:
-            input, last = layer(input, first, layer_weights, ragged, code, directions)
-        else:
-            start = None if reset_to is None else reset_to.of_layer(index, directions)
-            input, last = traceable_layer(
-                input, first, layer_weights, ragged, start, code, directions
-            )
+    for index, (own, first) in enumerate(layers_of(hx, weights, options.num_layers, directions)):
+        if index > 0:
+            input = torch.dropout(input, dropout, True)
+        input, last = layer(input, first, own, ragged, code, 1, directions)
         last_states.append(last)
     return input, concatenate(last_states)
-
-
-def _layers(
-    hx: State | None, weights: Sequence[Tensor], options: Options
-) -> list[tuple[Sequence[Tensor], State | None]]:
-    """Return each layer's weights and its initial state [D, B, H]."""
-    if options.num_layers == 1:
-        return [(weights, hx)]
-    count, directions = len(weights) // options.num_layers, options.directions()
-    return [
-        (
-            weights[index * count : (index + 1) * count],
-            None if hx is None else hx.of_layer(index, directions),
-        )
-        for index in range(options.num_layers)
-    ]
