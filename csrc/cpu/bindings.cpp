@@ -11,6 +11,7 @@
 
 #include "../tensor_args.h"
 #include "dispatch.h"
+#include "flush_denormals.h"
 
 namespace {
 
@@ -42,6 +43,7 @@ fastrnn::cpu::Threads threads() {
             std::atomic_flag first;
             torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
               try {
+                const fastrnn::cpu::FlushDenormals flush;
                 for (int64_t i = begin; i < end; ++i) task(i);
               } catch (...) {
                 if (!first.test_and_set()) thrown = std::current_exception();

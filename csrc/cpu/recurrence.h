@@ -208,6 +208,7 @@ void run(const Pass& pass, const Threads& threads) {
   const auto run_tasks = [&](bool parallel, int64_t count,
                              const std::function<void(int64_t)>& task) {
     if (parallel) return threads.run(count, task);
+    const FlushDenormals flush;
     for (int64_t i = 0; i < count; ++i) task(i);
   };
 
