@@ -12,6 +12,7 @@
 #include "../tensor_args.h"
 #include "dispatch.h"
 #include "flush_denormals.h"
+#include "plan.h"
 
 namespace {
 
@@ -37,11 +38,12 @@ void check_packed_rows(const fastrnn::ParamsWithResets& params, int64_t rows) {
 
 fastrnn::cpu::Threads threads() {
   const int64_t count = torch::stable::get_num_threads();
-  return {count, [](int64_t n, const std::function<void(int64_t)>& task) {
+  return {count, [count](int64_t n, const std::function<void(int64_t)>& task) {
             // torch's own wrapper reports that an exception was thrown, but loses its message.
             std::exception_ptr thrown;
             std::atomic_flag first;
-            torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+            const int64_t grain = fastrnn::cpu::tasks_per_thread(n, count);
+            torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
               try {
                 const fastrnn::cpu::FlushDenormals flush;
                 for (int64_t i = begin; i < end; ++i) task(i);
