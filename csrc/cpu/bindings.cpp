@@ -9,11 +9,11 @@ namespace {
 
 Tensor contiguous_like(const Tensor& tensor) {
   const auto sizes = tensor.sizes();
-  return empty({sizes.begin(), sizes.end()}, tensor);
+  return empty(sizes, tensor);
 }
 
 // What a result is where the cell or the call has no such tensor.
-Tensor none(const Tensor& like) { return empty({0}, like); }
+Tensor none(const Tensor& like) { return empty(Shape{0}, like); }
 
 template <class Shape>
 Given optional_input(const char* name, const Given& tensor, const Shape& shape,
@@ -98,7 +98,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> run_forward(
   const CellTraits traits = fastrnn::traits(given.args.cell);
   if (save && traits.saves) {
     const auto sizes = pre.sizes();
-    gates = output({sizes.begin(), sizes.end()}, pre, packed);
+    gates = output(sizes, pre, packed);
     if (traits.has_inner) inner = output(shape, pre, packed);
   }
   forward_into(out, h_n, c_n, gates, inner, pre, given);

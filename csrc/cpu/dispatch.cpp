@@ -1,6 +1,8 @@
 // Dispatches calls to the best instruction set that the CPU supports, chosen once.
 #include "dispatch.h"
 
+#include "flush_denormals.h"
+
 #include <algorithm>
 #include <atomic>
 
@@ -56,7 +58,10 @@ void linear(const LinearParams& params, const Threads& threads) {
   selected().kernels->linear(params, threads);
 }
 
-void outer(const OuterParams& params) { selected().kernels->outer(params); }
+void outer(const OuterParams& params) {
+  const FlushDenormals flush;
+  selected().kernels->outer(params);
+}
 
 const char* instruction_set() { return selected().name; }
 

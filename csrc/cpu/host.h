@@ -4,14 +4,18 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <exception>
+#include <initializer_list>
 #include <optional>
 #include <vector>
 
 #include "../tensor_args.h"
 #include "dispatch.h"
+#include "flush_denormals.h"
+#include "plan.h"
 
 namespace fastrnn::cpu {
 
@@ -20,12 +24,14 @@ using Given = std::optional<Tensor>;
 // torch's threads.
 inline Threads threads() {
   const int64_t count = torch::stable::get_num_threads();
-  return {count, [](int64_t n, const std::function<void(int64_t)>& task) {
+  return {count, [count](int64_t n, const std::function<void(int64_t)>& task) {
             // torch's own wrapper reports that an exception was thrown, but loses its message.
             std::exception_ptr thrown;
             std::atomic_flag first;
-            torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+            const int64_t grain = tasks_per_thread(n, count);
+            torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
               try {
+                const FlushDenormals flush;
                 for (int64_t i = begin; i < end; ++i) task(i);
               } catch (...) {
                 if (!first.test_and_set()) thrown = std::current_exception();
@@ -35,14 +41,32 @@ inline Threads threads() {
           }};
 }
 
+// Up to four sizes, without an allocation.
+class Shape {
+ public:
+  Shape(std::initializer_list<int64_t> sizes) : dim_(sizes.size()) {
+    std::copy(sizes.begin(), sizes.end(), sizes_.begin());
+  }
+  size_t size() const { return dim_; }
+  const int64_t* data() const { return sizes_.data(); }
+  const int64_t* begin() const { return data(); }
+  const int64_t* end() const { return data() + dim_; }
+
+ private:
+  std::array<int64_t, 4> sizes_;
+  size_t dim_;
+};
+
 // An uninitialized contiguous tensor with the dtype of `like`. It bypasses the dispatcher, which
 // takes longer than the work of a short call.
-inline Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like) {
-  std::vector<int64_t> strides(sizes.size());
+template <class Sizes>
+Tensor empty(const Sizes& sizes, const Tensor& like) {
+  constexpr size_t most = 64;  // dimensions of a tensor
+  std::array<int64_t, most> strides;
   int64_t stride = 1;
   for (size_t i = sizes.size(); i-- > 0;) {
     strides[i] = stride;
-    stride *= std::max<int64_t>(sizes[i], 1);
+    stride *= std::max<int64_t>(sizes.data()[i], 1);
   }
   int32_t dtype, device;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
@@ -58,7 +82,8 @@ inline Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like) {
 
 // A result with this shape. Packed data may have rows beyond all sequences: they are zero, as
 // inactive rows are.
-inline Tensor output(const std::vector<int64_t>& shape, const Tensor& like, bool packed) {
+template <class Sizes>
+Tensor output(const Sizes& shape, const Tensor& like, bool packed) {
   Tensor output = empty(shape, like);
   if (packed) std::memset(output.mutable_data_ptr(), 0, output.numel() * output.element_size());
   return output;

@@ -19,6 +19,7 @@
 
 #include "buffer.h"
 #include "dispatch.h"
+#include "flush_denormals.h"
 #include "plan.h"
 #include "thread_team.h"
 

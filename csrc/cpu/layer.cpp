@@ -101,10 +101,10 @@ Tensor run_layer_backward(const Stack& stack, int64_t layer, const Saved& saved,
                           Given& grad_h0, Given& grad_c0, Given& grad_unit_param) {
   const int64_t wide = stack.traits.gates * stack.hidden(), H = stack.H;
   const bool packed = stack.is_packed();
-  Tensor grad_pre = output({stack.directions, stack.rows, wide}, stack.input, packed);
+  Tensor grad_pre = output(Shape{stack.directions, stack.rows, wide}, stack.input, packed);
   if (stack.traits.has_unit_param)
     grad_unit_param =
-        output({stack.rows, stack.directions * stack.hidden()}, stack.input, packed);
+        output(Shape{stack.rows, stack.directions * stack.hidden()}, stack.input, packed);
   CellBackward params{stack.params(layer)};
   params.grad_pre_layout = {stack.rows * wide, H, wide, stack.hidden()};
   params.grad_out = data_or_null(grad_output);

@@ -76,7 +76,7 @@ Tensor LayerGradients::input() const {
 Tensor LayerGradients::weight_ih(int64_t direction) const {
   const Rows& rows = rows_[direction];
   const int64_t inputs = x_.size(x_.dim() - 1);
-  Tensor grad = empty({wide_, inputs}, x_);
+  Tensor grad = empty(Shape{wide_, inputs}, x_);
   weight_product({rows.grad_pre, 0, wide_}, {rows.x, 0, inputs}, x_, grad.mutable_data_ptr());
   return grad;
 }
@@ -85,7 +85,7 @@ Tensor LayerGradients::weight_hh(int64_t direction) const {
   const Rows& rows = rows_[direction];
   const int64_t H = stack_.H, gates = stack_.traits.gates, heads = stack_.heads;
   const auto sizes = stack_.of(layer_, direction).hh.sizes();
-  Tensor grad = empty({sizes.begin(), sizes.end()}, x_);
+  Tensor grad = empty(sizes, x_);
   char* out = static_cast<char*>(grad.mutable_data_ptr());
   // dz, the gradient of W_hh h, is that of pre, except for the GRU's n, whose b_hn it shares.
   const int64_t of_pre = stack_.cell == Cell::gru ? 2 : gates;
@@ -113,7 +113,7 @@ Tensor LayerGradients::bias_ih(int64_t direction) const {
 }
 
 Tensor LayerGradients::bias_hh(int64_t direction) const {
-  Tensor grad = empty({wide_}, x_);
+  Tensor grad = empty(Shape{wide_}, x_);
   char* to = static_cast<char*>(grad.mutable_data_ptr());
   const int64_t of_pre = stack_.cell == Cell::gru ? 2 * hidden_ : wide_;
   sum(rows_[direction].grad_pre, 0, of_pre, to);
@@ -127,7 +127,7 @@ Tensor LayerGradients::leak(int64_t direction) const {
 }
 
 Tensor LayerGradients::sum(const Pointers& from, int64_t count) const {
-  Tensor grad = empty({count}, x_);
+  Tensor grad = empty(Shape{count}, x_);
   sum(from, 0, count, static_cast<char*>(grad.mutable_data_ptr()));
   return grad;
 }

@@ -88,6 +88,7 @@ void linear_with(const LinearParams& p, const Threads& threads) {
   const LinearPlan plan = make_plan(p, threads.count, blocks);
   const auto run_tasks = [&](int64_t count, const std::function<void(int64_t)>& task) {
     if (plan.parallel) return threads.run(count, task);
+    const FlushDenormals flush;
     for (int64_t i = 0; i < count; ++i) task(i);
   };
   Buffer<A> bias(blocks * L), memory(plan.packing ? p.parts * size : 0);

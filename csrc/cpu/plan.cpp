@@ -46,6 +46,11 @@ void note_oversubscription() {
                              std::memory_order_relaxed);
 }
 
+int64_t tasks_per_thread(int64_t tasks, int64_t threads) {
+  const int64_t usable = std::max<int64_t>(1, usable_threads(threads));
+  return std::max<int64_t>(1, (tasks + usable - 1) / usable);
+}
+
 Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks, int64_t gates,
                int64_t inputs) {
   // Minimum sizes: the multiply-adds of a call that justify waking the threads, those of a step

@@ -23,6 +23,10 @@ Plan make_plan(const ParamsWithResets& params, int64_t threads, int64_t column_b
 // divide the batch, or one thread does all.
 void note_oversubscription();
 
+// How many tasks in a row a thread should run. torch would distribute them over all of its threads,
+// even over more than there are CPUs.
+int64_t tasks_per_thread(int64_t tasks, int64_t threads);
+
 // A task of the linear operator is a part of the rows and of the columns.
 struct LinearPlan {
   bool parallel;

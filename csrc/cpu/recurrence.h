@@ -266,6 +266,7 @@ class Recurrence {
   template <class Task>
   void run_tasks(bool parallel, int64_t count, Task task) const {
     if (parallel) return threads_.run(count, task);
+    const FlushDenormals flush;
     for (int64_t i = 0; i < count; ++i) task(i);
   }
 

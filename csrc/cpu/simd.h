@@ -109,11 +109,15 @@ struct Float16 {
   static Vector<float> widen(Stored v) {
     const Bits half = __builtin_convertvector(v, Bits);
     const Bits magnitude = (half & 0x7fff) << 13;
-    // Adjusting the exponent by a multiplication also handles subnormals.
-    const Bits finite = bit_cast<Bits>(bit_cast<Vector<float>>(magnitude) * 0x1p112f);
+    const Bits normal = magnitude + (112u << 23);  // adjusts the exponent
+    // Subnormal: with the exponent of 2^-14 and its implicit leading bit, which is subtracted. No
+    // operand is a denormal float, which `FlushDenormals` would set to 0.
+    const Bits subnormal = bit_cast<Bits>(bit_cast<Vector<float>>(normal + (1u << 23)) - 0x1p-14f);
+    const Bits is_subnormal = (Bits)(magnitude < 1u << 23);
     const Bits is_special = (Bits)(magnitude >= 0x7c00u << 13);  // infinity or NaN
-    const Bits special = magnitude | 0x7f800000;
-    return bit_cast<Vector<float>>((is_special ? special : finite) | (half & 0x8000) << 16);
+    Bits wide = is_subnormal ? subnormal : normal;
+    wide = is_special ? magnitude | 0x7f800000 : wide;
+    return bit_cast<Vector<float>>(wide | (half & 0x8000) << 16);
   }
 
   static Stored narrow(Vector<float> v) {

@@ -9,7 +9,7 @@ Tensor with_contiguous_rows(const char* name, const Tensor& tensor, const Tensor
   return input_tensor(name, tensor, like);
 }
 
-Given optional_tensor(const char* name, const Given& tensor, const std::vector<int64_t>& shape,
+Given optional_tensor(const char* name, const Given& tensor, const Shape& shape,
                       const Tensor& like) {
   if (!tensor) return {};
   check_shape(name, *tensor, shape);
@@ -37,6 +37,7 @@ Stack::Stack(const Tensor& input_, const std::vector<Tensor>& weights_, const Gi
   if (lengths_) lengths = index_tensor("lengths", *lengths_, B, input);
   if (offsets_) offsets = index_tensor("offsets", *offsets_, offsets_->numel(), input);
   T = offsets_ ? offsets->numel() : input.dim() == 2 ? 1 : input.size(0);
+  STD_TORCH_CHECK(T > 0 || is_packed(), "fastrnn: there must be at least one step");
   rows = offsets_ ? input.size(0) : T * B;
   if (resets_) resets = reset_tensor(*resets_, T, B, rows, is_packed(), input);
   add_weights(weights_);
@@ -57,8 +58,7 @@ void Stack::add_weights(const std::vector<Tensor>& given) {
   heads = first.dim() == 3 ? first.size(0) : 1;
   H = first.size(first.dim() - 1);
   const int64_t wide = traits.gates * hidden();
-  std::vector<int64_t> of_hh{traits.gates * H, H};
-  if (first.dim() == 3) of_hh.insert(of_hh.begin(), heads);
+  const Shape of_hh = first.dim() == 2 ? Shape{traits.gates * H, H} : Shape{heads, traits.gates * H, H};
   weights.reserve(layers * directions);
   for (size_t i = 0; i < given.size(); i += count) {
     const bool is_first = static_cast<int64_t>(i) < count * directions;

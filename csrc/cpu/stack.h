@@ -36,11 +36,11 @@ struct Stack {
   }
 
   // The shape of data with `width` numbers in a row.
-  std::vector<int64_t> data_shape(int64_t width) const {
+  Shape data_shape(int64_t width) const {
     if (input.dim() == 2) return {rows, width};
     return {T, B, width};
   }
-  std::vector<int64_t> state_shape() const { return {layers * directions, B, hidden()}; }
+  Shape state_shape() const { return {layers * directions, B, hidden()}; }
 
   // What the forward and the backward of a layer share.
   CellParams params(int64_t layer) const;

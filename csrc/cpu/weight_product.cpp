@@ -70,7 +70,7 @@ Tensor gathered(const Operand& from, const Tensor& like) {
   const int64_t rows = static_cast<int64_t>(from.rows.size()),
                 element_size = static_cast<int64_t>(like.element_size()),
                 bytes = from.count * element_size;
-  Tensor copy = empty({rows, from.count}, like);
+  Tensor copy = empty(Shape{rows, from.count}, like);
   char* to = static_cast<char*>(copy.mutable_data_ptr());
   constexpr int64_t part = 256;
   run_tasks((rows + part - 1) / part, rows * from.count, [&](int64_t i) {

@@ -14,9 +14,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import _checks
 from ..ops import stack
-from ..ops._eager import is_eager, is_plain, is_recording
+from ..ops._eager import PLAIN_TYPES, is_eager
 from ..ops._torch_private import is_any_autocast, without_onednn
 from ..ops.arguments import State
+from ..ops.backends import dispatch
 from ..ops.cells import CODES
 from ..ops.layer import layer
 from ..ops.options import Options
@@ -25,6 +26,9 @@ from ..ops.ragged import DENSE, Ragged
 from ._expanded_weights import are_expanded, reject_beyond_torch
 from ._fx import is_traced, record_call
 from .parameters import FusedRNNParameters
+
+#: The dtypes of which our kernels run every call.
+_DTYPES = torch.float32, torch.float64
 
 #: The type of hx and h_n: a Tensor, or for the LSTM the pair (h, c).
 Hidden = TypeVar("Hidden")
@@ -92,6 +96,11 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
                 batch_sizes of a PackedSequence do not match its data; expanded weights are used
                 with a feature that torch's layer lacks.
         """
+        if lengths is None and resets is None and type(input) in PLAIN_TYPES and input.dim() == 3:
+            result = self._run_plain(input.transpose(0, 1) if self.batch_first else input, hx)
+            if result is not None:
+                output, last = result
+                return output.transpose(0, 1) if self.batch_first else output, last
         if is_traced(input, hx, lengths, resets):
             result = record_call(self, input, hx, lengths=lengths, resets=resets)
             if result is not None:
@@ -174,6 +183,10 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         if resets is not None:
             _checks.resets(resets, input.shape[:-1], input.device)
         if dim == 2:
+            ragged = DENSE if resets is None else Ragged(resets=resets.unsqueeze(0))
+            result = self._run_plain(input, hx, ragged)
+            if result is not None:
+                return result
             output, last = self._step(input, state, resets)
             return output, self._hidden(last)
         output, last = self._step(
@@ -268,38 +281,54 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         state: State | None,  # [L, B, H] each
         resets: Tensor | None,  # [B]
     ) -> tuple[Tensor, State]:
-        resets = resets if resets is None else resets.unsqueeze(0)
         weights = self._weights()
-        if state is not None and self._is_simple_step(weights, input, state, resets):
-            ragged = DENSE if resets is None else Ragged(resets=resets)
-            code = CODES[self._cell]
-            return layer(input, state, weights, ragged, code, self.num_layers, 1)
         output, last = self._run(
             weights,
             input.unsqueeze(0),
             state,
             input.size(0),
-            Ragged(resets=resets),
+            Ragged(resets=resets if resets is None else resets.unsqueeze(0)),
             prefer_kernels=True,
         )
         return output.squeeze(0), last
 
-    def _is_simple_step(
-        self, weights: list[Any], input: Tensor, state: State, resets: Tensor | None
-    ) -> bool:
-        """Whether `layer` can run a step. `_run` handles all other cases and errors."""
-        shape = self.num_layers, input.size(0), self.hidden_size
-        return (
-            input.is_cpu
-            and is_plain(input, *state, *weights)
-            and not is_recording(*weights, input, *state)
-            and not is_any_autocast()
-            and input.size(1) == self.input_size
-            and state.h.shape == shape
-            and (state.c is None or state.c.shape == shape)
-            and not (self.training and self.dropout > 0)
-            and (resets is None or not self.learned_h0)
-        )
+    def _run_plain(
+        self,
+        input: Tensor,  # [T, B, I], or [B, I] for one step
+        hx: Any,
+        ragged: Ragged = DENSE,
+    ) -> tuple[Tensor, Hidden] | None:
+        """Run a call on plain CPU tensors with few checks; None if `_run` must handle it.
+
+        The checks of `_run` would take longer than a short call. The operator itself rejects
+        wrong sizes, dtypes and devices, and then `_run` raises the error of torch's layer.
+        """
+        if (
+            not is_eager()
+            or type(input) not in PLAIN_TYPES
+            or not input.is_cpu
+            or input.dtype not in _DTYPES
+            or is_any_autocast()
+            or not dispatch.runs_cpu_kernels()
+            or self.proj_size
+            or (self.learned_h0 and (hx is None or ragged.resets is not None))
+            or (self.training and self.dropout > 0 and self.num_layers > 1)
+            or (hx is not None and is_traced(hx))
+        ):
+            return None
+        weights = self._weights()
+        state = None if hx is None else self._state(hx)
+        for x in weights if state is None else (*weights, *state):
+            if x is not None and type(x) not in PLAIN_TYPES:
+                return None
+        directions = 2 if self.bidirectional else 1
+        try:
+            output, last = layer(
+                input, state, weights, ragged, CODES[self._cell], self.num_layers, directions
+            )
+        except RuntimeError:
+            return None
+        return output, self._hidden(last)
 
     def _run(
         self,

@@ -54,7 +54,7 @@ def are_plain(input: Tensor, *others: Tensor | None) -> bool:
     dtype, device = input.dtype, input.get_device()
     for tensor in (input, *others):
         if tensor is not None and not (
-            type(tensor) in _TYPES
+            type(tensor) in PLAIN_TYPES
             and tensor.dtype is dtype
             and tensor.get_device() == device
             and tensor.layout is _STRIDED
@@ -65,7 +65,9 @@ def are_plain(input: Tensor, *others: Tensor | None) -> bool:
     return input.is_cuda and dtype.is_floating_point
 
 
-_TYPES, _STRIDED = (Tensor, torch.nn.Parameter), torch.strided
+#: The types of tensors whose operators nothing intercepts.
+PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+_STRIDED = torch.strided
 
 
 def below_autograd_once(gradients: Callable) -> Callable:

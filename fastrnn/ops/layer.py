@@ -9,6 +9,7 @@ torch.export can see.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -147,43 +148,18 @@ class _Layer(torch.autograd.Function):
         saved = ctx.saved_tensors
         if torch.is_grad_enabled() or is_transforming():
             return _differentiable_gradients(ctx, saved, grads)
-        needs = ctx.needs_input_grad[_FIRST_TENSOR:]
-        end = _FIRST_SAVED_TENSOR + len(needs)
-        mode, num_layers, directions = ctx.options
+        options = ctx.options
+        needs, found_at = _wanted(ctx.needs_input_grad[_FIRST_TENSOR:], *options)
+        end = _FIRST_SAVED_TENSOR + len(found_at)
         output, lengths, offsets, resets, input, h0, c0 = saved[:_FIRST_SAVED_WEIGHT]
-        weights, kept = saved[_FIRST_SAVED_WEIGHT:end], saved[end:]
-        kinds = _kinds(len(weights) // (num_layers * directions), mode)
-        wanted = _wanted(needs, kinds)
-        given = (
-            *(*grads, None)[:3],
-            output,
-            kept,
-            input,
-            weights,
-            h0,
-            c0,
-            lengths,
-            offsets,
-            resets,
-            *ctx.options,
-            wanted,
-        )
+        tensors = output, saved[end:], input, saved[_FIRST_SAVED_WEIGHT:end], h0, c0
+        given = *(*grads, None)[:3], *tensors, lengths, offsets, resets, *options, needs
         if input.is_cpu:
-            found = iter(_backward(*given))
+            found = _backward(*given)
         else:
-            found = iter(composite_layer.backward(*given, ctx.backend))
-        results: list[Tensor | None] = [next(found) if wanted & INPUT else None]
-        for _ in range(2 if c0 is not None else 1):
-            results.append(next(found) if wanted & STATES else None)
-        if c0 is None:
-            results.append(None)
-        for k, needed in enumerate(needs[3:]):
-            if wanted & kinds[k % len(kinds)]:
-                gradient = next(found)
-                results.append(gradient if needed else None)
-            else:
-                results.append(None)
-        return None, None, None, None, *results
+            found = composite_layer.backward(*given, ctx.backend)
+        found.append(None)
+        return None, None, None, None, *[found[i] for i in found_at]
 
 
 _apply = apply_outside_transforms(_Layer)
@@ -192,20 +168,26 @@ _apply = apply_outside_transforms(_Layer)
 #: first weight among those that it saves.
 _FIRST_TENSOR, _FIRST_SAVED_TENSOR, _FIRST_SAVED_WEIGHT = 4, 4, 7
 
-_ALL_BUT_INPUT = STATES | WEIGHT_IH | WEIGHT_HH | BIASES | LEAK
 
+@functools.lru_cache
+def _wanted(
+    needs_grad: Sequence[bool], mode: int, num_layers: int, directions: int
+) -> tuple[int, list[int]]:
+    """Return `needs`, and where each gradient of input, h0, c0 and the weights is in the result.
 
-def _wanted(needs: Sequence[bool], kinds: Sequence[int]) -> int:
-    """Return the bits of the gradients that an input of the node needs."""
-    wanted = INPUT * needs[0] | STATES * (needs[1] or needs[2])
-    if all(needs[3:]):
-        for kind in kinds:
-            wanted |= kind
-        return wanted
-    for k, needed in enumerate(needs[3:]):
-        if needed:
-            wanted |= kinds[k % len(kinds)]
-    return wanted
+    -1 is the place of a None at its end.
+    """
+    kinds = _kinds(len(needs_grad[3:]) // (num_layers * directions), mode)
+    states = [STATES, STATES if CELLS[mode].has_c else 0]
+    kind_of = [INPUT, *states, *(kinds * num_layers * directions)]
+    needs = 0
+    for kind, needed in zip(kind_of, needs_grad, strict=True):
+        needs |= kind * needed
+    found_at, count = [], 0
+    for kind, needed in zip(kind_of, needs_grad, strict=True):
+        found_at.append(count if needed else -1)
+        count += bool(needs & kind)
+    return needs, found_at
 
 
 def _differentiable_gradients(

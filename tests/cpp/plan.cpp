@@ -22,8 +22,8 @@ void print(int64_t T, int64_t B, int64_t H, int64_t threads) {
 }
 
 // gates: the plans of two threads for one gate and for four. cgroup FILE MOUNT: the CPU limit of
-// control groups. plan COUNT: the plans of two threads on COUNT of the available CPUs, before and
-// after a team found them oversubscribed.
+// control groups. plan COUNT THREADS: the plans of so many threads on COUNT of the available CPUs,
+// and the share of a thread in 100 tasks, before and after a team found the CPUs oversubscribed.
 int main(int, char** arguments) {
   if (std::strcmp(arguments[1], "cgroup") == 0) {
     std::printf("%ld\n", cpu::cgroup_cpu_limit(arguments[2], arguments[3]));
@@ -42,13 +42,15 @@ int main(int, char** arguments) {
   for (int i = 0, left = std::atoi(arguments[2]); i < CPU_SETSIZE && left > 0; ++i)
     if (CPU_ISSET(i, &had)) CPU_SET(i, &kept), --left;
   if (sched_setaffinity(0, sizeof kept, &kept) != 0) return 1;
+  const int64_t threads = std::atoi(arguments[3]);
   for (int oversubscribed = 0; oversubscribed < 2; ++oversubscribed) {
-    print(1000, 1, 256, 2);
-    print(200, 2, 512, 2);
-    print(100, 32, 128, 2);
+    print(1000, 1, 256, threads);
+    print(200, 2, 512, threads);
+    print(100, 32, 128, threads);
     const cpu::LinearPlan plan =
-        cpu::make_plan(cpu::LinearParams{3200, 512, 512, DType::float32}, 2, 64);
+        cpu::make_plan(cpu::LinearParams{3200, 512, 512, DType::float32}, threads, 64);
     std::printf("%d\n", plan.parallel);
+    std::printf("%ld\n", cpu::tasks_per_thread(100, threads));
     cpu::note_oversubscription();
   }
 }

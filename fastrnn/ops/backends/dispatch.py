@@ -95,6 +95,11 @@ def requested() -> str:
     return _last if torch.compiler.is_compiling() else _local.name or _default
 
 
+def runs_cpu_kernels() -> bool:
+    """Whether the kernels of the extension are to serve CPU tensors, and can."""
+    return requested() in ("auto", "cpu") and cpu.EXTENSION.unavailable_reason is None
+
+
 def number_by_name(data: Tensor) -> int | None:
     """Return the number of the requested backend in the operators' schemas; None for `auto`.
 

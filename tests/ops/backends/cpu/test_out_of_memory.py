@@ -77,6 +77,8 @@ for name, call in calls.items():
     assert raised > 2 and handled <= 1, (name, count, raised, unreached)
     assert all(map(torch.equal, expected, call())), name
     print(name, count)
+tiny = torch.full((1 << 20,), 1e-40)
+assert bool((tiny * 1 > 0).all()), "an exception left a thread in the mode without denormals"
 """
 
 

@@ -27,13 +27,15 @@ def answer(program: Path, *arguments: object, **environment: str) -> list[str]:
     return run.stdout.splitlines()
 
 
-#: Three plans: parallel, tiles, team size. Then whether linear is parallel.
-ALONE = ["0 1 1", "0 1 1", "0 1 1", "0"]
-SHARED = ["1 2 1", "1 2 1", "1"]
+#: Three plans: parallel, tiles, team size. Then whether linear is parallel, and a thread's share of
+#: 100 tasks.
+ALONE = ["0 1 1", "0 1 1", "0 1 1", "0", "100"]
+SHARED = ["1 2 1", "1 2 1", "1", "50"]
 
 
-def test_one_cpu_runs_serially(program: Path) -> None:
-    assert answer(program, "plan", 1) == 2 * ALONE
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_one_cpu_runs_serially(program: Path, threads: int) -> None:
+    assert answer(program, "plan", 1, threads) == 2 * ALONE
 
 
 needs_two = pytest.mark.skipif(
@@ -43,10 +45,12 @@ needs_two = pytest.mark.skipif(
 
 
 @needs_two
-def test_no_team_forms_after_oversubscription(program: Path) -> None:
-    answers = answer(program, "plan", 2)
-    assert answers[:4] == ["1 1 2", "1 1 2", *SHARED[1:]]
-    assert answers[4:] == ["1 1 1", *SHARED]
+@pytest.mark.parametrize("threads", [2, 8])
+def test_no_team_forms_after_oversubscription(program: Path, threads: int) -> None:
+    """More threads than CPUs get no more tasks than the CPUs run at once."""
+    answers = answer(program, "plan", 2, threads)
+    assert answers[:5] == ["1 1 2", "1 1 2", *SHARED[1:]]
+    assert answers[5:] == ["1 1 1", *SHARED]
 
 
 @needs_two
@@ -57,8 +61,8 @@ def test_four_gates_count_as_four_times_the_work(program: Path) -> None:
 
 @needs_two
 def test_affinity_is_ignored_if_openmp_binds_threads(program: Path) -> None:
-    assert answer(program, "plan", 1, OMP_PROC_BIND="close")[0] == "1 1 2"
-    assert answer(program, "plan", 1, OMP_PROC_BIND="FALSE") == 2 * ALONE
+    assert answer(program, "plan", 1, 2, OMP_PROC_BIND="close")[0] == "1 1 2"
+    assert answer(program, "plan", 1, 2, OMP_PROC_BIND="FALSE") == 2 * ALONE
 
 
 @pytest.mark.parametrize(
