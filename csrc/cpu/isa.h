@@ -17,6 +17,12 @@
 #include <arm_neon.h>
 #endif
 
+// Compilers since 2021 know Intel AMX, which only Linux lets programs use so far.
+#if defined(FASTRNN_EMULATE_TILES) || \
+    (defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11))
+#define FASTRNN_TILES
+#endif
+
 #include "buffer.h"
 #include "dispatch.h"
 #include "plan.h"
@@ -38,6 +44,11 @@ namespace avx2 {
 extern const KernelTable kernels;
 }
 namespace avx512 {
+extern const KernelTable kernels;
+}
+#endif
+#if defined(FASTRNN_TILES)
+namespace amx {
 extern const KernelTable kernels;
 }
 #endif

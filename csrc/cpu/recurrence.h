@@ -10,21 +10,21 @@
 //
 // Both run for one chunk of units at a time, so that z stays in cache.
 
-// The states of some rows. Units are zero-padded to whole vectors plus one, so that rows of a power
-// of two do not map to the same cache set. There are two buffers if some units of the next state
-// are written while others still need the current one.
-template <class A>
+// The states of some rows, zero-padded. There are two buffers if some units of the next state are
+// written while others still need the current one.
+template <class S>
 struct State {
+  using Operand = typename Product<S>::Operand;
   const int64_t stride, size;  // units from a row to the next; numbers, `width` of a unit
   const bool two;
-  Buffer<A> buffers[2];
+  Buffer<Operand> buffers[2];
 
   State(int64_t rows, int64_t H, int64_t width, bool two)
-      : stride(((H + lanes<A> - 1) / lanes<A> + 1) * lanes<A>),
+      : stride(Product<S>::state_stride(H)),
         size(rows * stride * width),
         two(two),
-        buffers{Buffer<A>(size), Buffer<A>(two ? size : 0)} {
-    for (int i = 0; i <= two; ++i) __builtin_memset(buffers[i].data, 0, size * sizeof(A));
+        buffers{Buffer<Operand>(size), Buffer<Operand>(two ? size : 0)} {
+    for (int i = 0; i <= two; ++i) __builtin_memset(buffers[i].data, 0, size * sizeof(Operand));
   }
 };
 
@@ -40,7 +40,8 @@ struct Scratch {
 
   // `chunk`: the number of vectors of units that z holds.
   template <class Pass>
-  Scratch(const Pass& pass, const State<A>& states, int64_t rows, int64_t chunk)
+  Scratch(const Pass& pass, const State<typename Pass::Storage>& states, int64_t rows,
+          int64_t chunk)
       : stride(states.stride),
         z_stride((chunk * Pass::z_width + 1) * lanes<A>),
         has_carry(Pass::carry_width > 0),
@@ -101,22 +102,22 @@ inline Units next_chunk(const Part& part, Units units) {
 }
 
 // Runs all steps of a part. product(n, state, units, reverse) computes these units of z = state W
-// for the first n rows, see `gemm`.
-template <class Pass, class Product>
-void run_steps(const Pass& pass, const Part& part, State<typename Pass::A>& states,
-               const Scratch<typename Pass::A>& scratch, TeamMember member, Product product) {
-  using A = typename Pass::A;
+// for the first n rows, see `Product`.
+template <class Pass, class F>
+void run_steps(const Pass& pass, const Part& part, State<typename Pass::Storage>& states,
+               const Scratch<typename Pass::A>& scratch, TeamMember member, F product) {
+  using Operand = typename Pass::Operand;
   const auto& p = pass.p;
   const int64_t n = part.b1 - part.b0;
   const Units all = part.units;
-  A* state = states.buffers[0].data;
-  A* next = states.buffers[states.two].data;
+  Operand* state = states.buffers[0].data;
+  Operand* next = states.buffers[states.two].data;
   const bool descending = (part.g >= p.reverse_from) != Pass::is_backward;
 
   const auto row_of = [&](int64_t t, int64_t r, Units units) {
     return Row{t, part.b0 + r, part.g, units};
   };
-  const auto at = [&](A* state, int64_t r, Units units) {
+  const auto at = [&](Operand* state, int64_t r, Units units) {
     return state + (r * states.stride + units.first) * Pass::state_width;
   };
   const auto crosses_reset = [&](int64_t t, int64_t r) {
@@ -160,7 +161,7 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::A>& stat
       }
       if (next != state)
         __builtin_memcpy(at(next, r, all), at(state, r, all),
-                         all.count * Pass::state_width * sizeof(A));
+                         all.count * Pass::state_width * sizeof(Operand));
       if (!p.offsets) pass.clear(row_of(t, r, all));
     }
     std::swap(state, next);
@@ -172,23 +173,6 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::A>& stat
       pass.end(row_of(0, r, units), !scratch.started.data[r], scratch.z_of(r), at(state, r, units),
                scratch.memory(r, units));
   });
-}
-
-// Packs column block c of a group's W_hh, by which backward multiplies. Its rows are in the order
-// of the state: for each vector of units, those of all gates.
-template <class S, class A = typename S::Compute>
-void pack_rows(const typename S::Element* from, int64_t H, int64_t gates, int64_t c,
-               MatrixView<A> to) {
-  constexpr int64_t L = lanes<A>;
-  const int64_t width = H - c * L < L ? H - c * L : L;
-  for (int64_t j = 0, row = 0; j < H; j += L)
-    for (int64_t gate = 0; gate < gates; ++gate)
-      for (int64_t k = j; k < H && k < j + L; ++k, ++row) {
-        typename S::Stored values = {};
-        __builtin_memcpy(&values, from + (gate * H + k) * H + c * L,
-                         width * sizeof(typename S::Element));
-        store(to.at(row, 0).data, S::widen(values));
-      }
 }
 
 // The bytes of z that a chunk of units may have: more than L1 holds, since the pass reads z in order,
@@ -203,7 +187,7 @@ void run(const Pass& pass, const Threads& threads) {
   const auto& p = pass.p;
   const int64_t vectors = (p.H + L - 1) / L;  // of units
   const int64_t blocks = vectors * z_width, depth = p.H * Pass::state_width,
-                size = blocks * depth * L;
+                size = Product<S>::packed_size(depth, blocks);
   const Plan plan = make_plan(p, threads.count, vectors, Pass::K);
   const auto run_tasks = [&](bool parallel, int64_t count,
                              const std::function<void(int64_t)>& task) {
@@ -219,20 +203,20 @@ void run(const Pass& pass, const Threads& threads) {
   const bool packing = Pass::is_backward || plan.packing;
   const int64_t rows = (p.B + plan.tiles - 1) / plan.tiles;  // of a tile, at most
   const int64_t panel_width =
-      PackedMatrix<A>::panel_width_for(rows, depth, blocks, plan.team_size, z_width);
-  Buffer<A> memory(packing ? p.G * size : 0), zeros(blocks * L);
+      Product<S>::Packed::panel_width_for(rows, depth, blocks, plan.team_size, z_width);
+  Buffer<typename Pass::Operand> memory(packing ? p.G * size : 0);
+  Buffer<A> zeros(blocks * L);
   __builtin_memset(zeros.data, 0, blocks * L * sizeof(A));
   const auto packed = [&](int64_t g) {
-    return PackedMatrix<A>{memory.data + g * size, depth, blocks, panel_width};
+    return Product<S>::packed(memory.data + g * size, depth, blocks, panel_width);
   };
   if (packing)
     run_tasks(plan.parallel_packing, p.G * blocks, [&](int64_t i) {
       const int64_t g = i / blocks, c = i % blocks;
-      const MatrixView<A> to = packed(g).column_block(c);
       if (Pass::is_backward) {
-        pack_rows<S>(weight(g).data, p.H, Pass::K, c, to);
+        Product<S>::pack_rows(weight(g).data, p.H, Pass::K, c, packed(g));
       } else {
-        weight(g).at(c, 0).pack(p.H, to);
+        Product<S>::pack(weight(g), c, packed(g));
       }
     });
 
@@ -246,20 +230,22 @@ void run(const Pass& pass, const Threads& threads) {
 
   // Runs all steps of group g for rows [b0, b1) and parts [begin, end) of the units.
   const auto run_units = [&](int64_t g, int64_t b0, int64_t b1, int64_t begin, int64_t end,
-                             State<A>& states, const Scratch<A>& scratch, TeamMember member) {
+                             State<S>& states, const Scratch<A>& scratch, TeamMember member) {
     const int64_t from = begin * whole * L, to = end * whole * L < p.H ? end * whole * L : p.H;
     const Part part{g, b0, b1, {from, to - from}, chunk * L};
+    Product<S> product;
     run_steps(pass, part, states, scratch, member,
-              [&](int64_t n, const A* state, Units units, bool reverse) {
-                const MatrixView<const A> x{state, states.stride * Pass::state_width},
-                    start{zeros.data, 0};
+              [&](int64_t n, const typename Pass::Operand* state, Units units, bool reverse) {
+                const MatrixView<const typename Pass::Operand> x{
+                    state, states.stride * Pass::state_width};
+                const MatrixView<const A> start{Product<S>::start_at_zero(zeros.data), 0};
                 const MatrixView<A> z{scratch.z.data, scratch.z_stride};
                 const int64_t block = units.first / L * z_width,
                               count = (units.count + L - 1) / L * z_width;
                 if (packing) {
-                  gemm(n, x, packed(g).at(block), count, start, z, reverse);
+                  product.multiply(n, x, packed(g).at(block), count, start, z, reverse);
                 } else {
-                  gemm(n, x, weight(g).at(block, 0), count, start, z);
+                  product.multiply(n, x, weight(g).at(block, 0), count, start, z);
                 }
               });
   };
@@ -267,7 +253,7 @@ void run(const Pass& pass, const Threads& threads) {
   if (plan.team_size > 1) {
     // Too few rows for all threads: a team of threads divides the units of each step.
     std::deque<ThreadTeam> teams;
-    std::deque<State<A>> states;
+    std::deque<State<S>> states;
     std::deque<Scratch<A>> scratch;
     for (int64_t g = 0; g < p.G; ++g) {
       teams.emplace_back(plan.team_size);
@@ -290,7 +276,7 @@ void run(const Pass& pass, const Threads& threads) {
   run_tasks(plan.parallel, p.G * plan.tiles, [&](int64_t i) {
     const int64_t g = i / plan.tiles, part = i % plan.tiles;
     const int64_t b0 = p.B * part / plan.tiles, b1 = p.B * (part + 1) / plan.tiles;
-    State<A> state(b1 - b0, p.H, Pass::state_width, chunk < vectors);
+    State<S> state(b1 - b0, p.H, Pass::state_width, chunk < vectors);
     run_units(g, b0, b1, 0, parts, state, Scratch<A>(pass, state, b1 - b0, chunk), TeamMember{});
   });
 }
