@@ -11,7 +11,9 @@
 #include <utility>
 #include <vector>
 
-#if defined(__x86_64__)
+#if defined(FASTRNN_EMULATE_TILES)
+#include <stdexcept>  // and no instructions
+#elif defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>

@@ -18,8 +18,7 @@ struct LinearTask {
   void compute(Product<S>& product, int64_t n, View x, int64_t begin, int64_t end,
                MatrixView<A> z) const {
     const MatrixView<const A> start{bias + begin * L, 0};
-    if (packed != nullptr)
-      return product.multiply(n, x, packed->at(begin), end - begin, start, z);
+    if (packed != nullptr) return product.multiply(n, x, packed->at(begin), end - begin, start, z);
     const TransposedMatrix<S> w{static_cast<const Element*>(p.weight), p.K, p.N, p.K};
     product.multiply(n, x, w.at(begin, 0), end - begin, start, z);
   }
@@ -70,8 +69,8 @@ void linear_with(const LinearParams& p, const Threads& threads) {
   };
   using Packed = typename Product<S>::Packed;
   Buffer<A> bias(blocks * L);
-  Buffer<typename Product<S>::Operand> memory(
-      plan.packing ? Product<S>::packed_size(p.K, blocks) : 0);
+  Buffer<typename Product<S>::Operand> memory(plan.packing ? Product<S>::packed_size(p.K, blocks)
+                                                           : 0);
   const Packed packed = Product<S>::packed(memory.data, p.K, blocks, Packed::narrow);
   __builtin_memset(bias.data, 0, blocks * L * sizeof(A));
   if (p.bias != nullptr)

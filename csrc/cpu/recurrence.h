@@ -236,8 +236,8 @@ void run(const Pass& pass, const Threads& threads) {
     Product<S> product;
     run_steps(pass, part, states, scratch, member,
               [&](int64_t n, const typename Pass::Operand* state, Units units, bool reverse) {
-                const MatrixView<const typename Pass::Operand> x{
-                    state, states.stride * Pass::state_width};
+                const MatrixView<const typename Pass::Operand> x{state,
+                                                                 states.stride * Pass::state_width};
                 const MatrixView<const A> start{Product<S>::start_at_zero(zeros.data), 0};
                 const MatrixView<A> z{scratch.z.data, scratch.z_stride};
                 const int64_t block = units.first / L * z_width,

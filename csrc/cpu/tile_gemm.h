@@ -146,9 +146,7 @@ struct Product<BFloat16> {
   // Whole tiles plus one. So rows begin at a cache line, and the last tile of k ends within the row.
   static int64_t state_stride(int64_t H) { return whole_tiles(H) + tile_depth; }
 
-  static Vector<A> load_state(const Operand* from) {
-    return BFloat16::widen(load<HalfBits>(from));
-  }
+  static Vector<A> load_state(const Operand* from) { return BFloat16::widen(load<HalfBits>(from)); }
 
   // The values beyond `count` must be 0, as they are multiplied by zeros: NaN would remain.
   static void store_state(Operand* to, HalfBits values, int64_t count) {
@@ -180,8 +178,8 @@ struct Product<BFloat16> {
       store(block + row / 2 * tile_depth, even | odd << 16);
     };
     for_each_state_row<A>(H, gates, [&](int64_t row, int64_t stored_row) {
-      const Bits values = __builtin_convertvector(
-          load_columns<BFloat16>(from + c * L, H, stored_row, width), Bits);
+      const Bits values =
+          __builtin_convertvector(load_columns<BFloat16>(from + c * L, H, stored_row, width), Bits);
       if (row % 2 != 0) return store_pair(row, values);
       even = values;
     });

@@ -4,6 +4,7 @@
 // would fault ends the program with a message.
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -88,7 +89,9 @@ void tilestored(void* to, int64_t stride) {
     std::memcpy(static_cast<char*>(to) + r * stride, t.bytes[r], t.row_bytes);
 }
 
-inline float without_denormals(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? 0 * x : x; }
+inline float without_denormals(float x) {
+  return std::fabs(x) < FLT_MIN ? std::copysign(0.0f, x) : x;
+}
 
 inline float read_float(const unsigned char* row, int i) {
   float x;
@@ -97,8 +100,15 @@ inline float read_float(const unsigned char* row, int i) {
 }
 
 inline float read_bfloat16(const unsigned char* row, int i) {
-  unsigned char bytes[4] = {0, 0, row[2 * i], row[2 * i + 1]};
+  const unsigned char bytes[4] = {0, 0, row[2 * i], row[2 * i + 1]};
   return read_float(bytes, 0);
+}
+
+// a b + c, rounded once. A product of two bfloat16 is exact unless it exceeds the normal numbers.
+inline float fused(float a, float b, float c) {
+  const float product = a * b;
+  const bool is_exact = std::fabs(product) >= FLT_MIN && std::fabs(product) <= FLT_MAX;
+  return without_denormals(is_exact ? product + c : std::fma(a, b, c));
 }
 
 // Denormal numbers, given or computed, are 0. The products of even and of odd k are summed apart.
@@ -111,17 +121,22 @@ void tdpbf16ps() {
   check(z.row_bytes == b.row_bytes, "tdpbf16ps", "z and b differ in columns");
   check(a.row_bytes == 4 * b.rows, "tdpbf16ps", "a has not as many pairs as b has rows");
   const int pairs = b.rows, columns = z.row_bytes / 4;
-  for (int m = 0; m < z.rows; ++m)
+  float factors[max_rows][2 * max_rows];  // of b, as floats
+  for (int k = 0; k < pairs; ++k)
+    for (int i = 0; i < 2 * columns; ++i) factors[k][i] = read_bfloat16(b.bytes[k], i);
+  for (int m = 0; m < z.rows; ++m) {
+    float sums[2 * max_rows] = {};  // of each column, its even and its odd products
+    for (int k = 0; k < pairs; ++k) {
+      const float pair[2] = {read_bfloat16(a.bytes[m], 2 * k),
+                             read_bfloat16(a.bytes[m], 2 * k + 1)};
+      for (int i = 0; i < 2 * columns; ++i) sums[i] = fused(pair[i % 2], factors[k][i], sums[i]);
+    }
     for (int n = 0; n < columns; ++n) {
-      float sums[2] = {0, 0};
-      for (int k = 0; k < pairs; ++k)
-        for (int i = 0; i < 2; ++i)
-          sums[i] = without_denormals(std::fma(read_bfloat16(a.bytes[m], 2 * k + i),
-                                               read_bfloat16(b.bytes[k], 2 * n + i), sums[i]));
-      const float both = without_denormals(sums[0] + sums[1]);
+      const float both = without_denormals(sums[2 * n] + sums[2 * n + 1]);
       const float result = without_denormals(read_float(z.bytes[m], n) + both);
       std::memcpy(z.bytes[m] + 4 * n, &result, sizeof result);
     }
+  }
 }
 
 }  // namespace emulated_tiles
