@@ -24,8 +24,7 @@ inline typename S::Stored load_columns(const typename S::Element* block, int64_t
   return values;
 }
 
-// A task makes one of these, and no other while that one exists: it may own registers of its
-// thread.
+// A task makes its own, on the thread that runs it: it may use registers that must be released.
 template <class S>
 struct Product {
   using A = typename S::Compute;

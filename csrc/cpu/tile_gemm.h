@@ -101,14 +101,17 @@ inline void tile_micro_kernel(MatrixView<const BFloat16::Element> x, const BFloa
   if constexpr (two_rows && two_columns) tilestored<z11>(z.at(tile_rows, L).data, z_bytes);
 }
 
-// The tiles of the calling thread, configured for the rows of a product and released at the end.
+// The tiles of the calling thread, configured for the rows of a product. They are released at the
+// end, also those of another object in the same thread, which then configures them again.
 class Tiles {
  public:
   Tiles() = default;
   Tiles(const Tiles&) = delete;
   Tiles& operator=(const Tiles&) = delete;
   ~Tiles() {
-    if (rows_ > 0) tilerelease();
+    if (rows_ == 0) return;
+    tilerelease();
+    rows_ = 0;
   }
 
   // For up to two tiles of rows. Tiles of the exact height access no memory beyond the last row.
@@ -128,7 +131,7 @@ class Tiles {
     config.rows[tile] = rows;
     config.row_bytes[tile] = rows > 0 ? tile_row_bytes : 0;
   }
-  int64_t rows_ = 0;  // that the tiles are configured for
+  static inline thread_local int64_t rows_ = 0;  // that the tiles are configured for
 };
 
 template <>

@@ -172,6 +172,23 @@ void check_products() {
   }
 }
 
+// Products of different rows in turns, as of the input and of the state, on one thread.
+void check_two_products() {
+  const Problem large{20, 40, 20, 1}, small{3, 40, 20, 1};
+  Multiplier outer;
+  for (int i = 0; i < 3; ++i) {
+    Multiplier inner;
+    for (const auto& [p, product] : {std::pair{&large, &outer}, std::pair{&small, &inner}}) {
+      const Multiplier::Rows rows(p->input.data(), p->K, p->rows, p->K);
+      const int64_t stride = p->blocks() * L;
+      std::vector<float> z = poison(p->rows * stride);
+      product->multiply(p->rows, rows.view(), p->stored(), p->blocks(), {nullptr, 0},
+                        {z.data(), stride});
+      check_sums(*p, z, stride, {nullptr, 0});
+    }
+  }
+}
+
 // The backward's W: rows in the order of its state, a vector of units of each gate at a time.
 void check_backward(int64_t rows, int64_t H, int64_t gates) {
   const std::vector<Element> weight = random_elements(gates * H * H);
@@ -271,6 +288,7 @@ int main(int count, char** arguments) {
   }
   check_arithmetic();
   check_products();
+  check_two_products();
   for (const int64_t gates : {1, 3, 4})
     for (const int64_t H : {1, 15, 16, 17, 33, 40}) check_backward(2, H, gates);
   check_states();

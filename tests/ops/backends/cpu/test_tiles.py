@@ -115,7 +115,7 @@ def test_the_kernels_compile_for_amx(tmp_path: Path) -> None:
         pytest.skip("there is no c++")
     target = tmp_path / "isa_amx.s"
     source = CSRC / "cpu" / "isa_amx.cpp"
-    flags = "-std=c++20", "-O1", "-ffp-contract=off", "-Wno-psabi"
+    flags = "-std=c++20", "-ffp-contract=off", "-Wno-psabi"
     subprocess.run([compiler, *flags, "-S", str(source), "-o", str(target)], check=True)
     found = set(re.findall(r"\b(?:ldtilecfg|tile\w+|tdpbf16ps)\b", target.read_text()))
     if not found:
