@@ -163,6 +163,7 @@ def test_backend_of_other_cells(sizes, options, backend):
 @pytest.mark.parametrize("mode", ["RNN_TANH", "LSTM", "GRU"])
 def test_onednn_serves_large_calls_in_bfloat16(mode, monkeypatch):
     monkeypatch.setattr(torch_rnn, "has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(cpu, "multiplies_bfloat16", lambda: False)
     found = [
         fastrnn.explain(100, *size, mode=mode, dtype=torch.bfloat16, device="cpu")
         for size in ((1, 64), (64, 512))
@@ -170,6 +171,14 @@ def test_onednn_serves_large_calls_in_bfloat16(mode, monkeypatch):
     assert [each.backend for each in found] == ["cpu", "torch"]
     assert "bfloat16" in found[0].reasons["torch"]
     assert "products of bfloat16" in found[1].reasons["cpu"]
+
+
+def test_kernels_with_amx_serve_large_calls_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch_rnn, "has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(cpu, "multiplies_bfloat16", lambda: True)
+    found = fastrnn.explain(100, 64, 512, mode="LSTM", dtype=torch.bfloat16, device="cpu")
+    assert found.backend == "cpu"
+    assert "AMX" in found.reasons["torch"]
 
 
 def test_the_call_is_kept():

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "amx_support.h"
 #include "isa.h"
 
 namespace fastrnn::cpu {
@@ -17,19 +18,29 @@ struct InstructionSet {
   bool (*supported)();
 };
 
+#if defined(__x86_64__) && !defined(FASTRNN_EMULATE_TILES)
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("fma");
+}
+#endif
+
 // Best first; the last one is supported by every CPU.
 const InstructionSet available[] = {
+#if defined(FASTRNN_EMULATE_TILES)
+    {"amx", &amx::kernels, [] { return true; }},
+#else
 #if defined(__x86_64__)
-    {"avx512", &avx512::kernels,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("fma");
-     }},
+#if defined(FASTRNN_TILES)
+    {"amx", &amx::kernels, [] { return has_avx512() && amx_is_supported(); }},
+#endif
+    {"avx512", &avx512::kernels, &has_avx512},
     {"avx2", &avx2::kernels,
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #endif
     {"baseline", &baseline::kernels, [] { return true; }},
+#endif
 };
 
 std::atomic<const InstructionSet*> chosen{nullptr};

@@ -7,14 +7,22 @@
 #include <deque>
 #include <functional>
 #include <numeric>
+#include <stdexcept>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#if defined(__x86_64__)
+// Emulated tiles need none of the instructions, which take a second to compile.
+#if defined(__x86_64__) && !defined(FASTRNN_EMULATE_TILES)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#endif
+
+// Compilers since 2021 know Intel AMX, which only Linux lets programs use so far.
+#if defined(FASTRNN_EMULATE_TILES) || \
+    (defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11))
+#define FASTRNN_TILES
 #endif
 
 #include "buffer.h"
@@ -40,6 +48,11 @@ namespace avx2 {
 extern const KernelTable kernels;
 }
 namespace avx512 {
+extern const KernelTable kernels;
+}
+#endif
+#if defined(FASTRNN_TILES)
+namespace amx {
 extern const KernelTable kernels;
 }
 #endif

@@ -1,6 +1,6 @@
 // The passes over a row of a step, after the product with W_hh, for one instruction set.
 //
-// Included inside the namespace of an instruction set, after gemm.h and the cells. A pass loads
+// Included inside the namespace of an instruction set, after product.h and the cells. A pass loads
 // what a step of the cell needs, runs it for a vector of units at a time, and stores the results.
 // A unit has `z_width` numbers in the product's result z and `state_width` in the product's
 // operand, the state. Within each vector of units, all numbers of one kind are contiguous.
@@ -57,13 +57,14 @@ struct ForwardPass {
   using A = typename S::Compute;
   using V = Vector<A>;
   using Element = typename S::Element;
+  using Operand = typename Product<S>::Operand;
   static constexpr bool is_backward = false;
   static constexpr int64_t K = Cell::gates;
   static constexpr int64_t state_width = 1, z_width = K, carry_width = Cell::has_c;
   const CellForward& p;
 
   // Starts a sequence from h0 and c0, or after a reset from reset_h and reset_c.
-  void start(const Row& row, bool reset, A* state, RowMemory<A> memory) const {
+  void start(const Row& row, bool reset, Operand* state, RowMemory<A> memory) const {
     const int64_t index = p.state_at(row.b, row.g) + row.units.first;
     const auto *h = element<Element>(reset ? p.reset_h : p.h0, index),
                *c = element<Element>(reset ? p.reset_c : p.c0, index);
@@ -74,11 +75,12 @@ struct ForwardPass {
         store(memory.carry + j, c0);
         if constexpr (Cell::h_is_act_of_c) first = S::widen(S::narrow(Cell::act(c0)));
       }
-      store(state + j, first);
+      Product<S>::store_state(state + j, S::narrow(first), row.units.count - j);
     });
   }
 
-  void run(const Row& row, bool, A* z, const A* before, A* state, RowMemory<A> memory) const {
+  void run(const Row& row, bool, A* z, const Operand* before, Operand* state,
+           RowMemory<A> memory) const {
     const int64_t H = p.H, index = p.at(row.t, row.b, row.g), first = row.units.first;
     const auto* pre = element<Element>(p.pre, index * K + first);
     const auto* unit_param = param_of<Element>(p, row);
@@ -92,14 +94,14 @@ struct ForwardPass {
         product[k] = load<V>(z + j * K + k * lanes<A>);
       }
       UnitState<V> last{};
-      if constexpr (Cell::keeps_h) last.h = load<V>(before + j);
+      if constexpr (Cell::keeps_h) last.h = Product<S>::load_state(before + j);
       if constexpr (Cell::has_c) last.c = load<V>(memory.carry + j);
       if constexpr (Cell::has_unit_param)
         if (unit_param) param = load_row(unit_param);
       const auto step =
           Cell::forward(x, product, last, param, [](V v) { return S::widen(S::narrow(v)); });
       const auto h = S::narrow(step.state.h);
-      store(state + j, S::widen(h));
+      Product<S>::store_state(state + j, h, row.units.count - j);
       store_row(out, h);
       if constexpr (Cell::has_c) store(memory.carry + j, step.state.c);
       if constexpr (Cell::saves) {
@@ -128,11 +130,11 @@ struct ForwardPass {
       __builtin_memset(element<Element>(p.inner, index + first), 0, bytes);
   }
 
-  void end(const Row& row, bool, A*, const A* state, RowMemory<A> memory) const {
+  void end(const Row& row, bool, A*, const Operand* state, RowMemory<A> memory) const {
     const int64_t index = p.state_at(row.b, row.g) + row.units.first;
     auto *h_n = element<Element>(p.h_n, index), *c_n = element<Element>(p.c_n, index);
     for_each_vector<S>(row.units.count, [&](int64_t j, auto, auto store_row) {
-      store_row(h_n, S::narrow(load<V>(state + j)));
+      store_row(h_n, S::narrow(Product<S>::load_state(state + j)));
       if constexpr (Cell::has_c) store_row(c_n, S::narrow(load<V>(memory.carry + j)));
     });
   }
@@ -145,13 +147,14 @@ struct BackwardPass {
   using A = typename S::Compute;
   using V = Vector<A>;
   using Element = typename S::Element;
+  using Operand = typename Product<S>::Operand;
   static constexpr bool is_backward = true;
   static constexpr int64_t K = Cell::gates;
   static constexpr int64_t state_width = K, z_width = 1;
   static constexpr int64_t carry_width = Cell::has_c || Cell::keeps_h;
   const CellBackward& p;
 
-  void start(const Row& row, bool, A*, RowMemory<A> memory) const {
+  void start(const Row& row, bool, Operand*, RowMemory<A> memory) const {
     if constexpr (carry_width > 0) {
       const auto* grad_c_n = element<Element>(p.grad_c_n, state_index(row));
       for_each_vector<S>(row.units.count, [&](int64_t j, auto load_row, auto) {
@@ -192,7 +195,8 @@ struct BackwardPass {
     return {element<Element>(p.out, index), element<Element>(p.inner, index)};
   }
 
-  void run(const Row& row, bool is_first, A* z, const A*, A* state, RowMemory<A> memory) const {
+  void run(const Row& row, bool is_first, A* z, const Operand*, Operand* state,
+           RowMemory<A> memory) const {
     if (is_first) load_grad_h_n(row, z);
     const int64_t H = p.H, index = p.at(row.t, row.b, row.g), first = row.units.first;
     const auto *grad_out = element<Element>(p.grad_out, index + first),
@@ -229,7 +233,7 @@ struct BackwardPass {
       const int64_t width = row.units.count - j < lanes<A> ? row.units.count - j : lanes<A>;
       for (int k = 0; k < K; ++k) {
         // Beyond the row's last unit, the next gate's numbers overwrite the rest of the vector.
-        store(state + j * K + k * width, S::widen(S::narrow(gradients.z[k])));
+        Product<S>::store_state(state + j * K + k * width, S::narrow(gradients.z[k]), width);
         store_row(grad_pre + k * gate, S::narrow(gradients.pre[k]));
       }
       if constexpr (Cell::has_unit_param)
@@ -275,7 +279,7 @@ struct BackwardPass {
       __builtin_memset(element<Element>(p.grad_unit_param, index + first), 0, bytes);
   }
 
-  void end(const Row& row, bool never_active, A* z, const A*, RowMemory<A> memory) const {
+  void end(const Row& row, bool never_active, A* z, const Operand*, RowMemory<A> memory) const {
     if (never_active) load_grad_h_n(row, z);
     const int64_t index = state_index(row);
     auto *grad_h0 = element<Element>(p.grad_h0, index),

@@ -1,6 +1,6 @@
 // The input projection of a layer, for one instruction set: W_ih x + b_ih + b_hh.
 //
-// Included inside the namespace of an instruction set, after gemm.h. A task computes the projection
+// Included inside the namespace of an instruction set, after product.h. A task computes the projection
 // of its own rows and units for a chunk of steps at a time, just before it runs them. So the
 // pre-activations stay in cache. Their order within a row is that of z.
 
@@ -17,6 +17,8 @@ class InputProjection {
  public:
   using A = typename S::Compute;
   using Element = typename S::Element;
+  using Operand = typename Product<S>::Operand;
+  using Packed = typename Product<S>::Packed;
   static constexpr int64_t L = lanes<A>;
 
   // `rows`: those of a task, at most; `tiles`: the tasks that divide the rows of a group.
@@ -26,7 +28,7 @@ class InputProjection {
         in_(input),
         gates_(gates),
         blocks_((p.H + L - 1) / L * gates),
-        size_(blocks_ * L * input.I),
+        size_(Product<S>::packed_size(input.I, blocks_)),
         rows_(rows),
         is_given_(input.input != nullptr),
         steps_(std::clamp<int64_t>(projection_rows / std::max<int64_t>(1, rows), 1, std::max<int64_t>(1, p.T))),
@@ -43,35 +45,35 @@ class InputProjection {
   int64_t pack_tasks() const { return packs_ ? p_.G * blocks_ : 0; }
   void pack(int64_t task) const {
     const int64_t g = task / blocks_, c = task % blocks_;
-    weight(g).at(c, 0).pack(in_.I, packed(g).column_block(c));
+    Product<S>::pack(weight(g), c, packed(g));
   }
 
   // The numbers of a thread's copy of a chunk's input.
-  int64_t input_size() const { return is_given_ ? steps_ * rows_ * stride() : 0; }
+  int64_t input_size() const {
+    return is_given_ ? steps_ * rows_ * Product<S>::row_stride(in_.I) : 0;
+  }
 
   // Computes pre for some steps of rows [b0, b0 + n) of a group, and the column blocks
   // [block, block + count). pre has n rows for each step.
-  void run(int64_t g, Steps steps, int64_t b0, int64_t n, int64_t block, int64_t count,
-           A* copy, MatrixView<A> pre) const {
-    const MatrixView<const A> x = input(steps, b0, n, copy),
-                              start{bias_.data + (g * blocks_ + block) * L, 0};
+  void run(Product<S>& product, int64_t g, Steps steps, int64_t b0, int64_t n, int64_t block,
+           int64_t count, Operand* copy, MatrixView<A> pre) const {
+    const MatrixView<const Operand> x = input(steps, b0, n, copy);
+    const MatrixView<const A> start{bias_.data + (g * blocks_ + block) * L, 0};
     if (packs_) {
-      gemm(steps.count * n, x, packed(g).at(block), count, start, pre);
+      product.multiply(steps.count * n, x, packed(g).at(block), count, start, pre);
     } else {
-      gemm(steps.count * n, x, weight(g).at(block, 0), count, start, pre);
+      product.multiply(steps.count * n, x, weight(g).at(block, 0), count, start, pre);
     }
   }
 
  private:
-  int64_t stride() const { return ((in_.I + L - 1) / L + 1) * L; }
-
   TransposedMatrix<S> weight(int64_t g) const {
     const auto* data = static_cast<const Element*>(in_.weight_ih[p_.direction(g)]);
     return {data + p_.head(g) * p_.H * in_.I, in_.I, p_.H, in_.I, gates_, p_.heads * p_.H};
   }
 
-  PackedMatrix<A> packed(int64_t g) const {
-    return {packed_.data + g * size_, in_.I, blocks_, PackedMatrix<A>::narrow};
+  Packed packed(int64_t g) const {
+    return Product<S>::packed(packed_.data + g * size_, in_.I, blocks_, Packed::narrow);
   }
 
   // The bias of every column. b_hh of the GRU's n is multiplied by r, and is the cell's unit_param.
@@ -94,28 +96,28 @@ class InputProjection {
   }
 
   // The input of some steps. It is copied unless it can be read where it is.
-  MatrixView<const A> input(Steps steps, int64_t b0, int64_t n, A* copy) const {
+  MatrixView<const Operand> input(Steps steps, int64_t b0, int64_t n, Operand* copy) const {
     const auto* data = static_cast<const Element*>(in_.input);
-    if constexpr (std::is_same_v<Element, A>) {
+    if constexpr (std::is_same_v<Element, Operand>) {
+      const bool as_is = !p_.offsets && Product<S>::takes_rows(in_.I);
       const auto* first = data + steps.first * in_.step + b0 * in_.row;
-      if (!p_.offsets && n == 1) return {first, in_.step};
-      if (!p_.offsets && (steps.count == 1 || in_.step == n * in_.row)) return {first, in_.row};
+      if (as_is && n == 1) return {first, in_.step};
+      if (as_is && (steps.count == 1 || in_.step == n * in_.row)) return {first, in_.row};
     }
+    const int64_t stride = Product<S>::row_stride(in_.I);
     for (int64_t i = 0; i < steps.count; ++i)
       for (int64_t r = 0; r < n; ++r) {
         const int64_t t = steps.first + i, b = b0 + r;
-        A* to = copy + (i * n + r) * stride();
+        Operand* to = copy + (i * n + r) * stride;
         // Packed data has no row for a step after the last.
         if (p_.offsets && !p_.active(t, b)) {
-          __builtin_memset(to, 0, stride() * sizeof(A));
+          __builtin_memset(to, 0, stride * sizeof(Operand));
           continue;
         }
         const auto* from = data + (p_.offsets ? p_.row(t, b) * in_.row : t * in_.step + b * in_.row);
-        for_each_vector<S>(in_.I, [&](int64_t j, auto load_row, auto) {
-          store(to + j, load_row(from));
-        });
+        Product<S>::copy_row(from, in_.I, to);
       }
-    return {copy, stride()};
+    return {copy, stride};
   }
 
   const CellParams& p_;
@@ -124,5 +126,6 @@ class InputProjection {
   const bool is_given_;
   const int64_t steps_;
   const bool packs_;
-  const Buffer<A> packed_, bias_;
+  const Buffer<Operand> packed_;
+  const Buffer<A> bias_;
 };

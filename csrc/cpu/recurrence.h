@@ -11,38 +11,40 @@
 // Both run for one chunk of units at a time, so that z stays in cache. A layer's input projection is
 // computed for one chunk of steps at a time.
 
-// The states of some rows. Units are zero-padded to whole vectors plus one, so that rows of a power
-// of two do not map to the same cache set. There are two buffers if some units of the next state
-// are written while others still need the current one.
-template <class A>
+// The states of some rows, zero-padded. There are two buffers if some units of the next state are
+// written while others still need the current one.
+template <class S>
 struct State {
+  using Operand = typename Product<S>::Operand;
   const int64_t stride, size;  // units from a row to the next; numbers, `width` of a unit
   const bool two;
-  Buffer<A> buffers[2];
+  Buffer<Operand> buffers[2];
 
   State(int64_t rows, int64_t H, int64_t width, bool two)
-      : stride(((H + lanes<A> - 1) / lanes<A> + 1) * lanes<A>),
+      : stride(Product<S>::state_stride(H)),
         size(rows * stride * width),
         two(two),
-        buffers{Buffer<A>(size), Buffer<A>(two ? size : 0)} {
-    for (int i = 0; i <= two; ++i) __builtin_memset(buffers[i].data, 0, size * sizeof(A));
+        buffers{Buffer<Operand>(size), Buffer<Operand>(two ? size : 0)} {
+    for (int i = 0; i <= two; ++i) __builtin_memset(buffers[i].data, 0, size * sizeof(Operand));
   }
 };
 
 // The memory of one thread that runs steps: z, a chunk of the input and its projection, which rows
 // have started, and what rows keep between steps. It is allocated before a team forms: a member
 // that failed would leave the others waiting forever.
-template <class A>
+template <class S>
 struct Scratch {
+  using A = typename S::Compute;
   const int64_t stride, z_stride;  // units, and numbers of z, from a row to the next
   const int64_t pre_stride;        // numbers of pre; 0: there is none
   const bool has_carry, sums_h, sums_c;
   Buffer<char> started;
-  Buffer<A> z, input, pre, carry, reset_h, reset_c;
+  Buffer<typename Product<S>::Operand> input;
+  Buffer<A> z, pre, carry, reset_h, reset_c;
 
   // `chunk`: the number of vectors of units that z holds.
-  template <class Pass, class S>
-  Scratch(const Pass& pass, const InputProjection<S>& projection, const State<A>& states,
+  template <class Pass>
+  Scratch(const Pass& pass, const InputProjection<S>& projection, const State<S>& states,
           int64_t rows, int64_t chunk)
       : stride(states.stride),
         z_stride((chunk * Pass::z_width + 1) * lanes<A>),
@@ -51,8 +53,8 @@ struct Scratch {
         sums_h(Pass::is_backward && pass.p.reset_h != nullptr),
         sums_c(Pass::is_backward && pass.p.reset_c != nullptr),
         started(rows),
-        z(rows * z_stride),
         input(projection.input_size()),
+        z(rows * z_stride),
         pre(projection.steps() * rows * pre_stride),
         carry(has_carry ? rows * stride : 0),
         reset_h(sums_h ? rows * stride : 0),
@@ -113,23 +115,23 @@ inline Units next_chunk(const Part& part, Units units) {
 }
 
 // Runs all steps of a part. product(n, state, units, reverse) computes these units of z = state W
-// for the first n rows, see `gemm`, and project(steps) the projection of up to `steps` steps.
-template <class Pass, class Product, class Project>
-void run_steps(const Pass& pass, const Part& part, State<typename Pass::A>& states,
-               const Scratch<typename Pass::A>& scratch, TeamMember member, int64_t steps,
-               Product product, Project project) {
-  using A = typename Pass::A;
+// for the first n rows, see `Product`, and project(steps) the projection of up to `steps` steps.
+template <class Pass, class Multiply, class Project>
+void run_steps(const Pass& pass, const Part& part, State<typename Pass::Storage>& states,
+               const Scratch<typename Pass::Storage>& scratch, TeamMember member, int64_t steps,
+               Multiply product, Project project) {
+  using Operand = typename Pass::Operand;
   const auto& p = pass.p;
   const int64_t n = part.b1 - part.b0;
   const Units all = part.units;
-  A* state = states.buffers[0].data;
-  A* next = states.buffers[states.two].data;
+  Operand* state = states.buffers[0].data;
+  Operand* next = states.buffers[states.two].data;
   const bool descending = (part.g >= p.reverse_from) != Pass::is_backward;
 
   const auto row_of = [&](int64_t t, int64_t r, Units units) {
     return Row{t, part.b0 + r, part.g, units};
   };
-  const auto at = [&](A* state, int64_t r, Units units) {
+  const auto at = [&](Operand* state, int64_t r, Units units) {
     return state + (r * states.stride + units.first) * Pass::state_width;
   };
   const auto crosses_reset = [&](int64_t t, int64_t r) {
@@ -185,7 +187,7 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::A>& stat
       }
       if (next != state)
         __builtin_memcpy(at(next, r, all), at(state, r, all),
-                         all.count * Pass::state_width * sizeof(A));
+                         all.count * Pass::state_width * sizeof(Operand));
       if (!p.offsets) pass.clear(row_of(t, r, all));
     }
     std::swap(state, next);
@@ -199,23 +201,6 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::A>& stat
   });
 }
 
-// Packs column block c of a group's W_hh, by which backward multiplies. Its rows are in the order
-// of the state: for each vector of units, those of all gates.
-template <class S, class A = typename S::Compute>
-void pack_rows(const typename S::Element* from, int64_t H, int64_t gates, int64_t c,
-               MatrixView<A> to) {
-  constexpr int64_t L = lanes<A>;
-  const int64_t width = H - c * L < L ? H - c * L : L;
-  for (int64_t j = 0, row = 0; j < H; j += L)
-    for (int64_t gate = 0; gate < gates; ++gate)
-      for (int64_t k = j; k < H && k < j + L; ++k, ++row) {
-        typename S::Stored values = {};
-        __builtin_memcpy(&values, from + (gate * H + k) * H + c * L,
-                         width * sizeof(typename S::Element));
-        store(to.at(row, 0).data, S::widen(values));
-      }
-}
-
 // The bytes of z that a chunk of units may have: more than L1 holds, since the pass reads z in order,
 // but it stays in L2. Chunks of two vectors of units, as with z in L1, are up to 20% slower.
 constexpr int64_t chunk_bytes = 1 << 17;
@@ -226,6 +211,8 @@ class Recurrence {
  public:
   using S = typename Pass::Storage;
   using A = typename Pass::A;
+  using Operand = typename Pass::Operand;
+  using Packed = typename Product<S>::Packed;
 
   Recurrence(const Pass& pass, const InputProjection<S>& projection, const Plan& plan,
              const Threads& threads)
@@ -237,11 +224,10 @@ class Recurrence {
         vectors_((p_.H + L - 1) / L),
         blocks_(vectors_ * z_width),
         depth_(p_.H * Pass::state_width),
-        size_(blocks_ * depth_ * L),
+        size_(Product<S>::packed_size(depth_, blocks_)),
         packs_(Pass::is_backward || plan.packing),
         rows_((p_.B + plan.tiles - 1) / plan.tiles),
-        panel_width_(PackedMatrix<A>::panel_width_for(rows_, depth_, blocks_, plan.team_size,
-                                                      z_width)),
+        panel_width_(Packed::panel_width_for(rows_, depth_, blocks_, plan.team_size, z_width)),
         whole_(std::lcm(panel_width_, z_width) / z_width),
         parts_((vectors_ + whole_ - 1) / whole_),
         packed_(packs_ ? p_.G * size_ : 0),
@@ -275,51 +261,52 @@ class Recurrence {
     return {data + p_.head(g) * Pass::K * p_.H * p_.H, p_.H, p_.H, p_.H, Pass::K, p_.H};
   }
 
-  PackedMatrix<A> packed(int64_t g) const {
-    return {packed_.data + g * size_, depth_, blocks_, panel_width_};
+  Packed packed(int64_t g) const {
+    return Product<S>::packed(packed_.data + g * size_, depth_, blocks_, panel_width_);
   }
 
   void pack(int64_t task) const {
     const int64_t g = task / blocks_, c = task % blocks_;
-    const MatrixView<A> to = packed(g).column_block(c);
     if (Pass::is_backward) {
-      pack_rows<S>(weight(g).data, p_.H, Pass::K, c, to);
+      Product<S>::pack_rows(weight(g).data, p_.H, Pass::K, c, packed(g));
     } else {
-      weight(g).at(c, 0).pack(p_.H, to);
+      Product<S>::pack(weight(g), c, packed(g));
     }
   }
 
   // Runs all steps of group g for rows [b0, b1) and parts [begin, end) of the units.
-  void run_units(int64_t g, int64_t b0, int64_t b1, int64_t begin, int64_t end, State<A>& states,
-                 const Scratch<A>& scratch, TeamMember member) const {
+  void run_units(int64_t g, int64_t b0, int64_t b1, int64_t begin, int64_t end, State<S>& states,
+                 const Scratch<S>& scratch, TeamMember member) const {
     const int64_t from = begin * whole_ * L, to = std::min(end * whole_ * L, p_.H);
     const Part part{g, b0, b1, {from, to - from}, chunk_ * L};
-    const auto product = [&](int64_t n, const A* state, Units units, bool reverse) {
-      const MatrixView<const A> x{state, states.stride * Pass::state_width}, start{zeros_.data, 0};
+    Product<S> product;
+    const auto multiply = [&](int64_t n, const Operand* state, Units units, bool reverse) {
+      const MatrixView<const Operand> x{state, states.stride * Pass::state_width};
+      const MatrixView<const A> start{Product<S>::start_at_zero(zeros_.data), 0};
       const MatrixView<A> z{scratch.z.data, scratch.z_stride};
       const int64_t block = units.first / L * z_width,
                     count = (units.count + L - 1) / L * z_width;
       if (packs_) {
-        gemm(n, x, packed(g).at(block), count, start, z, reverse);
+        product.multiply(n, x, packed(g).at(block), count, start, z, reverse);
       } else {
-        gemm(n, x, weight(g).at(block, 0), count, start, z);
+        product.multiply(n, x, weight(g).at(block, 0), count, start, z);
       }
     };
     const auto project = [&](Steps steps) {
       if constexpr (!Pass::is_backward) {
         const int64_t count = (part.units.count + L - 1) / L * z_width;
-        projection_.run(g, steps, b0, b1 - b0, from / L * z_width, count, scratch.input.data,
+        projection_.run(product, g, steps, b0, b1 - b0, from / L * z_width, count, scratch.input.data,
                         {scratch.pre.data, scratch.pre_stride});
       }
     };
-    run_steps(pass_, part, states, scratch, member, projection_.steps(), product, project);
+    run_steps(pass_, part, states, scratch, member, projection_.steps(), multiply, project);
   }
 
   // A team of threads divides the units of each step.
   void run_teams() const {
     std::deque<ThreadTeam> teams;
-    std::deque<State<A>> states;
-    std::deque<Scratch<A>> scratch;
+    std::deque<State<S>> states;
+    std::deque<Scratch<S>> scratch;
     for (int64_t g = 0; g < p_.G; ++g) {
       teams.emplace_back(plan_.team_size);
       states.emplace_back(p_.B, p_.H, Pass::state_width, true);
@@ -343,9 +330,9 @@ class Recurrence {
     run_tasks(plan_.parallel, p_.G * plan_.tiles, [&](int64_t i) {
       const int64_t g = i / plan_.tiles, tile = i % plan_.tiles;
       const int64_t b0 = p_.B * tile / plan_.tiles, b1 = p_.B * (tile + 1) / plan_.tiles;
-      State<A> state(b1 - b0, p_.H, Pass::state_width, chunk_ < vectors_);
+      State<S> state(b1 - b0, p_.H, Pass::state_width, chunk_ < vectors_);
       run_units(g, b0, b1, 0, parts_, state,
-                Scratch<A>(pass_, projection_, state, b1 - b0, chunk_), TeamMember{});
+                Scratch<S>(pass_, projection_, state, b1 - b0, chunk_), TeamMember{});
     });
   }
 
@@ -363,7 +350,8 @@ class Recurrence {
   // a chunk has as many as fit into cache.
   const int64_t whole_, parts_;
   int64_t chunk_;
-  const Buffer<A> packed_, zeros_;
+  const Buffer<Operand> packed_;
+  const Buffer<A> zeros_;
 };
 
 template <class Pass>

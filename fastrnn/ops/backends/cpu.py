@@ -31,6 +31,11 @@ EXTENSION = Extension(
 )
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the kernels multiply bfloat16 as it is stored, with Intel AMX."""
+    return EXTENSION.unavailable_reason is None and EXTENSION.info["instruction_set"] == "amx"
+
+
 class Cpu(AllCells):
     """The kernels of csrc/cpu. The extension registers them as the operators for CPU tensors."""
 

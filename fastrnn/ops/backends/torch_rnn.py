@@ -18,6 +18,7 @@ from .._torch_private import has_bfloat16_products, keeps_graph
 from ..arguments import State
 from ..autocast import without_autocast
 from ..cells import CELLS, CODES
+from . import cpu
 from .base import Backend, Call
 
 #: The largest number of steps for which training on the CPU uses torch's loop, by mode: the
@@ -32,7 +33,13 @@ FEW_STEPS = {"RNN_TANH": 4, "RNN_RELU": 4, "GRU": 2}
 #: a CPU with instructions for products of bfloat16: oneDNN uses them, and our kernels do not. For
 #: the LSTM in training it is the number of rows that decides, `LSTM_ROWS`. Measured on an EPYC with
 #: AVX512_BF16, for 1 to 64 rows and 64 to 512 units in one thread and two; the limits are those of
-#: the thread count with which torch is faster earlier. AMX has not been measured.
+#: the thread count with which torch is faster earlier.
+#:
+#: They do not hold where our kernels have the same instructions, which is with AMX. These kernels
+#: have not been timed on such a CPU, and not compared with oneDNN's. `auto` prefers them since the
+#: reason above is gone: one product of 64 rows and 512 units takes 24.9 µs by AMX in one thread of
+#: a Sapphire Rapids, 219 µs in float32 by AVX-512, as the other kernels compute it, and 379 µs by
+#: AVX512_BF16. For 1 row these are 5.4, 7.8 and 5.8 µs.
 BFLOAT16_SIZES = {
     "RNN_TANH": (1 << 22, 1 << 23),
     "RNN_RELU": (1 << 22, 1 << 23),
@@ -71,6 +78,8 @@ class Torch(Backend):
             shape = call.steps, call.batch, call.hidden
             if is_faster_on_cpu(call.mode, *shape, call.dtype, call.training):
                 return None
+            if call.dtype == torch.bfloat16 and cpu.multiplies_bfloat16():
+                return "the CPU kernels multiply bfloat16 with AMX, as oneDNN does"
             if call.dtype.itemsize == 2:
                 return "the CPU kernels are faster, except in large calls where oneDNN has bfloat16"
             few = _few_steps(call.mode, call.training)
@@ -94,7 +103,7 @@ def is_faster_on_cpu(
     if dtype.itemsize > 2:
         return steps <= _few_steps(mode, training)
     # torch's own operations round more often than the kernels: not for few steps only.
-    if dtype != torch.bfloat16 or not has_bfloat16_products():
+    if dtype != torch.bfloat16 or not has_bfloat16_products() or cpu.multiplies_bfloat16():
         return False
     if mode == "LSTM" and training:
         return batch >= LSTM_ROWS

@@ -116,11 +116,20 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("threads", [1], indirect=True)
 @pytest.mark.parametrize("check", RECURRENCE_CHECKS)
-@pytest.mark.parametrize("kind", [*KINDS, *LEAKY])
-def test_units_in_several_chunks(extension: Kernels, kind: str, check) -> None:
-    """z of 32 rows, 530 units and one gate exceeds `chunk_bytes` of csrc/cpu/recurrence.h."""
-    dtype = torch.float64
-    check(extension, Problem(3, 64, 1, 530, "lengths", dtype=dtype, kind=kind, resets=True))
+@pytest.mark.parametrize(
+    ("kind", "dtype", "hidden"),
+    [
+        *((kind, torch.float64, 530) for kind in (*KINDS, *LEAKY)),
+        ("RNN", torch.bfloat16, 1060),  # an instruction set may multiply it as it is stored
+    ],
+    ids=str,
+)
+def test_units_in_several_chunks(
+    extension: Kernels, kind: str, dtype: torch.dtype, hidden: int, check
+) -> None:
+    """z of 32 rows and one gate exceeds `chunk_bytes` of csrc/cpu/recurrence.h."""
+    problem = Problem(3, 64, 1, hidden, "lengths", dtype=dtype, kind=kind, resets=True)
+    check(extension, problem)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -239,6 +248,30 @@ def test_special_values(extension: Kernels, dtype: torch.dtype, activation: str)
     actual = extension.forward(*_elementwise(x), code, 1)[0].flatten()
     expected = getattr(torch, activation)(x)
     torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("hidden", [1, 19, 32, 45])
+def test_padding_is_not_multiplied(extension: Kernels, dtype: torch.dtype, hidden: int) -> None:
+    """An infinite unit makes all units of its row infinite; times a zero of padding it is NaN."""
+    forward = Problem(4, 2, 1, hidden, activation="relu", dtype=dtype)
+    pre, weight_hh, h0, ragged = forward.tensors()
+    pre, h0 = torch.ones_like(pre), torch.ones_like(h0)
+    weight_hh = torch.full_like(weight_hh, 1 / 64)
+    pre[0, 0, 0, 0] = float("inf")
+    out, h_n = extension.forward(pre, weight_hh, h0, ragged, *forward.options)
+    assert bool((out[1:, 0] == float("inf")).all())
+    assert bool(out[:, 1].isfinite().all())
+    assert torch.equal(h_n, out[-1])
+
+    backward = replace(forward, activation="tanh")
+    out, grad_out = torch.zeros_like(pre), torch.ones_like(pre)
+    grad_out[-1, 0, 0, 0] = float("inf")
+    grads = grad_out, torch.zeros_like(h0)
+    grad_pre, grad_h0 = extension.backward(*grads, out, weight_hh, h0, ragged, *backward.options)
+    assert bool((grad_pre[:-1, 0] == float("inf")).all())
+    assert bool((grad_h0[0] == float("inf")).all())
+    assert bool(grad_pre[:, 1].isfinite().all())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

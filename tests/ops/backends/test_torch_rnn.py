@@ -198,6 +198,7 @@ def test_features_that_nn_rnn_cannot_express_raise(
         FusedRNN(I, H, **options)(torch.randn(T, B, I), **given)
 
 
+@pytest.mark.parametrize("instruction_set", ["amx", "avx512"])
 @pytest.mark.parametrize("products", [True, False], ids=["bfloat16 products", "none"])
 @pytest.mark.parametrize("mode", ["RNN_TANH", "LSTM", "GRU"])
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "no kernels"])
@@ -209,10 +210,12 @@ def test_cpu_shortcut_agrees_with_the_rejection_checks(
     kernels: bool,
     mode: str,
     products: bool,
+    instruction_set: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reason = None if kernels else "not built"
-    monkeypatch.setattr(cpu, "EXTENSION", SimpleNamespace(unavailable_reason=reason))
+    info = {"instruction_set": instruction_set}
+    monkeypatch.setattr(cpu, "EXTENSION", SimpleNamespace(unavailable_reason=reason, info=info))
     monkeypatch.setattr(torch_rnn, "has_bfloat16_products", lambda: products)
     options = Options(mode, True, 1, 0.0, True, False)
     found = set()
@@ -226,7 +229,8 @@ def test_cpu_shortcut_agrees_with_the_rejection_checks(
             expected = dispatch.for_layer(call, prefer) is torch_rnn.BACKEND
             assert quick is expected, (hidden, batch, steps, prefer)
             found.add(expected)
-    has_rule = products if dtype == torch.bfloat16 else mode != "LSTM"
+    in_bfloat16 = products and instruction_set != "amx"
+    has_rule = in_bfloat16 if dtype == torch.bfloat16 else mode != "LSTM"
     assert found == ({True} if not kernels else {True, False} if has_rule else {False})
 
 
