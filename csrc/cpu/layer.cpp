@@ -129,8 +129,7 @@ std::vector<Tensor> weight_gradients(const LayerGradients& gradients, const Stac
     if (needs & needs_weight_ih) results.push_back(gradients.weight_ih(d));
     if (needs & needs_weight_hh) results.push_back(gradients.weight_hh(d));
     if (needs & needs_biases) {
-      results.push_back(gradients.bias_ih(d));
-      results.push_back(gradients.bias_hh(d));
+      for (const Tensor& bias : gradients.biases(d)) results.push_back(bias);
     }
     if (needs & needs_leak) results.push_back(gradients.leak(d));
   }

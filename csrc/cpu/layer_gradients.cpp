@@ -108,40 +108,21 @@ Tensor LayerGradients::weight_hh(int64_t direction) const {
   return grad;
 }
 
-Tensor LayerGradients::bias_ih(int64_t direction) const {
-  return sum(rows_[direction].grad_pre, wide_);
-}
-
-Tensor LayerGradients::bias_hh(int64_t direction) const {
-  Tensor grad = empty(Shape{wide_}, x_);
-  char* to = static_cast<char*>(grad.mutable_data_ptr());
+std::array<Tensor, 2> LayerGradients::biases(int64_t direction) const {
+  const Rows& rows = rows_[direction];
+  Tensor of_ih = sum_of_rows({rows.grad_pre, 0, wide_}, x_), of_hh = empty(Shape{wide_}, x_);
   const int64_t of_pre = stack_.cell == Cell::gru ? 2 * hidden_ : wide_;
-  sum(rows_[direction].grad_pre, 0, of_pre, to);
-  if (of_pre < wide_)
-    sum(rows_[direction].grad_unit_param, 0, hidden_, to + of_pre * element_size_);
-  return grad;
+  char* to = static_cast<char*>(of_hh.mutable_data_ptr());
+  std::memcpy(to, of_ih.const_data_ptr(), of_pre * element_size_);
+  if (of_pre < wide_) {
+    const Tensor of_n = sum_of_rows({rows.grad_unit_param, 0, hidden_}, x_);
+    std::memcpy(to + of_pre * element_size_, of_n.const_data_ptr(), hidden_ * element_size_);
+  }
+  return {of_ih, of_hh};
 }
 
 Tensor LayerGradients::leak(int64_t direction) const {
-  return sum(rows_[direction].grad_unit_param, hidden_);
-}
-
-Tensor LayerGradients::sum(const Pointers& from, int64_t count) const {
-  Tensor grad = empty(Shape{count}, x_);
-  sum(from, 0, count, static_cast<char*>(grad.mutable_data_ptr()));
-  return grad;
-}
-
-// Sums `count` elements of the rows, from `first` on.
-void LayerGradients::sum(const Pointers& from, int64_t first, int64_t count, char* to) const {
-  const int64_t rows = static_cast<int64_t>(from.size());
-  const Pointers ones(rows, one_of(params_.dtype));
-  constexpr int64_t width = 256;
-  run_tasks((count + width - 1) / width, rows * count, [&](int64_t i) {
-    const int64_t begin = i * width, some = std::min(width, count - begin);
-    outer({1, some, rows, params_.dtype, ones.data(), from.data(), 0, first + begin,
-           to + begin * element_size_});
-  });
+  return sum_of_rows({rows_[direction].grad_unit_param, 0, hidden_}, x_);
 }
 
 }  // namespace fastrnn::cpu

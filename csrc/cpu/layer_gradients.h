@@ -15,8 +15,7 @@ class LayerGradients {
   Tensor input() const;
   Tensor weight_ih(int64_t direction) const;
   Tensor weight_hh(int64_t direction) const;
-  Tensor bias_ih(int64_t direction) const;
-  Tensor bias_hh(int64_t direction) const;
+  std::array<Tensor, 2> biases(int64_t direction) const;  // of b_ih and b_hh
   Tensor leak(int64_t direction) const;
 
  private:
@@ -29,8 +28,6 @@ class LayerGradients {
 
   Rows rows(int64_t direction) const;
   const char* state_before(int64_t t, int64_t b, int64_t direction) const;
-  void sum(const Pointers& from, int64_t first, int64_t count, char* to) const;
-  Tensor sum(const Pointers& from, int64_t count) const;
 
   const Stack& stack_;
   const int64_t layer_, element_size_, hidden_, wide_;

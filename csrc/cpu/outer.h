@@ -57,9 +57,9 @@ void outer_with(const OuterParams& p) {
   constexpr int64_t depth = 256, L = lanes<A>;
   const int64_t some = p.K < depth ? p.K : depth;
   const int64_t a_width = (p.M + L - 1) / L * L, b_width = (p.N + L - 1) / L * L;
-  Buffer<A> converted(is_plain ? 0 : some * (a_width + b_width)), buffer(is_plain ? 0 : p.M * p.N);
-  A* sums = buffer.data;
-  if constexpr (is_plain) sums = static_cast<A*>(p.out);
+  const bool narrows = !is_plain && !p.is_wide;
+  Buffer<A> converted(is_plain ? 0 : some * (a_width + b_width)), buffer(narrows ? p.M * p.N : 0);
+  A* const sums = narrows ? buffer.data : static_cast<A*>(p.out);
   const A *a[depth], *b[depth];
   const auto row = [](const void* from, int64_t offset, int64_t n, A* to) -> const A* {
     if (from == nullptr) return nullptr;
@@ -80,7 +80,7 @@ void outer_with(const OuterParams& p) {
     }
     outer_chunk<A>(p.M, p.N, count, a, b, sums, k == 0);
   }
-  if constexpr (!is_plain) {
+  if (narrows) {
     const int64_t size = p.M * p.N;
     for_each_vector<S>(size, [&](int64_t j, auto, auto store_row) {
       const int64_t left = size - j < L ? size - j : L;

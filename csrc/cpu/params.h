@@ -87,7 +87,8 @@ struct OuterParams {
   const void* const* a;  // K rows, of which M elements from `a_offset` on are used
   const void* const* b;  // K rows, of which N elements from `b_offset` on are used; null: zeros
   int64_t a_offset, b_offset;
-  void* out;  // [M, N]
+  void* out;      // [M, N]
+  bool is_wide;   // whether out is float32 for half precision
 };
 
 }  // namespace fastrnn::cpu

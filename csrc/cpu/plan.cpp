@@ -79,6 +79,8 @@ Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks
     plan.team_size = std::max<int64_t>(1, plan.team_size);
     if (plan.team_size > 1) plan.tiles = 1;
   }
+  // Otherwise each thread projects the input of its own rows, or of its own units.
+  plan.projects_ahead = plan.parallel && plan.team_size * plan.tiles * p.G < threads;
   return plan;
 }
 

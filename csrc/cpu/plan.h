@@ -13,6 +13,7 @@ struct Plan {
   bool packing;           // whether W_hh is packed as a whole
   int64_t tiles;          // of batch rows, in each group
   int64_t team_size;      // threads that divide each step of a group, instead of the batch
+  bool projects_ahead;    // whether all threads compute the input projection before the steps
 };
 
 // W_hh is [G, gates * H, H]. `inputs` is the number of input features of a layer, or 0.

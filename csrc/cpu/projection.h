@@ -21,25 +21,32 @@ class InputProjection {
   using Packed = typename Product<S>::Packed;
   static constexpr int64_t L = lanes<A>;
 
-  // `rows`: those of a task, at most; `tiles`: the tasks that divide the rows of a group.
-  InputProjection(const CellParams& p, const Projection& input, int64_t gates, int64_t rows,
-                  int64_t tiles)
+  InputProjection(const CellParams& p, const Projection& input, int64_t gates, const Plan& plan)
       : p_(p),
         in_(input),
         gates_(gates),
         blocks_((p.H + L - 1) / L * gates),
         size_(Product<S>::packed_size(input.I, blocks_)),
-        rows_(rows),
+        rows_((p.B + plan.tiles - 1) / plan.tiles),
         is_given_(input.input != nullptr),
-        steps_(std::clamp<int64_t>(projection_rows / std::max<int64_t>(1, rows), 1, std::max<int64_t>(1, p.T))),
-        packs_(is_given_ && tiles * p.T > steps_),
+        is_ahead_(is_given_ && plan.projects_ahead),
+        steps_(std::clamp<int64_t>(projection_rows / std::max<int64_t>(1, rows_), 1,
+                                   std::max<int64_t>(1, p.T))),
+        packs_(is_given_ && plan.tiles * p.T > steps_),
         packed_(packs_ ? p.G * size_ : 0),
         bias_(is_given_ ? p.G * blocks_ * L : 0) {
     if (is_given_) merge_biases();
   }
 
   bool is_given() const { return is_given_; }
-  int64_t steps() const { return steps_; }  // of a chunk
+  bool is_ahead() const { return is_ahead_; }  // whether it is computed before all steps
+  int64_t steps() const { return steps_; }     // of a chunk
+
+  // The numbers from a row of pre to the next, and those of a thread's chunk.
+  int64_t pre_stride() const { return blocks_ * L + L; }
+  int64_t pre_size(int64_t rows) const {
+    return is_given_ && !is_ahead_ ? steps_ * rows * pre_stride() : 0;
+  }
 
   // The tasks of packing W_ih.
   int64_t pack_tasks() const { return packs_ ? p_.G * blocks_ : 0; }
@@ -123,7 +130,7 @@ class InputProjection {
   const CellParams& p_;
   const Projection& in_;
   const int64_t gates_, blocks_, size_, rows_;
-  const bool is_given_;
+  const bool is_given_, is_ahead_;
   const int64_t steps_;
   const bool packs_;
   const Buffer<Operand> packed_;

@@ -36,7 +36,6 @@ template <class S>
 struct Scratch {
   using A = typename S::Compute;
   const int64_t stride, z_stride;  // units, and numbers of z, from a row to the next
-  const int64_t pre_stride;        // numbers of pre; 0: there is none
   const bool has_carry, sums_h, sums_c;
   Buffer<char> started;
   Buffer<typename Product<S>::Operand> input;
@@ -48,14 +47,13 @@ struct Scratch {
           int64_t rows, int64_t chunk)
       : stride(states.stride),
         z_stride((chunk * Pass::z_width + 1) * lanes<A>),
-        pre_stride(projection.is_given() ? stride * Pass::z_width : 0),
         has_carry(Pass::carry_width > 0),
         sums_h(Pass::is_backward && pass.p.reset_h != nullptr),
         sums_c(Pass::is_backward && pass.p.reset_c != nullptr),
         started(rows),
         input(projection.input_size()),
         z(rows * z_stride),
-        pre(projection.steps() * rows * pre_stride),
+        pre(projection.pre_size(rows)),
         carry(has_carry ? rows * stride : 0),
         reset_h(sums_h ? rows * stride : 0),
         reset_c(sums_c ? rows * stride : 0) {
@@ -68,12 +66,6 @@ struct Scratch {
   }
 
   A* z_of(int64_t r) const { return z.data + r * z_stride; }
-
-  // Row `i` of pre, in the order of z, whose first unit is `first`.
-  A* pre_of(int64_t i, Units units, int64_t first) const {
-    if (pre_stride == 0) return nullptr;
-    return pre.data + i * pre_stride + (units.first - first) * (pre_stride / stride);
-  }
 
   RowMemory<A> memory(int64_t r, Units units, const A* pre = nullptr) const {
     const int64_t at = r * stride + units.first;
@@ -115,11 +107,13 @@ inline Units next_chunk(const Part& part, Units units) {
 }
 
 // Runs all steps of a part. product(n, state, units, reverse) computes these units of z = state W
-// for the first n rows, see `Product`, and project(steps) the projection of up to `steps` steps.
+// for the first n rows, see `Product`. project(steps) returns the input projection of up to `steps`
+// steps, with n rows for each, or null if there is none.
 template <class Pass, class Multiply, class Project>
 void run_steps(const Pass& pass, const Part& part, State<typename Pass::Storage>& states,
                const Scratch<typename Pass::Storage>& scratch, TeamMember member, int64_t steps,
                Multiply product, Project project) {
+  using A = typename Pass::A;
   using Operand = typename Pass::Operand;
   const auto& p = pass.p;
   const int64_t n = part.b1 - part.b0;
@@ -137,10 +131,12 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::Storage>
   const auto crosses_reset = [&](int64_t t, int64_t r) {
     return p.crosses_reset(t, part.b0 + r, descending);
   };
-  Steps projected{};  // those in scratch.pre, of which some are left to run
+  MatrixView<const A> pre{nullptr, 0};  // of these steps, of which some are left to run
+  Steps projected{};
   int64_t left = 0;
-  const auto pre_of = [&](int64_t t, int64_t r, Units units) {
-    return scratch.pre_of((t - projected.first) * n + r, units, all.first);
+  const auto pre_of = [&](int64_t t, int64_t r, Units units) -> const A* {
+    if (pre.data == nullptr) return nullptr;
+    return pre.at((t - projected.first) * n + r, (units.first - all.first) * Pass::z_width).data;
   };
   // The product for one chunk of units of the first n rows, before step t.
   const auto multiply = [&](int64_t t, int64_t n, Units units, bool reverse) {
@@ -158,10 +154,10 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::Storage>
   member.barrier();
   for (int64_t i = 0; i < p.T; ++i) {
     const int64_t t = descending ? p.T - 1 - i : i, later = descending ? t - 1 : t + 1;
-    if (scratch.pre_stride > 0 && left == 0) {
+    if (left == 0) {
       left = p.T - i < steps ? p.T - i : steps;
       projected = {descending ? t + 1 - left : t, left};
-      project(projected);
+      pre = project(projected);
     }
     --left;
     int64_t last = n;  // one past the last active row
@@ -231,7 +227,8 @@ class Recurrence {
         whole_(std::lcm(panel_width_, z_width) / z_width),
         parts_((vectors_ + whole_ - 1) / whole_),
         packed_(packs_ ? p_.G * size_ : 0),
-        zeros_(blocks_ * L) {
+        zeros_(blocks_ * L),
+        ahead_(projection.is_ahead() ? p_.G * p_.T * p_.B * projection.pre_stride() : 0) {
     __builtin_memset(zeros_.data, 0, blocks_ * L * sizeof(A));
     const int64_t row_bytes = std::max<int64_t>(rows_, 1) * z_width * VECTOR_BYTES,
                   fitting = std::max(whole_, chunk_bytes / row_bytes / whole_ * whole_);
@@ -243,6 +240,7 @@ class Recurrence {
     run_tasks(plan_.parallel_packing, of_weight_hh + projection_.pack_tasks(), [&](int64_t i) {
       i < of_weight_hh ? pack(i) : projection_.pack(i - of_weight_hh);
     });
+    if (projection_.is_ahead()) project_ahead();
     plan_.team_size > 1 ? run_teams() : run_tiles();
   }
 
@@ -292,14 +290,37 @@ class Recurrence {
         product.multiply(n, x, weight(g).at(block, 0), count, start, z);
       }
     };
-    const auto project = [&](Steps steps) {
-      if constexpr (!Pass::is_backward) {
-        const int64_t count = (part.units.count + L - 1) / L * z_width;
-        projection_.run(product, g, steps, b0, b1 - b0, from / L * z_width, count, scratch.input.data,
-                        {scratch.pre.data, scratch.pre_stride});
+    const auto project = [&](Steps steps) -> MatrixView<const A> {
+      if (!projection_.is_given()) return {nullptr, 0};
+      MatrixView<A> pre{scratch.pre.data, projection_.pre_stride()};
+      if (projection_.is_ahead()) {
+        pre = ahead(g, steps.first);
+        return {pre.data, pre.stride};
       }
+      const int64_t count = (part.units.count + L - 1) / L * z_width;
+      projection_.run(product, g, steps, b0, b1 - b0, from / L * z_width, count,
+                      scratch.input.data, pre);
+      return {pre.data, pre.stride};
     };
     run_steps(pass_, part, states, scratch, member, projection_.steps(), multiply, project);
+  }
+
+  // The projection of a group's steps from `step` on.
+  MatrixView<A> ahead(int64_t g, int64_t step) const {
+    const int64_t stride = projection_.pre_stride();
+    return {ahead_.data + (g * p_.T + step) * p_.B * stride, stride};
+  }
+
+  // Computes the projection of all steps on all threads, some steps in each task.
+  void project_ahead() const {
+    const int64_t steps = projection_.steps(), parts = (p_.T + steps - 1) / steps;
+    run_tasks(true, p_.G * parts, [&](int64_t i) {
+      const int64_t g = i / parts, first = i % parts * steps;
+      Product<S> product;
+      const Buffer<Operand> copy(projection_.input_size());
+      projection_.run(product, g, {first, std::min(steps, p_.T - first)}, 0, p_.B, 0, blocks_,
+                      copy.data, ahead(g, first));
+    });
   }
 
   // A team of threads divides the units of each step.
@@ -351,7 +372,7 @@ class Recurrence {
   const int64_t whole_, parts_;
   int64_t chunk_;
   const Buffer<Operand> packed_;
-  const Buffer<A> zeros_;
+  const Buffer<A> zeros_, ahead_;
 };
 
 template <class Pass>
@@ -363,8 +384,7 @@ void run(const Pass& pass, const Threads& threads) {
   const Projection* input = &none;
   if constexpr (!Pass::is_backward) input = &pass.p.projection;
   const Plan plan = make_plan(p, threads.count, vectors, Pass::K, input->I);
-  const int64_t rows = (p.B + plan.tiles - 1) / plan.tiles;
-  const InputProjection<S> projection(p, *input, Pass::K, rows, plan.tiles);
+  const InputProjection<S> projection(p, *input, Pass::K, plan);
   Recurrence<Pass>(pass, projection, plan, threads).run();
 }
 

@@ -120,6 +120,19 @@ void multiply_converted(const Run& run, int64_t M, int64_t N, const Tensor& like
   }
 }
 
+// The number 1 of a dtype.
+const void* one_of(DType dtype) {
+  static const double float64 = 1;
+  static const float float32 = 1;
+  static const uint16_t bfloat16 = 0x3f80, float16 = 0x3c00;
+  switch (dtype) {
+    case DType::float64: return &float64;
+    case DType::float32: return &float32;
+    case DType::bfloat16: return &bfloat16;
+    default: return &float16;
+  }
+}
+
 }  // namespace
 
 void weight_product(const Operand& a, const Operand& b, const Tensor& like, void* out) {
@@ -152,16 +165,39 @@ void weight_product(const Operand& a, const Operand& b, const Tensor& like, void
   torch::stable::copy_(result, sum);
 }
 
-const void* one_of(DType dtype) {
-  static const double float64 = 1;
-  static const float float32 = 1;
-  static const uint16_t bfloat16 = 0x3f80, float16 = 0x3c00;
-  switch (dtype) {
-    case DType::float64: return &float64;
-    case DType::float32: return &float32;
-    case DType::bfloat16: return &bfloat16;
-    default: return &float16;
+Tensor sum_of_rows(const Operand& from, const Tensor& like) {
+  const int64_t K = static_cast<int64_t>(from.rows.size()), N = from.count;
+  const DType dtype = dtype_of(like);
+  const bool is_half = dtype == DType::bfloat16 || dtype == DType::float16;
+  const std::vector<const void*> ones(K, one_of(dtype));
+  Tensor sum = empty(Shape{N}, like);
+  constexpr int64_t part = 512;
+  const int64_t parts = (K + part - 1) / part;
+  if (parts <= 1) {
+    outer({1, N, K, dtype, ones.data(), from.rows.data(), 0, from.first, sum.mutable_data_ptr()});
+    return sum;
   }
+  const auto wide = [&](const Shape& shape) {
+    if (!is_half) return empty(shape, like);
+    return torch::stable::new_empty(like, {shape.begin(), shape.end()}, ScalarType::Float);
+  };
+  Tensor sums = wide({parts, N}), total = is_half ? wide({N}) : sum;
+  const DType wide_dtype = dtype_of(sums);
+  const std::vector<const void*> wide_ones(parts, one_of(wide_dtype));
+  std::vector<const void*> rows;
+  char* const data = static_cast<char*>(sums.mutable_data_ptr());
+  const auto row = [&](int64_t i) {
+    return data + i * N * static_cast<int64_t>(sums.element_size());
+  };
+  run_tasks(parts, K * N, [&](int64_t i) {
+    const int64_t k = i * part;
+    outer({1, N, std::min(part, K - k), dtype, ones.data() + k, from.rows.data() + k, 0,
+           from.first, row(i), /*is_wide=*/true});
+  });
+  for (int64_t i = 0; i < parts; ++i) rows.push_back(row(i));
+  outer({1, N, parts, wide_dtype, wide_ones.data(), rows.data(), 0, 0, total.mutable_data_ptr()});
+  if (is_half) torch::stable::copy_(sum, total);
+  return sum;
 }
 
 }  // namespace fastrnn::cpu

@@ -16,6 +16,9 @@ struct Operand {
 // out [a.count, b.count] = the sum of a_row^T b_row over all rows. The dtype is that of `like`.
 void weight_product(const Operand& a, const Operand& b, const Tensor& like, void* out);
 
+// The sum of some elements of all rows. The dtype is that of `like`.
+Tensor sum_of_rows(const Operand& rows, const Tensor& like);
+
 // Runs the tasks on torch's threads if `work`, their number of multiply-adds, is large.
 template <class Task>
 void run_tasks(int64_t count, int64_t work, Task task) {
@@ -23,8 +26,5 @@ void run_tasks(int64_t count, int64_t work, Task task) {
   if (work >= minimum && count > 1) return threads().run(count, task);
   for (int64_t i = 0; i < count; ++i) task(i);
 }
-
-// The number 1 of a dtype.
-const void* one_of(DType dtype);
 
 }  // namespace fastrnn::cpu
