@@ -149,7 +149,7 @@ def _faster(call: Call) -> str:
     if call.device.type == "cpu" and call.dtype == torch.bfloat16:
         return "oneDNN uses this processor's instructions for products of bfloat16"
     if call.device.type == "cpu":
-        return "so few steps leave too little work to fuse"
+        return "so few rows do not repay rearranging the weights"
     return "according to the benchmarks on an H200"
 
 

@@ -115,11 +115,17 @@ def test_few_steps(lengths: torch.Tensor | None, dtype: torch.dtype, steps: int)
 
 
 def torchs_loop_runs(
-    steps: int, recording: bool = True, dtype: Any = None, layer: str = "RNN", **given: Any
+    steps: int,
+    recording: bool = True,
+    dtype: Any = None,
+    layer: str = "RNN",
+    batch: int = 1,
+    hidden: int = torch_rnn.ONE_ROW_HIDDEN + 1,
+    **given: Any,
 ) -> bool:
     """Whether torch's own loop runs a call of this many steps."""
-    weights = list(getattr(nn, layer)(3, 4, dtype=dtype).parameters())
-    x = torch.randn(steps, 2, 3, dtype=dtype)
+    weights = list(getattr(nn, layer)(3, hidden, dtype=dtype).parameters())
+    x = torch.randn(steps, batch, 3, dtype=dtype)
     name = "rnn_tanh" if layer == "RNN" else layer.lower()
     spied = mock.patch.object(torch, name, wraps=getattr(torch, name))
     with spied as loop, torch.set_grad_enabled(recording):
@@ -127,18 +133,15 @@ def torchs_loop_runs(
     return loop.called
 
 
-def test_torchs_own_loop_runs_few_steps() -> None:
-    for layer, few in (
-        ("RNN", torch_rnn.FEW_STEPS["RNN_TANH"]),
-        ("GRU", torch_rnn.FEW_STEPS["GRU"]),
-        ("LSTM", 0),
-    ):
-        runs = [torchs_loop_runs(t, layer=layer) for t in range(1, few + 2)]
-        assert runs == [True] * few + [False]
-        runs = [torchs_loop_runs(t, recording=False, layer=layer) for t in (1, 2)]
-        assert runs == [few > 0, False]
-    assert not torchs_loop_runs(1, lengths=torch.tensor([1, 1]))
-    assert not torchs_loop_runs(1, resets=torch.zeros(1, 2, dtype=torch.bool))
+def test_torchs_own_loop_runs_few_steps_of_one_row() -> None:
+    for layer, few in (("RNN", (1, 3)), ("GRU", (1, 3)), ("LSTM", (0, 0))):
+        for recording in (False, True):
+            runs = [torchs_loop_runs(t, recording, layer=layer) for t in range(1, 5)]
+            assert runs == [t <= few[recording] for t in range(1, 5)]
+    assert not torchs_loop_runs(1, batch=2)
+    assert not torchs_loop_runs(1, hidden=torch_rnn.ONE_ROW_HIDDEN)
+    assert not torchs_loop_runs(1, lengths=torch.tensor([1]))
+    assert not torchs_loop_runs(1, resets=torch.zeros(1, 1, dtype=torch.bool))
     assert not torchs_loop_runs(1, dtype=torch.bfloat16)
     with fastrnn.use_backend("reference"):
         assert not torchs_loop_runs(1)

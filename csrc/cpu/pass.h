@@ -112,6 +112,8 @@ struct ForwardPass {
     });
   }
 
+  static bool needs_first_state() { return false; }
+
   void prefetch(const Row& row) const {
     if (p.pre == nullptr) return;
     prefetch_row(element<Element>(p.pre, p.at(row.t, row.b, row.g) * K + row.units.first), K, p.H,
@@ -161,6 +163,11 @@ struct BackwardPass {
         store(memory.carry + j, grad_c_n ? load_row(grad_c_n) : V{});
       });
     }
+  }
+
+  // Whether the gradient of the state before the first step is wanted.
+  bool needs_first_state() const {
+    return p.grad_h0 || p.grad_c0 || p.grad_reset_h || p.grad_reset_c;
   }
 
   // Before a row's first step there is no dz: the gradient of its state is grad_h_n.

@@ -190,7 +190,8 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::Storage>
     member.barrier();
   }
   for_each_chunk(part, [&](Units units) {
-    if (Pass::is_backward) multiply(descending ? -1 : p.T, n, units, false);
+    if (Pass::is_backward && pass.needs_first_state())
+      multiply(descending ? -1 : p.T, n, units, false);
     for (int64_t r = 0; r < n; ++r)
       pass.end(row_of(0, r, units), !scratch.started.data[r], scratch.z_of(r), at(state, r, units),
                scratch.memory(r, units));
@@ -221,7 +222,7 @@ class Recurrence {
         blocks_(vectors_ * z_width),
         depth_(p_.H * Pass::state_width),
         size_(Product<S>::packed_size(depth_, blocks_)),
-        packs_(Pass::is_backward || plan.packing),
+        packs_(Pass::is_backward ? p_.T > 1 || pass.needs_first_state() : plan.packing),
         rows_((p_.B + plan.tiles - 1) / plan.tiles),
         panel_width_(Packed::panel_width_for(rows_, depth_, blocks_, plan.team_size, z_width)),
         whole_(std::lcm(panel_width_, z_width) / z_width),

@@ -17,7 +17,7 @@ from ..ops import stack
 from ..ops._eager import PLAIN_TYPES, is_eager
 from ..ops._torch_private import is_any_autocast, without_onednn
 from ..ops.arguments import State
-from ..ops.backends import dispatch
+from ..ops.backends import dispatch, torch_rnn
 from ..ops.cells import CODES
 from ..ops.layer import layer
 from ..ops.options import Options
@@ -29,6 +29,9 @@ from .parameters import FusedRNNParameters
 
 #: The dtypes of which our kernels run every call.
 _DTYPES = torch.float32, torch.float64
+
+#: `auto` must choose for layers of more hidden units, and calls of at most so many rows.
+_ONE_ROW_HIDDEN, _ONE_ROW = torch_rnn.ONE_ROW_HIDDEN, max(torch_rnn.ONE_ROW_STEPS)
 
 #: The type of hx and h_n: a Tensor, or for the LSTM the pair (h, c).
 Hidden = TypeVar("Hidden")
@@ -96,7 +99,13 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
                 batch_sizes of a PackedSequence do not match its data; expanded weights are used
                 with a feature that torch's layer lacks.
         """
-        if lengths is None and resets is None and type(input) in PLAIN_TYPES and input.dim() == 3:
+        if (
+            lengths is None
+            and resets is None
+            and type(input) in PLAIN_TYPES
+            and input.dim() == 3
+            and (self.hidden_size <= _ONE_ROW_HIDDEN or input.numel() > _ONE_ROW * input.size(-1))
+        ):
             result = self._run_plain(input.transpose(0, 1) if self.batch_first else input, hx)
             if result is not None:
                 output, last = result
@@ -144,9 +153,7 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         """Run one step of every row, for sequences that arrive step by step.
 
         Stepping through a sequence, with each step's h_n as the next step's hx, computes the same
-        as `forward` on the whole sequence. The CPU kernels give the same bits if autograd does not
-        record the step. torch's own operations run a recorded step, as they do for sequences of
-        length 1 in `forward`.
+        as `forward` on the whole sequence. The CPU kernels give the same bits.
 
         Args:
             input: [B, I], or [I] for one sequence; of the parameters' dtype, except under autocast.
@@ -319,7 +326,7 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
         weights = self._weights()
         state = None if hx is None else self._state(hx)
         for x in weights if state is None else (*weights, *state):
-            if x is not None and type(x) not in PLAIN_TYPES:
+            if x is not None and not (type(x) in PLAIN_TYPES and x.is_cpu):
                 return None
         directions = 2 if self.bidirectional else 1
         try:

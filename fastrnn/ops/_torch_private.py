@@ -67,6 +67,11 @@ def is_transforming() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def is_batched(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one of many, as within torch.autograd.grad(is_grads_batched=True)."""
+    return torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
 def has_mkldnn_products(dtype: str) -> bool:
     """Whether oneDNN has "bf16" or "fp16" matrix products on this processor."""
     supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{dtype}_supported")

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from . import linear  # noqa: F401 (defines its operator)
+from . import layer, linear  # noqa: F401 (they define their operators)
 from ._when_imported import when_imported
+from .composite_layer import INPUT, WEIGHT_HH, WEIGHT_IH
 
 
 def _recurrence(pre: Sequence[int], weight_hh: Sequence[int], *_: Any, **__: Any) -> int:
@@ -34,6 +35,39 @@ def _linear(input: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> 
     return 2 * prod(input) * weight[0]
 
 
+def _of_row(weights: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Count the operations of a row's products with weight_ih and with weight_hh."""
+    weight_ih, weight_hh, *_ = weights
+    return 2 * prod(weight_ih), 2 * prod(weight_hh)
+
+
+def _layer(input: Sequence[int], weights: Sequence[Sequence[int]], *given: Any, **_: Any) -> int:
+    """Count both products of every row, layer and direction."""
+    *_rest, num_layers, directions, _save = given
+    count = len(weights) // (num_layers * directions)
+    runs = [weights[k : k + count] for k in range(0, len(weights), count)]
+    return prod(input[:-1]) * sum(sum(_of_row(run)) for run in runs)
+
+
+def _layer_backward(*given: Any, **_: Any) -> int:
+    """Count the products of every step, and of the gradients that `needs` names."""
+    input, weights, h0, _c0, lengths = given[5:10]
+    *_rest, num_layers, directions, needs = given
+    rows, batch = prod(input[:-1]), input[-2] if lengths is None else lengths[0]
+    count = len(weights) // (num_layers * directions)
+    total = 0
+    for k in range(num_layers * directions):
+        of_input, of_state = _of_row(weights[k * count : (k + 1) * count])
+        total += rows * of_state
+        if needs & INPUT or k >= directions:
+            total += rows * of_input
+        if needs & WEIGHT_IH:
+            total += rows * of_input
+        if needs & WEIGHT_HH:  # an initial state of zeros has no product
+            total += (rows - batch * (h0 is None)) * of_state
+    return total
+
+
 def _register(module: ModuleType) -> None:
     operators = torch.ops.fastrnn
     forward = [operators.recurrence, operators.recurrence_by]
@@ -41,6 +75,8 @@ def _register(module: ModuleType) -> None:
     module.register_flop_formula(forward)(_recurrence)
     module.register_flop_formula(backward)(_recurrence_backward)
     module.register_flop_formula([operators.linear])(_linear)
+    module.register_flop_formula([operators.layer])(_layer)
+    module.register_flop_formula([operators.layer_backward])(_layer_backward)
 
 
 # Importing the counter here would import Triton and double the time of `import fastrnn`.

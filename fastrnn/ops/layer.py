@@ -18,7 +18,13 @@ from torch import Tensor
 
 from . import composite_layer
 from ._eager import copy_on_write, is_recording
-from ._torch_private import apply_outside_transforms, below_views, builtin, is_transforming
+from ._torch_private import (
+    apply_outside_transforms,
+    below_views,
+    builtin,
+    is_batched,
+    is_transforming,
+)
 from .arguments import State
 from .backends import dispatch
 from .cells import CELLS
@@ -146,7 +152,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transforming():
+        if torch.is_grad_enabled() or is_transforming() or any(map(_is_batched, grads)):
             return _differentiable_gradients(ctx, saved, grads)
         options = ctx.options
         needs, found_at = _wanted(ctx.needs_input_grad[_FIRST_TENSOR:], *options)
@@ -167,6 +173,10 @@ _apply = apply_outside_transforms(_Layer)
 #: The indices of the first tensor among the arguments of _Layer, and of the first tensor and the
 #: first weight among those that it saves.
 _FIRST_TENSOR, _FIRST_SAVED_TENSOR, _FIRST_SAVED_WEIGHT = 4, 4, 7
+
+
+def _is_batched(grad: Tensor | None) -> bool:
+    return grad is not None and is_batched(grad)
 
 
 @functools.lru_cache

@@ -45,7 +45,7 @@ def run(
     The arguments are valid.
 
     Args:
-        prefer_kernels: see `runs_in_torch`; ignored if a gradient is recorded.
+        prefer_kernels: see `runs_in_torch`.
     """
     if autocast.is_autocasting(input):
         input, *weights = autocast.cast(input, *weights)
@@ -55,8 +55,6 @@ def run(
     if batch_sizes is not None:
         return in_torch(input, hx, weights, options, batch_sizes)
     expressible = ragged.lengths is None and ragged.resets is None and weights[1].dim() == 2
-    if prefer_kernels:
-        prefer_kernels = not is_recording(*weights, input, *(hx or ()))
     eager = is_eager()
     if runs_in_torch(input, hx, weights, options, eager, expressible, None, prefer_kernels):
         return in_torch(input, hx, weights, options)
@@ -102,8 +100,6 @@ def runs_in_torch(
         if prefer_kernels:
             return False
         steps = input.shape[0] if batch_sizes is None else batch_sizes.shape[0]
-        if steps > torch_rnn.FEW_STEPS.get(options.mode, 0) and input.dtype.itemsize > 2:
-            return False
         batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
         size = batch, weights[1].shape[-1], input.dtype
         recording = is_recording(*weights, input, *(hx or ()))

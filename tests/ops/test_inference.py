@@ -1,4 +1,4 @@
-"""Without a gradient, a stack in one direction computes the same bits as the general path."""
+"""Inference, by one operator for a stack of layers."""
 
 from typing import Any
 
@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 import fastrnn
-from fastrnn.ops import inference, stack
 
 from ..utils.marks import requires_extension
 from ..utils.nn_rnn_parity import assert_same
+from ..utils.operators import run_separate_operators
 
 T, B, I, H = 7, 3, 2, 4  # noqa: E741
-GATED: list[Any] = [fastrnn.FusedLSTM, fastrnn.FusedGRU]
 LAYERS: dict[str, Any] = {
     "tanh": fastrnn.FusedRNN,
     "relu": lambda *sizes, **kwargs: fastrnn.FusedRNN(*sizes, nonlinearity="relu", **kwargs),
@@ -47,56 +46,54 @@ def flat(result: Any) -> list[Tensor]:
 @pytest.mark.parametrize("ragged", RAGGED)
 @pytest.mark.parametrize("kwargs", [{}, {"num_layers": 2}, {"num_heads": 2}, {"bias": False}])
 @pytest.mark.parametrize("name", list(LAYERS))
-def test_equals_the_general_path(name, kwargs, ragged, batch, monkeypatch):
-    layer, x = LAYERS[name](I, H, **kwargs), torch.randn(T, batch, I)
-    given = ragged_arguments(ragged, batch)
-    calls, infer = [], inference.infer
-    monkeypatch.setattr(stack, "infer", lambda *a: calls.append(a) or infer(*a))
+def test_equals_separate_operators(name, kwargs, ragged, batch, monkeypatch):
+    layer = LAYERS[name](I, H, dtype=torch.float64, **kwargs)
+    x, given = torch.randn(T, batch, I, dtype=torch.float64), ragged_arguments(ragged, batch)
+    results = []
     with torch.no_grad():
-        first = flat(layer(x, **given))
-        of_hx = flat(layer(x, layer(x, **given)[1], **given))
-        assert len(calls) == 3
-        monkeypatch.setattr(stack, "are_plain", lambda *_: False)
-        assert_same(first, flat(layer(x, **given)))
-        assert_same(of_hx, flat(layer(x, layer(x, **given)[1], **given)))
-    assert len(calls) == 3
+        for separate in (False, True):
+            if separate:
+                run_separate_operators(monkeypatch)
+            first = layer(x, **given)
+            results.append([*flat(first), *flat(layer(x, first[1], **given))])
+    assert_same(*results)
 
 
-@pytest.mark.parametrize("ragged", RAGGED)
-@pytest.mark.parametrize("cell", GATED)
-def test_parts_of_the_steps_equal_all_at_a_time(cell, ragged, monkeypatch):
-    layer, x, given = cell(I, H, num_layers=2), torch.randn(T, B, I), ragged_arguments(ragged)
-    runs, steps = [], inference._steps
-    monkeypatch.setattr(
-        inference, "_steps", lambda x, *rest: runs.append(len(x)) or steps(x, *rest)
-    )
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_a_strided_input_is_read_where_it_is(name, batch_first):
+    """Rows that are not contiguous, and those of another layout, give the same bits."""
+    layer = LAYERS[name](I, H, batch_first=batch_first)
+    wide = torch.randn(B, T, 2 * I)
+    for x in (wide[..., :I], wide[..., I:], wide[..., ::2], wide[:1].expand(B, T, 2 * I)[..., :I]):
+        given = x if batch_first else x.transpose(0, 1)
+        with torch.no_grad():
+            assert_same(flat(layer(given)), flat(layer(given.contiguous())))
+
+
+@pytest.mark.parametrize("steps", [1, 95, 96, 97, 300])
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_chunks_of_the_projection(steps, batch, bidirectional):
+    """The bits do not depend on the chunks of steps in which the input is projected."""
+    layer = fastrnn.FusedGRU(3, 20, bidirectional=bidirectional)
+    x = torch.randn(steps, batch, 3)
     with torch.no_grad():
-        expected = flat(layer(x, **given))
-        assert runs == [T, T]
-        of_a_step = B * H * x.element_size() * (4 if cell is fastrnn.FusedLSTM else 3)
-        monkeypatch.setattr(inference, "PART_BYTES", 3 * of_a_step)
-        assert_same(flat(layer(x, **given)), expected)
-    assert runs[2:] == [3, 3, 1, 3, 3, 1]
+        output, last = layer(x)
+        for b in range(batch):
+            one, of_one = layer(x[:, b : b + 1])
+            assert torch.equal(output[:, b], one[:, 0])
+            assert torch.equal(last[:, b], of_one[:, 0])
 
 
-@pytest.mark.parametrize("cell", GATED)
-def test_inference_holds_no_preactivations_of_all_steps(cell, monkeypatch):
-    """Of a long sequence, the output and a part of the pre-activations are held at a time."""
-    sizes: list[int] = []
-    linear = inference.linear_below_autograd
-
-    def measured(*arguments: Any) -> Tensor:
-        result = linear(*arguments)
-        sizes.append(result.numel() * result.element_size())
-        return result
-
-    monkeypatch.setattr(inference, "linear_below_autograd", measured)
-    layer, x = cell(1, 64), torch.randn(3000, 16, 1)
-    with torch.no_grad():
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_inference_holds_no_preactivations_of_all_steps(name):
+    """A call allocates little more than its output."""
+    layer, x = LAYERS[name](1, 64), torch.randn(3000, 16, 1)
+    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
         output, _ = layer(x)
-    gates = 4 if cell is fastrnn.FusedLSTM else 3
-    assert sum(sizes) == output.numel() * gates * 4 > 2 * inference.PART_BYTES
-    assert max(sizes) <= inference.PART_BYTES
+    allocated = sum(max(0, event.cpu_memory_usage) for event in profile.events())
+    assert output.nbytes <= allocated < 1.1 * output.nbytes
 
 
 @pytest.mark.parametrize("num_heads", [1, 2])

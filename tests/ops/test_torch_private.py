@@ -54,6 +54,25 @@ def test_transforms_are_detected() -> None:
     assert found == [True, True]
 
 
+def test_batched_gradients_are_detected() -> None:
+    found = []
+
+    class Look(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            found.append(private.is_batched(grad))
+            return grad
+
+    x = torch.ones(3, requires_grad=True)
+    for grads, is_batched in ((torch.eye(3), True), (torch.ones(3), False)):
+        torch.autograd.grad(Look.apply(x), x, grads, is_grads_batched=is_batched)
+    assert found == [True, False]
+
+
 def test_the_builtin_of_an_operator_runs_it() -> None:
     x = torch.tensor([-1.0, 2.0])
     builtin = private.builtin(torch.ops.aten.relu.default)

@@ -21,13 +21,11 @@ from ..cells import CELLS, CODES
 from . import cpu
 from .base import Backend, Call
 
-#: The largest number of steps for which training on the CPU uses torch's loop, by mode: the
-#: autograd node of a kernel costs more than the kernel saves. With few rows, the kernel of nn.RNN's
-#: cells is slower at 4 steps and faster from 5 on, and the GRU's is slower at 2 and faster from 3
-#: on. The LSTM's is faster than oneDNN's, which torch runs, or as fast, at 1 to 8 steps
-#: (`python -m benchmarks.short_calls`). In inference only a single step uses the loop, so that the
-#: results of longer sequences do not depend on their length.
-FEW_STEPS = {"RNN_TANH": 4, "RNN_RELU": 4, "GRU": 2}
+#: The calls of the RNN and the GRU on the CPU for which torch's loop is faster: those with one row
+#: of more than ONE_ROW_HIDDEN units and at most so many steps, in inference and in training. There a
+#: product is a pass over W_hh, which our kernels first rearrange for more rows. The LSTM's kernels
+#: are faster than oneDNN's, which torch runs, in all short calls (`python -m benchmarks.short_calls`).
+ONE_ROW_HIDDEN, ONE_ROW_STEPS = 256, (1, 3)
 
 #: The sizes B·H² from which torch is faster in bfloat16, in inference and in training, by mode, on
 #: a CPU with instructions for products of bfloat16: oneDNN uses them, and our kernels do not. For
@@ -82,8 +80,7 @@ class Torch(Backend):
                 return "the CPU kernels multiply bfloat16 with AMX, as oneDNN does"
             if call.dtype.itemsize == 2:
                 return "the CPU kernels are faster, except in large calls where oneDNN has bfloat16"
-            few = _few_steps(call.mode, call.training)
-            return f"the CPU kernels are faster from {few + 1} steps on"
+            return "the CPU kernels are faster, except for a few steps of one row of many units"
         if kind == "cuda" and not _cudnn_is_faster(call):
             return "the H200 record does not show cuDNN to be more than 6% faster for such a call"
         return None
@@ -101,19 +98,14 @@ def is_faster_on_cpu(
 ) -> bool:
     """Whether torch's own implementation is faster than our kernels for dense input on the CPU."""
     if dtype.itemsize > 2:
-        return steps <= _few_steps(mode, training)
+        one_row = batch == 1 and hidden > ONE_ROW_HIDDEN and mode != "LSTM"
+        return one_row and steps <= ONE_ROW_STEPS[training]
     # torch's own operations round more often than the kernels: not for few steps only.
     if dtype != torch.bfloat16 or not has_bfloat16_products() or cpu.multiplies_bfloat16():
         return False
     if mode == "LSTM" and training:
         return batch >= LSTM_ROWS
     return batch * hidden**2 >= BFLOAT16_SIZES[mode][training]
-
-
-def _few_steps(mode: str, training: bool) -> int:
-    if mode not in FEW_STEPS:
-        return 0
-    return FEW_STEPS[mode] if training else 1
 
 
 def _cudnn_is_faster(call: Call) -> bool:
