@@ -88,8 +88,8 @@ inline Tensor index_tensor(const char* name, const Tensor& tensor, int64_t size,
                            const Tensor& like) {
   check_device(name, tensor, like);
   check_shape(name, tensor, {size});
-  return contiguous(
-      name, with_reason(name, [&] { return torch::stable::to(tensor, ScalarType::Long); }));
+  return contiguous(name,
+                    with_reason(name, [&] { return torch::stable::to(tensor, ScalarType::Long); }));
 }
 
 // Checks `resets`, for data with `rows` rows: [T, B], or [N] if it is packed.
@@ -132,8 +132,7 @@ struct TensorArgs {
     } else {
       check_shape(is_pre ? "pre" : "out", data, {T, B, G, width * H});
     }
-    if (resets_)
-      resets = reset_tensor(*resets_, T, B, data.size(0), offsets.has_value(), data);
+    if (resets_) resets = reset_tensor(*resets_, T, B, data.size(0), offsets.has_value(), data);
     params = {
         {T, B, G, H, reverse_from, lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
          offsets ? offsets->const_data_ptr<int64_t>() : nullptr, Activation(mode), dtype_of(data)},

@@ -12,9 +12,9 @@ from .ops import autocast, flops, stack  # noqa: F401 (imported for its registra
 from .ops.arguments import Arguments, Outputs, State, arguments
 from .ops.backends import dispatch
 from .ops.cells import CODES, GRU, LSTM
-from .ops.traceable_layer import traceable_recurrence
 from .ops.options import Options
 from .ops.ragged import Ragged
+from .ops.traceable_layer import traceable_recurrence
 
 __all__ = ["gru", "gru_recurrence", "lstm", "lstm_recurrence", "recurrence", "rnn"]
 

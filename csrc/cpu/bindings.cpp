@@ -69,9 +69,8 @@ struct SharedInputs {
 
 // `out` may be `pre` itself for cells of one gate, and `gates` may be: the kernels read a row
 // before they write it.
-void forward_into(Tensor& out, Tensor& h_n, Given& c_n,
-                  Given& gates, Given& inner, const Tensor& pre,
-                  const SharedInputs& given) {
+void forward_into(Tensor& out, Tensor& h_n, Given& c_n, Given& gates, Given& inner,
+                  const Tensor& pre, const SharedInputs& given) {
   cpu::forward({given.params(),
                 pre.const_data_ptr(),
                 {},
@@ -116,11 +115,11 @@ void check_output(const char* name, const Tensor& tensor, const Shape& shape, co
 
 // `out` may be `pre` for cells of one gate, and `gates` may be. Rows of packed data beyond all
 // sequences are left unchanged.
-Tensor run_forward_out(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0, const Given& c0,
-                   const Given& unit_param, const Given& lengths, const Given& offsets,
-                   const Given& resets, const Given& reset_h, const Given& reset_c, int64_t mode,
-                   int64_t reverse_from, Tensor out, Given c_n,
-                   Given gates, Given inner) {
+Tensor run_forward_out(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0,
+                       const Given& c0, const Given& unit_param, const Given& lengths,
+                       const Given& offsets, const Given& resets, const Given& reset_h,
+                       const Given& reset_c, int64_t mode, int64_t reverse_from, Tensor out,
+                       Given c_n, Given gates, Given inner) {
   const Tensor pre = input_tensor("pre", pre_, pre_);
   const SharedInputs given(pre, weight_hh, h0, c0, unit_param, lengths, offsets, resets, reset_h,
                            reset_c, mode, reverse_from, /*is_pre=*/true);
@@ -211,18 +210,17 @@ Tensor run_linear(const Tensor& input_, const Tensor& weight_, const Given& bias
   for (size_t i = 0; i + 1 < sizes.size(); ++i) rows *= sizes[i];
   sizes.back() = weight.size(0);
   Tensor out = empty(sizes, input);
-  cpu::linear(
-      {rows,
-       weight.size(0),
-       weight.size(1),
-       dtype_of(input),
-       1,
-       {input.const_data_ptr(), nullptr},
-       {weight.const_data_ptr(), nullptr},
-       false,
-       data_or_null(bias),
-       out.mutable_data_ptr()},
-      threads());
+  cpu::linear({rows,
+               weight.size(0),
+               weight.size(1),
+               dtype_of(input),
+               1,
+               {input.const_data_ptr(), nullptr},
+               {weight.const_data_ptr(), nullptr},
+               false,
+               data_or_null(bias),
+               out.mutable_data_ptr()},
+              threads());
   return out;
 }
 

@@ -30,13 +30,12 @@ Saved run_layer(const Stack& stack, int64_t layer, const Tensor& x, Given& h_n, 
   const bool packed = stack.is_packed();
   Saved saved{output(stack.data_shape(wide), x, packed), {}, {}};
   if (save && stack.traits.saves) {
-    saved.gates = output(stack.data_shape(stack.traits.gates * wide), x, packed);
-    if (stack.traits.has_inner) saved.inner = output(stack.data_shape(wide), x, packed);
+    saved.gates = output(stack.grouped_shape(stack.traits.gates * stack.H), x, packed);
+    if (stack.traits.has_inner) saved.inner = output(stack.grouped_shape(stack.H), x, packed);
   }
-  forward({stack.params(layer), nullptr, projection(stack, layer, x),
-           saved.out.mutable_data_ptr(), mutable_part_of(h_n, stack, layer),
-           mutable_part_of(c_n, stack, layer), mutable_data_or_null(saved.gates),
-           mutable_data_or_null(saved.inner)},
+  forward({stack.params(layer), nullptr, projection(stack, layer, x), saved.out.mutable_data_ptr(),
+           mutable_part_of(h_n, stack, layer), mutable_part_of(c_n, stack, layer),
+           mutable_data_or_null(saved.gates), mutable_data_or_null(saved.inner)},
           threads());
   return saved;
 }
@@ -123,15 +122,15 @@ Tensor run_layer_backward(const Stack& stack, int64_t layer, const Saved& saved,
 
 // A layer's gradients of its weights, direction by direction.
 std::vector<Tensor> weight_gradients(const LayerGradients& gradients, const Stack& stack,
-                                     int64_t needs) {
+                                     int64_t layer, int64_t needs) {
   std::vector<Tensor> results;
   for (int64_t d = 0; d < stack.directions; ++d) {
+    const Weights& own = stack.of(layer, d);
     if (needs & needs_weight_ih) results.push_back(gradients.weight_ih(d));
     if (needs & needs_weight_hh) results.push_back(gradients.weight_hh(d));
-    if (needs & needs_biases) {
+    if (needs & needs_biases && own.bias_ih)
       for (const Tensor& bias : gradients.biases(d)) results.push_back(bias);
-    }
-    if (needs & needs_leak) results.push_back(gradients.leak(d));
+    if (needs & needs_leak && own.leak) results.push_back(gradients.leak(d));
   }
   return results;
 }
@@ -165,7 +164,7 @@ std::vector<Tensor> layer_backward(const Given& grad_output, const Given& grad_h
     const Tensor& x = l == 0 ? stack.input : all[l - 1].out;
     const LayerGradients gradients(stack, l, x, all[l].out, grad_pre, grad_unit_param);
     if (l > 0 || needs & needs_input) grad = gradients.input();
-    of_weights[l] = weight_gradients(gradients, stack, needs);
+    of_weights[l] = weight_gradients(gradients, stack, l, needs);
   }
   std::vector<Tensor> results;
   if (needs & needs_input) results.push_back(*grad);

@@ -100,9 +100,8 @@ Tensor LayerGradients::weight_hh(int64_t direction) const {
     const int64_t j = i / gates, k = i % gates;
     const bool from_pre = k < of_pre;
     outer({H, H, static_cast<int64_t>(rows.grad_pre.size()), params_.dtype,
-           from_pre ? rows.grad_pre.data() : rows.grad_unit_param.data(),
-           rows.state_before.data(), from_pre ? k * hidden_ + j * H : j * H, j * H,
-           out + i * H * H * element_size_});
+           from_pre ? rows.grad_pre.data() : rows.grad_unit_param.data(), rows.state_before.data(),
+           from_pre ? k * hidden_ + j * H : j * H, j * H, out + i * H * H * element_size_});
   };
   run_tasks(heads * gates, stack_.rows * wide_ * H, head);
   return grad;

@@ -15,8 +15,7 @@ inline void add_products(int64_t K, const A* const* a, int64_t m, const A* const
     if (b[k] == nullptr) continue;
     const Vector<A> row = load_row(b[k]);
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r)
-      sum[r] = multiply_add(broadcast<A>(a[k][m + r]), row, sum[r]);
+    for (int r = 0; r < rows; ++r) sum[r] = multiply_add(broadcast<A>(a[k][m + r]), row, sum[r]);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) sums[r] = sum[r];
@@ -84,8 +83,7 @@ void outer_with(const OuterParams& p) {
     const int64_t size = p.M * p.N;
     for_each_vector<S>(size, [&](int64_t j, auto, auto store_row) {
       const int64_t left = size - j < L ? size - j : L;
-      store_row(static_cast<Element*>(p.out),
-                S::narrow(load_part<Plain<A>>(sums + j, left)));
+      store_row(static_cast<Element*>(p.out), S::narrow(load_part<Plain<A>>(sums + j, left)));
     });
   }
 }

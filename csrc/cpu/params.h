@@ -17,11 +17,11 @@ struct Layout {
 // csrc/params.h. A state is [B, G, H], or [D, B, heads * H] as in nn.RNN.
 struct CellParams : ParamsWithResets {
   Cell cell;
-  int64_t heads;              // in each direction
-  Layout state_layout;        // of h0, c0, h_n, c_n, reset_h and reset_c
-  const void* weight_hh[2];   // [heads, K * H, H] of each direction
-  const void* unit_param[2];  // [heads * H] of each direction
-  const void *h0, *c0;        // null: 0
+  int64_t heads;                  // in each direction
+  Layout state_layout;            // of h0, c0, h_n, c_n, reset_h and reset_c
+  const void* weight_hh[2];       // [heads, K * H, H] of each direction
+  const void* unit_param[2];      // [heads * H] of each direction
+  const void *h0, *c0;            // null: 0
   const void *reset_h, *reset_c;  // the state from which a reset starts; null: 0
 
   int64_t direction(int64_t g) const { return g >= heads; }
@@ -38,16 +38,16 @@ struct CellParams : ParamsWithResets {
 // The input projection of a layer, W_ih x + b_ih + b_hh, except b_hh of the GRU's n.
 struct Projection {
   int64_t I;
-  const void* input;             // [T, B, I] or [N, I]; null: `pre` is given instead
-  int64_t step, row;             // elements from one step, and one batch row, to the next
-  const void* weight_ih[2];      // [K * heads * H, I] of each direction
+  const void* input;                    // [T, B, I] or [N, I]; null: `pre` is given instead
+  int64_t step, row;                    // elements from one step, and one batch row, to the next
+  const void* weight_ih[2];             // [K * heads * H, I] of each direction
   const void *bias_ih[2], *bias_hh[2];  // [K * heads * H] of each direction, or null
 };
 
 struct CellForward : CellParams {
   const void* pre;  // [T, B, G, K * H] or [N, G, K * H], unless there is a projection
   Projection projection;
-  void* out;    // [T, B, G, H] or [N, G, H]; where rows are packed, only active rows are written
+  void* out;  // [T, B, G, H] or [N, G, H]; where rows are packed, only active rows are written
   void* h_n;
   void* c_n;
   void* gates;  // as pre, and may be pre itself; null: not saved
@@ -60,7 +60,7 @@ struct CellBackward : CellParams {
   const void* out;
   const void* gates;
   const void* inner;
-  void* grad_pre;         // [T, B, G, K * H] or [N, G, K * H], or [D, T * B, K * heads * H]
+  void* grad_pre;  // [T, B, G, K * H] or [N, G, K * H], or [D, T * B, K * heads * H]
   void* grad_h0;
   void* grad_c0;
   void* grad_unit_param;  // as out
@@ -87,8 +87,8 @@ struct OuterParams {
   const void* const* a;  // K rows, of which M elements from `a_offset` on are used
   const void* const* b;  // K rows, of which N elements from `b_offset` on are used; null: zeros
   int64_t a_offset, b_offset;
-  void* out;      // [M, N]
-  bool is_wide;   // whether out is float32 for half precision
+  void* out;     // [M, N]
+  bool is_wide;  // whether out is float32 for half precision
 };
 
 }  // namespace fastrnn::cpu

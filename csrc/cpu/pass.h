@@ -179,9 +179,7 @@ struct BackwardPass {
   }
 
   // The index of the first unit of a row's state.
-  int64_t state_index(const Row& row) const {
-    return p.state_at(row.b, row.g) + row.units.first;
-  }
+  int64_t state_index(const Row& row) const { return p.state_at(row.b, row.g) + row.units.first; }
 
   // The first unit of a row of grad_pre.
   Element* grad_pre_of(const Row& row) const {

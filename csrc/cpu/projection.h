@@ -121,7 +121,8 @@ class InputProjection {
           __builtin_memset(to, 0, stride * sizeof(Operand));
           continue;
         }
-        const auto* from = data + (p_.offsets ? p_.row(t, b) * in_.row : t * in_.step + b * in_.row);
+        const auto* from =
+            data + (p_.offsets ? p_.row(t, b) * in_.row : t * in_.step + b * in_.row);
         Product<S>::copy_row(from, in_.I, to);
       }
     return {copy, stride};

@@ -238,9 +238,8 @@ class Recurrence {
 
   void run() const {
     const int64_t of_weight_hh = packs_ ? p_.G * blocks_ : 0;
-    run_tasks(plan_.parallel_packing, of_weight_hh + projection_.pack_tasks(), [&](int64_t i) {
-      i < of_weight_hh ? pack(i) : projection_.pack(i - of_weight_hh);
-    });
+    run_tasks(plan_.parallel_packing, of_weight_hh + projection_.pack_tasks(),
+              [&](int64_t i) { i < of_weight_hh ? pack(i) : projection_.pack(i - of_weight_hh); });
     if (projection_.is_ahead()) project_ahead();
     plan_.team_size > 1 ? run_teams() : run_tiles();
   }
@@ -283,8 +282,7 @@ class Recurrence {
       const MatrixView<const Operand> x{state, states.stride * Pass::state_width};
       const MatrixView<const A> start{Product<S>::start_at_zero(zeros_.data), 0};
       const MatrixView<A> z{scratch.z.data, scratch.z_stride};
-      const int64_t block = units.first / L * z_width,
-                    count = (units.count + L - 1) / L * z_width;
+      const int64_t block = units.first / L * z_width, count = (units.count + L - 1) / L * z_width;
       if (packs_) {
         product.multiply(n, x, packed(g).at(block), count, start, z, reverse);
       } else {
@@ -299,8 +297,8 @@ class Recurrence {
         return {pre.data, pre.stride};
       }
       const int64_t count = (part.units.count + L - 1) / L * z_width;
-      projection_.run(product, g, steps, b0, b1 - b0, from / L * z_width, count,
-                      scratch.input.data, pre);
+      projection_.run(product, g, steps, b0, b1 - b0, from / L * z_width, count, scratch.input.data,
+                      pre);
       return {pre.data, pre.stride};
     };
     run_steps(pass_, part, states, scratch, member, projection_.steps(), multiply, project);
@@ -353,8 +351,8 @@ class Recurrence {
       const int64_t g = i / plan_.tiles, tile = i % plan_.tiles;
       const int64_t b0 = p_.B * tile / plan_.tiles, b1 = p_.B * (tile + 1) / plan_.tiles;
       State<S> state(b1 - b0, p_.H, Pass::state_width, chunk_ < vectors_);
-      run_units(g, b0, b1, 0, parts_, state,
-                Scratch<S>(pass_, projection_, state, b1 - b0, chunk_), TeamMember{});
+      run_units(g, b0, b1, 0, parts_, state, Scratch<S>(pass_, projection_, state, b1 - b0, chunk_),
+                TeamMember{});
     });
   }
 

@@ -41,6 +41,8 @@ Stack::Stack(const Tensor& input_, const std::vector<Tensor>& weights_, const Gi
   rows = offsets_ ? input.size(0) : T * B;
   if (resets_) resets = reset_tensor(*resets_, T, B, rows, is_packed(), input);
   add_weights(weights_);
+  STD_TORCH_CHECK(c0_.has_value() == (h0_ && traits.has_c),
+                  "fastrnn: c0 goes with h0, for cells with a second state");
   h0 = optional_tensor("h0", h0_, state_shape(), input);
   c0 = optional_tensor("c0", c0_, state_shape(), input);
   if (is_packed()) check_packed_rows(params(0), rows);
@@ -58,7 +60,8 @@ void Stack::add_weights(const std::vector<Tensor>& given) {
   heads = first.dim() == 3 ? first.size(0) : 1;
   H = first.size(first.dim() - 1);
   const int64_t wide = traits.gates * hidden();
-  const Shape of_hh = first.dim() == 2 ? Shape{traits.gates * H, H} : Shape{heads, traits.gates * H, H};
+  const Shape of_hh =
+      first.dim() == 2 ? Shape{traits.gates * H, H} : Shape{heads, traits.gates * H, H};
   weights.reserve(layers * directions);
   for (size_t i = 0; i < given.size(); i += count) {
     const bool is_first = static_cast<int64_t>(i) < count * directions;
@@ -67,7 +70,9 @@ void Stack::add_weights(const std::vector<Tensor>& given) {
     check_shape("weight_hh", given[i + 1], of_hh);
     Weights one{input_tensor("weight_ih", given[i], input),
                 input_tensor("weight_hh", given[i + 1], input),
-                {}, {}, {}};
+                {},
+                {},
+                {}};
     if (has_biases) {
       check_shape("bias_ih", given[i + 2], {wide});
       check_shape("bias_hh", given[i + 3], {wide});

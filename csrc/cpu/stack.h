@@ -40,6 +40,12 @@ struct Stack {
     if (input.dim() == 2) return {rows, width};
     return {T, B, width};
   }
+  // The same by groups, with `width` numbers for each.
+  Shape grouped_shape(int64_t width) const {
+    const int64_t groups = directions * heads;
+    if (input.dim() == 2) return {rows, groups, width};
+    return {T, B, groups, width};
+  }
   Shape state_shape() const { return {layers * directions, B, hidden()}; }
 
   // What the forward and the backward of a layer share.

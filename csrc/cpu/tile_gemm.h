@@ -65,8 +65,7 @@ inline void pack_pairs(const RowMajorMatrix<BFloat16>& w, int64_t depth, BFloat1
     if (k >= depth) return Bits{};
     return bit_cast<Bits>(load_part<BFloat16>(w.data + k * w.N + first, width)) >> 16;
   };
-  for (int64_t k = 0; k < whole_tiles(depth); k += 2)
-    store(to + k * L, row(k) | row(k + 1) << 16);
+  for (int64_t k = 0; k < whole_tiles(depth); k += 2) store(to + k * L, row(k) | row(k + 1) << 16);
 }
 
 // The tiles: z of two tiles of rows and two column blocks, x of the rows, and W of the blocks.

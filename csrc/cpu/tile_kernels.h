@@ -9,8 +9,9 @@ template <class P>
 [[noreturn]] inline void without_tiles(const P&, const Threads&) {
   throw std::runtime_error("fastrnn: the emulated tiles run only bfloat16");
 }
-constexpr KernelTable kernels_without_tiles = {
-    &without_tiles<CellForward>, &without_tiles<CellBackward>, &without_tiles<LinearParams>, nullptr};
+constexpr KernelTable kernels_without_tiles = {&without_tiles<CellForward>,
+                                               &without_tiles<CellBackward>,
+                                               &without_tiles<LinearParams>, nullptr};
 #else
 const KernelTable& kernels_without_tiles = KERNELS_WITHOUT_TILES;
 #endif

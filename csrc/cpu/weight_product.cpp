@@ -58,8 +58,7 @@ Tensor matrix(const void* data, int64_t rows, int64_t columns, int64_t row, int6
 // out = a^T b, or out += a^T b, by torch's product, which ignores autograd and autocast here.
 void multiply(const Tensor& a, const Tensor& b, Tensor& out, bool add) {
   if (add) {
-    TORCH_ERROR_CODE_CHECK(
-        aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1));
   } else {
     TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), a.get(), b.get()));
   }
@@ -111,9 +110,8 @@ void multiply_converted(const Run& run, int64_t M, int64_t N, const Tensor& like
     const int64_t some = std::min(part, run.rows - r);
     const auto converted = [&](const char* data, int64_t stride, int64_t count) {
       const Tensor rows = matrix(data + r * stride * element_size, some, count, stride, 1, like);
-      return with_reason("a conversion", [&] {
-        return torch::stable::to(rows, ScalarType::Float);
-      });
+      return with_reason("a conversion",
+                         [&] { return torch::stable::to(rows, ScalarType::Float); });
     };
     const Tensor a = converted(run.a, run.a_stride, M), b = converted(run.b, run.b_stride, N);
     multiply(matrix(a.const_data_ptr(), M, some, 1, a.stride(0), a), b, sum, add || r > 0);
@@ -191,8 +189,8 @@ Tensor sum_of_rows(const Operand& from, const Tensor& like) {
   };
   run_tasks(parts, K * N, [&](int64_t i) {
     const int64_t k = i * part;
-    outer({1, N, std::min(part, K - k), dtype, ones.data() + k, from.rows.data() + k, 0,
-           from.first, row(i), /*is_wide=*/true});
+    outer({1, N, std::min(part, K - k), dtype, ones.data() + k, from.rows.data() + k, 0, from.first,
+           row(i), /*is_wide=*/true});
   });
   for (int64_t i = 0; i < parts; ++i) rows.push_back(row(i));
   outer({1, N, parts, wide_dtype, wide_ones.data(), rows.data(), 0, 0, total.mutable_data_ptr()});

@@ -99,17 +99,10 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
                 batch_sizes of a PackedSequence do not match its data; expanded weights are used
                 with a feature that torch's layer lacks.
         """
-        if (
-            lengths is None
-            and resets is None
-            and type(input) in PLAIN_TYPES
-            and input.dim() == 3
-            and (self.hidden_size <= _ONE_ROW_HIDDEN or input.numel() > _ONE_ROW * input.size(-1))
-        ):
-            result = self._run_plain(input.transpose(0, 1) if self.batch_first else input, hx)
-            if result is not None:
-                output, last = result
-                return output.transpose(0, 1) if self.batch_first else output, last
+        if lengths is None and resets is None:
+            done = self._forward_plain(input, hx)
+            if done is not None:
+                return done
         if is_traced(input, hx, lengths, resets):
             result = record_call(self, input, hx, lengths=lengths, resets=resets)
             if result is not None:
@@ -191,9 +184,9 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
             _checks.resets(resets, input.shape[:-1], input.device)
         if dim == 2:
             ragged = DENSE if resets is None else Ragged(resets=resets.unsqueeze(0))
-            result = self._run_plain(input, hx, ragged)
-            if result is not None:
-                return result
+            done = self._run_plain(input, hx, ragged)
+            if done is not None:
+                return done
             output, last = self._step(input, state, resets)
             return output, self._hidden(last)
         output, last = self._step(
@@ -298,6 +291,17 @@ class FusedRNNBase(FusedRNNParameters, Generic[Hidden]):
             prefer_kernels=True,
         )
         return output.squeeze(0), last
+
+    def _forward_plain(self, input: Any, hx: Any) -> tuple[Tensor, Hidden] | None:
+        """Run a dense batch by `_run_plain`; None if it cannot."""
+        if type(input) not in PLAIN_TYPES or input.dim() != 3:
+            return None
+        if self.hidden_size > _ONE_ROW_HIDDEN and input.numel() <= _ONE_ROW * input.size(-1):
+            return None
+        if not self.batch_first:
+            return self._run_plain(input, hx)
+        result = self._run_plain(input.transpose(0, 1), hx)
+        return result if result is None else (result[0].transpose(0, 1), result[1])
 
     def _run_plain(
         self,

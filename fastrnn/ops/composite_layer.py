@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -114,7 +114,9 @@ def backward(
     cell, ragged = CELLS[mode], Ragged(lengths, offsets, resets)
     hx = None if h0 is None else State(h0, c0)
     per_layer = (num_layers > 1) + cell.saves + cell.has_inner
-    grad, states, of_weights = grad_output, [], []
+    grad = grad_output
+    states: list[State] = []
+    of_weights: list[Tensor] = []
     with below_views():
         for k in reversed(range(num_layers)):
             own, first = layers_of(hx, weights, num_layers, directions)[k]
@@ -122,7 +124,7 @@ def backward(
             out = kept.pop(0) if k + 1 < num_layers else output
             x = input if k == 0 else saved[(k - 1) * per_layer]
             last = slice(k * directions, (k + 1) * directions)
-            of_last = State(*(g if g is None else g[last] for g in (grad_h_n, grad_c_n)))
+            of_last = [g if g is None else g[last] for g in (grad_h_n, grad_c_n)]
             step = Step(State(out), *(kept or (None, None)))
             layer = _Backward(x, first, own, ragged, mode, directions, step, backend)
             wanted = needs | (INPUT if k > 0 else 0)
@@ -130,9 +132,8 @@ def backward(
             states.insert(0, of_first)
             of_weights = grads + of_weights
         results = [grad] if needs & INPUT else []
-        if needs & STATES:
-            results += [x for x in concatenate(states) if x is not None]
-    return results + of_weights
+        results += concatenate(states) if needs & STATES else []
+    return [x for x in (*results, *of_weights) if x is not None]
 
 
 class _Backward:
@@ -167,14 +168,12 @@ class _Backward:
         )
 
     def gradients(
-        self, grad_output: Tensor | None, last: State, needs: int
+        self, grad_output: Tensor | None, last: Sequence[Tensor | None], needs: int
     ) -> tuple[Tensor | None, State, list[Tensor]]:
         """Return the gradients of the input, of the first state and of the weights."""
         out = self.out
         grad_out = torch.zeros_like(out) if grad_output is None else grad_output.reshape(out.shape)
-        grad_h_n, grad_c_n = (
-            x if x is None else as_state(x, self.groups, self.size) for x in last
-        )
+        grad_h_n, grad_c_n = (x if x is None else as_state(x, self.groups, self.size) for x in last)
         if grad_h_n is None:
             grad_h_n = torch.zeros_like(self.arguments.h0)
         grads = Outputs(grad_out, grad_h_n, grad_c_n)
@@ -183,7 +182,7 @@ class _Backward:
         grad_input = None
         if needs & INPUT:
             grad_input = multiply(rows, self.weight_ih).reshape(self.input.shape)
-        first = State(*(x if x is None else as_h0(x, self.directions) for x in results[1:3]))
+        first = State(results.h0, results.c0).map(lambda x: as_h0(x, self.directions))
         return grad_input, first, self._of_weights(results, rows, needs)
 
     def _recurrence(self, grads: Outputs) -> Gradients:
@@ -206,9 +205,9 @@ class _Backward:
         of_units = None
         if results.unit_param is not None and needs & (BIASES | LEAK):
             of_units = results.unit_param.reshape(-1, self.groups * self.size).sum(0)
-        if needs & BIASES:
+        if needs & BIASES and len(self.weights) >= 4 * directions:
             of_hh = None if cell.is_leaky else of_units
             kinds += split_biases(rows.sum(0), of_hh, cell, heads, directions)
-        if needs & LEAK and of_units is not None:
+        if needs & LEAK and cell.is_leaky and of_units is not None:
             kinds.append(split_directions(of_units, (heads * self.size,), directions))
         return [kind[d] for d in range(directions) for kind in kinds]

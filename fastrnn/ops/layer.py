@@ -1,10 +1,10 @@
 """The operators ``fastrnn::layer`` and ``layer_backward``: a stack of layers in one eager call.
 
 Separate operators and autograd nodes for the projections, the recurrences and the views would take
-most of the time of a short call. So in eager mode, on plain tensors, a stack is one operator and one
-autograd node. The kernels for CPU tensors serve the operators; `composite_layer` computes the same
-on other devices. `traceable_layer` does with operations that torch.compile, torch.func and
-torch.export can see.
+most of the time of a short call. So in eager mode, on plain tensors, a stack is one operator and
+one autograd node. The CPU kernels implement the operators. `composite_layer` computes the same on
+other devices, and `traceable_layer` with operations that torch.compile, torch.func and torch.export
+can see.
 """
 
 from __future__ import annotations
@@ -59,11 +59,14 @@ def _fake(
     def state() -> Tensor:
         return input.new_empty(num_layers * directions, batch, width // directions)
 
+    weight_hh = weights[1]
+    size = weight_hh.shape[-1]
+    grouped = *rows, width // size
     saved = []
     for k in range(num_layers if save else 0):
-        widths = [width] * (k + 1 < num_layers)
-        widths += [cell.gates * width] * cell.saves + [width] * cell.has_inner
-        saved += [input.new_empty(*rows, size) for size in widths]
+        saved += [input.new_empty(*rows, width)] * (k + 1 < num_layers)
+        saved += [input.new_empty(*grouped, cell.gates * size)] * cell.saves
+        saved += [input.new_empty(*grouped, size)] * cell.has_inner
     states = [state(), state()] if cell.has_c else [state()]
     return [input.new_empty(*rows, width), *states, *saved]
 
@@ -120,9 +123,7 @@ def layer(
         output, *last = _apply(ragged, mode, num_layers, directions, input, h0, c0, *weights)
         return output, State(*last)
     forward = _forward if input.is_cpu else composite_layer.forward
-    output, *last = forward(
-        input, weights, h0, c0, *ragged, mode, num_layers, directions, False
-    )
+    output, *last = forward(input, weights, h0, c0, *ragged, mode, num_layers, directions, False)
     return output, State(*last)
 
 
@@ -160,10 +161,8 @@ class _Layer(torch.autograd.Function):
         output, lengths, offsets, resets, input, h0, c0 = saved[:_FIRST_SAVED_WEIGHT]
         tensors = output, saved[end:], input, saved[_FIRST_SAVED_WEIGHT:end], h0, c0
         given = *(*grads, None)[:3], *tensors, lengths, offsets, resets, *options, needs
-        if input.is_cpu:
-            found = _backward(*given)
-        else:
-            found = composite_layer.backward(*given, ctx.backend)
+        on_cpu = input.is_cpu
+        found = _backward(*given) if on_cpu else composite_layer.backward(*given, ctx.backend)
         found.append(None)
         return None, None, None, None, *[found[i] for i in found_at]
 
@@ -210,9 +209,7 @@ def _differentiable_gradients(
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # As views, since an input may depend on another one.
-        tensors = [
-            x.view_as(x) if needed else x for x, needed in zip(tensors, needs, strict=True)
-        ]
+        tensors = [x.view_as(x) if needed else x for x, needed in zip(tensors, needs, strict=True)]
         input, h0, c0, *weights = tensors
         hx = None if h0 is None else State(h0, c0)
         output, last = traceable_stack(input, hx, weights, ragged, None, *ctx.options)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._eager import below_autograd_once, is_plain, is_recording
-from ._torch_private import below_autograd, builtin, is_transforming
+from ._torch_private import below_autograd, is_transforming
 from .backends.dispatch import requested
 from .grad_matmul import is_slow, outer
 from .recurrence import LIBRARY, overrule_wrong_extension
@@ -32,22 +32,11 @@ LIBRARY.impl("linear", F.linear, "CompositeExplicitAutograd")
 torch.library.register_fake("fastrnn::linear", _fake, lib=LIBRARY)
 overrule_wrong_extension({"linear": F.linear})
 _operator = torch.ops.fastrnn.linear.default
-#: The operator for tensors that are all plain, below autograd.
-linear_below_autograd = builtin(_operator)
-
-
-#: Multiply-adds from which the operator is faster than torch's product of float32 matrices. On an
-#: EPYC with AVX-512, a training step of FusedLSTM takes up to 12% less time with it.
-_LARGE = 1 << 23
 
 
 def multiply(rows: Tensor, weight: Tensor) -> Tensor:
     """Multiply rows [M, N] by weight [N, K] -> [M, K] for gradients, by the faster product."""
     if not is_slow(rows):
-        # oneDNN serves the other half-precision matrices. A size that is traced must not decide.
-        plain = rows.is_cpu and rows.dtype.itemsize > 2 and type(rows) is Tensor
-        if plain and rows.numel() * weight.shape[1] >= _LARGE:
-            return linear(rows, weight.mT, None)
         return torch.mm(rows, weight)
     if is_transforming():  # the operator has no rules for transforms
         return (rows.float() @ weight.float()).to(rows.dtype)

@@ -163,7 +163,8 @@ def _each_layer_in_torch(
 ) -> tuple[Tensor, State]:
     layer_options = options._replace(num_layers=1)
     last_states = []
-    for index, (layer_weights, first) in enumerate(layers_of(hx, weights, options.num_layers, options.directions())):
+    layers = layers_of(hx, weights, options.num_layers, options.directions())
+    for index, (layer_weights, first) in enumerate(layers):
         if index > 0:
             input = torch.dropout(input, options.dropout, True)
         input, last = in_torch(input, first, layer_weights, layer_options, batch_sizes)

@@ -117,16 +117,3 @@ def test_compiled_code_is_one_graph_with_the_same_accuracy(dtype: torch.dtype):
             error = (actual.grad.double() - expected.grad).norm() / expected.grad.norm()
             assert error <= relative_tolerance(dtype, 6 + 8, steps, steps * 3 * 8)[1]
     assert counter.frame_count == 1
-
-
-def test_multiply_is_the_same_for_large_matrices(dtype: torch.dtype, monkeypatch):
-    rows, weight = draw(20, 6, dtype=dtype), draw(6, 5, dtype=dtype)
-    monkeypatch.setattr("fastrnn.ops.linear._LARGE", 0)
-    exact = rows.double() @ weight.double()
-    scale = rows.double().abs() @ weight.double().abs()
-    assert_rounded_once(multiply(rows, weight), exact, 6, scale)
-    batched = torch.vmap(multiply, (0, None))(rows.reshape(4, 5, 6), weight)
-    assert_rounded_once(batched.reshape(20, 5), exact, 6, scale)
-    pair = rows.double().requires_grad_(), weight.double().requires_grad_()
-    assert torch.autograd.gradcheck(multiply, pair)
-    assert torch.autograd.gradgradcheck(multiply, pair)

@@ -22,9 +22,10 @@ from . import cpu
 from .base import Backend, Call
 
 #: The calls of the RNN and the GRU on the CPU for which torch's loop is faster: those with one row
-#: of more than ONE_ROW_HIDDEN units and at most so many steps, in inference and in training. There a
-#: product is a pass over W_hh, which our kernels first rearrange for more rows. The LSTM's kernels
-#: are faster than oneDNN's, which torch runs, in all short calls (`python -m benchmarks.short_calls`).
+#: of more than ONE_ROW_HIDDEN units and at most so many steps, in inference and in training. There
+#: a product is a pass over W_hh, which our kernels first rearrange for more rows. The LSTM's
+#: kernels are faster than oneDNN's, which torch runs, in all short calls
+#: (`python -m benchmarks.short_calls`).
 ONE_ROW_HIDDEN, ONE_ROW_STEPS = 256, (1, 3)
 
 #: The sizes B·H² from which torch is faster in bfloat16, in inference and in training, by mode, on

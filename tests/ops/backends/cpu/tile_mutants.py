@@ -98,9 +98,11 @@ MUTANTS = [
     ),
     Mutant(
         "the last tile of k exceeds the rows",
-        {"takes_rows(int64_t K) { return K % tile_depth == 0; }": (
-            "takes_rows(int64_t) { return true; }"
-        )},
+        {
+            "takes_rows(int64_t K) { return K % tile_depth == 0; }": (
+                "takes_rows(int64_t) { return true; }"
+            )
+        },
         "AddressSanitizer|wrong sum",
     ),
 ]
