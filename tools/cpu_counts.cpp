@@ -1,7 +1,8 @@
-// Runs the forward or backward pass of the CPU kernels on one thread. cpu_counts.py counts its
-// instructions under valgrind. Usage: cpu_counts DIRECTION T B H.
+// Runs calls of the CPU kernels on one thread. cpu_counts.py counts their instructions under
+// valgrind. Usage: cpu_counts KIND T B H CALLS, where KIND is forward or backward, of the recurrence
+// alone, or layer, whose forward projects an input of H features.
 #include <cstdlib>
-#include <cstring>
+#include <string>
 #include <vector>
 
 #include "cpu/isa.h"
@@ -14,9 +15,9 @@ using cpu::baseline::kernels;
 #endif
 
 int main(int, char** arguments) {
-  const bool forward = std::strcmp(arguments[1], "forward") == 0;
+  const std::string kind = arguments[1];
   const int64_t T = std::atoll(arguments[2]), B = std::atoll(arguments[3]);
-  const int64_t H = std::atoll(arguments[4]);
+  const int64_t H = std::atoll(arguments[4]), calls = std::atoll(arguments[5]);
   const cpu::Threads alone{1, [](int64_t n, const std::function<void(int64_t)>& task) {
                              for (int64_t i = 0; i < n; ++i) task(i);
                            }};
@@ -36,20 +37,24 @@ int main(int, char** arguments) {
     params.weight_hh[0] = weight.data();
     return params;
   };
-  if (forward) {
-    cpu::CellForward params = sized(cpu::CellForward{});
-    params.pre = in.data();
-    params.h0 = state.data();
-    params.out = out.data();
-    params.h_n = last.data();
-    kernels.forward(params, alone);
-  } else {
+  if (kind == "backward") {
     cpu::CellBackward params = sized(cpu::CellBackward{});
     params.grad_pre_layout = {0, H, H, H};
     params.grad_out = params.out = in.data();
     params.grad_h_n = state.data();
     params.grad_pre = out.data();
     params.grad_h0 = last.data();
-    kernels.backward(params, alone);
+    for (int64_t i = 0; i < calls; ++i) kernels.backward(params, alone);
+  } else {
+    cpu::CellForward params = sized(cpu::CellForward{});
+    if (kind == "layer") {
+      params.projection = {H, in.data(), B * H, H, {weight.data()}, {state.data()}, {state.data()}};
+    } else {
+      params.pre = in.data();
+    }
+    params.h0 = state.data();
+    params.out = out.data();
+    params.h_n = last.data();
+    for (int64_t i = 0; i < calls; ++i) kernels.forward(params, alone);
   }
 }

@@ -1,6 +1,7 @@
-"""Count the instructions of a step of the CPU kernels with valgrind: `python -m tools.cpu_counts`.
+"""Count instructions of the CPU kernels with valgrind: `python -m tools.cpu_counts`.
 
-The instructions of a step are the difference between two calls that differ only in T. Counts show
+The instructions of a step are the difference between two calls that differ only in T, and those of
+a short call of a layer the difference between one call and several. Counts show
 what times cannot: whether a slower step executes more instructions, or stalls. The calls use one
 thread, float32, tanh and AVX2, the widest instruction set that valgrind supports.
 """
@@ -36,25 +37,35 @@ STEPS = 100
 #: The float32 lanes of an AVX2 vector.
 LANES = 8
 
+#: The number of steps of a short call, and of calls that are counted in addition to the first.
+SHORT, CALLS = 8, 10
+
 #: Time limits of the compiler, and of a program under valgrind, in seconds.
 COMPILE_SECONDS, COUNT_SECONDS = 240, 120
 
 HEADER = ("direction", "(B, H)", "instructions", "multiply-adds", "share")
 
 
+def _count(program: Path, kind: str, *sizes: int) -> int:
+    """Count the instructions of a run of the program."""
+    command = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(program))
+    status, output = run((*command, kind, *map(str, sizes)), COUNT_SECONDS)
+    found = re.search(r"Collected : (\d+)", output)
+    if status != 0 or found is None:
+        raise RuntimeError(f"valgrind failed: {output[-500:]}")
+    return int(found[1])
+
+
 def counts(program: Path, direction: str, batch: int, hidden: int) -> int:
     """Count the instructions of one step."""
+    one, more = (_count(program, direction, steps, batch, hidden, 1) for steps in (1, 1 + STEPS))
+    return round((more - one) / STEPS)
 
-    def of(steps: int) -> int:
-        arguments = (direction, str(steps), str(batch), str(hidden))
-        command = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(program))
-        status, output = run((*command, *arguments), COUNT_SECONDS)
-        found = re.search(r"Collected : (\d+)", output)
-        if status != 0 or found is None:
-            raise RuntimeError(f"valgrind failed: {output[-500:]}")
-        return int(found[1])
 
-    return round((of(1 + STEPS) - of(1)) / STEPS)
+def counts_of_call(program: Path, batch: int, hidden: int) -> int:
+    """Count the instructions of a short call of a layer, within the kernels."""
+    one, more = (_count(program, "layer", SHORT, batch, hidden, calls) for calls in (1, 1 + CALLS))
+    return round((more - one) / CALLS)
 
 
 def table(program: Path, sizes: Sequence[tuple[int, int]] = SIZES) -> list[str]:
@@ -66,6 +77,11 @@ def table(program: Path, sizes: Sequence[tuple[int, int]] = SIZES) -> list[str]:
             least = batch * hidden * -(-hidden // LANES)
             share = f"{least / every:.0%}"
             rows.append((direction, f"({batch}, {hidden})", str(every), str(least), share))
+    for batch, hidden in sizes:
+        every = counts_of_call(program, batch, hidden)
+        least = 2 * SHORT * batch * hidden * -(-hidden // LANES)
+        name = f"layer, {SHORT} steps"
+        rows.append((name, f"({batch}, {hidden})", str(every), str(least), f"{least / every:.0%}"))
     return aligned(rows, 2)
 
 

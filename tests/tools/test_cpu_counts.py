@@ -15,6 +15,7 @@ def test_instructions_of_a_step(tmp_path: Path) -> None:
     one = cpu_counts.counts(program, "forward", 1, 64)
     assert 64 * 8 < one < 64 * 8 * 4
     assert one < cpu_counts.counts(program, "forward", 4, 64) < 6 * one
+    assert cpu_counts.SHORT * one < cpu_counts.counts_of_call(program, 1, 64) < 30 * one
 
 
 def test_missing_valgrind_is_reported(
