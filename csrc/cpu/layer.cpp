@@ -45,8 +45,9 @@ Saved run_layer(const Stack& stack, int64_t layer, const Tensor& x, Given& h_n, 
 std::vector<Tensor> layer(const Tensor& input, const std::vector<Tensor>& weights, const Given& h0,
                           const Given& c0, const Given& lengths, const Given& offsets,
                           const Given& resets, int64_t mode, int64_t layers, int64_t directions,
-                          bool save) {
-  const Stack stack(input, weights, h0, c0, lengths, offsets, resets, mode, layers, directions);
+                          bool bfloat16_products, bool save) {
+  const Stack stack(input, weights, h0, c0, lengths, offsets, resets, mode, layers, directions,
+                    bfloat16_products);
   Given h_n = empty(stack.state_shape(), stack.input), c_n;
   if (stack.traits.has_c) c_n = empty(stack.state_shape(), stack.input);
   std::vector<Tensor> kept;
@@ -143,8 +144,9 @@ std::vector<Tensor> layer_backward(const Given& grad_output, const Given& grad_h
                                    const std::vector<Tensor>& weights, const Given& h0,
                                    const Given& c0, const Given& lengths, const Given& offsets,
                                    const Given& resets, int64_t mode, int64_t layers,
-                                   int64_t directions, int64_t needs) {
-  const Stack stack(input, weights, h0, c0, lengths, offsets, resets, mode, layers, directions);
+                                   int64_t directions, bool bfloat16_products, int64_t needs) {
+  const Stack stack(input, weights, h0, c0, lengths, offsets, resets, mode, layers, directions,
+                    bfloat16_products);
   const auto contiguous = [&](const char* name, const Given& tensor) -> Given {
     if (!tensor) return {};
     return input_tensor(name, *tensor, stack.input);

@@ -68,6 +68,7 @@ Tensor LayerGradients::input() const {
     params.weight[d] = stack_.of(layer_, d).ih.const_data_ptr();
   }
   params.transposed = true;
+  params.bfloat16_products = stack_.bfloat16_products;
   params.out = grad.mutable_data_ptr();
   linear(params, threads());
   return grad;

@@ -23,6 +23,9 @@ struct CellParams : ParamsWithResets {
   const void* unit_param[2];      // [heads * H] of each direction
   const void *h0, *c0;            // null: 0
   const void *reset_h, *reset_c;  // the state from which a reset starts; null: 0
+  // Whether factors of float32 may be rounded to bfloat16, by instruction sets that multiply it.
+  bool bfloat16_products;
+  bool rounds_products;  // whether products of float32 may be those of bfloat16
 
   int64_t direction(int64_t g) const { return g >= heads; }
   int64_t head(int64_t g) const { return g < heads ? g : g - heads; }
@@ -76,8 +79,9 @@ struct LinearParams {
   const void* input[2];   // [M, K]
   const void* weight[2];  // [N, K], or [K, N] if `transposed`
   bool transposed;
-  const void* bias;  // [N], or null
-  void* out;         // [M, N]
+  const void* bias;        // [N], or null
+  void* out;               // [M, N]
+  bool bfloat16_products;  // as in CellParams
 };
 
 // out = the sum over k of the outer products of a[k] and b[k].

@@ -17,11 +17,12 @@ struct Row {
 };
 
 // What a row keeps between steps in addition to its state, at its first unit: `carry` is c in the
-// forward, and in the backward the gradient that reaches the previous state without W_hh. In a layer
-// `pre` is the projection of the row's step, in the order of z.
+// forward, and in the backward the gradient that reaches the previous state without W_hh. `h` is the
+// state itself if the product rounds it. In a layer `pre` is the projection of the row's step, in
+// the order of z.
 template <class A>
 struct RowMemory {
-  A* carry;
+  A *carry, *h;
   const A* pre;
   A *reset_h, *reset_c;  // sums of the gradients of the states at which resets start
 };
@@ -61,6 +62,7 @@ struct ForwardPass {
   static constexpr bool is_backward = false;
   static constexpr int64_t K = Cell::gates;
   static constexpr int64_t state_width = 1, z_width = K, carry_width = Cell::has_c;
+  static constexpr bool rounds_state = Product<S>::rounds_state;
   const CellForward& p;
 
   // Starts a sequence from h0 and c0, or after a reset from reset_h and reset_c.
@@ -76,6 +78,7 @@ struct ForwardPass {
         if constexpr (Cell::h_is_act_of_c) first = S::widen(S::narrow(Cell::act(c0)));
       }
       Product<S>::store_state(state + j, S::narrow(first), row.units.count - j);
+      if constexpr (rounds_state) store(memory.h + j, first);
     });
   }
 
@@ -94,7 +97,7 @@ struct ForwardPass {
         product[k] = load<V>(z + j * K + k * lanes<A>);
       }
       UnitState<V> last{};
-      if constexpr (Cell::keeps_h) last.h = Product<S>::load_state(before + j);
+      if constexpr (Cell::keeps_h) last.h = state_of(before, memory, j);
       if constexpr (Cell::has_c) last.c = load<V>(memory.carry + j);
       if constexpr (Cell::has_unit_param)
         if (unit_param) param = load_row(unit_param);
@@ -102,6 +105,7 @@ struct ForwardPass {
           Cell::forward(x, product, last, param, [](V v) { return S::widen(S::narrow(v)); });
       const auto h = S::narrow(step.state.h);
       Product<S>::store_state(state + j, h, row.units.count - j);
+      if constexpr (rounds_state) store(memory.h + j, S::widen(h));
       store_row(out, h);
       if constexpr (Cell::has_c) store(memory.carry + j, step.state.c);
       if constexpr (Cell::saves) {
@@ -113,6 +117,15 @@ struct ForwardPass {
   }
 
   static bool needs_first_state() { return false; }
+
+  // A vector of a row's state.
+  static V state_of(const Operand* state, RowMemory<A> memory, int64_t j) {
+    if constexpr (rounds_state) {
+      return load<V>(memory.h + j);
+    } else {
+      return Product<S>::load_state(state + j);
+    }
+  }
 
   void prefetch(const Row& row) const {
     if (p.pre == nullptr) return;
@@ -136,7 +149,7 @@ struct ForwardPass {
     const int64_t index = p.state_at(row.b, row.g) + row.units.first;
     auto *h_n = element<Element>(p.h_n, index), *c_n = element<Element>(p.c_n, index);
     for_each_vector<S>(row.units.count, [&](int64_t j, auto, auto store_row) {
-      store_row(h_n, S::narrow(Product<S>::load_state(state + j)));
+      store_row(h_n, S::narrow(state_of(state, memory, j)));
       if constexpr (Cell::has_c) store_row(c_n, S::narrow(load<V>(memory.carry + j)));
     });
   }
@@ -154,6 +167,7 @@ struct BackwardPass {
   static constexpr int64_t K = Cell::gates;
   static constexpr int64_t state_width = K, z_width = 1;
   static constexpr int64_t carry_width = Cell::has_c || Cell::keeps_h;
+  static constexpr bool rounds_state = false;  // its state is used by the product alone
   const CellBackward& p;
 
   void start(const Row& row, bool, Operand*, RowMemory<A> memory) const {

@@ -30,6 +30,9 @@ struct Product {
     return {data, K, blocks, panel_width};
   }
 
+  // Whether x has lost digits of a state, which its row must keep elsewhere.
+  static constexpr bool rounds_state = false;
+
   // The units from a row of states to the next: zero-padded to whole vectors plus one, so that rows
   // of a power of two do not map to the same cache set.
   static int64_t state_stride(int64_t H) { return ((H + lanes<A> - 1) / lanes<A> + 1) * lanes<A>; }

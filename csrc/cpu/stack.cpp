@@ -20,10 +20,11 @@ Given optional_tensor(const char* name, const Given& tensor, const Shape& shape,
 
 Stack::Stack(const Tensor& input_, const std::vector<Tensor>& weights_, const Given& h0_,
              const Given& c0_, const Given& lengths_, const Given& offsets_, const Given& resets_,
-             int64_t mode, int64_t layers, int64_t directions)
+             int64_t mode, int64_t layers, int64_t directions, bool bfloat16_products)
     : input(with_contiguous_rows("input", input_, input_)),
       cell(Cell(mode)),
       traits(fastrnn::traits(Cell(mode))),
+      bfloat16_products(bfloat16_products),
       layers(layers),
       directions(directions) {
   STD_TORCH_CHECK(mode >= 0 && mode <= int64_t(Cell::leaky_pre_relu), "fastrnn: there is no cell ",
@@ -100,6 +101,7 @@ CellParams Stack::params(int64_t layer) const {
   params.resets = resets ? resets->const_data_ptr<bool>() : nullptr;
   params.cell = cell;
   params.heads = heads;
+  params.bfloat16_products = bfloat16_products;
   params.state_layout = {B * hidden(), H, hidden(), H};
   params.h0 = part_of(h0, *this, layer);
   params.c0 = part_of(c0, *this, layer);

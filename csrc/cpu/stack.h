@@ -20,6 +20,7 @@ struct Stack {
   Given lengths, offsets, resets;
   Cell cell;
   CellTraits traits;
+  bool bfloat16_products;
   int64_t layers, directions;
   int64_t heads, H;              // the heads of a direction, and the units of a head
   int64_t T, B, rows;            // rows of data: T * B or N
@@ -27,7 +28,7 @@ struct Stack {
 
   Stack(const Tensor& input, const std::vector<Tensor>& weights, const Given& h0, const Given& c0,
         const Given& lengths, const Given& offsets, const Given& resets, int64_t mode,
-        int64_t layers, int64_t directions);
+        int64_t layers, int64_t directions, bool bfloat16_products);
 
   int64_t hidden() const { return heads * H; }
   bool is_packed() const { return offsets.has_value(); }

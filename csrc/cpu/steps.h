@@ -38,7 +38,7 @@ struct Scratch {
   const bool has_carry, sums_h, sums_c;
   Buffer<char> started;
   Buffer<typename Product<S>::Operand> input;
-  Buffer<A> z, pre, carry, reset_h, reset_c;
+  Buffer<A> z, pre, carry, h, reset_h, reset_c;
 
   // `chunk`: the number of vectors of units that z holds.
   template <class Pass>
@@ -54,6 +54,7 @@ struct Scratch {
         z(rows * z_stride),
         pre(projection.pre_size(rows)),
         carry(has_carry ? rows * stride : 0),
+        h(Pass::rounds_state ? rows * stride : 0),
         reset_h(sums_h ? rows * stride : 0),
         reset_c(sums_c ? rows * stride : 0) {
     __builtin_memset(started.data, 0, rows);
@@ -68,7 +69,7 @@ struct Scratch {
 
   RowMemory<A> memory(int64_t r, Units units, const A* pre = nullptr) const {
     const int64_t at = r * stride + units.first;
-    return {carry.data + at, pre, sums_h ? reset_h.data + at : nullptr,
+    return {carry.data + at, h.data + at, pre, sums_h ? reset_h.data + at : nullptr,
             sums_c ? reset_c.data + at : nullptr};
   }
 };

@@ -145,6 +145,34 @@ class Tiles {
   static inline thread_local int64_t rows_ = 0;  // that the tiles are configured for
 };
 
+// float32 tensors whose products are those of bfloat16: x and W are rounded as they are packed.
+struct MediumFloat : Plain<float> {};
+
+// The 16 bits of some numbers, rounded to bfloat16, in the low half of each lane.
+template <class S>
+inline Bits bfloat16_bits(const typename S::Element* from, int64_t n) {
+  return __builtin_convertvector(BFloat16::narrow(load_part<S>(from, n)), Bits);
+}
+
+// Packs rows of float32 as `pack_pairs` does, by way of a column block in float32.
+template <class Matrix>
+inline void pack_rounded_pairs(const Matrix& w, int64_t depth, BFloat16::Element* to) {
+  constexpr int64_t L = lanes<float>;
+  Buffer<float> block(depth * L);
+  w.pack(depth, {block.data, L});
+  const auto row = [&](int64_t k) {
+    return k < depth ? bfloat16_bits<Plain<float>>(block.data + k * L, L) : Bits{};
+  };
+  for (int64_t k = 0; k < whole_tiles(depth); k += 2) store(to + k * L, row(k) | row(k + 1) << 16);
+}
+inline void pack_pairs(const TransposedMatrix<MediumFloat>& w, int64_t depth,
+                       BFloat16::Element* to) {
+  pack_rounded_pairs(w, depth, to);
+}
+inline void pack_pairs(const RowMajorMatrix<MediumFloat>& w, int64_t depth, BFloat16::Element* to) {
+  pack_rounded_pairs(w, depth, to);
+}
+
 template <>
 struct Product<BFloat16> {
   using A = float;
@@ -183,7 +211,10 @@ struct Product<BFloat16> {
     pack_pairs(from.at(c, 0), from.K, to.column_block(c));
   }
 
-  static void pack_rows(const Element* from, int64_t H, int64_t gates, int64_t c,
+  static constexpr bool rounds_state = false;
+
+  template <class S = BFloat16>
+  static void pack_rows(const typename S::Element* from, int64_t H, int64_t gates, int64_t c,
                         const Packed& to) {
     constexpr int64_t L = lanes<A>;
     const int64_t width = H - c * L < L ? H - c * L : L, rows = gates * H;
@@ -193,8 +224,7 @@ struct Product<BFloat16> {
       store(block + row / 2 * tile_depth, even | odd << 16);
     };
     for_each_state_row<A>(H, gates, [&](int64_t row, int64_t stored_row) {
-      const Bits values =
-          bit_cast<Bits>(load_part<BFloat16>(from + stored_row * H + c * L, width)) >> 16;
+      const Bits values = bfloat16_bits<S>(from + stored_row * H + c * L, width);
       if (row % 2 != 0) return store_pair(row, values);
       even = values;
     });
@@ -258,4 +288,26 @@ struct Product<BFloat16> {
 
  private:
   Tiles tiles_;
+};
+
+template <>
+struct Product<MediumFloat> : Product<BFloat16> {
+  using Element = float;
+  static constexpr bool rounds_state = true;
+
+  static void store_state(Operand* to, Vector<float> values, int64_t count) {
+    Product<BFloat16>::store_state(to, BFloat16::narrow(values), count);
+  }
+
+  static void pack_rows(const float* from, int64_t H, int64_t gates, int64_t c, const Packed& to) {
+    Product<BFloat16>::pack_rows<MediumFloat>(from, H, gates, c, to);
+  }
+
+  static bool takes_rows(int64_t) { return false; }
+  static void copy_row(const float* from, int64_t K, Operand* to) {
+    for_each_vector<MediumFloat>(K, [&](int64_t k, auto load_row, auto) {
+      store(to + k, BFloat16::narrow(load_row(from)));
+    });
+    __builtin_memset(to + K, 0, (whole_tiles(K) - K) * sizeof(Operand));
+  }
 };

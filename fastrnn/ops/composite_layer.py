@@ -37,6 +37,7 @@ def forward(
     mode: int,
     num_layers: int,
     directions: int,
+    _: bool,  # no other kernels round the factors of products
     save: bool,
 ) -> list[Tensor]:
     """Compute `fastrnn::layer`, by the requested backend."""
@@ -107,6 +108,7 @@ def backward(
     mode: int,
     num_layers: int,
     directions: int,
+    _: bool,
     needs: int,
     backend: int | None = None,  # the number of the backend that ran the forward
 ) -> list[Tensor]:

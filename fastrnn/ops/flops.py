@@ -43,7 +43,7 @@ def _of_row(weights: Sequence[Sequence[int]]) -> tuple[int, int]:
 
 def _layer(input: Sequence[int], weights: Sequence[Sequence[int]], *given: Any, **_: Any) -> int:
     """Count both products of every row, layer and direction."""
-    *_rest, num_layers, directions, _save = given
+    *_rest, num_layers, directions, _products, _save = given
     count = len(weights) // (num_layers * directions)
     runs = [weights[k : k + count] for k in range(0, len(weights), count)]
     return prod(input[:-1]) * sum(sum(_of_row(run)) for run in runs)
@@ -52,7 +52,7 @@ def _layer(input: Sequence[int], weights: Sequence[Sequence[int]], *given: Any, 
 def _layer_backward(*given: Any, **_: Any) -> int:
     """Count the products of every step, and of the gradients that `needs` names."""
     input, weights, h0, _c0, lengths = given[5:10]
-    *_rest, num_layers, directions, needs = given
+    *_rest, num_layers, directions, _products, needs = given
     rows, batch = prod(input[:-1]), input[-2] if lengths is None else lengths[0]
     count = len(weights) // (num_layers * directions)
     total = 0

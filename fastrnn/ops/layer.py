@@ -26,7 +26,7 @@ from ._torch_private import (
     is_transforming,
 )
 from .arguments import State
-from .backends import dispatch
+from .backends import cpu, dispatch
 from .cells import CELLS
 from .composite_layer import BIASES, INPUT, LEAK, STATES, WEIGHT_HH, WEIGHT_IH
 from .ragged import Ragged
@@ -35,7 +35,7 @@ from .traceable_layer import traceable_stack
 
 _ARGUMENTS = (
     "Tensor input, Tensor[] weights, Tensor? h0, Tensor? c0, Tensor? lengths, Tensor? offsets, "
-    "Tensor? resets, int mode, int num_layers, int directions"
+    "Tensor? resets, int mode, int num_layers, int directions, bool bfloat16_products"
 )
 
 
@@ -50,6 +50,7 @@ def _fake(
     mode: int,
     num_layers: int,
     directions: int,
+    bfloat16_products: bool,
     save: bool,
 ) -> list[Tensor]:
     cell, rows = CELLS[mode], input.shape[:-1]
@@ -72,7 +73,7 @@ def _fake(
 
 
 def _fake_backward(*given: Any) -> list[Tensor]:
-    output, _, input, weights, h0, *_, mode, num_layers, directions, needs = given[3:]
+    output, _, input, weights, h0, *_, mode, num_layers, directions, _, needs = given[3:]
     results = [input.new_empty(input.shape)] if needs & INPUT else []
     if needs & STATES:
         results += [h0.new_empty(h0.shape) for _ in range(1 + CELLS[mode].has_c)]
@@ -123,7 +124,8 @@ def layer(
         output, *last = _apply(ragged, mode, num_layers, directions, input, h0, c0, *weights)
         return output, State(*last)
     forward = _forward if input.is_cpu else composite_layer.forward
-    output, *last = forward(input, weights, h0, c0, *ragged, mode, num_layers, directions, False)
+    options = mode, num_layers, directions, cpu.allows_bfloat16_products()
+    output, *last = forward(input, weights, h0, c0, *ragged, *options, False)
     return output, State(*last)
 
 
@@ -139,8 +141,8 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         input, h0, c0, *weights = tensors
         forward = _forward if input.is_cpu else composite_layer.forward
-        results = forward(input, weights, h0, c0, *ragged, mode, num_layers, directions, True)
-        ctx.options = mode, num_layers, directions
+        ctx.options = mode, num_layers, directions, cpu.allows_bfloat16_products()
+        results = forward(input, weights, h0, c0, *ragged, *ctx.options, True)
         # The backward uses the same backend, even if another one is requested by then.
         ctx.backend = None if input.is_cpu else dispatch.number_by_name(input)
         count = 3 if CELLS[mode].has_c else 2
@@ -156,7 +158,7 @@ class _Layer(torch.autograd.Function):
         if torch.is_grad_enabled() or is_transforming() or any(map(_is_batched, grads)):
             return _differentiable_gradients(ctx, saved, grads)
         options = ctx.options
-        needs, found_at = _wanted(ctx.needs_input_grad[_FIRST_TENSOR:], *options)
+        needs, found_at = _wanted(ctx.needs_input_grad[_FIRST_TENSOR:], *options[:3])
         end = _FIRST_SAVED_TENSOR + len(found_at)
         output, lengths, offsets, resets, input, h0, c0 = saved[:_FIRST_SAVED_WEIGHT]
         tensors = output, saved[end:], input, saved[_FIRST_SAVED_WEIGHT:end], h0, c0
@@ -212,7 +214,7 @@ def _differentiable_gradients(
         tensors = [x.view_as(x) if needed else x for x, needed in zip(tensors, needs, strict=True)]
         input, h0, c0, *weights = tensors
         hx = None if h0 is None else State(h0, c0)
-        output, last = traceable_stack(input, hx, weights, ragged, None, *ctx.options)
+        output, last = traceable_stack(input, hx, weights, ragged, None, *ctx.options[:3])
     pairs = [(x, grad) for x, grad in zip((output, *last), grads, strict=False) if grad is not None]
     found = iter(
         torch.autograd.grad(

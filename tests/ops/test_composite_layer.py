@@ -56,7 +56,7 @@ class Call:
         self.mode = CODES[mode]
 
     def forward(self) -> tuple[Any, ...]:
-        rest = self.mode, self.layers, self.directions
+        rest = self.mode, self.layers, self.directions, False
         return self.x, self.weights, self.h0, self.c0, *self.ragged, *rest, True
 
     def backward(self, results: list[Tensor], needs: int) -> tuple[Any, ...]:

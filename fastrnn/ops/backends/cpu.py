@@ -36,6 +36,14 @@ def multiplies_bfloat16() -> bool:
     return EXTENSION.unavailable_reason is None and EXTENSION.info["instruction_set"] == "amx"
 
 
+def allows_bfloat16_products() -> bool:
+    """Whether factors of float32 may be rounded to bfloat16, and Intel AMX multiplies them.
+
+    torch.set_float32_matmul_precision("medium") allows it.
+    """
+    return torch.get_float32_matmul_precision() == "medium" and multiplies_bfloat16()
+
+
 class Cpu(AllCells):
     """The kernels of csrc/cpu. The extension registers them as the operators for CPU tensors."""
 

@@ -47,6 +47,10 @@ def test_nn_rnn_lstm_and_gru(library: Path) -> None:
     assert passed(library, *TESTS, *selected) > 40
 
 
+def test_float32_by_products_of_bfloat16(library: Path) -> None:
+    assert passed(library, "tests/layers/test_medium_precision.py") > 20
+
+
 @pytest.mark.exhaustive
 def test_cells_with_a_leak(library: Path) -> None:
     """They share all products, loads and stores with the others."""
@@ -96,7 +100,7 @@ def test_the_emulator_reports_faults(program: Path, fault: str, message: str) ->
 
 @pytest.mark.parametrize(
     "mutant",
-    [pytest.param(m, marks=[] if m.quick else pytest.mark.slow, id=m.name) for m in MUTANTS],
+    [pytest.param(m, marks=[] if m.quick else pytest.mark.exhaustive, id=m.name) for m in MUTANTS],
 )
 def test_mutants_are_detected(mutant: Mutant, tmp_path: Path) -> None:
     target = tmp_path / "tile_gemm"
