@@ -12,6 +12,14 @@ struct Steps {
   int64_t first, count;
 };
 
+// The projection of some steps, with the same number of rows for each.
+template <class A>
+struct Projected {
+  Steps steps;
+  int64_t rows;
+  MatrixView<const A> pre;  // null if there is none
+};
+
 template <class S>
 class InputProjection {
  public:

@@ -95,17 +95,19 @@ class Recurrence {
         product.multiply(n, x, weight(g).at(block, 0), count, start, z);
       }
     };
-    const auto project = [&](Steps steps) -> MatrixView<const A> {
-      if (!projection_.is_given()) return {nullptr, 0};
+    // Rows that end before the first of the steps need no projection.
+    const auto project = [&](Steps steps, int64_t rows) -> Projected<A> {
+      if (!projection_.is_given()) return {};
       MatrixView<A> pre{scratch.pre.data, projection_.pre_stride()};
       if (projection_.is_ahead()) {
         pre = ahead(g, steps.first);
-        return {pre.data, pre.stride};
+        rows = p_.B;
+      } else {
+        const int64_t count = (part.units.count + L - 1) / L * z_width;
+        projection_.run(product, g, steps, b0, rows, from / L * z_width, count, scratch.input.data,
+                        pre);
       }
-      const int64_t count = (part.units.count + L - 1) / L * z_width;
-      projection_.run(product, g, steps, b0, b1 - b0, from / L * z_width, count, scratch.input.data,
-                      pre);
-      return {pre.data, pre.stride};
+      return {steps, rows, {pre.data, pre.stride}};
     };
     run_steps(pass_, part, states, scratch, member, projection_.steps(), multiply, project);
   }

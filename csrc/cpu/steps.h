@@ -107,8 +107,8 @@ inline Units next_chunk(const Part& part, Units units) {
 }
 
 // Runs all steps of a part. product(n, state, units, reverse) computes these units of z = state W
-// for the first n rows, see `Product`. project(steps) returns the input projection of up to `steps`
-// steps, with n rows for each, or null if there is none.
+// for the first n rows, see `Product`. project(steps, rows) returns the input projection of up to
+// `steps` steps, for the first of its rows at least `rows`.
 template <class Pass, class Multiply, class Project>
 void run_steps(const Pass& pass, const Part& part, State<typename Pass::Storage>& states,
                const Scratch<typename Pass::Storage>& scratch, TeamMember member, int64_t steps,
@@ -131,12 +131,17 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::Storage>
   const auto crosses_reset = [&](int64_t t, int64_t r) {
     return p.crosses_reset(t, part.b0 + r, descending);
   };
-  MatrixView<const A> pre{nullptr, 0};  // of these steps, of which some are left to run
-  Steps projected{};
-  int64_t left = 0;
+  const auto end_of_active = [&](int64_t t) {  // one past the last active row
+    int64_t end = n;
+    while (end > 0 && !p.active(t, part.b0 + end - 1)) --end;
+    return end;
+  };
+  Projected<A> projected{};
+  int64_t left = 0;  // of the projected steps
   const auto pre_of = [&](int64_t t, int64_t r, Units units) -> const A* {
-    if (pre.data == nullptr) return nullptr;
-    return pre.at((t - projected.first) * n + r, (units.first - all.first) * Pass::z_width).data;
+    if (projected.pre.data == nullptr) return nullptr;
+    const int64_t row = (t - projected.steps.first) * projected.rows + r;
+    return projected.pre.at(row, (units.first - all.first) * Pass::z_width).data;
   };
   // The product for one chunk of units of the first n rows, before step t.
   const auto multiply = [&](int64_t t, int64_t n, Units units, bool reverse) {
@@ -156,12 +161,11 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::Storage>
     const int64_t t = descending ? p.T - 1 - i : i, later = descending ? t - 1 : t + 1;
     if (left == 0) {
       left = p.T - i < steps ? p.T - i : steps;
-      projected = {descending ? t + 1 - left : t, left};
-      pre = project(projected);
+      const int64_t first = descending ? t + 1 - left : t;
+      projected = project({first, left}, end_of_active(first));
     }
     --left;
-    int64_t last = n;  // one past the last active row
-    while (last > 0 && !p.active(t, part.b0 + last - 1)) --last;
+    const int64_t last = end_of_active(t);
     for_each_chunk(part, [&](Units units) {
       if (!(Pass::is_backward && i == 0)) multiply(t, last, units, i % 2 != 0);
       for (int64_t r = 0; r < last; ++r) {

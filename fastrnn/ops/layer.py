@@ -123,7 +123,7 @@ def layer(
     if is_recording(*weights, input, h0, c0):
         output, *last = _apply(ragged, mode, num_layers, directions, input, h0, c0, *weights)
         return output, State(*last)
-    forward = _forward if input.is_cpu else composite_layer.forward
+    forward: Any = _forward if input.is_cpu else composite_layer.forward
     options = mode, num_layers, directions, cpu.allows_bfloat16_products()
     output, *last = forward(input, weights, h0, c0, *ragged, *options, False)
     return output, State(*last)
@@ -140,7 +140,7 @@ class _Layer(torch.autograd.Function):
         ctx: Any, ragged: Ragged, mode: int, num_layers: int, directions: int, *tensors: Any
     ) -> tuple[Tensor, ...]:
         input, h0, c0, *weights = tensors
-        forward = _forward if input.is_cpu else composite_layer.forward
+        forward: Any = _forward if input.is_cpu else composite_layer.forward
         ctx.options = mode, num_layers, directions, cpu.allows_bfloat16_products()
         results = forward(input, weights, h0, c0, *ragged, *ctx.options, True)
         # The backward uses the same backend, even if another one is requested by then.
