@@ -32,7 +32,14 @@ def gradients(layer: Any, x: Tensor, weight: Tensor, **given: Any) -> dict[str, 
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str
+    "dtype",
+    [
+        torch.float64,
+        pytest.param(torch.float32, marks=pytest.mark.exhaustive),  # as float64
+        torch.bfloat16,
+        torch.float16,
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("ragged", ["dense", "lengths", "resets"])
 @pytest.mark.parametrize(
