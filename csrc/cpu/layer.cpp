@@ -164,7 +164,8 @@ std::vector<Tensor> layer_backward(const Given& grad_output, const Given& grad_h
     const Tensor grad_pre = run_layer_backward(stack, l, all[l], grad, of_h_n, of_c_n, grad_h0,
                                                grad_c0, grad_unit_param);
     const Tensor& x = l == 0 ? stack.input : all[l - 1].out;
-    const LayerGradients gradients(stack, l, x, all[l].out, grad_pre, grad_unit_param);
+    const bool any_weight = needs & ~(needs_input | needs_states);
+    const LayerGradients gradients(stack, l, x, all[l].out, grad_pre, grad_unit_param, any_weight);
     if (l > 0 || needs & needs_input) grad = gradients.input();
     of_weights[l] = weight_gradients(gradients, stack, l, needs);
   }

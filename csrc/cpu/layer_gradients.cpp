@@ -6,7 +6,7 @@ namespace fastrnn::cpu {
 
 LayerGradients::LayerGradients(const Stack& stack, int64_t layer, const Tensor& x,
                                const Tensor& out, const Tensor& grad_pre,
-                               const Given& grad_unit_param)
+                               const Given& grad_unit_param, bool of_weights)
     : stack_(stack),
       layer_(layer),
       element_size_(static_cast<int64_t>(x.element_size())),
@@ -17,7 +17,7 @@ LayerGradients::LayerGradients(const Stack& stack, int64_t layer, const Tensor& 
       out_(out),
       grad_pre_(grad_pre),
       grad_unit_param_(grad_unit_param) {
-  for (int64_t d = 0; d < stack.directions; ++d) rows_[d] = rows(d);
+  for (int64_t d = 0; of_weights && d < stack.directions; ++d) rows_[d] = rows(d);
 }
 
 LayerGradients::Rows LayerGradients::rows(int64_t direction) const {

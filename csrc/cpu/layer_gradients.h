@@ -8,9 +8,10 @@ namespace fastrnn::cpu {
 class LayerGradients {
  public:
   // x is the layer's input, out its output, grad_pre [D, rows, K * heads * H] the gradient of the
-  // pre-activations, and grad_unit_param, as out, that of the unit_param.
+  // pre-activations, and grad_unit_param, as out, that of the unit_param. `of_weights`: whether any
+  // gradient but the input's is wanted.
   LayerGradients(const Stack& stack, int64_t layer, const Tensor& x, const Tensor& out,
-                 const Tensor& grad_pre, const Given& grad_unit_param);
+                 const Tensor& grad_pre, const Given& grad_unit_param, bool of_weights);
 
   Tensor input() const;
   Tensor weight_ih(int64_t direction) const;

@@ -1,11 +1,11 @@
-// The entry points of an instruction set with tile instructions: bfloat16, and float32 whose products
-// may be those of bfloat16, by its own kernels, and
-// the other dtypes by those of another instruction set, so that nothing is compiled twice.
+// The entry points of an instruction set with tile instructions: bfloat16, and float32 whose
+// products may be those of bfloat16, by its own kernels. The others are those of another
+// instruction set, so that nothing is compiled twice.
 //
 // Included inside the namespace of an instruction set, after all other headers.
 
 #ifdef FASTRNN_EMULATE_TILES
-// The tests of the emulated tiles use bfloat16 alone.
+// The tests of the emulated tiles use no other products.
 template <class P>
 [[noreturn]] inline void without_tiles(const P&, const Threads&) {
   throw std::runtime_error("fastrnn: the emulated tiles run only bfloat16");
