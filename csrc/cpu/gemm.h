@@ -1,8 +1,12 @@
 // The matrix product of the CPU kernels, z = start + x W, for one instruction set.
 //
-// Included inside the namespace of an instruction set, after simd.h. Every element of z is one sum
+// Included inside the namespace of an instruction set, after simd.h. Every element of z is summed
 // over k in ascending order, for every tiling and storage of W. So a row's result does not depend
 // on the other rows or on the number of threads.
+
+// The terms of a sum. A single sum of very many terms would lose digits: the next terms are summed
+// from 0, and their sum is added.
+constexpr int64_t sum_terms = 4096;
 
 // Rows and vectors of z that the micro-kernel holds in registers. With 16 registers, 6 x 2 sums,
 // two vectors of W and one element of x just fit. With 32, 8 x 2 sums need few enough loads to feed
@@ -195,12 +199,45 @@ void column_panels(int64_t n, MatrixView<const A> x, PackedMatrix<A> w, int64_t 
   }
 }
 
+// Calls sum(k, terms, start, z) for every sum of K terms, and adds the sums for n rows and `blocks`
+// column blocks.
+template <class A, class Sum>
+void add_sums(int64_t K, int64_t n, int64_t blocks, MatrixView<const A> start, MatrixView<A> z,
+              Sum sum) {
+  constexpr int64_t L = lanes<A>;
+  sum(0, std::min(K, sum_terms), start, z);
+  if (K <= sum_terms) return;
+  const int64_t stride = blocks * L;
+  const Buffer<A> memory((n + 1) * stride);
+  const MatrixView<A> next{memory.data, stride}, zeros{memory.data + n * stride, 0};
+  __builtin_memset(zeros.data, 0, stride * sizeof(A));
+  for (int64_t k = sum_terms; k < K; k += sum_terms) {
+    sum(k, std::min(K - k, sum_terms), MatrixView<const A>{zeros.data, 0}, next);
+    for (int64_t r = 0; r < n; ++r)
+      for (int64_t j = 0; j < stride; j += L) {
+        A* to = z.at(r, j).data;
+        store(to, load<Vector<A>>(to) + load<Vector<A>>(next.at(r, j).data));
+      }
+  }
+}
+
 // z = start + x W for n rows and the first `blocks` column blocks of W, which end a panel.
 // `reverse` reads wide panels from the last to the first: the ones read last are still in cache.
 template <class A>
 void gemm(int64_t n, MatrixView<const A> x, PackedMatrix<A> w, int64_t blocks,
           MatrixView<const A> start, MatrixView<A> z, bool reverse = false) {
   if (n == 0) return;
+  if (w.K > sum_terms) {
+    for (int64_t c = 0; c < blocks; c += w.panel_width) {
+      const int64_t wide = std::min(blocks - c, w.panel_width), j = c * lanes<A>;
+      const auto sum = [&](int64_t k, int64_t terms, MatrixView<const A> start, MatrixView<A> z) {
+        const PackedMatrix<A> part{w.at(c).data + k * wide * lanes<A>, terms, wide, w.panel_width};
+        gemm(n, x.at(0, k), part, wide, start, z);
+      };
+      add_sums(w.K, n, wide, start.at(0, j), z.at(0, j), sum);
+    }
+    return;
+  }
   if (n == 1 && blocks <= w.panel_width) return wide_panel<A>(blocks, x, w.data, w.K, start, z);
   if (w.panel_width > PackedMatrix<A>::narrow) {
     const auto panel = [&](int64_t c) {
@@ -233,14 +270,16 @@ void gemm(int64_t n, MatrixView<const A> x, Stored w, int64_t blocks, MatrixView
   const int64_t depth = (n == 1 ? l1_bytes / 2 : l1_bytes) / width / VECTOR_BYTES;
   for (int64_t c = 0; c < blocks; c += width) {
     const int64_t some = blocks - c < width ? blocks - c : width;
-    const MatrixView<A> to = z.at(0, c * L);
-    MatrixView<const A> from = start.at(0, c * L);
-    for (int64_t k = 0; k == 0 || k < w.K; k += depth) {
-      const int64_t K = w.K - k < depth ? w.K - k : depth;
-      const PackedMatrix<A> packed{buffer, K, some, PackedMatrix<A>::panel_width_for(n, K, some)};
-      for (int64_t i = 0; i < some; ++i) w.at(c + i, k).pack(K, packed.column_block(i));
-      gemm(n, x.at(0, k), packed, some, from, to);
-      from = {to.data, to.stride};  // continue the sums
-    }
+    const auto sum = [&](int64_t first, int64_t terms, MatrixView<const A> start, MatrixView<A> z) {
+      const int64_t end = first + terms;
+      for (int64_t k = first; k == first || k < end; k += depth) {
+        const int64_t K = end - k < depth ? end - k : depth;
+        const PackedMatrix<A> packed{buffer, K, some, PackedMatrix<A>::panel_width_for(n, K, some)};
+        for (int64_t i = 0; i < some; ++i) w.at(c + i, k).pack(K, packed.column_block(i));
+        gemm(n, x.at(0, k), packed, some, start, z);
+        start = {z.data, z.stride};  // continue the sum
+      }
+    };
+    add_sums(w.K, n, some, start.at(0, c * L), z.at(0, c * L), sum);
   }
 }

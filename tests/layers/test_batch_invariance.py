@@ -74,7 +74,14 @@ def stepped(rnn: Any, x: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("ours", [FusedRNN, FusedLSTM, FusedGRU])
 @pytest.mark.parametrize(
     ("steps", "batch", "inputs", "hidden"),
-    [(9, 1, 5, 7), (5, 3, 17, 33), (4, 14, 1, 70), (30, 2, 24, 16), (3, 101, 9, 12)],
+    [
+        (9, 1, 5, 7),
+        (5, 3, 17, 33),
+        (4, 14, 1, 70),
+        (30, 2, 24, 16),
+        (3, 101, 9, 12),
+        (2, 7, 4099, 5),
+    ],
 )
 @pytest.mark.usefixtures("kernels")
 @torch.no_grad()
@@ -177,7 +184,9 @@ def test_linear_against_float64(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("rows", "depth", "columns"), [(300, 40, 37), (130, 260, 16), (7, 600, 9)])
+@pytest.mark.parametrize(
+    ("rows", "depth", "columns"), [(300, 40, 37), (130, 260, 16), (7, 600, 9), (40, 8200, 19)]
+)
 def test_a_row_of_linear_does_not_depend_on_the_others(
     dtype: torch.dtype, threads: int, rows: int, depth: int, columns: int
 ) -> None:
@@ -188,6 +197,15 @@ def test_a_row_of_linear_does_not_depend_on_the_others(
         assert torch.equal(torch.ops.fastrnn.linear(x[-count:], weight, bias), whole[-count:])
     assert torch.equal(torch.ops.fastrnn.linear(x[5], weight, bias), whole[5])
     assert torch.equal(torch.ops.fastrnn.linear(x[:, None], weight, bias)[:, 0], whole)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9, 300])
+def test_sums_of_many_terms_keep_their_digits(rows: int) -> None:
+    """Added one by one to a bias of 2**24, every term would be lost. Later sums begin at 0."""
+    terms = 10_000
+    x, weight, bias = torch.ones(rows, terms), torch.ones(40, terms), torch.full((40,), 2.0**24)
+    later = terms - 4096  # those of the first sum begin at the bias
+    assert (linear(x, weight, bias) == 2**24 + later).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
