@@ -7,12 +7,38 @@
 
 #include "cpu/isa.h"
 
-using namespace fastrnn;
+// As in csrc/cpu/isa_avx2.cpp and isa_baseline.cpp, but only for the cell and dtype that are counted.
 #if defined(__x86_64__)
-using cpu::avx2::kernels;
+#define VECTOR_BYTES 32
+#define FUSED_FLOAT _mm256_fmadd_ps
+#define FUSED_DOUBLE _mm256_fmadd_pd
 #else
-using cpu::baseline::kernels;
+#define VECTOR_BYTES 16
+#define FUSED_FLOAT(a, b, c) vfmaq_f32(c, a, b)
+#define FUSED_DOUBLE(a, b, c) vfmaq_f64(c, a, b)
 #endif
+#define VECTOR_REGISTERS 16
+
+namespace fastrnn::cpu::counted {
+// clang-format off: each uses the previous ones
+#include "cpu/simd.h"
+#include "cpu/gemm.h"
+#include "cpu/product.h"
+#include "cells/step.h"
+#include "cells/elman.h"
+#include "cells/gru.h"
+#include "cells/leaky.h"
+#include "cells/lstm.h"
+#include "cpu/pass.h"
+#include "cpu/projection.h"
+#include "cpu/steps.h"
+#include "cpu/recurrence.h"
+// clang-format on
+}  // namespace fastrnn::cpu::counted
+
+using namespace fastrnn;
+using Storage = cpu::counted::Plain<float>;
+using Rnn = cpu::counted::Elman<Activation::tanh>;
 
 int main(int, char** arguments) {
   const std::string kind = arguments[1];
@@ -30,7 +56,6 @@ int main(int, char** arguments) {
     params.H = H;
     params.dtype = DType::float32;
     params.cell = Cell::rnn_tanh;
-    params.activation = Activation::tanh;
     params.reverse_from = 1;
     params.heads = 1;
     params.state_layout = {0, H, H, H};
@@ -44,7 +69,8 @@ int main(int, char** arguments) {
     params.grad_h_n = state.data();
     params.grad_pre = out.data();
     params.grad_h0 = last.data();
-    for (int64_t i = 0; i < calls; ++i) kernels.backward(params, alone);
+    for (int64_t i = 0; i < calls; ++i)
+      cpu::counted::run(cpu::counted::BackwardPass<Storage, Rnn>{params}, alone);
   } else {
     cpu::CellForward params = sized(cpu::CellForward{});
     if (kind == "layer") {
@@ -55,6 +81,7 @@ int main(int, char** arguments) {
     params.h0 = state.data();
     params.out = out.data();
     params.h_n = last.data();
-    for (int64_t i = 0; i < calls; ++i) kernels.forward(params, alone);
+    for (int64_t i = 0; i < calls; ++i)
+      cpu::counted::run(cpu::counted::ForwardPass<Storage, Rnn>{params}, alone);
   }
 }

@@ -3,7 +3,8 @@
 The instructions of a step are the difference between two calls that differ only in T, and those of
 a short call of a layer the difference between one call and several. Counts show
 what times cannot: whether a slower step executes more instructions, or stalls. The calls use one
-thread, float32, tanh and AVX2, the widest instruction set that valgrind supports.
+thread, float32, tanh and AVX2, the widest instruction set that valgrind supports. The kernels are
+compiled with the program: those of the extension may execute a few instructions more or fewer.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from benchmarks.environment import ROOT
 from benchmarks.process import run
 from benchmarks.report.markdown import aligned
 
-#: The kernels of one instruction set, and what they call.
-KERNELS = "isa_avx2.cpp" if platform.machine() in ("x86_64", "AMD64") else "isa_baseline.cpp"
+#: The program with the kernels, and what they call.
 SOURCES = (
     Path(__file__).parent / "cpu_counts.cpp",
-    *(ROOT / "csrc/cpu" / name for name in ("cpu_count.cpp", "plan.cpp", KERNELS)),
+    *(ROOT / "csrc/cpu" / name for name in ("cpu_count.cpp", "plan.cpp")),
 )
-FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", f"-I{ROOT / 'csrc'}")
+TARGET = ("-mavx2", "-mfma") if platform.machine() in ("x86_64", "AMD64") else ()
+FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", *TARGET, f"-I{ROOT / 'csrc'}")
 
 #: (B, H): one row, with W_hh smaller and larger than L1, and a tile of rows.
 SIZES = ((1, 16), (1, 64), (1, 128), (8, 64), (32, 128))

@@ -170,9 +170,15 @@ class TestModuleCases(TestCase):
     def test_grad(self, device, dtype, module_info, training):
         self.check_derivatives(gradcheck, device, dtype, module_info, training)
 
+    # All cells share this path; tests/ops/test_recurrence.py checks the formulas of each.
     @pytest.mark.slow
-    @on_double(CASES, train_eval_mode=TrainEvalMode.train_only)
+    @on_double(CASES[:1], train_eval_mode=TrainEvalMode.train_only)
     def test_gradgrad(self, device, dtype, module_info, training):
+        self.check_derivatives(gradgradcheck, device, dtype, module_info, training)
+
+    @pytest.mark.exhaustive
+    @on_double(CASES[1:], train_eval_mode=TrainEvalMode.train_only)
+    def test_gradgrad_of_other_cells(self, device, dtype, module_info, training):
         self.check_derivatives(gradgradcheck, device, dtype, module_info, training)
 
     @on_double(CASES)

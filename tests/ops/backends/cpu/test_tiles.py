@@ -112,6 +112,7 @@ def test_mutants_are_detected(mutant: Mutant, tmp_path: Path) -> None:
     assert re.search(mutant.detected, result.stdout + result.stderr), result
 
 
+@pytest.mark.exhaustive  # the build of the extension compiles them too
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 only")
 def test_the_kernels_compile_for_amx(tmp_path: Path) -> None:
     compiler = shutil.which("c++")
