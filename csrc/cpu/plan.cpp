@@ -62,7 +62,6 @@ Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks
   const int64_t weights_ih = gates * p.H * inputs;
   const int64_t step = p.B * p.G * (weights + weights_ih);
   Plan plan;
-  plan.packing = p.T > 1;  // a single step packs W_hh in parts that stay in L1
   if (p.T * step >= call_minimum) threads = usable_threads(threads);
   plan.parallel = threads > 1 && p.T * step >= call_minimum;
   plan.parallel_packing = plan.parallel && p.G * (weights + weights_ih) >= packing_minimum;
@@ -79,6 +78,8 @@ Plan make_plan(const ParamsWithResets& p, int64_t threads, int64_t column_blocks
     plan.team_size = std::max<int64_t>(1, plan.team_size);
     if (plan.team_size > 1) plan.tiles = 1;
   }
+  // Where a thread uses W_hh once, it packs it in parts that stay in L1.
+  plan.packing = p.T > 1 || plan.tiles > wanted;
   // Otherwise each thread projects the input of its own rows, or of its own units.
   plan.projects_ahead = plan.parallel && plan.team_size * plan.tiles * p.G < threads;
   return plan;
