@@ -95,19 +95,21 @@ class Recurrence {
         product.multiply(n, x, weight(g).at(block, 0), count, start, z);
       }
     };
+    // The column blocks of the units, and the whole panels of W_ih that contain them.
+    const int64_t first = from / L * z_width, last = (to + L - 1) / L * z_width;
+    const int64_t panels = first - first % Packed::narrow,
+                  panels_end = std::min(last + last % Packed::narrow, blocks_);
     // Rows that end before the first of the steps need no projection.
     const auto project = [&](Steps steps, int64_t rows) -> Projected<A> {
       if (!projection_.is_given()) return {};
-      MatrixView<A> pre{scratch.pre.data, projection_.pre_stride()};
       if (projection_.is_ahead()) {
-        pre = ahead(g, steps.first);
-        rows = p_.B;
-      } else {
-        const int64_t count = (part.units.count + L - 1) / L * z_width;
-        projection_.run(product, g, steps, b0, rows, from / L * z_width, count, scratch.input.data,
-                        pre);
+        const MatrixView<A> pre = ahead(g, steps.first).at(b0, first * L);
+        return {steps, p_.B, {pre.data, pre.stride}};
       }
-      return {steps, rows, {pre.data, pre.stride}};
+      const MatrixView<A> pre{scratch.pre.data, projection_.pre_stride()};
+      projection_.run(product, g, steps, b0, rows, panels, panels_end - panels, scratch.input.data,
+                      pre);
+      return {steps, rows, {pre.at(0, (first - panels) * L).data, pre.stride}};
     };
     run_steps(pass_, part, states, scratch, member, projection_.steps(), multiply, project);
   }
