@@ -35,9 +35,9 @@ class InputProjection {
         gates_(gates),
         blocks_((p.H + L - 1) / L * gates),
         size_(Product<S>::packed_size(input.I, blocks_)),
-        rows_((p.B + plan.tiles - 1) / plan.tiles),
         is_given_(input.input != nullptr),
         is_ahead_(is_given_ && plan.projects_ahead),
+        rows_(is_ahead_ ? p.B : (p.B + plan.tiles - 1) / plan.tiles),
         steps_(std::clamp<int64_t>(projection_rows / std::max<int64_t>(1, rows_), 1,
                                    std::max<int64_t>(1, p.T))),
         packs_(is_given_ && plan.tiles * p.T > steps_),
@@ -138,9 +138,9 @@ class InputProjection {
 
   const CellParams& p_;
   const Projection& in_;
-  const int64_t gates_, blocks_, size_, rows_;
+  const int64_t gates_, blocks_, size_;
   const bool is_given_, is_ahead_;
-  const int64_t steps_;
+  const int64_t rows_, steps_;  // of a chunk
   const bool packs_;
   const Buffer<Operand> packed_;
   const Buffer<A> bias_;
