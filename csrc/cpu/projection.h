@@ -12,6 +12,16 @@ struct Steps {
   int64_t first, count;
 };
 
+// Some rows of the batch: every `step`-th of an order, or of the batch itself.
+struct BatchRows {
+  int64_t first, step, count;
+  const int64_t* order;  // null: that of the batch
+  int64_t operator[](int64_t r) const {
+    const int64_t b = first + r * step;
+    return order == nullptr ? b : order[b];
+  }
+};
+
 // The projection of some steps, with the same number of rows for each.
 template <class A>
 struct Projected {
@@ -68,11 +78,11 @@ class InputProjection {
     return is_given_ ? steps_ * rows_ * Product<S>::row_stride(in_.I) : 0;
   }
 
-  // Computes pre for some steps of rows [b0, b0 + n) of a group, and the column blocks
+  // Computes pre for some steps of the first n rows of a group, and the column blocks
   // [block, block + count). pre has n rows for each step.
-  void run(Product<S>& product, int64_t g, Steps steps, int64_t b0, int64_t n, int64_t block,
-           int64_t count, Operand* copy, MatrixView<A> pre) const {
-    const MatrixView<const Operand> x = input(steps, b0, n, copy);
+  void run(Product<S>& product, int64_t g, Steps steps, const BatchRows& rows, int64_t n,
+           int64_t block, int64_t count, Operand* copy, MatrixView<A> pre) const {
+    const MatrixView<const Operand> x = input(steps, rows, n, copy);
     const MatrixView<const A> start{bias_.data + (g * blocks_ + block) * L, 0};
     if (packs_) {
       product.multiply(steps.count * n, x, packed(g).at(block), count, start, pre);
@@ -111,21 +121,23 @@ class InputProjection {
   }
 
   // The input of some steps. It is copied unless it can be read where it is.
-  MatrixView<const Operand> input(Steps steps, int64_t b0, int64_t n, Operand* copy) const {
+  MatrixView<const Operand> input(Steps steps, const BatchRows& rows, int64_t n,
+                                  Operand* copy) const {
     const auto* data = static_cast<const Element*>(in_.input);
     if constexpr (std::is_same_v<Element, Operand>) {
-      const bool as_is = !p_.offsets && Product<S>::takes_rows(in_.I);
-      const auto* first = data + steps.first * in_.step + b0 * in_.row;
+      const bool are_consecutive = rows.order == nullptr && rows.step == 1,
+                 as_is = !p_.offsets && are_consecutive && Product<S>::takes_rows(in_.I);
+      const auto* first = data + steps.first * in_.step + rows.first * in_.row;
       if (as_is && n == 1) return {first, in_.step};
       if (as_is && (steps.count == 1 || in_.step == n * in_.row)) return {first, in_.row};
     }
     const int64_t stride = Product<S>::row_stride(in_.I);
     for (int64_t i = 0; i < steps.count; ++i)
       for (int64_t r = 0; r < n; ++r) {
-        const int64_t t = steps.first + i, b = b0 + r;
+        const int64_t t = steps.first + i, b = rows[r];
         Operand* to = copy + (i * n + r) * stride;
         // Packed data has no row for a step after the last.
-        if (p_.offsets && !p_.active(t, b)) {
+        if (!p_.active(t, b)) {
           __builtin_memset(to, 0, stride * sizeof(Operand));
           continue;
         }

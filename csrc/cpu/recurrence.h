@@ -35,7 +35,10 @@ class Recurrence {
         parts_((vectors_ + whole_ - 1) / whole_),
         packed_(packs_ ? p_.G * size_ : 0),
         zeros_(blocks_ * L),
-        ahead_(projection.is_ahead() ? p_.G * p_.T * p_.B * projection.pre_stride() : 0) {
+        ahead_(projection.is_ahead() ? p_.G * p_.T * p_.B * projection.pre_stride() : 0),
+        deals_rows_(lengths_differ() && plan.team_size == 1 && !projection.is_ahead()),
+        order_(deals_rows_ ? p_.B : 0) {
+    if (deals_rows_) sort_rows();
     __builtin_memset(zeros_.data, 0, blocks_ * L * sizeof(A));
     const int64_t row_bytes = std::max<int64_t>(rows_, 1) * z_width * VECTOR_BYTES,
                   fitting = std::max(whole_, chunk_bytes / row_bytes / whole_ * whole_);
@@ -78,11 +81,11 @@ class Recurrence {
     }
   }
 
-  // Runs all steps of group g for rows [b0, b1) and parts [begin, end) of the units.
-  void run_units(int64_t g, int64_t b0, int64_t b1, int64_t begin, int64_t end, State<S>& states,
-                 const Scratch<S>& scratch, TeamMember member) const {
+  // Runs all steps of group g for some rows and parts [begin, end) of the units.
+  void run_units(int64_t g, const BatchRows& batch_rows, int64_t begin, int64_t end,
+                 State<S>& states, const Scratch<S>& scratch, TeamMember member) const {
     const int64_t from = begin * whole_ * L, to = std::min(end * whole_ * L, p_.H);
-    const Part part{g, b0, b1, {from, to - from}, chunk_ * L};
+    const Part part{g, batch_rows, {from, to - from}, chunk_ * L};
     Product<S> product;
     const auto multiply = [&](int64_t n, const Operand* state, Units units, bool reverse) {
       const MatrixView<const Operand> x{state, states.stride * Pass::state_width};
@@ -103,12 +106,12 @@ class Recurrence {
     const auto project = [&](Steps steps, int64_t rows) -> Projected<A> {
       if (!projection_.is_given()) return {};
       if (projection_.is_ahead()) {
-        const MatrixView<A> pre = ahead(g, steps.first).at(b0, first * L);
+        const MatrixView<A> pre = ahead(g, steps.first).at(batch_rows.first, first * L);
         return {steps, p_.B, {pre.data, pre.stride}};
       }
       const MatrixView<A> pre{scratch.pre.data, projection_.pre_stride()};
-      projection_.run(product, g, steps, b0, rows, panels, panels_end - panels, scratch.input.data,
-                      pre);
+      projection_.run(product, g, steps, batch_rows, rows, panels, panels_end - panels,
+                      scratch.input.data, pre);
       return {steps, rows, {pre.at(0, (first - panels) * L).data, pre.stride}};
     };
     run_steps(pass_, part, states, scratch, member, projection_.steps(), multiply, project);
@@ -127,8 +130,8 @@ class Recurrence {
       const int64_t g = i / parts, first = i % parts * steps;
       Product<S> product;
       const Buffer<Operand> copy(projection_.input_size());
-      projection_.run(product, g, {first, std::min(steps, p_.T - first)}, 0, p_.B, 0, blocks_,
-                      copy.data, ahead(g, first));
+      projection_.run(product, g, {first, std::min(steps, p_.T - first)}, all_rows(), p_.B, 0,
+                      blocks_, copy.data, ahead(g, first));
     });
   }
 
@@ -148,7 +151,7 @@ class Recurrence {
       const int64_t rank = teams[g].join();
       if (rank < 0) return;
       const int64_t n = teams[g].size();
-      run_units(g, 0, p_.B, parts_ * rank / n, parts_ * (rank + 1) / n, states[g],
+      run_units(g, all_rows(), parts_ * rank / n, parts_ * (rank + 1) / n, states[g],
                 scratch[g * plan_.team_size + rank], TeamMember{&teams[g], rank});
     });
     for (const ThreadTeam& team : teams)
@@ -158,12 +161,36 @@ class Recurrence {
   // Each task runs all units of some rows.
   void run_tiles() const {
     run_tasks(plan_.parallel, p_.G * plan_.tiles, [&](int64_t i) {
-      const int64_t g = i / plan_.tiles, tile = i % plan_.tiles;
-      const int64_t b0 = p_.B * tile / plan_.tiles, b1 = p_.B * (tile + 1) / plan_.tiles;
-      State<S> state(b1 - b0, p_.H, Pass::state_width, chunk_ < vectors_);
-      run_units(g, b0, b1, 0, parts_, state, Scratch<S>(pass_, projection_, state, b1 - b0, chunk_),
-                TeamMember{});
+      const int64_t g = i / plan_.tiles;
+      const BatchRows rows = rows_of(i % plan_.tiles);
+      State<S> state(rows.count, p_.H, Pass::state_width, chunk_ < vectors_);
+      const Scratch<S> scratch(pass_, projection_, state, rows.count, chunk_);
+      run_units(g, rows, 0, parts_, state, scratch, TeamMember{});
     });
+  }
+
+  BatchRows all_rows() const { return {0, 1, p_.B, nullptr}; }
+
+  // The rows of a tile. From longest to shortest, rows with different lengths are dealt to the
+  // tiles in turn: all tiles have about the same work, and a step of a tile multiplies no row that
+  // has ended.
+  BatchRows rows_of(int64_t tile) const {
+    const int64_t tiles = plan_.tiles;
+    if (deals_rows_) return {tile, tiles, (p_.B - tile + tiles - 1) / tiles, order_.data};
+    const int64_t first = p_.B * tile / tiles;
+    return {first, 1, p_.B * (tile + 1) / tiles - first, nullptr};
+  }
+
+  bool lengths_differ() const {
+    const int64_t* lengths = p_.lengths;
+    return lengths != nullptr && std::any_of(lengths, lengths + p_.B,
+                                             [&](int64_t length) { return length != lengths[0]; });
+  }
+
+  void sort_rows() const {
+    std::iota(order_.data, order_.data + p_.B, int64_t{0});
+    std::stable_sort(order_.data, order_.data + p_.B,
+                     [&](int64_t a, int64_t b) { return p_.lengths[a] > p_.lengths[b]; });
   }
 
   const Pass& pass_;
@@ -182,6 +209,8 @@ class Recurrence {
   int64_t chunk_;
   const Buffer<Operand> packed_;
   const Buffer<A> zeros_, ahead_;
+  const bool deals_rows_;
+  const Buffer<int64_t> order_;
 };
 
 template <class Pass>

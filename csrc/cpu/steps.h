@@ -83,10 +83,10 @@ struct TeamMember {
   }
 };
 
-// The batch rows [b0, b1) of group g, and the units of them that a thread computes, `chunk` at a
-// time.
+// Some rows of group g, and the units of them that a thread computes, `chunk` at a time.
 struct Part {
-  int64_t g, b0, b1;
+  int64_t g;
+  BatchRows rows;
   Units units;
   int64_t chunk;
 };
@@ -116,24 +116,24 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::Storage>
   using A = typename Pass::A;
   using Operand = typename Pass::Operand;
   const auto& p = pass.p;
-  const int64_t n = part.b1 - part.b0;
+  const int64_t n = part.rows.count;
   const Units all = part.units;
   Operand* state = states.buffers[0].data;
   Operand* next = states.buffers[states.two].data;
   const bool descending = (part.g >= p.reverse_from) != Pass::is_backward;
 
   const auto row_of = [&](int64_t t, int64_t r, Units units) {
-    return Row{t, part.b0 + r, part.g, units};
+    return Row{t, part.rows[r], part.g, units};
   };
   const auto at = [&](Operand* state, int64_t r, Units units) {
     return state + (r * states.stride + units.first) * Pass::state_width;
   };
   const auto crosses_reset = [&](int64_t t, int64_t r) {
-    return p.crosses_reset(t, part.b0 + r, descending);
+    return p.crosses_reset(t, part.rows[r], descending);
   };
   const auto end_of_active = [&](int64_t t) {  // one past the last active row
     int64_t end = n;
-    while (end > 0 && !p.active(t, part.b0 + end - 1)) --end;
+    while (end > 0 && !p.active(t, part.rows[end - 1])) --end;
     return end;
   };
   Projected<A> projected{};
@@ -169,7 +169,7 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::Storage>
     for_each_chunk(part, [&](Units units) {
       if (!(Pass::is_backward && i == 0)) multiply(t, last, units, i % 2 != 0);
       for (int64_t r = 0; r < last; ++r) {
-        if (p.active(t, part.b0 + r))
+        if (p.active(t, part.rows[r]))
           pass.run(row_of(t, r, units), !scratch.started.data[r], scratch.z_of(r),
                    at(state, r, units), at(next, r, units),
                    scratch.memory(r, units, pre_of(t, r, units)));
@@ -179,7 +179,7 @@ void run_steps(const Pass& pass, const Part& part, State<typename Pass::Storage>
       }
     });
     for (int64_t r = 0; r < n; ++r) {
-      if (p.active(t, part.b0 + r)) {
+      if (p.active(t, part.rows[r])) {
         scratch.started.data[r] = 1;
         if (!Pass::is_backward && i + 1 < p.T && crosses_reset(later, r))
           pass.start(row_of(t, r, all), true, at(next, r, all), scratch.memory(r, all));
