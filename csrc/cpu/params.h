@@ -25,7 +25,6 @@ struct CellParams : ParamsWithResets {
   const void *reset_h, *reset_c;  // the state from which a reset starts; null: 0
   // Whether factors of float32 may be rounded to bfloat16, by instruction sets that multiply it.
   bool bfloat16_products;
-  bool rounds_products;  // whether products of float32 may be those of bfloat16
 
   int64_t direction(int64_t g) const { return g >= heads; }
   int64_t head(int64_t g) const { return g < heads ? g : g - heads; }
