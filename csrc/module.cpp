@@ -58,13 +58,13 @@ void bind_plan(py::module_& module) {
   module.def(
       "plans",
       [](const Device& device, const std::string& mode, bool backward, int64_t T, int64_t B,
-         int64_t G, int64_t H, int gates) {
+         int64_t G, int64_t H, int cell) {
         const std::map<std::string, Mode> modes{{"half", Mode::half},
                                                 {"tf32", Mode::tf32},
                                                 {"float32", Mode::float32},
                                                 {"float64", Mode::float64}};
-        const Sizes sizes{modes.at(mode), backward ? Pass::backward : Pass::forward, T, B, G, H,
-                          gates};
+        const Sizes sizes{modes.at(mode),     backward ? Pass::backward : Pass::forward, T, B, G, H,
+                          fastrnn::Cell(cell)};
         py::dict options;
         for (const Strategy strategy : STRATEGIES) {
           const Option option = best(strategy, device, sizes);
@@ -78,7 +78,7 @@ void bind_plan(py::module_& module) {
       },
       "The name of the strategy that serves a call, and of each its best plan or why it has none.",
       py::arg("device"), py::arg("mode"), py::arg("backward"), py::arg("T"), py::arg("B"),
-      py::arg("G"), py::arg("H"), py::arg("gates") = 1);
+      py::arg("G"), py::arg("H"), py::arg("cell") = 0);
 }
 
 }  // namespace

@@ -28,6 +28,12 @@ enum class Cell {
 };
 enum class Activation { tanh, relu };  // of nn.RNN's two cells, which have the same numbers
 
+constexpr Activation activation_of(Cell cell) {
+  return cell == Cell::rnn_relu || cell == Cell::leaky_relu || cell == Cell::leaky_pre_relu
+             ? Activation::relu
+             : Activation::tanh;
+}
+
 // The tensors of a cell, see cells/step.h.
 struct CellTraits {
   int64_t gates;

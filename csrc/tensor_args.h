@@ -133,10 +133,10 @@ struct TensorArgs {
       check_shape(is_pre ? "pre" : "out", data, {T, B, G, width * H});
     }
     if (resets_) resets = reset_tensor(*resets_, T, B, data.size(0), offsets.has_value(), data);
-    params = {
-        {T, B, G, H, reverse_from, lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
-         offsets ? offsets->const_data_ptr<int64_t>() : nullptr, Activation(mode), dtype_of(data)},
-        resets ? resets->const_data_ptr<bool>() : nullptr};
+    params = {{T, B, G, H, reverse_from, lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
+               offsets ? offsets->const_data_ptr<int64_t>() : nullptr, activation_of(cell),
+               dtype_of(data)},
+              resets ? resets->const_data_ptr<bool>() : nullptr};
   }
 
   // The shape of `data` with `width` * H numbers per row and group, given its rows.

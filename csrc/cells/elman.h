@@ -1,7 +1,7 @@
 // The cell of nn.RNN: h_t = act(pre_t + W_hh h_{t-1}).
 
 template <Activation activation, class V>
-inline V activate(V z) {
+FASTRNN_HOST_DEVICE inline V activate(V z) {
   if constexpr (activation == Activation::tanh) {
     return tanh(z);
   } else {
@@ -11,7 +11,7 @@ inline V activate(V z) {
 
 // The gradient of z from that of h, in terms of h.
 template <Activation activation, class V>
-inline V activate_backward(V dh, V h) {
+FASTRNN_HOST_DEVICE inline V activate_backward(V dh, V h) {
   if constexpr (activation == Activation::tanh) {
     return dh * multiply_add(-h, h, 1 - V{});
   } else {
@@ -23,16 +23,18 @@ template <Activation activation>
 struct Elman {
   static constexpr int gates = 1;
   static constexpr bool has_c = false, has_unit_param = false, saves = false, has_inner = false;
-  static constexpr bool keeps_h = false, h_is_act_of_c = false;
+  static constexpr bool keeps_h = false, h_is_act_of_c = false, z_is_pre = true;
 
   template <class V, class Store>
-  static UnitStep<V, 1> forward(const V (&pre)[1], const V (&z)[1], UnitState<V>, V, Store) {
+  FASTRNN_HOST_DEVICE static UnitStep<V, 1> forward(const V (&pre)[1], const V (&z)[1],
+                                                    UnitState<V>, V, Store) {
     return {{activate<activation>(z[0] + pre[0]), V{}}, {}, V{}};
   }
 
   template <class V>
-  static UnitGradients<V, 1> backward(UnitState<V> grad, const UnitStep<V, 1>& step, UnitState<V>,
-                                      V) {
+  FASTRNN_HOST_DEVICE static UnitGradients<V, 1> backward(UnitState<V> grad,
+                                                          const UnitStep<V, 1>& step, UnitState<V>,
+                                                          V) {
     const V dz = activate_backward<activation>(grad.h, step.state.h);
     return {{dz}, {dz}, {V{}, V{}}, V{}};
   }

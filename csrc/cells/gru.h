@@ -8,19 +8,20 @@
 struct Gru {
   static constexpr int gates = 3;
   static constexpr bool has_c = false, has_unit_param = true, saves = true, has_inner = true;
-  static constexpr bool keeps_h = true, h_is_act_of_c = false;
+  static constexpr bool keeps_h = true, h_is_act_of_c = false, z_is_pre = false;
 
   template <class V, class Store>
-  static UnitStep<V, 3> forward(const V (&pre)[3], const V (&product)[3], UnitState<V> before,
-                                V b_hn, Store) {
+  FASTRNN_HOST_DEVICE static UnitStep<V, 3> forward(const V (&pre)[3], const V (&product)[3],
+                                                    UnitState<V> before, V b_hn, Store) {
     const V r = sigmoid(pre[0] + product[0]), z = sigmoid(pre[1] + product[1]);
     const V q = product[2] + b_hn, n = tanh(multiply_add(r, q, pre[2]));
     return {{multiply_add(z, before.h - n, n), V{}}, {r, z, n}, q};
   }
 
   template <class V>
-  static UnitGradients<V, 3> backward(UnitState<V> grad, const UnitStep<V, 3>& step,
-                                      UnitState<V> before, V) {
+  FASTRNN_HOST_DEVICE static UnitGradients<V, 3> backward(UnitState<V> grad,
+                                                          const UnitStep<V, 3>& step,
+                                                          UnitState<V> before, V) {
     const auto& [r, z, n] = step.gates;
     const V one = 1 - V{};
     const V dz = grad.h * (before.h - n) * (z * (one - z));

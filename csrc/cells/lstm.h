@@ -8,11 +8,11 @@
 struct Lstm {
   static constexpr int gates = 4;
   static constexpr bool has_c = true, has_unit_param = false, saves = true, has_inner = true;
-  static constexpr bool keeps_h = false, h_is_act_of_c = false;
+  static constexpr bool keeps_h = false, h_is_act_of_c = false, z_is_pre = true;
 
   template <class V, class Store>
-  static UnitStep<V, 4> forward(const V (&pre)[4], const V (&z)[4], UnitState<V> before, V,
-                                Store store) {
+  FASTRNN_HOST_DEVICE static UnitStep<V, 4> forward(const V (&pre)[4], const V (&z)[4],
+                                                    UnitState<V> before, V, Store store) {
     const V i = sigmoid(pre[0] + z[0]), f = sigmoid(pre[1] + z[1]), g = tanh(pre[2] + z[2]),
             o = sigmoid(pre[3] + z[3]);
     const V c = store(multiply_add(f, before.c, i * g));
@@ -20,8 +20,9 @@ struct Lstm {
   }
 
   template <class V>
-  static UnitGradients<V, 4> backward(UnitState<V> grad, const UnitStep<V, 4>& step,
-                                      UnitState<V> before, V) {
+  FASTRNN_HOST_DEVICE static UnitGradients<V, 4> backward(UnitState<V> grad,
+                                                          const UnitStep<V, 4>& step,
+                                                          UnitState<V> before, V) {
     const auto& [i, f, g, o] = step.gates;
     const V one = 1 - V{}, tanh_c = tanh(step.inner);
     const V dc = multiply_add(grad.h * o, multiply_add(-tanh_c, tanh_c, one), grad.c);

@@ -25,6 +25,7 @@ struct UnitStep {
 //   keeps_h         whether h_{t-1} reaches h_t without W_hh, too
 //   h_is_act_of_c   whether h = act(c). Then callers pass on c alone from a sequence to the next, and
 //                   the first h is computed from it, as every other h is
+//   z_is_pre        whether pre and z have the same gradient
 
 template <class V, int K>
 struct UnitGradients {

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../params.h"
+#include "cell_params.h"
 
 namespace fastrnn::cuda {
 
@@ -16,6 +17,16 @@ template <class Base> uintptr_t address_bits(const ForwardParams<Base>& p) {
 }
 template <class Base> uintptr_t address_bits(const BackwardParams<Base>& p) {
   return address_bits(p.grad_out, p.grad_h_n, p.out, p.weight_hh, p.grad_pre, p.grad_h0);
+}
+
+template <class C> uintptr_t address_bits(const CellForwardOf<C>& p) {
+  return address_bits(static_cast<const Forward&>(p)) |
+         address_bits(p.c0, p.reset_h, p.reset_c, p.c_n, p.gates, p.inner);
+}
+template <class C> uintptr_t address_bits(const CellBackwardOf<C>& p) {
+  return address_bits(static_cast<const Backward&>(p)) |
+         address_bits(p.grad_c_n, p.gates, p.inner, p.h0, p.c0, p.reset_h, p.reset_c, p.grad_c0,
+                      p.grad_unit_param);
 }
 
 template <class... Pointers> bool is_aligned(int bytes, const Pointers*... pointers) {

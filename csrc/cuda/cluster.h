@@ -292,8 +292,7 @@ template <class E, class P, int RESIDENT, int N>
 void launch_cluster_kernel(const P& p, const Tiling& tiling, Stream stream) {
   if constexpr (cluster_compiled(mode_of<E>, RESIDENT, N)) {
     constexpr int size = sizeof(typename E::Storage);
-    constexpr auto pass = is_backward<P> ? Pass::backward : Pass::forward;
-    const ClusterLayout layout(tiling, size, pass);
+    const ClusterLayout layout(tiling, size, pass_of<P>, traits_of<P>);
     const int64_t grid = p.G * ((p.B + tiling.rows - 1) / tiling.rows) * tiling.blocks;
     if (grid > INT_MAX) throw std::runtime_error("too many batch rows and groups");
     Launch shape{dim3(static_cast<unsigned>(grid)), tiling.m_tiles * tiling.splits * 32};
@@ -312,7 +311,7 @@ void launch_cluster(const P& p, const Plan& plan, Stream stream) {
   if (p.T >= INT_MAX) throw std::runtime_error("too many steps");
   const Tiling& t = plan.tiling;
   const int64_t units = (p.H + 15) / 16, depth = (p.H * sizeof(typename E::Storage) + 31) / 32;
-  const bool holds = cluster_fits(mode_of<E>, t) && t.blocks <= units &&
+  const bool holds = cluster_fits(mode_of<E>, t, pass_of<P>, traits_of<P>) && t.blocks <= units &&
                      int64_t{t.blocks} * t.m_tiles >= units && t.streamed % 2 == 0 &&
                      int64_t{t.splits} * (t.resident + t.streamed) >= depth;
   const auto with_rows = [&](auto resident) {

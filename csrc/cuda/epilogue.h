@@ -135,6 +135,7 @@ template <class E, class P> struct TileIO {
 //   prefetch     prefetches the same inputs into L2
 //   load_resets  finds the rows that cross a reset, in the end step too
 //   finish       stores the result, computed from the lane's sums
+//   store_zeros  zeros a step's rows in the result, all of them inactive
 template <class E, class P> struct Epilogue;
 
 template <class E, class Base> struct Epilogue<E, ForwardParams<Base>>
@@ -145,9 +146,9 @@ template <class E, class Base> struct Epilogue<E, ForwardParams<Base>>
     uint2 pre[E::lane_chunks];
   };
 
-  __device__ void* result() const { return this->p.out; }
+  __device__ void store_zeros(int t) const { TileIO<E, P>::store_zeros(this->p.out, t); }
 
-  __device__ void begin() const {
+  __device__ void begin(Inputs&) const {
 #pragma unroll
     for (int i = 0; i < E::lane_chunks; ++i) {
       if (this->length(i) != 0) continue;
@@ -161,13 +162,13 @@ template <class E, class Base> struct Epilogue<E, ForwardParams<Base>>
   __device__ void prefetch(int t) const { this->prefetch_active(this->p.pre, t); }
 
   template <class Publish>
-  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs,
+  __device__ void finish(int t, const float (&sum)[1][4], const Inputs& inputs,
                          const RowResets<P>& resets, Publish publish) const {
     float h[4];
     E::to_acc(inputs.pre, h);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      h[i] = activate<E>(h[i] + (resets.at(i) ? 0 : sum[i]), this->p.activation);
+      h[i] = activate<E>(h[i] + (resets.at(i) ? 0 : sum[0][i]), this->p.activation);
     }
     uint2 chunks[E::lane_chunks];
     E::to_chunks(h, chunks);
@@ -190,8 +191,8 @@ template <class E, class Base> struct Epilogue<E, BackwardParams<Base>>
     uint2 grad_out[E::lane_chunks], h[E::lane_chunks];
   };
 
-  __device__ void* result() const { return this->p.grad_pre; }
-  __device__ void begin() const {}
+  __device__ void store_zeros(int t) const { TileIO<E, P>::store_zeros(this->p.grad_pre, t); }
+  __device__ void begin(Inputs&) const {}
 
   __device__ void load(Inputs& inputs, int t) const {
     this->load_active(this->p.grad_out, t, inputs.grad_out);
@@ -203,10 +204,10 @@ template <class E, class Base> struct Epilogue<E, BackwardParams<Base>>
   }
 
   template <class Publish>
-  __device__ void finish(int t, const float (&sum)[4], const Inputs& inputs,
+  __device__ void finish(int t, const float (&sum)[1][4], const Inputs& inputs,
                          const RowResets<P>& resets, Publish publish) const {
     float dh[4];
-    state_gradient(t, sum, resets, dh);
+    state_gradient(t, sum[0], resets, dh);
     uint2 chunks[E::lane_chunks];
     if (t == this->order.end()) {
       E::to_chunks(dh, chunks);

@@ -1,9 +1,10 @@
 """Writes instances/: `python csrc/cuda/generate_instances.py`.
 
-A file instantiates the launchers of one strategy for one dtype, without resets or with them, so
-that the compiler works on them in parallel.
+A file instantiates the launchers of one strategy for one dtype, so that the compiler works on them
+in parallel: those of nn.RNN's cells without resets or with them, or those of another cell.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("instances")
@@ -14,6 +15,9 @@ STRATEGIES = {
     "grid": (ELEMENTS, "const Plan&, void*, Stream"),
     "step": ((*ELEMENTS, "Float64"), "Stream"),
 }
+
+#: The cells that save gates, by the names of their files.
+CELLS = {"lstm": "Lstm", "gru": "Gru", "leaky": "Leaky", "leaky_pre": "LeakyPre"}
 
 TEMPLATE = """\
 // Written by ../generate_instances.py.
@@ -29,26 +33,35 @@ namespace fastrnn::cuda {{
 
 def instances() -> dict[str, str]:
     """The text of each file, by its name."""
-    return {
-        f"{strategy}_{'resets_' * resets}{element.lower()}.cu": TEMPLATE.format(
-            strategy=strategy, lines="\n".join(lines(strategy, element, arguments, resets))
-        )
-        for strategy, (elements, arguments) in STRATEGIES.items()
-        for element in elements
-        for resets in (False, True)
-    }
+    texts = {}
+    for strategy, (elements, arguments) in STRATEGIES.items():
+        for element in elements:
+            for name, forward, backward in kinds():
+                lines = []
+                for parameters in (forward, backward):
+                    call = f"launch_{strategy}<{element}>(const {parameters}&, {arguments})"
+                    lines.append(f"template void {call};")
+                lines += [
+                    f"template int64_t {strategy}_workspace_bytes(const {parameters}&);"
+                    for parameters in (forward, backward)
+                    if needs_workspace(strategy, name)
+                ]
+                file = "_".join(filter(None, (strategy, name, element.lower())))
+                texts[f"{file}.cu"] = TEMPLATE.format(strategy=strategy, lines="\n".join(lines))
+    return texts
 
 
-def lines(strategy: str, element: str, arguments: str, resets: bool) -> list[str]:
-    """The instantiations of a file, a line each."""
-    passes = [f"{name}{'' if resets else 'WithoutResets'}" for name in ("Forward", "Backward")]
-    made = [
-        f"template void launch_{strategy}<{element}>(const {name}&, {arguments});"
-        for name in passes
-    ]
-    if strategy == "grid":
-        made += [f"template int64_t grid_workspace_bytes(const {name}&);" for name in passes]
-    return made
+def kinds() -> Iterator[tuple[str, str, str]]:
+    """The name of each kind of kernels, and their parameters in forward and backward."""
+    yield "", "ForwardWithoutResets", "BackwardWithoutResets"
+    yield "resets", "Forward", "Backward"
+    for name, cell in CELLS.items():
+        yield name, f"CellForwardOf<{cell}>", f"CellBackwardOf<{cell}>"
+
+
+def needs_workspace(strategy: str, kind: str) -> bool:
+    """Whether the launchers of a kind of kernels need a workspace."""
+    return strategy == "grid" or (strategy == "step" and kind in CELLS)
 
 
 def main() -> None:

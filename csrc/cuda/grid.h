@@ -28,13 +28,13 @@
 namespace fastrnn::cuda {
 
 template <class E, class P, int M, int RESIDENT>
-__global__ void __launch_bounds__(grid_max_threads<E, M * RESIDENT>, 1)
+__global__ void __launch_bounds__(grid_max_threads<E, P, M, RESIDENT>, 1)
     grid_kernel(P p, StateExchange exchange, int blocks, int streamed, int rows, int64_t first_tile,
                 TensorLayout layout) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   using Storage = typename E::Storage;
   using Warp = GridWarp<E, P, M, RESIDENT>;
-  constexpr int K_TILES = Warp::K_TILES, CHAINS = Warp::CHAINS;
+  constexpr int K_TILES = Warp::K_TILES, CHAINS = Warp::CHAINS, TILES = Warp::TILES;
 
   const Warp self{p, exchange, blocks, streamed, rows, first_tile};
   const int warp = self.warp, splits = self.splits, n_tiles = self.n_tiles, rank = self.rank;
@@ -43,26 +43,42 @@ __global__ void __launch_bounds__(grid_max_threads<E, M * RESIDENT>, 1)
   const Lane<E> lane = self.lane;
 
   DYNAMIC_SHARED(shared);
-  float4* const sums = reinterpret_cast<float4*>(shared);  // [2][n_tiles][M][splits][32]
-  const int sums_size = n_tiles * M * splits * 32;
-  uint4* const weights =  // [streamed][M][32] of this warp
-      reinterpret_cast<uint4*>(sums + 2 * sums_size) + warp * streamed * M * 32 + threadIdx.x % 32;
+  float4* const sums = reinterpret_cast<float4*>(shared);  // [2][n_tiles][TILES][splits][32]
+  const int sums_size = n_tiles * TILES * splits * 32;
+  uint4* const weights =  // [streamed][TILES][32] of this warp
+      reinterpret_cast<uint4*>(sums + 2 * sums_size) + warp * streamed * TILES * 32 +
+      threadIdx.x % 32;
   auto* const lane_states = reinterpret_cast<LaneState<E, P>*>(
-      shared + 16 * (2 * sums_size + splits * streamed * M * 32));
+      shared + 16 * (2 * sums_size + splits * streamed * TILES * 32));
   auto* const lane_state = lane_states + threadIdx.x;
-  static_assert(sizeof(LaneState<E, P>) <= 64);                           // see grid_shared_bytes
-  int* const lengths = reinterpret_cast<int*>(lane_states + blockDim.x);  // [rows]
+  static_assert(sizeof(LaneState<E, P>) <= 64);  // see grid_shared_bytes
+  using Inputs = typename Epilogue<E, P>::Inputs;
+  auto* const cell_inputs = reinterpret_cast<Inputs*>(lane_states + blockDim.x);
+  const bool has_epilogue = warp < n_tiles * M;
+  const auto inputs = [&]() -> Inputs& {
+    if constexpr (saves_gates<P>) {
+      return cell_inputs[threadIdx.x];
+    } else {
+      return lane_state->inputs;
+    }
+  };
+  static_assert(!saves_gates<P> || sizeof(Inputs) <= grid_inputs_bytes<E, P>);
+  const int cell_bytes = saves_gates<P> ? n_tiles * M * 32 * int(sizeof(Inputs)) : 0;
+  int* const lengths =  // [rows]
+      reinterpret_cast<int*>(reinterpret_cast<unsigned char*>(cell_inputs) + cell_bytes);
   const int steps = self.load_lengths(lengths);
   const TimeOrder order = time_order(p, group, steps);
 
-  uint32_t w[M][RESIDENT][4];
-  const auto* weight_hh = static_cast<const Storage*>(p.weight_hh) + group * p.H * p.H;
+  uint32_t w[TILES][RESIDENT][4];
+  const auto* weight_hh =
+      static_cast<const Storage*>(p.weight_hh) + group * gates_of<P> * p.H * p.H;
   const auto load_k_tile = [&](uint32_t (&to)[2][4], int m, int c) {
-    load_weights<E, is_backward<P>>(to, weight_hh, p.H, (rank * M + m) * 16,
-                                    int64_t{warp} * k_tiles + c, lane, layout);
+    constexpr int K = gate_tiles_of<P>;
+    load_weights<E, P>(to, weight_hh + m % K * p.H * p.H, p.H, (rank * M + m / K) * 16,
+                       int64_t{warp} * k_tiles + c, lane, layout);
   };
 #pragma unroll
-  for (int m = 0; m < M; ++m) {
+  for (int m = 0; m < TILES; ++m) {
 #pragma unroll
     for (int c = 0; c < RESIDENT / 2; ++c) {
       load_k_tile(reinterpret_cast<uint32_t (&)[2][4]>(w[m][2 * c]), m, c);
@@ -71,44 +87,45 @@ __global__ void __launch_bounds__(grid_max_threads<E, M * RESIDENT>, 1)
       uint32_t k_tile[2][4];
       load_k_tile(k_tile, m, RESIDENT / 2 + c);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) store_words(weights + ((2 * c + i) * M + m) * 32, k_tile[i]);
+      for (int i = 0; i < 2; ++i) store_words(weights + ((2 * c + i) * TILES + m) * 32, k_tile[i]);
     }
   }
 
   // The tile of units and batch rows of this warp's epilogue.
   self.locate_state(lane_state);
-  const bool has_epilogue = warp < n_tiles * M;
   const int64_t own_row = first_row + 8 * (warp / M);
   Epilogue<E, P> epilogue(p, layout, order, group, own_row, (rank * M + warp % M) * 16,
                           lengths + (has_epilogue ? 8 * (warp / M) : 0), lane);
   self.locate_tile(lane_state, own_row, epilogue);
   if (has_epilogue) {
-    epilogue.begin();
-    load_inputs(lane_state, epilogue, order, order.time(0));
+    epilogue.begin(inputs());
+    load_inputs(lane_state, inputs(), epilogue, order, order.time(0));
   }
+  uint32_t starts = self.resets_of(lengths, order, order.time(0));
 
   for (int t = order.time(0); is_backward<P> || t != order.end(); t = order.next(t)) {
     float4* const step_sums = sums + (t & 1) * sums_size;
     uint4 h[K_TILES];
-    auto row = self.state_row(lengths, lane_state, order, 0, t);
+    auto row = self.state_row(lengths, lane_state, order, 0, t, starts);
     row.from = ptx::opaque(row.from);
 #pragma unroll
     for (int c = 0; c < K_TILES; ++c) self.load(h, row, c);
+    const uint32_t next_starts = self.resets_of(lengths, order, order.next(t));
     for (int n = 0; n < n_tiles; ++n) {
       self.wait_for_state(h, row);
 
       const bool more = n + 1 < n_tiles;
       if (more) {
-        row = self.state_row(lengths, lane_state, order, n + 1, t);
+        row = self.state_row(lengths, lane_state, order, n + 1, t, starts);
         row.from = ptx::opaque(row.from);
       }
-      float sum[M][CHAINS][4] = {};
+      float sum[TILES][CHAINS][4] = {};
 #pragma unroll
       for (int c = 0; c < K_TILES; ++c) {
         if (c >= RESIDENT / 2 && c >= k_tiles) break;
 #pragma unroll
-        for (int m = 0; m < M; ++m) {
-          mma_k_tile<E>(sum[m], w[m], weights + m * 32, M * 32, h[c], c);
+        for (int m = 0; m < TILES; ++m) {
+          mma_k_tile<E>(sum[m], w[m], weights + m * 32, TILES * 32, h[c], c);
         }
         if (more) self.load(h, row, c);
       }
@@ -118,18 +135,19 @@ __global__ void __launch_bounds__(grid_max_threads<E, M * RESIDENT>, 1)
     // barrier, and so has every warp that read it.
     __syncthreads();
     if (has_epilogue) {
-      float sum[4] = {};
+      float sum[TILES / M][4] = {};
       self.reduce_sums(sum, step_sums);
       epilogue.offset = lane_state->result_offset;
       epilogue.unit = lane_state->unit;
-      epilogue.finish(t, sum, lane_state->inputs, lane_state->resets,
+      epilogue.finish(t, sum, inputs(), lane_state->resets,
                       Publish<E, P>{exchange, lane_state, epilogue, t});
-      if (t != order.end()) load_inputs(lane_state, epilogue, order, order.next(t));
+      if (t != order.end()) load_inputs(lane_state, inputs(), epilogue, order, order.next(t));
     }
+    starts = next_starts;
     if (t == order.end()) break;  // backward only
   }
   if (!has_epilogue) return;
-  for (int t = steps; t < p.T; ++t) epilogue.store_zeros(epilogue.result(), t);
+  for (int t = steps; t < p.T; ++t) epilogue.store_zeros(t);
 #endif
 }
 
@@ -156,45 +174,67 @@ template <class Base> bool exchanges_in_result(const BackwardParams<Base>& p, in
   return exchanges_in_result(static_cast<const Params&>(p), element_bytes) &&
          is_aligned(16, p.grad_pre);
 }
+template <class C> bool exchanges_in_result(const CellForwardOf<C>& p, int element_bytes) {
+  return exchanges_in_result(static_cast<const Forward&>(p), element_bytes) &&
+         is_aligned(16, p.reset_h);
+}
+template <class C> bool exchanges_in_result(const CellBackwardOf<C>& p, int element_bytes) {
+  return C::z_is_pre && exchanges_in_result(static_cast<const Backward&>(p), element_bytes);
+}
 
-inline int64_t padded_bytes(const Params& p, int element_bytes) {  // of a row
-  return (p.H * element_bytes + 15) / 16 * 16;
+template <class P> int64_t exchanged_units(const P& p, int element_bytes) {  // of a row
+  return (is_backward<P> ? gates_of<P> : 1) * padded_units(p.H, element_bytes);
 }
 
 template <class P> int64_t grid_workspace_bytes(const P& p) {
-  const int element_bytes = p.dtype == DType::float32 ? 4 : 2;
-  if (exchanges_in_result(p, element_bytes)) return 0;
-  return (p.T + !is_backward<P>)*p.B * p.G * padded_bytes(p, element_bytes);
+  const int size = element_bytes(p.dtype);
+  if (exchanges_in_result(p, size)) return 0;
+  const int states = is_backward<P> ? 0 : saves_gates<P> ? 2 : 1;  // h0 and reset_h
+  return (p.T + states) * p.B * p.G * exchanged_units(p, size) * size;
 }
 
-inline StateExchange exchange_at(const Params& p, void* states, const void* initial,
-                                 int element_bytes, bool in_result) {
-  const int64_t bytes = padded_bytes(p, element_bytes), row = p.G * bytes;
-  return {states, initial, bytes / element_bytes, row, p.B * row, in_result};
+template <class P>
+StateExchange exchange_at(const P& p, void* states, const void* initial, int element_bytes,
+                          bool in_result) {
+  const int64_t units = exchanged_units(p, element_bytes), row = p.G * units * element_bytes;
+  return {states, initial, units, row, p.B * row, in_result};
 }
-template <class E, class Base>
-StateExchange make_exchange(const ForwardParams<Base>& p, void* workspace, Stream stream) {
+
+// Copies a state to `to`, padded to the rows of an exchange.
+template <class Storage>
+void pad(const Params& p, const StateExchange& exchange, const void* state, void* to,
+         Stream stream) {
+  const int64_t elements = exchange.step_bytes / int64_t{sizeof(Storage)};
+  const int64_t grid = std::min<int64_t>((elements + 255) / 256, 1 << 16);
+  launch(pad_kernel<Storage>, {dim3(static_cast<unsigned>(grid)), 256}, stream,
+         static_cast<const Storage*>(state), static_cast<Storage*>(to), p.B * p.G, p.H,
+         exchange.width);
+}
+template <class E, class P>
+StateExchange make_exchange(P& p, void* workspace, Stream stream) {
   using Storage = typename E::Storage;
   constexpr int size = sizeof(Storage);
-  if (exchanges_in_result(p, size)) return exchange_at(p, p.out, p.h0, size, true);
-  StateExchange exchange = exchange_at(p, workspace, nullptr, size, false);
-  auto* const initial = static_cast<unsigned char*>(workspace) + p.T * exchange.step_bytes;
-  exchange.initial = initial;
-  const int64_t grid = std::min<int64_t>((exchange.step_bytes / size + 255) / 256, 1 << 16);
-  launch(pad_kernel<Storage>, {dim3(static_cast<unsigned>(grid)), 256}, stream,
-         static_cast<const Storage*>(p.h0), reinterpret_cast<Storage*>(initial), p.B * p.G, p.H,
-         exchange.width);
-  return exchange;
-}
-template <class E, class Base>
-StateExchange make_exchange(const BackwardParams<Base>& p, void* workspace, Stream) {
-  constexpr int size = sizeof(typename E::Storage);
   const bool in_result = exchanges_in_result(p, size);
-  return exchange_at(p, in_result ? p.grad_pre : workspace, nullptr, size, in_result);
+  if constexpr (is_backward<P>) {
+    return exchange_at(p, in_result ? p.grad_pre : workspace, nullptr, size, in_result);
+  } else {
+    if constexpr (saves_gates<P>) p.padded_reset_h = p.resets ? p.reset_h : nullptr;
+    if (in_result) return exchange_at(p, p.out, p.h0, size, true);
+    StateExchange exchange = exchange_at(p, workspace, nullptr, size, false);
+    auto* const initial = static_cast<unsigned char*>(workspace) + p.T * exchange.step_bytes;
+    exchange.initial = initial;
+    pad<Storage>(p, exchange, p.h0, initial, stream);
+    if constexpr (saves_gates<P>) {
+      if (p.padded_reset_h == nullptr) return exchange;
+      p.padded_reset_h = initial + exchange.step_bytes;
+      pad<Storage>(p, exchange, p.reset_h, initial + exchange.step_bytes, stream);
+    }
+    return exchange;
+  }
 }
 
 template <class E, class P, int M, int RESIDENT>
-void launch_grid_kernel(const P& p, const Plan& plan, void* workspace, Stream stream) {
+void launch_grid_instance(P p, const Plan& plan, void* workspace, Stream stream) {
   const auto kernel = grid_kernel<E, P, M, RESIDENT>;
   const Tiling& tiling = plan.tiling;
   const int64_t room = int64_t{processors()} *
@@ -220,26 +260,33 @@ void launch_grid_kernel(const P& p, const Plan& plan, void* workspace, Stream st
   }
 }
 
+// Compiles only the instances that grid_fits allows.
+template <class E, class P, int M, int RESIDENT>
+void launch_grid_kernel(const P& p, const Plan& plan, void* workspace, Stream stream) {
+  if constexpr (grid_compiled(mode_of<E>, M, RESIDENT, pass_of<P>, traits_of<P>)) {
+    return launch_grid_instance<E, P, M, RESIDENT>(p, plan, workspace, stream);
+  }
+  throw std::runtime_error("the grid kernel has no such instance");
+}
+
 template <class E, class P>
 void launch_grid(const P& p, const Plan& plan, void* workspace, Stream stream) {
   if (p.B == 0 || p.G == 0) return;
   if (p.T >= INT_MAX) throw std::runtime_error("too many steps");
   const Tiling& tiling = plan.tiling;
-  const int64_t units = (p.H + 15) / 16, depth = (p.H * sizeof(typename E::Storage) + 31) / 32;
-  if (grid_fits(plan.mode, tiling) && int64_t{tiling.blocks} * tiling.m_tiles >= units &&
+  constexpr int size = sizeof(typename E::Storage);
+  const int64_t units = (p.H + 15) / 16, depth = (exchanged_units(p, size) * size + 31) / 32;
+  if (grid_fits(plan.mode, tiling, pass_of<P>, traits_of<P>) &&
+      int64_t{tiling.blocks} * tiling.m_tiles >= units &&
       int64_t{tiling.splits} * (tiling.resident + tiling.streamed) >= depth) {
     switch (100 * tiling.m_tiles + tiling.resident) {
       case 104: return launch_grid_kernel<E, P, 1, 4>(p, plan, workspace, stream);
       case 108: return launch_grid_kernel<E, P, 1, 8>(p, plan, workspace, stream);
       case 116: return launch_grid_kernel<E, P, 1, 16>(p, plan, workspace, stream);
+      case 132: return launch_grid_kernel<E, P, 1, 32>(p, plan, workspace, stream);
       case 204: return launch_grid_kernel<E, P, 2, 4>(p, plan, workspace, stream);
       case 208: return launch_grid_kernel<E, P, 2, 8>(p, plan, workspace, stream);
-    }
-    if constexpr (E::approximate) {  // grid_fits allows no more for float32
-      switch (100 * tiling.m_tiles + tiling.resident) {
-        case 132: return launch_grid_kernel<E, P, 1, 32>(p, plan, workspace, stream);
-        case 216: return launch_grid_kernel<E, P, 2, 16>(p, plan, workspace, stream);
-      }
+      case 216: return launch_grid_kernel<E, P, 2, 16>(p, plan, workspace, stream);
     }
   }
   throw std::runtime_error("the grid kernel does not support this tiling");

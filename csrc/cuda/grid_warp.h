@@ -5,7 +5,7 @@
 // compile to different SASS. Loading W_hh in a function also changes the SASS of the kernel.
 #pragma once
 
-#include "epilogue.h"
+#include "cell_epilogue.h"
 #include "operand_load.h"
 #include "plan.h"
 
@@ -26,7 +26,8 @@ template <class E> __device__ uint2 replace_sentinel(uint2 chunk) {
 struct Empty {};
 
 // The state of a lane between steps, in shared memory, since W_hh fills the registers: its offsets
-// within a step, and the inputs of the next epilogue. With resets it is no larger.
+// within a step, and the inputs of the next epilogue. With resets it is no larger. A cell that saves
+// gates has more inputs; only the lanes of an epilogue have memory for them.
 template <class E, class P> struct LaneState {
   int64_t state_offset, publish_offset;  // in bytes of StateExchange::states
   int64_t result_offset;                 // in elements
@@ -34,7 +35,8 @@ template <class E, class P> struct LaneState {
   [[no_unique_address]] RowResets<P> resets;
   std::conditional_t<has_resets<P>, int16_t, int> unit;
   [[no_unique_address]] std::conditional_t<has_resets<P>, int, Empty> own_row;
-  typename Epilogue<E, P>::Inputs inputs;
+  [[no_unique_address]] std::conditional_t<saves_gates<P>, Empty, typename Epilogue<E, P>::Inputs>
+      inputs;
 };
 
 // The memory through which the blocks exchange the state.
@@ -46,15 +48,21 @@ struct StateExchange {
   bool in_result;                 // whether `states` is the result tensor
 };
 
-template <class E, int fragments>
-constexpr int grid_max_threads =
-    grid_threads(E::word_values == 2 ? Mode::half : Mode::float32, fragments);
+template <class E, class P, int M, int RESIDENT>
+constexpr int grid_max_threads = grid_threads(E::word_values == 2 ? Mode::half : Mode::float32,
+                                              M* gate_tiles_of<P>* RESIDENT, saves_gates<P>);
+
+// The maximum size of the inputs of a cell that saves gates.
+template <class E, class P>
+constexpr int grid_inputs_bytes = grid_cell_bytes(mode_of<E>, pass_of<P>, traits_of<P>);
 
 template <class E, class P, int M, int RESIDENT> struct GridWarp {
   static constexpr int size = sizeof(typename E::Storage);
-  static constexpr bool few_registers = grid_max_threads<E, M * RESIDENT> > 256;
-  static constexpr int K_TILES = few_registers ? 8 : 16;        // see grid_k_tiles
-  static constexpr int CHAINS = few_registers ? 2 / M : 4 / M;  // independent accumulators
+  static constexpr int TILES = M * gate_tiles_of<P>;  // of W_hh
+  static constexpr bool few_registers = grid_max_threads<E, P, M, RESIDENT> > 256;
+  static constexpr int K_TILES = few_registers ? 8 : 16;  // see grid_k_tiles
+  // Independent accumulators.
+  static constexpr int CHAINS = TILES > 2 ? 1 : few_registers ? 2 / TILES : 4 / TILES;
 
   // The kernel's arguments.
   const P& p;
@@ -112,7 +120,14 @@ template <class E, class P, int M, int RESIDENT> struct GridWarp {
     bool awaited;
   };
   __device__ StateRow state_row(const int* lengths, const LaneState<E, P>* lane_state,
-                                TimeOrder order, int n, int t) const {
+                                TimeOrder order, int n, int t, uint32_t starts) const {
+    if constexpr (saves_gates<P> && !is_backward<P>) {
+      if (starts >> n & 1) {
+        const auto* const from = static_cast<const unsigned char*>(p.padded_reset_h) +
+                                 (8 * n * exchange.row_bytes + lane_state->state_offset);
+        return {from, p.padded_reset_h ? lane_state->valid_k_tiles : 0, false};
+      }
+    }
     const int length = lengths[8 * n + lane.g], previous = order.previous(t, length);
     const bool begins = previous < 0;
     const bool needed = begins ? !is_backward<P> && t < length : t < length || t == order.end();
@@ -121,6 +136,20 @@ template <class E, class P, int M, int RESIDENT> struct GridWarp {
     const int64_t at = begins ? 0 : previous * exchange.step_bytes;
     return {from + (at + 8 * n * exchange.row_bytes + lane_state->state_offset),
             needed ? lane_state->valid_k_tiles : 0, !begins};
+  }
+
+  // Bit n: whether row lane.g of the n-th tile of batch rows starts from reset_h at t. Forward of
+  // cells that save gates: for others, the epilogue ignores the product.
+  __device__ uint32_t resets_of(const int* lengths, TimeOrder order, int t) const {
+    uint32_t starts = 0;
+    if constexpr (saves_gates<P> && !is_backward<P>) {
+      if (!p.resets) return 0;
+      for (int n = 0; n < n_tiles; ++n) {
+        const int row = 8 * n + lane.g;
+        starts |= crosses_reset(p, t, first_row + row, order.descending, lengths[row]) << n;
+      }
+    }
+    return starts;
   }
 
   __device__ static void load(uint4 (&h)[K_TILES], const StateRow& row, int c) {
@@ -144,9 +173,9 @@ template <class E, class P, int M, int RESIDENT> struct GridWarp {
   }
 
   // Stores this warp's sums of the n-th tile of batch rows for the warps that have an epilogue.
-  __device__ void store_sums(float4* step_sums, const float (&sum)[M][CHAINS][4], int n) const {
+  __device__ void store_sums(float4* step_sums, const float (&sum)[TILES][CHAINS][4], int n) const {
 #pragma unroll
-    for (int m = 0; m < M; ++m) {
+    for (int m = 0; m < TILES; ++m) {
       float total[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -154,28 +183,33 @@ template <class E, class P, int M, int RESIDENT> struct GridWarp {
 #pragma unroll
         for (int chain = 1; chain < CHAINS; ++chain) total[j] += sum[m][chain][j];
       }
-      step_sums[((n * M + m) * splits + warp) * 32 + threadIdx.x % 32] = {total[0], total[1],
-                                                                          total[2], total[3]};
+      step_sums[((n * TILES + m) * splits + warp) * 32 + threadIdx.x % 32] = {total[0], total[1],
+                                                                              total[2], total[3]};
     }
   }
 
   // sum += all warps' sums of the tile of this warp's epilogue.
-  __device__ void reduce_sums(float (&sum)[4], const float4* step_sums) const {
+  __device__ void reduce_sums(float (&sum)[TILES / M][4], const float4* step_sums) const {
+#pragma unroll
+    for (int k = 0; k < TILES / M; ++k) {
 #pragma unroll 4
-    for (int j = 0; j < splits; ++j) {
-      const float4 part = step_sums[(warp * splits + j) * 32 + threadIdx.x % 32];
-      sum[0] += part.x, sum[1] += part.y, sum[2] += part.z, sum[3] += part.w;
+      for (int j = 0; j < splits; ++j) {
+        const float4 part =
+            step_sums[((warp * (TILES / M) + k) * splits + j) * 32 + threadIdx.x % 32];
+        sum[k][0] += part.x, sum[k][1] += part.y, sum[k][2] += part.z, sum[k][3] += part.w;
+      }
     }
   }
 };
 
 // Loads the inputs of step t's epilogue. Waiting for the other blocks' state hides the latency.
 template <class E, class P>
-__device__ void load_inputs(LaneState<E, P>* const& lane_state, const Epilogue<E, P>& epilogue,
+__device__ void load_inputs(LaneState<E, P>* const& lane_state,
+                            typename Epilogue<E, P>::Inputs& inputs, const Epilogue<E, P>& epilogue,
                             const TimeOrder& order, int t) {
   if constexpr (has_resets<P>) epilogue.load_resets(lane_state->resets, t, lane_state->own_row);
   if (t == order.end()) return;
-  epilogue.load(lane_state->inputs, t);
+  epilogue.load(inputs, t);
   if (order.next(t) != order.end()) epilogue.prefetch(order.next(t));
 }
 
@@ -186,11 +220,14 @@ template <class E, class P> struct Publish {
   const Epilogue<E, P>& epilogue;
   const int t;
 
-  __device__ bool operator()(int i, uint2 chunk) const {
-    if (epilogue.unit >= exchange.width) return true;
+  // k: the gate, in backward.
+  __device__ bool operator()(int i, uint2 chunk, int k = 0) const {
+    const int64_t units = exchange.width / (is_backward<P> ? gates_of<P> : 1);  // of a gate
+    if (epilogue.unit >= units) return true;
     auto* const to =
         static_cast<unsigned char*>(exchange.states) +
-        (t * exchange.step_bytes + i * exchange.row_bytes + lane_state->publish_offset);
+        (t * exchange.step_bytes + i * exchange.row_bytes + lane_state->publish_offset +
+         k * units * static_cast<int>(sizeof(typename E::Storage)));
     // An infinity beyond H would be multiplied by 0, which is NaN.
     const uint2 mask = unit_mask<E>(epilogue.unit, epilogue.p.H);
     ptx::st_relaxed(to, replace_sentinel<E>({chunk.x & mask.x, chunk.y & mask.y}));

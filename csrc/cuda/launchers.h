@@ -4,14 +4,14 @@
 
 #include <cstdint>
 
-#include "../params.h"
+#include "cell_params.h"
 #include "plan.h"
 #include "runtime.h"
 
 namespace fastrnn::cuda {
 
 // Each launches one strategy for one element type E. P is ForwardParams or BackwardParams, with
-// resets or without: kernels with and without resets are separate instances.
+// resets or without, or CellForwardOf or CellBackwardOf. Each has instances of its own.
 template <class E, class P>
 void launch_cluster(const P& params, const Plan& plan, Stream stream);
 template <class E, class P>
@@ -19,6 +19,7 @@ void launch_grid(const P& params, const Plan& plan, void* workspace, Stream stre
 template <class E, class P>
 void launch_step(const P& params, Stream stream);
 template <class P> int64_t grid_workspace_bytes(const P& params);
+template <class P> int64_t step_workspace_bytes(const P& params);  // of cells that save gates
 
 using ForwardWithoutResets = ForwardParams<Params>;
 using BackwardWithoutResets = BackwardParams<Params>;

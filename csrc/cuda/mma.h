@@ -7,11 +7,6 @@
 
 namespace fastrnn::cuda {
 
-template <class E>
-constexpr Mode mode_of = E::word_values == 2 ? Mode::half
-                         : E::approximate    ? Mode::tf32
-                                             : Mode::float32;
-
 template <class E, int RESIDENT, int N>
 constexpr int cluster_max_threads = cluster_threads(mode_of<E>, RESIDENT, N);
 

@@ -10,7 +10,7 @@
 // the lane, in half precision after a transpose within the warp.
 #pragma once
 
-#include "../params.h"
+#include "plan.h"
 #include "ptx.h"
 
 namespace fastrnn::cuda {
@@ -162,6 +162,11 @@ struct Float64 {
   using Storage = double;
   static constexpr DType dtype = DType::float64;
 };
+
+template <class E>
+constexpr Mode mode_of = E::word_values == 2 ? Mode::half
+                         : E::approximate    ? Mode::tf32
+                                             : Mode::float32;
 
 // Loads the word at unit k of a row of H units, 0 beyond it. `aligned`: rows begin at multiples of
 // 4 bytes and are whole words.

@@ -6,7 +6,8 @@
 // agree. So the first two of a lane's four words serve one k-step, the last two the other.
 #pragma once
 
-#include "mma_traits.h"
+#include "pass_traits.h"
+#include "plan.h"
 
 namespace fastrnn::cuda {
 
@@ -36,13 +37,29 @@ template <class E> __device__ int64_t k_tile_unit(int64_t k_tile, const Lane<E>&
   return (k_tile * k_tile_bytes + 16 * lane.q) / static_cast<int>(sizeof(typename E::Storage));
 }
 
-// Loads W_hh, or its transpose, for 16 units from `first_unit` on and one k-tile. Called by all
-// lanes.
-template <class E, bool Transposed>
+// The row of W_hh that k is in the depth of P's product, if there is one. In backward the depth has
+// all gates, each of a whole number of 16 bytes.
+struct WeightRow {
+  int64_t index;
+  bool exists;
+};
+template <class E, class P> __device__ WeightRow weight_row(int64_t k, int64_t H) {
+  if constexpr (is_backward<P> && gates_of<P> > 1) {
+    const int64_t units = padded_units(H, sizeof(typename E::Storage));
+    const int64_t gate = k / units, unit = k % units;
+    return {gate * H + unit, gate < gates_of<P> && unit < H};
+  } else {
+    return {k, k < H};
+  }
+}
+
+// Loads W_hh, in backward its transpose, for 16 units from `first_unit` on and one k-tile. Called by
+// all lanes.
+template <class E, class P>
 __device__ void load_weights(uint32_t (&w)[2][4], const typename E::Storage* weight_hh, int64_t H,
                              int64_t first_unit, int64_t k_tile, const Lane<E>& lane,
                              const TensorLayout& layout) {
-  if constexpr (Transposed) {
+  if constexpr (is_backward<P>) {
     // Rows of memory run along the units. A float32 lane reads its own two units. In half precision
     // a lane reads another lane's, and the transpose within the warp exchanges them.
     constexpr bool half = E::word_values == 2;
@@ -53,7 +70,10 @@ __device__ void load_weights(uint32_t (&w)[2][4], const typename E::Storage* wei
     for (int j = 0; j < 4; ++j) {
       const int64_t k = first + j * E::word_values;
       uint2 chunk = {0, 0};
-      if (k < H) chunk = load_chunk<E>(weight_hh + k * H, unit, H, layout.aligned_chunks);
+      const auto row = weight_row<E, P>(k, H);
+      if (row.exists) {
+        chunk = load_chunk<E>(weight_hh + row.index * H, unit, H, layout.aligned_chunks);
+      }
       E::transpose_weights(chunk, w[j / 2][2 * (j % 2)], w[j / 2][2 * (j % 2) + 1]);
     }
   } else {

@@ -47,9 +47,16 @@ struct Work {
   int gate_tiles;  // of W_hh, for each tile of units
   explicit Work(const Sizes& sizes)
       : tiles_of_units(ceil_div(sizes.H, 16)),
-        width(sizes.H * (sizes.pass == Pass::backward ? sizes.gates : 1)),
+        width(depth(sizes)),
         k_steps(ceil_div(width * element_bytes(sizes.mode), 32)),
-        gate_tiles(cuda::gate_tiles(sizes.pass, sizes.gates)) {}
+        gate_tiles(cuda::gate_tiles(sizes.pass, traits(sizes.cell))) {}
+
+ private:
+  static int64_t depth(const Sizes& sizes) {
+    const int64_t gates = traits(sizes.cell).gates;
+    if (sizes.pass == Pass::forward || gates == 1) return sizes.H;
+    return gates * padded_units(sizes.H, element_bytes(sizes.mode));
+  }
 };
 
 // Cycles of a block's products in a step, and of the reduction over splits.
@@ -65,7 +72,7 @@ double product_time(const Sizes& sizes, const Tiling& tiling, int warps, int til
       product_latency;
   double cycles = std::max({count * product_cycles, (state + weights) / shared_bandwidth, chain});
   if (tiling.splits > 1) {
-    const int tiles = tiling.m_tiles * gate_tiles(sizes.pass, sizes.gates);
+    const int tiles = tiling.m_tiles * gate_tiles(sizes.pass, traits(sizes.cell));
     const double sums = double(tiling.splits - 1) * tiles * n * 512;
     cycles += reduction + 2 * sums / shared_bandwidth;
   }
@@ -110,8 +117,9 @@ Option best_cluster(const Device& device, const Sizes& sizes) {
           const Tiling tiling{
               blocks, int(m_tiles), splits, resident, int(std::max<int64_t>(depth - resident, 0)),
               rows};
-          const int64_t shared = cluster_shared_bytes(tiling, bytes, sizes.pass, sizes.gates);
-          if (!cluster_fits(sizes.mode, tiling, work.gate_tiles)) continue;
+          const int64_t shared =
+              cluster_shared_bytes(tiling, bytes, sizes.pass, traits(sizes.cell));
+          if (!cluster_fits(sizes.mode, tiling, sizes.pass, traits(sizes.cell))) continue;
           if (shared > device.shared_bytes) continue;
           const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
           const double bandwidth = blocks == 16 ? cluster_bandwidth_16 : cluster_bandwidth;
@@ -153,8 +161,9 @@ Option best_grid(const Device& device, const Sizes& sizes) {
           const Tiling tiling{
               int(blocks), m_tiles, splits, resident, int(std::max<int64_t>(depth - resident, 0)),
               rows};
-          const int64_t shared = grid_shared_bytes(tiling, work.gate_tiles);
-          if (!grid_fits(sizes.mode, tiling, work.gate_tiles)) continue;
+          const int64_t shared =
+              grid_shared_bytes(tiling, sizes.mode, sizes.pass, traits(sizes.cell));
+          if (!grid_fits(sizes.mode, tiling, sizes.pass, traits(sizes.cell))) continue;
           if (shared > device.shared_bytes) continue;
           const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
           const int64_t at_once = device.processors / blocks;
@@ -176,7 +185,7 @@ Option best_grid(const Device& device, const Sizes& sizes) {
 
 Option best_step(const Device& device, const Sizes& sizes) {
   const double bytes = element_bytes(sizes.mode);
-  const double weights = bytes * sizes.G * sizes.gates * sizes.H * sizes.H;
+  const double weights = bytes * sizes.G * traits(sizes.cell).gates * sizes.H * sizes.H;
   const double streamed = weights / (stream_bandwidth * device.processors);
   const double flops = double(ceil_div(sizes.B, 8)) * weights / 512;
   const double arithmetic = flops * product_cycles * products(sizes.mode) / device.processors;

@@ -20,6 +20,15 @@ constexpr int element_bytes(Mode mode) {
   return mode == Mode::half ? 2 : mode == Mode::float64 ? 8 : 4;
 }
 
+constexpr int element_bytes(DType dtype) {
+  return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
+}
+
+// The units of a gate in the depth of a backward product: a whole number of 16 bytes.
+FASTRNN_HOST_DEVICE constexpr int64_t padded_units(int64_t H, int element_bytes) {
+  return (H * element_bytes + 15) / 16 * 16 / element_bytes;
+}
+
 struct Device {
   int major, minor;  // compute capability
   int processors;    // multiprocessors
@@ -48,15 +57,17 @@ struct Tiling {
 //
 // The W_hh of a cell with `gates` gates has gates · H rows. In forward, a warp has the rows of all
 // gates of its units: `gates` tiles for each tile of units. In backward, the gates are part of the
-// K dimension. No kernel supports several gates yet: for them the limits below are estimates.
-FASTRNN_HOST_DEVICE constexpr int gate_tiles(Pass pass, int gates) {
-  return pass == Pass::forward ? gates : 1;
+// K dimension.
+constexpr int gate_tiles(Pass pass, const CellTraits& cell) {
+  return pass == Pass::forward ? int(cell.gates) : 1;
 }
 
-// The number of tensors that a step of a cell reads. Forward reads pre of each gate. Backward reads
-// grad_out and the tensors that forward saved: out, or the gates and two more tensors.
-FASTRNN_HOST_DEVICE constexpr int step_inputs(Pass pass, int gates) {
-  return pass == Pass::forward ? gates : gates == 1 ? 2 : gates + 2;
+// The number of values of a unit that a step of a cell reads. Forward reads pre of each gate.
+// Backward reads grad_out, and what forward saved: out, or the gates, the inner value if there is
+// one, and the state before the step.
+constexpr int step_inputs(Pass pass, const CellTraits& cell) {
+  if (pass == Pass::forward) return int(cell.gates);
+  return cell.saves ? 2 + int(cell.gates) + cell.has_inner : 2;
 }
 
 // The number of steps whose inputs the cluster kernel prefetches. A step with few rows is shorter
@@ -70,21 +81,21 @@ struct ClusterLayout {
   int64_t state_row_bytes;
   int64_t state, weights, sums, stages, end;
 
-  constexpr ClusterLayout(const Tiling& t, int element_bytes, Pass pass, int gates = 1)
+  constexpr ClusterLayout(const Tiling& t, int element_bytes, Pass pass, const CellTraits& cell)
       : state_row_bytes(int64_t{t.splits} * (t.resident + t.streamed) * 32 + 16),
         state(128),
         weights(state + 16 * t.n_tiles() * state_row_bytes),
-        sums(weights + int64_t{t.m_tiles} * t.splits * t.streamed * 512 * gate_tiles(pass, gates)),
+        sums(weights + int64_t{t.m_tiles} * t.splits * t.streamed * 512 * gate_tiles(pass, cell)),
         stages(sums +
-               int64_t{t.splits - 1} * t.m_tiles * t.n_tiles() * 1024 * gate_tiles(pass, gates)),
+               int64_t{t.splits - 1} * t.m_tiles * t.n_tiles() * 1024 * gate_tiles(pass, cell)),
         end(stages + int64_t{t.m_tiles} * t.n_tiles() * 128 * element_bytes *
-                         cluster_stages(t.n_tiles()) * step_inputs(pass, gates)) {}
+                         cluster_stages(t.n_tiles()) * step_inputs(pass, cell)) {}
 };
 
 // Bytes of dynamic shared memory of a block.
 constexpr int64_t cluster_shared_bytes(const Tiling& tiling, int element_bytes, Pass pass,
-                                       int gates = 1) {
-  return ClusterLayout(tiling, element_bytes, pass, gates).end;
+                                       const CellTraits& cell) {
+  return ClusterLayout(tiling, element_bytes, pass, cell).end;
 }
 
 // The limits of the cluster kernel due to registers: the instances that are compiled, and the
@@ -99,38 +110,55 @@ constexpr int cluster_threads(Mode mode, int fragments, int n_tiles, int gate_ti
   if (fragments >= 32 || chunks >= 8 || fragments * chunks > 32) return 256;
   return chunks >= 4 || fragments * chunks > 16 ? 384 : 512;
 }
-constexpr bool cluster_fits(Mode mode, const Tiling& t, int gate_tiles = 1) {
-  const int fragments = t.resident * gate_tiles;
+constexpr bool cluster_fits(Mode mode, const Tiling& t, Pass pass, const CellTraits& cell) {
+  const int gate_tiles = cuda::gate_tiles(pass, cell), fragments = t.resident * gate_tiles;
   return t.rows > 0 && t.rows <= 32 && fragments <= 32 &&
          cluster_compiled(mode, fragments, t.n_tiles()) &&
          t.m_tiles * t.splits * 32 <= cluster_threads(mode, fragments, t.n_tiles(), gate_tiles) &&
          t.splits <= 8 && (t.splits == 1 || t.m_tiles <= 15);  // one named barrier per tile
 }
 
-// Shared memory of a grid block: two buffers of its warps' sums, W_hh, lane states, row lengths.
-constexpr int64_t grid_shared_bytes(const Tiling& t, int gate_tiles = 1) {
-  const int64_t tiles = int64_t{t.m_tiles} * gate_tiles;
+// What a lane of a grid block's epilogue keeps in shared memory, for cells that save gates: the
+// inputs of a step, and ten numbers from a step to the next.
+constexpr int grid_cell_bytes(Mode mode, Pass pass, const CellTraits& cell) {
+  const int inputs = int(cell.gates) + (pass == Pass::forward ? 0 : 3);
+  return cell.saves ? 40 + 8 * (mode == Mode::half ? 1 : 2) * inputs : 0;
+}
+
+// Shared memory of a grid block: two buffers of its warps' sums, W_hh, lane states, what cells keep,
+// row lengths.
+constexpr int64_t grid_shared_bytes(const Tiling& t, Mode mode, Pass pass, const CellTraits& cell) {
+  const int64_t tiles = int64_t{t.m_tiles} * gate_tiles(pass, cell);
   const int64_t fragments = t.splits * tiles * (2 * t.n_tiles() + t.streamed);
-  return fragments * 512 + t.splits * 32 * 64 + 32 * t.n_tiles();
+  const int64_t epilogues = int64_t{t.n_tiles()} * t.m_tiles;
+  return fragments * 512 + t.splits * 32 * 64 + epilogues * 32 * grid_cell_bytes(mode, pass, cell) +
+         32 * t.n_tiles();
 }
 
 // The limits of the grid kernel due to registers. `fragments` counts the k-steps of W_hh in the
 // registers of a warp, with four registers per lane each. grid_threads is the maximum number of
 // threads per block. grid_k_tiles is the maximum number of k-tiles of the state per warp, which
 // loads all of them at once.
-constexpr int grid_threads(Mode mode, int fragments) {
-  return fragments <= (mode == Mode::half ? 16 : 8) ? 512 : 256;
+constexpr int grid_threads(Mode mode, int fragments, bool saves) {
+  return fragments <= (mode == Mode::half && !saves ? 16 : 8) ? 512 : 256;
 }
-constexpr int grid_k_tiles(Mode mode, int fragments) {
-  return grid_threads(mode, fragments) == 512 ? 8 : 16;
+constexpr int grid_k_tiles(Mode mode, int fragments, bool saves) {
+  return grid_threads(mode, fragments, saves) == 512 ? 8 : 16;
 }
 
-constexpr bool grid_fits(Mode mode, const Tiling& t, int gate_tiles = 1) {
-  const int fragments = t.m_tiles * gate_tiles * t.resident;
-  const int most = mode == Mode::float32 ? 16 : 32;  // its three products need registers too
-  return mode != Mode::float64 && t.m_tiles <= 2 && fragments <= most && t.streamed % 2 == 0 &&
-         32 * t.splits <= grid_threads(mode, fragments) &&
-         t.resident + t.streamed <= 2 * grid_k_tiles(mode, fragments) && t.rows > 0 &&
+// The three products of float32 need registers too, and so do two tiles of a cell's gradients.
+constexpr bool grid_compiled(Mode mode, int m_tiles, int resident, Pass pass,
+                             const CellTraits& cell) {
+  const bool few = mode == Mode::float32 || (cell.saves && pass == Pass::backward && m_tiles > 1);
+  return mode != Mode::float64 && m_tiles <= 2 &&
+         m_tiles * gate_tiles(pass, cell) * resident <= (few ? 16 : 32);
+}
+
+constexpr bool grid_fits(Mode mode, const Tiling& t, Pass pass, const CellTraits& cell) {
+  const int fragments = t.m_tiles * gate_tiles(pass, cell) * t.resident;
+  return grid_compiled(mode, t.m_tiles, t.resident, pass, cell) && t.streamed % 2 == 0 &&
+         32 * t.splits <= grid_threads(mode, fragments, cell.saves) &&
+         t.resident + t.streamed <= 2 * grid_k_tiles(mode, fragments, cell.saves) && t.rows > 0 &&
          t.rows <= 32 &&
          t.n_tiles() * t.m_tiles <= t.splits;  // one warp for the epilogue of each tile
 }
@@ -151,7 +179,7 @@ struct Sizes {
   Mode mode;
   Pass pass;
   int64_t T, B, G, H;
-  int gates = 1;  // of W_hh, [G, gates · H, H]
+  Cell cell = Cell::rnn_tanh;
 
   bool operator==(const Sizes&) const = default;
 };

@@ -51,29 +51,34 @@ def check_backward(
     assert_close(grad_h0, expected[1], problem, scale, mode)
 
 
-def check_recurrence(module: Any, problem: Problem) -> None:
+def check_recurrence(
+    module: Any, problem: Problem, device: str = "cpu", mode: str | None = None, **options: Any
+) -> None:
     """Check `module.recurrence` of a backend of all cells, with everything that it saves."""
-    pre, arguments = problem.inputs()
-    actual = module.recurrence(pre, arguments, save=True)
+    pre, arguments = problem.inputs(device)
+    actual = module.recurrence(pre, arguments, save=True, **options)
     expected = specification.forward(pre.double(), _double(arguments))
     scale = 1.0
     if problem.cell.gates == 1:
         scale = biggest(pre, arguments.h0, expected.out)
-    _compare(actual, expected, problem, scale)
+    _compare(actual, expected, problem, scale, mode)
 
 
-def check_recurrence_backward(module: Any, problem: Problem) -> None:
+def check_recurrence_backward(
+    module: Any, problem: Problem, device: str = "cpu", mode: str | None = None, **options: Any
+) -> None:
     """Check `module.recurrence_backward`, applied to the results of the reference's forward."""
-    pre, arguments = problem.inputs()
+    pre, arguments = problem.inputs(device)
     out, h_n, c_n, gates, inner = specification.forward(pre, arguments)
     grads = Outputs(*(x if x is None else torch.randn_like(x) for x in (out, h_n, c_n)))
-    actual = module.recurrence_backward(grads, Step(State(out), gates, inner), arguments)
+    saved = Step(State(out), gates, inner)
+    actual = module.recurrence_backward(grads, saved, arguments, **options)
     exact = Outputs(*_double(grads)), Step(State(out.double()), *_double((gates, inner)))
     expected = specification.backward(*exact, _double(arguments))
     scale = max(biggest(x) for x in (*grads, *expected) if x is not None)
     if problem.cell.gates == 1:  # nothing bounds the states
         scale *= 1 + biggest(pre, out)
-    _compare(actual, expected, problem, scale)
+    _compare(actual, expected, problem, scale, mode)
 
 
 def _double(given: Any) -> Any:
@@ -82,14 +87,16 @@ def _double(given: Any) -> Any:
     return given._make(cast) if hasattr(given, "_make") else tuple(cast)
 
 
-def _compare(actual: Any, expected: Any, problem: Problem, scale: float) -> None:
+def _compare(
+    actual: Any, expected: Any, problem: Problem, scale: float, mode: str | None
+) -> None:
     for name, wanted in expected._asdict().items():
         got = getattr(actual, name)
         assert (got is None) == (wanted is None), name
         if wanted is not None:
             # The gradient of a state at a reset sums the gradients of up to T resets.
             times = problem.steps if name.startswith("reset") else 1
-            assert_close(got, wanted, problem, times * scale)
+            assert_close(got, wanted, problem, times * scale, mode)
 
 
 def check_special_gradients(module: Any, dtype: torch.dtype, **options: Any) -> None:

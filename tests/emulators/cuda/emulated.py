@@ -1,7 +1,8 @@
 """Runs the CUDA kernels in the emulator of this folder, as functions of CPU tensors.
 
-`forward` and `backward` have the signature of a backend, with keywords for the kernel, its tiling
-and its schedule. So `checks.py` works with this module, and with an `Emulated` of changed sources.
+`forward`, `backward`, `recurrence` and `recurrence_backward` have the signatures of a backend, with
+keywords for the kernel, its tiling and its schedule. So `checks.py` works with this module, and with
+an `Emulated` of changed sources.
 
 Compiled objects are cached in build/emulator under a hash of their sources and flags.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -18,7 +20,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,7 +30,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastrnn.ops.ragged import Ragged
+from fastrnn.ops.arguments import Arguments, Gradients, Outputs, State, arguments
+from fastrnn.ops.cells import CELLS
+from fastrnn.ops.cells.base import Step
+from fastrnn.ops.reference import accumulation_dtype
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ROOT / "csrc"
@@ -63,6 +68,17 @@ DTYPES = {
 }
 
 
+#: The names of cells in csrc/cuda/instances.
+FILES = {
+    "LSTM": "lstm",
+    "GRU": "gru",
+    "LEAKY_TANH": "leaky",
+    "LEAKY_RELU": "leaky",
+    "LEAKY_PRE_TANH": "leaky_pre",
+    "LEAKY_PRE_RELU": "leaky_pre",
+}
+
+
 class EmulationError(Exception):
     """The emulator found a fault, or a launch failed; the message says which."""
 
@@ -89,6 +105,7 @@ def tiling_for(
     hidden: int,
     dtype: torch.dtype,
     *,
+    gates: int = 1,
     blocks: int = 1,
     m_tiles: int = 1,
     splits: int = 1,
@@ -96,13 +113,19 @@ def tiling_for(
     rows: int = 8,
     at_once: int = 1,
 ) -> Tiling:
-    """A tiling that covers `hidden` units: of `blocks` (cluster) or of `m_tiles` a block (grid)."""
+    """A tiling that covers `hidden` units: of `blocks` (cluster) or of `m_tiles` a block (grid).
+
+    `gates`: of the product's depth, so 1 in the forward of every cell.
+    """
     tiles = -(-hidden // 16)
     if strategy == "cluster":
         m_tiles = max(1, -(-tiles // blocks))
     else:
         blocks = max(1, -(-tiles // m_tiles))
-    depth = 2 * -(-hidden * dtype.itemsize // (64 * splits))
+    row = hidden * dtype.itemsize
+    if gates > 1:  # each is padded to 16 bytes
+        row = gates * (-(-row // 16) * 16)
+    depth = 2 * -(-row // (64 * splits))
     return Tiling(blocks, m_tiles, splits, resident, max(0, depth - resident), rows, at_once)
 
 
@@ -275,18 +298,10 @@ class Emulated:
         self._servers: dict[str, Server] = {}
 
     def forward(
-        self,
-        pre: Tensor,
-        weight_hh: Tensor,
-        h0: Tensor,
-        ragged: Ragged,
-        activation: int,
-        reverse_from: int,
-        **options: Any,
+        self, pre: Tensor, weight_hh: Tensor, h0: Tensor, *given: Any, **options: Any
     ) -> tuple[Tensor, Tensor]:
-        """The operator's forward, see `fastrnn.ops.reference.forward`; `options` as in `_run`."""
-        arguments = ragged, activation, reverse_from
-        return self._run("forward", [pre, weight_hh, h0], h0, *arguments, **options)
+        """The forward of nn.RNN's cells, see `Kernels.forward`; `options` as in `_run`."""
+        return self.recurrence(pre, arguments(weight_hh, h0, *given), save=False, **options)[:2]
 
     def backward(
         self,
@@ -295,15 +310,56 @@ class Emulated:
         out: Tensor,
         weight_hh: Tensor,
         h0: Tensor,
-        ragged: Ragged,
-        activation: int,
-        reverse_from: int,
+        *given: Any,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
-        """The operator's backward, see `fastrnn.ops.reference.backward`."""
-        arguments = ragged, activation, reverse_from
-        inputs = [grad_out, grad_h_n, out, weight_hh]
-        return self._run("backward", inputs, h0, *arguments, **options)
+        """The backward of nn.RNN's cells, see `Kernels.backward`."""
+        grads, saved = Outputs(grad_out, grad_h_n), Step(State(out))
+        of_cell = arguments(weight_hh, h0, *given)
+        return self.recurrence_backward(grads, saved, of_cell, **options)[:2]
+
+    def recurrence(
+        self, pre: Tensor, arguments: Arguments, save: bool, **options: Any
+    ) -> Outputs:
+        """The operator's forward, see `Kernels.recurrence`; `options` as in `_run`.
+
+        With `in_place`, the results begin in the memory of pre: out, or the saved gates.
+        """
+        cell, h0 = CELLS[arguments.mode], arguments.h0
+        inputs = {"pre": pre, **_named(arguments)}
+        results: dict[str, Any] = {"out": (*pre.shape[:-1], h0.shape[-1]), "h_n": h0.shape}
+        if cell.has_c:
+            results["c_n"] = h0.shape
+        if cell.saves and save:
+            results["gates"] = pre.shape
+            if cell.has_inner:
+                results["inner"] = results["out"]
+        in_place = "out"
+        if cell.saves:
+            in_place = "gates" if save else "-"
+        results = self._run("forward", inputs, results, arguments, in_place, **options)
+        return Outputs(*(results.get(name) for name in Outputs._fields))
+
+    def recurrence_backward(
+        self, grads: Outputs, saved: Step, arguments: Arguments, **options: Any
+    ) -> Gradients:
+        """The operator's backward, see `Kernels.recurrence_backward`."""
+        cell, h0, out = CELLS[arguments.mode], arguments.h0, saved.state.h
+        inputs = {"grad_out": grads.out, "grad_h_n": grads.h_n, "grad_c_n": grads.c_n}
+        inputs |= {"out": out, "gates": saved.gates, "inner": saved.inner, **_named(arguments)}
+        pre = *out.shape[:-1], cell.gates * out.shape[-1]
+        results: dict[str, Any] = {"grad_pre": pre, "grad_h0": h0.shape}
+        if cell.has_c:
+            results["grad_c0"] = h0.shape
+        if cell.has_unit_param:
+            results["grad_unit_param"] = out.shape
+        for name, start in (("h", arguments.reset_h), ("c", arguments.reset_c)):
+            if start is not None:
+                results[f"reset_{name}_sum"] = h0.shape
+        results = self._run("backward", inputs, results, arguments, "grad_pre", **options)
+        names = "grad_pre", "grad_h0", "grad_c0", "grad_unit_param", "reset_h_sum", "reset_c_sum"
+        gradients = (results.get(name) for name in names)
+        return Gradients(*(x if x is None else x.to(out.dtype) for x in gradients))
 
     def close(self) -> None:
         """End the processes."""
@@ -313,60 +369,60 @@ class Emulated:
     def _run(
         self,
         direction: str,
-        inputs: list[Tensor],
-        h0: Tensor,
-        ragged: Ragged,
-        activation: int,
-        reverse_from: int,
+        inputs: Mapping[str, Tensor | None],
+        results: Mapping[str, Sequence[int]],  # shapes
+        arguments: Arguments,
+        first_result: str,  # that of `in_place`
         *,
         strategy: str,  # "cluster", "grid" or "step"
         tiling: Tiling | None = None,  # unused by step
         tf32: bool = False,
-        in_place: bool = False,  # the first input is also the first result
+        in_place: bool = False,  # the first input is also a result
         misaligned: bool = False,  # all tensors begin one element beyond a multiple of 256 bytes
         seed: int = 0,  # of the schedule
         processors: int = 8,
         blocks_per_processor: int = 1,
         running: int = 8,  # maximum blocks of an ordinary launch at once
-    ) -> tuple[Tensor, Tensor]:
-        data = inputs[0]
-        batch, groups, hidden = h0.shape
-        given = [t for t in ragged if t is not None]
+    ) -> dict[str, Tensor]:
+        given = {name: x for name, x in inputs.items() if x is not None}
+        data = next(iter(given.values()))
+        batch, groups, hidden = arguments.h0.shape
         element = "Tf32" if tf32 else DTYPES[data.dtype]
-        tiling = tiling or Tiling()
+        dtypes = dict.fromkeys(results, data.dtype)
+        for name in results:
+            if name.endswith("_sum"):
+                dtypes[name] = accumulation_dtype(data.dtype)
+        sizes = [
+            math.prod(shape) * dtypes[name].itemsize for name, shape in results.items()
+        ]
         header = {
             "pass": direction,
             "kernel": f"{strategy}.{element}",
-            "T": ragged.steps(data),
+            "cell": arguments.mode,
+            "T": arguments.ragged().steps(data),
             "B": batch,
             "G": groups,
             "H": hidden,
-            "N": data.shape[:-2].numel(),
-            "reverse_from": reverse_from,
-            "activation": activation,
-            "lengths": int(ragged.lengths is not None),
-            "offsets": int(ragged.offsets is not None),
-            "resets": int(ragged.resets is not None),
-            "in_place": int(in_place),
+            "reverse_from": arguments.reverse_from,
+            "inputs": ",".join(f"{name}:{x.nbytes}" for name, x in given.items()),
+            "outputs": ",".join(map("{}:{}".format, results, sizes)),
+            "in_place": first_result if in_place else "-",
             "misaligned": int(misaligned),
             "seed": seed,
             "processors": processors,
             "blocks_per_processor": blocks_per_processor,
             "running": running,
-            **{field.name: getattr(tiling, field.name) for field in fields(tiling)},
+            **{field.name: getattr(tiling or Tiling(), field.name) for field in fields(Tiling)},
         }
-        results = data, h0
-        source = f"{strategy}_{'' if ragged.resets is None else 'resets_'}{element.lower()}"
-        answer = self._server(source).call(
-            header, [_bytes(t) for t in [*inputs, *given]], [t.nbytes for t in results]
-        )
-        first, second = (
-            torch.frombuffer(got, dtype=like.dtype).reshape(like.shape)
-            if like.numel()
-            else torch.empty_like(like)
-            for got, like in zip(answer, results, strict=True)
-        )
-        return first, second
+        kind = FILES.get(CELLS[arguments.mode].mode, "" if arguments.resets is None else "resets")
+        source = "_".join(filter(None, (strategy, kind, element.lower())))
+        answer = self._server(source).call(header, [_bytes(x) for x in given.values()], sizes)
+        return {
+            name: torch.frombuffer(got, dtype=dtypes[name]).reshape(shape)
+            if got
+            else data.new_empty(shape, dtype=dtypes[name])
+            for got, (name, shape) in zip(answer, results.items(), strict=True)
+        }
 
     def _server(self, source: str) -> Server:
         """The server of the kernels of a file in csrc/cuda/instances."""
@@ -376,6 +432,10 @@ class Emulated:
         return self._servers[source]
 
 
+def _named(arguments: Arguments) -> dict[str, Tensor | None]:
+    return dict(zip(Arguments._fields, arguments.tensors(), strict=False))
+
+
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
@@ -383,3 +443,5 @@ def _bytes(tensor: Tensor) -> bytes:
 _unchanged = Emulated()
 forward = _unchanged.forward
 backward = _unchanged.backward
+recurrence = _unchanged.recurrence
+recurrence_backward = _unchanged.recurrence_backward

@@ -1,6 +1,7 @@
 // Runs calls of kernels: reads requests from stdin and writes answers to stdout. A request is a
-// line of `name=value` words, followed by the bytes of all inputs. An answer is a line, "ok" or
-// "error" with a reason; after "ok" follow the bytes of both results.
+// line of `name=value` words, followed by the bytes of all inputs. `inputs` and `outputs` list the
+// tensors as NAME:BYTES, separated by commas. An answer is a line, "ok" or "error" with a reason;
+// after "ok" follow the bytes of all outputs.
 //
 // Every tensor is an allocation of exactly its size, so that AddressSanitizer reports accesses
 // beyond it.
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "cuda/launchers.h"
+#include "cuda/pass_traits.h"
 
 // All launchers. Those that are not linked in are null.
 // clang-format off
@@ -25,27 +27,29 @@
   KERNEL(step, Float32) KERNEL(step, Float64)
 // clang-format on
 
+// The parameters of all kernels.
+#define PARAMETERS                                                                               \
+  PARAMS(Forward)                                                                                \
+  PARAMS(Backward) PARAMS(ForwardWithoutResets) PARAMS(BackwardWithoutResets)                    \
+      PARAMS(CellForwardOf<Lstm>) PARAMS(CellBackwardOf<Lstm>) PARAMS(CellForwardOf<Gru>)        \
+          PARAMS(CellBackwardOf<Gru>) PARAMS(CellForwardOf<Leaky>) PARAMS(CellBackwardOf<Leaky>) \
+              PARAMS(CellForwardOf<LeakyPre>) PARAMS(CellBackwardOf<LeakyPre>)
+
 namespace fastrnn::cuda {
 
-struct Bfloat16;
-struct Float16;
-struct Tf32;
-struct Float32;
-struct Float64;
-
 #define WEAK template <> __attribute__((weak))
-#define DECLARE_cluster(E, P) WEAK void launch_cluster<E>(const P&, const Plan&, Stream);
-#define DECLARE_grid(E, P) WEAK void launch_grid<E>(const P&, const Plan&, void*, Stream);
-#define DECLARE_step(E, P) WEAK void launch_step<E>(const P&, Stream);
-#define KERNEL(strategy, E)                                      \
-  DECLARE_##strategy(E, Forward) DECLARE_##strategy(E, Backward) \
-      DECLARE_##strategy(E, ForwardWithoutResets) DECLARE_##strategy(E, BackwardWithoutResets)
-KERNELS
-#undef KERNEL
-WEAK int64_t grid_workspace_bytes(const Forward&);
-WEAK int64_t grid_workspace_bytes(const Backward&);
-WEAK int64_t grid_workspace_bytes(const ForwardWithoutResets&);
-WEAK int64_t grid_workspace_bytes(const BackwardWithoutResets&);
+#define PARAMS_OF_KERNEL(P, E)                                    \
+  WEAK void launch_cluster<E>(const P&, const Plan&, Stream);     \
+  WEAK void launch_grid<E>(const P&, const Plan&, void*, Stream); \
+  WEAK void launch_step<E>(const P&, Stream);
+#define PARAMS(P)                                                                               \
+  PARAMS_OF_KERNEL(P, Bfloat16)                                                                 \
+  PARAMS_OF_KERNEL(P, Float16) PARAMS_OF_KERNEL(P, Tf32) PARAMS_OF_KERNEL(P, Float32) WEAK void \
+  launch_step<Float64>(const P&, Stream);                                                       \
+  WEAK int64_t grid_workspace_bytes(const P&);                                                  \
+  WEAK int64_t step_workspace_bytes(const P&);
+PARAMETERS
+#undef PARAMS
 
 namespace {
 
@@ -103,6 +107,7 @@ class Tensor {
   void poison() {
     for (size_t i = 0; i < bytes_; ++i) data()[i] = i % 2 ? 0x7f : 0xf8;
   }
+  void zero() { memset(data(), 0, bytes_); }
   void keep() { kept_.assign(data(), data() + bytes_); }
 
   void check(bool input) const {
@@ -123,25 +128,29 @@ class Tensor {
 
 // Calls a launcher, whatever its signature.
 template <class P> struct Call {
-  const P& params;
+  P params;
   const Plan& plan;
 
   void operator()(void (*launcher)(const P&, const Plan&, Stream)) const {
     launcher(params, plan, &emulator::device);
   }
   void operator()(void (*launcher)(const P&, const Plan&, void*, Stream)) const {
-    // Linked in with the kernels of one dtype only. For the others, an upper bound.
-    const auto bytes = &grid_workspace_bytes<P>;
-    const int64_t most = (params.T + 1) * params.B * params.G * (params.H * 4 + 16);
-    Tensor workspace(bytes ? bytes(params) : most, 0);
+    Tensor workspace(grid_workspace_bytes<P>(params), 0);
     workspace.poison();
     launcher(params, plan, workspace.bytes() ? workspace.data() : nullptr, &emulator::device);
   }
-  void operator()(void (*launcher)(const P&, Stream)) const { launcher(params, &emulator::device); }
+  void operator()(void (*launcher)(const P&, Stream)) {
+    const auto bytes = &step_workspace_bytes<P>;
+    if (!bytes) return launcher(params, &emulator::device);
+    Tensor workspace(bytes(params), 0);
+    workspace.poison();
+    if constexpr (saves_gates<P>) params.workspace = workspace.data();
+    launcher(params, &emulator::device);
+  }
 };
 
 template <class P> void launch(const std::string& kernel, const P& params, const Plan& plan) {
-  const Call<P> call{params, plan};
+  Call<P> call{params, plan};
 #define KERNEL(strategy, E)                          \
   if (kernel == #strategy "." #E) {                  \
     auto* const launcher = &launch_##strategy<E, P>; \
@@ -152,9 +161,29 @@ template <class P> void launch(const std::string& kernel, const P& params, const
   throw std::runtime_error("not compiled in: " + kernel);
 }
 
-template <class P> void run(const std::string& kernel, const P& params, const Plan& plan) {
+void run(const std::string& kernel, Cell, const Forward& params, const Plan& plan) {
   if (params.resets) return launch(kernel, params, plan);
   launch(kernel, without_resets(params), plan);
+}
+void run(const std::string& kernel, Cell, const Backward& params, const Plan& plan) {
+  if (params.resets) return launch(kernel, params, plan);
+  launch(kernel, without_resets(params), plan);
+}
+template <template <class> class Of, class P>
+void run_cell(const std::string& kernel, Cell cell, const P& params, const Plan& plan) {
+  switch (cell) {
+    case Cell::lstm: return launch(kernel, Of<Lstm>{params}, plan);
+    case Cell::gru: return launch(kernel, Of<Gru>{params}, plan);
+    case Cell::leaky_tanh:
+    case Cell::leaky_relu: return launch(kernel, Of<Leaky>{params}, plan);
+    default: return launch(kernel, Of<LeakyPre>{params}, plan);
+  }
+}
+void run(const std::string& kernel, Cell cell, const CellForward& params, const Plan& plan) {
+  run_cell<CellForwardOf>(kernel, cell, params, plan);
+}
+void run(const std::string& kernel, Cell cell, const CellBackward& params, const Plan& plan) {
+  run_cell<CellBackwardOf>(kernel, cell, params, plan);
 }
 
 struct Element {  // by the suffix of a kernel's name
@@ -168,8 +197,16 @@ constexpr Element elements[] = {{".Bfloat16", DType::bfloat16, Mode::half},
                                 {".Float32", DType::float32, Mode::float32},
                                 {".Float64", DType::float64, Mode::float64}};
 
+const Element& element_of(const Request& request) {
+  for (const Element& element : elements) {
+    if (request.text("kernel").ends_with(element.name)) return element;
+  }
+  throw std::runtime_error("no kernel is named " + request.text("kernel"));
+}
+
 // The plan of a request; threads, shared memory and tiles follow from the tiling.
-Plan make_plan(const Request& request, const ParamsWithResets& params, Mode mode, Pass pass) {
+Plan make_plan(const Request& request, const ParamsWithResets& params, Cell cell, Mode mode,
+               Pass pass) {
   Plan plan{};
   plan.mode = mode;
   const std::string& kernel = request.text("kernel");
@@ -184,112 +221,120 @@ Plan make_plan(const Request& request, const ParamsWithResets& params, Mode mode
   for (const auto& [name, field] : fields) *field = int(request.number(name));
   const bool cluster = plan.strategy == Strategy::cluster;
   plan.threads = 32 * tiling.splits * (cluster ? tiling.m_tiles : 1);
-  plan.shared =
-      cluster ? cluster_shared_bytes(tiling, element_bytes(mode), pass) : grid_shared_bytes(tiling);
+  plan.shared = cluster ? cluster_shared_bytes(tiling, element_bytes(mode), pass, traits(cell))
+                        : grid_shared_bytes(tiling, mode, pass, traits(cell));
   plan.tiles = params.G * ((params.B + tiling.rows - 1) / tiling.rows);
   plan.at_once = request.number("at_once");
   return plan;
 }
 
-// The tensors of a request, inputs first.
+// The tensors of a request by name.
 class Tensors {
  public:
-  explicit Tensors(size_t lead) : lead_(lead) {}
-
-  Tensor& input(size_t bytes, bool misaligned = true) {
-    Tensor& tensor = add(inputs_, bytes, misaligned);
-    tensor.read();
-    return tensor;
+  explicit Tensors(const Request& request)
+      : lead_(request.number("misaligned") ? element_bytes(element_of(request).mode) : 0) {
+    const std::string& in_place = request.text("in_place");  // an output, or "-"
+    each(request.text("inputs"), [&](const std::string& name, size_t bytes) {
+      // The kernels' own tensors may be misaligned; lengths, offsets and resets are not.
+      const bool index = name == "lengths" || name == "offsets" || name == "resets";
+      Tensor& tensor = add(inputs_, name, bytes, index ? 0 : lead_);
+      tensor.read();
+      tensor.keep();
+      if (in_place != "-" && inputs_.size() == 1) written_ = &tensor;
+    });
+    each(request.text("outputs"), [&](const std::string& name, size_t bytes) {
+      if (name == in_place) {
+        by_name_[name] = written_;
+        results_.push_back(written_);
+        return;
+      }
+      Tensor& tensor = add(outputs_, name, bytes, lead_);
+      name.ends_with("_sum") ? tensor.zero() : tensor.poison();
+      results_.push_back(&tensor);
+    });
   }
-  Tensor& output(size_t bytes) {
-    Tensor& tensor = add(outputs_, bytes, true);
-    tensor.poison();
-    return tensor;
+  // Null if the request has no such tensor.
+  void* operator[](const char* name) const {
+    const auto found = by_name_.find(name);
+    return found == by_name_.end() ? nullptr : found->second->data();
   }
-  void keep() {
-    for (const auto& tensor : inputs_) tensor->keep();
-  }
-  // `written`: the input that is also an output.
-  void check(const Tensor* written) const {
-    for (const auto& tensor : inputs_) tensor->check(tensor.get() != written);
+  void check() const {
+    for (const auto& tensor : inputs_) tensor->check(tensor.get() != written_);
     for (const auto& tensor : outputs_) tensor->check(false);
+  }
+  void write() const {
+    for (const Tensor* tensor : results_) fwrite(tensor->data(), 1, tensor->bytes(), stdout);
   }
 
  private:
   using List = std::vector<std::unique_ptr<Tensor>>;
-  Tensor& add(List& list, size_t bytes, bool misaligned) {
-    list.push_back(std::make_unique<Tensor>(bytes, misaligned ? lead_ : 0));
-    return *list.back();
+  template <class Function> static void each(const std::string& list, Function function) {
+    for (size_t at = 0; at < list.size();) {
+      const size_t colon = list.find(':', at), end = std::min(list.find(',', colon), list.size());
+      function(list.substr(at, colon - at), strtoull(&list[colon + 1], nullptr, 10));
+      at = end + 1;
+    }
+  }
+  Tensor& add(List& list, const std::string& name, size_t bytes, size_t lead) {
+    list.push_back(std::make_unique<Tensor>(bytes, lead));
+    return *(by_name_[name] = list.back().get());
   }
   size_t lead_;
   List inputs_, outputs_;
+  std::map<std::string, Tensor*> by_name_;
+  std::vector<Tensor*> results_;
+  Tensor* written_ = nullptr;  // the first input, if it is also an output
 };
 
-void write(const Tensor& tensor) { fwrite(tensor.data(), 1, tensor.bytes(), stdout); }
-
 void serve(const Request& request) {
-  const std::string& kernel = request.text("kernel");
-  const Element* element_type = elements;
-  while (!kernel.ends_with(element_type->name)) {
-    if (++element_type == std::end(elements))
-      throw std::runtime_error("no kernel is named " + kernel);
-  }
+  const Element& element = element_of(request);
+  const Cell cell = Cell(request.number("cell"));
   ParamsWithResets params{};
   params.T = request.number("T"), params.B = request.number("B");
   params.G = request.number("G"), params.H = request.number("H");
   params.reverse_from = request.number("reverse_from");
-  params.activation = Activation(request.number("activation"));
-  params.dtype = element_type->dtype;
-
-  const size_t element = element_bytes(element_type->mode);
-  const size_t data = element * request.number("N") * params.G * params.H;
-  const size_t state = element * params.B * params.G * params.H;
-  const size_t weights = element * params.G * params.H * params.H;
-  const bool forward = request.text("pass") == "forward";
-  const bool in_place = request.number("in_place");
-  Tensors tensors(request.number("misaligned") ? element : 0);
-  Tensor* inputs[4];
-  const size_t forward_inputs[] = {data, weights, state, 0};
-  const size_t backward_inputs[] = {data, state, data, weights};
-  for (int i = 0; i < (forward ? 3 : 4); ++i) {
-    inputs[i] = &tensors.input(forward ? forward_inputs[i] : backward_inputs[i]);
-  }
-  const auto integers = [&](const char* name, int64_t count) -> const int64_t* {
-    if (!request.number(name)) return nullptr;
-    return reinterpret_cast<const int64_t*>(tensors.input(8 * count, false).data());
-  };
-  params.lengths = integers("lengths", params.B);
-  params.offsets = integers("offsets", params.T);
-  if (request.number("resets")) {
-    Tensor& resets = tensors.input(request.number("N"), false);
-    params.resets = reinterpret_cast<const bool*>(resets.data());
-  }
-  tensors.keep();
-  Tensor& result = in_place ? *inputs[0] : tensors.output(data);
-  Tensor& last = tensors.output(state);
+  params.activation = activation_of(cell);
+  params.dtype = element.dtype;
+  const Tensors t(request);
+  params.lengths = static_cast<const int64_t*>(t["lengths"]);
+  params.offsets = static_cast<const int64_t*>(t["offsets"]);
+  params.resets = static_cast<const bool*>(t["resets"]);
 
   emulator::Device& device = emulator::device;
   device.seed = request.number("seed");
   device.processors = int(request.number("processors"));
   device.blocks_per_processor = int(request.number("blocks_per_processor"));
   device.running = int(request.number("running"));
+  const bool forward = request.text("pass") == "forward";
   const Plan plan =
-      make_plan(request, params, element_type->mode, forward ? Pass::forward : Pass::backward);
+      make_plan(request, params, cell, element.mode, forward ? Pass::forward : Pass::backward);
+  const std::string& kernel = request.text("kernel");
   if (forward) {
-    run(kernel,
-        Forward{params, inputs[0]->data(), inputs[1]->data(), inputs[2]->data(), result.data(),
-                last.data()},
-        plan);
+    const Forward call{params, t["pre"], t["weight_hh"], t["h0"], t["out"], t["h_n"]};
+    if (traits(cell).saves) {
+      run(kernel, cell,
+          CellForward{call, t["c0"], t["unit_param"], t["reset_h"], t["reset_c"], t["c_n"],
+                      t["gates"], t["inner"]},
+          plan);
+    } else {
+      run(kernel, cell, call, plan);
+    }
   } else {
-    run(kernel,
-        Backward{params, inputs[0]->data(), inputs[1]->data(), inputs[2]->data(), inputs[3]->data(),
-                 result.data(), last.data()},
-        plan);
+    const Backward call{params,         t["grad_out"], t["grad_h_n"], t["out"],
+                        t["weight_hh"], t["grad_pre"], t["grad_h0"]};
+    if (traits(cell).saves) {
+      run(kernel, cell,
+          CellBackward{call, t["grad_c_n"], t["gates"], t["inner"], t["h0"], t["c0"],
+                       t["unit_param"], t["reset_h"], t["reset_c"], t["grad_c0"],
+                       t["grad_unit_param"], t["reset_h_sum"], t["reset_c_sum"]},
+          plan);
+    } else {
+      run(kernel, cell, call, plan);
+    }
   }
-  tensors.check(in_place ? inputs[0] : nullptr);
+  t.check();
   puts("ok");
-  write(result);
-  write(last);
+  t.write();
 }
 
 }  // namespace

@@ -1,0 +1,11 @@
+// Written by ../generate_instances.py.
+#include "../grid.h"
+
+namespace fastrnn::cuda {
+
+template void launch_grid<Float16>(const CellForwardOf<LeakyPre>&, const Plan&, void*, Stream);
+template void launch_grid<Float16>(const CellBackwardOf<LeakyPre>&, const Plan&, void*, Stream);
+template int64_t grid_workspace_bytes(const CellForwardOf<LeakyPre>&);
+template int64_t grid_workspace_bytes(const CellBackwardOf<LeakyPre>&);
+
+}  // namespace fastrnn::cuda

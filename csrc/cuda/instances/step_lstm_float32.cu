@@ -1,0 +1,11 @@
+// Written by ../generate_instances.py.
+#include "../step.h"
+
+namespace fastrnn::cuda {
+
+template void launch_step<Float32>(const CellForwardOf<Lstm>&, Stream);
+template void launch_step<Float32>(const CellBackwardOf<Lstm>&, Stream);
+template int64_t step_workspace_bytes(const CellForwardOf<Lstm>&);
+template int64_t step_workspace_bytes(const CellBackwardOf<Lstm>&);
+
+}  // namespace fastrnn::cuda
