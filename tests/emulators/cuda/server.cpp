@@ -28,11 +28,12 @@
 // clang-format on
 
 // The parameters of all kernels.
-#define PARAMETERS                                                                               \
-  PARAMS(Forward)                                                                                \
-  PARAMS(Backward) PARAMS(ForwardWithoutResets) PARAMS(BackwardWithoutResets)                    \
-      PARAMS(CellForwardOf<Lstm>) PARAMS(CellBackwardOf<Lstm>) PARAMS(CellForwardOf<Gru>)        \
-          PARAMS(CellBackwardOf<Gru>) PARAMS(CellForwardOf<Leaky>) PARAMS(CellBackwardOf<Leaky>) \
+#define PARAMETERS                                                                        \
+  PARAMS(Forward)                                                                         \
+  PARAMS(Backward)                                                                        \
+  PARAMS(ForwardWithoutResets) PARAMS(BackwardWithoutResets) PARAMS(CellForwardOf<Lstm>)  \
+      PARAMS(CellBackwardOf<Lstm>) PARAMS(CellForwardOf<Gru>) PARAMS(CellBackwardOf<Gru>) \
+          PARAMS(CellForwardOf<Leaky>) PARAMS(CellBackwardOf<Leaky>)                      \
               PARAMS(CellForwardOf<LeakyPre>) PARAMS(CellBackwardOf<LeakyPre>)
 
 namespace fastrnn::cuda {
@@ -42,11 +43,12 @@ namespace fastrnn::cuda {
   WEAK void launch_cluster<E>(const P&, const Plan&, Stream);     \
   WEAK void launch_grid<E>(const P&, const Plan&, void*, Stream); \
   WEAK void launch_step<E>(const P&, Stream);
-#define PARAMS(P)                                                                               \
-  PARAMS_OF_KERNEL(P, Bfloat16)                                                                 \
-  PARAMS_OF_KERNEL(P, Float16) PARAMS_OF_KERNEL(P, Tf32) PARAMS_OF_KERNEL(P, Float32) WEAK void \
-  launch_step<Float64>(const P&, Stream);                                                       \
-  WEAK int64_t grid_workspace_bytes(const P&);                                                  \
+#define PARAMS(P)                                                                                 \
+  PARAMS_OF_KERNEL(P, Bfloat16)                                                                   \
+  PARAMS_OF_KERNEL(P, Float16)                                                                    \
+  PARAMS_OF_KERNEL(P, Tf32) PARAMS_OF_KERNEL(P, Float32) WEAK void launch_step<Float64>(const P&, \
+                                                                                        Stream);  \
+  WEAK int64_t grid_workspace_bytes(const P&);                                                    \
   WEAK int64_t step_workspace_bytes(const P&);
 PARAMETERS
 #undef PARAMS
@@ -248,8 +250,9 @@ class Tensors {
         results_.push_back(written_);
         return;
       }
-      Tensor& tensor = add(outputs_, name, bytes, lead_);
-      name.ends_with("_sum") ? tensor.zero() : tensor.poison();
+      const bool sum = name.ends_with("_sum");  // in the accumulation dtype
+      Tensor& tensor = add(outputs_, name, bytes, sum ? 0 : lead_);
+      sum ? tensor.zero() : tensor.poison();
       results_.push_back(&tensor);
     });
   }
