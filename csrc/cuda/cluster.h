@@ -34,7 +34,7 @@
 #include <type_traits>
 
 #include "alignment.h"
-#include "cluster_warp.h"
+#include "cluster_cells.h"
 #include "launchers.h"
 
 namespace fastrnn::cuda {
@@ -58,7 +58,7 @@ __device__ void activate_acc(const float (&sum)[4], const float (&slopes)[4], fl
 
 // RESIDENT k-steps of W_hh are in a warp's registers; N times 8 batch rows are computed.
 template <class E, class P, int RESIDENT, int N>
-__global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
+__global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
     cluster_kernel(P p, Tiling tiling, ClusterLayout layout, int alignment) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   using Storage = typename E::Storage;
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
   constexpr int INPUTS = backward ? 2 : 1, STAGES = cluster_stages(N);
   // Independent accumulators hide the latency of mma; registers limit their number.
   constexpr bool few_registers =
-      backward && has_resets<P> && cluster_max_threads<E, RESIDENT, N> == 512;
+      backward && has_resets<P> && cluster_max_threads<E, P, RESIDENT, N> == 512;
   constexpr int CHAINS = (few_registers ? 2 : 4) / N;
   constexpr int size = sizeof(Storage);
 
@@ -111,13 +111,13 @@ __global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
     const Storage* const weight_hh = static_cast<const Storage*>(p.weight_hh) + group * p.H * p.H;
     uint4* const streamed = reinterpret_cast<uint4*>(shared + layout.weights) +
                             warp.warp * tiling.streamed * 32 + lane_index;
-    uint32_t w[RESIDENT][4];
-    load_weights<E, backward>(w, streamed, tiling.streamed, weight_hh, H, warp.first_unit, first_k,
-                              lane, alignment);
-    const int sums = N * (tiling.splits - 1) * 32;  // of a tile
+    uint32_t w[1][RESIDENT][4];
+    load_weights<E, P>(w[0], streamed, tiling.streamed, weight_hh, H, warp.first_unit, first_k,
+                       lane, alignment);
+    const int sums_size = N * (tiling.splits - 1) * 32;  // of a tile
     SplitK split_k{
         tiling.splits, split, warp.n_tiles, 1 + m_tile,
-        reinterpret_cast<float4*>(shared + layout.sums) + 2 * m_tile * sums + lane_index};
+        reinterpret_cast<float4*>(shared + layout.sums) + 2 * m_tile * sums_size + lane_index};
 
     const void *inputs[INPUTS], *initial;
     void *result, *final_state;
@@ -186,7 +186,8 @@ __global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
         lane_resets = crosses_reset(p, time(s + 2), first_row + lane_index, descending, length);
       }
 
-      float sum[CHAINS][N][4] = {}, slopes[N][4];
+      float sums[1][CHAINS][N][4] = {}, slopes[N][4];
+      float (&sum)[N][4] = sums[0][0];
       ptx::cp_async_wait<STAGES - 1>();
 #pragma unroll
       for (int n = 0; n < N; ++n) {
@@ -199,29 +200,29 @@ __global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
             chunks[j][i] = *reinterpret_cast<const uint2*>(slot(s, n, i, j));
           }
         }
-        E::to_acc(chunks[0], sum[0][n]);
+        E::to_acc(chunks[0], sum[n]);
         if constexpr (backward) {
           E::to_acc(chunks[1], slopes[n]);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const bool product = was_active >> lane.acc_row(i) >> 8 * n & 1;
-            sum[0][n][i] += product ? 0 : dh[n][i];
+            sum[n][i] += product ? 0 : dh[n][i];
             slopes[n][i] = slope(slopes[n][i], p.activation);
           }
         }
       }
 
       warp.wait_for_state(s, bytes);
-      mma_tile<E>(sum, w, streamed, tiling.streamed, base + operand + s % 2 * state_bytes,
-                  8 * state_row_bytes);
-      split_k.reduce(sum[0]);
-      split_k.sums += s % 2 ? -sums : sums;
+      mma_tiles<E>(sums, w, streamed, tiling.streamed, base + operand + s % 2 * state_bytes,
+                   8 * state_row_bytes);
+      split_k.reduce(sums);
+      split_k.sums += s % 2 ? -sums_size : sums_size;
 
       uint2 words[N][E::lane_chunks];
 #pragma unroll
       for (int n = 0; n < N; ++n) {
         if (!split_k.owns(n)) continue;
-        activate_acc<E>(sum[0][n], slopes[n], dh[n], words[n], p);
+        activate_acc<E>(sum[n], slopes[n], dh[n], words[n], p);
 #pragma unroll
         for (int i = 0; i < E::lane_chunks; ++i) {
           const bool is_active = chunk_bit(active, n, i);
@@ -290,7 +291,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, RESIDENT, N>, 1)
 
 template <class E, class P, int RESIDENT, int N>
 void launch_cluster_kernel(const P& p, const Tiling& tiling, Stream stream) {
-  if constexpr (cluster_compiled(mode_of<E>, RESIDENT, N)) {
+  if constexpr (cluster_compiled(mode_of<E>, RESIDENT, N, pass_of<P>, traits_of<P>)) {
     constexpr int size = sizeof(typename E::Storage);
     const ClusterLayout layout(tiling, size, pass_of<P>, traits_of<P>);
     const int64_t grid = p.G * ((p.B + tiling.rows - 1) / tiling.rows) * tiling.blocks;
@@ -298,8 +299,14 @@ void launch_cluster_kernel(const P& p, const Tiling& tiling, Stream stream) {
     Launch shape{dim3(static_cast<unsigned>(grid)), tiling.m_tiles * tiling.splits * 32};
     shape.cluster = tiling.blocks;
     shape.shared = layout.end;
-    launch(cluster_kernel<E, P, RESIDENT, N>, shape, stream, p, tiling, layout,
-           alignment_of(p, p.H * size));
+    const auto kernel = [] {
+      if constexpr (saves_gates<P>) {
+        return cluster_cell_kernel<E, P, RESIDENT, N>;
+      } else {
+        return cluster_kernel<E, P, RESIDENT, N>;
+      }
+    }();
+    launch(kernel, shape, stream, p, tiling, layout, alignment_of(p, p.H * size));
   } else {
     throw std::runtime_error("the cluster kernel has no such instance");
   }
@@ -310,7 +317,8 @@ void launch_cluster(const P& p, const Plan& plan, Stream stream) {
   if (p.B == 0 || p.G == 0) return;
   if (p.T >= INT_MAX) throw std::runtime_error("too many steps");
   const Tiling& t = plan.tiling;
-  const int64_t units = (p.H + 15) / 16, depth = (p.H * sizeof(typename E::Storage) + 31) / 32;
+  constexpr int size = sizeof(typename E::Storage);
+  const int64_t units = (p.H + 15) / 16, depth = (exchanged_units(p, size) * size + 31) / 32;
   const bool holds = cluster_fits(mode_of<E>, t, pass_of<P>, traits_of<P>) && t.blocks <= units &&
                      int64_t{t.blocks} * t.m_tiles >= units && t.streamed % 2 == 0 &&
                      int64_t{t.splits} * (t.resident + t.streamed) >= depth;

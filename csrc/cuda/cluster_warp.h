@@ -122,13 +122,17 @@ template <class E, class P, int RESIDENT, int N> struct ClusterWarp {
         uint2* const to = reinterpret_cast<uint2*>(shared + layout.state + b * state_row_bytes) + c;
         uint2 chunk{0, 0};
         if constexpr (!backward) {
-          if (b < rows) {
+          const void* first = p.h0;
+          if constexpr (saves_gates<P>) first = reset_rows >> b & 1 ? p.reset_h : first;
+          if (b < rows && (!saves_gates<P> || first)) {
             const int64_t at = ((first_row + b) * p.G + group) * p.H;
-            chunk = load_chunk<E>(static_cast<const Storage*>(p.h0) + at, c * E::chunk_units, H,
+            chunk = load_chunk<E>(static_cast<const Storage*>(first) + at, c * E::chunk_units, H,
                                   aligned);
           }
         }
-        if constexpr (has_resets<P>) chunk = reset_rows >> b & 1 ? uint2{0, 0} : chunk;
+        if constexpr (has_resets<P> && !saves_gates<P>) {
+          chunk = reset_rows >> b & 1 ? uint2{0, 0} : chunk;
+        }
         to[0] = E::operand(chunk);
         to[state_bytes / 8] = {0, 0};
       }
@@ -145,23 +149,22 @@ template <class E, class P, int RESIDENT, int N> struct ClusterWarp {
 };
 
 // Loads the W_hh of a warp's tile: RESIDENT k-steps from `first_k` on into registers, `count` more
-// into shared memory.
-template <class E, bool Transposed, int RESIDENT>
+// into shared memory, where the warp has TILES tiles.
+template <class E, class P, int RESIDENT>
 __device__ void load_weights(uint32_t (&w)[RESIDENT][4], uint4* streamed, int count,
                              const typename E::Storage* weight_hh, int H, int first_unit,
                              int first_k, const Lane<E>& lane, int alignment) {
   constexpr int k_step = 8 * E::word_values;
 #pragma unroll
   for (int k = 0; k < RESIDENT; ++k) {
-    load_fragment<E, Transposed>(w[k], weight_hh, H, first_unit, (first_k + k) * k_step, lane,
-                                 alignment);
+    load_fragment<E, P>(w[k], weight_hh, H, first_unit, (first_k + k) * k_step, lane, alignment);
   }
 #pragma unroll 1
   for (int k = 0; k < count; ++k) {
     uint32_t v[4];
-    load_fragment<E, Transposed>(v, weight_hh, H, first_unit, (first_k + RESIDENT + k) * k_step,
-                                 lane, alignment);
-    streamed[k * 32] = {v[0], v[1], v[2], v[3]};
+    load_fragment<E, P>(v, weight_hh, H, first_unit, (first_k + RESIDENT + k) * k_step, lane,
+                        alignment);
+    streamed[k * gate_tiles_of<P> * 32] = {v[0], v[1], v[2], v[3]};
   }
 }
 

@@ -54,7 +54,6 @@ __global__ void __launch_bounds__(grid_max_threads<E, P, M, RESIDENT>, 1)
   static_assert(sizeof(LaneState<E, P>) <= 64);  // see grid_shared_bytes
   using Inputs = typename Epilogue<E, P>::Inputs;
   auto* const cell_inputs = reinterpret_cast<Inputs*>(lane_states + blockDim.x);
-  const bool has_epilogue = warp < n_tiles * M;
   const auto inputs = [&]() -> Inputs& {
     if constexpr (saves_gates<P>) {
       return cell_inputs[threadIdx.x];
@@ -93,6 +92,7 @@ __global__ void __launch_bounds__(grid_max_threads<E, P, M, RESIDENT>, 1)
 
   // The tile of units and batch rows of this warp's epilogue.
   self.locate_state(lane_state);
+  const bool has_epilogue = warp < n_tiles * M;
   const int64_t own_row = first_row + 8 * (warp / M);
   Epilogue<E, P> epilogue(p, layout, order, group, own_row, (rank * M + warp % M) * 16,
                           lengths + (has_epilogue ? 8 * (warp / M) : 0), lane);
@@ -180,10 +180,6 @@ template <class C> bool exchanges_in_result(const CellForwardOf<C>& p, int eleme
 }
 template <class C> bool exchanges_in_result(const CellBackwardOf<C>& p, int element_bytes) {
   return C::z_is_pre && exchanges_in_result(static_cast<const Backward&>(p), element_bytes);
-}
-
-template <class P> int64_t exchanged_units(const P& p, int element_bytes) {  // of a row
-  return (is_backward<P> ? gates_of<P> : 1) * padded_units(p.H, element_bytes);
 }
 
 template <class P> int64_t grid_workspace_bytes(const P& p) {

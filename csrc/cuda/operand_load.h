@@ -37,22 +37,6 @@ template <class E> __device__ int64_t k_tile_unit(int64_t k_tile, const Lane<E>&
   return (k_tile * k_tile_bytes + 16 * lane.q) / static_cast<int>(sizeof(typename E::Storage));
 }
 
-// The row of W_hh that k is in the depth of P's product, if there is one. In backward the depth has
-// all gates, each of a whole number of 16 bytes.
-struct WeightRow {
-  int64_t index;
-  bool exists;
-};
-template <class E, class P> __device__ WeightRow weight_row(int64_t k, int64_t H) {
-  if constexpr (is_backward<P> && gates_of<P> > 1) {
-    const int64_t units = padded_units(H, sizeof(typename E::Storage));
-    const int64_t gate = k / units, unit = k % units;
-    return {gate * H + unit, gate < gates_of<P> && unit < H};
-  } else {
-    return {k, k < H};
-  }
-}
-
 // Loads W_hh, in backward its transpose, for 16 units from `first_unit` on and one k-tile. Called by
 // all lanes.
 template <class E, class P>

@@ -47,4 +47,27 @@ __device__ bool crosses_reset(const P& p, int t, int64_t b, bool descending, int
   }
 }
 
+// The row of W_hh that k is in the depth of P's product, if there is one. In backward the depth has
+// all gates, each of a whole number of 16 bytes.
+template <class Int> struct WeightRow {
+  Int index;
+  bool exists;
+};
+template <class E, class P, class Int>
+__device__ WeightRow<Int> weight_row(Int k, int64_t H) {
+  if constexpr (is_backward<P> && gates_of<P> > 1) {
+    const Int units = static_cast<Int>(padded_units(H, sizeof(typename E::Storage)));
+    const Int gate = k / units, unit = k % units;
+    return {static_cast<Int>(gate * H + unit), gate < gates_of<P> && unit < H};
+  } else {
+    return {k, k < H};
+  }
+}
+
+// The units that the blocks of a team exchange for each row: of h, or of dz of all gates.
+template <class P>
+FASTRNN_HOST_DEVICE int64_t exchanged_units(const P& p, int element_bytes) {
+  return (is_backward<P> ? gates_of<P> : 1) * padded_units(p.H, element_bytes);
+}
+
 }  // namespace fastrnn::cuda

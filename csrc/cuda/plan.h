@@ -101,20 +101,23 @@ constexpr int64_t cluster_shared_bytes(const Tiling& tiling, int element_bytes, 
 // The limits of the cluster kernel due to registers: the instances that are compiled, and the
 // maximum number of threads per block. A lane also holds its chunks of the state, twice as many in
 // float32.
-constexpr bool cluster_compiled(Mode mode, int resident, int n_tiles) {
+constexpr bool cluster_compiled(Mode mode, int resident, int n_tiles, Pass pass,
+                                const CellTraits& cell) {
   const int most = mode == Mode::half ? 128 : mode == Mode::tf32 ? 64 : 32;
-  return mode != Mode::float64 && resident * n_tiles <= most;
+  const int fragments = resident * gate_tiles(pass, cell);
+  return mode != Mode::float64 && fragments <= 32 && fragments * n_tiles <= most;
 }
-constexpr int cluster_threads(Mode mode, int fragments, int n_tiles, int gate_tiles = 1) {
+constexpr int cluster_threads(Mode mode, int resident, int n_tiles, Pass pass,
+                              const CellTraits& cell) {
+  const int gate_tiles = cuda::gate_tiles(pass, cell), fragments = resident * gate_tiles;
   const int chunks = n_tiles * gate_tiles * (mode == Mode::half ? 1 : 2);
   if (fragments >= 32 || chunks >= 8 || fragments * chunks > 32) return 256;
   return chunks >= 4 || fragments * chunks > 16 ? 384 : 512;
 }
 constexpr bool cluster_fits(Mode mode, const Tiling& t, Pass pass, const CellTraits& cell) {
-  const int gate_tiles = cuda::gate_tiles(pass, cell), fragments = t.resident * gate_tiles;
-  return t.rows > 0 && t.rows <= 32 && fragments <= 32 &&
-         cluster_compiled(mode, fragments, t.n_tiles()) &&
-         t.m_tiles * t.splits * 32 <= cluster_threads(mode, fragments, t.n_tiles(), gate_tiles) &&
+  return t.rows > 0 && t.rows <= 32 &&
+         cluster_compiled(mode, t.resident, t.n_tiles(), pass, cell) &&
+         t.m_tiles * t.splits * 32 <= cluster_threads(mode, t.resident, t.n_tiles(), pass, cell) &&
          t.splits <= 8 && (t.splits == 1 || t.m_tiles <= 15);  // one named barrier per tile
 }
 

@@ -1,0 +1,354 @@
+// The part of the cluster kernel that belongs to a cell that saves gates: the inputs of a step, the
+// states of a lane, and what a step stores.
+#pragma once
+
+#include "cell_step.h"
+#include "cluster_warp.h"
+
+namespace fastrnn::cuda {
+
+// What both passes share. The inputs of a step, of step_inputs in plan.h, are copied to shared memory
+// some steps ahead, each lane's by itself.
+template <class E, class P, int RESIDENT, int N> struct ClusterCellIO {
+  using Warp = ClusterWarp<E, P, RESIDENT, N>;
+  using C = typename P::Cell;
+  using Chunks = uint2[E::lane_chunks];
+  static constexpr int K = gates_of<P>, INPUTS = step_inputs(pass_of<P>, traits_of<P>),
+                       STAGES = cluster_stages(N), size = sizeof(typename E::Storage);
+
+  const Warp& warp;
+  const P& p = warp.p;
+  unsigned char* const staged = warp.shared + warp.layout.stages +
+                                warp.m_tile * N * E::lane_chunks * INPUTS * STAGES * 256 +
+                                warp.lane_index * 8;
+  float unit_param[2];
+
+  __device__ explicit ClusterCellIO(const Warp& warp) : warp(warp) {
+    if constexpr (C::has_unit_param) {
+      load_unit_param<E>(unit_param, p, warp.group, warp.lane, warp.first_unit);
+    }
+  }
+
+  __device__ unsigned char* slot(int s, int n, int i, int input) const {
+    return staged + s % STAGES * 256 + ((n * E::lane_chunks + i) * INPUTS + input) * STAGES * 256;
+  }
+  __device__ void copy(int s, int n, int i, int input, const typename E::Storage* row,
+                       bool valid) const {
+    cp_async_chunk<E>(slot(s, n, i, input), row, warp.unit, warp.H, warp.alignment, valid);
+  }
+  // An input of step s, in accumulators.
+  __device__ void load(int s, int n, int input, float (&acc)[4]) const {
+    Chunks chunks;
+#pragma unroll
+    for (int i = 0; i < E::lane_chunks; ++i) {
+      chunks[i] = *reinterpret_cast<const uint2*>(slot(s, n, i, input));
+    }
+    E::to_acc(chunks, acc);
+  }
+
+  // As ClusterWarp::row, in a tensor with K * H numbers a row.
+  __device__ typename E::Storage* gate_row(const void* tensor, int64_t step, int n, int i,
+                                           int k) const {
+    const int64_t at =
+        K * (step + warp.chunk_offset + (8 * n + i) * warp.row_bytes) + k * warp.H * size;
+    return reinterpret_cast<typename E::Storage*>(
+        const_cast<char*>(static_cast<const char*>(tensor)) + at);
+  }
+
+  // Whether the row of accumulator i is in a mask of rows.
+  __device__ bool acc_bit(uint32_t mask, int n, int i) const {
+    return mask >> (8 * n + warp.lane.acc_row(i)) & 1;
+  }
+
+  // A chunk of a state [B, G, H]; zeros if there is no tensor.
+  __device__ uint2 state_chunk(const void* tensor, int n, int i) const {
+    if (!tensor || !warp.chunk_bit(warp.valid_rows, n, i)) return {0, 0};
+    return load_chunk<E>(warp.row(tensor, 0, n, i), warp.unit, warp.H, warp.aligned);
+  }
+  __device__ void load_state(const void* tensor, int n, float (&state)[4]) const {
+    Chunks chunks;
+#pragma unroll
+    for (int i = 0; i < E::lane_chunks; ++i) chunks[i] = state_chunk(tensor, n, i);
+    E::to_acc(chunks, state);
+  }
+  __device__ void store_state(void* tensor, int n, const Chunks& chunks) const {
+#pragma unroll
+    for (int i = 0; i < E::lane_chunks; ++i) {
+      if (!warp.chunk_bit(warp.valid_rows, n, i)) continue;
+      store_chunk<E>(warp.row(tensor, 0, n, i), warp.unit, warp.H, warp.aligned, chunks[i]);
+    }
+  }
+  __device__ void store_state(void* tensor, int n, const float (&state)[4]) const {
+    Chunks chunks;
+    E::to_chunks(state, chunks);
+    store_state(tensor, n, chunks);
+  }
+
+  // Stores values of a step: of active rows, and zeros in the others unless rows are packed.
+  template <class Row>
+  __device__ void store(const float (&values)[4], uint32_t active, int n, Row row) const {
+    Chunks chunks;
+    E::to_chunks(values, chunks);
+    store(chunks, active, n, row);
+  }
+  template <class Row>
+  __device__ void store(const Chunks& chunks, uint32_t active, int n, Row row) const {
+#pragma unroll
+    for (int i = 0; i < E::lane_chunks; ++i) {
+      if (!warp.chunk_bit(p.offsets ? active : warp.valid_rows, n, i)) continue;
+      store_chunk<E>(row(i), warp.unit, warp.H, warp.aligned,
+                     warp.chunk_bit(active, n, i) ? chunks[i] : uint2{0, 0});
+    }
+  }
+  __device__ void store_values(void* tensor, int64_t offset, uint32_t active, int n,
+                               const float (&values)[4]) const {
+    store(values, active, n, [&](int i) { return warp.row(tensor, offset, n, i); });
+  }
+  __device__ void store_gates(void* tensor, int64_t offset, uint32_t active, int n,
+                              const float (&values)[K][4]) const {
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      store(values[k], active, n, [&](int i) { return gate_row(tensor, offset, n, i, k); });
+    }
+  }
+
+  // Sets units beyond H and inactive rows to zero.
+  __device__ void mask(Chunks& chunks, uint32_t active, int n) const {
+#pragma unroll
+    for (int i = 0; i < E::lane_chunks; ++i) {
+      const bool is_active = warp.chunk_bit(active, n, i);
+      chunks[i].x = is_active ? chunks[i].x & warp.valid_units.x : 0;
+      chunks[i].y = is_active ? chunks[i].y & warp.valid_units.y : 0;
+    }
+  }
+};
+
+// The rows that take part in a step. Bit b is that of row b.
+struct StepRows {
+  int64_t offset;                // bytes of the step's rows
+  uint32_t active, next_active;  // in this step, and in the next one
+  uint32_t resets, next_resets;  // whether the loop crosses a reset as it enters the step
+};
+
+template <class E, class P, int RESIDENT, int N, bool = is_backward<P>> struct ClusterCell;
+
+template <class E, class P, int RESIDENT, int N>
+struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> {
+  using IO = ClusterCellIO<E, P, RESIDENT, N>;
+  using IO::K, IO::p, IO::warp;
+  using typename IO::C;
+  static constexpr int SENT = 1;
+
+  typename IO::Chunks h[N];
+  float c[N][4];
+
+  __device__ explicit ClusterCell(const typename IO::Warp& warp) : IO(warp) {}
+
+  __device__ void start(int n) {
+#pragma unroll
+    for (int i = 0; i < E::lane_chunks; ++i) h[n][i] = this->state_chunk(p.h0, n, i);
+    if constexpr (C::has_c) this->load_state(p.c0, n, c[n]);
+  }
+
+  __device__ void prefetch(int s, int n, int64_t offset, int64_t, uint32_t active, uint32_t) const {
+#pragma unroll
+    for (int i = 0; i < E::lane_chunks; ++i) {
+      const bool is_active = warp.chunk_bit(active, n, i);
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        this->copy(s, n, i, k, this->gate_row(p.pre, offset, n, i, k), is_active);
+      }
+    }
+  }
+
+  // send(i, k, chunk) sends chunk i of the state.
+  template <class Send>
+  __device__ void step(int s, int n, const float (&product)[K][4], const StepRows& rows,
+                       Send send) {
+    float gates[K][4], inner[4], before[4], next_c[4];
+#pragma unroll
+    for (int k = 0; k < K; ++k) this->load(s, n, k, gates[k]);
+    E::to_acc(h[n], before);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) next_c[i] = c[n][i];
+    if (rows.resets) start_from_reset(n, rows.resets, before, next_c);
+    forward_acc<E>(p, gates, product, this->unit_param, before, next_c, inner);
+    typename IO::Chunks next;
+    E::to_chunks(before, next);
+#pragma unroll
+    for (int i = 0; i < E::lane_chunks; ++i) {
+      const bool is_active = warp.chunk_bit(rows.active, n, i);
+      h[n][i].x = is_active ? next[i].x & warp.valid_units.x : h[n][i].x;
+      h[n][i].y = is_active ? next[i].y & warp.valid_units.y : h[n][i].y;
+      const bool reset = rows.next_resets && warp.chunk_bit(rows.next_resets, n, i);
+      send(i, 0, reset ? this->state_chunk(p.reset_h, n, i) : h[n][i]);
+    }
+    if constexpr (C::has_c) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        c[n][i] = this->acc_bit(rows.active, n, i) ? next_c[i] : c[n][i];
+      }
+    }
+    this->store(h[n], rows.active, n, [&](int i) { return warp.row(p.out, rows.offset, n, i); });
+    if (!p.gates) return;
+    this->store_gates(p.gates, rows.offset, rows.active, n, gates);
+    if constexpr (C::has_inner) this->store_values(p.inner, rows.offset, rows.active, n, inner);
+  }
+
+  // After the last step: the final state, and zeros in all rows from `steps` on.
+  __device__ void finish(int n, int steps, int64_t step_bytes) const {
+    this->store_state(p.h_n, n, h[n]);
+    if constexpr (C::has_c) this->store_state(p.c_n, n, c[n]);
+    if (p.offsets) return;
+#pragma unroll 1
+    for (int64_t t = steps; t < p.T; ++t) {
+      const float zeros[K][4] = {};
+      this->store_values(p.out, t * step_bytes, 0, n, zeros[0]);
+      if (!p.gates) continue;
+      this->store_gates(p.gates, t * step_bytes, 0, n, zeros);
+      if constexpr (C::has_inner) this->store_values(p.inner, t * step_bytes, 0, n, zeros[0]);
+    }
+  }
+
+ private:
+  __device__ void start_from_reset(int n, uint32_t resets, float (&before)[4],
+                                   float (&before_c)[4]) const {
+    float first[4], first_c[4];
+    this->load_state(p.reset_h, n, first);
+    if constexpr (C::has_c) this->load_state(p.reset_c, n, first_c);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (!this->acc_bit(resets, n, i)) continue;
+      before[i] = first[i];
+      if constexpr (C::has_c) before_c[i] = first_c[i];
+    }
+  }
+};
+
+template <class E, class P, int RESIDENT, int N>
+struct ClusterCell<E, P, RESIDENT, N, true> : ClusterCellIO<E, P, RESIDENT, N> {
+  using IO = ClusterCellIO<E, P, RESIDENT, N>;
+  using IO::K, IO::p, IO::warp;
+  using typename IO::C;
+  static constexpr int SENT = K, INNER = 1 + K, BEFORE = IO::INPUTS - 1;
+
+  float dh[N][4], dc[N][4];  // gradients of the states, except for the product's part
+
+  __device__ explicit ClusterCell(const typename IO::Warp& warp) : IO(warp) {}
+
+  __device__ void start(int n) {
+    this->load_state(p.grad_h_n, n, dh[n]);
+    if constexpr (C::has_c) this->load_state(p.grad_c_n, n, dc[n]);
+  }
+
+  __device__ void prefetch(int s, int n, int64_t offset, int64_t next_offset, uint32_t active,
+                           uint32_t next_active) const {
+#pragma unroll
+    for (int i = 0; i < E::lane_chunks; ++i) {
+      const bool is_active = warp.chunk_bit(active, n, i);
+      this->copy(s, n, i, 0, warp.row(p.grad_out, offset, n, i), is_active);
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        this->copy(s, n, i, 1 + k, this->gate_row(p.gates, offset, n, i, k), is_active);
+      }
+      if constexpr (C::has_inner) {
+        this->copy(s, n, i, INNER, warp.row(p.inner, offset, n, i), is_active);
+      }
+      const void* const states = C::has_c ? p.inner : p.out;
+      this->copy(s, n, i, BEFORE, warp.row(states, next_offset, n, i),
+                 warp.chunk_bit(next_active, n, i));
+    }
+  }
+
+  // send(i, k, chunk) sends chunk i of dz of gate k.
+  template <class Send>
+  __device__ void step(int s, int n, const float (&product)[1][4], const StepRows& rows,
+                       Send send) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) dh[n][i] += product[0][i];
+    if (rows.resets) end_at_reset(n, rows.resets);
+    if (s == warp.steps) return;
+    float grad_out[4], gates[K][4], inner[4], before[4], dz[K][4], next_dh[4], next_dc[4];
+    this->load(s, n, 0, grad_out);
+#pragma unroll
+    for (int k = 0; k < K; ++k) this->load(s, n, 1 + k, gates[k]);
+    if constexpr (C::has_inner) this->load(s, n, INNER, inner);
+    load_before(s, n, rows, before);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) next_dh[i] = dh[n][i] + grad_out[i], next_dc[i] = dc[n][i];
+    backward_acc<E>(p, gates, dz, this->unit_param, before, next_dh, next_dc, inner);
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      typename IO::Chunks of_product;
+      E::to_chunks(C::z_is_pre ? gates[k] : dz[k], of_product);
+      this->mask(of_product, rows.active, n);
+#pragma unroll
+      for (int i = 0; i < E::lane_chunks; ++i) send(i, k, of_product[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const bool is_active = this->acc_bit(rows.active, n, i);
+      dh[n][i] = is_active ? next_dh[i] : dh[n][i];
+      if constexpr (C::has_c) dc[n][i] = is_active ? next_dc[i] : dc[n][i];
+    }
+    this->store_gates(p.grad_pre, rows.offset, rows.active, n, gates);
+    if constexpr (C::has_unit_param) {
+      this->store_values(p.grad_unit_param, rows.offset, rows.active, n, inner);
+    }
+  }
+
+  __device__ void finish(int n, int steps, int64_t step_bytes) const {
+    this->store_state(p.grad_h0, n, dh[n]);
+    if constexpr (C::has_c) this->store_state(p.grad_c0, n, dc[n]);
+    if (p.offsets) return;
+#pragma unroll 1
+    for (int64_t t = steps; t < p.T; ++t) {
+      const float zeros[K][4] = {};
+      this->store_gates(p.grad_pre, t * step_bytes, 0, n, zeros);
+      if constexpr (C::has_unit_param) {
+        this->store_values(p.grad_unit_param, t * step_bytes, 0, n, zeros[0]);
+      }
+    }
+  }
+
+ private:
+  // c before the step in forward, or h without c: that of the next step here, or the state from which
+  // the sequence starts.
+  __device__ void load_before(int s, int n, const StepRows& rows, float (&before)[4]) const {
+    typename IO::Chunks chunks;
+#pragma unroll
+    for (int i = 0; i < E::lane_chunks; ++i) {
+      chunks[i] = *reinterpret_cast<const uint2*>(this->slot(s, n, i, BEFORE));
+    }
+    const uint32_t first = rows.active & (~rows.next_active | rows.next_resets);
+    if (first) {
+#pragma unroll
+      for (int i = 0; i < E::lane_chunks; ++i) {
+        if (!warp.chunk_bit(first, n, i)) continue;
+        const bool reset = warp.chunk_bit(rows.next_resets, n, i);
+        const void* const state =
+            C::has_c ? (reset ? p.reset_c : p.c0) : (reset ? p.reset_h : p.h0);
+        chunks[i] = this->state_chunk(state, n, i);
+      }
+    }
+    E::to_acc(chunks, before);
+  }
+
+  // Ends the gradients at a reset, and adds them to those of the state from which it starts.
+  __device__ void end_at_reset(int n, uint32_t resets) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (!this->acc_bit(resets, n, i)) continue;
+      const int b = warp.first_row + 8 * n + warp.lane.acc_row(i);
+      const int unit = warp.first_unit + (i < 2 ? warp.lane.first_unit() : warp.lane.second_unit());
+      add_reset_gradient<E>(p, p.reset_h_sum, b, warp.group, unit, dh[n][i]);
+      dh[n][i] = 0;
+      if constexpr (C::has_c) {
+        add_reset_gradient<E>(p, p.reset_c_sum, b, warp.group, unit, dc[n][i]);
+        dc[n][i] = 0;
+      }
+    }
+  }
+};
+
+}  // namespace fastrnn::cuda
