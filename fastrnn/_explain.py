@@ -177,7 +177,9 @@ def _plans(call: Call, chosen: str) -> str:
     for direction in ("forward", "backward"):
         sizes = call.steps, call.batch, call.groups, call.hidden
         mode = precision_of(call.dtype)
-        best, options = module.plans(device, mode, direction == "backward", *sizes)
+        best, options = module.plans(
+            device, mode, direction == "backward", *sizes, CODES[call.mode]
+        )
         lines.append(f"{direction}: {best}")
         for strategy, plan in options.items():
             marker = ">" if strategy == best else " "

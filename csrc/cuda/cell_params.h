@@ -1,41 +1,28 @@
-// The parameters of cells with several gates, a second state or a leak, in addition to those of
-// nn.RNN's cells. K is the number of gates: pre and grad_pre are [..., G, K * H], and weight_hh is
-// [G, K * H, H]. A pointer is null if the cell or the call has no such tensor.
+// The parameters of kernels that are compiled for one cell C which saves gates.
 #pragma once
 
-#include "../params.h"
+#include "cell_tensors.h"
 #include "cells.h"
 
 namespace fastrnn::cuda {
 
-struct CellForward : Forward {
-  const void* c0;                 // [B, G, H]
-  const void* unit_param;         // [G, H]; null: 0
-  const void *reset_h, *reset_c;  // [B, G, H], the state from which a reset starts; null: 0
-  void* c_n;                      // [B, G, H]
-  void* gates;                    // as pre, and may be pre itself; null: nothing is saved
-  void* inner;                    // as out
-  // Set by the launchers, or the caller: see workspace_bytes in dispatch.h.
-  unsigned char* workspace;    // of step
-  const void* padded_reset_h;  // of grid
-};
-
-struct CellBackward : Backward {
-  const void* grad_c_n;       // [B, G, H]; null: 0
-  const void *gates, *inner;  // as forward saved them
-  const void *h0, *c0, *unit_param, *reset_h, *reset_c;
-  void* grad_c0;                    // [B, G, H]
-  void* grad_unit_param;            // as out
-  void *reset_h_sum, *reset_c_sum;  // [B, G, H], in the accumulation dtype: gradients are added
-  unsigned char* workspace;
-};
-
-// The same for kernels, which are compiled for a cell C.
 template <class C> struct CellForwardOf : CellForward {
   using Cell = C;
 };
 template <class C> struct CellBackwardOf : CellBackward {
   using Cell = C;
 };
+
+// Calls `function` with the parameters of the call's cell.
+template <template <class> class Of, class P, class Function>
+auto with_cell(const P& params, Function function) {
+  switch (params.cell) {
+    case Cell::lstm: return function(Of<Lstm>{params});
+    case Cell::gru: return function(Of<Gru>{params});
+    case Cell::leaky_tanh:
+    case Cell::leaky_relu: return function(Of<Leaky>{params});
+    default: return function(Of<LeakyPre>{params});
+  }
+}
 
 }  // namespace fastrnn::cuda

@@ -64,7 +64,7 @@ template <class Function> auto with_traits(const Params& params, Mode mode, Func
 }
 
 template <class P>
-void run(const P& params, const Plan& plan, void* workspace, void* stream_) {
+void launch(const P& params, const Plan& plan, void* workspace, void* stream_) {
   const auto stream = static_cast<Stream>(stream_);
   if (params.dtype == DType::float64) return launch_step<Float64>(params, stream);
   with_traits(params, plan.mode, [&](auto traits) {
@@ -77,11 +77,12 @@ void run(const P& params, const Plan& plan, void* workspace, void* stream_) {
   });
 }
 
-// Calls with resets have their own kernel instances.
-template <class P>
-void run_instance(const P& params, const Plan& plan, void* workspace, void* stream) {
-  if (params.resets) return run(params, plan, workspace, stream);
-  run(without_resets(params), plan, workspace, stream);
+template <class P> int64_t cell_bytes(const P& params, const Plan& plan) {
+  switch (plan.strategy) {
+    case Strategy::grid: return grid_workspace_bytes(params);
+    case Strategy::step: return step_workspace_bytes(params);
+    default: return 0;
+  }
 }
 
 }  // namespace
@@ -103,12 +104,32 @@ int64_t workspace_bytes(const Forward& params, const Plan& plan) {
 int64_t workspace_bytes(const Backward& params, const Plan& plan) {
   return plan.strategy == Strategy::grid ? grid_workspace_bytes(params) : 0;
 }
-
-void forward(const Forward& params, const Plan& plan, void* workspace, void* stream) {
-  run_instance(params, plan, workspace, stream);
+int64_t workspace_bytes(const CellForward& params, const Plan& plan) {
+  return with_cell<CellForwardOf>(params, [&](const auto& p) { return cell_bytes(p, plan); });
 }
-void backward(const Backward& params, const Plan& plan, void* workspace, void* stream) {
-  run_instance(params, plan, workspace, stream);
+int64_t workspace_bytes(const CellBackward& params, const Plan& plan) {
+  return with_cell<CellBackwardOf>(params, [&](const auto& p) { return cell_bytes(p, plan); });
+}
+
+void run(const Forward& params, const Plan& plan, void* workspace, void* stream) {
+  if (params.resets) return launch(params, plan, workspace, stream);
+  launch(without_resets(params), plan, workspace, stream);
+}
+void run(const Backward& params, const Plan& plan, void* workspace, void* stream) {
+  if (params.resets) return launch(params, plan, workspace, stream);
+  launch(without_resets(params), plan, workspace, stream);
+}
+void run(const CellForward& params, const Plan& plan, void* workspace, void* stream) {
+  with_cell<CellForwardOf>(params, [&](auto p) {
+    p.workspace = static_cast<unsigned char*>(workspace);
+    launch(p, plan, workspace, stream);
+  });
+}
+void run(const CellBackward& params, const Plan& plan, void* workspace, void* stream) {
+  with_cell<CellBackwardOf>(params, [&](auto p) {
+    p.workspace = static_cast<unsigned char*>(workspace);
+    launch(p, plan, workspace, stream);
+  });
 }
 
 }  // namespace fastrnn::cuda

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "../params.h"
+#include "cell_tensors.h"
 #include "plan.h"
 
 namespace fastrnn::cuda {
@@ -18,8 +18,12 @@ const Device& device(int index);
 // Bytes of device memory that a call needs in addition to its tensors. Not used between calls.
 int64_t workspace_bytes(const Forward& params, const Plan& plan);
 int64_t workspace_bytes(const Backward& params, const Plan& plan);
+int64_t workspace_bytes(const CellForward& params, const Plan& plan);
+int64_t workspace_bytes(const CellBackward& params, const Plan& plan);
 
-void forward(const Forward& params, const Plan& plan, void* workspace, void* stream);
-void backward(const Backward& params, const Plan& plan, void* workspace, void* stream);
+void run(const Forward& params, const Plan& plan, void* workspace, void* stream);
+void run(const Backward& params, const Plan& plan, void* workspace, void* stream);
+void run(const CellForward& params, const Plan& plan, void* workspace, void* stream);
+void run(const CellBackward& params, const Plan& plan, void* workspace, void* stream);
 
 }  // namespace fastrnn::cuda

@@ -99,18 +99,25 @@ constexpr int64_t cluster_shared_bytes(const Tiling& tiling, int element_bytes, 
 }
 
 // The limits of the cluster kernel due to registers: the instances that are compiled, and the
-// maximum number of threads per block. A lane also holds its chunks of the state, twice as many in
-// float32.
+// maximum number of threads per block. `fragments` counts the k-steps of W_hh in the registers of a
+// warp, of all tiles. A lane also holds its chunks of the state, twice as many in float32, and what
+// a cell with several gates or states needs.
 constexpr bool cluster_compiled(Mode mode, int resident, int n_tiles, Pass pass,
                                 const CellTraits& cell) {
-  const int most = mode == Mode::half ? 128 : mode == Mode::tf32 ? 64 : 32;
-  const int fragments = resident * gate_tiles(pass, cell);
-  return mode != Mode::float64 && fragments <= 32 && fragments * n_tiles <= most;
+  const int gate_tiles = cuda::gate_tiles(pass, cell), fragments = resident * gate_tiles;
+  int most = mode == Mode::half ? 128 : mode == Mode::tf32 ? 64 : 32;
+  if (mode == Mode::half && cell.saves && pass == Pass::backward) most = 64;
+  if (mode == Mode::tf32 && gate_tiles > 1) most = 48;
+  return mode != Mode::float64 && fragments <= 32 && fragments * n_tiles <= most &&
+         n_tiles * gate_tiles <= 12;
 }
 constexpr int cluster_threads(Mode mode, int resident, int n_tiles, Pass pass,
                               const CellTraits& cell) {
-  const int gate_tiles = cuda::gate_tiles(pass, cell), fragments = resident * gate_tiles;
-  const int chunks = n_tiles * gate_tiles * (mode == Mode::half ? 1 : 2);
+  const int fragments = resident * gate_tiles(pass, cell);
+  if (cell.saves) {
+    return n_tiles == 1 && fragments <= (mode == Mode::float32 ? 4 : 8) ? 512 : 256;
+  }
+  const int chunks = n_tiles * (mode == Mode::half ? 1 : 2);
   if (fragments >= 32 || chunks >= 8 || fragments * chunks > 32) return 256;
   return chunks >= 4 || fragments * chunks > 16 ? 384 : 512;
 }

@@ -146,7 +146,9 @@ class Kernels(Backend):
         h_n = self.forward_out(out, pre, weight_hh, h0, ragged, activation, reverse_from, **options)
         return out, h_n
 
-    def recurrence(self, pre: Tensor, arguments: Arguments, save: bool) -> Outputs:
+    def recurrence(
+        self, pre: Tensor, arguments: Arguments, save: bool, **options: Any
+    ) -> Outputs:
         """Run `recurrence_out` on new tensors, with gates and inner if `save` and the cell saves.
 
         Rows of packed data that belong to no step are 0.
@@ -158,7 +160,7 @@ class Kernels(Backend):
         c_n = h0.new_empty(h0.shape) if cell.has_c else None
         if save and cell.saves:
             gates, inner = new(pre.shape), new(shape) if cell.has_inner else None
-        h_n = self.recurrence_out(pre, arguments, out, c_n, gates, inner)
+        h_n = self.recurrence_out(pre, arguments, out, c_n, gates, inner, **options)
         return Outputs(out, h_n, c_n, gates, inner)
 
     def recurrence_out(
@@ -208,16 +210,16 @@ class AllCells(Kernels):
     def recurrence_backward(self, grads: Outputs, saved: Step, arguments: Arguments) -> Gradients:
         """See `Kernels`."""
 
-    def forward_out(self, out: Tensor, pre: Tensor, *of_nn_rnn: Any) -> Tensor:
+    def forward_out(self, out: Tensor, pre: Tensor, *of_nn_rnn: Any, **options: Any) -> Tensor:
         """See `Kernels`."""
-        return self.recurrence_out(pre, arguments(*of_nn_rnn), out)
+        return self.recurrence_out(pre, arguments(*of_nn_rnn), out, **options)
 
     def backward(
-        self, grad_out: Tensor, grad_h_n: Tensor, out: Tensor, *of_nn_rnn: Any
+        self, grad_out: Tensor, grad_h_n: Tensor, out: Tensor, *of_nn_rnn: Any, **options: Any
     ) -> tuple[Tensor, Tensor]:
         """See `Kernels`."""
         grads, saved = Outputs(grad_out, grad_h_n), Step(State(out))
-        return self.recurrence_backward(grads, saved, arguments(*of_nn_rnn))[:2]
+        return self.recurrence_backward(grads, saved, arguments(*of_nn_rnn), **options)[:2]
 
 
 def precision_of(dtype: torch.dtype) -> str:

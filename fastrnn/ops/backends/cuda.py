@@ -11,16 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ragged import Ragged
+from ..arguments import Arguments, Gradients, Outputs
+from ..cells import CELLS
+from ..cells.base import Step
+from ..reference import accumulation_dtype
 from . import cpu
 from ._loader import Extension
-from .base import Call, Kernels, precision_of
+from .base import AllCells, Call, precision_of
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 STRATEGIES = ("cluster", "grid", "step")  # in the order of csrc/cuda/plan.h
 
-#: The compute capabilities on which every strategy passed every check; `auto` uses no kernel on
-#: any other. The record: benchmarks/results/nvidia-h200/2026-11-26t10-14-2345bff-check.json.
+#: The compute capabilities on which every strategy of nn.RNN's cells passed every check; `auto` uses
+#: no kernel on any other, and none of another cell.
+#: The record: benchmarks/results/nvidia-h200/2026-11-26t10-14-2345bff-check.json.
 VERIFIED = {(9, 0)}
 
 EXTENSION = Extension(
@@ -35,7 +39,7 @@ def verified() -> str:
     return ", ".join(f"sm_{a}{b}" for a, b in sorted(VERIFIED)) or "none"
 
 
-class Cuda(Kernels):
+class Cuda(AllCells):
     """The kernels of csrc/cuda."""
 
     name = "cuda"
@@ -51,8 +55,6 @@ class Cuda(Kernels):
         """Why no kernel supports the call, or None."""
         if call.device.type != "cuda":
             return f"the CUDA kernels support CUDA tensors, not {call.device.type!r} ones"
-        if not call.is_of_nn_rnn():
-            return f"there are no CUDA kernels for {call.mode}"
         if call.dtype not in DTYPES:
             return f"the CUDA kernels do not support {call.dtype}"
         return None
@@ -60,10 +62,11 @@ class Cuda(Kernels):
     def unverified_reason(self, call: Call) -> str | None:
         """Why the kernels are not verified on such a GPU, or None."""
         major, minor = call.capability
-        if (major, minor) in VERIFIED:
+        if call.is_of_nn_rnn() and (major, minor) in VERIFIED:
             return None
+        kernels = "CUDA kernels" if call.is_of_nn_rnn() else f"CUDA kernels for {call.mode}"
         return (
-            f"the CUDA kernels have not been verified on an sm_{major}{minor} GPU; "
+            f"the {kernels} have not been verified on an sm_{major}{minor} GPU; "
             'fastrnn.use_backend("cuda") uses them anyway'
         )
 
@@ -72,48 +75,62 @@ class Cuda(Kernels):
         built = EXTENSION.info
         return f"CUDA {built['cuda']} for {built['cuda_archs']}; verified on hardware: {verified()}"
 
-    def forward_out(
+    def recurrence_out(
         self,
-        out: Tensor,
         pre: Tensor,
-        weight_hh: Tensor,
-        h0: Tensor,
-        ragged: Ragged,
-        activation: int,
-        reverse_from: int,
+        arguments: Arguments,
+        out: Tensor,
+        c_n: Tensor | None = None,
+        gates: Tensor | None = None,
+        inner: Tensor | None = None,
         *,
         strategy: str = "",
     ) -> Tensor:
         """See `Kernels`; `strategy` overrides the plan."""
+        h0 = arguments.h0
         h_n = h0.new_empty(h0.shape)
-        options = activation, reverse_from, _tf32(h0), _code(strategy)
-        torch.ops.fastrnn.cuda_forward(pre, weight_hh, h0, *ragged, out, h_n, *options)
+        results = out, h_n, c_n, gates, inner
+        options = _tf32(h0), _code(strategy)
+        torch.ops.fastrnn.cuda_forward(pre, *_started(arguments), *results, *options)
         return h_n
 
-    def backward(
-        self,
-        grad_out: Tensor,
-        grad_h_n: Tensor,
-        out: Tensor,
-        weight_hh: Tensor,
-        h0: Tensor,
-        ragged: Ragged,
-        activation: int,
-        reverse_from: int,
-        *,
-        strategy: str = "",
-    ) -> tuple[Tensor, Tensor]:
+    def recurrence_backward(
+        self, grads: Outputs, saved: Step, arguments: Arguments, *, strategy: str = ""
+    ) -> Gradients:
         """See `Kernels`; `strategy` overrides the plan."""
-        out = out.contiguous()
-        grad_pre = torch.zeros_like(out) if ragged.is_packed() else torch.empty_like(out)
-        grad_h0 = h0.new_empty(h0.shape)
-        options = activation, reverse_from, _tf32(h0), _code(strategy)
-        given = grad_out, grad_h_n, out, weight_hh, h0, *ragged
-        torch.ops.fastrnn.cuda_backward(*given, grad_pre, grad_h0, *options)
-        return grad_pre, grad_h0
+        cell, h0, out = CELLS[arguments.mode], arguments.h0, saved.state.h.contiguous()
+        new = out.new_zeros if arguments.offsets is not None else out.new_empty
+        states: list[Tensor | None] = [h0.new_empty(h0.shape), None]
+        if cell.has_c:
+            states[1] = h0.new_empty(h0.shape)
+        of_pre = new(*out.shape[:-1], cell.gates * out.shape[-1])
+        of_units = new(out.shape) if cell.has_unit_param else None
+        acc = accumulation_dtype(out.dtype)
+        sums = [
+            None if start is None else torch.zeros_like(h0, dtype=acc)
+            for start in (arguments.reset_h, arguments.reset_c)
+        ]
+        torch.ops.fastrnn.cuda_backward(
+            *(grads.out, grads.h_n, grads.c_n, out, saved.gates, saved.inner),
+            *_started(arguments),
+            *(of_pre, *states, of_units, *sums, _tf32(h0), _code(strategy)),
+        )
+        of_resets = [x if x is None else x.to(out.dtype) for x in sums]
+        return Gradients(of_pre, *states, of_units, *of_resets)  # type: ignore[arg-type]
 
 
 BACKEND = Cuda()
+
+
+def _started(arguments: Arguments) -> Arguments:
+    """Return the arguments if the kernels can start from them after a reset.
+
+    Raises:
+        ValueError: nn.RNN's cells can start from 0 only.
+    """
+    if arguments.reset_h is not None and not CELLS[arguments.mode].saves:
+        raise ValueError("no kernel of this backend starts from reset_h: add W_hh reset_h to pre")
+    return arguments
 
 
 def _code(strategy: str) -> int:

@@ -31,10 +31,11 @@
 #define PARAMETERS                                                                        \
   PARAMS(Forward)                                                                         \
   PARAMS(Backward)                                                                        \
-  PARAMS(ForwardWithoutResets) PARAMS(BackwardWithoutResets) PARAMS(CellForwardOf<Lstm>)  \
-      PARAMS(CellBackwardOf<Lstm>) PARAMS(CellForwardOf<Gru>) PARAMS(CellBackwardOf<Gru>) \
-          PARAMS(CellForwardOf<Leaky>) PARAMS(CellBackwardOf<Leaky>)                      \
-              PARAMS(CellForwardOf<LeakyPre>) PARAMS(CellBackwardOf<LeakyPre>)
+  PARAMS(ForwardWithoutResets)                                                            \
+  PARAMS(BackwardWithoutResets) PARAMS(CellForwardOf<Lstm>) PARAMS(CellBackwardOf<Lstm>)  \
+      PARAMS(CellForwardOf<Gru>) PARAMS(CellBackwardOf<Gru>) PARAMS(CellForwardOf<Leaky>) \
+          PARAMS(CellBackwardOf<Leaky>) PARAMS(CellForwardOf<LeakyPre>)                   \
+              PARAMS(CellBackwardOf<LeakyPre>)
 
 namespace fastrnn::cuda {
 
@@ -43,12 +44,12 @@ namespace fastrnn::cuda {
   WEAK void launch_cluster<E>(const P&, const Plan&, Stream);     \
   WEAK void launch_grid<E>(const P&, const Plan&, void*, Stream); \
   WEAK void launch_step<E>(const P&, Stream);
-#define PARAMS(P)                                                                                 \
-  PARAMS_OF_KERNEL(P, Bfloat16)                                                                   \
-  PARAMS_OF_KERNEL(P, Float16)                                                                    \
-  PARAMS_OF_KERNEL(P, Tf32) PARAMS_OF_KERNEL(P, Float32) WEAK void launch_step<Float64>(const P&, \
-                                                                                        Stream);  \
-  WEAK int64_t grid_workspace_bytes(const P&);                                                    \
+#define PARAMS(P)                                                                \
+  PARAMS_OF_KERNEL(P, Bfloat16)                                                  \
+  PARAMS_OF_KERNEL(P, Float16)                                                   \
+  PARAMS_OF_KERNEL(P, Tf32)                                                      \
+  PARAMS_OF_KERNEL(P, Float32) WEAK void launch_step<Float64>(const P&, Stream); \
+  WEAK int64_t grid_workspace_bytes(const P&);                                   \
   WEAK int64_t step_workspace_bytes(const P&);
 PARAMETERS
 #undef PARAMS
@@ -163,29 +164,19 @@ template <class P> void launch(const std::string& kernel, const P& params, const
   throw std::runtime_error("not compiled in: " + kernel);
 }
 
-void run(const std::string& kernel, Cell, const Forward& params, const Plan& plan) {
+void run(const std::string& kernel, const Forward& params, const Plan& plan) {
   if (params.resets) return launch(kernel, params, plan);
   launch(kernel, without_resets(params), plan);
 }
-void run(const std::string& kernel, Cell, const Backward& params, const Plan& plan) {
+void run(const std::string& kernel, const Backward& params, const Plan& plan) {
   if (params.resets) return launch(kernel, params, plan);
   launch(kernel, without_resets(params), plan);
 }
-template <template <class> class Of, class P>
-void run_cell(const std::string& kernel, Cell cell, const P& params, const Plan& plan) {
-  switch (cell) {
-    case Cell::lstm: return launch(kernel, Of<Lstm>{params}, plan);
-    case Cell::gru: return launch(kernel, Of<Gru>{params}, plan);
-    case Cell::leaky_tanh:
-    case Cell::leaky_relu: return launch(kernel, Of<Leaky>{params}, plan);
-    default: return launch(kernel, Of<LeakyPre>{params}, plan);
-  }
+void run(const std::string& kernel, const CellForward& params, const Plan& plan) {
+  with_cell<CellForwardOf>(params, [&](const auto& p) { launch(kernel, p, plan); });
 }
-void run(const std::string& kernel, Cell cell, const CellForward& params, const Plan& plan) {
-  run_cell<CellForwardOf>(kernel, cell, params, plan);
-}
-void run(const std::string& kernel, Cell cell, const CellBackward& params, const Plan& plan) {
-  run_cell<CellBackwardOf>(kernel, cell, params, plan);
+void run(const std::string& kernel, const CellBackward& params, const Plan& plan) {
+  with_cell<CellBackwardOf>(params, [&](const auto& p) { launch(kernel, p, plan); });
 }
 
 struct Element {  // by the suffix of a kernel's name
@@ -315,24 +306,24 @@ void serve(const Request& request) {
   if (forward) {
     const Forward call{params, t["pre"], t["weight_hh"], t["h0"], t["out"], t["h_n"]};
     if (traits(cell).saves) {
-      run(kernel, cell,
-          CellForward{call, t["c0"], t["unit_param"], t["reset_h"], t["reset_c"], t["c_n"],
+      run(kernel,
+          CellForward{call, cell, t["c0"], t["unit_param"], t["reset_h"], t["reset_c"], t["c_n"],
                       t["gates"], t["inner"]},
           plan);
     } else {
-      run(kernel, cell, call, plan);
+      run(kernel, call, plan);
     }
   } else {
     const Backward call{params,         t["grad_out"], t["grad_h_n"], t["out"],
                         t["weight_hh"], t["grad_pre"], t["grad_h0"]};
     if (traits(cell).saves) {
-      run(kernel, cell,
-          CellBackward{call, t["grad_c_n"], t["gates"], t["inner"], t["h0"], t["c0"],
+      run(kernel,
+          CellBackward{call, cell, t["grad_c_n"], t["gates"], t["inner"], t["h0"], t["c0"],
                        t["unit_param"], t["reset_h"], t["reset_c"], t["grad_c0"],
                        t["grad_unit_param"], t["reset_h_sum"], t["reset_c_sum"]},
           plan);
     } else {
-      run(kernel, cell, call, plan);
+      run(kernel, call, plan);
     }
   }
   t.check();

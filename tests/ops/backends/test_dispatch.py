@@ -178,21 +178,25 @@ def test_auto_falls_back_and_warns_once() -> None:
 
 
 @pytest.mark.parametrize("mode", ["LSTM", "GRU"])
-def test_the_gpu_kernels_serve_only_the_cells_of_nn_rnn(mode: str) -> None:
+def test_auto_uses_no_unverified_kernels_of_other_cells(mode: str) -> None:
     call = CALL._replace(mode=mode, device=CUDA, gpu=GPUS["H200"])
-    expected = rf"triton: there are no Triton kernels for {mode}; cuda: .* no CUDA kernels for"
+    expected = (
+        f"triton: there are no Triton kernels for {mode}; "
+        f"cuda: the CUDA kernels for {mode} have not been verified on an sm_90 GPU"
+    )
     with pytest.warns(RuntimeWarning, match=expected):
         assert dispatch.for_recurrence(call) is reference.BACKEND
     assert dispatch.for_layer(call) is torch_rnn.BACKEND
-    with pytest.raises(RuntimeError, match=f"no CUDA kernels for {mode}"):
-        dispatch.for_recurrence(call, "cuda")
+    assert dispatch.for_recurrence(call, "cuda") is cuda.BACKEND
+    with pytest.raises(RuntimeError, match=f"no Triton kernels for {mode}"):
+        dispatch.for_recurrence(call, "triton")
 
 
 @pytest.mark.parametrize("mode", RNN_MODES.values())
 def test_kernels_of_nn_rnn_implement_the_operators(mode: str) -> None:
-    """A backend that implements only nn.RNN's methods, as those of GPUs do."""
+    """A backend that implements only nn.RNN's methods, as Triton's does."""
 
-    class OfNnRnn(type(cuda.BACKEND)):  # type: ignore[misc]
+    class OfNnRnn(type(triton.BACKEND)):  # type: ignore[misc]
         forward_out = reference.BACKEND.forward_out
         backward = reference.BACKEND.backward
 

@@ -10,12 +10,14 @@ import torch
 
 import fastrnn
 from fastrnn._explain import GPUS
+from fastrnn.ops import reference as specification
+from fastrnn.ops.arguments import COUNT, Arguments, Outputs, State
 from fastrnn.ops.backends import cpu, cuda, dispatch, triton
 from fastrnn.ops.backends.base import Call
 from fastrnn.ops.backends.reference import BACKEND as reference
-from fastrnn.ops.ragged import Ragged
+from fastrnn.ops.cells.base import Step
 from fastrnn.testing import Problem
-from tests.utils.checks import CHECKS, check_forward
+from tests.utils.checks import CHECKS, RECURRENCE_CHECKS, check_forward
 from tools.gpu_validation.results import verified_kernels
 
 ROOT = Path(__file__).parents[4]
@@ -27,29 +29,34 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
     """Replace the kernels by the reference, and record tf32 and strategy of each call."""
     made = []
 
-    def fill(results, function, inputs, ragged, activation, reverse_from, tf32, strategy):
-        for tensor in results:
-            assert tensor.is_contiguous()
-        made.append((tf32, strategy))
-        lengths, offsets, _ = ragged
-        computed = function(*inputs, Ragged(*ragged), activation, reverse_from)
+    def fill(results, computed, arguments):
+        """Write all states, but only the rows of packed data that belong to a step."""
+        lengths, offsets = arguments.lengths, arguments.offsets
         for result, tensor in zip(results, computed, strict=True):
-            if offsets is None or tensor.dim() != results[0].dim() or tensor is computed[1]:
+            assert (result is None) == (tensor is None)
+            if result is None:
+                continue
+            assert result.is_contiguous()
+            if offsets is None or result.shape[0] == arguments.h0.shape[0]:
                 result.copy_(tensor)
                 continue
             counts = (torch.arange(len(offsets))[:, None] < lengths).sum(1)
-            for first, count in zip(offsets, counts, strict=True):  # writes no other rows
+            for first, count in zip(offsets, counts, strict=True):
                 result[first : first + count] = tensor[first : first + count]
 
-    def forward(pre, weight_hh, h0, lengths, offsets, resets, out, h_n, *options):
-        inputs = pre, weight_hh, h0
-        fill((out, h_n), reference.forward, inputs, (lengths, offsets, resets), *options)
+    def forward(pre, *given):
+        arguments, given = Arguments(*given[:COUNT]), given[COUNT:]
+        *results, tf32, strategy = given
+        made.append((tf32, strategy))
+        fill(results, specification.forward(pre, arguments), arguments)
 
-    def backward(*arguments):
-        inputs, ragged, results, options = (
-            arguments[i:j] for i, j in [(0, 5), (5, 8), (8, 10), (10, None)]
-        )
-        fill(results, reference.backward, inputs, ragged, *options)
+    def backward(*given):
+        grad_out, grad_h_n, grad_c_n, out, gates, inner, *given = given
+        arguments, given = Arguments(*given[:COUNT]), given[COUNT:]
+        *results, tf32, strategy = given
+        made.append((tf32, strategy))
+        grads, saved = Outputs(grad_out, grad_h_n, grad_c_n), Step(State(out), gates, inner)
+        fill(results, specification.backward(grads, saved, arguments), arguments)
 
     operators = SimpleNamespace(cuda_forward=forward, cuda_backward=backward)
     monkeypatch.setattr(torch.ops, "fastrnn", operators)
@@ -63,6 +70,22 @@ def test_outputs_are_allocated_and_filled(calls, check, resets, layout):
     problem = Problem(5, 3, 2, 4, layout, dtype=torch.float32, resets=resets)
     check(cuda.BACKEND, problem, strategy="grid")
     assert [strategy for _, strategy in calls] == [cuda.STRATEGIES.index("grid")]
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "LEAKY", "LEAKY_PRE"])
+@pytest.mark.parametrize("layout", ["dense", "packed"])
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("check", RECURRENCE_CHECKS)
+def test_outputs_of_other_cells(calls, check, resets, layout, kind):
+    problem = Problem(5, 3, 2, 4, layout, dtype=torch.float32, resets=resets, kind=kind)
+    check(cuda.BACKEND, problem, strategy="step")
+    assert [strategy for _, strategy in calls] == [cuda.STRATEGIES.index("step")]
+
+
+def test_nn_rnn_cannot_start_from_reset_h(calls):
+    pre, arguments = Problem(5, 3, 2, 4).inputs()
+    with pytest.raises(ValueError, match="add W_hh reset_h to pre"):
+        cuda.BACKEND.recurrence(pre, arguments._replace(reset_h=arguments.h0), save=False)
 
 
 def test_packed_rows_beyond_all_sequences_are_zero(calls):
@@ -140,6 +163,12 @@ def test_unverified_without_a_record(monkeypatch):
     assert cuda.BACKEND.unverified_reason(CALL._replace(gpu=A100)) is None
     reason = cuda.BACKEND.unverified_reason(CALL._replace(gpu=H200))
     assert "not been verified on an sm_90 GPU" in reason
+
+
+def test_other_cells_are_unverified():
+    lstm = CALL._replace(mode="LSTM", gpu=H200)
+    assert "kernels for LSTM have not been verified" in cuda.BACKEND.unverified_reason(lstm)
+    assert cuda.BACKEND.unsupported_reason(lstm) is None
 
 
 def test_verified_uses_the_capability_of_the_device(monkeypatch):

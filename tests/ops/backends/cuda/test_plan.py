@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fastrnn._explain import GPUS
 from fastrnn.ops.backends import cpu
+from fastrnn.ops.cells import CELLS, CODES
 from tests.utils.marks import requires_extension
 
 pytestmark = requires_extension
@@ -25,15 +26,16 @@ NAMES = {
 MIN_OTHER_REGISTERS = 40
 
 
-def plans(name, mode, backward, T, B, G, H, gates=1):
+def plans(name, mode, backward, T, B, G, H, cell="RNN_TANH"):
     module = cpu.EXTENSION.module
-    return module.plans(module.Device(*NAMES[name]), mode, backward, T, B, G, H, gates)
+    return module.plans(module.Device(*NAMES[name]), mode, backward, T, B, G, H, CODES[cell])
 
 
-def check(name, mode, backward, T, B, G, H, gates=1):
+def check(name, mode, backward, T, B, G, H, cell="RNN_TANH"):
     """The plan is the fastest option, and every option fits on the device."""
     capability, processors, shared, clusters = NAMES[name]
-    chosen, options = plans(name, mode, backward, T, B, G, H, gates)
+    chosen, options = plans(name, mode, backward, T, B, G, H, cell)
+    gates = CELLS[CODES[cell]].gates
     gate_tiles, depth = (1, gates * H) if backward else (gates, H)
     offered = {strategy: plan for strategy, plan in options.items() if not isinstance(plan, str)}
     assert "step" in offered
@@ -86,10 +88,10 @@ def test_swept_sizes(name, mode):
     st.integers(1, 5000),
     st.integers(1, 64),
     st.integers(1, 8192),
-    st.sampled_from((1, 3, 4)),
+    st.sampled_from(sorted(CODES)),
 )
-def test_random_sizes(name, mode, backward, T, B, G, H, gates):
-    check(name, mode, backward, T, B, G, H, gates)
+def test_random_sizes(name, mode, backward, T, B, G, H, cell):
+    check(name, mode, backward, T, B, G, H, cell)
 
 
 @pytest.mark.parametrize(
@@ -126,12 +128,12 @@ def test_a_batch_is_split_over_clusters_first():
     assert plan.tiling.rows < 8
 
 
-@pytest.mark.parametrize("gates", [3, 4])
+@pytest.mark.parametrize("cell", ["GRU", "LSTM", "LEAKY_PRE_TANH"])
 @pytest.mark.parametrize("mode", ["half", "tf32", "float32"])
-def test_gates_fit_on_the_device(mode, gates):
+def test_cells_fit_on_the_device(mode, cell):
     for H, B in itertools.product(SIZES, (1, 8, 32, 100)):
         for backward in (False, True):
-            check("H100", mode, backward, 100, B, 1, H, gates)
+            check("H100", mode, backward, 100, B, 1, H, cell)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +149,8 @@ def test_gates_fit_on_the_device(mode, gates):
         (("A100", "half", True, 100, 32, 1, 1024), "step", 1037831.111111111, 0, 0),
     ],
 )
-def test_plan_of_one_gate(sizes, strategy, cycles, threads, shared):
-    """The same as before several gates were supported."""
+def test_plan_of_nn_rnn(sizes, strategy, cycles, threads, shared):
+    """The same as before other cells were supported."""
     plan = plans(*sizes)[1][strategy]
     assert plan.cycles == pytest.approx(cycles, rel=1e-12)
     assert (plan.threads, plan.shared) == (threads, shared)
@@ -159,14 +161,14 @@ def test_four_gates_have_four_times_the_weights(backward):
     """`step` reads them from L2 in every step; `grid` and `cluster` store all of them."""
     launch_cycles = 8000
 
-    def step(gates):
-        sizes = "H100", "half", backward, 100, 1, 1, 4096, gates
+    def step(cell):
+        sizes = "H100", "half", backward, 100, 1, 1, 4096, cell
         return plans(*sizes)[1]["step"].cycles / (100 + backward) - launch_cycles
 
-    assert step(4) == pytest.approx(4 * step(1))
+    assert step("LSTM") == pytest.approx(4 * step("RNN_TANH"))
     for H in (64, 128, 256):
         for strategy in ("cluster", "grid"):
-            plan = plans("H100", "half", backward, 100, 1, 1, H, 4)[1][strategy]
+            plan = plans("H100", "half", backward, 100, 1, 1, H, "LSTM")[1][strategy]
             t, warps = plan.tiling, plan.threads // 32
             tiles = (1 if backward else 4) * (1 if strategy == "cluster" else t.m_tiles)
             held = t.blocks * warps * tiles * (t.resident + t.streamed) * 512
@@ -175,22 +177,22 @@ def test_four_gates_have_four_times_the_weights(backward):
 
 def test_gates_outgrow_the_cluster():
     assert not isinstance(plans("H100", "half", True, 10, 8, 1, 1024)[1]["cluster"], str)
-    assert "does not fit" in plans("H100", "half", True, 10, 8, 1, 1024, 4)[1]["cluster"]
+    assert "does not fit" in plans("H100", "half", True, 10, 8, 1, 1024, "LSTM")[1]["cluster"]
 
 
 def test_only_backward_exchanges_all_gates():
     """More rows cost only more exchange, and no more products, since all are in one tile."""
 
-    def growth(backward, gates):
+    def growth(backward, cell):
         few, many = (
-            plans("a seventh of an H100", "half", backward, 1000, B, 1, 256, gates)[1]["grid"]
+            plans("a seventh of an H100", "half", backward, 1000, B, 1, 256, cell)[1]["grid"]
             for B in (1, 8)
         )
         assert few.tiles == many.tiles == 1
         return many.cycles - few.cycles
 
-    assert growth(False, 4) == pytest.approx(growth(False, 1))
-    assert growth(True, 4) == pytest.approx(4 * growth(True, 1))
+    assert growth(False, "LSTM") == pytest.approx(growth(False, "RNN_TANH"))
+    assert growth(True, "LSTM") == pytest.approx(4 * growth(True, "RNN_TANH"))
 
 
 def test_unsupported_strategies_give_a_reason():
