@@ -11,8 +11,11 @@ from fastrnn.testing import Problem
 from tests.emulators.cuda.emulated import SOURCES, Emulated, EmulationError, tiling_for
 from tests.ops.backends.cuda.test_edge_cases import check
 from tests.ops.backends.cuda.test_emulated import ELEMENTS
+from tests.utils.checks import check_recurrence, check_recurrence_backward
 
 SEEDS = 20  # schedules of each problem
+
+CHECKS_OF_CELLS = {"forward": check_recurrence, "backward": check_recurrence_backward}
 
 #: By strategy, a pattern of the launcher's lines that choose an instance, and the text of the lines
 #: to keep. A single instance compiles in a tenth of the time of all instances.
@@ -29,13 +32,22 @@ class Kernel:
     direction: str
     element: str = "bfloat16"
     resets: bool = False
+    cell: str = "RNN"  #: the kind of a `Problem`
 
     def __str__(self) -> str:
         return f"{self.source}-{self.direction}"
 
     @property
     def source(self) -> str:
+        if self.cell != "RNN":
+            return f"{self.strategy}_{self.cell.lower()}_{self.element}"
         return f"{self.strategy}_{'resets_' * self.resets}{self.element}"
+
+    @property
+    def parameters(self) -> str:
+        """The kernel's parameters."""
+        name = self.direction.title()
+        return name if self.cell == "RNN" else f"Cell{name}Of<"
 
     def build(self, changed: Mapping[str, Mapping[str, str]]) -> Emulated:
         """Build one instance. `changed` maps files of csrc/cuda to {old text: new text}."""
@@ -43,9 +55,7 @@ class Kernel:
         source = f"instances/{self.source}.cu"
         texts = {
             f"{self.strategy}.h": keep_lines(self.text(f"{self.strategy}.h"), pattern, instances),
-            source: keep_lines(
-                self.text(source), r"^template .*\n", (f"const {self.direction.title()}",)
-            ),
+            source: keep_lines(self.text(source), r"^template .*\n", (f"const {self.parameters}",)),
         }
         for file, replacements in changed.items():
             text = texts.get(file) or self.text(file)
@@ -105,11 +115,23 @@ class Runs:
         options: dict[str, Any] = {"strategy": kernel.strategy, "processors": self._processors}
         if kernel.strategy != "step":
             hidden = self._problem["hidden"]
-            options["tiling"] = tiling_for(kernel.strategy, hidden, dtype, **self._tiling)
+            gates = 1
+            if kernel.direction == "backward":
+                gates = Problem(**self._problem, kind=kernel.cell).cell.gates
+            options["tiling"] = tiling_for(
+                kernel.strategy, hidden, dtype, gates=gates, **self._tiling
+            )
         for seed in range(SEEDS):
-            problem = Problem(**self._problem, dtype=dtype, seed=seed, resets=kernel.resets)
+            problem = Problem(
+                **self._problem, dtype=dtype, seed=seed, resets=kernel.resets, kind=kernel.cell
+            )
             try:
-                check(kernel.direction, problem, mode, self._poisoned, module, seed=seed, **options)
+                if kernel.cell == "RNN":
+                    given = kernel.direction, problem, mode, self._poisoned, module
+                    check(*given, seed=seed, **options)
+                else:
+                    check_cell = CHECKS_OF_CELLS[kernel.direction]
+                    check_cell(module, problem, mode=mode, seed=seed, **options)
             except (AssertionError, EmulationError) as failure:
                 return failure
         return None

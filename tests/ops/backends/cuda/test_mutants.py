@@ -15,11 +15,11 @@ import pytest
 
 from tests.emulators.cuda.emulated import Emulated
 
-from . import mutants, mutants_resets
+from . import mutants, mutants_cells, mutants_resets
 from .mutants import BENIGN, CLUSTER, CLUSTER_BACKWARD
 from .mutation import Kernel, Mutant, Runs
 
-MUTANTS = [*mutants.MUTANTS, *mutants_resets.MUTANTS]
+MUTANTS = [*mutants.MUTANTS, *mutants_resets.MUTANTS, *mutants_cells.MUTANTS]
 
 
 def runs_of(kernel: Kernel) -> list[Runs]:
