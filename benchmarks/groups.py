@@ -171,6 +171,11 @@ GROUPS: dict[str, Group] = {
         cpu=("bfloat16",),
         cuda=HALF,
     ),
+    "gated-cudnn": Group(
+        "the cells with gates where cuDNN changes its algorithm, on a GPU",
+        _gated(*(_square(1024, B, H) for B in (1, 16, 64) for H in (64, 128, 256, 512, 768, 1024))),
+        cpu=(),
+    ),
     "structure": Group(
         "layers, directions and packed rows",
         tuple(

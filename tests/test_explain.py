@@ -101,7 +101,10 @@ def test_backend(sizes, options, backend):
         (
             (1000, 64, 300),
             {"device": "H200", "mode": "LSTM"},
-            {"cuda": "kernels for LSTM have not been verified", "triton": "no Triton kernels for LSTM"},
+            {
+                "cuda": "kernels for LSTM have not been verified",
+                "triton": "no Triton kernels for LSTM",
+            },
         ),
         ((1, 1, 300), {"device": "cpu"}, {"cpu": "torch is faster: so few rows"}),
         ((1, 8, 64), {"device": "cpu"}, {"torch": "the CPU kernels are faster, except for a few"}),

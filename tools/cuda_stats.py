@@ -25,6 +25,7 @@ from benchmarks.report.markdown import aligned, legend, replace
 from benchmarks.report.markdown import table as markdown_table
 from fastrnn._explain import GPUS
 from fastrnn.ops.backends import cpu
+from fastrnn.ops.cells import CODES
 
 from .sass import Stats, cuobjdump, spilled, stats
 
@@ -33,6 +34,9 @@ ARCHS = ("80", "90a", "100")
 MODES = {"Bfloat16": "half", "Float16": "half", "Tf32": "tf32", "Float32": "float32"}
 HIDDEN = (64, 128, 256, 512, 1024, 2048, 4096)
 DOCUMENTED = (128, 512, 1024, 2048, 4096)
+DOCUMENTED_CELLS = (128, 512, 1024)
+#: The mode of each cell of an `Instance`, for the plan.
+CELLS = {"": "RNN_TANH", "Lstm": "LSTM", "Gru": "GRU"}
 
 
 @dataclass(frozen=True)
@@ -44,15 +48,18 @@ class Instance:
     direction: str
     parameters: tuple[int, ...]
     resets: bool = False
+    cell: str = ""  #: the name in csrc/cuda/cells.h; "" for nn.RNN's cells
 
     def __str__(self) -> str:
         """A name for pytest, without characters that need quoting."""
-        words = self.strategy, *["resets"] * self.resets, self.element, self.direction
+        kind = self.cell or "resets" * self.resets
+        words = self.strategy, *([kind] if kind else []), self.element, self.direction
         return "-".join(map(str, [*words, *self.parameters]))
 
 
 NAME = re.compile(
-    r"(\w+)_kernel<fastrnn::cuda::(\w+), fastrnn::(\w+)Params<fastrnn::(\w+)>"
+    r"(cluster|grid|step)(?:_cell)?_kernel<fastrnn::cuda::(\w+), "
+    r"(?:fastrnn::(\w+)Params<fastrnn::(\w+)>|fastrnn::cuda::Cell(\w+)Of<(.*?)(?: ?>)+)"
     r"((?:, \(?\w*\)?\d+)*)>\(",
     re.ASCII,
 )
@@ -101,11 +108,11 @@ def _instances(binary: Path, arch: str) -> Iterator[tuple[str, Instance, str]]:
     for mangled, name in zip(usage, plain.stdout.splitlines(), strict=True):
         found = NAME.search(name)
         if found is not None:
-            strategy, element, direction, problem, rest = found.groups()
+            strategy, element, direction, problem, of_cell, cell, rest = found.groups()
             numbers = tuple(int(number) for number in re.findall(r"\d+", rest))
-            resets = problem != "Params"
-            instance = Instance(strategy, element, direction.lower(), numbers, resets)
-            yield mangled, instance, usage[mangled]
+            name = (direction or of_cell).lower()
+            kind = problem == "ParamsWithResets", (cell or "").rpartition("::")[2]
+            yield mangled, Instance(strategy, element, name, numbers, *kind), usage[mangled]
 
 
 def _functions(text: str) -> dict[str, str]:
@@ -130,7 +137,11 @@ WORDS = COLUMNS.index("registers")
 
 
 def rows(
-    arch: str, taken: dict[Instance, Stats], batch: int, hidden: Iterable[int] = HIDDEN
+    arch: str,
+    taken: dict[Instance, Stats],
+    batch: int,
+    hidden: Iterable[int] = HIDDEN,
+    cell: str = "",
 ) -> Iterator[tuple[str, ...]]:
     """A row for each strategy, dtype, H and direction, with the instance that the plan names."""
     gpu = "A100" if arch == "80" else "H100"
@@ -139,14 +150,15 @@ def rows(
     device = module.Device(*GPUS[gpu][1:])
     for strategy, element, H in product(("cluster", "grid"), MODES, hidden):
         for direction in ("forward", "backward"):
-            sizes = 100, batch, 1, H
+            sizes = 100, batch, 1, H, CODES[CELLS[cell]]
             _, options = module.plans(device, MODES[element], direction == "backward", *sizes)
             plan = options[strategy]
             if isinstance(plan, str):
                 continue
-            instance = Instance(strategy, element, direction, parameters(strategy, plan))
+            numbers = parameters(strategy, plan)
+            instance = Instance(strategy, element, direction, numbers, cell=cell)
             yield _row(instance, H, plan, taken[instance], limit)
-    steps = [i for i in taken if i.strategy == "step" and not i.resets]
+    steps = [i for i in taken if i.strategy == "step" and not i.resets and i.cell == cell]
     order = [*MODES, "Float64"]
     for instance in sorted(
         steps, key=lambda i: (order.index(i.element), i.parameters, i.direction == "backward")
@@ -158,7 +170,10 @@ def _row(instance: Instance, H: object, plan: Any, used: Stats, limit: int) -> t
     mode = MODES.get(instance.element, "float64")
     if instance.element == "Float16":
         mode = "half (fp16)"
-    kernel = f"{instance.strategy}.{instance.direction}"
+    strategy = instance.strategy
+    if instance.cell:
+        strategy += f" {instance.cell.upper()}"
+    kernel = f"{strategy}.{instance.direction}"
     resources: tuple[object, ...] = (used.registers, used.spilled, "-", "-")
     blocks, tiling = "-", f"r{8 * instance.parameters[0]}"
     if plan is not None:
@@ -175,7 +190,7 @@ def markdown(table: Iterable[tuple[str, ...]]) -> list[str]:
     for kernel, mode, H, *cells in table:
         strategy = kernel.partition(".")[0]
         # Several instances of `step` share a name.
-        key = strategy, mode, H, cells[1] if strategy == "step" else ""
+        key = strategy, mode, H, cells[1] if strategy.startswith("step") else ""
         pairs.setdefault(key, []).append(tuple(cells))
     lines = [
         (*key[:3], *(" / ".join(dict.fromkeys(cell)) for cell in zip(*both, strict=True)))
@@ -212,18 +227,22 @@ def main() -> None:
         taken = measure(arch, resets=arguments.instances)
         if arguments.write:
             shown = [row for row in rows(arch, taken, BATCH, DOCUMENTED) if "fp16" not in row[1]]
+            for cell in ("Lstm", "Gru"):
+                of_cell = rows(arch, taken, BATCH, DOCUMENTED_CELLS, cell)
+                shown += [row for row in of_cell if row[1] in ("half", "tf32")]
             write(markdown(shown))
             continue
         print(f"\nsm_{arch}, the plans for B={arguments.batch}\n{EPILOG}\n")
         if arguments.instances:
             print("\n".join(f"{instance!s:<34}{used}" for instance, used in taken.items()))
         else:
-            print("\n".join(aligned([COLUMNS, *rows(arch, taken, arguments.batch)], WORDS)))
+            lines = [row for cell in CELLS for row in rows(arch, taken, arguments.batch, cell=cell)]
+            print("\n".join(aligned([COLUMNS, *lines], WORDS)))
 
 
 def measure(arch: str, resets: bool) -> dict[Instance, Stats]:
     """Compile the instances for an architecture, with or without those for resets."""
-    without = [] if resets else ["resets"]
+    without = [] if resets else ["resets", "leaky"]
     if arch == "80":
         without.append("cluster")  # its kernels are empty on 8.0
     files = [file for file in sources() if not any(word in file.name for word in without)]

@@ -163,8 +163,9 @@ template <class C> bool states_are_aligned(const CellForwardOf<C>& p) {
 }
 template <class C> bool states_are_aligned(const CellBackwardOf<C>&) { return true; }
 
-// The batch rows of a block, and the number of blocks.
-template <class P> int step_rows(const P& p) { return p.B <= 8 ? 8 : 32; }
+// The batch rows of a block, and the number of blocks. Several gates leave registers for fewer rows.
+template <class P> constexpr int step_most_tiles = gate_tiles_of<P> > 1 ? 2 : 4;
+template <class P> int step_rows(const P& p) { return p.B <= 8 ? 8 : 8 * step_most_tiles<P>; }
 template <class P> int64_t step_blocks(const P& p) {
   return (p.H + 15) / 16 * ((p.B + step_rows(p) - 1) / step_rows(p)) * p.G;
 }
@@ -193,7 +194,7 @@ template <class E, class P> void launch_step(const P& p, Stream stream) {
   if (p.B == 0 || p.G == 0) return;
   if (p.T >= INT_MAX) throw std::runtime_error("too many steps");
   if (p.B <= 8) return launch_steps<E, P, 1>(p, stream);
-  return launch_steps<E, P, 4>(p, stream);
+  return launch_steps<E, P, step_most_tiles<P>>(p, stream);
 }
 
 // Bytes of `workspace`.

@@ -116,7 +116,7 @@ def modes_of(kernel: Kernel) -> list[str]:
     """Return the modes that a kernel supports."""
     if kernel.name == "single_cta_gluon":
         return [name for name, mode in MODES.items() if mode.products == "half"]
-    return [*MODES, *FLOAT64] if str(kernel) == "cuda.step" else [*MODES]
+    return [*MODES, *FLOAT64] if kernel[:2] == ("cuda", "step") else [*MODES]
 
 
 CASES = [

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastrnn.ops.arguments import arguments
 from fastrnn.ops.backends import cuda
 from fastrnn.ops.backends.reference import BACKEND as reference
 from fastrnn.ops.cells import RNN_TANH
@@ -60,7 +61,8 @@ def test_in_place(kernel: Kernel, hidden: int, layout: str, device: torch.device
     given, state = pre.clone(), torch.empty_like(h0)
     operator = torch.ops.fastrnn.cuda_forward
     strategy = cuda.STRATEGIES.index(kernel.name)
-    operator(given, weight_hh, h0, *ragged, given, state, *problem.options, False, strategy)
+    shared = arguments(weight_hh, h0, ragged, *problem.options)
+    operator(given, *shared, given, state, None, None, None, False, strategy)
     assert torch.equal(given, out)
     assert torch.equal(state, h_n)
     planned = cuda.BACKEND.forward(pre, *rest)

@@ -87,9 +87,7 @@ def _double(given: Any) -> Any:
     return given._make(cast) if hasattr(given, "_make") else tuple(cast)
 
 
-def _compare(
-    actual: Any, expected: Any, problem: Problem, scale: float, mode: str | None
-) -> None:
+def _compare(actual: Any, expected: Any, problem: Problem, scale: float, mode: str | None) -> None:
     for name, wanted in expected._asdict().items():
         got = getattr(actual, name)
         assert (got is None) == (wanted is None), name

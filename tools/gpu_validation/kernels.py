@@ -10,6 +10,7 @@ from torch import Tensor
 from fastrnn.ops.backends import cpu, cuda, dispatch, triton
 from fastrnn.ops.backends.base import Call, Kernels, precision_of
 from fastrnn.ops.backends.triton.table import TABLE
+from fastrnn.ops.cells import CODES
 
 #: The argument of a backend's functions that selects a kernel.
 OPTION = {"triton": "kernel", "cuda": "strategy"}
@@ -20,9 +21,16 @@ class Kernel(NamedTuple):
 
     backend: str
     name: str
+    kind: str = "RNN"  #: the cell, as that of a `Problem`
 
     def __str__(self) -> str:
-        return f"{self.backend}.{self.name}"
+        name = f"{self.backend}.{self.name}"
+        return name if self.kind == "RNN" else f"{name}.{self.kind}"
+
+    @property
+    def mode(self) -> str:
+        """The mode of its cell, or of one of its cells with different activations."""
+        return self.kind if self.kind in CODES else f"{self.kind}_TANH"
 
     @property
     def implementation(self) -> Kernels:
@@ -38,13 +46,13 @@ class Kernel(NamedTuple):
 
     def unsupported_reason(self, state: Tensor, steps: int, direction: str) -> str | None:
         """Why it cannot serve a call with a state [B, G, H], or None."""
-        call = call_of(state, steps)
+        call = call_of(state, steps, self.mode)
         backend = self.implementation
         reason = backend.unavailable_reason() or backend.unsupported_reason(call)
         if reason is not None:
             return reason
         if self.backend == "cuda":
-            plan = plans(state, steps, direction)[1][self.name]
+            plan = plans(state, steps, direction, self.mode)[1][self.name]
             return plan if isinstance(plan, str) else None
         sizes = triton.sizes_of(call)
         # `rows` serves every mode. The table has it for strict float32, as no other is fast there.
@@ -64,20 +72,29 @@ TRITON = tuple(
 )
 CUDA = tuple(Kernel("cuda", name) for name in cuda.STRATEGIES)
 KERNELS = TRITON + CUDA
+#: The same strategies with the cells that save gates.
+CUDA_CELLS = tuple(
+    Kernel("cuda", name, kind)
+    for kind in ("LSTM", "GRU", "LEAKY", "LEAKY_PRE")
+    for name in cuda.STRATEGIES
+)
 BACKENDS = tuple(OPTION)
 
 
-def call_of(state: Tensor, steps: int) -> Call:
+def call_of(state: Tensor, steps: int, mode: str = "RNN_TANH") -> Call:
     """A call with a state [B, G, H]."""
-    return Call("RNN_TANH", steps, *state.shape, state.dtype, state.device)
+    return Call(mode, steps, *state.shape, state.dtype, state.device)
 
 
-def plans(state: Tensor, steps: int, direction: str) -> tuple[str, dict[str, Any]]:
+def plans(
+    state: Tensor, steps: int, direction: str, cell: str = "RNN_TANH"
+) -> tuple[str, dict[str, Any]]:
     """The strategy that the CUDA backend chooses; each strategy's plan, or why it has none."""
     mode = precision_of(state.dtype)
     index = torch.cuda.current_device() if state.device.index is None else state.device.index
     backward = direction == "backward"
-    return cpu.EXTENSION.module.plans(cuda.device(index), mode, backward, steps, *state.shape)
+    sizes = backward, steps, *state.shape, CODES[cell]
+    return cpu.EXTENSION.module.plans(cuda.device(index), mode, *sizes)
 
 
 def chosen(backend: str, state: Tensor, steps: int, direction: str) -> Kernel:

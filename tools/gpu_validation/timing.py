@@ -70,8 +70,10 @@ def _units(group: str, modes: Sequence[str] | None = None, **sizes: Sequence[int
 def plan() -> dict[str, Unit]:
     """All units by name. The most informative come first, as there may not be time for all."""
     units = [
-        *_units("cudnn", T=(1024,)),
         *_units("neuro"),
+        *_units("gated-cudnn", B=(16,)),
+        *_units("gated-cudnn", ("float32", "bfloat16"), B=(1, 64)),
+        *_units("cudnn", T=(1024,)),
         *_units("cudnn", H=(512, 1024), B=(1, 64)),
         *_units("flashrnn", T=(1024,), B=(16,)),
         *_units("fusion"),
@@ -161,7 +163,7 @@ def _choice(kernel: Kernel, state: Tensor, case: Case) -> dict[str, Any]:
 def rows(unit: Unit, device: str = "cuda") -> Iterator[records.Row]:
     """Measure all rows of a unit, without lower bounds."""
     group, shape = GROUPS[unit.group], unit.shape
-    if shape.layers == shape.directions == 1 and not shape.packed:
+    if shape.layers == shape.directions == 1 and not shape.packed and shape.cell == "rnn":
         for direction in DIRECTIONS:
             able = kernels(shape, unit.mode, shape.T, direction, device)
             yield kernel_row(unit, direction, able, device)
@@ -202,7 +204,9 @@ def compile_part(index: int, count: int, deadline: float) -> None:
     Two steps suffice, because T is not a constant of these kernels. The CUDA kernels are already
     compiled.
     """
-    shapes = dict.fromkeys((unit.shape, unit.mode, unit.group) for unit in plan().values())
+    shapes = dict.fromkeys(
+        (unit.shape, unit.mode, unit.group) for unit in plan().values() if unit.shape.cell == "rnn"
+    )
     todo = [
         (Case(group, "kernel", shape, mode, direction), kernel)
         for shape, mode, group in shapes

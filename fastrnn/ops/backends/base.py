@@ -146,9 +146,7 @@ class Kernels(Backend):
         h_n = self.forward_out(out, pre, weight_hh, h0, ragged, activation, reverse_from, **options)
         return out, h_n
 
-    def recurrence(
-        self, pre: Tensor, arguments: Arguments, save: bool, **options: Any
-    ) -> Outputs:
+    def recurrence(self, pre: Tensor, arguments: Arguments, save: bool, **options: Any) -> Outputs:
         """Run `recurrence_out` on new tensors, with gates and inner if `save` and the cell saves.
 
         Rows of packed data that belong to no step are 0.

@@ -22,8 +22,8 @@ from .base import AllCells, Call, precision_of
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 STRATEGIES = ("cluster", "grid", "step")  # in the order of csrc/cuda/plan.h
 
-#: The compute capabilities on which every strategy of nn.RNN's cells passed every check; `auto` uses
-#: no kernel on any other, and none of another cell.
+#: The compute capabilities on which every strategy of nn.RNN's cells passed every check; `auto`
+#: uses no kernel on any other, and none of another cell.
 #: The record: benchmarks/results/nvidia-h200/2026-11-26t10-14-2345bff-check.json.
 VERIFIED = {(9, 0)}
 
@@ -100,9 +100,8 @@ class Cuda(AllCells):
         """See `Kernels`; `strategy` overrides the plan."""
         cell, h0, out = CELLS[arguments.mode], arguments.h0, saved.state.h.contiguous()
         new = out.new_zeros if arguments.offsets is not None else out.new_empty
-        states: list[Tensor | None] = [h0.new_empty(h0.shape), None]
-        if cell.has_c:
-            states[1] = h0.new_empty(h0.shape)
+        grad_h0 = h0.new_empty(h0.shape)
+        grad_c0 = h0.new_empty(h0.shape) if cell.has_c else None
         of_pre = new(*out.shape[:-1], cell.gates * out.shape[-1])
         of_units = new(out.shape) if cell.has_unit_param else None
         acc = accumulation_dtype(out.dtype)
@@ -113,10 +112,10 @@ class Cuda(AllCells):
         torch.ops.fastrnn.cuda_backward(
             *(grads.out, grads.h_n, grads.c_n, out, saved.gates, saved.inner),
             *_started(arguments),
-            *(of_pre, *states, of_units, *sums, _tf32(h0), _code(strategy)),
+            *(of_pre, grad_h0, grad_c0, of_units, *sums, _tf32(h0), _code(strategy)),
         )
         of_resets = [x if x is None else x.to(out.dtype) for x in sums]
-        return Gradients(of_pre, *states, of_units, *of_resets)  # type: ignore[arg-type]
+        return Gradients(of_pre, grad_h0, grad_c0, of_units, *of_resets)
 
 
 BACKEND = Cuda()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from .. import reference
@@ -25,7 +27,7 @@ class Reference(AllCells):
         """One line for the doctor's table."""
         return "plain PyTorch, every device"
 
-    def recurrence(self, pre: Tensor, arguments: Arguments, save: bool) -> Outputs:
+    def recurrence(self, pre: Tensor, arguments: Arguments, save: bool, **options: Any) -> Outputs:
         """See `Kernels`."""
         results = reference.forward(pre, arguments)
         return results if save else results._replace(gates=None, inner=None)

@@ -1,8 +1,8 @@
 """Runs the CUDA kernels in the emulator of this folder, as functions of CPU tensors.
 
 `forward`, `backward`, `recurrence` and `recurrence_backward` have the signatures of a backend, with
-keywords for the kernel, its tiling and its schedule. So `checks.py` works with this module, and with
-an `Emulated` of changed sources.
+keywords for the kernel, its tiling and its schedule. So `checks.py` works with this module, and
+with an `Emulated` of changed sources.
 
 Compiled objects are cached in build/emulator under a hash of their sources and flags.
 """
@@ -318,9 +318,7 @@ class Emulated:
         of_cell = arguments(weight_hh, h0, *given)
         return self.recurrence_backward(grads, saved, of_cell, **options)[:2]
 
-    def recurrence(
-        self, pre: Tensor, arguments: Arguments, save: bool, **options: Any
-    ) -> Outputs:
+    def recurrence(self, pre: Tensor, arguments: Arguments, save: bool, **options: Any) -> Outputs:
         """The operator's forward, see `Kernels.recurrence`; `options` as in `_run`.
 
         With `in_place`, the results begin in the memory of pre: out, or the saved gates.
@@ -392,9 +390,7 @@ class Emulated:
         for name in results:
             if name.endswith("_sum"):
                 dtypes[name] = accumulation_dtype(data.dtype)
-        sizes = [
-            math.prod(shape) * dtypes[name].itemsize for name, shape in results.items()
-        ]
+        sizes = [math.prod(shape) * dtypes[name].itemsize for name, shape in results.items()]
         header = {
             "pass": direction,
             "kernel": f"{strategy}.{element}",

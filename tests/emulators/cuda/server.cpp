@@ -25,17 +25,15 @@
   KERNEL(cluster, Float32) KERNEL(grid, Bfloat16) KERNEL(grid, Float16) KERNEL(grid, Tf32)  \
   KERNEL(grid, Float32) KERNEL(step, Bfloat16) KERNEL(step, Float16) KERNEL(step, Tf32)     \
   KERNEL(step, Float32) KERNEL(step, Float64)
-// clang-format on
 
 // The parameters of all kernels.
-#define PARAMETERS                                                                        \
-  PARAMS(Forward)                                                                         \
-  PARAMS(Backward)                                                                        \
-  PARAMS(ForwardWithoutResets)                                                            \
-  PARAMS(BackwardWithoutResets) PARAMS(CellForwardOf<Lstm>) PARAMS(CellBackwardOf<Lstm>)  \
-      PARAMS(CellForwardOf<Gru>) PARAMS(CellBackwardOf<Gru>) PARAMS(CellForwardOf<Leaky>) \
-          PARAMS(CellBackwardOf<Leaky>) PARAMS(CellForwardOf<LeakyPre>)                   \
-              PARAMS(CellBackwardOf<LeakyPre>)
+#define PARAMETERS                                                                           \
+  PARAMS(Forward) PARAMS(Backward) PARAMS(ForwardWithoutResets) PARAMS(BackwardWithoutResets) \
+  PARAMS(CellForwardOf<Lstm>) PARAMS(CellBackwardOf<Lstm>)                                   \
+  PARAMS(CellForwardOf<Gru>) PARAMS(CellBackwardOf<Gru>)                                     \
+  PARAMS(CellForwardOf<Leaky>) PARAMS(CellBackwardOf<Leaky>)                                 \
+  PARAMS(CellForwardOf<LeakyPre>) PARAMS(CellBackwardOf<LeakyPre>)
+// clang-format on
 
 namespace fastrnn::cuda {
 

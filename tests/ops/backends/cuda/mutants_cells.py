@@ -145,10 +145,7 @@ MUTANTS = [
         "lengths overlap what the cell keeps",
         GRID_GRU,
         "grid.h",
-        {
-            "reinterpret_cast<unsigned char*>(cell_inputs) + cell_bytes": "reinterpret_cast<unsigned "
-            "char*>(cell_inputs)"
-        },
+        {"(cell_inputs) + cell_bytes": "(cell_inputs)"},
         Runs(32, splits=2),
         "not close|heap-buffer-overflow|deadlock|SEGV",
     ),
@@ -197,8 +194,8 @@ MUTANTS = [
         STEP_LSTM_BACKWARD,
         "step_tile.h",
         {
-            "previous < 0 || previous >= length) return nullptr": "previous < 0 || previous >= length "
-            "|| (tile.t >= length && tile.t != tile.order.end())) return nullptr"
+            "previous >= length) return nullptr": "previous >= length || "
+            "(tile.t >= length && tile.t != tile.order.end())) return nullptr"
         },
         Runs(32, layout="lengths", reverse=True),
         "not close",
