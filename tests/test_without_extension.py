@@ -72,7 +72,9 @@ for length in (9, 3):
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow if c == "compile" else ()) for c in CASES]
+)
 def test_without_the_extension(case: str) -> None:
     kinds = SOME.get(case, ["RNN", "LSTM", "GRU"])
     command = [sys.executable, "-c", SETUP + indent(CASES[case], "    "), *kinds]

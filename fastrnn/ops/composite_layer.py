@@ -20,7 +20,7 @@ from .parameters import merge_directions, split_biases, split_directions, split_
 from .ragged import Ragged
 from .recurrence import recurrence, recurrence_by, recurrence_out
 from .traceable_layer import as_h0, as_state, by_request, layer_by, layers_of
-from .weight_grad import weight_hh_grad
+from .weight_grad import weight_hh_grads
 
 #: The bits of `needs`: the gradients to compute.
 INPUT, STATES, WEIGHT_IH, WEIGHT_HH, BIASES, LEAK = (1 << bit for bit in range(6))
@@ -154,7 +154,8 @@ class _Backward:
     ) -> None:
         self.input, self.weights, self.directions = input, weights, directions
         self.cell, self.backend, self.from_zero = CELLS[mode], backend, hx is None
-        self.weight_ih, weight_hh, _, unit_param = merge_directions(weights, directions, self.cell)
+        merged = merge_directions(weights, directions, self.cell, with_bias=False)
+        self.weight_ih, weight_hh, _, unit_param = merged
         self.groups, _, self.size = weight_hh.shape
         self.heads = self.groups // directions
         output = saved.state.h
@@ -177,7 +178,8 @@ class _Backward:
         grad_out = torch.zeros_like(out) if grad_output is None else grad_output.reshape(out.shape)
         grad_h_n, grad_c_n = (x if x is None else as_state(x, self.groups, self.size) for x in last)
         if grad_h_n is None:
-            grad_h_n = torch.zeros_like(self.arguments.h0)
+            h0 = self.arguments.h0
+            grad_h_n = h0 if self.from_zero else torch.zeros_like(h0)
         grads = Outputs(grad_out, grad_h_n, grad_c_n)
         results = self._recurrence(grads)
         rows = results.pre.reshape(-1, self.weight_ih.shape[0])
@@ -202,8 +204,12 @@ class _Backward:
             shape = self.weights[0].shape
             kinds.append(split_rows(product, shape, cell, heads, directions))
         if needs & WEIGHT_HH:
-            product = weight_hh_grad(results, self.out, self.arguments, self.from_zero)
-            kinds.append(split_directions(product, self.weights[1].shape, directions))
+            shape = self.weights[1].shape
+            products = weight_hh_grads(results, self.out, self.arguments, self.from_zero)
+            if len(products) == directions:
+                kinds.append([product.reshape(shape) for product in products])
+            else:
+                kinds.append(split_directions(products[0], shape, directions))
         of_units = None
         if results.unit_param is not None and needs & (BIASES | LEAK):
             of_units = results.unit_param.reshape(-1, self.groups * self.size).sum(0)

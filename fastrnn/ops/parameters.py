@@ -17,19 +17,20 @@ from .cells.base import Cell
 
 
 def merge_directions(
-    weights: Sequence[Tensor], directions: int, cell: type[Cell]
+    weights: Sequence[Tensor], directions: int, cell: type[Cell], with_bias: bool = True
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Merge a layer's weights.
 
     They are per direction weight_ih, weight_hh, two biases or none, and a leak [H] if the cell has
     one.
 
-    Return weight_ih [D·K·H, I], weight_hh [G, K·H/n, H/n], the bias of pre [D·K·H] and the cell's
-    unit_param [G, H/n], where G = D·n: a group is a head of a direction.
+    Return weight_ih [D·K·H, I], weight_hh [G, K·H/n, H/n], the bias of pre [D·K·H], unless it is
+    not wanted, and the cell's unit_param [G, H/n], where G = D·n: a group is a head of a direction.
     """
     if directions > 1:
         half = len(weights) // 2
-        both = (merge_directions(part, 1, cell) for part in (weights[:half], weights[half:]))
+        parts = weights[:half], weights[half:]
+        both = (merge_directions(part, 1, cell, with_bias) for part in parts)
         merged: Any = (None if x[0] is None else torch.cat(x) for x in zip(*both, strict=True))
         weight_ih, weight_hh, bias, unit_param = merged
         return weight_ih, weight_hh, bias, unit_param
@@ -37,15 +38,16 @@ def merge_directions(
     if weight_hh.dim() == 2:
         weight_hh = weight_hh.unsqueeze(0)
     if not cell.saves:  # nn.RNN's cells have one gate and no unit_param
-        return weight_ih, weight_hh, weights[2] + weights[3] if len(weights) > 2 else None, None
+        bias = weights[2] + weights[3] if with_bias and len(weights) > 2 else None
+        return weight_ih, weight_hh, bias, None
     bias = unit_param = leak = None
     if cell.is_leaky:
         *weights, leak = weights
     if len(weights) > 2:
         if cell.has_unit_param and leak is None:
-            bias, unit_param = _merge_biases(weights[2], weights[3], weight_hh.shape[2])
-        else:
-            bias = weights[2] + weights[3]
+            unit_param = _last_gate(weights[3]).reshape(-1, weight_hh.shape[2])
+        if with_bias:
+            bias = _merge_biases(weights[2], weights[3], merges_all=unit_param is None)
     if leak is not None:
         unit_param = leak.reshape(-1, weight_hh.shape[2])
     heads = weight_hh.shape[0]
@@ -55,11 +57,17 @@ def merge_directions(
     return weight_ih, weight_hh, bias, unit_param
 
 
-def _merge_biases(bias_ih: Tensor, bias_hh: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return the bias of pre, and that of the GRU's n, which a step multiplies by r: [n, H/n]."""
+def _last_gate(bias: Tensor) -> Tensor:
+    """Return the bias of the GRU's n, which a step multiplies by r."""
+    return bias[bias.shape[0] * 2 // 3 :]
+
+
+def _merge_biases(bias_ih: Tensor, bias_hh: Tensor, merges_all: bool) -> Tensor:
+    """Return the bias of pre: without b_hn of the GRU, unless `merges_all`."""
+    if merges_all:
+        return bias_ih + bias_hh
     last = bias_hh.shape[0] * 2 // 3
-    bias = torch.cat((bias_ih[:last] + bias_hh[:last], bias_ih[last:]))
-    return bias, bias_hh[last:].reshape(-1, size)
+    return torch.cat((bias_ih[:last] + bias_hh[:last], bias_ih[last:]))
 
 
 def swap_rows(x: Tensor, first: int, second: int) -> Tensor:
@@ -91,7 +99,8 @@ def split_biases(
     """
     rows = gradient.shape[0] // directions
     of_ih = split_rows(gradient, (rows,), cell, heads, directions)
-    of_hh = split_rows(gradient.clone(), (rows,), cell, heads, directions)
+    copied = gradient if directions > 1 else gradient.clone()  # `split_rows` copies each direction
+    of_hh = split_rows(copied, (rows,), cell, heads, directions)
     if of_units is not None:
         hidden = rows // cell.gates
         of_directions = zip(of_hh, of_units.reshape(directions, hidden), strict=True)

@@ -21,7 +21,15 @@ def weight_hh_grad(
     arguments: Arguments,
     h0_is_zero: bool = False,  # skips the product with h0
 ) -> Tensor:
-    """Compute dW_hh [G, K·H, H], the sum over t and b of dz_t h_{t-1}^T.
+    """Compute dW_hh [G, K·H, H], the sum over t and b of dz_t h_{t-1}^T."""
+    parts = weight_hh_grads(gradients, out, arguments, h0_is_zero)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def weight_hh_grads(
+    gradients: Gradients, out: Tensor, arguments: Arguments, h0_is_zero: bool = False
+) -> list[Tensor]:
+    """Compute the parts of dW_hh: of the groups before reverse_from, and of the others.
 
     h_{t-1} is reset_h, or 0, at a reset. dz, the gradient of W_hh h_{t-1}, is that of pre, except
     for the GRU: its last H elements are the gradient of `unit_param`, b_hn.
@@ -31,7 +39,7 @@ def weight_hh_grad(
     if arguments.mode == GRU and gradients.unit_param is not None:
         dz = [gradients.pre[..., : -out.shape[-1]], gradients.unit_param]
     if reverse_from == 0 or reverse_from >= h0.shape[1]:
-        return _weight_hh_grad(dz, out, arguments, reverse_from == 0, h0_is_zero)
+        return [_weight_hh_grad(dz, out, arguments, reverse_from == 0, h0_is_zero)]
     parts = []
     for reverse, g in enumerate((slice(None, reverse_from), slice(reverse_from, None))):
         of_groups = arguments._replace(
@@ -39,7 +47,7 @@ def weight_hh_grad(
         )
         tensors = [x[..., g, :] for x in dz], out[..., g, :]
         parts.append(_weight_hh_grad(*tensors, of_groups, bool(reverse), h0_is_zero))
-    return torch.cat(parts)
+    return parts
 
 
 def _weight_hh_grad(

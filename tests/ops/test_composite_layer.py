@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastrnn
 from fastrnn.ops import composite_layer
@@ -134,3 +135,66 @@ def test_operators_reject_what_does_not_fit(change, words):
         given[4] = []
     with pytest.raises(RuntimeError, match=words):
         torch.ops.fastrnn.layer_backward(*given)
+
+
+class _Launches(TorchDispatchMode):
+    """Counts the operations that launch a kernel on a GPU: all except those that only view."""
+
+    VIEWS = (
+        "view",
+        "unsqueeze",
+        "transpose",
+        "permute",
+        "slice",
+        "select",
+        "expand",
+        "t",
+        "detach",
+    )
+    ALLOCATE = ("empty", "new_empty", "empty_like")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        found = function(*args, **(kwargs or {}))
+        name = function._schema.name.partition("::")[2]
+        given = [x for x in args if isinstance(x, Tensor)]
+        # Some operations, such as flatten, view where they can.
+        views = isinstance(found, Tensor) and given and found.data_ptr() == given[0].data_ptr()
+        is_launch = name not in self.VIEWS + self.ALLOCATE and name != "unbind" and not views
+        self.count += is_launch
+        return found
+
+
+@pytest.mark.parametrize(
+    ("mode", "bidirectional", "forward", "backward"),
+    [
+        ("RNN_TANH", False, 4, 7),
+        ("RNN_TANH", True, 9, 15),
+        ("LSTM", False, 4, 7),
+        ("LSTM", True, 10, 15),
+        ("GRU", False, 5, 11),
+        ("GRU", True, 12, 23),
+    ],
+)
+def test_launches(mode: str, bidirectional: bool, forward: int, backward: int) -> None:
+    """The number of kernels that a call launches on a GPU, where a launch takes microseconds.
+
+    The operator of the recurrence is one of them.
+    """
+    layer = CELLS_OF[mode](I, H, bidirectional=bidirectional)
+    x, weights = torch.randn(T, B, I), [p.detach() for p in layer.parameters()]
+    options = None, None, None, None, None, CODES[mode], 1, 1 + bidirectional, False
+    with _Launches() as launches:
+        composite_layer.forward(x, weights, *options, False)
+    assert launches.count == forward
+    results = composite_layer.forward(x, weights, *options, True)
+    saved = results[3 if CELLS[CODES[mode]].has_c else 2 :]
+    given = torch.ones_like(results[0]), None, None, results[0], saved, x, weights
+    with _Launches() as launches:
+        composite_layer.backward(*given, *options, EVERYTHING)
+    assert launches.count == backward

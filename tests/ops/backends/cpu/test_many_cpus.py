@@ -79,7 +79,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("seed", "count"), [(0, 100), pytest.param(1, 2000, marks=pytest.mark.exhaustive)]
+    ("seed", "count"), [(0, 60), pytest.param(1, 2000, marks=pytest.mark.exhaustive)]
 )
 def test_bits_do_not_depend_on_the_threads(library: Path, seed: int, count: int) -> None:
     run = subprocess.run(

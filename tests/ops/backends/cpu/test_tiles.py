@@ -41,12 +41,14 @@ def passed(library: Path, *arguments: str) -> int:
     return int(found[1])
 
 
+@pytest.mark.slow  # compiling the emulated kernels takes half a minute
 def test_nn_rnn_lstm_and_gru(library: Path) -> None:
     """Against the float64 reference, and bits that do not depend on rows, steps or threads."""
     selected = "-k", "amx and bfloat16", "-m", "not (exhaustive or slow or gpu)"
     assert passed(library, *TESTS, *selected) > 40
 
 
+@pytest.mark.slow
 def test_float32_by_products_of_bfloat16(library: Path) -> None:
     assert passed(library, "tests/layers/test_medium_precision.py") > 20
 
