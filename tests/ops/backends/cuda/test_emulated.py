@@ -151,7 +151,7 @@ def test_random_problems(which: Any, strategy: str, element: str) -> None:
 @pytest.mark.parametrize("which", CHECKS)
 @pytest.mark.parametrize(("strategy", "element"), KERNELS)
 def test_many_random_problems(which: Any, strategy: str, element: str) -> None:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(runs(strategy, element))
     def random(run: tuple[Problem, dict[str, Any]]) -> None:
         check(which, run, element)
