@@ -113,7 +113,8 @@ __device__ void backward_acc(const P& p, float (&gates)[gates_of<P>][4],
   }
 }
 
-// Where the gradient of the state from which a reset starts is summed, and whether it is wanted.
+// Adds to the gradient of the state from which a reset starts, if it is wanted. No other thread adds
+// to the same unit of the row.
 template <class E, class P>
 __device__ void add_reset_gradient(const P& p, void* sums, int64_t b, int64_t group, int64_t unit,
                                    Sum<E> value) {

@@ -1,6 +1,8 @@
 // The cells on CUDA: csrc/cells with the arithmetic of an element type.
 #pragma once
 
+#include <type_traits>
+
 #include "mma_traits.h"
 
 namespace fastrnn::cuda {
@@ -42,7 +44,7 @@ template <class E> struct Number {
 };
 
 #include "../cells/step.h"
-// They use `step.h`.
+// The next ones use it.
 #include "../cells/elman.h"
 #include "../cells/gru.h"
 #include "../cells/leaky.h"

@@ -73,7 +73,8 @@ class Cuda(AllCells):
     def detail(self) -> str:
         """One line for the doctor's table."""
         built = EXTENSION.info
-        return f"CUDA {built['cuda']} for {built['cuda_archs']}; verified on hardware: {verified()}"
+        hardware = f"nn.RNN's cells verified on hardware: {verified()}"
+        return f"CUDA {built['cuda']} for {built['cuda_archs']}; {hardware}"
 
     def recurrence_out(
         self,
@@ -87,17 +88,19 @@ class Cuda(AllCells):
         strategy: str = "",
     ) -> Tensor:
         """See `Kernels`; `strategy` overrides the plan."""
+        _check_start(arguments)
         h0 = arguments.h0
         h_n = h0.new_empty(h0.shape)
         results = out, h_n, c_n, gates, inner
         options = _tf32(h0), _code(strategy)
-        torch.ops.fastrnn.cuda_forward(pre, *_started(arguments), *results, *options)
+        torch.ops.fastrnn.cuda_forward(pre, *arguments, *results, *options)
         return h_n
 
     def recurrence_backward(
         self, grads: Outputs, saved: Step, arguments: Arguments, *, strategy: str = ""
     ) -> Gradients:
         """See `Kernels`; `strategy` overrides the plan."""
+        _check_start(arguments)
         cell, h0, out = CELLS[arguments.mode], arguments.h0, saved.state.h.contiguous()
         new = out.new_zeros if arguments.offsets is not None else out.new_empty
         grad_h0 = h0.new_empty(h0.shape)
@@ -111,7 +114,7 @@ class Cuda(AllCells):
         ]
         torch.ops.fastrnn.cuda_backward(
             *(grads.out, grads.h_n, grads.c_n, out, saved.gates, saved.inner),
-            *_started(arguments),
+            *arguments,
             *(of_pre, grad_h0, grad_c0, of_units, *sums, _tf32(h0), _code(strategy)),
         )
         of_resets = [x if x is None else x.to(out.dtype) for x in sums]
@@ -121,15 +124,10 @@ class Cuda(AllCells):
 BACKEND = Cuda()
 
 
-def _started(arguments: Arguments) -> Arguments:
-    """Return the arguments if the kernels can start from them after a reset.
-
-    Raises:
-        ValueError: nn.RNN's cells can start from 0 only.
-    """
+def _check_start(arguments: Arguments) -> None:
+    """Raise ValueError if the kernels cannot start from reset_h: nn.RNN's cells start from 0."""
     if arguments.reset_h is not None and not CELLS[arguments.mode].saves:
         raise ValueError("no kernel of this backend starts from reset_h: add W_hh reset_h to pre")
-    return arguments
 
 
 def _code(strategy: str) -> int:

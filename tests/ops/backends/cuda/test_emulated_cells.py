@@ -24,13 +24,11 @@ QUICK = {
     ("grid", "float32", "GRU"),
     ("step", "bfloat16", "GRU"),
 }
-#: With those, each cell with two of the strategies, and each kind of element.
+#: With those, each cell, and each way to multiply.
 SLOW = {
     ("cluster", "tf32", "LEAKY"),
     ("grid", "bfloat16", "LSTM"),
-    ("grid", "float16", "LEAKY_PRE"),
     ("step", "float64", "LEAKY_PRE"),
-    ("step", "float32", "LEAKY"),
 }
 
 #: Messages of launchers that reject a random tiling.
