@@ -39,7 +39,7 @@ from .workers import Worker, excerpt, supervise
 
 #: Seconds in total, by default, and the limits of the parts; the timing takes the remaining time.
 TOTAL = 525
-BUILD, CALIBRATION, CORRECTNESS, SANITIZER = 140, 35, 190, 60
+BUILD, CALIBRATION, CORRECTNESS, SANITIZER = 120, 35, 190, 60
 
 #: The fraction of the timing's time in which several processes compile.
 COMPILING = 0.3
