@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,7 +15,9 @@ from benchmarks import environment
 from benchmarks.report import records
 from benchmarks.roofline import gpu_calibration
 from benchmarks.shapes import STEPS
-from tools.gpu_validation import kernels, results, tables, validate
+from fastrnn.ops.backends import cpu
+from tests.utils.marks import requires_extension
+from tools.gpu_validation import kernels, results, small_calls, tables, validate
 
 ROOT = Path(__file__).parents[2]
 
@@ -358,3 +360,32 @@ def test_digest_includes_the_cuda_kernels(tmp_path: Path, monkeypatch: pytest.Mo
     after = environment.source()
     assert before["cuda_kernels_sha256"] != after["cuda_kernels_sha256"]
     assert before["kernels_sha256"] == after["kernels_sha256"]
+
+
+class OnCpu(kernels.Kernel):
+    """A CUDA kernel, with the CPU kernels in its place."""
+
+    implementation = cpu.BACKEND
+    options: ClassVar[dict[str, str]] = {}
+
+    def unsupported_reason(self, *_: Any) -> None:
+        return None
+
+
+@requires_extension
+@pytest.mark.parametrize("kernel", kernels.CUDA_CELLS[::3], ids=str)
+def test_small_calls_of_cells(
+    kernel: kernels.Kernel, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_calls.small_cell(OnCpu(*kernel), "cpu")
+    said = capsys.readouterr().out
+    assert said == f"small: {kernel} forward\nsmall: {kernel} backward\n"
+    right = cpu.BACKEND.recurrence
+
+    def wrong(*given: Any) -> Any:
+        results = right(*given)
+        return results._replace(out=results.out + 1)
+
+    monkeypatch.setattr(cpu.BACKEND, "recurrence", wrong)
+    with pytest.raises(AssertionError, match="not close"):
+        small_calls.small_cell(OnCpu(*kernel), "cpu")

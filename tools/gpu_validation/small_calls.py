@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 
 from benchmarks.precision import precision
+from fastrnn.ops import reference as specification
+from fastrnn.ops.arguments import Outputs, State
 from fastrnn.ops.backends.reference import BACKEND as reference
+from fastrnn.ops.cells.base import Step
 from fastrnn.testing import Problem, assert_close
 
-from .kernels import KERNELS
+from .kernels import CUDA_CELLS, KERNELS, Kernel
 
 #: (kernel, B, H): more rows than a tile has, and more units than a block has.
 PLAN = (
@@ -28,6 +32,8 @@ PLAN = (
 
 def small(backend: str) -> None:
     """Compare the kernels of one backend with the reference, and print every call that passes.
+
+    The kernels of cells that save gates run too.
 
     Raises:
         AssertionError: a result is wrong.
@@ -64,3 +70,47 @@ def small(backend: str) -> None:
                         assert_close(actual, wanted, problem, 8.0, mode.products)
                     what = f"{mode_name} {direction}{' with resets' if resets else ''}"
                     print(f"small: {name} B={batch} H={hidden} {what}", flush=True)
+    if backend == "cuda":
+        for kernel in CUDA_CELLS:
+            small_cell(kernel, device)
+
+
+def small_cell(kernel: Kernel, device: str) -> None:
+    """Run small calls of a kernel of a cell that saves gates, with resets, forward and backward."""
+    with precision("float16") as mode:
+        problem = Problem(
+            *(4, 18, 2, 40), "lengths", dtype=mode.dtype, resets=True, kind=kernel.kind
+        )
+        pre, arguments = problem.inputs()
+        results = specification.forward(pre, arguments)
+        grads = Outputs(*(x if x is None else torch.ones_like(x) for x in results[:3]))
+        saved = Step(State(results.out), results.gates, results.inner)
+        here = {
+            "forward": (pre, arguments, True),
+            "backward": (grads, saved, arguments),
+        }
+        expected = {
+            "forward": results,
+            "backward": specification.backward(grads, saved, arguments),
+        }
+        for direction, given in here.items():
+            if kernel.unsupported_reason(arguments.h0.to(device), 4, direction) is not None:
+                continue
+            name = "recurrence" if direction == "forward" else "recurrence_backward"
+            function = getattr(kernel.implementation, name)
+            actual = function(*_moved(given, device), **kernel.options)
+            for got, wanted in zip(actual, expected[direction], strict=True):
+                if wanted is not None:
+                    # No sum in these calls exceeds 8. The reference rounds once more.
+                    assert_close(got.cpu(), wanted.double(), problem, 16.0, mode.products)
+            print(f"small: {kernel} {direction}", flush=True)
+
+
+def _moved(given: Any, device: str) -> Any:
+    """Move all tensors of a nested tuple or NamedTuple."""
+    if isinstance(given, torch.Tensor):
+        return given.to(device)
+    if not isinstance(given, tuple):
+        return given
+    moved = [_moved(x, device) for x in given]
+    return given._make(moved) if hasattr(given, "_make") else tuple(moved)
