@@ -43,6 +43,16 @@ template <class E, class P> struct CellTileIO : TileIO<E, P> {
     }
     E::to_acc(chunks, state);
   }
+  __device__ void load_states(const void* of_h, float (&h)[4], const void* of_c,
+                              float (&c)[4]) const {
+    load_state(of_h, h);
+    if constexpr (C::has_c) load_state(of_c, c);
+  }
+  __device__ void load_unit_param(float (&to)[2]) const {
+    if constexpr (C::has_unit_param) {
+      cuda::load_unit_param<E>(to, this->p, group, this->lane, first_unit);
+    }
+  }
   __device__ void store_state(void* tensor, const float (&state)[4]) const {
     Chunks chunks;
     E::to_chunks(state, chunks);
@@ -61,6 +71,16 @@ template <class E, class P> struct CellTileIO : TileIO<E, P> {
         if (t < this->length(i)) {
           chunks[k][i] = Base::load(tensor, gate_at(this->at(t, i), k));
         }
+      }
+    }
+  }
+  __device__ void prefetch_gates(const void* tensor, int t) const {
+#pragma unroll
+    for (int i = 0; i < E::lane_chunks; ++i) {
+      if (t >= this->length(i) || this->unit >= this->p.H) continue;
+#pragma unroll
+      for (int k = 0; k < K; ++k) {
+        ptx::prefetch_l2(static_cast<const Storage*>(tensor) + gate_at(this->at(t, i), k));
       }
     }
   }
@@ -109,11 +129,8 @@ template <class E, class C> struct Epilogue<E, CellForwardOf<C>> : CellTileIO<E,
   };
 
   __device__ void begin(Inputs& inputs) const {
-    this->load_state(this->p.h0, inputs.h);
-    if constexpr (C::has_c) this->load_state(this->p.c0, inputs.c);
-    if constexpr (C::has_unit_param) {
-      load_unit_param<E>(inputs.unit_param, this->p, this->group, this->lane, this->first_unit);
-    }
+    this->load_states(this->p.h0, inputs.h, this->p.c0, inputs.c);
+    this->load_unit_param(inputs.unit_param);
     // Rows without steps.
 #pragma unroll
     for (int i = 0; i < E::lane_chunks; ++i) {
@@ -128,7 +145,7 @@ template <class E, class C> struct Epilogue<E, CellForwardOf<C>> : CellTileIO<E,
   __device__ void load(Inputs& inputs, int t) const {
     this->load_gates(this->p.pre, t, inputs.pre);
   }
-  __device__ void prefetch(int) const {}
+  __device__ void prefetch(int t) const { this->prefetch_gates(this->p.pre, t); }
 
   // The product is that of reset_h where a row starts from it.
   template <class Publish>
@@ -179,8 +196,7 @@ template <class E, class C> struct Epilogue<E, CellForwardOf<C>> : CellTileIO<E,
   __device__ void start_from_resets(Kept& kept, const RowResets<P>& resets) const {
     if (!__ballot_sync(~0u, resets.rows != 0)) return;
     float h[4], c[4];
-    this->load_state(this->p.reset_h, h);
-    if constexpr (C::has_c) this->load_state(this->p.reset_c, c);
+    this->load_states(this->p.reset_h, h, this->p.reset_c, c);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (!resets.at(i)) continue;
@@ -206,11 +222,8 @@ struct Epilogue<E, CellBackwardOf<C>> : CellTileIO<E, CellBackwardOf<C>> {
   };
 
   __device__ void begin(Inputs& inputs) const {
-    this->load_state(this->p.grad_h_n, inputs.dh);
-    if constexpr (C::has_c) this->load_state(this->p.grad_c_n, inputs.dc);
-    if constexpr (C::has_unit_param) {
-      load_unit_param<E>(inputs.unit_param, this->p, this->group, this->lane, this->first_unit);
-    }
+    this->load_states(this->p.grad_h_n, inputs.dh, this->p.grad_c_n, inputs.dc);
+    this->load_unit_param(inputs.unit_param);
   }
 
   __device__ void load(Inputs& inputs, int t) const {
@@ -235,7 +248,14 @@ struct Epilogue<E, CellBackwardOf<C>> : CellTileIO<E, CellBackwardOf<C>> {
       }
     }
   }
-  __device__ void prefetch(int) const {}
+  __device__ void prefetch(int t) const {
+    this->prefetch_active(this->p.grad_out, t);
+    this->prefetch_gates(this->p.gates, t);
+    // An inner value that is c was prefetched as the state before the last step.
+    if constexpr (C::has_inner && !C::has_c) this->prefetch_active(this->p.inner, t);
+    const int before = this->order.next(t);
+    if (before >= 0) this->prefetch_active(C::has_c ? this->p.inner : this->p.out, before);
+  }
 
   // publish(i, chunk, k) takes chunk i of dz of gate k.
   template <class Publish>

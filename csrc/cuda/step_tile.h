@@ -27,9 +27,6 @@ template <class P> __device__ StepTile step_tile(const P& p, int i, int rows) {
 // A cell's memory between launches: what each thread keeps, and dz of two launches in turn.
 constexpr int64_t step_kept_bytes = 32 * step_threads;  // of a block
 
-template <class E, class P> FASTRNN_HOST_DEVICE int64_t step_dz_units(const P& p) {  // of a row
-  return gates_of<P> * padded_units(p.H, sizeof(typename E::Storage));
-}
 template <class Kept, class P> __device__ Kept* step_kept(const P& p) {
   return reinterpret_cast<Kept*>(p.workspace + blockIdx.x * step_kept_bytes);
 }
@@ -37,12 +34,14 @@ template <class E, class P>
 __device__ typename E::Storage* step_dz(const P& p, int launch, int64_t b, int64_t group) {
   auto* const dz =
       reinterpret_cast<typename E::Storage*>(p.workspace + gridDim.x * step_kept_bytes);
-  return dz + (((launch & 1) * p.B + b) * p.G + group) * step_dz_units<E, P>(p);
+  return dz +
+         (((launch & 1) * p.B + b) * p.G + group) * exchanged_units(p, sizeof(typename E::Storage));
 }
 
 // The number of units that a row multiplies: of h, or of dz.
 template <class E, class P> FASTRNN_HOST_DEVICE int64_t step_depth(const P& p) {
-  if constexpr (saves_gates<P> && is_backward<P>) return step_dz_units<E, P>(p);
+  if constexpr (saves_gates<P> && is_backward<P>)
+    return exchanged_units(p, sizeof(typename E::Storage));
   return p.H;
 }
 

@@ -182,9 +182,17 @@ class Kernels(Backend):
         return Gradients(*self.backward(grads.out, grads.h_n, saved.state.h, *given))
 
 
-def _of_nn_rnn(arguments: Arguments) -> tuple[Tensor, Tensor, Ragged, int, int]:
-    if arguments.reset_h is not None:
+def check_starts_from_0(arguments: Arguments) -> None:
+    """Raise ValueError if a call of nn.RNN's cells starts from reset_h after a reset.
+
+    The GPU kernels of these cells start from 0.
+    """
+    if arguments.reset_h is not None and not CELLS[arguments.mode].saves:
         raise ValueError("no kernel of this backend starts from reset_h: add W_hh reset_h to pre")
+
+
+def _of_nn_rnn(arguments: Arguments) -> tuple[Tensor, Tensor, Ragged, int, int]:
+    check_starts_from_0(arguments)
     ragged = arguments.ragged()
     return arguments.weight_hh, arguments.h0, ragged, arguments.mode, arguments.reverse_from
 

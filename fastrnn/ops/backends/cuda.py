@@ -17,7 +17,7 @@ from ..cells.base import Step
 from ..reference import accumulation_dtype
 from . import cpu
 from ._loader import Extension
-from .base import AllCells, Call, precision_of
+from .base import AllCells, Call, check_starts_from_0, precision_of
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 STRATEGIES = ("cluster", "grid", "step")  # in the order of csrc/cuda/plan.h
@@ -88,7 +88,7 @@ class Cuda(AllCells):
         strategy: str = "",
     ) -> Tensor:
         """See `Kernels`; `strategy` overrides the plan."""
-        _check_start(arguments)
+        check_starts_from_0(arguments)
         h0 = arguments.h0
         h_n = h0.new_empty(h0.shape)
         results = out, h_n, c_n, gates, inner
@@ -100,7 +100,7 @@ class Cuda(AllCells):
         self, grads: Outputs, saved: Step, arguments: Arguments, *, strategy: str = ""
     ) -> Gradients:
         """See `Kernels`; `strategy` overrides the plan."""
-        _check_start(arguments)
+        check_starts_from_0(arguments)
         cell, h0, out = CELLS[arguments.mode], arguments.h0, saved.state.h.contiguous()
         new = out.new_zeros if arguments.offsets is not None else out.new_empty
         grad_h0 = h0.new_empty(h0.shape)
@@ -122,12 +122,6 @@ class Cuda(AllCells):
 
 
 BACKEND = Cuda()
-
-
-def _check_start(arguments: Arguments) -> None:
-    """Raise ValueError if the kernels cannot start from reset_h: nn.RNN's cells start from 0."""
-    if arguments.reset_h is not None and not CELLS[arguments.mode].saves:
-        raise ValueError("no kernel of this backend starts from reset_h: add W_hh reset_h to pre")
 
 
 def _code(strategy: str) -> int:
