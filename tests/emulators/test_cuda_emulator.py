@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from .cuda.emulated import EMULATOR, SANITIZERS, build
+from .cuda.build import EMULATOR, build
+from .cuda.emulated import SANITIZERS
 
 KERNELS = Path(__file__).parents[1] / "cpp" / "emulator_kernels.cpp"
 SEEDS = 60  # schedules of each

@@ -86,6 +86,16 @@ def tilings(draw: st.DrawFn, strategy: str, element: str, hidden: int) -> Tiling
     )
 
 
+def options_of_run(draw: st.DrawFn, strategy: str, element: str) -> dict[str, Any]:
+    """Draw the options of a run, except its tiling."""
+    return {
+        "strategy": strategy,
+        "tf32": element == "tf32",
+        "seed": draw(st.integers(0, 2**31)),
+        "misaligned": draw(st.booleans()),
+    }
+
+
 @st.composite
 def runs(
     draw: st.DrawFn, strategy: str, element: str, **fixed: Any
@@ -97,12 +107,7 @@ def runs(
         problem = draw(
             problems(dtype=dtype, hidden=draw(st.integers(1, 48)), **fixed)
         )  # fewer threads
-    options: dict[str, Any] = {
-        "strategy": strategy,
-        "tf32": element == "tf32",
-        "seed": draw(st.integers(0, 2**31)),
-        "misaligned": draw(st.booleans()),
-    }
+    options = options_of_run(draw, strategy, element)
     if strategy != "step":
         options["tiling"] = draw(tilings(strategy, element, problem.hidden))
     if strategy == "grid":

@@ -14,7 +14,7 @@ from tests.emulators.cuda.emulated import EmulationError, Tiling, tiling_for
 from tests.utils.checks import check_recurrence, check_recurrence_backward
 from tests.utils.strategies import problems
 
-from .test_emulated import ELEMENTS, KERNELS
+from .test_emulated import ELEMENTS, KERNELS, options_of_run
 
 CELLS = ("LSTM", "GRU", "LEAKY", "LEAKY_PRE")
 
@@ -76,12 +76,7 @@ def runs(
     """Draw a problem and the options of its run."""
     dtype, _ = ELEMENTS[element]
     problem = draw(problems(dtype=dtype, kind=kind, steps=draw(st.integers(1, 7))))
-    options: dict[str, Any] = {
-        "strategy": strategy,
-        "tf32": element == "tf32",
-        "seed": draw(st.integers(0, 2**31)),
-        "misaligned": draw(st.booleans()),
-    }
+    options = options_of_run(draw, strategy, element)
     if strategy != "step":
         options["tiling"] = draw(tilings(strategy, problem, backward))
     if strategy == "grid":
