@@ -72,9 +72,6 @@ struct Params {
   FASTRNN_HOST_DEVICE int64_t at(int64_t t, int64_t b, int64_t g) const {
     return (row(t, b) * G + g) * H;
   }
-
-  // The same in a [B, G, H] tensor.
-  FASTRNN_HOST_DEVICE int64_t at(int64_t b, int64_t g) const { return (b * G + g) * H; }
 };
 
 struct ParamsWithResets : Params {
@@ -87,26 +84,5 @@ struct ParamsWithResets : Params {
     return resets && later < T && active(later, b) && resets[row(later, b)];
   }
 };
-
-// The parameters of the two passes. Base is Params or ParamsWithResets.
-template <class Base> struct ForwardParams : Base {
-  const void* pre;        // [T, B, G, H] or [N, G, H]
-  const void* weight_hh;  // [G, H, H]
-  const void* h0;         // [B, G, H]
-  void* out;              // as pre; where rows are packed, only active rows are written
-  void* h_n;              // [B, G, H]
-};
-
-template <class Base> struct BackwardParams : Base {
-  const void* grad_out;   // as out
-  const void* grad_h_n;   // [B, G, H]
-  const void* out;        // [T, B, G, H] or [N, G, H]
-  const void* weight_hh;  // [G, H, H]
-  void* grad_pre;         // as out; where rows are packed, only active rows are written
-  void* grad_h0;          // [B, G, H]
-};
-
-using Forward = ForwardParams<ParamsWithResets>;
-using Backward = BackwardParams<ParamsWithResets>;
 
 }  // namespace fastrnn

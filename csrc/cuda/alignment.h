@@ -13,10 +13,11 @@ template <class... Pointers> uintptr_t address_bits(const Pointers*... pointers)
   return (reinterpret_cast<uintptr_t>(pointers) | ...);
 }
 template <class Base> uintptr_t address_bits(const ForwardParams<Base>& p) {
-  return address_bits(p.pre, p.weight_hh, p.h0, p.out, p.h_n);
+  return address_bits(p.pre, p.weight_hh[0], p.weight_hh[1], p.h0, p.out, p.h_n);
 }
 template <class Base> uintptr_t address_bits(const BackwardParams<Base>& p) {
-  return address_bits(p.grad_out, p.grad_h_n, p.out, p.weight_hh, p.grad_pre, p.grad_h0);
+  return address_bits(p.grad_out, p.grad_h_n, p.out, p.weight_hh[0], p.weight_hh[1], p.grad_pre,
+                      p.grad_h0);
 }
 
 template <class C> uintptr_t address_bits(const CellForwardOf<C>& p) {

@@ -14,14 +14,7 @@ template <class E, class P> struct CellTileIO : TileIO<E, P> {
   using Storage = typename E::Storage;
   using Chunks = uint2[E::lane_chunks];
   static constexpr int K = gates_of<P>;
-  const int group, first_row, first_unit;
-
-  __device__ CellTileIO(const P& p, const TensorLayout& layout, TimeOrder order, int64_t group,
-                        int64_t first_row, int first_unit, const int* lengths, const Lane<E>& lane)
-      : Base(p, layout, order, group, first_row, first_unit, lengths, lane),
-        group(static_cast<int>(group)),
-        first_row(static_cast<int>(first_row)),
-        first_unit(first_unit) {}
+  using Base::Base;
 
   // Whether the row of accumulator i is active at t.
   __device__ bool active(int t, int i) const {
@@ -33,14 +26,9 @@ template <class E, class P> struct CellTileIO : TileIO<E, P> {
     return (at - this->unit) * K + k * this->p.H + this->unit;
   }
 
-  // Loads states [B, G, H] of all rows; zeros if there is no tensor.
   __device__ void load_state(const void* tensor, float (&state)[4]) const {
     Chunks chunks;
-#pragma unroll
-    for (int i = 0; i < E::lane_chunks; ++i) {
-      chunks[i] = {0, 0};
-      if (tensor && this->length(i) >= 0) chunks[i] = Base::load(tensor, this->at(i));
-    }
+    Base::load_state(tensor, chunks);
     E::to_acc(chunks, state);
   }
   __device__ void load_states(const void* of_h, float (&h)[4], const void* of_c,
@@ -50,7 +38,7 @@ template <class E, class P> struct CellTileIO : TileIO<E, P> {
   }
   __device__ void load_unit_param(float (&to)[2]) const {
     if constexpr (C::has_unit_param) {
-      cuda::load_unit_param<E>(to, this->p, group, this->lane, first_unit);
+      cuda::load_unit_param<E>(to, this->p, this->group, this->lane, this->first_unit);
     }
   }
   __device__ void store_state(void* tensor, const float (&state)[4]) const {
@@ -58,7 +46,7 @@ template <class E, class P> struct CellTileIO : TileIO<E, P> {
     E::to_chunks(state, chunks);
 #pragma unroll
     for (int i = 0; i < E::lane_chunks; ++i) {
-      if (this->length(i) >= 0) Base::store(tensor, this->at(i), chunks[i]);
+      if (this->length(i) >= 0) Base::store(tensor, this->state_at(i), chunks[i]);
     }
   }
 
@@ -126,19 +114,25 @@ template <class E, class C> struct Epilogue<E, CellForwardOf<C>> : CellTileIO<E,
   struct Inputs : Kept {
     __device__ Kept& kept() { return *this; }
     typename IO::Chunks pre[K];
+    Bias<E, P> bias;
   };
+
+  __device__ void load_biases(Inputs& inputs) const {
+    inputs.bias.load(this->p, this->group, this->first_unit, this->lane);
+  }
 
   __device__ void begin(Inputs& inputs) const {
     this->load_states(this->p.h0, inputs.h, this->p.c0, inputs.c);
     this->load_unit_param(inputs.unit_param);
+    typename IO::Chunks h, c;
+    IO::Base::load_state(this->p.h0, h);
+    if constexpr (C::has_c) IO::Base::load_state(this->p.c0, c);
     // Rows without steps.
 #pragma unroll
     for (int i = 0; i < E::lane_chunks; ++i) {
       if (this->length(i) != 0) continue;
-      this->store(this->p.h_n, this->at(i), IO::Base::load(this->p.h0, this->at(i)));
-      if constexpr (C::has_c) {
-        this->store(this->p.c_n, this->at(i), IO::Base::load(this->p.c0, this->at(i)));
-      }
+      this->store(this->p.h_n, this->state_at(i), h[i]);
+      if constexpr (C::has_c) this->store(this->p.c_n, this->state_at(i), c[i]);
     }
   }
 
@@ -156,7 +150,10 @@ template <class E, class C> struct Epilogue<E, CellForwardOf<C>> : CellTileIO<E,
 #pragma unroll
     for (int i = 0; i < 4; ++i) next_h[i] = inputs.h[i], next_c[i] = inputs.c[i];
 #pragma unroll
-    for (int k = 0; k < K; ++k) E::to_acc(inputs.pre[k], gates[k]);
+    for (int k = 0; k < K; ++k) {
+      E::to_acc(inputs.pre[k], gates[k]);
+      inputs.bias.add(k, gates[k]);
+    }
     forward_acc<E>(this->p, gates, sum, inputs.unit_param, next_h, next_c, inner);
     typename IO::Chunks h, c;
     E::to_chunks(next_h, h);
@@ -174,8 +171,8 @@ template <class E, class C> struct Epilogue<E, CellForwardOf<C>> : CellTileIO<E,
     for (int i = 0; i < E::lane_chunks; ++i) {
       const int length = this->length(i);
       if (t >= length || !this->order.last(t, length)) continue;
-      this->store(this->p.h_n, this->at(i), h[i]);
-      if constexpr (C::has_c) this->store(this->p.c_n, this->at(i), c[i]);
+      this->store(this->p.h_n, this->state_at(i), h[i]);
+      if constexpr (C::has_c) this->store(this->p.c_n, this->state_at(i), c[i]);
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -221,6 +218,8 @@ struct Epilogue<E, CellBackwardOf<C>> : CellTileIO<E, CellBackwardOf<C>> {
     typename IO::Chunks grad_out, gates[K], inner, before;
   };
 
+  __device__ void load_biases(Inputs&) const {}
+
   __device__ void begin(Inputs& inputs) const {
     this->load_states(this->p.grad_h_n, inputs.dh, this->p.grad_c_n, inputs.dc);
     this->load_unit_param(inputs.unit_param);
@@ -244,7 +243,7 @@ struct Epilogue<E, CellBackwardOf<C>> : CellTileIO<E, CellBackwardOf<C>> {
         inputs.before[i] =
             IO::Base::load(C::has_c ? this->p.inner : this->p.out, this->at(before, i));
       } else if (state) {
-        inputs.before[i] = IO::Base::load(state, this->at(i));
+        inputs.before[i] = IO::Base::load(state, this->state_at(i));
       }
     }
   }

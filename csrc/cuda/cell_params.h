@@ -1,8 +1,8 @@
 // The parameters of kernels that are compiled for one cell C which saves gates.
 #pragma once
 
-#include "cell_tensors.h"
 #include "cells.h"
+#include "params.h"
 
 namespace fastrnn::cuda {
 

@@ -72,9 +72,8 @@ __device__ void load_unit_param(float (&to)[2], const P& p, int64_t group, const
   for (int i = 0; i < 2; ++i) {
     const int64_t unit = first_unit + (i ? lane.second_unit() : lane.first_unit());
     to[i] = 0;
-    if (p.unit_param == nullptr || unit >= p.H) continue;
-    const auto* const param = static_cast<const typename E::Storage*>(p.unit_param);
-    to[i] = E::widen(param[group * p.H + unit]);
+    const auto* const param = p.template of_group<typename E::Storage>(p.unit_param, group, p.H);
+    if (param && unit < p.H) to[i] = E::widen(param[unit]);
   }
 }
 
@@ -118,7 +117,7 @@ __device__ void backward_acc(const P& p, float (&gates)[gates_of<P>][4],
 template <class E, class P>
 __device__ void add_reset_gradient(const P& p, void* sums, int64_t b, int64_t group, int64_t unit,
                                    Sum<E> value) {
-  if (sums && unit < p.H) static_cast<Sum<E>*>(sums)[p.at(b, group) + unit] += value;
+  if (sums && unit < p.H) static_cast<Sum<E>*>(sums)[p.state_at(b, group) + unit] += value;
 }
 
 }  // namespace fastrnn::cuda

@@ -34,6 +34,7 @@
 #include <type_traits>
 
 #include "alignment.h"
+#include "bias.h"
 #include "cluster_cells.h"
 #include "launchers.h"
 
@@ -59,7 +60,7 @@ __device__ void activate_acc(const float (&sum)[4], const float (&slopes)[4], fl
 // RESIDENT k-steps of W_hh are in a warp's registers; N times 8 batch rows are computed.
 template <class E, class P, int RESIDENT, int N>
 __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
-    cluster_kernel(P p, Tiling tiling, ClusterLayout layout, int alignment) {
+    cluster_kernel(P p, Tiling tiling, ClusterLayout layout, ClusterRows data) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   using Storage = typename E::Storage;
   constexpr bool backward = is_backward<P>;
@@ -71,7 +72,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
   constexpr int size = sizeof(Storage);
 
   DYNAMIC_SHARED(shared);
-  const ClusterWarp<E, P, RESIDENT, N> warp{p, tiling, layout, alignment, shared};
+  const ClusterWarp<E, P, RESIDENT, N> warp{p, tiling, layout, data, shared};
   const auto lane = warp.lane;
   const uint32_t base = warp.base;
   const int lane_index = warp.lane_index, blocks = warp.blocks, rank = warp.rank;
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
   const bool descending = warp.descending;
   const auto time = [&](int s) { return warp.time(s); };
   const bool aligned = warp.aligned;
-  const int64_t row_bytes = warp.row_bytes;
+  const int64_t& row_bytes = warp.row_bytes;
   const uint32_t valid_rows = warp.valid_rows;
   const auto active_rows = [&](int t) { return warp.active_rows(t); };
   const auto chunk_bit = [&](uint32_t mask, int n, int i) { return warp.chunk_bit(mask, n, i); };
@@ -108,12 +109,12 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
   ptx::barrier_cluster();
 
   if (warp.has_units()) {
-    const Storage* const weight_hh = static_cast<const Storage*>(p.weight_hh) + group * p.H * p.H;
+    const Storage* const weight_hh = p.template of_group<Storage>(p.weight_hh, group, p.H * p.H);
     uint4* const streamed = reinterpret_cast<uint4*>(shared + layout.weights) +
                             warp.warp * tiling.streamed * 32 + lane_index;
     uint32_t w[1][RESIDENT][4];
     load_weights<E, P>(w[0], streamed, tiling.streamed, weight_hh, H, warp.first_unit, first_k,
-                       lane, alignment);
+                       lane, warp.alignment);
     const int sums_size = N * (tiling.splits - 1) * 32;  // of a tile
     SplitK split_k{
         tiling.splits, split, warp.n_tiles, 1 + m_tile,
@@ -129,6 +130,9 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
       result = p.out, final_state = p.h_n;
     }
 
+    Bias<E, P> bias;
+    bias.load(p, group, warp.first_unit, lane);
+
     // The lane's part of its rows: forward, their state; backward, dh.
     uint2 h[N][E::lane_chunks] = {};
     float dh[N][4] = {};
@@ -137,8 +141,8 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
       if (!split_k.owns(n)) continue;
 #pragma unroll
       for (int i = 0; i < E::lane_chunks; ++i) {
-        if (!chunk_bit(valid_rows, n, i)) continue;
-        h[n][i] = load_chunk<E>(row(initial, 0, n, i), unit, H, aligned);
+        if (!initial || !chunk_bit(valid_rows, n, i)) continue;
+        h[n][i] = load_chunk<E>(warp.state_row(initial, n, i), unit, H, aligned);
       }
       if (backward) E::to_acc(h[n], dh[n]);
     }
@@ -159,8 +163,8 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
           const bool is_active = chunk_bit(active, n, i);
 #pragma unroll
           for (int j = 0; j < INPUTS; ++j) {
-            cp_async_chunk<E>(slot(s, n, i, j), row(inputs[j], offset, n, i), unit, H, alignment,
-                              is_active);
+            cp_async_chunk<E>(slot(s, n, i, j), row(inputs[j], offset, n, i), unit, H,
+                              warp.alignment, is_active && (j > 0 || inputs[0]));
           }
         }
       }
@@ -201,6 +205,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
           }
         }
         E::to_acc(chunks[0], sum[n]);
+        bias.add(0, sum[n]);
         if constexpr (backward) {
           E::to_acc(chunks[1], slopes[n]);
 #pragma unroll
@@ -276,7 +281,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
 #pragma unroll
       for (int i = 0; i < E::lane_chunks; ++i) {
         if (!chunk_bit(valid_rows, n, i)) continue;
-        store_chunk<E>(row(final_state, 0, n, i), unit, H, aligned, h[n][i]);
+        store_chunk<E>(warp.state_row(final_state, n, i), unit, H, aligned, h[n][i]);
         if (p.offsets) continue;
 #pragma unroll 1
         for (int t = steps; t < p.T; ++t) {
@@ -306,7 +311,8 @@ void launch_cluster_kernel(const P& p, const Tiling& tiling, Stream stream) {
         return cluster_kernel<E, P, RESIDENT, N>;
       }
     }();
-    launch(kernel, shape, stream, p, tiling, layout, alignment_of(p, p.H * size));
+    const ClusterRows data{p.G * p.H * size, alignment_of(p, p.H * size)};
+    launch(kernel, shape, stream, p, tiling, layout, data);
   } else {
     throw std::runtime_error("the cluster kernel has no such instance");
   }

@@ -2,6 +2,7 @@
 // states of a lane, and what a step stores.
 #pragma once
 
+#include "bias.h"
 #include "cell_step.h"
 #include "cluster_warp.h"
 
@@ -19,7 +20,8 @@ template <class E, class P, int RESIDENT, int N> struct ClusterCellIO {
   const Warp& warp;
   const P& p = warp.p;
   unsigned char* const staged = warp.shared + warp.layout.stages +
-                                warp.m_tile * N * E::lane_chunks * INPUTS * STAGES * 256 +
+                                warp.m_tile * (N * E::lane_chunks * INPUTS * STAGES * 256 +
+                                               cluster_bias_bytes(pass_of<P>, traits_of<P>)) +
                                 warp.lane_index * 8;
   float unit_param[2];
 
@@ -63,7 +65,7 @@ template <class E, class P, int RESIDENT, int N> struct ClusterCellIO {
   // A chunk of a state [B, G, H]; zeros if there is no tensor.
   __device__ uint2 state_chunk(const void* tensor, int n, int i) const {
     if (!tensor || !warp.chunk_bit(warp.valid_rows, n, i)) return {0, 0};
-    return load_chunk<E>(warp.row(tensor, 0, n, i), warp.unit, warp.H, warp.aligned);
+    return load_chunk<E>(warp.state_row(tensor, n, i), warp.unit, warp.H, warp.aligned);
   }
   __device__ void load_state(const void* tensor, int n, float (&state)[4]) const {
     Chunks chunks;
@@ -75,7 +77,7 @@ template <class E, class P, int RESIDENT, int N> struct ClusterCellIO {
 #pragma unroll
     for (int i = 0; i < E::lane_chunks; ++i) {
       if (!warp.chunk_bit(warp.valid_rows, n, i)) continue;
-      store_chunk<E>(warp.row(tensor, 0, n, i), warp.unit, warp.H, warp.aligned, chunks[i]);
+      store_chunk<E>(warp.state_row(tensor, n, i), warp.unit, warp.H, warp.aligned, chunks[i]);
     }
   }
   __device__ void store_state(void* tensor, int n, const float (&state)[4]) const {
@@ -142,7 +144,15 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
   typename IO::Chunks h[N];
   float c[N][4];
 
-  __device__ explicit ClusterCell(const typename IO::Warp& warp) : IO(warp) {}
+  // The biases of a tile are in shared memory, a copy for each lane. The barrier of the reduction
+  // precedes the first use.
+  __device__ explicit ClusterCell(const typename IO::Warp& warp) : IO(warp) {
+    if (warp.split > 0) return;
+    Bias<E, P> bias;
+    bias.load(p, warp.group, warp.first_unit, warp.lane);
+#pragma unroll
+    for (int k = 0; k < K; ++k) *bias_slot(k) = {bias.of[k][0], bias.of[k][1]};
+  }
 
   __device__ void start(int n) {
 #pragma unroll
@@ -167,7 +177,12 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
                        Send send) {
     float gates[K][4], inner[4], before[4], next_c[4];
 #pragma unroll
-    for (int k = 0; k < K; ++k) this->load(s, n, k, gates[k]);
+    for (int k = 0; k < K; ++k) {
+      this->load(s, n, k, gates[k]);
+      const float2 bias = *bias_slot(k);
+      gates[k][0] += bias.x, gates[k][1] += bias.x;
+      gates[k][2] += bias.y, gates[k][3] += bias.y;
+    }
     E::to_acc(h[n], before);
 #pragma unroll
     for (int i = 0; i < 4; ++i) next_c[i] = c[n][i];
@@ -211,6 +226,10 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
   }
 
  private:
+  __device__ float2* bias_slot(int k) const {
+    return reinterpret_cast<float2*>(this->slot(0, N, 0, 0) + k * 256);
+  }
+
   __device__ void start_from_reset(int n, uint32_t resets, float (&before)[4],
                                    float (&before_c)[4]) const {
     float first[4], first_c[4];
@@ -246,7 +265,7 @@ struct ClusterCell<E, P, RESIDENT, N, true> : ClusterCellIO<E, P, RESIDENT, N> {
 #pragma unroll
     for (int i = 0; i < E::lane_chunks; ++i) {
       const bool is_active = warp.chunk_bit(active, n, i);
-      this->copy(s, n, i, 0, warp.row(p.grad_out, offset, n, i), is_active);
+      this->copy(s, n, i, 0, warp.row(p.grad_out, offset, n, i), is_active && p.grad_out);
 #pragma unroll
       for (int k = 0; k < K; ++k) {
         this->copy(s, n, i, 1 + k, this->gate_row(p.gates, offset, n, i, k), is_active);

@@ -11,7 +11,7 @@ namespace fastrnn::cuda {
 
 template <class E, class P, int RESIDENT, int N>
 __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
-    cluster_cell_kernel(P p, Tiling tiling, ClusterLayout layout, int alignment) {
+    cluster_cell_kernel(P p, Tiling tiling, ClusterLayout layout, ClusterRows data) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   using Storage = typename E::Storage;
   using Cell = ClusterCell<E, P, RESIDENT, N>;
@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
   constexpr int CHAINS = N * TILES > 2 ? 1 : 4 / (N * TILES);  // independent accumulators
 
   DYNAMIC_SHARED(shared);
-  const ClusterWarp<E, P, RESIDENT, N> warp{p, tiling, layout, alignment, shared};
+  const ClusterWarp<E, P, RESIDENT, N> warp{p, tiling, layout, data, shared};
   const int H = warp.H, steps = warp.steps, blocks = warp.blocks, rank = warp.rank;
   // A reset never matters before the first step of the backward loop.
   const auto crosses = [&](int s) {
@@ -37,14 +37,14 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
 
   if (warp.has_units()) {
     const Storage* const weight_hh =
-        static_cast<const Storage*>(p.weight_hh) + int64_t{warp.group} * Cell::K * H * H;
+        p.template of_group<Storage>(p.weight_hh, warp.group, Cell::K * p.H * p.H);
     uint4* const streamed = reinterpret_cast<uint4*>(shared + layout.weights) +
                             warp.warp * tiling.streamed * TILES * 32 + warp.lane_index;
     uint32_t w[TILES][RESIDENT][4];
 #pragma unroll
     for (int m = 0; m < TILES; ++m) {
       load_weights<E, P>(w[m], streamed + m * 32, tiling.streamed, weight_hh + int64_t{m} * H * H,
-                         H, warp.first_unit, warp.first_k, warp.lane, alignment);
+                         H, warp.first_unit, warp.first_k, warp.lane, warp.alignment);
     }
     const int sums_size = N * TILES * (tiling.splits - 1) * 32;  // of a tile
     SplitK split_k{tiling.splits, warp.split, warp.n_tiles, 1 + warp.m_tile,

@@ -6,6 +6,12 @@
 
 namespace fastrnn::cuda {
 
+// The rows of a call's tensors: the bytes from one to the next in a step, and their alignment.
+struct ClusterRows {
+  int64_t bytes;
+  int alignment;
+};
+
 template <class E, class P, int RESIDENT, int N> struct ClusterWarp {
   using Storage = typename E::Storage;
   static constexpr bool backward = is_backward<P>;
@@ -14,7 +20,7 @@ template <class E, class P, int RESIDENT, int N> struct ClusterWarp {
   const P& p;
   const Tiling& tiling;
   const ClusterLayout& layout;
-  const int alignment;
+  const ClusterRows& data;
   unsigned char* const shared;
 
   // The block, the warp and the lane.
@@ -45,8 +51,9 @@ template <class E, class P, int RESIDENT, int N> struct ClusterWarp {
   const uint32_t valid_rows = unit < H ? ~0u >> (32 - rows) : 0;
 
   // Byte offset of the lane's first chunk within a step.
+  const int alignment = data.alignment;
   const bool aligned = alignment == 8;
-  const int64_t row_bytes = p.G * p.H * sizeof(Storage);
+  const int64_t& row_bytes = data.bytes;
   const int64_t chunk_offset =
       (first_row + lane.chunk_row(0)) * row_bytes + group * p.H * sizeof(Storage);
 
@@ -93,6 +100,14 @@ template <class E, class P, int RESIDENT, int N> struct ClusterWarp {
     const int64_t at = step + chunk_offset + (8 * n + i) * row_bytes;
     return reinterpret_cast<Storage*>(const_cast<char*>(static_cast<const char*>(tensor)) + at);
   }
+  // The same in a state.
+  __device__ Storage* state_row(const void* state, int n, int i) const {
+    // Recomputed, so that the loop does not keep them in registers.
+    const int tile = ptx::opaque(blockIdx.x) / blocks, group = tile / tiles_of_group;
+    const int first_row = tile % tiles_of_group * tiling.rows;
+    return static_cast<Storage*>(const_cast<void*>(state)) +
+           p.state_at(first_row + lane.chunk_row(0) + 8 * n + i, group);
+  }
   __device__ int64_t step_offset(int t) const {
     if (unsigned(t) >= unsigned(steps)) return 0;
     return (p.offsets ? p.offsets[t] : t * p.B) * row_bytes;
@@ -124,10 +139,10 @@ template <class E, class P, int RESIDENT, int N> struct ClusterWarp {
         if constexpr (!backward) {
           const void* first = p.h0;
           if constexpr (saves_gates<P>) first = reset_rows >> b & 1 ? p.reset_h : first;
-          if (b < rows && (!saves_gates<P> || first)) {
-            const int64_t at = ((first_row + b) * p.G + group) * p.H;
-            chunk = load_chunk<E>(static_cast<const Storage*>(first) + at, c * E::chunk_units, H,
-                                  aligned);
+          if (b < rows && first) {
+            chunk =
+                load_chunk<E>(static_cast<const Storage*>(first) + p.state_at(first_row + b, group),
+                              c * E::chunk_units, H, aligned);
           }
         }
         if constexpr (has_resets<P> && !saves_gates<P>) {

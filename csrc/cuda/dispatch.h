@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "cell_tensors.h"
+#include "params.h"
 #include "plan.h"
 
 namespace fastrnn::cuda {

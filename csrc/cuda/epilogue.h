@@ -2,6 +2,7 @@
 // its result; and the order of a row's steps.
 #pragma once
 
+#include "bias.h"
 #include "operand_load.h"
 #include "pass_traits.h"
 
@@ -54,9 +55,10 @@ template <class E, class P> struct TileIO {
   const TensorLayout& layout;
   const TimeOrder order;
   const Lane<E> lane;
+  const int group, first_row, first_unit;
   const int* const lengths;  // [8], of the tile's rows
   int unit;
-  int64_t offset;  // of the first chunk within a step or a [B, G, H] tensor
+  int64_t offset;  // of the first chunk within a step
 
   __device__ TileIO(const P& p, const TensorLayout& layout, TimeOrder order, int64_t group,
                     int64_t first_row, int first_unit, const int* lengths, const Lane<E>& lane)
@@ -64,9 +66,12 @@ template <class E, class P> struct TileIO {
         layout(layout),
         order(order),
         lane(lane),
+        group(static_cast<int>(group)),
+        first_row(static_cast<int>(first_row)),
+        first_unit(first_unit),
         lengths(lengths),
         unit(first_unit + lane.chunk_unit()),
-        offset(p.at(first_row + lane.chunk_row(0), group) + unit) {}
+        offset(((first_row + lane.chunk_row(0)) * p.G + group) * p.H + unit) {}
 
   // `first_row` as in the constructor.
   __device__ void load_resets(RowResets<P>& resets, int t, int64_t first_row) const {
@@ -79,9 +84,12 @@ template <class E, class P> struct TileIO {
   }
 
   __device__ int length(int i) const { return lengths[lane.chunk_row(i)]; }
-  __device__ int64_t at(int i) const { return offset + i * layout.row_stride; }
   __device__ int64_t at(int t, int i) const {
-    return (p.offsets ? p.offsets[t] * layout.row_stride : t * layout.step_stride) + at(i);
+    return (p.offsets ? p.offsets[t] * layout.row_stride : t * layout.step_stride) + offset +
+           i * layout.row_stride;
+  }
+  __device__ int64_t state_at(int i) const {
+    return p.state_at(first_row + lane.chunk_row(i), group) + unit;
   }
 
   __device__ uint2 load(const void* tensor, int64_t at) const {
@@ -93,18 +101,25 @@ template <class E, class P> struct TileIO {
                    chunk);
   }
 
-  // Loads active rows only: packed data does not contain the others.
+  // Loads active rows only: packed data does not contain the others. Zeros if there is no tensor.
   __device__ void load_active(const void* tensor, int t, uint2 (&chunks)[E::lane_chunks]) const {
 #pragma unroll
     for (int i = 0; i < E::lane_chunks; ++i) {
       chunks[i] = {0, 0};
-      if (t < length(i)) chunks[i] = load(tensor, at(t, i));
+      if (tensor && t < length(i)) chunks[i] = load(tensor, at(t, i));
+    }
+  }
+  __device__ void load_state(const void* state, uint2 (&chunks)[E::lane_chunks]) const {
+#pragma unroll
+    for (int i = 0; i < E::lane_chunks; ++i) {
+      chunks[i] = {0, 0};
+      if (state && length(i) >= 0) chunks[i] = load(state, state_at(i));
     }
   }
   __device__ void prefetch_active(const void* tensor, int t) const {
 #pragma unroll
     for (int i = 0; i < E::lane_chunks; ++i) {
-      if (t < length(i) && unit < p.H) {
+      if (tensor && t < length(i) && unit < p.H) {
         ptx::prefetch_l2(static_cast<const Storage*>(tensor) + at(t, i));
       }
     }
@@ -130,6 +145,7 @@ template <class E, class P> struct TileIO {
 };
 
 // The epilogue of a step, for the lane's chunks:
+//   load_biases  loads them, in forward
 //   begin        handles rows without steps, before the first step
 //   load         loads the inputs other than the sums
 //   prefetch     prefetches the same inputs into L2
@@ -144,15 +160,20 @@ template <class E, class Base> struct Epilogue<E, ForwardParams<Base>>
   using TileIO<E, P>::TileIO;
   struct Inputs {
     uint2 pre[E::lane_chunks];
+    Bias<E, P> bias;
   };
 
   __device__ void store_zeros(int t) const { TileIO<E, P>::store_zeros(this->p.out, t); }
 
+  __device__ void load_biases(Inputs& inputs) const {
+    inputs.bias.load(this->p, this->group, this->first_unit, this->lane);
+  }
   __device__ void begin(Inputs&) const {
+    uint2 chunks[E::lane_chunks];
+    this->load_state(this->p.h0, chunks);
 #pragma unroll
     for (int i = 0; i < E::lane_chunks; ++i) {
-      if (this->length(i) != 0) continue;
-      this->store(this->p.h_n, this->at(i), TileIO<E, P>::load(this->p.h0, this->at(i)));
+      if (this->length(i) == 0) this->store(this->p.h_n, this->state_at(i), chunks[i]);
     }
   }
 
@@ -166,6 +187,7 @@ template <class E, class Base> struct Epilogue<E, ForwardParams<Base>>
                          const RowResets<P>& resets, Publish publish) const {
     float h[4];
     E::to_acc(inputs.pre, h);
+    inputs.bias.add(0, h);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       h[i] = activate<E>(h[i] + (resets.at(i) ? 0 : sum[0][i]), this->p.activation);
@@ -177,7 +199,7 @@ template <class E, class Base> struct Epilogue<E, ForwardParams<Base>>
     for (int i = 0; i < E::lane_chunks; ++i) {
       const int length = this->length(i);
       if (t < length && this->order.last(t, length)) {
-        this->store(this->p.h_n, this->at(i), chunks[i]);
+        this->store(this->p.h_n, this->state_at(i), chunks[i]);
       }
     }
   }
@@ -192,6 +214,7 @@ template <class E, class Base> struct Epilogue<E, BackwardParams<Base>>
   };
 
   __device__ void store_zeros(int t) const { TileIO<E, P>::store_zeros(this->p.grad_pre, t); }
+  __device__ void load_biases(Inputs&) const {}
   __device__ void begin(Inputs&) const {}
 
   __device__ void load(Inputs& inputs, int t) const {
@@ -213,7 +236,7 @@ template <class E, class Base> struct Epilogue<E, BackwardParams<Base>>
       E::to_chunks(dh, chunks);
 #pragma unroll
       for (int i = 0; i < E::lane_chunks; ++i) {
-        if (this->length(i) >= 0) this->store(this->p.grad_h0, this->at(i), chunks[i]);
+        if (this->length(i) >= 0) this->store(this->p.grad_h0, this->state_at(i), chunks[i]);
       }
       return;
     }
@@ -243,13 +266,7 @@ template <class E, class Base> struct Epilogue<E, BackwardParams<Base>>
     for (int i = 0; i < 4; ++i) dh[i] = resets.at(i) ? 0 : sum[i];
     if (!__ballot_sync(~0u, begins[0] || begins[1])) return;
     uint2 chunks[E::lane_chunks];
-#pragma unroll
-    for (int i = 0; i < E::lane_chunks; ++i) {
-      chunks[i] = {0, 0};
-      if (this->length(i) >= 0) {
-        chunks[i] = TileIO<E, P>::load(this->p.grad_h_n, this->at(i));
-      }
-    }
+    this->load_state(this->p.grad_h_n, chunks);
     float first[4];
     E::to_acc(chunks, first);
 #pragma unroll

@@ -69,8 +69,7 @@ __global__ void __launch_bounds__(grid_max_threads<E, P, M, RESIDENT>, 1)
   const TimeOrder order = time_order(p, group, steps);
 
   uint32_t w[TILES][RESIDENT][4];
-  const auto* weight_hh =
-      static_cast<const Storage*>(p.weight_hh) + group * gates_of<P> * p.H * p.H;
+  const auto* weight_hh = p.template of_group<Storage>(p.weight_hh, group, gates_of<P> * p.H * p.H);
   const auto load_k_tile = [&](uint32_t (&to)[2][4], int m, int c) {
     constexpr int K = gate_tiles_of<P>;
     load_weights<E, P>(to, weight_hh + m % K * p.H * p.H, p.H, (rank * M + m / K) * 16,
@@ -98,6 +97,7 @@ __global__ void __launch_bounds__(grid_max_threads<E, P, M, RESIDENT>, 1)
                           lengths + (has_epilogue ? 8 * (warp / M) : 0), lane);
   self.locate_tile(lane_state, own_row, epilogue);
   if (has_epilogue) {
+    epilogue.load_biases(inputs());
     epilogue.begin(inputs());
     load_inputs(lane_state, inputs(), epilogue, order, order.time(0));
   }
@@ -151,18 +151,19 @@ __global__ void __launch_bounds__(grid_max_threads<E, P, M, RESIDENT>, 1)
 #endif
 }
 
-// Pads [rows, H] with zeros to rows of `width` elements.
-template <class Storage>
-__global__ void pad_kernel(const Storage* from, Storage* to, int64_t rows, int64_t H,
-                           int64_t width) {
-  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < rows * width; i += stride) {
-    to[i] = i % width < H ? from[i / width * H + i % width] : Storage{};
+// Copies a state to [B, G, width], padded with zeros.
+template <class Storage, class P>
+__global__ void pad_kernel(P p, const Storage* from, Storage* to, int64_t width) {
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x, count = p.B * p.G * width;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += stride) {
+    const int64_t row = i / width, unit = i % width;
+    to[i] = unit < p.H ? from[p.state_at(row / p.G, row % p.G) + unit] : Storage{};
   }
 }
 
 // Host code. Blocks exchange the state in the result tensor if its rows are aligned for the loads
-// and it is not an input too. Otherwise they use a workspace, which also holds a padded h0.
+// and it is not an input too, and otherwise in a workspace. The workspace also holds a copy of an
+// initial state that is not in the form of the exchange.
 inline bool exchanges_in_result(const Params& p, int element_bytes) {
   return !p.offsets && p.H * element_bytes % 16 == 0;
 }
@@ -182,51 +183,58 @@ template <class C> bool exchanges_in_result(const CellBackwardOf<C>& p, int elem
   return C::z_is_pre && exchanges_in_result(static_cast<const Backward&>(p), element_bytes);
 }
 
+// Whether h0, or reset_h, has to be copied.
+template <class P> bool copies_state(const P& p, const void* state, bool in_result) {
+  return state && !(in_result && p.heads == p.G);
+}
+template <class P> const void* reset_state(const P& p) {
+  if constexpr (saves_gates<P>) return p.resets ? p.reset_h : nullptr;
+  return nullptr;
+}
+
 template <class P> int64_t grid_workspace_bytes(const P& p) {
   const int size = element_bytes(p.dtype);
-  if (exchanges_in_result(p, size)) return 0;
-  const int states = is_backward<P> ? 0 : saves_gates<P> ? 2 : 1;  // h0 and reset_h
-  return (p.T + states) * p.B * p.G * exchanged_units(p, size) * size;
+  const bool in_result = exchanges_in_result(p, size);
+  int64_t states = in_result ? 0 : p.T;
+  if constexpr (!is_backward<P>) {
+    states += copies_state(p, p.h0, in_result) + copies_state(p, reset_state(p), in_result);
+  }
+  return states * p.B * p.G * exchanged_units(p, size) * size;
 }
 
-template <class P>
-StateExchange exchange_at(const P& p, void* states, const void* initial, int element_bytes,
-                          bool in_result) {
-  const int64_t units = exchanged_units(p, element_bytes), row = p.G * units * element_bytes;
-  return {states, initial, units, row, p.B * row, in_result};
-}
-
-// Copies a state to `to`, padded to the rows of an exchange.
-template <class Storage>
-void pad(const Params& p, const StateExchange& exchange, const void* state, void* to,
-         Stream stream) {
+// Returns the state in the form of the exchange. A copy is at the start of `workspace`, which moves
+// on.
+template <class Storage, class P>
+const void* exchanged_state(const P& p, const StateExchange& exchange, const void* state,
+                            unsigned char*& workspace, Stream stream) {
+  if (!copies_state(p, state, exchange.in_result)) return state;
+  auto* const copy = reinterpret_cast<Storage*>(workspace);
+  workspace += exchange.step_bytes;
   const int64_t elements = exchange.step_bytes / int64_t{sizeof(Storage)};
   const int64_t grid = std::min<int64_t>((elements + 255) / 256, 1 << 16);
-  launch(pad_kernel<Storage>, {dim3(static_cast<unsigned>(grid)), 256}, stream,
-         static_cast<const Storage*>(state), static_cast<Storage*>(to), p.B * p.G, p.H,
-         exchange.width);
+  launch(pad_kernel<Storage, P>, {dim3(static_cast<unsigned>(grid)), 256}, stream, p,
+         static_cast<const Storage*>(state), copy, exchange.width);
+  return copy;
 }
+
 template <class E, class P>
-StateExchange make_exchange(P& p, void* workspace, Stream stream) {
+StateExchange make_exchange(P& p, void* workspace_, Stream stream) {
   using Storage = typename E::Storage;
   constexpr int size = sizeof(Storage);
-  const bool in_result = exchanges_in_result(p, size);
+  auto* workspace = static_cast<unsigned char*>(workspace_);
+  const int64_t units = exchanged_units(p, size), row = p.G * units * size;
+  StateExchange exchange{workspace, nullptr, units, row, p.B * row, exchanges_in_result(p, size)};
   if constexpr (is_backward<P>) {
-    return exchange_at(p, in_result ? p.grad_pre : workspace, nullptr, size, in_result);
+    if (exchange.in_result) exchange.states = p.grad_pre;
   } else {
-    if constexpr (saves_gates<P>) p.padded_reset_h = p.resets ? p.reset_h : nullptr;
-    if (in_result) return exchange_at(p, p.out, p.h0, size, true);
-    StateExchange exchange = exchange_at(p, workspace, nullptr, size, false);
-    auto* const initial = static_cast<unsigned char*>(workspace) + p.T * exchange.step_bytes;
-    exchange.initial = initial;
-    pad<Storage>(p, exchange, p.h0, initial, stream);
+    if (exchange.in_result) exchange.states = p.out;
+    if (!exchange.in_result) workspace += p.T * exchange.step_bytes;
+    exchange.initial = exchanged_state<Storage>(p, exchange, p.h0, workspace, stream);
     if constexpr (saves_gates<P>) {
-      if (p.padded_reset_h == nullptr) return exchange;
-      p.padded_reset_h = initial + exchange.step_bytes;
-      pad<Storage>(p, exchange, p.reset_h, initial + exchange.step_bytes, stream);
+      p.padded_reset_h = exchanged_state<Storage>(p, exchange, reset_state(p), workspace, stream);
     }
-    return exchange;
   }
+  return exchange;
 }
 
 template <class E, class P, int M, int RESIDENT>
@@ -244,7 +252,7 @@ void launch_grid_instance(P p, const Plan& plan, void* workspace, Stream stream)
   constexpr int size = sizeof(typename E::Storage);
   const TensorLayout layout{p.G * p.H, p.B * p.G * p.H,
                             p.H % E::chunk_units == 0 && chunks_are_aligned(p),
-                            p.H * size % 16 == 0 && is_aligned(16, p.weight_hh)};
+                            p.H * size % 16 == 0 && is_aligned(16, p.weight_hh[0], p.weight_hh[1])};
   if (p.T > 0) fill(exchange.states, 0xff, p.T * exchange.step_bytes, stream);
   for (int64_t tile = 0; tile < plan.tiles; tile += at_once) {
     const int64_t teams = std::min(at_once, plan.tiles - tile);

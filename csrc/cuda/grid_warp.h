@@ -42,7 +42,7 @@ template <class E, class P> struct LaneState {
 // The memory through which the blocks exchange the state.
 struct StateExchange {
   void* states;                   // [T, B, G, width]
-  const void* initial;            // [B, G, width], forward only: h0
+  const void* initial;            // [B, G, width], forward only: h0; null: 0
   int64_t width;                  // at least H, a multiple of 16 bytes
   int64_t row_bytes, step_bytes;  // strides of batch rows and of steps
   bool in_result;                 // whether `states` is the result tensor
@@ -130,7 +130,8 @@ template <class E, class P, int M, int RESIDENT> struct GridWarp {
     }
     const int length = lengths[8 * n + lane.g], previous = order.previous(t, length);
     const bool begins = previous < 0;
-    const bool needed = begins ? !is_backward<P> && t < length : t < length || t == order.end();
+    const bool needed =
+        begins ? !is_backward<P> && exchange.initial && t < length : t < length || t == order.end();
     const auto* const from =
         static_cast<const unsigned char*>(begins ? exchange.initial : exchange.states);
     const int64_t at = begins ? 0 : previous * exchange.step_bytes;

@@ -24,11 +24,7 @@ template <class P> int64_t step_workspace_bytes(const P& params);  // of cells t
 using ForwardWithoutResets = ForwardParams<Params>;
 using BackwardWithoutResets = BackwardParams<Params>;
 
-inline ForwardWithoutResets without_resets(const Forward& p) {
-  return {p, p.pre, p.weight_hh, p.h0, p.out, p.h_n};
-}
-inline BackwardWithoutResets without_resets(const Backward& p) {
-  return {p, p.grad_out, p.grad_h_n, p.out, p.weight_hh, p.grad_pre, p.grad_h0};
-}
+inline ForwardWithoutResets without_resets(const Forward& p) { return {p, p}; }
+inline BackwardWithoutResets without_resets(const Backward& p) { return {p, p}; }
 
 }  // namespace fastrnn::cuda

@@ -161,6 +161,7 @@ struct Float32 : SingleTraits {
 struct Float64 {
   using Storage = double;
   static constexpr DType dtype = DType::float64;
+  __device__ static double widen(double value) { return value; }
 };
 
 template <class E>

@@ -74,8 +74,14 @@ constexpr int step_inputs(Pass pass, const CellTraits& cell) {
 // than the latency of global memory.
 FASTRNN_HOST_DEVICE constexpr int cluster_stages(int n_tiles) { return n_tiles == 1 ? 4 : 2; }
 
+// The bytes of the biases of a tile of units in the shared memory of a cluster block.
+constexpr int cluster_bias_bytes(Pass pass, const CellTraits& cell) {
+  return cell.saves && pass == Pass::forward ? 256 * int(cell.gates) : 0;
+}
+
 // The layout of a cluster block's shared memory, as byte offsets: two mbarriers, two buffers of the
-// state, W_hh, two buffers of the splits' sums, and the stages of prefetched inputs.
+// state, W_hh, two buffers of the splits' sums, and for each tile the stages of prefetched inputs and
+// the lanes' biases. Cells that save no gates keep the biases in registers.
 struct ClusterLayout {
   // 16 bytes more than K, so that ldmatrix reads eight rows from different banks.
   int64_t state_row_bytes;
@@ -88,8 +94,9 @@ struct ClusterLayout {
         sums(weights + int64_t{t.m_tiles} * t.splits * t.streamed * 512 * gate_tiles(pass, cell)),
         stages(sums +
                int64_t{t.splits - 1} * t.m_tiles * t.n_tiles() * 1024 * gate_tiles(pass, cell)),
-        end(stages + int64_t{t.m_tiles} * t.n_tiles() * 128 * element_bytes *
-                         cluster_stages(t.n_tiles()) * step_inputs(pass, cell)) {}
+        end(stages + t.m_tiles * (int64_t{t.n_tiles()} * 128 * element_bytes *
+                                      cluster_stages(t.n_tiles()) * step_inputs(pass, cell) +
+                                  cluster_bias_bytes(pass, cell))) {}
 };
 
 // Bytes of dynamic shared memory of a block.
@@ -129,10 +136,11 @@ constexpr bool cluster_fits(Mode mode, const Tiling& t, Pass pass, const CellTra
 }
 
 // What a lane of a grid block's epilogue keeps in shared memory, for cells that save gates: the
-// inputs of a step, and ten numbers from a step to the next.
+// inputs of a step, ten numbers from a step to the next, and in forward two biases of each gate.
 constexpr int grid_cell_bytes(Mode mode, Pass pass, const CellTraits& cell) {
-  const int inputs = int(cell.gates) + (pass == Pass::forward ? 0 : 3);
-  return cell.saves ? 40 + 8 * (mode == Mode::half ? 1 : 2) * inputs : 0;
+  const bool forward = pass == Pass::forward;
+  const int inputs = int(cell.gates) + (forward ? 0 : 3), biases = forward ? int(cell.gates) : 0;
+  return cell.saves ? 40 + 8 * biases + 8 * (mode == Mode::half ? 1 : 2) * inputs : 0;
 }
 
 // Shared memory of a grid block: two buffers of its warps' sums, W_hh, lane states, what cells keep,

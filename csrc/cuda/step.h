@@ -23,7 +23,7 @@ __device__ void step_product(const P& p, const TensorLayout& layout, const StepT
                              float (&sum)[N][gate_tiles_of<P>][2][4]) {
   constexpr int TILES = gate_tiles_of<P>;
   const auto* weight_hh =
-      static_cast<const typename E::Storage*>(p.weight_hh) + tile.group * gates_of<P> * p.H * p.H;
+      p.template of_group<typename E::Storage>(p.weight_hh, tile.group, gates_of<P> * p.H * p.H);
   const int64_t depth = step_depth<E>(p);
   const int k_tiles = static_cast<int>(
       (depth * static_cast<int>(sizeof(typename E::Storage)) + k_tile_bytes - 1) / k_tile_bytes);
@@ -119,6 +119,7 @@ __device__ void step_mma(const P& p, const TensorLayout& layout, int i) {
   if constexpr (saves_gates<P>) {
     if (i > 0) inputs.kept() = step_kept<typename Epilogue<E, P>::Kept>(p)[threadIdx.x];
   }
+  epilogue.load_biases(inputs);
   if (i == 0) epilogue.begin(inputs);
   if (!is_backward<P> && p.T == 0) return;
   if (tile.t != tile.order.end()) epilogue.load(inputs, tile.t);
@@ -175,8 +176,9 @@ template <class E, class P, int N> void launch_steps(const P& p, Stream stream) 
   constexpr int size = sizeof(Storage), rows = 8 * N, TILES = gate_tiles_of<P>;
   constexpr int mma_bytes = N * TILES * step_threads * 16 + rows * 4;
   constexpr int simt_bytes = (rows + 16 * TILES) * (simt_k_tile + 1) * sizeof(Sum<E>);
-  const bool aligned_k_tiles =
-      p.H * size % 16 == 0 && is_aligned(16, p.weight_hh) && states_are_aligned(p);
+  const bool aligned_k_tiles = p.H * size % 16 == 0 &&
+                               is_aligned(16, p.weight_hh[0], p.weight_hh[1]) &&
+                               states_are_aligned(p);
   const TensorLayout layout{p.G * p.H, p.B * p.G * p.H,
                             p.H * size % 8 == 0 && chunks_are_aligned(p), aligned_k_tiles};
   const int64_t blocks = step_blocks(p);

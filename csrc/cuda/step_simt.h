@@ -45,20 +45,28 @@ template <class V> struct ScalarKept {
   typename V::Sum h, c;
 };
 
+template <class V> typename V::Sum __device__ load_value(const void* tensor, int64_t at) {
+  return tensor ? V::widen(static_cast<const typename V::Storage*>(tensor)[at]) : 0;
+}
+template <class V> void __device__ store_value(void* tensor, int64_t at, typename V::Sum value) {
+  static_cast<typename V::Storage*>(tensor)[at] = V::narrow(value);
+}
+
 template <class V, class Base>
 __device__ void scalar_epilogue(const ForwardParams<Base>& p, const StepTile& tile, int64_t b,
                                 int64_t unit, int length, const typename V::Sum (&sum)[1],
                                 ScalarKept<V>&) {
   using Storage = typename V::Storage;
-  const int64_t state = p.at(b, tile.group) + unit;
+  const int64_t state = p.state_at(b, tile.group) + unit;
   auto* const h_n = static_cast<Storage*>(p.h_n);
   auto* const out = static_cast<Storage*>(p.out);
   if (length == 0 && tile.t == tile.order.time(0)) {
-    h_n[state] = static_cast<const Storage*>(p.h0)[state];
+    h_n[state] = p.h0 ? static_cast<const Storage*>(p.h0)[state] : Storage{};
   }
   if (tile.t >= 0 && tile.t < length) {
     const int64_t at = p.at(tile.t, b, tile.group) + unit;
-    const auto pre = V::widen(static_cast<const Storage*>(p.pre)[at]);
+    const auto pre = V::widen(static_cast<const Storage*>(p.pre)[at]) +
+                     bias_of<typename V::Element>(p, tile.group, 0, unit);
     const Storage h = V::narrow(V::activate(pre + sum[0], p.activation));
     out[at] = h;
     if (tile.order.last(tile.t, length)) h_n[state] = h;
@@ -72,10 +80,9 @@ __device__ void scalar_epilogue(const BackwardParams<Base>& p, const StepTile& t
                                 int64_t unit, int length, const typename V::Sum (&sum)[1],
                                 ScalarKept<V>&) {
   using Storage = typename V::Storage;
-  const int64_t state = p.at(b, tile.group) + unit;
+  const int64_t state = p.state_at(b, tile.group) + unit;
   const bool begins = tile.order.previous(tile.t, length) < 0;
-  const typename V::Sum dh =
-      begins ? V::widen(static_cast<const Storage*>(p.grad_h_n)[state]) : sum[0];
+  const typename V::Sum dh = begins ? load_value<V>(p.grad_h_n, state) : sum[0];
   if (tile.t == tile.order.end()) {
     static_cast<Storage*>(p.grad_h0)[state] = V::narrow(dh);
     return;
@@ -85,17 +92,10 @@ __device__ void scalar_epilogue(const BackwardParams<Base>& p, const StepTile& t
   Storage dz{};
   if (tile.t < length) {
     const auto h = V::widen(static_cast<const Storage*>(p.out)[at]);
-    const auto grad = V::widen(static_cast<const Storage*>(p.grad_out)[at]);
+    const auto grad = load_value<V>(p.grad_out, at);
     dz = V::narrow(gradient(grad + dh, slope(h, p.activation), p.activation));
   }
   static_cast<Storage*>(p.grad_pre)[at] = dz;
-}
-
-template <class V> typename V::Sum __device__ load_value(const void* tensor, int64_t at) {
-  return tensor ? V::widen(static_cast<const typename V::Storage*>(tensor)[at]) : 0;
-}
-template <class V> void __device__ store_value(void* tensor, int64_t at, typename V::Sum value) {
-  static_cast<typename V::Storage*>(tensor)[at] = V::narrow(value);
 }
 
 template <class V, class C>
@@ -103,7 +103,7 @@ __device__ void scalar_epilogue(const CellForwardOf<C>& p, const StepTile& tile,
                                 int64_t unit, int length, const typename V::Sum (&sum)[C::gates],
                                 ScalarKept<V>& kept) {
   constexpr int K = C::gates;
-  const int64_t state = p.at(b, tile.group) + unit;
+  const int64_t state = p.state_at(b, tile.group) + unit;
   if (tile.launch == 0) {
     kept = {load_value<V>(p.h0, state), load_value<V>(p.c0, state)};
     if (length == 0) {
@@ -120,8 +120,13 @@ __device__ void scalar_epilogue(const CellForwardOf<C>& p, const StepTile& tile,
     if (crosses_reset(p, tile.t, b, tile.order.descending, length)) {
       kept = {load_value<V>(p.reset_h, state), load_value<V>(p.reset_c, state)};
     }
-    for (int k = 0; k < K; ++k) gates[k] = load_value<V>(p.pre, gate_at + k * p.H);
-    const auto param = load_value<V>(p.unit_param, tile.group * p.H + unit);
+    for (int k = 0; k < K; ++k) {
+      gates[k] = load_value<V>(p.pre, gate_at + k * p.H) +
+                 bias_of<typename V::Element>(p, tile.group, k, unit);
+    }
+    const auto* const params =
+        p.template of_group<typename V::Storage>(p.unit_param, tile.group, p.H);
+    const auto param = load_value<V>(params, unit);
     forward_unit<typename V::Element>(p, gates, sum, param, kept.h, kept.c, inner);
     h = kept.h = V::widen(V::narrow(kept.h));
     if (tile.order.last(tile.t, length)) {
@@ -140,7 +145,7 @@ template <class V, class C>
 __device__ typename V::Sum state_before(const CellBackwardOf<C>& p, const StepTile& tile, int64_t b,
                                         int64_t unit, int length) {
   const int before = tile.order.next(tile.t);
-  const int64_t state = p.at(b, tile.group) + unit;
+  const int64_t state = p.state_at(b, tile.group) + unit;
   if (crosses_reset(p, before, b, tile.order.descending, length)) {
     return load_value<V>(C::has_c ? p.reset_c : p.reset_h, state);
   }
@@ -155,7 +160,7 @@ __device__ void scalar_epilogue(const CellBackwardOf<C>& p, const StepTile& tile
   using E = typename V::Element;
   constexpr int K = C::gates;
   const bool descending = tile.order.descending;
-  const int64_t state = p.at(b, tile.group) + unit;
+  const int64_t state = p.state_at(b, tile.group) + unit;
   if (tile.launch == 0) {
     kept = {load_value<V>(p.grad_h_n, state), load_value<V>(p.grad_c_n, state)};
   }
@@ -178,7 +183,9 @@ __device__ void scalar_epilogue(const CellBackwardOf<C>& p, const StepTile& tile
     kept.h += load_value<V>(p.grad_out, at + unit);
     for (int k = 0; k < K; ++k) gates[k] = load_value<V>(p.gates, gate_at + k * p.H);
     if constexpr (C::has_inner) inner = load_value<V>(p.inner, at + unit);
-    const auto param = load_value<V>(p.unit_param, tile.group * p.H + unit);
+    const auto* const params =
+        p.template of_group<typename V::Storage>(p.unit_param, tile.group, p.H);
+    const auto param = load_value<V>(params, unit);
     const auto before = state_before<V>(p, tile, b, unit, length);
     backward_unit<E>(p, gates, dz, param, before, kept.h, kept.c, inner);
     auto* const row = step_dz<E>(p, tile.launch, b, tile.group) + unit;
@@ -203,7 +210,7 @@ template <class E, class P, int N> __device__ void step_simt(const P& p, int i) 
   Sum* const weights = states + rows * stride;         // [TILES][16][stride]
   const StepTile tile = step_tile(p, i, rows);
   const auto* weight_hh =
-      static_cast<const Storage*>(p.weight_hh) + tile.group * gates_of<P> * p.H * p.H;
+      p.template of_group<Storage>(p.weight_hh, tile.group, gates_of<P> * p.H * p.H);
   const int unit = threadIdx.x % 16, first = threadIdx.x / 16;
   const int64_t depth = step_depth<E>(p);
 

@@ -52,7 +52,8 @@ __device__ const typename E::Storage* state_row(const ForwardParams<Base>& p, co
   using Storage = typename E::Storage;
   if (tile.t >= length) return nullptr;
   const int previous = tile.order.previous(tile.t, length);
-  if (previous < 0) return static_cast<const Storage*>(p.h0) + p.at(b, tile.group);
+  if (previous < 0)
+    return p.h0 ? static_cast<const Storage*>(p.h0) + p.state_at(b, tile.group) : nullptr;
   return static_cast<const Storage*>(p.out) + p.at(previous, b, tile.group);
 }
 template <class E, class Base>
@@ -67,7 +68,7 @@ __device__ const typename E::Storage* state_row(const CellForwardOf<C>& p, const
                                                 int64_t b, int length) {
   if (crosses_reset(p, tile.t, b, tile.order.descending, length)) {
     const auto* const start = static_cast<const typename E::Storage*>(p.reset_h);
-    return start ? start + p.at(b, tile.group) : nullptr;
+    return start ? start + p.state_at(b, tile.group) : nullptr;
   }
   return state_row<E>(static_cast<const Forward&>(p), tile, b, length);
 }

@@ -252,6 +252,8 @@ class Emulated:
         first_result: str,  # that of `in_place`
         *,
         strategy: str,  # "cluster", "grid" or "step"
+        replaced: Mapping[str, Tensor | None] | None = None,  # inputs, by name
+        heads: int | None = None,  # of a direction; all groups if None
         tiling: Tiling | None = None,  # unused by step
         tf32: bool = False,
         in_place: bool = False,  # the first input is also a result
@@ -261,8 +263,9 @@ class Emulated:
         blocks_per_processor: int = 1,
         running: int = 8,  # maximum blocks of an ordinary launch at once
     ) -> dict[str, Tensor]:
-        given = {name: x for name, x in inputs.items() if x is not None}
-        data = next(iter(given.values()))
+        given = {name: x for name, x in {**inputs, **(replaced or {})}.items() if x is not None}
+        data = inputs.get("pre", inputs.get("out"))
+        assert data is not None
         batch, groups, hidden = arguments.h0.shape
         element = "Tf32" if tf32 else DTYPES[data.dtype]
         dtypes = dict.fromkeys(results, data.dtype)
@@ -279,6 +282,7 @@ class Emulated:
             "G": groups,
             "H": hidden,
             "reverse_from": arguments.reverse_from,
+            "heads": groups if heads is None else heads,
             "inputs": ",".join(f"{name}:{x.nbytes}" for name, x in given.items()),
             "outputs": ",".join(map("{}:{}".format, results, sizes)),
             "in_place": first_result if in_place else "-",

@@ -301,24 +301,53 @@ void serve(const Request& request) {
   const Plan plan =
       make_plan(request, params, cell, element.mode, forward ? Pass::forward : Pass::backward);
   const std::string& kernel = request.text("kernel");
+  // Groups from `heads` on belong to the second direction of a layer.
+  const int64_t heads = request.number("heads"), hidden = heads * params.H;
+  const GroupTensors groups{
+      heads, params.B * hidden, hidden, {t["weight_hh"], t["weight_hh_reverse"]}};
   if (forward) {
-    const Forward call{params, t["pre"], t["weight_hh"], t["h0"], t["out"], t["h_n"]};
+    const Forward call{params,
+                       {groups,
+                        t["pre"],
+                        {t["bias_ih"], t["bias_ih_reverse"]},
+                        {t["bias_hh"], t["bias_hh_reverse"]},
+                        t["h0"],
+                        t["out"],
+                        t["h_n"]}};
     if (traits(cell).saves) {
       run(kernel,
-          CellForward{call, cell, t["c0"], t["unit_param"], t["reset_h"], t["reset_c"], t["c_n"],
-                      t["gates"], t["inner"]},
+          CellForward{call,
+                      cell,
+                      t["c0"],
+                      {t["unit_param"], t["unit_param_reverse"]},
+                      t["reset_h"],
+                      t["reset_c"],
+                      t["c_n"],
+                      t["gates"],
+                      t["inner"]},
           plan);
     } else {
       run(kernel, call, plan);
     }
   } else {
-    const Backward call{params,         t["grad_out"], t["grad_h_n"], t["out"],
-                        t["weight_hh"], t["grad_pre"], t["grad_h0"]};
+    const Backward call{
+        params, {groups, t["grad_out"], t["grad_h_n"], t["out"], t["grad_pre"], t["grad_h0"]}};
     if (traits(cell).saves) {
       run(kernel,
-          CellBackward{call, cell, t["grad_c_n"], t["gates"], t["inner"], t["h0"], t["c0"],
-                       t["unit_param"], t["reset_h"], t["reset_c"], t["grad_c0"],
-                       t["grad_unit_param"], t["reset_h_sum"], t["reset_c_sum"]},
+          CellBackward{call,
+                       cell,
+                       t["grad_c_n"],
+                       t["gates"],
+                       t["inner"],
+                       t["h0"],
+                       t["c0"],
+                       {t["unit_param"], t["unit_param_reverse"]},
+                       t["reset_h"],
+                       t["reset_c"],
+                       t["grad_c0"],
+                       t["grad_unit_param"],
+                       t["reset_h_sum"],
+                       t["reset_c_sum"]},
           plan);
     } else {
       run(kernel, call, plan);
