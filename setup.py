@@ -202,7 +202,7 @@ def copy_of_output(path: Path) -> Iterator[None]:
 HEADERS = sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.inc", recursive=True))
 cpp = CppExtension(
     "fastrnn._C",
-    ["csrc/module.cpp", *sorted(glob("csrc/cpu/*.cpp")), "csrc/cuda/plan.cpp"],
+    ["csrc/module.cpp", "csrc/stack.cpp", *sorted(glob("csrc/cpu/*.cpp")), "csrc/cuda/plan.cpp"],
     include_dirs=INCLUDE,
     depends=HEADERS,
     extra_compile_args=CXX_FLAGS,
@@ -210,7 +210,10 @@ cpp = CppExtension(
 )
 cuda = CppExtension(
     "fastrnn._cuda",
-    sorted(glob("csrc/cuda/*.cpp") + glob("csrc/cuda/**/*.cu", recursive=True)),
+    [
+        "csrc/stack.cpp",
+        *sorted(glob("csrc/cuda/*.cpp") + glob("csrc/cuda/**/*.cu", recursive=True)),
+    ],
     include_dirs=INCLUDE,
     depends=HEADERS,
     define_macros=[("FASTRNN_CUDA_ARCHS", f'"{ARCHS}"')],

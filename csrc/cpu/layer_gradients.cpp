@@ -4,15 +4,28 @@
 
 namespace fastrnn::cpu {
 
-LayerGradients::LayerGradients(const Stack& stack, int64_t layer, const Tensor& x,
-                               const Tensor& out, const Tensor& grad_pre,
+CellParams layer_params(const Stack& stack, int64_t layer, bool bfloat16_products) {
+  CellParams params{stack.params(), stack.cell, stack.heads};
+  params.bfloat16_products = bfloat16_products;
+  params.state_layout = {stack.B * stack.hidden(), stack.H, stack.hidden(), stack.H};
+  params.h0 = part_of(stack.h0, stack, layer);
+  params.c0 = part_of(stack.c0, stack, layer);
+  for (int64_t d = 0; d < stack.directions; ++d) {
+    params.weight_hh[d] = stack.of(layer, d).hh.const_data_ptr();
+    params.unit_param[d] = stack.unit_param(layer, d);
+  }
+  return params;
+}
+
+LayerGradients::LayerGradients(const Stack& stack, const CellParams& params, int64_t layer,
+                               const Tensor& x, const Tensor& out, const Tensor& grad_pre,
                                const Given& grad_unit_param, bool of_weights)
     : stack_(stack),
       layer_(layer),
       element_size_(static_cast<int64_t>(x.element_size())),
       hidden_(stack.hidden()),
       wide_(stack.traits.gates * hidden_),
-      params_(stack.params(layer)),
+      params_(params),
       x_(x),
       out_(out),
       grad_pre_(grad_pre),
@@ -68,7 +81,7 @@ Tensor LayerGradients::input() const {
     params.weight[d] = stack_.of(layer_, d).ih.const_data_ptr();
   }
   params.transposed = true;
-  params.bfloat16_products = stack_.bfloat16_products;
+  params.bfloat16_products = params_.bfloat16_products;
   params.out = grad.mutable_data_ptr();
   linear(params, threads());
   return grad;

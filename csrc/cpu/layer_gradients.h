@@ -1,17 +1,22 @@
 // The gradients of a layer's input and weights: products over all its rows, after the loop.
 #pragma once
 
-#include "stack.h"
+#include "../stack.h"
+#include "host.h"
 
 namespace fastrnn::cpu {
+
+// What the forward and the backward of a layer share.
+CellParams layer_params(const Stack& stack, int64_t layer, bool bfloat16_products);
 
 class LayerGradients {
  public:
   // x is the layer's input, out its output, grad_pre [D, rows, K * heads * H] the gradient of the
   // pre-activations, and grad_unit_param, as out, that of the unit_param. `of_weights`: whether any
   // gradient but the input's is wanted.
-  LayerGradients(const Stack& stack, int64_t layer, const Tensor& x, const Tensor& out,
-                 const Tensor& grad_pre, const Given& grad_unit_param, bool of_weights);
+  LayerGradients(const Stack& stack, const CellParams& params, int64_t layer, const Tensor& x,
+                 const Tensor& out, const Tensor& grad_pre, const Given& grad_unit_param,
+                 bool of_weights);
 
   Tensor input() const;
   Tensor weight_ih(int64_t direction) const;

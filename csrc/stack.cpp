@@ -1,6 +1,6 @@
 #include "stack.h"
 
-namespace fastrnn::cpu {
+namespace fastrnn {
 namespace {
 
 // Checks that a tensor has the dtype and device of `like`, and that its rows are contiguous.
@@ -20,11 +20,10 @@ Given optional_tensor(const char* name, const Given& tensor, const Shape& shape,
 
 Stack::Stack(const Tensor& input_, const std::vector<Tensor>& weights_, const Given& h0_,
              const Given& c0_, const Given& lengths_, const Given& offsets_, const Given& resets_,
-             int64_t mode, int64_t layers, int64_t directions, bool bfloat16_products)
+             int64_t mode, int64_t layers, int64_t directions)
     : input(with_contiguous_rows("input", input_, input_)),
       cell(Cell(mode)),
       traits(fastrnn::traits(Cell(mode))),
-      bfloat16_products(bfloat16_products),
       layers(layers),
       directions(directions) {
   STD_TORCH_CHECK(mode >= 0 && mode <= int64_t(Cell::leaky_pre_relu), "fastrnn: there is no cell ",
@@ -46,7 +45,6 @@ Stack::Stack(const Tensor& input_, const std::vector<Tensor>& weights_, const Gi
                   "fastrnn: c0 goes with h0, for cells with a second state");
   h0 = optional_tensor("h0", h0_, state_shape(), input);
   c0 = optional_tensor("c0", c0_, state_shape(), input);
-  if (is_packed()) check_packed_rows(params(0), rows);
 }
 
 void Stack::add_weights(const std::vector<Tensor>& given) {
@@ -88,32 +86,20 @@ void Stack::add_weights(const std::vector<Tensor>& given) {
   }
 }
 
-CellParams Stack::params(int64_t layer) const {
-  CellParams params{};
-  params.T = T;
-  params.B = B;
-  params.G = directions * heads;
-  params.H = H;
-  params.reverse_from = heads;
-  params.lengths = lengths ? lengths->const_data_ptr<int64_t>() : nullptr;
-  params.offsets = offsets ? offsets->const_data_ptr<int64_t>() : nullptr;
-  params.dtype = dtype_of(input);
-  params.resets = resets ? resets->const_data_ptr<bool>() : nullptr;
-  params.cell = cell;
-  params.heads = heads;
-  params.bfloat16_products = bfloat16_products;
-  params.state_layout = {B * hidden(), H, hidden(), H};
-  params.h0 = part_of(h0, *this, layer);
-  params.c0 = part_of(c0, *this, layer);
-  for (int64_t d = 0; d < directions; ++d) {
-    const Weights& own = of(layer, d);
-    params.weight_hh[d] = own.hh.const_data_ptr();
-    if (own.leak) params.unit_param[d] = own.leak->const_data_ptr();
-    if (cell == Cell::gru && own.bias_hh)  // b_hn
-      params.unit_param[d] = static_cast<const char*>(own.bias_hh->const_data_ptr()) +
-                             2 * hidden() * static_cast<int64_t>(input.element_size());
-  }
-  return params;
+ParamsWithResets Stack::params() const {
+  return {
+      {T, B, directions * heads, H, heads, lengths ? lengths->const_data_ptr<int64_t>() : nullptr,
+       offsets ? offsets->const_data_ptr<int64_t>() : nullptr, activation_of(cell),
+       dtype_of(input)},
+      resets ? resets->const_data_ptr<bool>() : nullptr};
 }
 
-}  // namespace fastrnn::cpu
+const void* Stack::unit_param(int64_t layer, int64_t direction) const {
+  const Weights& own = of(layer, direction);
+  if (own.leak) return own.leak->const_data_ptr();
+  if (cell != Cell::gru || !own.bias_hh) return nullptr;
+  return static_cast<const char*>(own.bias_hh->const_data_ptr()) +  // b_hn
+         2 * hidden() * static_cast<int64_t>(input.element_size());
+}
+
+}  // namespace fastrnn

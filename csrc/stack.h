@@ -1,11 +1,12 @@
-// The tensors of a stack of layers, as the operators of layer.cpp take them.
+// The tensors of a stack of layers, as the operators `layer` and `layer_backward` take them on both
+// devices.
 #pragma once
 
 #include <vector>
 
-#include "host.h"
+#include "tensors.h"
 
-namespace fastrnn::cpu {
+namespace fastrnn {
 
 // The weights of a layer in one direction.
 struct Weights {
@@ -20,7 +21,6 @@ struct Stack {
   Given lengths, offsets, resets;
   Cell cell;
   CellTraits traits;
-  bool bfloat16_products;
   int64_t layers, directions;
   int64_t heads, H;              // the heads of a direction, and the units of a head
   int64_t T, B, rows;            // rows of data: T * B or N
@@ -28,7 +28,7 @@ struct Stack {
 
   Stack(const Tensor& input, const std::vector<Tensor>& weights, const Given& h0, const Given& c0,
         const Given& lengths, const Given& offsets, const Given& resets, int64_t mode,
-        int64_t layers, int64_t directions, bool bfloat16_products);
+        int64_t layers, int64_t directions);
 
   int64_t hidden() const { return heads * H; }
   bool is_packed() const { return offsets.has_value(); }
@@ -49,8 +49,10 @@ struct Stack {
   }
   Shape state_shape() const { return {layers * directions, B, hidden()}; }
 
-  // What the forward and the backward of a layer share.
-  CellParams params(int64_t layer) const;
+  // What all layers share.
+  ParamsWithResets params() const;
+
+  const void* unit_param(int64_t layer, int64_t direction) const;  // null: there is none
 
   // The bytes before a layer's part of a state.
   int64_t state_offset(int64_t layer) const {
@@ -71,4 +73,4 @@ inline void* mutable_part_of(Given& state, const Stack& stack, int64_t layer) {
   return static_cast<char*>(state->mutable_data_ptr()) + stack.state_offset(layer);
 }
 
-}  // namespace fastrnn::cpu
+}  // namespace fastrnn
