@@ -41,7 +41,7 @@ struct CellTraits {
   bool operator==(const CellTraits&) const = default;
 };
 
-constexpr CellTraits traits(Cell cell) {
+FASTRNN_HOST_DEVICE constexpr CellTraits traits(Cell cell) {
   switch (cell) {
     case Cell::lstm: return {4, true, false, true, true};
     case Cell::gru: return {3, false, true, true, true};

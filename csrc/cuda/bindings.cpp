@@ -3,116 +3,25 @@
 // allocates only a workspace and never synchronizes.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
-#include <iterator>
-#include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "../build_info.h"
-#include "../tensor_args.h"
-#include "dispatch.h"
-
-// Weak: torch without CUDA lacks it, and this library can still be loaded and inspected there.
-extern "C" __attribute__((weak)) AOTITorchError
-aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
+#include "launch.h"
+#include "layer.h"
 
 namespace py = pybind11;
 
+namespace fastrnn::cuda {
 namespace {
-
-using fastrnn::check_shape;
-using fastrnn::DType;
-using fastrnn::input_tensor;
-using fastrnn::TensorArgs;
-using fastrnn::cuda::Mode;
-using fastrnn::cuda::Pass;
-using fastrnn::cuda::Plan;
-using fastrnn::cuda::Sizes;
-using torch::stable::Tensor;
-
-Mode mode_of(DType dtype, bool tf32) {
-  switch (dtype) {
-    case DType::float64: return Mode::float64;
-    case DType::float32: return tf32 ? Mode::tf32 : Mode::float32;
-    default: return Mode::half;
-  }
-}
-
-void* current_stream(int32_t device) {
-  void* stream = nullptr;
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
-                  "fastrnn: this torch was built without CUDA");
-  // torch's own check has different names in different releases.
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == AOTI_TORCH_SUCCESS,
-                  "fastrnn: torch has no current stream for device ", device);
-  return stream;
-}
-
-// The plan of the strategy with this index in STRATEGIES, or of the fastest for -1.
-Plan make_plan(const Sizes& sizes, int64_t strategy, int32_t device) {
-  const auto& properties = fastrnn::cuda::device(device);
-  if (strategy == -1) return fastrnn::cuda::make_plan(properties, sizes);
-  STD_TORCH_CHECK(strategy >= 0 && strategy < std::ssize(fastrnn::cuda::STRATEGIES),
-                  "fastrnn: there is no strategy ", strategy);
-  const auto wanted = fastrnn::cuda::STRATEGIES[strategy];
-  const auto option = fastrnn::cuda::best(wanted, properties, sizes);
-  STD_TORCH_CHECK(option.unsupported_reason.empty(), "fastrnn: '", name(wanted),
-                  "' cannot serve this call: ", option.unsupported_reason);
-  return option.plan;
-}
-
-// Caches the last plan: making one tries every tiling.
-const Plan& plan_for(const TensorArgs& args, Pass pass, bool tf32, int64_t strategy,
-                     int32_t device) {
-  struct CachedPlan {
-    int32_t device = -1;
-    int64_t strategy = 0;
-    Sizes sizes{};
-    Plan plan{};
-  };
-  thread_local CachedPlan last[2];  // forward, backward
-  CachedPlan& cached = last[pass == Pass::backward];
-  const auto& p = args.params;
-  const Sizes sizes{mode_of(p.dtype, tf32), pass, p.T, p.B, p.G, p.H, args.cell};
-  if (cached.device != device || cached.strategy != strategy || cached.sizes != sizes) {
-    cached = {device, strategy, sizes, make_plan(sizes, strategy, device)};
-  }
-  return cached.plan;
-}
-
-template <class Call>
-void launch(const Call& call, const TensorArgs& args, Pass pass, const Tensor& like, bool tf32,
-            int64_t strategy) {
-  if (call.B == 0 || call.G == 0 || call.H == 0) return;
-  const int32_t device = like.get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
-  const Plan& plan = plan_for(args, pass, tf32, strategy, device);
-  const int64_t bytes = workspace_bytes(call, plan);
-  std::optional<Tensor> workspace;
-  if (bytes > 0) {
-    workspace = torch::stable::new_empty(like, {bytes}, torch::headeronly::ScalarType::Byte);
-  }
-  try {
-    run(call, plan, workspace ? workspace->mutable_data_ptr() : nullptr, current_stream(device));
-  } catch (const std::runtime_error& error) {
-    STD_TORCH_CHECK(false, "fastrnn: ", name(plan.strategy),
-                    pass == Pass::forward ? " forward" : " backward", ", cell ", int(args.cell),
-                    ", T=", call.T, " B=", call.B, " G=", call.G, " H=", call.H, " (",
-                    describe(plan), "): ", error.what());
-  }
-}
-
-using MaybeTensor = std::optional<Tensor>;
 
 // The data of an output tensor, which must be contiguous and match `like`.
 void* output_data(const char* name, Tensor& tensor, const std::vector<int64_t>& shape,
                   const Tensor& like) {
   check_shape(name, tensor, shape);
-  fastrnn::check_device(name, tensor, like);
+  check_device(name, tensor, like);
   STD_TORCH_CHECK(tensor.is_contiguous() && tensor.scalar_type() == like.scalar_type(),
                   "fastrnn: ", name, " must be contiguous and of the others' dtype");
   return tensor.mutable_data_ptr();
@@ -122,10 +31,10 @@ void* output_data(const char* name, Tensor& tensor, const std::vector<int64_t>& 
 // contiguous copies alive.
 class Arguments {
  public:
-  Arguments(const Tensor& like, const Tensor& weight_hh, const Tensor& h0, const MaybeTensor& c0,
-            const MaybeTensor& unit_param, const MaybeTensor& lengths, const MaybeTensor& offsets,
-            const MaybeTensor& resets, const MaybeTensor& reset_h, const MaybeTensor& reset_c,
-            int64_t mode, int64_t reverse_from, bool is_pre)
+  Arguments(const Tensor& like, const Tensor& weight_hh, const Tensor& h0, const Given& c0,
+            const Given& unit_param, const Given& lengths, const Given& offsets,
+            const Given& resets, const Given& reset_h, const Given& reset_c, int64_t mode,
+            int64_t reverse_from, bool is_pre)
       : like_(like),
         weight_hh(input_tensor("weight_hh", weight_hh, like)),
         h0(input_tensor("h0", h0, like)),
@@ -146,8 +55,14 @@ class Arguments {
     return args.data_shape(like_.size(0), gates);
   }
 
+  // The groups count as heads of one direction.
+  GroupTensors groups() const {
+    const auto& p = args.params;
+    return {p.G, 0, p.G * p.H, {weight_hh.const_data_ptr(), nullptr}};
+  }
+
   // An input that a call may lack, unless it is `required`.
-  const void* input(const char* name, const MaybeTensor& tensor, bool required,
+  const void* input(const char* name, const Given& tensor, bool required,
                     const std::vector<int64_t>& shape) {
     STD_TORCH_CHECK(tensor || !required, "fastrnn: the cell needs ", name);
     if (!tensor) return nullptr;
@@ -155,13 +70,13 @@ class Arguments {
     check_shape(name, kept_.back(), shape);
     return kept_.back().const_data_ptr();
   }
-  void* output(const char* name, MaybeTensor& tensor, bool required,
+  void* output(const char* name, Given& tensor, bool required,
                const std::vector<int64_t>& shape) const {
     STD_TORCH_CHECK(tensor || !required, "fastrnn: the cell needs ", name);
     return tensor ? output_data(name, *tensor, shape, like_) : nullptr;
   }
   // A sum of gradients, in the accumulation dtype.
-  void* sum(const char* name, MaybeTensor& tensor) const {
+  void* sum(const char* name, Given& tensor) const {
     if (!tensor) return nullptr;
     using torch::headeronly::ScalarType;
     const bool is_double = args.params.dtype == DType::float64;
@@ -177,51 +92,53 @@ class Arguments {
  public:
   const Tensor weight_hh, h0;
   const TensorArgs args;
-  const fastrnn::CellTraits traits;
+  const CellTraits traits;
   const void *c0, *unit_param, *reset_h, *reset_c;
 };
 
 // `out`, if the cell has one gate, and `gates` may be `pre` where data is dense: the kernels read a
 // row before they write it.
-void forward(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0, const MaybeTensor& c0,
-             const MaybeTensor& unit_param, const MaybeTensor& lengths, const MaybeTensor& offsets,
-             const MaybeTensor& resets, const MaybeTensor& reset_h, const MaybeTensor& reset_c,
-             int64_t mode, int64_t reverse_from, Tensor out, Tensor h_n, MaybeTensor c_n,
-             MaybeTensor gates, MaybeTensor inner, bool tf32, int64_t strategy) {
+void forward(const Tensor& pre_, const Tensor& weight_hh, const Tensor& h0, const Given& c0,
+             const Given& unit_param, const Given& lengths, const Given& offsets,
+             const Given& resets, const Given& reset_h, const Given& reset_c, int64_t mode,
+             int64_t reverse_from, Tensor out, Tensor h_n, Given c_n, Given gates, Given inner,
+             bool tf32, int64_t strategy) {
   const Tensor pre = input_tensor("pre", pre_, pre_);
   const Arguments given(pre, weight_hh, h0, c0, unit_param, lengths, offsets, resets, reset_h,
                         reset_c, mode, reverse_from, /*is_pre=*/true);
   const auto state = given.state_shape(), data = given.data_shape(1);
-  const fastrnn::Forward call{given.args.params,
-                              pre.const_data_ptr(),
-                              given.weight_hh.const_data_ptr(),
-                              given.h0.const_data_ptr(),
-                              output_data("out", out, data, pre),
-                              output_data("h_n", h_n, state, pre)};
-  if (!given.traits.saves) return launch(call, given.args, Pass::forward, pre, tf32, strategy);
+  const Forward call{given.args.params,
+                     {given.groups(),
+                      pre.const_data_ptr(),
+                      {},
+                      {},
+                      given.h0.const_data_ptr(),
+                      output_data("out", out, data, pre),
+                      output_data("h_n", h_n, state, pre)}};
+  const Cell cell = given.args.cell;
+  if (!given.traits.saves) return launch(call, cell, Pass::forward, pre, tf32, strategy);
   const bool saves = gates.has_value();
-  const fastrnn::cuda::CellForward of_cell{
+  const CellForward of_cell{
       call,
-      given.args.cell,
+      cell,
       given.c0,
-      given.unit_param,
+      {given.unit_param, nullptr},
       given.reset_h,
       given.reset_c,
       given.output("c_n", c_n, given.traits.has_c, state),
       given.output("gates", gates, false, given.data_shape(given.traits.gates)),
       given.output("inner", inner, saves && given.traits.has_inner, data)};
-  launch(of_cell, given.args, Pass::forward, pre, tf32, strategy);
+  launch(of_cell, cell, Pass::forward, pre, tf32, strategy);
 }
 
 // Adds the gradients of reset_h and reset_c to the sums.
-void backward(const Tensor& grad_out_, const Tensor& grad_h_n_, const MaybeTensor& grad_c_n,
-              const Tensor& out_, const MaybeTensor& gates, const MaybeTensor& inner,
-              const Tensor& weight_hh, const Tensor& h0, const MaybeTensor& c0,
-              const MaybeTensor& unit_param, const MaybeTensor& lengths, const MaybeTensor& offsets,
-              const MaybeTensor& resets, const MaybeTensor& reset_h, const MaybeTensor& reset_c,
-              int64_t mode, int64_t reverse_from, Tensor grad_pre, Tensor grad_h0,
-              MaybeTensor grad_c0, MaybeTensor grad_unit_param, MaybeTensor reset_h_sum,
-              MaybeTensor reset_c_sum, bool tf32, int64_t strategy) {
+void backward(const Tensor& grad_out_, const Tensor& grad_h_n_, const Given& grad_c_n,
+              const Tensor& out_, const Given& gates, const Given& inner, const Tensor& weight_hh,
+              const Tensor& h0, const Given& c0, const Given& unit_param, const Given& lengths,
+              const Given& offsets, const Given& resets, const Given& reset_h, const Given& reset_c,
+              int64_t mode, int64_t reverse_from, Tensor grad_pre, Tensor grad_h0, Given grad_c0,
+              Given grad_unit_param, Given reset_h_sum, Given reset_c_sum, bool tf32,
+              int64_t strategy) {
   const Tensor out = input_tensor("out", out_, out_);
   const Tensor grad_out = input_tensor("grad_out", grad_out_, out);
   const Tensor grad_h_n = input_tensor("grad_h_n", grad_h_n_, out);
@@ -231,36 +148,36 @@ void backward(const Tensor& grad_out_, const Tensor& grad_h_n_, const MaybeTenso
              of_gates = given.data_shape(given.traits.gates);
   check_shape("grad_out", grad_out, data);
   check_shape("grad_h_n", grad_h_n, state);
-  const fastrnn::Backward call{given.args.params,
-                               grad_out.const_data_ptr(),
-                               grad_h_n.const_data_ptr(),
-                               out.const_data_ptr(),
-                               given.weight_hh.const_data_ptr(),
-                               output_data("grad_pre", grad_pre, of_gates, out),
-                               output_data("grad_h0", grad_h0, state, out)};
+  const Backward call{given.args.params,
+                      {given.groups(), grad_out.const_data_ptr(), grad_h_n.const_data_ptr(),
+                       out.const_data_ptr(), output_data("grad_pre", grad_pre, of_gates, out),
+                       output_data("grad_h0", grad_h0, state, out)}};
+  const Cell cell = given.args.cell;
   const auto& traits = given.traits;
-  if (!traits.saves) return launch(call, given.args, Pass::backward, out, tf32, strategy);
-  const fastrnn::cuda::CellBackward of_cell{
+  if (!traits.saves) return launch(call, cell, Pass::backward, out, tf32, strategy);
+  const CellBackward of_cell{
       call,
-      given.args.cell,
+      cell,
       given.input("grad_c_n", grad_c_n, false, state),
       given.input("gates", gates, true, of_gates),
       given.input("inner", inner, traits.has_inner, data),
       given.h0.const_data_ptr(),
       given.c0,
-      given.unit_param,
+      {given.unit_param, nullptr},
       given.reset_h,
       given.reset_c,
       given.output("grad_c0", grad_c0, traits.has_c, state),
       given.output("grad_unit_param", grad_unit_param, traits.has_unit_param, data),
       given.sum("reset_h_sum", reset_h_sum),
       given.sum("reset_c_sum", reset_c_sum)};
-  launch(of_cell, given.args, Pass::backward, out, tf32, strategy);
+  launch(of_cell, cell, Pass::backward, out, tf32, strategy);
 }
 
 }  // namespace
+}  // namespace fastrnn::cuda
 
-// Internal operators, which fastrnn/ops/backends/cuda.py calls.
+// Internal operators, which fastrnn/ops/backends/cuda.py calls. fastrnn/ops/layer.py defines the
+// schemas of the others.
 STABLE_TORCH_LIBRARY_FRAGMENT(fastrnn, m) {
   m.def(
       "cuda_forward(Tensor pre, Tensor weight_hh, Tensor h0, Tensor? c0, Tensor? unit_param, "
@@ -277,8 +194,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastrnn, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CUDA, m) {
-  m.impl("cuda_forward", TORCH_BOX(&forward));
-  m.impl("cuda_backward", TORCH_BOX(&backward));
+  m.impl("layer", TORCH_BOX(&fastrnn::cuda::layer));
+  m.impl("layer_backward", TORCH_BOX(&fastrnn::cuda::layer_backward));
+  m.impl("cuda_forward", TORCH_BOX(&fastrnn::cuda::forward));
+  m.impl("cuda_backward", TORCH_BOX(&fastrnn::cuda::backward));
 }
 
 PYBIND11_MODULE(_cuda, module) {

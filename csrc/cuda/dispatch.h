@@ -26,4 +26,7 @@ void run(const Backward& params, const Plan& plan, void* workspace, void* stream
 void run(const CellForward& params, const Plan& plan, void* workspace, void* stream);
 void run(const CellBackward& params, const Plan& plan, void* workspace, void* stream);
 
+// `device`: that of the stream.
+void run(const WeightGradients& params, const Device& device, void* stream);
+
 }  // namespace fastrnn::cuda

@@ -84,4 +84,25 @@ struct CellBackward : Backward {
   unsigned char* workspace;
 };
 
+// The gradients of a layer's weights: sums over all steps and rows. D, heads and H as above, and I
+// input features. The gradients of pre have those of a direction next to each other, so that heads
+// need a cell of one gate. Results that are null are not wanted.
+struct WeightGradients : ParamsWithResets {
+  fastrnn::Cell cell;
+  int64_t heads, I;                   // I is 0 if the gradient of W_ih is not wanted
+  const void* input;                  // [T, B, I] or [N, I]
+  int64_t input_step, input_row;      // elements from one step, and one row, to the next
+  const void* out;                    // [T, B, D, heads * H] or [N, D, heads * H]
+  const void* h0;                     // [D, B, heads * H]
+  const void* grad_pre;               // as out, with K * heads * H
+  const void* grad_unit_param;        // as out
+  void *weight_ih[2], *weight_hh[2];  // [K * heads * H, I] and [heads, K * H, H] of each direction
+  void *bias_ih[2], *bias_hh[2];      // [K * heads * H]
+  void* leak[2];                      // [heads * H]
+
+  FASTRNN_HOST_DEVICE int64_t directions() const { return G / heads; }
+  FASTRNN_HOST_DEVICE int64_t hidden() const { return heads * H; }
+  FASTRNN_HOST_DEVICE int64_t wide() const { return traits(cell).gates * hidden(); }
+};
+
 }  // namespace fastrnn::cuda

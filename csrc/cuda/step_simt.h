@@ -4,53 +4,18 @@
 
 #include <algorithm>
 
+#include "scalar_traits.h"
 #include "step_tile.h"
 
 namespace fastrnn::cuda {
 
 constexpr int simt_k_tile = 32;  // k of the product held in shared memory
 
-// Traits of one value, for the kernels without mma.
-template <class E> struct ScalarTraits {
-  using Element = E;
-  using Storage = typename E::Storage;
-  using Sum = float;
-  __device__ static Sum widen(Storage value) { return E::widen(value); }
-  __device__ static Storage narrow(Sum value) {
-    if constexpr (sizeof(Storage) == 2) {
-      return static_cast<Storage>(E::pack(value, 0.0f));
-    } else {
-      return value;
-    }
-  }
-  __device__ static Sum activate(Sum z, Activation activation) {
-    return cuda::activate<E>(z, activation);
-  }
-};
-template <> struct ScalarTraits<Float64> {
-  using Element = Float64;
-  using Storage = double;
-  using Sum = double;
-  __device__ static Sum widen(Storage value) { return value; }
-  __device__ static Storage narrow(Sum value) { return value; }
-  __device__ static Sum activate(Sum z, Activation activation) {
-    if (activation == Activation::relu) return z < 0 ? 0 : z;  // NaN stays
-    return tanh(z);
-  }
-};
-
 // What a thread of a cell's kernel keeps of a unit from a step to the next: h and c, or the gradients
 // of the states except for the product's part.
 template <class V> struct ScalarKept {
   typename V::Sum h, c;
 };
-
-template <class V> typename V::Sum __device__ load_value(const void* tensor, int64_t at) {
-  return tensor ? V::widen(static_cast<const typename V::Storage*>(tensor)[at]) : 0;
-}
-template <class V> void __device__ store_value(void* tensor, int64_t at, typename V::Sum value) {
-  static_cast<typename V::Storage*>(tensor)[at] = V::narrow(value);
-}
 
 template <class V, class Base>
 __device__ void scalar_epilogue(const ForwardParams<Base>& p, const StepTile& tile, int64_t b,

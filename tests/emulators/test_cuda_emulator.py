@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .cuda.build import EMULATOR, build
+from .cuda.build import MACHINE, build
 from .cuda.emulated import SANITIZERS
 
 KERNELS = Path(__file__).parents[1] / "cpp" / "emulator_kernels.cpp"
@@ -21,7 +21,7 @@ SEEDS = 60  # schedules of each
 
 def run(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     executable = build(
-        "emulator_kernels", [*(s for s in EMULATOR if s.name != "server.cpp"), KERNELS]
+        "emulator_kernels", [*MACHINE, KERNELS]
     )
     return subprocess.run(
         [executable, *arguments], input=given, capture_output=True, env=os.environ | SANITIZERS

@@ -30,8 +30,8 @@ SOURCES = (
     "layer.cpp",
     "layer_gradients.cpp",
     "plan.cpp",
-    "stack.cpp",
     "weight_product.cpp",
+    "../stack.cpp",
 )
 
 #: Without any instructions beyond the baseline's, whose vectors GCC warns of.

@@ -18,12 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ROOT / "csrc"
 CACHE = ROOT / "build" / "emulator"
 FOLDER = Path(__file__).parent
-EMULATOR = sorted(FOLDER.glob("*.cpp"))
+#: The emulator, and the server that runs kernels in it.
+MACHINE = sorted(path for path in FOLDER.glob("*.cpp") if path.stem not in ("server", "operators"))
+EMULATOR = [*MACHINE, FOLDER / "server.cpp"]
 
 FLAGS = [
     *("-std=c++20", "-DFASTRNN_EMULATE", "-O1", "-g1", "-fno-strict-aliasing"),
@@ -36,14 +39,22 @@ FLAGS = [
 CALLS = ["--param", "asan-instrumentation-with-call-threshold=0"]
 #: Sources that contain only arithmetic, and take a large part of the time.
 UNSANITIZED = {"mma.cpp", "conversions.cpp"}
+#: As in setup.py.
+TORCH_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 JOBS = 2  # compilations at once, of all processes
 
 
-def build(name: str, sources: list[Path], changed: Mapping[str, str] | None = None) -> Path:
+def build(
+    name: str,
+    sources: list[Path],
+    changed: Mapping[str, str] | None = None,
+    base: list[str] = FLAGS,
+) -> Path:
     """Build an executable from these sources.
 
     Args:
         changed: replaced texts of files, by their paths in csrc.
+        base: flags of the compiler and the linker.
     """
     if shutil.which("g++") is None:
         pytest.skip("the emulator needs g++")
@@ -56,15 +67,25 @@ def build(name: str, sources: list[Path], changed: Mapping[str, str] | None = No
             for path, text in texts.items():
                 (tree / path.relative_to(SOURCES)).write_text(text)
         with ThreadPoolExecutor(JOBS) as pool:
-            objects = list(pool.map(lambda source: _object(source, texts, tree), sources))
-    key = _hash([*map(str, objects), *FLAGS])
-    return _create(CACHE / f"{name}-{key}", ["g++", *FLAGS, *map(str, objects)])
+            objects = list(pool.map(lambda source: _object(source, texts, tree, base), sources))
+    key = _hash([*map(str, objects), *base])
+    return _create(CACHE / f"{name}-{key}", ["g++", *base, *map(str, objects)])
 
 
-def _object(source: Path, texts: Mapping[Path, str], tree: Path) -> Path:
-    flags = [*FLAGS, *CALLS] if source.suffix == ".cu" else FLAGS
+def build_library(name: str, sources: list[Path]) -> Path:
+    """Build a library that Python can load, which sanitizers would not allow."""
+    flags = [flag for flag in FLAGS if "sanitize" not in flag]
+    flags += ["-fPIC", "-shared", TORCH_ABI]
+    flags += [f"-I{path}" for path in cpp_extension.include_paths()]
+    flags += [f"-L{path}" for path in cpp_extension.library_paths()]
+    return build(name, sources, base=[*flags, "-Wl,--no-as-needed", "-ltorch_cpu"])
+
+
+def _object(source: Path, texts: Mapping[Path, str], tree: Path, base: list[str]) -> Path:
+    sanitizes = any("sanitize" in flag for flag in base)
+    flags = [*base, *CALLS] if source.suffix == ".cu" and sanitizes else base
     if source.name in UNSANITIZED:
-        flags = [*(flag for flag in FLAGS if "sanitize" not in flag), "-O2"]
+        flags = [*(flag for flag in base if "sanitize" not in flag), "-O2"]
     key = _hash([*flags, *_included(source, texts).values()])
     place = tree / source.relative_to(SOURCES) if source.is_relative_to(SOURCES) else source
     command = ["g++", *flags, f"-I{tree}", f"-I{FOLDER}", "-x", "c++", "-c", str(place)]

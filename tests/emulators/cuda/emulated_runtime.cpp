@@ -29,6 +29,7 @@ void launch(const Shape& shape, bool cooperative, Device& device, Machine::Kerne
     at_once = uint64_t(device.processors) * device.blocks_per_processor;
     check(blocks <= at_once, "a cooperative grid has more blocks than can run at once");
   }
+  ++device.launches;
   const uint64_t clusters = std::max<uint64_t>(1, at_once / shape.cluster);
   Machine(shape, device.seed++, clusters, cooperative).run(kernel, arguments);
 }

@@ -15,7 +15,8 @@ struct Device {
   // The maximum number of blocks of an ordinary launch that run at once. The actual number is
   // random.
   int running = 8;
-  uint64_t seed = 0;  // of the next launch
+  uint64_t seed = 0;     // of the next launch
+  int64_t launches = 0;  // so far
 };
 inline Device device;  // the only one
 
@@ -52,6 +53,9 @@ int blocks_per_processor(void (*)(Parameters...), int, size_t shared) {
 
 inline int processors() { return emulator::device.processors; }
 
-inline void fill(void* memory, int byte, size_t bytes, Stream) { memset(memory, byte, bytes); }
+inline void fill(void* memory, int byte, size_t bytes, Stream stream) {
+  ++stream->launches;
+  memset(memory, byte, bytes);
+}
 
 }  // namespace fastrnn::cuda

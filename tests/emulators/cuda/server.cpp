@@ -15,43 +15,9 @@
 #include <string>
 #include <vector>
 
-#include "cuda/launchers.h"
-#include "cuda/pass_traits.h"
-
-// All launchers. Those that are not linked in are null.
-// clang-format off
-#define KERNELS                                                                             \
-  KERNEL(cluster, Bfloat16) KERNEL(cluster, Float16) KERNEL(cluster, Tf32)                  \
-  KERNEL(cluster, Float32) KERNEL(grid, Bfloat16) KERNEL(grid, Float16) KERNEL(grid, Tf32)  \
-  KERNEL(grid, Float32) KERNEL(step, Bfloat16) KERNEL(step, Float16) KERNEL(step, Tf32)     \
-  KERNEL(step, Float32) KERNEL(step, Float64)
-
-// The parameters of all kernels.
-#define PARAMETERS                                                                           \
-  PARAMS(Forward) PARAMS(Backward) PARAMS(ForwardWithoutResets) PARAMS(BackwardWithoutResets) \
-  PARAMS(CellForwardOf<Lstm>) PARAMS(CellBackwardOf<Lstm>)                                   \
-  PARAMS(CellForwardOf<Gru>) PARAMS(CellBackwardOf<Gru>)                                     \
-  PARAMS(CellForwardOf<Leaky>) PARAMS(CellBackwardOf<Leaky>)                                 \
-  PARAMS(CellForwardOf<LeakyPre>) PARAMS(CellBackwardOf<LeakyPre>)
-// clang-format on
+#include "kernels.h"
 
 namespace fastrnn::cuda {
-
-#define WEAK template <> __attribute__((weak))
-#define PARAMS_OF_KERNEL(P, E)                                    \
-  WEAK void launch_cluster<E>(const P&, const Plan&, Stream);     \
-  WEAK void launch_grid<E>(const P&, const Plan&, void*, Stream); \
-  WEAK void launch_step<E>(const P&, Stream);
-#define PARAMS(P)                                                                \
-  PARAMS_OF_KERNEL(P, Bfloat16)                                                  \
-  PARAMS_OF_KERNEL(P, Float16)                                                   \
-  PARAMS_OF_KERNEL(P, Tf32)                                                      \
-  PARAMS_OF_KERNEL(P, Float32) WEAK void launch_step<Float64>(const P&, Stream); \
-  WEAK int64_t grid_workspace_bytes(const P&);                                   \
-  WEAK int64_t step_workspace_bytes(const P&);
-PARAMETERS
-#undef PARAMS
-
 namespace {
 
 class Request {
@@ -126,56 +92,6 @@ class Tensor {
   unsigned char* memory_;
   std::vector<unsigned char> kept_;
 };
-
-// Calls a launcher, whatever its signature.
-template <class P> struct Call {
-  P params;
-  const Plan& plan;
-
-  void operator()(void (*launcher)(const P&, const Plan&, Stream)) const {
-    launcher(params, plan, &emulator::device);
-  }
-  void operator()(void (*launcher)(const P&, const Plan&, void*, Stream)) const {
-    Tensor workspace(grid_workspace_bytes<P>(params), 0);
-    workspace.poison();
-    launcher(params, plan, workspace.bytes() ? workspace.data() : nullptr, &emulator::device);
-  }
-  void operator()(void (*launcher)(const P&, Stream)) {
-    const auto bytes = &step_workspace_bytes<P>;
-    if (!bytes) return launcher(params, &emulator::device);
-    Tensor workspace(bytes(params), 0);
-    workspace.poison();
-    if constexpr (saves_gates<P>) params.workspace = workspace.data();
-    launcher(params, &emulator::device);
-  }
-};
-
-template <class P> void launch(const std::string& kernel, const P& params, const Plan& plan) {
-  Call<P> call{params, plan};
-#define KERNEL(strategy, E)                          \
-  if (kernel == #strategy "." #E) {                  \
-    auto* const launcher = &launch_##strategy<E, P>; \
-    if (launcher) return call(launcher);             \
-  }
-  KERNELS
-#undef KERNEL
-  throw std::runtime_error("not compiled in: " + kernel);
-}
-
-void run(const std::string& kernel, const Forward& params, const Plan& plan) {
-  if (params.resets) return launch(kernel, params, plan);
-  launch(kernel, without_resets(params), plan);
-}
-void run(const std::string& kernel, const Backward& params, const Plan& plan) {
-  if (params.resets) return launch(kernel, params, plan);
-  launch(kernel, without_resets(params), plan);
-}
-void run(const std::string& kernel, const CellForward& params, const Plan& plan) {
-  with_cell<CellForwardOf>(params, [&](const auto& p) { launch(kernel, p, plan); });
-}
-void run(const std::string& kernel, const CellBackward& params, const Plan& plan) {
-  with_cell<CellBackwardOf>(params, [&](const auto& p) { launch(kernel, p, plan); });
-}
 
 struct Element {  // by the suffix of a kernel's name
   const char* name;

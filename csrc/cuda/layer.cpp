@@ -1,0 +1,299 @@
+// The operators `layer` and `layer_backward` on CUDA. In a short call launches take most of the time.
+// So a layer is two of them, its input product and its recurrence, and its backward three if it is
+// small: the recurrence, the product with W_ih, and the gradients of all weights.
+#include "layer.h"
+
+#include "../layer.h"
+#include "launch.h"
+
+namespace fastrnn::cuda {
+namespace {
+
+// A view of a tensor, from an element of it on.
+Tensor view(const Tensor& tensor, const Shape& sizes, const Shape& strides, int64_t offset = 0) {
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch__reinterpret_tensor(tensor.get(), static_cast<int64_t>(sizes.size()), sizes.data(),
+                                     strides.data(), offset, &made));
+  return Tensor(made);
+}
+
+// The rows of a contiguous tensor with `width` elements in each of `parts` parts: those of one.
+Tensor part(const Tensor& tensor, int64_t rows, int64_t width, int64_t parts, int64_t index) {
+  return view(tensor, {rows, width}, {parts * width, 1}, index * width);
+}
+// Rows of a matrix, from `first` on.
+Tensor rows_of(const Tensor& matrix, int64_t first, int64_t count) {
+  return view(matrix, {count, matrix.size(1)}, {matrix.stride(0), matrix.stride(1)},
+              first * matrix.stride(0));
+}
+Tensor columns_of(const Tensor& matrix, int64_t first, int64_t count) {
+  return view(matrix, {matrix.size(0), count}, {matrix.stride(0), matrix.stride(1)}, first);
+}
+Tensor transpose(const Tensor& matrix) {
+  return view(matrix, {matrix.size(1), matrix.size(0)}, {matrix.stride(1), matrix.stride(0)});
+}
+
+// A result. Packed data may have rows beyond all sequences: they are zero.
+Tensor output(const Shape& shape, const Tensor& like, bool packed) {
+  Tensor output = empty(shape, like);
+  if (packed) TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(output.get()));
+  return output;
+}
+
+// A layer's input as a matrix. Its rows are equally spaced unless the batch comes first.
+Tensor matrix_of(const Tensor& x, int64_t rows) {
+  const int64_t dim = x.dim(), width = x.size(dim - 1), row = x.stride(dim - 2);
+  if (dim == 2 || x.size(0) == 1 || x.stride(0) == x.size(1) * row) {
+    return view(x, {rows, width}, {row, 1});
+  }
+  if (x.size(1) == 1) return view(x, {rows, width}, {x.stride(0), 1});
+  return view(contiguous("input", x), {rows, width}, {width, 1});
+}
+
+// Whether one launch of weight_grad.h takes less time than separate products. An estimate: no GPU has
+// measured the limit. The others need data without lengths or resets.
+bool is_small(const Stack& stack, int64_t inputs) {
+  const double wide = double(stack.traits.gates) * stack.hidden() * stack.directions;
+  return stack.lengths || stack.resets ||
+         2 * wide * (inputs + stack.H) * double(stack.rows) <= double(1 << 27);
+}
+
+struct Kernels {
+  bool tf32;
+
+  Saved forward(const Stack& stack, int64_t layer, const Tensor& x, Given& h_n, Given& c_n,
+                bool save) const {
+    const int64_t K = stack.traits.gates, wide = K * stack.hidden(), D = stack.directions;
+    const bool packed = stack.is_packed();
+    Tensor pre = empty(stack.data_shape(D * wide), x);
+    const Tensor matrix = matrix_of(x, stack.rows);
+    for (int64_t d = 0; d < D; ++d) {
+      mm_out(part(pre, stack.rows, wide, D, d), matrix, transpose(stack.of(layer, d).ih));
+    }
+    // Results take the place of pre, which has no other user.
+    const bool saves = save && stack.traits.saves;
+    Saved saved{
+        K == 1 && !saves && !packed ? pre : output(stack.data_shape(D * stack.hidden()), x, packed),
+        {},
+        {}};
+    if (saves) {
+      const Shape shape = stack.grouped_shape(K * stack.H);
+      saved.gates = packed ? output(shape, x, packed) : grouped(pre, shape);
+      if (stack.traits.has_inner) saved.inner = output(stack.grouped_shape(stack.H), x, packed);
+    }
+    Forward call{stack.params(),
+                 {groups(stack, layer),
+                  pre.const_data_ptr(),
+                  {},
+                  {},
+                  part_of(stack.h0, stack, layer),
+                  saved.out.mutable_data_ptr(),
+                  mutable_part_of(h_n, stack, layer)}};
+    for (int64_t d = 0; d < D; ++d) {
+      call.bias_ih[d] = data_or_null(stack.of(layer, d).bias_ih);
+      call.bias_hh[d] = data_or_null(stack.of(layer, d).bias_hh);
+    }
+    if (!stack.traits.saves) {
+      launch(call, stack.cell, Pass::forward, x, tf32, /*strategy=*/-1);
+      return saved;
+    }
+    CellForward of_cell{call, stack.cell, part_of(stack.c0, stack, layer)};
+    for (int64_t d = 0; d < D; ++d) of_cell.unit_param[d] = stack.unit_param(layer, d);
+    of_cell.c_n = mutable_part_of(c_n, stack, layer);
+    of_cell.gates = mutable_data_or_null(saved.gates);
+    of_cell.inner = mutable_data_or_null(saved.inner);
+    launch(of_cell, stack.cell, Pass::forward, x, tf32, /*strategy=*/-1);
+    return saved;
+  }
+
+  BackwardResults backward(const Stack& stack, int64_t layer, const BackwardInputs& grad,
+                           int64_t needs) const {
+    Gradients of;
+    recurrence_backward(stack, layer, grad, of);
+    BackwardResults results;
+    if (needs & needs_input) results.input = input_gradient(stack, layer, grad.x, *of.pre);
+    if (needs & ~(needs_input | needs_states))
+      weight_gradients(stack, layer, grad, of, needs, results);
+    return results;
+  }
+
+ private:
+  // Of pre [rows, D, K * heads * H] and of the unit_param [rows, D, heads * H].
+  struct Gradients {
+    Given pre, unit_param;
+  };
+
+  static Tensor grouped(const Tensor& tensor, const Shape& shape) {
+    const int64_t* const sizes = shape.begin();  // [T, B, G, K * H]
+    const int64_t row = sizes[2] * sizes[3];
+    return view(tensor, shape, {sizes[1] * row, row, sizes[3], 1});
+  }
+
+  static GroupTensors groups(const Stack& stack, int64_t layer) {
+    GroupTensors groups{stack.heads, stack.B * stack.hidden(), stack.hidden(), {}};
+    for (int64_t d = 0; d < stack.directions; ++d) {
+      groups.weight_hh[d] = stack.of(layer, d).hh.const_data_ptr();
+    }
+    return groups;
+  }
+
+  void recurrence_backward(const Stack& stack, int64_t layer, const BackwardInputs& grad,
+                           Gradients& of) const {
+    const int64_t D = stack.directions, wide = stack.traits.gates * stack.hidden();
+    const bool packed = stack.is_packed();
+    of.pre = output(stack.data_shape(D * wide), stack.input, packed);
+    // The kernels store the gradients of the states even if they are not wanted.
+    Given h0 = grad.h0 ? Given{} : empty(Shape{D, stack.B, stack.hidden()}, stack.input), c0;
+    Backward call{stack.params(),
+                  {groups(stack, layer), data_or_null(grad.output), part_of(grad.h_n, stack, layer),
+                   grad.saved.out.const_data_ptr(), of.pre->mutable_data_ptr(),
+                   grad.h0 ? mutable_part_of(grad.h0, stack, layer) : h0->mutable_data_ptr()}};
+    if (!stack.traits.saves) {
+      return launch(call, stack.cell, Pass::backward, stack.input, tf32, /*strategy=*/-1);
+    }
+    CellBackward of_cell{call, stack.cell, part_of(grad.c_n, stack, layer)};
+    of_cell.gates = data_or_null(grad.saved.gates);
+    of_cell.inner = data_or_null(grad.saved.inner);
+    of_cell.h0 = part_of(stack.h0, stack, layer);
+    of_cell.c0 = part_of(stack.c0, stack, layer);
+    for (int64_t d = 0; d < D; ++d) of_cell.unit_param[d] = stack.unit_param(layer, d);
+    if (stack.traits.has_c) {
+      if (!grad.c0) c0 = empty(Shape{D, stack.B, stack.hidden()}, stack.input);
+      of_cell.grad_c0 = c0 ? c0->mutable_data_ptr() : mutable_part_of(grad.c0, stack, layer);
+    }
+    if (stack.traits.has_unit_param) {
+      of.unit_param = output(stack.data_shape(D * stack.hidden()), stack.input, packed);
+      of_cell.grad_unit_param = of.unit_param->mutable_data_ptr();
+    }
+    launch(of_cell, stack.cell, Pass::backward, stack.input, tf32, /*strategy=*/-1);
+  }
+
+  static Tensor input_gradient(const Stack& stack, int64_t layer, const Tensor& x,
+                               const Tensor& grad_pre) {
+    const int64_t inputs = x.size(x.dim() - 1), D = stack.directions;
+    const int64_t wide = stack.traits.gates * stack.hidden();
+    const Tensor grad = empty(stack.data_shape(inputs), x);
+    const Tensor matrix = view(grad, {stack.rows, inputs}, {inputs, 1});
+    mm_out(matrix, part(grad_pre, stack.rows, wide, D, 0), stack.of(layer, 0).ih);
+    if (D == 2) addmm_(matrix, part(grad_pre, stack.rows, wide, D, 1), stack.of(layer, 1).ih);
+    return grad;
+  }
+
+  static void weight_gradients(const Stack& stack, int64_t layer, const BackwardInputs& grad,
+                               const Gradients& of, int64_t needs, BackwardResults& results) {
+    const int64_t dim = grad.x.dim(), inputs = grad.x.size(dim - 1);
+    const bool small = is_small(stack, inputs);
+    WeightGradients call{stack.params(),
+                         stack.cell,
+                         stack.heads,
+                         needs & needs_weight_ih && small ? inputs : 0,
+                         grad.x.const_data_ptr(),
+                         dim == 2 ? 0 : grad.x.stride(0),
+                         grad.x.stride(dim - 2),
+                         grad.saved.out.const_data_ptr(),
+                         part_of(stack.h0, stack, layer),
+                         of.pre->const_data_ptr(),
+                         data_or_null(of.unit_param)};
+    for (int64_t d = 0; d < stack.directions; ++d) {
+      const Weights& own = stack.of(layer, d);
+      const auto add = [&](const Tensor& like) -> Tensor& {
+        const auto sizes = like.sizes();
+        return results.weights.emplace_back(empty(sizes, stack.input));
+      };
+      if (needs & needs_weight_ih) {
+        Tensor& of_weight = add(own.ih);
+        if (small)
+          call.weight_ih[d] = of_weight.mutable_data_ptr();
+        else
+          weight_ih_product(stack, grad.x, *of.pre, d, of_weight);
+      }
+      if (needs & needs_weight_hh) {
+        Tensor& of_weight = add(own.hh);
+        if (small)
+          call.weight_hh[d] = of_weight.mutable_data_ptr();
+        else
+          weight_hh_product(stack, layer, grad.saved.out, of, d, of_weight);
+      }
+      if (needs & needs_biases && own.bias_ih) {
+        call.bias_ih[d] = add(*own.bias_ih).mutable_data_ptr();
+        call.bias_hh[d] = add(*own.bias_hh).mutable_data_ptr();
+      }
+      if (needs & needs_leak && own.leak) call.leak[d] = add(*own.leak).mutable_data_ptr();
+    }
+    const int32_t device = stack.input.get_device_index();
+    const DeviceGuard guard(device);
+    run(call, device_of(device), current_stream(device));
+  }
+
+  static void weight_ih_product(const Stack& stack, const Tensor& x, const Tensor& grad_pre,
+                                int64_t d, const Tensor& to) {
+    const int64_t wide = stack.traits.gates * stack.hidden();
+    mm_out(to, transpose(part(grad_pre, stack.rows, wide, stack.directions, d)),
+           matrix_of(x, stack.rows));
+  }
+
+  // Of data without lengths or resets: the state before a step is that of the step before.
+  static void weight_hh_product(const Stack& stack, int64_t layer, const Tensor& out,
+                                const Gradients& of, int64_t d, const Tensor& to) {
+    const int64_t H = stack.H, K = stack.traits.gates, hidden = stack.hidden();
+    const Tensor states = part(out, stack.rows, hidden, stack.directions, d);
+    const Tensor of_pre = part(*of.pre, stack.rows, K * hidden, stack.directions, d);
+    // dz, the gradient of W_hh h, is that of pre, except for the GRU's n, whose b_hn it shares.
+    const int64_t of_n = stack.cell == Cell::gru ? H : 0;
+    for (int64_t head = 0; head < stack.heads; ++head) {
+      const Tensor rows = view(to, {K * H, H}, {H, 1}, head * K * H * H);
+      const Tensor of_head = columns_of(states, head * H, H);
+      add_up(stack, layer, d, head, columns_of(of_pre, head * H, K * H - of_n), of_head,
+             rows_of(rows, 0, K * H - of_n));
+      if (of_n == 0) continue;
+      add_up(stack, layer, d, head, part(*of.unit_param, stack.rows, H, stack.directions, d),
+             of_head, rows_of(rows, K * H - of_n, of_n));
+    }
+  }
+  static void add_up(const Stack& stack, int64_t layer, int64_t d, int64_t head, const Tensor& dz,
+                     const Tensor& states, const Tensor& to) {
+    const int64_t B = stack.B, later = stack.rows - B, first = d == 0 ? 0 : later;
+    mm_out(to, transpose(rows_of(dz, d == 0 ? B : 0, later)),
+           rows_of(states, d == 0 ? 0 : B, later));
+    if (!stack.h0) return;
+    const int64_t state = (layer * stack.directions + d) * B * stack.hidden() + head * stack.H;
+    addmm_(to, transpose(rows_of(dz, first, B)),
+           view(*stack.h0, {B, stack.H}, {stack.hidden(), 1}, state));
+  }
+};
+
+Stack checked_stack(const Tensor& input, const std::vector<Tensor>& weights, const Given& h0,
+                    const Given& c0, const Given& lengths, const Given& offsets,
+                    const Given& resets, int64_t mode, int64_t layers, int64_t directions) {
+  Stack stack(input, weights, h0, c0, lengths, offsets, resets, mode, layers, directions);
+  STD_TORCH_CHECK(stack.heads == 1 || stack.traits.gates == 1,
+                  "fastrnn: heads of a cell with several gates need the operator's parts");
+  return stack;
+}
+
+}  // namespace
+
+std::vector<Tensor> layer(const Tensor& input, const std::vector<Tensor>& weights, const Given& h0,
+                          const Given& c0, const Given& lengths, const Given& offsets,
+                          const Given& resets, int64_t mode, int64_t layers, int64_t directions,
+                          bool tf32, bool save) {
+  const Stack stack =
+      checked_stack(input, weights, h0, c0, lengths, offsets, resets, mode, layers, directions);
+  return run_layers(Kernels{tf32}, stack, save);
+}
+
+std::vector<Tensor> layer_backward(const Given& grad_output, const Given& grad_h_n,
+                                   const Given& grad_c_n, const Tensor& output,
+                                   const std::vector<Tensor>& saved, const Tensor& input,
+                                   const std::vector<Tensor>& weights, const Given& h0,
+                                   const Given& c0, const Given& lengths, const Given& offsets,
+                                   const Given& resets, int64_t mode, int64_t layers,
+                                   int64_t directions, bool tf32, int64_t needs) {
+  const Stack stack =
+      checked_stack(input, weights, h0, c0, lengths, offsets, resets, mode, layers, directions);
+  return run_layers_backward(Kernels{tf32}, stack, grad_output, grad_h_n, grad_c_n, output, saved,
+                             needs);
+}
+
+}  // namespace fastrnn::cuda
