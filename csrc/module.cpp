@@ -28,6 +28,7 @@ py::dict info() {
 
 void bind_plan(py::module_& module) {
   using namespace fastrnn::cuda;
+  module.attr("small_weight_products") = small_weight_products;
   py::class_<Device>(module, "Device", "A CUDA device, as the plan sees it.")
       .def(py::init([](std::pair<int, int> capability, int processors, int shared_bytes,
                        std::array<int, 5> clusters, bool cooperative) {

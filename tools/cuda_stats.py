@@ -59,7 +59,8 @@ class Instance:
 
 NAME = re.compile(
     r"(cluster|grid|step)(?:_cell)?_kernel<fastrnn::cuda::(\w+), "
-    r"(?:fastrnn::(\w+)Params<fastrnn::(\w+)>|fastrnn::cuda::Cell(\w+)Of<(.*?)(?: ?>)+)"
+    r"(?:fastrnn::cuda::PassParams<fastrnn::(\w+), fastrnn::cuda::(\w+)Tensors>"
+    r"|fastrnn::cuda::Cell(\w+)Of<(.*?)(?: ?>)+)"
     r"((?:, \(?\w*\)?\d+)*)>\(",
     re.ASCII,
 )
@@ -108,7 +109,7 @@ def _instances(binary: Path, arch: str) -> Iterator[tuple[str, Instance, str]]:
     for mangled, name in zip(usage, plain.stdout.splitlines(), strict=True):
         found = NAME.search(name)
         if found is not None:
-            strategy, element, direction, problem, of_cell, cell, rest = found.groups()
+            strategy, element, problem, direction, of_cell, cell, rest = found.groups()
             numbers = tuple(int(number) for number in re.findall(r"\d+", rest))
             name = (direction or of_cell).lower()
             kind = problem == "ParamsWithResets", (cell or "").rpartition("::")[2]

@@ -51,12 +51,12 @@ Tensor matrix_of(const Tensor& x, int64_t rows) {
   return view(contiguous("input", x), {rows, width}, {width, 1});
 }
 
-// Whether one launch of weight_grad.h takes less time than separate products. An estimate: no GPU has
-// measured the limit. The others need data without lengths or resets.
+// Whether one launch computes the gradients of all weights. Data with lengths or resets would need
+// copies for separate products.
 bool is_small(const Stack& stack, int64_t inputs) {
   const double wide = double(stack.traits.gates) * stack.hidden() * stack.directions;
   return stack.lengths || stack.resets ||
-         2 * wide * (inputs + stack.H) * double(stack.rows) <= double(1 << 27);
+         2 * wide * double(inputs + stack.H) * double(stack.rows) <= small_weight_products;
 }
 
 struct Kernels {

@@ -213,6 +213,10 @@ Option best(Strategy strategy, const Device& device, const Sizes& sizes);
 // The fastest plan of all strategies, according to the model. `step` supports every call.
 Plan make_plan(const Device& device, const Sizes& sizes);
 
+// The operations of the products of a layer's weight gradients up to which one launch of
+// weight_grad.h takes less time than a launch for each. An estimate: no GPU has measured it.
+constexpr double small_weight_products = 1 << 27;
+
 const char* name(Strategy strategy);
 
 // Describes a plan: where W_hh is stored, the tiles of the batch, how many run at once.

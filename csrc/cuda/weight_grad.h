@@ -144,11 +144,21 @@ template <class E> struct WeightGradBlock {
   }
 };
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+// Prepares the receipt of the sums of all blocks of a cluster for a slice, of `bytes` in all.
+__device__ inline void expect_sums(uint32_t barrier, int bytes) {
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_init(barrier, 1);
+    ptx::fence_mbarrier_init();
+    ptx::mbarrier_arrive_expect_tx(barrier, bytes);
+  }
+  ptx::barrier_cluster();
+}
+
 // Adds up the sums of the blocks of a cluster, and stores those of this block's slice.
 template <class E, class Sum>
 __device__ void reduce_in_cluster(const WeightGradBlock<E>& block, const Sum (&sums)[2][2],
                                   Sum* received, uint32_t barrier, int blocks) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   const int rank = ptx::cluster_ctarank(), slice = grad_elements / blocks;
   const uint32_t at = ptx::cvta_shared(received) + rank * slice * sizeof(Sum);
 #pragma unroll
@@ -171,8 +181,14 @@ __device__ void reduce_in_cluster(const WeightGradBlock<E>& block, const Sum (&s
     const int at = rank * slice + i;
     block.store(block.tile.first_m + at / grad_tile, block.tile.first_n + at % grad_tile, sum);
   }
-#endif
+  ptx::barrier_cluster();  // no block leaves while others send to it
 }
+#else  // no clusters: launchers ask for one block
+__device__ inline void expect_sums(uint32_t, int) {}
+template <class E, class Sum>
+__device__ void reduce_in_cluster(const WeightGradBlock<E>&, const Sum (&)[2][2], Sum*, uint32_t,
+                                  int) {}
+#endif
 
 template <class E>
 __global__ void __launch_bounds__(grad_threads) weight_grad_kernel(WeightGradients p, int blocks) {
@@ -184,14 +200,7 @@ __global__ void __launch_bounds__(grad_threads) weight_grad_kernel(WeightGradien
   Sum* const received = factors + grad_tile * (grad_tile + 1);   // [blocks][slice]
   GradRow* const rows = reinterpret_cast<GradRow*>(received + grad_elements);
   const uint32_t barrier = ptx::cvta_shared(shared);
-  if (blocks > 1) {
-    if (threadIdx.x == 0) {
-      ptx::mbarrier_init(barrier, 1);
-      ptx::fence_mbarrier_init();
-      ptx::mbarrier_arrive_expect_tx(barrier, grad_elements * sizeof(Sum));
-    }
-    ptx::barrier_cluster();
-  }
+  if (blocks > 1) expect_sums(barrier, grad_elements * int(sizeof(Sum)));
 
   const Block block{p, GradTile(p, GradTiles(p), blockIdx.x / blocks)};
   const int64_t count = p.T * p.B, tiles = (count + grad_tile - 1) / grad_tile;
@@ -218,10 +227,7 @@ __global__ void __launch_bounds__(grad_threads) weight_grad_kernel(WeightGradien
       }
     }
   }
-  if (blocks > 1) {
-    reduce_in_cluster(block, sums, received, barrier, blocks);
-    return ptx::barrier_cluster();  // no block leaves while others send to it
-  }
+  if (blocks > 1) return reduce_in_cluster(block, sums, received, barrier, blocks);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll

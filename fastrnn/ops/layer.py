@@ -2,9 +2,9 @@
 
 Separate operators and autograd nodes for the projections, the recurrences and the views would take
 most of the time of a short call. So in eager mode, on plain tensors, a stack is one operator and
-one autograd node. The CPU kernels implement the operators. `composite_layer` computes the same on
-other devices, and `traceable_layer` with operations that torch.compile, torch.func and torch.export
-can see.
+one autograd node. The CPU and the CUDA kernels implement the operators. `composite_layer` computes
+the same with other kernels, and `traceable_layer` with operations that torch.compile, torch.func
+and torch.export can see.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ._torch_private import (
     is_transforming,
 )
 from .arguments import State
-from .backends import cpu, dispatch
+from .backends import cpu, cuda, dispatch
 from .cells import CELLS
 from .composite_layer import BIASES, INPUT, LEAK, STATES, WEIGHT_HH, WEIGHT_IH
 from .ragged import Ragged
@@ -35,7 +35,7 @@ from .traceable_layer import traceable_stack
 
 _ARGUMENTS = (
     "Tensor input, Tensor[] weights, Tensor? h0, Tensor? c0, Tensor? lengths, Tensor? offsets, "
-    "Tensor? resets, int mode, int num_layers, int directions, bool bfloat16_products"
+    "Tensor? resets, int mode, int num_layers, int directions, bool reduced_precision"
 )
 
 
@@ -50,7 +50,7 @@ def _fake(
     mode: int,
     num_layers: int,
     directions: int,
-    bfloat16_products: bool,
+    reduced_precision: bool,  # may round the factors of float32: to bfloat16 or tf32
     save: bool,
 ) -> list[Tensor]:
     cell, rows = CELLS[mode], input.shape[:-1]
@@ -123,10 +123,24 @@ def layer(
     if is_recording(*weights, input, h0, c0):
         output, *last = _apply(ragged, mode, num_layers, directions, input, h0, c0, *weights)
         return output, State(*last)
-    forward: Any = _forward if input.is_cpu else composite_layer.forward
-    options = mode, num_layers, directions, cpu.allows_bfloat16_products()
+    forward, _, reduced_precision = _operators(input, weights, ragged, mode)
+    options = mode, num_layers, directions, reduced_precision
     output, *last = forward(input, weights, h0, c0, *ragged, *options, False)
     return output, State(*last)
+
+
+def _operators(
+    input: Tensor, weights: Sequence[Tensor], ragged: Ragged, mode: int
+) -> tuple[Any, Any, bool]:
+    """Return what computes the layer and its backward, and their `reduced_precision`."""
+    if input.is_cpu:
+        return _forward, _backward, cpu.allows_bfloat16_products()
+    name = dispatch.requested()
+    if name == cuda.BACKEND.name and cuda.serves_layers(input, weights, ragged, mode):
+        return _forward, _backward, cuda.allows_tf32(input)
+    # The backward uses the same backend, even if another one is requested by then.
+    backward = functools.partial(composite_layer.backward, backend=dispatch.number_by_name(input))
+    return composite_layer.forward, backward, False
 
 
 _NO_STATE = None, None
@@ -140,11 +154,9 @@ class _Layer(torch.autograd.Function):
         ctx: Any, ragged: Ragged, mode: int, num_layers: int, directions: int, *tensors: Any
     ) -> tuple[Tensor, ...]:
         input, h0, c0, *weights = tensors
-        forward: Any = _forward if input.is_cpu else composite_layer.forward
-        ctx.options = mode, num_layers, directions, cpu.allows_bfloat16_products()
+        forward, ctx.operator, reduced_precision = _operators(input, weights, ragged, mode)
+        ctx.options = mode, num_layers, directions, reduced_precision
         results = forward(input, weights, h0, c0, *ragged, *ctx.options, True)
-        # The backward uses the same backend, even if another one is requested by then.
-        ctx.backend = None if input.is_cpu else dispatch.number_by_name(input)
         count = 3 if CELLS[mode].has_c else 2
         with below_views():
             output = copy_on_write(results[0])
@@ -163,8 +175,7 @@ class _Layer(torch.autograd.Function):
         output, lengths, offsets, resets, input, h0, c0 = saved[:_FIRST_SAVED_WEIGHT]
         tensors = output, saved[end:], input, saved[_FIRST_SAVED_WEIGHT:end], h0, c0
         given = *(*grads, None)[:3], *tensors, lengths, offsets, resets, *options, needs
-        on_cpu = input.is_cpu
-        found = _backward(*given) if on_cpu else composite_layer.backward(*given, ctx.backend)
+        found = ctx.operator(*given)
         found.append(None)
         return None, None, None, None, *[found[i] for i in found_at]
 

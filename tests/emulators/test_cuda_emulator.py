@@ -20,9 +20,7 @@ SEEDS = 60  # schedules of each
 
 
 def run(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    executable = build(
-        "emulator_kernels", [*MACHINE, KERNELS]
-    )
+    executable = build("emulator_kernels", [*MACHINE, KERNELS])
     return subprocess.run(
         [executable, *arguments], input=given, capture_output=True, env=os.environ | SANITIZERS
     )

@@ -6,6 +6,7 @@ One of three strategies serves a call: ``cluster``, ``grid`` or ``step``, docume
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..arguments import Arguments, Gradients, Outputs
 from ..cells import CELLS
 from ..cells.base import Step
+from ..ragged import Ragged
 from ..reference import accumulation_dtype
 from . import cpu
 from ._loader import Extension
@@ -92,7 +94,7 @@ class Cuda(AllCells):
         h0 = arguments.h0
         h_n = h0.new_empty(h0.shape)
         results = out, h_n, c_n, gates, inner
-        options = _tf32(h0), _code(strategy)
+        options = allows_tf32(h0), _code(strategy)
         torch.ops.fastrnn.cuda_forward(pre, *arguments, *results, *options)
         return h_n
 
@@ -115,7 +117,7 @@ class Cuda(AllCells):
         torch.ops.fastrnn.cuda_backward(
             *(grads.out, grads.h_n, grads.c_n, out, saved.gates, saved.inner),
             *arguments,
-            *(of_pre, grad_h0, grad_c0, of_units, *sums, _tf32(h0), _code(strategy)),
+            *(of_pre, grad_h0, grad_c0, of_units, *sums, allows_tf32(h0), _code(strategy)),
         )
         of_resets = [x if x is None else x.to(out.dtype) for x in sums]
         return Gradients(of_pre, grad_h0, grad_c0, of_units, *of_resets)
@@ -133,9 +135,26 @@ def _code(strategy: str) -> int:
     return STRATEGIES.index(strategy)
 
 
-def _tf32(state: Tensor) -> bool:
+def allows_tf32(data: Tensor) -> bool:
     """Whether float32 products may be rounded to tf32, as cuDNN's may."""
-    return precision_of(state.dtype) == "tf32"
+    return precision_of(data.dtype) == "tf32"
+
+
+def serves_layers(input: Tensor, weights: Sequence[Tensor], ragged: Ragged, mode: int) -> bool:
+    """Whether the extension's operators compute whole layers of such a call.
+
+    They do not for a block-diagonal weight of several gates, whose rows are in another order than
+    those of pre. For large data with lengths or resets, torch's products of copies are faster than
+    the kernel that sums the gradients of the weights without them.
+    """
+    weight_ih, weight_hh = weights[:2]
+    if input.dtype not in DTYPES or (weight_hh.dim() == 3 and CELLS[mode].gates > 1):
+        return False
+    if ragged.lengths is None and ragged.resets is None:
+        return True
+    rows, factors = input[..., 0].numel(), input.shape[-1] + weight_hh.shape[-1]
+    operations = 2 * rows * weight_ih.shape[0] * factors
+    return bool(operations <= cpu.EXTENSION.module.small_weight_products)
 
 
 def device(index: int) -> Any:

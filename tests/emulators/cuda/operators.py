@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .build import MACHINE, FOLDER, SOURCES, build_library
+from .build import FOLDER, MACHINE, SOURCES, build_library
 
 #: Files in csrc/cuda/instances that are linked in.
 INSTANCES = (

@@ -66,6 +66,17 @@ def test_selected_instances(name: str, arch: str) -> None:
         check(instance, taken)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["80", "90a"])
+def test_weight_gradients(arch: str, tmp_path: Path) -> None:
+    target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
+    command = [nvcc() or "nvcc", "-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", target, "-cubin"]
+    source = ROOT / "csrc" / "cuda" / "weight_grad.cu"
+    command += ["-Xptxas", "-v", "-o", str(tmp_path / "weight_grad.cubin"), str(source)]
+    report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    assert report.count(" 0 bytes spill stores, 0 bytes spill loads") == 4, report
+
+
 def built(tree: Path, archs: Iterable[str]) -> Path:
     """Build fastrnn._cuda for these architectures; torch need not have CUDA."""
     for folder in ("csrc", "fastrnn"):
