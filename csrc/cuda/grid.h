@@ -138,6 +138,7 @@ __global__ void __launch_bounds__(grid_max_threads<E, P, M, RESIDENT>, 1)
       float sum[TILES / M][4] = {};
       self.reduce_sums(sum, step_sums);
       epilogue.offset = lane_state->result_offset;
+      epilogue.state_offset = lane_state->result_state;
       epilogue.unit = lane_state->unit;
       epilogue.finish(t, sum, inputs(), lane_state->resets,
                       Publish<E, P>{exchange, lane_state, epilogue, t});

@@ -30,7 +30,7 @@ struct Empty {};
 // gates has more inputs; only the lanes of an epilogue have memory for them.
 template <class E, class P> struct LaneState {
   int64_t state_offset, publish_offset;  // in bytes of StateExchange::states
-  int64_t result_offset;                 // in elements
+  int64_t result_offset, result_state;   // in elements: of a step, and of a state
   std::conditional_t<has_resets<P>, int8_t, int> valid_k_tiles;  // of the state
   [[no_unique_address]] RowResets<P> resets;
   std::conditional_t<has_resets<P>, int16_t, int> unit;
@@ -107,6 +107,7 @@ template <class E, class P, int M, int RESIDENT> struct GridWarp {
   __device__ void locate_tile(LaneState<E, P>* lane_state, int64_t own_row,
                               const Epilogue<E, P>& epilogue) const {
     lane_state->result_offset = epilogue.offset;
+    lane_state->result_state = epilogue.state_offset;
     lane_state->unit = epilogue.unit;
     if constexpr (has_resets<P>) lane_state->own_row = own_row;
     lane_state->publish_offset = (own_row + lane.chunk_row(0)) * exchange.row_bytes +

@@ -191,7 +191,8 @@ __device__ void reduce_in_cluster(const WeightGradBlock<E>&, const Sum (&)[2][2]
 #endif
 
 template <class E>
-__global__ void __launch_bounds__(grad_threads) weight_grad_kernel(WeightGradients p, int blocks) {
+__global__ void __launch_bounds__(grad_threads, 4)
+    weight_grad_kernel(WeightGradients p, int blocks) {
   using Block = WeightGradBlock<E>;
   using Sum = typename Block::Sum;
   DYNAMIC_SHARED(shared);
