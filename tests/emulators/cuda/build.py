@@ -72,13 +72,13 @@ def build(
     return _create(CACHE / f"{name}-{key}", ["g++", *base, *map(str, objects)])
 
 
-def build_library(name: str, sources: list[Path]) -> Path:
+def build_library(name: str, sources: list[Path], changed: Mapping[str, str] | None = None) -> Path:
     """Build a library that Python can load, which sanitizers would not allow."""
     flags = [flag for flag in FLAGS if "sanitize" not in flag]
     flags += ["-fPIC", "-shared", TORCH_ABI]
     flags += [f"-I{path}" for path in cpp_extension.include_paths()]
     flags += [f"-L{path}" for path in cpp_extension.library_paths()]
-    return build(name, sources, base=[*flags, "-Wl,--no-as-needed", "-ltorch_cpu"])
+    return build(name, sources, changed, [*flags, "-Wl,--no-as-needed", "-ltorch_cpu"])
 
 
 def _object(source: Path, texts: Mapping[Path, str], tree: Path, base: list[str]) -> Path:

@@ -7,6 +7,8 @@ and `launches` counts what a GPU would launch: kernels, and matrix products of t
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,9 +30,23 @@ INSTANCES = (
 @functools.cache
 def operators() -> Any:
     """Compile and load the operators."""
-    instances = [SOURCES / "cuda" / "instances" / f"{name}.cu" for name in INSTANCES]
-    sources = [FOLDER / "operators.cpp", *MACHINE, *instances]
+    load(build_operators(INSTANCES))
+    return torch.ops.fastrnn_emulated
+
+
+def build_operators(instances: Sequence[str], changed: Mapping[str, str] | None = None) -> Path:
+    """Compile the operators with these files in csrc/cuda/instances.
+
+    Args:
+        changed: replaced texts of files, by their paths in csrc.
+    """
+    sources = [FOLDER / "operators.cpp", *MACHINE]
+    sources += [SOURCES / "cuda" / "instances" / f"{name}.cu" for name in instances]
     sources += [SOURCES / "stack.cpp", SOURCES / "cuda" / "layer.cpp"]
     sources += [SOURCES / "cuda" / "plan.cpp", SOURCES / "cuda" / "weight_grad.cu"]
-    torch.ops.load_library(build_library("operators", sources))
-    return torch.ops.fastrnn_emulated
+    return build_library("operators", sources, changed)
+
+
+def load(library: Path) -> None:
+    """Load a library of the operators, once in a process."""
+    torch.ops.load_library(library)

@@ -1,0 +1,188 @@
+"""Mutation tests of the layer operators: each bug must make a call differ from that of the CPU.
+
+A library of operators can be loaded once in a process, so each mutant has a process of its own:
+`python -m tests.ops.backends.cuda.test_layer_mutants LIBRARY` runs the calls.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from tests.emulators.cuda.build import SOURCES
+from tests.emulators.cuda.operators import build_operators, load
+from tests.ops.test_composite_layer import EVERYTHING, Call
+from tests.utils.marks import requires_extension
+
+pytestmark = requires_extension
+
+ROOT = Path(__file__).parents[4]
+INSTANCES = ("step_float64", "step_resets_float64", "step_gru_float64", "cluster_float32")
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str  # of csrc/cuda
+    old: str
+    new: str
+
+
+MUTANTS = [
+    Mutant(
+        "both directions have the weights of the first",
+        "params.h",
+        "static_cast<const T*>(second ? tensors[1] : tensors[0])",
+        "static_cast<const T*>(tensors[0])",
+    ),
+    Mutant(
+        "the states of the directions are next to each other",
+        "params.h",
+        "return second * this->state_direction + b",
+        "return second * this->H + b",
+    ),
+    Mutant(
+        "both directions have the biases of the first",
+        "bias.h",
+        "value(second ? p.bias_ih[1] : p.bias_ih[0])",
+        "value(p.bias_ih[0])",
+    ),
+    Mutant(
+        "b_hh of n is added outside of r",
+        "bias.h",
+        "of_hh = gates_of<P> == 3 ? 2 : gates_of<P>",
+        "of_hh = gates_of<P>",
+    ),
+    Mutant(
+        "the initial state is that of the first layer",
+        "layer.cpp",
+        "{},\n                  part_of(stack.h0, stack, layer)",
+        "{},\n                  part_of(stack.h0, stack, 0)",
+    ),
+    Mutant(
+        "the gradient of the input lacks the second direction",
+        "layer.cpp",
+        "if (D == 2) addmm_",
+        "if (D == 3) addmm_",
+    ),
+    Mutant(
+        "h0 has no share in the gradient of W_hh",
+        "weight_grad.h",
+        "if (p.h0) found.state",
+        "if (false) found.state",
+    ),
+    Mutant(
+        "a reset does not end the sum over the steps",
+        "weight_grad.h",
+        "if (p.crosses_reset(t, b, descending)) return found;",
+        "",
+    ),
+    Mutant(
+        "padding counts in the sums",
+        "weight_grad.h",
+        "if (!p.active(t, b)) return {-1, -1, -1, false};",
+        "",
+    ),
+    Mutant(
+        "the gradient of W_hn is not that of the product",
+        "weight_grad.h",
+        "tile.kind == GradKind::weight_hh && p.cell == Cell::gru && m >= first",
+        "false",
+    ),
+    Mutant(
+        "b_hn has the gradient of b_in",
+        "weight_grad.h",
+        "if (!is_gru || m < first) store_value",
+        "if (true) store_value",
+    ),
+    Mutant(
+        "all blocks of a cluster sum the same rows",
+        "weight_grad.h",
+        "first = blockIdx.x % blocks * part",
+        "first = 0",
+    ),
+    Mutant(
+        "blocks wait for too few sums",
+        "weight_grad.h",
+        "expect_sums(barrier, grad_elements * int(sizeof(Sum)));",
+        "expect_sums(barrier, grad_elements / blocks * int(sizeof(Sum)));",
+    ),
+]
+
+#: One of each kind runs by default with the slow tests; the others share their calls.
+SLOW = ("both directions have the biases of the first", "padding counts in the sums")
+
+
+def calls() -> Iterator[tuple[Call, int]]:
+    """Yield calls with everything that a mutant may break, and the index of their strategy."""
+    for mode in ("RNN_TANH", "GRU"):
+        for ragged in ("dense", "resets", "lengths"):
+            if mode == "GRU" or ragged != "resets":
+                call: Any = Call(mode, {"num_layers": 2, "bidirectional": True}, ragged, True)
+                if ragged == "lengths":  # may contain anything beyond
+                    steps = torch.arange(call.x.shape[0])[:, None]
+                    call.x[steps >= call.ragged[0]] = float("nan")
+                yield call, 2
+    call = Call("RNN_TANH", {}, "dense", with_hx=True)
+    call.x = torch.randn(400, 3, call.x.shape[-1])
+    call.weights, call.h0 = [w.float() for w in call.weights], call.h0.float()
+    yield call, 0
+
+
+def first_difference() -> str | None:
+    """Run the calls with the library that is loaded; return what differs, or None."""
+    emulated, on_cpu = torch.ops.fastrnn_emulated, torch.ops.fastrnn
+    for call, strategy in calls():
+        emulated.reset(strategy, 7)
+        results = on_cpu.layer(*call.forward())
+        given = call.backward(results, EVERYTHING)
+        actual = [*emulated.layer(*call.forward()), *emulated.layer_backward(*given)]
+        expected = [*results, *on_cpu.layer_backward(*given)]
+        atol = 1e-12 if call.x.dtype == torch.float64 else 1e-3
+        for index, (got, wanted) in enumerate(zip(actual, expected, strict=True)):
+            if not torch.allclose(got, wanted, rtol=0, atol=atol):
+                return f"result {index} of a call of cell {call.mode}"
+    return None
+
+
+def run(library: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", __name__, str(library)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        pytest.param(
+            m, id=m.name, marks=pytest.mark.slow if m.name in SLOW else pytest.mark.exhaustive
+        )
+        for m in MUTANTS
+    ],
+)
+def test_detected(mutant: Mutant) -> None:
+    file = f"cuda/{mutant.file}"
+    text = (SOURCES / file).read_text()
+    assert text.count(mutant.old) == 1, mutant.old
+    changed = {file: text.replace(mutant.old, mutant.new)}
+    done = run(build_operators(INSTANCES, changed))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "differs" in done.stdout or "emulat" in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_correct() -> None:
+    done = run(build_operators(INSTANCES))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    load(Path(sys.argv[1]))
+    difference = first_difference()
+    if difference is not None:
+        sys.exit(print(f"differs: {difference}") or 1)
