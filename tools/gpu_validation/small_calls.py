@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
 import torch
 
+import fastrnn
 from benchmarks.precision import precision
 from fastrnn.ops import reference as specification
 from fastrnn.ops.arguments import Outputs, State
@@ -73,6 +75,7 @@ def small(backend: str) -> None:
     if backend == "cuda":
         for kernel in CUDA_CELLS:
             small_cell(kernel, device)
+        small_layers(device)
 
 
 def small_cell(kernel: Kernel, device: str) -> None:
@@ -98,7 +101,7 @@ def small_cell(kernel: Kernel, device: str) -> None:
                 continue
             name = "recurrence" if direction == "forward" else "recurrence_backward"
             function = getattr(kernel.implementation, name)
-            actual = function(*_moved(given, device), **kernel.options)
+            actual = function(*moved(given, device), **kernel.options)
             for got, wanted in zip(actual, expected[direction], strict=True):
                 if wanted is not None:
                     # No sum in these calls exceeds 8. The reference rounds once more.
@@ -106,11 +109,30 @@ def small_cell(kernel: Kernel, device: str) -> None:
             print(f"small: {kernel} {direction}", flush=True)
 
 
-def _moved(given: Any, device: str) -> Any:
-    """Move all tensors of a nested tuple or NamedTuple."""
+def small_layers(device: str) -> None:
+    """Run whole layers, whose weight gradients the blocks of a cluster share."""
+    for kind in (fastrnn.FusedRNN, fastrnn.FusedGRU):
+        layer = kind(5, 20, bidirectional=True)
+        x, lengths = torch.randn(300, 3, 5), torch.tensor([300, 290, 0])
+        found = []
+        for place, backend in (("cpu", "auto"), (device, "cuda" if device == "cuda" else "auto")):
+            there = copy.deepcopy(layer).to(place)
+            with precision("float32"), fastrnn.use_backend(backend):
+                output, _ = there(x.to(place), lengths=lengths.to(place))
+                output.sin().sum().backward()
+            found.append([output, *(weight.grad for weight in there.parameters())])
+        for wanted, got in zip(*found, strict=True):
+            assert wanted is not None
+            assert got is not None
+            torch.testing.assert_close(got.cpu(), wanted, rtol=1e-3, atol=1e-3)
+        print(f"small: cuda layer {kind.__name__}", flush=True)
+
+
+def moved(given: Any, device: str | torch.device) -> Any:
+    """Move all tensors of a nested list, tuple or NamedTuple."""
     if isinstance(given, torch.Tensor):
         return given.to(device)
-    if not isinstance(given, tuple):
+    if not isinstance(given, tuple | list):
         return given
-    moved = [_moved(x, device) for x in given]
-    return given._make(moved) if hasattr(given, "_make") else tuple(moved)
+    there = [moved(x, device) for x in given]
+    return given._make(there) if hasattr(given, "_make") else type(given)(there)
