@@ -58,7 +58,11 @@ template <class E, class P> struct TileIO {
   const int group, first_row, first_unit;
   const int* const lengths;  // [8], of the tile's rows
   int unit;
-  int64_t offset, state_offset;  // of the first chunk within a step, and within a state
+  int64_t offset;  // of the first chunk within a step
+  // The same within a state. Few steps need it, and registers are full: the grid kernel keeps it in
+  // shared memory.
+  int64_t own_state_offset;
+  const int64_t* state_offset = &own_state_offset;
 
   __device__ TileIO(const P& p, const TensorLayout& layout, TimeOrder order, int64_t group,
                     int64_t first_row, int first_unit, const int* lengths, const Lane<E>& lane)
@@ -72,7 +76,9 @@ template <class E, class P> struct TileIO {
         lengths(lengths),
         unit(first_unit + lane.chunk_unit()),
         offset(((first_row + lane.chunk_row(0)) * p.G + group) * p.H + unit),
-        state_offset(p.state_at(first_row + lane.chunk_row(0), group) + unit) {}
+        own_state_offset(p.state_at(first_row + lane.chunk_row(0), group) + unit) {}
+
+  TileIO(const TileIO&) = delete;
 
   // `first_row` as in the constructor.
   __device__ void load_resets(RowResets<P>& resets, int t, int64_t first_row) const {
@@ -89,7 +95,7 @@ template <class E, class P> struct TileIO {
     return (p.offsets ? p.offsets[t] * layout.row_stride : t * layout.step_stride) + offset +
            i * layout.row_stride;
   }
-  __device__ int64_t state_at(int i) const { return state_offset + i * p.state_row; }
+  __device__ int64_t state_at(int i) const { return *state_offset + i * p.state_row; }
 
   __device__ uint2 load(const void* tensor, int64_t at) const {
     return load_chunk<E>(static_cast<const Storage*>(tensor) + at - unit, unit, p.H,

@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(grid_max_threads<E, P, M, RESIDENT>, 1)
   auto* const lane_states = reinterpret_cast<LaneState<E, P>*>(
       shared + 16 * (2 * sums_size + splits * streamed * TILES * 32));
   auto* const lane_state = lane_states + threadIdx.x;
-  static_assert(sizeof(LaneState<E, P>) <= 64);  // see grid_shared_bytes
+  static_assert(sizeof(LaneState<E, P>) <= grid_lane_bytes);
   using Inputs = typename Epilogue<E, P>::Inputs;
   auto* const cell_inputs = reinterpret_cast<Inputs*>(lane_states + blockDim.x);
   const auto inputs = [&]() -> Inputs& {
@@ -138,7 +138,6 @@ __global__ void __launch_bounds__(grid_max_threads<E, P, M, RESIDENT>, 1)
       float sum[TILES / M][4] = {};
       self.reduce_sums(sum, step_sums);
       epilogue.offset = lane_state->result_offset;
-      epilogue.state_offset = lane_state->result_state;
       epilogue.unit = lane_state->unit;
       epilogue.finish(t, sum, inputs(), lane_state->resets,
                       Publish<E, P>{exchange, lane_state, epilogue, t});

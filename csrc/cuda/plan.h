@@ -143,14 +143,16 @@ constexpr int grid_cell_bytes(Mode mode, Pass pass, const CellTraits& cell) {
   return cell.saves ? 40 + 8 * biases + 8 * (mode == Mode::half ? 1 : 2) * inputs : 0;
 }
 
+constexpr int grid_lane_bytes = 72;  // the state of a lane, LaneState in grid_warp.h
+
 // Shared memory of a grid block: two buffers of its warps' sums, W_hh, lane states, what cells keep,
 // row lengths.
 constexpr int64_t grid_shared_bytes(const Tiling& t, Mode mode, Pass pass, const CellTraits& cell) {
   const int64_t tiles = int64_t{t.m_tiles} * gate_tiles(pass, cell);
   const int64_t fragments = t.splits * tiles * (2 * t.n_tiles() + t.streamed);
   const int64_t epilogues = int64_t{t.n_tiles()} * t.m_tiles;
-  return fragments * 512 + t.splits * 32 * 64 + epilogues * 32 * grid_cell_bytes(mode, pass, cell) +
-         32 * t.n_tiles();
+  return fragments * 512 + t.splits * 32 * grid_lane_bytes +
+         epilogues * 32 * grid_cell_bytes(mode, pass, cell) + 32 * t.n_tiles();
 }
 
 // The limits of the grid kernel due to registers. `fragments` counts the k-steps of W_hh in the
