@@ -60,7 +60,7 @@ class Instance:
 NAME = re.compile(
     r"(cluster|grid|step)(?:_cell)?_kernel<fastrnn::cuda::(\w+), "
     r"(?:fastrnn::cuda::PassParams<fastrnn::(\w+), fastrnn::cuda::(\w+)Tensors>"
-    r"|fastrnn::cuda::Cell(\w+)Of<(.*?)(?: ?>)+)"
+    r"|fastrnn::cuda::(?:Cell)?(\w+)Of<(.*?)(?: ?>)+)"
     r"((?:, \(?\w*\)?\d+)*)>\(",
     re.ASCII,
 )

@@ -20,9 +20,15 @@ template <class Base> uintptr_t address_bits(const BackwardParams<Base>& p) {
                       p.grad_h0);
 }
 
-template <class C> uintptr_t address_bits(const CellForwardOf<C>& p) {
+inline uintptr_t address_bits(const CellForward& p) {
   return address_bits(static_cast<const Forward&>(p)) |
          address_bits(p.c0, p.reset_h, p.reset_c, p.c_n, p.gates, p.inner);
+}
+template <class C> uintptr_t address_bits(const CellForwardOf<C>& p) {
+  return address_bits(static_cast<const CellForward&>(p));
+}
+template <class C> uintptr_t address_bits(const ProjectedForwardOf<C>& p) {
+  return address_bits(static_cast<const CellForward&>(p));
 }
 template <class C> uintptr_t address_bits(const CellBackwardOf<C>& p) {
   return address_bits(static_cast<const Backward&>(p)) |
@@ -40,6 +46,13 @@ template <class P> bool chunks_are_aligned(const P& p) { return address_bits(p) 
 // The alignment of every row of every tensor: 8, 4 or 2 bytes.
 template <class P> int alignment_of(const P& p, int64_t row_bytes) {
   const uintptr_t bits = uintptr_t(row_bytes) | address_bits(p);
+  return bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 2;
+}
+
+// The same of the rows of a layer's input and of W_ih.
+inline int alignment_of(const InputProjection& p, int element_bytes) {
+  const uintptr_t bits = uintptr_t((p.I | p.step | p.row) * element_bytes) |
+                         address_bits(p.input, p.weight_ih[0], p.weight_ih[1]);
   return bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 2;
 }
 

@@ -13,6 +13,24 @@ template <class C> struct CellBackwardOf : CellBackward {
   using Cell = C;
 };
 
+// Of cells with an input projection, including those of nn.RNN.
+template <class C> struct ProjectedForwardOf : CellForward {
+  using Cell = C;
+  InputProjection projection;
+};
+
+template <class Function>
+void with_projected_cell(const CellForward& params, const InputProjection& projection,
+                         Function function) {
+  switch (params.cell) {
+    case Cell::rnn_tanh:
+    case Cell::rnn_relu: return function(ProjectedForwardOf<AnyElman>{params, projection});
+    case Cell::lstm: return function(ProjectedForwardOf<Lstm>{params, projection});
+    case Cell::gru: return function(ProjectedForwardOf<Gru>{params, projection});
+    default: return;  // see can_project in plan.h
+  }
+}
+
 // Calls `function` with the parameters of the call's cell.
 template <template <class> class Of, class P, class Function>
 auto with_cell(const P& params, Function function) {

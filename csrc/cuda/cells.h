@@ -64,6 +64,7 @@ template <template <Activation> class C> struct AnyActivation : C<Activation::ta
     return C<Activation::tanh>::backward(given...);
   }
 };
+using AnyElman = AnyActivation<Elman>;
 using Leaky = AnyActivation<LeakyState>;
 using LeakyPre = AnyActivation<LeakyPreActivation>;
 

@@ -298,7 +298,12 @@ template <class E, class P, int RESIDENT, int N>
 void launch_cluster_kernel(const P& p, const Tiling& tiling, Stream stream) {
   if constexpr (cluster_compiled(mode_of<E>, RESIDENT, N, pass_of<P>, traits_of<P>)) {
     constexpr int size = sizeof(typename E::Storage);
-    const ClusterLayout layout(tiling, size, pass_of<P>, traits_of<P>);
+    int x_k_steps = 0, input_alignment = 0;
+    if constexpr (projects<P>) {
+      x_k_steps = input_k_steps(p.projection.I, size);
+      input_alignment = alignment_of(p.projection, size);
+    }
+    const ClusterLayout layout(tiling, size, pass_of<P>, traits_of<P>, x_k_steps);
     const int64_t grid = p.G * ((p.B + tiling.rows - 1) / tiling.rows) * tiling.blocks;
     if (grid > INT_MAX) throw std::runtime_error("too many batch rows and groups");
     Launch shape{dim3(static_cast<unsigned>(grid)), tiling.m_tiles * tiling.splits * 32};
@@ -311,7 +316,7 @@ void launch_cluster_kernel(const P& p, const Tiling& tiling, Stream stream) {
         return cluster_kernel<E, P, RESIDENT, N>;
       }
     }();
-    const ClusterRows data{p.G * p.H * size, alignment_of(p, p.H * size)};
+    const ClusterRows data{p.G * p.H * size, alignment_of(p, p.H * size), input_alignment};
     launch(kernel, shape, stream, p, tiling, layout, data);
   } else {
     throw std::runtime_error("the cluster kernel has no such instance");
@@ -330,10 +335,15 @@ void launch_cluster(const P& p, const Plan& plan, Stream stream) {
                      int64_t{t.splits} * (t.resident + t.streamed) >= depth;
   const auto with_rows = [&](auto resident) {
     constexpr int RESIDENT = decltype(resident)::value;
-    switch (t.n_tiles()) {
-      case 1: return launch_cluster_kernel<E, P, RESIDENT, 1>(p, t, stream);
-      case 2: return launch_cluster_kernel<E, P, RESIDENT, 2>(p, t, stream);
-      default: return launch_cluster_kernel<E, P, RESIDENT, 4>(p, t, stream);
+    if constexpr (projects<P>) {
+      if (t.n_tiles() > 1) throw std::runtime_error("a tile has too many rows to project");
+      return launch_cluster_kernel<E, P, RESIDENT, 1>(p, t, stream);
+    } else {
+      switch (t.n_tiles()) {
+        case 1: return launch_cluster_kernel<E, P, RESIDENT, 1>(p, t, stream);
+        case 2: return launch_cluster_kernel<E, P, RESIDENT, 2>(p, t, stream);
+        default: return launch_cluster_kernel<E, P, RESIDENT, 4>(p, t, stream);
+      }
     }
   };
   switch (holds ? t.resident : 0) {

@@ -4,7 +4,7 @@
 
 #include "bias.h"
 #include "cell_step.h"
-#include "cluster_warp.h"
+#include "cluster_projection.h"
 
 namespace fastrnn::cuda {
 
@@ -146,8 +146,11 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
 
   // The biases of a tile are in shared memory, a copy for each lane. The barrier of the reduction
   // precedes the first use.
+  float projected[K][1][4];  // pre of a step, if there is an input projection
+
   __device__ explicit ClusterCell(const typename IO::Warp& warp) : IO(warp) {
     if (warp.split > 0) return;
+    if constexpr (projects<P>) projection().load_weights();
     Bias<E, P> bias;
     bias.load(p, warp.group, warp.first_unit, warp.lane);
 #pragma unroll
@@ -161,13 +164,30 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
   }
 
   __device__ void prefetch(int s, int n, int64_t offset, int64_t, uint32_t active, uint32_t) const {
+    if constexpr (projects<P>) {
+      projection().prefetch(s, active);
+    } else {
 #pragma unroll
-    for (int i = 0; i < E::lane_chunks; ++i) {
-      const bool is_active = warp.chunk_bit(active, n, i);
+      for (int i = 0; i < E::lane_chunks; ++i) {
+        const bool is_active = warp.chunk_bit(active, n, i);
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+          this->copy(s, n, i, k, this->gate_row(p.pre, offset, n, i, k), is_active);
+        }
+      }
+    }
+  }
+
+  // What step s needs besides the state.
+  __device__ void prepare(int s) {
+    if constexpr (projects<P>) {
+      static_assert(N == 1);
 #pragma unroll
       for (int k = 0; k < K; ++k) {
-        this->copy(s, n, i, k, this->gate_row(p.pre, offset, n, i, k), is_active);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) projected[k][0][i] = 0;
       }
+      projection().multiply(s, projected);
     }
   }
 
@@ -178,7 +198,12 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
     float gates[K][4], inner[4], before[4], next_c[4];
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      this->load(s, n, k, gates[k]);
+      if constexpr (projects<P>) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) gates[k][i] = projected[k][0][i];
+      } else {
+        this->load(s, n, k, gates[k]);
+      }
       const float2 bias = *bias_slot(k);
       gates[k][0] += bias.x, gates[k][1] += bias.x;
       gates[k][2] += bias.y, gates[k][3] += bias.y;
@@ -227,7 +252,21 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
 
  private:
   __device__ float2* bias_slot(int k) const {
-    return reinterpret_cast<float2*>(this->slot(0, N, 0, 0) + k * 256);
+    unsigned char* first = this->slot(0, N, 0, 0);
+    if constexpr (projects<P>) first = tile() + stage_bytes() + warp.lane_index * 8;
+    return reinterpret_cast<float2*>(first + k * 256);
+  }
+
+  // The memory of the warp's tile: the rows of x, the biases, W_ih.
+  __device__ unsigned char* tile() const {
+    return warp.shared + warp.layout.stages + warp.m_tile * warp.layout.tile_bytes;
+  }
+  __device__ int stage_bytes() const {
+    return IO::STAGES * 8 * input_row_bytes(warp.layout.x_k_steps);
+  }
+  __device__ auto projection() const {
+    return ClusterProjection<E, P, typename IO::Warp>(
+        warp, tile(), tile() + stage_bytes() + 256 * K + warp.lane_index * 16);
   }
 
   __device__ void start_from_reset(int n, uint32_t resets, float (&before)[4],
@@ -278,6 +317,8 @@ struct ClusterCell<E, P, RESIDENT, N, true> : ClusterCellIO<E, P, RESIDENT, N> {
                  warp.chunk_bit(next_active, n, i));
     }
   }
+
+  __device__ void prepare(int) {}
 
   // send(i, k, chunk) sends chunk i of dz of gate k.
   template <class Send>

@@ -92,6 +92,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
 
       float sums[TILES][CHAINS][N][4] = {};
       ptx::cp_async_wait<STAGES - 1>();
+      if (projects<P> && split_k.owns(0)) cell.prepare(s);
       warp.wait_for_state(s, warp.rows * units * 8 * Cell::SENT);
       mma_tiles<E>(sums, w, streamed, tiling.streamed, warp.base + operand + s % 2 * state_bytes,
                    8 * state_row_bytes);

@@ -6,10 +6,11 @@
 
 namespace fastrnn::cuda {
 
-// The rows of a call's tensors: the bytes from one to the next in a step, and their alignment.
+// The rows of a call's tensors: the bytes from one to the next in a step, and their alignment; and
+// that of the rows of a layer's input and of W_ih.
 struct ClusterRows {
   int64_t bytes;
-  int alignment;
+  int alignment, input_alignment;
 };
 
 template <class E, class P, int RESIDENT, int N> struct ClusterWarp {

@@ -73,6 +73,14 @@ void run(const CellBackward& params, const Plan& plan, void* workspace, void* st
   });
 }
 
+void run(const CellForward& params, const InputProjection& projection, const Plan& plan,
+         void* stream) {
+  with_projected_cell(params, projection, [&](const auto& p) {
+    with_traits(p, plan.mode, [&](auto traits) {
+      launch_cluster<decltype(traits)>(p, plan, static_cast<Stream>(stream));
+    });
+  });
+}
 void run(const WeightGradients& params, const Device& device, void* stream) {
   const int most_blocks = device.major >= 9 ? 8 : 1;
   const auto launch = [&](auto traits) {

@@ -1,7 +1,8 @@
 """Writes instances/: `python csrc/cuda/generate_instances.py`.
 
 A file instantiates the launchers of one strategy for one dtype, so that the compiler works on them
-in parallel: those of nn.RNN's cells without resets or with them, or those of another cell.
+in parallel: those of nn.RNN's cells without resets or with them, those of another cell, or the
+forward kernels with an input projection.
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ STRATEGIES = {
 
 #: The cells that save gates, by the names of their files.
 CELLS = {"lstm": "Lstm", "gru": "Gru", "leaky": "Leaky", "leaky_pre": "LeakyPre"}
+
+#: The cells whose kernels have an input projection.
+PROJECTED = ("AnyElman", "Lstm", "Gru")
 
 TEMPLATE = """\
 // Written by ../generate_instances.py.
@@ -36,14 +40,14 @@ def instances() -> dict[str, str]:
     texts = {}
     for strategy, (elements, arguments) in STRATEGIES.items():
         for element in elements:
-            for name, forward, backward in kinds():
+            for name, *passes in kinds(strategy):
                 lines = []
-                for parameters in (forward, backward):
+                for parameters in passes:
                     call = f"launch_{strategy}<{element}>(const {parameters}&, {arguments})"
                     lines.append(f"template void {call};")
                 lines += [
                     f"template int64_t {strategy}_workspace_bytes(const {parameters}&);"
-                    for parameters in (forward, backward)
+                    for parameters in passes
                     if needs_workspace(strategy, name)
                 ]
                 file = "_".join(filter(None, (strategy, name, element.lower())))
@@ -51,12 +55,14 @@ def instances() -> dict[str, str]:
     return texts
 
 
-def kinds() -> Iterator[tuple[str, str, str]]:
-    """The name of each kind of kernels, and their parameters in forward and backward."""
+def kinds(strategy: str) -> Iterator[tuple[str, ...]]:
+    """The name of each kind of kernels, and their parameters: most in forward and backward."""
     yield "", "ForwardWithoutResets", "BackwardWithoutResets"
     yield "resets", "Forward", "Backward"
     for name, cell in CELLS.items():
         yield name, f"CellForwardOf<{cell}>", f"CellBackwardOf<{cell}>"
+    if strategy == "cluster":
+        yield "projected", *(f"ProjectedForwardOf<{cell}>" for cell in PROJECTED)
 
 
 def needs_workspace(strategy: str, kind: str) -> bool:

@@ -46,6 +46,17 @@ inline const Plan& cached_plan(const Sizes& sizes, int64_t strategy, int32_t dev
   return cached.plan;
 }
 
+// The message of an error of a call.
+template <class Call>
+[[noreturn]] void rethrow(const std::runtime_error& error, const Call& call, Cell cell, Pass pass,
+                          const Plan& plan) {
+  STD_TORCH_CHECK(false, "fastrnn: ", name(plan.strategy),
+                  pass == Pass::forward ? " forward" : " backward", ", cell ", int(cell),
+                  ", T=", call.T, " B=", call.B, " G=", call.G, " H=", call.H, " (", describe(plan),
+                  "): ", error.what());
+  throw;  // not reached
+}
+
 // Call is one of those of dispatch.h, of this cell.
 template <class Call>
 void launch(const Call& call, Cell cell, Pass pass, const Tensor& like, bool tf32,
@@ -63,11 +74,18 @@ void launch(const Call& call, Cell cell, Pass pass, const Tensor& like, bool tf3
   try {
     run(call, plan, mutable_data_or_null(workspace), current_stream(device));
   } catch (const std::runtime_error& error) {
-    STD_TORCH_CHECK(false, "fastrnn: ", name(plan.strategy),
-                    pass == Pass::forward ? " forward" : " backward", ", cell ", int(cell),
-                    ", T=", call.T, " B=", call.B, " G=", call.G, " H=", call.H, " (",
-                    describe(plan), "): ", error.what());
+    rethrow(error, call, cell, pass, plan);
   }
+}
+
+// The plan of a forward that reads a layer's input itself, or null if no kernel does.
+inline const Plan* projecting_plan(const ParamsWithResets& params, Cell cell, int64_t I, bool tf32,
+                                   int32_t device) {
+  if (params.B == 0 || params.H == 0 || params.dtype == DType::float64) return nullptr;
+  const Sizes sizes{
+      mode_of(params.dtype, tf32), Pass::forward, params.T, params.B, params.G, params.H, cell};
+  const Plan& plan = cached_plan(sizes, /*strategy=*/-1, device);
+  return can_project(plan, device_of(device), sizes, I) ? &plan : nullptr;
 }
 
 }  // namespace fastrnn::cuda

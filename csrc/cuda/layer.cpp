@@ -1,6 +1,7 @@
 // The operators `layer` and `layer_backward` on CUDA. In a short call launches take most of the time.
-// So a layer is two of them, its input product and its recurrence, and its backward three if it is
-// small: the recurrence, the product with W_ih, and the gradients of all weights.
+// So a layer is two of them, its input product and its recurrence, or one, if the recurrence can read
+// the input itself. Its backward is three if it is small: the recurrence, the product with W_ih, and
+// the gradients of all weights.
 #include "layer.h"
 
 #include "../layer.h"
@@ -64,46 +65,49 @@ struct Kernels {
 
   Saved forward(const Stack& stack, int64_t layer, const Tensor& x, Given& h_n, Given& c_n,
                 bool save) const {
-    const int64_t K = stack.traits.gates, wide = K * stack.hidden(), D = stack.directions;
-    const bool packed = stack.is_packed();
-    Tensor pre = empty(stack.data_shape(D * wide), x);
-    const Tensor matrix = matrix_of(x, stack.rows);
-    for (int64_t d = 0; d < D; ++d) {
-      mm_out(part(pre, stack.rows, wide, D, d), matrix, transpose(stack.of(layer, d).ih));
-    }
+    const int64_t K = stack.traits.gates, D = stack.directions, I = x.size(x.dim() - 1);
+    const DeviceGuard guard(x.get_device_index());
+    const Plan* const plan =
+        projecting_plan(stack.params(), stack.cell, I, tf32, x.get_device_index());
+    Given pre;
+    if (!plan) pre = input_product(stack, layer, x);
     // Results take the place of pre, which has no other user.
-    const bool saves = save && stack.traits.saves;
-    Saved saved{
-        K == 1 && !saves && !packed ? pre : output(stack.data_shape(D * stack.hidden()), x, packed),
-        {},
-        {}};
+    const bool saves = save && stack.traits.saves, reuse = pre && !stack.is_packed();
+    const Shape shape = stack.data_shape(D * stack.hidden());
+    Saved saved{K == 1 && !saves && reuse ? *pre : output(shape, x, stack.is_packed()), {}, {}};
     if (saves) {
-      const Shape shape = stack.grouped_shape(K * stack.H);
-      saved.gates = packed ? output(shape, x, packed) : grouped(pre, shape);
-      if (stack.traits.has_inner) saved.inner = output(stack.grouped_shape(stack.H), x, packed);
+      const Shape of_gates = stack.grouped_shape(K * stack.H);
+      saved.gates = reuse ? grouped(*pre, of_gates) : output(of_gates, x, stack.is_packed());
+      if (stack.traits.has_inner) {
+        saved.inner = output(stack.grouped_shape(stack.H), x, stack.is_packed());
+      }
     }
-    Forward call{stack.params(),
-                 {groups(stack, layer),
-                  pre.const_data_ptr(),
-                  {},
-                  {},
-                  part_of(stack.h0, stack, layer),
-                  saved.out.mutable_data_ptr(),
-                  mutable_part_of(h_n, stack, layer)}};
+    CellForward call{{stack.params(),
+                      {groups(stack, layer),
+                       data_or_null(pre),
+                       {},
+                       {},
+                       part_of(stack.h0, stack, layer),
+                       saved.out.mutable_data_ptr(),
+                       mutable_part_of(h_n, stack, layer)}},
+                     stack.cell,
+                     part_of(stack.c0, stack, layer)};
     for (int64_t d = 0; d < D; ++d) {
       call.bias_ih[d] = data_or_null(stack.of(layer, d).bias_ih);
       call.bias_hh[d] = data_or_null(stack.of(layer, d).bias_hh);
+      call.unit_param[d] = stack.unit_param(layer, d);
     }
-    if (!stack.traits.saves) {
+    call.c_n = mutable_part_of(c_n, stack, layer);
+    call.gates = mutable_data_or_null(saved.gates);
+    call.inner = mutable_data_or_null(saved.inner);
+    if (plan) {
+      project(call, stack, layer, x, *plan);
+    } else if (stack.traits.saves) {
       launch(call, stack.cell, Pass::forward, x, tf32, /*strategy=*/-1);
-      return saved;
+    } else {
+      launch(static_cast<const Forward&>(call), stack.cell, Pass::forward, x, tf32,
+             /*strategy=*/-1);
     }
-    CellForward of_cell{call, stack.cell, part_of(stack.c0, stack, layer)};
-    for (int64_t d = 0; d < D; ++d) of_cell.unit_param[d] = stack.unit_param(layer, d);
-    of_cell.c_n = mutable_part_of(c_n, stack, layer);
-    of_cell.gates = mutable_data_or_null(saved.gates);
-    of_cell.inner = mutable_data_or_null(saved.inner);
-    launch(of_cell, stack.cell, Pass::forward, x, tf32, /*strategy=*/-1);
     return saved;
   }
 
@@ -128,6 +132,31 @@ struct Kernels {
     const int64_t* const sizes = shape.begin();  // [T, B, G, K * H]
     const int64_t row = sizes[2] * sizes[3];
     return view(tensor, shape, {sizes[1] * row, row, sizes[3], 1});
+  }
+
+  static Tensor input_product(const Stack& stack, int64_t layer, const Tensor& x) {
+    const int64_t wide = stack.traits.gates * stack.hidden(), D = stack.directions;
+    Tensor pre = empty(stack.data_shape(D * wide), x);
+    const Tensor matrix = matrix_of(x, stack.rows);
+    for (int64_t d = 0; d < D; ++d) {
+      mm_out(part(pre, stack.rows, wide, D, d), matrix, transpose(stack.of(layer, d).ih));
+    }
+    return pre;
+  }
+
+  static void project(const CellForward& call, const Stack& stack, int64_t layer, const Tensor& x,
+                      const Plan& plan) {
+    const int64_t dim = x.dim();
+    InputProjection projection{
+        x.const_data_ptr(), {}, x.size(dim - 1), dim == 2 ? 0 : x.stride(0), x.stride(dim - 2)};
+    for (int64_t d = 0; d < stack.directions; ++d) {
+      projection.weight_ih[d] = stack.of(layer, d).ih.const_data_ptr();
+    }
+    try {
+      run(call, projection, plan, current_stream(x.get_device_index()));
+    } catch (const std::runtime_error& error) {
+      rethrow(error, call, stack.cell, Pass::forward, plan);
+    }
   }
 
   static GroupTensors groups(const Stack& stack, int64_t layer) {

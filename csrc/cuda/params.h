@@ -71,6 +71,14 @@ struct CellForward : Forward {
   const void* padded_reset_h;  // of grid
 };
 
+// The input of a layer, in place of pre: the kernels compute W_ih x_t themselves.
+struct InputProjection {
+  const void* input;         // [T, B, I] or [N, I]
+  const void* weight_ih[2];  // [K * heads * H, I] of each direction
+  int64_t I;
+  int64_t step, row;  // elements from one step, and one row, of input to the next
+};
+
 struct CellBackward : Backward {
   fastrnn::Cell cell;
   const void* grad_c_n;

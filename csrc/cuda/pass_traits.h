@@ -23,6 +23,13 @@ template <class P> constexpr int gates_of = 1;
 template <class C> constexpr int gates_of<CellForwardOf<C>> = C::gates;
 template <class C> constexpr int gates_of<CellBackwardOf<C>> = C::gates;
 
+// Whether the kernel computes the input projection. It is a kernel of cells that save gates, though
+// nn.RNN's save none.
+template <class P> constexpr bool projects = false;
+template <class C> constexpr bool projects<ProjectedForwardOf<C>> = true;
+template <class C> constexpr bool saves_gates<ProjectedForwardOf<C>> = true;
+template <class C> constexpr int gates_of<ProjectedForwardOf<C>> = C::gates;
+
 template <class P> constexpr Pass pass_of = is_backward<P> ? Pass::backward : Pass::forward;
 
 // The traits of P's cell.
@@ -30,7 +37,7 @@ template <class P, bool = saves_gates<P>>
 constexpr CellTraits traits_of = traits(fastrnn::Cell::rnn_tanh);
 template <class P>
 constexpr CellTraits traits_of<P, true> = {P::Cell::gates, P::Cell::has_c, P::Cell::has_unit_param,
-                                           P::Cell::saves, P::Cell::has_inner};
+                                           /*saves=*/true, P::Cell::has_inner};
 
 // Tiles of W_hh that a warp multiplies for each tile of units, see plan.h.
 template <class P> constexpr int gate_tiles_of = is_backward<P> ? 1 : gates_of<P>;

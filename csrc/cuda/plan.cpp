@@ -203,6 +203,18 @@ std::string kibibytes(int64_t bytes) { return std::to_string(bytes >> 10) + " Ki
 
 }  // namespace
 
+bool can_project(const Plan& plan, const Device& device, const Sizes& sizes, int64_t I) {
+  constexpr int64_t most_inputs = 64;
+  CellTraits cell = traits(sizes.cell);
+  const bool has_kernel = cell.gates > 1 || !cell.saves;
+  if (plan.strategy != Strategy::cluster || !has_kernel || I == 0 || I > most_inputs) return false;
+  cell.saves = true;  // see projects in pass_traits.h
+  const int size = element_bytes(sizes.mode);
+  return plan.tiling.n_tiles() == 1 && cluster_fits(sizes.mode, plan.tiling, Pass::forward, cell) &&
+         ClusterLayout(plan.tiling, size, Pass::forward, cell, input_k_steps(I, size)).end <=
+             device.shared_bytes;
+}
+
 const char* name(Strategy strategy) {
   switch (strategy) {
     case Strategy::cluster: return "cluster";

@@ -79,24 +79,45 @@ constexpr int cluster_bias_bytes(Pass pass, const CellTraits& cell) {
   return cell.saves && pass == Pass::forward ? 256 * int(cell.gates) : 0;
 }
 
+// The k-steps of a layer's input that a kernel multiplies by W_ih, two at a time.
+constexpr int input_k_steps(int64_t I, int element_bytes) {
+  return static_cast<int>((I * element_bytes + 63) / 64 * 2);
+}
+// As the state's: 16 bytes more, so that ldmatrix reads eight rows from different banks.
+FASTRNN_HOST_DEVICE constexpr int input_row_bytes(int k_steps) { return 32 * k_steps + 16; }
+
 // The layout of a cluster block's shared memory, as byte offsets: two mbarriers, two buffers of the
-// state, W_hh, two buffers of the splits' sums, and for each tile the stages of prefetched inputs and
-// the lanes' biases. Cells that save no gates keep the biases in registers.
+// state, W_hh, two buffers of the splits' sums, and for each tile of units the stages of prefetched
+// inputs and the lanes' biases. Cells that save no gates keep the biases in registers. With an input
+// projection the inputs are rows of x, and W_ih follows the biases.
 struct ClusterLayout {
   // 16 bytes more than K, so that ldmatrix reads eight rows from different banks.
   int64_t state_row_bytes;
   int64_t state, weights, sums, stages, end;
+  int tile_bytes, x_k_steps;
 
-  constexpr ClusterLayout(const Tiling& t, int element_bytes, Pass pass, const CellTraits& cell)
+  constexpr ClusterLayout(const Tiling& t, int element_bytes, Pass pass, const CellTraits& cell,
+                          int x_k_steps = 0)
       : state_row_bytes(int64_t{t.splits} * (t.resident + t.streamed) * 32 + 16),
         state(128),
         weights(state + 16 * t.n_tiles() * state_row_bytes),
         sums(weights + int64_t{t.m_tiles} * t.splits * t.streamed * 512 * gate_tiles(pass, cell)),
         stages(sums +
                int64_t{t.splits - 1} * t.m_tiles * t.n_tiles() * 1024 * gate_tiles(pass, cell)),
-        end(stages + t.m_tiles * (int64_t{t.n_tiles()} * 128 * element_bytes *
-                                      cluster_stages(t.n_tiles()) * step_inputs(pass, cell) +
-                                  cluster_bias_bytes(pass, cell))) {}
+        end(0),
+        tile_bytes(stage_bytes(t, element_bytes, pass, cell, x_k_steps) +
+                   cluster_bias_bytes(pass, cell) + x_k_steps * 512 * gate_tiles(pass, cell)),
+        x_k_steps(x_k_steps) {
+    end = stages + int64_t{t.m_tiles} * tile_bytes;
+  }
+
+  // Of a tile of units.
+  static constexpr int stage_bytes(const Tiling& t, int element_bytes, Pass pass,
+                                   const CellTraits& cell, int x_k_steps) {
+    const int stages = cluster_stages(t.n_tiles()) * t.n_tiles();
+    if (x_k_steps > 0) return stages * 8 * input_row_bytes(x_k_steps);
+    return stages * 128 * element_bytes * step_inputs(pass, cell);
+  }
 };
 
 // Bytes of dynamic shared memory of a block.
@@ -211,6 +232,10 @@ struct Option {
 };
 
 Option best(Strategy strategy, const Device& device, const Sizes& sizes);
+
+// Whether the kernel of a forward plan also serves a layer with I input features without pre: small
+// layers of nn.RNN, LSTM and GRU, in tiles of at most 8 batch rows.
+bool can_project(const Plan& plan, const Device& device, const Sizes& sizes, int64_t I);
 
 // The fastest plan of all strategies, according to the model. `step` supports every call.
 Plan make_plan(const Device& device, const Sizes& sizes);

@@ -29,6 +29,10 @@
 
 namespace fastrnn::cuda {
 
+#define PROJECTED                      \
+  PARAMS(ProjectedForwardOf<AnyElman>) \
+  PARAMS(ProjectedForwardOf<Lstm>) PARAMS(ProjectedForwardOf<Gru>)
+
 #define WEAK template <> __attribute__((weak))
 #define PARAMS_OF_KERNEL(P, E)                                    \
   WEAK void launch_cluster<E>(const P&, const Plan&, Stream);     \
@@ -42,6 +46,13 @@ namespace fastrnn::cuda {
   WEAK int64_t grid_workspace_bytes(const P&);                                   \
   WEAK int64_t step_workspace_bytes(const P&);
 PARAMETERS
+#undef PARAMS
+#define PARAMS(P)                                                    \
+  WEAK void launch_cluster<Bfloat16>(const P&, const Plan&, Stream); \
+  WEAK void launch_cluster<Float16>(const P&, const Plan&, Stream);  \
+  WEAK void launch_cluster<Tf32>(const P&, const Plan&, Stream);     \
+  WEAK void launch_cluster<Float32>(const P&, const Plan&, Stream);
+PROJECTED
 #undef PARAMS
 
 // Memory of exactly this size, filled with NaNs. Null if it is empty.
@@ -106,6 +117,21 @@ inline void run(const std::string& kernel, const CellForward& params, const Plan
 }
 inline void run(const std::string& kernel, const CellBackward& params, const Plan& plan) {
   with_cell<CellBackwardOf>(params, [&](const auto& p) { launch(kernel, p, plan); });
+}
+
+// With an input projection; `element`: the suffix of the kernel's name.
+inline void run(const std::string& element, const CellForward& params,
+                const InputProjection& projection, const Plan& plan) {
+  with_projected_cell(params, projection, [&](const auto& p) {
+    using P = std::decay_t<decltype(p)>;
+    void (*launcher)(const P&, const Plan&, Stream) = nullptr;
+    if (element == "Bfloat16") launcher = &launch_cluster<Bfloat16, P>;
+    if (element == "Float16") launcher = &launch_cluster<Float16, P>;
+    if (element == "Tf32") launcher = &launch_cluster<Tf32, P>;
+    if (element == "Float32") launcher = &launch_cluster<Float32, P>;
+    if (!launcher) throw std::runtime_error("not compiled in: projected " + element);
+    launcher(p, plan, &emulator::device);
+  });
 }
 
 }  // namespace fastrnn::cuda

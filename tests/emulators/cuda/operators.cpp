@@ -48,6 +48,10 @@ void run(const Backward& params, const Plan& plan, void*, void*) { run_by_name(p
 void run(const CellForward& params, const Plan& plan, void*, void*) { run_by_name(params, plan); }
 void run(const CellBackward& params, const Plan& plan, void*, void*) { run_by_name(params, plan); }
 
+void run(const CellForward& params, const InputProjection& projection, const Plan& plan, void*) {
+  run(element_of(params.dtype, plan.mode), params, projection, plan);
+}
+
 void run(const WeightGradients& params, const Device& device, void* stream) {
   const int most_blocks = device.major >= 9 ? 8 : 1;
   const auto launch = [&](auto traits) {

@@ -24,6 +24,7 @@ INSTANCES = (
     "step_leaky_pre_float64",
     "cluster_float32",
     "cluster_lstm_float32",
+    "cluster_projected_float32",
 )
 
 

@@ -1,0 +1,10 @@
+// Written by ../generate_instances.py.
+#include "../cluster.h"
+
+namespace fastrnn::cuda {
+
+template void launch_cluster<Bfloat16>(const ProjectedForwardOf<AnyElman>&, const Plan&, Stream);
+template void launch_cluster<Bfloat16>(const ProjectedForwardOf<Lstm>&, const Plan&, Stream);
+template void launch_cluster<Bfloat16>(const ProjectedForwardOf<Gru>&, const Plan&, Stream);
+
+}  // namespace fastrnn::cuda
