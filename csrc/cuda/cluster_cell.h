@@ -23,13 +23,8 @@ template <class E, class P, int RESIDENT, int N> struct ClusterCellIO {
                                 warp.m_tile * (N * E::lane_chunks * INPUTS * STAGES * 256 +
                                                cluster_bias_bytes(pass_of<P>, traits_of<P>)) +
                                 warp.lane_index * 8;
-  float unit_param[2];
 
-  __device__ explicit ClusterCellIO(const Warp& warp) : warp(warp) {
-    if constexpr (C::has_unit_param) {
-      load_unit_param<E>(unit_param, p, warp.group, warp.lane, warp.first_unit);
-    }
-  }
+  __device__ explicit ClusterCellIO(const Warp& warp) : warp(warp) {}
 
   __device__ unsigned char* slot(int s, int n, int i, int input) const {
     return staged + s % STAGES * 256 + ((n * E::lane_chunks + i) * INPUTS + input) * STAGES * 256;
@@ -144,8 +139,8 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
   typename IO::Chunks h[N];
   float c[N][4];
 
-  // The biases of a tile are in shared memory, a copy for each lane. The barrier of the reduction
-  // precedes the first use.
+  // The biases and the unit_param of a tile are in shared memory, a copy for each lane. The barrier of
+  // the reduction precedes the first use.
   float projected[K][1][4];  // pre of a step, if there is an input projection
 
   __device__ explicit ClusterCell(const typename IO::Warp& warp) : IO(warp) {
@@ -155,6 +150,11 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
     bias.load(p, warp.group, warp.first_unit, warp.lane);
 #pragma unroll
     for (int k = 0; k < K; ++k) *bias_slot(k) = {bias.of[k][0], bias.of[k][1]};
+    if constexpr (C::has_unit_param) {
+      float unit_param[2];
+      load_unit_param<E>(unit_param, p, warp.group, warp.lane, warp.first_unit);
+      *bias_slot(K) = {unit_param[0], unit_param[1]};
+    }
   }
 
   __device__ void start(int n) {
@@ -212,7 +212,12 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
 #pragma unroll
     for (int i = 0; i < 4; ++i) next_c[i] = c[n][i];
     if (rows.resets) start_from_reset(n, rows.resets, before, next_c);
-    forward_acc<E>(p, gates, product, this->unit_param, before, next_c, inner);
+    float unit_param[2];
+    if constexpr (C::has_unit_param) {
+      const float2 units = *bias_slot(K);
+      unit_param[0] = units.x, unit_param[1] = units.y;
+    }
+    forward_acc<E>(p, gates, product, unit_param, before, next_c, inner);
     typename IO::Chunks next;
     E::to_chunks(before, next);
 #pragma unroll
@@ -266,7 +271,9 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
   }
   __device__ auto projection() const {
     return ClusterProjection<E, P, typename IO::Warp>(
-        warp, tile(), tile() + stage_bytes() + 256 * K + warp.lane_index * 16);
+        warp, tile(),
+        tile() + stage_bytes() + cluster_bias_bytes(Pass::forward, traits_of<P>) +
+            warp.lane_index * 16);
   }
 
   __device__ void start_from_reset(int n, uint32_t resets, float (&before)[4],
@@ -291,8 +298,13 @@ struct ClusterCell<E, P, RESIDENT, N, true> : ClusterCellIO<E, P, RESIDENT, N> {
   static constexpr int SENT = K, INNER = 1 + K, BEFORE = IO::INPUTS - 1;
 
   float dh[N][4], dc[N][4];  // gradients of the states, except for the product's part
+  float unit_param[2];
 
-  __device__ explicit ClusterCell(const typename IO::Warp& warp) : IO(warp) {}
+  __device__ explicit ClusterCell(const typename IO::Warp& warp) : IO(warp) {
+    if constexpr (C::has_unit_param) {
+      load_unit_param<E>(unit_param, p, warp.group, warp.lane, warp.first_unit);
+    }
+  }
 
   __device__ void start(int n) {
     this->load_state(p.grad_h_n, n, dh[n]);
@@ -336,7 +348,7 @@ struct ClusterCell<E, P, RESIDENT, N, true> : ClusterCellIO<E, P, RESIDENT, N> {
     load_before(s, n, rows, before);
 #pragma unroll
     for (int i = 0; i < 4; ++i) next_dh[i] = dh[n][i] + grad_out[i], next_dc[i] = dc[n][i];
-    backward_acc<E>(p, gates, dz, this->unit_param, before, next_dh, next_dc, inner);
+    backward_acc<E>(p, gates, dz, unit_param, before, next_dh, next_dc, inner);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       typename IO::Chunks of_product;

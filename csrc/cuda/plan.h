@@ -74,9 +74,10 @@ constexpr int step_inputs(Pass pass, const CellTraits& cell) {
 // than the latency of global memory.
 FASTRNN_HOST_DEVICE constexpr int cluster_stages(int n_tiles) { return n_tiles == 1 ? 4 : 2; }
 
-// The bytes of the biases of a tile of units in the shared memory of a cluster block.
-constexpr int cluster_bias_bytes(Pass pass, const CellTraits& cell) {
-  return cell.saves && pass == Pass::forward ? 256 * int(cell.gates) : 0;
+// The bytes of the biases of a tile of units, and of its unit_param, in the shared memory of a cluster
+// block.
+FASTRNN_HOST_DEVICE constexpr int cluster_bias_bytes(Pass pass, const CellTraits& cell) {
+  return cell.saves && pass == Pass::forward ? 256 * (int(cell.gates) + cell.has_unit_param) : 0;
 }
 
 // The k-steps of a layer's input that a kernel multiplies by W_ih, two at a time.

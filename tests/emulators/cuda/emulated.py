@@ -283,6 +283,7 @@ class Emulated:
             "H": hidden,
             "reverse_from": arguments.reverse_from,
             "heads": groups if heads is None else heads,
+            "I": given["input"].shape[-1] if "input" in given else 0,
             "inputs": ",".join(f"{name}:{x.nbytes}" for name, x in given.items()),
             "outputs": ",".join(map("{}:{}".format, results, sizes)),
             "in_place": first_result if in_place else "-",
@@ -294,6 +295,8 @@ class Emulated:
             **{field.name: getattr(tiling or Tiling(), field.name) for field in fields(Tiling)},
         }
         kind = FILES.get(CELLS[arguments.mode].mode, "" if arguments.resets is None else "resets")
+        if "input" in given:
+            kind = "projected"
         source = "_".join(filter(None, (strategy, kind, element.lower())))
         answer = self._server(source).call(header, [_bytes(x) for x in given.values()], sizes)
         return {

@@ -230,18 +230,16 @@ void serve(const Request& request) {
                         t["h0"],
                         t["out"],
                         t["h_n"]}};
-    if (traits(cell).saves) {
-      run(kernel,
-          CellForward{call,
-                      cell,
-                      t["c0"],
-                      {t["unit_param"], t["unit_param_reverse"]},
-                      t["reset_h"],
-                      t["reset_c"],
-                      t["c_n"],
-                      t["gates"],
-                      t["inner"]},
-          plan);
+    const CellForward of_cell{
+        call,         cell,         t["c0"],  {t["unit_param"], t["unit_param_reverse"]},
+        t["reset_h"], t["reset_c"], t["c_n"], t["gates"],
+        t["inner"]};
+    if (t["input"]) {
+      const int64_t I = request.number("I");
+      run(kernel.substr(kernel.find('.') + 1), of_cell,
+          {t["input"], {t["weight_ih"], t["weight_ih_reverse"]}, I, params.B * I, I}, plan);
+    } else if (traits(cell).saves) {
+      run(kernel, of_cell, plan);
     } else {
       run(kernel, call, plan);
     }

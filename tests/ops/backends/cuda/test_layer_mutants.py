@@ -23,7 +23,14 @@ from tests.utils.marks import requires_extension
 pytestmark = requires_extension
 
 ROOT = Path(__file__).parents[4]
-INSTANCES = ("step_float64", "step_resets_float64", "step_gru_float64", "cluster_float32")
+INSTANCES = (
+    "step_float64",
+    "step_resets_float64",
+    "step_gru_float64",
+    "cluster_float32",
+    "cluster_gru_float32",
+    "cluster_projected_float32",
+)
 
 
 class Mutant(NamedTuple):
@@ -61,8 +68,8 @@ MUTANTS = [
     Mutant(
         "the initial state is that of the first layer",
         "layer.cpp",
-        "{},\n                  part_of(stack.h0, stack, layer)",
-        "{},\n                  part_of(stack.h0, stack, 0)",
+        "part_of(stack.h0, stack, layer),\n                       saved.out",
+        "part_of(stack.h0, stack, 0),\n                       saved.out",
     ),
     Mutant(
         "the gradient of the input lacks the second direction",
@@ -107,6 +114,24 @@ MUTANTS = [
         "first = 0",
     ),
     Mutant(
+        "all gates have W_ih of the first",
+        "cluster_projection.h",
+        "((k % K) * p.heads + head) * p.H",
+        "head * p.H",
+    ),
+    Mutant(
+        "both directions have W_ih of the first",
+        "cluster_projection.h",
+        "second ? p.projection.weight_ih[1] : p.projection.weight_ih[0]",
+        "p.projection.weight_ih[0]",
+    ),
+    Mutant(
+        "x of the next step replaces that of this one",
+        "cluster_projection.h",
+        "rows + (s % STAGES * 8 + b) * row_bytes",
+        "rows + b * row_bytes",
+    ),
+    Mutant(
         "blocks wait for too few sums",
         "weight_grad.h",
         "expect_sums(barrier, grad_elements * int(sizeof(Sum)));",
@@ -128,10 +153,11 @@ def calls() -> Iterator[tuple[Call, int]]:
                     steps = torch.arange(call.x.shape[0])[:, None]
                     call.x[steps >= call.ragged[0]] = float("nan")
                 yield call, 2
-    call = Call("RNN_TANH", {}, "dense", with_hx=True)
-    call.x = torch.randn(400, 3, call.x.shape[-1])
-    call.weights, call.h0 = [w.float() for w in call.weights], call.h0.float()
-    yield call, 0
+    for mode, steps in (("RNN_TANH", 400), ("GRU", 9)):
+        call = Call(mode, {"bidirectional": mode == "GRU"}, "dense", with_hx=True)
+        call.x = torch.randn(steps, 3, call.x.shape[-1])
+        call.weights, call.h0 = [w.float() for w in call.weights], call.h0.float()
+        yield call, 0
 
 
 def first_difference() -> str | None:

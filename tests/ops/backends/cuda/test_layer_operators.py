@@ -134,10 +134,19 @@ def test_sums_are_shared_by_a_cluster(mode, steps):
         ("LSTM", True, 3, 4),
     ],
 )
-def test_launches(mode: str, bidirectional: bool, forward: int, backward: int) -> None:
-    """A layer is one product for each direction and one recurrence."""
+@pytest.mark.parametrize("inputs", [64, 65])
+def test_launches(mode: str, bidirectional: bool, forward: int, backward: int, inputs: int) -> None:
+    """A forward is one product for each direction and one recurrence, or only that.
+
+    A kernel with an input projection serves at most 64 input features.
+    """
     call: Any = Call(mode, {"bidirectional": bidirectional}, "dense", with_hx=False)
-    call.x, call.weights = call.x.float(), [w.float() for w in call.weights]
+    call.x = torch.randn(5, 3, inputs)
+    per_direction = len(call.weights) // call.directions
+    for k in range(0, len(call.weights), per_direction):
+        call.weights[k] = torch.randn(call.weights[k].shape[0], inputs) / inputs**0.5
+    call.weights = [w.float() for w in call.weights]
+    forward = 1 if inputs <= 64 else forward
     operators().reset(CLUSTER, 7)
     needs = EVERYTHING & ~composite_layer.STATES
     assert check(call, needs, atol=1e-5) == (forward, backward)
