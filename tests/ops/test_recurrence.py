@@ -67,7 +67,8 @@ def test_gradients_match_the_differentiated_reference(kind: str) -> None:
 )
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradcheck_and_gradgradcheck(layout: str, kind: str, activation: str, resets: bool) -> None:
-    sizes = (4, 3, 2, 3) if kind == "RNN" else (3, 2, 2, 2)
+    # nn.RNN's cell takes the slow mode, which perturbs each number by itself: few suffice.
+    sizes = (3, 2, 2, 3) if kind == "RNN" else (3, 2, 2, 2)
     options: Any = {"reverse_from": 1, "seed": 1, "resets": resets, "kind": kind}
     real, complete = leaves(Problem(*sizes, layout, activation, **options))
 
@@ -95,18 +96,20 @@ def test_third_derivative(kind: str) -> None:
     [
         ("lengths", torch.float32, "RNN"),
         ("lengths", torch.float32, "LSTM"),
-        ("packed", torch.float64, "GRU"),
-        pytest.param("packed", torch.float64, "RNN", marks=pytest.mark.slow),
-        pytest.param("dense", torch.float64, "RNN", marks=pytest.mark.slow),
+        pytest.param("packed", torch.float64, "GRU", marks=pytest.mark.slow),
         pytest.param("packed", torch.bfloat16, "RNN", marks=pytest.mark.slow),
-        pytest.param("packed", torch.float64, "LSTM", marks=pytest.mark.slow),
         pytest.param("dense", torch.bfloat16, "LSTM", marks=pytest.mark.slow),
-        pytest.param("lengths", torch.float32, "GRU", marks=pytest.mark.slow),
-        pytest.param("dense", torch.bfloat16, "GRU", marks=pytest.mark.slow),
+        pytest.param("packed", torch.float64, "RNN", marks=pytest.mark.exhaustive),
+        pytest.param("dense", torch.float64, "RNN", marks=pytest.mark.exhaustive),
+        pytest.param("packed", torch.float64, "LSTM", marks=pytest.mark.exhaustive),
+        pytest.param("lengths", torch.float32, "GRU", marks=pytest.mark.exhaustive),
+        pytest.param("dense", torch.bfloat16, "GRU", marks=pytest.mark.exhaustive),
     ],
 )
 def test_opcheck(layout: str, dtype: torch.dtype, kind: str) -> None:
-    sizes = (4, 3, 2, 5) if kind == "RNN" else (2, 2, 2, 3)
+    # Tracing takes time for each step and direction. Two steps have a recurrence, and nn.RNN's cell
+    # runs in both directions.
+    sizes = (2, 3, 2, 5) if kind == "RNN" else (2, 2, 1, 3)
     problem = Problem(*sizes, layout, dtype=dtype, resets=layout != "dense", kind=kind)
     real, complete = leaves(problem)
     pre, arguments = complete(*real)

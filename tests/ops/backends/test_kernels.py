@@ -140,7 +140,7 @@ def test_units_in_several_chunks(
         (1, 7, 1, 67),  # a single step, for which W_hh is not packed as a whole
         (2, 7, 1, 67),
         (3, 150, 1, 5),  # several tiles of the batch
-        (40, 2, 16, 24),  # many groups
+        (8, 2, 16, 24),  # many groups
         (6, 3, 1, 300),  # threads share a step
         (5, 37, 2, 129),
     ],
