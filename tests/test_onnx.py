@@ -150,7 +150,9 @@ def test_onnx_by_torchs_own_exporter(tmp_path, ours):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+@pytest.mark.parametrize(
+    "kind", [nn.RNN, nn.LSTM, pytest.param(nn.GRU, marks=pytest.mark.exhaustive)]
+)
 def test_onnx_of_torchs_layers_serves_the_steps_of_the_example(kind, tmp_path):
     """Motivates the tests above. torch's exporter unrolls an nn.RNN; others become one node."""
     _, onnxruntime = need_onnx()
