@@ -1,5 +1,6 @@
 """`python -m fastrnn`: the diagnostic report and the dispatch to commands."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,8 +13,7 @@ from fastrnn.__main__ import main
 from fastrnn.ops.backends import dispatch
 from fastrnn.ops.backends.dispatch import BackendStatus
 
-WITHOUT_TYPER = "import sys; sys.modules['typer'] = None"
-MAIN = "import sys; from fastrnn.__main__ import main; sys.exit(main(sys.argv[1:]))"
+WITHOUT_TYPER = "raise ModuleNotFoundError('no typer', name='typer')"
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +25,20 @@ def line(text, start):
     return next(line for line in text.splitlines() if line.startswith(start))
 
 
-def fastrnn_command(*arguments, prepare="pass"):
+def fastrnn_command(*arguments):
+    """Run the command, which imports torch only if it needs it."""
     return subprocess.run(
-        [sys.executable, "-c", f"{prepare}; {MAIN}", *arguments], capture_output=True, text=True
+        [sys.executable, "-m", "fastrnn", *arguments], capture_output=True, text=True
     )
+
+
+@pytest.fixture
+def without_typer(tmp_path, monkeypatch):
+    """Hide typer from new processes."""
+    (tmp_path / "typer.py").write_text(WITHOUT_TYPER)
+    inherited = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(tmp_path), *([inherited] if inherited else [])])
+    monkeypatch.setenv("PYTHONPATH", path)
 
 
 def test_report_times_every_usable_backend(capsys):
@@ -77,15 +87,17 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"fastrnn {fastrnn.__version__}\n"
 
 
+@pytest.mark.usefixtures("without_typer")
 def test_help_without_the_extra():
-    process = fastrnn_command("--help", prepare=WITHOUT_TYPER)
+    process = fastrnn_command("--help")
     assert process.returncode == 0, process.stderr
     assert "usage: fastrnn" in process.stdout
     assert "pip install 'fastrnn[fusion]'" in process.stdout
 
 
+@pytest.mark.usefixtures("without_typer")
 def test_command_without_the_extra():
-    process = fastrnn_command("demo", "cued-recall", prepare=WITHOUT_TYPER)
+    process = fastrnn_command("demo", "cued-recall")
     assert process.returncode == 2
     assert process.stderr == (
         "The commands need typer, which is not installed: pip install 'fastrnn[fusion]'\n"

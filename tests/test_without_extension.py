@@ -1,26 +1,40 @@
 """Without the extension, layers run torch's, and the reference for what torch's layers lack."""
 
+from __future__ import annotations
+
+import json
 import subprocess
 import sys
-from textwrap import indent
+from collections.abc import Iterable
 
 import pytest
 
 SETUP = """
-import sys
+import json, sys, traceback
 sys.modules["fastrnn._C"] = None
 import torch
 from torch import nn
 from torch.testing import assert_close
 import fastrnn
 
-xs = torch.randn(5, 9, 2, 3, dtype=torch.float64)
-for kind in sys.argv[1:]:
-    torch.manual_seed(0)
-    x = xs[0].clone().requires_grad_()
-    rnn = getattr(fastrnn, f"Fused{kind}")(3, 4, 2, bidirectional=True, dtype=torch.float64)
-    torch_layer = getattr(nn, kind)(3, 4, 2, bidirectional=True, dtype=torch.float64)
-    torch_layer.load_state_dict(rnn.state_dict())
+def run_case(code, kinds):
+    xs = torch.randn(5, 9, 2, 3, dtype=torch.float64)
+    for kind in kinds:
+        torch.manual_seed(0)
+        x = xs[0].clone().requires_grad_()
+        rnn = getattr(fastrnn, f"Fused{kind}")(3, 4, 2, bidirectional=True, dtype=torch.float64)
+        torch_layer = getattr(nn, kind)(3, 4, 2, bidirectional=True, dtype=torch.float64)
+        torch_layer.load_state_dict(rnn.state_dict())
+        names = {"xs": xs, "x": x, "rnn": rnn, "torch_layer": torch_layer}
+        exec(code, globals() | names)
+
+failures = {}
+for name, (code, kinds) in json.loads(sys.argv[1]).items():
+    try:
+        run_case(code, kinds)
+    except Exception:
+        failures[name] = traceback.format_exc()
+print(json.dumps(failures))
 """
 
 #: The layers of a case that takes long.
@@ -72,11 +86,30 @@ for length in (9, 3):
 }
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=pytest.mark.slow if c == "compile" else ()) for c in CASES]
-)
-def test_without_the_extension(case: str) -> None:
-    kinds = SOME.get(case, ["RNN", "LSTM", "GRU"])
-    command = [sys.executable, "-c", SETUP + indent(CASES[case], "    "), *kinds]
+#: The cases that do not compile.
+QUICK = [name for name in CASES if name != "compile"]
+
+
+def failures(names: Iterable[str]) -> dict[str, str]:
+    """Run cases in a process without the extension; return the traceback of each that fails."""
+    cases = {name: (CASES[name], SOME.get(name, ["RNN", "LSTM", "GRU"])) for name in names}
+    command = [sys.executable, "-c", SETUP, json.dumps(cases)]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+@pytest.fixture(scope="module")
+def failed() -> dict[str, str]:
+    """The failures of all quick cases, which share a process: importing torch takes seconds."""
+    return failures(QUICK)
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_without_the_extension(case: str, failed: dict[str, str]) -> None:
+    assert case not in failed, failed[case]
+
+
+@pytest.mark.slow
+def test_compiled_without_the_extension() -> None:
+    assert failures(["compile"]) == {}
