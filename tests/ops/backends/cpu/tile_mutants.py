@@ -25,13 +25,11 @@ MUTANTS = [
         "wrong stride of pairs",
         {"store(to + k * L + i * tile_depth, square[i]);": "store(to + k * L + i * L, square[i]);"},
         "wrong sum",
-        quick=True,
     ),
     Mutant(
         "a tile is not set to 0",
         {"    if constexpr (two_rows) tilezero<z10>();\n": ""},
         "wrong sum|differ",
-        quick=True,
     ),
     Mutant(
         "the last tile of k is missing",
