@@ -128,21 +128,17 @@ def test_learns_cued_recall_at_its_own_size(tmp_path, seed):
     assert max(accuracy.values()) <= 0.42
 
 
-def holds_noisy_digit(run):
-    accuracy = {each.name: each.judged.score for each in run.trained}
-    single = max(accuracy["image only"], accuracy["audio only"])
-    assert accuracy["fusion"] >= single + 0.1
-    assert accuracy["fusion"] >= posterior_product(run) - 0.04
-
-
 @pytest.mark.slow
 def test_learns_noisy_digit(tmp_path):
-    """Uses the demo's full size, and only the baselines that the test needs.
+    """Uses a quarter of the demo's training rows, and only the baselines that the test needs.
 
-    With fewer rows, the fusion is further below the product: 0.041 with 3,000 rows.
+    Three seeds have given a gain of 0.118, 0.130 and 0.171; the threshold leaves room for other
+    rounding. With so few rows, the fusion is too far below the product of the posteriors,
+    which the test at full size compares with.
     """
     chosen = demos.DEMOS[noisy_digit.NAME]
-    manifest = read_manifest(chosen.write(tmp_path / "data", 0, None))
+    rows = {"train": 1500, "val": 150, "test": 1000}
+    manifest = read_manifest(chosen.write(tmp_path / "data", 0, rows))
     run = fit(
         manifest, tmp_path / "run", chosen.data, chosen.training, chosen.options, False, QUIET
     )
@@ -150,13 +146,16 @@ def test_learns_noisy_digit(tmp_path):
         for name, config in variants(run.config.model).items():
             if name in ("image only", "audio only"):
                 run.trained.append(train(name, config, chosen.training, run.examples, log))
-    holds_noisy_digit(run)
+    accuracy = {each.name: each.judged.score for each in run.trained}
+    assert accuracy["fusion"] >= max(accuracy["image only"], accuracy["audio only"]) + 0.06
 
 
 @pytest.mark.exhaustive
 def test_noisy_digit_with_one_modality_missing(tmp_path):
     run = demos.run_demo(noisy_digit.NAME, tmp_path / "run", 0, console=QUIET)
-    holds_noisy_digit(run)
+    scores = {each.name: each.judged.score for each in run.trained}
+    assert scores["fusion"] >= max(scores["image only"], scores["audio only"]) + 0.1
+    assert scores["fusion"] >= posterior_product(run) - 0.04
     both = run.examples["test"]
     with Log(tmp_path / "again.jsonl", QUIET) as log:
         config = replace(run.config.model, modality_dropout=DROPOUT)
