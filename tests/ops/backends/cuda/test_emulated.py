@@ -40,12 +40,15 @@ def kernels(exclude: str | None = None, resets: bool = False) -> list[Any]:
 
     float16 and tf32 are marked slow: they differ from bfloat16 and float32 only in conversions and
     products, and take as long to compile. Resets are handled the same in all dtypes, so with
-    `resets` all kernels except bfloat16 are marked slow.
+    `resets` these two are exhaustive, and the others except bfloat16 are marked slow.
     """
-    similar = [element for element in ELEMENTS if element != "bfloat16"]
-    similar = similar if resets else ["float16", "tf32"]
+    marks: dict[str, Any] = dict.fromkeys(ELEMENTS, pytest.mark.slow if resets else ())
+    marks |= dict.fromkeys(
+        ["float16", "tf32"], pytest.mark.exhaustive if resets else pytest.mark.slow
+    )
+    marks["bfloat16"] = ()
     return [
-        pytest.param(strategy, element, marks=pytest.mark.slow if element in similar else ())
+        pytest.param(strategy, element, marks=marks[element])
         for strategy, element in KERNELS
         if element != exclude
     ]
