@@ -103,8 +103,13 @@ def test_backend(sizes, options, backend):
             {"device": "H200", "mode": "LSTM"},
             {
                 "cuda": "kernels for LSTM have not been verified",
-                "triton": "no Triton kernels for LSTM",
+                "triton": "kernels for LSTM keep W_hh on one multiprocessor, which holds H <= 64",
             },
+        ),
+        (
+            (1000, 64, 64),
+            {"device": "H200", "mode": "GRU"},
+            {"triton": "the rows kernel for GRU has not been verified on an sm_90 GPU"},
         ),
         ((1, 1, 300), {"device": "cpu"}, {"cpu": "torch is faster: so few rows"}),
         ((1, 8, 64), {"device": "cpu"}, {"torch": "the CPU kernels are faster, except for a few"}),

@@ -18,9 +18,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...arguments import Arguments, Gradients, Outputs
+from ...cells import CELLS, CODES
+from ...cells.base import Step
 from ...ragged import Ragged
-from ..base import Call, Kernels, precision_of
-from .table import CAPABILITY, FASTEST, FASTEST_FROM, VERIFIED, Launch, Sizes, choose
+from ..base import AllCells, Call, check_starts_from_0, precision_of
+from .table import (
+    CAPABILITY,
+    CELL_KERNELS,
+    FASTEST,
+    FASTEST_FROM,
+    VERIFIED,
+    Launch,
+    Sizes,
+    choose,
+    unserved_reason,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -63,7 +76,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2])
 
 
-class Triton(Kernels):
+class Triton(AllCells):
     """The kernels of this folder."""
 
     name = "triton"
@@ -84,13 +97,13 @@ class Triton(Kernels):
                 )
         elif not (kind == "cpu" and interpreting()):
             return f"the Triton kernels support CUDA tensors, not {kind!r} ones"
-        if not call.is_of_nn_rnn():
-            return f"there are no Triton kernels for {call.mode}"
         if call.dtype not in DTYPES:
             return f"the Triton kernels support float32, bfloat16 and float16, not {call.dtype}"
         if kind == "cpu" and call.dtype == torch.bfloat16:
             return "Triton's interpreter computes wrong bfloat16 products"
-        return None
+        if call.is_of_nn_rnn():
+            return None  # `grid` serves every size
+        return unserved_reason(call.mode, sizes_of(call))
 
     def unverified_reason(self, call: Call) -> str | None:
         """Why the kernel that serves the call is not verified on such a GPU, or None."""
@@ -98,16 +111,19 @@ class Triton(Kernels):
             return None
         sizes = sizes_of(call)
         kernel = choose(sizes)
-        if (kernel, sizes.capability) in VERIFIED:
+        if call.is_of_nn_rnn() and (kernel, sizes.capability) in VERIFIED:
             return None
         major, minor = sizes.capability
+        which = "kernel" if call.is_of_nn_rnn() else f"kernel for {call.mode}"
         return (
-            f"the {kernel} kernel has not been verified on an sm_{major}{minor} GPU; "
+            f"the {kernel} {which} has not been verified on an sm_{major}{minor} GPU; "
             'fastrnn.use_backend("triton") uses it anyway'
         )
 
     def slower_reason(self, call: Call) -> str | None:
         """Why the CUDA kernels are faster, or None; docs/kernels.md has the measurements."""
+        if not call.is_of_nn_rnn():
+            return f"no measurement compares its kernels for {call.mode} with the CUDA kernels"
         if call.steps < FASTEST_FROM:
             return f"below {FASTEST_FROM} steps the CUDA kernels are faster"
         kernel = choose(sizes_of(call))
@@ -121,48 +137,63 @@ class Triton(Kernels):
 
         where = "interpreted on the CPU" if interpreting() else "NVIDIA GPUs"
         proven = ", ".join(f"{kernel} on sm_{a}{b}" for kernel, (a, b) in sorted(VERIFIED))
-        return f"Triton {triton.__version__}, {where}; verified on hardware: {proven or 'none'}"
+        hardware = f"nn.RNN's cells verified on hardware: {proven or 'none'}"
+        return f"Triton {triton.__version__}, {where}; {hardware}"
 
-    def forward_out(
+    def recurrence_out(
         self,
-        out: Tensor,
         pre: Tensor,
-        weight_hh: Tensor,
-        h0: Tensor,
-        ragged: Ragged,
-        activation: int,
-        reverse_from: int,
+        arguments: Arguments,
+        out: Tensor,
+        c_n: Tensor | None = None,
+        gates: Tensor | None = None,
+        inner: Tensor | None = None,
         *,
         kernel: str | None = None,
     ) -> Tensor:
         """See `Kernels`; `kernel` overrides the table."""
+        check_starts_from_0(arguments)
+        h0, ragged = arguments.h0, arguments.ragged()
         h_n = h0.new_empty(h0.shape)
-        call = Call.of(pre, h0, ragged, activation)
-        launch = _launcher("forward", kernel, call, reverse_from)
-        dense = (tensor.contiguous() for tensor in (pre, weight_hh, h0))
-        launch(*dense, *_readable(ragged), out, h_n)
+        call = Call.of(pre, h0, ragged, arguments.mode)
+        launch = _launcher("forward", kernel, call, arguments.reverse_from)
+        given = _dense(pre, arguments.weight_hh, h0)
+        if call.is_of_nn_rnn():
+            launch(*given, *_readable(ragged), out, h_n)
+        else:
+            given += _dense(arguments.c0, arguments.unit_param)
+            starts = _dense(arguments.reset_h, arguments.reset_c)
+            launch(*given, *_readable(ragged), *starts, out, h_n, c_n, gates, inner)
         return h_n
 
-    def backward(
-        self,
-        grad_out: Tensor,
-        grad_h_n: Tensor,
-        out: Tensor,
-        weight_hh: Tensor,
-        h0: Tensor,
-        ragged: Ragged,
-        activation: int,
-        reverse_from: int,
-        *,
-        kernel: str | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def recurrence_backward(
+        self, grads: Outputs, saved: Step, arguments: Arguments, *, kernel: str | None = None
+    ) -> Gradients:
         """See `Kernels`; `kernel` overrides the table."""
-        grad_pre, grad_h0 = out.new_empty(out.shape), h0.new_empty(h0.shape)
-        call = Call.of(out, h0, ragged, activation)
-        launch = _launcher("backward", kernel, call, reverse_from)
-        dense = (tensor.contiguous() for tensor in (grad_out, grad_h_n, out, weight_hh))
-        launch(*dense, *_readable(ragged), grad_pre, grad_h0)
-        return grad_pre, grad_h0
+        check_starts_from_0(arguments)
+        h0, ragged, out = arguments.h0, arguments.ragged(), saved.state.h
+        cell, call = CELLS[arguments.mode], Call.of(out, h0, ragged, arguments.mode)
+        launch = _launcher("backward", kernel, call, arguments.reverse_from)
+        new = out.new_zeros if ragged.is_packed() else out.new_empty
+        of_pre = new(*out.shape[:-1], cell.gates * call.hidden)
+        if call.is_of_nn_rnn():
+            given = _dense(grads.out, grads.h_n, out, arguments.weight_hh)
+            grad_h0 = h0.new_empty(h0.shape)
+            launch(*given, *_readable(ragged), of_pre, grad_h0)
+            return Gradients(of_pre, grad_h0)
+        of_units = new(out.shape) if cell.has_unit_param else None
+        states = h0, arguments.c0, arguments.reset_h, arguments.reset_c
+        of_states: list[Any] = [x if x is None else h0.new_empty(h0.shape) for x in states]
+        given = _dense(grads.out, grads.h_n, grads.c_n, saved.gates)
+        # The states before the steps are those of c, the inner value, if the cell has c.
+        if cell.has_c:
+            given += _dense(None, saved.inner, arguments.c0, arguments.reset_c)
+        else:
+            given += _dense(saved.inner, out, h0, arguments.reset_h)
+        given += _dense(arguments.weight_hh, arguments.unit_param)
+        launch(*given, *_readable(ragged), of_pre, of_units, *of_states)
+        of_h0, of_c0, *of_resets = of_states
+        return Gradients(of_pre, of_h0, of_c0, of_units, *of_resets)
 
 
 BACKEND = Triton()
@@ -170,7 +201,9 @@ BACKEND = Triton()
 
 def sizes_of(call: Call) -> Sizes:
     """Return the sizes and limits that the choice of a kernel depends on."""
+    cell = CELLS[CODES[call.mode]]
     sizes = Sizes(call.batch, call.groups, call.hidden, precision_of(call.dtype))
+    sizes = sizes._replace(gates=cell.gates if cell.saves else 0)
     if call.gpu is not None:
         wgmma = call.gpu.capability == (9, 0)
         return sizes._replace(
@@ -213,15 +246,20 @@ def _readable(ragged: Ragged) -> list[Tensor | None]:
     return [x if x is None else x.contiguous() for x in (lengths, offsets, flags)]
 
 
+def _dense(*tensors: Any) -> list[Any]:
+    """Return the tensors, or None, in contiguous memory."""
+    return [x if x is None else x.contiguous() for x in tensors]
+
+
 def _launcher(
     direction: str, kernel: str | None, call: Call, reverse_from: int
 ) -> Callable[..., None]:
     """Return a function of the tensors that fills the outputs."""
     sizes = sizes_of(call)
     fast = sizes.mode != "float32" and not interpreting()
-    relu = call.mode == "RNN_RELU"
-    launch = Launch(sizes, call.steps, reverse_from, relu, fast, call.device)
-    module = _module(kernel or choose(sizes))
+    relu, kind = call.mode.endswith("_RELU"), call.mode.removesuffix("_TANH").removesuffix("_RELU")
+    launch = Launch(sizes, call.steps, reverse_from, relu, fast, call.device, kind)
+    module = _module(kernel or choose(sizes), not call.is_of_nn_rnn())
 
     def run(*tensors: Tensor | None) -> None:
         if sizes.batch == 0:
@@ -233,5 +271,10 @@ def _launcher(
 
 
 @functools.cache
-def _module(kernel: str) -> ModuleType:
-    return import_module(f".{kernel}", __name__)
+def _module(kernel: str, saves: bool = False) -> ModuleType:
+    """Import a kernel, for nn.RNN's cells or for those that save gates."""
+    if not saves:
+        return import_module(f".{kernel}", __name__)
+    if kernel not in CELL_KERNELS:
+        raise ValueError(f"the {kernel} kernel serves nn.RNN's cells only")
+    return import_module(f".{kernel}_cells", __name__)

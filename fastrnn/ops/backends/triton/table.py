@@ -9,7 +9,7 @@ each.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -32,6 +32,7 @@ class Sizes(NamedTuple):
     shared: int = 166912  #: the maximum bytes of shared memory per program
     processors: int = 108  #: the number of multiprocessors
     wgmma: bool = False  #: whether the device has wgmma and the installed Triton has Gluon
+    gates: int = 0  #: the number of gates that the cell saves: 0 for nn.RNN's cells
 
 
 class Launch(NamedTuple):
@@ -43,6 +44,12 @@ class Launch(NamedTuple):
     relu: bool
     fast: bool  #: use the hardware's approximate tanh
     device: torch.device
+    cell: str = "RNN"  #: the CELL of `cells`, if it saves gates
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The constants of the kernels of cells that save gates."""
+        return {"CELL": self.cell, "RELU": self.relu, "FAST": self.fast}
 
     @property
     def arguments(self) -> tuple[int, int, int, int]:
@@ -59,7 +66,8 @@ class Row(NamedTuple):
     one_wave: bool = False  #: all rows of all groups must run at once: see `fit_at_once`
     shared: int = 0  #: bytes of shared memory that a program needs
     wgmma: bool = False  #: whether it needs wgmma
-    width: int = 2**25  #: the largest G·H; offsets within a tile have 32 bits
+    width: int = 2**25  #: the largest G·H, or G·K·H; offsets within a tile have 32 bits
+    gates: tuple[int, ...] = (0,)  #: the numbers of saved gates of its cells
 
 
 KB = 1024
@@ -75,7 +83,19 @@ TABLE = (
     Row("single_cta", ("half",), hidden=256, shared=144 * KB),
     # Any H. If not even the programs of one tile fit on the device at once, one launch per step.
     Row("grid", MODES, hidden=2**31 - 1, width=2**62),
+    # Cells that save gates, in the same order: the leaky ones, then LSTM and GRU. In waves, `rows`
+    # serves what the others do not.
+    Row("rows", MODES, hidden=128, one_wave=True, gates=(1,)),
+    Row("single_cta", ("half", "tf32"), hidden=128, shared=96 * KB, gates=(1,)),
+    Row("rows", MODES, hidden=128, width=2**62, gates=(1,)),
+    Row("rows", MODES, hidden=64, one_wave=True, gates=(3, 4)),
+    Row("single_cta", ("half", "tf32"), hidden=64, shared=96 * KB, gates=(3, 4)),
+    Row("single_cta", ("half",), hidden=128, shared=152 * KB, gates=(3, 4)),
+    Row("rows", MODES, hidden=64, width=2**62, gates=(3, 4)),
 )
+
+#: The kernels that also serve cells which save gates.
+CELL_KERNELS = frozenset(row.kernel for row in TABLE if max(row.gates) > 0)
 
 #: The kernels that passed every check on hardware, with the compute capability; `auto` uses no
 #: other. The record: benchmarks/results/nvidia-h200/2026-11-26t10-14-2345bff-check.json.
@@ -100,16 +120,32 @@ def fit_at_once(sizes: Sizes) -> bool:
 def choose(sizes: Sizes) -> str:
     """Return the kernel for a call of these sizes: the first row whose limits it satisfies."""
     for row in TABLE:
-        if (
-            sizes.mode in row.modes
-            and sizes.hidden <= row.hidden
-            and (not row.one_wave or fit_at_once(sizes))
-            and row.shared <= sizes.shared
-            and row.wgmma <= sizes.wgmma
-            and sizes.groups * sizes.hidden <= row.width
-        ):
+        if sizes.hidden <= row.hidden and _serves(row, sizes):
             return row.kernel
     raise ValueError(f"no kernel serves H = {sizes.hidden}")
+
+
+def unserved_reason(cell: str, sizes: Sizes) -> str | None:
+    """Why no kernel serves a call of these sizes with a cell, or None."""
+    limit = max(row.hidden for row in TABLE if _serves(row, sizes))
+    if sizes.hidden <= limit:
+        return None
+    return (
+        f"the Triton kernels for {cell} keep W_hh on one multiprocessor, which holds H <= {limit} "
+        f"in this precision, not H = {sizes.hidden}"
+    )
+
+
+def _serves(row: Row, sizes: Sizes) -> bool:
+    """Whether a call is within all limits of a row except that of H."""
+    return (
+        sizes.gates in row.gates
+        and sizes.mode in row.modes
+        and (not row.one_wave or fit_at_once(sizes))
+        and row.shared <= sizes.shared
+        and row.wgmma <= sizes.wgmma
+        and max(1, sizes.gates) * sizes.groups * sizes.hidden <= row.width
+    )
 
 
 #: The input_precision of tl.dot; half precision has only one.

@@ -19,6 +19,7 @@ from fastrnn.ops.backends.triton.table import (
     Sizes,
     choose,
     power_of_two,
+    unserved_reason,
 )
 from tools.gpu_validation.results import verified_kernels
 
@@ -59,6 +60,44 @@ ROOT = Path(__file__).parents[4]
 )
 def test_choice(device: dict, mode: str, batch: int, hidden: int, kernel: str) -> None:
     assert choose(Sizes(batch, 1, hidden, mode, **device)) == kernel
+
+
+@pytest.mark.parametrize(
+    ("device", "gates", "mode", "batch", "hidden", "kernel"),
+    [
+        (H100, 4, "half", 264, 64, "rows"),
+        (H100, 4, "half", 265, 64, "single_cta"),
+        (GLUON, 3, "half", 1, 128, "single_cta"),
+        (H100, 4, "tf32", 265, 64, "single_cta"),
+        (H100, 4, "float32", 265, 64, "rows"),  # in waves
+        (H100, 4, "half", 1, 129, None),
+        (H100, 3, "tf32", 1, 65, None),
+        (RTX_4090, 3, "half", 1, 65, None),  # W_hh does not fit
+        (H100, 1, "tf32", 132, 128, "rows"),
+        (H100, 1, "half", 133, 128, "single_cta"),
+        (H100, 1, "float32", 133, 128, "rows"),
+        (H100, 1, "half", 1, 129, None),
+    ],
+)
+def test_choice_for_cells_that_save_gates(
+    device: dict, gates: int, mode: str, batch: int, hidden: int, kernel: str | None
+) -> None:
+    sizes = Sizes(batch, 1, hidden, mode, gates=gates, **device)
+    reason = unserved_reason("the cell", sizes)
+    if kernel is None:
+        assert f"not H = {hidden}" in (reason or "")
+        with pytest.raises(ValueError, match=f"no kernel serves H = {hidden}"):
+            choose(sizes)
+    else:
+        assert reason is None
+        assert choose(sizes) == kernel
+
+
+def test_gates_count_in_tile_offsets() -> None:
+    sizes = Sizes(64, 2**17 + 1, 64, "half", **H100)
+    assert choose(sizes) == "single_cta"
+    assert choose(sizes._replace(gates=3)) == "single_cta"
+    assert choose(sizes._replace(gates=4)) == "rows"
 
 
 def test_groups_count_as_programs() -> None:
@@ -109,6 +148,16 @@ def test_unverified_without_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
     assert triton.BACKEND.unsupported_reason(CALL) is None
     monkeypatch.setattr(triton, "VERIFIED", {("rows", (9, 0))})
     assert triton.BACKEND.unverified_reason(CALL) is None
+
+
+@pytest.mark.parametrize("mode", ["LSTM", "GRU", "LEAKY_TANH", "LEAKY_PRE_RELU"])
+def test_no_record_verifies_other_cells(mode: str) -> None:
+    call = CALL._replace(mode=mode)
+    assert triton.BACKEND.unsupported_reason(call) is None
+    expected = f"the rows kernel for {mode} has not been verified on an sm_90 GPU"
+    assert expected in (triton.BACKEND.unverified_reason(call) or "")
+    assert mode in (triton.BACKEND.slower_reason(call) or "")
+    assert "H = 200" in (triton.BACKEND.unsupported_reason(call._replace(hidden=200)) or "")
 
 
 def test_old_gpus_are_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
