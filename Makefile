@@ -27,7 +27,7 @@ PYTEST := -n auto --maxprocesses 4 --benchmark-disable
 
 # These tests need a process of their own, in which Triton's interpreter runs every kernel. Exit
 # status 5 means that none of them has the given mark.
-INTERPRETED := tests/ops/backends/triton/test_interpreter.py
+INTERPRETED := $(wildcard tests/ops/backends/triton/test_interpreter*.py)
 WITHIN := tests tests/ops tests/ops/backends tests/ops/backends/triton $(INTERPRETED)
 
 # C++ and CUDA.

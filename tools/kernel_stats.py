@@ -26,7 +26,10 @@ from triton.runtime.driver import driver
 
 from benchmarks.report.markdown import aligned, legend, replace
 from benchmarks.report.markdown import table as markdown_table
-from fastrnn.ops.backends.triton.table import MODES, TABLE, Sizes, choose
+from fastrnn.ops.backends.triton.table import MODES, TABLE, Sizes, choose, unserved_reason
+from fastrnn.ops.cells import CELLS as EVERY_CELL
+from fastrnn.ops.cells import CODES
+from fastrnn.ops.cells.base import Cell
 
 from .sass import Stats, cuobjdump, stats
 
@@ -59,6 +62,8 @@ RUN_TIME = {
     "begin": 0,
     "end": 100,
     "first_team": 0,
+    "stride_k": 100,
+    "stride_unit": 100,
 }
 NOT_AS_PRE = {
     "lengths": torch.int64,
@@ -68,13 +73,17 @@ NOT_AS_PRE = {
     "dh": torch.float32,
 }
 ABSENT = {"dense": {"lengths", "offsets"}, "lengths": {"offsets"}, "packed": set()}
+OF_RESETS = {"resets", "reset_h", "reset_c", "start", "grad_reset_h", "grad_reset_c"}
+
+#: Cells that save gates, by the name of the kernels' constant, and a mode of each.
+CELLS = {"LSTM": "LSTM", "GRU": "GRU", "LEAKY": "LEAKY_TANH", "LEAKY_PRE": "LEAKY_PRE_TANH"}
 
 
 @dataclass(frozen=True)
 class Case:
     """One kernel as a launcher compiles it."""
 
-    kernel: str  #: the module of fastrnn.ops.backends.triton
+    kernel: str  #: its name in the table
     direction: str
     mode: str
     dtype: torch.dtype
@@ -85,13 +94,19 @@ class Case:
     configuration: tuple[tuple[str, Any], ...]  #: constants and compiler options
     at_once: bool = True  #: all steps in one launch
     resets: bool = False
+    cell: str = "RNN"  #: or one of CELLS
 
     def __str__(self) -> str:
         """A name for pytest, without characters that need quoting."""
         dtype = str(self.dtype).removeprefix("torch.")
-        what = f"{self.kernel}.{self.direction}-{self.mode}-{dtype}-H{self.hidden}"
+        what = f"{self.name}-{self.mode}-{dtype}-H{self.hidden}"
         layout = f"{self.layout}-resets" if self.resets else self.layout
         return f"{what}-{self.shape}-{layout}-{self.activation}-{self.arch}"
+
+    @property
+    def name(self) -> str:
+        name = f"{self.kernel}.{self.direction}"
+        return name if self.cell == "RNN" else f"{name}.{self.cell}"
 
     @property
     def arch(self) -> str:
@@ -119,35 +134,40 @@ def cases(
     activations: Iterable[str] = ("tanh",),
     halves: Iterable[torch.dtype] = (torch.bfloat16,),
     resets: bool = False,
+    cells: Iterable[str] = ("RNN",),
 ) -> Iterator[Case]:
     """All configurations that the table can choose, for both directions, in these variants."""
     chosen = {
-        (kernel, mode, hidden, capability, at_once, tuple(configuration.items())): None
+        (kernel, mode, hidden, capability, at_once, tuple(configuration.items()), cell): None
+        for cell in cells
         for capability in capabilities
         for mode in MODES
         for hidden in HIDDEN
-        for kernel, configuration, at_once in _configurations(mode, hidden, capability)
+        for kernel, configuration, at_once in _configurations(mode, hidden, capability, cell)
     }
-    for kernel, mode, hidden, capability, at_once, configuration in chosen:
+    for kernel, mode, hidden, capability, at_once, configuration, cell in chosen:
         for dtype in halves if mode == "half" else (torch.float32,):
             for direction in DIRECTIONS:
                 for layout in layouts:
                     for activation in activations:
                         yield Case(
                             *(kernel, direction, mode, dtype, hidden, layout, activation),
-                            *(capability, configuration, at_once, resets),
+                            *(capability, configuration, at_once, resets, cell),
                         )
 
 
 def _configurations(
-    mode: str, hidden: int, capability: tuple[int, int]
+    mode: str, hidden: int, capability: tuple[int, int], cell: str
 ) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """The kernel in the table, its configurations, and whether one launch runs all steps."""
     for batch in BATCHES:
         wgmma = capability == (9, 0)  # the only one on which Gluon uses it
-        sizes = Sizes(batch, 1, hidden, mode, capability, *DEVICES[capability], wgmma)
+        gates = _definition(cell).gates if cell != "RNN" else 0
+        sizes = Sizes(batch, 1, hidden, mode, capability, *DEVICES[capability], wgmma, gates)
+        if unserved_reason(cell, sizes) is not None:
+            return
         kernel = choose(sizes)
-        module = _module(kernel)
+        module = _module(kernel, cell)
         if not hasattr(module, "configurations"):
             yield kernel, module.configuration(sizes), True
             continue
@@ -159,8 +179,29 @@ def _configurations(
             yield kernel, last, False
 
 
-def _module(kernel: str) -> Any:
-    return import_module(f"fastrnn.ops.backends.triton.{kernel}")
+def _module(kernel: str, cell: str) -> Any:
+    module = kernel if cell == "RNN" else f"{kernel}_cells"
+    return import_module(f"fastrnn.ops.backends.triton.{module}")
+
+
+def _definition(cell: str) -> type[Cell]:
+    return EVERY_CELL[CODES[CELLS[cell]]]
+
+
+def _absent(case: Case) -> set[str]:
+    """The tensors that a call does not have."""
+    absent = ABSENT[case.layout] | (set() if case.at_once else {"arrived"})
+    absent |= set() if case.resets else OF_RESETS
+    if case.cell == "RNN":
+        return absent
+    cell = _definition(case.cell)
+    if not cell.has_c:
+        absent |= {"c0", "c_n", "reset_c", "grad_c_n", "grad_c0", "grad_reset_c"}
+    if not cell.has_unit_param:
+        absent |= {"unit_param", "grad_param"}
+    if not cell.has_inner or (case.direction == "backward" and cell.has_c):
+        absent |= {"inner"}  # which is c in the backward
+    return absent
 
 
 @dataclass(frozen=True)
@@ -181,13 +222,12 @@ class Device:
 
 def compile_case(case: Case, **run_time: int) -> Any:
     """Compile a case for a call with these sizes, or find it in the cache: a CompiledKernel."""
-    kernel = getattr(_module(case.kernel), case.direction)
-    flags = {"RELU": case.activation == "relu", "FAST": case.mode != "float32"}
+    kernel = getattr(_module(case.kernel, case.cell), case.direction)
+    relu, fast = case.activation == "relu", case.mode != "float32"
+    flags = {"CELL": case.cell, "RELU": relu, "FAST": fast}
     taken = {name: flag for name, flag in flags.items() if name in kernel.arg_names}
     constants = {**taken, **dict(case.configuration)}
-    absent = ABSENT[case.layout] | (set() if case.at_once else {"arrived"})
-    absent |= set() if case.resets else {"resets"}
-    given = {**NOT_AS_PRE, **dict.fromkeys(absent), **RUN_TIME, **run_time}
+    given = {**NOT_AS_PRE, **dict.fromkeys(_absent(case)), **RUN_TIME, **run_time}
     arguments = [given.get(name, case.dtype) for name in kernel.arg_names if name not in constants]
     device = Device(10 * case.capability[0] + case.capability[1])
     with mock.patch.object(driver, "_active", device):
@@ -213,8 +253,7 @@ COLUMNS = (
 
 def row(case: Case, taken: Stats) -> tuple[str, ...]:
     """A row of the table, with a cell for each of COLUMNS."""
-    kernel = f"{case.kernel}.{case.direction}"
-    what = (kernel, case.mode, case.hidden, case.shape, case.layout, case.activation)
+    what = (case.name, case.mode, case.hidden, case.shape, case.layout, case.activation)
     resources = (
         taken.registers,
         taken.spilled,
@@ -240,6 +279,8 @@ def markdown(measured: Iterable[tuple[Case, Stats]]) -> list[str]:
 
 def documented(case: Case) -> bool:
     """Whether the docs show a case: the largest sizes of `rows` and `single_cta`, one of `grid`."""
+    if case.cell != "RNN":
+        return case.hidden in (64, 128) and case.mode == "half"
     return case.hidden == 1024 or (case.kernel != "grid" and case.hidden in (128, 256))
 
 
@@ -274,6 +315,7 @@ def main() -> None:
     parser.add_argument("--arch", choices=archs, action="append", help="default: all")
     parser.add_argument("--layout", choices=LAYOUTS, action="append", help="default: dense")
     parser.add_argument("--activation", choices=ACTIVATIONS, action="append", help="default: tanh")
+    parser.add_argument("--cell", choices=("RNN", *CELLS), action="append", help="default: all")
     parser.add_argument("--resets", action="store_true", help="the kernels for calls with resets")
     parser.add_argument("--only", default="", metavar="REGEX", help="only cases whose name matches")
     parser.add_argument(
@@ -281,11 +323,13 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.write:
-        chosen = [case for case in cases([(9, 0)], ("dense", "packed")) if documented(case)]
+        every = cases([(9, 0)], ("dense", "packed"), cells=("RNN", *CELLS))
+        chosen = [case for case in every if documented(case)]
     else:
         asked = [archs[arch] for arch in arguments.arch or archs]
         layouts, activations = arguments.layout or ["dense"], arguments.activation or ["tanh"]
-        every = cases(asked, layouts, activations, resets=arguments.resets)
+        kinds = arguments.cell or ["RNN", *CELLS]
+        every = cases(asked, layouts, activations, resets=arguments.resets, cells=kinds)
         chosen = [case for case in every if re.search(arguments.only, str(case))]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         measured = list(zip(chosen, pool.map(measure, chosen, chunksize=4), strict=True))

@@ -54,13 +54,16 @@ class Emulated:
         with mock.patch.object(driver, "_active", Device(CAPABILITY)):
             compiled = self.kernel.warmup(*arguments, grid=(1,), **constants)
         ptx, shared = self.edit(compiled.asm["ptx"]), compiled.metadata.shared
-        run(ptx, programs, arguments, shared, launch_cooperative_grid, self.random)
+        # None, and an integer of 1 that Triton may specialize the kernel on, are compiled in.
+        types = compiled.src.signature.values()
+        given = [x for x, kind in zip(arguments, types, strict=False) if kind != "constexpr"]
+        run(ptx, programs, given, shared, launch_cooperative_grid, self.random)
 
 
 def run(
     ptx: str,
     programs: int,
-    arguments: Sequence[torch.Tensor | int | None],
+    arguments: Sequence[torch.Tensor | int],
     shared: int,
     concurrent: bool,
     random: np.random.Generator,
@@ -70,7 +73,7 @@ def run(
     Args:
         ptx: A PTX module.
         programs: Number of programs (CTAs).
-        arguments: The first of the kernel's parameters; None is skipped.
+        arguments: The first of the kernel's parameters.
         shared: Bytes of shared memory per program.
         concurrent: Whether to interleave the programs. Otherwise they run one after another in
             random order, and accesses of different programs can still race.
@@ -78,9 +81,8 @@ def run(
     """
     program = parse(ptx)
     code = decode(program)
-    given = [a for a in arguments if a is not None]
-    memory = Global([a for a in given if isinstance(a, torch.Tensor)], programs)
-    values = [memory.address(a) if isinstance(a, torch.Tensor) else int(a) for a in given]
+    memory = Global([a for a in arguments if isinstance(a, torch.Tensor)], programs)
+    values = [memory.address(a) if isinstance(a, torch.Tensor) else int(a) for a in arguments]
     machines = [
         Machine(program, code, i, programs, values, shared, memory, random) for i in range(programs)
     ]
