@@ -363,7 +363,7 @@ def test_digest_includes_the_cuda_kernels(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 class OnCpu(kernels.Kernel):
-    """A CUDA kernel, with the CPU kernels in its place."""
+    """A GPU kernel, with the CPU kernels in its place."""
 
     implementation = cpu.BACKEND
     options: ClassVar[dict[str, str]] = {}
@@ -373,7 +373,7 @@ class OnCpu(kernels.Kernel):
 
 
 @requires_extension
-@pytest.mark.parametrize("kernel", kernels.CUDA_CELLS[::3], ids=str)
+@pytest.mark.parametrize("kernel", kernels.TRITON_CELLS[:1] + kernels.CUDA_CELLS[::3], ids=str)
 def test_small_calls_of_cells(
     kernel: kernels.Kernel, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

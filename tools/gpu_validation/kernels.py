@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastrnn.ops.backends import cpu, cuda, dispatch, triton
 from fastrnn.ops.backends.base import Call, Kernels, precision_of
-from fastrnn.ops.backends.triton.table import TABLE
+from fastrnn.ops.backends.triton.table import CELL_KERNELS, TABLE
 from fastrnn.ops.cells import CODES
 
 #: The argument of a backend's functions that selects a kernel.
@@ -61,6 +61,7 @@ class Kernel(NamedTuple):
             and row.hidden >= sizes.hidden
             and row.shared <= sizes.shared
             and row.wgmma <= sizes.wgmma
+            and sizes.gates in row.gates
             and (self.name == "rows" or sizes.mode in row.modes)
             for row in TABLE
         )
@@ -72,12 +73,12 @@ TRITON = tuple(
 )
 CUDA = tuple(Kernel("cuda", name) for name in cuda.STRATEGIES)
 KERNELS = TRITON + CUDA
-#: The same strategies with the cells that save gates.
-CUDA_CELLS = tuple(
-    Kernel("cuda", name, kind)
-    for kind in ("LSTM", "GRU", "LEAKY", "LEAKY_PRE")
-    for name in cuda.STRATEGIES
+#: The same kernels and strategies with the cells that save gates.
+CELL_KINDS = ("LSTM", "GRU", "LEAKY", "LEAKY_PRE")
+TRITON_CELLS = tuple(
+    Kernel("triton", name, kind) for kind in CELL_KINDS for name in sorted(CELL_KERNELS)
 )
+CUDA_CELLS = tuple(Kernel("cuda", name, kind) for kind in CELL_KINDS for name in cuda.STRATEGIES)
 BACKENDS = tuple(OPTION)
 
 

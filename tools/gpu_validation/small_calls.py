@@ -16,7 +16,7 @@ from fastrnn.ops.backends.reference import BACKEND as reference
 from fastrnn.ops.cells.base import Step
 from fastrnn.testing import Problem, assert_close
 
-from .kernels import CUDA_CELLS, KERNELS, Kernel
+from .kernels import CUDA_CELLS, KERNELS, TRITON_CELLS, Kernel
 
 #: (kernel, B, H): more rows than a tile has, and more units than a block has.
 PLAN = (
@@ -72,8 +72,8 @@ def small(backend: str) -> None:
                         assert_close(actual, wanted, problem, 8.0, mode.products)
                     what = f"{mode_name} {direction}{' with resets' if resets else ''}"
                     print(f"small: {name} B={batch} H={hidden} {what}", flush=True)
-    if backend == "cuda":
-        for kernel in CUDA_CELLS:
+    for kernel in TRITON_CELLS + CUDA_CELLS:
+        if kernel.backend == backend:
             small_cell(kernel, device)
         small_layers(device)
 
