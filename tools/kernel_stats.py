@@ -62,8 +62,6 @@ RUN_TIME = {
     "begin": 0,
     "end": 100,
     "first_team": 0,
-    "stride_k": 100,
-    "stride_unit": 100,
 }
 NOT_AS_PRE = {
     "lengths": torch.int64,

@@ -30,7 +30,7 @@ from .tile import active_at, as_mask, confine, cross, cut_before, ends, locate, 
 
 def forward(
     pre,  # [T, B, G, K·H] or [N, G, K·H]
-    weight_hh,  # [G, K·H, H]
+    weight_hh,  # [G, K·H, H]; with ROWS = 1 each gate's [H, H] transposed
     h0,  # [B, G, H]
     c0,  # [B, G, H] or None
     unit_param,  # [G, H] or None
@@ -48,8 +48,6 @@ def forward(
     batch,
     groups,
     reverse_from,
-    stride_k,  # 1: that of W_hh's columns
-    stride_unit,  # H: that of its rows
     H: tl.constexpr,
     PADDED: tl.constexpr,
     K: tl.constexpr,
@@ -67,9 +65,7 @@ def forward(
     backwards = group >= reverse_from
     end = ends(lengths, rows, batch, steps)
     weight_hh += group * K * H * H
-    weights = [
-        load_weight(weight_hh + k * H * H, stride_k, stride_unit, H, PADDED, ROWS) for k in each(K)
-    ]
+    weights = [load_weight(weight_hh + k * H * H, ROWS > 1, H, PADDED, ROWS) for k in each(K)]
     h, c = load_state(h0, first, place, inside), load_state(c0, first, place, inside)
     start_h = load_state(reset_h, first, place, inside)
     start_c = load_state(reset_c, first, place, inside)
@@ -132,8 +128,6 @@ def backward(
     batch,
     groups,
     reverse_from,
-    stride_k,  # H: that of W_hh's rows
-    stride_unit,  # 1: that of its columns
     H: tl.constexpr,
     PADDED: tl.constexpr,
     K: tl.constexpr,
@@ -151,9 +145,7 @@ def backward(
     backwards = group < reverse_from  # against the order of forward
     end = ends(lengths, rows, batch, steps)
     weight_hh += group * K * H * H
-    weights = [
-        load_weight(weight_hh + k * H * H, stride_k, stride_unit, H, PADDED, ROWS) for k in each(K)
-    ]
+    weights = [load_weight(weight_hh + k * H * H, False, H, PADDED, ROWS) for k in each(K)]
     dh = load_state(grad_h_n, first, place, inside)
     dc = load_state(grad_c_n, first, place, inside)
     initial = tl.load(state_0 + first + place, mask=inside, other=0.0)

@@ -51,12 +51,12 @@ def each(K: tl.constexpr):
 
 @triton.jit
 def load_weight(
-    weight, stride_k, stride_unit, H: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr
+    weight, TURNED: tl.constexpr, H: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr
 ):
-    """Load a gate's block of W_hh, or its transpose: [k, unit], where k is summed over."""
+    """Load a gate's weight, or its transpose: [k, unit], where k is summed over."""
     k = tl.arange(0, PADDED)[:, None]
     unit = tl.arange(0, PADDED)[None, :]
-    place = k * stride_k + unit * stride_unit
+    place = unit * H + k if TURNED else k * H + unit
     block = tl.load(weight + place, mask=(k < H) & (unit < H), other=0.0)
     return block.to(tl.float32) if ROWS == 1 else block
 

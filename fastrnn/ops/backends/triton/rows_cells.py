@@ -15,11 +15,6 @@ from . import cell_loop
 from .table import OPTIONS, Launch, Sizes, power_of_two
 from .tile import SIZES
 
-#: The strides of W_hh are among the arguments that Triton must not specialize a kernel on. If it
-#: knew which of them is 1, it would assign adjacent weights of a unit to different threads, and
-#: every step would sum over all of them.
-RUNTIME = [*SIZES, "stride_k", "stride_unit"]
-
 #: Pointers that must not be specialized on alignment: see `rows`.
 FORWARD_TENSORS = ["pre", "weight_hh", "h0", "c0", "unit_param", "reset_h", "reset_c"]
 FORWARD_TENSORS += ["out", "h_n", "c_n", "gates", "inner"]
@@ -27,10 +22,10 @@ BACKWARD_TENSORS = ["grad_out", "grad_h_n", "grad_c_n", "gates", "inner", "state
 BACKWARD_TENSORS += ["start", "weight_hh", "unit_param", "grad_pre", "grad_param"]
 BACKWARD_TENSORS += ["grad_h0", "grad_c0", "grad_reset_h", "grad_reset_c"]
 
-forward = triton.jit(do_not_specialize=RUNTIME, do_not_specialize_on_alignment=FORWARD_TENSORS)(
+forward = triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=FORWARD_TENSORS)(
     cell_loop.forward
 )
-backward = triton.jit(do_not_specialize=RUNTIME, do_not_specialize_on_alignment=BACKWARD_TENSORS)(
+backward = triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=BACKWARD_TENSORS)(
     cell_loop.backward
 )
 
@@ -56,15 +51,21 @@ def configuration(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def launch_forward(call: Launch, *tensors: Tensor | None) -> None:
-    """Fill the results; the tensors are the kernel's, in its order."""
-    programs, strides = (call.sizes.batch * call.sizes.groups,), (1, call.sizes.hidden)
+def launch_forward(call: Launch, pre: Tensor, weight_hh: Tensor, *tensors: Tensor | None) -> None:
+    """Fill the results; the tensors are the kernel's, in its order, except for the transpose."""
+    # Adjacent threads hold adjacent units; the transpose makes them adjacent in memory too.
+    hidden = call.sizes.hidden
+    weight_t = weight_hh.view(-1, hidden, hidden).mT.contiguous()
     options = {**call.flags, **configuration(call.sizes)}
-    forward[programs](*tensors, *call.arguments, *strides, **options)
+    forward[_programs(call)](pre, weight_t, *tensors, *call.arguments, **options)
 
 
 def launch_backward(call: Launch, *tensors: Tensor | None) -> None:
     """Fill the gradients; the tensors are the kernel's, in its order."""
-    programs, strides = (call.sizes.batch * call.sizes.groups,), (call.sizes.hidden, 1)
     options = {**call.flags, **configuration(call.sizes)}
-    backward[programs](*tensors, *call.arguments, *strides, **options)
+    backward[_programs(call)](*tensors, *call.arguments, **options)
+
+
+def _programs(call: Launch) -> tuple[int]:
+    """Return the launch grid: one program per group and row of the batch."""
+    return (call.sizes.batch * call.sizes.groups,)

@@ -42,13 +42,13 @@ def configuration(sizes: Sizes) -> dict[str, Any]:
 
 def launch_forward(call: Launch, *tensors: Tensor | None) -> None:
     """Fill the results; the tensors are the kernel's, in its order."""
-    options, strides = configuration(call.sizes), (1, call.sizes.hidden)
+    options = configuration(call.sizes)
     grid = programs(call.sizes, options)
-    forward[grid](*tensors, *call.arguments, *strides, **call.flags, **options)
+    forward[grid](*tensors, *call.arguments, **call.flags, **options)
 
 
 def launch_backward(call: Launch, *tensors: Tensor | None) -> None:
     """Fill the gradients; the tensors are the kernel's, in its order."""
-    options, strides = configuration(call.sizes), (call.sizes.hidden, 1)
+    options = configuration(call.sizes)
     grid = programs(call.sizes, options)
-    backward[grid](*tensors, *call.arguments, *strides, **call.flags, **options)
+    backward[grid](*tensors, *call.arguments, **call.flags, **options)
