@@ -40,6 +40,8 @@ inline void* current_stream(int32_t device) {
 // out = a b. The functions of torch's kernels: a call of the dispatcher takes longer than a short
 // recurrence.
 inline void mm_out(const Tensor& out, const Tensor& a, const Tensor& b) {
+  STD_TORCH_CHECK(aoti_torch_cuda_mm_out != nullptr && aoti_torch_cuda_addmm_out != nullptr,
+                  "fastrnn: this torch was built without CUDA");
   TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_mm_out(out.get(), a.get(), b.get()));
 }
 // out += a b.
