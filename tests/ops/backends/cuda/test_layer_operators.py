@@ -18,7 +18,7 @@ from tests.emulators.cuda.operators import operators
 from tests.ops.test_composite_layer import CELLS_OF, EVERYTHING, KINDS, RAGGED, Call
 from tests.utils.marks import requires_extension
 
-pytestmark = requires_extension
+pytestmark = [requires_extension, pytest.mark.slow]
 
 STEP, CLUSTER = STRATEGIES.index("step"), STRATEGIES.index("cluster")
 
