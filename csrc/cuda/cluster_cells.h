@@ -4,7 +4,7 @@
 // registers. In backward the blocks exchange dz of all gates.
 #pragma once
 
-#include "cluster_cell.h"
+#include "cluster_cell_backward.h"
 #include "launchers.h"
 
 namespace fastrnn::cuda {

@@ -68,7 +68,7 @@ MUTANTS = [
     Mutant(
         "the first step reads no initial state",
         CLUSTER_LSTM_BACKWARD,
-        "cluster_cell.h",
+        "cluster_cell_backward.h",
         {"rows.active & (~rows.next_active | rows.next_resets)": "rows.active & rows.next_resets"},
         Runs(32, blocks=2, layout="lengths"),
         "not close",
@@ -95,7 +95,7 @@ MUTANTS = [
     Mutant(
         "gradients of inactive rows change",
         CLUSTER_LSTM_BACKWARD,
-        "cluster_cell.h",
+        "cluster_cell_backward.h",
         {"dh[n][i] = is_active ? next_dh[i] : dh[n][i];": "dh[n][i] = next_dh[i];"},
         Runs(32, blocks=2, layout="lengths"),
         "not close",
@@ -103,7 +103,7 @@ MUTANTS = [
     Mutant(
         "dq is not exchanged",
         CLUSTER_GRU_BACKWARD,
-        "cluster_cell.h",
+        "cluster_cell_backward.h",
         {"C::z_is_pre ? gates[k] : dz[k]": "gates[k]"},
         Runs(32, blocks=2),
         "not close",
@@ -112,7 +112,7 @@ MUTANTS = [
     Mutant(
         "gradients pass a reset",
         CLUSTER_GRU_BACKWARD,
-        "cluster_cell.h",
+        "cluster_cell_backward.h",
         {"      dh[n][i] = 0;\n": ""},
         Runs(32, blocks=2),
         "not close",
