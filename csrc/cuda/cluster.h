@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
   ptx::barrier_cluster();
 
   if (warp.has_units()) {
-    const Storage* const weight_hh = p.template of_group<Storage>(p.weight_hh, group, p.H * p.H);
+    const Storage* const weight_hh = p.template weight_of<Storage>(group, p.H * p.H);
     uint4* const streamed = reinterpret_cast<uint4*>(shared + layout.weights) +
                             warp.warp * tiling.streamed * 32 + lane_index;
     uint32_t w[1][RESIDENT][4];
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
 #pragma unroll
           for (int j = 0; j < INPUTS; ++j) {
             cp_async_chunk<E>(slot(s, n, i, j), row(inputs[j], offset, n, i), unit, H,
-                              warp.alignment, is_active && (j > 0 || inputs[0]));
+                              warp.alignment, is_active);
           }
         }
       }
@@ -210,6 +210,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
           E::to_acc(chunks[1], slopes[n]);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
+            sum[n][i] = data.has_grad_out ? sum[n][i] : 0;
             const bool product = was_active >> lane.acc_row(i) >> 8 * n & 1;
             sum[n][i] += product ? 0 : dh[n][i];
             slopes[n][i] = slope(slopes[n][i], p.activation);
@@ -295,7 +296,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
 }
 
 template <class E, class P, int RESIDENT, int N>
-void launch_cluster_kernel(const P& p, const Tiling& tiling, Stream stream) {
+void launch_cluster_kernel(P p, const Tiling& tiling, Stream stream) {
   if constexpr (cluster_compiled(mode_of<E>, RESIDENT, N, pass_of<P>, traits_of<P>)) {
     constexpr int size = sizeof(typename E::Storage);
     int x_k_steps = 0, input_alignment = 0;
@@ -316,7 +317,13 @@ void launch_cluster_kernel(const P& p, const Tiling& tiling, Stream stream) {
         return cluster_kernel<E, P, RESIDENT, N>;
       }
     }();
-    const ClusterRows data{p.G * p.H * size, alignment_of(p, p.H * size), input_alignment};
+    ClusterRows data{p.G * p.H * size, alignment_of(p, p.H * size), input_alignment, true};
+    if constexpr (is_backward<P> && !saves_gates<P>) {
+      // The kernel reads another tensor in its place: a check of each load would take many
+      // instructions of the loop.
+      data.has_grad_out = p.grad_out != nullptr;
+      if (!p.grad_out) p.grad_out = p.out;
+    }
     launch(kernel, shape, stream, p, tiling, layout, data);
   } else {
     throw std::runtime_error("the cluster kernel has no such instance");

@@ -36,8 +36,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
   ptx::barrier_cluster();
 
   if (warp.has_units()) {
-    const Storage* const weight_hh =
-        p.template of_group<Storage>(p.weight_hh, warp.group, Cell::K * p.H * p.H);
+    const Storage* const weight_hh = p.template weight_of<Storage>(warp.group, Cell::K * p.H * p.H);
     uint4* const streamed = reinterpret_cast<uint4*>(shared + layout.weights) +
                             warp.warp * tiling.streamed * TILES * 32 + warp.lane_index;
     uint32_t w[TILES][RESIDENT][4];

@@ -11,6 +11,7 @@ namespace fastrnn::cuda {
 struct ClusterRows {
   int64_t bytes;
   int alignment, input_alignment;
+  bool has_grad_out;  // of nn.RNN's cells in backward
 };
 
 template <class E, class P, int RESIDENT, int N> struct ClusterWarp {

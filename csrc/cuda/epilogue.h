@@ -59,13 +59,13 @@ template <class E, class P> struct TileIO {
   const int* const lengths;  // [8], of the tile's rows
   int unit;
   int64_t offset;  // of the first chunk within a step
-  // The same within a state. Few steps need it, and registers are full: the grid kernel keeps it in
-  // shared memory.
-  int64_t own_state_offset;
-  const int64_t* state_offset = &own_state_offset;
+  // The same within a state, in shared memory: few steps need it, and registers are full.
+  const int64_t* const state_offset;
 
+  // `state_offset`: where this lane may keep it.
   __device__ TileIO(const P& p, const TensorLayout& layout, TimeOrder order, int64_t group,
-                    int64_t first_row, int first_unit, const int* lengths, const Lane<E>& lane)
+                    int64_t first_row, int first_unit, const int* lengths, const Lane<E>& lane,
+                    int64_t* state_offset)
       : p(p),
         layout(layout),
         order(order),
@@ -76,9 +76,9 @@ template <class E, class P> struct TileIO {
         lengths(lengths),
         unit(first_unit + lane.chunk_unit()),
         offset(((first_row + lane.chunk_row(0)) * p.G + group) * p.H + unit),
-        own_state_offset(p.state_at(first_row + lane.chunk_row(0), group) + unit) {}
-
-  TileIO(const TileIO&) = delete;
+        state_offset(state_offset) {
+    *state_offset = p.state_at(first_row + lane.chunk_row(0), group) + unit;
+  }
 
   // `first_row` as in the constructor.
   __device__ void load_resets(RowResets<P>& resets, int t, int64_t first_row) const {

@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(grid_max_threads<E, P, M, RESIDENT>, 1)
   const TimeOrder order = time_order(p, group, steps);
 
   uint32_t w[TILES][RESIDENT][4];
-  const auto* weight_hh = p.template of_group<Storage>(p.weight_hh, group, gates_of<P> * p.H * p.H);
+  const auto* weight_hh = p.template weight_of<Storage>(group, gates_of<P> * p.H * p.H);
   const auto load_k_tile = [&](uint32_t (&to)[2][4], int m, int c) {
     constexpr int K = gate_tiles_of<P>;
     load_weights<E, P>(to, weight_hh + m % K * p.H * p.H, p.H, (rank * M + m / K) * 16,
@@ -94,7 +94,8 @@ __global__ void __launch_bounds__(grid_max_threads<E, P, M, RESIDENT>, 1)
   const bool has_epilogue = warp < n_tiles * M;
   const int64_t own_row = first_row + 8 * (warp / M);
   Epilogue<E, P> epilogue(p, layout, order, group, own_row, (rank * M + warp % M) * 16,
-                          lengths + (has_epilogue ? 8 * (warp / M) : 0), lane);
+                          lengths + (has_epilogue ? 8 * (warp / M) : 0), lane,
+                          &lane_state->result_state);
   self.locate_tile(lane_state, own_row, epilogue);
   if (has_epilogue) {
     epilogue.load_biases(inputs());

@@ -105,10 +105,8 @@ template <class E, class P, int M, int RESIDENT> struct GridWarp {
 
   // Finds the chunks that the lane stores in its epilogue.
   __device__ void locate_tile(LaneState<E, P>* lane_state, int64_t own_row,
-                              Epilogue<E, P>& epilogue) const {
+                              const Epilogue<E, P>& epilogue) const {
     lane_state->result_offset = epilogue.offset;
-    lane_state->result_state = epilogue.own_state_offset;
-    epilogue.state_offset = &lane_state->result_state;
     lane_state->unit = epilogue.unit;
     if constexpr (has_resets<P>) lane_state->own_row = own_row;
     lane_state->publish_offset = (own_row + lane.chunk_row(0)) * exchange.row_bytes +

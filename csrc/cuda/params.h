@@ -41,6 +41,12 @@ template <class Base, class Tensors> struct PassParams : Base, Tensors {
            (g - second * this->heads) * this->H;
   }
 
+  // The weights of a group, which has `size` of them. In this form the kernels need few registers.
+  template <class T> FASTRNN_HOST_DEVICE const T* weight_of(int64_t g, int64_t size) const {
+    const bool second = g >= this->heads;
+    return static_cast<const T*>(this->weight_hh[second]) + (second ? g - this->heads : g) * size;
+  }
+
   // The elements of a group in tensors with `size` elements for each head.
   template <class T>
   FASTRNN_HOST_DEVICE const T* of_group(const void* const (&tensors)[2], int64_t g,

@@ -23,7 +23,7 @@ __device__ void step_product(const P& p, const TensorLayout& layout, const StepT
                              float (&sum)[N][gate_tiles_of<P>][2][4]) {
   constexpr int TILES = gate_tiles_of<P>;
   const auto* weight_hh =
-      p.template of_group<typename E::Storage>(p.weight_hh, tile.group, gates_of<P> * p.H * p.H);
+      p.template weight_of<typename E::Storage>(tile.group, gates_of<P> * p.H * p.H);
   const int64_t depth = step_depth<E>(p);
   const int k_tiles = static_cast<int>(
       (depth * static_cast<int>(sizeof(typename E::Storage)) + k_tile_bytes - 1) / k_tile_bytes);
@@ -77,6 +77,7 @@ __device__ void step_mma(const P& p, const TensorLayout& layout, int i) {
   DYNAMIC_SHARED(shared);
   float4* const sums = reinterpret_cast<float4*>(shared);  // [N][TILES][step_warps][32]
   int* const lengths = reinterpret_cast<int*>(sums + N * TILES * step_threads);  // [8 * N]
+  auto* const states = reinterpret_cast<int64_t*>(lengths + 8 * N);              // [32 * N]
   const StepTile tile = step_tile(p, i, 8 * N);
   const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
   const Lane<E> lane(thread);
@@ -114,7 +115,7 @@ __device__ void step_mma(const P& p, const TensorLayout& layout, int i) {
   __syncthreads();
   if (warp >= N) return;
   const Epilogue<E, P> epilogue(p, layout, tile.order, tile.group, tile.first_row + 8 * warp,
-                                tile.first_unit, lengths + 8 * warp, lane);
+                                tile.first_unit, lengths + 8 * warp, lane, states + threadIdx.x);
   typename Epilogue<E, P>::Inputs inputs;
   if constexpr (saves_gates<P>) {
     if (i > 0) inputs.kept() = step_kept<typename Epilogue<E, P>::Kept>(p)[threadIdx.x];
@@ -174,7 +175,7 @@ template <class P> int64_t step_blocks(const P& p) {
 template <class E, class P, int N> void launch_steps(const P& p, Stream stream) {
   using Storage = typename E::Storage;
   constexpr int size = sizeof(Storage), rows = 8 * N, TILES = gate_tiles_of<P>;
-  constexpr int mma_bytes = N * TILES * step_threads * 16 + rows * 4;
+  constexpr int mma_bytes = N * TILES * step_threads * 16 + rows * 4 + 32 * N * 8;
   constexpr int simt_bytes = (rows + 16 * TILES) * (simt_k_tile + 1) * sizeof(Sum<E>);
   const bool aligned_k_tiles = p.H * size % 16 == 0 &&
                                is_aligned(16, p.weight_hh[0], p.weight_hh[1]) &&

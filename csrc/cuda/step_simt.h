@@ -174,8 +174,7 @@ template <class E, class P, int N> __device__ void step_simt(const P& p, int i) 
   Sum* const states = reinterpret_cast<Sum*>(shared);  // [rows][stride]
   Sum* const weights = states + rows * stride;         // [TILES][16][stride]
   const StepTile tile = step_tile(p, i, rows);
-  const auto* weight_hh =
-      p.template of_group<Storage>(p.weight_hh, tile.group, gates_of<P> * p.H * p.H);
+  const auto* weight_hh = p.template weight_of<Storage>(tile.group, gates_of<P> * p.H * p.H);
   const int unit = threadIdx.x % 16, first = threadIdx.x / 16;
   const int64_t depth = step_depth<E>(p);
 

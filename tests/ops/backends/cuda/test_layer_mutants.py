@@ -44,8 +44,8 @@ MUTANTS = [
     Mutant(
         "both directions have the weights of the first",
         "params.h",
-        "static_cast<const T*>(second ? tensors[1] : tensors[0])",
-        "static_cast<const T*>(tensors[0])",
+        "static_cast<const T*>(this->weight_hh[second])",
+        "static_cast<const T*>(this->weight_hh[0])",
     ),
     Mutant(
         "the states of the directions are next to each other",
