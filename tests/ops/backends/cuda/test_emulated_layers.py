@@ -25,7 +25,12 @@ from .test_emulated_cells import TOO_LARGE, runs
 
 #: Kernels that other tests compile too, by default or with the slow tests.
 QUICK = {("cluster", "bfloat16", "LSTM")}
-SLOW = {("grid", "float32", "GRU"), ("step", "bfloat16", "GRU"), ("step", "float64", "RNN")}
+SLOW = {
+    ("cluster", "bfloat16", "RNN"),
+    ("grid", "float32", "GRU"),
+    ("step", "bfloat16", "GRU"),
+    ("step", "float64", "RNN"),
+}
 
 
 def kernels() -> list[Any]:
