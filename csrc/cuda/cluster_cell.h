@@ -178,7 +178,7 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
     }
   }
 
-  // What step s needs besides the state.
+  // What step s needs in addition to the state.
   __device__ void prepare(int s) {
     if constexpr (projects<P>) {
       static_assert(N == 1);
