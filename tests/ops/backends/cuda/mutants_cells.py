@@ -204,7 +204,7 @@ MUTANTS = [
         "the gradient of the start state is only that of the last reset",
         STEP_LSTM_BACKWARD,
         "cell_step.h",
-        {"[p.state_at(b, group) + unit] += value;": "[p.at(b, group) + unit] = value;"},
+        {"[p.state_at(b, group) + unit] += value;": "[p.state_at(b, group) + unit] = value;"},
         Runs(32, steps=9),
         "not close",
     ),
