@@ -139,10 +139,10 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
   typename IO::Chunks h[N];
   float c[N][4];
 
-  // The biases and the unit_param of a tile are in shared memory, a copy for each lane. The barrier of
-  // the reduction precedes the first use.
   float projected[K][1][4];  // pre of a step, if there is an input projection
 
+  // The biases and the unit_param of a tile are in shared memory, a copy for each lane. The barrier of
+  // the reduction precedes the first use.
   __device__ explicit ClusterCell(const typename IO::Warp& warp) : IO(warp) {
     if (warp.split > 0) return;
     if constexpr (projects<P>) projection().load_weights();

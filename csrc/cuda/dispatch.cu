@@ -81,13 +81,5 @@ void run(const CellForward& params, const InputProjection& projection, const Pla
     });
   });
 }
-void run(const WeightGradients& params, const Device& device, void* stream) {
-  const int most_blocks = device.major >= 9 ? 8 : 1;
-  const auto launch = [&](auto traits) {
-    launch_weight_grad<decltype(traits)>(params, most_blocks, static_cast<Stream>(stream));
-  };
-  if (params.dtype == DType::float64) return launch(Float64());
-  with_traits(params, Mode::float32, launch);
-}
 
 }  // namespace fastrnn::cuda

@@ -21,10 +21,6 @@ void launch_step(const P& params, Stream stream);
 template <class P> int64_t grid_workspace_bytes(const P& params);
 template <class P> int64_t step_workspace_bytes(const P& params);  // of cells that save gates
 
-// `most_blocks`: of a cluster.
-template <class E>
-void launch_weight_grad(const WeightGradients& p, int most_blocks, Stream stream);
-
 using ForwardWithoutResets = ForwardParams<Params>;
 using BackwardWithoutResets = BackwardParams<Params>;
 

@@ -1,10 +1,18 @@
 #include "weight_grad.h"
 
+#include "dispatch.h"
+
 namespace fastrnn::cuda {
 
-template void launch_weight_grad<Bfloat16>(const WeightGradients&, int, Stream);
-template void launch_weight_grad<Float16>(const WeightGradients&, int, Stream);
-template void launch_weight_grad<Float32>(const WeightGradients&, int, Stream);
-template void launch_weight_grad<Float64>(const WeightGradients&, int, Stream);
+void run(const WeightGradients& params, const Device& device, void* stream_) {
+  const int most_blocks = device.major >= 9 ? 8 : 1;  // of a cluster
+  const auto stream = static_cast<Stream>(stream_);
+  switch (params.dtype) {
+    case DType::float64: return launch_weight_grad<Float64>(params, most_blocks, stream);
+    case DType::float32: return launch_weight_grad<Float32>(params, most_blocks, stream);
+    case DType::bfloat16: return launch_weight_grad<Bfloat16>(params, most_blocks, stream);
+    case DType::float16: return launch_weight_grad<Float16>(params, most_blocks, stream);
+  }
+}
 
 }  // namespace fastrnn::cuda

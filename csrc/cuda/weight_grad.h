@@ -9,7 +9,9 @@
 #include <climits>
 #include <stdexcept>
 
-#include "launchers.h"
+#include "params.h"
+#include "ptx.h"
+#include "runtime.h"
 #include "scalar_traits.h"
 
 namespace fastrnn::cuda {
@@ -238,7 +240,7 @@ __global__ void __launch_bounds__(grad_threads, 4)
   }
 }
 
-// A block should have enough rows to be worth the reduction.
+// `most_blocks`: of a cluster. A block should have enough rows to be worth the reduction.
 template <class E>
 void launch_weight_grad(const WeightGradients& p, int most_blocks, Stream stream) {
   using Sum = typename ScalarTraits<E>::Sum;

@@ -123,20 +123,20 @@ def layer(
     if is_recording(*weights, input, h0, c0):
         output, *last = _apply(ragged, mode, num_layers, directions, input, h0, c0, *weights)
         return output, State(*last)
-    forward, _, reduced_precision = _operators(input, weights, ragged, mode)
+    forward, _, reduced_precision = _operators(input, weights, ragged, mode, training=False)
     options = mode, num_layers, directions, reduced_precision
     output, *last = forward(input, weights, h0, c0, *ragged, *options, False)
     return output, State(*last)
 
 
 def _operators(
-    input: Tensor, weights: Sequence[Tensor], ragged: Ragged, mode: int
+    input: Tensor, weights: Sequence[Tensor], ragged: Ragged, mode: int, training: bool
 ) -> tuple[Any, Any, bool]:
     """Return what computes the layer and its backward, and their `reduced_precision`."""
     if input.is_cpu:
         return _forward, _backward, cpu.allows_bfloat16_products()
     name = dispatch.requested()
-    if name == cuda.BACKEND.name and cuda.serves_layers(input, weights, ragged, mode):
+    if name == cuda.BACKEND.name and cuda.serves_layers(input, weights, ragged, mode, training):
         return _forward, _backward, cuda.allows_tf32(input)
     # The backward uses the same backend, even if another one is requested by then.
     backward = functools.partial(composite_layer.backward, backend=dispatch.number_by_name(input))
@@ -154,7 +154,9 @@ class _Layer(torch.autograd.Function):
         ctx: Any, ragged: Ragged, mode: int, num_layers: int, directions: int, *tensors: Any
     ) -> tuple[Tensor, ...]:
         input, h0, c0, *weights = tensors
-        forward, ctx.operator, reduced_precision = _operators(input, weights, ragged, mode)
+        forward, ctx.operator, reduced_precision = _operators(
+            input, weights, ragged, mode, training=True
+        )
         ctx.options = mode, num_layers, directions, reduced_precision
         results = forward(input, weights, h0, c0, *ragged, *ctx.options, True)
         count = 3 if CELLS[mode].has_c else 2

@@ -140,17 +140,20 @@ def allows_tf32(data: Tensor) -> bool:
     return precision_of(data.dtype) == "tf32"
 
 
-def serves_layers(input: Tensor, weights: Sequence[Tensor], ragged: Ragged, mode: int) -> bool:
+def serves_layers(
+    input: Tensor, weights: Sequence[Tensor], ragged: Ragged, mode: int, training: bool
+) -> bool:
     """Whether the extension's operators compute whole layers of such a call.
 
     They do not for a block-diagonal weight of several gates, whose rows are in another order than
-    those of pre. For large data with lengths or resets, torch's products of copies are faster than
+    those of pre. In training on large data with lengths or resets, torch's products of copies are
+    expected to be faster than
     the kernel that sums the gradients of the weights without them.
     """
     weight_ih, weight_hh = weights[:2]
     if input.dtype not in DTYPES or (weight_hh.dim() == 3 and CELLS[mode].gates > 1):
         return False
-    if ragged.lengths is None and ragged.resets is None:
+    if not training or (ragged.lengths is None and ragged.resets is None):
         return True
     rows, factors = input[..., 0].numel(), input.shape[-1] + weight_hh.shape[-1]
     operations = 2 * rows * weight_ih.shape[0] * factors

@@ -3,9 +3,6 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
-#include <iterator>
-
 #include "emulated_torch.h"
 #include "kernels.h"
 
@@ -50,19 +47,6 @@ void run(const CellBackward& params, const Plan& plan, void*, void*) { run_by_na
 
 void run(const CellForward& params, const InputProjection& projection, const Plan& plan, void*) {
   run(element_of(params.dtype, plan.mode), params, projection, plan);
-}
-
-void run(const WeightGradients& params, const Device& device, void* stream) {
-  const int most_blocks = device.major >= 9 ? 8 : 1;
-  const auto launch = [&](auto traits) {
-    launch_weight_grad<decltype(traits)>(params, most_blocks, static_cast<Stream>(stream));
-  };
-  switch (params.dtype) {
-    case DType::float64: return launch(Float64());
-    case DType::bfloat16: return launch(Bfloat16());
-    case DType::float16: return launch(Float16());
-    default: return launch(Float32());
-  }
 }
 
 }  // namespace fastrnn::cuda

@@ -2,7 +2,8 @@
 
 Each strategy compiles these functions, with its own options. They are the loops of nn.RNN's cells,
 with K gates, an optional second state and an optional start after a reset. The inputs of a step are
-loaded one step ahead: with several gates, a step is longer and has more of them.
+loaded one step ahead: with several gates, a step is longer and has more of them. The functions are
+long because a loop's state cannot be passed to a function without all of its values.
 """
 
 # mypy: disable-error-code="no-untyped-def"

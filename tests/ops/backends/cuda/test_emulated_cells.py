@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from tests.utils.strategies import problems
 from .test_emulated import ELEMENTS, KERNELS, options_of_run
 
 CELLS = ("LSTM", "GRU", "LEAKY", "LEAKY_PRE")
+
+Kernel = tuple[str, ...]  # names
 
 #: Kernels that are compiled and run by default: each strategy, with the cells of several gates.
 QUICK = {
@@ -35,16 +38,20 @@ SLOW = {
 TOO_LARGE = ("does not support this tiling", "has no such instance", "too much shared memory")
 
 
-def kernels() -> list[Any]:
+def marked(kernels: Iterable[Kernel], quick: Set[Kernel], slow: Set[Kernel]) -> list[Any]:
+    """Return kernels as parameters: those neither in `quick` nor in `slow` are exhaustive."""
     found = []
-    for strategy, element in KERNELS:
-        for kind in CELLS:
-            kernel = strategy, element, kind
-            marks: Any = ()
-            if kernel not in QUICK:
-                marks = pytest.mark.slow if kernel in SLOW else pytest.mark.exhaustive
-            found.append(pytest.param(*kernel, marks=marks, id="-".join(kernel)))
+    for kernel in kernels:
+        marks: Any = ()
+        if kernel not in quick:
+            marks = pytest.mark.slow if kernel in slow else pytest.mark.exhaustive
+        found.append(pytest.param(*kernel, marks=marks, id="-".join(kernel)))
     return found
+
+
+def kernels() -> list[Any]:
+    every = [(strategy, element, kind) for strategy, element in KERNELS for kind in CELLS]
+    return marked(every, QUICK, SLOW)
 
 
 @st.composite

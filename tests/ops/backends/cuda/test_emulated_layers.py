@@ -21,7 +21,7 @@ from tests.emulators.cuda import emulated
 from tests.emulators.cuda.emulated import EmulationError
 
 from .test_emulated import KERNELS
-from .test_emulated_cells import TOO_LARGE, runs
+from .test_emulated_cells import CELLS, TOO_LARGE, marked, runs
 
 #: Kernels that other tests compile too, by default or with the slow tests.
 QUICK = {("cluster", "bfloat16", "LSTM")}
@@ -34,15 +34,9 @@ SLOW = {
 
 
 def kernels() -> list[Any]:
-    found = []
-    for strategy, element in KERNELS:
-        for kind in ("RNN", "LSTM", "GRU", "LEAKY", "LEAKY_PRE"):
-            kernel = strategy, element, kind
-            marks: Any = ()
-            if kernel not in QUICK:
-                marks = pytest.mark.slow if kernel in SLOW else pytest.mark.exhaustive
-            found.append(pytest.param(*kernel, marks=marks, id="-".join(kernel)))
-    return found
+    kinds = ("RNN", *CELLS)
+    every = [(strategy, element, kind) for strategy, element in KERNELS for kind in kinds]
+    return marked(every, QUICK, SLOW)
 
 
 def in_directions(state: Tensor, heads: int) -> Tensor:

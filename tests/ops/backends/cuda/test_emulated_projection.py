@@ -23,7 +23,7 @@ from tests.utils.checks import check_recurrence
 from tests.utils.strategies import problems
 
 from .test_emulated import ELEMENTS
-from .test_emulated_cells import TOO_LARGE
+from .test_emulated_cells import TOO_LARGE, marked
 from .test_emulated_layers import in_directions, of_directions, replaced_inputs
 
 CELLS = ("RNN", "LSTM", "GRU")
@@ -31,12 +31,8 @@ SLOW = {("float32", "RNN"), ("float32", "LSTM"), ("bfloat16", "GRU")}
 
 
 def kernels() -> list[Any]:
-    found = []
-    for element in ("bfloat16", "float16", "tf32", "float32"):
-        for kind in CELLS:
-            mark = pytest.mark.slow if (element, kind) in SLOW else pytest.mark.exhaustive
-            found.append(pytest.param(element, kind, marks=mark, id=f"{element}-{kind}"))
-    return found
+    elements = ("bfloat16", "float16", "tf32", "float32")
+    return marked([(element, kind) for element in elements for kind in CELLS], set(), SLOW)
 
 
 @dataclass(frozen=True)
