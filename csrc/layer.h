@@ -1,6 +1,6 @@
 // The operators `layer` and `layer_backward` on any device: a stack of layers in one call. Kernels
-// computes a single layer:
-//   forward(stack, layer, x, h_n, c_n, save) returns Saved
+// computes one layer, or several from it on:
+//   forward(stack, layer, x, h_n, c_n, save) returns Saved of each
 //   backward(stack, layer, BackwardInputs, needs) returns BackwardResults
 #pragma once
 
@@ -49,14 +49,16 @@ std::vector<Tensor> run_layers(const Kernels& kernels, const Stack& stack, bool 
   if (stack.traits.has_c) c_n = empty(stack.state_shape(), stack.input);
   std::vector<Tensor> kept;
   Given x = stack.input;
-  for (int64_t l = 0; l < stack.layers; ++l) {
-    Saved saved = kernels.forward(stack, l, *x, h_n, c_n, save);
-    if (save) {
-      if (l + 1 < stack.layers) kept.push_back(saved.out);
-      if (saved.gates) kept.push_back(*saved.gates);
-      if (saved.inner) kept.push_back(*saved.inner);
+  for (int64_t l = 0; l < stack.layers;) {
+    for (Saved& saved : kernels.forward(stack, l, *x, h_n, c_n, save)) {
+      if (save) {
+        if (l + 1 < stack.layers) kept.push_back(saved.out);
+        if (saved.gates) kept.push_back(*saved.gates);
+        if (saved.inner) kept.push_back(*saved.inner);
+      }
+      x = saved.out;
+      ++l;
     }
-    x = saved.out;
   }
   std::vector<Tensor> results{*x, *h_n};
   if (c_n) results.push_back(*c_n);

@@ -26,6 +26,15 @@ py::dict info() {
   return info;
 }
 
+fastrnn::cuda::Mode mode_of(const std::string& name) {
+  using fastrnn::cuda::Mode;
+  const std::map<std::string, Mode> modes{{"half", Mode::half},
+                                          {"tf32", Mode::tf32},
+                                          {"float32", Mode::float32},
+                                          {"float64", Mode::float64}};
+  return modes.at(name);
+}
+
 void bind_plan(py::module_& module) {
   using namespace fastrnn::cuda;
   module.attr("small_weight_products") = small_weight_products;
@@ -46,6 +55,7 @@ void bind_plan(py::module_& module) {
       .def_readonly("resident", &Tiling::resident)
       .def_readonly("streamed", &Tiling::streamed)
       .def_readonly("rows", &Tiling::rows)
+      .def_readonly("layers", &Tiling::layers)
       .def_property_readonly("n_tiles", &Tiling::n_tiles);
   py::class_<Plan>(module, "Plan")
       .def_property_readonly("strategy", [](const Plan& plan) { return name(plan.strategy); })
@@ -55,16 +65,13 @@ void bind_plan(py::module_& module) {
       .def_readonly("tiles", &Plan::tiles)
       .def_readonly("at_once", &Plan::at_once)
       .def_readonly("cycles", &Plan::cycles)
+      .def_readonly("projects", &Plan::projects)
       .def("__str__", &describe);
   module.def(
       "plans",
       [](const Device& device, const std::string& mode, bool backward, int64_t T, int64_t B,
          int64_t G, int64_t H, int cell) {
-        const std::map<std::string, Mode> modes{{"half", Mode::half},
-                                                {"tf32", Mode::tf32},
-                                                {"float32", Mode::float32},
-                                                {"float64", Mode::float64}};
-        const Sizes sizes{modes.at(mode),     backward ? Pass::backward : Pass::forward, T, B, G, H,
+        const Sizes sizes{mode_of(mode),      backward ? Pass::backward : Pass::forward, T, B, G, H,
                           fastrnn::Cell(cell)};
         py::dict options;
         for (const Strategy strategy : STRATEGIES) {
@@ -80,6 +87,17 @@ void bind_plan(py::module_& module) {
       "The name of the strategy that serves a call, and of each its best plan or why it has none.",
       py::arg("device"), py::arg("mode"), py::arg("backward"), py::arg("T"), py::arg("B"),
       py::arg("G"), py::arg("H"), py::arg("cell") = 0);
+  module.def(
+      "stack_plans",
+      [](const Device& device, const std::string& mode, int64_t T, int64_t B, int64_t H,
+         int64_t layers, int64_t input, int cell) {
+        const Sizes sizes{mode_of(mode), Pass::forward, T, B, 1, H, fastrnn::Cell(cell)};
+        return stack_plans(device, sizes, layers, input, H);
+      },
+      "The forward plans of a stack in one direction: for each layer, that of the launch which "
+      "begins with it.",
+      py::arg("device"), py::arg("mode"), py::arg("T"), py::arg("B"), py::arg("H"),
+      py::arg("layers"), py::arg("input"), py::arg("cell") = 0);
 }
 
 }  // namespace

@@ -23,8 +23,8 @@ Projection projection(const Stack& stack, int64_t layer, const Tensor& x) {
 struct Kernels {
   bool bfloat16_products;
 
-  Saved forward(const Stack& stack, int64_t layer, const Tensor& x, Given& h_n, Given& c_n,
-                bool save) const {
+  std::vector<Saved> forward(const Stack& stack, int64_t layer, const Tensor& x, Given& h_n,
+                             Given& c_n, bool save) const {
     const int64_t wide = stack.directions * stack.hidden();
     const bool packed = stack.is_packed();
     Saved saved{output(stack.data_shape(wide), x, packed), {}, {}};
@@ -37,7 +37,7 @@ struct Kernels {
                   mutable_part_of(h_n, stack, layer), mutable_part_of(c_n, stack, layer),
                   mutable_data_or_null(saved.gates), mutable_data_or_null(saved.inner)},
                  threads());
-    return saved;
+    return {saved};
   }
 
   BackwardResults backward(const Stack& stack, int64_t layer, const BackwardInputs& grad,

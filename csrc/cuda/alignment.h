@@ -30,6 +30,11 @@ template <class C> uintptr_t address_bits(const CellForwardOf<C>& p) {
 template <class C> uintptr_t address_bits(const ProjectedForwardOf<C>& p) {
   return address_bits(static_cast<const CellForward&>(p));
 }
+template <class P> uintptr_t address_bits(const LayersOf<P>& layers) {
+  uintptr_t bits = 0;
+  for (const P& layer : layers.of) bits |= address_bits(layer);
+  return bits;
+}
 template <class C> uintptr_t address_bits(const CellBackwardOf<C>& p) {
   return address_bits(static_cast<const Backward&>(p)) |
          address_bits(p.grad_c_n, p.gates, p.inner, p.h0, p.c0, p.reset_h, p.reset_c, p.grad_c0,
@@ -40,20 +45,25 @@ template <class... Pointers> bool is_aligned(int bytes, const Pointers*... point
   return address_bits(pointers...) % bytes == 0;
 }
 
+inline int alignment_of_bits(uintptr_t bits) { return bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 2; }
+
 // Whether all tensors begin at multiples of 8 bytes.
 template <class P> bool chunks_are_aligned(const P& p) { return address_bits(p) % 8 == 0; }
 
 // The alignment of every row of every tensor: 8, 4 or 2 bytes.
 template <class P> int alignment_of(const P& p, int64_t row_bytes) {
-  const uintptr_t bits = uintptr_t(row_bytes) | address_bits(p);
-  return bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 2;
+  return alignment_of_bits(uintptr_t(row_bytes) | address_bits(p));
 }
 
-// The same of the rows of a layer's input and of W_ih.
-inline int alignment_of(const InputProjection& p, int element_bytes) {
-  const uintptr_t bits = uintptr_t((p.I | p.step | p.row) * element_bytes) |
-                         address_bits(p.input, p.weight_ih[0], p.weight_ih[1]);
-  return bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 2;
+// The same of the rows of the layers' inputs and of W_ih.
+template <class P> int input_alignment(const LayersOf<P>& layers, int element_bytes) {
+  uintptr_t bits = 0;
+  for (const P& layer : layers.of) {
+    const InputProjection& p = layer.projection;
+    bits |= uintptr_t((p.I | p.step | p.row) * element_bytes) |
+            address_bits(p.input, p.weight_ih[0], p.weight_ih[1]);
+  }
+  return alignment_of_bits(bits);
 }
 
 }  // namespace fastrnn::cuda

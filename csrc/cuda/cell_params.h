@@ -14,19 +14,23 @@ template <class C> struct CellBackwardOf : CellBackward {
 };
 
 // Of cells with an input projection, including those of nn.RNN.
-template <class C> struct ProjectedForwardOf : CellForward {
+template <class C> struct ProjectedForwardOf : ProjectedForward {
   using Cell = C;
-  InputProjection projection;
 };
 
+// Calls `function` with the layers, as parameters of their cell.
 template <class Function>
-void with_projected_cell(const CellForward& params, const InputProjection& projection,
-                         Function function) {
-  switch (params.cell) {
+void with_projected_cell(const LayersOf<ProjectedForward>& layers, Function function) {
+  const auto of_cell = [&](auto cell) {
+    LayersOf<ProjectedForwardOf<decltype(cell)>> all;
+    for (int l = 0; l < most_stacked; ++l) all.of[l] = {layers.of[l]};
+    function(all);
+  };
+  switch (layers.of[0].cell) {
     case Cell::rnn_tanh:
-    case Cell::rnn_relu: return function(ProjectedForwardOf<AnyElman>{params, projection});
-    case Cell::lstm: return function(ProjectedForwardOf<Lstm>{params, projection});
-    case Cell::gru: return function(ProjectedForwardOf<Gru>{params, projection});
+    case Cell::rnn_relu: return of_cell(AnyElman());
+    case Cell::lstm: return of_cell(Lstm());
+    case Cell::gru: return of_cell(Gru());
     default: return;  // see can_project in plan.h
   }
 }

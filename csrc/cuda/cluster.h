@@ -29,6 +29,7 @@
 // sends the state again; backward sends zeros, whose product is zero, and adds the kept dh.
 #pragma once
 
+#include <algorithm>
 #include <climits>
 #include <stdexcept>
 #include <type_traits>
@@ -295,61 +296,67 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
 #endif
 }
 
-template <class E, class P, int RESIDENT, int N>
-void launch_cluster_kernel(P p, const Tiling& tiling, Stream stream) {
+template <class E, class Arguments, int RESIDENT, int N>
+void launch_cluster_kernel(Arguments arguments, const Tiling& tiling, Stream stream) {
+  using P = typename LayerOf<Arguments>::P;
+  [[maybe_unused]] const P& p = LayerOf<Arguments>::get(arguments, 0);
   if constexpr (cluster_compiled(mode_of<E>, RESIDENT, N, pass_of<P>, traits_of<P>)) {
     constexpr int size = sizeof(typename E::Storage);
     int x_k_steps = 0, input_alignment = 0;
     if constexpr (projects<P>) {
-      x_k_steps = input_k_steps(p.projection.I, size);
-      input_alignment = alignment_of(p.projection, size);
+      x_k_steps =
+          input_k_steps(tiling.layers > 1 ? std::max(p.projection.I, p.H) : p.projection.I, size);
+      input_alignment = cuda::input_alignment(arguments, size);
     }
     const ClusterLayout layout(tiling, size, pass_of<P>, traits_of<P>, x_k_steps);
-    const int64_t grid = p.G * ((p.B + tiling.rows - 1) / tiling.rows) * tiling.blocks;
+    const int64_t grid =
+        p.G * ((p.B + tiling.rows - 1) / tiling.rows) * tiling.blocks * tiling.layers;
     if (grid > INT_MAX) throw std::runtime_error("too many batch rows and groups");
     Launch shape{dim3(static_cast<unsigned>(grid)), tiling.m_tiles * tiling.splits * 32};
-    shape.cluster = tiling.blocks;
+    shape.cluster = tiling.blocks * tiling.layers;
     shape.shared = layout.end;
     const auto kernel = [] {
       if constexpr (saves_gates<P>) {
-        return cluster_cell_kernel<E, P, RESIDENT, N>;
+        return cluster_cell_kernel<E, Arguments, RESIDENT, N>;
       } else {
         return cluster_kernel<E, P, RESIDENT, N>;
       }
     }();
-    ClusterRows data{p.G * p.H * size, alignment_of(p, p.H * size), input_alignment, true};
+    ClusterRows data{p.G * p.H * size, alignment_of(arguments, p.H * size), input_alignment, true};
     if constexpr (is_backward<P> && !saves_gates<P>) {
       // The kernel reads another tensor in its place: a check of each load would take many
       // instructions of the loop.
-      data.has_grad_out = p.grad_out != nullptr;
-      if (!p.grad_out) p.grad_out = p.out;
+      data.has_grad_out = arguments.grad_out != nullptr;
+      if (!arguments.grad_out) arguments.grad_out = arguments.out;
     }
-    launch(kernel, shape, stream, p, tiling, layout, data);
+    launch(kernel, shape, stream, arguments, tiling, layout, data);
   } else {
     throw std::runtime_error("the cluster kernel has no such instance");
   }
 }
 
-template <class E, class P>
-void launch_cluster(const P& p, const Plan& plan, Stream stream) {
+template <class E, class Arguments>
+void launch_cluster(const Arguments& arguments, const Plan& plan, Stream stream) {
+  using P = typename LayerOf<Arguments>::P;
+  const P& p = LayerOf<Arguments>::get(arguments, 0);
   if (p.B == 0 || p.G == 0) return;
   if (p.T >= INT_MAX) throw std::runtime_error("too many steps");
   const Tiling& t = plan.tiling;
   constexpr int size = sizeof(typename E::Storage);
   const int64_t units = (p.H + 15) / 16, depth = (exchanged_units(p, size) * size + 31) / 32;
   const bool holds = cluster_fits(mode_of<E>, t, pass_of<P>, traits_of<P>) && t.blocks <= units &&
-                     int64_t{t.blocks} * t.m_tiles >= units && t.streamed % 2 == 0 &&
-                     int64_t{t.splits} * (t.resident + t.streamed) >= depth;
+                     t.layers <= most_stacked && int64_t{t.blocks} * t.m_tiles >= units &&
+                     t.streamed % 2 == 0 && int64_t{t.splits} * (t.resident + t.streamed) >= depth;
   const auto with_rows = [&](auto resident) {
     constexpr int RESIDENT = decltype(resident)::value;
     if constexpr (projects<P>) {
       if (t.n_tiles() > 1) throw std::runtime_error("a tile has too many rows to project");
-      return launch_cluster_kernel<E, P, RESIDENT, 1>(p, t, stream);
+      return launch_cluster_kernel<E, Arguments, RESIDENT, 1>(arguments, t, stream);
     } else {
       switch (t.n_tiles()) {
-        case 1: return launch_cluster_kernel<E, P, RESIDENT, 1>(p, t, stream);
-        case 2: return launch_cluster_kernel<E, P, RESIDENT, 2>(p, t, stream);
-        default: return launch_cluster_kernel<E, P, RESIDENT, 4>(p, t, stream);
+        case 1: return launch_cluster_kernel<E, Arguments, RESIDENT, 1>(arguments, t, stream);
+        case 2: return launch_cluster_kernel<E, Arguments, RESIDENT, 2>(arguments, t, stream);
+        default: return launch_cluster_kernel<E, Arguments, RESIDENT, 4>(arguments, t, stream);
       }
     }
   };

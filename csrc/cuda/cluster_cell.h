@@ -5,6 +5,7 @@
 #include "bias.h"
 #include "cell_step.h"
 #include "cluster_projection.h"
+#include "cluster_stack.h"
 
 namespace fastrnn::cuda {
 
@@ -165,7 +166,7 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
 
   __device__ void prefetch(int s, int n, int64_t offset, int64_t, uint32_t active, uint32_t) const {
     if constexpr (projects<P>) {
-      projection().prefetch(s, active);
+      if (warp.layer == 0) projection().prefetch(s, active);
     } else {
 #pragma unroll
       for (int i = 0; i < E::lane_chunks; ++i) {
@@ -187,6 +188,7 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
 #pragma unroll
         for (int i = 0; i < 4; ++i) projected[k][0][i] = 0;
       }
+      if (warp.layer > 0) exchange().receive(s);
       projection().multiply(s, projected);
     }
   }
@@ -228,6 +230,7 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
       const bool reset = rows.next_resets && warp.chunk_bit(rows.next_resets, n, i);
       send(i, 0, reset ? this->state_chunk(p.reset_h, n, i) : h[n][i]);
     }
+    if constexpr (projects<P>) pass_on(s);
     if constexpr (C::has_c) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -256,6 +259,16 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
   }
 
  private:
+  // Sends the output of step s to the next layer, and frees its input.
+  __device__ void pass_on(int s) const {
+    const auto exchange = this->exchange();
+    if (exchange.receives()) exchange.free(s, h[0][0]);
+    if (!exchange.sends()) return;
+    exchange.wait_for_room(s);
+#pragma unroll
+    for (int i = 0; i < E::lane_chunks; ++i) exchange.send(s, i, h[0][i]);
+  }
+
   __device__ float2* bias_slot(int k) const {
     unsigned char* first = this->slot(0, N, 0, 0);
     if constexpr (projects<P>) first = tile() + stage_bytes() + warp.lane_index * 8;
@@ -269,9 +282,10 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
   __device__ int stage_bytes() const {
     return IO::STAGES * 8 * input_row_bytes(warp.layout.x_k_steps);
   }
+  __device__ auto exchange() const { return LayerExchange<E, typename IO::Warp>(warp); }
   __device__ auto projection() const {
     return ClusterProjection<E, P, typename IO::Warp>(
-        warp, tile(),
+        warp, warp.layer == 0 ? tile() : warp.shared + warp.layout.stages,
         tile() + stage_bytes() + cluster_bias_bytes(Pass::forward, traits_of<P>) +
             warp.lane_index * 16);
   }

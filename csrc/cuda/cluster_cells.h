@@ -9,10 +9,13 @@
 
 namespace fastrnn::cuda {
 
-template <class E, class P, int RESIDENT, int N>
-__global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
-    cluster_cell_kernel(P p, Tiling tiling, ClusterLayout layout, ClusterRows data) {
+template <class E, class Arguments, int RESIDENT, int N>
+__global__ void __launch_bounds__(
+    cluster_max_threads<E, typename LayerOf<Arguments>::P, RESIDENT, N>, 1)
+    cluster_cell_kernel(Arguments arguments, Tiling tiling, ClusterLayout layout,
+                        ClusterRows data) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  using P = typename LayerOf<Arguments>::P;
   using Storage = typename E::Storage;
   using Cell = ClusterCell<E, P, RESIDENT, N>;
   constexpr bool backward = is_backward<P>;
@@ -20,8 +23,9 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
   constexpr int CHAINS = N * TILES > 2 ? 1 : 4 / (N * TILES);  // independent accumulators
 
   DYNAMIC_SHARED(shared);
+  const P& p = LayerOf<Arguments>::get(arguments, ptx::cluster_ctarank() / tiling.blocks);
   const ClusterWarp<E, P, RESIDENT, N> warp{p, tiling, layout, data, shared};
-  const int H = warp.H, steps = warp.steps, blocks = warp.blocks, rank = warp.rank;
+  const int H = warp.H, steps = warp.steps, blocks = warp.blocks, rank = warp.cluster_rank;
   // A reset never matters before the first step of the backward loop.
   const auto crosses = [&](int s) {
     return !(backward && s == 0) && crosses_reset(p, warp.time(s), warp.first_row + warp.lane_index,
@@ -33,6 +37,7 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
   warp.load_initial_state(resets);
   const int units = (H + E::chunk_units - 1) / E::chunk_units;
   warp.init_mbarriers(warp.rows * units * 8 * Cell::SENT);
+  if constexpr (projects<P>) LayerExchange<E, decltype(warp)>(warp).init();
   ptx::barrier_cluster();
 
   if (warp.has_units()) {
@@ -119,7 +124,8 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
             return;
           }
 #pragma unroll
-          for (int peer = 0; peer < 16; ++peer) {  // each block starts with a different peer
+          // Each block starts with a different peer. Those of a layer differ in these bits of the rank.
+          for (int peer = 0; peer < 16; ++peer) {
             if (peer % 2 == 0 && peer >= blocks) break;
             ptx::st_async(ptx::mapa(warp.base + at, rank ^ peer), ptx::mapa(barrier, rank ^ peer),
                           value);

@@ -14,7 +14,9 @@ template <class E, class P, class Warp> struct ClusterProjection {
 
   const Warp& warp;
   const P& p;
-  const int k_steps = warp.layout.x_k_steps, row_bytes = input_row_bytes(k_steps);
+  const int k_steps = input_k_steps(p.projection.I, sizeof(Storage));
+  const int row_bytes =
+      input_row_bytes(warp.layout.x_k_steps);     // of the layer with the most inputs
   const int chunks = k_steps * 32 / chunk_bytes;  // of a row
   unsigned char* const rows;                      // [STAGES][8][row_bytes]
   uint4* const weights;                           // [k_steps][K][32], this lane's

@@ -29,7 +29,9 @@ template <class E, class P, int RESIDENT, int N> struct ClusterWarp {
   const uint32_t base = ptx::cvta_shared(shared);
   const int lane_index = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
   const Lane<E> lane{lane_index};
-  const int blocks = tiling.blocks, rank = ptx::cluster_ctarank();
+  const int blocks = tiling.blocks, cluster_rank = ptx::cluster_ctarank();
+  const int layers = projects<P> ? tiling.layers : 1;
+  const int layer = projects<P> ? cluster_rank / blocks : 0, rank = cluster_rank - layer * blocks;
   const int m_tile = warp % tiling.m_tiles, split = warp / tiling.m_tiles;
   const int first_k = split * (RESIDENT + tiling.streamed);
 
@@ -40,7 +42,7 @@ template <class E, class P, int RESIDENT, int N> struct ClusterWarp {
   const int first_unit = 16 * (first_tile + m_tile), unit = first_unit + lane.chunk_unit();
   const uint2 valid_units = unit_mask<E>(unit, H);
   const int tiles_of_group = static_cast<int>((p.B + tiling.rows - 1) / tiling.rows);
-  const int tile = blockIdx.x / blocks, group = tile / tiles_of_group;
+  const int tile = blockIdx.x / (layers * blocks), group = tile / tiles_of_group;
   const int first_row = tile % tiles_of_group * tiling.rows;
   const int rest = static_cast<int>(p.B) - first_row;
   const int rows = rest < tiling.rows ? rest : tiling.rows, n_tiles = (rows + 7) / 8;
@@ -105,7 +107,7 @@ template <class E, class P, int RESIDENT, int N> struct ClusterWarp {
   // The same in a state.
   __device__ Storage* state_row(const void* state, int n, int i) const {
     // Recomputed, so that the loop does not keep them in registers.
-    const int tile = ptx::opaque(blockIdx.x) / blocks, group = tile / tiles_of_group;
+    const int tile = ptx::opaque(blockIdx.x) / (layers * blocks), group = tile / tiles_of_group;
     const int first_row = tile % tiles_of_group * tiling.rows;
     return static_cast<Storage*>(const_cast<void*>(state)) +
            p.state_at(first_row + lane.chunk_row(0) + 8 * n + i, group);

@@ -73,11 +73,10 @@ void run(const CellBackward& params, const Plan& plan, void* workspace, void* st
   });
 }
 
-void run(const CellForward& params, const InputProjection& projection, const Plan& plan,
-         void* stream) {
-  with_projected_cell(params, projection, [&](const auto& p) {
-    with_traits(p, plan.mode, [&](auto traits) {
-      launch_cluster<decltype(traits)>(p, plan, static_cast<Stream>(stream));
+void run(const LayersOf<ProjectedForward>& layers, const Plan& plan, void* stream) {
+  with_projected_cell(layers, [&](const auto& of_cell) {
+    with_traits(of_cell.of[0], plan.mode, [&](auto traits) {
+      launch_cluster<decltype(traits)>(of_cell, plan, static_cast<Stream>(stream));
     });
   });
 }

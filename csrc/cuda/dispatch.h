@@ -26,9 +26,8 @@ void run(const Backward& params, const Plan& plan, void* workspace, void* stream
 void run(const CellForward& params, const Plan& plan, void* workspace, void* stream);
 void run(const CellBackward& params, const Plan& plan, void* workspace, void* stream);
 
-// A plan for which can_project holds.
-void run(const CellForward& params, const InputProjection& projection, const Plan& plan,
-         void* stream);
+// As many layers as the plan has. A plan of one is one for which can_project holds.
+void run(const LayersOf<ProjectedForward>& layers, const Plan& plan, void* stream);
 
 // `device`: that of the stream.
 void run(const WeightGradients& params, const Device& device, void* stream);

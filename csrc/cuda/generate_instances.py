@@ -62,7 +62,7 @@ def kinds(strategy: str) -> Iterator[tuple[str, ...]]:
     for name, cell in CELLS.items():
         yield name, f"CellForwardOf<{cell}>", f"CellBackwardOf<{cell}>"
     if strategy == "cluster":
-        yield "projected", *(f"ProjectedForwardOf<{cell}>" for cell in PROJECTED)
+        yield "projected", *(f"LayersOf<ProjectedForwardOf<{cell}>>" for cell in PROJECTED)
 
 
 def needs_workspace(strategy: str, kind: str) -> bool:

@@ -3,7 +3,10 @@
 #pragma once
 
 #include <iterator>
+#include <optional>
 #include <stdexcept>
+#include <tuple>
+#include <vector>
 
 #include "torch_device.h"
 
@@ -30,20 +33,35 @@ inline Plan plan_of(const Sizes& sizes, int64_t strategy, int32_t device) {
   return option.plan;
 }
 
-// Caches the last plan: making one tries every tiling.
-inline const Plan& cached_plan(const Sizes& sizes, int64_t strategy, int32_t device) {
-  struct CachedPlan {
-    int32_t device = -1;
-    int64_t strategy = 0;
-    Sizes sizes{};
-    Plan plan{};
-  };
-  thread_local CachedPlan last[2];  // forward, backward
-  CachedPlan& cached = last[sizes.pass == Pass::backward];
-  if (cached.device != device || cached.strategy != strategy || cached.sizes != sizes) {
-    cached = {device, strategy, sizes, plan_of(sizes, strategy, device)};
+// A value and what it was made from. Making a plan tries every tiling, so the last ones are kept.
+template <class Key, class Value> class Cached {
+ public:
+  template <class Make> const Value& get(const Key& key, Make make) {
+    if (!value_ || key != key_) {
+      value_ = make();
+      key_ = key;
+    }
+    return *value_;
   }
-  return cached.plan;
+
+ private:
+  Key key_{};
+  std::optional<Value> value_;
+};
+
+inline const Plan& cached_plan(const Sizes& sizes, int64_t strategy, int32_t device) {
+  thread_local Cached<std::tuple<Sizes, int64_t, int32_t>, Plan> last[2];  // forward, backward
+  return last[sizes.pass == Pass::backward].get({sizes, strategy, device},
+                                                [&] { return plan_of(sizes, strategy, device); });
+}
+
+// As stack_plans in plan.h.
+inline const std::vector<Plan>& cached_stack_plans(const Sizes& sizes, int64_t layers,
+                                                   int64_t input, int64_t hidden, int32_t device) {
+  using Key = std::tuple<Sizes, int64_t, int64_t, int64_t, int32_t>;
+  thread_local Cached<Key, std::vector<Plan>> last;
+  return last.get({sizes, layers, input, hidden, device},
+                  [&] { return stack_plans(device_of(device), sizes, layers, input, hidden); });
 }
 
 // The message of an error of a call.
@@ -57,15 +75,17 @@ template <class Call>
   throw;  // not reached
 }
 
+inline bool is_empty(const Params& p) { return p.B == 0 || p.G == 0 || p.H == 0; }
+
+inline Sizes sizes_of(const Params& p, Cell cell, Pass pass, bool tf32) {
+  return {mode_of(p.dtype, tf32), pass, p.T, p.B, p.G, p.H, cell};
+}
+
 // Call is one of those of dispatch.h, of this cell.
 template <class Call>
-void launch(const Call& call, Cell cell, Pass pass, const Tensor& like, bool tf32,
-            int64_t strategy) {
-  if (call.B == 0 || call.G == 0 || call.H == 0) return;
+void launch(const Call& call, Cell cell, Pass pass, const Tensor& like, const Plan& plan) {
   const int32_t device = like.get_device_index();
   const DeviceGuard guard(device);
-  const Sizes sizes{mode_of(call.dtype, tf32), pass, call.T, call.B, call.G, call.H, cell};
-  const Plan& plan = cached_plan(sizes, strategy, device);
   const int64_t bytes = workspace_bytes(call, plan);
   Given workspace;
   if (bytes > 0) {
@@ -78,14 +98,13 @@ void launch(const Call& call, Cell cell, Pass pass, const Tensor& like, bool tf3
   }
 }
 
-// The plan of a forward that reads a layer's input itself, or null if no kernel does.
-inline const Plan* projecting_plan(const ParamsWithResets& params, Cell cell, int64_t I, bool tf32,
-                                   int32_t device) {
-  if (params.B == 0 || params.H == 0 || params.dtype == DType::float64) return nullptr;
-  const Sizes sizes{
-      mode_of(params.dtype, tf32), Pass::forward, params.T, params.B, params.G, params.H, cell};
-  const Plan& plan = cached_plan(sizes, /*strategy=*/-1, device);
-  return can_project(plan, device_of(device), sizes, I) ? &plan : nullptr;
+// The same with the best plan of a strategy.
+template <class Call>
+void launch(const Call& call, Cell cell, Pass pass, const Tensor& like, bool tf32,
+            int64_t strategy) {
+  if (is_empty(call)) return;
+  const Sizes sizes = sizes_of(call, cell, pass, tf32);
+  launch(call, cell, pass, like, cached_plan(sizes, strategy, like.get_device_index()));
 }
 
 }  // namespace fastrnn::cuda

@@ -63,50 +63,37 @@ bool is_small(const Stack& stack, int64_t inputs) {
 struct Kernels {
   bool tf32;
 
-  Saved forward(const Stack& stack, int64_t layer, const Tensor& x, Given& h_n, Given& c_n,
-                bool save) const {
-    const int64_t K = stack.traits.gates, D = stack.directions, I = x.size(x.dim() - 1);
+  // Of the layers of one launch.
+  std::vector<Saved> forward(const Stack& stack, int64_t first, const Tensor& x, Given& h_n,
+                             Given& c_n, bool save) const {
+    const ParamsWithResets params = stack.params();
+    const Plan& plan =
+        cached_stack_plans(sizes_of(params, stack.cell, Pass::forward, tf32), stack.layers,
+                           stack.input.size(stack.input.dim() - 1),
+                           stack.directions * stack.hidden(), x.get_device_index())[first];
     const DeviceGuard guard(x.get_device_index());
-    const Plan* const plan =
-        projecting_plan(stack.params(), stack.cell, I, tf32, x.get_device_index());
     Given pre;
-    if (!plan) pre = input_product(stack, layer, x);
-    // Results take the place of pre, which has no other user.
-    const bool saves = save && stack.traits.saves, reuse = pre && !stack.is_packed();
-    const Shape shape = stack.data_shape(D * stack.hidden());
-    Saved saved{K == 1 && !saves && reuse ? *pre : output(shape, x, stack.is_packed()), {}, {}};
-    if (saves) {
-      const Shape of_gates = stack.grouped_shape(K * stack.H);
-      saved.gates = reuse ? grouped(*pre, of_gates) : output(of_gates, x, stack.is_packed());
-      if (stack.traits.has_inner) {
-        saved.inner = output(stack.grouped_shape(stack.H), x, stack.is_packed());
+    if (!plan.projects) pre = input_product(stack, first, x);
+    std::vector<Saved> saved;
+    LayersOf<ProjectedForward> calls{};
+    for (int i = 0; i < plan.tiling.layers; ++i) {
+      saved.push_back(forward_results(stack, x, pre, save));
+      calls.of[i] = {forward_call(stack, first + i, pre, saved.back(), h_n, c_n), {}};
+      if (plan.projects)
+        calls.of[i].projection = projection(stack, first + i, i == 0 ? &x : nullptr);
+    }
+    if (is_empty(params)) return saved;
+    const CellForward& call = calls.of[0];
+    if (plan.projects) {
+      try {
+        run(calls, plan, current_stream(x.get_device_index()));
+      } catch (const std::runtime_error& error) {
+        rethrow(error, call, stack.cell, Pass::forward, plan);
       }
-    }
-    CellForward call{{stack.params(),
-                      {groups(stack, layer),
-                       data_or_null(pre),
-                       {},
-                       {},
-                       part_of(stack.h0, stack, layer),
-                       saved.out.mutable_data_ptr(),
-                       mutable_part_of(h_n, stack, layer)}},
-                     stack.cell,
-                     part_of(stack.c0, stack, layer)};
-    for (int64_t d = 0; d < D; ++d) {
-      call.bias_ih[d] = data_or_null(stack.of(layer, d).bias_ih);
-      call.bias_hh[d] = data_or_null(stack.of(layer, d).bias_hh);
-      call.unit_param[d] = stack.unit_param(layer, d);
-    }
-    call.c_n = mutable_part_of(c_n, stack, layer);
-    call.gates = mutable_data_or_null(saved.gates);
-    call.inner = mutable_data_or_null(saved.inner);
-    if (plan) {
-      project(call, stack, layer, x, *plan);
     } else if (stack.traits.saves) {
-      launch(call, stack.cell, Pass::forward, x, tf32, /*strategy=*/-1);
+      launch(call, stack.cell, Pass::forward, x, plan);
     } else {
-      launch(static_cast<const Forward&>(call), stack.cell, Pass::forward, x, tf32,
-             /*strategy=*/-1);
+      launch(static_cast<const Forward&>(call), stack.cell, Pass::forward, x, plan);
     }
     return saved;
   }
@@ -144,19 +131,57 @@ struct Kernels {
     return pre;
   }
 
-  static void project(const CellForward& call, const Stack& stack, int64_t layer, const Tensor& x,
-                      const Plan& plan) {
-    const int64_t dim = x.dim();
-    InputProjection projection{
-        x.const_data_ptr(), {}, x.size(dim - 1), dim == 2 ? 0 : x.stride(0), x.stride(dim - 2)};
+  // What a layer returns. Results take the place of pre, which has no other user.
+  static Saved forward_results(const Stack& stack, const Tensor& x, const Given& pre, bool save) {
+    const int64_t K = stack.traits.gates, D = stack.directions;
+    const bool saves = save && stack.traits.saves, reuse = pre && !stack.is_packed();
+    const Shape shape = stack.data_shape(D * stack.hidden());
+    Saved saved{K == 1 && !saves && reuse ? *pre : output(shape, x, stack.is_packed()), {}, {}};
+    if (!saves) return saved;
+    const Shape of_gates = stack.grouped_shape(K * stack.H);
+    saved.gates = reuse ? grouped(*pre, of_gates) : output(of_gates, x, stack.is_packed());
+    if (stack.traits.has_inner) {
+      saved.inner = output(stack.grouped_shape(stack.H), x, stack.is_packed());
+    }
+    return saved;
+  }
+
+  static CellForward forward_call(const Stack& stack, int64_t layer, const Given& pre, Saved& saved,
+                                  Given& h_n, Given& c_n) {
+    CellForward call{{stack.params(),
+                      {groups(stack, layer),
+                       data_or_null(pre),
+                       {},
+                       {},
+                       part_of(stack.h0, stack, layer),
+                       saved.out.mutable_data_ptr(),
+                       mutable_part_of(h_n, stack, layer)}},
+                     stack.cell,
+                     part_of(stack.c0, stack, layer)};
+    for (int64_t d = 0; d < stack.directions; ++d) {
+      call.bias_ih[d] = data_or_null(stack.of(layer, d).bias_ih);
+      call.bias_hh[d] = data_or_null(stack.of(layer, d).bias_hh);
+      call.unit_param[d] = stack.unit_param(layer, d);
+    }
+    call.c_n = mutable_part_of(c_n, stack, layer);
+    call.gates = mutable_data_or_null(saved.gates);
+    call.inner = mutable_data_or_null(saved.inner);
+    return call;
+  }
+
+  // `x` is null where the kernel has it from the layer before.
+  static InputProjection projection(const Stack& stack, int64_t layer, const Tensor* x) {
+    InputProjection projection{};
+    projection.I = stack.of(layer, 0).ih.size(1);
     for (int64_t d = 0; d < stack.directions; ++d) {
       projection.weight_ih[d] = stack.of(layer, d).ih.const_data_ptr();
     }
-    try {
-      run(call, projection, plan, current_stream(x.get_device_index()));
-    } catch (const std::runtime_error& error) {
-      rethrow(error, call, stack.cell, Pass::forward, plan);
-    }
+    if (!x) return projection;
+    const int64_t dim = x->dim();
+    projection.input = x->const_data_ptr();
+    projection.step = dim == 2 ? 0 : x->stride(0);
+    projection.row = x->stride(dim - 2);
+    return projection;
   }
 
   static GroupTensors groups(const Stack& stack, int64_t layer) {

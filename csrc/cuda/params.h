@@ -79,10 +79,22 @@ struct CellForward : Forward {
 
 // The input of a layer, in place of pre: the kernels compute W_ih x_t themselves.
 struct InputProjection {
-  const void* input;         // [T, B, I] or [N, I]
+  const void* input;         // [T, B, I] or [N, I]; unused in later layers of a stack
   const void* weight_ih[2];  // [K * heads * H, I] of each direction
   int64_t I;
   int64_t step, row;  // elements from one step, and one row, of input to the next
+};
+
+struct ProjectedForward : CellForward {
+  InputProjection projection;
+};
+
+// The most layers of a stack that one kernel computes.
+constexpr int most_stacked = 8;
+
+// The layers of a stack. Sizes, lengths, offsets and resets are those of the first in all of them.
+template <class P> struct LayersOf {
+  P of[most_stacked];
 };
 
 struct CellBackward : Backward {

@@ -30,6 +30,16 @@ template <class C> constexpr bool projects<ProjectedForwardOf<C>> = true;
 template <class C> constexpr bool saves_gates<ProjectedForwardOf<C>> = true;
 template <class C> constexpr int gates_of<ProjectedForwardOf<C>> = C::gates;
 
+// What a kernel is given: the parameters of a call, or of all layers of a stack.
+template <class Arguments> struct LayerOf {
+  using P = Arguments;
+  FASTRNN_HOST_DEVICE static const P& get(const Arguments& p, int) { return p; }
+};
+template <class Layer> struct LayerOf<LayersOf<Layer>> {
+  using P = Layer;
+  FASTRNN_HOST_DEVICE static const P& get(const LayersOf<Layer>& all, int l) { return all.of[l]; }
+};
+
 template <class P> constexpr Pass pass_of = is_backward<P> ? Pass::backward : Pass::forward;
 
 // The traits of P's cell.

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <initializer_list>
 
+#include "params.h"
+
 namespace fastrnn::cuda {
 namespace {
 
@@ -80,15 +82,15 @@ double product_time(const Sizes& sizes, const Tiling& tiling, int warps, int til
 }
 
 // Cycles of a call: a launch, loading W_hh from L2, and the steps of all tiles, of which `at_once`
-// run concurrently.
-double call_time(const Sizes& sizes, const Plan& plan, double step) {
+// run concurrently. `waits`: the steps after which the last layer of a stack begins.
+double call_time(const Sizes& sizes, const Plan& plan, double step, int64_t waits = 0) {
   const Tiling& tiling = plan.tiling;
   const int fragments =
       Work(sizes).gate_tiles * (plan.strategy == Strategy::grid ? tiling.m_tiles : 1);
   const double weights =
       double(plan.threads / 32) * fragments * (tiling.resident + tiling.streamed) * 512;
   const int64_t turns = ceil_div(std::max<int64_t>(plan.tiles, 1), plan.at_once);
-  return launch_cycles + turns * (weights / stream_bandwidth + sizes.T * step);
+  return launch_cycles + turns * (weights / stream_bandwidth + (sizes.T + waits) * step);
 }
 
 void keep_best(Plan& best, bool& found, const Plan& plan) {
@@ -97,16 +99,44 @@ void keep_best(Plan& best, bool& found, const Plan& plan) {
   found = true;
 }
 
-Option best_cluster(const Device& device, const Sizes& sizes) {
+// The layers of a stack in one launch, or a single layer. With `I` the kernel computes the input
+// projection: the first layer has I input features, the others H.
+struct Stacked {
+  int64_t layers = 1, I = 0;
+
+  int64_t k_steps(const Sizes& sizes) const {
+    const int64_t widest = layers > 1 ? std::max(I, sizes.H) : I;
+    return I == 0 ? 0 : input_k_steps(widest, element_bytes(sizes.mode));
+  }
+};
+
+// Cycles of the input projection in a step. Each tile of units has one warp that multiplies it, with
+// W_ih from shared memory.
+double projection_time(const Sizes& sizes, const Tiling& tiling, const Work& work,
+                       int64_t k_steps) {
+  const double count = double(tiling.m_tiles) * work.gate_tiles * k_steps;
+  const double chain = double(k_steps) * products(sizes.mode) * product_latency;
+  return std::max({count * products(sizes.mode) * product_cycles,
+                   512 * (count + k_steps) / shared_bandwidth, chain});
+}
+
+Option best_cluster(const Device& device, const Sizes& sizes, const Stacked& stacked = {}) {
   if (sizes.mode == Mode::float64) return {{}, "tensor cores have no float64 tile of this shape"};
   if (device.major < 9) return {{}, "clusters need compute capability 9.0"};
   const Work work(sizes);
   const int bytes = element_bytes(sizes.mode);
+  const int64_t x_k_steps = stacked.k_steps(sizes);
+  CellTraits cell = traits(sizes.cell);
+  if (x_k_steps > 0) cell.saves = true;  // see projects in pass_traits.h
   Plan best{};
   bool found = false;
-  for (int i = 0, blocks = 1; i < 5; ++i, blocks *= 2) {
+  for (int blocks = 1; blocks <= 16; blocks *= 2) {
     // The other blocks would wait for blocks without units.
-    if (device.clusters[i] == 0 || (blocks > 1 && blocks > work.tiles_of_units)) continue;
+    if (blocks > 1 && blocks > work.tiles_of_units) break;
+    // Clusters of a size between powers of two are as many as of the next power, or more.
+    int i = 0;
+    while (1 << i < blocks * stacked.layers) ++i;
+    if (i > 4 || device.clusters[i] == 0) continue;
     const int64_t m_tiles = ceil_div(work.tiles_of_units, blocks);
     for (const int splits : {1, 2, 4, 8}) {
       const int64_t warps = m_tiles * splits, depth = 2 * ceil_div(work.k_steps, 2 * splits);
@@ -114,24 +144,33 @@ Option best_cluster(const Device& device, const Sizes& sizes) {
       for (const int resident : {32, 16, 8, 4}) {  // among equals, the most in registers
         if (resident > 4 && resident > depth) continue;
         for (const int rows : row_choices) {
-          const Tiling tiling{
-              blocks, int(m_tiles), splits, resident, int(std::max<int64_t>(depth - resident, 0)),
-              rows};
-          const int64_t shared =
-              cluster_shared_bytes(tiling, bytes, sizes.pass, traits(sizes.cell));
-          if (!cluster_fits(sizes.mode, tiling, sizes.pass, traits(sizes.cell))) continue;
-          if (shared > device.shared_bytes) continue;
+          if (x_k_steps > 0 && rows > 8) break;
+          const Tiling tiling{blocks,
+                              int(m_tiles),
+                              splits,
+                              resident,
+                              int(std::max<int64_t>(depth - resident, 0)),
+                              rows,
+                              int(stacked.layers)};
+          const ClusterLayout layout(tiling, bytes, sizes.pass, cell, int(x_k_steps));
+          if (!cluster_fits(sizes.mode, tiling, sizes.pass, cell)) continue;
+          if (layout.end > device.shared_bytes) continue;
           const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
           const double bandwidth = blocks == 16 ? cluster_bandwidth_16 : cluster_bandwidth;
-          const double exchange =
-              blocks == 1 ? block_exchange
-                          : cluster_exchange + double(rows) * work.width * bytes / bandwidth;
+          double exchange = blocks == 1
+                                ? block_exchange
+                                : cluster_exchange + double(rows) * work.width * bytes / bandwidth;
+          // Meanwhile W_ih x_t is computed. A layer also waits for the one before it.
+          if (x_k_steps > 0)
+            exchange = std::max(exchange, projection_time(sizes, tiling, work, x_k_steps));
           const double step = exchange +
                               product_time(sizes, tiling, int(warps), work.gate_tiles, true) +
                               cluster_step;
           const int64_t at_once = device.clusters[i];
-          Plan plan{Strategy::cluster, sizes.mode, tiling, int(warps) * 32, shared, tiles, at_once};
-          plan.cycles = call_time(sizes, plan, step);
+          Plan plan{Strategy::cluster, sizes.mode, tiling, int(warps) * 32,
+                    layout.end,        tiles,      at_once};
+          plan.projects = x_k_steps > 0;
+          plan.cycles = call_time(sizes, plan, step, stacked.layers - 1);
           keep_best(best, found, plan);
         }
       }
@@ -199,6 +238,9 @@ Option best_step(const Device& device, const Sizes& sizes) {
   return {plan, ""};
 }
 
+// Whether a cell has kernels with an input projection.
+bool projected(Cell cell) { return traits(cell).gates > 1 || !traits(cell).saves; }
+
 std::string kibibytes(int64_t bytes) { return std::to_string(bytes >> 10) + " KiB"; }
 
 }  // namespace
@@ -206,8 +248,8 @@ std::string kibibytes(int64_t bytes) { return std::to_string(bytes >> 10) + " Ki
 bool can_project(const Plan& plan, const Device& device, const Sizes& sizes, int64_t I) {
   constexpr int64_t most_inputs = 64;
   CellTraits cell = traits(sizes.cell);
-  const bool has_kernel = cell.gates > 1 || !cell.saves;
-  if (plan.strategy != Strategy::cluster || !has_kernel || I == 0 || I > most_inputs) return false;
+  if (plan.strategy != Strategy::cluster || !projected(sizes.cell)) return false;
+  if (I == 0 || I > most_inputs) return false;
   cell.saves = true;  // see projects in pass_traits.h
   const int size = element_bytes(sizes.mode);
   return plan.tiling.n_tiles() == 1 && cluster_fits(sizes.mode, plan.tiling, Pass::forward, cell) &&
@@ -241,6 +283,37 @@ Plan make_plan(const Device& device, const Sizes& sizes) {
   return chosen;
 }
 
+Option best_stack(const Device& device, const Sizes& sizes, int64_t layers, int64_t I) {
+  if (sizes.pass == Pass::backward || sizes.G != 1 || !projected(sizes.cell) || I == 0)
+    return {{}, "no kernel computes several layers of such a stack"};
+  return best_cluster(device, sizes, {layers, I});
+}
+
+std::vector<Plan> stack_plans(const Device& device, const Sizes& sizes, int64_t layers,
+                              int64_t input, int64_t hidden) {
+  const auto of_layer = [&, plan = make_plan(device, sizes)](int64_t I) {
+    Plan own = plan;
+    own.projects = can_project(plan, device, sizes, I);
+    if (!own.projects) own.cycles += launch_cycles;  // of the input product
+    return own;
+  };
+  const Plan first = of_layer(input), later = of_layer(hidden);
+  std::vector<Plan> plans{first};
+  plans.resize(layers, later);
+  for (int64_t l = 0; l < layers; l += plans[l].tiling.layers) {
+    double cycles = plans[l].cycles, most_saved = 0;
+    for (int64_t n = 2; n <= std::min<int64_t>(layers - l, most_stacked); ++n) {
+      cycles += later.cycles;
+      const Option stack = best_stack(device, sizes, n, l == 0 ? input : hidden);
+      const double saved = cycles - stack.plan.cycles;
+      if (!stack.unsupported_reason.empty() || saved <= most_saved) continue;
+      most_saved = saved;
+      plans[l] = stack.plan;
+    }
+  }
+  return plans;
+}
+
 std::string describe(const Plan& plan) {
   if (plan.strategy == Strategy::step) return "a launch for every step; W_hh is read from L2";
   const Tiling& t = plan.tiling;
@@ -248,7 +321,8 @@ std::string describe(const Plan& plan) {
   const int64_t fragments = cluster ? 1 : t.m_tiles, warps = plan.threads / 32;
   const int64_t in_registers = warps * fragments * t.resident * 512,
                 in_shared = warps * fragments * t.streamed * 512;
-  std::string text = t.blocks == 1 ? "one block" : std::to_string(t.blocks) + " blocks";
+  std::string text = t.layers > 1 ? std::to_string(t.layers) + " layers, each in " : "";
+  text += t.blocks == 1 ? "one block" : std::to_string(t.blocks) + " blocks";
   text += cluster && t.blocks > 1 ? " in a cluster" : "";
   text += ", each " + kibibytes(in_registers) + " of W_hh in registers";
   if (in_shared > 0) text += " and " + kibibytes(in_shared) + " in shared memory";

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "../params.h"
 
@@ -46,7 +47,8 @@ struct Tiling {
   int splits;    // splits of the K dimension over warps
   int resident;  // 4, 8, 16 or 32
   int streamed;
-  int rows;  // batch rows of a tile, at most 32
+  int rows;        // batch rows of a tile, at most 32
+  int layers = 1;  // of a stack: the cluster has `blocks` blocks for each
 
   // Tiles of 8 batch rows of the products. Rows beyond `rows` are computed but not exchanged.
   FASTRNN_HOST_DEVICE constexpr int n_tiles() const { return rows <= 8 ? 1 : rows <= 16 ? 2 : 4; }
@@ -81,7 +83,7 @@ FASTRNN_HOST_DEVICE constexpr int cluster_bias_bytes(Pass pass, const CellTraits
 }
 
 // The k-steps of a layer's input that a kernel multiplies by W_ih, two at a time.
-constexpr int input_k_steps(int64_t I, int element_bytes) {
+FASTRNN_HOST_DEVICE constexpr int input_k_steps(int64_t I, int element_bytes) {
   return static_cast<int>((I * element_bytes + 63) / 64 * 2);
 }
 // As the state's: 16 bytes more, so that ldmatrix reads eight rows from different banks.
@@ -208,12 +210,13 @@ constexpr bool grid_fits(Mode mode, const Tiling& t, Pass pass, const CellTraits
 struct Plan {
   Strategy strategy;
   Mode mode;
-  Tiling tiling;    // unused by `step`
-  int threads;      // of a block
-  int64_t shared;   // bytes of dynamic shared memory of a block
-  int64_t tiles;    // G · ceil(B / rows), each computed by `blocks` blocks
-  int64_t at_once;  // tiles that run at once
-  double cycles;    // of a call, according to the model in plan.cpp
+  Tiling tiling;          // unused by `step`
+  int threads;            // of a block
+  int64_t shared;         // bytes of dynamic shared memory of a block
+  int64_t tiles;          // G · ceil(B / rows), each computed by `blocks` blocks
+  int64_t at_once;        // tiles that run at once
+  double cycles;          // of a call, according to the model in plan.cpp
+  bool projects = false;  // whether the kernel reads a layer's input in place of pre
 };
 
 // The sizes of a call, which determine its plan.
@@ -240,6 +243,15 @@ bool can_project(const Plan& plan, const Device& device, const Sizes& sizes, int
 
 // The fastest plan of all strategies, according to the model. `step` supports every call.
 Plan make_plan(const Device& device, const Sizes& sizes);
+
+// The best plan of one launch for several layers of a stack, the first with I input features; layer l
+// is a step behind layer l - 1. Sizes are those of a layer in one direction, without heads.
+Option best_stack(const Device& device, const Sizes& sizes, int64_t layers, int64_t I);
+
+// The forward plans of a stack, whose first layer has `input` features and the others `hidden`: for
+// each layer, that of the launch which begins with it.
+std::vector<Plan> stack_plans(const Device& device, const Sizes& sizes, int64_t layers,
+                              int64_t input, int64_t hidden);
 
 // The operations of the products of a layer's weight gradients up to which one launch of
 // weight_grad.h takes less time than a launch for each. An estimate: no GPU has measured it.

@@ -73,6 +73,7 @@ class Tiling:
     resident: int = 4
     streamed: int = 0
     rows: int = 8
+    layers: int = 1
     at_once: int = 1  #: tiles of the batch, `Plan::at_once`
 
 
@@ -102,7 +103,8 @@ def tiling_for(
     if gates > 1:  # each is padded to 16 bytes
         row = gates * (-(-row // 16) * 16)
     depth = 2 * -(-row // (64 * splits))
-    return Tiling(blocks, m_tiles, splits, resident, max(0, depth - resident), rows, at_once)
+    streamed = max(0, depth - resident)
+    return Tiling(blocks, m_tiles, splits, resident, streamed, rows, at_once=at_once)
 
 
 class Server:
@@ -202,20 +204,40 @@ class Emulated:
 
         With `in_place`, the results begin in the memory of pre: out, or the saved gates.
         """
-        cell, h0 = CELLS[arguments.mode], arguments.h0
         inputs = {"pre": pre, **_named(arguments)}
-        results: dict[str, Any] = {"out": (*pre.shape[:-1], h0.shape[-1]), "h_n": h0.shape}
-        if cell.has_c:
-            results["c_n"] = h0.shape
-        if cell.saves and save:
-            results["gates"] = pre.shape
-            if cell.has_inner:
-                results["inner"] = results["out"]
         in_place = "out"
-        if cell.saves:
+        if CELLS[arguments.mode].saves:
             in_place = "gates" if save else "-"
-        results = self._run("forward", inputs, results, arguments, in_place, **options)
+        shapes = _shapes_of_results(pre, arguments, save)
+        results = self._run("forward", inputs, shapes, arguments, in_place, **options)
         return Outputs(*(results.get(name) for name in Outputs._fields))
+
+    def stack(
+        self,
+        pre: Tensor,
+        layers: Sequence[tuple[Arguments, Mapping[str, Tensor | None]]],
+        save: bool,
+        **options: Any,
+    ) -> list[Outputs]:
+        """The forward of a stack in one launch.
+
+        `layers`: the arguments of each, and by their names the weights of its input projection, and
+        of the first the input. `pre` has the shape of theirs.
+        """
+        inputs, shapes = {"pre": pre}, {}
+        for number, (of_layer, more) in zip(("", *range(1, 8)), layers, strict=False):
+            named = {**_named(of_layer), **more}
+            inputs |= {f"{name}{number}": x for name, x in named.items()}
+            results = _shapes_of_results(pre, of_layer, save)
+            shapes |= {f"{name}{number}": shape for name, shape in results.items()}
+        arguments, _ = layers[0]
+        found = self._run(
+            "forward", inputs, shapes, arguments, "-", replaced={"pre": None}, **options
+        )
+        return [
+            Outputs(*(found.get(f"{name}{number}") for name in Outputs._fields))
+            for number in ("", *range(1, len(layers)))
+        ]
 
     def recurrence_backward(
         self, grads: Outputs, saved: Step, arguments: Arguments, **options: Any
@@ -314,6 +336,19 @@ class Emulated:
         return self._servers[source]
 
 
+def _shapes_of_results(pre: Tensor, arguments: Arguments, save: bool) -> dict[str, Sequence[int]]:
+    """The shapes of what a forward returns."""
+    cell, h0 = CELLS[arguments.mode], arguments.h0
+    shapes: dict[str, Sequence[int]] = {"out": (*pre.shape[:-1], h0.shape[-1]), "h_n": h0.shape}
+    if cell.has_c:
+        shapes["c_n"] = h0.shape
+    if cell.saves and save:
+        shapes["gates"] = pre.shape
+        if cell.has_inner:
+            shapes["inner"] = shapes["out"]
+    return shapes
+
+
 def _named(arguments: Arguments) -> dict[str, Tensor | None]:
     return dict(zip(Arguments._fields, arguments.tensors(), strict=False))
 
@@ -327,3 +362,4 @@ forward = _unchanged.forward
 backward = _unchanged.backward
 recurrence = _unchanged.recurrence
 recurrence_backward = _unchanged.recurrence_backward
+stack = _unchanged.stack

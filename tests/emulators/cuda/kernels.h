@@ -29,9 +29,9 @@
 
 namespace fastrnn::cuda {
 
-#define PROJECTED                      \
-  PARAMS(ProjectedForwardOf<AnyElman>) \
-  PARAMS(ProjectedForwardOf<Lstm>) PARAMS(ProjectedForwardOf<Gru>)
+#define PROJECTED                                \
+  PARAMS(LayersOf<ProjectedForwardOf<AnyElman>>) \
+  PARAMS(LayersOf<ProjectedForwardOf<Lstm>>) PARAMS(LayersOf<ProjectedForwardOf<Gru>>)
 
 #define WEAK template <> __attribute__((weak))
 #define PARAMS_OF_KERNEL(P, E)                                    \
@@ -120,9 +120,9 @@ inline void run(const std::string& kernel, const CellBackward& params, const Pla
 }
 
 // With an input projection; `element`: the suffix of the kernel's name.
-inline void run(const std::string& element, const CellForward& params,
-                const InputProjection& projection, const Plan& plan) {
-  with_projected_cell(params, projection, [&](const auto& p) {
+inline void run(const std::string& element, const LayersOf<ProjectedForward>& layers,
+                const Plan& plan) {
+  with_projected_cell(layers, [&](const auto& p) {
     using P = std::decay_t<decltype(p)>;
     void (*launcher)(const P&, const Plan&, Stream) = nullptr;
     if (element == "Bfloat16") launcher = &launch_cluster<Bfloat16, P>;

@@ -45,8 +45,8 @@ void run(const Backward& params, const Plan& plan, void*, void*) { run_by_name(p
 void run(const CellForward& params, const Plan& plan, void*, void*) { run_by_name(params, plan); }
 void run(const CellBackward& params, const Plan& plan, void*, void*) { run_by_name(params, plan); }
 
-void run(const CellForward& params, const InputProjection& projection, const Plan& plan, void*) {
-  run(element_of(params.dtype, plan.mode), params, projection, plan);
+void run(const LayersOf<ProjectedForward>& layers, const Plan& plan, void*) {
+  run(element_of(layers.of[0].dtype, plan.mode), layers, plan);
 }
 
 }  // namespace fastrnn::cuda

@@ -23,7 +23,9 @@ INSTANCES = (
     "step_gru_float64",
     "step_leaky_pre_float64",
     "cluster_float32",
+    "cluster_resets_float32",
     "cluster_lstm_float32",
+    "cluster_gru_float32",
     "cluster_projected_float32",
 )
 

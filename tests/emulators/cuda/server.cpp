@@ -124,7 +124,8 @@ Plan make_plan(const Request& request, const ParamsWithResets& params, Cell cell
   Tiling& tiling = plan.tiling;
   const std::pair<const char*, int*> fields[] = {
       {"blocks", &tiling.blocks},     {"m_tiles", &tiling.m_tiles},   {"splits", &tiling.splits},
-      {"resident", &tiling.resident}, {"streamed", &tiling.streamed}, {"rows", &tiling.rows}};
+      {"resident", &tiling.resident}, {"streamed", &tiling.streamed}, {"rows", &tiling.rows},
+      {"layers", &tiling.layers}};
   for (const auto& [name, field] : fields) *field = int(request.number(name));
   const bool cluster = plan.strategy == Strategy::cluster;
   plan.threads = 32 * tiling.splits * (cluster ? tiling.m_tiles : 1);
@@ -194,6 +195,19 @@ class Tensors {
   Tensor* written_ = nullptr;  // the first input, if it is also an output
 };
 
+// Layer l of a stack: its tensors have the number of the layer in their names.
+ProjectedForward later_layer(CellForward call, const Tensors& t, int l) {
+  const auto of = [&](const char* name) { return t[(name + std::to_string(l)).c_str()]; };
+  call.weight_hh[0] = of("weight_hh");
+  call.bias_ih[0] = of("bias_ih"), call.bias_hh[0] = of("bias_hh");
+  call.unit_param[0] = of("unit_param");
+  call.h0 = of("h0"), call.c0 = of("c0"), call.reset_h = of("reset_h"),
+  call.reset_c = of("reset_c");
+  call.out = of("out"), call.h_n = of("h_n"), call.c_n = of("c_n");
+  call.gates = of("gates"), call.inner = of("inner");
+  return {call, {nullptr, {of("weight_ih")}, call.H}};
+}
+
 void serve(const Request& request) {
   const Element& element = element_of(request);
   const Cell cell = Cell(request.number("cell"));
@@ -236,8 +250,11 @@ void serve(const Request& request) {
         t["inner"]};
     if (t["input"]) {
       const int64_t I = request.number("I");
-      run(kernel.substr(kernel.find('.') + 1), of_cell,
-          {t["input"], {t["weight_ih"], t["weight_ih_reverse"]}, I, params.B * I, I}, plan);
+      LayersOf<ProjectedForward> layers{};
+      layers.of[0] = {of_cell,
+                      {t["input"], {t["weight_ih"], t["weight_ih_reverse"]}, I, params.B * I, I}};
+      for (int l = 1; l < plan.tiling.layers; ++l) layers.of[l] = later_layer(of_cell, t, l);
+      run(kernel.substr(kernel.find('.') + 1), layers, plan);
     } else if (traits(cell).saves) {
       run(kernel, of_cell, plan);
     } else {

@@ -150,3 +150,16 @@ def test_launches(mode: str, bidirectional: bool, forward: int, backward: int, i
     operators().reset(CLUSTER, 7)
     needs = EVERYTHING & ~composite_layer.STATES
     assert check(call, needs, atol=1e-5) == (forward, backward)
+
+
+@pytest.mark.parametrize("ragged", RAGGED)
+@pytest.mark.parametrize("mode", ["RNN_TANH", "LSTM", "GRU"])
+@pytest.mark.parametrize("layers", [2, 3, 10])
+def test_a_stack_is_one_launch(layers: int, mode: str, ragged: str) -> None:
+    """Up to 8 layers are, and then begins the next launch."""
+    call: Any = Call(mode, {"num_layers": layers}, ragged, with_hx=True)
+    call.x, call.weights = call.x.float(), [w.float() for w in call.weights]
+    call.h0, call.c0 = (x if x is None else x.float() for x in (call.h0, call.c0))
+    operators().reset(CLUSTER, 7)
+    forward, _ = check(call, EVERYTHING, atol=1e-5)
+    assert forward == -(-layers // 8)
