@@ -1,7 +1,7 @@
 // The operators `layer` and `layer_backward` on any device: a stack of layers in one call. Kernels
-// computes one layer, or several from it on:
+// computes one layer, or several that begin with it:
 //   forward(stack, layer, x, h_n, c_n, save) returns Saved of each
-//   backward(stack, layer, BackwardInputs, needs) returns BackwardResults
+//   backward(stack, layer, BackwardInputs, needs) returns BackwardResults of each, from the last down
 #pragma once
 
 #include <utility>
@@ -11,7 +11,7 @@
 
 namespace fastrnn {
 
-// Which gradients to compute: bits of `needs`.
+// Which gradients to compute: bits of `needs`. Every layer but the first needs that of its input.
 enum Needs : int64_t {
   needs_input = 1,
   needs_states = 2,
@@ -30,14 +30,16 @@ struct Saved {
 // What the backward of a layer is given, and the tensors of all layers in which it stores the
 // gradients of the states.
 struct BackwardInputs {
-  const Tensor& x;
-  const Saved& saved;
+  const Stack& stack;
+  const std::vector<Saved>& saved;  // of all layers
   const Given &output, &h_n, &c_n;
   Given &h0, &c0;
+
+  const Tensor& x(int64_t layer) const { return layer == 0 ? stack.input : saved[layer - 1].out; }
 };
 
 struct BackwardResults {
-  Given input;
+  Given input;                  // of the lowest layer of a call
   std::vector<Tensor> weights;  // those that `needs` names, direction by direction
 };
 
@@ -103,13 +105,12 @@ std::vector<Tensor> run_layers_backward(const Kernels& kernels, const Stack& sta
     if (stack.traits.has_c) grad_c0 = empty(stack.state_shape(), stack.input);
   }
   std::vector<std::vector<Tensor>> of_weights(stack.layers);
-  for (int64_t l = stack.layers - 1; l >= 0; --l) {
-    const Tensor& x = l == 0 ? stack.input : all[l - 1].out;
-    const int64_t wanted = needs | (l > 0 ? int64_t{needs_input} : 0);
-    BackwardResults found =
-        kernels.backward(stack, l, {x, all[l], grad, of_h_n, of_c_n, grad_h0, grad_c0}, wanted);
-    grad = std::move(found.input);
-    of_weights[l] = std::move(found.weights);
+  for (int64_t l = stack.layers - 1; l >= 0;) {
+    const BackwardInputs given{stack, all, grad, of_h_n, of_c_n, grad_h0, grad_c0};
+    for (BackwardResults& found : kernels.backward(stack, l, given, needs)) {
+      grad = std::move(found.input);
+      of_weights[l--] = std::move(found.weights);
+    }
   }
   std::vector<Tensor> results;
   if (needs & needs_input) results.push_back(*grad);

@@ -89,15 +89,16 @@ void bind_plan(py::module_& module) {
       py::arg("G"), py::arg("H"), py::arg("cell") = 0);
   module.def(
       "stack_plans",
-      [](const Device& device, const std::string& mode, int64_t T, int64_t B, int64_t H,
-         int64_t layers, int64_t input, int cell) {
-        const Sizes sizes{mode_of(mode), Pass::forward, T, B, 1, H, fastrnn::Cell(cell)};
+      [](const Device& device, const std::string& mode, bool backward, int64_t T, int64_t B,
+         int64_t H, int64_t layers, int64_t input, int cell) {
+        const Sizes sizes{mode_of(mode),      backward ? Pass::backward : Pass::forward, T, B, 1, H,
+                          fastrnn::Cell(cell)};
         return stack_plans(device, sizes, layers, input, H);
       },
-      "The forward plans of a stack in one direction: for each layer, that of the launch which "
-      "begins with it.",
-      py::arg("device"), py::arg("mode"), py::arg("T"), py::arg("B"), py::arg("H"),
-      py::arg("layers"), py::arg("input"), py::arg("cell") = 0);
+      "The plans of a stack in one direction: for each layer, in the order in which they are "
+      "computed, that of the launch which begins with it.",
+      py::arg("device"), py::arg("mode"), py::arg("backward"), py::arg("T"), py::arg("B"),
+      py::arg("H"), py::arg("layers"), py::arg("input"), py::arg("cell") = 0);
 }
 
 }  // namespace

@@ -40,15 +40,16 @@ struct Kernels {
     return {saved};
   }
 
-  BackwardResults backward(const Stack& stack, int64_t layer, const BackwardInputs& grad,
-                           int64_t needs) const {
+  std::vector<BackwardResults> backward(const Stack& stack, int64_t layer,
+                                        const BackwardInputs& grad, int64_t needs) const {
     Given grad_unit_param;
     const Tensor grad_pre = of_pre(stack, layer, grad, grad_unit_param);
     const bool any_weight = needs & ~(needs_input | needs_states);
     const LayerGradients gradients(stack, layer_params(stack, layer, bfloat16_products), layer,
-                                   grad.x, grad.saved.out, grad_pre, grad_unit_param, any_weight);
+                                   grad.x(layer), grad.saved[layer].out, grad_pre, grad_unit_param,
+                                   any_weight);
     BackwardResults found;
-    if (needs & needs_input) found.input = gradients.input();
+    if (layer > 0 || needs & needs_input) found.input = gradients.input();
     for (int64_t d = 0; d < stack.directions; ++d) {
       const Weights& own = stack.of(layer, d);
       if (needs & needs_weight_ih) found.weights.push_back(gradients.weight_ih(d));
@@ -57,7 +58,7 @@ struct Kernels {
         for (const Tensor& bias : gradients.biases(d)) found.weights.push_back(bias);
       if (needs & needs_leak && own.leak) found.weights.push_back(gradients.leak(d));
     }
-    return found;
+    return {found};
   }
 
  private:
@@ -75,9 +76,10 @@ struct Kernels {
     params.grad_out = data_or_null(grad.output);
     params.grad_h_n = part_of(grad.h_n, stack, layer);
     params.grad_c_n = part_of(grad.c_n, stack, layer);
-    params.out = grad.saved.out.const_data_ptr();
-    params.gates = data_or_null(grad.saved.gates);
-    params.inner = data_or_null(grad.saved.inner);
+    const Saved& saved = grad.saved[layer];
+    params.out = saved.out.const_data_ptr();
+    params.gates = data_or_null(saved.gates);
+    params.inner = data_or_null(saved.inner);
     params.grad_pre = grad_pre.mutable_data_ptr();
     params.grad_h0 = mutable_part_of(grad.h0, stack, layer);
     params.grad_c0 = mutable_part_of(grad.c0, stack, layer);

@@ -30,15 +30,22 @@ template <class C> uintptr_t address_bits(const CellForwardOf<C>& p) {
 template <class C> uintptr_t address_bits(const ProjectedForwardOf<C>& p) {
   return address_bits(static_cast<const CellForward&>(p));
 }
+inline uintptr_t address_bits(const CellBackward& p) {
+  return address_bits(static_cast<const Backward&>(p)) |
+         address_bits(p.grad_c_n, p.gates, p.inner, p.h0, p.c0, p.reset_h, p.reset_c, p.grad_c0,
+                      p.grad_unit_param);
+}
+template <class C> uintptr_t address_bits(const CellBackwardOf<C>& p) {
+  return address_bits(static_cast<const CellBackward&>(p));
+}
+template <class C> uintptr_t address_bits(const ProjectedBackwardOf<C>& p) {
+  return address_bits(static_cast<const CellBackward&>(p));
+}
+
 template <class P> uintptr_t address_bits(const LayersOf<P>& layers) {
   uintptr_t bits = 0;
   for (const P& layer : layers.of) bits |= address_bits(layer);
   return bits;
-}
-template <class C> uintptr_t address_bits(const CellBackwardOf<C>& p) {
-  return address_bits(static_cast<const Backward&>(p)) |
-         address_bits(p.grad_c_n, p.gates, p.inner, p.h0, p.c0, p.reset_h, p.reset_c, p.grad_c0,
-                      p.grad_unit_param);
 }
 
 template <class... Pointers> bool is_aligned(int bytes, const Pointers*... pointers) {
@@ -56,13 +63,17 @@ template <class P> int alignment_of(const P& p, int64_t row_bytes) {
 }
 
 // The same of the rows of the layers' inputs and of W_ih.
+inline uintptr_t input_bits(const ProjectedForward& layer, int element_bytes) {
+  const InputProjection& p = layer.projection;
+  return uintptr_t((p.I | p.step | p.row) * element_bytes) |
+         address_bits(p.input, p.weight_ih[0], p.weight_ih[1]);
+}
+inline uintptr_t input_bits(const ProjectedBackward& layer, int element_bytes) {
+  return uintptr_t(layer.H * element_bytes) | address_bits(layer.weight_ih_above);
+}
 template <class P> int input_alignment(const LayersOf<P>& layers, int element_bytes) {
   uintptr_t bits = 0;
-  for (const P& layer : layers.of) {
-    const InputProjection& p = layer.projection;
-    bits |= uintptr_t((p.I | p.step | p.row) * element_bytes) |
-            address_bits(p.input, p.weight_ih[0], p.weight_ih[1]);
-  }
+  for (const P& layer : layers.of) bits |= input_bits(layer, element_bytes);
   return alignment_of_bits(bits);
 }
 

@@ -17,12 +17,17 @@ template <class C> struct CellBackwardOf : CellBackward {
 template <class C> struct ProjectedForwardOf : ProjectedForward {
   using Cell = C;
 };
+template <class C> struct ProjectedBackwardOf : ProjectedBackward {
+  using Cell = C;
+};
+template <class C> using ForwardLayers = LayersOf<ProjectedForwardOf<C>>;
+template <class C> using BackwardLayers = LayersOf<ProjectedBackwardOf<C>>;
 
 // Calls `function` with the layers, as parameters of their cell.
-template <class Function>
-void with_projected_cell(const LayersOf<ProjectedForward>& layers, Function function) {
+template <template <class> class Of, class P, class Function>
+void with_projected_cell(const LayersOf<P>& layers, Function function) {
   const auto of_cell = [&](auto cell) {
-    LayersOf<ProjectedForwardOf<decltype(cell)>> all;
+    LayersOf<Of<decltype(cell)>> all;
     for (int l = 0; l < most_stacked; ++l) all.of[l] = {layers.of[l]};
     function(all);
   };
@@ -31,7 +36,7 @@ void with_projected_cell(const LayersOf<ProjectedForward>& layers, Function func
     case Cell::rnn_relu: return of_cell(AnyElman());
     case Cell::lstm: return of_cell(Lstm());
     case Cell::gru: return of_cell(Gru());
-    default: return;  // see can_project in plan.h
+    default: return;  // see best_stack in plan.h
   }
 }
 

@@ -40,7 +40,8 @@ __device__ void forward_unit(const P& p, Sum<E> (&gates)[gates_of<P>],
 }
 
 // Computes a unit's gradients of pre and of the product from dh and dc. These become the gradients
-// of the states before the step, except for the product's part. `gates`: as saved; then dpre.
+// of the states before the step, except for the product's part. `gates`: as saved, or h of a cell that
+// saves none; then dpre.
 // `before`: c before the step, or h without c. `inner`: as saved; then the gradient of unit_param.
 template <class E, class P>
 __device__ void backward_unit(const P& p, Sum<E> (&gates)[gates_of<P>], Sum<E> (&dz)[gates_of<P>],
@@ -52,6 +53,7 @@ __device__ void backward_unit(const P& p, Sum<E> (&gates)[gates_of<P>], Sum<E> (
   UnitStep<V, K> step{};
 #pragma unroll
   for (int k = 0; k < K; ++k) step.gates[k] = {gates[k]};
+  if constexpr (!C::saves) step.state.h = {gates[0]};
   if constexpr (C::has_inner) step.inner = {inner};
   UnitState<V> grad{{dh}, {}}, last{};
   if constexpr (C::has_c) grad.c = {dc};

@@ -296,16 +296,26 @@ __global__ void __launch_bounds__(cluster_max_threads<E, P, RESIDENT, N>, 1)
 #endif
 }
 
+// The most inputs of the projections of a stack's layers.
+template <class P> int64_t most_inputs(const LayersOf<P>& layers, int count, int element_bytes) {
+  const int64_t of_later = exchanged_units(layers.of[0], element_bytes);
+  if constexpr (is_backward<P>) {
+    return of_later;
+  } else {
+    const int64_t I = layers.of[0].projection.I;
+    return count > 1 ? std::max(I, of_later) : I;
+  }
+}
+
 template <class E, class Arguments, int RESIDENT, int N>
 void launch_cluster_kernel(Arguments arguments, const Tiling& tiling, Stream stream) {
   using P = typename LayerOf<Arguments>::P;
   [[maybe_unused]] const P& p = LayerOf<Arguments>::get(arguments, 0);
-  if constexpr (cluster_compiled(mode_of<E>, RESIDENT, N, pass_of<P>, traits_of<P>)) {
+  if constexpr (cluster_compiled(mode_of<E>, RESIDENT, N, pass_of<P>, traits_of<P>, projects<P>)) {
     constexpr int size = sizeof(typename E::Storage);
     int x_k_steps = 0, input_alignment = 0;
     if constexpr (projects<P>) {
-      x_k_steps =
-          input_k_steps(tiling.layers > 1 ? std::max(p.projection.I, p.H) : p.projection.I, size);
+      x_k_steps = input_k_steps(most_inputs(arguments, tiling.layers, size), size);
       input_alignment = cuda::input_alignment(arguments, size);
     }
     const ClusterLayout layout(tiling, size, pass_of<P>, traits_of<P>, x_k_steps);
@@ -344,13 +354,13 @@ void launch_cluster(const Arguments& arguments, const Plan& plan, Stream stream)
   const Tiling& t = plan.tiling;
   constexpr int size = sizeof(typename E::Storage);
   const int64_t units = (p.H + 15) / 16, depth = (exchanged_units(p, size) * size + 31) / 32;
-  const bool holds = cluster_fits(mode_of<E>, t, pass_of<P>, traits_of<P>) && t.blocks <= units &&
-                     t.layers <= most_stacked && int64_t{t.blocks} * t.m_tiles >= units &&
-                     t.streamed % 2 == 0 && int64_t{t.splits} * (t.resident + t.streamed) >= depth;
+  const bool holds = cluster_fits(mode_of<E>, t, pass_of<P>, traits_of<P>, projects<P>) &&
+                     t.blocks <= units && t.layers <= most_stacked &&
+                     int64_t{t.blocks} * t.m_tiles >= units && t.streamed % 2 == 0 &&
+                     int64_t{t.splits} * (t.resident + t.streamed) >= depth;
   const auto with_rows = [&](auto resident) {
     constexpr int RESIDENT = decltype(resident)::value;
     if constexpr (projects<P>) {
-      if (t.n_tiles() > 1) throw std::runtime_error("a tile has too many rows to project");
       return launch_cluster_kernel<E, Arguments, RESIDENT, 1>(arguments, t, stream);
     } else {
       switch (t.n_tiles()) {

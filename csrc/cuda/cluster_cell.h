@@ -18,11 +18,13 @@ template <class E, class P, int RESIDENT, int N> struct ClusterCellIO {
   static constexpr int K = gates_of<P>, INPUTS = step_inputs(pass_of<P>, traits_of<P>),
                        STAGES = cluster_stages(N), size = sizeof(typename E::Storage);
 
+  static constexpr int input_bytes = N * E::lane_chunks * INPUTS * STAGES * 256,
+                       tile_bytes = input_bytes + cluster_bias_bytes(pass_of<P>, traits_of<P>);
+
   const Warp& warp;
   const P& p = warp.p;
   unsigned char* const staged = warp.shared + warp.layout.stages +
-                                warp.m_tile * (N * E::lane_chunks * INPUTS * STAGES * 256 +
-                                               cluster_bias_bytes(pass_of<P>, traits_of<P>)) +
+                                warp.m_tile * (projects<P> ? warp.layout.tile_bytes : tile_bytes) +
                                 warp.lane_index * 8;
 
   __device__ explicit ClusterCellIO(const Warp& warp) : warp(warp) {}
@@ -266,7 +268,7 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
     if (!exchange.sends()) return;
     exchange.wait_for_room(s);
 #pragma unroll
-    for (int i = 0; i < E::lane_chunks; ++i) exchange.send(s, i, h[0][i]);
+    for (int i = 0; i < E::lane_chunks; ++i) exchange.send(s, i, 0, h[0][i]);
   }
 
   __device__ float2* bias_slot(int k) const {
@@ -285,7 +287,7 @@ struct ClusterCell<E, P, RESIDENT, N, false> : ClusterCellIO<E, P, RESIDENT, N> 
   __device__ auto exchange() const { return LayerExchange<E, typename IO::Warp>(warp); }
   __device__ auto projection() const {
     return ClusterProjection<E, P, typename IO::Warp>(
-        warp, warp.layer == 0 ? tile() : warp.shared + warp.layout.stages,
+        warp, warp.layer == 0 ? tile() : warp.shared + warp.layout.received,
         tile() + stage_bytes() + cluster_bias_bytes(Pass::forward, traits_of<P>) +
             warp.lane_index * 16);
   }

@@ -14,10 +14,14 @@ struct ClusterCell<E, P, RESIDENT, N, true> : ClusterCellIO<E, P, RESIDENT, N> {
 
   float dh[N][4], dc[N][4];  // gradients of the states, except for the product's part
   float unit_param[2];
+  float projected[1][1][4];  // grad_out of a step, in a later layer of a stack
 
   __device__ explicit ClusterCell(const typename IO::Warp& warp) : IO(warp) {
     if constexpr (C::has_unit_param) {
       load_unit_param<E>(unit_param, p, warp.group, warp.lane, warp.first_unit);
+    }
+    if constexpr (projects<P>) {
+      if (warp.split == 0 && warp.layer > 0) projection().load_weights();
     }
   }
 
@@ -31,7 +35,9 @@ struct ClusterCell<E, P, RESIDENT, N, true> : ClusterCellIO<E, P, RESIDENT, N> {
 #pragma unroll
     for (int i = 0; i < E::lane_chunks; ++i) {
       const bool is_active = warp.chunk_bit(active, n, i);
-      this->copy(s, n, i, 0, warp.row(p.grad_out, offset, n, i), is_active && p.grad_out);
+      if (!projects<P> || warp.layer == 0) {
+        this->copy(s, n, i, 0, warp.row(p.grad_out, offset, n, i), is_active && p.grad_out);
+      }
 #pragma unroll
       for (int k = 0; k < K; ++k) {
         this->copy(s, n, i, 1 + k, this->gate_row(p.gates, offset, n, i, k), is_active);
@@ -39,13 +45,24 @@ struct ClusterCell<E, P, RESIDENT, N, true> : ClusterCellIO<E, P, RESIDENT, N> {
       if constexpr (C::has_inner) {
         this->copy(s, n, i, INNER, warp.row(p.inner, offset, n, i), is_active);
       }
-      const void* const states = C::has_c ? p.inner : p.out;
-      this->copy(s, n, i, BEFORE, warp.row(states, next_offset, n, i),
-                 warp.chunk_bit(next_active, n, i));
+      if constexpr (C::saves) {
+        const void* const states = C::has_c ? p.inner : p.out;
+        this->copy(s, n, i, BEFORE, warp.row(states, next_offset, n, i),
+                   warp.chunk_bit(next_active, n, i));
+      }
     }
   }
 
-  __device__ void prepare(int) {}
+  __device__ void prepare(int s) {
+    if constexpr (projects<P>) {
+      static_assert(N == 1);
+      if (warp.layer == 0 || s == warp.steps) return;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) projected[0][0][i] = 0;
+      exchange().receive(s);
+      projection().multiply(s, projected);
+    }
+  }
 
   // send(i, k, chunk) sends chunk i of dz of gate k.
   template <class Send>
@@ -56,11 +73,16 @@ struct ClusterCell<E, P, RESIDENT, N, true> : ClusterCellIO<E, P, RESIDENT, N> {
     if (rows.resets) end_at_reset(n, rows.resets);
     if (s == warp.steps) return;
     float grad_out[4], gates[K][4], inner[4], before[4], dz[K][4], next_dh[4], next_dc[4];
-    this->load(s, n, 0, grad_out);
+    if (!projects<P> || warp.layer == 0) {
+      this->load(s, n, 0, grad_out);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) grad_out[i] = projected[0][0][i];
+    }
 #pragma unroll
     for (int k = 0; k < K; ++k) this->load(s, n, 1 + k, gates[k]);
     if constexpr (C::has_inner) this->load(s, n, INNER, inner);
-    load_before(s, n, rows, before);
+    if constexpr (C::saves) load_before(s, n, rows, before);
 #pragma unroll
     for (int i = 0; i < 4; ++i) next_dh[i] = dh[n][i] + grad_out[i], next_dc[i] = dc[n][i];
     backward_acc<E>(p, gates, dz, unit_param, before, next_dh, next_dc, inner);
@@ -72,6 +94,7 @@ struct ClusterCell<E, P, RESIDENT, N, true> : ClusterCellIO<E, P, RESIDENT, N> {
 #pragma unroll
       for (int i = 0; i < E::lane_chunks; ++i) send(i, k, of_product[i]);
     }
+    if constexpr (projects<P>) pass_on(s, rows.active, gates);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const bool is_active = this->acc_bit(rows.active, n, i);
@@ -99,6 +122,30 @@ struct ClusterCell<E, P, RESIDENT, N, true> : ClusterCellIO<E, P, RESIDENT, N> {
   }
 
  private:
+  // Sends the gradients of pre to the layer below, and frees the rows of the layer above.
+  __device__ void pass_on(int s, uint32_t active, const float (&gates)[K][4]) const {
+    const auto exchange = this->exchange();
+    const bool sends = exchange.sends();
+    if (sends) exchange.wait_for_room(s);
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      typename IO::Chunks chunks;
+      E::to_chunks(gates[k], chunks);
+      this->mask(chunks, active, 0);
+      if (k == 0 && exchange.receives()) exchange.free(s, chunks[0]);
+#pragma unroll
+      for (int i = 0; i < E::lane_chunks; ++i) {
+        if (sends) exchange.send(s, i, k, chunks[i]);
+      }
+    }
+  }
+  __device__ auto exchange() const { return LayerExchange<E, typename IO::Warp>(warp); }
+  __device__ auto projection() const {
+    return ClusterProjection<E, P, typename IO::Warp>(
+        warp, warp.shared + warp.layout.received,
+        this->staged - warp.lane_index * 8 + IO::input_bytes + warp.lane_index * 16);
+  }
+
   // c before the step in forward, or h without c: that of the next step here, or the state from which
   // the sequence starts.
   __device__ void load_before(int s, int n, const StepRows& rows, float (&before)[4]) const {

@@ -1,5 +1,6 @@
 // The layers of a stack in one cluster. Each has `blocks` blocks of its own. They send their output of
-// a step to those of the next layer, which computes that step while they compute the one after it.
+// a step to those of the next layer, which computes that step while they compute the one after it. In
+// backward the next layer is the one below, and the output the gradient of pre.
 //
 // A block keeps the rows of STAGES steps that it has received. For each of these places there are two
 // mbarriers: the phase of `filled` completes when all rows have arrived; that of `freed`, in the block
@@ -27,6 +28,7 @@ template <class E, class Warp> struct LayerExchange {
   static_assert(unread + 8 <= 128);
 
   const Warp& warp;
+  static constexpr int SENT = Warp::backward ? Warp::gates : 1;
   const int row_bytes = input_row_bytes(warp.layout.x_k_steps), stage_bytes = 8 * row_bytes;
 
   __device__ explicit LayerExchange(const Warp& warp) : warp(warp) {}
@@ -39,7 +41,7 @@ template <class E, class Warp> struct LayerExchange {
   __device__ void init() const {
     if (warp.tiling.layers == 1) return;
     if (receives()) {
-      auto* const rows = reinterpret_cast<uint2*>(warp.shared + warp.layout.stages);
+      auto* const rows = reinterpret_cast<uint2*>(warp.shared + warp.layout.received);
       for (int i = threadIdx.x; i < STAGES * stage_bytes / 8; i += blockDim.x) rows[i] = {0, 0};
     }
     if (threadIdx.x != 0) return;
@@ -73,12 +75,13 @@ template <class E, class Warp> struct LayerExchange {
     if (threadIdx.x == 0) expect_freed(s);
     __syncwarp();
   }
-  // The lane's chunk of row i.
-  __device__ void send(int s, int i, uint2 chunk) const {
+  // The lane's chunk of row i, in backward of gate k.
+  __device__ void send(int s, int i, int k, uint2 chunk) const {
     if (!warp.chunk_bit(warp.valid_rows, 0, i)) return;
-    const uint32_t to = warp.base + static_cast<uint32_t>(warp.layout.stages) +
+    const int column = k * static_cast<int>(padded_units(warp.H, size)) + warp.unit;
+    const uint32_t to = warp.base + static_cast<uint32_t>(warp.layout.received) +
                         s % STAGES * stage_bytes + (warp.lane.chunk_row(0) + i) * row_bytes +
-                        warp.unit * size;
+                        column * size;
     const uint32_t first = (warp.layer + 1) * warp.blocks;
 #pragma unroll 1
     for (uint32_t block = first; block < first + warp.blocks; ++block) {
@@ -92,7 +95,7 @@ template <class E, class Warp> struct LayerExchange {
 
   __device__ void expect_rows(int s) const {
     const int chunks = (warp.H + E::chunk_units - 1) / E::chunk_units;
-    ptx::mbarrier_arrive_expect_tx(filled(s), warp.rows * chunks * 8);
+    ptx::mbarrier_arrive_expect_tx(filled(s), warp.rows * chunks * 8 * SENT);
   }
   __device__ void expect_freed(int s) const {
     ptx::mbarrier_arrive_expect_tx(freed(s), warp.tiles_of_units * 8);

@@ -17,6 +17,7 @@ struct ClusterRows {
 template <class E, class P, int RESIDENT, int N> struct ClusterWarp {
   using Storage = typename E::Storage;
   static constexpr bool backward = is_backward<P>;
+  static constexpr int gates = gates_of<P>;
 
   // The kernel's arguments.
   const P& p;

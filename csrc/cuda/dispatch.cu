@@ -37,6 +37,15 @@ template <class P> int64_t cell_bytes(const P& params, const Plan& plan) {
   }
 }
 
+template <template <class> class Of, class P>
+void launch_layers(const LayersOf<P>& layers, const Plan& plan, void* stream) {
+  with_projected_cell<Of>(layers, [&](const auto& of_cell) {
+    with_traits(of_cell.of[0], plan.mode, [&](auto traits) {
+      launch_cluster<decltype(traits)>(of_cell, plan, static_cast<Stream>(stream));
+    });
+  });
+}
+
 }  // namespace
 
 int64_t workspace_bytes(const Forward& params, const Plan& plan) {
@@ -74,11 +83,10 @@ void run(const CellBackward& params, const Plan& plan, void* workspace, void* st
 }
 
 void run(const LayersOf<ProjectedForward>& layers, const Plan& plan, void* stream) {
-  with_projected_cell(layers, [&](const auto& of_cell) {
-    with_traits(of_cell.of[0], plan.mode, [&](auto traits) {
-      launch_cluster<decltype(traits)>(of_cell, plan, static_cast<Stream>(stream));
-    });
-  });
+  launch_layers<ProjectedForwardOf>(layers, plan, stream);
+}
+void run(const LayersOf<ProjectedBackward>& layers, const Plan& plan, void* stream) {
+  launch_layers<ProjectedBackwardOf>(layers, plan, stream);
 }
 
 }  // namespace fastrnn::cuda

@@ -26,10 +26,11 @@ void run(const Backward& params, const Plan& plan, void* workspace, void* stream
 void run(const CellForward& params, const Plan& plan, void* workspace, void* stream);
 void run(const CellBackward& params, const Plan& plan, void* workspace, void* stream);
 
-// As many layers as the plan has. A plan of one is one for which can_project holds.
+// As many layers as the plan of best_stack has.
 void run(const LayersOf<ProjectedForward>& layers, const Plan& plan, void* stream);
+void run(const LayersOf<ProjectedBackward>& layers, const Plan& plan, void* stream);
 
 // `device`: that of the stream.
-void run(const WeightGradients& params, const Device& device, void* stream);
+void run(const LayersOf<WeightGradients>& layers, int count, const Device& device, void* stream);
 
 }  // namespace fastrnn::cuda

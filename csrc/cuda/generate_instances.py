@@ -1,8 +1,8 @@
 """Writes instances/: `python csrc/cuda/generate_instances.py`.
 
 A file instantiates the launchers of one strategy for one dtype, so that the compiler works on them
-in parallel: those of nn.RNN's cells without resets or with them, those of another cell, or the
-forward kernels with an input projection.
+in parallel: those of nn.RNN's cells without resets or with them, those of another cell, or those
+with an input projection.
 """
 
 from collections.abc import Iterator
@@ -62,7 +62,11 @@ def kinds(strategy: str) -> Iterator[tuple[str, ...]]:
     for name, cell in CELLS.items():
         yield name, f"CellForwardOf<{cell}>", f"CellBackwardOf<{cell}>"
     if strategy == "cluster":
-        yield "projected", *(f"LayersOf<ProjectedForwardOf<{cell}>>" for cell in PROJECTED)
+        yield (
+            "projected",
+            *(f"ForwardLayers<{cell}>" for cell in PROJECTED),
+            *(f"BackwardLayers<{cell}>" for cell in PROJECTED),
+        )
 
 
 def needs_workspace(strategy: str, kind: str) -> bool:

@@ -59,9 +59,10 @@ inline const Plan& cached_plan(const Sizes& sizes, int64_t strategy, int32_t dev
 inline const std::vector<Plan>& cached_stack_plans(const Sizes& sizes, int64_t layers,
                                                    int64_t input, int64_t hidden, int32_t device) {
   using Key = std::tuple<Sizes, int64_t, int64_t, int64_t, int32_t>;
-  thread_local Cached<Key, std::vector<Plan>> last;
-  return last.get({sizes, layers, input, hidden, device},
-                  [&] { return stack_plans(device_of(device), sizes, layers, input, hidden); });
+  thread_local Cached<Key, std::vector<Plan>> last[2];
+  return last[sizes.pass == Pass::backward].get({sizes, layers, input, hidden, device}, [&] {
+    return stack_plans(device_of(device), sizes, layers, input, hidden);
+  });
 }
 
 // The message of an error of a call.
@@ -95,6 +96,18 @@ void launch(const Call& call, Cell cell, Pass pass, const Tensor& like, const Pl
     run(call, plan, mutable_data_or_null(workspace), current_stream(device));
   } catch (const std::runtime_error& error) {
     rethrow(error, call, cell, pass, plan);
+  }
+}
+
+// The same of the layers of a launch.
+template <class Layer>
+void launch(const LayersOf<Layer>& layers, Pass pass, const Tensor& like, const Plan& plan) {
+  const int32_t device = like.get_device_index();
+  const DeviceGuard guard(device);
+  try {
+    run(layers, plan, current_stream(device));
+  } catch (const std::runtime_error& error) {
+    rethrow(error, layers.of[0], layers.of[0].cell, pass, plan);
   }
 }
 

@@ -82,14 +82,10 @@ struct Kernels {
       if (plan.projects)
         calls.of[i].projection = projection(stack, first + i, i == 0 ? &x : nullptr);
     }
-    if (is_empty(params)) return saved;
+    if (is_empty(stack.params())) return saved;
     const CellForward& call = calls.of[0];
     if (plan.projects) {
-      try {
-        run(calls, plan, current_stream(x.get_device_index()));
-      } catch (const std::runtime_error& error) {
-        rethrow(error, call, stack.cell, Pass::forward, plan);
-      }
+      launch(calls, Pass::forward, x, plan);
     } else if (stack.traits.saves) {
       launch(call, stack.cell, Pass::forward, x, plan);
     } else {
@@ -98,22 +94,50 @@ struct Kernels {
     return saved;
   }
 
-  BackwardResults backward(const Stack& stack, int64_t layer, const BackwardInputs& grad,
-                           int64_t needs) const {
-    Gradients of;
-    recurrence_backward(stack, layer, grad, of);
-    BackwardResults results;
-    if (needs & needs_input) results.input = input_gradient(stack, layer, grad.x, *of.pre);
-    if (needs & ~(needs_input | needs_states))
-      weight_gradients(stack, layer, grad, of, needs, results);
+  // Of the layers of one launch, which begins with the last of them.
+  std::vector<BackwardResults> backward(const Stack& stack, int64_t last,
+                                        const BackwardInputs& grad, int64_t needs) const {
+    const Plan& plan = plans(stack, Pass::backward)[stack.layers - 1 - last];
+    const int count = plan.tiling.layers;
+    std::vector<Gradients> of(count);
+    LayersOf<ProjectedBackward> calls{};
+    for (int i = 0; i < count; ++i) {
+      calls.of[i] = {backward_call(stack, last - i, grad, of[i]), nullptr};
+      if (i == 0) continue;
+      calls.of[i].grad_out = nullptr;
+      calls.of[i].weight_ih_above = stack.of(last - i + 1, 0).ih.const_data_ptr();
+    }
+    if (!is_empty(stack.params())) launch_backward(stack, calls, plan);
+    std::vector<BackwardResults> results(count);
+    const int64_t first = last - count + 1;
+    if (first > 0 || needs & needs_input) {
+      results.back().input = input_gradient(stack, first, grad.x(first), *of.back().pre);
+    }
+    if (needs & ~(needs_input | needs_states)) {
+      LayersOf<WeightGradients> all{};
+      for (int i = 0; i < count; ++i) {
+        all.of[i] = weight_gradients(stack, last - i, grad, of[i], needs, results[i]);
+      }
+      const int32_t device = stack.input.get_device_index();
+      const DeviceGuard guard(device);
+      run(all, count, device_of(device), current_stream(device));
+    }
     return results;
   }
 
  private:
-  // Of pre [rows, D, K * heads * H] and of the unit_param [rows, D, heads * H].
+  // Of pre [rows, D, K * heads * H], of the unit_param [rows, D, heads * H], and of the states if they
+  // are not wanted: the kernels store them.
   struct Gradients {
-    Given pre, unit_param;
+    Given pre, unit_param, h0, c0;
   };
+
+  // For each layer in the order of the pass, that of the launch which begins with it.
+  const std::vector<Plan>& plans(const Stack& stack, Pass pass) const {
+    return cached_stack_plans(sizes_of(stack.params(), stack.cell, pass, tf32), stack.layers,
+                              stack.input.size(stack.input.dim() - 1),
+                              stack.directions * stack.hidden(), stack.input.get_device_index());
+  }
 
   static Tensor grouped(const Tensor& tensor, const Shape& shape) {
     const int64_t* const sizes = shape.begin();  // [T, B, G, K * H]
@@ -192,35 +216,44 @@ struct Kernels {
     return groups;
   }
 
-  void recurrence_backward(const Stack& stack, int64_t layer, const BackwardInputs& grad,
-                           Gradients& of) const {
+  static CellBackward backward_call(const Stack& stack, int64_t layer, const BackwardInputs& grad,
+                                    Gradients& of) {
     const int64_t D = stack.directions, wide = stack.traits.gates * stack.hidden();
     const bool packed = stack.is_packed();
+    const Shape of_state{D, stack.B, stack.hidden()};
+    const Saved& saved = grad.saved[layer];
     of.pre = output(stack.data_shape(D * wide), stack.input, packed);
-    // The kernels store the gradients of the states even if they are not wanted.
-    Given h0 = grad.h0 ? Given{} : empty(Shape{D, stack.B, stack.hidden()}, stack.input), c0;
-    Backward call{stack.params(),
-                  {groups(stack, layer), data_or_null(grad.output), part_of(grad.h_n, stack, layer),
-                   grad.saved.out.const_data_ptr(), of.pre->mutable_data_ptr(),
-                   grad.h0 ? mutable_part_of(grad.h0, stack, layer) : h0->mutable_data_ptr()}};
-    if (!stack.traits.saves) {
-      return launch(call, stack.cell, Pass::backward, stack.input, tf32, /*strategy=*/-1);
-    }
-    CellBackward of_cell{call, stack.cell, part_of(grad.c_n, stack, layer)};
-    of_cell.gates = data_or_null(grad.saved.gates);
-    of_cell.inner = data_or_null(grad.saved.inner);
-    of_cell.h0 = part_of(stack.h0, stack, layer);
-    of_cell.c0 = part_of(stack.c0, stack, layer);
-    for (int64_t d = 0; d < D; ++d) of_cell.unit_param[d] = stack.unit_param(layer, d);
+    if (!grad.h0) of.h0 = empty(of_state, stack.input);
+    CellBackward call{
+        {stack.params(),
+         {groups(stack, layer), data_or_null(grad.output), part_of(grad.h_n, stack, layer),
+          saved.out.const_data_ptr(), of.pre->mutable_data_ptr(),
+          grad.h0 ? mutable_part_of(grad.h0, stack, layer) : of.h0->mutable_data_ptr()}},
+        stack.cell,
+        part_of(grad.c_n, stack, layer)};
+    // A stack's kernel takes the output of a cell that saves no gates in their place.
+    call.gates = stack.traits.saves ? data_or_null(saved.gates) : call.out;
+    call.inner = data_or_null(saved.inner);
+    call.h0 = part_of(stack.h0, stack, layer);
+    call.c0 = part_of(stack.c0, stack, layer);
+    for (int64_t d = 0; d < D; ++d) call.unit_param[d] = stack.unit_param(layer, d);
     if (stack.traits.has_c) {
-      if (!grad.c0) c0 = empty(Shape{D, stack.B, stack.hidden()}, stack.input);
-      of_cell.grad_c0 = c0 ? c0->mutable_data_ptr() : mutable_part_of(grad.c0, stack, layer);
+      if (!grad.c0) of.c0 = empty(of_state, stack.input);
+      call.grad_c0 = grad.c0 ? mutable_part_of(grad.c0, stack, layer) : of.c0->mutable_data_ptr();
     }
     if (stack.traits.has_unit_param) {
       of.unit_param = output(stack.data_shape(D * stack.hidden()), stack.input, packed);
-      of_cell.grad_unit_param = of.unit_param->mutable_data_ptr();
+      call.grad_unit_param = of.unit_param->mutable_data_ptr();
     }
-    launch(of_cell, stack.cell, Pass::backward, stack.input, tf32, /*strategy=*/-1);
+    return call;
+  }
+
+  static void launch_backward(const Stack& stack, const LayersOf<ProjectedBackward>& calls,
+                              const Plan& plan) {
+    const CellBackward& call = calls.of[0];
+    if (plan.projects) return launch(calls, Pass::backward, stack.input, plan);
+    if (stack.traits.saves) return launch(call, stack.cell, Pass::backward, stack.input, plan);
+    launch(static_cast<const Backward&>(call), stack.cell, Pass::backward, stack.input, plan);
   }
 
   static Tensor input_gradient(const Stack& stack, int64_t layer, const Tensor& x,
@@ -234,18 +267,21 @@ struct Kernels {
     return grad;
   }
 
-  static void weight_gradients(const Stack& stack, int64_t layer, const BackwardInputs& grad,
-                               const Gradients& of, int64_t needs, BackwardResults& results) {
-    const int64_t dim = grad.x.dim(), inputs = grad.x.size(dim - 1);
+  // Returns the call of the kernel. Large gradients are products of torch.
+  static WeightGradients weight_gradients(const Stack& stack, int64_t layer,
+                                          const BackwardInputs& grad, const Gradients& of,
+                                          int64_t needs, BackwardResults& results) {
+    const Tensor &x = grad.x(layer), &out = grad.saved[layer].out;
+    const int64_t dim = x.dim(), inputs = x.size(dim - 1);
     const bool small = is_small(stack, inputs);
     WeightGradients call{stack.params(),
                          stack.cell,
                          stack.heads,
                          needs & needs_weight_ih && small ? inputs : 0,
-                         grad.x.const_data_ptr(),
-                         dim == 2 ? 0 : grad.x.stride(0),
-                         grad.x.stride(dim - 2),
-                         grad.saved.out.const_data_ptr(),
+                         x.const_data_ptr(),
+                         dim == 2 ? 0 : x.stride(0),
+                         x.stride(dim - 2),
+                         out.const_data_ptr(),
                          part_of(stack.h0, stack, layer),
                          of.pre->const_data_ptr(),
                          data_or_null(of.unit_param)};
@@ -260,14 +296,14 @@ struct Kernels {
         if (small)
           call.weight_ih[d] = of_weight.mutable_data_ptr();
         else
-          weight_ih_product(stack, grad.x, *of.pre, d, of_weight);
+          weight_ih_product(stack, x, *of.pre, d, of_weight);
       }
       if (needs & needs_weight_hh) {
         Tensor& of_weight = add(own.hh);
         if (small)
           call.weight_hh[d] = of_weight.mutable_data_ptr();
         else
-          weight_hh_product(stack, layer, grad.saved.out, of, d, of_weight);
+          weight_hh_product(stack, layer, out, of, d, of_weight);
       }
       if (needs & needs_biases && own.bias_ih) {
         call.bias_ih[d] = add(*own.bias_ih).mutable_data_ptr();
@@ -275,9 +311,7 @@ struct Kernels {
       }
       if (needs & needs_leak && own.leak) call.leak[d] = add(*own.leak).mutable_data_ptr();
     }
-    const int32_t device = stack.input.get_device_index();
-    const DeviceGuard guard(device);
-    run(call, device_of(device), current_stream(device));
+    return call;
   }
 
   static void weight_ih_product(const Stack& stack, const Tensor& x, const Tensor& grad_pre,

@@ -8,7 +8,7 @@ namespace fastrnn::cuda {
 
 template <class E, class P, int RESIDENT, int N>
 constexpr int cluster_max_threads =
-    cluster_threads(mode_of<E>, RESIDENT, N, pass_of<P>, traits_of<P>);
+    cluster_threads(mode_of<E>, RESIDENT, N, pass_of<P>, traits_of<P>, projects<P>);
 
 // Loads a lane's fragment of a k-step of W_hh, in backward of its transpose. The tile begins at
 // `unit`, the k-step at k. `alignment`: the alignment of rows in bytes.

@@ -92,7 +92,8 @@ struct ProjectedForward : CellForward {
 // The most layers of a stack that one kernel computes.
 constexpr int most_stacked = 8;
 
-// The layers of a stack. Sizes, lengths, offsets and resets are those of the first in all of them.
+// The layers of a stack, in the order in which they are computed: in backward the last layer comes
+// first. All have the sizes, lengths, offsets and resets of of[0].
 template <class P> struct LayersOf {
   P of[most_stacked];
 };
@@ -108,6 +109,11 @@ struct CellBackward : Backward {
   void* grad_unit_param;            // as out
   void *reset_h_sum, *reset_c_sum;  // in the accumulation dtype: gradients are added
   unsigned char* workspace;
+};
+
+// Of a stack. The kernel computes grad_out of a layer from the gradients of the layer above.
+struct ProjectedBackward : CellBackward {
+  const void* weight_ih_above;  // [K * H, H]; null in the last layer, which is given grad_out
 };
 
 // The gradients of a layer's weights: sums over all steps and rows. D, heads and H as above, and I

@@ -12,6 +12,7 @@ namespace fastrnn::cuda {
 template <class P> constexpr bool is_backward = false;
 template <class Base> constexpr bool is_backward<BackwardParams<Base>> = true;
 template <class C> constexpr bool is_backward<CellBackwardOf<C>> = true;
+template <class C> constexpr bool is_backward<ProjectedBackwardOf<C>> = true;
 
 template <class P> constexpr bool has_resets = std::is_base_of_v<ParamsWithResets, P>;
 
@@ -23,12 +24,15 @@ template <class P> constexpr int gates_of = 1;
 template <class C> constexpr int gates_of<CellForwardOf<C>> = C::gates;
 template <class C> constexpr int gates_of<CellBackwardOf<C>> = C::gates;
 
-// Whether the kernel computes the input projection. It is a kernel of cells that save gates, though
-// nn.RNN's save none.
+// Whether the kernel computes the input projection, or the gradient of the input of a stack's later
+// layer. It is a kernel of cells that save gates, though nn.RNN's save none.
 template <class P> constexpr bool projects = false;
 template <class C> constexpr bool projects<ProjectedForwardOf<C>> = true;
+template <class C> constexpr bool projects<ProjectedBackwardOf<C>> = true;
 template <class C> constexpr bool saves_gates<ProjectedForwardOf<C>> = true;
+template <class C> constexpr bool saves_gates<ProjectedBackwardOf<C>> = true;
 template <class C> constexpr int gates_of<ProjectedForwardOf<C>> = C::gates;
+template <class C> constexpr int gates_of<ProjectedBackwardOf<C>> = C::gates;
 
 // What a kernel is given: the parameters of a call, or of all layers of a stack.
 template <class Arguments> struct LayerOf {

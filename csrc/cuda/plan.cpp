@@ -100,13 +100,16 @@ void keep_best(Plan& best, bool& found, const Plan& plan) {
 }
 
 // The layers of a stack in one launch, or a single layer. With `I` the kernel computes the input
-// projection: the first layer has I input features, the others H.
+// projection: in forward the first layer has I input features, the others H.
 struct Stacked {
   int64_t layers = 1, I = 0;
 
-  int64_t k_steps(const Sizes& sizes) const {
-    const int64_t widest = layers > 1 ? std::max(I, sizes.H) : I;
-    return I == 0 ? 0 : input_k_steps(widest, element_bytes(sizes.mode));
+  int64_t k_steps(const Sizes& sizes, const Work& work) const {
+    if (I == 0) return 0;
+    const int64_t widest = sizes.pass == Pass::backward ? work.width
+                           : layers > 1                 ? std::max(I, sizes.H)
+                                                        : I;
+    return input_k_steps(widest, element_bytes(sizes.mode));
   }
 };
 
@@ -125,7 +128,7 @@ Option best_cluster(const Device& device, const Sizes& sizes, const Stacked& sta
   if (device.major < 9) return {{}, "clusters need compute capability 9.0"};
   const Work work(sizes);
   const int bytes = element_bytes(sizes.mode);
-  const int64_t x_k_steps = stacked.k_steps(sizes);
+  const int64_t x_k_steps = stacked.k_steps(sizes, work);
   CellTraits cell = traits(sizes.cell);
   if (x_k_steps > 0) cell.saves = true;  // see projects in pass_traits.h
   Plan best{};
@@ -144,7 +147,6 @@ Option best_cluster(const Device& device, const Sizes& sizes, const Stacked& sta
       for (const int resident : {32, 16, 8, 4}) {  // among equals, the most in registers
         if (resident > 4 && resident > depth) continue;
         for (const int rows : row_choices) {
-          if (x_k_steps > 0 && rows > 8) break;
           const Tiling tiling{blocks,
                               int(m_tiles),
                               splits,
@@ -153,7 +155,7 @@ Option best_cluster(const Device& device, const Sizes& sizes, const Stacked& sta
                               rows,
                               int(stacked.layers)};
           const ClusterLayout layout(tiling, bytes, sizes.pass, cell, int(x_k_steps));
-          if (!cluster_fits(sizes.mode, tiling, sizes.pass, cell)) continue;
+          if (!cluster_fits(sizes.mode, tiling, sizes.pass, cell, x_k_steps > 0)) continue;
           if (layout.end > device.shared_bytes) continue;
           const int64_t tiles = sizes.G * ceil_div(sizes.B, rows);
           const double bandwidth = blocks == 16 ? cluster_bandwidth_16 : cluster_bandwidth;
@@ -238,24 +240,9 @@ Option best_step(const Device& device, const Sizes& sizes) {
   return {plan, ""};
 }
 
-// Whether a cell has kernels with an input projection.
-bool projected(Cell cell) { return traits(cell).gates > 1 || !traits(cell).saves; }
-
 std::string kibibytes(int64_t bytes) { return std::to_string(bytes >> 10) + " KiB"; }
 
 }  // namespace
-
-bool can_project(const Plan& plan, const Device& device, const Sizes& sizes, int64_t I) {
-  constexpr int64_t most_inputs = 64;
-  CellTraits cell = traits(sizes.cell);
-  if (plan.strategy != Strategy::cluster || !projected(sizes.cell)) return false;
-  if (I == 0 || I > most_inputs) return false;
-  cell.saves = true;  // see projects in pass_traits.h
-  const int size = element_bytes(sizes.mode);
-  return plan.tiling.n_tiles() == 1 && cluster_fits(sizes.mode, plan.tiling, Pass::forward, cell) &&
-         ClusterLayout(plan.tiling, size, Pass::forward, cell, input_k_steps(I, size)).end <=
-             device.shared_bytes;
-}
 
 const char* name(Strategy strategy) {
   switch (strategy) {
@@ -284,18 +271,23 @@ Plan make_plan(const Device& device, const Sizes& sizes) {
 }
 
 Option best_stack(const Device& device, const Sizes& sizes, int64_t layers, int64_t I) {
-  if (sizes.pass == Pass::backward || sizes.G != 1 || !projected(sizes.cell) || I == 0)
-    return {{}, "no kernel computes several layers of such a stack"};
+  const CellTraits cell = traits(sizes.cell);
+  const bool has_kernel = cell.gates > 1 || !cell.saves;
+  if (!has_kernel || I == 0 || (layers > 1 && sizes.G > 1))
+    return {{}, "no kernel computes the products with W_ih of such layers"};
   return best_cluster(device, sizes, {layers, I});
 }
 
 std::vector<Plan> stack_plans(const Device& device, const Sizes& sizes, int64_t layers,
                               int64_t input, int64_t hidden) {
+  // Of a launch for each layer: with a product before it or, in forward, without.
   const auto of_layer = [&, plan = make_plan(device, sizes)](int64_t I) {
     Plan own = plan;
-    own.projects = can_project(plan, device, sizes, I);
-    if (!own.projects) own.cycles += launch_cycles;  // of the input product
-    return own;
+    own.cycles += launch_cycles;
+    const Option projected = best_stack(device, sizes, 1, I);
+    const bool is_faster =
+        projected.unsupported_reason.empty() && projected.plan.cycles < own.cycles;
+    return sizes.pass == Pass::forward && is_faster ? projected.plan : own;
   };
   const Plan first = of_layer(input), later = of_layer(hidden);
   std::vector<Plan> plans{first};

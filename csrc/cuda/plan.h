@@ -92,11 +92,13 @@ FASTRNN_HOST_DEVICE constexpr int input_row_bytes(int k_steps) { return 32 * k_s
 // The layout of a cluster block's shared memory, as byte offsets: two mbarriers, two buffers of the
 // state, W_hh, two buffers of the splits' sums, and for each tile of units the stages of prefetched
 // inputs and the lanes' biases. Cells that save no gates keep the biases in registers. With an input
-// projection the inputs are rows of x, and W_ih follows the biases.
+// projection the inputs are rows of x, and W_ih follows the biases. In a stack the rows that a layer
+// receives take the place of the first tile's x. Backward has other inputs, and receives rows at the
+// end.
 struct ClusterLayout {
   // 16 bytes more than K, so that ldmatrix reads eight rows from different banks.
   int64_t state_row_bytes;
-  int64_t state, weights, sums, stages, end;
+  int64_t state, weights, sums, stages, received, end;
   int tile_bytes, x_k_steps;
 
   constexpr ClusterLayout(const Tiling& t, int element_bytes, Pass pass, const CellTraits& cell,
@@ -107,18 +109,22 @@ struct ClusterLayout {
         sums(weights + int64_t{t.m_tiles} * t.splits * t.streamed * 512 * gate_tiles(pass, cell)),
         stages(sums +
                int64_t{t.splits - 1} * t.m_tiles * t.n_tiles() * 1024 * gate_tiles(pass, cell)),
+        received(stages),
         end(0),
         tile_bytes(stage_bytes(t, element_bytes, pass, cell, x_k_steps) +
                    cluster_bias_bytes(pass, cell) + x_k_steps * 512 * gate_tiles(pass, cell)),
         x_k_steps(x_k_steps) {
     end = stages + int64_t{t.m_tiles} * tile_bytes;
+    if (pass == Pass::forward || x_k_steps == 0) return;
+    received = end;
+    end += cluster_stages(1) * 8 * input_row_bytes(x_k_steps);
   }
 
   // Of a tile of units.
   static constexpr int stage_bytes(const Tiling& t, int element_bytes, Pass pass,
                                    const CellTraits& cell, int x_k_steps) {
     const int stages = cluster_stages(t.n_tiles()) * t.n_tiles();
-    if (x_k_steps > 0) return stages * 8 * input_row_bytes(x_k_steps);
+    if (x_k_steps > 0 && pass == Pass::forward) return stages * 8 * input_row_bytes(x_k_steps);
     return stages * 128 * element_bytes * step_inputs(pass, cell);
   }
 };
@@ -131,11 +137,12 @@ constexpr int64_t cluster_shared_bytes(const Tiling& tiling, int element_bytes, 
 
 // The limits of the cluster kernel due to registers: the instances that are compiled, and the
 // maximum number of threads per block. `fragments` counts the k-steps of W_hh in the registers of a
-// warp, of all tiles. A lane also holds its chunks of the state, twice as many in float32, and what
-// a cell with several gates or states needs.
+// warp, of all tiles. A lane also holds its chunks of the state, twice as many in float32, what a cell
+// with several gates or states needs, and the products of an input projection.
 constexpr bool cluster_compiled(Mode mode, int resident, int n_tiles, Pass pass,
-                                const CellTraits& cell) {
+                                const CellTraits& cell, bool projects = false) {
   const int gate_tiles = cuda::gate_tiles(pass, cell), fragments = resident * gate_tiles;
+  if (projects && pass == Pass::forward && mode != Mode::half && fragments > 24) return false;
   int most = mode == Mode::half ? 128 : mode == Mode::tf32 ? 64 : 32;
   if (mode == Mode::half && cell.saves && pass == Pass::backward) most = 64;
   if (mode == Mode::tf32 && gate_tiles > 1) most = 48;
@@ -143,19 +150,23 @@ constexpr bool cluster_compiled(Mode mode, int resident, int n_tiles, Pass pass,
          n_tiles * gate_tiles <= 12;
 }
 constexpr int cluster_threads(Mode mode, int resident, int n_tiles, Pass pass,
-                              const CellTraits& cell) {
+                              const CellTraits& cell, bool projects = false) {
   const int fragments = resident * gate_tiles(pass, cell);
   if (cell.saves) {
-    return n_tiles == 1 && fragments <= (mode == Mode::float32 ? 4 : 8) ? 512 : 256;
+    const bool few =
+        mode == Mode::float32 || (mode == Mode::tf32 && projects && pass == Pass::backward);
+    return n_tiles == 1 && fragments <= (few ? 4 : 8) ? 512 : 256;
   }
   const int chunks = n_tiles * (mode == Mode::half ? 1 : 2);
   if (fragments >= 32 || chunks >= 8 || fragments * chunks > 32) return 256;
   return chunks >= 4 || fragments * chunks > 16 ? 384 : 512;
 }
-constexpr bool cluster_fits(Mode mode, const Tiling& t, Pass pass, const CellTraits& cell) {
-  return t.rows > 0 && t.rows <= 32 &&
-         cluster_compiled(mode, t.resident, t.n_tiles(), pass, cell) &&
-         t.m_tiles * t.splits * 32 <= cluster_threads(mode, t.resident, t.n_tiles(), pass, cell) &&
+constexpr bool cluster_fits(Mode mode, const Tiling& t, Pass pass, const CellTraits& cell,
+                            bool projects = false) {
+  return t.rows > 0 && t.rows <= (projects ? 8 : 32) &&
+         cluster_compiled(mode, t.resident, t.n_tiles(), pass, cell, projects) &&
+         t.m_tiles * t.splits * 32 <=
+             cluster_threads(mode, t.resident, t.n_tiles(), pass, cell, projects) &&
          t.splits <= 8 && (t.splits == 1 || t.m_tiles <= 15);  // one named barrier per tile
 }
 
@@ -237,19 +248,16 @@ struct Option {
 
 Option best(Strategy strategy, const Device& device, const Sizes& sizes);
 
-// Whether the kernel of a forward plan also serves a layer with I input features without pre: small
-// layers of nn.RNN, LSTM and GRU, in tiles of at most 8 batch rows.
-bool can_project(const Plan& plan, const Device& device, const Sizes& sizes, int64_t I);
-
 // The fastest plan of all strategies, according to the model. `step` supports every call.
 Plan make_plan(const Device& device, const Sizes& sizes);
 
-// The best plan of one launch for several layers of a stack, the first with I input features; layer l
-// is a step behind layer l - 1. Sizes are those of a layer in one direction, without heads.
+// The best plan of one launch for one or several layers that reads their input in place of pre: of
+// nn.RNN, LSTM and GRU, in tiles of at most 8 batch rows. Each layer is a step behind the one before. In
+// forward the first has I input features. Sizes are those of a layer.
 Option best_stack(const Device& device, const Sizes& sizes, int64_t layers, int64_t I);
 
-// The forward plans of a stack, whose first layer has `input` features and the others `hidden`: for
-// each layer, that of the launch which begins with it.
+// The plans of a pass of a stack, whose first layer has `input` features and the others `hidden`: for
+// each layer, in the order in which they are computed, that of the launch which begins with it.
 std::vector<Plan> stack_plans(const Device& device, const Sizes& sizes, int64_t layers,
                               int64_t input, int64_t hidden);
 

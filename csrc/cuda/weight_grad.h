@@ -1,5 +1,5 @@
-// The gradients of a layer's weights and biases in one launch, for small layers: there, launches take
-// longer than the products. Large ones go to torch's mm, see layer.cpp.
+// The gradients of the weights and biases of one or several layers in one launch, for small layers:
+// there, launches take longer than the products. Large ones go to torch's mm, see layer.cpp.
 //
 // A block computes a tile of 32 × 32 elements of one gradient: of W_ih, with the bias as a further
 // column; of a head's W_hh; or of the unit_param. If blocks form a cluster, each sums over a part of
@@ -36,6 +36,10 @@ struct GradTiles {
   }
   FASTRNN_HOST_DEVICE int64_t total() const { return count[0] + count[1] + count[2]; }
 };
+
+FASTRNN_HOST_DEVICE inline int64_t tiles_of_layer(const WeightGradients& p) {
+  return p.directions() * GradTiles(p).total();
+}
 
 // A tile: its first element [m, n], and the size of the gradient.
 struct GradTile {
@@ -194,7 +198,7 @@ __device__ void reduce_in_cluster(const WeightGradBlock<E>&, const Sum (&)[2][2]
 
 template <class E>
 __global__ void __launch_bounds__(grad_threads, 4)
-    weight_grad_kernel(WeightGradients p, int blocks) {
+    weight_grad_kernel(LayersOf<WeightGradients> layers, int blocks) {
   using Block = WeightGradBlock<E>;
   using Sum = typename Block::Sum;
   DYNAMIC_SHARED(shared);
@@ -205,7 +209,11 @@ __global__ void __launch_bounds__(grad_threads, 4)
   const uint32_t barrier = ptx::cvta_shared(shared);
   if (blocks > 1) expect_sums(barrier, grad_elements * int(sizeof(Sum)));
 
-  const Block block{p, GradTile(p, GradTiles(p), blockIdx.x / blocks)};
+  int l = 0;
+  int64_t tile = blockIdx.x / blocks;  // of layer l
+  for (int64_t tiles; (tiles = tiles_of_layer(layers.of[l])) <= tile; ++l) tile -= tiles;
+  const WeightGradients& p = layers.of[l];
+  const Block block{p, GradTile(p, GradTiles(p), tile)};
   const int64_t count = p.T * p.B, tiles = (count + grad_tile - 1) / grad_tile;
   const int64_t part = (tiles + blocks - 1) / blocks, first = blockIdx.x % blocks * part;
   const int m = 2 * (threadIdx.x / 16), n = 2 * (threadIdx.x % 16);
@@ -242,9 +250,12 @@ __global__ void __launch_bounds__(grad_threads, 4)
 
 // `most_blocks`: of a cluster. A block should have enough rows to be worth the reduction.
 template <class E>
-void launch_weight_grad(const WeightGradients& p, int most_blocks, Stream stream) {
+void launch_weight_grad(const LayersOf<WeightGradients>& layers, int count, int most_blocks,
+                        Stream stream) {
   using Sum = typename ScalarTraits<E>::Sum;
-  const int64_t tiles = p.directions() * GradTiles(p).total();
+  const WeightGradients& p = layers.of[0];
+  int64_t tiles = 0;
+  for (int l = 0; l < count; ++l) tiles += tiles_of_layer(layers.of[l]);
   if (tiles == 0) return;
   if (tiles > INT_MAX / 8) throw std::runtime_error("too many weights for one launch");
   int blocks = 1;
@@ -252,7 +263,7 @@ void launch_weight_grad(const WeightGradients& p, int most_blocks, Stream stream
   Launch shape{dim3(static_cast<unsigned>(tiles * blocks)), grad_threads, blocks};
   shape.shared = 16 + (2 * grad_tile * (grad_tile + 1) + grad_elements) * sizeof(Sum) +
                  grad_tile * sizeof(GradRow);
-  launch(weight_grad_kernel<E>, shape, stream, p, blocks);
+  launch(weight_grad_kernel<E>, shape, stream, layers, blocks);
 }
 
 }  // namespace fastrnn::cuda

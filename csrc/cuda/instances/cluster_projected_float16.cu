@@ -3,8 +3,11 @@
 
 namespace fastrnn::cuda {
 
-template void launch_cluster<Float16>(const LayersOf<ProjectedForwardOf<AnyElman>>&, const Plan&, Stream);
-template void launch_cluster<Float16>(const LayersOf<ProjectedForwardOf<Lstm>>&, const Plan&, Stream);
-template void launch_cluster<Float16>(const LayersOf<ProjectedForwardOf<Gru>>&, const Plan&, Stream);
+template void launch_cluster<Float16>(const ForwardLayers<AnyElman>&, const Plan&, Stream);
+template void launch_cluster<Float16>(const ForwardLayers<Lstm>&, const Plan&, Stream);
+template void launch_cluster<Float16>(const ForwardLayers<Gru>&, const Plan&, Stream);
+template void launch_cluster<Float16>(const BackwardLayers<AnyElman>&, const Plan&, Stream);
+template void launch_cluster<Float16>(const BackwardLayers<Lstm>&, const Plan&, Stream);
+template void launch_cluster<Float16>(const BackwardLayers<Gru>&, const Plan&, Stream);
 
 }  // namespace fastrnn::cuda

@@ -44,6 +44,9 @@ DTYPES = {
 }
 
 
+#: The ends of the names of a stack's tensors, layer by layer.
+NUMBERS = ("", *map(str, range(1, 8)))
+
 #: The names of cells in csrc/cuda/instances.
 FILES = {
     "LSTM": "lstm",
@@ -224,8 +227,9 @@ class Emulated:
         `layers`: the arguments of each, and by their names the weights of its input projection, and
         of the first the input. `pre` has the shape of theirs.
         """
-        inputs, shapes = {"pre": pre}, {}
-        for number, (of_layer, more) in zip(("", *range(1, 8)), layers, strict=False):
+        inputs: dict[str, Tensor | None] = {"pre": pre}
+        shapes: dict[str, Sequence[int]] = {}
+        for number, (of_layer, more) in zip(NUMBERS, layers, strict=False):
             named = {**_named(of_layer), **more}
             inputs |= {f"{name}{number}": x for name, x in named.items()}
             results = _shapes_of_results(pre, of_layer, save)
@@ -236,29 +240,39 @@ class Emulated:
         )
         return [
             Outputs(*(found.get(f"{name}{number}") for name in Outputs._fields))
-            for number in ("", *range(1, len(layers)))
+            for number in NUMBERS[: len(layers)]
         ]
 
     def recurrence_backward(
         self, grads: Outputs, saved: Step, arguments: Arguments, **options: Any
     ) -> Gradients:
         """The operator's backward, see `Kernels.recurrence_backward`."""
-        cell, h0, out = CELLS[arguments.mode], arguments.h0, saved.state.h
-        inputs = {"grad_out": grads.out, "grad_h_n": grads.h_n, "grad_c_n": grads.c_n}
-        inputs |= {"out": out, "gates": saved.gates, "inner": saved.inner, **_named(arguments)}
-        pre = *out.shape[:-1], cell.gates * out.shape[-1]
-        results: dict[str, Any] = {"grad_pre": pre, "grad_h0": h0.shape}
-        if cell.has_c:
-            results["grad_c0"] = h0.shape
-        if cell.has_unit_param:
-            results["grad_unit_param"] = out.shape
-        for name, start in (("h", arguments.reset_h), ("c", arguments.reset_c)):
-            if start is not None:
-                results[f"reset_{name}_sum"] = h0.shape
-        results = self._run("backward", inputs, results, arguments, "grad_pre", **options)
-        names = "grad_pre", "grad_h0", "grad_c0", "grad_unit_param", "reset_h_sum", "reset_c_sum"
-        gradients = (results.get(name) for name in names)
-        return Gradients(*(x if x is None else x.to(out.dtype) for x in gradients))
+        inputs = _inputs_of_backward(grads, saved, arguments)
+        shapes = _shapes_of_gradients(saved.state.h, arguments)
+        results = self._run("backward", inputs, shapes, arguments, "grad_pre", **options)
+        return _gradients(results, saved.state.h.dtype)
+
+    def stack_backward(
+        self,
+        layers: Sequence[tuple[Outputs, Step, Arguments, Mapping[str, Tensor | None]]],
+        **options: Any,
+    ) -> list[Gradients]:
+        """The backward of a stack in one launch.
+
+        `layers`: the arguments of `recurrence_backward` for each, from the last layer down. All but
+        the first have no gradient of `out`, and by its name the W_ih of the layer above.
+        """
+        inputs: dict[str, Tensor | None] = {}
+        shapes: dict[str, Sequence[int]] = {}
+        for number, (grads, saved, of_layer, more) in zip(NUMBERS, layers, strict=False):
+            named = {**_inputs_of_backward(grads, saved, of_layer), **more}
+            inputs |= {f"{name}{number}": x for name, x in named.items()}
+            results = _shapes_of_gradients(saved.state.h, of_layer)
+            shapes |= {f"{name}{number}": shape for name, shape in results.items()}
+        _, saved, arguments, _ = layers[0]
+        found = self._run("backward", inputs, shapes, arguments, "-", **options)
+        dtype = saved.state.h.dtype
+        return [_gradients(found, dtype, number) for number in NUMBERS[: len(layers)]]
 
     def close(self) -> None:
         """End the processes."""
@@ -292,7 +306,7 @@ class Emulated:
         element = "Tf32" if tf32 else DTYPES[data.dtype]
         dtypes = dict.fromkeys(results, data.dtype)
         for name in results:
-            if name.endswith("_sum"):
+            if "_sum" in name:
                 dtypes[name] = accumulation_dtype(data.dtype)
         sizes = [math.prod(shape) * dtypes[name].itemsize for name, shape in results.items()]
         header = {
@@ -317,7 +331,7 @@ class Emulated:
             **{field.name: getattr(tiling or Tiling(), field.name) for field in fields(Tiling)},
         }
         kind = FILES.get(CELLS[arguments.mode].mode, "" if arguments.resets is None else "resets")
-        if "input" in given:
+        if "input" in given or (tiling and tiling.layers > 1):
             kind = "projected"
         source = "_".join(filter(None, (strategy, kind, element.lower())))
         answer = self._server(source).call(header, [_bytes(x) for x in given.values()], sizes)
@@ -334,6 +348,35 @@ class Emulated:
             sources = [*EMULATOR, SOURCES / "cuda" / "instances" / f"{source}.cu"]
             self._servers[source] = Server(build(source, sources, self._changed))
         return self._servers[source]
+
+
+def _inputs_of_backward(
+    grads: Outputs, saved: Step, arguments: Arguments
+) -> dict[str, Tensor | None]:
+    inputs = {"grad_out": grads.out, "grad_h_n": grads.h_n, "grad_c_n": grads.c_n}
+    of_step = {"out": saved.state.h, "gates": saved.gates, "inner": saved.inner}
+    return {**inputs, **of_step, **_named(arguments)}
+
+
+def _shapes_of_gradients(out: Tensor, arguments: Arguments) -> dict[str, Sequence[int]]:
+    """The shapes of what a backward returns."""
+    cell, h0 = CELLS[arguments.mode], arguments.h0
+    pre = *out.shape[:-1], cell.gates * out.shape[-1]
+    shapes: dict[str, Sequence[int]] = {"grad_pre": pre, "grad_h0": h0.shape}
+    if cell.has_c:
+        shapes["grad_c0"] = h0.shape
+    if cell.has_unit_param:
+        shapes["grad_unit_param"] = out.shape
+    for name, start in (("h", arguments.reset_h), ("c", arguments.reset_c)):
+        if start is not None:
+            shapes[f"reset_{name}_sum"] = h0.shape
+    return shapes
+
+
+def _gradients(results: Mapping[str, Tensor], dtype: torch.dtype, number: str = "") -> Gradients:
+    names = "grad_pre", "grad_h0", "grad_c0", "grad_unit_param", "reset_h_sum", "reset_c_sum"
+    gradients = (results.get(f"{name}{number}") for name in names)
+    return Gradients(*(x if x is None else x.to(dtype) for x in gradients))
 
 
 def _shapes_of_results(pre: Tensor, arguments: Arguments, save: bool) -> dict[str, Sequence[int]]:
@@ -363,3 +406,4 @@ backward = _unchanged.backward
 recurrence = _unchanged.recurrence
 recurrence_backward = _unchanged.recurrence_backward
 stack = _unchanged.stack
+stack_backward = _unchanged.stack_backward

@@ -29,9 +29,13 @@
 
 namespace fastrnn::cuda {
 
-#define PROJECTED                                \
-  PARAMS(LayersOf<ProjectedForwardOf<AnyElman>>) \
-  PARAMS(LayersOf<ProjectedForwardOf<Lstm>>) PARAMS(LayersOf<ProjectedForwardOf<Gru>>)
+#define PROJECTED                  \
+  PARAMS(ForwardLayers<AnyElman>)  \
+  PARAMS(ForwardLayers<Lstm>)      \
+  PARAMS(ForwardLayers<Gru>)       \
+  PARAMS(BackwardLayers<AnyElman>) \
+  PARAMS(BackwardLayers<Lstm>)     \
+  PARAMS(BackwardLayers<Gru>)
 
 #define WEAK template <> __attribute__((weak))
 #define PARAMS_OF_KERNEL(P, E)                                    \
@@ -120,9 +124,9 @@ inline void run(const std::string& kernel, const CellBackward& params, const Pla
 }
 
 // With an input projection; `element`: the suffix of the kernel's name.
-inline void run(const std::string& element, const LayersOf<ProjectedForward>& layers,
-                const Plan& plan) {
-  with_projected_cell(layers, [&](const auto& p) {
+template <template <class> class Of, class Layer>
+void run_layers(const std::string& element, const LayersOf<Layer>& layers, const Plan& plan) {
+  with_projected_cell<Of>(layers, [&](const auto& p) {
     using P = std::decay_t<decltype(p)>;
     void (*launcher)(const P&, const Plan&, Stream) = nullptr;
     if (element == "Bfloat16") launcher = &launch_cluster<Bfloat16, P>;
@@ -132,6 +136,14 @@ inline void run(const std::string& element, const LayersOf<ProjectedForward>& la
     if (!launcher) throw std::runtime_error("not compiled in: projected " + element);
     launcher(p, plan, &emulator::device);
   });
+}
+inline void run(const std::string& element, const LayersOf<ProjectedForward>& layers,
+                const Plan& plan) {
+  run_layers<ProjectedForwardOf>(element, layers, plan);
+}
+inline void run(const std::string& element, const LayersOf<ProjectedBackward>& layers,
+                const Plan& plan) {
+  run_layers<ProjectedBackwardOf>(element, layers, plan);
 }
 
 }  // namespace fastrnn::cuda

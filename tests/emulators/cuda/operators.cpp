@@ -48,6 +48,9 @@ void run(const CellBackward& params, const Plan& plan, void*, void*) { run_by_na
 void run(const LayersOf<ProjectedForward>& layers, const Plan& plan, void*) {
   run(element_of(layers.of[0].dtype, plan.mode), layers, plan);
 }
+void run(const LayersOf<ProjectedBackward>& layers, const Plan& plan, void*) {
+  run(element_of(layers.of[0].dtype, plan.mode), layers, plan);
+}
 
 }  // namespace fastrnn::cuda
 

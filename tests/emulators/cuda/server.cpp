@@ -156,7 +156,7 @@ class Tensors {
         results_.push_back(written_);
         return;
       }
-      const bool sum = name.ends_with("_sum");  // in the accumulation dtype
+      const bool sum = name.find("_sum") != name.npos;  // in the accumulation dtype
       Tensor& tensor = add(outputs_, name, bytes, sum ? 0 : lead_);
       sum ? tensor.zero() : tensor.poison();
       results_.push_back(&tensor);
@@ -195,17 +195,63 @@ class Tensors {
   Tensor* written_ = nullptr;  // the first input, if it is also an output
 };
 
-// Layer l of a stack: its tensors have the number of the layer in their names.
-ProjectedForward later_layer(CellForward call, const Tensors& t, int l) {
-  const auto of = [&](const char* name) { return t[(name + std::to_string(l)).c_str()]; };
-  call.weight_hh[0] = of("weight_hh");
-  call.bias_ih[0] = of("bias_ih"), call.bias_hh[0] = of("bias_hh");
-  call.unit_param[0] = of("unit_param");
-  call.h0 = of("h0"), call.c0 = of("c0"), call.reset_h = of("reset_h"),
-  call.reset_c = of("reset_c");
-  call.out = of("out"), call.h_n = of("h_n"), call.c_n = of("c_n");
-  call.gates = of("gates"), call.inner = of("inner");
-  return {call, {nullptr, {of("weight_ih")}, call.H}};
+// The tensors of a layer, in a stack with its number at the end of their names.
+class LayerTensors {
+ public:
+  LayerTensors(const Tensors& tensors, int layer)
+      : tensors_(tensors), number_(layer == 0 ? "" : std::to_string(layer)) {}
+  void* operator[](const std::string& name) const { return tensors_[(name + number_).c_str()]; }
+
+ private:
+  const Tensors& tensors_;
+  const std::string number_;
+};
+
+// Groups from `heads` on belong to the second direction of a layer.
+GroupTensors groups(const ParamsWithResets& params, int64_t heads, const LayerTensors& t) {
+  const int64_t hidden = heads * params.H;
+  return {heads, params.B * hidden, hidden, {t["weight_hh"], t["weight_hh_reverse"]}};
+}
+CellForward forward_call(const ParamsWithResets& params, int64_t heads, Cell cell,
+                         const LayerTensors& t) {
+  const Forward call{params,
+                     {groups(params, heads, t),
+                      t["pre"],
+                      {t["bias_ih"], t["bias_ih_reverse"]},
+                      {t["bias_hh"], t["bias_hh_reverse"]},
+                      t["h0"],
+                      t["out"],
+                      t["h_n"]}};
+  return {call,         cell,         t["c0"],  {t["unit_param"], t["unit_param_reverse"]},
+          t["reset_h"], t["reset_c"], t["c_n"], t["gates"],
+          t["inner"]};
+}
+CellBackward backward_call(const ParamsWithResets& params, int64_t heads, Cell cell,
+                           const LayerTensors& t) {
+  const Backward call{params,
+                      {groups(params, heads, t), t["grad_out"], t["grad_h_n"], t["out"],
+                       t["grad_pre"], t["grad_h0"]}};
+  return {call,
+          cell,
+          t["grad_c_n"],
+          traits(cell).saves ? t["gates"] : t["out"],
+          t["inner"],
+          t["h0"],
+          t["c0"],
+          {t["unit_param"], t["unit_param_reverse"]},
+          t["reset_h"],
+          t["reset_c"],
+          t["grad_c0"],
+          t["grad_unit_param"],
+          t["reset_h_sum"],
+          t["reset_c_sum"]};
+}
+
+// Runs a kernel of one call; `Of` is that of nn.RNN's cells.
+template <class Of, class Call>
+void run_one(const std::string& kernel, const Call& call, const Plan& plan) {
+  if (traits(call.cell).saves) return run(kernel, call, plan);
+  run(kernel, static_cast<const Of&>(call), plan);
 }
 
 void serve(const Request& request) {
@@ -231,58 +277,31 @@ void serve(const Request& request) {
   const Plan plan =
       make_plan(request, params, cell, element.mode, forward ? Pass::forward : Pass::backward);
   const std::string& kernel = request.text("kernel");
-  // Groups from `heads` on belong to the second direction of a layer.
-  const int64_t heads = request.number("heads"), hidden = heads * params.H;
-  const GroupTensors groups{
-      heads, params.B * hidden, hidden, {t["weight_hh"], t["weight_hh_reverse"]}};
-  if (forward) {
-    const Forward call{params,
-                       {groups,
-                        t["pre"],
-                        {t["bias_ih"], t["bias_ih_reverse"]},
-                        {t["bias_hh"], t["bias_hh_reverse"]},
-                        t["h0"],
-                        t["out"],
-                        t["h_n"]}};
-    const CellForward of_cell{
-        call,         cell,         t["c0"],  {t["unit_param"], t["unit_param_reverse"]},
-        t["reset_h"], t["reset_c"], t["c_n"], t["gates"],
-        t["inner"]};
-    if (t["input"]) {
-      const int64_t I = request.number("I");
-      LayersOf<ProjectedForward> layers{};
-      layers.of[0] = {of_cell,
-                      {t["input"], {t["weight_ih"], t["weight_ih_reverse"]}, I, params.B * I, I}};
-      for (int l = 1; l < plan.tiling.layers; ++l) layers.of[l] = later_layer(of_cell, t, l);
-      run(kernel.substr(kernel.find('.') + 1), layers, plan);
-    } else if (traits(cell).saves) {
-      run(kernel, of_cell, plan);
+  const std::string element_name = kernel.substr(kernel.find('.') + 1);
+  const int64_t heads = request.number("heads"), I = request.number("I");
+  LayersOf<ProjectedForward> forwards{};
+  LayersOf<ProjectedBackward> backwards{};
+  for (int l = 0; l < plan.tiling.layers; ++l) {
+    const LayerTensors of(t, l);
+    if (forward) {
+      forwards.of[l] = {forward_call(params, heads, cell, of),
+                        {of["input"],
+                         {of["weight_ih"], of["weight_ih_reverse"]},
+                         l == 0 ? I : params.H,
+                         l == 0 ? params.B * I : 0,
+                         l == 0 ? I : 0}};
     } else {
-      run(kernel, call, plan);
+      backwards.of[l] = {backward_call(params, heads, cell, of), of["weight_ih_above"]};
     }
+  }
+  if (forward && t["input"]) {
+    run(element_name, forwards, plan);
+  } else if (forward) {
+    run_one<Forward>(kernel, CellForward(forwards.of[0]), plan);
+  } else if (plan.tiling.layers > 1) {
+    run(element_name, backwards, plan);
   } else {
-    const Backward call{
-        params, {groups, t["grad_out"], t["grad_h_n"], t["out"], t["grad_pre"], t["grad_h0"]}};
-    if (traits(cell).saves) {
-      run(kernel,
-          CellBackward{call,
-                       cell,
-                       t["grad_c_n"],
-                       t["gates"],
-                       t["inner"],
-                       t["h0"],
-                       t["c0"],
-                       {t["unit_param"], t["unit_param_reverse"]},
-                       t["reset_h"],
-                       t["reset_c"],
-                       t["grad_c0"],
-                       t["grad_unit_param"],
-                       t["reset_h_sum"],
-                       t["reset_c_sum"]},
-          plan);
-    } else {
-      run(kernel, call, plan);
-    }
+    run_one<Backward>(kernel, CellBackward(backwards.of[0]), plan);
   }
   t.check();
   puts("ok");

@@ -15,7 +15,8 @@ import torch
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from fastrnn.ops.arguments import Outputs
+from fastrnn.ops.arguments import Gradients, Outputs, State
+from fastrnn.ops.cells.base import Step
 from fastrnn.testing import Problem
 from tests.emulators.cuda import emulated
 from tests.emulators.cuda.build import SOURCES
@@ -25,7 +26,7 @@ from tests.utils.strategies import problems
 from .mutation import keep_lines
 from .test_emulated import ELEMENTS
 from .test_emulated_cells import TOO_LARGE
-from .test_emulated_layers import check_equal
+from .test_emulated_layers import check_equal, of_random_gradients
 from .test_emulated_projection import Projection, kernels
 
 SOURCE = "cluster_projected_float32"
@@ -61,7 +62,9 @@ def one_by_one(pre: torch.Tensor, layers: list[Any], options: dict[str, Any]) ->
 
 
 @st.composite
-def stacks(draw: st.DrawFn, element: str, kind: str) -> tuple[Problem, int, dict[str, Any]]:
+def stacks(
+    draw: st.DrawFn, element: str, kind: str, backward: bool = False
+) -> tuple[Problem, int, dict[str, Any]]:
     dtype, _ = ELEMENTS[element]
     problem = draw(
         problems(
@@ -77,6 +80,7 @@ def stacks(draw: st.DrawFn, element: str, kind: str) -> tuple[Problem, int, dict
     layers = draw(st.sampled_from([2, 3, 4, 8]))
     tiling = tiling_for(
         *("cluster", problem.hidden, dtype),
+        gates=problem.cell.gates if backward else 1,
         blocks=draw(st.sampled_from([n for n in (1, 2) if n <= units and n * layers <= 8])),
         splits=draw(st.sampled_from([1, 2])),
         resident=draw(st.sampled_from([4, 8])),
@@ -107,6 +111,76 @@ def test_equals_one_launch_for_each_layer(element: str, kind: str) -> None:
             reject()
         for actual, expected in zip(found, one_by_one(pre, layers, options), strict=True):
             check_equal(actual, expected, (), heads=1)
+
+    random()
+
+
+def of_backward(first: Problem, count: int) -> list[Any]:
+    """Return what `emulated.stack_backward` takes, with the results of some forward.
+
+    Every column of a W_ih has one value that is not 0: 1 or -1. So the gradients that a layer gives
+    to the one below are exact.
+    """
+    layers: list[Any] = []
+    _, given, arguments = of_random_gradients(first)
+    for l in range(count):  # noqa: E741
+        generator = torch.Generator().manual_seed(first.seed + l)
+        _, own = dataclasses.replace(first, seed=first.seed + l).inputs()
+        own = own._replace(lengths=arguments.lengths, offsets=arguments.offsets)
+        own = own._replace(resets=arguments.resets)
+        saved = Step(
+            State(given.state.h.roll(l)),
+            given.gates if given.gates is None else given.gates.roll(l),
+            given.inner if given.inner is None else given.inner.roll(l),
+        )
+        grads = Outputs(
+            torch.randn_like(saved.state.h) if l == 0 else None,
+            torch.randn_like(own.h0),
+            torch.randn_like(own.h0) if first.cell.has_c else None,
+        )
+        rows = first.cell.gates * first.hidden
+        places = torch.randint(0, rows, (1, first.hidden), generator=generator)
+        signs = 2.0 * torch.randint(0, 2, (1, first.hidden), generator=generator) - 1
+        weight_ih = torch.zeros(rows, first.hidden).scatter_(0, places, signs)
+        more = {"weight_ih_above": weight_ih.to(first.dtype)} if l > 0 else {}
+        layers.append((grads, saved, own, more))
+    return layers
+
+
+def backward_one_by_one(layers: list[Any], options: dict[str, Any]) -> list[Gradients]:
+    tiling = dataclasses.replace(options["tiling"], layers=1)
+    found: list[Gradients] = []
+    for grads, saved, arguments, more in layers:
+        if found:
+            above = found[-1].pre.double()
+            grads = grads._replace(
+                out=(above @ more["weight_ih_above"].double()).to(saved.state.h.dtype)
+            )
+        one = {**options, "tiling": tiling, "strategy": "cluster"}
+        found.append(emulated.recurrence_backward(grads, saved, arguments, **one))
+    return found
+
+
+@pytest.mark.parametrize(("element", "kind"), kernels())
+def test_gradients_equal_one_launch_for_each_layer(element: str, kind: str) -> None:
+    """Exactly in half precision. Other elements round the gradients that they multiply."""
+    atol = {"float32": 1e-5, "tf32": 2e-2}.get(element, 0)
+
+    @settings(max_examples=15, deadline=None)
+    @given(stacks(element, kind, backward=True))
+    def random(run: tuple[Problem, int, dict[str, Any]]) -> None:
+        problem, _, options = run
+        layers = of_backward(problem, options["tiling"].layers)
+        try:
+            found = emulated.stack_backward(layers, strategy="cluster", **options)
+        except EmulationError as error:
+            if not any(message in str(error) for message in TOO_LARGE):
+                raise
+            reject()
+        for actual, expected in zip(found, backward_one_by_one(layers, options), strict=True):
+            for got, wanted in zip(actual, expected, strict=True):
+                if wanted is not None:
+                    torch.testing.assert_close(got, wanted, rtol=0, atol=atol, equal_nan=True)
 
     random()
 

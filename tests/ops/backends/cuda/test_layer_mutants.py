@@ -132,6 +132,36 @@ MUTANTS = [
         "rows + b * row_bytes",
     ),
     Mutant(
+        "the weights of all layers are those of the first",
+        "weight_grad.h",
+        "const WeightGradients& p = layers.of[l];",
+        "const WeightGradients& p = layers.of[0];",
+    ),
+    Mutant(
+        "the gradients of a stack pass through the layer's own W_ih",
+        "layer.cpp",
+        "stack.of(last - i + 1, 0).ih",
+        "stack.of(last - i, 0).ih",
+    ),
+    Mutant(
+        "all gates of the layer above have W_ih of the first",
+        "pass_traits.h",
+        "static_cast<Int>(gate * H + unit), gate",
+        "unit, gate",
+    ),
+    Mutant(
+        "the layer below receives the gradient of the product",
+        "cluster_cell_backward.h",
+        "pass_on(s, rows.active, gates);",
+        "pass_on(s, rows.active, dz);",
+    ),
+    Mutant(
+        "the gradients of all gates take the same place",
+        "cluster_stack.h",
+        "k * static_cast<int>(padded_units(warp.H, size)) + warp.unit",
+        "warp.unit",
+    ),
+    Mutant(
         "blocks wait for too few sums",
         "weight_grad.h",
         "expect_sums(barrier, grad_elements * int(sizeof(Sum)));",
@@ -158,6 +188,10 @@ def calls() -> Iterator[tuple[Call, int]]:
         call.x = torch.randn(steps, 3, call.x.shape[-1])
         call.weights, call.h0 = [w.float() for w in call.weights], call.h0.float()
         yield call, 0
+    call = Call("GRU", {"num_layers": 3}, "lengths", with_hx=True)
+    call.x, call.weights = call.x.float(), [w.float() for w in call.weights]
+    call.h0 = call.h0.float()
+    yield call, 0
 
 
 def first_difference() -> str | None:

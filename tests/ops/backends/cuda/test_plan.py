@@ -203,15 +203,16 @@ def test_unsupported_strategies_give_a_reason():
     assert "does not fit" in options["grid"]
 
 
-def stack_plans(name, mode, T, B, H, layers, inputs, cell="RNN_TANH"):
+def stack_plans(name, mode, backward, T, B, H, layers, inputs, cell="RNN_TANH"):
     module = cpu.EXTENSION.module
     device = module.Device(*NAMES[name])
-    return module.stack_plans(device, mode, T, B, H, layers, inputs, CODES[cell])
+    return module.stack_plans(device, mode, backward, T, B, H, layers, inputs, CODES[cell])
 
 
 @given(
     st.sampled_from(sorted(NAMES)),
     st.sampled_from(sorted(BYTES)),
+    st.booleans(),
     st.integers(0, 500),
     st.integers(1, 300),
     st.integers(1, 300),
@@ -219,47 +220,56 @@ def stack_plans(name, mode, T, B, H, layers, inputs, cell="RNN_TANH"):
     st.integers(1, 300),
     st.sampled_from(sorted(CODES)),
 )
-def test_a_stack_fits_on_the_device(name, mode, T, B, H, layers, inputs, cell):
+def test_a_stack_fits_on_the_device(name, mode, backward, T, B, H, layers, inputs, cell):
     _, _, shared, clusters = NAMES[name]
-    plans_of_layers = stack_plans(name, mode, T, B, H, layers, inputs, cell)
+    plans_of_layers = stack_plans(name, mode, backward, T, B, H, layers, inputs, cell)
     assert len(plans_of_layers) == layers
-    alone = plans(name, mode, False, T, B, 1, H, cell)
-    layer = 0
+    strategy, options = plans(name, mode, backward, T, B, 1, H, cell)
+    gates, layer = CELLS[CODES[cell]].gates, 0
     while layer < layers:
         plan = plans_of_layers[layer]
         t = plan.tiling
-        if t.layers > 1:
-            assert (plan.strategy, plan.projects) == ("cluster", True)
+        if plan.projects:
+            assert plan.strategy == "cluster"
             assert t.layers <= 8
             assert clusters[math.ceil(math.log2(t.layers * t.blocks))] == plan.at_once >= 1
             assert t.blocks * t.m_tiles * 16 >= H
-            assert t.splits * (t.resident + t.streamed) * 32 >= H * BYTES[mode]
+            depth = gates * H if backward else H
+            assert t.splits * (t.resident + t.streamed) * 32 >= depth * BYTES[mode]
             assert t.rows <= 8
-            # W_ih is in shared memory, of each gate.
-            width = H if layer > 0 else max(H, inputs)
-            of_inputs = t.m_tiles * 16 * width * BYTES[mode] * CELLS[CODES[cell]].gates
-            assert of_inputs <= plan.shared <= shared
-            # Each launch for a layer would take an input product, or read the input, too.
-            assert plan.cycles < t.layers * (alone[1][alone[0]].cycles + 8000)
+            # The shared memory of a block has its part of W_ih, of all gates.
+            widest = max(inputs, H) if layer == 0 < t.layers - 1 else inputs if layer == 0 else H
+            width = H if backward else widest
+            assert t.m_tiles * 16 * width * BYTES[mode] * gates <= plan.shared <= shared
+            # A launch for each layer has a product with W_ih, too.
+            assert plan.cycles < t.layers * (options[strategy].cycles + 8000)
         else:
-            assert plan.strategy == alone[0]
+            assert (plan.strategy, t.layers) == (strategy, 1)
         layer += t.layers
     assert layer == layers
 
 
+@pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("mode", ["half", "tf32", "float32"])
 @pytest.mark.parametrize("cell", ["RNN_TANH", "LSTM", "GRU"])
-def test_a_small_stack_is_one_launch(mode, cell):
-    assert stack_plans("H200", mode, 32, 16, 64, 4, 64, cell)[0].tiling.layers == 4
+def test_a_small_stack_is_one_launch(mode, cell, backward):
+    assert stack_plans("H200", mode, backward, 32, 16, 64, 4, 64, cell)[0].tiling.layers == 4
 
 
-def test_a_large_stack_is_a_launch_for_each_layer():
-    plans_of_layers = stack_plans("H200", "half", 512, 64, 2048, 4, 64)
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_large_stack_is_a_launch_for_each_layer(backward):
+    plans_of_layers = stack_plans("H200", "half", backward, 512, 64, 2048, 4, 64)
     assert [plan.tiling.layers for plan in plans_of_layers] == [1, 1, 1, 1]
 
 
 def test_the_first_layer_may_have_too_many_inputs():
     """Its input product is one of torch then; the others are one launch."""
-    plans_of_layers = stack_plans("H200", "half", 32, 16, 64, 4, 100_000)
+    plans_of_layers = stack_plans("H200", "half", False, 32, 16, 64, 4, 100_000)
     assert [plan.tiling.layers for plan in plans_of_layers[:2]] == [1, 3]
     assert [plan.projects for plan in plans_of_layers[:2]] == [False, True]
+
+
+def test_a_product_of_many_steps_is_one_of_torch():
+    """In the loop it takes part of each step, before it a launch."""
+    few, many = (stack_plans("H200", "half", False, T, 16, 256, 1, 256)[0] for T in (4, 4000))
+    assert (few.projects, many.projects) == (True, False)
