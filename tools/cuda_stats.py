@@ -37,6 +37,9 @@ DOCUMENTED = (128, 512, 1024, 2048, 4096)
 DOCUMENTED_CELLS = (128, 512, 1024)
 #: The mode of each cell of an `Instance`, for the plan.
 CELLS = {"": "RNN_TANH", "Lstm": "LSTM", "Gru": "GRU"}
+#: The cells of stacks, by their names in csrc/cuda/cells.h, and the layers of a documented one.
+STACKED = {"Elman": "", "Lstm": "Lstm", "Gru": "Gru"}
+STACK = 4
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Instance:
 NAME = re.compile(
     r"(cluster|grid|step)(?:_cell)?_kernel<fastrnn::cuda::(\w+), "
     r"(?:fastrnn::cuda::PassParams<fastrnn::(\w+), fastrnn::cuda::(\w+)Tensors>"
-    r"|fastrnn::cuda::(?:Cell)?(\w+)Of<(.*?)(?: ?>)+)"
+    r"|fastrnn::cuda::(?:LayersOf<fastrnn::cuda::|Cell)?(\w+)Of<(.*?)(?: ?>)+)"
     r"((?:, \(?\w*\)?\d+)*)>\(",
     re.ASCII,
 )
@@ -167,14 +170,32 @@ def rows(
         yield _row(instance, "any", None, taken[instance], limit)
 
 
+def stack_rows(taken: dict[Instance, Stats], batch: int) -> Iterator[tuple[str, ...]]:
+    """The same of stacks, with the instance of one launch for all layers."""
+    module, limit = cpu.EXTENSION.module, GPUS["H100"].shared
+    device = module.Device(*GPUS["H100"][1:])
+    for cell, element, H in product(STACKED, ("Bfloat16", "Tf32"), (64, 128)):
+        for direction in ("forward", "backward"):
+            sizes = 100, batch, H, STACK, H, CODES[CELLS[STACKED[cell]]]
+            plans = module.stack_plans(device, MODES[element], direction == "backward", *sizes)
+            if plans[0].tiling.layers < STACK:
+                continue
+            numbers = parameters("cluster", plans[0])
+            instance = Instance("cluster", element, f"projected{direction}", numbers, cell=cell)
+            yield _row(instance, H, plans[0], taken[instance], limit)
+
+
 def _row(instance: Instance, H: object, plan: Any, used: Stats, limit: int) -> tuple[str, ...]:
     mode = MODES.get(instance.element, "float64")
     if instance.element == "Float16":
         mode = "half (fp16)"
-    strategy = instance.strategy
-    if instance.cell:
+    strategy, direction = instance.strategy, instance.direction
+    if direction.startswith("projected"):
+        strategy += f", {STACK} layers"
+        direction = direction.removeprefix("projected")
+    if STACKED.get(instance.cell, instance.cell):
         strategy += f" {instance.cell.upper()}"
-    kernel = f"{strategy}.{instance.direction}"
+    kernel = f"{strategy}.{direction}"
     resources: tuple[object, ...] = (used.registers, used.spilled, "-", "-")
     blocks, tiling = "-", f"r{8 * instance.parameters[0]}"
     if plan is not None:
@@ -204,7 +225,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs/kernels.md"
 BATCH = 16
 
 LEGEND = {
-    "blocks": "the blocks that share W_hh, a cluster or a team",
+    "blocks": "the blocks that share W_hh, a cluster or a team; of a stack, those of a layer",
     "tiling": "batch rows per tile (r), tiles of 16 units per block (m), splits of the depth (s), "
     "k-steps of 32 bytes that a warp keeps in registers + in shared memory (k)",
     "registers, spilled": "registers and spilled bytes per thread",
@@ -231,6 +252,7 @@ def main() -> None:
             for cell in ("Lstm", "Gru"):
                 of_cell = rows(arch, taken, BATCH, DOCUMENTED_CELLS, cell)
                 shown += [row for row in of_cell if row[1] in ("half", "tf32")]
+            shown += stack_rows(taken, BATCH)
             write(markdown(shown))
             continue
         print(f"\nsm_{arch}, the plans for B={arguments.batch}\n{EPILOG}\n")
@@ -238,6 +260,8 @@ def main() -> None:
             print("\n".join(f"{instance!s:<34}{used}" for instance, used in taken.items()))
         else:
             lines = [row for cell in CELLS for row in rows(arch, taken, arguments.batch, cell=cell)]
+            if arch != "80":
+                lines += stack_rows(taken, arguments.batch)
             print("\n".join(aligned([COLUMNS, *lines], WORDS)))
 
 
