@@ -18,7 +18,12 @@ from .device import FLOAT64, MODES, precision
 BACKEND = "cuda"  # the backend in the summary
 
 MODES_HERE = {**MODES, **FLOAT64}
-KINDS = ({}, {"num_layers": 2, "bidirectional": True}, {"bias": False})
+KINDS: tuple[dict[str, Any], ...] = (
+    {},
+    {"num_layers": 2, "bidirectional": True},
+    {"bias": False},
+    {"num_layers": 3},  # one launch
+)
 
 #: (T, B, I, H): sizes that are not whole tiles; many steps, whose sums a cluster shares; weights so
 #: large that torch's products compute their gradients, with each strategy of the plan.
@@ -108,8 +113,8 @@ def test_equal_the_operators_for_cpus(
             rest.append(cuda.allows_tf32(rest[0]))
             results = torch.ops.fastrnn.layer(*rest, save)
             bounds = relative_tolerance(dtype, *size, mode=products.products)
-            # A second layer, and a leak, multiply the number of roundings.
-            of_output, of_gradient = (4 * bound for bound in bounds)
+            # Further layers, and a leak, multiply the number of roundings.
+            of_output, of_gradient = (4 * max(1, call.layers - 1) * bound for bound in bounds)
             expected = torch.ops.fastrnn.layer(*exact)
             check(results, expected, call, of_output, 1)
             backward = call.backward([x.cpu().double() for x in results], needs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from typing import Any
 
@@ -110,9 +111,10 @@ def small_cell(kernel: Kernel, device: str) -> None:
 
 
 def small_layers(device: str) -> None:
-    """Run whole layers, whose weight gradients the blocks of a cluster share."""
-    for kind in (fastrnn.FusedRNN, fastrnn.FusedGRU):
-        layer = kind(5, 20, bidirectional=True)
+    """Run whole layers, whose weight gradients the blocks of a cluster share, and stacks."""
+    kinds = fastrnn.FusedRNN, fastrnn.FusedGRU
+    for kind, count in itertools.product(kinds, (1, 3)):
+        layer = kind(5, 20, num_layers=count, bidirectional=count == 1)
         x, lengths = torch.randn(300, 3, 5), torch.tensor([300, 290, 0])
         found = []
         for place, backend in (("cpu", "auto"), (device, "cuda" if device == "cuda" else "auto")):
@@ -125,7 +127,7 @@ def small_layers(device: str) -> None:
             assert wanted is not None
             assert got is not None
             torch.testing.assert_close(got.cpu(), wanted, rtol=1e-3, atol=1e-3)
-        print(f"small: cuda layer {kind.__name__}", flush=True)
+        print(f"small: cuda {kind.__name__}, layers: {count}", flush=True)
 
 
 def moved(given: Any, device: str | torch.device) -> Any:
