@@ -233,14 +233,18 @@ def compile_case(case: Case, **run_time: int) -> Any:
         return kernel.warmup(*arguments, grid=(1,), **constants)
 
 
+def dump(case: Case, option: str) -> str:
+    """Compile a case, and return what cuobjdump prints of its cubin."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compile_case(case).asm["cubin"])
+        file.flush()
+        return cuobjdump(option, file.name)
+
+
 def measure(case: Case) -> Stats:
     """Compile a case, and read the statistics from its cubin."""
-    compiled = compile_case(case)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage, sass = (cuobjdump(option, file.name) for option in ("-res-usage", "-sass"))
-    return stats(usage, sass, compiled.metadata.shared)
+    shared = compile_case(case).metadata.shared
+    return stats(dump(case, "-res-usage"), dump(case, "-sass"), shared)
 
 
 COLUMNS = (

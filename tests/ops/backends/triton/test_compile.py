@@ -7,6 +7,7 @@ and uses tensor cores where it should. No size that varies at run time is compil
 import functools
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -29,8 +30,10 @@ from tools.kernel_stats import (
     Case,
     cases,
     compile_case,
+    dump,
     measure,
 )
+from tools.sass import spilled
 
 
 def sample(cases: Iterable[Case], key: Callable[[Case], object] = lambda _: ()) -> list[Case]:
@@ -109,24 +112,34 @@ def max_shared(case: Case) -> int:
     return row.shared or MIN_SHARED
 
 
+#: A product on tensor cores, in PTX.
+PRODUCT = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
+
+
 def check(case: Case) -> None:
-    stats = measure(case)
-    assert stats.shared <= max_shared(case) <= case.limit
-    assert (stats.matrix > 0) == (case.kernel != "rows")
+    """Check a case's resources, and disassemble it, which takes a while, only if it spills."""
+    compiled = compile_case(case)
+    assert compiled.metadata.shared <= max_shared(case) <= case.limit
+    assert bool(PRODUCT.search(compiled.asm["ptx"])) == (case.kernel != "rows")
     several = case.kernel == "single_cta" and case.cell in ("LSTM", "GRU")
-    if several and case.hidden > 64 and case.hidden % 2:
-        assert stats.spilled <= MAX_SPILLED_BY_ODD_GATES
+    odd = several and case.hidden > 64 and case.hidden % 2
+    bytes_spilled = spilled(dump(case, "-res-usage"))
+    assert bytes_spilled <= (MAX_SPILLED_BY_ODD_GATES if odd else MAX_SPILLED)
+    if odd or bytes_spilled == 0:
         return
-    assert stats.spilled <= MAX_SPILLED
     if case.layout == "dense" and case.hidden <= 1024:
-        assert stats.local == 0
-        if case.kernel != "grid" and case.capability == (9, 0):
-            assert stats.spilled == 0
+        assert measure(case).local == 0
+        assert case.kernel == "grid" or case.capability != (9, 0)
 
 
 @pytest.mark.parametrize("case", [*QUICK, *QUICK_CELLS, *map(slow, WITH_RESETS)], ids=str)
 def test_resources(case: Case) -> None:
     check(case)
+
+
+@pytest.mark.parametrize("case", [*KERNELS, *QUICK_CELLS, *map(slow, WITH_RESETS)], ids=str)
+def test_the_loop_over_the_steps_has_the_products(case: Case) -> None:
+    assert (measure(case).matrix > 0) == (case.kernel != "rows")
 
 
 @pytest.mark.slow
