@@ -26,10 +26,8 @@ TESTS = ("tests/ops/backends/test_kernels.py", "tests/layers/test_batch_invarian
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    kernels.build(target)
-    return target
+def library() -> Path:
+    return kernels.build_library()
 
 
 def passed(library: Path, *arguments: str) -> int:
@@ -61,10 +59,8 @@ def test_cells_with_a_leak(library: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("tile_gemm") / "tile_gemm"
-    kernels.compile_emulated(target, [PROGRAM], "-Wall", "-Werror", *SANITIZERS)
-    return target
+def program() -> Path:
+    return kernels.compile_emulated("tile_gemm", [PROGRAM], "-Wall", "-Werror", *SANITIZERS)
 
 
 def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -104,12 +100,10 @@ def test_the_emulator_reports_faults(program: Path, fault: str, message: str) ->
     "mutant",
     [pytest.param(m, marks=[] if m.quick else pytest.mark.exhaustive, id=m.name) for m in MUTANTS],
 )
-def test_mutants_are_detected(mutant: Mutant, tmp_path: Path) -> None:
-    target = tmp_path / "tile_gemm"
+def test_mutants_are_detected(mutant: Mutant) -> None:
     flags = () if mutant.quick else SANITIZERS
     changed = {"tile_gemm.h": mutant.replacements}
-    kernels.compile_emulated(target, [PROGRAM], *flags, changed=changed)
-    result = run(target)
+    result = run(kernels.compile_emulated("tile_gemm", [PROGRAM], *flags, changed=changed))
     assert result.returncode != 0
     assert re.search(mutant.detected, result.stdout + result.stderr), result
 
