@@ -14,6 +14,8 @@ from .device import DEVICE, INTERPRETED, unavailable_reason_of
 # cuBLAS is deterministic only with this setting, and torch's deterministic mode requires it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+FOLDER = Path(__file__).parent
+
 #: Timeout of a test in seconds. It ends the process, because a kernel cannot be cancelled.
 TIMEOUT = 100
 
@@ -31,7 +33,7 @@ def skip_reason() -> str | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = skip_reason()
     for item in items:
-        if Path(__file__).parent not in item.path.parents:
+        if item.path.parent != FOLDER:
             continue
         item.add_marker(pytest.mark.gpu)
         if reason is not None:
