@@ -23,7 +23,8 @@ WITH ?=
 FLAGS ?=
 SHAPES ?= quick
 SECONDS ?=
-PYTEST := -n auto --maxprocesses 4 --benchmark-disable
+# A process takes neighbouring tests, which share fixtures, and in the end the others' last tests.
+PYTEST := -n auto --maxprocesses 4 --dist worksteal --benchmark-disable
 
 # These tests need a process of their own, in which Triton's interpreter runs every kernel. Exit
 # status 5 means that none of them has the given mark.
