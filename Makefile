@@ -38,6 +38,8 @@ CXX_SOURCES = $(shell find csrc tests benchmarks tools \
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
+# Compiled modules save every test process seconds.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := test
 .PHONY: demo test try lint docs bench bench-full gpu-check clean

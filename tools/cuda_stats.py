@@ -37,8 +37,8 @@ DOCUMENTED = (128, 512, 1024, 2048, 4096)
 DOCUMENTED_CELLS = (128, 512, 1024)
 #: The mode of each cell of an `Instance`, for the plan.
 CELLS = {"": "RNN_TANH", "Lstm": "LSTM", "Gru": "GRU"}
-#: The cells of stacks, by their names in csrc/cuda/cells.h, and the layers of a documented one.
-STACKED = {"Elman": "", "Lstm": "Lstm", "Gru": "Gru"}
+#: The cells of layers, by their names in csrc/cuda/cells.h, and the layers of a documented stack.
+LAYERS = {"Elman": "", "Lstm": "Lstm", "Gru": "Gru"}
 STACK = 4
 
 
@@ -61,7 +61,7 @@ class Instance:
 
 
 NAME = re.compile(
-    r"(cluster|grid|step)(?:_cell)?_kernel<fastrnn::cuda::(\w+), "
+    r"(cluster|grid|step|rows)(?:_cell|_forward|_backward)?_kernel<fastrnn::cuda::(\w+), "
     r"(?:fastrnn::cuda::PassParams<fastrnn::(\w+), fastrnn::cuda::(\w+)Tensors>"
     r"|fastrnn::cuda::(?:LayersOf<fastrnn::cuda::|Cell)?(\w+)Of<(.*?)(?: ?>)+)"
     r"((?:, \(?\w*\)?\d+)*)>\(",
@@ -130,6 +130,8 @@ def parameters(strategy: str, plan: Any) -> tuple[int, ...]:
     tiling = plan.tiling
     if strategy == "cluster":
         return tiling.resident, tiling.n_tiles
+    if strategy == "rows":
+        return (8 if plan.threads <= 128 else 16 if plan.threads <= 256 else 32,)
     return tiling.m_tiles, tiling.resident
 
 
@@ -170,19 +172,23 @@ def rows(
         yield _row(instance, "any", None, taken[instance], limit)
 
 
-def stack_rows(taken: dict[Instance, Stats], batch: int) -> Iterator[tuple[str, ...]]:
-    """The same of stacks, with the instance of one launch for all layers."""
+def layer_rows(taken: dict[Instance, Stats], batch: int) -> Iterator[tuple[str, ...]]:
+    """The same of kernels that only the operators of layers use: `rows`, and those of stacks."""
     module, limit = cpu.EXTENSION.module, GPUS["H100"].shared
     device = module.Device(*GPUS["H100"][1:])
-    for cell, element, H in product(STACKED, ("Bfloat16", "Tf32"), (64, 128)):
+    sizes = product((1, STACK), LAYERS, ("Bfloat16", "Tf32"), (64, 128))
+    for count, cell, element, H in sizes:
         for direction in ("forward", "backward"):
-            sizes = 100, batch, H, STACK, H, CODES[CELLS[STACKED[cell]]]
-            plans = module.stack_plans(device, MODES[element], direction == "backward", *sizes)
-            if plans[0].tiling.layers < STACK:
+            mode = MODES[element], direction == "backward"
+            steps = 100 if count == 1 else 8  # of many steps, each layer is a launch
+            calls = steps, batch, H, count, H, CODES[CELLS[LAYERS[cell]]]
+            plan = module.stack_plans(device, *mode, *calls)[0]
+            if plan.tiling.layers < count or (count == 1 and plan.strategy != "rows"):
                 continue
-            numbers = parameters("cluster", plans[0])
-            instance = Instance("cluster", element, f"projected{direction}", numbers, cell=cell)
-            yield _row(instance, H, plans[0], taken[instance], limit)
+            numbers = parameters(plan.strategy, plan)
+            projects = "projected" if count > 1 or direction == "forward" else ""
+            instance = Instance(plan.strategy, element, projects + direction, numbers, cell=cell)
+            yield _row(instance, H, plan, taken[instance], limit)
 
 
 def _row(instance: Instance, H: object, plan: Any, used: Stats, limit: int) -> tuple[str, ...]:
@@ -190,10 +196,10 @@ def _row(instance: Instance, H: object, plan: Any, used: Stats, limit: int) -> t
     if instance.element == "Float16":
         mode = "half (fp16)"
     strategy, direction = instance.strategy, instance.direction
-    if direction.startswith("projected"):
+    if strategy == "cluster" and direction.startswith("projected"):
         strategy += f", {STACK} layers"
-        direction = direction.removeprefix("projected")
-    if STACKED.get(instance.cell, instance.cell):
+    direction = direction.removeprefix("projected")
+    if LAYERS.get(instance.cell, instance.cell):
         strategy += f" {instance.cell.upper()}"
     kernel = f"{strategy}.{direction}"
     resources: tuple[object, ...] = (used.registers, used.spilled, "-", "-")
@@ -201,6 +207,8 @@ def _row(instance: Instance, H: object, plan: Any, used: Stats, limit: int) -> t
     if plan is not None:
         t, blocks, of = plan.tiling, plan.tiling.blocks, f"{plan.shared / limit:.0%}"
         tiling = f"r{t.rows} m{t.m_tiles} s{t.splits} k{t.resident}+{t.streamed}"
+        if plan.strategy == "rows":
+            blocks, tiling = 1, "r1"
         resources = used.registers, used.spilled, plan.shared, of
     loop = (used.instructions, used.matrix, used.barriers, used.local, used.fences)
     return tuple(map(str, (kernel, mode, H, blocks, tiling, *resources, *loop)))
@@ -252,7 +260,7 @@ def main() -> None:
             for cell in ("Lstm", "Gru"):
                 of_cell = rows(arch, taken, BATCH, DOCUMENTED_CELLS, cell)
                 shown += [row for row in of_cell if row[1] in ("half", "tf32")]
-            shown += stack_rows(taken, BATCH)
+            shown += layer_rows(taken, BATCH)
             write(markdown(shown))
             continue
         print(f"\nsm_{arch}, the plans for B={arguments.batch}\n{EPILOG}\n")
@@ -261,7 +269,7 @@ def main() -> None:
         else:
             lines = [row for cell in CELLS for row in rows(arch, taken, arguments.batch, cell=cell)]
             if arch != "80":
-                lines += stack_rows(taken, arguments.batch)
+                lines += layer_rows(taken, arguments.batch)
             print("\n".join(aligned([COLUMNS, *lines], WORDS)))
 
 

@@ -52,4 +52,11 @@ auto with_cell(const P& params, Function function) {
   }
 }
 
+// Calls `function` with the parameters of the call's cell, which may be nn.RNN's.
+template <template <class> class Of, class P, class Function>
+auto with_any_cell(const P& params, Function function) {
+  if (!traits(params.cell).saves) return function(Of<AnyElman>{params});
+  return with_cell<Of>(params, function);
+}
+
 }  // namespace fastrnn::cuda

@@ -46,6 +46,15 @@ void launch_layers(const LayersOf<P>& layers, const Plan& plan, void* stream) {
   });
 }
 
+template <template <class> class Of, class P>
+void launch_rows_of(const P& params, const Plan& plan, void* stream) {
+  with_any_cell<Of>(params, [&](const auto& p) {
+    with_traits(p, plan.mode, [&](auto traits) {
+      launch_rows<decltype(traits)>(p, static_cast<Stream>(stream));
+    });
+  });
+}
+
 }  // namespace
 
 int64_t workspace_bytes(const Forward& params, const Plan& plan) {
@@ -80,6 +89,13 @@ void run(const CellBackward& params, const Plan& plan, void* workspace, void* st
     p.workspace = static_cast<unsigned char*>(workspace);
     launch(p, plan, workspace, stream);
   });
+}
+
+void run_rows(const ProjectedForward& params, const Plan& plan, void* stream) {
+  launch_rows_of<ProjectedForwardOf>(params, plan, stream);
+}
+void run_rows(const CellBackward& params, const Plan& plan, void* stream) {
+  launch_rows_of<CellBackwardOf>(params, plan, stream);
 }
 
 void run(const LayersOf<ProjectedForward>& layers, const Plan& plan, void* stream) {

@@ -30,6 +30,10 @@ void run(const CellBackward& params, const Plan& plan, void* workspace, void* st
 void run(const LayersOf<ProjectedForward>& layers, const Plan& plan, void* stream);
 void run(const LayersOf<ProjectedBackward>& layers, const Plan& plan, void* stream);
 
+// The kernels of `rows`: a forward with the input of the layer or, without input features, pre.
+void run_rows(const ProjectedForward& params, const Plan& plan, void* stream);
+void run_rows(const CellBackward& params, const Plan& plan, void* stream);
+
 // `device`: that of the stream.
 void run(const LayersOf<WeightGradients>& layers, int count, const Device& device, void* stream);
 

@@ -6,6 +6,7 @@ with an input projection.
 """
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("instances")
@@ -15,13 +16,15 @@ STRATEGIES = {
     "cluster": (ELEMENTS, "const Plan&, Stream"),
     "grid": (ELEMENTS, "const Plan&, void*, Stream"),
     "step": ((*ELEMENTS, "Float64"), "Stream"),
+    "rows": (ELEMENTS, "Stream"),
 }
 
 #: The cells that save gates, by the names of their files.
 CELLS = {"lstm": "Lstm", "gru": "Gru", "leaky": "Leaky", "leaky_pre": "LeakyPre"}
 
-#: The cells whose kernels have an input projection.
+#: The cells whose cluster kernels have an input projection, and all cells.
 PROJECTED = ("AnyElman", "Lstm", "Gru")
+EVERY = ("AnyElman", *CELLS.values())
 
 TEMPLATE = """\
 // Written by ../generate_instances.py.
@@ -57,6 +60,10 @@ def instances() -> dict[str, str]:
 
 def kinds(strategy: str) -> Iterator[tuple[str, ...]]:
     """The name of each kind of kernels, and their parameters: most in forward and backward."""
+    if strategy == "rows":
+        passes = "ProjectedForwardOf", "CellBackwardOf"
+        yield "", *(f"{of}<{cell}>" for of, cell in product(passes, EVERY))
+        return
     yield "", "ForwardWithoutResets", "BackwardWithoutResets"
     yield "resets", "Forward", "Backward"
     for name, cell in CELLS.items():

@@ -110,6 +110,17 @@ void launch(const LayersOf<Layer>& layers, Pass pass, const Tensor& like, const 
     rethrow(error, layers.of[0], layers.of[0].cell, pass, plan);
   }
 }
+// The same of a call of `rows`.
+template <class Call>
+void launch_rows(const Call& call, Pass pass, const Tensor& like, const Plan& plan) {
+  const int32_t device = like.get_device_index();
+  const DeviceGuard guard(device);
+  try {
+    run_rows(call, plan, current_stream(device));
+  } catch (const std::runtime_error& error) {
+    rethrow(error, call, call.cell, pass, plan);
+  }
+}
 
 // The same with the best plan of a strategy.
 template <class Call>

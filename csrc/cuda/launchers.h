@@ -18,6 +18,9 @@ template <class E, class P>
 void launch_grid(const P& params, const Plan& plan, void* workspace, Stream stream);
 template <class E, class P>
 void launch_step(const P& params, Stream stream);
+// P: ProjectedForwardOf, whose projection has no input features if pre is given, or CellBackwardOf.
+template <class E, class P>
+void launch_rows(const P& params, Stream stream);
 template <class P> int64_t grid_workspace_bytes(const P& params);
 template <class P> int64_t step_workspace_bytes(const P& params);  // of cells that save gates
 

@@ -1,7 +1,7 @@
 // The operators `layer` and `layer_backward` on CUDA. In a short call launches take most of the time.
 // So a layer is two of them, its input product and its recurrence, or one, if the recurrence can read
 // the input itself. Its backward is three if it is small: the recurrence, the product with W_ih, and
-// the gradients of all weights.
+// the gradients of all weights. Several small layers take no more launches than one.
 #include "layer.h"
 
 #include "../layer.h"
@@ -84,7 +84,9 @@ struct Kernels {
     }
     if (is_empty(stack.params())) return saved;
     const CellForward& call = calls.of[0];
-    if (plan.projects) {
+    if (plan.strategy == Strategy::rows) {
+      launch_rows(calls.of[0], Pass::forward, x, plan);
+    } else if (plan.projects) {
       launch(calls, Pass::forward, x, plan);
     } else if (stack.traits.saves) {
       launch(call, stack.cell, Pass::forward, x, plan);
@@ -231,7 +233,7 @@ struct Kernels {
           grad.h0 ? mutable_part_of(grad.h0, stack, layer) : of.h0->mutable_data_ptr()}},
         stack.cell,
         part_of(grad.c_n, stack, layer)};
-    // A stack's kernel takes the output of a cell that saves no gates in their place.
+    // Some kernels take the output of a cell that saves no gates in their place.
     call.gates = stack.traits.saves ? data_or_null(saved.gates) : call.out;
     call.inner = data_or_null(saved.inner);
     call.h0 = part_of(stack.h0, stack, layer);
@@ -251,6 +253,8 @@ struct Kernels {
   static void launch_backward(const Stack& stack, const LayersOf<ProjectedBackward>& calls,
                               const Plan& plan) {
     const CellBackward& call = calls.of[0];
+    if (plan.strategy == Strategy::rows)
+      return launch_rows(call, Pass::backward, stack.input, plan);
     if (plan.projects) return launch(calls, Pass::backward, stack.input, plan);
     if (stack.traits.saves) return launch(call, stack.cell, Pass::backward, stack.input, plan);
     launch(static_cast<const Backward&>(call), stack.cell, Pass::backward, stack.input, plan);

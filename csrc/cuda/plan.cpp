@@ -32,6 +32,11 @@ constexpr double launch_cycles = 8000;    // between launches of step; fitted
 constexpr double step_products = 10;      // factor by which products cost more in step; fitted
 constexpr double stream_bandwidth = 36;   // bytes per cycle and multiprocessor from L2
 
+// Not measured: what a step of rows takes beyond its instructions, of which a warp issues one per cycle
+// on one of four schedulers.
+constexpr double rows_step = 150;
+constexpr double schedulers = 4;
+
 // Batch rows of a tile. Fewer than 8, the N of mma, need as many products but a smaller exchange.
 constexpr int row_choices[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32};
 
@@ -248,6 +253,7 @@ const char* name(Strategy strategy) {
   switch (strategy) {
     case Strategy::cluster: return "cluster";
     case Strategy::grid: return "grid";
+    case Strategy::rows: return "rows";
     default: return "step";
   }
 }
@@ -278,16 +284,51 @@ Option best_stack(const Device& device, const Sizes& sizes, int64_t layers, int6
   return best_cluster(device, sizes, {layers, I});
 }
 
+Option best_rows(const Device& device, const Sizes& sizes, int64_t I) {
+  if (sizes.mode == Mode::float64) return {{}, "has no float64"};
+  if (device.major < 8) return {{}, "needs compute capability 8.0"};
+  const CellTraits cell = traits(sizes.cell);
+  const int64_t K = cell.gates, depth = rows_depth(sizes.H), threads = rows_threads(sizes.H);
+  if (depth == 0 || K * depth > rows_weights)
+    return {{}, "W_hh does not fit into the registers of a block"};
+  const RowsLayout layout(sizes.pass, cell, sizes.H, I, element_bytes(sizes.mode));
+  if (layout.chunks > threads || layout.end > device.shared_bytes)
+    return {{}, "the layer has too many input features"};
+  Plan plan{Strategy::rows, sizes.mode, {}, int(threads), layout.end, sizes.B * sizes.G, 1};
+  // A multiply-add for each weight, and a load for four of them; the rest of a step.
+  const double instructions =
+      1.25 * double(K * depth) + 8.0 * double(K * layout.x_chunks) + 60 + 20.0 * double(K);
+  const double registers = double(K * depth) + 64;
+  const int64_t resident = std::max<int64_t>(
+      1, std::min({int64_t(65536 / (double(threads) * registers)), 2048 / threads,
+                   int64_t{device.shared_bytes} / std::max<int64_t>(1, layout.end)}));
+  const int64_t shared_by =
+      std::clamp<int64_t>(ceil_div(plan.tiles, device.processors), 1, resident);
+  plan.at_once = shared_by * device.processors;
+  const double issued = instructions * double(shared_by * threads) / 32 / schedulers;
+  const double weights = 4.0 * double(K * depth * threads * shared_by);
+  const int64_t turns = ceil_div(std::max<int64_t>(plan.tiles, 1), plan.at_once);
+  plan.cycles = launch_cycles + double(turns) * (weights / stream_bandwidth +
+                                                 double(sizes.T) * (rows_step + issued));
+  plan.projects = I > 0;
+  return {plan, ""};
+}
+
 std::vector<Plan> stack_plans(const Device& device, const Sizes& sizes, int64_t layers,
                               int64_t input, int64_t hidden) {
   // Of a launch for each layer: with a product before it or, in forward, without.
   const auto of_layer = [&, plan = make_plan(device, sizes)](int64_t I) {
+    const bool forward = sizes.pass == Pass::forward;
     Plan own = plan;
     own.cycles += launch_cycles;
+    Option rows = best_rows(device, sizes, 0);
+    rows.plan.cycles += launch_cycles;
     const Option projected = best_stack(device, sizes, 1, I);
-    const bool is_faster =
-        projected.unsupported_reason.empty() && projected.plan.cycles < own.cycles;
-    return sizes.pass == Pass::forward && is_faster ? projected.plan : own;
+    for (const Option& option : {rows, best_rows(device, sizes, forward ? I : 0), projected}) {
+      if (!forward && option.plan.projects) continue;
+      if (option.unsupported_reason.empty() && option.plan.cycles < own.cycles) own = option.plan;
+    }
+    return own;
   };
   const Plan first = of_layer(input), later = of_layer(hidden);
   std::vector<Plan> plans{first};
@@ -308,6 +349,8 @@ std::vector<Plan> stack_plans(const Device& device, const Sizes& sizes, int64_t 
 
 std::string describe(const Plan& plan) {
   if (plan.strategy == Strategy::step) return "a launch for every step; W_hh is read from L2";
+  if (plan.strategy == Strategy::rows)
+    return "a block for each batch row and group; W_hh in registers";
   const Tiling& t = plan.tiling;
   const bool cluster = plan.strategy == Strategy::cluster;
   const int64_t fragments = cluster ? 1 : t.m_tiles, warps = plan.threads / 32;

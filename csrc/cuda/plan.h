@@ -10,7 +10,8 @@
 
 namespace fastrnn::cuda {
 
-enum class Strategy { cluster, grid, step };  // the order of fastrnn/ops/backends/cuda.py
+// The first three in the order of fastrnn/ops/backends/cuda.py. `rows` serves the operators of layers.
+enum class Strategy { cluster, grid, step, rows };
 constexpr Strategy STRATEGIES[] = {Strategy::cluster, Strategy::grid, Strategy::step};
 enum class Pass { forward, backward };
 
@@ -218,6 +219,39 @@ constexpr bool grid_fits(Mode mode, const Tiling& t, Pass pass, const CellTraits
          t.n_tiles() * t.m_tiles <= t.splits;  // one warp for the epilogue of each tile
 }
 
+// rows: a block for each batch row and group. Lanes that share a unit, steps whose inputs are in shared
+// memory, and the most numbers of W_hh in the registers of a lane.
+constexpr int rows_lanes = 4, rows_stages = 8, rows_weights = 64;
+
+// The part of a lane in the depth of a product with H units; 0 if they are too many.
+FASTRNN_HOST_DEVICE constexpr int rows_depth(int64_t H) {
+  return H <= 32 ? 8 : H <= 64 ? 16 : H <= 128 ? 32 : 0;
+}
+constexpr int rows_threads(int64_t H) { return static_cast<int>(H * rows_lanes + 31) / 32 * 32; }
+
+// The layout of a block's shared memory, as byte offsets: two buffers of the state, in backward dz; the
+// inputs of rows_stages steps; W_ih. Inputs are copied in chunks of 8 bytes: a vector of x, or vectors
+// of H numbers.
+struct RowsLayout {
+  int padded_units, x_chunks, vector_chunks, chunks;  // x_chunks: of four inputs, of a lane
+  int inputs, weights, end;
+
+  constexpr RowsLayout(Pass pass, const CellTraits& cell, int64_t H, int64_t I, int element_bytes)
+      : padded_units(rows_depth(H) * rows_lanes),
+        x_chunks(static_cast<int>((I + 4 * rows_lanes - 1) / (4 * rows_lanes))),
+        vector_chunks(I > 0 ? x_chunks * rows_lanes * element_bytes / 2
+                            : static_cast<int>(H * element_bytes + 7) / 8),
+        chunks(vector_chunks * (I > 0 ? 1 : vectors(pass, cell))),
+        inputs(8 * padded_units * (pass == Pass::backward ? int(cell.gates) : 1)),
+        weights(inputs + (rows_stages * chunks * 8 + 15) / 16 * 16),
+        end(weights + x_chunks * int(cell.gates) * rows_threads(H) * 16) {}
+
+  static constexpr int vectors(Pass pass, const CellTraits& cell) {
+    if (pass == Pass::forward) return int(cell.gates);
+    return 1 + int(cell.gates) + cell.has_inner + cell.saves;
+  }
+};
+
 struct Plan {
   Strategy strategy;
   Mode mode;
@@ -255,6 +289,10 @@ Plan make_plan(const Device& device, const Sizes& sizes);
 // nn.RNN, LSTM and GRU, in tiles of at most 8 batch rows. Each layer is a step behind the one before. In
 // forward the first has I input features. Sizes are those of a layer.
 Option best_stack(const Device& device, const Sizes& sizes, int64_t layers, int64_t I);
+
+// The plan of `rows` for a layer, whose forward reads I input features, or pre if I is 0. Only the
+// operators of layers use it.
+Option best_rows(const Device& device, const Sizes& sizes, int64_t I);
 
 // The plans of a pass of a stack, whose first layer has `input` features and the others `hidden`: for
 // each layer, in the order in which they are computed, that of the launch which begins with it.

@@ -68,6 +68,43 @@ class Call:
         return *grads, output, rest, *given, needs
 
 
+def resized(call: Call, sizes: tuple[int, int, int, int]) -> Call:
+    """Replace the tensors of a call by random ones of these sizes."""
+    steps, batch, inputs, hidden = sizes
+    gates = call.weights[0].shape[0] // call.weights[1].shape[-1]
+    per_direction = len(call.weights) // (call.layers * call.directions)
+    generator = torch.Generator().manual_seed(steps + hidden)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64) * 2 - 1
+
+    def weight(k: int, old: Tensor) -> Tensor:
+        if old.dim() == 2:
+            width = inputs if k < per_direction * call.directions else call.directions * hidden
+            shape = gates * hidden, hidden if k % per_direction == 1 else width
+            return uniform(*shape) / hidden**0.5
+        is_leak = old.shape[0] == call.weights[1].shape[-1] and gates == 1 and old.min() >= 0
+        size = gates * hidden
+        return uniform(size).abs() if is_leak else uniform(size) / hidden**0.5
+
+    call.weights = [weight(k, old) for k, old in enumerate(call.weights)]
+    if call.h0 is not None:
+        call.h0 = uniform(call.h0.shape[0], batch, hidden)
+        call.c0 = None if call.c0 is None else uniform(*call.h0.shape)
+    lengths, offsets, resets = call.ragged
+    rows: tuple[int, ...] = steps, batch
+    if lengths is not None:
+        lengths = torch.randint(0, steps + 1, (batch,), generator=generator)
+    if offsets is not None:
+        lengths = lengths.sort(descending=True).values
+        active = (torch.arange(steps)[:, None] < lengths).sum(1)
+        offsets, rows = active.cumsum(0) - active, (int(active.sum()),)
+    if resets is not None:
+        resets = torch.rand(*rows, generator=generator) < 0.1
+    call.x, call.ragged = uniform(*rows, inputs), (lengths, offsets, resets)
+    return call
+
+
 @pytest.mark.parametrize("with_hx", [False, True])
 @pytest.mark.parametrize("ragged", RAGGED)
 @pytest.mark.parametrize("kind", KINDS, ids=str)

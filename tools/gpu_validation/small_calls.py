@@ -111,11 +111,13 @@ def small_cell(kernel: Kernel, device: str) -> None:
 
 
 def small_layers(device: str) -> None:
-    """Run whole layers, whose weight gradients the blocks of a cluster share, and stacks."""
+    """Run layers by each kernel that only they use, and stacks of layers."""
     kinds = fastrnn.FusedRNN, fastrnn.FusedGRU
-    for kind, count in itertools.product(kinds, (1, 3)):
-        layer = kind(5, 20, num_layers=count, bidirectional=count == 1)
-        x, lengths = torch.randn(300, 3, 5), torch.tensor([300, 290, 0])
+    # Layers, H, T. The blocks of a cluster share the sums of 300 steps.
+    cases = (1, 20, 300), (1, 150, 6), (3, 8, 6)
+    for kind, (count, hidden, steps) in itertools.product(kinds, cases):
+        layer = kind(5, hidden, num_layers=count, bidirectional=count == 1)
+        x, lengths = torch.randn(steps, 3, 5), torch.tensor([steps, steps - 2, 0])
         found = []
         for place, backend in (("cpu", "auto"), (device, "cuda" if device == "cuda" else "auto")):
             there = copy.deepcopy(layer).to(place)
@@ -127,7 +129,7 @@ def small_layers(device: str) -> None:
             assert wanted is not None
             assert got is not None
             torch.testing.assert_close(got.cpu(), wanted, rtol=1e-3, atol=1e-3)
-        print(f"small: cuda {kind.__name__}, layers: {count}", flush=True)
+        print(f"small: cuda {kind.__name__}, H={hidden} layers={count}", flush=True)
 
 
 def moved(given: Any, device: str | torch.device) -> Any:

@@ -287,10 +287,10 @@ class Emulated:
         arguments: Arguments,
         first_result: str,  # that of `in_place`
         *,
-        strategy: str,  # "cluster", "grid" or "step"
+        strategy: str,  # "cluster", "grid", "step" or "rows"
         replaced: Mapping[str, Tensor | None] | None = None,  # inputs, by name
         heads: int | None = None,  # of a direction; all groups if None
-        tiling: Tiling | None = None,  # unused by step
+        tiling: Tiling | None = None,  # unused by step and rows
         tf32: bool = False,
         in_place: bool = False,  # the first input is also a result
         misaligned: bool = False,  # all tensors begin one element beyond a multiple of 256 bytes
@@ -333,6 +333,8 @@ class Emulated:
         kind = FILES.get(CELLS[arguments.mode].mode, "" if arguments.resets is None else "resets")
         if "input" in given or (tiling and tiling.layers > 1):
             kind = "projected"
+        if strategy == "rows":
+            kind = ""
         source = "_".join(filter(None, (strategy, kind, element.lower())))
         answer = self._server(source).call(header, [_bytes(x) for x in given.values()], sizes)
         return {

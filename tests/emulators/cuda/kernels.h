@@ -58,9 +58,19 @@ PARAMETERS
   WEAK void launch_cluster<Float32>(const P&, const Plan&, Stream);
 PROJECTED
 #undef PARAMS
+#define PARAMS(P)                                    \
+  WEAK void launch_rows<Bfloat16>(const P&, Stream); \
+  WEAK void launch_rows<Float16>(const P&, Stream);  \
+  WEAK void launch_rows<Tf32>(const P&, Stream);     \
+  WEAK void launch_rows<Float32>(const P&, Stream);
+// clang-format off
+#define ROWS(CELL) PARAMS(ProjectedForwardOf<CELL>) PARAMS(CellBackwardOf<CELL>)
+ROWS(AnyElman) ROWS(Lstm) ROWS(Gru) ROWS(Leaky) ROWS(LeakyPre)
+// clang-format on
+#undef PARAMS
 
-// Memory of exactly this size, filled with NaNs. Null if it is empty.
-class Workspace {
+    // Memory of exactly this size, filled with NaNs. Null if it is empty.
+    class Workspace {
  public:
   explicit Workspace(size_t bytes) : memory_(nullptr, free) {
     if (bytes == 0) return;
@@ -144,6 +154,21 @@ inline void run(const std::string& element, const LayersOf<ProjectedForward>& la
 inline void run(const std::string& element, const LayersOf<ProjectedBackward>& layers,
                 const Plan& plan) {
   run_layers<ProjectedBackwardOf>(element, layers, plan);
+}
+
+// The kernels of `rows`; `element`: the suffix of the kernel's name.
+template <template <class> class Of, class Call>
+void run_rows(const std::string& element, const Call& call) {
+  with_any_cell<Of>(call, [&](const auto& p) {
+    using P = std::decay_t<decltype(p)>;
+    void (*launcher)(const P&, Stream) = nullptr;
+    if (element == "Bfloat16") launcher = &launch_rows<Bfloat16, P>;
+    if (element == "Float16") launcher = &launch_rows<Float16, P>;
+    if (element == "Tf32") launcher = &launch_rows<Tf32, P>;
+    if (element == "Float32") launcher = &launch_rows<Float32, P>;
+    if (!launcher) throw std::runtime_error("not compiled in: rows " + element);
+    launcher(p, &emulator::device);
+  });
 }
 
 }  // namespace fastrnn::cuda

@@ -52,6 +52,13 @@ void run(const LayersOf<ProjectedBackward>& layers, const Plan& plan, void*) {
   run(element_of(layers.of[0].dtype, plan.mode), layers, plan);
 }
 
+void run_rows(const ProjectedForward& params, const Plan& plan, void*) {
+  run_rows<ProjectedForwardOf>(element_of(params.dtype, plan.mode), params);
+}
+void run_rows(const CellBackward& params, const Plan& plan, void*) {
+  run_rows<CellBackwardOf>(element_of(params.dtype, plan.mode), params);
+}
+
 }  // namespace fastrnn::cuda
 
 STABLE_TORCH_LIBRARY(fastrnn_emulated, m) {

@@ -27,6 +27,7 @@ INSTANCES = (
     "cluster_lstm_float32",
     "cluster_gru_float32",
     "cluster_projected_float32",
+    "rows_float32",
 )
 
 

@@ -119,8 +119,9 @@ Plan make_plan(const Request& request, const ParamsWithResets& params, Cell cell
   const std::string& kernel = request.text("kernel");
   plan.strategy = kernel.starts_with("cluster") ? Strategy::cluster
                   : kernel.starts_with("grid")  ? Strategy::grid
+                  : kernel.starts_with("rows")  ? Strategy::rows
                                                 : Strategy::step;
-  if (plan.strategy == Strategy::step) return plan;
+  if (plan.strategy == Strategy::step || plan.strategy == Strategy::rows) return plan;
   Tiling& tiling = plan.tiling;
   const std::pair<const char*, int*> fields[] = {
       {"blocks", &tiling.blocks},     {"m_tiles", &tiling.m_tiles},   {"splits", &tiling.splits},
@@ -294,7 +295,13 @@ void serve(const Request& request) {
       backwards.of[l] = {backward_call(params, heads, cell, of), of["weight_ih_above"]};
     }
   }
-  if (forward && t["input"]) {
+  if (plan.strategy == Strategy::rows) {
+    if (forward) {
+      run_rows<ProjectedForwardOf>(element_name, forwards.of[0]);
+    } else {
+      run_rows<CellBackwardOf>(element_name, static_cast<const CellBackward&>(backwards.of[0]));
+    }
+  } else if (forward && t["input"]) {
     run(element_name, forwards, plan);
   } else if (forward) {
     run_one<Forward>(kernel, CellForward(forwards.of[0]), plan);

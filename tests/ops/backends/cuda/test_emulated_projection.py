@@ -87,9 +87,8 @@ class Projection:
         for name in ("reset_h", "reset_c"):
             start = getattr(arguments, name)
             replaced[name] = start if start is None else in_directions(start, heads)
-        found = emulated.recurrence(
-            pre, arguments, save, strategy="cluster", replaced=replaced, heads=heads, **options
-        )
+        options = {"strategy": "cluster", **options}
+        found = emulated.recurrence(pre, arguments, save, replaced=replaced, heads=heads, **options)
         h_n, c_n = (x if x is None else of_directions(x, heads) for x in (found.h_n, found.c_n))
         return found._replace(h_n=h_n, c_n=c_n)
 

@@ -133,10 +133,12 @@ def of_backward(first: Problem, count: int) -> list[Any]:
             given.gates if given.gates is None else given.gates.roll(l),
             given.inner if given.inner is None else given.inner.roll(l),
         )
+        random = [
+            torch.randn(like.shape, generator=generator).to(first.dtype)
+            for like in (saved.state.h, own.h0, own.h0)
+        ]
         grads = Outputs(
-            torch.randn_like(saved.state.h) if l == 0 else None,
-            torch.randn_like(own.h0),
-            torch.randn_like(own.h0) if first.cell.has_c else None,
+            random[0] if l == 0 else None, random[1], random[2] if first.cell.has_c else None
         )
         rows = first.cell.gates * first.hidden
         places = torch.randint(0, rows, (1, first.hidden), generator=generator)
@@ -163,8 +165,13 @@ def backward_one_by_one(layers: list[Any], options: dict[str, Any]) -> list[Grad
 
 @pytest.mark.parametrize(("element", "kind"), kernels())
 def test_gradients_equal_one_launch_for_each_layer(element: str, kind: str) -> None:
-    """Exactly in half precision. Other elements round the gradients that they multiply."""
-    atol = {"float32": 1e-5, "tf32": 2e-2}.get(element, 0)
+    """Exactly in half precision. Other elements round the gradients that they multiply.
+
+    The kernel of nn.RNN's cells adds up in another order, so a rounding may differ.
+    """
+    rtol = {"float32": 1e-5, "tf32": 5e-3}.get(element, 0)
+    if kind == "RNN":
+        rtol = max(rtol, torch.finfo(ELEMENTS[element][0]).eps)
 
     @settings(max_examples=15, deadline=None)
     @given(stacks(element, kind, backward=True))
@@ -179,7 +186,8 @@ def test_gradients_equal_one_launch_for_each_layer(element: str, kind: str) -> N
             reject()
         for actual, expected in zip(found, backward_one_by_one(layers, options), strict=True):
             for got, wanted in zip(actual, expected, strict=True):
-                if wanted is not None:
+                if wanted is not None and wanted.numel() > 0:
+                    atol = rtol * max(1.0, float(wanted.abs().max()))
                     torch.testing.assert_close(got, wanted, rtol=0, atol=atol, equal_nan=True)
 
     random()

@@ -17,7 +17,7 @@ import torch
 
 from tests.emulators.cuda.build import SOURCES
 from tests.emulators.cuda.operators import build_operators, load
-from tests.ops.test_composite_layer import EVERYTHING, Call
+from tests.ops.test_composite_layer import EVERYTHING, Call, resized
 from tests.utils.marks import requires_extension
 
 pytestmark = requires_extension
@@ -30,6 +30,7 @@ INSTANCES = (
     "cluster_float32",
     "cluster_gru_float32",
     "cluster_projected_float32",
+    "rows_float32",
 )
 
 
@@ -183,10 +184,11 @@ def calls() -> Iterator[tuple[Call, int]]:
                     steps = torch.arange(call.x.shape[0])[:, None]
                     call.x[steps >= call.ragged[0]] = float("nan")
                 yield call, 2
-    for mode, steps in (("RNN_TANH", 400), ("GRU", 9)):
-        call = Call(mode, {"bidirectional": mode == "GRU"}, "dense", with_hx=True)
-        call.x = torch.randn(steps, 3, call.x.shape[-1])
-        call.weights, call.h0 = [w.float() for w in call.weights], call.h0.float()
+    # Sums that a cluster shares; more units than `rows` serves, with W_ih in the loop.
+    for mode, sizes in (("RNN_TANH", (400, 3, 5, 8)), ("GRU", (9, 3, 5, 70))):
+        call = resized(Call(mode, {"bidirectional": mode == "GRU"}, "dense", True), sizes)
+        call.x, call.weights = call.x.float(), [w.float() for w in call.weights]
+        call.h0 = call.h0.float()
         yield call, 0
     call = Call("GRU", {"num_layers": 3}, "lengths", with_hx=True)
     call.x, call.weights = call.x.float(), [w.float() for w in call.weights]
