@@ -145,7 +145,8 @@ constexpr bool cluster_compiled(Mode mode, int resident, int n_tiles, Pass pass,
   const int gate_tiles = cuda::gate_tiles(pass, cell), fragments = resident * gate_tiles;
   if (projects && pass == Pass::forward && mode != Mode::half && fragments > 24) return false;
   int most = mode == Mode::half ? 128 : mode == Mode::tf32 ? 64 : 32;
-  if (mode == Mode::half && cell.saves && pass == Pass::backward) most = 64;
+  const bool keeps_c_and_more = cell.has_c && cell.has_unit_param;
+  if (mode == Mode::half && cell.saves && (pass == Pass::backward || keeps_c_and_more)) most = 64;
   if (mode == Mode::tf32 && gate_tiles > 1) most = 48;
   return mode != Mode::float64 && fragments <= 32 && fragments * n_tiles <= most &&
          n_tiles * gate_tiles <= 12;
