@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from .cuda.build import MACHINE, build
-from .cuda.emulated import SANITIZERS
+from .cuda.server import SANITIZERS
 
 KERNELS = Path(__file__).parents[1] / "cpp" / "emulator_kernels.cpp"
 SEEDS = 60  # schedules of each

@@ -9,7 +9,8 @@ from typing import Any
 
 from fastrnn.testing import Problem
 from tests.emulators.cuda.build import SOURCES
-from tests.emulators.cuda.emulated import Emulated, EmulationError, tiling_for
+from tests.emulators.cuda.emulated import Emulated, tiling_for
+from tests.emulators.cuda.server import EmulationError
 from tests.ops.backends.cuda.test_edge_cases import check
 from tests.ops.backends.cuda.test_emulated import ELEMENTS
 from tests.utils.checks import check_recurrence, check_recurrence_backward

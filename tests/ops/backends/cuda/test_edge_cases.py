@@ -19,7 +19,8 @@ from fastrnn.ops.backends import cpu
 from fastrnn.ops.backends.reference import BACKEND as reference
 from fastrnn.testing import Problem, Tensors, tolerance
 from tests.emulators.cuda import emulated
-from tests.emulators.cuda.emulated import EmulationError, Tiling, tiling_for
+from tests.emulators.cuda.emulated import Tiling, tiling_for
+from tests.emulators.cuda.server import EmulationError
 from tests.ops.backends.cuda.test_emulated import ELEMENTS, kernels
 from tests.utils.marks import requires_extension
 

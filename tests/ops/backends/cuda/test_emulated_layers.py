@@ -18,7 +18,7 @@ from fastrnn.ops.arguments import Arguments, Outputs, State
 from fastrnn.ops.cells.base import Step
 from fastrnn.testing import Problem
 from tests.emulators.cuda import emulated
-from tests.emulators.cuda.emulated import EmulationError
+from tests.emulators.cuda.server import EmulationError
 
 from .test_emulated import KERNELS
 from .test_emulated_cells import CELLS, TOO_LARGE, marked, runs

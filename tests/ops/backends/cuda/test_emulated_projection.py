@@ -18,7 +18,8 @@ from torch import Tensor
 from fastrnn.ops.arguments import Arguments, Outputs
 from fastrnn.testing import Problem
 from tests.emulators.cuda import emulated
-from tests.emulators.cuda.emulated import EmulationError, tiling_for
+from tests.emulators.cuda.emulated import tiling_for
+from tests.emulators.cuda.server import EmulationError
 from tests.utils.checks import check_recurrence
 from tests.utils.strategies import problems
 

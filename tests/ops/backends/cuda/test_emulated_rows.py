@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from fastrnn.testing import Problem
 from tests.emulators.cuda import emulated
 from tests.emulators.cuda.build import SOURCES
-from tests.emulators.cuda.emulated import Emulated, EmulationError
+from tests.emulators.cuda.emulated import Emulated
+from tests.emulators.cuda.server import EmulationError
 from tests.utils.checks import check_recurrence, check_recurrence_backward
 from tests.utils.strategies import problems
 

@@ -20,7 +20,8 @@ from fastrnn.ops.cells.base import Step
 from fastrnn.testing import Problem
 from tests.emulators.cuda import emulated
 from tests.emulators.cuda.build import SOURCES
-from tests.emulators.cuda.emulated import Emulated, EmulationError, tiling_for
+from tests.emulators.cuda.emulated import Emulated, tiling_for
+from tests.emulators.cuda.server import EmulationError
 from tests.utils.strategies import problems
 
 from .mutation import keep_lines
