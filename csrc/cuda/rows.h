@@ -26,9 +26,10 @@ __global__ void __launch_bounds__(DEPTH * rows_lanes * rows_lanes, 1)
   constexpr int K = Block::K;
   DYNAMIC_SHARED(shared);
   const Block block{p, layout, alignment, shared};
-  const RowsInput<E, P> input(block, alignment);
+  RowsInput<E, P> input(block);
   const int unit = block.unit, lane = block.lane, H = block.H, steps = block.steps;
   const RowsProjection<E, P> projection{block};
+  RowsCursor<Block> of_unit(block, H, unit), of_gate(block, K * H, lane * H + unit);
 
   float w[K][DEPTH], bias[K];
   block.load_weights(w);
@@ -37,9 +38,9 @@ __global__ void __launch_bounds__(DEPTH * rows_lanes * rows_lanes, 1)
   const float unit_param = block.unit_param();
   if (layout.x_chunks > 0) projection.load();
 
-  float h = block.load(p.h0, block.state_index), c = block.load(p.c0, block.state_index);
+  float h = block.load(p.h0, block.state_index()), c = block.load(p.c0, block.state_index());
   const auto starts_at_reset = [&](float& h, float& c) {
-    h = block.load(p.reset_h, block.state_index), c = block.load(p.reset_c, block.state_index);
+    h = block.load(p.reset_h, block.state_index()), c = block.load(p.reset_c, block.state_index());
   };
   const auto send = [&](int s) {  // the state that step s multiplies
     float first = h, unused;
@@ -80,23 +81,21 @@ __global__ void __launch_bounds__(DEPTH * rows_lanes * rows_lanes, 1)
     forward_unit<E>(p, pre, product, unit_param, next_h, next_c, inner);
     h = round_to_storage<E>(next_h), c = next_c;
     if (s + 1 < steps) send(s + 1);
-    const int64_t row = block.row(block.time(s));
-    if (block.writes) block.store(p.out, row * H + unit, h);
+    if (block.writes) block.store(p.out, of_unit.at, h);
     if (p.gates && block.has_unit) {
-#pragma unroll
-      for (int k = 0; k < K; ++k) {
-        if (lane == k) block.store(p.gates, (row * K + k) * H + unit, pre[k]);
-      }
-      if (C::has_inner && lane == K % rows_lanes) block.store(p.inner, row * H + unit, inner);
+      if (lane < K) block.store(p.gates, of_gate.at, block.of_lane(pre));
+      if (C::has_inner && lane == K % rows_lanes) block.store(p.inner, of_unit.at, inner);
+      of_gate.move_to(block, s + 1, K * H, lane * H + unit);
     }
+    of_unit.move_to(block, s + 1, H, unit);
     input.prefetch(s + rows_stages - 1);
     input.wait();
     __syncthreads();
   }
   ptx::cp_async_wait<0>();
   if (!block.writes) return;
-  block.store(p.h_n, block.state_index, h);
-  if constexpr (C::has_c) block.store(p.c_n, block.state_index, c);
+  block.store(p.h_n, block.state_index(), h);
+  if constexpr (C::has_c) block.store(p.c_n, block.state_index(), c);
   if (p.offsets) return;
 #pragma unroll 1
   for (int t = steps; t < p.T; ++t) {
@@ -116,14 +115,15 @@ __global__ void __launch_bounds__(DEPTH * rows_lanes * rows_lanes, 1)
   constexpr int K = Block::K, INNER = 1 + K, BEFORE = INNER + C::has_inner;
   DYNAMIC_SHARED(shared);
   const Block block{p, layout, alignment, shared};
-  const RowsInput<E, P> input(block, alignment);
+  RowsInput<E, P> input(block);
   const int unit = block.unit, lane = block.lane, H = block.H, steps = block.steps;
+  RowsCursor<Block> of_unit(block, H, unit), of_gate(block, K * H, lane * H + unit);
 
   float w[K][DEPTH];
   block.load_weights(w);
   const float unit_param = block.unit_param();
-  float dh = block.load(p.grad_h_n, block.state_index),
-        dc = block.load(p.grad_c_n, block.state_index);
+  float dh = block.load(p.grad_h_n, block.state_index()),
+        dc = block.load(p.grad_c_n, block.state_index());
   for (int i = threadIdx.x; i < 2 * K * layout.padded_units; i += blockDim.x) {
     block.state(0, K)[i] = 0;
   }
@@ -163,30 +163,31 @@ __global__ void __launch_bounds__(DEPTH * rows_lanes * rows_lanes, 1)
       if (reset || s + 1 == steps) {
         const void* const state =
             C::has_c ? (reset ? p.reset_c : p.c0) : (reset ? p.reset_h : p.h0);
-        before = block.load(state, block.state_index);
+        before = block.load(state, block.state_index());
       }
     }
     backward_unit<E>(p, gates, dz, unit_param, before, dh, dc, inner);
-    const int64_t row = block.row(block.time(s));
     if (block.has_unit) {
-#pragma unroll
-      for (int k = 0; k < K; ++k) {
-        if (lane != k) continue;
-        block.state(s + 1, K)[k * layout.padded_units + unit] = C::z_is_pre ? gates[k] : dz[k];
-        block.store(p.grad_pre, (row * K + k) * H + unit, gates[k]);
+      if (lane < K) {
+        const float dpre = block.of_lane(gates);
+        block.state(s + 1, K)[lane * layout.padded_units + unit] =
+            C::z_is_pre ? dpre : block.of_lane(dz);
+        block.store(p.grad_pre, K == 1 ? of_unit.at : of_gate.at, dpre);
       }
       if (C::has_unit_param && lane == K % rows_lanes) {
-        block.store(p.grad_unit_param, row * H + unit, inner);
+        block.store(p.grad_unit_param, of_unit.at, inner);
       }
     }
+    if (K > 1) of_gate.move_to(block, s + 1, K * H, lane * H + unit);
+    if (K == 1 || C::has_unit_param) of_unit.move_to(block, s + 1, H, unit);
     input.prefetch(s + rows_stages - 1);
     input.wait();
     __syncthreads();
   }
   ptx::cp_async_wait<0>();
   if (!block.writes) return;
-  block.store(p.grad_h0, block.state_index, dh);
-  if constexpr (C::has_c) block.store(p.grad_c0, block.state_index, dc);
+  block.store(p.grad_h0, block.state_index(), dh);
+  if constexpr (C::has_c) block.store(p.grad_c0, block.state_index(), dc);
   if (p.offsets) return;
 #pragma unroll 1
   for (int t = steps; t < p.T; ++t) {

@@ -28,13 +28,17 @@ template <class E, class P> struct RowsBlock {
   const int H = static_cast<int>(p.H);
   const int unit = threadIdx.x / rows_lanes, lane = threadIdx.x % rows_lanes;
   const bool has_unit = unit < H, writes = has_unit && lane == 0;
-  const int64_t group = blockIdx.x % p.G, b = blockIdx.x / p.G;
+  const int groups = static_cast<int>(p.G);
+  const int group = static_cast<int>(blockIdx.x) % groups,
+            b = static_cast<int>(blockIdx.x) / groups;
   const int steps = static_cast<int>(p.lengths ? p.lengths[b] : p.T);
   const bool descending = (group >= p.reverse_from) != is_backward<P>;
-  const int64_t state_index = p.state_at(b, group) + unit;
 
   __device__ int time(int s) const { return descending ? steps - 1 - s : s; }
   __device__ int64_t row(int t) const { return p.row(t, b) * p.G + group; }
+
+  // In a state. Recomputed, so that the loop does not keep it in registers.
+  __device__ int64_t state_index() const { return p.state_at(b, ptx::opaque(group)) + unit; }
 
   // Whether the loop crosses a reset as it enters step s.
   __device__ bool crosses(int s) const {
@@ -68,6 +72,14 @@ template <class E, class P> struct RowsBlock {
     }
   }
 
+  // The value of the gate with the lane's number. Other forms become arrays in local memory.
+  __device__ float of_lane(const float (&values)[K]) const {
+    const bool odd = lane % 2 != 0;
+    const float low = odd ? values[K > 1] : values[0];
+    const float high = odd ? values[K > 3 ? 3 : 0] : values[K > 2 ? 2 : 0];
+    return lane < 2 ? low : high;
+  }
+
   // The sum over the lanes of a unit, in all of them.
   __device__ static float sum(float value) {
 #pragma unroll
@@ -86,57 +98,97 @@ template <class E, class P> struct RowsBlock {
   }
 };
 
+// Where a number of each step is in a tensor. In dense data it takes one addition to move on to the
+// next step.
+template <class Block> struct RowsCursor {
+  int64_t at, step;  // of the current step; to the next one in dense data
+
+  // Of a tensor with `numbers` for each row and group.
+  __device__ __forceinline__ RowsCursor(const Block& block, int64_t numbers, int64_t column)
+      : at(block.steps > 0 ? block.row(block.time(0)) * numbers + column : 0),
+        step((block.descending ? -1 : 1) * block.p.B * block.p.G * numbers) {}
+
+  __device__ __forceinline__ void move_to(const Block& block, int s, int64_t numbers,
+                                          int64_t column) {
+    if (!block.p.offsets) {
+      at += step;
+    } else if (s < block.steps) {
+      at = block.row(block.time(s)) * numbers + column;
+    }
+  }
+};
+
 // What a thread copies of the inputs of each step: a chunk of a vector, or nothing.
 template <class E, class P> struct RowsInput {
   using Block = RowsBlock<E, P>;
   using Storage = typename E::Storage;
-  static constexpr int K = Block::K;
+  static constexpr int K = Block::K, before = 1 + K + P::Cell::has_inner;  // vectors of backward
 
   const Block& block;
   const int vector = threadIdx.x / block.layout.vector_chunks;
-  const int chunk = threadIdx.x % block.layout.vector_chunks;
-  const bool copies = threadIdx.x < block.layout.chunks;
-  const void* from = nullptr;
-  int64_t first = 0, step = 0;  // of the row, and from one step to the next, in elements
-  int64_t width = block.p.H;
-  int later = 0, bytes = block.alignment.tensors;
+  const int unit = threadIdx.x % block.layout.vector_chunks * E::chunk_units;
+  const bool reads_x = block.layout.x_chunks > 0;
+  const int bytes = reads_x ? block.alignment.input : block.alignment.tensors;
+  const int later = is_backward<P> && vector == before;  // h or c before the step
+  const void* const from = threadIdx.x < block.layout.chunks ? tensor() : nullptr;
+  // Of the row of the next step to copy, and from a step to the next. In packed data, of the first row,
+  // and from a row to the next.
+  int64_t at, step;
 
-  __device__ RowsInput(const Block& block, const RowsAlignment& alignment) : block(block) {
-    using C = typename P::Cell;
+  __device__ __forceinline__ explicit RowsInput(const Block& block) : block(block) {
     const P& p = block.p;
-    int64_t numbers = p.H;  // of a row
-    if constexpr (is_backward<P>) {
-      from = vector == 0 ? p.grad_out : vector <= K ? p.gates : p.inner;
-      if (vector == 1 + K + C::has_inner) from = C::has_c ? p.inner : p.out, later = 1;
-      if (1 <= vector && vector <= K) numbers = K * p.H, first = (vector - 1) * p.H;
-    } else {
-      from = p.pre, numbers = K * p.H, first = vector * p.H;
-      if (p.projection.I > 0) {
-        from = p.projection.input, width = p.projection.I, bytes = alignment.input;
-        first = block.b * p.projection.row;
-        step = p.offsets ? p.projection.row : p.projection.step;
-        return;
-      }
+    int64_t numbers = K * p.H, column = vector * p.H;
+    if (is_backward<P>) {
+      const bool is_gate = 1 <= vector && vector <= K;
+      numbers = is_gate ? K * p.H : p.H, column = is_gate ? (vector - 1) * p.H : 0;
     }
-    first += (block.b * p.G + block.group) * numbers;
+    at = (block.b * p.G + block.group) * numbers + column;
     step = (p.offsets ? 1 : p.B) * p.G * numbers;
+    if constexpr (!is_backward<P>) {
+      const auto& x = p.projection;
+      if (reads_x) at = block.b * x.row, step = p.offsets ? x.row : x.step;
+    }
+    if (p.offsets) return;
+    at += block.time(later) * step;
+    if (block.descending) step = -step;
   }
 
-  // Starts the copy of step s.
-  __device__ void prefetch(int s) const {
-    if (copies) {
+  // Starts the copy of step s, which follows that of step s - 1.
+  __device__ __forceinline__ void prefetch(int s) {
+    if (threadIdx.x < block.layout.chunks) {
       const int t = block.time(s + later);
       const bool valid = from && 0 <= t && t < block.steps;
-      const auto* row = static_cast<const Storage*>(from);
-      if (valid) row += first + (block.p.offsets ? block.p.offsets[t] : t) * step;
-      auto* const to = const_cast<Storage*>(block.input(s, vector));
-      cp_async_chunk<E>(reinterpret_cast<unsigned char*>(to) + chunk * 8, row,
-                        chunk * E::chunk_units, width, bytes, valid);
+      const int place_in_ring = s % rows_stages * block.layout.chunks + threadIdx.x;
+      cp_async_chunk<E>(block.shared + block.layout.inputs + place_in_ring * 8,
+                        static_cast<const Storage*>(from) + (valid ? place(t) : 0), unit, width(),
+                        bytes, valid);
+      if (!block.p.offsets) at += step;
     }
     ptx::cp_async_commit();
   }
   // Before the barrier of a step: for what the next one reads.
   __device__ void wait() const { ptx::cp_async_wait<rows_stages - 2>(); }
+
+ private:
+  __device__ __forceinline__ int64_t width() const {
+    if constexpr (is_backward<P>) {
+      return block.p.H;
+    } else {
+      return reads_x ? block.p.projection.I : block.p.H;
+    }
+  }
+  __device__ __forceinline__ const void* tensor() const {
+    const P& p = block.p;
+    if constexpr (is_backward<P>) {
+      if (vector == before) return P::Cell::has_c ? p.inner : p.out;
+      return vector == 0 ? p.grad_out : vector <= K ? p.gates : p.inner;
+    } else {
+      return reads_x ? p.projection.input : p.pre;
+    }
+  }
+  __device__ __forceinline__ int64_t place(int t) const {
+    return block.p.offsets ? at + block.p.offsets[t] * step : at;
+  }
 };
 
 // sum[k] += w[k] v for the lane's part of a vector v of DEPTH * rows_lanes numbers.

@@ -136,7 +136,7 @@ MUTANTS = {
         "ptx::cp_async_wait<rows_stages - 2>();",
         "ptx::cp_async_wait<rows_stages>();",
     ),
-    "inputs are overwritten before they are read": (
+    "inputs are read from the wrong place": (
         "s % rows_stages * layout.chunks",
         "s % (rows_stages - 1) * layout.chunks",
     ),
