@@ -176,6 +176,20 @@ GROUPS: dict[str, Group] = {
         _gated(*(_square(1024, B, H) for B in (1, 16, 64) for H in (64, 128, 256, 512, 768, 1024))),
         cpu=(),
     ),
+    "stacks": Group(
+        "short calls of small layers and stacks on a GPU, where launches take most of the time",
+        tuple(
+            shape
+            for cell in ("rnn", "lstm")
+            for shape in _with_cell(
+                cell,
+                [_square(T, 16, 64, layers=L) for L, T in product((1, 4), (8, 32, 100))],
+            )
+        ),
+        cpu=(),
+        cuda=("tf32", "float16"),
+        baselines="few",
+    ),
     "structure": Group(
         "layers, directions and packed rows",
         tuple(

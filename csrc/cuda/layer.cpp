@@ -66,11 +66,7 @@ struct Kernels {
   // Of the layers of one launch.
   std::vector<Saved> forward(const Stack& stack, int64_t first, const Tensor& x, Given& h_n,
                              Given& c_n, bool save) const {
-    const ParamsWithResets params = stack.params();
-    const Plan& plan =
-        cached_stack_plans(sizes_of(params, stack.cell, Pass::forward, tf32), stack.layers,
-                           stack.input.size(stack.input.dim() - 1),
-                           stack.directions * stack.hidden(), x.get_device_index())[first];
+    const Plan& plan = plans(stack, Pass::forward)[first];
     const DeviceGuard guard(x.get_device_index());
     Given pre;
     if (!plan.projects) pre = input_product(stack, first, x);
@@ -82,17 +78,7 @@ struct Kernels {
       if (plan.projects)
         calls.of[i].projection = projection(stack, first + i, i == 0 ? &x : nullptr);
     }
-    if (is_empty(stack.params())) return saved;
-    const CellForward& call = calls.of[0];
-    if (plan.strategy == Strategy::rows) {
-      launch_rows(calls.of[0], Pass::forward, x, plan);
-    } else if (plan.projects) {
-      launch(calls, Pass::forward, x, plan);
-    } else if (stack.traits.saves) {
-      launch(call, stack.cell, Pass::forward, x, plan);
-    } else {
-      launch(static_cast<const Forward&>(call), stack.cell, Pass::forward, x, plan);
-    }
+    if (!is_empty(stack.params())) launch_forward(stack, calls, plan);
     return saved;
   }
 
@@ -193,6 +179,16 @@ struct Kernels {
     call.gates = mutable_data_or_null(saved.gates);
     call.inner = mutable_data_or_null(saved.inner);
     return call;
+  }
+
+  static void launch_forward(const Stack& stack, const LayersOf<ProjectedForward>& calls,
+                             const Plan& plan) {
+    const Tensor& like = stack.input;
+    const CellForward& call = calls.of[0];
+    if (plan.strategy == Strategy::rows) return launch_rows(calls.of[0], Pass::forward, like, plan);
+    if (plan.projects) return launch(calls, Pass::forward, like, plan);
+    if (stack.traits.saves) return launch(call, stack.cell, Pass::forward, like, plan);
+    launch(static_cast<const Forward&>(call), stack.cell, Pass::forward, like, plan);
   }
 
   // `x` is null where the kernel has it from the layer before.

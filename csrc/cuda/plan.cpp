@@ -141,10 +141,12 @@ Option best_cluster(const Device& device, const Sizes& sizes, const Stacked& sta
   for (int blocks = 1; blocks <= 16; blocks *= 2) {
     // The other blocks would wait for blocks without units.
     if (blocks > 1 && blocks > work.tiles_of_units) break;
-    // Clusters of a size between powers of two are as many as of the next power, or more.
+    // Clusters of a size between powers of two are as many as of the next power, or more. Sizes between
+    // 8 and 16 are not tried.
+    const int64_t cluster = blocks * stacked.layers;
     int i = 0;
-    while (1 << i < blocks * stacked.layers) ++i;
-    if (i > 4 || device.clusters[i] == 0) continue;
+    while (1 << i < cluster) ++i;
+    if (i > 4 || (i == 4 && cluster < 16) || device.clusters[i] == 0) continue;
     const int64_t m_tiles = ceil_div(work.tiles_of_units, blocks);
     for (const int splits : {1, 2, 4, 8}) {
       const int64_t warps = m_tiles * splits, depth = 2 * ceil_div(work.k_steps, 2 * splits);

@@ -197,7 +197,7 @@ __device__ void reduce_in_cluster(const WeightGradBlock<E>&, const Sum (&)[2][2]
 #endif
 
 template <class E>
-__global__ void __launch_bounds__(grad_threads, 4)
+__global__ void __launch_bounds__(grad_threads, sizeof(typename ScalarTraits<E>::Sum) == 8 ? 3 : 4)
     weight_grad_kernel(LayersOf<WeightGradients> layers, int blocks) {
   using Block = WeightGradBlock<E>;
   using Sum = typename Block::Sum;

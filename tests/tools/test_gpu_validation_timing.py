@@ -108,7 +108,7 @@ def test_plan_is_a_part_of_the_full_table() -> None:
     assert {tuple(unit) for unit in plan.values()} <= cases
     assert len(plan) > 80
     groups = list(dict.fromkeys(unit.group for unit in plan.values()))
-    assert groups[:4] == ["neuro", "gated-cudnn", "cudnn", "flashrnn"]
+    assert groups[:4] == ["neuro", "stacks", "gated-cudnn", "cudnn"]
     shapes = {unit.shape for unit in plan.values() if unit.group == "cudnn"}
     assert shapes == set(GROUPS["cudnn"].shapes)
 

@@ -71,6 +71,7 @@ def plan() -> dict[str, Unit]:
     """All units by name. The most informative come first, as there may not be time for all."""
     units = [
         *_units("neuro"),
+        *_units("stacks"),
         *_units("gated-cudnn", B=(16,)),
         *_units("gated-cudnn", ("float32", "bfloat16"), B=(1, 64)),
         *_units("cudnn", T=(1024,)),

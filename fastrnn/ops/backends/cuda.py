@@ -147,8 +147,7 @@ def serves_layers(
 
     They do not for a block-diagonal weight of several gates, whose rows are in another order than
     those of pre. In training on large data with lengths or resets, torch's products of copies are
-    expected to be faster than
-    the kernel that sums the gradients of the weights without them.
+    expected to be faster than the kernel that sums the gradients of the weights without them.
     """
     weight_ih, weight_hh = weights[:2]
     if input.dtype not in DTYPES or (weight_hh.dim() == 3 and CELLS[mode].gates > 1):
