@@ -320,17 +320,18 @@ std::vector<Plan> stack_plans(const Device& device, const Sizes& sizes, int64_t 
                               int64_t input, int64_t hidden) {
   // Of a launch for each layer: with a product before it or, in forward, without.
   const auto of_layer = [&, plan = make_plan(device, sizes)](int64_t I) {
-    const bool forward = sizes.pass == Pass::forward;
-    Plan own = plan;
-    own.cycles += launch_cycles;
-    Option rows = best_rows(device, sizes, 0);
-    rows.plan.cycles += launch_cycles;
-    const Option projected = best_stack(device, sizes, 1, I);
-    for (const Option& option : {rows, best_rows(device, sizes, forward ? I : 0), projected}) {
-      if (!forward && option.plan.projects) continue;
-      if (option.unsupported_reason.empty() && option.plan.cycles < own.cycles) own = option.plan;
+    std::vector<Option> options{{plan, ""}, best_rows(device, sizes, 0)};
+    for (Option& option : options) option.plan.cycles += launch_cycles;
+    if (sizes.pass == Pass::forward && I > 0) {
+      options.push_back(best_rows(device, sizes, I));
+      options.push_back(best_stack(device, sizes, 1, I));
     }
-    return own;
+    Plan best = options[0].plan;
+    for (const Option& option : options) {
+      const bool serves = option.unsupported_reason.empty();
+      if (serves && option.plan.cycles < best.cycles) best = option.plan;
+    }
+    return best;
   };
   const Plan first = of_layer(input), later = of_layer(hidden);
   std::vector<Plan> plans{first};

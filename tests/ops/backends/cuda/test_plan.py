@@ -289,6 +289,14 @@ def test_a_small_layer_is_computed_row_by_row(mode, cell, H, backward):
     assert plan.projects == (not backward)
 
 
+def test_a_backward_has_the_launch_of_a_product_too():
+    forward, backward = (
+        stack_plans("H200", "half", pass_, 1, 4, 32, 1, 8)[0] for pass_ in (False, True)
+    )
+    assert forward.strategy == backward.strategy == "rows"
+    assert forward.cycles < 2 * 8000 < backward.cycles
+
+
 def test_no_operator_of_the_recurrence_uses_rows():
     """They are verified with the other strategies."""
     assert plans("H200", "half", False, 100, 32, 1, 50)[0] == "cluster"
