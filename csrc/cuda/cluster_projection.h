@@ -12,14 +12,15 @@ namespace fastrnn::cuda {
 template <class E, class P, class Warp> struct ClusterProjection {
   using Storage = typename E::Storage;
   static constexpr int TILES = gate_tiles_of<P>, STAGES = cluster_stages(1), chunk_bytes = 8;
+  static constexpr int k_step = 8 * E::word_values;  // elements
 
   const Warp& warp;
   const P& p;
   const int k_steps = input_k_steps(inputs(), sizeof(Storage));
-  const int row_bytes =
-      input_row_bytes(warp.layout.x_k_steps);  // of the layer with the most inputs
-  unsigned char* const rows;                   // [STAGES][8][row_bytes]
-  uint4* const weights;                        // [k_steps][TILES][32], this lane's
+  // Of the layer with the most inputs.
+  const int row_bytes = input_row_bytes(warp.layout.x_k_steps);
+  unsigned char* const rows;  // [STAGES][8][row_bytes]
+  uint4* const weights;       // [k_steps][TILES][32], this lane's
 
   // `shared`: of the warp's tile, first the rows; `weights`: this lane's.
   __device__ ClusterProjection(const Warp& warp, unsigned char* shared, unsigned char* weights)
@@ -34,7 +35,6 @@ template <class E, class P, class Warp> struct ClusterProjection {
   }
 
   __device__ void load_weights() const {
-    constexpr int k_step = 8 * E::word_values;
     if constexpr (is_backward<P>) {
       const auto* const weight_ih = static_cast<const Storage*>(p.weight_ih_above);
 #pragma unroll 1
@@ -49,7 +49,7 @@ template <class E, class P, class Warp> struct ClusterProjection {
     }
   }
   __device__ void load_forward_weights() const {
-    constexpr int k_step = 8 * E::word_values, K = TILES;
+    constexpr int K = TILES;
     const bool second = warp.group >= p.heads;
     const int64_t I = p.projection.I, head = warp.group - second * p.heads;
     const auto* const weight_ih =

@@ -2,10 +2,12 @@
 // workspace and launches.
 #pragma once
 
+#include <array>
 #include <iterator>
 #include <optional>
 #include <stdexcept>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "torch_device.h"
@@ -33,20 +35,22 @@ inline Plan plan_of(const Sizes& sizes, int64_t strategy, int32_t device) {
   return option.plan;
 }
 
-// A value and what it was made from. Making a plan tries every tiling, so the last ones are kept.
+// The last values, and what they were made from. Making a plan tries every tiling, and the layers of a
+// model alternate.
 template <class Key, class Value> class Cached {
  public:
   template <class Make> const Value& get(const Key& key, Make make) {
-    if (!value_ || key != key_) {
-      value_ = make();
-      key_ = key;
+    for (const auto& entry : entries_) {
+      if (entry && entry->first == key) return entry->second;
     }
-    return *value_;
+    auto& entry = entries_[next_++ % entries_.size()];
+    entry.emplace(key, make());
+    return entry->second;
   }
 
  private:
-  Key key_{};
-  std::optional<Value> value_;
+  std::array<std::optional<std::pair<Key, Value>>, 8> entries_;
+  size_t next_ = 0;
 };
 
 inline const Plan& cached_plan(const Sizes& sizes, int64_t strategy, int32_t device) {
@@ -82,44 +86,40 @@ inline Sizes sizes_of(const Params& p, Cell cell, Pass pass, bool tf32) {
   return {mode_of(p.dtype, tf32), pass, p.T, p.B, p.G, p.H, cell};
 }
 
-// Call is one of those of dispatch.h, of this cell.
-template <class Call>
-void launch(const Call& call, Cell cell, Pass pass, const Tensor& like, const Plan& plan) {
+// Calls run(stream), with an error that describes the call.
+template <class Call, class Run>
+void on_stream(const Call& call, Cell cell, Pass pass, const Tensor& like, const Plan& plan,
+               Run run) {
   const int32_t device = like.get_device_index();
   const DeviceGuard guard(device);
-  const int64_t bytes = workspace_bytes(call, plan);
-  Given workspace;
-  if (bytes > 0) {
-    workspace = torch::stable::new_empty(like, {bytes}, torch::headeronly::ScalarType::Byte);
-  }
   try {
-    run(call, plan, mutable_data_or_null(workspace), current_stream(device));
+    run(current_stream(device));
   } catch (const std::runtime_error& error) {
     rethrow(error, call, cell, pass, plan);
   }
 }
 
-// The same of the layers of a launch.
+// Call is one of those of dispatch.h, of this cell.
+template <class Call>
+void launch(const Call& call, Cell cell, Pass pass, const Tensor& like, const Plan& plan) {
+  const int64_t bytes = workspace_bytes(call, plan);
+  Given workspace;
+  if (bytes > 0) {
+    workspace = torch::stable::new_empty(like, {bytes}, torch::headeronly::ScalarType::Byte);
+  }
+  on_stream(call, cell, pass, like, plan,
+            [&](void* stream) { run(call, plan, mutable_data_or_null(workspace), stream); });
+}
+
+// The same of the layers of a launch, and of a call of `rows`.
 template <class Layer>
 void launch(const LayersOf<Layer>& layers, Pass pass, const Tensor& like, const Plan& plan) {
-  const int32_t device = like.get_device_index();
-  const DeviceGuard guard(device);
-  try {
-    run(layers, plan, current_stream(device));
-  } catch (const std::runtime_error& error) {
-    rethrow(error, layers.of[0], layers.of[0].cell, pass, plan);
-  }
+  const Layer& first = layers.of[0];
+  on_stream(first, first.cell, pass, like, plan, [&](void* stream) { run(layers, plan, stream); });
 }
-// The same of a call of `rows`.
 template <class Call>
 void launch_rows(const Call& call, Pass pass, const Tensor& like, const Plan& plan) {
-  const int32_t device = like.get_device_index();
-  const DeviceGuard guard(device);
-  try {
-    run_rows(call, plan, current_stream(device));
-  } catch (const std::runtime_error& error) {
-    rethrow(error, call, call.cell, pass, plan);
-  }
+  on_stream(call, call.cell, pass, like, plan, [&](void* stream) { run_rows(call, plan, stream); });
 }
 
 // The same with the best plan of a strategy.

@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(DEPTH * rows_lanes * rows_lanes, 1)
     float sums[1][2] = {};
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      const float (&of_gate)[1][DEPTH] = reinterpret_cast<const float (&)[1][DEPTH]>(w[k]);
-      multiply_add(sums, of_gate, block.state(s, K) + k * layout.padded_units, lane);
+      const float (&weights)[1][DEPTH] = reinterpret_cast<const float (&)[1][DEPTH]>(w[k]);
+      multiply_add(sums, weights, block.state(s, K) + k * layout.padded_units, lane);
     }
     dh += Block::sum(sums[0][0] + sums[0][1]);
     // A reset never matters before the first step of the backward loop.

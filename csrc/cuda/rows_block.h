@@ -18,7 +18,7 @@ struct RowsAlignment {
 template <class E, class P> struct RowsBlock {
   using C = typename P::Cell;
   using Storage = typename E::Storage;
-  static constexpr int K = gates_of<P>, size = sizeof(Storage);
+  static constexpr int K = gates_of<P>;
 
   const P& p;
   const RowsLayout& layout;
