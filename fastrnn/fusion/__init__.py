@@ -18,37 +18,37 @@ if _lazy.COMMAND:
         __name__,
         {
             "ConfigError": "errors",
-            "DataConfig": "config",
+            "DataConfig": "config.schema",
             "DataError": "errors",
-            "Examples": "data",
+            "Examples": "data.processor",
             "FusionError": "errors",
             "FusionModel": "api",
-            "FusionNetwork": "network",
-            "LateNetwork": "network",
-            "Manifest": "manifest",
+            "FusionNetwork": "models.network",
+            "LateNetwork": "models.network",
+            "Manifest": "data.manifest",
             "ManifestError": "errors",
             "MediaError": "errors",
-            "ModelConfig": "config",
-            "Preprocessor": "data",
-            "Run": "experiment",
-            "RunConfig": "config",
-            "TrainConfig": "config",
-            "build": "network",
-            "fit": "experiment",
+            "ModelConfig": "config.schema",
+            "Preprocessor": "data.processor",
+            "Run": "training.run",
+            "RunConfig": "config.schema",
+            "TrainConfig": "config.schema",
+            "build": "models.network",
+            "fit": "training.run",
             "load": "checkpoint",
-            "read_manifest": "manifest",
+            "read_manifest": "data.manifest",
             "save": "checkpoint",
         },
     )
 else:
     from .api import FusionModel
     from .checkpoint import load, save
-    from .config import DataConfig, ModelConfig, RunConfig, TrainConfig
-    from .data import Examples, Preprocessor
+    from .config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig
+    from .data.manifest import Manifest, read_manifest
+    from .data.processor import Examples, Preprocessor
     from .errors import ConfigError, DataError, FusionError, ManifestError, MediaError
-    from .experiment import Run, fit
-    from .manifest import Manifest, read_manifest
-    from .network import FusionNetwork, LateNetwork, build
+    from .models.network import FusionNetwork, LateNetwork, build
+    from .training.run import Run, fit
 
 __all__ = [
     "ConfigError",

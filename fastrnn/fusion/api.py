@@ -27,14 +27,18 @@ from huggingface_hub.errors import (
 from rich.console import Console
 from torch import nn
 
-from . import checkpoint, evaluation, experiment, explanation, options
-from .config import BLOCK, RunConfig
-from .data import Preprocessor
+from . import checkpoint
+from .config import options
+from .config.schema import BLOCK, RunConfig
+from .data.manifest import Manifest, read_manifest
+from .data.processor import Preprocessor
+from .data.readers import Source
 from .errors import ConfigError
-from .manifest import Manifest, read_manifest
-from .predict import Predictor
-from .tables import Source
-from .writers import Record
+from .evaluation import evaluator as evaluation
+from .explain import explainer as explanation
+from .inference.predictor import Predictor
+from .inference.writers import Record
+from .training import run as experiment
 
 Folder = str | Path
 

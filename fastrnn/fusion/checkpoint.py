@@ -22,14 +22,18 @@ from safetensors.torch import save as to_bytes
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from . import files, log, objectives, resume, schema
-from .config import ModelConfig, RunConfig
-from .data import Preprocessor
-from .encoders import BUILT_IN
+from . import files
+from .config import parser as schema
+from .config.schema import ModelConfig, RunConfig
+from .data.processor import Preprocessor
+from .data.text import load_tokenizer
 from .errors import ConfigError
-from .log import METRICS
-from .network import FusionNetwork, LateNetwork, blueprint, build
-from .text import load_tokenizer
+from .models.encoders import BUILT_IN
+from .models.network import FusionNetwork, LateNetwork, blueprint, build
+from .tasks import objectives
+from .training import loggers as log
+from .training import state as resume
+from .training.loggers import METRICS
 
 _CONFIG, _WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 _MODELS, _LAST = "models", "last.safetensors"

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 import fastrnn
 from fastrnn._rounding import CONFIDENCE, UNIT_ROUNDOFF
 
-from . import objectives
-from .config import RunConfig
-from .data import Batch
+from .config.schema import RunConfig
+from .data.processor import Batch
 from .errors import ConfigError
-from .network import FusionNetwork, LateNetwork
+from .inference.writers import atomic
+from .models.network import FusionNetwork, LateNetwork
+from .strings import plural
+from .tasks import objectives
 from .timing import with_torch_layers
-from .words import plural
-from .writers import atomic
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -13,8 +13,8 @@ import torch
 from rich.table import Table
 from torch.profiler import ProfilerActivity
 
-from .experiment import Run
 from .timing import training_step
+from .training.run import Run
 
 STEPS = 20
 _OPERATORS = "fastrnn::"  # namespace of the recurrent layers' operators

@@ -16,7 +16,7 @@ import torch
 
 from . import checkpoint
 from .errors import ConfigError
-from .network import build
+from .models.network import build
 
 
 def replace_modality(

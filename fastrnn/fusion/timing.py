@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from fastrnn import FusedGRU, FusedLSTM, FusedRNN
 from fastrnn.ops import arguments
 
-from . import objectives
-from .config import TrainConfig
-from .data import Batch
-from .recurrent import State, h_of, last
+from .config.schema import TrainConfig
+from .data.processor import Batch
+from .models.recurrent import State, h_of, last
+from .tasks import objectives
 
 _FUSED = (FusedRNN, FusedLSTM, FusedGRU)
 _OF_TORCH = {"RNN_TANH": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}  # by the mode of our layer

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fastrnn.fusion import ModelConfig, objectives
-from fastrnn.fusion.data import IGNORE, Batch
+from fastrnn.fusion import ModelConfig
+from fastrnn.fusion.data.processor import IGNORE, Batch
+from fastrnn.fusion.tasks import objectives
 
 SIZE, MELS, VOCABULARY, VARIABLES, LABELS = 8, 6, 11, 2, 3
 ALL = ("audio", "image", "series", "text")

@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fastrnn.fusion import ConfigError, checkpoint, cli, evaluation, load
-from fastrnn.fusion.report import write_report
-from fastrnn.fusion.run_data import read_split
-from fastrnn.fusion.text import load_tokenizer, train_tokenizer
+from fastrnn.fusion import ConfigError, checkpoint, cli, load
+from fastrnn.fusion.data.text import load_tokenizer, train_tokenizer
+from fastrnn.fusion.evaluation import evaluator as evaluation
+from fastrnn.fusion.evaluation.run_data import read_split
+from fastrnn.fusion.report.report import write_report
 
 from .trained import trained_run
 
@@ -156,8 +157,8 @@ def test_shapes_are_compared_before_building(run, monkeypatch, options):
 def test_loading_does_not_import_the_compiler(run):
     """Comparing shapes must not take seconds."""
     program = (
-        "import sys; from fastrnn.fusion.config import ModelConfig; "
-        "from fastrnn.fusion.network import blueprint; "
+        "import sys; from fastrnn.fusion.config.schema import ModelConfig; "
+        "from fastrnn.fusion.models.network import blueprint; "
         "before = 'torch._dynamo.utils' in sys.modules; "
         "blueprint(ModelConfig(('audio', 'image', 'text'), vocabulary=9)); "
         "assert before or 'torch._dynamo.utils' not in sys.modules"

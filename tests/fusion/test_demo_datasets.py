@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from fastrnn.fusion import read_manifest
-from fastrnn.fusion.config import DataConfig
+from fastrnn.fusion.config.schema import DataConfig
+from fastrnn.fusion.data.media import log_mel, read_audio
 from fastrnn.fusion.demos.datasets import claim_check, noisy_digit, speech, spoken_claim
 from fastrnn.fusion.demos.datasets.digits import load_split
-from fastrnn.fusion.media import log_mel, read_audio
 
 KNOWN = [-0.292366, -0.575073, -1.5576629]
 SMALL = {"train": 40, "val": 20, "test": 20}

@@ -13,7 +13,7 @@ from fastrnn.fusion.demos import article, transfer
 from fastrnn.fusion.demos.common import accuracy, logits
 from fastrnn.fusion.demos.datasets import noisy_digit, spoken_claim
 from fastrnn.fusion.demos.noisy import posterior_product
-from fastrnn.fusion.network import FusionNetwork
+from fastrnn.fusion.models.network import FusionNetwork
 from fastrnn.fusion.replace_modality import replace_modality
 
 TINY = {"train": 40, "val": 20, "test": 20}

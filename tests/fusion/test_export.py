@@ -10,8 +10,8 @@ from torch import nn
 
 from fastrnn.fusion import ConfigError, DataConfig, RunConfig, TrainConfig, build
 from fastrnn.fusion import export as exporting
+from fastrnn.fusion.config.presets import PRESETS
 from fastrnn.fusion.export import run, to_inputs, to_onnx, tolerance
-from fastrnn.fusion.presets import PRESETS
 
 from .synthetic import Rows, config
 
@@ -118,7 +118,7 @@ class Inexpressible(Stubborn):
     [(Stubborn, "differs from the network"), (Inexpressible, "check your own encoders")],
 )
 def test_failed_export_leaves_no_file(encoder, text, tmp_path, monkeypatch):
-    from fastrnn.fusion import encoders
+    from fastrnn.fusion.models import encoders
 
     monkeypatch.setitem(encoders.ENCODERS, "mine", encoder)
     model = config(modalities=("image", "text"), encoders=(("text", "mine"),))

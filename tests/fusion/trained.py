@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fastrnn.fusion import DataConfig, TrainConfig, fit, read_manifest
-from fastrnn.fusion.experiment import Run
+from fastrnn.fusion.training.run import Run
 
 from .conftest import write_clip, write_image, write_jsonl
 

@@ -9,8 +9,8 @@ from typing import Any
 import typer
 
 from ..errors import FusionError, reason
-from .demos import demo
-from .fitting import fit
+from .demo import demo
+from .fit import fit
 from .judging import evaluate, explain, export, predict
 
 app = typer.Typer(

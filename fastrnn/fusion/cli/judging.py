@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .. import options
-from ..config import BLOCK
-from ..words import plural
-from . import flags, tables
-from .flags import OnBadRow, Part
+from ..config import options
+from ..config.schema import BLOCK
+from ..report import console as tables
+from ..strings import plural
+from . import options as flags
+from .options import OnBadRow, Part
 
 _PROOF = 8  # rows on which an export is verified
 
@@ -32,8 +33,8 @@ def evaluate(
 
     Writes evaluation.json and report.html to the run's folder.
     """
-    from .. import evaluation
-    from ..report import write_report
+    from ..evaluation import evaluator as evaluation
+    from ..report.report import write_report
 
     flags.set_threads(threads)
     table = flags.judged_table(run, manifest, root, values, on_bad_row)
@@ -98,7 +99,7 @@ def predict(
     instead of a prediction.
     """
     from .. import checkpoint
-    from ..predict import Predictor, predict_file
+    from ..inference.predictor import Predictor, predict_file
 
     flags.set_threads(threads)
     network, preprocessor, config = checkpoint.load(run)
@@ -142,8 +143,8 @@ def explain(
 
     Writes explanation.json, pictures and report.html to the run's folder.
     """
-    from .. import explanation
-    from ..report import write_report
+    from ..explain import explainer as explanation
+    from ..report.report import write_report
 
     flags.set_threads(threads)
     table = flags.judged_table(run, manifest, root, values, on_bad_row)
@@ -187,8 +188,8 @@ def export(
     The verification needs rows, of the training table or of MANIFEST.
     """
     from .. import checkpoint
+    from ..evaluation.run_data import run_rows
     from ..export import to_onnx
-    from ..run_data import run_rows
 
     flags.set_threads(threads)
     table = flags.judged_table(run, manifest, root, values, on_bad_row)

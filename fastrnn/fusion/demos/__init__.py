@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 
 from .. import profiling, timing
-from ..config import DataConfig, TrainConfig
-from ..experiment import Run
+from ..config.schema import DataConfig, TrainConfig
+from ..training.run import Run
 from .article import run_article
 from .common import Call, Demo, compare
 from .datasets import claim_check, cued_recall, noisy_digit, speech, spoken_claim

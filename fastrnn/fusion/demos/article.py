@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .. import experiment
-from ..config import TrainConfig
-from ..data import Preprocessor
-from ..experiment import METRICS, Run, configure
-from ..log import Log
-from ..manifest import Manifest, read_manifest
-from ..presets import PRESETS
-from ..split import split_rows
-from ..summary import note
-from ..train import Trained, train
-from ..words import plural
+from ..config.presets import PRESETS
+from ..config.schema import TrainConfig
+from ..data.manifest import Manifest, read_manifest
+from ..data.processor import Preprocessor
+from ..data.splits import split_rows
+from ..models.summary import note
+from ..strings import plural
+from ..training import run as experiment
+from ..training.loggers import Log
+from ..training.run import METRICS, Run, configure
+from ..training.trainer import Trained, train
 from .common import Call, grid
 
 PIXELS = 32

@@ -13,12 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from .. import checkpoint, experiment, objectives, plot
-from ..config import DataConfig, TrainConfig
-from ..data import Examples
-from ..experiment import Run
-from ..manifest import read_manifest
-from ..results import results
+from .. import checkpoint
+from ..config.schema import DataConfig, TrainConfig
+from ..data.manifest import read_manifest
+from ..data.processor import Examples
+from ..plots import metrics as plot
+from ..report.results import results
+from ..tasks import objectives
+from ..training import run as experiment
+from ..training.run import Run
 
 Rows = dict[str, int]
 

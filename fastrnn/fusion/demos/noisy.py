@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from rich.table import Table
 
-from ..experiment import METRICS, Run
-from ..log import Log
-from ..train import train
+from ..training.loggers import Log
+from ..training.run import METRICS, Run
+from ..training.trainer import train
 from .common import Call, accuracy, compare, grid, logits
 
 DROPOUT = 0.2

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from .. import experiment
-from ..experiment import Run
-from ..manifest import read_manifest
+from ..data.manifest import read_manifest
 from ..replace_modality import replace_modality
+from ..training import run as experiment
+from ..training.run import Run
 from .common import Call, grid, make_room
 from .datasets import claim_check, spoken_claim
 

@@ -1,0 +1,1 @@
+"""Configuration: the options of a run, their checks and presets."""

@@ -1,0 +1,1 @@
+"""Data: tables, files and their conversion to batches."""

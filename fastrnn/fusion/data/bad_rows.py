@@ -1,0 +1,39 @@
+"""What happens to rows that cannot be used: raise an error, or skip and list them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import ConfigError, DataError
+
+ON_BAD_ROW = ("error", "skip")
+
+
+class BadRows:
+    """Raises or collects the errors of rows: process each row inside `with bad.row(where):`.
+
+    Args:
+        on_bad_row: "error" to raise a row's error, "skip" to list it.
+
+    Raises:
+        ConfigError: on_bad_row is neither.
+    """
+
+    def __init__(self, on_bad_row: str) -> None:
+        if on_bad_row not in ON_BAD_ROW:
+            raise ConfigError(
+                f"on_bad_row must be one of {', '.join(ON_BAD_ROW)}; got {on_bad_row!r}"
+            )
+        self.skip = on_bad_row == "skip"
+        self.listed: list[tuple[str, str]] = []  # (where, error)
+
+    @contextmanager
+    def row(self, where: str) -> Iterator[None]:
+        """Process one row; a DataError raised inside propagates, or is listed."""
+        try:
+            yield
+        except DataError as error:
+            if not self.skip:
+                raise
+            self.listed.append((where, str(error)))

@@ -1,0 +1,87 @@
+"""Perturb batches to measure how a model reacts; examples.py describes the keys of a batch.
+
+Each function returns a new batch and leaves its argument unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ..data.processor import Batch
+
+Change = Callable[[Batch], Batch]
+
+STRENGTHS = (0.25, 0.5, 1.0)
+
+
+def remove(batch: Batch, modality: str) -> Batch:
+    """Mark a modality as missing in every row."""
+    rows = len(batch[modality])
+    present = torch.zeros(rows, dtype=torch.bool, device=batch[modality].device)
+    return {**batch, f"{modality}_present": present}
+
+
+def donate(batch: Batch, modality: str, donors: Tensor) -> Batch:
+    """Replace a modality of each row by that of another row of the batch.
+
+    Args:
+        donors: int64 [B], the row to copy from. For streams it should have as many steps.
+    """
+    return pick(batch, {modality: donors}, {})
+
+
+def pick(batch: Batch, chosen: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> Batch:
+    """Recombine rows: select each modality from its own rows of the batch.
+
+    Args:
+        chosen: modality -> int64 [N], the rows to copy from.
+        rest: other keys (steps, label) -> int64 [N]; a key that is not listed is unchanged.
+    """
+    result = dict(batch)
+    for modality, rows in chosen.items():
+        for key in (modality, f"{modality}_lengths", f"{modality}_present"):
+            if key in batch:
+                result[key] = batch[key][rows]
+    for key, rows in rest.items():
+        if key in batch:
+            result[key] = batch[key][rows]
+    return result
+
+
+def noise(
+    batch: Batch, modality: str, strength: float, generator: torch.Generator, vocabulary: int = 0
+) -> Batch:
+    """Add noise to a modality.
+
+    Images, log-mel frames and numeric series get Gaussian noise with `strength` times their
+    standard deviation within the batch. In a text, a fraction `strength` of the tokens is replaced
+    by random tokens of the vocabulary. An image that appears in several rows is changed once.
+    """
+    if modality == "text":
+        tokens = batch["text"]
+        hit = torch.rand(tokens.shape, generator=generator) < strength
+        random = torch.randint(vocabulary, tokens.shape, generator=generator)
+        return {**batch, "text": torch.where(hit.to(tokens.device), random.to(tokens), tokens)}
+    key = "frames" if modality == "image" else modality
+    values = batch[key].float()
+    spread = _valid(batch, key).float().std(correction=0)
+    drawn = torch.randn(values.shape, generator=generator).to(values.device)
+    noisy = values + strength * spread * drawn
+    if modality == "image":
+        noisy = noisy.round().clamp(0, 255)
+    return {**batch, key: noisy.to(batch[key].dtype)}
+
+
+def _valid(batch: Batch, key: str) -> Tensor:
+    """Return a modality's values without padding and placeholders."""
+    values = batch[key]
+    if f"{key}_lengths" not in batch:
+        return values
+    time = torch.arange(values.shape[1], device=values.device)
+    valid = time < batch[f"{key}_lengths"][:, None]
+    if f"{key}_present" in batch:
+        valid = valid & batch[f"{key}_present"][:, None]
+    return values[valid]

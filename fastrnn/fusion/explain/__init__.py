@@ -1,0 +1,1 @@
+"""Explanation: attributions, ablations and interventions."""

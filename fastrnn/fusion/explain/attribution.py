@@ -1,0 +1,112 @@
+"""Integrated gradients over steps, pixels, audio frames, tokens or a numeric series.
+
+Sundararajan, Taly and Yan, Axiomatic Attribution for Deep Networks, 2017. The attributions of an
+input sum to the difference between its logit and that of an uninformative baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..data.processor import Batch
+from ..models.network import FusionNetwork
+
+Judge = Callable[[Tensor], Tensor]  # a network's logits -> the scalar to explain, []
+
+STEPS = 32  # points on the path from the baseline to the input
+
+
+def integrated_gradients(
+    function: Callable[[Tensor], Tensor], x: Tensor, baseline: Tensor, steps: int = STEPS
+) -> Tensor:
+    """Compute (x - baseline) times the mean gradient on the path from baseline to x.
+
+    The mean is approximated by the midpoint rule.
+
+    Args:
+        function: maps a tensor of x's shape to a scalar, [].
+        x: floating-point tensor of any shape.
+        baseline: tensor of x's shape, or of one that expands to it.
+        steps: points on the path.
+    """
+    delta = x - baseline
+    total = torch.zeros_like(x)
+    # A custom encoder may have a recurrent layer of torch: on cuDNN, it has no backward pass in
+    # evaluation mode.
+    with torch.backends.cudnn.flags(enabled=False):
+        for number in range(steps):
+            point = (baseline + (number + 0.5) / steps * delta).detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(function(point), point)
+            total += gradient
+    return delta * total / steps
+
+
+def over_steps(network: FusionNetwork, batch: Batch, judge: Judge) -> Tensor:
+    """Attribute one row's logit to the steps that the recurrent layer reads, [T]; baseline 0."""
+    with torch.no_grad():
+        x, lengths, state = network.sequence(network.encode(batch), batch)
+
+    def function(x: Tensor) -> Tensor:
+        return judge(network.head(x, state, lengths=lengths)[0])
+
+    return integrated_gradients(function, x, torch.zeros_like(x)).sum(-1)[0]
+
+
+def over_input(network: nn.Module, batch: Batch, modality: str, judge: Judge) -> Tensor:
+    """Attribute one row's logit to the values of a modality.
+
+    | modality | returns | baseline |
+    |---|---|---|
+    | image | [U, S, S], one for each distinct image, summed over channels | grey, 127.5 |
+    | audio | [F, mels] | the clip's mean in each band |
+    | series | [L, K] | the mean of the training rows |
+    | text | [L], one for each token | zero embeddings |
+    """
+    if modality == "text":
+        return _over_tokens(network, batch, judge)
+    key = "frames" if modality == "image" else modality
+    x = batch[key].to(_dtype(network))
+    if modality == "image":
+        baseline = torch.full_like(x, 127.5)
+    elif modality == "audio":
+        baseline = x.mean(1, keepdim=True).expand_as(x)
+    else:
+        baseline = torch.zeros_like(x)
+    found = integrated_gradients(lambda x: judge(network({**batch, key: x})), x, baseline)
+    return found.sum(1) if modality == "image" else found[0]
+
+
+def _over_tokens(network: nn.Module, batch: Batch, judge: Judge) -> Tensor:
+    embed = embedding(network)
+    if embed is None:
+        raise ValueError("the network has no token embedding")
+    with torch.no_grad():
+        x = embed(batch["text"])
+
+    def function(x: Tensor) -> Tensor:
+        with _replaced(embed, x):
+            return judge(network(batch))
+
+    return integrated_gradients(function, x, torch.zeros_like(x)).sum(-1)[0]
+
+
+def embedding(network: nn.Module) -> nn.Embedding | None:
+    """Return the token embedding; None if a custom encoder has no nn.Embedding."""
+    return next((each for each in network.modules() if isinstance(each, nn.Embedding)), None)
+
+
+@contextmanager
+def _replaced(module: nn.Module, output: Tensor) -> Iterator[None]:
+    handle = module.register_forward_hook(lambda *_: output)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _dtype(network: nn.Module) -> torch.dtype:
+    return next(network.parameters()).dtype

@@ -1,0 +1,1 @@
+"""Inference: forward passes over rows, and prediction of tables."""

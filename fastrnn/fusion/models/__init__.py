@@ -1,0 +1,1 @@
+"""Networks: encoders, fusions, recurrent layers. They know no files."""

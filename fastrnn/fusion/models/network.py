@@ -1,0 +1,202 @@
+"""The network: one encoder per modality, a fusion, and a recurrent layer with a readout.
+
+Symbols: B rows, T steps, H features of the recurrent layer, C outputs. `fusions.py` defines the
+input of the recurrent layer. Fusion "late" uses one such network per modality and adds the logits.
+
+NAME_present in a batch marks the rows that have a modality (see data.py). The data of other rows
+are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..config.schema import ModelConfig
+from ..data.processor import Batch
+from ..errors import ConfigError
+from .encoders import features_of, lengths_of, make_encoder
+from .fusions import FUSIONS, Sequence
+from .recurrent import Memoryless, last, mean, readout
+
+
+class FusionNetwork(nn.Module):
+    """Encoders, a fusion, and a recurrent readout."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        _check_encoders(config)
+        self.config = config
+        self.encoders = nn.ModuleDict(
+            {name: make_encoder(config, name) for name in config.modalities}
+        )
+        sizes = {name: features_of(encoder) for name, encoder in self.encoders.items()}
+        self.fusion = FUSIONS[config.fusion](config, sizes)
+        steps = "all" if config.kind == "steps" else "last"
+        self.head = readout(config.cell, self.fusion.features, config.hidden, config.outputs, steps)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the logits: [B, C], or [B, T, C] for kind "steps".
+
+        In training, `modality_dropout` treats some modalities of some rows as missing.
+        """
+        batch = drop(batch, self.config, self.training)
+        x, lengths, state = self.sequence(self.encode(batch), batch)
+        y, _ = self.head(x, state, lengths=lengths)
+        return y
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the features of each modality: [B, D], or [B, L, D] if it has steps.
+
+        A row that lacks a modality gets its learned token, or zeros.
+        """
+        return {
+            name: self.fusion.fill(name, encoder(batch), batch.get(f"{name}_present"))
+            for name, encoder in self.encoders.items()
+        }
+
+    def sequence(self, features: Mapping[str, Tensor], batch: Batch) -> Sequence:
+        """Fuse a batch's features into the input of the recurrent layer.
+
+        Only the lengths, the steps and the presence masks of `batch` are read.
+        """
+        return self.fusion(features, self._lengths(batch), batch.get("steps"))
+
+    def _lengths(self, batch: Batch) -> dict[str, Tensor | None]:
+        lengths: dict[str, Tensor | None] = {}
+        for name, encoder in self.encoders.items():
+            length, present = lengths_of(encoder, batch), batch.get(f"{name}_present")
+            if length is not None and present is not None:
+                length = torch.where(present, length, 1)  # a missing modality has one step
+            lengths[name] = length
+        return lengths
+
+    def states(self, batch: Batch) -> Tensor:
+        """Return the recurrent layer's h after each step, [B, T, H]; 0 after a row's end.
+
+        No modality is dropped, even in training.
+        """
+        x, lengths, state = self.sequence(self.encode(batch), batch)
+        output, _ = self.head.rnn(x, state, lengths=lengths)
+        return output
+
+    def final(self, states: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Reduce the states of rows, [B, T, H], to the state [B, H] that the readout reads.
+
+        It is the last state, or the mean for cell "none", which carries nothing between steps.
+        """
+        pick = mean if isinstance(self.head.rnn, Memoryless) else last
+        return pick(states, lengths)
+
+    def answer(self, states: Tensor) -> Tensor:
+        """Apply the readout to states: [..., H] -> logits [..., C]."""
+        return self.head.readout(states)
+
+    @torch.no_grad()
+    def step_names(self, batch: Batch) -> list[str]:
+        """Return the names of the T steps. This encodes the batch to find their number."""
+        return self.fusion.names(self.encode(batch), self._lengths(batch))
+
+
+class LateNetwork(nn.Module):
+    """One FusionNetwork per modality. Their logits are added, so modalities do not interact."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        _check_encoders(config)  # each network below knows only its own modality
+        self.config = config
+        if config.modality_dropout:  # dropped here, so each network needs its token
+            config = replace(config, missing=config.modalities)
+        self.networks = nn.ModuleDict(
+            {name: FusionNetwork(single(config, name)) for name in config.modalities}
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the logits, as FusionNetwork does."""
+        batch = drop(batch, self.config, self.training)
+        return torch.stack([network(batch) for network in self.networks.values()]).sum(0)
+
+
+def _check_encoders(config: ModelConfig) -> None:
+    named = [modality for modality, _ in config.encoders]
+    strangers = sorted(set(named) - set(config.modalities))
+    if strangers:
+        raise ConfigError(
+            f"encoders are given for modalities that are not read: {', '.join(strangers)}; "
+            "remove them"
+        )
+    for each in named:
+        if named.count(each) > 1:
+            raise ConfigError(f"encoders name {each} more than once; give it one encoder")
+
+
+def drop(batch: Batch, config: ModelConfig, training: bool) -> Batch:
+    """Apply modality dropout: in training, mark whole modalities of some rows as missing.
+
+    Each modality of a row is dropped with probability `modality_dropout`. A row that would lose all
+    modalities keeps all.
+    """
+    if not (training and config.modality_dropout):
+        return batch
+    rows = len(batch[config.modalities[0]])
+    like = batch[config.modalities[0]]
+    everywhere = torch.ones(rows, dtype=torch.bool, device=like.device)
+    present = torch.stack(
+        [batch.get(f"{name}_present", everywhere) for name in config.modalities]
+    )  # [M, B]
+    keep = torch.rand(present.shape, device=like.device) >= config.modality_dropout
+    kept = present & keep
+    kept = torch.where(kept.any(0), kept, present)
+    names = [f"{name}_present" for name in config.modalities]
+    return batch | dict(zip(names, kept, strict=True))
+
+
+def single(config: ModelConfig, modality: str) -> ModelConfig:
+    """Return the configuration of the same network for a single modality."""
+    return replace(
+        config,
+        modalities=(modality,),
+        fusion="aligned" if config.stream else "tokens",
+        missing=tuple(name for name in config.missing if name == modality),
+        modality_dropout=0.0,
+        encoders=tuple(each for each in config.encoders if each[0] == modality),
+    )
+
+
+def blueprint(config: ModelConfig) -> FusionNetwork | LateNetwork:
+    """Build a network on the meta device: weights have names and shapes but no memory.
+
+    Raises:
+        ConfigError: as `build`.
+    """
+    with torch.device("meta"), _Undrawn():
+        return build(config)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Skip `nn.init.normal_`: on meta tensors, torch imports its compiler, which takes seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **kwargs)
+
+
+def build(config: ModelConfig) -> FusionNetwork | LateNetwork:
+    """Build and initialise the network that a configuration describes.
+
+    Raises:
+        ConfigError: an encoder is unknown, or the fusion or an encoder does not fit the
+            configuration.
+    """
+    return LateNetwork(config) if config.fusion == "late" else FusionNetwork(config)

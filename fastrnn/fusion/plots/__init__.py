@@ -1,0 +1,1 @@
+"""Plots of metrics and attributions."""

@@ -1,0 +1,1 @@
+"""Reports: an HTML page, and tables for the terminal."""

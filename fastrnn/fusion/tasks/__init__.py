@@ -1,0 +1,1 @@
+"""Problem types: how labels are encoded, predicted and scored."""

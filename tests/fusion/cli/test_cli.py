@@ -1,0 +1,362 @@
+"""The commands: options, the run's folder, prompts, errors."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+import typer
+import yaml
+
+from fastrnn.fusion import ConfigError, cli
+from fastrnn.fusion.cli import demo as demos
+from fastrnn.fusion.cli import fit as fitting
+from fastrnn.fusion.config import options
+from fastrnn.fusion.data import manifest
+from fastrnn.fusion.demos import DEMOS
+from fastrnn.fusion.training import run as experiment
+
+TINY = ["--width", "16", "--hidden", "16", "--image-size", "8", "--conv", "4,8", "--grid", "2"]
+TINY += ["--batch", "8", "--mels", "12", "--vocabulary", "256"]
+
+
+def fit(path, out, *more):
+    return cli.main(["fit", str(path), "--out", str(out), "--epochs", "1", *TINY, *more])
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def scores(folder):
+    return [
+        {k: v for k, v in line.items() if k != "seconds"}
+        for line in lines(folder / "metrics.jsonl")
+    ]
+
+
+def commands():
+    return typer.main.get_command(cli.app).commands
+
+
+def test_there_are_six_commands():
+    assert sorted(commands()) == ["demo", "evaluate", "explain", "export", "fit", "predict"]
+
+
+@pytest.mark.parametrize("name", ["demo", "evaluate", "explain", "export", "fit", "predict"])
+def test_every_command_and_flag_is_explained(name, capsys):
+    command = commands()[name]
+    assert command.help
+    for each in command.params:
+        assert each.help or each.name == "help", each.name
+    assert cli.main([name, "--help"]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_usage(capsys):
+    assert cli.main(["--help"]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "help_of"),
+    [
+        ([], ""),
+        (["nonsense"], ""),
+        (["--nonsense"], ""),
+        (["fit", "--nonsense"], " fit"),
+        (["fit", "t.csv", "another.csv"], " fit"),
+        (["fit", "t.csv", "--epochs"], ""),
+        (["predict", "run"], " predict"),
+        (["demo", "nonsense"], " demo"),
+    ],
+)
+def test_usage_error_is_one_line(arguments, help_of, capsys):
+    assert refusal(arguments, capsys).endswith(f"; see fastrnn{help_of} --help")
+
+
+def refusal(arguments, capsys):
+    """Run a command that must fail with status 2 and one line; return the line."""
+    capsys.readouterr()
+    assert cli.main(arguments) == 2, arguments
+    said = capsys.readouterr().err
+    assert said.startswith("error: "), arguments
+    assert said.count("\n") == 1, arguments
+    return said.rstrip("\n")
+
+
+HOSTILE = ["-1", "nan", "9" * 30, "", "\udcff"]
+
+
+@pytest.mark.parametrize("name", ["demo", "evaluate", "explain", "export", "fit", "predict"])
+def test_hostile_option_values_raise_no_traceback(name, tmp_path, monkeypatch, capsys):
+    """No input exists here, so a command also fails in one line if the option accepts the value."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    given = {"demo": ["--out", "run"], "fit": ["gone.csv"], "predict": ["run", "gone.csv"]}
+    for each in commands()[name].params:
+        if each.name == "help" or getattr(each, "is_flag", False):
+            continue
+        for value in HOSTILE:
+            if each.param_type_name == "option":
+                if name == "demo" and each.name == "out":
+                    continue  # a folder of any of these names can be created
+                refusal([name, *given.get(name, ["run"]), f"{each.opts[0]}={value}"], capsys)
+            elif name != "demo" or value != "":
+                refusal([name, "--", value, "gone.csv"][: 4 if name == "predict" else 3], capsys)
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--hop-ms=0"], "hop_ms must be greater than 0"),
+        (["--window-ms=0"], "window_ms must be greater than 0"),
+        (["--sample-rate=1"], "window_ms is 0 samples at 1 Hz"),
+        (["--image-channels=2"], "image_channels must be one of 1, 3"),
+        (["--conv=4,0"], "conv[1] must be at least 1"),
+        (["--strides=2.5"], "strides must be a list such as 2,2; got '2.5'"),
+        (["--rate=0"], "rate must be greater than 0"),
+        (["--batch=4", "--accumulate=3"], "must be a multiple of accumulate 3"),
+        (["--out="], "the path is empty; give a path"),
+        (["--root=\udcff"], "is not a UTF-8 path"),
+        (["--workers=9999"], "1024"),
+        (["--epochs=2.5"], "--epochs"),
+    ],
+)
+def test_invalid_option_values(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert said in refusal(["fit", "gone.csv", *arguments], capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--modality-dropout=1"], "modality_dropout must be less than 1"),
+        (["--freeze=nothing"], "freeze: unknown part 'nothing'; the parts are audio"),
+        (["--freeze=audio,fusion,head,image,text"], "no parameter is left to train"),
+        (["--encoders=image=nope"], "no encoder 'nope' for image"),
+        (["--encoders=image=text"], "reads text; image needs another"),
+        (["--fusion=late", "--encoders=series=series"], "for modalities that are not read: series"),
+        (["--fusion=aligned"], "rows are not sequences"),
+        (["--conv=4,4,4,4,4"], "too small for 5 stages"),
+        (["--strides="], "audio needs a convolution"),
+        (["--width=65536", "--hidden=65536"], "make width, hidden, conv or grid smaller"),
+        (["--precision=fp16"], "fp16 needs a CUDA GPU"),
+        (["--init-from=gone"], "give a run's folder"),
+    ],
+)
+def test_options_are_checked_before_files_are_decoded(
+    rows, save, tmp_path, monkeypatch, capsys, arguments, said
+):
+    monkeypatch.chdir(tmp_path)
+    path = save(rows)
+    for each in rows:  # reading any of these files would be an error
+        (tmp_path / each["image"]).write_bytes(b"")
+        (tmp_path / each["audio"]).write_bytes(b"")
+    assert said in refusal(["fit", str(path), "--out", "run", *TINY, *arguments], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_frozen_part_must_come_from_the_other_run(rows, save, tmp_path, capsys):
+    """The other run's configuration is checked before a file is decoded."""
+    both = [{name: row[name] for name in ("text", "audio", "label")} for row in rows]
+    alone = [{name: row[name] for name in ("text", "label")} for row in rows]
+    assert fit(save(alone, "csv"), tmp_path / "first", "--no-baselines") == 0
+    for each in rows:
+        (tmp_path / each["audio"]).write_bytes(b"")
+    more = ["--init-from", str(tmp_path / "first"), "--freeze", "audio"]
+    said = refusal(["fit", str(save(both)), "--out", str(tmp_path / "b"), *TINY, *more], capsys)
+    assert "no weights of 'audio' come from the other run" in said
+
+
+def test_fit(rows, save, tmp_path, capsys):
+    out = tmp_path / "run"
+    rows = [{name: row[name] for name in ("image", "text", "label")} for row in rows]
+    assert fit(save(rows, "csv"), out, "--epochs", "2") == 0
+    said = capsys.readouterr().out
+    for text in (
+        "20 rows",
+        "label = label",
+        "labels: binary",
+        "16 train, 2 val, 2 test",
+        "epoch 2/2",
+        "accuracy",
+    ):
+        assert text in said
+    models = ["fusion", "text only", "image only", "late", "concat", "no recurrence"]
+    found = lines(out / "metrics.jsonl")
+    assert list(dict.fromkeys(line["model"] for line in found)) == models
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    echoed = yaml.safe_load((out / "config.yaml").read_text())
+    assert echoed["conv"] == [4, 8]
+    assert (echoed["epochs"], echoed["seed"], echoed["cell"]) == (2, 0, "rnn")
+
+
+def test_saved_options_reproduce_the_fit(rows, save, tmp_path):
+    assert fit(save(rows), tmp_path / "a", "--seed", "3", "--no-baselines") == 0
+    arguments = ["--config", str(tmp_path / "a" / "config.yaml"), "--out", str(tmp_path / "b")]
+    assert cli.main(["fit", *arguments]) == 0
+    assert scores(tmp_path / "a") == scores(tmp_path / "b")
+    again, first = ((tmp_path / name / "config.yaml").read_text() for name in "ba")
+    assert again == first
+
+
+def test_flags_override_the_file_and_the_file_overrides_the_preset(monkeypatch, tmp_path):
+    """`fit` is replaced by a stub that records its arguments."""
+    given = {}
+    monkeypatch.setattr(experiment, "fit", lambda *a, **k: given.update(args=a) or _stop())
+    monkeypatch.setattr(manifest, "read_manifest", lambda *a, **k: None)
+    monkeypatch.setattr(fitting, "confirm", lambda *a: None)
+    file = tmp_path / "options.yaml"
+    file.write_text("cell: gru\nepochs: 3\nbatch: 16\npreset: article\n")
+    for preset in ([], ["--preset", "article"]):
+        for order in (1, -1):
+            parts = [["--config", str(file)], preset, ["--epochs", "4"]][::order]
+            given_flags = [flag for part in parts for flag in part]
+            assert cli.main(["fit", "t.csv", "--out", str(tmp_path / "r"), *given_flags]) == 2
+            _, _, data, training, model, *_ = given["args"]
+            assert (training.epochs, training.batch) == (4, 16)
+            assert model["cell"] == "gru"  # the article preset has another cell
+            assert (data.image_size, model["fusion"], model["grid"]) == (224, "concat", 0)
+    assert not (tmp_path / "r").exists()
+
+
+def _stop():
+    raise ConfigError("enough")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epocs: 3\n", "did you mean epochs?"),
+        ("accumulate: 2.5\n", "accumulate"),
+        ("fusion: mixed\n", "fusion"),
+        ("config: other.yaml\n", "'config' is not an option"),
+    ],
+)
+def test_invalid_options_file(rows, save, tmp_path, capsys, text, said):
+    file = tmp_path / "options.yaml"
+    file.write_text(text)
+    assert fit(save(rows), tmp_path / "run", "--config", str(file)) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+class Terminal(io.StringIO):
+    """A standard input that is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "more", "code", "asked"),
+    [
+        ("n\n", [], 1, True),
+        ("y\n", [], 2, True),
+        ("", ["--yes"], 2, False),
+        (
+            "",
+            ["--image", "image", "--audio", "audio", "--text", "text", "--label", "label"],
+            2,
+            False,
+        ),
+    ],
+)
+def test_inferred_columns_are_confirmed(
+    rows, save, tmp_path, monkeypatch, capsys, typed, more, code, asked
+):
+    monkeypatch.setattr(sys, "stdin", Terminal(typed))
+    monkeypatch.setattr(experiment, "fit", lambda *a, **k: _stop())
+    assert fit(save(rows), tmp_path / "run", *more) == code
+    said = capsys.readouterr()
+    assert ("Train on these columns?" in said.out) == asked
+    assert ("image = image (inferred" in said.out) == asked
+    assert ("enough" in said.err) == (code == 2)  # training would have begun
+
+
+def test_no_prompt_without_a_terminal(rows, save, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr(experiment, "fit", lambda *a, **k: _stop())
+    assert fit(save(rows), tmp_path / "run") == 2
+    said = capsys.readouterr()
+    assert "Train on these columns?" not in said.out
+    assert "enough" in said.err
+
+
+def test_bad_row_is_reported_without_a_traceback(rows, save, tmp_path, capsys):
+    rows[2]["image"] = "gone.png"
+    assert fit(save(rows), tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "line 3" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit"], "give a MANIFEST"),
+        (["fit", "gone.csv"], "gone.csv"),
+        (["fit", "--resume", "gone"], "gone"),
+        (["fit", "a.csv", "--resume", "gone"], "--resume"),
+        (["fit", "--resume", "gone", "--epochs", "3"], "--epochs"),
+        (["evaluate", "gone"], "give a run's folder"),
+        (["predict", "gone", "a.csv"], "give a run's folder"),
+        (["explain", "gone"], "give a run's folder"),
+        (["export", "gone"], "give a run's folder"),
+    ],
+)
+def test_missing_arguments_and_files(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+ARTICLE = ["--preset", "article", "--cell", "lstm", "--conv", "4", "--grid", "0"]
+
+
+@pytest.mark.parametrize(
+    ("more", "layers"), [([], {"RNN": 2}), (ARTICLE, {"LSTM": 2})], ids=["default", "article"]
+)
+def test_from_a_table_to_a_report(rows, save, tmp_path, capsys, more, layers):
+    """Run all commands on one run, one after another."""
+    rows = [{name: row[name] for name in ("image", "text", "label")} for row in rows]
+    path, run = save(rows), tmp_path / "run"
+    assert fit(path, run, "--no-baselines", *more) == 0
+    capsys.readouterr()
+
+    assert cli.main(["evaluate", str(run)]) == 0
+    said = capsys.readouterr().out
+    for text in ("fusion", "accuracy", "removed"):
+        assert text in said
+    found = json.loads((run / "evaluation.json").read_text())
+    assert set(found["models"]) == {"fusion"}
+    assert (run / "report.html").read_text().lstrip().lower().startswith("<!doctype html>")
+
+    assert cli.main(["explain", str(run), "--examples", "1"]) == 0
+    assert json.loads((run / "explanation.json").read_text())
+    assert list((run / "pictures").glob("*.png"))
+
+    out = tmp_path / "answers.jsonl"
+    assert cli.main(["predict", str(run), str(path), "--output", str(out)]) == 0
+    assert "20 rows predicted" in capsys.readouterr().out
+    assert len(lines(out)) == 20
+
+    onnx = pytest.importorskip("onnx")
+    assert cli.main(["export", str(run)]) == 0
+    kinds = [node.op_type for node in onnx.load(str(run / "model.onnx")).graph.node]
+    assert {kind: kinds.count(kind) for kind in ("RNN", "LSTM", "GRU") if kind in kinds} == layers
+
+
+def test_demo_names_are_complete():
+    assert {each.value for each in demos.Probe} == set(DEMOS)
+
+
+def test_column_and_field_options_are_disjoint():
+    assert not set(options.COLUMNS) & set(options.NAMES)

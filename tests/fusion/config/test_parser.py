@@ -1,0 +1,106 @@
+"""Test that fields are checked against their types and ranges."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import get_type_hints
+
+import pytest
+
+from fastrnn.fusion import ConfigError, DataConfig, TrainConfig
+from fastrnn.fusion.config.parser import from_json
+from fastrnn.fusion.config.schema import ModelConfig, RunConfig
+
+
+def model(**options):
+    return ModelConfig(("image", "text"), **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: DataConfig(image_size="64"), "image_size must be an integer; got '64'"),
+        (
+            lambda: DataConfig(image_size=1_000_000),
+            "image_size must be at least 1 and at most 4,096",
+        ),
+        (lambda: DataConfig(image_size=8.5), "image_size must be an integer; got 8.5"),
+        (lambda: DataConfig(image_channels=2), "image_channels must be one of 1, 3; got 2"),
+        (lambda: DataConfig(window_ms=0), "window_ms must be greater than 0"),
+        (lambda: DataConfig(sample_rate=100, hop_ms=1), "hop_ms is 0 samples at 100 Hz"),
+        (lambda: DataConfig(sample_rate=384_000, window_ms=900), "window_ms is 345,600 samples"),
+        (lambda: DataConfig(max_seconds=float("nan")), "max_seconds must be greater than 0"),
+        (lambda: model(width=-1), "width must be at least 1"),
+        (lambda: model(width=10**9), "at most 65,536"),
+        (lambda: model(width=True), "width must be an integer; got True"),
+        (lambda: model(stream=1), "stream must be true or false; got 1"),
+        (lambda: model(conv=(4, -4)), r"conv\[1\] must be at least 1"),
+        (lambda: model(conv=(4,) * 17), "conv must be a list of at most 16 items"),
+        (lambda: model(conv="4,4"), "conv must be a list; got '4,4'"),
+        (lambda: model(encoders=(("image",),)), r"encoders\[0\] must have 2 items"),
+        (lambda: model(modality_dropout=1), "less than 1"),
+        (lambda: ModelConfig("image"), "modalities must be a list; got 'image'"),
+        (lambda: ModelConfig(("video",)), r"modalities\[0\] must be one of audio, image"),
+        (lambda: TrainConfig(rate=10**400), "rate must be a number; got one that is too large"),
+        (lambda: TrainConfig(freeze="text"), "freeze must be a list"),
+        (lambda: TrainConfig(batch=3, accumulate=2), "must be a multiple"),
+    ],
+)
+def test_invalid_field_values(make, said):
+    with pytest.raises(ConfigError, match=said):
+        make()
+
+
+@pytest.mark.parametrize("kind", [DataConfig, ModelConfig, TrainConfig])
+def test_every_number_has_a_range(kind):
+    """Upper bounds keep an untrusted file from using all memory."""
+    hints = get_type_hints(kind, include_extras=True)
+    plain = [each.name for each in fields(kind) if hints[each.name] in (int, float)]
+    assert plain == (["seed"] if kind is TrainConfig else [])
+
+
+def complete():
+    return RunConfig(
+        DataConfig(window_ms=25),
+        model(conv=[4, 8], encoders={"text": "mine"}),
+        TrainConfig(clip=float("inf"), freeze=["text"]),
+        ["no", "yes"],
+        {"image": "photo"},
+        target=[1, 2.5],
+        series=[[0, 1]],
+    )
+
+
+def test_json_round_trip():
+    again = RunConfig.from_json(json.loads(json.dumps(complete().to_json())))
+    assert again == complete()
+    assert again.model.conv == (4, 8)
+    assert again.model.encoders == (("text", "mine"),)
+    assert again.target == (1.0, 2.5)
+    assert type(again.data.window_ms) is float
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": 3}, "labels must be a list; got 3"),
+        ({"labels": [3]}, r"labels\[0\] must be a string; got 3"),
+        ({"data": []}, r"data must be a mapping; got \[\]"),
+        ({"data": {"mels": None}}, "data.mels must be an integer; got None"),
+        ({"columns": {"image": 3}}, "columns.image must be a string"),
+        ({"target": [1]}, r"target must have 2 items; got \[1\]"),
+        ({"target": [float("nan"), 1]}, r"target\[0\] must be at least"),
+        ({"train": {"epoch": 3}}, "train has fields unknown to this version: epoch"),
+        ({"model": {}}, "model lacks modalities"),
+    ],
+)
+def test_untrusted_json(change, said):
+    with pytest.raises(ConfigError, match=said):
+        RunConfig.from_json(complete().to_json() | change)
+
+
+def test_json_that_is_not_an_object():
+    for value in ([], None, 3, "text"):
+        with pytest.raises(ConfigError, match="the configuration must be a mapping"):
+            from_json(RunConfig, value)

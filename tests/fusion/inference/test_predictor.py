@@ -1,0 +1,323 @@
+"""Test predictions for tables: formats, damaged rows, blocks, and atomic output files."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rich.console import Console
+
+from fastrnn.fusion import (
+    ConfigError,
+    DataConfig,
+    DataError,
+    FusionError,
+    ManifestError,
+    TrainConfig,
+    fit,
+    load,
+    read_manifest,
+)
+from fastrnn.fusion.data.blocks import read_blocks
+from fastrnn.fusion.evaluation.evaluator import evaluate_run
+from fastrnn.fusion.inference.predictor import Counts, Predictor, predict_file
+from fastrnn.fusion.inference.writers import atomic
+
+OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2, "strides": (2,)}
+DATA = DataConfig(image_size=8, sample_rate=8000, mels=12)
+
+
+def trained(path, folder, kind=None, **options):
+    """Train for one epoch and return a Predictor."""
+    fit(
+        read_manifest(path, kind=kind),
+        folder,
+        DATA,
+        TrainConfig(epochs=1, batch=8),
+        OPTIONS | options,
+        baselines=False,
+        console=Console(quiet=True),
+    )
+    return Predictor(*load(folder))
+
+
+@pytest.fixture
+def predictor(rows, save, tmp_path):
+    """A predictor for image, audio and text, any of which may be missing."""
+    return trained(save(rows), tmp_path / "run", modality_dropout=0.1)
+
+
+def read(path):
+    if path.suffix == ".parquet":
+        records = pq.read_table(path).to_pylist()
+        return [{name: each for name, each in row.items() if each is not None} for row in records]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def unlabelled(rows):
+    return [{name: each for name, each in row.items() if name != "label"} for row in rows]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("target", ["jsonl", "parquet"])
+def test_every_format_gives_the_outputs_of_the_network(
+    predictor, rows, save, tmp_path, ending, target
+):
+    if ending == "parquet":
+        source = tmp_path / "rows.parquet"
+        pd.DataFrame(unlabelled(rows)).to_parquet(source)
+    else:
+        source = save(unlabelled(rows), ending)
+    out = tmp_path / f"answers.{target}"
+    assert predict_file(predictor, source, out, block=7) == Counts(20, 0)
+    table = read_manifest(save(rows), predictor.config.columns)
+    batch = predictor.preprocessor.load(table, range(20)).collate(range(20))
+    with torch.no_grad():
+        second = predictor.network(batch)[:, 0].sigmoid()
+    records = read(out)
+    assert [each["row"] for each in records] == list(range(20))
+    for record, p in zip(records, second.tolist(), strict=True):
+        assert set(record) == {"row", "label", "probabilities"}
+        # A block pads to its longest row, which may change the order of sums: 100 roundings.
+        assert record["probabilities"]["yes"] == pytest.approx(p, rel=100 * 2**-24)
+        assert sum(record["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+        assert record["label"] == ("yes" if p > 0.5 else "no")
+
+
+def test_the_threshold_changes_the_prediction(predictor, rows, save, tmp_path):
+    out = tmp_path / "answers.jsonl"
+    for threshold, label in ((0.0, "yes"), (1.0, "no")):
+        moved = Predictor(predictor.network, predictor.preprocessor, predictor.config, threshold)
+        predict_file(moved, save(rows), out)
+        assert {each["label"] for each in read(out)} == {label}
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), "0.5"])
+def test_a_threshold_must_be_a_probability(predictor, threshold):
+    with pytest.raises(ConfigError, match="threshold must be a"):
+        Predictor(predictor.network, predictor.preprocessor, predictor.config, threshold)
+
+
+def test_column_names_that_are_not_valid_unicode(predictor, rows, save, tmp_path):
+    path = save([rows[0], rows[1] | {"\ud800": "1"}])
+    with pytest.raises(ManifestError, match="row 1: the name of a column is not valid Unicode"):
+        predict_file(predictor, path, tmp_path / "answers.jsonl")
+
+
+def test_bad_rows_raise_or_are_listed_in_place(predictor, rows, save, tmp_path):
+    rows = unlabelled(rows)
+    rows[2]["image"] = "gone.png"
+    (tmp_path / "5.png").write_bytes(b"no picture")
+    rows[9] = {"image": "", "audio": "", "text": ""}
+    source, out = save(rows), tmp_path / "out" / "answers.jsonl"
+    lines = source.read_text().splitlines()
+    lines[11] = "{"
+    source.write_text("\n".join(lines))
+    with pytest.raises(FusionError, match=r"manifest\.jsonl, row 2.*gone\.png"):
+        predict_file(predictor, source, out)
+    assert list(out.parent.iterdir()) == []
+    assert predict_file(predictor, source, out, on_bad_row="skip", block=4) == Counts(16, 4)
+    assert [each.name for each in out.parent.iterdir()] == [out.name]
+    records = read(out)
+    assert [each["row"] for each in records] == list(range(20))
+    bad = {each["row"]: each["error"] for each in records if "error" in each}
+    assert set(bad) == {2, 5, 9, 11}
+    for row, part in ((2, "gone.png"), (5, "5.png"), (9, "empty"), (11, "not JSON")):
+        assert f"row {row}" in bad[row]
+        assert part in bad[row]
+
+
+def test_an_existing_file_is_kept_if_prediction_fails(predictor, rows, save, tmp_path):
+    out = tmp_path / "answers.jsonl"
+    out.write_text("earlier\n")
+    rows[12]["image"] = "gone.png"
+    with pytest.raises(FusionError, match=r"gone\.png"):
+        predict_file(predictor, save(rows), out, block=4)
+    assert out.read_text() == "earlier\n"
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_an_optional_modality_needs_no_column(predictor, rows, save, tmp_path):
+    out = tmp_path / "answers.jsonl"
+    source = save([{"image": row["image"]} for row in rows])
+    assert predict_file(predictor, source, out) == Counts(20, 0)
+
+
+def test_a_required_modality_must_be_present(rows, save, tmp_path):
+    rows = [{"photo": row["image"], "text": row["text"], "label": row["label"]} for row in rows]
+    predictor = trained(save(rows), tmp_path / "run")
+    out = tmp_path / "answers.jsonl"
+    with pytest.raises(ConfigError, match=r"no column 'photo'.* --image NAME"):
+        predict_file(predictor, save([{"text": "a", "picture": "0.png"}]), out)
+    with pytest.raises(ManifestError, match="row 1: text is missing, but the model was not"):
+        predict_file(predictor, save([rows[0], rows[1] | {"text": None}]), out)
+    source = save([{"text": "a", "picture": "0.png"}])
+    assert predict_file(predictor, source, out, columns={"image": "picture"}) == Counts(1, 0)
+    with pytest.raises(ConfigError, match="reads image, text but not audio"):
+        predict_file(predictor, source, out, columns={"audio": "picture"})
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel", "regression", "steps"])
+@pytest.mark.parametrize("target", ["jsonl", "parquet"])
+def test_every_kind_of_label(rows, streams, save, tmp_path, kind, target):
+    if kind == "steps":
+        rows = streams
+    else:
+        labels = {
+            "multiclass": lambda n: str(n % 3),
+            "multilabel": lambda n: ["a", "b", "a|b"][n % 3],
+            "regression": lambda n: 100 + n / 2,
+        }[kind]
+        rows = [
+            {"image": row["image"], "text": row["text"], "label": labels(number)}
+            for number, row in enumerate(rows)
+        ]
+    predictor = trained(save(rows), tmp_path / "run", kind)
+    assert predictor.config.model.kind == kind
+    out = tmp_path / f"answers.{target}"
+    assert predict_file(predictor, save(unlabelled(rows)), out, block=8) == Counts(20, 0)
+    records = read(out)
+    labels = set(predictor.config.labels)
+    for row, record in zip(rows, records, strict=True):
+        if kind == "regression":
+            assert set(record) == {"row", "value"}
+            assert 80 < record["value"] < 130  # the labels' units: 100 to 109.5
+        elif kind == "steps":
+            assert len(record["label"]) == len(record["probabilities"]) == len(row["image"])
+            assert set(record["label"]) <= labels
+            for label, named in zip(record["label"], record["probabilities"], strict=True):
+                assert max(named, key=named.get) == label
+        elif kind == "multilabel":
+            named = record["probabilities"]
+            assert record["label"] == [name for name in sorted(labels) if named[name] > 0.5]
+        else:
+            named = record["probabilities"]
+            assert set(named) == labels
+            assert max(named, key=named.get) == record["label"]
+
+
+def test_a_regression_with_a_large_offset(save, tmp_path):
+    values = [1.7e9 + 50 * (number % 2) + number % 5 for number in range(60)]
+    rows = [
+        {"text": f"{number % 2} {number % 5}", "label": value, "split": split}
+        for number, value in enumerate(values)
+        for split in [("train", "train", "val", "test")[number // 15]]
+    ]
+    path = save(rows)
+    fit(
+        read_manifest(path, kind="regression"),
+        tmp_path / "run",
+        DATA,
+        TrainConfig(epochs=15, batch=10, rate=1e-2),
+        OPTIONS,
+        baselines=False,
+        console=Console(quiet=True),
+    )
+    out = tmp_path / "answers.jsonl"
+    predict_file(Predictor(*load(tmp_path / "run")), path, out)
+    found = torch.tensor([record["value"] for record in read(out)[45:]], dtype=torch.float64)
+    truth = torch.tensor(values[45:], dtype=torch.float64)
+    assert found[::2].min() > 1.7e9 + 25 > found[1::2].max()
+    told = evaluate_run(tmp_path / "run")["models"]["text only"]
+    r2 = 1 - (found - truth).square().sum() / (truth - truth.mean()).square().sum()
+    assert told["scores"]["r2"]["value"] == pytest.approx(float(r2), abs=1e-6)
+    assert r2 > 0.9
+    assert [point[1] for point in told["points"]] == pytest.approx(found.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("bad", ["error", "skip"])
+def test_a_prediction_is_never_nan(predictor, rows, save, tmp_path, bad):
+    with torch.no_grad():
+        next(iter(predictor.network.parameters())).fill_(float("nan"))
+    out = tmp_path / "answers.jsonl"
+    if bad == "error":
+        with pytest.raises(DataError, match="row 0: the model's output is not finite"):
+            predict_file(predictor, save(unlabelled(rows)), out)
+        assert not out.exists()
+    else:
+        counts = predict_file(predictor, save(unlabelled(rows)), out, on_bad_row="skip")
+        assert counts == Counts(0, 20)
+
+
+def test_rows_must_be_streams_as_in_training(rows, streams, save, tmp_path):
+    streams = [row | {"label": "ab"[number % 2]} for number, row in enumerate(streams)]
+    for table, other, said in ((streams, rows, "list of images"), (rows, streams, "one image")):
+        table, other = (
+            [{"image": row["image"], "label": row["label"]} for row in each]
+            for each in (table, other)
+        )
+        predictor = trained(save(table), tmp_path / said)
+        out = tmp_path / "answers.jsonl"
+        assert predict_file(predictor, save(unlabelled(table)), out) == Counts(20, 0)
+        with pytest.raises(ConfigError, match=said):
+            predict_file(predictor, save(unlabelled(other)), out)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("rows.csv", "image,audio,text\n", "the table has no rows"),
+        ("rows.csv", "image,image\n1,2\n", "'image' appears twice"),
+        ("rows.csv", "image,audio,text\n1.png,1.wav,a,b\n", "row 0: 4 cells but 3 columns"),
+        ("rows.jsonl", "[1]\n", "row 0: not a JSON object"),
+        ("rows.parquet", "text", "Parquet file"),
+        ("rows.txt", "text", "must end in .csv, .jsonl or .parquet"),
+    ],
+)
+def test_tables_that_cannot_be_read(predictor, tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ManifestError) as caught:
+        predict_file(predictor, tmp_path / name, tmp_path / "answers.jsonl")
+    assert said in str(caught.value)
+    assert not (tmp_path / "answers.jsonl").exists()
+
+
+def test_other_formats_are_not_written(predictor, rows, save, tmp_path):
+    with pytest.raises(ConfigError, match=r"\.jsonl or \.parquet"):
+        predict_file(predictor, save(rows), tmp_path / "answers.txt")
+    assert not list(tmp_path.glob("*answers*"))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_memory_does_not_grow_with_the_table(tmp_path, ending):
+    def peak(rows):
+        path = tmp_path / f"{rows}.{ending}"
+        frame = pd.DataFrame({"text": [f"a text of row {number}" for number in range(rows)]})
+        if ending == "csv":
+            frame.to_csv(path, index=False)
+        elif ending == "jsonl":
+            frame.to_json(path, orient="records", lines=True)
+        else:
+            frame.to_parquet(path, row_group_size=256)
+        del frame
+        tracemalloc.start()
+        assert sum(len(each.frame) for each in read_blocks(path, 64)) == rows
+        result = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return result
+
+    peak(100)  # the first call allocates memory that stays
+    # 3,000 more rows would take a megabyte more if they were kept.
+    assert peak(3_500) < peak(500) + 300_000
+
+
+def test_a_file_appears_only_when_complete(tmp_path):
+    path = tmp_path / "deep" / "file"
+    with atomic(path) as part:
+        part.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+
+    def interrupted():
+        with atomic(path) as part:
+            part.write_text("ha")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "whole"
+    assert [each.name for each in path.parent.iterdir()] == ["file"]

@@ -1,0 +1,127 @@
+"""Test that two processes train like one. torchrun also runs this file as a script."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from fastrnn.fusion import DataConfig, TrainConfig, fit, read_manifest
+from fastrnn.fusion.training import state as resume
+from fastrnn.fusion.training import trainer as train
+from fastrnn.fusion.training.sampler import deal
+
+DATA = DataConfig(image_size=8, vocabulary=256)
+OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}
+# 16 rows in steps of 5: the last step has one row, so one of two processes has none.
+TRAINING = TrainConfig(epochs=2, batch=5, rate=1e-2, balance=True, save_every=1e-9)
+# 16 rows in steps of 6: the last step has four rows, so two of six accumulated batches have none.
+ACCUMULATED = TrainConfig(epochs=2, batch=6, accumulate=6, rate=1e-2, balance=True)
+
+
+class Stopped(Exception):
+    pass
+
+
+def work(manifest: str, folder: str, training: TrainConfig, stop_at: int = 0) -> None:
+    """Train in float64 (see `check`), and stop after `stop_at` saves as if killed (0: never)."""
+    save, count = resume.save, 0
+
+    def stopping(folder, state):
+        nonlocal count
+        count += 1
+        save(folder, state)
+        if count == stop_at:
+            raise Stopped
+
+    before = torch.get_default_dtype(), resume.save
+    torch.set_default_dtype(torch.float64)
+    resume.save = stopping
+    train._ASK = 1  # processes agree on saving after every step
+    try:
+        table = read_manifest(manifest)
+        console = Console(force_terminal=False, width=200)
+        fit(table, Path(folder), DATA, training, OPTIONS, False, console, resume=True)
+    finally:
+        torch.set_default_dtype(before[0])
+        resume.save = before[1]
+
+
+def scores(folder: Path) -> list[tuple]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(each["epoch"], each["split"], each["loss"], each["accuracy"]) for each in lines]
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts", "sizes"),
+    [(10, 4, [3, 3, 2, 2]), (1, 4, [1, 0, 0, 0]), (8, 2, [4, 4]), (0, 2, [0, 0])],
+)
+def test_every_row_is_assigned_once(rows, parts, sizes):
+    dealt = deal(range(rows), parts)
+    assert [len(each) for each in dealt] == sizes
+    assert [row for each in dealt for row in each] == list(range(rows))
+
+
+def test_accumulation_does_not_change_the_result(rows, save, tmp_path):
+    manifest = write(rows, save)
+    work(manifest, str(tmp_path / "one"), replace(ACCUMULATED, accumulate=1))
+    work(manifest, str(tmp_path / "two"), ACCUMULATED)
+    check(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(rows, save, tmp_path):
+    """Also after training is interrupted within an epoch and resumed."""
+    manifest = write(rows, save)
+    work(manifest, str(tmp_path / "one"), TRAINING)
+    stopped = torchrun(manifest, str(tmp_path / "two"), "2")
+    assert "Stopped" in stopped.stderr
+    ended = torchrun(manifest, str(tmp_path / "two"), "0")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("epoch 2/2") == 1  # only one process prints
+    check(tmp_path / "one", tmp_path / "two")
+
+
+def write(rows, save) -> str:
+    """Write a manifest with three labels, one of them rare."""
+    names = ("image", "text")
+    table = [{name: row[name] for name in names} for row in rows]
+    return str(save([row | {"label": min(2, number % 5)} for number, row in enumerate(table)]))
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", __file__, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def check(one: Path, two: Path) -> None:
+    """Compare the weights and scores of two ways to train.
+
+    The terms of a gradient are summed in another order. At most 1000 terms are added for one of
+    these weights, so a gradient differs by at most 1000 roundings of float64 times its size.
+    Clipping limits the size to 1: 1000 × 1.1e-16. Adam's step, rate × m / (sqrt(v) + 1e-8),
+    multiplies this by at most 1e8 times the rate, 1e-2: 1.1e-7 per step, or 1e-6 in 8 steps. In
+    float32, no bound below a whole step follows. The weights move by about the rate per step, which
+    is 1e4 times the bound.
+    """
+    a, b = (load_file(each / "models" / "fusion" / "model.safetensors") for each in (one, two))
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert value.dtype == torch.float64
+        torch.testing.assert_close(b[name], value, rtol=0, atol=1e-6)
+    for first, second in zip(scores(one), scores(two), strict=True):
+        assert first[:2] == second[:2]
+        assert second[2:] == pytest.approx(first[2:], abs=1e-5)  # the losses' slope is below 10
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    work(sys.argv[1], sys.argv[2], TRAINING, int(sys.argv[3]))

@@ -1,0 +1,173 @@
+"""Test whole runs: the run folder, loading, reproducibility and the printed output."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import save as to_bytes
+
+from fastrnn.fusion import (
+    ConfigError,
+    DataConfig,
+    ManifestError,
+    RunConfig,
+    TrainConfig,
+    checkpoint,
+    fit,
+    load,
+    read_manifest,
+)
+from fastrnn.fusion.evaluation.evaluator import evaluate_run
+from fastrnn.fusion.report import console as tables
+from fastrnn.fusion.report.report import write_report
+from fastrnn.fusion.report.results import results
+
+from ..conftest import write_jsonl
+
+DATA = DataConfig(image_size=8, sample_rate=8000, mels=12)
+OPTIONS = {"width": 16, "hidden": 24, "conv": (4, 8), "grid": 2}
+QUIET = Console(quiet=True)
+
+
+def quick(path, folder, **arguments):
+    training = TrainConfig(epochs=2, batch=8)
+    return fit(read_manifest(path), folder, DATA, training, OPTIONS, console=QUIET, **arguments)
+
+
+def content(folder):
+    return {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["static", "multiclass", "streams"])
+def test_loaded_run_gives_identical_predictions(rows, streams, save, tmp_path, kind):
+    if kind == "multiclass":
+        rows = [row | {"label": number % 3} for number, row in enumerate(rows)]
+    path = save(streams if kind == "streams" else rows)
+    run = quick(path, tmp_path / "run", baselines=False)
+    model, preprocessor, config = load(tmp_path / "run")
+    assert config == run.config
+    assert config.model.kind == {"static": "binary", "streams": "steps"}.get(kind, kind)
+    manifest = read_manifest(path, config.columns)
+    batch = preprocessor.load(manifest, range(20)).collate(range(20))
+    with torch.no_grad():
+        assert torch.equal(model(batch), run.trained[0].model.eval()(batch))
+    names = {each.name for each in (tmp_path / "run").iterdir()}
+    text = set() if kind == "streams" else {"tokenizer.json"}
+    files = {"config.json", "model.safetensors", "metrics.jsonl", "models", "split.json"}
+    assert names == files | text
+    again = checkpoint.load_network(run.folder, checkpoint.names(run.folder)[0])
+    with torch.no_grad():
+        assert torch.equal(model(batch), again(batch))
+
+
+def test_the_same_seed_gives_the_same_run(rows, save, tmp_path):
+    path = save(rows)
+    first, second = (quick(path, tmp_path / name) for name in "ab")
+    for one, other in zip(first.trained, second.trained, strict=True):
+        assert one.epochs == other.epochs
+        for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_one_modality(rows, save, tmp_path):
+    path = save([{"text": row["text"], "label": row["label"]} for row in rows])
+    assert [each.name for each in quick(path, tmp_path / "run").trained] == [
+        "text only",
+        "no recurrence",
+    ]
+
+
+def test_load_rejects_folders_that_are_not_runs(rows, save, tmp_path):
+    with pytest.raises(ConfigError, match="give a run's folder"):
+        load(tmp_path)
+    config = quick(save(rows), tmp_path / "run", baselines=False).config.to_json()
+    newer = config | {"model": config["model"] | {"flavour": "sweet"}}
+    with pytest.raises(ConfigError, match="flavour"):
+        RunConfig.from_json(newer)
+    del config["labels"]
+    with pytest.raises(ConfigError, match="labels"):
+        RunConfig.from_json(config)
+    weights = tmp_path / "run" / "model.safetensors"
+    whole = weights.read_bytes()
+    for damaged in (whole[: len(whole) // 2], to_bytes({"other": torch.zeros(1)})):
+        weights.write_bytes(damaged)
+        with pytest.raises(ConfigError, match="not this network's weights, or damaged"):
+            load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_evaluation_rejects_labels_unseen_in_training(rows, save, tmp_path, count):
+    rows = [row | {"label": "abc"[number % count]} for number, row in enumerate(rows)]
+    folder = quick(save(rows), tmp_path / "run", baselines=False).folder
+    rows[3]["label"] = "perhaps"
+    other = write_jsonl(tmp_path / "other.jsonl", rows)
+    with pytest.raises(ManifestError, match=r"other.jsonl, line 4: the label 'perhaps' was not in"):
+        evaluate_run(folder, other)
+    found = evaluate_run(folder, other, on_bad_row="skip")
+    assert found["rows"] == 19
+    assert [each["where"] for each in found["skipped"]] == ["line 4"]
+
+
+def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path):
+    path = save(rows)
+    quick(path, tmp_path / "run", baselines=False)
+    before = content(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"already contains metrics\.jsonl"):
+        quick(path, tmp_path / "run", baselines=False)
+    assert before == content(tmp_path / "run")
+
+
+def fit_output(path, folder, **arguments):
+    """Fit, and return the run and the printed text."""
+    console = Console(file=io.StringIO(), width=200)
+    manifest = read_manifest(path, on_bad_row=arguments.get("on_bad_row", "error"))
+    training = TrainConfig(epochs=1, batch=8)
+    run = fit(manifest, folder, DATA, training, OPTIONS, False, console, **arguments)
+    return run, console.file.getvalue()
+
+
+def test_skipped_rows_are_counted_and_reported(rows, save, tmp_path):
+    for number, row in enumerate(rows):
+        row["split"] = "test" if number > 16 else "val" if number > 13 else "train"
+    for number in (1, 3, 17):  # damaged files, detected by decoding
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
+    rows[4]["audio"] = "gone.wav"  # a missing file, detected when the table is read
+    run, output = fit_output(save(rows), tmp_path / "run", on_bad_row="skip")
+    assert "manifest.jsonl: 20 rows\n" in output
+    assert "binary labels: no 9, yes 7\n" in output
+    assert "split: 11 train, 3 val, 2 test (from column split)\n" in output
+    assert "4 rows skipped, see skipped.jsonl\n" in output
+    assert str(results(run).title).endswith("on 2 test rows")
+    lines = [json.loads(line) for line in (run.folder / "skipped.jsonl").read_text().splitlines()]
+    assert [each.get("split") for each in lines] == [None, "train", "train", "test"]
+    assert "11 train, 3 val, 2 test" in write_report(run.folder).read_text()
+    found = evaluate_run(run.folder)
+    assert any("2 rows skipped, see" in str(each) for each in tables.evaluation(found))
+
+
+def test_evaluation_rejects_a_table_with_a_restored_row(rows, save, tmp_path):
+    picture = (tmp_path / "4.png").read_bytes()
+    (tmp_path / "4.png").unlink()
+    run, _ = fit_output(save(rows), tmp_path / "run", on_bad_row="skip")
+    before = evaluate_run(run.folder)["rows"]
+    (tmp_path / "4.png").write_bytes(picture)
+    with pytest.raises(ConfigError, match="20 rows can be read now, but 19 when the run was"):
+        evaluate_run(run.folder)
+    assert before == 2
+
+
+def test_labels_are_printed_with_their_counts(save, tmp_path):
+    labels = ["yes"] * 9 + ["no"] * 9 + ["YES", "nan"]
+    path = save([{"text": f"{n}", "label": label} for n, label in enumerate(labels)])
+    _, output = fit_output(path, tmp_path / "run")
+    assert "multiclass labels: YES 1, nan 1, no 9, yes 9\n" in output
+
+
+def test_equal_texts_in_different_splits_cause_a_warning(save, tmp_path):
+    path = save([{"text": "ab"[n % 2], "label": n % 2} for n in range(20)])
+    _, output = fit_output(path, tmp_path / "run")
+    assert "warning: the text 'a' is in train (line" in output

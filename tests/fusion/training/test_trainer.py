@@ -1,0 +1,142 @@
+"""Test the options of TrainConfig: freezing, transfer, early stopping, balancing and logs."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+import torch
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fastrnn.fusion import ConfigError, DataConfig, TrainConfig, checkpoint, fit, read_manifest
+from fastrnn.fusion.data.processor import IGNORE, Examples
+from fastrnn.fusion.training.loggers import Log, duration
+from fastrnn.fusion.training.meter import Score, masses, weight
+from fastrnn.fusion.training.trainer import Trained, find_devices
+from fastrnn.fusion.training.transfer import freeze, part
+
+DATA = DataConfig(image_size=8, vocabulary=256)
+OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}
+TRAINING = TrainConfig(epochs=1, batch=8)
+
+
+def run(rows, save, folder, names=("image", "text", "label"), training=TRAINING, **others):
+    manifest = read_manifest(save([{name: row[name] for name in names} for row in rows]))
+    console = others.pop("console", Console(quiet=True))
+    return fit(manifest, folder, DATA, training, OPTIONS, False, console, **others)
+
+
+def test_a_run_starts_from_another(rows, save, tmp_path):
+    first = run(rows, save, tmp_path / "first")
+    said = io.StringIO()
+    for row in rows:
+        row["text"] += " quite another vocabulary, which is not to be learned"
+    second = run(
+        rows,
+        save,
+        tmp_path / "second",
+        training=TrainConfig(epochs=1, batch=8, freeze=("text", "fusion")),
+        init_from=tmp_path / "first",
+        console=Console(file=said, width=400),
+    )
+    text = said.getvalue()
+    assert "0 are newly initialised (nothing); 0 of the other run are unused" in text
+    files = [each.folder / "tokenizer.json" for each in (first, second)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    before, after = (each.trained[0].model.state_dict() for each in (first, second))
+    for name, each in before.items():
+        assert torch.equal(each, after[name]) == (part(name) in ("text", "fusion"))
+
+
+def test_only_transferred_weights_are_frozen(rows, save, tmp_path):
+    """The projection of a new modality is untrained, so it must not be frozen."""
+    run(rows, save, tmp_path / "first", ("text", "label"))
+    training = TrainConfig(epochs=1, batch=8, freeze=("fusion",))
+    second = run(rows, save, tmp_path / "second", training=training, init_from=tmp_path / "first")
+    trained = {
+        name: each.requires_grad for name, each in second.trained[0].model.named_parameters()
+    }
+    assert not trained["fusion.project.text.0.weight"]
+    assert trained["fusion.project.image.0.weight"]
+
+
+def test_invalid_freezing(rows, save, tmp_path):
+    model = run(rows, save, tmp_path / "run").trained[0].model
+    for parts, taken, said in (
+        (["sound"], None, "the parts are fusion, head, image, text"),
+        (["fusion", "head", "image", "text"], None, "no parameter is left to train"),
+        (["image"], {"head.readout.bias"}, "no weights of 'image' come from the other run"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            freeze(model, parts, taken)
+
+
+def test_patience_keeps_the_best_and_the_last(rows, save, tmp_path):
+    training = TrainConfig(epochs=9, batch=8, rate=0.5, schedule="constant", patience=2)
+    result = run(rows, save, tmp_path / "run", training=training).trained[0]
+    assert len(result.epochs) == min(9, result.best + 2)
+    assert result.last is not None
+    folder = tmp_path / "run"
+    best, last = (checkpoint.load_network(folder, "fusion", last=each) for each in (False, True))
+    for name, each in last.state_dict().items():
+        assert torch.equal(each, result.last[name])
+    for name, each in best.state_dict().items():
+        assert torch.equal(each, result.model.state_dict()[name])
+    pairs = zip(best.parameters(), last.parameters(), strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(ConfigError, match="there are: fusion"):
+        checkpoint.load_network(folder, "late")
+
+
+def test_the_best_epoch():
+    scores = [(0.9, 0.5), (0.5, 0.7), (0.4, 0.7), (0.4, 0.7), (0.1, float("nan"))]
+    epochs = [{"val": Score(*each)} for each in scores]
+    assert Trained("x", torch.nn.Identity(), epochs).best == 3
+    assert Score(float("nan"), 0.5).better(None)
+    assert not Score(float("nan"), 0.5).better(Score(9.0, 0.5))
+
+
+def test_label_weights_and_masses():
+    binary = Examples(None, [torch.tensor(each) for each in (0, 0, 0, 1)])
+    assert weight("binary", binary, 1).tolist() == [3.0]
+    steps = Examples(None, [torch.tensor(each) for each in ([0, IGNORE], [0, 0, 1], [IGNORE])])
+    found = weight("steps", steps, 2)
+    assert found.tolist() == pytest.approx([4 / 6, 2.0])
+    assert masses("steps", steps.labels).tolist() == [1, 3, 0]
+    assert masses("steps", steps.labels, found).tolist() == pytest.approx([4 / 6, 10 / 3, 0])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in fp16")
+def test_fp16_needs_a_gpu():
+    with pytest.raises(ConfigError, match="choose bf16 or fp32"):
+        find_devices("fp16")
+
+
+def test_tensorboard(rows, save, tmp_path, monkeypatch):
+    run(rows, save, tmp_path / "run", tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "fusion")).Reload()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    for each in map(json.loads, lines):
+        (event,) = events.Scalars(f"loss/{each['split']}")
+        assert event.value == pytest.approx(each["loss"], rel=1e-6)
+        assert event.step == each["epoch"]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r"pip install 'fastrnn\[tensorboard\]'"):
+        run(rows, save, tmp_path / "other", tensorboard=True)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_log_shows_rate_and_time_left(tmp_path, terminal):
+    said = io.StringIO()
+    console = Console(file=said, force_terminal=terminal, width=200)
+    with Log(tmp_path / "metrics.jsonl", console) as log:
+        log.begin("fusion", 2, 100, done=50)
+        log.advance(50)
+        log.epoch(1, "val accuracy 0.5")
+    for text in ("1/2", "rows/s", "s left", "val accuracy 0.5"):
+        assert text in said.getvalue()
+    assert [duration(each) for each in (12, 200, 7500)] == ["12 s", "3 min", "2 h 5 min"]
