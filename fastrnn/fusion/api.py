@@ -78,13 +78,13 @@ class FusionModel(
         split: str | None = None,
         group: str | None = None,
         root: Folder | None = None,
-        kind: str | None = None,
+        problem_type: str | None = None,
         folder: Folder | None = None,
         baselines: bool = False,
         preset: str = "default",
         init_from: Folder | None = None,
         on_bad_row: str = "error",
-        workers: int = 0,
+        num_workers: int = 0,
         console: Console | None = None,
         **values: Any,
     ) -> FusionModel:
@@ -96,13 +96,13 @@ class FusionModel(
                 named is inferred from the column names and contents.
             root: the folder that paths are relative to and must stay inside. Defaults to the
                 file's own folder, for a DataFrame to the current one.
-            kind: one of config.KINDS; inferred from the labels by default.
+            problem_type: one of config.PROBLEM_TYPES; inferred from the labels by default.
             folder: where to save the run, with its metrics and baselines; not saved by default.
             baselines: also train the baselines, which are saved in `folder`.
             preset: the options to start from.
             init_from: a run whose weights initialise the model where names and shapes agree.
             on_bad_row: "error" to raise on a row that cannot be used, "skip" to leave it out.
-            workers: number of processes that decode files.
+            num_workers: number of processes that decode files.
             console: where to print progress; silent by default.
             values: options of `fastrnn fit` by name: epochs=20, fusion="concat", conv=(16, 32).
 
@@ -121,7 +121,9 @@ class FusionModel(
             "group": group,
         }
         columns = {role: name for role, name in named.items() if name is not None}
-        manifest = read_manifest(data, columns, root, kind=kind, on_bad_row=on_bad_row)
+        manifest = read_manifest(
+            data, columns, root, problem_type=problem_type, on_bad_row=on_bad_row
+        )
         with tempfile.TemporaryDirectory() as passing:
             run = experiment.fit(
                 manifest,
@@ -132,7 +134,7 @@ class FusionModel(
                 baselines,
                 console or Console(quiet=True),
                 init_from=init_from,
-                workers=workers,
+                num_workers=num_workers,
                 on_bad_row=on_bad_row,
             )
         result = cls(run.trained[0].model, run.preprocessor, run.config)
@@ -146,7 +148,7 @@ class FusionModel(
         *,
         root: Folder | None = None,
         on_bad_row: str = "error",
-        workers: int = 0,
+        num_workers: int = 0,
         threshold: float = 0.5,
     ) -> pd.DataFrame:
         """Predict the rows of a table. It needs no labels; its columns are named as in the fit.
@@ -166,7 +168,11 @@ class FusionModel(
                 it.
         """
         predictor = Predictor(self.network, self.preprocessor, self.run, threshold)
-        reading: dict[str, Any] = {"root": root, "on_bad_row": on_bad_row, "workers": workers}
+        reading: dict[str, Any] = {
+            "root": root,
+            "on_bad_row": on_bad_row,
+            "num_workers": num_workers,
+        }
         blocks: Iterable[list[Record]]
         if isinstance(data, pd.DataFrame):
             frame = data.reset_index(drop=True)
@@ -175,7 +181,7 @@ class FusionModel(
         else:
             blocks = predictor.file(Path(data), **reading)
         answers = pd.DataFrame(
-            [_flat(record, self.run.model.kind) for block in blocks for record in block]
+            [_flat(record, self.run.model.problem_type) for block in blocks for record in block]
         )
         if on_bad_row == "skip" and "error" not in answers:
             answers["error"] = None
@@ -189,7 +195,7 @@ class FusionModel(
         *,
         root: Folder | None = None,
         on_bad_row: str = "error",
-        workers: int = 0,
+        num_workers: int = 0,
     ) -> dict[str, Any]:
         """Compute every score on labelled rows, with its confidence interval.
 
@@ -207,7 +213,7 @@ class FusionModel(
         """
         table = self._table(data, root, on_bad_row)
         examples = self.preprocessor.load(
-            table, range(len(table.rows)), on_bad_row=on_bad_row, workers=workers
+            table, range(len(table.rows)), on_bad_row=on_bad_row, num_workers=num_workers
         )
         return evaluation.evaluate(self.network, self.run, examples).to_json()
 
@@ -218,7 +224,7 @@ class FusionModel(
         *,
         root: Folder | None = None,
         on_bad_row: str = "error",
-        workers: int = 0,
+        num_workers: int = 0,
         examples: int = 6,
     ) -> dict[str, Any]:
         """Explain the model's predictions on labelled rows.
@@ -244,7 +250,7 @@ class FusionModel(
             weights = checkpoint.weights(self.network)
             checkpoint.save_network(place, name, self.run.model, weights)
             return explanation.explain_run(
-                place, table, examples=examples, on_bad_row=on_bad_row, workers=workers
+                place, table, examples=examples, on_bad_row=on_bad_row, num_workers=num_workers
             )
 
     def _table(self, data: Source | None, root: Folder | None, on_bad_row: str) -> Manifest:
@@ -254,7 +260,9 @@ class FusionModel(
             return self._held_out
         read = (*self.run.model.modalities, "label")
         columns = {role: name for role, name in self.run.columns.items() if role in read}
-        return read_manifest(data, columns, root, kind=self.run.model.kind, on_bad_row=on_bad_row)
+        return read_manifest(
+            data, columns, root, problem_type=self.run.model.problem_type, on_bad_row=on_bad_row
+        )
 
     def save(self, folder: Folder) -> None:
         """Write config.json, model.safetensors, tokenizer.json and a model card to a folder.
@@ -317,10 +325,10 @@ def _downloaded(name: str, **how: Any) -> Path:
         ) from error
 
 
-def _flat(record: Record, kind: str) -> Record:
-    """Drop the row number; except for kind "steps", give each label's probability a column."""
+def _flat(record: Record, problem_type: str) -> Record:
+    """Drop the row number; except for steps, give each label's probability a column."""
     flat = {name: value for name, value in record.items() if name != "row"}
-    if kind != "steps":
+    if problem_type != "steps":
         named = flat.pop("probabilities", {})
         flat |= {f"p({name})": each for name, each in named.items()}
     return flat

@@ -105,9 +105,12 @@ def _contradictions(config: RunConfig) -> Iterator[str]:
             yield f"data.{name} is {there}, but model.{name} is {wanted}"
     if "series" in model.modalities and len(config.series) != model.variables:
         yield f"series has {len(config.series)} items, but model.variables is {model.variables}"
-    count = {"binary": 2, "regression": 0}.get(model.kind, labels)
-    if labels != count or model.outputs != objectives.outputs(model.kind, labels):
-        yield f"{labels} labels and {model.outputs} outputs do not match kind {model.kind}"
+    count = {"binary": 2, "regression": 0}.get(model.problem_type, labels)
+    if labels != count or model.outputs != objectives.outputs(model.problem_type, labels):
+        yield (
+            f"{labels} labels and {model.outputs} outputs do not match the problem type "
+            f"{model.problem_type}"
+        )
 
 
 def _check_tokens(tokenizer: Tokenizer, model: ModelConfig, path: Path) -> None:

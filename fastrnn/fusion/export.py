@@ -115,7 +115,7 @@ class _Exported(nn.Module):
 
     def __init__(self, network: FusionNetwork | LateNetwork, names: list[str]) -> None:
         super().__init__()
-        self.kind = network.config.kind
+        self.problem_type = network.config.problem_type
         self.names = names
         self.network = with_torch_layers(network)
         for module in list(self.network.modules()):
@@ -131,7 +131,7 @@ class _Exported(nn.Module):
             shape = pixels.shape[: pixels.dim() - 3]
             batch["image"] = torch.arange(batch["frames"].shape[0]).view(shape)
         logits = self.network(batch)
-        return logits, objectives.probabilities(self.kind, logits)
+        return logits, objectives.probabilities(self.problem_type, logits)
 
 
 class _GridPool(nn.Module):
@@ -171,7 +171,9 @@ def _axes(network: FusionNetwork | LateNetwork, inputs: Mapping[str, Tensor]) ->
         if name == "steps" or (name == "image" and network.config.stream):
             axes[name][1] = "steps"
     for name in OUTPUTS:
-        axes[name] = {0: "rows", 1: "steps"} if network.config.kind == "steps" else {0: "rows"}
+        axes[name] = (
+            {0: "rows", 1: "steps"} if network.config.problem_type == "steps" else {0: "rows"}
+        )
     return axes
 
 
@@ -207,7 +209,7 @@ def _describe(path: Path, config: RunConfig) -> None:
 
     model = onnx.load(str(path))
     facts = {
-        "kind": config.model.kind,
+        "problem_type": config.model.problem_type,
         "labels": json.dumps(config.labels, ensure_ascii=False),
         "target": json.dumps(config.target),
         "series": json.dumps(config.series),
@@ -237,7 +239,7 @@ def _prove(network: FusionNetwork | LateNetwork, batch: Batch, path: Path) -> No
             answer = run(session, to_inputs(network, sized))["logits"]
         except Exception as error:
             raise ConfigError(f"the exported file fails on {what}: {_first_line(error)}") from error
-        if network.config.kind == "steps":
+        if network.config.problem_type == "steps":
             expected, answer = expected[sized["steps"]], answer[sized["steps"]]
         bound = tolerance(network, sized)
         worst = float((answer - expected).abs().max())

@@ -40,8 +40,8 @@ def profile(run: Run) -> Shares:
     device = next(model.parameters()).device
     examples, training = run.examples["train"], run.config.train
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).tolist()
-    size = min(training.batch, len(order))
-    step = training_step(model, run.config.model.kind, training)
+    size = min(training.batch_size, len(order))
+    step = training_step(model, run.config.model.problem_type, training)
 
     def batch(number: int) -> dict[str, torch.Tensor]:
         first = number * size % (len(order) - size + 1)

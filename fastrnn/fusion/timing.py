@@ -88,7 +88,7 @@ class Comparison:
 
 
 def compare(
-    model: nn.Module, batch: Batch, kind: str, training: TrainConfig, repeats: int = 40
+    model: nn.Module, batch: Batch, problem_type: str, training: TrainConfig, repeats: int = 40
 ) -> list[Comparison]:
     """Time a whole training step and the recurrent layers alone, alternating the two versions.
 
@@ -97,7 +97,7 @@ def compare(
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items()}
     fused, plain = copy.deepcopy(model).train(), with_torch_layers(model).train()
-    steps = [partial(training_step(each, kind, training), batch) for each in (fused, plain)]
+    steps = [partial(training_step(each, problem_type, training), batch) for each in (fused, plain)]
     layers = [_recurrences(fused, batch, _FUSED), _recurrences(plain, batch, (Padded,))]
     return [
         Comparison("whole training step", *_alternate(steps, device, repeats)),
@@ -105,15 +105,17 @@ def compare(
     ]
 
 
-def training_step(model: nn.Module, kind: str, training: TrainConfig) -> Callable[[Batch], None]:
+def training_step(
+    model: nn.Module, problem_type: str, training: TrainConfig
+) -> Callable[[Batch], None]:
     """Return a function that trains `model` for one step on a batch."""
-    optimizer = torch.optim.Adam(model.parameters(), training.rate)
+    optimizer = torch.optim.Adam(model.parameters(), training.learning_rate)
 
     def step(batch: Batch) -> None:
-        loss = objectives.loss(kind, model(batch), batch["label"])
+        loss = objectives.loss(problem_type, model(batch), batch["label"])
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
         optimizer.step()
 
     return step

@@ -18,11 +18,11 @@ ALL = ("audio", "image", "series", "text")
 
 def config(**options: Any) -> ModelConfig:
     """Create the configuration of a tiny model, by default with all four modalities."""
-    kind = options.get("kind", "binary")
+    problem_type = options.get("problem_type", "binary")
     return ModelConfig(
         **{
             "modalities": ALL,
-            "outputs": objectives.outputs(kind, LABELS),
+            "outputs": objectives.outputs(problem_type, LABELS),
             "width": 16,
             "hidden": 12,
             "conv": (4, 8),
@@ -73,16 +73,16 @@ class Rows:
         return name in self.missing and (row + self.missing.index(name)) % 3 == 0
 
     def _label(self, row: int, steps: int, random: torch.Generator) -> Tensor:
-        kind = self.model.kind
-        if kind == "multilabel":
+        problem_type = self.model.problem_type
+        if problem_type == "multilabel":
             return torch.rand(LABELS, generator=random).round()
-        if kind == "regression":
+        if problem_type == "regression":
             return torch.randn((), generator=random)
-        if kind == "steps":
+        if problem_type == "steps":
             label = torch.randint(0, LABELS, (steps,), generator=random)
             label[: row % 2] = IGNORE
             return label
-        return torch.tensor(row % (2 if kind == "binary" else LABELS))
+        return torch.tensor(row % (2 if problem_type == "binary" else LABELS))
 
     def batch(self, *chosen: int) -> Batch:
         """Return the batch of these rows, or of all."""
@@ -103,7 +103,7 @@ class Rows:
         labels = [row["label"] for row in rows]
         batch["label"] = (
             torch.stack(labels)
-            if self.model.kind != "steps"
+            if self.model.problem_type != "steps"
             else pad_sequence(labels, batch_first=True, padding_value=IGNORE)
         )
         return batch

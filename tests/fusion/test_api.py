@@ -18,7 +18,7 @@ from fastrnn.fusion import ConfigError, FusionError, FusionModel
 
 TINY = {
     "epochs": 1,
-    "batch": 8,
+    "batch_size": 8,
     "width": 16,
     "hidden": 16,
     "conv": (4, 8),
@@ -82,7 +82,7 @@ def test_bad_rows_have_an_error(model, rows, tmp_path):
 
 def test_regression_predicts_in_label_units(rows, save, tmp_path):
     frame = pd.DataFrame([row | {"label": 1000 + n / 2} for n, row in enumerate(rows)])
-    model = fit(frame, kind="regression", root=tmp_path)
+    model = fit(frame, problem_type="regression", root=tmp_path)
     answers = model.predict(frame, root=tmp_path)
     assert list(answers.columns) == ["value"]
     assert answers["value"].between(950, 1060).all()
@@ -223,7 +223,7 @@ def test_explain(model, tmp_path):
     [
         ({"epoch": 3}, "did you mean epochs?"),
         ({"preset": "articles"}, "preset must be one of default, article"),
-        ({"kind": "numbers"}, "kind must be one of"),
+        ({"problem_type": "numbers"}, "problem_type must be one of"),
         ({"image": "photo"}, "photo"),
         ({"epochs": "3"}, "epochs must be an integer; got '3'"),
         ({"epochs": True}, "epochs must be an integer"),

@@ -28,13 +28,16 @@ MODES = {
     "tokens": ({}, {"RNN": 4}),
     "tokens-missing": ({"missing": ("image", "text")}, {"RNN": 4}),
     "tokens-grid": ({"image_steps": True, "modalities": ("image", "text")}, {"RNN": 2}),
-    "concat-lstm": ({"fusion": "concat", "cell": "lstm", "kind": "multiclass"}, {"LSTM": 4}),
+    "concat-lstm": (
+        {"fusion": "concat", "cell": "lstm", "problem_type": "multiclass"},
+        {"LSTM": 4},
+    ),
     "parallel-gru": ({"fusion": "parallel", "cell": "gru", "missing": ("text",)}, {"GRU": 3}),
-    "init-lstm": ({"fusion": "init", "cell": "lstm", "kind": "regression"}, {"LSTM": 3}),
-    "late": ({"fusion": "late", "kind": "multilabel"}, {"RNN": 7}),
+    "init-lstm": ({"fusion": "init", "cell": "lstm", "problem_type": "regression"}, {"LSTM": 3}),
+    "late": ({"fusion": "late", "problem_type": "multilabel"}, {"RNN": 7}),
     "none": ({"fusion": "init", "cell": "none"}, {"RNN": 2}),
-    "aligned": ({"stream": True, "kind": "steps"}, {"RNN": 2}),
-    "aligned-lstm": ({"stream": True, "kind": "steps", "cell": "lstm"}, {"LSTM": 2}),
+    "aligned": ({"stream": True, "problem_type": "steps"}, {"RNN": 2}),
+    "aligned-lstm": ({"stream": True, "problem_type": "steps", "cell": "lstm"}, {"LSTM": 2}),
     "article-lstm": (ARTICLE | {"cell": "lstm"}, {"LSTM": 2}),
     "uneven": ({"image_size": 22, "grid": 2, "modalities": ("image", "text")}, {"RNN": 2}),
 }
@@ -68,7 +71,7 @@ def test_file_matches_the_network(mode, tmp_path):
     batch = rows.batch()
     answer = run(session, to_inputs(network, batch))
     expected = network(batch)
-    if model.kind == "steps":
+    if model.problem_type == "steps":
         expected, answer = expected[batch["steps"]], {"logits": answer["logits"][batch["steps"]]}
     bound = tolerance(network, batch)
     assert bound < 1e-3
@@ -81,7 +84,7 @@ def test_metadata_and_input_shapes(tmp_path):
     session = onnxruntime.InferenceSession(str(path))
     facts = session.get_modelmeta().custom_metadata_map
     assert json.loads(facts["labels"]) == ["no", "yes", "七"]
-    assert facts["kind"] == "binary"
+    assert facts["problem_type"] == "binary"
     assert facts["fastrnn"]
     assert json.loads(facts["data"])["sample_rate"] == 16_000
     shapes = {each.name: each.shape for each in session.get_inputs()}

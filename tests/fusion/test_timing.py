@@ -20,7 +20,7 @@ def test_a_comparison_times_every_recurrent_layer(cell, layer):
     kinds = [type(each) for each in plain.modules() if isinstance(each, nn.RNNBase)]
     assert kinds == [layer] * 3  # audio, series and the fusion, which reads the text itself
     before = {name: each.clone() for name, each in network.state_dict().items()}
-    found = timing.compare(network, batch, model.kind, TrainConfig(), repeats=1)
+    found = timing.compare(network, batch, model.problem_type, TrainConfig(), repeats=1)
     assert [each.what for each in found] == ["whole training step", "recurrent layers alone"]
     assert all(each.fused > 0 and each.torch > 0 for each in found)
     for name, each in network.state_dict().items():

@@ -15,11 +15,11 @@ DATA = DataConfig(image_size=8, sample_rate=8000, mels=12)
 OPTIONS = {"width": 16, "hidden": 24, "conv": (4, 8), "grid": 2}
 
 
-def trained_run(folder: Path, kind: str, baselines: bool = True, **options: object) -> Run:
+def trained_run(folder: Path, problem_type: str, baselines: bool = True, **options: object) -> Run:
     """Train for an epoch on forty rows of images, audio and (except for streams) text.
 
     Args:
-        kind: binary, multiclass, multilabel, regression or steps.
+        problem_type: binary, multiclass, multilabel, regression or steps.
         options: fields of ModelConfig.
     """
     rows = []
@@ -30,19 +30,21 @@ def trained_run(folder: Path, kind: str, baselines: bool = True, **options: obje
         text = "一 word" + " and another" * (number % 4)
         row = {"image": f"{name}.png", "audio": f"{name}.wav", "text": text}
         label: object = "yes" if number % 2 else "no"
-        if kind == "multiclass":
+        if problem_type == "multiclass":
             label = str(number % 3)
-        elif kind == "multilabel":
+        elif problem_type == "multilabel":
             label = "|".join(each for each in ("<red>", "blue") if (number + len(each)) % 3)
-        elif kind == "regression":
+        elif problem_type == "regression":
             label = 10 + number / 7
-        elif kind == "steps":
+        elif problem_type == "steps":
             steps = 1 + number % 5
             row["image"] = [f"{name}.png"] * steps
             label = [str((number + step) % 3) for step in range(steps)]
             del row["text"]
         rows.append(row | {"label": label})
-    manifest = read_manifest(write_jsonl(folder / "manifest.jsonl", rows), kind=kind)
-    training = TrainConfig(epochs=1, batch=8)
+    manifest = read_manifest(
+        write_jsonl(folder / "manifest.jsonl", rows), problem_type=problem_type
+    )
+    training = TrainConfig(epochs=1, batch_size=8)
     quiet = Console(quiet=True)
     return fit(manifest, folder / "run", DATA, training, OPTIONS | options, baselines, quiet)

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from ..config import options
 from ..config.presets import PRESETS
-from ..config.schema import KINDS
+from ..config.schema import PROBLEM_TYPES
 from ..errors import ConfigError, FusionError, reason
 from ..strings import plural
 from . import options as flags
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ECHO = "config.yaml"
 _UNSAID = ("config", "out", "resume", "yes")  # meaningless in a file that repeats a fit
 
-Kind = Enum("Kind", {name: name for name in ("auto", *KINDS)}, type=str)  # type: ignore[misc]
+Kind = Enum("Kind", {name: name for name in ("auto", *PROBLEM_TYPES)}, type=str)  # type: ignore[misc]
 Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
 _AUTO, _DEFAULT = Kind("auto"), Preset("default")
 
@@ -86,7 +86,7 @@ def fit(
         ),
     ] = _DEFAULT,
     root: flags.Root = None,
-    kind: Annotated[
+    problem_type: Annotated[
         Kind, typer.Option(help="Type of the labels; auto infers and prints it.")
     ] = _AUTO,
     out: flags.Out = None,
@@ -106,11 +106,11 @@ def fit(
         typer.Option(
             parser=flags.path,
             metavar="RUN",
-            help="Resume an interrupted run with its own options, except --workers and --threads.",
+            help="Resume an interrupted run with its options, except --num-workers and --threads.",
         ),
     ] = None,
     on_bad_row: flags.BadRow = flags.OnBadRow.error,
-    workers: flags.Workers = 0,
+    num_workers: flags.Workers = 0,
     threads: flags.Threads = None,
     tensorboard: Annotated[
         bool, typer.Option(help="Also write the metrics for TensorBoard.")
@@ -137,10 +137,10 @@ def fit(
     flags.set_threads(threads)
     console = Console(quiet=not flags.leads())
     if resume is not None:
-        _nothing_else(context, "resume", "threads", "workers")
+        _nothing_else(context, "resume", "threads", "num_workers")
         with _resumable(resume):
-            processes = workers if _given(context, "workers") else None
-            run = experiment.resume(resume, console, workers=processes)
+            processes = num_workers if _given(context, "num_workers") else None
+            run = experiment.resume(resume, console, num_workers=processes)
         _finish(run, console)
         return
     if manifest is None:
@@ -151,7 +151,7 @@ def fit(
         manifest,
         named,
         root,
-        kind=None if kind is _AUTO else kind.value,
+        problem_type=None if problem_type is _AUTO else problem_type.value,
         on_bad_row=on_bad_row.value,
     )
     if not yes:
@@ -171,7 +171,7 @@ def fit(
             baselines,
             console,
             init_from=init_from,
-            workers=workers,
+            num_workers=num_workers,
             on_bad_row=on_bad_row.value,
             tensorboard=tensorboard,
         )
@@ -190,8 +190,11 @@ def confirm(table: Manifest, named: Mapping[str, str]) -> None:
     if not guessed or not sys.stdin.isatty() or not flags.leads():
         return
     skipped = f", {len(table.skipped)} skipped" if table.skipped else ""
-    labels = summary(table.kind, [row.label for row in table.rows])
-    print(f"{table.path}: {plural(len(table.rows), 'row')}{skipped}; {table.kind} labels: {labels}")
+    labels = summary(table.problem_type, [row.label for row in table.rows])
+    print(
+        f"{table.path}: {plural(len(table.rows), 'row')}{skipped}; "
+        f"{table.problem_type} labels: {labels}"
+    )
     for role, name in guessed.items():
         print(f"  {role} = {name} (inferred; override with --{role} NAME)")
     typer.confirm("Train on these columns?", default=True, abort=True)

@@ -25,7 +25,7 @@ def evaluate(
     root: flags.Root = None,
     part: flags.OfPart = Part.test,
     on_bad_row: flags.BadRowAgain = None,
-    workers: flags.Workers = 0,
+    num_workers: flags.Workers = 0,
     threads: flags.Threads = None,
     **values: Any,
 ) -> None:
@@ -44,7 +44,7 @@ def evaluate(
         part.value,
         device=flags.device(),
         on_bad_row=on_bad_row and on_bad_row.value,
-        workers=workers,
+        num_workers=num_workers,
     )
     console = Console()
     for each in tables.evaluation(found):
@@ -88,7 +88,7 @@ def predict(
         int, typer.Option(min=1, max=10_000_000, help="Rows in memory at once.")
     ] = BLOCK,
     on_bad_row: flags.BadRow = OnBadRow.error,
-    workers: flags.Workers = 0,
+    num_workers: flags.Workers = 0,
     threads: flags.Threads = None,
     **values: Any,
 ) -> None:
@@ -115,7 +115,7 @@ def predict(
             columns=flags.named_columns(values),
             root=root,
             on_bad_row=on_bad_row.value,
-            workers=workers,
+            num_workers=num_workers,
             block=block,
             tell=lambda rows: status.update(plural(rows, "row")),
         )
@@ -135,7 +135,7 @@ def explain(
         int, typer.Option(min=0, max=10_000, help="Rows to explain individually.")
     ] = 6,
     on_bad_row: flags.BadRowAgain = None,
-    workers: flags.Workers = 0,
+    num_workers: flags.Workers = 0,
     threads: flags.Threads = None,
     **values: Any,
 ) -> None:
@@ -155,7 +155,7 @@ def explain(
         examples=examples,
         device=flags.device(),
         on_bad_row=on_bad_row and on_bad_row.value,
-        workers=workers,
+        num_workers=num_workers,
     )
     console = Console()
     for each in tables.explanation(found):
@@ -179,7 +179,7 @@ def export(
     ] = None,
     root: flags.Root = None,
     on_bad_row: flags.BadRowAgain = None,
-    workers: flags.Workers = 0,
+    num_workers: flags.Workers = 0,
     threads: flags.Threads = None,
     **values: Any,
 ) -> None:
@@ -193,7 +193,7 @@ def export(
 
     flags.set_threads(threads)
     table = flags.judged_table(run, manifest, root, values, on_bad_row)
-    rows = run_rows(run, table, on_bad_row=on_bad_row and on_bad_row.value, workers=workers)
+    rows = run_rows(run, table, on_bad_row=on_bad_row and on_bad_row.value, num_workers=num_workers)
     batch = rows.examples.collate(range(min(_PROOF, len(rows.examples))))
     network, _, config = checkpoint.load(run)
     path = to_onnx(network, config, batch, output or run / "model.onnx")

@@ -161,7 +161,7 @@ def judged_table(
         manifest,
         columns | named,
         root,
-        kind=config.model.kind,
+        problem_type=config.model.problem_type,
         on_bad_row=bad.value if bad else "error",
     )
 

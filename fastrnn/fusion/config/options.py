@@ -73,13 +73,15 @@ MODEL = {
 }
 TRAIN = {
     "epochs": Option("Number of passes over the training rows."),
-    "batch": Option("Rows per training step, over all processes."),
-    "rate": Option("Learning rate; the maximum of the cycle."),
+    "batch_size": Option("Rows per training step, over all processes."),
+    "learning_rate": Option("Learning rate; the maximum of the cycle."),
     "schedule": Option("Learning rate schedule.", choices=SCHEDULES),
-    "clip": Option("Maximum gradient norm; larger gradients are clipped."),
+    "max_grad_norm": Option("Maximum gradient norm; larger gradients are clipped."),
     "seed": Option("Seed of the split, the initial weights and the order of the rows."),
     "precision": Option("Precision of the computation.", choices=PRECISIONS),
-    "accumulate": Option("Gradient accumulation: parts per training step, to save memory."),
+    "gradient_accumulation_steps": Option(
+        "Gradient accumulation: parts per training step, to save memory."
+    ),
     "patience": Option("Stop after this many epochs without a better val score; 0 disables it."),
     "balance": Option("Weight labels by their inverse frequency."),
     "save_every": Option("Seconds between checkpoints in an epoch; each epoch ends with one."),

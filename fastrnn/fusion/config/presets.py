@@ -39,10 +39,10 @@ PRESETS = {
         },
         train={
             "epochs": 10,
-            "batch": 32,
-            "rate": 1e-3,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
             "schedule": "constant",
-            "clip": 1e9,  # no gradient is clipped
+            "max_grad_norm": 1e9,  # no gradient is clipped
         },
     ),
 }

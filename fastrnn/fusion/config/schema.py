@@ -16,7 +16,7 @@ from .parser import AtMost, Checked, OneOf, Range, from_json
 
 FUSIONS = ("concat", "tokens", "parallel", "init", "aligned", "late")
 CELLS = ("rnn", "lstm", "gru", "none")
-KINDS = ("binary", "multiclass", "multilabel", "regression", "steps")
+PROBLEM_TYPES = ("binary", "multiclass", "multilabel", "regression", "steps")
 SCHEDULES = ("one-cycle", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
 MODALITIES = ("audio", "image", "series", "text")
@@ -70,7 +70,9 @@ class ModelConfig(Checked):
 
     modalities: tuple[Annotated[str, OneOf(MODALITIES)], ...]
     fusion: Annotated[str, OneOf(FUSIONS)] = "tokens"
-    kind: Annotated[str, OneOf(KINDS)] = "binary"  # what is predicted, and with which loss
+    problem_type: Annotated[str, OneOf(PROBLEM_TYPES)] = (
+        "binary"  # what is predicted, and with which loss
+    )
     outputs: Annotated[int, Range(1, 10_000_000)] = 1  # logits per row, or per step
     stream: bool = False  # rows are sequences of steps
     cell: Annotated[str, OneOf(CELLS)] = "rnn"  # "none": the same readout without a recurrent layer
@@ -108,8 +110,8 @@ class ModelConfig(Checked):
         if self.fusion not in allowed:
             rows = "sequences" if self.stream else "not sequences"
             raise ConfigError(f"rows are {rows}, so fusion must be one of {', '.join(allowed)}")
-        if self.kind == "steps" and not self.stream:
-            raise ConfigError("kind steps needs rows that are sequences of steps")
+        if self.problem_type == "steps" and not self.stream:
+            raise ConfigError("the problem type steps needs rows that are sequences of steps")
         if self.modality_dropout == 1:
             raise ConfigError("modality_dropout must be less than 1, so that rows keep some input")
         if self.modality_dropout and len(self.modalities) < 2:
@@ -118,16 +120,16 @@ class ModelConfig(Checked):
 
 @dataclass(frozen=True)
 class TrainConfig(Checked):
-    """Training with Adam; gradients are clipped to the norm `clip`."""
+    """Training with Adam; gradients are clipped to the norm `max_grad_norm`."""
 
     epochs: Count = 10
-    batch: Count = 32  # rows per optimizer step, over all processes and accumulated batches
-    rate: Positive = 2e-3  # the learning rate; the maximum of a one-cycle schedule
+    batch_size: Count = 32  # rows per optimizer step, over all processes and accumulated batches
+    learning_rate: Positive = 2e-3  # the learning rate; the maximum of a one-cycle schedule
     schedule: Annotated[str, OneOf(SCHEDULES)] = "one-cycle"
-    clip: Annotated[float, Range(above=0)] = 1.0  # inf disables clipping
+    max_grad_norm: Annotated[float, Range(above=0)] = 1.0  # inf disables clipping
     seed: int = 0
     precision: Annotated[str, OneOf(PRECISIONS)] = "fp32"  # dtype of the network's computation
-    accumulate: Count = 1  # batches accumulated for one optimizer step
+    gradient_accumulation_steps: Count = 1  # batches accumulated for one optimizer step
     # Stop after this many epochs without a better validation score; 0: never.
     patience: Annotated[int, Range(0)] = 0
     balance: bool = False  # weight labels by their inverse frequency
@@ -136,9 +138,10 @@ class TrainConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch % self.accumulate:
+        if self.batch_size % self.gradient_accumulation_steps:
             raise ConfigError(
-                f"batch {self.batch} must be a multiple of accumulate {self.accumulate}"
+                f"batch_size {self.batch_size} must be a multiple of gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}"
             )
 
 

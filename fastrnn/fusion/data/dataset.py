@@ -92,18 +92,18 @@ class Examples:
         return batch
 
     def loader(
-        self, size: int, generator: torch.Generator | None = None, workers: int = 0
+        self, size: int, generator: torch.Generator | None = None, num_workers: int = 0
     ) -> DataLoader:
         """Create a DataLoader of batches of `size` rows, shuffled if a generator is given.
 
-        `workers` is the number of processes that collate; the batches do not depend on it.
+        `num_workers` is the number of processes that collate; the batches do not depend on it.
         """
         return DataLoader(
             self,  # type: ignore[arg-type]
             batch_size=size,
             shuffle=generator is not None,
             generator=generator,
-            num_workers=workers,
+            num_workers=num_workers,
             collate_fn=self.collate,
         )
 

@@ -26,7 +26,7 @@ _AHEAD = 4  # files that each worker prefetches
 
 
 def decode(
-    rows: Iterable[Row], modalities: Iterable[str], config: DataConfig, workers: int = 0
+    rows: Iterable[Row], modalities: Iterable[str], config: DataConfig, num_workers: int = 0
 ) -> Iterator[tuple[File, np.ndarray | MediaError]]:
     """Yield every distinct file of the rows with its array, or the error that it raised.
 
@@ -37,23 +37,23 @@ def decode(
         rows: the rows that name the files.
         modalities: modalities whose files to decode.
         config: how files become arrays.
-        workers: number of worker processes; 0 decodes in this process.
+        num_workers: number of worker processes; 0 decodes in this process.
 
     Raises:
-        ConfigError: workers is negative.
+        ConfigError: num_workers is negative.
     """
-    if workers < 0:
-        raise ConfigError(f"workers must be at least 0; got {workers}")
+    if num_workers < 0:
+        raise ConfigError(f"num_workers must be at least 0; got {num_workers}")
     wanted = set(modalities)
     files = list(dict.fromkeys(file for row in rows for file in row.files if file[0] in wanted))
     results: Iterable[np.ndarray | str]
-    if workers == 0 or len(files) < 2:
+    if num_workers == 0 or len(files) < 2:
         results = _here(files, config)
     else:
         results = DataLoader(
             _Files(files, config),  # type: ignore[arg-type]
             batch_size=None,
-            num_workers=min(workers, len(files)),
+            num_workers=min(num_workers, len(files)),
             prefetch_factor=_AHEAD,
             collate_fn=_as_it_is,  # type: ignore[arg-type]
             generator=torch.Generator(),  # the default generator also seeds the model

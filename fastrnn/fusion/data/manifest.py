@@ -39,7 +39,7 @@ from typing import Any
 from ..config.schema import MODALITIES
 from ..errors import ConfigError, FusionError, ManifestError
 from ..strings import composed, is_unicode, plural
-from ..tasks.labels import Label, check_kind, infer_kind, regression_hint, settle
+from ..tasks.labels import Label, check_problem_type, infer_problem_type, regression_hint, settle
 from .bad_rows import BadRows
 from .groups import crossing_contents, crossing_files, crossing_group
 from .readers import Record, Source, read_table
@@ -74,7 +74,9 @@ class Manifest:
     columns: Mapping[str, str]  # role -> column
     ignored: tuple[str, ...]  # columns with no role
     rows: tuple[Row, ...]
-    kind: str = "multiclass"  # one of config.KINDS: as given, or as inferred from the labels
+    problem_type: str = (
+        "multiclass"  # one of config.PROBLEM_TYPES: as given, or as inferred from the labels
+    )
     skipped: tuple[tuple[str, str], ...] = ()  # (where, error) of skipped rows
     missing: tuple[str, ...] = ()  # modalities that some row lacks, sorted
     warnings: tuple[str, ...] = ()  # one line each, to be shown to the user
@@ -93,7 +95,7 @@ class Manifest:
     @property
     def per_step(self) -> bool:
         """Whether every step has its own label."""
-        return self.kind == "steps"
+        return self.problem_type == "steps"
 
     @property
     def labelled(self) -> bool:
@@ -106,7 +108,7 @@ def read_manifest(
     columns: Mapping[str, str] | None = None,
     root: str | os.PathLike[str] | None = None,
     *,
-    kind: str | None = None,
+    problem_type: str | None = None,
     labelled: bool = True,
     on_bad_row: str = "error",
 ) -> Manifest:
@@ -118,15 +120,16 @@ def read_manifest(
             inference.
         root: the folder that paths are relative to and must stay inside. Defaults to the manifest's
             folder, for a DataFrame to the current one.
-        kind: one of config.KINDS. By default it is inferred from the labels (kinds.infer_kind).
+        problem_type: one of config.PROBLEM_TYPES. By default it is inferred from the labels
+            (labels.infer_problem_type).
         labelled: False for prediction: label, split and group are not read, even if named.
         on_bad_row: "error", or "skip" to leave out rows that cannot be used and list them.
 
     Raises:
         ManifestError: the table or a row cannot be used; the message says where and what to do.
-        ConfigError: an unknown kind, role or on_bad_row.
+        ConfigError: an unknown problem_type, role or on_bad_row.
     """
-    check_kind(kind)
+    check_problem_type(problem_type)
     bad = BadRows(on_bad_row)
     named = {role: composed(name.strip()) for role, name in (columns or {}).items()}
     unknown = sorted(set(named) - set(_NAMES))
@@ -149,8 +152,10 @@ def read_manifest(
             if isinstance(record, ManifestError):
                 raise record
             rows.append(reader.read(where, record))
-    kind = kind or infer_kind([row.label for row in rows] if labelled else [])
-    rows = _settled(path, roles, rows, kind, bad)
+    problem_type = problem_type or infer_problem_type(
+        [row.label for row in rows] if labelled else []
+    )
+    rows = _settled(path, roles, rows, problem_type, bad)
     if labelled and not rows:
         raise ManifestError(f"{path}: no row can be used; the first error: {bad.listed[0][1]}")
     missing = tuple(name for name in modalities if not all(row.has(name) for row in rows))
@@ -158,11 +163,11 @@ def read_manifest(
     if "split" in roles and "group" in roles:
         _check_groups(path, rows)
     warnings = (*crossing_files(rows, base), *crossing_contents(rows))
-    hint = regression_hint(kind, [row.label for row in rows]) if labelled else ""
+    hint = regression_hint(problem_type, [row.label for row in rows]) if labelled else ""
     if hint and len(rows) > _SUSPECT:
         warnings = (*warnings, hint)
     return Manifest(
-        path, roles, ignored, tuple(rows), kind, tuple(bad.listed), missing, warnings, base
+        path, roles, ignored, tuple(rows), problem_type, tuple(bad.listed), missing, warnings, base
     )
 
 
@@ -229,9 +234,9 @@ def _ends(value: Any, endings: tuple[str, ...]) -> bool:
 
 
 def _settled(
-    path: Path, roles: Mapping[str, str], rows: list[Row], kind: str, bad: BadRows
+    path: Path, roles: Mapping[str, str], rows: list[Row], problem_type: str, bad: BadRows
 ) -> list[Row]:
-    """Return the rows with labels in the kind's form, checked to be all streams or all not.
+    """Return the rows with labels in their problem type's form, all streams or all not.
 
     The first row with images decides.
     """
@@ -244,17 +249,17 @@ def _settled(
                     f"{path}, {row.where}: this row and {first.where} mix a single image and a "
                     "list of images; write a list in every row, even for one image"
                 )
-            stream = kind == "steps" or (first is not None and first.stream)
+            stream = problem_type == "steps" or (first is not None and first.stream)
             row = replace(row, stream=stream)
             if "label" in roles:
-                row = _labelled(path, roles["label"], row, kind)
+                row = _labelled(path, roles["label"], row, problem_type)
             settled.append(row)
     return settled
 
 
-def _labelled(path: Path, column: str, row: Row, kind: str) -> Row:
+def _labelled(path: Path, column: str, row: Row, problem_type: str) -> Row:
     try:
-        row = replace(row, label=settle(row.label, kind), per_step=kind == "steps")
+        row = replace(row, label=settle(row.label, problem_type), per_step=problem_type == "steps")
         if row.per_step and len(row.label) != row.steps:
             raise FusionError(
                 f"{plural(len(row.label), 'label')} for {plural(row.steps, 'image')}; give one "
@@ -262,7 +267,7 @@ def _labelled(path: Path, column: str, row: Row, kind: str) -> Row:
             )
     except FusionError as error:
         raise ManifestError(
-            f"{path}, {row.where}, column {column!r}: {error} (the kind of the labels is {kind})"
+            f"{path}, {row.where}, column {column!r}: {error} (the problem type is {problem_type})"
         ) from None
     return row
 

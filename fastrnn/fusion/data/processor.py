@@ -41,7 +41,7 @@ class Preprocessor:
     config: DataConfig
     labels: tuple[str, ...]  # names in the order of their indices; empty for a regression
     tokenizer: Tokenizer | None = None
-    kind: str = "multiclass"  # one of config.KINDS
+    problem_type: str = "multiclass"  # one of config.PROBLEM_TYPES
     target: Scale | None = None  # scale of a regression's training labels
     series: tuple[Scale, ...] = ()  # scale of each variable of the training series
     modalities: tuple[str, ...] = ()  # modalities to read; (): those of the manifest
@@ -56,7 +56,7 @@ class Preprocessor:
         tokenizer: Tokenizer | None = None,
         *,
         on_bad_row: str = "error",
-        workers: int = 0,
+        num_workers: int = 0,
     ) -> Preprocessor:
         """Learn labels, tokenizer, means and standard deviations from the training rows.
 
@@ -65,7 +65,7 @@ class Preprocessor:
             config: how files become tensors.
             tokenizer: a tokenizer to use instead of training one on the texts of these rows.
             on_bad_row: "skip" to ignore rows that cannot be used; `load` lists them.
-            workers: number of processes that read the files of numeric series.
+            num_workers: number of processes that read the files of numeric series.
 
         Raises:
             ManifestError: the rows have no labels, or no row has one of the modalities.
@@ -91,15 +91,15 @@ class Preprocessor:
             )
         scale: tuple[Scale, ...] = ()
         if "series" in manifest.modalities:
-            scale = series.statistics(_series(manifest, table, config, bad, workers))
+            scale = series.statistics(_series(manifest, table, config, bad, num_workers))
             if not scale:
                 raise ManifestError(f"{manifest.path}: no training row has a usable series")
         return cls(
             config=config,
             labels=label_names(manifest, rows),
             tokenizer=tokenizer if "text" in manifest.modalities else None,
-            kind=manifest.kind,
-            target=_target(manifest.path, table) if manifest.kind == "regression" else None,
+            problem_type=manifest.problem_type,
+            target=_target(manifest.path, table) if manifest.problem_type == "regression" else None,
             series=scale,
             modalities=manifest.modalities,
             stream=manifest.stream,
@@ -112,7 +112,7 @@ class Preprocessor:
             config=config.data,
             labels=config.labels,
             tokenizer=tokenizer,
-            kind=config.model.kind,
+            problem_type=config.model.problem_type,
             target=config.target,
             series=config.series,
             modalities=config.model.modalities,
@@ -141,7 +141,7 @@ class Preprocessor:
         rows: Iterable[int],
         *,
         on_bad_row: str = "error",
-        workers: int = 0,
+        num_workers: int = 0,
     ) -> Examples:
         """Decode rows of a manifest.
 
@@ -150,7 +150,7 @@ class Preprocessor:
             on_bad_row: "skip" to leave out rows that cannot be used. `Examples.rows` has the
                 numbers of the remaining rows, `Examples.skipped` the place and the error of the
                 others.
-            workers: number of processes that decode files; the result does not depend on it.
+            num_workers: number of processes that decode files; the result does not depend on it.
 
         Raises:
             DataError: a file, a text or a label cannot be used, or no labelled row can be. The
@@ -173,7 +173,7 @@ class Preprocessor:
         bad = BadRows(on_bad_row)
         files = _Files(self.config)
         named = [manifest.rows[row] for row in rows]
-        for file, result in decode(named, wanted, self.config, workers):
+        for file, result in decode(named, wanted, self.config, num_workers):
             files.add(file, result)
             if isinstance(result, MediaError) and not bad.skip:
                 break  # raised below, with its row
@@ -273,8 +273,8 @@ class Preprocessor:
         return [None if each is None else each[:longest] for each in ids], cut
 
     def _label(self, value: Label) -> Tensor:
-        label = settle(value, self.kind)
-        if self.kind == "regression":
+        label = settle(value, self.problem_type)
+        if self.problem_type == "regression":
             mean, deviation = self.target or (0.0, 1.0)
             number = (float(str(label)) - mean) / deviation
             if abs(number) > FARTHEST:
@@ -292,7 +292,7 @@ class Preprocessor:
                 )
         if isinstance(label, str):
             return torch.tensor(numbers[label])
-        if self.kind == "multilabel":
+        if self.problem_type == "multilabel":
             holds = torch.zeros(len(self.labels))
             holds[[numbers[name] for name in names_of(label)]] = 1
             return holds
@@ -362,13 +362,13 @@ def _texts(manifest: Manifest, table: list[Row], config: DataConfig, bad: BadRow
 
 
 def _series(
-    manifest: Manifest, table: list[Row], config: DataConfig, bad: BadRows, workers: int
+    manifest: Manifest, table: list[Row], config: DataConfig, bad: BadRows, num_workers: int
 ) -> list[np.ndarray]:
     """Return the usable series of the rows, which must all have as many variables.
 
     A file that several rows name appears once for each.
     """
-    files = dict(decode(table, ["series"], config, workers))
+    files = dict(decode(table, ["series"], config, num_workers))
     result: list[np.ndarray] = []
     for row in table:
         if row.series is None:

@@ -52,7 +52,7 @@ def split_rows(manifest: Manifest, seed: int = 0) -> dict[str, list[int]]:
         parts |= _deal(manifest, range(len(rows)), _SHARES, seed)
     for name in ("train", "val"):
         if not parts[name]:
-            hint = regression_hint(manifest.kind, [row.label for row in rows])
+            hint = regression_hint(manifest.problem_type, [row.label for row in rows])
             raise ManifestError(
                 f"{path}: no rows are left for {name}; give more rows{hint and f', or: {hint}'}"
             )
@@ -65,7 +65,7 @@ def label_names(manifest: Manifest, indices: Iterable[int]) -> tuple[str, ...]:
 
     A regression has none.
     """
-    if manifest.kind == "regression":
+    if manifest.problem_type == "regression":
         return ()
     return sort_names(
         name for index in indices for name in names_of(manifest.rows[index].label) if name
@@ -95,13 +95,13 @@ def _strata(manifest: Manifest, indices: Iterable[int]) -> dict[int, str]:
     """Return the stratum of each row: row number -> stratum.
 
     The stratum is the label, the rarest of several labels, or the decile of a regression. All rows
-    of kind "steps" have the same stratum.
+    of steps have the same stratum.
     """
     indices = list(indices)
     labels = {index: manifest.rows[index].label for index in indices}
-    if manifest.kind == "steps":
+    if manifest.problem_type == "steps":
         return dict.fromkeys(indices, "")
-    if manifest.kind == "regression":
+    if manifest.problem_type == "regression":
         order = sorted(indices, key=lambda index: (float(str(labels[index])), index))
         return {index: str(place * _BINS // len(order)) for place, index in enumerate(order)}
     count = Counter(name for label in labels.values() for name in names_of(label))
@@ -213,17 +213,17 @@ def _growth(held: int, more: int, wanted: float) -> float:
 
 
 def _check_labels(manifest: Manifest, parts: Mapping[str, list[int]]) -> None:
-    if manifest.kind == "regression":
+    if manifest.problem_type == "regression":
         if len({float(str(manifest.rows[index].label)) for index in parts["train"]}) < 2:
             raise ManifestError(
                 f"{manifest.path}: all training rows have the same label value; give at least two "
                 "different values"
             )
         return
-    if manifest.kind == "binary":
+    if manifest.problem_type == "binary":
         _check_two(manifest)
     seen = set(label_names(manifest, parts["train"]))
-    if len(seen) < (1 if manifest.kind == "multilabel" else 2):
+    if len(seen) < (1 if manifest.problem_type == "multilabel" else 2):
         only = next(iter(seen), "none")
         raise ManifestError(
             f"{manifest.path}: the training rows have only one label ({only}); give at least two"
@@ -232,7 +232,7 @@ def _check_labels(manifest: Manifest, parts: Mapping[str, list[int]]) -> None:
         for index in parts[name]:
             unseen = [label for label in label_names(manifest, [index]) if label not in seen]
             if unseen:
-                hint = regression_hint(manifest.kind, [row.label for row in manifest.rows])
+                hint = regression_hint(manifest.problem_type, [row.label for row in manifest.rows])
                 raise ManifestError(
                     f"{manifest.path}, {manifest.rows[index].where}: the label {unseen[0]!r} is in "
                     f"{name} but never in train; add training rows that have it, or remove this row"
@@ -244,6 +244,6 @@ def _check_two(manifest: Manifest) -> None:
     names = label_names(manifest, range(len(manifest.rows)))
     if len(names) > 2:
         raise ManifestError(
-            f"{manifest.path}: the kind is binary, but there are {len(names)} labels "
-            f"({', '.join(names[:4])}...); choose kind multiclass"
+            f"{manifest.path}: the problem type is binary, but there are {len(names)} labels "
+            f"({', '.join(names[:4])}...); choose multiclass"
         )

@@ -38,7 +38,7 @@ DEMOS = {
         data=DataConfig(
             image_size=8, image_channels=1, sample_rate=cued_recall.RATE, hop_ms=10.0, mels=20
         ),
-        training=TrainConfig(epochs=8, batch=64, rate=6e-3),
+        training=TrainConfig(epochs=8, batch_size=64, learning_rate=6e-3),
         options={"width": 64, "hidden": 96, "conv": (16, 32), "grid": 2, "strides": (2,)},
         levels={
             "best possible from images alone": cued_recall.PICTURE_BOUND,
@@ -49,7 +49,7 @@ DEMOS = {
         about="A handwritten digit and a sentence about it; the label says if it is true.",
         write=claim_check.write,
         data=_CLAIM_DATA,
-        training=TrainConfig(epochs=8, batch=64, rate=4e-3),
+        training=TrainConfig(epochs=8, batch_size=64, learning_rate=4e-3),
         options=_CLAIM_OPTIONS,
         levels={"best possible from either alone": claim_check.CHANCE},
     ),
@@ -57,7 +57,7 @@ DEMOS = {
         about="A noisy image and a noisy recording of the same digit; the label is the digit.",
         write=noisy_digit.write,
         data=_SPEECH_DATA,
-        training=TrainConfig(epochs=10, batch=64, rate=4e-3),
+        training=TrainConfig(epochs=10, batch_size=64, learning_rate=4e-3),
         options={"width": 64, "hidden": 64, "conv": (32,), "grid": 4},
         levels={"chance": noisy_digit.CHANCE},
     ),
@@ -68,7 +68,7 @@ DEMOS = {
         ),
         write=spoken_claim.write,
         data=_SPEECH_DATA,
-        training=TrainConfig(epochs=8, batch=64, rate=4e-3),
+        training=TrainConfig(epochs=8, batch_size=64, learning_rate=4e-3),
         options=_CLAIM_OPTIONS,
         levels={"chance": spoken_claim.CHANCE},
     ),
@@ -76,7 +76,7 @@ DEMOS = {
         about="Claim check with the article's network, and with the other fusion modes.",
         write=_fewer_claims,
         data=_CLAIM_DATA,
-        training=TrainConfig(epochs=8, batch=64, rate=4e-3),
+        training=TrainConfig(epochs=8, batch_size=64, learning_rate=4e-3),
         options=_CLAIM_OPTIONS,
         levels={"best possible from either alone": claim_check.CHANCE},
     ),
@@ -128,8 +128,12 @@ def run_demo(
 def show_timing(run: Run, console: Console) -> None:
     """Time a training step of the saved model with the fused layers and with torch's."""
     training = run.config.train
-    batch = run.examples["train"].collate(range(min(training.batch, len(run.examples["train"]))))
-    comparisons = timing.compare(run.trained[0].model, batch, run.config.model.kind, training)
+    batch = run.examples["train"].collate(
+        range(min(training.batch_size, len(run.examples["train"])))
+    )
+    comparisons = timing.compare(
+        run.trained[0].model, batch, run.config.model.problem_type, training
+    )
     title = f"One training step, same model, weights and batch of {len(batch['label'])} rows"
     console.print(timing.table(comparisons, title))
     console.print(f"CPU threads: {torch.get_num_threads()}")

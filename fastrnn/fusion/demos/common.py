@@ -104,10 +104,10 @@ def logits(network: nn.Module, examples: Examples, missing: str | None = None) -
     return torch.cat(parts)
 
 
-def accuracy(kind: str, answers: torch.Tensor, examples: Examples) -> float:
+def accuracy(problem_type: str, answers: torch.Tensor, examples: Examples) -> float:
     """Return the accuracy of logits [N, C]."""
     label = torch.stack(list(examples.labels))
-    return float((objectives.predict(kind, answers) == label).float().mean())
+    return float((objectives.predict(problem_type, answers) == label).float().mean())
 
 
 def grid(title: str, first: str, columns: list[str], rows: Mapping[str, list[str]]) -> Table:

@@ -39,7 +39,7 @@ class Evaluation:
     @property
     def main(self) -> Interval:
         """The score by which models are compared."""
-        return self.scores[metrics.main_score(self.answers.kind)]
+        return self.scores[metrics.main_score(self.answers.problem_type)]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything except the predictions, as plain JSON values."""
@@ -49,13 +49,13 @@ class Evaluation:
             "items": len(answers.truth),
             "scores": _json(self.scores),
         }
-        if answers.kind == "regression":
+        if answers.problem_type == "regression":
             result["points"] = _points(answers)
             return result
         result["calibration"] = metrics.calibration(answers)
         if len(answers.labels) <= _MOST_LABELS:
             result["confusion"] = metrics.confusion(answers)
-        if answers.kind == "binary":
+        if answers.problem_type == "binary":
             result["roc"] = metrics.roc(answers)
         if self.threshold is not None:
             result["threshold"] = metrics.plain(self.threshold)
@@ -104,7 +104,7 @@ def answer(
             truths.append(truth)
             rows.append(row + start)
     return Answers(
-        config.model.kind,
+        config.model.problem_type,
         config.labels,
         torch.cat(outputs),
         torch.cat(truths),
@@ -118,15 +118,15 @@ def items(config: RunConfig, logits: Tensor, label: Tensor) -> tuple[Tensor, Ten
 
     Steps without a label are dropped. A regression is converted back to the units of its labels.
     """
-    kind = config.model.kind
-    output = objectives.answers(kind, logits, config.target)
+    problem_type = config.model.problem_type
+    output = objectives.answers(problem_type, logits, config.target)
     row = torch.arange(len(label))
-    if kind == "steps":
+    if problem_type == "steps":
         scored = label != IGNORE
         return output[scored], label[scored], row[:, None].expand_as(label)[scored]
-    if kind == "regression":
+    if problem_type == "regression":
         return output, restore(label, config.target), row
-    return output, label.long() if kind == "multilabel" else label, row
+    return output, label.long() if problem_type == "multilabel" else label, row
 
 
 def evaluate(
@@ -149,7 +149,7 @@ def evaluate(
     """
     answers = answer(network, config, examples, device)
     result = metrics.intervals(answers, seed)
-    if config.model.kind != "binary" or val is None:
+    if config.model.problem_type != "binary" or val is None:
         return Evaluation(answers, result)
     threshold = metrics.threshold(answer(network, config, val, device))
     tuned = metrics.intervals(answers, seed, threshold)
@@ -194,9 +194,9 @@ def evaluate_run(
     }
     main = next(iter(each))
     result = {
-        "kind": rows.config.model.kind,
+        "problem_type": rows.config.model.problem_type,
         "labels": list(rows.config.labels),
-        "score": metrics.main_score(rows.config.model.kind),
+        "score": metrics.main_score(rows.config.model.problem_type),
         "split": rows.split,
         "rows": len(rows.examples),
         "manifest": rows.manifest,
@@ -220,7 +220,7 @@ def evaluate_run(
 
 def compare(each: Mapping[str, Evaluation], main: str, seed: int = 0) -> list[dict[str, Any]]:
     """Compare the main model with every other on the same rows, best first, also in words."""
-    score = metrics.main_score(each[main].answers.kind)
+    score = metrics.main_score(each[main].answers.problem_type)
     others = sorted(
         (name for name in each if name != main), key=lambda name: -each[name].main.value
     )
@@ -255,7 +255,7 @@ def robustness(
     removed.
     """
     config = rows.config
-    score = metrics.main_score(config.model.kind)
+    score = metrics.main_score(config.model.problem_type)
 
     def judged(modality: str, what: str, strength: float | None, change: Change) -> dict[str, Any]:
         answers = answer(network, config, rows.examples, device, change)

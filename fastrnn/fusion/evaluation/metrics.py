@@ -29,7 +29,7 @@ Scores = dict[str, Tensor]  # name -> [R], one value per weighting
 class Answers:
     """The predictions of a model: N items, one per row, or one per step that has a label.
 
-    | kind | output | truth |
+    | problem_type | output | truth |
     |---|---|---|
     | binary | [N], the probability of the second label | int64 [N] |
     | multiclass, steps | [N, C] probabilities | int64 [N] |
@@ -37,7 +37,7 @@ class Answers:
     | regression | [N] values in the units of the labels | [N] in the same units |
     """
 
-    kind: str
+    problem_type: str
     labels: tuple[str, ...]
     output: Tensor
     truth: Tensor
@@ -47,16 +47,16 @@ class Answers:
     @property
     def predicted(self) -> Tensor:
         """The predicted label of each item, in the format of `truth`: [N] or [N, C]."""
-        if self.kind == "regression":
+        if self.problem_type == "regression":
             return self.output
-        if self.kind in ("binary", "multilabel"):
+        if self.problem_type in ("binary", "multilabel"):
             return (self.output > 0.5).long()
         return self.output.argmax(-1)
 
     @property
     def by_class(self) -> Tensor:
         """Probabilities with one column per label: [N, C]."""
-        if self.kind == "binary":
+        if self.problem_type == "binary":
             return torch.stack([1 - self.output, self.output], dim=1)
         return self.output
 
@@ -64,7 +64,7 @@ class Answers:
 def scores(
     answers: Answers, weights: Tensor, threshold: float = 0.5, *, areas: bool = True
 ) -> Scores:
-    """Compute every score of the kind of label under each weighting.
+    """Compute every score of the problem type under each weighting.
 
     Args:
         weights: [R, rows].
@@ -75,13 +75,13 @@ def scores(
         name -> [R]; NaN where a score is undefined, such as AUROC without one of the labels.
     """
     weights = weights[:, answers.row]
-    if answers.kind == "regression":
+    if answers.problem_type == "regression":
         return _regression(answers, weights)
-    if answers.kind == "multilabel":
+    if answers.problem_type == "multilabel":
         return _multilabel(answers, weights, areas)
     probabilities, truth = answers.by_class, answers.truth
     predicted = answers.predicted
-    if answers.kind == "binary":
+    if answers.problem_type == "binary":
         predicted = (answers.output > threshold).long()
     classes = probabilities.shape[1]
     present = _per_class(weights, truth, classes)  # [R, C]
@@ -92,9 +92,9 @@ def scores(
     result = {
         "accuracy": right.sum(1) / present.sum(1),
         "balanced_accuracy": (right / present).nanmean(1),
-        "f1": f1[:, 1] if answers.kind == "binary" else f1.nanmean(1),
+        "f1": f1[:, 1] if answers.problem_type == "binary" else f1.nanmean(1),
     }
-    if areas and answers.kind == "binary":
+    if areas and answers.problem_type == "binary":
         result["auroc"] = auroc(answers.output, truth == 1, weights)
     elif areas:
         each = [auroc(probabilities[:, c], truth == c, weights) for c in range(classes)]
@@ -247,9 +247,9 @@ def _draws(rows: int, seed: int) -> Iterator[Tensor]:
         yield torch.zeros_like(ones).scatter_add_(1, drawn, ones)
 
 
-def main_score(kind: str) -> str:
+def main_score(problem_type: str) -> str:
     """Return the name of the score that compares models; higher is better."""
-    return objectives.SCORES[kind]
+    return objectives.SCORES[problem_type]
 
 
 def threshold(answers: Answers) -> float:
@@ -276,7 +276,7 @@ def confusion(answers: Answers) -> list[list[int]]:
     Multilabel: for each label [[true negative, false positive], [false negative, true positive]].
     """
     truth, predicted = answers.truth, answers.predicted
-    if answers.kind == "multilabel":
+    if answers.problem_type == "multilabel":
         kinds = 2 * truth + predicted  # [N, C]
         return [torch.bincount(each, minlength=4).tolist() for each in kinds.t()]
     classes = len(answers.labels)
@@ -291,7 +291,7 @@ def calibration(answers: Answers) -> dict[str, object]:
     items in each bin. Confidence is the probability of the predicted label. For binary and
     multilabel it is the probability of the (second) label, compared with how often it is true.
     """
-    if answers.kind in ("binary", "multilabel"):
+    if answers.problem_type in ("binary", "multilabel"):
         confidence, right = answers.output.flatten(), answers.truth.flatten() == 1
     else:
         confidence, right = answers.output.max(-1).values, answers.predicted == answers.truth

@@ -40,7 +40,7 @@ def run_rows(
     split: str = "test",
     *,
     on_bad_row: str | None = None,
-    workers: int = 0,
+    num_workers: int = 0,
 ) -> Rows:
     """Load the rows to evaluate a run on.
 
@@ -52,7 +52,7 @@ def run_rows(
         split: the split to load; val if the run's own table has no such rows.
         on_bad_row: "error" or "skip". Defaults to the run's own setting for its own table, else to
             "error".
-        workers: the number of processes that decode files.
+        num_workers: the number of processes that decode files.
 
     Raises:
         ConfigError: the run's own table is unknown, has changed, or has no such rows.
@@ -80,7 +80,7 @@ def run_rows(
         split = split if chosen else "all rows"
         chosen = chosen or list(range(len(table.rows)))
     on_bad_row = home.on_bad_row(on_bad_row) if own else on_bad_row or "error"
-    examples = preprocessor.load(table, chosen, on_bad_row=on_bad_row, workers=workers)
+    examples = preprocessor.load(table, chosen, on_bad_row=on_bad_row, num_workers=num_workers)
     skipped = [*table.skipped, *examples.skipped]
     return Rows(
         config,
@@ -89,7 +89,7 @@ def run_rows(
         str(table.path),
         [table.rows[number].where for number in examples.rows],
         examples,
-        None if own and split == "val" else home.val(preprocessor, workers),
+        None if own and split == "val" else home.val(preprocessor, num_workers),
         [{"where": where, "error": error} for where, error in skipped],
     )
 
@@ -133,7 +133,7 @@ class _Home:
             self.config.manifest,
             dict(self.config.columns),
             self.config.root or None,
-            kind=self.config.model.kind,
+            problem_type=self.config.model.problem_type,
             on_bad_row=self.on_bad_row(on_bad_row),
         )
 
@@ -156,19 +156,21 @@ class _Home:
             )
         return parts
 
-    def val(self, preprocessor: Preprocessor, workers: int) -> Examples | None:
+    def val(self, preprocessor: Preprocessor, num_workers: int) -> Examples | None:
         """Load the validation rows, if they still exist and a threshold is tuned on them."""
-        if self.config.model.kind != "binary":
+        if self.config.model.problem_type != "binary":
             return None
         try:
             table = self.table()
             rows = self.parts(table).get("val", [])
         except ConfigError:
             return None
-        return preprocessor.load(table, rows, on_bad_row=self.on_bad_row(), workers=workers)
+        return preprocessor.load(table, rows, on_bad_row=self.on_bad_row(), num_workers=num_workers)
 
 
 def _other(source: Any, config: RunConfig, on_bad_row: str | None) -> Manifest:
     """Read another table: columns are named as in training, except its own split and group."""
     columns = {role: name for role, name in config.columns.items() if role not in _OF_SPLITTING}
-    return read_manifest(source, columns, kind=config.model.kind, on_bad_row=on_bad_row or "error")
+    return read_manifest(
+        source, columns, problem_type=config.model.problem_type, on_bad_row=on_bad_row or "error"
+    )

@@ -66,8 +66,8 @@ def explain_run(
     several = len(config.model.modalities) > 1
     result: dict[str, Any] = {
         "model": name,
-        "kind": config.model.kind,
-        "score": metrics.main_score(config.model.kind),
+        "problem_type": config.model.problem_type,
+        "score": metrics.main_score(config.model.problem_type),
         "split": rows.split,
         "rows": len(rows.examples),
         "skipped": rows.skipped,
@@ -104,7 +104,7 @@ def ablation(
     remains realistic and only the combination is wrong.
     """
     modalities = rows.config.model.modalities
-    score = metrics.main_score(rows.config.model.kind)
+    score = metrics.main_score(rows.config.model.problem_type)
     generator = torch.Generator().manual_seed(seed)
 
     def judged(change: perturbations.Change | None) -> float | None:
@@ -145,7 +145,7 @@ def choose(
     """Choose random rows, half of them predicted wrongly if there are enough; regression: any."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(rows.examples), generator=generator).tolist()
-    if rows.config.model.kind == "regression":
+    if rows.config.model.problem_type == "regression":
         return sorted(order[:count])
     answers = answer(network, rows.config, rows.examples, device)
     same = answers.predicted == answers.truth
@@ -202,17 +202,17 @@ def _judge(rows: Rows, logits: Tensor, label: Tensor) -> tuple[attribution.Judge
     It is the logit of the predicted label. Kind "steps": of the last step with a label.
     Multilabel: of the most probable label.
     """
-    config, kind = rows.config, rows.config.model.kind
+    config, problem_type = rows.config, rows.config.model.problem_type
     names = config.labels
     description: dict[str, Any]
-    if kind == "regression":
+    if problem_type == "regression":
         scale = config.target
         description = {
             "truth": written(float(restore(label[0], scale)), scale),
             "answer": written(float(restore(logits[0, 0], scale)), scale),
         }
         return (lambda found: found[0, 0]), description
-    if kind == "binary":
+    if problem_type == "binary":
         answered = int(logits[0, 0] > 0)
         sign = 1 if answered else -1
         chance = float((sign * logits[0, 0]).sigmoid())
@@ -220,7 +220,7 @@ def _judge(rows: Rows, logits: Tensor, label: Tensor) -> tuple[attribution.Judge
         return (lambda found: sign * found[0, 0]), description | {
             "probability": metrics.plain(chance)
         }
-    if kind == "multilabel":
+    if problem_type == "multilabel":
         chances = logits[0].sigmoid()
         likeliest = int(chances.argmax())
         description = {
@@ -232,7 +232,7 @@ def _judge(rows: Rows, logits: Tensor, label: Tensor) -> tuple[attribution.Judge
             "probability": metrics.plain(float(chances[likeliest])),
         }
         return (lambda found: found[0, likeliest]), description
-    if kind == "steps":
+    if problem_type == "steps":
         step = int((label[0] != IGNORE).nonzero()[-1])
         answered = int(logits[0, step].argmax())
         description = {

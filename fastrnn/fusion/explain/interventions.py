@@ -59,7 +59,7 @@ def emap(
     features = network.encode(batch)
     logits = answered(network, features, batch)
     projection = additive(network, features, batch, generator)
-    score = metrics.main_score(config.model.kind)
+    score = metrics.main_score(config.model.problem_type)
     whole, additively = (_answers(config, each, batch) for each in (logits, projection))
     same = (whole.predicted == additively.predicted).double().mean()
     gain = metrics.difference(whole, additively, score, seed)
@@ -68,7 +68,9 @@ def emap(
         "score": metrics.plain(metrics.value(whole, score)),
         "additive": metrics.plain(metrics.value(additively, score)),
         "gain": gain.to_json(),
-        "same_answers": None if config.model.kind == "regression" else metrics.plain(float(same)),
+        "same_answers": None
+        if config.model.problem_type == "regression"
+        else metrics.plain(float(same)),
     }
 
 
@@ -125,7 +127,9 @@ def _alike(examples: Examples, most: int, generator: torch.Generator) -> list[in
 
 def _answers(config: RunConfig, logits: Tensor, batch: Batch) -> Answers:
     output, truth, row = items(config, logits, batch["label"].cpu())
-    return Answers(config.model.kind, config.labels, output, truth, row, len(batch["label"]))
+    return Answers(
+        config.model.problem_type, config.labels, output, truth, row, len(batch["label"])
+    )
 
 
 @torch.no_grad()
@@ -156,8 +160,8 @@ def swap_state(
 
     An LSTM's state is h and c.
 
-    For kind "steps", `after` gives for each step after the swap how often the prediction is what
-    the donor predicted just before the swap. It counts rows whose own prediction differs, if both
+    For steps, `after` gives for each step after the swap how often the prediction is what the donor
+    predicted just before the swap. It counts rows whose own prediction differs, if both
     rows had a label by then. For other kinds, the one prediction of each row counts.
 
     Returns:
@@ -189,7 +193,7 @@ def swap_state(
     erased = resumed(mapped(torch.zeros_like, state))
     host, other = said(config, whole), said(config, swapped)
     result: dict[str, Any] = {"step": half, "rows": len(rows)}
-    if config.model.kind == "steps":
+    if config.model.problem_type == "steps":
         asked = batch["label"][rows] != IGNORE
         memory = said(config, network.answer(h_of(state)[0]))[giving]
         result["after"] = []
@@ -200,9 +204,9 @@ def swap_state(
     else:
         result |= follow(config, host, host[giving], other, torch.ones_like(rows, dtype=torch.bool))
     label = batch["label"][rows]
-    if config.model.kind == "steps":
+    if config.model.problem_type == "steps":
         label = label[:, half : half + host.shape[1]]
-    score = metrics.main_score(config.model.kind)
+    score = metrics.main_score(config.model.problem_type)
     for name, logits in (("score", whole), ("score_erased", erased)):
         value = metrics.value(_answers(config, logits, {"label": label}), score)
         result[name] = metrics.plain(value)
@@ -211,9 +215,9 @@ def swap_state(
 
 def said(config: RunConfig, logits: Tensor) -> Tensor:
     """Return the prediction: the label index, [B] or [B, T]; multilabel [B, C]; else the value."""
-    if config.model.kind == "regression":
+    if config.model.problem_type == "regression":
         return logits[..., 0]
-    return objectives.predict(config.model.kind, logits)
+    return objectives.predict(config.model.problem_type, logits)
 
 
 def follow(
@@ -229,7 +233,7 @@ def follow(
     if valid.dim() < host.dim():
         valid = valid[..., None].expand_as(host)
     differ = (host != donor) & valid
-    if config.model.kind == "regression":
+    if config.model.problem_type == "regression":
         to_donor = (swapped - donor).abs() < (swapped - host).abs()
         to_host = ~to_donor
     else:

@@ -4,7 +4,7 @@ A file is read, decoded, predicted and written one block of rows at a time, so m
 with its size. The output appears under its name only when it is complete. It has one record per
 row, with `row`, the row's number in the table from 0, and these fields:
 
-| kind | fields |
+| problem_type | fields |
 |---|---|
 | binary, multiclass | label: the predicted label; probabilities: {label: probability} |
 | multilabel | label: a list of the labels above the threshold; probabilities |
@@ -64,7 +64,7 @@ class Predictor:
         columns: Mapping[str, str] | None = None,
         root: str | os.PathLike[str] | None = None,
         on_bad_row: str = "error",
-        workers: int = 0,
+        num_workers: int = 0,
     ) -> list[Record]:
         """Predict the rows of a DataFrame.
 
@@ -74,7 +74,7 @@ class Predictor:
             root: the folder that paths are relative to and must stay inside. Defaults to the
                 current folder.
             on_bad_row: "error" or "skip".
-            workers: the number of processes that decode files.
+            num_workers: the number of processes that decode files.
 
         Returns:
             One record per row, in the order of the row numbers.
@@ -86,8 +86,10 @@ class Predictor:
             return []
         frame = frame.rename(columns=lambda name: composed(str(name).strip()))
         frame, roles = self._inputs(frame, columns or {})
-        kind = self.config.model.kind
-        table = read_manifest(frame, roles, root, kind=kind, labelled=False, on_bad_row=on_bad_row)
+        problem_type = self.config.model.problem_type
+        table = read_manifest(
+            frame, roles, root, problem_type=problem_type, labelled=False, on_bad_row=on_bad_row
+        )
         self._check(table)
         numbers = {f"row {number}": number for number in frame.index}
         bad = BadRows(on_bad_row)
@@ -102,7 +104,9 @@ class Predictor:
                         "--modality-dropout"
                     )
                 usable.append(index)
-        examples = self.preprocessor.load(table, usable, on_bad_row=on_bad_row, workers=workers)
+        examples = self.preprocessor.load(
+            table, usable, on_bad_row=on_bad_row, num_workers=num_workers
+        )
         there = [table.rows[index].where for index in examples.rows]
         records: list[Record] = []
         for where, values in zip(there, self._answers(examples), strict=True):
@@ -125,7 +129,7 @@ class Predictor:
         columns: Mapping[str, str] | None = None,
         root: str | os.PathLike[str] | None = None,
         on_bad_row: str = "error",
-        workers: int = 0,
+        num_workers: int = 0,
         block: int = BLOCK,
     ) -> Iterator[list[Record]]:
         """Predict the rows of a CSV, JSONL or Parquet file, in blocks of `block` rows.
@@ -152,7 +156,7 @@ class Predictor:
                 columns=columns,
                 root=path.parent if root is None else root,
                 on_bad_row=on_bad_row,
-                workers=workers,
+                num_workers=num_workers,
             )
             if damaged is not None:
                 raise each.damaged[damaged]
@@ -209,13 +213,13 @@ class Predictor:
     def _answers(self, examples: Examples) -> Iterator[Tensor]:
         """Yield `objectives.answers` for each example in order, without padding steps."""
         network = self.network.to(self.device).eval()
-        kind, target = self.config.model.kind, self.config.target
+        problem_type, target = self.config.model.problem_type, self.config.target
         for start in range(0, len(examples), _BATCH):
             rows = range(start, min(start + _BATCH, len(examples)))
             batch = {name: each.to(self.device) for name, each in examples.collate(rows).items()}
             with torch.no_grad():
-                found = objectives.answers(kind, network(batch), target)
-            if kind != "steps":
+                found = objectives.answers(problem_type, network(batch), target)
+            if problem_type != "steps":
                 yield from found
                 continue
             for values, steps in zip(found, batch["steps"].sum(1).tolist(), strict=True):
@@ -223,19 +227,19 @@ class Predictor:
 
 
 def _record(config: RunConfig, values: Tensor, threshold: float) -> Record:
-    kind, labels = config.model.kind, config.labels
-    if kind == "regression":
+    problem_type, labels = config.model.problem_type, config.labels
+    if problem_type == "regression":
         return {"value": float(values)}
-    if kind == "binary":
+    if problem_type == "binary":
         second = float(values)
         named = _named(labels, (1 - second, second))
         return {"label": labels[second > threshold], "probabilities": named}
-    if kind == "multilabel":
+    if problem_type == "multilabel":
         chosen = [
             name for name, each in zip(labels, values.tolist(), strict=True) if each > threshold
         ]
         return {"label": chosen, "probabilities": _named(labels, values.tolist())}
-    if kind == "steps":
+    if problem_type == "steps":
         return {
             "label": [labels[each] for each in values.argmax(-1).tolist()],
             "probabilities": [_named(labels, row) for row in values.tolist()],
@@ -268,7 +272,7 @@ def predict_file(
     columns: Mapping[str, str] | None = None,
     root: Path | None = None,
     on_bad_row: str = "error",
-    workers: int = 0,
+    num_workers: int = 0,
     block: int = BLOCK,
     tell: Callable[[int], None] | None = None,
 ) -> Counts:
@@ -280,7 +284,7 @@ def predict_file(
             own folder.
         on_bad_row: "error" stops at the first row that cannot be used and writes nothing; "skip"
             writes the reason in place of the row's prediction.
-        workers: the number of processes that decode files.
+        num_workers: the number of processes that decode files.
         block: rows in memory at once.
         tell: called after each block with the number of rows done so far.
 
@@ -295,7 +299,12 @@ def predict_file(
     ending = target.suffix.lower()
     with atomic(target) as part, closing(writer(part, ending, predictor.config)) as output:
         blocks = predictor.file(
-            source, columns=columns, root=root, on_bad_row=on_bad_row, workers=workers, block=block
+            source,
+            columns=columns,
+            root=root,
+            on_bad_row=on_bad_row,
+            num_workers=num_workers,
+            block=block,
         )
         for records in blocks:
             output.write(records)

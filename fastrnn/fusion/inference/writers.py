@@ -65,15 +65,15 @@ class ParquetWriter:
 
 def schema(config: RunConfig) -> pa.Schema:
     """Return the schema of a Parquet file of predictions."""
-    kind = config.model.kind
-    if kind == "regression":
+    problem_type = config.model.problem_type
+    if problem_type == "regression":
         answer = [("value", pa.float64())]
     else:
         label: Any = pa.string()
         named: Any = pa.struct([(name, pa.float64()) for name in config.labels])
         answer = [
-            ("label", label if kind in ("binary", "multiclass") else pa.list_(label)),
-            ("probabilities", pa.list_(named) if kind == "steps" else named),
+            ("label", label if problem_type in ("binary", "multiclass") else pa.list_(label)),
+            ("probabilities", pa.list_(named) if problem_type == "steps" else named),
         ]
     return pa.schema([("row", pa.int64()), *answer, ("error", pa.string())])
 

@@ -37,11 +37,11 @@ class FusionNetwork(nn.Module):
         )
         sizes = {name: features_of(encoder) for name, encoder in self.encoders.items()}
         self.fusion = FUSIONS[config.fusion](config, sizes)
-        steps = "all" if config.kind == "steps" else "last"
+        steps = "all" if config.problem_type == "steps" else "last"
         self.head = readout(config.cell, self.fusion.features, config.hidden, config.outputs, steps)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the logits: [B, C], or [B, T, C] for kind "steps".
+        """Return the logits: [B, C], or [B, T, C] for steps.
 
         In training, `modality_dropout` treats some modalities of some rows as missing.
         """

@@ -62,7 +62,7 @@ def write_report(folder: str | Path) -> Path:
         _again(folder, config),
     ]
     name = folder.resolve().name
-    title = f"{name}: {' and '.join(config.model.modalities)}, {config.model.kind}"
+    title = f"{name}: {' and '.join(config.model.modalities)}, {config.model.problem_type}"
     path = folder / REPORT
     files.write(path, html.whole(title, join(sections)))
     return path
@@ -112,7 +112,7 @@ def _run(folder: Path, config: RunConfig, evaluation: dict[str, Any] | None) -> 
         out = Counter(each.get("split") for each in listed)
         sizes = {name: len(each) - out[name] for name, each in parts.items()}
         rows.append(("split", ", ".join(f"{size:,} {name}" for name, size in sizes.items())))
-    rows.append(("labels", f"{model.kind}: {_labels(config)}"))
+    rows.append(("labels", f"{model.problem_type}: {_labels(config)}"))
     if evaluation and evaluation["skipped"]:
         rows.append(
             ("skipped", f"{plural(len(evaluation['skipped']), 'row')} that could not be used")
@@ -126,15 +126,15 @@ def _run(folder: Path, config: RunConfig, evaluation: dict[str, Any] | None) -> 
     rows.append(
         (
             "training",
-            f"{plural(train.epochs, 'epoch')}, batch size {train.batch}, learning rate "
-            f"{train.rate:g} ({train.schedule}), seed {train.seed}, {train.precision}",
+            f"{plural(train.epochs, 'epoch')}, batch size {train.batch_size}, learning rate "
+            f"{train.learning_rate:g} ({train.schedule}), seed {train.seed}, {train.precision}",
         )
     )
     return section("Run", table(None, rows, kind="facts"))
 
 
 def _labels(config: RunConfig) -> str:
-    if config.model.kind == "regression":
+    if config.model.problem_type == "regression":
         return "a number"
     names = ", ".join(config.labels[:12])
     return names if len(config.labels) <= 12 else f"{names}, … ({len(config.labels)} labels)"
@@ -188,7 +188,7 @@ def _drawn(folder: Path, evaluation: dict[str, Any]) -> Iterator[tuple[Path, str
     if "points" in entry:
         plot.scatter(place / "scatter.png", entry["points"])
         yield place / "scatter.png", "true and predicted values"
-    if "confusion" in entry and evaluation["kind"] != "multilabel":
+    if "confusion" in entry and evaluation["problem_type"] != "multilabel":
         plot.confusion(place / "confusion.png", entry["confusion"], evaluation["labels"])
         yield place / "confusion.png", "confusion matrix: predicted labels by true label"
     if "roc" in entry:
@@ -201,7 +201,7 @@ def _drawn(folder: Path, evaluation: dict[str, Any]) -> Iterator[tuple[Path, str
         yield place / "roc.png", "receiver operating characteristic"
     if "calibration" in entry:
         found = entry["calibration"]
-        second = evaluation["kind"] in ("binary", "multilabel")
+        second = evaluation["problem_type"] in ("binary", "multilabel")
         name = "predicted probability" if second else "confidence of the prediction"
         plot.reliability(place / "reliability.png", found["bins"], name)
         error = number(found["ece"])

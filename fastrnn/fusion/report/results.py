@@ -15,7 +15,7 @@ def commonest(run: Run) -> float | None:
 
     None for kinds "regression" and "multilabel".
     """
-    if run.config.model.kind not in ("binary", "multiclass", "steps"):
+    if run.config.model.problem_type not in ("binary", "multiclass", "steps"):
         return None
     labels = run.config.labels
     counts = [0] * len(labels)
@@ -37,7 +37,7 @@ def results(run: Run) -> Table:
     """Create the table of results, one row for each model."""
     split = "test" if "test" in run.examples else "val"
     rows = len(run.examples[split])
-    score = SCORES[run.config.model.kind]
+    score = SCORES[run.config.model.problem_type]
     title = f"{score[0].upper()}{score[1:]} on {plural(rows, f'{split} row')}"
     table = Table(title=title, title_justify="left")
     table.add_column("model")

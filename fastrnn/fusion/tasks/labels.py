@@ -1,4 +1,4 @@
-"""The kind of problem, inferred from the labels.
+"""The problem type, inferred from the labels.
 
 binary, multiclass   one name per row; two different names in all, or more
 multilabel           any number of names per row: a|b|c, or a JSON list; [] for none
@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ..config.schema import KINDS
+from ..config.schema import PROBLEM_TYPES
 from ..errors import ConfigError, FusionError
 from .scale import LARGEST
 
@@ -24,18 +24,20 @@ _SHOWN = 20  # labels listed in a summary
 _FEW = 20  # up to this many different numbers are taken for class names
 
 
-def check_kind(kind: str | None) -> None:
-    """Check that a kind is known.
+def check_problem_type(problem_type: str | None) -> None:
+    """Check that a problem type is known.
 
     Raises:
         ConfigError: it is unknown; the message lists the known kinds.
     """
-    if kind is not None and kind not in KINDS:
-        raise ConfigError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    if problem_type is not None and problem_type not in PROBLEM_TYPES:
+        raise ConfigError(
+            f"problem_type must be one of {', '.join(PROBLEM_TYPES)}; got {problem_type!r}"
+        )
 
 
-def infer_kind(labels: Sequence[Label]) -> str:
-    """Infer the kind from the labels.
+def infer_problem_type(labels: Sequence[Label]) -> str:
+    """Infer the problem type from the labels.
 
     The first label decides whether labels are lists. A name with a | makes all labels multilabel.
     Numbers are a regression if some are not whole and more than 20 are different.
@@ -54,19 +56,19 @@ def infer_kind(labels: Sequence[Label]) -> str:
     return "binary" if len(names) <= 2 else "multiclass"
 
 
-def settle(label: Label, kind: str) -> Label:
-    """Convert a label to its kind's form: a tuple of names for multilabel and steps, else a name.
+def settle(label: Label, problem_type: str) -> Label:
+    """Convert a label to its form: a tuple of names for multilabel and steps, else a name.
 
     Raises:
-        FusionError: the label does not fit the kind; the message says what to write.
+        FusionError: the label does not fit the problem type; the message says what to write.
     """
-    if kind == "multilabel":
+    if problem_type == "multilabel":
         parts = label.split(SEPARATOR) if isinstance(label, str) else label
         names = [canonical(part.strip()) for part in parts if part is not None and part.strip()]
         if isinstance(label, str) and not names:
             raise FusionError(f"{label!r} contains no label; write [] for a row without labels")
         return tuple(dict.fromkeys(names))
-    if kind == "steps":
+    if problem_type == "steps":
         if isinstance(label, str):
             raise FusionError("got one label; write a list with one label per step")
         if all(each is None for each in label):
@@ -74,10 +76,12 @@ def settle(label: Label, kind: str) -> Label:
         return label
     if not isinstance(label, str):
         raise FusionError("got a list of labels; write one label")
-    if kind == "regression":
+    if problem_type == "regression":
         value = number(label)
         if value is None:
-            raise FusionError(f"{label!r} is not a finite number; fix it, or choose another kind")
+            raise FusionError(
+                f"{label!r} is not a finite number; fix it, or choose another problem type"
+            )
         if abs(value) > LARGEST:
             raise FusionError(f"{label} is beyond ±{LARGEST:g}; use larger units for the label")
     return label
@@ -103,23 +107,23 @@ def canonical(name: str) -> str:
     return name.lower() if name in ("True", "False") else name
 
 
-def regression_hint(kind: str, labels: Sequence[Label]) -> str:
+def regression_hint(problem_type: str, labels: Sequence[Label]) -> str:
     """Return a hint if labels look like amounts rather than class names, else ""."""
     names = {label for label in labels if isinstance(label, str)}
-    if kind != "multiclass" or 2 * len(names) <= len(labels):
+    if problem_type != "multiclass" or 2 * len(names) <= len(labels):
         return ""
     if any(number(name) is None for name in names):
         return ""
     return (
         f"{len(names)} of {len(labels)} labels are different numbers; if they are amounts, use "
-        "--kind regression"
+        "--problem-type regression"
     )
 
 
-def summary(kind: str, labels: Iterable[Label]) -> str:
+def summary(problem_type: str, labels: Iterable[Label]) -> str:
     """Return the labels and their counts as text; for a regression, the range."""
     names = Counter(name for label in labels for name in names_of(label))
-    if kind == "regression":
+    if problem_type == "regression":
         values = [float(name) for name in names]
         return f"{min(values):g} to {max(values):g}, {len(values)} different" if values else "none"
     shown = [f"{name} {names[name]}" for name in sort_names(names)[:_SHOWN]]

@@ -1,8 +1,8 @@
-"""Losses, predictions and scores for each kind of label.
+"""Losses, predictions and scores for each problem type.
 
 Symbols: B rows, T steps, C labels.
 
-| kind | logits | label | |
+| problem_type | logits | label | |
 |---|---|---|---|
 | binary | [B, 1] | int64 [B] | the logit of the second label |
 | multiclass | [B, C] | int64 [B] | |
@@ -25,7 +25,7 @@ from torchmetrics.regression import R2Score
 from ..data.processor import IGNORE
 from .scale import Scale, restore
 
-#: The name of each kind's score; higher is better.
+#: The name of each problem type's score; higher is better.
 SCORES = {
     "binary": "accuracy",
     "multiclass": "accuracy",
@@ -35,7 +35,7 @@ SCORES = {
 }
 
 
-def loss(kind: str, logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+def loss(problem_type: str, logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
     """Compute the mean loss over rows, rows and labels (multilabel), or steps with a label.
 
     The loss is 0 if no step of the batch has a label.
@@ -46,15 +46,15 @@ def loss(kind: str, logits: Tensor, label: Tensor, weight: Tensor | None = None)
             label in the weighted mean. For binary ([1]) and multilabel, the weight of a present
             label; an absent one has weight 1. Not used for regression.
     """
-    if kind == "binary":
+    if problem_type == "binary":
         target = label.to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits[:, 0], target, pos_weight=weight)
-    if kind == "multilabel":
+    if problem_type == "multilabel":
         target = label.to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
-    if kind == "regression":
+    if problem_type == "regression":
         return F.mse_loss(logits[:, 0], label.to(logits.dtype))
-    if kind == "multiclass":
+    if problem_type == "multiclass":
         return F.cross_entropy(logits, label, weight)
     logits, label = logits.flatten(0, -2), label.flatten()
     scored = label != IGNORE
@@ -64,42 +64,42 @@ def loss(kind: str, logits: Tensor, label: Tensor, weight: Tensor | None = None)
     return total / torch.where(share > 0, share, 1)
 
 
-def predict(kind: str, logits: Tensor) -> Tensor:
+def predict(problem_type: str, logits: Tensor) -> Tensor:
     """Return the prediction for each row or step.
 
     Returns:
         The index of the label, int64 [B] or [B, T]; for multilabel int64 [B, C] of 0 and 1; for
         regression the standardised number [B].
     """
-    if kind == "regression":
+    if problem_type == "regression":
         return logits[:, 0]
-    if kind == "binary":
+    if problem_type == "binary":
         return (logits[:, 0] > 0).long()
-    return (logits > 0).long() if kind == "multilabel" else logits.argmax(-1)
+    return (logits > 0).long() if problem_type == "multilabel" else logits.argmax(-1)
 
 
-def probabilities(kind: str, logits: Tensor) -> Tensor:
+def probabilities(problem_type: str, logits: Tensor) -> Tensor:
     """Return the probabilities of the labels.
 
     Returns:
         Binary: [B], of the second label. Multiclass and multilabel: [B, C]. Steps: [B, T, C].
         Regression has no probabilities and returns the number itself, [B].
     """
-    if kind == "regression":
+    if problem_type == "regression":
         return logits[:, 0]
-    if kind == "binary":
+    if problem_type == "binary":
         return logits[:, 0].sigmoid()
-    return logits.sigmoid() if kind == "multilabel" else logits.softmax(-1)
+    return logits.sigmoid() if problem_type == "multilabel" else logits.softmax(-1)
 
 
-def answers(kind: str, logits: Tensor, scale: Scale | None = None) -> Tensor:
+def answers(problem_type: str, logits: Tensor, scale: Scale | None = None) -> Tensor:
     """Return `probabilities` in float64, and for a regression the numbers in the label's units.
 
     Args:
         scale: mean and deviation of a regression's training labels.
     """
-    found = probabilities(kind, logits.cpu().double())  # some devices have no float64
-    return restore(found, scale) if kind == "regression" else found
+    found = probabilities(problem_type, logits.cpu().double())  # some devices have no float64
+    return restore(found, scale) if problem_type == "regression" else found
 
 
 class _R2(R2Score):
@@ -111,20 +111,20 @@ class _R2(R2Score):
         return super().compute()
 
 
-def metric(kind: str, labels: int) -> Metric:
-    """Create the metric of a kind's score (see `SCORES`).
+def metric(problem_type: str, labels: int) -> Metric:
+    """Create the metric of a problem type's score (see `SCORES`).
 
-    Update it with (predict(kind, logits), label). It is R² for regression, else the accuracy over
-    rows, over steps with a label, or over rows × labels.
+    Update it with (predict(problem_type, logits), label). It is R² for regression, else accuracy
+    over rows, over steps with a label, or over rows × labels.
     """
-    if kind == "regression":
+    if problem_type == "regression":
         return _R2()
     options: dict[str, Any] = {"average": "micro", "validate_args": False}
-    if kind == "multilabel":
+    if problem_type == "multilabel":
         return MultilabelAccuracy(labels, **options)
     return MulticlassAccuracy(labels, ignore_index=IGNORE, **options)
 
 
-def outputs(kind: str, labels: int) -> int:
-    """Return the number of logits of a kind."""
-    return 1 if kind in ("binary", "regression") else labels
+def outputs(problem_type: str, labels: int) -> int:
+    """Return the number of logits of a problem type."""
+    return 1 if problem_type in ("binary", "regression") else labels

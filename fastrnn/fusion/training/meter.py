@@ -37,19 +37,19 @@ class Score:
 class Meter:
     """Accumulates the batches of one pass. Every process has a Meter; `score` combines them."""
 
-    def __init__(self, kind: str, outputs: int, device: torch.device) -> None:
-        self.kind = kind
+    def __init__(self, problem_type: str, outputs: int, device: torch.device) -> None:
+        self.problem_type = problem_type
         # MeanMetric with nan_strategy="disable" ignores weights.
         self._loss = SumMetric(nan_strategy="disable").to(device)
         self._mass = SumMetric(nan_strategy="disable").to(device)
-        labels = 2 if kind == "binary" else outputs  # one logit distinguishes two labels
-        self._metric = objectives.metric(kind, labels).to(device)
+        labels = 2 if problem_type == "binary" else outputs  # one logit distinguishes two labels
+        self._metric = objectives.metric(problem_type, labels).to(device)
 
     def add(self, loss: Tensor, mass: float, logits: Tensor, label: Tensor) -> None:
         """Add a batch: its mean loss over `mass` (see `masses`) and its predictions."""
         self._loss.update(loss * mass)
         self._mass.update(mass)
-        self._metric.update(objectives.predict(self.kind, logits), label)
+        self._metric.update(objectives.predict(self.problem_type, logits), label)
 
     def score(self) -> Score:
         """Return the score over all processes. All processes must call it together."""
@@ -77,7 +77,7 @@ class Meter:
         return {"loss": self._loss, "mass": self._mass, "metric": self._metric}
 
 
-def weight(kind: str, examples: Examples, outputs: int) -> Tensor:
+def weight(problem_type: str, examples: Examples, outputs: int) -> Tensor:
     """Compute the weights that balance the labels of some rows: the `weight` of objectives.loss.
 
     Returns:
@@ -85,27 +85,27 @@ def weight(kind: str, examples: Examples, outputs: int) -> Tensor:
         multiclass and steps: the inverse of each label's share, divided by C. [C] for multilabel:
         the ratio of rows without the label to rows with it.
     """
-    if kind == "multilabel":
+    if problem_type == "multilabel":
         having = torch.stack(list(examples.labels)).sum(0)
         return (len(examples) - having) / having.clamp_min(1)
     values = torch.cat([each.flatten() for each in examples.labels])
     counts = torch.bincount(values[values != IGNORE], minlength=max(2, outputs)).clamp_min(1)
-    if kind == "binary":
+    if problem_type == "binary":
         return (counts[:1] / counts[1:]).float()
     return counts.sum() / (counts * len(counts)).float()
 
 
-def masses(kind: str, labels: Sequence[Tensor], weight: Tensor | None = None) -> Tensor:
+def masses(problem_type: str, labels: Sequence[Tensor], weight: Tensor | None = None) -> Tensor:
     """Compute each row's share of the divisor in objectives.loss: float64 [N].
 
     The mean loss of a batch is the mean of the mean losses of its parts, weighted by their masses,
     for any division into parts. A step without a label adds nothing. With `weight`, a label of
     multiclass or steps adds its weight.
     """
-    if kind == "steps":
+    if problem_type == "steps":
         scored = [row[row != IGNORE] for row in labels]
         each = [len(row) if weight is None else weight[row].double().sum() for row in scored]
         return torch.tensor([float(value) for value in each], dtype=torch.float64)
-    if kind == "multiclass" and weight is not None:
+    if problem_type == "multiclass" and weight is not None:
         return weight.double()[torch.stack(list(labels))]
     return torch.ones(len(labels), dtype=torch.float64)

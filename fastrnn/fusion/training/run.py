@@ -51,7 +51,7 @@ def fit(
     *,
     resume: bool = False,
     init_from: str | Path | None = None,
-    workers: int = 0,
+    num_workers: int = 0,
     on_bad_row: str = "error",
     tensorboard: bool = False,
 ) -> Run:
@@ -71,7 +71,7 @@ def fit(
             resumed run is bit-identical to an uninterrupted one, except for its timings.
         init_from: the folder of another run. The model (not its baselines) starts from that run's
             weights where names and shapes agree, and uses that run's tokenizer.
-        workers: number of processes that decode files.
+        num_workers: number of processes that decode files.
         on_bad_row: "skip" to leave out rows whose files cannot be read, and list them in
             skipped.jsonl.
         tensorboard: also write the metrics for TensorBoard.
@@ -98,7 +98,7 @@ def fit(
         "baselines": baselines,
         "init_from": None if init_from is None else str(Path(init_from).resolve()),
         "on_bad_row": on_bad_row,
-        "kind": manifest.kind,
+        "problem_type": manifest.problem_type,
         "rows": interrupted.fingerprint(manifest),
     }
     with interrupted.Lock(folder) as lock:
@@ -114,18 +114,20 @@ def fit(
         describe(manifest, console)
         source = None if init_from is None else checkpoint.load(init_from)
         # Everything in the configuration is known, except vocabulary and variables.
-        known = Preprocessor(data, label_names(manifest, parts["train"]), kind=manifest.kind)
+        known = Preprocessor(
+            data, label_names(manifest, parts["train"]), problem_type=manifest.problem_type
+        )
         expected = variants(configure(manifest, known, options or {}), baselines)
         start = source and (source[0], source[2].model)
         dry_run.check(expected, training, start, accelerator.device)
         preprocessor = _tokenized_alike(
             Preprocessor.fit(
-                manifest, parts["train"], data, on_bad_row=on_bad_row, workers=workers
+                manifest, parts["train"], data, on_bad_row=on_bad_row, num_workers=num_workers
             ),
             folder,
             source,
         )
-        examples = _decode(manifest, parts, preprocessor, workers, on_bad_row, console)
+        examples = _decode(manifest, parts, preprocessor, num_workers, on_bad_row, console)
         describe_split(manifest, examples, training.seed, console)
         model = configure(manifest, preprocessor, options or {})
         config = RunConfig(
@@ -145,7 +147,7 @@ def fit(
             lock.take(make=True)
             if before is None:
                 _keep_earlier_run(folder)  # another call may have begun one in the meantime
-            others = {**_place(manifest), "workers": workers, "tensorboard": tensorboard}
+            others = {**_place(manifest), "num_workers": num_workers, "tensorboard": tensorboard}
             interrupted.begin(folder, call | others)
             checkpoint.save_config(folder, config, preprocessor)
             files.write_json(folder / SPLIT, parts)
@@ -198,12 +200,12 @@ def _decode(
     manifest: Manifest,
     parts: Mapping[str, list[int]],
     preprocessor: Preprocessor,
-    workers: int,
+    num_workers: int,
     on_bad_row: str,
     console: Console,
 ) -> dict[str, Examples]:
     start = time.perf_counter()
-    how: dict[str, Any] = {"workers": workers} if workers else {}
+    how: dict[str, Any] = {"num_workers": num_workers} if num_workers else {}
     if on_bad_row != "error":
         how["on_bad_row"] = on_bad_row
     examples = {name: preprocessor.load(manifest, rows, **how) for name, rows in parts.items()}
@@ -233,14 +235,14 @@ def _list_skipped(folder: Path, manifest: Manifest, examples: Mapping[str, Examp
 
 
 def resume(
-    folder: str | Path, console: Console | None = None, *, workers: int | None = None
+    folder: str | Path, console: Console | None = None, *, num_workers: int | None = None
 ) -> Run:
     """Resume an interrupted run with the arguments of its `fit`.
 
     Args:
         folder: the run's folder.
         console: where to print.
-        workers: number of processes that decode files; as in the `fit` by default.
+        num_workers: number of processes that decode files; as in the `fit` by default.
 
     Raises:
         ConfigError: the folder contains no interrupted run, or its table is not a file.
@@ -258,7 +260,11 @@ def resume(
             "arguments and resume=True"
         )
     manifest = read_manifest(
-        call.manifest, call.columns, call.root, kind=call.kind, on_bad_row=call.on_bad_row
+        call.manifest,
+        call.columns,
+        call.root,
+        problem_type=call.problem_type,
+        on_bad_row=call.on_bad_row,
     )
     return fit(
         manifest,
@@ -270,7 +276,7 @@ def resume(
         console,
         resume=True,
         init_from=call.init_from,
-        workers=call.workers if workers is None else workers,
+        num_workers=call.num_workers if num_workers is None else num_workers,
         on_bad_row=call.on_bad_row,
         tensorboard=call.tensorboard,
     )
@@ -298,7 +304,7 @@ def describe(manifest: Manifest, console: Console) -> None:
     rows = plural(len(manifest.rows) + len(manifest.skipped), "row")
     say(f"{manifest.path}: {rows}{' (sequences of steps)' if manifest.stream else ''}")
     say("  columns: " + ", ".join(f"{role} = {name}" for role, name in manifest.columns.items()))
-    say(f"  labels: {manifest.kind}")
+    say(f"  labels: {manifest.problem_type}")
     for warning in manifest.warnings:
         say(f"  warning: {warning}")
     if manifest.ignored:
@@ -315,7 +321,10 @@ def describe_split(
         for name, each in examples.items()
         for number in each.rows
     ]
-    say(f"  {manifest.kind} labels: " + summary(manifest.kind, [row.label for row in rows]))
+    say(
+        f"  {manifest.problem_type} labels: "
+        + summary(manifest.problem_type, [row.label for row in rows])
+    )
     sizes = ", ".join(f"{len(each)} {name}" for name, each in examples.items())
     how = (
         f"from column {manifest.columns['split']}"
@@ -338,8 +347,8 @@ def configure(
     labels = len(preprocessor.labels)
     return ModelConfig(
         modalities=manifest.modalities,
-        kind=manifest.kind,
-        outputs=objectives.outputs(manifest.kind, labels),
+        problem_type=manifest.problem_type,
+        outputs=objectives.outputs(manifest.problem_type, labels),
         stream=manifest.stream,
         image_size=preprocessor.config.image_size,
         image_channels=preprocessor.config.image_channels,

@@ -60,11 +60,11 @@ class Call(Checked):
     baselines: bool
     init_from: str | None
     on_bad_row: str
-    kind: str
+    problem_type: str
     rows: str  # fingerprint of the rows
     manifest: str  # "" if the manifest was not a file
     root: str
-    workers: int
+    num_workers: int
     tensorboard: bool
 
 

@@ -150,8 +150,8 @@ def prepare(
     Raises:
         ConfigError: the options contradict each other, or do not fit `given`.
     """
-    if training.balance and config.kind == "regression":
-        raise ConfigError("balance does not apply to kind regression; omit it")
+    if training.balance and config.problem_type == "regression":
+        raise ConfigError("balance does not apply to regression; omit it")
     network = build(config)
     taken = None if given is None else transfer.take(network, given)
     transfer.freeze(network, training.freeze, taken)
@@ -183,14 +183,14 @@ class _Loop:
         self.model = self.accelerator.prepare_model(network)
         self.network: nn.Module = self.accelerator.unwrap_model(self.model)
         self.rows = len(examples["train"])
-        self.steps = math.ceil(self.rows / training.batch)
+        self.steps = math.ceil(self.rows / training.batch_size)
         learned = [each for each in self.network.parameters() if each.requires_grad]
-        self.optimizer = torch.optim.Adam(learned, training.rate)
+        self.optimizer = torch.optim.Adam(learned, training.learning_rate)
         self.schedule = _schedule(self.optimizer, training, self.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
         self.weight = _balance(config, training, examples["train"])
         self.masses = {
-            split: meter.masses(config.kind, each.labels, self.weight)
+            split: meter.masses(config.problem_type, each.labels, self.weight)
             for split, each in examples.items()
         }
         if self.weight is not None:
@@ -204,7 +204,7 @@ class _Loop:
     def run(self) -> Trained:
         """Train to the last epoch, or until patience runs out."""
         result, training, name = self.result, self.training, self.result.name
-        done = (self.epoch - 1) * self.rows + min(self.step * training.batch, self.rows)
+        done = (self.epoch - 1) * self.rows + min(self.step * training.batch_size, self.rows)
         self.log.begin(name, training.epochs, self.rows, done)
         while self.epoch <= training.epochs and not self._out_of_patience():
             self._train_epoch()
@@ -235,7 +235,7 @@ class _Loop:
         self.model.train()
         order = shuffled(self.rows, self.training.seed, self.epoch)
         for step in range(self.step, self.steps):
-            rows = order[step * self.training.batch : (step + 1) * self.training.batch]
+            rows = order[step * self.training.batch_size : (step + 1) * self.training.batch_size]
             self._train_step(rows)
             self.step = step + 1
             self.log.advance(len(rows))
@@ -246,7 +246,9 @@ class _Loop:
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         seed_torch(self.training.seed, self.epoch, self.step, process)
         total = float(self.masses["train"][rows].sum())
-        parts = deal(rows, self.training.accumulate * processes)[process::processes]
+        parts = deal(rows, self.training.gradient_accumulation_steps * processes)[
+            process::processes
+        ]
         for number, part in enumerate(parts, 1):
             # Every process runs every backward; without rows, it uses one row with weight 0.
             batch, mass = self._batch("train", part or rows[:1])
@@ -263,7 +265,7 @@ class _Loop:
                     loss = logits.sum() * 0
                 self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.training.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -301,11 +303,13 @@ class _Loop:
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
         if self.weight is None:
-            return objectives.loss(self.config.kind, logits, label)
-        return objectives.loss(self.config.kind, logits, label, self.weight.to(logits.dtype))
+            return objectives.loss(self.config.problem_type, logits, label)
+        return objectives.loss(
+            self.config.problem_type, logits, label, self.weight.to(logits.dtype)
+        )
 
     def _meter(self) -> Meter:
-        return Meter(self.config.kind, self.config.outputs, self.device)
+        return Meter(self.config.problem_type, self.config.outputs, self.device)
 
     def _best_score(self) -> Score | None:
         epochs = self.result.epochs
@@ -320,12 +324,12 @@ class _Loop:
             model=self.result.name,
             epoch=epoch,
             split=split,
-            **{"loss": score.loss, objectives.SCORES[self.config.kind]: score.score},
+            **{"loss": score.loss, objectives.SCORES[self.config.problem_type]: score.score},
             seconds=round(self.result.seconds, 3),
         )
 
     def _tell(self, scores: Scores) -> None:
-        called = objectives.SCORES[self.config.kind]
+        called = objectives.SCORES[self.config.problem_type]
         note = f"train loss {scores['train'].loss:.3f}, val {called} {scores['val'].score:.3f}"
         self.log.epoch(self.epoch, note)
 
@@ -391,11 +395,11 @@ def _schedule(
     if training.schedule == "constant":
         return None
     return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, training.rate, total_steps=training.epochs * steps
+        optimizer, training.learning_rate, total_steps=training.epochs * steps
     )
 
 
 def _balance(config: ModelConfig, training: TrainConfig, examples: Examples) -> Tensor | None:
     if not training.balance:
         return None
-    return meter.weight(config.kind, examples, config.outputs)
+    return meter.weight(config.problem_type, examples, config.outputs)

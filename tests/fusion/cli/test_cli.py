@@ -19,7 +19,7 @@ from fastrnn.fusion.demos import DEMOS
 from fastrnn.fusion.training import run as experiment
 
 TINY = ["--width", "16", "--hidden", "16", "--image-size", "8", "--conv", "4,8", "--grid", "2"]
-TINY += ["--batch", "8", "--mels", "12", "--vocabulary", "256"]
+TINY += ["--batch-size", "8", "--mels", "12", "--vocabulary", "256"]
 
 
 def fit(path, out, *more):
@@ -119,11 +119,14 @@ def test_hostile_option_values_raise_no_traceback(name, tmp_path, monkeypatch, c
         (["--image-channels=2"], "image_channels must be one of 1, 3"),
         (["--conv=4,0"], "conv[1] must be at least 1"),
         (["--strides=2.5"], "strides must be a list such as 2,2; got '2.5'"),
-        (["--rate=0"], "rate must be greater than 0"),
-        (["--batch=4", "--accumulate=3"], "must be a multiple of accumulate 3"),
+        (["--learning-rate=0"], "rate must be greater than 0"),
+        (
+            ["--batch-size=4", "--gradient-accumulation-steps=3"],
+            "must be a multiple of accumulate 3",
+        ),
         (["--out="], "the path is empty; give a path"),
         (["--root=\udcff"], "is not a UTF-8 path"),
-        (["--workers=9999"], "1024"),
+        (["--num-workers=9999"], "1024"),
         (["--epochs=2.5"], "--epochs"),
     ],
 )
@@ -219,7 +222,7 @@ def test_flags_override_the_file_and_the_file_overrides_the_preset(monkeypatch, 
             given_flags = [flag for part in parts for flag in part]
             assert cli.main(["fit", "t.csv", "--out", str(tmp_path / "r"), *given_flags]) == 2
             _, _, data, training, model, *_ = given["args"]
-            assert (training.epochs, training.batch) == (4, 16)
+            assert (training.epochs, training.batch_size) == (4, 16)
             assert model["cell"] == "gru"  # the article preset has another cell
             assert (data.image_size, model["fusion"], model["grid"]) == (224, "concat", 0)
     assert not (tmp_path / "r").exists()

@@ -86,19 +86,19 @@ def test_ctrl_c_prints_how_to_resume(rows, save, tmp_path, monkeypatch, capsys):
     assert len(lines(run / "metrics.jsonl")) == 3
 
 
-@pytest.mark.parametrize("given", [[], ["--workers", "0"]])
+@pytest.mark.parametrize("given", [[], ["--num-workers", "0"]])
 def test_resume_decodes_with_the_given_workers(rows, save, tmp_path, monkeypatch, given):
-    """Without --workers a resumed run uses those of its fit. The results are the same."""
+    """Without --num-workers a resumed run uses those of its fit. The results are the same."""
     run, decode, used = tmp_path / "run", experiment._decode, []
 
-    def decoding(manifest, parts, preprocessor, workers, *others):
-        used.append(workers)
+    def decoding(manifest, parts, preprocessor, num_workers, *others):
+        used.append(num_workers)
         return decode(manifest, parts, preprocessor, 0, *others)
 
     monkeypatch.setattr(experiment, "_decode", decoding)
     with monkeypatch.context() as patch:
         interrupted(patch, 1)
-        assert fit(save(rows), run, "--no-baselines", "--workers", "1") == 130
+        assert fit(save(rows), run, "--no-baselines", "--num-workers", "1") == 130
     assert cli.main(["fit", "--resume", str(run), *given]) == 0
     assert used == [1, 0 if given else 1]
 

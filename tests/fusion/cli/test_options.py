@@ -10,11 +10,15 @@ from fastrnn.fusion import ConfigError, DataConfig, ModelConfig, TrainConfig
 from fastrnn.fusion.config import options
 
 # Fields that follow from the rows and labels, or from the data options (image_size, ...).
-DECIDED = {"modalities", "kind", "outputs", "stream", "variables", "missing"}
+DECIDED = {"modalities", "problem_type", "outputs", "stream", "variables", "missing"}
 
 
 def test_every_other_field_is_an_option():
-    names = {each.name for kind in (DataConfig, ModelConfig, TrainConfig) for each in fields(kind)}
+    names = {
+        each.name
+        for problem_type in (DataConfig, ModelConfig, TrainConfig)
+        for each in fields(problem_type)
+    }
     assert set(options.NAMES) == names - DECIDED
 
 
@@ -61,7 +65,7 @@ def test_a_file_is_converted_to_flags(tmp_path):
     known = {*options.NAMES, "out", "baselines"}
     assert options.read_yaml(path, known) == {
         "image_size": "16",
-        "rate": "1e-3",
+        "learning_rate": "1e-3",
         "conv": "4,8",
         "freeze": "text,fusion",
         "encoders": "image=mine,text=yours",

@@ -42,9 +42,12 @@ def model(**options):
         (lambda: model(modality_dropout=1), "less than 1"),
         (lambda: ModelConfig("image"), "modalities must be a list; got 'image'"),
         (lambda: ModelConfig(("video",)), r"modalities\[0\] must be one of audio, image"),
-        (lambda: TrainConfig(rate=10**400), "rate must be a number; got one that is too large"),
+        (
+            lambda: TrainConfig(learning_rate=10**400),
+            "rate must be a number; got one that is too large",
+        ),
         (lambda: TrainConfig(freeze="text"), "freeze must be a list"),
-        (lambda: TrainConfig(batch=3, accumulate=2), "must be a multiple"),
+        (lambda: TrainConfig(batch_size=3, gradient_accumulation_steps=2), "must be a multiple"),
     ],
 )
 def test_invalid_field_values(make, said):
@@ -52,19 +55,19 @@ def test_invalid_field_values(make, said):
         make()
 
 
-@pytest.mark.parametrize("kind", [DataConfig, ModelConfig, TrainConfig])
-def test_every_number_has_a_range(kind):
+@pytest.mark.parametrize("problem_type", [DataConfig, ModelConfig, TrainConfig])
+def test_every_number_has_a_range(problem_type):
     """Upper bounds keep an untrusted file from using all memory."""
-    hints = get_type_hints(kind, include_extras=True)
-    plain = [each.name for each in fields(kind) if hints[each.name] in (int, float)]
-    assert plain == (["seed"] if kind is TrainConfig else [])
+    hints = get_type_hints(problem_type, include_extras=True)
+    plain = [each.name for each in fields(problem_type) if hints[each.name] in (int, float)]
+    assert plain == (["seed"] if problem_type is TrainConfig else [])
 
 
 def complete():
     return RunConfig(
         DataConfig(window_ms=25),
         model(conv=[4, 8], encoders={"text": "mine"}),
-        TrainConfig(clip=float("inf"), freeze=["text"]),
+        TrainConfig(max_grad_norm=float("inf"), freeze=["text"]),
         ["no", "yes"],
         {"image": "photo"},
         target=[1, 2.5],

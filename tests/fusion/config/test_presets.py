@@ -37,7 +37,7 @@ def step(model: ModelConfig, rows: int) -> torch.nn.Module:
     }
     # A small step follows the gradient. With the preset's rate, the steps of 800,000 weights of a
     # unit may add up to an increase.
-    optimizer = torch.optim.Adam(network.parameters(), training.rate / 100)
+    optimizer = torch.optim.Adam(network.parameters(), training.learning_rate / 100)
     losses = []
     for _ in range(2):
         loss = objectives.loss("binary", network(batch), batch["label"])

@@ -14,11 +14,11 @@ from fastrnn.fusion.errors import ManifestError
 from tests.fusion.data.test_processor import CONFIG, loaded
 
 
-@pytest.mark.parametrize("named", [{}, {"kind": "multiclass"}])
+@pytest.mark.parametrize("named", [{}, {"problem_type": "multiclass"}])
 def test_labels_become_indices(rows, save, named):
     preprocessor, examples = loaded(save(rows), **named)
     assert preprocessor.labels == ("no", "yes")
-    assert preprocessor.kind == named.get("kind", "binary")
+    assert preprocessor.problem_type == named.get("problem_type", "binary")
     assert examples.collate([0, 1, 3])["label"].tolist() == [0, 1, 1]
 
 
@@ -35,7 +35,7 @@ def test_multilabel(rows, save):
 def test_regression(rows, save):
     values = [number**2 / 3 for number in range(20)]
     rows = [row | {"label": value} for row, value in zip(rows, values, strict=True)]
-    manifest = read_manifest(save(rows), kind="regression")
+    manifest = read_manifest(save(rows), problem_type="regression")
     preprocessor = Preprocessor.fit(manifest, range(10), CONFIG)
     assert preprocessor.labels == ()
     mean, deviation = preprocessor.target
@@ -53,7 +53,7 @@ def test_targets_without_a_usable_scale_are_rejected(rows, save):
     values = [1e17 + 1000 * number for number in range(20)]
     manifest = read_manifest(
         save([row | {"label": value} for row, value in zip(rows, values, strict=True)]),
-        kind="regression",
+        problem_type="regression",
     )
     with pytest.raises(ManifestError, match=r"mean, 1e\+17, .*rounding error; subtract the mean"):
         Preprocessor.fit(manifest, range(20), CONFIG)
@@ -61,10 +61,10 @@ def test_targets_without_a_usable_scale_are_rejected(rows, save):
 
 def test_target_far_from_training_is_rejected(rows, save):
     rows = [row | {"label": number} for number, row in enumerate(rows)]
-    manifest = read_manifest(save(rows), kind="regression")
+    manifest = read_manifest(save(rows), problem_type="regression")
     preprocessor = Preprocessor.fit(manifest, range(20), CONFIG)
     rows[3]["label"] = 1e30
-    far = read_manifest(save(rows), kind="regression")
+    far = read_manifest(save(rows), problem_type="regression")
     with pytest.raises(
         ManifestError, match=r"line 4: 1e\+30 is more than 1e\+15 standard deviations"
     ):

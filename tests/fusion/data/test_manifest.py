@@ -16,10 +16,10 @@ from fastrnn.fusion.data.splits import split_rows
 from fastrnn.fusion.errors import ConfigError, ManifestError
 
 
-def expect_error(path: Path, *texts: str, kind: str | None = None, **named: str) -> None:
+def expect_error(path: Path, *texts: str, problem_type: str | None = None, **named: str) -> None:
     """Check that reading or splitting fails with a message that contains all the texts."""
     with pytest.raises(ManifestError) as caught:
-        split_rows(read_manifest(path, named, kind=kind))
+        split_rows(read_manifest(path, named, problem_type=problem_type))
     for text in texts:
         assert text in str(caught.value)
 

@@ -48,9 +48,12 @@ def test_truncated_image(tmp_path):
 
 
 def test_too_many_pixels_are_rejected_by_the_header(tmp_path):
-    def chunk(kind: bytes, data: bytes) -> bytes:
+    def chunk(problem_type: bytes, data: bytes) -> bytes:
         return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            struct.pack(">I", len(data))
+            + problem_type
+            + data
+            + struct.pack(">I", zlib.crc32(problem_type + data))
         )
 
     for side, text in ((7000, "7000×7000 pixels"), (60_000, "pixels")):
@@ -151,12 +154,12 @@ CONTAINERS = {
 }
 
 
-@pytest.mark.parametrize("kind", CONTAINERS)
-def test_truncated_clips_are_rejected_in_every_container(tmp_path, kind):
-    path = tmp_path / f"a.{kind.split()[0]}"
+@pytest.mark.parametrize("problem_type", CONTAINERS)
+def test_truncated_clips_are_rejected_in_every_container(tmp_path, problem_type):
+    path = tmp_path / f"a.{problem_type.split()[0]}"
     # Longer than a block, so that the last block is shorter than requested.
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, 70_000)
-    soundfile.write(path, sound, 8000, **CONTAINERS[kind])
+    soundfile.write(path, sound, 8000, **CONTAINERS[problem_type])
     assert abs(len(read_audio(path, CONFIG)) - 70_000) <= 1000
     data = path.read_bytes()
     for share in (0.3, 0.6, 0.9, 0.99):

@@ -1,4 +1,4 @@
-"""Preprocessor and Examples: missing inputs, every kind of label, bad rows, workers."""
+"""Preprocessor and Examples: missing inputs, every problem_type of label, bad rows, workers."""
 
 from __future__ import annotations
 
@@ -187,10 +187,13 @@ def test_other_columns_are_ignored(rows, save):
 
 def test_restore_from_a_run(full, save):
     rows = [row | {"label": number / 3} for number, row in enumerate(full)]
-    manifest = read_manifest(save(rows), kind="regression")
+    manifest = read_manifest(save(rows), problem_type="regression")
     preprocessor = Preprocessor.fit(manifest, range(20), CONFIG)
     model = ModelConfig(
-        manifest.modalities, kind="regression", vocabulary=preprocessor.vocabulary, variables=2
+        manifest.modalities,
+        problem_type="regression",
+        vocabulary=preprocessor.vocabulary,
+        variables=2,
     )
     config = RunConfig(
         CONFIG,
@@ -222,11 +225,11 @@ def damage(rows: list[dict[str, Any]], folder: Path) -> Manifest:
     return read_manifest(pd.DataFrame(rows), root=folder)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_bad_rows_are_left_out_and_listed(full, tmp_path, workers):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_bad_rows_are_left_out_and_listed(full, tmp_path, num_workers):
     manifest = damage(full, tmp_path)
     preprocessor = Preprocessor.fit(manifest, range(20), CONFIG, on_bad_row="skip")
-    examples = preprocessor.load(manifest, range(20), on_bad_row="skip", workers=workers)
+    examples = preprocessor.load(manifest, range(20), on_bad_row="skip", num_workers=num_workers)
     assert [where for where, _ in examples.skipped] == ["row 2", "row 5", "row 7", "row 11"]
     for (_, error), text in zip(
         examples.skipped,
@@ -257,7 +260,7 @@ def test_first_bad_row_is_named(full, tmp_path):
         with pytest.raises(MediaError, match=text):
             preprocessor.load(manifest, rows)
     with pytest.raises(MediaError, match="row 5"):
-        preprocessor.load(manifest, range(3, 20), workers=2)
+        preprocessor.load(manifest, range(3, 20), num_workers=2)
     with pytest.raises(MediaError, match="row 7"):
         Preprocessor.fit(manifest, range(20), CONFIG)
 
@@ -277,22 +280,23 @@ def test_no_usable_row(rows, save, tmp_path):
 def test_results_do_not_depend_on_workers(full, save):
     manifest = read_manifest(save(full))
     torch.set_num_threads(2)  # must not change the values either
-    preprocessor = Preprocessor.fit(manifest, range(20), CONFIG, workers=2)
+    preprocessor = Preprocessor.fit(manifest, range(20), CONFIG, num_workers=2)
     assert preprocessor.series == Preprocessor.fit(manifest, range(20), CONFIG).series
     before = torch.get_rng_state()
     here = preprocessor.load(manifest, range(20))
-    there = preprocessor.load(manifest, range(20), workers=2)
+    there = preprocessor.load(manifest, range(20), num_workers=2)
     same(here, there)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.get_num_threads() == 2
     with pytest.raises(ConfigError, match="at least 0"):
-        preprocessor.load(manifest, range(20), workers=-1)
+        preprocessor.load(manifest, range(20), num_workers=-1)
 
 
 def test_loaders_with_workers_give_the_same_batches(rows, save):
     _, examples = loaded(save(rows))
     several = [
-        list(examples.loader(6, torch.Generator().manual_seed(3), workers)) for workers in (0, 2)
+        list(examples.loader(6, torch.Generator().manual_seed(3), num_workers))
+        for num_workers in (0, 2)
     ]
     order = [batch["label"].tolist() for batch in several[0]]
     for one, other in zip(*several, strict=True):

@@ -29,7 +29,7 @@ def test_parquet_and_frame_give_the_same_rows_as_csv(rows, save, tmp_path):
         assert other.rows[0].where == first
         alike = [replace(row, where="") for row in other.rows]
         assert alike == [replace(row, where="") for row in from_csv.rows]
-        assert (other.kind, other.missing) == ("binary", ("image", "text"))
+        assert (other.problem_type, other.missing) == ("binary", ("image", "text"))
         assert other.root == tmp_path.resolve()
 
 
@@ -50,7 +50,7 @@ def test_streams_in_parquet_and_frames(streams, save, tmp_path, ending):
         source = frame(streams)
     manifest = read_manifest(source, root=tmp_path)
     expected = read_manifest(save(streams))
-    assert manifest.kind == "steps"
+    assert manifest.problem_type == "steps"
     assert manifest.stream
     assert [row.label for row in manifest.rows] == [row.label for row in expected.rows]
     assert [row.images for row in manifest.rows] == [row.images for row in expected.rows]

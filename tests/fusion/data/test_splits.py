@@ -198,7 +198,7 @@ def test_a_group_in_two_given_splits_is_an_error(rows, save):
 
 def test_regression_values_are_stratified(save):
     manifest = read_manifest(save(texts([number / 7 for number in range(200)])))
-    assert manifest.kind == "regression"
+    assert manifest.problem_type == "regression"
     parts = split_rows(manifest)
     assert label_names(manifest, range(200)) == ()
     for name in ("val", "test"):
@@ -207,16 +207,16 @@ def test_regression_values_are_stratified(save):
 
 
 def test_a_single_regression_value_is_an_error(save):
-    expect_error(save(texts([1.5] * 20)), "the same label value", kind="regression")
+    expect_error(save(texts([1.5] * 20)), "the same label value", problem_type="regression")
 
 
 def test_spellings_of_one_number_are_one_value(save):
-    expect_error(save(texts(["1", "1.0"] * 10)), "the same label value", kind="regression")
+    expect_error(save(texts(["1", "1.0"] * 10)), "the same label value", problem_type="regression")
 
 
 def test_rows_are_stratified_by_their_rarest_label(save):
     labels = [["all", "rare"] if number % 20 == 0 else ["all", "often"] for number in range(200)]
-    manifest = read_manifest(save(texts(labels)), kind="multilabel")
+    manifest = read_manifest(save(texts(labels)), problem_type="multilabel")
     parts = split_rows(manifest)
     counts = {name: sum(index % 20 == 0 for index in part) for name, part in parts.items()}
     assert counts == {"train": 8, "val": 1, "test": 1}

@@ -28,30 +28,34 @@ from ..trained import trained_run
 ROWS = 300
 
 
-def answers(kind: str, seed: int = 0, classes: int = 4, skill: float = 1.0) -> Answers:
+def answers(problem_type: str, seed: int = 0, classes: int = 4, skill: float = 1.0) -> Answers:
     """Random labels, and predictions better than chance; many probabilities are tied."""
     generator = torch.Generator().manual_seed(seed)
     row = torch.arange(ROWS)
-    if kind == "steps":
+    if problem_type == "steps":
         row = torch.randint(ROWS, (2 * ROWS,), generator=generator).sort().values
     items = len(row)
     noise = torch.randn(items, classes, generator=generator, dtype=torch.float64)
-    if kind == "regression":
+    if problem_type == "regression":
         truth = 3 + 2 * noise[:, 0]
         output = truth + noise[:, 1]
-    elif kind == "multilabel":
+    elif problem_type == "multilabel":
         truth = (noise + 0.3 * torch.arange(classes) < 0.4).long()
         other = torch.randn(noise.shape, generator=generator, dtype=torch.float64)
         output = (skill * (2 * truth - 1) + other).sigmoid().mul(20).round() / 20
-    elif kind == "binary":
+    elif problem_type == "binary":
         truth = (noise[:, 0] > 0.6).long()
         output = (skill * (2 * truth - 1) + noise[:, 1]).sigmoid().mul(20).round() / 20
     else:
         truth = noise[:, :2].sum(1).mul(1.2).round().long().clamp(0, classes - 1)
         known = torch.nn.functional.one_hot(truth, classes)
         output = (skill * known + noise.flip(1)).softmax(1)
-    labels = tuple("abcdefgh"[:classes]) if kind not in ("binary", "regression") else ("no", "yes")
-    return Answers(kind, labels, output, truth, row, ROWS)
+    labels = (
+        tuple("abcdefgh"[:classes])
+        if problem_type not in ("binary", "regression")
+        else ("no", "yes")
+    )
+    return Answers(problem_type, labels, output, truth, row, ROWS)
 
 
 def ones(given: Answers) -> torch.Tensor:
@@ -60,14 +64,14 @@ def ones(given: Answers) -> torch.Tensor:
 
 def expected(given: Answers) -> dict[str, torch.Tensor]:
     output, truth = given.output, given.truth
-    if given.kind == "regression":
+    if given.problem_type == "regression":
         return {
             "r2": tm.r2_score(output, truth),
             "mae": tm.mean_absolute_error(output, truth),
             "rmse": tm.mean_squared_error(output, truth, squared=False),
         }
     classes = len(given.labels)
-    if given.kind == "binary":
+    if given.problem_type == "binary":
         return {
             "accuracy": tmc.binary_accuracy(output, truth),
             "balanced_accuracy": tmc.multiclass_accuracy(
@@ -79,7 +83,7 @@ def expected(given: Answers) -> dict[str, torch.Tensor]:
                 output.clamp(1e-12, 1 - 1e-12), truth.double()
             ),
         }
-    if given.kind == "multilabel":
+    if given.problem_type == "multilabel":
         return {
             "accuracy": tmc.multilabel_accuracy(output, truth, classes, average="micro"),
             "exact_match": tmc.multilabel_exact_match(output, truth, classes),
@@ -96,9 +100,11 @@ def expected(given: Answers) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("kind", ["binary", "multiclass", "steps", "multilabel", "regression"])
-def test_scores_match_torchmetrics(kind):
-    given = answers(kind)
+@pytest.mark.parametrize(
+    "problem_type", ["binary", "multiclass", "steps", "multilabel", "regression"]
+)
+def test_scores_match_torchmetrics(problem_type):
+    given = answers(problem_type)
     ours, theirs = metrics.scores(given, ones(given)), expected(given)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
@@ -106,9 +112,11 @@ def test_scores_match_torchmetrics(kind):
         assert float(ours[name]) == pytest.approx(float(value), abs=1e-6), name
 
 
-@pytest.mark.parametrize("kind", ["binary", "multiclass", "steps", "multilabel", "regression"])
-def test_weights_equal_repeated_rows(kind):
-    given = answers(kind)
+@pytest.mark.parametrize(
+    "problem_type", ["binary", "multiclass", "steps", "multilabel", "regression"]
+)
+def test_weights_equal_repeated_rows(problem_type):
+    given = answers(problem_type)
     counts = torch.randint(0, 4, (ROWS,))
     drawn = torch.repeat_interleave(torch.arange(len(given.row)), counts[given.row])
     again = replace(given, output=given.output[drawn], truth=given.truth[drawn])
@@ -185,15 +193,15 @@ def test_threshold_defaults_to_half():
     assert metrics.threshold(perfect) == 0.5
 
 
-@pytest.mark.parametrize("kind", ["binary", "multiclass"])
-def test_calibration_matches_torchmetrics(kind):
-    given = answers(kind)
+@pytest.mark.parametrize("problem_type", ["binary", "multiclass"])
+def test_calibration_matches_torchmetrics(problem_type):
+    given = answers(problem_type)
     found = metrics.calibration(given)
-    if kind == "multiclass":
+    if problem_type == "multiclass":
         theirs = tmc.multiclass_calibration_error(given.output, given.truth, 4, n_bins=10)
         assert found["ece"] == pytest.approx(float(theirs), abs=1e-5)
     assert sum(each["items"] for each in found["bins"]) == ROWS
-    perfect = replace(given, output=given.truth.double()) if kind == "binary" else None
+    perfect = replace(given, output=given.truth.double()) if problem_type == "binary" else None
     if perfect is not None:
         assert metrics.calibration(perfect)["ece"] == 0
 
@@ -248,12 +256,12 @@ def test_only_steps_with_a_label_count():
     assert output.shape == (3, 3)
 
 
-def configuration(kind: str, target: tuple[float, float] | None = None) -> RunConfig:
+def configuration(problem_type: str, target: tuple[float, float] | None = None) -> RunConfig:
     model = ModelConfig(
         ("image", "text"),
-        kind=kind,
-        stream=kind == "steps",
-        fusion="aligned" if kind == "steps" else "tokens",
+        problem_type=problem_type,
+        stream=problem_type == "steps",
+        fusion="aligned" if problem_type == "steps" else "tokens",
     )
     return RunConfig(DataConfig(), model, TrainConfig(), (), target=target)
 

@@ -155,12 +155,12 @@ def test_donors_have_the_same_number_of_steps():
 
 
 def test_follow_counts_donor_and_host():
-    config = SimpleNamespace(model=SimpleNamespace(kind="multiclass"))
+    config = SimpleNamespace(model=SimpleNamespace(problem_type="multiclass"))
     host, donor = torch.tensor([0, 0, 0, 1, 2]), torch.tensor([1, 1, 1, 1, 0])
     swapped, valid = torch.tensor([1, 0, 2, 0, 0]), torch.tensor([True] * 4 + [False])
     found = interventions.follow(config, host, donor, swapped, valid)
     assert found == {"differ": 3, "donor": 0.333333, "host": 0.333333}
-    config.model.kind = "regression"
+    config.model.problem_type = "regression"
     ends = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 1.0])
     found = interventions.follow(
         config, *ends, torch.tensor([0.9, 0.2]), torch.tensor([True, True])
@@ -200,8 +200,8 @@ def test_network_that_uses_only_its_state_follows_the_donor(stepped):
 
 
 SWAPS = {
-    "steps": {"stream": True, "kind": "steps"},
-    "init": {"fusion": "init", "kind": "regression"},
+    "steps": {"stream": True, "problem_type": "steps"},
+    "init": {"fusion": "init", "problem_type": "regression"},
 }
 
 

@@ -31,13 +31,13 @@ OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2, "strides": (2,)
 DATA = DataConfig(image_size=8, sample_rate=8000, mels=12)
 
 
-def trained(path, folder, kind=None, **options):
+def trained(path, folder, problem_type=None, **options):
     """Train for one epoch and return a Predictor."""
     fit(
-        read_manifest(path, kind=kind),
+        read_manifest(path, problem_type=problem_type),
         folder,
         DATA,
-        TrainConfig(epochs=1, batch=8),
+        TrainConfig(epochs=1, batch_size=8),
         OPTIONS | options,
         baselines=False,
         console=Console(quiet=True),
@@ -161,37 +161,37 @@ def test_a_required_modality_must_be_present(rows, save, tmp_path):
         predict_file(predictor, source, out, columns={"audio": "picture"})
 
 
-@pytest.mark.parametrize("kind", ["multiclass", "multilabel", "regression", "steps"])
+@pytest.mark.parametrize("problem_type", ["multiclass", "multilabel", "regression", "steps"])
 @pytest.mark.parametrize("target", ["jsonl", "parquet"])
-def test_every_kind_of_label(rows, streams, save, tmp_path, kind, target):
-    if kind == "steps":
+def test_every_kind_of_label(rows, streams, save, tmp_path, problem_type, target):
+    if problem_type == "steps":
         rows = streams
     else:
         labels = {
             "multiclass": lambda n: str(n % 3),
             "multilabel": lambda n: ["a", "b", "a|b"][n % 3],
             "regression": lambda n: 100 + n / 2,
-        }[kind]
+        }[problem_type]
         rows = [
             {"image": row["image"], "text": row["text"], "label": labels(number)}
             for number, row in enumerate(rows)
         ]
-    predictor = trained(save(rows), tmp_path / "run", kind)
-    assert predictor.config.model.kind == kind
+    predictor = trained(save(rows), tmp_path / "run", problem_type)
+    assert predictor.config.model.problem_type == problem_type
     out = tmp_path / f"answers.{target}"
     assert predict_file(predictor, save(unlabelled(rows)), out, block=8) == Counts(20, 0)
     records = read(out)
     labels = set(predictor.config.labels)
     for row, record in zip(rows, records, strict=True):
-        if kind == "regression":
+        if problem_type == "regression":
             assert set(record) == {"row", "value"}
             assert 80 < record["value"] < 130  # the labels' units: 100 to 109.5
-        elif kind == "steps":
+        elif problem_type == "steps":
             assert len(record["label"]) == len(record["probabilities"]) == len(row["image"])
             assert set(record["label"]) <= labels
             for label, named in zip(record["label"], record["probabilities"], strict=True):
                 assert max(named, key=named.get) == label
-        elif kind == "multilabel":
+        elif problem_type == "multilabel":
             named = record["probabilities"]
             assert record["label"] == [name for name in sorted(labels) if named[name] > 0.5]
         else:
@@ -209,10 +209,10 @@ def test_a_regression_with_a_large_offset(save, tmp_path):
     ]
     path = save(rows)
     fit(
-        read_manifest(path, kind="regression"),
+        read_manifest(path, problem_type="regression"),
         tmp_path / "run",
         DATA,
-        TrainConfig(epochs=15, batch=10, rate=1e-2),
+        TrainConfig(epochs=15, batch_size=10, learning_rate=1e-2),
         OPTIONS,
         baselines=False,
         console=Console(quiet=True),

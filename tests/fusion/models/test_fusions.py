@@ -1,4 +1,4 @@
-"""Test every fusion with every cell and kind: outputs, gradients and invariances."""
+"""Test every fusion with every cell and problem_type: outputs, gradients and invariances."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastrnn.fusion import ConfigError, build
-from fastrnn.fusion.config.schema import CELLS, KINDS
+from fastrnn.fusion.config.schema import CELLS, PROBLEM_TYPES
 from fastrnn.fusion.tasks import objectives
 
 from ..synthetic import ALL, LABELS, Rows, config
@@ -24,7 +24,7 @@ MODES = [
     for fusion, cell, missing in product(STATIC, CELLS, ((), ("image", "text")))
 ]
 MODES += [
-    {"stream": True, "fusion": fusion, "cell": cell, "kind": "steps"}
+    {"stream": True, "fusion": fusion, "cell": cell, "problem_type": "steps"}
     for fusion, cell in product(("aligned", "late"), CELLS)
 ]
 MODES += [
@@ -39,7 +39,7 @@ MODES += [
     {"fusion": "parallel", "modalities": ("image", "series"), "missing": ("series",)},
     {"fusion": "init", "modalities": ("audio", "series"), "missing": ("audio",)},
     {"fusion": "init", "modalities": ("image", "text"), "image_steps": True},
-    *({"kind": kind} for kind in KINDS if kind != "steps"),
+    *({"problem_type": problem_type} for problem_type in PROBLEM_TYPES if problem_type != "steps"),
 ]  # fmt: skip
 
 
@@ -59,8 +59,8 @@ def test_every_mode_has_outputs_gradients_and_ignores_padding(mode):
     network = build(model)
     logits = network(batch)
     assert logits.shape[-1] == model.outputs
-    assert objectives.predict(model.kind, logits).shape == batch["label"].shape
-    objectives.loss(model.kind, logits, batch["label"]).backward()
+    assert objectives.predict(model.problem_type, logits).shape == batch["label"].shape
+    objectives.loss(model.problem_type, logits, batch["label"]).backward()
     for parameter, value in network.named_parameters():
         assert value.grad is not None, parameter
         assert value.grad.isfinite().all(), parameter
@@ -72,7 +72,7 @@ def test_every_mode_has_outputs_gradients_and_ignores_padding(mode):
     together = network(batch)
     for row in (0, 1, 4):
         alone = network(rows.batch(row))[0]
-        other = together[row][: len(alone)] if model.kind == "steps" else together[row]
+        other = together[row][: len(alone)] if model.problem_type == "steps" else together[row]
         # float32 sums of at most 400 terms in another order
         torch.testing.assert_close(alone, other, atol=1e-5, rtol=1e-5)
 
@@ -118,7 +118,7 @@ def test_bfloat16_is_close(fusion, cell):
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_every_step_is_predicted_from_its_state(cell):
-    model = config(stream=True, kind="steps", cell=cell)
+    model = config(stream=True, problem_type="steps", cell=cell)
     network, batch = build(model), Rows(model).batch()
     answered = network.answer(network.states(batch))
     torch.testing.assert_close(answered, network(batch))
@@ -303,16 +303,18 @@ def test_invalid_networks(options, text):
 
 @pytest.mark.parametrize("cell", SOME_CELLS)
 def test_training_lowers_the_loss_of_every_kind(cell):
-    for kind in KINDS:
-        outputs = objectives.outputs(kind, LABELS)
-        model = config(kind=kind, cell=cell, stream=kind == "steps", outputs=outputs)
+    for problem_type in PROBLEM_TYPES:
+        outputs = objectives.outputs(problem_type, LABELS)
+        model = config(
+            problem_type=problem_type, cell=cell, stream=problem_type == "steps", outputs=outputs
+        )
         network, batch = build(model), Rows(model).batch()
         optimizer = torch.optim.Adam(network.parameters(), 1e-2)
         losses = []
         for _ in range(20):
-            loss = objectives.loss(kind, network(batch), batch["label"])
+            loss = objectives.loss(problem_type, network(batch), batch["label"])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
-        assert losses[-1] < losses[0] / 2, kind
+        assert losses[-1] < losses[0] / 2, problem_type

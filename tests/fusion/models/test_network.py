@@ -81,8 +81,8 @@ def test_every_mode_has_outputs_and_gradients(case, request):
         model = build(config)
         logits = model(batch)
         assert logits.shape == (*batch["label"].shape, config.outputs)
-        assert objectives.predict(config.kind, logits).shape == batch["label"].shape
-        objectives.loss(config.kind, logits, batch["label"]).backward()
+        assert objectives.predict(config.problem_type, logits).shape == batch["label"].shape
+        objectives.loss(config.problem_type, logits, batch["label"]).backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
@@ -98,7 +98,7 @@ def test_padding_changes_nothing(case, request):
         together = model(examples.collate(range(20)))
         for row in (0, 1, 7):
             alone = model(examples.collate([row]))[0]
-            other = together[row][: len(alone)] if config.kind == "steps" else together[row]
+            other = together[row][: len(alone)] if config.problem_type == "steps" else together[row]
             # float32 sums of at most 400 terms in another order
             torch.testing.assert_close(alone, other, atol=1e-5, rtol=1e-5)
 
@@ -109,7 +109,7 @@ def test_stream_with_one_label(streams, save):
     preprocessor = Preprocessor.fit(manifest, range(20), DATA)
     batch = preprocessor.load(manifest, range(20)).collate(range(20))
     for config in variants(configure(manifest, preprocessor, OPTIONS)).values():
-        assert config.kind == "binary"
+        assert config.problem_type == "binary"
         assert build(config)(batch).shape == (20, 1)
 
 
@@ -162,7 +162,7 @@ def test_torch_layers_give_the_same_outputs_and_gradients(case, cell, request):
     # float32 over at most 30 steps
     torch.testing.assert_close(ours[scored], theirs[scored], atol=1e-5, rtol=1e-5)
     for logits in (ours, theirs):
-        objectives.loss(model.config.kind, logits, batch["label"]).backward()
+        objectives.loss(model.config.problem_type, logits, batch["label"]).backward()
     for (name, mine), its in zip(model.named_parameters(), other.parameters(), strict=True):
         # the same, summed over 20 rows
         torch.testing.assert_close(
@@ -189,7 +189,7 @@ def test_recurrent_parameters_have_the_names_of_torch(static, cell, layer):
         ({"fusion": "sum"}, "fusion must be one of"),
         ({"fusion": "aligned"}, "concat, tokens, parallel, init, late"),
         ({"fusion": "tokens", "stream": True}, "aligned, late"),
-        ({"kind": "steps"}, "sequences"),
+        ({"problem_type": "steps"}, "sequences"),
         ({"modalities": ()}, "at least one"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Test the report page: it is self-contained, escapes user text, and covers every kind."""
+"""Test the report page: it is self-contained, escapes user text, and covers every problem_type."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-@pytest.mark.parametrize("kind", ["multilabel", "regression"])
-def test_report_of_an_evaluated_and_explained_run(kind, tmp_path):
-    run = trained_run(tmp_path, kind, baselines=False)
+@pytest.mark.parametrize("problem_type", ["multilabel", "regression"])
+def test_report_of_an_evaluated_and_explained_run(problem_type, tmp_path):
+    run = trained_run(tmp_path, problem_type, baselines=False)
     evaluation, explanation = evaluate_run(run.folder), explain_run(run.folder, examples=1)
-    assert evaluation["score"] == {"regression": "r2"}.get(kind, "accuracy")
+    assert evaluation["score"] == {"regression": "r2"}.get(problem_type, "accuracy")
     path = write_report(run.folder)
     text = path.read_text(encoding="utf-8")
     found = Page(text)
@@ -68,7 +68,7 @@ def test_report_of_an_evaluated_and_explained_run(kind, tmp_path):
     for title in titles:
         assert title in words
     assert explanation["examples"][0]["where"] in words
-    if kind == "multilabel":  # a label is "<red>"
+    if problem_type == "multilabel":  # a label is "<red>"
         assert "<red>" in words
         assert "<red>" not in text
     else:

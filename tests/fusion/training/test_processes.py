@@ -21,9 +21,11 @@ from fastrnn.fusion.training.sampler import deal
 DATA = DataConfig(image_size=8, vocabulary=256)
 OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}
 # 16 rows in steps of 5: the last step has one row, so one of two processes has none.
-TRAINING = TrainConfig(epochs=2, batch=5, rate=1e-2, balance=True, save_every=1e-9)
+TRAINING = TrainConfig(epochs=2, batch_size=5, learning_rate=1e-2, balance=True, save_every=1e-9)
 # 16 rows in steps of 6: the last step has four rows, so two of six accumulated batches have none.
-ACCUMULATED = TrainConfig(epochs=2, batch=6, accumulate=6, rate=1e-2, balance=True)
+ACCUMULATED = TrainConfig(
+    epochs=2, batch_size=6, gradient_accumulation_steps=6, learning_rate=1e-2, balance=True
+)
 
 
 class Stopped(Exception):
@@ -71,7 +73,7 @@ def test_every_row_is_assigned_once(rows, parts, sizes):
 
 def test_accumulation_does_not_change_the_result(rows, save, tmp_path):
     manifest = write(rows, save)
-    work(manifest, str(tmp_path / "one"), replace(ACCUMULATED, accumulate=1))
+    work(manifest, str(tmp_path / "one"), replace(ACCUMULATED, gradient_accumulation_steps=1))
     work(manifest, str(tmp_path / "two"), ACCUMULATED)
     check(tmp_path / "one", tmp_path / "two")
 

@@ -34,7 +34,7 @@ QUIET = Console(quiet=True)
 
 
 def quick(path, folder, **arguments):
-    training = TrainConfig(epochs=2, batch=8)
+    training = TrainConfig(epochs=2, batch_size=8)
     return fit(read_manifest(path), folder, DATA, training, OPTIONS, console=QUIET, **arguments)
 
 
@@ -42,21 +42,23 @@ def content(folder):
     return {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
 
 
-@pytest.mark.parametrize("kind", ["static", "multiclass", "streams"])
-def test_loaded_run_gives_identical_predictions(rows, streams, save, tmp_path, kind):
-    if kind == "multiclass":
+@pytest.mark.parametrize("problem_type", ["static", "multiclass", "streams"])
+def test_loaded_run_gives_identical_predictions(rows, streams, save, tmp_path, problem_type):
+    if problem_type == "multiclass":
         rows = [row | {"label": number % 3} for number, row in enumerate(rows)]
-    path = save(streams if kind == "streams" else rows)
+    path = save(streams if problem_type == "streams" else rows)
     run = quick(path, tmp_path / "run", baselines=False)
     model, preprocessor, config = load(tmp_path / "run")
     assert config == run.config
-    assert config.model.kind == {"static": "binary", "streams": "steps"}.get(kind, kind)
+    assert config.model.problem_type == {"static": "binary", "streams": "steps"}.get(
+        problem_type, problem_type
+    )
     manifest = read_manifest(path, config.columns)
     batch = preprocessor.load(manifest, range(20)).collate(range(20))
     with torch.no_grad():
         assert torch.equal(model(batch), run.trained[0].model.eval()(batch))
     names = {each.name for each in (tmp_path / "run").iterdir()}
-    text = set() if kind == "streams" else {"tokenizer.json"}
+    text = set() if problem_type == "streams" else {"tokenizer.json"}
     files = {"config.json", "model.safetensors", "metrics.jsonl", "models", "split.json"}
     assert names == files | text
     again = checkpoint.load_network(run.folder, checkpoint.names(run.folder)[0])
@@ -125,7 +127,7 @@ def fit_output(path, folder, **arguments):
     """Fit, and return the run and the printed text."""
     console = Console(file=io.StringIO(), width=200)
     manifest = read_manifest(path, on_bad_row=arguments.get("on_bad_row", "error"))
-    training = TrainConfig(epochs=1, batch=8)
+    training = TrainConfig(epochs=1, batch_size=8)
     run = fit(manifest, folder, DATA, training, OPTIONS, False, console, **arguments)
     return run, console.file.getvalue()
 

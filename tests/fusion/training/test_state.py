@@ -34,7 +34,7 @@ from ..conftest import no_space
 DATA = DataConfig(image_size=8, vocabulary=256)
 OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}
 # Saved after every step, so that a kill can hit every stage of an epoch and of a save.
-TRAINING = TrainConfig(epochs=2, batch=6, accumulate=2, save_every=1e-9)
+TRAINING = TrainConfig(epochs=2, batch_size=6, gradient_accumulation_steps=2, save_every=1e-9)
 QUIET = Console(quiet=True)
 
 
@@ -159,8 +159,10 @@ def quick(manifest, folder, training=TRAINING, options=OPTIONS, **others):
     return fit(table, folder, DATA, training, options, False, console=QUIET, **others)
 
 
-PATIENT = TrainConfig(epochs=4, batch=8, schedule="constant", patience=1, rate=0.3, save_every=1e-9)
-BF16 = TrainConfig(epochs=2, batch=8, precision="bf16", balance=True, save_every=1e-9)
+PATIENT = TrainConfig(
+    epochs=4, batch_size=8, schedule="constant", patience=1, learning_rate=0.3, save_every=1e-9
+)
+BF16 = TrainConfig(epochs=2, batch_size=8, precision="bf16", balance=True, save_every=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,9 @@ def test_a_run_resumes_only_with_its_original_call(manifest, rows, save, tmp_pat
         quick(manifest, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"options\.hidden"):
         quick(manifest, tmp_path / "run", options=OPTIONS | {"hidden": 8}, resume=True)
-    changed = TrainConfig(epochs=2, batch=8, accumulate=2, save_every=1e-9, seed=1)
+    changed = TrainConfig(
+        epochs=2, batch_size=8, gradient_accumulation_steps=2, save_every=1e-9, seed=1
+    )
     with pytest.raises(ConfigError, match=r"train\.batch, train\.seed"):
         quick(manifest, tmp_path / "run", changed, resume=True)
     state = resume.load(tmp_path / "run")

@@ -20,7 +20,7 @@ from fastrnn.fusion.training.transfer import freeze, part
 
 DATA = DataConfig(image_size=8, vocabulary=256)
 OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}
-TRAINING = TrainConfig(epochs=1, batch=8)
+TRAINING = TrainConfig(epochs=1, batch_size=8)
 
 
 def run(rows, save, folder, names=("image", "text", "label"), training=TRAINING, **others):
@@ -38,7 +38,7 @@ def test_a_run_starts_from_another(rows, save, tmp_path):
         rows,
         save,
         tmp_path / "second",
-        training=TrainConfig(epochs=1, batch=8, freeze=("text", "fusion")),
+        training=TrainConfig(epochs=1, batch_size=8, freeze=("text", "fusion")),
         init_from=tmp_path / "first",
         console=Console(file=said, width=400),
     )
@@ -54,7 +54,7 @@ def test_a_run_starts_from_another(rows, save, tmp_path):
 def test_only_transferred_weights_are_frozen(rows, save, tmp_path):
     """The projection of a new modality is untrained, so it must not be frozen."""
     run(rows, save, tmp_path / "first", ("text", "label"))
-    training = TrainConfig(epochs=1, batch=8, freeze=("fusion",))
+    training = TrainConfig(epochs=1, batch_size=8, freeze=("fusion",))
     second = run(rows, save, tmp_path / "second", training=training, init_from=tmp_path / "first")
     trained = {
         name: each.requires_grad for name, each in second.trained[0].model.named_parameters()
@@ -75,7 +75,9 @@ def test_invalid_freezing(rows, save, tmp_path):
 
 
 def test_patience_keeps_the_best_and_the_last(rows, save, tmp_path):
-    training = TrainConfig(epochs=9, batch=8, rate=0.5, schedule="constant", patience=2)
+    training = TrainConfig(
+        epochs=9, batch_size=8, learning_rate=0.5, schedule="constant", patience=2
+    )
     result = run(rows, save, tmp_path / "run", training=training).trained[0]
     assert len(result.epochs) == min(9, result.best + 2)
     assert result.last is not None
