@@ -1,0 +1,1 @@
+"""Benchmarks of `fastrnn.fusion`: memory, start-up and speed of training on tables of files."""
