@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 SIZE = 64  # pixels
-WORDS = ["a", "the", "red", "blue", "small", "large", "dog", "cat", "bird", "sees", "hears", "likes", "one", "two", "three", "of", "with"]
+WORDS = tuple("a the red blue small large dog cat bird sees hears likes one two of with".split())  # noqa: SIM905
 _FOLDER = 1000  # files in one folder
 
 
