@@ -2,7 +2,8 @@
 
 | file | |
 |---|---|
-| config.json, model.safetensors, tokenizer.json | the run, and its main network at its best epoch |
+| config.json, model.safetensors | the run, and its main network at its best epoch |
+| processor_config.json, tokenizer.json | labels, scales and the tokenizer, see data/processor.py |
 | models/SLUG/config.json | a network's ModelConfig; the slug is its name with "-" for spaces |
 | models/SLUG/model.safetensors | its weights at its best epoch |
 | models/SLUG/last.safetensors | its weights after its last epoch, if that was not the best |
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -22,24 +24,29 @@ from safetensors.torch import save as to_bytes
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from . import files
-from .config import parser as schema
+from . import files, run_lock
+from .config import parser
 from .config.schema import ModelConfig, RunConfig
-from .data.processor import Preprocessor
-from .data.text import load_tokenizer
+from .data import processor as processors
+from .data.processor import Processor
 from .errors import ConfigError
 from .models.encoders import BUILT_IN
 from .models.network import FusionNetwork, LateNetwork, blueprint, build
-from .tasks import objectives
-from .training import loggers as log
-from .training import state as resume
-from .training.loggers import METRICS
 
-_CONFIG, _WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _MODELS, _LAST = "models", "last.safetensors"
-FILES = (_CONFIG, _WEIGHTS, TOKENIZER)
+FILES = (CONFIG, WEIGHTS, processors.CONFIG, processors.TOKENIZER)
 
 Weights = dict[str, Tensor]
+Network = FusionNetwork | LateNetwork
+
+
+class Loaded(NamedTuple):
+    """The model of a run."""
+
+    network: Network
+    processor: Processor
+    config: RunConfig
 
 
 def weights(model: nn.Module) -> Weights:
@@ -47,21 +54,20 @@ def weights(model: nn.Module) -> Weights:
     return {name: each.detach().cpu().clone() for name, each in model.state_dict().items()}
 
 
-def save_config(folder: Path, config: RunConfig, preprocessor: Preprocessor) -> None:
+def save_config(folder: Path, config: RunConfig, processor: Processor) -> None:
     """Write everything that `load` needs, except the weights."""
-    files.write_json(folder / _CONFIG, config.to_json())
-    if preprocessor.tokenizer is not None:
-        files.write(folder / TOKENIZER, preprocessor.tokenizer.to_str(pretty=True))
+    files.write_json(folder / CONFIG, config.to_json())
+    processor.save(folder)
 
 
-def save(folder: Path, config: RunConfig, model: nn.Module, preprocessor: Preprocessor) -> None:
+def save(folder: Path, config: RunConfig, model: nn.Module, processor: Processor) -> None:
     """Write everything that `load` needs; `folder` must exist."""
-    save_config(folder, config, preprocessor)
-    _write_weights(folder / _WEIGHTS, weights(model))
+    save_config(folder, config, processor)
+    _write_weights(folder / WEIGHTS, weights(model))
 
 
-def load(folder: str | Path) -> tuple[FusionNetwork | LateNetwork, Preprocessor, RunConfig]:
-    """Load the model of a run, in evaluation mode on the CPU, with preprocessor and configuration.
+def load(folder: str | Path) -> Loaded:
+    """Load the model of a run, in evaluation mode on the CPU, with processor and configuration.
 
     Raises:
         ConfigError: the folder contains no run, or a run that was stopped before it saved a model
@@ -69,48 +75,49 @@ def load(folder: str | Path) -> tuple[FusionNetwork | LateNetwork, Preprocessor,
             the file.
     """
     folder = Path(folder)
-    if not (folder / _CONFIG).is_file() or not (folder / _WEIGHTS).is_file():
-        unfinished = resume.unfinished(folder)
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+        unfinished = run_lock.unfinished(folder)
         if unfinished:
             raise ConfigError(unfinished)
-        raise ConfigError(f"{folder}: contains no {_CONFIG} and {_WEIGHTS}; give a run's folder")
-    config = read_config(folder)
-    tokenizer = None
-    if "text" in config.model.modalities:
-        tokenizer = load_tokenizer(folder / TOKENIZER)
-        _check_tokens(tokenizer, config.model, folder / TOKENIZER)
-    model = _load_weights(config.model, folder / _WEIGHTS)
-    return model, Preprocessor.restore(config, tokenizer), config
+        raise ConfigError(f"{folder}: contains no {CONFIG} and {WEIGHTS}; give a run's folder")
+    config, processor = read_config(folder)
+    if processor.tokenizer is not None:
+        _check_tokens(processor.tokenizer, config.model, folder / processors.TOKENIZER)
+    return Loaded(_load_weights(config.model, folder / WEIGHTS), processor, config)
 
 
-def read_config(folder: Path) -> RunConfig:
-    """Read the configuration in a run's folder.
+def read_config(folder: Path) -> tuple[RunConfig, Processor]:
+    """Read the configuration and the processor in a run's folder.
 
     Raises:
-        ConfigError: the file is missing, damaged or inconsistent. The message names it.
+        ConfigError: a file is missing, damaged or inconsistent. The message names it.
     """
-    path = folder / _CONFIG
-    config = schema.read(RunConfig, path)
-    for problem in _contradictions(config):
+    path = folder / CONFIG
+    config = parser.read(RunConfig, path)
+    processor = Processor.load(folder)
+    for problem in _contradictions(config.model, processor):
         raise ConfigError(f"{path}: damaged: {problem}; restore it")
-    return config
+    return config, processor
 
 
-def _contradictions(config: RunConfig) -> Iterator[str]:
-    """Yield a message for each pair of fields that contradict each other."""
-    data, model, labels = config.data, config.model, len(config.labels)
-    for modality, name in (("image", "image_size"), ("image", "image_channels"), ("audio", "mels")):
-        there, wanted = getattr(data, name), getattr(model, name)
-        if modality in model.modalities and there != wanted:
-            yield f"data.{name} is {there}, but model.{name} is {wanted}"
-    if "series" in model.modalities and len(config.series) != model.variables:
-        yield f"series has {len(config.series)} items, but model.variables is {model.variables}"
-    count = {"binary": 2, "regression": 0}.get(model.problem_type, labels)
-    if labels != count or model.outputs != objectives.outputs(model.problem_type, labels):
-        yield (
-            f"{labels} labels and {model.outputs} outputs do not match the problem type "
-            f"{model.problem_type}"
-        )
+def _contradictions(model: ModelConfig, processor: Processor) -> Iterator[str]:
+    """Yield a message for each field of the model that contradicts the processor."""
+    wanted = {
+        "modalities": processor.modalities,
+        "stream": processor.stream,
+        "problem_type": processor.task.problem_type,
+        "outputs": processor.task.num_outputs,
+    }
+    if "image" in model.modalities:
+        wanted["image_size"] = processor.config.image_size
+        wanted["image_channels"] = processor.config.image_channels
+    if "audio" in model.modalities:
+        wanted["mels"] = processor.config.mels
+    if "series" in model.modalities:
+        wanted["variables"] = processor.variables
+    for name, value in wanted.items():
+        if getattr(model, name) != value:
+            yield f"model.{name} is {getattr(model, name)}, but {value} in {processors.CONFIG}"
 
 
 def _check_tokens(tokenizer: Tokenizer, model: ModelConfig, path: Path) -> None:
@@ -139,28 +146,27 @@ def save_network(
     """
     place = folder / _MODELS / slug(name)
     place.mkdir(parents=True, exist_ok=True)
-    files.write_json(place / _CONFIG, asdict(config))
+    files.write_json(place / CONFIG, asdict(config))
     if last is None:
         files.remove(place / _LAST)
     else:
         _write_weights(place / _LAST, last)
-    _write_weights(place / _WEIGHTS, best)
+    _write_weights(place / WEIGHTS, best)
 
 
 def names(folder: str | Path) -> list[str]:
-    """List the networks that `load_network` finds in a run's folder, in the order of training."""
+    """List the networks that `load_network` finds in a run's folder; the first is the main one.
+
+    Raises:
+        ConfigError: config.json is missing or damaged.
+    """
     folder = Path(folder)
-    there = {each.parent.name for each in (folder / _MODELS).glob(f"*/{_WEIGHTS}")}
-    order: dict[str, None] = {}
-    if (folder / METRICS).is_file():
-        order = dict.fromkeys(each["model"] for each in log.read(folder / METRICS))
-    known = [name for name in order if slug(name) in there]
+    there = {each.parent.name for each in (folder / _MODELS).glob(f"*/{WEIGHTS}")}
+    known = [name for name in parser.read(RunConfig, folder / CONFIG).models if slug(name) in there]
     return known + sorted(each.replace("-", " ") for each in there - {slug(name) for name in known})
 
 
-def load_network(
-    folder: str | Path, name: str, *, last: bool = False
-) -> FusionNetwork | LateNetwork:
+def load_network(folder: str | Path, name: str, *, last: bool = False) -> Network:
     """Load a network of a run by name ("fusion", "image only", "late", ...).
 
     Args:
@@ -174,17 +180,17 @@ def load_network(
             file is damaged or of another version.
     """
     place = Path(folder) / _MODELS / slug(name)
-    file = place / _WEIGHTS
-    if not file.is_file() or not (place / _CONFIG).is_file():
+    file = place / WEIGHTS
+    if not file.is_file() or not (place / CONFIG).is_file():
         known = ", ".join(names(folder)) or "none"
         raise ConfigError(f"{folder}: no network {name!r} in {_MODELS}; there are: {known}")
-    config = schema.read(ModelConfig, place / _CONFIG)
+    config = parser.read(ModelConfig, place / CONFIG)
     if last and (place / _LAST).is_file():
         file = place / _LAST
     return _load_weights(config, file)
 
 
-def _load_weights(config: ModelConfig, file: Path) -> FusionNetwork | LateNetwork:
+def _load_weights(config: ModelConfig, file: Path) -> Network:
     """Build a network with the weights of a file, in evaluation mode.
 
     Shapes are compared first, since an untrusted configuration may describe a network of any size
@@ -210,7 +216,7 @@ def _compare_shapes(network: nn.Module, file: Path) -> None:
     with safe_open(str(file), framework="pt") as reader:
         there = {name: reader.get_slice(name).get_shape() for name in reader.keys()}  # noqa: SIM118
     different = [
-        f"{name} has the shape {there.get(name, 'none')}, but {_CONFIG} describes "
+        f"{name} has the shape {there.get(name, 'none')}, but {CONFIG} describes "
         f"{wanted.get(name, 'no such tensor')}"
         for name in sorted(wanted.keys() | there.keys())
         if wanted.get(name) != there.get(name)

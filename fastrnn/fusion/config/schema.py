@@ -19,6 +19,7 @@ CELLS = ("rnn", "lstm", "gru", "none")
 PROBLEM_TYPES = ("binary", "multiclass", "multilabel", "regression", "steps")
 SCHEDULES = ("one-cycle", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
+CACHES = ("memory", "disk", "none")
 MODALITIES = ("audio", "image", "series", "text")
 BLOCK = 1024  # rows that `predict` keeps in memory at once
 
@@ -146,18 +147,41 @@ class TrainConfig(Checked):
 
 
 @dataclass(frozen=True)
+class LoaderConfig(Checked):
+    """How files are read. Except for rows that are skipped, it does not change results."""
+
+    on_bad_row: Annotated[str, OneOf(("error", "skip"))] = "error"
+    check: bool = False  # decode every file before training
+    num_workers: Annotated[int, Range(0, 1024)] = 0  # processes that decode files
+    cache: Annotated[str, OneOf(CACHES)] = "memory"  # where decoded files are kept
+    cache_size: Annotated[int, Range(0, 1_000_000)] = 256  # MB of a memory cache
+
+
+@dataclass(frozen=True)
+class FitConfig(Checked):
+    """All options of a fit."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    # Fields of ModelConfig that the caller sets; the others follow from the data.
+    model: Mapping[str, Any] = field(default_factory=dict)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    loading: LoaderConfig = field(default_factory=LoaderConfig)
+    baselines: bool = True  # also train the baselines
+    # The folder of a run whose weights the model starts from, where names and shapes agree.
+    init_from: str | None = None
+    report_to: tuple[str, ...] = ()  # trackers: tensorboard, wandb, mlflow
+
+
+@dataclass(frozen=True)
 class RunConfig(Checked):
     """The content of config.json in a run's folder."""
 
-    data: DataConfig
     model: ModelConfig
     train: TrainConfig
-    labels: tuple[str, ...]  # label names, in the order of the outputs
+    models: tuple[str, ...] = ()  # the names of the run's networks; the first is the main one
     columns: Mapping[str, str] = field(default_factory=dict)  # role -> column of the manifest
     manifest: str = ""  # path of the training table
     root: str = ""  # folder that its paths are relative to
-    target: tuple[Moment, Moment] | None = None  # regression: mean and standard deviation
-    series: tuple[tuple[Moment, Moment], ...] = ()  # the same for each variable of a series
 
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as plain JSON values."""

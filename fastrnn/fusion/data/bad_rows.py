@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, FusionError, ManifestError
 
 ON_BAD_ROW = ("error", "skip")
 
@@ -34,6 +35,16 @@ class BadRows:
         try:
             yield
         except DataError as error:
-            if not self.skip:
-                raise
-            self.listed.append((where, str(error)))
+            self.add(where, error)
+
+    def add(self, where: str, error: DataError) -> None:
+        """Raise the error of a row, or list it."""
+        if not self.skip:
+            raise error from None
+        self.listed.append((where, str(error)))
+
+
+def located(path: Path, where: str, error: FusionError) -> DataError:
+    """Return the error with the table and the row in front of its message."""
+    kind = type(error) if isinstance(error, DataError) else ManifestError
+    return kind(f"{path}, {where}: {error}")

@@ -1,122 +1,317 @@
-"""Decoded rows, and batches of them. Files are decoded once per split and kept in memory.
+"""The rows of a manifest as a map-style dataset, whose files are decoded when a row is asked for.
 
-A batch is a dict of tensors (B rows; T steps and L tokens or steps of a series, padded):
+A sample is a dict of a row's arrays; `collator.Collator` makes a batch of several:
 
-| key | shape | |
-|---|---|---|
-| frames | uint8 [U, C, S, S] | the distinct images of the batch |
-| image | int64 [B], or [B, T] for streams | index into `frames` |
-| audio | float32 [B, F, mels] | log-mel frames |
-| audio_lengths | int64 [B] | |
-| text | int64 [B, L] | token ids |
-| text_lengths | int64 [B] | |
-| series | float32 [B, L, K] | standardised by the training rows' mean and std |
-| series_lengths | int64 [B] | |
-| NAME_present | bool [B] | rows that have NAME: image, audio, text or series |
-| steps | bool [B, T] | streams only: valid steps |
-| label | int64 [B] | binary, multiclass: index of the label |
-| | int64 [B, T] | steps: IGNORE at steps without a label |
-| | float32 [B, C] | multilabel: 1 for each label that applies, else 0 |
-| | float32 [B] | regression: standardised by data.Preprocessor.target |
+| key | |
+|---|---|
+| row | the row's number in the dataset |
+| image | uint8 arrays [C, S, S], a list with one for each step |
+| image_id | int32 [T], equal for equal images |
+| audio | float32 [F, mels] |
+| text | token ids [L] |
+| series | float32 [L, K], standardised |
+| steps | the number of steps; 1 if rows are not streams |
+| label | as in a batch (batch.py), without its dimension B |
 
-NAME_present exists only if a row of the Examples lacks the modality. Such a row has a placeholder
-that no network may read: a valid index, or zeros of length 1. `label` exists only if rows have
-labels.
+A modality that the row lacks has no key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
+from torch.utils.data import Dataset
 
-IGNORE = -100  # the label of a step that is not scored; cross_entropy's default
-ABSENT = -1  # in `images`: the row has no image
+from ..batch import IGNORE, Batch
+from ..errors import DataError, FusionError, ManifestError, MediaError
+from . import text
+from .bad_rows import BadRows, located
+from .cache import MEMORY, make_cache
+from .collator import Collator
+from .decoding import COLUMNS, MediaFiles, series_of
+from .manifest import Manifest
+from .processor import Processor
+from .ragged import Ragged
+from .timeseries import standardise
 
-Batch = dict[str, Tensor]
+Sample = dict[str, Any]
+
+_CHUNK = 4096  # rows whose labels are tensors at the same time
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Decoded rows as a dataset; `collate` makes a batch of some."""
+class FusionDataset(Dataset[Sample]):
+    """Rows of a manifest as a model reads them. `load_datasets` creates those of a split.
 
-    steps: Sequence[int] | None  # number of steps of each row, for streams
-    labels: Sequence[Tensor]  # label of each row: [], [T] or [C]; empty without labels
-    frames: Tensor | None = None  # uint8 [N, C, S, S], the distinct images
-    images: Sequence[Tensor] | None = None  # indices into frames or ABSENT, [] or [T]
-    audio: Sequence[Tensor] | None = None  # [F, mels]
-    text: Sequence[Tensor] | None = None  # [L]
-    texts_cut: int = 0  # number of texts longer than max_tokens
-    series: Sequence[Tensor] | None = None  # [L, K]
-    # whether each row has the modality, for modalities that some row lacks
-    present: Mapping[str, Sequence[bool]] = field(default_factory=dict)
-    rows: tuple[int, ...] = ()  # number of each row in the manifest
-    skipped: tuple[tuple[str, str], ...] = ()  # (where, error) of rows left out
+    Attributes:
+        rows: the number of each row in the manifest.
+        skipped: (where, error) of the rows that were left out.
+        truncated: the number of texts longer than max_tokens.
+    """
+
+    manifest: Manifest
+    processor: Processor
+    rows: np.ndarray  # int64 [N]
+    media: Mapping[str, MediaFiles]
+    encoded: Ragged | np.ndarray | None  # the labels, [N], [N, C] or N arrays of T
+    tokens: Ragged | None
+    skipped: tuple[tuple[str, str], ...] = ()
+    truncated: int = 0
 
     def __len__(self) -> int:
-        columns = (self.labels, self.images, self.audio, self.text, self.series)
-        return max(len(each) for each in columns if each is not None)
+        return len(self.rows)
 
-    def __getitem__(self, index: int) -> int:
-        """Return the index itself: rows differ in length, so only `collate` touches tensors."""
+    def __getitem__(self, index: int) -> Sample:
+        """Decode a row.
+
+        Raises:
+            DataError: one of its files cannot be used. The message names the manifest, the row, the
+                file and the remedy.
+        """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return index
+        try:
+            return self._sample(index, int(self.rows[index]))
+        except MediaError as error:
+            where = self.manifest.where(int(self.rows[index]))
+            raise located(self.manifest.path, where, error) from None
 
-    def collate(self, rows: Sequence[int]) -> Batch:
-        """Return the batch of some rows; see the table in the module's docstring."""
-        batch: Batch = {}
-        if self.frames is not None and self.images is not None:
-            index = _pad([self.images[row] for row in rows], ABSENT)
-            # Reuse an image of the batch as placeholder, so that no extra image is encoded.
-            index[index == ABSENT] = int(next((each for each in index[index != ABSENT]), 0))
-            distinct, batch["image"] = torch.unique(index, return_inverse=True)
-            batch["frames"] = self.frames[distinct]
-        columns = {"audio": self.audio, "text": self.text, "series": self.series}
-        for name, values in columns.items():
+    def _sample(self, index: int, row: int) -> Sample:
+        sample: Sample = {"row": index, "steps": int(self.steps[index])}
+        for name, files in self.media.items():
+            numbers = files.numbers[row]
+            if not len(numbers):
+                continue
+            arrays = [files.load(number) for number in numbers.tolist()]
+            if name == "image":
+                repeats = sample["steps"] if len(arrays) == 1 else 1  # one image at every step
+                sample["image"], sample["image_id"] = arrays * repeats, numbers.repeat(repeats)
+            else:
+                sample[name] = arrays[0]
+        if "series" in self.processor.modalities and "series" not in sample:
+            values = self.manifest.rows.values(row)
             if values is not None:
-                chosen = [values[row] for row in rows]
-                batch[name] = _pad(chosen)
-                batch[f"{name}_lengths"] = torch.tensor([len(each) for each in chosen])
-        for name, present in self.present.items():
-            batch[f"{name}_present"] = torch.tensor([present[row] for row in rows])
-        if self.steps is not None:
-            counts = torch.tensor([self.steps[row] for row in rows])
-            batch["steps"] = torch.arange(int(counts.max())) < counts[:, None]
-        if self.labels:
-            batch["label"] = _pad([self.labels[row] for row in rows], IGNORE)
-        return batch
+                sample["series"] = standardise(values, self.processor.series)
+        if self.tokens is not None and not ("text" in self.lacking and self.lacking["text"][index]):
+            sample["text"] = self.tokens[index]
+        if self.encoded is not None:
+            sample["label"] = self.encoded[index]
+        return sample
 
-    def loader(
-        self, size: int, generator: torch.Generator | None = None, num_workers: int = 0
-    ) -> DataLoader:
-        """Create a DataLoader of batches of `size` rows, shuffled if a generator is given.
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """The number of steps of each row, int64 [N]; 1 if rows are not streams."""
+        if not self.processor.stream:
+            return np.ones(len(self), np.int64)
+        return self.manifest.rows.steps()[self.rows]
 
-        `num_workers` is the number of processes that collate; the batches do not depend on it.
-        """
-        return DataLoader(
-            self,  # type: ignore[arg-type]
-            batch_size=size,
-            shuffle=generator is not None,
-            generator=generator,
-            num_workers=num_workers,
-            collate_fn=self.collate,
+    @cached_property
+    def lacking(self) -> dict[str, np.ndarray]:
+        """For each modality that some row lacks: whether each row lacks it, bool [N]."""
+        found = {}
+        for name in self.processor.modalities:
+            missing = self.manifest.rows.lacking(name)[self.rows]
+            if missing.any():
+                found[name] = missing
+        return found
+
+    @cached_property
+    def collator(self) -> Collator:
+        """The function that makes a batch of samples."""
+        return Collator.of(self.processor, tuple(self.lacking), self.encoded is not None)
+
+    def batch(self, rows: Iterable[int]) -> Batch:
+        """Return the batch of some rows."""
+        return self.collator([self[row] for row in rows])
+
+    def select(
+        self, rows: Sequence[int], skipped: tuple[tuple[str, str], ...] = ()
+    ) -> FusionDataset:
+        """Return the dataset with only these rows; `skipped` names those that are left out."""
+        chosen = np.asarray(rows, np.int64)
+        encoded = self.encoded
+        if isinstance(encoded, Ragged):
+            encoded = Ragged.of((encoded[row] for row in rows), np.int64)
+        elif encoded is not None:
+            encoded = encoded[chosen]
+        tokens = self.tokens
+        if tokens is not None:
+            tokens = Ragged.of((tokens[row] for row in rows), tokens.values.dtype)
+        return replace(
+            self,
+            rows=self.rows[chosen],
+            encoded=encoded,
+            tokens=tokens,
+            skipped=self.skipped + skipped,
         )
 
-    @property
-    def megabytes(self) -> float:
-        """Memory of the inputs in MB."""
-        columns = (self.audio, self.text, self.series)
-        parts = [each for part in columns for each in part or ()]
-        frames = [] if self.frames is None else [self.frames]
-        return sum(each.nbytes for each in (*parts, *frames)) / 1e6
+    def where(self, index: int) -> str:
+        """Return the position of a row in its table, for messages."""
+        return self.manifest.where(int(self.rows[index]))
+
+    def labels(self, rows: Sequence[int] | slice = slice(None)) -> Tensor:
+        """Return the labels of some rows as in a batch; steps are padded with IGNORE."""
+        if self.encoded is None:
+            raise ManifestError(f"{self.manifest.path}: the rows were read without labels")
+        if isinstance(self.encoded, Ragged):
+            chosen = range(len(self))[rows] if isinstance(rows, slice) else rows
+            values = [torch.from_numpy(self.encoded[row]) for row in chosen]
+            return pad_sequence(values, batch_first=True, padding_value=IGNORE)
+        return torch.from_numpy(self.encoded[rows])
+
+    def masses(self, weight: Tensor | None = None) -> Tensor:
+        """Return each row's share of the divisor in the loss, float64 [N]; see Task.masses."""
+        starts = range(0, len(self), _CHUNK)
+        parts = (self.labels(slice(start, start + _CHUNK)) for start in starts)
+        return torch.cat([self.processor.task.masses(part, weight) for part in parts])
+
+    def balance(self) -> Tensor:
+        """Return the weights that balance the labels; see Task.balance."""
+        if isinstance(self.encoded, Ragged):
+            return self.processor.task.balance(torch.from_numpy(self.encoded.values))
+        return self.processor.task.balance(self.labels())
 
 
-def _pad(values: Sequence[Tensor], padding: int = 0) -> Tensor:
-    if values[0].dim() == 0:
-        return torch.stack(list(values))
-    return pad_sequence(list(values), batch_first=True, padding_value=padding)
+def load_datasets(
+    manifest: Manifest,
+    parts: Mapping[str, Sequence[int]],
+    processor: Processor,
+    *,
+    on_bad_row: str = "error",
+    cache: str | None = None,
+    cache_size: int = MEMORY,
+    folder: Path | None = None,
+) -> dict[str, FusionDataset]:
+    """Create a dataset for each part of a manifest. Cells are checked; no file is opened.
+
+    Args:
+        parts: name -> numbers of rows of the manifest.
+        on_bad_row: "skip" to leave out rows whose cells cannot be used. `FusionDataset.skipped` has
+            their places and errors.
+        cache: "memory" to keep decoded files up to `cache_size` bytes, "disk" to keep them all in
+            a temporary file, None to decode a file each time.
+        folder: where a disk cache is created; by default the system's folder for temporary files.
+
+    Raises:
+        DataError: a cell cannot be used, or no labelled row can be. The message names the manifest,
+            the row and the remedy.
+        ConfigError: an unknown cache.
+    """
+    check_columns(manifest, processor)
+    media = {
+        name: MediaFiles.of(manifest, name, processor.config, processor.series)
+        for name in processor.modalities
+        if name in COLUMNS
+    }
+    slots = 0
+    for each in media.values():
+        each.first_slot, slots = slots, slots + len(each)
+    stored = make_cache(cache, slots, cache_size, folder)
+    for each in media.values():
+        each.cache = stored
+    return {
+        name: _dataset(manifest, rows, processor, media, on_bad_row) for name, rows in parts.items()
+    }
+
+
+def load_dataset(
+    manifest: Manifest,
+    processor: Processor,
+    rows: Sequence[int] | None = None,
+    *,
+    on_bad_row: str = "error",
+    cache: str | None = None,
+) -> FusionDataset:
+    """Create the dataset of some rows of a manifest, or of all; see `load_datasets`."""
+    parts = {"": range(len(manifest)) if rows is None else rows}
+    return load_datasets(manifest, parts, processor, on_bad_row=on_bad_row, cache=cache)[""]
+
+
+def check_columns(manifest: Manifest, processor: Processor) -> None:
+    """Check that a manifest has the columns that a model reads.
+
+    Raises:
+        ManifestError: it lacks one, or its rows are streams and the model's are not.
+    """
+    for name in processor.modalities:
+        if name not in manifest.columns:
+            raise ManifestError(
+                f"{manifest.path}: the model reads {name}, but there is no such column; name "
+                f"one with --{name}, or add an empty one if every row lacks it"
+            )
+    if manifest.stream and not processor.stream:
+        raise ManifestError(
+            f"{manifest.path}: rows are sequences of images, but the model reads one image per "
+            "row; write one instead of a list"
+        )
+
+
+def _dataset(
+    manifest: Manifest,
+    rows: Sequence[int],
+    processor: Processor,
+    media: Mapping[str, MediaFiles],
+    on_bad_row: str,
+) -> FusionDataset:
+    bad = BadRows(on_bad_row)
+    problems = _problems(manifest, np.asarray(rows, np.int64), processor)
+    labels = manifest.labels(rows) if manifest.labelled else [None] * len(rows)
+    kept: list[int] = []
+    encoded: list[np.ndarray] = []
+    for row, label in zip(rows, labels, strict=True):
+        try:
+            if row in problems:
+                raise problems[row]
+            if label is not None:
+                encoded.append(processor.task.encode(label))
+            kept.append(row)
+        except FusionError as error:
+            where = manifest.where(row)
+            bad.add(where, located(manifest.path, where, error))
+    if manifest.labelled and len(rows) and not kept:
+        raise DataError(f"{manifest.path}: no row can be used; the first error: {bad.listed[0][1]}")
+    tokens, truncated = None, 0
+    if processor.tokenizer is not None:
+        column = manifest.rows.column("text")
+        texts = (column[row].as_py() for row in kept)
+        tokens, truncated = text.tokenize(processor.tokenizer, texts, processor.config.max_tokens)
+    packed: Ragged | np.ndarray | None = None
+    if manifest.labelled:
+        packed = Ragged.of(encoded, np.int64) if processor.task.per_step else np.array(encoded)
+    return FusionDataset(
+        manifest, processor, np.array(kept, np.int64), media, packed, tokens,
+        tuple(bad.listed), truncated,
+    )  # fmt: skip
+
+
+def _problems(manifest: Manifest, rows: np.ndarray, processor: Processor) -> dict[int, DataError]:
+    """Return the errors of rows that can be found without opening a file or reading the label."""
+    table = manifest.rows
+    found: dict[int, DataError] = {}
+    names = processor.modalities
+    empty = np.logical_and.reduce([table.lacking(name) for name in names])
+    for row in rows[empty[rows]].tolist():
+        found[row] = ManifestError(f"no value for {', '.join(names)}; fill one, or remove the row")
+    if "text" in names:
+        column = table.column("text")
+        length = pc.fill_null(pc.utf8_length(column), 0).to_numpy()
+        for row in rows[length[rows] > processor.config.max_characters].tolist():
+            found[row] = text.too_long(column[row].as_py(), processor.config)
+    if "series" in names:
+        there = pc.is_valid(table.column("series")).to_numpy(zero_copy_only=False).astype(bool)
+        for row in rows[there[rows]].tolist():
+            try:
+                values = series_of(manifest, row, processor.config)
+                standardise(np.asarray(values), processor.series)
+            except MediaError as error:
+                found[row] = error
+    return found

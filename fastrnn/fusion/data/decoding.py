@@ -1,4 +1,4 @@
-"""Decode files to arrays, each once, in the order of their rows, optionally in worker processes.
+"""Decode the files of a manifest to arrays: images, audio clips and numeric series.
 
 Every file is decoded on a single thread, so the values depend neither on the number of worker
 processes nor on the number of cores.
@@ -6,107 +6,127 @@ processes nor on the number of cores.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from torch.utils.data import DataLoader
 
 from ..config.schema import DataConfig
-from ..errors import ConfigError, MediaError
-from . import media
-from .rows import Row
-from .timeseries import read_series
+from ..errors import MediaError
+from ..tasks.scale import Scale
+from .audio import log_mel, read_audio
+from .cache import ArrayCache
+from .image import read_image
+from .manifest import Manifest
+from .ragged import Ragged
+from .rows import resolve
+from .timeseries import check_size, read_series, standardise
 
-File = tuple[str, Path]  # modality, file
-
-_AHEAD = 4  # files that each worker prefetches
+COLUMNS = {"image": "image", "audio": "audio", "series": "series_file"}
 
 
-def decode(
-    rows: Iterable[Row], modalities: Iterable[str], config: DataConfig, num_workers: int = 0
-) -> Iterator[tuple[File, np.ndarray | MediaError]]:
-    """Yield every distinct file of the rows with its array, or the error that it raised.
+@dataclass
+class MediaFiles:
+    """The distinct files of one modality of a manifest.
 
-    Images are uint8 [C, S, S], clips are float32 [F, mels] log-mel frames, series are float64
-    [L, K].
-
-    Args:
-        rows: the rows that name the files.
-        modalities: modalities whose files to decode.
-        config: how files become arrays.
-        num_workers: number of worker processes; 0 decodes in this process.
-
-    Raises:
-        ConfigError: num_workers is negative.
+    Attributes:
+        numbers: the numbers of the files that each row of the manifest names, int32.
     """
-    if num_workers < 0:
-        raise ConfigError(f"num_workers must be at least 0; got {num_workers}")
-    wanted = set(modalities)
-    files = list(dict.fromkeys(file for row in rows for file in row.files if file[0] in wanted))
-    results: Iterable[np.ndarray | str]
-    if num_workers == 0 or len(files) < 2:
-        results = _here(files, config)
-    else:
-        results = DataLoader(
-            _Files(files, config),  # type: ignore[arg-type]
-            batch_size=None,
-            num_workers=min(num_workers, len(files)),
-            prefetch_factor=_AHEAD,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]
-            generator=torch.Generator(),  # the default generator also seeds the model
-        )
-    for file, result in zip(files, results, strict=True):
-        yield file, MediaError(result) if isinstance(result, str) else result
 
+    modality: str
+    root: Path
+    config: DataConfig
+    names: pa.Array  # of strings: the name of each file
+    numbers: Ragged
+    scale: tuple[Scale, ...] = ()  # of the variables of a series
+    cache: ArrayCache | None = None
+    first_slot: int = 0  # of the cache
 
-def decode_file(file: File, config: DataConfig) -> np.ndarray | str:
-    """Return a file's array, or its error as text, which can be sent between processes."""
-    modality, path = file
-    try:
-        if modality == "image":
-            return media.read_image(path, config).numpy()
-        if modality == "audio":
-            return media.log_mel(media.read_audio(path, config), config).numpy()
-        return read_series(path, config)
-    except MediaError as error:
-        return str(error)
-
-
-class _Files:
-    """A dataset of files for DataLoader."""
-
-    def __init__(self, files: list[File], config: DataConfig) -> None:
-        self.files = files
-        self.config = config
+    @classmethod
+    def of(
+        cls, manifest: Manifest, modality: str, config: DataConfig, scale: tuple[Scale, ...] = ()
+    ) -> MediaFiles:
+        """List the distinct files of a modality."""
+        column = manifest.rows.column(COLUMNS[modality])
+        if pa.types.is_list(column.type):
+            counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+            column = pc.list_flatten(column)
+        else:
+            counts = pc.is_valid(column).to_numpy(zero_copy_only=False).astype(np.int64)
+            column = column.drop_null()
+        coded = column.cast(pa.string()).dictionary_encode()
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        numbers = Ragged(coded.indices.to_numpy().astype(np.int32), offsets)
+        return cls(modality, manifest.root, config, coded.dictionary, numbers, scale)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.names)
 
-    def __getitem__(self, index: int) -> np.ndarray | str:
-        return decode_file(self.files[index], self.config)
+    def load(self, number: int) -> np.ndarray:
+        """Return a file's array, from the cache if it is there.
+
+        Returns:
+            Images: uint8 [C, S, S]. Clips: float32 [F, mels], log-mel frames. Series: float32
+            [L, K], standardised.
+
+        Raises:
+            MediaError: the file does not exist or cannot be used; the message names it.
+        """
+        if self.cache is None:
+            return self.decode(number)
+        dtype = np.uint8 if self.modality == "image" else np.float32
+        found = self.cache.get(self.first_slot + number, dtype)
+        if found is None:
+            value = self.decode(number)
+            self.cache.put(self.first_slot + number, value)
+            return value
+        return found.reshape(self._shape)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        if self.modality == "image":
+            return (self.config.image_channels, self.config.image_size, self.config.image_size)
+        return (-1, self.config.mels if self.modality == "audio" else len(self.scale))
+
+    def decode(self, number: int) -> np.ndarray:
+        """Decode a file; see `load`."""
+        path = resolve(self.root, self.names[number].as_py())
+        if self.modality == "image":
+            return read_image(path, self.config)
+        if self.modality == "audio":
+            with _one_thread():
+                return log_mel(read_audio(path, self.config), self.config).numpy()
+        try:
+            return standardise(read_series(path, self.config), self.scale)
+        except MediaError as error:
+            raise error if str(path) in str(error) else MediaError(f"{path}: {error}") from None
 
 
-def _as_it_is(value: np.ndarray | str) -> np.ndarray | str:
-    """Return the value unchanged.
+def series_of(manifest: Manifest, row: int, config: DataConfig) -> np.ndarray | None:
+    """Read the series of a row, from its cell or its file: float64 [L, K], or None.
 
-    Arrays are sent through a pipe: a tensor in shared memory would keep a file descriptor open.
+    Raises:
+        MediaError: it cannot be used.
     """
-    return value
-
-
-def _here(files: list[File], config: DataConfig) -> Iterator[np.ndarray | str]:
-    for file in files:
-        with _one_thread():
-            result = decode_file(file, config)
-        yield result
+    values = manifest.rows.values(row)
+    if values is not None:
+        check_size(values, config)
+        return values
+    name = manifest.rows.column("series_file")[row].as_py()
+    return None if name is None else read_series(resolve(manifest.root, name), config)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
     torch.set_num_threads(1)
     try:
         yield

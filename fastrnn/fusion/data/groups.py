@@ -9,112 +9,165 @@ from __future__ import annotations
 import hashlib
 import reprlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Hashable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..strings import composed
 from .rows import Row
 
+if TYPE_CHECKING:
+    from .manifest import Manifest
 
-def linked(rows: Sequence[Row], indices: Iterable[int]) -> list[list[int]]:
+FILES = ("image", "audio", "series_file")  # columns that name files
+
+
+def linked(manifest: Manifest, rows: Iterable[int]) -> list[list[int]]:
     """Partition rows into sets that share no group and no file (connected components).
 
     Sets, and the row numbers in each set, keep the order of the rows.
     """
-    indices = list(indices)
-    leader = {index: index for index in indices}
+    rows = list(rows)
+    leader = list(range(len(manifest)))
 
-    def find(index: int) -> int:
-        while leader[index] != index:
-            leader[index] = leader[leader[index]]
-            index = leader[index]
-        return index
+    def find(row: int) -> int:
+        while leader[row] != row:
+            leader[row] = leader[leader[row]]
+            row = leader[row]
+        return row
 
-    first: dict[Hashable, int] = {}
-    for index in indices:
-        for key in _keys(rows[index]):
-            a, b = find(first.setdefault(key, index)), find(index)
+    chosen = np.zeros(len(manifest), bool)
+    chosen[rows] = True
+    for name in (*FILES, "group"):
+        code, row = references(manifest, name)
+        code, row = code[chosen[row]], row[chosen[row]]
+        if len(code) == len(np.unique(code)):
+            continue  # each file is named once
+        _, first = np.unique(code, return_index=True)
+        for a, b in zip(row[first][_positions(code)].tolist(), row.tolist(), strict=True):
+            a, b = find(a), find(b)
             leader[max(a, b)] = min(a, b)
     sets: dict[int, list[int]] = defaultdict(list)
-    for index in indices:
-        sets[find(index)].append(index)
+    for each in rows:
+        sets[find(each)].append(each)
     return list(sets.values())
 
 
-def _keys(row: Row) -> list[Hashable]:
-    keys: list[Hashable] = [file for _, file in row.files]
-    return keys if row.group is None else [*keys, row.group]
+def references(manifest: Manifest, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a code of each value in a column, equal for equal values, and its row: int64 [R]."""
+    column = manifest.rows.column(name)
+    if len(column) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    if pa.types.is_list(column.type):
+        row = pc.list_parent_indices(column).to_numpy()
+        values = pc.list_flatten(column)
+    else:
+        row = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
+        values = column.drop_null()
+    return values.dictionary_encode().indices.to_numpy().astype(np.int64), row.astype(np.int64)
 
 
-def crossing_files(rows: Iterable[Row], root: Path) -> tuple[str, ...]:
+def _positions(code: np.ndarray) -> np.ndarray:
+    """Return the position of each code among the sorted distinct ones."""
+    return np.unique(code, return_inverse=True)[1]
+
+
+def _crossing(manifest: Manifest, name: str) -> tuple[int, Row, Row] | None:
+    """Return how many values of a column are in two splits, and the first two such rows."""
+    if "split" not in manifest.columns:
+        return None
+    code, row = references(manifest, name)
+    split = manifest.rows.column("split").dictionary_encode().indices.to_numpy()[row]
+    _, first = np.unique(code, return_index=True)
+    position = _positions(code)
+    differ = np.flatnonzero(split != split[first][position])
+    if not len(differ):
+        return None
+    at = differ[0]
+    one, other = row[first[position[at]]], row[at]
+    count = len(np.unique(code[differ]))
+    return count, manifest.rows[int(one)], manifest.rows[int(other)]
+
+
+def crossing_files(manifest: Manifest) -> tuple[str, ...]:
     """Return a one-line warning if a file is in several splits of the split column, else ().
 
     This is not an error: the user chose the splits, and a shared image may give nothing away.
     """
-    seen: dict[Path, Row] = {}
-    crossing: dict[Path, tuple[Row, Row]] = {}
-    for row in rows:
-        for _, file in row.files if row.split else ():
-            first = seen.setdefault(file, row)
-            if first.split != row.split and file not in crossing:
-                crossing[file] = (first, row)
-    if not crossing:
+    found = [(name, each) for name in FILES if (each := _crossing(manifest, name))]
+    if not found:
         return ()
-    file, (one, other) = next(iter(crossing.items()))
-    more = _more(len(crossing) - 1, "file")
+    name, (_, one, other) = found[0]
+    shared = _files(one, name) & _files(other, name)
+    more = _more(sum(count for _, (count, _, _) in found) - 1, "file")
     return (
-        f"{file.relative_to(root)} is in {one.split} ({one.where}) and in {other.split} "
+        f"{min(shared)} is in {one.split} ({one.where}) and in {other.split} "
         f"({other.where}){more}: scores may be too high; omit the split column to split the rows "
         "so that each file is in one split",
     )
 
 
-def crossing_contents(rows: Iterable[Row]) -> tuple[str, ...]:
+def _files(row: Row, column: str) -> set[str]:
+    if column == "image":
+        return set(row.images)
+    return {str(row.audio if column == "audio" else row.series)}
+
+
+def crossing_contents(manifest: Manifest, splits: dict[int, str] | None = None) -> tuple[str, ...]:
     """Return a one-line warning if rows without files repeat a text and series across splits.
 
     A text shared by different images gives nothing away: questions are repeated.
+
+    Args:
+        splits: the split of each row; by default the split column decides.
     """
-    seen: dict[Hashable, Row] = {}
-    crossing: dict[Hashable, tuple[Row, Row]] = {}
-    for row in rows:
-        if row.split and not row.files:
-            content = _content(row)
-            first = seen.setdefault(content, row)
-            if first.split != row.split and content not in crossing:
-                crossing[content] = (first, row)
+    if splits is None and "split" not in manifest.columns:
+        return ()
+    filed = np.zeros(len(manifest), bool)
+    for name in FILES:
+        filed[references(manifest, name)[1]] = True
+    seen: dict[Hashable, tuple[int, str]] = {}
+    crossing: dict[Hashable, tuple[int, str, int, str]] = {}
+    for number in np.flatnonzero(~filed).tolist() if splits is None else splits:
+        if filed[number]:
+            continue
+        split = manifest.table["split"][number].as_py() if splits is None else splits[number]
+        content = _content(manifest, number)
+        first, part = seen.setdefault(content, (number, split))
+        if part != split and content not in crossing:
+            crossing[content] = (first, part, number, split)
     if not crossing:
         return ()
-    one, other = next(iter(crossing.values()))
+    first, part, number, split = next(iter(crossing.values()))
+    one, other = manifest.rows[first], manifest.rows[number]
     text, series = one.text is not None, one.series is not None
     what = " and ".join(["text"] * text + ["series"] * series)
     shown = f" {reprlib.repr(one.text)}" if text and not series else ""
     more = _more(len(crossing) - 1, "row" if series else "text")
     return (
-        f"the {what}{shown} {'are' if text and series else 'is'} in {one.split} ({one.where}) and "
-        f"in {other.split} ({other.where}){more}: scores may be too high; remove such rows, or put "
+        f"the {what}{shown} {'are' if text and series else 'is'} in {part} ({one.where}) and "
+        f"in {split} ({other.where}){more}: scores may be too high; remove such rows, or put "
         "equal rows into one group",
     )
 
 
-def _content(row: Row) -> Hashable:
-    text = None if row.text is None else composed(row.text)
-    if not isinstance(row.series, np.ndarray):
+def _content(manifest: Manifest, number: int) -> Hashable:
+    text = manifest.table["text"][number].as_py()
+    text = None if text is None else composed(text)
+    values = manifest.rows.values(number)
+    if values is None:
         return text
-    return text, row.series.shape, hashlib.sha256(row.series.tobytes()).digest()
+    return text, values.shape, hashlib.sha256(values.tobytes()).digest()
 
 
 def _more(number: int, noun: str) -> str:
     return f" ({number} more {noun}{'s' if number > 1 else ''} like it)" if number else ""
 
 
-def crossing_group(rows: Iterable[Row]) -> tuple[Row, Row] | None:
+def crossing_group(manifest: Manifest) -> tuple[Row, Row] | None:
     """Return two rows of one group that the split column puts into different splits, or None."""
-    seen: dict[str, Row] = {}
-    for row in rows:
-        if row.group is not None:
-            first = seen.setdefault(row.group, row)
-            if first.split != row.split:
-                return first, row
-    return None
+    found = _crossing(manifest, "group")
+    return None if found is None else found[1:]

@@ -1,8 +1,10 @@
-"""Read tables as records: CSV, JSONL and Parquet files, and pandas DataFrames.
+"""Read tables as records: CSV, JSONL and Parquet files, DataFrames, Arrow tables and datasets.
 
-A record is a dict of a row's cells as plain Python values, paired with its position for messages. A
-damaged row (a ragged line, invalid JSON) is an error object in place of the record, so that the
-caller can skip it. A table that is damaged as a whole raises.
+A record is a dict of a row's cells as plain Python values, paired with its position for messages:
+the line of a text file, otherwise the row's number from 0 or its label in a DataFrame's index. A
+damaged row (a ragged line, invalid JSON) is an error in place of the record, so that the caller can
+skip it. A table that is damaged as a whole raises. Records are read one at a time, so a table may
+be larger than the memory.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,61 +28,71 @@ from ..errors import ManifestError
 from ..strings import composed, is_unicode, plural, separator
 
 Record = dict[str, Any]
-Source: TypeAlias = "str | os.PathLike[str] | pd.DataFrame"
+Source: TypeAlias = "str | os.PathLike[str] | pd.DataFrame | pa.Table | Any"
+Records = Iterator[tuple[str, Record | ManifestError]]
 
 _LARGEST_CELL = 1 << 24  # characters of a CSV cell, which may hold a numeric series
-_LARGEST_TABLE = 4 << 30  # bytes; a small Parquet file may repeat one long cell a million times
-_PARQUET_ROWS = 256  # rows read between two checks of the limit
+_LARGEST_LINE = 1 << 26  # characters of a JSONL line
+_BATCH = 256  # rows of Parquet or Arrow that become Python values at once
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table. `path` is for messages; it is "DataFrame" if there is no file."""
+    """A table that can be read several times.
+
+    Attributes:
+        path: for messages; "DataFrame", "Table" or "Dataset" if there is no file.
+        names: the names of the columns.
+        records: starts to read, and yields (position, cells) for each row.
+    """
 
     path: Path
-    names: tuple[str, ...]  # column names
-    records: list[tuple[str, Record | ManifestError]]  # (position, cells)
+    names: tuple[str, ...]
+    records: Callable[[], Records]
 
 
-def read_table(source: Source, wanted: Collection[str] = ()) -> Table:
-    """Read a table. The extension of a file gives its format.
+def open_table(source: Source, wanted: Collection[str] = ()) -> Table:
+    """Open a table. The extension of a file gives its format.
 
     Args:
+        source: a path, a DataFrame, a pyarrow.Table or a datasets.Dataset.
         wanted: Parquet columns to read regardless of their type. Other binary, map and struct
             columns cannot have a role; they are named but not read.
 
     Raises:
-        ManifestError: no such file, another format, not UTF-8, no rows, or damaged.
+        ManifestError: no such file, another format, not UTF-8, two columns of one name, or damaged.
+            Reading the records raises it, too.
     """
-    if isinstance(source, pd.DataFrame):
-        path = Path(source.attrs.get("path", "DataFrame"))  # a block of a file has its path
-        table = Table(path, *_frame(path, source))
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise ManifestError(
-                f"{path}: no such file; give the path of a CSV, JSONL or Parquet file"
-            )
-        ending = path.suffix.lower()
-        try:
-            if ending == ".csv":
-                table = Table(path, *_csv(path))
-            elif ending == ".jsonl":
-                table = Table(path, *_jsonl(path))
-            elif ending == ".parquet":
-                table = Table(path, *_parquet(path, wanted))
-            else:
-                raise ManifestError(
-                    f"{path}: a manifest must end in .csv, .jsonl or .parquet; convert it"
-                )
-        except UnicodeDecodeError as error:
-            raise ManifestError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
-    for name in (*table.names, str(path)):
+    table = _open(source, wanted)
+    for name in (*table.names, str(table.path)):
         if not is_unicode(name):
-            raise ManifestError(f"{str(path)!r}: the name {name!r} is not valid Unicode; rename it")
-    if not table.records:
-        raise ManifestError(f"{path}: the table has no rows; add one row per example")
+            where = str(table.path)
+            raise ManifestError(f"{where!r}: the name {name!r} is not valid Unicode; rename it")
     return table
+
+
+def _open(source: Source, wanted: Collection[str]) -> Table:
+    if isinstance(source, pd.DataFrame):
+        return _frame(source)
+    if isinstance(source, pa.Table):
+        return _arrow(Path("Table"), source.schema, lambda: source.to_batches(_BATCH), wanted)
+    if hasattr(source, "with_format") and hasattr(source, "features"):
+        return _dataset(source, wanted)
+    path = Path(source)
+    if not path.is_file():
+        raise ManifestError(f"{path}: no such file; give the path of a CSV, JSONL or Parquet file")
+    openers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+    opener = openers.get(path.suffix.lower())
+    if opener is None:
+        raise ManifestError(f"{path}: a manifest must end in .csv, .jsonl or .parquet; convert it")
+    try:
+        return opener(path, wanted)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> ManifestError:
+    return ManifestError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8")
 
 
 def column_names(path: Path, names: Iterable[str]) -> tuple[str, ...]:
@@ -96,108 +108,167 @@ def column_names(path: Path, names: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def csv_header(path: Path, cells: Sequence[str]) -> tuple[str, ...]:
-    """Return the column names of a CSV file, from the cells of its first line.
+def _csv(path: Path, wanted: Collection[str]) -> Table:
+    with _CsvRows(path) as rows:
+        names = _header(path, next(iter(rows), []))
 
-    Raises:
-        ManifestError: two names are the same, or the cells are not separated by commas.
-    """
+    def records() -> Records:
+        with _CsvRows(path) as rows:
+            next(iter(rows), None)
+            for cells in rows:
+                where = f"line {rows.line}"
+                if len(cells) == len(names):
+                    yield where, dict(zip(names, cells, strict=True))
+                elif cells:
+                    yield (
+                        where,
+                        ManifestError(
+                            f"{path}, {where}: {plural(len(cells), 'cell')} but "
+                            f"{plural(len(names), 'column')}; put quotes around cells that contain "
+                            "a comma"
+                        ),
+                    )
+
+    return Table(path, names, records)
+
+
+class _CsvRows:
+    """Iterate over the lines of a CSV file as lists of cells."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> _CsvRows:
+        self._limit = csv.field_size_limit(_LARGEST_CELL)
+        self._file = self._path.open(newline="", encoding="utf-8-sig")
+        self._reader = csv.reader(self._file, strict=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        csv.field_size_limit(self._limit)
+
+    @property
+    def line(self) -> int:
+        """The number of the last line that was read, from 1."""
+        return self._reader.line_num
+
+    def __iter__(self) -> Iterator[list[str]]:
+        try:
+            yield from self._reader
+        except csv.Error as error:
+            raise ManifestError(f"{self._path}, line {self.line}: not CSV ({error})") from None
+        except UnicodeDecodeError as error:
+            raise _not_utf8(self._path, error) from None
+
+
+def _header(path: Path, cells: Sequence[str]) -> tuple[str, ...]:
     other = separator(",".join(cells))
     if other:
         raise ManifestError(f"{path}: cells are separated by {other}; save the file with commas")
     return column_names(path, cells)
 
 
-Content = tuple[tuple[str, ...], list[tuple[str, Record | ManifestError]]]
+def _jsonl(path: Path, wanted: Collection[str]) -> Table:
+    """A row may omit columns, so the names are those of all rows."""
 
+    def records() -> Records:
+        try:
+            yield from _lines(path)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, error) from None
 
-def _csv(path: Path) -> Content:
-    before = csv.field_size_limit(_LARGEST_CELL)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            try:
-                names = csv_header(path, next(reader, []))
-                return names, list(_csv_records(path, reader, names))
-            except csv.Error as error:
-                raise ManifestError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
-    finally:
-        csv.field_size_limit(before)
-
-
-def _csv_records(
-    path: Path, reader: Any, names: tuple[str, ...]
-) -> Iterator[tuple[str, Record | ManifestError]]:
-    for cells in reader:
-        where = f"line {reader.line_num}"
-        if not cells:
-            continue
-        if len(cells) == len(names):
-            yield where, dict(zip(names, cells, strict=True))
-        else:
-            yield (
-                where,
-                ManifestError(
-                    f"{path}, {where}: {plural(len(cells), 'cell')} but "
-                    f"{plural(len(names), 'column')}; put quotes around cells that contain a comma"
-                ),
-            )
-
-
-def _jsonl(path: Path) -> Content:
-    records: list[tuple[str, Record | ManifestError]] = []
     names: dict[str, None] = {}
+    for _, record in records():
+        if isinstance(record, dict):
+            names |= dict.fromkeys(record)
+    return Table(path, tuple(names), records)
+
+
+def _lines(path: Path) -> Records:
+    number = 0
     with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
+        while line := file.readline(_LARGEST_LINE):
+            number += 1
             where = f"line {number}"
-            record: Record | ManifestError
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                record = ManifestError(
-                    f"{path}, {where}: not JSON ({error}); write one JSON object per line"
-                )
-            else:
-                if not isinstance(record, dict):
-                    record = ManifestError(
-                        f"{path}, {where}: not a JSON object; write "
-                        '{"image": "1.png", "label": "yes"}'
-                    )
-            if isinstance(record, dict):
-                record = {composed(name): cell for name, cell in record.items()}
-                names |= dict.fromkeys(record)
-            records.append((where, record))
-    return tuple(names), records
-
-
-def _parquet(path: Path, wanted: Collection[str]) -> Content:
-    records: list[tuple[str, Record | ManifestError]] = []
-    try:
-        file = pq.ParquetFile(path)
-        schema = file.schema_arrow
-        names = column_names(path, schema.names)
-        columns = [
-            each.name
-            for each, name in zip(schema, names, strict=True)
-            if name in wanted or _plain(each.type)
-        ]
-        size = 0
-        for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
-            size += batch.nbytes
-            if size > _LARGEST_TABLE:
+            if len(line) == _LARGEST_LINE:
                 raise ManifestError(
-                    f"{path}: the cells take more than {_LARGEST_TABLE >> 30} GiB; split the "
-                    "table, or store media in files and their paths in the table"
+                    f"{path}, {where}: the line has over {_LARGEST_LINE:,} characters; split it"
                 )
-            for record in batch.to_pylist():
-                records.append((f"row {len(records) + 1}", _cells(record)))
+            if line.strip():
+                yield where, _parsed(line, f"{path}, {where}")
+
+
+def _parsed(line: str, where: str) -> Record | ManifestError:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return ManifestError(f"{where}: not JSON ({error}); write one JSON object per line")
+    if not isinstance(record, dict):
+        return ManifestError(
+            f'{where}: not a JSON object; write {{"image": "1.png", "label": "yes"}}'
+        )
+    if not all(map(is_unicode, record)):
+        return ManifestError(f"{where}: the name of a column is not valid Unicode; rename it")
+    return {composed(name): cell for name, cell in record.items()}
+
+
+def _parquet(path: Path, wanted: Collection[str]) -> Table:
+    def batches() -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=_BATCH, columns=columns)
+
+    try:
+        schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
-        raise ManifestError(
-            f"{path}: the Parquet file cannot be read ({error}); write it again"
-        ) from None
-    return names, records
+        raise _damaged(path, error) from None
+    columns = _readable(path, schema, wanted)
+    return _arrow(path, schema, batches, wanted)
+
+
+def _damaged(path: Path, error: Exception) -> ManifestError:
+    return ManifestError(f"{path}: the Parquet file cannot be read ({error}); write it again")
+
+
+def _dataset(source: Any, wanted: Collection[str]) -> Table:
+    """Read a datasets.Dataset through Arrow, without decoding its media columns."""
+    schema = source.features.arrow_schema
+    columns = _readable(Path("Dataset"), schema, wanted)
+    arrow = source.select_columns(columns).with_format("arrow")
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for table in arrow.iter(_BATCH):
+            yield from table.to_batches()
+
+    return _arrow(Path("Dataset"), schema, batches, wanted)
+
+
+def _arrow(
+    path: Path,
+    schema: pa.Schema,
+    batches: Callable[[], Iterable[pa.RecordBatch]],
+    wanted: Collection[str],
+) -> Table:
+    columns = _readable(path, schema, wanted)
+
+    def records() -> Records:
+        number = 0
+        try:
+            for batch in batches():
+                for record in batch.select(columns).to_pylist():
+                    yield f"row {number}", _cells(record)
+                    number += 1
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise _damaged(path, error) from None
+
+    return Table(path, column_names(path, schema.names), records)
+
+
+def _readable(path: Path, schema: pa.Schema, wanted: Collection[str]) -> list[str]:
+    """Return the columns that are wanted, or can have a role."""
+    names = column_names(path, schema.names)
+    pairs = zip(schema, names, strict=True)
+    return [each.name for each, name in pairs if name in wanted or _plain(each.type)]
 
 
 def _plain(kind: pa.DataType) -> bool:
@@ -215,15 +286,16 @@ def _plain(kind: pa.DataType) -> bool:
     )
 
 
-def _frame(path: Path, frame: pd.DataFrame) -> Content:
+def _frame(frame: pd.DataFrame) -> Table:
+    path = Path("DataFrame")
     names = column_names(path, (str(name) for name in frame.columns))
-    columns = [frame.iloc[:, place].tolist() for place in range(len(names))]
-    places = [f"row {label}" for label in frame.index.tolist()]
-    rows = zip(*columns, strict=True) if columns else ()
-    return names, [
-        (where, _cells(dict(zip(names, row, strict=True))))
-        for where, row in zip(places, rows, strict=False)
-    ]
+
+    def records() -> Records:
+        columns = [frame.iloc[:, place] for place in range(len(names))]
+        for label, *row in zip(frame.index, *columns, strict=True):
+            yield f"row {label}", {n: _value(cell) for n, cell in zip(names, row, strict=True)}
+
+    return Table(path, names, records)
 
 
 def _cells(record: Record) -> Record:

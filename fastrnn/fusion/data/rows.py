@@ -1,6 +1,6 @@
-"""Convert the cells of a table to checked rows: paths, texts, labels, series and the split.
+"""Convert the cells of a table to checked values: paths, texts, labels, series and the split.
 
-Paths must exist and be inside the root.
+Paths are checked for form only. `resolve` finds the file when it is read.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import posixpath
 import reprlib
 import unicodedata
 from collections.abc import Mapping
@@ -36,43 +37,21 @@ _SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One example. `where` is its position in the table, for messages."""
+    """One example. Files are named relative to the manifest's root."""
 
-    where: str
-    images: tuple[Path, ...] = ()
-    audio: Path | None = None
+    where: str  # its position in the table, for messages
+    images: tuple[str, ...] = ()
+    audio: str | None = None
     text: str | None = None
     label: Label = ""  # "" if labels were not read
     split: str | None = None
     stream: bool = False  # the row is a sequence of steps
-    series: Path | np.ndarray | None = field(default=None, compare=False)  # float64 [L, K]
+    series: str | np.ndarray | None = field(default=None, compare=False)  # float64 [L, K]
     group: str | None = None  # rows of one group stay in one split
-    per_step: bool = False  # the label is a list with one entry per step
-
-    @property
-    def steps(self) -> int:
-        """The number of steps; 1 if the row is not a stream."""
-        if not self.stream:
-            return 1
-        if self.per_step and len(self.images) <= 1:
-            return len(self.label)
-        return max(1, len(self.images))
 
     def has(self, modality: str) -> bool:
         """Whether the row has this modality."""
-        if modality == "image":
-            return bool(self.images)
-        return getattr(self, modality) is not None
-
-    @property
-    def files(self) -> tuple[tuple[str, Path], ...]:
-        """The files of the row as (modality, file), in order."""
-        named = [("image", path) for path in self.images]
-        if self.audio is not None:
-            named.append(("audio", self.audio))
-        if isinstance(self.series, Path):
-            named.append(("series", self.series))
-        return tuple(named)
+        return bool(self.images) if modality == "image" else getattr(self, modality) is not None
 
 
 class RowReader:
@@ -89,7 +68,6 @@ class RowReader:
         self.roles = roles
         self.modalities = modalities
         self.where = ""
-        self.seen: dict[str, Path] = {}  # streams name the same frame often
 
     def read(self, where: str, record: Mapping[str, Any]) -> Row:
         """Convert a record to a row.
@@ -110,22 +88,18 @@ class RowReader:
             raise self.error(
                 "image", "the list is empty; leave the cell empty if there is no image"
             )
-        audio, text, split = (cells.get(role) for role in ("audio", "text", "split"))
+        named = images if isinstance(images, list) else [] if images is None else [images]
+        audio, text, group = (cells.get(role) for role in ("audio", "text", "group"))
         return Row(
             where=where,
-            images=()
-            if images is None
-            else tuple(
-                self._file("image", name)
-                for name in (images if isinstance(images, list) else [images])
-            ),
+            images=tuple(self._file("image", name) for name in named),
             audio=None if audio is None else self._file("audio", audio),
             text=None if text is None else self._text(text),
             label=self._label(cells["label"]) if "label" in self.roles else "",
-            split=self._split(split) if "split" in self.roles else None,
+            split=self._split(cells["split"]) if "split" in self.roles else None,
             stream=isinstance(images, list),
             series=self._series(cells.get("series")),
-            group=None if cells.get("group") is None else composed(str(cells["group"])),
+            group=None if group is None else self._name("group", group),
         )
 
     def error(self, role: str, text: str) -> ManifestError:
@@ -150,9 +124,16 @@ class RowReader:
         return value
 
     def _text(self, value: Any) -> str:
-        if isinstance(value, (str, int, float)):
-            return str(value)
-        raise self.error("text", f"{reprlib.repr(value)} is not a text; write words")
+        if not isinstance(value, (str, int, float)):
+            raise self.error("text", f"{reprlib.repr(value)} is not a text; write words")
+        text = str(value)
+        if not is_unicode(text):
+            raise self.error(
+                "text",
+                f"the text starting with {text[:40]!r} contains a character that is not valid "
+                "Unicode; fix it",
+            )
+        return text
 
     def _label(self, value: Any) -> Label:
         if value is None:
@@ -161,16 +142,18 @@ class RowReader:
         if isinstance(value, np.ndarray):
             value = value.tolist()
         if not isinstance(value, list):
-            return self._name(value)
+            return canonical(self._name("label", value))
         cells = [self._cell(each) for each in value]
-        return tuple(None if each is None else self._name(each) for each in cells)
+        return tuple(
+            None if each is None else canonical(self._name("label", each)) for each in cells
+        )
 
-    def _name(self, value: Any) -> str:
+    def _name(self, role: str, value: Any) -> str:
         if isinstance(value, str) and not is_unicode(value):
-            raise self.error("label", f"{reprlib.repr(value)} is not valid Unicode; fix it")
+            raise self.error(role, f"{reprlib.repr(value)} is not valid Unicode; fix it")
         if isinstance(value, (str, int, float)):
-            return composed(canonical(str(value).strip()))
-        raise self.error("label", f"{reprlib.repr(value)} is not a label; write a word or a number")
+            return composed(str(value).strip())
+        raise self.error(role, f"{reprlib.repr(value)} is not a {role}; write a word or a number")
 
     def _split(self, value: Any) -> str:
         if value is None:
@@ -180,7 +163,7 @@ class RowReader:
             raise self.error("split", f"{reprlib.repr(value)} is not train, val or test")
         return name
 
-    def _series(self, value: Any) -> Path | np.ndarray | None:
+    def _series(self, value: Any) -> str | np.ndarray | None:
         if value is None:
             return None
         listed = self._listed(value)
@@ -197,48 +180,71 @@ class RowReader:
             )
         return self._file("series", listed)
 
-    def _file(self, role: str, value: Any) -> Path:
+    def _file(self, role: str, value: Any) -> str:
+        """Return a path relative to the root, with "/" and without "." and double separators."""
         if not isinstance(value, str) or not value.strip():
             raise self.error(
                 role, f"{reprlib.repr(value)} is not a path; write one relative to {self.root}"
             )
-        if value in self.seen:
-            return self.seen[value]
-        named = reprlib.repr(value) if len(value) > 200 else repr(value)
         if "\0" in value:
-            raise self.error(role, f"{named} contains a NUL, which paths cannot; fix it")
-        if ".." in Path(value).parts:
+            raise self.error(role, f"{_short(value)} contains a NUL, which paths cannot; fix it")
+        if not is_unicode(value):
+            raise self.error(role, f"{_short(value)} is not valid Unicode; rename the file")
+        if ".." in value.split("/"):
             raise self.error(
-                role, f"{named} is outside the folder {self.root}; move the file into it"
+                role, f"{_short(value)} is outside the folder {self.root}; move the file into it"
             )
+        name = posixpath.normpath(value)
+        if not name.startswith("/"):
+            return name
         try:
-            file = Path(os.path.realpath(_spelt(self.root, value)))
-            inside, there = file.is_relative_to(self.root), file.is_file()
-        except (OSError, ValueError):  # the name is too long or invalid for a file
-            inside, there = True, False
-        if not inside:
+            return os.fspath(Path(os.path.realpath(name)).relative_to(self.root))
+        except ValueError:
             raise self.error(
                 role,
-                f"{named} leads outside {self.root}; move the file into it, or set --root",
-            )
-        if not there:
-            raise self.error(
-                role,
-                f"there is no file {named} in {self.root}; fix the path, or remove the row",
-            )
-        self.seen[value] = file
-        return file
+                f"{_short(value)} leads outside {self.root}; move the file into it, or set --root",
+            ) from None
 
 
-def _spelt(root: Path, value: str) -> Path:
+def resolve(root: Path, name: str) -> Path:
+    """Return the path of a file that a manifest names.
+
+    Args:
+        root: the folder that the name is relative to, without symbolic links.
+        name: the name, in any of Unicode's normal forms.
+
+    Raises:
+        MediaError: there is no such file, or a link leads outside the root.
+    """
+    try:
+        file = Path(os.path.realpath(_spelt(root, name)))
+        inside, there = file.is_relative_to(root), file.is_file()
+    except (OSError, ValueError):  # the name is too long or invalid for a file
+        inside, there = True, False
+    if not inside:
+        raise MediaError(
+            f"{_short(name)} leads outside {root}; move the file into it, or set --root"
+        )
+    if not there:
+        raise MediaError(
+            f"there is no file {_short(name)} in {root}; fix the path, or remove the row"
+        )
+    return file
+
+
+def _spelt(root: Path, name: str) -> Path:
     """Return the path in the disk's Unicode form: accented letters may be composed or not."""
-    if (root / value).exists():
-        return root / value
+    if name.isascii() or (root / name).exists():
+        return root / name
     place = root
-    for part in Path(value).parts:
+    for part in Path(name).parts:
         spellings = [
             place / part,
             *(place / unicodedata.normalize(f, part) for f in ("NFC", "NFD")),
         ]
         place = next((each for each in spellings if each.exists()), place / part)
     return place
+
+
+def _short(name: str) -> str:
+    return reprlib.repr(name) if len(name) > 200 else repr(name)

@@ -14,18 +14,22 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated
 
-from ..errors import ManifestError
+from .. import files
+from ..config.parser import Range, parse
+from ..errors import ConfigError, ManifestError
 from ..strings import plural
-from ..tasks.labels import names_of, regression_hint, sort_names
+from ..tasks.labels import names_of, regression_hint
 from .groups import linked
 from .manifest import Manifest
 
 SPLITS = ("train", "val", "test")
+SPLIT = "split.json"  # in the folder of a run: the row numbers of each split
 
 _SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 _VAL_OF_TRAIN = {"train": 0.9, "val": 0.1}
-_BINS = 10  # strata of a regression's values
 
 
 def split_rows(manifest: Manifest, seed: int = 0) -> dict[str, list[int]]:
@@ -35,24 +39,25 @@ def split_rows(manifest: Manifest, seed: int = 0) -> dict[str, list[int]]:
         ManifestError: too few rows, or too few independent sets of rows; only one label in train;
             or a label that only val or test has.
     """
-    rows, path = manifest.rows, manifest.path
+    path = manifest.path
     parts: dict[str, list[int]] = {name: [] for name in SPLITS}
     if "split" in manifest.columns:
-        for index, row in enumerate(rows):
-            parts[row.split or "train"].append(index)
+        for index, name in enumerate(manifest.table["split"].to_pylist()):
+            parts[name].append(index)
         if not parts["val"] and len(parts["train"]) >= 2:
             parts |= _deal(manifest, parts["train"], _VAL_OF_TRAIN, seed)
     else:
-        if len(rows) < 10:
-            are = "is" if len(rows) == 1 else "are"
+        count = len(manifest)
+        if count < 10:
+            are = "is" if count == 1 else "are"
             raise ManifestError(
-                f"{path}: {plural(len(rows), 'row')} {are} too few to split into train, val and "
-                "test; give at least 10, or a split column"
+                f"{path}: {plural(count, 'row')} {are} too few to split into train, val and test; "
+                "give at least 10, or a split column"
             )
-        parts |= _deal(manifest, range(len(rows)), _SHARES, seed)
+        parts |= _deal(manifest, range(count), _SHARES, seed)
     for name in ("train", "val"):
         if not parts[name]:
-            hint = regression_hint(manifest.problem_type, [row.label for row in rows])
+            hint = regression_hint(manifest.problem_type, manifest.labels())
             raise ManifestError(
                 f"{path}: no rows are left for {name}; give more rows{hint and f', or: {hint}'}"
             )
@@ -60,16 +65,17 @@ def split_rows(manifest: Manifest, seed: int = 0) -> dict[str, list[int]]:
     return {name: sorted(part) for name, part in parts.items() if part}
 
 
-def label_names(manifest: Manifest, indices: Iterable[int]) -> tuple[str, ...]:
-    """Return the labels of some rows, sorted as numbers if all are numbers, else as strings.
+def read_split(path: Path) -> dict[str, list[int]]:
+    """Read the row numbers of each split of a run's table.
 
-    A regression has none.
+    Raises:
+        ConfigError: the file is damaged.
     """
-    if manifest.problem_type == "regression":
-        return ()
-    return sort_names(
-        name for index in indices for name in names_of(manifest.rows[index].label) if name
-    )
+    value = files.read_json(path)
+    try:
+        return parse(dict[str, list[Annotated[int, Range(0)]]], value, "the split")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: damaged: {error}; restore it") from None
 
 
 def _deal(
@@ -77,8 +83,8 @@ def _deal(
 ) -> dict[str, list[int]]:
     """Split rows into train and others by their shares, keeping linked rows together."""
     indices = list(indices)
-    sets = linked(manifest.rows, indices)
-    strata = _strata(manifest, indices)
+    sets = linked(manifest, indices)
+    strata = dict(zip(indices, manifest.task.strata(manifest.labels(indices)), strict=True))
     if len(sets) == len(indices):
         return _deal_rows(strata, shares, seed)
     if len(sets) < len(shares):
@@ -89,26 +95,6 @@ def _deal(
             "val or test"
         )
     return _deal_sets(sets, strata, shares, seed)
-
-
-def _strata(manifest: Manifest, indices: Iterable[int]) -> dict[int, str]:
-    """Return the stratum of each row: row number -> stratum.
-
-    The stratum is the label, the rarest of several labels, or the decile of a regression. All rows
-    of steps have the same stratum.
-    """
-    indices = list(indices)
-    labels = {index: manifest.rows[index].label for index in indices}
-    if manifest.problem_type == "steps":
-        return dict.fromkeys(indices, "")
-    if manifest.problem_type == "regression":
-        order = sorted(indices, key=lambda index: (float(str(labels[index])), index))
-        return {index: str(place * _BINS // len(order)) for place, index in enumerate(order)}
-    count = Counter(name for label in labels.values() for name in names_of(label))
-    return {
-        index: min(names_of(label), key=lambda name: (count[name], name), default="")
-        for index, label in labels.items()
-    }
 
 
 def _deal_rows(
@@ -213,37 +199,20 @@ def _growth(held: int, more: int, wanted: float) -> float:
 
 
 def _check_labels(manifest: Manifest, parts: Mapping[str, list[int]]) -> None:
-    if manifest.problem_type == "regression":
-        if len({float(str(manifest.rows[index].label)) for index in parts["train"]}) < 2:
-            raise ManifestError(
-                f"{manifest.path}: all training rows have the same label value; give at least two "
-                "different values"
-            )
-        return
-    if manifest.problem_type == "binary":
-        _check_two(manifest)
-    seen = set(label_names(manifest, parts["train"]))
-    if len(seen) < (1 if manifest.problem_type == "multilabel" else 2):
-        only = next(iter(seen), "none")
-        raise ManifestError(
-            f"{manifest.path}: the training rows have only one label ({only}); give at least two"
-        )
+    """Check that the task can be learned from train, and that val and test have no other labels."""
+    try:
+        task = manifest.task.fit(manifest.labels(parts["train"]))
+    except ManifestError as error:
+        raise ManifestError(f"{manifest.path}: {error}") from None
     for name in ("val", "test"):
-        for index in parts[name]:
-            unseen = [label for label in label_names(manifest, [index]) if label not in seen]
-            if unseen:
-                hint = regression_hint(manifest.problem_type, [row.label for row in manifest.rows])
+        for index, label in zip(parts[name], manifest.labels(parts[name]), strict=True):
+            try:
+                task.indices(label)
+            except ManifestError:
+                unseen = next(each for each in names_of(label) if each not in task.labels)
+                hint = regression_hint(manifest.problem_type, manifest.labels())
                 raise ManifestError(
-                    f"{manifest.path}, {manifest.rows[index].where}: the label {unseen[0]!r} is in "
-                    f"{name} but never in train; add training rows that have it, or remove this row"
+                    f"{manifest.path}, {manifest.where(index)}: the label {unseen!r} is in {name} "
+                    "but never in train; add training rows that have it, or remove this row"
                     f"{hint and f'; {hint}'}"
-                )
-
-
-def _check_two(manifest: Manifest) -> None:
-    names = label_names(manifest, range(len(manifest.rows)))
-    if len(names) > 2:
-        raise ManifestError(
-            f"{manifest.path}: the problem type is binary, but there are {len(names)} labels "
-            f"({', '.join(names[:4])}...); choose multiclass"
-        )
+                ) from None

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from .. import files
 from ..config.schema import DataConfig
 from ..errors import ConfigError, MediaError
 from ..strings import plural
+from .ragged import Ragged
+
+_BLOCK = 2048  # texts that are tokenized at once
 
 # This is the default. Without the variable, the library warns after each fork of a process that has
 # used it, for example by data loaders with worker processes.
@@ -35,22 +40,30 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
     return tokenizer
 
 
-def check(text: str, config: DataConfig) -> None:
-    """Check that a text is short enough to tokenize, and valid Unicode.
+def too_long(text: str, config: DataConfig) -> MediaError:
+    """Return the error of a text that is longer than `max_characters`."""
+    return MediaError(
+        f"the text starting with {text[:40]!r} has {plural(len(text), 'character')}, more than "
+        f"the {config.max_characters} allowed; shorten it"
+    )
 
-    Raises:
-        MediaError: it is longer than `max_characters`, or contains half of a surrogate pair.
+
+def tokenize(tokenizer: Tokenizer, texts: Iterable[str | None], most: int) -> tuple[Ragged, int]:
+    """Convert texts to token ids, truncated to `most`; return how many were truncated, too.
+
+    A missing text becomes one token 0, a placeholder that no network reads.
     """
-    if len(text) > config.max_characters:
-        raise MediaError(
-            f"the text starting with {text[:40]!r} has {plural(len(text), 'character')}, more than "
-            f"the {config.max_characters} allowed; shorten it"
-        )
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise MediaError(
-            f"the text starting with {text[:40]!r} contains a character that is not valid Unicode; "
-            "fix it"
-        )
+    dtype = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.int32
+    ids: list[np.ndarray] = []
+    truncated = 0
+    remaining = iter(texts)
+    while block := list(islice(remaining, _BLOCK)):
+        found = iter(tokenizer.encode_batch([each for each in block if each is not None]))
+        for each in block:
+            tokens = [0] if each is None else next(found).ids
+            truncated += len(tokens) > most
+            ids.append(np.array(tokens[:most], dtype))
+    return Ragged.of(ids, dtype), truncated
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

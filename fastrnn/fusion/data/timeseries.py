@@ -6,18 +6,15 @@ The files are untrusted: sizes are limited before reading, and nothing is unpick
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..config.schema import DataConfig
 from ..errors import MediaError
 from ..strings import plural, separator
-from ..tasks.scale import FARTHEST, LARGEST, Scale, scales
+from ..tasks.scale import FARTHEST, LARGEST, Scale
 
 ENDINGS = (".csv", ".npy")
 
@@ -131,23 +128,7 @@ def _too_large(size: str, config: DataConfig) -> MediaError:
     )
 
 
-def statistics(several: Iterable[np.ndarray]) -> tuple[Scale, ...]:
-    """Compute the mean and standard deviation of each variable over all steps of all series [L, K].
-
-    Raises:
-        MediaError: the series differ in their number of variables.
-    """
-    several = list(several)
-    for each in several:
-        if each.shape[1] != several[0].shape[1]:
-            raise MediaError(
-                f"one series has {plural(several[0].shape[1], 'variable')}, another "
-                f"{each.shape[1]}; give all rows the same number of variables"
-            )
-    return scales(several)
-
-
-def standardise(series: np.ndarray, scale: tuple[Scale, ...]) -> Tensor:
+def standardise(series: np.ndarray, scale: tuple[Scale, ...]) -> np.ndarray:
     """Subtract the mean of each variable and divide by its deviation: float32 [L, K].
 
     Raises:
@@ -166,4 +147,4 @@ def standardise(series: np.ndarray, scale: tuple[Scale, ...]) -> Tensor:
             f"a number of the series is more than {FARTHEST:g} standard deviations from the "
             "training mean; fix it, or remove the row"
         )
-    return torch.from_numpy(result.astype(np.float32))
+    return result.astype(np.float32)

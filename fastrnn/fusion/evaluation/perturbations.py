@@ -1,18 +1,16 @@
-"""Perturb batches to measure how a model reacts; examples.py describes the keys of a batch.
+"""Perturb batches to measure how a model reacts; batch.py describes the keys of a batch.
 
 Each function returns a new batch and leaves its argument unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ..data.processor import Batch
-
-Change = Callable[[Batch], Batch]
+from ..batch import Batch
 
 STRENGTHS = (0.25, 0.5, 1.0)
 

@@ -1,37 +1,48 @@
-"""Load the rows that a finished run is evaluated on, decoded like its training rows."""
+"""Load the rows that a finished run is evaluated on, read like its training rows."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from .. import checkpoint, files
-from ..config.parser import Range, parse
+from .. import checkpoint
 from ..config.schema import RunConfig
+from ..data.dataset import FusionDataset, load_dataset
+from ..data.loader import check_files
 from ..data.manifest import Manifest, read_manifest
-from ..data.processor import Examples, Preprocessor
+from ..data.processor import Processor
+from ..data.splits import SPLIT, read_split
 from ..errors import ConfigError
 from ..strings import plural
 
-SPLIT = "split.json"
 _SKIPPED = "skipped.jsonl"
 _OF_SPLITTING = ("split", "group")
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Decoded rows and their origin."""
+class RunRows:
+    """Rows to evaluate a run on, and their origin.
+
+    Attributes:
+        split: train, val, test, or "all rows".
+        manifest: the table that they come from.
+        val: the run's own validation rows, if they are other rows and a threshold is tuned.
+        skipped: (where, error) of the rows that could not be used.
+    """
 
     config: RunConfig
-    preprocessor: Preprocessor
-    split: str  # train, val, test, or "all rows"
-    manifest: str  # the table that they come from
-    where: list[str]  # the position of each row in the manifest
-    examples: Examples
-    val: Examples | None  # the run's own validation rows, if they are other rows
-    skipped: list[dict[str, str]]  # rows that could not be used: where, error
+    dataset: FusionDataset
+    split: str
+    manifest: str
+    val: FusionDataset | None
+    skipped: list[dict[str, str]]
+
+    @property
+    def processor(self) -> Processor:
+        """The processor of the run."""
+        return self.dataset.processor
 
 
 def run_rows(
@@ -41,14 +52,14 @@ def run_rows(
     *,
     on_bad_row: str | None = None,
     num_workers: int = 0,
-) -> Rows:
+) -> RunRows:
     """Load the rows to evaluate a run on.
 
     Args:
         folder: the run's folder.
-        manifest: a path, a DataFrame or a Manifest; None for the run's own table. From the run's
-            own table only the rows of `split` are used, so that it is not evaluated on its training
-            rows. From another table, the rows of `split` in its split column are used, or all rows.
+        manifest: a table or a Manifest; None for the run's own table. From the run's own table only
+            the rows of `split` are used, so that it is not evaluated on its training rows. From
+            another table, the rows of `split` in its split column are used, or all rows.
         split: the split to load; val if the run's own table has no such rows.
         on_bad_row: "error" or "skip". Defaults to the run's own setting for its own table, else to
             "error".
@@ -58,53 +69,30 @@ def run_rows(
         ConfigError: the run's own table is unknown, has changed, or has no such rows.
         DataError: a row cannot be used.
     """
-    _, preprocessor, config = checkpoint.load(folder)
-    home = _Home(folder, config)
+    config, processor = checkpoint.read_config(folder)
+    home = _Home(folder, config, processor, num_workers)
     given = manifest.path if isinstance(manifest, Manifest) else manifest
     own = manifest is None or home.has(given)
     if own:
         table = manifest if isinstance(manifest, Manifest) else home.table(on_bad_row)
-        parts = home.parts(table)
-        split = split if parts.get(split) else "val"
-        chosen = parts.get(split, [])
-        if not chosen:
-            raise ConfigError(f"{folder}: {SPLIT} has no {split} rows; give a manifest")
-        if max(chosen) >= len(table.rows):
-            raise ConfigError(
-                f"{folder}: {SPLIT} refers to row {max(chosen)}, but {table.path} has only "
-                f"{plural(len(table.rows), 'row')}; restore the table, or give a manifest"
-            )
+        split, chosen = home.rows_of(table, split)
     else:
         table = manifest if isinstance(manifest, Manifest) else _other(manifest, config, on_bad_row)
-        chosen = [number for number, row in enumerate(table.rows) if row.split == split]
+        there = enumerate(table.table["split"].to_pylist())
+        chosen = [number for number, name in there if name == split]
         split = split if chosen else "all rows"
-        chosen = chosen or list(range(len(table.rows)))
+        chosen = chosen or list(range(len(table)))
     on_bad_row = home.on_bad_row(on_bad_row) if own else on_bad_row or "error"
-    examples = preprocessor.load(table, chosen, on_bad_row=on_bad_row, num_workers=num_workers)
-    skipped = [*table.skipped, *examples.skipped]
-    return Rows(
+    dataset = home.load(table, chosen, on_bad_row)
+    skipped = [*table.skipped, *dataset.skipped]
+    return RunRows(
         config,
-        preprocessor,
+        dataset,
         split,
         str(table.path),
-        [table.rows[number].where for number in examples.rows],
-        examples,
-        None if own and split == "val" else home.val(preprocessor, num_workers),
+        None if own and split == "val" else home.val(),
         [{"where": where, "error": error} for where, error in skipped],
     )
-
-
-def read_split(path: Path) -> dict[str, list[int]]:
-    """Read the row numbers of each split of a run's table.
-
-    Raises:
-        ConfigError: the file is damaged.
-    """
-    value = files.read_json(path)
-    try:
-        return parse(dict[str, list[Annotated[int, Range(0)]]], value, "the split")
-    except ConfigError as error:
-        raise ConfigError(f"{path}: damaged: {error}; restore it") from None
 
 
 @dataclass(frozen=True)
@@ -113,6 +101,8 @@ class _Home:
 
     folder: Path
     config: RunConfig
+    processor: Processor
+    num_workers: int
 
     def has(self, path: Any) -> bool:
         """Whether a path is the path of this table."""
@@ -122,6 +112,13 @@ class _Home:
     def on_bad_row(self, wanted: str | None = None) -> str:
         """Return `wanted`, or the run's own setting for rows that cannot be used."""
         return wanted or ("skip" if (self.folder / _SKIPPED).is_file() else "error")
+
+    def load(self, table: Manifest, rows: list[int], on_bad_row: str) -> FusionDataset:
+        """Load rows. They are read many times, so their files are kept in memory."""
+        dataset = load_dataset(table, self.processor, rows, on_bad_row=on_bad_row, cache="memory")
+        if on_bad_row == "skip":
+            return check_files(dataset, "skip", self.num_workers)
+        return dataset
 
     def table(self, on_bad_row: str | None = None) -> Manifest:
         if not self.config.manifest or not Path(self.config.manifest).is_file():
@@ -137,6 +134,20 @@ class _Home:
             on_bad_row=self.on_bad_row(on_bad_row),
         )
 
+    def rows_of(self, table: Manifest, split: str) -> tuple[str, list[int]]:
+        """Return the split, or val if it has no rows, and the numbers of its rows."""
+        parts = self.parts(table)
+        split = split if parts.get(split) else "val"
+        chosen = parts.get(split, [])
+        if not chosen:
+            raise ConfigError(f"{self.folder}: {SPLIT} has no {split} rows; give a manifest")
+        if max(chosen) >= len(table):
+            raise ConfigError(
+                f"{self.folder}: {SPLIT} refers to row {max(chosen)}, but {table.path} has only "
+                f"{plural(len(table), 'row')}; restore the table, or give a manifest"
+            )
+        return split, chosen
+
     def parts(self, table: Manifest) -> dict[str, list[int]]:
         """Return the row numbers of each split.
 
@@ -148,29 +159,32 @@ class _Home:
             raise ConfigError(f"{self.folder}: there is no {SPLIT}; give a manifest to evaluate on")
         parts = read_split(path)
         dealt = sum(map(len, parts.values()))
-        if len(table.rows) != dealt:
+        if len(table) != dealt:
             raise ConfigError(
-                f"{table.path}: {plural(len(table.rows), 'row')} can be read now, but {dealt} when "
+                f"{table.path}: {plural(len(table), 'row')} can be read now, but {dealt} when "
                 "the run was trained, so its splits are unknown; restore the table and its "
                 "files, or give another manifest"
             )
         return parts
 
-    def val(self, preprocessor: Preprocessor, num_workers: int) -> Examples | None:
+    def val(self) -> FusionDataset | None:
         """Load the validation rows, if they still exist and a threshold is tuned on them."""
-        if self.config.model.problem_type != "binary":
+        if not self.processor.task.has_threshold:
             return None
         try:
             table = self.table()
             rows = self.parts(table).get("val", [])
         except ConfigError:
             return None
-        return preprocessor.load(table, rows, on_bad_row=self.on_bad_row(), num_workers=num_workers)
+        return self.load(table, rows, self.on_bad_row())
 
 
 def _other(source: Any, config: RunConfig, on_bad_row: str | None) -> Manifest:
     """Read another table: columns are named as in training, except its own split and group."""
     columns = {role: name for role, name in config.columns.items() if role not in _OF_SPLITTING}
     return read_manifest(
-        source, columns, problem_type=config.model.problem_type, on_bad_row=on_bad_row or "error"
+        source,
+        columns,
+        problem_type=config.model.problem_type,
+        on_bad_row=on_bad_row or "error",
     )

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..data.processor import Batch
+from ..batch import Batch
 from ..models.network import FusionNetwork
 
-Judge = Callable[[Tensor], Tensor]  # a network's logits -> the scalar to explain, []
+Selector = Callable[[Tensor], Tensor]  # a network's logits -> the scalar to explain, []
 
 STEPS = 32  # points on the path from the baseline to the input
 
@@ -45,18 +45,18 @@ def integrated_gradients(
     return delta * total / steps
 
 
-def over_steps(network: FusionNetwork, batch: Batch, judge: Judge) -> Tensor:
+def over_steps(network: FusionNetwork, batch: Batch, select: Selector) -> Tensor:
     """Attribute one row's logit to the steps that the recurrent layer reads, [T]; baseline 0."""
     with torch.no_grad():
         x, lengths, state = network.sequence(network.encode(batch), batch)
 
     def function(x: Tensor) -> Tensor:
-        return judge(network.head(x, state, lengths=lengths)[0])
+        return select(network.head(x, state, lengths=lengths)[0])
 
     return integrated_gradients(function, x, torch.zeros_like(x)).sum(-1)[0]
 
 
-def over_input(network: nn.Module, batch: Batch, modality: str, judge: Judge) -> Tensor:
+def over_input(network: nn.Module, batch: Batch, modality: str, select: Selector) -> Tensor:
     """Attribute one row's logit to the values of a modality.
 
     | modality | returns | baseline |
@@ -67,7 +67,7 @@ def over_input(network: nn.Module, batch: Batch, modality: str, judge: Judge) ->
     | text | [L], one for each token | zero embeddings |
     """
     if modality == "text":
-        return _over_tokens(network, batch, judge)
+        return _over_tokens(network, batch, select)
     key = "frames" if modality == "image" else modality
     x = batch[key].to(_dtype(network))
     if modality == "image":
@@ -76,11 +76,11 @@ def over_input(network: nn.Module, batch: Batch, modality: str, judge: Judge) ->
         baseline = x.mean(1, keepdim=True).expand_as(x)
     else:
         baseline = torch.zeros_like(x)
-    found = integrated_gradients(lambda x: judge(network({**batch, key: x})), x, baseline)
+    found = integrated_gradients(lambda x: select(network({**batch, key: x})), x, baseline)
     return found.sum(1) if modality == "image" else found[0]
 
 
-def _over_tokens(network: nn.Module, batch: Batch, judge: Judge) -> Tensor:
+def _over_tokens(network: nn.Module, batch: Batch, select: Selector) -> Tensor:
     embed = embedding(network)
     if embed is None:
         raise ValueError("the network has no token embedding")
@@ -89,7 +89,7 @@ def _over_tokens(network: nn.Module, batch: Batch, judge: Judge) -> Tensor:
 
     def function(x: Tensor) -> Tensor:
         with _replaced(embed, x):
-            return judge(network(batch))
+            return select(network(batch))
 
     return integrated_gradients(function, x, torch.zeros_like(x)).sum(-1)[0]
 

@@ -5,6 +5,8 @@ and attributions of single predictions.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,179 @@ import torch
 from torch import Tensor, nn
 
 from .. import checkpoint, files
-from ..data.processor import IGNORE, Batch
-from ..evaluation import metrics, perturbations
-from ..evaluation.evaluator import answer
-from ..evaluation.run_data import Rows, run_rows
+from ..batch import Batch, to_device
+from ..data.dataset import FusionDataset
+from ..evaluation import perturbations
+from ..evaluation.bootstrap import value
+from ..evaluation.run_data import run_rows
+from ..inference.loop import Change, InferenceConfig, find_device, predictions
 from ..models.network import FusionNetwork
-from ..plots import attributions as saliency
-from ..tasks.scale import restore, written
+from ..plots import attributions as plots
+from ..tasks import Predictions
+from ..tasks.metrics import plain
 from . import attribution, interventions
+from .emap import emap
 
 EXPLANATION = "explanation.json"
 PICTURES = "pictures"
 _PROBED = 512  # rows among which states and modalities are swapped
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """A network, the labelled rows that it is explained on, and where pictures are written.
+
+    Attributes:
+        folder: pictures go to its folder pictures/, which must exist.
+        inference: the batch size, and the processes that decode files.
+        seed: seed of every random choice.
+    """
+
+    network: nn.Module
+    dataset: FusionDataset
+    folder: Path
+    inference: InferenceConfig
+    seed: int = 0
+
+    def explain(self, examples: int) -> dict[str, Any]:
+        """Return every explanation, with `examples` rows explained individually."""
+        network, dataset = self.network, self.dataset
+        several = len(dataset.processor.modalities) > 1
+        batch = self.batch(self._random(_PROBED))
+        result: dict[str, Any] = {
+            "ablation": self.ablation(),
+            "swap_modality": [],
+            "emap": None,
+            "swap_state": None,
+            "states": None,
+            "examples": [
+                self.explain_row(row, number) for number, row in enumerate(self.choose(examples), 1)
+            ],
+        }
+        probe = interventions.Probe(network, dataset.processor.task, self.seed)
+        if several:
+            result["swap_modality"] = probe.swap_modalities(dataset.processor.modalities, batch)
+        if isinstance(network, FusionNetwork):  # late fusion has no state, and is additive
+            if several:
+                result["emap"] = emap(network, dataset, seed=self.seed)
+            result["swap_state"] = probe.swap_state(batch)
+            if examples:
+                result["states"] = self.states(network, examples)
+        return result
+
+    def ablation(self) -> list[dict[str, Any]]:
+        """Compute the main score without each modality, with it alone, and with it shuffled.
+
+        `shuffled` takes the modality from other rows. It is the most informative, since each input
+        remains realistic and only the combination is wrong.
+        """
+        modalities = self.dataset.processor.modalities
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def judged(change: Change | None) -> float | None:
+            found = self.predictions(change)
+            return plain(value(found, found.task.score_name))
+
+        def without(*names: str) -> Change:
+            def change(batch: Batch) -> Batch:
+                for name in names:
+                    batch = perturbations.remove(batch, name)
+                return batch
+
+            return change
+
+        def shuffled(name: str) -> Change:
+            return lambda batch: perturbations.donate(
+                batch, name, interventions.donors(batch, generator)
+            )
+
+        result = []
+        unchanged = judged(None)
+        for name in modalities:
+            entry: dict[str, Any] = {
+                "modality": name,
+                "unchanged": unchanged,
+                "shuffled": judged(shuffled(name)),
+            }
+            if len(modalities) > 1:
+                entry["removed"] = judged(without(name))
+                entry["alone"] = judged(without(*(each for each in modalities if each != name)))
+            result.append(entry)
+        return result
+
+    def choose(self, count: int) -> list[int]:
+        """Choose random rows, half of them predicted wrongly if there are enough."""
+        order = self._random(len(self.dataset))
+        if not self.dataset.processor.task.labels:  # a regression is neither right nor wrong
+            return sorted(order[:count])
+        found = self.predictions()
+        same = found.predicted == found.truth
+        missed = found.row[~(same if same.dim() == 1 else same.all(1))]
+        wrong = set(missed.tolist())
+        bad = [row for row in order if row in wrong]
+        good = [row for row in order if row not in wrong]
+        share = min(len(bad), max(count // 2, count - len(good)))
+        return sorted(good[: count - share]) + sorted(bad[:share])
+
+    def explain_row(self, row: int, number: int) -> dict[str, Any]:
+        """Explain one prediction; its picture is pictures/example-NUMBER.png."""
+        network, batch = self.network, self.batch([row])
+        with torch.no_grad():
+            logits = network(batch)
+        chosen = self.dataset.processor.task.explained(logits, batch["label"])
+        result = {"where": self.dataset.where(row), **chosen.description}
+        if isinstance(network, FusionNetwork):
+            found = attribution.over_steps(network, batch, chosen.logit)
+            result["steps"] = _attributions(network.step_names(batch), found)
+        inputs: dict[str, Tensor] = {}
+        for modality in self.dataset.processor.modalities:
+            if not bool(batch.get(f"{modality}_present", torch.ones(1)).all()):
+                continue
+            if modality == "text" and attribution.embedding(network) is None:
+                continue
+            inputs[modality] = attribution.over_input(network, batch, modality, chosen.logit).cpu()
+        if "text" in inputs:
+            result["tokens"] = _attributions(self._tokens(batch["text"][0]), inputs["text"])
+        result["modalities"] = {name: plain(float(each.sum())) for name, each in inputs.items()}
+        picture = self.folder / PICTURES / f"example-{number}.png"
+        drawn = {name: each for name, each in inputs.items() if name != "text"}
+        host = to_device(batch, "cpu")
+        if drawn and plots.example(picture, host, drawn, result.get("steps", [])):
+            result["picture"] = f"{PICTURES}/{picture.name}"
+        return result
+
+    def states(self, network: FusionNetwork, count: int) -> dict[str, Any]:
+        """Write pictures/states.png: the units of the state over the steps of random rows."""
+        chosen = self._random(count)
+        batch = self.batch(chosen)
+        with torch.no_grad():
+            states = network.states(batch).cpu()
+        names = network.step_names(batch)
+        lengths = [len(names)] * len(chosen)
+        if "steps" in batch:
+            lengths = batch["steps"].sum(1).tolist()
+        where = [self.dataset.where(row) for row in chosen]
+        plots.states(self.folder / PICTURES / "states.png", states, lengths, names, where)
+        return {"rows": where, "steps": names, "picture": f"{PICTURES}/states.png"}
+
+    def predictions(self, change: Change | None = None) -> Predictions:
+        """Return the predictions of all rows, with a perturbation of each batch."""
+        return predictions(self.network, self.dataset, self.inference, change)
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Return the batch of some rows on the device of the network."""
+        return to_device(self.dataset.batch(rows), next(self.network.parameters()).device)
+
+    def _random(self, count: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randperm(len(self.dataset), generator=generator)[:count].tolist()
+
+    def _tokens(self, ids: Tensor) -> list[str]:
+        tokenizer = self.dataset.processor.tokenizer
+        if tokenizer is None:
+            return [str(each) for each in ids.tolist()]
+        # A byte-level token may be an incomplete UTF-8 character.
+        return [tokenizer.decode([each]).replace("\ufffd", "·") for each in ids.tolist()]
 
 
 def explain_run(
@@ -32,19 +195,21 @@ def explain_run(
     split: str = "test",
     *,
     examples: int = 6,
-    device: torch.device | str = "cpu",
-    seed: int = 0,
-    **reading: Any,
+    device: torch.device | str | None = "cpu",
+    batch_size: int = 256,
+    on_bad_row: str | None = None,
+    num_workers: int = 0,
 ) -> dict[str, Any]:
     """Explain a run's main network; write explanation.json and pictures/ to its folder.
 
     Args:
         folder: the run's folder.
-        manifest, split, reading: as for `evaluate_run`.
+        manifest, split: as for `evaluate_run`.
         examples: number of rows to explain individually; half of them are predicted wrongly, if
             there are enough.
-        device: the device to run on.
-        seed: seed of every random choice.
+        device: the device to run on; "auto" for a GPU if there is one.
+        batch_size: rows of one forward pass.
+        on_bad_row, num_workers: as for `run_rows`.
 
     Returns:
         The content of explanation.json; see docs/fusion.md.
@@ -54,235 +219,30 @@ def explain_run(
     """
     folder = Path(folder)
     files.check_writable(folder)
-    rows = run_rows(folder, manifest, split, **reading)
+    rows = run_rows(folder, manifest, split, on_bad_row=on_bad_row, num_workers=num_workers)
     name = checkpoint.names(folder)[0]
-    network = checkpoint.load_network(folder, name).to(device).eval()
+    network = checkpoint.load_network(folder, name).to(find_device(device)).eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
-    some = torch.randperm(len(rows.examples), generator=generator)[:_PROBED].tolist()
-    batch = _to(rows.examples.collate(some), device)
-    config = rows.config
-    several = len(config.model.modalities) > 1
+    (folder / PICTURES).mkdir(exist_ok=True)
+    task = rows.processor.task
+    inference = InferenceConfig(batch_size, num_workers)
     result: dict[str, Any] = {
         "model": name,
-        "problem_type": config.model.problem_type,
-        "score": metrics.main_score(config.model.problem_type),
+        "problem_type": task.problem_type,
+        "score": task.score_name,
         "split": rows.split,
-        "rows": len(rows.examples),
+        "rows": len(rows.dataset),
         "skipped": rows.skipped,
-        "ablation": ablation(network, rows, device, seed),
-        "swap_modality": interventions.swap_modalities(network, config, batch, seed)
-        if several
-        else [],
-        "emap": None,
-        "swap_state": None,
-        "states": None,
+        **Explainer(network, rows.dataset, folder, inference).explain(examples),
     }
-    (folder / PICTURES).mkdir(exist_ok=True)
-    result["examples"] = [
-        explain_row(network, rows, row, device, folder, number)
-        for number, row in enumerate(choose(network, rows, examples, device, seed), 1)
-    ]
-    if isinstance(network, FusionNetwork):  # late fusion has no state, and is additive
-        if several:
-            result["emap"] = interventions.emap(network, config, rows.examples, seed=seed)
-        result["swap_state"] = interventions.swap_state(network, config, batch, seed)
-        if examples:
-            result["states"] = _states(network, rows, device, folder, examples, seed)
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
     files.write(folder / EXPLANATION, text + "\n")
     return result
 
 
-def ablation(
-    network: nn.Module, rows: Rows, device: torch.device | str = "cpu", seed: int = 0
-) -> list[dict[str, Any]]:
-    """Compute the main score without each modality, with it alone, and with it shuffled.
-
-    `shuffled` takes the modality from other rows. It is the most informative, since each input
-    remains realistic and only the combination is wrong.
-    """
-    modalities = rows.config.model.modalities
-    score = metrics.main_score(rows.config.model.problem_type)
-    generator = torch.Generator().manual_seed(seed)
-
-    def judged(change: perturbations.Change | None) -> float | None:
-        answers = answer(network, rows.config, rows.examples, device, change)
-        return metrics.plain(metrics.value(answers, score))
-
-    def without(*names: str) -> perturbations.Change:
-        def change(batch: Batch) -> Batch:
-            for name in names:
-                batch = perturbations.remove(batch, name)
-            return batch
-
-        return change
-
-    def shuffled(name: str) -> perturbations.Change:
-        return lambda batch: perturbations.donate(
-            batch, name, interventions.donors(batch, generator)
-        )
-
-    result = []
-    whole = judged(None)
-    for name in modalities:
-        entry: dict[str, Any] = {
-            "modality": name,
-            "whole": whole,
-            "shuffled": judged(shuffled(name)),
-        }
-        if len(modalities) > 1:
-            entry["removed"] = judged(without(name))
-            entry["alone"] = judged(without(*(other for other in modalities if other != name)))
-        result.append(entry)
-    return result
-
-
-def choose(
-    network: nn.Module, rows: Rows, count: int, device: torch.device | str, seed: int
-) -> list[int]:
-    """Choose random rows, half of them predicted wrongly if there are enough; regression: any."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(rows.examples), generator=generator).tolist()
-    if rows.config.model.problem_type == "regression":
-        return sorted(order[:count])
-    answers = answer(network, rows.config, rows.examples, device)
-    same = answers.predicted == answers.truth
-    missed = answers.row[~(same if same.dim() == 1 else same.all(1))]
-    wrong = set(missed.tolist())
-    bad = [row for row in order if row in wrong]
-    good = [row for row in order if row not in wrong]
-    share = min(len(bad), max(count // 2, count - len(good)))
-    return sorted(good[: count - share]) + sorted(bad[:share])
-
-
-def explain_row(
-    network: nn.Module,
-    rows: Rows,
-    row: int,
-    device: torch.device | str,
-    folder: Path,
-    number: int,
-) -> dict[str, Any]:
-    """Explain one prediction; its picture is pictures/example-NUMBER.png."""
-    config = rows.config
-    batch = _to(rows.examples.collate([row]), device)
-    with torch.no_grad():
-        logits = network(batch)
-    judge, result = _judge(rows, logits, batch["label"])
-    result = {"where": rows.where[row], **result}
-    if isinstance(network, FusionNetwork):
-        found = attribution.over_steps(network, batch, judge)
-        names = network.step_names(batch)
-        result["steps"] = _shares(names, found)
-    inputs: dict[str, Tensor] = {}
-    for modality in config.model.modalities:
-        if not bool(batch.get(f"{modality}_present", torch.ones(1)).all()):
-            continue
-        if modality == "text" and attribution.embedding(network) is None:
-            continue
-        inputs[modality] = attribution.over_input(network, batch, modality, judge).cpu()
-    if "text" in inputs:
-        result["tokens"] = _shares(_tokens(rows, batch["text"][0]), inputs["text"])
-    result["modalities"] = {
-        name: metrics.plain(float(value.sum())) for name, value in inputs.items()
-    }
-    picture = folder / PICTURES / f"example-{number}.png"
-    drawn = {name: value for name, value in inputs.items() if name != "text"}
-    host = {name: value.cpu() for name, value in batch.items()}
-    if drawn and saliency.example(picture, host, drawn, result.get("steps", [])):
-        result["picture"] = f"{PICTURES}/{picture.name}"
-    return result
-
-
-def _judge(rows: Rows, logits: Tensor, label: Tensor) -> tuple[attribution.Judge, dict[str, Any]]:
-    """Return the function that selects the logit to explain, and a description of the prediction.
-
-    It is the logit of the predicted label. Kind "steps": of the last step with a label.
-    Multilabel: of the most probable label.
-    """
-    config, problem_type = rows.config, rows.config.model.problem_type
-    names = config.labels
-    description: dict[str, Any]
-    if problem_type == "regression":
-        scale = config.target
-        description = {
-            "truth": written(float(restore(label[0], scale)), scale),
-            "answer": written(float(restore(logits[0, 0], scale)), scale),
-        }
-        return (lambda found: found[0, 0]), description
-    if problem_type == "binary":
-        answered = int(logits[0, 0] > 0)
-        sign = 1 if answered else -1
-        chance = float((sign * logits[0, 0]).sigmoid())
-        description = {"truth": names[int(label[0])], "answer": names[answered]}
-        return (lambda found: sign * found[0, 0]), description | {
-            "probability": metrics.plain(chance)
-        }
-    if problem_type == "multilabel":
-        chances = logits[0].sigmoid()
-        likeliest = int(chances.argmax())
-        description = {
-            "truth": " | ".join(n for n, on in zip(names, label[0].tolist(), strict=True) if on),
-            "answer": " | ".join(
-                n for n, on in zip(names, (chances > 0.5).tolist(), strict=True) if on
-            ),
-            "explained": names[likeliest],
-            "probability": metrics.plain(float(chances[likeliest])),
-        }
-        return (lambda found: found[0, likeliest]), description
-    if problem_type == "steps":
-        step = int((label[0] != IGNORE).nonzero()[-1])
-        answered = int(logits[0, step].argmax())
-        description = {
-            "truth": names[int(label[0, step])],
-            "answer": names[answered],
-            "step": step + 1,
-            "probability": metrics.plain(float(logits[0, step].softmax(-1)[answered])),
-        }
-        return (lambda found: found[0, step, answered]), description
-    answered = int(logits[0].argmax())
-    chance = float(logits[0].softmax(-1)[answered])
-    description = {"truth": names[int(label[0])], "answer": names[answered]}
-    return (lambda found: found[0, answered]), description | {"probability": metrics.plain(chance)}
-
-
-def _shares(names: list[str], values: Tensor) -> list[dict[str, Any]]:
+def _attributions(names: Sequence[str], values: Tensor) -> list[dict[str, Any]]:
     return [
-        {"name": name, "adds": metrics.plain(value)}
-        for name, value in zip(names, values.tolist(), strict=True)
+        {"name": name, "attribution": plain(each)}
+        for name, each in zip(names, values.tolist(), strict=True)
     ]
-
-
-def _tokens(rows: Rows, ids: Tensor) -> list[str]:
-    tokenizer = rows.preprocessor.tokenizer
-    if tokenizer is None:
-        return [str(each) for each in ids.tolist()]
-    # A byte-level token may be an incomplete UTF-8 character.
-    return [tokenizer.decode([each]).replace("\ufffd", "·") for each in ids.tolist()]
-
-
-def _states(
-    network: FusionNetwork,
-    rows: Rows,
-    device: torch.device | str,
-    folder: Path,
-    count: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Write pictures/states.png: the units of the state over the steps of random rows."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(rows.examples), generator=generator)[:count].tolist()
-    batch = _to(rows.examples.collate(chosen), device)
-    with torch.no_grad():
-        states = network.states(batch).cpu()
-    names = network.step_names(batch)
-    lengths = batch["steps"].sum(1).tolist() if "steps" in batch else [len(names)] * len(chosen)
-    where = [rows.where[row] for row in chosen]
-    saliency.states(folder / PICTURES / "states.png", states, lengths, names, where)
-    return {"rows": where, "steps": names, "picture": f"{PICTURES}/states.png"}
-
-
-def _to(batch: Batch, device: torch.device | str) -> Batch:
-    return {name: value.to(device) for name, value in batch.items()}

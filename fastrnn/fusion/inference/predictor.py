@@ -1,10 +1,10 @@
-"""Predict the rows of a table in memory, or of a file of any size in blocks.
+"""Predict the rows of a table of any size, in blocks.
 
-A file is read, decoded, predicted and written one block of rows at a time, so memory does not grow
-with its size. The output appears under its name only when it is complete. It has one record per
-row, with `row`, the row's number in the table from 0, and these fields:
+A table is read, decoded, predicted and written one block of rows at a time, so memory does not grow
+with its size. The output file appears under its name only when it is complete. It has one record
+per row, with `row`, the row's number in the table from 0, and these fields:
 
-| problem_type | fields |
+| problem type | fields |
 |---|---|
 | binary, multiclass | label: the predicted label; probabilities: {label: probability} |
 | multilabel | label: a list of the labels above the threshold; probabilities |
@@ -16,154 +16,186 @@ row, with `row`, the row's number in the table from 0, and these fields:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from ..config.parser import Range, parse
 from ..config.schema import BLOCK, RunConfig
-from ..data.bad_rows import BadRows
-from ..data.blocks import read_blocks
-from ..data.manifest import Manifest, read_manifest
-from ..data.processor import Examples, Preprocessor
+from ..data.bad_rows import BadRows, located
+from ..data.columns import ManifestBuilder
+from ..data.dataset import FusionDataset, load_dataset
+from ..data.loader import check_files
+from ..data.manifest import Manifest, make_reader
+from ..data.processor import Processor
+from ..data.readers import Record as Cells
+from ..data.readers import Source, Table, open_table
 from ..errors import ConfigError, DataError, ManifestError
 from ..strings import composed
-from ..tasks import objectives
+from .loop import InferenceConfig, forward
 from .writers import Record, atomic, writer
 
-_BATCH = 256  # maximum rows per forward pass
+Block = list[tuple[str, Cells | ManifestError]]
 
 
 @dataclass(frozen=True)
 class Predictor:
     """A trained network and the preprocessing of its inputs.
 
-    `threshold` (binary, multilabel) is the probability above which a label is predicted; for
-    binary, the second label.
+    Attributes:
+        threshold: binary, multilabel: the probability above which a label is predicted; for binary,
+            the second label.
+        device: where the network runs.
+        inference: the batch size, and the processes that decode files.
+        on_bad_row: "error" to stop at the first row that cannot be used, "skip" for a record with
+            the reason.
     """
 
     network: nn.Module
-    preprocessor: Preprocessor
+    processor: Processor
     config: RunConfig
     threshold: float = 0.5
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    on_bad_row: str = "error"
 
     def __post_init__(self) -> None:
         parse(Annotated[float, Range(0, 1)], self.threshold, "threshold")
 
-    def frame(
+    def predict(
         self,
-        frame: pd.DataFrame,
+        source: Source,
         *,
         columns: Mapping[str, str] | None = None,
         root: str | os.PathLike[str] | None = None,
-        on_bad_row: str = "error",
-        num_workers: int = 0,
-    ) -> list[Record]:
-        """Predict the rows of a DataFrame.
-
-        Args:
-            frame: a table with a unique index, which gives the row numbers.
-            columns: role -> column, for columns named differently than in training.
-            root: the folder that paths are relative to and must stay inside. Defaults to the
-                current folder.
-            on_bad_row: "error" or "skip".
-            num_workers: the number of processes that decode files.
-
-        Returns:
-            One record per row, in the order of the row numbers.
-
-        Raises:
-            FusionError: a column is missing; or a row cannot be used and on_bad_row is not "skip".
-        """
-        if frame.empty:
-            return []
-        frame = frame.rename(columns=lambda name: composed(str(name).strip()))
-        frame, roles = self._inputs(frame, columns or {})
-        problem_type = self.config.model.problem_type
-        table = read_manifest(
-            frame, roles, root, problem_type=problem_type, labelled=False, on_bad_row=on_bad_row
-        )
-        self._check(table)
-        numbers = {f"row {number}": number for number in frame.index}
-        bad = BadRows(on_bad_row)
-        usable = []
-        for index, row in enumerate(table.rows):
-            with bad.row(row.where):
-                lacking = [name for name in self._needed if not row.has(name)]
-                if lacking:
-                    raise ManifestError(
-                        f"{table.path}, {row.where}: {lacking[0]} is missing, but the model was "
-                        "not trained without it; fill the cell, or train with empty cells or with "
-                        "--modality-dropout"
-                    )
-                usable.append(index)
-        examples = self.preprocessor.load(
-            table, usable, on_bad_row=on_bad_row, num_workers=num_workers
-        )
-        there = [table.rows[index].where for index in examples.rows]
-        records: list[Record] = []
-        for where, values in zip(there, self._answers(examples), strict=True):
-            with bad.row(where):
-                if not bool(values.isfinite().all()):
-                    raise DataError(
-                        f"{table.path}, {where}: the model's output is not finite; check for "
-                        "extreme inputs, or for a nan loss in the run's metrics.jsonl"
-                    )
-                answer = _record(self.config, values, self.threshold)
-                records.append({"row": numbers[where]} | answer)
-        skipped = (*table.skipped, *examples.skipped, *bad.listed)
-        records += [{"row": numbers[where], "error": error} for where, error in skipped]
-        return sorted(records, key=lambda record: record["row"])
-
-    def file(
-        self,
-        path: Path,
-        *,
-        columns: Mapping[str, str] | None = None,
-        root: str | os.PathLike[str] | None = None,
-        on_bad_row: str = "error",
-        num_workers: int = 0,
         block: int = BLOCK,
     ) -> Iterator[list[Record]]:
-        """Predict the rows of a CSV, JSONL or Parquet file, in blocks of `block` rows.
+        """Predict the rows of a table, in blocks of `block` rows.
 
         Args:
+            source: a CSV, JSONL or Parquet file, a DataFrame, an Arrow table or a dataset.
+            columns: role -> column, for columns named differently than in training.
             root: the folder that paths are relative to and must stay inside. Defaults to the
-                table's own folder.
+                table's own folder, and to the current folder if there is no file.
+            block: rows in memory at once.
 
         Yields:
-            The records of each block, as `frame` returns them.
+            One record per row, in order.
 
         Raises:
-            FusionError: as `frame`, and if the table cannot be read or has no rows.
+            FusionError: the table cannot be read, has no rows, or lacks a column; or a row cannot
+                be used and on_bad_row is not "skip".
         """
-        names: dict[str, None] = {}  # rows of a JSONL file may omit columns
-        for each in read_blocks(path, block):
-            names |= dict.fromkeys(each.frame.columns)
-            frame = each.frame.reindex(columns=list(names))
-            damaged = min(each.damaged) if each.damaged and on_bad_row == "error" else None
-            if damaged is not None:
-                frame = frame[frame.index < damaged]  # errors of earlier rows are raised first
-            records = self.frame(
-                frame,
-                columns=columns,
-                root=path.parent if root is None else root,
-                on_bad_row=on_bad_row,
-                num_workers=num_workers,
+        table = open_table(source, set((columns or {}).values()))
+        roles = self._roles(table, columns or {})
+        network = self.network.to(self.device)
+        records = iter(table.records())
+        start = 0
+        while some := list(islice(records, block)):
+            yield self._block(network, table, roles, root, some, start)
+            start += len(some)
+        if not start:
+            raise ManifestError(f"{table.path}: the table has no rows; add one row per example")
+
+    def _block(
+        self,
+        network: nn.Module,
+        table: Table,
+        roles: Mapping[str, str],
+        root: str | os.PathLike[str] | None,
+        records: Block,
+        start: int,
+    ) -> list[Record]:
+        """Predict some rows, the first of which is row `start` of the table."""
+        errors: dict[int, str] = {}
+        manifest, numbers = self._read(table, roles, root, records, errors)
+        dataset = self._dataset(manifest, numbers, errors)
+        found: dict[int, Record] = {}
+        outputs = self._outputs(network, dataset) if len(dataset) else iter(())
+        for row, output in zip(dataset.rows.tolist(), outputs, strict=True):
+            if bool(output.isfinite().all()):
+                found[numbers[row]] = self.processor.task.decode(output, self.threshold)
+            else:
+                error = DataError(
+                    "the model's output is not finite; check for extreme inputs, or for a nan loss "
+                    "in the run's metrics.jsonl"
+                )
+                self._bad(errors, numbers[row], manifest, row, error)
+        rows = range(len(records))
+        return [
+            {"row": start + row} | (found[row] if row in found else {"error": errors[row]})
+            for row in rows
+        ]
+
+    def _read(
+        self,
+        table: Table,
+        roles: Mapping[str, str],
+        root: str | os.PathLike[str] | None,
+        records: Block,
+        errors: dict[int, str],
+    ) -> tuple[Manifest, list[int]]:
+        """Check the cells of a block; return its rows and their numbers in the block."""
+        bad = BadRows(self.on_bad_row)
+        builder = ManifestBuilder(make_reader(table.path, root, roles), bad)
+        # In a table that lacks a column, every cell of it is empty.
+        builder.extend(records)
+        found, _, stream = builder.finish(self.processor.task.problem_type)
+        places = {where: number for number, (where, _) in enumerate(records)}
+        errors |= {places[where]: error for where, error in bad.listed}
+        has_images = found["image"].null_count < len(found)
+        if has_images and stream != self.processor.stream:
+            raise ConfigError(
+                f"{table.path}: the model reads "
+                + ("a JSON list of images" if self.processor.stream else "one image")
+                + " in every row; change the image column"
             )
-            if damaged is not None:
-                raise each.damaged[damaged]
-            records += [{"row": row, "error": str(why)} for row, why in each.damaged.items()]
-            yield sorted(records, key=lambda record: record["row"])
-        if not names:
-            raise ManifestError(f"{path}: the table has no rows; add one row per example")
+        root = builder.reader.root
+        stream = self.processor.stream
+        return Manifest(table.path, roles, (), found, stream=stream, root=root), builder.numbers
+
+    def _dataset(
+        self, manifest: Manifest, numbers: list[int], errors: dict[int, str]
+    ) -> FusionDataset:
+        """Return the rows of a block that can be used."""
+        usable = []
+        for name in self._needed:
+            for row in manifest.rows.lacking(name).nonzero()[0].tolist():
+                error = ManifestError(
+                    f"{name} is missing, but the model was not trained without it; fill the cell, "
+                    "or train with empty cells or with --modality-dropout"
+                )
+                if numbers[row] not in errors:
+                    self._bad(errors, numbers[row], manifest, row, error)
+        usable = [row for row, number in enumerate(numbers) if number not in errors]
+        skip = self.on_bad_row == "skip"
+        dataset = load_dataset(
+            manifest,
+            self.processor,
+            usable,
+            on_bad_row=self.on_bad_row,
+            cache="memory" if skip else None,  # files are first checked, then used
+        )
+        if skip:
+            dataset = check_files(dataset, "skip", self.inference.num_workers)
+        places = {manifest.where(row): number for row, number in enumerate(numbers)}
+        errors |= {places[where]: error for where, error in dataset.skipped}
+        return dataset
+
+    def _bad(
+        self, errors: dict[int, str], number: int, manifest: Manifest, row: int, error: DataError
+    ) -> None:
+        """Raise the error of a row, or keep it."""
+        error = located(manifest.path, manifest.where(row), error)
+        if self.on_bad_row == "error":
+            raise error
+        errors[number] = str(error)
 
     @property
     def _needed(self) -> list[str]:
@@ -172,10 +204,8 @@ class Predictor:
         learned = model.modalities if model.modality_dropout else model.missing
         return [name for name in model.modalities if name not in learned]
 
-    def _inputs(
-        self, frame: pd.DataFrame, named: Mapping[str, str]
-    ) -> tuple[pd.DataFrame, dict[str, str]]:
-        """Return the columns that the network reads, and their roles as role -> column."""
+    def _roles(self, table: Table, named: Mapping[str, str]) -> dict[str, str]:
+        """Return the columns that the network reads, role -> column."""
         model = self.config.model
         unread = sorted(set(named) - set(model.modalities))
         if unread:
@@ -183,85 +213,62 @@ class Predictor:
                 f"the model reads {', '.join(model.modalities)} but not {unread[0]}; omit it"
             )
         roles: dict[str, str] = {}
-        found: dict[str, Any] = {}
         for role in model.modalities:
             column = composed(named.get(role, self.config.columns.get(role, role)))
-            if column in frame.columns:
-                found[column] = frame[column]
-            elif role not in named and role not in self._needed:
-                found[column] = None  # the model was trained with rows that lack it
-            else:
+            may_lack = role not in named and role not in self._needed
+            if column not in table.names and not may_lack:
                 raise ConfigError(
-                    f"{frame.attrs.get('path', 'DataFrame')}: there is no column {column!r}, which "
-                    f"the model reads as {role}; the columns are "
-                    f"{', '.join(map(str, frame.columns))}; choose one with --{role} NAME"
+                    f"{table.path}: there is no column {column!r}, which the model reads as "
+                    f"{role}; the columns are {', '.join(table.names)}; choose one with "
+                    f"--{role} NAME"
                 )
             roles[role] = column
-        inputs = pd.DataFrame(found, index=frame.index, dtype=object)
-        inputs.attrs = frame.attrs
-        return inputs, roles
+        return roles
 
-    def _check(self, table: Manifest) -> None:
-        """Check that rows are streams if and only if the network was trained on streams."""
-        if table.rows and table.stream != self.config.model.stream:
-            raise ConfigError(
-                f"{table.path}: the model reads "
-                + ("a JSON list of images" if self.config.model.stream else "one image")
-                + " in every row; change the image column"
-            )
-
-    def _answers(self, examples: Examples) -> Iterator[Tensor]:
-        """Yield `objectives.answers` for each example in order, without padding steps."""
-        network = self.network.to(self.device).eval()
-        problem_type, target = self.config.model.problem_type, self.config.target
-        for start in range(0, len(examples), _BATCH):
-            rows = range(start, min(start + _BATCH, len(examples)))
-            batch = {name: each.to(self.device) for name, each in examples.collate(rows).items()}
-            with torch.no_grad():
-                found = objectives.answers(problem_type, network(batch), target)
-            if problem_type != "steps":
+    def _outputs(self, network: nn.Module, dataset: FusionDataset) -> Iterator[Tensor]:
+        """Yield `Task.output` of each row in order, without padding steps."""
+        task = self.processor.task
+        for _, batch, logits in forward(network, dataset, self.inference):
+            found = task.output(logits)
+            if not task.per_step:
                 yield from found
                 continue
             for values, steps in zip(found, batch["steps"].sum(1).tolist(), strict=True):
                 yield values[:steps]
 
 
-def _record(config: RunConfig, values: Tensor, threshold: float) -> Record:
-    problem_type, labels = config.model.problem_type, config.labels
-    if problem_type == "regression":
-        return {"value": float(values)}
-    if problem_type == "binary":
-        second = float(values)
-        named = _named(labels, (1 - second, second))
-        return {"label": labels[second > threshold], "probabilities": named}
-    if problem_type == "multilabel":
-        chosen = [
-            name for name, each in zip(labels, values.tolist(), strict=True) if each > threshold
-        ]
-        return {"label": chosen, "probabilities": _named(labels, values.tolist())}
-    if problem_type == "steps":
-        return {
-            "label": [labels[each] for each in values.argmax(-1).tolist()],
-            "probabilities": [_named(labels, row) for row in values.tolist()],
-        }
-    return {"label": labels[int(values.argmax())], "probabilities": _named(labels, values.tolist())}
-
-
-def _named(labels: Sequence[str], values: Sequence[float]) -> dict[str, float]:
-    return {name: _short(value) for name, value in zip(labels, values, strict=True)}
-
-
-def _short(value: float) -> float:
-    """Round to the digits of float32; further digits carry no information."""
-    return float(f"{value:.7g}")
-
-
 @dataclass(frozen=True)
 class Counts:
     """The number of predicted and of skipped rows of a table."""
 
-    answered: int
+    predicted: int
     skipped: int
+
+
+def write_predictions(
+    predictor: Predictor,
+    blocks: Iterable[list[Record]],
+    target: Path,
+    progress: Callable[[int], None] | None = None,
+) -> Counts:
+    """Write the blocks of `Predictor.predict` to `target`, .jsonl or .parquet.
+
+    Args:
+        progress: called after each block with the number of rows done so far.
+
+    Raises:
+        FusionError: the name of `target`, or a block, cannot be used. Nothing is written then.
+    """
+    predicted = skipped = 0
+    task = predictor.processor.task
+    with atomic(target) as part, closing(writer(part, target.suffix.lower(), task)) as output:
+        for records in blocks:
+            output.write(records)
+            bad = sum("error" in record for record in records)
+            predicted, skipped = predicted + len(records) - bad, skipped + bad
+            if progress:
+                progress(predicted + skipped)
+    return Counts(predicted, skipped)
 
 
 def predict_file(
@@ -271,22 +278,10 @@ def predict_file(
     *,
     columns: Mapping[str, str] | None = None,
     root: Path | None = None,
-    on_bad_row: str = "error",
-    num_workers: int = 0,
     block: int = BLOCK,
-    tell: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Counts:
     """Predict every row of a CSV, JSONL or Parquet file and write `target`, .jsonl or .parquet.
-
-    Args:
-        columns: role -> column, for columns named differently than in training.
-        root: the folder that paths are relative to and must stay inside. Defaults to the table's
-            own folder.
-        on_bad_row: "error" stops at the first row that cannot be used and writes nothing; "skip"
-            writes the reason in place of the row's prediction.
-        num_workers: the number of processes that decode files.
-        block: rows in memory at once.
-        tell: called after each block with the number of rows done so far.
 
     Raises:
         FusionError: the table, one of its files or the name of `target` cannot be used.
@@ -295,21 +290,5 @@ def predict_file(
         raise ConfigError(
             f"{target}: the predictions would overwrite the table; give another --output"
         )
-    answered = skipped = 0
-    ending = target.suffix.lower()
-    with atomic(target) as part, closing(writer(part, ending, predictor.config)) as output:
-        blocks = predictor.file(
-            source,
-            columns=columns,
-            root=root,
-            on_bad_row=on_bad_row,
-            num_workers=num_workers,
-            block=block,
-        )
-        for records in blocks:
-            output.write(records)
-            bad = sum("error" in record for record in records)
-            answered, skipped = answered + len(records) - bad, skipped + bad
-            if tell:
-                tell(answered + skipped)
-    return Counts(answered, skipped)
+    blocks = predictor.predict(source, columns=columns, root=root, block=block)
+    return write_predictions(predictor, blocks, target, progress)

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..config.schema import RunConfig
 from ..errors import ConfigError
 from ..files import named
+from ..tasks import Task
 
 Record = dict[str, Any]
 
@@ -50,8 +50,8 @@ class ParquetWriter:
     Probabilities are a struct with one field per label. `error` is null for predicted rows.
     """
 
-    def __init__(self, path: Path, config: RunConfig) -> None:
-        self._schema = schema(config)
+    def __init__(self, path: Path, task: Task) -> None:
+        self._schema = schema(task)
         self._writer = pq.ParquetWriter(path, self._schema)
 
     def write(self, records: Sequence[Record]) -> None:
@@ -63,19 +63,9 @@ class ParquetWriter:
         self._writer.close()
 
 
-def schema(config: RunConfig) -> pa.Schema:
+def schema(task: Task) -> pa.Schema:
     """Return the schema of a Parquet file of predictions."""
-    problem_type = config.model.problem_type
-    if problem_type == "regression":
-        answer = [("value", pa.float64())]
-    else:
-        label: Any = pa.string()
-        named: Any = pa.struct([(name, pa.float64()) for name in config.labels])
-        answer = [
-            ("label", label if problem_type in ("binary", "multiclass") else pa.list_(label)),
-            ("probabilities", pa.list_(named) if problem_type == "steps" else named),
-        ]
-    return pa.schema([("row", pa.int64()), *answer, ("error", pa.string())])
+    return pa.schema([("row", pa.int64()), *task.fields(), ("error", pa.string())])
 
 
 @contextmanager
@@ -108,7 +98,7 @@ def atomic(path: Path) -> Iterator[Path]:
             raise
 
 
-def writer(path: Path, ending: str, config: RunConfig) -> Writer:
+def writer(path: Path, ending: str, task: Task) -> Writer:
     """Return a writer for the format of a file extension.
 
     Raises:
@@ -117,5 +107,5 @@ def writer(path: Path, ending: str, config: RunConfig) -> Writer:
     if ending == ".jsonl":
         return JsonlWriter(path)
     if ending == ".parquet":
-        return ParquetWriter(path, config)
+        return ParquetWriter(path, task)
     raise ConfigError(f"the output file must end in .jsonl or .parquet; got extension {ending!r}")

@@ -1,4 +1,4 @@
-"""Encoders map a batch (see examples.py) to the features of one modality.
+"""Encoders map a batch (see batch.py) to the features of one modality.
 
 With B rows, T steps and D features, an encoder is any module with
 
@@ -18,8 +18,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..batch import Batch
 from ..config.schema import ModelConfig
-from ..data.processor import Batch
 from ..errors import ConfigError
 from ..strings import plural
 from .recurrent import h_of, recurrent

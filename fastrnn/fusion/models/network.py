@@ -3,7 +3,7 @@
 Symbols: B rows, T steps, H features of the recurrent layer, C outputs. `fusions.py` defines the
 input of the recurrent layer. Fusion "late" uses one such network per modality and adds the logits.
 
-NAME_present in a batch marks the rows that have a modality (see data.py). The data of other rows
+NAME_present in a batch marks the rows that have a modality (see batch.py). The data of other rows
 are not read.
 """
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..batch import Batch
 from ..config.schema import ModelConfig
-from ..data.processor import Batch
 from ..errors import ConfigError
 from .encoders import features_of, lengths_of, make_encoder
 from .fusions import FUSIONS, Sequence

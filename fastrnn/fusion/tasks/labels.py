@@ -1,4 +1,4 @@
-"""The problem type, inferred from the labels.
+"""Labels of a table: names and numbers, and the problem type inferred from them.
 
 binary, multiclass   one name per row; two different names in all, or more
 multilabel           any number of names per row: a|b|c, or a JSON list; [] for none
@@ -13,27 +13,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ..config.schema import PROBLEM_TYPES
-from ..errors import ConfigError, FusionError
-from .scale import LARGEST
-
 Label = str | tuple[str | None, ...]
 
 SEPARATOR = "|"
 _SHOWN = 20  # labels listed in a summary
 _FEW = 20  # up to this many different numbers are taken for class names
-
-
-def check_problem_type(problem_type: str | None) -> None:
-    """Check that a problem type is known.
-
-    Raises:
-        ConfigError: it is unknown; the message lists the known kinds.
-    """
-    if problem_type is not None and problem_type not in PROBLEM_TYPES:
-        raise ConfigError(
-            f"problem_type must be one of {', '.join(PROBLEM_TYPES)}; got {problem_type!r}"
-        )
 
 
 def infer_problem_type(labels: Sequence[Label]) -> str:
@@ -54,37 +38,6 @@ def infer_problem_type(labels: Sequence[Label]) -> str:
     if len(names) > _FEW and len(finite) == len(names) and any(each % 1 for each in finite):
         return "regression"
     return "binary" if len(names) <= 2 else "multiclass"
-
-
-def settle(label: Label, problem_type: str) -> Label:
-    """Convert a label to its form: a tuple of names for multilabel and steps, else a name.
-
-    Raises:
-        FusionError: the label does not fit the problem type; the message says what to write.
-    """
-    if problem_type == "multilabel":
-        parts = label.split(SEPARATOR) if isinstance(label, str) else label
-        names = [canonical(part.strip()) for part in parts if part is not None and part.strip()]
-        if isinstance(label, str) and not names:
-            raise FusionError(f"{label!r} contains no label; write [] for a row without labels")
-        return tuple(dict.fromkeys(names))
-    if problem_type == "steps":
-        if isinstance(label, str):
-            raise FusionError("got one label; write a list with one label per step")
-        if all(each is None for each in label):
-            raise FusionError("no step has a label; remove the row")
-        return label
-    if not isinstance(label, str):
-        raise FusionError("got a list of labels; write one label")
-    if problem_type == "regression":
-        value = number(label)
-        if value is None:
-            raise FusionError(
-                f"{label!r} is not a finite number; fix it, or choose another problem type"
-            )
-        if abs(value) > LARGEST:
-            raise FusionError(f"{label} is beyond ±{LARGEST:g}; use larger units for the label")
-    return label
 
 
 def number(name: str) -> float | None:
@@ -120,12 +73,9 @@ def regression_hint(problem_type: str, labels: Sequence[Label]) -> str:
     )
 
 
-def summary(problem_type: str, labels: Iterable[Label]) -> str:
-    """Return the labels and their counts as text; for a regression, the range."""
+def counted(labels: Iterable[Label]) -> str:
+    """Return the labels and their counts as text: no 3, yes 4."""
     names = Counter(name for label in labels for name in names_of(label))
-    if problem_type == "regression":
-        values = [float(name) for name in names]
-        return f"{min(values):g} to {max(values):g}, {len(values)} different" if values else "none"
     shown = [f"{name} {names[name]}" for name in sort_names(names)[:_SHOWN]]
     more = f", … ({len(names)} different)" if len(names) > _SHOWN else ""
     return ", ".join(shown) + more

@@ -1,95 +1,154 @@
-"""The result of a run, and the training of its models one after another.
+"""The networks of a run, trained one after another: the model and its baselines.
 
-The weights of each model are saved as soon as it is trained. An interrupted run continues from its
-checkpoint, with the model that was in training.
+The score of a fused model alone says little: one modality may suffice, or no recurrence may be
+needed. The baselines, trained on the same rows, are each modality alone, late fusion, and the
+fusion without its recurrent layer.
+
+The weights of each network are saved as soon as it is trained. An interrupted run continues from
+its checkpoint, with the network that was in training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
-from torch import Tensor
 
 from .. import checkpoint
-from ..config.schema import ModelConfig, RunConfig
-from ..data.processor import Examples, Preprocessor
-from . import state as resume
+from ..config.schema import FitConfig, ModelConfig, RunConfig
+from ..data.dataset import FusionDataset
+from ..data.manifest import Manifest
+from ..data.processor import Processor
+from ..models.network import single
+from . import state
+from .callbacks import Callback
 from .loggers import METRICS, Log
 from .loggers import read as read_metrics
+from .meter import Score
 from .state import State
-from .trainer import Score, Scores, Trained, train
+from .trainer import Environment, Scores, Start, Trained, train
 
 
 @dataclass(frozen=True)
 class Run:
-    """The result of a fit. The first of `trained` is the saved model."""
+    """The result of a fit.
+
+    Attributes:
+        parts: split name -> the numbers of its rows in the manifest, also of those left out.
+        datasets: split name -> its rows.
+        trained: the networks; the first is the main one.
+    """
 
     folder: Path
     config: RunConfig
-    preprocessor: Preprocessor
-    examples: Mapping[str, Examples]
+    processor: Processor
+    parts: Mapping[str, list[int]]
+    datasets: Mapping[str, FusionDataset]
     trained: list[Trained]
+
+    @property
+    def held_out(self) -> FusionDataset:
+        """The rows to evaluate on: test, else val."""
+        return self.datasets.get("test", self.datasets["val"])
+
+
+def configure(manifest: Manifest, processor: Processor, options: Mapping[str, Any]) -> ModelConfig:
+    """Create the model's configuration from the manifest, the processor and the options."""
+    return ModelConfig(
+        modalities=manifest.modalities,
+        problem_type=manifest.problem_type,
+        outputs=processor.task.num_outputs,
+        stream=manifest.stream,
+        image_size=processor.config.image_size,
+        image_channels=processor.config.image_channels,
+        mels=processor.config.mels,
+        vocabulary=processor.vocabulary,
+        variables=processor.variables,
+        missing=manifest.missing,
+        **{"fusion": "aligned" if manifest.stream else "tokens", **options},
+    )
+
+
+def variants(model: ModelConfig, baselines: bool = True) -> dict[str, ModelConfig]:
+    """Return the model and its baselines, name -> configuration."""
+    several = len(model.modalities) > 1
+    result = {"fusion" if several else f"{model.modalities[0]} only": model}
+    if not baselines:
+        return result
+    if several:
+        result |= {f"{name} only": single(model, name) for name in reversed(model.modalities)}
+        if model.fusion != "late":
+            result["late"] = replace(model, fusion="late")
+        if model.fusion == "tokens":
+            result["concat"] = replace(model, fusion="concat")
+    if model.cell != "none":
+        result["no recurrence"] = replace(model, cell="none")
+    return result
 
 
 def train_all(
     run: Run,
-    models: Mapping[str, ModelConfig],
-    given: Mapping[str, Tensor] | None,
+    config: FitConfig,
+    given: checkpoint.Weights | None,
     accelerator: Accelerator,
     console: Console,
-    board: Path | None,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train the models that are not finished yet, and add each model to `run.trained` in order."""
-    folder, training, main = run.folder, run.config.train, accelerator.is_main_process
-    state = resume.load(folder) or resume.State()
-    records = read_metrics(folder / METRICS, state.metrics)
+    """Train the networks that are not finished yet, and add each to `run.trained` in order."""
+    folder, main = run.folder, accelerator.is_main_process
+    before = state.load(folder) or State()
+    records = read_metrics(folder / METRICS, before.metrics)
     accelerator.wait_for_everyone()  # all processes read the metrics before one truncates them
+    if config.report_to:
+        accelerator.init_trackers(folder.resolve().name, _flat(asdict(run.config)))
     with Log(
-        folder / METRICS, console, size=state.metrics, main=main, tensorboard=board
-    ) as journal:
-        for name, model in models.items():
-            if name in state.finished:
+        folder / METRICS, console, size=before.metrics, main=main, trackers=accelerator.trackers
+    ) as log:
+        environment = Environment(
+            run.datasets, accelerator, log, config.loading.num_workers, callbacks
+        )
+        for name, model in variants(run.config.model, config.baselines).items():
+            if name in before.finished:
                 run.trained.append(finished(folder, name, records, accelerator))
                 continue
             done = tuple(each.name for each in run.trained)
 
             def save(now: State, done: tuple[str, ...] = done) -> None:
                 if main:
-                    resume.save(folder, replace(now, finished=done))
+                    state.save(folder, replace(now, finished=done))
 
-            first, started = not done, state.model == name
-            result = train(
-                name,
-                model,
-                training if first else replace(training, freeze=()),
-                run.examples,
-                journal,
-                given=given if first else None,
-                start=state if started else None,
-                epochs=_scores(name, records)[0] if started else (),
-                save=save,
-            )
+            start, training = Start(), run.config.train
+            if before.model == name:
+                start = Start(state=before, epochs=_scores(name, records)[0])
+            if not done:
+                start = replace(start, given=given)
+            else:
+                training = replace(training, freeze=())
+            result = train(name, model, training, replace(environment, save=save), start)
             run.trained.append(result)
             if main:
-                best = checkpoint.weights(result.model)
-                checkpoint.save_network(folder, name, model, best, result.last)
-                if first:
-                    checkpoint.save(folder, run.config, result.model, run.preprocessor)
-            save(State(metrics=journal.size()), (*done, name))
+                _save(run, model, result)
+            save(State(metrics=log.size()), (*done, name))
     if main:
-        resume.clear(folder)
+        state.clear(folder)
     accelerator.wait_for_everyone()
+
+
+def _save(run: Run, model: ModelConfig, result: Trained) -> None:
+    best = checkpoint.weights(result.model)
+    checkpoint.save_network(run.folder, result.name, model, best, result.last)
+    if result.name == run.config.models[0]:
+        checkpoint.save(run.folder, run.config, result.model, run.processor)
 
 
 def finished(
     folder: Path, name: str, records: Iterable[Mapping[str, Any]], accelerator: Accelerator
 ) -> Trained:
-    """Return a model that an interrupted run had finished."""
+    """Return a network that an interrupted run had finished."""
     epochs, test, seconds = _scores(name, records)
     model = checkpoint.load_network(folder, name).to(accelerator.device)
     result = Trained(name, model, epochs, seconds=seconds)
@@ -102,7 +161,7 @@ def finished(
 def _scores(
     name: str, records: Iterable[Mapping[str, Any]]
 ) -> tuple[list[Scores], Score | None, float]:
-    """Return a model's metrics: its epochs, its score on test rows, its seconds."""
+    """Return a network's metrics: its epochs, its score on test rows, its seconds."""
     epochs: list[Scores] = []
     test, seconds = None, 0.0
     for each in records:
@@ -118,3 +177,14 @@ def _scores(
                 epochs.append({})
             epochs[-1][each["split"]] = score
     return epochs, test, seconds
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, int | float | str]:
+    """Return nested options as "section.name" -> a value that every tracker accepts."""
+    found: dict[str, int | float | str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value if isinstance(value, (int, float)) else str(value)
+    return found

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from accelerate.tracking import GeneralTracker
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -26,10 +28,7 @@ class Log:
     Args:
         size: bytes of `file` to keep; later records of an interrupted run are cut off.
         main: False in processes that print and write nothing.
-        tensorboard: a folder for TensorBoard logs of the same metrics.
-
-    Raises:
-        ConfigError: TensorBoard logs are requested but TensorBoard is not installed.
+        trackers: accelerate's trackers, which get the same metrics as MODEL/SPLIT/NAME.
     """
 
     def __init__(
@@ -39,10 +38,10 @@ class Log:
         *,
         size: int | None = None,
         main: bool = True,
-        tensorboard: Path | None = None,
+        trackers: Sequence[GeneralTracker] = (),
     ) -> None:
         self.console = (console or Console()) if main else Console(quiet=True)
-        self._board = Board(tensorboard) if tensorboard and main else None
+        self._trackers = trackers
         self._path = file
         self._file = file.open("a", encoding="utf-8") if main else None
         if self._file and size is not None:
@@ -72,20 +71,22 @@ class Log:
     ) -> None:
         if self._progress:
             self._progress.stop()
-        if self._board:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.finish()
         if self._file:
             with files.named(self._path):
                 self._file.close()
 
-    def record(self, **values: Any) -> None:
-        """Append one JSON object to the metrics file."""
+    def record(self, model: str, epoch: int, split: str, seconds: float, **values: float) -> None:
+        """Append one JSON object to the metrics file, and log its values to the trackers."""
         if self._file:
             with files.named(self._path):
-                self._file.write(json.dumps(values) + "\n")
+                place = {"model": model, "epoch": epoch, "split": split}
+                self._file.write(json.dumps({**place, **values, "seconds": seconds}) + "\n")
                 self._file.flush()
-        if self._board:
-            self._board.record(**values)
+        for tracker in self._trackers:
+            named = {f"{model}/{split}/{name}": value for name, value in values.items()}
+            tracker.log(named, step=epoch)
 
     def size(self) -> int:
         """Sync the metrics file to the disk and return its size in bytes."""
@@ -139,43 +140,6 @@ class Log:
     def _line(self, text: str) -> None:
         self._said = time.perf_counter()
         self.say(f"{self._model}: {text}")
-
-
-class Board:
-    """Write the records as TensorBoard scalars, one TensorBoard run per model."""
-
-    def __init__(self, folder: Path) -> None:
-        self._make, self._folder = board_writer(), folder
-        self._writers: dict[str, Any] = {}
-
-    def record(self, model: str, epoch: int, split: str, seconds: float, **values: float) -> None:
-        """Add each value. Later points of a resumed model are dropped."""
-        if model not in self._writers:
-            place = self._folder / model.replace(" ", "-")
-            self._writers[model] = self._make(str(place), purge_step=epoch)
-        for name, value in values.items():
-            self._writers[model].add_scalar(f"{name}/{split}", value, epoch)
-
-    def close(self) -> None:
-        """Flush and close the writers."""
-        for each in self._writers.values():
-            each.close()
-
-
-def board_writer() -> Any:
-    """Return TensorBoard's SummaryWriter class.
-
-    Raises:
-        ConfigError: TensorBoard is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError(
-            "TensorBoard is not installed; run pip install 'fastrnn[tensorboard]', or omit "
-            "the option: metrics.jsonl has the same metrics"
-        ) from None
-    return SummaryWriter
 
 
 def read(file: Path, size: int | None = None) -> list[dict[str, Any]]:

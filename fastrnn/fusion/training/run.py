@@ -1,80 +1,57 @@
-"""A run: train the fusion and its baselines on a manifest, and save them.
-
-The score of a fused model alone says little: one modality may suffice, or no recurrence may be
-needed. The baselines, trained on the same rows, are each modality alone, late fusion, and the
-fusion without its recurrent layer.
-"""
+"""A run: train the fusion and its baselines on a manifest, and save them."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from accelerate import Accelerator
 from rich.console import Console
 
 from .. import checkpoint, files
-from ..config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig
-from ..data.groups import crossing_contents
+from ..config.schema import FitConfig, RunConfig
+from ..data.dataset import FusionDataset, load_datasets
+from ..data.loader import check_files
 from ..data.manifest import Manifest, read_manifest
-from ..data.processor import Examples, Preprocessor
-from ..data.splits import label_names, split_rows
+from ..data.processor import TOKENIZER, Processor
+from ..data.splits import SPLIT, read_split, split_rows
 from ..data.text import load_tokenizer
 from ..errors import ConfigError
-from ..evaluation.run_data import SPLIT, read_split
-from ..models.network import single
+from ..run_lock import CALL, Lock
 from ..strings import plural
-from ..tasks import objectives
-from ..tasks.labels import summary
-from . import baselines as runs
-from . import dry_run
-from . import loggers as log
-from . import state as interrupted
-from .baselines import Run
+from . import dry_run, loggers, state
+from .baselines import Run, configure, finished, train_all, variants
+from .callbacks import Callback
+from .describe import SKIPPED, describe, describe_split, left_out
+from .devices import make_accelerator
 from .loggers import METRICS
-from .trainer import find_devices
-
-SKIPPED = "skipped.jsonl"
+from .state import Call
 
 
 def fit(
     manifest: Manifest,
-    folder: Path,
-    data: DataConfig | None = None,
-    training: TrainConfig | None = None,
-    options: Mapping[str, Any] | None = None,
-    baselines: bool = True,
-    console: Console | None = None,
+    output_dir: str | Path,
+    config: FitConfig | None = None,
     *,
     resume: bool = False,
-    init_from: str | Path | None = None,
-    num_workers: int = 0,
-    on_bad_row: str = "error",
-    tensorboard: bool = False,
+    console: Console | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
-    """Train on a manifest and save every model in `folder`, with metrics.jsonl.
+    """Train on a manifest and save every model in `output_dir`, with metrics.jsonl.
 
     Under torchrun the processes share the work; only the first writes and prints.
 
     Args:
         manifest: the training table.
-        folder: the run's folder, which must not contain an earlier run.
-        data: how files become tensors.
-        training: the training options.
-        options: fields of ModelConfig set by the caller; the others follow from the data.
-        baselines: also train the baselines.
-        console: where to print.
+        output_dir: the run's folder, which must not contain an earlier run.
+        config: all options.
         resume: continue the same call if it was interrupted, even by SIGKILL; otherwise begin. A
             resumed run is bit-identical to an uninterrupted one, except for its timings.
-        init_from: the folder of another run. The model (not its baselines) starts from that run's
-            weights where names and shapes agree, and uses that run's tokenizer.
-        num_workers: number of processes that decode files.
-        on_bad_row: "skip" to leave out rows whose files cannot be read, and list them in
-            skipped.jsonl.
-        tensorboard: also write the metrics for TensorBoard.
+        console: where to print.
+        callbacks: called after every epoch of every model; see callbacks.Callback.
 
     Raises:
         FusionError: the manifest, one of its files or an option cannot be used; the folder already
@@ -83,159 +60,144 @@ def fit(
         OSError: the folder cannot be written, or the disk is full; a run that has begun can be
             resumed.
     """
-    data, training = data or DataConfig(), training or TrainConfig()
-    accelerator = find_devices(training.precision)
-    if tensorboard:
-        log.board_writer()  # fails before anything is written if TensorBoard is missing
+    config, folder = config or FitConfig(), Path(output_dir)
+    accelerator = make_accelerator(config.train.precision, config.report_to, folder)
     main = accelerator.is_main_process
     console = (console or Console()) if main else Console(quiet=True)
-    folder = Path(folder)
-    call = {
-        "columns": dict(manifest.columns),
-        "data": asdict(data),
-        "train": asdict(training),
-        "options": dict(options or {}),
-        "baselines": baselines,
-        "init_from": None if init_from is None else str(Path(init_from).resolve()),
-        "on_bad_row": on_bad_row,
-        "problem_type": manifest.problem_type,
-        "rows": interrupted.fingerprint(manifest),
-    }
-    with interrupted.Lock(folder) as lock:
+    call = _call(manifest, config)
+    with Lock(folder) as lock:
         if resume and main:
             lock.take()
-        before = interrupted.begun(folder) if resume else None
+        before = state.begun(folder) if resume else None
         complete = resume and before is None and (folder / METRICS).is_file()
         if before is not None:
-            interrupted.check(folder, before, call)
+            state.check(folder, before, call)
         elif not complete:
-            _keep_earlier_run(folder)
-        parts = _split(folder, manifest, training.seed)
-        describe(manifest, console)
-        source = None if init_from is None else checkpoint.load(init_from)
-        # Everything in the configuration is known, except vocabulary and variables.
-        known = Preprocessor(
-            data, label_names(manifest, parts["train"]), problem_type=manifest.problem_type
-        )
-        expected = variants(configure(manifest, known, options or {}), baselines)
-        start = source and (source[0], source[2].model)
-        dry_run.check(expected, training, start, accelerator.device)
-        preprocessor = _tokenized_alike(
-            Preprocessor.fit(
-                manifest, parts["train"], data, on_bad_row=on_bad_row, num_workers=num_workers
-            ),
-            folder,
-            source,
-        )
-        examples = _decode(manifest, parts, preprocessor, num_workers, on_bad_row, console)
-        describe_split(manifest, examples, training.seed, console)
-        model = configure(manifest, preprocessor, options or {})
-        config = RunConfig(
-            data,
-            model,
-            training,
-            preprocessor.labels,
-            dict(manifest.columns),
-            target=getattr(preprocessor, "target", None),
-            series=getattr(preprocessor, "series", ()),
-            **_place(manifest),
-        )
+            keep_earlier_run(folder)
+        run, given = _load(manifest, folder, config, accelerator, console)
         # First barrier: every process has read the folder before the first one writes to it.
         # Second barrier: the files are complete before any process reads them.
         accelerator.wait_for_everyone()
         if main and not complete:
             lock.take(make=True)
             if before is None:
-                _keep_earlier_run(folder)  # another call may have begun one in the meantime
-            others = {**_place(manifest), "num_workers": num_workers, "tensorboard": tensorboard}
-            interrupted.begin(folder, call | others)
-            checkpoint.save_config(folder, config, preprocessor)
-            files.write_json(folder / SPLIT, parts)
-            _list_skipped(folder, manifest, examples)
+                keep_earlier_run(folder)  # another call may have begun one in the meantime
+            _begin(run, manifest, call)
         accelerator.wait_for_everyone()
-        given = None if source is None else source[0].state_dict()
-        run = Run(folder, config, preprocessor, examples, [])
         if complete:
             if main:
-                interrupted.clear(folder)  # a kill may have left a part of the checkpoint
-            records = log.read(folder / METRICS)
-            names = variants(model, baselines)
-            run.trained.extend(runs.finished(folder, name, records, accelerator) for name in names)
+                state.clear(folder)  # a kill may have left a part of the checkpoint
+            records = loggers.read(folder / METRICS)
+            run.trained.extend(
+                finished(folder, name, records, accelerator) for name in run.config.models
+            )
             return run
-        board = folder / "tensorboard" if tensorboard else None
-        runs.train_all(run, variants(model, baselines), given, accelerator, console, board)
+        train_all(run, config, given, accelerator, console, callbacks)
         return run
 
 
-def _keep_earlier_run(folder: Path) -> None:
-    keep_what_is_there(folder, (interrupted.CALL, METRICS, *checkpoint.FILES))
-
-
-def _split(folder: Path, manifest: Manifest, seed: int) -> dict[str, list[int]]:
-    """Return the split that the run began with, or a new one."""
-    if (folder / SPLIT).is_file():
-        return read_split(folder / SPLIT)
-    return split_rows(manifest, seed)
-
-
-def _place(manifest: Manifest) -> dict[str, str]:
-    """Return the fields `manifest` (empty if it is no file) and `root` of RunConfig."""
+def _call(manifest: Manifest, config: FitConfig) -> Call:
+    """Return the call to save, with the path of the table ("" if it is no file) and its root."""
     path = Path(manifest.path)
-    root = Path(getattr(manifest, "root", path.parent))
-    return {"manifest": str(path.resolve()) if path.is_file() else "", "root": str(root.resolve())}
+    if config.init_from is not None:
+        config = replace(config, init_from=str(Path(config.init_from).resolve()))
+    return Call(
+        config=config,
+        columns=dict(manifest.columns),
+        problem_type=manifest.problem_type,
+        rows=state.fingerprint(manifest),
+        manifest=str(path.resolve()) if path.is_file() else "",
+        root=str(manifest.root.resolve()),
+    )
 
 
-def _tokenized_alike(
-    preprocessor: Preprocessor, folder: Path, source: tuple[Any, Preprocessor, RunConfig] | None
-) -> Preprocessor:
-    """Use the tokenizer that the run began with, else that of the run it starts from."""
-    file = folder / checkpoint.TOKENIZER
-    tokenizer = load_tokenizer(file) if file.is_file() else source and source[1].tokenizer
-    if preprocessor.tokenizer is None or not tokenizer:
-        return preprocessor
-    return replace(preprocessor, tokenizer=tokenizer)
-
-
-def _decode(
+def _load(
     manifest: Manifest,
-    parts: Mapping[str, list[int]],
-    preprocessor: Preprocessor,
-    num_workers: int,
-    on_bad_row: str,
+    folder: Path,
+    config: FitConfig,
+    accelerator: Accelerator,
     console: Console,
-) -> dict[str, Examples]:
+) -> tuple[Run, checkpoint.Weights | None]:
+    """Split the rows, learn the processor and create the datasets.
+
+    Returns:
+        The run, and the weights to start from.
+    """
+    split = folder / SPLIT
+    parts = read_split(split) if split.is_file() else split_rows(manifest, config.train.seed)
+    describe(manifest, console)
+    source = None if config.init_from is None else checkpoint.load(config.init_from)
+    # Everything in the configuration is known, except vocabulary and variables.
+    task = manifest.task.fit(manifest.labels(parts["train"]))
+    known = Processor(config.data, task, manifest.modalities, manifest.stream)
+    expected = variants(configure(manifest, known, config.model), config.baselines)
+    start = source and (source.network, source.config.model)
+    dry_run.check(expected, config.train, start, accelerator.device)
+    loading = config.loading
+    saved = folder / TOKENIZER
+    tokenizer = load_tokenizer(saved) if saved.is_file() else source and source.processor.tokenizer
+    processor = Processor.fit(
+        manifest, parts["train"], config.data, tokenizer, on_bad_row=loading.on_bad_row
+    )
+    if loading.cache == "disk":
+        folder.mkdir(parents=True, exist_ok=True)
+    datasets = load_datasets(
+        manifest,
+        parts,
+        processor,
+        on_bad_row=loading.on_bad_row,
+        cache=None if loading.cache == "none" else loading.cache,
+        cache_size=loading.cache_size << 20,
+        folder=folder,
+    )
+    if loading.check or loading.on_bad_row == "skip":
+        datasets = _checked(datasets, config, console)
+    describe_split(manifest, datasets, config.train.seed, console)
+    model = configure(manifest, processor, config.model)
+    run_config = RunConfig(
+        model=model,
+        train=config.train,
+        models=tuple(variants(model, config.baselines)),
+        columns=dict(manifest.columns),
+        manifest=str(manifest.path.resolve()) if manifest.path.is_file() else "",
+        root=str(manifest.root.resolve()),
+    )
+    given = None if source is None else source.network.state_dict()
+    return Run(folder, run_config, processor, parts, datasets, []), given
+
+
+def _checked(
+    datasets: Mapping[str, FusionDataset], config: FitConfig, console: Console
+) -> dict[str, FusionDataset]:
+    """Decode every file once, and leave out the rows that cannot be used."""
     start = time.perf_counter()
-    how: dict[str, Any] = {"num_workers": num_workers} if num_workers else {}
-    if on_bad_row != "error":
-        how["on_bad_row"] = on_bad_row
-    examples = {name: preprocessor.load(manifest, rows, **how) for name, rows in parts.items()}
-    size = sum(each.megabytes for each in examples.values())
+    loading = config.loading
+    found = {
+        name: check_files(each, loading.on_bad_row, loading.num_workers)
+        for name, each in datasets.items()
+    }
+    rows = sum(len(each) for each in found.values())
     seconds = time.perf_counter() - start
-    console.print(f"Decoded all files into memory: {size:.0f} MB, in {seconds:.1f} s")
-    cut = sum(each.texts_cut for each in examples.values())
-    if cut:
-        limit = preprocessor.config.max_tokens
-        console.print(f"{plural(cut, 'text')} truncated to {plural(limit, 'token')}")
-    return examples
+    console.print(f"Checked the files of {plural(rows, 'row')} in {seconds:.1f} s")
+    return found
 
 
-def _left_out(manifest: Manifest, examples: Mapping[str, Examples]) -> list[dict[str, str]]:
-    """List the rows that cannot be used: where, the error, and the split if it is known."""
-    left_out = [{"where": where, "error": error} for where, error in manifest.skipped]
-    for name, each in examples.items():
-        left_out += [{"where": a, "error": b, "split": name} for a, b in each.skipped]
-    return left_out
-
-
-def _list_skipped(folder: Path, manifest: Manifest, examples: Mapping[str, Examples]) -> None:
-    """Write skipped.jsonl if rows were left out."""
-    lines = [json.dumps(each) + "\n" for each in _left_out(manifest, examples)]
+def _begin(run: Run, manifest: Manifest, call: Call) -> None:
+    """Write the files of a run that do not depend on its training."""
+    state.begin(run.folder, call)
+    checkpoint.save_config(run.folder, run.config, run.processor)
+    files.write_json(run.folder / SPLIT, run.parts)
+    lines = [json.dumps(each) + "\n" for each in left_out(manifest, run.datasets)]
     if lines:
-        files.write(folder / SKIPPED, "".join(lines))
+        files.write(run.folder / SKIPPED, "".join(lines))
 
 
 def resume(
-    folder: str | Path, console: Console | None = None, *, num_workers: int | None = None
+    folder: str | Path,
+    console: Console | None = None,
+    *,
+    num_workers: int | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Resume an interrupted run with the arguments of its `fit`.
 
@@ -243,13 +205,14 @@ def resume(
         folder: the run's folder.
         console: where to print.
         num_workers: number of processes that decode files; as in the `fit` by default.
+        callbacks: called after every epoch of every model.
 
     Raises:
         ConfigError: the folder contains no interrupted run, or its table is not a file.
         FusionError: as for `fit`.
     """
     folder = Path(folder)
-    call = interrupted.begun(folder)
+    call = state.begun(folder)
     if call is None:
         if (folder / METRICS).is_file():
             raise ConfigError(f"{folder}: the run is complete; there is nothing to resume")
@@ -259,119 +222,33 @@ def resume(
             f"{folder}: the run was trained on a table that is not a file; call fit with the same "
             "arguments and resume=True"
         )
+    config = call.config
     manifest = read_manifest(
         call.manifest,
         call.columns,
         call.root,
         problem_type=call.problem_type,
-        on_bad_row=call.on_bad_row,
+        on_bad_row=config.loading.on_bad_row,
     )
-    return fit(
-        manifest,
-        folder,
-        call.data,
-        call.train,
-        call.options,
-        call.baselines,
-        console,
-        resume=True,
-        init_from=call.init_from,
-        num_workers=call.num_workers if num_workers is None else num_workers,
-        on_bad_row=call.on_bad_row,
-        tensorboard=call.tensorboard,
-    )
+    if num_workers is not None:
+        config = replace(config, loading=replace(config.loading, num_workers=num_workers))
+    return fit(manifest, folder, config, resume=True, console=console, callbacks=callbacks)
 
 
-def keep_what_is_there(folder: Path, names: Iterable[str]) -> None:
-    """Reject a folder that contains one of these files, so that no earlier run is overwritten.
+def keep_earlier_run(folder: Path, names: Iterable[str] = ()) -> None:
+    """Reject a folder that contains a run, so that it is not overwritten.
+
+    Args:
+        names: other files that the folder must not contain.
 
     Raises:
-        ConfigError: the folder contains one, or is a file.
+        ConfigError: the folder contains a run or one of these files, or is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; choose a folder with --out")
-    for name in names:
+        raise ConfigError(f"{folder} is a file; choose a folder with --output-dir")
+    for name in (CALL, *names, METRICS, *checkpoint.FILES):
         if (folder / name).exists():
-            remedy = "resume it, or " if name == interrupted.CALL else ""
+            remedy = "resume it, or " if name == CALL else ""
             raise ConfigError(
-                f"{folder} already contains {name}; {remedy}choose another folder with --out"
+                f"{folder} already contains {name}; {remedy}choose another folder with --output-dir"
             )
-
-
-def describe(manifest: Manifest, console: Console) -> None:
-    """Print what was inferred, so that a wrong guess is noticed before training."""
-    say = console.out  # without markup, which a path could contain
-    rows = plural(len(manifest.rows) + len(manifest.skipped), "row")
-    say(f"{manifest.path}: {rows}{' (sequences of steps)' if manifest.stream else ''}")
-    say("  columns: " + ", ".join(f"{role} = {name}" for role, name in manifest.columns.items()))
-    say(f"  labels: {manifest.problem_type}")
-    for warning in manifest.warnings:
-        say(f"  warning: {warning}")
-    if manifest.ignored:
-        say("  ignored: " + ", ".join(manifest.ignored))
-
-
-def describe_split(
-    manifest: Manifest, examples: Mapping[str, Examples], seed: int, console: Console
-) -> None:
-    """Print the labels and the sizes of the splits, without the rows that were left out."""
-    say = console.out
-    rows = [
-        replace(manifest.rows[number], split=name)
-        for name, each in examples.items()
-        for number in each.rows
-    ]
-    say(
-        f"  {manifest.problem_type} labels: "
-        + summary(manifest.problem_type, [row.label for row in rows])
-    )
-    sizes = ", ".join(f"{len(each)} {name}" for name, each in examples.items())
-    how = (
-        f"from column {manifest.columns['split']}"
-        if "split" in manifest.columns
-        else (f"random with seed {seed}, stratified by label")
-    )
-    say(f"  split: {sizes} ({how})")
-    if "split" not in manifest.columns:  # otherwise the manifest already has this warning
-        for warning in crossing_contents(rows):
-            say(f"  warning: {warning}")
-    left_out = _left_out(manifest, examples)
-    if left_out:
-        say(f"  {plural(len(left_out), 'row')} skipped, see {SKIPPED}")
-
-
-def configure(
-    manifest: Manifest, preprocessor: Preprocessor, options: Mapping[str, Any]
-) -> ModelConfig:
-    """Create the model's configuration from the manifest, the preprocessor and the options."""
-    labels = len(preprocessor.labels)
-    return ModelConfig(
-        modalities=manifest.modalities,
-        problem_type=manifest.problem_type,
-        outputs=objectives.outputs(manifest.problem_type, labels),
-        stream=manifest.stream,
-        image_size=preprocessor.config.image_size,
-        image_channels=preprocessor.config.image_channels,
-        mels=preprocessor.config.mels,
-        vocabulary=preprocessor.vocabulary,
-        variables=preprocessor.variables,
-        missing=manifest.missing,
-        **{"fusion": "aligned" if manifest.stream else "tokens", **options},
-    )
-
-
-def variants(model: ModelConfig, baselines: bool = True) -> dict[str, ModelConfig]:
-    """Return the model and its baselines, name -> configuration."""
-    several = len(model.modalities) > 1
-    result = {"fusion" if several else f"{model.modalities[0]} only": model}
-    if not baselines:
-        return result
-    if several:
-        result |= {f"{name} only": single(model, name) for name in reversed(model.modalities)}
-        if model.fusion != "late":
-            result["late"] = replace(model, fusion="late")
-        if model.fusion == "tokens":
-            result["concat"] = replace(model, fusion="concat")
-    if model.cell != "none":
-        result["no recurrence"] = replace(model, cell="none")
-    return result

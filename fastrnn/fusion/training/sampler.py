@@ -6,10 +6,81 @@ Everything is derived from the seed and the position, so a run can resume at any
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+
+
+@dataclass
+class StepSampler:
+    """The rows of each forward pass of one process in an epoch: a batch sampler of DataLoader.
+
+    A step's rows are divided among the accumulated batches and the processes. A process without
+    rows gets the step's first row; it counts as no row.
+
+    Attributes:
+        epoch, start: the epoch, and its first step, of the next pass.
+    """
+
+    rows: int
+    batch_size: int
+    parts: int  # accumulated batches of a step, in each process
+    processes: int
+    process: int
+    seed: int
+    epoch: int = 1
+    start: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return math.ceil(self.rows / self.batch_size)
+
+    def plan(self) -> Iterator[tuple[Sequence[int], list[Sequence[int]]]]:
+        """Yield, for each step, its rows and this process's parts of them, which may be empty."""
+        order = shuffled(self.rows, self.seed, self.epoch)
+        for step in range(self.start, self.steps):
+            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield rows, deal(rows, self.parts * self.processes)[self.process :: self.processes]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows, parts in self.plan():
+            for part in parts:
+                yield list(part or rows[:1])
+
+    def __len__(self) -> int:
+        return (self.steps - self.start) * self.parts
+
+
+@dataclass(frozen=True)
+class EvaluationSampler:
+    """This process's rows in order, in batches. All processes have equally many batches.
+
+    Attributes:
+        rows: all rows.
+    """
+
+    rows: int
+    batch_size: int
+    processes: int = 1
+    process: int = 0
+
+    def plan(self) -> list[Sequence[int]]:
+        """Return the rows of each batch; an empty one keeps step with the other processes."""
+        shares = deal(range(self.rows), self.processes)
+        count = math.ceil(len(shares[0]) / self.batch_size)
+        share = shares[self.process]
+        starts = range(0, count * self.batch_size, self.batch_size)
+        return [share[start : start + self.batch_size] for start in starts]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (list(part) or [0] for part in self.plan())
+
+    def __len__(self) -> int:
+        return len(self.plan())
 
 
 def shuffled(rows: int, seed: int, epoch: int) -> list[int]:

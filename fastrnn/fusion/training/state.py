@@ -11,7 +11,7 @@
 | network.NAME | its weights |
 | best.NAME | its weights at the best epoch so far |
 | optimizer.INDEX.NAME | Adam's moments and counts |
-| meter.NAME | [P, ...]: the metric sums of each process for the epoch in progress |
+| meter | [P, S]: the sums of each process for the epoch in progress (meter.py) |
 
 The metadata give the finished networks, the network in training, its epoch and step, the bytes of
 metrics.jsonl up to that point, the learning rate schedule, and the scale of fp16. Random numbers
@@ -22,16 +22,16 @@ a complete one. The folder is removed when the run is complete.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
@@ -40,32 +40,24 @@ from torch import Tensor
 from .. import files
 from ..config import parser as schema
 from ..config.parser import Checked, from_json
-from ..config.schema import DataConfig, TrainConfig
+from ..config.schema import FitConfig
 from ..data.manifest import Manifest
 from ..errors import ConfigError
+from ..run_lock import CALL, FOLDER, LOCK
 
-FOLDER = "checkpoint"
-_RUN, _STATE, _LOCK = "run.json", "state.safetensors", "lock"
-CALL = f"{FOLDER}/{_RUN}"
+_STATE = "state.safetensors"
 
 
 @dataclass(frozen=True)
 class Call(Checked):
-    """The arguments that a run was started with; see `experiment.fit`."""
+    """The call of run.fit that started a run."""
 
+    config: FitConfig
     columns: dict[str, str]
-    data: DataConfig
-    train: TrainConfig
-    options: dict[str, Any]
-    baselines: bool
-    init_from: str | None
-    on_bad_row: str
     problem_type: str
     rows: str  # fingerprint of the rows
     manifest: str  # "" if the manifest was not a file
     root: str
-    num_workers: int
-    tensorboard: bool
 
 
 @dataclass(frozen=True)
@@ -77,6 +69,7 @@ class State:
     model: str = ""  # the network in training
     epoch: int = 1  # epoch of the next step
     step: int = 0  # finished steps of that epoch
+    stopped: bool = False  # a callback stopped the network in training
     seconds: float = 0.0  # time spent on the network in training
     processes: int = 1
     groups: list[dict[str, Any]] = field(default_factory=list)  # the optimizer's, with the rate
@@ -125,15 +118,15 @@ def clear(folder: Path) -> None:
     The call is removed first: a run with a call but no state would start from the beginning.
     """
     place = folder / FOLDER
-    for name in (_RUN, _STATE, _LOCK):
+    for name in (Path(CALL).name, _STATE, LOCK):
         files.remove(place / name)
     if place.is_dir():
         place.rmdir()
 
 
-def begin(folder: Path, run: Mapping[str, Any]) -> None:
+def begin(folder: Path, call: Call) -> None:
     """Save the call that starts a run. The folder of the lock must exist."""
-    files.write_json(folder / FOLDER / _RUN, run)
+    files.write_json(folder / CALL, asdict(call))
 
 
 def begun(folder: Path) -> Call | None:
@@ -142,113 +135,28 @@ def begun(folder: Path) -> Call | None:
     Raises:
         ConfigError: the file is damaged, or from another version.
     """
-    file = folder / FOLDER / _RUN
+    file = folder / CALL
     return schema.read(Call, file) if file.is_file() else None
 
 
-def unfinished(folder: Path) -> str | None:
-    """Return a message if a run is incomplete; None if it is complete or there is no run."""
-    if not (folder / CALL).is_file():
-        return None
-    try:
-        with (folder / FOLDER / _LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return f"{folder}: another process is training this run; wait until it is complete"
-    except OSError:
-        pass  # the lock was never taken, or the file system has no locks
-    return f"{folder}: the run was interrupted; resume it with: {command(folder)}"
-
-
-def command(folder: Path) -> str:
-    """Return the command that resumes a run."""
-    return f"fastrnn fit --resume {shlex.quote(str(folder))}"
-
-
-class Lock:
-    """Context manager that stops other processes from training the run of a folder.
-
-    The lock is released when the process ends.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> Lock:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._file is not None:
-            _held.discard(self._file)
-            self._file.close()
-
-    def take(self, make: bool = False) -> None:
-        """Lock the run if it is not locked yet.
-
-        Args:
-            make: whether to create the folder; without it, only an existing run is locked.
-
-        Raises:
-            ConfigError: another process is training the run.
-        """
-        place = self._folder / FOLDER
-        if make:
-            place.mkdir(parents=True, exist_ok=True)
-        if self._file is not None or not place.is_dir():
-            return
-        try:
-            file = (place / _LOCK).open("ab")
-        except FileNotFoundError:  # the run has just finished
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise ConfigError(
-                f"{self._folder}: another process is training this run; wait until it is complete, "
-                "or stop it first"
-            ) from None
-        except OSError:
-            pass  # the file system has no locks, so only this protection is lost
-        self._file = file
-        _held.add(file)
-
-
-_held: set[IO[bytes]] = set()
-
-
-def _let_go() -> None:
-    for file in _held:
-        file.close()
-    _held.clear()
-
-
-# A forked process, such as a data loader's, would keep the lock after its parent is killed.
-os.register_at_fork(after_in_child=_let_go)
-
-
-def check(folder: Path, begun: Call, now: Mapping[str, Any]) -> None:
+def check(folder: Path, begun: Call, now: Call) -> None:
     """Check that a resumed run uses the same call as when it started.
+
+    How files are read (FitConfig.loading) may change, except for on_bad_row, and so may the
+    trackers and the place of the table.
 
     Raises:
         ConfigError: the calls differ; the message names the differences.
     """
-    before = json.loads(json.dumps(asdict(begun)))
-    now = json.loads(json.dumps(now))
-    different = []
-    for name, value in now.items():
-        old = before.get(name)
-        if isinstance(value, dict) and isinstance(old, dict):
-            keys = sorted(value.keys() | old.keys())
-            different += [f"{name}.{key}" for key in keys if value.get(key) != old.get(key)]
-        elif value != old:
-            different.append(name)
-    if "rows" in different:
+    before, after = _comparable(begun), _comparable(now)
+    if before.pop("rows") != after.pop("rows"):
         raise ConfigError(
             f"{folder}: the rows of the manifest have changed since the run started; restore them, "
             "or start a new run"
         )
+    different = sorted(
+        name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+    )
     if different:
         raise ConfigError(
             f"{folder}: a run can only be resumed with its original options, but these differ: "
@@ -256,13 +164,49 @@ def check(folder: Path, begun: Call, now: Mapping[str, Any]) -> None:
         )
 
 
+def _comparable(call: Call) -> dict[str, Any]:
+    """Return the values that must not change, "section.name" -> value."""
+    value = json.loads(json.dumps(asdict(call)))
+    config = value.pop("config")
+    loading = config.pop("loading")
+    for name in ("manifest", "root"):
+        del value[name]
+    del config["report_to"]
+    sections = {name: config.pop(name) for name in ("data", "model", "train")}
+    sections["columns"] = value.pop("columns")
+    flat = {f"{name}.{key}": each for name, part in sections.items() for key, each in part.items()}
+    return {**value, **config, **flat, "on_bad_row": loading["on_bad_row"]}
+
+
 def fingerprint(manifest: Manifest) -> str:
     """Return a hash of the rows. It covers neither the folder's path nor the content of files."""
     digest = hashlib.sha256()
-    for row in manifest.rows:
-        values = {**asdict(row), "images": [each.name for each in row.images], "audio": ""}
-        digest.update(json.dumps(values, default=str).encode())
+    for name in manifest.table.column_names:
+        if name == "where":
+            continue
+        for number, part in enumerate(_parts(manifest.table[name])):
+            digest.update(f"{name} {number} {len(part)} ".encode())
+            digest.update(part)
     return digest.hexdigest()
+
+
+def _parts(column: pa.ChunkedArray) -> Iterator[bytes]:
+    """Yield the lengths and the values of a column as bytes, without the unused ones of a slice."""
+    array = column.combine_chunks()
+    yield np.packbits(pc.is_valid(array).to_numpy(zero_copy_only=False).astype(bool)).tobytes()
+    if pa.types.is_list(array.type):
+        yield pc.fill_null(pc.list_value_length(array), 0).to_numpy().tobytes()
+        array = pc.list_flatten(array)
+        yield from _parts(pa.chunked_array([array]))
+    elif pa.types.is_string(array.type):
+        array = pc.fill_null(array, "")
+        _, starts, data = array.buffers()
+        offsets = np.frombuffer(starts, np.int32)[array.offset : array.offset + len(array) + 1]
+        yield np.diff(offsets).tobytes()
+        if data is not None:
+            yield data.slice(int(offsets[0]), int(offsets[-1] - offsets[0])).to_pybytes()
+    else:
+        yield pc.fill_null(array, 0).to_numpy(zero_copy_only=False).tobytes()
 
 
 def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

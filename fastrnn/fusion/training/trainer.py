@@ -1,6 +1,6 @@
 """Train one network with Adam, a one-cycle learning rate and gradient clipping.
 
-Accelerate selects the device and, under torchrun, sets up the processes; the training loop is our
+Accelerate sets up the device, the processes, the precision and the backward pass; the loop is our
 own. The rows of a step are divided among accumulated batches and processes, and the loss of each
 part is weighted by its share. The gradient is therefore that of the step's mean loss, for any
 division.
@@ -12,36 +12,36 @@ gives the same result as an uninterrupted run.
 
 from __future__ import annotations
 
-import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, send_to_device
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from ..batch import Batch, to_device
 from ..checkpoint import Weights, weights
 from ..config.schema import ModelConfig, TrainConfig
-from ..data.processor import Batch, Examples
+from ..data.dataset import FusionDataset
+from ..data.loader import BatchLoader
 from ..errors import ConfigError
 from ..models.network import build
 from ..strings import plural
-from ..tasks import objectives
-from . import meter, transfer
+from . import transfer
+from .callbacks import Callback
 from .loggers import Log
 from .meter import Meter, Score
-from .sampler import deal, seed_torch, shuffled
+from .sampler import EvaluationSampler, StepSampler, seed_torch
 from .state import State, moments, restore_optimizer
 
 _EVALUATION_BATCH = 256  # rows; larger than in training, since no gradients are stored
 _ASK = 16  # steps between agreements of several processes on saving, which synchronise them
 
 Scores = dict[str, Score]
-Save = Callable[[State], None]
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Trained:
         return sum(each.numel() for each in self.model.parameters())
 
     @property
-    def judged(self) -> Score:
+    def test_score(self) -> Score:
         """The score on test rows if there are any, else on val rows."""
         return self.final.get("test", self.final["val"])
 
@@ -80,36 +80,51 @@ def best_epoch(epochs: Sequence[Scores]) -> int:
     return found
 
 
-def find_devices(precision: str = "fp32") -> Accelerator:
-    """Set up the device and the processes that torchrun started.
+@dataclass(frozen=True)
+class Start:
+    """Where a training begins.
 
-    Raises:
-        ConfigError: the device does not support this precision.
+    Attributes:
+        given: weights to start from, where name and shape match (see transfer.py).
+        state: the state of an interrupted training of this network.
+        epochs: the scores of the epochs before `state`.
     """
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    # Otherwise, accelerate treats several processes without GPUs as separate single processes.
-    accelerator = Accelerator(cpu=not alone and not torch.cuda.is_available())
-    kind = accelerator.device.type
-    if precision == "fp16" and kind != "cuda":
-        raise ConfigError(f"fp16 needs a CUDA GPU, but the device is {kind}; choose bf16 or fp32")
-    if precision == "bf16" and kind == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ConfigError("this GPU does not support bf16; choose fp16 or fp32")
-    return accelerator
+
+    given: Mapping[str, Tensor] | None = None
+    state: State | None = None
+    epochs: Sequence[Scores] = ()
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the trainings of a run have in common.
+
+    Attributes:
+        datasets: split name -> rows; "test" is optional.
+        accelerator: the device and the processes; see devices.make_accelerator.
+        log: receives the metrics and the progress.
+        num_workers: number of processes that decode files.
+        callbacks: called after each epoch.
+        save: called with a State after every epoch and every `save_every` seconds. Every process
+            calls it with its own State.
+    """
+
+    datasets: Mapping[str, FusionDataset]
+    accelerator: Accelerator
+    log: Log
+    num_workers: int = 0
+    callbacks: Sequence[Callback] = ()
+    save: Callable[[State], None] | None = None
 
 
 def train(
     name: str,
     config: ModelConfig,
     training: TrainConfig,
-    examples: Mapping[str, Examples],
-    log: Log,
-    *,
-    given: Mapping[str, Tensor] | None = None,
-    start: State | None = None,
-    epochs: Sequence[Scores] = (),
-    save: Save | None = None,
+    environment: Environment,
+    start: Start | None = None,
 ) -> Trained:
-    """Build and train a network on examples["train"], validated on examples["val"].
+    """Build and train a network on the rows of the split train, validated on those of val.
 
     The same seed gives the same network on the same machine with the same number of threads and
     processes.
@@ -118,28 +133,25 @@ def train(
         name: the name of the network in the log.
         config: the network.
         training: the options of the training.
-        examples: split name -> decoded rows; "test" is optional.
-        log: receives the metrics and the progress.
-        given: weights to start from, where name and shape match (see transfer.py).
-        start: the state of an interrupted training of this network.
-        epochs: the scores of the epochs before `start`.
-        save: called with a State after every epoch and every `save_every` seconds. Every process
-            calls it with its own State.
+        environment: the rows, the device and the log.
+        start: weights or a state to start from.
 
     Raises:
-        ConfigError: the precision, `freeze`, `balance` or `given` does not fit the network, the
-            labels or the device; or `start` has another number of processes.
+        ConfigError: `freeze`, `balance` or `start` does not fit the network or the labels; or the
+            state to start from has another number of processes.
+        DataError: a file cannot be used; the message names the row and the file.
     """
-    loop = _Loop(name, config, training, examples, log, given, save)
-    loop.result.epochs.extend(epochs)
-    if start is not None:
+    start = start or Start()
+    trainer = Trainer(name, config, training, environment, start.given)
+    trainer.result.epochs.extend(start.epochs)
+    if start.state is not None:
         try:
-            loop.restore(start)
+            trainer.restore(start.state)
         except (LookupError, RuntimeError, TypeError) as error:
             raise ConfigError(
                 f"the checkpoint does not fit this network ({error}); start a new run"
             ) from error
-    return loop.run()
+    return trainer.run()
 
 
 def prepare(
@@ -158,7 +170,7 @@ def prepare(
     return network, taken
 
 
-class _Loop:
+class Trainer:
     """The training loop and its state."""
 
     def __init__(
@@ -166,205 +178,241 @@ class _Loop:
         name: str,
         config: ModelConfig,
         training: TrainConfig,
-        examples: Mapping[str, Examples],
-        log: Log,
+        environment: Environment,
         given: Mapping[str, Tensor] | None,
-        save: Save | None,
     ) -> None:
-        self.config, self.training, self.examples = config, training, examples
-        self.log, self.save = log, save
-        self.accelerator = find_devices(training.precision)
+        self.config, self.training, self.environment = config, training, environment
+        self.accelerator, self.log = environment.accelerator, environment.log
         self.device = self.accelerator.device
+        self.datasets = environment.datasets
+        self.task = self.datasets["train"].processor.task
         seed_torch(training.seed)
         network, taken = prepare(config, training, given)
         if given is not None and taken is not None:
-            log.say(f"{name}: {transfer.report(network, taken, given)}")
-        # With several processes, the model wraps the network and averages its gradients.
-        self.model = self.accelerator.prepare_model(network)
-        self.network: nn.Module = self.accelerator.unwrap_model(self.model)
-        self.rows = len(examples["train"])
-        self.steps = math.ceil(self.rows / training.batch_size)
-        learned = [each for each in self.network.parameters() if each.requires_grad]
-        self.optimizer = torch.optim.Adam(learned, training.learning_rate)
-        self.schedule = _schedule(self.optimizer, training, self.steps)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
-        self.weight = _balance(config, training, examples["train"])
-        self.masses = {
-            split: meter.masses(config.problem_type, each.labels, self.weight)
-            for split, each in examples.items()
-        }
-        if self.weight is not None:
-            self.weight = self.weight.to(self.device)
-        self.meter = self._meter()
+            self.log.say(f"{name}: {transfer.report(network, taken, given)}")
+        self._prepare(network)
+        train_set = self.datasets["train"]
+        weight = train_set.balance() if training.balance else None
+        self.masses = {split: each.masses(weight) for split, each in self.datasets.items()}
+        self.weight = None if weight is None else weight.to(self.device)
+        self.meter = Meter(self.task)
         self.best: Weights = {}
-        self.result = Trained(name, self.network)
+        self.result = Trained(name, network)
         self.epoch, self.step = 1, 0  # position of the next step
+        self.stopped = False  # by a callback
         self.begun = self.saved = time.perf_counter()
 
+    def _prepare(self, network: nn.Module) -> None:
+        """Create the optimizer and the loaders, and let accelerate wrap them."""
+        training, accelerator = self.training, self.accelerator
+        rows = len(self.datasets["train"])
+        self.sampler = StepSampler(
+            rows,
+            training.batch_size,
+            training.gradient_accumulation_steps,
+            accelerator.num_processes,
+            accelerator.process_index,
+            training.seed,
+        )
+        learned = [each for each in network.parameters() if each.requires_grad]
+        optimizer = torch.optim.Adam(learned, training.learning_rate)
+        schedule = _schedule(optimizer, training, self.sampler.steps)
+        # With several processes, the model wraps the network and averages its gradients.
+        self.model, self.optimizer = accelerator.prepare(network, optimizer)
+        self.schedule = schedule
+        if accelerator.scaler is not None:  # do not start from the scale of another network
+            fresh = torch.amp.GradScaler(self.device.type).state_dict()
+            accelerator.scaler.load_state_dict(fresh)
+        self.loaders = {"train": self._loader("train", self.sampler)}
+        self.evaluations = {}
+        for split in self.datasets.keys() - {"train"}:
+            self.evaluations[split] = EvaluationSampler(
+                len(self.datasets[split]),
+                _EVALUATION_BATCH,
+                accelerator.num_processes,
+                accelerator.process_index,
+            )
+            self.loaders[split] = self._loader(split, self.evaluations[split])
+
+    def _loader(self, split: str, sampler: StepSampler | EvaluationSampler) -> BatchLoader:
+        return BatchLoader(
+            self.datasets[split],
+            sampler,
+            self.environment.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
     def run(self) -> Trained:
-        """Train to the last epoch, or until patience runs out."""
+        """Train to the last epoch, or until patience runs out or a callback stops it."""
         result, training, name = self.result, self.training, self.result.name
-        done = (self.epoch - 1) * self.rows + min(self.step * training.batch_size, self.rows)
-        self.log.begin(name, training.epochs, self.rows, done)
-        while self.epoch <= training.epochs and not self._out_of_patience():
+        rows = self.sampler.rows
+        done = (self.epoch - 1) * rows + min(self.step * training.batch_size, rows)
+        self.log.begin(name, training.epochs, rows, done)
+        while self.epoch <= training.epochs and not self._ended():
             self._train_epoch()
-            scores = {"train": self.meter.score(), "val": self._evaluate("val")}
+            scores = {"train": self.meter.score(self.accelerator), "val": self._evaluate("val")}
             if scores["val"].better(self._best_score()):
-                self.best = weights(self.network)
+                self.best = self._weights()
             result.epochs.append(scores)
             result.seconds = time.perf_counter() - self.begun
             for split, score in scores.items():
                 self._record(self.epoch, split, score)
             self._tell(scores)
-            self.epoch, self.step, self.meter = self.epoch + 1, 0, self._meter()
+            self.stopped = self._call(scores)
+            self.epoch, self.step, self.meter = self.epoch + 1, 0, Meter(self.task)
             self._save()
         if self.epoch <= training.epochs:
-            self.log.say(
-                f"{name}: no improvement for {plural(training.patience, 'epoch')}; stopped"
+            reason = (
+                "stopped by a callback"
+                if self.stopped
+                else f"no improvement for {plural(training.patience, 'epoch')}; stopped"
             )
+            self.log.say(f"{name}: {reason}")
+        self._finish()
+        return result
+
+    def _finish(self) -> None:
+        """Take the weights of the best epoch, and evaluate them on test."""
+        result, network = self.result, self._unwrapped()
         if result.best < len(result.epochs):
-            result.last = weights(self.network)
-            self.network.load_state_dict(self.best)
+            result.last = self._weights()
+            network.load_state_dict(self.best)
         result.final["val"] = result.epochs[result.best - 1]["val"]
-        if "test" in self.examples:
+        if "test" in self.datasets:
             result.final["test"] = self._evaluate("test")
             self._record(result.best, "test", result.final["test"])
-        return result
+        result.model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
 
     def _train_epoch(self) -> None:
         self.model.train()
-        order = shuffled(self.rows, self.training.seed, self.epoch)
-        for step in range(self.step, self.steps):
-            rows = order[step * self.training.batch_size : (step + 1) * self.training.batch_size]
-            self._train_step(rows)
-            self.step = step + 1
+        self.sampler.epoch, self.sampler.start = self.epoch, self.step
+        batches = iter(self.loaders["train"])
+        for rows, parts in self.sampler.plan():
+            self._train_step(rows, parts, batches)
+            self.step += 1
             self.log.advance(len(rows))
-            if self.step < self.steps and self._time_to_save():
+            if self.step < self.sampler.steps and self._time_to_save():
                 self._save()
+        for _ in batches:  # lets the workers finish the pass
+            raise RuntimeError("the loader has more batches than the sampler")
 
-    def _train_step(self, rows: Sequence[int]) -> None:
-        processes, process = self.accelerator.num_processes, self.accelerator.process_index
-        seed_torch(self.training.seed, self.epoch, self.step, process)
-        total = float(self.masses["train"][rows].sum())
-        parts = deal(rows, self.training.gradient_accumulation_steps * processes)[
-            process::processes
-        ]
+    def _train_step(
+        self, rows: Sequence[int], parts: Sequence[Sequence[int]], batches: Iterator[Batch]
+    ) -> None:
+        accelerator, masses = self.accelerator, self.masses["train"]
+        seed_torch(self.training.seed, self.epoch, self.step, accelerator.process_index)
+        total = float(masses[rows].sum())
         for number, part in enumerate(parts, 1):
             # Every process runs every backward; without rows, it uses one row with weight 0.
-            batch, mass = self._batch("train", part or rows[:1])
-            mass = mass if part else 0.0
+            mass = float(masses[list(part)].sum()) if part else 0.0
+            batch = to_device(next(batches), self.device)
             last = number == len(parts)
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                logits = self._logits(self.model, batch)
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                logits = self.model(batch)
                 if mass:
-                    mean = self._loss(logits, batch["label"])
+                    mean = self.task.loss(logits, batch["label"], self.weight)
                     # The gradients of processes are averaged, but must be summed.
-                    loss = mean * (mass / total * processes)
-                    self.meter.add(mean.detach(), mass, logits.detach(), batch["label"])
+                    loss = mean * (mass / total * accelerator.num_processes)
+                    self.meter.add(mean, mass, logits.detach(), batch["label"])
                 else:
                     loss = logits.sum() * 0
-                self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.training.max_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+                accelerator.backward(loss)
+        accelerator.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
+        self.optimizer.step()
         self.optimizer.zero_grad()
         if self.schedule is not None:
             self.schedule.step()
 
     @torch.no_grad()
     def _evaluate(self, split: str) -> Score:
-        found = self._meter()
-        self.network.eval()
-        for part in self._own(split):
-            batch, mass = self._batch(split, part)
-            if mass:
-                logits = self._logits(self.network, batch)
-                found.add(self._loss(logits, batch["label"]), mass, logits, batch["label"])
-        return found.score()
+        found = Meter(self.task)
+        self.model.eval()
+        plan = self.evaluations[split].plan()
+        for part, batch in zip(plan, self.loaders[split], strict=True):
+            mass = float(self.masses[split][list(part)].sum()) if part else 0.0
+            batch = to_device(batch, self.device)
+            logits = self.model(batch)
+            if not mass:  # also the first row's statistics must not count
+                batch["label"] = batch["label"][:0]
+                found.add(logits.sum() * 0, 0.0, logits[:0], batch["label"])
+                continue
+            loss = self.task.loss(logits, batch["label"], self.weight)
+            found.add(loss, mass, logits, batch["label"])
+        return found.score(self.accelerator)
 
-    def _own(self, split: str) -> Iterator[Sequence[int]]:
-        """Yield this process's rows of a split, in batches."""
-        shares = deal(range(len(self.examples[split])), self.accelerator.num_processes)
-        share = shares[self.accelerator.process_index]
-        for first in range(0, len(share), _EVALUATION_BATCH):
-            yield share[first : first + _EVALUATION_BATCH]
+    def _unwrapped(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.model)
 
-    def _batch(self, split: str, rows: Sequence[int]) -> tuple[Batch, float]:
-        batch = self.examples[split].collate(rows)
-        return send_to_device(batch, self.device), float(self.masses[split][list(rows)].sum())
-
-    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        dtype = kinds.get(self.training.precision)
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            logits = model(batch)
-        return logits if dtype is None else logits.float()
-
-    def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        if self.weight is None:
-            return objectives.loss(self.config.problem_type, logits, label)
-        return objectives.loss(
-            self.config.problem_type, logits, label, self.weight.to(logits.dtype)
-        )
-
-    def _meter(self) -> Meter:
-        return Meter(self.config.problem_type, self.config.outputs, self.device)
+    def _weights(self) -> Weights:
+        return weights(self._unwrapped())
 
     def _best_score(self) -> Score | None:
         epochs = self.result.epochs
         return epochs[self.result.best - 1]["val"] if epochs else None
 
-    def _out_of_patience(self) -> bool:
+    def _ended(self) -> bool:
         patience, epochs = self.training.patience, self.result.epochs
-        return bool(patience) and len(epochs) - self.result.best >= patience
+        return self.stopped or (bool(patience) and len(epochs) - self.result.best >= patience)
+
+    def _call(self, scores: Scores) -> bool:
+        """Call the callbacks; return whether one asks to stop. The first process decides."""
+        metrics: dict[str, Any] = {"model": self.result.name, "epoch": self.epoch}
+        for split, score in scores.items():
+            metrics[split] = {"loss": score.loss, self.task.score_name: score.score}
+        answers = [bool(each.on_epoch_end(metrics)) for each in self.environment.callbacks]
+        return self._agreed(any(answers))
+
+    def _agreed(self, value: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return value
+        return bool(broadcast(torch.tensor([value], dtype=torch.int, device=self.device)))
 
     def _record(self, epoch: int, split: str, score: Score) -> None:
         self.log.record(
             model=self.result.name,
             epoch=epoch,
             split=split,
-            **{"loss": score.loss, objectives.SCORES[self.config.problem_type]: score.score},
+            **{"loss": score.loss, self.task.score_name: score.score},
             seconds=round(self.result.seconds, 3),
         )
 
     def _tell(self, scores: Scores) -> None:
-        called = objectives.SCORES[self.config.problem_type]
-        note = f"train loss {scores['train'].loss:.3f}, val {called} {scores['val'].score:.3f}"
+        name = self.task.score_name
+        note = f"train loss {scores['train'].loss:.3f}, val {name} {scores['val'].score:.3f}"
         self.log.epoch(self.epoch, note)
 
     def _time_to_save(self) -> bool:
-        if self.save is None:
+        if self.environment.save is None:
             return False
         due = time.perf_counter() - self.saved >= self.training.save_every
-        if self.accelerator.num_processes == 1:
-            return due
-        if self.step % _ASK:
+        if self.accelerator.num_processes > 1 and self.step % _ASK:
             return False
-        return bool(broadcast(torch.tensor([due], dtype=torch.int, device=self.device)))
+        return self._agreed(due)
 
     def _save(self) -> None:
-        if self.save is None:
+        if self.environment.save is None:
             return
-        accelerator = self.accelerator
-        tensors = {f"network.{name}": each for name, each in self.network.state_dict().items()}
+        network, scaler = self._unwrapped(), self.accelerator.scaler
+        tensors = {f"network.{name}": each for name, each in network.state_dict().items()}
         tensors |= {f"best.{name}": each for name, each in self.best.items()}
         tensors |= moments(self.optimizer)
-        for name, each in self.meter.state().items():
-            tensors[f"tally.{name}"] = accelerator.gather(each[None])
+        if self.meter.sums is not None:
+            tensors["meter"] = self.accelerator.gather(self.meter.sums[None])
         state = State(
             metrics=self.log.size(),
             model=self.result.name,
             epoch=self.epoch,
             step=self.step,
+            stopped=self.stopped,
             seconds=time.perf_counter() - self.begun,
-            processes=accelerator.num_processes,
+            processes=self.accelerator.num_processes,
             groups=self.optimizer.state_dict()["param_groups"],
             schedule={} if self.schedule is None else self.schedule.state_dict(),
-            scaler=self.scaler.state_dict(),
+            scaler={} if scaler is None else scaler.state_dict(),
             tensors=tensors,
         )
-        self.save(state)
+        self.environment.save(state)
         self.saved = time.perf_counter()
 
     def restore(self, state: State) -> None:
@@ -375,16 +423,16 @@ class _Loop:
                 f"processes: the run started with {state.processes}, but there are now "
                 f"{accelerator.num_processes}; resume with the same number"
             )
-        self.network.load_state_dict(state.below("network"))
+        self._unwrapped().load_state_dict(state.below("network"))
         self.best = state.below("best")
         restore_optimizer(self.optimizer, state)
         if self.schedule is not None:
             self.schedule.load_state_dict(state.schedule)
-        self.scaler.load_state_dict(state.scaler)
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state.scaler)
         if state.step:
-            counted = state.below("tally")
-            self.meter.restore({k: v[accelerator.process_index] for k, v in counted.items()})
-        self.epoch, self.step = state.epoch, state.step
+            self.meter.sums = state.tensors["meter"][accelerator.process_index].to(self.device)
+        self.epoch, self.step, self.stopped = state.epoch, state.step, state.stopped
         self.begun = time.perf_counter() - state.seconds
         self.result.seconds = state.seconds
 
@@ -397,9 +445,3 @@ def _schedule(
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer, training.learning_rate, total_steps=training.epochs * steps
     )
-
-
-def _balance(config: ModelConfig, training: TrainConfig, examples: Examples) -> Tensor | None:
-    if not training.balance:
-        return None
-    return meter.weight(config.problem_type, examples, config.outputs)

@@ -1,4 +1,4 @@
-"""Decode media files: images to pixels, audio clips to samples and log-mel frames.
+"""Decode audio clips to samples and log-mel frames.
 
 The files are untrusted, so their sizes are read and limited before anything is decoded.
 """
@@ -6,14 +6,12 @@ The files are untrusted, so their sizes are read and limited before anything is 
 from __future__ import annotations
 
 import math
-import warnings
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..config.schema import DataConfig
@@ -21,68 +19,13 @@ from ..errors import MediaError
 from ..strings import plural
 from .truncation import ogg_is_cut, read_mp3, wav_is_cut
 
-_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-_EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-_AUDIO_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
+_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
 _MAX_RATE = 384_000  # Hz; with a higher rate in its header, a long clip could pass for a short one
 _MAX_CHANNELS = 16
 _BLOCK = 1 << 16  # frames read at a time
 _LOUDEST = 1e12  # the square of a spectrum of larger samples may overflow float32
 _NO_LENGTH = 1 << 40  # libsndfile reports more frames than this if the header gives no length
 _GUESS = 0.98  # share of an MP3's true length that an estimate from its first frame must reach
-
-
-def read_image(path: Path, config: DataConfig) -> Tensor:
-    """Read an image and resize it to a square, ignoring its aspect ratio.
-
-    Transparent parts become white.
-
-    Returns:
-        uint8 [C, S, S], C = image_channels, S = image_size.
-
-    Raises:
-        MediaError: not PNG, JPEG, WEBP or BMP; too large; damaged; more than 8 bits per channel.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns about bombs, which the limit below rejects, and about damaged metadata.
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=_IMAGE_FORMATS) as image:
-                width, height = image.size
-                if width * height > config.max_pixels:
-                    raise MediaError(
-                        f"{path}: {width}×{height} pixels are more than the {config.max_pixels} "
-                        "allowed; resize the image"
-                    )
-                if image.mode not in _EIGHT_BIT:
-                    raise MediaError(
-                        f"{path}: unsupported image mode {image.mode}; save the image with 8 bits "
-                        "per channel"
-                    )
-                size = (config.image_size, config.image_size)
-                upright = _on_white(ImageOps.exif_transpose(image))
-                wanted = upright.convert("L" if config.image_channels == 1 else "RGB")
-                pixels = np.array(wanted.resize(size, Image.Resampling.BILINEAR))
-    except Image.DecompressionBombError:
-        raise MediaError(f"{path}: the image has far too many pixels; resize it") from None
-    except Image.UnidentifiedImageError:
-        raise MediaError(f"{path}: not a PNG, JPEG, WEBP or BMP image; convert it") from None
-    except (MediaError, MemoryError):
-        raise
-    except Exception as error:  # Pillow may raise almost any exception on a damaged file
-        raise MediaError(
-            f"{path}: the image is damaged ({error}); replace the file, or remove the row"
-        ) from None
-    return torch.from_numpy(pixels.reshape(*size, -1)).permute(2, 0, 1).contiguous()
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Return the image over a white background, or unchanged if nothing is transparent."""
-    if not image.has_transparency_data:
-        return image
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image)
 
 
 def read_audio(path: Path, config: DataConfig) -> Tensor:
@@ -122,7 +65,7 @@ def read_audio(path: Path, config: DataConfig) -> Tensor:
 
 
 def _check_kind(path: Path, file: soundfile.SoundFile) -> None:
-    if file.format not in _AUDIO_FORMATS:
+    if file.format not in _FORMATS:
         raise MediaError(
             f"{path}: unsupported audio format {file.format}; convert the clip to WAV or FLAC"
         )

@@ -1,0 +1,108 @@
+"""Make a batch of samples: pad them, and keep each distinct image once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..batch import IGNORE, Batch
+from .processor import Processor
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Makes the batch of some samples (dataset.py), with the keys in batch.py.
+
+    Attributes:
+        shapes: the shape of one step of each modality, without its dimension of time.
+        incomplete: modalities that some row of the dataset lacks; they get NAME_present.
+        labelled: whether samples have labels.
+    """
+
+    modalities: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    stream: bool
+    per_step: bool
+    incomplete: tuple[str, ...]
+    labelled: bool
+
+    @classmethod
+    def of(cls, processor: Processor, incomplete: tuple[str, ...], labelled: bool) -> Collator:
+        """Create the collator of a dataset."""
+        config = processor.config
+        shapes = {
+            "image": (config.image_channels, config.image_size, config.image_size),
+            "audio": (config.mels,),
+            "series": (processor.variables,),
+            "text": (),
+        }
+        return cls(
+            processor.modalities,
+            shapes,
+            processor.stream,
+            processor.task.per_step,
+            incomplete,
+            labelled,
+        )
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
+        """Return the batch of some samples."""
+        batch: Batch = {}
+        for name in self.modalities:
+            if name == "image":
+                batch |= self._images(samples)
+            else:
+                batch |= self._padded(samples, name)
+        for name in self.incomplete:
+            batch[f"{name}_present"] = torch.tensor([name in each for each in samples])
+        if self.stream:
+            counts = torch.tensor([each["steps"] for each in samples])
+            batch["steps"] = torch.arange(int(counts.max())) < counts[:, None]
+        if self.labelled:
+            batch["label"] = self._labels([each["label"] for each in samples])
+        return batch
+
+    def _images(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
+        """Collect the distinct images; a row without an image refers to the first of the batch."""
+        places: dict[int, int] = {}
+        frames: list[np.ndarray] = []
+        steps = max(each["steps"] for each in samples) if self.stream else 1
+        index = np.zeros((len(samples), steps), np.int64)
+        for row, sample in enumerate(samples):
+            if "image" not in sample:
+                continue
+            numbers = sample["image_id"].tolist()
+            for step, (number, frame) in enumerate(zip(numbers, sample["image"], strict=True)):
+                place = places.setdefault(number, len(frames))
+                if place == len(frames):
+                    frames.append(frame)
+                index[row, step] = place
+        if not frames:
+            frames = [np.zeros(self.shapes["image"], np.uint8)]
+        return {
+            "frames": torch.from_numpy(np.stack(frames)),
+            "image": torch.from_numpy(index if self.stream else index[:, 0]),
+        }
+
+    def _padded(self, samples: Sequence[Mapping[str, Any]], name: str) -> Batch:
+        """Pad a modality with zeros; a missing one becomes a placeholder of length 1."""
+        dtype = np.int64 if name == "text" else np.float32
+        lengths = [len(each[name]) if name in each else 1 for each in samples]
+        values = np.zeros((len(samples), max(lengths), *self.shapes[name]), dtype)
+        for row, sample in enumerate(samples):
+            if name in sample:
+                values[row, : lengths[row]] = sample[name]
+        return {name: torch.from_numpy(values), f"{name}_lengths": torch.tensor(lengths)}
+
+    def _labels(self, labels: Sequence[np.ndarray]) -> Tensor:
+        if not self.per_step:
+            return torch.from_numpy(np.stack(labels))
+        values = np.full((len(labels), max(map(len, labels))), IGNORE, np.int64)
+        for row, label in enumerate(labels):
+            values[row, : len(label)] = label
+        return torch.from_numpy(values)

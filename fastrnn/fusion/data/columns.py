@@ -1,0 +1,227 @@
+"""The rows of a manifest as an Arrow table.
+
+| column | type | |
+|---|---|---|
+| where | string | position in the table that was read, for messages |
+| image | list<string> | the images; null if there is none |
+| audio, text, group | string | null if the cell is empty |
+| series_file | string | the file of a series |
+| series | list<double> | the values of a series in a cell, row by row |
+| series_width | int32 | the number of its variables |
+| label | string, or list<string> | by problem type; "" if labels were not read |
+| split | string | null without a split column |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import FusionError, ManifestError
+from ..strings import plural
+from ..tasks import Label, infer_problem_type, task_of
+from .bad_rows import BadRows
+from .readers import Record
+from .rows import Row, RowReader
+
+SCHEMA = pa.schema(
+    [
+        ("where", pa.string()),
+        ("image", pa.list_(pa.string())),
+        ("audio", pa.string()),
+        ("text", pa.string()),
+        ("series_file", pa.string()),
+        ("series", pa.list_(pa.float64())),
+        ("series_width", pa.int32()),
+        ("split", pa.string()),
+        ("group", pa.string()),
+    ]
+)
+_CHUNK = 4096  # rows that are Python values at the same time
+_LARGEST = 4 << 30  # bytes; a small Parquet file may repeat one long cell a million times
+
+
+class ManifestBuilder:
+    """Collects checked rows in Arrow columns. Their labels wait for the problem type."""
+
+    def __init__(self, reader: RowReader, bad: BadRows) -> None:
+        self.reader = reader
+        self.numbers: list[int] = []  # of the rows among the records, from 0
+        self._bad = bad
+        self._rows: list[Row] = []
+        self._batches: list[pa.RecordBatch] = []
+        self._labels: list[Label] = []
+        self._listed: list[bool] = []  # whether the images of each row are a list
+        self._known: dict[Label, Label] = {}  # equal labels share one object
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def extend(self, records: Iterable[tuple[str, Record | ManifestError]]) -> None:
+        """Check and add the rows of a table.
+
+        Raises:
+            ManifestError: a row cannot be used, or the cells take too much memory.
+        """
+        for number, (where, record) in enumerate(records):
+            with self._bad.row(where):
+                if isinstance(record, ManifestError):
+                    raise record
+                row = self.reader.read(where, record)
+                self._rows.append(row)
+                self._labels.append(self._known.setdefault(row.label, row.label))
+                self._listed.append(row.stream)
+                self.numbers.append(number)
+            if len(self._rows) == _CHUNK:
+                self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        series = [row.series for row in self._rows]
+        inline = [each if isinstance(each, np.ndarray) else None for each in series]
+        columns: dict[str, list[Any]] = {
+            "where": [row.where for row in self._rows],
+            "image": [list(row.images) or None for row in self._rows],
+            "audio": [row.audio for row in self._rows],
+            "text": [row.text for row in self._rows],
+            "series_file": [each if isinstance(each, str) else None for each in series],
+            "series": [None if each is None else each.ravel() for each in inline],
+            "series_width": [None if each is None else each.shape[1] for each in inline],
+            "split": [row.split for row in self._rows],
+            "group": [row.group for row in self._rows],
+        }
+        batch = pa.RecordBatch.from_pydict(columns, SCHEMA)
+        self._bytes += batch.nbytes
+        if self._bytes > _LARGEST:
+            raise ManifestError(
+                f"{self.reader.path}: the cells take more than {_LARGEST >> 30} GiB; split the "
+                "table, or store media in files and their paths in the table"
+            )
+        self._batches.append(batch)
+        self._rows = []
+
+    def finish(self, problem_type: str | None) -> tuple[pa.Table, str, bool]:
+        """Parse the labels; return the table, the problem type, and whether rows are streams.
+
+        Raises:
+            ManifestError: a label does not fit the problem type, or only some rows are streams.
+        """
+        table = pa.Table.from_batches(self._batches, SCHEMA).combine_chunks()
+        labelled = "label" in self.reader.roles
+        if problem_type is None:
+            problem_type = infer_problem_type(self._labels if labelled else [])
+        count = _counts(table["image"])
+        listed = np.array(self._listed, bool)
+        first = int((count > 0).argmax()) if (count > 0).any() else None
+        stream = problem_type == "steps" or (first is not None and bool(listed[first]))
+        keep, labels = [], []
+        for row, label in enumerate(self._labels):
+            where = table["where"][row]
+            with self._bad.row(str(where)):
+                if first is not None and count[row] and listed[row] != listed[first]:
+                    raise ManifestError(
+                        f"{self.reader.path}, {where}: this row and {table['where'][first]} mix a "
+                        "single image and a list of images; write a list in every row, even for "
+                        "one image"
+                    )
+                labels.append(self._parsed(str(where), label, problem_type, int(count[row])))
+                keep.append(row)
+        if len(keep) < len(self._labels):
+            table = table.take(pa.array(keep, pa.int64())).combine_chunks()
+            self.numbers = [self.numbers[row] for row in keep]
+        many = problem_type in ("steps", "multilabel") and labelled
+        kind = pa.list_(pa.string()) if many else pa.string()
+        return table.append_column("label", pa.array(labels, kind)), problem_type, stream
+
+    def _parsed(self, where: str, label: Label, problem_type: str, images: int) -> Label:
+        if "label" not in self.reader.roles:
+            return ""
+        task = task_of(problem_type)
+        try:
+            label = task.parse(label)
+            if task.per_step and images > 1 and len(label) != images:
+                raise FusionError(
+                    f"{plural(len(label), 'label')} for {plural(images, 'image')}; give one per "
+                    "step, or null"
+                )
+        except FusionError as error:
+            raise ManifestError(
+                f"{self.reader.path}, {where}, column {self.reader.roles['label']!r}: {error} "
+                f"(the problem type is {problem_type})"
+            ) from None
+        return label
+
+
+class Rows(Sequence[Row]):
+    """The rows of a manifest's table, as Row objects made on demand."""
+
+    def __init__(self, table: pa.Table, stream: bool, per_step: bool) -> None:
+        self._table = table
+        self._stream = stream
+        self._per_step = per_step  # labels are lists with one entry per step
+        self._columns = {
+            name: (table[name].chunk(0) if table.num_rows else pa.array([]))
+            for name in table.column_names
+        }
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        cells = {name: column[index].as_py() for name, column in self._columns.items()}
+        label = cells["label"]
+        return Row(
+            where=cells["where"],
+            images=tuple(cells["image"] or ()),
+            audio=cells["audio"],
+            text=cells["text"],
+            label=label if isinstance(label, str) else tuple(label),
+            split=cells["split"],
+            stream=self._stream,
+            series=cells["series_file"] or self.values(index),
+            group=cells["group"],
+        )
+
+    def column(self, name: str) -> pa.Array:
+        """Return a column as one Arrow array."""
+        return self._columns[name]
+
+    def values(self, row: int) -> np.ndarray | None:
+        """Return the series in a row's cell, float64 [L, K], or None."""
+        cell = self._columns["series"][row]
+        if not cell.is_valid:
+            return None
+        values = cell.values.to_numpy(zero_copy_only=False)
+        return values.reshape(-1, self._columns["series_width"][row].as_py())
+
+    def lacking(self, modality: str) -> np.ndarray:
+        """Whether each row lacks a modality, bool [N]."""
+        names = {"series": ("series", "series_file")}.get(modality, (modality,))
+        found = [pc.is_null(self._columns[name]).to_numpy(zero_copy_only=False) for name in names]
+        return np.logical_and.reduce(found).astype(bool)
+
+    def steps(self) -> np.ndarray:
+        """The number of steps of each row, int64 [N]; 1 if rows are not streams.
+
+        A row with at most one image has as many steps as labels.
+        """
+        if not self._stream:
+            return np.ones(len(self), np.int64)
+        images = _counts(self._columns["image"])
+        if self._per_step:
+            images = np.where(images > 1, images, _counts(self._columns["label"]))
+        return np.maximum(1, images)
+
+
+def _counts(lists: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """The length of each list, int64 [N]; 0 for null."""
+    return pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)

@@ -1,0 +1,67 @@
+"""The score of a network on degraded inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..config.schema import ModelConfig
+from ..data.dataset import FusionDataset
+from ..inference.loop import Change, InferenceConfig, predictions
+from ..tasks.metrics import plain
+from . import perturbations
+from .bootstrap import value
+
+
+def robustness(
+    network: nn.Module,
+    config: ModelConfig,
+    dataset: FusionDataset,
+    unchanged: float,
+    inference: InferenceConfig | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Compute the main score with each modality removed, and with increasing noise.
+
+    `drop` is the loss of score. `strength` is the ratio of the standard deviations of noise and
+    signal; for text it is the fraction of tokens replaced. It is null if the modality is removed.
+
+    Args:
+        unchanged: the score on the unchanged rows.
+        inference: the batch size, and the processes that decode files.
+        seed: seed of the noise.
+    """
+
+    def judged(modality: str, what: str, strength: float | None, change: Change) -> dict[str, Any]:
+        found = predictions(network, dataset, inference, change)
+        score = value(found, found.task.score_name)
+        return {
+            "modality": modality,
+            "change": what,
+            "strength": strength,
+            "score": plain(score),
+            "drop": plain(unchanged - score),
+        }
+
+    result = []
+    for modality in config.modalities:
+        if len(config.modalities) > 1:
+            result.append(judged(modality, "removed", None, _removing(modality)))
+        what = "tokens replaced" if modality == "text" else "noise"
+        for strength in perturbations.STRENGTHS:
+            change = _noising(modality, strength, seed, config)
+            result.append(judged(modality, what, strength, change))
+    return result
+
+
+def _removing(modality: str) -> Change:
+    return lambda batch: perturbations.remove(batch, modality)
+
+
+def _noising(modality: str, strength: float, seed: int, config: ModelConfig) -> Change:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda batch: perturbations.noise(
+        batch, modality, strength, generator, config.vocabulary
+    )
