@@ -45,7 +45,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: demo test try lint docs bench bench-full gpu-check clean
 
 demo: $(VENV)/built
-	fastrnn demo cued-recall
+	python -m examples.multimodal cued-recall
 
 test: $(VENV)/built
 	$(if $(filter-out $(INTERPRETED),$(TESTS)),python -m pytest $(TESTS) -m "$(MARK)" $(PYTEST))

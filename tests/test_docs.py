@@ -106,7 +106,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 
 
 #: Folders that hold source; files that a program makes are not there.
-NAMED = re.compile(r"(?<![\w/.])((?:csrc|fastrnn|tests|benchmarks|tools)/[\w./-]*\w)")
+NAMED = re.compile(r"(?<![\w/.])((?:csrc|fastrnn|tests|benchmarks|examples|tools)/[\w./-]*\w)")
 MADE = {"benchmarks/results/MACHINE", "fastrnn/_build_error.txt", "fastrnn/_cuda_build_error.txt"}
 
 
@@ -114,7 +114,7 @@ MADE = {"benchmarks/results/MACHINE", "fastrnn/_build_error.txt", "fastrnn/_cuda
 def test_named_files_and_modules_exist(page: Path) -> None:
     text = (ROOT / page).read_text()
     names = set(NAMED.findall(text)) - MADE
-    modules = re.findall(r"python -m ((?:benchmarks|tools)\.\w+)", text)
+    modules = re.findall(r"python -m ((?:benchmarks|examples|tools)\.\w+)", text)
     names |= {name.replace(".", "/") for name in modules}
     missing = [name for name in sorted(names) if not list(ROOT.glob(f"{name}*"))]
     assert not missing
@@ -198,7 +198,9 @@ AWKWARD = {
 }
 
 
-@pytest.mark.parametrize("folder", ["", "benchmarks", "csrc", "docs", "fastrnn", "tests", "tools"])
+@pytest.mark.parametrize(
+    "folder", ["", "benchmarks", "csrc", "docs", "examples", "fastrnn", "tests", "tools"]
+)
 def test_words_are_plain(folder: str) -> None:
     files = (ROOT / folder).rglob("*") if folder else ROOT.glob("*")
     kinds = {".md", ".py", ".cpp", ".cu", ".h", ".inc"}

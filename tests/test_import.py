@@ -86,7 +86,7 @@ def test_import_of_the_class_as_if_it_were_a_module():
         assert import_module(f"fastrnn.{name}") is getattr(import_module("fastrnn"), name)
 
 
-HEAVY = ("torch", "pandas", "pyarrow", "numpy", "matplotlib", "sklearn", "torchmetrics")
+HEAVY = ("torch", "pandas", "pyarrow", "numpy", "matplotlib", "torchmetrics")
 HEAVY += ("accelerate", "tokenizers", "safetensors", "huggingface_hub", "PIL", "soundfile")
 SCRIPT_OF_PIP = "import sys\nfrom fastrnn.__main__ import main\nsys.exit(main())\n"
 
@@ -110,7 +110,7 @@ def script(tmp_path):
         (False, "--help"),
         (False, "--version"),
         (False, "predict --help"),
-        (False, "demo --help"),
+        (False, "evaluate --help"),
         (False, "fit --epochs 0 t.csv"),
     ],
 )

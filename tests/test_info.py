@@ -97,7 +97,7 @@ def test_help_without_the_extra():
 
 @pytest.mark.usefixtures("without_typer")
 def test_command_without_the_extra():
-    process = fastrnn_command("demo", "cued-recall")
+    process = fastrnn_command("fit", "table.csv")
     assert process.returncode == 2
     assert process.stderr == (
         "The commands need typer, which is not installed: pip install 'fastrnn[fusion]'\n"
@@ -109,4 +109,4 @@ def test_help_lists_the_commands():
     process = fastrnn_command("--help")
     assert process.returncode == 0, process.stderr
     assert "usage: fastrnn" in process.stdout
-    assert "demo" in process.stdout
+    assert "predict" in process.stdout

@@ -1,4 +1,4 @@
-"""The commands of `fastrnn`: fit, evaluate, predict, explain, export, demo."""
+"""The commands of `fastrnn`: fit, evaluate, predict, explain, export."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import typer
 
 from ..errors import FusionError, reason
-from .demo import demo
 from .fit import fit
 from .judging import evaluate, explain, export, predict
 
@@ -19,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for _command in (fit, evaluate, predict, explain, export, demo):
+for _command in (fit, evaluate, predict, explain, export):
     app.command()(_command)
 
 

@@ -11,11 +11,9 @@ import typer
 import yaml
 
 from fastrnn.fusion import ConfigError, cli
-from fastrnn.fusion.cli import demo as demos
 from fastrnn.fusion.cli import fit as fitting
 from fastrnn.fusion.config import options
 from fastrnn.fusion.data import manifest
-from fastrnn.fusion.demos import DEMOS
 from fastrnn.fusion.training import run as experiment
 
 TINY = ["--width", "16", "--hidden", "16", "--image-size", "8", "--conv", "4,8", "--grid", "2"]
@@ -41,11 +39,11 @@ def commands():
     return typer.main.get_command(cli.app).commands
 
 
-def test_there_are_six_commands():
-    assert sorted(commands()) == ["demo", "evaluate", "explain", "export", "fit", "predict"]
+def test_there_are_five_commands():
+    assert sorted(commands()) == ["evaluate", "explain", "export", "fit", "predict"]
 
 
-@pytest.mark.parametrize("name", ["demo", "evaluate", "explain", "export", "fit", "predict"])
+@pytest.mark.parametrize("name", ["evaluate", "explain", "export", "fit", "predict"])
 def test_every_command_and_flag_is_explained(name, capsys):
     command = commands()[name]
     assert command.help
@@ -70,7 +68,6 @@ def test_usage(capsys):
         (["fit", "t.csv", "another.csv"], " fit"),
         (["fit", "t.csv", "--epochs"], ""),
         (["predict", "run"], " predict"),
-        (["demo", "nonsense"], " demo"),
     ],
 )
 def test_usage_error_is_one_line(arguments, help_of, capsys):
@@ -90,22 +87,20 @@ def refusal(arguments, capsys):
 HOSTILE = ["-1", "nan", "9" * 30, "", "\udcff"]
 
 
-@pytest.mark.parametrize("name", ["demo", "evaluate", "explain", "export", "fit", "predict"])
+@pytest.mark.parametrize("name", ["evaluate", "explain", "export", "fit", "predict"])
 def test_hostile_option_values_raise_no_traceback(name, tmp_path, monkeypatch, capsys):
     """No input exists here, so a command also fails in one line if the option accepts the value."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").touch()
-    given = {"demo": ["--out", "run"], "fit": ["gone.csv"], "predict": ["run", "gone.csv"]}
+    given = {"fit": ["gone.csv"], "predict": ["run", "gone.csv"]}
     for each in commands()[name].params:
         if each.name == "help" or getattr(each, "is_flag", False):
             continue
         for value in HOSTILE:
             if each.param_type_name == "option":
-                if name == "demo" and each.name == "out":
-                    continue  # a folder of any of these names can be created
                 refusal([name, *given.get(name, ["run"]), f"{each.opts[0]}={value}"], capsys)
-            elif name != "demo" or value != "":
+            else:
                 refusal([name, "--", value, "gone.csv"][: 4 if name == "predict" else 3], capsys)
     assert [each.name for each in tmp_path.iterdir()] == ["run"]
 
@@ -355,10 +350,6 @@ def test_from_a_table_to_a_report(rows, save, tmp_path, capsys, more, layers):
     assert cli.main(["export", str(run)]) == 0
     kinds = [node.op_type for node in onnx.load(str(run / "model.onnx")).graph.node]
     assert {kind: kinds.count(kind) for kind in ("RNN", "LSTM", "GRU") if kind in kinds} == layers
-
-
-def test_demo_names_are_complete():
-    assert {each.value for each in demos.Probe} == set(DEMOS)
 
 
 def test_column_and_field_options_are_disjoint():

@@ -45,7 +45,6 @@ def test_existing_run_is_not_overwritten(rows, save, tmp_path, capsys):
     assert fit(path, out, "--no-baselines") == 0
     before = {each: each.read_bytes() for each in out.rglob("*") if each.is_file()}
     assert fit(path, out) == 2
-    assert cli.main(["demo", "claim-check", "--out", str(out)]) == 2
     assert "choose another folder with --out" in capsys.readouterr().err
     assert before == {each: each.read_bytes() for each in out.rglob("*") if each.is_file()}
 
@@ -158,7 +157,6 @@ def test_unwritable_outputs(rows, save, tmp_path, monkeypatch, capsys):
     for arguments, said in (
         (["fit", path, "--out", path], "is a file; choose a folder with --out"),
         (["fit", path, "--out", path / "run"], f"{path}/run: Not a directory"),
-        (["demo", "claim-check", "--out", path], "is a file; choose a folder with --out"),
         (["predict", run, path, "-o", run], f"{run} is a folder; give the name of a file"),
         (["predict", run, path, "-o", path / "a.jsonl"], f"{path}: File exists"),
         (["export", run, "-o", run], f"{run} is a folder; give the name of a file"),

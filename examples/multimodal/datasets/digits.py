@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.datasets import load_digits
 
 ZOOM = 4  # the files are 32×32 pixels, large enough to look at
 _COUNTS = {"train": 1100, "val": 247, "test": 450}
@@ -27,8 +28,6 @@ class Digits:
 
 def load_split(seed: int) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
     """Return split name -> (images [N, 8, 8] with values from 0 to 1, digits [N])."""
-    from sklearn.datasets import load_digits
-
     source = load_digits()
     order = np.random.default_rng(seed).permutation(len(source.target))
     result, start = {}, 0
@@ -45,8 +44,6 @@ def write_digits(folder: Path, seed: int, shifts: int = 1) -> dict[str, Digits]:
     With `shifts` > 1, each image is written that many times, each time shifted by up to one of
     its 8×8 pixels in both directions and dimmed by up to 30%.
     """
-    from sklearn.datasets import load_digits
-
     source = load_digits()
     dice = np.random.default_rng(seed)
     order = dice.permutation(len(source.target))

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from . import checkpoint
-from .errors import ConfigError
-from .models.network import build
+from fastrnn.fusion import checkpoint
+from fastrnn.fusion.errors import ConfigError
+from fastrnn.fusion.models.network import build
 
 
 def replace_modality(

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
+from examples.multimodal.datasets import claim_check, noisy_digit, speech, spoken_claim
+from examples.multimodal.datasets.digits import load_split
 from fastrnn.fusion import read_manifest
 from fastrnn.fusion.config.schema import DataConfig
 from fastrnn.fusion.data.media import log_mel, read_audio
-from fastrnn.fusion.demos.datasets import claim_check, noisy_digit, speech, spoken_claim
-from fastrnn.fusion.demos.datasets.digits import load_split
 
 KNOWN = [-0.292366, -0.575073, -1.5576629]
 SMALL = {"train": 40, "val": 20, "test": 20}
@@ -25,8 +26,6 @@ def few_voices(monkeypatch):
 
 
 def test_splits_share_no_picture():
-    from sklearn.datasets import load_digits
-
     parts = load_split(3)
     assert {name: len(values) for name, (_, values) in parts.items()} == {
         "train": 1100,

@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..data.manifest import read_manifest
-from ..replace_modality import replace_modality
-from ..training import run as experiment
-from ..training.run import Run
+from fastrnn.fusion.data.manifest import read_manifest
+from fastrnn.fusion.training import run as experiment
+from fastrnn.fusion.training.run import Run
+
 from .common import Call, grid, make_room
 from .datasets import claim_check, spoken_claim
+from .replace_modality import replace_modality
 
 FROZEN = ("text", "fusion", "head")
 WRITTEN = 16  # times as many rows of images as of speech

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from fastrnn.fusion import checkpoint, demos, fit, read_manifest
+from examples.multimodal import demos
+from examples.multimodal.common import accuracy, logits
+from examples.multimodal.datasets import claim_check, cued_recall, noisy_digit, spoken_claim
+from examples.multimodal.noisy import DROPOUT, posterior_product
+from fastrnn.fusion import checkpoint, fit, read_manifest
 from fastrnn.fusion.data.media import log_mel, read_audio
-from fastrnn.fusion.demos.common import accuracy, logits
-from fastrnn.fusion.demos.datasets import claim_check, cued_recall, noisy_digit, spoken_claim
-from fastrnn.fusion.demos.noisy import DROPOUT, posterior_product
 from fastrnn.fusion.training.loggers import Log
 from fastrnn.fusion.training.run import variants
 from fastrnn.fusion.training.trainer import train

@@ -12,17 +12,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..config.presets import PRESETS
-from ..config.schema import TrainConfig
-from ..data.manifest import Manifest, read_manifest
-from ..data.processor import Preprocessor
-from ..data.splits import split_rows
-from ..models.summary import note
-from ..strings import plural
-from ..training import run as experiment
-from ..training.loggers import Log
-from ..training.run import METRICS, Run, configure
-from ..training.trainer import Trained, train
+from fastrnn.fusion.config.presets import PRESETS
+from fastrnn.fusion.config.schema import TrainConfig
+from fastrnn.fusion.data.manifest import Manifest, read_manifest
+from fastrnn.fusion.data.processor import Preprocessor
+from fastrnn.fusion.data.splits import split_rows
+from fastrnn.fusion.models.summary import note
+from fastrnn.fusion.strings import plural
+from fastrnn.fusion.training import run as experiment
+from fastrnn.fusion.training.loggers import Log
+from fastrnn.fusion.training.run import METRICS, Run, configure
+from fastrnn.fusion.training.trainer import Trained, train
+
 from .common import Call, grid
 
 PIXELS = 32

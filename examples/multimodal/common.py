@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from .. import checkpoint
-from ..config.schema import DataConfig, TrainConfig
-from ..data.manifest import read_manifest
-from ..data.processor import Examples
-from ..plots import metrics as plot
-from ..report.results import results
-from ..tasks import objectives
-from ..training import run as experiment
-from ..training.run import Run
+from fastrnn.fusion import checkpoint
+from fastrnn.fusion.config.schema import DataConfig, TrainConfig
+from fastrnn.fusion.data.manifest import read_manifest
+from fastrnn.fusion.data.processor import Examples
+from fastrnn.fusion.plots import metrics as plot
+from fastrnn.fusion.report.results import results
+from fastrnn.fusion.tasks import objectives
+from fastrnn.fusion.training import run as experiment
+from fastrnn.fusion.training.run import Run
 
 Rows = dict[str, int]
 

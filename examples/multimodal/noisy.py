@@ -7,9 +7,10 @@ from dataclasses import replace
 import torch
 from rich.table import Table
 
-from ..training.loggers import Log
-from ..training.run import METRICS, Run
-from ..training.trainer import train
+from fastrnn.fusion.training.loggers import Log
+from fastrnn.fusion.training.run import METRICS, Run
+from fastrnn.fusion.training.trainer import train
+
 from .common import Call, accuracy, compare, grid, logits
 
 DROPOUT = 0.2

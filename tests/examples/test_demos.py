@@ -8,13 +8,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastrnn.fusion import ConfigError, checkpoint, demos, profiling
-from fastrnn.fusion.demos import article, transfer
-from fastrnn.fusion.demos.common import accuracy, logits
-from fastrnn.fusion.demos.datasets import noisy_digit, spoken_claim
-from fastrnn.fusion.demos.noisy import posterior_product
+from examples.multimodal import article, demos, transfer
+from examples.multimodal.common import accuracy, logits
+from examples.multimodal.datasets import noisy_digit, spoken_claim
+from examples.multimodal.noisy import posterior_product
+from examples.multimodal.replace_modality import replace_modality
+from fastrnn.fusion import ConfigError, checkpoint, profiling
 from fastrnn.fusion.models.network import FusionNetwork
-from fastrnn.fusion.replace_modality import replace_modality
 
 TINY = {"train": 40, "val": 20, "test": 20}
 VOICES = {"train": 2, "val": 1, "test": 1}

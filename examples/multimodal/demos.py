@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from .. import profiling, timing
-from ..config.schema import DataConfig, TrainConfig
-from ..training.run import Run
+from fastrnn.fusion import profiling, timing
+from fastrnn.fusion.config.schema import DataConfig, TrainConfig
+from fastrnn.fusion.training.run import Run
+
 from .article import run_article
 from .common import Call, Demo, compare
 from .datasets import claim_check, cued_recall, noisy_digit, speech, spoken_claim
@@ -113,7 +114,7 @@ def run_demo(
         The run whose model is saved in `folder`.
     """
     console = console or Console()
-    console.rule(f"fastrnn demo {name}", align="left")
+    console.rule(f"demo {name}", align="left")
     console.print(DEMOS[name].about)
     console.print("[bold]A synthetic task: its results do not carry over to real data.[/bold]")
     call = Call(name, DEMOS[name], folder, seed, rows, epochs, console)
