@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from fastrnn.fusion import profiling, timing
+from benchmarks.fusion import profiling, training_step
 from fastrnn.fusion.config.schema import DataConfig, TrainConfig
 from fastrnn.fusion.training.run import Run
 
@@ -132,9 +132,9 @@ def show_timing(run: Run, console: Console) -> None:
     batch = run.examples["train"].collate(
         range(min(training.batch_size, len(run.examples["train"])))
     )
-    comparisons = timing.compare(
+    comparisons = training_step.compare(
         run.trained[0].model, batch, run.config.model.problem_type, training
     )
     title = f"One training step, same model, weights and batch of {len(batch['label'])} rows"
-    console.print(timing.table(comparisons, title))
+    console.print(training_step.table(comparisons, title))
     console.print(f"CPU threads: {torch.get_num_threads()}")

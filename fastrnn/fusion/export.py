@@ -30,9 +30,9 @@ from .data.processor import Batch
 from .errors import ConfigError
 from .inference.writers import atomic
 from .models.network import FusionNetwork, LateNetwork
+from .models.torch_layers import with_torch_layers
 from .strings import plural
 from .tasks import objectives
-from .timing import with_torch_layers
 
 if TYPE_CHECKING:
     import onnxruntime

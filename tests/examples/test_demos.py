@@ -13,7 +13,7 @@ from examples.multimodal.common import accuracy, logits
 from examples.multimodal.datasets import noisy_digit, spoken_claim
 from examples.multimodal.noisy import posterior_product
 from examples.multimodal.replace_modality import replace_modality
-from fastrnn.fusion import ConfigError, checkpoint, profiling
+from fastrnn.fusion import ConfigError, checkpoint
 from fastrnn.fusion.models.network import FusionNetwork
 
 TINY = {"train": 40, "val": 20, "test": 20}
@@ -109,15 +109,3 @@ def test_transplant_keeps_the_fusion(tmp_path):
             replace_modality(tmp_path, tmp_path / "no", old_name, new_name)
     with pytest.raises(ConfigError, match="another order"):
         replace_modality(folder, tmp_path / "no", "text", "aaa")
-
-
-@pytest.mark.slow
-def test_profile_accounts_for_the_step(tmp_path):
-    run, _ = show(noisy_digit.NAME, tmp_path)
-    before = {name: each.clone() for name, each in run.trained[0].model.state_dict().items()}
-    shares = profiling.profile(run)
-    assert shares.data > 0
-    assert 0 < shares.recurrent < shares.step
-    assert 0 < sum(share for _, share in shares.slowest) <= 1
-    for name, weight in run.trained[0].model.state_dict().items():
-        assert torch.equal(weight, before[name])

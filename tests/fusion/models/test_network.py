@@ -9,8 +9,8 @@ from torch import nn
 from fastrnn.fusion import ConfigError, DataConfig, ModelConfig, Preprocessor, build, read_manifest
 from fastrnn.fusion.data.processor import IGNORE
 from fastrnn.fusion.models.encoders import pool_to_steps
+from fastrnn.fusion.models.torch_layers import with_torch_layers
 from fastrnn.fusion.tasks import objectives
-from fastrnn.fusion.timing import with_torch_layers
 from fastrnn.fusion.training.run import configure, variants
 
 DATA = DataConfig(image_size=8, sample_rate=8000, mels=12, max_tokens=3)

@@ -13,8 +13,9 @@ import torch
 from rich.table import Table
 from torch.profiler import ProfilerActivity
 
-from .timing import training_step
-from .training.run import Run
+from fastrnn.fusion.training.run import Run
+
+from .training_step import training_step
 
 STEPS = 20
 _OPERATORS = "fastrnn::"  # namespace of the recurrent layers' operators

@@ -14,68 +14,11 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from fastrnn import FusedGRU, FusedLSTM, FusedRNN
-from fastrnn.ops import arguments
-
-from .config.schema import TrainConfig
-from .data.processor import Batch
-from .models.recurrent import State, h_of, last
-from .tasks import objectives
-
-_FUSED = (FusedRNN, FusedLSTM, FusedGRU)
-_OF_TORCH = {"RNN_TANH": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}  # by the mode of our layer
-
-
-class Padded(nn.Module):
-    """torch's own layer with our `lengths`, implemented in the fastest way available to users.
-
-    It also processes the padding, and selects each row's last h from the output. It supports what
-    the fusion models use: one layer, one direction, batch first, one head and a given initial
-    state or zeros.
-    """
-
-    def __init__(self, source: FusedRNN | FusedLSTM | FusedGRU) -> None:
-        super().__init__()
-        beyond = source.bidirectional or source.learned_h0 or not source.batch_first
-        if source.num_layers > 1 or source.num_heads > 1 or beyond or source.mode not in _OF_TORCH:
-            raise ValueError(
-                "Padded supports only one layer, one direction, one head, tanh, batch_first=True "
-                "and no learned initial state"
-            )
-        self.layer = _OF_TORCH[source.mode](
-            source.input_size, source.hidden_size, bias=bool(source.bias), batch_first=True
-        )
-        self.layer.to(next(source.parameters()))
-        self.layer.load_state_dict(source.state_dict())
-        self.bidirectional = False  # ReadoutRNN asks its layer
-
-    def _state(self, hx: Tensor) -> arguments.State:
-        return arguments.State(hx)  # ReadoutRNN asks its layer
-
-    def forward(
-        self,
-        input: Tensor,
-        hx: State | None = None,
-        *,
-        lengths: Tensor | None = None,
-        resets: None = None,  # the fusion models have none
-    ) -> tuple[Tensor, Tensor]:
-        """Run like our layer, except that the output is not zero after a row's length.
-
-        Of the final state it returns h alone: no output of an LSTM has c at a row's last step.
-        """
-        output, state = self.layer(input, hx)
-        return output, h_of(state) if lengths is None else last(output, lengths)[None]
-
-
-def with_torch_layers(model: nn.Module) -> nn.Module:
-    """Return a copy of the model with every fused layer replaced by torch's, of equal weights."""
-    result = copy.deepcopy(model)
-    for parent in list(result.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, _FUSED):
-                setattr(parent, name, Padded(child))
-    return result
+from fastrnn.fusion.config.schema import TrainConfig
+from fastrnn.fusion.data.processor import Batch
+from fastrnn.fusion.models.recurrent import h_of
+from fastrnn.fusion.models.torch_layers import FUSED_LAYERS, Padded, with_torch_layers
+from fastrnn.fusion.tasks import objectives
 
 
 @dataclass(frozen=True)
@@ -98,7 +41,7 @@ def compare(
     batch = {name: value.to(device) for name, value in batch.items()}
     fused, plain = copy.deepcopy(model).train(), with_torch_layers(model).train()
     steps = [partial(training_step(each, problem_type, training), batch) for each in (fused, plain)]
-    layers = [_recurrences(fused, batch, _FUSED), _recurrences(plain, batch, (Padded,))]
+    layers = [_recurrences(fused, batch, FUSED_LAYERS), _recurrences(plain, batch, (Padded,))]
     return [
         Comparison("whole training step", *_alternate(steps, device, repeats)),
         Comparison("recurrent layers alone", *_alternate(layers, device, repeats)),
