@@ -53,7 +53,7 @@ def example(
     Args:
         batch: a batch of this row only.
         found: attributions of image [U, S, S], audio [F, mels] and series [L, K].
-        steps: name and `adds` of each step that the recurrent layer reads.
+        steps: name and `attribution` of each step that the recurrent layer reads.
 
     Returns:
         Whether a picture was written; False if there is nothing to draw.
@@ -116,7 +116,7 @@ def _heat(figure: Any, heat: Tensor, signal: Tensor, title: str) -> None:
 
 def _bars(figure: Any, steps: Sequence[Mapping[str, Any]]) -> None:
     axes = figure.subplots()
-    values = [each["adds"] or 0.0 for each in steps]
+    values = [each["attribution"] or 0.0 for each in steps]
     colours = ["#b2182b" if value > 0 else "#2166ac" for value in values]
     axes.bar(range(len(values)), values, color=colours)
     axes.axhline(0, color="#444444", linewidth=0.8)

@@ -26,7 +26,7 @@ def evaluation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
     if found["skipped"]:
         yield Text(f"{plural(len(found['skipped']), 'row')} skipped, see evaluation.json")
     for line in found["comparison"]:
-        yield Text(line["says"])
+        yield Text(line["summary"])
     if found["robustness"]:
         yield _robustness(found["robustness"], score)
 
@@ -39,7 +39,7 @@ def _robustness(rows: list[Mapping[str, Any]], score: str) -> Table:
         table.add_column(column, justify="right")
     for row in rows:
         strength = "" if row["strength"] is None else f"{row['strength']:g}"
-        value, lost = row["score"], row["less"]
+        value, lost = row["score"], row["drop"]
         table.add_row(row["modality"], row["change"], strength, _number(value), _number(lost))
     return table
 
@@ -60,7 +60,7 @@ def explanation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
     for column in ("unchanged", "from other rows", "removed", "alone"):
         table.add_column(column, justify="right")
     for row in found["ablation"]:
-        names = ("whole", "shuffled", "removed", "alone")
+        names = ("unchanged", "shuffled", "removed", "alone")
         table.add_row(row["modality"], *(_number(row.get(name)) for name in names))
     yield table
     if found["skipped"]:

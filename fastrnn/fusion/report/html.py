@@ -184,10 +184,10 @@ def card_title(name: str, words: str, right: bool) -> Html:
 
 def tokens(each: Sequence[Mapping[str, Any]]) -> Html:
     """Colour tokens by their attribution: red supports the prediction, blue opposes it."""
-    most = max((abs(token["adds"] or 0.0) for token in each), default=0.0) or 1.0
+    most = max((abs(token["attribution"] or 0.0) for token in each), default=0.0) or 1.0
     parts = []
     for token in each:
-        adds = token["adds"] or 0.0
+        adds = token["attribution"] or 0.0
         colour = "214, 96, 77" if adds > 0 else "67, 147, 195"
         # mixed with white, so that black letters stay readable on a dark page too
         share = 0.85 * abs(adds) / most

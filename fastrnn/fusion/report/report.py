@@ -92,10 +92,10 @@ def _summary(config: RunConfig, evaluation: dict[str, Any] | None) -> Html:
     parts = [html.headline(number(score["value"]), words)]
     single = [each for each in evaluation["comparison"] if each["model"].endswith(" only")]
     for each in single[:1]:
-        parts.append(html.verdict(each["says"], each["gain"]["low"]))
+        parts.append(html.verdict(each["summary"], each["gain"]["low"]))
     others = [each for each in evaluation["comparison"] if each not in single]
     for each in others[:1]:
-        parts.append(html.verdict(each["says"], each["gain"]["low"]))
+        parts.append(html.verdict(each["summary"], each["gain"]["low"]))
     return html.block(join(parts))
 
 
@@ -159,7 +159,7 @@ def _results(folder: Path, evaluation: dict[str, Any]) -> Html:
     values = {name: entry["scores"][score] for name, entry in models.items()}
     plot.models(picture, values, _NAMES[score])
     parts = [lead(about), table(head, body, kind="results")]
-    says = [html.verdict(each["says"], each["gain"]["low"]) for each in evaluation["comparison"]]
+    says = [html.verdict(each["summary"], each["gain"]["low"]) for each in evaluation["comparison"]]
     if says:
         parts += [html.heading("Fusion compared with the other models"), join(says)]
     tuned = _threshold(models[main])
@@ -246,7 +246,7 @@ def _worse(folder: Path, evaluation: dict[str, Any]) -> Html:
         by_name.setdefault(each["modality"], {})[each["strength"]] = each
     rows = []
     for name, own in by_name.items():
-        cells = [html.changed(own[kind]["score"], own[kind]["less"]) for kind in kinds]
+        cells = [html.changed(own[kind]["score"], own[kind]["drop"]) for kind in kinds]
         rows.append([f"{name}, {own[columns[0]]['change']}", number(whole), *cells])
     head = [
         "",
@@ -269,7 +269,7 @@ def _why(folder: Path, explanation: dict[str, Any]) -> Html:
     score = _NAMES[explanation["score"]]
     parts = [html.heading("Ablation of modalities")]
     head = ["modality", "unchanged", "from other rows", "removed", "alone"]
-    names = ("whole", "shuffled", "removed", "alone")
+    names = ("unchanged", "shuffled", "removed", "alone")
     rows = [
         [each["modality"], *(number(each.get(name)) for name in names)]
         for each in explanation["ablation"]

@@ -315,7 +315,7 @@ def test_evaluate_run(case, request):
         found = result["models"][each.name]["scores"]["accuracy"]
         assert found["value"] == pytest.approx(each.final["test"].score, abs=1e-6), each.name
         assert found["low"] <= found["value"] <= found["high"]
-    said = [each["says"] for each in result["comparison"]]
+    said = [each["summary"] for each in result["comparison"]]
     assert len(said) == len(run.trained) - 1
     assert all("fusion" in each and "95% interval" in each for each in said)
     modalities = run.config.model.modalities
@@ -370,7 +370,7 @@ def test_comparison_in_words():
         "late": evaluation.Evaluation(bad, metrics.intervals(bad)),
     }
     first, second = evaluation.compare(each, "fusion")
-    assert first["says"].startswith("image only is BETTER than fusion")
-    assert second["says"].startswith("no significant difference between fusion and late")
+    assert first["summary"].startswith("image only is BETTER than fusion")
+    assert second["summary"].startswith("no significant difference between fusion and late")
     swapped = {"fusion": each["image only"], "image only": each["fusion"]}
-    assert evaluation.compare(swapped, "fusion")[0]["says"].startswith("fusion is better")
+    assert evaluation.compare(swapped, "fusion")[0]["summary"].startswith("fusion is better")

@@ -249,7 +249,7 @@ def test_explain_run(case, request):
     modalities = list(run.config.model.modalities)
     assert [each["modality"] for each in result["ablation"]] == modalities
     for each in result["ablation"]:
-        assert each["whole"] == pytest.approx(run.trained[0].final["test"].score, abs=1e-6)
+        assert each["unchanged"] == pytest.approx(run.trained[0].final["test"].score, abs=1e-6)
         assert all(0 <= each[name] <= 1 for name in ("shuffled", "removed", "alone"))
     assert result["emap"]["rows"] >= 1
     assert 0 <= result["emap"]["additive"] <= 1

@@ -82,7 +82,7 @@ def test_report_compares_models_only_if_there_are_baselines(tmp_path):
     folder = trained_run(tmp_path, "binary", baselines=False).folder
     evaluation = evaluate_run(folder)
     said = "fusion is better than late: 0.9 vs 0.5"
-    compared = [{"model": "late", "gain": {"low": 0.1}, "says": said}]
+    compared = [{"model": "late", "gain": {"low": 0.1}, "summary": said}]
     for comparison in ([], compared):
         (folder / "evaluation.json").write_text(json.dumps(evaluation | {"comparison": comparison}))
         words = " ".join(Page(write_report(folder).read_text(encoding="utf-8")).words)
@@ -115,7 +115,7 @@ def test_all_text_is_escaped():
             html.headline(hostile, hostile),
             html.table([hostile], [[hostile]]),
             html.card_title(hostile, hostile, True),
-            html.tokens([{"name": hostile, "adds": 1.0}, {"name": "", "adds": None}]),
+            html.tokens([{"name": hostile, "attribution": 1.0}, {"name": "", "attribution": None}]),
         ]
     )
     found = Page(html.whole(hostile, body))
