@@ -39,12 +39,12 @@ def curves(
     Args:
         levels: name -> accuracy to mark with a dashed line.
     """
-    figure = figure_of((11, 4.8))
+    figure = new_figure((11, 4.8))
     left, right = figure.subplots(1, 2)
     loss = {each.name: [scores["train"].loss for scores in each.epochs] for each in trained}
     score = {each.name: [scores["val"].score for scores in each.epochs] for each in trained}
-    _lines(left, loss, "Training loss")
-    _lines(right, score, "Validation accuracy", levels)
+    _plot_lines(left, loss, "Training loss")
+    _plot_lines(right, score, "Validation accuracy", levels)
     left.set_ylim(bottom=0)
     right.set_ylim(0, 1)
     handles, names = left.get_legend_handles_labels()
@@ -54,11 +54,11 @@ def curves(
         figure.savefig(path, dpi=150)
 
 
-def learning(path: Path, series: Mapping[str, Sequence[float]], title: str) -> None:
+def learning_curve(path: Path, series: Mapping[str, Sequence[float]], title: str) -> None:
     """Plot one value of every model over the epochs."""
-    figure = figure_of(SIZE)
+    figure = new_figure(SIZE)
     axes = figure.subplots()
-    _lines(axes, series, title)
+    _plot_lines(axes, series, title)
     values = [value for each in series.values() for value in each]
     if min(values) >= 0:
         axes.set_ylim(0, 1 if max(values) <= 1 and "loss" not in title.lower() else None)
@@ -66,7 +66,7 @@ def learning(path: Path, series: Mapping[str, Sequence[float]], title: str) -> N
     save(figure, path)
 
 
-def figure_of(size: tuple[float, float]) -> Figure:
+def new_figure(size: tuple[float, float]) -> Figure:
     """Return an empty figure of the given size in inches."""
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -80,7 +80,7 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
-def _lines(
+def _plot_lines(
     axes: Axes,
     series: Mapping[str, Sequence[float]],
     title: str,
@@ -113,19 +113,19 @@ def _lines(
         )
     axes.set(xlabel="epoch", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plain(axes)
+    style_axes(axes)
 
 
-def plain(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
     """Draw light horizontal grid lines, and no top and right frame."""
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def models(path: Path, scores: Mapping[str, Mapping[str, float | None]], name: str) -> None:
+def models(path: Path, scores: Mapping[str, Mapping[str, float | None]], score_name: str) -> None:
     """Plot one bar per model, with its interval; `scores`: model -> value, low, high."""
-    figure = figure_of((SIZE[0], 1.1 + 0.38 * len(scores)))
+    figure = new_figure((SIZE[0], 1.1 + 0.38 * len(scores)))
     axes = figure.subplots()
     for place, score in enumerate(scores.values()):
         value, low, high = (score[each] for each in ("value", "low", "high"))
@@ -141,7 +141,7 @@ def models(path: Path, scores: Mapping[str, Mapping[str, float | None]], name: s
         )  # fmt: skip
     axes.set_yticks(range(len(scores)), list(scores))
     axes.invert_yaxis()
-    axes.set_xlabel(name)
+    axes.set_xlabel(score_name)
     axes.set_xlim(right=axes.get_xlim()[1] * 1.1)
     axes.spines[["top", "right"]].set_visible(False)
     save(figure, path)
@@ -154,7 +154,7 @@ def confusion(path: Path, counts: Sequence[Sequence[int]], labels: Sequence[str]
     """
     table = np.array(counts, dtype=float)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
-    figure = figure_of((SIZE[0], SIZE[0] * 0.9))
+    figure = new_figure((SIZE[0], SIZE[0] * 0.9))
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     size = len(labels)
@@ -167,7 +167,7 @@ def confusion(path: Path, counts: Sequence[Sequence[int]], labels: Sequence[str]
                     color="white" if share[row, column] > 0.55 else "#222222",
                 )  # fmt: skip
     if size <= 30:
-        names = [short(label) for label in labels]
+        names = [shorten(label) for label in labels]
         long = max(len(each) for each in names) * size > 40
         turned: dict[str, Any] = {"rotation": 60, "ha": "right"} if long else {}
         axes.set_xticks(range(size), names, **turned)
@@ -176,16 +176,16 @@ def confusion(path: Path, counts: Sequence[Sequence[int]], labels: Sequence[str]
     save(figure, path)
 
 
-def short(text: str, most: int = 14) -> str:
+def shorten(text: str, max_length: int = 14) -> str:
     """Shorten and escape a user's text for an axis."""
     # matplotlib renders text between two dollar signs as a formula
-    text = text if len(text) <= most else text[: most - 1] + "…"
+    text = text if len(text) <= max_length else text[: max_length - 1] + "…"
     return text.replace("$", r"\$")
 
 
 def roc(path: Path, curves: Mapping[str, Mapping[str, Any]]) -> None:
     """Plot ROC curves; `curves`: model -> false_positive, true_positive and auroc."""
-    figure = figure_of((SIZE[0], SIZE[0] + 0.6))
+    figure = new_figure((SIZE[0], SIZE[0] + 0.6))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#888888", linestyle=(0, (4, 3)), linewidth=1)
     for index, (name, curve) in enumerate(curves.items()):
@@ -198,17 +198,14 @@ def roc(path: Path, curves: Mapping[str, Mapping[str, Any]]) -> None:
             label=f"{name} ({curve['auroc']:.3f})",
         )
     axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
-    plain(axes)
+    style_axes(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     save(figure, path)
 
 
-def reliability(path: Path, bins: Sequence[Mapping[str, float]], chance: str) -> None:
-    """Plot a reliability diagram; the size of a point shows its number of items.
-
-    `chance` is the label of the x axis.
-    """
-    figure = figure_of((SIZE[0], SIZE[0]))
+def reliability(path: Path, bins: Sequence[Mapping[str, float]], xlabel: str) -> None:
+    """Plot a reliability diagram; the size of a point shows its number of items."""
+    figure = new_figure((SIZE[0], SIZE[0]))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#888888", linestyle=(0, (4, 3)), linewidth=1)
     total = sum(each["items"] for each in bins)
@@ -217,43 +214,45 @@ def reliability(path: Path, bins: Sequence[Mapping[str, float]], chance: str) ->
     axes.plot(x, y, color=_STYLES[0][0], linewidth=1.6)
     sizes = [30 + 500 * each["items"] / total for each in bins]
     axes.scatter(x, y, sizes, color=_STYLES[0][0], alpha=0.75, zorder=3)
-    axes.set(xlabel=chance, ylabel="observed frequency", aspect="equal")
+    axes.set(xlabel=xlabel, ylabel="observed frequency", aspect="equal")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    plain(axes)
+    style_axes(axes)
     save(figure, path)
 
 
 def scatter(path: Path, points: Sequence[Sequence[float]]) -> None:
     """Plot the predicted values of a regression against the true values."""
     table = np.array(points)
-    figure = figure_of((SIZE[0], SIZE[0]))
+    figure = new_figure((SIZE[0], SIZE[0]))
     axes = figure.subplots()
     ends = [table.min(), table.max()]
     axes.plot(ends, ends, color="#888888", linestyle=(0, (4, 3)), linewidth=1)
     axes.scatter(table[:, 0], table[:, 1], 14, color=_STYLES[0][0], alpha=0.6, linewidths=0)
     axes.set(xlabel="true", ylabel="predicted")
-    plain(axes)
+    style_axes(axes)
     save(figure, path)
 
 
-def robustness(path: Path, table: Sequence[Mapping[str, Any]], whole: float, score: str) -> None:
+def robustness(
+    path: Path, records: Sequence[Mapping[str, Any]], unchanged: float, score_name: str
+) -> None:
     """Plot the score over the strength of a perturbation, one line per modality.
 
     The score without the modality is at the right.
     """
-    figure = figure_of(SIZE)
+    figure = new_figure(SIZE)
     axes = figure.subplots()
-    names = list(dict.fromkeys(each["modality"] for each in table))
-    strengths = sorted({each["strength"] for each in table if each["strength"] is not None})
+    names = list(dict.fromkeys(each["modality"] for each in records))
+    strengths = sorted({each["strength"] for each in records if each["strength"] is not None})
     places = {None: len(strengths) + 1} | {each: n + 1 for n, each in enumerate(strengths)}
     for index, name in enumerate(names):
         colour, marker = _STYLES[index % len(_STYLES)]
-        own = [each for each in table if each["modality"] == name and each["score"] is not None]
+        own = [each for each in records if each["modality"] == name and each["score"] is not None]
         line = [each for each in own if each["strength"] is not None]
         label = f"{name} (tokens replaced)" if name == "text" else f"{name} (noise)"
         axes.plot(
             [0, *(places[each["strength"]] for each in line)],
-            [whole, *(each["score"] for each in line)],
+            [unchanged, *(each["score"] for each in line)],
             color=colour, marker=marker, linewidth=1.8, label=label, zorder=3,
         )  # fmt: skip
         for each in own:
@@ -261,20 +260,20 @@ def robustness(path: Path, table: Sequence[Mapping[str, Any]], whole: float, sco
                 place = places[None] + 0.16 * (index - (len(names) - 1) / 2)
                 axes.plot(place, each["score"], marker=marker, color=colour, markersize=9)
     ticks = ["none", *(f"{each:g}" for each in strengths)]
-    if any(each["strength"] is None for each in table):
+    if any(each["strength"] is None for each in records):
         ticks.append("removed")
     axes.set_xticks(range(len(ticks)), ticks)
-    axes.set(xlabel="noise / signal; share of replaced tokens", ylabel=score)
-    if all((each["score"] or 0) >= 0 for each in table):
+    axes.set(xlabel="noise / signal; share of replaced tokens", ylabel=score_name)
+    if all((each["score"] or 0) >= 0 for each in records):
         axes.set_ylim(bottom=0)
-    plain(axes)
+    style_axes(axes)
     figure.legend(loc="outside lower center", ncols=min(3, len(names)), frameon=False)
     save(figure, path)
 
 
-def follows(path: Path, after: Sequence[Mapping[str, Any]]) -> None:
+def state_swap(path: Path, after: Sequence[Mapping[str, Any]]) -> None:
     """Plot, for each step after a swap of states, whose prediction the model gives."""
-    figure = figure_of(SIZE)
+    figure = new_figure(SIZE)
     axes = figure.subplots()
     known = [each for each in after if each["differ"]]
     for key, name, (colour, marker) in (
@@ -287,6 +286,6 @@ def follows(path: Path, after: Sequence[Mapping[str, Any]]) -> None:
         )  # fmt: skip
     axes.set(xlabel="steps after the swap", ylabel="share of rows", ylim=(0, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plain(axes)
+    style_axes(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)

@@ -228,7 +228,7 @@ def _learning(folder: Path) -> Html:
         found = {key: values for key, values in found.items() if None not in values}
         if found:
             picture = folder / PICTURES / f"{split}-{name}.png"
-            plot.learning(picture, found, title)
+            plot.learning_curve(picture, found, title)
             drawn.append((picture, title.lower() + " over the epochs"))
     return section("Learning curves", figures(drawn)) if drawn else Html("")
 
@@ -296,7 +296,7 @@ def _why(folder: Path, explanation: dict[str, Any]) -> Html:
         parts += [html.heading("Swapped states"), lead(_state(state, score))]
         if "after" in state and any(each["differ"] for each in state["after"]):
             picture = folder / PICTURES / "swap.png"
-            plot.follows(picture, state["after"])
+            plot.state_swap(picture, state["after"])
             drawn.append((picture, "predictions after the states are swapped"))
     if explanation["states"]:
         about = "states of the recurrent layer over the steps of some rows; red 1, blue −1"
