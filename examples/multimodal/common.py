@@ -18,7 +18,7 @@ from fastrnn.fusion.config.schema import DataConfig, TrainConfig
 from fastrnn.fusion.data.manifest import read_manifest
 from fastrnn.fusion.data.processor import Examples
 from fastrnn.fusion.plots import metrics as plot
-from fastrnn.fusion.report.results import results
+from fastrnn.fusion.report.console import results
 from fastrnn.fusion.tasks import objectives
 from fastrnn.fusion.training import run as experiment
 from fastrnn.fusion.training.run import Run

@@ -7,9 +7,16 @@ import unicodedata
 _SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
 
-def plural(number: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     """Format a number with its noun: 1 row, 2 rows."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def number(value: float | None) -> str:
+    """Format a score with three decimals; None, an undefined value, becomes a dash."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def composed(name: str) -> str:

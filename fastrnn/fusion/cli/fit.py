@@ -275,7 +275,7 @@ def _finish(run: Run, console: Console) -> None:
     """Print and plot the results of a run."""
     from ..models.summary import note
     from ..plots import metrics as plot
-    from ..report.results import results
+    from ..report.console import results
 
     if not flags.leads():
         return

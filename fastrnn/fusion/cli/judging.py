@@ -10,7 +10,6 @@ from rich.console import Console
 
 from ..config import options
 from ..config.schema import BLOCK
-from ..report import console as tables
 from ..strings import plural
 from . import options as flags
 from .options import OnBadRow, Part
@@ -34,6 +33,7 @@ def evaluate(
     Writes evaluation.json and report.html to the run's folder.
     """
     from ..evaluation import evaluator as evaluation
+    from ..report import console as tables
     from ..report.report import write_report
 
     flags.set_threads(threads)
@@ -144,6 +144,7 @@ def explain(
     Writes explanation.json, pictures and report.html to the run's folder.
     """
     from ..explain import explainer as explanation
+    from ..report import console as tables
     from ..report.report import write_report
 
     flags.set_threads(threads)

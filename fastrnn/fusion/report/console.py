@@ -1,67 +1,100 @@
-"""The tables and texts that `fastrnn evaluate` and `fastrnn explain` print."""
+"""The tables and texts that `fastrnn fit`, `evaluate` and `explain` print."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from rich.table import Table
 from rich.text import Text
 
-from ..strings import plural
+from ..data.processor import IGNORE
+from ..strings import number, plural
+from ..tasks.objectives import SCORES
+from ..training.baselines import Run
+
+
+def results(run: Run) -> Table:
+    """Create the table of a run's results: a row for each model, and one for a constant answer."""
+    split = "test" if "test" in run.examples else "val"
+    score = SCORES[run.config.model.problem_type]
+    title = f"{score[0].upper()}{score[1:]} on {plural(len(run.examples[split]), f'{split} row')}"
+    table = _table(title, ["model"], [score, "loss", "parameters", "seconds"])
+    for each in run.trained:
+        table.add_row(
+            each.name,
+            number(each.judged.score),
+            number(each.judged.loss),
+            f"{each.parameters:,}",
+            f"{each.seconds:.1f}",
+        )
+    constant = _most_frequent_accuracy(run, split)
+    if constant is not None:
+        table.add_row("most frequent label", number(constant), "", "", "")
+    return table
+
+
+def _most_frequent_accuracy(run: Run, split: str) -> float | None:
+    """Return the accuracy of always predicting the most frequent training label.
+
+    None for regression and multilabel.
+    """
+    if run.config.model.problem_type not in ("binary", "multiclass", "steps"):
+        return None
+    frequent = np.bincount(_labels(run, "train")).argmax()
+    return float((_labels(run, split) == frequent).mean())
+
+
+def _labels(run: Run, split: str) -> np.ndarray:
+    """Return the labels of all rows and steps of a split, [N]."""
+    labels = torch.cat([label.flatten() for label in run.examples[split].labels])
+    return labels[labels != IGNORE].numpy()
 
 
 def evaluation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
-    """Yield the scores of all models, their comparison, and the robustness of the main model."""
+    """Yield the scores of all models, their comparison, and the robustness of the main model.
+
+    Args:
+        found: the content of evaluation.json.
+    """
     score = found["score"]
     title = f"{score} on {plural(found['rows'], 'row')} ({found['split']}), 95% intervals"
-    table = Table(title=title, title_justify="left")
-    table.add_column("model")
-    for column in (score, "interval", "parameters"):
-        table.add_column(column, justify="right")
+    table = _table(title, ["model"], [score, "interval", "parameters"])
     for name, model in found["models"].items():
-        value = model["scores"][score]
-        table.add_row(name, _number(value["value"]), _interval(value), f"{model['parameters']:,}")
+        main = model["scores"][score]
+        interval = f"{number(main['low'])} – {number(main['high'])}"
+        table.add_row(name, number(main["value"]), interval, f"{model['parameters']:,}")
     yield table
     if found["skipped"]:
         yield Text(f"{plural(len(found['skipped']), 'row')} skipped, see evaluation.json")
-    for line in found["comparison"]:
-        yield Text(line["summary"])
+    for entry in found["comparison"]:
+        yield Text(entry["summary"])
     if found["robustness"]:
         yield _robustness(found["robustness"], score)
 
 
-def _robustness(rows: list[Mapping[str, Any]], score: str) -> Table:
-    table = Table(title="Robustness", title_justify="left")
-    for column in ("modality", "change"):
-        table.add_column(column)
-    for column in ("strength", score, "drop"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        strength = "" if row["strength"] is None else f"{row['strength']:g}"
-        value, lost = row["score"], row["drop"]
-        table.add_row(row["modality"], row["change"], strength, _number(value), _number(lost))
+def _robustness(records: list[Mapping[str, Any]], score: str) -> Table:
+    table = _table("Robustness", ["modality", "change"], ["strength", score, "drop"])
+    for record in records:
+        strength = "" if record["strength"] is None else f"{record['strength']:g}"
+        scores = (number(record["score"]), number(record["drop"]))
+        table.add_row(record["modality"], record["change"], strength, *scores)
     return table
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _interval(value: Mapping[str, float | None]) -> str:
-    return f"{_number(value['low'])} – {_number(value['high'])}"
-
-
 def explanation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
-    """Yield the ablation of modalities, and the score without interactions between them."""
+    """Yield the ablation of modalities, and the score without interactions between them.
+
+    Args:
+        found: the content of explanation.json.
+    """
     title = f"Ablation of modalities: {found['score']} of {found['model']}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("modality")
-    for column in ("unchanged", "from other rows", "removed", "alone"):
-        table.add_column(column, justify="right")
+    table = _table(title, ["modality"], ["unchanged", "from other rows", "removed", "alone"])
     for row in found["ablation"]:
-        names = ("unchanged", "shuffled", "removed", "alone")
-        table.add_row(row["modality"], *(_number(row.get(name)) for name in names))
+        scores = (row.get(key) for key in ("unchanged", "shuffled", "removed", "alone"))
+        table.add_row(row["modality"], *(number(score) for score in scores))
     yield table
     if found["skipped"]:
         yield Text(f"{plural(len(found['skipped']), 'row')} skipped, see explanation.json")
@@ -70,5 +103,14 @@ def explanation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
     if emap:
         yield Text(
             f"Interaction of modalities on {plural(emap['rows'], 'row')}: {found['score']} "
-            f"{_number(emap['additive'])} without it (EMAP), {_number(emap['score'])} with it"
+            f"{number(emap['additive'])} without it (EMAP), {number(emap['score'])} with it"
         )
+
+
+def _table(title: str, text_columns: list[str], number_columns: list[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in text_columns:
+        table.add_column(column)
+    for column in number_columns:
+        table.add_column(column, justify="right")
+    return table

@@ -23,8 +23,8 @@ from fastrnn.fusion import (
 )
 from fastrnn.fusion.evaluation.evaluator import evaluate_run
 from fastrnn.fusion.report import console as tables
+from fastrnn.fusion.report.console import results
 from fastrnn.fusion.report.report import write_report
-from fastrnn.fusion.report.results import results
 
 from ..conftest import write_jsonl
 
