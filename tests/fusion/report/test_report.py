@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
 import pytest
+from jinja2 import UndefinedError
+from rich.console import Console
 
-from fastrnn.fusion import ConfigError
+from fastrnn.fusion import ConfigError, fit, read_manifest
+from fastrnn.fusion.config.schema import PROBLEM_TYPES
 from fastrnn.fusion.evaluation.evaluator import evaluate_run
 from fastrnn.fusion.explain.explainer import explain_run
 from fastrnn.fusion.report import html
 from fastrnn.fusion.report.report import write_report
 
-from ..trained import trained_run
+from ..conftest import write_jsonl
+from ..trained import DATA, OPTIONS, trained_run
+
+TITLES = ("Run", "Results", "Learning curves", "Robustness", "Explanation", "Reproduce this run")
+HOSTILE = """<img src=x onerror="alert('1')">&amp;{{ 1 }}"""
 
 
 class Page(HTMLParser):
-    """Collects the tags, links and text of a page, and checks that it is well-formed."""
+    """Collects the tags, links and text of a page, and checks that it is well-formed and safe."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
+        self.source = path.read_text(encoding="utf-8")
         self.tags: list[str] = []
         self.links: list[str] = []
         self.open: list[str] = []
         self.words: list[str] = []
-        self.feed(text)
+        self.titles: list[str] = []  # of <h2>
+        self.feed(self.source)
         assert not self.open
+        assert not {"script", "link", "iframe", "object", "form", "a", "base"} & set(self.tags)
+        assert all(link.startswith("data:image/png;base64,") for link in self.links)
+        assert self.source.startswith("<!doctype html>")
+        assert (
+            "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\""
+            in self.source
+        )
+
+    @property
+    def text(self) -> str:
+        """The text, with single spaces."""
+        return " ".join(" ".join(self.words).split())
+
+    @property
+    def css(self) -> str:
+        """The style sheet."""
+        return self.source.partition("<style>")[2].partition("</style>")[0]
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
@@ -40,63 +70,126 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.words.append(data)
+        if self.open and self.open[-1] == "h2":
+            self.titles.append(data)
 
 
-@pytest.mark.parametrize("problem_type", ["multilabel", "regression"])
+def rewrite(path: Path, change: dict[str, Any]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 def test_report_of_an_evaluated_and_explained_run(problem_type, tmp_path):
-    run = trained_run(tmp_path, problem_type, baselines=False)
-    evaluation, explanation = evaluate_run(run.folder), explain_run(run.folder, examples=1)
-    assert evaluation["score"] == {"regression": "r2"}.get(problem_type, "accuracy")
-    path = write_report(run.folder)
-    text = path.read_text(encoding="utf-8")
-    found = Page(text)
-    assert not {"script", "link", "iframe", "object", "form"} & set(found.tags)
-    assert all(link.startswith("data:image/png;base64,") for link in found.links)
-    assert "url(" not in text
-    assert "http" not in text.replace("http-equiv", "")
+    run = trained_run(tmp_path, problem_type, baselines=problem_type == "binary")
+    evaluation, explanation = evaluate_run(run.folder), explain_run(run.folder, examples=2)
+    page = Page(write_report(run.folder))
+    assert page.titles == list(TITLES)
     pictures = {each.name for each in (run.folder / "pictures").iterdir()}
-    assert len(found.links) == len(pictures)
-    words = " ".join(found.words)
-    titles = (
-        "Run",
-        "Results",
-        "Learning curves",
-        "Robustness",
-        "Explanation",
-        "Reproduce this run",
+    assert len(page.links) == len(pictures)
+    assert ("scatter.png" in pictures) == (problem_type == "regression")
+    assert ("roc.png" in pictures) == (problem_type == "binary")
+    assert explanation["examples"][0]["where"] in page.text
+    for name, score in evaluation["models"]["fusion"]["scores"].items():
+        assert html.score_name(name) in page.text
+        assert f"{html.number(score['value'])} {html.interval(score)}" in page.text
+    for entry in evaluation["comparison"]:
+        assert entry["summary"] in page.text
+    tokens = [token for each in explanation["examples"] for token in each.get("tokens", [])]
+    assert page.source.count('style="--opacity: ') == len(tokens)
+    assert bool(tokens) == (problem_type != "steps")
+    assert write_report(run.folder).read_text(encoding="utf-8") == page.source  # deterministic
+
+
+def test_a_report_loads_nothing_external(tmp_path):
+    """Not even from the style sheet, where the parser finds no links."""
+    page = Page(write_report(trained_run(tmp_path, "binary", baselines=False).folder))
+    assert not re.search(r"url\(|@import|//", page.css)
+    assert "http" not in page.source.replace("http-equiv", "")
+
+
+def test_a_dark_page_has_its_own_colours(tmp_path):
+    css = Page(write_report(trained_run(tmp_path, "binary", baselines=False).folder)).css
+    light, dark = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    assert "color-scheme: light dark" in light
+    assert "@media (prefers-color-scheme: dark)" in css
+    colours = [re.findall(r"--(\w+): #", part) for part in (light, dark)]
+    assert colours[0] == colours[1]
+    assert set(re.findall(r"var\(--(\w+)\)", css)) <= set(re.findall(r"--(\w+):", css)) | {
+        "opacity"
+    }
+
+
+def test_text_of_the_user_is_escaped(tmp_path):
+    """File and folder names, columns, labels, tokens, and the texts of the JSON files."""
+    folder = tmp_path / HOSTILE
+    folder.mkdir()
+    rows = [{HOSTILE: HOSTILE, "label": f"{HOSTILE}{number % 2}"} for number in range(40)]
+    manifest = write_jsonl(folder / f"{HOSTILE}.jsonl", rows)
+    table = read_manifest(manifest, {"text": HOSTILE})
+    run = fit(table, folder / f"run{HOSTILE}", DATA, None, OPTIONS, console=Console(quiet=True))
+    evaluate_run(run.folder)
+    examples = explain_run(run.folder, examples=1)["examples"]
+    examples[0] |= {"where": f"row {HOSTILE}", "explained": HOSTILE}
+    examples[0]["tokens"] += [
+        {"name": f"token {HOSTILE}", "attribution": 1.0},
+        {"name": "undefined", "attribution": None},
+    ]
+    rewrite(run.folder / "explanation.json", {"examples": examples})
+    comparison = [{"model": HOSTILE, "summary": f"than {HOSTILE}", "gain": {"low": 1, "high": 2}}]
+    rewrite(run.folder / "evaluation.json", {"comparison": comparison})
+    page = Page(write_report(run.folder))
+    shown = (
+        f"run{HOSTILE}: text, binary",
+        f"{HOSTILE}/{HOSTILE}.jsonl",
+        f"text = {HOSTILE}",
+        f"{HOSTILE}0, {HOSTILE}1",
+        f"than {HOSTILE}",
+        f"row {HOSTILE}",
+        f"predicted {examples[0]['answer']}, actual {HOSTILE}",
+        f"explained label: {HOSTILE}",
+        f"token {HOSTILE}",
+        f"fastrnn evaluate {run.folder}",
     )
-    for title in titles:
-        assert title in words
-    assert explanation["examples"][0]["where"] in words
-    if problem_type == "multilabel":  # a label is "<red>"
-        assert "<red>" in words
-        assert "<red>" not in text
-    else:
-        assert write_report(run.folder).read_text(encoding="utf-8") == text
-        assert {"scatter.png", "robustness.png"} <= pictures
-        score = evaluation["models"]["fusion"]["scores"]["mae"]["value"]
-        assert f"{score:.3f}" in words
+    for words in shown:
+        assert words in page.text
+    assert HOSTILE not in page.source
+    assert "<img src=x" not in page.source
 
 
-def test_report_compares_models_only_if_there_are_baselines(tmp_path):
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [
+        (0.1, 0.3, "better"),
+        (-0.3, -0.1, "worse"),
+        (-0.1, 0.1, "inconclusive"),
+        (None, None, "inconclusive"),
+    ],
+)
+def test_comparisons_are_coloured_by_their_significance(low, high, outcome, tmp_path):
     folder = trained_run(tmp_path, "binary", baselines=False).folder
-    evaluation = evaluate_run(folder)
-    said = "fusion is better than late: 0.9 vs 0.5"
-    compared = [{"model": "late", "gain": {"low": 0.1}, "summary": said}]
-    for comparison in ([], compared):
-        (folder / "evaluation.json").write_text(json.dumps(evaluation | {"comparison": comparison}))
-        words = " ".join(Page(write_report(folder).read_text(encoding="utf-8")).words)
-        assert ("Fusion compared with the other models" in words) == bool(comparison)
-        assert (said in words) == bool(comparison)
+    evaluate_run(folder)
+    assert "Fusion compared with the other models" not in Page(write_report(folder)).text
+    entry = {"model": "late", "gain": {"low": low, "high": high}, "summary": "0.9 vs 0.5"}
+    rewrite(folder / "evaluation.json", {"comparison": [entry]})
+    page = Page(write_report(folder))
+    assert "Fusion compared with the other models 0.9 vs 0.5" in page.text
+    assert page.source.count(f'<p class="comparison {outcome}">0.9 vs 0.5</p>') == 2  # and on top
 
 
 def test_report_of_a_run_that_was_only_trained(tmp_path):
     """The report names the commands that provide the missing sections."""
     run = trained_run(tmp_path, "binary", baselines=False)
-    words = " ".join(Page(write_report(run.folder).read_text(encoding="utf-8")).words)
-    assert "fastrnn evaluate" in words
-    assert "fastrnn explain" in words
-    assert "image, text" in words
+    page = Page(write_report(run.folder))
+    assert page.titles == [title for title in TITLES if title != "Robustness"]
+    for command in ("evaluate", "explain"):
+        assert f"Not available yet; run: fastrnn {command} {run.folder}" in page.text
+    assert "image, text" in page.text
+
+
+def test_report_without_metrics(tmp_path):
+    run = trained_run(tmp_path, "binary", baselines=False)
+    (run.folder / "metrics.jsonl").unlink()
+    assert "Learning curves" not in Page(write_report(run.folder)).titles
 
 
 def test_a_report_needs_a_run(tmp_path):
@@ -104,34 +197,17 @@ def test_a_report_needs_a_run(tmp_path):
         write_report(tmp_path)
 
 
-def test_all_text_is_escaped():
-    hostile = '<img src=x onerror="alert(1)">'
-    body = html.join(
-        [
-            html.section(hostile, html.lead(hostile)),
-            html.heading(hostile),
-            html.verdict(hostile, None),
-            html.code(hostile),
-            html.headline(hostile, hostile),
-            html.table([hostile], [[hostile]]),
-            html.card_title(hostile, hostile, True),
-            html.tokens([{"name": hostile, "attribution": 1.0}, {"name": "", "attribution": None}]),
-        ]
-    )
-    found = Page(html.whole(hostile, body))
-    assert "img" not in found.tags
-    assert "".join(found.words).count(hostile) == 14  # the title counts twice
+def test_templates_escape_all_text_and_need_all_values():
+    for template in files(html.__package__).joinpath("templates").iterdir():
+        assert not re.search(r"\bsafe\b|autoescape", template.read_text(encoding="utf-8"))
+    with pytest.raises(UndefinedError):
+        html.render("report.html", {})
 
 
 def test_number_formats():
-    assert [html.number(each) for each in (None, 0.12345, -3.0, 12345.6)] == [
-        "–",
-        "0.123",
-        "-3.000",
-        "12,346",
-    ]
-    cell = html.changed(0.5, 0.25)
-    assert cell == "0.500<small>−0.250</small>"
-    assert json.dumps(html.interval({"value": 0.5, "low": None, "high": 1.0})) == json.dumps(
-        "0.500<small>– to 1.000</small>"
-    )
+    numbers = [html.number(each) for each in (None, 0.12345, -3.0, 12345.6)]
+    assert numbers == ["–", "0.123", "-3.000", "12,346"]
+    assert [html.signed(each) for each in (None, 0.25, -0.25)] == ["–", "+0.250", "−0.250"]
+    assert html.interval({"value": 0.5, "low": None, "high": 1.0}) == "– to 1.000"
+    assert html.score_name("r2") == "R²"
+    assert html.score_name("log_loss") == "log loss"
