@@ -114,10 +114,10 @@ def test_hostile_option_values_raise_no_traceback(name, tmp_path, monkeypatch, c
         (["--image-channels=2"], "image_channels must be one of 1, 3"),
         (["--conv=4,0"], "conv[1] must be at least 1"),
         (["--strides=2.5"], "strides must be a list such as 2,2; got '2.5'"),
-        (["--learning-rate=0"], "rate must be greater than 0"),
+        (["--learning-rate=0"], "learning_rate must be greater than 0"),
         (
             ["--batch-size=4", "--gradient-accumulation-steps=3"],
-            "must be a multiple of accumulate 3",
+            "must be a multiple of gradient_accumulation_steps 3",
         ),
         (["--out="], "the path is empty; give a path"),
         (["--root=\udcff"], "is not a UTF-8 path"),
@@ -210,7 +210,7 @@ def test_flags_override_the_file_and_the_file_overrides_the_preset(monkeypatch, 
     monkeypatch.setattr(manifest, "read_manifest", lambda *a, **k: None)
     monkeypatch.setattr(fitting, "confirm", lambda *a: None)
     file = tmp_path / "options.yaml"
-    file.write_text("cell: gru\nepochs: 3\nbatch: 16\npreset: article\n")
+    file.write_text("cell: gru\nepochs: 3\nbatch_size: 16\npreset: article\n")
     for preset in ([], ["--preset", "article"]):
         for order in (1, -1):
             parts = [["--config", str(file)], preset, ["--epochs", "4"]][::order]
@@ -231,7 +231,7 @@ def _stop():
     ("text", "said"),
     [
         ("epocs: 3\n", "did you mean epochs?"),
-        ("accumulate: 2.5\n", "accumulate"),
+        ("gradient_accumulation_steps: 2.5\n", "gradient-accumulation-steps"),
         ("fusion: mixed\n", "fusion"),
         ("config: other.yaml\n", "'config' is not an option"),
     ],

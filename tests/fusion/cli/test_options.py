@@ -42,7 +42,7 @@ def test_options_are_sorted_into_sections():
     ("given", "said"),
     [
         ({"epoch": 3}, "'epoch' is not an option; did you mean epochs?"),
-        ({"colour": 3}, "'colour' is not an option; the options are accumulate, "),
+        ({"colour": 3}, "'colour' is not an option; the options are balance, "),
         ({"conv": "4,x"}, "conv must be a list such as 32,64; got '4,x'"),
         ({"conv": 4}, "conv must be a list such as 32,64; got 4"),
         ({"encoders": "image"}, "encoders must be a list such as image=NAME; got 'image'"),
@@ -59,7 +59,7 @@ def test_invalid_options_raise(given, said):
 def test_a_file_is_converted_to_flags(tmp_path):
     path = tmp_path / "options.yaml"
     path.write_text(
-        "image-size: 16\nrate: 1e-3\nconv: [4, 8]\nfreeze: text,fusion\nout:\n"
+        "image-size: 16\nlearning-rate: 1e-3\nconv: [4, 8]\nfreeze: text,fusion\nout:\n"
         "encoders: {image: mine, text: yours}\nbaselines: false\ncell: none\n"
     )
     known = {*options.NAMES, "out", "baselines"}

@@ -57,7 +57,7 @@ def test_labels_that_do_not_fit_the_kind(rows, save, streams):
     expect_error(
         save(three),
         "3 labels (0, 1, 2...)",
-        "choose problem_type multiclass",
+        "choose multiclass",
         problem_type="binary",
     )
     with pytest.raises(ConfigError, match="problem_type must be one of binary, multiclass"):

@@ -211,7 +211,7 @@ def test_a_run_resumes_only_with_its_original_call(manifest, rows, save, tmp_pat
     changed = TrainConfig(
         epochs=2, batch_size=8, gradient_accumulation_steps=2, save_every=1e-9, seed=1
     )
-    with pytest.raises(ConfigError, match=r"train\.batch, train\.seed"):
+    with pytest.raises(ConfigError, match=r"train\.batch_size, train\.seed"):
         quick(manifest, tmp_path / "run", changed, resume=True)
     state = resume.load(tmp_path / "run")
     resume.save(tmp_path / "run", resume.State(**(vars(state) | {"processes": 2})))
