@@ -24,6 +24,7 @@ from typing import Annotated, Any, Protocol, TypeVar, Union, get_args, get_origi
 
 from .. import files
 from ..errors import ConfigError
+from .renamed import renamed
 
 Kind = TypeVar("Kind")
 
@@ -139,7 +140,7 @@ def read(kind: type[Kind], path: Path) -> Kind:
 
 
 def from_json(kind: type[Kind], value: Any, name: str = "") -> Kind:
-    """Create a dataclass from a mapping of its fields.
+    """Create a dataclass from a mapping of its fields. Old names of fields are accepted.
 
     Raises:
         ConfigError: not a mapping, or a field is missing, unknown, of another type or out of range.
@@ -148,6 +149,7 @@ def from_json(kind: type[Kind], value: Any, name: str = "") -> Kind:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{called} must be a mapping; got {_short(value)}")
     known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
+    value = renamed(value, known)  # an earlier version may have saved it
     unknown = sorted(map(str, set(value) - set(known)))
     if unknown:
         raise ConfigError(f"{called} has fields unknown to this version: {', '.join(unknown)}")
