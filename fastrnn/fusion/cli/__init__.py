@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 
+from ..config.renamed import RENAMED, RenamedOptionWarning, warn
 from ..errors import FusionError, reason
-from .fit import fit
-from .judging import evaluate, explain, export, predict
+from . import evaluate, explain, export, fit, predict
+from .common import is_main_process
+
+
+def _current_name(flag: str) -> str:
+    """Return the name of a flag without its dashes, and warn about an old one."""
+    new = RENAMED.get(flag)
+    if new is None:
+        return flag
+    new = new.replace("_", "-")
+    warn(f"--{flag}", f"--{new}")
+    return new
+
 
 app = typer.Typer(
     help="Train a model that fuses images, audio, text and numeric series with a recurrent layer.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    context_settings={"token_normalize_func": _current_name},
 )
-for _command in (fit, evaluate, predict, explain, export):
+for _command in (fit.fit, evaluate.evaluate, predict.predict, explain.explain, export.export):
     app.command()(_command)
 
 
@@ -30,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. An error of the user is printed in one line."""
     arguments = None if argv is None else list(argv)
     try:
-        return app(args=arguments, prog_name="fastrnn", standalone_mode=False) or 0
+        with _renamed_options_as_notes():
+            return app(args=arguments, prog_name="fastrnn", standalone_mode=False) or 0
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else 0
     except typer.Abort:
@@ -45,6 +61,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _stop(f"error: {reason(error)}")
     except MemoryError:
         return _stop("error: out of memory; make the network, the batch or the files smaller")
+
+
+@contextmanager
+def _renamed_options_as_notes() -> Iterator[None]:
+    """Print a warning about a renamed option as a note, once."""
+    printed: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, RenamedOptionWarning):
+            show_other(message, category, *where, **more)
+        elif is_main_process() and str(message) not in printed:
+            printed.add(str(message))
+            print(f"note: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        show_other = warnings.showwarning
+        warnings.showwarning = show
+        warnings.simplefilter("always", RenamedOptionWarning)
+        yield
 
 
 def _stop(text: str, code: int = 2) -> int:

@@ -17,45 +17,49 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from ..config import options
+from ..config import options, options_file
 from ..config.presets import PRESETS
 from ..config.schema import PROBLEM_TYPES
 from ..errors import ConfigError, FusionError, reason
 from ..strings import plural
 from . import options as flags
+from .common import is_main_process, new_folder, set_threads
+from .config_flags import named_columns, with_columns, with_config
 
 if TYPE_CHECKING:
     from ..data.manifest import Manifest
     from ..training.run import Run
 
-ECHO = "config.yaml"
-_UNSAID = ("config", "out", "resume", "yes")  # meaningless in a file that repeats a fit
+OPTIONS_FILE = "config.yaml"
+_NOT_SAVED = ("config", "output_dir", "resume", "yes")  # meaningless in a file that repeats a fit
 
-Kind = Enum("Kind", {name: name for name in ("auto", *PROBLEM_TYPES)}, type=str)  # type: ignore[misc]
+ProblemType = Enum("ProblemType", {name: name for name in ("auto", *PROBLEM_TYPES)}, type=str)  # type: ignore[misc]
 Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
-_AUTO, _DEFAULT = Kind("auto"), Preset("default")
+_AUTO, _DEFAULT = ProblemType("auto"), Preset("default")
 
 
 def _config(context: typer.Context, path: Path | None) -> Path | None:
     """Make the options of the file the defaults of the flags."""
     if path is not None:
-        known = [str(each.name) for each in context.command.params if each.name not in _UNSAID]
-        read = options.read_yaml(path, set(known) - {"help"})
-        context.default_map = {**(context.default_map or {}), **read}
+        known = {str(each.name) for each in context.command.params} - {*_NOT_SAVED, "help"}
+        context.default_map = {
+            **(context.default_map or {}),
+            **options_file.read(path, known),
+        }
     return path
 
 
 def _preset(context: typer.Context, preset: Enum) -> Enum:
     """Make the preset's options defaults too; those of a file take precedence in either order."""
     context.default_map = {
-        **options.as_flags(options.preset(preset.value)),
+        **options_file.as_flags(options.preset(preset.value)),
         **(context.default_map or {}),
     }
     return preset
 
 
-@options.with_fields
-@options.with_columns
+@with_config
+@with_columns
 def fit(
     context: typer.Context,
     manifest: Annotated[
@@ -87,9 +91,9 @@ def fit(
     ] = _DEFAULT,
     root: flags.Root = None,
     problem_type: Annotated[
-        Kind, typer.Option(help="Type of the labels; auto infers and prints it.")
+        ProblemType, typer.Option(help="Type of the labels; auto infers and prints it.")
     ] = _AUTO,
-    out: flags.Out = None,
+    output_dir: flags.OutputDir = None,
     baselines: Annotated[
         bool, typer.Option(help="Also train each modality alone, late fusion, and no recurrence.")
     ] = True,
@@ -109,8 +113,8 @@ def fit(
             help="Resume an interrupted run with its options, except --num-workers and --threads.",
         ),
     ] = None,
-    on_bad_row: flags.BadRow = flags.OnBadRow.error,
-    num_workers: flags.Workers = 0,
+    on_bad_row: flags.BadRows = flags.OnBadRow.error,
+    num_workers: flags.NumWorkers = 0,
     threads: flags.Threads = None,
     tensorboard: Annotated[
         bool, typer.Option(help="Also write the metrics for TensorBoard.")
@@ -132,37 +136,29 @@ def fit(
     Files are decoded once and kept in memory.
     """
     from ..data.manifest import read_manifest
-    from ..training import run as experiment
+    from ..training import run as training_run
 
-    flags.set_threads(threads)
-    console = Console(quiet=not flags.leads())
+    set_threads(threads)
+    console = Console(quiet=not is_main_process())
     if resume is not None:
-        _nothing_else(context, "resume", "threads", "num_workers")
-        with _resumable(resume):
-            processes = num_workers if _given(context, "num_workers") else None
-            run = experiment.resume(resume, console, num_workers=processes)
-        _finish(run, console)
+        _resume(context, resume, num_workers, console)
         return
     if manifest is None:
         raise ConfigError("give a MANIFEST: a CSV, JSONL or Parquet file (fastrnn fit --help)")
-    named = flags.named_columns(values)
-    data, model, training = options.sections({name: values[name] for name in options.NAMES})
+    columns = named_columns(values)
+    data, model, training = options.sections({name: values[name] for name in options.OPTIONS})
     table = read_manifest(
         manifest,
-        named,
+        columns,
         root,
         problem_type=None if problem_type is _AUTO else problem_type.value,
         on_bad_row=on_bad_row.value,
     )
     if not yes:
-        confirm(table, named)
-    if out is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ConfigError("several processes need a common folder for the run: give --out FOLDER")
-    folder = out or flags.new_folder(manifest.stem)
-    order = [str(each.name) for each in context.command.params]
-    chosen = {name: context.params[name] for name in order if name in context.params}
-    with _resumable(folder), _echoed(folder, chosen):
-        run = experiment.fit(
+        confirm(table, columns)
+    folder = output_dir or _default_folder(manifest)
+    with _resumable(folder), _saved_options(folder, context):
+        run = training_run.fit(
             table,
             folder,
             data,
@@ -175,7 +171,31 @@ def fit(
             on_bad_row=on_bad_row.value,
             tensorboard=tensorboard,
         )
-    _finish(run, console)
+    _report(run, console)
+
+
+def _resume(context: typer.Context, folder: Path, num_workers: int, console: Console) -> None:
+    """Resume an interrupted run."""
+    from ..training import run as training_run
+
+    _reject_other_options(context, "resume", "threads", "num_workers")
+    workers = num_workers if _is_given(context, "num_workers") else None
+    with _resumable(folder):
+        run = training_run.resume(folder, console, num_workers=workers)
+    _report(run, console)
+
+
+def _default_folder(manifest: Path) -> Path:
+    """Return a new folder, which several processes could not agree on.
+
+    Raises:
+        ConfigError: there are several processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(
+            "several processes need a common folder for the run: give --output-dir FOLDER"
+        )
+    return new_folder(manifest.stem)
 
 
 def confirm(table: Manifest, named: Mapping[str, str]) -> None:
@@ -187,7 +207,7 @@ def confirm(table: Manifest, named: Mapping[str, str]) -> None:
     from ..tasks.labels import summary
 
     guessed = {role: name for role, name in table.columns.items() if role not in named}
-    if not guessed or not sys.stdin.isatty() or not flags.leads():
+    if not guessed or not sys.stdin.isatty() or not is_main_process():
         return
     skipped = f", {len(table.skipped)} skipped" if table.skipped else ""
     labels = summary(table.problem_type, [row.label for row in table.rows])
@@ -201,83 +221,89 @@ def confirm(table: Manifest, named: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def _echoed(folder: Path, values: Mapping[str, Any]) -> Iterator[None]:
+def _saved_options(folder: Path, context: typer.Context) -> Iterator[None]:
     """Save the options in the run's folder, and remove them if the run does not begin."""
     from .. import checkpoint
-    from ..training import run as experiment
-    from ..training import state as interrupted
+    from ..training import run as training_run
+    from ..training import state
 
-    if not flags.leads():
+    if not is_main_process():
         yield
         return
-    experiment.keep_what_is_there(folder, (ECHO, experiment.METRICS, *checkpoint.FILES))
-    made = not folder.exists()
+    training_run.keep_what_is_there(folder, (OPTIONS_FILE, training_run.METRICS, *checkpoint.FILES))
+    created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    absolute = {
-        name: value.resolve() if isinstance(value, Path) else value  # for any working directory
-        for name, value in values.items()
-        if name not in _UNSAID
-    }
-    (folder / ECHO).touch(exist_ok=False)  # two concurrent runs cannot share a folder
+    path = folder / OPTIONS_FILE
+    path.touch(exist_ok=False)  # two concurrent runs cannot share a folder
     try:
-        options.write_yaml(folder / ECHO, absolute)
+        options_file.write(path, _options_to_save(context))
         yield
     except BaseException:
-        if not any((folder / name).exists() for name in (interrupted.CALL, experiment.METRICS)):
-            (folder / ECHO).unlink()
-            interrupted.clear(folder)
-            if made and not any(folder.iterdir()):
+        if not any((folder / name).exists() for name in (state.CALL, training_run.METRICS)):
+            path.unlink()
+            state.clear(folder)
+            if created and not any(folder.iterdir()):
                 folder.rmdir()
         raise
+
+
+def _options_to_save(context: typer.Context) -> dict[str, Any]:
+    """Return the options in the order of the help, with paths that hold in any folder."""
+    names = [str(each.name) for each in context.command.params]
+    chosen = {name: context.params[name] for name in names if name in context.params}
+    return {
+        name: value.resolve() if isinstance(value, Path) else value
+        for name, value in chosen.items()
+        if name not in _NOT_SAVED
+    }
 
 
 @contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
     """After Ctrl-C or a full disk, print in one line how to resume."""
-    from ..training import state as interrupted
+    from ..training import state
 
     try:
         yield
     except KeyboardInterrupt:
         message = (
-            interrupted.unfinished(folder)
-            or f"{folder}: the run was interrupted before training began"
+            state.unfinished(folder) or f"{folder}: the run was interrupted before training began"
         )
-        if flags.leads():
+        if is_main_process():
             print(message, file=sys.stderr)
         raise typer.Exit(130) from None
     except OSError as error:
         message = reason(error)
-        if interrupted.unfinished(folder):
-            message += f"; fix that, then resume it with: {interrupted.command(folder)}"
+        if state.unfinished(folder):
+            message += f"; fix that, then resume it with: {state.command(folder)}"
         raise FusionError(message) from error
 
 
-def _nothing_else(context: typer.Context, *allowed: str) -> None:
+def _reject_other_options(context: typer.Context, *allowed: str) -> None:
     """Reject options other than `allowed`, whose first one excludes all others.
 
     Raises:
         ConfigError: another option was given; the message names it.
     """
     for each in context.command.params:
-        if each.name not in allowed and _given(context, str(each.name)):
+        if each.name not in allowed and _is_given(context, str(each.name)):
             name = each.opts[0] if each.opts else each.name
             raise ConfigError(f"--{allowed[0]} uses the options of the run; remove {name}")
 
 
-def _given(context: typer.Context, name: str) -> bool:
+def _is_given(context: typer.Context, name: str) -> bool:
     """Whether an option was given on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _finish(run: Run, console: Console) -> None:
+def _report(run: Run, console: Console) -> None:
     """Print and plot the results of a run."""
     from ..models.summary import note
     from ..plots import metrics as plot
     from ..report.console import results
 
-    if not flags.leads():
+    if not is_main_process():
         return
     console.print(results(run))
     console.out(f"{run.trained[0].name}: {note(run.config.model)}")

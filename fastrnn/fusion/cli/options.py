@@ -1,24 +1,14 @@
-"""Flags that several commands share, and helpers for them."""
+"""The flags that several commands share."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..config import options
-from ..errors import ConfigError
 from ..strings import is_unicode
-
-if TYPE_CHECKING:
-    import torch
-
-    from ..data.manifest import Manifest
 
 
 class OnBadRow(str, Enum):
@@ -36,6 +26,14 @@ class Part(str, Enum):
     test = "test"
 
 
+class Cache(str, Enum):
+    """Where decoded files are kept between epochs."""
+
+    memory = "memory"
+    disk = "disk"
+    none = "none"
+
+
 def path(text: str | Path) -> Path:
     """Parse a path on the command line.
 
@@ -51,6 +49,28 @@ def path(text: str | Path) -> Path:
     return Path(text)
 
 
+RunFolder = Annotated[
+    Path,
+    typer.Argument(parser=path, metavar="RUN", help="The folder of a run.", show_default=False),
+]
+Manifest = Annotated[
+    Path,
+    typer.Argument(
+        parser=path,
+        metavar="MANIFEST",
+        help="A CSV, JSONL or Parquet file.",
+        show_default=False,
+    ),
+]
+OptionalManifest = Annotated[
+    Path | None,
+    typer.Argument(
+        parser=path,
+        metavar="[MANIFEST]",
+        help="A CSV, JSONL or Parquet file; the training table by default.",
+        show_default=False,
+    ),
+]
 Root = Annotated[
     Path | None,
     typer.Option(
@@ -60,15 +80,40 @@ Root = Annotated[
         rich_help_panel="Columns",
     ),
 ]
-BadRow = Annotated[
+OutputDir = Annotated[
+    Path | None,
+    typer.Option(
+        parser=path,
+        metavar="FOLDER",
+        help="Where to save the run; a new folder under runs/ by default.",
+    ),
+]
+SplitPart = Annotated[
+    Part,
+    typer.Option(
+        "--part",
+        help="Split to evaluate; a MANIFEST without rows of it is used whole.",
+    ),
+]
+BadRows = Annotated[
     OnBadRow,
     typer.Option(help="error: stop at a row that cannot be used; skip: continue without it."),
 ]
-BadRowAgain = Annotated[
+BadRowsOfRun = Annotated[
     OnBadRow | None,
     typer.Option(help="As for fit; default: as in the run, or error for another table."),
 ]
-Workers = Annotated[
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1, mps, ...; auto is a CUDA GPU if there is one, else the CPU.",
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option(min=1, max=1_000_000, help="Rows per forward pass of the network.")
+]
+NumWorkers = Annotated[
     int,
     typer.Option(
         min=0, max=1024, help="Processes that decode files; 0: decode in the main process."
@@ -77,108 +122,15 @@ Workers = Annotated[
 Threads = Annotated[
     int | None, typer.Option(min=1, max=1024, help="CPU threads; PyTorch's default if not given.")
 ]
-Out = Annotated[
-    Path | None,
+CachePlace = Annotated[
+    Cache,
     typer.Option(
-        parser=path,
-        metavar="FOLDER",
-        help="Where to save the run; a new folder under runs/ by default.",
+        "--cache", help="Keep decoded files in memory, on disk, or decode them in each epoch."
     ),
 ]
-OfPart = Annotated[
-    Part,
-    typer.Option(
-        "--part",
-        help="Split to evaluate; a MANIFEST without rows of it is used whole.",
-    ),
+CacheSize = Annotated[
+    int, typer.Option(min=0, metavar="MB", help="Maximum size of the cache in megabytes.")
 ]
-RunFolder = Annotated[
-    Path,
-    typer.Argument(parser=path, metavar="RUN", help="The folder of a run.", show_default=False),
+Check = Annotated[
+    bool, typer.Option("--check/--no-check", help="Decode every file before training.")
 ]
-Table = Annotated[
-    Path | None,
-    typer.Argument(
-        parser=path,
-        metavar="[MANIFEST]",
-        help="A CSV, JSONL or Parquet file; the training table by default.",
-        show_default=False,
-    ),
-]
-
-
-def leads() -> bool:
-    """Whether this process writes and prints: the only one, or the first of torchrun."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-def set_threads(threads: int | None) -> None:
-    """Set the number of CPU threads; None keeps PyTorch's default."""
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-
-
-def device() -> torch.device:
-    """Return the CUDA device if there is one, else the CPU."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def named_columns(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the columns named on the command line, role -> column."""
-    return {role: values[role] for role in options.COLUMNS if values.get(role) is not None}
-
-
-def judged_table(
-    run: Path,
-    manifest: Path | None,
-    root: Path | None,
-    values: Mapping[str, Any],
-    bad: OnBadRow | None,
-) -> Manifest | None:
-    """Read the table to evaluate a run on, with the run's columns; None for the run's own table.
-
-    Raises:
-        FusionError: the folder contains no run, the table cannot be read, or its options are given
-            without a table.
-    """
-    from .. import checkpoint
-    from ..data.manifest import read_manifest
-
-    _, _, config = checkpoint.load(run)
-    note_unfinished(run)
-    named = named_columns(values)
-    if manifest is None:
-        if named or root:
-            raise ConfigError("columns and --root need a MANIFEST; give it after RUN")
-        return None
-    read = (*config.model.modalities, "label")
-    columns = {role: name for role, name in config.columns.items() if role in read}
-    return read_manifest(
-        manifest,
-        columns | named,
-        root,
-        problem_type=config.model.problem_type,
-        on_bad_row=bad.value if bad else "error",
-    )
-
-
-def note_unfinished(run: Path) -> None:
-    """Print how to resume a run that has its main model but not yet all baselines."""
-    from ..training import state as resume
-
-    unfinished = resume.unfinished(run)
-    if unfinished:
-        print(f"note: {unfinished}", file=sys.stderr)
-
-
-def new_folder(name: str) -> Path:
-    """Return the first of runs/NAME, runs/NAME-2, runs/NAME-3, ... that does not exist."""
-    folder, number = Path("runs") / name, 1
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{name}-{number}"
-    return folder

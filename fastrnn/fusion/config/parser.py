@@ -81,6 +81,20 @@ class AtMost:
         return f"a list of at most {self.items} items"
 
 
+@dataclass(frozen=True)
+class Help:
+    """The text that explains a field to users, who set it; not a constraint.
+
+    Args:
+        minimum: a higher minimum than the field's own, for the command line.
+        auto: whether "auto" is a choice of users, and their default: the data decide.
+    """
+
+    text: str
+    minimum: float | None = None
+    auto: bool = False
+
+
 class Checked:
     """Base class of frozen dataclasses that checks and converts every field in `__post_init__`."""
 
@@ -102,7 +116,7 @@ def parse(hint: Any, value: Any, name: str) -> Any:
     if origin is Annotated:
         result = parse(arguments[0], value, name)
         for constraint in arguments[1:]:
-            if not constraint.allows(result):
+            if not isinstance(constraint, Help) and not constraint.allows(result):
                 raise ConfigError(f"{name} must be {constraint}; got {_short(value)}")
         return result
     if origin in (Union, types.UnionType):  # only unions with None are used

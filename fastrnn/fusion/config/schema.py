@@ -2,6 +2,8 @@
 
 Each field's type and range are checked, whether the value comes from a caller or from an untrusted
 file. Upper bounds only prevent a mistake, or a malicious file, from exhausting memory.
+
+A field with a Help is an option of `fastrnn fit`. The other fields follow from the data.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from ..errors import ConfigError
-from .parser import AtMost, Checked, OneOf, Range, from_json
+from .parser import AtMost, Checked, Help, OneOf, Range, from_json
 
 FUSIONS = ("concat", "tokens", "parallel", "init", "aligned", "late")
 CELLS = ("rnn", "lstm", "gru", "none")
@@ -38,18 +40,36 @@ _STAGES = AtMost(16)  # consecutive convolutions
 class DataConfig(Checked):
     """How files become tensors. The limits are checked before anything large is decoded."""
 
-    image_size: Side = 64  # every image is resized to a square
-    image_channels: Channels = 3  # 3: RGB, 1: grey
-    max_pixels: Count = 40_000_000  # a larger image file is rejected
-    sample_rate: Annotated[int, Range(1, 384_000)] = 16_000  # Hz; other clips are resampled
-    window_ms: Annotated[float, Range(above=0, most=1000)] = 32.0  # one Fourier window
-    hop_ms: Annotated[float, Range(above=0, most=1000)] = 10.0  # between consecutive log-mel frames
-    mels: Mels = 40  # mel bands
-    max_seconds: Positive = 60.0  # a longer clip is rejected
-    vocabulary: Tokens = 1000  # byte-level BPE tokens, at most
-    max_tokens: Count = 100  # a longer text is truncated
-    max_characters: Count = 20_000  # a longer text is rejected
-    max_series: Count = 1_000_000  # values of a numeric series; a longer one is rejected
+    image_size: Annotated[
+        Side, Help("Side length in pixels; images are resized to squares.", minimum=8)
+    ] = 64
+    image_channels: Annotated[Channels, Help("Image channels: 3 for RGB, 1 for grey.")] = 3
+    max_pixels: Annotated[
+        Count, Help("Maximum number of pixels; larger images are rejected undecoded.")
+    ] = 40_000_000
+    sample_rate: Annotated[
+        int, Range(1, 384_000), Help("Sampling rate in Hz; clips with other rates are resampled.")
+    ] = 16_000
+    window_ms: Annotated[
+        float, Range(above=0, most=1000), Help("Length of the Fourier window in milliseconds.")
+    ] = 32.0
+    hop_ms: Annotated[
+        float, Range(above=0, most=1000), Help("Hop between log-mel frames in milliseconds.")
+    ] = 10.0
+    mels: Annotated[Mels, Help("Number of mel bands.")] = 40
+    max_seconds: Annotated[
+        Positive, Help("Maximum clip length in seconds; longer clips are rejected undecoded.")
+    ] = 60.0
+    vocabulary: Annotated[
+        Tokens, Help("Maximum number of tokens learned from the training texts.", minimum=256)
+    ] = 1000
+    max_tokens: Annotated[Count, Help("Maximum tokens; longer texts are truncated.")] = 100
+    max_characters: Annotated[
+        Count, Help("Maximum number of characters; longer texts are rejected.")
+    ] = 20_000
+    max_series: Annotated[
+        Count, Help("Maximum numbers in a numeric series; longer series are rejected.")
+    ] = 1_000_000
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,32 +90,53 @@ class ModelConfig(Checked):
     """
 
     modalities: tuple[Annotated[str, OneOf(MODALITIES)], ...]
-    fusion: Annotated[str, OneOf(FUSIONS)] = "tokens"
-    problem_type: Annotated[str, OneOf(PROBLEM_TYPES)] = (
-        "binary"  # what is predicted, and with which loss
-    )
+    fusion: Annotated[
+        str,
+        OneOf(FUSIONS),
+        Help("Fusion of the modalities; auto is aligned for streams, else tokens.", auto=True),
+    ] = "tokens"
+    problem_type: Annotated[str, OneOf(PROBLEM_TYPES)] = "binary"  # what is predicted
     outputs: Annotated[int, Range(1, 10_000_000)] = 1  # logits per row, or per step
     stream: bool = False  # rows are sequences of steps
-    cell: Annotated[str, OneOf(CELLS)] = "rnn"  # "none": the same readout without a recurrent layer
-    width: Features = 64  # D: features of each encoder
-    hidden: Features = 64  # H: size of the fusing recurrent layer
-    # Output channels of each image stage; a stage halves the size.
-    conv: Annotated[tuple[Features, ...], _STAGES] = (32, 64)
-    # The image's features before flattening: (conv[-1], grid, grid); 0: all of them.
-    grid: Annotated[int, Range(0, 256)] = 4
-    image_steps: bool = False  # encode the image as grid² steps instead of one vector
-    # Strides of the convolutions over audio or a numeric series.
-    strides: Annotated[tuple[Annotated[int, Range(1, 1024)], ...], _STAGES] = (2, 2)
+    cell: Annotated[
+        str, OneOf(CELLS), Help("Cell of the recurrent layers; none omits the fusing one.")
+    ] = "rnn"
+    width: Annotated[Features, Help("Number of features of each encoder.")] = 64
+    hidden: Annotated[Features, Help("Hidden size of the fusing recurrent layer.")] = 64
+    conv: Annotated[
+        tuple[Features, ...],
+        _STAGES,
+        Help("Channels of each image stage, for example 32,64; a stage halves the size."),
+    ] = (32, 64)
+    # With a grid, the image's features have the shape (conv[-1], grid, grid).
+    grid: Annotated[
+        int,
+        Range(0, 256),
+        Help("Pool the last image stage to grid × grid features; 0 keeps all of them."),
+    ] = 4
+    image_steps: Annotated[
+        bool, Help("Read an image as a sequence of grid² steps, not as one vector.")
+    ] = False
+    strides: Annotated[
+        tuple[Annotated[int, Range(1, 1024)], ...],
+        _STAGES,
+        Help("Strides of the convolutions over audio or numeric series, as in 2,2."),
+    ] = (2, 2)
     image_size: Side = 64
     image_channels: Channels = 3
     mels: Mels = 40
     vocabulary: Tokens = 0
     variables: Annotated[int, Range(0, 1_000_000)] = 0  # K of a numeric series
     missing: tuple[str, ...] = ()  # modalities that rows may lack; a learned token replaces them
-    # Probability that a modality is dropped from a row in training.
-    modality_dropout: Annotated[float, Range(0, 1)] = 0.0
-    encoders: tuple[tuple[str, str], ...] = ()  # modality -> registered name of its encoder
-    normalise: bool = False  # concat: apply LayerNorm to each modality's features first
+    modality_dropout: Annotated[
+        float, Range(0, 1), Help("Probability of dropping a modality of a row in training.")
+    ] = 0.0
+    encoders: Annotated[
+        tuple[tuple[str, str], ...], Help("Custom encoders by modality: image=NAME,text=NAME.")
+    ] = ()
+    normalise: Annotated[
+        bool, Help("Fusion concat: apply LayerNorm to the features of each modality.")
+    ] = False
 
     def __post_init__(self) -> None:
         if isinstance(self.encoders, Mapping):
@@ -123,19 +164,34 @@ class ModelConfig(Checked):
 class TrainConfig(Checked):
     """Training with Adam; gradients are clipped to the norm `max_grad_norm`."""
 
-    epochs: Count = 10
-    batch_size: Count = 32  # rows per optimizer step, over all processes and accumulated batches
-    learning_rate: Positive = 2e-3  # the learning rate; the maximum of a one-cycle schedule
-    schedule: Annotated[str, OneOf(SCHEDULES)] = "one-cycle"
-    max_grad_norm: Annotated[float, Range(above=0)] = 1.0  # inf disables clipping
-    seed: int = 0
-    precision: Annotated[str, OneOf(PRECISIONS)] = "fp32"  # dtype of the network's computation
-    gradient_accumulation_steps: Count = 1  # batches accumulated for one optimizer step
-    # Stop after this many epochs without a better validation score; 0: never.
-    patience: Annotated[int, Range(0)] = 0
-    balance: bool = False  # weight labels by their inverse frequency
-    freeze: tuple[str, ...] = ()  # parts to freeze: encoders by name, fusion, head
-    save_every: Annotated[float, Range(0)] = 60.0  # seconds between checkpoints within an epoch
+    epochs: Annotated[Count, Help("Number of passes over the training rows.")] = 10
+    batch_size: Annotated[Count, Help("Rows per training step, over all processes.")] = 32
+    learning_rate: Annotated[Positive, Help("Learning rate; the maximum of the cycle.")] = 2e-3
+    schedule: Annotated[str, OneOf(SCHEDULES), Help("Learning rate schedule.")] = "one-cycle"
+    max_grad_norm: Annotated[
+        float,
+        Range(above=0),
+        Help("Maximum gradient norm; larger gradients are clipped. inf disables clipping."),
+    ] = 1.0
+    seed: Annotated[
+        int, Help("Seed of the split, the initial weights and the order of the rows.")
+    ] = 0
+    precision: Annotated[str, OneOf(PRECISIONS), Help("Precision of the computation.")] = "fp32"
+    gradient_accumulation_steps: Annotated[
+        Count, Help("Gradient accumulation: parts per training step, to save memory.")
+    ] = 1
+    patience: Annotated[
+        int,
+        Range(0),
+        Help("Stop after this many epochs without a better val score; 0 disables it."),
+    ] = 0
+    balance: Annotated[bool, Help("Weight labels by their inverse frequency.")] = False
+    freeze: Annotated[
+        tuple[str, ...], Help("Parts to keep frozen: encoders by modality, fusion, head.")
+    ] = ()
+    save_every: Annotated[
+        float, Range(0), Help("Seconds between checkpoints in an epoch; each epoch ends with one.")
+    ] = 60.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -194,5 +250,8 @@ class RunConfig(Checked):
         Raises:
             ConfigError: a field is missing, unknown (as from another version), of the wrong type,
                 or out of range.
+
+        Warns:
+            RenamedOptionWarning: a field has its name of an earlier version.
         """
         return from_json(cls, value)

@@ -12,7 +12,8 @@ import yaml
 
 from fastrnn.fusion import ConfigError, cli
 from fastrnn.fusion.cli import fit as fitting
-from fastrnn.fusion.config import options
+from fastrnn.fusion.cli.config_flags import COLUMNS
+from fastrnn.fusion.config.options import OPTIONS
 from fastrnn.fusion.data import manifest
 from fastrnn.fusion.training import run as experiment
 
@@ -21,7 +22,7 @@ TINY += ["--batch-size", "8", "--mels", "12", "--vocabulary", "256"]
 
 
 def fit(path, out, *more):
-    return cli.main(["fit", str(path), "--out", str(out), "--epochs", "1", *TINY, *more])
+    return cli.main(["fit", str(path), "--output-dir", str(out), "--epochs", "1", *TINY, *more])
 
 
 def lines(path):
@@ -119,7 +120,7 @@ def test_hostile_option_values_raise_no_traceback(name, tmp_path, monkeypatch, c
             ["--batch-size=4", "--gradient-accumulation-steps=3"],
             "must be a multiple of gradient_accumulation_steps 3",
         ),
-        (["--out="], "the path is empty; give a path"),
+        (["--output-dir="], "the path is empty; give a path"),
         (["--root=\udcff"], "is not a UTF-8 path"),
         (["--num-workers=9999"], "1024"),
         (["--epochs=2.5"], "--epochs"),
@@ -155,7 +156,7 @@ def test_options_are_checked_before_files_are_decoded(
     for each in rows:  # reading any of these files would be an error
         (tmp_path / each["image"]).write_bytes(b"")
         (tmp_path / each["audio"]).write_bytes(b"")
-    assert said in refusal(["fit", str(path), "--out", "run", *TINY, *arguments], capsys)
+    assert said in refusal(["fit", str(path), "--output-dir", "run", *TINY, *arguments], capsys)
     assert not (tmp_path / "run").exists()
 
 
@@ -167,7 +168,9 @@ def test_frozen_part_must_come_from_the_other_run(rows, save, tmp_path, capsys):
     for each in rows:
         (tmp_path / each["audio"]).write_bytes(b"")
     more = ["--init-from", str(tmp_path / "first"), "--freeze", "audio"]
-    said = refusal(["fit", str(save(both)), "--out", str(tmp_path / "b"), *TINY, *more], capsys)
+    said = refusal(
+        ["fit", str(save(both)), "--output-dir", str(tmp_path / "b"), *TINY, *more], capsys
+    )
     assert "no weights of 'audio' come from the other run" in said
 
 
@@ -196,7 +199,12 @@ def test_fit(rows, save, tmp_path, capsys):
 
 def test_saved_options_reproduce_the_fit(rows, save, tmp_path):
     assert fit(save(rows), tmp_path / "a", "--seed", "3", "--no-baselines") == 0
-    arguments = ["--config", str(tmp_path / "a" / "config.yaml"), "--out", str(tmp_path / "b")]
+    arguments = [
+        "--config",
+        str(tmp_path / "a" / "config.yaml"),
+        "--output-dir",
+        str(tmp_path / "b"),
+    ]
     assert cli.main(["fit", *arguments]) == 0
     assert scores(tmp_path / "a") == scores(tmp_path / "b")
     again, first = ((tmp_path / name / "config.yaml").read_text() for name in "ba")
@@ -215,7 +223,9 @@ def test_flags_override_the_file_and_the_file_overrides_the_preset(monkeypatch, 
         for order in (1, -1):
             parts = [["--config", str(file)], preset, ["--epochs", "4"]][::order]
             given_flags = [flag for part in parts for flag in part]
-            assert cli.main(["fit", "t.csv", "--out", str(tmp_path / "r"), *given_flags]) == 2
+            assert (
+                cli.main(["fit", "t.csv", "--output-dir", str(tmp_path / "r"), *given_flags]) == 2
+            )
             _, _, data, training, model, *_ = given["args"]
             assert (training.epochs, training.batch_size) == (4, 16)
             assert model["cell"] == "gru"  # the article preset has another cell
@@ -316,6 +326,14 @@ def test_missing_arguments_and_files(arguments, said, tmp_path, monkeypatch, cap
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["evaluate", "predict", "explain"])
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "meta", ""])
+def test_unusable_device(command, name, capsys):
+    table = ["t.csv"] if command == "predict" else []
+    said = refusal([command, "run", *table, "--device", name], capsys)
+    assert f"--device: cannot use {name!r} here; choose auto" in said
+
+
 ARTICLE = ["--preset", "article", "--cell", "lstm", "--conv", "4", "--grid", "0"]
 
 
@@ -329,7 +347,7 @@ def test_from_a_table_to_a_report(rows, save, tmp_path, capsys, more, layers):
     assert fit(path, run, "--no-baselines", *more) == 0
     capsys.readouterr()
 
-    assert cli.main(["evaluate", str(run)]) == 0
+    assert cli.main(["evaluate", str(run), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     for text in ("fusion", "accuracy", "removed"):
         assert text in said
@@ -353,4 +371,4 @@ def test_from_a_table_to_a_report(rows, save, tmp_path, capsys, more, layers):
 
 
 def test_column_and_field_options_are_disjoint():
-    assert not set(options.COLUMNS) & set(options.NAMES)
+    assert not set(COLUMNS) & set(OPTIONS)

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from fastrnn.fusion import cli
-from fastrnn.fusion.cli import options as flags
+from fastrnn.fusion.cli import common
 from fastrnn.fusion.training import run as experiment
 from fastrnn.fusion.training import state as resume
 from tests.fusion.cli.test_cli import TINY, fit, lines, refusal
@@ -28,13 +28,13 @@ def test_predictions_do_not_overwrite_the_table(rows, save, tmp_path, capsys):
 def test_several_processes_need_a_common_folder(rows, save, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["fit", str(save(rows)), *TINY]) == 2
-    assert "--out" in capsys.readouterr().err
+    assert "--output-dir FOLDER" in capsys.readouterr().err
 
 
 def test_new_folder_is_unused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for expected in ("runs/a", "runs/a-2", "runs/a-3"):
-        folder = flags.new_folder("a")
+        folder = common.new_folder("a")
         assert folder.as_posix() == expected
         folder.mkdir(parents=True)
 
@@ -155,8 +155,8 @@ def test_unwritable_outputs(rows, save, tmp_path, monkeypatch, capsys):
     assert fit(path, run, "--no-baselines") == 0
     capsys.readouterr()
     for arguments, said in (
-        (["fit", path, "--out", path], "is a file; choose a folder with --out"),
-        (["fit", path, "--out", path / "run"], f"{path}/run: Not a directory"),
+        (["fit", path, "--output-dir", path], "is a file; choose a folder with --out"),
+        (["fit", path, "--output-dir", path / "run"], f"{path}/run: Not a directory"),
         (["predict", run, path, "-o", run], f"{run} is a folder; give the name of a file"),
         (["predict", run, path, "-o", path / "a.jsonl"], f"{path}: File exists"),
         (["export", run, "-o", run], f"{run} is a folder; give the name of a file"),

@@ -1,4 +1,4 @@
-"""Test options given by name: as flags, as keys of a YAML file, and as keyword arguments."""
+"""Test options given by name: as keys of a YAML file, and as keyword arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import fields
 import pytest
 
 from fastrnn.fusion import ConfigError, DataConfig, ModelConfig, TrainConfig
-from fastrnn.fusion.config import options
+from fastrnn.fusion.config import options, options_file
+from fastrnn.fusion.config.renamed import RenamedOptionWarning
+from fastrnn.fusion.config.schema import FUSIONS
 
 # Fields that follow from the rows and labels, or from the data options (image_size, ...).
 DECIDED = {"modalities", "problem_type", "outputs", "stream", "variables", "missing"}
@@ -15,11 +17,30 @@ DECIDED = {"modalities", "problem_type", "outputs", "stream", "variables", "miss
 
 def test_every_other_field_is_an_option():
     names = {
-        each.name
-        for problem_type in (DataConfig, ModelConfig, TrainConfig)
-        for each in fields(problem_type)
+        each.name for config in (DataConfig, ModelConfig, TrainConfig) for each in fields(config)
     }
-    assert set(options.NAMES) == names - DECIDED
+    assert set(options.OPTIONS) == names - DECIDED
+
+
+def test_options_follow_from_the_fields():
+    side, fusion, conv = (options.OPTIONS[name] for name in ("image_size", "fusion", "conv"))
+    assert (side.config, side.type, side.default) == (DataConfig, int, 64)
+    assert (side.minimum, side.maximum) == (8, 4096)
+    assert fusion.choices == ("auto", *FUSIONS)
+    assert fusion.default == "auto"
+    assert conv.is_list
+    assert conv.default == (32, 64)
+
+
+def test_old_names_are_accepted_with_a_warning():
+    with pytest.warns(RenamedOptionWarning, match="rate is now learning_rate"):
+        _, _, training = options.sections({"rate": 0.5, "epochs": 2})
+    assert training == TrainConfig(learning_rate=0.5, epochs=2)
+
+
+def test_old_and_new_name_together():
+    with pytest.raises(ConfigError, match="batch is the old name of batch_size, which is given"):
+        options.sections({"batch": 8, "batch_size": 16})
 
 
 def test_options_are_sorted_into_sections():
@@ -59,11 +80,11 @@ def test_invalid_options_raise(given, said):
 def test_a_file_is_converted_to_flags(tmp_path):
     path = tmp_path / "options.yaml"
     path.write_text(
-        "image-size: 16\nlearning-rate: 1e-3\nconv: [4, 8]\nfreeze: text,fusion\nout:\n"
+        "image-size: 16\nlearning-rate: 1e-3\nconv: [4, 8]\nfreeze: text,fusion\noutput-dir:\n"
         "encoders: {image: mine, text: yours}\nbaselines: false\ncell: none\n"
     )
-    known = {*options.NAMES, "out", "baselines"}
-    assert options.read_yaml(path, known) == {
+    known = {*options.OPTIONS, "output_dir", "baselines"}
+    assert options_file.read(path, known) == {
         "image_size": "16",
         "learning_rate": "1e-3",
         "conv": "4,8",
@@ -73,7 +94,7 @@ def test_a_file_is_converted_to_flags(tmp_path):
         "cell": "none",
     }
     path.write_text("")
-    assert options.read_yaml(path, known) == {}
+    assert options_file.read(path, known) == {}
 
 
 @pytest.mark.parametrize(
@@ -89,14 +110,29 @@ def test_errors_in_a_file_name_the_file(tmp_path, text, said):
     path = tmp_path / "options.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        options.read_yaml(path, options.NAMES)
+        options_file.read(path, options.OPTIONS)
     assert str(path) in str(caught.value)
     assert said in str(caught.value)
 
 
+def test_old_names_in_a_file(tmp_path):
+    path = tmp_path / "options.yaml"
+    path.write_text("batch: 16\nworkers: 2\n")
+    known = {*options.OPTIONS, "num_workers"}
+    with pytest.warns(RenamedOptionWarning) as warned:
+        assert options_file.read(path, known) == {"batch_size": "16", "num_workers": "2"}
+    assert [str(each.message).partition(";")[0] for each in warned] == [
+        "batch is now batch_size",
+        "workers is now num_workers",
+    ]
+    path.write_text("batch: 16\nbatch-size: 16\n")
+    with pytest.raises(ConfigError, match="batch is the old name"):
+        options_file.read(path, known)
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(ConfigError, match="give a YAML file"):
-        options.read_yaml(tmp_path / "gone.yaml", options.NAMES)
+        options_file.read(tmp_path / "gone.yaml", options.OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -108,11 +144,17 @@ def test_encoders_are_pairs(value):
 
 def test_yaml_round_trip(tmp_path):
     path = tmp_path / "options.yaml"
-    options.write_yaml(
+    options_file.write(
         path,
-        {"manifest": tmp_path, "conv": "4,8", "encoders": "image=mine", "freeze": "", "out": None},
+        {
+            "manifest": tmp_path,
+            "conv": "4,8",
+            "encoders": "image=mine",
+            "freeze": "",
+            "output_dir": None,
+        },
     )
-    assert options.read_yaml(path, {*options.NAMES, "manifest", "out"}) == {
+    assert options_file.read(path, {*options.OPTIONS, "manifest", "output_dir"}) == {
         "manifest": str(tmp_path),
         "conv": "4,8",
         "encoders": "image=mine",

@@ -1,0 +1,59 @@
+"""`fastrnn export`: write the model of a run in ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ..strings import plural
+from . import options as flags
+from .common import evaluation_table, set_threads
+from .config_flags import with_columns
+
+_VERIFIED_ROWS = 8
+
+
+@with_columns
+def export(
+    run: flags.RunFolder,
+    manifest: flags.OptionalManifest = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            parser=flags.path,
+            metavar="FILE",
+            help="The file to write; model.onnx in the run's folder by default.",
+        ),
+    ] = None,
+    root: flags.Root = None,
+    on_bad_row: flags.BadRowsOfRun = None,
+    num_workers: flags.NumWorkers = 0,
+    threads: flags.Threads = None,
+    **values: Any,
+) -> None:
+    """Export the model to ONNX, and verify its outputs in ONNX Runtime.
+
+    The verification needs rows, of the training table or of MANIFEST.
+    """
+    from .. import checkpoint
+    from ..evaluation.run_data import run_rows
+    from ..export import to_onnx
+
+    set_threads(threads)
+    table = evaluation_table(run, manifest, root, values, on_bad_row)
+    rows = run_rows(run, table, on_bad_row=on_bad_row and on_bad_row.value, num_workers=num_workers)
+    batch = rows.examples.collate(range(min(_VERIFIED_ROWS, len(rows.examples))))
+    network, _, config = checkpoint.load(run)
+    path = to_onnx(network, config, batch, output or run / "model.onnx")
+    console = Console()
+    console.out(
+        f"Written: {path}, {path.stat().st_size / 1e6:.1f} MB; outputs in ONNX Runtime match the "
+        f"model on {plural(len(batch['label']), 'row')}"
+    )
+    if rows.skipped:
+        console.out(f"{plural(len(rows.skipped), 'row')} skipped")

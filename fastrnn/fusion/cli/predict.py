@@ -1,0 +1,80 @@
+"""`fastrnn predict`: predict the rows of a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ..config.schema import BLOCK
+from ..strings import plural
+from . import options as flags
+from .common import find_device, note_unfinished, set_threads
+from .config_flags import named_columns, with_columns
+
+
+@with_columns
+def predict(
+    run: flags.RunFolder,
+    manifest: flags.Manifest,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            parser=flags.path,
+            metavar="FILE",
+            help="A .jsonl or .parquet file; an existing one is replaced.",
+        ),
+    ] = Path("predictions.jsonl"),
+    root: flags.Root = None,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Probability above which a label is predicted; binary: above which the second "
+            "label is.",
+        ),
+    ] = 0.5,
+    block: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="Rows in memory at once.")
+    ] = BLOCK,
+    on_bad_row: flags.BadRows = flags.OnBadRow.error,
+    device: flags.Device = "auto",
+    num_workers: flags.NumWorkers = 0,
+    threads: flags.Threads = None,
+    **values: Any,
+) -> None:
+    """Predict the rows of a table of any size: labels with their probabilities, or values.
+
+    The table needs no labels. Rows are read, predicted and written in blocks, and the output file
+    appears when it is complete. With --on-bad-row skip, a row that cannot be used has an error
+    instead of a prediction.
+    """
+    from .. import checkpoint
+    from ..inference.predictor import Predictor, predict_file
+
+    set_threads(threads)
+    place = find_device(device)
+    network, preprocessor, config = checkpoint.load(run)
+    note_unfinished(run)
+    predictor = Predictor(network, preprocessor, config, threshold, place)
+    with Console(stderr=True).status("0 rows") as status:
+        counts = predict_file(
+            predictor,
+            manifest,
+            output,
+            columns=named_columns(values),
+            root=root,
+            on_bad_row=on_bad_row.value,
+            num_workers=num_workers,
+            block=block,
+            tell=lambda rows: status.update(plural(rows, "row")),
+        )
+    Console().out(
+        f"{plural(counts.answered, 'row')} predicted, written to {output}"
+        + (f"; {plural(counts.skipped, 'row')} with an error instead" if counts.skipped else "")
+    )
