@@ -87,7 +87,7 @@ def _commands(folder: Path, config: RunConfig) -> list[str]:
     options = f"--seed {config.train.seed}"
     if (folder / "config.yaml").is_file():
         options = f"--config {folder / 'config.yaml'}"
-    return [f"fastrnn fit {config.manifest} {options} --out NEW", *commands]
+    return [f"fastrnn fit {config.manifest} {options} --output-dir NEW", *commands]
 
 
 def _learning_curves(folder: Path) -> Iterator[Figure]:

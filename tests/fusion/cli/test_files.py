@@ -45,7 +45,7 @@ def test_existing_run_is_not_overwritten(rows, save, tmp_path, capsys):
     assert fit(path, out, "--no-baselines") == 0
     before = {each: each.read_bytes() for each in out.rglob("*") if each.is_file()}
     assert fit(path, out) == 2
-    assert "choose another folder with --out" in capsys.readouterr().err
+    assert "choose another folder with --output-dir" in capsys.readouterr().err
     assert before == {each: each.read_bytes() for each in out.rglob("*") if each.is_file()}
 
 
@@ -155,7 +155,7 @@ def test_unwritable_outputs(rows, save, tmp_path, monkeypatch, capsys):
     assert fit(path, run, "--no-baselines") == 0
     capsys.readouterr()
     for arguments, said in (
-        (["fit", path, "--output-dir", path], "is a file; choose a folder with --out"),
+        (["fit", path, "--output-dir", path], "is a file; choose a folder with --output-dir"),
         (["fit", path, "--output-dir", path / "run"], f"{path}/run: Not a directory"),
         (["predict", run, path, "-o", run], f"{run} is a folder; give the name of a file"),
         (["predict", run, path, "-o", path / "a.jsonl"], f"{path}: File exists"),
