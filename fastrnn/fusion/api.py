@@ -2,49 +2,58 @@
 
 from fastrnn.fusion import FusionModel
 
-model = FusionModel.fit("photos/manifest.csv")
+model = FusionModel(epochs=20).fit("photos/manifest.csv")
 print(model.evaluate()["scores"])  # on the held-out rows
 predictions = model.predict("photos/new.csv")
 """
 
 from __future__ import annotations
 
-import re
+import copy
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from huggingface_hub import HfApi, ModelHubMixin, snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
+import torch
+from huggingface_hub import ModelHubMixin
 from rich.console import Console
 from torch import nn
 
-from . import checkpoint
+from . import checkpoint, hub
 from .config import options
-from .config.schema import BLOCK, RunConfig
-from .data.manifest import Manifest, read_manifest
-from .data.processor import Preprocessor
+from .config.renamed import renamed
+from .config.schema import FitConfig, RunConfig
+from .data.dataset import FusionDataset, load_dataset
+from .data.loader import check_files
+from .data.manifest import read_manifest
+from .data.processor import Processor
 from .data.readers import Source
 from .errors import ConfigError
-from .evaluation import evaluator as evaluation
-from .explain import explainer as explanation
+from .evaluation import evaluator
+from .evaluation.bootstrap import value
+from .explain.explainer import Explainer
+from .inference.loop import InferenceConfig, find_device, predictions
 from .inference.predictor import Predictor
 from .inference.writers import Record
-from .training import run as experiment
+from .training import run as training
+from .training.callbacks import Callback
 
 Folder = str | Path
 
-_OF_THE_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)  # OWNER/NAME
-_SECONDS = 10.0  # timeout of the first request to the Hub
-_UNREACHABLE = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled)
+# Parameters of FusionModel besides the options of a fit, and their defaults.
+_PARAMETERS: dict[str, Any] = {
+    "preset": "default",
+    "problem_type": None,
+    "baselines": False,
+    "init_from": None,
+    "report_to": (),
+    "output_dir": None,
+    "device": "auto",
+}
 
 
 class FusionModel(
@@ -52,156 +61,262 @@ class FusionModel(
     library_name="fastrnn",
     tags=["multimodal", "recurrent-neural-network", "pytorch"],
 ):
-    """A trained network, its preprocessor, and the configuration of its run.
+    """A model of images, audio, texts and series, with a recurrent layer that fuses them.
 
-    The model is saved as config.json, model.safetensors and tokenizer.json. Nothing is pickled,
+    The interface is that of scikit-learn's estimators and of transformers' models. A model is saved
+    as config.json, model.safetensors, processor_config.json and tokenizer.json. Nothing is pickled,
     so loading an untrusted model executes none of its code. The output folder of `fastrnn fit`
     contains such a model.
+
+    Args:
+        parameters: options of `fastrnn fit` by name, such as epochs=20, fusion="concat" or
+            conv=(16, 32), and:
+
+            - preset: the options to start from, "default" or "article".
+            - problem_type: binary, multiclass, multilabel, regression or steps; inferred from the
+              labels by default.
+            - baselines: also train the baselines, which are saved in `output_dir`.
+            - init_from: a run whose weights initialise the model where names and shapes agree.
+            - report_to: trackers of the metrics: "tensorboard", "wandb", "mlflow".
+            - output_dir: where to save the run, with its metrics; not saved by default.
+            - device: where predictions are computed: "auto", "cpu", "cuda", ...
+
+    Attributes:
+        network: the trained network.
+        processor: the labels, the tokenizer and the scales that it learned from the training rows.
+        config: the configuration of its run.
+        classes_: the labels in the order of `predict_proba`; empty for a regression.
+        history_: for each epoch {"train": {"loss": ...}, "val": ...}; empty for a loaded model.
+
+    Raises:
+        ConfigError: an unknown option (the message suggests the closest), or an invalid value.
     """
 
-    def __init__(self, network: nn.Module, preprocessor: Preprocessor, run: RunConfig) -> None:
-        self.network = network.cpu().eval()
-        self.preprocessor = preprocessor
-        self.run = run
-        self._held_out: Manifest | None = None  # rows held out by `fit`
+    network: nn.Module
+    processor: Processor
+    config: RunConfig
 
-    @classmethod
+    def __init__(self, **parameters: Any) -> None:
+        self._parameters: dict[str, Any] = {}
+        self._held_out: FusionDataset | None = None  # rows held out by `fit`
+        self.history_: list[dict[str, dict[str, float]]] = []
+        self.set_params(**parameters)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return all parameters of the constructor, with their values."""
+        chosen = options.preset(self._parameters.get("preset", "default"))
+        defaults = {name: each.default for name, each in options.OPTIONS.items()}
+        return defaults | _PARAMETERS | chosen | self._parameters
+
+    def set_params(self, **parameters: Any) -> FusionModel:
+        """Set parameters of the constructor for the next fit; return the model.
+
+        Raises:
+            ConfigError: as for the constructor.
+        """
+        known = {*options.OPTIONS, *_PARAMETERS}
+        parameters = renamed(parameters, known)
+        options.check_names(parameters, known)
+        self._parameters |= parameters
+        self._fit_config()  # checks the values
+        return self
+
+    def _fit_config(self) -> FitConfig:
+        given = self._parameters
+        values = options.preset(given.get("preset", "default"))
+        values |= {name: value for name, value in given.items() if name in options.OPTIONS}
+        init_from, report_to = given.get("init_from"), given.get("report_to", ())
+        return options.fit_config(
+            values,
+            baselines=given.get("baselines", False),
+            init_from=None if init_from is None else str(init_from),
+            report_to=(report_to,) if isinstance(report_to, str) else tuple(report_to),
+        )
+
     def fit(
-        cls,
+        self,
         data: Source,
         label: str | None = None,
         *,
-        image: str | None = None,
-        audio: str | None = None,
-        text: str | None = None,
-        series: str | None = None,
-        split: str | None = None,
-        group: str | None = None,
         root: Folder | None = None,
-        problem_type: str | None = None,
-        folder: Folder | None = None,
-        baselines: bool = False,
-        preset: str = "default",
-        init_from: Folder | None = None,
-        on_bad_row: str = "error",
-        num_workers: int = 0,
+        callbacks: Sequence[Callback] = (),
         console: Console | None = None,
-        **values: Any,
+        **columns: str | None,
     ) -> FusionModel:
         """Train on a table whose rows name files, as `fastrnn fit` does.
 
         Args:
-            data: the path of a CSV, JSONL or Parquet file, or a DataFrame.
-            label, image, audio, text, series, split, group: column names. A column that is not
-                named is inferred from the column names and contents.
+            data: the path of a CSV, JSONL or Parquet file, a DataFrame, a pyarrow.Table, or a
+                datasets.Dataset.
+            label: the column of the labels.
             root: the folder that paths are relative to and must stay inside. Defaults to the
-                file's own folder, for a DataFrame to the current one.
-            problem_type: one of config.PROBLEM_TYPES; inferred from the labels by default.
-            folder: where to save the run, with its metrics and baselines; not saved by default.
-            baselines: also train the baselines, which are saved in `folder`.
-            preset: the options to start from.
-            init_from: a run whose weights initialise the model where names and shapes agree.
-            on_bad_row: "error" to raise on a row that cannot be used, "skip" to leave it out.
-            num_workers: number of processes that decode files.
+                file's own folder, and to the current one if there is no file.
+            callbacks: called after every epoch; on_epoch_end(metrics) returns True to stop.
             console: where to print progress; silent by default.
-            values: options of `fastrnn fit` by name: epochs=20, fusion="concat", conv=(16, 32).
+            columns: other columns by role: image, audio, text, series, split, group. A column that
+                is not named is inferred from the column names and contents.
+
+        Returns:
+            The model itself.
 
         Raises:
             FusionError: the table, one of its files or an option cannot be used. The message says
                 how to fix it.
         """
-        data_config, model, training = options.sections(options.preset(preset) | values)
-        named = {
-            "label": label,
-            "image": image,
-            "audio": audio,
-            "text": text,
-            "series": series,
-            "split": split,
-            "group": group,
-        }
-        columns = {role: name for role, name in named.items() if name is not None}
+        config = self._fit_config()
+        named = {role: name for role, name in {"label": label, **columns}.items() if name}
         manifest = read_manifest(
-            data, columns, root, problem_type=problem_type, on_bad_row=on_bad_row
+            data,
+            named,
+            root,
+            problem_type=self._parameters.get("problem_type"),
+            on_bad_row=config.loading.on_bad_row,
         )
-        with tempfile.TemporaryDirectory() as passing:
-            run = experiment.fit(
+        output_dir = self._parameters.get("output_dir")
+        with tempfile.TemporaryDirectory() as temporary:
+            run = training.fit(
                 manifest,
-                Path(passing) / "run" if folder is None else Path(folder),
-                data_config,
-                training,
-                model,
-                baselines,
-                console or Console(quiet=True),
-                init_from=init_from,
-                num_workers=num_workers,
-                on_bad_row=on_bad_row,
+                Path(temporary) / "run" if output_dir is None else output_dir,
+                config,
+                console=console or Console(quiet=True),
+                callbacks=callbacks,
             )
-        result = cls(run.trained[0].model, run.preprocessor, run.config)
-        judging = run.examples.get("test", run.examples["val"])
-        result._held_out = replace(manifest, rows=tuple(manifest.rows[n] for n in judging.rows))
-        return result
+        main = run.trained[0]
+        self._set(main.model, run.processor, run.config)
+        self._held_out = run.held_out
+        name = run.processor.task.score_name
+        self.history_ = [
+            {split: {"loss": each.loss, name: each.score} for split, each in scores.items()}
+            for scores in main.epochs
+        ]
+        return self
 
-    def predict(
+    def _set(self, network: nn.Module, processor: Processor, config: RunConfig) -> None:
+        self.network, self.processor, self.config = network.cpu().eval(), processor, config
+
+    @property
+    def classes_(self) -> tuple[str, ...]:
+        """The labels in the order of `predict_proba`; empty for a regression."""
+        self._check_fitted()
+        return self.processor.task.labels
+
+    def predict(self, data: Source, **how: Any) -> pd.Series:
+        """Predict the labels of a table, or the values of a regression.
+
+        Args:
+            data: the table. It needs no labels; its columns are named as in the fit.
+            how: keyword arguments of `predict_table`.
+
+        Returns:
+            One item per row, with the index of a DataFrame: a label, a list of labels (multilabel,
+            steps), or a number. None, or NaN, for a row that was skipped.
+
+        Raises:
+            FusionError: as `predict_table`.
+        """
+        table = self.predict_table(data, **how)
+        return table["value" if "value" in table else "label"]
+
+    def predict_proba(self, data: Source, **how: Any) -> pd.DataFrame:
+        """Predict the probability of each label.
+
+        Args:
+            data, how: as for `predict`.
+
+        Returns:
+            One row per row of `data`, one column per label, as in `classes_`. For steps, a cell is
+            a list with one probability per step.
+
+        Raises:
+            ConfigError: a regression has no probabilities.
+            FusionError: as `predict_table`.
+        """
+        if not self.classes_:
+            raise ConfigError("a regression has no probabilities; use predict")
+        table = self.predict_table(data, **how)
+        if self.processor.task.per_step:
+            steps = table["probabilities"]
+            return pd.DataFrame(
+                {
+                    name: [[each[name] for each in row or []] for row in steps]
+                    for name in self.classes_
+                },
+                index=table.index,
+            )
+        found = table[[f"p({name})" for name in self.classes_]]
+        return found.set_axis(list(self.classes_), axis=1)
+
+    def predict_table(
         self,
         data: Source,
         *,
         root: Folder | None = None,
         on_bad_row: str = "error",
+        batch_size: int = 256,
         num_workers: int = 0,
+        device: torch.device | str | None = None,
         threshold: float = 0.5,
     ) -> pd.DataFrame:
-        """Predict the rows of a table. It needs no labels; its columns are named as in the fit.
+        """Predict the rows of a table, with everything that is known about each.
 
         Args:
+            data: the table. It needs no labels; its columns are named as in the fit.
+            root: the folder that paths are relative to and must stay inside.
+            on_bad_row: "error" to raise on a row that cannot be used, "skip" to go on.
+            batch_size: rows of one forward pass.
+            num_workers: number of processes that decode files.
+            device: where to compute; the model's `device` by default.
             threshold: binary: the probability above which the second label is predicted;
                 multilabel: the probability above which a label is predicted.
 
         Returns:
             One row for each row of `data`, with the index of a DataFrame. The columns are `label`,
-            and `p(NAME)` with the probability of each label. Kind "steps": `label` and
-            `probabilities` are lists. Regression: `value`. With on_bad_row="skip" there is also
-            `error`: why a row has no prediction.
+            and `p(NAME)` with the probability of each label. Steps: `label` and `probabilities`
+            are lists. Regression: `value`. With on_bad_row="skip" there is also `error`: why a row
+            has no prediction.
 
         Raises:
             FusionError: the table or one of its files cannot be used. The message says how to fix
                 it.
         """
-        predictor = Predictor(self.network, self.preprocessor, self.run, threshold)
-        reading: dict[str, Any] = {
-            "root": root,
-            "on_bad_row": on_bad_row,
-            "num_workers": num_workers,
-        }
-        blocks: Iterable[list[Record]]
-        if isinstance(data, pd.DataFrame):
-            frame = data.reset_index(drop=True)
-            starts = range(0, len(frame), BLOCK)
-            blocks = (predictor.frame(frame[at : at + BLOCK], **reading) for at in starts)
-        else:
-            blocks = predictor.file(Path(data), **reading)
-        answers = pd.DataFrame(
-            [_flat(record, self.run.model.problem_type) for block in blocks for record in block]
+        self._check_fitted()
+        predictor = Predictor(
+            self.network,
+            self.processor,
+            self.config,
+            threshold,
+            self._device(device),
+            InferenceConfig(batch_size, num_workers),
+            on_bad_row,
         )
-        if on_bad_row == "skip" and "error" not in answers:
-            answers["error"] = None
-        if isinstance(data, pd.DataFrame):
-            answers.index = data.index
-        return answers
+        frame = data if isinstance(data, pd.DataFrame) else None
+        source = data if frame is None else frame.reset_index(drop=True)
+        blocks = predictor.predict(source, root=root) if frame is None or len(frame) else ()
+        records = chain.from_iterable(blocks)
+        table = pd.DataFrame([_flat(each, self.processor.task.per_step) for each in records])
+        if on_bad_row == "skip" and "error" not in table:
+            table["error"] = None
+        if frame is not None:
+            table.index = frame.index
+        return table
 
-    def evaluate(
-        self,
-        data: Source | None = None,
-        *,
-        root: Folder | None = None,
-        on_bad_row: str = "error",
-        num_workers: int = 0,
-    ) -> dict[str, Any]:
+    def score(self, data: Source | None = None, **how: Any) -> float:
+        """Compute the main score on labelled rows: accuracy, or R² of a regression.
+
+        Args:
+            data, how: as for `evaluate`.
+        """
+        dataset, inference, device = self._labelled(data, **how)
+        found = predictions(self.network.to(device), dataset, inference)
+        return value(found, found.task.score_name)
+
+    def evaluate(self, data: Source | None = None, **how: Any) -> dict[str, Any]:
         """Compute every score on labelled rows, with its confidence interval.
 
         Args:
             data: rows that the model was not trained on. Right after a fit it defaults to the
                 rows that the fit held out (test, else val).
+            how: root, on_bad_row, batch_size, num_workers and device, as for `predict_table`.
 
         Returns:
             The entry of one model in evaluation.json: {"rows": ..., "scores": {"accuracy":
@@ -211,27 +326,22 @@ class FusionModel(
             FusionError: the table or one of its files cannot be used. The message says how to fix
                 it.
         """
-        table = self._table(data, root, on_bad_row)
-        examples = self.preprocessor.load(
-            table, range(len(table.rows)), on_bad_row=on_bad_row, num_workers=num_workers
-        )
-        return evaluation.evaluate(self.network, self.run, examples).to_json()
+        dataset, inference, device = self._labelled(data, **how)
+        return evaluator.evaluate(self.network.to(device), dataset, inference=inference).to_json()
 
     def explain(
         self,
         data: Source | None = None,
-        folder: Folder | None = None,
+        output_dir: Folder | None = None,
         *,
-        root: Folder | None = None,
-        on_bad_row: str = "error",
-        num_workers: int = 0,
         examples: int = 6,
+        **how: Any,
     ) -> dict[str, Any]:
         """Explain the model's predictions on labelled rows.
 
         Args:
-            data: as for `evaluate`.
-            folder: where to save the model, explanation.json and pictures; not saved by default.
+            data, how: as for `evaluate`.
+            output_dir: where to save explanation.json and pictures; not saved by default.
             examples: number of rows to explain individually.
 
         Returns:
@@ -241,34 +351,52 @@ class FusionModel(
             FusionError: the table or one of its files cannot be used. The message says how to fix
                 it.
         """
-        table = self._table(data, root, on_bad_row)
-        with tempfile.TemporaryDirectory() as passing:
-            place = Path(passing if folder is None else folder)
-            place.mkdir(parents=True, exist_ok=True)
-            self._save_pretrained(place)
-            name = next(iter(experiment.variants(self.run.model, baselines=False)))
-            weights = checkpoint.weights(self.network)
-            checkpoint.save_network(place, name, self.run.model, weights)
-            return explanation.explain_run(
-                place, table, examples=examples, on_bad_row=on_bad_row, num_workers=num_workers
-            )
+        dataset, inference, device = self._labelled(data, **how)
+        network = copy.deepcopy(self.network).to(device).requires_grad_(False)
+        name = self.config.models[0] if self.config.models else "model"
+        skipped = [{"where": where, "error": error} for where, error in dataset.skipped]
+        origin = {"model": name, "split": "all rows", "skipped": skipped}
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary if output_dir is None else output_dir)
+            return Explainer(network, dataset, folder, inference).write(examples, origin)
 
-    def _table(self, data: Source | None, root: Folder | None, on_bad_row: str) -> Manifest:
+    def _labelled(
+        self,
+        data: Source | None,
+        *,
+        root: Folder | None = None,
+        on_bad_row: str = "error",
+        batch_size: int = 256,
+        num_workers: int = 0,
+        device: torch.device | str | None = None,
+    ) -> tuple[FusionDataset, InferenceConfig, torch.device]:
+        """Load labelled rows, or take those that the fit held out."""
+        self._check_fitted()
+        inference = InferenceConfig(batch_size, num_workers)
         if data is None:
             if self._held_out is None:
                 raise ConfigError("give rows with labels: a loaded model has no held-out rows")
-            return self._held_out
-        read = (*self.run.model.modalities, "label")
-        columns = {role: name for role, name in self.run.columns.items() if role in read}
-        return read_manifest(
-            data, columns, root, problem_type=self.run.model.problem_type, on_bad_row=on_bad_row
+            return self._held_out, inference, self._device(device)
+        read = (*self.config.model.modalities, "label")
+        columns = {role: name for role, name in self.config.columns.items() if role in read}
+        problem_type = self.config.model.problem_type
+        manifest = read_manifest(
+            data, columns, root, problem_type=problem_type, on_bad_row=on_bad_row
         )
+        dataset = load_dataset(manifest, self.processor, on_bad_row=on_bad_row, cache="memory")
+        if on_bad_row == "skip":
+            dataset = check_files(dataset, "skip", num_workers)
+        return dataset, inference, self._device(device)
+
+    def _device(self, device: torch.device | str | None) -> torch.device:
+        return find_device(self._parameters.get("device", "auto") if device is None else device)
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "network"):
+            raise ConfigError("the model is not trained; call fit, or load it by from_pretrained")
 
     def save(self, folder: Folder) -> None:
-        """Write config.json, model.safetensors, tokenizer.json and a model card to a folder.
-
-        The same as `save_pretrained`.
-        """
+        """Write the model and a model card to a folder. The same as `save_pretrained`."""
         self.save_pretrained(folder)
 
     @classmethod
@@ -283,52 +411,21 @@ class FusionModel(
         Raises:
             ConfigError: there is no such model.
         """
-        name = pretrained_model_name_or_path
-        folder = Path(name)
-        if not folder.is_dir():
-            if isinstance(name, Path) or not _OF_THE_HUB.fullmatch(name):
-                raise ConfigError(
-                    f"{name}: no such folder; give the folder of a model or of a run, or "
-                    "OWNER/NAME for a model on the Hub"
-                )
-            folder = _downloaded(name, **how)
-        return cls(*checkpoint.load(folder))
+        model = cls()
+        model._set(*checkpoint.load(hub.find(pretrained_model_name_or_path, **how)))
+        return model
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        self._check_fitted()
         # The table's location is private, and useless on another machine.
-        run = replace(self.run, manifest="", root="")
-        checkpoint.save(save_directory, run, self.network, self.preprocessor)
+        config = replace(self.config, manifest="", root="")
+        checkpoint.save(save_directory, config, self.network, self.processor)
 
 
-def _downloaded(name: str, **how: Any) -> Path:
-    """Download a model from the Hub and return its folder.
-
-    Raises:
-        ConfigError: the model does not exist or cannot be downloaded. The message says what to do.
-    """
-    why = None
-    if not how.get("local_files_only"):
-        asked = {each: how[each] for each in ("revision", "token") if each in how}
-        try:
-            HfApi().model_info(name, timeout=_SECONDS, **asked)
-        except Exception as error:  # the type depends on the HTTP library of the Hub's client
-            # A download would retry many times, so fall back to the local cache.
-            why, how = error, {**how, "local_files_only": True}
-    try:
-        # Download only these files from an untrusted repository.
-        return Path(snapshot_download(name, allow_patterns=list(checkpoint.FILES), **how))
-    except _UNREACHABLE as error:
-        reason = str(why or error).strip().partition("\n")[0]
-        raise ConfigError(
-            f"{name}: no such folder, and the model cannot be loaded from the Hub ({reason}); "
-            "check the name and the network, or give the folder of a model or of a run"
-        ) from error
-
-
-def _flat(record: Record, problem_type: str) -> Record:
+def _flat(record: Mapping[str, Any], per_step: bool) -> Record:
     """Drop the row number; except for steps, give each label's probability a column."""
     flat = {name: value for name, value in record.items() if name != "row"}
-    if problem_type != "steps":
+    if not per_step:
         named = flat.pop("probabilities", {})
         flat |= {f"p({name})": each for name, each in named.items()}
     return flat

@@ -1,9 +1,9 @@
 """Export a network to ONNX; recurrent layers become ONNX's RNN, LSTM and GRU operators.
 
-The inputs have the names of a batch (see examples.py), with any number of rows and steps. Only
+The inputs have the names of a batch (see batch.py), with any number of rows and steps. Only
 `image` differs, which holds the decoded and resized pixels: uint8 [B, C, S, S], or
 [B, T, C, S, S] for streams. A modality that rows may lack also has the input NAME_present,
-bool [B]. The outputs are `logits` and `probabilities`, as in objectives.py.
+bool [B]. The outputs are `logits` and `probabilities`, as in tasks/base.py.
 
 The file is kept only if its outputs in onnxruntime match the network's, also on batches of other
 sizes than the traced one.
@@ -25,14 +25,14 @@ from torch import Tensor, nn
 import fastrnn
 from fastrnn._rounding import CONFIDENCE, UNIT_ROUNDOFF
 
-from .config.schema import RunConfig
-from .data.processor import Batch
+from .batch import Batch
+from .data.processor import Processor
 from .errors import ConfigError
-from .inference.writers import atomic
+from .files import atomic
 from .models.network import FusionNetwork, LateNetwork
 from .models.torch_layers import with_torch_layers
 from .strings import plural
-from .tasks import objectives
+from .tasks import Task
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -43,13 +43,13 @@ _LENGTHS = ("audio", "series", "text")  # modalities with NAME_lengths
 
 
 def to_onnx(
-    network: FusionNetwork | LateNetwork, config: RunConfig, batch: Batch, path: str | Path
+    network: FusionNetwork | LateNetwork, processor: Processor, batch: Batch, path: str | Path
 ) -> Path:
     """Export a network to `path` and verify the file.
 
     Args:
         network: the network to export.
-        config: the configuration of its run, which is stored in the file's metadata.
+        processor: its processor, whose configuration is stored in the file's metadata.
         batch: a batch of two or more rows for tracing and verification.
         path: the file to write.
 
@@ -66,11 +66,11 @@ def to_onnx(
     network = copy.deepcopy(network).cpu().eval()
     batch = {name: value.cpu() for name, value in batch.items()}
     names = inputs_of(network, batch)
-    module = _Exported(network, names)
+    module = _Exported(network, processor.task, names)
     inputs = to_inputs(network, batch)
     with atomic(path) as partial:
         _trace(module, inputs, _axes(network, inputs), partial)
-        _describe(partial, config)
+        _describe(partial, network, processor)
         _prove(network, batch, partial)
     return path
 
@@ -113,9 +113,9 @@ def run(session: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor]) -> 
 class _Exported(nn.Module):
     """The network with positional inputs, pixels instead of frames, and torch's layers."""
 
-    def __init__(self, network: FusionNetwork | LateNetwork, names: list[str]) -> None:
+    def __init__(self, network: FusionNetwork | LateNetwork, task: Task, names: list[str]) -> None:
         super().__init__()
-        self.problem_type = network.config.problem_type
+        self.task = task
         self.names = names
         self.network = with_torch_layers(network)
         for module in list(self.network.modules()):
@@ -131,7 +131,7 @@ class _Exported(nn.Module):
             shape = pixels.shape[: pixels.dim() - 3]
             batch["image"] = torch.arange(batch["frames"].shape[0]).view(shape)
         logits = self.network(batch)
-        return logits, objectives.probabilities(self.problem_type, logits)
+        return logits, self.task.probabilities(logits)
 
 
 class _GridPool(nn.Module):
@@ -203,18 +203,18 @@ def _trace(
         ) from error
 
 
-def _describe(path: Path, config: RunConfig) -> None:
+def _describe(path: Path, network: FusionNetwork | LateNetwork, processor: Processor) -> None:
     """Store the labels and the configuration in the file's metadata."""
     import onnx
 
     model = onnx.load(str(path))
     facts = {
-        "problem_type": config.model.problem_type,
-        "labels": json.dumps(config.labels, ensure_ascii=False),
-        "target": json.dumps(config.target),
-        "series": json.dumps(config.series),
-        "data": json.dumps(asdict(config.data)),
-        "model": json.dumps(asdict(config.model)),
+        "problem_type": processor.task.problem_type,
+        "labels": json.dumps(processor.task.labels, ensure_ascii=False),
+        "target": json.dumps(processor.task.scale),
+        "series": json.dumps(processor.series),
+        "data": json.dumps(asdict(processor.config)),
+        "model": json.dumps(asdict(network.config)),
         "fastrnn": fastrnn.__version__,
         "torch": str(torch.__version__),
     }

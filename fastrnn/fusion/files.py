@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,6 +141,36 @@ def named(path: Path) -> Iterator[None]:
         if unnamed and error.errno is not None:  # without errno, the text is the whole message
             error.filename, error.filename2 = str(path), None
         raise
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path, and rename it to `path` if the block ends without an error.
+
+    The temporary file is in the same folder. It is removed after an error.
+
+    Raises:
+        ConfigError: `path` is a folder.
+        OSError: the folder cannot be written, or the disk is full; names `path`.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give the name of a file")
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        part = Path(name)
+        os.close(handle)
+        try:
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            part.chmod(0o666 & ~mask)  # mkstemp creates a file for its owner only
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def check_writable(folder: Path) -> None:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 import torch
+from fastrnn.fusion.data.media import log_mel, read_audio
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -14,7 +15,6 @@ from examples.multimodal.datasets import claim_check, noisy_digit, speech, spoke
 from examples.multimodal.datasets.digits import load_split
 from fastrnn.fusion import read_manifest
 from fastrnn.fusion.config.schema import DataConfig
-from fastrnn.fusion.data.media import log_mel, read_audio
 
 KNOWN = [-0.292366, -0.575073, -1.5576629]
 SMALL = {"train": 40, "val": 20, "test": 20}

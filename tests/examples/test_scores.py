@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from fastrnn.fusion.data.media import log_mel, read_audio
 from rich.console import Console
 
 from examples.multimodal import demos
@@ -13,7 +14,6 @@ from examples.multimodal.common import accuracy, logits
 from examples.multimodal.datasets import claim_check, cued_recall, noisy_digit, spoken_claim
 from examples.multimodal.noisy import DROPOUT, posterior_product
 from fastrnn.fusion import checkpoint, fit, read_manifest
-from fastrnn.fusion.data.media import log_mel, read_audio
 from fastrnn.fusion.training.loggers import Log
 from fastrnn.fusion.training.run import variants
 from fastrnn.fusion.training.trainer import train

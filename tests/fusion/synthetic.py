@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fastrnn.fusion import ModelConfig
-from fastrnn.fusion.data.processor import IGNORE, Batch
-from fastrnn.fusion.tasks import objectives
+from fastrnn.fusion.batch import IGNORE, Batch
+from fastrnn.fusion.tasks import Task, task_of
 
 SIZE, MELS, VOCABULARY, VARIABLES, LABELS = 8, 6, 11, 2, 3
 ALL = ("audio", "image", "series", "text")
@@ -22,7 +22,7 @@ def config(**options: Any) -> ModelConfig:
     return ModelConfig(
         **{
             "modalities": ALL,
-            "outputs": objectives.outputs(problem_type, LABELS),
+            "outputs": task(problem_type).num_outputs,
             "width": 16,
             "hidden": 12,
             "conv": (4, 8),
@@ -37,8 +37,14 @@ def config(**options: Any) -> ModelConfig:
     )
 
 
+def task(problem_type: str) -> Task:
+    """Return a task with LABELS labels, as far as it has labels."""
+    count = {"binary": 2, "regression": 0}.get(problem_type, LABELS)
+    return task_of(problem_type)(tuple(str(number) for number in range(count)))
+
+
 class Rows:
-    """Random rows; `batch` makes a batch of some, like Examples.collate.
+    """Random rows; `batch` makes a batch of some, like FusionDataset.batch.
 
     Every third row lacks a modality in `missing` and has a placeholder.
     """

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fastrnn.fusion import DataConfig, TrainConfig, fit, read_manifest
-from fastrnn.fusion.training.run import Run
+from fastrnn.fusion import DataConfig, FitConfig, Run, TrainConfig, fit, read_manifest
 
 from .conftest import write_clip, write_image, write_jsonl
 
@@ -45,6 +44,7 @@ def trained_run(folder: Path, problem_type: str, baselines: bool = True, **optio
     manifest = read_manifest(
         write_jsonl(folder / "manifest.jsonl", rows), problem_type=problem_type
     )
-    training = TrainConfig(epochs=1, batch_size=8)
-    quiet = Console(quiet=True)
-    return fit(manifest, folder / "run", DATA, training, OPTIONS | options, baselines, quiet)
+    config = FitConfig(
+        DATA, OPTIONS | options, TrainConfig(epochs=1, batch_size=8), baselines=baselines
+    )
+    return fit(manifest, folder / "run", config, console=Console(quiet=True))

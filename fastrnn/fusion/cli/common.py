@@ -13,8 +13,6 @@ from .config_flags import named_columns
 from .options import OnBadRow
 
 if TYPE_CHECKING:
-    import torch
-
     from ..data.manifest import Manifest
 
 
@@ -29,27 +27,6 @@ def set_threads(threads: int | None) -> None:
 
     if threads:
         torch.set_num_threads(threads)
-
-
-def find_device(name: str) -> torch.device:
-    """Return a device by its name in PyTorch; "auto" is a CUDA GPU if there is one, else the CPU.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()  # an absent device only fails when it is used
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ConfigError(
-            f"--device: cannot use {name!r} here; choose auto, or cpu, cuda or mps if PyTorch "
-            "finds it"
-        ) from None
-    return device
 
 
 def evaluation_table(
@@ -68,7 +45,7 @@ def evaluation_table(
     from .. import checkpoint
     from ..data.manifest import read_manifest
 
-    _, _, config = checkpoint.load(run)
+    config, _ = checkpoint.read_config(run)
     note_unfinished(run)
     named = named_columns(values)
     if manifest is None:
@@ -88,9 +65,9 @@ def evaluation_table(
 
 def note_unfinished(run: Path) -> None:
     """Print how to resume a run that has its main model but not yet all baselines."""
-    from ..training import state as resume
+    from .. import run_lock
 
-    unfinished = resume.unfinished(run)
+    unfinished = run_lock.unfinished(run)
     if unfinished:
         print(f"note: {unfinished}", file=sys.stderr)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from ..config.options import OPTIONS, Option
-from ..config.schema import DataConfig, ModelConfig, TrainConfig
+from ..config.schema import DataConfig, LoaderConfig, ModelConfig, TrainConfig
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -23,7 +23,12 @@ COLUMNS = {
     "split": "Column of splits: train, val or test.",
     "group": "Column of groups; rows of one group stay in the same split.",
 }
-_PANELS = {DataConfig: "Data", ModelConfig: "Model", TrainConfig: "Training"}
+_PANELS = {
+    DataConfig: "Data",
+    ModelConfig: "Model",
+    TrainConfig: "Training",
+    LoaderConfig: "Reading files",
+}
 
 
 def with_columns(command: Command) -> Command:

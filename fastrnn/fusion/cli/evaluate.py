@@ -8,7 +8,7 @@ from rich.console import Console
 
 from ..report import console as tables
 from . import options as flags
-from .common import evaluation_table, find_device, set_threads
+from .common import evaluation_table, set_threads
 from .config_flags import with_columns
 
 
@@ -20,6 +20,7 @@ def evaluate(
     part: flags.SplitPart = flags.Part.test,
     on_bad_row: flags.BadRowsOfRun = None,
     device: flags.Device = "auto",
+    batch_size: flags.BatchSize = 256,
     num_workers: flags.NumWorkers = 0,
     threads: flags.Threads = None,
     **values: Any,
@@ -32,13 +33,13 @@ def evaluate(
     from ..report.report import write_report
 
     set_threads(threads)
-    place = find_device(device)
     table = evaluation_table(run, manifest, root, values, on_bad_row)
     evaluation = evaluator.evaluate_run(
         run,
         table,
         part.value,
-        device=place,
+        device=device,
+        batch_size=batch_size,
         on_bad_row=on_bad_row and on_bad_row.value,
         num_workers=num_workers,
     )

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ..report import console as tables
 from . import options as flags
-from .common import evaluation_table, find_device, set_threads
+from .common import evaluation_table, set_threads
 from .config_flags import with_columns
 
 
@@ -24,6 +24,7 @@ def explain(
     ] = 6,
     on_bad_row: flags.BadRowsOfRun = None,
     device: flags.Device = "auto",
+    batch_size: flags.BatchSize = 256,
     num_workers: flags.NumWorkers = 0,
     threads: flags.Threads = None,
     **values: Any,
@@ -36,14 +37,14 @@ def explain(
     from ..report.report import write_report
 
     set_threads(threads)
-    place = find_device(device)
     table = evaluation_table(run, manifest, root, values, on_bad_row)
     explanation = explainer.explain_run(
         run,
         table,
         part.value,
         examples=examples,
-        device=place,
+        device=device,
+        batch_size=batch_size,
         on_bad_row=on_bad_row and on_bad_row.value,
         num_workers=num_workers,
     )

@@ -47,9 +47,9 @@ def export(
     set_threads(threads)
     table = evaluation_table(run, manifest, root, values, on_bad_row)
     rows = run_rows(run, table, on_bad_row=on_bad_row and on_bad_row.value, num_workers=num_workers)
-    batch = rows.examples.collate(range(min(_VERIFIED_ROWS, len(rows.examples))))
-    network, _, config = checkpoint.load(run)
-    path = to_onnx(network, config, batch, output or run / "model.onnx")
+    batch = rows.dataset.batch(range(min(_VERIFIED_ROWS, len(rows.dataset))))
+    network, processor, _ = checkpoint.load(run)
+    path = to_onnx(network, processor, batch, output or run / "model.onnx")
     console = Console()
     console.out(
         f"Written: {path}, {path.stat().st_size / 1e6:.1f} MB; outputs in ONNX Runtime match the "

@@ -28,10 +28,15 @@ from .config_flags import named_columns, with_columns, with_config
 
 if TYPE_CHECKING:
     from ..data.manifest import Manifest
-    from ..training.run import Run
+    from ..training.baselines import Run
 
 OPTIONS_FILE = "config.yaml"
-_NOT_SAVED = ("config", "output_dir", "resume", "yes")  # meaningless in a file that repeats a fit
+_NOT_SAVED = (
+    "config_file",
+    "output_dir",
+    "resume",
+    "yes",
+)  # meaningless in a file that repeats a fit
 
 ProblemType = Enum("ProblemType", {name: name for name in ("auto", *PROBLEM_TYPES)}, type=str)  # type: ignore[misc]
 Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
@@ -71,9 +76,10 @@ def fit(
             show_default=False,
         ),
     ] = None,
-    config: Annotated[
+    config_file: Annotated[
         Path | None,
         typer.Option(
+            "--config",
             parser=flags.path,
             metavar="FILE",
             callback=_config,
@@ -113,12 +119,14 @@ def fit(
             help="Resume an interrupted run with its options, except --num-workers and --threads.",
         ),
     ] = None,
-    on_bad_row: flags.BadRows = flags.OnBadRow.error,
-    num_workers: flags.NumWorkers = 0,
     threads: flags.Threads = None,
-    tensorboard: Annotated[
-        bool, typer.Option(help="Also write the metrics for TensorBoard.")
-    ] = False,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TRACKER",
+            help="Also log the metrics to tensorboard, wandb or mlflow; may be repeated.",
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     **values: Any,
 ) -> None:
@@ -133,7 +141,7 @@ def fit(
     be a list too, with one label per step and null for steps without a label. Its audio file is
     divided into as many equal parts as there are steps.
 
-    Files are decoded once and kept in memory.
+    Files are decoded when they are needed, and kept up to --cache-size.
     """
     from ..data.manifest import read_manifest
     from ..training import run as training_run
@@ -141,36 +149,29 @@ def fit(
     set_threads(threads)
     console = Console(quiet=not is_main_process())
     if resume is not None:
-        _resume(context, resume, num_workers, console)
+        _resume(context, resume, values["num_workers"], console)
         return
     if manifest is None:
         raise ConfigError("give a MANIFEST: a CSV, JSONL or Parquet file (fastrnn fit --help)")
     columns = named_columns(values)
-    data, model, training = options.sections({name: values[name] for name in options.OPTIONS})
+    config = options.fit_config(
+        {name: values[name] for name in options.OPTIONS},
+        baselines=baselines,
+        init_from=None if init_from is None else str(init_from),
+        report_to=tuple(report_to or ()),
+    )
     table = read_manifest(
         manifest,
         columns,
         root,
         problem_type=None if problem_type is _AUTO else problem_type.value,
-        on_bad_row=on_bad_row.value,
+        on_bad_row=config.loading.on_bad_row,
     )
     if not yes:
         confirm(table, columns)
     folder = output_dir or _default_folder(manifest)
     with _resumable(folder), _saved_options(folder, context):
-        run = training_run.fit(
-            table,
-            folder,
-            data,
-            training,
-            model,
-            baselines,
-            console,
-            init_from=init_from,
-            num_workers=num_workers,
-            on_bad_row=on_bad_row.value,
-            tensorboard=tensorboard,
-        )
+        run = training_run.fit(table, folder, config, console=console)
     _report(run, console)
 
 
@@ -204,16 +205,13 @@ def confirm(table: Manifest, named: Mapping[str, str]) -> None:
     Raises:
         typer.Abort: the answer is no.
     """
-    from ..tasks.labels import summary
-
     guessed = {role: name for role, name in table.columns.items() if role not in named}
     if not guessed or not sys.stdin.isatty() or not is_main_process():
         return
     skipped = f", {len(table.skipped)} skipped" if table.skipped else ""
-    labels = summary(table.problem_type, [row.label for row in table.rows])
+    labels = table.task.describe(table.labels())
     print(
-        f"{table.path}: {plural(len(table.rows), 'row')}{skipped}; "
-        f"{table.problem_type} labels: {labels}"
+        f"{table.path}: {plural(len(table), 'row')}{skipped}; {table.problem_type} labels: {labels}"
     )
     for role, name in guessed.items():
         print(f"  {role} = {name} (inferred; override with --{role} NAME)")
@@ -223,14 +221,14 @@ def confirm(table: Manifest, named: Mapping[str, str]) -> None:
 @contextmanager
 def _saved_options(folder: Path, context: typer.Context) -> Iterator[None]:
     """Save the options in the run's folder, and remove them if the run does not begin."""
-    from .. import checkpoint
+    from ..run_lock import CALL
     from ..training import run as training_run
     from ..training import state
 
     if not is_main_process():
         yield
         return
-    training_run.keep_what_is_there(folder, (OPTIONS_FILE, training_run.METRICS, *checkpoint.FILES))
+    training_run.keep_earlier_run(folder, [OPTIONS_FILE])
     created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / OPTIONS_FILE
@@ -239,7 +237,7 @@ def _saved_options(folder: Path, context: typer.Context) -> Iterator[None]:
         options_file.write(path, _options_to_save(context))
         yield
     except BaseException:
-        if not any((folder / name).exists() for name in (state.CALL, training_run.METRICS)):
+        if not any((folder / name).exists() for name in (CALL, training_run.METRICS)):
             path.unlink()
             state.clear(folder)
             if created and not any(folder.iterdir()):
@@ -261,21 +259,22 @@ def _options_to_save(context: typer.Context) -> dict[str, Any]:
 @contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
     """After Ctrl-C or a full disk, print in one line how to resume."""
-    from ..training import state
+    from .. import run_lock
 
     try:
         yield
     except KeyboardInterrupt:
         message = (
-            state.unfinished(folder) or f"{folder}: the run was interrupted before training began"
+            run_lock.unfinished(folder)
+            or f"{folder}: the run was interrupted before training began"
         )
         if is_main_process():
             print(message, file=sys.stderr)
         raise typer.Exit(130) from None
     except OSError as error:
         message = reason(error)
-        if state.unfinished(folder):
-            message += f"; fix that, then resume it with: {state.command(folder)}"
+        if run_lock.unfinished(folder):
+            message += f"; fix that, then resume it with: {run_lock.command(folder)}"
         raise FusionError(message) from error
 
 

@@ -26,14 +26,6 @@ class Part(str, Enum):
     test = "test"
 
 
-class Cache(str, Enum):
-    """Where decoded files are kept between epochs."""
-
-    memory = "memory"
-    disk = "disk"
-    none = "none"
-
-
 def path(text: str | Path) -> Path:
     """Parse a path on the command line.
 
@@ -121,16 +113,4 @@ NumWorkers = Annotated[
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, max=1024, help="CPU threads; PyTorch's default if not given.")
-]
-CachePlace = Annotated[
-    Cache,
-    typer.Option(
-        "--cache", help="Keep decoded files in memory, on disk, or decode them in each epoch."
-    ),
-]
-CacheSize = Annotated[
-    int, typer.Option(min=0, metavar="MB", help="Maximum size of the cache in megabytes.")
-]
-Check = Annotated[
-    bool, typer.Option("--check/--no-check", help="Decode every file before training.")
 ]

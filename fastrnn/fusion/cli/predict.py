@@ -11,7 +11,7 @@ from rich.console import Console
 from ..config.schema import BLOCK
 from ..strings import plural
 from . import options as flags
-from .common import find_device, note_unfinished, set_threads
+from .common import note_unfinished, set_threads
 from .config_flags import named_columns, with_columns
 
 
@@ -44,6 +44,7 @@ def predict(
     ] = BLOCK,
     on_bad_row: flags.BadRows = flags.OnBadRow.error,
     device: flags.Device = "auto",
+    batch_size: flags.BatchSize = 256,
     num_workers: flags.NumWorkers = 0,
     threads: flags.Threads = None,
     **values: Any,
@@ -55,13 +56,21 @@ def predict(
     instead of a prediction.
     """
     from .. import checkpoint
+    from ..inference.loop import InferenceConfig, find_device
     from ..inference.predictor import Predictor, predict_file
 
     set_threads(threads)
-    place = find_device(device)
-    network, preprocessor, config = checkpoint.load(run)
+    network, processor, config = checkpoint.load(run)
     note_unfinished(run)
-    predictor = Predictor(network, preprocessor, config, threshold, place)
+    predictor = Predictor(
+        network,
+        processor,
+        config,
+        threshold,
+        find_device(device),
+        InferenceConfig(batch_size, num_workers),
+        on_bad_row.value,
+    )
     with Console(stderr=True).status("0 rows") as status:
         counts = predict_file(
             predictor,
@@ -69,12 +78,10 @@ def predict(
             output,
             columns=named_columns(values),
             root=root,
-            on_bad_row=on_bad_row.value,
-            num_workers=num_workers,
             block=block,
-            tell=lambda rows: status.update(plural(rows, "row")),
+            progress=lambda rows: status.update(plural(rows, "row")),
         )
     Console().out(
-        f"{plural(counts.answered, 'row')} predicted, written to {output}"
+        f"{plural(counts.predicted, 'row')} predicted, written to {output}"
         + (f"; {plural(counts.skipped, 'row')} with an error instead" if counts.skipped else "")
     )

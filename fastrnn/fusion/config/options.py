@@ -1,7 +1,7 @@
 """The options of a fit. Flags, YAML keys and keyword arguments use the same names.
 
-An option is a field with a Help of DataConfig, ModelConfig or TrainConfig. The other fields follow
-from the data (modalities, labels, the size of the vocabulary) and are not options.
+An option is a field with a Help of DataConfig, ModelConfig, TrainConfig or LoaderConfig. The other
+fields follow from the data (modalities, labels, the size of the vocabulary) and are not options.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from .parser import Help, OneOf, Range, parse
 from .presets import PRESETS
 from .renamed import renamed
-from .schema import DataConfig, ModelConfig, TrainConfig
+from .schema import DataConfig, FitConfig, LoaderConfig, ModelConfig, TrainConfig
 
 AUTO = "auto"
 
@@ -78,15 +78,16 @@ def _bounds(constraints: Iterable[Any]) -> tuple[float | None, float | None]:
     return None, None
 
 
-OPTIONS = {
-    each.name: each
-    for config in (DataConfig, ModelConfig, TrainConfig)
-    for each in _options(config)
-}
+CONFIGS = (DataConfig, ModelConfig, TrainConfig, LoaderConfig)
+OPTIONS = {each.name: each for config in CONFIGS for each in _options(config)}
 
 
-def sections(options: Mapping[str, Any]) -> tuple[DataConfig, dict[str, Any], TrainConfig]:
-    """Split options into the arguments of `training.run.fit`: data, model fields and training.
+def fit_config(options: Mapping[str, Any], **others: Any) -> FitConfig:
+    """Sort options into the sections of a FitConfig.
+
+    Args:
+        options: values by name, of any of CONFIGS.
+        others: the other fields of FitConfig: baselines, init_from, report_to.
 
     Raises:
         ConfigError: an unknown option (the message suggests the closest), or an invalid value.
@@ -96,7 +97,7 @@ def sections(options: Mapping[str, Any]) -> tuple[DataConfig, dict[str, Any], Tr
     """
     options = renamed(options, OPTIONS)
     check_names(options, OPTIONS)
-    values: dict[type, dict[str, Any]] = {DataConfig: {}, ModelConfig: {}, TrainConfig: {}}
+    values: dict[type, dict[str, Any]] = {config: {} for config in CONFIGS}
     for name, value in options.items():
         option = OPTIONS[name]
         if AUTO in option.choices and value == AUTO:
@@ -106,7 +107,13 @@ def sections(options: Mapping[str, Any]) -> tuple[DataConfig, dict[str, Any], Tr
     model = {
         name: parse(OPTIONS[name].hint, value, name) for name, value in values[ModelConfig].items()
     }
-    return DataConfig(**values[DataConfig]), model, TrainConfig(**values[TrainConfig])
+    return FitConfig(
+        DataConfig(**values[DataConfig]),
+        model,
+        TrainConfig(**values[TrainConfig]),
+        LoaderConfig(**values[LoaderConfig]),
+        **others,
+    )
 
 
 def preset(name: str) -> dict[str, Any]:

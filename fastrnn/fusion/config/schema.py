@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from ..errors import ConfigError
-from .parser import AtMost, Checked, Help, OneOf, Range, from_json
+from .parser import AtMost, Checked, Help, OneOf, Range
 
 FUSIONS = ("concat", "tokens", "parallel", "init", "aligned", "late")
 CELLS = ("rnn", "lstm", "gru", "none")
@@ -206,11 +206,27 @@ class TrainConfig(Checked):
 class LoaderConfig(Checked):
     """How files are read. Except for rows that are skipped, it does not change results."""
 
-    on_bad_row: Annotated[str, OneOf(("error", "skip"))] = "error"
-    check: bool = False  # decode every file before training
-    num_workers: Annotated[int, Range(0, 1024)] = 0  # processes that decode files
-    cache: Annotated[str, OneOf(CACHES)] = "memory"  # where decoded files are kept
-    cache_size: Annotated[int, Range(0, 1_000_000)] = 256  # MB of a memory cache
+    on_bad_row: Annotated[
+        str,
+        OneOf(("error", "skip")),
+        Help("error: stop at a row that cannot be used; skip: check all files, continue without."),
+    ] = "error"
+    check: Annotated[bool, Help("Decode every file before training.")] = False
+    num_workers: Annotated[
+        int,
+        Range(0, 1024),
+        Help("Processes that decode files; 0: decode in the main process."),
+    ] = 0
+    cache: Annotated[
+        str,
+        OneOf(CACHES),
+        Help("Keep decoded files in memory, on disk, or decode them in each epoch."),
+    ] = "memory"
+    cache_size: Annotated[
+        int,
+        Range(0, 1_000_000),
+        Help("Most MB of decoded files in memory; the others are decoded in each epoch."),
+    ] = 256
 
 
 @dataclass(frozen=True)
@@ -242,16 +258,3 @@ class RunConfig(Checked):
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as plain JSON values."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Any) -> RunConfig:
-        """Create a configuration from JSON values; the inverse of `to_json`.
-
-        Raises:
-            ConfigError: a field is missing, unknown (as from another version), of the wrong type,
-                or out of range.
-
-        Warns:
-            RenamedOptionWarning: a field has its name of an earlier version.
-        """
-        return from_json(cls, value)

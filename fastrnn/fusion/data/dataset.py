@@ -174,11 +174,15 @@ class FusionDataset(Dataset[Sample]):
         parts = (self.labels(slice(start, start + _CHUNK)) for start in starts)
         return torch.cat([self.processor.task.masses(part, weight) for part in parts])
 
+    def flat_labels(self) -> Tensor:
+        """Return the labels of all rows; those of steps one after another, without padding."""
+        if isinstance(self.encoded, Ragged):
+            return torch.from_numpy(self.encoded.values)
+        return self.labels()
+
     def balance(self) -> Tensor:
         """Return the weights that balance the labels; see Task.balance."""
-        if isinstance(self.encoded, Ragged):
-            return self.processor.task.balance(torch.from_numpy(self.encoded.values))
-        return self.processor.task.balance(self.labels())
+        return self.processor.task.balance(self.flat_labels())
 
 
 def load_datasets(

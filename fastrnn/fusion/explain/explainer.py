@@ -5,7 +5,7 @@ and attributions of single predictions.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Explainer:
 
     def explain(self, examples: int) -> dict[str, Any]:
         """Return every explanation, with `examples` rows explained individually."""
-        network, dataset = self.network, self.dataset
+        network, dataset = self.network.eval(), self.dataset
         several = len(dataset.processor.modalities) > 1
         batch = self.batch(self._random(_PROBED))
         result: dict[str, Any] = {
@@ -72,6 +72,29 @@ class Explainer:
             result["swap_state"] = probe.swap_state(batch)
             if examples:
                 result["states"] = self.states(network, examples)
+        return result
+
+    def write(self, examples: int, origin: Mapping[str, Any]) -> dict[str, Any]:
+        """Write explanation.json and pictures/ to the folder.
+
+        Args:
+            examples: number of rows to explain individually.
+            origin: the name of the model, and where the rows come from.
+
+        Returns:
+            The content of explanation.json.
+        """
+        (self.folder / PICTURES).mkdir(parents=True, exist_ok=True)
+        task = self.dataset.processor.task
+        result: dict[str, Any] = {
+            **origin,
+            "problem_type": task.problem_type,
+            "score": task.score_name,
+            "rows": len(self.dataset),
+            **self.explain(examples),
+        }
+        text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
+        files.write(self.folder / EXPLANATION, text + "\n")
         return result
 
     def ablation(self) -> list[dict[str, Any]]:
@@ -219,26 +242,13 @@ def explain_run(
     """
     folder = Path(folder)
     files.check_writable(folder)
+    place = find_device(device)
     rows = run_rows(folder, manifest, split, on_bad_row=on_bad_row, num_workers=num_workers)
     name = checkpoint.names(folder)[0]
-    network = checkpoint.load_network(folder, name).to(find_device(device)).eval()
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    (folder / PICTURES).mkdir(exist_ok=True)
-    task = rows.processor.task
-    inference = InferenceConfig(batch_size, num_workers)
-    result: dict[str, Any] = {
-        "model": name,
-        "problem_type": task.problem_type,
-        "score": task.score_name,
-        "split": rows.split,
-        "rows": len(rows.dataset),
-        "skipped": rows.skipped,
-        **Explainer(network, rows.dataset, folder, inference).explain(examples),
-    }
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    files.write(folder / EXPLANATION, text + "\n")
-    return result
+    network = checkpoint.load_network(folder, name).to(place)
+    explainer = Explainer(network, rows.dataset, folder, InferenceConfig(batch_size, num_workers))
+    origin = {"model": name, "split": rows.split, "skipped": rows.skipped}
+    return explainer.write(examples, origin)
 
 
 def _attributions(names: Sequence[str], values: Tensor) -> list[dict[str, Any]]:

@@ -37,9 +37,10 @@ from ..data.processor import Processor
 from ..data.readers import Record as Cells
 from ..data.readers import Source, Table, open_table
 from ..errors import ConfigError, DataError, ManifestError
+from ..files import atomic
 from ..strings import composed
 from .loop import InferenceConfig, forward
-from .writers import Record, atomic, writer
+from .writers import Record, writer
 
 Block = list[tuple[str, Cells | ManifestError]]
 

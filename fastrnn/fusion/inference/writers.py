@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ConfigError
-from ..files import named
 from ..tasks import Task
 
 Record = dict[str, Any]
@@ -66,36 +62,6 @@ class ParquetWriter:
 def schema(task: Task) -> pa.Schema:
     """Return the schema of a Parquet file of predictions."""
     return pa.schema([("row", pa.int64()), *task.fields(), ("error", pa.string())])
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path, and rename it to `path` if the block ends without an error.
-
-    The temporary file is in the same folder. It is removed after an error.
-
-    Raises:
-        ConfigError: `path` is a folder.
-        OSError: the folder cannot be written, or the disk is full; names `path`.
-    """
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; give the name of a file")
-    with named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        part = Path(name)
-        os.close(handle)
-        try:
-            yield part
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            part.chmod(0o666 & ~mask)  # mkstemp creates a file for its owner only
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
 
 
 def writer(path: Path, ending: str, task: Task) -> Writer:

@@ -6,27 +6,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
 from rich.text import Text
 
-from ..data.processor import IGNORE
+from ..batch import IGNORE
 from ..strings import number, plural
-from ..tasks.objectives import SCORES
 from ..training.baselines import Run
 
 
 def results(run: Run) -> Table:
     """Create the table of a run's results: a row for each model, and one for a constant answer."""
-    split = "test" if "test" in run.examples else "val"
-    score = SCORES[run.config.model.problem_type]
-    title = f"{score[0].upper()}{score[1:]} on {plural(len(run.examples[split]), f'{split} row')}"
+    split = "test" if "test" in run.datasets else "val"
+    score = run.processor.task.score_name
+    title = f"{score[0].upper()}{score[1:]} on {plural(len(run.datasets[split]), f'{split} row')}"
     table = _table(title, ["model"], [score, "loss", "parameters", "seconds"])
     for each in run.trained:
         table.add_row(
             each.name,
-            number(each.judged.score),
-            number(each.judged.loss),
+            number(each.test_score.score),
+            number(each.test_score.loss),
             f"{each.parameters:,}",
             f"{each.seconds:.1f}",
         )
@@ -41,7 +39,7 @@ def _most_frequent_accuracy(run: Run, split: str) -> float | None:
 
     None for regression and multilabel.
     """
-    if run.config.model.problem_type not in ("binary", "multiclass", "steps"):
+    if run.processor.task.problem_type in ("multilabel", "regression"):
         return None
     frequent = np.bincount(_labels(run, "train")).argmax()
     return float((_labels(run, split) == frequent).mean())
@@ -49,7 +47,7 @@ def _most_frequent_accuracy(run: Run, split: str) -> float | None:
 
 def _labels(run: Run, split: str) -> np.ndarray:
     """Return the labels of all rows and steps of a split, [N]."""
-    labels = torch.cat([label.flatten() for label in run.examples[split].labels])
+    labels = run.datasets[split].flat_labels()
     return labels[labels != IGNORE].numpy()
 
 

@@ -43,12 +43,13 @@ def write_report(folder: str | Path) -> Path:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder}: there is no config.json; give a run's folder")
-    config = checkpoint.read_config(folder)
+    config, processor = checkpoint.read_config(folder)
     (folder / PICTURES).mkdir(exist_ok=True)
     values = {
         "title": _title(folder, config),
         "folder": folder,
         "config": config,
+        "labels": processor.task.labels,
         "split_sizes": _split_sizes(folder),
         "learning_curves": list(_learning_curves(folder)),
         "commands": _commands(folder, config),

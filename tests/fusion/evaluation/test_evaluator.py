@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torchmetrics.functional as tm
+from fastrnn.fusion.evaluation.metrics import Answers
 from torchmetrics.functional import classification as tmc
 
 from fastrnn.fusion import (
@@ -21,7 +22,6 @@ from fastrnn.fusion import (
 from fastrnn.fusion.data.processor import IGNORE
 from fastrnn.fusion.evaluation import evaluator as evaluation
 from fastrnn.fusion.evaluation import metrics, perturbations
-from fastrnn.fusion.evaluation.metrics import Answers
 
 from ..trained import trained_run
 
