@@ -10,9 +10,11 @@ import math
 import os
 import posixpath
 import reprlib
+import stat
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -217,24 +219,44 @@ def resolve(root: Path, name: str) -> Path:
         MediaError: there is no such file, or a link leads outside the root.
     """
     try:
-        file = Path(os.path.realpath(_spelt(root, name)))
-        inside, there = file.is_relative_to(root), file.is_file()
-    except (OSError, ValueError):  # the name is too long or invalid for a file
-        inside, there = True, False
-    if not inside:
-        raise MediaError(
-            f"{_short(name)} leads outside {root}; move the file into it, or set --root"
-        )
+        file = _real(root, name)
+        there = stat.S_ISREG(os.stat(file).st_mode)
+    except (OSError, ValueError):  # there is none, or the name is too long or invalid for a file
+        there = False
+        file = ""
     if not there:
         raise MediaError(
             f"there is no file {_short(name)} in {root}; fix the path, or remove the row"
         )
-    return file
+    if not _inside(root, file):
+        raise MediaError(
+            f"{_short(name)} leads outside {root}; move the file into it, or set --root"
+        )
+    return Path(file)
+
+
+def _real(root: Path, name: str) -> str:
+    """Return the path of a file without symbolic links, in the disk's Unicode form."""
+    if not name.isascii():
+        return os.path.realpath(_spelt(root, name))
+    folder, _, base = name.rpartition("/")
+    path = f"{_real_folder(os.fspath(root), folder)}/{base}"
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(root: str, folder: str) -> str:
+    """Resolve a folder once for all of its files: that takes a system call for each part."""
+    return os.path.realpath(os.path.join(root, folder))
+
+
+def _inside(root: Path, file: str) -> bool:
+    return file.startswith(os.path.join(root, ""))
 
 
 def _spelt(root: Path, name: str) -> Path:
     """Return the path in the disk's Unicode form: accented letters may be composed or not."""
-    if name.isascii() or (root / name).exists():
+    if (root / name).exists():
         return root / name
     place = root
     for part in Path(name).parts:

@@ -21,7 +21,6 @@ from ..evaluation.bootstrap import value
 from ..evaluation.run_data import run_rows
 from ..inference.loop import Change, InferenceConfig, find_device, predictions
 from ..models.network import FusionNetwork
-from ..plots import attributions as plots
 from ..tasks import Predictions
 from ..tasks.metrics import plain
 from . import attribution, interventions
@@ -171,6 +170,8 @@ class Explainer:
         if "text" in inputs:
             result["tokens"] = _attributions(self._tokens(batch["text"][0]), inputs["text"])
         result["modalities"] = {name: plain(float(each.sum())) for name, each in inputs.items()}
+        from ..plots import attributions as plots  # matplotlib is slow to import
+
         picture = self.folder / PICTURES / f"example-{number}.png"
         drawn = {name: each for name, each in inputs.items() if name != "text"}
         host = to_device(batch, "cpu")
@@ -180,6 +181,8 @@ class Explainer:
 
     def states(self, network: FusionNetwork, count: int) -> dict[str, Any]:
         """Write pictures/states.png: the units of the state over the steps of random rows."""
+        from ..plots import attributions as plots
+
         chosen = self._random(count)
         batch = self.batch(chosen)
         with torch.no_grad():

@@ -9,7 +9,8 @@ are not read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -174,8 +175,15 @@ def blueprint(config: ModelConfig) -> FusionNetwork | LateNetwork:
     Raises:
         ConfigError: as `build`.
     """
-    with torch.device("meta"), _Undrawn():
+    with without_memory():
         return build(config)
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Create modules on the meta device, without initial values."""
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 class _Undrawn(TorchFunctionMode):

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_roc
 
 from .metrics import plain
 
@@ -73,6 +72,9 @@ def calibration(confidence: Tensor, right: Tensor) -> dict[str, Any]:
 
 def roc(output: Tensor, truth: Tensor, points: int = 200) -> dict[str, list[float]]:
     """Return the ROC curve of probabilities [N], thinned to at most `points` points."""
+    # torchmetrics takes two seconds and 100 MB to import, which a fit need not spend.
+    from torchmetrics.functional.classification import binary_roc
+
     false, true, _ = binary_roc(output.float(), truth)
     keep = torch.linspace(0, len(false) - 1, min(points, len(false))).round().long()
     return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from ..config.schema import ModelConfig, TrainConfig
 from ..errors import ConfigError
 from ..models.encoders import BUILT_IN
+from ..models.network import without_memory
 from .trainer import prepare
 
 _NUMBER = 4  # bytes
@@ -50,7 +52,7 @@ def check(
         own = any(name not in BUILT_IN for _, name in config.encoders)
         if number and own:
             continue  # may be slow to build, and cannot fail if the first did not
-        with torch.device("cpu" if own else "meta"):
+        with nullcontext() if own else without_memory():
             network, _ = prepare(
                 replace(config, vocabulary=vocabulary, variables=variables),
                 replace(training, freeze=()) if number else training,
