@@ -26,11 +26,13 @@ from ..data.processor import Processor
 from ..models.network import single
 from . import state
 from .callbacks import Callback
+from .environment import Environment, Start
 from .loggers import METRICS, Log
 from .loggers import read as read_metrics
 from .meter import Score
+from .result import Scores, Trained
 from .state import State
-from .trainer import Environment, Scores, Start, Trained, train
+from .trainer import train
 
 
 @dataclass(frozen=True)

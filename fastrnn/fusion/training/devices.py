@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 
 from ..errors import ConfigError
+from .sharding import check_strategy
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -48,6 +49,7 @@ def make_accelerator(
         log_with=list(report_to) or None,
         project_dir=folder,
     )
+    check_strategy(accelerator)
     kind = accelerator.device.type
     if precision == "fp16" and kind != "cuda":
         raise ConfigError(f"fp16 needs a CUDA GPU, but the device is {kind}; choose bf16 or fp32")

@@ -18,7 +18,7 @@ from ..config.schema import ModelConfig, TrainConfig
 from ..errors import ConfigError
 from ..models.encoders import BUILT_IN
 from ..models.network import without_memory
-from .trainer import prepare
+from .transfer import prepare
 
 _NUMBER = 4  # bytes
 _WHILE_TRAINING = 4  # values per weight: itself, its gradient and Adam's two moments

@@ -10,7 +10,7 @@
 |---|---|
 | network.NAME | its weights |
 | best.NAME | its weights at the best epoch so far |
-| optimizer.INDEX.NAME | Adam's moments and counts |
+| optimizer.PARAMETER.NAME | Adam's moments and counts, by index or, with FSDP, by name |
 | meter | [P, S]: the sums of each process for the epoch in progress (meter.py) |
 
 The metadata give the finished networks, the network in training, its epoch and step, the bytes of
@@ -209,11 +209,11 @@ def _parts(column: pa.ChunkedArray) -> Iterator[bytes]:
         yield pc.fill_null(array, 0).to_numpy(zero_copy_only=False).tobytes()
 
 
-def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's tensors, named as in `State.tensors`."""
+def moments(states: Mapping[Any, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of an optimizer's "state", named as in `State.tensors`."""
     return {
-        f"optimizer.{index}.{name}": value
-        for index, values in optimizer.state_dict()["state"].items()
+        f"optimizer.{parameter}.{name}": value
+        for parameter, values in states.items()
         for name, value in values.items()
     }
 

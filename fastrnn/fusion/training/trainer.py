@@ -13,108 +13,29 @@ gives the same result as an uninterrupted run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from ..batch import Batch, to_device
-from ..checkpoint import Weights, weights
+from ..checkpoint import Weights
 from ..config.schema import ModelConfig, TrainConfig
-from ..data.dataset import FusionDataset
 from ..data.loader import BatchLoader
 from ..errors import ConfigError
-from ..models.network import build
 from ..strings import plural
-from . import transfer
-from .callbacks import Callback
-from .loggers import Log
+from . import sharding, transfer
+from .environment import Environment, Start
 from .meter import Meter, Score
+from .result import Scores, Trained
 from .sampler import EvaluationSampler, StepSampler, seed_torch
-from .state import State, moments, restore_optimizer
+from .state import State
 
 _EVALUATION_BATCH = 256  # rows; larger than in training, since no gradients are stored
 _ASK = 16  # steps between agreements of several processes on saving, which synchronise them
-
-Scores = dict[str, Score]
-
-
-@dataclass
-class Trained:
-    """A trained network and its training history."""
-
-    name: str
-    model: nn.Module  # with the weights of its best epoch
-    epochs: list[Scores] = field(default_factory=list)  # train and val scores of each epoch
-    final: Scores = field(default_factory=dict)  # val of the best epoch, and test if there is one
-    seconds: float = 0.0  # time of training and validation
-    last: Weights | None = None  # the weights after the last epoch, if another was the best
-
-    @property
-    def parameters(self) -> int:
-        """The number of parameters."""
-        return sum(each.numel() for each in self.model.parameters())
-
-    @property
-    def test_score(self) -> Score:
-        """The score on test rows if there are any, else on val rows."""
-        return self.final.get("test", self.final["val"])
-
-    @property
-    def best(self) -> int:
-        """The epoch with the highest val score; ties go to the lowest loss, then to the first."""
-        return best_epoch(self.epochs)
-
-
-def best_epoch(epochs: Sequence[Scores]) -> int:
-    """Return the best epoch, as `Trained.best`; 0 before the first epoch."""
-    best, found = None, 0
-    for number, scores in enumerate(epochs, 1):
-        if scores["val"].better(best):
-            best, found = scores["val"], number
-    return found
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a training begins.
-
-    Attributes:
-        given: weights to start from, where name and shape match (see transfer.py).
-        state: the state of an interrupted training of this network.
-        epochs: the scores of the epochs before `state`.
-    """
-
-    given: Mapping[str, Tensor] | None = None
-    state: State | None = None
-    epochs: Sequence[Scores] = ()
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What the trainings of a run have in common.
-
-    Attributes:
-        datasets: split name -> rows; "test" is optional.
-        accelerator: the device and the processes; see devices.make_accelerator.
-        log: receives the metrics and the progress.
-        num_workers: number of processes that decode files.
-        callbacks: called after each epoch.
-        save: called with a State after every epoch and every `save_every` seconds. Every process
-            calls it with its own State.
-    """
-
-    datasets: Mapping[str, FusionDataset]
-    accelerator: Accelerator
-    log: Log
-    num_workers: int = 0
-    callbacks: Sequence[Callback] = ()
-    save: Callable[[State], None] | None = None
 
 
 def train(
@@ -154,22 +75,6 @@ def train(
     return trainer.run()
 
 
-def prepare(
-    config: ModelConfig, training: TrainConfig, given: Mapping[str, Tensor] | None = None
-) -> tuple[nn.Module, frozenset[str] | None]:
-    """Build a network for training; return it and the names of the weights it took from `given`.
-
-    Raises:
-        ConfigError: the options contradict each other, or do not fit `given`.
-    """
-    if training.balance and config.problem_type == "regression":
-        raise ConfigError("balance does not apply to regression; omit it")
-    network = build(config)
-    taken = None if given is None else transfer.take(network, given)
-    transfer.freeze(network, training.freeze, taken)
-    return network, taken
-
-
 class Trainer:
     """The training loop and its state."""
 
@@ -187,7 +92,7 @@ class Trainer:
         self.datasets = environment.datasets
         self.task = self.datasets["train"].processor.task
         seed_torch(training.seed)
-        network, taken = prepare(config, training, given)
+        network, taken = transfer.prepare(config, training, given)
         if given is not None and taken is not None:
             self.log.say(f"{name}: {transfer.report(network, taken, given)}")
         self._prepare(network)
@@ -214,6 +119,7 @@ class Trainer:
             accelerator.process_index,
             training.seed,
         )
+        sharding.prepare_for(accelerator, network)
         learned = [each for each in network.parameters() if each.requires_grad]
         optimizer = torch.optim.Adam(learned, training.learning_rate)
         schedule = _schedule(optimizer, training, self.sampler.steps)
@@ -273,16 +179,16 @@ class Trainer:
 
     def _finish(self) -> None:
         """Take the weights of the best epoch, and evaluate them on test."""
-        result, network = self.result, self._unwrapped()
+        result, accelerator = self.result, self.accelerator
         if result.best < len(result.epochs):
             result.last = self._weights()
-            network.load_state_dict(self.best)
+            sharding.load_weights(accelerator, self.model, self.best)
         result.final["val"] = result.epochs[result.best - 1]["val"]
         if "test" in self.datasets:
             result.final["test"] = self._evaluate("test")
             self._record(result.best, "test", result.final["test"])
-        result.model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.accelerator.free_memory()
+        result.model = sharding.whole_network(accelerator, self.model, self.config, self.best)
+        accelerator.free_memory()
 
     def _train_epoch(self) -> None:
         self.model.train()
@@ -311,7 +217,7 @@ class Trainer:
             with nullcontext() if last else accelerator.no_sync(self.model):
                 logits = self.model(batch)
                 if mass:
-                    mean = self.task.loss(logits, batch["label"], self.weight)
+                    mean = self._loss(logits, batch["label"])
                     # The gradients of processes are averaged, but must be summed.
                     loss = mean * (mass / total * accelerator.num_processes)
                     self.meter.add(mean, mass, logits.detach(), batch["label"])
@@ -337,15 +243,16 @@ class Trainer:
                 batch["label"] = batch["label"][:0]
                 found.add(logits.sum() * 0, 0.0, logits[:0], batch["label"])
                 continue
-            loss = self.task.loss(logits, batch["label"], self.weight)
+            loss = self._loss(logits, batch["label"])
             found.add(loss, mass, logits, batch["label"])
         return found.score(self.accelerator)
 
-    def _unwrapped(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.model)
+    def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.to(logits.dtype)
+        return self.task.loss(logits, label, weight)
 
     def _weights(self) -> Weights:
-        return weights(self._unwrapped())
+        return sharding.full_weights(self.accelerator, self.model)
 
     def _best_score(self) -> Score | None:
         epochs = self.result.epochs
@@ -393,10 +300,10 @@ class Trainer:
     def _save(self) -> None:
         if self.environment.save is None:
             return
-        network, scaler = self._unwrapped(), self.accelerator.scaler
-        tensors = {f"network.{name}": each for name, each in network.state_dict().items()}
+        scaler = self.accelerator.scaler
+        moments, groups = sharding.optimizer_state(self.accelerator, self.model, self.optimizer)
+        tensors = {f"network.{name}": each for name, each in self._weights().items()} | moments
         tensors |= {f"best.{name}": each for name, each in self.best.items()}
-        tensors |= moments(self.optimizer)
         if self.meter.sums is not None:
             tensors["meter"] = self.accelerator.gather(self.meter.sums[None])
         state = State(
@@ -407,7 +314,7 @@ class Trainer:
             stopped=self.stopped,
             seconds=time.perf_counter() - self.begun,
             processes=self.accelerator.num_processes,
-            groups=self.optimizer.state_dict()["param_groups"],
+            groups=groups,
             schedule={} if self.schedule is None else self.schedule.state_dict(),
             scaler={} if scaler is None else scaler.state_dict(),
             tensors=tensors,
@@ -423,9 +330,9 @@ class Trainer:
                 f"processes: the run started with {state.processes}, but there are now "
                 f"{accelerator.num_processes}; resume with the same number"
             )
-        self._unwrapped().load_state_dict(state.below("network"))
+        sharding.load_weights(accelerator, self.model, state.below("network"))
         self.best = state.below("best")
-        restore_optimizer(self.optimizer, state)
+        sharding.load_optimizer(accelerator, self.model, self.optimizer, state)
         if self.schedule is not None:
             self.schedule.load_state_dict(state.schedule)
         if accelerator.scaler is not None:

@@ -11,8 +11,26 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
+from ..config.schema import ModelConfig, TrainConfig
 from ..errors import ConfigError
+from ..models.network import build
 from ..strings import plural
+
+
+def prepare(
+    config: ModelConfig, training: TrainConfig, given: Mapping[str, Tensor] | None = None
+) -> tuple[nn.Module, frozenset[str] | None]:
+    """Build a network for training; return it and the names of the weights it took from `given`.
+
+    Raises:
+        ConfigError: the options contradict each other, or do not fit `given`.
+    """
+    if training.balance and config.problem_type == "regression":
+        raise ConfigError("balance does not apply to regression; omit it")
+    network = build(config)
+    taken = None if given is None else take(network, given)
+    freeze(network, training.freeze, taken)
+    return network, taken
 
 
 def part(parameter: str) -> str:
