@@ -228,6 +228,11 @@ class LoaderConfig(Checked):
         Help("Most MB of decoded files in memory; the others are decoded in each epoch."),
     ] = 256
 
+    def __post_init__(self) -> None:
+        if self.cache is None:
+            object.__setattr__(self, "cache", "none")
+        super().__post_init__()
+
 
 @dataclass(frozen=True)
 class FitConfig(Checked):
