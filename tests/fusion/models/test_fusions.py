@@ -11,9 +11,8 @@ from torch import nn
 
 from fastrnn.fusion import ConfigError, build
 from fastrnn.fusion.config.schema import CELLS, PROBLEM_TYPES
-from fastrnn.fusion.tasks import objectives
 
-from ..synthetic import ALL, LABELS, Rows, config
+from ..synthetic import ALL, Rows, config, task
 
 EXHAUSTIVE = pytest.mark.exhaustive
 
@@ -59,8 +58,9 @@ def test_every_mode_has_outputs_gradients_and_ignores_padding(mode):
     network = build(model)
     logits = network(batch)
     assert logits.shape[-1] == model.outputs
-    assert objectives.predict(model.problem_type, logits).shape == batch["label"].shape
-    objectives.loss(model.problem_type, logits, batch["label"]).backward()
+    goal = task(model.problem_type)
+    assert goal.predict(logits).shape == batch["label"].shape
+    goal.loss(logits, batch["label"]).backward()
     for parameter, value in network.named_parameters():
         assert value.grad is not None, parameter
         assert value.grad.isfinite().all(), parameter
@@ -110,7 +110,7 @@ def test_bfloat16_is_close(fusion, cell):
     network, batch = build(model), Rows(model).batch()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = network(batch)
-    objectives.loss("binary", logits.float(), batch["label"]).backward()
+    task("binary").loss(logits.float(), batch["label"]).backward()
     assert all(value.grad.isfinite().all() for value in network.parameters())
     # logits of about 1 after about ten layers, each rounded to 8 bits
     torch.testing.assert_close(logits.float(), network(batch), atol=10 * 2**-8, rtol=0)
@@ -253,7 +253,7 @@ def test_custom_encoders(fusion, registered):
     model = config(fusion=fusion, encoders=(("image", "squares"), ("text", "words")))
     rows = Rows(model)
     network = build(model)
-    objectives.loss("binary", network(rows.batch()), rows.batch()["label"]).backward()
+    task("binary").loss(network(rows.batch()), rows.batch()["label"]).backward()
     own = [value for name, value in network.named_parameters() if "map" in name or "embed" in name]
     assert len(own) == 3
     assert all(value.grad.any() for value in own)
@@ -304,15 +304,12 @@ def test_invalid_networks(options, text):
 @pytest.mark.parametrize("cell", SOME_CELLS)
 def test_training_lowers_the_loss_of_every_kind(cell):
     for problem_type in PROBLEM_TYPES:
-        outputs = objectives.outputs(problem_type, LABELS)
-        model = config(
-            problem_type=problem_type, cell=cell, stream=problem_type == "steps", outputs=outputs
-        )
+        model = config(problem_type=problem_type, cell=cell, stream=problem_type == "steps")
         network, batch = build(model), Rows(model).batch()
         optimizer = torch.optim.Adam(network.parameters(), 1e-2)
         losses = []
         for _ in range(20):
-            loss = objectives.loss(problem_type, network(batch), batch["label"])
+            loss = task(problem_type).loss(network(batch), batch["label"])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
