@@ -6,7 +6,14 @@ from dataclasses import fields
 
 import pytest
 
-from fastrnn.fusion import ConfigError, DataConfig, ModelConfig, TrainConfig
+from fastrnn.fusion import (
+    ConfigError,
+    DataConfig,
+    FitConfig,
+    LoaderConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from fastrnn.fusion.config import options, options_file
 from fastrnn.fusion.config.renamed import RenamedOptionWarning
 from fastrnn.fusion.config.schema import FUSIONS
@@ -17,7 +24,9 @@ DECIDED = {"modalities", "problem_type", "outputs", "stream", "variables", "miss
 
 def test_every_other_field_is_an_option():
     names = {
-        each.name for config in (DataConfig, ModelConfig, TrainConfig) for each in fields(config)
+        each.name
+        for config in (DataConfig, ModelConfig, TrainConfig, LoaderConfig)
+        for each in fields(config)
     }
     assert set(options.OPTIONS) == names - DECIDED
 
@@ -34,17 +43,17 @@ def test_options_follow_from_the_fields():
 
 def test_old_names_are_accepted_with_a_warning():
     with pytest.warns(RenamedOptionWarning, match="rate is now learning_rate"):
-        _, _, training = options.sections({"rate": 0.5, "epochs": 2})
-    assert training == TrainConfig(learning_rate=0.5, epochs=2)
+        config = options.fit_config({"rate": 0.5, "epochs": 2})
+    assert config == FitConfig(train=TrainConfig(learning_rate=0.5, epochs=2))
 
 
 def test_old_and_new_name_together():
     with pytest.raises(ConfigError, match="batch is the old name of batch_size, which is given"):
-        options.sections({"batch": 8, "batch_size": 16})
+        options.fit_config({"batch": 8, "batch_size": 16})
 
 
 def test_options_are_sorted_into_sections():
-    data, model, training = options.sections(
+    config = options.fit_config(
         {
             "mels": 12,
             "conv": "4, 8",
@@ -52,11 +61,19 @@ def test_options_are_sorted_into_sections():
             "epochs": 3,
             "freeze": ["text"],
             "cell": "gru",
-        }
+            "cache": "disk",
+        },
+        baselines=False,
+        report_to=["tensorboard"],
     )
-    assert data == DataConfig(mels=12)
-    assert model == {"conv": (4, 8), "cell": "gru"}
-    assert training == TrainConfig(epochs=3, freeze=("text",))
+    assert config == FitConfig(
+        DataConfig(mels=12),
+        {"conv": (4, 8), "cell": "gru"},
+        TrainConfig(epochs=3, freeze=("text",)),
+        LoaderConfig(cache="disk"),
+        baselines=False,
+        report_to=("tensorboard",),
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +90,7 @@ def test_options_are_sorted_into_sections():
 )
 def test_invalid_options_raise(given, said):
     with pytest.raises(ConfigError) as caught:
-        options.sections(given)
+        options.fit_config(given)
     assert said in str(caught.value)
 
 
@@ -118,16 +135,18 @@ def test_errors_in_a_file_name_the_file(tmp_path, text, said):
 def test_old_names_in_a_file(tmp_path):
     path = tmp_path / "options.yaml"
     path.write_text("batch: 16\nworkers: 2\n")
-    known = {*options.OPTIONS, "num_workers"}
     with pytest.warns(RenamedOptionWarning) as warned:
-        assert options_file.read(path, known) == {"batch_size": "16", "num_workers": "2"}
+        assert options_file.read(path, options.OPTIONS) == {
+            "batch_size": "16",
+            "num_workers": "2",
+        }
     assert [str(each.message).partition(";")[0] for each in warned] == [
         "batch is now batch_size",
         "workers is now num_workers",
     ]
     path.write_text("batch: 16\nbatch-size: 16\n")
     with pytest.raises(ConfigError, match="batch is the old name"):
-        options_file.read(path, known)
+        options_file.read(path, options.OPTIONS)
 
 
 def test_a_missing_file(tmp_path):
@@ -139,7 +158,8 @@ def test_a_missing_file(tmp_path):
     "value", ["image=a,text=b", {"image": "a", "text": "b"}, [("image", "a"), ("text", "b")]]
 )
 def test_encoders_are_pairs(value):
-    assert options.sections({"encoders": value})[1] == {"encoders": (("image", "a"), ("text", "b"))}
+    config = options.fit_config({"encoders": value})
+    assert config.model == {"encoders": (("image", "a"), ("text", "b"))}
 
 
 def test_yaml_round_trip(tmp_path):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import get_type_hints
 
 import pytest
 
-from fastrnn.fusion import ConfigError, DataConfig, TrainConfig
+from fastrnn.fusion import ConfigError, DataConfig, FitConfig, LoaderConfig, TrainConfig
 from fastrnn.fusion.config.parser import OneOf, Range, from_json
 from fastrnn.fusion.config.schema import ModelConfig, RunConfig
+from fastrnn.fusion.data.processor import ProcessorConfig
 
 
 def model(**options):
@@ -47,6 +49,11 @@ def model(**options):
         ),
         (lambda: TrainConfig(freeze="text"), "freeze must be a list"),
         (lambda: TrainConfig(batch_size=3, gradient_accumulation_steps=2), "must be a multiple"),
+        (lambda: LoaderConfig(num_workers=-1), "num_workers must be at least 0"),
+        (lambda: LoaderConfig(cache="ram"), "cache must be one of memory, disk, none; got 'ram'"),
+        (lambda: LoaderConfig(on_bad_row="stop"), "on_bad_row must be one of error, skip"),
+        (lambda: FitConfig(report_to="wandb"), "report_to must be a list; got 'wandb'"),
+        (lambda: FitConfig(train={"epochs": 0}), "train.epochs must be at least 1"),
     ],
 )
 def test_invalid_field_values(make, said):
@@ -54,7 +61,7 @@ def test_invalid_field_values(make, said):
         make()
 
 
-@pytest.mark.parametrize("config", [DataConfig, ModelConfig, TrainConfig])
+@pytest.mark.parametrize("config", [DataConfig, ModelConfig, TrainConfig, LoaderConfig])
 def test_every_number_has_a_range(config):
     """Upper bounds keep an untrusted file from using all memory."""
     types = get_type_hints(config)
@@ -70,23 +77,52 @@ def test_every_number_has_a_range(config):
 
 def complete():
     return RunConfig(
-        DataConfig(window_ms=25),
         model(conv=[4, 8], encoders={"text": "mine"}),
         TrainConfig(max_grad_norm=float("inf"), freeze=["text"]),
-        ["no", "yes"],
+        ["fusion", "late"],
         {"image": "photo"},
+    )
+
+
+def processor():
+    return ProcessorConfig(
+        DataConfig(window_ms=25),
+        "multiclass",
+        ["image", "text"],
+        stream=False,
+        labels=["no", "yes", "perhaps"],
         target=[1, 2.5],
         series=[[0, 1]],
     )
 
 
 def test_json_round_trip():
-    again = RunConfig.from_json(json.loads(json.dumps(complete().to_json())))
+    again = from_json(RunConfig, json.loads(json.dumps(complete().to_json())))
     assert again == complete()
     assert again.model.conv == (4, 8)
     assert again.model.encoders == (("text", "mine"),)
+    assert again.models == ("fusion", "late")
+    assert again.train.max_grad_norm == float("inf")
+    again = from_json(ProcessorConfig, json.loads(json.dumps(asdict(processor()))))
+    assert again == processor()
     assert again.target == (1.0, 2.5)
+    assert again.series == ((0.0, 1.0),)
     assert type(again.data.window_ms) is float
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"models": 3}, "models must be a list; got 3"),
+        ({"models": [3]}, r"models\[0\] must be a string; got 3"),
+        ({"columns": {"image": 3}}, "columns.image must be a string"),
+        ({"train": {"epoch": 3}}, "train has fields unknown to this version: epoch"),
+        ({"model": {}}, "model lacks modalities"),
+    ],
+)
+def test_an_untrusted_config(change, said):
+    with pytest.raises(ConfigError, match=said):
+        from_json(RunConfig, complete().to_json() | change)
 
 
 @pytest.mark.parametrize(
@@ -96,16 +132,15 @@ def test_json_round_trip():
         ({"labels": [3]}, r"labels\[0\] must be a string; got 3"),
         ({"data": []}, r"data must be a mapping; got \[\]"),
         ({"data": {"mels": None}}, "data.mels must be an integer; got None"),
-        ({"columns": {"image": 3}}, "columns.image must be a string"),
+        ({"problem_type": "ranking"}, "problem_type must be one of binary"),
+        ({"modalities": ["video"]}, r"modalities\[0\] must be one of audio"),
         ({"target": [1]}, r"target must have 2 items; got \[1\]"),
         ({"target": [float("nan"), 1]}, r"target\[0\] must be at least"),
-        ({"train": {"epoch": 3}}, "train has fields unknown to this version: epoch"),
-        ({"model": {}}, "model lacks modalities"),
     ],
 )
-def test_untrusted_json(change, said):
+def test_an_untrusted_processor_config(change, said):
     with pytest.raises(ConfigError, match=said):
-        RunConfig.from_json(complete().to_json() | change)
+        from_json(ProcessorConfig, asdict(processor()) | change)
 
 
 def test_json_that_is_not_an_object():

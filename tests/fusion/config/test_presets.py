@@ -10,7 +10,7 @@ import torch
 from fastrnn.fusion import DataConfig, ModelConfig, TrainConfig, build
 from fastrnn.fusion.config.presets import PRESETS
 from fastrnn.fusion.models.summary import note, parameters
-from fastrnn.fusion.tasks import objectives
+from fastrnn.fusion.tasks import Binary
 
 BOTH = ("image", "text")
 
@@ -40,7 +40,7 @@ def step(model: ModelConfig, rows: int) -> torch.nn.Module:
     optimizer = torch.optim.Adam(network.parameters(), training.learning_rate / 100)
     losses = []
     for _ in range(2):
-        loss = objectives.loss("binary", network(batch), batch["label"])
+        loss = Binary(("no", "yes")).loss(network(batch), batch["label"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

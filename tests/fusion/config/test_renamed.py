@@ -6,14 +6,14 @@ from dataclasses import asdict
 
 import pytest
 
-from fastrnn.fusion import ConfigError, DataConfig, ModelConfig, TrainConfig
+from fastrnn.fusion import ConfigError, ModelConfig, RunConfig, TrainConfig
+from fastrnn.fusion.config.parser import from_json
 from fastrnn.fusion.config.renamed import (
     RENAMED,
     RenamedOptionWarning,
     accept_old_names,
     renamed,
 )
-from fastrnn.fusion.config.schema import RunConfig
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
@@ -63,10 +63,9 @@ def test_keyword_arguments():
 def test_configuration_of_an_earlier_version():
     """The configuration in an old run's config.json."""
     config = RunConfig(
-        DataConfig(),
         ModelConfig(("image", "text"), problem_type="multiclass"),
         TrainConfig(batch_size=8, learning_rate=0.5, gradient_accumulation_steps=2),
-        ("a", "b"),
+        ("fusion",),
     )
     old = {new: old for old, new in RENAMED.items()}
     saved = {
@@ -77,6 +76,6 @@ def test_configuration_of_an_earlier_version():
     }
     assert saved["train"]["rate"] == 0.5
     with pytest.warns(RenamedOptionWarning) as warned:
-        assert RunConfig.from_json(saved) == config
+        assert from_json(RunConfig, saved) == config
     names = {str(each.message).partition(" ")[0] for each in warned}
     assert names == {"kind", "rate", "batch", "clip", "accumulate"}
