@@ -13,10 +13,9 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from fastrnn.fusion import DataConfig, TrainConfig, fit, read_manifest
+from fastrnn.fusion import DataConfig, FitConfig, TrainConfig, fit, read_manifest
 from fastrnn.fusion.training import state as resume
 from fastrnn.fusion.training import trainer as train
-from fastrnn.fusion.training.sampler import deal
 
 DATA = DataConfig(image_size=8, vocabulary=256)
 OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}
@@ -50,7 +49,8 @@ def work(manifest: str, folder: str, training: TrainConfig, stop_at: int = 0) ->
     try:
         table = read_manifest(manifest)
         console = Console(force_terminal=False, width=200)
-        fit(table, Path(folder), DATA, training, OPTIONS, False, console, resume=True)
+        config = FitConfig(DATA, OPTIONS, training, baselines=False)
+        fit(table, folder, config, resume=True, console=console)
     finally:
         torch.set_default_dtype(before[0])
         resume.save = before[1]
@@ -59,16 +59,6 @@ def work(manifest: str, folder: str, training: TrainConfig, stop_at: int = 0) ->
 def scores(folder: Path) -> list[tuple]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [(each["epoch"], each["split"], each["loss"], each["accuracy"]) for each in lines]
-
-
-@pytest.mark.parametrize(
-    ("rows", "parts", "sizes"),
-    [(10, 4, [3, 3, 2, 2]), (1, 4, [1, 0, 0, 0]), (8, 2, [4, 4]), (0, 2, [0, 0])],
-)
-def test_every_row_is_assigned_once(rows, parts, sizes):
-    dealt = deal(range(rows), parts)
-    assert [len(each) for each in dealt] == sizes
-    assert [row for each in dealt for row in each] == list(range(rows))
 
 
 def test_accumulation_does_not_change_the_result(rows, save, tmp_path):

@@ -13,15 +13,18 @@ from safetensors.torch import save as to_bytes
 from fastrnn.fusion import (
     ConfigError,
     DataConfig,
+    FitConfig,
+    LoaderConfig,
     ManifestError,
-    RunConfig,
     TrainConfig,
     checkpoint,
     fit,
     load,
+    load_dataset,
     read_manifest,
 )
 from fastrnn.fusion.evaluation.evaluator import evaluate_run
+from fastrnn.fusion.evaluation.run_data import run_rows
 from fastrnn.fusion.report import console as tables
 from fastrnn.fusion.report.console import results
 from fastrnn.fusion.report.report import write_report
@@ -33,9 +36,9 @@ OPTIONS = {"width": 16, "hidden": 24, "conv": (4, 8), "grid": 2}
 QUIET = Console(quiet=True)
 
 
-def quick(path, folder, **arguments):
-    training = TrainConfig(epochs=2, batch_size=8)
-    return fit(read_manifest(path), folder, DATA, training, OPTIONS, console=QUIET, **arguments)
+def quick(path, folder, **others):
+    config = FitConfig(DATA, OPTIONS, TrainConfig(epochs=2, batch_size=8), **others)
+    return fit(read_manifest(path), folder, config, console=QUIET)
 
 
 def content(folder):
@@ -48,19 +51,20 @@ def test_loaded_run_gives_identical_predictions(rows, streams, save, tmp_path, p
         rows = [row | {"label": number % 3} for number, row in enumerate(rows)]
     path = save(streams if problem_type == "streams" else rows)
     run = quick(path, tmp_path / "run", baselines=False)
-    model, preprocessor, config = load(tmp_path / "run")
+    model, processor, config = load(tmp_path / "run")
     assert config == run.config
+    assert processor.to_dict() == run.processor.to_dict()
     assert config.model.problem_type == {"static": "binary", "streams": "steps"}.get(
         problem_type, problem_type
     )
     manifest = read_manifest(path, config.columns)
-    batch = preprocessor.load(manifest, range(20)).collate(range(20))
+    batch = load_dataset(manifest, processor).batch(range(20))
     with torch.no_grad():
         assert torch.equal(model(batch), run.trained[0].model.eval()(batch))
     names = {each.name for each in (tmp_path / "run").iterdir()}
     text = set() if problem_type == "streams" else {"tokenizer.json"}
-    files = {"config.json", "model.safetensors", "metrics.jsonl", "models", "split.json"}
-    assert names == files | text
+    files = {"config.json", "processor_config.json", "model.safetensors"}
+    assert names == {*files, "metrics.jsonl", "models", "split.json"} | text
     again = checkpoint.load_network(run.folder, checkpoint.names(run.folder)[0])
     with torch.no_grad():
         assert torch.equal(model(batch), again(batch))
@@ -87,12 +91,18 @@ def test_load_rejects_folders_that_are_not_runs(rows, save, tmp_path):
     with pytest.raises(ConfigError, match="give a run's folder"):
         load(tmp_path)
     config = quick(save(rows), tmp_path / "run", baselines=False).config.to_json()
-    newer = config | {"model": config["model"] | {"flavour": "sweet"}}
-    with pytest.raises(ConfigError, match="flavour"):
-        RunConfig.from_json(newer)
-    del config["labels"]
-    with pytest.raises(ConfigError, match="labels"):
-        RunConfig.from_json(config)
+    for name, said, change in (
+        ("config.json", "flavour", {"model": config["model"] | {"flavour": "sweet"}}),
+        ("config.json", "model.outputs is 9, but 1", {"model": config["model"] | {"outputs": 9}}),
+        ("processor_config.json", "3 labels do not match", {"labels": ["a", "b", "c"]}),
+    ):
+        file = tmp_path / "run" / name
+        before = file.read_text()
+        file.write_text(json.dumps(json.loads(before) | change))
+        with pytest.raises(ConfigError, match=said) as caught:
+            load(tmp_path / "run")
+        assert str(file) in str(caught.value)
+        file.write_text(before)
     weights = tmp_path / "run" / "model.safetensors"
     whole = weights.read_bytes()
     for damaged in (whole[: len(whole) // 2], to_bytes({"other": torch.zeros(1)})):
@@ -123,12 +133,13 @@ def test_an_earlier_run_is_not_overwritten(rows, save, tmp_path):
     assert before == content(tmp_path / "run")
 
 
-def fit_output(path, folder, **arguments):
+def fit_output(path, folder, **loading):
     """Fit, and return the run and the printed text."""
     console = Console(file=io.StringIO(), width=200)
-    manifest = read_manifest(path, on_bad_row=arguments.get("on_bad_row", "error"))
-    training = TrainConfig(epochs=1, batch_size=8)
-    run = fit(manifest, folder, DATA, training, OPTIONS, False, console, **arguments)
+    loader = LoaderConfig(**loading)
+    config = FitConfig(DATA, OPTIONS, TrainConfig(epochs=1, batch_size=8), loader, baselines=False)
+    manifest = read_manifest(path, on_bad_row=loader.on_bad_row)
+    run = fit(manifest, folder, config, console=console)
     return run, console.file.getvalue()
 
 
@@ -137,29 +148,47 @@ def test_skipped_rows_are_counted_and_reported(rows, save, tmp_path):
         row["split"] = "test" if number > 16 else "val" if number > 13 else "train"
     for number in (1, 3, 17):  # damaged files, detected by decoding
         (tmp_path / f"{number}.png").write_bytes(b"no image")
-    rows[4]["audio"] = "gone.wav"  # a missing file, detected when the table is read
+    rows[4]["audio"] = "gone.wav"
+    rows[6]["label"] = ""  # detected when the table is read
     run, output = fit_output(save(rows), tmp_path / "run", on_bad_row="skip")
     assert "manifest.jsonl: 20 rows\n" in output
-    assert "binary labels: no 9, yes 7\n" in output
-    assert "split: 11 train, 3 val, 2 test (from column split)\n" in output
-    assert "4 rows skipped, see skipped.jsonl\n" in output
+    assert "binary labels: no 8, yes 7\n" in output
+    assert "split: 10 train, 3 val, 2 test (from column split)\n" in output
+    assert "5 rows skipped, see skipped.jsonl\n" in output
     assert str(results(run).title).endswith("on 2 test rows")
     lines = [json.loads(line) for line in (run.folder / "skipped.jsonl").read_text().splitlines()]
-    assert [each.get("split") for each in lines] == [None, "train", "train", "test"]
-    assert "11 train, 3 val, 2 test" in write_report(run.folder).read_text()
+    assert [(each["where"], each.get("split")) for each in lines] == [
+        ("line 7", None),
+        ("line 2", "train"),
+        ("line 4", "train"),
+        ("line 5", "train"),
+        ("line 18", "test"),
+    ]
+    assert "gone.wav" in lines[3]["error"]
+    assert "10 train, 3 val, 2 test" in write_report(run.folder).read_text()
     found = evaluate_run(run.folder)
     assert any("2 rows skipped, see" in str(each) for each in tables.evaluation(found))
 
 
 def test_evaluation_rejects_a_table_with_a_restored_row(rows, save, tmp_path):
-    picture = (tmp_path / "4.png").read_bytes()
-    (tmp_path / "4.png").unlink()
-    run, _ = fit_output(save(rows), tmp_path / "run", on_bad_row="skip")
+    run, _ = fit_output(
+        save([*rows[:4], rows[4] | {"label": ""}, *rows[5:]]), tmp_path / "run", on_bad_row="skip"
+    )
     before = evaluate_run(run.folder)["rows"]
-    (tmp_path / "4.png").write_bytes(picture)
+    save(rows)
     with pytest.raises(ConfigError, match="20 rows can be read now, but 19 when the run was"):
         evaluate_run(run.folder)
     assert before == 2
+
+
+def test_a_restored_file_does_not_move_other_rows_to_another_split(rows, save, tmp_path):
+    picture = (tmp_path / "4.png").read_bytes()
+    (tmp_path / "4.png").unlink()
+    run, _ = fit_output(save(rows), tmp_path / "run", on_bad_row="skip")
+    assert "4.png" in (run.folder / "skipped.jsonl").read_text()
+    assert sorted(row for part in run.parts.values() for row in part) == list(range(20))
+    (tmp_path / "4.png").write_bytes(picture)
+    assert run_rows(run.folder, split="test").dataset.rows.tolist() == run.parts["test"]
 
 
 def test_labels_are_printed_with_their_counts(save, tmp_path):

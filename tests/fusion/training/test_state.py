@@ -20,12 +20,15 @@ from safetensors.torch import save as to_bytes
 from fastrnn.fusion import (
     ConfigError,
     DataConfig,
+    FitConfig,
     FusionNetwork,
     TrainConfig,
     files,
     fit,
     read_manifest,
+    run_lock,
 )
+from fastrnn.fusion.training import baselines
 from fastrnn.fusion.training import run as experiment
 from fastrnn.fusion.training import state as resume
 
@@ -83,12 +86,13 @@ def work(manifest: str, folder: str, number: int = 0, stage: str = "") -> None:
         return torch.nn.functional.dropout(forward(self, batch), 0.3, self.training)
 
     FusionNetwork.forward = noisy
-    variants = experiment.variants
-    experiment.variants = lambda *all: {name: variants(*all)[name] for name in ("fusion", "late")}
+    variants = baselines.variants
+    for module in (baselines, experiment):
+        module.variants = lambda *all: {name: variants(*all)[name] for name in ("fusion", "late")}
     if number:
         die_in_write(number, stage)
     table = read_manifest(manifest)
-    fit(table, Path(folder), DATA, TRAINING, OPTIONS, console=QUIET, resume=True)
+    fit(table, folder, FitConfig(DATA, OPTIONS, TRAINING), console=QUIET, resume=True)
 
 
 def test_a_killed_run_gives_the_same_result_as_an_uninterrupted_one(manifest, tmp_path):
@@ -110,9 +114,9 @@ def test_a_killed_run_gives_the_same_result_as_an_uninterrupted_one(manifest, tm
     seconds = time.perf_counter() - start
     assert once.exitcode == 0
 
-    # Four writes precede the first state, which is the first of sixteen.
-    writes = [(1, "half written"), (dice.randint(5, 8), "half written")]
-    writes += [(dice.randint(2, 8), stage) for stage in ("written", "renamed")]
+    # Five writes precede the first state, and many follow it.
+    writes = [(1, "half written"), (dice.randint(6, 9), "half written")]
+    writes += [(dice.randint(2, 9), stage) for stage in ("written", "renamed")]
     for number, stage in writes:
         process = attempt("often", number, stage)
         process.join()
@@ -154,9 +158,9 @@ def stopped_at(monkeypatch, number: int) -> Iterator[None]:
             yield
 
 
-def quick(manifest, folder, training=TRAINING, options=OPTIONS, **others):
-    table = read_manifest(manifest)
-    return fit(table, folder, DATA, training, options, False, console=QUIET, **others)
+def quick(manifest, folder, training=TRAINING, options=OPTIONS, *, resume=False, **others):
+    config = FitConfig(DATA, options, training, baselines=False, **others)
+    return fit(read_manifest(manifest), folder, config, resume=resume, console=QUIET)
 
 
 PATIENT = TrainConfig(
@@ -206,7 +210,7 @@ def test_a_run_resumes_only_with_its_original_call(manifest, rows, save, tmp_pat
         quick(manifest, tmp_path / "run")
     with pytest.raises(ConfigError, match="resume it, or"):
         quick(manifest, tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"options\.hidden"):
+    with pytest.raises(ConfigError, match=r"model\.hidden"):
         quick(manifest, tmp_path / "run", options=OPTIONS | {"hidden": 8}, resume=True)
     changed = TrainConfig(
         epochs=2, batch_size=8, gradient_accumulation_steps=2, save_every=1e-9, seed=1
@@ -246,7 +250,7 @@ def test_only_one_process_trains_a_run(manifest, tmp_path, monkeypatch):
     with stopped_at(monkeypatch, 3):
         quick(manifest, folder)
     before = content(folder)
-    with resume.Lock(folder) as lock:
+    with run_lock.Lock(folder) as lock:
         lock.take()
         lock.take()  # already locked
         for again in (
@@ -255,30 +259,30 @@ def test_only_one_process_trains_a_run(manifest, tmp_path, monkeypatch):
         ):
             with pytest.raises(ConfigError, match="another process is training this run; wait"):
                 again()
-        assert "another process is training" in resume.unfinished(folder)
+        assert "another process is training" in run_lock.unfinished(folder)
         assert content(folder) == before
-    assert resume.unfinished(folder).endswith(
+    assert run_lock.unfinished(folder).endswith(
         f"the run was interrupted; resume it with: fastrnn fit --resume {folder}"
     )
     experiment.resume(folder, QUIET)
     assert content(folder) == content(tmp_path / "once")
-    assert resume.unfinished(folder) is None
+    assert run_lock.unfinished(folder) is None
 
 
 def test_two_runs_started_at_the_same_time(manifest, tmp_path, monkeypatch):
     """The second run detects the first before it writes anything."""
-    folder, decode = tmp_path / "run", experiment._decode
+    folder, load = tmp_path / "run", experiment._load
     expected = None
 
     def first_begins(*arguments):
         nonlocal expected
-        monkeypatch.setattr(experiment, "_decode", decode)
+        monkeypatch.setattr(experiment, "_load", load)
         with stopped_at(monkeypatch, 1):
             quick(manifest, folder)
         expected = content(folder)
-        return decode(*arguments)
+        return load(*arguments)
 
-    monkeypatch.setattr(experiment, "_decode", first_begins)
+    monkeypatch.setattr(experiment, "_load", first_begins)
     with pytest.raises(ConfigError, match=r"already contains checkpoint/run\.json; resume it"):
         quick(manifest, folder)
     assert content(folder) == expected
@@ -290,7 +294,7 @@ def test_the_lock_is_released_with_the_process(tmp_path):
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        with resume.Lock(tmp_path) as lock:
+        with run_lock.Lock(tmp_path) as lock:
             lock.take(make=True)
             left = os.fork()
             if left:
@@ -298,12 +302,12 @@ def test_the_lock_is_released_with_the_process(tmp_path):
             signal.pause()
     left = int.from_bytes(os.read(reader, 8), "big")
     try:
-        with resume.Lock(tmp_path) as lock, pytest.raises(ConfigError, match="another process"):
+        with run_lock.Lock(tmp_path) as lock, pytest.raises(ConfigError, match="another process"):
             lock.take()
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.kill(left, 0)  # the child still exists
-        with resume.Lock(tmp_path) as lock:
+        with run_lock.Lock(tmp_path) as lock:
             lock.take()
     finally:
         os.kill(left, signal.SIGKILL)
@@ -315,7 +319,7 @@ def test_the_lock_is_released_with_the_process(tmp_path):
     ("name", "damage", "said"),
     [
         ("run.json", lambda content: b"{", r"run\.json: damaged: not JSON"),
-        ("run.json", lambda content: b"{}", r"run\.json: the configuration lacks columns"),
+        ("run.json", lambda content: b"{}", r"run\.json: the configuration lacks config, columns"),
         ("state.safetensors", lambda content: content[: len(content) // 2], "start a new run"),
         ("state.safetensors", lambda content: to_bytes({}, {"state": "[]"}), "start a new run"),
     ],

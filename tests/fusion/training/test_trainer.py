@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import io
-import json
-import sys
 
 import pytest
 import torch
 from rich.console import Console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fastrnn.fusion import ConfigError, DataConfig, TrainConfig, checkpoint, fit, read_manifest
-from fastrnn.fusion.data.processor import IGNORE, Examples
+from fastrnn.fusion import (
+    ConfigError,
+    DataConfig,
+    FitConfig,
+    Processor,
+    TrainConfig,
+    checkpoint,
+    fit,
+    load_dataset,
+    read_manifest,
+)
+from fastrnn.fusion.training.devices import make_accelerator
 from fastrnn.fusion.training.loggers import Log, duration
-from fastrnn.fusion.training.meter import Score, masses, weight
-from fastrnn.fusion.training.trainer import Trained, find_devices
+from fastrnn.fusion.training.meter import Score
+from fastrnn.fusion.training.trainer import Trained
 from fastrnn.fusion.training.transfer import freeze, part
 
 DATA = DataConfig(image_size=8, vocabulary=256)
@@ -26,7 +33,8 @@ TRAINING = TrainConfig(epochs=1, batch_size=8)
 def run(rows, save, folder, names=("image", "text", "label"), training=TRAINING, **others):
     manifest = read_manifest(save([{name: row[name] for name in names} for row in rows]))
     console = others.pop("console", Console(quiet=True))
-    return fit(manifest, folder, DATA, training, OPTIONS, False, console, **others)
+    config = FitConfig(DATA, OPTIONS, training, baselines=False, **others)
+    return fit(manifest, folder, config, console=console)
 
 
 def test_a_run_starts_from_another(rows, save, tmp_path):
@@ -39,7 +47,7 @@ def test_a_run_starts_from_another(rows, save, tmp_path):
         save,
         tmp_path / "second",
         training=TrainConfig(epochs=1, batch_size=8, freeze=("text", "fusion")),
-        init_from=tmp_path / "first",
+        init_from=str(tmp_path / "first"),
         console=Console(file=said, width=400),
     )
     text = said.getvalue()
@@ -55,7 +63,8 @@ def test_only_transferred_weights_are_frozen(rows, save, tmp_path):
     """The projection of a new modality is untrained, so it must not be frozen."""
     run(rows, save, tmp_path / "first", ("text", "label"))
     training = TrainConfig(epochs=1, batch_size=8, freeze=("fusion",))
-    second = run(rows, save, tmp_path / "second", training=training, init_from=tmp_path / "first")
+    start = str(tmp_path / "first")
+    second = run(rows, save, tmp_path / "second", training=training, init_from=start)
     trained = {
         name: each.requires_grad for name, each in second.trained[0].model.named_parameters()
     }
@@ -101,34 +110,21 @@ def test_the_best_epoch():
     assert not Score(float("nan"), 0.5).better(Score(9.0, 0.5))
 
 
-def test_label_weights_and_masses():
-    binary = Examples(None, [torch.tensor(each) for each in (0, 0, 0, 1)])
-    assert weight("binary", binary, 1).tolist() == [3.0]
-    steps = Examples(None, [torch.tensor(each) for each in ([0, IGNORE], [0, 0, 1], [IGNORE])])
-    found = weight("steps", steps, 2)
-    assert found.tolist() == pytest.approx([4 / 6, 2.0])
-    assert masses("steps", steps.labels).tolist() == [1, 3, 0]
-    assert masses("steps", steps.labels, found).tolist() == pytest.approx([4 / 6, 10 / 3, 0])
+def test_label_weights_and_masses(save):
+    labels = [["a", None], ["a", "a", "b"], ["b", None, None, None], ["a"]]
+    rows = [{"text": "x", "label": label} for label in labels]
+    manifest = read_manifest(save(rows), problem_type="steps")
+    dataset = load_dataset(manifest, Processor.fit(manifest, range(4), DATA))
+    weight = dataset.balance()
+    assert weight.tolist() == pytest.approx([6 / (2 * 4), 6 / (2 * 2)])  # 4 steps of a, 2 of b
+    assert dataset.masses().tolist() == [1, 3, 1, 1]
+    assert dataset.masses(weight).tolist() == pytest.approx([0.75, 3, 1.5, 0.75])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in fp16")
 def test_fp16_needs_a_gpu():
     with pytest.raises(ConfigError, match="choose bf16 or fp32"):
-        find_devices("fp16")
-
-
-def test_tensorboard(rows, save, tmp_path, monkeypatch):
-    run(rows, save, tmp_path / "run", tensorboard=True)
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "fusion")).Reload()
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    for each in map(json.loads, lines):
-        (event,) = events.Scalars(f"loss/{each['split']}")
-        assert event.value == pytest.approx(each["loss"], rel=1e-6)
-        assert event.step == each["epoch"]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match=r"pip install 'fastrnn\[tensorboard\]'"):
-        run(rows, save, tmp_path / "other", tensorboard=True)
-    assert not (tmp_path / "other").exists()
+        make_accelerator("fp16")
 
 
 @pytest.mark.parametrize("terminal", [False, True])
