@@ -78,7 +78,7 @@ class Binary(_Single):
 
     def balance(self, label: Tensor) -> Tensor:
         counts = torch.bincount(label, minlength=2).clamp_min(1)
-        return (counts[:1] / counts[1:]).float()
+        return counts[:1] / counts[1:]
 
     def statistics(self, logits: Tensor, label: Tensor) -> Tensor:
         return _right(self.predict(logits), label)
@@ -281,4 +281,4 @@ def _right(predicted: Tensor, label: Tensor) -> Tensor:
 
 def _inverse_share(label: Tensor, classes: int) -> Tensor:
     counts = torch.bincount(label.flatten(), minlength=max(2, classes)).clamp_min(1)
-    return counts.sum() / (counts * len(counts)).float()
+    return counts.sum() / (counts * len(counts))
