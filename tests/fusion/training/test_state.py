@@ -8,55 +8,28 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import save as to_bytes
 
 from fastrnn.fusion import (
     ConfigError,
-    DataConfig,
     FitConfig,
     FusionNetwork,
+    LoaderConfig,
     TrainConfig,
     files,
     fit,
     read_manifest,
-    run_lock,
 )
 from fastrnn.fusion.training import baselines
 from fastrnn.fusion.training import run as experiment
 from fastrnn.fusion.training import state as resume
 
 from ..conftest import no_space
-
-DATA = DataConfig(image_size=8, vocabulary=256)
-OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}
-# Saved after every step, so that a kill can hit every stage of an epoch and of a save.
-TRAINING = TrainConfig(epochs=2, batch_size=6, gradient_accumulation_steps=2, save_every=1e-9)
-QUIET = Console(quiet=True)
-
-
-@pytest.fixture
-def manifest(rows, save) -> Path:
-    return save([{name: row[name] for name in ("image", "text", "label")} for row in rows])
-
-
-def content(folder: Path) -> dict[str, object]:
-    """Return the content of every file; metrics without their seconds."""
-    found: dict[str, object] = {}
-    for each in sorted(folder.rglob("*")):
-        if each.name == "metrics.jsonl":
-            lines = [json.loads(line) for line in each.read_text().splitlines()]
-            assert all(line.pop("seconds") >= 0 for line in lines)
-            found[each.name] = lines
-        elif each.is_file():
-            found[each.relative_to(folder).as_posix()] = each.read_bytes()
-    return found
+from .conftest import DATA, OPTIONS, QUIET, TRAINING, content, quick, stopped_at
 
 
 def die_in_write(number: int, stage: str) -> None:
@@ -77,7 +50,7 @@ def die_in_write(number: int, stage: str) -> None:
     files.os.replace = dying
 
 
-def work(manifest: str, folder: str, number: int = 0, stage: str = "") -> None:
+def work(manifest: str, folder: str, num_workers: int, number: int = 0, stage: str = "") -> None:
     """Run one attempt; runs in its own process."""
     torch.set_num_threads(1)
     forward = FusionNetwork.forward
@@ -92,17 +65,23 @@ def work(manifest: str, folder: str, number: int = 0, stage: str = "") -> None:
     if number:
         die_in_write(number, stage)
     table = read_manifest(manifest)
-    fit(table, folder, FitConfig(DATA, OPTIONS, TRAINING), console=QUIET, resume=True)
+    config = FitConfig(DATA, OPTIONS, TRAINING, LoaderConfig(num_workers=num_workers))
+    fit(table, folder, config, console=QUIET, resume=True)
 
 
-def test_a_killed_run_gives_the_same_result_as_an_uninterrupted_one(manifest, tmp_path):
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_run_gives_the_same_result_as_an_uninterrupted_one(
+    manifest, tmp_path, num_workers
+):
     """Kills the run at random times and during writes, and repeats the same command each time."""
     dice = random.Random(os.environ.get("FASTRNN_TEST_SEED", 0))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "torch._dynamo"])  # import once, not per process
 
     def attempt(folder: str, *last: object) -> multiprocessing.process.BaseProcess:
-        process = context.Process(target=work, args=(str(manifest), str(tmp_path / folder), *last))
+        workers = 0 if folder == "once" else num_workers
+        arguments = (str(manifest), str(tmp_path / folder), workers, *last)
+        process = context.Process(target=work, args=arguments)
         process.start()
         return process
 
@@ -134,33 +113,6 @@ def test_a_killed_run_gives_the_same_result_as_an_uninterrupted_one(manifest, tm
         assert process.exitcode == -signal.SIGKILL
     assert content(tmp_path / "often") == content(tmp_path / "once")
     assert not (tmp_path / "often" / "checkpoint").exists()
-
-
-class Stopped(Exception):
-    pass
-
-
-@contextmanager
-def stopped_at(monkeypatch, number: int) -> Iterator[None]:
-    """Stop the training after the `number`th save of a state."""
-    save, count = resume.save, 0
-
-    def stopping(folder, state):
-        nonlocal count
-        count += 1
-        save(folder, state)
-        if count == number:
-            raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(resume, "save", stopping)
-        with pytest.raises(Stopped):
-            yield
-
-
-def quick(manifest, folder, training=TRAINING, options=OPTIONS, *, resume=False, **others):
-    config = FitConfig(DATA, options, training, baselines=False, **others)
-    return fit(read_manifest(manifest), folder, config, resume=resume, console=QUIET)
 
 
 PATIENT = TrainConfig(
@@ -242,77 +194,6 @@ def test_moments_have_the_strides_of_their_parameters():
             assert torch.equal(other.state[each][name], value)
             assert other.state[each][name].stride() == value.stride()
     assert other.param_groups[0]["betas"] == (0.9, 0.999)
-
-
-def test_only_one_process_trains_a_run(manifest, tmp_path, monkeypatch):
-    quick(manifest, tmp_path / "once")
-    folder = tmp_path / "run"
-    with stopped_at(monkeypatch, 3):
-        quick(manifest, folder)
-    before = content(folder)
-    with run_lock.Lock(folder) as lock:
-        lock.take()
-        lock.take()  # already locked
-        for again in (
-            lambda: experiment.resume(folder, QUIET),
-            lambda: quick(manifest, folder, resume=True),
-        ):
-            with pytest.raises(ConfigError, match="another process is training this run; wait"):
-                again()
-        assert "another process is training" in run_lock.unfinished(folder)
-        assert content(folder) == before
-    assert run_lock.unfinished(folder).endswith(
-        f"the run was interrupted; resume it with: fastrnn fit --resume {folder}"
-    )
-    experiment.resume(folder, QUIET)
-    assert content(folder) == content(tmp_path / "once")
-    assert run_lock.unfinished(folder) is None
-
-
-def test_two_runs_started_at_the_same_time(manifest, tmp_path, monkeypatch):
-    """The second run detects the first before it writes anything."""
-    folder, load = tmp_path / "run", experiment._load
-    expected = None
-
-    def first_begins(*arguments):
-        nonlocal expected
-        monkeypatch.setattr(experiment, "_load", load)
-        with stopped_at(monkeypatch, 1):
-            quick(manifest, folder)
-        expected = content(folder)
-        return load(*arguments)
-
-    monkeypatch.setattr(experiment, "_load", first_begins)
-    with pytest.raises(ConfigError, match=r"already contains checkpoint/run\.json; resume it"):
-        quick(manifest, folder)
-    assert content(folder) == expected
-
-
-@pytest.mark.filterwarnings("ignore:.*fork")
-def test_the_lock_is_released_with_the_process(tmp_path):
-    """The lock is released even if the process leaves a forked child behind."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        with run_lock.Lock(tmp_path) as lock:
-            lock.take(make=True)
-            left = os.fork()
-            if left:
-                os.write(writer, left.to_bytes(8, "big"))
-            signal.pause()
-    left = int.from_bytes(os.read(reader, 8), "big")
-    try:
-        with run_lock.Lock(tmp_path) as lock, pytest.raises(ConfigError, match="another process"):
-            lock.take()
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        os.kill(left, 0)  # the child still exists
-        with run_lock.Lock(tmp_path) as lock:
-            lock.take()
-    finally:
-        os.kill(left, signal.SIGKILL)
-        os.close(reader)
-        os.close(writer)
 
 
 @pytest.mark.parametrize(
