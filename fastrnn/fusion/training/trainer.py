@@ -223,6 +223,8 @@ class Trainer:
                     self.meter.add(mean, mass, logits.detach(), batch["label"])
                 else:
                     loss = logits.sum() * 0
+                    # Every process needs sums, also one that never gets a row.
+                    self.meter.add(loss, 0.0, logits[:0].detach(), batch["label"][:0])
                 accelerator.backward(loss)
         accelerator.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
         self.optimizer.step()
