@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,8 +28,23 @@ ACCUMULATED = TrainConfig(
 )
 
 
+TRAININGS = {
+    "uneven": TRAINING,
+    # Fewer rows than processes: the second process never has one.
+    "single": TrainConfig(epochs=1, batch_size=1, learning_rate=1e-2, save_every=1e-9),
+    "stopped": TrainConfig(epochs=4, batch_size=8, learning_rate=1e-2),
+}
+
+
 class Stopped(Exception):
     pass
+
+
+class Disagreeing:
+    """Stops after the third epoch in the first process, and after the second in the others."""
+
+    def on_epoch_end(self, metrics):
+        return metrics["epoch"] == (3 if os.environ.get("RANK", "0") == "0" else 2)
 
 
 def work(manifest: str, folder: str, training: TrainConfig, stop_at: int = 0) -> None:
@@ -50,7 +66,7 @@ def work(manifest: str, folder: str, training: TrainConfig, stop_at: int = 0) ->
         table = read_manifest(manifest)
         console = Console(force_terminal=False, width=200)
         config = FitConfig(DATA, OPTIONS, training, baselines=False)
-        fit(table, folder, config, resume=True, console=console)
+        fit(table, folder, config, resume=True, console=console, callbacks=[Disagreeing()])
     finally:
         torch.set_default_dtype(before[0])
         resume.save = before[1]
@@ -73,12 +89,33 @@ def test_two_processes_train_like_one(rows, save, tmp_path):
     """Also after training is interrupted within an epoch and resumed."""
     manifest = write(rows, save)
     work(manifest, str(tmp_path / "one"), TRAINING)
-    stopped = torchrun(manifest, str(tmp_path / "two"), "2")
+    stopped = torchrun(manifest, str(tmp_path / "two"), "uneven", "2")
     assert "Stopped" in stopped.stderr
-    ended = torchrun(manifest, str(tmp_path / "two"), "0")
+    ended = torchrun(manifest, str(tmp_path / "two"), "uneven", "0")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("epoch 2/2") == 1  # only one process prints
     check(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_a_process_may_have_no_rows(rows, save, tmp_path):
+    compare("single", write(rows, save), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_first_process_decides_whether_to_stop(rows, save, tmp_path):
+    said = compare("stopped", write(rows, save), tmp_path)
+    assert "stopped by a callback" in said
+    assert max(epoch for epoch, *_ in scores(tmp_path / "two")) == 3
+
+
+def compare(name: str, manifest: str, folder: Path) -> str:
+    """Train with one process and with two, compare them, and return what the two printed."""
+    work(manifest, str(folder / "one"), TRAININGS[name])
+    ended = torchrun(manifest, str(folder / "two"), name, "0")
+    assert ended.returncode == 0, ended.stderr
+    check(folder / "one", folder / "two")
+    return ended.stdout
 
 
 def write(rows, save) -> str:
@@ -116,4 +153,4 @@ def check(one: Path, two: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    work(sys.argv[1], sys.argv[2], TRAINING, int(sys.argv[3]))
+    work(sys.argv[1], sys.argv[2], TRAININGS[sys.argv[3]], int(sys.argv[4]))
