@@ -19,7 +19,6 @@ from fastrnn.fusion import (
     load_dataset,
     read_manifest,
 )
-from fastrnn.fusion.training.devices import make_accelerator
 from fastrnn.fusion.training.loggers import Log, duration
 from fastrnn.fusion.training.meter import Score
 from fastrnn.fusion.training.trainer import Trained
@@ -119,12 +118,6 @@ def test_label_weights_and_masses(save):
     assert weight.tolist() == pytest.approx([6 / (2 * 4), 6 / (2 * 2)])  # 4 steps of a, 2 of b
     assert dataset.masses().tolist() == [1, 3, 1, 1]
     assert dataset.masses(weight).tolist() == pytest.approx([0.75, 3, 1.5, 0.75])
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in fp16")
-def test_fp16_needs_a_gpu():
-    with pytest.raises(ConfigError, match="choose bf16 or fp32"):
-        make_accelerator("fp16")
 
 
 @pytest.mark.parametrize("terminal", [False, True])

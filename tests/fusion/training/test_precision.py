@@ -1,0 +1,69 @@
+"""Test trainings in bf16, and of different precision in one process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastrnn.fusion import ConfigError, FusionNetwork, load, load_dataset, read_manifest
+from fastrnn.fusion.training.devices import make_accelerator
+
+from .conftest import TRAINING, quick
+
+BF16 = replace(TRAINING, precision="bf16")
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return load_file(run.folder / "model.safetensors")
+
+
+def test_bf16_computes_in_bf16_with_float32_weights(manifest, tmp_path, monkeypatch):
+    forward, seen = FusionNetwork.forward, set()
+
+    def watching(self, batch):
+        logits = forward(self, batch)
+        seen.add((self.training, logits.dtype))
+        return logits
+
+    monkeypatch.setattr(FusionNetwork, "forward", watching)
+    run = quick(manifest, tmp_path / "run", BF16)
+    assert seen == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    found = weights(run)
+    assert {each.dtype for each in found.values()} == {torch.float32}
+    # At least some weights need more than the 8 bits of bf16.
+    assert any(not each.equal(each.bfloat16().float()) for each in found.values())
+    seen.clear()
+    network = load(run.folder).network
+    batch = load_dataset(read_manifest(manifest), run.processor).batch(range(4))
+    with torch.no_grad():
+        # The trained network is no longer wrapped for bf16.
+        assert torch.equal(run.trained[0].model.eval()(batch), network(batch))
+    assert seen == {(False, torch.float32)}
+
+
+def test_fits_of_different_precision_in_one_process(manifest, tmp_path):
+    """An earlier fit has no influence on a later one."""
+    runs = [
+        quick(manifest, tmp_path / str(number), training)
+        for number, training in enumerate((TRAINING, BF16, TRAINING, BF16))
+    ]
+    first, half, second, again = map(weights, runs)
+    for name, each in first.items():
+        assert torch.equal(second[name], each)
+        assert torch.equal(again[name], half[name])
+    assert any(not half[name].equal(each) for name, each in first.items())
+    for name, each in first.items():  # close: a weight moves by about the rate in each step
+        assert (half[name] - each).abs().max() < 6 * TRAINING.learning_rate
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in fp16")
+def test_fp16_needs_a_gpu(manifest, tmp_path):
+    with pytest.raises(ConfigError, match="choose bf16 or fp32"):
+        make_accelerator("fp16")
+    with pytest.raises(ConfigError, match="choose bf16 or fp32"):
+        quick(manifest, tmp_path / "run", replace(TRAINING, precision="fp16"))
+    assert not (tmp_path / "run").exists()
+    assert make_accelerator("fp32").mixed_precision == "no"  # the state is usable again
