@@ -79,6 +79,16 @@ def test_the_same_seed_gives_the_same_run(rows, save, tmp_path):
             assert torch.equal(a, b)
 
 
+def test_config_json_names_the_networks(rows, save, tmp_path):
+    run = quick(save(rows), tmp_path / "run")
+    names = [each.name for each in run.trained]
+    assert names[0] == "fusion"
+    assert list(run.config.models) == names == checkpoint.names(run.folder)
+    (run.folder / "metrics.jsonl").unlink()
+    assert checkpoint.names(run.folder) == names
+    assert evaluate_run(run.folder)["main"] == "fusion"
+
+
 def test_one_modality(rows, save, tmp_path):
     path = save([{"text": row["text"], "label": row["label"]} for row in rows])
     assert [each.name for each in quick(path, tmp_path / "run").trained] == [
