@@ -60,7 +60,7 @@ def measure(manifest: Path, output_dir: Path, arguments: argparse.Namespace) -> 
         if self.epoch == 1 and self.step == 0:
             stage("first step")
 
-    trainer.Trainer._train_step = step  # type: ignore[method-assign]
+    trainer.Trainer._train_step = step  # type: ignore[assignment, method-assign]
     rows = read_manifest(manifest)
     stage("read")
     loading = LoaderConfig(
