@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count, islice
 
 import torch
 from rich.table import Table
 from torch.profiler import ProfilerActivity
 
-from fastrnn.fusion.training.run import Run
+from fastrnn.fusion import Run
+from fastrnn.fusion.batch import Batch, to_device
+from fastrnn.fusion.data.loader import BatchLoader
+from fastrnn.fusion.training.sampler import StepSampler
 
 from .training_step import training_step
 
@@ -25,7 +29,7 @@ _OPERATORS = "fastrnn::"  # namespace of the recurrent layers' operators
 class Shares:
     """Average milliseconds per training step."""
 
-    data: float  # building the batch
+    data: float  # waiting for the loader's next batch, and moving it to the device
     step: float  # forward, backward, optimizer
     recurrent: float  # part of the step: the fused layers' recurrences, forward and backward
     slowest: tuple[tuple[str, float], ...]  # (operator, share of the step), largest first
@@ -34,45 +38,26 @@ class Shares:
 def profile(run: Run) -> Shares:
     """Train a copy of the saved model for STEPS batches, like the training loop, and time it.
 
-    A second pass measures the share of the recurrences with torch.profiler, whose overhead affects
+    Files that the run has cached are not decoded again, as in every epoch after the first. A
+    second pass measures the share of the recurrences with torch.profiler, whose overhead affects
     all operators equally. A layer's matrix products over its inputs count as matrix products.
     """
     model = copy.deepcopy(run.trained[0].model).train()
     device = next(model.parameters()).device
-    examples, training = run.examples["train"], run.config.train
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).tolist()
-    size = min(training.batch_size, len(order))
-    step = training_step(model, run.config.model.problem_type, training)
-
-    def batch(number: int) -> dict[str, torch.Tensor]:
-        first = number * size % (len(order) - size + 1)
-        values = examples.collate(order[first : first + size])
-        return {name: value.to(device) for name, value in values.items()}
-
-    step(batch(0))  # warm-up: the first step allocates
+    batches = _batches(run, device)
+    step = training_step(model, run.processor.task, run.config.train)
+    step(next(batches))  # warm-up: the first step allocates
     data = worked = 0.0
-    for number in range(STEPS):
+    for _ in range(STEPS):
         begun = time.perf_counter()
-        values = batch(number)
+        batch = next(batches)
         ready = time.perf_counter()
-        step(values)
+        step(batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         data += ready - begun
         worked += time.perf_counter() - ready
-    activities = [ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    batches = [batch(number) for number in range(STEPS)]
-    with _quiet(), torch.profiler.profile(activities=activities) as profiler:
-        for values in batches:
-            step(values)
-    own: dict[str, float] = {}
-    for each in profiler.key_averages():
-        spent = each.self_device_time_total if device.type == "cuda" else each.self_cpu_time_total
-        own[each.key] = own.get(each.key, 0.0) + spent
-    total = sum(own.values())
-    shares = {name: spent / total for name, spent in own.items()}
+    shares = _operators(step, list(islice(batches, STEPS)), device)
     recurrent = sum(share for name, share in shares.items() if name.startswith(_OPERATORS))
     largest = sorted(shares.items(), key=lambda item: -item[1])[:6]
     milliseconds = 1000 / STEPS
@@ -84,6 +69,33 @@ def profile(run: Run) -> Shares:
     )
 
 
+def _batches(run: Run, device: torch.device) -> Iterator[Batch]:
+    """Yield the training batches of one epoch after another, loaded as in a fit."""
+    rows, training = run.datasets["train"], run.config.train
+    sampler = StepSampler(len(rows), training.batch_size, 1, 1, 0, training.seed)
+    loader = BatchLoader(rows, sampler, pin_memory=device.type == "cuda")
+    for sampler.epoch in count(1):
+        yield from (to_device(batch, device) for batch in loader)
+
+
+def _operators(
+    step: Callable[[Batch], None], batches: Sequence[Batch], device: torch.device
+) -> dict[str, float]:
+    """Return each operator's share of the time of training steps."""
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with _quiet(), torch.profiler.profile(activities=activities) as profiler:
+        for batch in batches:
+            step(batch)
+    own: dict[str, float] = {}
+    for each in profiler.key_averages():
+        spent = each.self_device_time_total if device.type == "cuda" else each.self_cpu_time_total
+        own[each.key] = own.get(each.key, 0.0) + spent
+    total = sum(own.values())
+    return {name: spent / total for name, spent in own.items()}
+
+
 def table(shares: Shares) -> Table:
     """Format the shares as a table."""
     whole = shares.data + shares.step
@@ -92,7 +104,7 @@ def table(shares: Shares) -> Table:
     result.add_column("ms per step", justify="right")
     result.add_column("share", justify="right")
     for name, value in (
-        ("waiting for data: building the batch", shares.data),
+        ("waiting for data", shares.data),
         ("recurrences of the fused layers, forward and backward", shares.recurrent),
         ("rest of the step", shares.step - shares.recurrent),
     ):

@@ -14,11 +14,11 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from fastrnn.fusion.config.schema import TrainConfig
-from fastrnn.fusion.data.processor import Batch
+from fastrnn.fusion import TrainConfig
+from fastrnn.fusion.batch import Batch, to_device
 from fastrnn.fusion.models.recurrent import h_of
 from fastrnn.fusion.models.torch_layers import FUSED_LAYERS, Padded, with_torch_layers
-from fastrnn.fusion.tasks import objectives
+from fastrnn.fusion.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Comparison:
 
 
 def compare(
-    model: nn.Module, batch: Batch, problem_type: str, training: TrainConfig, repeats: int = 40
+    model: nn.Module, batch: Batch, task: Task, training: TrainConfig, repeats: int = 40
 ) -> list[Comparison]:
     """Time a whole training step and the recurrent layers alone, alternating the two versions.
 
     `model` is not modified: both versions are copies.
     """
     device = next(model.parameters()).device
-    batch = {name: value.to(device) for name, value in batch.items()}
+    batch = to_device(batch, device)
     fused, plain = copy.deepcopy(model).train(), with_torch_layers(model).train()
-    steps = [partial(training_step(each, problem_type, training), batch) for each in (fused, plain)]
+    steps = [partial(training_step(each, task, training), batch) for each in (fused, plain)]
     layers = [_recurrences(fused, batch, FUSED_LAYERS), _recurrences(plain, batch, (Padded,))]
     return [
         Comparison("whole training step", *_alternate(steps, device, repeats)),
@@ -48,14 +48,12 @@ def compare(
     ]
 
 
-def training_step(
-    model: nn.Module, problem_type: str, training: TrainConfig
-) -> Callable[[Batch], None]:
+def training_step(model: nn.Module, task: Task, training: TrainConfig) -> Callable[[Batch], None]:
     """Return a function that trains `model` for one step on a batch."""
     optimizer = torch.optim.Adam(model.parameters(), training.learning_rate)
 
     def step(batch: Batch) -> None:
-        loss = objectives.loss(problem_type, model(batch), batch["label"])
+        loss = task.loss(model(batch), batch["label"])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
