@@ -6,11 +6,11 @@ import argparse
 import sys
 import textwrap
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 
 import torch
 
-from fastrnn.fusion.cli.options import new_folder
 from fastrnn.fusion.errors import FusionError, reason
 
 from .demos import DEMOS, run_demo
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("name", choices=DEMOS, help="the demo to run")
     parser.add_argument(
-        "--out",
+        "--output-dir",
         type=Path,
         metavar="FOLDER",
         help="where to save the run; a new folder under runs/ by default",
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--threads must be at least 1")
     torch.set_num_threads(given.threads)
     try:
-        folder = given.out or new_folder(given.name)
+        folder = given.output_dir or new_folder(given.name)
         run_demo(given.name, folder, given.seed, profile=given.profile)
     except FusionError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {reason(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def new_folder(name: str) -> Path:
+    """Return the first of runs/NAME, runs/NAME-2, runs/NAME-3, ... that does not exist."""
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(folder for each in names if not (folder := Path("runs") / each).exists())
 
 
 if __name__ == "__main__":

@@ -12,19 +12,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from fastrnn.fusion import Manifest, Processor, Run, TrainConfig, fit, read_manifest
 from fastrnn.fusion.config.presets import PRESETS
-from fastrnn.fusion.config.schema import TrainConfig
-from fastrnn.fusion.data.manifest import Manifest, read_manifest
-from fastrnn.fusion.data.processor import Preprocessor
-from fastrnn.fusion.data.splits import split_rows
+from fastrnn.fusion.data.dataset import load_datasets
 from fastrnn.fusion.models.summary import note
 from fastrnn.fusion.strings import plural
-from fastrnn.fusion.training import run as experiment
-from fastrnn.fusion.training.loggers import Log
-from fastrnn.fusion.training.run import METRICS, Run, configure
-from fastrnn.fusion.training.trainer import Trained, train
+from fastrnn.fusion.training.baselines import configure
+from fastrnn.fusion.training.trainer import Trained
 
-from .common import Call, grid
+from .common import Call, grid, train_each
 
 PIXELS = 32
 FUSIONS: Mapping[str, Mapping[str, Any]] = {
@@ -41,49 +37,37 @@ FUSIONS: Mapping[str, Mapping[str, Any]] = {
 def run_article(call: Call) -> Run:
     """Train each network on the same rows; the saved run is that of fusion "tokens"."""
     manifest = read_manifest(call.write())
-    saved = experiment.fit(
-        manifest,
-        call.folder,
-        call.demo.data,
-        call.training,
-        call.demo.options,
-        False,
-        call.console,
-    )
+    saved = fit(manifest, call.folder, call.alone, console=call.console)
+    others = {
+        name: replace(saved.config.model, **options)
+        for name, options in FUSIONS.items()
+        if name != "tokens"
+    }
     found = {"tokens": saved.trained[0]}
-    with Log(call.folder / METRICS, call.console) as log:
-        for name, options in FUSIONS.items():
-            if name not in found:
-                config = replace(saved.config.model, **options)
-                found[name] = train(name, config, call.training, saved.examples, log)
-        found |= as_written(call, manifest, log)
+    found |= train_each(others, call.config.train, saved.datasets, call.folder, call.console)
+    found |= as_written(call, manifest, saved)
     cells = {
-        name: [f"{each.judged.score:.3f}", f"{each.parameters:,}", f"{each.seconds:.0f}"]
+        name: [f"{each.test_score.score:.3f}", f"{each.parameters:,}", f"{each.seconds:.0f}"]
         for name, each in found.items()
     }
-    title = f"Accuracy on {plural(len(saved.examples['test']), 'test row')}; chance is 0.5"
+    title = f"Accuracy on {plural(len(saved.held_out), 'test row')}; chance is 0.5"
     call.console.print(grid(title, "model", ["accuracy", "parameters", "seconds"], cells))
     return saved
 
 
-def as_written(call: Call, manifest: Manifest, log: Log) -> dict[str, Trained]:
+def as_written(call: Call, manifest: Manifest, saved: Run) -> dict[str, Trained]:
     """Train the preset's network with each of its two cells, at PIXELS × PIXELS.
 
     Training is the preset's: a constant learning rate, and its number of epochs unless the call
     sets another.
     """
     preset = PRESETS["article"]
-    data = replace(call.demo.data, **{**preset.data, "image_size": PIXELS})
+    data = replace(call.demo.config.data, **{**preset.data, "image_size": PIXELS})
     training = TrainConfig(**{**preset.train, "seed": call.seed})
     training = replace(training, epochs=call.epochs or training.epochs)
-    parts = split_rows(manifest, call.seed)
-    preprocessor = Preprocessor.fit(manifest, parts["train"], data)
-    examples = {name: preprocessor.load(manifest, rows) for name, rows in parts.items()}
-    config = configure(manifest, preprocessor, preset.model)
-    log.say(f"the article's network: {note(config)}")
-    return {
-        f"article, cell {cell}": train(
-            f"article, {cell}", replace(config, cell=cell), training, examples, log
-        )
-        for cell in ("rnn", "lstm")
-    }
+    processor = Processor.fit(manifest, saved.parts["train"], data)
+    datasets = load_datasets(manifest, saved.parts, processor, cache="memory")
+    config = configure(manifest, processor, preset.model)
+    call.console.out(f"the article's network: {note(config)}", highlight=False)
+    configs = {f"article, cell {cell}": replace(config, cell=cell) for cell in ("rnn", "lstm")}
+    return train_each(configs, training, datasets, call.folder, call.console)

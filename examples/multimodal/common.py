@@ -1,40 +1,46 @@
-"""Shared parts of the demos: the task and its files, the run, and the tables of results."""
+"""Shared parts of the demos: the task and its files, the runs, and the tables of results."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from fastrnn.fusion import checkpoint
-from fastrnn.fusion.config.schema import DataConfig, TrainConfig
-from fastrnn.fusion.data.manifest import read_manifest
-from fastrnn.fusion.data.processor import Examples
+from fastrnn.fusion import (
+    FitConfig,
+    FusionDataset,
+    ModelConfig,
+    Run,
+    TrainConfig,
+    fit,
+    read_manifest,
+)
+from fastrnn.fusion.evaluation.perturbations import remove
+from fastrnn.fusion.inference.loop import forward
 from fastrnn.fusion.plots import metrics as plot
 from fastrnn.fusion.report.console import results
-from fastrnn.fusion.tasks import objectives
-from fastrnn.fusion.training import run as experiment
-from fastrnn.fusion.training.run import Run
+from fastrnn.fusion.training.devices import make_accelerator
+from fastrnn.fusion.training.loggers import METRICS, Log
+from fastrnn.fusion.training.run import keep_earlier_run
+from fastrnn.fusion.training.trainer import Environment, Trained, train
 
 Rows = dict[str, int]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """A synthetic task, with a model and training that suit it."""
+    """A synthetic task, with the options of a fit that suit it."""
 
     about: str
     write: Callable[[Path, int, Rows | None], Path]
-    data: DataConfig
-    training: TrainConfig
-    options: Mapping[str, Any]
+    config: FitConfig
     levels: Mapping[str, float] = field(default_factory=dict)  # accuracies known in advance
 
 
@@ -51,10 +57,16 @@ class Call:
     console: Console
 
     @property
-    def training(self) -> TrainConfig:
-        """The demo's training configuration, with the seed and the epochs of the call."""
-        epochs = self.epochs or self.demo.training.epochs
-        return replace(self.demo.training, seed=self.seed, epochs=epochs)
+    def config(self) -> FitConfig:
+        """The demo's options, with the seed and the epochs of the call."""
+        training = self.demo.config.train
+        epochs = self.epochs or training.epochs
+        return replace(self.demo.config, train=replace(training, seed=self.seed, epochs=epochs))
+
+    @property
+    def alone(self) -> FitConfig:
+        """The same options, without baselines."""
+        return replace(self.config, baselines=False)
 
     def write(self) -> Path:
         """Write the demo's files to folder/data; return the path of the manifest."""
@@ -67,21 +79,14 @@ class Call:
 
 def make_room(folder: Path) -> None:
     """Create an empty folder/data; raise ConfigError if the folder already contains a run."""
-    experiment.keep_what_is_there(folder, ("data", experiment.METRICS, *checkpoint.FILES))
+    keep_earlier_run(folder, ["data"])
     (folder / "data").mkdir(parents=True)
 
 
 def compare(call: Call) -> Run:
     """Train the fusion and its baselines on a demo, and show the results."""
     manifest = call.write()
-    run = experiment.fit(
-        read_manifest(manifest),
-        call.folder,
-        call.demo.data,
-        call.training,
-        call.demo.options,
-        console=call.console,
-    )
+    run = fit(read_manifest(manifest), call.folder, call.config, console=call.console)
     call.console.print(results(run))
     for level, value in call.demo.levels.items():
         call.console.print(f"{level}: {value:.3f}")
@@ -91,23 +96,32 @@ def compare(call: Call) -> Run:
     return run
 
 
-@torch.no_grad()
-def logits(network: nn.Module, examples: Examples, missing: str | None = None) -> torch.Tensor:
+def train_each(
+    configs: Mapping[str, ModelConfig],
+    training: TrainConfig,
+    datasets: Mapping[str, FusionDataset],
+    folder: Path,
+    console: Console,
+) -> dict[str, Trained]:
+    """Train networks, name -> configuration, on the same rows; log them in folder/metrics.jsonl."""
+    accelerator = make_accelerator(training.precision)
+    with Log(folder / METRICS, console) as log:
+        environment = Environment(datasets, accelerator, log)
+        return {
+            name: train(name, config, training, environment) for name, config in configs.items()
+        }
+
+
+def logits(network: nn.Module, dataset: FusionDataset, missing: str | None = None) -> torch.Tensor:
     """Compute the logits of all rows, [N, C], optionally without the modality `missing`."""
-    device = next(network.parameters()).device
-    network.eval()
-    parts = []
-    for batch in examples.loader(256):
-        if missing is not None:
-            batch[f"{missing}_present"] = torch.zeros(len(batch["label"]), dtype=torch.bool)
-        parts.append(network({name: value.to(device) for name, value in batch.items()}).cpu())
-    return torch.cat(parts)
+    change = None if missing is None else partial(remove, modality=missing)
+    return torch.cat([each.cpu() for _, _, each in forward(network, dataset, change=change)])
 
 
-def accuracy(problem_type: str, answers: torch.Tensor, examples: Examples) -> float:
+def accuracy(answers: torch.Tensor, dataset: FusionDataset) -> float:
     """Return the accuracy of logits [N, C]."""
-    label = torch.stack(list(examples.labels))
-    return float((objectives.predict(problem_type, answers) == label).float().mean())
+    predicted = dataset.processor.task.predict(answers)
+    return float((predicted == dataset.labels()).float().mean())
 
 
 def grid(title: str, first: str, columns: list[str], rows: Mapping[str, list[str]]) -> Table:

@@ -10,8 +10,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.fusion import profiling, training_step
-from fastrnn.fusion.config.schema import DataConfig, TrainConfig
-from fastrnn.fusion.training.run import Run
+from fastrnn.fusion import DataConfig, FitConfig, Run, TrainConfig
 
 from .article import run_article
 from .common import Call, Demo, compare
@@ -21,7 +20,11 @@ from .transfer import run_transfer
 
 _CLAIM_DATA = DataConfig(image_size=8, image_channels=1, vocabulary=400)
 _SPEECH_DATA = replace(_CLAIM_DATA, sample_rate=speech.RATE, mels=24)
-_CLAIM_OPTIONS = {"width": 64, "hidden": 64, "conv": (16, 32), "grid": 2}
+_CLAIM_CONFIG = FitConfig(
+    data=_CLAIM_DATA,
+    model={"width": 64, "hidden": 64, "conv": (16, 32), "grid": 2},
+    train=TrainConfig(epochs=8, batch_size=64, learning_rate=4e-3),
+)
 
 
 def _fewer_claims(folder: Path, seed: int, rows: dict[str, int] | None) -> Path:
@@ -36,11 +39,13 @@ DEMOS = {
             "'remember this one'. The label of every step is the digit last remembered."
         ),
         write=cued_recall.write,
-        data=DataConfig(
-            image_size=8, image_channels=1, sample_rate=cued_recall.RATE, hop_ms=10.0, mels=20
+        config=FitConfig(
+            data=DataConfig(
+                image_size=8, image_channels=1, sample_rate=cued_recall.RATE, hop_ms=10.0, mels=20
+            ),
+            model={"width": 64, "hidden": 96, "conv": (16, 32), "grid": 2, "strides": (2,)},
+            train=TrainConfig(epochs=8, batch_size=64, learning_rate=6e-3),
         ),
-        training=TrainConfig(epochs=8, batch_size=64, learning_rate=6e-3),
-        options={"width": 64, "hidden": 96, "conv": (16, 32), "grid": 2, "strides": (2,)},
         levels={
             "best possible from images alone": cued_recall.PICTURE_BOUND,
             "chance": cued_recall.CHANCE,
@@ -49,17 +54,17 @@ DEMOS = {
     claim_check.NAME: Demo(
         about="A handwritten digit and a sentence about it; the label says if it is true.",
         write=claim_check.write,
-        data=_CLAIM_DATA,
-        training=TrainConfig(epochs=8, batch_size=64, learning_rate=4e-3),
-        options=_CLAIM_OPTIONS,
+        config=_CLAIM_CONFIG,
         levels={"best possible from either alone": claim_check.CHANCE},
     ),
     noisy_digit.NAME: Demo(
         about="A noisy image and a noisy recording of the same digit; the label is the digit.",
         write=noisy_digit.write,
-        data=_SPEECH_DATA,
-        training=TrainConfig(epochs=10, batch_size=64, learning_rate=4e-3),
-        options={"width": 64, "hidden": 64, "conv": (32,), "grid": 4},
+        config=FitConfig(
+            data=_SPEECH_DATA,
+            model={"width": 64, "hidden": 64, "conv": (32,), "grid": 4},
+            train=TrainConfig(epochs=10, batch_size=64, learning_rate=4e-3),
+        ),
         levels={"chance": noisy_digit.CHANCE},
     ),
     spoken_claim.NAME: Demo(
@@ -68,17 +73,13 @@ DEMOS = {
             "rows of speech; the sentences are learned from many rows of handwritten digits."
         ),
         write=spoken_claim.write,
-        data=_SPEECH_DATA,
-        training=TrainConfig(epochs=8, batch_size=64, learning_rate=4e-3),
-        options=_CLAIM_OPTIONS,
+        config=replace(_CLAIM_CONFIG, data=_SPEECH_DATA),
         levels={"chance": spoken_claim.CHANCE},
     ),
     "article": Demo(
         about="Claim check with the article's network, and with the other fusion modes.",
         write=_fewer_claims,
-        data=_CLAIM_DATA,
-        training=TrainConfig(epochs=8, batch_size=64, learning_rate=4e-3),
-        options=_CLAIM_OPTIONS,
+        config=_CLAIM_CONFIG,
         levels={"best possible from either alone": claim_check.CHANCE},
     ),
 }
@@ -128,13 +129,9 @@ def run_demo(
 
 def show_timing(run: Run, console: Console) -> None:
     """Time a training step of the saved model with the fused layers and with torch's."""
-    training = run.config.train
-    batch = run.examples["train"].collate(
-        range(min(training.batch_size, len(run.examples["train"])))
-    )
-    comparisons = training_step.compare(
-        run.trained[0].model, batch, run.config.model.problem_type, training
-    )
+    rows, training = run.datasets["train"], run.config.train
+    batch = rows.batch(range(min(training.batch_size, len(rows))))
+    comparisons = training_step.compare(run.trained[0].model, batch, run.processor.task, training)
     title = f"One training step, same model, weights and batch of {len(batch['label'])} rows"
     console.print(training_step.table(comparisons, title))
     console.print(f"CPU threads: {torch.get_num_threads()}")

@@ -7,11 +7,9 @@ from dataclasses import replace
 import torch
 from rich.table import Table
 
-from fastrnn.fusion.training.loggers import Log
-from fastrnn.fusion.training.run import METRICS, Run
-from fastrnn.fusion.training.trainer import train
+from fastrnn.fusion import Run
 
-from .common import Call, accuracy, compare, grid, logits
+from .common import Call, accuracy, compare, grid, logits, train_each
 
 DROPOUT = 0.2
 
@@ -34,15 +32,14 @@ def posterior_product(run: Run) -> float:
     Digits are equally frequent, and image and audio are independent given the digit, so the
     product is the posterior given both.
     """
-    test = run.examples["test"]
     both = sum(
-        logits(each.model, test).log_softmax(-1)
+        logits(each.model, run.held_out).log_softmax(-1)
         for each in run.trained
         if each.name in ("image only", "audio only")
     )
     if not isinstance(both, torch.Tensor):
         raise ValueError("the run has no unimodal models")
-    return accuracy("multiclass", both, test)
+    return accuracy(both, run.held_out)
 
 
 def missing(run: Run, call: Call) -> Table:
@@ -51,10 +48,9 @@ def missing(run: Run, call: Call) -> Table:
     The unimodal models are the reference.
     """
     name = f"fusion, dropout {DROPOUT}"
-    config = replace(run.config.model, modality_dropout=DROPOUT)
-    with Log(run.folder / METRICS, call.console) as log:
-        dropped = train(name, config, call.training, run.examples, log)
-    models = {each.name: each.model for each in (*run.trained, dropped)}
+    configs = {name: replace(run.config.model, modality_dropout=DROPOUT)}
+    dropped = train_each(configs, call.config.train, run.datasets, run.folder, call.console)
+    models = {each.name: each.model for each in (*run.trained, *dropped.values())}
     rows = {
         each: [without(run, models[each], other) for other in (None, "audio", "image")]
         for each in ("fusion", name)
@@ -69,5 +65,4 @@ def missing(run: Run, call: Call) -> Table:
 
 def without(run: Run, model: torch.nn.Module, other: str | None) -> str:
     """Format the test accuracy without a modality as a cell of the table."""
-    test = run.examples["test"]
-    return f"{accuracy('multiclass', logits(model, test, other), test):.3f}"
+    return f"{accuracy(logits(model, run.held_out, other), run.held_out):.3f}"

@@ -39,7 +39,7 @@ def replace_modality(
         ConfigError: the source is not a run, does not read `old`, or already reads `new`; or the
             order of the modality names, which is the order of their steps, would change.
     """
-    model, preprocessor, config = checkpoint.load(source)
+    network, processor, config = checkpoint.load(source)
     names = config.model.modalities
     if old not in names or new in names:
         raise ConfigError(f"{source} reads {', '.join(names)}: {new} cannot replace {old} there")
@@ -53,7 +53,7 @@ def replace_modality(
     torch.manual_seed(config.train.seed)
     result = build(shape)
     weights = result.state_dict()
-    for name, weight in model.state_dict().items():
+    for name, weight in network.state_dict().items():
         if name.startswith(f"encoders.{old}."):
             continue
         parts = name.split(".")
@@ -70,12 +70,17 @@ def replace_modality(
     target.mkdir(parents=True, exist_ok=True)
     columns = {new if role == old else role: name for role, name in config.columns.items()}
     data = replace(
-        config.data,
+        processor.config,
         image_size=shape.image_size,
         image_channels=shape.image_channels,
         mels=shape.mels,
     )
-    scales = config.series or ((0.0, 1.0),) * shape.variables
-    carried = replace(config, data=data, model=shape, columns=columns, series=scales)
-    checkpoint.save(target, carried, result, preprocessor)
+    carried = replace(
+        processor,
+        config=data,
+        modalities=replaced,
+        tokenizer=None if old == "text" else processor.tokenizer,
+        series=processor.series or ((0.0, 1.0),) * shape.variables,
+    )
+    checkpoint.save(target, replace(config, model=shape, columns=columns), result, carried)
     return target

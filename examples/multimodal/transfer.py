@@ -11,9 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from fastrnn.fusion.data.manifest import read_manifest
-from fastrnn.fusion.training import run as experiment
-from fastrnn.fusion.training.run import Run
+from fastrnn.fusion import Run, fit, read_manifest
 
 from .common import Call, grid, make_room
 from .datasets import claim_check, spoken_claim
@@ -47,12 +45,12 @@ def run_transfer(call: Call) -> Run:
         scratch = run_on(call, manifest, call.folder / f"{stem}-from-scratch", None)
         first = first or kept
         number = sentences or len(claim_check.sentences())
-        both = [each.trained[0].judged.score for each in (kept, scratch)]
+        both = [each.trained[0].test_score.score for each in (kept, scratch)]
         cells[f"{count:,} rows, {number} sentences"] = [f"{each:.3f}" for each in both]
     if first is None:
         raise ValueError("there is no table to train on")
     columns = ["transferred", "from scratch"]
-    title = f"Accuracy on {len(first.examples['test'])} test rows, which use all sentences"
+    title = f"Accuracy on {len(first.held_out)} test rows, which use all sentences"
     call.console.print(grid(title, "trained on", columns, cells))
     return first
 
@@ -63,25 +61,19 @@ def learn_from_pictures(call: Call, few: int) -> Path:
     rows = (call.rows or spoken_claim.ROWS) | {"train": WRITTEN * few}
     (folder / "data").mkdir(parents=True)
     manifest = read_manifest(claim_check.write(folder / "data", call.seed, rows))
-    data, options = call.demo.data, call.demo.options
-    training = replace(call.demo.training, seed=call.seed)
-    run = experiment.fit(manifest, folder, data, training, options, False, call.console)
-    call.console.print(f"Accuracy on images: {run.trained[0].judged.score:.3f}")
+    training = replace(call.demo.config.train, seed=call.seed)
+    config = replace(call.alone, train=training)
+    run = fit(manifest, folder, config, console=call.console)
+    call.console.print(f"Accuracy on images: {run.trained[0].test_score.score:.3f}")
     return replace_modality(
-        folder, call.folder / "carried", "image", "audio", {"mels": call.demo.data.mels}
+        folder, call.folder / "carried", "image", "audio", {"mels": config.data.mels}
     )
 
 
 def run_on(call: Call, manifest: Path, folder: Path, carried: Path | None) -> Run:
     """Train on spoken claims, from the run `carried` or from scratch."""
-    training = replace(call.training, freeze=FROZEN if carried else ())
-    return experiment.fit(
-        read_manifest(manifest),
-        folder,
-        call.demo.data,
-        training,
-        call.demo.options,
-        False,
-        call.console,
-        init_from=carried,
-    )
+    config = call.alone
+    if carried is not None:
+        training = replace(config.train, freeze=FROZEN)
+        config = replace(config, train=training, init_from=str(carried))
+    return fit(read_manifest(manifest), folder, config, console=call.console)

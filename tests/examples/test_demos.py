@@ -39,25 +39,24 @@ def test_noisy_digit(tmp_path):
     assert "audio alone" in told
     assert "waiting for data" in told
     assert {"fusion", "image only", "audio only", "late"} <= {each.name for each in run.trained}
-    test = run.examples["test"]
+    test = run.held_out
     single = {each.name: logits(each.model, test).softmax(-1) for each in run.trained}
     product = single["image only"] * single["audio only"]  # digits are equally frequent
-    label = torch.stack(list(test.labels))
     assert posterior_product(run) == pytest.approx(
-        float((product.argmax(-1) == label).double().mean())
+        float((product.argmax(-1) == test.labels()).double().mean())
     )
 
 
 def test_missing_modality_is_not_read(tmp_path):
     run, _ = show(noisy_digit.NAME, tmp_path)
-    network, test = run.trained[0].model, run.examples["test"]
-    batch = test.collate(range(20))
+    network, test = run.trained[0].model, run.held_out
+    batch = test.batch(range(20))
     batch["audio"] = torch.full_like(batch["audio"], torch.nan)
     batch["audio_present"] = torch.zeros(20, dtype=torch.bool)
     with torch.no_grad():
         # Equal up to rounding, and finite: none of the NaN inputs is read.
         torch.testing.assert_close(network(batch), logits(network, test, "audio"))
-    assert 0 <= accuracy("multiclass", logits(network, test), test) <= 1
+    assert 0 <= accuracy(logits(network, test), test) <= 1
 
 
 @pytest.mark.slow
@@ -93,8 +92,9 @@ def test_transplant_keeps_the_fusion(tmp_path):
     """Equal features give equal logits before and after the modality is replaced."""
     run, _ = show("claim-check", tmp_path)
     folder = replace_modality(tmp_path, tmp_path / "new", "image", "audio", {"mels": 12})
-    network, _, config = checkpoint.load(folder)
-    assert config.model.modalities == ("audio", "text")
+    network, processor, config = checkpoint.load(folder)
+    assert config.model.modalities == processor.modalities == ("audio", "text")
+    assert processor.task == run.processor.task
     features = {name: torch.randn(3, config.model.width) for name in ("audio", "text")}
     old = {"image": features["audio"], "text": features["text"]}
     with torch.no_grad():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from examples.multimodal import __main__ as command
-from fastrnn.fusion.training.run import METRICS
+from fastrnn.fusion.training.loggers import METRICS
 
 
 def test_demo_is_saved_in_a_new_folder_by_default(tmp_path, monkeypatch):
@@ -21,8 +21,8 @@ def test_demo_is_saved_in_a_new_folder_by_default(tmp_path, monkeypatch):
 
 def test_existing_run_is_not_overwritten(tmp_path, capsys):
     (tmp_path / METRICS).write_text("{}\n")
-    assert command.main(["claim-check", "--out", str(tmp_path)]) == 2
-    assert "choose another folder with --out" in capsys.readouterr().err
+    assert command.main(["claim-check", "--output-dir", str(tmp_path)]) == 2
+    assert "choose another folder with --output-dir" in capsys.readouterr().err
     assert [each.name for each in tmp_path.iterdir()] == [METRICS]
 
 
@@ -30,10 +30,10 @@ def test_unwritable_folder_is_reported_in_one_line(tmp_path, capsys):
     path = tmp_path / "file"
     path.touch()
     for folder, text in (
-        (path, "is a file; choose a folder with --out"),
+        (path, "is a file; choose a folder with --output-dir"),
         (path / "run", f"{path}/run/data: Not a directory"),
     ):
-        assert command.main(["claim-check", "--out", str(folder)]) == 2
+        assert command.main(["claim-check", "--output-dir", str(folder)]) == 2
         said = capsys.readouterr().err
         assert said.startswith("error: ")
         assert text in said
