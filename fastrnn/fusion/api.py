@@ -44,7 +44,7 @@ from .training.callbacks import Callback
 
 Folder = str | Path
 
-# Parameters of FusionModel besides the options of a fit, and their defaults.
+# Parameters of FusionModel in addition to the options of a fit, and their defaults.
 _PARAMETERS: dict[str, Any] = {
     "preset": "default",
     "problem_type": None,
@@ -85,7 +85,6 @@ class FusionModel(
         network: the trained network.
         processor: the labels, the tokenizer and the scales that it learned from the training rows.
         config: the configuration of its run.
-        classes_: the labels in the order of `predict_proba`; empty for a regression.
         history_: for each epoch {"train": {"loss": ...}, "val": ...}; empty for a loaded model.
 
     Raises:

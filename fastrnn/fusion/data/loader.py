@@ -22,7 +22,7 @@ class BatchLoader:
 
     Args:
         dataset: the rows.
-        batches: the rows of each batch. It is iterated over anew in each pass.
+        batches: the rows of each batch. It is iterated over again in each pass.
         num_workers: number of processes that decode files and make batches; 0 for this process.
             The batches do not depend on it.
         pin_memory: whether to copy batches to pinned memory, for a GPU.

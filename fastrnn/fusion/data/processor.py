@@ -1,4 +1,4 @@
-"""What a model learned from the training rows besides its weights: labels, tokenizer and scales.
+"""What a model learned from the training rows, except its weights: labels, tokenizer, scales.
 
 | file | |
 |---|---|
