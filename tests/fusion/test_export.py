@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from fastrnn.fusion import ConfigError, DataConfig, RunConfig, TrainConfig, build
+from fastrnn.fusion import ConfigError, DataConfig, Processor, build
 from fastrnn.fusion import export as exporting
 from fastrnn.fusion.config.presets import PRESETS
 from fastrnn.fusion.export import run, to_inputs, to_onnx, tolerance
+from fastrnn.fusion.tasks import task_of
 
 from .synthetic import Rows, config
 
@@ -19,8 +20,9 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
-def of(model) -> RunConfig:
-    return RunConfig(DataConfig(), model, TrainConfig(), labels=("no", "yes", "七"))
+def of(model) -> Processor:
+    task = task_of(model.problem_type)(("no", "七"))
+    return Processor(DataConfig(), task, model.modalities, model.stream)
 
 
 ARTICLE = dict(PRESETS["article"].model) | {"conv": (4,), "modalities": ("image", "text")}
@@ -83,7 +85,7 @@ def test_metadata_and_input_shapes(tmp_path):
     path = to_onnx(build(model), of(model), Rows(model).batch(), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(path))
     facts = session.get_modelmeta().custom_metadata_map
-    assert json.loads(facts["labels"]) == ["no", "yes", "七"]
+    assert json.loads(facts["labels"]) == ["no", "七"]
     assert facts["problem_type"] == "binary"
     assert facts["fastrnn"]
     assert json.loads(facts["data"])["sample_rate"] == 16_000
