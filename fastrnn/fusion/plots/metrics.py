@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .. import files
-from ..training.trainer import Trained
 
 # Colour-blind safe colours of Okabe and Ito; markers distinguish the lines in greyscale.
 _STYLES = (
@@ -31,8 +30,28 @@ _STYLES = (
 SIZE = (5.2, 3.9)  # inches; text stays readable at a width of 400 pixels
 
 
+class Score(Protocol):
+    """The loss and the score of one pass over a split."""
+
+    @property
+    def loss(self) -> float: ...
+
+    @property
+    def score(self) -> float: ...
+
+
+class History(Protocol):
+    """A network's name and, for each epoch, its scores by split."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def epochs(self) -> Sequence[Mapping[str, Score]]: ...
+
+
 def curves(
-    trained: Sequence[Trained], path: Path, title: str, levels: Mapping[str, float] | None = None
+    trained: Sequence[History], path: Path, title: str, levels: Mapping[str, float] | None = None
 ) -> None:
     """Plot training loss and validation accuracy over epochs; the extension sets the format.
 
