@@ -116,21 +116,10 @@ class FusionModel(
         known = {*options.OPTIONS, *_PARAMETERS}
         parameters = renamed(parameters, known)
         options.check_names(parameters, known)
-        self._parameters |= parameters
-        self._fit_config()  # checks the values
+        parameters = self._parameters | parameters
+        _fit_config(parameters)  # checks the values
+        self._parameters = parameters
         return self
-
-    def _fit_config(self) -> FitConfig:
-        given = self._parameters
-        values = options.preset(given.get("preset", "default"))
-        values |= {name: value for name, value in given.items() if name in options.OPTIONS}
-        init_from, report_to = given.get("init_from"), given.get("report_to", ())
-        return options.fit_config(
-            values,
-            baselines=given.get("baselines", False),
-            init_from=None if init_from is None else str(init_from),
-            report_to=(report_to,) if isinstance(report_to, str) else tuple(report_to),
-        )
 
     def fit(
         self,
@@ -162,7 +151,7 @@ class FusionModel(
             FusionError: the table, one of its files or an option cannot be used. The message says
                 how to fix it.
         """
-        config = self._fit_config()
+        config = _fit_config(self._parameters)
         named = {role: name for role, name in {"label": label, **columns}.items() if name}
         manifest = read_manifest(
             data,
@@ -428,3 +417,16 @@ def _flat(record: Mapping[str, Any], per_step: bool) -> Record:
         named = flat.pop("probabilities", {})
         flat |= {f"p({name})": each for name, each in named.items()}
     return flat
+
+
+def _fit_config(given: Mapping[str, Any]) -> FitConfig:
+    """Return the options of a fit from the parameters of FusionModel."""
+    values = options.preset(given.get("preset", "default"))
+    values |= {name: value for name, value in given.items() if name in options.OPTIONS}
+    init_from, report_to = given.get("init_from"), given.get("report_to", ())
+    return options.fit_config(
+        values,
+        baselines=given.get("baselines", False),
+        init_from=None if init_from is None else str(init_from),
+        report_to=(report_to,) if isinstance(report_to, str) else tuple(report_to),
+    )
