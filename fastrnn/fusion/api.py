@@ -39,6 +39,7 @@ from .explain.explainer import Explainer
 from .inference.loop import InferenceConfig, find_device, predictions
 from .inference.predictor import Predictor
 from .inference.writers import Record
+from .tasks import Task
 from .training import run as training
 from .training.callbacks import Callback
 
@@ -281,9 +282,10 @@ class FusionModel(
         source = data if frame is None else frame.reset_index(drop=True)
         blocks = predictor.predict(source, root=root) if frame is None or len(frame) else ()
         records = chain.from_iterable(blocks)
-        table = pd.DataFrame([_flat(each, self.processor.task.per_step) for each in records])
-        if on_bad_row == "skip" and "error" not in table:
-            table["error"] = None
+        table = pd.DataFrame(
+            [_flat(each, self.processor.task.per_step) for each in records],
+            columns=_columns(self.processor.task) + ["error"] * (on_bad_row == "skip"),
+        )
         if frame is not None:
             table.index = frame.index
         return table
@@ -408,6 +410,14 @@ class FusionModel(
         # The table's location is private, and useless on another machine.
         config = replace(self.config, manifest="", root="")
         checkpoint.save(save_directory, config, self.network, self.processor)
+
+
+def _columns(task: Task) -> list[str]:
+    """Return the columns of a table of predictions."""
+    names = [name for name, _ in task.fields()]
+    if task.per_step or "probabilities" not in names:
+        return names
+    return ["label", *(f"p({name})" for name in task.labels)]
 
 
 def _flat(record: Mapping[str, Any], per_step: bool) -> Record:
