@@ -168,9 +168,9 @@ class Stop:
 
 
 def test_an_unusable_device(model, rows, save):
-    with pytest.raises(ConfigError, match="the device nonsense cannot be used"):
+    with pytest.raises(ConfigError, match="the device 'nonsense' cannot be used"):
         model.predict(save(rows), device="nonsense")
-    with pytest.raises(ConfigError, match="the device nonsense cannot be used"):
+    with pytest.raises(ConfigError, match="the device 'nonsense' cannot be used"):
         model.set_params(device="nonsense").evaluate()
 
 

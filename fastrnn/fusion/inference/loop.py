@@ -40,11 +40,11 @@ def find_device(name: str | torch.device | None = None) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        torch.ones(1, device=device).item()  # an absent device only fails when it is used
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
         raise ConfigError(
-            f"the device {name!s} cannot be used ({reason}); choose auto, cpu or cuda"
+            f"the device {str(name)!r} cannot be used ({reason}); choose auto, cpu or cuda"
         ) from None
     return device
 
