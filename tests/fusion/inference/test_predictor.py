@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from dataclasses import replace
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,17 +17,19 @@ from fastrnn.fusion import (
     ConfigError,
     DataConfig,
     DataError,
+    FitConfig,
     FusionError,
     ManifestError,
     TrainConfig,
     fit,
     load,
+    load_dataset,
     read_manifest,
 )
-from fastrnn.fusion.data.blocks import read_blocks
 from fastrnn.fusion.evaluation.evaluator import evaluate_run
+from fastrnn.fusion.files import atomic
+from fastrnn.fusion.inference.loop import InferenceConfig
 from fastrnn.fusion.inference.predictor import Counts, Predictor, predict_file
-from fastrnn.fusion.inference.writers import atomic
 
 OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2, "strides": (2,)}
 DATA = DataConfig(image_size=8, sample_rate=8000, mels=12)
@@ -33,15 +37,10 @@ DATA = DataConfig(image_size=8, sample_rate=8000, mels=12)
 
 def trained(path, folder, problem_type=None, **options):
     """Train for one epoch and return a Predictor."""
-    fit(
-        read_manifest(path, problem_type=problem_type),
-        folder,
-        DATA,
-        TrainConfig(epochs=1, batch_size=8),
-        OPTIONS | options,
-        baselines=False,
-        console=Console(quiet=True),
-    )
+    train = TrainConfig(epochs=1, batch_size=8)
+    config = FitConfig(DATA, OPTIONS | options, train, baselines=False)
+    table = read_manifest(path, problem_type=problem_type)
+    fit(table, folder, config, console=Console(quiet=True))
     return Predictor(*load(folder))
 
 
@@ -75,7 +74,7 @@ def test_every_format_gives_the_outputs_of_the_network(
     out = tmp_path / f"answers.{target}"
     assert predict_file(predictor, source, out, block=7) == Counts(20, 0)
     table = read_manifest(save(rows), predictor.config.columns)
-    batch = predictor.preprocessor.load(table, range(20)).collate(range(20))
+    batch = load_dataset(table, predictor.processor).batch(range(20))
     with torch.no_grad():
         second = predictor.network(batch)[:, 0].sigmoid()
     records = read(out)
@@ -91,20 +90,19 @@ def test_every_format_gives_the_outputs_of_the_network(
 def test_the_threshold_changes_the_prediction(predictor, rows, save, tmp_path):
     out = tmp_path / "answers.jsonl"
     for threshold, label in ((0.0, "yes"), (1.0, "no")):
-        moved = Predictor(predictor.network, predictor.preprocessor, predictor.config, threshold)
-        predict_file(moved, save(rows), out)
+        predict_file(replace(predictor, threshold=threshold), save(rows), out)
         assert {each["label"] for each in read(out)} == {label}
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), "0.5"])
 def test_a_threshold_must_be_a_probability(predictor, threshold):
     with pytest.raises(ConfigError, match="threshold must be a"):
-        Predictor(predictor.network, predictor.preprocessor, predictor.config, threshold)
+        replace(predictor, threshold=threshold)
 
 
 def test_column_names_that_are_not_valid_unicode(predictor, rows, save, tmp_path):
     path = save([rows[0], rows[1] | {"\ud800": "1"}])
-    with pytest.raises(ManifestError, match="row 1: the name of a column is not valid Unicode"):
+    with pytest.raises(ManifestError, match="line 2: the name of a column is not valid Unicode"):
         predict_file(predictor, path, tmp_path / "answers.jsonl")
 
 
@@ -117,17 +115,18 @@ def test_bad_rows_raise_or_are_listed_in_place(predictor, rows, save, tmp_path):
     lines = source.read_text().splitlines()
     lines[11] = "{"
     source.write_text("\n".join(lines))
-    with pytest.raises(FusionError, match=r"manifest\.jsonl, row 2.*gone\.png"):
-        predict_file(predictor, source, out)
+    with pytest.raises(FusionError, match=r"manifest\.jsonl, line 3.*gone\.png"):
+        predict_file(predictor, source, out, block=4)
     assert list(out.parent.iterdir()) == []
-    assert predict_file(predictor, source, out, on_bad_row="skip", block=4) == Counts(16, 4)
+    predictor = replace(predictor, on_bad_row="skip")
+    assert predict_file(predictor, source, out, block=4) == Counts(16, 4)
     assert [each.name for each in out.parent.iterdir()] == [out.name]
     records = read(out)
     assert [each["row"] for each in records] == list(range(20))
     bad = {each["row"]: each["error"] for each in records if "error" in each}
     assert set(bad) == {2, 5, 9, 11}
     for row, part in ((2, "gone.png"), (5, "5.png"), (9, "empty"), (11, "not JSON")):
-        assert f"row {row}" in bad[row]
+        assert f"line {row + 1}" in bad[row]
         assert part in bad[row]
 
 
@@ -153,7 +152,7 @@ def test_a_required_modality_must_be_present(rows, save, tmp_path):
     out = tmp_path / "answers.jsonl"
     with pytest.raises(ConfigError, match=r"no column 'photo'.* --image NAME"):
         predict_file(predictor, save([{"text": "a", "picture": "0.png"}]), out)
-    with pytest.raises(ManifestError, match="row 1: text is missing, but the model was not"):
+    with pytest.raises(ManifestError, match="line 2: text is missing, but the model was not"):
         predict_file(predictor, save([rows[0], rows[1] | {"text": None}]), out)
     source = save([{"text": "a", "picture": "0.png"}])
     assert predict_file(predictor, source, out, columns={"image": "picture"}) == Counts(1, 0)
@@ -181,7 +180,7 @@ def test_every_kind_of_label(rows, streams, save, tmp_path, problem_type, target
     out = tmp_path / f"answers.{target}"
     assert predict_file(predictor, save(unlabelled(rows)), out, block=8) == Counts(20, 0)
     records = read(out)
-    labels = set(predictor.config.labels)
+    labels = set(predictor.processor.task.labels)
     for row, record in zip(rows, records, strict=True):
         if problem_type == "regression":
             assert set(record) == {"row", "value"}
@@ -208,15 +207,10 @@ def test_a_regression_with_a_large_offset(save, tmp_path):
         for split in [("train", "train", "val", "test")[number // 15]]
     ]
     path = save(rows)
-    fit(
-        read_manifest(path, problem_type="regression"),
-        tmp_path / "run",
-        DATA,
-        TrainConfig(epochs=15, batch_size=10, learning_rate=1e-2),
-        OPTIONS,
-        baselines=False,
-        console=Console(quiet=True),
-    )
+    train = TrainConfig(epochs=15, batch_size=10, learning_rate=1e-2)
+    table = read_manifest(path, problem_type="regression")
+    config = FitConfig(DATA, OPTIONS, train, baselines=False)
+    fit(table, tmp_path / "run", config, console=Console(quiet=True))
     out = tmp_path / "answers.jsonl"
     predict_file(Predictor(*load(tmp_path / "run")), path, out)
     found = torch.tensor([record["value"] for record in read(out)[45:]], dtype=torch.float64)
@@ -235,11 +229,11 @@ def test_a_prediction_is_never_nan(predictor, rows, save, tmp_path, bad):
         next(iter(predictor.network.parameters())).fill_(float("nan"))
     out = tmp_path / "answers.jsonl"
     if bad == "error":
-        with pytest.raises(DataError, match="row 0: the model's output is not finite"):
+        with pytest.raises(DataError, match="line 1: the model's output is not finite"):
             predict_file(predictor, save(unlabelled(rows)), out)
         assert not out.exists()
     else:
-        counts = predict_file(predictor, save(unlabelled(rows)), out, on_bad_row="skip")
+        counts = predict_file(replace(predictor, on_bad_row=bad), save(unlabelled(rows)), out)
         assert counts == Counts(0, 20)
 
 
@@ -262,8 +256,8 @@ def test_rows_must_be_streams_as_in_training(rows, streams, save, tmp_path):
     [
         ("rows.csv", "image,audio,text\n", "the table has no rows"),
         ("rows.csv", "image,image\n1,2\n", "'image' appears twice"),
-        ("rows.csv", "image,audio,text\n1.png,1.wav,a,b\n", "row 0: 4 cells but 3 columns"),
-        ("rows.jsonl", "[1]\n", "row 0: not a JSON object"),
+        ("rows.csv", "image,audio,text\n1.png,1.wav,a,b\n", "line 2: 4 cells but 3 columns"),
+        ("rows.jsonl", "[1]\n", "line 1: not a JSON object"),
         ("rows.parquet", "text", "Parquet file"),
         ("rows.txt", "text", "must end in .csv, .jsonl or .parquet"),
     ],
@@ -283,10 +277,14 @@ def test_other_formats_are_not_written(predictor, rows, save, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-def test_memory_does_not_grow_with_the_table(tmp_path, ending):
-    def peak(rows):
-        path = tmp_path / f"{rows}.{ending}"
-        frame = pd.DataFrame({"text": [f"a text of row {number}" for number in range(rows)]})
+def test_memory_does_not_grow_with_the_table(rows, save, tmp_path, ending):
+    rows = [{"text": row["text"], "label": row["label"]} for row in rows]
+    predictor = trained(save(rows), tmp_path / "run")
+    out = tmp_path / "answers.jsonl"
+
+    def peak(count):
+        path = tmp_path / f"{count}.{ending}"
+        frame = pd.DataFrame({"text": [f"a text of row {number}" for number in range(count)]})
         if ending == "csv":
             frame.to_csv(path, index=False)
         elif ending == "jsonl":
@@ -295,7 +293,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path, ending):
             frame.to_parquet(path, row_group_size=256)
         del frame
         tracemalloc.start()
-        assert sum(len(each.frame) for each in read_blocks(path, 64)) == rows
+        assert predict_file(predictor, path, out, block=64) == Counts(count, 0)
         result = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return result
@@ -303,6 +301,56 @@ def test_memory_does_not_grow_with_the_table(tmp_path, ending):
     peak(100)  # the first call allocates memory that stays
     # 3,000 more rows would take a megabyte more if they were kept.
     assert peak(3_500) < peak(500) + 300_000
+
+
+@pytest.mark.parametrize("problem_type", ["binary", "steps"])
+def test_predictions_do_not_depend_on_batches_and_processes(
+    rows, streams, save, tmp_path, problem_type
+):
+    rows = streams if problem_type == "steps" else rows
+    path = save(rows)
+    predictor = trained(path, tmp_path / "run", problem_type)
+    (expected,) = predictor.predict(path)
+    for batch_size, num_workers, block in ((1, 0, 1024), (3, 2, 1024), (256, 1, 7)):
+        other = replace(predictor, inference=InferenceConfig(batch_size, num_workers))
+        found = [record for records in other.predict(path, block=block) for record in records]
+        assert [each["row"] for each in found] == list(range(20))
+        for one, two in zip(found, expected, strict=True):
+            assert one["label"] == two["label"]
+            # A batch pads to its longest row, which may change the order of sums: 100 roundings.
+            assert numbers(one) == pytest.approx(numbers(two), rel=100 * 2**-24)
+
+
+def numbers(record):
+    named = record["probabilities"]
+    each = named if isinstance(named, list) else [named]
+    return [value for one in each for value in one.values()]
+
+
+def test_tables_in_memory(predictor, rows, save, tmp_path):
+    """Their paths are relative to the given root; errors name a DataFrame's own labels."""
+    rows = unlabelled(rows)
+    (expected,) = predictor.predict(save(rows))
+    frame = pd.DataFrame(rows, index=[f"case {number}" for number in range(20)])
+    for table in (frame, pa.Table.from_pylist(rows)):
+        assert list(predictor.predict(table, root=tmp_path)) == [expected]
+    with pytest.raises(ManifestError, match="DataFrame: the table has no rows"):
+        list(predictor.predict(frame[:0], root=tmp_path))
+    frame.loc["case 7", "image"] = "gone.png"
+    with pytest.raises(FusionError, match="row case 7"):
+        list(predictor.predict(frame, root=tmp_path))
+
+
+def test_errors_are_equal_in_fit_and_predict(predictor, rows, save):
+    """One file has one numbering."""
+    rows[3]["image"] = "gone.png"
+    path = save(rows, "csv")
+    with pytest.raises(DataError) as fitted:
+        load_dataset(read_manifest(path), predictor.processor).batch(range(20))
+    with pytest.raises(DataError) as predicted:
+        list(predictor.predict(path))
+    assert str(fitted.value) == str(predicted.value)
+    assert "line 5" in str(predicted.value)
 
 
 def test_a_file_appears_only_when_complete(tmp_path):
