@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from fastrnn.fusion import DataConfig, RunConfig, TrainConfig, build
-from fastrnn.fusion.data.processor import IGNORE
+from fastrnn.fusion import build
+from fastrnn.fusion.batch import IGNORE
 from fastrnn.fusion.explain import attribution, interventions
 from fastrnn.fusion.explain import explainer as explanation
+from fastrnn.fusion.explain.emap import additive, emap
+from fastrnn.fusion.explain.interventions import Probe
 from fastrnn.fusion.models.recurrent import mapped
 
-from ..synthetic import Rows, config
+from ..synthetic import Rows, config, task
 from ..trained import trained_run
 
 
@@ -56,7 +57,7 @@ def test_attributions_of_a_modality_add_up(static, modality, monkeypatch):
     """Attributions of a modality sum to the logit's difference from the baseline."""
     network = static.trained[0].model.eval()
     monkeypatch.setattr(attribution, "STEPS", 64)
-    batch = static.examples["train"].collate([3])
+    batch = static.datasets["train"].batch([3])
     found = attribution.over_input(network, batch, modality, lambda logits: logits[0, 1])
     none = dict(batch)
     with torch.no_grad():
@@ -84,7 +85,7 @@ def test_attributions_of_a_modality_add_up(static, modality, monkeypatch):
 
 def test_attributions_over_steps_add_up(static):
     network = static.trained[0].model.eval()
-    batch = static.examples["train"].collate([3])
+    batch = static.datasets["train"].batch([3])
     found = attribution.over_steps(network, batch, lambda logits: logits[0, 1])
     with torch.no_grad():
         x, lengths, h0 = network.sequence(network.encode(batch), batch)
@@ -119,7 +120,7 @@ def features(rows=7):
 def projected(function, batch, *names):
     network = Fake(function, *names)
     dice = torch.Generator().manual_seed(0)
-    return interventions.additive(network, network.encode(batch), batch, dice)
+    return additive(network, network.encode(batch), batch, dice)
 
 
 def test_projection_of_an_additive_network_is_itself():
@@ -155,25 +156,22 @@ def test_donors_have_the_same_number_of_steps():
 
 
 def test_follow_counts_donor_and_host():
-    config = SimpleNamespace(model=SimpleNamespace(problem_type="multiclass"))
+    probe = Probe(nn.Identity(), task("multiclass"))
     host, donor = torch.tensor([0, 0, 0, 1, 2]), torch.tensor([1, 1, 1, 1, 0])
     swapped, valid = torch.tensor([1, 0, 2, 0, 0]), torch.tensor([True] * 4 + [False])
-    found = interventions.follow(config, host, donor, swapped, valid)
+    found = probe._follow(host, donor, swapped, valid)
     assert found == {"differ": 3, "donor": 0.333333, "host": 0.333333}
-    config.model.problem_type = "regression"
+    probe = Probe(nn.Identity(), task("regression"))
     ends = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 1.0])
-    found = interventions.follow(
-        config, *ends, torch.tensor([0.9, 0.2]), torch.tensor([True, True])
-    )
+    found = probe._follow(*ends, torch.tensor([0.9, 0.2]), torch.tensor([True, True]))
     assert found == {"differ": 2, "donor": 0.5, "host": 0.5}
 
 
 def test_network_that_uses_only_its_state_follows_the_donor(stepped):
     """A network whose inputs are zero after the swap depends only on the state."""
-    config = stepped.config
-    network = build(config.model).eval()
-    examples = stepped.examples["train"]
-    batch = examples.collate([row for row in range(len(examples)) if examples.steps[row] > 3])
+    network = build(stepped.config.model).eval()
+    dataset = stepped.datasets["train"]
+    batch = dataset.batch((dataset.steps > 3).nonzero()[0])
     batch["label"] = torch.where(batch["steps"], 0, IGNORE)
     half = int(batch["steps"].sum(1).median()) // 2
     whole = network.sequence
@@ -191,7 +189,7 @@ def test_network_that_uses_only_its_state_follows_the_donor(stepped):
         ih.zero_()
         network.head.rnn.bias_hh_l0.zero_()
         network.head.readout.weight.normal_()
-    found = interventions.swap_state(network, config, batch)
+    found = Probe(network, dataset.processor.task).swap_state(batch)
     assert found["step"] == half
     after = found["after"][0]
     assert after["differ"] > 0
@@ -210,12 +208,10 @@ SWAPS = {
 def test_a_swapped_state_continues_the_donors_sequence(mode, cell):
     """The swapped network computes what one does that read the donor's steps, then the row's."""
     model = config(cell=cell, **SWAPS[mode])
-    labels = ("a", "b", "c") if mode == "steps" else ()
-    run = RunConfig(DataConfig(), model, TrainConfig(), labels=labels)
     network, batch = build(model).eval(), Rows(model, count=24).batch()
     logits = []
     network.head.register_forward_hook(lambda *call: logits.append(call[2][0].detach()))
-    found = interventions.swap_state(network, run, batch, seed=5)
+    found = Probe(network, task(model.problem_type), seed=5).swap_state(batch)
     assert len(logits) == 3
 
     with torch.no_grad():
@@ -240,6 +236,14 @@ def test_a_swapped_state_continues_the_donors_sequence(mode, cell):
     assert not torch.allclose(expected[0], expected[1], atol=1e-3)
 
 
+def test_additive_projection_of_a_run(static):
+    network, dataset = static.trained[0].model, static.datasets["train"]
+    found = emap(network, dataset, rows=9)
+    assert found["rows"] == 9
+    assert found == emap(network, dataset, rows=9)
+    assert found["gain"]["value"] == pytest.approx(found["score"] - found["additive"], abs=1e-6)
+
+
 @pytest.mark.parametrize("case", ["static", "stepped", "stepped_lstm"])
 def test_explain_run(case, request):
     run = request.getfixturevalue(case)
@@ -255,9 +259,9 @@ def test_explain_run(case, request):
     assert 0 <= result["emap"]["additive"] <= 1
     assert [each["modality"] for each in result["swap_modality"]] == modalities
     assert result["swap_state"]["rows"] >= 2
-    assert len(result["examples"]) == min(2, len(run.examples["test"]))
+    assert len(result["examples"]) == min(2, len(run.datasets["test"]))
     for each in result["examples"]:
-        assert each["truth"] in run.config.labels
+        assert each["truth"] in run.processor.task.labels
         assert each["where"].startswith("line ")
         assert (run.folder / each["picture"]).read_bytes().startswith(b"\x89PNG")
         assert set(each["modalities"]) == set(modalities)
@@ -274,3 +278,16 @@ def test_explain_late_network(tmp_path):
     assert result["states"] is None
     assert len(result["ablation"]) == 3
     assert "steps" not in result["examples"][0]
+
+
+@pytest.mark.parametrize("case", ["static", "stepped"])
+def test_explanations_do_not_depend_on_batches_and_processes(case, request):
+    """Except for those that take a modality from another row of the batch."""
+    folder = request.getfixturevalue(case).folder
+    found, expected = (
+        explanation.explain_run(folder, examples=2, **how)
+        for how in ({"batch_size": 3, "num_workers": 2}, {})
+    )
+    for each in (*found["ablation"], *expected["ablation"]):
+        del each["shuffled"]
+    assert found == expected
