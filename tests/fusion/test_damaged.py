@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastrnn.fusion import ConfigError, checkpoint, cli, load
+from fastrnn.fusion.data.splits import read_split
 from fastrnn.fusion.data.text import load_tokenizer, train_tokenizer
 from fastrnn.fusion.evaluation import evaluator as evaluation
-from fastrnn.fusion.evaluation.run_data import read_split
 from fastrnn.fusion.report.report import write_report
 
 from .trained import trained_run
@@ -88,7 +88,7 @@ def added_tokens(folder: Path) -> None:
     file.write_text(json.dumps(content))
 
 
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+CONFIG, PROCESSOR, TOKENIZER = "config.json", "processor_config.json", "tokenizer.json"
 DEEP = b"[" * 200_000
 
 
@@ -108,21 +108,41 @@ DEEP = b"[" * 200_000
         (contain(CONFIG, DEEP), f"{CONFIG}: damaged: nested too deeply"),
         (contain(CONFIG, b"9" * 9999), f"{CONFIG}: "),
         (pipe(CONFIG), f"no {CONFIG}"),
-        (change(CONFIG, "labels", value=3), f"{CONFIG}: labels must be a list"),
-        (change(CONFIG, "labels", value=["a", "b", "c"]), f"{CONFIG}: damaged: 3 labels"),
-        (change(CONFIG, "model", "outputs", value=2), f"{CONFIG}: damaged: 2 labels and 2"),
+        (lambda folder: (folder / PROCESSOR).unlink(), f"{PROCESSOR}: cannot be read"),
+        (cut(PROCESSOR), f"{PROCESSOR}: damaged: not JSON"),
+        (contain(PROCESSOR, b"\xff"), f"{PROCESSOR}: damaged: not UTF-8"),
+        (contain(PROCESSOR, b"[]"), f"{PROCESSOR}: the configuration must be a mapping"),
+        (contain(PROCESSOR, DEEP), f"{PROCESSOR}: damaged: nested too deeply"),
+        (pipe(PROCESSOR), f"{PROCESSOR}: not a regular file"),
+        (change(PROCESSOR, "labels", value=3), f"{PROCESSOR}: labels must be a list"),
+        (change(PROCESSOR, "labels", value=["a", "b", "c"]), f"{PROCESSOR}: damaged: 3 labels"),
+        (change(PROCESSOR, "problem_type", value="x"), f"{PROCESSOR}: problem_type must be one of"),
+        (
+            change(PROCESSOR, "problem_type", value="multiclass"),
+            "problem_type is binary, but multi",
+        ),
+        (change(PROCESSOR, "modalities", value=["text"]), r"modalities is .*, but \('text',\) in"),
+        (change(PROCESSOR, "stream", value=True), "model.stream is False, but True in processor"),
+        (change(PROCESSOR, "series", value=[[0, 1, 2]]), f"{PROCESSOR}: series"),
+        (change(CONFIG, "model", "outputs", value=2), f"{CONFIG}: damaged: model.outputs is 2"),
         (change(CONFIG, "model", "width", value=-1), f"{CONFIG}: model.width must be at least 1"),
         (
             change(CONFIG, "model", "width", value=10**9),
             f"{CONFIG}: model.width must be .* at most",
         ),
         (
-            change(CONFIG, "data", "image_size", value="64"),
-            f"{CONFIG}: data.image_size must be an integer",
+            change(PROCESSOR, "data", "image_size", value="64"),
+            f"{PROCESSOR}: data.image_size must be an integer",
         ),
-        (change(CONFIG, "data", "image_size", value=10**6), f"{CONFIG}: data.image_size .* most"),
-        (change(CONFIG, "data", "image_size", value=16), "data.image_size is 16, but model"),
-        (change(CONFIG, "data", "mels", value=13), "data.mels is 13, but model.mels is 12"),
+        (
+            change(PROCESSOR, "data", "image_size", value=10**6),
+            f"{PROCESSOR}: data.image_size .* most",
+        ),
+        (
+            change(PROCESSOR, "data", "image_size", value=16),
+            f"model.image_size is 8, but 16 in {PROCESSOR}",
+        ),
+        (change(PROCESSOR, "data", "mels", value=13), f"model.mels is 12, but 13 in {PROCESSOR}"),
         (change(CONFIG, "model", "encoders", value=[["image", "text"]]), "'text' reads text"),
         (cut("model.safetensors"), "model.safetensors: not this network's weights, or damaged"),
     ],
@@ -186,11 +206,6 @@ def test_tensor_with_wrong_shape_is_named(run):
         (change("split.json", "test", value=["1"]), r"split\.test\[0\] must be an integer"),
         (change("split.json", "test", value=[-1]), r"split\.test\[0\] must be at least 0"),
         (change("split.json", "test", value=[99] * 4), "refers to row 99"),
-        (
-            contain("metrics.jsonl", b"{}\n"),
-            r"metrics\.jsonl, line 1: damaged: not a metrics record",
-        ),
-        (contain("metrics.jsonl", b"{\n"), r"metrics\.jsonl, line 1: damaged: not JSON"),
         (contain("models/fusion/config.json", b"[]"), r"fusion/config\.json: the configuration"),
     ],
 )
@@ -202,6 +217,19 @@ def test_damaged_run_is_not_evaluated(run, damage, said, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"{}\n", "not a metrics record"), (b"{\n", "not JSON")]
+)
+def test_damaged_metrics_are_not_reported(run, content, said, capsys):
+    """The evaluation itself needs no metrics."""
+    contain("metrics.jsonl", content)(run)
+    with pytest.raises(ConfigError, match=rf"metrics\.jsonl, line 1: damaged: {said}"):
+        write_report(run)
+    assert cli.main(["evaluate", str(run)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (run / "evaluation.json").is_file()
+
+
 def test_damaged_evaluation_is_not_reported(run):
     (run / "evaluation.json").write_text("{")
     with pytest.raises(ConfigError, match=r"evaluation\.json: damaged: not JSON"):
@@ -211,4 +239,4 @@ def test_damaged_evaluation_is_not_reported(run):
 def test_intact_files_are_read(run):
     parts = read_split(run / "split.json")
     assert sorted(row for rows in parts.values() for row in rows) == list(range(40))
-    assert load_tokenizer(run / TOKENIZER).get_vocab_size() == load(run)[1].vocabulary
+    assert load_tokenizer(run / TOKENIZER).get_vocab_size() == load(run).processor.vocabulary

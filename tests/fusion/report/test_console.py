@@ -28,7 +28,7 @@ def test_tables_of_every_problem_type(problem_type, tmp_path):
     score = "r2" if problem_type == "regression" else "accuracy"
     fitted = printed(tables.results(run))
     assert f"{score.capitalize()} on 4 test rows" in fitted
-    assert f"{run.trained[0].judged.score:.3f}" in fitted
+    assert f"{run.trained[0].test_score.score:.3f}" in fitted
     constant = problem_type in ("binary", "multiclass", "steps")
     assert ("most frequent label" in fitted) == constant
     evaluated = printed(*tables.evaluation(evaluate_run(run.folder)))
@@ -43,7 +43,7 @@ def test_accuracy_of_the_most_frequent_training_label(tmp_path):
     """It is counted over steps that have a label."""
     run = trained_run(tmp_path, "steps", baselines=False)
     train, test = (
-        [value for label in run.examples[split].labels for value in label.tolist() if value >= 0]
+        [value for value in run.datasets[split].labels().flatten().tolist() if value >= 0]
         for split in ("train", "test")
     )
     frequent = max(sorted(set(train)), key=train.count)

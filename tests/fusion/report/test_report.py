@@ -13,7 +13,7 @@ import pytest
 from jinja2 import UndefinedError
 from rich.console import Console
 
-from fastrnn.fusion import ConfigError, fit, read_manifest
+from fastrnn.fusion import ConfigError, FitConfig, fit, read_manifest
 from fastrnn.fusion.config.schema import PROBLEM_TYPES
 from fastrnn.fusion.evaluation.evaluator import evaluate_run
 from fastrnn.fusion.explain.explainer import explain_run
@@ -126,7 +126,8 @@ def test_text_of_the_user_is_escaped(tmp_path):
     rows = [{HOSTILE: HOSTILE, "label": f"{HOSTILE}{number % 2}"} for number in range(40)]
     manifest = write_jsonl(folder / f"{HOSTILE}.jsonl", rows)
     table = read_manifest(manifest, {"text": HOSTILE})
-    run = fit(table, folder / f"run{HOSTILE}", DATA, None, OPTIONS, console=Console(quiet=True))
+    config = FitConfig(DATA, OPTIONS)
+    run = fit(table, folder / f"run{HOSTILE}", config, console=Console(quiet=True))
     evaluate_run(run.folder)
     examples = explain_run(run.folder, examples=1)["examples"]
     examples[0] |= {"where": f"row {HOSTILE}", "explained": HOSTILE}
