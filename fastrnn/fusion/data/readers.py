@@ -60,10 +60,12 @@ def open_table(source: Source, wanted: Collection[str] = ()) -> Table:
             columns cannot have a role; they are named but not read.
 
     Raises:
-        ManifestError: no such file, another format, not UTF-8, two columns of one name, or damaged.
-            Reading the records raises it, too.
+        ManifestError: no such file, another format, not UTF-8, empty, two columns of one name, or
+            damaged. Reading the records raises it, too.
     """
     table = _open(source, wanted)
+    if not table.names:
+        raise ManifestError(f"{table.path}: the table has no rows; add one row per example")
     for name in (*table.names, str(table.path)):
         if not is_unicode(name):
             where = str(table.path)
@@ -179,9 +181,14 @@ def _jsonl(path: Path, wanted: Collection[str]) -> Table:
             raise _not_utf8(path, error) from None
 
     names: dict[str, None] = {}
+    damaged: ManifestError | None = None
     for _, record in records():
         if isinstance(record, dict):
             names |= dict.fromkeys(record)
+        else:
+            damaged = damaged or record
+    if damaged and not names:
+        raise damaged
     return Table(path, tuple(names), records)
 
 
@@ -208,8 +215,9 @@ def _parsed(line: str, where: str) -> Record | ManifestError:
         return ManifestError(
             f'{where}: not a JSON object; write {{"image": "1.png", "label": "yes"}}'
         )
-    if not all(map(is_unicode, record)):
-        return ManifestError(f"{where}: the name of a column is not valid Unicode; rename it")
+    for name in record:
+        if not is_unicode(name):
+            return ManifestError(f"{where}: the name {name!r} is not valid Unicode; rename it")
     return {composed(name): cell for name, cell in record.items()}
 
 
