@@ -9,7 +9,7 @@ import pytest
 
 from fastrnn.fusion.data.manifest import read_manifest
 from fastrnn.fusion.errors import ConfigError
-from fastrnn.fusion.tasks.labels import summary
+from fastrnn.fusion.tasks import task_of
 from tests.fusion.data.test_manifest import expect_error
 
 
@@ -26,7 +26,7 @@ from tests.fusion.data.test_manifest import expect_error
         (["red|round", "red", "round"], "multilabel"),
     ],
 )
-def test_kinds_are_inferred(save, labels, problem_type):
+def test_problem_types_are_inferred(save, labels, problem_type):
     rows = [{"text": "a", "label": label} for label in labels]
     for ending in ("csv", "jsonl"):
         assert read_manifest(save(rows, ending)).problem_type == problem_type
@@ -44,7 +44,7 @@ def test_several_labels(save):
     expect_error(save(rows), "line 2", "contains no label; write []", problem_type="multilabel")
 
 
-def test_labels_that_do_not_fit_the_kind(rows, save, streams):
+def test_labels_that_do_not_fit_the_problem_type(rows, save, streams):
     expect_error(save(rows), "line 1", "'no' is not a finite number", problem_type="regression")
     expect_error(save([row | {"label": "inf"} for row in rows]), "'inf'", problem_type="regression")
     huge = [row | {"label": 1e300} for row in rows]
@@ -57,7 +57,7 @@ def test_labels_that_do_not_fit_the_kind(rows, save, streams):
     expect_error(
         save(three),
         "3 labels (0, 1, 2...)",
-        "choose multiclass",
+        "choose problem type multiclass",
         problem_type="binary",
     )
     with pytest.raises(ConfigError, match="problem_type must be one of binary, multiclass"):
@@ -111,16 +111,16 @@ def test_mostly_different_numbers_suggest_a_regression(save):
     assert read_manifest(save([row | {"label": 1} for row in rows])).warnings == ()
 
 
-def test_label_summary():
-    assert summary("multiclass", ["yes", "YES", "nan", "yes"]) == "YES 1, nan 1, yes 2"
-    assert summary("multilabel", [("a", "b"), (), ("b",)]) == "a 1, b 2"
-    assert summary("steps", [(None, "2"), ("10", "2")]) == "2 2, 10 1"
-    assert summary("regression", ["1.5", "-2", "-2"]) == "-2 to 1.5, 2 different"
-    many = summary("multiclass", [str(number) for number in range(30)])
+def test_labels_are_described():
+    assert task_of("multiclass").describe(["yes", "YES", "nan", "yes"]) == "YES 1, nan 1, yes 2"
+    assert task_of("multilabel").describe([("a", "b"), (), ("b",)]) == "a 1, b 2"
+    assert task_of("steps").describe([(None, "2"), ("10", "2")]) == "2 2, 10 1"
+    assert task_of("regression").describe(["1.5", "-2", "-2"]) == "-2 to 1.5, 2 different"
+    many = task_of("multiclass").describe([str(number) for number in range(30)])
     assert many.endswith("18 1, 19 1, … (30 different)")
 
 
-def test_labels_of_another_kind_are_skipped(save):
+def test_labels_of_another_problem_type_are_skipped(save):
     rows = [{"text": "a", "label": label} for label in (1.5, 2.5, "high", 4)]
     manifest = read_manifest(save(rows), problem_type="regression", on_bad_row="skip")
     assert [row.label for row in manifest.rows] == ["1.5", "2.5", "4"]

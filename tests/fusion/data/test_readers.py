@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastrnn.fusion.data.manifest import read_manifest
-from fastrnn.fusion.data.splits import label_names
-from fastrnn.fusion.errors import ManifestError
+from fastrnn.fusion import ManifestError, MediaError, read_manifest
+from tests.fusion.data.loaded import loaded
 from tests.fusion.data.test_manifest import expect_error
 
 
@@ -25,7 +24,7 @@ def test_parquet_and_frame_give_the_same_rows_as_csv(rows, save, tmp_path):
     frame(rows).to_parquet(tmp_path / "a.parquet")
     from_parquet = read_manifest(tmp_path / "a.parquet")
     from_frame = read_manifest(frame(rows), root=tmp_path)
-    for other, first in ((from_parquet, "row 1"), (from_frame, "row r0")):
+    for other, first in ((from_parquet, "row 0"), (from_frame, "row r0")):
         assert other.rows[0].where == first
         alike = [replace(row, where="") for row in other.rows]
         assert alike == [replace(row, where="") for row in from_csv.rows]
@@ -35,10 +34,15 @@ def test_parquet_and_frame_give_the_same_rows_as_csv(rows, save, tmp_path):
 
 def test_paths_of_a_frame_are_relative_to_the_current_folder(rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert read_manifest(frame(rows)).rows[3].images == (tmp_path.resolve() / "3.png",)
+    manifest = read_manifest(frame(rows))
+    assert manifest.root == tmp_path.resolve()
+    assert manifest.rows[3].images == ("3.png",)
+    _, dataset = loaded(frame(rows))
+    assert len(dataset.batch([0, 1])["frames"]) == 2
     monkeypatch.chdir(tmp_path.parent)
-    with pytest.raises(ManifestError, match="DataFrame, row r0, column 'image': there is no file"):
-        read_manifest(frame(rows))
+    _, dataset = loaded(frame(rows))
+    with pytest.raises(MediaError, match=r"DataFrame, row r0: there is no file '0\.wav' in"):
+        dataset[0]
 
 
 @pytest.mark.parametrize("ending", ["parquet", "frame"])
@@ -82,7 +86,7 @@ def test_label_types_of_a_frame(rows, tmp_path, values, names):
     table.to_parquet(tmp_path / "a.parquet")
     for source in (table, tmp_path / "a.parquet"):
         manifest = read_manifest(source, root=tmp_path)
-        assert set(label_names(manifest, range(20))) == names
+        assert set(manifest.labels()) == names
 
 
 @pytest.mark.parametrize("path", ["../x.png", "/etc/passwd", b"0.png", {"bytes": b"x"}, 7])
@@ -125,11 +129,11 @@ def test_parquet_bytes_are_not_read(rows, tmp_path):
     table = frame(rows).assign(pixels=b"x" * 100)
     table.to_parquet(tmp_path / "a.parquet")
     assert read_manifest(tmp_path / "a.parquet").ignored == ("pixels", "__index_level_0__")
-    expect_error(tmp_path / "a.parquet", "row 1, column 'pixels'", "is not a path", image="pixels")
+    expect_error(tmp_path / "a.parquet", "row 0, column 'pixels'", "is not a path", image="pixels")
 
 
 def test_a_parquet_file_that_expands_too_much(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr("fastrnn.fusion.data.readers._LARGEST_TABLE", 100_000)
+    monkeypatch.setattr("fastrnn.fusion.data.columns._LARGEST", 100_000)
     table = frame(rows * 50).assign(text="a" * 1000, index=range(1000))
     table.to_parquet(tmp_path / "a.parquet")
     assert (tmp_path / "a.parquet").stat().st_size < 100_000
