@@ -38,8 +38,7 @@ class BatchLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        if num_workers < 0:
-            raise ConfigError(f"num_workers must be at least 0; got {num_workers}")
+        _check_workers(num_workers)
         options: dict[str, Any] = {}
         if num_workers:
             # A forked worker shares the memory of the dataset and of its cache.
@@ -68,6 +67,11 @@ class BatchLoader:
             if isinstance(batch, DataError):
                 raise batch
             yield batch
+
+
+def _check_workers(num_workers: int) -> None:
+    if num_workers < 0:
+        raise ConfigError(f"num_workers must be at least 0; got {num_workers}")
 
 
 class _Caught(Dataset[Sample | DataError]):
@@ -110,7 +114,9 @@ def check_files(
 
     Raises:
         DataError: a row cannot be used and `on_bad_row` is "error", or no labelled row can be.
+        ConfigError: num_workers is negative.
     """
+    _check_workers(num_workers)
     bad = BadRows(on_bad_row)
     kept = []
     for index, error in enumerate(_errors(dataset, num_workers)):
