@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -24,40 +24,28 @@ from rich.console import Console
 from torch import nn
 
 from . import checkpoint, hub
-from .config import options
-from .config.renamed import renamed
-from .config.schema import FitConfig, RunConfig
-from .data.dataset import FusionDataset, load_dataset
-from .data.loader import check_files
+from .config.schema import RunConfig
+from .data.dataset import FusionDataset
 from .data.manifest import read_manifest
 from .data.processor import Processor
 from .data.readers import Source
 from .errors import ConfigError
 from .evaluation import evaluator
 from .evaluation.bootstrap import value
+from .evaluation.run_data import labelled_rows
 from .explain.explainer import Explainer
+from .inference.frames import prediction_frame, probability_frame
 from .inference.loop import InferenceConfig, find_device, predictions
 from .inference.predictor import Predictor
-from .inference.writers import Record
-from .tasks import Task
+from .parameters import Parameters
 from .training import run as training
 from .training.callbacks import Callback
 
 Folder = str | Path
 
-# Parameters of FusionModel in addition to the options of a fit, and their defaults.
-_PARAMETERS: dict[str, Any] = {
-    "preset": "default",
-    "problem_type": None,
-    "baselines": False,
-    "init_from": None,
-    "report_to": (),
-    "output_dir": None,
-    "device": "auto",
-}
-
 
 class FusionModel(
+    Parameters,
     ModelHubMixin,
     library_name="fastrnn",
     tags=["multimodal", "recurrent-neural-network", "pytorch"],
@@ -97,30 +85,9 @@ class FusionModel(
     config: RunConfig
 
     def __init__(self, **parameters: Any) -> None:
-        self._parameters: dict[str, Any] = {}
+        super().__init__(**parameters)
         self._held_out: FusionDataset | None = None  # rows held out by `fit`
         self.history_: list[dict[str, dict[str, float]]] = []
-        self.set_params(**parameters)
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return all parameters of the constructor, with their values."""
-        chosen = options.preset(self._parameters.get("preset", "default"))
-        defaults = {name: each.default for name, each in options.OPTIONS.items()}
-        return defaults | _PARAMETERS | chosen | self._parameters
-
-    def set_params(self, **parameters: Any) -> FusionModel:
-        """Set parameters of the constructor for the next fit; return the model.
-
-        Raises:
-            ConfigError: as for the constructor.
-        """
-        known = {*options.OPTIONS, *_PARAMETERS}
-        parameters = renamed(parameters, known)
-        options.check_names(parameters, known)
-        parameters = self._parameters | parameters
-        _fit_config(parameters)  # checks the values
-        self._parameters = parameters
-        return self
 
     def fit(
         self,
@@ -152,16 +119,16 @@ class FusionModel(
             FusionError: the table, one of its files or an option cannot be used. The message says
                 how to fix it.
         """
-        config = _fit_config(self._parameters)
+        config = self.fit_config()
         named = {role: name for role, name in {"label": label, **columns}.items() if name}
         manifest = read_manifest(
             data,
             named,
             root,
-            problem_type=self._parameters.get("problem_type"),
+            problem_type=self.parameter("problem_type"),
             on_bad_row=config.loading.on_bad_row,
         )
-        output_dir = self._parameters.get("output_dir")
+        output_dir = self.parameter("output_dir")
         with tempfile.TemporaryDirectory() as temporary:
             run = training.fit(
                 manifest,
@@ -223,17 +190,7 @@ class FusionModel(
         if not self.classes_:
             raise ConfigError("a regression has no probabilities; use predict")
         table = self.predict_table(data, **how)
-        if self.processor.task.per_step:
-            steps = table["probabilities"]
-            return pd.DataFrame(
-                {
-                    name: [[each[name] for each in row or []] for row in steps]
-                    for name in self.classes_
-                },
-                index=table.index,
-            )
-        found = table[[f"p({name})" for name in self.classes_]]
-        return found.set_axis(list(self.classes_), axis=1)
+        return probability_frame(table, self.processor.task)
 
     def predict_table(
         self,
@@ -279,13 +236,12 @@ class FusionModel(
             on_bad_row,
         )
         frame = data if isinstance(data, pd.DataFrame) else None
-        source = data if frame is None else frame.reset_index(drop=True)
+        source = data
+        if frame is not None and not frame.index.map(str).is_unique:
+            source = frame.reset_index(drop=True)  # errors name a row by its label in the index
         blocks = predictor.predict(source, root=root) if frame is None or len(frame) else ()
         records = chain.from_iterable(blocks)
-        table = pd.DataFrame(
-            [_flat(each, self.processor.task.per_step) for each in records],
-            columns=_columns(self.processor.task) + ["error"] * (on_bad_row == "skip"),
-        )
+        table = prediction_frame(records, self.processor.task, errors=on_bad_row == "skip")
         if frame is not None:
             table.index = frame.index
         return table
@@ -367,19 +323,13 @@ class FusionModel(
             if self._held_out is None:
                 raise ConfigError("give rows with labels: a loaded model has no held-out rows")
             return self._held_out, inference, self._device(device)
-        read = (*self.config.model.modalities, "label")
-        columns = {role: name for role, name in self.config.columns.items() if role in read}
-        problem_type = self.config.model.problem_type
-        manifest = read_manifest(
-            data, columns, root, problem_type=problem_type, on_bad_row=on_bad_row
+        dataset = labelled_rows(
+            data, self.config, self.processor, root, on_bad_row=on_bad_row, num_workers=num_workers
         )
-        dataset = load_dataset(manifest, self.processor, on_bad_row=on_bad_row, cache="memory")
-        if on_bad_row == "skip":
-            dataset = check_files(dataset, "skip", num_workers)
         return dataset, inference, self._device(device)
 
     def _device(self, device: torch.device | str | None) -> torch.device:
-        return find_device(self._parameters.get("device", "auto") if device is None else device)
+        return find_device(self.parameter("device") if device is None else device)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "network"):
@@ -410,33 +360,3 @@ class FusionModel(
         # The table's location is private, and useless on another machine.
         config = replace(self.config, manifest="", root="")
         checkpoint.save(save_directory, config, self.network, self.processor)
-
-
-def _columns(task: Task) -> list[str]:
-    """Return the columns of a table of predictions."""
-    names = [name for name, _ in task.fields()]
-    if task.per_step or "probabilities" not in names:
-        return names
-    return ["label", *(f"p({name})" for name in task.labels)]
-
-
-def _flat(record: Mapping[str, Any], per_step: bool) -> Record:
-    """Drop the row number; except for steps, give each label's probability a column."""
-    flat = {name: value for name, value in record.items() if name != "row"}
-    if not per_step:
-        named = flat.pop("probabilities", {})
-        flat |= {f"p({name})": each for name, each in named.items()}
-    return flat
-
-
-def _fit_config(given: Mapping[str, Any]) -> FitConfig:
-    """Return the options of a fit from the parameters of FusionModel."""
-    values = options.preset(given.get("preset", "default"))
-    values |= {name: value for name, value in given.items() if name in options.OPTIONS}
-    init_from, report_to = given.get("init_from"), given.get("report_to", ())
-    return options.fit_config(
-        values,
-        baselines=given.get("baselines", False),
-        init_from=None if init_from is None else str(init_from),
-        report_to=(report_to,) if isinstance(report_to, str) else tuple(report_to),
-    )

@@ -99,7 +99,7 @@ Device = Annotated[
     str,
     typer.Option(
         metavar="DEVICE",
-        help="cpu, cuda, cuda:1, mps, ...; auto is a CUDA GPU if there is one, else the CPU.",
+        help="cpu, cuda, cuda:1, mps, ...; auto is a GPU if there is one, else the CPU.",
     ),
 ]
 BatchSize = Annotated[

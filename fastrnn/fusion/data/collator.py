@@ -69,23 +69,22 @@ class Collator:
 
     def _images(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         """Collect the distinct images; a row without an image refers to the first of the batch."""
-        places: dict[int, int] = {}
-        frames: list[np.ndarray] = []
+        having = [row for row, sample in enumerate(samples) if "image" in sample]
         steps = max(each["steps"] for each in samples) if self.stream else 1
         index = np.zeros((len(samples), steps), np.int64)
-        for row, sample in enumerate(samples):
-            if "image" not in sample:
-                continue
-            numbers = sample["image_id"].tolist()
-            for step, (number, frame) in enumerate(zip(numbers, sample["image"], strict=True)):
-                place = places.setdefault(number, len(frames))
-                if place == len(frames):
-                    frames.append(frame)
-                index[row, step] = place
-        if not frames:
-            frames = [np.zeros(self.shapes["image"], np.uint8)]
+        if not having:
+            frames = np.zeros((1, *self.shapes["image"]), np.uint8)
+        else:
+            numbers = np.concatenate([samples[row]["image_id"] for row in having])
+            images = [image for row in having for image in samples[row]["image"]]
+            _, first, place = np.unique(numbers, return_index=True, return_inverse=True)
+            frames = np.stack([images[number] for number in first.tolist()])
+            end = 0
+            for row in having:
+                start, end = end, end + len(samples[row]["image_id"])
+                index[row, : end - start] = place[start:end]
         return {
-            "frames": torch.from_numpy(np.stack(frames)),
+            "frames": torch.from_numpy(frames),
             "image": torch.from_numpy(index if self.stream else index[:, 0]),
         }
 

@@ -13,6 +13,7 @@ from ..data.dataset import FusionDataset, load_dataset
 from ..data.loader import check_files
 from ..data.manifest import Manifest, read_manifest
 from ..data.processor import Processor
+from ..data.readers import Source
 from ..data.splits import SPLIT, read_split
 from ..errors import ConfigError
 from ..strings import plural
@@ -115,10 +116,7 @@ class _Home:
 
     def load(self, table: Manifest, rows: list[int], on_bad_row: str) -> FusionDataset:
         """Load rows. They are read many times, so their files are kept in memory."""
-        dataset = load_dataset(table, self.processor, rows, on_bad_row=on_bad_row, cache="memory")
-        if on_bad_row == "skip":
-            return check_files(dataset, "skip", self.num_workers)
-        return dataset
+        return _load(table, self.processor, rows, on_bad_row, self.num_workers)
 
     def table(self, on_bad_row: str | None = None) -> Manifest:
         if not self.config.manifest or not Path(self.config.manifest).is_file():
@@ -179,12 +177,47 @@ class _Home:
         return self.load(table, rows, self.on_bad_row())
 
 
-def _other(source: Any, config: RunConfig, on_bad_row: str | None) -> Manifest:
+def labelled_rows(
+    source: Source,
+    config: RunConfig,
+    processor: Processor,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    on_bad_row: str = "error",
+    num_workers: int = 0,
+) -> FusionDataset:
+    """Load all rows of a table to evaluate a model on; columns are named as in training.
+
+    Raises:
+        DataError: the table or a row cannot be used.
+    """
+    table = _other(source, config, on_bad_row, root)
+    return _load(table, processor, None, on_bad_row, num_workers)
+
+
+def _load(
+    table: Manifest,
+    processor: Processor,
+    rows: list[int] | None,
+    on_bad_row: str,
+    num_workers: int,
+) -> FusionDataset:
+    dataset = load_dataset(table, processor, rows, on_bad_row=on_bad_row, cache="memory")
+    return check_files(dataset, "skip", num_workers) if on_bad_row == "skip" else dataset
+
+
+def _other(
+    source: Source,
+    config: RunConfig,
+    on_bad_row: str | None,
+    root: str | os.PathLike[str] | None = None,
+) -> Manifest:
     """Read another table: columns are named as in training, except its own split and group."""
     columns = {role: name for role, name in config.columns.items() if role not in _OF_SPLITTING}
     return read_manifest(
         source,
         columns,
+        root,
         problem_type=config.model.problem_type,
         on_bad_row=on_bad_row or "error",
     )

@@ -75,6 +75,8 @@ def fit(
         elif not complete:
             keep_earlier_run(folder)
         run, given = _load(manifest, folder, config, accelerator, console)
+        if before is not None:
+            _check_skipped(run, manifest)
         # First barrier: every process has read the folder before the first one writes to it.
         # Second barrier: the files are complete before any process reads them.
         accelerator.wait_for_everyone()
@@ -187,9 +189,27 @@ def _begin(run: Run, manifest: Manifest, call: Call) -> None:
     state.begin(run.folder, call)
     checkpoint.save_config(run.folder, run.config, run.processor)
     files.write_json(run.folder / SPLIT, run.parts)
-    lines = [json.dumps(each) + "\n" for each in left_out(manifest, run.datasets)]
-    if lines:
-        files.write(run.folder / SKIPPED, "".join(lines))
+    skipped = left_out(manifest, run.datasets)
+    if skipped:
+        files.write(run.folder / SKIPPED, "".join(json.dumps(each) + "\n" for each in skipped))
+
+
+def _check_skipped(run: Run, manifest: Manifest) -> None:
+    """Check that a resumed run leaves out the same rows as when it started.
+
+    Raises:
+        ConfigError: a file has been damaged or repaired; the message names a row.
+    """
+    path = run.folder / SKIPPED
+    before = {each["where"] for each in (files.read_jsonl(path) if path.is_file() else [])}
+    now = {each["where"] for each in left_out(manifest, run.datasets)}
+    if before != now:
+        row = min(before ^ now)
+        became = "can be used now" if row in before else "cannot be used any more"
+        raise ConfigError(
+            f"{run.folder}: {row} {became}, so the run would go on with other rows than it started "
+            "with; restore its files, or start a new run"
+        )
 
 
 def resume(
