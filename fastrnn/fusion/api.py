@@ -236,10 +236,7 @@ class FusionModel(
             on_bad_row,
         )
         frame = data if isinstance(data, pd.DataFrame) else None
-        source = data
-        if frame is not None and not frame.index.map(str).is_unique:
-            source = frame.reset_index(drop=True)  # errors name a row by its label in the index
-        blocks = predictor.predict(source, root=root) if frame is None or len(frame) else ()
+        blocks = predictor.predict(data, root=root) if frame is None or len(frame) else ()
         records = chain.from_iterable(blocks)
         table = prediction_frame(records, self.processor.task, errors=on_bad_row == "skip")
         if frame is not None:

@@ -42,7 +42,9 @@ SCHEMA = pa.schema(
     ]
 )
 _CHUNK = 4096  # rows that are Python values at the same time
-_LARGEST = 4 << 30  # bytes; a small Parquet file may repeat one long cell a million times
+# A small Parquet file may repeat one long cell a million times. A chunk has up to 2 GiB of strings.
+_LARGEST = (2 << 30) - 1  # bytes of all cells
+_PART = 1 << 28  # characters and bytes of rows that are Python values at the same time
 
 
 class ManifestBuilder:
@@ -58,6 +60,7 @@ class ManifestBuilder:
         self._listed: list[bool] = []  # whether the images of each row are a list
         self._known: dict[Label, Label] = {}  # equal labels share one object
         self._bytes = 0
+        self._waiting = 0  # bytes in _rows
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -74,10 +77,11 @@ class ManifestBuilder:
                     raise record
                 row = self.reader.read(where, record)
                 self._rows.append(row)
+                self._waiting += _size(row)
                 self._labels.append(self._known.setdefault(row.label, row.label))
                 self._listed.append(row.stream)
                 self.numbers.append(number)
-            if len(self._rows) == _CHUNK:
+            if len(self._rows) == _CHUNK or self._waiting > _PART:
                 self._flush()
         self._flush()
 
@@ -101,11 +105,11 @@ class ManifestBuilder:
         self._bytes += batch.nbytes
         if self._bytes > _LARGEST:
             raise ManifestError(
-                f"{self.reader.path}: the cells take more than {_LARGEST >> 30} GiB; split the "
+                f"{self.reader.path}: the cells take more than {_LARGEST:,} bytes; split the "
                 "table, or store media in files and their paths in the table"
             )
         self._batches.append(batch)
-        self._rows = []
+        self._rows, self._waiting = [], 0
 
     def finish(self, problem_type: str | None) -> tuple[pa.Table, str, bool]:
         """Parse the labels; return the table, the problem type, and whether rows are streams.
@@ -157,6 +161,12 @@ class ManifestBuilder:
                 f"(the problem type is {problem_type})"
             ) from None
         return label
+
+
+def _size(row: Row) -> int:
+    """Estimate the bytes of a row's longest cells."""
+    names = sum(map(len, row.images))
+    return len(row.text or "") + names + getattr(row.series, "nbytes", 0)
 
 
 class Rows(Sequence[Row]):

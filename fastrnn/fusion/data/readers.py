@@ -1,10 +1,10 @@
 """Read tables as records: CSV, JSONL and Parquet files, DataFrames, Arrow tables and datasets.
 
 A record is a dict of a row's cells as plain Python values, paired with its position for messages:
-the line of a text file, otherwise the row's number from 0 or its label in a DataFrame's index. A
-damaged row (a ragged line, invalid JSON) is an error in place of the record, so that the caller can
-skip it. A table that is damaged as a whole raises. Records are read one at a time, so a table may
-be larger than the memory.
+the line of a text file, otherwise the row's number from 0 or its label in a DataFrame's index, if
+the labels are unique. A damaged row (a ragged line, invalid JSON) is an error in place of the
+record, so that the caller can skip it. A table that is damaged as a whole raises. Records are read
+one at a time, so a table may be larger than the memory.
 """
 
 from __future__ import annotations
@@ -78,8 +78,13 @@ def _open(source: Source, wanted: Collection[str]) -> Table:
         return _frame(source)
     if isinstance(source, pa.Table):
         return _arrow(Path("Table"), source.schema, lambda: source.to_batches(_BATCH), wanted)
-    if hasattr(source, "with_format") and hasattr(source, "features"):
+    if hasattr(source, "with_format") and getattr(source, "features", None) is not None:
         return _dataset(source, wanted)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ManifestError(
+            f"a {type(source).__name__} is not a table; give a path, a DataFrame, a pyarrow.Table "
+            "or a datasets.Dataset"
+        )
     path = Path(source)
     if not path.is_file():
         raise ManifestError(f"{path}: no such file; give the path of a CSV, JSONL or Parquet file")
@@ -297,10 +302,12 @@ def _plain(kind: pa.DataType) -> bool:
 def _frame(frame: pd.DataFrame) -> Table:
     path = Path("DataFrame")
     names = column_names(path, (str(name) for name in frame.columns))
+    index = frame.index.astype(str) if frame.index.dtype == object else frame.index
+    labels = frame.index if index.is_unique else range(len(frame))  # each row has its own name
 
     def records() -> Records:
         columns = [frame.iloc[:, place] for place in range(len(names))]
-        for label, *row in zip(frame.index, *columns, strict=True):
+        for label, *row in zip(labels, *columns, strict=True):
             yield f"row {label}", {n: _value(cell) for n, cell in zip(names, row, strict=True)}
 
     return Table(path, names, records)

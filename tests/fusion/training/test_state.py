@@ -185,7 +185,8 @@ def test_moments_have_the_strides_of_their_parameters():
     optimizer = torch.optim.Adam(layer.parameters())
     layer(torch.randn(2, 3, 5, 5)).sum().backward()
     optimizer.step()
-    tensors = {name: each.contiguous() for name, each in resume.moments(optimizer).items()}
+    states = optimizer.state_dict()["state"]
+    tensors = {name: each.contiguous() for name, each in resume.moments(states).items()}
     groups = json.loads(json.dumps(optimizer.state_dict()["param_groups"]))
     other = torch.optim.Adam(layer.parameters())
     resume.restore_optimizer(other, resume.State(groups=groups, tensors=tensors))
