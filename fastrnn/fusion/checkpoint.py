@@ -75,11 +75,6 @@ def load(folder: str | Path) -> Loaded:
             the file.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
-        unfinished = run_lock.unfinished(folder)
-        if unfinished:
-            raise ConfigError(unfinished)
-        raise ConfigError(f"{folder}: contains no {CONFIG} and {WEIGHTS}; give a run's folder")
     config, processor = read_config(folder)
     if processor.tokenizer is not None:
         _check_tokens(processor.tokenizer, config.model, folder / processors.TOKENIZER)
@@ -90,8 +85,14 @@ def read_config(folder: Path) -> tuple[RunConfig, Processor]:
     """Read the configuration and the processor in a run's folder.
 
     Raises:
-        ConfigError: a file is missing, damaged or inconsistent. The message names it.
+        ConfigError: the folder contains no model, or a file is missing, damaged or inconsistent.
+            The message names it.
     """
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+        unfinished = run_lock.unfinished(folder)
+        if unfinished:
+            raise ConfigError(unfinished)
+        raise ConfigError(f"{folder}: contains no {CONFIG} and {WEIGHTS}; give a run's folder")
     path = folder / CONFIG
     config = parser.read(RunConfig, path)
     processor = Processor.load(folder)
