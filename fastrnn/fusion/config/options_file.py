@@ -14,9 +14,13 @@ from ..errors import ConfigError
 from .options import OPTIONS, as_tuple, check_names
 from .renamed import renamed
 
+_REPEATED = ("report_to",)  # flags that may be given several times
+
 
 def read(path: Path, known: Collection[str]) -> dict[str, Any]:
-    """Read options from a YAML file: name -> the text of the flag. Names may use "-" or "_".
+    """Read options from a YAML file: name -> the text of the flag, or a list of texts.
+
+    Names may use "-" or "_".
 
     Raises:
         ConfigError: the file cannot be read, is not a mapping, or has an unknown key.
@@ -45,10 +49,15 @@ def read(path: Path, known: Collection[str]) -> dict[str, Any]:
     return as_flags({name: value for name, value in values.items() if value is not None})
 
 
-def as_flags(values: Mapping[str, Any]) -> dict[str, str]:
+def as_flags(values: Mapping[str, Any]) -> dict[str, str | list[str]]:
     """Convert values to the text of flags, so that they are checked alike: epochs 2.5 fails."""
+    return {
+        name: _texts(value) if name in _REPEATED else _text(value) for name, value in values.items()
+    }
 
-    return {name: _text(value) for name, value in values.items()}
+
+def _texts(value: Any) -> list[str]:
+    return [str(each) for each in (value if isinstance(value, (list, tuple)) else [value])]
 
 
 def _text(value: Any) -> str:
