@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 
 import pytest
 import typer
@@ -211,6 +209,21 @@ def test_saved_options_reproduce_the_fit(rows, save, tmp_path):
     assert again == first
 
 
+@pytest.mark.parametrize("written", ["tensorboard", "[tensorboard, wandb]", "[]"])
+def test_trackers_in_a_file_and_in_flags(written, monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(experiment, "fit", lambda *a, **k: given.append(a[2]) or _stop())
+    monkeypatch.setattr(manifest, "read_manifest", lambda *a, **k: None)
+    monkeypatch.setattr(fitting, "confirm", lambda *a: None)
+    file = tmp_path / "options.yaml"
+    file.write_text(f"report_to: {written}\n")
+    names = [each for each in ("tensorboard", "wandb") if each in written]
+    flags = [part for name in names for part in ("--report-to", name)]
+    for arguments in (flags, ["--config", str(file)]):
+        assert cli.main(["fit", "t.csv", "--output-dir", str(tmp_path / "r"), *arguments]) == 2
+    assert [each.report_to for each in given] == [tuple(names)] * 2
+
+
 def test_flags_override_the_file_and_the_file_overrides_the_preset(monkeypatch, tmp_path):
     """`fit` is replaced by a stub that records its arguments."""
     given = {}
@@ -226,10 +239,11 @@ def test_flags_override_the_file_and_the_file_overrides_the_preset(monkeypatch, 
             assert (
                 cli.main(["fit", "t.csv", "--output-dir", str(tmp_path / "r"), *given_flags]) == 2
             )
-            _, _, data, training, model, *_ = given["args"]
-            assert (training.epochs, training.batch_size) == (4, 16)
-            assert model["cell"] == "gru"  # the article preset has another cell
-            assert (data.image_size, model["fusion"], model["grid"]) == (224, "concat", 0)
+            config = given["args"][2]
+            assert (config.train.epochs, config.train.batch_size) == (4, 16)
+            assert config.model["cell"] == "gru"  # the article preset has another cell
+            assert config.data.image_size == 224
+            assert (config.model["fusion"], config.model["grid"]) == ("concat", 0)
     assert not (tmp_path / "r").exists()
 
 
@@ -254,55 +268,33 @@ def test_invalid_options_file(rows, save, tmp_path, capsys, text, said):
     assert not (tmp_path / "run").exists()
 
 
-class Terminal(io.StringIO):
-    """A standard input that is a terminal."""
-
-    def isatty(self):
-        return True
-
-
-@pytest.mark.parametrize(
-    ("typed", "more", "code", "asked"),
-    [
-        ("n\n", [], 1, True),
-        ("y\n", [], 2, True),
-        ("", ["--yes"], 2, False),
-        (
-            "",
-            ["--image", "image", "--audio", "audio", "--text", "text", "--label", "label"],
-            2,
-            False,
-        ),
-    ],
-)
-def test_inferred_columns_are_confirmed(
-    rows, save, tmp_path, monkeypatch, capsys, typed, more, code, asked
-):
-    monkeypatch.setattr(sys, "stdin", Terminal(typed))
-    monkeypatch.setattr(experiment, "fit", lambda *a, **k: _stop())
-    assert fit(save(rows), tmp_path / "run", *more) == code
-    said = capsys.readouterr()
-    assert ("Train on these columns?" in said.out) == asked
-    assert ("image = image (inferred" in said.out) == asked
-    assert ("enough" in said.err) == (code == 2)  # training would have begun
-
-
-def test_no_prompt_without_a_terminal(rows, save, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
-    monkeypatch.setattr(experiment, "fit", lambda *a, **k: _stop())
-    assert fit(save(rows), tmp_path / "run") == 2
-    said = capsys.readouterr()
-    assert "Train on these columns?" not in said.out
-    assert "enough" in said.err
+@pytest.mark.parametrize("flag", ["--check", "--on-bad-row=skip"])
+def test_files_are_checked_before_training(rows, save, tmp_path, capsys, flag):
+    for number, row in enumerate(rows):
+        row["image"] = f"gone-{number}.png"
+    said = refusal(
+        ["fit", str(save(rows)), "--output-dir", str(tmp_path / "run"), *TINY, flag], capsys
+    )
+    assert "line " in said
+    assert "gone-" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_row_is_reported_without_a_traceback(rows, save, tmp_path, capsys):
-    rows[2]["image"] = "gone.png"
-    assert fit(save(rows), tmp_path / "run") == 2
+    """Without --check it is found in training, which continues when the file is there."""
+    run, path = tmp_path / "run", save(rows)
+    content = (tmp_path / "2.png").read_bytes()
+    (tmp_path / "2.png").unlink()
+    assert fit(path, run, "--no-baselines") == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
+    assert said.count("\n") == 1
     assert "line 3" in said
-    assert not (tmp_path / "run").exists()
+    assert "2.png" in said
+    (tmp_path / "2.png").write_bytes(content)
+    assert cli.main(["fit", "--resume", str(run)]) == 0
+    assert fit(path, tmp_path / "other", "--no-baselines") == 0
+    assert scores(run) == scores(tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -324,50 +316,6 @@ def test_missing_arguments_and_files(arguments, said, tmp_path, monkeypatch, cap
     assert cli.main(arguments) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("command", ["evaluate", "predict", "explain"])
-@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "meta", ""])
-def test_unusable_device(command, name, capsys):
-    table = ["t.csv"] if command == "predict" else []
-    said = refusal([command, "run", *table, "--device", name], capsys)
-    assert f"--device: cannot use {name!r} here; choose auto" in said
-
-
-ARTICLE = ["--preset", "article", "--cell", "lstm", "--conv", "4", "--grid", "0"]
-
-
-@pytest.mark.parametrize(
-    ("more", "layers"), [([], {"RNN": 2}), (ARTICLE, {"LSTM": 2})], ids=["default", "article"]
-)
-def test_from_a_table_to_a_report(rows, save, tmp_path, capsys, more, layers):
-    """Run all commands on one run, one after another."""
-    rows = [{name: row[name] for name in ("image", "text", "label")} for row in rows]
-    path, run = save(rows), tmp_path / "run"
-    assert fit(path, run, "--no-baselines", *more) == 0
-    capsys.readouterr()
-
-    assert cli.main(["evaluate", str(run), "--device", "cpu"]) == 0
-    said = capsys.readouterr().out
-    for text in ("fusion", "accuracy", "removed"):
-        assert text in said
-    found = json.loads((run / "evaluation.json").read_text())
-    assert set(found["models"]) == {"fusion"}
-    assert (run / "report.html").read_text().lstrip().lower().startswith("<!doctype html>")
-
-    assert cli.main(["explain", str(run), "--examples", "1"]) == 0
-    assert json.loads((run / "explanation.json").read_text())
-    assert list((run / "pictures").glob("*.png"))
-
-    out = tmp_path / "answers.jsonl"
-    assert cli.main(["predict", str(run), str(path), "--output", str(out)]) == 0
-    assert "20 rows predicted" in capsys.readouterr().out
-    assert len(lines(out)) == 20
-
-    onnx = pytest.importorskip("onnx")
-    assert cli.main(["export", str(run)]) == 0
-    kinds = [node.op_type for node in onnx.load(str(run / "model.onnx")).graph.node]
-    assert {kind: kinds.count(kind) for kind in ("RNN", "LSTM", "GRU") if kind in kinds} == layers
 
 
 def test_column_and_field_options_are_disjoint():

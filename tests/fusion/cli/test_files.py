@@ -10,6 +10,7 @@ from fastrnn.fusion import cli
 from fastrnn.fusion.cli import common
 from fastrnn.fusion.training import run as experiment
 from fastrnn.fusion.training import state as resume
+from fastrnn.fusion.training import trainer
 from tests.fusion.cli.test_cli import TINY, fit, lines, refusal
 
 from ..conftest import no_space
@@ -88,18 +89,19 @@ def test_ctrl_c_prints_how_to_resume(rows, save, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("given", [[], ["--num-workers", "0"]])
 def test_resume_decodes_with_the_given_workers(rows, save, tmp_path, monkeypatch, given):
     """Without --num-workers a resumed run uses those of its fit. The results are the same."""
-    run, decode, used = tmp_path / "run", experiment._decode, []
+    run, loader, used = tmp_path / "run", trainer.BatchLoader, []
 
-    def decoding(manifest, parts, preprocessor, num_workers, *others):
+    def loading(dataset, batches, num_workers, **options):
         used.append(num_workers)
-        return decode(manifest, parts, preprocessor, 0, *others)
+        return loader(dataset, batches, 0, **options)
 
-    monkeypatch.setattr(experiment, "_decode", decoding)
+    monkeypatch.setattr(trainer, "BatchLoader", loading)
     with monkeypatch.context() as patch:
         interrupted(patch, 1)
         assert fit(save(rows), run, "--no-baselines", "--num-workers", "1") == 130
     assert cli.main(["fit", "--resume", str(run), *given]) == 0
-    assert used == [1, 0 if given else 1]
+    # One loader for each split, in the fit and after it is resumed.
+    assert used == [1] * 3 + [0 if given else 1] * 3
 
 
 def test_run_stopped_between_models_predicts_with_a_note(rows, save, tmp_path, monkeypatch, capsys):
@@ -117,7 +119,7 @@ def test_ctrl_c_before_training_leaves_no_files(rows, save, tmp_path, monkeypatc
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "_decode", stop)
+    monkeypatch.setattr(experiment, "_load", stop)
     assert fit(save(rows), tmp_path / "run") == 130
     said = one_line(capsys.readouterr().err)
     assert said.endswith("the run was interrupted before training began\n")
