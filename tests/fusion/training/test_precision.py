@@ -67,3 +67,11 @@ def test_fp16_needs_a_gpu(manifest, tmp_path):
         quick(manifest, tmp_path / "run", replace(TRAINING, precision="fp16"))
     assert not (tmp_path / "run").exists()
     assert make_accelerator("fp32").mixed_precision == "no"  # the state is usable again
+
+
+def test_an_engine_with_its_own_loop_is_rejected():
+    class WithDeepSpeed:
+        distributed_type = DistributedType.DEEPSPEED
+
+    with pytest.raises(ConfigError, match="DEEPSPEED is not supported; launch with DDP or FSDP"):
+        check_strategy(WithDeepSpeed())

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
 from rich.console import Console
 from safetensors.torch import load_file
 
 from fastrnn.fusion import DataConfig, FitConfig, TrainConfig, fit, read_manifest
+from fastrnn.fusion.training import run, sharding
 from fastrnn.fusion.training import state as resume
 from fastrnn.fusion.training import trainer as train
 
@@ -72,6 +76,18 @@ def work(manifest: str, folder: str, training: TrainConfig, stop_at: int = 0) ->
         resume.save = before[1]
 
 
+def sharded_accelerator(*_: object) -> Accelerator:
+    """Make an accelerator that shards with FSDP 2. By itself, accelerate does so on GPUs only."""
+    Accelerator(cpu=True)
+    for each in (PartialState, AcceleratorState):
+        each._shared_state["distributed_type"] = DistributedType.FSDP
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="no_wrap")
+    AcceleratorState._shared_state["fsdp_plugin"] = plugin
+    accelerator = Accelerator(step_scheduler_with_optimizer=False)
+    assert sharding.is_sharded(accelerator)
+    return accelerator
+
+
 def scores(folder: Path) -> list[tuple]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [(each["epoch"], each["split"], each["loss"], each["accuracy"]) for each in lines]
@@ -85,13 +101,14 @@ def test_accumulation_does_not_change_the_result(rows, save, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one(rows, save, tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_like_one(rows, save, tmp_path, strategy):
     """Also after training is interrupted within an epoch and resumed."""
     manifest = write(rows, save)
     work(manifest, str(tmp_path / "one"), TRAINING)
-    stopped = torchrun(manifest, str(tmp_path / "two"), "uneven", "2")
+    stopped = torchrun(manifest, str(tmp_path / "two"), "uneven", "2", strategy)
     assert "Stopped" in stopped.stderr
-    ended = torchrun(manifest, str(tmp_path / "two"), "uneven", "0")
+    ended = torchrun(manifest, str(tmp_path / "two"), "uneven", "0", strategy)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("epoch 2/2") == 1  # only one process prints
     check(tmp_path / "one", tmp_path / "two")
@@ -153,4 +170,6 @@ def check(one: Path, two: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if sys.argv[5:] == ["fsdp"]:
+        run.make_accelerator = sharded_accelerator
     work(sys.argv[1], sys.argv[2], TRAININGS[sys.argv[3]], int(sys.argv[4]))
