@@ -153,7 +153,7 @@ class AudioEncoder(FrameEncoder):
 
 
 class SeriesEncoder(FrameEncoder):
-    """FrameEncoder over a numeric series, whose variables Preprocessor has standardised."""
+    """FrameEncoder over a numeric series, which is standardised."""
 
     def __init__(self, config: ModelConfig) -> None:
         if config.variables < 1:

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from fastrnn.fusion import ConfigError, FusionNetwork, load, load_dataset, read_manifest
 from fastrnn.fusion.training.devices import make_accelerator
+from fastrnn.fusion.training.sharding import check_strategy
 
 from .conftest import TRAINING, quick
 
