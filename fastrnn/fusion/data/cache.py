@@ -35,48 +35,48 @@ class ArrayCache:
 
     def __init__(self, slots: int, size: int | None = MEMORY, folder: Path | None = None) -> None:
         self._limit = size
-        self._memory: mmap.mmap | None = None
+        self._memory: np.ndarray | None = None  # uint8
         self._file: Any = None
         if folder is not None:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         elif size:
-            self._memory = mmap.mmap(-1, size)  # the system commits pages when they are written
-        index = mmap.mmap(-1, max(1, 16 * slots + 8))
-        entries = np.frombuffer(index, np.int64)
-        self._used = entries[:1]
-        self._place, self._bytes = entries[1 : slots + 1], entries[slots + 1 : 2 * slots + 1]
+            # The system commits pages when they are written.
+            self._memory = np.frombuffer(mmap.mmap(-1, size), np.uint8)
+            self._stored = self._memory.view()
+            self._stored.flags.writeable = False
+        # Reading an item of a memoryview takes a third of the time of a numpy array's.
+        index = memoryview(mmap.mmap(-1, 16 * slots + 8)).cast("q")
+        self._used = index[:1]
+        self._places, self._sizes = index[1 : slots + 1], index[slots + 1 :]
         self._lock = multiprocessing.get_context("fork").Lock()
 
-    def get(self, slot: int, dtype: np.typing.DTypeLike) -> np.ndarray | None:
-        """Return a stored array, flat and read-only, or None."""
-        place = int(self._place[slot]) - 1
-        if place < 0:
+    def get(self, slot: int) -> np.ndarray | None:
+        """Return the bytes of a stored array, uint8 [N] and read-only, or None."""
+        end = self._places[slot]  # 0 if there is none
+        if not end:
             return None
-        size = int(self._bytes[slot])
+        start = end - self._sizes[slot]
         if self._memory is not None:
-            count = size // np.dtype(dtype).itemsize
-            found = np.frombuffer(self._memory, dtype, count, place)
-            found.flags.writeable = False
-            return found
-        return np.frombuffer(os.pread(self._file.fileno(), size, place), dtype)
+            return self._stored[start:end]
+        return np.frombuffer(os.pread(self._file.fileno(), end - start, start), np.uint8)
 
     def put(self, slot: int, value: np.ndarray) -> None:
         """Store an array if there is space."""
         if self._memory is None and self._file is None:
             return
         with self._lock:
-            place = int(self._used[0])
+            place = self._used[0]
             end = place + (value.nbytes + 15) // 16 * 16
-            if self._place[slot] or (self._limit is not None and end > self._limit):
+            if self._places[slot] or (self._limit is not None and end > self._limit):
                 return
             self._used[0] = end
         data = np.ascontiguousarray(value).view(np.uint8).reshape(-1)
         if self._memory is not None:
-            self._memory[place : place + value.nbytes] = data.tobytes()
+            self._memory[place : place + value.nbytes] = data
         elif not self._write(data, place):
             return
-        self._bytes[slot] = value.nbytes
-        self._place[slot] = place + 1  # written last: other processes may read it from now on
+        self._sizes[slot] = value.nbytes
+        self._places[slot] = place + value.nbytes  # written last: others may read it from now on
 
     def _write(self, data: np.ndarray, place: int) -> bool:
         """Write to the file; on a full disk, stop caching."""

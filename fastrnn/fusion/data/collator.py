@@ -78,7 +78,9 @@ class Collator:
             numbers = np.concatenate([samples[row]["image_id"] for row in having])
             images = [image for row in having for image in samples[row]["image"]]
             _, first, place = np.unique(numbers, return_index=True, return_inverse=True)
-            frames = np.stack([images[number] for number in first.tolist()])
+            shape = (len(first), *self.shapes["image"])
+            # Without a new dimension for each image, np.stack's, this takes a third of the time.
+            frames = np.concatenate([images[number] for number in first.tolist()]).reshape(shape)
             end = 0
             for row in having:
                 start, end = end, end + len(samples[row]["image_id"])

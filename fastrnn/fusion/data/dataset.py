@@ -91,7 +91,7 @@ class FusionDataset(Dataset[Sample]):
             numbers = files.numbers[row]
             if not len(numbers):
                 continue
-            arrays = [files.load(number) for number in numbers.tolist()]
+            arrays = list(map(files.load, numbers.tolist()))
             if name == "image":
                 repeats = sample["steps"] if len(arrays) == 1 else 1  # one image at every step
                 sample["image"], sample["image_id"] = arrays * repeats, numbers.repeat(repeats)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -79,15 +80,16 @@ class MediaFiles:
         """
         if self.cache is None:
             return self.decode(number)
-        dtype = np.uint8 if self.modality == "image" else np.float32
-        found = self.cache.get(self.first_slot + number, dtype)
+        found = self.cache.get(self.first_slot + number)
         if found is None:
             value = self.decode(number)
             self.cache.put(self.first_slot + number, value)
             return value
-        return found.reshape(self._shape)
+        if self.modality == "image":
+            return found.reshape(self._shape)
+        return found.view(np.float32).reshape(self._shape)
 
-    @property
+    @cached_property
     def _shape(self) -> tuple[int, ...]:
         if self.modality == "image":
             return (self.config.image_channels, self.config.image_size, self.config.image_size)
