@@ -1,11 +1,4 @@
-"""The high-level API: train, apply, evaluate, explain, save and share a model.
-
-from fastrnn.fusion import FusionModel
-
-model = FusionModel(epochs=20).fit("photos/manifest.csv")
-print(model.evaluate()["scores"])  # on the held-out rows
-predictions = model.predict("photos/new.csv")
-"""
+"""FusionModel: train, apply, evaluate, explain, save and share a model in Python."""
 
 from __future__ import annotations
 
@@ -24,6 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from . import checkpoint, hub
+from .config.parameters import Parameters
 from .config.schema import RunConfig
 from .data.dataset import FusionDataset
 from .data.manifest import read_manifest
@@ -37,7 +31,6 @@ from .explain.explainer import Explainer
 from .inference.frames import prediction_frame, probability_frame
 from .inference.loop import InferenceConfig, find_device, predictions
 from .inference.predictor import Predictor
-from .parameters import Parameters
 from .training import run as training
 from .training.callbacks import Callback
 
@@ -99,7 +92,7 @@ class FusionModel(
         console: Console | None = None,
         **columns: str | None,
     ) -> FusionModel:
-        """Train on a table whose rows name files, as `fastrnn fit` does.
+        """Train on a table whose rows name files, as `fastrnn fit` does; return the model.
 
         Args:
             data: the path of a CSV, JSONL or Parquet file, a DataFrame, a pyarrow.Table, or a
@@ -111,9 +104,6 @@ class FusionModel(
             console: where to print progress; silent by default.
             columns: other columns by role: image, audio, text, series, split, group. A column that
                 is not named is inferred from the column names and contents.
-
-        Returns:
-            The model itself.
 
         Raises:
             FusionError: the table, one of its files or an option cannot be used. The message says

@@ -340,3 +340,12 @@ def test_explain_without_a_folder(model, rows, tmp_path):
     found = model.explain(frame, root=tmp_path, examples=0)
     assert found["rows"] == 20
     assert not (tmp_path / "pictures").exists()
+
+
+def test_an_explanation_lists_skipped_rows(model, rows, tmp_path):
+    frame = pd.DataFrame(rows)
+    frame.loc[4, "image"] = "gone.png"
+    frame.loc[7, ["image", "audio", "text"]] = ""
+    found = model.explain(frame, root=tmp_path, on_bad_row="skip", examples=0)
+    assert found["rows"] == 18
+    assert {each["where"] for each in found["skipped"]} == {"row 4", "row 7"}

@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.console import Console
 
-from ..report import console as tables
 from . import options as flags
 from .common import evaluation_table, set_threads
 from .config_flags import with_columns
@@ -30,6 +29,7 @@ def evaluate(
     Writes evaluation.json and report.html to the run's folder.
     """
     from ..evaluation import evaluator
+    from ..report import console as tables
     from ..report.report import write_report
 
     set_threads(threads)

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ..report import console as tables
 from . import options as flags
 from .common import evaluation_table, set_threads
 from .config_flags import with_columns
@@ -34,6 +33,7 @@ def explain(
     Writes explanation.json, pictures and report.html to the run's folder.
     """
     from ..explain import explainer
+    from ..report import console as tables
     from ..report.report import write_report
 
     set_threads(threads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,11 +188,15 @@ def labelled_rows(
 ) -> FusionDataset:
     """Load all rows of a table to evaluate a model on; columns are named as in training.
 
+    Returns:
+        The rows. `skipped` also lists those whose cells cannot be used.
+
     Raises:
         DataError: the table or a row cannot be used.
     """
     table = _other(source, config, on_bad_row, root)
-    return _load(table, processor, None, on_bad_row, num_workers)
+    dataset = _load(table, processor, None, on_bad_row, num_workers)
+    return replace(dataset, skipped=(*table.skipped, *dataset.skipped))
 
 
 def _load(

@@ -30,6 +30,7 @@ from ..strings import plural
 from . import sharding, transfer
 from .environment import Environment, Start
 from .meter import Meter, Score
+from .optimization import make_optimizer
 from .result import Scores, Trained
 from .sampler import EvaluationSampler, StepSampler, seed_torch
 from .state import State
@@ -120,12 +121,9 @@ class Trainer:
             training.seed,
         )
         sharding.prepare_for(accelerator, network)
-        learned = [each for each in network.parameters() if each.requires_grad]
-        optimizer = torch.optim.Adam(learned, training.learning_rate)
-        schedule = _schedule(optimizer, training, self.sampler.steps)
+        optimizer, self.schedule = make_optimizer(network, training, self.sampler.steps)
         # With several processes, the model wraps the network and averages its gradients.
         self.model, self.optimizer = accelerator.prepare(network, optimizer)
-        self.schedule = schedule
         if accelerator.scaler is not None:  # do not start from the scale of another network
             fresh = torch.amp.GradScaler(self.device.type).state_dict()
             accelerator.scaler.load_state_dict(fresh)
@@ -161,19 +159,15 @@ class Trainer:
                 self.best = self._weights()
             result.epochs.append(scores)
             result.seconds = time.perf_counter() - self.begun
-            for split, score in scores.items():
-                self._record(self.epoch, split, score)
-            self._tell(scores)
+            self._report(scores)
             self.stopped = self._call(scores)
             self.epoch, self.step, self.meter = self.epoch + 1, 0, Meter(self.task)
             self._save()
-        if self.epoch <= training.epochs:
-            reason = (
-                "stopped by a callback"
-                if self.stopped
-                else f"no improvement for {plural(training.patience, 'epoch')}; stopped"
-            )
-            self.log.say(f"{name}: {reason}")
+        if self.stopped:
+            self.log.say(f"{name}: stopped by a callback")
+        elif self.epoch <= training.epochs:
+            waited = plural(training.patience, "epoch")
+            self.log.say(f"{name}: no improvement for {waited}; stopped")
         self._finish()
         return result
 
@@ -286,7 +280,10 @@ class Trainer:
             seconds=round(self.result.seconds, 3),
         )
 
-    def _tell(self, scores: Scores) -> None:
+    def _report(self, scores: Scores) -> None:
+        """Log the scores of an epoch."""
+        for split, score in scores.items():
+            self._record(self.epoch, split, score)
         name = self.task.score_name
         note = f"train loss {scores['train'].loss:.3f}, val {name} {scores['val'].score:.3f}"
         self.log.epoch(self.epoch, note)
@@ -344,13 +341,3 @@ class Trainer:
         self.epoch, self.step, self.stopped = state.epoch, state.step, state.stopped
         self.begun = time.perf_counter() - state.seconds
         self.result.seconds = state.seconds
-
-
-def _schedule(
-    optimizer: torch.optim.Optimizer, training: TrainConfig, steps: int
-) -> torch.optim.lr_scheduler.OneCycleLR | None:
-    if training.schedule == "constant":
-        return None
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, training.learning_rate, total_steps=training.epochs * steps
-    )

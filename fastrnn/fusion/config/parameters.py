@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from .config import options
-from .config.renamed import renamed
-from .config.schema import FitConfig
+from . import options
+from .renamed import renamed
+from .schema import FitConfig
 
 Model = TypeVar("Model", bound="Parameters")
 
