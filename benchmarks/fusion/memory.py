@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--data", type=Path, help="folder of an existing table, or of a new one")
     parser.add_argument("--cache", choices=("memory", "disk", "none"), default="memory")
-    parser.add_argument("--cache-size", type=int, default=256, help="MB")
+    parser.add_argument("--cache-size", type=int, default=128, help="MB")
     parser.add_argument("--num-workers", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=1)
     arguments = parser.parse_args()

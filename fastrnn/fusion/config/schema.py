@@ -226,7 +226,7 @@ class LoaderConfig(Checked):
         int,
         Range(0, 1_000_000),
         Help("Most MB of decoded files in memory; the others are decoded in each epoch."),
-    ] = 256
+    ] = 128
 
     def __post_init__(self) -> None:
         if self.cache is None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import ConfigError
 
-MEMORY = 256 << 20  # default size of a memory cache in bytes
+MEMORY = 128 << 20  # default size of a memory cache in bytes
 
 
 class ArrayCache:

@@ -14,7 +14,7 @@ from .bad_rows import BadRows
 from .collator import Collator
 from .dataset import FusionDataset, Sample
 
-_AHEAD = 4  # batches that each worker prepares in advance
+_AHEAD = 2  # batches that each worker prepares in advance
 
 
 class BatchLoader:
@@ -26,6 +26,7 @@ class BatchLoader:
         num_workers: number of processes that decode files and make batches; 0 for this process.
             The batches do not depend on it.
         pin_memory: whether to copy batches to pinned memory, for a GPU.
+        persistent: whether the worker processes wait for another pass.
 
     Raises:
         ConfigError: num_workers is negative.
@@ -37,6 +38,7 @@ class BatchLoader:
         batches: Iterable[Sequence[int]],
         num_workers: int = 0,
         pin_memory: bool = False,
+        persistent: bool = False,
     ) -> None:
         _check_workers(num_workers)
         options: dict[str, Any] = {}
@@ -44,7 +46,7 @@ class BatchLoader:
             # A forked worker shares the memory of the dataset and of its cache.
             options = {
                 "multiprocessing_context": "fork",
-                "persistent_workers": True,
+                "persistent_workers": persistent,
                 "prefetch_factor": _AHEAD,
             }
         self._loader: DataLoader[Any] = DataLoader(

@@ -173,6 +173,7 @@ def read_manifest(
     if not len(builder) and not bad.listed:
         raise ManifestError(f"{table.path}: the table has no rows; add one row per example")
     found, problem_type, stream = builder.finish(problem_type)
+    pa.default_memory_pool().release_unused()  # the batches that became this table
     if labelled and not found.num_rows:
         raise ManifestError(
             f"{table.path}: no row can be used; the first error: {bad.listed[0][1]}"

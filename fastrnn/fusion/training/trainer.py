@@ -144,6 +144,7 @@ class Trainer:
             sampler,
             self.environment.num_workers,
             pin_memory=self.device.type == "cuda",
+            persistent=split == "train",
         )
 
     def run(self) -> Trained:
