@@ -10,28 +10,25 @@ import hashlib
 import reprlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..strings import composed
+from .columns import Rows
 from .rows import Row
-
-if TYPE_CHECKING:
-    from .manifest import Manifest
 
 FILES = ("image", "audio", "series_file")  # columns that name files
 
 
-def linked(manifest: Manifest, rows: Iterable[int]) -> list[list[int]]:
+def linked(table: Rows, rows: Iterable[int]) -> list[list[int]]:
     """Partition rows into sets that share no group and no file (connected components).
 
     Sets, and the row numbers in each set, keep the order of the rows.
     """
     rows = list(rows)
-    leader = list(range(len(manifest)))
+    leader = list(range(len(table)))
 
     def find(row: int) -> int:
         while leader[row] != row:
@@ -39,10 +36,10 @@ def linked(manifest: Manifest, rows: Iterable[int]) -> list[list[int]]:
             row = leader[row]
         return row
 
-    chosen = np.zeros(len(manifest), bool)
+    chosen = np.zeros(len(table), bool)
     chosen[rows] = True
     for name in (*FILES, "group"):
-        code, row = references(manifest, name)
+        code, row = references(table, name)
         code, row = code[chosen[row]], row[chosen[row]]
         if len(code) == len(np.unique(code)):
             continue  # each file is named once
@@ -56,9 +53,9 @@ def linked(manifest: Manifest, rows: Iterable[int]) -> list[list[int]]:
     return list(sets.values())
 
 
-def references(manifest: Manifest, name: str) -> tuple[np.ndarray, np.ndarray]:
+def references(table: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a code of each value in a column, equal for equal values, and its row: int64 [R]."""
-    column = manifest.rows.column(name)
+    column = table.column(name)
     if len(column) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     if pa.types.is_list(column.type):
@@ -75,12 +72,12 @@ def _positions(code: np.ndarray) -> np.ndarray:
     return np.unique(code, return_inverse=True)[1]
 
 
-def _crossing(manifest: Manifest, name: str) -> tuple[int, Row, Row] | None:
+def _crossing(table: Rows, name: str) -> tuple[int, Row, Row] | None:
     """Return how many values of a column are in two splits, and the first two such rows."""
-    if "split" not in manifest.columns:
+    if not _has_splits(table):
         return None
-    code, row = references(manifest, name)
-    split = manifest.rows.column("split").dictionary_encode().indices.to_numpy()[row]
+    code, row = references(table, name)
+    split = table.column("split").dictionary_encode().indices.to_numpy()[row]
     _, first = np.unique(code, return_index=True)
     position = _positions(code)
     differ = np.flatnonzero(split != split[first][position])
@@ -89,15 +86,15 @@ def _crossing(manifest: Manifest, name: str) -> tuple[int, Row, Row] | None:
     at = differ[0]
     one, other = row[first[position[at]]], row[at]
     count = len(np.unique(code[differ]))
-    return count, manifest.rows[int(one)], manifest.rows[int(other)]
+    return count, table[int(one)], table[int(other)]
 
 
-def crossing_files(manifest: Manifest) -> tuple[str, ...]:
+def crossing_files(table: Rows) -> tuple[str, ...]:
     """Return a one-line warning if a file is in several splits of the split column, else ().
 
     This is not an error: the user chose the splits, and a shared image may give nothing away.
     """
-    found = [(name, each) for name in FILES if (each := _crossing(manifest, name))]
+    found = [(name, each) for name in FILES if (each := _crossing(table, name))]
     if not found:
         return ()
     name, (_, one, other) = found[0]
@@ -116,7 +113,7 @@ def _files(row: Row, column: str) -> set[str]:
     return {str(row.audio if column == "audio" else row.series)}
 
 
-def crossing_contents(manifest: Manifest, splits: dict[int, str] | None = None) -> tuple[str, ...]:
+def crossing_contents(table: Rows, splits: dict[int, str] | None = None) -> tuple[str, ...]:
     """Return a one-line warning if rows without files repeat a text and series across splits.
 
     A text shared by different images gives nothing away: questions are repeated.
@@ -124,25 +121,25 @@ def crossing_contents(manifest: Manifest, splits: dict[int, str] | None = None) 
     Args:
         splits: the split of each row; by default the split column decides.
     """
-    if splits is None and "split" not in manifest.columns:
+    if splits is None and not _has_splits(table):
         return ()
-    filed = np.zeros(len(manifest), bool)
+    filed = np.zeros(len(table), bool)
     for name in FILES:
-        filed[references(manifest, name)[1]] = True
+        filed[references(table, name)[1]] = True
     seen: dict[Hashable, tuple[int, str]] = {}
     crossing: dict[Hashable, tuple[int, str, int, str]] = {}
     for number in np.flatnonzero(~filed).tolist() if splits is None else splits:
         if filed[number]:
             continue
-        split = manifest.table["split"][number].as_py() if splits is None else splits[number]
-        content = _content(manifest, number)
+        split = table.column("split")[number].as_py() if splits is None else splits[number]
+        content = _content(table, number)
         first, part = seen.setdefault(content, (number, split))
         if part != split and content not in crossing:
             crossing[content] = (first, part, number, split)
     if not crossing:
         return ()
     first, part, number, split = next(iter(crossing.values()))
-    one, other = manifest.rows[first], manifest.rows[number]
+    one, other = table[first], table[number]
     text, series = one.text is not None, one.series is not None
     what = " and ".join(["text"] * text + ["series"] * series)
     shown = f" {reprlib.repr(one.text)}" if text and not series else ""
@@ -154,20 +151,25 @@ def crossing_contents(manifest: Manifest, splits: dict[int, str] | None = None) 
     )
 
 
-def _content(manifest: Manifest, number: int) -> Hashable:
-    text = manifest.table["text"][number].as_py()
+def _content(table: Rows, number: int) -> Hashable:
+    text = table.column("text")[number].as_py()
     text = None if text is None else composed(text)
-    values = manifest.rows.values(number)
+    values = table.values(number)
     if values is None:
         return text
     return text, values.shape, hashlib.sha256(values.tobytes()).digest()
+
+
+def _has_splits(table: Rows) -> bool:
+    column = table.column("split")
+    return len(column) > column.null_count
 
 
 def _more(number: int, noun: str) -> str:
     return f" ({number} more {noun}{'s' if number > 1 else ''} like it)" if number else ""
 
 
-def crossing_group(manifest: Manifest) -> tuple[Row, Row] | None:
+def crossing_group(table: Rows) -> tuple[Row, Row] | None:
     """Return two rows of one group that the split column puts into different splits, or None."""
-    found = _crossing(manifest, "group")
+    found = _crossing(table, "group")
     return None if found is None else found[1:]

@@ -209,7 +209,7 @@ def _warnings(manifest: Manifest) -> tuple[str, ...]:
     """Return the warnings about a manifest, and reject groups in two splits."""
     if "split" in manifest.columns and "group" in manifest.columns:
         _check_groups(manifest)
-    warnings = (*crossing_files(manifest), *crossing_contents(manifest))
+    warnings = (*crossing_files(manifest.rows), *crossing_contents(manifest.rows))
     if manifest.labelled and len(manifest) > _SUSPECT:
         hint = regression_hint(manifest.problem_type, manifest.labels())
         return (*warnings, hint) if hint else warnings
@@ -217,7 +217,7 @@ def _warnings(manifest: Manifest) -> tuple[str, ...]:
 
 
 def _check_groups(manifest: Manifest) -> None:
-    parted = crossing_group(manifest)
+    parted = crossing_group(manifest.rows)
     if parted is not None:
         one, other = parted
         raise ManifestError(

@@ -83,7 +83,7 @@ def _deal(
 ) -> dict[str, list[int]]:
     """Split rows into train and others by their shares, keeping linked rows together."""
     indices = list(indices)
-    sets = linked(manifest, indices)
+    sets = linked(manifest.rows, indices)
     strata = dict(zip(indices, manifest.task.strata(manifest.labels(indices)), strict=True))
     if len(sets) == len(indices):
         return _deal_rows(strata, shares, seed)

@@ -43,7 +43,7 @@ def describe_split(
     say(f"  split: {sizes} ({how})")
     if "split" not in manifest.columns:  # otherwise the manifest already has this warning
         splits = {row: name for name, each in datasets.items() for row in each.rows.tolist()}
-        for warning in crossing_contents(manifest, splits):
+        for warning in crossing_contents(manifest.rows, splits):
             say(f"  warning: {warning}")
     skipped = left_out(manifest, datasets)
     if skipped:

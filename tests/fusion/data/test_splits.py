@@ -131,7 +131,7 @@ def test_links_are_transitive(rows, save):
     rows.append(rows[1] | {"audio": "1.wav"})
     rows[2]["group"], rows[5]["group"] = "a", "a"
     manifest = read_manifest(save(rows))
-    sets = linked(manifest, range(21))
+    sets = linked(manifest.rows, range(21))
     assert [each for each in sets if len(each) > 1] == [[0, 1, 20], [2, 5]]
     assert sorted(index for each in sets for index in each) == list(range(21))
 
