@@ -287,8 +287,9 @@ class FusionModel(
         dataset, inference, device = self._labelled(data, **how)
         network = copy.deepcopy(self.network).to(device).requires_grad_(False)
         name = self.config.models[0] if self.config.models else "model"
+        split = "held-out rows" if data is None else "all rows"
         skipped = [{"where": where, "error": error} for where, error in dataset.skipped]
-        origin = {"model": name, "split": "all rows", "skipped": skipped}
+        origin = {"model": name, "split": split, "skipped": skipped}
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary if output_dir is None else output_dir)
             return Explainer(network, dataset, folder, inference).write(examples, origin)

@@ -26,12 +26,24 @@ labels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 IGNORE = -100  # the label of a step that is not scored; cross_entropy's default
 
 Batch = dict[str, Tensor]
+
+
+def select_rows(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Return the batch of some rows, with the padding of the whole batch."""
+    index = list(rows)
+    result = {name: value[index] for name, value in batch.items() if name != "frames"}
+    if "frames" in batch:
+        distinct, result["image"] = torch.unique(result["image"], return_inverse=True)
+        result["frames"] = batch["frames"][distinct]
+    return result
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import fastrnn
 from fastrnn._rounding import CONFIDENCE, UNIT_ROUNDOFF
 
-from .batch import Batch
+from .batch import Batch, select_rows
 from .data.processor import Processor
 from .errors import ConfigError
 from .files import atomic
@@ -274,7 +274,7 @@ def tolerance(network: FusionNetwork | LateNetwork, batch: Batch) -> float:
 
 def _sizes(batch: Batch, rows: int) -> dict[str, Batch]:
     """Return the batch, one row of it, and all rows twice, in another order and twice as long."""
-    longer = _rows(batch, [*reversed(range(rows)), *range(rows)])
+    longer = select_rows(batch, [*reversed(range(rows)), *range(rows)])
     for name in _LENGTHS:
         if name in longer:
             longer[name] = torch.cat([longer[name], longer[name]], dim=1)
@@ -286,13 +286,9 @@ def _sizes(batch: Batch, rows: int) -> dict[str, Batch]:
             longer["image"] = torch.cat([longer["image"], longer["image"]], dim=1)
     return {
         f"the batch of {plural(rows, 'row')}": batch,
-        "one row": _rows(batch, [rows - 1]),
+        "one row": select_rows(batch, [rows - 1]),
         f"{2 * rows} rows, longer": longer,
     }
-
-
-def _rows(batch: Batch, rows: list[int]) -> Batch:
-    return {name: value if name == "frames" else value[rows] for name, value in batch.items()}
 
 
 def _first_line(error: Exception) -> str:

@@ -20,7 +20,7 @@ from rich.console import Console
 from ..config import options, options_file
 from ..config.presets import PRESETS
 from ..config.schema import PROBLEM_TYPES
-from ..errors import ConfigError, FusionError, reason
+from ..errors import ConfigError, DataError, FusionError, reason
 from ..strings import plural
 from . import options as flags
 from .common import is_main_process, new_folder, set_threads
@@ -258,7 +258,7 @@ def _options_to_save(context: typer.Context) -> dict[str, Any]:
 
 @contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
-    """After Ctrl-C or a full disk, print in one line how to resume."""
+    """After Ctrl-C, a full disk or a file that cannot be used, say in one line how to resume."""
     from .. import run_lock
 
     try:
@@ -271,6 +271,11 @@ def _resumable(folder: Path) -> Iterator[None]:
         if is_main_process():
             print(message, file=sys.stderr)
         raise typer.Exit(130) from None
+    except DataError as error:
+        if not run_lock.unfinished(folder):
+            raise
+        how = run_lock.command(folder)
+        raise FusionError(f"{error}; after restoring the file, resume with: {how}") from error
     except OSError as error:
         message = reason(error)
         if run_lock.unfinished(folder):

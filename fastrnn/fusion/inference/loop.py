@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from ..batch import Batch, to_device
+from ..batch import Batch, select_rows, to_device
 from ..config.parser import Checked, Range
 from ..data.dataset import FusionDataset
 from ..data.loader import BatchLoader
@@ -18,6 +18,8 @@ from ..errors import ConfigError
 from ..tasks import Predictions, Task
 
 Change = Callable[[Batch], Batch]  # a perturbation of a batch
+
+_CHANGED = 256  # rows that are perturbed together
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,14 @@ def forward(
 ) -> Iterator[tuple[range, Batch, Tensor]]:
     """Run a network on every row of a dataset, in order, without gradients.
 
-    When memory runs out, the batch size is halved, with a warning, and the rows run again.
+    When memory runs out, the batch size is halved, with a warning.
 
     Args:
         network: the network, which is put in evaluation mode. Batches go to its device.
         dataset: the rows.
         config: the batch size, and the processes that decode files.
-        change: a perturbation of each batch, on the CPU.
+        change: a perturbation of blocks of 256 rows, on the CPU. Therefore it does not depend on
+            the batch size.
 
     Yields:
         The rows, their batch and their logits, both on the device of the network.
@@ -75,25 +78,27 @@ def forward(
     batch_size = config.batch_size
     device = next(network.parameters()).device
     network.eval()
-    done = 0
-    while done < len(dataset):
-        batches = _consecutive(done, len(dataset), batch_size)
-        pin_memory = device.type == "cuda"
-        loader = BatchLoader(dataset, batches, config.num_workers, pin_memory)
-        try:
-            for rows, batch in zip(batches, loader, strict=True):
-                batch = to_device(batch if change is None else change(batch), device)
+    blocks = _consecutive(0, len(dataset), batch_size if change is None else _CHANGED)
+    loader = BatchLoader(dataset, blocks, config.num_workers, pin_memory=device.type == "cuda")
+    for block, loaded in zip(blocks, loader, strict=True):
+        whole = loaded if change is None else change(loaded)
+        done = 0
+        while done < len(block):
+            rows = range(done, min(done + batch_size, len(block)))
+            batch = whole if len(rows) == len(block) else select_rows(whole, rows)
+            try:
+                batch = to_device(batch, device)
                 with torch.no_grad():
                     logits = network(batch)
-                yield rows, batch, logits
-                done = rows.stop
-        except (RuntimeError, MemoryError) as error:
-            if batch_size == 1 or not _out_of_memory(error):
-                raise
-            batch_size //= 2
-            warnings.warn(
-                f"out of memory; continuing with batch_size {batch_size}", RuntimeWarning, 2
-            )
+            except (RuntimeError, MemoryError) as error:
+                if batch_size == 1 or not _out_of_memory(error):
+                    raise
+                batch_size = max(1, min(batch_size, len(rows)) // 2)
+                text = f"out of memory; continuing with batch_size {batch_size}"
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
+                continue
+            yield block[done : rows.stop], batch, logits
+            done = rows.stop
 
 
 def predictions(

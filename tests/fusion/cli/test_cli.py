@@ -291,6 +291,7 @@ def test_bad_row_is_reported_without_a_traceback(rows, save, tmp_path, capsys):
     assert said.count("\n") == 1
     assert "line 3" in said
     assert "2.png" in said
+    assert "resume with: fastrnn fit --resume" in said
     (tmp_path / "2.png").write_bytes(content)
     assert cli.main(["fit", "--resume", str(run)]) == 0
     assert fit(path, tmp_path / "other", "--no-baselines") == 0

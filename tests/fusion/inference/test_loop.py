@@ -10,6 +10,7 @@ from torch import nn
 
 from fastrnn.fusion import ConfigError, DataConfig, DataError, Processor, load_dataset
 from fastrnn.fusion import read_manifest as read
+from fastrnn.fusion.evaluation import perturbations
 from fastrnn.fusion.inference.loop import InferenceConfig, find_device, forward, predictions
 
 from ..trained import trained_run
@@ -79,6 +80,18 @@ def test_a_change_reaches_the_network_but_not_the_dataset(dataset):
     found = list(forward(Lengths(), dataset, None, shorten))
     assert [logits.tolist() for _, _, logits in found] == [[[1.0]] * 20]
     assert run(Lengths(), dataset)[1].max() > 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_a_change_does_not_depend_on_the_batch_size(dataset, batch_size):
+    """Rows that take a modality from another row find it in any batch."""
+
+    def donate(batch):
+        return perturbations.donate(batch, "text", torch.arange(20).roll(1))
+
+    config = InferenceConfig(batch_size)
+    found = torch.cat([each for *_, each in forward(Lengths(), dataset, config, donate)])
+    assert torch.equal(found, run(Lengths(), dataset)[1].roll(1, 0))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
