@@ -100,10 +100,12 @@ def test_batches_are_halved_without_memory(dataset, error, num_workers):
     network = Lengths(3, error)
     with pytest.warns(RuntimeWarning) as warned:
         rows, logits = run(network, dataset, batch_size=16, num_workers=num_workers)
-    assert [str(each.message) for each in warned] == [
+    # JAX, if another test has imported it, warns of forks too.
+    ours = [each for each in warned if "memory" in str(each.message)]
+    assert [str(each.message) for each in ours] == [
         f"out of memory; continuing with batch_size {size}" for size in (8, 4, 2)
     ]
-    assert warned[0].filename == __file__
+    assert ours[0].filename == __file__
     assert network.sizes == [16, 8, 4, *[2] * 10]
     assert list(chain(*rows)) == list(range(20))
     assert torch.equal(logits, run(Lengths(), dataset)[1])
