@@ -88,6 +88,7 @@ def test_article(tmp_path, monkeypatch):
     assert [each.name for each in run.trained] == ["fusion"]
 
 
+@pytest.mark.slow
 def test_transplant_keeps_the_fusion(tmp_path):
     """Equal features give equal logits before and after the modality is replaced."""
     run, _ = show("claim-check", tmp_path)

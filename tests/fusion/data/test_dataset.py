@@ -229,6 +229,7 @@ def test_a_table_without_rows_for_a_part(rows, save):
 LARGEST = 200  # bytes of a row with a text of 44 characters, 9 words
 
 
+@pytest.mark.slow
 def test_memory_of_20_000_rows(tmp_path):
     """Python and numpy allocate through tracemalloc; Arrow counts its own memory."""
     count = 20_000

@@ -280,6 +280,7 @@ def test_explain_late_network(tmp_path):
     assert "steps" not in result["examples"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["static", "stepped"])
 def test_explanations_do_not_depend_on_batches_and_processes(case, request):
     """Except for those that take a modality from another row of the batch."""

@@ -14,6 +14,7 @@ from fastrnn.fusion.training.sampler import shuffled
 from .conftest import OPTIONS, QUIET, TRAINING, content, quick, stopped_at
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_cache_and_workers(rows, save, tmp_path):
     path = save(rows)
     data = DataConfig(image_size=8, sample_rate=8000, mels=12)

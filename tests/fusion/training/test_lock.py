@@ -13,6 +13,7 @@ from fastrnn.fusion.training import run as experiment
 from .conftest import QUIET, content, quick, stopped_at
 
 
+@pytest.mark.slow
 def test_only_one_process_trains_a_run(manifest, tmp_path, monkeypatch):
     quick(manifest, tmp_path / "once")
     folder = tmp_path / "run"
