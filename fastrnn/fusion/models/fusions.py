@@ -13,6 +13,7 @@ Symbols: B rows, T steps, D features (`width`), H features of the recurrent laye
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import NamedTuple
@@ -36,7 +37,7 @@ class Sequence(NamedTuple):
     state: State | None  #: the initial state, see recurrent.py; None for zeros
 
 
-class Fusion(nn.Module):
+class Fusion(nn.Module, ABC):
     """Base class of the fusions. It also holds the learned tokens of missing modalities.
 
     `forward(features, lengths, steps)` takes the features of each modality, [B, D] or [B, L, D].
@@ -76,13 +77,15 @@ class Fusion(nn.Module):
             token = value.new_zeros(())
         return torch.where(present.view(-1, *[1] * (value.dim() - 1)), value, token)
 
+    @abstractmethod
     def forward(
         self, features: Mapping[str, Tensor], lengths: Lengths, steps: Tensor | None
     ) -> Sequence:
-        raise NotImplementedError
+        """Return the input of the recurrent layer."""
 
+    @abstractmethod
     def names(self, features: Mapping[str, Tensor], lengths: Lengths) -> list[str]:
-        raise NotImplementedError
+        """Return the names of the sequence's steps."""
 
 
 class Concat(Fusion):

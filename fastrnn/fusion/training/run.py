@@ -99,8 +99,7 @@ def fit(
 
 
 def _call(manifest: Manifest, config: FitConfig) -> Call:
-    """Return the call to save, with the path of the table ("" if it is no file) and its root."""
-    path = Path(manifest.path)
+    """Return the call to save, with the path of the table and its root."""
     if config.init_from is not None:
         config = replace(config, init_from=str(Path(config.init_from).resolve()))
     return Call(
@@ -108,9 +107,14 @@ def _call(manifest: Manifest, config: FitConfig) -> Call:
         columns=dict(manifest.columns),
         problem_type=manifest.problem_type,
         rows=state.fingerprint(manifest),
-        manifest=str(path.resolve()) if path.is_file() else "",
+        manifest=_path(manifest),
         root=str(manifest.root.resolve()),
     )
+
+
+def _path(manifest: Manifest) -> str:
+    """Return the absolute path of the table, or "" if it is not a file."""
+    return str(manifest.path.resolve()) if manifest.path.is_file() else ""
 
 
 def _load(
@@ -161,7 +165,7 @@ def _load(
         train=config.train,
         models=tuple(variants(model, config.baselines)),
         columns=dict(manifest.columns),
-        manifest=str(manifest.path.resolve()) if manifest.path.is_file() else "",
+        manifest=_path(manifest),
         root=str(manifest.root.resolve()),
     )
     given = None if source is None else source.network.state_dict()
