@@ -306,11 +306,14 @@ def _report(run: Run, console: Console) -> None:
     from ..models.summary import note
     from ..plots import metrics as plot
     from ..report.console import results
+    from ..report.html import score_name
 
     if not is_main_process():
         return
     console.print(results(run))
     console.out(f"{run.trained[0].name}: {note(run.config.model)}")
-    plot.curves(run.trained, run.folder / "curves.png", run.folder.name)
+    score = score_name(run.processor.task.score_name)
+    path = run.folder / "curves.png"
+    plot.curves(run.trained, path, run.folder.name, score_name=score)
     console.out(f"Saved in {run.folder}: config.json, model.safetensors, metrics.jsonl, curves.png")
     console.out(f"Next: fastrnn evaluate {run.folder}")

@@ -51,21 +51,27 @@ class History(Protocol):
 
 
 def curves(
-    trained: Sequence[History], path: Path, title: str, levels: Mapping[str, float] | None = None
+    trained: Sequence[History],
+    path: Path,
+    title: str,
+    levels: Mapping[str, float] | None = None,
+    score_name: str = "accuracy",
 ) -> None:
-    """Plot training loss and validation accuracy over epochs; the extension sets the format.
+    """Plot training loss and validation score over epochs; the extension sets the format.
 
     Args:
-        levels: name -> accuracy to mark with a dashed line.
+        levels: name -> score to mark with a dashed line.
+        score_name: the score, at most 1, for the panel's title.
     """
     figure = new_figure((11, 4.8))
     left, right = figure.subplots(1, 2)
     loss = {each.name: [scores["train"].loss for scores in each.epochs] for each in trained}
     score = {each.name: [scores["val"].score for scores in each.epochs] for each in trained}
     _plot_lines(left, loss, "Training loss")
-    _plot_lines(right, score, "Validation accuracy", levels)
+    _plot_lines(right, score, f"Validation {score_name}", levels)
     left.set_ylim(bottom=0)
-    right.set_ylim(0, 1)
+    positive = all(value >= 0 for values in score.values() for value in values)
+    right.set_ylim(0 if positive else None, 1)  # R² may be negative
     handles, names = left.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     figure.suptitle(title, fontsize=13)
