@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import ConfigError, DataError, FusionError, ManifestError
 
 ON_BAD_ROW = ("error", "skip")
+SKIPPED = "skipped.jsonl"  # in a run's folder: the skipped rows and their errors
 
 
 class BadRows:

@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import checkpoint
 from ..config.schema import RunConfig
+from ..data.bad_rows import SKIPPED
 from ..data.dataset import FusionDataset, load_dataset
 from ..data.loader import check_files
 from ..data.manifest import Manifest, read_manifest
@@ -18,7 +19,6 @@ from ..data.splits import SPLIT, read_split
 from ..errors import ConfigError
 from ..strings import plural
 
-_SKIPPED = "skipped.jsonl"
 _OF_SPLITTING = ("split", "group")
 
 
@@ -112,7 +112,7 @@ class _Home:
 
     def on_bad_row(self, wanted: str | None = None) -> str:
         """Return `wanted`, or the run's own setting for rows that cannot be used."""
-        return wanted or ("skip" if (self.folder / _SKIPPED).is_file() else "error")
+        return wanted or ("skip" if (self.folder / SKIPPED).is_file() else "error")
 
     def load(self, table: Manifest, rows: list[int], on_bad_row: str) -> FusionDataset:
         """Load rows. They are read many times, so their files are kept in memory."""

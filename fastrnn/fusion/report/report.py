@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from .. import checkpoint, files
 from ..config.schema import RunConfig
+from ..data.bad_rows import SKIPPED
 from ..errors import ConfigError
 from ..evaluation.evaluator import EVALUATION
 from ..explain.explainer import EXPLANATION, PICTURES
@@ -74,7 +75,7 @@ def _title(folder: Path, config: RunConfig) -> str:
 def _split_sizes(folder: Path) -> dict[str, int]:
     """Return the number of rows in each split, without skipped rows."""
     splits = _read(folder / "split.json") or {}
-    skipped = folder / "skipped.jsonl"
+    skipped = folder / SKIPPED
     records = files.read_jsonl(skipped) if skipped.is_file() else []
     count = Counter(record.get("split") for record in records)
     return {name: len(rows) - count[name] for name, rows in splits.items()}

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
+from ..data.bad_rows import SKIPPED
 from ..data.dataset import FusionDataset
 from ..data.groups import crossing_contents
 from ..data.manifest import Manifest
 from ..strings import plural
-
-SKIPPED = "skipped.jsonl"
 
 
 def describe(manifest: Manifest, console: Console) -> None:

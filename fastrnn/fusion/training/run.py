@@ -13,6 +13,7 @@ from rich.console import Console
 
 from .. import checkpoint, files
 from ..config.schema import FitConfig, RunConfig
+from ..data.bad_rows import SKIPPED
 from ..data.dataset import FusionDataset, load_datasets
 from ..data.loader import check_files
 from ..data.manifest import Manifest, read_manifest
@@ -25,7 +26,7 @@ from ..strings import plural
 from . import dry_run, loggers, state
 from .baselines import Run, configure, finished, train_all, variants
 from .callbacks import Callback
-from .describe import SKIPPED, describe, describe_split, left_out
+from .describe import describe, describe_split, left_out
 from .devices import make_accelerator
 from .loggers import METRICS
 from .state import Call
