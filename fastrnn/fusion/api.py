@@ -90,7 +90,8 @@ class FusionModel(
         root: Folder | None = None,
         callbacks: Sequence[Callback] = (),
         console: Console | None = None,
-        **columns: str | None,
+        ignore: str | Sequence[str] = (),
+        **columns: str | Sequence[str] | None,
     ) -> FusionModel:
         """Train on a table whose rows name files, as `fastrnn fit` does; return the model.
 
@@ -102,12 +103,12 @@ class FusionModel(
                 file's own folder, and to the current one if there is no file.
             callbacks: called after every epoch; on_epoch_end(metrics) returns True to stop.
             console: where to print progress; silent by default.
-            columns: other columns by role: image, audio, text, series, split, group. A column that
-                is not named is inferred from the column names and contents.
+            ignore: columns that have no role.
+            columns: other columns by role: image=["front", "back"], audio, text, series, split,
+                group. A role that is not named is inferred from the names and contents of columns.
 
         Raises:
-            FusionError: the table, one of its files or an option cannot be used. The message says
-                how to fix it.
+            FusionError: the table, a file or an option cannot be used; the message says the remedy.
         """
         config = self.fit_config()
         named = {role: name for role, name in {"label": label, **columns}.items() if name}
@@ -117,12 +118,12 @@ class FusionModel(
             root,
             problem_type=self.parameter("problem_type"),
             on_bad_row=config.loading.on_bad_row,
+            ignore=ignore,
         )
-        output_dir = self.parameter("output_dir")
         with tempfile.TemporaryDirectory() as temporary:
             run = training.fit(
                 manifest,
-                Path(temporary) / "run" if output_dir is None else output_dir,
+                self.parameter("output_dir") or Path(temporary) / "run",
                 config,
                 console=console or Console(quiet=True),
                 callbacks=callbacks,
@@ -179,8 +180,7 @@ class FusionModel(
         """
         if not self.classes_:
             raise ConfigError("a regression has no probabilities; use predict")
-        table = self.predict_table(data, **how)
-        return probability_frame(table, self.processor.task)
+        return probability_frame(self.predict_table(data, **how), self.processor.task)
 
     def predict_table(
         self,
@@ -227,8 +227,8 @@ class FusionModel(
         )
         frame = data if isinstance(data, pd.DataFrame) else None
         blocks = predictor.predict(data, root=root) if frame is None or len(frame) else ()
-        records = chain.from_iterable(blocks)
-        table = prediction_frame(records, self.processor.task, errors=on_bad_row == "skip")
+        task, errors = self.processor.task, on_bad_row == "skip"
+        table = prediction_frame(chain.from_iterable(blocks), task, errors)
         if frame is not None:
             table.index = frame.index
         return table

@@ -4,7 +4,7 @@
 |---|---|
 | config.json, model.safetensors | the run, and its main network at its best epoch |
 | processor_config.json, tokenizer.json | labels, scales and the tokenizer, see data/processor.py |
-| models/SLUG/config.json | a network's ModelConfig; the slug is its name with "-" for spaces |
+| models/SLUG/config.json | a network's ModelConfig; see `slug` |
 | models/SLUG/model.safetensors | its weights at its best epoch |
 | models/SLUG/last.safetensors | its weights after its last epoch, if that was not the best |
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from . import files, run_lock
 from .config import parser
+from .config.inputs import of_modality
 from .config.schema import ModelConfig, RunConfig
 from .data import processor as processors
 from .data.processor import Processor
@@ -109,13 +110,14 @@ def _contradictions(model: ModelConfig, processor: Processor) -> Iterator[str]:
         "problem_type": processor.task.problem_type,
         "outputs": processor.task.num_outputs,
     }
-    if "image" in model.modalities:
+    if of_modality(model.modalities, "image"):
         wanted["image_size"] = processor.config.image_size
         wanted["image_channels"] = processor.config.image_channels
-    if "audio" in model.modalities:
+    if of_modality(model.modalities, "audio"):
         wanted["mels"] = processor.config.mels
-    if "series" in model.modalities:
+    if of_modality(model.modalities, "series"):
         wanted["variables"] = processor.variables
+        wanted["series_variables"] = processor.series_variables
     for name, value in wanted.items():
         if getattr(model, name) != value:
             yield f"model.{name} is {getattr(model, name)}, but {value} in {processors.CONFIG}"
@@ -132,8 +134,8 @@ def _check_tokens(tokenizer: Tokenizer, model: ModelConfig, path: Path) -> None:
 
 
 def slug(name: str) -> str:
-    """Return the folder name of a network."""
-    return name.replace(" ", "-")
+    """Return the folder name of a network: "image_front-only" for "image:front only"."""
+    return name.replace(" ", "-").replace(":", "_")
 
 
 def save_network(

@@ -1,8 +1,8 @@
 """Export a network to ONNX; recurrent layers become ONNX's RNN, LSTM and GRU operators.
 
 The inputs have the names of a batch (see batch.py), with any number of rows and steps. Only
-`image` differs, which holds the decoded and resized pixels: uint8 [B, C, S, S], or
-[B, T, C, S, S] for streams. A modality that rows may lack also has the input NAME_present,
+images differ, which hold the decoded and resized pixels: uint8 [B, C, S, S], or
+[B, T, C, S, S] for streams. An input that rows may lack also has the input NAME_present,
 bool [B]. The outputs are `logits` and `probabilities`, as in tasks/base.py.
 
 The file is kept only if its outputs in onnxruntime match the network's, also on batches of other
@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ import fastrnn
 from fastrnn._rounding import CONFIDENCE, UNIT_ROUNDOFF
 
 from .batch import Batch, select_rows
+from .config.inputs import modality_of, of_modality
 from .data.processor import Processor
 from .errors import ConfigError
 from .files import atomic
@@ -82,7 +83,7 @@ def inputs_of(network: FusionNetwork | LateNetwork, batch: Batch) -> list[str]:
     names = []
     for name in config.modalities:
         names.append(name)
-        if name in _LENGTHS:
+        if modality_of(name) in _LENGTHS:
             names.append(f"{name}_lengths")
         if name in replaced or f"{name}_present" in batch:
             names.append(f"{name}_present")
@@ -92,10 +93,11 @@ def inputs_of(network: FusionNetwork | LateNetwork, batch: Batch) -> list[str]:
 def to_inputs(network: FusionNetwork | LateNetwork, batch: Batch) -> dict[str, Tensor]:
     """Convert a batch to the file's inputs: pixels replace frames and their indices."""
     inputs = {}
+    images = of_modality(network.config.modalities, "image")
     for name in inputs_of(network, batch):
-        if name == "image":
-            inputs[name] = batch["frames"][batch["image"]]
-        elif name.endswith("_present") and name not in batch:
+        if name in images:
+            inputs[name] = batch[f"{name}_frames"][batch[name]]
+        elif name not in batch:  # NAME_present
             rows = batch[network.config.modalities[0]].shape[0]
             inputs[name] = torch.ones(rows, dtype=torch.bool)
         else:
@@ -117,6 +119,7 @@ class _Exported(nn.Module):
         super().__init__()
         self.task = task
         self.names = names
+        self.images = of_modality(network.config.modalities, "image")
         self.network = with_torch_layers(network)
         for module in list(self.network.modules()):
             for name, child in module.named_children():
@@ -125,11 +128,12 @@ class _Exported(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         batch = dict(zip(self.names, inputs, strict=True))
-        if "image" in batch:
-            pixels = batch["image"]  # [B, C, S, S] or [B, T, C, S, S]
-            batch["frames"] = pixels.flatten(0, -4) if pixels.dim() == 5 else pixels
+        for name in self.images:
+            pixels = batch[name]  # [B, C, S, S] or [B, T, C, S, S]
+            frames = pixels.flatten(0, -4) if pixels.dim() == 5 else pixels
+            batch[f"{name}_frames"] = frames
             shape = pixels.shape[: pixels.dim() - 3]
-            batch["image"] = torch.arange(batch["frames"].shape[0]).view(shape)
+            batch[name] = torch.arange(frames.shape[0]).view(shape)
         logits = self.network(batch)
         return logits, self.task.probabilities(logits)
 
@@ -164,16 +168,15 @@ def _require() -> None:
 
 def _axes(network: FusionNetwork | LateNetwork, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     axes: dict[str, dict[int, str]] = {}
-    for name, value in inputs.items():
+    config = network.config
+    for name in inputs:
         axes[name] = {0: "rows"}
-        if name in _LENGTHS and value.dim() > 1:
+        if name in config.modalities and modality_of(name) in _LENGTHS:
             axes[name][1] = f"{name}_steps"
-        if name == "steps" or (name == "image" and network.config.stream):
+        if name == "steps" or (name in of_modality(config.modalities, "image") and config.stream):
             axes[name][1] = "steps"
     for name in OUTPUTS:
-        axes[name] = (
-            {0: "rows", 1: "steps"} if network.config.problem_type == "steps" else {0: "rows"}
-        )
+        axes[name] = {0: "rows", 1: "steps"} if config.problem_type == "steps" else {0: "rows"}
     return axes
 
 
@@ -212,7 +215,7 @@ def _describe(path: Path, network: FusionNetwork | LateNetwork, processor: Proce
         "problem_type": processor.task.problem_type,
         "labels": json.dumps(processor.task.labels, ensure_ascii=False),
         "target": json.dumps(processor.task.scale),
-        "series": json.dumps(processor.series),
+        "series": json.dumps(processor.series or processor.series_columns),
         "data": json.dumps(asdict(processor.config)),
         "model": json.dumps(asdict(network.config)),
         "fastrnn": fastrnn.__version__,
@@ -232,7 +235,7 @@ def _prove(network: FusionNetwork | LateNetwork, batch: Batch, path: Path) -> No
         raise ConfigError(
             f"onnxruntime cannot load the exported file: {_first_line(error)}"
         ) from error
-    for what, sized in _sizes(batch, len(batch[network.config.modalities[0]])).items():
+    for what, sized in _sizes(batch, network.config.modalities).items():
         with torch.no_grad():
             expected = network(sized)
         try:
@@ -272,18 +275,19 @@ def tolerance(network: FusionNetwork | LateNetwork, batch: Batch) -> float:
     return 2 * CONFIDENCE * roundings**0.5 * UNIT_ROUNDOFF[torch.float32] * readout
 
 
-def _sizes(batch: Batch, rows: int) -> dict[str, Batch]:
+def _sizes(batch: Batch, names: Sequence[str]) -> dict[str, Batch]:
     """Return the batch, one row of it, and all rows twice, in another order and twice as long."""
+    rows = len(batch[names[0]])
     longer = select_rows(batch, [*reversed(range(rows)), *range(rows)])
-    for name in _LENGTHS:
-        if name in longer:
+    for name in names:
+        if modality_of(name) in _LENGTHS:
             longer[name] = torch.cat([longer[name], longer[name]], dim=1)
             longer[f"{name}_lengths"] = 2 * longer[f"{name}_lengths"] - 1
     if "steps" in longer:
         counts = 2 * longer["steps"].sum(1) - 1
         longer["steps"] = torch.arange(2 * longer["steps"].shape[1]) < counts[:, None]
-        if "image" in longer:
-            longer["image"] = torch.cat([longer["image"], longer["image"]], dim=1)
+        for name in of_modality(names, "image"):
+            longer[name] = torch.cat([longer[name], longer[name]], dim=1)
     return {
         f"the batch of {plural(rows, 'row')}": batch,
         "one row": select_rows(batch, [rows - 1]),

@@ -117,7 +117,7 @@ class Rows:
 
 def _images(values: list[Tensor], stream: bool) -> Batch:
     if not stream:
-        return {"frames": torch.stack(values), "image": torch.arange(len(values))}
+        return {"image_frames": torch.stack(values), "image": torch.arange(len(values))}
     counts = [len(value) for value in values]
     index = torch.arange(sum(counts)).split(counts)
-    return {"frames": torch.cat(values), "image": pad_sequence(list(index), batch_first=True)}
+    return {"image_frames": torch.cat(values), "image": pad_sequence(list(index), batch_first=True)}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config.inputs import override
 from ..errors import ConfigError
 from .config_flags import named_columns
 from .options import OnBadRow
@@ -44,6 +45,7 @@ def evaluation_table(
     """
     from .. import checkpoint
     from ..data.manifest import read_manifest
+    from ..data.roles import LABELLED
 
     config, _ = checkpoint.read_config(run)
     note_unfinished(run)
@@ -56,10 +58,11 @@ def evaluation_table(
     columns = {role: name for role, name in config.columns.items() if role in read}
     return read_manifest(
         manifest,
-        columns | named,
+        override(columns, named),
         root,
         problem_type=config.model.problem_type,
         on_bad_row=on_bad_row.value if on_bad_row else "error",
+        infer=LABELLED,
     )
 
 

@@ -9,16 +9,18 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from ..config.inputs import MODALITIES
 from ..config.options import OPTIONS, Option
 from ..config.schema import DataConfig, LoaderConfig, ModelConfig, TrainConfig
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
 COLUMNS = {
-    "image": "Column of image paths.",
-    "audio": "Column of audio paths.",
-    "text": "Column of texts.",
-    "series": "Column of numeric series: JSON lists, or paths of .csv or .npy files.",
+    "image": "Column of image paths; may be repeated.",
+    "audio": "Column of audio paths; may be repeated.",
+    "text": "Column of texts; may be repeated.",
+    "series": "Column of numeric series: JSON lists, or paths of .csv or .npy files; may be "
+    "repeated.",
     "label": "Column of labels.",
     "split": "Column of splits: train, val or test.",
     "group": "Column of groups; rows of one group stay in the same split.",
@@ -41,9 +43,9 @@ def with_config(command: Command) -> Command:
     return _append(command, map(_parameter, OPTIONS.values()))
 
 
-def named_columns(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the columns named on the command line, role -> column."""
-    return {role: values[role] for role in COLUMNS if values.get(role) is not None}
+def named_columns(values: Mapping[str, Any]) -> dict[str, str | list[str]]:
+    """Return the columns named on the command line, by role."""
+    return {role: values[role] for role in COLUMNS if values.get(role)}
 
 
 def _append(command: Command, flags: Iterable[inspect.Parameter]) -> Command:
@@ -56,7 +58,8 @@ def _append(command: Command, flags: Iterable[inspect.Parameter]) -> Command:
 
 def _column(role: str, help: str) -> inspect.Parameter:
     flag = typer.Option(metavar="NAME", help=help, rich_help_panel="Columns")
-    return _keyword(role, str | None, None, flag)
+    kind = list[str] if role in MODALITIES else str
+    return _keyword(role, kind | None, None, flag)
 
 
 def _parameter(option: Option) -> inspect.Parameter:

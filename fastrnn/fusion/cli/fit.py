@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 from ..config import options, options_file
+from ..config.inputs import modality_of
 from ..config.presets import PRESETS
 from ..config.schema import PROBLEM_TYPES
 from ..errors import ConfigError, DataError, FusionError, reason
@@ -96,6 +97,14 @@ def fit(
         ),
     ] = _DEFAULT,
     root: flags.Root = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column that has no role; may be repeated.",
+            rich_help_panel="Columns",
+        ),
+    ] = None,
     problem_type: Annotated[
         ProblemType, typer.Option(help="Type of the labels; auto infers and prints it.")
     ] = _AUTO,
@@ -133,9 +142,9 @@ def fit(
     """Train on a labelled table of images, audio, text and series; compare with baselines.
 
     Columns are recognised by name (image, audio, text, series, label, split, group) or by file
-    extension, or are named by the options. Paths are relative to the manifest. Without a split
-    column, rows are split 80/10/10 at random by --seed, stratified by label. An empty cell is a
-    missing modality.
+    extension, or are named by the options, as in --image front --image back. Paths are relative to
+    the manifest. Without a split column, rows are split 80/10/10 at random by --seed, stratified by
+    label. An empty cell is a missing modality.
 
     A stream is a row with several images, given as a JSON list: ["1.png", "2.png"]. Its label may
     be a list too, with one label per step and null for steps without a label. Its audio file is
@@ -166,6 +175,7 @@ def fit(
         root,
         problem_type=None if problem_type is _AUTO else problem_type.value,
         on_bad_row=config.loading.on_bad_row,
+        ignore=ignore or (),
     )
     if not yes:
         confirm(table, columns)
@@ -199,13 +209,13 @@ def _default_folder(manifest: Path) -> Path:
     return new_folder(manifest.stem)
 
 
-def confirm(table: Manifest, named: Mapping[str, str]) -> None:
+def confirm(table: Manifest, named: Container[str]) -> None:
     """On a terminal, print the inferred columns and ask for confirmation.
 
     Raises:
         typer.Abort: the answer is no.
     """
-    guessed = {role: name for role, name in table.columns.items() if role not in named}
+    guessed = {role: name for role, name in table.columns.items() if modality_of(role) not in named}
     if not guessed or not sys.stdin.isatty() or not is_main_process():
         return
     skipped = f", {len(table.skipped)} skipped" if table.skipped else ""
@@ -214,7 +224,7 @@ def confirm(table: Manifest, named: Mapping[str, str]) -> None:
         f"{table.path}: {plural(len(table), 'row')}{skipped}; {table.problem_type} labels: {labels}"
     )
     for role, name in guessed.items():
-        print(f"  {role} = {name} (inferred; override with --{role} NAME)")
+        print(f"  {role} = {name} (inferred; override with --{modality_of(role)} NAME)")
     typer.confirm("Train on these columns?", default=True, abort=True)
 
 

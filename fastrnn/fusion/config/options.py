@@ -148,7 +148,12 @@ def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
             return tuple((str(modality), str(encoder)) for modality, encoder in pairs)
         return tuple(int(each) if isinstance(each, str) else operator.index(each) for each in texts)
     except (TypeError, ValueError):
-        examples = {"encoders": "image=NAME", "freeze": "text,fusion", "strides": "2,2"}
+        examples = {
+            "encoders": "image=NAME",
+            "freeze": "text,fusion",
+            "share": "image,text",
+            "strides": "2,2",
+        }
         example = examples.get(name, "32,64")
         raise ConfigError(
             f"{name} must be a list such as {example}; got {reprlib.repr(value)}"

@@ -11,10 +11,11 @@ import yaml
 
 from .. import files
 from ..errors import ConfigError
+from .inputs import MODALITIES
 from .options import OPTIONS, as_tuple, check_names
 from .renamed import renamed
 
-_REPEATED = ("report_to",)  # flags that may be given several times
+_REPEATED = (*MODALITIES, "ignore", "report_to")  # flags that may be given several times
 
 
 def read(path: Path, known: Collection[str]) -> dict[str, Any]:

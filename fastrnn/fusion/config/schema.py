@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from ..errors import ConfigError
+from .inputs import MODALITIES, InputName, modality_of
 from .parser import AtMost, Checked, Help, OneOf, Range
 
 FUSIONS = ("concat", "tokens", "parallel", "init", "aligned", "late")
@@ -22,7 +23,6 @@ PROBLEM_TYPES = ("binary", "multiclass", "multilabel", "regression", "steps")
 SCHEDULES = ("one-cycle", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
 CACHES = ("memory", "disk", "none")
-MODALITIES = ("audio", "image", "series", "text")
 BLOCK = 1024  # rows that `predict` keeps in memory at once
 
 Count = Annotated[int, Range(1)]
@@ -33,6 +33,7 @@ Features = Annotated[int, Range(1, 65_536)]  # features or channels of one layer
 Mels = Annotated[int, Range(1, 1024)]
 Side = Annotated[int, Range(1, 4096)]  # pixels
 Channels = Annotated[int, OneOf((1, 3))]
+Variables = Annotated[int, Range(0, 1_000_000)]
 _STAGES = AtMost(16)  # consecutive convolutions
 
 
@@ -86,10 +87,11 @@ class DataConfig(Checked):
 class ModelConfig(Checked):
     """The network's architecture.
 
-    `modalities` is sorted, so that the same set of names gives the same weights.
+    `modalities` are the names of the inputs (inputs.py), sorted, so that the same set of names
+    gives the same weights.
     """
 
-    modalities: tuple[Annotated[str, OneOf(MODALITIES)], ...]
+    modalities: tuple[Annotated[str, InputName()], ...]
     fusion: Annotated[
         str,
         OneOf(FUSIONS),
@@ -126,13 +128,19 @@ class ModelConfig(Checked):
     image_channels: Channels = 3
     mels: Mels = 40
     vocabulary: Tokens = 0
-    variables: Annotated[int, Range(0, 1_000_000)] = 0  # K of a numeric series
-    missing: tuple[str, ...] = ()  # modalities that rows may lack; a learned token replaces them
+    variables: Variables = 0  # K of the only numeric series
+    series_variables: tuple[tuple[str, Variables], ...] = ()  # K of each of several
+    missing: tuple[str, ...] = ()  # inputs that rows may lack; a learned token replaces them
     modality_dropout: Annotated[
         float, Range(0, 1), Help("Probability of dropping a modality of a row in training.")
     ] = 0.0
     encoders: Annotated[
-        tuple[tuple[str, str], ...], Help("Custom encoders by modality: image=NAME,text=NAME.")
+        tuple[tuple[str, str], ...],
+        Help("Custom encoders by modality or input: image=NAME,text:title=NAME."),
+    ] = ()
+    share: Annotated[
+        tuple[Annotated[str, OneOf(MODALITIES)], ...],
+        Help("Modalities whose columns share one encoder: image,text."),
     ] = ()
     normalise: Annotated[
         bool, Help("Fusion concat: apply LayerNorm to the features of each modality.")
@@ -142,7 +150,7 @@ class ModelConfig(Checked):
         if isinstance(self.encoders, Mapping):
             object.__setattr__(self, "encoders", tuple(self.encoders.items()))
         super().__post_init__()
-        for name in ("modalities", "missing", "encoders"):
+        for name in ("modalities", "missing", "encoders", "series_variables", "share"):
             object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
         if not self.modalities:
             raise ConfigError(f"modalities must contain at least one of {', '.join(MODALITIES)}")
@@ -158,6 +166,17 @@ class ModelConfig(Checked):
             raise ConfigError("modality_dropout must be less than 1, so that rows keep some input")
         if self.modality_dropout and len(self.modalities) < 2:
             raise ConfigError("modality_dropout needs at least two modalities")
+        if self.share and self.fusion == "late":
+            raise ConfigError("fusion late has a model for each column, so omit share")
+
+    def variables_of(self, name: str) -> int:
+        """Return the number of variables of a series."""
+        return dict(self.series_variables).get(name, self.variables)
+
+    def encoder_of(self, name: str) -> str:
+        """Return the name of an input's encoder: that of its modality if its columns share one."""
+        modality = modality_of(name)
+        return modality if modality in self.share else name
 
 
 @dataclass(frozen=True)
@@ -187,7 +206,7 @@ class TrainConfig(Checked):
     ] = 0
     balance: Annotated[bool, Help("Weight labels by their inverse frequency.")] = False
     freeze: Annotated[
-        tuple[str, ...], Help("Parts to keep frozen: encoders by modality, fusion, head.")
+        tuple[str, ...], Help("Parts to keep frozen: encoders by modality or input, fusion, head.")
     ] = ()
     save_every: Annotated[
         float, Range(0), Help("Seconds between checkpoints in an epoch; each epoch ends with one.")
@@ -256,7 +275,7 @@ class RunConfig(Checked):
     model: ModelConfig
     train: TrainConfig
     models: tuple[str, ...] = ()  # the names of the run's networks; the first is the main one
-    columns: Mapping[str, str] = field(default_factory=dict)  # role -> column of the manifest
+    columns: Mapping[str, str] = field(default_factory=dict)  # input or role -> column
     manifest: str = ""  # path of the training table
     root: str = ""  # folder that its paths are relative to
 

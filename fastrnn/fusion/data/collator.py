@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..batch import IGNORE, Batch
+from ..config.inputs import modality_of
 from .processor import Processor
 
 
@@ -19,12 +20,13 @@ class Collator:
     """Makes the batch of some samples (dataset.py), with the keys in batch.py.
 
     Attributes:
-        shapes: the shape of one step of each modality, without its dimension of time.
-        incomplete: modalities that some row of the dataset lacks; they get NAME_present.
+        inputs: the names of the inputs.
+        shapes: the shape of one step of each input, without its dimension of time.
+        incomplete: inputs that some row of the dataset lacks; they get NAME_present.
         labelled: whether samples have labels.
     """
 
-    modalities: tuple[str, ...]
+    inputs: tuple[str, ...]
     shapes: Mapping[str, tuple[int, ...]]
     stream: bool
     per_step: bool
@@ -35,11 +37,14 @@ class Collator:
     def of(cls, processor: Processor, incomplete: tuple[str, ...], labelled: bool) -> Collator:
         """Create the collator of a dataset."""
         config = processor.config
-        shapes = {
+        fixed: dict[str, tuple[int, ...]] = {
             "image": (config.image_channels, config.image_size, config.image_size),
             "audio": (config.mels,),
-            "series": (processor.variables,),
             "text": (),
+        }
+        shapes = {
+            name: fixed.get(modality_of(name), (len(processor.scale_of(name)),))
+            for name in processor.modalities
         }
         return cls(
             processor.modalities,
@@ -53,9 +58,9 @@ class Collator:
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         """Return the batch of some samples."""
         batch: Batch = {}
-        for name in self.modalities:
-            if name == "image":
-                batch |= self._images(samples)
+        for name in self.inputs:
+            if modality_of(name) == "image":
+                batch |= self._images(samples, name)
             else:
                 batch |= self._padded(samples, name)
         for name in self.incomplete:
@@ -67,32 +72,32 @@ class Collator:
             batch["label"] = self._labels([each["label"] for each in samples])
         return batch
 
-    def _images(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
+    def _images(self, samples: Sequence[Mapping[str, Any]], name: str) -> Batch:
         """Collect the distinct images; a row without an image refers to the first of the batch."""
-        having = [row for row, sample in enumerate(samples) if "image" in sample]
+        having = [row for row, sample in enumerate(samples) if name in sample]
         steps = max(each["steps"] for each in samples) if self.stream else 1
         index = np.zeros((len(samples), steps), np.int64)
         if not having:
-            frames = np.zeros((1, *self.shapes["image"]), np.uint8)
+            frames = np.zeros((1, *self.shapes[name]), np.uint8)
         else:
-            numbers = np.concatenate([samples[row]["image_id"] for row in having])
-            images = [image for row in having for image in samples[row]["image"]]
+            numbers = np.concatenate([samples[row][f"{name}_id"] for row in having])
+            images = [image for row in having for image in samples[row][name]]
             _, first, place = np.unique(numbers, return_index=True, return_inverse=True)
-            shape = (len(first), *self.shapes["image"])
+            shape = (len(first), *self.shapes[name])
             # Without a new dimension for each image, np.stack's, this takes a third of the time.
             frames = np.concatenate([images[number] for number in first.tolist()]).reshape(shape)
             end = 0
             for row in having:
-                start, end = end, end + len(samples[row]["image_id"])
+                start, end = end, end + len(samples[row][f"{name}_id"])
                 index[row, : end - start] = place[start:end]
         return {
-            "frames": torch.from_numpy(frames),
-            "image": torch.from_numpy(index if self.stream else index[:, 0]),
+            f"{name}_frames": torch.from_numpy(frames),
+            name: torch.from_numpy(index if self.stream else index[:, 0]),
         }
 
     def _padded(self, samples: Sequence[Mapping[str, Any]], name: str) -> Batch:
-        """Pad a modality with zeros; a missing one becomes a placeholder of length 1."""
-        dtype = np.int64 if name == "text" else np.float32
+        """Pad an input with zeros; a missing one becomes a placeholder of length 1."""
+        dtype = np.int64 if modality_of(name) == "text" else np.float32
         lengths = [len(each[name]) if name in each else 1 for each in samples]
         values = np.zeros((len(samples), max(lengths), *self.shapes[name]), dtype)
         for row, sample in enumerate(samples):

@@ -1,13 +1,16 @@
 """The rows of a manifest as an Arrow table.
 
+The columns of an input have its name, image or image:front. Cells are null if there is no value.
+
 | column | type | |
 |---|---|---|
 | where | string | position in the table that was read, for messages |
-| image | list<string> | the images; null if there is none |
-| audio, text, group | string | null if the cell is empty |
-| series_file | string | the file of a series |
+| image | list<string> | the images |
+| audio, text | string | |
+| series_file, series_file:NAME | string | the file of a series |
 | series | list<double> | the values of a series in a cell, row by row |
-| series_width | int32 | the number of its variables |
+| series_width, series_width:NAME | int32 | the number of its variables |
+| group | string | |
 | label | string, or list<string> | by problem type; "" if labels were not read |
 | split | string | null without a split column |
 """
@@ -21,30 +24,43 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..config.inputs import MODALITIES, modality_of, of_modality
 from ..errors import FusionError, ManifestError
 from ..strings import plural
 from ..tasks import Label, infer_problem_type, task_of
 from .bad_rows import BadRows
 from .readers import Record
-from .rows import Row, RowReader
+from .rows import Row, RowReader, Value
 
-SCHEMA = pa.schema(
-    [
-        ("where", pa.string()),
-        ("image", pa.list_(pa.string())),
-        ("audio", pa.string()),
-        ("text", pa.string()),
-        ("series_file", pa.string()),
-        ("series", pa.list_(pa.float64())),
-        ("series_width", pa.int32()),
-        ("split", pa.string()),
-        ("group", pa.string()),
-    ]
-)
+_TYPES = {
+    "image": pa.list_(pa.string()),
+    "audio": pa.string(),
+    "text": pa.string(),
+    "series": pa.list_(pa.float64()),
+}
 _CHUNK = 4096  # rows that are Python values at the same time
 # A small Parquet file may repeat one long cell a million times. A chunk has up to 2 GiB of strings.
 _LARGEST = (2 << 30) - 1  # bytes of all cells
 _PART = 1 << 28  # characters and bytes of rows that are Python values at the same time
+
+
+def schema(inputs: Iterable[str]) -> pa.Schema:
+    """Return the schema of the rows with these inputs, without labels."""
+    columns = [("where", pa.string())]
+    for name in inputs:
+        columns.append((name, _TYPES[modality_of(name)]))
+        if modality_of(name) == "series":
+            columns += [(file_column(name), pa.string()), (_width_column(name), pa.int32())]
+    return pa.schema([*columns, ("split", pa.string()), ("group", pa.string())])
+
+
+def file_column(name: str) -> str:
+    """Return the column with the files of an image, audio or a series."""
+    return name.replace("series", "series_file", 1) if modality_of(name) == "series" else name
+
+
+def _width_column(name: str) -> str:
+    return name.replace("series", "series_width", 1)
 
 
 class ManifestBuilder:
@@ -52,6 +68,7 @@ class ManifestBuilder:
 
     def __init__(self, reader: RowReader, bad: BadRows) -> None:
         self.reader = reader
+        self._schema = schema(reader.inputs)
         self.numbers: list[int] = []  # of the rows among the records, from 0
         self._bad = bad
         self._rows: list[Row] = []
@@ -88,20 +105,20 @@ class ManifestBuilder:
     def _flush(self) -> None:
         if not self._rows:
             return
-        series = [row.series for row in self._rows]
-        inline = [each if isinstance(each, np.ndarray) else None for each in series]
         columns: dict[str, list[Any]] = {
-            "where": [row.where for row in self._rows],
-            "image": [list(row.images) or None for row in self._rows],
-            "audio": [row.audio for row in self._rows],
-            "text": [row.text for row in self._rows],
-            "series_file": [each if isinstance(each, str) else None for each in series],
-            "series": [None if each is None else each.ravel() for each in inline],
-            "series_width": [None if each is None else each.shape[1] for each in inline],
-            "split": [row.split for row in self._rows],
-            "group": [row.group for row in self._rows],
+            name: [getattr(row, name) for row in self._rows] for name in ("where", "split", "group")
         }
-        batch = pa.RecordBatch.from_pydict(columns, SCHEMA)
+        for name in self.reader.inputs:
+            values = [row.inputs.get(name) for row in self._rows]
+            if modality_of(name) == "series":
+                inline = [each if isinstance(each, np.ndarray) else None for each in values]
+                files = [each if isinstance(each, str) else None for each in values]
+                columns[file_column(name)] = files
+                widths = [None if each is None else each.shape[1] for each in inline]
+                columns[_width_column(name)] = widths
+                values = [None if each is None else each.ravel() for each in inline]
+            columns[name] = values
+        batch = pa.RecordBatch.from_pydict(columns, self._schema)
         self._bytes += batch.nbytes
         if self._bytes > _LARGEST:
             raise ManifestError(
@@ -117,11 +134,11 @@ class ManifestBuilder:
         Raises:
             ManifestError: a label does not fit the problem type, or only some rows are streams.
         """
-        table = pa.Table.from_batches(self._batches, SCHEMA).combine_chunks()
+        table = pa.Table.from_batches(self._batches, self._schema).combine_chunks()
         labelled = "label" in self.reader.roles
         if problem_type is None:
             problem_type = infer_problem_type(self._labels if labelled else [])
-        count = _counts(table["image"])
+        count = _images(table)
         listed = np.array(self._listed, bool)
         first = int((count > 0).argmax()) if (count > 0).any() else None
         stream = problem_type == "steps" or (first is not None and bool(listed[first]))
@@ -165,8 +182,10 @@ class ManifestBuilder:
 
 def _size(row: Row) -> int:
     """Estimate the bytes of a row's longest cells."""
-    names = sum(map(len, row.images))
-    return len(row.text or "") + names + getattr(row.series, "nbytes", 0)
+    return sum(
+        sum(map(len, value)) if isinstance(value, tuple) else getattr(value, "nbytes", len(value))
+        for value in row.inputs.values()
+    )
 
 
 class Rows(Sequence[Row]):
@@ -187,17 +206,18 @@ class Rows(Sequence[Row]):
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        cells = {name: column[index].as_py() for name, column in self._columns.items()}
+        cells = {
+            name: self._columns[name][index].as_py()
+            for name in ("where", "label", "split", "group")
+        }
         label = cells["label"]
+        inputs = {name: self._value(name, index) for name in self.inputs}
         return Row(
             where=cells["where"],
-            images=tuple(cells["image"] or ()),
-            audio=cells["audio"],
-            text=cells["text"],
+            inputs={name: value for name, value in inputs.items() if value is not None},
             label=label if isinstance(label, str) else tuple(label),
             split=cells["split"],
             stream=self._stream,
-            series=cells["series_file"] or self.values(index),
             group=cells["group"],
         )
 
@@ -205,18 +225,34 @@ class Rows(Sequence[Row]):
         """Return a column as one Arrow array."""
         return self._columns[name]
 
-    def values(self, row: int) -> np.ndarray | None:
+    @property
+    def inputs(self) -> list[str]:
+        """The names of the inputs."""
+        return [name for name in self._columns if modality_of(name) in MODALITIES]
+
+    def of(self, modality: str) -> list[str]:
+        """Return the names of the inputs of a modality."""
+        return of_modality(self._columns, modality)
+
+    def _value(self, name: str, row: int) -> Value | None:
+        if modality_of(name) == "series":
+            file = self._columns[file_column(name)][row].as_py()
+            return self.values(name, row) if file is None else file
+        cell = self._columns[name][row].as_py()
+        return tuple(cell) if isinstance(cell, list) else cell
+
+    def values(self, name: str, row: int) -> np.ndarray | None:
         """Return the series in a row's cell, float64 [L, K], or None."""
-        cell = self._columns["series"][row]
+        cell = self._columns[name][row]
         if not cell.is_valid:
             return None
         values = cell.values.to_numpy(zero_copy_only=False)
-        return values.reshape(-1, self._columns["series_width"][row].as_py())
+        return values.reshape(-1, self._columns[_width_column(name)][row].as_py())
 
-    def lacking(self, modality: str) -> np.ndarray:
-        """Whether each row lacks a modality, bool [N]."""
-        names = {"series": ("series", "series_file")}.get(modality, (modality,))
-        found = [pc.is_null(self._columns[name]).to_numpy(zero_copy_only=False) for name in names]
+    def lacking(self, name: str) -> np.ndarray:
+        """Whether each row lacks an input, bool [N]."""
+        names = {name, file_column(name)}
+        found = [pc.is_null(self._columns[each]).to_numpy(zero_copy_only=False) for each in names]
         return np.logical_and.reduce(found).astype(bool)
 
     def steps(self) -> np.ndarray:
@@ -226,10 +262,18 @@ class Rows(Sequence[Row]):
         """
         if not self._stream:
             return np.ones(len(self), np.int64)
-        images = _counts(self._columns["image"])
+        images = _images(self._table)
         if self._per_step:
             images = np.where(images > 1, images, _counts(self._columns["label"]))
         return np.maximum(1, images)
+
+
+def _images(table: pa.Table) -> np.ndarray:
+    """The number of images in each row of a column of images, int64 [N]; 0 if it has none."""
+    counts = np.zeros(table.num_rows, np.int64)
+    for name in of_modality(table.column_names, "image"):
+        counts = np.maximum(counts, _counts(table[name]))
+    return counts
 
 
 def _counts(lists: pa.Array | pa.ChunkedArray) -> np.ndarray:

@@ -5,15 +5,15 @@ A sample is a dict of a row's arrays; `collator.Collator` makes a batch of sever
 | key | |
 |---|---|
 | row | the row's number in the dataset |
-| image | uint8 arrays [C, S, S], a list with one for each step |
-| image_id | int32 [T], equal for equal images |
-| audio | float32 [F, mels] |
-| text | token ids [L] |
-| series | float32 [L, K], standardised |
+| NAME | image: uint8 arrays [C, S, S], a list with one for each step |
+| | audio: float32 [F, mels] |
+| | text: token ids [L] |
+| | series: float32 [L, K], standardised |
+| NAME_id | image: int32 [T], equal for equal images |
 | steps | the number of steps; 1 if rows are not streams |
 | label | as in a batch (batch.py), without its dimension B |
 
-A modality that the row lacks has no key.
+NAME is the name of an input (config/inputs.py). One that the row lacks has no key.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ..batch import IGNORE, Batch
+from ..config.inputs import modality_of, of_modality
 from ..errors import DataError, FusionError, ManifestError, MediaError
 from . import text
 from .bad_rows import BadRows, located
 from .cache import MEMORY, make_cache
 from .collator import Collator
-from .decoding import COLUMNS, MediaFiles, series_of
+from .decoding import FILES, MediaFiles, series_of
 from .manifest import Manifest
 from .processor import Processor
 from .ragged import Ragged
@@ -63,7 +64,7 @@ class FusionDataset(Dataset[Sample]):
     rows: np.ndarray  # int64 [N]
     media: Mapping[str, MediaFiles]
     encoded: Ragged | np.ndarray | None  # the labels, [N], [N, C] or N arrays of T
-    tokens: Ragged | None
+    tokens: Mapping[str, Ragged]  # of each text
     skipped: tuple[tuple[str, str], ...] = ()
     truncated: int = 0
 
@@ -92,17 +93,18 @@ class FusionDataset(Dataset[Sample]):
             if not len(numbers):
                 continue
             arrays = list(map(files.load, numbers.tolist()))
-            if name == "image":
+            if modality_of(name) == "image":
                 repeats = sample["steps"] if len(arrays) == 1 else 1  # one image at every step
-                sample["image"], sample["image_id"] = arrays * repeats, numbers.repeat(repeats)
+                sample[name], sample[f"{name}_id"] = arrays * repeats, numbers.repeat(repeats)
             else:
                 sample[name] = arrays[0]
-        if "series" in self.processor.modalities and "series" not in sample:
-            values = self.manifest.rows.values(row)
+        for name in of_modality(self.processor.modalities, "series"):
+            values = None if name in sample else self.manifest.rows.values(name, row)
             if values is not None:
-                sample["series"] = standardise(values, self.processor.series)
-        if self.tokens is not None and not ("text" in self.lacking and self.lacking["text"][index]):
-            sample["text"] = self.tokens[index]
+                sample[name] = standardise(values, self.processor.scale_of(name))
+        for name, tokens in self.tokens.items():
+            if not (name in self.lacking and self.lacking[name][index]):
+                sample[name] = tokens[index]
         if self.encoded is not None:
             sample["label"] = self.encoded[index]
         return sample
@@ -116,7 +118,7 @@ class FusionDataset(Dataset[Sample]):
 
     @cached_property
     def lacking(self) -> dict[str, np.ndarray]:
-        """For each modality that some row lacks: whether each row lacks it, bool [N]."""
+        """For each input that some row lacks: whether each row lacks it, bool [N]."""
         found = {}
         for name in self.processor.modalities:
             missing = self.manifest.rows.lacking(name)[self.rows]
@@ -143,9 +145,10 @@ class FusionDataset(Dataset[Sample]):
             encoded = Ragged.of((encoded[row] for row in rows), np.int64)
         elif encoded is not None:
             encoded = encoded[chosen]
-        tokens = self.tokens
-        if tokens is not None:
-            tokens = Ragged.of((tokens[row] for row in rows), tokens.values.dtype)
+        tokens = {
+            name: Ragged.of((each[row] for row in rows), each.values.dtype)
+            for name, each in self.tokens.items()
+        }
         return replace(
             self,
             rows=self.rows[chosen],
@@ -212,9 +215,9 @@ def load_datasets(
     """
     check_columns(manifest, processor)
     media = {
-        name: MediaFiles.of(manifest, name, processor.config, processor.series)
+        name: MediaFiles.of(manifest, name, processor.config, processor.scale_of(name))
         for name in processor.modalities
-        if name in COLUMNS
+        if modality_of(name) in FILES
     }
     slots = 0
     for each in media.values():
@@ -250,7 +253,7 @@ def check_columns(manifest: Manifest, processor: Processor) -> None:
         if name not in manifest.columns:
             raise ManifestError(
                 f"{manifest.path}: the model reads {name}, but there is no such column; name "
-                f"one with --{name}, or add an empty one if every row lacks it"
+                f"one with --{modality_of(name)}, or add an empty one if every row lacks it"
             )
     if manifest.stream and not processor.stream:
         raise ManifestError(
@@ -283,11 +286,7 @@ def _dataset(
             bad.add(where, located(manifest.path, where, error))
     if manifest.labelled and len(rows) and not kept:
         raise DataError(f"{manifest.path}: no row can be used; the first error: {bad.listed[0][1]}")
-    tokens, truncated = None, 0
-    if processor.tokenizer is not None:
-        column = manifest.rows.column("text")
-        texts = (column[row].as_py() for row in kept)
-        tokens, truncated = text.tokenize(processor.tokenizer, texts, processor.config.max_tokens)
+    tokens, truncated = _tokens(manifest, kept, processor)
     packed: Ragged | np.ndarray | None = None
     if manifest.labelled:
         packed = Ragged.of(encoded, np.int64) if processor.task.per_step else np.array(encoded)
@@ -295,6 +294,21 @@ def _dataset(
         manifest, processor, np.array(kept, np.int64), media, packed, tokens,
         tuple(bad.listed), truncated,
     )  # fmt: skip
+
+
+def _tokens(
+    manifest: Manifest, rows: Sequence[int], processor: Processor
+) -> tuple[dict[str, Ragged], int]:
+    """Return the tokens of each text of the rows, and how many texts were truncated."""
+    found, truncated = {}, 0
+    if processor.tokenizer is not None:
+        for name in of_modality(processor.modalities, "text"):
+            column = manifest.rows.column(name)
+            texts = (column[row].as_py() for row in rows)
+            most = processor.config.max_tokens
+            found[name], cut = text.tokenize(processor.tokenizer, texts, most)
+            truncated += cut
+    return found, truncated
 
 
 def _problems(manifest: Manifest, rows: np.ndarray, processor: Processor) -> dict[int, DataError]:
@@ -305,17 +319,17 @@ def _problems(manifest: Manifest, rows: np.ndarray, processor: Processor) -> dic
     empty = np.logical_and.reduce([table.lacking(name) for name in names])
     for row in rows[empty[rows]].tolist():
         found[row] = ManifestError(f"no value for {', '.join(names)}; fill one, or remove the row")
-    if "text" in names:
-        column = table.column("text")
+    for name in of_modality(names, "text"):
+        column = table.column(name)
         length = pc.fill_null(pc.utf8_length(column), 0).to_numpy()
         for row in rows[length[rows] > processor.config.max_characters].tolist():
             found[row] = text.too_long(column[row].as_py(), processor.config)
-    if "series" in names:
-        there = pc.is_valid(table.column("series")).to_numpy(zero_copy_only=False).astype(bool)
+    for name in of_modality(names, "series"):
+        there = pc.is_valid(table.column(name)).to_numpy(zero_copy_only=False).astype(bool)
         for row in rows[there[rows]].tolist():
             try:
-                values = series_of(manifest, row, processor.config)
-                standardise(np.asarray(values), processor.series)
+                values = series_of(manifest, name, row, processor.config)
+                standardise(np.asarray(values), processor.scale_of(name))
             except MediaError as error:
                 found[row] = error
     return found

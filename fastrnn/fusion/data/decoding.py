@@ -17,23 +17,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from ..config.inputs import modality_of
 from ..config.schema import DataConfig
 from ..errors import MediaError
 from ..tasks.scale import Scale
 from .audio import log_mel, read_audio
 from .cache import ArrayCache
+from .columns import file_column
 from .image import read_image
 from .manifest import Manifest
 from .ragged import Ragged
 from .rows import resolve
 from .timeseries import check_size, read_series, standardise
 
-COLUMNS = {"image": "image", "audio": "audio", "series": "series_file"}
+FILES = ("audio", "image", "series")  # modalities of files
 
 
 @dataclass
 class MediaFiles:
-    """The distinct files of one modality of a manifest.
+    """The distinct files of one input of a manifest.
 
     Attributes:
         numbers: the numbers of the files that each row of the manifest names, int32.
@@ -50,10 +52,10 @@ class MediaFiles:
 
     @classmethod
     def of(
-        cls, manifest: Manifest, modality: str, config: DataConfig, scale: tuple[Scale, ...] = ()
+        cls, manifest: Manifest, name: str, config: DataConfig, scale: tuple[Scale, ...] = ()
     ) -> MediaFiles:
-        """List the distinct files of a modality."""
-        column = manifest.rows.column(COLUMNS[modality])
+        """List the distinct files of an input."""
+        column = manifest.rows.column(file_column(name))
         if pa.types.is_list(column.type):
             counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
             column = pc.list_flatten(column)
@@ -63,7 +65,7 @@ class MediaFiles:
         coded = column.cast(pa.string()).dictionary_encode()
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         numbers = Ragged(coded.indices.to_numpy().astype(np.int32), offsets)
-        return cls(modality, manifest.root, config, coded.dictionary, numbers, scale)
+        return cls(modality_of(name), manifest.root, config, coded.dictionary, numbers, scale)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -109,18 +111,18 @@ class MediaFiles:
             raise error if str(path) in str(error) else MediaError(f"{path}: {error}") from None
 
 
-def series_of(manifest: Manifest, row: int, config: DataConfig) -> np.ndarray | None:
-    """Read the series of a row, from its cell or its file: float64 [L, K], or None.
+def series_of(manifest: Manifest, name: str, row: int, config: DataConfig) -> np.ndarray | None:
+    """Read a series of a row, from its cell or its file: float64 [L, K], or None.
 
     Raises:
         MediaError: it cannot be used.
     """
-    values = manifest.rows.values(row)
+    values = manifest.rows.values(name, row)
     if values is not None:
         check_size(values, config)
         return values
-    name = manifest.rows.column("series_file")[row].as_py()
-    return None if name is None else read_series(resolve(manifest.root, name), config)
+    file = manifest.rows.column(file_column(name))[row].as_py()
+    return None if file is None else read_series(resolve(manifest.root, file), config)
 
 
 @contextmanager

@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..config.inputs import of_modality
 from ..strings import composed
-from .columns import Rows
+from .columns import Rows, file_column
 from .rows import Row
 
-FILES = ("image", "audio", "series_file")  # columns that name files
+FILES = ("image", "audio", "series")  # modalities of files
 
 
 def linked(table: Rows, rows: Iterable[int]) -> list[list[int]]:
@@ -54,17 +55,27 @@ def linked(table: Rows, rows: Iterable[int]) -> list[list[int]]:
 
 
 def references(table: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a code of each value in a column, equal for equal values, and its row: int64 [R]."""
-    column = table.column(name)
-    if len(column) == 0:
+    """Return a code of each value, equal for equal values, and its row: int64 [R].
+
+    Args:
+        name: "group", or a modality of files, whose columns count as one.
+    """
+    columns = ["group"] if name == "group" else [file_column(each) for each in table.of(name)]
+    found = [_values(table.column(each)) for each in columns if len(table)]
+    if not found:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    values = pa.chunked_array([each for each, _ in found], pa.string()).combine_chunks()
+    code = values.dictionary_encode().indices.to_numpy().astype(np.int64)
+    return code, np.concatenate([row for _, row in found])
+
+
+def _values(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Return the values of a column of strings or of lists of strings, and their rows."""
     if pa.types.is_list(column.type):
         row = pc.list_parent_indices(column).to_numpy()
-        values = pc.list_flatten(column)
-    else:
-        row = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
-        values = column.drop_null()
-    return values.dictionary_encode().indices.to_numpy().astype(np.int64), row.astype(np.int64)
+        return pc.list_flatten(column), row.astype(np.int64)
+    row = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
+    return column.drop_null(), row.astype(np.int64)
 
 
 def _positions(code: np.ndarray) -> np.ndarray:
@@ -73,7 +84,7 @@ def _positions(code: np.ndarray) -> np.ndarray:
 
 
 def _crossing(table: Rows, name: str) -> tuple[int, Row, Row] | None:
-    """Return how many values of a column are in two splits, and the first two such rows."""
+    """Return how many values of `references` are in two splits, and the first two such rows."""
     if not _has_splits(table):
         return None
     code, row = references(table, name)
@@ -107,10 +118,12 @@ def crossing_files(table: Rows) -> tuple[str, ...]:
     )
 
 
-def _files(row: Row, column: str) -> set[str]:
-    if column == "image":
-        return set(row.images)
-    return {str(row.audio if column == "audio" else row.series)}
+def _files(row: Row, modality: str) -> set[str]:
+    found: set[str] = set()
+    for name in of_modality(row.inputs, modality):
+        value = row.inputs[name]
+        found |= {value} if isinstance(value, str) else set(map(str, value))
+    return found
 
 
 def crossing_contents(table: Rows, splits: dict[int, str] | None = None) -> tuple[str, ...]:
@@ -140,24 +153,28 @@ def crossing_contents(table: Rows, splits: dict[int, str] | None = None) -> tupl
         return ()
     first, part, number, split = next(iter(crossing.values()))
     one, other = table[first], table[number]
-    text, series = one.text is not None, one.series is not None
-    what = " and ".join(["text"] * text + ["series"] * series)
-    shown = f" {reprlib.repr(one.text)}" if text and not series else ""
+    texts = [str(one.inputs[name]) for name in of_modality(one.inputs, "text")]
+    series = bool(of_modality(one.inputs, "series"))
+    what = " and ".join(["text"] * bool(texts) + ["series"] * series)
+    shown = f" {reprlib.repr(texts[0])}" if texts and not series else ""
     more = _more(len(crossing) - 1, "row" if series else "text")
     return (
-        f"the {what}{shown} {'are' if text and series else 'is'} in {part} ({one.where}) and "
+        f"the {what}{shown} {'are' if texts and series else 'is'} in {part} ({one.where}) and "
         f"in {split} ({other.where}){more}: scores may be too high; remove such rows, or put "
         "equal rows into one group",
     )
 
 
 def _content(table: Rows, number: int) -> Hashable:
-    text = table.column("text")[number].as_py()
-    text = None if text is None else composed(text)
-    values = table.values(number)
-    if values is None:
-        return text
-    return text, values.shape, hashlib.sha256(values.tobytes()).digest()
+    content: list[Hashable] = []
+    for name in table.of("text"):
+        text = table.column(name)[number].as_py()
+        content.append(None if text is None else composed(text))
+    for name in table.of("series"):
+        values = table.values(name, number)
+        if values is not None:
+            content.append((name, values.shape, hashlib.sha256(values.tobytes()).digest()))
+    return tuple(content)
 
 
 def _has_splits(table: Rows) -> bool:

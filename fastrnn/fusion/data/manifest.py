@@ -7,8 +7,9 @@
 A manifest is CSV with a header, JSONL with one object per line (both UTF-8), Parquet, a pandas
 DataFrame, a pyarrow.Table or a datasets.Dataset. Columns are found by name (`image`, `audio`,
 `text`, `series`, `label`, `split`, `group` and common synonyms) or by the extension of their files;
-the caller can name any of them. Paths are relative to the manifest's folder (without a file, to the
-current folder) and must stay inside it. An empty input cell means that the row lacks this modality.
+the caller can name any of them (roles.py). There may be several columns of a modality. Paths are
+relative to the manifest's folder (without a file, to the current folder) and must stay inside it.
+An empty input cell means that the row lacks this input.
 
 A `series` cell is a JSON list of numbers, a JSON list with one list of numbers per step, or the
 path of a .csv or .npy file.
@@ -29,44 +30,26 @@ one split (splits.py).
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from ..config.schema import MODALITIES
-from ..errors import ConfigError, ManifestError
-from ..strings import composed, is_unicode
+from ..config.inputs import MODALITIES, Columns, listed, modality_of
+from ..errors import ManifestError
+from ..strings import is_unicode
 from ..tasks import Label, Task, task_of
 from ..tasks.labels import regression_hint
 from .bad_rows import BadRows
 from .columns import ManifestBuilder, Rows
 from .groups import crossing_contents, crossing_files, crossing_group
-from .readers import Record, Source, Table, open_table
+from .readers import Source, open_table
+from .roles import LABELLED, NAMES, check_roles, find_roles
 from .rows import RowReader
 
-_NAMES = {
-    "image": ("image", "images", "img", "image_path", "photo", "picture", "frame", "frames"),
-    "audio": ("audio", "audio_path", "sound", "clip", "wav", "speech"),
-    "text": ("text", "caption", "sentence", "transcript", "claim", "question"),
-    "series": ("series", "time_series", "timeseries", "signal", "sensor", "sensors"),
-    "label": ("label", "labels", "target", "class", "answer", "y"),
-    "split": ("split", "subset", "fold"),
-    "group": ("group", "group_id"),
-}
-_ENDINGS = {
-    "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp"),
-    "audio": (".wav", ".flac", ".ogg", ".mp3"),
-    "series": (".npy",),
-}
-_LABELLED = ("label", "split", "group")  # roles that prediction does not need
 _SUSPECT = 20  # with more rows than this, mostly different numbers look like amounts
-_SAMPLE = 100  # rows that are inspected to find out what a column holds
 
 
 @dataclass(frozen=True)
@@ -78,7 +61,7 @@ class Manifest:
     """
 
     path: Path
-    columns: Mapping[str, str]  # role -> column
+    columns: Mapping[str, str]  # input (config/inputs.py) or role -> column
     ignored: tuple[str, ...]  # columns with no role
     table: pa.Table
     problem_type: str = "multiclass"  # as given, or as inferred from the labels
@@ -102,12 +85,12 @@ class Manifest:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The modalities that have a column, sorted."""
-        return tuple(name for name in MODALITIES if name in self.columns)
+        """The names of the inputs, sorted."""
+        return tuple(sorted(name for name in self.columns if modality_of(name) in MODALITIES))
 
     @cached_property
     def missing(self) -> tuple[str, ...]:
-        """The modalities that some row lacks, sorted."""
+        """The inputs that some row lacks, sorted."""
         return tuple(name for name in self.modalities if self.rows.lacking(name).any())
 
     @property
@@ -132,26 +115,31 @@ class Manifest:
 
 def read_manifest(
     source: Source,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
     root: str | os.PathLike[str] | None = None,
     *,
     problem_type: str | None = None,
     labelled: bool = True,
     on_bad_row: str = "error",
+    infer: Collection[str] = tuple(NAMES),
+    ignore: str | Sequence[str] = (),
 ) -> Manifest:
     """Read a CSV, JSONL or Parquet manifest, a DataFrame, an Arrow table or a dataset.
 
     Args:
         source: a DataFrame, a pyarrow.Table, a datasets.Dataset, or a file with the extension of
             its format.
-        columns: role (image, audio, text, series, label, split, group) -> column; overrides
-            inference.
+        columns: role (image, audio, text, series, label, split, group) -> column, or for the first
+            four several columns: ["front", "back"] or "front,back". It overrides inference. An
+            input may be named instead, as in {"image:front": "photo"}.
         root: the folder that paths are relative to and must stay inside. Defaults to the manifest's
             folder, and to the current one if there is no file.
         problem_type: one of tasks.TASKS. By default it is inferred from the labels
             (labels.infer_problem_type).
         labelled: False for prediction: label, split and group are not read, even if named.
         on_bad_row: "error", or "skip" to leave out rows that cannot be used and list them.
+        infer: the roles that are inferred if they are not named.
+        ignore: columns that have no role unless they are named.
 
     Raises:
         ManifestError: the table or a row cannot be used; the message says where and what to do.
@@ -159,14 +147,13 @@ def read_manifest(
     """
     if problem_type is not None:
         task_of(problem_type)
-    named = {role: composed(name.strip()) for role, name in (columns or {}).items()}
-    unknown = sorted(set(named) - set(_NAMES))
-    if unknown:
-        raise ConfigError(f"unknown role {unknown[0]!r}; the roles are {', '.join(_NAMES)}")
+    named = dict(columns or {})
+    check_roles(named)
     if not labelled:
-        named = {role: name for role, name in named.items() if role not in _LABELLED}
-    table = open_table(source, set(named.values()))
-    roles = _roles(table, named, labelled)
+        named = {role: name for role, name in named.items() if role not in LABELLED}
+        infer = set(infer) - set(LABELLED)
+    table = open_table(source, {each for value in named.values() for each in listed(value)})
+    roles = find_roles(table, named, infer, ignore)
     bad = BadRows(on_bad_row)
     builder = ManifestBuilder(make_reader(table.path, root, roles), bad)
     builder.extend(table.records())
@@ -202,7 +189,7 @@ def make_reader(
     base = Path(os.path.realpath(root if root is not None else path.parent))
     if not is_unicode(str(base)):
         raise ManifestError(f"{str(base)!r}: the folder's name is not valid Unicode; rename it")
-    return RowReader(path, base, roles, tuple(name for name in MODALITIES if name in roles))
+    return RowReader(path, base, roles)
 
 
 def _warnings(manifest: Manifest) -> tuple[str, ...]:
@@ -225,67 +212,3 @@ def _check_groups(manifest: Manifest) -> None:
             f"{other.split} ({other.where}); fix the split column, or omit the split or the group "
             "column"
         )
-
-
-def _sample(records: Iterable[tuple[str, Record | ManifestError]]) -> dict[str, Any]:
-    """Return the first filled cell of each column."""
-    sample: dict[str, Any] = {}
-    for _, record in islice(records, _SAMPLE):
-        if isinstance(record, dict):
-            for name, cell in record.items():
-                if isinstance(cell, (str, list)) and cell:
-                    sample.setdefault(name, cell)
-    return sample
-
-
-def _roles(table: Table, named: Mapping[str, str], labelled: bool) -> dict[str, str]:
-    """Map roles to columns: as named by the user, else by name, else by file extension."""
-    path, names = table.path, table.names
-    _check_named(table, named)
-    sample = _sample(table.records())
-    found = dict(named)
-    for role, synonyms in _NAMES.items():
-        if role in named or (role in _LABELLED and not labelled):
-            continue
-        free = [name for name in names if name not in named.values()]
-        matches = [name for name in free if name.lower() in synonyms]
-        if not matches and role in _ENDINGS:
-            matches = [name for name in free if _ends(sample.get(name), _ENDINGS[role])]
-        if len(matches) > 1:
-            raise ManifestError(
-                f"{path}: the columns {', '.join(matches)} could each be the {role}; "
-                f"choose one with --{role} NAME"
-            )
-        if matches:
-            found[role] = matches[0]
-    if labelled and "label" not in found:
-        raise ManifestError(
-            f"{path}: no label column was found (the columns are {', '.join(names)}); choose one "
-            "with --label NAME"
-        )
-    if not set(found) & set(MODALITIES):
-        raise ManifestError(
-            f"{path}: no column of images, audio files, texts or series was found (the columns are "
-            f"{', '.join(names)}); choose one with --image, --audio, --text or --series NAME"
-        )
-    return found
-
-
-def _check_named(table: Table, named: Mapping[str, str]) -> None:
-    path, names = table.path, table.names
-    for column in named.values():
-        if column not in names:
-            raise ManifestError(
-                f"{path}: there is no column {column!r}; the columns are {', '.join(names)}"
-            )
-    for column, count in Counter(named.values()).items():
-        if count > 1:
-            both = " and ".join(role for role, name in named.items() if name == column)
-            raise ManifestError(
-                f"{path}: the column {column!r} is named for both {both}; name a column for each"
-            )
-
-
-def _ends(value: Any, endings: tuple[str, ...]) -> bool:
-    text = value[0] if isinstance(value, list) and value else value
-    return isinstance(text, str) and text.strip().rstrip('"]').lower().endswith(endings)

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +19,9 @@ from tokenizers import Tokenizer
 
 from .. import files
 from ..config import parser
+from ..config.inputs import InputName, of_modality
 from ..config.parser import Checked, OneOf
-from ..config.schema import MODALITIES, DataConfig, Moment
+from ..config.schema import DataConfig, Moment
 from ..errors import ConfigError, DataError, ManifestError, MediaError
 from ..strings import plural
 from ..tasks import TASKS, Task, task_of
@@ -39,11 +40,14 @@ class ProcessorConfig(Checked):
 
     data: DataConfig
     problem_type: Annotated[str, OneOf(tuple(TASKS))]
-    modalities: tuple[Annotated[str, OneOf(MODALITIES)], ...]
+    modalities: tuple[Annotated[str, InputName()], ...]
     stream: bool
     labels: tuple[str, ...] = ()  # in the order of the outputs; none for a regression
     target: tuple[Moment, Moment] | None = None  # regression: mean and standard deviation
-    series: tuple[tuple[Moment, Moment], ...] = ()  # the same for each variable of a series
+    series: tuple[tuple[Moment, Moment], ...] = ()  # the same for each variable of the only series
+    series_columns: Mapping[str, tuple[tuple[Moment, Moment], ...]] = field(
+        default_factory=dict
+    )  # or of each of several
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,12 @@ class Processor:
     Attributes:
         config: how files become tensors.
         task: the problem type with its labels.
-        modalities: the modalities that the model reads.
+        modalities: the inputs that the model reads.
         stream: whether rows are sequences of steps.
-        tokenizer: the tokenizer of a model that reads text.
-        series: the mean and standard deviation of each variable of the training series.
+        tokenizer: the tokenizer of a model that reads text, for all of its columns.
+        series: the mean and standard deviation of each variable of the training series, if there
+            is one column of them.
+        series_columns: the same for each of several columns, by input.
     """
 
     config: DataConfig
@@ -65,6 +71,7 @@ class Processor:
     stream: bool = False
     tokenizer: Tokenizer | None = None
     series: tuple[Scale, ...] = field(default=())
+    series_columns: Mapping[str, tuple[Scale, ...]] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -85,7 +92,7 @@ class Processor:
             on_bad_row: "skip" to ignore rows that cannot be used; FusionDataset lists them.
 
         Raises:
-            ManifestError: the rows have no labels, or no row has one of the modalities.
+            ManifestError: the rows have no labels, or no row has one of the inputs.
             MediaError: a text or a series cannot be used. The message names the row and the
                 remedy.
         """
@@ -100,20 +107,23 @@ class Processor:
                     f"{manifest.columns[name]!r} ({name}); fill it, or remove the column"
                 )
         bad = BadRows(on_bad_row)
-        reads_text = "text" in manifest.modalities
-        if reads_text and tokenizer is None:
-            tokenizer = text.train_tokenizer(_texts(manifest, rows, config, bad), config.vocabulary)
-        scale: tuple[Scale, ...] = ()
-        if "series" in manifest.modalities:
-            scale = scales(lambda: _series(manifest, rows, config, on_bad_row))
-            if not scale:
-                raise ManifestError(f"{manifest.path}: no training row has a usable series")
+        texts = of_modality(manifest.modalities, "text")
+        if texts and tokenizer is None:
+            tokenizer = text.train_tokenizer(
+                (each for name in texts for each in _texts(manifest, name, rows, config, bad)),
+                config.vocabulary,
+            )
+        scale = {
+            name: _scales(manifest, name, rows, config, on_bad_row)
+            for name in of_modality(manifest.modalities, "series")
+        }
         try:
             task = manifest.task.fit(manifest.labels(rows))
         except ManifestError as error:
             raise ManifestError(f"{manifest.path}: {error}") from None
+        only = scale.pop("series", ())
         modalities, stream = manifest.modalities, manifest.stream
-        return cls(config, task, modalities, stream, tokenizer if reads_text else None, scale)
+        return cls(config, task, modalities, stream, tokenizer if texts else None, only, scale)
 
     @property
     def vocabulary(self) -> int:
@@ -122,8 +132,17 @@ class Processor:
 
     @property
     def variables(self) -> int:
-        """Number of variables of a numeric series; 0 without a series."""
+        """Number of variables of the only numeric series; 0 without one."""
         return len(self.series)
+
+    @property
+    def series_variables(self) -> tuple[tuple[str, int], ...]:
+        """Number of variables of each of several series, sorted by input."""
+        return tuple((name, len(each)) for name, each in sorted(self.series_columns.items()))
+
+    def scale_of(self, name: str) -> tuple[Scale, ...]:
+        """Return the mean and standard deviation of each variable of a series."""
+        return self.series_columns.get(name, self.series)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything except the tokenizer as plain JSON values."""
@@ -136,6 +155,7 @@ class Processor:
                 labels=self.task.labels,
                 target=self.task.scale,
                 series=self.series,
+                series_columns=self.series_columns,
             )
         )
 
@@ -162,15 +182,23 @@ class Processor:
                 f"type {read.problem_type}; restore it"
             )
         tokenizer = None
-        if "text" in read.modalities:
+        if of_modality(read.modalities, "text"):
             tokenizer = text.load_tokenizer(folder / TOKENIZER)
-        return cls(read.data, task, read.modalities, read.stream, tokenizer, read.series)
+        return cls(
+            read.data,
+            task,
+            read.modalities,
+            read.stream,
+            tokenizer,
+            read.series,
+            read.series_columns,
+        )
 
 
 def _texts(
-    manifest: Manifest, rows: Sequence[int], config: DataConfig, bad: BadRows
+    manifest: Manifest, name: str, rows: Sequence[int], config: DataConfig, bad: BadRows
 ) -> Iterator[str]:
-    column = manifest.rows.column("text")
+    column = manifest.rows.column(name)
     length = pc.fill_null(pc.utf8_length(column), 0).to_numpy()
     for row in rows:
         value = column[row].as_py()
@@ -181,8 +209,17 @@ def _texts(
             yield value
 
 
+def _scales(
+    manifest: Manifest, name: str, rows: Sequence[int], config: DataConfig, on_bad_row: str
+) -> tuple[Scale, ...]:
+    found = scales(lambda: _series(manifest, name, rows, config, on_bad_row))
+    if not found:
+        raise ManifestError(f"{manifest.path}: no training row has a usable {name}")
+    return found
+
+
 def _series(
-    manifest: Manifest, rows: Iterable[int], config: DataConfig, on_bad_row: str
+    manifest: Manifest, name: str, rows: Iterable[int], config: DataConfig, on_bad_row: str
 ) -> Iterator[np.ndarray]:
     """Yield the usable series of the rows, which must all have as many variables.
 
@@ -193,7 +230,7 @@ def _series(
     for row in rows:
         where = manifest.where(row)
         try:
-            values = series_of(manifest, row, config)
+            values = series_of(manifest, name, row, config)
             if values is None:
                 continue
             variables = variables or values.shape[1]

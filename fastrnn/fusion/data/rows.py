@@ -12,7 +12,7 @@ import posixpath
 import reprlib
 import stat
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from ..config.inputs import MODALITIES, modality_of
 from ..errors import ManifestError, MediaError
-from ..strings import composed, is_unicode
+from ..strings import composed, is_unicode, plural
 from ..tasks.labels import Label, canonical
 from .timeseries import ENDINGS, as_series
 
@@ -37,38 +38,71 @@ _SPLIT_NAMES = {
 }
 
 
+Value = tuple[str, ...] | str | np.ndarray  # of an input: images; audio, text; series [L, K]
+
+
 @dataclass(frozen=True)
 class Row:
     """One example. Files are named relative to the manifest's root."""
 
     where: str  # its position in the table, for messages
-    images: tuple[str, ...] = ()
-    audio: str | None = None
-    text: str | None = None
+    inputs: Mapping[str, Value] = field(default_factory=dict)  # of those that the row has
     label: Label = ""  # "" if labels were not read
     split: str | None = None
     stream: bool = False  # the row is a sequence of steps
-    series: str | np.ndarray | None = field(default=None, compare=False)  # float64 [L, K]
     group: str | None = None  # rows of one group stay in one split
 
-    def has(self, modality: str) -> bool:
-        """Whether the row has this modality."""
-        return bool(self.images) if modality == "image" else getattr(self, modality) is not None
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Row):
+            return NotImplemented
+        return self._comparable() == other._comparable()
+
+    def __hash__(self) -> int:
+        return hash(self._comparable())
+
+    def _comparable(self) -> tuple[Hashable, ...]:
+        inputs = frozenset(
+            (name, (each.shape, each.tobytes()) if isinstance(each, np.ndarray) else each)
+            for name, each in self.inputs.items()
+        )
+        return self.where, inputs, self.label, self.split, self.stream, self.group
+
+    def has(self, name: str) -> bool:
+        """Whether the row has this input."""
+        return name in self.inputs
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The files of the only column of images."""
+        return self.inputs.get("image", ())  # type: ignore[return-value]
+
+    @property
+    def audio(self) -> str | None:
+        """The file of the only column of audio."""
+        return self.inputs.get("audio")  # type: ignore[return-value]
+
+    @property
+    def text(self) -> str | None:
+        """The text of the only column of texts."""
+        return self.inputs.get("text")  # type: ignore[return-value]
+
+    @property
+    def series(self) -> str | np.ndarray | None:
+        """The file or the values, float64 [L, K], of the only column of series."""
+        return self.inputs.get("series")  # type: ignore[return-value]
 
 
 class RowReader:
     """Converts records of cells to rows, or reports the cell that is wrong.
 
-    An empty cell of a modality means that the row lacks it. Each row has at least one modality.
+    An empty cell of an input means that the row lacks it. Each row has at least one input.
     """
 
-    def __init__(
-        self, path: Path, root: Path, roles: Mapping[str, str], modalities: tuple[str, ...]
-    ) -> None:
+    def __init__(self, path: Path, root: Path, roles: Mapping[str, str]) -> None:
         self.path = path
         self.root = root
-        self.roles = roles
-        self.modalities = modalities
+        self.roles = roles  # input or role -> column
+        self.inputs = tuple(sorted(name for name in roles if modality_of(name) in MODALITIES))
         self.where = ""
 
     def read(self, where: str, record: Mapping[str, Any]) -> Row:
@@ -79,29 +113,57 @@ class RowReader:
         """
         self.where = where
         cells = {role: self._cell(record.get(column)) for role, column in self.roles.items()}
-        if all(cells[name] is None for name in self.modalities):
-            columns = ", ".join(self.roles[name] for name in self.modalities)
+        there = {name: cells[name] for name in self.inputs if cells[name] is not None}
+        if not there:
+            columns = ", ".join(self.roles[name] for name in self.inputs)
             raise ManifestError(
                 f"{self.path}, {where}: all inputs are empty ({columns}); fill one, or remove "
                 "the row"
             )
-        images = self._listed(cells.get("image"))
-        if images == []:
-            raise self.error(
-                "image", "the list is empty; leave the cell empty if there is no image"
-            )
-        named = images if isinstance(images, list) else [] if images is None else [images]
-        audio, text, group = (cells.get(role) for role in ("audio", "text", "group"))
+        images = {
+            name: self._listed(cell) for name, cell in there.items() if modality_of(name) == "image"
+        }
+        stream = self._is_stream(images)
+        convert = {"audio": self._file, "text": self._text, "series": self._series}
+        group = cells.get("group")
         return Row(
             where=where,
-            images=tuple(self._file("image", name) for name in named),
-            audio=None if audio is None else self._file("audio", audio),
-            text=None if text is None else self._text(text),
+            inputs={
+                name: self._images(name, images[name])
+                if name in images
+                else convert[modality_of(name)](name, cell)
+                for name, cell in there.items()
+            },
             label=self._label(cells["label"]) if "label" in self.roles else "",
             split=self._split(cells["split"]) if "split" in self.roles else None,
-            stream=isinstance(images, list),
-            series=self._series(cells.get("series")),
+            stream=stream,
             group=None if group is None else self._name("group", group),
+        )
+
+    def _is_stream(self, images: Mapping[str, Any]) -> bool:
+        """Whether the cells of images are lists, which must then be equally long."""
+        lengths = {
+            name: len(each) if isinstance(each, list) else None for name, each in images.items()
+        }
+        first = next(iter(lengths), "")
+        for name, length in lengths.items():
+            if length != lengths[first]:
+                shown, other = (
+                    "one image" if each is None else f"a list of {plural(each, 'image')}"
+                    for each in (length, lengths[first])
+                )
+                raise self.error(
+                    name,
+                    f"{shown}, but {other} in column {self.roles[first]!r}; give all columns of "
+                    "images as many steps",
+                )
+        return lengths.get(first) is not None
+
+    def _images(self, name: str, value: Any) -> tuple[str, ...]:
+        if value == []:
+            raise self.error(name, "the list is empty; leave the cell empty if there is no image")
+        return tuple(
+            self._file(name, each) for each in (value if isinstance(value, list) else [value])
         )
 
     def error(self, role: str, text: str) -> ManifestError:
@@ -125,13 +187,13 @@ class RowReader:
                 return value
         return value
 
-    def _text(self, value: Any) -> str:
+    def _text(self, name: str, value: Any) -> str:
         if not isinstance(value, (str, int, float)):
-            raise self.error("text", f"{reprlib.repr(value)} is not a text; write words")
+            raise self.error(name, f"{reprlib.repr(value)} is not a text; write words")
         text = str(value)
         if not is_unicode(text):
             raise self.error(
-                "text",
+                name,
                 f"the text starting with {text[:40]!r} contains a character that is not valid "
                 "Unicode; fix it",
             )
@@ -165,22 +227,20 @@ class RowReader:
             raise self.error("split", f"{reprlib.repr(value)} is not train, val or test")
         return name
 
-    def _series(self, value: Any) -> str | np.ndarray | None:
-        if value is None:
-            return None
+    def _series(self, name: str, value: Any) -> str | np.ndarray:
         listed = self._listed(value)
         if isinstance(listed, (list, np.ndarray)):
             try:
                 return as_series(listed)
             except MediaError as error:
-                raise self.error("series", str(error)) from None
+                raise self.error(name, str(error)) from None
         if not isinstance(listed, str) or not listed.lower().endswith(ENDINGS):
             raise self.error(
-                "series",
+                name,
                 f"{reprlib.repr(value)} is not a series; write a list of numbers, or the path of a "
                 f"{' or '.join(ENDINGS)} file",
             )
-        return self._file("series", listed)
+        return self._file(name, listed)
 
     def _file(self, role: str, value: Any) -> str:
         """Return a path relative to the root, with "/" and without "." and double separators."""

@@ -1,5 +1,7 @@
 """Perturb batches to measure how a model reacts; batch.py describes the keys of a batch.
 
+`modality` is the name of an input, such as image or image:front.
+
 Each function returns a new batch and leaves its argument unchanged.
 """
 
@@ -11,19 +13,20 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
+from ..config.inputs import modality_of
 
 STRENGTHS = (0.25, 0.5, 1.0)
 
 
 def remove(batch: Batch, modality: str) -> Batch:
-    """Mark a modality as missing in every row."""
+    """Mark an input as missing in every row."""
     rows = len(batch[modality])
     present = torch.zeros(rows, dtype=torch.bool, device=batch[modality].device)
     return {**batch, f"{modality}_present": present}
 
 
 def donate(batch: Batch, modality: str, donors: Tensor) -> Batch:
-    """Replace a modality of each row by that of another row of the batch.
+    """Replace an input of each row by that of another row of the batch.
 
     Args:
         donors: int64 [B], the row to copy from. For streams it should have as many steps.
@@ -32,10 +35,10 @@ def donate(batch: Batch, modality: str, donors: Tensor) -> Batch:
 
 
 def pick(batch: Batch, chosen: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> Batch:
-    """Recombine rows: select each modality from its own rows of the batch.
+    """Recombine rows: select each input from its own rows of the batch.
 
     Args:
-        chosen: modality -> int64 [N], the rows to copy from.
+        chosen: input -> int64 [N], the rows to copy from.
         rest: other keys (steps, label) -> int64 [N]; a key that is not listed is unchanged.
     """
     result = dict(batch)
@@ -50,20 +53,21 @@ def pick(batch: Batch, chosen: Mapping[str, Tensor], rest: Mapping[str, Tensor])
 
 
 def noise(
-    batch: Batch, modality: str, strength: float, generator: torch.Generator, vocabulary: int = 0
+    batch: Batch, name: str, strength: float, generator: torch.Generator, vocabulary: int = 0
 ) -> Batch:
-    """Add noise to a modality.
+    """Add noise to an input.
 
     Images, log-mel frames and numeric series get Gaussian noise with `strength` times their
     standard deviation within the batch. In a text, a fraction `strength` of the tokens is replaced
     by random tokens of the vocabulary. An image that appears in several rows is changed once.
     """
+    modality = modality_of(name)
     if modality == "text":
-        tokens = batch["text"]
+        tokens = batch[name]
         hit = torch.rand(tokens.shape, generator=generator) < strength
         random = torch.randint(vocabulary, tokens.shape, generator=generator)
-        return {**batch, "text": torch.where(hit.to(tokens.device), random.to(tokens), tokens)}
-    key = "frames" if modality == "image" else modality
+        return {**batch, name: torch.where(hit.to(tokens.device), random.to(tokens), tokens)}
+    key = f"{name}_frames" if modality == "image" else name
     values = batch[key].float()
     spread = _valid(batch, key).float().std(correction=0)
     drawn = torch.randn(values.shape, generator=generator).to(values.device)
@@ -74,7 +78,7 @@ def noise(
 
 
 def _valid(batch: Batch, key: str) -> Tensor:
-    """Return a modality's values without padding and placeholders."""
+    """Return the values of an input without padding and placeholders."""
     values = batch[key]
     if f"{key}_lengths" not in batch:
         return values

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..config.inputs import modality_of
 from ..config.schema import ModelConfig
 from ..data.dataset import FusionDataset
 from ..inference.loop import Change, InferenceConfig, predictions
@@ -23,10 +24,10 @@ def robustness(
     inference: InferenceConfig | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Compute the main score with each modality removed, and with increasing noise.
+    """Compute the main score with each input removed, and with increasing noise.
 
     `drop` is the loss of score. `strength` is the ratio of the standard deviations of noise and
-    signal; for text it is the fraction of tokens replaced. It is null if the modality is removed.
+    signal; for text it is the fraction of tokens replaced. It is null if the input is removed.
 
     Args:
         unchanged: the score on the unchanged rows.
@@ -49,7 +50,7 @@ def robustness(
     for modality in config.modalities:
         if len(config.modalities) > 1:
             result.append(judged(modality, "removed", None, _removing(modality)))
-        what = "tokens replaced" if modality == "text" else "noise"
+        what = "tokens replaced" if modality_of(modality) == "text" else "noise"
         for strength in perturbations.STRENGTHS:
             change = _noising(modality, strength, seed, config)
             result.append(judged(modality, what, strength, change))

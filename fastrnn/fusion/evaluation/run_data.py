@@ -15,6 +15,7 @@ from ..data.loader import check_files
 from ..data.manifest import Manifest, read_manifest
 from ..data.processor import Processor
 from ..data.readers import Source
+from ..data.roles import LABELLED
 from ..data.splits import SPLIT, read_split
 from ..errors import ConfigError
 from ..strings import plural
@@ -130,6 +131,7 @@ class _Home:
             self.config.root or None,
             problem_type=self.config.model.problem_type,
             on_bad_row=self.on_bad_row(on_bad_row),
+            infer=(),
         )
 
     def rows_of(self, table: Manifest, split: str) -> tuple[str, list[int]]:
@@ -224,4 +226,5 @@ def _other(
         root,
         problem_type=config.model.problem_type,
         on_bad_row=on_bad_row or "error",
+        infer=LABELLED,
     )

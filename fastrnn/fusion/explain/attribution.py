@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch
-from ..models.network import FusionNetwork
+from ..config.inputs import modality_of
+from ..models.network import FusionNetwork, LateNetwork
 
 Selector = Callable[[Tensor], Tensor]  # a network's logits -> the scalar to explain, []
 
@@ -56,8 +57,8 @@ def over_steps(network: FusionNetwork, batch: Batch, select: Selector) -> Tensor
     return integrated_gradients(function, x, torch.zeros_like(x)).sum(-1)[0]
 
 
-def over_input(network: nn.Module, batch: Batch, modality: str, select: Selector) -> Tensor:
-    """Attribute one row's logit to the values of a modality.
+def over_input(network: nn.Module, batch: Batch, name: str, select: Selector) -> Tensor:
+    """Attribute one row's logit to the values of an input.
 
     | modality | returns | baseline |
     |---|---|---|
@@ -66,9 +67,10 @@ def over_input(network: nn.Module, batch: Batch, modality: str, select: Selector
     | series | [L, K] | the mean of the training rows |
     | text | [L], one for each token | zero embeddings |
     """
+    modality = modality_of(name)
     if modality == "text":
-        return _over_tokens(network, batch, select)
-    key = "frames" if modality == "image" else modality
+        return _over_tokens(network, batch, name, select)
+    key = f"{name}_frames" if modality == "image" else name
     x = batch[key].to(_dtype(network))
     if modality == "image":
         baseline = torch.full_like(x, 127.5)
@@ -80,32 +82,52 @@ def over_input(network: nn.Module, batch: Batch, modality: str, select: Selector
     return found.sum(1) if modality == "image" else found[0]
 
 
-def _over_tokens(network: nn.Module, batch: Batch, select: Selector) -> Tensor:
-    embed = embedding(network)
+def _over_tokens(network: nn.Module, batch: Batch, name: str, select: Selector) -> Tensor:
+    encoder, embed = _encoder(network, name), embedding(network, name)
     if embed is None:
-        raise ValueError("the network has no token embedding")
+        raise ValueError(f"the encoder of {name} has no token embedding")
     with torch.no_grad():
-        x = embed(batch["text"])
+        x = embed(batch[name])
 
     def function(x: Tensor) -> Tensor:
-        with _replaced(embed, x):
+        with _replaced(encoder, embed, batch[name], x):
             return select(network(batch))
 
     return integrated_gradients(function, x, torch.zeros_like(x)).sum(-1)[0]
 
 
-def embedding(network: nn.Module) -> nn.Embedding | None:
-    """Return the token embedding; None if a custom encoder has no nn.Embedding."""
-    return next((each for each in network.modules() if isinstance(each, nn.Embedding)), None)
+def _encoder(network: nn.Module, name: str) -> nn.Module:
+    if not isinstance(network, FusionNetwork | LateNetwork):
+        raise TypeError(f"a {type(network).__name__} has no encoder of {name}")
+    return network.encoder(name)
+
+
+def embedding(network: nn.Module, name: str) -> nn.Embedding | None:
+    """Return the token embedding of a text; None if a custom encoder has no nn.Embedding."""
+    modules = _encoder(network, name).modules()
+    return next((each for each in modules if isinstance(each, nn.Embedding)), None)
 
 
 @contextmanager
-def _replaced(module: nn.Module, output: Tensor) -> Iterator[None]:
-    handle = module.register_forward_hook(lambda *_: output)
+def _replaced(
+    encoder: nn.Module, embed: nn.Module, tokens: Tensor, output: Tensor
+) -> Iterator[None]:
+    """Replace the embedding of `tokens`; other texts may share the encoder."""
+    active = False
+
+    def begin(_: nn.Module, arguments: tuple[Batch]) -> None:
+        nonlocal active
+        active = arguments[0]["text"] is tokens
+
+    handles = [
+        encoder.register_forward_pre_hook(begin),
+        embed.register_forward_hook(lambda _, __, found: output if active else found),
+    ]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _dtype(network: nn.Module) -> torch.dtype:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .. import checkpoint, files
 from ..batch import Batch, to_device
+from ..config.inputs import modality_of, of_modality
 from ..data.dataset import FusionDataset
 from ..evaluation import perturbations
 from ..evaluation.bootstrap import value
@@ -161,19 +162,24 @@ class Explainer:
             found = attribution.over_steps(network, batch, chosen.logit)
             result["steps"] = _attributions(network.step_names(batch), found)
         inputs: dict[str, Tensor] = {}
-        for modality in self.dataset.processor.modalities:
-            if not bool(batch.get(f"{modality}_present", torch.ones(1)).all()):
+        for name in self.dataset.processor.modalities:
+            if not bool(batch.get(f"{name}_present", torch.ones(1)).all()):
                 continue
-            if modality == "text" and attribution.embedding(network) is None:
+            if modality_of(name) == "text" and attribution.embedding(network, name) is None:
                 continue
-            inputs[modality] = attribution.over_input(network, batch, modality, chosen.logit).cpu()
-        if "text" in inputs:
-            result["tokens"] = _attributions(self._tokens(batch["text"][0]), inputs["text"])
+            inputs[name] = attribution.over_input(network, batch, name, chosen.logit).cpu()
+        texts = of_modality(inputs, "text")
+        if texts:
+            result["tokens"] = [
+                {**each, "input": name} if len(texts) > 1 else each
+                for name in texts
+                for each in _attributions(self._tokens(batch[name][0]), inputs[name])
+            ]
         result["modalities"] = {name: plain(float(each.sum())) for name, each in inputs.items()}
         from ..plots import attributions as plots  # matplotlib is slow to import
 
         picture = self.folder / PICTURES / f"example-{number}.png"
-        drawn = {name: each for name, each in inputs.items() if name != "text"}
+        drawn = {name: each for name, each in inputs.items() if name not in texts}
         host = to_device(batch, "cpu")
         if drawn and plots.example(picture, host, drawn, result.get("steps", [])):
             result["picture"] = f"{PICTURES}/{picture.name}"

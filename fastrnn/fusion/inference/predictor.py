@@ -26,6 +26,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from ..config.inputs import Columns, listed, modality_of, of_modality, override
 from ..config.parser import Range, parse
 from ..config.schema import BLOCK, RunConfig
 from ..data.bad_rows import BadRows, located
@@ -38,7 +39,6 @@ from ..data.readers import Record as Cells
 from ..data.readers import Source, Table, open_table
 from ..errors import ConfigError, DataError, ManifestError
 from ..files import atomic
-from ..strings import composed
 from .loop import InferenceConfig, forward
 from .writers import Record, writer
 
@@ -73,7 +73,7 @@ class Predictor:
         self,
         source: Source,
         *,
-        columns: Mapping[str, str] | None = None,
+        columns: Columns | None = None,
         root: str | os.PathLike[str] | None = None,
         block: int = BLOCK,
     ) -> Iterator[list[Record]]:
@@ -81,7 +81,8 @@ class Predictor:
 
         Args:
             source: a CSV, JSONL or Parquet file, a DataFrame, an Arrow table or a dataset.
-            columns: role -> column, for columns named differently than in training.
+            columns: input -> column, for columns named differently than in training; for several
+                columns of a modality, all of them in the order of training.
             root: the folder that paths are relative to and must stay inside. Defaults to the
                 table's own folder, and to the current folder if there is no file.
             block: rows in memory at once.
@@ -93,7 +94,8 @@ class Predictor:
             FusionError: the table cannot be read, has no rows, or lacks a column; or a row cannot
                 be used and on_bad_row is not "skip".
         """
-        table = open_table(source, set((columns or {}).values()))
+        wanted = {each for value in (columns or {}).values() for each in listed(value)}
+        table = open_table(source, wanted)
         roles = self._roles(table, columns or {})
         network = self.network.to(self.device)
         records = iter(table.records())
@@ -150,7 +152,8 @@ class Predictor:
         found, _, stream = builder.finish(self.processor.task.problem_type)
         places = {where: number for number, (where, _) in enumerate(records)}
         errors |= {places[where]: error for where, error in bad.listed}
-        has_images = found["image"].null_count < len(found)
+        images = of_modality(found.column_names, "image")
+        has_images = any(found[name].null_count < len(found) for name in images)
         if has_images and stream != self.processor.stream:
             raise ConfigError(
                 f"{table.path}: the model reads "
@@ -200,28 +203,33 @@ class Predictor:
 
     @property
     def _needed(self) -> list[str]:
-        """The modalities that every row must have."""
+        """The inputs that every row must have."""
         model = self.config.model
         learned = model.modalities if model.modality_dropout else model.missing
         return [name for name in model.modalities if name not in learned]
 
-    def _roles(self, table: Table, named: Mapping[str, str]) -> dict[str, str]:
-        """Return the columns that the network reads, role -> column."""
+    def _roles(self, table: Table, named: Columns) -> dict[str, str]:
+        """Return the columns that the network reads, input -> column."""
         model = self.config.model
-        unread = sorted(set(named) - set(model.modalities))
+        known = {*model.modalities, *map(modality_of, model.modalities)}
+        unread = sorted(set(named) - known)
         if unread:
             raise ConfigError(
                 f"the model reads {', '.join(model.modalities)} but not {unread[0]}; omit it"
             )
+        trained = {
+            role: column for role, column in self.config.columns.items() if role in model.modalities
+        }
+        missing = {role: role for role in model.modalities if role not in trained}
         roles: dict[str, str] = {}
-        for role in model.modalities:
-            column = composed(named.get(role, self.config.columns.get(role, role)))
-            may_lack = role not in named and role not in self._needed
-            if column not in table.names and not may_lack:
+        for role, value in override(trained | missing, named, table.names).items():
+            column = ",".join(listed(value, table.names))
+            given = role in named or modality_of(role) in named
+            if column not in table.names and (given or role in self._needed):
                 raise ConfigError(
                     f"{table.path}: there is no column {column!r}, which the model reads as "
                     f"{role}; the columns are {', '.join(table.names)}; choose one with "
-                    f"--{role} NAME"
+                    f"--{modality_of(role)} NAME"
                 )
             roles[role] = column
         return roles
@@ -277,7 +285,7 @@ def predict_file(
     source: Path,
     target: Path,
     *,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
     root: Path | None = None,
     block: int = BLOCK,
     progress: Callable[[int], None] | None = None,

@@ -1,4 +1,8 @@
-"""Encoders map a batch (see batch.py) to the features of one modality.
+"""Encoders map a batch (see batch.py) to the features of one input.
+
+An encoder is written for a modality. It gets the keys of its input without the name of the column:
+"image" and "image_frames" for the input "image:front" (views.py). Columns that share an encoder
+pass through it one after another.
 
 With B rows, T steps and D features, an encoder is any module with
 
@@ -19,10 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch
+from ..config.inputs import modality_of
 from ..config.schema import ModelConfig
 from ..errors import ConfigError
 from ..strings import plural
 from .recurrent import h_of, recurrent
+from .views import config_of, stepping
 
 Factory = Callable[[ModelConfig], nn.Module]
 
@@ -67,7 +73,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         weight = next(self.parameters())
-        pixels = batch["frames"].to(weight.dtype) / 127.5 - 1  # [U, C, S, S], in [-1, 1]
+        pixels = batch["image_frames"].to(weight.dtype) / 127.5 - 1  # [U, C, S, S], in [-1, 1]
         maps = self.stages(pixels.contiguous(memory_format=torch.channels_last))
         # [U, g², C] for steps, else [U, C·g²]
         features = self.project(maps.flatten(2).transpose(1, 2) if self.steps else maps.flatten(1))
@@ -178,28 +184,6 @@ class Adapted(nn.Module):
         return self.project(self.encoder(batch))
 
 
-def stepping(config: ModelConfig) -> str:
-    """Return the modality whose steps the fusion follows, or "" if it follows none.
-
-    The first that exists of text, audio, series and an image's grid. The encoder of this modality
-    returns steps.
-
-    Raises:
-        ConfigError: the fusion needs such a modality, but none has steps.
-    """
-    if config.fusion not in ("parallel", "init"):
-        return ""
-    for name in ("text", "audio", "series"):
-        if name in config.modalities:
-            return name
-    if config.image_steps:
-        return "image"
-    raise ConfigError(
-        f"fusion {config.fusion} follows the steps of text, audio or a series, but the model has "
-        "none: set image_steps, or choose fusion tokens"
-    )
-
-
 def pool_to_steps(x: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
     """Average each row's frames over as many equal parts as the row has steps.
 
@@ -256,21 +240,26 @@ def register_encoder(name: str, factory: Factory) -> None:
     ENCODERS[name] = factory
 
 
-def make_encoder(config: ModelConfig, modality: str) -> nn.Module:
-    """Create a modality's encoder, with `width` features unless the fusion is "concat".
+def make_encoder(config: ModelConfig, key: str) -> nn.Module:
+    """Create an encoder, with `width` features unless the fusion is "concat".
+
+    Args:
+        key: the input, or the modality of inputs that share the encoder.
 
     Raises:
         ConfigError: the encoder is unknown, or is the built-in one of another modality.
     """
-    name = dict(config.encoders).get(modality, modality)
+    modality = modality_of(key)
+    named = dict(config.encoders)
+    name = named.get(key, named.get(modality, modality))
     if name not in ENCODERS:
         raise ConfigError(
-            f"no encoder {name!r} for {modality}; there are {', '.join(sorted(ENCODERS))}. "
+            f"no encoder {name!r} for {key}; there are {', '.join(sorted(ENCODERS))}. "
             "Register your own with register_encoder"
         )
     if name in BUILT_IN and name != modality:
         raise ConfigError(f"the encoder {name!r} reads {name}; {modality} needs another")
-    encoder = ENCODERS[name](config)
+    encoder = ENCODERS[name](config_of(config, key))
     if config.fusion != "concat" and features_of(encoder) != config.width:
         return Adapted(encoder, config.width)
     return encoder

@@ -1,6 +1,6 @@
 """Fusion modules: turn the encoders' features into the input sequence of the recurrent layer.
 
-Symbols: B rows, T steps, D features (`width`), H features of the recurrent layer, M modalities.
+Symbols: B rows, T steps, D features (`width`), H features of the recurrent layer, M inputs.
 
 | fusion | input of the recurrent layer | |
 |---|---|---|
@@ -21,10 +21,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..config.inputs import modality_of
 from ..config.schema import ModelConfig
 from ..errors import ConfigError
-from .encoders import stepping
 from .recurrent import State, initial, mean
+from .views import stepping
 
 Lengths = Mapping[str, Tensor | None]
 
@@ -126,7 +127,7 @@ class Tokens(Fusion):
         super().__init__(config, sizes)
         self.features = config.width
         self.pairs = list(combinations(config.modalities, 2))
-        names = [*config.modalities, *("_".join(pair) for pair in self.pairs)]
+        names = [*config.modalities, *(_product(*pair) for pair in self.pairs)]
         self.project = nn.ModuleDict(
             {
                 name: nn.Sequential(
@@ -147,7 +148,7 @@ class Tokens(Fusion):
             first, second = tokens[a], tokens[b]
             if first.shape[1] > 1 and second.shape[1] > 1:
                 second = second.mean(1, keepdim=True)
-            products.append(self.project[f"{a}_{b}"](first * second))
+            products.append(self.project[_product(a, b)](first * second))
         return Sequence(torch.cat([*tokens.values(), *products], dim=1), None, None)
 
     def names(self, features: Mapping[str, Tensor], lengths: Lengths) -> list[str]:
@@ -270,9 +271,14 @@ def step_names(name: str, value: Tensor) -> list[str]:
         return [name]
     count = value.shape[1]
     side = round(count**0.5)
-    if name == "image" and side**2 == count:
+    if modality_of(name) == "image" and side**2 == count:
         return [f"{name} {step // side + 1},{step % side + 1}" for step in range(count)]
     return [f"{name} {step + 1}" for step in range(count)]
+
+
+def _product(a: str, b: str) -> str:
+    """Name the product of two inputs. Names of columns contain "_", but not "+"."""
+    return f"{a}+{b}" if ":" in a + b else f"{a}_{b}"
 
 
 def _vector(value: Tensor, lengths: Tensor | None) -> Tensor:

@@ -1,9 +1,9 @@
-"""The network: one encoder per modality, a fusion, and a recurrent layer with a readout.
+"""The network: one encoder per input, a fusion, and a recurrent layer with a readout.
 
 Symbols: B rows, T steps, H features of the recurrent layer, C outputs. `fusions.py` defines the
-input of the recurrent layer. Fusion "late" uses one such network per modality and adds the logits.
+input of the recurrent layer. Fusion "late" uses one such network per input and adds the logits.
 
-NAME_present in a batch marks the rows that have a modality (see batch.py). The data of other rows
+NAME_present in a batch marks the rows that have an input (see batch.py). The data of other rows
 are not read.
 """
 
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..batch import Batch
+from ..config.inputs import modality_of
 from ..config.schema import ModelConfig
 from ..errors import ConfigError
 from .encoders import features_of, lengths_of, make_encoder
 from .fusions import FUSIONS, Sequence
 from .recurrent import Memoryless, last, mean, readout
+from .views import view
 
 
 class FusionNetwork(nn.Module):
@@ -33,10 +35,10 @@ class FusionNetwork(nn.Module):
         super().__init__()
         _check_encoders(config)
         self.config = config
-        self.encoders = nn.ModuleDict(
-            {name: make_encoder(config, name) for name in config.modalities}
-        )
-        sizes = {name: features_of(encoder) for name, encoder in self.encoders.items()}
+        # Inputs that share an encoder have the same key.
+        keys = dict.fromkeys(config.encoder_of(name) for name in config.modalities)
+        self.encoders = nn.ModuleDict({key: make_encoder(config, key) for key in keys})
+        sizes = {name: features_of(self.encoder(name)) for name in config.modalities}
         self.fusion = FUSIONS[config.fusion](config, sizes)
         steps = "all" if config.problem_type == "steps" else "last"
         self.head = readout(config.cell, self.fusion.features, config.hidden, config.outputs, steps)
@@ -44,21 +46,27 @@ class FusionNetwork(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return the logits: [B, C], or [B, T, C] for steps.
 
-        In training, `modality_dropout` treats some modalities of some rows as missing.
+        In training, `modality_dropout` treats some inputs of some rows as missing.
         """
         batch = drop(batch, self.config, self.training)
         x, lengths, state = self.sequence(self.encode(batch), batch)
         y, _ = self.head(x, state, lengths=lengths)
         return y
 
-    def encode(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the features of each modality: [B, D], or [B, L, D] if it has steps.
+    def encoder(self, name: str) -> nn.Module:
+        """Return the encoder of an input."""
+        return self.encoders[self.config.encoder_of(name)]
 
-        A row that lacks a modality gets its learned token, or zeros.
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the features of each input: [B, D], or [B, L, D] if it has steps.
+
+        A row that lacks an input gets its learned token, or zeros.
         """
         return {
-            name: self.fusion.fill(name, encoder(batch), batch.get(f"{name}_present"))
-            for name, encoder in self.encoders.items()
+            name: self.fusion.fill(
+                name, self.encoder(name)(view(batch, name)), batch.get(f"{name}_present")
+            )
+            for name in self.config.modalities
         }
 
     def sequence(self, features: Mapping[str, Tensor], batch: Batch) -> Sequence:
@@ -70,17 +78,18 @@ class FusionNetwork(nn.Module):
 
     def _lengths(self, batch: Batch) -> dict[str, Tensor | None]:
         lengths: dict[str, Tensor | None] = {}
-        for name, encoder in self.encoders.items():
-            length, present = lengths_of(encoder, batch), batch.get(f"{name}_present")
+        for name in self.config.modalities:
+            length = lengths_of(self.encoder(name), view(batch, name))
+            present = batch.get(f"{name}_present")
             if length is not None and present is not None:
-                length = torch.where(present, length, 1)  # a missing modality has one step
+                length = torch.where(present, length, 1)  # a missing input has one step
             lengths[name] = length
         return lengths
 
     def states(self, batch: Batch) -> Tensor:
         """Return the recurrent layer's h after each step, [B, T, H]; 0 after a row's end.
 
-        No modality is dropped, even in training.
+        No input is dropped, even in training.
         """
         x, lengths, state = self.sequence(self.encode(batch), batch)
         output, _ = self.head.rnn(x, state, lengths=lengths)
@@ -105,17 +114,23 @@ class FusionNetwork(nn.Module):
 
 
 class LateNetwork(nn.Module):
-    """One FusionNetwork per modality. Their logits are added, so modalities do not interact."""
+    """One FusionNetwork per input. Their logits are added, so inputs do not interact."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        _check_encoders(config)  # each network below knows only its own modality
+        _check_encoders(config)  # each network below knows only its own input
         self.config = config
         if config.modality_dropout:  # dropped here, so each network needs its token
             config = replace(config, missing=config.modalities)
         self.networks = nn.ModuleDict(
             {name: FusionNetwork(single(config, name)) for name in config.modalities}
         )
+
+    def encoder(self, name: str) -> nn.Module:
+        """Return the encoder of an input."""
+        network = self.networks[name]
+        assert isinstance(network, FusionNetwork)
+        return network.encoder(name)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logits, as FusionNetwork does."""
@@ -124,12 +139,14 @@ class LateNetwork(nn.Module):
 
 
 def _check_encoders(config: ModelConfig) -> None:
-    named = [modality for modality, _ in config.encoders]
-    strangers = sorted(set(named) - set(config.modalities))
+    named = [name for name, _ in config.encoders]
+    keys = {config.encoder_of(name) for name in config.modalities}
+    known = keys | {modality_of(name) for name in config.modalities}
+    strangers = sorted(set(named) - known)
     if strangers:
         raise ConfigError(
             f"encoders are given for modalities that are not read: {', '.join(strangers)}; "
-            "remove them"
+            f"remove them, or name one of {', '.join(sorted(known))}"
         )
     for each in named:
         if named.count(each) > 1:
@@ -137,10 +154,10 @@ def _check_encoders(config: ModelConfig) -> None:
 
 
 def drop(batch: Batch, config: ModelConfig, training: bool) -> Batch:
-    """Apply modality dropout: in training, mark whole modalities of some rows as missing.
+    """Apply modality dropout: in training, mark whole inputs of some rows as missing.
 
-    Each modality of a row is dropped with probability `modality_dropout`. A row that would lose all
-    modalities keeps all.
+    Each input of a row is dropped with probability `modality_dropout`. A row that would lose all
+    inputs keeps all.
     """
     if not (training and config.modality_dropout):
         return batch
@@ -157,15 +174,16 @@ def drop(batch: Batch, config: ModelConfig, training: bool) -> Batch:
     return batch | dict(zip(names, kept, strict=True))
 
 
-def single(config: ModelConfig, modality: str) -> ModelConfig:
-    """Return the configuration of the same network for a single modality."""
+def single(config: ModelConfig, name: str) -> ModelConfig:
+    """Return the configuration of the same network for a single input."""
     return replace(
         config,
-        modalities=(modality,),
+        modalities=(name,),
         fusion="aligned" if config.stream else "tokens",
-        missing=tuple(name for name in config.missing if name == modality),
+        missing=tuple(each for each in config.missing if each == name),
         modality_dropout=0.0,
-        encoders=tuple(each for each in config.encoders if each[0] == modality),
+        encoders=tuple(each for each in config.encoders if each[0] in (name, modality_of(name))),
+        share=(),
     )
 
 

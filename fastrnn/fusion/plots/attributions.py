@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..config.inputs import of_modality
 from .metrics import SIZE, new_figure, save, shorten
 
 SIGNED = "RdBu_r"  # red supports the prediction, blue opposes it
@@ -58,23 +59,21 @@ def example(
 
     Args:
         batch: a batch of this row only.
-        attributions: of image [U, S, S], audio [F, mels] and series [L, K].
+        attributions: of images [U, S, S], audio [F, mels] and series [L, K], by input.
         steps: name and `attribution` of each step that the recurrent layer reads.
 
     Returns:
         Whether a picture was written; False if there is nothing to draw.
     """
     panels: list[tuple[float, Callable[[Any], None]]] = []  # height, and what draws it
-    if "image" in attributions:
-        height = 1.5 if batch["image"].dim() > 1 else 2.2
-        image = attributions["image"]
-        panels.append((height, lambda figure: _plot_images(figure, batch, image)))
-    for modality, title in (
-        ("audio", "audio: mel bands over time"),
-        ("series", "series: variables over time"),
-    ):
-        if modality in attributions:
-            signal, values = batch[modality][0].t(), attributions[modality].t()
+    for name in of_modality(attributions, "image"):
+        height = 1.5 if batch[name].dim() > 1 else 2.2
+        values = attributions[name]
+        panels.append((height, partial(_plot_images, batch=batch, name=name, values=values)))
+    for modality, what in (("audio", "mel bands over time"), ("series", "variables over time")):
+        for name in of_modality(attributions, modality):
+            signal, values = batch[name][0].t(), attributions[name].t()
+            title = f"{name}: {what}"
             panels.append((1.3, partial(_plot_heatmap, signal=signal, values=values, title=title)))
     if len(steps) > 1:
         panels.append((1.7, lambda figure: _plot_bars(figure, steps)))
@@ -89,11 +88,11 @@ def example(
     return True
 
 
-def _plot_images(figure: Any, batch: Mapping[str, Tensor], values: Tensor) -> None:
+def _plot_images(figure: Any, batch: Mapping[str, Tensor], name: str, values: Tensor) -> None:
     """Plot images above or left of their attributions [U, S, S]."""
-    index = batch["image"][0].reshape(-1)[:12].tolist()  # at most the first twelve of a stream
-    frames = batch["frames"].float()
-    single = len(index) == 1 and batch["image"].dim() == 1
+    index = batch[name][0].reshape(-1)[:12].tolist()  # at most the first twelve of a stream
+    frames = batch[f"{name}_frames"].float()
+    single = len(index) == 1 and batch[name].dim() == 1
     grid = figure.subplots(1 if single else 2, 2 if single else len(index), squeeze=False)
     limit = float(values.abs().max()) or 1.0
     pairs = [(grid[0, 0], grid[0, 1])] if single else list(zip(grid[0], grid[1], strict=True))
@@ -108,7 +107,10 @@ def _plot_images(figure: Any, batch: Mapping[str, Tensor], values: Tensor) -> No
     for axes in grid.flatten():
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.suptitle("image and its attribution" if single else "images, step by step", fontsize=9)
+    title = f"{name} and its attribution" if single else f"{name}s, step by step"
+    if name != "image" and not single:
+        title = f"{name}, step by step"
+    figure.suptitle(title, fontsize=9)
 
 
 def _plot_heatmap(figure: Any, signal: Tensor, values: Tensor, title: str) -> None:

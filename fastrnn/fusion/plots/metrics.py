@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .. import files
+from ..config.inputs import modality_of
 
 # Colour-blind safe colours of Okabe and Ito; markers distinguish the lines in greyscale.
 _STYLES = (
@@ -274,7 +275,8 @@ def robustness(
         colour, marker = _STYLES[index % len(_STYLES)]
         own = [each for each in records if each["modality"] == name and each["score"] is not None]
         line = [each for each in own if each["strength"] is not None]
-        label = f"{name} (tokens replaced)" if name == "text" else f"{name} (noise)"
+        what = "tokens replaced" if modality_of(name) == "text" else "noise"
+        label = f"{name} ({what})"
         axes.plot(
             [0, *(places[each["strength"]] for each in line)],
             [unchanged, *(each["score"] for each in line)],

@@ -1,7 +1,7 @@
 """The networks of a run, trained one after another: the model and its baselines.
 
 The score of a fused model alone says little: one modality may suffice, or no recurrence may be
-needed. The baselines, trained on the same rows, are each modality alone, late fusion, and the
+needed. The baselines, trained on the same rows, are each input alone, late fusion, and the
 fusion without its recurrent layer.
 
 The weights of each network are saved as soon as it is trained. An interrupted run continues from
@@ -70,6 +70,7 @@ def configure(manifest: Manifest, processor: Processor, options: Mapping[str, An
         mels=processor.config.mels,
         vocabulary=processor.vocabulary,
         variables=processor.variables,
+        series_variables=processor.series_variables,
         missing=manifest.missing,
         **{"fusion": "aligned" if manifest.stream else "tokens", **options},
     )
@@ -84,7 +85,7 @@ def variants(model: ModelConfig, baselines: bool = True) -> dict[str, ModelConfi
     if several:
         result |= {f"{name} only": single(model, name) for name in reversed(model.modalities)}
         if model.fusion != "late":
-            result["late"] = replace(model, fusion="late")
+            result["late"] = replace(model, fusion="late", share=())
         if model.fusion == "tokens":
             result["concat"] = replace(model, fusion="concat")
     if model.cell != "none":

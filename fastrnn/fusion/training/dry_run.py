@@ -10,10 +10,12 @@ import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..config.inputs import of_modality
 from ..config.schema import ModelConfig, TrainConfig
 from ..errors import ConfigError
 from ..models.encoders import BUILT_IN
@@ -46,7 +48,6 @@ def check(
     """
     known = source[1] if source else None
     vocabulary = (known.vocabulary if known else 0) or 256  # one token per byte
-    variables = (known.variables if known else 0) or 1
     given = source[0].state_dict() if source else None
     for number, config in enumerate(models.values()):
         own = any(name not in BUILT_IN for _, name in config.encoders)
@@ -54,11 +55,19 @@ def check(
             continue  # may be slow to build, and cannot fail if the first did not
         with nullcontext() if own else without_memory():
             network, _ = prepare(
-                replace(config, vocabulary=vocabulary, variables=variables),
+                replace(config, vocabulary=vocabulary, **_variables(config, known)),
                 replace(training, freeze=()) if number else training,
                 None if number else given,
             )
         _check_memory(network, _WHILE_TRAINING if device.type == "cpu" else 1)
+
+
+def _variables(config: ModelConfig, known: ModelConfig | None) -> dict[str, Any]:
+    """Return the variables of each series, as far as they are known."""
+    series = of_modality(config.modalities, "series")
+    count = {name: (known.variables_of(name) if known else 0) or 1 for name in series}
+    several = {name: each for name, each in count.items() if name != "series"}
+    return {"variables": count.get("series", 0), "series_variables": tuple(several.items())}
 
 
 def _check_memory(network: nn.Module, copies: int) -> None:

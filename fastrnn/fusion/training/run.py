@@ -254,6 +254,7 @@ def resume(
         call.root,
         problem_type=call.problem_type,
         on_bad_row=config.loading.on_bad_row,
+        infer=(),
     )
     if num_workers is not None:
         config = replace(config, loading=replace(config.loading, num_workers=num_workers))

@@ -1,7 +1,7 @@
 """Initialise a network from the weights of another, and freeze parts of it.
 
-The parts of a network are its encoders, named by modality; `fusion`, which is the fusion and the
-recurrent layer; and `head`, the readout.
+The parts of a network are its encoders, named by input or by modality; `fusion`, which is the
+fusion and the recurrent layer; and `head`, the readout.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
+from ..config.inputs import modality_of
 from ..config.schema import ModelConfig, TrainConfig
 from ..errors import ConfigError
 from ..models.network import build
@@ -76,13 +77,16 @@ def freeze(
         ConfigError: a part is unknown or has nothing to freeze, or no parameter is left to train.
     """
     parameters = dict(network.named_parameters())
-    known = sorted({part(name) for name in parameters})
+    own = {part(name) for name in parameters}
+    known = sorted(own | {modality_of(each) for each in own})  # a modality: all of its encoders
     frozen: list[str] = []
     for each in dict.fromkeys(parts):
         if each not in known:
             raise ConfigError(f"freeze: unknown part {each!r}; the parts are {', '.join(known)}")
         chosen = [
-            name for name in parameters if part(name) == each and (taken is None or name in taken)
+            name
+            for name in parameters
+            if each in (part(name), modality_of(part(name))) and (taken is None or name in taken)
         ]
         if not chosen:
             raise ConfigError(
@@ -90,7 +94,7 @@ def freeze(
                 "random initial values; omit it"
             )
         frozen += chosen
-    if len(frozen) == len(parameters):
+    if len(set(frozen)) == len(parameters):
         raise ConfigError("freeze: no parameter is left to train; omit a part")
     for name in frozen:
         parameters[name].requires_grad_(False)

@@ -29,7 +29,7 @@ def step(model: ModelConfig, rows: int) -> torch.nn.Module:
     network = build(model)
     size = model.image_size
     batch = {
-        "frames": torch.randint(0, 256, (rows, 3, size, size), dtype=torch.uint8),
+        "image_frames": torch.randint(0, 256, (rows, 3, size, size), dtype=torch.uint8),
         "image": torch.arange(rows),
         "text": torch.randint(0, 1000, (rows, 100)),
         "text_lengths": torch.arange(rows) + 99 - rows,

@@ -43,7 +43,7 @@ def test_selected_rows(full, save):
     chosen = manifest.select([9, 3, 0])
     assert (len(chosen), chosen.missing) == (3, ("image",))
     assert list(chosen.rows) == [manifest.rows[9], manifest.rows[3], manifest.rows[0]]
-    assert (chosen.rows.values(1) == manifest.rows.values(3)).all()
+    assert (chosen.rows.values("series", 1) == manifest.rows.values("series", 3)).all()
     assert chosen.where(1) == "line 4"
     assert chosen.labels([1]) == manifest.labels([3]) == ["yes"]
     empty = manifest.select([])
@@ -56,9 +56,9 @@ def test_series_of_different_widths(save):
     manifest = read_manifest(save(rows))
     for number in (0, 1, 3):
         expected = np.array(cells[number], float).reshape(len(cells[number]), -1)
-        assert np.array_equal(manifest.rows.values(number), expected)
+        assert np.array_equal(manifest.rows.values("series", number), expected)
         assert np.array_equal(manifest.rows[number].series, expected)
-    assert manifest.rows.values(2) is manifest.rows.values(4) is None
+    assert manifest.rows.values("series", 2) is manifest.rows.values("series", 4) is None
     assert manifest.rows[4].series == "a.npy"
     assert manifest.rows.lacking("series").tolist() == [False, False, True, False, False]
 

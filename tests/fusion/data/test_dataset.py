@@ -49,7 +49,7 @@ def test_a_repeated_image_is_once_in_a_batch(full, save):
     _, dataset = loaded(save(full))
     batch = dataset.batch([4, 1, 7, 4])
     assert batch["image"].tolist() == [1, 0, 1, 1]  # in the order of the files
-    assert len(batch["frames"]) == 2
+    assert len(batch["image_frames"]) == 2
 
 
 def test_one_image_at_every_step(streams, save):
@@ -59,7 +59,7 @@ def test_one_image_at_every_step(streams, save):
     assert batch["steps"].tolist() == [[True, False, False], [True, True, True]]
     assert batch["image"][1].tolist() == [1, 1, 1]
     assert batch["label"].tolist() == [[0, IGNORE, IGNORE], [0, IGNORE, 2]]
-    assert len(batch["frames"]) == 2
+    assert len(batch["image_frames"]) == 2
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
@@ -74,7 +74,7 @@ def test_missing_modality(full, save, name):
     assert [key for key in batch if key.endswith("_present")] == [f"{name}_present"]
     if name == "image":
         assert batch["image"].tolist() == [0, 0, 0]
-        assert len(batch["frames"]) == 1  # no image is encoded for rows that lack one
+        assert len(batch["image_frames"]) == 1  # no image is encoded for rows that lack one
     else:
         assert batch[f"{name}_lengths"][[0, 2]].tolist() == [1, 1]
         assert not batch[name][[0, 2]].any()
@@ -90,7 +90,7 @@ def test_batch_without_a_modality(full, save, name):
     batch = dataset.batch([1, 1])
     assert not batch[f"{name}_present"].any()
     assert all(len(batch[key]) == 2 for key in ("image", "audio", "text", "series", "label"))
-    assert len(batch["frames"]) == 1
+    assert len(batch["image_frames"]) == 1
 
 
 def test_split_without_a_modality(full, save):
@@ -99,7 +99,7 @@ def test_split_without_a_modality(full, save):
     )
     processor = Processor.fit(manifest, range(10), CONFIG)
     batch = load_dataset(manifest, processor, range(10, 20)).batch([0, 5])
-    assert batch["frames"].shape == (1, 3, 8, 8)
+    assert batch["image_frames"].shape == (1, 3, 8, 8)
     assert not batch["image_present"].any()
 
 
@@ -111,7 +111,7 @@ def test_missing_in_streams(streams, save):
     assert batch["steps"].sum(1).tolist() == [2, 3, 4]
     assert batch["image_present"].tolist() == [True, False, True]
     assert batch["audio_present"].tolist() == [True, True, False]
-    assert int(batch["image"].max()) < len(batch["frames"])
+    assert int(batch["image"].max()) < len(batch["image_frames"])
 
 
 def test_stream_model_reads_rows_without_lists(streams, save):

@@ -150,7 +150,9 @@ def test_missing_column(rows, save):
 
 
 def test_two_columns_for_one_role(rows, save):
-    expect_error(save([row | {"photo": row["image"]} for row in rows]), "image, photo", "--image")
+    expect_error(save([row | {"target": row["label"]} for row in rows]), "label, target", "--label")
+    expect_error(save(rows), "label is one column", label="label,text")
+    expect_error(save(rows), "'image' is named for image twice", image="image,image")
 
 
 def test_one_column_for_two_roles(rows, save):

@@ -38,7 +38,7 @@ def test_paths_of_a_frame_are_relative_to_the_current_folder(rows, tmp_path, mon
     assert manifest.root == tmp_path.resolve()
     assert manifest.rows[3].images == ("3.png",)
     _, dataset = loaded(frame(rows))
-    assert len(dataset.batch([0, 1])["frames"]) == 2
+    assert len(dataset.batch([0, 1])["image_frames"]) == 2
     monkeypatch.chdir(tmp_path.parent)
     _, dataset = loaded(frame(rows))
     with pytest.raises(MediaError, match=r"DataFrame, row r0: there is no file '0\.wav' in"):

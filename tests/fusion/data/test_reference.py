@@ -159,11 +159,11 @@ def check_images(batch: Batch, some: list[Row], processor: Processor, folder: Pa
             names = names * steps_of(row, processor.task.per_step)
         for name, place in zip(names, places[: len(names)], strict=True):
             expected = torch.from_numpy(read_image(folder / name, CONFIG))
-            assert torch.equal(batch["frames"][place], expected)
+            assert torch.equal(batch["image_frames"][place], expected)
             assert used.setdefault(name, place) == place
-    assert len(batch["frames"]) == max(1, len(set(used.values())))
+    assert len(batch["image_frames"]) == max(1, len(set(used.values())))
     assert len(set(used.values())) == len(used)
-    assert ((index >= 0) & (index < len(batch["frames"]))).all()
+    assert ((index >= 0) & (index < len(batch["image_frames"]))).all()
 
 
 @settings(
@@ -179,5 +179,5 @@ def test_batches_agree_with_the_reference(folder, table):
     batch = dataset.batch(chosen)
     expected = reference(dataset, rows, chosen)
     check_images(batch, [rows[each] for each in chosen], processor, folder)
-    del batch["frames"], batch["image"]
+    del batch["image_frames"], batch["image"]
     same_batch(batch, expected)

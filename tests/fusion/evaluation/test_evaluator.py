@@ -36,8 +36,8 @@ def test_noise_has_the_given_strength(static):
     ratio = float(added.std() / batch["audio"][inside].std())
     assert ratio == pytest.approx(0.5, rel=0.1)  # thousands of samples
     worse = perturbations.noise(batch, "image", 0.25, dice)
-    assert worse["frames"].dtype == torch.uint8
-    assert not torch.equal(worse["frames"], batch["frames"])
+    assert worse["image_frames"].dtype == torch.uint8
+    assert not torch.equal(worse["image_frames"], batch["image_frames"])
     assert torch.equal(worse["image"], batch["image"])
     worse = perturbations.noise(batch, "text", 1.0, dice, vocabulary=300)
     assert (worse["text"] != batch["text"]).float().mean() > 0.9

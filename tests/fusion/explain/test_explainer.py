@@ -63,11 +63,11 @@ def test_attributions_of_a_modality_add_up(static, modality, monkeypatch):
     with torch.no_grad():
         whole = network(batch)[0, 1]
         if modality == "image":
-            none["frames"] = torch.full_like(batch["frames"].float(), 127.5)
+            none["image_frames"] = torch.full_like(batch["image_frames"].float(), 127.5)
         elif modality == "audio":
             none["audio"] = batch["audio"].mean(1, keepdim=True).expand_as(batch["audio"])
         else:
-            embed = attribution.embedding(network)
+            embed = attribution.embedding(network, "text")
             kept = embed.weight.clone()
             embed.weight.zero_()
         without = network(none)[0, 1]
@@ -76,7 +76,7 @@ def test_attributions_of_a_modality_add_up(static, modality, monkeypatch):
     # LayerNorm is steep near a baseline that it maps to zero.
     assert float(found.sum()) == pytest.approx(float(whole - without), abs=0.1)
     assert float((whole - without).abs()) > 0
-    shapes = {"image": batch["frames"].shape[::2], "audio": batch["audio"].shape[1:]}
+    shapes = {"image": batch["image_frames"].shape[::2], "audio": batch["audio"].shape[1:]}
     expected = shapes.get(modality, batch["text"].shape[1:])
     if modality == "image":
         expected = (1, 8, 8)

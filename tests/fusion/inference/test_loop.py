@@ -68,7 +68,7 @@ def test_rows_come_in_order(dataset, batch_size, num_workers):
     rows, logits = run(network, dataset, batch_size=batch_size, num_workers=num_workers)
     assert list(chain(*rows)) == list(range(20))
     assert max(network.sizes) == min(batch_size, 20)
-    assert logits[:, 0].tolist() == [len(each) for each in dataset.tokens]
+    assert logits[:, 0].tolist() == [len(each) for each in dataset.tokens["text"]]
     assert not logits.requires_grad
     assert not network.training
 

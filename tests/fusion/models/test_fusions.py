@@ -164,7 +164,9 @@ def test_data_of_missing_modalities_are_not_read(mode, learned, cell):
         other = Rows(replace(model, missing=()), seed=1).batch()
         keys = [key for key in other if key.startswith(lacking)]
         if lacking == "image":
-            changed = marked | {"frames": torch.cat([batch["frames"], other["frames"]])}
+            changed = marked | {
+                "image_frames": torch.cat([batch["image_frames"], other["image_frames"]])
+            }
             changed["image"] = torch.where(hidden, batch["image"], batch["image"] + 6)
         else:
             changed = marked | {key: batch[key].clone() for key in keys}
@@ -219,7 +221,7 @@ class Squares(nn.Module):
         self.map = nn.Linear(3, 5)
 
     def forward(self, batch):
-        return self.map(batch["frames"][batch["image"]].float().square().mean((2, 3)) / 65025)
+        return self.map(batch["image_frames"][batch["image"]].float().square().mean((2, 3)) / 65025)
 
 
 class Words(nn.Module):

@@ -42,7 +42,7 @@ def stepped(streams, save) -> FusionDataset:
 
 def test_static_batch(static):
     batch = static.batch([3, 0, 3])
-    assert batch["frames"].shape == (2, 3, 8, 8)  # row 3's image once
+    assert batch["image_frames"].shape == (2, 3, 8, 8)  # row 3's image once
     assert batch["image"].tolist() == [1, 0, 1]
     assert batch["audio"].shape[::2] == (3, 12)
     assert batch["audio_lengths"].tolist() == [17, 11, 17]
@@ -71,7 +71,7 @@ def test_one_image_for_many_labels(streams, save):
     rows = [row | {"image": row["image"][0]} for row in streams]
     batch = load(save(rows)).batch([2, 3])
     assert batch["image"].tolist() == [[0, 0, 0, 0], [1, 1, 1, 1]]
-    assert batch["frames"].shape[0] == 2
+    assert batch["image_frames"].shape[0] == 2
     assert batch["steps"].sum(1).tolist() == [3, 4]
 
 

@@ -1,0 +1,96 @@
+"""The names of a model's inputs.
+
+An input is a column of a modality. The only column of a modality has its name: "image". Several
+columns have names such as "image:front" and "image:back".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..errors import ConfigError
+from ..strings import composed, plural
+
+MODALITIES = ("audio", "image", "series", "text")
+# The keys of an input in a batch (batch.py) and in a sample are its name with these endings.
+ENDINGS = ("", "_frames", "_id", "_lengths", "_present")
+
+Columns = Mapping[str, str | Sequence[str]]  # role or input -> one column, or several
+
+
+class InputName:
+    """A modality, or a modality with a column: image or image:front."""
+
+    def allows(self, value: str) -> bool:
+        return re.fullmatch(rf"({'|'.join(MODALITIES)})(:[\w-]+)?", value) is not None
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(MODALITIES)}, or one with a column, as in image:front"
+
+
+def modality_of(name: str) -> str:
+    """Return the modality of an input: "image" for "image" and for "image:front"."""
+    return name.partition(":")[0]
+
+
+def of_modality(names: Iterable[str], modality: str) -> list[str]:
+    """Return the inputs of a modality."""
+    return [name for name in names if modality_of(name) == modality]
+
+
+def input_names(modality: str, columns: Sequence[str]) -> dict[str, str]:
+    """Name the columns of a modality: input -> column.
+
+    Modules and keys of a batch have these names, so other characters than letters, digits, "_" and
+    "-" become "_", and a number makes names unique.
+    """
+    if len(columns) == 1:
+        return {modality: columns[0]}
+    found: dict[str, str] = {}
+    keys: set[str] = set()
+    for column in columns:
+        base = f"{modality}:" + (re.sub(r"[^\w-]", "_", column) or "_")
+        name, number = base, 1
+        while keys & (own := {name + ending for ending in ENDINGS}):
+            number += 1
+            name = f"{base}_{number}"
+        found[name] = column
+        keys |= own
+    return found
+
+
+def listed(value: str | Sequence[str], known: Iterable[str] = ()) -> list[str]:
+    """Return the columns in "front,back" or in a list. A column of `known` may contain a comma."""
+    values = [value] if isinstance(value, str) else list(value)
+    known, parts = set(known), []
+    for each in values:
+        name = composed(str(each).strip())
+        parts += [name] if name in known else [part.strip() for part in name.split(",")]
+    return [part for part in parts if part] or [""]
+
+
+def override(columns: Mapping[str, str], named: Columns, known: Iterable[str] = ()) -> Columns:
+    """Return a run's columns, input or role -> column, with those that a user names instead.
+
+    Args:
+        named: a column by input or role, or all columns of a modality in the order of its inputs.
+        known: the columns of the table.
+
+    Raises:
+        ConfigError: another number of columns of a modality than the run has.
+    """
+    result: dict[str, str | Sequence[str]] = dict(columns)
+    for role, value in named.items():
+        inputs = of_modality(columns, role)
+        if role in columns or not inputs:
+            result[role] = value
+            continue
+        given = listed(value, known)
+        if len(given) != len(inputs):
+            raise ConfigError(
+                f"the model reads {plural(len(inputs), 'column')} of {role} "
+                f"({', '.join(columns[name] for name in inputs)}); name as many, in this order"
+            )
+        result |= dict(zip(inputs, given, strict=True))
+    return result
