@@ -42,6 +42,7 @@ class Demo:
     write: Callable[[Path, int, Rows | None], Path]
     config: FitConfig
     levels: Mapping[str, float] = field(default_factory=dict)  # accuracies known in advance
+    ignore: tuple[str, ...] = ()  # columns of the table that the model does not read
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,15 @@ def make_room(folder: Path) -> None:
 def compare(call: Call) -> Run:
     """Train the fusion and its baselines on a demo, and show the results."""
     manifest = call.write()
-    run = fit(read_manifest(manifest), call.folder, call.config, console=call.console)
+    table = read_manifest(manifest, ignore=call.demo.ignore)
+    run = fit(table, call.folder, call.config, console=call.console)
     call.console.print(results(run))
     for level, value in call.demo.levels.items():
         call.console.print(f"{level}: {value:.3f}")
     picture = call.folder / "curves.png"
     plot.curves(run.trained, picture, f"{call.name}: a synthetic task", call.demo.levels)
-    call.console.out(f"To train on the same files: fastrnn fit {manifest}")
+    flags = "".join(f" --ignore {name}" for name in call.demo.ignore)
+    call.console.out(f"To train on the same files: fastrnn fit {manifest}{flags}")
     return run
 
 

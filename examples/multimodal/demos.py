@@ -66,6 +66,7 @@ DEMOS = {
             train=TrainConfig(epochs=10, batch_size=64, learning_rate=4e-3),
         ),
         levels={"chance": noisy_digit.CHANCE},
+        ignore=("voice",),
     ),
     spoken_claim.NAME: Demo(
         about=(

@@ -1,7 +1,8 @@
 """A batch: a dict of tensors, which the networks read and data.collator builds.
 
 The keys of an input begin with its name: the modality, or the modality and a column, as in
-"image:front" (config/inputs.py). With B rows, T steps, and L tokens or steps of a series, padded:
+"image:front" (config/inputs.py). All tabular columns are one input, `tabular`. With B rows, T
+steps, L tokens or steps of a series, padded, N numbers and C categories:
 
 | key | shape | |
 |---|---|---|
@@ -11,6 +12,9 @@ The keys of an input begin with its name: the modality, or the modality and a co
 | | float32 [B, L, K] | series: standardised by the training rows' mean and std |
 | NAME_frames | uint8 [U, C, S, S] | the distinct images of the batch |
 | NAME_lengths | int64 [B] | of audio, a text or a series |
+| tabular | float32 [B, N] | numbers, standardised; 0 where unknown |
+| tabular_known | bool [B, N] | which of them are known |
+| tabular_categories | int64 [B, C] | index of each category; 0 if missing or unseen in training |
 | NAME_present | bool [B] | rows that have the input |
 | steps | bool [B, T] | streams only: valid steps |
 | label | int64 [B] | binary, multiclass: index of the label |

@@ -118,6 +118,7 @@ def _contradictions(model: ModelConfig, processor: Processor) -> Iterator[str]:
     if of_modality(model.modalities, "series"):
         wanted["variables"] = processor.variables
         wanted["series_variables"] = processor.series_variables
+    wanted |= {"numbers": processor.numbers, "categories": processor.categories}
     for name, value in wanted.items():
         if getattr(model, name) != value:
             yield f"model.{name} is {getattr(model, name)}, but {value} in {processors.CONFIG}"

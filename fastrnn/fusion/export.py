@@ -82,7 +82,11 @@ def inputs_of(network: FusionNetwork | LateNetwork, batch: Batch) -> list[str]:
     replaced = config.modalities if config.modality_dropout else config.missing
     names = []
     for name in config.modalities:
-        names.append(name)
+        if name == "tabular":
+            names += ["tabular", "tabular_known"] if config.numbers else []
+            names += ["tabular_categories"] if config.categories else []
+        else:
+            names.append(name)
         if modality_of(name) in _LENGTHS:
             names.append(f"{name}_lengths")
         if name in replaced or f"{name}_present" in batch:
@@ -216,6 +220,7 @@ def _describe(path: Path, network: FusionNetwork | LateNetwork, processor: Proce
         "labels": json.dumps(processor.task.labels, ensure_ascii=False),
         "target": json.dumps(processor.task.scale),
         "series": json.dumps(processor.series or processor.series_columns),
+        "tabular": json.dumps([asdict(each) for each in processor.tabular]),
         "data": json.dumps(asdict(processor.config)),
         "model": json.dumps(asdict(network.config)),
         "fastrnn": fastrnn.__version__,

@@ -93,7 +93,7 @@ def test_all_columns_of_a_kind_are_inferred(pairs, save):
     manifest = read_manifest(save(pairs), {"text": ["title", "note"]})
     assert manifest.modalities == INPUTS
     assert manifest.columns["image:front_side"] == "front.side"
-    ignoring = read_manifest(save(pairs), {"text": "title"}, ignore="back")
+    ignoring = read_manifest(save(pairs), {"text": "title"}, ignore=["back", "note"])
     assert ignoring.modalities == ("audio", "image", "text")
     assert ignoring.ignored == ("back", "note")
     named = read_manifest(save(pairs), {"text": "title", "image": ["back"]}, infer=("label",))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.inputs import override
+from ..config.inputs import input_of, override
 from ..errors import ConfigError
 from .config_flags import named_columns
 from .options import OnBadRow
@@ -55,7 +55,7 @@ def evaluation_table(
             raise ConfigError("columns and --root need a MANIFEST; give it after RUN")
         return None
     read = (*config.model.modalities, "label")
-    columns = {role: name for role, name in config.columns.items() if role in read}
+    columns = {role: name for role, name in config.columns.items() if input_of(role) in read}
     return read_manifest(
         manifest,
         override(columns, named),

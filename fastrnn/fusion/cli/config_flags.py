@@ -21,6 +21,7 @@ COLUMNS = {
     "text": "Column of texts; may be repeated.",
     "series": "Column of numeric series: JSON lists, or paths of .csv or .npy files; may be "
     "repeated.",
+    "tabular": "Column of numbers, categories or dates; may be repeated. The others are ignored.",
     "label": "Column of labels.",
     "split": "Column of splits: train, val or test.",
     "group": "Column of groups; rows of one group stay in the same split.",

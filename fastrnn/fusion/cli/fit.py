@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from ..config import options, options_file
-from ..config.inputs import modality_of
+from ..config.inputs import input_of, modality_of
 from ..config.presets import PRESETS
 from ..config.schema import PROBLEM_TYPES
 from ..errors import ConfigError, DataError, FusionError, reason
@@ -224,7 +224,8 @@ def confirm(table: Manifest, named: Container[str]) -> None:
         f"{table.path}: {plural(len(table), 'row')}{skipped}; {table.problem_type} labels: {labels}"
     )
     for role, name in guessed.items():
-        print(f"  {role} = {name} (inferred; override with --{modality_of(role)} NAME)")
+        reason, flag = table.reasons.get(name, ""), modality_of(role)
+        print(f"  {input_of(role)} = {name} (inferred: {reason}; override with --{flag} NAME)")
     typer.confirm("Train on these columns?", default=True, abort=True)
 
 

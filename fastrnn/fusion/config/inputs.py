@@ -1,7 +1,8 @@
 """The names of a model's inputs.
 
 An input is a column of a modality. The only column of a modality has its name: "image". Several
-columns have names such as "image:front" and "image:back".
+columns have names such as "image:front" and "image:back". All columns of numbers, categories and
+dates are one input, "tabular"; "tabular:age" is one of its columns.
 """
 
 from __future__ import annotations
@@ -12,26 +13,47 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..errors import ConfigError
 from ..strings import composed, plural
 
-MODALITIES = ("audio", "image", "series", "text")
+MODALITIES = ("audio", "image", "series", "tabular", "text")
 # The keys of an input in a batch (batch.py) and in a sample are its name with these endings.
-ENDINGS = ("", "_frames", "_id", "_lengths", "_present")
+ENDINGS = ("", "_categories", "_frames", "_id", "_known", "_lengths", "_present")
 
 Columns = Mapping[str, str | Sequence[str]]  # role or input -> one column, or several
 
 
 class InputName:
-    """A modality, or a modality with a column: image or image:front."""
+    """A modality, or a modality with a column: image or image:front. The tabular input has none."""
 
     def allows(self, value: str) -> bool:
-        return re.fullmatch(rf"({'|'.join(MODALITIES)})(:[\w-]+)?", value) is not None
+        found = re.fullmatch(rf"({'|'.join(MODALITIES)})(:[\w-]+)?", value)
+        return found is not None and not value.startswith("tabular:")
 
     def __str__(self) -> str:
         return f"one of {', '.join(MODALITIES)}, or one with a column, as in image:front"
 
 
+class TabularName:
+    """The name of a tabular column, tabular:age."""
+
+    def allows(self, value: str) -> bool:
+        return re.fullmatch(r"tabular:[\w-]+", value) is not None
+
+    def __str__(self) -> str:
+        return "a column such as tabular:age"
+
+
 def modality_of(name: str) -> str:
     """Return the modality of an input: "image" for "image" and for "image:front"."""
     return name.partition(":")[0]
+
+
+def input_of(role: str) -> str:
+    """Return the input that a column belongs to: "tabular" for "tabular:age"."""
+    return "tabular" if modality_of(role) == "tabular" else role
+
+
+def inputs_of(roles: Iterable[str]) -> tuple[str, ...]:
+    """Return the inputs among inputs, tabular columns and other roles, sorted."""
+    return tuple(sorted({input_of(role) for role in roles if modality_of(role) in MODALITIES}))
 
 
 def of_modality(names: Iterable[str], modality: str) -> list[str]:
@@ -45,7 +67,7 @@ def input_names(modality: str, columns: Sequence[str]) -> dict[str, str]:
     Modules and keys of a batch have these names, so other characters than letters, digits, "_" and
     "-" become "_", and a number makes names unique.
     """
-    if len(columns) == 1:
+    if len(columns) == 1 and modality != "tabular":
         return {modality: columns[0]}
     found: dict[str, str] = {}
     keys: set[str] = set()

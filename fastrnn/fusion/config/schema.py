@@ -23,6 +23,7 @@ PROBLEM_TYPES = ("binary", "multiclass", "multilabel", "regression", "steps")
 SCHEDULES = ("one-cycle", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
 CACHES = ("memory", "disk", "none")
+MAX_CATEGORIES = 1000  # of a tabular column; rarer ones count as unseen
 BLOCK = 1024  # rows that `predict` keeps in memory at once
 
 Count = Annotated[int, Range(1)]
@@ -130,6 +131,8 @@ class ModelConfig(Checked):
     vocabulary: Tokens = 0
     variables: Variables = 0  # K of the only numeric series
     series_variables: tuple[tuple[str, Variables], ...] = ()  # K of each of several
+    numbers: Annotated[int, Range(0, 1_000_000)] = 0  # N, the numeric features of tabular columns
+    categories: tuple[Annotated[int, Range(0, MAX_CATEGORIES)], ...] = ()  # of each such column
     missing: tuple[str, ...] = ()  # inputs that rows may lack; a learned token replaces them
     modality_dropout: Annotated[
         float, Range(0, 1), Help("Probability of dropping a modality of a row in training.")

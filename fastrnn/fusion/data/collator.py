@@ -21,7 +21,8 @@ class Collator:
 
     Attributes:
         inputs: the names of the inputs.
-        shapes: the shape of one step of each input, without its dimension of time.
+        shapes: the shape of one step of each input, without its dimension of time; N and C of the
+            tabular one.
         incomplete: inputs that some row of the dataset lacks; they get NAME_present.
         labelled: whether samples have labels.
     """
@@ -38,6 +39,7 @@ class Collator:
         """Create the collator of a dataset."""
         config = processor.config
         fixed: dict[str, tuple[int, ...]] = {
+            "tabular": (processor.numbers, len(processor.categories)),
             "image": (config.image_channels, config.image_size, config.image_size),
             "audio": (config.mels,),
             "text": (),
@@ -61,6 +63,8 @@ class Collator:
         for name in self.inputs:
             if modality_of(name) == "image":
                 batch |= self._images(samples, name)
+            elif name == "tabular":
+                batch |= self._tabular(samples)
             else:
                 batch |= self._padded(samples, name)
         for name in self.incomplete:
@@ -93,6 +97,19 @@ class Collator:
         return {
             f"{name}_frames": torch.from_numpy(frames),
             name: torch.from_numpy(index if self.stream else index[:, 0]),
+        }
+
+    def _tabular(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
+        """Stack the numbers and categories; all are unknown in a row without any."""
+        numbers, categories = self.shapes["tabular"]
+        nothing = {
+            "tabular": np.zeros(numbers, np.float32),
+            "tabular_known": np.zeros(numbers, bool),
+            "tabular_categories": np.zeros(categories, np.int64),
+        }
+        return {
+            key: torch.from_numpy(np.stack([each.get(key, empty) for each in samples]))
+            for key, empty in nothing.items()
         }
 
     def _padded(self, samples: Sequence[Mapping[str, Any]], name: str) -> Batch:

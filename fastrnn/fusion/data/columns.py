@@ -7,6 +7,7 @@ The columns of an input have its name, image or image:front. Cells are null if t
 | where | string | position in the table that was read, for messages |
 | image | list<string> | the images |
 | audio, text | string | |
+| tabular:NAME | string | a number, a category or a date |
 | series_file, series_file:NAME | string | the file of a series |
 | series | list<double> | the values of a series in a cell, row by row |
 | series_width, series_width:NAME | int32 | the number of its variables |
@@ -24,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..config.inputs import MODALITIES, modality_of, of_modality
+from ..config.inputs import inputs_of, modality_of, of_modality
 from ..errors import FusionError, ManifestError
 from ..strings import plural
 from ..tasks import Label, infer_problem_type, task_of
@@ -35,6 +36,7 @@ from .rows import Row, RowReader, Value
 _TYPES = {
     "image": pa.list_(pa.string()),
     "audio": pa.string(),
+    "tabular": pa.string(),
     "text": pa.string(),
     "series": pa.list_(pa.float64()),
 }
@@ -45,7 +47,7 @@ _PART = 1 << 28  # characters and bytes of rows that are Python values at the sa
 
 
 def schema(inputs: Iterable[str]) -> pa.Schema:
-    """Return the schema of the rows with these inputs, without labels."""
+    """Return the schema of the rows with these inputs and tabular columns, without labels."""
     columns = [("where", pa.string())]
     for name in inputs:
         columns.append((name, _TYPES[modality_of(name)]))
@@ -68,7 +70,8 @@ class ManifestBuilder:
 
     def __init__(self, reader: RowReader, bad: BadRows) -> None:
         self.reader = reader
-        self._schema = schema(reader.inputs)
+        self._media = [name for name in reader.inputs if name != "tabular"]
+        self._schema = schema([*self._media, *reader.tabular])
         self.numbers: list[int] = []  # of the rows among the records, from 0
         self._bad = bad
         self._rows: list[Row] = []
@@ -108,8 +111,12 @@ class ManifestBuilder:
         columns: dict[str, list[Any]] = {
             name: [getattr(row, name) for row in self._rows] for name in ("where", "split", "group")
         }
-        for name in self.reader.inputs:
-            values = [row.inputs.get(name) for row in self._rows]
+        empty = (None,) * len(self.reader.tabular)
+        cells = [row.inputs.get("tabular", empty) for row in self._rows]
+        for name, column in zip(self.reader.tabular, zip(*cells, strict=True), strict=True):
+            columns[name] = list(column)
+        for name in self._media:
+            values: list[Any] = [row.inputs.get(name) for row in self._rows]
             if modality_of(name) == "series":
                 inline = [each if isinstance(each, np.ndarray) else None for each in values]
                 files = [each if isinstance(each, str) else None for each in values]
@@ -182,10 +189,11 @@ class ManifestBuilder:
 
 def _size(row: Row) -> int:
     """Estimate the bytes of a row's longest cells."""
-    return sum(
-        sum(map(len, value)) if isinstance(value, tuple) else getattr(value, "nbytes", len(value))
-        for value in row.inputs.values()
-    )
+    size = 0
+    for value in row.inputs.values():
+        cells = value if isinstance(value, tuple) else (value,)
+        size += sum(getattr(each, "nbytes", len(each)) for each in cells if each is not None)
+    return size
 
 
 class Rows(Sequence[Row]):
@@ -228,13 +236,16 @@ class Rows(Sequence[Row]):
     @property
     def inputs(self) -> list[str]:
         """The names of the inputs."""
-        return [name for name in self._columns if modality_of(name) in MODALITIES]
+        return list(inputs_of(self._columns))
 
     def of(self, modality: str) -> list[str]:
         """Return the names of the inputs of a modality."""
         return of_modality(self._columns, modality)
 
     def _value(self, name: str, row: int) -> Value | None:
+        if name == "tabular":
+            cells = tuple(self._columns[each][row].as_py() for each in self.of(name))
+            return None if all(cell is None for cell in cells) else cells
         if modality_of(name) == "series":
             file = self._columns[file_column(name)][row].as_py()
             return self.values(name, row) if file is None else file
@@ -251,7 +262,7 @@ class Rows(Sequence[Row]):
 
     def lacking(self, name: str) -> np.ndarray:
         """Whether each row lacks an input, bool [N]."""
-        names = {name, file_column(name)}
+        names = set(self.of(name)) if name == "tabular" else {name, file_column(name)}
         found = [pc.is_null(self._columns[each]).to_numpy(zero_copy_only=False) for each in names]
         return np.logical_and.reduce(found).astype(bool)
 

@@ -9,6 +9,7 @@ A sample is a dict of a row's arrays; `collator.Collator` makes a batch of sever
 | | audio: float32 [F, mels] |
 | | text: token ids [L] |
 | | series: float32 [L, K], standardised |
+| | tabular: float32 [N], with tabular_known and tabular_categories as in batch.py |
 | NAME_id | image: int32 [T], equal for equal images |
 | steps | the number of steps; 1 if rows are not streams |
 | label | as in a batch (batch.py), without its dimension B |
@@ -25,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -37,11 +37,13 @@ from ..errors import DataError, FusionError, ManifestError, MediaError
 from . import text
 from .bad_rows import BadRows, located
 from .cache import MEMORY, make_cache
+from .checks import check_columns, far_cells, problems
 from .collator import Collator
-from .decoding import FILES, MediaFiles, series_of
+from .decoding import FILES, MediaFiles
 from .manifest import Manifest
 from .processor import Processor
 from .ragged import Ragged
+from .tabular import TabularArrays
 from .timeseries import standardise
 
 Sample = dict[str, Any]
@@ -67,6 +69,7 @@ class FusionDataset(Dataset[Sample]):
     tokens: Mapping[str, Ragged]  # of each text
     skipped: tuple[tuple[str, str], ...] = ()
     truncated: int = 0
+    cells: TabularArrays | None = None  # of the tabular columns
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,9 +105,14 @@ class FusionDataset(Dataset[Sample]):
             values = None if name in sample else self.manifest.rows.values(name, row)
             if values is not None:
                 sample[name] = standardise(values, self.processor.scale_of(name))
+        lacking = self.lacking
         for name, tokens in self.tokens.items():
-            if not (name in self.lacking and self.lacking[name][index]):
+            if not (name in lacking and lacking[name][index]):
                 sample[name] = tokens[index]
+        if self.cells is not None and not ("tabular" in lacking and lacking["tabular"][index]):
+            sample["tabular"] = self.cells.numbers[index]
+            sample["tabular_known"] = self.cells.known[index]
+            sample["tabular_categories"] = self.cells.categories[index]
         if self.encoded is not None:
             sample["label"] = self.encoded[index]
         return sample
@@ -154,6 +162,7 @@ class FusionDataset(Dataset[Sample]):
             rows=self.rows[chosen],
             encoded=encoded,
             tokens=tokens,
+            cells=None if self.cells is None else self.cells.select(chosen),
             skipped=self.skipped + skipped,
         )
 
@@ -243,25 +252,6 @@ def load_dataset(
     return load_datasets(manifest, parts, processor, on_bad_row=on_bad_row, cache=cache)[""]
 
 
-def check_columns(manifest: Manifest, processor: Processor) -> None:
-    """Check that a manifest has the columns that a model reads.
-
-    Raises:
-        ManifestError: it lacks one, or its rows are streams and the model's are not.
-    """
-    for name in processor.modalities:
-        if name not in manifest.columns:
-            raise ManifestError(
-                f"{manifest.path}: the model reads {name}, but there is no such column; name "
-                f"one with --{modality_of(name)}, or add an empty one if every row lacks it"
-            )
-    if manifest.stream and not processor.stream:
-        raise ManifestError(
-            f"{manifest.path}: rows are sequences of images, but the model reads one image per "
-            "row; write one instead of a list"
-        )
-
-
 def _dataset(
     manifest: Manifest,
     rows: Sequence[int],
@@ -270,17 +260,20 @@ def _dataset(
     on_bad_row: str,
 ) -> FusionDataset:
     bad = BadRows(on_bad_row)
-    problems = _problems(manifest, np.asarray(rows, np.int64), processor)
+    cells = processor.cells(manifest, rows)
+    found = problems(manifest, np.asarray(rows, np.int64), processor)
+    found |= {} if cells is None else far_cells(processor, cells, rows)
     labels = manifest.labels(rows) if manifest.labelled else [None] * len(rows)
-    kept: list[int] = []
+    kept, places = [], []  # row numbers, and their positions in `rows`
     encoded: list[np.ndarray] = []
-    for row, label in zip(rows, labels, strict=True):
+    for place, (row, label) in enumerate(zip(rows, labels, strict=True)):
         try:
-            if row in problems:
-                raise problems[row]
+            if row in found:
+                raise found[row]
             if label is not None:
                 encoded.append(processor.task.encode(label))
             kept.append(row)
+            places.append(place)
         except FusionError as error:
             where = manifest.where(row)
             bad.add(where, located(manifest.path, where, error))
@@ -292,7 +285,7 @@ def _dataset(
         packed = Ragged.of(encoded, np.int64) if processor.task.per_step else np.array(encoded)
     return FusionDataset(
         manifest, processor, np.array(kept, np.int64), media, packed, tokens,
-        tuple(bad.listed), truncated,
+        tuple(bad.listed), truncated, cells and cells.select(np.array(places, np.int64)),
     )  # fmt: skip
 
 
@@ -309,27 +302,3 @@ def _tokens(
             found[name], cut = text.tokenize(processor.tokenizer, texts, most)
             truncated += cut
     return found, truncated
-
-
-def _problems(manifest: Manifest, rows: np.ndarray, processor: Processor) -> dict[int, DataError]:
-    """Return the errors of rows that can be found without opening a file or reading the label."""
-    table = manifest.rows
-    found: dict[int, DataError] = {}
-    names = processor.modalities
-    empty = np.logical_and.reduce([table.lacking(name) for name in names])
-    for row in rows[empty[rows]].tolist():
-        found[row] = ManifestError(f"no value for {', '.join(names)}; fill one, or remove the row")
-    for name in of_modality(names, "text"):
-        column = table.column(name)
-        length = pc.fill_null(pc.utf8_length(column), 0).to_numpy()
-        for row in rows[length[rows] > processor.config.max_characters].tolist():
-            found[row] = text.too_long(column[row].as_py(), processor.config)
-    for name in of_modality(names, "series"):
-        there = pc.is_valid(table.column(name)).to_numpy(zero_copy_only=False).astype(bool)
-        for row in rows[there[rows]].tolist():
-            try:
-                values = series_of(manifest, name, row, processor.config)
-                standardise(np.asarray(values), processor.scale_of(name))
-            except MediaError as error:
-                found[row] = error
-    return found

@@ -134,7 +134,7 @@ def crossing_contents(table: Rows, splits: dict[int, str] | None = None) -> tupl
     Args:
         splits: the split of each row; by default the split column decides.
     """
-    if splits is None and not _has_splits(table):
+    if (splits is None and not _has_splits(table)) or not (table.of("text") or table.of("series")):
         return ()
     filed = np.zeros(len(table), bool)
     for name in FILES:
@@ -174,6 +174,7 @@ def _content(table: Rows, number: int) -> Hashable:
         values = table.values(name, number)
         if values is not None:
             content.append((name, values.shape, hashlib.sha256(values.tobytes()).digest()))
+    content += [table.column(name)[number].as_py() for name in table.of("tabular")]
     return tuple(content)
 
 

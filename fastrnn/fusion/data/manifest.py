@@ -37,7 +37,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..config.inputs import MODALITIES, Columns, listed, modality_of
+from ..config.inputs import Columns, input_of, inputs_of, listed
 from ..errors import ManifestError
 from ..strings import is_unicode
 from ..tasks import Label, Task, task_of
@@ -49,6 +49,7 @@ from .readers import Source, open_table
 from .roles import LABELLED, NAMES, check_roles, find_roles
 from .rows import RowReader
 
+_WIDTH = 24  # to which the names of columns are padded
 _SUSPECT = 20  # with more rows than this, mostly different numbers look like amounts
 
 
@@ -69,6 +70,7 @@ class Manifest:
     skipped: tuple[tuple[str, str], ...] = ()  # (where, error) of skipped rows
     warnings: tuple[str, ...] = ()  # one line each, to be shown to the user
     root: Path = field(default_factory=Path)  # the folder that paths are relative to
+    reasons: Mapping[str, str] = field(default_factory=dict)  # column -> why it has its role
 
     @cached_property
     def rows(self) -> Rows:
@@ -86,7 +88,7 @@ class Manifest:
     @property
     def modalities(self) -> tuple[str, ...]:
         """The names of the inputs, sorted."""
-        return tuple(sorted(name for name in self.columns if modality_of(name) in MODALITIES))
+        return inputs_of(self.columns)
 
     @cached_property
     def missing(self) -> tuple[str, ...]:
@@ -129,9 +131,9 @@ def read_manifest(
     Args:
         source: a DataFrame, a pyarrow.Table, a datasets.Dataset, or a file with the extension of
             its format.
-        columns: role (image, audio, text, series, label, split, group) -> column, or for the first
-            four several columns: ["front", "back"] or "front,back". It overrides inference. An
-            input may be named instead, as in {"image:front": "photo"}.
+        columns: role (image, audio, text, series, tabular, label, split, group) -> column, or for
+            the first five several columns: ["front", "back"] or "front,back". It overrides
+            inference. An input may be named instead, as in {"image:front": "photo"}.
         root: the folder that paths are relative to and must stay inside. Defaults to the manifest's
             folder, and to the current one if there is no file.
         problem_type: one of tasks.TASKS. By default it is inferred from the labels
@@ -155,7 +157,7 @@ def read_manifest(
     table = open_table(source, {each for value in named.values() for each in listed(value)})
     roles = find_roles(table, named, infer, ignore)
     bad = BadRows(on_bad_row)
-    builder = ManifestBuilder(make_reader(table.path, root, roles), bad)
+    builder = ManifestBuilder(make_reader(table.path, root, roles.columns), bad)
     builder.extend(table.records())
     if not len(builder) and not bad.listed:
         raise ManifestError(f"{table.path}: the table has no rows; add one row per example")
@@ -167,15 +169,30 @@ def read_manifest(
         )
     manifest = Manifest(
         path=table.path,
-        columns=roles,
-        ignored=tuple(name for name in table.names if name not in roles.values()),
+        columns=roles.columns,
+        ignored=tuple(name for name in table.names if name not in roles.columns.values()),
         table=found,
         problem_type=problem_type,
         stream=stream,
         skipped=tuple(bad.listed),
         root=builder.reader.root,
+        reasons=roles.reasons,
     )
-    return replace(manifest, warnings=_warnings(manifest))
+    return replace(manifest, warnings=(*roles.warnings, *_warnings(manifest)))
+
+
+def described_columns(manifest: Manifest) -> list[str]:
+    """Return a line for each column: its role, and why, as in "age: tabular, numbers"."""
+    roles = {column: role for role, column in manifest.columns.items()}
+    roles |= dict.fromkeys(manifest.ignored, "ignored")
+    names = dict.fromkeys((*manifest.reasons, *roles))  # in the order of the table
+    shown = {name: input_of(roles[name]) for name in names}
+    width = max(map(len, shown), default=0) + 1
+    return [
+        f"{name + ':':{min(width, _WIDTH)}} {role}"
+        + (f", {manifest.reasons[name]}" if name in manifest.reasons else "")
+        for name, role in shown.items()
+    ]
 
 
 def make_reader(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
@@ -30,6 +31,7 @@ from . import text
 from .bad_rows import BadRows, located
 from .decoding import series_of
 from .manifest import Manifest
+from .tabular import TabularArrays, TabularColumn, encode, fit_column
 
 CONFIG, TOKENIZER = "processor_config.json", "tokenizer.json"
 
@@ -48,6 +50,7 @@ class ProcessorConfig(Checked):
     series_columns: Mapping[str, tuple[tuple[Moment, Moment], ...]] = field(
         default_factory=dict
     )  # or of each of several
+    tabular: tuple[TabularColumn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Processor:
         series: the mean and standard deviation of each variable of the training series, if there
             is one column of them.
         series_columns: the same for each of several columns, by input.
+        tabular: the scale or the categories of each tabular column.
     """
 
     config: DataConfig
@@ -72,6 +76,7 @@ class Processor:
     tokenizer: Tokenizer | None = None
     series: tuple[Scale, ...] = field(default=())
     series_columns: Mapping[str, tuple[Scale, ...]] = field(default_factory=dict)
+    tabular: tuple[TabularColumn, ...] = ()
 
     @classmethod
     def fit(
@@ -81,6 +86,7 @@ class Processor:
         config: DataConfig,
         tokenizer: Tokenizer | None = None,
         *,
+        tabular: Iterable[TabularColumn] = (),
         on_bad_row: str = "error",
     ) -> Processor:
         """Learn labels, tokenizer, means and standard deviations from the training rows.
@@ -89,6 +95,7 @@ class Processor:
             rows: numbers of the training rows.
             config: how files become tensors.
             tokenizer: a tokenizer to use instead of training one on the texts of these rows.
+            tabular: tabular columns to use instead of learning those of the same name.
             on_bad_row: "skip" to ignore rows that cannot be used; FusionDataset lists them.
 
         Raises:
@@ -104,7 +111,7 @@ class Processor:
             if manifest.rows.lacking(name)[rows].all():
                 raise ManifestError(
                     f"{manifest.path}: all training rows are empty in the column "
-                    f"{manifest.columns[name]!r} ({name}); fill it, or remove the column"
+                    f"{manifest.columns.get(name, name)!r} ({name}); fill it, or remove the column"
                 )
         bad = BadRows(on_bad_row)
         texts = of_modality(manifest.modalities, "text")
@@ -123,7 +130,13 @@ class Processor:
             raise ManifestError(f"{manifest.path}: {error}") from None
         only = scale.pop("series", ())
         modalities, stream = manifest.modalities, manifest.stream
-        return cls(config, task, modalities, stream, tokenizer if texts else None, only, scale)
+        tokenizer = tokenizer if texts else None
+        known = {column.name: column for column in tabular}
+        learned = tuple(
+            known.get(name) or fit_column(name, cells)
+            for name, cells in _cells(manifest, rows).items()
+        )
+        return cls(config, task, modalities, stream, tokenizer, only, scale, learned)
 
     @property
     def vocabulary(self) -> int:
@@ -134,6 +147,22 @@ class Processor:
     def variables(self) -> int:
         """Number of variables of the only numeric series; 0 without one."""
         return len(self.series)
+
+    @property
+    def numbers(self) -> int:
+        """Number of numeric features of the tabular columns."""
+        return sum(column.features for column in self.tabular)
+
+    @property
+    def categories(self) -> tuple[int, ...]:
+        """Number of categories of each tabular column that has some."""
+        return tuple(len(each.categories) for each in self.tabular if each.kind == "categories")
+
+    def cells(self, manifest: Manifest, rows: Sequence[int]) -> TabularArrays | None:
+        """Return the tabular cells of rows; None without such columns."""
+        if not self.tabular:
+            return None
+        return encode(self.tabular, _cells(manifest, rows), len(rows))
 
     @property
     def series_variables(self) -> tuple[tuple[str, int], ...]:
@@ -156,6 +185,7 @@ class Processor:
                 target=self.task.scale,
                 series=self.series,
                 series_columns=self.series_columns,
+                tabular=self.tabular,
             )
         )
 
@@ -181,6 +211,9 @@ class Processor:
                 f"{path}: damaged: {plural(len(read.labels), 'label')} do not match the problem "
                 f"type {read.problem_type}; restore it"
             )
+        names = [column.name for column in read.tabular]
+        if bool(names) != ("tabular" in read.modalities) or len(set(names)) < len(names):
+            raise ConfigError(f"{path}: damaged: the tabular columns are not unique, or not read")
         tokenizer = None
         if of_modality(read.modalities, "text"):
             tokenizer = text.load_tokenizer(folder / TOKENIZER)
@@ -192,7 +225,15 @@ class Processor:
             tokenizer,
             read.series,
             read.series_columns,
+            read.tabular,
         )
+
+
+def _cells(manifest: Manifest, rows: Sequence[int]) -> dict[str, list[str | None]]:
+    """Return the cells of the tabular columns, by input."""
+    chosen = pa.array(rows, pa.int64())
+    names = manifest.rows.of("tabular")
+    return {name: manifest.rows.column(name).take(chosen).to_pylist() for name in names}
 
 
 def _texts(

@@ -1,17 +1,20 @@
 """Decide which columns of a table are inputs, the label, the split and the group.
 
-The caller names columns; the others are found by name or by the extension of their files.
+The caller names columns. The others are found by name, by the extension of their files, or by
+content (profile.py).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ..config.inputs import MODALITIES, Columns, input_names, listed, modality_of
+from ..config.inputs import MODALITIES, Columns, input_names, listed, modality_of, of_modality
 from ..errors import ConfigError, ManifestError
+from .profile import judge, label_of, names_hold_label, profiles, suspicious
 from .readers import Record, Table
 
 NAMES = {
@@ -19,6 +22,7 @@ NAMES = {
     "audio": ("audio", "audio_path", "sound", "clip", "wav", "speech"),
     "text": ("text", "caption", "sentence", "transcript", "claim", "question"),
     "series": ("series", "time_series", "timeseries", "signal", "sensor", "sensors"),
+    "tabular": (),  # by content
     "label": ("label", "labels", "target", "class", "answer", "y"),
     "split": ("split", "subset", "fold"),
     "group": ("group", "group_id"),
@@ -30,6 +34,21 @@ _ENDINGS = {
     "series": (".npy",),
 }
 _SAMPLE = 100  # rows that are inspected to find out what a column holds
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The role of each column, and why.
+
+    Attributes:
+        columns: input or role -> column.
+        reasons: column -> the reason for its role, or for none.
+        warnings: one line each.
+    """
+
+    columns: dict[str, str]
+    reasons: dict[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 def check_roles(named: Iterable[str]) -> None:
@@ -48,7 +67,7 @@ def find_roles(
     named: Columns,
     infer: Collection[str] = tuple(NAMES),
     ignore: str | Sequence[str] = (),
-) -> dict[str, str]:
+) -> Roles:
     """Map inputs and roles to columns: as named by the caller, else as inferred.
 
     Args:
@@ -61,21 +80,16 @@ def find_roles(
             there is no input.
     """
     found = _named(table, named)
-    free = [name for name in table.names if name not in {*found.values(), *listed(ignore)}]
-    sample = _sample(table.records())
-    there = {modality_of(name) for name in found}
-    for role in NAMES:
-        if role in there or role not in infer:
-            continue
-        matches = [name for name in free if name.lower() in NAMES[role]]
-        if not matches and role in _ENDINGS:
-            matches = [name for name in free if _ends(sample.get(name), _ENDINGS[role])]
-        if role in LABELLED and len(matches) > 1:
-            raise ManifestError(
-                f"{table.path}: the columns {', '.join(matches)} could each be the {role}; "
-                f"choose one with --{role} NAME"
-            )
-        found |= input_names(role, matches) if matches else {}
+    reasons = dict.fromkeys(found.values(), "named")
+    left_out = [name for name in listed(ignore, table.names) if name not in reasons]
+    _check_there(table, filter(None, left_out))
+    wanted = [role for role in NAMES if role in infer and role not in map(modality_of, found)]
+    free = [name for name in table.names if name not in (*reasons, *left_out)]
+    found |= _by_name(table, wanted, free, reasons)
+    warnings: tuple[str, ...] = ()
+    if {"tabular", "text"} & set(infer):
+        found, warnings = _by_content(table, wanted, free, found, reasons)
+    reasons |= dict.fromkeys(left_out, "named by --ignore")
     if "label" in infer and "label" not in found:
         raise ManifestError(
             f"{table.path}: no label column was found (the columns are {', '.join(table.names)}); "
@@ -83,11 +97,76 @@ def find_roles(
         )
     if not any(modality_of(name) in MODALITIES for name in found):
         raise ManifestError(
-            f"{table.path}: no column of images, audio files, texts or series was found (the "
-            f"columns are {', '.join(table.names)}); choose one with --image, --audio, --text or "
-            "--series NAME"
+            f"{table.path}: no column of images, audio files, texts, series, numbers or categories "
+            f"was found (the columns are {', '.join(table.names)}); choose one with --image, "
+            "--audio, --text, --series or --tabular NAME"
         )
+    reasons = {name: reasons[name] for name in table.names if name in reasons}
+    return Roles(found, reasons, warnings)
+
+
+def _by_name(
+    table: Table, wanted: Iterable[str], free: Sequence[str], reasons: dict[str, str]
+) -> dict[str, str]:
+    """Find columns by name, else by the extension of their files; add the reasons."""
+    sample = _sample(table.records())
+    found: dict[str, str] = {}
+    for role in wanted:
+        matches = [name for name in free if name.lower() in NAMES[role]]
+        reasons |= dict.fromkeys(matches, "by its name")
+        if not matches and role in _ENDINGS:
+            for name in free:
+                ending = _ending(sample.get(name), _ENDINGS[role])
+                if ending and name not in reasons:
+                    matches.append(name)
+                    reasons[name] = f"file extension {ending}"
+        if role in LABELLED and len(matches) > 1:
+            raise ManifestError(
+                f"{table.path}: the columns {', '.join(matches)} could each be the {role}; "
+                f"choose one with --{role} NAME"
+            )
+        found |= input_names(role, matches) if matches else {}
     return found
+
+
+def _by_content(
+    table: Table,
+    wanted: Collection[str],
+    free: Sequence[str],
+    found: dict[str, str],
+    reasons: dict[str, str],
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Find tabular columns and the only text by content; return all columns, and warnings."""
+    known = profiles(table)
+    label = label_of(known, found.get("label"))
+    warnings = []
+    for name, column in found.items():
+        profile, modality = known[column], modality_of(name)
+        if modality in _ENDINGS and names_hold_label(profile, label):
+            reasons[column] += "; file names hold the label, but are not read"
+        if modality == "tabular":
+            reasons[column] += f"; {profile.summary}"
+        if modality in ("tabular", "text") and not profile.other:
+            suspicion = suspicious(column, profile, label)
+            if suspicion and (modality == "tabular" or "label" in suspicion):
+                warnings.append(f"{column}: {suspicion}; leave it out with --ignore")
+    texts: list[str] = []
+    tabular: list[str] = []
+    for column in free:
+        if column in reasons:
+            continue
+        filled = known[column].filled[:1]
+        for role, endings in _ENDINGS.items():
+            if filled and (ending := _ending(filled[0], endings)):
+                reasons[column] = f"files {ending}; name it with --{role} to use it"
+        if column not in reasons:
+            role, reasons[column] = judge(column, known[column], label)
+            {"text": texts, "tabular": tabular}.get(role, []).append(column)
+    if "text" in wanted and not of_modality(found, "text") and len(texts) == 1:
+        found = found | {"text": texts[0]}
+    if "tabular" in wanted:
+        found = found | input_names("tabular", tabular)
+    return found, tuple(warnings)
 
 
 def _named(table: Table, named: Columns) -> dict[str, str]:
@@ -101,12 +180,7 @@ def _named(table: Table, named: Columns) -> dict[str, str]:
             raise ManifestError(
                 f"{table.path}: {role} is one column; got {', '.join(columns)}; name one"
             )
-        for column in columns:
-            if column not in table.names:
-                raise ManifestError(
-                    f"{table.path}: there is no column {column!r}; the columns are "
-                    f"{', '.join(table.names)}"
-                )
+        _check_there(table, columns)
         chosen |= input_names(role, columns) if role in MODALITIES else {role: columns[0]}
     for column, count in Counter(column for _, column in asked).items():
         if count > 1:
@@ -116,6 +190,15 @@ def _named(table: Table, named: Columns) -> dict[str, str]:
                 f"{table.path}: the column {column!r} is named for {both}; name a column for each"
             )
     return chosen
+
+
+def _check_there(table: Table, columns: Iterable[str]) -> None:
+    for column in columns:
+        if column not in table.names:
+            raise ManifestError(
+                f"{table.path}: there is no column {column!r}; the columns are "
+                f"{', '.join(table.names)}"
+            )
 
 
 def _sample(records: Iterable[tuple[str, Record | ManifestError]]) -> dict[str, Any]:
@@ -129,6 +212,8 @@ def _sample(records: Iterable[tuple[str, Record | ManifestError]]) -> dict[str, 
     return sample
 
 
-def _ends(value: Any, endings: tuple[str, ...]) -> bool:
+def _ending(value: Any, endings: tuple[str, ...]) -> str:
+    """Return the extension of a file name, or of the first in a list, if it is one of these."""
     text = value[0] if isinstance(value, list) and value else value
-    return isinstance(text, str) and text.strip().rstrip('"]').lower().endswith(endings)
+    name = text.strip().rstrip('"]').lower() if isinstance(text, str) else ""
+    return next((each for each in endings if name.endswith(each)), "")

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from ..config.inputs import MODALITIES, modality_of
+from ..config.inputs import inputs_of, modality_of, of_modality
 from ..errors import ManifestError, MediaError
 from ..strings import composed, is_unicode, plural
 from ..tasks.labels import Label, canonical
+from .tabular import as_cell
 from .timeseries import ENDINGS, as_series
 
 _SPLIT_NAMES = {
@@ -38,7 +39,8 @@ _SPLIT_NAMES = {
 }
 
 
-Value = tuple[str, ...] | str | np.ndarray  # of an input: images; audio, text; series [L, K]
+# Of an input: images, or tabular cells; audio, text; series [L, K]
+Value = tuple[str | None, ...] | str | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class RowReader:
         self.path = path
         self.root = root
         self.roles = roles  # input or role -> column
-        self.inputs = tuple(sorted(name for name in roles if modality_of(name) in MODALITIES))
+        self.inputs = inputs_of(roles)
+        self.tabular = sorted(of_modality(roles, "tabular"))  # the columns of this input
         self.where = ""
 
     def read(self, where: str, record: Mapping[str, Any]) -> Row:
@@ -113,9 +116,12 @@ class RowReader:
         """
         self.where = where
         cells = {role: self._cell(record.get(column)) for role, column in self.roles.items()}
-        there = {name: cells[name] for name in self.inputs if cells[name] is not None}
-        if not there:
-            columns = ", ".join(self.roles[name] for name in self.inputs)
+        there = {name: cells[name] for name in self.inputs if cells.get(name) is not None}
+        tabular = tuple(self._tabular(name, cells[name]) for name in self.tabular)
+        given = any(cell is not None for cell in tabular)
+        if not there and not given:
+            names = [*filter(self.roles.get, self.inputs), *self.tabular]
+            columns = ", ".join(self.roles[name] for name in names)
             raise ManifestError(
                 f"{self.path}, {where}: all inputs are empty ({columns}); fill one, or remove "
                 "the row"
@@ -133,7 +139,8 @@ class RowReader:
                 if name in images
                 else convert[modality_of(name)](name, cell)
                 for name, cell in there.items()
-            },
+            }
+            | ({"tabular": tabular} if given else {}),
             label=self._label(cells["label"]) if "label" in self.roles else "",
             split=self._split(cells["split"]) if "split" in self.roles else None,
             stream=stream,
@@ -226,6 +233,14 @@ class RowReader:
         if name is None:
             raise self.error("split", f"{reprlib.repr(value)} is not train, val or test")
         return name
+
+    def _tabular(self, name: str, value: Any) -> str | None:
+        try:
+            return as_cell(value)
+        except TypeError:
+            raise self.error(
+                name, f"{reprlib.repr(value)} is not a number, a category or a date; fix it"
+            ) from None
 
     def _series(self, name: str, value: Any) -> str | np.ndarray:
         listed = self._listed(value)

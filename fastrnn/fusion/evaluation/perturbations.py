@@ -7,13 +7,13 @@ Each function returns a new batch and leaves its argument unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ..batch import Batch
-from ..config.inputs import modality_of
+from ..batch import FRAMES, Batch
+from ..config.inputs import ENDINGS, modality_of
 
 STRENGTHS = (0.25, 0.5, 1.0)
 
@@ -43,7 +43,7 @@ def pick(batch: Batch, chosen: Mapping[str, Tensor], rest: Mapping[str, Tensor])
     """
     result = dict(batch)
     for modality, rows in chosen.items():
-        for key in (modality, f"{modality}_lengths", f"{modality}_present"):
+        for key in (modality + ending for ending in ENDINGS if ending != FRAMES):
             if key in batch:
                 result[key] = batch[key][rows]
     for key, rows in rest.items():
@@ -53,14 +53,23 @@ def pick(batch: Batch, chosen: Mapping[str, Tensor], rest: Mapping[str, Tensor])
 
 
 def noise(
-    batch: Batch, name: str, strength: float, generator: torch.Generator, vocabulary: int = 0
+    batch: Batch,
+    name: str,
+    strength: float,
+    generator: torch.Generator,
+    vocabulary: int = 0,
+    categories: Sequence[int] = (),
 ) -> Batch:
     """Add noise to an input.
 
     Images, log-mel frames and numeric series get Gaussian noise with `strength` times their
     standard deviation within the batch. In a text, a fraction `strength` of the tokens is replaced
-    by random tokens of the vocabulary. An image that appears in several rows is changed once.
+    by random tokens of the vocabulary. An image that appears in several rows is changed once. Of
+    tabular columns, each number gets noise, and each known category becomes a random other one of
+    its column with the probability `strength`; `categories` are their numbers.
     """
+    if name == "tabular":
+        return _noise_on_columns(batch, strength, generator, categories)
     modality = modality_of(name)
     if modality == "text":
         tokens = batch[name]
@@ -75,6 +84,27 @@ def noise(
     if modality == "image":
         noisy = noisy.round().clamp(0, 255)
     return {**batch, key: noisy.to(batch[key].dtype)}
+
+
+def _noise_on_columns(
+    batch: Batch, strength: float, generator: torch.Generator, categories: Sequence[int]
+) -> Batch:
+    values, known, index = (batch[f"tabular{each}"] for each in ("", "_known", "_categories"))
+    count = known.sum(0).clamp_min(1)
+    mean = values.sum(0) / count  # unknown values are 0
+    spread = (torch.where(known, values - mean, 0).square().sum(0) / count).sqrt()
+    drawn = torch.randn(values.shape, generator=generator).to(values)
+    noisy = torch.where(known, values + strength * spread * drawn, 0)
+    hit = torch.rand(index.shape, generator=generator) < strength
+    step = torch.rand(index.shape, generator=generator)
+    sizes = torch.tensor(list(categories), dtype=torch.int64)
+    # From 1 to size - 1 places further, around the known categories 1 to size.
+    step = 1 + (step * (sizes - 1)).long().clamp(min=0)
+    sizes, hit, step = (each.to(index.device) for each in (sizes, hit, step))
+    other = (index - 1 + step) % sizes.clamp_min(1) + 1
+    hit &= (index > 0) & (sizes > 1)
+    changed = torch.where(hit, other, index)
+    return {**batch, "tabular": noisy, "tabular_categories": changed}
 
 
 def _valid(batch: Batch, key: str) -> Tensor:

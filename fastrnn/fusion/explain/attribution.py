@@ -11,10 +11,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..batch import Batch
 from ..config.inputs import modality_of
 from ..models.network import FusionNetwork, LateNetwork
+from ..models.tabular import TabularEncoder
 
 Selector = Callable[[Tensor], Tensor]  # a network's logits -> the scalar to explain, []
 
@@ -66,7 +68,10 @@ def over_input(network: nn.Module, batch: Batch, name: str, select: Selector) ->
     | audio | [F, mels] | the clip's mean in each band |
     | series | [L, K] | the mean of the training rows |
     | text | [L], one for each token | zero embeddings |
+    | tabular | [N + C], one for each number and category | the training mean; zero embeddings |
     """
+    if name == "tabular":
+        return _over_columns(network, batch, select)
     modality = modality_of(name)
     if modality == "text":
         return _over_tokens(network, batch, name, select)
@@ -96,6 +101,32 @@ def _over_tokens(network: nn.Module, batch: Batch, name: str, select: Selector) 
     return integrated_gradients(function, x, torch.zeros_like(x)).sum(-1)[0]
 
 
+def _over_columns(network: nn.Module, batch: Batch, select: Selector) -> Tensor:
+    encoder = _encoder(network, "tabular")
+    if not isinstance(encoder, TabularEncoder):
+        raise ValueError("the encoder of tabular columns is a custom one")
+    vectors = encoder.columns
+    numbers = batch["tabular"].shape[1]
+    mean = {"tabular": torch.zeros_like(batch["tabular"])}
+    mean["tabular_known"] = torch.ones_like(batch["tabular_known"])
+    with torch.no_grad():
+        x, baseline = vectors(batch), vectors({**batch, **mean})
+    baseline[:, numbers:] = 0
+
+    def function(x: Tensor) -> Tensor:
+        with _hooks(vectors.register_forward_hook(lambda *_: x)):
+            return select(network(batch))
+
+    return integrated_gradients(function, x, baseline).sum(-1)[0]
+
+
+def can_attribute(network: nn.Module, name: str) -> bool:
+    """Whether `over_input` supports the encoder of an input, which may be a custom one."""
+    if modality_of(name) == "text":
+        return embedding(network, name) is not None
+    return name != "tabular" or isinstance(_encoder(network, name), TabularEncoder)
+
+
 def _encoder(network: nn.Module, name: str) -> nn.Module:
     if not isinstance(network, FusionNetwork | LateNetwork):
         raise TypeError(f"a {type(network).__name__} has no encoder of {name}")
@@ -123,6 +154,12 @@ def _replaced(
         encoder.register_forward_pre_hook(begin),
         embed.register_forward_hook(lambda _, __, found: output if active else found),
     ]
+    with _hooks(*handles):
+        yield
+
+
+@contextmanager
+def _hooks(*handles: RemovableHandle) -> Iterator[None]:
     try:
         yield
     finally:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from .. import checkpoint, files
 from ..batch import Batch, to_device
-from ..config.inputs import modality_of, of_modality
+from ..config.inputs import of_modality
 from ..data.dataset import FusionDataset
+from ..data.tabular import sources
 from ..evaluation import perturbations
 from ..evaluation.bootstrap import value
 from ..evaluation.run_data import run_rows
@@ -165,7 +166,7 @@ class Explainer:
         for name in self.dataset.processor.modalities:
             if not bool(batch.get(f"{name}_present", torch.ones(1)).all()):
                 continue
-            if modality_of(name) == "text" and attribution.embedding(network, name) is None:
+            if not attribution.can_attribute(network, name):
                 continue
             inputs[name] = attribution.over_input(network, batch, name, chosen.logit).cpu()
         texts = of_modality(inputs, "text")
@@ -175,13 +176,18 @@ class Explainer:
                 for name in texts
                 for each in _attributions(self._tokens(batch[name][0]), inputs[name])
             ]
+        columns: list[dict[str, Any]] = []
+        if "tabular" in inputs:
+            columns = self._columns(inputs["tabular"])
+            result["columns"] = columns
         result["modalities"] = {name: plain(float(each.sum())) for name, each in inputs.items()}
         from ..plots import attributions as plots  # matplotlib is slow to import
 
         picture = self.folder / PICTURES / f"example-{number}.png"
-        drawn = {name: each for name, each in inputs.items() if name not in texts}
+        drawn = {name: each for name, each in inputs.items() if name not in (*texts, "tabular")}
         host = to_device(batch, "cpu")
-        if drawn and plots.example(picture, host, drawn, result.get("steps", [])):
+        bars = {"steps": result.get("steps", []), "columns": columns}
+        if (drawn or columns) and plots.example(picture, host, drawn, **bars):
             result["picture"] = f"{PICTURES}/{picture.name}"
         return result
 
@@ -212,6 +218,15 @@ class Explainer:
     def _random(self, count: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randperm(len(self.dataset), generator=generator)[:count].tolist()
+
+    def _columns(self, values: Tensor) -> list[dict[str, Any]]:
+        """Return the attribution of each tabular column, the sum of those of its features."""
+        total: dict[str, float] = {}
+        names = sources(self.dataset.processor.tabular)
+        for name, each in zip(names, values.tolist(), strict=True):
+            column = name.partition(":")[2]
+            total[column] = total.get(column, 0.0) + each
+        return [{"name": name, "attribution": plain(each)} for name, each in total.items()]
 
     def _tokens(self, ids: Tensor) -> list[str]:
         tokenizer = self.dataset.processor.tokenizer

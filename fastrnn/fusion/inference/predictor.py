@@ -26,7 +26,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from ..config.inputs import Columns, listed, modality_of, of_modality, override
+from ..config.inputs import Columns, input_of, listed, modality_of, of_modality, override
 from ..config.parser import Range, parse
 from ..config.schema import BLOCK, RunConfig
 from ..data.bad_rows import BadRows, located
@@ -217,15 +217,15 @@ class Predictor:
             raise ConfigError(
                 f"the model reads {', '.join(model.modalities)} but not {unread[0]}; omit it"
             )
-        trained = {
-            role: column for role, column in self.config.columns.items() if role in model.modalities
-        }
-        missing = {role: role for role in model.modalities if role not in trained}
+        read = [*model.modalities, *(each.name for each in self.processor.tabular)]
+        read = [role for role in read if role != "tabular"]
+        trained = {role: column for role, column in self.config.columns.items() if role in read}
+        missing = {role: role.partition(":")[2] or role for role in read if role not in trained}
         roles: dict[str, str] = {}
         for role, value in override(trained | missing, named, table.names).items():
             column = ",".join(listed(value, table.names))
             given = role in named or modality_of(role) in named
-            if column not in table.names and (given or role in self._needed):
+            if column not in table.names and (given or input_of(role) in self._needed):
                 raise ConfigError(
                     f"{table.path}: there is no column {column!r}, which the model reads as "
                     f"{role}; the columns are {', '.join(table.names)}; choose one with "

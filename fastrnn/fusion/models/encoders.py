@@ -28,6 +28,7 @@ from ..config.schema import ModelConfig
 from ..errors import ConfigError
 from ..strings import plural
 from .recurrent import h_of, recurrent
+from .tabular import TabularEncoder
 from .views import config_of, stepping
 
 Factory = Callable[[ModelConfig], nn.Module]
@@ -217,6 +218,7 @@ ENCODERS: dict[str, Factory] = {
     "audio": AudioEncoder,
     "image": ImageEncoder,
     "series": SeriesEncoder,
+    "tabular": TabularEncoder,
     "text": TextEncoder,
 }
 BUILT_IN = frozenset(ENCODERS)

@@ -54,6 +54,7 @@ def example(
     batch: Mapping[str, Tensor],
     attributions: Mapping[str, Tensor],
     steps: Sequence[Mapping[str, Any]],
+    columns: Sequence[Mapping[str, Any]] = (),
 ) -> bool:
     """Plot one row and the attribution of its prediction: red supports it, blue opposes it.
 
@@ -61,6 +62,7 @@ def example(
         batch: a batch of this row only.
         attributions: of images [U, S, S], audio [F, mels] and series [L, K], by input.
         steps: name and `attribution` of each step that the recurrent layer reads.
+        columns: the same of each tabular column.
 
     Returns:
         Whether a picture was written; False if there is nothing to draw.
@@ -75,8 +77,9 @@ def example(
             signal, values = batch[name][0].t(), attributions[name].t()
             title = f"{name}: {what}"
             panels.append((1.3, partial(_plot_heatmap, signal=signal, values=values, title=title)))
-    if len(steps) > 1:
-        panels.append((1.7, lambda figure: _plot_bars(figure, steps)))
+    for bars, what in ((columns, "column"), (steps if len(steps) > 1 else (), "step")):
+        if bars:
+            panels.append((1.7, partial(_plot_bars, bars=bars, what=what)))
     if not panels:
         return False
     heights = [height for height, _ in panels]
@@ -126,17 +129,17 @@ def _plot_heatmap(figure: Any, signal: Tensor, values: Tensor, title: str) -> No
     figure.suptitle(title, fontsize=9)
 
 
-def _plot_bars(figure: Any, steps: Sequence[Mapping[str, Any]]) -> None:
+def _plot_bars(figure: Any, bars: Sequence[Mapping[str, Any]], what: str) -> None:
     axes = figure.subplots()
-    values = [step["attribution"] or 0.0 for step in steps]
+    values = [step["attribution"] or 0.0 for step in bars]
     colours = ["#b2182b" if value > 0 else "#2166ac" for value in values]
     axes.bar(range(len(values)), values, color=colours)
     axes.axhline(0, color="#444444", linewidth=0.8)
-    names = [shorten(str(step["name"]), 16) for step in steps]
+    names = [shorten(str(step["name"]), 16) for step in bars]
     if len(names) > 6:
         names = [str(number + 1) for number in range(len(names))]
     every = max(1, len(names) // 15)
     axes.set_xticks(range(0, len(names), every), names[::every], fontsize=8)
     axes.tick_params(axis="y", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("contribution of each step to the predicted label's logit", fontsize=9)
+    figure.suptitle(f"contribution of each {what} to the predicted label's logit", fontsize=9)

@@ -71,6 +71,8 @@ def configure(manifest: Manifest, processor: Processor, options: Mapping[str, An
         vocabulary=processor.vocabulary,
         variables=processor.variables,
         series_variables=processor.series_variables,
+        numbers=processor.numbers,
+        categories=processor.categories,
         missing=manifest.missing,
         **{"fusion": "aligned" if manifest.stream else "tokens", **options},
     )

@@ -9,7 +9,7 @@ from rich.console import Console
 from ..data.bad_rows import SKIPPED
 from ..data.dataset import FusionDataset
 from ..data.groups import crossing_contents
-from ..data.manifest import Manifest
+from ..data.manifest import Manifest, described_columns
 from ..strings import plural
 
 
@@ -18,12 +18,11 @@ def describe(manifest: Manifest, console: Console) -> None:
     say = console.out  # without markup, which a path could contain
     rows = plural(len(manifest) + len(manifest.skipped), "row")
     say(f"{manifest.path}: {rows}{' (sequences of steps)' if manifest.stream else ''}")
-    say("  columns: " + ", ".join(f"{role} = {name}" for role, name in manifest.columns.items()))
+    for line in described_columns(manifest):
+        say(f"  {line}")
     say(f"  labels: {manifest.problem_type}")
     for warning in manifest.warnings:
         say(f"  warning: {warning}")
-    if manifest.ignored:
-        say("  ignored: " + ", ".join(manifest.ignored))
 
 
 def describe_split(

@@ -55,19 +55,24 @@ def check(
             continue  # may be slow to build, and cannot fail if the first did not
         with nullcontext() if own else without_memory():
             network, _ = prepare(
-                replace(config, vocabulary=vocabulary, **_variables(config, known)),
+                replace(config, vocabulary=vocabulary, **_sizes(config, known)),
                 replace(training, freeze=()) if number else training,
                 None if number else given,
             )
         _check_memory(network, _WHILE_TRAINING if device.type == "cpu" else 1)
 
 
-def _variables(config: ModelConfig, known: ModelConfig | None) -> dict[str, Any]:
-    """Return the variables of each series, as far as they are known."""
+def _sizes(config: ModelConfig, known: ModelConfig | None) -> dict[str, Any]:
+    """Return the variables of each series and the tabular features, as far as they are known."""
     series = of_modality(config.modalities, "series")
     count = {name: (known.variables_of(name) if known else 0) or 1 for name in series}
     several = {name: each for name, each in count.items() if name != "series"}
-    return {"variables": count.get("series", 0), "series_variables": tuple(several.items())}
+    return {
+        "variables": count.get("series", 0),
+        "series_variables": tuple(several.items()),
+        "numbers": (known.numbers if known else 0) or 1,
+        "categories": known.categories if known else (),
+    }
 
 
 def _check_memory(network: nn.Module, copies: int) -> None:

@@ -141,11 +141,8 @@ def _load(
     start = source and (source.network, source.config.model)
     dry_run.check(expected, config.train, start, accelerator.device)
     loading = config.loading
-    saved = folder / TOKENIZER
-    tokenizer = load_tokenizer(saved) if saved.is_file() else source and source.processor.tokenizer
-    processor = Processor.fit(
-        manifest, parts["train"], config.data, tokenizer, on_bad_row=loading.on_bad_row
-    )
+    rows = parts["train"]
+    processor = _processor(manifest, rows, folder, config, source and source.processor)
     if loading.cache == "disk":
         folder.mkdir(parents=True, exist_ok=True)
     datasets = load_datasets(
@@ -171,6 +168,26 @@ def _load(
     )
     given = None if source is None else source.network.state_dict()
     return Run(folder, run_config, processor, parts, datasets, []), given
+
+
+def _processor(
+    manifest: Manifest,
+    rows: Sequence[int],
+    folder: Path,
+    config: FitConfig,
+    source: Processor | None,
+) -> Processor:
+    """Learn from the training rows what the source, or the run to resume, does not know."""
+    saved = folder / TOKENIZER
+    tokenizer = source.tokenizer if source else None
+    return Processor.fit(
+        manifest,
+        rows,
+        config.data,
+        load_tokenizer(saved) if saved.is_file() else tokenizer,
+        tabular=source.tabular if source else (),
+        on_bad_row=config.loading.on_bad_row,
+    )
 
 
 def _checked(
