@@ -22,6 +22,7 @@ CELLS = ("rnn", "lstm", "gru", "none")
 PROBLEM_TYPES = ("binary", "multiclass", "multilabel", "regression", "steps")
 SCHEDULES = ("one-cycle", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
+POOLINGS = ("mean", "max", "attention", "state")
 CACHES = ("memory", "disk", "none")
 MAX_CATEGORIES = 1000  # of a tabular column; rarer ones count as unseen
 BLOCK = 1024  # rows that `predict` keeps in memory at once
@@ -66,6 +67,9 @@ class DataConfig(Checked):
         Tokens, Help("Maximum number of tokens learned from the training texts.", minimum=256)
     ] = 1000
     max_tokens: Annotated[Count, Help("Maximum tokens; longer texts are truncated.")] = 100
+    ngrams: Annotated[
+        Tokens, Help("Number of buckets of the hashed character n-grams of texts; 0 omits them.")
+    ] = 8192
     max_characters: Annotated[
         Count, Help("Maximum number of characters; longer texts are rejected.")
     ] = 20_000
@@ -125,10 +129,21 @@ class ModelConfig(Checked):
         _STAGES,
         Help("Strides of the convolutions over audio or numeric series, as in 2,2."),
     ] = (2, 2)
+    pooling: Annotated[
+        tuple[Annotated[str, OneOf(POOLINGS)], ...],
+        Help("Pooling of audio, texts and series over time: mean, max, attention, state."),
+    ] = POOLINGS
+    unimodal_heads: Annotated[
+        bool, Help("Add a linear readout of each input to the logits of the fusion.")
+    ] = True
+    dropout: Annotated[
+        float, Range(0, 1), Help("Dropout of the features that the fusion reads, in training.")
+    ] = 0.2
     image_size: Side = 64
     image_channels: Channels = 3
     mels: Mels = 40
     vocabulary: Tokens = 0
+    ngrams: Tokens = 0
     variables: Variables = 0  # K of the only numeric series
     series_variables: tuple[tuple[str, Variables], ...] = ()  # K of each of several
     numbers: Annotated[int, Range(0, 1_000_000)] = 0  # N, the numeric features of tabular columns
@@ -165,6 +180,10 @@ class ModelConfig(Checked):
             raise ConfigError(f"rows are {rows}, so fusion must be one of {', '.join(allowed)}")
         if self.problem_type == "steps" and not self.stream:
             raise ConfigError("the problem type steps needs rows that are sequences of steps")
+        if not self.pooling or len(set(self.pooling)) < len(self.pooling):
+            raise ConfigError(f"pooling must name some of {', '.join(POOLINGS)}, each once")
+        if self.dropout == 1:
+            raise ConfigError("dropout must be less than 1, so that features remain")
         if self.modality_dropout == 1:
             raise ConfigError("modality_dropout must be less than 1, so that rows keep some input")
         if self.modality_dropout and len(self.modalities) < 2:

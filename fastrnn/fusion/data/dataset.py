@@ -41,6 +41,7 @@ from .checks import check_columns, far_cells, problems
 from .collator import Collator
 from .decoding import FILES, MediaFiles
 from .manifest import Manifest
+from .ngrams import ngrams
 from .processor import Processor
 from .ragged import Ragged
 from .tabular import TabularArrays
@@ -109,6 +110,10 @@ class FusionDataset(Dataset[Sample]):
         for name, tokens in self.tokens.items():
             if not (name in lacking and lacking[name][index]):
                 sample[name] = tokens[index]
+                if self.processor.ngrams:
+                    content = self.manifest.rows.column(name)[row].as_py()
+                    found = ngrams(content, self.processor.ngrams)
+                    sample[f"{name}_ngrams"], sample[f"{name}_ngram_weights"] = found
         if self.cells is not None and not ("tabular" in lacking and lacking["tabular"][index]):
             sample["tabular"] = self.cells.numbers[index]
             sample["tabular_known"] = self.cells.known[index]

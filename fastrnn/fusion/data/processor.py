@@ -144,6 +144,11 @@ class Processor:
         return 0 if self.tokenizer is None else self.tokenizer.get_vocab_size()
 
     @property
+    def ngrams(self) -> int:
+        """Number of buckets of hashed n-grams; 0 without text."""
+        return 0 if self.tokenizer is None else self.config.ngrams
+
+    @property
     def variables(self) -> int:
         """Number of variables of the only numeric series; 0 without one."""
         return len(self.series)

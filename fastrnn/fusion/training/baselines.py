@@ -69,6 +69,7 @@ def configure(manifest: Manifest, processor: Processor, options: Mapping[str, An
         image_channels=processor.config.image_channels,
         mels=processor.config.mels,
         vocabulary=processor.vocabulary,
+        ngrams=processor.ngrams,
         variables=processor.variables,
         series_variables=processor.series_variables,
         numbers=processor.numbers,
@@ -89,7 +90,7 @@ def variants(model: ModelConfig, baselines: bool = True) -> dict[str, ModelConfi
         if model.fusion != "late":
             result["late"] = replace(model, fusion="late", share=())
         if model.fusion == "tokens":
-            result["concat"] = replace(model, fusion="concat")
+            result["concat"] = replace(model, fusion="concat", unimodal_heads=False, dropout=0.0)
     if model.cell != "none":
         result["no recurrence"] = replace(model, cell="none")
     return result

@@ -1,7 +1,7 @@
 """Initialise a network from the weights of another, and freeze parts of it.
 
 The parts of a network are its encoders, named by input or by modality; `fusion`, which is the
-fusion and the recurrent layer; and `head`, the readout.
+fusion and the recurrent layer; and `head`, the readouts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def part(parameter: str) -> str:
     names = parameter.split(".")
     if "encoders" in names[:3]:  # late fusion: networks.image.encoders.image
         return names[names.index("encoders") + 1]
-    return "head" if "readout" in names else "fusion"
+    return "head" if {"readout", "readouts"} & set(names) else "fusion"
 
 
 def take(network: nn.Module, given: Mapping[str, Tensor]) -> frozenset[str]:
