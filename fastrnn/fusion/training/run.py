@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from rich.console import Console
 
@@ -23,12 +25,13 @@ from ..data.text import load_tokenizer
 from ..errors import ConfigError
 from ..run_lock import CALL, Lock
 from ..strings import plural
-from . import dry_run, loggers, state
+from . import augmentation, dry_run, loggers, objective, state
 from .baselines import Run, configure, finished, train_all, variants
 from .callbacks import Callback
 from .describe import describe, describe_split, left_out
-from .devices import make_accelerator
+from .devices import make_accelerator, resolve_precision
 from .loggers import METRICS
+from .optimization import warmup_of
 from .state import Call
 
 
@@ -134,12 +137,7 @@ def _load(
     parts = read_split(split) if split.is_file() else split_rows(manifest, config.train.seed)
     describe(manifest, console)
     source = None if config.init_from is None else checkpoint.load(config.init_from)
-    # Everything in the configuration is known, except vocabulary and variables.
-    task = manifest.task.fit(manifest.labels(parts["train"]))
-    known = Processor(config.data, task, manifest.modalities, manifest.stream)
-    expected = variants(configure(manifest, known, config.model), config.baselines)
-    start = source and (source.network, source.config.model)
-    dry_run.check(expected, config.train, start, accelerator.device)
+    _check_options(manifest, parts["train"], config, source, accelerator.device)
     loading = config.loading
     saved = folder / TOKENIZER
     tokenizer = load_tokenizer(saved) if saved.is_file() else source and source.processor.tokenizer
@@ -160,10 +158,14 @@ def _load(
     if loading.check or loading.on_bad_row == "skip":
         datasets = _checked(datasets, config, console)
     describe_split(manifest, datasets, config.train.seed, console)
+    images, reason = augmentation.choose(config.train, datasets["train"])
+    if reason:
+        console.out(f"  augment_images: {images} ({reason})")
+    precision = resolve_precision(config.train.precision)
     model = configure(manifest, processor, config.model)
     run_config = RunConfig(
         model=model,
-        train=config.train,
+        train=replace(config.train, augment_images=images, precision=precision),
         models=tuple(variants(model, config.baselines)),
         columns=dict(manifest.columns),
         manifest=_path(manifest),
@@ -171,6 +173,33 @@ def _load(
     )
     given = None if source is None else source.network.state_dict()
     return Run(folder, run_config, processor, parts, datasets, []), given
+
+
+def _check_options(
+    manifest: Manifest,
+    rows: Sequence[int],
+    config: FitConfig,
+    source: checkpoint.Loaded | None,
+    device: torch.device,
+) -> None:
+    """Check options that training would reject only after decoding files.
+
+    Args:
+        rows: the numbers of the training rows.
+
+    Raises:
+        ConfigError: as objective.check, augmentation.check, optimization.warmup_of and
+            dry_run.check.
+    """
+    task, training = manifest.task.fit(manifest.labels(rows)), config.train
+    objective.check(task, training)
+    augmentation.check(training, manifest.modalities, manifest.stream)
+    warmup_of(training, training.epochs * math.ceil(len(rows) / training.batch_size))
+    # Everything in the configuration is known, except vocabulary and variables.
+    known = Processor(config.data, task, manifest.modalities, manifest.stream)
+    expected = variants(configure(manifest, known, config.model), config.baselines)
+    start = source and (source.network, source.config.model)
+    dry_run.check(expected, training, start, device)
 
 
 def _checked(
