@@ -87,7 +87,7 @@ def fit_config(options: Mapping[str, Any], **others: Any) -> FitConfig:
 
     Args:
         options: values by name, of any of CONFIGS.
-        others: the other fields of FitConfig: baselines, init_from, report_to.
+        others: the other fields of FitConfig: baselines, init_from, report_to, folds.
 
     Raises:
         ConfigError: an unknown option (the message suggests the closest), or an invalid value.

@@ -297,6 +297,12 @@ class FitConfig(Checked):
     # The folder of a run whose weights the model starts from, where names and shapes agree.
     init_from: str | None = None
     report_to: tuple[str, ...] = ()  # trackers: tensorboard, wandb, mlflow
+    folds: Annotated[int, Range(0, 1000)] = 0  # also cross-validate, with this many folds
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds == 1:
+            raise ConfigError("folds must be at least 2, or 0 for no cross-validation; got 1")
 
 
 @dataclass(frozen=True)

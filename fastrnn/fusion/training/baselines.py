@@ -43,6 +43,7 @@ class Run:
         parts: split name -> the numbers of its rows in the manifest, also of those left out.
         datasets: split name -> its rows.
         trained: the networks; the first is the main one.
+        cross_validation: the content of cross_validation.json, if the run has folds.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class Run:
     parts: Mapping[str, list[int]]
     datasets: Mapping[str, FusionDataset]
     trained: list[Trained]
+    cross_validation: Mapping[str, Any] | None = None
 
     @property
     def held_out(self) -> FusionDataset:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from ..data.dataset import FusionDataset, load_datasets
 from ..data.loader import check_files
 from ..data.manifest import Manifest, read_manifest
 from ..data.processor import TOKENIZER, Processor
-from ..data.splits import SPLIT, read_split, split_rows
+from ..data.splits import SPLIT, fold_rows, read_split, split_rows
 from ..data.text import load_tokenizer
 from ..errors import ConfigError
 from ..run_lock import CALL, Lock
@@ -30,6 +31,7 @@ from .baselines import Run, configure, finished, train_all, variants
 from .callbacks import Callback
 from .describe import describe, describe_split, left_out
 from .devices import make_accelerator, resolve_precision
+from .folds import CROSS_VALIDATION, cross_validate, fold
 from .loggers import METRICS
 from .optimization import warmup_of
 from .state import Call
@@ -45,6 +47,8 @@ def fit(
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train on a manifest and save every model in `output_dir`, with metrics.jsonl.
+
+    With `config.folds`, the run is also cross-validated first; see folds.cross_validate.
 
     Under torchrun the processes share the work; only the first writes and prints.
 
@@ -69,6 +73,8 @@ def fit(
     main = accelerator.is_main_process
     console = (console or Console()) if main else Console(quiet=True)
     call = _call(manifest, config)
+    splits = fold_rows(manifest, config.folds, config.train.seed) if config.folds else []
+    own = [fold(1)] if splits else []
     with Lock(folder) as lock:
         if resume and main:
             lock.take()
@@ -77,7 +83,7 @@ def fit(
         if before is not None:
             state.check(folder, before, call)
         elif not complete:
-            keep_earlier_run(folder)
+            keep_earlier_run(folder, own)
         run, given = _load(manifest, folder, config, accelerator, console)
         if before is not None:
             _check_skipped(run, manifest)
@@ -87,19 +93,29 @@ def fit(
         if main and not complete:
             lock.take(make=True)
             if before is None:
-                keep_earlier_run(folder)  # another call may have begun one in the meantime
+                keep_earlier_run(folder, own)  # another call may have begun one in the meantime
             _begin(run, manifest, call)
         accelerator.wait_for_everyone()
         if complete:
-            if main:
-                state.clear(folder)  # a kill may have left a part of the checkpoint
-            records = loggers.read(folder / METRICS)
-            run.trained.extend(
-                finished(folder, name, records, accelerator) for name in run.config.models
-            )
-            return run
+            return _complete(run, accelerator)
+        if splits:
+            one = partial(fit, manifest, resume=True, console=console, callbacks=callbacks)
+            found = cross_validate(splits, folder, config, one, accelerator, console)
+            run = replace(run, cross_validation=found)
         train_all(run, config, given, accelerator, console, callbacks)
         return run
+
+
+def _complete(run: Run, accelerator: Accelerator) -> Run:
+    """Add the results of a run that is complete."""
+    if accelerator.is_main_process:
+        state.clear(run.folder)  # a kill may have left a part of the checkpoint
+    records = loggers.read(run.folder / METRICS)
+    run.trained.extend(
+        finished(run.folder, name, records, accelerator) for name in run.config.models
+    )
+    path = run.folder / CROSS_VALIDATION
+    return replace(run, cross_validation=files.read_json(path)) if path.is_file() else run
 
 
 def _call(manifest: Manifest, config: FitConfig) -> Call:

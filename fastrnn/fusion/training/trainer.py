@@ -267,7 +267,7 @@ class Trainer:
         """Call the callbacks; return whether one asks to stop. The first process decides."""
         metrics: dict[str, Any] = {"model": self.result.name, "epoch": self.epoch}
         for split, score in scores.items():
-            metrics[split] = {"loss": score.loss, self.task.score_name: score.score}
+            metrics[split] = score.named(self.task.score_name)
         answers = [bool(each.on_epoch_end(metrics)) for each in self.environment.callbacks]
         return self._agreed(any(answers))
 
@@ -281,7 +281,7 @@ class Trainer:
             model=self.result.name,
             epoch=epoch,
             split=split,
-            **{"loss": score.loss, self.task.score_name: score.score},
+            **score.named(self.task.score_name),
             seconds=round(self.result.seconds, 3),
         )
 
