@@ -194,7 +194,7 @@ class FusionModel(
         batch_size: int = 256,
         num_workers: int = 0,
         device: torch.device | str | None = None,
-        threshold: float = 0.5,
+        threshold: float | None = None,
     ) -> pd.DataFrame:
         """Predict the rows of a table, with everything that is known about each.
 
@@ -205,8 +205,8 @@ class FusionModel(
             batch_size: rows of one forward pass.
             num_workers: number of processes that decode files.
             device: where to compute; the model's `device` by default.
-            threshold: binary: the probability above which the second label is predicted;
-                multilabel: the probability above which a label is predicted.
+            threshold: the probability above which a label is predicted; for binary, the second
+                one. By default the model's: `config.threshold`, tuned by `fit` for binary, or 0.5.
 
         Returns:
             One row for each row of `data`, with the index of a DataFrame. The columns are `label`,

@@ -315,6 +315,8 @@ class RunConfig(Checked):
     columns: Mapping[str, str] = field(default_factory=dict)  # role -> column of the manifest
     manifest: str = ""  # path of the training table
     root: str = ""  # folder that its paths are relative to
+    # Binary: the probability above which `predict` chooses the second label.
+    threshold: Annotated[float, Range(0, 1)] = 0.5
 
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as plain JSON values."""

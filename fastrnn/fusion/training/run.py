@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from .. import checkpoint, files
+from ..config import parser
 from ..config.schema import FitConfig, RunConfig
 from ..data.bad_rows import SKIPPED
 from ..data.dataset import FusionDataset, load_datasets
@@ -103,7 +104,8 @@ def fit(
             found = cross_validate(splits, folder, config, one, accelerator, console)
             run = replace(run, cross_validation=found)
         train_all(run, config, given, accelerator, console, callbacks)
-        return run
+        tuned = run.trained[0].threshold
+        return run if tuned is None else replace(run, config=replace(run.config, threshold=tuned))
 
 
 def _complete(run: Run, accelerator: Accelerator) -> Run:
@@ -178,6 +180,8 @@ def _load(
     if reason:
         console.out(f"  augment_images: {images} ({reason})")
     precision = resolve_precision(config.train.precision)
+    earlier = folder / checkpoint.CONFIG  # of a resumed run, whose main model may be trained
+    threshold = parser.read(RunConfig, earlier).threshold if earlier.is_file() else 0.5
     model = configure(manifest, processor, config.model)
     run_config = RunConfig(
         model=model,
@@ -186,6 +190,7 @@ def _load(
         columns=dict(manifest.columns),
         manifest=_path(manifest),
         root=str(manifest.root.resolve()),
+        threshold=threshold,
     )
     given = None if source is None else source.network.state_dict()
     return Run(folder, run_config, processor, parts, datasets, []), given
