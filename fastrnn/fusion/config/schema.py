@@ -187,7 +187,7 @@ class TrainConfig(Checked):
         Help("Maximum gradient norm; larger gradients are clipped. inf disables clipping."),
     ] = 1.0
     seed: Annotated[
-        int, Help("Seed of the split, the initial weights and the order of the rows.")
+        int, Help("Seed of the split, the weights, the order of the rows and augmentation.")
     ] = 0
     precision: Annotated[
         str,
