@@ -112,6 +112,9 @@ def fit(
     baselines: Annotated[
         bool, typer.Option(help="Also train each modality alone, late fusion, and no recurrence.")
     ] = True,
+    folds: Annotated[
+        int, typer.Option(min=0, max=1000, help="Also cross-validate, with this many folds.")
+    ] = 0,
     init_from: Annotated[
         Path | None,
         typer.Option(
@@ -168,6 +171,7 @@ def fit(
         baselines=baselines,
         init_from=None if init_from is None else str(init_from),
         report_to=tuple(report_to or ()),
+        folds=folds,
     )
     table = read_manifest(
         manifest,
@@ -316,12 +320,14 @@ def _report(run: Run, console: Console) -> None:
     """Print and plot the results of a run."""
     from ..models.summary import note
     from ..plots import metrics as plot
-    from ..report.console import results
+    from ..report.console import cross_validation, results
     from ..report.html import score_name
 
     if not is_main_process():
         return
     console.print(results(run))
+    if run.cross_validation is not None:
+        console.print(cross_validation(run.cross_validation))
     console.out(f"{run.trained[0].name}: {note(run.config.model)}")
     score = score_name(run.processor.task.score_name)
     path = run.folder / "curves.png"

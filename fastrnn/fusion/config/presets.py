@@ -45,6 +45,7 @@ PRESETS = {
             "batch_size": 32,
             "learning_rate": 1e-3,
             "schedule": "constant",
+            "weight_decay": 0.0,  # Adam
             "max_grad_norm": 1e9,  # no gradient is clipped
         },
     ),

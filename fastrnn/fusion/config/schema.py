@@ -16,12 +16,11 @@ from typing import Annotated, Any
 from ..errors import ConfigError
 from .inputs import MODALITIES, InputName, modality_of
 from .parser import AtMost, Checked, Help, OneOf, Range
+from .training import TrainConfig as TrainConfig
 
 FUSIONS = ("concat", "tokens", "parallel", "init", "aligned", "late")
 CELLS = ("rnn", "lstm", "gru", "none")
 PROBLEM_TYPES = ("binary", "multiclass", "multilabel", "regression", "steps")
-SCHEDULES = ("one-cycle", "constant")
-PRECISIONS = ("fp32", "bf16", "fp16")
 POOLINGS = ("mean", "max", "attention", "state")
 CACHES = ("memory", "disk", "none")
 MAX_CATEGORIES = 1000  # of a tabular column; rarer ones count as unseen
@@ -202,48 +201,6 @@ class ModelConfig(Checked):
 
 
 @dataclass(frozen=True)
-class TrainConfig(Checked):
-    """Training with Adam; gradients are clipped to the norm `max_grad_norm`."""
-
-    epochs: Annotated[Count, Help("Number of passes over the training rows.")] = 10
-    batch_size: Annotated[Count, Help("Rows per training step, over all processes.")] = 32
-    learning_rate: Annotated[Positive, Help("Learning rate; the maximum of the cycle.")] = 2e-3
-    schedule: Annotated[str, OneOf(SCHEDULES), Help("Learning rate schedule.")] = "one-cycle"
-    max_grad_norm: Annotated[
-        float,
-        Range(above=0),
-        Help("Maximum gradient norm; larger gradients are clipped. inf disables clipping."),
-    ] = 1.0
-    seed: Annotated[
-        int, Help("Seed of the split, the initial weights and the order of the rows.")
-    ] = 0
-    precision: Annotated[str, OneOf(PRECISIONS), Help("Precision of the computation.")] = "fp32"
-    gradient_accumulation_steps: Annotated[
-        Count, Help("Gradient accumulation: parts per training step, to save memory.")
-    ] = 1
-    patience: Annotated[
-        int,
-        Range(0),
-        Help("Stop after this many epochs without a better val score; 0 disables it."),
-    ] = 0
-    balance: Annotated[bool, Help("Weight labels by their inverse frequency.")] = False
-    freeze: Annotated[
-        tuple[str, ...], Help("Parts to keep frozen: encoders by modality or input, fusion, head.")
-    ] = ()
-    save_every: Annotated[
-        float, Range(0), Help("Seconds between checkpoints in an epoch; each epoch ends with one.")
-    ] = 60.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_size % self.gradient_accumulation_steps:
-            raise ConfigError(
-                f"batch_size {self.batch_size} must be a multiple of gradient_accumulation_steps "
-                f"{self.gradient_accumulation_steps}"
-            )
-
-
-@dataclass(frozen=True)
 class LoaderConfig(Checked):
     """How files are read. Except for rows that are skipped, it does not change results."""
 
@@ -288,6 +245,12 @@ class FitConfig(Checked):
     # The folder of a run whose weights the model starts from, where names and shapes agree.
     init_from: str | None = None
     report_to: tuple[str, ...] = ()  # trackers: tensorboard, wandb, mlflow
+    folds: Annotated[int, Range(0, 1000)] = 0  # also cross-validate, with this many folds
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds == 1:
+            raise ConfigError("folds must be at least 2, or 0 for no cross-validation; got 1")
 
 
 @dataclass(frozen=True)
@@ -300,6 +263,8 @@ class RunConfig(Checked):
     columns: Mapping[str, str] = field(default_factory=dict)  # input or role -> column
     manifest: str = ""  # path of the training table
     root: str = ""  # folder that its paths are relative to
+    # Binary: the probability above which `predict` chooses the second label.
+    threshold: Annotated[float, Range(0, 1)] = 0.5
 
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as plain JSON values."""

@@ -65,9 +65,10 @@ def noise(
 
     Images, log-mel frames and numeric series get Gaussian noise with `strength` times their
     standard deviation within the batch. In a text, a fraction `strength` of the tokens is replaced
-    by random tokens of the vocabulary, and of the n-grams by others of the batch. An image that appears in several rows is changed once. Of
-    tabular columns, each number gets noise, and each known category becomes a random other one of
-    its column with the probability `strength`; `categories` are their numbers.
+    by random tokens of the vocabulary, and of the n-grams by others of the batch. An image that
+    appears in several rows is changed once. Of tabular columns, each number gets noise, and each
+    known category becomes a random other one of its column with the probability `strength`;
+    `categories` are their numbers.
     """
     if name == "tabular":
         return _noise_on_columns(batch, strength, generator, categories)

@@ -51,7 +51,7 @@ class Predictor:
 
     Attributes:
         threshold: binary, multilabel: the probability above which a label is predicted; for binary,
-            the second label.
+            the second label. None for that of `config`, which is tuned for binary, else 0.5.
         device: where the network runs.
         inference: the batch size, and the processes that decode files.
         on_bad_row: "error" to stop at the first row that cannot be used, "skip" for a record with
@@ -61,13 +61,13 @@ class Predictor:
     network: nn.Module
     processor: Processor
     config: RunConfig
-    threshold: float = 0.5
+    threshold: float | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     on_bad_row: str = "error"
 
     def __post_init__(self) -> None:
-        parse(Annotated[float, Range(0, 1)], self.threshold, "threshold")
+        parse(Annotated[float, Range(0, 1)] | None, self.threshold, "threshold")
 
     def predict(
         self,
@@ -120,10 +120,11 @@ class Predictor:
         manifest, numbers = self._read(table, roles, root, records, errors)
         dataset = self._dataset(manifest, numbers, errors)
         found: dict[int, Record] = {}
+        threshold = self.config.threshold if self.threshold is None else self.threshold
         outputs = self._outputs(network, dataset) if len(dataset) else iter(())
         for row, output in zip(dataset.rows.tolist(), outputs, strict=True):
             if bool(output.isfinite().all()):
-                found[numbers[row]] = self.processor.task.decode(output, self.threshold)
+                found[numbers[row]] = self.processor.task.decode(output, threshold)
             else:
                 error = DataError(
                     "the model's output is not finite; check for extreme inputs, or for a nan loss "

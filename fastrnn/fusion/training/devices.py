@@ -17,13 +17,24 @@ from .sharding import check_strategy
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
+def resolve_precision(precision: str) -> str:
+    """Return the precision that "auto" means here: bf16 on a GPU that is fast at it, else fp32.
+
+    GPUs since compute capability 8 (Ampere) have tensor cores for bf16.
+    """
+    if precision != "auto":
+        return precision
+    fast = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+    return "bf16" if fast else "fp32"
+
+
 def make_accelerator(
-    precision: str = "fp32", report_to: Sequence[str] = (), folder: Path | None = None
+    precision: str = "auto", report_to: Sequence[str] = (), folder: Path | None = None
 ) -> Accelerator:
     """Set up the device and the processes that torchrun or `accelerate launch` started.
 
     Args:
-        precision: fp32, bf16 or fp16.
+        precision: fp32, bf16, fp16 or auto; see `resolve_precision`.
         report_to: trackers of the metrics: tensorboard, wandb, mlflow or another of accelerate's.
         folder: where trackers write.
 
@@ -36,6 +47,7 @@ def make_accelerator(
                 f"the tracker {name} is unknown or not installed; install it with pip, or omit it "
                 "from report_to: metrics.jsonl has the same metrics"
             )
+    precision = resolve_precision(precision)
     wanted = _PRECISIONS[precision]
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
         # The state of an earlier fit in this process, whose precision cannot be changed otherwise.

@@ -2,28 +2,89 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from ..config.schema import TrainConfig
+from ..errors import ConfigError
 
-Schedule = torch.optim.lr_scheduler.OneCycleLR
+Schedule = OneCycleLR | LambdaLR
 
 
 def make_optimizer(
     network: nn.Module, training: TrainConfig, steps: int
-) -> tuple[torch.optim.Adam, Schedule | None]:
-    """Create Adam for the parameters that are not frozen, and a one-cycle learning rate.
+) -> tuple[torch.optim.AdamW, Schedule | None]:
+    """Create AdamW (Loshchilov and Hutter 2019) and the schedule of its learning rate.
+
+    Frozen parameters are left out. Weight decay is decoupled from the gradient, and applies only to
+    matrices and kernels: biases, gains and the tokens of missing modalities have one dimension.
+    With weight decay 0, AdamW is Adam.
 
     Args:
         steps: steps of an epoch.
 
     Returns:
         The optimizer, and the schedule; None if the rate is constant.
+
+    Raises:
+        ConfigError: the warm-up is not shorter than the training.
     """
     learned = [each for each in network.parameters() if each.requires_grad]
-    optimizer = torch.optim.Adam(learned, training.learning_rate)
-    if training.schedule == "constant":
-        return optimizer, None
-    total = training.epochs * steps
-    return optimizer, Schedule(optimizer, training.learning_rate, total_steps=total)
+    groups = (
+        {"params": [each for each in learned if each.dim() > 1]},
+        {"params": [each for each in learned if each.dim() < 2], "weight_decay": 0.0},
+    )
+    optimizer = torch.optim.AdamW(
+        [each for each in groups if each["params"]],
+        training.learning_rate,
+        weight_decay=training.weight_decay,
+    )
+    return optimizer, _schedule(optimizer, training, training.epochs * steps)
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, training: TrainConfig, total: int
+) -> Schedule | None:
+    if training.schedule == "one-cycle":
+        return OneCycleLR(optimizer, training.learning_rate, total_steps=total)
+    warmup = warmup_of(training, total)
+    if training.schedule == "constant" and not warmup:
+        return None
+    return LambdaLR(optimizer, _factor(training.schedule, warmup, total))
+
+
+def warmup_of(training: TrainConfig, total: int) -> int:
+    """Return the steps of the warm-up, of `total` steps.
+
+    Raises:
+        ConfigError: it is not shorter than the training.
+    """
+    warmup = training.warmup_steps or math.ceil(training.warmup_ratio * total)
+    if warmup >= total:
+        raise ConfigError(
+            f"the warm-up takes {warmup} steps, but the training has only {total}; make "
+            "warmup_steps or warmup_ratio smaller, or epochs larger"
+        )
+    return warmup
+
+
+def _factor(schedule: str, warmup: int, total: int) -> Callable[[int], float]:
+    """Return the learning rate at a step, as a share of the highest: transformers' schedules.
+
+    The rate rises in a line from 0 over the `warmup` steps. Then it stays (constant), or falls to 0
+    in a line (linear) or along half a period of a cosine (cosine).
+    """
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        done = (step - warmup) / (total - warmup)
+        if schedule == "cosine":
+            return (1 + math.cos(math.pi * done)) / 2
+        return 1 - done if schedule == "linear" else 1.0
+
+    return factor

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from rich.console import Console
 
 from .. import checkpoint, files
+from ..config import parser
 from ..config.schema import FitConfig, RunConfig
 from ..data.bad_rows import SKIPPED
 from ..data.dataset import FusionDataset, load_datasets
 from ..data.loader import check_files
 from ..data.manifest import Manifest, read_manifest
 from ..data.processor import TOKENIZER, Processor
-from ..data.splits import SPLIT, read_split, split_rows
+from ..data.splits import SPLIT, fold_rows, read_split, split_rows
 from ..data.text import load_tokenizer
 from ..errors import ConfigError
 from ..run_lock import CALL, Lock
 from ..strings import plural
-from . import dry_run, loggers, state
+from . import augmentation, dry_run, loggers, objective, state
 from .baselines import Run, configure, finished, train_all, variants
 from .callbacks import Callback
 from .describe import describe, describe_split, left_out
-from .devices import make_accelerator
+from .devices import make_accelerator, resolve_precision
+from .folds import CROSS_VALIDATION, cross_validate, fold
 from .loggers import METRICS
+from .optimization import warmup_of
 from .state import Call
 
 
@@ -42,6 +48,8 @@ def fit(
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train on a manifest and save every model in `output_dir`, with metrics.jsonl.
+
+    With `config.folds`, the run is also cross-validated first; see folds.cross_validate.
 
     Under torchrun the processes share the work; only the first writes and prints.
 
@@ -66,6 +74,8 @@ def fit(
     main = accelerator.is_main_process
     console = (console or Console()) if main else Console(quiet=True)
     call = _call(manifest, config)
+    splits = fold_rows(manifest, config.folds, config.train.seed) if config.folds else []
+    own = [fold(1)] if splits else []
     with Lock(folder) as lock:
         if resume and main:
             lock.take()
@@ -74,7 +84,7 @@ def fit(
         if before is not None:
             state.check(folder, before, call)
         elif not complete:
-            keep_earlier_run(folder)
+            keep_earlier_run(folder, own)
         run, given = _load(manifest, folder, config, accelerator, console)
         if before is not None:
             _check_skipped(run, manifest)
@@ -84,19 +94,30 @@ def fit(
         if main and not complete:
             lock.take(make=True)
             if before is None:
-                keep_earlier_run(folder)  # another call may have begun one in the meantime
+                keep_earlier_run(folder, own)  # another call may have begun one in the meantime
             _begin(run, manifest, call)
         accelerator.wait_for_everyone()
         if complete:
-            if main:
-                state.clear(folder)  # a kill may have left a part of the checkpoint
-            records = loggers.read(folder / METRICS)
-            run.trained.extend(
-                finished(folder, name, records, accelerator) for name in run.config.models
-            )
-            return run
+            return _complete(run, accelerator)
+        if splits:
+            one = partial(fit, manifest, resume=True, console=console, callbacks=callbacks)
+            found = cross_validate(splits, folder, config, one, accelerator, console)
+            run = replace(run, cross_validation=found)
         train_all(run, config, given, accelerator, console, callbacks)
-        return run
+        tuned = run.trained[0].threshold
+        return run if tuned is None else replace(run, config=replace(run.config, threshold=tuned))
+
+
+def _complete(run: Run, accelerator: Accelerator) -> Run:
+    """Add the results of a run that is complete."""
+    if accelerator.is_main_process:
+        state.clear(run.folder)  # a kill may have left a part of the checkpoint
+    records = loggers.read(run.folder / METRICS)
+    run.trained.extend(
+        finished(run.folder, name, records, accelerator) for name in run.config.models
+    )
+    path = run.folder / CROSS_VALIDATION
+    return replace(run, cross_validation=files.read_json(path)) if path.is_file() else run
 
 
 def _call(manifest: Manifest, config: FitConfig) -> Call:
@@ -134,12 +155,7 @@ def _load(
     parts = read_split(split) if split.is_file() else split_rows(manifest, config.train.seed)
     describe(manifest, console)
     source = None if config.init_from is None else checkpoint.load(config.init_from)
-    # Everything in the configuration is known, except vocabulary and variables.
-    task = manifest.task.fit(manifest.labels(parts["train"]))
-    known = Processor(config.data, task, manifest.modalities, manifest.stream)
-    expected = variants(configure(manifest, known, config.model), config.baselines)
-    start = source and (source.network, source.config.model)
-    dry_run.check(expected, config.train, start, accelerator.device)
+    _check_options(manifest, parts["train"], config, source, accelerator.device)
     loading = config.loading
     rows = parts["train"]
     processor = _processor(manifest, rows, folder, config, source and source.processor)
@@ -157,14 +173,21 @@ def _load(
     if loading.check or loading.on_bad_row == "skip":
         datasets = _checked(datasets, config, console)
     describe_split(manifest, datasets, config.train.seed, console)
+    images, reason = augmentation.choose(config.train, datasets["train"])
+    if reason:
+        console.out(f"  augment_images: {images} ({reason})")
+    precision = resolve_precision(config.train.precision)
+    earlier = folder / checkpoint.CONFIG  # of a resumed run, whose main model may be trained
+    threshold = parser.read(RunConfig, earlier).threshold if earlier.is_file() else 0.5
     model = configure(manifest, processor, config.model)
     run_config = RunConfig(
         model=model,
-        train=config.train,
+        train=replace(config.train, augment_images=images, precision=precision),
         models=tuple(variants(model, config.baselines)),
         columns=dict(manifest.columns),
         manifest=_path(manifest),
         root=str(manifest.root.resolve()),
+        threshold=threshold,
     )
     given = None if source is None else source.network.state_dict()
     return Run(folder, run_config, processor, parts, datasets, []), given
@@ -188,6 +211,33 @@ def _processor(
         tabular=source.tabular if source else (),
         on_bad_row=config.loading.on_bad_row,
     )
+
+
+def _check_options(
+    manifest: Manifest,
+    rows: Sequence[int],
+    config: FitConfig,
+    source: checkpoint.Loaded | None,
+    device: torch.device,
+) -> None:
+    """Check options that training would reject only after decoding files.
+
+    Args:
+        rows: the numbers of the training rows.
+
+    Raises:
+        ConfigError: as objective.check, augmentation.check, optimization.warmup_of and
+            dry_run.check.
+    """
+    task, training = manifest.task.fit(manifest.labels(rows)), config.train
+    objective.check(task, training)
+    augmentation.check(training, manifest.modalities, manifest.stream)
+    warmup_of(training, training.epochs * math.ceil(len(rows) / training.batch_size))
+    # Everything in the configuration is known, except vocabulary and variables.
+    known = Processor(config.data, task, manifest.modalities, manifest.stream)
+    expected = variants(configure(manifest, known, config.model), config.baselines)
+    start = source and (source.network, source.config.model)
+    dry_run.check(expected, training, start, device)
 
 
 def _checked(

@@ -26,8 +26,6 @@ def prepare(
     Raises:
         ConfigError: the options contradict each other, or do not fit `given`.
     """
-    if training.balance and config.problem_type == "regression":
-        raise ConfigError("balance does not apply to regression; omit it")
     network = build(config)
     taken = None if given is None else take(network, given)
     freeze(network, training.freeze, taken)

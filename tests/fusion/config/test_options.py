@@ -81,12 +81,12 @@ def test_options_are_sorted_into_sections():
     ("given", "said"),
     [
         ({"epoch": 3}, "'epoch' is not an option; did you mean epochs?"),
-        ({"colour": 3}, "'colour' is not an option; the options are balance, "),
+        ({"colour": 3}, "'colour' is not an option; the options are augment_images, balance, "),
         ({"conv": "4,x"}, "conv must be a list such as 32,64; got '4,x'"),
         ({"conv": 4}, "conv must be a list such as 32,64; got 4"),
         ({"encoders": "image"}, "encoders must be a list such as image=NAME; got 'image'"),
         ({"epochs": 0}, "at least 1"),
-        ({"schedule": "twice"}, "one-cycle, constant"),
+        ({"schedule": "twice"}, "one-cycle, cosine, linear, constant"),
     ],
 )
 def test_invalid_options_raise(given, said):

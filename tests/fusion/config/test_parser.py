@@ -118,6 +118,11 @@ def test_json_round_trip():
         ({"columns": {"image": 3}}, "columns.image must be a string"),
         ({"train": {"epoch": 3}}, "train has fields unknown to this version: epoch"),
         ({"model": {}}, "model lacks modalities"),
+        ({"threshold": 2}, "threshold must be at least 0 and at most 1; got 2"),
+        (
+            {"train": {"class_weight": [["yes", -1]]}},
+            r"class_weight\[0\]\[1\] must be greater than",
+        ),
     ],
 )
 def test_an_untrusted_config(change, said):

@@ -25,11 +25,17 @@ from fastrnn.fusion.training import trainer as train
 DATA = DataConfig(image_size=8, vocabulary=256)
 OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}
 # 16 rows in steps of 5: the last step has one row, so one of two processes has none.
-TRAINING = TrainConfig(epochs=2, batch_size=5, learning_rate=1e-2, balance=True, save_every=1e-9)
-# 16 rows in steps of 6: the last step has four rows, so two of six accumulated batches have none.
-ACCUMULATED = TrainConfig(
-    epochs=2, batch_size=6, gradient_accumulation_steps=6, learning_rate=1e-2, balance=True
+TRAINING = TrainConfig(
+    epochs=2,
+    batch_size=5,
+    learning_rate=1e-2,
+    balance=True,
+    label_smoothing=0.1,
+    augment_images="flip",
+    save_every=1e-9,
 )
+# 16 rows in steps of 6: the last step has four rows, so two of six accumulated batches have none.
+ACCUMULATED = replace(TRAINING, batch_size=6, gradient_accumulation_steps=6, save_every=60)
 
 
 TRAININGS = {
