@@ -22,7 +22,11 @@ Positive = Annotated[float, Range(above=0, most=1e9)]
 class TrainConfig(Checked):
     """Training with AdamW; gradients are clipped to the norm `max_grad_norm`."""
 
-    epochs: Annotated[Count, Help("Number of passes over the training rows.")] = 10
+    epochs: Annotated[
+        int,
+        Range(0),
+        Help("Number of passes over the training rows; 0: 10, or up to 50 on small tables."),
+    ] = 0
     batch_size: Annotated[Count, Help("Rows per training step, over all processes.")] = 32
     learning_rate: Annotated[Positive, Help("Learning rate; the maximum of the cycle.")] = 2e-3
     schedule: Annotated[

@@ -6,7 +6,8 @@ The features of a text are those of its words, which white space separates, in l
 - each run of letters, digits and "_" in the word, with a "#" before it.
 
 A feature has the number 1 + crc32(its UTF-8 bytes) % buckets (zlib's CRC-32). A number that occurs
-n times has the weight 1 + ln n. The weights of a text are scaled to the Euclidean norm 1.
+n times has the weight 1 + ln n. The weights of the n-grams of a text are scaled to the Euclidean
+norm 1, and so are those of its words: otherwise the many n-grams would hide them.
 """
 
 from __future__ import annotations
@@ -21,26 +22,34 @@ LONGEST = 5  # characters of the longest n-grams
 
 
 def ngrams(text: str, buckets: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of a text's features, int64 [G] and sorted, and weights, float32 [G].
+    """Return the numbers of a text's features, int64 [G], and their weights, float32 [G].
 
     A text without any, which is empty, has the number 0 with the weight 0.
     """
-    words = [word_features(word, buckets) for word in text.lower().split()]
-    if not words:
-        return np.zeros(1, np.int64), np.zeros(1, np.float32)
-    numbers, counts = np.unique(np.concatenate(words), return_counts=True)
-    weights = 1 + np.log(counts)
-    return numbers, (weights / np.sqrt(np.square(weights).sum())).astype(np.float32)
+    parts = [features(word, buckets) for word in text.lower().split()]
+    numbers, weights = [np.zeros(1, np.int64)], [np.zeros(1, np.float32)]
+    for kind in zip(*parts, strict=True):  # n-grams, then words
+        found, counts = np.unique(np.concatenate(kind), return_counts=True)
+        weight = 1 + np.log(counts)
+        numbers.append(found)
+        weights.append((weight / max(1, np.sqrt(np.square(weight).sum()))).astype(np.float32))
+    return np.concatenate(numbers[1:] or numbers), np.concatenate(weights[1:] or weights)
 
 
 @lru_cache(maxsize=50_000)  # a few frequent words make up most of any text
-def word_features(word: str, buckets: int) -> np.ndarray:
-    """Return the numbers of the features of one word, int64 and read-only."""
+def features(word: str, buckets: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the n-grams and of the words in a word, int64 and read-only."""
     padded = f" {word} "
-    features = [f"#{part}" for part in re.findall(r"\w+", word)]
-    for length in range(1, LONGEST + 1):
-        features += [padded[at : at + length] for at in range(len(padded) - length + 1)]
-    numbers = [1 + crc32(each.encode()) % buckets for each in features if each != " "]
-    result = np.array(numbers, np.int64)
+    grams = [
+        padded[at : at + length]
+        for length in range(1, LONGEST + 1)
+        for at in range(len(padded) - length + 1)
+    ]
+    words = [f"#{part}" for part in re.findall(r"\w+", word)]
+    return _numbers([each for each in grams if each != " "], buckets), _numbers(words, buckets)
+
+
+def _numbers(features: list[str], buckets: int) -> np.ndarray:
+    result = np.array([1 + crc32(each.encode()) % buckets for each in features], np.int64)
     result.flags.writeable = False
     return result

@@ -13,7 +13,7 @@ from ..batch import IGNORE, Batch
 from ..evaluation import perturbations
 from ..evaluation.bootstrap import value
 from ..inference.loop import gather
-from ..models.network import FusionNetwork
+from ..models.network import FusionNetwork, mix
 from ..models.recurrent import State, h_of, mapped
 from ..tasks import Task
 from ..tasks.metrics import plain
@@ -88,14 +88,15 @@ class Probe:
         _, state = network.head.rnn(x[rows, :half], start)
         rest, left = x[rows, half:], lengths[rows] - half
         giving = _cycle(len(rows), self.seed).to(x.device)
-        alone = network.unimodal(features, batch)  # these readouts do not depend on the state
-        own = x.new_zeros(()) if alone is None else alone.mean(0)[rows]
-        per_step = own.dim() == 3
+        parts = network.parts(features, batch)[:, rows]
+        share = network.mixture[0]  # of the fusion; the readouts do not depend on the state
+        own = mix(network.mixture, parts) - share * parts[0]
 
         def resumed(state: State) -> Tensor:
             """[B, T - half, C], or [B, C] at the end."""
             fused = network.head(rest, state, lengths=left)[0]
-            return fused + (own[:, half : half + fused.shape[1]] if per_step else own)
+            rest_of_own = own[:, half : half + fused.shape[1]] if self.task.per_step else own
+            return share * fused + rest_of_own
 
         whole = resumed(state)
         swapped = resumed(mapped(lambda each: each[:, giving], state))
@@ -104,7 +105,7 @@ class Probe:
         result: dict[str, Any] = {"step": half, "rows": len(rows)}
         label = batch["label"][rows]
         if self.task.per_step:
-            before = network.answer(h_of(state)[0]) + (own[:, half - 1] if per_step else 0)
+            before = share * network.answer(h_of(state)[0]) + own[:, half - 1]
             memory = self.task.predict(before)[giving]
             result["after"] = self._after(label, half, host, memory, other, giving)
             label = label[:, half : half + host.shape[1]]

@@ -1,4 +1,4 @@
-"""The encoder of texts: their tokens in order, and the n-grams that they contain."""
+"""Texts: an encoder of their tokens in order, and a linear readout of the n-grams they contain."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ from .views import stepping
 
 
 class TextEncoder(nn.Module):
-    """Embedded tokens, pooled, plus the vector of the n-grams; or the embeddings as steps.
-
-    The n-grams carry a small table, whose texts are too few to learn the meaning of words in order.
-    """
+    """Embedded tokens, pooled over time, or the embeddings as steps."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.features = config.width
         self.embed = nn.Embedding(config.vocabulary, config.width)
         self.pool = None if stepping(config) == "text" else Pooling(config)
-        self.ngrams = NgramVector(config.ngrams, config.width) if config.ngrams else None
 
     def lengths(self, batch: Batch) -> Tensor | None:
         """Return the lengths of the steps; None if the output is a vector."""
@@ -32,27 +28,30 @@ class TextEncoder(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return [B, D], or the steps [B, L, D]."""
         x = self.embed(batch["text"])
-        if self.pool is not None:
-            x = self.pool(x, batch["text_lengths"])
-        if self.ngrams is None:
-            return x
-        vector = self.ngrams(batch["text_ngrams"], batch["text_ngram_weights"])
-        return x + (vector if self.pool is not None else vector[:, None])
+        return x if self.pool is None else self.pool(x, batch["text_lengths"])
 
 
-class NgramVector(nn.Module):
-    """The weighted sum of a vector for each hashed n-gram (data/ngrams.py); 0 is padding."""
+_SCALE = 10.0  # a few hundred steps then reach the weights that logistic regression has
 
-    def __init__(self, buckets: int, width: int) -> None:
+
+class NgramReadout(nn.Module):
+    """Logits linear in the hashed n-grams of a text (data/ngrams.py), as logistic regression has.
+
+    A small table has too few texts to learn the meaning of words in order.
+    """
+
+    def __init__(self, buckets: int, outputs: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(buckets + 1, width))
-        nn.init.normal_(self.weight, std=0.02)
+        self.weight = nn.Parameter(torch.zeros(buckets + 1, outputs))  # the first is padding
+        self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, numbers: Tensor, weights: Tensor) -> Tensor:
-        """Return [B, D] for numbers, int64 [B, G], with weights [B, G]."""
-        weights = weights.to(self.weight.dtype)
-        if torch.onnx.is_in_onnx_export():  # it would make a loop over the rows
-            return (weights[..., None] * functional.embedding(numbers, self.weight)).sum(1)
-        return functional.embedding_bag(
-            numbers, self.weight, mode="sum", per_sample_weights=weights
-        )
+        """Return [B, C] for numbers, int64 [B, G], with weights [B, G]; the weight 0 is padding."""
+        weights = _SCALE * weights.to(self.weight.dtype)
+        if torch.onnx.is_in_onnx_export():  # it would export a loop over the rows
+            found = (weights[..., None] * functional.embedding(numbers, self.weight)).sum(1)
+        else:
+            found = functional.embedding_bag(
+                numbers, self.weight, mode="sum", per_sample_weights=weights
+            )
+        return found + self.bias

@@ -34,7 +34,7 @@ class Objective:
 
     def __call__(self, logits: Tensor, label: Tensor, *, smooth: bool) -> Tensor:
         """Compute the mean loss of a batch; `smooth` in training only."""
-        weight = None if self.weight is None else self.weight.to(logits.dtype)
+        weight = None if self.weight is None else self.weight.to(logits)
         return self.task.loss(logits, label, weight, self.smoothing if smooth else 0.0)
 
 

@@ -88,3 +88,14 @@ def _factor(schedule: str, warmup: int, total: int) -> Callable[[int], float]:
         return 1 - done if schedule == "linear" else 1.0
 
     return factor
+
+
+def epochs_of(training: TrainConfig, rows: int) -> int:
+    """Return the number of epochs: those given, else 10, or on few rows enough for 500 steps.
+
+    There are at most 50, as a network memorises a small table.
+    """
+    if training.epochs:
+        return training.epochs
+    steps = math.ceil(rows / training.batch_size)
+    return max(10, min(50, math.ceil(500 / steps)))

@@ -34,7 +34,7 @@ from .describe import describe, describe_split, left_out
 from .devices import make_accelerator, resolve_precision
 from .folds import CROSS_VALIDATION, cross_validate, fold
 from .loggers import METRICS
-from .optimization import warmup_of
+from .optimization import epochs_of, warmup_of
 from .state import Call
 
 
@@ -182,7 +182,12 @@ def _load(
     model = configure(manifest, processor, config.model)
     run_config = RunConfig(
         model=model,
-        train=replace(config.train, augment_images=images, precision=precision),
+        train=replace(
+            config.train,
+            augment_images=images,
+            epochs=epochs_of(config.train, len(datasets["train"])),
+            precision=precision,
+        ),
         models=tuple(variants(model, config.baselines)),
         columns=dict(manifest.columns),
         manifest=_path(manifest),
@@ -232,7 +237,8 @@ def _check_options(
     task, training = manifest.task.fit(manifest.labels(rows)), config.train
     objective.check(task, training)
     augmentation.check(training, manifest.modalities, manifest.stream)
-    warmup_of(training, training.epochs * math.ceil(len(rows) / training.batch_size))
+    steps = math.ceil(len(rows) / training.batch_size)
+    warmup_of(training, epochs_of(training, len(rows)) * steps)
     # Everything in the configuration is known, except vocabulary and variables.
     known = Processor(config.data, task, manifest.modalities, manifest.stream)
     expected = variants(configure(manifest, known, config.model), config.baselines)

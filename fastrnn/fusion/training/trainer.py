@@ -26,11 +26,13 @@ from ..checkpoint import Weights
 from ..config.schema import ModelConfig, TrainConfig
 from ..data.loader import BatchLoader
 from ..errors import ConfigError
+from ..models.network import equal_mixture, mix
 from ..strings import plural
 from . import sharding, transfer
 from .augmentation import Augmentation
 from .environment import Environment, Start
 from .meter import Meter, Score
+from .mixture import fit_mixture
 from .objective import Objective
 from .optimization import make_optimizer
 from .result import Scores, Trained
@@ -159,7 +161,7 @@ class Trainer:
         self.log.begin(name, training.epochs, rows, done)
         while self.epoch <= training.epochs and not self._ended():
             self._train_epoch()
-            scores = {"train": self.meter.score(self.accelerator), "val": self._evaluate("val")}
+            scores = {"train": self.meter.score(self.accelerator), "val": self._validate()}
             if scores["val"].better(self._best_score()):
                 self.best = self._weights()
             result.epochs.append(scores)
@@ -218,7 +220,10 @@ class Trainer:
             batch = self.augmentation(batch, drawn[first : first + max(1, len(part))])
             last = number == len(parts)
             with nullcontext() if last else accelerator.no_sync(self.model):
-                logits, *alone = self.model(batch, unimodal=True)
+                found = self.model(batch, parts=True)
+                # The fusion learns what the readouts of single inputs do not explain.
+                whole = torch.cat([found[:1], found[1:].detach()])
+                logits, alone = mix(equal_mixture(len(found) - 1), whole), found[1:]
                 if mass:
                     mean = self.objective(logits, batch["label"], smooth=True)
                     own = [self.objective(each, batch["label"], smooth=True) for each in alone]
@@ -226,7 +231,7 @@ class Trainer:
                     loss = sum(own, mean) * (mass / total * accelerator.num_processes)
                     self.meter.add(mean, mass, logits.detach(), batch["label"])
                 else:
-                    loss = sum((each.sum() for each in alone), logits.sum()) * 0
+                    loss = found.sum() * 0
                     # Every process needs sums, also one that never gets a row.
                     self.meter.add(loss, 0.0, logits[:0].detach(), batch["label"][:0])
                 accelerator.backward(loss)
@@ -237,6 +242,15 @@ class Trainer:
         self.model.zero_grad()
         if self.schedule is not None:
             self.schedule.step()
+
+    def _validate(self) -> Score:
+        """Fit the mixture of the network's logits to the val rows, and return the score on them."""
+        network = self.accelerator.unwrap_model(self.model)
+        if len(network.mixture) > 1:
+            self.model.eval()
+            fitted = fit_mixture(self.model, self.datasets["val"], self.objective)
+            network.mixture.copy_(fitted)
+        return self._evaluate("val")
 
     @torch.no_grad()
     def _evaluate(self, split: str) -> Score:
