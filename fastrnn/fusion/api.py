@@ -43,7 +43,7 @@ class FusionModel(
     library_name="fastrnn",
     tags=["multimodal", "recurrent-neural-network", "pytorch"],
 ):
-    """A model of images, audio, texts and series, with a recurrent layer that fuses them.
+    """A model of images, audio, texts, series and tabular columns, fused by a recurrent layer.
 
     The interface is that of scikit-learn's estimators and of transformers' models. A model is saved
     as config.json, model.safetensors, processor_config.json and tokenizer.json. Nothing is pickled,
@@ -109,8 +109,8 @@ class FusionModel(
             callbacks: called after every epoch; on_epoch_end(metrics) returns True to stop.
             console: where to print progress; silent by default.
             ignore: columns that have no role.
-            columns: other columns by role: image=["front", "back"], audio, text, series, split,
-                group. A role that is not named is inferred from the names and contents of columns.
+            columns: other columns by role: image=["front", "back"], audio, text, series, tabular,
+                split, group. A role that is not named is inferred from names and contents.
 
         Raises:
             FusionError: the table, a file or an option cannot be used; the message says the remedy.

@@ -25,7 +25,7 @@ from ..errors import ConfigError, DataError, FusionError, reason
 from ..strings import plural
 from . import options as flags
 from .common import is_main_process, new_folder, set_threads
-from .config_flags import named_columns, with_columns, with_config
+from .config_flags import COLUMNS, named_columns, with_columns, with_config
 
 if TYPE_CHECKING:
     from ..data.manifest import Manifest
@@ -142,12 +142,12 @@ def fit(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     **values: Any,
 ) -> None:
-    """Train on a labelled table of images, audio, text and series; compare with baselines.
+    """Train on a labelled table of images, audio, text, series, numbers and categories.
 
-    Columns are recognised by name (image, audio, text, series, label, split, group) or by file
-    extension, or are named by the options, as in --image front --image back. Paths are relative to
-    the manifest. Without a split column, rows are split 80/10/10 at random by --seed, stratified by
-    label. An empty cell is a missing modality.
+    Columns are recognised by name (image, audio, text, series, label, split, group), by file
+    extension or by content, or are named by the options, as in --image front --image back. Paths
+    are relative to the manifest. Without a split column, rows are split 80/10/10 at random by
+    --seed, stratified by label. An empty cell is a missing modality.
 
     A stream is a row with several images, given as a JSON list: ["1.png", "2.png"]. Its label may
     be a list too, with one label per step and null for steps without a label. Its audio file is
@@ -267,7 +267,7 @@ def _options_to_save(context: typer.Context) -> dict[str, Any]:
     return {
         name: value.resolve() if isinstance(value, Path) else value
         for name, value in chosen.items()
-        if name not in _NOT_SAVED
+        if name not in _NOT_SAVED and (value or name not in (*COLUMNS, "ignore"))
     }
 
 

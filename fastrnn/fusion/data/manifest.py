@@ -14,6 +14,8 @@ An empty input cell means that the row lacks this input.
 A `series` cell is a JSON list of numbers, a JSON list with one list of numbers per step, or the
 path of a .csv or .npy file.
 
+Columns of numbers, categories and dates are one input, tabular (tabular.py).
+
 Labels: a name, a number, several names (`a|b`), or one per step; see tasks/labels.py.
 
 Streams: a row may hold several images, as a JSON list, in any format. Its label may be a list too:

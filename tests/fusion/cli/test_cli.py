@@ -183,7 +183,7 @@ def test_fit(rows, save, tmp_path, capsys):
     said = capsys.readouterr().out
     for text in (
         "20 rows",
-        "label = label",
+        "label: label, by its name",
         "labels: binary",
         "16 train, 2 val, 2 test",
         "epoch 2/2",
