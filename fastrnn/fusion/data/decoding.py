@@ -6,6 +6,7 @@ processes nor on the number of cores.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ from ..tasks.scale import Scale
 from .audio import log_mel, read_audio
 from .cache import ArrayCache
 from .image import read_image
+from .local_file import local_file
 from .manifest import Manifest
 from .ragged import Ragged
-from .rows import resolve
 from .timeseries import check_size, read_series, standardise
 
 COLUMNS = {"image": "image", "audio": "audio", "series": "series_file"}
@@ -97,16 +98,17 @@ class MediaFiles:
 
     def decode(self, number: int) -> np.ndarray:
         """Decode a file; see `load`."""
-        path = resolve(self.root, self.names[number].as_py())
-        if self.modality == "image":
-            return read_image(path, self.config)
-        if self.modality == "audio":
-            with _one_thread():
-                return log_mel(read_audio(path, self.config), self.config).numpy()
-        try:
-            return standardise(read_series(path, self.config), self.scale)
-        except MediaError as error:
-            raise error if str(path) in str(error) else MediaError(f"{path}: {error}") from None
+        name = self.names[number].as_py()
+        with local_file(self.root, name, self.config) as path:
+            if self.modality == "image":
+                return read_image(path, self.config)
+            if self.modality == "audio":
+                with _one_thread():
+                    return log_mel(read_audio(path, self.config), self.config).numpy()
+            try:
+                return standardise(_series(path, name, self.config), self.scale)
+            except MediaError as error:
+                raise error if str(path) in str(error) else MediaError(f"{path}: {error}") from None
 
 
 def series_of(manifest: Manifest, row: int, config: DataConfig) -> np.ndarray | None:
@@ -120,7 +122,14 @@ def series_of(manifest: Manifest, row: int, config: DataConfig) -> np.ndarray | 
         check_size(values, config)
         return values
     name = manifest.rows.column("series_file")[row].as_py()
-    return None if name is None else read_series(resolve(manifest.root, name), config)
+    if name is None:
+        return None
+    with local_file(manifest.root, name, config) as path:
+        return _series(path, name, config)
+
+
+def _series(path: Path, name: str, config: DataConfig) -> np.ndarray:
+    return read_series(path, config, os.path.splitext(name)[1])
 
 
 @contextmanager

@@ -49,6 +49,7 @@ from .columns import ManifestBuilder, Rows
 from .groups import crossing_contents, crossing_files, crossing_group
 from .readers import Record, Source, Table, open_table
 from .rows import RowReader
+from .storage import real_folder
 
 _NAMES = {
     "image": ("image", "images", "img", "image_path", "photo", "picture", "frame", "frames"),
@@ -199,7 +200,7 @@ def make_reader(
     Raises:
         ManifestError: the name of the folder is not valid Unicode.
     """
-    base = Path(os.path.realpath(root if root is not None else path.parent))
+    base = real_folder(root if root is not None else path.parent)
     if not is_unicode(str(base)):
         raise ManifestError(f"{str(base)!r}: the folder's name is not valid Unicode; rename it")
     return RowReader(path, base, roles, tuple(name for name in MODALITIES if name in roles))

@@ -23,6 +23,7 @@ import numpy as np
 from ..errors import ManifestError, MediaError
 from ..strings import composed, is_unicode
 from ..tasks.labels import Label, canonical
+from .storage import below
 from .timeseries import ENDINGS, as_series
 
 _SPLIT_NAMES = {
@@ -196,10 +197,10 @@ class RowReader:
             raise self.error(
                 role, f"{_short(value)} is outside the folder {self.root}; move the file into it"
             )
-        name = posixpath.normpath(value)
-        if not name.startswith("/"):
-            return name
         try:
+            name = posixpath.normpath(below(self.root, value))
+            if not name.startswith("/"):
+                return name
             return os.fspath(Path(os.path.realpath(name)).relative_to(self.root))
         except ValueError:
             raise self.error(
@@ -225,14 +226,17 @@ def resolve(root: Path, name: str) -> Path:
         there = False
         file = ""
     if not there:
-        raise MediaError(
-            f"there is no file {_short(name)} in {root}; fix the path, or remove the row"
-        )
+        raise no_file(root, name)
     if not _inside(root, file):
         raise MediaError(
             f"{_short(name)} leads outside {root}; move the file into it, or set --root"
         )
     return Path(file)
+
+
+def no_file(root: Path, name: str) -> MediaError:
+    """Return the error about a file that does not exist."""
+    return MediaError(f"there is no file {_short(name)} in {root}; fix the path, or remove the row")
 
 
 def _real(root: Path, name: str) -> str:

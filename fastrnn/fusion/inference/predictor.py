@@ -37,6 +37,7 @@ from ..data.manifest import Manifest, make_reader
 from ..data.processor import Processor
 from ..data.readers import Record as Cells
 from ..data.readers import Source, Table, open_table
+from ..data.storage import RemotePath
 from ..errors import ConfigError, DataError, ManifestError
 from ..files import atomic
 from ..strings import composed
@@ -291,7 +292,7 @@ def predict_file(
     shard: Shard = WHOLE,
     progress: Callable[[int], None] | None = None,
 ) -> Counts:
-    """Predict the rows of a CSV, JSONL or Parquet file and write `target`, .jsonl or .parquet.
+    """Predict the rows of a file or of shards, and write `target`, .jsonl or .parquet.
 
     Args:
         shard: the part of the table to predict; see `Predictor.predict`. The JSONL files of all
@@ -300,7 +301,8 @@ def predict_file(
     Raises:
         FusionError: the table, one of its files or the name of `target` cannot be used.
     """
-    if target.exists() and source.exists() and target.samefile(source):
+    local = not isinstance(source, RemotePath)
+    if local and target.exists() and source.exists() and target.samefile(source):
         raise ConfigError(
             f"{target}: the predictions would overwrite the table; give another --output"
         )

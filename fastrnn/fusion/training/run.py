@@ -18,6 +18,7 @@ from ..data.dataset import FusionDataset, load_datasets
 from ..data.loader import check_files
 from ..data.manifest import Manifest, read_manifest
 from ..data.processor import TOKENIZER, Processor
+from ..data.readers import is_stored
 from ..data.splits import SPLIT, read_split, split_rows
 from ..data.text import load_tokenizer
 from ..errors import ConfigError
@@ -115,7 +116,7 @@ def _call(manifest: Manifest, config: FitConfig) -> Call:
 
 def _path(manifest: Manifest) -> str:
     """Return the absolute path of the table, or "" if it is not a file."""
-    return str(manifest.path.resolve()) if manifest.path.is_file() else ""
+    return str(manifest.path.resolve()) if is_stored(manifest.path) else ""
 
 
 def _load(

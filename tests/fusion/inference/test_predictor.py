@@ -156,7 +156,7 @@ def test_shards_are_whole_blocks_in_order(count, rows, block):
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1/0", "1", "1/2/3", "-1/2", "1.0/2", "", "a/b"])
 def test_shards_that_do_not_exist(text):
-    with pytest.raises(ConfigError, match="shard|index must be|count must be"):
+    with pytest.raises(ConfigError, match=r"shard|index must be|count must be"):
         Shard.of(text)
 
 
@@ -295,7 +295,7 @@ def test_rows_must_be_streams_as_in_training(rows, streams, save, tmp_path):
         ("rows.csv", "image,audio,text\n1.png,1.wav,a,b\n", "line 2: 4 cells but 3 columns"),
         ("rows.jsonl", "[1]\n", "line 1: not a JSON object"),
         ("rows.parquet", "text", "Parquet file"),
-        ("rows.txt", "text", "must end in .csv, .jsonl or .parquet"),
+        ("rows.txt", "text", "must end in .csv, .jsonl, .parquet or .tar"),
     ],
 )
 def test_tables_that_cannot_be_read(predictor, tmp_path, name, text, said):
