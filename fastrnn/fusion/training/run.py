@@ -28,7 +28,7 @@ from . import dry_run, loggers, state
 from .baselines import Run, configure, finished, train_all, variants
 from .callbacks import Callback
 from .describe import describe, describe_split, left_out
-from .devices import make_accelerator
+from .devices import check_shared, make_accelerator, several_hosts
 from .loggers import METRICS
 from .state import Call
 
@@ -48,7 +48,8 @@ def fit(
 
     Args:
         manifest: the training table.
-        output_dir: the run's folder, which must not contain an earlier run.
+        output_dir: the run's folder, which must not contain an earlier run. Processes on several
+            hosts need a shared disk.
         config: all options.
         resume: continue the same call if it was interrupted, even by SIGKILL; otherwise begin. A
             resumed run is bit-identical to an uninterrupted one, except for its timings.
@@ -72,6 +73,7 @@ def fit(
             lock.take()
         before = state.begun(folder) if resume else None
         complete = resume and before is None and (folder / METRICS).is_file()
+        check_shared(accelerator, folder, (before is not None, complete))
         if before is not None:
             state.check(folder, before, call)
         elif not complete:
@@ -147,8 +149,10 @@ def _load(
     processor = Processor.fit(
         manifest, parts["train"], config.data, tokenizer, on_bad_row=loading.on_bad_row
     )
-    if loading.cache == "disk":
-        folder.mkdir(parents=True, exist_ok=True)
+    # The folder of a run on several hosts is on a shared disk, which is slow for a cache.
+    cache_folder = None if several_hosts() else folder
+    if loading.cache == "disk" and cache_folder:
+        cache_folder.mkdir(parents=True, exist_ok=True)
     datasets = load_datasets(
         manifest,
         parts,
@@ -156,7 +160,7 @@ def _load(
         on_bad_row=loading.on_bad_row,
         cache=None if loading.cache == "none" else loading.cache,
         cache_size=loading.cache_size << 20,
-        folder=folder,
+        folder=cache_folder,
     )
     if loading.check or loading.on_bad_row == "skip":
         datasets = _checked(datasets, config, console)
