@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from fastrnn.fusion import ConfigError, DataError, FitConfig, FusionModel
+from fastrnn.fusion.training import state
 from tests.fusion.training.test_processes import DATA, OPTIONS, TRAINING, check, work, write
 
 ray = pytest.importorskip("ray")
@@ -18,17 +21,34 @@ pytest.importorskip("ray.train")
 pytestmark = pytest.mark.slow
 
 
-def _in_float64() -> None:
+def _prepare() -> None:
+    """Make a worker compute in float64, and die once, at its third save, if a file asks for it."""
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
+    save, order, saves = state.save, Path(os.environ["DIE_ONCE"]), []
+
+    def dying(*arguments):
+        saves.append(save(*arguments))
+        if len(saves) == 3 and order.exists():
+            order.unlink()
+            os._exit(1)
+
+    state.save = dying
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def die_once(tmp_path_factory):
+    """The file that asks for it."""
+    return tmp_path_factory.mktemp("orders") / "die"
+
+
+@pytest.fixture(scope="module")
+def cluster(die_once):
+    environment = {"DIE_ONCE": str(die_once)}
     ray.init(
         num_cpus=2,
         include_dashboard=False,
-        runtime_env={"worker_process_setup_hook": _in_float64},
+        runtime_env={"worker_process_setup_hook": _prepare, "env_vars": environment},
     )
     yield
     ray.shutdown()
@@ -54,6 +74,20 @@ def test_two_workers_train_like_one_process(rows, save, tmp_path, cluster, stora
     assert not (tmp_path / "two" / "checkpoint").exists()
     with pytest.raises(ConfigError, match="already contains"):
         fit_with_ray(manifest, tmp_path / "two", CONFIG, run_config=storage)
+
+
+def test_a_worker_that_dies_is_replaced_and_resumes(
+    rows, save, tmp_path, cluster, die_once, storage
+):
+    from fastrnn.fusion.ray import fit_with_ray
+
+    manifest = write(rows, save)
+    work(manifest, str(tmp_path / "one"), TRAINING)
+    die_once.touch()
+    storage.failure_config = ray.train.FailureConfig(max_failures=1)
+    fit_with_ray(manifest, tmp_path / "two", CONFIG, run_config=storage)
+    assert not die_once.exists()
+    check(tmp_path / "one", tmp_path / "two")
 
 
 def test_the_error_of_a_worker_is_the_error_of_the_fit(rows, save, tmp_path, cluster, storage):

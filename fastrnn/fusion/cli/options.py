@@ -57,7 +57,7 @@ def location(text: str | Path) -> Path:
         found = as_path(str(text))
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from None
-    return found if isinstance(found, RemotePath) else path(found if str(text) else "")
+    return found if isinstance(found, RemotePath) else path(str(text).removeprefix("file://"))
 
 
 TABLE = "A CSV, JSONL or Parquet file, or shards (.tar); a path or a URL."
