@@ -101,8 +101,8 @@ class FusionModel(
         """Train on a table whose rows name files, as `fastrnn fit` does; return the model.
 
         Args:
-            data: the path of a CSV, JSONL or Parquet file, a DataFrame, a pyarrow.Table, or a
-                datasets.Dataset.
+            data: the path or URL of a CSV, JSONL or Parquet file or of shards, a DataFrame, a
+                pyarrow.Table, or a datasets.Dataset.
             label: the column of the labels.
             root: the folder that paths are relative to and must stay inside. Defaults to the
                 file's own folder, and to the current one if there is no file.

@@ -71,9 +71,9 @@ def fit(
     manifest: Annotated[
         Path | None,
         typer.Argument(
-            parser=flags.path,
+            parser=flags.location,
             metavar="MANIFEST",
-            help="A CSV, JSONL or Parquet file.",
+            help=flags.TABLE,
             show_default=False,
         ),
     ] = None,
@@ -210,7 +210,8 @@ def _default_folder(manifest: Path) -> Path:
         raise ConfigError(
             "several processes need a common folder for the run: give --output-dir FOLDER"
         )
-    return new_folder(manifest.stem)
+    name = manifest.stem.split("{")[0].rstrip("-_.")  # without the numbers of shards
+    return new_folder(name or "shards")
 
 
 def confirm(table: Manifest, named: Container[str]) -> None:

@@ -44,6 +44,13 @@ def predict(
     block: Annotated[
         int, typer.Option(min=1, max=10_000_000, help="Rows in memory at once.")
     ] = BLOCK,
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Predict only part I of N of the table, from 1; a part is whole blocks.",
+        ),
+    ] = "1/1",
     on_bad_row: flags.BadRows = flags.OnBadRow.error,
     device: flags.Device = "auto",
     batch_size: flags.BatchSize = 256,
@@ -60,8 +67,10 @@ def predict(
     from .. import checkpoint
     from ..inference.loop import InferenceConfig, find_device
     from ..inference.predictor import Predictor, predict_file
+    from ..inference.shard import Shard
 
     set_threads(threads)
+    part = Shard.of(shard)
     network, processor, config = checkpoint.load(run)
     note_unfinished(run)
     predictor = Predictor(
@@ -81,6 +90,7 @@ def predict(
             columns=named_columns(values),
             root=root,
             block=block,
+            shard=part,
             progress=lambda rows: status.update(plural(rows, "row")),
         )
     Console().out(

@@ -75,6 +75,13 @@ class DataConfig(Checked):
     max_series: Annotated[
         Count, Help("Maximum numbers in a numeric series; longer series are rejected.")
     ] = 1_000_000
+    max_file_size: Annotated[
+        int,
+        Range(1, 1_000_000),
+        Help(
+            "Maximum MB of a remote file or a member of a shard; larger ones are rejected unread."
+        ),
+    ] = 256
 
     def __post_init__(self) -> None:
         super().__post_init__()

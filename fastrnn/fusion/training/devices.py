@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import gather_object
 
 from ..errors import ConfigError
 from .sharding import check_strategy
@@ -68,3 +69,22 @@ def make_accelerator(
     if precision == "bf16" and kind == "cuda" and not torch.cuda.is_bf16_supported():
         raise ConfigError("this GPU does not support bf16; choose fp16 or fp32")
     return accelerator
+
+
+def several_hosts() -> bool:
+    """Whether the processes are on several hosts, according to torchrun's or Ray's variables."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    return int(os.environ.get("LOCAL_WORLD_SIZE", processes)) < int(processes)
+
+
+def check_shared(accelerator: Accelerator, folder: Path, seen: Hashable) -> None:
+    """Check that all processes have seen the same state of a run's folder.
+
+    Raises:
+        ConfigError: they have not. Otherwise, one process would resume what another begins.
+    """
+    if accelerator.num_processes > 1 and len(set(gather_object([seen]))) > 1:
+        raise ConfigError(
+            f"{folder}: the processes see different files in this folder; give a folder on a disk "
+            "that all hosts share"
+        )

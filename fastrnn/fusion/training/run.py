@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from rich.console import Console
 
 from .. import checkpoint, files
-from ..config import parser
-from ..config.schema import FitConfig, RunConfig
+from ..config.schema import FitConfig
 from ..data.bad_rows import SKIPPED
-from ..data.dataset import FusionDataset, load_datasets
-from ..data.loader import check_files
 from ..data.manifest import Manifest, read_manifest
-from ..data.processor import TOKENIZER, Processor
-from ..data.splits import SPLIT, fold_rows, read_split, split_rows
-from ..data.text import load_tokenizer
+from ..data.splits import SPLIT, fold_rows
 from ..errors import ConfigError
 from ..run_lock import CALL, Lock
-from ..strings import plural
-from . import augmentation, dry_run, loggers, objective, state
-from .baselines import Run, configure, finished, train_all, variants
+from . import loggers, state
+from .baselines import Run, finished, train_all
 from .callbacks import Callback
-from .describe import describe, describe_split, left_out
-from .devices import make_accelerator, resolve_precision
+from .describe import left_out
+from .devices import check_shared, make_accelerator
 from .folds import CROSS_VALIDATION, cross_validate, fold
 from .loggers import METRICS
-from .optimization import epochs_of, warmup_of
+from .prepare import path_of, prepare
 from .state import Call
 
 
@@ -55,7 +46,8 @@ def fit(
 
     Args:
         manifest: the training table.
-        output_dir: the run's folder, which must not contain an earlier run.
+        output_dir: the run's folder, which must not contain an earlier run. Processes on several
+            hosts need a shared disk.
         config: all options.
         resume: continue the same call if it was interrupted, even by SIGKILL; otherwise begin. A
             resumed run is bit-identical to an uninterrupted one, except for its timings.
@@ -81,11 +73,12 @@ def fit(
             lock.take()
         before = state.begun(folder) if resume else None
         complete = resume and before is None and (folder / METRICS).is_file()
+        check_shared(accelerator, folder, (before is not None, complete))
         if before is not None:
             state.check(folder, before, call)
         elif not complete:
             keep_earlier_run(folder, own)
-        run, given = _load(manifest, folder, config, accelerator, console)
+        run, given = prepare(manifest, folder, config, accelerator, console)
         if before is not None:
             _check_skipped(run, manifest)
         # First barrier: every process has read the folder before the first one writes to it.
@@ -129,137 +122,9 @@ def _call(manifest: Manifest, config: FitConfig) -> Call:
         columns=dict(manifest.columns),
         problem_type=manifest.problem_type,
         rows=state.fingerprint(manifest),
-        manifest=_path(manifest),
+        manifest=path_of(manifest),
         root=str(manifest.root.resolve()),
     )
-
-
-def _path(manifest: Manifest) -> str:
-    """Return the absolute path of the table, or "" if it is not a file."""
-    return str(manifest.path.resolve()) if manifest.path.is_file() else ""
-
-
-def _load(
-    manifest: Manifest,
-    folder: Path,
-    config: FitConfig,
-    accelerator: Accelerator,
-    console: Console,
-) -> tuple[Run, checkpoint.Weights | None]:
-    """Split the rows, learn the processor and create the datasets.
-
-    Returns:
-        The run, and the weights to start from.
-    """
-    split = folder / SPLIT
-    parts = read_split(split) if split.is_file() else split_rows(manifest, config.train.seed)
-    describe(manifest, console)
-    source = None if config.init_from is None else checkpoint.load(config.init_from)
-    _check_options(manifest, parts["train"], config, source, accelerator.device)
-    loading = config.loading
-    rows = parts["train"]
-    processor = _processor(manifest, rows, folder, config, source and source.processor)
-    if loading.cache == "disk":
-        folder.mkdir(parents=True, exist_ok=True)
-    datasets = load_datasets(
-        manifest,
-        parts,
-        processor,
-        on_bad_row=loading.on_bad_row,
-        cache=None if loading.cache == "none" else loading.cache,
-        cache_size=loading.cache_size << 20,
-        folder=folder,
-    )
-    if loading.check or loading.on_bad_row == "skip":
-        datasets = _checked(datasets, config, console)
-    describe_split(manifest, datasets, config.train.seed, console)
-    images, reason = augmentation.choose(config.train, datasets["train"])
-    if reason:
-        console.out(f"  augment_images: {images} ({reason})")
-    precision = resolve_precision(config.train.precision)
-    earlier = folder / checkpoint.CONFIG  # of a resumed run, whose main model may be trained
-    threshold = parser.read(RunConfig, earlier).threshold if earlier.is_file() else 0.5
-    model = configure(manifest, processor, config.model)
-    run_config = RunConfig(
-        model=model,
-        train=replace(
-            config.train,
-            augment_images=images,
-            epochs=epochs_of(config.train, len(datasets["train"])),
-            precision=precision,
-        ),
-        models=tuple(variants(model, config.baselines)),
-        columns=dict(manifest.columns),
-        manifest=_path(manifest),
-        root=str(manifest.root.resolve()),
-        threshold=threshold,
-    )
-    given = None if source is None else source.network.state_dict()
-    return Run(folder, run_config, processor, parts, datasets, []), given
-
-
-def _processor(
-    manifest: Manifest,
-    rows: Sequence[int],
-    folder: Path,
-    config: FitConfig,
-    source: Processor | None,
-) -> Processor:
-    """Learn from the training rows what the source, or the run to resume, does not know."""
-    saved = folder / TOKENIZER
-    tokenizer = source.tokenizer if source else None
-    return Processor.fit(
-        manifest,
-        rows,
-        config.data,
-        load_tokenizer(saved) if saved.is_file() else tokenizer,
-        tabular=source.tabular if source else (),
-        on_bad_row=config.loading.on_bad_row,
-    )
-
-
-def _check_options(
-    manifest: Manifest,
-    rows: Sequence[int],
-    config: FitConfig,
-    source: checkpoint.Loaded | None,
-    device: torch.device,
-) -> None:
-    """Check options that training would reject only after decoding files.
-
-    Args:
-        rows: the numbers of the training rows.
-
-    Raises:
-        ConfigError: as objective.check, augmentation.check, optimization.warmup_of and
-            dry_run.check.
-    """
-    task, training = manifest.task.fit(manifest.labels(rows)), config.train
-    objective.check(task, training)
-    augmentation.check(training, manifest.modalities, manifest.stream)
-    steps = math.ceil(len(rows) / training.batch_size)
-    warmup_of(training, epochs_of(training, len(rows)) * steps)
-    # Everything in the configuration is known, except vocabulary and variables.
-    known = Processor(config.data, task, manifest.modalities, manifest.stream)
-    expected = variants(configure(manifest, known, config.model), config.baselines)
-    start = source and (source.network, source.config.model)
-    dry_run.check(expected, training, start, device)
-
-
-def _checked(
-    datasets: Mapping[str, FusionDataset], config: FitConfig, console: Console
-) -> dict[str, FusionDataset]:
-    """Decode every file once, and leave out the rows that cannot be used."""
-    start = time.perf_counter()
-    loading = config.loading
-    found = {
-        name: check_files(each, loading.on_bad_row, loading.num_workers)
-        for name, each in datasets.items()
-    }
-    rows = sum(len(each) for each in found.values())
-    seconds = time.perf_counter() - start
-    console.print(f"Checked the files of {plural(rows, 'row')} in {seconds:.1f} s")
-    return found
 
 
 def _begin(run: Run, manifest: Manifest, call: Call) -> None:

@@ -24,22 +24,21 @@ from torch import Tensor, nn
 from ..batch import Batch, to_device
 from ..checkpoint import Weights
 from ..config.schema import ModelConfig, TrainConfig
-from ..data.loader import BatchLoader
 from ..errors import ConfigError
 from ..models.network import equal_mixture, mix
 from ..strings import plural
 from . import sharding, transfer
 from .augmentation import Augmentation
 from .environment import Environment, Start
+from .loaders import make_loaders
 from .meter import Meter, Score
 from .mixture import fit_mixture
 from .objective import Objective
 from .optimization import make_optimizer
 from .result import Scores, Trained
-from .sampler import EvaluationSampler, StepSampler, seed_torch
+from .sampler import StepSampler, seed_torch
 from .state import State
 
-_EVALUATION_BATCH = 256  # rows; larger than in training, since no gradients are stored
 _ASK = 16  # steps between agreements of several processes on saving, which synchronise them
 
 
@@ -133,24 +132,8 @@ class Trainer:
         if accelerator.scaler is not None:  # do not start from the scale of another network
             fresh = torch.amp.GradScaler(self.device.type).state_dict()
             accelerator.scaler.load_state_dict(fresh)
-        self.loaders = {"train": self._loader("train", self.sampler)}
-        self.evaluations = {}
-        for split in self.datasets.keys() - {"train"}:
-            self.evaluations[split] = EvaluationSampler(
-                len(self.datasets[split]),
-                _EVALUATION_BATCH,
-                accelerator.num_processes,
-                accelerator.process_index,
-            )
-            self.loaders[split] = self._loader(split, self.evaluations[split])
-
-    def _loader(self, split: str, sampler: StepSampler | EvaluationSampler) -> BatchLoader:
-        return BatchLoader(
-            self.datasets[split],
-            sampler,
-            self.environment.num_workers,
-            pin_memory=self.device.type == "cuda",
-            persistent=split == "train",
+        self.loaders, self.evaluations = make_loaders(
+            self.datasets, self.sampler, accelerator, self.environment.num_workers
         )
 
     def run(self) -> Trained:
