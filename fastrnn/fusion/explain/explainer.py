@@ -186,8 +186,8 @@ class Explainer:
         picture = self.folder / PICTURES / f"example-{number}.png"
         drawn = {name: each for name, each in inputs.items() if name not in (*texts, "tabular")}
         host = to_device(batch, "cpu")
-        bars = {"steps": result.get("steps", []), "columns": columns}
-        if (drawn or columns) and plots.example(picture, host, drawn, **bars):
+        steps, frame_ms = result.get("steps", []), self.dataset.processor.config.hop_ms
+        if (drawn or columns) and plots.example(picture, host, drawn, steps, columns, frame_ms):
             result["picture"] = f"{PICTURES}/{picture.name}"
         return result
 
@@ -200,9 +200,7 @@ class Explainer:
         with torch.no_grad():
             states = network.states(batch).cpu()
         names = network.step_names(batch)
-        lengths = [len(names)] * len(chosen)
-        if "steps" in batch:
-            lengths = batch["steps"].sum(1).tolist()
+        lengths = states.any(-1).sum(1).clamp(min=1).tolist()  # zero after a row's last step
         where = [self.dataset.where(row) for row in chosen]
         plots.states(self.folder / PICTURES / "states.png", states, lengths, names, where)
         return {"rows": where, "steps": names, "picture": f"{PICTURES}/states.png"}
