@@ -36,7 +36,7 @@ def ngrams(text: str, buckets: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(numbers[1:] or numbers), np.concatenate(weights[1:] or weights)
 
 
-@lru_cache(maxsize=50_000)  # a few frequent words make up most of any text
+@lru_cache(maxsize=1024)  # a few frequent words make up most of any text
 def features(word: str, buckets: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of the n-grams and of the words in a word, int64 and read-only."""
     padded = f" {word} "

@@ -180,6 +180,8 @@ class LateNetwork(nn.Module):
         self.networks = nn.ModuleDict(
             {name: FusionNetwork(single(config, name)) for name in config.modalities}
         )
+        self.mixture: Tensor
+        self.register_buffer("mixture", equal_mixture(0))
 
     def encoder(self, name: str) -> nn.Module:
         """Return the encoder of an input."""

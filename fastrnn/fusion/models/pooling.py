@@ -22,7 +22,7 @@ class Pooling(nn.Module):
         width = config.width
         cell = "rnn" if config.cell == "none" else config.cell  # it concerns only the fusing layer
         self.rnn = recurrent(cell, width, width) if "state" in self.kinds else None
-        self.score = nn.Linear(width, 1) if "attention" in self.kinds else None
+        self.score = nn.Linear(width, 1, bias=False) if "attention" in self.kinds else None
         alone = self.kinds == ("state",)
         self.project = nn.Identity() if alone else nn.Linear(width * len(self.kinds), width)
 
