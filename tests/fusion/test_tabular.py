@@ -110,7 +110,7 @@ def test_attributions_of_the_columns_add_up():
     encoder, features = network.encoder("tabular"), network.encode(batch)
     average = encoder.perceptron(encoder.columns.bias.sum(0))[None]
     ends = [
-        network.head(network.sequence({**features, "tabular": each}, batch).x)[0][0, 0]
+        network.logits({**features, "tabular": each}, batch)[0, 0]
         for each in (features["tabular"], average)
     ]
     assert float(found.sum()) == pytest.approx(float(ends[0] - ends[1]), abs=1e-3)

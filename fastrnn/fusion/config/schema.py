@@ -144,7 +144,7 @@ class ModelConfig(Checked):
     ] = True
     dropout: Annotated[
         float, Range(0, 1), Help("Dropout of the features that the fusion reads, in training.")
-    ] = 0.2
+    ] = 0.0
     image_size: Side = 64
     image_channels: Channels = 3
     mels: Mels = 40

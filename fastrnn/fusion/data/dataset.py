@@ -111,8 +111,7 @@ class FusionDataset(Dataset[Sample]):
             if not (name in lacking and lacking[name][index]):
                 sample[name] = tokens[index]
                 if self.processor.ngrams:
-                    content = self.manifest.rows.column(name)[row].as_py()
-                    found = ngrams(content, self.processor.ngrams)
+                    found = ngrams(self.text(index, name), self.processor.ngrams)
                     sample[f"{name}_ngrams"], sample[f"{name}_ngram_weights"] = found
         if self.cells is not None and not ("tabular" in lacking and lacking["tabular"][index]):
             sample["tabular"] = self.cells.numbers[index]
@@ -174,6 +173,10 @@ class FusionDataset(Dataset[Sample]):
     def where(self, index: int) -> str:
         """Return the position of a row in its table, for messages."""
         return self.manifest.where(int(self.rows[index]))
+
+    def text(self, index: int, name: str) -> str:
+        """Return the text of a row that has the input."""
+        return self.manifest.rows.column(name)[int(self.rows[index])].as_py()
 
     def labels(self, rows: Sequence[int] | slice = slice(None)) -> Tensor:
         """Return the labels of some rows as in a batch; steps are padded with IGNORE."""

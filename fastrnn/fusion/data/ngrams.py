@@ -13,6 +13,7 @@ norm 1, and so are those of its words: otherwise the many n-grams would hide the
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from zlib import crc32
 
@@ -36,20 +37,38 @@ def ngrams(text: str, buckets: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(numbers[1:] or numbers), np.concatenate(weights[1:] or weights)
 
 
+def occurrences(text: str, buckets: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the number, the start and the end of every feature of a text, in characters."""
+    for word in re.finditer(r"\S+", text.lower()):
+        for feature, start, end in (*_grams(word[0]), *_words(word[0])):
+            yield _number(feature, buckets), word.start() + start, word.start() + end
+
+
 @lru_cache(maxsize=1024)  # a few frequent words make up most of any text
 def features(word: str, buckets: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of the n-grams and of the words in a word, int64 and read-only."""
+    found = []
+    for parts in (_grams(word), _words(word)):
+        numbers = np.array([_number(feature, buckets) for feature, _, _ in parts], np.int64)
+        numbers.flags.writeable = False
+        found.append(numbers)
+    return found[0], found[1]
+
+
+def _grams(word: str) -> list[tuple[str, int, int]]:
+    """Return the n-grams of a word with a space at both ends, and their places in the word."""
     padded = f" {word} "
-    grams = [
-        padded[at : at + length]
+    return [
+        (padded[at : at + length], max(0, at - 1), min(len(word), at + length - 1))
         for length in range(1, LONGEST + 1)
         for at in range(len(padded) - length + 1)
+        if padded[at : at + length] != " "
     ]
-    words = [f"#{part}" for part in re.findall(r"\w+", word)]
-    return _numbers([each for each in grams if each != " "], buckets), _numbers(words, buckets)
 
 
-def _numbers(features: list[str], buckets: int) -> np.ndarray:
-    result = np.array([1 + crc32(each.encode()) % buckets for each in features], np.int64)
-    result.flags.writeable = False
-    return result
+def _words(word: str) -> list[tuple[str, int, int]]:
+    return [(f"#{part[0]}", part.start(), part.end()) for part in re.finditer(r"\w+", word)]
+
+
+def _number(feature: str, buckets: int) -> int:
+    return 1 + crc32(feature.encode()) % buckets

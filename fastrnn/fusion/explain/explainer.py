@@ -17,6 +17,7 @@ from .. import checkpoint, files
 from ..batch import Batch, to_device
 from ..config.inputs import of_modality
 from ..data.dataset import FusionDataset
+from ..data.ngrams import occurrences
 from ..data.tabular import sources
 from ..evaluation import perturbations
 from ..evaluation.bootstrap import value
@@ -169,6 +170,9 @@ class Explainer:
             if not attribution.can_attribute(network, name):
                 continue
             inputs[name] = attribution.over_input(network, batch, name, chosen.logit).cpu()
+            if f"{name}_ngrams" in batch:
+                found = attribution.over_ngrams(network, batch, name, chosen.logit)
+                inputs[name] += self._spread(row, name, batch[f"{name}_ngrams"][0], found)
         texts = of_modality(inputs, "text")
         if texts:
             result["tokens"] = [
@@ -225,6 +229,16 @@ class Explainer:
             column = name.partition(":")[2]
             total[column] = total.get(column, 0.0) + each
         return [{"name": name, "attribution": plain(each)} for name, each in total.items()]
+
+    def _spread(self, row: int, name: str, ngrams: Tensor, values: Tensor) -> Tensor:
+        """Divide the attributions of the n-grams of a row's text among its tokens."""
+        dataset = self.dataset
+        content = dataset.text(row, name)
+        assert dataset.processor.tokenizer is not None  # the network reads a text
+        spans = dataset.processor.tokenizer.encode(content).offsets[: len(dataset[row][name])]
+        places = list(occurrences(content, dataset.processor.ngrams))
+        share = dict(zip(ngrams.tolist(), values.tolist(), strict=True))
+        return attribution.spread(share, places, spans)
 
     def _tokens(self, ids: Tensor) -> list[str]:
         tokenizer = self.dataset.processor.tokenizer

@@ -88,9 +88,9 @@ class Probe:
         _, state = network.head.rnn(x[rows, :half], start)
         rest, left = x[rows, half:], lengths[rows] - half
         giving = _cycle(len(rows), self.seed).to(x.device)
-        parts = network.parts(features, batch)[:, rows]
-        share = network.mixture[0]  # of the fusion; the readouts do not depend on the state
-        own = mix(network.mixture, parts) - share * parts[0]
+        share, shares = network.mixture[0], network.mixture[1:]
+        # The readouts of single inputs do not depend on the state.
+        own = mix(shares, network.unimodal(features, batch)[:, rows])
 
         def resumed(state: State) -> Tensor:
             """[B, T - half, C], or [B, C] at the end."""

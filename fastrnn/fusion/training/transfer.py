@@ -37,7 +37,7 @@ def part(parameter: str) -> str:
     names = parameter.split(".")
     if "encoders" in names[:3]:  # late fusion: networks.image.encoders.image
         return names[names.index("encoders") + 1]
-    return "head" if {"readout", "readouts"} & set(names) else "fusion"
+    return "head" if {"readout", "readouts", "mixture"} & set(names) else "fusion"
 
 
 def take(network: nn.Module, given: Mapping[str, Tensor]) -> frozenset[str]:

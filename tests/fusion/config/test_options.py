@@ -85,7 +85,7 @@ def test_options_are_sorted_into_sections():
         ({"conv": "4,x"}, "conv must be a list such as 32,64; got '4,x'"),
         ({"conv": 4}, "conv must be a list such as 32,64; got 4"),
         ({"encoders": "image"}, "encoders must be a list such as image=NAME; got 'image'"),
-        ({"epochs": 0}, "at least 1"),
+        ({"epochs": -1}, "at least 0"),
         ({"schedule": "twice"}, "one-cycle, cosine, linear, constant"),
     ],
 )

@@ -53,7 +53,7 @@ def model(**options):
         (lambda: LoaderConfig(cache="ram"), "cache must be one of memory, disk, none; got 'ram'"),
         (lambda: LoaderConfig(on_bad_row="stop"), "on_bad_row must be one of error, skip"),
         (lambda: FitConfig(report_to="wandb"), "report_to must be a list; got 'wandb'"),
-        (lambda: FitConfig(train={"epochs": 0}), "train.epochs must be at least 1"),
+        (lambda: FitConfig(train={"epochs": -1}), "train.epochs must be at least 0"),
     ],
 )
 def test_invalid_field_values(make, said):

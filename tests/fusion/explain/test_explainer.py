@@ -109,11 +109,8 @@ class Fake(nn.Module):
     def encode(self, batch):
         return {name: batch[name] for name in self.names}
 
-    def sequence(self, features, batch):
-        return features, None, None
-
-    def head(self, x, h0, lengths=None):
-        return self.function(x), None
+    def logits(self, features, batch):
+        return self.function(features)
 
 
 def features(rows=7):
@@ -193,12 +190,13 @@ def test_network_that_uses_only_its_state_follows_the_donor(stepped):
         ih.zero_()
         network.head.rnn.bias_hh_l0.zero_()
         network.head.readout.weight.normal_()
+        network.mixture[1:] = 0  # no readout of a single input
     found = Probe(network, dataset.processor.task).swap_state(batch)
     assert found["step"] == half
     after = found["after"][0]
     assert after["differ"] > 0
-    assert after["donor"] > 0.9
-    assert after["host"] < 0.1
+    assert after["donor"] > 0.8  # tanh may change which of two close states is larger
+    assert after["host"] < 0.2
 
 
 SWAPS = {

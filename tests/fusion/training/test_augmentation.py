@@ -83,10 +83,10 @@ def test_images_follow_the_first_row_that_shows_them():
         index = batch["image"]
         if not options:
             batch["image"] = index = torch.tensor([2, 0, 2, 1, 0, 3])
-        numbers = torch.rand(len(index), 11)
+        numbers = torch.rand(len(index), 13)
         found = change(batch, numbers)
         shown = batch.get("steps", torch.ones(index.shape, dtype=torch.bool))
-        for frame in range(len(batch["frames"])):
+        for frame in range(len(batch["image_frames"])):
             rows = [
                 row
                 for row in range(len(index))
@@ -94,10 +94,10 @@ def test_images_follow_the_first_row_that_shows_them():
                 and frame in index[row][shown[row]]
             ]
             if rows:
-                one = batch["frames"][frame : frame + 1]
+                one = batch["image_frames"][frame : frame + 1]
                 expected = shift(one, numbers[rows[0], :3][None], True)[0]
-                assert torch.equal(found["frames"][frame], expected)
-        for name in batch.keys() - {"frames"}:
+                assert torch.equal(found["image_frames"][frame], expected)
+        for name in batch.keys() - {"image_frames"}:
             assert torch.equal(found[name], batch[name])
 
 
@@ -112,16 +112,16 @@ def test_numbers_follow_from_the_position():
 def test_only_training_batches_change_and_a_run_resumes(manifest, tmp_path, monkeypatch):
     forward, seen = FusionNetwork.forward, {True: [], False: []}
 
-    def watching(self, batch):
-        seen[self.training].append(batch["frames"].clone())
-        return forward(self, batch)
+    def watching(self, batch, **how):
+        seen[self.training].append(batch["image_frames"].clone())
+        return forward(self, batch, **how)
 
     monkeypatch.setattr(FusionNetwork, "forward", watching)
     run = quick(manifest, tmp_path / "whole", FLIP)
     originals = {
         each.numpy().tobytes()
         for split in run.datasets.values()
-        for each in split.batch(range(len(split)))["frames"]
+        for each in split.batch(range(len(split)))["image_frames"]
     }
     same = {
         mode: [each.numpy().tobytes() in originals for part in parts for each in part]

@@ -47,7 +47,7 @@ def test_without_weight_decay_it_is_adam_bit_for_bit(manifest, tmp_path, monkeyp
 
 def test_vectors_do_not_decay():
     network = build(config(missing=("audio", "text")))
-    optimizer, _ = make_optimizer(network, TrainConfig(weight_decay=0.3), 5)
+    optimizer, _ = make_optimizer(network, TrainConfig(epochs=1, weight_decay=0.3), 5)
     decay = {
         id(each): group["weight_decay"]
         for group in optimizer.param_groups
@@ -66,7 +66,7 @@ def test_vectors_do_not_decay():
 def test_decay_shrinks_weights_apart_from_their_gradient():
     network = torch.nn.Linear(3, 2)
     before = network.weight.detach().clone()
-    training = TrainConfig(learning_rate=0.1, weight_decay=0.5, schedule="constant")
+    training = TrainConfig(1, learning_rate=0.1, weight_decay=0.5, schedule="constant")
     optimizer, _ = make_optimizer(network, training, 5)
     network(torch.zeros(1, 3)).sum().backward()  # the weight's gradient is 0
     optimizer.step()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from fastrnn.fusion import DataConfig, FitConfig, LoaderConfig, TrainConfig, fit, read_manifest
-from fastrnn.fusion.training import devices, run, sharding
+from fastrnn.fusion.training import devices, prepare, run, sharding
 from fastrnn.fusion.training import state as resume
 from fastrnn.fusion.training import trainer as train
 
@@ -161,11 +162,12 @@ def test_several_hosts(monkeypatch, world, local, several):
 
 @pytest.mark.parametrize("several", [False, True])
 def test_a_disk_cache_is_on_the_host(rows, save, tmp_path, monkeypatch, several):
-    folders, load = [], run.load_datasets
-    monkeypatch.setattr(run, "several_hosts", lambda: several)
-    monkeypatch.setattr(run, "train_all", lambda *_: None)
+    folders, load = [], prepare.load_datasets
+    monkeypatch.setattr(prepare, "several_hosts", lambda: several)
+    done = SimpleNamespace(threshold=None)
+    monkeypatch.setattr(run, "train_all", lambda run, *_: run.trained.append(done))
     monkeypatch.setattr(
-        run, "load_datasets", lambda *a, **how: folders.append(how["folder"]) or load(*a, **how)
+        prepare, "load_datasets", lambda *a, **how: folders.append(how["folder"]) or load(*a, **how)
     )
     config = FitConfig(DATA, OPTIONS, TRAINING, LoaderConfig(cache="disk"), baselines=False)
     table = read_manifest(write(rows, save))
