@@ -69,6 +69,10 @@ class Rows:
                 "steps": torch.ones(steps, dtype=torch.bool),
                 "label": self._label(row, steps, random),
             }
+            if model.ngrams:
+                grams = number(1, 20)
+                each["text_ngrams"] = torch.randint(1, model.ngrams + 1, (grams,), generator=random)
+                each["text_ngram_weights"] = torch.rand(grams, generator=random)
             for name in self.missing:
                 if self.lacks(name, row):
                     each[name] = torch.zeros_like(each[name][: 1 if name != "image" else None])
@@ -102,6 +106,9 @@ class Rows:
             else:
                 batch[name] = pad_sequence(values, batch_first=True)
                 batch[f"{name}_lengths"] = torch.tensor([len(value) for value in values])
+            if name == "text" and self.model.ngrams:
+                for key in ("text_ngrams", "text_ngram_weights"):
+                    batch[key] = pad_sequence([row[key] for row in rows], batch_first=True)
             if name in self.missing:
                 batch[f"{name}_present"] = torch.tensor([not self.lacks(name, n) for n in numbers])
         if self.model.stream:
