@@ -274,11 +274,11 @@ def tolerance(network: FusionNetwork | LateNetwork, batch: Batch) -> float:
     for each in network.modules():
         if not isinstance(each, FusionNetwork):
             continue
-        layers = {"": each.head.readout, **each.readouts}
+        layers: dict[str, nn.Module] = {"": each.head.readout, **each.readouts}
         for share, (name, layer) in zip(each.mixture.tolist(), layers.items(), strict=True):
             if isinstance(layer, NgramReadout):
                 added += share * (lengths[name] + 9) ** 0.5 * _largest(layer, name, batch)
-            else:
+            elif isinstance(layer, nn.Linear):
                 amplified += share * float(layer.weight.detach().abs().sum(1).max())
     error = roundings**0.5 * max(1.0, amplified) + added
     return 2 * CONFIDENCE * error * UNIT_ROUNDOFF[torch.float32]

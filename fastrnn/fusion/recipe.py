@@ -55,7 +55,7 @@ class Model:
         Paths are relative to `root`. Only the files of `batch_size` rows are in memory together.
 
         Raises:
-            ValueError: a row lacks an input that the model needs, or has one that it cannot use.
+            ValueError, OSError: a row lacks a needed input, or has one that cannot be used.
         """
         records: list[dict[str, Any]] = []
         for start in range(0, len(rows), batch_size):
@@ -138,7 +138,7 @@ class Model:
             elif modality == "audio":
                 sample[name] = log_mel(read_audio(files[0], self.data), self.data)
             else:
-                values = values if isinstance(values, list) else read_series(files[0])
+                values = read_series(files[0]) if isinstance(values, str | Path) else values
                 sample[name] = standardise(values, self.facts["series"][name])
         if any(tabular.values()):
             sample |= encode_tabular(self.facts["tabular"], tabular)
@@ -217,7 +217,7 @@ def log_mel(wave: np.ndarray, data: Mapping[str, Any]) -> np.ndarray:
     frames = np.lib.stride_tricks.sliding_window_view(signal, size)[::hop]
     energy = np.abs(np.fft.rfft(frames * window)) ** 2  # [F, size // 2 + 1]
     bank = mel_bank(data["mels"], size, data["sample_rate"])
-    return np.log(energy @ bank.T + 1e-5).astype(np.float32)
+    return np.log(energy @ bank.T + 1e-5).astype(np.float32)  # so that silence is finite
 
 
 def mel_bank(mels: int, size: int, rate: int) -> np.ndarray:
