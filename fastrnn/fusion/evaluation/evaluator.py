@@ -13,6 +13,7 @@ from torch import nn
 
 from .. import checkpoint, files
 from ..data.dataset import FusionDataset
+from ..errors import ConfigError
 from ..inference import outputs
 from ..inference.loop import InferenceConfig, find_device, predictions
 from ..inference.outputs import Baseline
@@ -184,9 +185,7 @@ def _costs(
 
     A baseline that reads the features of the main network, the first one, needs its parameters.
     """
-    path = folder / _METRICS
-    records = files.read_jsonl(path) if path.is_file() else []
-    seconds = {record.get("model"): record.get("seconds") for record in records}
+    seconds = _seconds(folder / _METRICS)
     found: dict[str, dict[str, float | None]] = {}
     for name, network in networks.items():
         count = sum(each.numel() for each in network.parameters())
@@ -196,6 +195,18 @@ def _costs(
         parameters = main if each.config.network else None
         found[each.name] = {"parameters": parameters, "seconds": plain(each.config.seconds)}
     return found
+
+
+def _seconds(path: Path) -> dict[str, float]:
+    """Return the seconds of training of each network; {} without usable metrics.
+
+    An evaluation does not need the metrics; the report says where they are damaged.
+    """
+    try:
+        records = files.read_jsonl(path)
+        return {str(record["model"]): float(record["seconds"]) for record in records}
+    except (ConfigError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def compare(each: Mapping[str, Evaluation], main: str, seed: int = 0) -> list[dict[str, Any]]:
