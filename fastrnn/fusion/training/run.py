@@ -14,9 +14,11 @@ from rich.console import Console
 from .. import checkpoint, files
 from ..config.schema import FitConfig
 from ..data.bad_rows import SKIPPED
+from ..data.fingerprint import fingerprint
 from ..data.manifest import Manifest, read_manifest
 from ..data.splits import SPLIT, fold_rows
 from ..errors import ConfigError
+from ..inference import outputs
 from ..run_lock import CALL, Lock
 from . import loggers, state
 from .baselines import Run, finished, train_all
@@ -109,6 +111,7 @@ def _complete(run: Run, accelerator: Accelerator) -> Run:
     run.trained.extend(
         finished(run.folder, name, records, accelerator) for name in run.config.models
     )
+    run.classical.extend(outputs.load(run.folder))
     path = run.folder / CROSS_VALIDATION
     return replace(run, cross_validation=files.read_json(path)) if path.is_file() else run
 
@@ -121,7 +124,7 @@ def _call(manifest: Manifest, config: FitConfig) -> Call:
         config=config,
         columns=dict(manifest.columns),
         problem_type=manifest.problem_type,
-        rows=state.fingerprint(manifest),
+        rows=fingerprint(manifest),
         manifest=path_of(manifest),
         root=str(manifest.root.resolve()),
     )
