@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from fastrnn.fusion import ManifestError, read_manifest
+from fastrnn.fusion.data.fingerprint import fingerprint
 from fastrnn.fusion.data.manifest import described_columns
 from fastrnn.fusion.training.describe import describe
-from fastrnn.fusion.training.state import fingerprint
 
 ROWS = 100
 
