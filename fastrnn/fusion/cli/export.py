@@ -34,6 +34,7 @@ def export(
     on_bad_row: flags.BadRowsOfRun = None,
     num_workers: flags.NumWorkers = 0,
     threads: flags.Threads = None,
+    encoders: flags.Encoders = None,
     **values: Any,
 ) -> None:
     """Export the model to ONNX, and verify its outputs in ONNX Runtime.

@@ -129,7 +129,7 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
-    """Parse the value of a list option, from "32,64", a sequence, or a mapping of encoders.
+    """Parse the value of a list option, from "32,64", a sequence, or a mapping.
 
     Raises:
         ConfigError: it is neither, or an item has the wrong type.
@@ -144,12 +144,13 @@ def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
         if item is str:
             return tuple(str(each) for each in texts)
         if item is not int:
-            pairs = [each.split("=") if isinstance(each, str) else each for each in texts]
+            pairs = [each.split("=", 1) if isinstance(each, str) else each for each in texts]
             return tuple((str(modality), str(encoder)) for modality, encoder in pairs)
         return tuple(int(each) if isinstance(each, str) else operator.index(each) for each in texts)
     except (TypeError, ValueError):
         examples = {
             "encoders": "image=NAME",
+            "finetune": "image=last-2",
             "freeze": "text,fusion",
             "share": "image,text",
             "strides": "2,2",

@@ -87,7 +87,7 @@ def _plain(name: str, value: Any) -> Any:
         return value.value
     if isinstance(value, Path):
         return str(value)
-    if name == "encoders":
+    if name in ("encoders", "finetune"):
         return dict(as_tuple(name, value))
     is_list = name in OPTIONS and OPTIONS[name].is_list
     return list(as_tuple(name, value)) if is_list else value

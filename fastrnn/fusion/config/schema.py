@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from operator import itemgetter
 from typing import Annotated, Any
 
 from ..errors import ConfigError
 from .inputs import MODALITIES, InputName, modality_of
 from .parser import AtMost, Checked, Help, OneOf, Range
+from .pretrained import Finetuning, PretrainedConfig, without_folders
 
 FUSIONS = ("concat", "tokens", "parallel", "init", "aligned", "late")
 CELLS = ("rnn", "lstm", "gru", "none")
@@ -139,8 +141,20 @@ class ModelConfig(Checked):
     ] = 0.0
     encoders: Annotated[
         tuple[tuple[str, str], ...],
-        Help("Custom encoders by modality or input: image=NAME,text:title=NAME."),
+        Help(
+            "Encoders by modality or input: image=timm:FOLDER, text:title=transformers:FOLDER, or "
+            "a class of yours, package.module:Class."
+        ),
     ] = ()
+    finetune: Annotated[
+        tuple[tuple[str, Annotated[str, Finetuning()]], ...],
+        Help(
+            "Training of pretrained encoders: frozen (the default), lora, last-N for the last N "
+            "blocks, or full: image=last-2,text=lora."
+        ),
+    ] = ()
+    lora_rank: Annotated[int, Range(1, 1024), Help("Rank of the adapters of finetune lora.")] = 8
+    pretrained: tuple[tuple[str, PretrainedConfig], ...] = ()  # by the names in `encoders`
     share: Annotated[
         tuple[Annotated[str, OneOf(MODALITIES)], ...],
         Help("Modalities whose columns share one encoder: image,text."),
@@ -150,11 +164,13 @@ class ModelConfig(Checked):
     ] = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.encoders, Mapping):
-            object.__setattr__(self, "encoders", tuple(self.encoders.items()))
+        for name in ("encoders", "finetune", "pretrained"):
+            if isinstance(getattr(self, name), Mapping):
+                object.__setattr__(self, name, tuple(getattr(self, name).items()))
         super().__post_init__()
-        for name in ("modalities", "missing", "encoders", "series_variables", "share"):
+        for name in ("modalities", "missing", "encoders", "finetune", "series_variables", "share"):
             object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
+        object.__setattr__(self, "pretrained", tuple(sorted(self.pretrained, key=itemgetter(0))))
         if not self.modalities:
             raise ConfigError(f"modalities must contain at least one of {', '.join(MODALITIES)}")
         allowed = (
@@ -181,6 +197,18 @@ class ModelConfig(Checked):
         modality = modality_of(name)
         return modality if modality in self.share else name
 
+    def pretrained_of(self, name: str) -> PretrainedConfig | None:
+        """Return the pretrained encoder of an input, or of a modality whose columns share one."""
+        named = dict(self.pretrained)
+        encoders = dict(self.encoders)
+        key = name if name in encoders else modality_of(name)
+        return named.get(key)
+
+    def vocabulary_of(self, name: str) -> int:
+        """Return the number of tokens of a text."""
+        found = self.pretrained_of(self.encoder_of(name))
+        return self.vocabulary if found is None else found.vocabulary
+
 
 @dataclass(frozen=True)
 class TrainConfig(Checked):
@@ -189,6 +217,14 @@ class TrainConfig(Checked):
     epochs: Annotated[Count, Help("Number of passes over the training rows.")] = 10
     batch_size: Annotated[Count, Help("Rows per training step, over all processes.")] = 32
     learning_rate: Annotated[Positive, Help("Learning rate; the maximum of the cycle.")] = 2e-3
+    pretrained_learning_rate: Annotated[
+        float,
+        Range(0, 1e9),
+        Help("Learning rate of pretrained weights; 0 for a tenth of learning_rate."),
+    ] = 0.0
+    cache_features: Annotated[
+        bool, Help("Compute the features of frozen pretrained encoders once, before training.")
+    ] = True
     schedule: Annotated[str, OneOf(SCHEDULES), Help("Learning rate schedule.")] = "one-cycle"
     max_grad_norm: Annotated[
         float,
@@ -281,6 +317,11 @@ class RunConfig(Checked):
     columns: Mapping[str, str] = field(default_factory=dict)  # input or role -> column
     manifest: str = ""  # path of the training table
     root: str = ""  # folder that its paths are relative to
+
+    def without_places(self) -> RunConfig:
+        """Remove the places of the table and of weights: private, and useless elsewhere."""
+        model = replace(self.model, encoders=without_folders(self.model.encoders))
+        return replace(self, model=model, manifest="", root="")
 
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as plain JSON values."""

@@ -64,5 +64,5 @@ def _removing(modality: str) -> Change:
 def _noising(modality: str, strength: float, seed: int, config: ModelConfig) -> Change:
     generator = torch.Generator().manual_seed(seed)
     return lambda batch: perturbations.noise(
-        batch, modality, strength, generator, config.vocabulary, config.categories
+        batch, modality, strength, generator, config.vocabulary_of(modality), config.categories
     )

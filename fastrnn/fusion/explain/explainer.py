@@ -174,7 +174,7 @@ class Explainer:
             result["tokens"] = [
                 {**each, "input": name} if len(texts) > 1 else each
                 for name in texts
-                for each in _attributions(self._tokens(batch[name][0]), inputs[name])
+                for each in _attributions(self._tokens(name, batch[name][0]), inputs[name])
             ]
         columns: list[dict[str, Any]] = []
         if "tabular" in inputs:
@@ -228,12 +228,15 @@ class Explainer:
             total[column] = total.get(column, 0.0) + each
         return [{"name": name, "attribution": plain(each)} for name, each in total.items()]
 
-    def _tokens(self, ids: Tensor) -> list[str]:
-        tokenizer = self.dataset.processor.tokenizer
+    def _tokens(self, name: str, ids: Tensor) -> list[str]:
+        tokenizer = self.dataset.processor.tokenizer_of(name)
         if tokenizer is None:
             return [str(each) for each in ids.tolist()]
         # A byte-level token may be an incomplete UTF-8 character.
-        return [tokenizer.decode([each]).replace("\ufffd", "·") for each in ids.tolist()]
+        return [
+            tokenizer.decode([each], skip_special_tokens=False).replace("\ufffd", "·")
+            for each in ids.tolist()
+        ]
 
 
 def explain_run(

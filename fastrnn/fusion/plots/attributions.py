@@ -74,7 +74,8 @@ def example(
         panels.append((height, partial(_plot_images, batch=batch, name=name, values=values)))
     for modality, what in (("audio", "mel bands over time"), ("series", "variables over time")):
         for name in of_modality(attributions, modality):
-            signal, values = batch[name][0].t(), attributions[name].t()
+            values = attributions[name].t()
+            signal = batch[name][0].t().reshape(values.shape)  # a waveform has one band
             title = f"{name}: {what}"
             panels.append((1.3, partial(_plot_heatmap, signal=signal, values=values, title=title)))
     for bars, what in ((columns, "column"), (steps if len(steps) > 1 else (), "step")):

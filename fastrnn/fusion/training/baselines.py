@@ -27,6 +27,7 @@ from ..models.network import single
 from . import state
 from .callbacks import Callback
 from .environment import Environment, Start
+from .feature_cache import with_features
 from .loggers import METRICS, Log
 from .loggers import read as read_metrics
 from .meter import Score
@@ -113,9 +114,13 @@ def train_all(
     with Log(
         folder / METRICS, console, size=before.metrics, main=main, trackers=accelerator.trackers
     ) as log:
-        environment = Environment(
-            run.datasets, accelerator, log, config.loading.num_workers, callbacks
-        )
+        datasets: Mapping[str, FusionDataset] = run.datasets
+        if given is None:  # other weights than the pretrained ones
+            datasets = with_features(
+                datasets, run.config.model, config.train, accelerator, folder,
+                config.loading.num_workers,
+            )  # fmt: skip
+        environment = Environment(datasets, accelerator, log, config.loading.num_workers, callbacks)
         for name, model in variants(run.config.model, config.baselines).items():
             if name in before.finished:
                 run.trained.append(finished(folder, name, records, accelerator))

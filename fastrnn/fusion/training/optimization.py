@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -21,9 +23,25 @@ def make_optimizer(
     Returns:
         The optimizer, and the schedule; None if the rate is constant.
     """
-    learned = [each for each in network.parameters() if each.requires_grad]
-    optimizer = torch.optim.Adam(learned, training.learning_rate)
+    new, pretrained = parameter_groups(network)
+    groups: list[dict[str, Any]] = [{"params": new}]
+    if pretrained:
+        slow = training.pretrained_learning_rate or training.learning_rate / 10
+        groups.append({"params": pretrained, "lr": slow})
+    optimizer = torch.optim.Adam(groups, training.learning_rate)
     if training.schedule == "constant":
         return optimizer, None
     total = training.epochs * steps
-    return optimizer, Schedule(optimizer, training.learning_rate, total_steps=total)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return optimizer, Schedule(optimizer, rates, total_steps=total)
+
+
+def parameter_groups(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the parameters that are trained: the new ones, and the pretrained ones."""
+    new: list[nn.Parameter] = []
+    pretrained: list[nn.Parameter] = []
+    for name, each in network.named_parameters():
+        if each.requires_grad:
+            is_pretrained = ".backbone." in name and "lora_" not in name
+            (pretrained if is_pretrained else new).append(each)
+    return new, pretrained

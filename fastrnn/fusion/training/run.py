@@ -12,6 +12,9 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from .. import checkpoint, files
+from ..config.options import as_tuple
+from ..config.preprocessing import Preprocessing
+from ..config.pretrained_files import read_pretrained
 from ..config.schema import FitConfig, RunConfig
 from ..data.bad_rows import SKIPPED
 from ..data.dataset import FusionDataset, load_datasets
@@ -21,11 +24,13 @@ from ..data.processor import TOKENIZER, Processor
 from ..data.splits import SPLIT, read_split, split_rows
 from ..data.text import load_tokenizer
 from ..errors import ConfigError
+from ..models.imported import check_imported, import_encoders
 from ..run_lock import CALL, Lock
 from ..strings import plural
 from . import dry_run, loggers, state
 from .baselines import Run, configure, finished, train_all, variants
 from .callbacks import Callback
+from .declared import declarations, saved
 from .describe import describe, describe_split, left_out
 from .devices import make_accelerator
 from .loggers import METRICS
@@ -133,16 +138,19 @@ def _load(
     split = folder / SPLIT
     parts = read_split(split) if split.is_file() else split_rows(manifest, config.train.seed)
     describe(manifest, console)
+    import_encoders(dict(config.model.get("encoders", ())))
     source = None if config.init_from is None else checkpoint.load(config.init_from)
     # Everything in the configuration is known, except vocabulary and variables.
     task = manifest.task.fit(manifest.labels(parts["train"]))
     known = Processor(config.data, task, manifest.modalities, manifest.stream)
-    expected = variants(configure(manifest, known, config.model), config.baselines)
+    options = {**config.model, "pretrained": read_pretrained(config.model)}
+    expected = variants(configure(manifest, known, options), config.baselines)
     start = source and (source.network, source.config.model)
     dry_run.check(expected, config.train, start, accelerator.device)
     loading = config.loading
     rows = parts["train"]
-    processor = _processor(manifest, rows, folder, config, source and source.processor)
+    declared = declarations(next(iter(expected.values())))
+    processor = _processor(manifest, rows, folder, config, declared, source and source.processor)
     if loading.cache == "disk":
         folder.mkdir(parents=True, exist_ok=True)
     datasets = load_datasets(
@@ -157,7 +165,8 @@ def _load(
     if loading.check or loading.on_bad_row == "skip":
         datasets = _checked(datasets, config, console)
     describe_split(manifest, datasets, config.train.seed, console)
-    model = configure(manifest, processor, config.model)
+    options["pretrained"] = saved(options["pretrained"])
+    model = configure(manifest, processor, options)
     run_config = RunConfig(
         model=model,
         train=config.train,
@@ -175,6 +184,7 @@ def _processor(
     rows: Sequence[int],
     folder: Path,
     config: FitConfig,
+    declared: Mapping[str, Preprocessing],
     source: Processor | None,
 ) -> Processor:
     """Learn from the training rows what the source, or the run to resume, does not know."""
@@ -186,6 +196,7 @@ def _processor(
         config.data,
         load_tokenizer(saved) if saved.is_file() else tokenizer,
         tabular=source.tabular if source else (),
+        preprocessing=declared,
         on_bad_row=config.loading.on_bad_row,
     )
 
@@ -240,6 +251,7 @@ def resume(
     *,
     num_workers: int | None = None,
     callbacks: Sequence[Callback] = (),
+    encoders: Mapping[str, str] | None = None,
 ) -> Run:
     """Resume an interrupted run with the arguments of its `fit`.
 
@@ -248,6 +260,7 @@ def resume(
         console: where to print.
         num_workers: number of processes that decode files; as in the `fit` by default.
         callbacks: called after every epoch of every model.
+        encoders: the custom encoders of the run; see checkpoint.load.
 
     Raises:
         ConfigError: the folder contains no interrupted run, or its table is not a file.
@@ -265,6 +278,8 @@ def resume(
             "arguments and resume=True"
         )
     config = call.config
+    import_encoders(encoders or {})
+    check_imported(dict(as_tuple("encoders", config.model.get("encoders", ()))))
     manifest = read_manifest(
         call.manifest,
         call.columns,
