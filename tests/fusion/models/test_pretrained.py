@@ -20,9 +20,11 @@ from fastrnn.fusion import DataConfig, FitConfig, Processor, TrainConfig, fit, l
 from fastrnn.fusion import read_manifest as read
 from fastrnn.fusion.config.pretrained_files import read_pretrained
 from fastrnn.fusion.errors import ConfigError
+from fastrnn.fusion.export import to_onnx
 from fastrnn.fusion.models.views import view
 from fastrnn.fusion.training.baselines import configure
 from fastrnn.fusion.training.declared import declarations, saved
+from fastrnn.fusion.training.run import resume
 from fastrnn.fusion.training.transfer import prepare
 
 from .pretrained import SAVED, save_bert, save_vit, save_wav2vec2
@@ -321,3 +323,49 @@ def test_a_package_that_is_not_installed(manifest, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match="need transformers"):
         prepared(manifest, **options)
+
+
+@pytest.mark.slow
+def test_export(manifest, tmp_path):
+    pytest.importorskip("onnxruntime")
+    save_vit(tmp_path / "image")
+    save_bert(tmp_path / "text")
+    encoders = {name: f"transformers:{tmp_path / name}" for name in ("image", "text")}
+    network, dataset = prepared(manifest, encoders=encoders)
+    # It compares the outputs of the file.
+    path = to_onnx(network, dataset.processor, dataset.batch(range(4)), tmp_path / "model.onnx")
+    assert path.stat().st_size > 0
+    save_wav2vec2(tmp_path / "audio")
+    network, dataset = prepared(manifest, encoders={"audio": f"transformers:{tmp_path / 'audio'}"})
+    with pytest.raises(ConfigError, match="encoder of audio cannot be exported"):
+        to_onnx(network, dataset.processor, dataset.batch(range(4)), tmp_path / "audio.onnx")
+
+
+class Killed(Exception):
+    """Stops a run, as SIGKILL does, after an epoch."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finetune", ["frozen", "last-1"])
+def test_a_resumed_run_is_the_same(finetune, manifest, tmp_path):
+    """Also with a learning rate of its own for pretrained weights, and with cached features."""
+    save_bert(tmp_path / "text")
+    options = OPTIONS | {"encoders": {"text": f"transformers:{tmp_path / 'text'}"}}
+    options["finetune"] = {"text": finetune}
+    config = FitConfig(DATA, options, TrainConfig(epochs=2, batch_size=8), baselines=False)
+    table, quiet = read(manifest), Console(quiet=True)
+
+    class Kill:
+        def on_epoch_end(self, metrics):
+            if metrics["epoch"] == 2:
+                raise Killed
+
+    whole = fit(table, tmp_path / "whole", config, console=quiet)
+    with pytest.raises(Killed):
+        fit(table, tmp_path / "run", config, console=quiet, callbacks=[Kill()])
+    resumed = resume(tmp_path / "run", quiet)
+    expected, found = (load_file(run.folder / "model.safetensors") for run in (whole, resumed))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert [each["val"] for each in resumed.trained[0].epochs] == [
+        each["val"] for each in whole.trained[0].epochs
+    ]
