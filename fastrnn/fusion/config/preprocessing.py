@@ -32,6 +32,8 @@ class ImagePreprocessing(Checked):
         shortest_edge: resize the shorter side to this and crop the centre; 0 to resize both sides,
             ignoring the aspect ratio.
         resample: Pillow's filter.
+        crop_offset: how half a pixel of the crop's offset is rounded: "down" as in transformers,
+            or to an "even" number as in torchvision.
     """
 
     height: _Side
@@ -39,6 +41,7 @@ class ImagePreprocessing(Checked):
     channels: Annotated[int, OneOf((1, 3))] = 3
     shortest_edge: Annotated[int, Range(0, 4096)] = 0
     resample: Annotated[str, OneOf(RESAMPLING)] = "bilinear"
+    crop_offset: Annotated[str, OneOf(("down", "even"))] = "down"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -206,7 +206,7 @@ def _timm(modality: str, architecture: dict[str, Any]) -> PretrainedConfig:
     if mode == "squash" and share != 1:
         raise ConfigError(f"crop_mode squash with crop_pct {share} is not supported")
     image = ImagePreprocessing(
-        height, width, channels, edge, given.get("interpolation", "bilinear")
+        height, width, channels, edge, given.get("interpolation", "bilinear"), "even"
     )
     mean, std = tuple(given["mean"]), tuple(given["std"])
     return PretrainedConfig("timm", architecture, Preprocessing(image=image), mean, std)

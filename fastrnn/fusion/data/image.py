@@ -5,6 +5,7 @@ The files are untrusted, so their sizes are read and limited before anything is 
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def _resized(image: Image.Image, wanted: ImagePreprocessing, most: int) -> Image
             f"an image of {image.width}×{image.height} pixels would become one of "
             f"{width}×{height}; crop it"
         )
-    left, top = (width - wanted.width) // 2, (height - wanted.height) // 2
+    rounded = round if wanted.crop_offset == "even" else math.floor
+    left, top = rounded((width - wanted.width) / 2), rounded((height - wanted.height) / 2)
     box = (left, top, left + wanted.width, top + wanted.height)
     return image.resize((width, height), resample).crop(box)
 

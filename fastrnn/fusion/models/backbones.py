@@ -90,7 +90,15 @@ def _transformers_config(modality: str, architecture: Mapping[str, Any]) -> Any:
 
 
 def _timm(modality: str, architecture: Mapping[str, Any]) -> nn.Module:
-    import timm
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # torchvision raises RuntimeError
+        raise ConfigError(
+            f"timm cannot be imported ({error}); install a torchvision that is built for torch "
+            f"{torch.__version__}"
+        ) from None
 
     name, given = architecture.get("architecture"), architecture.get("model_args") or {}
     if modality != "image" or not isinstance(name, str) or not timm.is_model(name):

@@ -105,6 +105,15 @@ def save_whisper(folder: Path) -> Any:
     return model
 
 
+def save_timm(folder: Path, name: str, **arguments: Any) -> Any:
+    import timm
+    from timm.models import save_for_hf
+
+    model = randomised(timm.create_model(name, num_classes=3, **arguments))
+    save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
+    return model
+
+
 SAVED = {
     "ast": ("audio", save_ast),
     "bert": ("text", save_bert),

@@ -16,7 +16,16 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
-from fastrnn.fusion import DataConfig, FitConfig, Processor, TrainConfig, fit, load, load_dataset
+from fastrnn.fusion import (
+    DataConfig,
+    FitConfig,
+    Manifest,
+    Processor,
+    TrainConfig,
+    fit,
+    load,
+    load_dataset,
+)
 from fastrnn.fusion import read_manifest as read
 from fastrnn.fusion.config.pretrained_files import read_pretrained
 from fastrnn.fusion.errors import ConfigError
@@ -27,7 +36,7 @@ from fastrnn.fusion.training.declared import declarations, saved
 from fastrnn.fusion.training.run import resume
 from fastrnn.fusion.training.transfer import prepare
 
-from .pretrained import SAVED, save_bert, save_vit, save_wav2vec2
+from .pretrained import SAVED, WORDS, save_bert, save_timm, save_vit, save_wav2vec2
 
 pytest.importorskip("transformers")
 
@@ -41,9 +50,9 @@ def manifest(rows, save):
     return save(rows)
 
 
-def prepared(manifest: Path, **options):
+def prepared(manifest: Path | Manifest, **options):
     """Return the network before training, with pretrained weights, and the rows that it reads."""
-    table = read(manifest)
+    table = manifest if isinstance(manifest, Manifest) else read(manifest)
     options = OPTIONS | options
     options["pretrained"] = read_pretrained(options)
     task = table.task.fit(table.labels(ROWS))
@@ -119,6 +128,26 @@ def test_padding_changes_nothing(manifest, tmp_path):
         together = network.eval()(dataset.batch(ROWS))
         alone = torch.cat([network(dataset.batch([row])) for row in ROWS])
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_one_of_two_texts_is_read_by_a_pretrained_encoder(rows, save, tmp_path):
+    save_bert(tmp_path / "bert")
+    for row in rows:
+        row["title"] = f"cat and {row['text']}"
+    encoders = {"text:title": f"transformers:{tmp_path / 'bert'}"}
+    table = read(save(rows), {"text": ["text", "title"]})
+    network, dataset = prepared(table, encoders=encoders)
+    dataset.processor.save(tmp_path)
+    loaded = load_dataset(table, Processor.load(tmp_path))
+    for each in (dataset, loaded):
+        assert each[1]["text:title"].tolist() == [2, 8, 5, 7, 4, 3]  # cat and 一 word
+        assert each[1]["text:text"].max() > len(WORDS)  # the learned tokenizer
+    assert torch.equal(network.eval()(dataset.batch(ROWS)), network(loaded.batch(ROWS)))
+    shared = {"text": f"transformers:{tmp_path / 'bert'}"}
+    network, dataset = prepared(table, encoders=shared, share=("text",))
+    assert network(dataset.batch(ROWS)).isfinite().all()
+    assert dataset.processor.tokenizer is None
 
 
 def test_a_row_may_lack_a_clip(rows, save, tmp_path):
@@ -226,52 +255,6 @@ def test_what_is_trained(finetune, manifest, tmp_path):
         assert adapters < 0.25 * sum(before[each].numel() for each in before if backbone in each)
 
 
-OWN = """
-import torch
-from torch import nn
-from fastrnn.fusion.config.preprocessing import ImagePreprocessing
-
-class Pixels(nn.Module):
-    preprocessing = ImagePreprocessing(height=3, width=2, channels=1)
-    features = 6
-
-    def __init__(self, config):
-        super().__init__()
-
-    def forward(self, batch):
-        frames = batch["image_frames"]
-        assert frames.shape[1:] == (1, 3, 2)
-        return frames.float().flatten(1)[batch["image"]] / 255
-"""
-
-
-def test_an_own_class_is_imported_only_by_its_user(manifest, tmp_path, monkeypatch):
-    (tmp_path / "own_encoders.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    encoders = {"image": "own_encoders:Pixels"}
-    run = train(manifest, tmp_path / "run", encoders=encoders)
-    code = (
-        "import sys; from fastrnn.fusion import load; given = eval(sys.argv[2])\n"
-        "try: load(sys.argv[1], encoders=given); print('own_encoders' in sys.modules)\n"
-        "except ValueError as error: print('own_encoders' in sys.modules, error)"
-    )
-    answers = [
-        subprocess.run(
-            [sys.executable, "-c", code, run.folder, repr(given)],
-            capture_output=True, check=True, text=True, env={"PYTHONPATH": ":".join(sys.path)},
-        ).stdout
-        for given in ({}, encoders)
-    ]  # fmt: skip
-    assert answers[0].startswith("False")
-    assert "give --encoders image=own_encoders:Pixels" in answers[0]
-    assert answers[1] == "True\n"
-
-
-def test_a_missing_class(manifest, tmp_path):
-    with pytest.raises(ConfigError, match="image=nowhere:Mine cannot be imported"):
-        train(manifest, tmp_path / "run", encoders={"image": "nowhere:Mine"})
-
-
 def edited(path: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -369,3 +352,53 @@ def test_a_resumed_run_is_the_same(finetune, manifest, tmp_path):
     assert [each["val"] for each in resumed.trained[0].epochs] == [
         each["val"] for each in whole.trained[0].epochs
     ]
+
+
+TIMM = {
+    "vit_tiny_patch16_224": {"img_size": 32, "embed_dim": 16, "depth": 2, "num_heads": 2},
+    "resnet10t": {},
+}
+
+
+@pytest.mark.parametrize("name", TIMM)
+@torch.no_grad()
+def test_features_are_those_of_timm(name, rows, manifest, tmp_path):
+    try:
+        import timm
+    except Exception as error:  # torchvision raises RuntimeError without its compiled operators
+        pytest.skip(f"timm cannot be imported: {error}")
+    model = save_timm(tmp_path / "image", name, **TIMM[name])
+    saved_config = json.loads((tmp_path / "image" / "config.json").read_text())["pretrained_cfg"]
+    config = timm.data.resolve_data_config({}, pretrained_cfg=saved_config)
+    transform = timm.data.create_transform(**config)
+    images = [Image.open(tmp_path / row["image"]).convert("RGB") for row in rows]
+    model.reset_classifier(0)
+    expected = model(torch.stack([transform(image) for image in images]))
+    network, dataset = prepared(manifest, encoders={"image": f"timm:{tmp_path / 'image'}"})
+    batch = view(dataset.batch(ROWS), "image")
+    found = network.eval().encoder("image").encoder(batch)
+    # float32 sums of at most 4,608 terms through ten layers, of values up to the largest
+    bound = 1e-4 * float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=bound)
+    steps = network.encoder("image").encoder
+    steps.returns_steps = True
+    assert steps(batch).shape[::2] == (len(ROWS), steps.features)
+
+
+def test_an_untrusted_timm_model_names_no_file(manifest, tmp_path):
+    """`checkpoint_path` would unpickle a file."""
+    try:
+        import timm  # noqa: F401
+    except Exception as error:
+        pytest.skip(f"timm cannot be imported: {error}")
+    save_timm(tmp_path / "image", "resnet10t")
+    path = tmp_path / "image" / "config.json"
+    for changes, message in (
+        ({"model_args": {"checkpoint_path": "x.pth"}}, "must not contain checkpoint_path"),
+        ({"architecture": "hf-hub:someone/model"}, "timm has no image model"),
+    ):
+        before = path.read_text()
+        edited(path, **changes)
+        with pytest.raises(ConfigError, match=message):
+            prepared(manifest, encoders={"image": f"timm:{tmp_path / 'image'}"})
+        path.write_text(before)
