@@ -28,6 +28,8 @@ _UNSAFE = re.compile(
 # dropped has no gradient, which several processes would wait for.
 _TRAINING = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
 _BLOCKS = re.compile(r"(.*\.)?(blocks|layer|layers|stages)")
+# WavLM's attention reads the weights of these layers, so adapters would have no effect.
+_NO_ADAPTERS = {"wavlm": ("k_proj", "out_proj", "q_proj", "v_proj")}
 _UNUSED = ("mask_token", "masked_spec_embed")  # parameters of their pretraining
 
 
@@ -197,7 +199,8 @@ def _select_trained(backbone: nn.Module, config: PretrainedConfig) -> None:
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(full and not name.endswith(_UNUSED))
     if config.finetune == "lora":
-        _add_adapters(backbone, config.lora_rank)
+        kind = config.architecture.get("model_type", "")
+        _add_adapters(backbone, config.lora_rank, _NO_ADAPTERS.get(kind, ()))
     elif config.blocks:
         blocks = blocks_of(backbone)
         if config.blocks > len(blocks):
@@ -206,8 +209,12 @@ def _select_trained(backbone: nn.Module, config: PretrainedConfig) -> None:
             block.requires_grad_(True)
 
 
-def _add_adapters(backbone: nn.Module, rank: int) -> None:
-    """Add low-rank adapters to the linear layers of the blocks. Hu et al., LoRA, 2021."""
+def _add_adapters(backbone: nn.Module, rank: int, without: tuple[str, ...]) -> None:
+    """Add low-rank adapters to the linear layers of the blocks. Hu et al., LoRA, 2021.
+
+    Args:
+        without: the ends of the names of layers that get none.
+    """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
@@ -216,7 +223,7 @@ def _add_adapters(backbone: nn.Module, rank: int) -> None:
     layers = [
         name
         for name, each in backbone.named_modules()
-        if isinstance(each, nn.Linear) and id(each) in inside
+        if isinstance(each, nn.Linear) and id(each) in inside and not name.endswith(without)
     ]
     if not layers:
         raise ConfigError("finetune lora needs linear layers, which the encoder has not")

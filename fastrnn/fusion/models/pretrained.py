@@ -115,6 +115,8 @@ class PretrainedImage(PretrainedEncoder):
         hidden = backbone(pixel_values=pixels, **more).last_hidden_state
         if hidden.dim() == 4:  # a map of convolutions
             hidden = hidden.flatten(2).transpose(1, 2)
+        if kind.startswith("convnext"):  # it normalises the mean
+            return backbone.layernorm(hidden if self.returns_steps else hidden.mean(1))
         first = {"deit": 2, "vit": 1, "beit": 1, "dinov2": 1}.get(kind, 0)
         if kind == "dinov2_with_registers":
             first = 1 + backbone.config.num_register_tokens

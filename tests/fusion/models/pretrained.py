@@ -114,6 +114,39 @@ def save_timm(folder: Path, name: str, **arguments: Any) -> Any:
     return model
 
 
+_IMAGE = {**SIZES, "image_size": 16, "patch_size": 8}
+_STAGES = {"hidden_sizes": [8, 16], "depths": [1, 1]}
+_SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_WAVE = {
+    **SIZES, "conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [5, 2],
+    "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
+}  # fmt: skip
+_TEXT = {**SIZES, "vocab_size": 60}
+TINY: dict[str, dict[str, Any]] = {
+    "audio-spectrogram-transformer": {
+        **SIZES, "max_length": 32, "num_mel_bins": 16, "patch_size": 8, "frequency_stride": 8,
+        "time_stride": 8,
+    },
+    "beit": _IMAGE, "deit": _IMAGE, "dinov2": _IMAGE, "dinov2_with_registers": _IMAGE,
+    "siglip_vision_model": _IMAGE, "vit": _IMAGE,
+    "convnext": {**_STAGES, "num_stages": 2}, "convnextv2": {**_STAGES, "num_stages": 2},
+    "resnet": {**_STAGES, "embedding_size": 8},
+    "bert": _TEXT, "deberta-v2": _TEXT, "mpnet": _TEXT, "roberta": _TEXT, "xlm-roberta": _TEXT,
+    "distilbert": {"vocab_size": 60, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24},
+    "electra": {**_TEXT, "embedding_size": 16},
+    "modernbert": {
+        **_TEXT, **_SPECIAL, "num_hidden_layers": 3, "cls_token_id": 1, "sep_token_id": 2
+    },
+    "hubert": _WAVE, "wav2vec2": _WAVE, "wavlm": _WAVE,
+    "whisper": {
+        **_SPECIAL, "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 24, "decoder_layers": 1, "decoder_attention_heads": 2,
+        "decoder_ffn_dim": 24, "vocab_size": 60, "decoder_start_token_id": 1, "num_mel_bins": 8,
+        "max_source_positions": 16,
+    },
+}  # fmt: skip
+
+
 SAVED = {
     "ast": ("audio", save_ast),
     "bert": ("text", save_bert),

@@ -20,7 +20,9 @@ from fastrnn.fusion import (
     DataConfig,
     FitConfig,
     Manifest,
+    ModelConfig,
     Processor,
+    RunConfig,
     TrainConfig,
     fit,
     load,
@@ -257,6 +259,14 @@ def test_what_is_trained(finetune, manifest, tmp_path):
 
 def edited(path: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_shared_model_does_not_name_the_folder():
+    encoders = {"image": "transformers:/home/ann/vit", "text": "mine"}
+    model = ModelConfig(modalities=("image", "text"), encoders=encoders)
+    config = RunConfig(model, TrainConfig(), manifest="/home/ann/m.csv").without_places()
+    assert "/home" not in json.dumps(config.to_json())
+    assert dict(config.model.encoders) == {"image": "transformers:vit", "text": "mine"}
 
 
 def test_invalid_folders(tmp_path):
