@@ -23,7 +23,7 @@ _SPEECH_DATA = replace(_CLAIM_DATA, sample_rate=speech.RATE, mels=24)
 _CLAIM_CONFIG = FitConfig(
     data=_CLAIM_DATA,
     model={"width": 64, "hidden": 64, "conv": (16, 32), "grid": 2},
-    train=TrainConfig(epochs=8, batch_size=64, learning_rate=4e-3),
+    train=TrainConfig(epochs=8, batch_size=64, learning_rate=4e-3, weight_decay=0.0),
 )
 
 
@@ -44,7 +44,7 @@ DEMOS = {
                 image_size=8, image_channels=1, sample_rate=cued_recall.RATE, hop_ms=10.0, mels=20
             ),
             model={"width": 64, "hidden": 96, "conv": (16, 32), "grid": 2, "strides": (2,)},
-            train=TrainConfig(epochs=8, batch_size=64, learning_rate=6e-3),
+            train=TrainConfig(epochs=8, batch_size=64, learning_rate=6e-3, weight_decay=0.0),
         ),
         levels={
             "best possible from images alone": cued_recall.PICTURE_BOUND,
@@ -63,7 +63,7 @@ DEMOS = {
         config=FitConfig(
             data=_SPEECH_DATA,
             model={"width": 64, "hidden": 64, "conv": (32,), "grid": 4},
-            train=TrainConfig(epochs=10, batch_size=64, learning_rate=4e-3),
+            train=TrainConfig(epochs=10, batch_size=64, learning_rate=4e-3, weight_decay=0.0),
         ),
         levels={"chance": noisy_digit.CHANCE},
         ignore=("voice",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class FusionModel(
     library_name="fastrnn",
     tags=["multimodal", "recurrent-neural-network", "pytorch"],
 ):
-    """A model of images, audio, texts and series, with a recurrent layer that fuses them.
+    """A model of images, audio, texts, series and tabular columns, fused by a recurrent layer.
 
     The interface is that of scikit-learn's estimators and of transformers' models. A model is saved
     as config.json, model.safetensors, processor_config.json and tokenizer.json. Nothing is pickled,
@@ -57,6 +57,8 @@ class FusionModel(
             - problem_type: binary, multiclass, multilabel, regression or steps; inferred from the
               labels by default.
             - baselines: also train the baselines, which are saved in `output_dir`.
+            - folds: also cross-validate, with this many folds. The model itself is then trained
+              as without folds.
             - init_from: a run whose weights initialise the model where names and shapes agree.
             - report_to: trackers of the metrics: "tensorboard", "wandb", "mlflow".
             - output_dir: where to save the run, with its metrics; not saved by default.
@@ -67,6 +69,8 @@ class FusionModel(
         processor: the labels, the tokenizer and the scales that it learned from the training rows.
         config: the configuration of its run.
         history_: for each epoch {"train": {"loss": ...}, "val": ...}; empty for a loaded model.
+        cross_validation_: {"models": {NAME: {"scores": [...], "mean": ..., "std": ...}}, ...}, or
+            None without folds.
 
     Raises:
         ConfigError: an unknown option (the message suggests the closest), or an invalid value.
@@ -80,6 +84,7 @@ class FusionModel(
         super().__init__(**parameters)
         self._held_out: FusionDataset | None = None  # rows held out by `fit`
         self.history_: list[dict[str, dict[str, float]]] = []
+        self.cross_validation_: Mapping[str, Any] | None = None
 
     def fit(
         self,
@@ -95,16 +100,16 @@ class FusionModel(
         """Train on a table whose rows name files, as `fastrnn fit` does; return the model.
 
         Args:
-            data: the path of a CSV, JSONL or Parquet file, a DataFrame, a pyarrow.Table, or a
-                datasets.Dataset.
+            data: the path or URL of a CSV, JSONL or Parquet file or of shards, a DataFrame, a
+                pyarrow.Table, or a datasets.Dataset.
             label: the column of the labels.
             root: the folder that paths are relative to and must stay inside. Defaults to the
                 file's own folder, and to the current one if there is no file.
             callbacks: called after every epoch; on_epoch_end(metrics) returns True to stop.
             console: where to print progress; silent by default.
             ignore: columns that have no role.
-            columns: other columns by role: image=["front", "back"], audio, text, series, split,
-                group. A role that is not named is inferred from the names and contents of columns.
+            columns: other columns by role: image=["front", "back"], audio, text, series, tabular,
+                split, group. A role that is not named is inferred from names and contents.
 
         Raises:
             FusionError: the table, a file or an option cannot be used; the message says the remedy.
@@ -127,13 +132,11 @@ class FusionModel(
                 console=console or Console(quiet=True),
                 callbacks=callbacks,
             )
-        main = run.trained[0]
+        main, name = run.trained[0], run.processor.task.score_name
         self._set(main.model, run.processor, run.config)
-        self._held_out = run.held_out
-        name = run.processor.task.score_name
+        self._held_out, self.cross_validation_ = run.held_out, run.cross_validation
         self.history_ = [
-            {split: {"loss": each.loss, name: each.score} for split, each in scores.items()}
-            for scores in main.epochs
+            {split: each.named(name) for split, each in scores.items()} for scores in main.epochs
         ]
         return self
 
@@ -190,7 +193,7 @@ class FusionModel(
         batch_size: int = 256,
         num_workers: int = 0,
         device: torch.device | str | None = None,
-        threshold: float = 0.5,
+        threshold: float | None = None,
     ) -> pd.DataFrame:
         """Predict the rows of a table, with everything that is known about each.
 
@@ -201,8 +204,8 @@ class FusionModel(
             batch_size: rows of one forward pass.
             num_workers: number of processes that decode files.
             device: where to compute; the model's `device` by default.
-            threshold: binary: the probability above which the second label is predicted;
-                multilabel: the probability above which a label is predicted.
+            threshold: the probability above which a label is predicted; for binary, the second
+                one. By default the model's: `config.threshold`, tuned by `fit` for binary, or 0.5.
 
         Returns:
             One row for each row of `data`, with the index of a DataFrame. The columns are `label`,
@@ -211,8 +214,7 @@ class FusionModel(
             has no prediction.
 
         Raises:
-            FusionError: the table or one of its files cannot be used. The message says how to fix
-                it.
+            FusionError: the table or one of its files cannot be used; the message has the remedy.
         """
         self._check_fitted()
         predictor = Predictor(
@@ -255,8 +257,7 @@ class FusionModel(
             {"value": ..., "low": ..., "high": ...}, ...}, ...}.
 
         Raises:
-            FusionError: the table or one of its files cannot be used. The message says how to fix
-                it.
+            FusionError: the table or one of its files cannot be used; the message has the remedy.
         """
         dataset, inference, device = self._labelled(data, **how)
         return evaluator.evaluate(self.network.to(device), dataset, inference=inference).to_json()
@@ -280,8 +281,7 @@ class FusionModel(
             The content of explanation.json.
 
         Raises:
-            FusionError: the table or one of its files cannot be used. The message says how to fix
-                it.
+            FusionError: the table or one of its files cannot be used; the message has the remedy.
         """
         dataset, inference, device = self._labelled(data, **how)
         network = copy.deepcopy(self.network).to(device).requires_grad_(False)

@@ -2,7 +2,7 @@
 
 The keys of an input begin with its name: the modality, or the modality and a column, as in
 "image:front" (config/inputs.py). All tabular columns are one input, `tabular`. With B rows, T
-steps, L tokens or steps of a series, padded, N numbers and C categories:
+steps, L tokens or steps of a series and G n-grams, padded, N numbers and C categories:
 
 | key | shape | |
 |---|---|---|
@@ -12,6 +12,8 @@ steps, L tokens or steps of a series, padded, N numbers and C categories:
 | | float32 [B, L, K] | series: standardised by the training rows' mean and std |
 | NAME_frames | uint8 [U, C, S, S] | the distinct images of the batch |
 | NAME_features | float32 [U, D] | of distinct inputs; see below |
+| NAME_ngrams | int64 [B, G] | of a text: numbers of its n-grams (data/ngrams.py), 0 for padding |
+| NAME_ngram_weights | float32 [B, G] | their weights; 0 for padding |
 | NAME_lengths | int64 [B] | of audio, a text or a series |
 | tabular | float32 [B, N] | numbers, standardised; 0 where unknown |
 | tabular_known | bool [B, N] | which of them are known |

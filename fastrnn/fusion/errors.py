@@ -23,6 +23,13 @@ class MediaError(DataError):
     """An error in one image, audio clip, text or series."""
 
 
+class StorageError(FusionError, OSError):
+    """A remote file cannot be read now, whether or not it exists: no network, or no permission.
+
+    It is not an error of a row: skipping the row would hide it.
+    """
+
+
 def reason(error: OSError) -> str:
     """Describe an operating system error in one line: the file and the reason."""
     if error.strerror is None:  # raised by a library with its own message

@@ -12,7 +12,7 @@ from fastrnn.fusion import ModelConfig
 from fastrnn.fusion.batch import IGNORE, Batch
 from fastrnn.fusion.tasks import Task, task_of
 
-SIZE, MELS, VOCABULARY, VARIABLES, LABELS = 8, 6, 11, 2, 3
+SIZE, MELS, VOCABULARY, NGRAMS, VARIABLES, LABELS = 8, 6, 11, 13, 2, 3
 ALL = ("audio", "image", "series", "text")
 
 
@@ -30,6 +30,8 @@ def config(**options: Any) -> ModelConfig:
             "image_size": SIZE,
             "mels": MELS,
             "vocabulary": VOCABULARY,
+            "ngrams": NGRAMS,
+            "dropout": 0.0,
             "variables": VARIABLES,
             "fusion": "aligned" if options.get("stream") else "tokens",
         }
@@ -52,7 +54,7 @@ class Rows:
     def __init__(self, model: ModelConfig, count: int = 6, seed: int = 0) -> None:
         self.model = model
         self.missing = model.missing
-        random = torch.Generator().manual_seed(seed)
+        random, others = (torch.Generator().manual_seed(seed) for _ in range(2))
 
         def number(low: int, high: int) -> int:
             return int(torch.randint(low, high, (), generator=random))
@@ -66,6 +68,7 @@ class Rows:
                 "audio": torch.randn(number(5, 12), MELS, generator=random),
                 "series": torch.randn(number(3, 9), VARIABLES, generator=random),
                 "text": torch.randint(0, VOCABULARY, (number(1, 7),), generator=random),
+                "ngrams": torch.randint(1, NGRAMS + 1, (1 + row % 5,), generator=others),
                 "steps": torch.ones(steps, dtype=torch.bool),
                 "label": self._label(row, steps, random),
             }
@@ -102,6 +105,11 @@ class Rows:
             else:
                 batch[name] = pad_sequence(values, batch_first=True)
                 batch[f"{name}_lengths"] = torch.tensor([len(value) for value in values])
+            if name == "text":
+                ngrams = [row["ngrams"] for row in rows]
+                batch["text_ngrams"] = pad_sequence(ngrams, batch_first=True)
+                weights = [torch.full_like(each, 0.5, dtype=torch.float32) for each in ngrams]
+                batch["text_ngram_weights"] = pad_sequence(weights, batch_first=True)
             if name in self.missing:
                 batch[f"{name}_present"] = torch.tensor([not self.lacks(name, n) for n in numbers])
         if self.model.stream:

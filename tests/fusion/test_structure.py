@@ -27,6 +27,7 @@ ORDER = [
     ("explain",),
     ("report",),
     ("api",),
+    ("ray",),
     ("__init__",),
     ("cli",),
 ]

@@ -110,7 +110,7 @@ def test_attributions_of_the_columns_add_up():
     encoder, features = network.encoder("tabular"), network.encode(batch)
     average = encoder.perceptron(encoder.columns.bias.sum(0))[None]
     ends = [
-        network.head(network.sequence({**features, "tabular": each}, batch).x)[0][0, 0]
+        network.logits({**features, "tabular": each}, batch)[0, 0]
         for each in (features["tabular"], average)
     ]
     assert float(found.sum()) == pytest.approx(float(ends[0] - ends[1]), abs=1e-3)
@@ -187,3 +187,25 @@ def test_from_the_table_to_the_exported_model(tmp_path):
     (records,) = predictor.predict(renamed, columns=named, root=tmp_path)
     again = [record["probabilities"]["yes"] for record in records]
     assert again == pytest.approx(told.tolist(), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_transferred_model_keeps_the_categories_of_its_columns(tmp_path):
+    fitted = FusionModel(**TINY, epochs=1, output_dir=tmp_path / "run").fit(rule(60))
+    before = {each.name: each for each in fitted.processor.tabular}
+    table = rule(60, seed=2).assign(height=np.arange(60) % 7)
+    table["colour"] = table["colour"].replace("blue", "yellow")
+    after = FusionModel(**TINY, epochs=1, init_from=tmp_path / "run").fit(table)
+    known = {each.name: each for each in after.processor.tabular}
+    assert known.pop("tabular:height").scale[0] != 0
+    assert known == before
+
+
+@pytest.mark.slow
+def test_streams_with_columns(streams, save):
+    for number, row in enumerate(streams):
+        row |= {"age": number % 7 if number % 5 else None, "sex": "fm"[number % 2]}
+    fitted = FusionModel(**TINY, epochs=1, sample_rate=8000, mels=8).fit(save(streams))
+    assert fitted.config.model.modalities == ("audio", "image", "tabular")
+    labels = fitted.predict(save(streams))
+    assert [len(each) for each in labels] == [len(row["image"]) for row in streams]

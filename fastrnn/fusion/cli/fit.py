@@ -25,7 +25,7 @@ from ..errors import ConfigError, DataError, FusionError, reason
 from ..strings import plural
 from . import options as flags
 from .common import is_main_process, new_folder, set_threads
-from .config_flags import named_columns, with_columns, with_config
+from .config_flags import COLUMNS, named_columns, with_columns, with_config
 
 if TYPE_CHECKING:
     from ..data.manifest import Manifest
@@ -71,9 +71,9 @@ def fit(
     manifest: Annotated[
         Path | None,
         typer.Argument(
-            parser=flags.path,
+            parser=flags.location,
             metavar="MANIFEST",
-            help="A CSV, JSONL or Parquet file.",
+            help=flags.TABLE,
             show_default=False,
         ),
     ] = None,
@@ -112,6 +112,9 @@ def fit(
     baselines: Annotated[
         bool, typer.Option(help="Also train each modality alone, late fusion, and no recurrence.")
     ] = True,
+    folds: Annotated[
+        int, typer.Option(min=0, max=1000, help="Also cross-validate, with this many folds.")
+    ] = 0,
     init_from: Annotated[
         Path | None,
         typer.Option(
@@ -140,12 +143,12 @@ def fit(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     **values: Any,
 ) -> None:
-    """Train on a labelled table of images, audio, text and series; compare with baselines.
+    """Train on a labelled table of images, audio, text, series, numbers and categories.
 
-    Columns are recognised by name (image, audio, text, series, label, split, group) or by file
-    extension, or are named by the options, as in --image front --image back. Paths are relative to
-    the manifest. Without a split column, rows are split 80/10/10 at random by --seed, stratified by
-    label. An empty cell is a missing modality.
+    Columns are recognised by name (image, audio, text, series, label, split, group), by file
+    extension or by content, or are named by the options, as in --image front --image back. Paths
+    are relative to the manifest. Without a split column, rows are split 80/10/10 at random by
+    --seed, stratified by label. An empty cell is a missing modality.
 
     A stream is a row with several images, given as a JSON list: ["1.png", "2.png"]. Its label may
     be a list too, with one label per step and null for steps without a label. Its audio file is
@@ -169,6 +172,7 @@ def fit(
         baselines=baselines,
         init_from=None if init_from is None else str(init_from),
         report_to=tuple(report_to or ()),
+        folds=folds,
     )
     table = read_manifest(
         manifest,
@@ -208,7 +212,8 @@ def _default_folder(manifest: Path) -> Path:
         raise ConfigError(
             "several processes need a common folder for the run: give --output-dir FOLDER"
         )
-    return new_folder(manifest.stem)
+    name = manifest.stem.split("{")[0].rstrip("-_.")  # without the numbers of shards
+    return new_folder(name or "shards")
 
 
 def confirm(table: Manifest, named: Container[str]) -> None:
@@ -265,7 +270,7 @@ def _options_to_save(context: typer.Context) -> dict[str, Any]:
     return {
         name: value.resolve() if isinstance(value, Path) else value
         for name, value in chosen.items()
-        if name not in _NOT_SAVED
+        if name not in _NOT_SAVED and (value or name not in (*COLUMNS, "ignore"))
     }
 
 
@@ -318,12 +323,14 @@ def _report(run: Run, console: Console) -> None:
     """Print and plot the results of a run."""
     from ..models.summary import note
     from ..plots import metrics as plot
-    from ..report.console import results
+    from ..report.console import cross_validation, results
     from ..report.html import score_name
 
     if not is_main_process():
         return
     console.print(results(run))
+    if run.cross_validation is not None:
+        console.print(cross_validation(run.cross_validation))
     console.out(f"{run.trained[0].name}: {note(run.config.model)}")
     score = score_name(run.processor.task.score_name)
     path = run.folder / "curves.png"

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from ..config.options import as_tuple
+from ..data.storage import RemotePath, as_path
+from ..errors import ConfigError
 from ..strings import is_unicode
 
 
@@ -39,9 +41,27 @@ def path(text: str | Path) -> Path:
         raise typer.BadParameter("the path is empty; give a path")
     if not is_unicode(text) or "\0" in text:
         raise typer.BadParameter(f"{text!r} is not a UTF-8 path; rename the file")
+    if "://" in text:
+        raise typer.BadParameter(
+            f"{text} is a URL; only the table and --root may be remote: give a local path"
+        )
     return Path(text)
 
 
+def location(text: str | Path) -> Path:
+    """Parse a path, or a URL that fsspec reads.
+
+    Raises:
+        typer.BadParameter: as for `path`, or the protocol cannot be read.
+    """
+    try:
+        found = as_path(str(text))
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+    return found if isinstance(found, RemotePath) else path(str(text).removeprefix("file://"))
+
+
+TABLE = "A CSV, JSONL or Parquet file, or shards (.tar); a path or a URL."
 RunFolder = Annotated[
     Path,
     typer.Argument(parser=path, metavar="RUN", help="The folder of a run.", show_default=False),
@@ -49,25 +69,25 @@ RunFolder = Annotated[
 Manifest = Annotated[
     Path,
     typer.Argument(
-        parser=path,
+        parser=location,
         metavar="MANIFEST",
-        help="A CSV, JSONL or Parquet file.",
+        help=TABLE,
         show_default=False,
     ),
 ]
 OptionalManifest = Annotated[
     Path | None,
     typer.Argument(
-        parser=path,
+        parser=location,
         metavar="[MANIFEST]",
-        help="A CSV, JSONL or Parquet file; the training table by default.",
+        help=f"{TABLE[:-1]}; the training table by default.",
         show_default=False,
     ),
 ]
 Root = Annotated[
     Path | None,
     typer.Option(
-        parser=path,
+        parser=location,
         metavar="FOLDER",
         help="Paths are relative to this folder and must stay inside; default: the manifest's.",
         rich_help_panel="Columns",

@@ -9,10 +9,13 @@ import typer
 from rich.console import Console
 
 from ..config.schema import BLOCK
+from ..errors import ConfigError
 from ..strings import plural
 from . import options as flags
 from .common import note_unfinished, set_threads
 from .config_flags import named_columns, with_columns
+
+_TUNED = "tuned"
 
 
 @with_columns
@@ -31,17 +34,23 @@ def predict(
     ] = Path("predictions.jsonl"),
     root: flags.Root = None,
     threshold: Annotated[
-        float,
+        str,
         typer.Option(
-            min=0,
-            max=1,
-            help="Probability above which a label is predicted; binary: above which the second "
-            "label is.",
+            metavar="tuned|FLOAT",
+            help="Probability above which a label is predicted, for binary the second one; tuned: "
+            "as fit found it on val rows for binary, else 0.5.",
         ),
-    ] = 0.5,
+    ] = _TUNED,
     block: Annotated[
         int, typer.Option(min=1, max=10_000_000, help="Rows in memory at once.")
     ] = BLOCK,
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Predict only part I of N of the table, from 1; a part is whole blocks.",
+        ),
+    ] = "1/1",
     on_bad_row: flags.BadRows = flags.OnBadRow.error,
     device: flags.Device = "auto",
     batch_size: flags.BatchSize = 256,
@@ -59,15 +68,17 @@ def predict(
     from .. import checkpoint
     from ..inference.loop import InferenceConfig, find_device
     from ..inference.predictor import Predictor, predict_file
+    from ..inference.shard import Shard
 
     set_threads(threads)
+    part = Shard.of(shard)
     network, processor, config = checkpoint.load(run)
     note_unfinished(run)
     predictor = Predictor(
         network,
         processor,
         config,
-        threshold,
+        None if threshold == _TUNED else _number(threshold),
         find_device(device),
         InferenceConfig(batch_size, num_workers),
         on_bad_row.value,
@@ -80,9 +91,17 @@ def predict(
             columns=named_columns(values),
             root=root,
             block=block,
+            shard=part,
             progress=lambda rows: status.update(plural(rows, "row")),
         )
     Console().out(
         f"{plural(counts.predicted, 'row')} predicted, written to {output}"
         + (f"; {plural(counts.skipped, 'row')} with an error instead" if counts.skipped else "")
     )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--threshold must be {_TUNED} or a number; got {text!r}") from None

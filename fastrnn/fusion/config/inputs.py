@@ -15,7 +15,18 @@ from ..strings import composed, plural
 
 MODALITIES = ("audio", "image", "series", "tabular", "text")
 # The keys of an input in a batch (batch.py) and in a sample are its name with these endings.
-ENDINGS = ("", "_categories", "_features", "_frames", "_id", "_known", "_lengths", "_present")
+ENDINGS = (
+    "",
+    "_categories",
+    "_features",
+    "_frames",
+    "_id",
+    "_known",
+    "_lengths",
+    "_ngram_weights",
+    "_ngrams",
+    "_present",
+)
 
 Columns = Mapping[str, str | Sequence[str]]  # role or input -> one column, or several
 

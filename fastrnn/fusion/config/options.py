@@ -18,7 +18,8 @@ from ..errors import ConfigError
 from .parser import Help, OneOf, Range, parse
 from .presets import PRESETS
 from .renamed import renamed
-from .schema import DataConfig, FitConfig, LoaderConfig, ModelConfig, TrainConfig
+from .schema import DataConfig, FitConfig, LoaderConfig, ModelConfig
+from .training import BALANCED, TrainConfig
 
 AUTO = "auto"
 
@@ -87,7 +88,7 @@ def fit_config(options: Mapping[str, Any], **others: Any) -> FitConfig:
 
     Args:
         options: values by name, of any of CONFIGS.
-        others: the other fields of FitConfig: baselines, init_from, report_to.
+        others: the other fields of FitConfig: baselines, init_from, report_to, folds.
 
     Raises:
         ConfigError: an unknown option (the message suggests the closest), or an invalid value.
@@ -102,7 +103,9 @@ def fit_config(options: Mapping[str, Any], **others: Any) -> FitConfig:
         option = OPTIONS[name]
         if AUTO in option.choices and value == AUTO:
             continue
-        values[option.config][name] = as_tuple(name, value) if option.is_list else value
+        # TrainConfig accepts this word in place of a list.
+        listed = option.is_list and not (isinstance(value, str) and value == BALANCED)
+        values[option.config][name] = as_tuple(name, value) if listed else value
     # The other fields of ModelConfig are not known yet.
     model = {
         name: parse(OPTIONS[name].hint, value, name) for name, value in values[ModelConfig].items()
@@ -144,11 +147,15 @@ def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
         if item is str:
             return tuple(str(each) for each in texts)
         if item is not int:
-            pairs = [each.split("=", 1) if isinstance(each, str) else each for each in texts]
-            return tuple((str(modality), str(encoder)) for modality, encoder in pairs)
+            # A label may contain "=", and so may a folder.
+            split = str.rsplit if name == "class_weight" else str.split
+            pairs = [split(each, "=", 1) if isinstance(each, str) else each for each in texts]
+            kind = get_args(item)[1]
+            return tuple((str(key), kind(value)) for key, value in pairs)
         return tuple(int(each) if isinstance(each, str) else operator.index(each) for each in texts)
     except (TypeError, ValueError):
         examples = {
+            "class_weight": "yes=3,no=1",
             "encoders": "image=NAME",
             "finetune": "image=last-2",
             "freeze": "text,fusion",

@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from .inputs import MODALITIES
 from .options import OPTIONS, as_tuple, check_names
 from .renamed import renamed
+from .training import BALANCED
 
 _REPEATED = (*MODALITIES, "ignore", "report_to")  # flags that may be given several times
 
@@ -87,7 +88,7 @@ def _plain(name: str, value: Any) -> Any:
         return value.value
     if isinstance(value, Path):
         return str(value)
-    if name in ("encoders", "finetune"):
-        return dict(as_tuple(name, value))
-    is_list = name in OPTIONS and OPTIONS[name].is_list
-    return list(as_tuple(name, value)) if is_list else value
+    if name not in OPTIONS or not OPTIONS[name].is_list or value == BALANCED:
+        return value
+    items = as_tuple(name, value)
+    return dict(items) if items and isinstance(items[0], tuple) else list(items)

@@ -16,6 +16,7 @@ _DEFAULTS: dict[str, Any] = {
     "preset": "default",
     "problem_type": None,
     "baselines": False,
+    "folds": 0,
     "init_from": None,
     "report_to": (),
     "output_dir": None,
@@ -72,4 +73,5 @@ def _fit_config(given: Mapping[str, Any]) -> FitConfig:
         baselines=given.get("baselines", False),
         init_from=None if init_from is None else str(init_from),
         report_to=(report_to,) if isinstance(report_to, str) else tuple(report_to),
+        folds=given.get("folds", 0),
     )

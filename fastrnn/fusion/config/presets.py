@@ -28,7 +28,7 @@ class Preset:
 PRESETS = {
     "default": Preset(),
     "article": Preset(
-        data={"image_size": 224, "image_channels": 3, "max_tokens": 100},
+        data={"image_size": 224, "image_channels": 3, "max_tokens": 100, "ngrams": 0},
         model={
             "fusion": "concat",
             "cell": "rnn",
@@ -36,12 +36,16 @@ PRESETS = {
             "grid": 0,
             "width": 128,
             "hidden": 64,
+            "pooling": ("state",),
+            "unimodal_heads": False,
+            "dropout": 0.0,
         },
         train={
             "epochs": 10,
             "batch_size": 32,
             "learning_rate": 1e-3,
             "schedule": "constant",
+            "weight_decay": 0.0,  # Adam
             "max_grad_norm": 1e9,  # no gradient is clipped
         },
     ),

@@ -18,12 +18,12 @@ from ..errors import ConfigError
 from .inputs import MODALITIES, InputName, modality_of
 from .parser import AtMost, Checked, Help, OneOf, Range
 from .pretrained import Finetuning, PretrainedConfig, without_folders
+from .training import TrainConfig as TrainConfig
 
 FUSIONS = ("concat", "tokens", "parallel", "init", "aligned", "late")
 CELLS = ("rnn", "lstm", "gru", "none")
 PROBLEM_TYPES = ("binary", "multiclass", "multilabel", "regression", "steps")
-SCHEDULES = ("one-cycle", "constant")
-PRECISIONS = ("fp32", "bf16", "fp16")
+POOLINGS = ("mean", "max", "attention", "state")
 CACHES = ("memory", "disk", "none")
 MAX_CATEGORIES = 1000  # of a tabular column; rarer ones count as unseen
 BLOCK = 1024  # rows that `predict` keeps in memory at once
@@ -68,12 +68,22 @@ class DataConfig(Checked):
         Tokens, Help("Maximum number of tokens learned from the training texts.", minimum=256)
     ] = 1000
     max_tokens: Annotated[Count, Help("Maximum tokens; longer texts are truncated.")] = 100
+    ngrams: Annotated[
+        Tokens, Help("Number of buckets of the hashed character n-grams of texts; 0 omits them.")
+    ] = 8192
     max_characters: Annotated[
         Count, Help("Maximum number of characters; longer texts are rejected.")
     ] = 20_000
     max_series: Annotated[
         Count, Help("Maximum numbers in a numeric series; longer series are rejected.")
     ] = 1_000_000
+    max_file_size: Annotated[
+        int,
+        Range(1, 1_000_000),
+        Help(
+            "Maximum MB of a remote file or a member of a shard; larger ones are rejected unread."
+        ),
+    ] = 256
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,10 +137,21 @@ class ModelConfig(Checked):
         _STAGES,
         Help("Strides of the convolutions over audio or numeric series, as in 2,2."),
     ] = (2, 2)
+    pooling: Annotated[
+        tuple[Annotated[str, OneOf(POOLINGS)], ...],
+        Help("Pooling of audio, texts and series over time: mean, max, attention, state."),
+    ] = POOLINGS
+    unimodal_heads: Annotated[
+        bool, Help("Add a linear readout of each input to the logits of the fusion.")
+    ] = True
+    dropout: Annotated[
+        float, Range(0, 1), Help("Dropout of the features that the fusion reads, in training.")
+    ] = 0.0
     image_size: Side = 64
     image_channels: Channels = 3
     mels: Mels = 40
     vocabulary: Tokens = 0
+    ngrams: Tokens = 0
     variables: Variables = 0  # K of the only numeric series
     series_variables: tuple[tuple[str, Variables], ...] = ()  # K of each of several
     numbers: Annotated[int, Range(0, 1_000_000)] = 0  # N, the numeric features of tabular columns
@@ -181,6 +202,10 @@ class ModelConfig(Checked):
             raise ConfigError(f"rows are {rows}, so fusion must be one of {', '.join(allowed)}")
         if self.problem_type == "steps" and not self.stream:
             raise ConfigError("the problem type steps needs rows that are sequences of steps")
+        if not self.pooling or len(set(self.pooling)) < len(self.pooling):
+            raise ConfigError(f"pooling must name some of {', '.join(POOLINGS)}, each once")
+        if self.dropout == 1:
+            raise ConfigError("dropout must be less than 1, so that features remain")
         if self.modality_dropout == 1:
             raise ConfigError("modality_dropout must be less than 1, so that rows keep some input")
         if self.modality_dropout and len(self.modalities) < 2:
@@ -208,56 +233,6 @@ class ModelConfig(Checked):
         """Return the number of tokens of a text."""
         found = self.pretrained_of(self.encoder_of(name))
         return self.vocabulary if found is None else found.vocabulary
-
-
-@dataclass(frozen=True)
-class TrainConfig(Checked):
-    """Training with Adam; gradients are clipped to the norm `max_grad_norm`."""
-
-    epochs: Annotated[Count, Help("Number of passes over the training rows.")] = 10
-    batch_size: Annotated[Count, Help("Rows per training step, over all processes.")] = 32
-    learning_rate: Annotated[Positive, Help("Learning rate; the maximum of the cycle.")] = 2e-3
-    pretrained_learning_rate: Annotated[
-        float,
-        Range(0, 1e9),
-        Help("Learning rate of pretrained weights; 0 for a tenth of learning_rate."),
-    ] = 0.0
-    cache_features: Annotated[
-        bool, Help("Compute the features of frozen pretrained encoders once, before training.")
-    ] = True
-    schedule: Annotated[str, OneOf(SCHEDULES), Help("Learning rate schedule.")] = "one-cycle"
-    max_grad_norm: Annotated[
-        float,
-        Range(above=0),
-        Help("Maximum gradient norm; larger gradients are clipped. inf disables clipping."),
-    ] = 1.0
-    seed: Annotated[
-        int, Help("Seed of the split, the initial weights and the order of the rows.")
-    ] = 0
-    precision: Annotated[str, OneOf(PRECISIONS), Help("Precision of the computation.")] = "fp32"
-    gradient_accumulation_steps: Annotated[
-        Count, Help("Gradient accumulation: parts per training step, to save memory.")
-    ] = 1
-    patience: Annotated[
-        int,
-        Range(0),
-        Help("Stop after this many epochs without a better val score; 0 disables it."),
-    ] = 0
-    balance: Annotated[bool, Help("Weight labels by their inverse frequency.")] = False
-    freeze: Annotated[
-        tuple[str, ...], Help("Parts to keep frozen: encoders by modality or input, fusion, head.")
-    ] = ()
-    save_every: Annotated[
-        float, Range(0), Help("Seconds between checkpoints in an epoch; each epoch ends with one.")
-    ] = 60.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_size % self.gradient_accumulation_steps:
-            raise ConfigError(
-                f"batch_size {self.batch_size} must be a multiple of gradient_accumulation_steps "
-                f"{self.gradient_accumulation_steps}"
-            )
 
 
 @dataclass(frozen=True)
@@ -305,6 +280,12 @@ class FitConfig(Checked):
     # The folder of a run whose weights the model starts from, where names and shapes agree.
     init_from: str | None = None
     report_to: tuple[str, ...] = ()  # trackers: tensorboard, wandb, mlflow
+    folds: Annotated[int, Range(0, 1000)] = 0  # also cross-validate, with this many folds
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds == 1:
+            raise ConfigError("folds must be at least 2, or 0 for no cross-validation; got 1")
 
 
 @dataclass(frozen=True)
@@ -317,6 +298,8 @@ class RunConfig(Checked):
     columns: Mapping[str, str] = field(default_factory=dict)  # input or role -> column
     manifest: str = ""  # path of the training table
     root: str = ""  # folder that its paths are relative to
+    # Binary: the probability above which `predict` chooses the second label.
+    threshold: Annotated[float, Range(0, 1)] = 0.5
 
     def without_places(self) -> RunConfig:
         """Remove the places of the table and of weights: private, and useless elsewhere."""

@@ -26,6 +26,8 @@ _BLOCK = 1 << 16  # frames read at a time
 _LOUDEST = 1e12  # the square of a spectrum of larger samples may overflow float32
 _NO_LENGTH = 1 << 40  # libsndfile reports more frames than this if the header gives no length
 _GUESS = 0.98  # share of an MP3's true length that an estimate from its first frame must reach
+_FLOOR = 1e-5  # added to mel energies
+SILENCE = math.log(_FLOOR)  # each value of a log-mel frame of digital silence, -11.5
 
 
 def read_audio(path: Path, config: DataConfig) -> Tensor:
@@ -148,7 +150,7 @@ def resample(wave: Tensor, source: int, target: int) -> Tensor:
 def log_mel(wave: Tensor, config: DataConfig) -> Tensor:
     """Compute the log-mel frames [F, mels] of a clip [samples], with F = 1 + samples // hop.
 
-    Values are natural logarithms of the mel energies; silence is -11.5, not -inf.
+    Values are natural logarithms of the mel energies; SILENCE, not -inf, is that of 0.
     """
     window = round(config.sample_rate * config.window_ms / 1000)
     hop = round(config.sample_rate * config.hop_ms / 1000)
@@ -164,7 +166,9 @@ def log_mel(wave: Tensor, config: DataConfig) -> Tensor:
         return_complex=True,
     )  # [size // 2 + 1, F]
     energy = spectrum.real.square() + spectrum.imag.square()
-    return (mel_bank(config.mels, size, config.sample_rate) @ energy + 1e-5).log().t().contiguous()
+    return (
+        (mel_bank(config.mels, size, config.sample_rate) @ energy + _FLOOR).log().t().contiguous()
+    )
 
 
 @lru_cache(maxsize=8)

@@ -25,6 +25,7 @@ class Collator:
             tabular one.
         incomplete: inputs that some row of the dataset lacks; they get NAME_present.
         labelled: whether samples have labels.
+        ngrams: whether texts have n-grams.
         features: inputs of which samples have the features of a frozen encoder.
     """
 
@@ -34,6 +35,7 @@ class Collator:
     per_step: bool
     incomplete: tuple[str, ...]
     labelled: bool
+    ngrams: bool
     features: tuple[str, ...] = ()
 
     @classmethod
@@ -71,6 +73,7 @@ class Collator:
             processor.task.per_step,
             incomplete,
             labelled,
+            processor.ngrams > 0,
             tuple(sizes),
         )
 
@@ -84,6 +87,8 @@ class Collator:
                 batch |= self._tabular(samples)
             else:
                 batch |= self._padded(samples, name)
+            if self.ngrams and modality_of(name) == "text":
+                batch |= self._ngrams(samples, name)
         for name in self.incomplete:
             batch[f"{name}_present"] = torch.tensor([name in each for each in samples])
         if self.stream:
@@ -140,6 +145,18 @@ class Collator:
             if name in sample:
                 values[row, : lengths[row]] = sample[name]
         return {name: torch.from_numpy(values), f"{name}_lengths": torch.tensor(lengths)}
+
+    def _ngrams(self, samples: Sequence[Mapping[str, Any]], name: str) -> Batch:
+        """Pad the n-grams of a text with the number 0 and the weight 0."""
+        empty = np.zeros(1)
+        result: Batch = {}
+        for key, dtype in ((f"{name}_ngrams", np.int64), (f"{name}_ngram_weights", np.float32)):
+            rows = [each.get(key, empty) for each in samples]
+            values = np.zeros((len(rows), max(map(len, rows))), dtype)
+            for number, row in enumerate(rows):
+                values[number, : len(row)] = row
+            result[key] = torch.from_numpy(values)
+        return result
 
     def _labels(self, labels: Sequence[np.ndarray]) -> Tensor:
         if not self.per_step:

@@ -42,6 +42,7 @@ from .collator import Collator
 from .decoding import FILES, MediaFiles
 from .features import Features
 from .manifest import Manifest
+from .ngrams import ngrams
 from .processor import Processor
 from .ragged import Ragged
 from .tabular import TabularArrays
@@ -112,6 +113,10 @@ class FusionDataset(Dataset[Sample]):
         for name, tokens in self.tokens.items():
             if not (name in lacking and lacking[name][index]):
                 sample[name] = tokens[index]
+        for name in of_modality(self.processor.modalities, "text"):
+            if self.processor.ngrams and name in sample:  # also with the features of a text
+                found = ngrams(self.text(index, name), self.processor.ngrams)
+                sample[f"{name}_ngrams"], sample[f"{name}_ngram_weights"] = found
         if self.cells is not None and not ("tabular" in lacking and lacking["tabular"][index]):
             sample["tabular"] = self.cells.numbers[index]
             sample["tabular_known"] = self.cells.known[index]
@@ -173,6 +178,10 @@ class FusionDataset(Dataset[Sample]):
     def where(self, index: int) -> str:
         """Return the position of a row in its table, for messages."""
         return self.manifest.where(int(self.rows[index]))
+
+    def text(self, index: int, name: str) -> str:
+        """Return the text of a row that has the input."""
+        return self.manifest.rows.column(name)[int(self.rows[index])].as_py()
 
     def labels(self, rows: Sequence[int] | slice = slice(None)) -> Tensor:
         """Return the labels of some rows as in a batch; steps are padded with IGNORE."""

@@ -6,6 +6,7 @@ processes nor on the number of cores.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,10 +27,10 @@ from .audio import log_mel, read_audio
 from .cache import ArrayCache
 from .columns import file_column
 from .image import read_image
+from .local_file import local_file
 from .manifest import Manifest
 from .preprocessing import read_clip
 from .ragged import Ragged
-from .rows import resolve
 from .timeseries import check_size, read_series, standardise
 
 FILES = ("audio", "image", "series")  # modalities of files
@@ -113,18 +114,19 @@ class MediaFiles:
 
     def decode(self, number: int) -> np.ndarray:
         """Decode a file; see `load`."""
-        path = resolve(self.root, self.names[number].as_py())
-        if self.modality == "image":
-            return read_image(path, self.config, self.preprocessing.image)
-        if self.modality == "audio":
-            with _one_thread():
-                if self.preprocessing.audio:
-                    return read_clip(path, self.config, self.preprocessing.audio)
-                return log_mel(read_audio(path, self.config), self.config).numpy()
-        try:
-            return standardise(read_series(path, self.config), self.scale)
-        except MediaError as error:
-            raise error if str(path) in str(error) else MediaError(f"{path}: {error}") from None
+        name = self.names[number].as_py()
+        with local_file(self.root, name, self.config) as path:
+            if self.modality == "image":
+                return read_image(path, self.config, self.preprocessing.image)
+            if self.modality == "audio":
+                with _one_thread():
+                    if self.preprocessing.audio:
+                        return read_clip(path, self.config, self.preprocessing.audio)
+                    return log_mel(read_audio(path, self.config), self.config).numpy()
+            try:
+                return standardise(_series(path, name, self.config), self.scale)
+            except MediaError as error:
+                raise error if str(path) in str(error) else MediaError(f"{path}: {error}") from None
 
 
 def series_of(manifest: Manifest, name: str, row: int, config: DataConfig) -> np.ndarray | None:
@@ -138,7 +140,14 @@ def series_of(manifest: Manifest, name: str, row: int, config: DataConfig) -> np
         check_size(values, config)
         return values
     file = manifest.rows.column(file_column(name))[row].as_py()
-    return None if file is None else read_series(resolve(manifest.root, file), config)
+    if file is None:
+        return None
+    with local_file(manifest.root, file, config) as path:
+        return _series(path, file, config)
+
+
+def _series(path: Path, name: str, config: DataConfig) -> np.ndarray:
+    return read_series(path, config, os.path.splitext(name)[1])
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..batch import Batch
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, FusionError
 from .bad_rows import BadRows
 from .collator import Collator
 from .dataset import FusionDataset, Sample
@@ -64,9 +64,10 @@ class BatchLoader:
 
         Raises:
             DataError: a file cannot be used; the message names the row and the file.
+            StorageError: a remote file cannot be read now.
         """
         for batch in self._loader:
-            if isinstance(batch, DataError):
+            if isinstance(batch, FusionError):
                 raise batch
             yield batch
 
@@ -76,7 +77,7 @@ def _check_workers(num_workers: int) -> None:
         raise ConfigError(f"num_workers must be at least 0; got {num_workers}")
 
 
-class _Caught(Dataset[Sample | DataError]):
+class _Caught(Dataset[Sample | FusionError]):
     """Returns the error of a row: DataLoader would add the worker's traceback to its message."""
 
     def __init__(self, dataset: FusionDataset) -> None:
@@ -85,10 +86,10 @@ class _Caught(Dataset[Sample | DataError]):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, index: int) -> Sample | DataError:
+    def __getitem__(self, index: int) -> Sample | FusionError:
         try:
             return self._dataset[index]
-        except DataError as error:
+        except FusionError as error:
             return error
 
 
@@ -98,10 +99,10 @@ class _Collate:
     def __init__(self, collator: Collator) -> None:
         self._collator = collator
 
-    def __call__(self, samples: list[Sample | DataError]) -> Batch | DataError:
+    def __call__(self, samples: list[Sample | FusionError]) -> Batch | FusionError:
         sound: list[Sample] = []
         for each in samples:
-            if isinstance(each, DataError):
+            if isinstance(each, FusionError):
                 return each
             sound.append(each)
         return self._collator(sound)

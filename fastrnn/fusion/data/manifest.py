@@ -14,6 +14,8 @@ An empty input cell means that the row lacks this input.
 A `series` cell is a JSON list of numbers, a JSON list with one list of numbers per step, or the
 path of a .csv or .npy file.
 
+Columns of numbers, categories and dates are one input, tabular (tabular.py).
+
 Labels: a name, a number, several names (`a|b`), or one per step; see tasks/labels.py.
 
 Streams: a row may hold several images, as a JSON list, in any format. Its label may be a list too:
@@ -48,6 +50,7 @@ from .groups import crossing_contents, crossing_files, crossing_group
 from .readers import Source, open_table
 from .roles import LABELLED, NAMES, check_roles, find_roles
 from .rows import RowReader
+from .storage import real_folder
 
 _WIDTH = 24  # to which the names of columns are padded
 _SUSPECT = 20  # with more rows than this, mostly different numbers look like amounts
@@ -203,7 +206,7 @@ def make_reader(
     Raises:
         ManifestError: the name of the folder is not valid Unicode.
     """
-    base = Path(os.path.realpath(root if root is not None else path.parent))
+    base = real_folder(root if root is not None else path.parent)
     if not is_unicode(str(base)):
         raise ManifestError(f"{str(base)!r}: the folder's name is not valid Unicode; rename it")
     return RowReader(path, base, roles)

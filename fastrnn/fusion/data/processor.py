@@ -156,6 +156,11 @@ class Processor:
         return 0 if self.tokenizer is None else self.tokenizer.get_vocab_size()
 
     @property
+    def ngrams(self) -> int:
+        """Number of buckets of hashed n-grams; 0 without text."""
+        return self.config.ngrams if of_modality(self.modalities, "text") else 0
+
+    @property
     def variables(self) -> int:
         """Number of variables of the only numeric series; 0 without one."""
         return len(self.series)
@@ -195,6 +200,18 @@ class Processor:
         size = self.config.image_size
         default = ImagePreprocessing(size, size, self.config.image_channels)
         return found if found.image else replace(found, image=default)
+
+    def log_mels(self, names: Iterable[str]) -> list[str]:
+        """Return the names of audio that becomes log-mel frames, of those given."""
+        audio = of_modality(names, "audio")
+        return [name for name in audio if self.preprocessing_of(name).audio is None]
+
+    def frame_ms(self, name: str) -> float:
+        """Return the milliseconds from one frame, or sample, of audio to the next."""
+        audio = self.preprocessing_of(name).audio
+        if audio is None:
+            return self.config.hop_ms
+        return 10.0 if audio.bands else 1000 / audio.sampling_rate  # of all EXTRACTORS
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything except the tokenizer as plain JSON values."""

@@ -55,8 +55,8 @@ class Profile:
         """The kind of the cells, and how many are of this kind."""
         parse = {"numbers": number, "dates": moment, "categories": lambda cell: cell}[self.kind]
         known = sum(parse(cell) is not None for cell in self.cells)
-        share = f"{100 * known / len(self.cells):.3g}%" if self.cells else "none"
-        return f"{self.kind} ({share} of {plural(len(self.cells), 'cell')})"
+        share = 100 * known // max(1, len(self.cells))
+        return f"{self.kind} ({share}% of {plural(len(self.cells), 'cell')})"
 
 
 def profiles(table: Table) -> dict[str, Profile]:
@@ -88,12 +88,11 @@ def judge(name: str, profile: Profile, label: Profile | None) -> tuple[str, str]
     suspicion = suspicious(name, profile, label)
     count, rows = len(profile.distinct), len(profile.filled)
     few = count <= min(_CATEGORIES, rows / 2)
+    values = f"{plural(count, 'different value')} in {plural(rows, 'row')}"
     if profile.kind == "categories" and not few and _words(profile):
-        return "text", f"text ({plural(count, 'different value')} in {plural(rows, 'row')})"
-    if suspicion:
-        return "", f"{suspicion}; name it with --tabular to use it"
-    if profile.kind == "categories" and not few:
-        return "", f"{plural(count, 'different value')} in {plural(rows, 'row')}"
+        return "text", f"text, {values}"
+    if suspicion or (profile.kind == "categories" and not few):
+        return "", f"{suspicion or values}; name it with --tabular to use it"
     return "tabular", profile.summary
 
 

@@ -1,4 +1,4 @@
-"""Read tables as records: CSV, JSONL and Parquet files, DataFrames, Arrow tables and datasets.
+"""Read tables as records: CSV, JSONL, Parquet files and shards, DataFrames, Arrow tables, datasets.
 
 A record is a dict of a row's cells as plain Python values, paired with its position for messages:
 the line of a text file, otherwise the row's number from 0 or its label in a DataFrame's index, if
@@ -24,8 +24,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import ManifestError
+from ..errors import FusionError, ManifestError, StorageError
 from ..strings import composed, is_unicode, plural, separator
+from .shards import shards_of
+from .storage import as_path, opened
+from .webdataset import open_shards
 
 Record = dict[str, Any]
 Source: TypeAlias = "str | os.PathLike[str] | pd.DataFrame | pa.Table | Any"
@@ -85,17 +88,28 @@ def _open(source: Source, wanted: Collection[str]) -> Table:
             f"a {type(source).__name__} is not a table; give a path, a DataFrame, a pyarrow.Table "
             "or a datasets.Dataset"
         )
-    path = Path(source)
+    path = as_path(source)
+    if shards := shards_of(path):
+        return Table(path, *open_shards(path, shards))
     if not path.is_file():
-        raise ManifestError(f"{path}: no such file; give the path of a CSV, JSONL or Parquet file")
+        raise ManifestError(
+            f"{path}: no such file; give the path of a CSV, JSONL, Parquet or .tar file"
+        )
     openers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
     opener = openers.get(path.suffix.lower())
     if opener is None:
-        raise ManifestError(f"{path}: a manifest must end in .csv, .jsonl or .parquet; convert it")
+        raise ManifestError(
+            f"{path}: a manifest must end in .csv, .jsonl, .parquet or .tar; convert it"
+        )
     try:
         return opener(path, wanted)
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from None
+
+
+def is_stored(path: Path) -> bool:
+    """Whether a table can be read from its path again; a DataFrame, for example, cannot."""
+    return bool(shards_of(path)) or path.is_file()
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> ManifestError:
@@ -228,18 +242,20 @@ def _parsed(line: str, where: str) -> Record | ManifestError:
 
 def _parquet(path: Path, wanted: Collection[str]) -> Table:
     def batches() -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(opened(path)) as file:
             yield from file.iter_batches(batch_size=_BATCH, columns=columns)
 
     try:
-        schema = pq.read_schema(path)
+        schema = pq.read_schema(opened(path))
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
     columns = _readable(path, schema, wanted)
     return _arrow(path, schema, batches, wanted)
 
 
-def _damaged(path: Path, error: Exception) -> ManifestError:
+def _damaged(path: Path, error: Exception) -> FusionError:
+    if isinstance(error, StorageError):
+        return error
     return ManifestError(f"{path}: the Parquet file cannot be read ({error}); write it again")
 
 

@@ -163,9 +163,13 @@ def _by_content(
             role, reasons[column] = judge(column, known[column], label)
             {"text": texts, "tabular": tabular}.get(role, []).append(column)
     if "text" in wanted and not of_modality(found, "text") and len(texts) == 1:
-        found = found | {"text": texts[0]}
+        found = found | {"text": texts.pop()}
     if "tabular" in wanted:
         found = found | input_names("tabular", tabular)
+        tabular = []
+    for role, columns in (("text", texts), ("tabular", tabular)):
+        for column in columns:  # could be inputs, but are not
+            reasons[column] += f"; name it with --{role} to use it"
     return found, tuple(warnings)
 
 

@@ -24,6 +24,7 @@ from ..config.inputs import inputs_of, modality_of, of_modality
 from ..errors import ManifestError, MediaError
 from ..strings import composed, is_unicode, plural
 from ..tasks.labels import Label, canonical
+from .storage import below
 from .tabular import as_cell
 from .timeseries import ENDINGS, as_series
 
@@ -271,10 +272,10 @@ class RowReader:
             raise self.error(
                 role, f"{_short(value)} is outside the folder {self.root}; move the file into it"
             )
-        name = posixpath.normpath(value)
-        if not name.startswith("/"):
-            return name
         try:
+            name = posixpath.normpath(below(self.root, value))
+            if not name.startswith("/"):
+                return name
             return os.fspath(Path(os.path.realpath(name)).relative_to(self.root))
         except ValueError:
             raise self.error(
@@ -300,14 +301,17 @@ def resolve(root: Path, name: str) -> Path:
         there = False
         file = ""
     if not there:
-        raise MediaError(
-            f"there is no file {_short(name)} in {root}; fix the path, or remove the row"
-        )
+        raise no_file(root, name)
     if not _inside(root, file):
         raise MediaError(
             f"{_short(name)} leads outside {root}; move the file into it, or set --root"
         )
     return Path(file)
+
+
+def no_file(root: Path, name: str) -> MediaError:
+    """Return the error about a file that does not exist."""
+    return MediaError(f"there is no file {_short(name)} in {root}; fix the path, or remove the row")
 
 
 def _real(root: Path, name: str) -> str:
@@ -335,10 +339,8 @@ def _spelt(root: Path, name: str) -> Path:
         return root / name
     place = root
     for part in Path(name).parts:
-        spellings = [
-            place / part,
-            *(place / unicodedata.normalize(f, part) for f in ("NFC", "NFD")),
-        ]
+        forms = (unicodedata.normalize(form, part) for form in ("NFC", "NFD"))
+        spellings = [place / part, *(place / each for each in forms)]
         place = next((each for each in spellings if each.exists()), place / part)
     return place
 

@@ -55,11 +55,46 @@ def split_rows(manifest: Manifest, seed: int = 0) -> dict[str, list[int]]:
                 "give at least 10, or a split column"
             )
         parts |= _deal(manifest, range(count), _SHARES, seed)
+    return _checked(manifest, parts)
+
+
+def fold_rows(manifest: Manifest, folds: int, seed: int = 0) -> list[dict[str, list[int]]]:
+    """Split the rows for cross-validation: for each fold, split name -> sorted row numbers.
+
+    Each row is in test once. A tenth of a fold's other rows is val. The test rows of a split column
+    are in no fold.
+
+    Raises:
+        ManifestError: there are fewer independent sets of rows than folds, or as for `split_rows`.
+    """
+    rows = list(range(len(manifest)))
+    if "split" in manifest.columns:
+        splits = manifest.table["split"].to_pylist()
+        rows = [row for row in rows if splits[row] != "test"]
+    sets = linked(manifest.rows, rows)
+    if len(sets) < folds:
+        raise ManifestError(
+            f"{manifest.path}: {plural(len(sets), 'independent set')} of rows cannot be split into "
+            f"{folds} folds; make folds smaller, or give more rows"
+        )
+    strata = dict(zip(rows, manifest.task.strata(manifest.labels(rows)), strict=True))
+    dealt = _deal_sets(sets, strata, {str(fold): 1 / folds for fold in range(folds)}, seed)
+    found = []
+    for test in dealt.values():
+        others = sorted(set(rows).difference(test))
+        parts = {**_deal(manifest, others, _VAL_OF_TRAIN, seed), "test": test}
+        found.append(_checked(manifest, parts))
+    return found
+
+
+def _checked(manifest: Manifest, parts: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """Check that train and val have rows, and the labels of all; return the sorted parts."""
     for name in ("train", "val"):
         if not parts[name]:
             hint = regression_hint(manifest.problem_type, manifest.labels())
             raise ManifestError(
-                f"{path}: no rows are left for {name}; give more rows{hint and f', or: {hint}'}"
+                f"{manifest.path}: no rows are left for {name}; give more rows"
+                f"{hint and f', or: {hint}'}"
             )
     _check_labels(manifest, parts)
     return {name: sorted(part) for name, part in parts.items() if part}
@@ -147,9 +182,10 @@ def _deal_sets(
     """Assign sets of rows to splits, the largest first, each to the split that it fits best.
 
     The target of a split is its share of every stratum and of all rows. Each set goes where it
-    increases the chi-square distance to the targets least. First, train gets a set of each stratum.
+    increases the chi-square distance to the targets least. At the start, the first split (train)
+    gets a set of each stratum.
     """
-    sets = list(sets)
+    first, sets = next(iter(shares)), list(sets)
     random.Random(seed).shuffle(sets)
     sets.sort(key=len, reverse=True)
     counts = [Counter(strata[index] for index in each) for each in sets]
@@ -170,22 +206,22 @@ def _deal_sets(
         return distance
 
     for name in sorted(total, key=lambda name: (total[name], name)):
-        if not have["train"][name]:
-            place(next(each for each, count in enumerate(counts) if count[name]), "train")
+        if not have[first][name]:
+            place(next(each for each, count in enumerate(counts) if count[name]), first)
     for number in range(len(sets)):
         if number not in part_of:
             place(number, min(shares, key=lambda part: harm(number, part)))
     for part in shares:  # a part may have received nothing
-        spare = [each for each, owner in part_of.items() if owner == "train"]
+        spare = [each for each, owner in part_of.items() if owner == first]
         if not have[part] and len(spare) > 1:
             able = [
                 each
                 for each in spare
-                if all(have["train"][name] > count for name, count in counts[each].items())
+                if all(have[first][name] > count for name, count in counts[each].items())
             ]
             if able:
                 least = min(able, key=lambda each: (len(sets[each]), each))
-                have["train"] -= counts[least]
+                have[first] -= counts[least]
                 place(least, part)
     return {
         part: [index for each, owner in part_of.items() if owner == part for index in sets[each]]

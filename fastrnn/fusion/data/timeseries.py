@@ -62,16 +62,19 @@ def check_size(series: np.ndarray, config: DataConfig) -> None:
         raise _too_large(plural(series.size, "number"), config)
 
 
-def read_series(path: Path, config: DataConfig) -> np.ndarray:
+def read_series(path: Path, config: DataConfig, ending: str | None = None) -> np.ndarray:
     """Read a series from a file, float64 [L, K].
 
     A .csv file has one line per step, one number per variable, and an optional header.
+
+    Args:
+        ending: the format, .csv or .npy; by default the extension of the path.
 
     Raises:
         MediaError: another format, too large, damaged, ragged or not finite; names the file.
     """
     readers = {".csv": _read_csv, ".npy": _read_npy}
-    reader = readers.get(path.suffix.lower())
+    reader = readers.get((path.suffix if ending is None else ending).lower())
     if reader is None:
         raise MediaError(f"{path}: a series file must end in {' or '.join(ENDINGS)}; convert it")
     try:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..batch import FRAMES, Batch
 from ..config.inputs import ENDINGS, modality_of
+from ..data.audio import SILENCE
 
 STRENGTHS = (0.25, 0.5, 1.0)
 
@@ -64,18 +65,16 @@ def noise(
 
     Images, log-mel frames and numeric series get Gaussian noise with `strength` times their
     standard deviation within the batch. In a text, a fraction `strength` of the tokens is replaced
-    by random tokens of the vocabulary. An image that appears in several rows is changed once. Of
-    tabular columns, each number gets noise, and each known category becomes a random other one of
-    its column with the probability `strength`; `categories` are their numbers.
+    by random tokens of the vocabulary, and of the n-grams by others of the batch. An image that
+    appears in several rows is changed once. Of tabular columns, each number gets noise, and each
+    known category becomes a random other one of its column with the probability `strength`;
+    `categories` are their numbers.
     """
     if name == "tabular":
         return _noise_on_columns(batch, strength, generator, categories)
     modality = modality_of(name)
     if modality == "text":
-        tokens = batch[name]
-        hit = torch.rand(tokens.shape, generator=generator) < strength
-        random = torch.randint(vocabulary, tokens.shape, generator=generator)
-        return {**batch, name: torch.where(hit.to(tokens.device), random.to(tokens), tokens)}
+        return {**batch, **_replaced(batch, name, strength, generator, vocabulary)}
     key = f"{name}_frames" if modality == "image" else name
     values = batch[key].float()
     spread = _valid(batch, key).float().std(correction=0)
@@ -84,6 +83,40 @@ def noise(
     if modality == "image":
         noisy = noisy.round().clamp(0, 255)
     return {**batch, key: noisy.to(batch[key].dtype)}
+
+
+def _replaced(
+    batch: Batch, name: str, share: float, generator: torch.Generator, vocabulary: int
+) -> Batch:
+    """Return the keys of a text in which tokens and n-grams are replaced."""
+    tokens = torch.arange(vocabulary)
+    found = {}
+    for key, others in ((name, tokens), (f"{name}_ngrams", batch.get(f"{name}_ngrams"))):
+        if key in batch and others is not None:
+            numbers = batch[key]
+            hit = torch.rand(numbers.shape, generator=generator) < share
+            chosen = torch.randint(others.numel(), numbers.shape, generator=generator)
+            random = others.flatten()[chosen.to(others.device)].to(numbers)
+            found[key] = torch.where(hit.to(numbers.device), random, numbers)
+    return found
+
+
+def add_silence(batch: Batch, name: str, frames: int, *, before: bool = False) -> Batch:
+    """Add frames of digital silence after each clip's end, or before its start."""
+    audio, lengths = batch[name], batch[f"{name}_lengths"]
+    result = audio.new_full((audio.shape[0], audio.shape[1] + frames, audio.shape[2]), SILENCE)
+    if before:
+        result[:, frames:] = audio
+    else:
+        time = torch.arange(audio.shape[1], device=audio.device)
+        inside = (time < lengths[:, None])[..., None]
+        result[:, : audio.shape[1]] = torch.where(inside, audio, SILENCE)
+    return {**batch, name: result, f"{name}_lengths": lengths + frames}
+
+
+def cut_short(batch: Batch, name: str) -> Batch:
+    """Keep the first half of each clip or series."""
+    return {**batch, f"{name}_lengths": (batch[f"{name}_lengths"] + 1) // 2}
 
 
 def _noise_on_columns(

@@ -14,9 +14,10 @@ from ..data.dataset import FusionDataset, load_dataset
 from ..data.loader import check_files
 from ..data.manifest import Manifest, read_manifest
 from ..data.processor import Processor
-from ..data.readers import Source
+from ..data.readers import Source, is_stored
 from ..data.roles import LABELLED
 from ..data.splits import SPLIT, read_split
+from ..data.storage import as_path
 from ..errors import ConfigError
 from ..strings import plural
 
@@ -120,7 +121,7 @@ class _Home:
         return _load(table, self.processor, rows, on_bad_row, self.num_workers)
 
     def table(self, on_bad_row: str | None = None) -> Manifest:
-        if not self.config.manifest or not Path(self.config.manifest).is_file():
+        if not self.config.manifest or not is_stored(as_path(self.config.manifest)):
             raise ConfigError(
                 f"{self.folder}: the table that the run was trained on is unknown or no longer "
                 "exists; give a manifest"

@@ -6,7 +6,8 @@ input sum to the difference between its logit and that of an uninformative basel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -101,6 +102,38 @@ def _over_tokens(network: nn.Module, batch: Batch, name: str, select: Selector) 
             return select(network(batch))
 
     return integrated_gradients(function, x, torch.zeros_like(x)).sum(-1)[0]
+
+
+def over_ngrams(network: nn.Module, batch: Batch, name: str, select: Selector) -> Tensor:
+    """Attribute one row's logit to the n-grams of a text, [G]; the baseline has none."""
+    key = f"{name}_ngram_weights"
+    x = batch[key].to(_dtype(network))
+    return integrated_gradients(
+        lambda x: select(network({**batch, key: x})), x, torch.zeros_like(x)
+    )[0]
+
+
+def spread(
+    values: Mapping[int, float],
+    occurrences: Iterable[tuple[int, int, int]],
+    tokens: Sequence[tuple[int, int]],
+) -> Tensor:
+    """Divide the attributions of n-grams equally among the tokens that they overlap, [L].
+
+    Args:
+        values: the attribution of each n-gram by number.
+        occurrences: the number, the start and the end of each n-gram in the text.
+        tokens: the start and the end of each token. An n-gram beyond them, in a text that is
+            truncated to the first tokens, counts for the last token.
+    """
+    places = list(occurrences)
+    count = Counter(number for number, _, _ in places)
+    result = torch.zeros(len(tokens))
+    for number, start, end in places:
+        over = [at for at, (a, b) in enumerate(tokens) if a < end and start < b]
+        for at in over or [-1]:
+            result[at] += values[number] / count[number] / max(1, len(over))
+    return result
 
 
 def _over_columns(network: nn.Module, batch: Batch, select: Selector) -> Tensor:

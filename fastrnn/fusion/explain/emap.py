@@ -45,7 +45,7 @@ def emap(
     whole, projection = (
         gather(task, [task.items(logits, batch["label"].cpu())], len(chosen))
         for logits in (
-            logits_of(network, features, batch),
+            network.logits(features, batch),
             additive(network, features, batch, generator),
         )
     )
@@ -58,12 +58,6 @@ def emap(
         "gain": gain.to_json(),
         "same_answers": plain(float(same)) if task.labels else None,
     }
-
-
-def logits_of(network: FusionNetwork, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    """Compute the logits from a batch's features, as the network's own forward does."""
-    x, lengths, state = network.sequence(features, batch)
-    return network.head(x, state, lengths=lengths)[0]
 
 
 def additive(
@@ -96,7 +90,7 @@ def additive(
                 for other in features
             }
             mixed = {other: value[picked[other]] for other, value in features.items()}
-            found = logits_of(network, mixed, perturbations.pick(batch, picked, {}))
+            found = network.logits(mixed, perturbations.pick(batch, picked, {}))
             total = total + found.double()
         held.append(total / rows)
     everything = torch.stack(held).mean(0).mean(0, keepdim=True)

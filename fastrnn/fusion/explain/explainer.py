@@ -17,6 +17,7 @@ from .. import checkpoint, files
 from ..batch import Batch, to_device
 from ..config.inputs import of_modality
 from ..data.dataset import FusionDataset
+from ..data.ngrams import occurrences
 from ..data.tabular import sources
 from ..evaluation import perturbations
 from ..evaluation.bootstrap import value
@@ -169,6 +170,9 @@ class Explainer:
             if not attribution.can_attribute(network, name):
                 continue
             inputs[name] = attribution.over_input(network, batch, name, chosen.logit).cpu()
+            if f"{name}_ngrams" in batch:
+                found = attribution.over_ngrams(network, batch, name, chosen.logit)
+                inputs[name] += self._spread(row, name, batch[f"{name}_ngrams"][0], found)
         texts = of_modality(inputs, "text")
         if texts:
             result["tokens"] = [
@@ -186,8 +190,9 @@ class Explainer:
         picture = self.folder / PICTURES / f"example-{number}.png"
         drawn = {name: each for name, each in inputs.items() if name not in (*texts, "tabular")}
         host = to_device(batch, "cpu")
-        bars = {"steps": result.get("steps", []), "columns": columns}
-        if (drawn or columns) and plots.example(picture, host, drawn, **bars):
+        steps = result.get("steps", [])
+        frame_ms = {name: self.dataset.processor.frame_ms(name) for name in drawn}
+        if (drawn or columns) and plots.example(picture, host, drawn, steps, columns, frame_ms):
             result["picture"] = f"{PICTURES}/{picture.name}"
         return result
 
@@ -200,9 +205,7 @@ class Explainer:
         with torch.no_grad():
             states = network.states(batch).cpu()
         names = network.step_names(batch)
-        lengths = [len(names)] * len(chosen)
-        if "steps" in batch:
-            lengths = batch["steps"].sum(1).tolist()
+        lengths = states.any(-1).sum(1).clamp(min=1).tolist()  # zero after a row's last step
         where = [self.dataset.where(row) for row in chosen]
         plots.states(self.folder / PICTURES / "states.png", states, lengths, names, where)
         return {"rows": where, "steps": names, "picture": f"{PICTURES}/states.png"}
@@ -227,6 +230,17 @@ class Explainer:
             column = name.partition(":")[2]
             total[column] = total.get(column, 0.0) + each
         return [{"name": name, "attribution": plain(each)} for name, each in total.items()]
+
+    def _spread(self, row: int, name: str, ngrams: Tensor, values: Tensor) -> Tensor:
+        """Divide the attributions of the n-grams of a row's text among its tokens."""
+        dataset = self.dataset
+        content = dataset.text(row, name)
+        tokenizer = dataset.processor.tokenizer_of(name)
+        assert tokenizer is not None  # the network reads a text
+        spans = tokenizer.encode(content).offsets[: len(dataset[row][name])]
+        places = list(occurrences(content, dataset.processor.ngrams))
+        share = dict(zip(ngrams.tolist(), values.tolist(), strict=True))
+        return attribution.spread(share, places, spans)
 
     def _tokens(self, name: str, ids: Tensor) -> list[str]:
         tokenizer = self.dataset.processor.tokenizer_of(name)

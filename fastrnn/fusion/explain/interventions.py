@@ -13,7 +13,7 @@ from ..batch import IGNORE, Batch
 from ..evaluation import perturbations
 from ..evaluation.bootstrap import value
 from ..inference.loop import gather
-from ..models.network import FusionNetwork
+from ..models.network import FusionNetwork, mix
 from ..models.recurrent import State, h_of, mapped
 from ..tasks import Task
 from ..tasks.metrics import plain
@@ -76,7 +76,8 @@ class Probe:
         network = self.network
         if not isinstance(network, FusionNetwork) or network.config.cell == "none":
             return None
-        x, lengths, start = network.sequence(network.encode(batch), batch)
+        features = network.encode(batch)
+        x, lengths, start = network.sequence(features, batch)
         if lengths is None:
             lengths = torch.full((len(x),), x.shape[1], device=x.device)
         half = int(lengths.median()) // 2
@@ -87,10 +88,15 @@ class Probe:
         _, state = network.head.rnn(x[rows, :half], start)
         rest, left = x[rows, half:], lengths[rows] - half
         giving = _cycle(len(rows), self.seed).to(x.device)
+        share, shares = network.mixture[0], network.mixture[1:]
+        # The readouts of single inputs do not depend on the state.
+        own = mix(shares, network.unimodal(features, batch)[:, rows])
 
         def resumed(state: State) -> Tensor:
             """[B, T - half, C], or [B, C] at the end."""
-            return network.head(rest, state, lengths=left)[0]
+            fused = network.head(rest, state, lengths=left)[0]
+            rest_of_own = own[:, half : half + fused.shape[1]] if self.task.per_step else own
+            return share * fused + rest_of_own
 
         whole = resumed(state)
         swapped = resumed(mapped(lambda each: each[:, giving], state))
@@ -99,7 +105,8 @@ class Probe:
         result: dict[str, Any] = {"step": half, "rows": len(rows)}
         label = batch["label"][rows]
         if self.task.per_step:
-            memory = self.task.predict(network.answer(h_of(state)[0]))[giving]
+            before = share * network.answer(h_of(state)[0]) + own[:, half - 1]
+            memory = self.task.predict(before)[giving]
             result["after"] = self._after(label, half, host, memory, other, giving)
             label = label[:, half : half + host.shape[1]]
         else:

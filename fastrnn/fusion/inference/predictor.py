@@ -16,6 +16,7 @@ per row, with `row`, the row's number in the table from 0, and these fields:
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -37,9 +38,11 @@ from ..data.manifest import Manifest, make_reader
 from ..data.processor import Processor
 from ..data.readers import Record as Cells
 from ..data.readers import Source, Table, open_table
+from ..data.storage import RemotePath
 from ..errors import ConfigError, DataError, ManifestError
 from ..files import atomic
 from .loop import InferenceConfig, forward
+from .shard import WHOLE, Shard
 from .writers import Record, writer
 
 Block = list[tuple[str, Cells | ManifestError]]
@@ -51,7 +54,7 @@ class Predictor:
 
     Attributes:
         threshold: binary, multilabel: the probability above which a label is predicted; for binary,
-            the second label.
+            the second label. None for that of `config`, which is tuned for binary, else 0.5.
         device: where the network runs.
         inference: the batch size, and the processes that decode files.
         on_bad_row: "error" to stop at the first row that cannot be used, "skip" for a record with
@@ -61,13 +64,13 @@ class Predictor:
     network: nn.Module
     processor: Processor
     config: RunConfig
-    threshold: float = 0.5
+    threshold: float | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     on_bad_row: str = "error"
 
     def __post_init__(self) -> None:
-        parse(Annotated[float, Range(0, 1)], self.threshold, "threshold")
+        parse(Annotated[float, Range(0, 1)] | None, self.threshold, "threshold")
 
     def predict(
         self,
@@ -76,8 +79,9 @@ class Predictor:
         columns: Columns | None = None,
         root: str | os.PathLike[str] | None = None,
         block: int = BLOCK,
+        shard: Shard = WHOLE,
     ) -> Iterator[list[Record]]:
-        """Predict the rows of a table, in blocks of `block` rows.
+        """Predict the rows of a table, or of a part of it, in blocks of `block` rows.
 
         Args:
             source: a CSV, JSONL or Parquet file, a DataFrame, an Arrow table or a dataset.
@@ -86,6 +90,8 @@ class Predictor:
             root: the folder that paths are relative to and must stay inside. Defaults to the
                 table's own folder, and to the current folder if there is no file.
             block: rows in memory at once.
+            shard: the part to predict. Parts consist of whole blocks, so that the rows have the
+                same predictions, bit for bit, as in the whole table.
 
         Yields:
             One record per row, in order.
@@ -98,12 +104,15 @@ class Predictor:
         table = open_table(source, wanted)
         roles = self._roles(table, columns or {})
         network = self.network.to(self.device)
-        records = iter(table.records())
-        start = 0
+        rows = range(sys.maxsize)
+        if shard != WHOLE:
+            rows = shard.rows(sum(1 for _ in table.records()), block)
+        records = islice(table.records(), rows.start, rows.stop)
+        start = rows.start
         while some := list(islice(records, block)):
             yield self._block(network, table, roles, root, some, start)
             start += len(some)
-        if not start:
+        if not start and not any(True for _ in table.records()):
             raise ManifestError(f"{table.path}: the table has no rows; add one row per example")
 
     def _block(
@@ -120,10 +129,11 @@ class Predictor:
         manifest, numbers = self._read(table, roles, root, records, errors)
         dataset = self._dataset(manifest, numbers, errors)
         found: dict[int, Record] = {}
+        threshold = self.config.threshold if self.threshold is None else self.threshold
         outputs = self._outputs(network, dataset) if len(dataset) else iter(())
         for row, output in zip(dataset.rows.tolist(), outputs, strict=True):
             if bool(output.isfinite().all()):
-                found[numbers[row]] = self.processor.task.decode(output, self.threshold)
+                found[numbers[row]] = self.processor.task.decode(output, threshold)
             else:
                 error = DataError(
                     "the model's output is not finite; check for extreme inputs, or for a nan loss "
@@ -288,16 +298,22 @@ def predict_file(
     columns: Columns | None = None,
     root: Path | None = None,
     block: int = BLOCK,
+    shard: Shard = WHOLE,
     progress: Callable[[int], None] | None = None,
 ) -> Counts:
-    """Predict every row of a CSV, JSONL or Parquet file and write `target`, .jsonl or .parquet.
+    """Predict the rows of a file or of shards, and write `target`, .jsonl or .parquet.
+
+    Args:
+        shard: the part of the table to predict; see `Predictor.predict`. The JSONL files of all
+            parts, one after another, are the file of the whole table.
 
     Raises:
         FusionError: the table, one of its files or the name of `target` cannot be used.
     """
-    if target.exists() and source.exists() and target.samefile(source):
+    local = not isinstance(source, RemotePath)
+    if local and target.exists() and source.exists() and target.samefile(source):
         raise ConfigError(
             f"{target}: the predictions would overwrite the table; give another --output"
         )
-    blocks = predictor.predict(source, columns=columns, root=root, block=block)
+    blocks = predictor.predict(source, columns=columns, root=root, block=block, shard=shard)
     return write_predictions(predictor, blocks, target, progress)

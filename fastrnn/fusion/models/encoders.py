@@ -27,8 +27,9 @@ from ..config.inputs import modality_of
 from ..config.schema import ModelConfig
 from ..errors import ConfigError
 from ..strings import plural
-from .recurrent import h_of, recurrent
+from .pooling import Pooling, pool_to_steps
 from .tabular import TabularEncoder
+from .text import TextEncoder
 from .views import config_of, stepping
 
 Factory = Callable[[ModelConfig], nn.Module]
@@ -81,29 +82,8 @@ class ImageEncoder(nn.Module):
         return features[batch["image"]]  # [U, ...] -> [B, ...] or, for streams, [B, T, D]
 
 
-class TextEncoder(nn.Module):
-    """Embedding and a recurrent layer's final state, or the embeddings as steps."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.features = config.width
-        self.embed = nn.Embedding(config.vocabulary, config.width)
-        self.rnn = _summary(config, "text")
-
-    def lengths(self, batch: Batch) -> Tensor | None:
-        """Return the lengths of the steps; None if the output is a vector."""
-        return batch["text_lengths"] if self.rnn is None else None
-
-    def forward(self, batch: Batch) -> Tensor:
-        x = self.embed(batch["text"])
-        if self.rnn is None:
-            return x  # [B, L, D]
-        _, state = self.rnn(x, lengths=batch["text_lengths"])
-        return h_of(state)[-1]  # [B, D]
-
-
 class FrameEncoder(nn.Module):
-    """Strided convolutions over frames, then a recurrent layer's final state, or the steps."""
+    """Strided convolutions over frames, pooled over time, or their output as steps."""
 
     def __init__(self, config: ModelConfig, modality: str, channels: int) -> None:
         super().__init__()
@@ -117,11 +97,11 @@ class FrameEncoder(nn.Module):
             channels = config.width
         if not config.strides:
             raise ConfigError(f"{modality} needs a convolution: give strides, for example (1,)")
-        self.rnn = None if config.stream else _summary(config, modality)
+        self.pool = None if config.stream or stepping(config) == modality else Pooling(config)
 
     def lengths(self, batch: Batch) -> Tensor | None:
         """Return the lengths of the steps; None if the output is a vector or a stream."""
-        if self.stream or self.rnn is not None:
+        if self.stream or self.pool is not None:
             return None
         lengths = batch[f"{self.modality}_lengths"]
         for stride in self.strides:
@@ -142,10 +122,7 @@ class FrameEncoder(nn.Module):
         x = x.transpose(1, 2)  # [B, F', D]
         if self.stream:
             return pool_to_steps(x, lengths, batch["steps"])
-        if self.rnn is None:
-            return x
-        _, state = self.rnn(x, lengths=lengths)
-        return h_of(state)[-1]
+        return x if self.pool is None else self.pool(x, lengths)
 
 
 class AudioEncoder(FrameEncoder):
@@ -183,35 +160,6 @@ class Adapted(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         return self.project(self.encoder(batch))
-
-
-def pool_to_steps(x: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
-    """Average each row's frames over as many equal parts as the row has steps.
-
-    Args:
-        x: [B, F, D], frames.
-        lengths: int [B], valid frames of each row, at least 1.
-        steps: bool [B, T], valid steps of each row.
-
-    Returns:
-        [B, T, D], 0 at invalid steps. The parts are those of adaptive_avg_pool1d.
-    """
-    count = steps.sum(1)[:, None]  # [B, 1]
-    step = torch.arange(steps.shape[1], device=x.device)
-    first = step * lengths[:, None] // count  # [B, T]
-    end = ((step + 1) * lengths[:, None] + count - 1) // count
-    frame = torch.arange(x.shape[1], device=x.device)
-    inside = (frame >= first[..., None]) & (frame < end[..., None]) & steps[..., None]  # [B, T, F]
-    share = inside.to(x.dtype) / inside.sum(2, keepdim=True).clamp_min(1)
-    return share @ x
-
-
-def _summary(config: ModelConfig, modality: str) -> nn.Module | None:
-    """Create the layer that summarises a modality's steps; None if the fusion reads the steps."""
-    if stepping(config) == modality:
-        return None
-    cell = "rnn" if config.cell == "none" else config.cell  # "none" concerns only the fusing layer
-    return recurrent(cell, config.width, config.width)
 
 
 ENCODERS: dict[str, Factory] = {

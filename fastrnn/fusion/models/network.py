@@ -3,6 +3,12 @@
 Symbols: B rows, T steps, H features of the recurrent layer, C outputs. `fusions.py` defines the
 input of the recurrent layer. Fusion "late" uses one such network per input and adds the logits.
 
+With `unimodal_heads`, each input also has a linear readout, and a text has one of its n-grams. The
+logits are a weighted sum of the fusion's and theirs. Each readout learns from a loss of its own,
+and the fusion from the whole: it learns what single inputs do not explain. After training, the
+weights of the sum are fitted to the validation rows (training/mixture.py): on small tables, linear
+readouts generalise better, and on large ones the fusion.
+
 NAME_present in a batch marks the rows that have an input (see batch.py). The data of other rows
 are not read.
 """
@@ -19,12 +25,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..batch import Batch
-from ..config.inputs import modality_of
+from ..config.inputs import modality_of, of_modality
 from ..config.schema import ModelConfig
 from ..errors import ConfigError
 from .encoders import BUILT_IN, features_of, lengths_of, make_encoder
 from .fusions import FUSIONS, Sequence
 from .recurrent import Memoryless, last, mean, readout
+from .text import NgramReadout
 from .views import view
 
 
@@ -42,16 +49,63 @@ class FusionNetwork(nn.Module):
         self.fusion = FUSIONS[config.fusion](config, sizes)
         steps = "all" if config.problem_type == "steps" else "last"
         self.head = readout(config.cell, self.fusion.features, config.hidden, config.outputs, steps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.readouts = self._readouts(sizes) if config.unimodal_heads else nn.ModuleDict()
+        self.mixture: Tensor
+        self.register_buffer("mixture", equal_mixture(len(self.readouts)))
 
-    def forward(self, batch: Batch) -> Tensor:
+    def _readouts(self, sizes: Mapping[str, int]) -> nn.ModuleDict:
+        """Create a linear readout of each input's features, and of each text's n-grams."""
+        config = self.config
+        found = nn.ModuleDict({name: nn.Linear(n, config.outputs) for name, n in sizes.items()})
+        for name in of_modality(sizes, "text") if config.ngrams else ():
+            found[f"{name}_ngrams"] = NgramReadout(config.ngrams, config.outputs)
+        return found
+
+    def forward(self, batch: Batch, *, parts: bool = False) -> Tensor:
         """Return the logits: [B, C], or [B, T, C] for steps.
 
         In training, `modality_dropout` treats some inputs of some rows as missing.
+
+        Args:
+            parts: return the parts that `mix` adds up: [1 + R, B, C], or [1 + R, B, T, C].
         """
         batch = drop(batch, self.config, self.training)
-        x, lengths, state = self.sequence(self.encode(batch), batch)
-        y, _ = self.head(x, state, lengths=lengths)
-        return y
+        found = self.parts(self.encode(batch), batch)
+        return found if parts else mix(self.mixture, found)
+
+    def logits(self, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Return the logits for the features that `encode` returned."""
+        return mix(self.mixture, self.parts(features, batch))
+
+    def parts(self, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Return the logits of the fusion, then of each readout: [1 + R, B, C] or with steps."""
+        x, lengths, state = self.sequence(features, batch)
+        fused = self.head(x, state, lengths=lengths)[0]
+        return torch.cat([fused[None], self.unimodal(features, batch).to(fused.dtype)])
+
+    def unimodal(self, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Return the logits of each readout of a single input: [R, B, C] or [R, B, T, C]."""
+        per_step = self.config.problem_type == "steps"
+        lengths, steps = self._lengths(batch), batch.get("steps")
+        rows = batch[self.config.modalities[0]].shape[0]
+        times = (steps.shape[1],) if per_step and steps is not None else ()
+        found = [next(iter(features.values())).new_zeros(0, rows, *times, self.config.outputs)]
+        for name, layer in self.readouts.items():
+            if isinstance(layer, NgramReadout):
+                weights = batch[name.replace("_ngrams", "_ngram_weights")]
+                if (present := batch.get(name.replace("_ngrams", "_present"))) is not None:
+                    weights = weights * present[:, None]
+                logits = layer(batch[name], weights)
+            else:
+                value = features[name]
+                if value.dim() == 3 and not per_step:
+                    value = mean(value, lengths[name] if steps is None else steps.sum(1))
+                logits = layer(value)
+            if times and logits.dim() == 2:
+                logits = logits[:, None].expand(-1, *times, -1)
+            found.append(logits[None])
+        return torch.cat(found)
 
     def encoder(self, name: str) -> nn.Module:
         """Return the encoder of an input."""
@@ -74,6 +128,7 @@ class FusionNetwork(nn.Module):
 
         Only the lengths, the steps and the presence masks of `batch` are read.
         """
+        features = {name: self.dropout(value) for name, value in features.items()}
         return self.fusion(features, self._lengths(batch), batch.get("steps"))
 
     def _lengths(self, batch: Batch) -> dict[str, Tensor | None]:
@@ -125,6 +180,8 @@ class LateNetwork(nn.Module):
         self.networks = nn.ModuleDict(
             {name: FusionNetwork(single(config, name)) for name in config.modalities}
         )
+        self.mixture: Tensor
+        self.register_buffer("mixture", equal_mixture(0))
 
     def encoder(self, name: str) -> nn.Module:
         """Return the encoder of an input."""
@@ -132,10 +189,21 @@ class LateNetwork(nn.Module):
         assert isinstance(network, FusionNetwork)
         return network.encoder(name)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Return the logits, as FusionNetwork does."""
+    def forward(self, batch: Batch, *, parts: bool = False) -> Tensor:
+        """Return the logits, as FusionNetwork does; their sum is the only one of the parts."""
         batch = drop(batch, self.config, self.training)
-        return torch.stack([network(batch) for network in self.networks.values()]).sum(0)
+        logits = torch.stack([network(batch) for network in self.networks.values()])
+        return logits.sum(0, keepdim=parts)
+
+
+def equal_mixture(readouts: int) -> Tensor:
+    """Return the weights of the fusion's logits, 1, and of each readout's, 1 / R: [1 + R]."""
+    return torch.tensor([1.0] + [1 / readouts] * readouts if readouts else [1.0])
+
+
+def mix(mixture: Tensor, parts: Tensor) -> Tensor:
+    """Return the weighted sum of parts, [1 + R, ...]."""
+    return torch.tensordot(mixture.to(parts), parts, dims=1)
 
 
 def _check_encoders(config: ModelConfig) -> None:

@@ -20,7 +20,7 @@ from ..config.pretrained import PretrainedConfig
 from ..config.schema import ModelConfig
 from ..errors import ConfigError
 from .backbones import blocks_of, load_weights, make_backbone
-from .encoders import pool_to_steps
+from .pooling import pool_to_steps
 from .recurrent import mean, valid
 from .views import stepping
 

@@ -1,7 +1,4 @@
-"""Plots of a run: learning curves and results.
-
-All plots have a white background, stay readable on a phone, and use colour-blind safe colours.
-"""
+"""Plots of a run: learning curves and results."""
 
 from __future__ import annotations
 
@@ -11,24 +8,19 @@ from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .. import files
-from ..config.inputs import modality_of
-
-# Colour-blind safe colours of Okabe and Ito; markers distinguish the lines in greyscale.
-_STYLES = (
-    ("#0072B2", "o"),
-    ("#E69F00", "s"),
-    ("#009E73", "^"),
-    ("#CC79A7", "D"),
-    ("#D55E00", "v"),
-    ("#56B4E9", "P"),
-    ("#000000", "X"),
+from .figures import (
+    SIZE,
+    STYLES,
+    add_legend,
+    line_style,
+    new_figure,
+    save,
+    shorten,
+    style_axes,
 )
-SIZE = (5.2, 3.9)  # inches; text stays readable at a width of 400 pixels
 
 
 class Score(Protocol):
@@ -64,7 +56,7 @@ def curves(
         levels: name -> score to mark with a dashed line.
         score_name: the score, at most 1, for the panel's title.
     """
-    figure = new_figure((11, 4.8))
+    figure = new_figure((11, 4.4))
     left, right = figure.subplots(1, 2)
     loss = {each.name: [scores["train"].loss for scores in each.epochs] for each in trained}
     score = {each.name: [scores["val"].score for scores in each.epochs] for each in trained}
@@ -73,9 +65,8 @@ def curves(
     left.set_ylim(bottom=0)
     positive = all(value >= 0 for values in score.values() for value in values)
     right.set_ylim(0 if positive else None, 1)  # R² may be negative
-    handles, names = left.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
-    figure.suptitle(title, fontsize=13)
+    add_legend(figure, left, most_columns=8)
+    figure.suptitle(shorten(title, 80), fontsize=13)
     with files.named(path):
         figure.savefig(path, dpi=150)
 
@@ -88,22 +79,8 @@ def learning_curve(path: Path, series: Mapping[str, Sequence[float]], title: str
     values = [value for each in series.values() for value in each]
     if min(values) >= 0:
         axes.set_ylim(0, 1 if max(values) <= 1 and "loss" not in title.lower() else None)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    add_legend(figure, axes)
     save(figure, path)
-
-
-def new_figure(size: tuple[float, float]) -> Figure:
-    """Return an empty figure of the given size in inches."""
-    figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Save a figure in the format of the path's extension."""
-    # Without a date and a version, the same run gives the same bytes.
-    with files.named(path):
-        figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def _plot_lines(
@@ -113,14 +90,11 @@ def _plot_lines(
     levels: Mapping[str, float] | None = None,
 ) -> None:
     for index, (name, values) in enumerate(series.items()):
-        colour, marker = _STYLES[index % len(_STYLES)]
         axes.plot(
             range(1, len(values) + 1),
             values,
-            color=colour,
-            marker=marker,
+            **line_style(index),
             markersize=5,
-            linewidth=1.8,
             label=name,
             clip_on=False,
             zorder=3,
@@ -142,13 +116,6 @@ def _plot_lines(
     style_axes(axes)
 
 
-def style_axes(axes: Axes) -> None:
-    """Draw light horizontal grid lines, and no top and right frame."""
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def models(path: Path, scores: Mapping[str, Mapping[str, float | None]], score_name: str) -> None:
     """Plot one bar per model, with its interval; `scores`: model -> value, low, high."""
     figure = new_figure((SIZE[0], 1.1 + 0.38 * len(scores)))
@@ -157,15 +124,15 @@ def models(path: Path, scores: Mapping[str, Mapping[str, float | None]], score_n
         value, low, high = (score[each] for each in ("value", "low", "high"))
         if value is None:
             continue
-        axes.barh(place, value, color=_STYLES[0][0] if place == 0 else "#9db8c9", height=0.62)
+        axes.barh(place, value, color=STYLES[0][0] if place == 0 else "#9db8c9", height=0.62)
         if low is not None and high is not None:
             axes.plot([low, high], [place, place], color="#222222", linewidth=1.4)
         end = value if high is None else max(value, high)
         axes.annotate(
-            f"{value:.3f}", (max(end, 0), place), xytext=(5, 0), textcoords="offset points",
-            va="center", fontsize=9.5,
+            f"{value:.3f}".replace("-", "−"), (max(end, 0), place), xytext=(5, 0),
+            textcoords="offset points", va="center", fontsize=9.5,
         )  # fmt: skip
-    axes.set_yticks(range(len(scores)), list(scores))
+    axes.set_yticks(range(len(scores)), [shorten(name, 36) for name in scores])
     axes.invert_yaxis()
     axes.set_xlabel(score_name)
     axes.set_xlim(right=axes.get_xlim()[1] * 1.1)
@@ -180,52 +147,47 @@ def confusion(path: Path, counts: Sequence[Sequence[int]], labels: Sequence[str]
     """
     table = np.array(counts, dtype=float)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
-    figure = new_figure((SIZE[0], SIZE[0] * 0.9))
+    figure = new_figure((SIZE[0], SIZE[0]))
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     size = len(labels)
     if size <= 15:
+        digits = len(str(int(table.max())))
+        fontsize = min(10.0, 330 / size / digits)  # a cell is about 250 / size points wide
         for row, column in np.ndindex(size, size):
             if table[row, column]:
                 axes.text(
                     column, row, f"{int(table[row, column])}", ha="center", va="center",
-                    fontsize=10 if size <= 6 else 7.5 if size <= 10 else 6,
+                    fontsize=fontsize,
                     color="white" if share[row, column] > 0.55 else "#222222",
                 )  # fmt: skip
     if size <= 30:
-        names = [shorten(label) for label in labels]
+        names = [shorten(label, 20) for label in labels]
         long = max(len(each) for each in names) * size > 40
-        turned: dict[str, Any] = {"rotation": 60, "ha": "right"} if long else {}
-        axes.set_xticks(range(size), names, **turned)
-        axes.set_yticks(range(size), names)
+        fontsize = 9.5 if size <= 15 else 7.0
+        axes.set_xticks(range(size), names, rotation=90 if long else 0, fontsize=fontsize)
+        axes.set_yticks(range(size), names, fontsize=fontsize)
     axes.set(xlabel="predicted", ylabel="true")
     save(figure, path)
 
 
-def shorten(text: str, max_length: int = 14) -> str:
-    """Shorten and escape a user's text for an axis."""
-    # matplotlib renders text between two dollar signs as a formula
-    text = text if len(text) <= max_length else text[: max_length - 1] + "…"
-    return text.replace("$", r"\$")
-
-
 def roc(path: Path, curves: Mapping[str, Mapping[str, Any]]) -> None:
     """Plot ROC curves; `curves`: model -> false_positive, true_positive and auroc."""
-    figure = new_figure((SIZE[0], SIZE[0] + 0.6))
+    figure = new_figure((SIZE[0], SIZE[0]))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#888888", linestyle=(0, (4, 3)), linewidth=1)
     for index, (name, curve) in enumerate(curves.items()):
         axes.plot(
             curve["false_positive"],
             curve["true_positive"],
-            color=_STYLES[index % len(_STYLES)][0],
+            color=STYLES[index % len(STYLES)][0],
             linestyle="-" if index == 0 else ("--", "-.", ":")[index % 3],
             linewidth=2.4 if index == 0 else 1.5,
             label=f"{name} ({curve['auroc']:.3f})",
         )
     axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
     style_axes(axes)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    add_legend(figure, axes, most_columns=2)
     save(figure, path)
 
 
@@ -237,64 +199,26 @@ def reliability(path: Path, bins: Sequence[Mapping[str, float]], xlabel: str) ->
     total = sum(each["items"] for each in bins)
     x = [each["confidence"] for each in bins]
     y = [each["right"] for each in bins]
-    axes.plot(x, y, color=_STYLES[0][0], linewidth=1.6)
+    axes.plot(x, y, color=STYLES[0][0], linewidth=1.6)
     sizes = [30 + 500 * each["items"] / total for each in bins]
-    axes.scatter(x, y, sizes, color=_STYLES[0][0], alpha=0.75, zorder=3)
+    axes.scatter(x, y, sizes, color=STYLES[0][0], alpha=0.75, zorder=3, clip_on=False)
     axes.set(xlabel=xlabel, ylabel="observed frequency", aspect="equal")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     style_axes(axes)
     save(figure, path)
 
 
-def scatter(path: Path, points: Sequence[Sequence[float]]) -> None:
-    """Plot the predicted values of a regression against the true values."""
+def scatter(path: Path, points: Sequence[Sequence[float]], name: str) -> None:
+    """Plot the predicted values of a regression against the true values of the column `name`."""
     table = np.array(points)
     figure = new_figure((SIZE[0], SIZE[0]))
     axes = figure.subplots()
     ends = [table.min(), table.max()]
     axes.plot(ends, ends, color="#888888", linestyle=(0, (4, 3)), linewidth=1)
-    axes.scatter(table[:, 0], table[:, 1], 14, color=_STYLES[0][0], alpha=0.6, linewidths=0)
-    axes.set(xlabel="true", ylabel="predicted")
+    axes.scatter(table[:, 0], table[:, 1], 14, color=STYLES[0][0], alpha=0.6, linewidths=0)
+    name = shorten(name, 40)
+    axes.set(xlabel=f"true {name}", ylabel=f"predicted {name}")
     style_axes(axes)
-    save(figure, path)
-
-
-def robustness(
-    path: Path, records: Sequence[Mapping[str, Any]], unchanged: float, score_name: str
-) -> None:
-    """Plot the score over the strength of a perturbation, one line per modality.
-
-    The score without the modality is at the right.
-    """
-    figure = new_figure(SIZE)
-    axes = figure.subplots()
-    names = list(dict.fromkeys(each["modality"] for each in records))
-    strengths = sorted({each["strength"] for each in records if each["strength"] is not None})
-    places = {None: len(strengths) + 1} | {each: n + 1 for n, each in enumerate(strengths)}
-    for index, name in enumerate(names):
-        colour, marker = _STYLES[index % len(_STYLES)]
-        own = [each for each in records if each["modality"] == name and each["score"] is not None]
-        line = [each for each in own if each["strength"] is not None]
-        what = "tokens replaced" if modality_of(name) == "text" else "noise"
-        label = f"{name} ({what})"
-        axes.plot(
-            [0, *(places[each["strength"]] for each in line)],
-            [unchanged, *(each["score"] for each in line)],
-            color=colour, marker=marker, linewidth=1.8, label=label, zorder=3,
-        )  # fmt: skip
-        for each in own:
-            if each["strength"] is None:
-                place = places[None] + 0.16 * (index - (len(names) - 1) / 2)
-                axes.plot(place, each["score"], marker=marker, color=colour, markersize=9)
-    ticks = ["none", *(f"{each:g}" for each in strengths)]
-    if any(each["strength"] is None for each in records):
-        ticks.append("removed")
-    axes.set_xticks(range(len(ticks)), ticks)
-    axes.set(xlabel="noise / signal; share of replaced tokens", ylabel=score_name)
-    if all((each["score"] or 0) >= 0 for each in records):
-        axes.set_ylim(bottom=0)
-    style_axes(axes)
-    figure.legend(loc="outside lower center", ncols=min(3, len(names)), frameon=False)
     save(figure, path)
 
 
@@ -304,8 +228,8 @@ def state_swap(path: Path, after: Sequence[Mapping[str, Any]]) -> None:
     axes = figure.subplots()
     known = [each for each in after if each["differ"]]
     for key, name, (colour, marker) in (
-        ("donor", "other row's prediction", _STYLES[0]),
-        ("host", "own prediction", _STYLES[1]),
+        ("donor", "other row's prediction", STYLES[0]),
+        ("host", "own prediction", STYLES[1]),
     ):
         axes.plot(
             [each["steps"] for each in known], [each[key] for each in known],
@@ -314,5 +238,5 @@ def state_swap(path: Path, after: Sequence[Mapping[str, Any]]) -> None:
     axes.set(xlabel="steps after the swap", ylabel="share of rows", ylim=(0, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     style_axes(axes)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    add_legend(figure, axes)
     save(figure, path)

@@ -34,6 +34,21 @@ def results(run: Run) -> Table:
     return table
 
 
+def cross_validation(found: Mapping[str, Any]) -> Table:
+    """Create the table of a cross-validation.
+
+    Args:
+        found: the content of cross_validation.json.
+    """
+    score, folds = found["score"], range(1, found["folds"] + 1)
+    title = f"{score[0].upper()}{score[1:]} on the test rows of {plural(len(folds), 'fold')}"
+    columns = ["mean", "std", *(f"fold {each}" for each in folds)]
+    table = _table(title, ["model"], columns)
+    for name, model in found["models"].items():
+        table.add_row(name, *map(number, (model["mean"], model["std"], *model["scores"])))
+    return table
+
+
 def _most_frequent_accuracy(run: Run, split: str) -> float | None:
     """Return the accuracy of always predicting the most frequent training label.
 

@@ -58,7 +58,8 @@ def interval(score: Mapping[str, float | None]) -> str:
 
 def signed(value: float | None) -> str:
     """Format a change, always with its sign; None becomes a dash."""
-    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+    # Adding 0 makes a rounded −0 positive.
+    return "–" if value is None else f"{round(value, 3) + 0:+.3f}".replace("-", "−")
 
 
 def data_uri(path: Path) -> str:

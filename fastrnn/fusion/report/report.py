@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import checkpoint, files
+from ..config.inputs import modality_of
 from ..config.schema import RunConfig
 from ..data.bad_rows import SKIPPED
 from ..errors import ConfigError
 from ..evaluation.evaluator import EVALUATION
 from ..explain.explainer import EXPLANATION, PICTURES
 from ..plots import metrics as plot
+from ..plots import robustness as plot_robustness
 from ..strings import number
 from ..training import loggers
 from . import html
@@ -55,7 +57,7 @@ def write_report(folder: str | Path) -> Path:
         "learning_curves": list(_learning_curves(folder)),
         "commands": _commands(folder, config),
         "trained_models": checkpoint.names(folder),
-        **_evaluation_values(folder, _read(folder / EVALUATION)),
+        **_evaluation_values(folder, config, _read(folder / EVALUATION)),
         **_explanation_values(folder, _read(folder / EXPLANATION)),
     }
     path = folder / REPORT
@@ -68,8 +70,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _title(folder: Path, config: RunConfig) -> str:
-    modalities = " and ".join(config.model.modalities)
-    return f"{folder.resolve().name}: {modalities}, {config.model.problem_type}"
+    modalities = dict.fromkeys(map(modality_of, config.model.modalities))
+    return f"{folder.resolve().name}: {' + '.join(modalities)}, {config.model.problem_type}"
 
 
 def _split_sizes(folder: Path) -> dict[str, int]:
@@ -116,7 +118,9 @@ def _learning_curves(folder: Path) -> Iterator[Figure]:
             yield Figure(picture, title.lower() + " over the epochs")
 
 
-def _evaluation_values(folder: Path, evaluation: dict[str, Any] | None) -> dict[str, Any]:
+def _evaluation_values(
+    folder: Path, config: RunConfig, evaluation: dict[str, Any] | None
+) -> dict[str, Any]:
     """Return the values of the summary, the results and the robustness."""
     if evaluation is None:
         return {"evaluation": None, "robustness": None}
@@ -127,7 +131,9 @@ def _evaluation_values(folder: Path, evaluation: dict[str, Any] | None) -> dict[
         "evaluation": evaluation,
         "comparisons": comparisons,
         "main_comparisons": unimodal[:1] + others[:1],
-        "result_figures": list(_result_figures(folder / PICTURES, evaluation)),
+        "result_figures": list(
+            _result_figures(folder / PICTURES, evaluation, config.columns.get("label", "label"))
+        ),
         "robustness": _robustness(folder / PICTURES, evaluation),
     }
 
@@ -142,7 +148,7 @@ def _comparison(entry: Mapping[str, Any]) -> dict[str, str]:
     return {"model": entry["model"], "summary": entry["summary"], "outcome": outcome}
 
 
-def _result_figures(pictures: Path, evaluation: Mapping[str, Any]) -> Iterator[Figure]:
+def _result_figures(pictures: Path, evaluation: Mapping[str, Any], label: str) -> Iterator[Figure]:
     """Plot the score of each model, and what the problem type has of the main model."""
     models, score = evaluation["models"], evaluation["score"]
     main = models[evaluation["main"]]
@@ -152,12 +158,12 @@ def _result_figures(pictures: Path, evaluation: Mapping[str, Any]) -> Iterator[F
     yield Figure(path, f"{name} of each model")
     if "points" in main:
         path = pictures / "scatter.png"
-        plot.scatter(path, main["points"])
+        plot.scatter(path, main["points"], label)
         yield Figure(path, "true and predicted values")
     if "confusion" in main and evaluation["problem_type"] != "multilabel":
         path = pictures / "confusion.png"
         plot.confusion(path, main["confusion"], evaluation["labels"])
-        yield Figure(path, "confusion matrix: predicted labels by true label")
+        yield Figure(path, "confusion matrix; colour: share of the true label's rows")
     if "roc" in main:
         curves = {
             model: {**entry["roc"], "auroc": entry["scores"]["auroc"]["value"]}
@@ -177,32 +183,48 @@ def _result_figures(pictures: Path, evaluation: Mapping[str, Any]) -> Iterator[F
 
 
 def _robustness(pictures: Path, evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a table: a row for each modality, a column for each strength of the perturbation."""
+    """Return a table of the changes with strengths, a column for each, and one of the others."""
     records, score = evaluation["robustness"], evaluation["score"]
     if not records:
         return None
     unchanged = evaluation["models"][evaluation["main"]]["scores"][score]["value"]
-    by_modality: dict[str, dict[float | None, Mapping[str, Any]]] = {}
+    graded: dict[tuple[str, str], dict[float, dict[str, Any]]] = {}
+    others = []
     for record in records:
-        by_modality.setdefault(record["modality"], {})[record["strength"]] = record
-    # A strength of None means that the modality is removed: the last column.
-    found = dict.fromkeys(record["strength"] for record in records)
-    strengths = sorted(found, key=lambda strength: strength is None)
+        modality, change, strength = (record[key] for key in ("modality", "change", "strength"))
+        if strength is None:
+            others.append({"modality": modality, "what": change, "cells": [_changed(record)]})
+        else:
+            graded.setdefault((modality, change), {})[strength] = _changed(record)
+    strengths = sorted({strength for each in graded.values() for strength in each})
     rows = [
-        {
-            "name": f"{modality}, {by_strength[strengths[0]]['change']}",
-            "cells": [_changed(by_strength[strength]) for strength in strengths],
-        }
-        for modality, by_strength in by_modality.items()
+        {"modality": modality, "what": change, "cells": [cells.get(each) for each in strengths]}
+        for (modality, change), cells in graded.items()
     ]
-    path = pictures / "robustness.png"
-    plot.robustness(path, records, unchanged, html.score_name(score))
     return {
         "unchanged": unchanged,
-        "columns": ["removed" if each is None else f"{each:g}" for each in strengths],
-        "rows": rows,
-        "figures": [Figure(path, "score on degraded inputs")],
+        "tables": [
+            {"columns": columns, "rows": rows}
+            for columns, rows in (([f"{each:g}" for each in strengths], rows), ([score], others))
+            if rows
+        ],
+        "figures": list(_robustness_figures(pictures, records, unchanged, html.score_name(score))),
     }
+
+
+def _robustness_figures(
+    pictures: Path, records: Sequence[Mapping[str, Any]], unchanged: float, name: str
+) -> Iterator[Figure]:
+    graded = [each for each in records if each["strength"] is not None]
+    others = [each for each in records if each["strength"] is None]
+    if graded:
+        path = pictures / "robustness.png"
+        plot_robustness.by_strength(path, graded, unchanged, name)
+        yield Figure(path, f"{name} on degraded inputs")
+    if others:
+        path = pictures / "changes.png"
+        plot_robustness.others(path, others, unchanged, name)
+        yield Figure(path, f"{name} on changed inputs")
 
 
 def _changed(record: Mapping[str, Any]) -> dict[str, float | None]:
@@ -228,7 +250,7 @@ def _explanation_figures(folder: Path, explanation: Mapping[str, Any]) -> Iterat
         plot.state_swap(path, after)
         yield Figure(path, "predictions after the states are swapped")
     if explanation["states"]:
-        caption = "states of the recurrent layer over the steps of some rows; red 1, blue −1"
+        caption = "states of the recurrent layer over the steps of some rows"
         yield Figure(folder / explanation["states"]["picture"], caption)
 
 
@@ -247,6 +269,6 @@ def _shaded(tokens: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     attributions = [token["attribution"] or 0.0 for token in tokens]
     largest = max(map(abs, attributions), default=0.0) or 1.0
     return [
-        {"name": token["name"], "attribution": value, "opacity": 0.85 * abs(value) / largest}
+        {**token, "attribution": value, "opacity": 0.85 * abs(value) / largest}
         for token, value in zip(tokens, attributions, strict=True)
     ]

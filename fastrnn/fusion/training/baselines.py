@@ -17,13 +17,17 @@ from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
+from torch import nn
 
 from .. import checkpoint
 from ..config.schema import FitConfig, ModelConfig, RunConfig
 from ..data.dataset import FusionDataset
 from ..data.manifest import Manifest
 from ..data.processor import Processor
+from ..inference.loop import InferenceConfig, predictions
 from ..models.network import single
+from ..strings import plural
+from ..tasks.curves import safe_threshold
 from . import state
 from .callbacks import Callback
 from .environment import Environment, Start
@@ -44,6 +48,7 @@ class Run:
         parts: split name -> the numbers of its rows in the manifest, also of those left out.
         datasets: split name -> its rows.
         trained: the networks; the first is the main one.
+        cross_validation: the content of cross_validation.json, if the run has folds.
     """
 
     folder: Path
@@ -52,6 +57,7 @@ class Run:
     parts: Mapping[str, list[int]]
     datasets: Mapping[str, FusionDataset]
     trained: list[Trained]
+    cross_validation: Mapping[str, Any] | None = None
 
     @property
     def held_out(self) -> FusionDataset:
@@ -70,6 +76,7 @@ def configure(manifest: Manifest, processor: Processor, options: Mapping[str, An
         image_channels=processor.config.image_channels,
         mels=processor.config.mels,
         vocabulary=processor.vocabulary,
+        ngrams=processor.ngrams,
         variables=processor.variables,
         series_variables=processor.series_variables,
         numbers=processor.numbers,
@@ -90,7 +97,7 @@ def variants(model: ModelConfig, baselines: bool = True) -> dict[str, ModelConfi
         if model.fusion != "late":
             result["late"] = replace(model, fusion="late", share=())
         if model.fusion == "tokens":
-            result["concat"] = replace(model, fusion="concat")
+            result["concat"] = replace(model, fusion="concat", unimodal_heads=False, dropout=0.0)
     if model.cell != "none":
         result["no recurrence"] = replace(model, cell="none")
     return result
@@ -139,6 +146,8 @@ def train_all(
             else:
                 training = replace(training, freeze=())
             result = train(name, model, training, replace(environment, save=save), start)
+            if not done:
+                result.threshold = _tuned(result.model, run.datasets["val"], environment)
             run.trained.append(result)
             if main:
                 _save(run, model, result)
@@ -151,8 +160,24 @@ def train_all(
 def _save(run: Run, model: ModelConfig, result: Trained) -> None:
     best = checkpoint.weights(result.model)
     checkpoint.save_network(run.folder, result.name, model, best, result.last)
-    if result.name == run.config.models[0]:
-        checkpoint.save(run.folder, run.config, result.model, run.processor)
+    if result.threshold is not None:
+        config = replace(run.config, threshold=result.threshold)
+        checkpoint.save(run.folder, config, result.model, run.processor)
+
+
+def _tuned(model: nn.Module, val: FusionDataset, environment: Environment) -> float:
+    """Return the threshold of the main model's predictions; see curves.safe_threshold."""
+    if not val.processor.task.has_threshold:
+        return 0.5
+    found = predictions(model, val, InferenceConfig(num_workers=environment.num_workers))
+    threshold = safe_threshold(found.output, found.truth)
+    if threshold != 0.5:
+        labels = val.processor.task.labels
+        environment.log.say(
+            f"predict will choose {labels[1]} above {threshold:.3f}, where the balanced accuracy "
+            f"on {plural(len(val), 'val row')} is highest"
+        )
+    return threshold
 
 
 def finished(

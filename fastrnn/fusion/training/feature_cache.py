@@ -50,7 +50,7 @@ def with_features(
     Raises:
         DataError: a file cannot be used; the message names the row and the file.
     """
-    names = [name for name in config.modalities if is_cached(config, name)]
+    names = [name for name in config.modalities if is_cached(config, training, name)]
     if not names or not training.cache_features:
         return dict(datasets)
     network, _ = prepare(config, replace(training, freeze=()))
@@ -71,8 +71,13 @@ def with_features(
     }
 
 
-def is_cached(config: ModelConfig, name: str) -> bool:
-    """Whether the encoder of an input is frozen and has one vector for each distinct input."""
+def is_cached(config: ModelConfig, training: TrainConfig, name: str) -> bool:
+    """Whether the encoder of an input is frozen and has one vector for each distinct input.
+
+    Augmented images differ in each epoch. Audio of pretrained encoders is not augmented.
+    """
+    if modality_of(name) == "image" and training.augment_images in ("crop", "flip"):
+        return False
     pretrained = config.pretrained_of(config.encoder_of(name))
     if pretrained is None or pretrained.finetune != "frozen":
         return False

@@ -25,6 +25,10 @@ class Score:
             return True
         return self._rank() > other._rank()
 
+    def named(self, name: str) -> dict[str, float]:
+        """Return {"loss": ..., NAME: ...} with the name of the score."""
+        return {"loss": self.loss, name: self.score}
+
     def _rank(self) -> tuple[float, float]:
         return (
             -math.inf if math.isnan(self.score) else self.score,

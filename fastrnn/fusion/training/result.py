@@ -23,6 +23,7 @@ class Trained:
     final: Scores = field(default_factory=dict)  # val of the best epoch, and test if there is one
     seconds: float = 0.0  # time of training and validation
     last: Weights | None = None  # the weights after the last epoch, if another was the best
+    threshold: float | None = None  # as RunConfig.threshold, if it was tuned
 
     @property
     def parameters(self) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -13,27 +13,21 @@ from rich.console import Console
 
 from .. import checkpoint, files
 from ..config.options import as_tuple
-from ..config.preprocessing import Preprocessing
-from ..config.pretrained_files import read_pretrained
-from ..config.schema import FitConfig, RunConfig
+from ..config.schema import FitConfig
 from ..data.bad_rows import SKIPPED
-from ..data.dataset import FusionDataset, load_datasets
-from ..data.loader import check_files
 from ..data.manifest import Manifest, read_manifest
-from ..data.processor import TOKENIZER, Processor
-from ..data.splits import SPLIT, read_split, split_rows
-from ..data.text import load_tokenizer
+from ..data.splits import SPLIT, fold_rows
 from ..errors import ConfigError
 from ..models.imported import check_imported, import_encoders
 from ..run_lock import CALL, Lock
-from ..strings import plural
-from . import dry_run, loggers, state
-from .baselines import Run, configure, finished, train_all, variants
+from . import loggers, state
+from .baselines import Run, finished, train_all
 from .callbacks import Callback
-from .declared import declarations, saved
-from .describe import describe, describe_split, left_out
-from .devices import make_accelerator
+from .describe import left_out
+from .devices import check_shared, make_accelerator
+from .folds import CROSS_VALIDATION, cross_validate, fold
 from .loggers import METRICS
+from .prepare import path_of, prepare
 from .state import Call
 
 
@@ -48,11 +42,14 @@ def fit(
 ) -> Run:
     """Train on a manifest and save every model in `output_dir`, with metrics.jsonl.
 
+    With `config.folds`, the run is also cross-validated first; see folds.cross_validate.
+
     Under torchrun the processes share the work; only the first writes and prints.
 
     Args:
         manifest: the training table.
-        output_dir: the run's folder, which must not contain an earlier run.
+        output_dir: the run's folder, which must not contain an earlier run. Processes on several
+            hosts need a shared disk.
         config: all options.
         resume: continue the same call if it was interrupted, even by SIGKILL; otherwise begin. A
             resumed run is bit-identical to an uninterrupted one, except for its timings.
@@ -71,16 +68,19 @@ def fit(
     main = accelerator.is_main_process
     console = (console or Console()) if main else Console(quiet=True)
     call = _call(manifest, config)
+    splits = fold_rows(manifest, config.folds, config.train.seed) if config.folds else []
+    own = [fold(1)] if splits else []
     with Lock(folder) as lock:
         if resume and main:
             lock.take()
         before = state.begun(folder) if resume else None
         complete = resume and before is None and (folder / METRICS).is_file()
+        check_shared(accelerator, folder, (before is not None, complete))
         if before is not None:
             state.check(folder, before, call)
         elif not complete:
-            keep_earlier_run(folder)
-        run, given = _load(manifest, folder, config, accelerator, console)
+            keep_earlier_run(folder, own)
+        run, given = prepare(manifest, folder, config, accelerator, console)
         if before is not None:
             _check_skipped(run, manifest)
         # First barrier: every process has read the folder before the first one writes to it.
@@ -89,19 +89,30 @@ def fit(
         if main and not complete:
             lock.take(make=True)
             if before is None:
-                keep_earlier_run(folder)  # another call may have begun one in the meantime
+                keep_earlier_run(folder, own)  # another call may have begun one in the meantime
             _begin(run, manifest, call)
         accelerator.wait_for_everyone()
         if complete:
-            if main:
-                state.clear(folder)  # a kill may have left a part of the checkpoint
-            records = loggers.read(folder / METRICS)
-            run.trained.extend(
-                finished(folder, name, records, accelerator) for name in run.config.models
-            )
-            return run
+            return _complete(run, accelerator)
+        if splits:
+            one = partial(fit, manifest, resume=True, console=console, callbacks=callbacks)
+            found = cross_validate(splits, folder, config, one, accelerator, console)
+            run = replace(run, cross_validation=found)
         train_all(run, config, given, accelerator, console, callbacks)
-        return run
+        tuned = run.trained[0].threshold
+        return run if tuned is None else replace(run, config=replace(run.config, threshold=tuned))
+
+
+def _complete(run: Run, accelerator: Accelerator) -> Run:
+    """Add the results of a run that is complete."""
+    if accelerator.is_main_process:
+        state.clear(run.folder)  # a kill may have left a part of the checkpoint
+    records = loggers.read(run.folder / METRICS)
+    run.trained.extend(
+        finished(run.folder, name, records, accelerator) for name in run.config.models
+    )
+    path = run.folder / CROSS_VALIDATION
+    return replace(run, cross_validation=files.read_json(path)) if path.is_file() else run
 
 
 def _call(manifest: Manifest, config: FitConfig) -> Call:
@@ -113,108 +124,9 @@ def _call(manifest: Manifest, config: FitConfig) -> Call:
         columns=dict(manifest.columns),
         problem_type=manifest.problem_type,
         rows=state.fingerprint(manifest),
-        manifest=_path(manifest),
+        manifest=path_of(manifest),
         root=str(manifest.root.resolve()),
     )
-
-
-def _path(manifest: Manifest) -> str:
-    """Return the absolute path of the table, or "" if it is not a file."""
-    return str(manifest.path.resolve()) if manifest.path.is_file() else ""
-
-
-def _load(
-    manifest: Manifest,
-    folder: Path,
-    config: FitConfig,
-    accelerator: Accelerator,
-    console: Console,
-) -> tuple[Run, checkpoint.Weights | None]:
-    """Split the rows, learn the processor and create the datasets.
-
-    Returns:
-        The run, and the weights to start from.
-    """
-    split = folder / SPLIT
-    parts = read_split(split) if split.is_file() else split_rows(manifest, config.train.seed)
-    describe(manifest, console)
-    import_encoders(dict(config.model.get("encoders", ())))
-    source = None if config.init_from is None else checkpoint.load(config.init_from)
-    # Everything in the configuration is known, except vocabulary and variables.
-    task = manifest.task.fit(manifest.labels(parts["train"]))
-    known = Processor(config.data, task, manifest.modalities, manifest.stream)
-    options = {**config.model, "pretrained": read_pretrained(config.model)}
-    expected = variants(configure(manifest, known, options), config.baselines)
-    start = source and (source.network, source.config.model)
-    dry_run.check(expected, config.train, start, accelerator.device)
-    loading = config.loading
-    rows = parts["train"]
-    declared = declarations(next(iter(expected.values())))
-    processor = _processor(manifest, rows, folder, config, declared, source and source.processor)
-    if loading.cache == "disk":
-        folder.mkdir(parents=True, exist_ok=True)
-    datasets = load_datasets(
-        manifest,
-        parts,
-        processor,
-        on_bad_row=loading.on_bad_row,
-        cache=None if loading.cache == "none" else loading.cache,
-        cache_size=loading.cache_size << 20,
-        folder=folder,
-    )
-    if loading.check or loading.on_bad_row == "skip":
-        datasets = _checked(datasets, config, console)
-    describe_split(manifest, datasets, config.train.seed, console)
-    options["pretrained"] = saved(options["pretrained"])
-    model = configure(manifest, processor, options)
-    run_config = RunConfig(
-        model=model,
-        train=config.train,
-        models=tuple(variants(model, config.baselines)),
-        columns=dict(manifest.columns),
-        manifest=_path(manifest),
-        root=str(manifest.root.resolve()),
-    )
-    given = None if source is None else source.network.state_dict()
-    return Run(folder, run_config, processor, parts, datasets, []), given
-
-
-def _processor(
-    manifest: Manifest,
-    rows: Sequence[int],
-    folder: Path,
-    config: FitConfig,
-    declared: Mapping[str, Preprocessing],
-    source: Processor | None,
-) -> Processor:
-    """Learn from the training rows what the source, or the run to resume, does not know."""
-    saved = folder / TOKENIZER
-    tokenizer = source.tokenizer if source else None
-    return Processor.fit(
-        manifest,
-        rows,
-        config.data,
-        load_tokenizer(saved) if saved.is_file() else tokenizer,
-        tabular=source.tabular if source else (),
-        preprocessing=declared,
-        on_bad_row=config.loading.on_bad_row,
-    )
-
-
-def _checked(
-    datasets: Mapping[str, FusionDataset], config: FitConfig, console: Console
-) -> dict[str, FusionDataset]:
-    """Decode every file once, and leave out the rows that cannot be used."""
-    start = time.perf_counter()
-    loading = config.loading
-    found = {
-        name: check_files(each, loading.on_bad_row, loading.num_workers)
-        for name, each in datasets.items()
-    }
-    rows = sum(len(each) for each in found.values())
-    seconds = time.perf_counter() - start
-    console.print(f"Checked the files of {plural(rows, 'row')} in {seconds:.1f} s")
-    return found
 
 
 def _begin(run: Run, manifest: Manifest, call: Call) -> None:

@@ -85,7 +85,7 @@ class EvaluationSampler:
 
 def shuffled(rows: int, seed: int, epoch: int) -> list[int]:
     """Return the order of the rows in an epoch."""
-    generator = torch.Generator().manual_seed(_number(seed, epoch))
+    generator = torch.Generator().manual_seed(number(seed, epoch))
     return torch.randperm(rows, generator=generator).tolist()
 
 
@@ -98,14 +98,14 @@ def deal(rows: Sequence[int], parts: int) -> list[Sequence[int]]:
 
 def seed_torch(*numbers: int) -> None:
     """Seed torch's CPU and CUDA generators with a hash of these numbers."""
-    seed = _number(*numbers)
+    seed = number(*numbers)
     # torch.manual_seed would also queue a lazy CUDA call each time, if CUDA is not initialised.
     torch.random.default_generator.manual_seed(seed)
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(seed)
 
 
-def _number(*numbers: int) -> int:
+def number(*numbers: int) -> int:
     """Hash the numbers to 63 bits."""
     text = " ".join(str(each) for each in numbers).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1

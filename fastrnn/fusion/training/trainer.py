@@ -1,4 +1,4 @@
-"""Train one network with Adam, a one-cycle learning rate and gradient clipping.
+"""Train one network with AdamW, a schedule of the learning rate and gradient clipping.
 
 Accelerate sets up the device, the processes, the precision and the backward pass; the loop is our
 own. The rows of a step are divided among accumulated batches and processes, and the loss of each
@@ -24,18 +24,21 @@ from torch import Tensor, nn
 from ..batch import Batch, to_device
 from ..checkpoint import Weights
 from ..config.schema import ModelConfig, TrainConfig
-from ..data.loader import BatchLoader
 from ..errors import ConfigError
+from ..models.network import equal_mixture, mix
 from ..strings import plural
 from . import sharding, transfer
+from .augmentation import Augmentation
 from .environment import Environment, Start
+from .loaders import make_loaders
 from .meter import Meter, Score
+from .mixture import fit_mixture
+from .objective import Objective
 from .optimization import make_optimizer
 from .result import Scores, Trained
-from .sampler import EvaluationSampler, StepSampler, seed_torch
+from .sampler import StepSampler, seed_torch
 from .state import State
 
-_EVALUATION_BATCH = 256  # rows; larger than in training, since no gradients are stored
 _ASK = 16  # steps between agreements of several processes on saving, which synchronise them
 
 
@@ -59,8 +62,8 @@ def train(
         start: weights or a state to start from.
 
     Raises:
-        ConfigError: `freeze`, `balance` or `start` does not fit the network or the labels; or the
-            state to start from has another number of processes.
+        ConfigError: `freeze`, the options of the loss or `start` do not fit the network or the
+            labels; or the state to start from has another number of processes.
         DataError: a file cannot be used; the message names the row and the file.
     """
     start = start or Start()
@@ -69,7 +72,9 @@ def train(
     if start.state is not None:
         try:
             trainer.restore(start.state)
-        except (LookupError, RuntimeError, TypeError) as error:
+        except ConfigError:
+            raise
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"the checkpoint does not fit this network ({error}); start a new run"
             ) from error
@@ -97,10 +102,8 @@ class Trainer:
         if given is not None and taken is not None:
             self.log.say(f"{name}: {transfer.report(network, taken, given)}")
         self._prepare(network)
-        train_set = self.datasets["train"]
-        weight = train_set.balance() if training.balance else None
-        self.masses = {split: each.masses(weight) for split, each in self.datasets.items()}
-        self.weight = None if weight is None else weight.to(self.device)
+        self.objective = Objective(self.datasets, training, self.device)
+        self.augmentation = Augmentation.of(training, config, self.datasets["train"].processor)
         self.meter = Meter(self.task)
         self.best: Weights = {}
         self.result = Trained(name, network)
@@ -127,24 +130,8 @@ class Trainer:
         if accelerator.scaler is not None:  # do not start from the scale of another network
             fresh = torch.amp.GradScaler(self.device.type).state_dict()
             accelerator.scaler.load_state_dict(fresh)
-        self.loaders = {"train": self._loader("train", self.sampler)}
-        self.evaluations = {}
-        for split in self.datasets.keys() - {"train"}:
-            self.evaluations[split] = EvaluationSampler(
-                len(self.datasets[split]),
-                _EVALUATION_BATCH,
-                accelerator.num_processes,
-                accelerator.process_index,
-            )
-            self.loaders[split] = self._loader(split, self.evaluations[split])
-
-    def _loader(self, split: str, sampler: StepSampler | EvaluationSampler) -> BatchLoader:
-        return BatchLoader(
-            self.datasets[split],
-            sampler,
-            self.environment.num_workers,
-            pin_memory=self.device.type == "cuda",
-            persistent=split == "train",
+        self.loaders, self.evaluations = make_loaders(
+            self.datasets, self.sampler, accelerator, self.environment.num_workers
         )
 
     def run(self) -> Trained:
@@ -155,7 +142,7 @@ class Trainer:
         self.log.begin(name, training.epochs, rows, done)
         while self.epoch <= training.epochs and not self._ended():
             self._train_epoch()
-            scores = {"train": self.meter.score(self.accelerator), "val": self._evaluate("val")}
+            scores = {"train": self.meter.score(self.accelerator), "val": self._validate()}
             if scores["val"].better(self._best_score()):
                 self.best = self._weights()
             result.epochs.append(scores)
@@ -201,23 +188,31 @@ class Trainer:
     def _train_step(
         self, rows: Sequence[int], parts: Sequence[Sequence[int]], batches: Iterator[Batch]
     ) -> None:
-        accelerator, masses = self.accelerator, self.masses["train"]
-        seed_torch(self.training.seed, self.epoch, self.step, accelerator.process_index)
+        accelerator, masses = self.accelerator, self.objective.masses["train"]
+        place = (self.training.seed, self.epoch, self.step)
+        seed_torch(*place, accelerator.process_index)
+        drawn = self.augmentation.draw(len(rows), *place)
         total = float(masses[rows].sum())
         for number, part in enumerate(parts, 1):
             # Every process runs every backward; without rows, it uses one row with weight 0.
             mass = float(masses[list(part)].sum()) if part else 0.0
             batch = to_device(next(batches), self.device)
+            first = rows.index(part[0]) if part else 0
+            batch = self.augmentation(batch, drawn[first : first + max(1, len(part))])
             last = number == len(parts)
             with nullcontext() if last else accelerator.no_sync(self.model):
-                logits = self.model(batch)
+                found = self.model(batch, parts=True)
+                # The fusion learns what the readouts of single inputs do not explain.
+                whole = torch.cat([found[:1], found[1:].detach()])
+                logits, alone = mix(equal_mixture(len(found) - 1), whole), found[1:]
                 if mass:
-                    mean = self._loss(logits, batch["label"])
+                    mean = self.objective(logits, batch["label"], smooth=True)
+                    own = [self.objective(each, batch["label"], smooth=True) for each in alone]
                     # The gradients of processes are averaged, but must be summed.
-                    loss = mean * (mass / total * accelerator.num_processes)
+                    loss = sum(own, mean) * (mass / total * accelerator.num_processes)
                     self.meter.add(mean, mass, logits.detach(), batch["label"])
                 else:
-                    loss = logits.sum() * 0
+                    loss = found.sum() * 0
                     # Every process needs sums, also one that never gets a row.
                     self.meter.add(loss, 0.0, logits[:0].detach(), batch["label"][:0])
                 accelerator.backward(loss)
@@ -229,26 +224,31 @@ class Trainer:
         if self.schedule is not None:
             self.schedule.step()
 
+    def _validate(self) -> Score:
+        """Fit the mixture of the network's logits to the val rows, and return the score on them."""
+        network = self.accelerator.unwrap_model(self.model)
+        if len(network.mixture) > 1:
+            self.model.eval()
+            fitted = fit_mixture(self.model, self.datasets["val"], self.objective)
+            network.mixture.copy_(fitted)
+        return self._evaluate("val")
+
     @torch.no_grad()
     def _evaluate(self, split: str) -> Score:
         found = Meter(self.task)
         self.model.eval()
         plan = self.evaluations[split].plan()
         for part, batch in zip(plan, self.loaders[split], strict=True):
-            mass = float(self.masses[split][list(part)].sum()) if part else 0.0
+            mass = float(self.objective.masses[split][list(part)].sum()) if part else 0.0
             batch = to_device(batch, self.device)
             logits = self.model(batch)
             if not mass:  # also the first row's statistics must not count
                 batch["label"] = batch["label"][:0]
                 found.add(logits.sum() * 0, 0.0, logits[:0], batch["label"])
                 continue
-            loss = self._loss(logits, batch["label"])
+            loss = self.objective(logits, batch["label"], smooth=False)
             found.add(loss, mass, logits, batch["label"])
         return found.score(self.accelerator)
-
-    def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        weight = None if self.weight is None else self.weight.to(logits.dtype)
-        return self.task.loss(logits, label, weight)
 
     def _weights(self) -> Weights:
         return sharding.full_weights(self.accelerator, self.model)
@@ -265,7 +265,7 @@ class Trainer:
         """Call the callbacks; return whether one asks to stop. The first process decides."""
         metrics: dict[str, Any] = {"model": self.result.name, "epoch": self.epoch}
         for split, score in scores.items():
-            metrics[split] = {"loss": score.loss, self.task.score_name: score.score}
+            metrics[split] = score.named(self.task.score_name)
         answers = [bool(each.on_epoch_end(metrics)) for each in self.environment.callbacks]
         return self._agreed(any(answers))
 
@@ -279,7 +279,7 @@ class Trainer:
             model=self.result.name,
             epoch=epoch,
             split=split,
-            **{"loss": score.loss, self.task.score_name: score.score},
+            **score.named(self.task.score_name),
             seconds=round(self.result.seconds, 3),
         )
 

@@ -1,7 +1,7 @@
 """Initialise a network from the weights of another, and freeze parts of it.
 
 The parts of a network are its encoders, named by input or by modality; `fusion`, which is the
-fusion and the recurrent layer; and `head`, the readout.
+fusion and the recurrent layer; and `head`, the readouts.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ def prepare(
     Raises:
         ConfigError: the options contradict each other, or do not fit `given`.
     """
-    if training.balance and config.problem_type == "regression":
-        raise ConfigError("balance does not apply to regression; omit it")
     network = build(config)
     _load_pretrained(network, config)
     taken = None if given is None else take(network, given)
@@ -54,7 +52,7 @@ def part(parameter: str) -> str:
     names = parameter.split(".")
     if "encoders" in names[:3]:  # late fusion: networks.image.encoders.image
         return names[names.index("encoders") + 1]
-    return "head" if "readout" in names else "fusion"
+    return "head" if {"readout", "readouts", "mixture"} & set(names) else "fusion"
 
 
 def take(network: nn.Module, given: Mapping[str, Tensor]) -> frozenset[str]:

@@ -144,6 +144,10 @@ def test_invalid_option_values(arguments, said, tmp_path, monkeypatch, capsys):
         (["--width=65536", "--hidden=65536"], "make width, hidden, conv or grid smaller"),
         (["--precision=fp16"], "fp16 needs a CUDA GPU"),
         (["--init-from=gone"], "give a run's folder"),
+        (["--class-weight=yes=2,maybe=3"], "unknown label 'maybe'; the labels are no, yes"),
+        (["--class-weight=yes=2", "--balance"], "balance and class_weight both"),
+        (["--schedule=linear", "--warmup-steps=999"], "the warm-up takes 999 steps"),
+        (["--folds=21"], "20 independent sets of rows cannot be split into 21 folds"),
     ],
 )
 def test_options_are_checked_before_files_are_decoded(
@@ -179,7 +183,7 @@ def test_fit(rows, save, tmp_path, capsys):
     said = capsys.readouterr().out
     for text in (
         "20 rows",
-        "label = label",
+        "label: label, by its name",
         "labels: binary",
         "16 train, 2 val, 2 test",
         "epoch 2/2",

@@ -8,9 +8,9 @@ import pytest
 
 from fastrnn.fusion import cli
 from fastrnn.fusion.cli import common
+from fastrnn.fusion.training import loaders
 from fastrnn.fusion.training import run as experiment
 from fastrnn.fusion.training import state as resume
-from fastrnn.fusion.training import trainer
 from tests.fusion.cli.test_cli import TINY, fit, lines, refusal
 
 from ..conftest import no_space
@@ -89,13 +89,13 @@ def test_ctrl_c_prints_how_to_resume(rows, save, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("given", [[], ["--num-workers", "0"]])
 def test_resume_decodes_with_the_given_workers(rows, save, tmp_path, monkeypatch, given):
     """Without --num-workers a resumed run uses those of its fit. The results are the same."""
-    run, loader, used = tmp_path / "run", trainer.BatchLoader, []
+    run, loader, used = tmp_path / "run", loaders.BatchLoader, []
 
     def loading(dataset, batches, num_workers, **options):
         used.append(num_workers)
         return loader(dataset, batches, 0, **options)
 
-    monkeypatch.setattr(trainer, "BatchLoader", loading)
+    monkeypatch.setattr(loaders, "BatchLoader", loading)
     with monkeypatch.context() as patch:
         interrupted(patch, 1)
         assert fit(save(rows), run, "--no-baselines", "--num-workers", "1") == 130
@@ -119,7 +119,7 @@ def test_ctrl_c_before_training_leaves_no_files(rows, save, tmp_path, monkeypatc
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "_load", stop)
+    monkeypatch.setattr(experiment, "prepare", stop)
     assert fit(save(rows), tmp_path / "run") == 130
     said = one_line(capsys.readouterr().err)
     assert said.endswith("the run was interrupted before training began\n")

@@ -89,6 +89,9 @@ def test_from_a_table_to_a_report(rows, save, tmp_path, capsys, more, layers):
     assert cli.main(["predict", str(run), str(path), "--output", str(out)]) == 0
     assert "20 rows predicted" in capsys.readouterr().out
     assert len(lines(out)) == 20
+    second = ["--block", "10", "--shard", "2/2", "-o", str(out)]
+    assert cli.main(["predict", str(run), str(path), *second]) == 0
+    assert [each["row"] for each in lines(out)] == list(range(10, 20))
 
     onnx = pytest.importorskip("onnx")
     assert cli.main(["export", str(run)]) == 0

@@ -20,7 +20,7 @@ from fastrnn.fusion.config.schema import FUSIONS
 
 # Fields that follow from the rows and labels, or from the data options (image_size, ...).
 DECIDED = {"modalities", "problem_type", "outputs", "stream", "variables", "missing"}
-DECIDED |= {"series_variables"}
+DECIDED |= {"series_variables", "numbers", "categories"}
 DECIDED |= {"pretrained"}  # from the folders of the encoders
 
 
@@ -82,12 +82,12 @@ def test_options_are_sorted_into_sections():
     ("given", "said"),
     [
         ({"epoch": 3}, "'epoch' is not an option; did you mean epochs?"),
-        ({"colour": 3}, "'colour' is not an option; the options are balance, "),
+        ({"colour": 3}, "'colour' is not an option; the options are augment_images, balance, "),
         ({"conv": "4,x"}, "conv must be a list such as 32,64; got '4,x'"),
         ({"conv": 4}, "conv must be a list such as 32,64; got 4"),
         ({"encoders": "image"}, "encoders must be a list such as image=NAME; got 'image'"),
-        ({"epochs": 0}, "at least 1"),
-        ({"schedule": "twice"}, "one-cycle, constant"),
+        ({"epochs": -1}, "at least 0"),
+        ({"schedule": "twice"}, "one-cycle, cosine, linear, constant"),
     ],
 )
 def test_invalid_options_raise(given, said):

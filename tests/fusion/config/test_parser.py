@@ -53,7 +53,7 @@ def model(**options):
         (lambda: LoaderConfig(cache="ram"), "cache must be one of memory, disk, none; got 'ram'"),
         (lambda: LoaderConfig(on_bad_row="stop"), "on_bad_row must be one of error, skip"),
         (lambda: FitConfig(report_to="wandb"), "report_to must be a list; got 'wandb'"),
-        (lambda: FitConfig(train={"epochs": 0}), "train.epochs must be at least 1"),
+        (lambda: FitConfig(train={"epochs": -1}), "train.epochs must be at least 0"),
     ],
 )
 def test_invalid_field_values(make, said):
@@ -118,6 +118,11 @@ def test_json_round_trip():
         ({"columns": {"image": 3}}, "columns.image must be a string"),
         ({"train": {"epoch": 3}}, "train has fields unknown to this version: epoch"),
         ({"model": {}}, "model lacks modalities"),
+        ({"threshold": 2}, "threshold must be at least 0 and at most 1; got 2"),
+        (
+            {"train": {"class_weight": [["yes", -1]]}},
+            r"class_weight\[0\]\[1\] must be greater than",
+        ),
     ],
 )
 def test_an_untrusted_config(change, said):

@@ -65,7 +65,7 @@ def test_missing_manifest(tmp_path):
 
 def test_other_format(tmp_path):
     (tmp_path / "a.xlsx").write_bytes(b"")
-    expect_error(tmp_path / "a.xlsx", ".csv, .jsonl or .parquet")
+    expect_error(tmp_path / "a.xlsx", ".csv, .jsonl, .parquet or .tar")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from rich.console import Console
 from fastrnn.fusion import ManifestError, read_manifest
 from fastrnn.fusion.data.manifest import described_columns
 from fastrnn.fusion.training.describe import describe
+from fastrnn.fusion.training.state import fingerprint
 
 ROWS = 100
 
@@ -47,6 +48,8 @@ def test_every_column_has_a_reason(frame):
         for line in described_columns(manifest)
     }
     hint = "name it with --tabular to use it"
+    text = "name it with --text to use it"
+    words = frame[["note", "remark"]].nunique().tolist()
     assert lines == {
         "photo": "image, named; file names hold the label, but are not read",
         "mask": "ignored, files .jpg; name it with --image to use it",
@@ -55,16 +58,24 @@ def test_every_column_has_a_reason(frame):
         "colour": "tabular, categories (100% of 100 cells)",
         "id": f"ignored, a different value in every row; {hint}",
         "code": "ignored, named by --ignore",
-        "city": f"ignored, {frame['city'].nunique()} different values in 100 rows",
+        "city": f"ignored, {frame['city'].nunique()} different values in 100 rows; {hint}",
         "site": f"ignored, constant; {hint}",
         "diagnosis": f"ignored, one value for each label; {hint}",
         "copy": f"ignored, equal to the label in every row; {hint}",
         "empty": "ignored, empty",
-        "note": f"ignored, text ({frame['note'].nunique()} different values in 100 rows)",
-        "remark": f"ignored, text ({frame['remark'].nunique()} different values in 100 rows)",
+        "note": f"ignored, text, {words[0]} different values in 100 rows; {text}",
+        "remark": f"ignored, text, {words[1]} different values in 100 rows; {text}",
         "label": "label, by its name",
     }
     assert manifest.warnings == ()
+
+
+def test_named_as_before_the_table_has_the_same_rows(frame):
+    """An interrupted run resumes with the columns that it began with."""
+    first = read_manifest(frame, ignore="colour")
+    again = read_manifest(frame, dict(sorted(first.columns.items(), reverse=True)), infer=())
+    assert again.columns == first.columns
+    assert fingerprint(again) == fingerprint(first)
 
 
 def test_the_only_column_of_words_is_the_text(frame):
@@ -85,6 +96,8 @@ def test_named_columns_are_used_with_a_warning(frame):
         "tabular:age",
     ]
     assert manifest.columns["image"] == "photo"
+    unused = "categories (100% of 100 cells); name it with --tabular to use it"
+    assert manifest.reasons["colour"] == unused
     assert manifest.warnings == (
         "site: constant; leave it out with --ignore",
         "id: a different value in every row; leave it out with --ignore",

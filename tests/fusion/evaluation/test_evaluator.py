@@ -70,9 +70,17 @@ def test_evaluate_run(case, request):
     assert len(said) == len(run.trained) - 1
     assert all("fusion" in each and "95% interval" in each for each in said)
     modalities = run.config.model.modalities
-    assert [(each["modality"], each["strength"]) for each in result["robustness"]] == [
-        (name, strength) for name in modalities for strength in (None, *perturbations.STRENGTHS)
+    in_time = ["cut short", "silence appended", "shifted"] if case == "static" else []
+    changes = {
+        "audio": ["removed", *in_time, *["noise"] * 3],
+        "image": ["removed", *["noise"] * 3],
+        "text": ["removed", *["tokens replaced"] * 3],
+    }
+    assert [(each["modality"], each["change"]) for each in result["robustness"]] == [
+        (name, change) for name in modalities for change in changes[name]
     ]
+    strengths = [each["strength"] for each in result["robustness"] if each["strength"] is not None]
+    assert strengths == [*perturbations.STRENGTHS] * len(modalities)
     if case == "static":
         assert 0 <= result["models"]["fusion"]["threshold"] <= 1
         assert set(result["models"]["fusion"]["at_threshold"]) == {

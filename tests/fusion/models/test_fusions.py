@@ -99,8 +99,10 @@ def test_the_parts_compose_to_forward(fusion, cell):
         assert beyond.any()
         assert (states[beyond] == 0).all()
         assert (states[~beyond] != 0).any(-1).all()
-    answer = network.answer(network.final(states, lengths))
-    torch.testing.assert_close(answer, network(batch))
+    fused, *alone = network.parts(features, batch)
+    torch.testing.assert_close(network.answer(network.final(states, lengths)), fused)
+    assert list(network.readouts) == [*model.modalities, "text_ngrams"]
+    torch.testing.assert_close(fused + sum(alone) / len(alone), network(batch))
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -120,8 +122,9 @@ def test_bfloat16_is_close(fusion, cell):
 def test_every_step_is_predicted_from_its_state(cell):
     model = config(stream=True, problem_type="steps", cell=cell)
     network, batch = build(model), Rows(model).batch()
-    answered = network.answer(network.states(batch))
-    torch.testing.assert_close(answered, network(batch))
+    fused, *alone = network(batch, parts=True)
+    torch.testing.assert_close(network.answer(network.states(batch)), fused)
+    torch.testing.assert_close(fused + sum(alone) / len(alone), network(batch))
     assert network.step_names(batch) == [f"step {step}" for step in (1, 2, 3)]
 
 
@@ -266,7 +269,7 @@ def test_custom_encoders(fusion, registered):
 
 
 def test_invalid_encoders(registered):
-    with pytest.raises(ConfigError, match="audio, image, series, squares, text, words"):
+    with pytest.raises(ConfigError, match="audio, image, series, squares, tabular, text, words"):
         build(config(encoders=(("image", "vit"),)))
     with pytest.raises(ConfigError, match="not read: image"):
         build(config(modalities=("text",), encoders=(("image", "squares"),)))

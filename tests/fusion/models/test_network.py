@@ -22,7 +22,7 @@ from fastrnn.fusion.models.torch_layers import with_torch_layers
 from fastrnn.fusion.training.baselines import configure, variants
 
 DATA = DataConfig(image_size=8, sample_rate=8000, mels=12, max_tokens=3)
-OPTIONS = {"width": 16, "hidden": 24, "conv": (4, 8), "grid": 2}
+OPTIONS = {"width": 16, "hidden": 24, "conv": (4, 8), "grid": 2, "dropout": 0.0}
 
 
 def load(path) -> FusionDataset:
@@ -182,7 +182,7 @@ def test_recurrent_parameters_have_the_names_of_torch(static, cell, layer):
     model = build(model_config(static, cell=cell))
     found = {name: each.shape for name, each in model.state_dict().items() if "rnn" in name}
     expected = {}
-    for name, hidden in (("encoders.audio", 16), ("encoders.text", 16), ("head", 24)):
+    for name, hidden in (("encoders.audio.pool", 16), ("encoders.text.pool", 16), ("head", 24)):
         for parameter, each in layer(16, hidden).state_dict().items():
             expected[f"{name}.rnn.{parameter}"] = each.shape
     assert found == expected

@@ -132,7 +132,7 @@ def test_text_of_the_user_is_escaped(tmp_path):
     examples = explain_run(run.folder, examples=1)["examples"]
     examples[0] |= {"where": f"row {HOSTILE}", "explained": HOSTILE}
     examples[0]["tokens"] += [
-        {"name": f"token {HOSTILE}", "attribution": 1.0},
+        {"name": f"token {HOSTILE}", "attribution": 1.0, "input": f"input {HOSTILE}"},
         {"name": "undefined", "attribution": None},
     ]
     rewrite(run.folder / "explanation.json", {"examples": examples})
@@ -148,7 +148,7 @@ def test_text_of_the_user_is_escaped(tmp_path):
         f"row {HOSTILE}",
         f"predicted {examples[0]['answer']}, actual {HOSTILE}",
         f"explained label: {HOSTILE}",
-        f"token {HOSTILE}",
+        f"input {HOSTILE} token {HOSTILE}",
         f"fastrnn evaluate {run.folder}",
     )
     for words in shown:
@@ -175,6 +175,24 @@ def test_comparisons_are_coloured_by_their_significance(low, high, outcome, tmp_
     page = Page(write_report(folder))
     assert "Fusion compared with the other models 0.9 vs 0.5" in page.text
     assert page.source.count(f'<p class="comparison {outcome}">0.9 vs 0.5</p>') == 2  # and on top
+
+
+def test_robustness_has_a_row_for_each_change(tmp_path):
+    """Changes with a strength have a column for each; the others are in a table of their own."""
+    folder = trained_run(tmp_path, "binary", baselines=False).folder
+    evaluate_run(folder)
+    kinds = [("noise", 0.25), ("noise", 1.5), ("echo", 1.5), ("removed", None), ("shifted", None)]
+    records = [
+        {"modality": "audio", "change": change, "strength": strength, "score": n / 8, "drop": n / 4}
+        for n, (change, strength) in enumerate(kinds)
+    ]
+    rewrite(folder / "evaluation.json", {"robustness": records})
+    page = Page(write_report(folder))
+    assert "modality change 0.25 1.5 audio noise 0.000 +0.000 0.125 −0.250" in page.text
+    assert "audio echo 0.250 −0.500" in page.text
+    assert "accuracy audio removed 0.375 −0.750 audio shifted 0.500 −1.000" in page.text
+    assert {"robustness.png", "changes.png"} <= {p.name for p in (folder / "pictures").iterdir()}
+    assert "audio + image + text, binary" in page.text
 
 
 def test_report_of_a_run_that_was_only_trained(tmp_path):
@@ -209,6 +227,7 @@ def test_number_formats():
     numbers = [html.number(each) for each in (None, 0.12345, -3.0, 12345.6)]
     assert numbers == ["–", "0.123", "-3.000", "12,346"]
     assert [html.signed(each) for each in (None, 0.25, -0.25)] == ["–", "+0.250", "−0.250"]
+    assert {html.signed(each) for each in (0.0, -0.0, 1e-4, -1e-4)} == {"+0.000"}
     assert html.interval({"value": 0.5, "low": None, "high": 1.0}) == "– to 1.000"
     assert html.score_name("r2") == "R²"
     assert html.score_name("log_loss") == "log loss"

@@ -41,18 +41,18 @@ def test_only_one_process_trains_a_run(manifest, tmp_path, monkeypatch):
 
 def test_two_runs_started_at_the_same_time(manifest, tmp_path, monkeypatch):
     """The second run detects the first before it writes anything."""
-    folder, load = tmp_path / "run", experiment._load
+    folder, load = tmp_path / "run", experiment.prepare
     expected = None
 
     def first_begins(*arguments):
         nonlocal expected
-        monkeypatch.setattr(experiment, "_load", load)
+        monkeypatch.setattr(experiment, "prepare", load)
         with stopped_at(monkeypatch, 1):
             quick(manifest, folder)
         expected = content(folder)
         return load(*arguments)
 
-    monkeypatch.setattr(experiment, "_load", first_begins)
+    monkeypatch.setattr(experiment, "prepare", first_begins)
     with pytest.raises(ConfigError, match=r"already contains checkpoint/run\.json; resume it"):
         quick(manifest, folder)
     assert content(folder) == expected

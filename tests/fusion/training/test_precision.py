@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from fastrnn.fusion import ConfigError, FusionNetwork, load, load_dataset, read_manifest
-from fastrnn.fusion.training.devices import make_accelerator
+from fastrnn.fusion.training.devices import make_accelerator, resolve_precision
 from fastrnn.fusion.training.sharding import check_strategy
 
 from .conftest import TRAINING, quick
@@ -25,14 +25,15 @@ def weights(run) -> dict[str, torch.Tensor]:
 def test_bf16_computes_in_bf16_with_float32_weights(manifest, tmp_path, monkeypatch):
     forward, seen = FusionNetwork.forward, set()
 
-    def watching(self, batch):
-        logits = forward(self, batch)
+    def watching(self, batch, **how):
+        logits = forward(self, batch, **how)
         seen.add((self.training, logits.dtype))
         return logits
 
     monkeypatch.setattr(FusionNetwork, "forward", watching)
     run = quick(manifest, tmp_path / "run", BF16)
-    assert seen == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    # The threshold is tuned on predictions in float32, as `predict` makes them.
+    assert seen == {(True, torch.bfloat16), (False, torch.bfloat16), (False, torch.float32)}
     found = weights(run)
     assert {each.dtype for each in found.values()} == {torch.float32}
     # At least some weights need more than the 8 bits of bf16.
@@ -59,6 +60,25 @@ def test_fits_of_different_precision_in_one_process(manifest, tmp_path):
     assert any(not half[name].equal(each) for name, each in first.items())
     for name, each in first.items():  # close: a weight moves by about the rate in each step
         assert (half[name] - each).abs().max() < 6 * TRAINING.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [(None, "fp32"), ((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")],
+)
+def test_auto_is_bf16_on_gpus_that_are_fast_at_it(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert resolve_precision("auto") == expected
+    for given in ("fp32", "bf16", "fp16"):
+        assert resolve_precision(given) == given
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may compute in bf16")
+def test_the_precision_is_saved(manifest, tmp_path):
+    assert TRAINING.precision == "auto"
+    run = quick(manifest, tmp_path / "run")
+    assert run.config.train.precision == load(run.folder).config.train.precision == "fp32"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in fp16")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,19 +19,25 @@ from accelerate.utils import DistributedType
 from rich.console import Console
 from safetensors.torch import load_file
 
-from fastrnn.fusion import DataConfig, FitConfig, TrainConfig, fit, read_manifest
-from fastrnn.fusion.training import run, sharding
+from fastrnn.fusion import DataConfig, FitConfig, LoaderConfig, TrainConfig, fit, read_manifest
+from fastrnn.fusion.training import devices, prepare, run, sharding
 from fastrnn.fusion.training import state as resume
 from fastrnn.fusion.training import trainer as train
 
 DATA = DataConfig(image_size=8, vocabulary=256)
 OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2}
 # 16 rows in steps of 5: the last step has one row, so one of two processes has none.
-TRAINING = TrainConfig(epochs=2, batch_size=5, learning_rate=1e-2, balance=True, save_every=1e-9)
-# 16 rows in steps of 6: the last step has four rows, so two of six accumulated batches have none.
-ACCUMULATED = TrainConfig(
-    epochs=2, batch_size=6, gradient_accumulation_steps=6, learning_rate=1e-2, balance=True
+TRAINING = TrainConfig(
+    epochs=2,
+    batch_size=5,
+    learning_rate=1e-2,
+    balance=True,
+    label_smoothing=0.1,
+    augment_images="flip",
+    save_every=1e-9,
 )
+# 16 rows in steps of 6: the last step has four rows, so two of six accumulated batches have none.
+ACCUMULATED = replace(TRAINING, batch_size=6, gradient_accumulation_steps=6, save_every=60)
 
 
 TRAININGS = {
@@ -126,6 +134,70 @@ def test_the_first_process_decides_whether_to_stop(rows, save, tmp_path):
     assert max(epoch for epoch, *_ in scores(tmp_path / "two")) == 3
 
 
+@pytest.mark.slow
+def test_two_hosts_train_like_one_process(rows, save, tmp_path):
+    """Each has its own launcher and working directory; they share the run's folder."""
+    manifest = write(rows, save)
+    work(manifest, str(tmp_path / "one"), TRAININGS["stopped"])
+    hosts(tmp_path, manifest, str(tmp_path / "two"), "stopped", "0")
+    check(tmp_path / "one", tmp_path / "two")
+    # The second host does not see the run's folder, so it would begin what the first resumes.
+    apart = str(tmp_path / "apart-{RANK}")
+    assert "Stopped" in hosts(tmp_path, manifest, apart, "uneven", "2", fail=True)
+    said = hosts(tmp_path, manifest, apart, "uneven", "0", fail=True)
+    assert said.count("the processes see different files in this folder") == 2
+
+
+@pytest.mark.parametrize(
+    ("world", "local", "several"),
+    [(None, None, False), ("4", "4", False), ("4", None, False), ("4", "2", True)],
+)
+def test_several_hosts(monkeypatch, world, local, several):
+    for name, value in (("WORLD_SIZE", world), ("LOCAL_WORLD_SIZE", local)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert devices.several_hosts() == several
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_disk_cache_is_on_the_host(rows, save, tmp_path, monkeypatch, several):
+    folders, load = [], prepare.load_datasets
+    monkeypatch.setattr(prepare, "several_hosts", lambda: several)
+    done = SimpleNamespace(threshold=None)
+    monkeypatch.setattr(run, "train_all", lambda run, *_: run.trained.append(done))
+    monkeypatch.setattr(
+        prepare, "load_datasets", lambda *a, **how: folders.append(how["folder"]) or load(*a, **how)
+    )
+    config = FitConfig(DATA, OPTIONS, TRAINING, LoaderConfig(cache="disk"), baselines=False)
+    table = read_manifest(write(rows, save))
+    fit(table, tmp_path / "run", config, console=Console(quiet=True))
+    assert folders == [None if several else tmp_path / "run"]
+
+
+def hosts(folder: Path, *arguments: str, fail: bool = False) -> str:
+    """Run this script by two launchers, as on two hosts with one process each.
+
+    Returns:
+        The errors of both, if both fail as expected.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    root = str(Path(__file__).parents[3])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--rdzv-backend"]
+    command += ["c10d", "--rdzv-endpoint", f"localhost:{port}", __file__, *arguments]
+    started = []
+    for name in ("host-0", "host-1"):
+        (folder / name).mkdir(exist_ok=True)
+        options = {"cwd": folder / name, "env": os.environ | {"PYTHONPATH": root}}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, **options, **pipes))
+    said = "".join(each.communicate(timeout=300)[1] for each in started)
+    assert all(bool(each.returncode) == fail for each in started), said
+    return said
+
+
 def compare(name: str, manifest: str, folder: Path) -> str:
     """Train with one process and with two, compare them, and return what the two printed."""
     work(manifest, str(folder / "one"), TRAININGS[name])
@@ -172,4 +244,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if sys.argv[5:] == ["fsdp"]:
         run.make_accelerator = sharded_accelerator
-    work(sys.argv[1], sys.argv[2], TRAININGS[sys.argv[3]], int(sys.argv[4]))
+    where = sys.argv[2].format(RANK=os.environ["RANK"])
+    work(sys.argv[1], where, TRAININGS[sys.argv[3]], int(sys.argv[4]))

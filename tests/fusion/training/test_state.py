@@ -55,8 +55,8 @@ def work(manifest: str, folder: str, num_workers: int, number: int = 0, stage: s
     torch.set_num_threads(1)
     forward = FusionNetwork.forward
 
-    def noisy(self, batch):  # makes every step depend on random numbers
-        return torch.nn.functional.dropout(forward(self, batch), 0.3, self.training)
+    def noisy(self, batch, **how):  # makes every step depend on random numbers
+        return torch.nn.functional.dropout(forward(self, batch, **how), 0.3, self.training)
 
     FusionNetwork.forward = noisy
     variants = baselines.variants
