@@ -113,6 +113,7 @@ def train_all(
 ) -> None:
     """Train the networks that are not finished yet, and add each to `run.trained` in order."""
     folder, main = run.folder, accelerator.is_main_process
+    workers = config.loading.num_workers
     before = state.load(folder) or State()
     records = read_metrics(folder / METRICS, before.metrics)
     accelerator.wait_for_everyone()  # all processes read the metrics before one truncates them
@@ -123,11 +124,8 @@ def train_all(
     ) as log:
         datasets: Mapping[str, FusionDataset] = run.datasets
         if given is None:  # other weights than the pretrained ones
-            datasets = with_features(
-                datasets, run.config.model, config.train, accelerator, folder,
-                config.loading.num_workers,
-            )  # fmt: skip
-        environment = Environment(datasets, accelerator, log, config.loading.num_workers, callbacks)
+            datasets = with_features(datasets, run.config, accelerator, folder, workers)
+        environment = Environment(datasets, accelerator, log, workers, callbacks)
         for name, model in variants(run.config.model, config.baselines).items():
             if name in before.finished:
                 run.trained.append(finished(folder, name, records, accelerator))
@@ -147,7 +145,7 @@ def train_all(
                 training = replace(training, freeze=())
             result = train(name, model, training, replace(environment, save=save), start)
             if not done:
-                result.threshold = _tuned(result.model, run.datasets["val"], environment)
+                result.threshold = _tuned(result.model, datasets["val"], environment)
             run.trained.append(result)
             if main:
                 _save(run, model, result)

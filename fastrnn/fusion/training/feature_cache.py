@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, to_device
 from ..config.inputs import modality_of
-from ..config.schema import ModelConfig, TrainConfig
+from ..config.schema import ModelConfig, RunConfig, TrainConfig
 from ..data.dataset import FusionDataset
 from ..data.features import Features, distinct_texts
 from ..data.loader import BatchLoader
@@ -34,8 +34,7 @@ Datasets = Mapping[str, FusionDataset]
 
 def with_features(
     datasets: Datasets,
-    config: ModelConfig,
-    training: TrainConfig,
+    config: RunConfig,
     accelerator: Accelerator,
     folder: Path,
     num_workers: int = 0,
@@ -44,16 +43,17 @@ def with_features(
 
     Args:
         datasets: split -> rows.
-        config: the main network of the run.
+        config: the run, with its main network.
         folder: where the temporary file is.
 
     Raises:
         DataError: a file cannot be used; the message names the row and the file.
     """
-    names = [name for name in config.modalities if is_cached(config, training, name)]
+    model, training = config.model, config.train
+    names = [name for name in model.modalities if is_cached(model, training, name)]
     if not names or not training.cache_features:
         return dict(datasets)
-    network, _ = prepare(config, replace(training, freeze=()))
+    network, _ = prepare(model, replace(training, freeze=()))
     network.to(accelerator.device).eval()
     features = {}
     for name in names:
