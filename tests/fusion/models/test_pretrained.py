@@ -31,10 +31,16 @@ from fastrnn.fusion import (
 from fastrnn.fusion import read_manifest as read
 from fastrnn.fusion.config.pretrained_files import read_pretrained
 from fastrnn.fusion.errors import ConfigError
+from fastrnn.fusion.evaluation.robustness import robustness
+from fastrnn.fusion.explain import attribution
+from fastrnn.fusion.explain.explainer import Explainer
 from fastrnn.fusion.export import to_onnx
+from fastrnn.fusion.inference.loop import InferenceConfig
 from fastrnn.fusion.models.views import view
+from fastrnn.fusion.training.augmentation import Augmentation
 from fastrnn.fusion.training.baselines import configure
 from fastrnn.fusion.training.declared import declarations, saved
+from fastrnn.fusion.training.feature_cache import is_cached
 from fastrnn.fusion.training.run import resume
 from fastrnn.fusion.training.transfer import prepare
 
@@ -316,6 +322,56 @@ def test_a_package_that_is_not_installed(manifest, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match="need transformers"):
         prepared(manifest, **options)
+
+
+def test_waveforms_are_not_changed_in_time(manifest, tmp_path):
+    """Neither by augmentation nor for robustness, which add log-mel frames of silence."""
+    save_wav2vec2(tmp_path / "audio")
+    network, dataset = prepared(manifest, encoders={"audio": f"transformers:{tmp_path / 'audio'}"})
+    batch = dataset.batch(ROWS)
+    change = Augmentation.of(TrainConfig(augment_images="none"), network.config, dataset.processor)
+    found = change(batch, change.draw(len(ROWS), 0))
+    assert torch.equal(found["audio"], batch["audio"])
+    entries = robustness(network, network.config, dataset, 0.5)
+    changes = {each["change"] for each in entries if each["modality"] == "audio"}
+    assert changes == {"removed", "noise"}
+    with pytest.raises(ConfigError, match="spec_augment masks log-mel frames"):
+        train(
+            manifest,
+            tmp_path / "run",
+            TrainConfig(epochs=1, spec_augment=True),
+            encoders=dict(network.config.encoders),
+        )
+
+
+@pytest.mark.parametrize("augment", ["none", "crop"])
+def test_features_of_augmented_images_are_not_cached(augment, manifest, tmp_path):
+    save_vit(tmp_path / "image")
+    network, _ = prepared(manifest, encoders={"image": f"transformers:{tmp_path / 'image'}"})
+    training = TrainConfig(augment_images=augment)
+    assert is_cached(network.config, training, "image") == (augment == "none")
+
+
+def test_ngrams_are_attributed_to_the_tokens_of_the_encoder(manifest, tmp_path):
+    save_bert(tmp_path / "text")
+    save_wav2vec2(tmp_path / "audio")
+    encoders = {name: f"transformers:{tmp_path / name}" for name in ("audio", "text")}
+    network, dataset = prepared(manifest, encoders=encoders)
+    for each in network.readouts["text_ngrams"].parameters():
+        torch.nn.init.normal_(each)
+    network.eval().requires_grad_(False)
+    explainer = Explainer(network, dataset, tmp_path, InferenceConfig())
+    (tmp_path / "pictures").mkdir()
+    found = explainer.explain_row(0, 1)
+    batch = explainer.batch([0])
+    select = dataset.processor.task.explained(network(batch), batch["label"]).logit
+    alone = attribution.over_input(network, batch, "text", select)
+    ngrams = attribution.over_ngrams(network, batch, "text", select)
+    values = [each["attribution"] for each in found["tokens"]]
+    assert found["tokens"][0]["name"] == "[CLS]"
+    assert values[0] == pytest.approx(float(alone[0]), abs=1e-5)  # it is no part of the text
+    assert sum(values) == pytest.approx(float(alone.sum() + ngrams.sum()), abs=1e-4)
+    assert (tmp_path / found["picture"]).is_file()
 
 
 @pytest.mark.slow
