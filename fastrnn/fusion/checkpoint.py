@@ -35,7 +35,7 @@ from .models.imported import import_encoders
 from .models.network import FusionNetwork, LateNetwork, blueprint, build, has_custom
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-_MODELS, _LAST = "models", "last.safetensors"
+MODELS, _LAST = "models", "last.safetensors"
 FILES = (CONFIG, WEIGHTS, processors.CONFIG, processors.TOKENIZER)
 
 Weights = dict[str, Tensor]
@@ -161,7 +161,7 @@ def save_network(
         best: the weights after the best epoch.
         last: the weights after the last epoch, if `best` is an earlier one.
     """
-    place = folder / _MODELS / slug(name)
+    place = folder / MODELS / slug(name)
     place.mkdir(parents=True, exist_ok=True)
     files.write_json(place / CONFIG, asdict(config))
     if last is None:
@@ -178,7 +178,7 @@ def names(folder: str | Path) -> list[str]:
         ConfigError: config.json is missing or damaged.
     """
     folder = Path(folder)
-    there = {each.parent.name for each in (folder / _MODELS).glob(f"*/{WEIGHTS}")}
+    there = {each.parent.name for each in (folder / MODELS).glob(f"*/{WEIGHTS}")}
     known = [name for name in parser.read(RunConfig, folder / CONFIG).models if slug(name) in there]
     return known + sorted(each.replace("-", " ") for each in there - {slug(name) for name in known})
 
@@ -196,11 +196,11 @@ def load_network(folder: str | Path, name: str, *, last: bool = False) -> Networ
         ConfigError: there is no network of that name (the message lists those that exist), or a
             file is damaged or of another version.
     """
-    place = Path(folder) / _MODELS / slug(name)
+    place = Path(folder) / MODELS / slug(name)
     file = place / WEIGHTS
     if not file.is_file() or not (place / CONFIG).is_file():
         known = ", ".join(names(folder)) or "none"
-        raise ConfigError(f"{folder}: no network {name!r} in {_MODELS}; there are: {known}")
+        raise ConfigError(f"{folder}: no network {name!r} in {MODELS}; there are: {known}")
     config = parser.read(ModelConfig, place / CONFIG)
     if last and (place / _LAST).is_file():
         file = place / _LAST

@@ -6,32 +6,31 @@ images differ, which hold the decoded and resized pixels: uint8 [B, C, S, S], or
 bool [B]. The outputs are `logits` and `probabilities`, as in tasks/base.py.
 
 The file is kept only if its outputs in onnxruntime match the network's, also on batches of other
-sizes than the traced one.
+sizes than the traced one. recipe.py reads the metadata to predict raw rows without fastrnn.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-import fastrnn
 from fastrnn._rounding import CONFIDENCE, UNIT_ROUNDOFF
 
 from .batch import Batch, select_rows
 from .config.inputs import modality_of, of_modality
-from .config.schema import ModelConfig
+from .config.schema import ModelConfig, RunConfig
 from .data.processor import Processor
+from .deployment import describe
 from .errors import ConfigError
 from .files import atomic
 from .models.network import FusionNetwork, LateNetwork
+from .models.text import NgramReadout
 from .models.torch_layers import with_torch_layers
 from .strings import plural
 from .tasks import Task
@@ -42,18 +41,25 @@ if TYPE_CHECKING:
 OUTPUTS = ("logits", "probabilities")
 _OPSET = 17
 _LENGTHS = ("audio", "series", "text")  # modalities with NAME_lengths
+_NGRAMS = ("_ngrams", "_ngram_weights")  # the endings of the n-grams of a text
 
 
 def to_onnx(
-    network: FusionNetwork | LateNetwork, processor: Processor, batch: Batch, path: str | Path
+    network: FusionNetwork | LateNetwork,
+    processor: Processor,
+    batch: Batch,
+    path: str | Path,
+    config: RunConfig | None = None,
 ) -> Path:
     """Export a network to `path` and verify the file.
 
     Args:
         network: the network to export.
-        processor: its processor, whose configuration is stored in the file's metadata.
+        processor: its processor, which is stored in the file's metadata.
         batch: a batch of two or more rows for tracing and verification.
         path: the file to write.
+        config: the configuration of its run, whose threshold and names of columns are stored. By
+            default, they are 0.5 and the names of the inputs.
 
     Returns:
         The path.
@@ -73,7 +79,7 @@ def to_onnx(
     inputs = to_inputs(network, batch)
     with atomic(path) as partial:
         _trace(module, inputs, _axes(network, inputs), partial)
-        _describe(partial, network, processor)
+        describe(partial, network.config, processor, config)
         _prove(network, batch, partial)
     return path
 
@@ -82,6 +88,7 @@ def inputs_of(network: FusionNetwork | LateNetwork, batch: Batch) -> list[str]:
     """Return the names of the file's inputs, in order."""
     config = network.config
     replaced = config.modalities if config.modality_dropout else config.missing
+    texts = of_modality(config.modalities, "text") if _reads_ngrams(network) else ()
     names = []
     for name in config.modalities:
         if name == "tabular":
@@ -91,9 +98,15 @@ def inputs_of(network: FusionNetwork | LateNetwork, batch: Batch) -> list[str]:
             names.append(name)
         if modality_of(name) in _LENGTHS:
             names.append(f"{name}_lengths")
+        if name in texts:
+            names += [f"{name}_ngrams", f"{name}_ngram_weights"]
         if name in replaced or f"{name}_present" in batch:
             names.append(f"{name}_present")
     return [*names, "steps"] if config.stream else names
+
+
+def _reads_ngrams(network: FusionNetwork | LateNetwork) -> bool:
+    return any(isinstance(module, NgramReadout) for module in network.modules())
 
 
 def to_inputs(network: FusionNetwork | LateNetwork, batch: Batch) -> dict[str, Tensor]:
@@ -188,6 +201,8 @@ def _axes(network: FusionNetwork | LateNetwork, inputs: Mapping[str, Tensor]) ->
         axes[name] = {0: "rows"}
         if name in config.modalities and modality_of(name) in _LENGTHS:
             axes[name][1] = f"{name}_steps"
+        if name.endswith(_NGRAMS):
+            axes[name][1] = f"{name.removesuffix('_ngram_weights').removesuffix('_ngrams')}_ngrams"
         if name == "steps" or (name in of_modality(config.modalities, "image") and config.stream):
             axes[name][1] = "steps"
     for name in OUTPUTS:
@@ -219,26 +234,6 @@ def _trace(
             "a part of the network cannot be expressed in ONNX. The built-in encoders and fusions "
             f"can be exported, so check your own encoders: {_first_line(error)}"
         ) from error
-
-
-def _describe(path: Path, network: FusionNetwork | LateNetwork, processor: Processor) -> None:
-    """Store the labels and the configuration in the file's metadata."""
-    import onnx
-
-    model = onnx.load(str(path))
-    facts = {
-        "problem_type": processor.task.problem_type,
-        "labels": json.dumps(processor.task.labels, ensure_ascii=False),
-        "target": json.dumps(processor.task.scale),
-        "series": json.dumps(processor.series or processor.series_columns),
-        "tabular": json.dumps([asdict(each) for each in processor.tabular]),
-        "data": json.dumps(asdict(processor.config)),
-        "model": json.dumps(asdict(network.config)),
-        "fastrnn": fastrnn.__version__,
-        "torch": str(torch.__version__),
-    }
-    onnx.helper.set_model_props(model, facts)
-    onnx.save(model, str(path))
 
 
 def _prove(network: FusionNetwork | LateNetwork, batch: Batch, path: Path) -> None:
@@ -274,21 +269,39 @@ def tolerance(network: FusionNetwork | LateNetwork, batch: Batch) -> float:
 
     Each output of a layer has one rounding per term of its sum, and some for its activation. A
     recurrence accumulates those of all steps, assuming that states neither vanish nor explode.
-    Errors reach a logit through the readout, amplified by at most |W_hy|.
+    Errors reach a logit through the readouts, amplified by at most their |W|. A readout of n-grams
+    has a rounding per n-gram, each at most that of the sum of absolute values.
     """
-    steps = max(
-        [1, *(value.shape[1] for name, value in batch.items() if value.dim() > 1)],
-    )
+    lengths = {name: value.shape[1] for name, value in batch.items() if value.dim() > 1}
+    steps = max([1, *(size for name, size in lengths.items() if not name.endswith(_NGRAMS))])
     roundings = 0
-    readout = 1.0
     for name, weight in network.named_parameters():
-        if weight.dim() < 2:
+        if weight.dim() < 2 or name.endswith("_ngrams.weight"):
             continue
         terms = weight[0].numel() + 9  # 8 for an activation, 1 for a bias
         roundings += terms * (steps if "weight_hh" in name else 1)
-        if name.endswith("readout.weight"):
-            readout = max(readout, float(weight.detach().abs().sum(1).max()))
-    return 2 * CONFIDENCE * roundings**0.5 * UNIT_ROUNDOFF[torch.float32] * readout
+    amplified = added = 0.0
+    for each in network.modules():
+        if not isinstance(each, FusionNetwork):
+            continue
+        layers: dict[str, nn.Module] = {"": each.head.readout, **each.readouts}
+        for share, (name, layer) in zip(each.mixture.tolist(), layers.items(), strict=True):
+            if isinstance(layer, NgramReadout):
+                added += share * (lengths[name] + 9) ** 0.5 * _largest(layer, name, batch)
+            elif isinstance(layer, nn.Linear):
+                amplified += share * float(layer.weight.detach().abs().sum(1).max())
+    error = roundings**0.5 * max(1.0, amplified) + added
+    return 2 * CONFIDENCE * error * UNIT_ROUNDOFF[torch.float32]
+
+
+def _largest(layer: NgramReadout, name: str, batch: Batch) -> float:
+    """Return the largest sum of the absolute values of a row's weighted n-grams."""
+    layer = copy.deepcopy(layer)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.abs_()
+        weights = batch[name.replace("_ngrams", "_ngram_weights")]
+        return float(layer(batch[name], weights).max())
 
 
 def _sizes(batch: Batch, config: ModelConfig) -> dict[str, Batch]:
@@ -307,6 +320,9 @@ def _sizes(batch: Batch, config: ModelConfig) -> dict[str, Batch]:
             length = min(length, text.max_tokens) if text else length
             longer[name] = torch.cat([longer[name], longer[name]], dim=1)[:, :length]
             longer[f"{name}_lengths"] = (2 * longer[f"{name}_lengths"] - 1).clamp_max(length)
+        for key in (name + ending for ending in _NGRAMS):
+            if key in longer:
+                longer[key] = torch.cat([longer[key], longer[key]], dim=1)
     if "steps" in longer:
         counts = 2 * longer["steps"].sum(1) - 1
         longer["steps"] = torch.arange(2 * longer["steps"].shape[1]) < counts[:, None]

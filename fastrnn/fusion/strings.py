@@ -19,6 +19,11 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def count(value: int | None) -> str:
+    """Format a number of parameters; None, a model without a network, becomes a dash."""
+    return "–" if value is None else f"{value:,}"
+
+
 def composed(name: str) -> str:
     """Normalise a name for comparison (Unicode NFC): an accent may be a separate character."""
     return unicodedata.normalize("NFC", name)

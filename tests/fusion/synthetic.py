@@ -68,10 +68,13 @@ class Rows:
                 "audio": torch.randn(number(5, 12), MELS, generator=random),
                 "series": torch.randn(number(3, 9), VARIABLES, generator=random),
                 "text": torch.randint(0, VOCABULARY, (number(1, 7),), generator=random),
-                "ngrams": torch.randint(1, NGRAMS + 1, (1 + row % 5,), generator=others),
                 "steps": torch.ones(steps, dtype=torch.bool),
                 "label": self._label(row, steps, random),
             }
+            if model.ngrams:
+                grams = 1 + row % 5
+                each["text_ngrams"] = torch.randint(1, model.ngrams + 1, (grams,), generator=others)
+                each["text_ngram_weights"] = torch.rand(grams, generator=others)
             for name in self.missing:
                 if self.lacks(name, row):
                     each[name] = torch.zeros_like(each[name][: 1 if name != "image" else None])
@@ -105,11 +108,9 @@ class Rows:
             else:
                 batch[name] = pad_sequence(values, batch_first=True)
                 batch[f"{name}_lengths"] = torch.tensor([len(value) for value in values])
-            if name == "text":
-                ngrams = [row["ngrams"] for row in rows]
-                batch["text_ngrams"] = pad_sequence(ngrams, batch_first=True)
-                weights = [torch.full_like(each, 0.5, dtype=torch.float32) for each in ngrams]
-                batch["text_ngram_weights"] = pad_sequence(weights, batch_first=True)
+            if name == "text" and self.model.ngrams:
+                for key in ("text_ngrams", "text_ngram_weights"):
+                    batch[key] = pad_sequence([row[key] for row in rows], batch_first=True)
             if name in self.missing:
                 batch[f"{name}_present"] = torch.tensor([not self.lacks(name, n) for n in numbers])
         if self.model.stream:

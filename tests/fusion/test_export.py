@@ -12,6 +12,7 @@ from fastrnn.fusion import ConfigError, DataConfig, Processor, build
 from fastrnn.fusion import export as exporting
 from fastrnn.fusion.config.presets import PRESETS
 from fastrnn.fusion.export import run, to_inputs, to_onnx, tolerance
+from fastrnn.fusion.models.text import NgramReadout
 from fastrnn.fusion.tasks import task_of
 
 from .synthetic import Rows, config
@@ -23,6 +24,14 @@ onnxruntime = pytest.importorskip("onnxruntime")
 def of(model) -> Processor:
     task = task_of(model.problem_type)(("no", "七"))
     return Processor(DataConfig(), task, model.modalities, model.stream)
+
+
+def with_ngrams(network):
+    """Give the readouts of n-grams weights; they begin at 0."""
+    for module in network.modules():
+        if isinstance(module, NgramReadout):
+            nn.init.normal_(module.weight)
+    return network
 
 
 ARTICLE = dict(PRESETS["article"].model) | {"conv": (4,), "modalities": ("image", "text")}
@@ -41,6 +50,9 @@ MODES = {
     "aligned": ({"stream": True, "problem_type": "steps"}, {"RNN": 2}),
     "aligned-lstm": ({"stream": True, "problem_type": "steps", "cell": "lstm"}, {"LSTM": 2}),
     "article-lstm": (ARTICLE | {"cell": "lstm"}, {"LSTM": 2}),
+    "ngrams": ({"ngrams": 50, "missing": ("text",), "problem_type": "multiclass"}, {"RNN": 4}),
+    "late-ngrams": ({"fusion": "late", "ngrams": 50, "modalities": ("text",)}, {"RNN": 2}),
+    "aligned-ngrams": ({"stream": True, "problem_type": "steps", "ngrams": 50}, {"RNN": 2}),
     "uneven": ({"image_size": 22, "grid": 2, "modalities": ("image", "text")}, {"RNN": 2}),
 }
 
@@ -60,7 +72,7 @@ ALL_MODES = MODES | {
 def test_file_matches_the_network(mode, tmp_path):
     options, layers = ALL_MODES[mode]
     model = config(**options)
-    network = build(model).eval()
+    network = with_ngrams(build(model).eval())
     rows = Rows(model, count=7, seed=3)
     some = rows.batch(0, 1, 2)
     del some["label"]
@@ -81,7 +93,7 @@ def test_file_matches_the_network(mode, tmp_path):
 
 
 def test_metadata_and_input_shapes(tmp_path):
-    model = config(modalities=("image", "text"), missing=("text",))
+    model = config(modalities=("image", "text"), missing=("text",), ngrams=9)
     path = to_onnx(build(model), of(model), Rows(model).batch(), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(path))
     facts = session.get_modelmeta().custom_metadata_map
@@ -94,6 +106,8 @@ def test_metadata_and_input_shapes(tmp_path):
         "image": ["rows", 3, 8, 8],
         "text": ["rows", "text_steps"],
         "text_lengths": ["rows"],
+        "text_ngrams": ["rows", "text_ngrams"],
+        "text_ngram_weights": ["rows", "text_ngrams"],
         "text_present": ["rows"],
     }
     answer = run(session, to_inputs(build(model), Rows(model).batch()))

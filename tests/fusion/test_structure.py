@@ -16,11 +16,12 @@ TREES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in FILES}
 
 # A file imports only from groups before its own, and from its own folder.
 ORDER = [
-    ("errors", "strings"),
+    ("errors", "strings", "recipe"),
     ("files", "batch", "run_lock"),
     ("config",),
     ("tasks",),
     ("models", "data", "plots"),
+    ("deployment",),
     ("export", "checkpoint"),
     ("hub", "inference"),
     ("training", "evaluation"),

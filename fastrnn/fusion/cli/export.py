@@ -27,7 +27,7 @@ def export(
             "-o",
             parser=flags.path,
             metavar="FILE",
-            help="The file to write; model.onnx in the run's folder by default.",
+            help="The .onnx file to write; model.onnx in the run's folder by default.",
         ),
     ] = None,
     root: flags.Root = None,
@@ -39,22 +39,29 @@ def export(
 ) -> None:
     """Export the model to ONNX, and verify its outputs in ONNX Runtime.
 
+    A recipe, model.py next to model.onnx, predicts rows without fastrnn and torch.
+
     The verification needs rows, of the training table or of MANIFEST.
     """
     from .. import checkpoint
+    from ..deployment import recipe_of, write_recipe
     from ..evaluation.run_data import run_rows
     from ..export import to_onnx
 
     set_threads(threads)
+    target = output or run / "model.onnx"
+    recipe_of(target)  # before the work begins
     table = evaluation_table(run, manifest, root, values, on_bad_row)
     rows = run_rows(run, table, on_bad_row=on_bad_row and on_bad_row.value, num_workers=num_workers)
     batch = rows.dataset.batch(range(min(_VERIFIED_ROWS, len(rows.dataset))))
-    network, processor, _ = checkpoint.load(run)
-    path = to_onnx(network, processor, batch, output or run / "model.onnx")
+    network, processor, config = checkpoint.load(run)
+    path = to_onnx(network, processor, batch, target, config)
+    recipe = write_recipe(path)
     console = Console()
     console.out(
         f"Written: {path}, {path.stat().st_size / 1e6:.1f} MB; outputs in ONNX Runtime match the "
         f"model on {plural(len(batch['label']), 'row')}"
     )
+    console.out(f"Written: {recipe}, which predicts rows without fastrnn: python {recipe} row.json")
     if rows.skipped:
         console.out(f"{plural(len(rows.skipped), 'row')} skipped")

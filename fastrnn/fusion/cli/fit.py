@@ -110,7 +110,11 @@ def fit(
     ] = _AUTO,
     output_dir: flags.OutputDir = None,
     baselines: Annotated[
-        bool, typer.Option(help="Also train each modality alone, late fusion, and no recurrence.")
+        bool,
+        typer.Option(
+            help="Also train simpler models: each modality alone, late fusion, no recurrence, and "
+            "those of scikit-learn."
+        ),
     ] = True,
     folds: Annotated[
         int, typer.Option(min=0, max=1000, help="Also cross-validate, with this many folds.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,20 @@ from torch import nn
 
 from .. import checkpoint, files
 from ..data.dataset import FusionDataset
+from ..errors import ConfigError
+from ..inference import outputs
 from ..inference.loop import InferenceConfig, find_device, predictions
+from ..inference.outputs import Baseline
 from ..tasks import Predictions
 from ..tasks.curves import threshold
 from ..tasks.metrics import plain
 from .bootstrap import LEVEL, Interval, difference, intervals
 from .robustness import robustness
-from .run_data import run_rows
+from .run_data import RunRows, run_rows
+from .verdict import verdict
 
 EVALUATION = "evaluation.json"
+_METRICS = "metrics.jsonl"
 _AT_THRESHOLD = ("accuracy", "balanced_accuracy", "f1")
 
 
@@ -75,11 +80,22 @@ def evaluate(
         seed: seed of the bootstrap.
     """
     found = predictions(network, dataset, inference)
+    if not found.task.has_threshold or val is None:
+        return assess(found, None, seed)
+    return assess(found, predictions(network, val, inference), seed)
+
+
+def assess(found: Predictions, val: Predictions | None = None, seed: int = 0) -> Evaluation:
+    """Compute every score of some predictions, with bootstrap intervals over rows.
+
+    Args:
+        val: the predictions to tune a binary model's threshold on; without them it is 0.5.
+        seed: seed of the bootstrap.
+    """
     scores = intervals(found, seed)
     if not found.task.has_threshold or val is None:
         return Evaluation(found, scores)
-    on_val = predictions(network, val, inference)
-    best = threshold(on_val.output, on_val.truth)
+    best = threshold(val.output, val.truth)
     tuned = intervals(found, seed, best)
     return Evaluation(found, scores, best, {name: tuned[name] for name in _AT_THRESHOLD})
 
@@ -125,7 +141,10 @@ def evaluate_run(
         for name, network in networks.items()
     }
     main, task = names[0], rows.processor.task
-    result = {
+    baselines = outputs.load(folder)
+    each |= _assessed(baselines, rows, seed)
+    costs = _costs(folder, networks, baselines)
+    result: dict[str, Any] = {
         "problem_type": task.problem_type,
         "labels": list(task.labels),
         "score": task.score_name,
@@ -135,21 +154,59 @@ def evaluate_run(
         "skipped": rows.skipped,
         "interval": LEVEL,
         "main": main,
-        "models": {
-            name: {
-                **value.to_json(),
-                "parameters": sum(p.numel() for p in networks[name].parameters()),
-            }
-            for name, value in each.items()
-        },
+        "models": {name: {**value.to_json(), **costs[name]} for name, value in each.items()},
+        "left_out": [baseline.name for baseline in baselines if baseline.name not in each],
         "comparison": compare(each, main, seed),
         "robustness": robustness(
             networks[main], rows.config.model, rows.dataset, each[main].main.value, inference, seed
         ),
     }
+    result["verdict"] = verdict(result)
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
     files.write(folder / EVALUATION, text + "\n")
     return result
+
+
+def _assessed(baselines: Iterable[Baseline], rows: RunRows, seed: int) -> dict[str, Evaluation]:
+    """Return the scores of the baselines whose outputs for these rows are saved."""
+    found = {}
+    for each in baselines:
+        predicted = each.predictions(rows.dataset, rows.split) if rows.own else None
+        if predicted is not None:
+            val = None if rows.val is None else each.predictions(rows.val, "val")
+            found[each.name] = assess(predicted, val, seed)
+    return found
+
+
+def _costs(
+    folder: Path, networks: Mapping[str, nn.Module], baselines: Iterable[Baseline]
+) -> dict[str, dict[str, float | None]]:
+    """Return the number of parameters and the seconds of training of each model.
+
+    A baseline that reads the features of the main network, the first one, needs its parameters.
+    """
+    seconds = _seconds(folder / _METRICS)
+    found: dict[str, dict[str, float | None]] = {}
+    for name, network in networks.items():
+        count = sum(each.numel() for each in network.parameters())
+        found[name] = {"parameters": count, "seconds": seconds.get(name)}
+    main = next(iter(found.values()))["parameters"]
+    for each in baselines:
+        parameters = main if each.config.network else None
+        found[each.name] = {"parameters": parameters, "seconds": plain(each.config.seconds)}
+    return found
+
+
+def _seconds(path: Path) -> dict[str, float]:
+    """Return the seconds of training of each network; {} without usable metrics.
+
+    An evaluation does not need the metrics; the report says where they are damaged.
+    """
+    try:
+        records = files.read_jsonl(path)
+        return {str(record["model"]): float(record["seconds"]) for record in records}
+    except (ConfigError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def compare(each: Mapping[str, Evaluation], main: str, seed: int = 0) -> list[dict[str, Any]]:

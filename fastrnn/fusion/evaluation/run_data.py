@@ -33,6 +33,7 @@ class RunRows:
         manifest: the table that they come from.
         val: the run's own validation rows, if they are other rows and a threshold is tuned.
         skipped: (where, error) of the rows that could not be used.
+        own: whether the table is the one that the run was trained on.
     """
 
     config: RunConfig
@@ -41,6 +42,7 @@ class RunRows:
     manifest: str
     val: FusionDataset | None
     skipped: list[dict[str, str]]
+    own: bool
 
     @property
     def processor(self) -> Processor:
@@ -95,6 +97,7 @@ def run_rows(
         str(table.path),
         None if own and split == "val" else home.val(),
         [{"where": where, "error": error} for where, error in skipped],
+        own,
     )
 
 

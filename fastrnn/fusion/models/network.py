@@ -87,7 +87,7 @@ class FusionNetwork(nn.Module):
     def unimodal(self, features: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Return the logits of each readout of a single input: [R, B, C] or [R, B, T, C]."""
         per_step = self.config.problem_type == "steps"
-        lengths, steps = self._lengths(batch), batch.get("steps")
+        values, steps = features if per_step else self.pooled(features, batch), batch.get("steps")
         rows = batch[self.config.modalities[0]].shape[0]
         times = (steps.shape[1],) if per_step and steps is not None else ()
         found = [next(iter(features.values())).new_zeros(0, rows, *times, self.config.outputs)]
@@ -98,14 +98,21 @@ class FusionNetwork(nn.Module):
                     weights = weights * present[:, None]
                 logits = layer(batch[name], weights)
             else:
-                value = features[name]
-                if value.dim() == 3 and not per_step:
-                    value = mean(value, lengths[name] if steps is None else steps.sum(1))
-                logits = layer(value)
+                logits = layer(values[name])
             if times and logits.dim() == 2:
                 logits = logits[:, None].expand(-1, *times, -1)
             found.append(logits[None])
         return torch.cat(found)
+
+    def pooled(self, features: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Average the features that `encode` returned over a row's steps: [B, D] of each input."""
+        lengths, steps = self._lengths(batch), batch.get("steps")
+        return {
+            name: mean(each, lengths[name] if steps is None else steps.sum(1))
+            if each.dim() == 3
+            else each
+            for name, each in features.items()
+        }
 
     def encoder(self, name: str) -> nn.Module:
         """Return the encoder of an input."""

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..batch import IGNORE
-from ..strings import number, plural
+from ..inference import outputs
+from ..strings import count, number, plural
 from ..training.baselines import Run
 
 
@@ -28,6 +29,11 @@ def results(run: Run) -> Table:
             f"{each.parameters:,}",
             f"{each.seconds:.1f}",
         )
+    for other in run.classical:
+        found = other.predictions(run.datasets[split], split)
+        if found is not None:
+            seconds = f"{other.config.seconds:.1f}"
+            table.add_row(other.name, number(outputs.score(found)), "", "", seconds)
     constant = _most_frequent_accuracy(run, split)
     if constant is not None:
         table.add_row("most frequent label", number(constant), "", "", "")
@@ -78,8 +84,14 @@ def evaluation(found: Mapping[str, Any]) -> Iterator[Table | Text]:
     for name, model in found["models"].items():
         main = model["scores"][score]
         interval = f"{number(main['low'])} – {number(main['high'])}"
-        table.add_row(name, number(main["value"]), interval, f"{model['parameters']:,}")
+        table.add_row(name, number(main["value"]), interval, count(model["parameters"]))
     yield table
+    yield Text(found["verdict"], style="bold")
+    if found["left_out"]:
+        yield Text(
+            f"left out: {', '.join(found['left_out'])}; only their outputs for the val and test "
+            "rows of the fit are saved"
+        )
     if found["skipped"]:
         yield Text(f"{plural(len(found['skipped']), 'row')} skipped, see evaluation.json")
     for entry in found["comparison"]:

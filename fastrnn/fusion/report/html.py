@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..strings import number, plural
+from ..strings import count, number, plural
 
 _SCORE_NAMES = {
     "auroc": "AUROC",
@@ -39,6 +39,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
         "data_uri": data_uri,
         "interval": interval,
         "number": number,
+        "parameters": count,
         "plural": plural,
         "score_name": score_name,
         "signed": signed,

@@ -129,6 +129,7 @@ def _evaluation_values(
     others = [entry for entry in comparisons if entry not in unimodal]
     return {
         "evaluation": evaluation,
+        "verdict": _verdict(evaluation, comparisons),
         "comparisons": comparisons,
         "main_comparisons": unimodal[:1] + others[:1],
         "result_figures": list(
@@ -136,6 +137,16 @@ def _evaluation_values(
         ),
         "robustness": _robustness(folder / PICTURES, evaluation),
     }
+
+
+def _verdict(
+    evaluation: Mapping[str, Any], comparisons: Sequence[Mapping[str, str]]
+) -> dict[str, str] | None:
+    """Return the verdict with the outcome of the comparison with the best other model."""
+    if "verdict" not in evaluation:  # of an earlier version
+        return None
+    outcome = comparisons[0]["outcome"] if comparisons else "inconclusive"
+    return {"summary": evaluation["verdict"], "outcome": outcome}
 
 
 def _comparison(entry: Mapping[str, Any]) -> dict[str, str]:

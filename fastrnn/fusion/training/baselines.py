@@ -2,7 +2,7 @@
 
 The score of a fused model alone says little: one modality may suffice, or no recurrence may be
 needed. The baselines, trained on the same rows, are each input alone, late fusion, and the
-fusion without its recurrent layer.
+fusion without its recurrent layer, and those of classical.py.
 
 The weights of each network are saved as soon as it is trained. An interrupted run continues from
 its checkpoint, with the network that was in training.
@@ -11,7 +11,7 @@ its checkpoint, with the network that was in training.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ from ..config.schema import FitConfig, ModelConfig, RunConfig
 from ..data.dataset import FusionDataset
 from ..data.manifest import Manifest
 from ..data.processor import Processor
+from ..inference import outputs
 from ..inference.loop import InferenceConfig, predictions
+from ..inference.outputs import Baseline
 from ..models.network import single
 from ..strings import plural
 from ..tasks.curves import safe_threshold
 from . import state
 from .callbacks import Callback
+from .classical import train_classical
 from .environment import Environment, Start
 from .feature_cache import with_features
 from .loggers import METRICS, Log
@@ -49,6 +52,7 @@ class Run:
         datasets: split name -> its rows.
         trained: the networks; the first is the main one.
         cross_validation: the content of cross_validation.json, if the run has folds.
+        classical: the baselines of scikit-learn.
     """
 
     folder: Path
@@ -58,6 +62,7 @@ class Run:
     datasets: Mapping[str, FusionDataset]
     trained: list[Trained]
     cross_validation: Mapping[str, Any] | None = None
+    classical: list[Baseline] = field(default_factory=list)
 
     @property
     def held_out(self) -> FusionDataset:
@@ -111,7 +116,27 @@ def train_all(
     console: Console,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train the networks that are not finished yet, and add each to `run.trained` in order."""
+    """Train what is not finished yet, and add it to `run.trained` and `run.classical` in order."""
+    _train_networks(run, config, given, accelerator, console, callbacks)
+    main = accelerator.is_main_process
+    if main and config.baselines:
+        workers, device = config.loading.num_workers, accelerator.device
+        train_classical(run.folder, run.datasets, run.config, workers, device, console)
+    accelerator.wait_for_everyone()
+    run.classical.extend(outputs.load(run.folder))
+    if main:
+        state.clear(run.folder)
+    accelerator.wait_for_everyone()
+
+
+def _train_networks(
+    run: Run,
+    config: FitConfig,
+    given: checkpoint.Weights | None,
+    accelerator: Accelerator,
+    console: Console,
+    callbacks: Sequence[Callback],
+) -> None:
     folder, main = run.folder, accelerator.is_main_process
     workers = config.loading.num_workers
     before = state.load(folder) or State()
@@ -150,9 +175,6 @@ def train_all(
             if main:
                 _save(run, model, result)
             save(State(metrics=log.size()), (*done, name))
-    if main:
-        state.clear(folder)
-    accelerator.wait_for_everyone()
 
 
 def _save(run: Run, model: ModelConfig, result: Trained) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 from .. import files
 from ..config.schema import FitConfig
 from ..data.splits import SPLIT
+from ..inference import outputs
 from ..tasks.metrics import plain
 from .baselines import Run
 
@@ -67,6 +68,10 @@ def cross_validate(
         score = run.processor.task.score_name
         for each in run.trained:
             scores.setdefault(each.name, []).append(each.test_score.score)
+        for other in run.classical:
+            predicted = other.predictions(run.datasets["test"], "test")
+            if predicted is not None:
+                scores.setdefault(other.name, []).append(outputs.score(predicted))
     models = {
         name: {
             "scores": [plain(each) for each in values],

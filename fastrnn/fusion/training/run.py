@@ -15,9 +15,11 @@ from .. import checkpoint, files
 from ..config.options import as_tuple
 from ..config.schema import FitConfig
 from ..data.bad_rows import SKIPPED
+from ..data.fingerprint import fingerprint
 from ..data.manifest import Manifest, read_manifest
 from ..data.splits import SPLIT, fold_rows
 from ..errors import ConfigError
+from ..inference import outputs
 from ..models.imported import check_imported, import_encoders
 from ..run_lock import CALL, Lock
 from . import loggers, state
@@ -111,6 +113,7 @@ def _complete(run: Run, accelerator: Accelerator) -> Run:
     run.trained.extend(
         finished(run.folder, name, records, accelerator) for name in run.config.models
     )
+    run.classical.extend(outputs.load(run.folder))
     path = run.folder / CROSS_VALIDATION
     return replace(run, cross_validation=files.read_json(path)) if path.is_file() else run
 
@@ -123,7 +126,7 @@ def _call(manifest: Manifest, config: FitConfig) -> Call:
         config=config,
         columns=dict(manifest.columns),
         problem_type=manifest.problem_type,
-        rows=state.fingerprint(manifest),
+        rows=fingerprint(manifest),
         manifest=path_of(manifest),
         root=str(manifest.root.resolve()),
     )

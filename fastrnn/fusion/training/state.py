@@ -22,16 +22,12 @@ a complete one. The folder is removed when the run is complete.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
@@ -41,7 +37,6 @@ from .. import files
 from ..config import parser as schema
 from ..config.parser import Checked, from_json
 from ..config.schema import FitConfig
-from ..data.manifest import Manifest
 from ..errors import ConfigError
 from ..run_lock import CALL, FOLDER, LOCK
 
@@ -176,37 +171,6 @@ def _comparable(call: Call) -> dict[str, Any]:
     sections["columns"] = value.pop("columns")
     flat = {f"{name}.{key}": each for name, part in sections.items() for key, each in part.items()}
     return {**value, **config, **flat, "on_bad_row": loading["on_bad_row"]}
-
-
-def fingerprint(manifest: Manifest) -> str:
-    """Return a hash of the rows. It covers neither the folder's path nor the content of files."""
-    digest = hashlib.sha256()
-    for name in manifest.table.column_names:
-        if name == "where":
-            continue
-        for number, part in enumerate(_parts(manifest.table[name])):
-            digest.update(f"{name} {number} {len(part)} ".encode())
-            digest.update(part)
-    return digest.hexdigest()
-
-
-def _parts(column: pa.ChunkedArray) -> Iterator[bytes]:
-    """Yield the lengths and the values of a column as bytes, without the unused ones of a slice."""
-    array = column.combine_chunks()
-    yield np.packbits(pc.is_valid(array).to_numpy(zero_copy_only=False).astype(bool)).tobytes()
-    if pa.types.is_list(array.type):
-        yield pc.fill_null(pc.list_value_length(array), 0).to_numpy().tobytes()
-        array = pc.list_flatten(array)
-        yield from _parts(pa.chunked_array([array]))
-    elif pa.types.is_string(array.type):
-        array = pc.fill_null(array, "")
-        _, starts, data = array.buffers()
-        offsets = np.frombuffer(starts, np.int32)[array.offset : array.offset + len(array) + 1]
-        yield np.diff(offsets).tobytes()
-        if data is not None:
-            yield data.slice(int(offsets[0]), int(offsets[-1] - offsets[0])).to_pybytes()
-    else:
-        yield pc.fill_null(array, 0).to_numpy(zero_copy_only=False).tobytes()
 
 
 def moments(states: Mapping[Any, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -95,5 +95,6 @@ def test_from_a_table_to_a_report(rows, save, tmp_path, capsys, more, layers):
 
     onnx = pytest.importorskip("onnx")
     assert cli.main(["export", str(run)]) == 0
+    assert (run / "model.py").is_file()
     kinds = [node.op_type for node in onnx.load(str(run / "model.onnx")).graph.node]
     assert {kind: kinds.count(kind) for kind in ("RNN", "LSTM", "GRU") if kind in kinds} == layers

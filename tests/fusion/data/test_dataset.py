@@ -150,7 +150,8 @@ def test_other_columns_are_ignored(rows, save):
     rows[3] |= {"text": None}
     manifest = read_manifest(save(rows))
     batch = load_dataset(manifest, processor, [1, 2]).batch([0, 1])
-    assert set(batch) == {"text", "text_lengths", "label"}
+    of_text = {f"text{ending}" for ending in ("", "_lengths", "_ngrams", "_ngram_weights")}
+    assert set(batch) == of_text | {"label"}
     with pytest.raises(ManifestError, match="line 4: no value for text; fill one"):
         load_dataset(manifest, processor, [3])
 

@@ -17,6 +17,7 @@ from fastrnn.fusion import FusionDataset, Processor, load_dataset, read_manifest
 from fastrnn.fusion.batch import IGNORE, Batch
 from fastrnn.fusion.data.audio import log_mel, read_audio
 from fastrnn.fusion.data.image import read_image
+from fastrnn.fusion.data.ngrams import ngrams
 from fastrnn.fusion.data.timeseries import read_series
 from tests.fusion.conftest import write_clip, write_image
 from tests.fusion.data.loaded import CONFIG, same_batch
@@ -138,6 +139,10 @@ def reference(dataset: FusionDataset, rows: list[Row], chosen: list[int]) -> Bat
             values = [value(name, row, processor, folder) for row in some]
             batch[name] = padded(values)
             batch[f"{name}_lengths"] = torch.tensor([len(each) for each in values])
+        if name == "text":  # test_ngrams.py checks the n-grams themselves
+            found = [ngrams(row["text"] or "", CONFIG.ngrams) for row in some]
+            batch["text_ngrams"] = padded([numbers for numbers, _ in found])
+            batch["text_ngram_weights"] = padded([weights for _, weights in found])
         if any(row[name] is None for row in rows):
             batch[f"{name}_present"] = torch.tensor([row[name] is not None for row in some])
     if processor.stream:

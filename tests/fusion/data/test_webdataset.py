@@ -155,7 +155,7 @@ def test_samples_are_consecutive_members_with_one_key(tmp_path):
     manifest = read_manifest(pack(tmp_path / "a.tar", members), problem_type="multiclass",
                              on_bad_row="skip")  # fmt: skip
     assert [(row.text, row.label) for row in manifest.rows] == [("x", "0"), ("y", "1")]
-    assert manifest.ignored == ("left.txt", "text.left.cls")
+    assert manifest.ignored == ("left.txt",)
     assert [where for where, _ in manifest.skipped] == ["row 2"]
 
 

@@ -61,13 +61,14 @@ def test_evaluate_run(case, request):
     assert written == json.loads(json.dumps(result))
     assert result["split"] == "test"
     assert result["main"] == "fusion"
-    assert list(result["models"]) == [each.name for each in run.trained]
+    assert list(result["models"]) == [each.name for each in (*run.trained, *run.classical)]
+    assert bool(run.classical) == (case == "static")
     for each in run.trained:
         found = result["models"][each.name]["scores"]["accuracy"]
         assert found["value"] == pytest.approx(each.final["test"].score, abs=1e-6), each.name
         assert found["low"] <= found["value"] <= found["high"]
     said = [each["summary"] for each in result["comparison"]]
-    assert len(said) == len(run.trained) - 1
+    assert len(said) == len(run.trained) + len(run.classical) - 1
     assert all("fusion" in each and "95% interval" in each for each in said)
     modalities = run.config.model.modalities
     in_time = ["cut short", "silence appended", "shifted"] if case == "static" else []

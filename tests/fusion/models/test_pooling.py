@@ -73,8 +73,7 @@ def test_the_mixture_prefers_the_part_that_knows(problem_type):
     loss = lambda logits: goal.loss(logits, label)  # noqa: E731
     found = fit_weights(parts, loss, 500)
     assert found[1] > 0.8
-    assert found[0] < 0.25
-    assert found[2] < 0.25
+    assert found[[0, 2]].max() < 0.4  # the prior is 1 and 0.5
     assert loss(mix(found, parts)) < loss(mix(equal_mixture(2), parts))
     few = fit_weights(parts[:, :1], lambda logits: goal.loss(logits, label[:1]), 1)
     assert (few - equal_mixture(2)).abs().max() < 0.7  # one row hardly outweighs the prior

@@ -31,7 +31,9 @@ def test_tables_of_every_problem_type(problem_type, tmp_path):
     assert f"{run.trained[0].test_score.score:.3f}" in fitted
     constant = problem_type in ("binary", "multiclass", "steps")
     assert ("most frequent label" in fitted) == constant
-    evaluated = printed(*tables.evaluation(evaluate_run(run.folder)))
+    found = evaluate_run(run.folder)
+    evaluated = printed(*tables.evaluation(found))
+    assert found["verdict"] in " ".join(evaluated.split())
     assert f"{score} on 4 rows (test), 95% intervals" in evaluated
     assert "Robustness" in evaluated
     explained = printed(*tables.explanation(explain_run(run.folder, examples=1)))

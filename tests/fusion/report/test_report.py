@@ -94,10 +94,16 @@ def test_report_of_an_evaluated_and_explained_run(problem_type, tmp_path):
         assert f"{html.number(score['value'])} {html.interval(score)}" in page.text
     for entry in evaluation["comparison"]:
         assert entry["summary"] in page.text
+    assert evaluation["verdict"] in page.text
     tokens = [token for each in explanation["examples"] for token in each.get("tokens", [])]
     assert page.source.count('style="--opacity: ') == len(tokens)
     assert bool(tokens) == (problem_type != "steps")
     assert write_report(run.folder).read_text(encoding="utf-8") == page.source  # deterministic
+    if problem_type == "regression":  # once: an evaluation of an earlier version
+        path = run.folder / "evaluation.json"
+        earlier = {name: each for name, each in evaluation.items() if name != "verdict"}
+        path.write_text(json.dumps(earlier))
+        assert evaluation["verdict"] not in Page(write_report(run.folder)).text
 
 
 def test_a_report_loads_nothing_external(tmp_path):

@@ -44,13 +44,17 @@ def quick(
 
 
 def content(folder: Path) -> dict[str, object]:
-    """Return the content of every file; metrics without their seconds."""
+    """Return the content of every file; metrics and baselines without their seconds."""
     found: dict[str, object] = {}
     for each in sorted(folder.rglob("*")):
         if each.name == "metrics.jsonl":
             lines = [json.loads(line) for line in each.read_text().splitlines()]
             assert all(line.pop("seconds") >= 0 for line in lines)
             found[each.name] = lines
+        elif each.name == "baseline.json":
+            about = json.loads(each.read_text())
+            assert about.pop("seconds") >= 0
+            found[each.relative_to(folder).as_posix()] = about
         elif each.is_file():
             found[each.relative_to(folder).as_posix()] = each.read_bytes()
     return found

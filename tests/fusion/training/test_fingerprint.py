@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from fastrnn.fusion import read_manifest
-from fastrnn.fusion.training.state import fingerprint
+from fastrnn.fusion.data.fingerprint import fingerprint
 
 SERIES = [[number / 7, -float(number)] for number in range(1000)]
 

@@ -134,6 +134,7 @@ def test_the_model_keeps_the_scores(rows, tmp_path):
     model = FusionModel(folds=2, epochs=1, baselines=True, vocabulary=256, **OPTIONS)
     assert model.cross_validation_ is None
     model.fit(frame)
-    assert set(model.cross_validation_["models"]) == {"text only", "no recurrence"}
+    classical = {"text TF-IDF", "frozen features, linear head"}
+    assert set(model.cross_validation_["models"]) == {"text only", "no recurrence", *classical}
     assert all(len(each["scores"]) == 2 for each in model.cross_validation_["models"].values())
     assert len(model.predict(frame)) == 20
