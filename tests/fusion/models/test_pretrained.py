@@ -29,6 +29,7 @@ from fastrnn.fusion import (
     load_dataset,
 )
 from fastrnn.fusion import read_manifest as read
+from fastrnn.fusion.cli import main
 from fastrnn.fusion.config.pretrained_files import read_pretrained
 from fastrnn.fusion.errors import ConfigError
 from fastrnn.fusion.evaluation.robustness import robustness
@@ -372,6 +373,18 @@ def test_ngrams_are_attributed_to_the_tokens_of_the_encoder(manifest, tmp_path):
     assert values[0] == pytest.approx(float(alone[0]), abs=1e-5)  # it is no part of the text
     assert sum(values) == pytest.approx(float(alone.sum() + ngrams.sum()), abs=1e-4)
     assert (tmp_path / found["picture"]).is_file()
+
+
+@pytest.mark.slow
+def test_an_exported_run_has_no_recipe(manifest, tmp_path):
+    """It would resize images, and read texts by the learned tokenizer."""
+    pytest.importorskip("onnxruntime")
+    save_vit(tmp_path / "image")
+    run = train(
+        manifest, tmp_path / "run", encoders={"image": f"transformers:{tmp_path / 'image'}"}
+    )
+    assert main(["export", str(run.folder)]) == 0
+    assert {each.name for each in run.folder.glob("model.*")} == {"model.onnx", "model.safetensors"}
 
 
 @pytest.mark.slow
