@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -334,17 +333,18 @@ class FusionModel(
         Args:
             pretrained_model_name_or_path: a folder, or OWNER/NAME. If no such folder exists,
                 OWNER/NAME is requested from the Hub once.
-            how: the Hub's options: revision, token, cache_dir, force_download, local_files_only.
+            how: `encoders`, as for `load`, and the Hub's options: revision, token, cache_dir,
+                force_download, local_files_only.
 
         Raises:
             ConfigError: there is no such model.
         """
-        model = cls()
-        model._set(*checkpoint.load(hub.find(pretrained_model_name_or_path, **how)))
+        model, encoders = cls(), how.pop("encoders", None)
+        folder = hub.find(pretrained_model_name_or_path, **how)
+        model._set(*checkpoint.load(folder, encoders=encoders))
         return model
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self._check_fitted()
-        # The table's location is private, and useless on another machine.
-        config = replace(self.config, manifest="", root="")
+        config = self.config.without_places()
         checkpoint.save(save_directory, config, self.network, self.processor)

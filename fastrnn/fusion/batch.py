@@ -7,10 +7,11 @@ steps, L tokens or steps of a series and G n-grams, padded, N numbers and C cate
 | key | shape | |
 |---|---|---|
 | NAME | int64 [B], or [B, T] for streams | image: index into `NAME_frames` |
-| | float32 [B, F, mels] | audio: log-mel frames |
+| | float32 [B, F, mels] | audio: log-mel frames, or what its encoder reads |
 | | int64 [B, L] | text: token ids |
 | | float32 [B, L, K] | series: standardised by the training rows' mean and std |
 | NAME_frames | uint8 [U, C, S, S] | the distinct images of the batch |
+| NAME_features | float32 [U, D] | of distinct inputs; see below |
 | NAME_ngrams | int64 [B, G] | of a text: numbers of its n-grams (data/ngrams.py), 0 for padding |
 | NAME_ngram_weights | float32 [B, G] | their weights; 0 for padding |
 | NAME_lengths | int64 [B] | of audio, a text or a series |
@@ -23,6 +24,9 @@ steps, L tokens or steps of a series and G n-grams, padded, N numbers and C cate
 | | int64 [B, T] | steps: IGNORE at steps without a label |
 | | float32 [B, C] | multilabel: 1 for each label that applies, else 0 |
 | | float32 [B] | regression: standardised by the training labels' mean and std |
+
+In training, NAME_features may replace an input of a frozen pretrained encoder: its features, which
+are computed once. NAME is then the index into them, as of an image.
 
 NAME_present exists only if a row of the dataset lacks the input. Such a row has a placeholder
 that no network may read: a valid index, or zeros of length 1. `label` exists only if rows have

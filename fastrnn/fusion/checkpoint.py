@@ -3,7 +3,7 @@
 | file | |
 |---|---|
 | config.json, model.safetensors | the run, and its main network at its best epoch |
-| processor_config.json, tokenizer.json | labels, scales and the tokenizer, see data/processor.py |
+| processor_config.json, tokenizer*.json | labels, scales and tokenizers, see data/processor.py |
 | models/SLUG/config.json | a network's ModelConfig; see `slug` |
 | models/SLUG/model.safetensors | its weights at its best epoch |
 | models/SLUG/last.safetensors | its weights after its last epoch, if that was not the best |
@@ -31,8 +31,8 @@ from .config.schema import ModelConfig, RunConfig
 from .data import processor as processors
 from .data.processor import Processor
 from .errors import ConfigError
-from .models.encoders import BUILT_IN
-from .models.network import FusionNetwork, LateNetwork, blueprint, build
+from .models.imported import import_encoders
+from .models.network import FusionNetwork, LateNetwork, blueprint, build, has_custom
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MODELS, _LAST = "models", "last.safetensors"
@@ -67,8 +67,12 @@ def save(folder: Path, config: RunConfig, model: nn.Module, processor: Processor
     _write_weights(folder / WEIGHTS, weights(model))
 
 
-def load(folder: str | Path) -> Loaded:
+def load(folder: str | Path, *, encoders: Mapping[str, str] | None = None) -> Loaded:
     """Load the model of a run, in evaluation mode on the CPU, with processor and configuration.
+
+    Args:
+        encoders: input or modality -> package.module:Class, the custom encoders of the run. They
+            are imported, which executes their code, so they are not taken from the folder.
 
     Raises:
         ConfigError: the folder contains no run, or a run that was stopped before it saved a model
@@ -76,6 +80,7 @@ def load(folder: str | Path) -> Loaded:
             the file.
     """
     folder = Path(folder)
+    import_encoders(encoders or {})
     config, processor = read_config(folder)
     if processor.tokenizer is not None:
         _check_tokens(processor.tokenizer, config.model, folder / processors.TOKENIZER)
@@ -110,6 +115,14 @@ def _contradictions(model: ModelConfig, processor: Processor) -> Iterator[str]:
         "problem_type": processor.task.problem_type,
         "outputs": processor.task.num_outputs,
     }
+    for name in model.modalities:
+        pretrained = model.pretrained_of(model.encoder_of(name))
+        declared = processor.preprocessing.get(name)
+        if pretrained and pretrained.preprocessing != declared:
+            yield f"the pretrained encoder of {name} contradicts {processors.CONFIG}"
+        tokenizer = processor.tokenizers.get(name)
+        if pretrained and tokenizer and tokenizer.get_vocab_size() > pretrained.vocabulary:
+            yield f"the tokenizer of {name} has more tokens than its encoder"
     if of_modality(model.modalities, "image"):
         wanted["image_size"] = processor.config.image_size
         wanted["image_channels"] = processor.config.image_channels
@@ -201,8 +214,7 @@ def _load_weights(config: ModelConfig, file: Path) -> Network:
     and building it allocates the memory.
     """
     try:
-        # A custom encoder may not support construction on the meta device.
-        if BUILT_IN.issuperset(name for _, name in config.encoders):
+        if not has_custom(config):
             _compare_shapes(blueprint(config), file)
         network = build(config)
         network.load_state_dict(load_file(file))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from fastrnn._rounding import CONFIDENCE, UNIT_ROUNDOFF
 
 from .batch import Batch, select_rows
 from .config.inputs import modality_of, of_modality
-from .config.schema import RunConfig
+from .config.schema import ModelConfig, RunConfig
 from .data.processor import Processor
 from .deployment import describe
 from .errors import ConfigError
@@ -71,6 +71,7 @@ def to_onnx(
     """
     path = Path(path)
     _require()
+    _check_exportable(network.config)
     network = copy.deepcopy(network).cpu().eval()
     batch = {name: value.cpu() for name, value in batch.items()}
     names = inputs_of(network, batch)
@@ -173,6 +174,15 @@ class _GridPool(nn.Module):
         return nn.functional.adaptive_avg_pool1d(eye, self.size)[:, 0].t().contiguous()
 
 
+def _check_exportable(config: ModelConfig) -> None:
+    for name in of_modality(config.modalities, "audio"):
+        if config.pretrained_of(config.encoder_of(name)) is not None:
+            raise ConfigError(
+                f"the pretrained encoder of {name} cannot be exported: what it computes depends on "
+                "the lengths of the clips; train without audio, or with the built-in encoder"
+            )
+
+
 def _require() -> None:
     try:
         import onnx
@@ -236,7 +246,7 @@ def _prove(network: FusionNetwork | LateNetwork, batch: Batch, path: Path) -> No
         raise ConfigError(
             f"onnxruntime cannot load the exported file: {_first_line(error)}"
         ) from error
-    for what, sized in _sizes(batch, network.config.modalities).items():
+    for what, sized in _sizes(batch, network.config).items():
         with torch.no_grad():
             expected = network(sized)
         try:
@@ -294,14 +304,22 @@ def _largest(layer: NgramReadout, name: str, batch: Batch) -> float:
         return float(layer(batch[name], weights).max())
 
 
-def _sizes(batch: Batch, names: Sequence[str]) -> dict[str, Batch]:
-    """Return the batch, one row of it, and all rows twice, in another order and twice as long."""
+def _sizes(batch: Batch, config: ModelConfig) -> dict[str, Batch]:
+    """Return the batch, one row of it, and all rows twice, in another order and twice as long.
+
+    A pretrained encoder of texts limits their length.
+    """
+    names = config.modalities
     rows = len(batch[names[0]])
     longer = select_rows(batch, [*reversed(range(rows)), *range(rows)])
     for name in names:
         if modality_of(name) in _LENGTHS:
-            longer[name] = torch.cat([longer[name], longer[name]], dim=1)
-            longer[f"{name}_lengths"] = 2 * longer[f"{name}_lengths"] - 1
+            pretrained = config.pretrained_of(config.encoder_of(name))
+            text = pretrained and pretrained.preprocessing.text
+            length = 2 * longer[name].shape[1]
+            length = min(length, text.max_tokens) if text else length
+            longer[name] = torch.cat([longer[name], longer[name]], dim=1)[:, :length]
+            longer[f"{name}_lengths"] = (2 * longer[f"{name}_lengths"] - 1).clamp_max(length)
         for key in (name + ending for ending in _NGRAMS):
             if key in longer:
                 longer[key] = torch.cat([longer[key], longer[key]], dim=1)

@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 )
 
 from . import checkpoint
+from .data.preprocessing import FILE_NAMES
 from .errors import ConfigError
 
 _NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)  # OWNER/NAME
@@ -59,7 +60,7 @@ def _downloaded(name: str, **how: Any) -> Path:
             why, how = error, {**how, "local_files_only": True}
     try:
         # Download only these files from an untrusted repository.
-        return Path(snapshot_download(name, allow_patterns=list(checkpoint.FILES), **how))
+        return Path(snapshot_download(name, allow_patterns=[*checkpoint.FILES, FILE_NAMES], **how))
     except _UNREACHABLE as error:
         reason = str(why or error).strip().partition("\n")[0]
         raise ConfigError(

@@ -22,6 +22,7 @@ def evaluate(
     batch_size: flags.BatchSize = 256,
     num_workers: flags.NumWorkers = 0,
     threads: flags.Threads = None,
+    encoders: flags.Encoders = None,
     **values: Any,
 ) -> None:
     """Evaluate a run: scores of the fusion and its baselines, calibration, robustness.

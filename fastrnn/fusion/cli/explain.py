@@ -26,6 +26,7 @@ def explain(
     batch_size: flags.BatchSize = 256,
     num_workers: flags.NumWorkers = 0,
     threads: flags.Threads = None,
+    encoders: flags.Encoders = None,
     **values: Any,
 ) -> None:
     """Explain a run: modalities, their interactions, attributions to inputs, the state.

@@ -34,11 +34,13 @@ def export(
     on_bad_row: flags.BadRowsOfRun = None,
     num_workers: flags.NumWorkers = 0,
     threads: flags.Threads = None,
+    encoders: flags.Encoders = None,
     **values: Any,
 ) -> None:
     """Export the model to ONNX, and verify its outputs in ONNX Runtime.
 
-    A recipe, model.py next to model.onnx, predicts rows without fastrnn and torch.
+    A recipe, model.py next to model.onnx, predicts rows without fastrnn and torch. A model whose
+    encoder has its own preprocessing gets none.
 
     The verification needs rows, of the training table or of MANIFEST.
     """
@@ -55,12 +57,20 @@ def export(
     batch = rows.dataset.batch(range(min(_VERIFIED_ROWS, len(rows.dataset))))
     network, processor, config = checkpoint.load(run)
     path = to_onnx(network, processor, batch, target, config)
-    recipe = write_recipe(path)
+    recipe = None if processor.preprocessing else write_recipe(path)
     console = Console()
     console.out(
         f"Written: {path}, {path.stat().st_size / 1e6:.1f} MB; outputs in ONNX Runtime match the "
         f"model on {plural(len(batch['label']), 'row')}"
     )
-    console.out(f"Written: {recipe}, which predicts rows without fastrnn: python {recipe} row.json")
+    if recipe is None:
+        console.out(
+            "No recipe: an encoder has its own preprocessing, so make the inputs with fastrnn or "
+            "with the encoder's own library"
+        )
+    else:
+        console.out(
+            f"Written: {recipe}, which predicts rows without fastrnn: python {recipe} row.json"
+        )
     if rows.skipped:
         console.out(f"{plural(len(rows.skipped), 'row')} skipped")

@@ -132,7 +132,8 @@ def fit(
         typer.Option(
             parser=flags.path,
             metavar="RUN",
-            help="Resume an interrupted run with its options, except --num-workers and --threads.",
+            help="Resume an interrupted run with its options, except --num-workers, --threads "
+            "and --encoders.",
         ),
     ] = None,
     threads: flags.Threads = None,
@@ -165,7 +166,7 @@ def fit(
     set_threads(threads)
     console = Console(quiet=not is_main_process())
     if resume is not None:
-        _resume(context, resume, values["num_workers"], console)
+        _resume(context, resume, values, console)
         return
     if manifest is None:
         raise ConfigError("give a MANIFEST: a CSV, JSONL or Parquet file (fastrnn fit --help)")
@@ -193,14 +194,15 @@ def fit(
     _report(run, console)
 
 
-def _resume(context: typer.Context, folder: Path, num_workers: int, console: Console) -> None:
+def _resume(context: typer.Context, folder: Path, values: dict[str, Any], console: Console) -> None:
     """Resume an interrupted run."""
     from ..training import run as training_run
 
-    _reject_other_options(context, "resume", "threads", "num_workers")
-    workers = num_workers if _is_given(context, "num_workers") else None
+    _reject_other_options(context, "resume", "threads", "num_workers", "encoders")
+    workers = values["num_workers"] if _is_given(context, "num_workers") else None
+    encoders = dict(options.as_tuple("encoders", values["encoders"]))
     with _resumable(folder):
-        run = training_run.resume(folder, console, num_workers=workers)
+        run = training_run.resume(folder, console, num_workers=workers, encoders=encoders)
     _report(run, console)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..config.options import as_tuple
 from ..data.storage import RemotePath, as_path
 from ..errors import ConfigError
 from ..strings import is_unicode
@@ -133,4 +134,23 @@ NumWorkers = Annotated[
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, max=1024, help="CPU threads; PyTorch's default if not given.")
+]
+
+
+def _imported(text: str | None) -> str | None:
+    """Import the encoders that the user names; a run's folder alone must not cause an import."""
+    if text:
+        from ..models.imported import import_encoders
+
+        import_encoders(dict(as_tuple("encoders", text)))
+    return text
+
+
+Encoders = Annotated[
+    str | None,
+    typer.Option(
+        callback=_imported,
+        metavar="IMAGE=PACKAGE.MODULE:CLASS",
+        help="Your own encoders that the run uses, which are imported.",
+    ),
 ]

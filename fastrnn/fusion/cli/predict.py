@@ -56,6 +56,7 @@ def predict(
     batch_size: flags.BatchSize = 256,
     num_workers: flags.NumWorkers = 0,
     threads: flags.Threads = None,
+    encoders: flags.Encoders = None,
     **values: Any,
 ) -> None:
     """Predict the rows of a table of any size: labels with their probabilities, or values.

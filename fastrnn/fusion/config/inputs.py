@@ -18,6 +18,7 @@ MODALITIES = ("audio", "image", "series", "tabular", "text")
 ENDINGS = (
     "",
     "_categories",
+    "_features",
     "_frames",
     "_id",
     "_known",

@@ -147,7 +147,9 @@ def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
         if item is str:
             return tuple(str(each) for each in texts)
         if item is not int:
-            pairs = [each.rsplit("=", 1) if isinstance(each, str) else each for each in texts]
+            # A label may contain "=", and so may a folder.
+            split = str.rsplit if name == "class_weight" else str.split
+            pairs = [split(each, "=", 1) if isinstance(each, str) else each for each in texts]
             kind = get_args(item)[1]
             return tuple((str(key), kind(value)) for key, value in pairs)
         return tuple(int(each) if isinstance(each, str) else operator.index(each) for each in texts)
@@ -155,6 +157,7 @@ def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
         examples = {
             "class_weight": "yes=3,no=1",
             "encoders": "image=NAME",
+            "finetune": "image=last-2",
             "freeze": "text,fusion",
             "share": "image,text",
             "strides": "2,2",

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from operator import itemgetter
 from typing import Annotated, Any
 
 from ..errors import ConfigError
 from .inputs import MODALITIES, InputName, modality_of
 from .parser import AtMost, Checked, Help, OneOf, Range
+from .pretrained import Finetuning, PretrainedConfig, without_folders
 from .training import TrainConfig as TrainConfig
 
 FUSIONS = ("concat", "tokens", "parallel", "init", "aligned", "late")
@@ -160,8 +162,20 @@ class ModelConfig(Checked):
     ] = 0.0
     encoders: Annotated[
         tuple[tuple[str, str], ...],
-        Help("Custom encoders by modality or input: image=NAME,text:title=NAME."),
+        Help(
+            "Encoders by modality or input: image=timm:FOLDER, text:title=transformers:FOLDER, or "
+            "a class of yours, package.module:Class."
+        ),
     ] = ()
+    finetune: Annotated[
+        tuple[tuple[str, Annotated[str, Finetuning()]], ...],
+        Help(
+            "Training of pretrained encoders: frozen (the default), lora, last-N for the last N "
+            "blocks, or full: image=last-2,text=lora."
+        ),
+    ] = ()
+    lora_rank: Annotated[int, Range(1, 1024), Help("Rank of the adapters of finetune lora.")] = 8
+    pretrained: tuple[tuple[str, PretrainedConfig], ...] = ()  # by the names in `encoders`
     share: Annotated[
         tuple[Annotated[str, OneOf(MODALITIES)], ...],
         Help("Modalities whose columns share one encoder: image,text."),
@@ -171,11 +185,13 @@ class ModelConfig(Checked):
     ] = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.encoders, Mapping):
-            object.__setattr__(self, "encoders", tuple(self.encoders.items()))
+        for name in ("encoders", "finetune", "pretrained"):
+            if isinstance(getattr(self, name), Mapping):
+                object.__setattr__(self, name, tuple(getattr(self, name).items()))
         super().__post_init__()
-        for name in ("modalities", "missing", "encoders", "series_variables", "share"):
+        for name in ("modalities", "missing", "encoders", "finetune", "series_variables", "share"):
             object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
+        object.__setattr__(self, "pretrained", tuple(sorted(self.pretrained, key=itemgetter(0))))
         if not self.modalities:
             raise ConfigError(f"modalities must contain at least one of {', '.join(MODALITIES)}")
         allowed = (
@@ -205,6 +221,18 @@ class ModelConfig(Checked):
         """Return the name of an input's encoder: that of its modality if its columns share one."""
         modality = modality_of(name)
         return modality if modality in self.share else name
+
+    def pretrained_of(self, name: str) -> PretrainedConfig | None:
+        """Return the pretrained encoder of an input, or of a modality whose columns share one."""
+        named = dict(self.pretrained)
+        encoders = dict(self.encoders)
+        key = name if name in encoders else modality_of(name)
+        return named.get(key)
+
+    def vocabulary_of(self, name: str) -> int:
+        """Return the number of tokens of a text."""
+        found = self.pretrained_of(self.encoder_of(name))
+        return self.vocabulary if found is None else found.vocabulary
 
 
 @dataclass(frozen=True)
@@ -272,6 +300,11 @@ class RunConfig(Checked):
     root: str = ""  # folder that its paths are relative to
     # Binary: the probability above which `predict` chooses the second label.
     threshold: Annotated[float, Range(0, 1)] = 0.5
+
+    def without_places(self) -> RunConfig:
+        """Remove the places of the table and of weights: private, and useless elsewhere."""
+        model = replace(self.model, encoders=without_folders(self.model.encoders))
+        return replace(self, model=model, manifest="", root="")
 
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as plain JSON values."""

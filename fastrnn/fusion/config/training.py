@@ -29,6 +29,14 @@ class TrainConfig(Checked):
     ] = 0
     batch_size: Annotated[Count, Help("Rows per training step, over all processes.")] = 32
     learning_rate: Annotated[Positive, Help("Learning rate; the maximum of the cycle.")] = 2e-3
+    pretrained_learning_rate: Annotated[
+        float,
+        Range(0, 1e9),
+        Help("Learning rate of pretrained weights; 0 for a tenth of learning_rate."),
+    ] = 0.0
+    cache_features: Annotated[
+        bool, Help("Compute the features of frozen pretrained encoders once, before training.")
+    ] = True
     schedule: Annotated[
         str, OneOf(SCHEDULES), Help("Learning rate schedule; one-cycle has its own warm-up.")
     ] = "one-cycle"

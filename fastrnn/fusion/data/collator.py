@@ -26,6 +26,7 @@ class Collator:
         incomplete: inputs that some row of the dataset lacks; they get NAME_present.
         labelled: whether samples have labels.
         ngrams: whether texts have n-grams.
+        features: inputs of which samples have the features of a frozen encoder.
     """
 
     inputs: tuple[str, ...]
@@ -35,14 +36,20 @@ class Collator:
     incomplete: tuple[str, ...]
     labelled: bool
     ngrams: bool
+    features: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, processor: Processor, incomplete: tuple[str, ...], labelled: bool) -> Collator:
-        """Create the collator of a dataset."""
+    def of(
+        cls,
+        processor: Processor,
+        incomplete: tuple[str, ...],
+        labelled: bool,
+        features: Mapping[str, int] | None = None,
+    ) -> Collator:
+        """Create the collator of a dataset; `features` are the sizes of those that it has."""
         config = processor.config
         fixed: dict[str, tuple[int, ...]] = {
             "tabular": (processor.numbers, len(processor.categories)),
-            "image": (config.image_channels, config.image_size, config.image_size),
             "audio": (config.mels,),
             "text": (),
         }
@@ -50,6 +57,15 @@ class Collator:
             name: fixed.get(modality_of(name), (len(processor.scale_of(name)),))
             for name in processor.modalities
         }
+        for name in processor.modalities:
+            declared = processor.preprocessing_of(name)
+            image, audio = declared.image, declared.audio
+            if image and modality_of(name) == "image":
+                shapes[name] = (image.channels, image.height, image.width)
+            elif audio:
+                shapes[name] = (audio.bands,) if audio.bands else ()
+        sizes = features or {}
+        shapes |= {name: (size,) for name, size in sizes.items()}
         return cls(
             processor.modalities,
             shapes,
@@ -58,13 +74,14 @@ class Collator:
             incomplete,
             labelled,
             processor.ngrams > 0,
+            tuple(sizes),
         )
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         """Return the batch of some samples."""
         batch: Batch = {}
         for name in self.inputs:
-            if modality_of(name) == "image":
+            if modality_of(name) == "image" or name in self.features:
                 batch |= self._images(samples, name)
             elif name == "tabular":
                 batch |= self._tabular(samples)
@@ -82,12 +99,13 @@ class Collator:
         return batch
 
     def _images(self, samples: Sequence[Mapping[str, Any]], name: str) -> Batch:
-        """Collect the distinct images; a row without an image refers to the first of the batch."""
+        """Collect the distinct images, or features; a row without one refers to the first."""
         having = [row for row, sample in enumerate(samples) if name in sample]
         steps = max(each["steps"] for each in samples) if self.stream else 1
         index = np.zeros((len(samples), steps), np.int64)
         if not having:
-            frames = np.zeros((1, *self.shapes[name]), np.uint8)
+            dtype = np.float32 if name in self.features else np.uint8
+            frames = np.zeros((1, *self.shapes[name]), dtype)
         else:
             numbers = np.concatenate([samples[row][f"{name}_id"] for row in having])
             images = [image for row in having for image in samples[row][name]]
@@ -99,8 +117,9 @@ class Collator:
             for row in having:
                 start, end = end, end + len(samples[row][f"{name}_id"])
                 index[row, : end - start] = place[start:end]
+        key = f"{name}_features" if name in self.features else f"{name}_frames"
         return {
-            f"{name}_frames": torch.from_numpy(frames),
+            key: torch.from_numpy(frames),
             name: torch.from_numpy(index if self.stream else index[:, 0]),
         }
 

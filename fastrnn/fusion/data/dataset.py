@@ -6,7 +6,7 @@ A sample is a dict of a row's arrays; `collator.Collator` makes a batch of sever
 |---|---|
 | row | the row's number in the dataset |
 | NAME | image: uint8 arrays [C, S, S], a list with one for each step |
-| | audio: float32 [F, mels] |
+| | audio: float32 [F, mels], or as its encoder declares |
 | | text: token ids [L] |
 | | series: float32 [L, K], standardised |
 | | tabular: float32 [N], with tabular_known and tabular_categories as in batch.py |
@@ -20,7 +20,7 @@ NAME is the name of an input (config/inputs.py). One that the row lacks has no k
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from .cache import MEMORY, make_cache
 from .checks import check_columns, far_cells, problems
 from .collator import Collator
 from .decoding import FILES, MediaFiles
+from .features import Features
 from .manifest import Manifest
 from .ngrams import ngrams
 from .processor import Processor
@@ -71,6 +72,7 @@ class FusionDataset(Dataset[Sample]):
     skipped: tuple[tuple[str, str], ...] = ()
     truncated: int = 0
     cells: TabularArrays | None = None  # of the tabular columns
+    features: Mapping[str, Features] = field(default_factory=dict)  # instead of files and tokens
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -92,12 +94,13 @@ class FusionDataset(Dataset[Sample]):
 
     def _sample(self, index: int, row: int) -> Sample:
         sample: Sample = {"row": index, "steps": int(self.steps[index])}
-        for name, files in self.media.items():
+        sources: dict[str, MediaFiles | Features] = {**self.media, **self.features}
+        for name, files in sources.items():
             numbers = files.numbers[row]
             if not len(numbers):
                 continue
             arrays = list(map(files.load, numbers.tolist()))
-            if modality_of(name) == "image":
+            if modality_of(name) == "image" or name in self.features:
                 repeats = sample["steps"] if len(arrays) == 1 else 1  # one image at every step
                 sample[name], sample[f"{name}_id"] = arrays * repeats, numbers.repeat(repeats)
             else:
@@ -110,9 +113,10 @@ class FusionDataset(Dataset[Sample]):
         for name, tokens in self.tokens.items():
             if not (name in lacking and lacking[name][index]):
                 sample[name] = tokens[index]
-                if self.processor.ngrams:
-                    found = ngrams(self.text(index, name), self.processor.ngrams)
-                    sample[f"{name}_ngrams"], sample[f"{name}_ngram_weights"] = found
+        for name in of_modality(self.processor.modalities, "text"):
+            if self.processor.ngrams and name in sample:  # also with the features of a text
+                found = ngrams(self.text(index, name), self.processor.ngrams)
+                sample[f"{name}_ngrams"], sample[f"{name}_ngram_weights"] = found
         if self.cells is not None and not ("tabular" in lacking and lacking["tabular"][index]):
             sample["tabular"] = self.cells.numbers[index]
             sample["tabular_known"] = self.cells.known[index]
@@ -141,7 +145,8 @@ class FusionDataset(Dataset[Sample]):
     @cached_property
     def collator(self) -> Collator:
         """The function that makes a batch of samples."""
-        return Collator.of(self.processor, tuple(self.lacking), self.encoded is not None)
+        sizes = {name: each.values.shape[1] for name, each in self.features.items()}
+        return Collator.of(self.processor, tuple(self.lacking), self.encoded is not None, sizes)
 
     def batch(self, rows: Iterable[int]) -> Batch:
         """Return the batch of some rows."""
@@ -232,7 +237,13 @@ def load_datasets(
     """
     check_columns(manifest, processor)
     media = {
-        name: MediaFiles.of(manifest, name, processor.config, processor.scale_of(name))
+        name: MediaFiles.of(
+            manifest,
+            name,
+            processor.config,
+            processor.scale_of(name),
+            processor.preprocessing_of(name),
+        )
         for name in processor.modalities
         if modality_of(name) in FILES
     }
@@ -302,11 +313,12 @@ def _tokens(
 ) -> tuple[dict[str, Ragged], int]:
     """Return the tokens of each text of the rows, and how many texts were truncated."""
     found, truncated = {}, 0
-    if processor.tokenizer is not None:
-        for name in of_modality(processor.modalities, "text"):
+    for name in of_modality(processor.modalities, "text"):
+        tokenizer = processor.tokenizer_of(name)
+        if tokenizer is not None:
             column = manifest.rows.column(name)
             texts = (column[row].as_py() for row in rows)
             most = processor.config.max_tokens
-            found[name], cut = text.tokenize(processor.tokenizer, texts, most)
+            found[name], cut = text.tokenize(tokenizer, texts, most)
             truncated += cut
     return found, truncated

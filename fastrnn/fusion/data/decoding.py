@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import torch
 
 from ..config.inputs import modality_of
+from ..config.preprocessing import Preprocessing
 from ..config.schema import DataConfig
 from ..errors import MediaError
 from ..tasks.scale import Scale
@@ -28,6 +29,7 @@ from .columns import file_column
 from .image import read_image
 from .local_file import local_file
 from .manifest import Manifest
+from .preprocessing import read_clip
 from .ragged import Ragged
 from .timeseries import check_size, read_series, standardise
 
@@ -50,10 +52,16 @@ class MediaFiles:
     scale: tuple[Scale, ...] = ()  # of the variables of a series
     cache: ArrayCache | None = None
     first_slot: int = 0  # of the cache
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     @classmethod
     def of(
-        cls, manifest: Manifest, name: str, config: DataConfig, scale: tuple[Scale, ...] = ()
+        cls,
+        manifest: Manifest,
+        name: str,
+        config: DataConfig,
+        scale: tuple[Scale, ...],
+        preprocessing: Preprocessing,
     ) -> MediaFiles:
         """List the distinct files of an input."""
         column = manifest.rows.column(file_column(name))
@@ -66,7 +74,10 @@ class MediaFiles:
         coded = column.cast(pa.string()).dictionary_encode()
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         numbers = Ragged(coded.indices.to_numpy().astype(np.int32), offsets)
-        return cls(modality_of(name), manifest.root, config, coded.dictionary, numbers, scale)
+        modality, root = modality_of(name), manifest.root
+        return cls(
+            modality, root, config, coded.dictionary, numbers, scale, preprocessing=preprocessing
+        )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -75,8 +86,8 @@ class MediaFiles:
         """Return a file's array, from the cache if it is there.
 
         Returns:
-            Images: uint8 [C, S, S]. Clips: float32 [F, mels], log-mel frames. Series: float32
-            [L, K], standardised.
+            Images: uint8 [C, H, W]. Clips: float32 [F, mels], log-mel frames, or as their encoder
+            declares. Series: float32 [L, K], standardised.
 
         Raises:
             MediaError: the file does not exist or cannot be used; the message names it.
@@ -94,8 +105,11 @@ class MediaFiles:
 
     @cached_property
     def _shape(self) -> tuple[int, ...]:
-        if self.modality == "image":
-            return (self.config.image_channels, self.config.image_size, self.config.image_size)
+        image, audio = self.preprocessing.image, self.preprocessing.audio
+        if self.modality == "image" and image:
+            return (image.channels, image.height, image.width)
+        if self.modality == "audio" and audio:
+            return (-1, audio.bands) if audio.bands else (-1,)
         return (-1, self.config.mels if self.modality == "audio" else len(self.scale))
 
     def decode(self, number: int) -> np.ndarray:
@@ -103,9 +117,11 @@ class MediaFiles:
         name = self.names[number].as_py()
         with local_file(self.root, name, self.config) as path:
             if self.modality == "image":
-                return read_image(path, self.config)
+                return read_image(path, self.config, self.preprocessing.image)
             if self.modality == "audio":
                 with _one_thread():
+                    if self.preprocessing.audio:
+                        return read_clip(path, self.config, self.preprocessing.audio)
                     return log_mel(read_audio(path, self.config), self.config).numpy()
             try:
                 return standardise(_series(path, name, self.config), self.scale)

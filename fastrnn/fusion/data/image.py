@@ -5,12 +5,14 @@ The files are untrusted, so their sizes are read and limited before anything is 
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..config.preprocessing import ImagePreprocessing
 from ..config.schema import DataConfig
 from ..errors import MediaError
 
@@ -18,17 +20,22 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
-def read_image(path: Path, config: DataConfig) -> np.ndarray:
-    """Read an image and resize it to a square, ignoring its aspect ratio.
+def read_image(
+    path: Path, config: DataConfig, wanted: ImagePreprocessing | None = None
+) -> np.ndarray:
+    """Read an image and resize it, by default to a square, ignoring its aspect ratio.
 
     Transparent parts become white.
 
     Returns:
-        uint8 [C, S, S], C = image_channels, S = image_size.
+        uint8 [C, height, width]; by default both are image_size, and C is image_channels.
 
     Raises:
         MediaError: not PNG, JPEG, WEBP or BMP; too large; damaged; more than 8 bits per channel.
     """
+    wanted = wanted or ImagePreprocessing(
+        config.image_size, config.image_size, config.image_channels
+    )
     try:
         with warnings.catch_warnings():
             # Pillow warns about bombs, which the limit below rejects, and about damaged metadata.
@@ -45,10 +52,9 @@ def read_image(path: Path, config: DataConfig) -> np.ndarray:
                         f"{path}: unsupported image mode {image.mode}; save the image with 8 bits "
                         "per channel"
                     )
-                size = (config.image_size, config.image_size)
                 upright = _on_white(ImageOps.exif_transpose(image))
-                wanted = upright.convert("L" if config.image_channels == 1 else "RGB")
-                pixels = np.array(wanted.resize(size, Image.Resampling.BILINEAR))
+                upright = upright.convert("L" if wanted.channels == 1 else "RGB")
+                pixels = np.array(_resized(upright, wanted, config.max_pixels))
     except Image.DecompressionBombError:
         raise MediaError(f"{path}: the image has far too many pixels; resize it") from None
     except Image.UnidentifiedImageError:
@@ -59,7 +65,27 @@ def read_image(path: Path, config: DataConfig) -> np.ndarray:
         raise MediaError(
             f"{path}: the image is damaged ({error}); replace the file, or remove the row"
         ) from None
-    return np.ascontiguousarray(pixels.reshape(*size, -1).transpose(2, 0, 1))
+    shape = (wanted.height, wanted.width, -1)
+    return np.ascontiguousarray(pixels.reshape(shape).transpose(2, 0, 1))
+
+
+def _resized(image: Image.Image, wanted: ImagePreprocessing, most: int) -> Image.Image:
+    """Return an image in the wanted size."""
+    resample = Image.Resampling[wanted.resample.upper()]
+    if not wanted.shortest_edge:
+        return image.resize((wanted.width, wanted.height), resample)
+    edge, short = wanted.shortest_edge, min(image.size)
+    # The longer side is rounded down, as in torchvision.
+    width, height = (int(edge * side / short) for side in image.size)
+    if width * height > most:
+        raise MediaError(
+            f"an image of {image.width}×{image.height} pixels would become one of "
+            f"{width}×{height}; crop it"
+        )
+    rounded = round if wanted.crop_offset == "even" else math.floor
+    left, top = rounded((width - wanted.width) / 2), rounded((height - wanted.height) / 2)
+    box = (left, top, left + wanted.width, top + wanted.height)
+    return image.resize((width, height), resample).crop(box)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

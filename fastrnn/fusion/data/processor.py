@@ -3,13 +3,14 @@
 | file | |
 |---|---|
 | processor_config.json | how files become tensors, the problem type, labels, means and deviations |
-| tokenizer.json | the tokenizer of a model that reads text |
+| tokenizer.json | the tokenizer that it learned from the texts |
+| tokenizer-NAME.json | the own tokenizer of the encoder of a text |
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from .. import files
 from ..config import parser
 from ..config.inputs import InputName, of_modality
 from ..config.parser import Checked, OneOf
+from ..config.preprocessing import ImagePreprocessing, Preprocessing
 from ..config.schema import DataConfig, Moment
 from ..errors import ConfigError, DataError, ManifestError, MediaError
 from ..strings import plural
@@ -31,6 +33,7 @@ from . import text
 from .bad_rows import BadRows, located
 from .decoding import series_of
 from .manifest import Manifest
+from .preprocessing import file_name, load_tokenizers, without_paths
 from .tabular import TabularArrays, TabularColumn, encode, fit_column
 
 CONFIG, TOKENIZER = "processor_config.json", "tokenizer.json"
@@ -51,6 +54,7 @@ class ProcessorConfig(Checked):
         default_factory=dict
     )  # or of each of several
     tabular: tuple[TabularColumn, ...] = ()
+    preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,13 @@ class Processor:
         task: the problem type with its labels.
         modalities: the inputs that the model reads.
         stream: whether rows are sequences of steps.
-        tokenizer: the tokenizer of a model that reads text, for all of its columns.
+        tokenizer: the learned tokenizer, for all texts whose encoder has none of its own.
         series: the mean and standard deviation of each variable of the training series, if there
             is one column of them.
         series_columns: the same for each of several columns, by input.
         tabular: the scale or the categories of each tabular column.
+        preprocessing: what the encoders of inputs declare, by input.
+        tokenizers: the own tokenizers of encoders of texts, by input.
     """
 
     config: DataConfig
@@ -77,6 +83,8 @@ class Processor:
     series: tuple[Scale, ...] = field(default=())
     series_columns: Mapping[str, tuple[Scale, ...]] = field(default_factory=dict)
     tabular: tuple[TabularColumn, ...] = ()
+    preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
+    tokenizers: Mapping[str, Tokenizer] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -87,6 +95,7 @@ class Processor:
         tokenizer: Tokenizer | None = None,
         *,
         tabular: Iterable[TabularColumn] = (),
+        preprocessing: Mapping[str, Preprocessing] | None = None,
         on_bad_row: str = "error",
     ) -> Processor:
         """Learn labels, tokenizer, means and standard deviations from the training rows.
@@ -96,9 +105,11 @@ class Processor:
             config: how files become tensors.
             tokenizer: a tokenizer to use instead of training one on the texts of these rows.
             tabular: tabular columns to use instead of learning those of the same name.
+            preprocessing: what the encoders of inputs declare, by input.
             on_bad_row: "skip" to ignore rows that cannot be used; FusionDataset lists them.
 
         Raises:
+            ConfigError: a declared tokenizer cannot be loaded.
             ManifestError: the rows have no labels, or no row has one of the inputs.
             MediaError: a text or a series cannot be used. The message names the row and the
                 remedy.
@@ -114,7 +125,8 @@ class Processor:
                     f"{manifest.columns.get(name, name)!r} ({name}); fill it, or remove the column"
                 )
         bad = BadRows(on_bad_row)
-        texts = of_modality(manifest.modalities, "text")
+        tokenizers = load_tokenizers(preprocessing or {}, config)
+        texts = sorted({*of_modality(manifest.modalities, "text")} - tokenizers.keys())
         if texts and tokenizer is None:
             tokenizer = text.train_tokenizer(
                 (each for name in texts for each in _texts(manifest, name, rows, config, bad)),
@@ -124,29 +136,29 @@ class Processor:
             name: _scales(manifest, name, rows, config, on_bad_row)
             for name in of_modality(manifest.modalities, "series")
         }
-        try:
-            task = manifest.task.fit(manifest.labels(rows))
-        except ManifestError as error:
-            raise ManifestError(f"{manifest.path}: {error}") from None
+        task = _task(manifest, rows)
         only = scale.pop("series", ())
-        modalities, stream = manifest.modalities, manifest.stream
+        inputs, stream = manifest.modalities, manifest.stream
         tokenizer = tokenizer if texts else None
         known = {column.name: column for column in tabular}
         learned = tuple(
             known.get(name) or fit_column(name, cells)
             for name, cells in _cells(manifest, rows).items()
         )
-        return cls(config, task, modalities, stream, tokenizer, only, scale, learned)
+        declared = without_paths(preprocessing or {})
+        return cls(
+            config, task, inputs, stream, tokenizer, only, scale, learned, declared, tokenizers
+        )
 
     @property
     def vocabulary(self) -> int:
-        """Number of tokens; 0 without text."""
+        """Number of learned tokens; 0 without a text that needs them."""
         return 0 if self.tokenizer is None else self.tokenizer.get_vocab_size()
 
     @property
     def ngrams(self) -> int:
         """Number of buckets of hashed n-grams; 0 without text."""
-        return 0 if self.tokenizer is None else self.config.ngrams
+        return self.config.ngrams if of_modality(self.modalities, "text") else 0
 
     @property
     def variables(self) -> int:
@@ -178,6 +190,29 @@ class Processor:
         """Return the mean and standard deviation of each variable of a series."""
         return self.series_columns.get(name, self.series)
 
+    def tokenizer_of(self, name: str) -> Tokenizer | None:
+        """Return the tokenizer of a text."""
+        return self.tokenizers.get(name, self.tokenizer)
+
+    def preprocessing_of(self, name: str) -> Preprocessing:
+        """Return the preprocessing of an input; images have one in any case."""
+        found = self.preprocessing.get(name, Preprocessing())
+        size = self.config.image_size
+        default = ImagePreprocessing(size, size, self.config.image_channels)
+        return found if found.image else replace(found, image=default)
+
+    def log_mels(self, names: Iterable[str]) -> list[str]:
+        """Return the names of audio that becomes log-mel frames, of those given."""
+        audio = of_modality(names, "audio")
+        return [name for name in audio if self.preprocessing_of(name).audio is None]
+
+    def frame_ms(self, name: str) -> float:
+        """Return the milliseconds from one frame, or sample, of audio to the next."""
+        audio = self.preprocessing_of(name).audio
+        if audio is None:
+            return self.config.hop_ms
+        return 10.0 if audio.bands else 1000 / audio.sampling_rate  # of all EXTRACTORS
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything except the tokenizer as plain JSON values."""
         return asdict(
@@ -191,14 +226,17 @@ class Processor:
                 series=self.series,
                 series_columns=self.series_columns,
                 tabular=self.tabular,
+                preprocessing=self.preprocessing,
             )
         )
 
     def save(self, folder: Path) -> None:
-        """Write processor_config.json and tokenizer.json to a folder, which must exist."""
+        """Write processor_config.json and the tokenizers to a folder, which must exist."""
         files.write_json(folder / CONFIG, self.to_dict())
         if self.tokenizer is not None:
             files.write(folder / TOKENIZER, self.tokenizer.to_str(pretty=True))
+        for name, each in self.tokenizers.items():
+            files.write(folder / file_name(name), each.to_str(pretty=True))
 
     @classmethod
     def load(cls, folder: Path) -> Processor:
@@ -219,8 +257,9 @@ class Processor:
         names = [column.name for column in read.tabular]
         if bool(names) != ("tabular" in read.modalities) or len(set(names)) < len(names):
             raise ConfigError(f"{path}: damaged: the tabular columns are not unique, or not read")
+        tokenizers = load_tokenizers(read.preprocessing, read.data, folder)
         tokenizer = None
-        if of_modality(read.modalities, "text"):
+        if set(of_modality(read.modalities, "text")) - tokenizers.keys():
             tokenizer = text.load_tokenizer(folder / TOKENIZER)
         return cls(
             read.data,
@@ -231,7 +270,17 @@ class Processor:
             read.series,
             read.series_columns,
             read.tabular,
+            read.preprocessing,
+            tokenizers,
         )
+
+
+def _task(manifest: Manifest, rows: Sequence[int]) -> Task:
+    """Learn the labels of the training rows."""
+    try:
+        return manifest.task.fit(manifest.labels(rows))
+    except ManifestError as error:
+        raise ManifestError(f"{manifest.path}: {error}") from None
 
 
 def _cells(manifest: Manifest, rows: Sequence[int]) -> dict[str, list[str | None]]:

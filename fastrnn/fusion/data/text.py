@@ -60,8 +60,10 @@ def tokenize(tokenizer: Tokenizer, texts: Iterable[str | None], most: int) -> tu
     while block := list(islice(remaining, _BLOCK)):
         found = iter(tokenizer.encode_batch([each for each in block if each is not None]))
         for each in block:
-            tokens = [0] if each is None else next(found).ids
-            truncated += len(tokens) > most
+            encoding = None if each is None else next(found)
+            tokens = [0] if encoding is None else encoding.ids
+            # A pretrained encoder's tokenizer truncates texts itself.
+            truncated += len(tokens) > most or bool(encoding and encoding.overflowing)
             ids.append(np.array(tokens[:most], dtype))
     return Ragged.of(ids, dtype), truncated
 

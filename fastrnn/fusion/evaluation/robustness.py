@@ -31,7 +31,8 @@ def robustness(
     `drop` is the loss of score. `strength` is the ratio of the standard deviations of noise and
     signal; for text it is the fraction of tokens and n-grams replaced. It is null for the other
     changes. A clip of audio gets half a second of silence at its end or at its start ("shifted").
-    Of audio and series also only the first half is kept.
+    Of audio and series also only the first half is kept. Audio is not changed in time if its
+    encoder has its own preprocessing.
 
     Args:
         unchanged: the score on the unchanged rows.
@@ -68,13 +69,13 @@ def _removing(modality: str) -> Change:
 
 
 def _in_time(name: str, config: ModelConfig, dataset: FusionDataset) -> dict[str, Change]:
-    """Return the changes of an input in time. The steps of a stream keep their place."""
-    modality = modality_of(name)
-    if config.stream or modality not in ("audio", "series"):
+    """Return the changes of an input in time: log-mel frames and series that are no streams."""
+    modality, processor = modality_of(name), dataset.processor
+    if config.stream or not (modality == "series" or processor.log_mels([name])):
         return {}
     found: dict[str, Change] = {"cut short": lambda batch: perturbations.cut_short(batch, name)}
     if modality == "audio":
-        frames = round(_SILENCE_MS / dataset.processor.config.hop_ms)
+        frames = round(_SILENCE_MS / processor.config.hop_ms)
         found["silence appended"] = lambda batch: perturbations.add_silence(batch, name, frames)
         found["shifted"] = lambda batch: perturbations.add_silence(batch, name, frames, before=True)
     return found
@@ -83,5 +84,5 @@ def _in_time(name: str, config: ModelConfig, dataset: FusionDataset) -> dict[str
 def _noising(modality: str, strength: float, seed: int, config: ModelConfig) -> Change:
     generator = torch.Generator().manual_seed(seed)
     return lambda batch: perturbations.noise(
-        batch, modality, strength, generator, config.vocabulary, config.categories
+        batch, modality, strength, generator, config.vocabulary_of(modality), config.categories
     )

@@ -66,7 +66,7 @@ def over_input(network: nn.Module, batch: Batch, name: str, select: Selector) ->
     | modality | returns | baseline |
     |---|---|---|
     | image | [U, S, S], one for each distinct image, summed over channels | grey, 127.5 |
-    | audio | [F, mels] | the clip's mean in each band |
+    | audio | [F, mels]; of a waveform [F, 1] | the clip's mean in each band |
     | series | [L, K] | the mean of the training rows |
     | text | [L], one for each token | zero embeddings |
     | tabular | [N + C], one for each number and category | the training mean; zero embeddings |
@@ -85,7 +85,9 @@ def over_input(network: nn.Module, batch: Batch, name: str, select: Selector) ->
     else:
         baseline = torch.zeros_like(x)
     found = integrated_gradients(lambda x: select(network({**batch, key: x})), x, baseline)
-    return found.sum(1) if modality == "image" else found[0]
+    if modality == "image":
+        return found.sum(1)
+    return found[0] if found.dim() == 3 else found[0][:, None]  # a waveform has one band
 
 
 def _over_tokens(network: nn.Module, batch: Batch, name: str, select: Selector) -> Tensor:

@@ -178,7 +178,7 @@ class Explainer:
             result["tokens"] = [
                 {**each, "input": name} if len(texts) > 1 else each
                 for name in texts
-                for each in _attributions(self._tokens(batch[name][0]), inputs[name])
+                for each in _attributions(self._tokens(name, batch[name][0]), inputs[name])
             ]
         columns: list[dict[str, Any]] = []
         if "tabular" in inputs:
@@ -190,7 +190,8 @@ class Explainer:
         picture = self.folder / PICTURES / f"example-{number}.png"
         drawn = {name: each for name, each in inputs.items() if name not in (*texts, "tabular")}
         host = to_device(batch, "cpu")
-        steps, frame_ms = result.get("steps", []), self.dataset.processor.config.hop_ms
+        steps = result.get("steps", [])
+        frame_ms = {name: self.dataset.processor.frame_ms(name) for name in drawn}
         if (drawn or columns) and plots.example(picture, host, drawn, steps, columns, frame_ms):
             result["picture"] = f"{PICTURES}/{picture.name}"
         return result
@@ -234,18 +235,22 @@ class Explainer:
         """Divide the attributions of the n-grams of a row's text among its tokens."""
         dataset = self.dataset
         content = dataset.text(row, name)
-        assert dataset.processor.tokenizer is not None  # the network reads a text
-        spans = dataset.processor.tokenizer.encode(content).offsets[: len(dataset[row][name])]
+        tokenizer = dataset.processor.tokenizer_of(name)
+        assert tokenizer is not None  # the network reads a text
+        spans = tokenizer.encode(content).offsets[: len(dataset[row][name])]
         places = list(occurrences(content, dataset.processor.ngrams))
         share = dict(zip(ngrams.tolist(), values.tolist(), strict=True))
         return attribution.spread(share, places, spans)
 
-    def _tokens(self, ids: Tensor) -> list[str]:
-        tokenizer = self.dataset.processor.tokenizer
+    def _tokens(self, name: str, ids: Tensor) -> list[str]:
+        tokenizer = self.dataset.processor.tokenizer_of(name)
         if tokenizer is None:
             return [str(each) for each in ids.tolist()]
         # A byte-level token may be an incomplete UTF-8 character.
-        return [tokenizer.decode([each]).replace("\ufffd", "·") for each in ids.tolist()]
+        return [
+            tokenizer.decode([each], skip_special_tokens=False).replace("\ufffd", "·")
+            for each in ids.tolist()
+        ]
 
 
 def explain_run(

@@ -202,17 +202,39 @@ def make_encoder(config: ModelConfig, key: str) -> nn.Module:
     modality = modality_of(key)
     named = dict(config.encoders)
     name = named.get(key, named.get(modality, modality))
+    pretrained = config.pretrained_of(key)
+    if pretrained is not None:
+        from .pretrained import pretrained_encoder  # it needs this module
+
+        encoder: nn.Module = pretrained_encoder(config_of(config, key), modality, pretrained)
+    else:
+        check_name(name, key)
+        encoder = ENCODERS[name](config_of(config, key))
+    if config.fusion != "concat" and features_of(encoder) != config.width:
+        return Adapted(encoder, config.width)
+    return encoder
+
+
+def check_name(name: str, key: str) -> None:
+    """Check the name of the encoder of an input.
+
+    Raises:
+        ConfigError: no encoder is registered by this name, or it is the built-in one of another
+            modality.
+    """
+    if ":" in name and name not in ENCODERS:
+        raise ConfigError(
+            f"the encoder of {key} is {name}, which is imported only if you name it: give "
+            f"--encoders {key}={name}, or encoders={{{key!r}: {name!r}}}, if you trust it"
+        )
     if name not in ENCODERS:
         raise ConfigError(
             f"no encoder {name!r} for {key}; there are {', '.join(sorted(ENCODERS))}. "
             "Register your own with register_encoder"
         )
+    modality = modality_of(key)
     if name in BUILT_IN and name != modality:
         raise ConfigError(f"the encoder {name!r} reads {name}; {modality} needs another")
-    encoder = ENCODERS[name](config_of(config, key))
-    if config.fusion != "concat" and features_of(encoder) != config.width:
-        return Adapted(encoder, config.width)
-    return encoder
 
 
 def features_of(encoder: nn.Module) -> int:

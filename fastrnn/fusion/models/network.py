@@ -28,7 +28,7 @@ from ..batch import Batch
 from ..config.inputs import modality_of, of_modality
 from ..config.schema import ModelConfig
 from ..errors import ConfigError
-from .encoders import features_of, lengths_of, make_encoder
+from .encoders import BUILT_IN, features_of, lengths_of, make_encoder
 from .fusions import FUSIONS, Sequence
 from .recurrent import Memoryless, last, mean, readout
 from .text import NgramReadout
@@ -258,8 +258,17 @@ def single(config: ModelConfig, name: str) -> ModelConfig:
         missing=tuple(each for each in config.missing if each == name),
         modality_dropout=0.0,
         encoders=tuple(each for each in config.encoders if each[0] in (name, modality_of(name))),
+        pretrained=tuple(
+            each for each in config.pretrained if each[0] in (name, modality_of(name))
+        ),
         share=(),
     )
+
+
+def has_custom(config: ModelConfig) -> bool:
+    """Whether an encoder is a custom one, which may not support the meta device."""
+    names = {key: name for key, name in config.encoders if key not in dict(config.pretrained)}
+    return not BUILT_IN.issuperset(names.values())
 
 
 def blueprint(config: ModelConfig) -> FusionNetwork | LateNetwork:

@@ -37,6 +37,8 @@ def config_of(config: ModelConfig, name: str) -> ModelConfig:
         missing=(),
         modality_dropout=0.0,
         encoders=(),
+        finetune=(),
+        pretrained=(),
         share=(),
     )
 

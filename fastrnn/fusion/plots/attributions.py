@@ -77,7 +77,7 @@ def example(
     attributions: Mapping[str, Tensor],
     steps: Sequence[Mapping[str, Any]],
     columns: Sequence[Mapping[str, Any]] = (),
-    frame_ms: float = 10.0,
+    frame_ms: Mapping[str, float] | None = None,
 ) -> bool:
     """Plot one row and the attribution of its prediction: red supports it, blue opposes it.
 
@@ -86,7 +86,7 @@ def example(
         attributions: of images [U, S, S], audio [F, mels] and series [L, K], by input.
         steps: name and `attribution` of each step that the recurrent layer reads.
         columns: the same of each tabular column.
-        frame_ms: milliseconds between two frames of audio.
+        frame_ms: milliseconds between two frames of each audio; 10 if not given.
 
     Returns:
         Whether a picture was written; False if there is nothing to draw.
@@ -96,13 +96,15 @@ def example(
         height = 1.7 if batch[name].dim() > 1 else 2.3
         values = attributions[name]
         panels.append((height, partial(_plot_images, batch=batch, name=name, values=values)))
-    for modality, names, width in (
-        ("audio", ("time in seconds", "mel band"), frame_ms / 1000),
-        ("series", ("step", "variable"), 1.0),
+    for modality, names in (
+        ("audio", ("time in seconds", "mel band")),
+        ("series", ("step", "variable")),
     ):
         for name in of_modality(attributions, modality):
+            width = (frame_ms or {}).get(name, 10.0) / 1000 if modality == "audio" else 1.0
             heatmap = partial(_plot_heatmap, axis_names=names, width=width, title=_title(name))
-            signal, values = batch[name][0].t(), attributions[name].t()
+            values = attributions[name].t()
+            signal = batch[name][0].t().reshape(values.shape)  # a waveform has one band
             panels.append((1.6, partial(heatmap, signal=signal, values=values)))
     for bars, what in ((columns, "column"), (steps if len(steps) > 1 else (), "step")):
         if bars:

@@ -12,7 +12,7 @@ or processes share an image, it is changed in each for the first row there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,11 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..config.inputs import of_modality
-from ..config.schema import DataConfig, ModelConfig
+from ..config.schema import ModelConfig
 from ..config.training import TrainConfig
 from ..data.audio import SILENCE
 from ..data.dataset import FusionDataset
+from ..data.processor import Processor
 from ..errors import ConfigError, MediaError
 from .sampler import number
 
@@ -45,23 +46,23 @@ class Augmentation:
     """The changes of a training's batches."""
 
     images: tuple[str, ...] = ("image",)  # names of inputs
-    audio: tuple[str, ...] = ("audio",)
+    audio: tuple[str, ...] = ("audio",)  # of log-mel frames
     flip: bool = False
     crop: bool = False
     spec: bool = False
     silence: int = 0  # the most frames of silence before a clip, and after it
 
     @classmethod
-    def of(cls, training: TrainConfig, model: ModelConfig, data: DataConfig) -> Augmentation:
+    def of(cls, training: TrainConfig, model: ModelConfig, processor: Processor) -> Augmentation:
         """Return the changes that concern a network; `augment_images` is no longer "auto"."""
         silence = training.random_silence and not model.stream  # steps keep their place
         return cls(
             images=tuple(of_modality(model.modalities, "image")),
-            audio=tuple(of_modality(model.modalities, "audio")),
+            audio=tuple(processor.log_mels(model.modalities)),
             flip=training.augment_images == "flip",
             crop=training.augment_images in ("crop", "flip"),
             spec=training.spec_augment,
-            silence=round(_LONGEST_SILENCE_MS / data.hop_ms) if silence else 0,
+            silence=round(_LONGEST_SILENCE_MS / processor.config.hop_ms) if silence else 0,
         )
 
     def draw(self, rows: int, *position: int) -> Tensor:
@@ -98,21 +99,26 @@ class Augmentation:
 def shift(frames: Tensor, numbers: Tensor, flip: bool) -> Tensor:
     """Shift images, repeating the pixels of their edges, and mirror some horizontally.
 
-    This is a crop at a random offset of an image that is padded by an eighth of its side.
+    This is a crop at a random offset of an image that is padded by an eighth of each side.
 
     Args:
-        frames: [U, C, S, S].
+        frames: [U, C, height, width].
         numbers: [U, 3] in [0, 1): the vertical and the horizontal shift, and whether to mirror.
     """
-    side = frames.shape[-1]
-    margin = round(side * _MARGIN)
-    offset = (numbers[:, :2] * (2 * margin + 1)).long() - margin  # [U, 2]
-    pixel = torch.arange(side, device=frames.device)
-    y, x = (pixel + offset[..., None]).clamp(0, side - 1).unbind(1)  # [U, S]
+    y, x = (
+        _shifted(side, number) for side, number in zip(frames.shape[2:], numbers.t(), strict=False)
+    )
     if flip:
         x = torch.where(numbers[:, 2:] < 0.5, x.flip(1), x)
     image = torch.arange(len(frames), device=frames.device)[:, None, None]
     return frames[image, :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _shifted(side: int, numbers: Tensor) -> Tensor:
+    """Return the positions of the pixels of a side after a random shift: int64 [U, side]."""
+    margin = round(side * _MARGIN)
+    offset = (numbers * (2 * margin + 1)).long() - margin  # [U]
+    return (torch.arange(side, device=numbers.device) + offset[:, None]).clamp(0, side - 1)
 
 
 def mask(audio: Tensor, lengths: Tensor, numbers: Tensor) -> Tensor:
@@ -181,8 +187,13 @@ def _first_rows(batch: Batch, name: str, frames: str) -> Tensor:
     return first.scatter_reduce(0, index.flatten(), row.flatten(), "amin")
 
 
-def check(training: TrainConfig, modalities: Sequence[str], stream: bool) -> None:
+def check(
+    training: TrainConfig, modalities: Sequence[str], stream: bool, own: Collection[str] = ()
+) -> None:
     """Check that the options fit the rows.
+
+    Args:
+        own: the inputs whose encoder has its own preprocessing, so that they may not be frames.
 
     Raises:
         ConfigError: rows have no images or no audio, or images of streams would be mirrored.
@@ -192,6 +203,11 @@ def check(training: TrainConfig, modalities: Sequence[str], stream: bool) -> Non
         raise ConfigError(f"augment_images {chosen} needs images, but the rows have none; omit it")
     if training.spec_augment and not of_modality(modalities, "audio"):
         raise ConfigError("spec_augment needs audio, but the rows have none; omit it")
+    if training.spec_augment and not set(of_modality(modalities, "audio")) - set(own):
+        raise ConfigError(
+            "spec_augment masks log-mel frames, but the encoder of the audio has its own "
+            "preprocessing; omit it"
+        )
     if chosen == "flip" and stream:
         raise ConfigError(
             "augment_images flip does not apply to streams, whose steps may share images; choose "
@@ -208,9 +224,9 @@ def choose(training: TrainConfig, rows: FusionDataset) -> tuple[str, str]:
     inputs = of_modality(rows.processor.modalities, "image")
     if training.augment_images != "auto" or not inputs:
         return training.augment_images.replace("auto", "none"), ""
-    if rows.processor.config.image_channels == 1:
-        return "none", "images have one channel"
     images = [each for name in inputs for each in _sample(rows, name)]
+    if images and all(len(each) == 1 for each in images):
+        return "none", "images have one channel"
     photographs = sum(map(_is_photograph, images))
     reason = f"{photographs} of {len(images)} training images are coloured photographs"
     if 2 * photographs <= len(images):
@@ -236,8 +252,8 @@ def _sample(rows: FusionDataset, name: str) -> list[np.ndarray]:
 
 
 def _is_photograph(image: np.ndarray) -> bool:
-    """Whether an image, uint8 [3, S, S], is coloured and has no plain ground."""
-    pixels = image.reshape(3, -1).astype(int)
+    """Whether an image, uint8 [C, H, W], is coloured and has no plain ground."""
+    pixels = image.reshape(len(image), -1).astype(int)
     if np.ptp(pixels, axis=0).mean() < _COLOURED:
         return False
     red, green, blue = pixels // 16  # a ground of one colour may be noisy

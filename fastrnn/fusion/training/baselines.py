@@ -34,6 +34,7 @@ from . import state
 from .callbacks import Callback
 from .classical import train_classical
 from .environment import Environment, Start
+from .feature_cache import with_features
 from .loggers import METRICS, Log
 from .loggers import read as read_metrics
 from .meter import Score
@@ -137,6 +138,7 @@ def _train_networks(
     callbacks: Sequence[Callback],
 ) -> None:
     folder, main = run.folder, accelerator.is_main_process
+    workers = config.loading.num_workers
     before = state.load(folder) or State()
     records = read_metrics(folder / METRICS, before.metrics)
     accelerator.wait_for_everyone()  # all processes read the metrics before one truncates them
@@ -145,9 +147,10 @@ def _train_networks(
     with Log(
         folder / METRICS, console, size=before.metrics, main=main, trackers=accelerator.trackers
     ) as log:
-        environment = Environment(
-            run.datasets, accelerator, log, config.loading.num_workers, callbacks
-        )
+        datasets: Mapping[str, FusionDataset] = run.datasets
+        if given is None:  # other weights than the pretrained ones
+            datasets = with_features(datasets, run.config, accelerator, folder, workers)
+        environment = Environment(datasets, accelerator, log, workers, callbacks)
         for name, model in variants(run.config.model, config.baselines).items():
             if name in before.finished:
                 run.trained.append(finished(folder, name, records, accelerator))
@@ -167,7 +170,7 @@ def _train_networks(
                 training = replace(training, freeze=())
             result = train(name, model, training, replace(environment, save=save), start)
             if not done:
-                result.threshold = _tuned(result.model, run.datasets["val"], environment)
+                result.threshold = _tuned(result.model, datasets["val"], environment)
             run.trained.append(result)
             if main:
                 _save(run, model, result)

@@ -18,8 +18,7 @@ from torch import nn
 from ..config.inputs import of_modality
 from ..config.schema import ModelConfig, TrainConfig
 from ..errors import ConfigError
-from ..models.encoders import BUILT_IN
-from ..models.network import without_memory
+from ..models.network import has_custom, without_memory
 from .transfer import prepare
 
 _NUMBER = 4  # bytes
@@ -50,7 +49,7 @@ def check(
     vocabulary = (known.vocabulary if known else 0) or 256  # one token per byte
     given = source[0].state_dict() if source else None
     for number, config in enumerate(models.values()):
-        own = any(name not in BUILT_IN for _, name in config.encoders)
+        own = has_custom(config)
         if number and own:
             continue  # may be slow to build, and cannot fail if the first did not
         with nullcontext() if own else without_memory():
@@ -76,8 +75,10 @@ def _sizes(config: ModelConfig, known: ModelConfig | None) -> dict[str, Any]:
 
 
 def _check_memory(network: nn.Module, copies: int) -> None:
-    count = sum(each.numel() for each in network.parameters())
-    needed = count * _NUMBER * copies
+    parameters = list(network.parameters())
+    count = sum(each.numel() for each in parameters)
+    trained = sum(each.numel() for each in parameters if each.requires_grad)
+    needed = (count + trained * (copies - 1)) * _NUMBER
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         raise ConfigError(

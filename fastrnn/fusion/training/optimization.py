@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +24,7 @@ def make_optimizer(
 
     Frozen parameters are left out. Weight decay is decoupled from the gradient, and applies only to
     matrices and kernels: biases, gains and the tokens of missing modalities have one dimension.
-    With weight decay 0, AdamW is Adam.
+    With weight decay 0, AdamW is Adam. Pretrained weights have a learning rate of their own.
 
     Args:
         steps: steps of an epoch.
@@ -33,24 +35,37 @@ def make_optimizer(
     Raises:
         ConfigError: the warm-up is not shorter than the training.
     """
-    learned = [each for each in network.parameters() if each.requires_grad]
-    groups = (
-        {"params": [each for each in learned if each.dim() > 1]},
-        {"params": [each for each in learned if each.dim() < 2], "weight_decay": 0.0},
-    )
-    optimizer = torch.optim.AdamW(
-        [each for each in groups if each["params"]],
-        training.learning_rate,
-        weight_decay=training.weight_decay,
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(network, training))
     return optimizer, _schedule(optimizer, training, training.epochs * steps)
+
+
+def parameter_groups(network: nn.Module, training: TrainConfig) -> list[dict[str, Any]]:
+    """Group the parameters that are trained by whether they are pretrained, and vectors."""
+    both = (False, True)
+    groups: dict[tuple[bool, bool], list[nn.Parameter]]
+    groups = {kind: [] for kind in product(both, both)}
+    for name, each in network.named_parameters():
+        if each.requires_grad:
+            is_pretrained = ".backbone." in name and "lora_" not in name
+            groups[is_pretrained, each.dim() < 2].append(each)
+    slow = training.pretrained_learning_rate or training.learning_rate / 10
+    return [
+        {
+            "params": found,
+            "lr": slow if is_pretrained else training.learning_rate,
+            "weight_decay": 0.0 if are_vectors else training.weight_decay,
+        }
+        for (is_pretrained, are_vectors), found in groups.items()
+        if found
+    ]
 
 
 def _schedule(
     optimizer: torch.optim.Optimizer, training: TrainConfig, total: int
 ) -> Schedule | None:
     if training.schedule == "one-cycle":
-        return OneCycleLR(optimizer, training.learning_rate, total_steps=total)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return OneCycleLR(optimizer, rates, total_steps=total)
     warmup = warmup_of(training, total)
     if training.schedule == "constant" and not warmup:
         return None

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from .. import checkpoint
 from ..config import parser
+from ..config.preprocessing import Preprocessing
+from ..config.pretrained_files import read_pretrained
 from ..config.schema import FitConfig, RunConfig
 from ..data.dataset import FusionDataset, load_datasets
 from ..data.loader import check_files
@@ -22,9 +24,11 @@ from ..data.processor import TOKENIZER, Processor
 from ..data.readers import is_stored
 from ..data.splits import SPLIT, read_split, split_rows
 from ..data.text import load_tokenizer
+from ..models.imported import import_encoders
 from ..strings import plural
 from . import augmentation, dry_run, objective
 from .baselines import Run, configure, variants
+from .declared import declarations, saved
 from .describe import describe, describe_split
 from .devices import resolve_precision, several_hosts
 from .optimization import epochs_of, warmup_of
@@ -50,9 +54,12 @@ def prepare(
     split = folder / SPLIT
     parts = read_split(split) if split.is_file() else split_rows(manifest, config.train.seed)
     describe(manifest, console)
+    import_encoders(dict(config.model.get("encoders", ())))
     source = None if config.init_from is None else checkpoint.load(config.init_from)
-    _check_options(manifest, parts["train"], config, source, accelerator.device)
-    processor = _processor(manifest, parts["train"], folder, config, source and source.processor)
+    pretrained, rows = read_pretrained(config.model), parts["train"]
+    config = replace(config, model={**config.model, "pretrained": pretrained})
+    declared = _check_options(manifest, rows, config, source, accelerator.device)
+    processor = _processor(manifest, rows, folder, config, declared, source and source.processor)
     datasets = _datasets(manifest, parts, processor, folder, config)
     if config.loading.check or config.loading.on_bad_row == "skip":
         datasets = _checked(datasets, config, console)
@@ -63,7 +70,7 @@ def prepare(
     precision = resolve_precision(config.train.precision)
     earlier = folder / checkpoint.CONFIG  # of a resumed run, whose main model may be trained
     threshold = parser.read(RunConfig, earlier).threshold if earlier.is_file() else 0.5
-    model = configure(manifest, processor, config.model)
+    model = configure(manifest, processor, {**config.model, "pretrained": saved(pretrained)})
     run_config = RunConfig(
         model=model,
         train=replace(
@@ -111,17 +118,19 @@ def _processor(
     rows: Sequence[int],
     folder: Path,
     config: FitConfig,
+    declared: Mapping[str, Preprocessing],
     source: Processor | None,
 ) -> Processor:
     """Learn from the training rows what the source, or the run to resume, does not know."""
-    saved = folder / TOKENIZER
+    earlier = folder / TOKENIZER
     tokenizer = source.tokenizer if source else None
     return Processor.fit(
         manifest,
         rows,
         config.data,
-        load_tokenizer(saved) if saved.is_file() else tokenizer,
+        load_tokenizer(earlier) if earlier.is_file() else tokenizer,
         tabular=source.tabular if source else (),
+        preprocessing=declared,
         on_bad_row=config.loading.on_bad_row,
     )
 
@@ -132,11 +141,14 @@ def _check_options(
     config: FitConfig,
     source: checkpoint.Loaded | None,
     device: torch.device,
-) -> None:
+) -> dict[str, Preprocessing]:
     """Check options that training would reject only after decoding files.
 
     Args:
         rows: the numbers of the training rows.
+
+    Returns:
+        What the encoders of inputs declare about their files.
 
     Raises:
         ConfigError: as objective.check, augmentation.check, optimization.warmup_of and
@@ -144,14 +156,16 @@ def _check_options(
     """
     task, training = manifest.task.fit(manifest.labels(rows)), config.train
     objective.check(task, training)
-    augmentation.check(training, manifest.modalities, manifest.stream)
     steps = math.ceil(len(rows) / training.batch_size)
     warmup_of(training, epochs_of(training, len(rows)) * steps)
     # Everything in the configuration is known, except vocabulary and variables.
     known = Processor(config.data, task, manifest.modalities, manifest.stream)
     expected = variants(configure(manifest, known, config.model), config.baselines)
+    declared = declarations(next(iter(expected.values())))
+    augmentation.check(training, manifest.modalities, manifest.stream, declared)
     start = source and (source.network, source.config.model)
     dry_run.check(expected, training, start, device)
+    return declared
 
 
 def _checked(

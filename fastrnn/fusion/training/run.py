@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from .. import checkpoint, files
+from ..config.options import as_tuple
 from ..config.schema import FitConfig
 from ..data.bad_rows import SKIPPED
 from ..data.fingerprint import fingerprint
@@ -19,6 +20,7 @@ from ..data.manifest import Manifest, read_manifest
 from ..data.splits import SPLIT, fold_rows
 from ..errors import ConfigError
 from ..inference import outputs
+from ..models.imported import check_imported, import_encoders
 from ..run_lock import CALL, Lock
 from . import loggers, state
 from .baselines import Run, finished, train_all
@@ -164,6 +166,7 @@ def resume(
     *,
     num_workers: int | None = None,
     callbacks: Sequence[Callback] = (),
+    encoders: Mapping[str, str] | None = None,
 ) -> Run:
     """Resume an interrupted run with the arguments of its `fit`.
 
@@ -172,6 +175,7 @@ def resume(
         console: where to print.
         num_workers: number of processes that decode files; as in the `fit` by default.
         callbacks: called after every epoch of every model.
+        encoders: the custom encoders of the run; see checkpoint.load.
 
     Raises:
         ConfigError: the folder contains no interrupted run, or its table is not a file.
@@ -189,6 +193,8 @@ def resume(
             "arguments and resume=True"
         )
     config = call.config
+    import_encoders(encoders or {})
+    check_imported(dict(as_tuple("encoders", config.model.get("encoders", ()))))
     manifest = read_manifest(
         call.manifest,
         call.columns,

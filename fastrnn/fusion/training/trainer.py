@@ -103,9 +103,7 @@ class Trainer:
             self.log.say(f"{name}: {transfer.report(network, taken, given)}")
         self._prepare(network)
         self.objective = Objective(self.datasets, training, self.device)
-        self.augmentation = Augmentation.of(
-            training, config, self.datasets["train"].processor.config
-        )
+        self.augmentation = Augmentation.of(training, config, self.datasets["train"].processor)
         self.meter = Meter(self.task)
         self.best: Weights = {}
         self.result = Trained(name, network)

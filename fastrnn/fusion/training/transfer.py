@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..config.inputs import modality_of
+from ..config.pretrained_files import folder_of
 from ..config.schema import ModelConfig, TrainConfig
 from ..errors import ConfigError
 from ..models.network import build
+from ..models.pretrained import PretrainedEncoder
 from ..strings import plural
 
 
@@ -27,9 +29,22 @@ def prepare(
         ConfigError: the options contradict each other, or do not fit `given`.
     """
     network = build(config)
+    _load_pretrained(network, config)
     taken = None if given is None else take(network, given)
     freeze(network, training.freeze, taken)
     return network, taken
+
+
+def _load_pretrained(network: nn.Module, config: ModelConfig) -> None:
+    """Load the weights of pretrained encoders, unless the network has no memory for them."""
+    if any(each.is_meta for each in network.parameters()):
+        return
+    folders = {key: name for key, name in config.encoders if key in dict(config.pretrained)}
+    for key in dict.fromkeys(config.encoder_of(name) for name in config.modalities):
+        name = folders.get(key, folders.get(modality_of(key)))
+        for each in network.encoder(key).modules():  # type: ignore[operator]
+            if name and isinstance(each, PretrainedEncoder):
+                each.load_weights(folder_of(name))
 
 
 def part(parameter: str) -> str:

@@ -21,6 +21,7 @@ from fastrnn.fusion.config.schema import FUSIONS
 # Fields that follow from the rows and labels, or from the data options (image_size, ...).
 DECIDED = {"modalities", "problem_type", "outputs", "stream", "variables", "missing"}
 DECIDED |= {"series_variables", "numbers", "categories"}
+DECIDED |= {"pretrained"}  # from the folders of the encoders
 
 
 def test_every_other_field_is_an_option():

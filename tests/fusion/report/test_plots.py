@@ -133,7 +133,7 @@ def test_of_many_columns_the_largest_are_shown(drawn):
 
 def test_audio_is_drawn_over_seconds(drawn):
     batch, values = parts(("audio",))
-    attributions.example(NOWHERE, batch, values, [], frame_ms=20.0)
+    attributions.example(NOWHERE, batch, values, [], frame_ms={"audio": 20.0})
     check(drawn[0])
     for axes in drawn[0].axes:
         assert axes.get_xlim() == (0, 5)  # 250 frames

@@ -34,14 +34,14 @@ FLIP = replace(TRAINING, augment_images="flip")
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_shifts_and_mirrors_are_those_of_a_loop(flip):
-    frames = torch.randint(0, 256, (40, 3, 16, 16)).to(torch.uint8)
+    frames = torch.randint(0, 256, (40, 3, 16, 24)).to(torch.uint8)
     numbers = torch.rand(40, 3)
     found = shift(frames, numbers, flip)
     assert found.dtype == torch.uint8
-    padded = F.pad(frames.float(), (2, 2, 2, 2), mode="replicate").to(torch.uint8)
+    padded = F.pad(frames.float(), (3, 3, 2, 2), mode="replicate").to(torch.uint8)
     for image, given in enumerate(numbers.tolist()):
-        y, x = int(given[0] * 5), int(given[1] * 5)
-        expected = padded[image, :, y : y + 16, x : x + 16]
+        y, x = int(given[0] * 5), int(given[1] * 7)
+        expected = padded[image, :, y : y + 16, x : x + 24]
         # A mirrored image is a crop of the mirrored, padded image.
         if flip and given[2] < 0.5:
             expected = expected.flip(-1)

@@ -45,6 +45,38 @@ def test_without_weight_decay_it_is_adam_bit_for_bit(manifest, tmp_path, monkeyp
     assert content(quick(manifest, tmp_path / "adam", training).folder) == content_now
 
 
+def test_pretrained_weights_have_their_own_rate_and_decay():
+    """Adapters (lora_) are new. The schedule scales both rates alike."""
+    network = torch.nn.ModuleDict({"encoder": torch.nn.ModuleDict(), "head": torch.nn.Linear(2, 1)})
+    network["encoder"]["backbone"] = torch.nn.ModuleDict(
+        {"block": torch.nn.Linear(2, 2), "lora_A": torch.nn.Linear(2, 2, bias=False)}
+    )
+    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+    network["encoder"]["backbone"]["frozen"] = frozen
+    for schedule in ("one-cycle", "linear"):
+        training = TrainConfig(
+            epochs=1, schedule=schedule, learning_rate=0.5, pretrained_learning_rate=0.125
+        )
+        optimizer, scheduler = make_optimizer(network, training, 10)
+        name_of = {each: name for name, each in network.named_parameters()}
+        found = [
+            ({name_of[each] for each in group["params"]}, group["weight_decay"])
+            for group in optimizer.param_groups
+        ]
+        backbone = "encoder.backbone"
+        assert found == [
+            ({"head.weight", f"{backbone}.lora_A.weight"}, training.weight_decay),
+            ({"head.bias"}, 0.0),
+            ({f"{backbone}.block.weight"}, training.weight_decay),
+            ({f"{backbone}.block.bias"}, 0.0),
+        ]
+        for _ in range(9):
+            new, _, slow, _ = (group["lr"] for group in optimizer.param_groups)
+            assert slow == pytest.approx(new / 4)
+            optimizer.step()
+            scheduler.step()
+
+
 def test_vectors_do_not_decay():
     network = build(config(missing=("audio", "text")))
     optimizer, _ = make_optimizer(network, TrainConfig(epochs=1, weight_decay=0.3), 5)

@@ -1,0 +1,483 @@
+"""Pretrained encoders, compared with transformers called directly, and runs that use them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+
+from fastrnn.fusion import (
+    DataConfig,
+    FitConfig,
+    Manifest,
+    ModelConfig,
+    Processor,
+    RunConfig,
+    TrainConfig,
+    fit,
+    load,
+    load_dataset,
+)
+from fastrnn.fusion import read_manifest as read
+from fastrnn.fusion.cli import main
+from fastrnn.fusion.config.pretrained_files import read_pretrained
+from fastrnn.fusion.errors import ConfigError
+from fastrnn.fusion.evaluation.robustness import robustness
+from fastrnn.fusion.explain import attribution
+from fastrnn.fusion.explain.explainer import Explainer
+from fastrnn.fusion.export import to_onnx
+from fastrnn.fusion.inference.loop import InferenceConfig
+from fastrnn.fusion.models.views import view
+from fastrnn.fusion.training.augmentation import Augmentation
+from fastrnn.fusion.training.baselines import configure
+from fastrnn.fusion.training.declared import declarations, saved
+from fastrnn.fusion.training.feature_cache import is_cached
+from fastrnn.fusion.training.run import resume
+from fastrnn.fusion.training.transfer import prepare
+
+from .pretrained import SAVED, WORDS, save_bert, save_timm, save_vit, save_wav2vec2
+
+pytest.importorskip("transformers")
+
+DATA = DataConfig(image_size=8, sample_rate=8000, mels=12, max_tokens=6)
+OPTIONS = {"width": 8, "hidden": 8, "conv": (4, 8), "grid": 2}
+ROWS = range(20)
+
+
+@pytest.fixture
+def manifest(rows, save):
+    return save(rows)
+
+
+def prepared(manifest: Path | Manifest, **options):
+    """Return the network before training, with pretrained weights, and the rows that it reads."""
+    table = manifest if isinstance(manifest, Manifest) else read(manifest)
+    options = OPTIONS | options
+    options["pretrained"] = read_pretrained(options)
+    task = table.task.fit(table.labels(ROWS))
+    known = Processor(DATA, task, table.modalities, table.stream)
+    declared = declarations(configure(table, known, options))
+    processor = Processor.fit(table, ROWS, DATA, preprocessing=declared)
+    options["pretrained"] = saved(options["pretrained"])
+    network, _ = prepare(configure(table, processor, options), TrainConfig())
+    return network, load_dataset(table, processor)
+
+
+def train(manifest: Path, folder: Path, training=None, **options):
+    training = training or TrainConfig(epochs=1, batch_size=8)
+    config = FitConfig(DATA, OPTIONS | options, training, baselines=False)
+    return fit(read(manifest), folder, config, console=Console(quiet=True))
+
+
+def expected_features(kind, model, rows, folder, pretrained):
+    """Return the features of each row, by transformers alone."""
+    from transformers import AutoFeatureExtractor, ConvNextImageProcessorPil, ViTImageProcessorPil
+
+    found = []
+    for row in rows:
+        if kind in ("vit", "resnet"):
+            make = ViTImageProcessorPil if kind == "vit" else ConvNextImageProcessorPil
+            image = Image.open(folder / row["image"]).convert("RGB")
+            pixels = make.from_pretrained(pretrained)(image, return_tensors="pt")
+            hidden = model(**pixels).last_hidden_state
+            found.append(hidden[0, 0] if kind == "vit" else hidden.mean((2, 3))[0])
+        elif kind == "bert":
+            words = {"一": 7, "word": 4, "and": 5, "another": 6}
+            ids = [2, *[words[each] for each in row["text"].split()][:4], 3]
+            found.append(model(torch.tensor([ids])).last_hidden_state[0].mean(0))
+        else:
+            wave, rate = soundfile.read(folder / row["audio"], dtype="float32")
+            extract = AutoFeatureExtractor.from_pretrained(pretrained)
+            if kind != "wav2vec2":
+                spectrum = np.fft.rfft(wave)  # doubles the rate
+                wave, rate = np.fft.irfft(spectrum, 2 * len(wave)).astype(np.float32) * 2, 16000
+            inputs = extract(wave, sampling_rate=rate, return_tensors="pt")
+            encoder = model.encoder if kind == "whisper" else model
+            found.append(encoder(**inputs).last_hidden_state[0].mean(0))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("kind", sorted(SAVED))
+@torch.no_grad()
+def test_features_are_those_of_transformers(kind, rows, manifest, tmp_path):
+    modality, make = SAVED[kind]
+    model = make(tmp_path / kind)
+    expected = expected_features(kind, model, rows, tmp_path, tmp_path / kind)
+    network, dataset = prepared(manifest, encoders={modality: f"transformers:{tmp_path / kind}"})
+    encoder = network.eval().encoder(modality).encoder  # without the projection to the width
+    found = encoder(view(dataset.batch(ROWS), modality))
+    # float32 sums of at most 400 terms through two layers; a logarithm of quiet bands amplifies the
+    # rounding of a resampled clip
+    bound = 1e-3 if kind in ("ast", "whisper") else 1e-4
+    torch.testing.assert_close(found, expected, rtol=bound, atol=bound)
+    assert found.std(0).min() > 0  # rows differ
+
+
+@torch.no_grad()
+def test_padding_changes_nothing(manifest, tmp_path):
+    """Also for the two ways in which wav2vec2 normalises, and for an encoder that returns steps."""
+    save_bert(tmp_path / "bert")
+    for norm in ("layer", "group"):
+        save_wav2vec2(tmp_path / norm, norm)
+        encoders = {
+            "audio": f"transformers:{tmp_path / norm}",
+            "text": f"transformers:{tmp_path / 'bert'}",
+        }
+        network, dataset = prepared(manifest, encoders=encoders, fusion="parallel")
+        together = network.eval()(dataset.batch(ROWS))
+        alone = torch.cat([network(dataset.batch([row])) for row in ROWS])
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_one_of_two_texts_is_read_by_a_pretrained_encoder(rows, save, tmp_path):
+    save_bert(tmp_path / "bert")
+    for row in rows:
+        row["title"] = f"cat and {row['text']}"
+    encoders = {"text:title": f"transformers:{tmp_path / 'bert'}"}
+    table = read(save(rows), {"text": ["text", "title"]})
+    network, dataset = prepared(table, encoders=encoders)
+    dataset.processor.save(tmp_path)
+    loaded = load_dataset(table, Processor.load(tmp_path))
+    for each in (dataset, loaded):
+        assert each[1]["text:title"].tolist() == [2, 8, 5, 7, 4, 3]  # cat and 一 word
+        assert each[1]["text:text"].max() > len(WORDS)  # the learned tokenizer
+    assert torch.equal(network.eval()(dataset.batch(ROWS)), network(loaded.batch(ROWS)))
+    shared = {"text": f"transformers:{tmp_path / 'bert'}"}
+    network, dataset = prepared(table, encoders=shared, share=("text",))
+    assert network(dataset.batch(ROWS)).isfinite().all()
+    assert dataset.processor.tokenizer is None
+
+
+def test_a_row_may_lack_a_clip(rows, save, tmp_path):
+    save_wav2vec2(tmp_path / "audio")
+    for row in rows[:5]:
+        row["audio"] = ""
+    encoders = {"audio": f"transformers:{tmp_path / 'audio'}"}
+    network, dataset = prepared(save(rows), encoders=encoders)
+    assert network(dataset.batch([0, 1])).isfinite().all()
+
+
+PREDICT = """
+import json, sys
+from fastrnn.fusion import FusionModel
+model = FusionModel.from_pretrained(sys.argv[1])
+print(json.dumps(model.predict_proba(sys.argv[2])["yes"].tolist()))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_needs_neither_the_folder_nor_the_hub(manifest, tmp_path):
+    makers = {"image": save_vit, "text": save_bert, "audio": save_wav2vec2}
+    models = {name: make(tmp_path / name) for name, make in makers.items()}
+    encoders = {name: f"transformers:{tmp_path / name}" for name in makers}
+    run = train(manifest, tmp_path / "run", encoders=encoders)
+    for name in makers:
+        shutil.rmtree(tmp_path / name)
+    network, processor, _ = load(run.folder)
+    frozen = network.encoder("image").encoder.backbone.state_dict()
+    assert frozen
+    for name, value in frozen.items():
+        assert torch.equal(value, models["image"].get_parameter(name))
+    expected = network(load_dataset(read(manifest), processor).batch(ROWS)).sigmoid()
+    found = subprocess.run(
+        [sys.executable, "-c", PREDICT, run.folder, manifest],
+        capture_output=True, check=True, text=True, env={"PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    probabilities = torch.tensor(json.loads(found.stdout.splitlines()[-1]))
+    torch.testing.assert_close(probabilities, expected.flatten(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_cached_features_change_nothing(manifest, tmp_path):
+    save_vit(tmp_path / "image", hidden_dropout_prob=0.5)
+    save_bert(tmp_path / "text")
+    encoders = {name: f"transformers:{tmp_path / name}" for name in ("image", "text")}
+    runs = [
+        train(
+            manifest,
+            tmp_path / f"run-{cache}",
+            TrainConfig(epochs=2, batch_size=8, cache_features=cache, augment_images="none"),
+            encoders=encoders,
+        )
+        for cache in (False, True)
+    ]
+    weights = [load_file(run.folder / "model.safetensors") for run in runs]
+    for name, value in weights[0].items():
+        # Adam divides tiny gradients by their size, which amplifies rounding
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-4)
+    for before, after in zip(*(run.trained[0].epochs for run in runs), strict=True):
+        assert before["val"].loss == pytest.approx(after["val"].loss, rel=1e-4)
+
+
+def changed(network, before) -> set[str]:
+    now = network.state_dict()
+    return {name for name, value in before.items() if not torch.equal(now[name], value)}
+
+
+@pytest.mark.parametrize("finetune", ["frozen", "last-1", "lora", "full"])
+def test_what_is_trained(finetune, manifest, tmp_path):
+    if finetune == "lora":
+        pytest.importorskip("peft")
+    save_bert(tmp_path / "text")
+    network, dataset = prepared(
+        manifest,
+        encoders={"text": f"transformers:{tmp_path / 'text'}"},
+        finetune={"text": finetune},
+        lora_rank=2,
+    )
+    before = {name: each.clone() for name, each in network.state_dict().items()}
+    learned = [each for each in network.parameters() if each.requires_grad]
+    optimizer = torch.optim.Adam(learned, 0.01)  # its steps do not depend on a gradient's size
+    for _ in range(2):  # LoRA's first factor has no gradient in the first step
+        batch = dataset.batch(ROWS)
+        loss = dataset.processor.task.loss(network.train()(batch), batch["label"], None)
+        loss.backward()
+        optimizer.step()
+        network.zero_grad()
+    names = {name for name in changed(network, before) if "backbone" in name}
+    backbone = "encoders.text.encoder.backbone."
+    expected = {
+        "frozen": lambda name: False,
+        "last-1": lambda name: ".layer.1." in name,
+        "lora": lambda name: "lora_" in name,
+        "full": lambda name: True,
+    }[finetune]
+    wanted = {name for name in before if name.startswith(backbone) and expected(name)}
+    # Keys' biases cancel in the softmax, and unused embeddings have no gradient.
+    assert {each for each in wanted if "key.bias" not in each} == {
+        each for each in names if "key.bias" not in each
+    }
+    assert names <= wanted
+    if finetune == "lora":
+        adapters = sum(before[name].numel() for name in wanted)
+        assert adapters < 0.25 * sum(before[each].numel() for each in before if backbone in each)
+
+
+def edited(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_shared_model_does_not_name_the_folder():
+    encoders = {"image": "transformers:/home/ann/vit", "text": "mine"}
+    model = ModelConfig(modalities=("image", "text"), encoders=encoders)
+    config = RunConfig(model, TrainConfig(), manifest="/home/ann/m.csv").without_places()
+    assert "/home" not in json.dumps(config.to_json())
+    assert dict(config.model.encoders) == {"image": "transformers:vit", "text": "mine"}
+
+
+def test_invalid_folders(tmp_path):
+    folder = tmp_path / "text"
+    save_bert(folder)
+    options = {"encoders": {"text": f"transformers:{folder}"}}
+    with pytest.raises(ConfigError, match="finetune: image has no pretrained encoder"):
+        read_pretrained(options | {"finetune": {"image": "full"}})
+    edited(folder / "config.json", model_type="timm_wrapper")
+    with pytest.raises(ConfigError, match="unsupported architecture 'timm_wrapper' for text"):
+        read_pretrained(options)
+    edited(folder / "config.json", model_type="bert")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match="contains no tokenizer"):
+        read_pretrained(options)
+
+
+def test_pickled_weights_are_not_read(manifest, tmp_path):
+    folder = tmp_path / "text"
+    save_bert(folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="no weights in safetensors"):
+        prepared(manifest, encoders={"text": f"transformers:{folder}"})
+
+
+def test_an_untrusted_architecture_names_no_code(manifest, tmp_path):
+    """Neither a kernel of the Hub nor remote code: the settings that name them are not read."""
+    folder = tmp_path / "text"
+    save_bert(folder)
+    edited(
+        folder / "config.json",
+        attn_implementation="someone/kernel",
+        _attn_implementation="someone/kernel",
+        auto_map={"AutoModel": "someone/code--Model"},
+        quantization_config={"quant_method": "bitsandbytes"},
+    )
+    network, _ = prepared(manifest, encoders={"text": f"transformers:{folder}"})
+    assert network.encoder("text").encoder.backbone.config._attn_implementation == "sdpa"
+
+
+def test_a_package_that_is_not_installed(manifest, tmp_path, monkeypatch):
+    save_bert(tmp_path / "text")
+    options = {"encoders": {"text": f"transformers:{tmp_path / 'text'}"}}
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConfigError, match=r"need peft.*pip install 'fastrnn\[fusion,pretrained\]'"):
+        prepared(manifest, finetune={"text": "lora"}, **options)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match="need transformers"):
+        prepared(manifest, **options)
+
+
+def test_waveforms_are_not_changed_in_time(manifest, tmp_path):
+    """Neither by augmentation nor for robustness, which add log-mel frames of silence."""
+    save_wav2vec2(tmp_path / "audio")
+    network, dataset = prepared(manifest, encoders={"audio": f"transformers:{tmp_path / 'audio'}"})
+    batch = dataset.batch(ROWS)
+    change = Augmentation.of(TrainConfig(augment_images="none"), network.config, dataset.processor)
+    found = change(batch, change.draw(len(ROWS), 0))
+    assert torch.equal(found["audio"], batch["audio"])
+    entries = robustness(network, network.config, dataset, 0.5)
+    changes = {each["change"] for each in entries if each["modality"] == "audio"}
+    assert changes == {"removed", "noise"}
+    with pytest.raises(ConfigError, match="spec_augment masks log-mel frames"):
+        train(
+            manifest,
+            tmp_path / "run",
+            TrainConfig(epochs=1, spec_augment=True),
+            encoders=dict(network.config.encoders),
+        )
+
+
+@pytest.mark.parametrize("augment", ["none", "crop"])
+def test_features_of_augmented_images_are_not_cached(augment, manifest, tmp_path):
+    save_vit(tmp_path / "image")
+    network, _ = prepared(manifest, encoders={"image": f"transformers:{tmp_path / 'image'}"})
+    training = TrainConfig(augment_images=augment)
+    assert is_cached(network.config, training, "image") == (augment == "none")
+
+
+def test_ngrams_are_attributed_to_the_tokens_of_the_encoder(manifest, tmp_path):
+    save_bert(tmp_path / "text")
+    save_wav2vec2(tmp_path / "audio")
+    encoders = {name: f"transformers:{tmp_path / name}" for name in ("audio", "text")}
+    network, dataset = prepared(manifest, encoders=encoders)
+    for each in network.readouts["text_ngrams"].parameters():
+        torch.nn.init.normal_(each)
+    network.eval().requires_grad_(False)
+    explainer = Explainer(network, dataset, tmp_path, InferenceConfig())
+    (tmp_path / "pictures").mkdir()
+    found = explainer.explain_row(0, 1)
+    batch = explainer.batch([0])
+    select = dataset.processor.task.explained(network(batch), batch["label"]).logit
+    alone = attribution.over_input(network, batch, "text", select)
+    ngrams = attribution.over_ngrams(network, batch, "text", select)
+    values = [each["attribution"] for each in found["tokens"]]
+    assert found["tokens"][0]["name"] == "[CLS]"
+    assert values[0] == pytest.approx(float(alone[0]), abs=1e-5)  # it is no part of the text
+    assert sum(values) == pytest.approx(float(alone.sum() + ngrams.sum()), abs=1e-4)
+    assert (tmp_path / found["picture"]).is_file()
+
+
+@pytest.mark.slow
+def test_an_exported_run_has_no_recipe(manifest, tmp_path):
+    """It would resize images, and read texts by the learned tokenizer."""
+    pytest.importorskip("onnxruntime")
+    save_vit(tmp_path / "image")
+    run = train(
+        manifest, tmp_path / "run", encoders={"image": f"transformers:{tmp_path / 'image'}"}
+    )
+    assert main(["export", str(run.folder)]) == 0
+    assert {each.name for each in run.folder.glob("model.*")} == {"model.onnx", "model.safetensors"}
+
+
+@pytest.mark.slow
+def test_export(manifest, tmp_path):
+    pytest.importorskip("onnxruntime")
+    save_vit(tmp_path / "image")
+    save_bert(tmp_path / "text")
+    encoders = {name: f"transformers:{tmp_path / name}" for name in ("image", "text")}
+    network, dataset = prepared(manifest, encoders=encoders)
+    # It compares the outputs of the file.
+    path = to_onnx(network, dataset.processor, dataset.batch(range(4)), tmp_path / "model.onnx")
+    assert path.stat().st_size > 0
+    save_wav2vec2(tmp_path / "audio")
+    network, dataset = prepared(manifest, encoders={"audio": f"transformers:{tmp_path / 'audio'}"})
+    with pytest.raises(ConfigError, match="encoder of audio cannot be exported"):
+        to_onnx(network, dataset.processor, dataset.batch(range(4)), tmp_path / "audio.onnx")
+
+
+class Killed(Exception):
+    """Stops a run, as SIGKILL does, after an epoch."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finetune", ["frozen", "last-1"])
+def test_a_resumed_run_is_the_same(finetune, manifest, tmp_path):
+    """Also with a learning rate of its own for pretrained weights, and with cached features."""
+    save_bert(tmp_path / "text")
+    options = OPTIONS | {"encoders": {"text": f"transformers:{tmp_path / 'text'}"}}
+    options["finetune"] = {"text": finetune}
+    config = FitConfig(DATA, options, TrainConfig(epochs=2, batch_size=8), baselines=False)
+    table, quiet = read(manifest), Console(quiet=True)
+
+    class Kill:
+        def on_epoch_end(self, metrics):
+            if metrics["epoch"] == 2:
+                raise Killed
+
+    whole = fit(table, tmp_path / "whole", config, console=quiet)
+    with pytest.raises(Killed):
+        fit(table, tmp_path / "run", config, console=quiet, callbacks=[Kill()])
+    resumed = resume(tmp_path / "run", quiet)
+    expected, found = (load_file(run.folder / "model.safetensors") for run in (whole, resumed))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert [each["val"] for each in resumed.trained[0].epochs] == [
+        each["val"] for each in whole.trained[0].epochs
+    ]
+
+
+TIMM = {
+    "vit_tiny_patch16_224": {"img_size": 32, "embed_dim": 16, "depth": 2, "num_heads": 2},
+    "resnet10t": {},
+}
+
+
+@pytest.mark.parametrize("name", TIMM)
+@torch.no_grad()
+def test_features_are_those_of_timm(name, rows, manifest, tmp_path):
+    try:
+        import timm
+    except Exception as error:  # torchvision raises RuntimeError without its compiled operators
+        pytest.skip(f"timm cannot be imported: {error}")
+    model = save_timm(tmp_path / "image", name, **TIMM[name])
+    saved_config = json.loads((tmp_path / "image" / "config.json").read_text())["pretrained_cfg"]
+    config = timm.data.resolve_data_config({}, pretrained_cfg=saved_config)
+    transform = timm.data.create_transform(**config)
+    images = [Image.open(tmp_path / row["image"]).convert("RGB") for row in rows]
+    model.reset_classifier(0)
+    expected = model(torch.stack([transform(image) for image in images]))
+    network, dataset = prepared(manifest, encoders={"image": f"timm:{tmp_path / 'image'}"})
+    batch = view(dataset.batch(ROWS), "image")
+    found = network.eval().encoder("image").encoder(batch)
+    # float32 sums of at most 4,608 terms through ten layers, of values up to the largest
+    bound = 1e-4 * float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=bound)
+    steps = network.encoder("image").encoder
+    steps.returns_steps = True
+    assert steps(batch).shape[::2] == (len(ROWS), steps.features)
+
+
+def test_an_untrusted_timm_model_names_no_file(manifest, tmp_path):
+    """`checkpoint_path` would unpickle a file."""
+    try:
+        import timm  # noqa: F401
+    except Exception as error:
+        pytest.skip(f"timm cannot be imported: {error}")
+    save_timm(tmp_path / "image", "resnet10t")
+    path = tmp_path / "image" / "config.json"
+    for changes, message in (
+        ({"model_args": {"checkpoint_path": "x.pth"}}, "must not contain checkpoint_path"),
+        ({"architecture": "hf-hub:someone/model"}, "timm has no image model"),
+    ):
+        before = path.read_text()
+        edited(path, **changes)
+        with pytest.raises(ConfigError, match=message):
+            prepared(manifest, encoders={"image": f"timm:{tmp_path / 'image'}"})
+        path.write_text(before)
