@@ -215,15 +215,20 @@ def check(
         )
 
 
-def choose(training: TrainConfig, rows: FusionDataset) -> tuple[str, str]:
+def choose(training: TrainConfig, rows: FusionDataset, *, frozen: bool = False) -> tuple[str, str]:
     """Decide `augment_images` from the training rows; return it and the reason.
 
     "auto" changes only coloured photographs. A digit, a letter or a sign that is mirrored, or loses
     its edge, may have another label.
+
+    Args:
+        frozen: whether the features of all images can be computed once.
     """
     inputs = of_modality(rows.processor.modalities, "image")
     if training.augment_images != "auto" or not inputs:
         return training.augment_images.replace("auto", "none"), ""
+    if frozen:
+        return "none", "so that the features of frozen encoders are computed once"
     images = [each for name in inputs for each in _sample(rows, name)]
     if images and all(len(each) == 1 for each in images):
         return "none", "images have one channel"

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..batch import Batch, to_device
-from ..config.inputs import modality_of
+from ..config.inputs import modality_of, of_modality
 from ..config.schema import ModelConfig, RunConfig, TrainConfig
 from ..data.dataset import FusionDataset
 from ..data.features import Features, distinct_texts
@@ -83,6 +83,13 @@ def is_cached(config: ModelConfig, training: TrainConfig, name: str) -> bool:
         return False
     divided = config.stream and modality_of(name) == "audio"  # into the steps of a row
     return not divided and stepping(config) != name
+
+
+def has_frozen_images(config: ModelConfig, training: TrainConfig) -> bool:
+    """Whether the features of all images can be computed once, unless images are augmented."""
+    training = replace(training, augment_images="none")
+    images = of_modality(config.modalities, "image")
+    return training.cache_features and all(is_cached(config, training, name) for name in images)
 
 
 def _pretrained(network: nn.Module, name: str) -> PretrainedEncoder:

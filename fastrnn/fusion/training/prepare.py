@@ -31,6 +31,7 @@ from .baselines import Run, configure, variants
 from .declared import declarations, saved
 from .describe import describe, describe_split
 from .devices import resolve_precision, several_hosts
+from .feature_cache import has_frozen_images
 from .optimization import epochs_of, warmup_of
 
 
@@ -64,13 +65,14 @@ def prepare(
     if config.loading.check or config.loading.on_bad_row == "skip":
         datasets = _checked(datasets, config, console)
     describe_split(manifest, datasets, config.train.seed, console)
-    images, reason = augmentation.choose(config.train, datasets["train"])
+    model = configure(manifest, processor, {**config.model, "pretrained": saved(pretrained)})
+    frozen = has_frozen_images(model, config.train)
+    images, reason = augmentation.choose(config.train, datasets["train"], frozen=frozen)
     if reason:
         console.out(f"  augment_images: {images} ({reason})")
     precision = resolve_precision(config.train.precision)
     earlier = folder / checkpoint.CONFIG  # of a resumed run, whose main model may be trained
     threshold = parser.read(RunConfig, earlier).threshold if earlier.is_file() else 0.5
-    model = configure(manifest, processor, {**config.model, "pretrained": saved(pretrained)})
     run_config = RunConfig(
         model=model,
         train=replace(

@@ -353,6 +353,18 @@ def test_features_of_augmented_images_are_not_cached(augment, manifest, tmp_path
     assert is_cached(network.config, training, "image") == (augment == "none")
 
 
+@pytest.mark.parametrize(("cache", "chosen"), [(True, "none"), (False, "crop")])
+def test_auto_keeps_the_features_of_frozen_images(cache, chosen, manifest, tmp_path):
+    save_vit(tmp_path / "image")
+    run = train(
+        manifest,
+        tmp_path / "run",
+        TrainConfig(epochs=1, batch_size=8, cache_features=cache),
+        encoders={"image": f"transformers:{tmp_path / 'image'}"},
+    )
+    assert run.config.train.augment_images == chosen  # random colours count as photographs
+
+
 def test_ngrams_are_attributed_to_the_tokens_of_the_encoder(manifest, tmp_path):
     save_bert(tmp_path / "text")
     save_wav2vec2(tmp_path / "audio")
