@@ -93,8 +93,9 @@ class FusionNetwork(nn.Module):
         found = [next(iter(features.values())).new_zeros(0, rows, *times, self.config.outputs)]
         for name, layer in self.readouts.items():
             if isinstance(layer, NgramReadout):
-                weights = batch[name.replace("_ngrams", "_ngram_weights")]
-                if (present := batch.get(name.replace("_ngrams", "_present"))) is not None:
+                text = name.removesuffix("_ngrams")
+                weights, present = batch[f"{text}_ngram_weights"], batch.get(f"{text}_present")
+                if present is not None:
                     weights = weights * present[:, None]
                 logits = layer(batch[name], weights)
             else:
