@@ -30,7 +30,7 @@ from ..errors import FusionError, ManifestError
 from ..strings import plural
 from ..tasks import Label, infer_problem_type, task_of
 from .bad_rows import BadRows
-from .readers import Record
+from .records import Record
 from .rows import Row, RowReader, Value
 
 _TYPES = {

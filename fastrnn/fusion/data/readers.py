@@ -26,13 +26,12 @@ import pyarrow.parquet as pq
 
 from ..errors import FusionError, ManifestError, StorageError
 from ..strings import composed, is_unicode, plural, separator
+from .records import Record, Records, names_of
 from .shards import shards_of
 from .storage import as_path, opened
 from .webdataset import open_shards
 
-Record = dict[str, Any]
 Source: TypeAlias = "str | os.PathLike[str] | pd.DataFrame | pa.Table | Any"
-Records = Iterator[tuple[str, Record | ManifestError]]
 
 _LARGEST_CELL = 1 << 24  # characters of a CSV cell, which may hold a numeric series
 _LARGEST_LINE = 1 << 26  # characters of a JSONL line
@@ -199,16 +198,7 @@ def _jsonl(path: Path, wanted: Collection[str]) -> Table:
         except UnicodeDecodeError as error:
             raise _not_utf8(path, error) from None
 
-    names: dict[str, None] = {}
-    damaged: ManifestError | None = None
-    for _, record in records():
-        if isinstance(record, dict):
-            names |= dict.fromkeys(record)
-        else:
-            damaged = damaged or record
-    if damaged and not names:
-        raise damaged
-    return Table(path, tuple(names), records)
+    return Table(path, names_of(records()), records)
 
 
 def _lines(path: Path) -> Records:

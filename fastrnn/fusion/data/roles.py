@@ -15,7 +15,8 @@ from typing import Any
 from ..config.inputs import MODALITIES, Columns, input_names, listed, modality_of, of_modality
 from ..errors import ConfigError, ManifestError
 from .profile import judge, label_of, names_hold_label, profiles, suspicious
-from .readers import Record, Table
+from .readers import Table
+from .records import Record
 
 NAMES = {
     "image": ("image", "images", "img", "image_path", "photo", "picture", "frame", "frames"),

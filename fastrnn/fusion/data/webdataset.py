@@ -20,10 +20,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ..errors import ManifestError
 from ..strings import composed, is_unicode
+from .records import Record, Records, names_of
 from .shards import ShardIndex, read_index
 from .storage import RemotePath
 
@@ -37,9 +38,6 @@ _COLUMNS = {
 _CONTENT = ("txt", "cls")  # members whose content is the cell
 _FIELDS = "json"
 _LARGEST = 1 << 24  # bytes of a text, a label or a JSON object
-
-Record = dict[str, Any]
-Records = Iterator[tuple[str, Record | ManifestError]]
 
 
 def open_shards(
@@ -71,16 +69,7 @@ def open_shards(
                         yield where, ManifestError(f"{path}, {where}: {error}")
                     number += 1
 
-    names: dict[str, None] = {}
-    damaged: ManifestError | None = None
-    for _, record in records():
-        if isinstance(record, dict):
-            names |= dict.fromkeys(record)
-        else:
-            damaged = damaged or record
-    if damaged and not names:
-        raise damaged
-    return tuple(names), records
+    return names_of(records()), records
 
 
 def _index(path: Path, shard: Path) -> ShardIndex:

@@ -36,8 +36,8 @@ from ..data.dataset import FusionDataset, load_dataset
 from ..data.loader import check_files
 from ..data.manifest import Manifest, make_reader
 from ..data.processor import Processor
-from ..data.readers import Record as Cells
 from ..data.readers import Source, Table, open_table
+from ..data.records import Record as Cells
 from ..data.storage import RemotePath
 from ..errors import ConfigError, DataError, ManifestError
 from ..files import atomic

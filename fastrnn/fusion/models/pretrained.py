@@ -9,6 +9,8 @@ computed once.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from .recurrent import mean, valid
 from .views import stepping
 
 
-class PretrainedEncoder(nn.Module):
+class PretrainedEncoder(nn.Module, ABC):
     """A backbone and the pooling of its steps. A frozen part is always in evaluation mode."""
 
     modality: str
@@ -80,9 +82,9 @@ class PretrainedEncoder(nn.Module):
         ):
             return self.encode(batch)
 
+    @abstractmethod
     def encode(self, batch: Batch) -> Tensor:
         """Return the features of each row."""
-        raise NotImplementedError
 
 
 class PretrainedImage(PretrainedEncoder):
@@ -233,7 +235,11 @@ class PretrainedAudio(PretrainedEncoder):
         return size
 
 
-PRETRAINED = {"audio": PretrainedAudio, "image": PretrainedImage, "text": PretrainedText}
+PRETRAINED: dict[str, Callable[[ModelConfig, PretrainedConfig], PretrainedEncoder]] = {
+    "audio": PretrainedAudio,
+    "image": PretrainedImage,
+    "text": PretrainedText,
+}
 
 
 def pretrained_encoder(

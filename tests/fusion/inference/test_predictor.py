@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import tracemalloc
 from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
 
 from fastrnn.fusion import (
     ConfigError,
-    DataConfig,
     DataError,
     FitConfig,
     FusionError,
@@ -30,32 +27,8 @@ from fastrnn.fusion.evaluation.evaluator import evaluate_run
 from fastrnn.fusion.files import atomic
 from fastrnn.fusion.inference.loop import InferenceConfig
 from fastrnn.fusion.inference.predictor import Counts, Predictor, predict_file
-from fastrnn.fusion.inference.shard import Shard
 
-OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2, "strides": (2,)}
-DATA = DataConfig(image_size=8, sample_rate=8000, mels=12)
-
-
-def trained(path, folder, problem_type=None, **options):
-    """Train for one epoch and return a Predictor."""
-    train = TrainConfig(epochs=1, batch_size=8)
-    config = FitConfig(DATA, OPTIONS | options, train, baselines=False)
-    table = read_manifest(path, problem_type=problem_type)
-    fit(table, folder, config, console=Console(quiet=True))
-    return Predictor(*load(folder))
-
-
-@pytest.fixture
-def predictor(rows, save, tmp_path):
-    """A predictor for image, audio and text, any of which may be missing."""
-    return trained(save(rows), tmp_path / "run", modality_dropout=0.1)
-
-
-def read(path):
-    if path.suffix == ".parquet":
-        records = pq.read_table(path).to_pylist()
-        return [{name: each for name, each in row.items() if each is not None} for row in records]
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+from .conftest import DATA, OPTIONS, read, trained
 
 
 def unlabelled(rows):
@@ -129,41 +102,6 @@ def test_bad_rows_raise_or_are_listed_in_place(predictor, rows, save, tmp_path):
     for row, part in ((2, "gone.png"), (5, "5.png"), (9, "empty"), (11, "not JSON")):
         assert f"line {row + 1}" in bad[row]
         assert part in bad[row]
-
-
-@pytest.mark.parametrize("count", [1, 3, 9])
-def test_the_files_of_all_shards_are_the_file_of_the_table(predictor, rows, save, tmp_path, count):
-    rows[9]["image"] = "gone.png"
-    source, whole = save(rows), tmp_path / "whole.jsonl"
-    predictor = replace(predictor, on_bad_row="skip")
-    predict_file(predictor, source, whole, block=3)
-    parts = [tmp_path / f"{number}.jsonl" for number in range(count)]
-    for number, part in enumerate(parts, 1):
-        predict_file(predictor, source, part, block=3, shard=Shard(number, count))
-    assert b"".join(part.read_bytes() for part in parts) == whole.read_bytes()
-    sizes = [len(read(part)) for part in parts]
-    assert sum(sizes) == 20
-    assert max(sizes) - min(sizes) <= 2 * 3  # a block more, and the last block is shorter
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 100])
-@pytest.mark.parametrize(("rows", "block"), [(0, 1), (1, 10), (99, 10), (100, 10), (101, 10)])
-def test_shards_are_whole_blocks_in_order(count, rows, block):
-    parts = [Shard(number, count).rows(rows, block) for number in range(1, count + 1)]
-    assert [row for part in parts for row in part] == list(range(rows))
-    assert all(part.start % block == 0 for part in parts if part)
-
-
-@pytest.mark.parametrize("text", ["0/2", "3/2", "1/0", "1", "1/2/3", "-1/2", "1.0/2", "", "a/b"])
-def test_shards_that_do_not_exist(text):
-    with pytest.raises(ConfigError, match=r"shard|index must be|count must be"):
-        Shard.of(text)
-
-
-def test_an_empty_table_has_no_shard(predictor, tmp_path):
-    (tmp_path / "empty.csv").write_text("image,audio,text\n")
-    with pytest.raises(ManifestError, match="the table has no rows"):
-        predict_file(predictor, tmp_path / "empty.csv", tmp_path / "a.jsonl", shard=Shard(1, 2))
 
 
 def test_an_existing_file_is_kept_if_prediction_fails(predictor, rows, save, tmp_path):

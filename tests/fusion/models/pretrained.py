@@ -1,14 +1,34 @@
-"""Tiny pretrained models of transformers, saved as their users save them."""
+"""Tiny pretrained models, saved as their users save them, and networks that use them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
+from fastrnn.fusion import (
+    DataConfig,
+    FitConfig,
+    Manifest,
+    Processor,
+    TrainConfig,
+    fit,
+    load_dataset,
+)
+from fastrnn.fusion import read_manifest as read
+from fastrnn.fusion.config.pretrained_files import read_pretrained
+from fastrnn.fusion.training.baselines import configure
+from fastrnn.fusion.training.declared import declarations, saved
+from fastrnn.fusion.training.transfer import prepare
+
+DATA = DataConfig(image_size=8, sample_rate=8000, mels=12, max_tokens=6)
+OPTIONS = {"width": 8, "hidden": 8, "conv": (4, 8), "grid": 2}
+ROWS = range(20)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "word", "and", "another", "一", "cat", "dog"]
 SIZES = {
     "hidden_size": 16,
@@ -155,3 +175,27 @@ SAVED = {
     "wav2vec2": ("audio", save_wav2vec2),
     "whisper": ("audio", save_whisper),
 }
+
+
+def prepared(manifest: Path | Manifest, **options):
+    """Return the network before training, with pretrained weights, and the rows that it reads."""
+    table = manifest if isinstance(manifest, Manifest) else read(manifest)
+    options = OPTIONS | options
+    options["pretrained"] = read_pretrained(options)
+    task = table.task.fit(table.labels(ROWS))
+    known = Processor(DATA, task, table.modalities, table.stream)
+    declared = declarations(configure(table, known, options))
+    processor = Processor.fit(table, ROWS, DATA, preprocessing=declared)
+    options["pretrained"] = saved(options["pretrained"])
+    network, _ = prepare(configure(table, processor, options), TrainConfig())
+    return network, load_dataset(table, processor)
+
+
+def train(manifest: Path, folder: Path, training=None, **options):
+    training = training or TrainConfig(epochs=1, batch_size=8)
+    config = FitConfig(DATA, OPTIONS | options, training, baselines=False)
+    return fit(read(manifest), folder, config, console=Console(quiet=True))
+
+
+def edited(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

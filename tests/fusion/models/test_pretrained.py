@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +16,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from fastrnn.fusion import (
-    DataConfig,
     FitConfig,
-    Manifest,
     ModelConfig,
     Processor,
     RunConfig,
@@ -30,7 +27,6 @@ from fastrnn.fusion import (
 )
 from fastrnn.fusion import read_manifest as read
 from fastrnn.fusion.cli import main
-from fastrnn.fusion.config.pretrained_files import read_pretrained
 from fastrnn.fusion.errors import ConfigError
 from fastrnn.fusion.evaluation.robustness import robustness
 from fastrnn.fusion.explain import attribution
@@ -39,44 +35,28 @@ from fastrnn.fusion.export import to_onnx
 from fastrnn.fusion.inference.loop import InferenceConfig
 from fastrnn.fusion.models.views import view
 from fastrnn.fusion.training.augmentation import Augmentation
-from fastrnn.fusion.training.baselines import configure
-from fastrnn.fusion.training.declared import declarations, saved
 from fastrnn.fusion.training.feature_cache import is_cached
 from fastrnn.fusion.training.run import resume
-from fastrnn.fusion.training.transfer import prepare
 
-from .pretrained import SAVED, WORDS, save_bert, save_timm, save_vit, save_wav2vec2
+from .pretrained import (
+    DATA,
+    OPTIONS,
+    ROWS,
+    SAVED,
+    WORDS,
+    prepared,
+    save_bert,
+    save_vit,
+    save_wav2vec2,
+    train,
+)
 
 pytest.importorskip("transformers")
-
-DATA = DataConfig(image_size=8, sample_rate=8000, mels=12, max_tokens=6)
-OPTIONS = {"width": 8, "hidden": 8, "conv": (4, 8), "grid": 2}
-ROWS = range(20)
 
 
 @pytest.fixture
 def manifest(rows, save):
     return save(rows)
-
-
-def prepared(manifest: Path | Manifest, **options):
-    """Return the network before training, with pretrained weights, and the rows that it reads."""
-    table = manifest if isinstance(manifest, Manifest) else read(manifest)
-    options = OPTIONS | options
-    options["pretrained"] = read_pretrained(options)
-    task = table.task.fit(table.labels(ROWS))
-    known = Processor(DATA, task, table.modalities, table.stream)
-    declared = declarations(configure(table, known, options))
-    processor = Processor.fit(table, ROWS, DATA, preprocessing=declared)
-    options["pretrained"] = saved(options["pretrained"])
-    network, _ = prepare(configure(table, processor, options), TrainConfig())
-    return network, load_dataset(table, processor)
-
-
-def train(manifest: Path, folder: Path, training=None, **options):
-    training = training or TrainConfig(epochs=1, batch_size=8)
-    config = FitConfig(DATA, OPTIONS | options, training, baselines=False)
-    return fit(read(manifest), folder, config, console=Console(quiet=True))
 
 
 def expected_features(kind, model, rows, folder, pretrained):
@@ -264,65 +244,12 @@ def test_what_is_trained(finetune, manifest, tmp_path):
         assert adapters < 0.25 * sum(before[each].numel() for each in before if backbone in each)
 
 
-def edited(path: Path, **changes) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def test_a_shared_model_does_not_name_the_folder():
     encoders = {"image": "transformers:/home/ann/vit", "text": "mine"}
     model = ModelConfig(modalities=("image", "text"), encoders=encoders)
     config = RunConfig(model, TrainConfig(), manifest="/home/ann/m.csv").without_places()
     assert "/home" not in json.dumps(config.to_json())
     assert dict(config.model.encoders) == {"image": "transformers:vit", "text": "mine"}
-
-
-def test_invalid_folders(tmp_path):
-    folder = tmp_path / "text"
-    save_bert(folder)
-    options = {"encoders": {"text": f"transformers:{folder}"}}
-    with pytest.raises(ConfigError, match="finetune: image has no pretrained encoder"):
-        read_pretrained(options | {"finetune": {"image": "full"}})
-    edited(folder / "config.json", model_type="timm_wrapper")
-    with pytest.raises(ConfigError, match="unsupported architecture 'timm_wrapper' for text"):
-        read_pretrained(options)
-    edited(folder / "config.json", model_type="bert")
-    (folder / "tokenizer.json").unlink()
-    with pytest.raises(ConfigError, match="contains no tokenizer"):
-        read_pretrained(options)
-
-
-def test_pickled_weights_are_not_read(manifest, tmp_path):
-    folder = tmp_path / "text"
-    save_bert(folder)
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match="no weights in safetensors"):
-        prepared(manifest, encoders={"text": f"transformers:{folder}"})
-
-
-def test_an_untrusted_architecture_names_no_code(manifest, tmp_path):
-    """Neither a kernel of the Hub nor remote code: the settings that name them are not read."""
-    folder = tmp_path / "text"
-    save_bert(folder)
-    edited(
-        folder / "config.json",
-        attn_implementation="someone/kernel",
-        _attn_implementation="someone/kernel",
-        auto_map={"AutoModel": "someone/code--Model"},
-        quantization_config={"quant_method": "bitsandbytes"},
-    )
-    network, _ = prepared(manifest, encoders={"text": f"transformers:{folder}"})
-    assert network.encoder("text").encoder.backbone.config._attn_implementation == "sdpa"
-
-
-def test_a_package_that_is_not_installed(manifest, tmp_path, monkeypatch):
-    save_bert(tmp_path / "text")
-    options = {"encoders": {"text": f"transformers:{tmp_path / 'text'}"}}
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigError, match=r"need peft.*pip install 'fastrnn\[fusion,pretrained\]'"):
-        prepared(manifest, finetune={"text": "lora"}, **options)
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ConfigError, match="need transformers"):
-        prepared(manifest, **options)
 
 
 def test_waveforms_are_not_changed_in_time(manifest, tmp_path):
@@ -443,53 +370,3 @@ def test_a_resumed_run_is_the_same(finetune, manifest, tmp_path):
     assert [each["val"] for each in resumed.trained[0].epochs] == [
         each["val"] for each in whole.trained[0].epochs
     ]
-
-
-TIMM = {
-    "vit_tiny_patch16_224": {"img_size": 32, "embed_dim": 16, "depth": 2, "num_heads": 2},
-    "resnet10t": {},
-}
-
-
-@pytest.mark.parametrize("name", TIMM)
-@torch.no_grad()
-def test_features_are_those_of_timm(name, rows, manifest, tmp_path):
-    try:
-        import timm
-    except Exception as error:  # torchvision raises RuntimeError without its compiled operators
-        pytest.skip(f"timm cannot be imported: {error}")
-    model = save_timm(tmp_path / "image", name, **TIMM[name])
-    saved_config = json.loads((tmp_path / "image" / "config.json").read_text())["pretrained_cfg"]
-    config = timm.data.resolve_data_config({}, pretrained_cfg=saved_config)
-    transform = timm.data.create_transform(**config)
-    images = [Image.open(tmp_path / row["image"]).convert("RGB") for row in rows]
-    model.reset_classifier(0)
-    expected = model(torch.stack([transform(image) for image in images]))
-    network, dataset = prepared(manifest, encoders={"image": f"timm:{tmp_path / 'image'}"})
-    batch = view(dataset.batch(ROWS), "image")
-    found = network.eval().encoder("image").encoder(batch)
-    # float32 sums of at most 4,608 terms through ten layers, of values up to the largest
-    bound = 1e-4 * float(expected.abs().max())
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=bound)
-    steps = network.encoder("image").encoder
-    steps.returns_steps = True
-    assert steps(batch).shape[::2] == (len(ROWS), steps.features)
-
-
-def test_an_untrusted_timm_model_names_no_file(manifest, tmp_path):
-    """`checkpoint_path` would unpickle a file."""
-    try:
-        import timm  # noqa: F401
-    except Exception as error:
-        pytest.skip(f"timm cannot be imported: {error}")
-    save_timm(tmp_path / "image", "resnet10t")
-    path = tmp_path / "image" / "config.json"
-    for changes, message in (
-        ({"model_args": {"checkpoint_path": "x.pth"}}, "must not contain checkpoint_path"),
-        ({"architecture": "hf-hub:someone/model"}, "timm has no image model"),
-    ):
-        before = path.read_text()
-        edited(path, **changes)
-        with pytest.raises(ConfigError, match=message):
-            prepared(manifest, encoders={"image": f"timm:{tmp_path / 'image'}"})
-        path.write_text(before)

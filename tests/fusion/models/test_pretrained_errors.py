@@ -1,0 +1,72 @@
+"""Pretrained folders that cannot be used, or must not be trusted."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from fastrnn.fusion.config.pretrained_files import read_pretrained
+from fastrnn.fusion.errors import ConfigError
+
+from .pretrained import (
+    edited,
+    prepared,
+    save_bert,
+)
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture
+def manifest(rows, save):
+    return save(rows)
+
+
+def test_invalid_folders(tmp_path):
+    folder = tmp_path / "text"
+    save_bert(folder)
+    options = {"encoders": {"text": f"transformers:{folder}"}}
+    with pytest.raises(ConfigError, match="finetune: image has no pretrained encoder"):
+        read_pretrained(options | {"finetune": {"image": "full"}})
+    edited(folder / "config.json", model_type="timm_wrapper")
+    with pytest.raises(ConfigError, match="unsupported architecture 'timm_wrapper' for text"):
+        read_pretrained(options)
+    edited(folder / "config.json", model_type="bert")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match="contains no tokenizer"):
+        read_pretrained(options)
+
+
+def test_pickled_weights_are_not_read(manifest, tmp_path):
+    folder = tmp_path / "text"
+    save_bert(folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="no weights in safetensors"):
+        prepared(manifest, encoders={"text": f"transformers:{folder}"})
+
+
+def test_an_untrusted_architecture_names_no_code(manifest, tmp_path):
+    """Neither a kernel of the Hub nor remote code: the settings that name them are not read."""
+    folder = tmp_path / "text"
+    save_bert(folder)
+    edited(
+        folder / "config.json",
+        attn_implementation="someone/kernel",
+        _attn_implementation="someone/kernel",
+        auto_map={"AutoModel": "someone/code--Model"},
+        quantization_config={"quant_method": "bitsandbytes"},
+    )
+    network, _ = prepared(manifest, encoders={"text": f"transformers:{folder}"})
+    assert network.encoder("text").encoder.backbone.config._attn_implementation == "sdpa"
+
+
+def test_a_package_that_is_not_installed(manifest, tmp_path, monkeypatch):
+    save_bert(tmp_path / "text")
+    options = {"encoders": {"text": f"transformers:{tmp_path / 'text'}"}}
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConfigError, match=r"need peft.*pip install 'fastrnn\[fusion,pretrained\]'"):
+        prepared(manifest, finetune={"text": "lora"}, **options)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match="need transformers"):
+        prepared(manifest, **options)
