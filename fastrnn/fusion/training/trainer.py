@@ -25,7 +25,6 @@ from ..batch import Batch, to_device
 from ..checkpoint import Weights
 from ..config.schema import ModelConfig, TrainConfig
 from ..errors import ConfigError
-from ..models.network import equal_mixture, mix
 from ..strings import plural
 from . import sharding, transfer
 from .augmentation import Augmentation
@@ -202,9 +201,9 @@ class Trainer:
             last = number == len(parts)
             with nullcontext() if last else accelerator.no_sync(self.model):
                 found = self.model(batch, parts=True)
-                # The fusion learns what the readouts of single inputs do not explain.
-                whole = torch.cat([found[:1], found[1:].detach()])
-                logits, alone = mix(equal_mixture(len(found) - 1), whole), found[1:]
+                # The fusion learns what the mean of the readouts of single inputs does not explain.
+                alone = found[1:]
+                logits = found[0] + alone.detach().sum(0) / max(1, len(alone))
                 if mass:
                     mean = self.objective(logits, batch["label"], smooth=True)
                     own = [self.objective(each, batch["label"], smooth=True) for each in alone]
