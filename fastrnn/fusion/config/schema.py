@@ -139,7 +139,10 @@ class ModelConfig(Checked):
     ] = (2, 2)
     pooling: Annotated[
         tuple[Annotated[str, OneOf(POOLINGS)], ...],
-        Help("Pooling of audio, texts and series over time: mean, max, attention, state."),
+        Help(
+            "Pooling of audio, texts and series over time: mean, max, attention, state; images "
+            "have the mean and max of their stages."
+        ),
     ] = POOLINGS
     unimodal_heads: Annotated[
         bool, Help("Add a linear readout of each input to the logits of the fusion.")

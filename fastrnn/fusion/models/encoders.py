@@ -38,10 +38,13 @@ Factory = Callable[[ModelConfig], nn.Module]
 class ImageEncoder(nn.Module):
     """Stages of convolution, max pooling and ReLU, pooled to a grid and projected.
 
+    The mean and the maximum of each stage's maps, those that `pooling` names, join the grid: they
+    say which colours and textures an image has, wherever they are.
+
     Each distinct image of a batch is encoded once, and its features are copied wherever it
     appears. With `image_steps` each cell of the grid is a step, in row-major order. With `grid` 0
     there is no pooling to a grid: convolutions have no padding, and a vector consists of all
-    features, flattened without a projection.
+    features, flattened without a projection. Neither has the means and maxima.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -70,15 +73,29 @@ class ImageEncoder(nn.Module):
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         inputs = channels if self.steps else channels * (config.grid or side) ** 2
         flat = not (config.grid or self.steps)
+        self.summaries = [
+            kind for kind in config.pooling if kind in ("mean", "max") and not (flat or self.steps)
+        ]
+        inputs += len(self.summaries) * sum(config.conv)
+        # The mean of a map is much smaller than its maximum.
+        self.norm = nn.LayerNorm(inputs) if self.summaries else nn.Identity()
         self.features = inputs if flat else config.width
         self.project = nn.Identity() if flat else nn.Linear(inputs, config.width)
 
     def forward(self, batch: Batch) -> Tensor:
         weight = next(self.parameters())
         pixels = batch["image_frames"].to(weight.dtype) / 127.5 - 1  # [U, C, S, S], in [-1, 1]
-        maps = self.stages(pixels.contiguous(memory_format=torch.channels_last))
-        # [U, g², C] for steps, else [U, C·g²]
-        features = self.project(maps.flatten(2).transpose(1, 2) if self.steps else maps.flatten(1))
+        maps = pixels.contiguous(memory_format=torch.channels_last)
+        found = []  # [U, features of a stage] each
+        for layer in self.stages:
+            maps = layer(maps)
+            if isinstance(layer, nn.ReLU):
+                for kind in self.summaries:
+                    found.append(maps.mean((2, 3)) if kind == "mean" else maps.amax((2, 3)))
+        if self.steps:
+            features = self.project(maps.flatten(2).transpose(1, 2))  # [U, g², D]
+        else:
+            features = self.project(self.norm(torch.cat([maps.flatten(1), *found], 1)))  # [U, D]
         return features[batch["image"]]  # [U, ...] -> [B, ...] or, for streams, [B, T, D]
 
 

@@ -58,15 +58,17 @@ def _joined(parts: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, Tensor]:
 def fit_weights(parts: Tensor, loss: Callable[[Tensor], Tensor], rows: int) -> Tensor:
     """Return the weights of a sum of logits, at least 0, that minimise the loss, [P].
 
-    They minimise `rows` times the mean loss, plus their squared distance from equal weights: a
-    Gaussian prior, which a few rows do not outweigh.
+    They minimise `rows` times the mean loss, plus their squared distance from equal weights of
+    the readouts and none of the fusion: a Gaussian prior, which a few rows do not outweigh. The
+    fusion memorises a small table, and has to show on the validation rows that it helps.
 
     Args:
-        parts: float64 [P, ...], the logits to add up.
+        parts: float64 [P, ...], the logits to add up: the fusion's, then at least one readout's.
         loss: maps logits, [...], to the mean loss.
         rows: the number of rows.
     """
     prior = equal_mixture(len(parts) - 1).double()
+    prior[0] = 0
     weights = prior.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([weights], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 

@@ -1,10 +1,12 @@
-"""Test pooling over time against plain loops over rows, and the mixture of logits."""
+"""Test pooling over time and of images against plain code, and the mixture of logits."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
+from fastrnn.fusion.models.encoders import ImageEncoder
 from fastrnn.fusion.models.network import build, equal_mixture, mix
 from fastrnn.fusion.models.pooling import Pooling
 from fastrnn.fusion.training.mixture import fit_weights
@@ -45,6 +47,30 @@ def test_silence_at_the_end_leaves_the_other_poolings_alone():
     torch.testing.assert_close(pool(x, lengths), pool(longer, lengths + 4))
 
 
+@pytest.mark.parametrize("kinds", [("max", "state", "mean"), ("mean",), ("state",)])
+def test_the_means_and_maxima_of_image_stages_join_the_grid(kinds):
+    encoder = ImageEncoder(config(pooling=kinds, conv=(4, 8), grid=2, image_size=9))
+    frames = torch.randint(0, 256, (3, 3, 9, 9), dtype=torch.uint8)
+    maps, found = frames / 127.5 - 1, []
+    for layer in (encoder.stages[0], encoder.stages[3]):
+        maps = functional.conv2d(maps, layer.weight, layer.bias, padding=1)
+        maps = functional.max_pool2d(maps.relu(), 2)
+        pixels = maps.flatten(2)
+        found += [
+            pixels.mean(2) if kind == "mean" else pixels.max(2).values
+            for kind in kinds
+            if kind != "state"
+        ]
+    grid = functional.adaptive_avg_pool2d(maps, 2).flatten(1)
+    joined = torch.cat([grid, *found], 1)
+    if found:
+        joined = functional.layer_norm(joined, joined.shape[1:])
+    rows = torch.tensor([2, 0, 2, 1])
+    expected = encoder.project(joined)[rows]
+    result = encoder({"image_frames": frames, "image": rows})
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_the_parts_add_up_with_the_mixture():
     model = config(missing=("text",))
     network, batch = build(model).eval(), Rows(model).batch()
@@ -73,10 +99,13 @@ def test_the_mixture_prefers_the_part_that_knows(problem_type):
     loss = lambda logits: goal.loss(logits, label)  # noqa: E731
     found = fit_weights(parts, loss, 500)
     assert found[1] > 0.8
-    assert found[[0, 2]].max() < 0.4  # the prior is 1 and 0.5
+    assert found[[0, 2]].max() < 0.4  # the prior is 0 and 0.5
     assert loss(mix(found, parts)) < loss(mix(equal_mixture(2), parts))
     few = fit_weights(parts[:, :1], lambda logits: goal.loss(logits, label[:1]), 1)
-    assert (few - equal_mixture(2)).abs().max() < 0.7  # one row hardly outweighs the prior
+    prior = torch.tensor([0, 0.5, 0.5])
+    assert (few - prior).abs().max() < 0.7  # one row hardly outweighs the prior
+    fused = fit_weights(parts[[1, 0, 2]], loss, 500)
+    assert fused[0] > 0.8  # what the fusion knows counts, once enough rows show it
 
 
 def test_without_readouts_the_fusion_is_the_only_part():
