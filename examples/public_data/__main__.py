@@ -6,6 +6,7 @@ It runs, and prints, the commands that a user would type for a table of their ow
 from __future__ import annotations
 
 import argparse
+import resource
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -75,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n$ fastrnn {shlex.join(command)}", flush=True)
         if status := cli.main(command):
             return status
+    # Of this process, which reads files and trains; in KB on Linux.
+    print(f"\nPeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
     return 0
 
 
