@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import tarfile
 
 import pandas as pd
 import pytest
 
-from examples.public_data import debian, prompts, stamps
+from examples.public_data import debian, prompts, stamps, summary
 from examples.public_data.__main__ import main
 
 
@@ -99,3 +100,45 @@ def test_a_failed_download_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(debian, "_POOL", (tmp_path / "nothing").as_uri())
     assert main(["stamps", "--data", str(tmp_path / "data")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def evaluation(fusion: float, text: float) -> str:
+    """Return the part of an evaluation.json that a summary reads."""
+    scores = {"fusion": fusion, "image only": 0.25, "text only": text}
+    models = {name: {"scores": {"accuracy": {"value": v}}} for name, v in scores.items()}
+    changes = [("image", "removed", None, text), ("image", "noise", 0.5, 0.0)]
+    keys = ("modality", "change", "strength", "score")
+    robustness = [dict(zip(keys, change, strict=True)) for change in changes]
+    found = {"score": "accuracy", "main": "fusion", "models": models, "robustness": robustness}
+    return json.dumps(found)
+
+
+def test_summary(tmp_path, capsys):
+    for number, scores in enumerate([(0.75, 0.5), (0.5, 1.0)]):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "evaluation.json").write_text(evaluation(*scores))
+    folders = [str(tmp_path / "0"), str(tmp_path / "1")]
+    assert summary.main([*folders, "--picture", str(tmp_path / "a.png")]) == 0
+    assert (tmp_path / "a.png").stat().st_size > 5000
+    assert capsys.readouterr().out.splitlines() == [
+        "| model (2 splits) | mean accuracy | range | difference |",
+        "| --- | --: | --: | --: |",
+        "| fusion | 0.625 | 0.500-0.750 | +0.000 |",
+        "| text only | 0.750 | 0.500-1.000 | +0.125 |",
+        "| image only | 0.250 | 0.250-0.250 | -0.375 |",
+        "",
+        "| change of the inputs of fusion | mean accuracy | range | difference |",
+        "| --- | --: | --: | --: |",
+        "| image removed | 0.750 | 0.500-1.000 | +0.125 |",
+    ]
+
+
+def test_summary_of_runs_that_cannot_be_joined(tmp_path, capsys):
+    assert summary.main([str(tmp_path)]) == 2
+    assert "run `fastrnn evaluate" in capsys.readouterr().err
+    for name, score in (("a", "accuracy"), ("b", "r2")):
+        (tmp_path / name).mkdir()
+        text = evaluation(0.5, 0.5).replace("accuracy", score)
+        (tmp_path / name / "evaluation.json").write_text(text)
+    assert summary.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert "the same models and score" in capsys.readouterr().err
