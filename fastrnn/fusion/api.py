@@ -17,7 +17,7 @@ from torch import nn
 
 from . import checkpoint, hub
 from .config.parameters import Parameters
-from .config.schema import RunConfig
+from .config.schema import BATCH_SIZE, RunConfig
 from .data.dataset import FusionDataset
 from .data.manifest import read_manifest
 from .data.processor import Processor
@@ -190,7 +190,7 @@ class FusionModel(
         *,
         root: Folder | None = None,
         on_bad_row: str = "error",
-        batch_size: int = 256,
+        batch_size: int = BATCH_SIZE,
         num_workers: int = 0,
         device: torch.device | str | None = None,
         threshold: float | None = None,
@@ -299,7 +299,7 @@ class FusionModel(
         *,
         root: Folder | None = None,
         on_bad_row: str = "error",
-        batch_size: int = 256,
+        batch_size: int = BATCH_SIZE,
         num_workers: int = 0,
         device: torch.device | str | None = None,
     ) -> tuple[FusionDataset, InferenceConfig, torch.device]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ..config.schema import BATCH_SIZE
 from . import options as flags
 from .common import evaluation_table, set_threads
 from .config_flags import with_columns
@@ -19,7 +20,7 @@ def evaluate(
     part: flags.SplitPart = flags.Part.test,
     on_bad_row: flags.BadRowsOfRun = None,
     device: flags.Device = "auto",
-    batch_size: flags.BatchSize = 256,
+    batch_size: flags.BatchSize = BATCH_SIZE,
     num_workers: flags.NumWorkers = 0,
     threads: flags.Threads = None,
     encoders: flags.Encoders = None,

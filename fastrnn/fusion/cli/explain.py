@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ..config.schema import BATCH_SIZE
 from . import options as flags
 from .common import evaluation_table, set_threads
 from .config_flags import with_columns
@@ -23,7 +24,7 @@ def explain(
     ] = 6,
     on_bad_row: flags.BadRowsOfRun = None,
     device: flags.Device = "auto",
-    batch_size: flags.BatchSize = 256,
+    batch_size: flags.BatchSize = BATCH_SIZE,
     num_workers: flags.NumWorkers = 0,
     threads: flags.Threads = None,
     encoders: flags.Encoders = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ..config.schema import BLOCK
+from ..config.schema import BATCH_SIZE, BLOCK
 from ..errors import ConfigError
 from ..strings import plural
 from . import options as flags
@@ -53,7 +53,7 @@ def predict(
     ] = "1/1",
     on_bad_row: flags.BadRows = flags.OnBadRow.error,
     device: flags.Device = "auto",
-    batch_size: flags.BatchSize = 256,
+    batch_size: flags.BatchSize = BATCH_SIZE,
     num_workers: flags.NumWorkers = 0,
     threads: flags.Threads = None,
     encoders: flags.Encoders = None,

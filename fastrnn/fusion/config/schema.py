@@ -26,6 +26,9 @@ PROBLEM_TYPES = ("binary", "multiclass", "multilabel", "regression", "steps")
 POOLINGS = ("mean", "max", "attention", "state")
 CACHES = ("memory", "disk", "none")
 MAX_CATEGORIES = 1000  # of a tabular column; rarer ones count as unseen
+# Rows of a forward pass without gradients. With 256, one clip of a minute among clips of seconds,
+# which are padded to its length, took 6 GB.
+BATCH_SIZE = 64
 BLOCK = 1024  # rows that `predict` keeps in memory at once
 
 Count = Annotated[int, Range(1)]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .. import checkpoint, files
+from ..config.schema import BATCH_SIZE
 from ..data.dataset import FusionDataset
 from ..errors import ConfigError
 from ..inference import outputs
@@ -107,7 +108,7 @@ def evaluate_run(
     *,
     device: torch.device | str | None = "cpu",
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     on_bad_row: str | None = None,
     num_workers: int = 0,
 ) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .. import checkpoint, files
 from ..batch import Batch, to_device
 from ..config.inputs import of_modality
+from ..config.schema import BATCH_SIZE
 from ..data.dataset import FusionDataset
 from ..data.ngrams import occurrences
 from ..data.tabular import sources
@@ -260,7 +261,7 @@ def explain_run(
     *,
     examples: int = 6,
     device: torch.device | str | None = "cpu",
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     on_bad_row: str | None = None,
     num_workers: int = 0,
 ) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, select_rows, to_device
 from ..config.parser import Checked, Range
+from ..config.schema import BATCH_SIZE
 from ..data.dataset import FusionDataset
 from ..data.loader import BatchLoader
 from ..errors import ConfigError
@@ -19,14 +20,12 @@ from ..tasks import Predictions, Task
 
 Change = Callable[[Batch], Batch]  # a perturbation of a batch
 
-_CHANGED = 256  # rows that are perturbed together
-
 
 @dataclass(frozen=True)
 class InferenceConfig(Checked):
     """How rows are passed through a network."""
 
-    batch_size: Annotated[int, Range(1)] = 256  # rows of one forward pass
+    batch_size: Annotated[int, Range(1)] = BATCH_SIZE  # rows of one forward pass
     num_workers: Annotated[int, Range(0, 1024)] = 0  # processes that decode files
 
 
@@ -65,7 +64,7 @@ def forward(
         network: the network, which is put in evaluation mode. Batches go to its device.
         dataset: the rows.
         config: the batch size, and the processes that decode files.
-        change: a perturbation of blocks of 256 rows, on the CPU. Therefore it does not depend on
+        change: a perturbation of blocks of 64 rows, on the CPU. Therefore it does not depend on
             the batch size.
 
     Yields:
@@ -78,7 +77,7 @@ def forward(
     batch_size = config.batch_size
     device = next(network.parameters()).device
     network.eval()
-    blocks = _consecutive(0, len(dataset), batch_size if change is None else _CHANGED)
+    blocks = _consecutive(0, len(dataset), batch_size if change is None else BATCH_SIZE)
     loader = BatchLoader(dataset, blocks, config.num_workers, pin_memory=device.type == "cuda")
     for block, loaded in zip(blocks, loader, strict=True):
         whole = loaded if change is None else change(loaded)

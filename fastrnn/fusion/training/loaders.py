@@ -6,11 +6,10 @@ from collections.abc import Mapping
 
 from accelerate import Accelerator
 
+from ..config.schema import BATCH_SIZE
 from ..data.dataset import FusionDataset
 from ..data.loader import BatchLoader
 from .sampler import EvaluationSampler, StepSampler
-
-_EVALUATION_BATCH = 256  # rows; larger than in training, since no gradients are stored
 
 
 def make_loaders(
@@ -27,7 +26,7 @@ def make_loaders(
     """
     samplers = {
         split: EvaluationSampler(
-            len(rows), _EVALUATION_BATCH, accelerator.num_processes, accelerator.process_index
+            len(rows), BATCH_SIZE, accelerator.num_processes, accelerator.process_index
         )
         for split, rows in datasets.items()
         if split != "train"

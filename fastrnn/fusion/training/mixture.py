@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..batch import IGNORE, to_device
+from ..config.schema import BATCH_SIZE
 from ..data.dataset import FusionDataset
 from ..models.network import equal_mixture, mix
 from .objective import Objective
 
 _ROWS = 2000  # that are enough for a few weights
-_BATCH = 256
 _ITERATIONS = 50
 
 
@@ -33,8 +33,8 @@ def fit_mixture(model: nn.Module, dataset: FusionDataset, objective: Objective) 
     rows = [number * len(dataset) // count for number in range(count)]
     parts, labels = [], []
     with torch.no_grad():
-        for start in range(0, count, _BATCH):
-            batch = to_device(dataset.batch(rows[start : start + _BATCH]), device)
+        for start in range(0, count, BATCH_SIZE):
+            batch = to_device(dataset.batch(rows[start : start + BATCH_SIZE]), device)
             parts.append(model(batch, parts=True).double().cpu())
             labels.append(batch["label"].cpu())
     found, label = _joined(parts, labels)
