@@ -146,3 +146,54 @@ def test_the_lines_are_aligned(frame, capsys):
         "  colour: tabular, categories (100% of 100 cells)",
         "  label:  label, by its name",
     ]
+
+
+def test_the_index_of_a_saved_frame_is_no_input(frame, tmp_path):
+    some = frame[["age", "colour", "label"]].sample(40, random_state=0)
+    some.to_parquet(tmp_path / "a.parquet")
+    some.to_csv(tmp_path / "b.csv")
+    pd.read_csv(tmp_path / "b.csv").to_csv(tmp_path / "c.csv", index=False)
+    for name in ("a.parquet", "b.csv", "c.csv"):
+        for ignore in ((), "colour"):
+            manifest = read_manifest(tmp_path / name, ignore=ignore)
+            assert set(manifest.columns.values()) <= {"age", "colour", "label"}
+            index = next(iter(set(manifest.reasons) - set(some)))
+            assert manifest.reasons[index].startswith("the index of a DataFrame")
+
+
+def test_a_name_wins_over_the_extension_of_files(frame):
+    frame["target"] = frame.pop("label").map({"cat": "m/a.png", "dog": "m/b.png"})
+    frame["text"] = ["see x.png", *frame["note"][1:]]
+    frame["audio"] = [f"{number}.png" for number in range(ROWS)]
+    columns = read_manifest(frame.drop(columns=["photo"])).columns
+    assert {role: columns[role] for role in ("label", "text", "audio", "image")} == {
+        "label": "target",
+        "text": "text",
+        "audio": "audio",
+        "image": "mask",
+    }
+
+
+def test_numbers_have_no_role_by_name(frame):
+    numbers = np.arange(ROWS) % 5 + 0.5
+    names = ["fold", "signal", "frame", "clip", "claim"]
+    frame = frame[["age", "label"]].assign(**dict.fromkeys(names, numbers))
+    manifest = read_manifest(frame)
+    assert set(manifest.columns) == {"label", *[f"tabular:{n}" for n in ("age", *names[1:])]}
+    assert manifest.reasons["fold"] == "numbers, not train, val or test"
+
+
+def test_a_word_in_brackets_is_no_list(frame):
+    frame = frame[["age", "note", "label"]]
+    frame.loc[3, "note"] = "[deleted]"
+    assert read_manifest(frame).columns["text"] == "note"
+
+
+def test_frames_of_any_index_and_column_names(frame):
+    frame = frame[["colour", "label"]].set_index(pd.MultiIndex.from_product([range(10), range(10)]))
+    assert len(read_manifest(frame)) == ROWS
+    numbered = frame.set_axis([0, 1], axis=1)
+    assert read_manifest(numbered, {"label": 1}).columns["label"] == "1"
+    assert (
+        read_manifest(frame, {"tabular": frame.columns[:1]}).columns["tabular:colour"] == "colour"
+    )
