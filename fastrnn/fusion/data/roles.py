@@ -226,10 +226,10 @@ def _sample(records: Iterable[tuple[str, Record | ManifestError]]) -> dict[str, 
 
 
 def _may_be(role: str, cell: Any) -> bool:
-    """Whether a column with this cell can have the role that its name suggests: no number can."""
+    """Whether a column with this cell can have the role that its name suggests."""
     plain = isinstance(cell, (int, float, Decimal))
     plain = plain or (isinstance(cell, str) and number(cell) is not None)
-    return not plain or role in ("tabular", "label", "group")
+    return not plain or role not in ("image", "audio", "series", "split")
 
 
 def _ending(value: Any, endings: tuple[str, ...]) -> str:

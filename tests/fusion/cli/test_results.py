@@ -31,7 +31,7 @@ def test_unusable_device(finished, command, name, tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_workers", ["0", "2"])
+@pytest.mark.parametrize("num_workers", [pytest.param("0", marks=pytest.mark.exhaustive), "2"])
 def test_results_do_not_depend_on_device_batches_and_processes(
     finished, num_workers, tmp_path, capsys
 ):

@@ -174,9 +174,9 @@ def test_a_name_wins_over_the_extension_of_files(frame):
     }
 
 
-def test_numbers_have_no_role_by_name(frame):
+def test_numbers_are_no_files_series_or_splits(frame):
     numbers = np.arange(ROWS) % 5 + 0.5
-    names = ["fold", "signal", "frame", "clip", "claim"]
+    names = ["fold", "signal", "frame", "clip"]
     frame = frame[["age", "label"]].assign(**dict.fromkeys(names, numbers))
     manifest = read_manifest(frame)
     assert set(manifest.columns) == {"label", *[f"tabular:{n}" for n in ("age", *names[1:])]}

@@ -122,12 +122,12 @@ def test_two_processes_train_like_one(rows, save, tmp_path, strategy):
     check(tmp_path / "one", tmp_path / "two")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # of a step it has none in the test above, too
 def test_a_process_may_have_no_rows(rows, save, tmp_path):
     compare("single", write(rows, save), tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # the two hosts below stop like this, too
 def test_the_first_process_decides_whether_to_stop(rows, save, tmp_path):
     said = compare("stopped", write(rows, save), tmp_path)
     assert "stopped by a callback" in said

@@ -38,14 +38,12 @@ KERNELS = [
 def kernels(exclude: str | None = None, resets: bool = False) -> list[Any]:
     """Return KERNELS as parameters, except those of the dtype `exclude`.
 
-    float16 and tf32 are marked slow: they differ from bfloat16 and float32 only in conversions and
+    float16 and tf32 are exhaustive: they differ from bfloat16 and float32 only in conversions and
     products, and take as long to compile. Resets are handled the same in all dtypes, so with
-    `resets` these two are exhaustive, and the others except bfloat16 are marked slow.
+    `resets` the others except bfloat16 are marked slow.
     """
     marks: dict[str, Any] = dict.fromkeys(ELEMENTS, pytest.mark.slow if resets else ())
-    marks |= dict.fromkeys(
-        ["float16", "tf32"], pytest.mark.exhaustive if resets else pytest.mark.slow
-    )
+    marks |= dict.fromkeys(["float16", "tf32"], pytest.mark.exhaustive)
     marks["bfloat16"] = ()
     return [
         pytest.param(strategy, element, marks=marks[element])

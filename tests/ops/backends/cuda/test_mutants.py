@@ -26,7 +26,8 @@ MUTANTS = [*mutants.MUTANTS, *mutants_resets.MUTANTS, *mutants_cells.MUTANTS]
 def mark_of(mutant: Mutant) -> Any:
     """Return the mark of a mutant: of those of a file and a kernel, the first is slow.
 
-    The others are exhaustive. Only a change of the kernels or of the emulator can affect them.
+    The others are exhaustive, like the kernels without a bug below, which other tests run too. Only
+    a change of the kernels or of the emulator can affect them.
     """
     first = next(m for m in MUTANTS if (m.file, m.kernel) == (mutant.file, mutant.kernel))
     return pytest.mark.slow if mutant is first else pytest.mark.exhaustive
@@ -64,7 +65,7 @@ def test_detected(mutant: Mutant, build: Callable[..., Emulated]) -> None:
     assert re.search(mutant.detected, str(failure)), failure
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kernel", {mutant.kernel: None for mutant in MUTANTS}, ids=str)
 def test_correct(kernel: Kernel, build: Callable[..., Emulated]) -> None:
     module = build(kernel, {})
@@ -72,7 +73,7 @@ def test_correct(kernel: Kernel, build: Callable[..., Emulated]) -> None:
         assert runs.first_failure(module, kernel) is None
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", BENIGN)
 @pytest.mark.parametrize("kernel", [CLUSTER, CLUSTER_BACKWARD], ids=str)
 def test_benign(kernel: Kernel, name: str, build: Callable[..., Emulated]) -> None:

@@ -77,7 +77,7 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return lambda *form: (gluon if len(form) == 1 else resident_or_streamed)(*form)
 
 
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+exhaustive = functools.partial(pytest.param, marks=pytest.mark.exhaustive)
 
 
 def name(value: object) -> str:
@@ -101,14 +101,14 @@ def name(value: object) -> str:
         (8, Problem(3, 9, 3, 128, "packed", "tanh", 2, F16)),
         (16, Problem(2, 16, 1, 100, "lengths", "tanh", 0, BF16)),
         (8, Problem(4, 8, 1, 250, "packed", "tanh", 0, BF16)),
-        slow(8, Problem(7, 1, 1, 1, "dense", "tanh", 1, BF16)),
-        slow(8, Problem(3, 11, 2, 60, "dense", "relu", 0, BF16)),
-        slow(16, Problem(4, 18, 1, 127, "dense", "relu", 1, F16)),
-        slow(8, Problem(5, 7, 1, 65, "packed", "tanh", 0, F16)),
-        slow(16, Problem(6, 20, 2, 256, "dense", "tanh", 1, BF16)),
-        slow(16, Problem(3, 17, 1, 252, "lengths", "relu", 0, F16)),
-        slow(8, Problem(5, 9, 2, 255, "packed", "tanh", 1, F16)),
-        slow(8, Problem(4, 10, 1, 129, "lengths", "relu", 1, BF16)),
+        exhaustive(8, Problem(7, 1, 1, 1, "dense", "tanh", 1, BF16)),
+        exhaustive(8, Problem(3, 11, 2, 60, "dense", "relu", 0, BF16)),
+        exhaustive(16, Problem(4, 18, 1, 127, "dense", "relu", 1, F16)),
+        exhaustive(8, Problem(5, 7, 1, 65, "packed", "tanh", 0, F16)),
+        exhaustive(16, Problem(6, 20, 2, 256, "dense", "tanh", 1, BF16)),
+        exhaustive(16, Problem(3, 17, 1, 252, "lengths", "relu", 0, F16)),
+        exhaustive(8, Problem(5, 9, 2, 255, "packed", "tanh", 1, F16)),
+        exhaustive(8, Problem(4, 10, 1, 129, "lengths", "relu", 1, BF16)),
     ],
     ids=name,
 )
@@ -126,9 +126,9 @@ def test_single_cta_gluon(check, tile: int, problem: Problem, configure) -> None
         ("single_cta", Problem(3, 7, 1, 128, "dense", "tanh", 1, F16)),
         ("rows", Problem(3, 2, 2, 30, "packed", "tanh", 1, BF16)),
         ("rows", Problem(3, 2, 1, 100, "lengths", "relu", 0, BF16)),
-        slow("single_cta", Problem(3, 5, 1, 250, "lengths", "tanh", 1, BF16)),
-        slow("single_cta", Problem(6, 33, 2, 64, "dense", "relu", 1, BF16)),
-        slow("rows", Problem(9, 3, 1, 128, "dense", "tanh", 1, BF16)),
+        exhaustive("single_cta", Problem(3, 5, 1, 250, "lengths", "tanh", 1, BF16)),
+        exhaustive("single_cta", Problem(6, 33, 2, 64, "dense", "relu", 1, BF16)),
+        exhaustive("rows", Problem(9, 3, 1, 128, "dense", "tanh", 1, BF16)),
     ],
     ids=name,
 )
@@ -158,13 +158,13 @@ def test_float32(check, kernel: str, mode: str) -> None:
         ((True, 32), Problem(3, 5, 2, 40, "lengths", "tanh", 1, BF16)),
         ((False, 16), Problem(4, 20, 1, 70, "packed", "tanh", 1, BF16)),
         ((False, 32), Problem(3, 70, 1, 130, "dense", "tanh", 0, BF16)),
-        slow((True, 16), Problem(8, 33, 2, 65, "lengths", "tanh", 1, BF16)),
-        slow((True, 16), Problem(5, 3, 1, 257, "packed", "tanh", 0, BF16)),
-        slow((True, 32), Problem(4, 40, 2, 100, "dense", "relu", 1, F16)),
-        slow((False, 16), Problem(4, 20, 2, 129, "dense", "tanh", 1, F16)),
-        slow((False, 16), Problem(3, 17, 1, 260, "packed", "tanh", 0, BF16)),
-        slow((False, 32), Problem(4, 70, 2, 72, "packed", "relu", 1, F16)),
-        slow((False, 32), Problem(3, 5, 1, 65, "lengths", "tanh", 1, BF16)),
+        exhaustive((True, 16), Problem(8, 33, 2, 65, "lengths", "tanh", 1, BF16)),
+        exhaustive((True, 16), Problem(5, 3, 1, 257, "packed", "tanh", 0, BF16)),
+        exhaustive((True, 32), Problem(4, 40, 2, 100, "dense", "relu", 1, F16)),
+        exhaustive((False, 16), Problem(4, 20, 2, 129, "dense", "tanh", 1, F16)),
+        exhaustive((False, 16), Problem(3, 17, 1, 260, "packed", "tanh", 0, BF16)),
+        exhaustive((False, 32), Problem(4, 70, 2, 72, "packed", "relu", 1, F16)),
+        exhaustive((False, 32), Problem(3, 5, 1, 65, "lengths", "tanh", 1, BF16)),
     ],
     ids=name,
 )
@@ -182,16 +182,16 @@ def test_grid(check, form: tuple[bool, int], problem: Problem, configure) -> Non
         ("single_cta", Problem(6, 5, 2, 40, "lengths", "relu", 1, BF16, resets=True)),
         (8, Problem(6, 9, 2, 61, "packed", "tanh", 1, BF16, resets=True)),
         ((True, 16), Problem(5, 18, 2, 40, "packed", "tanh", 1, BF16, resets=True)),
-        slow("rows", Problem(6, 3, 2, 100, "dense", "relu", 1, F16, resets=True)),
-        slow("single_cta", Problem(6, 18, 2, 128, "dense", "tanh", 1, F16, resets=True)),
-        slow("single_cta", Problem(5, 17, 2, 61, "packed", "tanh", 1, BF16, resets=True)),
-        slow(8, Problem(5, 9, 2, 256, "dense", "tanh", 1, F16, resets=True)),
-        slow(16, Problem(5, 17, 2, 250, "packed", "tanh", 1, BF16, resets=True)),
-        slow(16, Problem(4, 20, 2, 128, "lengths", "relu", 1, F16, resets=True)),
-        slow((True, 16), Problem(5, 20, 2, 130, "dense", "relu", 1, F16, resets=True)),
-        slow((True, 32), Problem(5, 40, 2, 40, "lengths", "tanh", 1, BF16, resets=True)),
-        slow((False, 16), Problem(4, 20, 2, 70, "packed", "tanh", 1, BF16, resets=True)),
-        slow((False, 32), Problem(4, 70, 2, 72, "dense", "tanh", 1, BF16, resets=True)),
+        exhaustive("rows", Problem(6, 3, 2, 100, "dense", "relu", 1, F16, resets=True)),
+        exhaustive("single_cta", Problem(6, 18, 2, 128, "dense", "tanh", 1, F16, resets=True)),
+        exhaustive("single_cta", Problem(5, 17, 2, 61, "packed", "tanh", 1, BF16, resets=True)),
+        exhaustive(8, Problem(5, 9, 2, 256, "dense", "tanh", 1, F16, resets=True)),
+        exhaustive(16, Problem(5, 17, 2, 250, "packed", "tanh", 1, BF16, resets=True)),
+        exhaustive(16, Problem(4, 20, 2, 128, "lengths", "relu", 1, F16, resets=True)),
+        exhaustive((True, 16), Problem(5, 20, 2, 130, "dense", "relu", 1, F16, resets=True)),
+        exhaustive((True, 32), Problem(5, 40, 2, 40, "lengths", "tanh", 1, BF16, resets=True)),
+        exhaustive((False, 16), Problem(4, 20, 2, 70, "packed", "tanh", 1, BF16, resets=True)),
+        exhaustive((False, 32), Problem(4, 70, 2, 72, "dense", "tanh", 1, BF16, resets=True)),
     ],
     ids=name,
 )
@@ -207,8 +207,8 @@ SMALL = Problem(6, 18, 2, 40, "packed", "tanh", 1, BF16)
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("form", [(True, 16), slow((False, 16))], ids=name)
-@pytest.mark.parametrize("resets", [False, slow(True)])
+@pytest.mark.parametrize("form", [(True, 16), exhaustive((False, 16))], ids=name)
+@pytest.mark.parametrize("resets", [False, exhaustive(True)])
 def test_grid_in_waves(check, resets: bool, form: tuple[bool, int], configure, emulate) -> None:
     """With room for one team at a time, and with room for none: then one launch per step."""
     configure(*form)
