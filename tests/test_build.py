@@ -82,6 +82,7 @@ def reason(folder, extension=""):
     return (folder / f"{extension}_build_error.txt").read_text().splitlines()[0]
 
 
+@pytest.mark.slow
 def test_a_failed_build_installs_without_kernels_and_keeps_the_error(tree, failing_compiler):
     stale = tree / "fastrnn" / EXTENSION
     stale.write_text("from an earlier build")

@@ -82,6 +82,7 @@ TRAITS: tuple[dict[str, Any], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_every_provider_computes_every_cell_correctly(name: str, cell: str) -> None:

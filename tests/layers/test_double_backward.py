@@ -62,6 +62,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @rnn_and_lstm
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_bidirectional_stack_in_eval_mode(run, ours):

@@ -86,6 +86,7 @@ def refusal(arguments, capsys):
 HOSTILE = ["-1", "nan", "9" * 30, "", "\udcff"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["evaluate", "explain", "export", "fit", "predict"])
 def test_hostile_option_values_raise_no_traceback(name, tmp_path, monkeypatch, capsys):
     """No input exists here, so a command also fails in one line if the option accepts the value."""

@@ -72,6 +72,7 @@ def test_the_cells_of_a_table_are_limited(rows, save, monkeypatch):
     expect_error(save(long), "the cells take more than 100,000 bytes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["a" * 10_000, np.zeros(1250)], ids=["text", "series"])
 def test_long_cells_are_not_collected_before_they_are_counted(cell, tmp_path, monkeypatch):
     """A small Parquet file repeats one cell; its rows would take 50 MB."""

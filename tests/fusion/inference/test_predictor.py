@@ -250,6 +250,7 @@ def test_other_formats_are_not_written(predictor, rows, save, tmp_path):
     assert not list(tmp_path.glob("*answers*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_memory_does_not_grow_with_the_table(rows, save, tmp_path, ending):
     rows = [{"text": row["text"], "label": row["label"]} for row in rows]

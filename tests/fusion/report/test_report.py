@@ -163,6 +163,7 @@ def test_text_of_the_user_is_escaped(tmp_path):
     assert "<img src=x" not in page.source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("low", "high", "outcome"),
     [

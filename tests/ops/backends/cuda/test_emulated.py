@@ -153,7 +153,7 @@ def test_random_problems(which: Any, strategy: str, element: str) -> None:
     random()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("which", CHECKS)
 @pytest.mark.parametrize(("strategy", "element"), KERNELS)
 def test_many_random_problems(which: Any, strategy: str, element: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import pytest
 
@@ -21,16 +20,6 @@ from .mutants import BENIGN, CLUSTER, CLUSTER_BACKWARD
 from .mutation import Kernel, Mutant, Runs
 
 MUTANTS = [*mutants.MUTANTS, *mutants_resets.MUTANTS, *mutants_cells.MUTANTS]
-
-
-def mark_of(mutant: Mutant) -> Any:
-    """Return the mark of a mutant: of those of a file and a kernel, the first is slow.
-
-    The others are exhaustive, like the kernels without a bug below, which other tests run too. Only
-    a change of the kernels or of the emulator can affect them.
-    """
-    first = next(m for m in MUTANTS if (m.file, m.kernel) == (mutant.file, mutant.kernel))
-    return pytest.mark.slow if mutant is first else pytest.mark.exhaustive
 
 
 def runs_of(kernel: Kernel) -> list[Runs]:
@@ -52,7 +41,8 @@ def build() -> Iterator[Callable[..., Emulated]]:
     [
         pytest.param(
             mutant,
-            marks=[] if mutant.quick else mark_of(mutant),
+            # Only a change of the kernels or of the emulator can affect the others.
+            marks=[] if mutant.quick else pytest.mark.exhaustive,
             id=f"{mutant.kernel}-{mutant.name}",
         )
         for mutant in MUTANTS
