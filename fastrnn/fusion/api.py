@@ -115,7 +115,7 @@ class FusionModel(
             FusionError: the table, a file or an option cannot be used; the message says the remedy.
         """
         config = self.fit_config()
-        named = {k: v for k, v in {"label": label, **columns}.items() if v is not None}
+        named = {role: name for role, name in {"label": label, **columns}.items() if name}
         manifest = read_manifest(
             data,
             named,

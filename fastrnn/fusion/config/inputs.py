@@ -95,8 +95,7 @@ def input_names(modality: str, columns: Sequence[str]) -> dict[str, str]:
 
 def listed(value: str | Sequence[str], known: Iterable[str] = ()) -> list[str]:
     """Return the columns in "front,back" or in a list. A column of `known` may contain a comma."""
-    several = isinstance(value, Iterable) and not isinstance(value, str)
-    values = list(value) if several else [value]
+    values = [value] if isinstance(value, str) else list(value)
     known, parts = set(known), []
     for each in values:
         name = composed(str(each).strip())

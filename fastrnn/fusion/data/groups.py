@@ -136,9 +136,7 @@ def crossing_contents(table: Rows, splits: dict[int, str] | None = None) -> tupl
     """
     if (splits is None and not _has_splits(table)) or not (table.of("text") or table.of("series")):
         return ()
-    # Rows without any text or series are left out, like those with files.
-    told = [name for modality in ("text", "series") for name in table.of(modality)]
-    filed = np.logical_and.reduce([table.lacking(name) for name in told])
+    filed = np.zeros(len(table), bool)
     for name in FILES:
         filed[references(table, name)[1]] = True
     seen: dict[Hashable, tuple[int, str]] = {}

@@ -39,11 +39,9 @@ def ngrams(text: str, buckets: int) -> tuple[np.ndarray, np.ndarray]:
 
 def occurrences(text: str, buckets: int) -> Iterator[tuple[int, int, int]]:
     """Yield the number, the start and the end of every feature of a text, in characters."""
-    origin = [place for place, each in enumerate(text) for _ in each.lower()]  # "İ" becomes two
     for word in re.finditer(r"\S+", text.lower()):
         for feature, start, end in (*_grams(word[0]), *_words(word[0])):
-            first, last = word.start() + start, word.start() + end - 1
-            yield _number(feature, buckets), origin[first], origin[last] + 1
+            yield _number(feature, buckets), word.start() + start, word.start() + end
 
 
 @lru_cache(maxsize=1024)  # a few frequent words make up most of any text

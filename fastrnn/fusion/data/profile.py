@@ -18,15 +18,12 @@ from itertools import islice
 from ..strings import plural
 from ..tasks.labels import canonical
 from .readers import Table
-from .records import parsed
 from .tabular import as_cell, kind_of, moment, number
 
 ROWS = 10_000
 _LONGEST = 200  # characters of a cell that are compared
 _CATEGORIES = 100  # a column with more different values is not taken for categories
 _NEARLY = 0.95  # share of the rows that is nearly all
-# pandas saves the index of a DataFrame under these names.
-_INDEX = re.compile(r"|unnamed: \d+|__index_level_\d+__")
 _IDENTIFIER = re.compile(r"(^|[\W_])(id|ids|uuid|guid|index|idx|key|number|no|nr)$")
 
 
@@ -74,7 +71,7 @@ def profiles(table: Table) -> dict[str, Profile]:
                 cell = as_cell(record.get(name))
             except TypeError as error:
                 cell, profile.other = None, str(error).removeprefix("a ")
-            if cell and not profile.other and isinstance(parsed(cell), list):
+            if cell and cell.startswith("[") and cell.endswith("]"):
                 profile.other = "list"
             profile.cells.append(None if cell is None else cell[:_LONGEST])
     return found
@@ -101,8 +98,6 @@ def judge(name: str, profile: Profile, label: Profile | None) -> tuple[str, str]
 
 def suspicious(name: str, profile: Profile, label: Profile | None) -> str:
     """Return why a column should not be an input, or "" if there is no reason."""
-    if _INDEX.fullmatch(name.lower()):
-        return "the index of a DataFrame"
     if len(profile.distinct) == 1 and len(profile.filled) == len(profile.cells):
         return "constant"
     if _identifies(name, profile):

@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import FusionError, ManifestError
+from ..errors import FusionError, ManifestError, StorageError
 from ..strings import composed, is_unicode, plural, separator
 from .records import Record, Records, names_of
 from .shards import shards_of
@@ -244,10 +244,9 @@ def _parquet(path: Path, wanted: Collection[str]) -> Table:
 
 
 def _damaged(path: Path, error: Exception) -> FusionError:
-    if isinstance(error, FusionError):
+    if isinstance(error, StorageError):
         return error
-    kind = "Parquet file" if path.suffix else "table"
-    return ManifestError(f"{path}: the {kind} cannot be read ({error}); write it again")
+    return ManifestError(f"{path}: the Parquet file cannot be read ({error}); write it again")
 
 
 def _dataset(source: Any, wanted: Collection[str]) -> Table:
@@ -278,7 +277,7 @@ def _arrow(
                 for record in batch.select(columns).to_pylist():
                     yield f"row {number}", _cells(record)
                     number += 1
-        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _damaged(path, error) from None
 
     return Table(path, column_names(path, schema.names), records)
@@ -309,9 +308,7 @@ def _plain(kind: pa.DataType) -> bool:
 def _frame(frame: pd.DataFrame) -> Table:
     path = Path("DataFrame")
     names = column_names(path, (str(name) for name in frame.columns))
-    index = frame.index
-    if index.dtype == object:  # 1 and "1" have the same name
-        index = pd.Index([str(label) for label in index])
+    index = frame.index.astype(str) if frame.index.dtype == object else frame.index
     labels = frame.index if index.is_unique else range(len(frame))  # each row has its own name
 
     def records() -> Records:

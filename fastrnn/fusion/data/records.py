@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,13 +27,3 @@ def names_of(records: Records) -> tuple[str, ...]:
     if damaged and not names:
         raise damaged
     return tuple(names)
-
-
-def parsed(value: Any) -> Any:
-    """Parse a cell that contains a JSON list; return anything else unchanged."""
-    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from ..config.inputs import MODALITIES, Columns, input_names, listed, modality_of, of_modality
@@ -18,7 +17,6 @@ from ..errors import ConfigError, ManifestError
 from .profile import judge, label_of, names_hold_label, profiles, suspicious
 from .readers import Table
 from .records import Record
-from .tabular import number
 
 NAMES = {
     "image": ("image", "images", "img", "image_path", "photo", "picture", "frame", "frames"),
@@ -84,8 +82,8 @@ def find_roles(
     """
     found = _named(table, named)
     reasons = dict.fromkeys(found.values(), "named")
-    left_out = [each for each in listed(ignore, table.names) if each not in reasons and ignore]
-    _check_there(table, left_out)
+    left_out = [name for name in listed(ignore, table.names) if name not in reasons]
+    _check_there(table, filter(None, left_out))
     wanted = [role for role in NAMES if role in infer and role not in map(modality_of, found)]
     free = [name for name in table.names if name not in (*reasons, *left_out)]
     found |= _by_name(table, wanted, free, reasons)
@@ -114,15 +112,9 @@ def _by_name(
     """Find columns by name, else by the extension of their files; add the reasons."""
     sample = _sample(table.records())
     found: dict[str, str] = {}
-    named = {role: [name for name in free if name.lower() in NAMES[role]] for role in wanted}
-    for role, matches in named.items():
-        for name in matches.copy():
-            if not _may_be(role, sample.get(name)):
-                matches.remove(name)
-                if role == "split":
-                    reasons[name] = "numbers, not train, val or test"
-    reasons |= dict.fromkeys(chain.from_iterable(named.values()), "by its name")
-    for role, matches in named.items():
+    for role in wanted:
+        matches = [name for name in free if name.lower() in NAMES[role]]
+        reasons |= dict.fromkeys(matches, "by its name")
         if not matches and role in _ENDINGS:
             for name in free:
                 ending = _ending(sample.get(name), _ENDINGS[role])
@@ -220,16 +212,9 @@ def _sample(records: Iterable[tuple[str, Record | ManifestError]]) -> dict[str, 
     for _, record in islice(records, _SAMPLE):
         if isinstance(record, dict):
             for name, cell in record.items():
-                if cell is not None and not (isinstance(cell, (str, list)) and not cell):
+                if isinstance(cell, (str, list)) and cell:
                     sample.setdefault(name, cell)
     return sample
-
-
-def _may_be(role: str, cell: Any) -> bool:
-    """Whether a column with this cell can have the role that its name suggests."""
-    plain = isinstance(cell, (int, float, Decimal))
-    plain = plain or (isinstance(cell, str) and number(cell) is not None)
-    return not plain or role not in ("image", "audio", "series", "split")
 
 
 def _ending(value: Any, endings: tuple[str, ...]) -> str:

@@ -5,6 +5,7 @@ Paths are checked for form only. `resolve` finds the file when it is read.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import posixpath
@@ -23,7 +24,6 @@ from ..config.inputs import inputs_of, modality_of, of_modality
 from ..errors import ManifestError, MediaError
 from ..strings import composed, is_unicode, plural
 from ..tasks.labels import Label, canonical
-from .records import parsed
 from .storage import below
 from .tabular import as_cell
 from .timeseries import ENDINGS, as_series
@@ -128,7 +128,7 @@ class RowReader:
                 "the row"
             )
         images = {
-            name: parsed(cell) for name, cell in there.items() if modality_of(name) == "image"
+            name: self._listed(cell) for name, cell in there.items() if modality_of(name) == "image"
         }
         stream = self._is_stream(images)
         convert = {"audio": self._file, "text": self._text, "series": self._series}
@@ -185,6 +185,16 @@ class RowReader:
             return value.strip() or None
         return None if isinstance(value, float) and math.isnan(value) else value
 
+    @staticmethod
+    def _listed(value: Any) -> Any:
+        """Parse a cell that contains a JSON list; return anything else unchanged."""
+        if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+            try:
+                return json.loads(value)
+            except (ValueError, RecursionError):
+                return value
+        return value
+
     def _text(self, name: str, value: Any) -> str:
         if not isinstance(value, (str, int, float)):
             raise self.error(name, f"{reprlib.repr(value)} is not a text; write words")
@@ -200,7 +210,7 @@ class RowReader:
     def _label(self, value: Any) -> Label:
         if value is None:
             raise self.error("label", "the cell is empty; fill it, or remove the row")
-        value = parsed(value)
+        value = self._listed(value)
         if isinstance(value, np.ndarray):
             value = value.tolist()
         if not isinstance(value, list):
@@ -227,17 +237,14 @@ class RowReader:
 
     def _tabular(self, name: str, value: Any) -> str | None:
         try:
-            cell = as_cell(value)
-            if cell is None or is_unicode(cell):
-                return cell
+            return as_cell(value)
         except TypeError:
-            pass
-        raise self.error(
-            name, f"{reprlib.repr(value)} is not a number, a category or a date; fix it"
-        )
+            raise self.error(
+                name, f"{reprlib.repr(value)} is not a number, a category or a date; fix it"
+            ) from None
 
     def _series(self, name: str, value: Any) -> str | np.ndarray:
-        listed = parsed(value)
+        listed = self._listed(value)
         if isinstance(listed, (list, np.ndarray)):
             try:
                 return as_series(listed)

@@ -11,15 +11,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, timezone
 from decimal import Decimal
 from typing import Annotated, Any
 
 import numpy as np
 
 from ..config.inputs import TabularName
-from ..config.parser import Checked, OneOf
-from ..config.schema import MAX_CATEGORIES, Moments
+from ..config.parser import Checked, OneOf, Range
+from ..config.schema import MAX_CATEGORIES, Moment
 from ..tasks import labels
 from ..tasks.scale import FARTHEST, LARGEST, scales
 
@@ -44,7 +44,7 @@ class TabularColumn(Checked):
 
     name: Annotated[str, TabularName()]
     kind: Annotated[str, OneOf(KINDS)]
-    scale: Moments = (0.0, 1.0)
+    scale: tuple[Moment, Annotated[float, Range(above=0, most=1e38)]] = (0.0, 1.0)
     clock: bool = False
     categories: tuple[str, ...] = ()
 
@@ -168,9 +168,9 @@ def _values(column: TabularColumn, cells: Cells) -> np.ndarray:
 def _days(when: datetime | None) -> float | None:
     if when is None:
         return None
-    # A timedelta holds what a datetime of the first or the last day cannot.
-    since = when.replace(tzinfo=None) - _EPOCH - (when.utcoffset() or timedelta())
-    return since.total_seconds() / _SECONDS
+    if when.tzinfo is not None:
+        when = when.astimezone(timezone.utc).replace(tzinfo=None)
+    return (when - _EPOCH).total_seconds() / _SECONDS
 
 
 def _cycles(cells: Cells, clock: bool) -> np.ndarray:

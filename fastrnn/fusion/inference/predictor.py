@@ -101,7 +101,6 @@ class Predictor:
                 be used and on_bad_row is not "skip".
         """
         wanted = {each for value in (columns or {}).values() for each in listed(value)}
-        wanted |= set(self.config.columns.values())  # of any type, which is an error of the row
         table = open_table(source, wanted)
         roles = self._roles(table, columns or {})
         network = self.network.to(self.device)

@@ -89,8 +89,6 @@ def test_saved_processor_of_streams(streams, save, tmp_path):
         ({"problem_type": "ordinal"}, "problem_type"),
         ({"modalities": ["video"]}, "modalities"),
         ({"series": [[0.0]]}, "series"),
-        ({"series": [[0.0, 0.0]]}, r"series\[0\]\[1\] must be greater than 0"),
-        ({"preprocessing": {"../../a": {}}}, "a key of preprocessing"),  # becomes a file name
     ],
 )
 def test_damaged_processor(full, save, tmp_path, change, said):

@@ -216,9 +216,3 @@ def test_rows_are_stratified_by_their_rarest_label(save):
 def test_an_unknown_split_is_rejected_on_reading(rows, save):
     with pytest.raises(ManifestError, match="not train, val or test"):
         read_manifest(save([row | {"split": "holdout"} for row in rows]))
-
-
-def test_rows_without_a_text_repeat_none(save):
-    rows = [{"text": f"text {n}", "age": n, "label": n % 2, "split": "train"} for n in range(10)]
-    rows += [{"age": 50, "label": 1, "split": split} for split in ("train", "test")]
-    assert read_manifest(save(rows), {"tabular": "age"}).warnings == ()

@@ -122,8 +122,6 @@ def test_dates_with_a_zone_are_compared_as_instants():
     assert found[0, 0] == found[1, 0] == found[2, 0]
     assert np.allclose(found[1], found[2])
     assert not np.allclose(found[0, 1:], found[1, 1:])  # the local day and time
-    first = "0001-01-01T00:00:00+01:00"  # which is in no year at +00:00
-    assert encode([fit_column("tabular:a", [first, *cells])], {"tabular:a": [first]}, 1).known.all()
 
 
 def test_types_of_cells(tmp_path):
@@ -139,9 +137,6 @@ def test_types_of_cells(tmp_path):
     assert not processor.tabular[0].clock
     frame = pd.DataFrame({"n": [[1]] * 20, "label": ["a", "b"] * 10})
     with pytest.raises(ManifestError, match=r"row 0, column 'n'.*not a number, a category or a"):
-        read_manifest(frame, {"tabular": "n"})
-    frame["n"] = pd.Series(["a", "\ud800"] * 10, dtype=object)
-    with pytest.raises(ManifestError, match=r"row 1, column 'n'.*not a number, a category or"):
         read_manifest(frame, {"tabular": "n"})
 
 
