@@ -46,11 +46,13 @@ class Table:
         path: for messages; "DataFrame", "Table" or "Dataset" if there is no file.
         names: the names of the columns.
         records: starts to read, and yields (position, cells) for each row.
+        unread: the columns of types that cannot have a role; records omit them.
     """
 
     path: Path
     names: tuple[str, ...]
     records: Callable[[], Records]
+    unread: frozenset[str] = frozenset()
 
 
 def open_table(source: Source, wanted: Collection[str] = ()) -> Table:
@@ -280,7 +282,8 @@ def _arrow(
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _damaged(path, error) from None
 
-    return Table(path, column_names(path, schema.names), records)
+    names = column_names(path, schema.names)
+    return Table(path, names, records, frozenset(names) - set(column_names(path, columns)))
 
 
 def _readable(path: Path, schema: pa.Schema, wanted: Collection[str]) -> list[str]:

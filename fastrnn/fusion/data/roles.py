@@ -6,17 +6,19 @@ content (profile.py).
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Number
 from typing import Any
 
 from ..config.inputs import MODALITIES, Columns, input_names, listed, modality_of, of_modality
 from ..errors import ConfigError, ManifestError
 from .profile import judge, label_of, names_hold_label, profiles, suspicious
 from .readers import Table
-from .records import Record
+from .records import Record, stripped
+from .tabular import number
 
 NAMES = {
     "image": ("image", "images", "img", "image_path", "photo", "picture", "frame", "frames"),
@@ -82,15 +84,16 @@ def find_roles(
     """
     found = _named(table, named)
     reasons = dict.fromkeys(found.values(), "named")
-    left_out = [name for name in listed(ignore, table.names) if name not in reasons]
+    left_out = [n for n in listed(ignore, table.names) if n not in reasons] if ignore else []
     _check_there(table, filter(None, left_out))
     wanted = [role for role in NAMES if role in infer and role not in map(modality_of, found)]
-    free = [name for name in table.names if name not in (*reasons, *left_out)]
+    unread = dict.fromkeys(table.unread - reasons.keys(), "its type is not read")
+    free = [name for name in table.names if name not in {*reasons, *left_out, *unread}]
     found |= _by_name(table, wanted, free, reasons)
     warnings: tuple[str, ...] = ()
     if {"tabular", "text"} & set(infer):
         found, warnings = _by_content(table, wanted, free, found, reasons)
-    reasons |= dict.fromkeys(left_out, "named by --ignore")
+    reasons |= unread | dict.fromkeys(left_out, "named by --ignore")
     if "label" in infer and "label" not in found:
         raise ManifestError(
             f"{table.path}: no label column was found (the columns are {', '.join(table.names)}); "
@@ -111,13 +114,19 @@ def _by_name(
 ) -> dict[str, str]:
     """Find columns by name, else by the extension of their files; add the reasons."""
     sample = _sample(table.records())
+    by_name = {role: [name for name in free if name.lower() in NAMES[role]] for role in wanted}
+    for role, matches in by_name.items():
+        unfit = [each for each in matches if not _fits(role, sample[each])]
+        by_name[role] = [each for each in matches if each not in unfit]
+        reasons |= dict.fromkeys(by_name[role], "by its name")
+        if role == "split":  # else by content
+            reason = "not train, val or test; name it with --split to use it"
+            reasons |= dict.fromkeys(unfit, reason)
     found: dict[str, str] = {}
-    for role in wanted:
-        matches = [name for name in free if name.lower() in NAMES[role]]
-        reasons |= dict.fromkeys(matches, "by its name")
+    for role, matches in by_name.items():
         if not matches and role in _ENDINGS:
             for name in free:
-                ending = _ending(sample.get(name), _ENDINGS[role])
+                ending = _ending(next(iter(sample[name]), None), _ENDINGS[role])
                 if ending and name not in reasons:
                     matches.append(name)
                     reasons[name] = f"file extension {ending}"
@@ -206,15 +215,28 @@ def _check_there(table: Table, columns: Iterable[str]) -> None:
             )
 
 
-def _sample(records: Iterable[tuple[str, Record | ManifestError]]) -> dict[str, Any]:
-    """Return the first filled cell of each column."""
-    sample: dict[str, Any] = {}
+def _sample(records: Iterable[tuple[str, Record | ManifestError]]) -> dict[str, list[Any]]:
+    """Return the filled cells of each column in the first rows."""
+    sample: dict[str, list[Any]] = defaultdict(list)
     for _, record in islice(records, _SAMPLE):
         if isinstance(record, dict):
-            for name, cell in record.items():
-                if isinstance(cell, (str, list)) and cell:
-                    sample.setdefault(name, cell)
+            for name, value in record.items():
+                cell = stripped(value)
+                if cell is not None and cell != []:
+                    sample[name].append(cell)
     return sample
+
+
+def _fits(role: str, cells: Sequence[Any]) -> bool:
+    """Whether the first cells of a column can have the role that its name says.
+
+    Numbers are no files, texts, series or names of splits.
+    """
+    return role in ("label", "group") or not cells or not all(map(_is_number, cells))
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, Number) or (isinstance(cell, str) and number(cell) is not None)
 
 
 def _ending(value: Any, endings: tuple[str, ...]) -> str:
