@@ -95,7 +95,8 @@ def input_names(modality: str, columns: Sequence[str]) -> dict[str, str]:
 
 def listed(value: str | Sequence[str], known: Iterable[str] = ()) -> list[str]:
     """Return the columns in "front,back" or in a list. A column of `known` may contain a comma."""
-    values = [value] if isinstance(value, str) else list(value)
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    values = list(value) if several else [value]  # a DataFrame may name a column 0
     known, parts = set(known), []
     for each in values:
         name = composed(str(each).strip())

@@ -70,7 +70,7 @@ def profiles(table: Table) -> dict[str, Profile]:
         for name, profile in found.items():
             try:
                 cell = as_cell(record.get(name))
-            except TypeError as error:
+            except (TypeError, ValueError) as error:
                 cell, profile.other = None, str(error).removeprefix("a ")
             if cell and not profile.bracketed and cell.startswith("[") and cell.endswith("]"):
                 profile.bracketed = True

@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import FusionError, ManifestError, StorageError
+from ..errors import FusionError, ManifestError
 from ..strings import composed, is_unicode, plural, separator
 from .records import Record, Records, names_of
 from .shards import shards_of
@@ -246,9 +246,10 @@ def _parquet(path: Path, wanted: Collection[str]) -> Table:
 
 
 def _damaged(path: Path, error: Exception) -> FusionError:
-    if isinstance(error, StorageError):
+    if isinstance(error, FusionError):
         return error
-    return ManifestError(f"{path}: the Parquet file cannot be read ({error}); write it again")
+    kind, remedy = ("Parquet file", "write it again") if path.suffix else ("table", "fix it")
+    return ManifestError(f"{path}: the {kind} cannot be read ({error}); {remedy}")
 
 
 def _dataset(source: Any, wanted: Collection[str]) -> Table:
@@ -279,7 +280,7 @@ def _arrow(
                 for record in batch.select(columns).to_pylist():
                     yield f"row {number}", _cells(record)
                     number += 1
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             raise _damaged(path, error) from None
 
     names = column_names(path, schema.names)
@@ -311,8 +312,10 @@ def _plain(kind: pa.DataType) -> bool:
 def _frame(frame: pd.DataFrame) -> Table:
     path = Path("DataFrame")
     names = column_names(path, (str(name) for name in frame.columns))
-    index = frame.index.astype(str) if frame.index.dtype == object else frame.index
-    labels = frame.index if index.is_unique else range(len(frame))  # each row has its own name
+    index = frame.index
+    if index.dtype == object:
+        index = pd.Index([str(label) for label in index])
+    labels = index if index.is_unique else range(len(frame))  # each row has its own name
 
     def records() -> Records:
         columns = [frame.iloc[:, place] for place in range(len(names))]

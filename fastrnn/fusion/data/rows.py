@@ -219,11 +219,16 @@ class RowReader:
 
     def _tabular(self, name: str, value: Any) -> str | None:
         try:
-            return as_cell(value)
+            cell = as_cell(value)
         except TypeError:
             raise self.error(
                 name, f"{reprlib.repr(value)} is not a number, a category or a date; fix it"
             ) from None
+        except ValueError as error:
+            raise self.error(name, f"{error}; shorten it") from None
+        if cell is not None and not is_unicode(cell):
+            raise self.error(name, f"{reprlib.repr(cell)} is not valid Unicode; fix it")
+        return cell
 
     def _series(self, name: str, value: Any) -> str | np.ndarray:
         listed = parsed(value)
