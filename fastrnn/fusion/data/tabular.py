@@ -18,8 +18,8 @@ from typing import Annotated, Any
 import numpy as np
 
 from ..config.inputs import TabularName
-from ..config.parser import Checked, OneOf, Range
-from ..config.schema import MAX_CATEGORIES, Moment
+from ..config.parser import Checked, OneOf
+from ..config.schema import MAX_CATEGORIES, Deviation, Moment
 from ..tasks import labels
 from ..tasks.scale import FARTHEST, LARGEST, scales
 
@@ -44,7 +44,7 @@ class TabularColumn(Checked):
 
     name: Annotated[str, TabularName()]
     kind: Annotated[str, OneOf(KINDS)]
-    scale: tuple[Moment, Annotated[float, Range(above=0, most=1e38)]] = (0.0, 1.0)
+    scale: tuple[Moment, Deviation] = (0.0, 1.0)
     clock: bool = False
     categories: tuple[str, ...] = ()
 
