@@ -19,6 +19,7 @@ from .profile import judge, label_of, names_hold_label, profiles, suspicious
 from .readers import Table
 from .records import Record, stripped
 from .tabular import number
+from .timeseries import ENDINGS
 
 NAMES = {
     "image": ("image", "images", "img", "image_path", "photo", "picture", "frame", "frames"),
@@ -34,7 +35,7 @@ LABELLED = ("label", "split", "group")  # roles that prediction does not need
 _ENDINGS = {
     "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp"),
     "audio": (".wav", ".flac", ".ogg", ".mp3"),
-    "series": (".npy",),
+    "series": ENDINGS,
 }
 _SAMPLE = 100  # rows that are inspected to find out what a column holds
 
@@ -88,7 +89,8 @@ def find_roles(
     _check_there(table, filter(None, left_out))
     wanted = [role for role in NAMES if role in infer and role not in map(modality_of, found)]
     unread = dict.fromkeys(table.unread - reasons.keys(), "its type is not read")
-    free = [name for name in table.names if name not in {*reasons, *left_out, *unread}]
+    taken = {*reasons, *left_out, *unread}
+    free = [name for name in table.names if name not in taken]
     found |= _by_name(table, wanted, free, reasons)
     warnings: tuple[str, ...] = ()
     if {"tabular", "text"} & set(infer):
@@ -187,15 +189,16 @@ def _named(table: Table, named: Columns) -> dict[str, str]:
     """Return the columns that the caller names, by input or role."""
     chosen: dict[str, str] = {}
     asked: list[tuple[str, str]] = []  # role, column
+    names = set(table.names)
     for role, value in named.items():
-        columns = listed(value, table.names)
+        columns = listed(value, names)
         asked += [(role, column) for column in columns]
         if len(columns) > 1 and role not in MODALITIES:
             raise ManifestError(
                 f"{table.path}: {role} is one column; got {', '.join(columns)}; name one"
             )
-        _check_there(table, columns)
         chosen |= input_names(role, columns) if role in MODALITIES else {role: columns[0]}
+    _check_there(table, [column for _, column in asked])
     for column, count in Counter(column for _, column in asked).items():
         if count > 1:
             roles = dict.fromkeys(role for role, name in asked if name == column)
@@ -207,8 +210,9 @@ def _named(table: Table, named: Columns) -> dict[str, str]:
 
 
 def _check_there(table: Table, columns: Iterable[str]) -> None:
+    names = set(table.names)
     for column in columns:
-        if column not in table.names:
+        if column not in names:
             raise ManifestError(
                 f"{table.path}: there is no column {column!r}; the columns are "
                 f"{', '.join(table.names)}"
@@ -230,13 +234,15 @@ def _sample(records: Iterable[tuple[str, Record | ManifestError]]) -> dict[str, 
 def _fits(role: str, cells: Sequence[Any]) -> bool:
     """Whether the first cells of a column can have the role that its name says.
 
-    Numbers are no files, texts, series or names of splits.
+    Numbers are no files, texts, series or names of splits. A text may consist of digits.
     """
-    return role in ("label", "group") or not cells or not all(map(_is_number, cells))
-
-
-def _is_number(cell: Any) -> bool:
-    return isinstance(cell, Number) or (isinstance(cell, str) and number(cell) is not None)
+    if role in ("label", "group") or not cells:
+        return True
+    digits = role != "text"
+    return not all(
+        isinstance(cell, Number) or (digits and isinstance(cell, str) and number(cell) is not None)
+        for cell in cells
+    )
 
 
 def _ending(value: Any, endings: tuple[str, ...]) -> str:

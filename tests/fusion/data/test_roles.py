@@ -179,8 +179,10 @@ def test_a_column_has_one_role(cells, found):
     assert columns == found | {"tabular:age": "age"}
 
 
-@pytest.mark.parametrize("name", ["signal", "sensor", "frame", "clip", "claim"])
-@pytest.mark.parametrize("kind", [float, str])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("signal", float), ("sensor", str), ("frame", float), ("clip", str), ("claim", float)],
+)
 def test_numbers_have_no_role_by_name(name, kind):
     columns, _ = roles({name: map(kind, [0.5, 2.5, 0.5, 2.5]), "label": ["a", "b", "b", "a"]})
     assert columns == {"label": "label", f"tabular:{name}": name}
@@ -209,3 +211,9 @@ def test_columns_of_other_types_have_no_role():
     assert manifest.reasons["image"] == "its type is not read"
     with pytest.raises(ManifestError, match="is not a path"):
         read_manifest(table, {"image": "image"})
+
+
+def test_files_of_series():
+    columns, reasons = roles({"curve": ["0.csv", "1.csv"], "label": ["a", "b"]})
+    assert columns == {"label": "label", "series": "curve"}
+    assert reasons["curve"] == "file extension .csv"
