@@ -115,7 +115,7 @@ class FusionModel(
             FusionError: the table, a file or an option cannot be used; the message says the remedy.
         """
         config = self.fit_config()
-        named = {role: name for role, name in {"label": label, **columns}.items() if name}
+        named = {key: name for key, name in {"label": label, **columns}.items() if name is not None}
         manifest = read_manifest(
             data,
             named,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from fastrnn.fusion import ConfigError, FusionError, FusionModel, checkpoint
+from fastrnn.fusion import ConfigError, FusionError, FusionModel, ManifestError, checkpoint
 
 TINY = {
     "epochs": 1,
@@ -350,3 +350,11 @@ def test_an_explanation_lists_skipped_rows(model, rows, tmp_path):
     found = model.explain(frame, root=tmp_path, on_bad_row="skip", examples=0)
     assert found["rows"] == 18
     assert {each["where"] for each in found["skipped"]} == {"row 4", "row 7"}
+
+
+def test_columns_may_be_named_by_numbers_and_an_index():
+    frame = pd.DataFrame({1: [0.5, 2.5], "label": ["a", "b"]})
+    with pytest.raises(ManifestError, match="there is no column '0'"):
+        FusionModel().fit(frame, label=0)
+    with pytest.raises(ManifestError, match="'label' is named for both label and tabular"):
+        FusionModel().fit(frame, label="label", tabular=frame.columns)

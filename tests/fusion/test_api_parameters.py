@@ -96,3 +96,7 @@ def test_an_old_name_warns(old, value):
         model.set_params(**{old: value})
     with pytest.raises(ConfigError, match=f"{old} is the old name of {RENAMED[old]}"):
         FusionModel(**{old: value, RENAMED[old]: value})
+
+
+def test_no_reports():
+    assert FusionModel(report_to=None).fit_config() == FusionModel().fit_config()

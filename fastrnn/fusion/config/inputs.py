@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..strings import composed, plural
 
 MODALITIES = ("audio", "image", "series", "tabular", "text")
+FILES = ("image", "audio", "series")  # modalities of files
 # The keys of an input in a batch (batch.py) and in a sample are its name with these endings.
 ENDINGS = (
     "",
@@ -95,8 +96,9 @@ def input_names(modality: str, columns: Sequence[str]) -> dict[str, str]:
 
 def listed(value: str | Sequence[str], known: Iterable[str] = ()) -> list[str]:
     """Return the columns in "front,back" or in a list. A column of `known` may contain a comma."""
-    values = [value] if isinstance(value, str) else list(value)
-    known, parts = set(known), []
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    values = list(value) if several else [value]  # a DataFrame may name a column 0
+    known, parts = known if isinstance(known, set) else set(known), []
     for each in values:
         name = composed(str(each).strip())
         parts += [name] if name in known else [part.strip() for part in name.split(",")]

@@ -67,7 +67,7 @@ class Parameters:
 def _fit_config(given: Mapping[str, Any]) -> FitConfig:
     values = options.preset(given.get("preset", "default"))
     values |= {name: value for name, value in given.items() if name in options.OPTIONS}
-    init_from, report_to = given.get("init_from"), given.get("report_to", ())
+    init_from, report_to = given.get("init_from"), given.get("report_to") or ()
     return options.fit_config(
         values,
         baselines=given.get("baselines", False),

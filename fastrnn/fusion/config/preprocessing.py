@@ -15,10 +15,20 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from ..errors import ConfigError
-from .parser import Checked, OneOf, Range
+from .parser import Checked, OneOf, Range, parse
 
 RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # as Pillow's numbers
 EXTRACTORS = ("ASTFeatureExtractor", "WhisperFeatureExtractor")
+
+# The settings that decide how much memory an extractor takes, and the most of each
+_EXTRACTOR_SIZES = {
+    "chunk_length": 60,  # seconds
+    "feature_size": 1024,  # bands
+    "max_length": 10_000,  # frames
+    "n_fft": 16_384,  # samples
+    "num_mel_bins": 1024,  # bands
+    "sampling_rate": 384_000,
+}
 
 _Side = Annotated[int, Range(1, 4096)]  # pixels
 _Count = Annotated[int, Range(1, 10_000_000)]
@@ -89,6 +99,9 @@ class AudioPreprocessing(Checked):
             raise ConfigError(
                 f"feature_extractor_type must be one of {', '.join(EXTRACTORS)}; got {kind!r}"
             )
+        for name, most in _EXTRACTOR_SIZES.items():
+            if name in self.extractor:
+                parse(Annotated[int, Range(1, most)], self.extractor[name], f"extractor.{name}")
         if bool(self.extractor) != bool(self.bands):
             raise ConfigError("an extractor needs the number of its bands, and only an extractor")
 

@@ -101,7 +101,7 @@ def _read(modality: str, library: str, folder: Path) -> PretrainedConfig:
         if modality == "text":
             return _text(architecture, folder)
         return (_image if modality == "image" else _audio)(architecture, folder)
-    except (ConfigError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"{folder}: {error}") from None
 
 

@@ -33,7 +33,8 @@ BLOCK = 1024  # rows that `predict` keeps in memory at once
 
 Count = Annotated[int, Range(1)]
 Positive = Annotated[float, Range(above=0, most=1e9)]
-Moment = Annotated[float, Range(-1e38, 1e38)]  # a mean or a standard deviation; finite in float32
+Moment = Annotated[float, Range(-1e38, 1e38)]  # a mean; finite in float32
+Deviation = Annotated[float, Range(above=0, most=1e38)]  # a standard deviation to divide by
 Tokens = Annotated[int, Range(0, 10_000_000)]
 Features = Annotated[int, Range(1, 65_536)]  # features or channels of one layer
 Mels = Annotated[int, Range(1, 1024)]

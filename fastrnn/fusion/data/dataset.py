@@ -32,14 +32,14 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ..batch import IGNORE, Batch
-from ..config.inputs import modality_of, of_modality
+from ..config.inputs import FILES, modality_of, of_modality
 from ..errors import DataError, FusionError, ManifestError, MediaError
 from . import text
 from .bad_rows import BadRows, located
 from .cache import MEMORY, make_cache
 from .checks import check_columns, far_cells, problems
 from .collator import Collator
-from .decoding import FILES, MediaFiles
+from .decoding import MediaFiles
 from .features import Features
 from .manifest import Manifest
 from .ngrams import ngrams

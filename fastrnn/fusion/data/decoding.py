@@ -33,8 +33,6 @@ from .preprocessing import read_clip
 from .ragged import Ragged
 from .timeseries import check_size, read_series, standardise
 
-FILES = ("audio", "image", "series")  # modalities of files
-
 
 @dataclass
 class MediaFiles:

@@ -15,12 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..config.inputs import of_modality
+from ..config.inputs import FILES, of_modality
 from ..strings import composed
 from .columns import Rows, file_column
 from .rows import Row
-
-FILES = ("image", "audio", "series")  # modalities of files
 
 
 def linked(table: Rows, rows: Iterable[int]) -> list[list[int]]:
@@ -139,10 +137,12 @@ def crossing_contents(table: Rows, splits: dict[int, str] | None = None) -> tupl
     filed = np.zeros(len(table), bool)
     for name in FILES:
         filed[references(table, name)[1]] = True
+    told = [*table.of("text"), *table.of("series")]
+    empty = np.logical_and.reduce([table.lacking(name) for name in told])
     seen: dict[Hashable, tuple[int, str]] = {}
     crossing: dict[Hashable, tuple[int, str, int, str]] = {}
     for number in np.flatnonzero(~filed).tolist() if splits is None else splits:
-        if filed[number]:
+        if filed[number] or empty[number]:
             continue
         split = table.column("split")[number].as_py() if splits is None else splits[number]
         content = _content(table, number)

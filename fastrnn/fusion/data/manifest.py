@@ -170,10 +170,11 @@ def read_manifest(
         raise ManifestError(
             f"{table.path}: no row can be used; the first error: {bad.listed[0][1]}"
         )
+    used = set(roles.columns.values())
     manifest = Manifest(
         path=table.path,
         columns=roles.columns,
-        ignored=tuple(name for name in table.names if name not in roles.columns.values()),
+        ignored=tuple(name for name in table.names if name not in used),
         table=found,
         problem_type=problem_type,
         stream=stream,

@@ -39,9 +39,12 @@ def ngrams(text: str, buckets: int) -> tuple[np.ndarray, np.ndarray]:
 
 def occurrences(text: str, buckets: int) -> Iterator[tuple[int, int, int]]:
     """Yield the number, the start and the end of every feature of a text, in characters."""
+    # A character may become two: "İ".lower() does.
+    origin = [place for place, character in enumerate(text) for _ in character.lower()]
     for word in re.finditer(r"\S+", text.lower()):
         for feature, start, end in (*_grams(word[0]), *_words(word[0])):
-            yield _number(feature, buckets), word.start() + start, word.start() + end
+            first, last = origin[word.start() + start], origin[word.start() + end - 1]
+            yield _number(feature, buckets), first, last + 1
 
 
 @lru_cache(maxsize=1024)  # a few frequent words make up most of any text

@@ -24,7 +24,7 @@ from ..config import parser
 from ..config.inputs import InputName, of_modality
 from ..config.parser import Checked, OneOf
 from ..config.preprocessing import ImagePreprocessing, Preprocessing
-from ..config.schema import DataConfig, Moment
+from ..config.schema import DataConfig, Deviation, Moment
 from ..errors import ConfigError, DataError, ManifestError, MediaError
 from ..strings import plural
 from ..tasks import TASKS, Task, task_of
@@ -48,13 +48,13 @@ class ProcessorConfig(Checked):
     modalities: tuple[Annotated[str, InputName()], ...]
     stream: bool
     labels: tuple[str, ...] = ()  # in the order of the outputs; none for a regression
-    target: tuple[Moment, Moment] | None = None  # regression: mean and standard deviation
-    series: tuple[tuple[Moment, Moment], ...] = ()  # the same for each variable of the only series
-    series_columns: Mapping[str, tuple[tuple[Moment, Moment], ...]] = field(
-        default_factory=dict
+    target: tuple[Moment, Deviation] | None = None  # regression: mean and standard deviation
+    series: tuple[tuple[Moment, Deviation], ...] = ()  # of each variable of the only series
+    series_columns: Mapping[Annotated[str, InputName()], tuple[tuple[Moment, Deviation], ...]] = (
+        field(default_factory=dict)
     )  # or of each of several
     tabular: tuple[TabularColumn, ...] = ()
-    preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
+    preprocessing: Mapping[Annotated[str, InputName()], Preprocessing] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from itertools import islice
 from ..strings import plural
 from ..tasks.labels import canonical
 from .readers import Table
+from .records import parsed
 from .tabular import as_cell, kind_of, moment, number
 
 ROWS = 10_000
@@ -25,6 +26,7 @@ _LONGEST = 200  # characters of a cell that are compared
 _CATEGORIES = 100  # a column with more different values is not taken for categories
 _NEARLY = 0.95  # share of the rows that is nearly all
 _IDENTIFIER = re.compile(r"(^|[\W_])(id|ids|uuid|guid|index|idx|key|number|no|nr)$")
+_INDEX = re.compile(r"|unnamed: \d+(\.\d+)?|__index_level_\d+__")  # as pandas saves it
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Profile:
 
     cells: list[str | None] = field(default_factory=list)
     other: str = ""  # the type of a cell that is no number, text or date
-    read: bool = False  # whether cells of its type are read at all
+    bracketed: bool = False  # whether a cell looks like a list: only the first is parsed
 
     @cached_property
     def filled(self) -> list[str]:
@@ -66,21 +68,19 @@ def profiles(table: Table) -> dict[str, Profile]:
         if not isinstance(record, dict):
             continue
         for name, profile in found.items():
-            profile.read |= name in record
             try:
                 cell = as_cell(record.get(name))
-            except TypeError as error:
+            except (TypeError, ValueError) as error:
                 cell, profile.other = None, str(error).removeprefix("a ")
-            if cell and cell.startswith("[") and cell.endswith("]"):
-                profile.other = "list"
+            if cell and not profile.bracketed and cell.startswith("[") and cell.endswith("]"):
+                profile.bracketed = True
+                profile.other = "list" if isinstance(parsed(cell), list) else profile.other
             profile.cells.append(None if cell is None else cell[:_LONGEST])
     return found
 
 
 def judge(name: str, profile: Profile, label: Profile | None) -> tuple[str, str]:
     """Return the role of a column, tabular, text or "", and the reason."""
-    if not profile.read:
-        return "", "its type is not read"
     if profile.other:
         return "", f"its cells are of the type {profile.other}"
     if not profile.filled:
@@ -100,6 +100,8 @@ def suspicious(name: str, profile: Profile, label: Profile | None) -> str:
     """Return why a column should not be an input, or "" if there is no reason."""
     if len(profile.distinct) == 1 and len(profile.filled) == len(profile.cells):
         return "constant"
+    if _INDEX.fullmatch(name.lower()):
+        return "the index of a DataFrame"
     if _identifies(name, profile):
         return "a different value in every row"
     return "" if label is None else _leak(profile, label)

@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import FusionError, ManifestError, StorageError
+from ..errors import FusionError, ManifestError
 from ..strings import composed, is_unicode, plural, separator
 from .records import Record, Records, names_of
 from .shards import shards_of
@@ -46,11 +46,13 @@ class Table:
         path: for messages; "DataFrame", "Table" or "Dataset" if there is no file.
         names: the names of the columns.
         records: starts to read, and yields (position, cells) for each row.
+        unread: the columns of types that cannot have a role; records omit them.
     """
 
     path: Path
     names: tuple[str, ...]
     records: Callable[[], Records]
+    unread: frozenset[str] = frozenset()
 
 
 def open_table(source: Source, wanted: Collection[str] = ()) -> Table:
@@ -244,9 +246,10 @@ def _parquet(path: Path, wanted: Collection[str]) -> Table:
 
 
 def _damaged(path: Path, error: Exception) -> FusionError:
-    if isinstance(error, StorageError):
+    if isinstance(error, FusionError):
         return error
-    return ManifestError(f"{path}: the Parquet file cannot be read ({error}); write it again")
+    kind, remedy = ("Parquet file", "write it again") if path.suffix else ("table", "fix it")
+    return ManifestError(f"{path}: the {kind} cannot be read ({error}); {remedy}")
 
 
 def _dataset(source: Any, wanted: Collection[str]) -> Table:
@@ -277,10 +280,11 @@ def _arrow(
                 for record in batch.select(columns).to_pylist():
                     yield f"row {number}", _cells(record)
                     number += 1
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             raise _damaged(path, error) from None
 
-    return Table(path, column_names(path, schema.names), records)
+    names = column_names(path, schema.names)
+    return Table(path, names, records, frozenset(names) - set(column_names(path, columns)))
 
 
 def _readable(path: Path, schema: pa.Schema, wanted: Collection[str]) -> list[str]:
@@ -308,8 +312,10 @@ def _plain(kind: pa.DataType) -> bool:
 def _frame(frame: pd.DataFrame) -> Table:
     path = Path("DataFrame")
     names = column_names(path, (str(name) for name in frame.columns))
-    index = frame.index.astype(str) if frame.index.dtype == object else frame.index
-    labels = frame.index if index.is_unique else range(len(frame))  # each row has its own name
+    index = frame.index
+    if index.dtype == object:
+        index = pd.Index([str(label) for label in index])
+    labels = index if index.is_unique else range(len(frame))  # each row has its own name
 
     def records() -> Records:
         columns = [frame.iloc[:, place] for place in range(len(names))]

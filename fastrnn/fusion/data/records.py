@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,3 +29,20 @@ def names_of(records: Records) -> tuple[str, ...]:
     if damaged and not names:
         raise damaged
     return tuple(names)
+
+
+def stripped(value: Any) -> Any:
+    """Return the cell, or None if it is empty."""
+    if isinstance(value, str):
+        return value.strip() or None
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def parsed(value: Any) -> Any:
+    """Parse a cell that contains a JSON list; return anything else unchanged."""
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value

@@ -6,17 +6,20 @@ content (profile.py).
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Number
 from typing import Any
 
 from ..config.inputs import MODALITIES, Columns, input_names, listed, modality_of, of_modality
 from ..errors import ConfigError, ManifestError
 from .profile import judge, label_of, names_hold_label, profiles, suspicious
 from .readers import Table
-from .records import Record
+from .records import Record, stripped
+from .tabular import number
+from .timeseries import ENDINGS
 
 NAMES = {
     "image": ("image", "images", "img", "image_path", "photo", "picture", "frame", "frames"),
@@ -32,7 +35,7 @@ LABELLED = ("label", "split", "group")  # roles that prediction does not need
 _ENDINGS = {
     "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp"),
     "audio": (".wav", ".flac", ".ogg", ".mp3"),
-    "series": (".npy",),
+    "series": ENDINGS,
 }
 _SAMPLE = 100  # rows that are inspected to find out what a column holds
 
@@ -82,15 +85,17 @@ def find_roles(
     """
     found = _named(table, named)
     reasons = dict.fromkeys(found.values(), "named")
-    left_out = [name for name in listed(ignore, table.names) if name not in reasons]
+    left_out = [n for n in listed(ignore, table.names) if n not in reasons] if ignore else []
     _check_there(table, filter(None, left_out))
     wanted = [role for role in NAMES if role in infer and role not in map(modality_of, found)]
-    free = [name for name in table.names if name not in (*reasons, *left_out)]
+    unread = dict.fromkeys(table.unread - reasons.keys(), "its type is not read")
+    taken = {*reasons, *left_out, *unread}
+    free = [name for name in table.names if name not in taken]
     found |= _by_name(table, wanted, free, reasons)
     warnings: tuple[str, ...] = ()
     if {"tabular", "text"} & set(infer):
         found, warnings = _by_content(table, wanted, free, found, reasons)
-    reasons |= dict.fromkeys(left_out, "named by --ignore")
+    reasons |= unread | dict.fromkeys(left_out, "named by --ignore")
     if "label" in infer and "label" not in found:
         raise ManifestError(
             f"{table.path}: no label column was found (the columns are {', '.join(table.names)}); "
@@ -111,13 +116,19 @@ def _by_name(
 ) -> dict[str, str]:
     """Find columns by name, else by the extension of their files; add the reasons."""
     sample = _sample(table.records())
+    by_name = {role: [name for name in free if name.lower() in NAMES[role]] for role in wanted}
+    for role, matches in by_name.items():
+        unfit = [each for each in matches if not _fits(role, sample[each])]
+        by_name[role] = [each for each in matches if each not in unfit]
+        reasons |= dict.fromkeys(by_name[role], "by its name")
+        if role == "split":  # else by content
+            reason = "not train, val or test; name it with --split to use it"
+            reasons |= dict.fromkeys(unfit, reason)
     found: dict[str, str] = {}
-    for role in wanted:
-        matches = [name for name in free if name.lower() in NAMES[role]]
-        reasons |= dict.fromkeys(matches, "by its name")
+    for role, matches in by_name.items():
         if not matches and role in _ENDINGS:
             for name in free:
-                ending = _ending(sample.get(name), _ENDINGS[role])
+                ending = _ending(next(iter(sample[name]), None), _ENDINGS[role])
                 if ending and name not in reasons:
                     matches.append(name)
                     reasons[name] = f"file extension {ending}"
@@ -178,15 +189,16 @@ def _named(table: Table, named: Columns) -> dict[str, str]:
     """Return the columns that the caller names, by input or role."""
     chosen: dict[str, str] = {}
     asked: list[tuple[str, str]] = []  # role, column
+    names = set(table.names)
     for role, value in named.items():
-        columns = listed(value, table.names)
+        columns = listed(value, names)
         asked += [(role, column) for column in columns]
         if len(columns) > 1 and role not in MODALITIES:
             raise ManifestError(
                 f"{table.path}: {role} is one column; got {', '.join(columns)}; name one"
             )
-        _check_there(table, columns)
         chosen |= input_names(role, columns) if role in MODALITIES else {role: columns[0]}
+    _check_there(table, [column for _, column in asked])
     for column, count in Counter(column for _, column in asked).items():
         if count > 1:
             roles = dict.fromkeys(role for role, name in asked if name == column)
@@ -198,23 +210,39 @@ def _named(table: Table, named: Columns) -> dict[str, str]:
 
 
 def _check_there(table: Table, columns: Iterable[str]) -> None:
+    names = set(table.names)
     for column in columns:
-        if column not in table.names:
+        if column not in names:
             raise ManifestError(
                 f"{table.path}: there is no column {column!r}; the columns are "
                 f"{', '.join(table.names)}"
             )
 
 
-def _sample(records: Iterable[tuple[str, Record | ManifestError]]) -> dict[str, Any]:
-    """Return the first filled cell of each column."""
-    sample: dict[str, Any] = {}
+def _sample(records: Iterable[tuple[str, Record | ManifestError]]) -> dict[str, list[Any]]:
+    """Return the filled cells of each column in the first rows."""
+    sample: dict[str, list[Any]] = defaultdict(list)
     for _, record in islice(records, _SAMPLE):
         if isinstance(record, dict):
-            for name, cell in record.items():
-                if isinstance(cell, (str, list)) and cell:
-                    sample.setdefault(name, cell)
+            for name, value in record.items():
+                cell = stripped(value)
+                if cell is not None and cell != []:
+                    sample[name].append(cell)
     return sample
+
+
+def _fits(role: str, cells: Sequence[Any]) -> bool:
+    """Whether the first cells of a column can have the role that its name says.
+
+    Numbers are no files, texts, series or names of splits. A text may consist of digits.
+    """
+    if role in ("label", "group") or not cells:
+        return True
+    digits = role != "text"
+    return not all(
+        isinstance(cell, Number) or (digits and isinstance(cell, str) and number(cell) is not None)
+        for cell in cells
+    )
 
 
 def _ending(value: Any, endings: tuple[str, ...]) -> str:

@@ -5,8 +5,6 @@ Paths are checked for form only. `resolve` finds the file when it is read.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import posixpath
 import reprlib
@@ -24,6 +22,7 @@ from ..config.inputs import inputs_of, modality_of, of_modality
 from ..errors import ManifestError, MediaError
 from ..strings import composed, is_unicode, plural
 from ..tasks.labels import Label, canonical
+from .records import parsed, stripped
 from .storage import below
 from .tabular import as_cell
 from .timeseries import ENDINGS, as_series
@@ -116,7 +115,7 @@ class RowReader:
             ManifestError: a cell is wrong; names the table, the row, the column and the remedy.
         """
         self.where = where
-        cells = {role: self._cell(record.get(column)) for role, column in self.roles.items()}
+        cells = {role: stripped(record.get(column)) for role, column in self.roles.items()}
         there = {name: cells[name] for name in self.inputs if cells.get(name) is not None}
         tabular = tuple(self._tabular(name, cells[name]) for name in self.tabular)
         given = any(cell is not None for cell in tabular)
@@ -128,7 +127,7 @@ class RowReader:
                 "the row"
             )
         images = {
-            name: self._listed(cell) for name, cell in there.items() if modality_of(name) == "image"
+            name: parsed(cell) for name, cell in there.items() if modality_of(name) == "image"
         }
         stream = self._is_stream(images)
         convert = {"audio": self._file, "text": self._text, "series": self._series}
@@ -178,23 +177,6 @@ class RowReader:
         """Return an error about the cell of this role in the current row."""
         return ManifestError(f"{self.path}, {self.where}, column {self.roles[role]!r}: {text}")
 
-    @staticmethod
-    def _cell(value: Any) -> Any:
-        """Return the cell, or None if it is empty."""
-        if isinstance(value, str):
-            return value.strip() or None
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    @staticmethod
-    def _listed(value: Any) -> Any:
-        """Parse a cell that contains a JSON list; return anything else unchanged."""
-        if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-            try:
-                return json.loads(value)
-            except (ValueError, RecursionError):
-                return value
-        return value
-
     def _text(self, name: str, value: Any) -> str:
         if not isinstance(value, (str, int, float)):
             raise self.error(name, f"{reprlib.repr(value)} is not a text; write words")
@@ -210,12 +192,12 @@ class RowReader:
     def _label(self, value: Any) -> Label:
         if value is None:
             raise self.error("label", "the cell is empty; fill it, or remove the row")
-        value = self._listed(value)
+        value = parsed(value)
         if isinstance(value, np.ndarray):
             value = value.tolist()
         if not isinstance(value, list):
             return canonical(self._name("label", value))
-        cells = [self._cell(each) for each in value]
+        cells = [stripped(each) for each in value]
         return tuple(
             None if each is None else canonical(self._name("label", each)) for each in cells
         )
@@ -237,14 +219,19 @@ class RowReader:
 
     def _tabular(self, name: str, value: Any) -> str | None:
         try:
-            return as_cell(value)
+            cell = as_cell(value)
         except TypeError:
             raise self.error(
                 name, f"{reprlib.repr(value)} is not a number, a category or a date; fix it"
             ) from None
+        except ValueError as error:
+            raise self.error(name, f"{error}; shorten it") from None
+        if cell is not None and not is_unicode(cell):
+            raise self.error(name, f"{reprlib.repr(cell)} is not valid Unicode; fix it")
+        return cell
 
     def _series(self, name: str, value: Any) -> str | np.ndarray:
-        listed = self._listed(value)
+        listed = parsed(value)
         if isinstance(listed, (list, np.ndarray)):
             try:
                 return as_series(listed)

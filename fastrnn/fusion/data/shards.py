@@ -100,7 +100,7 @@ def shards_of(path: Path) -> list[Path]:
     """
     if path.suffix.lower() == ENDING:
         return _expanded(path)
-    if not path.suffix and path.is_dir():
+    if path.suffix.lower() not in (".csv", ".jsonl", ".parquet") and path.is_dir():
         return sorted(each for each in path.iterdir() if each.suffix.lower() == ENDING)
     return []
 

@@ -191,29 +191,32 @@ def _deal_sets(
     counts = [Counter(strata[index] for index in each) for each in sets]
     total = Counter(strata.values())
     have: dict[str, Counter[str]] = {part: Counter() for part in shares}
+    held = dict.fromkeys(shares, 0)  # rows
     part_of: dict[int, str] = {}
 
     def place(number: int, part: str) -> None:
         part_of[number] = part
-        have[part] += counts[number]
+        have[part].update(counts[number])
+        held[part] += len(sets[number])
 
     def harm(number: int, part: str) -> float:
-        rows = sum(counts[number].values())
-        held, share = sum(have[part].values()), shares[part]
-        distance = _growth(held, rows, share * sum(total.values()))
+        share = shares[part]
+        distance = _growth(held[part], len(sets[number]), share * len(strata))
         for name, count in counts[number].items():
             distance += _growth(have[part][name], count, share * total[name])
         return distance
 
+    # The first set, the largest, of each stratum
+    largest = {name: number for number in reversed(range(len(sets))) for name in counts[number]}
     for name in sorted(total, key=lambda name: (total[name], name)):
         if not have[first][name]:
-            place(next(each for each, count in enumerate(counts) if count[name]), first)
+            place(largest[name], first)
     for number in range(len(sets)):
         if number not in part_of:
             place(number, min(shares, key=lambda part: harm(number, part)))
     for part in shares:  # a part may have received nothing
         spare = [each for each, owner in part_of.items() if owner == first]
-        if not have[part] and len(spare) > 1:
+        if not held[part] and len(spare) > 1:
             able = [
                 each
                 for each in spare
@@ -221,7 +224,8 @@ def _deal_sets(
             ]
             if able:
                 least = min(able, key=lambda each: (len(sets[each]), each))
-                have[first] -= counts[least]
+                have[first].subtract(counts[least])
+                held[first] -= len(sets[least])
                 place(least, part)
     return {
         part: [index for each, owner in part_of.items() if owner == part for index in sets[each]]

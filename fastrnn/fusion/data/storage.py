@@ -7,6 +7,7 @@ process fetch http://internal/ or read a local file.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -74,11 +75,12 @@ class RemotePath(PosixPath):
 
         Raises:
             FileNotFoundError: there is no such file.
-            StorageError: its server cannot be reached, or denies access.
+            StorageError: its server cannot be reached, or denies access. Reading raises it, too.
             ConfigError: the package that reads the protocol is not installed.
         """
         with self.errors():
-            return self._system().open(str(self), mode, **how)
+            file = io.BufferedReader(_RemoteFile(self, self._system().open(str(self), "rb")))
+        return file if "b" in mode else io.TextIOWrapper(file, **how)
 
     def read(self, most: int) -> bytes:
         """Return the content of the file.
@@ -135,6 +137,38 @@ class RemotePath(PosixPath):
             raise StorageError(
                 f"{self}: cannot be read ({said}); check the address, the access and the network"
             ) from None
+
+
+class _RemoteFile(io.RawIOBase):
+    """An open file; while it is read, the network may fail."""
+
+    def __init__(self, path: RemotePath, file: IO[bytes]) -> None:
+        self._path = path
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def readinto(self, buffer: Any) -> int:
+        with self._path.errors():
+            found = self._file.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with self._path.errors():
+            return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 def too_large(path: Path, most: int) -> MediaError:

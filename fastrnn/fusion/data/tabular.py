@@ -11,15 +11,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
 import numpy as np
 
 from ..config.inputs import TabularName
-from ..config.parser import Checked, OneOf, Range
-from ..config.schema import MAX_CATEGORIES, Moment
+from ..config.parser import Checked, OneOf
+from ..config.schema import MAX_CATEGORIES, Deviation, Moment
 from ..tasks import labels
 from ..tasks.scale import FARTHEST, LARGEST, scales
 
@@ -44,7 +44,7 @@ class TabularColumn(Checked):
 
     name: Annotated[str, TabularName()]
     kind: Annotated[str, OneOf(KINDS)]
-    scale: tuple[Moment, Annotated[float, Range(above=0, most=1e38)]] = (0.0, 1.0)
+    scale: tuple[Moment, Deviation] = (0.0, 1.0)
     clock: bool = False
     categories: tuple[str, ...] = ()
 
@@ -72,6 +72,7 @@ def as_cell(value: Any) -> str | None:
 
     Raises:
         TypeError: it is no number, text or date.
+        ValueError: it is a number with more digits than Python converts.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -81,7 +82,10 @@ def as_cell(value: Any) -> str | None:
         return value.isoformat()
     if not isinstance(value, (str, int, float, Decimal)):
         raise TypeError(f"a {type(value).__name__}")
-    text = str(value).strip()
+    try:
+        text = str(value).strip()
+    except ValueError:
+        raise ValueError("a number with too many digits") from None
     return None if text.lower() in ("", "nan") else text
 
 
@@ -168,9 +172,9 @@ def _values(column: TabularColumn, cells: Cells) -> np.ndarray:
 def _days(when: datetime | None) -> float | None:
     if when is None:
         return None
-    if when.tzinfo is not None:
-        when = when.astimezone(timezone.utc).replace(tzinfo=None)
-    return (when - _EPOCH).total_seconds() / _SECONDS
+    # In UTC, the time may be before the year 1 or after 9999, which no datetime can be.
+    since = when.replace(tzinfo=None) - _EPOCH - (when.utcoffset() or timedelta())
+    return since.total_seconds() / _SECONDS
 
 
 def _cycles(cells: Cells, clock: bool) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from ..config.schema import DataConfig
 from ..errors import MediaError
 from ..strings import plural, separator
+from ..tasks.labels import number
 from ..tasks.scale import FARTHEST, LARGEST, Scale
 
 ENDINGS = (".csv", ".npy")
@@ -110,7 +111,7 @@ def _read_csv(path: Path, config: DataConfig) -> list[list[float]]:
             try:
                 steps.append([float(cell) for cell in cells])
             except ValueError:
-                if reader.line_num == 1:
+                if reader.line_num == 1 and all(number(cell) is None for cell in cells):
                     continue  # the header
                 line = ",".join(cells)
                 other = separator(line)

@@ -100,7 +100,8 @@ class Predictor:
             FusionError: the table cannot be read, has no rows, or lacks a column; or a row cannot
                 be used and on_bad_row is not "skip".
         """
-        wanted = {each for value in (columns or {}).values() for each in listed(value)}
+        named = (*self.config.columns.values(), *(columns or {}).values())
+        wanted = {each for value in named for each in listed(value)}
         table = open_table(source, wanted)
         roles = self._roles(table, columns or {})
         network = self.network.to(self.device)

@@ -45,7 +45,13 @@ def test_weights_count_occurrences(text, buckets):
     words = any(each.isalnum() or each == "_" for each in text.lower())
     squares = float(np.square(weights.astype(float)).sum())
     assert squares == pytest.approx(2 if words else 1, abs=1e-5)  # each kind has the norm 1
-    assert all(0 <= start < end <= len(text.lower()) for _, start, end in places)
+    assert all(0 <= start < end <= len(text) for _, start, end in places)
+
+
+def test_places_are_those_of_the_text():
+    """In small letters, the first word is longer."""
+    number = 1 + crc32(b"#cat") % 10**6
+    assert [each[1:] for each in occurrences("İİİ Cat", 10**6) if each[0] == number] == [(4, 7)]
 
 
 def test_a_frequent_ngram_weighs_more():

@@ -89,6 +89,10 @@ def test_saved_processor_of_streams(streams, save, tmp_path):
         ({"problem_type": "ordinal"}, "problem_type"),
         ({"modalities": ["video"]}, "modalities"),
         ({"series": [[0.0]]}, "series"),
+        ({"series": [[0.0, 0.0]]}, "series"),
+        ({"target": [0.0, 0.0]}, "target"),
+        ({"series_columns": {"video": []}}, "a key of series_columns"),
+        ({"preprocessing": {"../../secret": {}}}, "a key of preprocessing"),
     ],
 )
 def test_damaged_processor(full, save, tmp_path, change, said):

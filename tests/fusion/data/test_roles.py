@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
@@ -146,3 +147,73 @@ def test_the_lines_are_aligned(frame, capsys):
         "  colour: tabular, categories (100% of 100 cells)",
         "  label:  label, by its name",
     ]
+
+
+def roles(columns, **options):
+    """Return the roles and the reasons of a table's columns."""
+    manifest = read_manifest(pd.DataFrame(columns), **options)
+    return manifest.columns, manifest.reasons
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "unnamed: 0.1", "__index_level_0__"])
+@pytest.mark.parametrize("ignore", [(), "z"])
+def test_a_saved_index_is_no_input(name, ignore):
+    index = [3 * number for number in range(8)]
+    columns, reasons = roles(
+        {name: index, "age": [1.5] * 7 + [2.5], "z": 0, "label": ["a", "b"] * 4}, ignore=ignore
+    )
+    assert columns == {"label": "label", "tabular:age": "age"}
+    assert reasons[name] == "the index of a DataFrame; name it with --tabular to use it"
+
+
+@pytest.mark.parametrize(
+    ("cells", "found"),
+    [
+        ({"target": "masks/a.png"}, {"label": "target"}),
+        ({"text": "see x.png", "label": "a"}, {"text": "text", "label": "label"}),
+        ({"audio": "a.png", "label": "a"}, {"audio": "audio", "label": "label"}),
+    ],
+)
+def test_a_column_has_one_role(cells, found):
+    columns, _ = roles({"age": [1.5, 2.5, 1.5, 2.5]} | cells)
+    assert columns == found | {"tabular:age": "age"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("signal", float), ("sensor", str), ("frame", float), ("clip", str), ("claim", float)],
+)
+def test_numbers_have_no_role_by_name(name, kind):
+    columns, _ = roles({name: map(kind, [0.5, 2.5, 0.5, 2.5]), "label": ["a", "b", "b", "a"]})
+    assert columns == {"label": "label", f"tabular:{name}": name}
+
+
+def test_the_number_of_a_fold_is_no_split():
+    columns, reasons = roles({"fold": [0, 1, 2, 0], "x": [0.5, 2.5] * 2, "label": list("abba")})
+    assert columns == {"label": "label", "tabular:x": "x"}
+    assert reasons["fold"] == "not train, val or test; name it with --split to use it"
+
+
+def test_brackets_are_not_always_a_list(frame):
+    table = frame[["note", "label"]].copy()
+    table.loc[5, "note"] = "[deleted]"
+    assert read_manifest(table).columns["text"] == "note"
+    table.loc[3, "note"] = "[1, 2]"
+    table["colour"] = frame["colour"]
+    assert read_manifest(table).reasons["note"] == "its cells are of the type list"
+
+
+def test_columns_of_other_types_have_no_role():
+    image = [{"bytes": b"", "path": "a.png"}] * 4
+    table = pa.table({"image": image, "x": [0.5, 2.5] * 2, "label": ["a", "b", "b", "a"]})
+    manifest = read_manifest(table)
+    assert manifest.columns == {"label": "label", "tabular:x": "x"}
+    assert manifest.reasons["image"] == "its type is not read"
+    with pytest.raises(ManifestError, match="is not a path"):
+        read_manifest(table, {"image": "image"})
+
+
+def test_files_of_series():
+    columns, reasons = roles({"curve": ["0.csv", "1.csv"], "label": ["a", "b"]})
+    assert columns == {"label": "label", "series": "curve"}
+    assert reasons["curve"] == "file extension .csv"

@@ -159,3 +159,19 @@ def test_empty_tables_and_names(rows, source):
 def test_other_sources(other):
     with pytest.raises(ManifestError, match="is not a table; give a path, a DataFrame"):
         read_manifest(other)
+
+
+def test_a_timestamp_that_python_cannot_hold():
+    when = pa.array([1 << 60, 0], pa.timestamp("s"))
+    table = pa.table({"when": when, "label": ["a", "b"]})
+    with pytest.raises(ManifestError, match=r"^Table: the table cannot be read \(.*\); fix it"):
+        read_manifest(table)
+
+
+def test_the_index_and_the_names_of_a_frame_may_be_of_any_type():
+    frame = pd.DataFrame({0: ["a", "b"] * 2, 1: [0.5, 2.5, 0.5, None], 2: [1, 2, 2, 3]})
+    frame.index = pd.MultiIndex.from_tuples([("x", 0), ("x", 1), ("y", 0), ("y", 1)])
+    manifest = read_manifest(frame, {"label": 0, "tabular": frame.columns[1:]})
+    assert manifest.columns == {"label": "0", "tabular:1": "1", "tabular:2": "2"}
+    with pytest.raises(ManifestError, match=r"row \('y', 1\)"):
+        read_manifest(frame, {"label": 0, "tabular": 1})

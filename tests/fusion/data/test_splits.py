@@ -171,6 +171,13 @@ def test_equal_texts_in_two_given_splits_cause_a_warning(save):
     assert "line 11): scores may be too high" in read_manifest(save(rows)).warnings[0]
 
 
+def test_rows_without_a_text_have_no_equal_text(save):
+    rows = [{"text": f"text {n}", "x": n, "label": n % 2, "split": "train"} for n in range(10)]
+    rows[3]["text"] = None
+    rows += [rows[3] | {"split": "test"}]
+    assert read_manifest(save(rows), {"tabular": "x"}).warnings == ()
+
+
 def test_equal_series_in_two_given_splits_cause_a_warning(save):
     rows = [
         {"series": [n % 7, 1], "label": n % 2, "split": "test" if n > 7 else "train"}

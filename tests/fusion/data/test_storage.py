@@ -9,6 +9,7 @@ from pathlib import Path
 import fsspec
 import pandas as pd
 import pytest
+from fsspec.implementations.memory import MemoryFile
 
 from fastrnn.fusion import (
     ConfigError,
@@ -216,6 +217,18 @@ def test_a_network_error_is_not_a_bad_row(full, store, monkeypatch):
     ):
         with pytest.raises(StorageError, match=r"memory://data/.*: cannot be read \(no route\)"):
             call()
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_the_network_fails_while_a_table_is_read(full, store, monkeypatch, ending):
+    url = put(store, full, ending)
+
+    def fail(*_):
+        raise Offline("no\nroute")
+
+    monkeypatch.setattr(MemoryFile, "read", fail)
+    with pytest.raises(StorageError, match=r"memory://data/.*: cannot be read \(no route\)"):
+        read_manifest(url)
 
 
 @pytest.mark.parametrize(

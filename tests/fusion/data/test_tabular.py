@@ -186,3 +186,26 @@ def test_the_processor_is_saved_and_checked(frame, tmp_path):
         with pytest.raises(ConfigError, match="damaged: the tabular columns"):
             Processor.load(tmp_path)
     assert TabularColumn("tabular:a", "dates", clock=True).features == 7
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        (chr(0xD800), "is not valid Unicode; fix it"),
+        (10**5000, "a number with too many digits; shorten it"),
+    ],
+    ids=["surrogate", "digits"],
+)
+def test_a_cell_that_is_no_text(frame, cell, said):
+    table = frame[["label"]].assign(x=[cell, *range(len(frame) - 1)]).astype({"x": object})
+    with pytest.raises(ManifestError, match=f"row 0, column 'x': .*{said}"):
+        read_manifest(table, {"tabular": "x"})
+    assert len(read_manifest(table, {"tabular": "x"}, on_bad_row="skip").skipped) == 1
+
+
+def test_dates_at_the_ends_of_the_calendar():
+    cells = ["0001-01-01T00:00:00+01:00", "9999-12-31T23:30:00-01:00", "1970-01-01T01:00:00+01:00"]
+    column = TabularColumn("tabular:x", "dates", clock=True)
+    days = encode([column], {"tabular:x": cells[2:]}, 1).numbers[:, 0]
+    assert days.tolist() == [0]
+    assert encode([column], {"tabular:x": cells[:2]}, 2).known.all()

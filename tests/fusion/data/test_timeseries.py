@@ -55,7 +55,8 @@ def test_npy(tmp_path, dtype):
         ("a;b\n1;2\n", "line 2: '1;2' has values .*with commas, not semicolons"),
         ("1\t2\n3\t4\n", "line 2: .* has values .*with commas, not tabs"),
         ("1e999\n", "not finite"),
-        ("1,\n2,3\n4,\n", "line 3: '4,' has values that are not numbers"),
+        ("a,b\n2,3\n4,\n", "line 3: '4,' has values that are not numbers"),
+        ("1.0,NA,2\n3,4,5\n", "line 1: '1.0,NA,2' has values that are not numbers; fix it"),
         ("\n".join("1" * 101), "has more than 100 numbers, but at most 100 numbers are allowed"),
         ("1" * 20_000, "the series has 20000 bytes"),
         ('"1\n', "the series cannot be read"),
@@ -244,4 +245,4 @@ def test_series_files_are_detected_by_their_extension(rows, save, tmp_path):
 )
 def test_invalid_series_cells(rows, save, cell, text):
     rows[2]["series"] = cell
-    expect_error(save(rows), "line 3, column 'series'", text)
+    expect_error(save(rows), "line 3, column 'series'", text, series="series")

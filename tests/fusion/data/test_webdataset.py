@@ -21,6 +21,7 @@ from fastrnn.fusion import (
 )
 from fastrnn.fusion.data import shards
 from fastrnn.fusion.data.loader import BatchLoader
+from fastrnn.fusion.data.readers import open_table
 from fastrnn.fusion.data.shards import read_index, shards_of
 from tests.fusion.data.loaded import CONFIG, loaded, same_batch
 from tests.fusion.data.test_manifest import expect_error
@@ -69,6 +70,11 @@ def folder(rows, tmp_path):
             members |= sample(tmp_path, row, rows[row])
         pack(folder / f"train-{number + 8:03}.tar", members)
     return folder
+
+
+def test_the_name_of_a_folder_may_have_a_dot(folder):
+    table = open_table(folder.rename(folder.with_name("shards-1.0")))
+    assert sum(1 for _ in table.records()) == 20
 
 
 @pytest.mark.parametrize("source", ["", "train-{008..010}.tar"])

@@ -316,6 +316,12 @@ def test_tables_in_memory(predictor, rows, save, tmp_path):
         list(predictor.predict(frame, root=tmp_path))
 
 
+def test_a_column_of_another_type_is_not_missing(predictor, rows):
+    records = [row | {"image": {"bytes": b"", "path": row["image"]}} for row in rows]
+    with pytest.raises(ManifestError, match="is not a path"):
+        list(predictor.predict(pa.Table.from_pylist(records)))
+
+
 def test_errors_are_equal_in_fit_and_predict(predictor, rows, save):
     """One file has one numbering."""
     rows[3]["image"] = "gone.png"

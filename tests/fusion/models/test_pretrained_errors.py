@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from fastrnn.fusion.config.preprocessing import AudioPreprocessing
 from fastrnn.fusion.config.pretrained_files import read_pretrained
 from fastrnn.fusion.errors import ConfigError
 
@@ -36,6 +37,27 @@ def test_invalid_folders(tmp_path):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match="contains no tokenizer"):
         read_pretrained(options)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "has no attribute 'get'"),
+        ('{"size": {"shortest_edge": 32}, "crop_pct": 0}', "division by zero"),
+    ],
+)
+def test_a_damaged_preprocessor(tmp_path, text, said):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_pretrained({"encoders": {"image": f"transformers:{tmp_path}"}})
+
+
+@pytest.mark.parametrize("setting", [{"chunk_length": 1500}, {"max_length": -1}, {"n_fft": "x"}])
+def test_an_extractor_takes_little_memory(setting):
+    extractor = {"feature_extractor_type": "WhisperFeatureExtractor"} | setting
+    with pytest.raises(ConfigError, match=rf"extractor\.{next(iter(setting))}"):
+        AudioPreprocessing(extractor=extractor, bands=80)
 
 
 def test_pickled_weights_are_not_read(manifest, tmp_path):
