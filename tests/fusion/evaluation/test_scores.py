@@ -225,6 +225,15 @@ def test_r2_of_nearly_equal_values():
     assert both[0].high == pytest.approx(both[1].high, abs=1e-6)
 
 
+def test_r2_of_equal_values_is_undefined():
+    truth = torch.tensor([0.1, 0.2, 0.7, 0.7, 0.7], dtype=torch.float64)
+    rows = torch.arange(5)
+    given = Predictions(task_of("regression")(), truth + 0.01 * (rows - 2), truth, rows, 5)
+    found = scores(given, torch.eye(5, dtype=torch.float64) * 7)  # each row, drawn seven times
+    assert found["r2"].isnan().all()
+    assert intervals(given)["r2"].low > -1
+
+
 def test_small_scores_keep_significant_digits():
     assert plain(1.23456789e-9) == 1.23457e-09
     assert plain(0.123456789) == 0.123457
