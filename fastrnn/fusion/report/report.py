@@ -224,7 +224,7 @@ def _robustness(pictures: Path, evaluation: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _robustness_figures(
-    pictures: Path, records: Sequence[Mapping[str, Any]], unchanged: float, name: str
+    pictures: Path, records: Sequence[Mapping[str, Any]], unchanged: float | None, name: str
 ) -> Iterator[Figure]:
     graded = [each for each in records if each["strength"] is not None]
     others = [each for each in records if each["strength"] is None]
