@@ -10,6 +10,7 @@ import torchmetrics.functional as tm
 from torchmetrics.functional import classification as tmc
 
 from fastrnn.fusion.batch import IGNORE
+from fastrnn.fusion.evaluation import bootstrap
 from fastrnn.fusion.evaluation.bootstrap import difference, intervals, scores, value
 from fastrnn.fusion.tasks import Predictions, curves, task_of
 from fastrnn.fusion.tasks.metrics import plain
@@ -147,6 +148,24 @@ def test_steps_of_a_row_are_resampled_together():
     )
     one, other = (intervals(each)["accuracy"] for each in (once, many))
     assert (one.low, one.high) == pytest.approx((other.low, other.high))
+
+
+def test_resamples_fit_into_a_block_of_memory(monkeypatch):
+    many = predicted("steps")
+    expected = intervals(many)
+    monkeypatch.setattr(bootstrap, "_BLOCK", 60 * len(many.row) + 1)
+    seen = []
+
+    def score(weights):
+        seen.append(weights[:, many.row].numel())
+        return bootstrap.scores(many, weights)
+
+    drawn = bootstrap.resample(score, many, 0)
+    assert max(seen) <= bootstrap._BLOCK
+    assert sum(seen) == bootstrap.RESAMPLES * len(many.row)
+    for name, values in drawn.items():
+        found = bootstrap.interval(expected[name].value, values)
+        assert (found.low, found.high) == pytest.approx((expected[name].low, expected[name].high))
 
 
 def test_paired_difference_is_narrower_than_an_interval():
