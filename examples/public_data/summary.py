@@ -8,13 +8,13 @@ The runs have different seeds, so different splits. One split of a small table s
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastrnn.fusion.errors import DataError, reason
+from fastrnn.fusion import files
+from fastrnn.fusion.errors import DataError, FusionError, reason
 from fastrnn.fusion.evaluation.evaluator import EVALUATION
 from fastrnn.fusion.plots.metrics import models
 
@@ -25,14 +25,15 @@ def read(folders: Sequence[Path]) -> list[Mapping[str, Any]]:
     """Read the evaluation.json of runs.
 
     Raises:
-        DataError: a run has not been evaluated, or the runs do not have the same models and score.
+        FusionError: a run has not been evaluated, its evaluation is damaged, or the runs do not
+            have the same models and score.
     """
     found = []
     for folder in folders:
-        try:
-            found.append(json.loads((folder / EVALUATION).read_text(encoding="utf-8")))
-        except OSError as error:
-            raise DataError(f"{reason(error)}: run `fastrnn evaluate {folder}` first") from error
+        path = folder / EVALUATION
+        if not path.is_file():
+            raise DataError(f"{path} does not exist: run `fastrnn evaluate {folder}` first")
+        found.append(files.read_json(path))
     kinds = {(each["score"], *each["models"]) for each in found}
     if len(kinds) > 1:
         raise DataError("the runs do not have the same models and score; name runs of one table")
@@ -78,8 +79,26 @@ def table(found: Scores, unchanged: Sequence[float], header: str, score: str) ->
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _mean(values: Sequence[float | None]) -> float:
+    known = [each for each in values if each is not None]
+    if len(known) < len(values):
+        raise DataError("a score is undefined in one of the runs; leave that run out")
+    return sum(known) / len(known)
+
+
+def _summarise(folders: Sequence[Path], picture: Path | None) -> None:
+    runs = read(folders)
+    score, found = runs[0]["score"], scores(runs)
+    unchanged = next(iter(found.values()))
+    print(table(found, unchanged, f"model ({len(runs)} splits)", score))
+    print()
+    print(table(changed(runs), unchanged, f"change of the inputs of {runs[0]['main']}", score))
+    if picture:
+        bars = {
+            name: {"value": _mean(values), "low": min(values), "high": max(values)}
+            for name, values in found.items()
+        }
+        models(picture, bars, f"{score}; bar: mean, line: range of {len(runs)} splits")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,21 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="plot the means and ranges")
     given = parser.parse_args(arguments)
     try:
-        runs = read(given.runs)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _summarise(given.runs, given.picture)
+    except (FusionError, OSError) as error:
+        said = reason(error) if isinstance(error, OSError) else error
+        print(f"error: {said}", file=sys.stderr)
         return 2
-    score, found = runs[0]["score"], scores(runs)
-    unchanged = next(iter(found.values()))
-    print(table(found, unchanged, f"model ({len(runs)} splits)", score))
-    print()
-    print(table(changed(runs), unchanged, f"change of the inputs of {runs[0]['main']}", score))
-    if given.picture:
-        bars = {
-            name: {"value": _mean(values), "low": min(values), "high": max(values)}
-            for name, values in found.items()
-        }
-        models(given.picture, bars, f"{score}; bar: mean, line: range of {len(runs)} splits")
     return 0
 
 

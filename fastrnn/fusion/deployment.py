@@ -19,6 +19,7 @@ labels, with the metadata. Each value is JSON, except problem_type and the versi
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from .data.processor import Processor
 from .errors import ConfigError
 from .files import read, write
 
+# Modules that the recipe imports, perhaps indirectly: one with such a name would hide them.
+_IMPORTED = {*sys.stdlib_module_names, "numpy", "onnxruntime", "PIL", "soundfile", "tokenizers"}
 _RECIPE = Path(__file__).with_name("recipe.py")
 
 
@@ -39,11 +42,14 @@ def recipe_of(path: Path) -> Path:
     """Return the path of the recipe next to an exported file: model.py next to model.onnx.
 
     Raises:
-        ConfigError: another file has this name, or the exported file does not end in .onnx.
+        ConfigError: another file has this name, the recipe would hide a Python module, or the
+            exported file does not end in .onnx.
     """
     if path.suffix != ".onnx" and not path.is_dir():  # to_onnx reports a folder
         raise ConfigError(f"{path}: the name of an exported file must end in .onnx")
     target = path.with_suffix(".py")
+    if path.stem in _IMPORTED:
+        raise ConfigError(f"{target} would hide the module {path.stem}; give another --output")
     first = read(_RECIPE).splitlines()[0]
     if target.exists() and not read(target).startswith(first):
         raise ConfigError(f"{target} exists; move it, or give another --output")

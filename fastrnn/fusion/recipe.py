@@ -343,8 +343,8 @@ def date_features(cell: str, clock: bool) -> list[float]:
 
 
 if __name__ == "__main__":
-    (path,) = sys.argv[1:] or sys.exit(__doc__)
-    given = json.loads(Path(path).read_text(encoding="utf-8"))
+    path = Path(sys.argv[1]) if len(sys.argv) == 2 else sys.exit(__doc__)
+    given = json.loads(path.read_text("utf-8") if path.exists() else sys.exit(f"no file {path}"))
     model = Model(Path(__file__).with_suffix(".onnx"))
-    for record in model.predict(given if isinstance(given, list) else [given], Path(path).parent):
+    for record in model.predict(given if isinstance(given, list) else [given], path.parent):
         print(json.dumps(record, ensure_ascii=False))

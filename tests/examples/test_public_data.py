@@ -102,7 +102,7 @@ def test_a_failed_download_is_one_line(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def evaluation(fusion: float, text: float) -> str:
+def evaluation(fusion: float | None, text: float) -> str:
     """Return the part of an evaluation.json that a summary reads."""
     scores = {"fusion": fusion, "image only": 0.25, "text only": text}
     models = {name: {"scores": {"accuracy": {"value": v}}} for name, v in scores.items()}
@@ -142,3 +142,9 @@ def test_summary_of_runs_that_cannot_be_joined(tmp_path, capsys):
         (tmp_path / name / "evaluation.json").write_text(text)
     assert summary.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 2
     assert "the same models and score" in capsys.readouterr().err
+    assert summary.main([str(tmp_path / "a"), "--picture", str(tmp_path / "none" / "a.png")]) == 2
+    assert "No such file" in capsys.readouterr().err
+    for text, said in (("{", "not JSON"), (evaluation(None, 0.5), "a score is undefined")):
+        (tmp_path / "a" / "evaluation.json").write_text(text)
+        assert summary.main([str(tmp_path / "a")]) == 2
+        assert said in capsys.readouterr().err

@@ -236,6 +236,15 @@ def test_damaged_evaluation_is_not_reported(run):
         write_report(run)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("evaluation.json", "{}"), ("explanation.json", "[]")]
+)
+def test_results_of_another_version_are_not_reported(run, name, content):
+    (run / name).write_text(content)
+    with pytest.raises(ConfigError, match="of another version; delete them"):
+        write_report(run)
+
+
 def test_intact_files_are_read(run):
     parts = read_split(run / "split.json")
     assert sorted(row for rows in parts.values() for row in rows) == list(range(40))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -214,9 +216,20 @@ def test_other_files_are_kept(tmp_path):
         recipe_of(tmp_path / "train.onnx")
     with pytest.raises(ConfigError, match=r"must end in \.onnx"):
         recipe_of(tmp_path / "train.py")
+    with pytest.raises(ConfigError, match=r"json\.py would hide the module json"):
+        recipe_of(tmp_path / "json.onnx")
     written = write_recipe(tmp_path / "model.onnx")
     assert written.read_bytes() == Path(recipe.__file__).read_bytes()
     assert write_recipe(tmp_path / "model.onnx") == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["a", "b"], "python model.py row.json"), (["a"], "no file a")]
+)
+def test_command_says_what_is_wrong(arguments, said, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["model.py", *arguments])
+    with pytest.raises(SystemExit, match=re.escape(said)):
+        runpy.run_path(recipe.__file__, run_name="__main__")
 
 
 def picture(folder: Path, kind: str) -> Path:

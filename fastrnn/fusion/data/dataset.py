@@ -152,6 +152,11 @@ class FusionDataset(Dataset[Sample]):
         """Return the batch of some rows."""
         return self.collator([self[row] for row in rows])
 
+    def shuffle(self, seed: int) -> FusionDataset:
+        """Return the dataset in random order: neighbours in a table often have the same label."""
+        generator = torch.Generator().manual_seed(seed)
+        return self.select(torch.randperm(len(self), generator=generator).tolist())
+
     def select(
         self, rows: Sequence[int], skipped: tuple[tuple[str, str], ...] = ()
     ) -> FusionDataset:

@@ -53,9 +53,7 @@ def intervals(
     """Compute every score with its interval. The same seed draws the same rows for every model."""
     ones = torch.ones(1, predictions.rows, dtype=torch.float64)
     values = scores(predictions, ones, threshold)
-    drawn = resample(
-        lambda weights: scores(predictions, weights, threshold), predictions.rows, seed
-    )
+    drawn = resample(lambda weights: scores(predictions, weights, threshold), predictions, seed)
     return {name: interval(float(value), drawn[name]) for name, value in values.items()}
 
 
@@ -67,7 +65,7 @@ def difference(a: Predictions, b: Predictions, name: str, seed: int = 0) -> Inte
         return {name: first - second}
 
     ones = torch.ones(1, a.rows, dtype=torch.float64)
-    return interval(float(minus(ones)[name]), resample(minus, a.rows, seed)[name])
+    return interval(float(minus(ones)[name]), resample(minus, a, seed)[name])
 
 
 def interval(value: float, drawn: Tensor) -> Interval:
@@ -80,15 +78,18 @@ def interval(value: float, drawn: Tensor) -> Interval:
     return Interval(value, low, high)
 
 
-def resample(score: Callable[[Tensor], Metrics], rows: int, seed: int) -> Metrics:
-    """Compute `score` for RESAMPLES bootstrap draws of `rows` rows, with replacement."""
-    parts = [score(weights) for weights in _draws(rows, seed)]
+def resample(score: Callable[[Tensor], Metrics], predictions: Predictions, seed: int) -> Metrics:
+    """Compute `score` for RESAMPLES bootstrap draws of the rows of `predictions`."""
+    parts = [score(weights) for weights in _draws(predictions, seed)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _draws(rows: int, seed: int) -> Iterator[Tensor]:
+def _draws(predictions: Predictions, seed: int) -> Iterator[Tensor]:
+    """Yield the weights of the rows, [R, rows]: with replacement, the same for every block size."""
+    rows = predictions.rows
     generator = torch.Generator().manual_seed(seed)
-    block = max(1, min(RESAMPLES, _BLOCK // rows))
+    # A row may have many items, and its weight is repeated for each.
+    block = max(1, min(RESAMPLES, _BLOCK // max(rows, len(predictions.truth))))
     for start in range(0, RESAMPLES, block):
         count = min(block, RESAMPLES - start)
         drawn = torch.randint(rows, (count, rows), generator=generator)

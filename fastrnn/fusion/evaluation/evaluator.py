@@ -19,7 +19,7 @@ from ..inference import outputs
 from ..inference.loop import InferenceConfig, find_device, predictions
 from ..inference.outputs import Baseline
 from ..tasks import Predictions
-from ..tasks.curves import threshold
+from ..tasks.curves import safe_threshold
 from ..tasks.metrics import plain
 from .bootstrap import LEVEL, Interval, difference, intervals
 from .robustness import robustness
@@ -37,7 +37,7 @@ class Evaluation:
 
     predictions: Predictions
     scores: dict[str, Interval]
-    threshold: float | None = None  # binary: the best threshold on the validation rows
+    threshold: float | None = None  # binary: the one tuned on the validation rows
     at_threshold: dict[str, Interval] = field(default_factory=dict)
 
     @property
@@ -70,6 +70,7 @@ def evaluate(
     val: FusionDataset | None = None,
     inference: InferenceConfig | None = None,
     seed: int = 0,
+    threshold: float | None = None,
 ) -> Evaluation:
     """Compute every score of a network on `dataset`, with bootstrap intervals over rows.
 
@@ -79,26 +80,29 @@ def evaluate(
         val: rows to tune a binary model's threshold on; without them it is 0.5.
         inference: the batch size, and the processes that decode files.
         seed: seed of the bootstrap.
+        threshold: the threshold that is tuned on `val`, if it is known.
     """
     found = predictions(network, dataset, inference)
     if not found.task.has_threshold or val is None:
         return assess(found, None, seed)
-    return assess(found, predictions(network, val, inference), seed)
+    if threshold is None:
+        tuned = predictions(network, val, inference)
+        threshold = safe_threshold(tuned.output, tuned.truth)
+    return assess(found, threshold, seed)
 
 
-def assess(found: Predictions, val: Predictions | None = None, seed: int = 0) -> Evaluation:
+def assess(found: Predictions, threshold: float | None = None, seed: int = 0) -> Evaluation:
     """Compute every score of some predictions, with bootstrap intervals over rows.
 
     Args:
-        val: the predictions to tune a binary model's threshold on; without them it is 0.5.
+        threshold: a threshold to judge a binary model at too, besides 0.5.
         seed: seed of the bootstrap.
     """
     scores = intervals(found, seed)
-    if not found.task.has_threshold or val is None:
+    if threshold is None:
         return Evaluation(found, scores)
-    best = threshold(val.output, val.truth)
-    tuned = intervals(found, seed, best)
-    return Evaluation(found, scores, best, {name: tuned[name] for name in _AT_THRESHOLD})
+    tuned = intervals(found, seed, threshold)
+    return Evaluation(found, scores, threshold, {name: tuned[name] for name in _AT_THRESHOLD})
 
 
 def evaluate_run(
@@ -137,11 +141,12 @@ def evaluate_run(
     inference = InferenceConfig(batch_size, num_workers)
     names = checkpoint.names(folder)
     networks = {name: checkpoint.load_network(folder, name).to(device) for name in names}
+    main, task = names[0], rows.processor.task
+    used = {main: rows.config.threshold}  # by predict
     each = {
-        name: evaluate(network, rows.dataset, rows.val, inference, seed)
+        name: evaluate(network, rows.dataset, rows.val, inference, seed, used.get(name))
         for name, network in networks.items()
     }
-    main, task = names[0], rows.processor.task
     baselines = outputs.load(folder)
     each |= _assessed(baselines, rows, seed)
     costs = _costs(folder, networks, baselines)
@@ -175,7 +180,8 @@ def _assessed(baselines: Iterable[Baseline], rows: RunRows, seed: int) -> dict[s
         predicted = each.predictions(rows.dataset, rows.split) if rows.own else None
         if predicted is not None:
             val = None if rows.val is None else each.predictions(rows.val, "val")
-            found[each.name] = assess(predicted, val, seed)
+            threshold = None if val is None else safe_threshold(val.output, val.truth)
+            found[each.name] = assess(predicted, threshold, seed)
     return found
 
 

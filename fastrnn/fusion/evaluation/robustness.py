@@ -51,6 +51,7 @@ def robustness(
             "drop": plain(unchanged - score),
         }
 
+    dataset = dataset.shuffle(seed)  # changes mix the rows of a block
     result = []
     for modality in config.modalities:
         if len(config.modalities) > 1:

@@ -50,12 +50,15 @@ def integrated_gradients(
 
 
 def over_steps(network: FusionNetwork, batch: Batch, select: Selector) -> Tensor:
-    """Attribute one row's logit to the steps that the recurrent layer reads, [T]; baseline 0."""
+    """Attribute one row's logit to the steps that the recurrent layer reads, [T]; baseline 0.
+
+    They sum to what the fusion adds to the logit, by its weight in the mixture.
+    """
     with torch.no_grad():
         x, lengths, state = network.sequence(network.encode(batch), batch)
 
     def function(x: Tensor) -> Tensor:
-        return select(network.head(x, state, lengths=lengths)[0])
+        return select(network.mixture[0] * network.head(x, state, lengths=lengths)[0])
 
     return integrated_gradients(function, x, torch.zeros_like(x)).sum(-1)[0]
 

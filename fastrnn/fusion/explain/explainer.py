@@ -25,7 +25,6 @@ from ..evaluation.bootstrap import value
 from ..evaluation.run_data import run_rows
 from ..inference.loop import Change, InferenceConfig, find_device, predictions
 from ..models.network import FusionNetwork
-from ..tasks import Predictions
 from ..tasks.metrics import plain
 from . import attribution, interventions
 from .emap import emap
@@ -107,10 +106,11 @@ class Explainer:
         remains realistic and only the combination is wrong.
         """
         modalities = self.dataset.processor.modalities
+        dataset = self.dataset.shuffle(self.seed)  # changes mix the rows of a block
         generator = torch.Generator().manual_seed(self.seed)
 
         def judged(change: Change | None) -> float | None:
-            found = self.predictions(change)
+            found = predictions(self.network, dataset, self.inference, change)
             return plain(value(found, found.task.score_name))
 
         def without(*names: str) -> Change:
@@ -145,7 +145,7 @@ class Explainer:
         order = self._random(len(self.dataset))
         if not self.dataset.processor.task.labels:  # a regression is neither right nor wrong
             return sorted(order[:count])
-        found = self.predictions()
+        found = predictions(self.network, self.dataset, self.inference)
         same = found.predicted == found.truth
         missed = found.row[~(same if same.dim() == 1 else same.all(1))]
         wrong = set(missed.tolist())
@@ -210,10 +210,6 @@ class Explainer:
         where = [self.dataset.where(row) for row in chosen]
         plots.states(self.folder / PICTURES / "states.png", states, lengths, names, where)
         return {"rows": where, "steps": names, "picture": f"{PICTURES}/states.png"}
-
-    def predictions(self, change: Change | None = None) -> Predictions:
-        """Return the predictions of all rows, with a perturbation of each batch."""
-        return predictions(self.network, self.dataset, self.inference, change)
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """Return the batch of some rows on the device of the network."""

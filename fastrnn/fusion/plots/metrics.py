@@ -208,13 +208,17 @@ def reliability(path: Path, bins: Sequence[Mapping[str, float]], xlabel: str) ->
     save(figure, path)
 
 
-def scatter(path: Path, points: Sequence[Sequence[float]], name: str) -> None:
-    """Plot the predicted values of a regression against the true values of the column `name`."""
-    table = np.array(points)
+def scatter(path: Path, points: Sequence[Sequence[float | None]], name: str) -> None:
+    """Plot the predicted values of a regression against the true values of the column `name`.
+
+    Points with None, a value that is not finite, are left out.
+    """
+    table = np.array([point for point in points if None not in point], float).reshape(-1, 2)
     figure = new_figure((SIZE[0], SIZE[0]))
     axes = figure.subplots()
-    ends = [table.min(), table.max()]
-    axes.plot(ends, ends, color="#888888", linestyle=(0, (4, 3)), linewidth=1)
+    if table.size:
+        ends = [table.min(), table.max()]
+        axes.plot(ends, ends, color="#888888", linestyle=(0, (4, 3)), linewidth=1)
     axes.scatter(table[:, 0], table[:, 1], 14, color=STYLES[0][0], alpha=0.6, linewidths=0)
     name = shorten(name, 40)
     axes.set(xlabel=f"true {name}", ylabel=f"predicted {name}")

@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .figures import SIZE, add_legend, line_style, new_figure, save, shorten, style_axes
 
 Records = Sequence[Mapping[str, Any]]  # modality, change, strength and score
 
 
-def by_strength(path: Path, records: Records, unchanged: float, score_name: str) -> None:
+def by_strength(path: Path, records: Records, unchanged: float | None, score_name: str) -> None:
     """Plot the score over the strength of the changes that have one, a line for each change.
 
     Args:
         records: those of the `robustness` of evaluation.json with a strength.
-        unchanged: the score on the unchanged rows.
+        unchanged: the score on the unchanged rows; None if it is undefined.
     """
     figure = new_figure(SIZE)
     axes = figure.subplots()
@@ -33,7 +35,7 @@ def by_strength(path: Path, records: Records, unchanged: float, score_name: str)
                 style["linestyle"] = ("--", "-.", ":")[(number - 1) % 3]
             axes.plot(
                 [0, *(1 + strengths.index(strength) for strength in line)],
-                [unchanged, *line.values()],
+                np.array([unchanged, *line.values()], float),
                 **style, label=f"{modality} ({change})", clip_on=False, zorder=3,
             )  # fmt: skip
     axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{each:g}" for each in strengths)])
@@ -45,16 +47,17 @@ def by_strength(path: Path, records: Records, unchanged: float, score_name: str)
     save(figure, path)
 
 
-def others(path: Path, records: Records, unchanged: float, score_name: str) -> None:
+def others(path: Path, records: Records, unchanged: float | None, score_name: str) -> None:
     """Plot the score of changes without a strength, each in a row; a line marks the unchanged one.
 
     Args:
         records: those of the `robustness` of evaluation.json without a strength.
-        unchanged: the score on the unchanged rows.
+        unchanged: the score on the unchanged rows; None if it is undefined.
     """
     figure = new_figure((SIZE[0], 1.0 + 0.26 * len(records)))
     axes = figure.subplots()
-    axes.axvline(unchanged, color="#444444", linestyle=(0, (5, 3)), linewidth=1.1)
+    if unchanged is not None:
+        axes.axvline(unchanged, color="#444444", linestyle=(0, (5, 3)), linewidth=1.1)
     inputs = list(dict.fromkeys(each["modality"] for each in records))
     for place, each in enumerate(records):
         if each["score"] is not None:
@@ -70,6 +73,6 @@ def others(path: Path, records: Records, unchanged: float, score_name: str) -> N
     save(figure, path)
 
 
-def _negative(records: Records, unchanged: float) -> bool:
+def _negative(records: Records, unchanged: float | None) -> bool:
     """Whether a score is negative, which R² may be."""
-    return unchanged < 0 or any((each["score"] or 0) < 0 for each in records)
+    return any((score or 0) < 0 for score in (unchanged, *(each["score"] for each in records)))

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
+
 from .. import checkpoint, files
 from ..config.inputs import modality_of
 from ..config.schema import RunConfig
@@ -41,7 +43,7 @@ def write_report(folder: str | Path) -> Path:
         The path of the report. Its pictures are embedded, and also saved in the folder's pictures/.
 
     Raises:
-        ConfigError: the folder is not a run.
+        ConfigError: the folder is not a run, or one of its files is damaged.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -57,11 +59,19 @@ def write_report(folder: str | Path) -> Path:
         "learning_curves": list(_learning_curves(folder)),
         "commands": _commands(folder, config),
         "trained_models": checkpoint.names(folder),
-        **_evaluation_values(folder, config, _read(folder / EVALUATION)),
-        **_explanation_values(folder, _read(folder / EXPLANATION)),
     }
+    evaluation, explanation = _read(folder / EVALUATION), _read(folder / EXPLANATION)
+    try:
+        values |= _evaluation_values(folder, config, evaluation)
+        values |= _explanation_values(folder, explanation)
+        page = html.render("report.html", values)
+    except (AttributeError, KeyError, TypeError, TemplateError) as error:
+        raise ConfigError(
+            f"{folder}: {EVALUATION} or {EXPLANATION} is damaged or of another version; delete "
+            "them, then run evaluate and explain again"
+        ) from error
     path = folder / REPORT
-    files.write(path, html.render("report.html", values))
+    files.write(path, page)
     return path
 
 
@@ -224,7 +234,7 @@ def _robustness(pictures: Path, evaluation: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _robustness_figures(
-    pictures: Path, records: Sequence[Mapping[str, Any]], unchanged: float, name: str
+    pictures: Path, records: Sequence[Mapping[str, Any]], unchanged: float | None, name: str
 ) -> Iterator[Figure]:
     graded = [each for each in records if each["strength"] is not None]
     others = [each for each in records if each["strength"] is None]

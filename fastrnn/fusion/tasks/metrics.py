@@ -78,7 +78,9 @@ def regression(output: Tensor, truth: Tensor, weights: Tensor) -> Metrics:
     squared = weights @ error.square()
     centred = truth - truth.mean()  # a large mean would lose the difference to rounding
     mean = weights @ centred / total
-    spread = weights @ centred.square() - total * mean.square()
+    square = weights @ centred.square()
+    spread = square - total * mean.square()
+    spread = torch.where(spread > 1e-12 * square, spread, torch.nan)  # equal values, but rounded
     return {
         "r2": 1 - squared / spread,
         "mae": _mean(error.abs(), weights),

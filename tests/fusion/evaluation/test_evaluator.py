@@ -11,6 +11,8 @@ from fastrnn.fusion import ConfigError, read_manifest
 from fastrnn.fusion.evaluation import evaluator as evaluation
 from fastrnn.fusion.evaluation import perturbations
 from fastrnn.fusion.evaluation.bootstrap import intervals
+from fastrnn.fusion.evaluation.robustness import robustness
+from fastrnn.fusion.inference import loop
 from fastrnn.fusion.inference.loop import predictions
 
 from ..trained import trained_run
@@ -122,6 +124,21 @@ def test_removing_all_modalities_gives_one_output(static):
     found = predictions(network, dataset, change=nothing)
     # equal inputs in every row, up to float32 rounding
     assert float(found.output.max() - found.output.min()) < 1e-6
+
+
+def test_changes_mix_the_labels_of_a_sorted_table(static, monkeypatch):
+    dataset = static.datasets["train"]
+    dataset = dataset.select(dataset.encoded.argsort().tolist())
+    monkeypatch.setattr(loop, "BATCH_SIZE", 4)
+    mixed = []
+
+    def noise(batch, *_):
+        mixed.append(len(batch["label"].unique()) > 1)
+        return batch
+
+    monkeypatch.setattr(perturbations, "noise", noise)
+    robustness(static.trained[0].model, static.config.model, dataset, 0.5)
+    assert sum(mixed) > len(mixed) / 2
 
 
 def test_evaluate_on_other_tables(static, tmp_path):

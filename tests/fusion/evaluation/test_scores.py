@@ -10,6 +10,7 @@ import torchmetrics.functional as tm
 from torchmetrics.functional import classification as tmc
 
 from fastrnn.fusion.batch import IGNORE
+from fastrnn.fusion.evaluation import bootstrap
 from fastrnn.fusion.evaluation.bootstrap import difference, intervals, scores, value
 from fastrnn.fusion.tasks import Predictions, curves, task_of
 from fastrnn.fusion.tasks.metrics import plain
@@ -149,6 +150,24 @@ def test_steps_of_a_row_are_resampled_together():
     assert (one.low, one.high) == pytest.approx((other.low, other.high))
 
 
+def test_resamples_fit_into_a_block_of_memory(monkeypatch):
+    many = predicted("steps")
+    expected = intervals(many)
+    monkeypatch.setattr(bootstrap, "_BLOCK", 60 * len(many.row) + 1)
+    seen = []
+
+    def score(weights):
+        seen.append(weights[:, many.row].numel())
+        return bootstrap.scores(many, weights)
+
+    drawn = bootstrap.resample(score, many, 0)
+    assert max(seen) <= bootstrap._BLOCK
+    assert sum(seen) == bootstrap.RESAMPLES * len(many.row)
+    for name, values in drawn.items():
+        found = bootstrap.interval(expected[name].value, values)
+        assert (found.low, found.high) == pytest.approx((expected[name].low, expected[name].high))
+
+
 def test_paired_difference_is_narrower_than_an_interval():
     one = predicted("binary", skill=1.0)
     other = replace(one, output=one.output.clone())
@@ -223,6 +242,15 @@ def test_r2_of_nearly_equal_values():
     both = [intervals(each)["r2"] for each in (near, far)]
     assert both[0].low == pytest.approx(both[1].low, abs=1e-6)
     assert both[0].high == pytest.approx(both[1].high, abs=1e-6)
+
+
+def test_r2_of_equal_values_is_undefined():
+    truth = torch.tensor([0.1, 0.2, 0.7, 0.7, 0.7], dtype=torch.float64)
+    rows = torch.arange(5)
+    given = Predictions(task_of("regression")(), truth + 0.01 * (rows - 2), truth, rows, 5)
+    found = scores(given, torch.eye(5, dtype=torch.float64) * 7)  # each row, drawn seven times
+    assert found["r2"].isnan().all()
+    assert intervals(given)["r2"].low > -1
 
 
 def test_small_scores_keep_significant_digits():

@@ -240,6 +240,18 @@ def test_robustness_has_room_for_several_changes_of_each_input(count, low, drawn
     assert (lines.get_ylim() == points.get_xlim() == (0, 1)) == (low == 0)
 
 
+def test_undefined_scores_and_values_are_left_out(drawn):
+    records = [each | {"score": None} for each in changes(2, 0.0)]
+    robustness.by_strength(NOWHERE, [each for each in records if each["strength"]], None, "R²")
+    robustness.others(NOWHERE, [each for each in records if not each["strength"]], None, "R²")
+    metrics.scatter(NOWHERE, [[1.0, None], [2.0, 3.0]], "price")
+    metrics.scatter(NOWHERE, [[1.0, None]], "price")
+    for figure in drawn:
+        check(figure)
+    assert not drawn[1].axes[0].get_lines()
+    assert [len(each.axes[0].collections[0].get_offsets()) for each in drawn[2:]] == [1, 0]
+
+
 def test_shortened_names_differ_and_are_no_formulas():
     left, right = (figures.shorten(name, 20) for name in INPUTS[5:7])
     assert len(left) == 20

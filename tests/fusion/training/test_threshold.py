@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fastrnn.fusion import FitConfig, FusionModel, cli, fit, load, read_manifest
+from fastrnn.fusion.evaluation import evaluator
 from fastrnn.fusion.tasks import curves
 from fastrnn.fusion.training import baselines
 
@@ -88,6 +89,14 @@ def test_predict_uses_the_threshold(manifest, tuned, tmp_path, capsys):
     for given, said in (("half", "--threshold must be tuned or a number"), ("2", "at most 1")):
         assert cli.main([*command, given]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_the_evaluation_has_the_threshold_of_predict(manifest, tuned, tmp_path, monkeypatch):
+    run = quick(manifest, tmp_path / "run")
+    monkeypatch.setattr(evaluator, "safe_threshold", lambda output, truth: 0.4)
+    assert evaluator.evaluate_run(run.folder)["models"]["fusion"]["threshold"] == 0.3
+    network, rows = run.trained[0].model, run.datasets["val"]
+    assert evaluator.evaluate(network, rows, rows).threshold == 0.4
 
 
 def test_the_threshold_outlives_an_interruption(rows, save, tuned, tmp_path, monkeypatch):
