@@ -95,7 +95,7 @@ def assess(found: Predictions, threshold: float | None = None, seed: int = 0) ->
     """Compute every score of some predictions, with bootstrap intervals over rows.
 
     Args:
-        threshold: a threshold to judge a binary model at too, besides 0.5.
+        threshold: another threshold than 0.5 to judge a binary model at.
         seed: seed of the bootstrap.
     """
     scores = intervals(found, seed)
