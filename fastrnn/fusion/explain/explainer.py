@@ -236,7 +236,9 @@ class Explainer:
         assert tokenizer is not None  # the network reads a text
         spans = tokenizer.encode(content).offsets[: len(dataset[row][name])]
         places = list(occurrences(content, dataset.processor.ngrams))
-        share = dict(zip(ngrams.tolist(), values.tolist(), strict=True))
+        share: dict[int, float] = {}
+        for number, each in zip(ngrams.tolist(), values.tolist(), strict=True):
+            share[number] = share.get(number, 0.0) + each  # an n-gram and a word may share a bucket
         return attribution.spread(share, places, spans)
 
     def _tokens(self, name: str, ids: Tensor) -> list[str]:

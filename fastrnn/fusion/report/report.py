@@ -13,6 +13,7 @@ from .. import checkpoint, files
 from ..config.inputs import modality_of
 from ..config.schema import RunConfig
 from ..data.bad_rows import SKIPPED
+from ..data.splits import SPLIT
 from ..errors import ConfigError
 from ..evaluation.evaluator import EVALUATION
 from ..explain.explainer import EXPLANATION, PICTURES
@@ -86,7 +87,7 @@ def _title(folder: Path, config: RunConfig) -> str:
 
 def _split_sizes(folder: Path) -> dict[str, int]:
     """Return the number of rows in each split, without skipped rows."""
-    splits = _read(folder / "split.json") or {}
+    splits = _read(folder / SPLIT) or {}
     skipped = folder / SKIPPED
     records = files.read_jsonl(skipped) if skipped.is_file() else []
     count = Counter(record.get("split") for record in records)
