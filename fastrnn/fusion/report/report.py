@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -53,7 +54,7 @@ def write_report(folder: str | Path) -> Path:
     (folder / PICTURES).mkdir(exist_ok=True)
     values = {
         "title": _title(folder, config),
-        "folder": folder,
+        "folder": quote(str(folder)),
         "config": config,
         "labels": processor.task.labels,
         "split_sizes": _split_sizes(folder),
@@ -96,13 +97,12 @@ def _split_sizes(folder: Path) -> dict[str, int]:
 
 def _commands(folder: Path, config: RunConfig) -> list[str]:
     """Return the commands that reproduce the run and its report."""
-    commands = [f"fastrnn evaluate {folder}", f"fastrnn explain {folder}"]
-    if not config.manifest:
+    run, options = quote(str(folder)), folder / "config.yaml"
+    commands = [f"fastrnn evaluate {run}", f"fastrnn explain {run}"]
+    if not config.manifest or not options.is_file():
         return commands
-    options = f"--seed {config.train.seed}"
-    if (folder / "config.yaml").is_file():
-        options = f"--config {folder / 'config.yaml'}"
-    return [f"fastrnn fit {config.manifest} {options} --output-dir NEW", *commands]
+    table = quote(config.manifest)
+    return [f"fastrnn fit {table} --config {quote(str(options))} --output-dir NEW", *commands]
 
 
 def _learning_curves(folder: Path) -> Iterator[Figure]:
