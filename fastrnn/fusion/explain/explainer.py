@@ -271,7 +271,7 @@ def explain_run(
         examples: number of rows to explain individually; half of them are predicted wrongly, if
             there are enough.
         device: the device to run on; "auto" for a GPU if there is one.
-        batch_size: rows of one forward pass.
+        batch_size: rows of one forward pass, except of swaps (512) and of the EMAP (100).
         on_bad_row, num_workers: as for `run_rows`.
 
     Returns:
