@@ -60,7 +60,7 @@ class Model:
         records: list[dict[str, Any]] = []
         for start in range(0, len(rows), batch_size):
             inputs = self.batch(rows[start : start + batch_size], Path(root))
-            (found,) = self.session.run(["probabilities"], inputs)
+            (found,) = self.session.run(["logits"], inputs)
             for row, values in enumerate(found.astype(np.float64)):
                 if self.problem_type == "steps":
                     values = values[inputs["steps"][row]]
@@ -70,19 +70,20 @@ class Model:
         return records
 
     def record(self, values: np.ndarray) -> dict[str, Any]:
-        """Convert the probabilities of a row to a record."""
+        """Convert the logits of a row, float64, to a record."""
         labels, threshold = self.facts["labels"], self.facts["threshold"]
-        label: Any
         if self.problem_type == "regression":
             mean, deviation = self.facts["target"]
-            return {"value": float(values) * deviation + mean}
-        if self.problem_type == "binary":  # the probability of the second label
-            label = labels[int(values > threshold)]
-            values = np.stack([1 - values, values])
-        elif self.problem_type == "multilabel":
+            return {"value": float(values[0]) * deviation + mean}
+        if self.problem_type == "multilabel":
+            values = np.exp(-np.logaddexp(0, -values))  # sigmoid
             label = [labels[each] for each in np.flatnonzero(values > threshold)]
         else:  # one label, or one for each step
+            values = np.append(0, values) if self.problem_type == "binary" else values
+            values = np.exp(values - np.logaddexp.reduce(values, -1, keepdims=True))  # softmax
             label = np.array(labels)[values.argmax(-1)].tolist()
+        if self.problem_type == "binary":
+            label = labels[int(values[1] > threshold)]
         named = [  # float32 resolves seven digits
             {name: float(f"{value:.7g}") for name, value in zip(labels, each, strict=True)}
             for each in np.atleast_2d(values)
@@ -119,6 +120,7 @@ class Model:
         cells = {name: cell_of(row.get(column)) for name, column in self.facts["columns"].items()}
         tabular = {name: as_text(cells[name]) for name in cells if name.startswith("tabular:")}
         sample: dict[str, Any] = {}
+        model = self.facts["model"]
         for name, cell in cells.items():
             modality = name.partition(":")[0]
             if cell is None or modality == "tabular":
@@ -131,10 +133,9 @@ class Model:
             files = [root / file if isinstance(file, str | Path) else file for file in each]
             if modality == "image":
                 images = np.stack([read_image(file, self.data) for file in files])
-                stream = self.facts["model"]["stream"]
-                if len(files) != (sample.setdefault("steps", len(files)) if stream else 1):
+                if len(files) != (sample.setdefault("steps", len(files)) if model["stream"] else 1):
                     raise ValueError(f"{name}: {len(files)} images are not as many as expected")
-                sample[name] = images if stream else images[0]
+                sample[name] = images if model["stream"] else images[0]
             elif modality == "audio":
                 sample[name] = log_mel(read_audio(files[0], self.data), self.data)
             else:
@@ -142,7 +143,6 @@ class Model:
                 sample[name] = standardise(values, self.facts["series"][name])
         if any(tabular.values()):
             sample |= encode_tabular(self.facts["tabular"], tabular)
-        model = self.facts["model"]
         optional = model["modalities"] if model["modality_dropout"] else model["missing"]
         lacking = [name for name in model["modalities"] if name not in sample]
         if set(lacking) - set(optional) or len(lacking) == len(model["modalities"]):
@@ -153,16 +153,16 @@ class Model:
         """Return the tokens of a text, and its n-grams."""
         if len(text) > self.data["max_characters"]:
             raise ValueError(f"{name}: a text of {len(text)} characters; shorten it")
-        tokens = self.tokenizer.encode(text).ids[: self.data["max_tokens"]]
+        tokens = np.array(self.tokenizer.encode(text).ids[: self.data["max_tokens"]], np.int64)
         numbers, weights = ngrams(text, max(1, self.data["ngrams"]))
-        found = {f"{name}_ngrams": numbers, f"{name}_ngram_weights": weights}
-        return found | {name: np.array(tokens, np.int64)}
+        return {name: tokens, f"{name}_ngrams": numbers, f"{name}_ngram_weights": weights}
 
 
 def cell_of(value: Any) -> Any:
     """Return the value of a cell, or None if it is empty."""
-    value = value.strip() if isinstance(value, str) else value
-    return None if value == "" or (isinstance(value, float) and math.isnan(value)) else value
+    value = value.strip() or None if isinstance(value, str) else value
+    missing = isinstance(value, float) and math.isnan(value)
+    return None if missing or type(value).__name__ in ("NAType", "NaTType") else value  # of pandas
 
 
 def listed(cell: Any) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -29,6 +30,7 @@ from fastrnn.fusion.deployment import recipe_of, write_recipe
 from fastrnn.fusion.export import to_inputs, to_onnx, tolerance
 from fastrnn.fusion.inference.predictor import Predictor
 from fastrnn.fusion.models.text import NgramReadout
+from fastrnn.fusion.tasks import task_of
 from fastrnn.fusion.training.baselines import configure
 
 from .conftest import write_clip, write_image, write_jsonl
@@ -208,6 +210,25 @@ def test_a_needed_input_is_missing(tmp_path):
     for one, other in zip(small, model.predict(many, tmp_path), strict=True):
         assert one["row"] == other["row"]
         assert numbers(one) == pytest.approx(numbers(other), abs=1e-6)
+
+
+@pytest.mark.parametrize("problem_type", ["binary", "multiclass", "multilabel", "steps"])
+def test_small_probabilities_are_exact(problem_type):
+    labels = ("a", "b") if problem_type == "binary" else ("a", "b", "c")
+    task = task_of(problem_type)(labels)
+    logits = torch.tensor([[16.5, -17.25, 3.0]])[:, : task.num_outputs]
+    logits = logits[:, None] if problem_type == "steps" else logits
+    model = object.__new__(recipe.Model)
+    model.problem_type, model.facts = problem_type, {"labels": labels, "threshold": 0.5}
+    found = model.record(logits[0].double().numpy())
+    expected = task.decode(task.output(logits)[0], 0.5)
+    assert found["label"] == expected["label"]
+    assert numbers(found) == pytest.approx(numbers(expected), rel=1e-6, abs=0)
+
+
+def test_empty_cells_of_pandas():
+    assert recipe.cell_of(pd.NA) is recipe.cell_of(pd.NaT) is recipe.cell_of(" ") is None
+    assert recipe.cell_of(pd.Timestamp("2024-02-01")) == pd.Timestamp("2024-02-01")
 
 
 def test_other_files_are_kept(tmp_path):

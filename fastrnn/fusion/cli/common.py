@@ -44,16 +44,21 @@ def evaluation_table(
             without a table.
     """
     from .. import checkpoint
+    from ..data.bad_rows import SKIPPED
     from ..data.manifest import read_manifest
     from ..data.roles import LABELLED
 
     config, _ = checkpoint.read_config(run)
     note_unfinished(run)
     named = named_columns(values)
+    wanted = on_bad_row.value if on_bad_row else "error"
     if manifest is None:
         if named or root:
             raise ConfigError("columns and --root need a MANIFEST; give it after RUN")
         return None
+    own = bool(config.manifest) and os.path.realpath(manifest) == os.path.realpath(config.manifest)
+    if own and on_bad_row is None and (run / SKIPPED).is_file():
+        wanted = "skip"  # as in the run
     read = (*config.model.modalities, "label")
     columns = {role: name for role, name in config.columns.items() if input_of(role) in read}
     return read_manifest(
@@ -61,7 +66,7 @@ def evaluation_table(
         override(columns, named),
         root,
         problem_type=config.model.problem_type,
-        on_bad_row=on_bad_row.value if on_bad_row else "error",
+        on_bad_row=wanted,
         infer=LABELLED,
     )
 

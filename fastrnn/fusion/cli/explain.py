@@ -33,6 +33,8 @@ def explain(
     """Explain a run: modalities, their interactions, attributions to inputs, the state.
 
     Writes explanation.json, pictures and report.html to the run's folder.
+
+    --batch-size does not limit the swaps and the EMAP, of up to 512 and 100 rows at once.
     """
     from ..explain import explainer
     from ..report import console as tables

@@ -12,6 +12,7 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -340,4 +341,4 @@ def _report(run: Run, console: Console) -> None:
     path = run.folder / "curves.png"
     plot.curves(run.trained, path, run.folder.name, score_name=score)
     console.out(f"Saved in {run.folder}: config.json, model.safetensors, metrics.jsonl, curves.png")
-    console.out(f"Next: fastrnn evaluate {run.folder}")
+    console.out(f"Next: fastrnn evaluate {quote(str(run.folder))}")

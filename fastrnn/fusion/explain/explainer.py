@@ -236,7 +236,9 @@ class Explainer:
         assert tokenizer is not None  # the network reads a text
         spans = tokenizer.encode(content).offsets[: len(dataset[row][name])]
         places = list(occurrences(content, dataset.processor.ngrams))
-        share = dict(zip(ngrams.tolist(), values.tolist(), strict=True))
+        share: dict[int, float] = {}
+        for number, each in zip(ngrams.tolist(), values.tolist(), strict=True):
+            share[number] = share.get(number, 0.0) + each  # an n-gram and a word may share a bucket
         return attribution.spread(share, places, spans)
 
     def _tokens(self, name: str, ids: Tensor) -> list[str]:
@@ -269,7 +271,7 @@ def explain_run(
         examples: number of rows to explain individually; half of them are predicted wrongly, if
             there are enough.
         device: the device to run on; "auto" for a GPU if there is one.
-        batch_size: rows of one forward pass.
+        batch_size: rows of one forward pass, except of swaps (512) and of the EMAP (100).
         on_bad_row, num_workers: as for `run_rows`.
 
     Returns:

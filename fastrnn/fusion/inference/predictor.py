@@ -179,7 +179,6 @@ class Predictor:
         self, manifest: Manifest, numbers: list[int], errors: dict[int, str]
     ) -> FusionDataset:
         """Return the rows of a block that can be used."""
-        usable = []
         for name in self._needed:
             for row in manifest.rows.lacking(name).nonzero()[0].tolist():
                 error = ManifestError(

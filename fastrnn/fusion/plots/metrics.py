@@ -167,6 +167,8 @@ def confusion(path: Path, counts: Sequence[Sequence[int]], labels: Sequence[str]
         fontsize = 9.5 if size <= 15 else 7.0
         axes.set_xticks(range(size), names, rotation=90 if long else 0, fontsize=fontsize)
         axes.set_yticks(range(size), names, fontsize=fontsize)
+    else:
+        axes.set(xticks=[], yticks=[])
     axes.set(xlabel="predicted", ylabel="true")
     save(figure, path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -13,6 +14,7 @@ from .. import checkpoint, files
 from ..config.inputs import modality_of
 from ..config.schema import RunConfig
 from ..data.bad_rows import SKIPPED
+from ..data.splits import SPLIT
 from ..errors import ConfigError
 from ..evaluation.evaluator import EVALUATION
 from ..explain.explainer import EXPLANATION, PICTURES
@@ -52,7 +54,7 @@ def write_report(folder: str | Path) -> Path:
     (folder / PICTURES).mkdir(exist_ok=True)
     values = {
         "title": _title(folder, config),
-        "folder": folder,
+        "folder": quote(str(folder)),
         "config": config,
         "labels": processor.task.labels,
         "split_sizes": _split_sizes(folder),
@@ -86,7 +88,7 @@ def _title(folder: Path, config: RunConfig) -> str:
 
 def _split_sizes(folder: Path) -> dict[str, int]:
     """Return the number of rows in each split, without skipped rows."""
-    splits = _read(folder / "split.json") or {}
+    splits = _read(folder / SPLIT) or {}
     skipped = folder / SKIPPED
     records = files.read_jsonl(skipped) if skipped.is_file() else []
     count = Counter(record.get("split") for record in records)
@@ -95,13 +97,12 @@ def _split_sizes(folder: Path) -> dict[str, int]:
 
 def _commands(folder: Path, config: RunConfig) -> list[str]:
     """Return the commands that reproduce the run and its report."""
-    commands = [f"fastrnn evaluate {folder}", f"fastrnn explain {folder}"]
-    if not config.manifest:
+    run, options = quote(str(folder)), folder / "config.yaml"
+    commands = [f"fastrnn evaluate {run}", f"fastrnn explain {run}"]
+    if not config.manifest or not options.is_file():
         return commands
-    options = f"--seed {config.train.seed}"
-    if (folder / "config.yaml").is_file():
-        options = f"--config {folder / 'config.yaml'}"
-    return [f"fastrnn fit {config.manifest} {options} --output-dir NEW", *commands]
+    table = quote(config.manifest)
+    return [f"fastrnn fit {table} --config {quote(str(options))} --output-dir NEW", *commands]
 
 
 def _learning_curves(folder: Path) -> Iterator[Figure]:

@@ -110,9 +110,8 @@ class Multilabel(Task):
         likeliest = int(chances.argmax())
 
         def joined(applies: Tensor) -> str:
-            return " | ".join(
-                name for name, on in zip(self.labels, applies.tolist(), strict=True) if on
-            )
+            names = zip(self.labels, applies.tolist(), strict=True)
+            return " | ".join(name for name, on in names if on) or "none"
 
         return Explained(
             lambda found: found[0, likeliest],

@@ -274,6 +274,22 @@ def test_explain_run(case, request):
     assert (run.folder / result["states"]["picture"]).is_file()
 
 
+def test_features_of_a_text_that_share_a_bucket_add_up(tmp_path):
+    dataset = mock.MagicMock(spec=FusionDataset)
+    dataset.processor = mock.MagicMock(ngrams=1)  # one bucket
+    dataset.text.return_value = "a b"
+    dataset.__getitem__.return_value = {"text": [0, 1]}
+    dataset.processor.tokenizer_of.return_value.encode.return_value.offsets = [(0, 1), (2, 3)]
+    explainer = explanation.Explainer(nn.Identity(), dataset, tmp_path, InferenceConfig())
+    found = explainer._spread(0, "text", torch.tensor([1, 1]), torch.tensor([0.5, 0.25]))
+    assert float(found.sum()) == pytest.approx(0.75)
+
+
+def test_without_a_label_the_answer_is_none():
+    found = task("multilabel").explained(torch.tensor([[-1.0, -2.0, 3.0]]), torch.zeros(1, 3))
+    assert (found.description["truth"], found.description["answer"]) == ("none", "2")
+
+
 class Pitch(nn.Module):
     """A network that tells low clips from high ones, as their labels do."""
 

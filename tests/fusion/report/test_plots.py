@@ -194,6 +194,7 @@ def test_labels_of_a_confusion_matrix(label, size, drawn):
     metrics.confusion(NOWHERE, counts, [f"{label} {number}" for number in range(size)])
     shown = check(drawn[0])
     assert sum(text.endswith(f" {size - 1}") for text in shown) == (2 if size <= 30 else 0)
+    assert any(text.isdigit() for text in shown) == (size <= 15)  # counts, no ticks
 
 
 def test_values_of_a_regression_have_a_name(drawn):

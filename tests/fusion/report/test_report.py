@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -13,14 +14,15 @@ import pytest
 from jinja2 import UndefinedError
 from rich.console import Console
 
-from fastrnn.fusion import ConfigError, FitConfig, fit, read_manifest
-from fastrnn.fusion.config.schema import PROBLEM_TYPES
+from fastrnn.fusion import ConfigError, FitConfig, TrainConfig, fit, read_manifest
+from fastrnn.fusion.config.schema import PROBLEM_TYPES, RunConfig
 from fastrnn.fusion.evaluation.evaluator import evaluate_run
 from fastrnn.fusion.explain.explainer import explain_run
-from fastrnn.fusion.report import html
+from fastrnn.fusion.report import html, report
 from fastrnn.fusion.report.report import write_report
 
 from ..conftest import write_jsonl
+from ..synthetic import config as configuration
 from ..trained import DATA, OPTIONS, trained_run
 
 TITLES = ("Run", "Results", "Learning curves", "Robustness", "Explanation", "Reproduce this run")
@@ -210,6 +212,19 @@ def test_report_of_a_run_that_was_only_trained(tmp_path):
     for command in ("evaluate", "explain"):
         assert f"Not available yet; run: fastrnn {command} {run.folder}" in page.text
     assert "image, text" in page.text
+
+
+def test_commands_can_be_copied(tmp_path):
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    found = RunConfig(configuration(), TrainConfig(), manifest="my table.csv")
+    evaluate, explain = report._commands(folder, found)  # options of a run in Python: unknown
+    assert shlex.split(evaluate) == ["fastrnn", "evaluate", str(folder)]
+    assert shlex.split(explain) == ["fastrnn", "explain", str(folder)]
+    (folder / "config.yaml").touch()
+    options = ["--config", str(folder / "config.yaml"), "--output-dir", "NEW"]
+    fit_again = report._commands(folder, found)[0]
+    assert shlex.split(fit_again) == ["fastrnn", "fit", "my table.csv", *options]
 
 
 def test_report_without_metrics(tmp_path):
