@@ -157,7 +157,7 @@ def test_text_of_the_user_is_escaped(tmp_path):
         f"predicted {examples[0]['answer']}, actual {HOSTILE}",
         f"explained label: {HOSTILE}",
         f"input {HOSTILE} token {HOSTILE}",
-        f"fastrnn evaluate {run.folder}",
+        f"fastrnn evaluate {shlex.quote(str(run.folder))}",
     )
     for words in shown:
         assert words in page.text
