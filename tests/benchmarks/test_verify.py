@@ -144,7 +144,7 @@ START = """
 from pathlib import Path
 from benchmarks.baselines import jax_scan
 jax_scan._start({threads})
-print(len(list(Path("/proc/self/task").iterdir())))
+print(len(list(Path("/proc/self/task").iterdir())), flush=True)  # before the error
 jax_scan._start(5)
 """
 
