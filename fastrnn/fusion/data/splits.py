@@ -78,7 +78,7 @@ def fold_rows(manifest: Manifest, folds: int, seed: int = 0) -> list[dict[str, l
             f"{folds} folds; make folds smaller, or give more rows"
         )
     strata = dict(zip(rows, manifest.task.strata(manifest.labels(rows)), strict=True))
-    dealt = _deal_sets(sets, strata, {str(fold): 1 / folds for fold in range(folds)}, seed)
+    dealt = _deal_sets(sets, strata, {str(fold): 1 / folds for fold in range(folds)}, seed, False)
     found = []
     for test in dealt.values():
         others = sorted(set(rows).difference(test))
@@ -177,13 +177,17 @@ def _in_two(
 
 
 def _deal_sets(
-    sets: list[list[int]], strata: Mapping[int, str], shares: Mapping[str, float], seed: int
+    sets: list[list[int]],
+    strata: Mapping[int, str],
+    shares: Mapping[str, float],
+    seed: int,
+    seeded: bool = True,
 ) -> dict[str, list[int]]:
     """Assign sets of rows to splits, the largest first, each to the split that it fits best.
 
     The target of a split is its share of every stratum and of all rows. Each set goes where it
-    increases the chi-square distance to the targets least. At the start, the first split (train)
-    gets a set of each stratum.
+    increases the chi-square distance to the targets least. If `seeded`, the first split, train,
+    gets a set of each stratum at the start.
     """
     first, sets = next(iter(shares)), list(sets)
     random.Random(seed).shuffle(sets)
@@ -208,7 +212,7 @@ def _deal_sets(
 
     # The first set, the largest, of each stratum
     largest = {name: number for number in reversed(range(len(sets))) for name in counts[number]}
-    for name in sorted(total, key=lambda name: (total[name], name)):
+    for name in sorted(total, key=lambda name: (total[name], name)) if seeded else ():
         if not have[first][name]:
             place(largest[name], first)
     for number in range(len(sets)):
@@ -217,11 +221,7 @@ def _deal_sets(
     for part in shares:  # a part may have received nothing
         spare = [each for each, owner in part_of.items() if owner == first]
         if not held[part] and len(spare) > 1:
-            able = [
-                each
-                for each in spare
-                if all(have[first][name] > count for name, count in counts[each].items())
-            ]
+            able = [e for e in spare if all(have[first][n] > c for n, c in counts[e].items())]
             if able:
                 least = min(able, key=lambda each: (len(sets[each]), each))
                 have[first].subtract(counts[least])

@@ -117,11 +117,11 @@ class RemotePath(PosixPath):
 
     def _system(self) -> Any:
         """Return the file system. fsspec caches it, once for each process."""
-        import fsspec
+        import fsspec.core
 
         url = str(self)
         as_path(url)  # a part that was appended may have made it a chain of protocols
-        return fsspec.url_to_fs(url)[0]
+        return fsspec.core.url_to_fs(url)[0]
 
     @contextmanager
     def errors(self) -> Iterator[None]:

@@ -184,7 +184,7 @@ def _frozen(
 
     def features(dataset: FusionDataset) -> np.ndarray:
         found = forward(network, dataset, InferenceConfig(num_workers=num_workers))
-        return torch.cat([each.double().cpu() for _, _, each in found]).numpy()
+        return torch.cat([each.cpu().double() for _, _, each in found]).numpy()
 
     def parts(dataset: FusionDataset) -> list[Matrix]:
         return [scaler.transform(features(dataset))]

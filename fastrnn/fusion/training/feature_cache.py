@@ -82,7 +82,8 @@ def is_cached(config: ModelConfig, training: TrainConfig, name: str) -> bool:
     if pretrained is None or pretrained.finetune != "frozen":
         return False
     divided = config.stream and modality_of(name) == "audio"  # into the steps of a row
-    return not divided and stepping(config) != name
+    steps = stepping(config)  # the input whose encoder, perhaps that of others too, returns steps
+    return not divided and not (steps and config.encoder_of(steps) == config.encoder_of(name))
 
 
 def has_frozen_images(config: ModelConfig, training: TrainConfig) -> bool:

@@ -67,7 +67,7 @@ def cross_validate(
         run = fit(place, alone)
         score = run.processor.task.score_name
         for each in run.trained:
-            scores.setdefault(each.name, []).append(each.test_score.score)
+            scores.setdefault(each.name, []).append(each.final["test"].score)
         for other in run.classical:
             predicted = other.predictions(run.datasets["test"], "test")
             if predicted is not None:

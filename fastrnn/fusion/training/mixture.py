@@ -35,7 +35,7 @@ def fit_mixture(model: nn.Module, dataset: FusionDataset, objective: Objective) 
     with torch.no_grad():
         for start in range(0, count, BATCH_SIZE):
             batch = to_device(dataset.batch(rows[start : start + BATCH_SIZE]), device)
-            parts.append(model(batch, parts=True).double().cpu())
+            parts.append(model(batch, parts=True).cpu().double())  # an Apple GPU has no float64
             labels.append(batch["label"].cpu())
     found, label = _joined(parts, labels)
     return fit_weights(found, lambda logits: objective(logits, label, smooth=False), count)

@@ -52,6 +52,17 @@ def test_groups_and_files_stay_together(rows, save):
         assert set(manifest.labels(parts["test"])) == {"no", "yes"}
 
 
+def test_every_fold_has_test_rows_of_as_many_owners(save):
+    table = [{"age": n, "label": n // 6 % 2, "group": f"owner {n // 6}"} for n in range(60)]
+    manifest = read_manifest(save(table), {"tabular": "age"})
+    assert [len(parts["test"]) for parts in fold_rows(manifest, 10)] == [6] * 10
+    many = [{"age": n, "label": f"class {n % 20}"} for n in range(100)]
+    sizes = [
+        len(parts["test"]) for parts in fold_rows(read_manifest(save(many), {"tabular": "age"}), 10)
+    ]
+    assert max(sizes) - min(sizes) <= 2
+
+
 def test_test_rows_of_a_split_column_are_in_no_fold(rows, save):
     rows = [
         row | {"split": ("train", "val", "test")[number % 3]} for number, row in enumerate(rows)
