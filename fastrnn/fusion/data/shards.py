@@ -178,6 +178,8 @@ def _members(path: Path, file: IO[bytes]) -> tuple[list[bytes], list[tuple[int, 
     names: list[bytes] = []
     places: list[tuple[int, int]] = []
     with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:
+        if tar.firstmember is None:  # type: ignore[attr-defined]  # Python 3.10 cannot ask an empty archive a second time
+            return names, places, tar.offset
         while (member := tar.next()) is not None:
             if member.size < 0 or tar.offset < member.offset_data:
                 raise tarfile.ReadError("a size is negative")  # tarfile would go back for ever
