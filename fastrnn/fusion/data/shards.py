@@ -178,7 +178,8 @@ def _members(path: Path, file: IO[bytes]) -> tuple[list[bytes], list[tuple[int, 
     names: list[bytes] = []
     places: list[tuple[int, int]] = []
     with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:
-        if tar.firstmember is None:  # type: ignore[attr-defined]  # Python 3.10 cannot ask an empty archive a second time
+        # Python 3.10 cannot ask an empty archive for a member a second time.
+        if tar.firstmember is None:  # type: ignore[attr-defined]
             return names, places, tar.offset
         while (member := tar.next()) is not None:
             if member.size < 0 or tar.offset < member.offset_data:

@@ -78,7 +78,8 @@ def fold_rows(manifest: Manifest, folds: int, seed: int = 0) -> list[dict[str, l
             f"{folds} folds; make folds smaller, or give more rows"
         )
     strata = dict(zip(rows, manifest.task.strata(manifest.labels(rows)), strict=True))
-    dealt = _deal_sets(sets, strata, {str(fold): 1 / folds for fold in range(folds)}, seed, False)
+    shares = {str(fold): 1 / folds for fold in range(folds)}
+    dealt = _deal_sets(sets, strata, shares, seed, seeded=False)
     found = []
     for test in dealt.values():
         others = sorted(set(rows).difference(test))

@@ -42,7 +42,7 @@ def find_device(name: str | torch.device | None = None) -> torch.device:
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()  # an absent device only fails when it is used
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
         raise ConfigError(
             f"the device {str(name)!r} cannot be used ({reason}); choose auto, cpu or cuda"
@@ -64,8 +64,8 @@ def forward(
         network: the network, which is put in evaluation mode. Batches go to its device.
         dataset: the rows.
         config: the batch size, and the processes that decode files.
-        change: a perturbation of blocks of 64 rows, on the CPU. Therefore it does not depend on
-            the batch size.
+        change: a perturbation of blocks of BATCH_SIZE rows, on the CPU. Therefore it does not
+            depend on `config`.
 
     Yields:
         The rows, their batch and their logits, both on the device of the network.

@@ -100,8 +100,8 @@ class Predictor:
             FusionError: the table cannot be read, has no rows, or lacks a column; or a row cannot
                 be used and on_bad_row is not "skip".
         """
-        named = (*self.config.columns.values(), *(columns or {}).values())
-        wanted = {each for value in named for each in listed(value)}
+        wanted = {each for value in (columns or {}).values() for each in listed(value)}
+        wanted |= set(self.config.columns.values())  # a name may contain a comma
         table = open_table(source, wanted)
         roles = self._roles(table, columns or {})
         network = self.network.to(self.device)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,11 +53,6 @@ from .pretrained import (
 )
 
 pytest.importorskip("transformers")
-
-
-@pytest.fixture
-def manifest(rows, save):
-    return save(rows)
 
 
 def expected_features(kind, model, rows, folder, pretrained):
@@ -137,6 +133,8 @@ def test_one_of_two_texts_is_read_by_a_pretrained_encoder(rows, save, tmp_path):
     network, dataset = prepared(table, encoders=shared, share=("text",))
     assert network(dataset.batch(ROWS)).isfinite().all()
     assert dataset.processor.tokenizer is None
+    config = replace(network.config, fusion="parallel")  # the shared encoder returns steps
+    assert not any(is_cached(config, TrainConfig(), name) for name in config.modalities)
 
 
 def test_a_row_may_lack_a_clip(rows, save, tmp_path):

@@ -19,11 +19,6 @@ from .pretrained import (
 pytest.importorskip("transformers")
 
 
-@pytest.fixture
-def manifest(rows, save):
-    return save(rows)
-
-
 def test_invalid_folders(tmp_path):
     folder = tmp_path / "text"
     save_bert(folder)

@@ -21,11 +21,6 @@ except (ImportError, RuntimeError) as error:
     pytest.skip(f"timm cannot be imported: {error}", allow_module_level=True)
 
 
-@pytest.fixture
-def manifest(rows, save):
-    return save(rows)
-
-
 TIMM = {
     "vit_tiny_patch16_224": {"img_size": 32, "embed_dim": 16, "depth": 2, "num_heads": 2},
     "resnet10t": {},
