@@ -2,55 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
+from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..batch import IGNORE, to_device
+from ..batch import IGNORE
 from ..config.schema import BATCH_SIZE
-from ..data.dataset import FusionDataset
 from ..models.network import equal_mixture, mix
 from .objective import Objective
 
 _ROWS = 2000  # that are enough for a few weights
+_NUMBERS = 20_000_000  # logits in memory at once
 _ITERATIONS = 50
 
+Outputs = tuple[float, Tensor, Tensor]  # a batch's mass, parts of the logits [P, B, ...], labels
 
-def fit_mixture(model: nn.Module, dataset: FusionDataset, objective: Objective) -> Tensor:
-    """Return the mixture of a model's parts that is best on the rows of a dataset, [1 + R].
 
-    Every process computes it alone, from the same rows.
+def fit_mixture(
+    network: nn.Module,
+    outputs: Iterator[Outputs],
+    longest: int,
+    objective: Objective,
+    accelerator: Accelerator,
+) -> Iterator[Outputs]:
+    """Set the mixture of a network that is best on the first batches; return all batches.
+
+    All processes call it together, and get the same mixture.
 
     Args:
-        model: a FusionNetwork, perhaps wrapped, in evaluation mode.
-        dataset: labelled rows; of many, some are used.
+        outputs: those of this process's batches; a network's outputs do not depend on its mixture.
+        longest: the steps of the longest row.
         objective: the loss of a batch.
     """
-    device = next(model.parameters()).device
-    count = min(len(dataset), _ROWS)
-    rows = [number * len(dataset) // count for number in range(count)]
-    parts, labels = [], []
-    with torch.no_grad():
-        for start in range(0, count, BATCH_SIZE):
-            batch = to_device(dataset.batch(rows[start : start + BATCH_SIZE]), device)
-            parts.append(model(batch, parts=True).cpu().double())  # an Apple GPU has no float64
-            labels.append(batch["label"].cpu())
-    found, label = _joined(parts, labels)
-    return fit_weights(found, lambda logits: objective(logits, label, smooth=False), count)
+    mixture = network.get_buffer("mixture")
+    numbers = len(mixture) * objective.task.num_outputs * longest
+    rows = min(_ROWS, _NUMBERS // numbers)
+    count = max(1, math.ceil(rows / (BATCH_SIZE * accelerator.num_processes)))
+    first = list(islice(outputs, count))
+    parts, label = _joined(gather_object([(each.cpu(), own.cpu()) for _, each, own in first]))
+    parts = parts.double()  # on a CPU: an Apple GPU has no float64
+    found = fit_weights(parts, lambda logits: objective(logits, label, smooth=False), len(label))
+    mixture.copy_(broadcast(found.to(accelerator.device)))
+    return chain(first, outputs)
 
 
-def _joined(parts: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Join batches; steps are padded to the longest row."""
+def _joined(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Join the parts and the labels of batches; steps are padded to the longest row."""
+    parts, labels = ([each[place] for each in batches if len(each[1])] for place in (0, 1))
     if parts[0].dim() == 4:
         longest = max(each.shape[2] for each in parts)
         parts = [functional.pad(each, (0, 0, 0, longest - each.shape[2])) for each in parts]
         labels = [
-            functional.pad(each, (0, longest - each.shape[1]), value=IGNORE)
-            if each.dim() == 2
-            else each
-            for each in labels
+            functional.pad(each, (0, longest - each.shape[1]), value=IGNORE) for each in labels
         ]
     return torch.cat(parts, 1), torch.cat(labels)
 
@@ -69,15 +80,21 @@ def fit_weights(parts: Tensor, loss: Callable[[Tensor], Tensor], rows: int) -> T
     """
     prior = equal_mixture(len(parts) - 1).double()
     prior[0] = 0
-    weights = prior.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([weights], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        total = rows * loss(mix(weights, parts)) + (weights - prior).square().sum()
-        total.backward()
-        return total
+    @torch.enable_grad()
+    def total(values: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = torch.from_numpy(values.copy()).requires_grad_()
+        value = rows * loss(mix(weights, parts)) + (weights - prior).square().sum()
+        value.backward()
+        assert weights.grad is not None
+        return value.item(), weights.grad.numpy()
 
-    optimizer.step(closure)
-    found = weights.detach().clamp_min(0).float()
-    return found if bool(found.isfinite().all()) else prior.float()
+    found = minimize(
+        total,
+        prior.numpy(),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None)] * len(parts),
+        options={"maxiter": _ITERATIONS},
+    )
+    return torch.from_numpy(found.x).float() if math.isfinite(found.fun) else prior.float()

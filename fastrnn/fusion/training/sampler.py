@@ -57,7 +57,9 @@ class StepSampler:
 
 @dataclass(frozen=True)
 class EvaluationSampler:
-    """This process's rows in order, in batches. All processes have equally many batches.
+    """This process's rows, in batches. All processes have equally many batches.
+
+    The rows of a batch are spread evenly over all rows, so the first batches are a fair sample.
 
     Attributes:
         rows: all rows.
@@ -70,11 +72,9 @@ class EvaluationSampler:
 
     def plan(self) -> list[Sequence[int]]:
         """Return the rows of each batch; an empty one keeps step with the other processes."""
-        shares = deal(range(self.rows), self.processes)
-        count = math.ceil(len(shares[0]) / self.batch_size)
-        share = shares[self.process]
-        starts = range(0, count * self.batch_size, self.batch_size)
-        return [share[start : start + self.batch_size] for start in starts]
+        count = math.ceil(self.rows / (self.batch_size * self.processes))  # of each process
+        firsts = range(self.process * count, (self.process + 1) * count)
+        return [range(self.rows)[first :: count * self.processes] for first in firsts]
 
     def __iter__(self) -> Iterator[list[int]]:
         return (list(part) or [0] for part in self.plan())

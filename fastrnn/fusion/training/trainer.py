@@ -25,13 +25,14 @@ from ..batch import Batch, to_device
 from ..checkpoint import Weights
 from ..config.schema import ModelConfig, TrainConfig
 from ..errors import ConfigError
+from ..models.network import mix
 from ..strings import plural
 from . import sharding, transfer
 from .augmentation import Augmentation
 from .environment import Environment, Start
 from .loaders import make_loaders
 from .meter import Meter, Score
-from .mixture import fit_mixture
+from .mixture import Outputs, fit_mixture
 from .objective import Objective
 from .optimization import make_optimizer
 from .result import Scores, Trained
@@ -100,6 +101,7 @@ class Trainer:
         network, taken = transfer.prepare(config, training, given)
         if given is not None and taken is not None:
             self.log.say(f"{name}: {transfer.report(network, taken, given)}")
+        self.fits_mixture = transfer.fits_mixture(network, training.freeze, taken)
         self._prepare(network)
         self.objective = Objective(self.datasets, training, self.device)
         self.augmentation = Augmentation.of(training, config, self.datasets["train"].processor)
@@ -141,7 +143,7 @@ class Trainer:
         self.log.begin(name, training.epochs, rows, done)
         while self.epoch <= training.epochs and not self._ended():
             self._train_epoch()
-            scores = {"train": self.meter.score(self.accelerator), "val": self._validate()}
+            scores = {"train": self.meter.score(self.accelerator), "val": self._evaluate("val")}
             if scores["val"].better(self._best_score()):
                 self.best = self._weights()
             result.epochs.append(scores)
@@ -173,6 +175,7 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         self.model.train()
+        transfer.evaluate_frozen(self.model)
         self.sampler.epoch, self.sampler.start = self.epoch, self.step
         batches = iter(self.loaders["train"])
         for rows, parts in self.sampler.plan():
@@ -213,7 +216,8 @@ class Trainer:
                 else:
                     loss = found.sum() * 0
                     # Every process needs sums, also one that never gets a row.
-                    self.meter.add(loss, 0.0, logits[:0].detach(), batch["label"][:0])
+                    count = len(part)
+                    self.meter.add(loss, 0.0, logits[:count].detach(), batch["label"][:count])
                 accelerator.backward(loss)
         accelerator.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
         # Without a scaler, accelerate's wrapper only looks for other packages, which takes 0.3 ms.
@@ -223,31 +227,29 @@ class Trainer:
         if self.schedule is not None:
             self.schedule.step()
 
-    def _validate(self) -> Score:
-        """Fit the mixture of the network's logits to the val rows, and return the score on them."""
-        network = self.accelerator.unwrap_model(self.model)
-        if len(network.mixture) > 1:
-            self.model.eval()
-            fitted = fit_mixture(self.model, self.datasets["val"], self.objective)
-            network.mixture.copy_(fitted)
-        return self._evaluate("val")
-
     @torch.no_grad()
     def _evaluate(self, split: str) -> Score:
-        found = Meter(self.task)
-        self.model.eval()
-        plan = self.evaluations[split].plan()
-        for part, batch in zip(plan, self.loaders[split], strict=True):
-            mass = float(self.objective.masses[split][list(part)].sum()) if part else 0.0
-            batch = to_device(batch, self.device)
-            logits = self.model(batch)
-            if not mass:  # also the first row's statistics must not count
-                batch["label"] = batch["label"][:0]
-                found.add(logits.sum() * 0, 0.0, logits[:0], batch["label"])
-                continue
-            loss = self.objective(logits, batch["label"], smooth=False)
-            found.add(loss, mass, logits, batch["label"])
+        """Return the score on a split. On val, the mixture of the logits is fitted first."""
+        found, outputs = Meter(self.task), self._outputs(split)
+        network = self.accelerator.unwrap_model(self.model)
+        if split == "val" and self.fits_mixture:
+            longest = int(self.datasets[split].steps.max())
+            outputs = fit_mixture(network, outputs, longest, self.objective, self.accelerator)
+        for mass, parts, label in outputs:
+            logits = mix(network.mixture, parts)
+            loss = self.objective(logits, label, smooth=False) if mass else logits.sum() * 0
+            found.add(loss, mass, logits, label)
         return found.score(self.accelerator)
+
+    def _outputs(self, split: str) -> Iterator[Outputs]:
+        """Yield the mass of each batch, the parts of its logits, and its labels."""
+        self.model.eval()
+        plan, masses = self.evaluations[split].plan(), self.objective.masses[split]
+        for rows, batch in zip(plan, self.loaders[split], strict=True):
+            batch = to_device(batch, self.device)
+            count = len(rows)  # without rows, the batch has one that does not count
+            found = self.model(batch, parts=True)[:, :count]
+            yield float(masses[list(rows)].sum()), found, batch["label"][:count]
 
     def _weights(self) -> Weights:
         return sharding.full_weights(self.accelerator, self.model)

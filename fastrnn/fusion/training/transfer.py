@@ -114,6 +114,24 @@ def freeze(
     return frozen
 
 
+def evaluate_frozen(network: nn.Module) -> None:
+    """Put frozen modules into evaluation mode: their dropout and batch statistics stay out."""
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(each.requires_grad for each in parameters):
+            module.eval()
+
+
+def fits_mixture(network: nn.Module, parts: Collection[str], taken: Collection[str] | None) -> bool:
+    """Whether the weights of a network's logits are fitted: not if they are frozen with the head.
+
+    Args:
+        parts, taken: as those of `freeze`.
+    """
+    is_frozen = "head" in parts and (taken is None or "mixture" in taken)
+    return len(network.get_buffer("mixture")) > 1 and not is_frozen
+
+
 def report(network: nn.Module, taken: Collection[str], given: Collection[str]) -> str:
     """Summarise which tensors were taken and which were not, by part."""
     own = network.state_dict()

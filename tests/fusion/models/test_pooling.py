@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional
@@ -106,6 +108,32 @@ def test_the_mixture_prefers_the_part_that_knows(problem_type):
     assert (few - prior).abs().max() < 0.7  # one row hardly outweighs the prior
     fused = fit_weights(parts[[1, 0, 2]], loss, 500)
     assert fused[0] > 0.8  # what the fusion knows counts, once enough rows show it
+
+
+@pytest.mark.parametrize("correlation", [0.5, 0.9, 1.5])
+def test_the_weights_of_correlated_readouts_are_the_best_that_are_not_negative(correlation):
+    """Without bounds, the second readout would be subtracted, to cancel the noise of the first."""
+    noise, signal = torch.randn(2, 400).double()
+    label = (torch.rand(400).double() < signal.sigmoid()).double()
+    parts = torch.stack([0 * noise, signal + 3 * correlation * noise, 0.2 * signal + 3 * noise])
+    loss = partial(torch.nn.functional.binary_cross_entropy_with_logits, target=label)
+
+    def total(weights):
+        prior = torch.tensor([0, 0.5, 0.5]).double()
+        return 400 * loss(mix(weights, parts)) + (weights - prior).square().sum()
+
+    found = fit_weights(parts, loss, 400).double()
+    steps = torch.arange(0, 1.01, 0.05).double()
+    grid = torch.cartesian_prod(torch.zeros(1).double(), steps, steps)
+    assert found.min() == 0
+    assert total(found) <= min(map(total, grid)) + 1e-5
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_network_that_diverged_keeps_the_readouts_alone(bad):
+    parts = torch.full((3, 10, 1), bad).double()
+    found = fit_weights(parts, torch.sum, 10)
+    assert found.tolist() == [0, 0.5, 0.5]
 
 
 def test_without_readouts_the_fusion_is_the_only_part():
