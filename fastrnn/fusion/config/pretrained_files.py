@@ -186,10 +186,19 @@ def _audio(architecture: dict[str, Any], folder: Path) -> PretrainedConfig:
     kind, rate = architecture["model_type"], given.get("sampling_rate", 16_000)
     if kind == "whisper":
         audio = AudioPreprocessing(rate, False, given, given.get("feature_size", 80))
+        frames = rate * given.get("chunk_length", 30) // given.get("hop_length", 160)
+        most = 2 * architecture.get("max_source_positions", 1500)
     elif kind == "audio-spectrogram-transformer":
         audio = AudioPreprocessing(rate, False, given, given.get("num_mel_bins", 128))
+        frames, most = given.get("max_length", 1024), architecture.get("max_length", 1024)
     else:
         audio = AudioPreprocessing(rate, given.get("do_normalize", True))
+        frames = most = 0
+    if frames > most:
+        raise ConfigError(
+            f"clips of {frames} frames in {PREPROCESSOR}, but the model reads {most}; save the "
+            "feature extractor of the model"
+        )
     return PretrainedConfig("transformers", architecture, Preprocessing(audio=audio))
 
 

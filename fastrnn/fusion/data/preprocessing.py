@@ -24,7 +24,8 @@ def read_clip(path: Path, config: DataConfig, audio: AudioPreprocessing) -> np.n
     """Read an audio clip as its encoder declares.
 
     Returns:
-        float32 [samples], or [F, bands] of an extractor.
+        float32 [samples], or [F, bands] of an extractor. Of the frames of silence with which that
+        pads a clip, which are equal, one is kept.
 
     Raises:
         MediaError: as read_audio.
@@ -37,7 +38,9 @@ def read_clip(path: Path, config: DataConfig, audio: AudioPreprocessing) -> np.n
         frames = next(iter(found.values()))[0]
         # Whisper's bands are rows.
         frames = frames if frames.shape[1] == audio.bands else frames.T
-        return np.ascontiguousarray(frames, np.float32)
+        padded = (frames == frames[-1]).all(1)
+        end = len(frames) - int(padded[::-1].cumprod().sum()) + 1
+        return np.ascontiguousarray(frames[:end], np.float32)
     if audio.normalise:  # as Wav2Vec2FeatureExtractor
         wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
     return wave.astype(np.float32)

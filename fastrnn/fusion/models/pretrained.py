@@ -26,6 +26,8 @@ from .pooling import pool_to_steps
 from .recurrent import mean, valid
 from .views import stepping
 
+_AST = "audio-spectrogram-transformer"
+
 
 class PretrainedEncoder(nn.Module, ABC):
     """A backbone and the pooling of its steps. A frozen part is always in evaluation mode."""
@@ -165,38 +167,41 @@ class PretrainedAudio(PretrainedEncoder):
 
     def lengths(self, batch: Batch) -> Tensor | None:
         """Return the lengths of the steps; None if the output is a vector or a stream."""
-        if not self.returns_steps:
-            return None
-        if self.is_waveform:
-            return self._steps(batch["audio_lengths"])
-        return None
+        return self._steps(batch["audio_lengths"]) if self.returns_steps else None
 
     @property
-    def is_waveform(self) -> bool:
-        """Whether the backbone reads samples, not frames of a fixed number."""
-        return self.config.architecture["model_type"] in ("hubert", "wav2vec2", "wavlm")
+    def kind(self) -> str:
+        """The architecture. Whisper and AST read frames of a fixed number, the others samples."""
+        return self.config.architecture["model_type"]
 
     def encode(self, batch: Batch) -> Tensor:
-        if self.is_waveform:
-            hidden = self._waveforms(batch["audio"], batch["audio_lengths"])
-            lengths = self._steps(batch["audio_lengths"])
-        else:
-            hidden = self._frames(batch["audio"])
-            lengths = torch.full_like(batch["audio_lengths"], hidden.shape[1])
+        audio, lengths = batch["audio"], batch["audio_lengths"]
+        encode = {"whisper": self._whisper, _AST: self._ast}.get(self.kind, self._waveforms)
+        hidden = encode(audio, lengths)
+        if hidden.dim() == 2:
+            return hidden
         if self.stream:
-            return pool_to_steps(hidden, lengths, batch["steps"])
-        return hidden if self.returns_steps else mean(hidden, lengths)
+            return pool_to_steps(hidden, self._steps(lengths), batch["steps"])
+        return hidden if self.returns_steps else mean(hidden, self._steps(lengths))
 
-    def _frames(self, frames: Tensor) -> Tensor:
-        """Encode frames [B, F, bands]; a batch without a clip has fewer than the model reads."""
+    def _whisper(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Encode frames [B, F, bands]."""
         backbone: Any = self.backbone
-        if self.config.architecture["model_type"] == "whisper":
-            wanted = 2 * backbone.config.max_source_positions
-            frames = nn.functional.pad(frames, (0, 0, 0, max(0, wanted - frames.shape[1])))
-            return backbone(frames.transpose(1, 2)).last_hidden_state
-        wanted = backbone.config.max_length
-        frames = nn.functional.pad(frames, (0, 0, 0, max(0, wanted - frames.shape[1])))
-        return backbone(frames).last_hidden_state
+        frames = _extended(frames, lengths, 2 * backbone.config.max_source_positions)
+        return backbone(frames.transpose(1, 2)).last_hidden_state
+
+    def _ast(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Encode frames [B, F, bands]. A vector is the mean of the two class tokens, as in AST.
+
+        A step is the mean of the patches of one time.
+        """
+        backbone: Any = self.backbone
+        config = backbone.config
+        hidden = backbone(_extended(frames, lengths, config.max_length)).last_hidden_state
+        if not (self.returns_steps or self.stream):
+            return hidden[:, :2].mean(1)
+        bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
+        return hidden[:, 2:].unflatten(1, (bands, -1)).mean(1)
 
     def _waveforms(self, wave: Tensor, lengths: Tensor) -> Tensor:
         """Encode waveforms [B, N]."""
@@ -218,9 +223,15 @@ class PretrainedAudio(PretrainedEncoder):
         return torch.cat(parts)[torch.cat(places).argsort()]
 
     def _steps(self, lengths: Tensor) -> Tensor:
-        """Return the number of steps of waveforms, at least 1."""
+        """Return the number of steps of waveforms or frames, at least 1."""
         config: Any = self.backbone.config
-        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        if self.kind == "whisper":
+            return ((lengths + 1) // 2).clamp(1, config.max_source_positions)
+        if self.kind == _AST:
+            layers = [(config.patch_size, config.time_stride)]
+        else:
+            layers = list(zip(config.conv_kernel, config.conv_stride, strict=True))
+        for kernel, stride in layers:
             lengths = (lengths - kernel) // stride + 1
         return lengths.clamp_min(1)
 
@@ -233,6 +244,13 @@ class PretrainedAudio(PretrainedEncoder):
         ):
             size = (size - 1) * stride + kernel
         return size
+
+
+def _extended(frames: Tensor, lengths: Tensor, wanted: int) -> Tensor:
+    """Repeat the last valid frame of each clip, [B, F, bands]: as its extractor pads it."""
+    frame = torch.arange(max(wanted, frames.shape[1]), device=frames.device)
+    frame = torch.minimum(frame, (lengths - 1).clamp_min(0)[:, None])
+    return frames.gather(1, frame[..., None].expand(-1, -1, frames.shape[2]))
 
 
 PRETRAINED: dict[str, Callable[[ModelConfig, PretrainedConfig], PretrainedEncoder]] = {

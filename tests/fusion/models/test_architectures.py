@@ -41,7 +41,7 @@ def batch_of(modality: str, kind: str) -> Batch:
         tokens = torch.randint(3, 60, (4, 7))
         return {"text": tokens, "text_lengths": torch.tensor([7, 3, 1, 5])}
     shape = {"whisper": (4, 32, 8), "audio-spectrogram-transformer": (4, 32, 16)}
-    lengths = torch.tensor([32] * 4 if kind in shape else [200, 50, 1, 100])
+    lengths = torch.tensor([32, 20, 1, 9] if kind in shape else [200, 50, 1, 100])
     return {"audio": torch.randn(shape.get(kind, (4, 200))), "audio_lengths": lengths}
 
 

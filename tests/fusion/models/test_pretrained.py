@@ -55,6 +55,11 @@ from .pretrained import (
 pytest.importorskip("transformers")
 
 
+def whisper_frames(wave):
+    """Return the frames of 10 ms whose window of 25 ms reaches a clip at 16 kHz, and one more."""
+    return min(-(-(len(wave) + 200) // 160) + 1, 100)
+
+
 def expected_features(kind, model, rows, folder, pretrained):
     """Return the features of each row, by transformers alone."""
     from transformers import AutoFeatureExtractor, ConvNextImageProcessorPil, ViTImageProcessorPil
@@ -79,7 +84,10 @@ def expected_features(kind, model, rows, folder, pretrained):
                 wave, rate = np.fft.irfft(spectrum, 2 * len(wave)).astype(np.float32) * 2, 16000
             inputs = extract(wave, sampling_rate=rate, return_tensors="pt")
             encoder = model.encoder if kind == "whisper" else model
-            found.append(encoder(**inputs).last_hidden_state[0].mean(0))
+            hidden = encoder(**inputs).last_hidden_state[0]
+            if kind == "whisper":  # with its padding, which the mean leaves out
+                hidden = hidden[: -(-whisper_frames(wave) // 2)]
+            found.append((hidden[:2] if kind == "ast" else hidden).mean(0))
     return torch.stack(found)
 
 
@@ -97,6 +105,55 @@ def test_features_are_those_of_transformers(kind, rows, manifest, tmp_path):
     bound = 1e-3 if kind in ("ast", "whisper") else 1e-4
     torch.testing.assert_close(found, expected, rtol=bound, atol=bound)
     assert found.std(0).min() > 0  # rows differ
+
+
+@pytest.mark.parametrize("kind", ["ast", "whisper"])
+@torch.no_grad()
+def test_steps_of_frames_are_those_of_transformers(kind, rows, save, tmp_path):
+    """Clips are kept without their padding, and the steps of AST are the mean over the bands."""
+    model = SAVED[kind][1](tmp_path / kind)
+    encoders = {"audio": f"transformers:{tmp_path / kind}"}
+    for row in rows:
+        del row["text"]
+    network, dataset = prepared(save(rows), encoders=encoders, fusion="parallel")
+    encoder, batch = network.eval().encoder("audio").encoder, dataset.batch(ROWS)
+    whole = {"ast": 32, "whisper": 100}[kind]
+    assert 1 < int(batch["audio_lengths"].min()) < int(batch["audio_lengths"].max()) <= whole
+    clips = []
+    for row, length in enumerate(batch["audio_lengths"].tolist()):
+        clip = batch["audio"][row, :length]
+        clips.append(torch.cat([clip, clip[-1:].expand(whole - length, -1)]))
+    inputs = torch.stack(clips)
+    if kind == "ast":
+        hidden = model(inputs).last_hidden_state
+        expected = torch.stack([hidden[:, 2 + time :: 4] for time in range(4)], 1).mean(2)
+    else:
+        expected = model.encoder(inputs.transpose(1, 2)).last_hidden_state
+    torch.testing.assert_close(encoder(batch), expected, rtol=1e-5, atol=1e-5)
+    lengths = encoder.lengths(batch)
+    assert lengths.tolist() == [
+        max(1, (each - 8) // 8 + 1) if kind == "ast" else -(-each // 2)
+        for each in batch["audio_lengths"].tolist()
+    ]
+
+
+@pytest.mark.parametrize("kind", ["ast", "whisper"])
+@torch.no_grad()
+def test_the_steps_of_a_stream_divide_the_clip_alone(kind, streams, save, tmp_path):
+    """Not its padding, which is most of what the model reads."""
+    SAVED[kind][1](tmp_path / kind)
+    encoders = {"audio": f"transformers:{tmp_path / kind}"}
+    network, dataset = prepared(save(streams), encoders=encoders, fusion="aligned")
+    encoder, batch = network.eval().encoder("audio").encoder, dataset.batch(ROWS)
+    found = encoder(batch)
+    encoder.stream, encoder.returns_steps = False, True
+    for row, (hidden, length) in enumerate(
+        zip(encoder(batch), encoder.lengths(batch), strict=True)
+    ):
+        steps = int(batch["steps"][row].sum())
+        expected = torch.nn.functional.adaptive_avg_pool1d(hidden[:length].t(), steps).t()
+        torch.testing.assert_close(found[row, :steps], expected, rtol=1e-4, atol=1e-4)
+    assert steps > 1
 
 
 @torch.no_grad()

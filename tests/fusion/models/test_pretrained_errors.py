@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -46,6 +47,28 @@ def test_a_damaged_preprocessor(tmp_path, text, said):
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(ConfigError, match=said):
         read_pretrained({"encoders": {"image": f"transformers:{tmp_path}"}})
+
+
+@pytest.mark.parametrize(
+    ("model", "extractor", "said"),
+    [
+        (
+            {"model_type": "whisper", "max_source_positions": 50},
+            {"feature_extractor_type": "WhisperFeatureExtractor", "chunk_length": 2},
+            "clips of 200 frames in preprocessor_config.json, but the model reads 100",
+        ),
+        (
+            {"model_type": "audio-spectrogram-transformer", "max_length": 512},
+            {"feature_extractor_type": "ASTFeatureExtractor"},
+            "clips of 1024 frames in preprocessor_config.json, but the model reads 512",
+        ),
+    ],
+)
+def test_an_extractor_of_another_model(tmp_path, model, extractor, said):
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(extractor))
+    with pytest.raises(ConfigError, match=said):
+        read_pretrained({"encoders": {"audio": f"transformers:{tmp_path}"}})
 
 
 @pytest.mark.parametrize("setting", [{"chunk_length": 1500}, {"max_length": -1}, {"n_fft": "x"}])
