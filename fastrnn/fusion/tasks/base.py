@@ -32,6 +32,11 @@ Record = dict[str, Any]
 Metrics = dict[str, Tensor]  # name -> [R], one value per weighting
 
 
+def precise(device: torch.device) -> torch.dtype:
+    """Return the type of sums on a device: float64, which Apple's GPUs do not have, or float32."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @dataclass(frozen=True)
 class Predictions:
     """The outputs of a model for N items, with the truth; see `Task.items`.

@@ -54,7 +54,8 @@ class Multilabel(Task):
 
     def balance(self, label: Tensor) -> Tensor:
         having = label.sum(0)
-        return (len(label) - having) / having.clamp_min(1)
+        # A label that all rows have keeps some weight: with 0, it would not be learned.
+        return (len(label) - having).clamp_min(1) / having.clamp_min(1)
 
     def statistics(self, logits: Tensor, label: Tensor) -> Tensor:
         right = (self.predict(logits) == label).sum()

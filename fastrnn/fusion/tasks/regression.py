@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, FusionError, ManifestError
 from . import curves, metrics
-from .base import Explained, Metrics, Predictions, Record, Task
+from .base import Explained, Metrics, Predictions, Record, Task, precise
 from .labels import Label, number
 from .scale import FARTHEST, LARGEST, formatted, restore, scales
 
@@ -93,9 +93,9 @@ class Regression(Task):
 
     def statistics(self, logits: Tensor, label: Tensor) -> Tensor:
         """Return the count, the sum and the sum of squares of the labels, and the squared error."""
-        label = label.double()
-        error = logits[:, 0].double() - label
-        count = torch.tensor(len(label), dtype=torch.double, device=label.device)
+        label = label.to(precise(label.device))
+        error = logits[:, 0].to(label) - label
+        count = torch.full_like(label.sum(), len(label))
         return torch.stack([count, label.sum(), label.square().sum(), error.square().sum()])
 
     def score(self, statistics: Tensor) -> float:

@@ -78,7 +78,9 @@ class Augmentation:
         """
         if not (self.crop or self.spec or self.silence):
             return batch
-        numbers = numbers.to(batch["label"].device)
+        # The host decides the size of the batch, so that it need not wait for the device.
+        longest = int((numbers[:, -_SILENCE:] * (self.silence + 1)).long().sum(1).max())
+        numbers = numbers.to(batch["label"].device, non_blocking=True)
         of_images, of_masks, of_silence = numbers.split([_IMAGE, _AUDIO, _SILENCE], dim=1)
         result = dict(batch)
         for name in self.images if self.crop else ():
@@ -91,7 +93,7 @@ class Augmentation:
                 audio = mask(audio, lengths, of_masks)
             if self.silence:
                 before, after = (of_silence * (self.silence + 1)).long().unbind(1)
-                audio, lengths = surround(audio, lengths, before, after)
+                audio, lengths = surround(audio, lengths, before, after, longest)
             result |= {name: audio, f"{name}_lengths": lengths}
         return result
 
@@ -144,7 +146,7 @@ def mask(audio: Tensor, lengths: Tensor, numbers: Tensor) -> Tensor:
 
 
 def surround(
-    audio: Tensor, lengths: Tensor, before: Tensor, after: Tensor
+    audio: Tensor, lengths: Tensor, before: Tensor, after: Tensor, longest: int
 ) -> tuple[Tensor, Tensor]:
     """Add frames of silence before and after each clip; return the clips and their lengths.
 
@@ -153,9 +155,10 @@ def surround(
         lengths: int [B], the valid frames of each row.
         before: int [B], frames to add before the clip.
         after: int [B], frames to add after it.
+        longest: the most frames to add to a clip, before and after it.
     """
     longer = lengths + before + after
-    frame = torch.arange(int(longer.max()), device=audio.device)
+    frame = torch.arange(audio.shape[1] + longest, device=audio.device)
     source = frame - before[:, None]  # [B, F']
     inside = (source >= 0) & (source < lengths[:, None])
     index = source.clamp(0, audio.shape[1] - 1)[..., None].expand(-1, -1, audio.shape[2])

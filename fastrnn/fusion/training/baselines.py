@@ -33,6 +33,7 @@ from ..tasks.curves import safe_threshold
 from . import state
 from .callbacks import Callback
 from .classical import train_classical
+from .devices import several_hosts
 from .environment import Environment, Start
 from .feature_cache import with_features
 from .loggers import METRICS, Log
@@ -117,11 +118,11 @@ def train_all(
     callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train what is not finished yet, and add it to `run.trained` and `run.classical` in order."""
-    _train_networks(run, config, given, accelerator, console, callbacks)
+    datasets = _train_networks(run, config, given, accelerator, console, callbacks)
     main = accelerator.is_main_process
     if main and config.baselines:
         workers, device = config.loading.num_workers, accelerator.device
-        train_classical(run.folder, run.datasets, run.config, workers, device, console)
+        train_classical(run.folder, datasets, run.config, workers, device, console)
     accelerator.wait_for_everyone()
     run.classical.extend(outputs.load(run.folder))
     if main:
@@ -136,7 +137,8 @@ def _train_networks(
     accelerator: Accelerator,
     console: Console,
     callbacks: Sequence[Callback],
-) -> None:
+) -> Mapping[str, FusionDataset]:
+    """Train the networks; return the datasets, perhaps with the features of frozen encoders."""
     folder, main = run.folder, accelerator.is_main_process
     workers = config.loading.num_workers
     before = state.load(folder) or State()
@@ -149,7 +151,8 @@ def _train_networks(
     ) as log:
         datasets: Mapping[str, FusionDataset] = run.datasets
         if given is None:  # other weights than the pretrained ones
-            datasets = with_features(datasets, run.config, accelerator, folder, workers)
+            own = None if several_hosts() else folder  # the folder may be on a slow shared disk
+            datasets = with_features(datasets, run.config, accelerator, own, workers)
         environment = Environment(datasets, accelerator, log, workers, callbacks)
         for name, model in variants(run.config.model, config.baselines).items():
             if name in before.finished:
@@ -175,6 +178,7 @@ def _train_networks(
             if main:
                 _save(run, model, result)
             save(State(metrics=log.size()), (*done, name))
+    return datasets
 
 
 def _save(run: Run, model: ModelConfig, result: Trained) -> None:

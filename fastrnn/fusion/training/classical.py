@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -106,29 +107,33 @@ def train_classical(
 def _text(datasets: Datasets, name: str) -> Result | None:
     """Train on a column of texts; None if the training rows have no text."""
     train = datasets["train"]
-    texts = _texts(train, name)
-    total = sum(map(len, texts))
+    total = pc.sum(pc.utf8_length(_column(train, name))).as_py()
     if not total:
         return None
-    rows = _thinned(train, max(1, len(texts) * _CHARACTERS // total))
-    chosen = [texts[row] for row in rows]
+    rows = _thinned(train, max(1, len(train) * _CHARACTERS // total))
+    chosen = _texts(train, name, rows)
     vectorizer = _vectorizer(chosen, train.processor.task.num_outputs)
     if vectorizer is None:
         return None
     x = vectorizer.fit_transform(chosen)
 
     def parts(dataset: FusionDataset) -> Iterator[Matrix]:
-        found = _texts(dataset, name)
-        for start in range(0, len(found), _CHUNK):
-            yield vectorizer.transform(found[start : start + _CHUNK])
+        for start in range(0, len(dataset), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(dataset)))
+            yield vectorizer.transform(_texts(dataset, name, rows))
 
     return _linear(datasets, rows, x, parts, _TEXT_STRENGTHS)
 
 
-def _texts(dataset: FusionDataset, name: str) -> list[str]:
-    """Return the text of each row; "" if the row lacks it."""
-    column = dataset.manifest.rows.column(name).take(pa.array(dataset.rows))
-    return [each or "" for each in column.to_pylist()]
+def _column(dataset: FusionDataset, name: str, rows: Sequence[int] | None = None) -> pa.Array:
+    """Return the texts of some rows, or of all; a row may lack it."""
+    chosen = dataset.rows if rows is None else dataset.rows[list(rows)]
+    return dataset.manifest.rows.column(name).take(pa.array(chosen))
+
+
+def _texts(dataset: FusionDataset, name: str, rows: Sequence[int]) -> list[str]:
+    """Return the texts of some rows; "" if a row lacks it."""
+    return [each or "" for each in _column(dataset, name, rows).to_pylist()]
 
 
 def _vectorizer(texts: Sequence[str], outputs: int) -> Any:
@@ -182,15 +187,16 @@ def _frozen(
     train, network = datasets["train"], _Pooled(load()).to(device)
     rows, scaler = _thinned(train), StandardScaler()
 
-    def features(dataset: FusionDataset) -> np.ndarray:
+    def features(dataset: FusionDataset) -> Iterator[np.ndarray]:
         found = forward(network, dataset, InferenceConfig(num_workers=num_workers))
-        return torch.cat([each.cpu().double() for _, _, each in found]).numpy()
-
-    def parts(dataset: FusionDataset) -> list[Matrix]:
-        return [scaler.transform(features(dataset))]
+        return (each.cpu().double().numpy() for _, _, each in found)
 
     sample = train if len(rows) == len(train) else train.select(rows)
-    x = scaler.fit_transform(features(sample))
+    x = scaler.fit_transform(np.concatenate(list(features(sample))))
+
+    def parts(dataset: FusionDataset) -> Iterator[Matrix]:
+        return map(scaler.transform, features(dataset))
+
     return _linear(datasets, rows, x, parts, _FEATURE_STRENGTHS)
 
 

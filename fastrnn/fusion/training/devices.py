@@ -63,6 +63,8 @@ def make_accelerator(
         project_dir=folder,
     )
     check_strategy(accelerator)
+    # A configuration of `accelerate launch` may set it; the losses are divided by the trainer.
+    accelerator.gradient_accumulation_steps = 1
     kind = accelerator.device.type
     if precision == "fp16" and kind != "cuda":
         raise ConfigError(f"fp16 needs a CUDA GPU, but the device is {kind}; choose bf16 or fp32")

@@ -1,7 +1,7 @@
 """Compute the features of frozen pretrained encoders once, before training.
 
 Every network of a run reads the same features, because the encoders have the same weights. They are
-in a temporary file in the run's folder, which has no name and so disappears with the run.
+in a temporary file of each process, which has no name and so disappears with the run.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from ..batch import Batch, to_device
@@ -36,7 +37,7 @@ def with_features(
     datasets: Datasets,
     config: RunConfig,
     accelerator: Accelerator,
-    folder: Path,
+    folder: Path | None,
     num_workers: int = 0,
 ) -> dict[str, FusionDataset]:
     """Return datasets that have the features of frozen encoders in place of their inputs.
@@ -44,7 +45,7 @@ def with_features(
     Args:
         datasets: split -> rows.
         config: the run, with its main network.
-        folder: where the temporary file is.
+        folder: where the temporary file is; by default the system's folder for them.
 
     Raises:
         DataError: a file cannot be used; the message names the row and the file.
@@ -59,7 +60,7 @@ def with_features(
     for name in names:
         encoder = _pretrained(network, name)
         with accelerator.autocast(), torch.no_grad():
-            features[name] = _compute(datasets, name, encoder, folder, num_workers)
+            features[name] = _compute(datasets, name, encoder, accelerator, folder, num_workers)
     return {
         split: replace(
             each,
@@ -99,8 +100,14 @@ def _pretrained(network: nn.Module, name: str) -> PretrainedEncoder:
 
 
 def _compute(
-    datasets: Datasets, name: str, encoder: PretrainedEncoder, folder: Path, num_workers: int
+    datasets: Datasets,
+    name: str,
+    encoder: PretrainedEncoder,
+    accelerator: Accelerator,
+    folder: Path | None,
+    num_workers: int,
 ) -> Features:
+    """Encode the distinct inputs of all rows, divided among the processes."""
     one = next(iter(datasets.values()))
     if modality_of(name) == "text":
         numbers, count = distinct_texts(one.manifest, name)
@@ -110,18 +117,25 @@ def _compute(
         values = np.memmap(file, np.float32, "w+", shape=(count, encoder.features))
     seen = np.zeros(count, bool)
     device = next(encoder.parameters()).device
+    processes, process = accelerator.num_processes, accelerator.process_index
     for dataset in datasets.values():
         alone = _with_unseen(dataset, name, numbers, seen)
         blocks = [
             range(start, min(start + _ROWS, len(alone))) for start in range(0, len(alone), _ROWS)
         ]
-        for block, batch in zip(blocks, BatchLoader(alone, blocks, num_workers), strict=True):
-            rows = [numbers[int(row)] for row in alone.rows[list(block)]]
-            # The collator sorts distinct images.
-            which = np.concatenate(rows)
-            which = np.unique(which) if modality_of(name) == "image" else which
-            found = _encode(encoder, view(to_device(batch, device), name))
-            values[which] = found.float().cpu().numpy()
+        batches = iter(BatchLoader(alone, blocks[process::processes], num_workers))
+        for first in range(0, len(blocks), processes):  # each process encodes a block
+            own = []
+            for block in blocks[first + process : first + process + 1]:
+                which = np.concatenate([numbers[int(row)] for row in alone.rows[list(block)]])
+                # The collator sorts distinct images.
+                which = np.unique(which) if modality_of(name) == "image" else which
+                found = _encode(encoder, view(to_device(next(batches), device), name))
+                own.append((which, found.float().cpu().numpy()))
+            for which, encoded in gather_object(own):
+                values[which] = encoded
+        for _ in batches:  # lets the workers finish
+            raise RuntimeError("the loader has more batches than blocks")
     return Features(numbers, values)
 
 

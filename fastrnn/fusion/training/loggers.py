@@ -86,7 +86,10 @@ class Log:
                 self._file.flush()
         for tracker in self._trackers:
             named = {f"{model}/{split}/{name}": value for name, value in values.items()}
-            tracker.log(named, step=epoch)
+            if tracker.name == "wandb":  # its steps may not fall, as with the epochs of a new model
+                tracker.log({**named, f"{model}/epoch": epoch}, step=None)
+            else:
+                tracker.log(named, step=epoch)
 
     def size(self) -> int:
         """Sync the metrics file to the disk and return its size in bytes."""

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..tasks import Task
+from ..tasks.base import precise
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Meter:
     def add(self, loss: Tensor, mass: float, logits: Tensor, label: Tensor) -> None:
         """Add a batch: its mean loss over `mass` (see Task.masses) and its predictions."""
         statistics = self.task.statistics(logits, label)
-        # Apple's GPUs have no float64.
-        dtype = torch.float32 if logits.device.type == "mps" else torch.float64
-        head = torch.stack([loss.detach().to(dtype) * mass, loss.new_tensor(mass, dtype=dtype)])
+        dtype = precise(logits.device)
+        loss = loss.detach().to(dtype)
+        head = torch.stack([loss * mass, torch.full_like(loss, mass)])
         sums = torch.cat([head, statistics.to(dtype)])
         self.sums = sums if self.sums is None else self.sums + sums
 

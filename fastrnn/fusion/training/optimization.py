@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from ..config.schema import TrainConfig
 from ..errors import ConfigError
+from ..models.pretrained import PretrainedEncoder
 
 Schedule = OneCycleLR | LambdaLR
 
@@ -23,7 +24,7 @@ def make_optimizer(
     """Create AdamW (Loshchilov and Hutter 2019) and the schedule of its learning rate.
 
     Frozen parameters are left out. Weight decay is decoupled from the gradient, and applies only to
-    matrices and kernels: biases, gains and the tokens of missing modalities have one dimension.
+    matrices and kernels: not to biases, gains, and what stands for missing modalities and numbers.
     With weight decay 0, AdamW is Adam. Pretrained weights have a learning rate of their own.
 
     Args:
@@ -44,10 +45,13 @@ def parameter_groups(network: nn.Module, training: TrainConfig) -> list[dict[str
     both = (False, True)
     groups: dict[tuple[bool, bool], list[nn.Parameter]]
     groups = {kind: [] for kind in product(both, both)}
+    backbones = [each.backbone for each in network.modules() if isinstance(each, PretrainedEncoder)]
+    pretrained = {id(each) for backbone in backbones for each in backbone.parameters()}
     for name, each in network.named_parameters():
         if each.requires_grad:
-            is_pretrained = ".backbone." in name and "lora_" not in name
-            groups[is_pretrained, each.dim() < 2].append(each)
+            is_pretrained = id(each) in pretrained and "lora_" not in name  # adapters are new
+            is_vector = each.dim() < 2 or name.endswith((".bias", ".missing"))
+            groups[is_pretrained, is_vector].append(each)
     slow = training.pretrained_learning_rate or training.learning_rate / 10
     return [
         {

@@ -66,7 +66,8 @@ def prepare(
         datasets = _checked(datasets, config, console)
     describe_split(manifest, datasets, config.train.seed, console)
     model = configure(manifest, processor, {**config.model, "pretrained": saved(pretrained)})
-    frozen = has_frozen_images(model, config.train)
+    # Features are not cached with the weights of another run.
+    frozen = source is None and has_frozen_images(model, config.train)
     images, reason = augmentation.choose(config.train, datasets["train"], frozen=frozen)
     if reason:
         console.out(f"  augment_images: {images} ({reason})")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 
 @dataclass
@@ -43,7 +44,7 @@ class StepSampler:
         """Yield, for each step, its rows and this process's parts of them, which may be empty."""
         order = shuffled(self.rows, self.seed, self.epoch)
         for step in range(self.start, self.steps):
-            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
+            rows = order[step * self.batch_size : (step + 1) * self.batch_size].tolist()
             yield rows, deal(rows, self.parts * self.processes)[self.process :: self.processes]
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -83,10 +84,10 @@ class EvaluationSampler:
         return len(self.plan())
 
 
-def shuffled(rows: int, seed: int, epoch: int) -> list[int]:
-    """Return the order of the rows in an epoch."""
+def shuffled(rows: int, seed: int, epoch: int) -> Tensor:
+    """Return the order of the rows in an epoch, int64 [rows]."""
     generator = torch.Generator().manual_seed(number(seed, epoch))
-    return torch.randperm(rows, generator=generator).tolist()
+    return torch.randperm(rows, generator=generator)
 
 
 def deal(rows: Sequence[int], parts: int) -> list[Sequence[int]]:

@@ -34,6 +34,7 @@ from fastrnn.fusion.explain import attribution
 from fastrnn.fusion.explain.explainer import Explainer
 from fastrnn.fusion.export import to_onnx
 from fastrnn.fusion.inference.loop import InferenceConfig
+from fastrnn.fusion.models.pretrained import PretrainedText
 from fastrnn.fusion.models.views import view
 from fastrnn.fusion.training.augmentation import Augmentation
 from fastrnn.fusion.training.feature_cache import is_cached
@@ -337,14 +338,30 @@ def test_features_of_augmented_images_are_not_cached(augment, manifest, tmp_path
 
 @pytest.mark.parametrize(("cache", "chosen"), [(True, "none"), (False, "crop")])
 def test_auto_keeps_the_features_of_frozen_images(cache, chosen, manifest, tmp_path):
+    """From other weights they are not cached, so auto looks at the images."""
     save_vit(tmp_path / "image")
-    run = train(
-        manifest,
-        tmp_path / "run",
-        TrainConfig(epochs=1, batch_size=8, cache_features=cache),
-        encoders={"image": f"transformers:{tmp_path / 'image'}"},
-    )
+    encoders = {"image": f"transformers:{tmp_path / 'image'}"}
+    training = TrainConfig(epochs=1, batch_size=8, cache_features=cache)
+    run = train(manifest, tmp_path / "run", training, encoders=encoders)
     assert run.config.train.augment_images == chosen  # random colours count as photographs
+    config = FitConfig(
+        DATA, OPTIONS | {"encoders": encoders}, training, baselines=False, init_from=str(run.folder)
+    )
+    run = fit(read(manifest), tmp_path / "next", config, console=Console(quiet=True))
+    assert run.config.train.augment_images == "crop"
+
+
+def test_the_linear_head_reads_the_cached_features(manifest, tmp_path, monkeypatch):
+    save_bert(tmp_path / "text")
+    encode, seen = PretrainedText.encode, []
+    monkeypatch.setattr(
+        PretrainedText, "encode", lambda self, batch: seen.append(batch) or encode(self, batch)
+    )
+    options = OPTIONS | {"encoders": {"text": f"transformers:{tmp_path / 'text'}"}}
+    config = FitConfig(DATA, options, TrainConfig(epochs=1, batch_size=8))
+    run = fit(read(manifest), tmp_path / "run", config, console=Console(quiet=True))
+    assert "frozen features, linear head" in {each.config.name for each in run.classical}
+    assert sum(map(len, (each["text"] for each in seen))) == 4  # the distinct texts
 
 
 def test_ngrams_are_attributed_to_the_tokens_of_the_encoder(manifest, tmp_path):

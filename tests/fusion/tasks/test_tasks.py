@@ -128,7 +128,11 @@ def test_masses():
         ("binary", torch.tensor([0, 0]), [2.0]),  # an absent label counts once
         ("multiclass", torch.tensor([0, 1, 1, 2, 2, 2, 3, 3]), [2, 1, 2 / 3, 1]),
         ("steps", torch.tensor([[0, IGNORE], [1, 1], [2, 3]]), [5 / 4, 5 / 8, 5 / 4, 5 / 4]),
-        ("multilabel", torch.tensor([[1.0, 0, 1, 0], [1, 0, 0, 0], [1, 1, 1, 0]]), [0, 2, 0.5, 3]),
+        (
+            "multilabel",
+            torch.tensor([[1.0, 0, 1, 0], [1, 0, 0, 0], [1, 1, 1, 0]]),
+            [1 / 3, 2, 0.5, 3],  # a label that all rows have is learned, too
+        ),
     ],
 )
 def test_balance(problem_type, label, expected):

@@ -48,7 +48,7 @@ def test_a_run_can_be_resumed_with_other_loading(manifest, tmp_path, monkeypatch
 def test_a_run_can_be_resumed_after_a_damaged_file_is_repaired(manifest, tmp_path, num_workers):
     run = quick(manifest, tmp_path / "once")
     # The first image of the second step of the first epoch.
-    row = run.datasets["train"].rows[shuffled(16, seed=0, epoch=1)[6]]
+    row = run.datasets["train"].rows[int(shuffled(16, seed=0, epoch=1)[6])]
     picture = tmp_path / f"{row}.png"
     shutil.copy(picture, tmp_path / "kept")
     picture.write_bytes(b"damaged")

@@ -10,6 +10,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR
 
 from fastrnn.fusion import ConfigError, TrainConfig, build
+from fastrnn.fusion.models.pretrained import PretrainedEncoder
 from fastrnn.fusion.training import trainer
 from fastrnn.fusion.training.optimization import make_optimizer
 
@@ -45,14 +46,24 @@ def test_without_weight_decay_it_is_adam_bit_for_bit(manifest, tmp_path, monkeyp
     assert content(quick(manifest, tmp_path / "adam", training).folder) == content_now
 
 
+class Pretrained(PretrainedEncoder):
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        layers = {"block": torch.nn.Linear(2, 2), "lora_A": torch.nn.Linear(2, 2, bias=False)}
+        self.backbone = torch.nn.ModuleDict(layers)
+        self.backbone["frozen"] = torch.nn.Linear(2, 2).requires_grad_(False)
+
+    def encode(self, batch):
+        raise NotImplementedError
+
+
 def test_pretrained_weights_have_their_own_rate_and_decay():
-    """Adapters (lora_) are new. The schedule scales both rates alike."""
-    network = torch.nn.ModuleDict({"encoder": torch.nn.ModuleDict(), "head": torch.nn.Linear(2, 1)})
-    network["encoder"]["backbone"] = torch.nn.ModuleDict(
-        {"block": torch.nn.Linear(2, 2), "lora_A": torch.nn.Linear(2, 2, bias=False)}
-    )
-    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
-    network["encoder"]["backbone"]["frozen"] = frozen
+    """Adapters (lora_) are new, and so is the backbone of a custom encoder.
+
+    The schedule scales both rates alike.
+    """
+    network = torch.nn.ModuleDict({"encoder": Pretrained(), "head": torch.nn.Linear(2, 1)})
+    network["own"] = torch.nn.ModuleDict({"backbone": torch.nn.Linear(2, 1, bias=False)})
     for schedule in ("one-cycle", "linear"):
         training = TrainConfig(
             epochs=1, schedule=schedule, learning_rate=0.5, pretrained_learning_rate=0.125
@@ -65,7 +76,10 @@ def test_pretrained_weights_have_their_own_rate_and_decay():
         ]
         backbone = "encoder.backbone"
         assert found == [
-            ({"head.weight", f"{backbone}.lora_A.weight"}, training.weight_decay),
+            (
+                {"head.weight", "own.backbone.weight", f"{backbone}.lora_A.weight"},
+                training.weight_decay,
+            ),
             ({"head.bias"}, 0.0),
             ({f"{backbone}.block.weight"}, training.weight_decay),
             ({f"{backbone}.block.bias"}, 0.0),
@@ -78,7 +92,12 @@ def test_pretrained_weights_have_their_own_rate_and_decay():
 
 
 def test_vectors_do_not_decay():
-    network = build(config(missing=("audio", "text")))
+    network = build(
+        config(
+            missing=("audio", "text"), modalities=("tabular", "audio", "text"),
+            numbers=2, categories=(3,),
+        )
+    )  # fmt: skip
     optimizer, _ = make_optimizer(network, TrainConfig(epochs=1, weight_decay=0.3), 5)
     decay = {
         id(each): group["weight_decay"]
@@ -91,7 +110,7 @@ def test_vectors_do_not_decay():
     assert gains
     assert len(decay) == len(named)
     for name, each in named.items():
-        vector = "bias" in name or id(each) in gains or name.startswith("fusion.missing")
+        vector = "bias" in name or id(each) in gains or ".missing" in name
         assert decay[id(each)] == (0 if vector else 0.3), name
 
 

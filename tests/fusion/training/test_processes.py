@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
@@ -20,7 +21,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from fastrnn.fusion import DataConfig, FitConfig, LoaderConfig, TrainConfig, fit, read_manifest
-from fastrnn.fusion.training import devices, prepare, run, sharding
+from fastrnn.fusion.training import baselines, devices, feature_cache, prepare, run, sharding
 from fastrnn.fusion.training import state as resume
 from fastrnn.fusion.training import trainer as train
 
@@ -82,6 +83,24 @@ def work(manifest: str, folder: str, training: TrainConfig, stop_at: int = 0) ->
     finally:
         torch.set_default_dtype(before[0])
         resume.save = before[1]
+
+
+def encode_features(manifest: str, folder: str) -> None:
+    """Train with a frozen encoder, and save what every process has of its features."""
+    make = baselines.with_features
+
+    def saving(datasets, config, accelerator, *more):
+        found = make(datasets, config, accelerator, *more)
+        values = found["train"].features["text"].values
+        np.save(f"{folder}-{accelerator.process_index}.npy", values)
+        return found
+
+    options = OPTIONS | {"encoders": {"text": f"transformers:{Path(manifest).parent / 'bert'}"}}
+    config = FitConfig(DATA, options, TrainConfig(epochs=1, batch_size=8), baselines=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "with_features", saving)
+        patch.setattr(feature_cache, "_ROWS", 2)
+        fit(read_manifest(manifest), folder, config, console=Console(quiet=True))
 
 
 def sharded_accelerator(*_: object) -> Accelerator:
@@ -148,6 +167,24 @@ def test_two_hosts_train_like_one_process(rows, save, tmp_path):
     assert said.count("the processes see different files in this folder") == 2
 
 
+@pytest.mark.slow
+def test_two_processes_divide_the_frozen_features(rows, save, tmp_path):
+    pytest.importorskip("transformers")
+    from ..models.pretrained import save_bert
+
+    manifest = write(rows, save)
+    save_bert(tmp_path / "bert")
+    encode_features(manifest, str(tmp_path / "one"))
+    ended = torchrun(manifest, str(tmp_path / "two"), "features", "0")
+    assert ended.returncode == 0, ended.stderr
+    expected = np.load(tmp_path / "one-0.npy")
+    assert expected.any(1).all()
+    for process in (0, 1):
+        found = np.load(tmp_path / f"two-{process}.npy")
+        # The 4 distinct texts are encoded 4 or 2 at a time, in float32.
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("world", "local", "several"),
     [(None, None, False), ("4", "4", False), ("4", None, False), ("4", "2", True)],
@@ -158,6 +195,12 @@ def test_several_hosts(monkeypatch, world, local, several):
         if value is not None:
             monkeypatch.setenv(name, value)
     assert devices.several_hosts() == several
+
+
+def test_the_losses_are_divided_once(monkeypatch):
+    """A configuration of `accelerate launch` sets this variable."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert devices.make_accelerator().gradient_accumulation_steps == 1
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -245,4 +288,7 @@ if __name__ == "__main__":
     if sys.argv[5:] == ["fsdp"]:
         run.make_accelerator = sharded_accelerator
     where = sys.argv[2].format(RANK=os.environ["RANK"])
-    work(sys.argv[1], where, TRAININGS[sys.argv[3]], int(sys.argv[4]))
+    if sys.argv[3] == "features":
+        encode_features(sys.argv[1], where)
+    else:
+        work(sys.argv[1], where, TRAININGS[sys.argv[3]], int(sys.argv[4]))

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fastrnn.fusion import ConfigError, FitConfig, fit, read_manifest
 from fastrnn.fusion.training import devices
 from fastrnn.fusion.training import run as experiment
+from fastrnn.fusion.training.loggers import Log
 
 from .conftest import DATA, OPTIONS, QUIET, TRAINING, quick, stopped_at
 
@@ -51,6 +52,32 @@ def test_a_resumed_run_continues_its_metrics(manifest, tmp_path, monkeypatch):
     run = experiment.resume(tmp_path / "run", QUIET)
     assert scalars(run.folder) == expected(run.folder)
     assert set(scalars(run.folder)["fusion/train/loss"]) == {1, 2}
+
+
+class FakeWandb:
+    """Drops metrics whose step is below that of earlier ones, as Weights & Biases does."""
+
+    name = "wandb"
+
+    def __init__(self) -> None:
+        self.step, self.kept = 0, []
+
+    def log(self, values, step=None):
+        step = self.step + 1 if step is None else step
+        if step >= self.step:
+            self.step = step
+            self.kept.append(values)
+
+
+def test_wandb_keeps_the_metrics_of_every_model(tmp_path):
+    tracker, places = FakeWandb(), [("fusion", 1), ("fusion", 2), ("late", 1), ("late", 2)]
+    with Log(tmp_path / "metrics.jsonl", QUIET, trackers=[tracker]) as log:
+        tracker.finish = lambda: None
+        for model, epoch in places:
+            log.record(model, epoch, "val", seconds=1.0, loss=0.5)
+    assert tracker.kept == [
+        {f"{model}/val/loss": 0.5, f"{model}/epoch": epoch} for model, epoch in places
+    ]
 
 
 def test_no_tracker_writes_without_report_to(manifest, tmp_path):

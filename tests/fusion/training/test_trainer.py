@@ -19,6 +19,8 @@ from fastrnn.fusion import (
     load_dataset,
     read_manifest,
 )
+from fastrnn.fusion.models.encoders import ENCODERS
+from fastrnn.fusion.models.network import equal_mixture
 from fastrnn.fusion.training.loggers import Log, duration
 from fastrnn.fusion.training.meter import Score
 from fastrnn.fusion.training.trainer import Trained
@@ -69,6 +71,52 @@ def test_only_transferred_weights_are_frozen(rows, save, tmp_path):
     }
     assert not trained["fusion.project.text.0.weight"]
     assert trained["fusion.project.image.0.weight"]
+
+
+class Normed(torch.nn.Module):
+    """An encoder with batch norm and dropout."""
+
+    def __init__(self, config) -> None:
+        super().__init__()
+        self.features = config.width
+        self.norm = torch.nn.BatchNorm2d(3)
+        self.project = torch.nn.Linear(3, config.width)
+        self.dropout = torch.nn.Dropout(0.5)
+        self.modes: set[tuple[bool, bool]] = set()
+
+    def forward(self, batch):
+        self.modes.add((self.norm.training, self.dropout.training))
+        pixels = self.norm(batch["image_frames"].float()).mean((2, 3))
+        return self.dropout(self.project(pixels))[batch["image"]]
+
+
+@pytest.mark.parametrize("parts", [(), ("image",), ("head",)])
+def test_a_frozen_part_does_not_change(rows, save, tmp_path, monkeypatch, parts):
+    monkeypatch.setitem(ENCODERS, "normed", Normed)
+    rows = [{name: row[name] for name in ("image", "text", "label")} for row in rows]
+    options = OPTIONS | {"encoders": {"image": "normed"}}
+    training = TrainConfig(epochs=1, batch_size=8, freeze=parts)
+    config = FitConfig(DATA, options, training, baselines=False)
+    made = fit(read_manifest(save(rows)), tmp_path / "run", config, console=Console(quiet=True))
+    model = made.trained[0].model
+    encoder = model.encoder("image")
+    is_frozen = "image" in parts
+    assert bool(encoder.norm.running_mean.any()) != is_frozen
+    assert ((True, True) in encoder.modes) != is_frozen
+    assert torch.equal(model.mixture, equal_mixture(3)) == ("head" in parts)
+
+
+def test_a_frozen_head_takes_the_mixture(rows, save, tmp_path):
+    """Unless the other network has another number of readouts."""
+    first = run(rows, save, tmp_path / "first")
+    training = TrainConfig(epochs=1, batch_size=8, freeze=("head",))
+    start = str(tmp_path / "first")
+    second = run(rows, save, tmp_path / "second", training=training, init_from=start)
+    before, after = (each.trained[0].model.mixture for each in (first, second))
+    assert torch.equal(before, after)
+    names = ("image", "audio", "text", "label")
+    third = run(rows, save, tmp_path / "third", names, training, init_from=start)
+    assert not torch.equal(third.trained[0].model.mixture, equal_mixture(4))
 
 
 def test_invalid_freezing(rows, save, tmp_path):
