@@ -110,6 +110,7 @@ def test_failed_build_without_ninja_keeps_the_error_too(tree, failing_compiler, 
     assert reason(tree / "fastrnn") == ERROR
 
 
+@pytest.mark.slow
 def test_no_compiler(tree):
     build = run(tree, *IN_PLACE, CXX="/nowhere/g++")
     assert build.returncode == 0, build.stderr
@@ -122,6 +123,7 @@ def test_no_compiler(tree):
         assert reason(tree / "fastrnn", "_cuda") == "this torch was built without CUDA"
 
 
+@pytest.mark.slow
 def test_forced_build_fails_with_the_error(tree, failing_compiler):
     build = run(tree, *IN_PLACE, CXX=failing_compiler, FASTRNN_BUILD="cpp")
     assert build.returncode != 0
@@ -129,12 +131,14 @@ def test_forced_build_fails_with_the_error(tree, failing_compiler):
     assert "CUDA kernels" not in build.stderr
 
 
+@pytest.mark.slow
 def test_forced_cuda_build_fails_without_nvcc(tree, tmp_path, fake_compiler):
     build = run(tree, *IN_PLACE, FASTRNN_BUILD="cuda", CUDA_HOME=str(tmp_path), CXX=fake_compiler)
     assert build.returncode != 0
     assert "fastrnn._cuda could not be built: nvcc was not found" in build.stderr
 
 
+@pytest.mark.slow
 def test_forced_cuda_build_fails_with_nvccs_error(tree, tmp_path, fake_compiler):
     script(tmp_path / "bin" / "nvcc", f"echo '{ERROR}' >&2; exit 1")
     build = run(tree, *IN_PLACE, FASTRNN_BUILD="cuda", CUDA_HOME=str(tmp_path), CXX=fake_compiler)

@@ -79,6 +79,7 @@ class Tagger(nn.Module):
         return torch.randint(0, 11, (batch, steps)), torch.randint(1, steps + 1, (batch,))
 
 
+@pytest.mark.slow
 @rnn_and_lstm
 @pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kwargs", [{}, {"num_layers": 2, "bidirectional": True}])
@@ -202,6 +203,7 @@ def test_aot_inductor_compiles_a_program_for_all_sizes(tmp_path, ours):
         assert expected in process.stdout
 
 
+@pytest.mark.slow
 @every_layer
 @pytest.mark.parametrize(
     ("kwargs", "given"),
@@ -224,6 +226,7 @@ def test_decompositions_leave_only_torchs_operators(kwargs, given, ours):
     assert_same(program.module()(x, **given), layer(x, **given))
 
 
+@pytest.mark.slow
 @rnn_and_lstm
 def test_decompositions_need_a_fixed_number_of_steps(ours):
     layer = ours(4, 6, dtype=torch.float64)

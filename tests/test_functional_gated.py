@@ -260,6 +260,7 @@ def test_no_grad_changes_no_results(mode: str) -> None:
     assert all(map(torch.equal, actual, expected))
 
 
+@pytest.mark.slow
 def test_compiled_as_one_graph_for_any_number_of_steps(mode: str) -> None:
     layer = LAYERS[mode](I, H, dtype=torch.float64)
     weights = list(layer.parameters())

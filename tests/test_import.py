@@ -54,6 +54,7 @@ def new_modules():
     return json.loads(python(NEW_MODULES))
 
 
+@pytest.mark.slow
 def test_import_needs_nothing_but_torch(new_modules):
     packages = {name.partition(".")[0] for name in new_modules}
     assert packages - {"fastrnn", "torch"} <= set(sys.stdlib_module_names)
@@ -145,6 +146,7 @@ except AttributeError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_script_of_the_same_name_can_import_everything(script):
     """fastrnn treats the script as its command and imports names lazily."""
     process = subprocess.run(
@@ -160,11 +162,13 @@ print(hasattr(torch.ops.fastrnn, "recurrence"), hasattr(torch.ops.fastrnn, "line
 """
 
 
+@pytest.mark.slow
 def test_import_registers_the_operators():
     """A saved program loads after `import fastrnn`, whichever module is imported first."""
     assert python(OPERATORS) == "True True\n"
 
 
+@pytest.mark.slow
 def test_works_without_the_extension_and_warns_once():
     assert python(WITHOUT_EXTENSION) == "(5, 2, 4) 1 True\n"
 
@@ -185,6 +189,7 @@ print(tuple(out.shape), len(caught), "FASTRNN_CPU='mmx'" in reason, reason in wa
 """
 
 
+@pytest.mark.slow
 @requires_extension
 def test_an_extension_with_an_invalid_setting_is_not_used(monkeypatch):
     monkeypatch.setenv("FASTRNN_CPU", "mmx")

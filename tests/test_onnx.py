@@ -60,6 +60,7 @@ def assert_onnx_matches(path, layer, with_lengths=True):
             assert_near(actual, truth, FORWARD_EPS * layer.num_layers)
 
 
+@pytest.mark.slow
 def test_onnx_of_an_example_with_one_step_and_one_row(tmp_path):
     """No size of the example becomes a constant, even if it is 1."""
     need_onnx()
@@ -86,6 +87,7 @@ LAYERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ours", "kwargs"), LAYERS)
 def test_onnx_has_a_node_for_each_layer(ours, kwargs, tmp_path):
     """The inputs include states, and lengths that may be 0 or exceed the number of steps."""

@@ -44,6 +44,7 @@ class Stack(nn.Module):
         return torch.randn(steps, batch, 4), torch.randint(0, steps + 2, (batch,)), *states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("heads", "options"),
     [

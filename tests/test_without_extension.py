@@ -105,6 +105,7 @@ def failed() -> dict[str, str]:
     return failures(QUICK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", QUICK)
 def test_without_the_extension(case: str, failed: dict[str, str]) -> None:
     assert case not in failed, failed[case]

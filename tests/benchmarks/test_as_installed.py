@@ -1,9 +1,12 @@
 """The table of `python -m benchmarks.as_installed`."""
 
+import pytest
+
 import fastrnn
 from benchmarks import as_installed
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_every_shape():
     shapes = (((5, 2, 3, 4), {"num_layers": 2, "bidirectional": True}), ((1, 2, 3, 4), {}))
     with fastrnn.use_backend("auto"):

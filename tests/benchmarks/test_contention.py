@@ -24,6 +24,7 @@ def test_the_table_has_two_rows_for_every_shape_and_a_column_for_every_condition
         assert all(float(ratio) > 0 for ratio in row.split()[-len(contention.CONDITIONS) :])
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_reported():
     with pytest.raises(RuntimeError, match=r"alone: [\s\S]*no attribute 'FusedNone'"):
         contention.under("alone", 0.001, (("None", (1, 1, 1, 1)),))

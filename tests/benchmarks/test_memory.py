@@ -89,6 +89,7 @@ def test_a_layer_allocates_its_results_and_the_tensors_of_its_backward(process: 
         assert found.mib["nn.RNN"] > found.mib["fastrnn"]
 
 
+@pytest.mark.slow
 def test_the_reason_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.unavailable_reason("cpu") is None
     monkeypatch.setenv("PATH", "/nowhere")

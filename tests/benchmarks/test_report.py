@@ -44,6 +44,7 @@ def figures_of(folder: Path, machine: str) -> list[Path]:
     return list((folder / pages.FIGURES / machine).iterdir())
 
 
+@pytest.mark.slow
 def test_summary_page(report: Path) -> None:
     text = (report / "docs/benchmarks.md").read_text()
     for words in ("Some(R) CPU X-1", "Geometric means", "Peak memory", "Published by others"):
@@ -224,6 +225,7 @@ def test_algorithm_requested_from_cudnn(shape: Shape, mode: str, step: str, algo
         assert gpu.requested({**row, "scope": "recurrence"}) == "STANDARD"
 
 
+@pytest.mark.slow
 def test_report_of_a_gpu(tmp_path: Path, repository: Path) -> None:
     shapes = 64, 128, 256, 512
     old = gpu_record(*gpu_rows(1.0, *shapes), minute=10, commit="aaaaaaa")

@@ -24,6 +24,7 @@ def bench(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_a_saved_time_has_its_provider_shape_and_machine(tmp_path: Path) -> None:
     saved = tmp_path / "times.json"
     result = bench(
@@ -48,6 +49,7 @@ def test_a_saved_time_has_its_provider_shape_and_machine(tmp_path: Path) -> None
     assert providers - {"jax scan"} == {"fastrnn", "nn.RNN", "eager loop"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

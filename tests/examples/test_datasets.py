@@ -114,6 +114,7 @@ def test_noisy_digit_splits_share_no_file_and_no_voice(tmp_path):
     assert len(set(files)) == len(files)
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_files(tmp_path):
     for task in (noisy_digit, spoken_claim):
         folders = [tmp_path / task.NAME / name for name in ("a", "b", "c")]

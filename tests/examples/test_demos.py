@@ -47,6 +47,7 @@ def test_noisy_digit(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_missing_modality_is_not_read(tmp_path):
     run, _ = show(noisy_digit.NAME, tmp_path)
     network, test = run.trained[0].model, run.held_out

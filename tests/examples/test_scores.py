@@ -51,6 +51,7 @@ def test_cued_recall_pictures_are_disjoint(tmp_path):
             assert Path(path).name.startswith(row.split)
 
 
+@pytest.mark.slow
 def test_claim_check_halves_carry_no_information(tmp_path):
     manifest = read_manifest(claim_check.write(tmp_path, 0, {"train": 400, "val": 40, "test": 40}))
     pictures, texts = Counter(), Counter()
@@ -99,7 +100,7 @@ def baselines(run, names, **training):
     return train_each(configs, training, run.datasets, run.folder, QUIET)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_learns_claim_check(tmp_path):
     """Uses three quarters of the demo's rows and epochs, and a slightly lower threshold.
 
@@ -134,7 +135,7 @@ def test_learns_cued_recall_at_its_own_size(tmp_path, seed):
     assert max(accuracy.values()) <= 0.42
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_learns_noisy_digit(tmp_path):
     """Uses a quarter of the demo's training rows, and only the baselines that the test needs.
 

@@ -66,6 +66,7 @@ def test_fit_evaluate_predict(rows, save):
     assert model.predict(path, threshold=0).eq("yes").all()
 
 
+@pytest.mark.slow
 def test_history(model, rows, save):
     longer = fit(save(rows), epochs=2)
     assert [len(each.history_) for each in (model, longer)] == [1, 2]
@@ -329,6 +330,7 @@ def test_cached_download_is_used_offline(model, tmp_path, monkeypatch):
     assert FusionModel.from_pretrained("someone/pets").classes_ == model.classes_
 
 
+@pytest.mark.slow
 def test_explain(model, tmp_path):
     found = model.explain(output_dir=tmp_path / "why", examples=1)
     assert {each["modality"] for each in found["ablation"]} == {"audio", "image", "text"}

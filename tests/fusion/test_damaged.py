@@ -174,6 +174,7 @@ def test_shapes_are_compared_before_building(run, monkeypatch, options):
         checkpoint.load_network(run, "fusion")
 
 
+@pytest.mark.slow
 def test_loading_does_not_import_the_compiler(run):
     """Comparing shapes must not take seconds."""
     program = (

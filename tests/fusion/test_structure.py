@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import fastrnn.fusion
 
 ROOT = Path(fastrnn.fusion.__file__).parent
@@ -66,6 +68,7 @@ def report(violations: list[str]) -> None:
     assert not violations, "\n".join(["", *violations])
 
 
+@pytest.mark.slow
 def test_the_library_does_not_import_typer():
     code = "import sys, fastrnn.fusion; assert 'typer' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

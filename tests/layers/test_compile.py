@@ -60,6 +60,7 @@ def assert_equal_to_eager(run, module, *args, **kwargs) -> None:
     assert_same(gradients(actual, wanted), gradients(expected, wanted))
 
 
+@pytest.mark.slow
 @rnn_and_lstm
 @pytest.mark.parametrize(
     ("bidirectional", "lengths"), [(False, None), (True, torch.tensor([3, 1, 0]))]
@@ -75,6 +76,7 @@ def test_one_graph_serves_every_length_in_training(bidirectional, lengths, ours)
     assert graphs(counter) == 2
 
 
+@pytest.mark.slow
 @mostly_rnn
 def test_automatic_dynamic_shapes_need_two_graphs_for_all_lengths_and_batches(ours):
     """The first graph is static, the second dynamic. Unrolled, nn.RNN needs one per length."""
@@ -124,6 +126,7 @@ def test_dropout_of_gated_layers_is_kept(ours):
     assert not torch.equal(run(X)[0], run(-X)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_dropout_of_projections_is_kept():
     """torch's decomposition of an LSTM omits it, so the graph breaks there."""
@@ -172,6 +175,7 @@ class Packing(nn.Module):
         return pad_packed_sequence(output)[0], h_n
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < "2.13", reason="Dynamo 2.10 fails at pad_packed_sequence")
 @pytest.mark.parametrize("lengths", [SORTED, UNSORTED], ids=["sorted", "unsorted"])
 @mostly_rnn
@@ -270,6 +274,7 @@ def test_module_compile_in_place():
 BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 
 
+@pytest.mark.slow
 @rnn_and_lstm
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bidirectional", [False, True])

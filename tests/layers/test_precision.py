@@ -151,6 +151,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="settings cannot be undone, so needs fork")
 def test_float32_precision_follows_torch_settings():
     command = [sys.executable, "-c", READ, json.dumps(list(SETTINGS))]

@@ -207,6 +207,7 @@ def test_readout(steps):
     assert_same(net(x, resets=resets), (net.readout(features), h_n))
 
 
+@pytest.mark.slow
 @rnn_and_lstm
 def test_compiled_and_exported(ours):
     """One unbroken graph serves every number of steps, with the same gradients."""

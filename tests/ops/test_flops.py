@@ -91,6 +91,7 @@ def test_a_checkpoint_recomputes_the_same_with_and_without_a_mode(where):
     assert_same(gradients, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["fastrnn", "torch.utils.flop_counter"])
 def test_import_order_does_not_matter(first):
     """`import fastrnn` does not import Triton, although torch's counter does."""

@@ -74,6 +74,7 @@ def mistakes_compiling_for_exporting() -> bool:
     return add(torch.zeros(())).item() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("heads", "lengths"), [(1, None), (2, torch.tensor([4, 9, 1]))], ids=["dense", "lengths"]
 )

@@ -31,6 +31,7 @@ def gradients(layer: Any, x: Tensor, weight: Tensor, **given: Any) -> dict[str, 
     return {"x": x.grad, **{name: p.grad for name, p in layer.named_parameters()}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype",
     [

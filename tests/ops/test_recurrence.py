@@ -91,13 +91,14 @@ def test_third_derivative(kind: str) -> None:
     assert torch.autograd.gradgradcheck(first, real, fast_mode=kind != "RNN")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "dtype", "kind"),
     [
         ("lengths", torch.float32, "RNN"),
         ("lengths", torch.float32, "LSTM"),
-        pytest.param("packed", torch.float64, "GRU", marks=pytest.mark.slow),
-        pytest.param("packed", torch.bfloat16, "RNN", marks=pytest.mark.slow),
+        pytest.param("packed", torch.float64, "GRU", marks=pytest.mark.exhaustive),
+        pytest.param("packed", torch.bfloat16, "RNN", marks=pytest.mark.exhaustive),
         pytest.param("dense", torch.bfloat16, "LSTM", marks=pytest.mark.slow),
         pytest.param("packed", torch.float64, "RNN", marks=pytest.mark.exhaustive),
         pytest.param("dense", torch.float64, "RNN", marks=pytest.mark.exhaustive),

@@ -91,6 +91,7 @@ ALL = dict.fromkeys("abcd", "passed")
 BUILT = {"outcome": "built"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_missing_gpu_is_reported_and_nothing_is_written(tmp_path: Path) -> None:
     result = subprocess.run(

@@ -4,6 +4,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from benchmarks.jsonl import read
 from tools.gpu_validation import results, validate
 from tools.gpu_validation.workers import Worker, excerpt, supervise
@@ -11,6 +13,7 @@ from tools.gpu_validation.workers import Worker, excerpt, supervise
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_plugin_resumes_after_a_test_that_ended_its_process(tmp_path: Path) -> None:
     """One of three tests ends its process. The next process runs the remaining tests."""
     (tmp_path / "test_three.py").write_text(
@@ -33,6 +36,7 @@ def test_the_plugin_resumes_after_a_test_that_ended_its_process(tmp_path: Path) 
     assert found["errors"] == []
 
 
+@pytest.mark.slow
 def test_the_beginning_and_the_end_of_an_output_are_kept(tmp_path: Path) -> None:
     """A test aborts like C++: a line on stderr, then a traceback of every thread."""
     (tmp_path / "test_two.py").write_text(

@@ -200,6 +200,7 @@ def test_fit(rows, save, tmp_path, capsys):
     assert (echoed["epochs"], echoed["seed"], echoed["cell"]) == (2, 0, "rnn")
 
 
+@pytest.mark.slow
 def test_saved_options_reproduce_the_fit(rows, save, tmp_path):
     assert fit(save(rows), tmp_path / "a", "--seed", "3", "--no-baselines") == 0
     arguments = [
@@ -285,6 +286,7 @@ def test_files_are_checked_before_training(rows, save, tmp_path, capsys, flag):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_bad_row_is_reported_without_a_traceback(rows, save, tmp_path, capsys):
     """Without --check it is found in training, which continues when the file is there."""
     run, path = tmp_path / "run", save(rows)

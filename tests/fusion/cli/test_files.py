@@ -126,6 +126,7 @@ def test_ctrl_c_before_training_leaves_no_files(rows, save, tmp_path, monkeypatc
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_full_disk_is_reported_in_one_line(rows, save, tmp_path, capsys):
     path, run = save(rows), tmp_path / "run"
     with no_space(20_000):

@@ -15,6 +15,7 @@ from tests.fusion.cli.test_cli import TINY, fit, lines, refusal
 from tests.fusion.data.test_webdataset import pack
 
 
+@pytest.mark.slow
 def test_a_run_on_shards_predicts_a_remote_table(rows, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     members: dict[str, bytes | str] = {}
@@ -44,6 +45,7 @@ def test_a_run_on_shards_predicts_a_remote_table(rows, tmp_path, monkeypatch, ca
         assert remote["probabilities"] == pytest.approx(packed["probabilities"], rel=100 * 2**-24)
 
 
+@pytest.mark.slow
 def test_a_remote_table_is_named_in_the_run(rows, tmp_path, capsys):
     store = fsspec.filesystem("memory")
     table = "".join(json.dumps({"text": row["text"], "label": row["label"]}) + "\n" for row in rows)

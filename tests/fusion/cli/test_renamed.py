@@ -61,6 +61,7 @@ def test_old_names_in_the_options_file(tmp_path, monkeypatch, capsys):
     assert notes == [note("rate", "learning_rate"), note("workers", "num_workers")]
 
 
+@pytest.mark.slow
 def test_run_of_an_earlier_version(rows, save, tmp_path, capsys):
     """Its config.json has the old names."""
     out = tmp_path / "run"

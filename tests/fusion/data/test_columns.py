@@ -73,7 +73,13 @@ def test_the_cells_of_a_table_are_limited(rows, save, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", ["a" * 10_000, np.zeros(1250)], ids=["text", "series"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param("a" * 10_000, id="text"),
+        pytest.param(np.zeros(1250), id="series", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_long_cells_are_not_collected_before_they_are_counted(cell, tmp_path, monkeypatch):
     """A small Parquet file repeats one cell; its rows would take 50 MB."""
     monkeypatch.setattr(f"{LIMITS}._LARGEST", 1_000_000)

@@ -171,6 +171,7 @@ def check_images(batch: Batch, some: list[Row], processor: Processor, folder: Pa
     assert ((index >= 0) & (index < len(batch["image_frames"]))).all()
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -29,6 +29,7 @@ def stepped(tmp_path_factory):
     return trained_run(tmp_path_factory.mktemp("steps"), "steps")
 
 
+@pytest.mark.slow
 def test_noise_has_the_given_strength(static):
     batch = static.datasets["train"].batch(range(len(static.datasets["train"])))
     dice = torch.Generator().manual_seed(0)

@@ -170,6 +170,7 @@ def test_follow_counts_donor_and_host():
     assert found == {"differ": 2, "donor": 0.5, "host": 0.5}
 
 
+@pytest.mark.slow
 def test_network_that_uses_only_its_state_follows_the_donor(stepped):
     """A network whose inputs are zero after the swap depends only on the state."""
     network = build(stepped.config.model).eval()
@@ -248,6 +249,7 @@ def test_additive_projection_of_a_run(static):
     assert found["gain"]["value"] == pytest.approx(found["score"] - found["additive"], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["static", "stepped", "stepped_lstm"])
 def test_explain_run(case, request):
     run = request.getfixturevalue(case)
@@ -313,6 +315,7 @@ def test_other_rows_of_a_sorted_table_have_other_labels(tmp_path, monkeypatch):
     assert audio["shuffled"] < 0.8
 
 
+@pytest.mark.slow
 def test_explain_late_network(tmp_path):
     run = trained_run(tmp_path, "binary", baselines=False, fusion="late")
     result = explanation.explain_run(run.folder, examples=1)

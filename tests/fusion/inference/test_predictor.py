@@ -211,6 +211,7 @@ def test_a_prediction_is_never_nan(predictor, rows, save, tmp_path, bad):
         assert counts == Counts(0, 20)
 
 
+@pytest.mark.slow
 def test_rows_must_be_streams_as_in_training(rows, streams, save, tmp_path):
     streams = [row | {"label": "ab"[number % 2]} for number, row in enumerate(streams)]
     for table, other, said in ((streams, rows, "list of images"), (rows, streams, "one image")):
@@ -251,7 +252,10 @@ def test_other_formats_are_not_written(predictor, rows, save, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    "ending",
+    ["csv", *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("jsonl", "parquet"))],
+)
 def test_memory_does_not_grow_with_the_table(rows, save, tmp_path, ending):
     rows = [{"text": row["text"], "label": row["label"]} for row in rows]
     predictor = trained(save(rows), tmp_path / "run")
@@ -278,6 +282,7 @@ def test_memory_does_not_grow_with_the_table(rows, save, tmp_path, ending):
     assert peak(4_500) < peak(1_500) + 300_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem_type", ["binary", "steps"])
 def test_predictions_do_not_depend_on_batches_and_processes(
     rows, streams, save, tmp_path, problem_type

@@ -306,6 +306,7 @@ def test_invalid_networks(options, text):
         build(config(**options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", SOME_CELLS)
 def test_training_lowers_the_loss_of_every_kind(cell):
     for problem_type in PROBLEM_TYPES:

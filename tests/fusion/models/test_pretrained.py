@@ -364,6 +364,7 @@ def test_the_linear_head_reads_the_cached_features(manifest, tmp_path, monkeypat
     assert sum(map(len, (each["text"] for each in seen))) == 4  # the distinct texts
 
 
+@pytest.mark.slow
 def test_ngrams_are_attributed_to_the_tokens_of_the_encoder(manifest, tmp_path):
     save_bert(tmp_path / "text")
     save_wav2vec2(tmp_path / "audio")

@@ -22,6 +22,7 @@ def printed(*parts) -> str:
     return console.file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 def test_tables_of_every_problem_type(problem_type, tmp_path):
     run = trained_run(tmp_path, problem_type, baselines=False)

@@ -80,7 +80,14 @@ def rewrite(path: Path, change: dict[str, Any]) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
 
-@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "problem_type",
+    [
+        pytest.param(each, marks=pytest.mark.exhaustive if "multi" in each else ())
+        for each in PROBLEM_TYPES
+    ],
+)
 def test_report_of_an_evaluated_and_explained_run(problem_type, tmp_path):
     run = trained_run(tmp_path, problem_type, baselines=problem_type == "binary")
     evaluation, explanation = evaluate_run(run.folder), explain_run(run.folder, examples=2)
@@ -127,6 +134,7 @@ def test_a_dark_page_has_its_own_colours(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_text_of_the_user_is_escaped(tmp_path):
     """File and folder names, columns, labels, tokens, and the texts of the JSON files."""
     folder = tmp_path / HOSTILE
@@ -186,6 +194,7 @@ def test_comparisons_are_coloured_by_their_significance(low, high, outcome, tmp_
     assert page.source.count(f'<p class="comparison {outcome}">0.9 vs 0.5</p>') == 2  # and on top
 
 
+@pytest.mark.slow
 def test_robustness_has_a_row_for_each_change(tmp_path):
     """Changes with a strength have a column for each; the others are in a table of their own."""
     folder = trained_run(tmp_path, "binary", baselines=False).folder

@@ -109,6 +109,7 @@ def test_numbers_follow_from_the_position():
     assert len({float(change.draw(1, *place)[0, 0]) for place in np.ndindex(2, 2, 3)}) == 12
 
 
+@pytest.mark.slow
 def test_only_training_batches_change_and_a_run_resumes(manifest, tmp_path, monkeypatch):
     forward, seen = FusionNetwork.forward, {True: [], False: []}
 
@@ -136,6 +137,7 @@ def test_only_training_batches_change_and_a_run_resumes(manifest, tmp_path, monk
     assert content(again.folder) == content(run.folder)
 
 
+@pytest.mark.slow
 def test_spec_augment_changes_a_training(rows, save, tmp_path):
     path = save([{name: row[name] for name in ("audio", "label")} for row in rows])
     first, second = (

@@ -62,6 +62,7 @@ def test_a_regression_reports_r2(rows, save, tmp_path):
     assert [sorted(each["val"]) for each in recorder.told] == [["loss", "r2"]]
 
 
+@pytest.mark.slow
 def test_true_stops_the_training_of_one_model(manifest, tmp_path):
     recorder = Recorder(2)
     config = FitConfig(DATA, OPTIONS, TRAINING)
@@ -73,6 +74,7 @@ def test_true_stops_the_training_of_one_model(manifest, tmp_path):
     assert names == [each.name for each in run.trained for _ in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [5, 6, 7])
 def test_a_stopped_run_that_is_killed_gives_the_same_result(
     manifest, tmp_path, monkeypatch, number

@@ -207,6 +207,7 @@ def test_many_rows_are_thinned_out(tmp_path, monkeypatch):
     assert classical._thinned(run.datasets["train"])[:3] == [0, 1, 3]
 
 
+@pytest.mark.slow
 def test_resuming_does_not_repeat_them(tmp_path, monkeypatch):
     frame = table("binary")
     whole = run_of(frame, tmp_path / "whole", "binary")
@@ -230,6 +231,7 @@ def test_resuming_does_not_repeat_them(tmp_path, monkeypatch):
     assert one == other
 
 
+@pytest.mark.slow
 def test_evaluation_uses_them_on_the_rows_of_the_run(tmp_path):
     frame = table("binary")
     run = run_of(frame, tmp_path, "binary")

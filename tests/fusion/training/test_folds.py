@@ -89,6 +89,7 @@ def test_impossible_folds(rows, save, tmp_path):
         fold_rows(read_manifest(save(rare)), 4)
 
 
+@pytest.mark.slow
 def test_a_run_with_folds(manifest, tmp_path):
     run = quick(manifest, tmp_path / "whole", folds=2)
     found = json.loads((run.folder / folds.CROSS_VALIDATION).read_text())
@@ -140,6 +141,7 @@ def counted(train, trained):
     return counting
 
 
+@pytest.mark.slow
 def test_the_model_keeps_the_scores(rows, tmp_path):
     frame = pd.DataFrame([{name: row[name] for name in ("text", "label")} for row in rows])
     model = FusionModel(folds=2, epochs=1, baselines=True, vocabulary=256, **OPTIONS)

@@ -34,6 +34,7 @@ def test_results_do_not_depend_on_cache_and_workers(rows, save, tmp_path):
         assert each == first, name
 
 
+@pytest.mark.slow
 def test_a_run_can_be_resumed_with_other_loading(manifest, tmp_path, monkeypatch):
     quick(manifest, tmp_path / "once")
     with stopped_at(monkeypatch, 2):
@@ -44,6 +45,7 @@ def test_a_run_can_be_resumed_with_other_loading(manifest, tmp_path, monkeypatch
     assert content(tmp_path / "often") == content(tmp_path / "once")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_run_can_be_resumed_after_a_damaged_file_is_repaired(manifest, tmp_path, num_workers):
     run = quick(manifest, tmp_path / "once")

@@ -99,6 +99,7 @@ def test_forms_of_class_weight():
         TrainConfig(balance=True, class_weight={"yes": 3})
 
 
+@pytest.mark.slow
 def test_weights_that_balance_train_like_balance(manifest, tmp_path):
     """Eight training rows have each label, so weights of 1 balance them; others do not."""
     weights = {}

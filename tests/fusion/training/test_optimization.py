@@ -33,6 +33,7 @@ def rates(training: TrainConfig, steps: int) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_without_weight_decay_it_is_adam_bit_for_bit(manifest, tmp_path, monkeypatch):
     training = replace(TRAINING, weight_decay=0.0)
     content_now = content(quick(manifest, tmp_path / "adamw", training).folder)
@@ -154,6 +155,7 @@ def test_warm_up(schedule):
     assert math.ceil(0.35 * 10) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_a_run_resumes_bit_exactly_with_each_schedule(manifest, tmp_path, monkeypatch, schedule):
     training = replace(WARM, schedule=schedule)

@@ -47,6 +47,7 @@ def test_bf16_computes_in_bf16_with_float32_weights(manifest, tmp_path, monkeypa
     assert seen == {(False, torch.float32)}
 
 
+@pytest.mark.slow
 def test_fits_of_different_precision_in_one_process(manifest, tmp_path):
     """An earlier fit has no influence on a later one."""
     runs = [

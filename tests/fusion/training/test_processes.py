@@ -120,6 +120,7 @@ def scores(folder: Path) -> list[tuple]:
     return [(each["epoch"], each["split"], each["loss"], each["accuracy"]) for each in lines]
 
 
+@pytest.mark.slow
 def test_accumulation_does_not_change_the_result(rows, save, tmp_path):
     manifest = write(rows, save)
     work(manifest, str(tmp_path / "one"), replace(ACCUMULATED, gradient_accumulation_steps=1))

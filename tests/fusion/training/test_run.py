@@ -80,6 +80,7 @@ def test_the_same_seed_gives_the_same_run(rows, save, tmp_path):
             assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_config_json_names_the_networks(rows, save, tmp_path):
     run = quick(save(rows), tmp_path / "run")
     names = [each.name for each in run.trained]

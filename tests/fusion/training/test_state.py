@@ -121,6 +121,7 @@ PATIENT = TrainConfig(
 BF16 = TrainConfig(epochs=2, batch_size=8, precision="bf16", balance=True, save_every=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "cell"),
     [
@@ -236,6 +237,7 @@ def test_a_full_disk_keeps_the_previous_file(tmp_path):
     assert [each.read_text() for each in tmp_path.iterdir()] == ["before"]
 
 
+@pytest.mark.slow
 def test_a_run_resumes_after_a_full_disk(manifest, tmp_path):
     quick(manifest, tmp_path / "once")
     with no_space(20_000), pytest.raises(OSError, match="too large") as caught:

@@ -99,6 +99,7 @@ def test_the_evaluation_has_the_threshold_of_predict(manifest, tuned, tmp_path, 
     assert evaluator.evaluate(network, rows, rows).threshold == 0.4
 
 
+@pytest.mark.slow
 def test_the_threshold_outlives_an_interruption(rows, save, tuned, tmp_path, monkeypatch):
     """Interrupt the training of a baseline: the main model is already trained."""
     path = save([{name: row[name] for name in ("text", "label")} for row in rows])

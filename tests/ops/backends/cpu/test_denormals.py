@@ -58,6 +58,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(former)
 
 
+@pytest.mark.slow
 def test_the_mode_and_the_conversions(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Includes every half-precision number, and an exception that ends a task."""
     program = build_program(tmp_path_factory, "denormals.cpp", "-O2")
@@ -196,6 +197,7 @@ with fastrnn.use_backend("cpu"):
 """
 
 
+@pytest.mark.slow
 def test_the_threads_keep_their_mode() -> None:
     command = [sys.executable, "-c", SCRIPT]
     run = subprocess.run(command, capture_output=True, text=True, timeout=100)

@@ -78,6 +78,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_program(tmp_path_factory, "many_cpus.cpp", "-shared", "-fPIC")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "count"), [(0, 60), pytest.param(1, 2000, marks=pytest.mark.exhaustive)]
 )

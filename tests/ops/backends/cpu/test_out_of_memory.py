@@ -87,6 +87,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_program(tmp_path_factory, "failing_memory.cpp", "-O2", "-shared", "-fPIC")
 
 
+@pytest.mark.slow
 def test_every_failed_allocation_raises(library: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(library)],

@@ -76,11 +76,13 @@ def threads_created(cpus: int, threads: int) -> int:
     return int(run.stdout)
 
 
+@pytest.mark.slow
 def test_one_cpu_runs_one_thread() -> None:
     """torch's pool of threads does not even start."""
     assert threads_created(1, 8) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
     reason="needs two CPUs",

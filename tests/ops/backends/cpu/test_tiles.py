@@ -67,6 +67,7 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_products(program: Path) -> None:
     result = run(program)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -96,6 +97,7 @@ def test_the_emulator_reports_faults(program: Path, fault: str, message: str) ->
     assert run(program, "none").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mutant",
     [pytest.param(m, marks=[] if m.quick else pytest.mark.exhaustive, id=m.name) for m in MUTANTS],

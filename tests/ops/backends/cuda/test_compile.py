@@ -42,13 +42,14 @@ def check(instance: Instance, taken: Stats) -> None:
         assert taken.matrix > 0, instance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arch"),
     [
         ("step_tf32", "90a"),
         pytest.param("rows_bfloat16", "80", marks=pytest.mark.exhaustive),
         pytest.param("rows_float32", "90a", marks=pytest.mark.exhaustive),
-        pytest.param("grid_bfloat16", "80", marks=pytest.mark.slow),
+        pytest.param("grid_bfloat16", "80", marks=pytest.mark.exhaustive),
         pytest.param("cluster_tf32", "100", marks=pytest.mark.exhaustive),
         pytest.param("cluster_bfloat16", "90a", marks=pytest.mark.exhaustive),
         pytest.param("cluster_projected_bfloat16", "90a", marks=pytest.mark.slow),

@@ -133,14 +133,15 @@ every_kernel_for_resets = pytest.mark.parametrize(("strategy", "element"), kerne
 directions = pytest.mark.parametrize("direction", ["forward", "backward"])
 
 
+@pytest.mark.slow
 @every_kernel
 @pytest.mark.parametrize(
     ("direction", "name"),
     [
         ("forward", "h0"),
-        ("forward", "pre"),
+        pytest.param("forward", "pre", marks=pytest.mark.exhaustive),
         ("backward", "grad_out"),
-        ("backward", "grad_h_n"),
+        pytest.param("backward", "grad_h_n", marks=pytest.mark.exhaustive),
         ("backward", "out"),  # for which relu passes the gradient unchanged
     ],
 )
@@ -177,6 +178,7 @@ def test_relu_blocks_nan_and_infinity(strategy: str, element: str) -> None:
         check("backward", problem, mode, {"grad_out": value}, **run_options(strategy, element, 18))
 
 
+@pytest.mark.slow
 @every_kernel_for_resets
 @directions
 @pytest.mark.parametrize("reverse_from", [0, 1])

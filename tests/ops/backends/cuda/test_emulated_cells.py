@@ -94,15 +94,16 @@ def runs(
     return problem, options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize(("strategy", "element", "kind"), kernels())
 def test_random_problems(
     strategy: str, element: str, kind: str, backward: bool, request: pytest.FixtureRequest
 ) -> None:
     check = check_recurrence_backward if backward else check_recurrence
-    is_quick = not {"slow", "exhaustive"} & {mark.name for mark in request.node.iter_markers()}
+    is_exhaustive = request.node.get_closest_marker("exhaustive") is not None
 
-    @settings(max_examples=12 if is_quick else 40, deadline=None)
+    @settings(max_examples=40 if is_exhaustive else 12, deadline=None)
     @given(runs(strategy, element, kind, backward))
     def random(run: tuple[Problem, dict[str, Any]]) -> None:
         problem, options = run

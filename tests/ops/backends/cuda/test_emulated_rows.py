@@ -66,6 +66,7 @@ def runs(draw: st.DrawFn, element: str, kind: str, **sizes: int) -> tuple[Proble
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize(("element", "kind"), kernels())
 def test_random_problems(element: str, kind: str, backward: bool) -> None:
@@ -80,6 +81,7 @@ def test_random_problems(element: str, kind: str, backward: bool) -> None:
     random()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("element", "kind"), kernels())
 def test_input_projection(element: str, kind: str) -> None:
     @settings(max_examples=12, deadline=None)

@@ -36,6 +36,7 @@ def build() -> Iterator[Callable[..., Emulated]]:
         yield build_kernel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mutant",
     [

@@ -167,6 +167,7 @@ def test_multiply_adds_are_fused(case: Case) -> None:
     assert compile_case(case).metadata.enable_fp_fusion
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [

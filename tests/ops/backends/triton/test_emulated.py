@@ -149,6 +149,7 @@ def test_float32(check, kernel: str, mode: str) -> None:
         check(triton.BACKEND, problem, kernel=kernel, mode=mode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(
     ("form", "problem"),
@@ -206,6 +207,7 @@ def test_resets(check, form: Any, problem: Problem, configure) -> None:
 SMALL = Problem(6, 18, 2, 40, "packed", "tanh", 1, BF16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("form", [(True, 16), exhaustive((False, 16))], ids=name)
 @pytest.mark.parametrize("resets", [False, exhaustive(True)])
