@@ -22,12 +22,13 @@ from fastrnn.fusion import (
     fit,
     read_manifest,
 )
+from fastrnn.fusion.checkpoint import METRICS
 from fastrnn.fusion.evaluation.perturbations import remove
 from fastrnn.fusion.inference.loop import forward
 from fastrnn.fusion.plots import metrics as plot
 from fastrnn.fusion.report.console import results
 from fastrnn.fusion.training.devices import make_accelerator
-from fastrnn.fusion.training.loggers import METRICS, Log
+from fastrnn.fusion.training.loggers import Log
 from fastrnn.fusion.training.run import keep_earlier_run
 from fastrnn.fusion.training.trainer import Environment, Trained, train
 

@@ -35,6 +35,7 @@ from .models.imported import import_encoders
 from .models.network import FusionNetwork, LateNetwork, blueprint, build, has_custom
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+METRICS = "metrics.jsonl"
 MODELS, _LAST = "models", "last.safetensors"
 FILES = (CONFIG, WEIGHTS, processors.CONFIG, processors.TOKENIZER)
 

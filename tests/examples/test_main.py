@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from examples.multimodal import __main__ as command
-from fastrnn.fusion.training.loggers import METRICS
+from fastrnn.fusion.checkpoint import METRICS
 
 
 def test_demo_is_saved_in_a_new_folder_by_default(tmp_path, monkeypatch):

@@ -244,6 +244,7 @@ def confirm(table: Manifest, named: Container[str]) -> None:
 @contextmanager
 def _saved_options(folder: Path, context: typer.Context) -> Iterator[None]:
     """Save the options in the run's folder, and remove them if the run does not begin."""
+    from .. import checkpoint
     from ..run_lock import CALL
     from ..training import run as training_run
     from ..training import state
@@ -260,7 +261,7 @@ def _saved_options(folder: Path, context: typer.Context) -> Iterator[None]:
         options_file.write(path, _options_to_save(context))
         yield
     except BaseException:
-        if not any((folder / name).exists() for name in (CALL, training_run.METRICS)):
+        if not any((folder / name).exists() for name in (CALL, checkpoint.METRICS)):
             path.unlink()
             state.clear(folder)
             if created and not any(folder.iterdir()):

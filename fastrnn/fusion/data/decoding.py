@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from ..config.inputs import modality_of
@@ -30,7 +29,7 @@ from .image import read_image
 from .local_file import local_file
 from .manifest import Manifest
 from .preprocessing import read_clip
-from .ragged import Ragged
+from .ragged import Ragged, distinct
 from .timeseries import check_size, read_series, standardise
 
 
@@ -62,20 +61,9 @@ class MediaFiles:
         preprocessing: Preprocessing,
     ) -> MediaFiles:
         """List the distinct files of an input."""
-        column = manifest.rows.column(file_column(name))
-        if pa.types.is_list(column.type):
-            counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
-            column = pc.list_flatten(column)
-        else:
-            counts = pc.is_valid(column).to_numpy(zero_copy_only=False).astype(np.int64)
-            column = column.drop_null()
-        coded = column.cast(pa.string()).dictionary_encode()
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        numbers = Ragged(coded.indices.to_numpy().astype(np.int32), offsets)
-        modality, root = modality_of(name), manifest.root
-        return cls(
-            modality, root, config, coded.dictionary, numbers, scale, preprocessing=preprocessing
-        )
+        numbers, files = distinct(manifest.rows.column(file_column(name)))
+        modality, root, names = modality_of(name), manifest.root, files.cast(pa.string())
+        return cls(modality, root, config, names, numbers, scale, preprocessing=preprocessing)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,22 @@ class Ragged(Sequence[np.ndarray]):
     def lengths(self) -> np.ndarray:
         """The length of each item, int64 [N]."""
         return np.diff(self.offsets)
+
+
+def distinct(column: pa.Array | pa.ChunkedArray) -> tuple[Ragged, pa.Array]:
+    """Number the distinct values of a column whose cells are values, or lists of them.
+
+    Returns:
+        The numbers of each row, none for an empty cell, and the distinct values.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if pa.types.is_list(column.type):
+        counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+        column = pc.list_flatten(column)
+    else:
+        counts = pc.is_valid(column).to_numpy(zero_copy_only=False).astype(np.int64)
+        column = column.drop_null()
+    coded = column.dictionary_encode()
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Ragged(coded.indices.to_numpy().astype(np.int32), offsets), coded.dictionary

@@ -27,7 +27,6 @@ from .run_data import RunRows, run_rows
 from .verdict import verdict
 
 EVALUATION = "evaluation.json"
-_METRICS = "metrics.jsonl"
 _AT_THRESHOLD = ("accuracy", "balanced_accuracy", "f1")
 
 
@@ -192,7 +191,7 @@ def _costs(
 
     A baseline that reads the features of the main network, the first one, needs its parameters.
     """
-    seconds = _seconds(folder / _METRICS)
+    seconds = _seconds(folder / checkpoint.METRICS)
     found: dict[str, dict[str, float | None]] = {}
     for name, network in networks.items():
         count = sum(each.numel() for each in network.parameters())

@@ -107,7 +107,7 @@ def _commands(folder: Path, config: RunConfig) -> list[str]:
 
 def _learning_curves(folder: Path) -> Iterator[Figure]:
     """Plot training loss and validation score of every model over the epochs."""
-    path = folder / loggers.METRICS
+    path = folder / checkpoint.METRICS
     if not path.is_file():
         return
     score = "accuracy"

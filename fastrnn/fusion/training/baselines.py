@@ -36,7 +36,7 @@ from .classical import train_classical
 from .devices import several_hosts
 from .environment import Environment, Start
 from .feature_cache import with_features
-from .loggers import METRICS, Log
+from .loggers import Log
 from .loggers import read as read_metrics
 from .meter import Score
 from .result import Scores, Trained
@@ -142,13 +142,12 @@ def _train_networks(
     folder, main = run.folder, accelerator.is_main_process
     workers = config.loading.num_workers
     before = state.load(folder) or State()
-    records = read_metrics(folder / METRICS, before.metrics)
+    records = read_metrics(folder / checkpoint.METRICS, before.metrics)
     accelerator.wait_for_everyone()  # all processes read the metrics before one truncates them
     if config.report_to:
         accelerator.init_trackers(folder.resolve().name, _flat(asdict(run.config)))
-    with Log(
-        folder / METRICS, console, size=before.metrics, main=main, trackers=accelerator.trackers
-    ) as log:
+    file, trackers = folder / checkpoint.METRICS, accelerator.trackers
+    with Log(file, console, size=before.metrics, main=main, trackers=trackers) as log:
         datasets: Mapping[str, FusionDataset] = run.datasets
         if given is None:  # other weights than the pretrained ones
             own = None if several_hosts() else folder  # the folder may be on a slow shared disk

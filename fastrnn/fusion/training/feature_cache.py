@@ -21,9 +21,9 @@ from ..batch import Batch, to_device
 from ..config.inputs import modality_of, of_modality
 from ..config.schema import ModelConfig, RunConfig, TrainConfig
 from ..data.dataset import FusionDataset
-from ..data.features import Features, distinct_texts
+from ..data.features import Features
 from ..data.loader import BatchLoader
-from ..data.ragged import Ragged
+from ..data.ragged import Ragged, distinct
 from ..models.pretrained import PretrainedEncoder, PretrainedImage
 from ..models.views import stepping, view
 from .transfer import prepare
@@ -110,7 +110,8 @@ def _compute(
     """Encode the distinct inputs of all rows, divided among the processes."""
     one = next(iter(datasets.values()))
     if modality_of(name) == "text":
-        numbers, count = distinct_texts(one.manifest, name)
+        numbers, texts = distinct(one.manifest.rows.column(name))
+        count = len(texts)
     else:
         numbers, count = one.media[name].numbers, len(one.media[name])
     with tempfile.TemporaryFile(dir=folder) as file:

@@ -17,7 +17,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from .. import files
 from ..errors import ConfigError
 
-METRICS = "metrics.jsonl"
 _KEYS = {"model", "epoch", "split", "loss", "seconds"}
 _PATIENCE = 30.0  # seconds without output after which a line reports progress within the epoch
 

@@ -28,7 +28,6 @@ from .callbacks import Callback
 from .describe import left_out
 from .devices import check_shared, make_accelerator
 from .folds import CROSS_VALIDATION, cross_validate, fold
-from .loggers import METRICS
 from .prepare import path_of, prepare
 from .state import Call
 
@@ -76,7 +75,7 @@ def fit(
         if resume and main:
             lock.take()
         before = state.begun(folder) if resume else None
-        complete = resume and before is None and (folder / METRICS).is_file()
+        complete = resume and before is None and (folder / checkpoint.METRICS).is_file()
         check_shared(accelerator, folder, (before is not None, complete))
         if before is not None:
             state.check(folder, before, call)
@@ -109,7 +108,7 @@ def _complete(run: Run, accelerator: Accelerator) -> Run:
     """Add the results of a run that is complete."""
     if accelerator.is_main_process:
         state.clear(run.folder)  # a kill may have left a part of the checkpoint
-    records = loggers.read(run.folder / METRICS)
+    records = loggers.read(run.folder / checkpoint.METRICS)
     run.trained.extend(
         finished(run.folder, name, records, accelerator) for name in run.config.models
     )
@@ -184,7 +183,7 @@ def resume(
     folder = Path(folder)
     call = state.begun(folder)
     if call is None:
-        if (folder / METRICS).is_file():
+        if (folder / checkpoint.METRICS).is_file():
             raise ConfigError(f"{folder}: the run is complete; there is nothing to resume")
         raise ConfigError(f"{folder}: contains no interrupted run; give the folder of one")
     if not call.manifest:
@@ -219,7 +218,7 @@ def keep_earlier_run(folder: Path, names: Iterable[str] = ()) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; choose a folder with --output-dir")
-    for name in (CALL, *names, METRICS, *checkpoint.FILES):
+    for name in (CALL, *names, checkpoint.METRICS, *checkpoint.FILES):
         if (folder / name).exists():
             remedy = "resume it, or " if name == CALL else ""
             raise ConfigError(
