@@ -78,11 +78,12 @@ clean:
 	rm -rf build *.egg-info fastrnn/_C.*.so fastrnn/_cuda.*.so fastrnn/*_build_error.txt $(VENV)/built
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 
-# The next rule builds the extension, and shows the compiler's output.
+# --no-compile: Python compiles a module when it is first imported, and all take a minute. The next
+# rule builds the extension, and shows the compiler's output.
 $(VENV)/installed: constraints.txt pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	python -m pip install -c constraints.txt torch setuptools ninja pybind11
-	FASTRNN_BUILD=none python -m pip install -c constraints.txt --no-build-isolation \
+	python -m pip install --no-compile -c constraints.txt torch setuptools ninja pybind11
+	FASTRNN_BUILD=none python -m pip install --no-compile -c constraints.txt --no-build-isolation \
 	    -e ".[fusion,onnx,triton,bench,dev,docs]"
 	touch $@
 

@@ -81,7 +81,7 @@ class Tagger(nn.Module):
 
 @pytest.mark.slow
 @rnn_and_lstm
-@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("kwargs", [{}, {"num_layers": 2, "bidirectional": True}])
 def test_one_program_serves_every_number_of_steps_and_rows(kwargs, strict, ours):
     layer = ours(4, 5, batch_first=bool(kwargs), dtype=torch.float64, **kwargs)
@@ -209,7 +209,7 @@ def test_aot_inductor_compiles_a_program_for_all_sizes(tmp_path, ours):
     ("kwargs", "given"),
     [
         ({"num_layers": 2, "bidirectional": True}, {}),
-        ({"num_heads": 2}, {}),
+        pytest.param({"num_heads": 2}, {}, marks=pytest.mark.exhaustive),
         ({"bidirectional": True}, {"lengths": torch.tensor([2, 6, 0])}),
         ({"learned_h0": True}, {"resets": torch.arange(18).reshape(6, 3) % 4 == 0}),
     ],

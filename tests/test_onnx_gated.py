@@ -49,8 +49,8 @@ class Stack(nn.Module):
     ("heads", "options"),
     [
         (2, {"num_layers": 2, "bidirectional": True}),
-        pytest.param(1, {"bias": False}, marks=pytest.mark.slow),
-        pytest.param(3, {"num_layers": 2, "dropout": 0.5}, marks=pytest.mark.slow),
+        pytest.param(1, {"bias": False}, marks=pytest.mark.exhaustive),
+        pytest.param(3, {"num_layers": 2, "dropout": 0.5}, marks=pytest.mark.exhaustive),
     ],
 )
 @pytest.mark.parametrize("mode", LAYERS)

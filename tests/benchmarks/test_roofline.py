@@ -185,7 +185,7 @@ def test_every_case_has_bounds(case: Case) -> None:
             assert model.bounds(replace(case, shape=twice), machine).largest >= counts.largest
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_calibration_of_this_machine() -> None:
     """The measured constants are complete and plausible."""
     found = cpu_roofline.calibrate(threads=2)

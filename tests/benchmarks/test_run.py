@@ -68,7 +68,7 @@ def test_times_and_peaks_are_recorded(tmp_path: Path, capsys: pytest.CaptureFixt
     assert inference["mib"]["fastrnn"] < training["mib"]["fastrnn"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_verify_only_records_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--shapes", "xma,length", "--verify-only", "--jobs", "2"]
     pattern = "(64-heads|memory.*/65536x8).*/inference/(?!torch)"

@@ -149,7 +149,7 @@ jax_scan._start(5)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_jax_is_started_with_the_threads_of_torch() -> None:
     pytest.importorskip("jax")
     counts = {}

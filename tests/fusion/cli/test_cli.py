@@ -87,7 +87,14 @@ HOSTILE = ["-1", "nan", "9" * 30, "", "\udcff"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["evaluate", "explain", "export", "fit", "predict"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fit",
+        "predict",
+        *(pytest.param(x, marks=pytest.mark.exhaustive) for x in ("evaluate", "explain", "export")),
+    ],
+)
 def test_hostile_option_values_raise_no_traceback(name, tmp_path, monkeypatch, capsys):
     """No input exists here, so a command also fails in one line if the option accepts the value."""
     monkeypatch.chdir(tmp_path)

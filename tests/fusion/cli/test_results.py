@@ -30,7 +30,7 @@ def test_unusable_device(finished, command, name, tmp_path, monkeypatch, capsys)
     assert said.endswith("; choose auto, cpu or cuda")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("num_workers", [pytest.param("0", marks=pytest.mark.exhaustive), "2"])
 def test_results_do_not_depend_on_device_batches_and_processes(
     finished, num_workers, tmp_path, capsys

@@ -94,7 +94,7 @@ def test_evaluate_run(case, request):
         }
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("case", ["static", "stepped"])
 def test_scores_do_not_depend_on_batches_and_processes(case, request):
     folder = request.getfixturevalue(case).folder

@@ -345,7 +345,7 @@ def test_states_end_with_the_last_step_of_their_row(options, tmp_path, monkeypat
     assert drawn.call_args.args[2] == expected
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("case", ["static", "stepped"])
 def test_explanations_do_not_depend_on_batches_and_processes(case, request):
     """Except for those that take a modality from another row of the batch."""

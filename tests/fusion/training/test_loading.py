@@ -46,7 +46,7 @@ def test_a_run_can_be_resumed_with_other_loading(manifest, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_a_run_can_be_resumed_after_a_damaged_file_is_repaired(manifest, tmp_path, num_workers):
     run = quick(manifest, tmp_path / "once")
     # The first image of the second step of the first epoch.

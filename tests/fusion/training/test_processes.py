@@ -129,7 +129,8 @@ def test_accumulation_does_not_change_the_result(rows, save, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+# Two hosts train with DDP, too.
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.exhaustive), "fsdp"])
 def test_two_processes_train_like_one(rows, save, tmp_path, strategy):
     """Also after training is interrupted within an epoch and resumed."""
     manifest = write(rows, save)

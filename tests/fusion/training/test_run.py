@@ -70,7 +70,7 @@ def test_loaded_run_gives_identical_predictions(rows, streams, save, tmp_path, p
         assert torch.equal(model(batch), again(batch))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_same_seed_gives_the_same_run(rows, save, tmp_path):
     path = save(rows)
     first, second = (quick(path, tmp_path / name) for name in "ab")

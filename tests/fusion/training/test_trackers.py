@@ -36,7 +36,7 @@ def expected(folder) -> dict[str, dict[int, float]]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_tensorboard_has_the_metrics_of_every_model(manifest, tmp_path):
     config = FitConfig(DATA, OPTIONS, TRAINING, report_to=("tensorboard",))
     run = fit(read_manifest(manifest), tmp_path / "run", config, console=QUIET)

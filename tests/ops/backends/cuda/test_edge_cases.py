@@ -181,7 +181,7 @@ def test_relu_blocks_nan_and_infinity(strategy: str, element: str) -> None:
 @pytest.mark.slow
 @every_kernel_for_resets
 @directions
-@pytest.mark.parametrize("reverse_from", [0, 1])
+@pytest.mark.parametrize("reverse_from", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_resets(strategy: str, element: str, direction: str, reverse_from: int) -> None:
     """At the first step, the last, all steps, and beyond the end of rows."""
     dtype, mode = ELEMENTS[element]
@@ -318,7 +318,7 @@ def test_a_cluster_of_16_blocks(direction: str) -> None:
 
 
 @requires_extension
-@pytest.mark.parametrize("device", ["H100", "A100"])
+@pytest.mark.parametrize("device", ["H100", pytest.param("A100", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("element", ["bfloat16", "tf32", "float32"])
 @directions
 def test_tilings_of_the_plan(device: str, element: str, direction: str) -> None:

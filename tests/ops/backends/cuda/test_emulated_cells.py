@@ -121,7 +121,12 @@ def test_random_problems(
     "kind", [pytest.param("LSTM"), pytest.param("GRU", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize(
-    "strategy", ["cluster", *(pytest.param(x, marks=pytest.mark.slow) for x in ("grid", "step"))]
+    "strategy",
+    [
+        "cluster",
+        pytest.param("grid", marks=pytest.mark.slow),
+        pytest.param("step", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_inference_saves_nothing(strategy: str, kind: str) -> None:
     """Without gates to save the results are the same, bit for bit."""

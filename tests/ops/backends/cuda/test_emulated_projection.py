@@ -130,7 +130,7 @@ def projections(draw: st.DrawFn, element: str, kind: str) -> tuple[Projection, d
 
 @pytest.mark.parametrize(("element", "kind"), kernels())
 def test_random_problems(element: str, kind: str) -> None:
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=8, deadline=None)
     @given(projections(element, kind))
     def random(run: tuple[Projection, dict[str, Any]]) -> None:
         projection, options = run

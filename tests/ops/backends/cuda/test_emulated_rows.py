@@ -72,7 +72,7 @@ def runs(draw: st.DrawFn, element: str, kind: str, **sizes: int) -> tuple[Proble
 def test_random_problems(element: str, kind: str, backward: bool) -> None:
     check = check_recurrence_backward if backward else check_recurrence
 
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=8, deadline=None)
     @given(runs(element, kind))
     def random(run: tuple[Problem, dict[str, Any]]) -> None:
         problem, options = run
@@ -84,7 +84,7 @@ def test_random_problems(element: str, kind: str, backward: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("element", "kind"), kernels())
 def test_input_projection(element: str, kind: str) -> None:
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=6, deadline=None)
     @given(st.data())
     def random(data: st.DataObject) -> None:
         heads = data.draw(st.integers(1, 2)) if kind not in ("LSTM", "GRU") else 1
@@ -168,7 +168,7 @@ def failures(changed: dict[str, str]) -> Iterator[Exception]:
                     yield failure
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_correct_in_many_schedules() -> None:
     assert not list(failures({}))
 

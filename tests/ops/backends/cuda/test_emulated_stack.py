@@ -245,7 +245,7 @@ def first_failure(changed: dict[str, str]) -> Exception | None:
     return None
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_correct_in_twenty_schedules() -> None:
     assert first_failure({}) is None
 

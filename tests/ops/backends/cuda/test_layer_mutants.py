@@ -218,6 +218,7 @@ def run(library: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "mutant",
     [

@@ -86,7 +86,7 @@ def supported(draw: st.DrawFn, kernel: str, kind: str) -> Problem:
 @pytest.mark.parametrize(
     "count",
     [
-        pytest.param(20, marks=pytest.mark.slow),
+        pytest.param(10, marks=pytest.mark.slow),
         pytest.param(200, marks=pytest.mark.exhaustive),
     ],
 )
