@@ -101,7 +101,7 @@ def test_a_failed_build_installs_without_kernels_and_keeps_the_error(tree, faili
     assert "FASTRNN_BUILD=cpp python setup.py build_ext --inplace" in doctor.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_failed_build_without_ninja_keeps_the_error_too(tree, failing_compiler, tmp_path):
     script(tmp_path / "bin" / "ninja", "exit 1")
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
@@ -168,7 +168,7 @@ def test_no_torch(tree, tmp_path):
     assert "--no-build-isolation" in reason(tree / "fastrnn")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_wheel_of_a_failed_build_carries_the_reason_and_nothing_stale(tree, failing_compiler):
     tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
     stale = tree / "build" / f"lib.{tag}" / "fastrnn" / EXTENSION

@@ -240,7 +240,7 @@ def test_decompositions_need_a_fixed_number_of_steps(ours):
         assert_same(run(x), layer(x))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 def test_openvino_converts_programs_and_modules():
     """Run in a separate process, so that its threads and telemetry do not affect other tests."""

@@ -76,14 +76,15 @@ def test_onnx_of_an_example_with_one_step_and_one_row(tmp_path):
 LAYERS = [
     (FusedRNN, {"num_layers": 2, "bidirectional": True, "nonlinearity": "relu"}),
     (FusedLSTM, {"num_layers": 2, "bidirectional": True}),
-    pytest.param(*(FusedGRU, {"batch_first": True}), marks=pytest.mark.slow),
+    pytest.param(*(FusedGRU, {"batch_first": True}), marks=pytest.mark.exhaustive),
     pytest.param(
-        *(FusedRNN, {"num_layers": 3, "batch_first": True, "bias": False}), marks=pytest.mark.slow
+        *(FusedRNN, {"num_layers": 3, "batch_first": True, "bias": False}),
+        marks=pytest.mark.exhaustive,
     ),
     pytest.param(
-        *(FusedLSTM, {"bidirectional": True, "batch_first": True}), marks=pytest.mark.slow
+        *(FusedLSTM, {"bidirectional": True, "batch_first": True}), marks=pytest.mark.exhaustive
     ),
-    pytest.param(*(FusedGRU, {"dropout": 0.5, "num_layers": 2}), marks=pytest.mark.slow),
+    pytest.param(*(FusedGRU, {"dropout": 0.5, "num_layers": 2}), marks=pytest.mark.exhaustive),
 ]
 
 

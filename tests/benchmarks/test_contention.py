@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(
 SHAPES = (("LSTM", (1, 2, 3, 4)),)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_table_has_two_rows_for_every_shape_and_a_column_for_every_condition():
     before = contention.usable_cpus()
     header, *rows = contention.table(0.001, SHAPES)

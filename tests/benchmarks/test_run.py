@@ -33,7 +33,7 @@ def only_record(folder: Path) -> records.Record:
     return records.read(path)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_times_and_peaks_are_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = commands.main(
         [

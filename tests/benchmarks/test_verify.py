@@ -83,8 +83,16 @@ TRAITS: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        pytest.param(
+            *(name, cell),
+            marks=pytest.mark.exhaustive if PROVIDERS[name].compiles and cell == "gru" else (),
+        )
+        for name, cell in product(PROVIDERS, CELLS)
+    ],
+)
 def test_every_provider_computes_every_cell_correctly(name: str, cell: str) -> None:
     provider = PROVIDERS[name]
     # A compilation of JAX takes most of a second.

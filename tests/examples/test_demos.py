@@ -47,7 +47,7 @@ def test_noisy_digit(tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_missing_modality_is_not_read(tmp_path):
     run, _ = show(noisy_digit.NAME, tmp_path)
     network, test = run.trained[0].model, run.held_out
@@ -90,7 +90,7 @@ def test_article(tmp_path, monkeypatch):
     assert [each.name for each in run.trained] == ["fusion"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_transplant_keeps_the_fusion(tmp_path):
     """Equal features give equal logits before and after the modality is replaced."""
     run, _ = show("claim-check", tmp_path)

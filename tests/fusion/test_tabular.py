@@ -148,7 +148,7 @@ def test_a_table_without_files_is_learned():
         load_dataset(read_manifest(rule(300).drop(columns="weight")), fitted.processor)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_from_the_table_to_the_exported_model(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     from fastrnn.fusion.export import run, to_inputs, to_onnx

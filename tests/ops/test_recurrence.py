@@ -96,7 +96,7 @@ def test_third_derivative(kind: str) -> None:
     ("layout", "dtype", "kind"),
     [
         ("lengths", torch.float32, "RNN"),
-        ("lengths", torch.float32, "LSTM"),
+        pytest.param("lengths", torch.float32, "LSTM", marks=pytest.mark.exhaustive),
         pytest.param("packed", torch.float64, "GRU", marks=pytest.mark.exhaustive),
         pytest.param("packed", torch.bfloat16, "RNN", marks=pytest.mark.exhaustive),
         pytest.param("dense", torch.bfloat16, "LSTM", marks=pytest.mark.slow),

@@ -8,7 +8,7 @@ import pytest
 from tools import cpu_counts
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 def test_instructions_of_a_step(tmp_path: Path) -> None:
     program = cpu_counts.build(tmp_path)

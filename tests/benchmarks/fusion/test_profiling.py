@@ -9,7 +9,7 @@ from benchmarks.fusion import profiling
 from tests.fusion.trained import trained_run
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_profile_accounts_for_the_step(tmp_path):
     run = trained_run(tmp_path, "binary", baselines=False)
     before = {name: each.clone() for name, each in run.trained[0].model.state_dict().items()}

@@ -84,7 +84,7 @@ def rewrite(path: Path, change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "problem_type",
     [
-        pytest.param(each, marks=() if each in ("binary", "steps") else pytest.mark.exhaustive)
+        pytest.param(each, marks=() if each == "binary" else pytest.mark.exhaustive)
         for each in PROBLEM_TYPES
     ],
 )

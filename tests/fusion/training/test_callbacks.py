@@ -75,7 +75,9 @@ def test_true_stops_the_training_of_one_model(manifest, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [5, 6, 7])
+@pytest.mark.parametrize(
+    "number", [6, *(pytest.param(x, marks=pytest.mark.exhaustive) for x in (5, 7))]
+)
 def test_a_stopped_run_that_is_killed_gives_the_same_result(
     manifest, tmp_path, monkeypatch, number
 ):

@@ -156,7 +156,10 @@ def test_warm_up(schedule):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize(
+    "schedule",
+    ["cosine", *(pytest.param(x, marks=pytest.mark.exhaustive) for x in ("linear", "constant"))],
+)
 def test_a_run_resumes_bit_exactly_with_each_schedule(manifest, tmp_path, monkeypatch, schedule):
     training = replace(WARM, schedule=schedule)
     whole = content(quick(manifest, tmp_path / "whole", training).folder)

@@ -162,14 +162,19 @@ def test_two_hosts_train_like_one_process(rows, save, tmp_path):
     work(manifest, str(tmp_path / "one"), TRAININGS["stopped"])
     hosts(tmp_path, manifest, str(tmp_path / "two"), "stopped", "0")
     check(tmp_path / "one", tmp_path / "two")
-    # The second host does not see the run's folder, so it would begin what the first resumes.
+
+
+@pytest.mark.exhaustive
+def test_two_hosts_without_a_shared_disk(rows, save, tmp_path):
+    """The second host does not see the run's folder, so it would begin what the first resumes."""
+    manifest = write(rows, save)
     apart = str(tmp_path / "apart-{RANK}")
     assert "Stopped" in hosts(tmp_path, manifest, apart, "uneven", "2", fail=True)
     said = hosts(tmp_path, manifest, apart, "uneven", "0", fail=True)
     assert said.count("the processes see different files in this folder") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_divide_the_frozen_features(rows, save, tmp_path):
     pytest.importorskip("transformers")
     from ..models.pretrained import save_bert

@@ -69,7 +69,7 @@ def work(manifest: str, folder: str, num_workers: int, number: int = 0, stage: s
     fit(table, folder, config, console=QUIET, resume=True)
 
 
-@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_a_killed_run_gives_the_same_result_as_an_uninterrupted_one(
     manifest, tmp_path, num_workers
 ):
@@ -127,7 +127,7 @@ BF16 = TrainConfig(epochs=2, batch_size=8, precision="bf16", balance=True, save_
     [
         pytest.param(PATIENT, "rnn", id="patience"),
         pytest.param(BF16, "rnn", id="bf16"),
-        pytest.param(BF16, "lstm", id="bf16-lstm"),
+        pytest.param(BF16, "lstm", id="bf16-lstm", marks=pytest.mark.exhaustive),
         pytest.param(PATIENT, "lstm", id="patience-lstm", marks=pytest.mark.exhaustive),
         pytest.param(BF16, "gru", id="bf16-gru", marks=pytest.mark.exhaustive),
         pytest.param(PATIENT, "gru", id="patience-gru", marks=pytest.mark.exhaustive),

@@ -52,7 +52,7 @@ def check(instance: Instance, taken: Stats) -> None:
         pytest.param("grid_bfloat16", "80", marks=pytest.mark.exhaustive),
         pytest.param("cluster_tf32", "100", marks=pytest.mark.exhaustive),
         pytest.param("cluster_bfloat16", "90a", marks=pytest.mark.exhaustive),
-        pytest.param("cluster_projected_bfloat16", "90a", marks=pytest.mark.slow),
+        pytest.param("cluster_projected_bfloat16", "90a", marks=pytest.mark.exhaustive),
         pytest.param("grid_float32", "90a", marks=pytest.mark.exhaustive),
         pytest.param("grid_gru_bfloat16", "90a", marks=pytest.mark.exhaustive),
         pytest.param("cluster_lstm_bfloat16", "90a", marks=pytest.mark.exhaustive),
