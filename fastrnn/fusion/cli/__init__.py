@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,10 @@ for _command in (fit.fit, evaluate.evaluate, predict.predict, explain.explain, e
     app.command()(_command)
 
 
+# oneDNN keeps kernels for 1,024 shapes. Batches of clips differ in length, so they would soon take
+# gigabytes, and hardly any is used again.
+_KEPT_KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
 # The base of typer's usage errors; its import path depends on typer's version.
 _UsageError: Any = typer.BadParameter.__base__
 
@@ -44,6 +49,7 @@ _UsageError: Any = typer.BadParameter.__base__
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. An error of the user is printed in one line."""
     arguments = None if argv is None else list(argv)
+    os.environ.setdefault(*_KEPT_KERNELS)
     try:
         with _renamed_options_as_notes():
             return app(args=arguments, prog_name="fastrnn", standalone_mode=False) or 0

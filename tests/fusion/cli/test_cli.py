@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import typer
@@ -50,6 +51,16 @@ def test_every_command_and_flag_is_explained(name, capsys):
         assert each.help or each.name == "help", each.name
     assert cli.main([name, "--help"]) == 0
     assert "Usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "64"), ("1024", "1024")])
+def test_onednn_keeps_few_kernels_unless_told(monkeypatch, given, expected):
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, given or "")  # so that it is restored
+    if given is None:
+        monkeypatch.delenv(name)
+    assert cli.main(["--help"]) == 0
+    assert os.environ[name] == expected
 
 
 def test_usage(capsys):

@@ -197,7 +197,8 @@ def test_the_processor_is_saved_and_checked(frame, tmp_path):
     ids=["surrogate", "digits"],
 )
 def test_a_cell_that_is_no_text(frame, cell, said):
-    table = frame[["label"]].assign(x=[cell, *range(len(frame) - 1)]).astype({"x": object})
+    cells = pd.Series([cell, *range(len(frame) - 1)], dtype=object)
+    table = frame[["label"]].assign(x=cells)
     with pytest.raises(ManifestError, match=f"row 0, column 'x': .*{said}"):
         read_manifest(table, {"tabular": "x"})
     assert len(read_manifest(table, {"tabular": "x"}, on_bad_row="skip").skipped) == 1
