@@ -38,8 +38,8 @@ for _command in (fit.fit, evaluate.evaluate, predict.predict, explain.explain, e
     app.command()(_command)
 
 
-# oneDNN keeps kernels for 1,024 shapes. Batches of clips differ in length, so they would soon take
-# gigabytes, and hardly any is used again.
+# oneDNN keeps up to 1,024 compiled kernels, one for each shape. Nearly every batch of clips has a
+# new length, so they would take gigabytes, and few are used again.
 _KEPT_KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 # The base of typer's usage errors; its import path depends on typer's version.
