@@ -277,7 +277,7 @@ BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 @pytest.mark.slow
 @rnn_and_lstm
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("bidirectional", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_every_gradient_owns_its_memory(bidirectional, backend, ours):
     rnn = ours(3, 4, bidirectional=bidirectional, dtype=torch.float64)
     run, _ = compiled(rnn, backend=backend)

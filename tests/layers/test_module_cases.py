@@ -152,11 +152,9 @@ class TestModuleCases(TestCase):
             for p in module.parameters():
                 assert (str(p.device), p.dtype) == (device, dtype)
 
-    def check_derivatives(self, check, device, dtype, info, training, batch_first=(False, True)):
+    def check_derivatives(self, check, device, dtype, info, training):
         factory = {"device": device, "dtype": dtype}
         for module, sample in self.samples(info, training, requires_grad=True, **factory):
-            if getattr(module, "batch_first", False) not in batch_first:
-                continue
             given = inputs_of(sample)
             names, parameters = zip(*module.named_parameters(), strict=True)
 
@@ -172,17 +170,10 @@ class TestModuleCases(TestCase):
     def test_grad(self, device, dtype, module_info, training):
         self.check_derivatives(gradcheck, device, dtype, module_info, training)
 
-    # All cells share this path; tests/ops/test_recurrence.py checks the formulas of each. With
-    # batch_first, the input and the output are only transposed.
-    @pytest.mark.slow
-    @on_double(CASES[:1], train_eval_mode=TrainEvalMode.train_only)
-    def test_gradgrad(self, device, dtype, module_info, training):
-        options = device, dtype, module_info, training
-        self.check_derivatives(gradgradcheck, *options, batch_first=(False,))
-
+    # tests/ops/test_recurrence.py and test_double_backward.py have quick tests.
     @pytest.mark.exhaustive
     @on_double(CASES, train_eval_mode=TrainEvalMode.train_only)
-    def test_gradgrad_of_every_sample(self, device, dtype, module_info, training):
+    def test_gradgrad(self, device, dtype, module_info, training):
         self.check_derivatives(gradgradcheck, device, dtype, module_info, training)
 
     @on_double(CASES)

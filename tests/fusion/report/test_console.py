@@ -14,6 +14,8 @@ from fastrnn.fusion.report import console as tables
 
 from ..trained import trained_run
 
+exhaustive = pytest.mark.exhaustive
+
 
 def printed(*parts) -> str:
     console = Console(file=io.StringIO(), width=160)
@@ -23,7 +25,13 @@ def printed(*parts) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
+@pytest.mark.parametrize(
+    "problem_type",
+    [
+        pytest.param(each, marks=() if each in ("multiclass", "regression") else exhaustive)
+        for each in PROBLEM_TYPES
+    ],
+)
 def test_tables_of_every_problem_type(problem_type, tmp_path):
     run = trained_run(tmp_path, problem_type, baselines=False)
     score = "r2" if problem_type == "regression" else "accuracy"

@@ -69,6 +69,7 @@ def work(manifest: str, folder: str, num_workers: int, number: int = 0, stage: s
     fit(table, folder, config, console=QUIET, resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_a_killed_run_gives_the_same_result_as_an_uninterrupted_one(
     manifest, tmp_path, num_workers

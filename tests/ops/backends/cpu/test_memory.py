@@ -73,8 +73,8 @@ CALLS = calls()
 def test_calls_do_not_leak(name: str, count: int) -> None:
     """Takes the best of three rounds: a cache grows in one of them, a leak in all.
 
-    The smallest block of malloc has 32 bytes, so a block lost in every fourth call is found. Threads
-    of the test runner may allocate a few hundred bytes in each round.
+    The smallest block of malloc has 32 bytes, so a block lost in every fourth call is found.
+    Threads of the test runner may allocate a few hundred bytes in each round.
     """
     call = CALLS[name]
     growth = []

@@ -319,7 +319,9 @@ def test_a_cluster_of_16_blocks(direction: str) -> None:
 
 @requires_extension
 @pytest.mark.parametrize("device", ["H100", pytest.param("A100", marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("element", ["bfloat16", "tf32", "float32"])
+@pytest.mark.parametrize(
+    "element", ["bfloat16", pytest.param("tf32", marks=pytest.mark.slow), "float32"]
+)
 @directions
 def test_tilings_of_the_plan(device: str, element: str, direction: str) -> None:
     dtype, mode = ELEMENTS[element]

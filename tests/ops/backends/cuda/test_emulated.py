@@ -40,9 +40,9 @@ def kernels(exclude: str | None = None, resets: bool = False) -> list[Any]:
 
     float16 and tf32 are exhaustive: they differ from bfloat16 and float32 only in conversions and
     products, and take as long to compile. Resets are handled the same in all dtypes, so with
-    `resets` the others except bfloat16 are marked slow.
+    `resets` only bfloat16 is not exhaustive.
     """
-    marks: dict[str, Any] = dict.fromkeys(ELEMENTS, pytest.mark.slow if resets else ())
+    marks: dict[str, Any] = dict.fromkeys(ELEMENTS, pytest.mark.exhaustive if resets else ())
     marks |= dict.fromkeys(["float16", "tf32"], pytest.mark.exhaustive)
     marks["bfloat16"] = ()
     return [

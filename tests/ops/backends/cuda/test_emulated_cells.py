@@ -31,7 +31,6 @@ QUICK = {
 #: With those, each cell, and each way to multiply.
 SLOW = {
     ("cluster", "tf32", "LEAKY"),
-    ("grid", "bfloat16", "LSTM"),
     ("step", "float64", "LEAKY_PRE"),
 }
 
@@ -117,9 +116,7 @@ def test_random_problems(
     random()
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param("LSTM"), pytest.param("GRU", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("kind", ["LSTM", pytest.param("GRU", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize(
     "strategy",
     [

@@ -28,7 +28,7 @@ from .test_emulated_cells import TOO_LARGE, marked
 from .test_emulated_layers import in_directions, of_directions, replaced_inputs
 
 CELLS = ("RNN", "LSTM", "GRU")
-SLOW = {("float32", "RNN"), ("float32", "LSTM"), ("bfloat16", "GRU")}
+SLOW = {("float32", "RNN"), ("bfloat16", "GRU")}
 
 
 def kernels() -> list[Any]:

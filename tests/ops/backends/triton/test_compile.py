@@ -37,20 +37,22 @@ from tools.sass import spilled
 
 
 def sample(cases: Iterable[Case], key: Callable[[Case], object] = lambda _: ()) -> list[Case]:
-    """Pick one case of each group that differs only in device, dtype, layout or activation.
-
-    The choice is the same in every run.
+    """Pick one case of each kernel, direction, cell and number of units; the same in every run.
 
     Args:
         cases: The cases to choose from.
-        key: Cases with different keys are in different groups.
+        key: Cases with different keys are in different groups, too.
     """
     groups: dict[tuple, list[Case]] = {}
     for case in cases:
-        group = (case.kernel, case.direction, case.mode, case.hidden, case.cell, key(case))
-        groups.setdefault((*group, case.configuration, case.at_once), []).append(case)
+        group = (case.kernel, case.direction, case.hidden, case.cell, key(case))
+        groups.setdefault(group, []).append(case)
     draw = random.Random(0)
     return [draw.choice(variations) for variations in groups.values()]
+
+
+def configuration(case: Case) -> tuple[object, ...]:
+    return case.mode, case.configuration, case.at_once
 
 
 #: A few sizes on one architecture.
@@ -58,10 +60,9 @@ QUICK = [case for case in cases([(9, 0)]) if case.hidden in (95, 256, 1000)]
 
 ALL = list(cases(DEVICES, LAYOUTS, ACTIVATIONS, DTYPES["half"]))
 
-#: Every configuration in both directions, each in one variation: on one architecture, and on every
-#: architecture.
+#: A case of each kernel and size, and every configuration on every architecture.
 SWEEP = sample(ALL)
-FULL_SWEEP = sample(ALL, lambda case: case.capability)
+FULL_SWEEP = sample(ALL, lambda case: (configuration(case), case.capability))
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
@@ -79,10 +80,12 @@ QUICK_CELLS = [
     if (case.kernel, case.hidden, case.mode) == (kernel, hidden, "half")
 ]
 CELL_SWEEP = sample(CELL_CASES)
-FULL_CELL_SWEEP = sample(CELL_CASES, lambda case: (case.capability, case.resets))
+FULL_CELL_SWEEP = sample(
+    CELL_CASES, lambda case: (configuration(case), case.capability, case.resets)
+)
 
 #: Every configuration with resets, each in one variation.
-RESETS_SWEEP = sample(replace(case, resets=True) for case in ALL)
+RESETS_SWEEP = sample((replace(case, resets=True) for case in ALL), configuration)
 
 #: The smallest shared memory limit per program, in bytes: on compute capability 8.6, 8.9 and 12.0.
 MIN_SHARED = 101376
@@ -144,13 +147,13 @@ def test_the_loop_over_the_steps_has_the_products(case: Case) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SWEEP + CELL_SWEEP, ids=str)
-def test_resources_of_every_configuration(case: Case) -> None:
+def test_resources_of_every_size(case: Case) -> None:
     check(case)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("case", FULL_SWEEP + FULL_CELL_SWEEP + RESETS_SWEEP, ids=str)
-def test_resources_on_every_architecture(case: Case) -> None:
+def test_resources_of_every_configuration(case: Case) -> None:
     check(case)
 
 

@@ -35,9 +35,6 @@ UNLIMITED = 10**6  # more programs than any launch has
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
-#: The forms of grid: whether W_hh stays in shared memory, and the rows of a tile.
-FORMS = [(True, 16), (True, 32), (False, 16), (False, 32)]
-
 
 @pytest.fixture(autouse=True)
 def emulate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
@@ -140,7 +137,13 @@ def test_one_program_per_tile(check, kernel: str, problem: Problem) -> None:
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(
     ("kernel", "mode"),
-    [(k, m) for k in ("single_cta", "grid") for m in ("tf32", "float32")] + [("rows", "float32")],
+    [
+        ("single_cta", "tf32"),
+        ("grid", "float32"),
+        ("rows", "float32"),
+        exhaustive("single_cta", "float32"),
+        exhaustive("grid", "tf32"),
+    ],
 )
 def test_float32(check, kernel: str, mode: str) -> None:
     """A product in tf32, as tensor cores truncate it, or three of them for full float32."""
@@ -149,16 +152,18 @@ def test_float32(check, kernel: str, mode: str) -> None:
         check(triton.BACKEND, problem, kernel=kernel, mode=mode)
 
 
+# A form is whether W_hh stays in shared memory, and the rows of a tile.
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(
     ("form", "problem"),
     [
         ((True, 16), Problem(4, 5, 1, 70, "packed", "tanh", 0, BF16)),
-        ((True, 16), Problem(3, 20, 1, 130, "dense", "relu", 1, F16)),
         ((True, 32), Problem(3, 5, 2, 40, "lengths", "tanh", 1, BF16)),
         ((False, 16), Problem(4, 20, 1, 70, "packed", "tanh", 1, BF16)),
-        ((False, 32), Problem(3, 70, 1, 130, "dense", "tanh", 0, BF16)),
+        ((False, 32), Problem(3, 5, 1, 65, "dense", "relu", 1, F16)),
+        exhaustive((True, 16), Problem(3, 20, 1, 130, "dense", "relu", 1, F16)),
+        exhaustive((False, 32), Problem(3, 70, 1, 130, "dense", "tanh", 0, BF16)),
         exhaustive((True, 16), Problem(8, 33, 2, 65, "lengths", "tanh", 1, BF16)),
         exhaustive((True, 16), Problem(5, 3, 1, 257, "packed", "tanh", 0, BF16)),
         exhaustive((True, 32), Problem(4, 40, 2, 100, "dense", "relu", 1, F16)),
@@ -220,14 +225,17 @@ def test_grid_in_waves(check, resets: bool, form: tuple[bool, int], configure, e
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS, ids=name)
+@pytest.mark.parametrize("seeds", [2, exhaustive(6)])
+@pytest.mark.parametrize(
+    "form", [(True, 16), (False, 32), exhaustive((True, 32)), exhaustive((False, 16))], ids=name
+)
 def test_results_do_not_depend_on_the_interleaving(
-    form: tuple[bool, int], configure, emulate
+    form: tuple[bool, int], seeds: int, configure, emulate
 ) -> None:
     configure(*form)
     tensors = SMALL.tensors()
     results = []
-    for seed in range(4):
+    for seed in range(seeds):
         emulate(seed)
         out, h_n = triton.BACKEND.forward(*tensors, *SMALL.options, kernel="grid")
         grads = torch.ones_like(out), torch.ones_like(h_n), out

@@ -24,6 +24,7 @@ H100 = {"capability": (9, 0), "shared": 232448, "processors": 132}
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+exhaustive = functools.partial(pytest.param, marks=pytest.mark.exhaustive)
 
 
 @pytest.fixture(autouse=True)
@@ -55,21 +56,25 @@ def name(value: object) -> str | None:
         ("single_cta", "float32", Problem(4, 5, 2, 17, "packed", "tanh", 1, F32, 0, True, "GRU")),
         ("single_cta", "half", Problem(3, 18, 1, 40, "lengths", "relu", 0, F16, 0, True, "LEAKY")),
         slow("rows", "float32", Problem(4, 2, 2, 33, "lengths", "tanh", 1, F32, 0, True, "GRU")),
-        slow("rows", "half", Problem(4, 2, 1, 64, "packed", "tanh", 0, BF16, 0, True, "GRU")),
+        exhaustive("rows", "half", Problem(4, 2, 1, 64, "packed", "tanh", 0, BF16, 0, True, "GRU")),
         slow("rows", "half", Problem(4, 2, 2, 100, "lengths", "relu", 1, F16, 0, True, "LEAKY")),
-        slow("rows", "half", Problem(1, 1, 1, 1, "dense", "tanh", 0, BF16, kind="LSTM")),
+        exhaustive("rows", "half", Problem(1, 1, 1, 1, "dense", "tanh", 0, BF16, kind="LSTM")),
         slow("rows", "tf32", Problem(3, 2, 2, 61, "dense", "tanh", 1, F32, 0, True, "LSTM")),
-        slow(
+        exhaustive(
             "single_cta", "float32", Problem(4, 18, 1, 33, "lengths", "tanh", 0, F32, kind="LSTM")
         ),
         slow(
             "single_cta", "half", Problem(4, 5, 2, 61, "packed", "tanh", 1, BF16, 0, True, "LSTM")
         ),
-        slow(
+        exhaustive(
             "single_cta", "half", Problem(3, 3, 1, 127, "dense", "tanh", 1, BF16, 0, True, "LSTM")
         ),
-        slow("single_cta", "half", Problem(3, 3, 1, 128, "packed", "tanh", 0, F16, 0, True, "GRU")),
-        slow("single_cta", "tf32", Problem(3, 17, 1, 64, "dense", "tanh", 1, F32, 0, True, "GRU")),
+        exhaustive(
+            "single_cta", "half", Problem(3, 3, 1, 128, "packed", "tanh", 0, F16, 0, True, "GRU")
+        ),
+        exhaustive(
+            "single_cta", "tf32", Problem(3, 17, 1, 64, "dense", "tanh", 1, F32, 0, True, "GRU")
+        ),
         slow(
             "single_cta", "tf32", Problem(3, 17, 1, 127, "packed", "relu", 1, F32, kind="LEAKY_PRE")
         ),

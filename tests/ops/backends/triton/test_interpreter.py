@@ -37,9 +37,7 @@ if (reason := triton.BACKEND.unavailable_reason()) is not None:
 from triton.runtime.interpreter import InterpreterBuilder
 
 DTYPES = [torch.float32, torch.float16]
-few = settings(
-    deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+EXAMPLES = [4, pytest.param(100, marks=pytest.mark.exhaustive)]
 
 
 @pytest.fixture(autouse=True)
@@ -85,11 +83,16 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     "dtype", [torch.float32, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str
 )
 @pytest.mark.parametrize("check", CHECKS)
-def test_random_problems(kernel: str, check, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("count", EXAMPLES)
+def test_random_problems(kernel: str, check, dtype: torch.dtype, count: int) -> None:
     # The interpreter takes about 1 ms per program and step, and `rows` has one program per row.
     rows = st.integers(0, 4 if kernel == "rows" else 20)
 
-    @few
+    @settings(
+        deadline=None,
+        max_examples=count,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
     @given(st.data())
     def run(data: st.DataObject) -> None:
         steps = data.draw(st.integers(1, 6))
@@ -100,7 +103,12 @@ def test_random_problems(kernel: str, check, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    "layout", ["dense", pytest.param("lengths", marks=pytest.mark.slow), "packed"]
+    "layout",
+    [
+        "packed",
+        pytest.param("dense", marks=pytest.mark.slow),
+        pytest.param("lengths", marks=pytest.mark.exhaustive),
+    ],
 )
 @pytest.mark.parametrize("check", CHECKS)
 def test_larger_shapes(kernel: str, check, layout: str) -> None:
