@@ -56,11 +56,15 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.fixture
 def rows(tmp_path: Path) -> list[dict[str, Any]]:
     """Twenty rows of image, audio and text, labelled alternately no and yes, with their files."""
+    return write_rows(tmp_path)
+
+
+def write_rows(folder: Path) -> list[dict[str, Any]]:
     result = []
     for number in range(20):
-        write_image(tmp_path / f"{number}.png", number)
+        write_image(folder / f"{number}.png", number)
         # Different lengths, so that batches are padded.
-        write_clip(tmp_path / f"{number}.wav", 0.1 + 0.02 * number, 300 + 600 * (number % 2))
+        write_clip(folder / f"{number}.wav", 0.1 + 0.02 * number, 300 + 600 * (number % 2))
         result.append(
             {
                 "image": f"{number}.png",

@@ -11,6 +11,8 @@ from rich.console import Console
 from fastrnn.fusion import DataConfig, FitConfig, TrainConfig, fit, load, read_manifest
 from fastrnn.fusion.inference.predictor import Predictor
 
+from ..conftest import write_jsonl, write_rows
+
 OPTIONS = {"width": 16, "hidden": 16, "conv": (4, 8), "grid": 2, "strides": (2,)}
 DATA = DataConfig(image_size=8, sample_rate=8000, mels=12)
 
@@ -24,10 +26,18 @@ def trained(path, folder, problem_type=None, **options):
     return Predictor(*load(folder))
 
 
+@pytest.fixture(scope="session")
+def run_of_rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    path = write_jsonl(folder / "manifest.jsonl", write_rows(folder))
+    trained(path, folder / "run", modality_dropout=0.1)
+    return folder / "run"
+
+
 @pytest.fixture
-def predictor(rows, save, tmp_path):
+def predictor(run_of_rows):
     """A predictor for image, audio and text, any of which may be missing."""
-    return trained(save(rows), tmp_path / "run", modality_dropout=0.1)
+    return Predictor(*load(run_of_rows))
 
 
 def read(path):

@@ -256,6 +256,7 @@ def test_features_of_augmented_images_are_not_cached(augment, manifest, tmp_path
     assert is_cached(network.config, training, "image") == (augment == "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cache", "chosen"), [(True, "none"), (False, "crop")])
 def test_auto_keeps_the_features_of_frozen_images(cache, chosen, manifest, tmp_path):
     """From other weights they are not cached, so auto looks at the images."""
@@ -271,6 +272,7 @@ def test_auto_keeps_the_features_of_frozen_images(cache, chosen, manifest, tmp_p
     assert run.config.train.augment_images == "crop"
 
 
+@pytest.mark.slow
 def test_the_linear_head_reads_the_cached_features(manifest, tmp_path, monkeypatch):
     save_bert(tmp_path / "text")
     encode, seen = PretrainedText.encode, []

@@ -135,7 +135,16 @@ def check(case: Case) -> None:
         assert case.kernel == "grid" or case.capability != (9, 0)
 
 
-@pytest.mark.parametrize("case", [*QUICK, *QUICK_CELLS, *map(slow, WITH_RESETS)], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        *KERNELS,
+        *QUICK_CELLS,
+        *map(slow, WITH_RESETS),
+        *(slow(case) for case in QUICK if case not in KERNELS),
+    ],
+    ids=str,
+)
 def test_resources(case: Case) -> None:
     check(case)
 

@@ -74,6 +74,7 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return lambda *form: (gluon if len(form) == 1 else resident_or_streamed)(*form)
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 exhaustive = functools.partial(pytest.param, marks=pytest.mark.exhaustive)
 
 
@@ -187,7 +188,7 @@ def test_grid(check, form: tuple[bool, int], problem: Problem, configure) -> Non
         ("rows", Problem(6, 3, 2, 30, "packed", "tanh", 1, BF16, resets=True)),
         ("single_cta", Problem(6, 5, 2, 40, "lengths", "relu", 1, BF16, resets=True)),
         (8, Problem(6, 9, 2, 61, "packed", "tanh", 1, BF16, resets=True)),
-        ((True, 16), Problem(5, 18, 2, 40, "packed", "tanh", 1, BF16, resets=True)),
+        slow((True, 16), Problem(5, 18, 2, 40, "packed", "tanh", 1, BF16, resets=True)),
         exhaustive("rows", Problem(6, 3, 2, 100, "dense", "relu", 1, F16, resets=True)),
         exhaustive("single_cta", Problem(6, 18, 2, 128, "dense", "tanh", 1, F16, resets=True)),
         exhaustive("single_cta", Problem(5, 17, 2, 61, "packed", "tanh", 1, BF16, resets=True)),

@@ -119,6 +119,7 @@ def test_larger_shapes(kernel: str, check, layout: str) -> None:
         check(triton.BACKEND, Problem(*shape, layout, dtype=torch.float32), kernel=kernel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_every_batch_tile(check, monkeypatch: pytest.MonkeyPatch) -> None:
     """Includes configurations that are otherwise chosen only for large batches on a GPU."""
@@ -248,7 +249,9 @@ def test_forward_out_can_overwrite_pre(transpose: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, pytest.param(torch.float32, marks=pytest.mark.slow)], ids=str
+)
 def test_tanh_over_the_whole_range(dtype: torch.dtype) -> None:
     """With W = 0 the operator is its activation, accurate to a few roundings everywhere."""
     exponents = torch.arange(-126.0 if dtype != torch.float16 else -14.0, 16)
@@ -326,7 +329,9 @@ def test_a_layer_matches_nn_rnn(bidirectional: bool, packed: bool) -> None:
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("layout", ["dense", "lengths", "packed"])
+@pytest.mark.parametrize(
+    "layout", ["packed", *(pytest.param(x, marks=pytest.mark.slow) for x in ("dense", "lengths"))]
+)
 def test_opcheck(layout: str) -> None:
     problem = Problem(3, 2, 2, 4, layout, dtype=torch.float32, resets=layout != "dense")
     real, complete = leaves(problem)

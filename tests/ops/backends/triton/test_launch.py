@@ -104,7 +104,15 @@ def compilations(kernel: Any) -> int:
     return len(kernel.device_caches[0][0])
 
 
-@pytest.mark.parametrize("name", ["rows", "single_cta", "single_cta_gluon", "grid"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rows",
+        "grid",
+        pytest.param("single_cta", marks=pytest.mark.slow),
+        pytest.param("single_cta_gluon", marks=pytest.mark.slow),
+    ],
+)
 def test_other_batch_sizes_and_lengths_do_not_recompile(name: str, driver: Driver) -> None:
     module = {
         "rows": rows,
@@ -181,6 +189,7 @@ def test_grid_is_one_cooperative_launch_if_all_teams_fit(
         assert not launch["arrived"].any()
 
 
+@pytest.mark.slow
 def test_grid_takes_larger_tiles_if_small_ones_do_not_fit(
     driver: Driver, blocks: dict[str, int]
 ) -> None:
@@ -204,6 +213,7 @@ def test_grid_launches_no_more_teams_than_fit(driver: Driver, blocks: dict[str, 
         assert all(launch["cooperative"] for launch in launches)
 
 
+@pytest.mark.slow
 def test_grid_launches_once_per_step_if_the_driver_reports_no_occupancy(
     driver: Driver, blocks: dict[str, int]
 ) -> None:
