@@ -69,12 +69,12 @@ CALLS = calls()
 
 
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("count", [500, pytest.param(100000, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("count", [4000, pytest.param(100000, marks=pytest.mark.exhaustive)])
 def test_calls_do_not_leak(name: str, count: int) -> None:
     """Takes the best of three rounds: a cache grows in one of them, a leak in all.
 
-    The smallest block of malloc has 32 bytes, so a block lost in every fourth call is found.
-    Threads of the test runner may allocate a few hundred bytes in each round.
+    Threads of the test runner may allocate a few hundred bytes in each round, so there are enough
+    calls for half a byte of each to be more. A block of malloc has at least 32 bytes.
     """
     call = CALLS[name]
     growth = []
@@ -87,7 +87,7 @@ def test_calls_do_not_leak(name: str, count: int) -> None:
         gc.collect()
         growth.append(in_use() - before)
     gc.unfreeze()
-    assert min(growth) < count * 32 / 4
+    assert min(growth) < count / 2
 
 
 def test_schemas_take_no_strings() -> None:

@@ -37,7 +37,6 @@ if (reason := triton.BACKEND.unavailable_reason()) is not None:
 from triton.runtime.interpreter import InterpreterBuilder
 
 DTYPES = [torch.float32, torch.float16]
-EXAMPLES = [4, pytest.param(100, marks=pytest.mark.exhaustive)]
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +82,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     "dtype", [torch.float32, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str
 )
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("count", EXAMPLES)
+@pytest.mark.parametrize("count", [4, pytest.param(100, marks=pytest.mark.exhaustive)])
 def test_random_problems(kernel: str, check, dtype: torch.dtype, count: int) -> None:
     # The interpreter takes about 1 ms per program and step, and `rows` has one program per row.
     rows = st.integers(0, 4 if kernel == "rows" else 20)
